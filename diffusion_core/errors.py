@@ -1,0 +1,40 @@
+"""The errors of `diffusion_core`.
+
+::
+
+    DiffusionError
+    ├── ModelError
+    │   ├── ModelNotFound      no such folder, package or revision
+    │   ├── UnsafeWeights      the weights are pickles and the caller did not allow them
+    │   └── UnsupportedModel   a pipeline that cannot be driven text-to-image
+    ├── SettingsError          a sampler name, size or dtype that the model cannot do
+    └── SamplingError          the model failed on an image
+"""
+
+
+class DiffusionError(Exception):
+    """The base: anything `diffusion_core` raises on purpose."""
+
+
+class ModelError(DiffusionError):
+    """A model that cannot be found, trusted or driven."""
+
+
+class ModelNotFound(ModelError):
+    """There is no model at that source."""
+
+
+class UnsafeWeights(ModelError):
+    """The weights would have to be unpickled, which runs code."""
+
+
+class UnsupportedModel(ModelError):
+    """The pipeline does not follow the conventions that sampling relies on."""
+
+
+class SettingsError(DiffusionError, ValueError):
+    """A setting that this model or sampler cannot honour; the message says what it can."""
+
+
+class SamplingError(DiffusionError):
+    """The model ran and failed."""

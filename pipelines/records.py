@@ -1,0 +1,115 @@
+"""The rows that cross boundaries: what is planned, what is inside an image, what was done.
+
+Owns the Arrow schemas of `plan/` and `metadata/`. Knows nothing of storage or models.
+"""
+
+from dataclasses import asdict, dataclass
+from typing import Any, Literal, Self
+
+import pyarrow as pa
+
+PLAN_SCHEMA = pa.schema(
+    [
+        pa.field("image_id", pa.string(), nullable=False),
+        pa.field("id", pa.string(), nullable=False),
+        pa.field("variant", pa.int32(), nullable=False),
+        pa.field("shard", pa.int32(), nullable=False),
+        pa.field("file", pa.string(), nullable=False),
+        pa.field("prompt", pa.string(), nullable=False),
+        pa.field("negative_prompt", pa.string(), nullable=False),
+        pa.field("seed", pa.int64(), nullable=False),
+        pa.field("width", pa.int32(), nullable=False),
+        pa.field("height", pa.int32(), nullable=False),
+        pa.field("num_inference_steps", pa.int32(), nullable=False),
+        pa.field("guidance_scale", pa.float64(), nullable=False),
+        pa.field("scheduler", pa.string(), nullable=False),
+    ]
+)
+"""One planned image a row, in sampling order; carried columns follow these."""
+
+METADATA_SCHEMA = pa.schema(
+    [
+        pa.field("image_id", pa.string(), nullable=False),
+        pa.field("id", pa.string(), nullable=False),
+        pa.field("variant", pa.int32(), nullable=False),
+        pa.field("status", pa.string(), nullable=False),
+        pa.field("error_type", pa.string()),
+        pa.field("error", pa.string()),
+        pa.field("attempts", pa.int32(), nullable=False),
+        pa.field("file", pa.string()),
+        pa.field("sha256", pa.string()),
+        pa.field("num_bytes", pa.int64()),
+        pa.field("width", pa.int32(), nullable=False),
+        pa.field("height", pa.int32(), nullable=False),
+        pa.field("prompt", pa.string(), nullable=False),
+        pa.field("negative_prompt", pa.string(), nullable=False),
+        pa.field("seed", pa.int64(), nullable=False),
+        pa.field("scheduler", pa.string(), nullable=False),
+        pa.field("num_inference_steps", pa.int32(), nullable=False),
+        pa.field("guidance_scale", pa.float64(), nullable=False),
+        pa.field("model", pa.string(), nullable=False),
+        pa.field("model_fingerprint", pa.string(), nullable=False),
+        pa.field("dtype", pa.string(), nullable=False),
+        pa.field("batch_size", pa.int32(), nullable=False),
+        pa.field("worker", pa.string(), nullable=False),
+        pa.field("started_at", pa.timestamp("us", tz="UTC"), nullable=False),
+        pa.field("sampling_s", pa.float64()),
+    ]
+)
+"""One finished image a row; carried columns follow these."""
+
+RESERVED_COLUMNS = frozenset(PLAN_SCHEMA.names) | frozenset(METADATA_SCHEMA.names)
+"""Names that a carried column may not take; it is carried as `manifest_<name>` instead."""
+
+
+@dataclass(frozen=True)
+class ImageFacts:
+    """What made one image: the same for every attempt, so the image's bytes are too.
+
+    Written into the image file and, column for column, into its metadata row.
+    """
+
+    image_id: str
+    id: str
+    variant: int
+    prompt: str
+    negative_prompt: str
+    seed: int
+    width: int
+    height: int
+    num_inference_steps: int
+    guidance_scale: float
+    scheduler: str
+    model: str
+    model_fingerprint: str
+    dtype: str
+    batch_size: int
+
+    def as_dict(self) -> dict[str, Any]:
+        """The facts as JSON-ready values, in a fixed order."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> Self:
+        """The inverse of `as_dict`; keys it does not know are left out."""
+        return cls(**{name: values[name] for name in cls.__dataclass_fields__})
+
+
+@dataclass(frozen=True)
+class ImageRecord:
+    """How one planned image ended: the metadata row, less the carried columns."""
+
+    facts: ImageFacts
+    status: Literal["ok", "failed"]
+    attempts: int
+    worker: str
+    started_at: float
+    """Seconds since the epoch, UTC."""
+    file: str | None = None
+    """Relative to the run directory, `images/...`; None when failed."""
+    sha256: str | None = None
+    num_bytes: int | None = None
+    sampling_s: float | None = None
+    """This image's share of its batch's sampling time; None when it was found in the store."""
+    error_type: str | None = None
+    error: str | None = None

@@ -1,0 +1,465 @@
+"""The job file: what a person asks for, validated once, with errors that name key and value.
+
+Owns `RunSpec` and how it is read, overridden and compared. Knows nothing of what is in the
+manifest or the model.
+"""
+
+import json
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+import yaml
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    NonNegativeFloat,
+    PositiveInt,
+    StringConstraints,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
+from pydantic_core import ErrorDetails
+
+from diffusion_core.model import ModelSpec
+from diffusion_core.schedulers import SAMPLER_NAMES
+from pipelines.errors import Change, SpecError
+
+MAX_SEED = 2**53 - 1
+"""The largest seed: every JSON reader and every spreadsheet keeps integers up to here."""
+
+Url = Annotated[str, StringConstraints(min_length=1, strip_whitespace=True)]
+Auto = Literal["auto"]
+
+SECRET_OPTIONS = ("key", "secret", "token", "password", "credential", "sas", "access")
+"""Parts of option names that carry credentials; a job file may hold none of them."""
+
+
+class Section(BaseModel):
+    """A mapping in the job file: immutable, and closed to keys nobody knows."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class ColumnMap(Section):
+    """Where a setting is read from, when the manifest has other names or codes for it."""
+
+    column: Annotated[
+        str, Field(min_length=1, description="The manifest's own name of the column.")
+    ]
+    values: Annotated[
+        Mapping[str, str | int | float],
+        Field(description="Codes of the manifest and what they mean: {1: ddim, 3: euler}."),
+    ] = {}
+
+    @field_validator("values", mode="before")
+    @classmethod
+    def _codes_as_text(cls, values: Any) -> Any:
+        return {str(k): v for k, v in values.items()} if isinstance(values, Mapping) else values
+
+
+class SamplingSpec(Section):
+    """Sampling defaults for rows that do not say otherwise, under diffusers' argument names.
+
+    None leaves the choice to the model.
+    """
+
+    width: Annotated[PositiveInt | None, Field(description="Pixels.")] = None
+    height: Annotated[PositiveInt | None, Field(description="Pixels.")] = None
+    num_inference_steps: Annotated[int | None, Field(ge=1, le=10_000)] = None
+    guidance_scale: NonNegativeFloat | None = None
+    scheduler: Annotated[str | None, Field(description=f"One of: {', '.join(SAMPLER_NAMES)}.")] = (
+        None
+    )
+    negative_prompt: str = ""
+    num_images: Annotated[
+        int, Field(ge=1, le=100_000, description="Images for each row of the manifest.")
+    ] = 1
+
+    @field_validator("scheduler")
+    @classmethod
+    def _known_sampler(cls, name: str | None) -> str | None:
+        if name is not None and name not in SAMPLER_NAMES:
+            raise ValueError(f"no such sampler; one of: {', '.join(SAMPLER_NAMES)}")
+        return name
+
+
+class ImagesSpec(Section):
+    """How the image files look and what they are called."""
+
+    format: Literal["png", "webp", "jpeg"] = "png"
+    quality: Annotated[
+        int | None,
+        Field(ge=1, le=100, description="jpeg: 95 unless set. webp: lossless unless set."),
+    ] = None
+    file_name: Annotated[
+        str | None,
+        Field(
+            min_length=1,
+            description="A template over the columns, such as {category}/{image_id}.png; "
+            "{image_id} and the format's suffix unless set.",
+        ),
+    ] = None
+
+    @property
+    def suffix(self) -> str:
+        """The file suffix without its dot."""
+        return {"png": "png", "webp": "webp", "jpeg": "jpg"}[self.format]
+
+    @property
+    def template(self) -> str:
+        """The file-name template in force."""
+        return self.file_name or f"{{image_id}}.{self.suffix}"
+
+    @model_validator(mode="after")
+    def _matching_suffix(self) -> Self:
+        allowed = ("jpg", "jpeg") if self.format == "jpeg" else (self.suffix,)
+        if not self.template.lower().endswith(tuple(f".{suffix}" for suffix in allowed)):
+            raise ValueError(
+                f"file_name {self.template!r} must end in .{' or .'.join(allowed)}, "
+                f"because format is {self.format}"
+            )
+        if self.format == "png" and self.quality is not None:
+            raise ValueError("quality is for jpeg and webp; png loses nothing")
+        return self
+
+
+class BatchSpec(Section):
+    """How much is sampled at once, and how much is committed at once."""
+
+    size: Annotated[
+        PositiveInt | Auto,
+        Field(description="Images in one batch. Part of what decides the last bits of a pixel."),
+    ] = "auto"
+    shard_size: Annotated[
+        PositiveInt | Auto,
+        Field(description="Images in one shard, the unit that is handed out and committed."),
+    ] = "auto"
+
+
+class ActorRange(Section):
+    """How many actors a run may hold."""
+
+    min: PositiveInt = 1
+    max: PositiveInt | Auto = "auto"
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        if isinstance(self.max, int) and self.max < self.min:
+            raise ValueError(f"max {self.max} is below min {self.min}")
+        return self
+
+
+class ClusterSpec(Section):
+    """Where a run runs. Changing it never changes the run's name; see `RunSpec.changes`."""
+
+    address: Annotated[
+        str | None,
+        Field(description="Of a Ray cluster, as in ray.init; RAY_ADDRESS, else a local Ray."),
+    ] = None
+    actors: Annotated[
+        PositiveInt | Auto | ActorRange,
+        Field(
+            description="Each holds one loaded model. auto: as many as the cluster has room for."
+        ),
+    ] = "auto"
+    gpus_per_actor: Annotated[
+        NonNegativeFloat | Auto, Field(description="auto: 1 where the cluster has GPUs, else 0.")
+    ] = "auto"
+    cpus_per_actor: Annotated[
+        PositiveInt, Field(description="Also the threads of a model that runs on the CPU.")
+    ] = 1
+    max_attempts: Annotated[
+        PositiveInt, Field(description="How often a shard may kill its worker before it fails.")
+    ] = 3
+    ship_package: Annotated[
+        bool,
+        Field(description="Send nightpress itself along; false where the nodes have it installed."),
+    ] = True
+
+    @property
+    def min_actors(self) -> int:
+        """The fewest actors to ask for."""
+        match self.actors:
+            case ActorRange(min=fewest):
+                return fewest
+            case int(number):
+                return number
+            case _:
+                return 1
+
+    @property
+    def max_actors(self) -> int | None:
+        """The most actors to hold; None for as many as fit."""
+        match self.actors:
+            case ActorRange(max=int(most)):
+                return most
+            case int(number):
+                return number
+            case _:
+                return None
+
+
+class RunSpec(Section):
+    """One job: a manifest, a model, and where the images go."""
+
+    name: Annotated[
+        str,
+        Field(
+            pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$",
+            description="Of the run's folder under output; the job file's own name unless set.",
+        ),
+    ]
+    manifest: Annotated[
+        Url | list[Url],
+        Field(description="Parquet, CSV, TSV, JSONL or text; a URL, folder, glob or list of them."),
+    ]
+    output: Annotated[Url, Field(description="URL of the folder that holds runs.")]
+    columns: Annotated[
+        Mapping[str, str | ColumnMap | None],
+        Field(
+            description="Setting -> the manifest's column for it: {prompt: caption}; "
+            "null for a column that only looks like a setting."
+        ),
+    ] = {}
+    model: ModelSpec = ModelSpec()
+    seed: Annotated[int, Field(ge=0, le=MAX_SEED)] = 0
+    sampling: SamplingSpec = SamplingSpec()
+    images: ImagesSpec = ImagesSpec()
+    batch: BatchSpec = BatchSpec()
+    cluster: ClusterSpec = ClusterSpec()
+    storage: Annotated[
+        Mapping[str, Mapping[str, Any]],
+        Field(description="fsspec options by protocol: {s3: {endpoint_url: ...}}; no credentials."),
+    ] = {}
+
+    @field_validator("model", mode="before")
+    @classmethod
+    def _model_by_name(cls, value: Any) -> Any:
+        return {"source": value} if isinstance(value, str) else value
+
+    @field_validator("columns")
+    @classmethod
+    def _known_settings(
+        cls, columns: Mapping[str, str | ColumnMap | None]
+    ) -> Mapping[str, str | ColumnMap | None]:
+        unknown = sorted(set(columns) - set(SETTING_COLUMNS))
+        if unknown:
+            raise ValueError(
+                f"{unknown[0]!r} is no setting; the mapping goes setting -> manifest column, "
+                f"and the settings are: {', '.join(SETTING_COLUMNS)}"
+            )
+        return columns
+
+    @field_validator("storage")
+    @classmethod
+    def _no_credentials(
+        cls, storage: Mapping[str, Mapping[str, Any]]
+    ) -> Mapping[str, Mapping[str, Any]]:
+        for protocol, options in storage.items():
+            for path in _option_paths(options):
+                if _is_secret(path[-1]):
+                    raise ValueError(
+                        f"{protocol}.{'.'.join(path)} looks like a credential, and a job file "
+                        "holds none; use the environment (AWS_ACCESS_KEY_ID, ...) or a profile"
+                    )
+        return storage
+
+    @property
+    def url(self) -> str:
+        """The run directory: `<output>/<name>`."""
+        return f"{self.output.rstrip('/')}/{self.name}"
+
+    @property
+    def manifests(self) -> list[str]:
+        """The manifest's URLs as a list."""
+        return [self.manifest] if isinstance(self.manifest, str) else list(self.manifest)
+
+    @classmethod
+    def from_file(cls, path: str | Path, overrides: Sequence[str] = ()) -> Self:
+        """Read a YAML job file; `overrides` are `a.b=value` strings that replace its keys.
+
+        Raises:
+            SpecError: no such file, no YAML, or a job that cannot be run.
+        """
+        path = Path(path)
+        try:
+            values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        except OSError as error:
+            raise SpecError(f"{path}: {error.strerror or error}") from error
+        except UnicodeDecodeError as error:
+            raise SpecError(f"{path}: not a text file: {error.reason}") from error
+        except yaml.YAMLError as error:
+            raise SpecError(f"{path}: not YAML: {_one_line(error)}") from error
+        if not isinstance(values, dict):
+            raise SpecError(f"{path}: a job file is a mapping of keys, such as `manifest: ...`")
+        values.setdefault("name", path.name.removesuffix(path.suffix))
+        return cls.from_dict(values, overrides, where=str(path))
+
+    @classmethod
+    def from_dict(
+        cls, values: Mapping[str, Any], overrides: Sequence[str] = (), where: str = "job"
+    ) -> Self:
+        """Validate a job given as a mapping; see `from_file`."""
+        values = _plain(values)
+        for override in overrides:
+            _apply_override(values, override)
+        try:
+            return cls.model_validate(values)
+        except ValidationError as error:
+            lines = [f"{where}: {_explain(detail)}" for detail in _deepest(error.errors())]
+            raise SpecError("\n".join(dict.fromkeys(lines))) from error
+
+    def as_dict(self) -> dict[str, Any]:
+        """The whole job as JSON-ready values, defaults included."""
+        return self.model_dump(mode="json")
+
+    def changes(self, other: "RunSpec") -> list[Change]:
+        """What `other` says differently, among what decides names and pixels.
+
+        Where it runs, and how the store is reached, may change from one start to the next.
+        """
+        mine, theirs = (dict(flatten(spec._identity())) for spec in (self, other))
+        return [
+            Change(field, mine.get(field), theirs.get(field))
+            for field in sorted(mine.keys() | theirs.keys())
+            if mine.get(field) != theirs.get(field)
+        ]
+
+    def _identity(self) -> dict[str, Any]:
+        values = self.as_dict()
+        for elsewhere in ("output", "storage"):
+            del values[elsewhere]
+        values["cluster"] = {"cpus_per_actor": self.cluster.cpus_per_actor}
+        return values
+
+
+SETTING_COLUMNS = (
+    "prompt",
+    "id",
+    "negative_prompt",
+    "seed",
+    "num_images",
+    "width",
+    "height",
+    "num_inference_steps",
+    "guidance_scale",
+    "scheduler",
+)
+"""The manifest columns that decide an image; every other column is carried through."""
+
+CONDITION_COLUMNS = ("strength", "init_image", "mask_image", "control_image", "lora", "lora_scale")
+"""Names kept for conditioning images and adapters; a manifest that has one is refused."""
+
+
+def json_schema() -> dict[str, Any]:
+    """The JSON Schema of a job file, for editors; `name` may be left out of a file."""
+    schema = RunSpec.model_json_schema()
+    schema["required"] = [key for key in schema["required"] if key != "name"]
+    schema["properties"]["model"] = {
+        "anyOf": [{"type": "string"}, schema["properties"]["model"]],
+    }
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
+
+
+def flatten(values: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, Any]]:
+    """`{"a": {"b": 1}}` as `("a.b", 1)` pairs."""
+    for key, value in values.items():
+        if isinstance(value, Mapping) and value:
+            yield from flatten(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def _plain(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {k: _plain(v) if isinstance(v, Mapping) else v for k, v in values.items()}
+
+
+def _apply_override(values: dict[str, Any], override: str) -> None:
+    key, equals, text = override.partition("=")
+    path = key.strip().split(".")
+    if not equals or not all(path):
+        raise SpecError(f"--set {override}: write it as key=value, such as batch.size=8")
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise SpecError(f"--set {override}: not YAML: {_one_line(error)}") from error
+    place = values
+    for depth, step in enumerate(path[:-1]):
+        below = place.get(step)
+        if below is None:
+            below = place[step] = {}
+        elif step == "model" and depth == 0 and isinstance(below, str):
+            below = place[step] = {"source": below}
+        elif not isinstance(below, dict):
+            below = place[step] = {}
+        place = below
+    place[path[-1]] = value
+
+
+def _explain(detail: ErrorDetails) -> str:
+    key = ".".join(str(part) for part in detail["loc"] if not _is_union_tag(part))
+    message = detail["msg"].removeprefix("Value error, ")
+    if detail["type"] == "extra_forbidden":
+        allowed = ", ".join(_allowed_keys(detail["loc"]))
+        return f"{key}: no such key; allowed here: {allowed}"
+    if detail["type"] == "missing":
+        return f"{key}: missing; every job needs it"
+    message = message[0].lower() + message[1:]
+    if isinstance(detail["input"], Mapping):
+        return f"{key}: {message}" if key else message
+    return f"{key}: {detail['input']!r}: {message}"
+
+
+def _is_union_tag(part: object) -> bool:
+    return isinstance(part, str) and bool(
+        re.search(r"[\[\(]|^(int|float|str|ActorRange|ColumnMap)$", part)
+    )
+
+
+def _allowed_keys(loc: tuple[int | str, ...]) -> list[str]:
+    section: Any = RunSpec
+    for part in loc[:-1]:
+        if _is_union_tag(part):
+            section = {"ActorRange": ActorRange, "ColumnMap": ColumnMap}.get(str(part), section)
+        elif isinstance(part, str) and part in section.model_fields:
+            annotation = section.model_fields[part].annotation
+            section = annotation if hasattr(annotation, "model_fields") else section
+    return list(section.model_fields)
+
+
+def _deepest(details: list[ErrorDetails]) -> list[ErrorDetails]:
+    """Of a union's branches keep the one that came furthest: the one the writer meant."""
+    best: dict[str, list[ErrorDetails]] = {}
+    for detail in details:
+        top = ".".join(str(part) for part in detail["loc"][:2] if not _is_union_tag(part))
+        best.setdefault(top, []).append(detail)
+    kept = []
+    for group in best.values():
+        depth = max(len([p for p in d["loc"] if not _is_union_tag(p)]) for d in group)
+        kept += [d for d in group if len([p for p in d["loc"] if not _is_union_tag(p)]) == depth]
+    return kept
+
+
+def _option_paths(options: Mapping[str, Any]) -> Iterable[list[str]]:
+    for key, value in options.items():
+        yield [str(key)]
+        if isinstance(value, Mapping):
+            for path in _option_paths(value):
+                yield [str(key), *path]
+
+
+def _is_secret(option: str) -> bool:
+    return any(part in option.lower() for part in SECRET_OPTIONS)
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())
+
+
+def canonical_json(values: Any) -> str:
+    """JSON with sorted keys and no spaces: equal values, equal text."""
+    return json.dumps(values, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
