@@ -37,6 +37,9 @@ WEBP_LOSSLESS_METHOD = 1
 SEGMENT_BYTES = 65_533
 """What one segment of a JPEG file holds."""
 
+TIFF_LONG, TIFF_UNDEFINED = 4, 7
+"""Types of EXIF values: a number of 32 bits, and bytes that the tag explains."""
+
 XMP_HEADER = b"http://ns.adobe.com/xap/1.0/\0"
 XMP_EXTENSION_HEADER = b"http://ns.adobe.com/xmp/extension/\0"
 EXTENSION_PREFIX = struct.Struct(">32sII")
@@ -105,12 +108,15 @@ def _jpeg_options(facts: ImageFacts, quality: int | None) -> dict[str, Any]:
 
 
 def _exif(facts: ImageFacts) -> bytes:
-    """EXIF with the parameters as user comment, where readers look when there are no PNG chunks."""
-    exif = Image.Exif()
-    exif.endian = ">"
+    """EXIF with the parameters as user comment, where readers look when there are no PNG chunks.
+
+    Two directories of one entry each: the image's points to the EXIF one, which holds the comment.
+    """
     comment = b"UNICODE\0" + parameters_text(facts).encode("utf-16-be")
-    exif[ExifTags.IFD.Exif] = {ExifTags.Base.UserComment: comment}
-    return exif.tobytes()
+    exif_pointer = (1, ExifTags.IFD.Exif, TIFF_LONG, 1, 26, 0)
+    user_comment = (1, ExifTags.Base.UserComment, TIFF_UNDEFINED, len(comment), 44, 0)
+    head = struct.pack(">2sHI HHHIII HHHIII", b"MM", 42, 8, *exif_pointer, *user_comment)
+    return b"Exif\0\0" + head + comment
 
 
 def _xmp_segments(facts: ImageFacts) -> Iterator[bytes]:
