@@ -1,4 +1,31 @@
 """The data flow: manifest, plan, shard, batch, encode, store, commit, report.
 
 Runs whole in one process, with no cluster. Knows nothing of Ray or the command line.
+
+::
+
+    from pipelines import RunSpec, open_run
+
+    run = open_run("s3://press/runs/campaign")
+    run.metadata.to_table(columns=["image_id", "prompt", "seed"])
+    run.image("00000041_00")
 """
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pipelines.runs import Run, open_run
+    from pipelines.spec import RunSpec
+
+__all__ = ["Run", "RunSpec", "open_run"]
+
+_HOMES = {"Run": "pipelines.runs", "open_run": "pipelines.runs", "RunSpec": "pipelines.spec"}
+
+
+def __getattr__(name: str) -> Any:
+    """Import what is asked for, when it is asked for: `import pipelines` stays cheap."""
+    if name in _HOMES:
+        from importlib import import_module
+
+        return getattr(import_module(_HOMES[name]), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

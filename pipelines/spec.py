@@ -5,12 +5,10 @@ manifest or the model.
 """
 
 import json
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-import yaml
 from pydantic import (
     BaseModel,
     ConfigDict,
@@ -22,11 +20,11 @@ from pydantic import (
     field_validator,
     model_validator,
 )
-from pydantic_core import ErrorDetails
 
 from diffusion_core.model import ModelSpec
 from diffusion_core.schedulers import SAMPLER_NAMES
 from pipelines.errors import Change, SpecError
+from pipelines.job_file import apply_override, explain, read_yaml
 
 MAX_SEED = 2**53 - 1
 """The largest seed: every JSON reader and every spreadsheet keeps integers up to here."""
@@ -286,16 +284,7 @@ class RunSpec(Section):
             SpecError: no such file, no YAML, or a job that cannot be run.
         """
         path = Path(path)
-        try:
-            values = yaml.safe_load(path.read_text(encoding="utf-8"))
-        except OSError as error:
-            raise SpecError(f"{path}: {error.strerror or error}") from error
-        except UnicodeDecodeError as error:
-            raise SpecError(f"{path}: not a text file: {error.reason}") from error
-        except yaml.YAMLError as error:
-            raise SpecError(f"{path}: not YAML: {_one_line(error)}") from error
-        if not isinstance(values, dict):
-            raise SpecError(f"{path}: a job file is a mapping of keys, such as `manifest: ...`")
+        values = read_yaml(path)
         values.setdefault("name", path.name.removesuffix(path.suffix))
         return cls.from_dict(values, overrides, where=str(path))
 
@@ -304,14 +293,16 @@ class RunSpec(Section):
         cls, values: Mapping[str, Any], overrides: Sequence[str] = (), where: str = "job"
     ) -> Self:
         """Validate a job given as a mapping; see `from_file`."""
-        values = _plain(values)
+        values = _copy(values)
+        if isinstance(values.get("model"), str):
+            values["model"] = {"source": values["model"]}
         for override in overrides:
-            _apply_override(values, override)
+            apply_override(values, override)
         try:
             return cls.model_validate(values)
         except ValidationError as error:
-            lines = [f"{where}: {_explain(detail)}" for detail in _deepest(error.errors())]
-            raise SpecError("\n".join(dict.fromkeys(lines))) from error
+            lines = [f"{where}: {line}" for line in explain(error, cls, values)]
+            raise SpecError("\n".join(lines)) from error
 
     def as_dict(self) -> dict[str, Any]:
         """The whole job as JSON-ready values, defaults included."""
@@ -322,19 +313,17 @@ class RunSpec(Section):
 
         Where it runs, and how the store is reached, may change from one start to the next.
         """
-        mine, theirs = (dict(flatten(spec._identity())) for spec in (self, other))
+        mine, theirs = (dict(flatten(spec.identity())) for spec in (self, other))
         return [
             Change(field, mine.get(field), theirs.get(field))
             for field in sorted(mine.keys() | theirs.keys())
             if mine.get(field) != theirs.get(field)
         ]
 
-    def _identity(self) -> dict[str, Any]:
+    def identity(self) -> dict[str, Any]:
+        """The part of the job that decides names and pixels, as JSON-ready values."""
         values = self.as_dict()
-        for elsewhere in ("output", "storage"):
-            del values[elsewhere]
-        values["cluster"] = {"cpus_per_actor": self.cluster.cpus_per_actor}
-        return values
+        return {key: value for key, value in values.items() if key not in ELSEWHERE}
 
 
 SETTING_COLUMNS = (
@@ -353,6 +342,10 @@ SETTING_COLUMNS = (
 
 CONDITION_COLUMNS = ("strength", "init_image", "mask_image", "control_image", "lora", "lora_scale")
 """Names kept for conditioning images and adapters; a manifest that has one is refused."""
+
+
+ELSEWHERE = ("output", "storage", "cluster")
+"""The keys of a job that say where it happens, not what is made."""
 
 
 def json_schema() -> dict[str, Any]:
@@ -374,74 +367,8 @@ def flatten(values: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, 
             yield f"{prefix}{key}", value
 
 
-def _plain(values: Mapping[str, Any]) -> dict[str, Any]:
-    return {k: _plain(v) if isinstance(v, Mapping) else v for k, v in values.items()}
-
-
-def _apply_override(values: dict[str, Any], override: str) -> None:
-    key, equals, text = override.partition("=")
-    path = key.strip().split(".")
-    if not equals or not all(path):
-        raise SpecError(f"--set {override}: write it as key=value, such as batch.size=8")
-    try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise SpecError(f"--set {override}: not YAML: {_one_line(error)}") from error
-    place = values
-    for depth, step in enumerate(path[:-1]):
-        below = place.get(step)
-        if below is None:
-            below = place[step] = {}
-        elif step == "model" and depth == 0 and isinstance(below, str):
-            below = place[step] = {"source": below}
-        elif not isinstance(below, dict):
-            below = place[step] = {}
-        place = below
-    place[path[-1]] = value
-
-
-def _explain(detail: ErrorDetails) -> str:
-    key = ".".join(str(part) for part in detail["loc"] if not _is_union_tag(part))
-    message = detail["msg"].removeprefix("Value error, ")
-    if detail["type"] == "extra_forbidden":
-        allowed = ", ".join(_allowed_keys(detail["loc"]))
-        return f"{key}: no such key; allowed here: {allowed}"
-    if detail["type"] == "missing":
-        return f"{key}: missing; every job needs it"
-    message = message[0].lower() + message[1:]
-    if isinstance(detail["input"], Mapping):
-        return f"{key}: {message}" if key else message
-    return f"{key}: {detail['input']!r}: {message}"
-
-
-def _is_union_tag(part: object) -> bool:
-    return isinstance(part, str) and bool(
-        re.search(r"[\[\(]|^(int|float|str|ActorRange|ColumnMap)$", part)
-    )
-
-
-def _allowed_keys(loc: tuple[int | str, ...]) -> list[str]:
-    section: Any = RunSpec
-    for part in loc[:-1]:
-        if _is_union_tag(part):
-            section = {"ActorRange": ActorRange, "ColumnMap": ColumnMap}.get(str(part), section)
-        elif isinstance(part, str) and part in section.model_fields:
-            annotation = section.model_fields[part].annotation
-            section = annotation if hasattr(annotation, "model_fields") else section
-    return list(section.model_fields)
-
-
-def _deepest(details: list[ErrorDetails]) -> list[ErrorDetails]:
-    """Of a union's branches keep the one that came furthest: the one the writer meant."""
-    best: dict[str, list[ErrorDetails]] = {}
-    for detail in details:
-        top = ".".join(str(part) for part in detail["loc"][:2] if not _is_union_tag(part))
-        best.setdefault(top, []).append(detail)
-    kept = []
-    for group in best.values():
-        depth = max(len([p for p in d["loc"] if not _is_union_tag(p)]) for d in group)
-        kept += [d for d in group if len([p for p in d["loc"] if not _is_union_tag(p)]) == depth]
-    return kept
+def _copy(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {k: _copy(v) if isinstance(v, Mapping) else v for k, v in values.items()}
 
 
 def _option_paths(options: Mapping[str, Any]) -> Iterable[list[str]]:
@@ -454,10 +381,6 @@ def _option_paths(options: Mapping[str, Any]) -> Iterable[list[str]]:
 
 def _is_secret(option: str) -> bool:
     return any(part in option.lower() for part in SECRET_OPTIONS)
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())
 
 
 def canonical_json(values: Any) -> str:

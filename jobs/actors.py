@@ -1,0 +1,140 @@
+"""The actor: a process that holds a loaded model and makes shards.
+
+Everything it makes goes to the store; only small events travel back.
+"""
+
+import os
+import platform
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import ray
+import torch
+
+from diffusion_core.errors import ModelError
+from diffusion_core.model import ModelInfo, ModelSpec, describe, load
+from diffusion_core.sampling import Sampler
+from pipelines.batching import PlannedImage, batches
+from pipelines.models import locate
+from pipelines.planning import read_shard
+from pipelines.run_record import RunRecord
+from pipelines.shard import BatchDone, ShardDone, ShardRunner, ShardWork
+from pipelines.storage import Store
+
+
+@dataclass(frozen=True)
+class Whereabouts:
+    """Where an actor lives."""
+
+    node_id: str
+    host: str
+    pid: int
+
+
+@dataclass(frozen=True)
+class Assignment:
+    """A shard handed to an actor."""
+
+    shard: int
+    attempt: int
+    look_first: bool
+    """Whether an earlier attempt may have stored some of its images."""
+
+
+class SamplerActor:
+    """Holds one model and samples with it.
+
+    Args:
+        spec, options: which model, and how the stores it may lie on are reached.
+        device: `cpu` or `cuda`.
+        threads: of torch on a CPU; their number decides the last bits of a pixel.
+    """
+
+    def __init__(
+        self, spec: ModelSpec, options: Mapping[str, Any], device: str, threads: int
+    ) -> None:
+        self._spec = spec
+        self._options = options
+        self._device = device
+        self._sampler: Sampler | None = None
+        self._runner: ShardRunner | None = None
+        self._record: RunRecord | None = None
+        if threads:
+            torch.set_num_threads(threads)
+
+    def describe(self) -> ModelInfo:
+        """Find the model on this node and say what it is, without loading it."""
+        return describe(locate(self._spec, self._options), self._spec)
+
+    def load(self, fingerprint: str, batch_size: int) -> None:
+        """Load the model, unless that is done.
+
+        Raises:
+            ModelError: this node's weights are not those of the run.
+        """
+        if self._sampler is not None:
+            return
+        folder = locate(self._spec, self._options)
+        found = describe(folder, self._spec).fingerprint
+        if found != fingerprint:
+            raise ModelError(
+                f"{self._spec.source}: on {platform.node()} its fingerprint is {found[:12]}, "
+                f"and the run needs {fingerprint[:12]}"
+            )
+        self._sampler = Sampler(load(folder, self._spec, self._device), batch_size)
+
+    def begin(self, store: Store, record: RunRecord) -> Whereabouts:
+        """Make ready for the shards of a run."""
+        self.load(record.model.fingerprint, record.batch_size)
+        assert self._sampler is not None  # noqa: S101 - load has just set it
+        worker = f"{platform.node()}:{os.getpid()}"
+        self._runner = ShardRunner(store, record, self._sampler, worker)
+        self._record = record
+        node_id = ray.get_runtime_context().get_node_id()
+        return Whereabouts(node_id=node_id, host=platform.node(), pid=os.getpid())
+
+    def run_shard(self, assignment: Assignment) -> Iterator[BatchDone | ShardDone]:
+        """Make one shard and commit it, telling of each batch."""
+        if self._runner is None or self._record is None:
+            raise RuntimeError("run_shard before begin")
+        rows = read_shard(self._runner.store, self._record.layout, assignment.shard)
+        yield from self._runner.run(
+            ShardWork(assignment.shard, rows, assignment.attempt, assignment.look_first)
+        )
+
+    def sample(self, images: Sequence[PlannedImage]) -> Iterator[list[np.ndarray]]:
+        """Sample images without storing them: for previews, a batch at a time."""
+        if self._sampler is None:
+            raise RuntimeError("sample before load")
+        for batch in batches(list(images), self._sampler.batch_size):
+            sampled = self._sampler.sample([image.request for image in batch], batch[0].params)
+            yield list(sampled.pixels)
+
+
+RemoteActor = Any
+"""A handle of a `SamplerActor` on the cluster."""
+
+
+@dataclass(frozen=True)
+class ActorFactory:
+    """Starts actors of one size for one model."""
+
+    spec: ModelSpec
+    options: Mapping[str, Any]
+    cpus: float
+    gpus: float
+    threads: int
+
+    @property
+    def device(self) -> str:
+        """`cuda` where an actor gets a GPU, or a share of one."""
+        return "cuda" if self.gpus > 0 else "cpu"
+
+    def start(self) -> RemoteActor:
+        """A new actor; it is placed when the cluster has room for it."""
+        remote = ray.remote(SamplerActor).options(  # type: ignore[attr-defined]
+            num_cpus=self.cpus, num_gpus=self.gpus, max_restarts=0, max_task_retries=0
+        )
+        return remote.remote(self.spec, self.options, self.device, self.threads)

@@ -1,0 +1,98 @@
+"""`nightpress`: the command line. One small module a command lies in `jobs/commands/`.
+
+Owns how errors become one line and an exit code. The commands are imported when they are called,
+so that help is there at once.
+"""
+
+import sys
+from importlib import import_module
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+import click
+
+from diffusion_core.errors import DiffusionError
+from jobs.errors import ClusterError, JobError, RunStopped
+from pipelines.errors import PipelineError, StoreDenied, StoreError, StoreMissing
+
+OK, UNEXPECTED, BAD_INPUT, SOME_FAILED, STOPPED, HELD = range(6)
+"""The exit codes."""
+
+COMMANDS = {
+    "run": "Make every image of a job, or go on where it was interrupted.",
+    "plan": "Say what a job would make, and write nothing.",
+    "preview": "Make a contact sheet of a few rows before the long run.",
+    "status": "Say how far a run is, from its store alone.",
+    "init": "Write a commented example of a job file.",
+    "schema": "Print the JSON Schema of a job file, for editors.",
+}
+
+
+class Press(click.Group):
+    """The group of commands; turns our own errors into one line and an exit code."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """In the order in which one needs them."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
+        """Import the command's module."""
+        if name not in COMMANDS:
+            return None
+        command: click.Command = import_module(f"jobs.commands.{name}").command
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """The list of commands, without importing any of them."""
+        with formatter.section("Commands"):
+            formatter.write_dl(list(COMMANDS.items()))
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command; an expected error ends in one line."""
+        try:
+            return super().invoke(ctx)
+        except (DiffusionError, PipelineError, JobError) as error:
+            click.echo(f"error: {error}", err=True)
+            ctx.exit(exit_code(error))
+        except KeyboardInterrupt:
+            click.echo("stopped; what is committed stays, run the same command to go on", err=True)
+            ctx.exit(STOPPED)
+
+
+def exit_code(error: Exception) -> int:
+    """The contract's exit code for one of our errors."""
+    match error:
+        case RunStopped():
+            return STOPPED
+        case StoreDenied() | StoreMissing() | ClusterError():
+            return BAD_INPUT
+        case StoreError() | JobError():
+            return UNEXPECTED
+        case _:
+            return BAD_INPUT
+
+
+def package_version() -> str:
+    """The installed version."""
+    try:
+        return version("nightpress")
+    except PackageNotFoundError:
+        return "from source"
+
+
+@click.group(cls=Press, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_version(), prog_name="nightpress")
+def command() -> None:
+    """Turn a prompt manifest into a finished, verified, documented image set.
+
+    \b
+    Exit codes: 0 every image ok; 1 unexpected error; 2 bad usage, job file or
+    manifest (nothing was written); 3 finished, some rows failed (they are in the
+    metadata); 4 stopped early, run it again to go on; 5 another live run holds
+    the run directory.
+    """
+
+
+def main() -> None:
+    """The console script."""
+    sys.exit(command())

@@ -1,0 +1,144 @@
+"""The Ray cluster of a run: joining or starting it, its room, and tasks on it.
+
+Knows nothing of shards or models.
+"""
+
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+
+import ray
+
+from jobs.errors import ClusterError
+from pipelines.spec import ClusterSpec
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+LOCAL_OBJECT_STORE_BYTES = 512 * 2**20
+"""Enough for a local Ray: pixels never travel through the object store."""
+
+PACKAGES = ("diffusion_core", "pipelines", "jobs")
+
+
+@contextmanager
+def cluster(spec: ClusterSpec) -> Iterator[None]:
+    """Be connected to the job's cluster; a local Ray is started where none is named.
+
+    A connection that exists already, as in a notebook, is used and left open.
+
+    Raises:
+        ClusterError: the address cannot be reached.
+    """
+    if ray.is_initialized():
+        yield
+        return
+    connect(spec)
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def connect(spec: ClusterSpec) -> None:
+    """Join the cluster at the job's address or RAY_ADDRESS, else start a local Ray."""
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    address = spec.address or os.environ.get("RAY_ADDRESS")
+    quiet: dict[str, Any] = {"logging_level": "ERROR", "log_to_driver": False}
+    if not address or address == "local":
+        quiet |= {"include_dashboard": False, "object_store_memory": LOCAL_OBJECT_STORE_BYTES}
+        ray.init(address="local", **quiet)
+        return
+    try:
+        ray.init(address=address, runtime_env=runtime_env(spec), **quiet)
+    except (ConnectionError, ValueError, RuntimeError) as error:
+        reason = " ".join(str(error).split())
+        raise ClusterError(f"no Ray cluster answers at {address}: {reason}") from error
+
+
+def runtime_env(spec: ClusterSpec) -> dict[str, Any]:
+    """What travels with the job: this very package, unless the nodes have it installed."""
+    if not spec.ship_package:
+        return {}
+    root = Path(__file__).resolve().parent.parent
+    return {
+        "py_modules": [str(root / package) for package in PACKAGES],
+        "excludes": ["__pycache__"],
+    }
+
+
+def has_gpus() -> bool:
+    """Whether any node offers a GPU."""
+    return ray.cluster_resources().get("GPU", 0) > 0
+
+
+def gpus_per_actor(spec: ClusterSpec) -> float:
+    """The GPUs of one actor, `auto` resolved."""
+    if spec.gpus_per_actor == "auto":
+        return 1.0 if has_gpus() else 0.0
+    return float(spec.gpus_per_actor)
+
+
+def room(cpus: float, gpus: float) -> int:
+    """How many actors of that size all nodes together can hold when nothing else runs."""
+    return sum(
+        int(
+            min(
+                node["Resources"].get(resource, 0.0) // share
+                for resource, share in (("CPU", cpus), ("GPU", gpus))
+                if share > 0
+            )
+        )
+        for node in ray.nodes()
+        if node["Alive"]
+    )
+
+
+def alive_nodes() -> dict[str, str]:
+    """Node id -> address of the nodes that are alive now."""
+    return {node["NodeID"]: node["NodeManagerAddress"] for node in ray.nodes() if node["Alive"]}
+
+
+@ray.remote(num_cpus=0, scheduling_strategy="SPREAD", max_retries=3)
+def _apply(function: Callable[[T], R], item: T) -> R:
+    return function(item)
+
+
+def spread_map(function: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
+    """`map` over Ray tasks, results in order, at most two tasks a CPU in flight.
+
+    The tasks reserve no CPU: actors that hold all of them must not make planning wait.
+    """
+    limit = max(2, int(2 * ray.cluster_resources().get("CPU", 1)))
+    pending: deque[ray.ObjectRef[R]] = deque()
+    for item in items:
+        pending.append(_apply.remote(function, item))
+        if len(pending) >= limit:
+            yield remote_value(pending.popleft())
+    while pending:
+        yield remote_value(pending.popleft())
+
+
+def on_every_node(function: Callable[[T], R], item: T) -> dict[str, R]:
+    """Call `function(item)` once on each node; node address -> result."""
+    refs = {
+        address: _apply.options(
+            scheduling_strategy=ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(
+                node_id, soft=False
+            )
+        ).remote(function, item)
+        for node_id, address in alive_nodes().items()
+    }
+    return {address: remote_value(ref) for address, ref in refs.items()}
+
+
+def remote_value(reference: "ray.ObjectRef[R]") -> R:
+    """The value, or the remote code's own error as if it had been raised here."""
+    try:
+        return ray.get(reference)
+    except ray.exceptions.RayTaskError as error:
+        raise error.cause from None

@@ -1,0 +1,1 @@
+"""The commands of `nightpress`, one module each."""

@@ -1,0 +1,111 @@
+"""`nightpress plan`."""
+
+import json
+from dataclasses import asdict
+
+import click
+from rich.console import Console
+from rich.table import Table
+
+from diffusion_core.model import ModelInfo, describe
+from jobs.commands.common import job_argument, json_option, read_job, set_option
+from jobs.progress import clock, plural, size
+from jobs.runner import AUTO_BATCH_SIZE
+from pipelines.models import locate
+from pipelines.planning import PlanLayout, check
+from pipelines.rates import Estimate, estimate, measured_rates
+from pipelines.spec import RunSpec
+
+
+@click.command("plan")
+@job_argument
+@set_option
+@json_option
+def command(job: str, overrides: tuple[str, ...], as_json: bool) -> None:
+    """Say what JOB would make: images, shards, batches by setting, bytes and time.
+
+    The whole manifest is validated, and nothing is written. Bytes and time are estimated from
+    the runs under the job's output that used the same weights at the same settings.
+    """
+    spec = read_job(job, overrides)
+    model = describe(locate(spec.model, spec.storage), spec.model)
+    batch_size = planned_batch_size(spec)
+    layout = check(spec, model, batch_size)
+    guess = estimate(layout.settings, measured_rates(spec, model.fingerprint))
+    if as_json:
+        click.echo(json.dumps(as_values(spec, model, layout, batch_size, guess)))
+    else:
+        show(Console(), spec, model, layout, batch_size, guess)
+
+
+def planned_batch_size(spec: RunSpec) -> int:
+    """`batch.size`, with `auto` resolved as far as it can be without the cluster."""
+    if spec.batch.size != "auto":
+        return spec.batch.size
+    return AUTO_BATCH_SIZE["cpu" if spec.cluster.gpus_per_actor in ("auto", 0) else "cuda"]
+
+
+def as_values(
+    spec: RunSpec, model: ModelInfo, layout: PlanLayout, batch_size: int, guess: Estimate | None
+) -> dict[str, object]:
+    """The plan as JSON-ready values."""
+    return {
+        "run": spec.url,
+        "num_rows": layout.num_rows,
+        "num_images": layout.num_images,
+        "num_shards": layout.num_shards,
+        "shard_size": layout.shard_size,
+        "batch_size": batch_size,
+        "model": model.as_dict(),
+        "settings": [asdict(setting) for setting in layout.settings],
+        "estimate": None if guess is None else asdict(guess),
+    }
+
+
+def show(
+    console: Console,
+    spec: RunSpec,
+    model: ModelInfo,
+    layout: PlanLayout,
+    batch_size: int,
+    guess: Estimate | None,
+) -> None:
+    """The plan as a person reads it."""
+    lines = [
+        f"run      {spec.url}",
+        f"model    {model.source} {model.fingerprint[:12]} ({model.pipeline})",
+        f"rows     {layout.num_rows:,}",
+        f"images   {layout.num_images:,}",
+        f"shards   {layout.num_shards:,} of up to {plural(layout.shard_size, 'image')}",
+        estimate_line(spec, guess),
+    ]
+    console.print("\n".join(lines), highlight=False, markup=False, soft_wrap=True)
+    console.print(settings_table(layout, batch_size))
+
+
+def estimate_line(spec: RunSpec, guess: Estimate | None) -> str:
+    """Bytes and time, or why there is no estimate."""
+    if guess is None:
+        return "takes    unknown: no run here has used this model at these settings yet"
+    actors = spec.cluster.actors if isinstance(spec.cluster.actors, int) else 1
+    return (
+        f"takes    about {clock(guess.actor_s / actors)} on {plural(actors, 'actor')}, "
+        f"{size(guess.num_bytes)}"
+    )
+
+
+def settings_table(layout: PlanLayout, batch_size: int) -> Table:
+    """A line for each setting that shares batches."""
+    table = Table("size", "sampler", "steps", "guidance", "images", "batches", box=None)
+    for column in table.columns[2:]:
+        column.justify = "right"
+    for setting in layout.settings:
+        table.add_row(
+            f"{setting.width} x {setting.height}",
+            setting.scheduler,
+            f"{setting.num_inference_steps}",
+            f"{setting.guidance_scale:g}",
+            f"{setting.num_images:,}",
+            f"{-(-setting.num_images // batch_size):,}",
+        )
+    return table

@@ -1,0 +1,90 @@
+"""The running totals of a run, kept from its events."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from jobs.events import ActorJoined, ActorLost, Event, Planned, ShardRetried
+from pipelines.shard import BatchDone, ShardDone
+
+
+@dataclass
+class Tally:
+    """How far a run is. An image counts once, however often its shard was tried."""
+
+    num_images: int = 0
+    num_shards: int = 0
+    num_actors: int = 0
+    ok_before: int = 0
+    failed_before: int = 0
+    clock: Callable[[], float] = time.monotonic
+    committed: dict[int, ShardDone] = field(default_factory=dict)
+    under_way: dict[int, tuple[int, int]] = field(default_factory=dict)
+    """Shard -> (ok, failed) of the attempt that is running."""
+    first_image_at: float | None = None
+    started_at: float = 0.0
+
+    def __post_init__(self) -> None:
+        self.started_at = self.clock()
+
+    def add(self, event: Event) -> None:
+        """Take an event into account."""
+        match event:
+            case Planned():
+                self.num_images, self.num_shards = event.num_images, event.num_shards
+                self.ok_before, self.failed_before = event.num_ok, event.num_failed
+            case ActorJoined() | ActorLost():
+                self.num_actors = event.num_actors
+            case ShardRetried():
+                self.under_way.pop(event.shard, None)
+            case BatchDone():
+                if self.first_image_at is None:
+                    self.first_image_at = self.clock()
+                ok, failed = self.under_way.get(event.shard, (0, 0))
+                self.under_way[event.shard] = (ok + event.num_ok, failed + event.num_failed)
+            case ShardDone():
+                self.under_way.pop(event.shard, None)
+                self.committed[event.shard] = event
+
+    @property
+    def num_ok(self) -> int:
+        """Images that are stored, those of earlier starts included."""
+        return self.ok_before + self._made(0)
+
+    @property
+    def num_failed(self) -> int:
+        """Rows that failed for good, those of earlier starts included."""
+        return self.failed_before + self._made(1)
+
+    @property
+    def num_made(self) -> int:
+        """Images stored or adopted since this start."""
+        return self._made(0)
+
+    @property
+    def num_done(self) -> int:
+        """Images that need nothing more."""
+        return self.num_ok + self.num_failed
+
+    @property
+    def elapsed_s(self) -> float:
+        """Seconds since this start."""
+        return self.clock() - self.started_at
+
+    @property
+    def images_per_s(self) -> float | None:
+        """Since the first image of this start; None before there is a rate to speak of."""
+        if self.first_image_at is None or self.num_made == 0:
+            return None
+        elapsed_s = self.clock() - self.first_image_at
+        return self.num_made / elapsed_s if elapsed_s > 1.0 else None
+
+    @property
+    def left_s(self) -> float | None:
+        """Seconds to go at the rate so far."""
+        rate = self.images_per_s
+        return None if rate is None else (self.num_images - self.num_done) / rate
+
+    def _made(self, which: int) -> int:
+        done = sum((d.num_ok, d.num_failed)[which] for d in self.committed.values())
+        return done + sum(counts[which] for counts in self.under_way.values())

@@ -1,0 +1,189 @@
+"""`run.json`: what a run directory says of itself, written once when the run begins.
+
+Owns what is compared when a run is resumed. Knows nothing of how the run is carried out.
+"""
+
+import hashlib
+import json
+import platform
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any, Self
+
+from diffusion_core.model import ModelInfo
+from pipelines.errors import Change, ChangedRunError, RunNotFound, StoreMissing
+from pipelines.planning import PlanLayout
+from pipelines.spec import RunSpec, canonical_json
+from pipelines.storage import Store
+
+RUN_FILE = "run.json"
+
+RECORDED_PACKAGES = ("nightpress", "diffusers", "ray", "torch", "transformers", "pyarrow")
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """Everything a machine needs to go on with a run that another machine began."""
+
+    spec: RunSpec
+    model: ModelInfo
+    device: str
+    """`cpu` or `cuda`."""
+    dtype: str
+    threads: int
+    """Of the model on a CPU, where their number decides the last bits; 0 on an accelerator."""
+    batch_size: int
+    layout: PlanLayout
+    created_at: str
+    """UTC, ISO 8601."""
+    versions: dict[str, str]
+
+    @property
+    def fingerprint(self) -> str:
+        """sha256 over what decides names and pixels: the same text, the same image set."""
+        identity = {
+            "job": self.spec.identity(),
+            "model": self.model.fingerprint,
+            "device": self.device,
+            "dtype": self.dtype,
+            "threads": self.threads,
+            "batch_size": self.batch_size,
+            "manifest": self.layout.manifest_sha256,
+        }
+        return hashlib.sha256(canonical_json(identity).encode()).hexdigest()
+
+    def to_json(self) -> bytes:
+        """As written to `run.json`."""
+        values = {
+            "nightpress": self.versions["nightpress"],
+            "created_at": self.created_at,
+            "fingerprint": self.fingerprint,
+            "spec": self.spec.as_dict(),
+            "model": self.model.as_dict(),
+            "device": self.device,
+            "dtype": self.dtype,
+            "threads": self.threads,
+            "batch_size": self.batch_size,
+            "plan": self.layout.as_dict(),
+            "versions": self.versions,
+        }
+        return (json.dumps(values, indent=2, ensure_ascii=False) + "\n").encode()
+
+    @classmethod
+    def from_json(cls, data: bytes) -> Self:
+        """The inverse of `to_json`."""
+        values = json.loads(data)
+        return cls(
+            spec=RunSpec.from_dict(values["spec"], where=RUN_FILE),
+            model=ModelInfo.from_dict(values["model"]),
+            device=values["device"],
+            dtype=values["dtype"],
+            threads=values["threads"],
+            batch_size=values["batch_size"],
+            layout=PlanLayout.from_dict(values["plan"]),
+            created_at=values["created_at"],
+            versions=values["versions"],
+        )
+
+    def changes(self, spec: RunSpec, model: ModelInfo, device: str) -> list[Change]:
+        """What a job that wants to go on with this run says differently."""
+        found = self.spec.changes(spec)
+        if model.fingerprint != self.model.fingerprint:
+            found.append(Change("model_fingerprint", self.model.fingerprint, model.fingerprint))
+        if device != self.device:
+            found.append(Change("device", self.device, device))
+        elif threads_for(spec, device) != self.threads:
+            found.append(
+                Change("cluster.cpus_per_actor", self.threads, spec.cluster.cpus_per_actor)
+            )
+        return found
+
+    def newer_packages(self) -> list[Change]:
+        """The packages that are not what the run began with: they may change a last bit."""
+        now = package_versions()
+        return [
+            Change(name, old, now.get(name, "none"))
+            for name, old in self.versions.items()
+            if name in RECORDED_PACKAGES and now.get(name) != old
+        ]
+
+
+def new_record(
+    spec: RunSpec, model: ModelInfo, device: str, batch_size: int, layout: PlanLayout
+) -> RunRecord:
+    """The record of a run that begins now."""
+    return RunRecord(
+        spec=spec,
+        model=model,
+        device=device,
+        dtype=resolve_dtype(spec.model.dtype, device),
+        threads=threads_for(spec, device),
+        batch_size=batch_size,
+        layout=layout,
+        created_at=datetime.now(UTC).isoformat(timespec="seconds"),
+        versions=package_versions(),
+    )
+
+
+def resolve_dtype(dtype: str, device: str) -> str:
+    """`auto` is float32 on a CPU and bfloat16 on an accelerator."""
+    if dtype != "auto":
+        return dtype
+    return "float32" if device == "cpu" else "bfloat16"
+
+
+def threads_for(spec: RunSpec, device: str) -> int:
+    """The model's threads on a CPU; 0 on an accelerator, whose pixels do not depend on them."""
+    return spec.cluster.cpus_per_actor if device == "cpu" else 0
+
+
+def read_record(store: Store) -> RunRecord | None:
+    """The record of the run in this store; None where no run has begun."""
+    try:
+        return RunRecord.from_json(store.read(RUN_FILE))
+    except StoreMissing:
+        return None
+
+
+def require_record(store: Store) -> RunRecord:
+    """The record of the run in this store.
+
+    Raises:
+        RunNotFound: there is none.
+    """
+    record = read_record(store)
+    if record is None:
+        raise RunNotFound(f"{store.url}: no run here ({RUN_FILE} is missing)")
+    return record
+
+
+def claim(store: Store, record: RunRecord) -> RunRecord:
+    """Write `run.json`; of several that begin at once, all get the first one's record.
+
+    Raises:
+        ChangedRunError: the first one's job was another.
+    """
+    if store.create(RUN_FILE, record.to_json()):
+        return record
+    winner = require_record(store)
+    refuse_changes(store, winner.changes(record.spec, record.model, record.device))
+    return winner
+
+
+def refuse_changes(store: Store, changes: Sequence[Change]) -> None:
+    """Raise ChangedRunError when there are any."""
+    if changes:
+        raise ChangedRunError(store.url, changes)
+
+
+def package_versions() -> dict[str, str]:
+    """The versions that a run is made with, by package name."""
+    found = {"python": platform.python_version()}
+    for package in RECORDED_PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:  # the package travelled with the job and is not installed
+            found[package] = "source"
+    return found

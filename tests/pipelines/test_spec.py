@@ -1,0 +1,184 @@
+"""The job file: what is accepted, what is refused and in which words, what counts as a change."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipelines.errors import SpecError
+from pipelines.spec import RunSpec, json_schema
+
+SMALLEST = {"name": "night", "manifest": "prompts.txt", "output": "runs"}
+
+
+def job(**values: Any) -> RunSpec:
+    return RunSpec.from_dict({**SMALLEST, **values})
+
+
+def refusal(**values: Any) -> str:
+    with pytest.raises(SpecError) as caught:
+        job(**values)
+    return str(caught.value)
+
+
+def test_the_smallest_job_file_takes_its_own_name(tmp_path: Path) -> None:
+    path = tmp_path / "campaign.v2.yaml"
+    path.write_text("manifest: prompts.txt\noutput: s3://press/runs/\n")
+    spec = RunSpec.from_file(path)
+    assert spec.name == "campaign.v2"
+    assert spec.url == "s3://press/runs/campaign.v2"
+    assert spec.model.source == "builtin"
+
+
+def test_a_spec_survives_its_own_json() -> None:
+    spec = job(
+        columns={"scheduler": {"column": "sampler", "values": {1: "ddim"}}, "width": None},
+        cluster={"actors": {"min": 2, "max": 9}},
+        storage={"s3": {"endpoint_url": "http://127.0.0.1:1"}},
+    )
+    assert RunSpec.from_dict(spec.as_dict()) == spec
+
+
+def test_a_model_may_be_a_string_or_a_mapping() -> None:
+    assert job(model="org/name@v1") == job(model={"source": "org/name@v1"})
+
+
+@pytest.mark.parametrize(
+    ("override", "read"),
+    [
+        ("batch.shard_size=7", lambda spec: spec.batch.shard_size == 7),
+        ("model.dtype=bfloat16", lambda spec: spec.model.dtype == "bfloat16"),
+        ("model=elsewhere/model", lambda spec: spec.model.source == "elsewhere/model"),
+        ("manifest=[a.csv, b.csv]", lambda spec: spec.manifests == ["a.csv", "b.csv"]),
+        ("storage.s3.anon=true", lambda spec: spec.storage == {"s3": {"anon": True}}),
+        ("images.file_name=a={id}.png", lambda spec: spec.images.template == "a={id}.png"),
+    ],
+)
+def test_an_override_replaces_any_key(override: str, read: Any) -> None:
+    assert read(RunSpec.from_dict({**SMALLEST, "model": "builtin"}, [override]))
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({"samplin": {}}, ["samplin", "no such key", "sampling"]),
+        ({"cluster": {"actors": {"mn": 1}}}, ["cluster.actors.mn", "min, max"]),
+        ({"cluster": {"actors": {"min": 3, "max": 2}}}, ["cluster.actors", "max 2 is below min 3"]),
+        ({"batch": {"size": "many"}}, ["batch.size", "'many'", "integer", "'auto'"]),
+        ({"sampling": {"scheduler": "k_lms"}}, ["sampling.scheduler", "'k_lms'", "ddim", "heun"]),
+        ({"sampling": {"width": -8}}, ["sampling.width", "-8", "greater than 0"]),
+        ({"images": {"format": "gif"}}, ["images.format", "'gif'", "png", "webp", "jpeg"]),
+        ({"images": {"file_name": "{id}.jpg"}}, ["images", "{id}.jpg", ".png"]),
+        ({"images": {"quality": 9}}, ["images", "quality", "jpeg and webp"]),
+        ({"columns": {"caption": "prompt"}}, ["columns", "'caption'", "negative_prompt"]),
+        ({"name": "../up"}, ["name", "'../up'"]),
+        ({"seed": 2**53}, ["seed", str(2**53)]),
+        ({"manifest": 5}, ["manifest", "5"]),
+        ({"output": ""}, ["output"]),
+        ({"model": {"dtype": "int3"}}, ["model.dtype", "'int3'", "bfloat16"]),
+    ],
+)
+def test_a_refusal_names_key_value_and_what_is_allowed(
+    values: dict[str, Any], words: list[str]
+) -> None:
+    text = refusal(**values)
+    assert [word for word in words if word not in text] == []
+    assert len(text.splitlines()) == 1
+
+
+def test_every_mistake_is_named_at_once() -> None:
+    text = refusal(seed=-1, name="a b", batch={"size": 0})
+    assert len(text.splitlines()) == 3
+
+
+def test_a_missing_key_is_named() -> None:
+    with pytest.raises(SpecError, match="output: missing"):
+        RunSpec.from_dict({"name": "x", "manifest": "y"})
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"key": "AKIA"},
+        {"secret": "x"},
+        {"client_kwargs": {"aws_secret_access_key": "x"}},
+        {"client_kwargs": {"aws_session_token": "x"}},
+    ],
+)
+def test_a_credential_in_the_job_file_is_refused_without_being_shown(
+    options: dict[str, Any],
+) -> None:
+    text = refusal(storage={"s3": options})
+    assert "credential" in text
+    assert "AWS_ACCESS_KEY_ID" in text
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"a: [1", "not YAML"),
+        (b"just text", "mapping of keys"),
+        (b"\xff\xfe\x00", "not a text file"),
+        (b"", "mapping of keys"),
+    ],
+)
+def test_a_file_that_is_no_job_is_refused_in_one_line(
+    tmp_path: Path, content: bytes, words: str
+) -> None:
+    path = tmp_path / "job.yaml"
+    path.write_bytes(content)
+    with pytest.raises(SpecError, match=words) as caught:
+        RunSpec.from_file(path)
+    assert len(str(caught.value).splitlines()) == 1
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(SpecError, match=r"none\.yaml: No such file"):
+        RunSpec.from_file(tmp_path / "none.yaml")
+
+
+def test_an_override_without_a_value_is_refused() -> None:
+    with pytest.raises(SpecError, match="key=value"):
+        RunSpec.from_dict(SMALLEST, ["batch.size"])
+
+
+def test_where_a_run_runs_is_no_change_but_what_it_makes_is() -> None:
+    before = job(cluster={"actors": 2}, storage={"s3": {"endpoint_url": "http://a"}})
+    assert before.changes(job(output="s3://b", cluster={"actors": 9})) == []
+    changes = before.changes(job(seed=7, sampling={"width": 256}))
+    assert [str(change) for change in changes] == ["sampling.width: None -> 256", "seed: 0 -> 7"]
+
+
+def test_the_schema_asks_for_what_a_file_needs() -> None:
+    schema = json_schema()
+    assert set(schema["required"]) == {"manifest", "output"}
+    assert "scheduler" in schema["$defs"]["SamplingSpec"]["properties"]
+
+
+@given(
+    st.recursive(
+        st.none() | st.booleans() | st.integers() | st.text(max_size=8),
+        lambda inner: (
+            st.lists(inner, max_size=3)
+            | st.dictionaries(
+                st.sampled_from(
+                    ["name", "manifest", "output", "model", "batch", "size", "s3", "x"]
+                ),
+                inner,
+                max_size=4,
+            )
+        ),
+        max_leaves=12,
+    )
+)
+def test_any_mapping_is_a_job_or_a_refusal_in_words(values: Any) -> None:
+    if not isinstance(values, dict):
+        values = {"manifest": values}
+    words = "accepted"
+    try:
+        RunSpec.from_dict({**SMALLEST, **values})
+    except SpecError as error:
+        words = str(error)
+    assert words
