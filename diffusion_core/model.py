@@ -1,9 +1,20 @@
 """A model: how a job names it, what can be known before loading it, and the loaded thing."""
 
+import contextlib
+import inspect
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
-from typing import Annotated, Any, Literal, Self
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from diffusion_core import conventions, schedulers, weights
+from diffusion_core.conventions import PipelineFolder
+from diffusion_core.errors import ModelError
+
+if TYPE_CHECKING:
+    import torch
 
 DType = Literal["auto", "float32", "bfloat16", "float16"]
 
@@ -47,6 +58,8 @@ class ModelInfo:
     samplers: tuple[str, ...]
     """The sampler names that fit what the model predicts."""
     takes_negative_prompt: bool
+    max_steps: int = 1000
+    """The most denoising steps; a sampler may take fewer, see `schedulers.max_steps`."""
 
     def as_dict(self) -> dict[str, Any]:
         """JSON-ready values."""
@@ -56,3 +69,171 @@ class ModelInfo:
     def from_dict(cls, values: dict[str, Any]) -> Self:
         """The inverse of `as_dict`."""
         return cls(**{**values, "samplers": tuple(values["samplers"])})
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A pipeline in memory, ready to sample, and what its sampler must know of it."""
+
+    pipeline: Any
+    """The diffusers pipeline, on its device."""
+    device: str
+    dtype: str
+    """Of the weights, such as `float32`."""
+    size_multiple: int
+    scheduler_config: Mapping[str, Any]
+    """Of the model's own scheduler, `_class_name` included."""
+    takes_negative_prompt: bool
+
+
+class OwnDefaults(BaseModel):
+    """`nightpress.json` in a model folder: what its makers advise, over the class's defaults."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    num_inference_steps: Annotated[int, Field(ge=1)] | None = None
+    guidance_scale: Annotated[float, Field(ge=0)] | None = None
+
+
+def describe(folder: Path, spec: ModelSpec) -> ModelInfo:
+    """What can be said of a saved pipeline without loading it; every weight file is hashed.
+
+    Raises:
+        ModelNotFound: no folder, no `model_index.json`, or a component's files are missing.
+        UnsafeWeights: pickled weights, and `spec.allow_pickle` is off.
+        UnsupportedModel: not a text-to-image pipeline of the installed diffusers.
+        ModelError: a configuration file is damaged.
+    """
+    model = PipelineFolder.read(folder)
+    owner = conventions.text_to_image_class(model)
+    used = weights.used_files(folder, model.components, spec.variant, spec.allow_pickle)
+    width, height = conventions.native_size(model, owner) or (None, None)
+    advice = _own_defaults(folder)
+    return ModelInfo(
+        source=spec.source,
+        fingerprint=weights.fingerprint(folder, used),
+        pipeline=model.class_name,
+        size_multiple=conventions.size_multiple(model, owner),
+        width=width,
+        height=height,
+        num_inference_steps=advice.num_inference_steps
+        or int(conventions.call_default(owner, "num_inference_steps") or 50),
+        guidance_scale=_first(
+            advice.guidance_scale, conventions.call_default(owner, "guidance_scale"), 1.0
+        ),
+        samplers=_samplers(model, owner),
+        takes_negative_prompt=conventions.takes_negative_prompt(owner),
+        max_steps=int(model.scheduler.get("num_train_timesteps", 1000)),
+    )
+
+
+def load(folder: Path, spec: ModelSpec, device: str) -> LoadedModel:
+    """Load a saved pipeline onto a device; the network is never asked.
+
+    Args:
+        device: As torch names it: `cpu`, `cuda`, `cuda:0`.
+
+    Raises:
+        ModelNotFound, UnsafeWeights, UnsupportedModel: as `describe` does.
+        ModelError: diffusers could not load it; the message is one line.
+    """
+    model = PipelineFolder.read(folder)
+    owner = conventions.text_to_image_class(model)
+    weights.used_files(folder, model.components, spec.variant, spec.allow_pickle)
+    dtype = _dtype(spec.dtype, device)
+    with _in_one_line(f"{folder}: cannot load {model.class_name}"), _quiet():
+        pipeline = owner.from_pretrained(
+            folder,
+            dtype=dtype,
+            variant=_present_variant(folder, model, spec),
+            use_safetensors=None if spec.allow_pickle else True,
+            local_files_only=True,
+            **_fixed_arguments(owner),
+        ).to(device)
+    pipeline.set_progress_bar_config(disable=True)
+    return LoadedModel(
+        pipeline=pipeline,
+        device=device,
+        dtype=str(dtype).removeprefix("torch."),
+        size_multiple=conventions.size_multiple(model, owner),
+        scheduler_config=_scheduler_config(pipeline.scheduler),
+        takes_negative_prompt=conventions.takes_negative_prompt(owner),
+    )
+
+
+def _own_defaults(folder: Path) -> OwnDefaults:
+    path = folder / "nightpress.json"
+    if not path.is_file():
+        return OwnDefaults()
+    try:
+        return OwnDefaults.model_validate(conventions.read_json(path))
+    except ValidationError as error:
+        detail = error.errors()[0]
+        key = ".".join(str(part) for part in detail["loc"])
+        raise ModelError(f"{path}: {key}: {detail['msg']}") from error
+
+
+def _samplers(model: PipelineFolder, owner: Any) -> tuple[str, ...]:
+    lcm_only = "original_inference_steps" in conventions.call_parameters(owner)
+    return schedulers.fitting(model.scheduler, owner.__name__, lcm_only)
+
+
+def _dtype(name: DType, device: str) -> "torch.dtype":
+    import torch
+
+    if name == "auto":
+        return torch.float32 if device == "cpu" else torch.bfloat16
+    dtype: torch.dtype = getattr(torch, name)
+    return dtype
+
+
+def _fixed_arguments(owner: Any) -> dict[str, Any]:
+    """Constructor arguments whose default depends on what else is installed on a machine."""
+    takes = inspect.signature(owner.__init__).parameters
+    return {"add_watermarker": False} if "add_watermarker" in takes else {}
+
+
+def _present_variant(folder: Path, model: PipelineFolder, spec: ModelSpec) -> str | None:
+    """The variant, or None where no component has it, for which diffusers has only a warning."""
+    if spec.variant is None:
+        return None
+    used = weights.used_files(folder, model.components, spec.variant, spec.allow_pickle)
+    return spec.variant if any(f".{spec.variant}" in path.name for path in used) else None
+
+
+def _scheduler_config(scheduler: Any) -> dict[str, Any]:
+    return {**scheduler.config, "_class_name": type(scheduler).__name__}
+
+
+@contextlib.contextmanager
+def _in_one_line(what: str) -> Iterator[None]:
+    """Turn what diffusers, transformers and safetensors raise while loading into a ModelError."""
+    from safetensors import SafetensorError
+
+    faults = (OSError, ValueError, TypeError, KeyError, AttributeError, ImportError, RuntimeError)
+    try:
+        yield
+    except (*faults, SafetensorError) as error:
+        raise ModelError(f"{what}: {' '.join(str(error).split())[:500]}") from error
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Loading draws no progress bars; what the process had set before is put back."""
+    from diffusers.utils import logging as diffusers_logging
+    from transformers.utils import logging as transformers_logging
+
+    logs = [
+        log for log in (diffusers_logging, transformers_logging) if log.is_progress_bar_enabled()
+    ]
+    for log in logs:
+        log.disable_progress_bar()
+    try:
+        yield
+    finally:
+        for log in logs:
+            log.enable_progress_bar()
+
+
+def _first(*values: float | None) -> float:
+    return float(next(value for value in values if value is not None))

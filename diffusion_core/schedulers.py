@@ -1,4 +1,14 @@
-"""Sampler names and the fresh diffusers schedulers that they stand for."""
+"""Sampler names and the fresh diffusers schedulers that they stand for.
+
+Knows what each name means and which names fit what a model predicts. Knows nothing of pipelines
+beyond the arguments that they hand to a scheduler.
+"""
+
+import inspect
+from collections.abc import Mapping
+from typing import Any
+
+from diffusion_core.errors import SettingsError
 
 SAMPLER_NAMES = (
     "default",
@@ -19,3 +29,147 @@ SAMPLER_NAMES = (
     "flow-euler",
 )
 """Every sampler a row can ask for; `default` is the scheduler that the model's folder names."""
+
+DIFFUSION_SAMPLERS = SAMPLER_NAMES[:-1]
+"""For models that predict noise, velocity or the image on a diffusion process."""
+
+SCHEDULERS: dict[str, tuple[str, dict[str, Any]]] = {
+    "ddpm": ("DDPMScheduler", {}),
+    "ddim": ("DDIMScheduler", {}),
+    "dpmsolver++": ("DPMSolverMultistepScheduler", {"algorithm_type": "dpmsolver++"}),
+    "dpmsolver-sde": ("DPMSolverMultistepScheduler", {"algorithm_type": "sde-dpmsolver++"}),
+    "euler": ("EulerDiscreteScheduler", {}),
+    "euler-ancestral": ("EulerAncestralDiscreteScheduler", {}),
+    "heun": ("HeunDiscreteScheduler", {}),
+    "unipc": ("UniPCMultistepScheduler", {}),
+    "lcm": ("LCMScheduler", {}),
+    "flow-euler": ("FlowMatchEulerDiscreteScheduler", {}),
+}
+"""Sampler name without `-karras` -> diffusers class and what sets it apart."""
+
+PROCESS_KEYS = (
+    "num_train_timesteps",
+    "beta_start",
+    "beta_end",
+    "beta_schedule",
+    "trained_betas",
+    "prediction_type",
+)
+"""What the model was trained with: never left to the defaults of another scheduler class."""
+
+LCM_STEPS = 50
+"""`original_inference_steps` of LCMScheduler, the most that it can take."""
+
+
+def is_flow(config: Mapping[str, Any]) -> bool:
+    """Whether a scheduler's configuration belongs to a flow-matching model."""
+    return (
+        "FlowMatch" in str(config.get("_class_name"))
+        or bool(config.get("use_flow_sigmas"))
+        or config.get("prediction_type") == "flow_prediction"
+    )
+
+
+def fitting(config: Mapping[str, Any], pipeline: str, takes_steps_of_lcm: bool) -> tuple[str, ...]:
+    """The sampler names that work with a model.
+
+    Args:
+        config: The scheduler configuration in the model's folder.
+        pipeline: Name of its diffusers pipeline class.
+        takes_steps_of_lcm: The pipeline hands `original_inference_steps` to its scheduler, as
+            only a latent consistency scheduler understands.
+    """
+    if is_flow(config):
+        return ("default", *_flow_samplers(config, pipeline))
+    if takes_steps_of_lcm:
+        return ("default", "lcm")
+    return DIFFUSION_SAMPLERS if "beta_schedule" in config else ("default",)
+
+
+def _flow_samplers(config: Mapping[str, Any], pipeline: str) -> tuple[str, ...]:
+    if pipeline in ("SanaPipeline", "SanaPAGPipeline"):
+        return ("dpmsolver++", "dpmsolver-sde", "unipc", "flow-euler")
+    # These pipelines hand no generator to a step, so samplers that add noise have none of ours.
+    solvers = ("dpmsolver++", "unipc", "flow-euler")
+    if pipeline in ("StableDiffusion3Pipeline", "StableDiffusion3PAGPipeline"):
+        return solvers
+    # FLUX always hands over a shift, which the solvers take only where the model shifts by size.
+    if pipeline == "FluxPipeline" and config.get("use_dynamic_shifting"):
+        return solvers
+    return ("flow-euler",)
+
+
+def make(name: str, config: Mapping[str, Any]) -> Any:
+    """A fresh scheduler; schedulers hold the state of a loop, so every batch has its own.
+
+    Args:
+        name: One of `SAMPLER_NAMES`.
+        config: Of the model's own scheduler, with its `_class_name`. Its process (betas,
+            prediction type, flow shift) is kept; the solver is what `name` says.
+
+    Raises:
+        SettingsError: an unknown name, or one that does not fit what the model predicts.
+    """
+    import diffusers
+
+    if name == "default":
+        return getattr(diffusers, config["_class_name"]).from_config(dict(config))
+    base = name.removesuffix("-karras")
+    if name not in SAMPLER_NAMES:
+        raise SettingsError(f"no sampler {name!r}; one of: {', '.join(SAMPLER_NAMES)}")
+    class_name, settings = SCHEDULERS[base]
+    settings = settings | {"use_karras_sigmas": name != base}
+    settings |= (
+        _flow_settings(name, config) if is_flow(config) else _diffusion_settings(name, config)
+    )
+    return _build(getattr(diffusers, class_name), config, settings)
+
+
+def max_steps(name: str, num_train_timesteps: int) -> int:
+    """The most denoising steps that a sampler can take."""
+    return min(num_train_timesteps, LCM_STEPS) if name == "lcm" else num_train_timesteps
+
+
+def check_steps(scheduler: Any, num_inference_steps: int) -> None:
+    """Refuse a number of steps that the scheduler cannot take.
+
+    Raises:
+        SettingsError: more steps than the process has, or fewer than one.
+    """
+    most = int(scheduler.config.get("num_train_timesteps", 1000))
+    if type(scheduler).__name__ == "LCMScheduler":
+        most = min(most, int(scheduler.config.original_inference_steps))
+    if not 1 <= num_inference_steps <= most:
+        raise SettingsError(
+            f"num_inference_steps {num_inference_steps}: "
+            f"{type(scheduler).__name__} takes 1 to {most}"
+        )
+
+
+def _diffusion_settings(name: str, config: Mapping[str, Any]) -> dict[str, Any]:
+    if name == "flow-euler":
+        raise SettingsError("flow-euler is for flow-matching models, and this one predicts noise")
+    kept = {key: config[key] for key in PROCESS_KEYS if key in config}
+    # Latents go past 1; DDPM and DDIM would clip them where the model's own class never could.
+    return kept | {"clip_sample": bool(config.get("clip_sample", False))}
+
+
+def _flow_settings(name: str, config: Mapping[str, Any]) -> dict[str, Any]:
+    shift = config.get("shift", config.get("flow_shift", 1.0))
+    train = {"num_train_timesteps": config.get("num_train_timesteps", 1000)}
+    if name == "flow-euler":
+        return train | {"shift": shift}
+    if name not in ("dpmsolver++", "dpmsolver-sde", "unipc"):
+        raise SettingsError(
+            f"{name} is for diffusion models, and this one matches a flow; its samplers are among: "
+            "default, flow-euler, dpmsolver++, dpmsolver-sde, unipc"
+        )
+    flow = {"use_flow_sigmas": True, "prediction_type": "flow_prediction", "flow_shift": shift}
+    return train | flow
+
+
+def _build(owner: Any, config: Mapping[str, Any], settings: dict[str, Any]) -> Any:
+    known = inspect.signature(owner.__init__).parameters
+    return owner.from_config(
+        dict(config), **{key: value for key, value in settings.items() if key in known}
+    )

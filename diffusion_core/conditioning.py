@@ -1,0 +1,214 @@
+"""Prompts to embeddings, each distinct prompt encoded once.
+
+Owns the conventions of `encode_prompt` and a bounded memory of what was encoded. A prompt is
+always encoded alone, so its embedding never depends on the company it is sampled in. Knows
+nothing of noise, steps or pixels.
+"""
+
+import inspect
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+
+from diffusion_core import conventions
+from diffusion_core.errors import SamplingError
+from diffusion_core.model import LoadedModel
+
+Embedding = Mapping[str, torch.Tensor]
+"""Argument of `__call__` -> its value for one image, (1, ...), in CPU memory."""
+
+LAYOUTS: tuple[tuple[str, ...], ...] = (
+    ("prompt_embeds", "negative_prompt_embeds"),
+    (
+        "prompt_embeds",
+        "negative_prompt_embeds",
+        "pooled_prompt_embeds",
+        "negative_pooled_prompt_embeds",
+    ),
+    (
+        "prompt_embeds",
+        "prompt_attention_mask",
+        "negative_prompt_embeds",
+        "negative_prompt_attention_mask",
+    ),
+    ("prompt_embeds", "pooled_prompt_embeds", "text_ids"),
+)
+"""What `encode_prompt` returns, in order: Stable Diffusion; SDXL and SD3; PixArt and Sana; FLUX."""
+
+PROBES = ("", "one two three four five six seven eight nine ten eleven twelve")
+"""Prompts of unequal length: where their embeddings differ in shape, they cannot share a batch."""
+
+CACHE_BYTES = 512 * 2**20
+
+
+class Conditioner:
+    """Makes the prompt arguments of a pipeline's `__call__` for a batch.
+
+    Pipelines whose `encode_prompt` has one of the `LAYOUTS` get embeddings; any other gets the
+    strings themselves, and encodes them in every batch.
+    """
+
+    def __init__(self, model: LoadedModel, cache_bytes: int = CACHE_BYTES) -> None:
+        self._pipeline = model.pipeline
+        self._device = model.device
+        self._takes_negative = model.takes_negative_prompt
+        self._cache = EmbeddingCache(cache_bytes)
+        self._layout = self._find_layout()
+
+    @property
+    def encodes(self) -> bool:
+        """Whether prompts are encoded here, once each; otherwise the pipeline does it."""
+        return self._layout is not None
+
+    def alike(self, negative_prompts: Sequence[str]) -> list[list[int]]:
+        """The rows that may share one call, as lists of places.
+
+        Pipelines that are given strings treat "no negative prompt" as a setting of the whole
+        call, so rows with one and rows without must not meet.
+        """
+        places = range(len(negative_prompts))
+        if self.encodes:
+            return [list(places)]
+        groups = (
+            [i for i in places if negative_prompts[i]],
+            [i for i in places if not negative_prompts[i]],
+        )
+        return [group for group in groups if group]
+
+    def arguments(
+        self, prompts: Sequence[str], negative_prompts: Sequence[str], guided: bool
+    ) -> dict[str, Any]:
+        """The arguments of `__call__` that carry these prompts, one image each.
+
+        Args:
+            negative_prompts: As many as `prompts`; "" asks for the pipeline's own default.
+            guided: Whether negative prompts are used at all.
+        """
+        guided = guided and self._takes_negative
+        if not self.encodes:
+            return self._strings(prompts, negative_prompts if guided else ())
+        rows = [
+            self._encode_pair(prompt, negative if guided else None)
+            for prompt, negative in zip(prompts, negative_prompts, strict=True)
+        ]
+        arguments = {
+            name: torch.cat([row[name] for row in rows]).to(self._device) for name in rows[0]
+        }
+        return self._no_strings() | arguments
+
+    def _strings(self, prompts: Sequence[str], negatives: Sequence[str]) -> dict[str, Any]:
+        negative = {"negative_prompt": list(negatives)} if any(negatives) else {}
+        return {"prompt": list(prompts)} | negative
+
+    def _no_strings(self) -> dict[str, Any]:
+        """Pipelines whose `negative_prompt` is "" by default refuse it beside embeddings."""
+        names = ("prompt", "negative_prompt")
+        return {n: None for n in names if n in conventions.call_parameters(type(self._pipeline))}
+
+    def _encode_pair(self, prompt: str, negative_prompt: str | None) -> dict[str, torch.Tensor]:
+        positive = self._cache.get(("prompt", prompt)) or self._encode(prompt)
+        if negative_prompt is None:
+            return dict(positive)
+        negative = self._cache.get(("negative", negative_prompt)) or self._encode_negative(
+            negative_prompt, positive
+        )
+        return {**positive, **negative}
+
+    def _encode(self, prompt: str) -> Embedding:
+        if self._layout is None:
+            raise SamplingError("this pipeline encodes its prompts itself")
+        embedding = self._call(self._layout, prompt=prompt, do_classifier_free_guidance=False)
+        embedding = {n: v for n, v in embedding.items() if not n.startswith("negative_")}
+        return self._cache.put(("prompt", prompt), embedding)
+
+    def _encode_negative(self, negative_prompt: str, positive: Embedding) -> Embedding:
+        """Encode a negative prompt beside any positive, which only lends its shape.
+
+        It is not the same as encoding it as a prompt: SDXL may replace an empty one by zeros, and
+        Sana puts an instruction before prompts only.
+        """
+        if self._layout is None:
+            raise SamplingError("this pipeline encodes its prompts itself")
+        given = {"negative_prompt": negative_prompt} if negative_prompt else {}
+        lent = {name: value.to(self._device) for name, value in positive.items()}
+        embedding = self._call(
+            self._layout, prompt=None, do_classifier_free_guidance=True, **given, **lent
+        )
+        embedding = {n: v for n, v in embedding.items() if n.startswith("negative_")}
+        return self._cache.put(("negative", negative_prompt), embedding)
+
+    def _call(self, layout: tuple[str, ...], **given: Any) -> dict[str, torch.Tensor]:
+        encode = self._pipeline.encode_prompt
+        takes = inspect.signature(encode).parameters
+        always = {"device": torch.device(self._device), "num_images_per_prompt": 1}
+        arguments = self._call_defaults(takes) | always | given
+        with torch.inference_mode():
+            values = encode(**{name: v for name, v in arguments.items() if name in takes})
+        if not isinstance(values, tuple) or len(values) != len(layout):
+            return {}
+        named = dict(zip(layout, values, strict=True))
+        return {
+            name: value.cpu()
+            for name, value in named.items()
+            if name != "text_ids" and isinstance(value, torch.Tensor)
+        }
+
+    def _call_defaults(self, takes: Mapping[str, Any]) -> dict[str, Any]:
+        """What `__call__` itself would hand to `encode_prompt`, such as Sana's instruction."""
+        skipped = {"prompt", "clean_caption"}
+        return {
+            name: parameter.default
+            for name, parameter in conventions.call_parameters(type(self._pipeline)).items()
+            if name in takes and name not in skipped and parameter.default is not parameter.empty
+        }
+
+    def _find_layout(self) -> tuple[str, ...] | None:
+        """The layout whose names `__call__` takes and whose shape `encode_prompt` returns."""
+        if not hasattr(self._pipeline, "encode_prompt"):
+            return None
+        return next((layout for layout in LAYOUTS if self._fits(layout)), None)
+
+    def _fits(self, layout: tuple[str, ...]) -> bool:
+        takes = set(conventions.call_parameters(type(self._pipeline)))
+        encodes = inspect.signature(self._pipeline.encode_prompt).parameters
+        asked = {n for n in takes if n.endswith(("_embeds", "_mask")) and "ip_adapter" not in n}
+        names = {name for name in layout if name != "text_ids"}
+        if "negative_prompt" not in encodes:
+            asked = {name for name in asked if not name.startswith("negative_")}
+        if asked != names:
+            return False
+        short, long = (
+            self._call(layout, prompt=p, do_classifier_free_guidance=False) for p in PROBES
+        )
+        wanted = {name for name in names if not name.startswith("negative_")}
+        return wanted <= short.keys() and all(short[n].shape == long[n].shape for n in wanted)
+
+
+class EmbeddingCache:
+    """The embeddings used last, in at most so many bytes of CPU memory."""
+
+    def __init__(self, max_bytes: int) -> None:
+        self._max_bytes = max_bytes
+        self._held: OrderedDict[tuple[str, str], Embedding] = OrderedDict()
+        self._bytes = 0
+
+    def get(self, key: tuple[str, str]) -> Embedding | None:
+        """What was put under the key, if it is still held."""
+        if key in self._held:
+            self._held.move_to_end(key)
+        return self._held.get(key)
+
+    def put(self, key: tuple[str, str], embedding: Embedding) -> Embedding:
+        """Hold an embedding, and let go of those unused for longest."""
+        self._held[key] = embedding
+        self._bytes += _num_bytes(embedding)
+        while self._bytes > self._max_bytes and len(self._held) > 1:
+            _, dropped = self._held.popitem(last=False)
+            self._bytes -= _num_bytes(dropped)
+        return embedding
+
+
+def _num_bytes(embedding: Embedding) -> int:
+    return sum(value.nbytes for value in embedding.values())

@@ -1,0 +1,201 @@
+"""From requests to pixels: one batch of images through a loaded model.
+
+Owns the noise of each image, the fixed shape of a batch, and the verdict on each result. The
+loop itself is the diffusers pipeline's own. Knows nothing of files, plans or processes.
+
+The law: an image's bits depend on its own request, the settings and the batch size; never on its
+place in the batch, its companions or padding. Each image has its own CPU generator, its prompt is
+encoded alone, and a batch always has the same shape. On a CPU this holds with one thread
+(`torch.set_num_threads(1)`, the caller's to set): more threads divide a matrix product by its
+rows, and then the sums of one row depend on where it stands.
+"""
+
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from diffusion_core import conventions, schedulers
+from diffusion_core.conditioning import CACHE_BYTES, Conditioner
+from diffusion_core.errors import SamplingError, SettingsError
+from diffusion_core.model import LoadedModel
+
+NON_FINITE = "non-finite"
+FLAGGED = "flagged by the safety checker"
+
+Pixels = npt.NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class SamplingParams:
+    """The settings that all images of a batch share."""
+
+    width: int
+    """Pixels."""
+    height: int
+    num_inference_steps: int
+    guidance_scale: float
+    scheduler: str = "default"
+    """One of `schedulers.SAMPLER_NAMES`."""
+
+
+@dataclass(frozen=True)
+class ImageRequest:
+    """What one image is made from, beside the settings of its batch."""
+
+    prompt: str
+    negative_prompt: str
+    """"" for the pipeline's own default."""
+    seed: int
+
+
+@dataclass(frozen=True)
+class SampledBatch:
+    """The images of a batch, in the order of their requests."""
+
+    pixels: Pixels
+    """(n, H, W, 3); black where there is a fault."""
+    faults: tuple[str | None, ...]
+    """Of each image: None, `NON_FINITE` or `FLAGGED`."""
+
+
+class Sampler:
+    """Samples batches of one fixed size with one model; not for more than one thread."""
+
+    def __init__(self, model: LoadedModel, batch_size: int, cache_bytes: int = CACHE_BYTES) -> None:
+        self._model = model
+        self._pipeline = model.pipeline
+        self._batch_size = batch_size
+        self._takes = conventions.call_parameters(type(model.pipeline))
+        self._conditioner = Conditioner(model, cache_bytes)
+
+    def sample(self, requests: Sequence[ImageRequest], params: SamplingParams) -> SampledBatch:
+        """Sample at most a batch of images; a shorter batch is padded with its last request.
+
+        Raises:
+            SettingsError: a size, sampler, number of steps or negative prompt that the model
+                cannot honour, or more requests than a batch holds.
+            SamplingError: the pipeline failed.
+        """
+        self._check(requests, params)
+        shape = (len(requests), params.height, params.width, 3)
+        pixels = np.zeros(shape, dtype=np.uint8)
+        faults: list[str | None] = [None] * len(requests)
+        for places in self._conditioner.alike([request.negative_prompt for request in requests]):
+            made = self._sample_padded([requests[place] for place in places], params)
+            pixels[places] = made.pixels
+            for place, fault in zip(places, made.faults, strict=True):
+                faults[place] = fault
+        return SampledBatch(pixels, tuple(faults))
+
+    def _check(self, requests: Sequence[ImageRequest], params: SamplingParams) -> None:
+        if not 1 <= len(requests) <= self._batch_size:
+            raise SettingsError(f"{len(requests)} requests; a batch holds 1 to {self._batch_size}")
+        for side in ("width", "height"):
+            pixels, multiple = getattr(params, side), self._model.size_multiple
+            if pixels < multiple or pixels % multiple:
+                raise SettingsError(f"{side} {pixels} is not a multiple of {multiple}")
+        if not self._model.takes_negative_prompt and any(r.negative_prompt for r in requests):
+            raise SettingsError(f"{type(self._pipeline).__name__} takes no negative prompt")
+
+    def _sample_padded(
+        self, requests: Sequence[ImageRequest], params: SamplingParams
+    ) -> SampledBatch:
+        padding = self._batch_size - len(requests)
+        batch = [*requests, *requests[-1:] * padding]
+        with torch.inference_mode():
+            images, finite, flagged = self._run(batch, params)
+            images = images.masked_fill(~finite.view(-1, 1, 1, 1), 0)
+            pixels = (images * 255).round().to(torch.uint8).permute(0, 2, 3, 1)
+        faults = [
+            FLAGGED if nsfw else None if whole else NON_FINITE
+            for whole, nsfw in zip(finite.tolist(), flagged, strict=True)
+        ]
+        return SampledBatch(pixels[: len(requests)].numpy(), tuple(faults[: len(requests)]))
+
+    def _run(
+        self, batch: Sequence[ImageRequest], params: SamplingParams
+    ) -> tuple[torch.Tensor, torch.Tensor, Sequence[bool]]:
+        """The pipeline's call: float32 images (B, 3, H, W) in 0..1, which are finite, flagged."""
+        pipeline = self._pipeline
+        pipeline.scheduler = schedulers.make(params.scheduler, self._model.scheduler_config)
+        schedulers.check_steps(pipeline.scheduler, params.num_inference_steps)
+        with _failures_named(type(pipeline).__name__):
+            arguments = self._settings(batch, params) | self._conditioning(batch, params)
+            with _finite_decodes(pipeline, len(batch)) as finite, np.errstate(invalid="ignore"):
+                output = pipeline(**arguments)
+        images = output.images.to("cpu", torch.float32)
+        flags = getattr(output, "nsfw_content_detected", None) or [False] * len(batch)
+        return images, finite & torch.isfinite(images).flatten(1).all(1), flags
+
+    def _conditioning(
+        self, batch: Sequence[ImageRequest], params: SamplingParams
+    ) -> dict[str, Any]:
+        return self._conditioner.arguments(
+            [request.prompt for request in batch],
+            [request.negative_prompt for request in batch],
+            guided=params.guidance_scale > 1 or "true_cfg_scale" in self._takes,
+        )
+
+    def _settings(self, batch: Sequence[ImageRequest], params: SamplingParams) -> dict[str, Any]:
+        settings = {
+            "width": params.width,
+            "height": params.height,
+            "num_inference_steps": params.num_inference_steps,
+            "guidance_scale": params.guidance_scale,
+            "generator": [torch.Generator("cpu").manual_seed(r.seed) for r in batch],
+            "output_type": "pt",
+            # The size asked for, not the nearest of a table, resized.
+            "use_resolution_binning": False,
+            # Cleaning depends on what else is installed, and pixels must not.
+            "clean_caption": False,
+        }
+        return {name: value for name, value in settings.items() if name in self._takes}
+
+
+@contextlib.contextmanager
+def _finite_decodes(pipeline: Any, batch_size: int) -> Iterator[torch.Tensor]:
+    """Watch the decoder: which images went in and came out finite, (B,) of bool.
+
+    Infinities end as white once the pipeline clamps them, so they must be seen before.
+    """
+    finite = torch.ones(batch_size, dtype=torch.bool)
+    vae = getattr(pipeline, "vae", None)
+    if vae is None:
+        yield finite
+        return
+    decode = vae.decode
+
+    def watched(latents: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+        decoded = decode(latents, *args, **kwargs)
+        for values in (latents, decoded[0]):
+            if values.shape[0] == batch_size:
+                finite.logical_and_(torch.isfinite(values).flatten(1).all(1).cpu())
+        return decoded
+
+    with _replaced(vae, "decode", watched):
+        yield finite
+
+
+@contextlib.contextmanager
+def _replaced(owner: Any, name: str, function: Callable[..., Any]) -> Iterator[None]:
+    """Shadow a method on one object for a while."""
+    setattr(owner, name, function)
+    try:
+        yield
+    finally:
+        delattr(owner, name)
+
+
+@contextlib.contextmanager
+def _failures_named(pipeline: str) -> Iterator[None]:
+    """Turn what a pipeline raises into a SamplingError of one line; the cause stays attached."""
+    try:
+        yield
+    except (RuntimeError, ValueError, TypeError, IndexError, KeyError, AssertionError) as error:
+        reason = " ".join(str(error).split())[:500]
+        raise SamplingError(f"{pipeline}: {type(error).__name__}: {reason}") from error

@@ -1,0 +1,259 @@
+import dataclasses
+import inspect
+import itertools
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tiny_models
+import torch
+
+from diffusion_core import model
+from diffusion_core.errors import SamplingError, SettingsError
+from diffusion_core.model import LoadedModel, ModelSpec
+from diffusion_core.sampling import FLAGGED, NON_FINITE, ImageRequest, Sampler, SamplingParams
+
+PARAMS = SamplingParams(width=64, height=32, num_inference_steps=3, guidance_scale=4.0)
+UNGUIDED = dataclasses.replace(PARAMS, guidance_scale=1.0)
+
+REQUESTS = (
+    ImageRequest("a red fox, asleep", "", 11),
+    ImageRequest("two ships and a tower", "", 2**53 - 1),
+    ImageRequest("7", "", 0),
+)
+STEERED = tuple(
+    dataclasses.replace(request, negative_prompt=negative)
+    for request, negative in zip(REQUESTS, ("blur", "", "no hats, no cats"), strict=True)
+)
+
+Plain = Callable[[str], Any]
+Loaded = Callable[[str], LoadedModel]
+
+
+def plain_images(
+    pipeline: Any, requests: Sequence[ImageRequest], params: SamplingParams
+) -> np.ndarray:
+    """What plain diffusers makes: one call with the list of prompts, as uint8."""
+    takes = inspect.signature(pipeline.__call__).parameters
+    negatives = [request.negative_prompt for request in requests]
+    arguments = {
+        "prompt": [request.prompt for request in requests],
+        "width": params.width,
+        "height": params.height,
+        "num_inference_steps": params.num_inference_steps,
+        "guidance_scale": params.guidance_scale,
+        "generator": [torch.Generator("cpu").manual_seed(r.seed) for r in requests],
+        "output_type": "pil",
+    }
+    if any(negatives):
+        arguments["negative_prompt"] = negatives
+    if "use_resolution_binning" in takes:
+        arguments |= {"use_resolution_binning": False, "clean_caption": False}
+    return np.stack([np.asarray(image) for image in pipeline(**arguments).images])
+
+
+def steered(family: str) -> tuple[ImageRequest, ...]:
+    return REQUESTS if family == "flux" else STEERED
+
+
+@pytest.mark.parametrize("params", [PARAMS, UNGUIDED], ids=["guided", "unguided"])
+@pytest.mark.parametrize("family", tiny_models.FAMILIES)
+def test_alone_an_image_is_the_very_image_of_plain_diffusers(
+    family: str, params: SamplingParams, loaded: Loaded, plain: Plain
+) -> None:
+    sampler, pipeline = Sampler(loaded(family), batch_size=1), plain(family)
+    for request in steered(family)[:2]:
+        batch = sampler.sample([request], params)
+        assert batch.faults == (None,)
+        np.testing.assert_array_equal(batch.pixels, plain_images(pipeline, [request], params))
+
+
+@pytest.mark.parametrize("params", [PARAMS, UNGUIDED], ids=["guided", "unguided"])
+@pytest.mark.parametrize("family", tiny_models.FAMILIES)
+def test_a_batch_is_what_plain_diffusers_makes_of_the_list(
+    family: str, params: SamplingParams, loaded: Loaded, plain: Plain
+) -> None:
+    batch = Sampler(loaded(family), batch_size=3).sample(steered(family), params)
+    expected = plain_images(plain(family), steered(family), params)
+    # SDXL has zeros for a missing negative prompt, where a list can only say "".
+    rows = [0, 2] if family == "sdxl" and params is PARAMS else [0, 1, 2]
+    difference = np.abs(batch.pixels[rows].astype(int) - expected[rows].astype(int))
+    assert difference.max() <= 1
+
+
+@pytest.mark.parametrize("family", tiny_models.FAMILIES)
+def test_bits_depend_neither_on_place_nor_on_companions_nor_on_padding(
+    family: str, loaded: Loaded
+) -> None:
+    sampler, requests = Sampler(loaded(family), batch_size=3), steered(family)
+    expected = sampler.sample(requests, PARAMS).pixels
+    for order in itertools.permutations(range(3)):
+        pixels = sampler.sample([requests[place] for place in order], PARAMS).pixels
+        np.testing.assert_array_equal(pixels, expected[list(order)])
+    for place, request in enumerate(requests):
+        np.testing.assert_array_equal(sampler.sample([request], PARAMS).pixels[0], expected[place])
+        pair = sampler.sample([requests[0], request], PARAMS).pixels
+        np.testing.assert_array_equal(pair[1], expected[place])
+
+
+@pytest.mark.parametrize("family", tiny_models.FAMILIES)
+def test_prompt_seed_and_guidance_each_change_the_image(family: str, loaded: Loaded) -> None:
+    sampler, request = Sampler(loaded(family), batch_size=1), REQUESTS[0]
+    base = sampler.sample([request], PARAMS).pixels
+    others = [dataclasses.replace(request, prompt="else"), dataclasses.replace(request, seed=12)]
+    changed = [sampler.sample([other], PARAMS).pixels for other in others]
+    changed.append(sampler.sample([request], UNGUIDED).pixels)
+    if family != "flux":
+        negative = dataclasses.replace(request, negative_prompt="blur")
+        changed.append(sampler.sample([negative], PARAMS).pixels)
+    assert all((pixels != base).any() for pixels in changed)
+
+
+@pytest.mark.parametrize("scheduler", ["dpmsolver-sde", "euler-ancestral", "ddpm", "lcm"])
+def test_samplers_that_add_noise_keep_the_law(scheduler: str, loaded: Loaded) -> None:
+    params = dataclasses.replace(PARAMS, scheduler=scheduler)
+    sampler = Sampler(loaded("sd"), batch_size=3)
+    forth = sampler.sample(REQUESTS, params).pixels
+    np.testing.assert_array_equal(sampler.sample(REQUESTS[::-1], params).pixels[::-1], forth)
+    np.testing.assert_array_equal(sampler.sample(REQUESTS[1:2], params).pixels[0], forth[1])
+
+
+def test_a_bfloat16_model_keeps_the_law(saved: Callable[[str], Path]) -> None:
+    spec = ModelSpec(source=str(saved("sd")), dtype="bfloat16")
+    half = model.load(saved("sd"), spec, "cpu")
+    assert half.dtype == "bfloat16"
+    sampler = Sampler(half, batch_size=3)
+    forth = sampler.sample(STEERED, PARAMS).pixels
+    np.testing.assert_array_equal(sampler.sample(STEERED[::-1], PARAMS).pixels[::-1], forth)
+    np.testing.assert_array_equal(sampler.sample(STEERED[1:2], PARAMS).pixels[0], forth[1])
+
+
+def test_one_sampler_goes_from_setting_to_setting_without_a_trace(loaded: Loaded) -> None:
+    sampler = Sampler(loaded("sd"), batch_size=2)
+    first = sampler.sample(REQUESTS[:2], PARAMS).pixels
+    wide = dataclasses.replace(PARAMS, width=40, num_inference_steps=2, scheduler="heun")
+    assert sampler.sample(REQUESTS[:1], wide).pixels.shape == (1, 32, 40, 3)
+    np.testing.assert_array_equal(sampler.sample(REQUESTS[:2], PARAMS).pixels, first)
+
+
+def test_sampling_leaves_torchs_own_random_numbers_alone(loaded: Loaded) -> None:
+    state = torch.get_rng_state()
+    Sampler(loaded("sd"), batch_size=1).sample(REQUESTS[:1], PARAMS)
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+@contextmanager
+def poisoned(module: Any, place: int, value: float) -> Iterator[None]:
+    """One row of everything that the module puts out becomes `value`."""
+
+    def poison(_module: Any, _inputs: Any, output: Any) -> Any:
+        whole = output if isinstance(output, torch.Tensor) else output[0]
+        whole = whole.clone()
+        whole[place] = value
+        return whole if isinstance(output, torch.Tensor) else (whole, *output[1:])
+
+    handle = module.register_forward_hook(poison)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_an_image_that_goes_non_finite_is_a_fault_and_spoils_no_other(
+    value: float, loaded: Loaded
+) -> None:
+    sampler = Sampler(loaded("sd"), batch_size=3)
+    expected = sampler.sample(REQUESTS, UNGUIDED).pixels
+    with poisoned(loaded("sd").pipeline.unet, 1, value):
+        batch = sampler.sample(REQUESTS, UNGUIDED)
+    assert batch.faults == (None, NON_FINITE, None)
+    assert not batch.pixels[1].any()
+    np.testing.assert_array_equal(batch.pixels[[0, 2]], expected[[0, 2]])
+
+
+def test_an_infinity_that_clamping_would_hide_is_a_fault(loaded: Loaded) -> None:
+    sampler = Sampler(loaded("sd"), batch_size=2)
+    with poisoned(loaded("sd").pipeline.vae.decoder.conv_out, 0, float("inf")):
+        faults = sampler.sample(REQUESTS[:2], UNGUIDED).faults
+    assert faults == (NON_FINITE, None)
+
+
+class FlagsTheSecond(torch.nn.Module):
+    """A safety checker with a fixed opinion, which blackens as the real one does."""
+
+    device, dtype = torch.device("cpu"), torch.float32
+
+    def forward(self, images: torch.Tensor, clip_input: torch.Tensor) -> tuple[Any, list[bool]]:
+        flags = [place == 1 for place in range(len(images))]
+        images = images.clone()
+        images[1] = 0
+        return images, flags
+
+
+class Extractor:
+    """Just enough of a CLIP image processor."""
+
+    def __call__(self, images: Any, return_tensors: str) -> Any:
+        from transformers import BatchFeature
+
+        return BatchFeature({"pixel_values": torch.zeros(len(images), 3, 8, 8)})
+
+
+def test_what_the_safety_checker_flags_is_a_fault(loaded: Loaded) -> None:
+    expected = Sampler(loaded("sd"), batch_size=3).sample(REQUESTS, PARAMS).pixels
+    pipeline = loaded("sd").pipeline
+    checked = type(pipeline)(
+        **(
+            pipeline.components
+            | {"safety_checker": FlagsTheSecond(), "feature_extractor": Extractor()}
+        )
+    )
+    checked.set_progress_bar_config(disable=True)
+    guarded = dataclasses.replace(loaded("sd"), pipeline=checked)
+    batch = Sampler(guarded, batch_size=3).sample(REQUESTS, PARAMS)
+    assert batch.faults == (None, FLAGGED, None)
+    assert not batch.pixels[1].any()
+    np.testing.assert_array_equal(batch.pixels[[0, 2]], expected[[0, 2]])
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"width": 60}, "width 60 is not a multiple of 8"),
+        ({"height": 0}, "height 0 is not a multiple of 8"),
+        ({"num_inference_steps": 1001}, "takes 1 to 1000"),
+        ({"num_inference_steps": 0}, "takes 1 to 1000"),
+        ({"num_inference_steps": 51, "scheduler": "lcm"}, "takes 1 to 50"),
+        ({"scheduler": "flow-euler"}, "flow-matching"),
+        ({"scheduler": "fastest"}, "no sampler 'fastest'"),
+    ],
+)
+def test_settings_that_the_model_cannot_do_are_refused_with_what_it_can(
+    changes: dict[str, Any], message: str, loaded: Loaded
+) -> None:
+    with pytest.raises(SettingsError, match=message):
+        Sampler(loaded("sd"), batch_size=1).sample(
+            REQUESTS[:1], dataclasses.replace(PARAMS, **changes)
+        )
+
+
+def test_flux_refuses_a_negative_prompt_that_it_would_ignore(loaded: Loaded) -> None:
+    with pytest.raises(SettingsError, match="FluxPipeline takes no negative prompt"):
+        Sampler(loaded("flux"), batch_size=1).sample(STEERED[:1], PARAMS)
+
+
+def test_more_requests_than_a_batch_holds_are_refused(loaded: Loaded) -> None:
+    with pytest.raises(SettingsError, match="3 requests; a batch holds 1 to 2"):
+        Sampler(loaded("sd"), batch_size=2).sample(REQUESTS, PARAMS)
+
+
+def test_what_a_pipeline_raises_becomes_one_line_with_its_cause(loaded: Loaded) -> None:
+    huge = dataclasses.replace(PARAMS, width=8 * 128, height=8)
+    with pytest.raises(SamplingError, match="StableDiffusion3Pipeline: ValueError") as caught:
+        Sampler(loaded("sd3"), batch_size=1).sample(REQUESTS[:1], huge)
+    assert "\n" not in str(caught.value)
+    assert isinstance(caught.value.__cause__, ValueError)
