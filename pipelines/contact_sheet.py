@@ -1,0 +1,166 @@
+"""Many pictures on one: a contact sheet with a caption under each.
+
+Owns its looks. Knows nothing of runs or files.
+"""
+
+import math
+import unicodedata
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import cast
+
+from PIL import Image, ImageDraw, ImageFont, ImageOps
+
+PAPER = (250, 249, 246)
+CELL = (238, 236, 231)
+INK = (52, 50, 46)
+
+CAPTION_LINES = 2
+MISSING = "\uffff"
+"""No font has it, so it is drawn as the font's own box for a missing letter."""
+
+WIDE = 1.4
+"""The sheet's favourite proportion of columns to rows."""
+
+Measure = Callable[[str], float]
+
+
+def contact_sheet(
+    images: Sequence[Image.Image],
+    captions: Sequence[str],
+    columns: int | None = None,
+    thumb: int = 256,
+) -> Image.Image:
+    """The images in a grid, in order, each fitted into a square.
+
+    Args:
+        images: of any mode and size; small ones are enlarged.
+        captions: one for each image; what does not fit on two lines ends in an ellipsis.
+        columns: as many as make an even, somewhat wide sheet, unless set.
+        thumb: side of a square in pixels.
+
+    Raises:
+        ValueError: no images, or not one caption for each.
+    """
+    if not images:
+        raise ValueError("a contact sheet needs at least one image")
+    font = default_font(max(11, thumb // 18))
+    line = math.ceil(sum(font.getmetrics()) * 1.15)
+    grid = Grid(columns or even_columns(len(images)), thumb, CAPTION_LINES * line)
+    sheet = Image.new("RGB", grid.size(len(images)), PAPER)
+    draw = ImageDraw.Draw(sheet)
+    for place, (image, caption) in enumerate(zip(images, captions, strict=True)):
+        x, y = grid.corner(place)
+        _paste_fitted(sheet, image, x, y, thumb)
+        lines = wrapped(drawable(caption, font), thumb, font.getlength)
+        for number, text in enumerate(lines):
+            draw.text((x, y + thumb + grid.padding + number * line), text, INK, font)
+    return sheet
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Where things are on a sheet, in pixels."""
+
+    columns: int
+    thumb: int
+    caption: int
+    """Height of the text under a square."""
+
+    @property
+    def gap(self) -> int:
+        """Between two squares."""
+        return self.thumb // 12
+
+    @property
+    def margin(self) -> int:
+        """Around everything."""
+        return self.thumb // 7
+
+    @property
+    def padding(self) -> int:
+        """Between a square and its caption."""
+        return self.thumb // 26
+
+    def corner(self, place: int) -> tuple[int, int]:
+        """The upper left corner of the n-th square."""
+        row, column = divmod(place, self.columns)
+        height = self.thumb + self.padding + self.caption + self.gap
+        return self.margin + column * (self.thumb + self.gap), self.margin + row * height
+
+    def size(self, num_images: int) -> tuple[int, int]:
+        """Width and height of the whole sheet."""
+        right, _ = self.corner(self.columns - 1)
+        _, bottom = self.corner(num_images - 1)
+        height = bottom + self.thumb + self.padding + self.caption + self.margin
+        return right + self.thumb + self.margin, height
+
+
+def even_columns(num_images: int) -> int:
+    """The number of columns that leaves the fewest places empty on a somewhat wide sheet."""
+    root = math.sqrt(num_images)
+
+    def waste(columns: int) -> tuple[int, float]:
+        rows = math.ceil(num_images / columns)
+        return columns * rows - num_images, abs(columns / rows - WIDE)
+
+    return min(range(math.ceil(root), math.ceil(1.7 * root) + 1), key=waste)
+
+
+def default_font(size: int) -> ImageFont.FreeTypeFont:
+    """The font that comes with Pillow: the same on every machine, but little more than ASCII."""
+    return cast("ImageFont.FreeTypeFont", ImageFont.load_default(size))
+
+
+def drawable(text: str, font: ImageFont.FreeTypeFont) -> str:
+    """The text in letters that the font has: accents fall off, other letters become a box."""
+    box = bytes(font.getmask(MISSING))
+
+    def letter(char: str) -> str:
+        if char.isspace():
+            return " "
+        parts: list[str] = [char, *unicodedata.normalize("NFKD", char)]
+        for part in parts:
+            if part.isprintable() and bytes(font.getmask(part)) not in (box, b""):
+                return part
+        return "" if unicodedata.category(char)[0] in "MC" else MISSING
+
+    known = {char: letter(char) for char in set(text)}
+    return " ".join("".join(known[char] for char in text).split())
+
+
+def wrapped(text: str, width: float, length: Measure, num_lines: int = CAPTION_LINES) -> list[str]:
+    """The text cut into lines no longer than `width`; an ellipsis says that some is left out."""
+    lines: list[str] = []
+    rest = text
+    while rest and len(lines) < num_lines - 1:
+        head = _longest(rest, width, length)
+        if head == rest:
+            return [*lines, rest]
+        space = head.rfind(" ") if rest[len(head)] != " " else len(head)
+        head = head[:space] if space > 0 else head
+        lines.append(head.rstrip())
+        rest = rest[len(head) :].lstrip()
+    if rest and length(rest) > width:
+        rest = _longest(rest, width - length("…"), length).rstrip(" ,.;:-") + "…"
+    return [*lines, rest] if rest else lines
+
+
+def _longest(text: str, width: float, length: Measure) -> str:
+    """The longest beginning of the text that fits, at least one letter."""
+    low, high = 1, len(text)
+    while low < high:
+        middle = (low + high + 1) // 2
+        if length(text[:middle]) <= width:
+            low = middle
+        else:
+            high = middle - 1
+    return text[:low]
+
+
+def _paste_fitted(sheet: Image.Image, image: Image.Image, x: int, y: int, side: int) -> None:
+    """Centre the image in its square."""
+    ImageDraw.Draw(sheet).rectangle((x, y, x + side - 1, y + side - 1), fill=CELL)
+    fitted = ImageOps.contain(image.convert("RGB"), (side, side), Image.Resampling.LANCZOS)
+    place = (x + (side - fitted.width) // 2, y + (side - fitted.height) // 2)
+    sheet.paste(fitted, place)
