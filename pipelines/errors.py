@@ -7,6 +7,7 @@
     ├── ManifestError          the manifest is wrong; carries its `problems`
     ├── ChangedRunError        the run directory belongs to a job that has changed since
     ├── RunNotFound            there is no run at that place
+    ├── ImageNotFound          the run has no such image, or failed to make it
     └── StoreError             the store cannot be used as asked
         ├── StoreMissing       no such object
         └── StoreDenied        wrong credentials, bucket, endpoint or permissions
@@ -96,6 +97,10 @@ class ChangedRunError(PipelineError):
 
 class RunNotFound(PipelineError):
     """No run.json at that place."""
+
+
+class ImageNotFound(PipelineError, LookupError):
+    """The run has committed no image of that id, or failed to make it."""
 
 
 class StoreError(PipelineError):
