@@ -61,6 +61,7 @@ class SamplerActor:
         self._sampler: Sampler | None = None
         self._runner: ShardRunner | None = None
         self._record: RunRecord | None = None
+        self._batch_size = 1
         if threads:
             torch.set_num_threads(threads)
 
@@ -84,6 +85,7 @@ class SamplerActor:
                 f"and the run needs {fingerprint[:12]}"
             )
         self._sampler = Sampler(load(folder, self._spec, self._device), batch_size)
+        self._batch_size = batch_size
 
     def begin(self, store: Store, record: RunRecord) -> Whereabouts:
         """Make ready for the shards of a run."""
@@ -108,7 +110,7 @@ class SamplerActor:
         """Sample images without storing them: for previews, a batch at a time."""
         if self._sampler is None:
             raise RuntimeError("sample before load")
-        for batch in batches(list(images), self._sampler.batch_size):
+        for batch in batches(list(images), self._batch_size):
             sampled = self._sampler.sample([image.request for image in batch], batch[0].params)
             yield list(sampled.pixels)
 

@@ -1,0 +1,259 @@
+"""The command line: what each command prints, and the exit code that a scheduler sees."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import jsonschema
+import pytest
+import yaml
+from click.testing import CliRunner, Result
+from conftest import PROMPTS, files_of, hashes, read_metadata
+from PIL import Image
+
+from jobs.cli import command
+from pipelines.spec import RunSpec
+
+MakeSpec = Callable[..., RunSpec]
+
+
+def nightpress(*arguments: str) -> Result:
+    """The command, in this process and on this session's Ray."""
+    return CliRunner().invoke(command, arguments)
+
+
+def write_job(path: Path, spec: RunSpec) -> Path:
+    path.write_text(yaml.safe_dump(spec.as_dict()))
+    return path
+
+
+@pytest.fixture
+def job(tmp_path: Path, make_spec: MakeSpec) -> Path:
+    return write_job(tmp_path / "job.yaml", make_spec())
+
+
+def one_line_error(result: Result) -> str:
+    """What stands on stderr of a refusal: no traceback, nothing on stdout."""
+    assert result.stdout == ""
+    assert "Traceback" not in result.stderr
+    return result.stderr
+
+
+def test_help_names_every_command() -> None:
+    result = nightpress("--help")
+    assert result.exit_code == 0
+    for name in ("run", "plan", "preview", "status", "init", "schema"):
+        assert f"  {name} " in result.stdout
+        assert nightpress(name, "--help").exit_code == 0
+
+
+@pytest.mark.usefixtures("local_ray")
+def test_run_makes_the_images_and_says_where_they_are(job: Path, make_spec: MakeSpec) -> None:
+    result = nightpress("run", str(job))
+    assert result.exit_code == 0
+    assert f"{PROMPTS} of {PROMPTS} images" in result.stdout
+    assert f"{make_spec().url}/images/" in result.stdout
+    assert f"{PROMPTS} / {PROMPTS} images" in result.stderr
+    assert len(hashes(make_spec())) == PROMPTS
+
+
+@pytest.mark.usefixtures("local_ray")
+def test_run_with_a_failed_row_exits_3(tmp_path: Path, make_spec: MakeSpec) -> None:
+    manifest = tmp_path / "steps.csv"
+    manifest.write_text("prompt,num_inference_steps\na,2\nb,1001\n")
+    job = write_job(
+        tmp_path / "job.yaml",
+        make_spec(manifest=str(manifest), sampling={"width": 64, "height": 64}),
+    )
+    result = nightpress("run", str(job), "--json")
+    assert result.exit_code == 3
+    values = json.loads(result.stdout)
+    assert (values["num_ok"], values["num_failed"]) == (1, 1)
+
+
+@pytest.mark.usefixtures("local_ray")
+def test_a_changed_job_exits_2_and_lists_the_change(job: Path) -> None:
+    assert nightpress("run", str(job)).exit_code == 0
+    result = nightpress("run", str(job), "--set", "seed=9")
+    assert result.exit_code == 2
+    assert "seed: 0 -> 9" in one_line_error(result)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--set", "sampling.scheduler=k_lms"], "sampling.scheduler: 'k_lms'"),
+        (["--set", "manifest=nowhere.parquet"], "nowhere.parquet"),
+        (["--set", "output=s4://bucket/runs"], "s4"),
+        (["--set", "columns.width=breadth"], "breadth"),
+        (["--set", "images.file_name='{nothing}.png'"], "nothing"),
+        (["--set", "model=nowhere/model"], "nowhere/model"),
+    ],
+)
+@pytest.mark.usefixtures("local_ray")
+def test_a_job_that_cannot_run_exits_2_in_words_and_writes_nothing(
+    job: Path, make_spec: MakeSpec, arguments: list[str], words: str
+) -> None:
+    result = nightpress("run", str(job), *arguments)
+    assert result.exit_code == 2
+    assert words in one_line_error(result)
+    assert not Path(make_spec().url).exists()
+
+
+def test_a_missing_job_file_exits_2() -> None:
+    result = nightpress("run", "nowhere.yaml")
+    assert result.exit_code == 2
+    assert "nowhere.yaml" in one_line_error(result)
+
+
+def test_plan_says_what_would_be_made_and_writes_nothing(job: Path, make_spec: MakeSpec) -> None:
+    result = nightpress("plan", str(job))
+    assert result.exit_code == 0
+    assert "images   21" in result.stdout
+    assert "32 x 64" in result.stdout
+    assert "unknown" in result.stdout
+    assert not Path(make_spec().url).exists()
+
+
+@pytest.mark.usefixtures("local_ray")
+def test_plan_estimates_from_a_run_of_the_same_model(job: Path) -> None:
+    assert nightpress("run", str(job)).exit_code == 0
+    values = json.loads(nightpress("plan", str(job), "--set", "name=other", "--json").stdout)
+    assert values["num_images"] == PROMPTS
+    assert sum(setting["num_images"] for setting in values["settings"]) == PROMPTS
+    assert values["estimate"]["actor_s"] > 0
+    assert values["estimate"]["num_bytes"] > 1000
+
+
+@pytest.mark.usefixtures("local_ray")
+def test_status_reads_the_store_alone(job: Path, make_spec: MakeSpec) -> None:
+    missing = nightpress("status", make_spec().url)
+    assert missing.exit_code == 2
+    assert "no run here" in missing.stderr
+    assert nightpress("run", str(job)).exit_code == 0
+    (Path(make_spec().url) / "metadata/shard-00000.parquet").unlink()
+    result = nightpress("status", make_spec().url)
+    assert result.exit_code == 0
+    assert "not complete" in result.stdout
+    values = json.loads(nightpress("status", str(job), "--json").stdout)
+    assert values["num_committed_shards"] == values["num_shards"] - 1
+    assert values["complete"] is False
+
+
+@pytest.mark.usefixtures("local_ray")
+def test_preview_writes_a_sheet_and_no_run(job: Path, make_spec: MakeSpec, tmp_path: Path) -> None:
+    sheet = tmp_path / "sheet.png"
+    result = nightpress("preview", str(job), "-n", "5", "-o", str(sheet))
+    assert result.exit_code == 0
+    assert Image.open(sheet).width > 200
+    assert not Path(make_spec().url).exists()
+
+
+def test_init_writes_a_job_that_is_valid_and_refuses_to_replace_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert nightpress("init", "jobs/night.yaml").exit_code == 0
+    spec = RunSpec.from_file("jobs/night.yaml")
+    assert spec.name == "night"
+    assert Path(spec.manifests[0]).read_text().splitlines()
+    again = nightpress("init", "jobs/night.yaml")
+    assert again.exit_code == 2
+    assert "--force" in again.stderr
+    assert nightpress("init", "jobs/night.yaml", "--force").exit_code == 0
+
+
+def test_the_example_is_valid_with_everything_in_it_switched_on(tmp_path: Path) -> None:
+    lines = (Path("jobs/examples/commented.yaml")).read_text().splitlines()
+    assert sum(line.startswith("# model:") for line in lines) == 1
+    switched = [
+        line.removeprefix("# ")
+        for line in lines
+        if line[:1] not in "#" or _is_yaml(line.removeprefix("# "))
+    ]
+    path = tmp_path / "all.yaml"
+    path.write_text("\n".join(line for line in switched if line != "model: builtin"))
+    spec = RunSpec.from_file(path)
+    assert spec.columns["width"] is None
+    assert spec.model.source == "s3://models/sdxl"
+    assert spec.storage["s3"]["profile"] == "press"
+
+
+def _is_yaml(line: str) -> bool:
+    key = line.strip().split(":")[0]
+    return ":" in line and key.replace("_", "").isalnum() and key == key.lower()
+
+
+def test_the_schema_accepts_the_example_and_refuses_a_typo() -> None:
+    schema = json.loads(nightpress("schema").stdout)
+    example = yaml.safe_load(Path("jobs/examples/commented.yaml").read_text())
+    jsonschema.validate(example, schema)
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate(example | {"bacth": {}}, schema)
+
+
+def start(job: Path, *arguments: str) -> "subprocess.Popen[str]":
+    """A driver in a process of its own, with a Ray of its own."""
+    program = Path(sys.executable).parent / "nightpress"
+    environment = {k: v for k, v in os.environ.items() if k != "RAY_ADDRESS"}
+    return subprocess.Popen(
+        [program, "run", str(job), *arguments],
+        stderr=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env=environment,
+        start_new_session=True,
+    )
+
+
+def wait_for_images(spec: RunSpec, count: int, process: "subprocess.Popen[str]") -> None:
+    """Until so many images lie in the run directory."""
+    folder = Path(spec.url) / "images"
+    end = time.monotonic() + 120
+    while time.monotonic() < end and process.poll() is None:
+        if folder.is_dir() and len(list(folder.iterdir())) >= count:
+            return
+        time.sleep(0.05)
+    raise AssertionError(f"no {count} images: {process.communicate(timeout=5)}")
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+def test_an_interrupted_run_goes_on_and_ends_as_if_nothing_had_happened(
+    make_spec: MakeSpec, tmp_path: Path, how: signal.Signals
+) -> None:
+    slow = {"num_inference_steps": 100, "height": 64, "guidance_scale": 3.0}
+    spec = make_spec(sampling=slow, batch={"size": 2, "shard_size": 6})
+    job = write_job(tmp_path / "job.yaml", spec)
+    process = start(job)
+    wait_for_images(spec, 5, process)
+    if how == signal.SIGKILL:
+        os.killpg(process.pid, how)  # the driver, and the Ray that it started
+    else:
+        process.send_signal(how)
+    _, said = process.communicate(timeout=60)
+    if how == signal.SIGKILL:
+        assert process.returncode == -signal.SIGKILL
+    else:
+        assert process.returncode == 4
+        assert "run the same command" in said
+        assert "Traceback" not in said
+    before = {n: f for n, f in files_of(spec).items() if n.startswith(("images/", "metadata/"))}
+    assert 5 <= sum(name.startswith("images/") for name in before) < PROMPTS
+
+    again = start(job)
+    _, said = again.communicate(timeout=120)
+    assert again.returncode == 0, said
+    after = files_of(spec)
+    assert {name: after[name] for name in before} == before
+    sampled = [row for row in read_metadata(spec).to_pylist() if row["sampling_s"] is not None]
+    assert len(read_metadata(spec)) == PROMPTS
+    assert len(sampled) <= PROMPTS
+
+    undisturbed = make_spec(name="undisturbed", sampling=slow, batch=dict(spec.batch))
+    assert start(write_job(tmp_path / "other.yaml", undisturbed)).wait(timeout=120) == 0
+    assert hashes(spec) == hashes(undisturbed)
