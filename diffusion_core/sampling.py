@@ -106,7 +106,7 @@ class Sampler:
         self, requests: Sequence[ImageRequest], params: SamplingParams
     ) -> SampledBatch:
         padding = self._batch_size - len(requests)
-        batch = [*requests, *requests[-1:] * padding]
+        batch = [*requests, *[requests[-1]] * padding]
         with torch.inference_mode():
             images, finite, flagged = self._run(batch, params)
             images = images.masked_fill(~finite.view(-1, 1, 1, 1), 0)

@@ -113,7 +113,8 @@ def make(name: str, config: Mapping[str, Any]) -> Any:
     import diffusers
 
     if name == "default":
-        return getattr(diffusers, config["_class_name"]).from_config(dict(config))
+        same = {key: value for key, value in config.items() if key != "_use_default_values"}
+        return getattr(diffusers, config["_class_name"]).from_config(same)
     base = name.removesuffix("-karras")
     if name not in SAMPLER_NAMES:
         raise SettingsError(f"no sampler {name!r}; one of: {', '.join(SAMPLER_NAMES)}")

@@ -4,6 +4,7 @@ Owns the rules for weight file names and the memo of file hashes. Knows nothing 
 hold; no weight is ever loaded here.
 """
 
+import contextlib
 import hashlib
 import json
 import os
@@ -122,15 +123,22 @@ class HashMemo:
         if not self._news:
             return
         text = json.dumps(_read_memo(self._path) | self._news, indent=0)
-        try:
+        # A read-only home costs the next start some seconds, never this one its run.
+        with contextlib.suppress(OSError):
             self._path.parent.mkdir(parents=True, exist_ok=True)
-            handle, temporary = tempfile.mkstemp(dir=self._path.parent, prefix="hashes-")
-            with os.fdopen(handle, "w", encoding="utf-8") as file:
-                file.write(text)
-            os.replace(temporary, self._path)
-        except OSError:
-            # A read-only home costs the next start some seconds, never this one its run.
-            return
+            _replace(self._path, text)
+
+
+def _replace(path: Path, text: str) -> None:
+    """Write a file whole or not at all, whoever else does the same."""
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f"{path.name}-")
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            file.write(text)
+        os.replace(temporary, path)
+    except OSError:
+        os.unlink(temporary)
+        raise
 
 
 def _read_memo(path: Path) -> dict[str, str]:

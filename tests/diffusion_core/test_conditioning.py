@@ -1,0 +1,129 @@
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import tiny_models
+import torch
+
+from diffusion_core.conditioning import Conditioner, EmbeddingCache
+from diffusion_core.model import LoadedModel
+
+Loaded = Callable[[str], LoadedModel]
+
+LAYOUT_NAMES = {
+    "sd": {"prompt_embeds"},
+    "sdxl": {"prompt_embeds", "pooled_prompt_embeds"},
+    "sd3": {"prompt_embeds", "pooled_prompt_embeds"},
+    "flux": {"prompt_embeds", "pooled_prompt_embeds"},
+    "pixart": {"prompt_embeds", "prompt_attention_mask"},
+    "sana": {"prompt_embeds", "prompt_attention_mask"},
+}
+
+
+def tensors(arguments: dict[str, Any]) -> dict[str, torch.Tensor]:
+    return {name: value for name, value in arguments.items() if value is not None}
+
+
+@pytest.mark.parametrize("guided", [True, False])
+@pytest.mark.parametrize("family", tiny_models.FAMILIES)
+def test_every_family_gets_its_embeddings_under_its_own_names(
+    family: str, guided: bool, loaded: Loaded
+) -> None:
+    conditioner = Conditioner(loaded(family))
+    arguments = tensors(conditioner.arguments(["a fox", "two"], ["", "blur"], guided))
+    names = LAYOUT_NAMES[family]
+    if guided and family != "flux":
+        names = names | {f"negative_{name}" for name in names}
+    assert arguments.keys() == names
+    assert all(value.shape[0] == 2 for value in arguments.values())
+
+
+@pytest.mark.parametrize("family", tiny_models.FAMILIES)
+def test_an_embedding_is_that_of_the_prompt_alone(family: str, loaded: Loaded) -> None:
+    conditioner = Conditioner(loaded(family))
+    together = tensors(conditioner.arguments(["a fox", "b"], ["hats", ""], True))
+    for place, (prompt, negative) in enumerate([("a fox", "hats"), ("b", "")]):
+        alone = tensors(Conditioner(loaded(family)).arguments([prompt], [negative], True))
+        for name, value in alone.items():
+            assert torch.equal(value[0], together[name][place]), name
+
+
+@pytest.fixture
+def encodings(loaded: Loaded, monkeypatch: pytest.MonkeyPatch) -> Counter[tuple[Any, Any]]:
+    """How often the tiny Stable Diffusion encoded each (prompt, negative prompt)."""
+    counts: Counter[tuple[Any, Any]] = Counter()
+    pipeline = loaded("sd").pipeline
+    encode = pipeline.encode_prompt
+
+    def counted(
+        prompt: Any,
+        device: Any,
+        num_images_per_prompt: int,
+        do_classifier_free_guidance: bool,
+        negative_prompt: Any = None,
+        prompt_embeds: Any = None,
+        negative_prompt_embeds: Any = None,
+    ) -> Any:
+        counts[prompt, negative_prompt if do_classifier_free_guidance else "off"] += 1
+        return encode(
+            prompt,
+            device,
+            num_images_per_prompt,
+            do_classifier_free_guidance,
+            negative_prompt,
+            prompt_embeds,
+            negative_prompt_embeds,
+        )
+
+    monkeypatch.setattr(pipeline, "encode_prompt", counted)
+    return counts
+
+
+def test_each_distinct_prompt_is_encoded_once_and_each_negative_one_too(
+    loaded: Loaded, encodings: Counter[tuple[Any, Any]]
+) -> None:
+    conditioner = Conditioner(loaded("sd"))
+    encodings.clear()
+    for _ in range(3):
+        conditioner.arguments(["a", "b", "a"], ["x", "x", ""], guided=True)
+    assert encodings == {("a", "off"): 1, ("b", "off"): 1, (None, "x"): 1, (None, None): 1}
+
+
+def test_no_negative_prompt_is_encoded_without_guidance(
+    loaded: Loaded, encodings: Counter[tuple[Any, Any]]
+) -> None:
+    conditioner = Conditioner(loaded("sd"))
+    encodings.clear()
+    conditioner.arguments(["a"], ["x"], guided=False)
+    assert encodings == {("a", "off"): 1}
+
+
+def test_a_full_memory_lets_go_of_what_was_unused_for_longest() -> None:
+    one = {"prompt_embeds": torch.zeros(1, 100)}  # 400 bytes
+    cache = EmbeddingCache(max_bytes=1000)
+    for text in ("a", "b"):
+        cache.put(("prompt", text), one)
+    cache.get(("prompt", "a"))
+    cache.put(("prompt", "c"), one)
+    held = [text for text in "abc" if cache.get(("prompt", text))]
+    assert held == ["a", "c"]
+
+
+def test_a_memory_too_small_for_anything_still_works(loaded: Loaded) -> None:
+    small, large = Conditioner(loaded("sd"), cache_bytes=0), Conditioner(loaded("sd"))
+    prompts, negatives = ["a", "b", "a"], ["x", "", "y"]
+    ours, theirs = (c.arguments(prompts, negatives, True) for c in (small, large))
+    assert all(torch.equal(ours[name], theirs[name]) for name in tensors(theirs))
+
+
+def test_sdxl_keeps_zeros_for_a_missing_negative_prompt(loaded: Loaded) -> None:
+    arguments = Conditioner(loaded("sdxl")).arguments(["a", "a"], ["", "x"], guided=True)
+    assert not arguments["negative_prompt_embeds"][0].any()
+    assert arguments["negative_prompt_embeds"][1].any()
+
+
+def test_sana_puts_its_instruction_before_prompts_only(loaded: Loaded) -> None:
+    conditioner = Conditioner(loaded("sana"))
+    arguments = conditioner.arguments(["x"], ["x"], guided=True)
+    assert not torch.equal(arguments["prompt_embeds"], arguments["negative_prompt_embeds"])
