@@ -7,7 +7,7 @@ nothing of noise, steps or pixels.
 
 import inspect
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -37,7 +37,7 @@ LAYOUTS: tuple[tuple[str, ...], ...] = (
 )
 """What `encode_prompt` returns, in order: Stable Diffusion; SDXL and SD3; PixArt and Sana; FLUX."""
 
-PROBES = ("", "one two three four five six seven eight nine ten eleven twelve")
+PROBES = ("", " ".join(["a"] * 70))
 """Prompts of unequal length: where their embeddings differ in shape, they cannot share a batch."""
 
 CACHE_BYTES = 512 * 2**20
@@ -120,7 +120,7 @@ class Conditioner:
         if self._layout is None:
             raise SamplingError("this pipeline encodes its prompts itself")
         embedding = self._call(self._layout, prompt=prompt, do_classifier_free_guidance=False)
-        embedding = {n: v for n, v in embedding.items() if not n.startswith("negative_")}
+        embedding = {name: embedding[name] for name in _positive(embedding)}
         return self._cache.put(("prompt", prompt), embedding)
 
     def _encode_negative(self, negative_prompt: str, positive: Embedding) -> Embedding:
@@ -136,7 +136,7 @@ class Conditioner:
         embedding = self._call(
             self._layout, prompt=None, do_classifier_free_guidance=True, **given, **lent
         )
-        embedding = {n: v for n, v in embedding.items() if n.startswith("negative_")}
+        embedding = {name: embedding[name] for name in _negative(embedding)}
         return self._cache.put(("negative", negative_prompt), embedding)
 
     def _call(self, layout: tuple[str, ...], **given: Any) -> dict[str, torch.Tensor]:
@@ -172,18 +172,30 @@ class Conditioner:
 
     def _fits(self, layout: tuple[str, ...]) -> bool:
         takes = set(conventions.call_parameters(type(self._pipeline)))
-        encodes = inspect.signature(self._pipeline.encode_prompt).parameters
         asked = {n for n in takes if n.endswith(("_embeds", "_mask")) and "ip_adapter" not in n}
-        names = {name for name in layout if name != "text_ids"}
-        if "negative_prompt" not in encodes:
-            asked = {name for name in asked if not name.startswith("negative_")}
-        if asked != names:
+        encodes = inspect.signature(self._pipeline.encode_prompt).parameters
+        if _negative(layout) and "negative_prompt" not in encodes:
+            return False
+        if _positive(asked) != _positive(layout):
             return False
         short, long = (
-            self._call(layout, prompt=p, do_classifier_free_guidance=False) for p in PROBES
+            self._call(layout, prompt=prompt, do_classifier_free_guidance=False)
+            for prompt in PROBES
         )
-        wanted = {name for name in names if not name.startswith("negative_")}
-        return wanted <= short.keys() and all(short[n].shape == long[n].shape for n in wanted)
+        return all(
+            name in short
+            and short[name].ndim == (3 if name == "prompt_embeds" else 2)
+            and short[name].shape == long[name].shape
+            for name in _positive(layout)
+        )
+
+
+def _positive(names: Iterable[str]) -> set[str]:
+    return {name for name in names if not name.startswith("negative_") and name != "text_ids"}
+
+
+def _negative(names: Iterable[str]) -> set[str]:
+    return {name for name in names if name.startswith("negative_")}
 
 
 class EmbeddingCache:

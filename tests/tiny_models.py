@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-FAMILIES = ("sd", "sdxl", "sd3", "flux", "pixart", "sana")
+FAMILIES = ("sd", "lcm", "sdxl", "sd3", "flux", "pixart", "sana")
 LETTERS = string.ascii_lowercase + string.digits + ".,!'-"
 
 
@@ -38,6 +38,21 @@ def sd(**components: Any) -> Any:
         "requires_safety_checker": False,
     }
     return StableDiffusionPipeline(**(parts | components))
+
+
+def lcm() -> Any:
+    from diffusers import LatentConsistencyModelPipeline, LCMScheduler
+
+    return LatentConsistencyModelPipeline(
+        vae=autoencoder(),
+        text_encoder=clip_text(),
+        tokenizer=clip_tokenizer(),
+        unet=unet(cross_attention_dim=16, time_cond_proj_dim=8),
+        scheduler=LCMScheduler(**SD_BETAS),
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )
 
 
 def sdxl() -> Any:
@@ -202,6 +217,7 @@ def sana() -> Any:
 
 MAKERS = {
     "sd": sd,
+    "lcm": lcm,
     "sdxl": sdxl,
     "sd3": sd3,
     "flux": flux,

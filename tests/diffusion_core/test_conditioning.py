@@ -13,6 +13,7 @@ Loaded = Callable[[str], LoadedModel]
 
 LAYOUT_NAMES = {
     "sd": {"prompt_embeds"},
+    "lcm": {"prompt_embeds"},
     "sdxl": {"prompt_embeds", "pooled_prompt_embeds"},
     "sd3": {"prompt_embeds", "pooled_prompt_embeds"},
     "flux": {"prompt_embeds", "pooled_prompt_embeds"},
@@ -33,7 +34,7 @@ def test_every_family_gets_its_embeddings_under_its_own_names(
     conditioner = Conditioner(loaded(family))
     arguments = tensors(conditioner.arguments(["a fox", "two"], ["", "blur"], guided))
     names = LAYOUT_NAMES[family]
-    if guided and family != "flux":
+    if guided and family not in ("flux", "lcm"):
         names = names | {f"negative_{name}" for name in names}
     assert arguments.keys() == names
     assert all(value.shape[0] == 2 for value in arguments.values())

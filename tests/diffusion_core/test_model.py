@@ -21,6 +21,7 @@ Saved = Callable[[str], Path]
 
 SIZES = {
     "sd": (8, 32),
+    "lcm": (8, 32),
     "sdxl": (8, 32),
     "sd3": (8, 32),
     "flux": (8, 256),
@@ -49,7 +50,7 @@ def test_a_model_is_described_as_the_plain_pipeline_would_behave(
     defaults = dict(zip(*_keyword_defaults(pipeline), strict=True))
     assert info.num_inference_steps == defaults["num_inference_steps"]
     assert info.guidance_scale == defaults["guidance_scale"]
-    assert info.takes_negative_prompt == (family != "flux")
+    assert info.takes_negative_prompt == (family not in ("flux", "lcm"))
     assert (info.size_multiple, info.width) == SIZES[family]
     assert info.height == info.width
     if hasattr(pipeline, "default_sample_size"):

@@ -56,7 +56,7 @@ def plain_images(
 
 
 def steered(family: str) -> tuple[ImageRequest, ...]:
-    return REQUESTS if family == "flux" else STEERED
+    return REQUESTS if family in ("flux", "lcm") else STEERED
 
 
 @pytest.mark.parametrize("params", [PARAMS, UNGUIDED], ids=["guided", "unguided"])
@@ -106,10 +106,30 @@ def test_prompt_seed_and_guidance_each_change_the_image(family: str, loaded: Loa
     others = [dataclasses.replace(request, prompt="else"), dataclasses.replace(request, seed=12)]
     changed = [sampler.sample([other], PARAMS).pixels for other in others]
     changed.append(sampler.sample([request], UNGUIDED).pixels)
-    if family != "flux":
+    if family not in ("flux", "lcm"):
         negative = dataclasses.replace(request, negative_prompt="blur")
         changed.append(sampler.sample([negative], PARAMS).pixels)
     assert all((pixels != base).any() for pixels in changed)
+
+
+def test_a_pipeline_of_another_kind_is_given_strings_and_keeps_the_law(loaded: Loaded) -> None:
+    from diffusers import StableDiffusionPipeline
+
+    class Unconventional(StableDiffusionPipeline):
+        """Its `encode_prompt` hands over what no layout knows."""
+
+        def encode_prompt(self, *args: Any, **kwargs: Any) -> Any:
+            return list(super().encode_prompt(*args, **kwargs))
+
+    pipeline = Unconventional(**loaded("sd").pipeline.components, requires_safety_checker=False)
+    pipeline.set_progress_bar_config(disable=True)
+    sampler = Sampler(dataclasses.replace(loaded("sd"), pipeline=pipeline), batch_size=3)
+    made = sampler.sample(STEERED, PARAMS).pixels
+    np.testing.assert_array_equal(sampler.sample(STEERED[::-1], PARAMS).pixels[::-1], made)
+    for place, request in enumerate(STEERED):
+        np.testing.assert_array_equal(sampler.sample([request], PARAMS).pixels[0], made[place])
+    encoded = Sampler(loaded("sd"), batch_size=3).sample(STEERED, PARAMS).pixels
+    assert np.abs(made.astype(int) - encoded.astype(int)).max() <= 1
 
 
 @pytest.mark.parametrize("scheduler", ["dpmsolver-sde", "euler-ancestral", "ddpm", "lcm"])
