@@ -1,0 +1,88 @@
+"""JSON Lines: an object a line, its keys the columns.
+
+Arrow's parser reads what it can; a block that mixes types in one column, or is broken, is read
+again line by line in Python, which says which line. Dates stay the text that they are.
+"""
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.json
+
+from pipelines.manifest.text import Found
+from pipelines.manifest.types import to_text
+
+
+class JsonLines:
+    """One JSON object a line; blank lines do not count."""
+
+    has_header = False
+
+    def whole_records(self, data: bytes) -> int:
+        """Up to the last newline: inside JSON text a newline is always escaped."""
+        return data.rfind(b"\n") + 1
+
+    def header(self, data: bytes) -> tuple[pa.Schema, int]:
+        """Nothing: every object names its own columns."""
+        return pa.schema([]), 0
+
+    def parse(self, data: bytes, schema: pa.Schema, found: Found) -> pa.Table:
+        """Columns in order of first appearance, absent keys null, mixed types as text."""
+        if not data.strip():
+            return schema.empty_table()
+        try:
+            table = _read(data, schema)
+            names = schema.names or table.schema.names
+            dated = [field.name for field in table.schema if pa.types.is_temporal(field.type)]
+            if dated and not schema.names:
+                table = _read(data, pa.schema([(name, pa.string()) for name in dated]), "infer")
+        except pa.ArrowInvalid:
+            return _read_lines(data, schema, found)
+        return table.select(names)
+
+
+def _read(data: bytes, schema: pa.Schema, others: str = "ignore") -> pa.Table:
+    return pyarrow.json.read_json(
+        pa.BufferReader(data),
+        pyarrow.json.ReadOptions(use_threads=False, block_size=len(data) + 1),
+        pyarrow.json.ParseOptions(
+            explicit_schema=schema,
+            unexpected_field_behavior=others if schema.names else "infer",
+        ),
+    )
+
+
+def _read_lines(data: bytes, schema: pa.Schema, found: Found) -> pa.Table:
+    rows = list(_objects(data, found))
+    types = {field.name: field.type for field in schema}
+    if not types:
+        types = dict.fromkeys(name for row in rows for name in row)
+    return pa.table(
+        {name: _column([row.get(name) for row in rows], type_) for name, type_ in types.items()}
+    )
+
+
+def _objects(data: bytes, found: Found) -> Iterator[dict[str, Any]]:
+    lines = (line for line in data.decode().split("\n") if line.strip())
+    for number, line in enumerate(lines):
+        try:
+            value = json.loads(line)
+        except ValueError as error:
+            found(number, f"not JSON: {error}")
+            continue
+        if isinstance(value, dict):
+            yield value
+        else:
+            found(number, 'not a JSON object, such as {"prompt": "a cat"}')
+
+
+def _column(values: list[Any], type_: pa.DataType | None) -> pa.Array:
+    """The values under one type; as text where they share none."""
+    if type_ is not None and pa.types.is_string(type_):
+        return to_text(values)
+    try:
+        return pa.array(values, type_)
+    except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError):
+        return to_text(values)

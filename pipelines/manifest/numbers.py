@@ -1,0 +1,96 @@
+"""Columns of numbers, whatever the file made of them: integers, floats, decimals or text.
+
+Checks and converts whole columns; a row that cannot be converted is noted, never raised.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from pipelines.manifest.findings import Findings, Mask
+
+Ints = NDArray[np.int64]
+Floats = NDArray[np.float64]
+
+NUMBER = r"^[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?$"
+
+MAX_EXACT = 2.0**63
+"""Floats from here on do not fit 64 bits; every setting ends far below."""
+
+
+def whole_numbers(column: pa.Array, name: str, findings: Findings) -> tuple[Ints, Mask]:
+    """The column as integers; (n,) int64 and (n,) bool, True where there is a number.
+
+    `7`, `7.0` and the text `"7"` are whole numbers; what is neither one nor null is noted.
+    """
+    if pa.types.is_signed_integer(column.type) or (
+        pa.types.is_integer(column.type) and column.type.bit_width < 64
+    ):
+        return _numpy(pc.cast(column, pa.int64())), _valid(column)
+    if pa.types.is_string(column.type):
+        column = _stripped(column)
+        try:
+            return _numpy(pc.cast(column, pa.int64())), _valid(column)
+        except pa.ArrowInvalid:
+            pass  # some row is no plain integer; the floats say which
+    values, given = numbers(column, name, findings)
+    with np.errstate(invalid="ignore"):
+        whole = (np.floor(values) == values) & (np.abs(values) < MAX_EXACT)
+    findings.mark(given & ~whole, name, _shown(column, "is not a whole number"))
+    given &= whole
+    return np.where(given, values, 0.0).astype(np.int64), given
+
+
+def numbers(column: pa.Array, name: str, findings: Findings) -> tuple[Floats, Mask]:
+    """The column as floats; (n,) float64 and (n,) bool, True where there is a number.
+
+    float32 becomes the float64 with the same shortest text: 7.1 stays 7.1.
+    """
+    if pa.types.is_null(column.type):
+        return np.zeros(len(column)), np.zeros(len(column), np.bool_)
+    if pa.types.is_floating(column.type) and column.type.bit_width < 64:
+        column = _widened(column)
+    if pa.types.is_string(column.type):
+        column = _stripped(column)
+        good = _flags(pc.match_substring_regex(column, NUMBER)) | ~_valid(column)
+        findings.mark(~good, name, _shown(column, "is not a number"))
+        column = pc.if_else(pa.array(good), column, None)
+    values = _numpy(pc.cast(column, pa.float64(), safe=False))
+    return values, _valid(column)
+
+
+def _widened(column: pa.Array) -> pa.Array:
+    encoded = column.dictionary_encode()
+    texts = pc.cast(pc.cast(encoded.dictionary, pa.float32()), pa.string())
+    return pc.take(pc.cast(texts, pa.float64()), encoded.indices)
+
+
+def _stripped(column: pa.Array) -> pa.Array:
+    """Without spaces around; null where nothing is left."""
+    texts = pc.utf8_trim_whitespace(column)
+    return pc.if_else(pc.equal(pc.binary_length(texts), 0), None, texts)
+
+
+def _shown(column: pa.Array, what: str) -> Callable[[int], str]:
+    return lambda row: f"{column[row].as_py()!r} {what}"
+
+
+def _numpy(column: pa.Array) -> NDArray[Any]:
+    """A copy with 0 for null, free to be written to."""
+    filled = pc.fill_null(column, 0) if column.null_count else column
+    return np.array(filled)
+
+
+def _valid(column: pa.Array) -> Mask:
+    if not column.null_count:
+        return np.ones(len(column), np.bool_)
+    return _flags(pc.is_valid(column))
+
+
+def _flags(column: pa.Array) -> Mask:
+    filled = pc.fill_null(column, False) if column.null_count else column
+    return np.array(filled)

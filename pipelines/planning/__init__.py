@@ -1,0 +1,22 @@
+"""Planning: from a manifest to every image to make, named, seeded, sorted and cut into shards.
+
+`check` validates everything and writes nothing; `write_part` and `write_plan` write the plan;
+`read_shard` reads a piece of it back. Runs in one process, or wherever the caller's mapper does.
+"""
+
+from pipelines.planning.check import check, manifest_changes
+from pipelines.planning.layout import PlanLayout, PlanPart, Settings, SettingsCount
+from pipelines.planning.parts import plan_part, read_shard, write_part, write_plan
+
+__all__ = [
+    "PlanLayout",
+    "PlanPart",
+    "Settings",
+    "SettingsCount",
+    "check",
+    "manifest_changes",
+    "plan_part",
+    "read_shard",
+    "write_part",
+    "write_plan",
+]

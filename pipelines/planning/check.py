@@ -1,0 +1,185 @@
+"""The first pass over a manifest: every row checked, every image counted, nothing written.
+
+Files are surveyed, then cut into units of work, and each unit is checked by itself: `mapper` may
+be the builtin `map` or send the same calls to other machines.
+"""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from diffusion_core.model import ModelInfo
+from pipelines.errors import Change, ManifestError, Problem, SpecError
+from pipelines.manifest.columns import Columns, resolve
+from pipelines.manifest.files import (
+    COMPRESSIONS,
+    SUFFIXES,
+    ManifestFile,
+    Options,
+    format_of,
+    sha256_of,
+    survey,
+)
+from pipelines.manifest.findings import first_of
+from pipelines.manifest.rows import MAX_PIXELS, Defaults
+from pipelines.planning.duplicates import Mapper, duplicates
+from pipelines.planning.images import Planner
+from pipelines.planning.layout import PlanLayout, PlanPart, Settings, SettingsCount
+from pipelines.planning.units import MAX_SETTINGS, Unit, UnitReport, check_unit, cut_units
+from pipelines.spec import RunSpec
+from pipelines.storage import Source, find
+
+MIN_SHARD_IMAGES, MAX_SHARD_IMAGES = 16, 1_024
+SHARDS_WANTED = 256
+"""Enough that no actor waits long for the last one, few enough that commits cost little."""
+
+
+def check(spec: RunSpec, info: ModelInfo, batch_size: int = 1, mapper: Mapper = map) -> PlanLayout:
+    """Check a whole manifest and lay out its plan.
+
+    Args:
+        batch_size: images sampled at once; an automatic shard size is a multiple of it.
+        mapper: like `map`; what it is given is picklable.
+
+    Raises:
+        SpecError: the job's own settings do not fit the model or the columns.
+        ManifestError: the manifest has problems; the first twenty and their number.
+        StoreError: it cannot be read.
+    """
+    _check_settings(spec, info)
+    files = _survey_all(spec, mapper)
+    columns = resolve(spec, files)
+    _check_sizes(spec, info, columns)
+    planner = Planner(spec, info, columns)
+    units = cut_units(planner, files)
+    if not units:
+        raise ManifestError([Problem(files[0].url, None, None, "there are no rows in it")])
+    reports = list(mapper(check_unit, units))
+    _refuse_problems(reports)
+    for kind in ("ids", "names"):
+        problems, total = duplicates(
+            kind, units, [getattr(report, kind) for report in reports], mapper
+        )
+        if problems:
+            raise ManifestError(problems, total)
+    return _layout(spec, files, units, reports, batch_size)
+
+
+def manifest_changes(layout: PlanLayout, spec: RunSpec) -> list[Change]:
+    """How the manifest differs from the one that was laid out; empty when it does not.
+
+    Versions are compared first; a file is read only where they differ.
+    """
+    now = {source.url: source for source in _manifest_sources(spec)}
+    then = {file.url: file for file in layout.files}
+    changes = []
+    for url in sorted(now.keys() | then.keys()):
+        old, new = then.get(url), now.get(url)
+        if old is not None and new is not None and old.version == new.version:
+            continue
+        before = old and old.sha256
+        after = new and sha256_of(url, spec.storage)
+        if before != after:
+            changes.append(Change(f"manifest {url}", before, after))
+    return changes
+
+
+def _check_settings(spec: RunSpec, info: ModelInfo) -> None:
+    """What the job says for all rows must fit the model."""
+    job = spec.sampling
+    for key, value in (("width", job.width), ("height", job.height)):
+        if value is not None and (value % info.size_multiple or value > MAX_PIXELS):
+            rule = f"a multiple of {info.size_multiple} up to {MAX_PIXELS:,}"
+            raise SpecError(f"sampling.{key}: {value} is not {rule}, which this model needs")
+    if job.scheduler not in (None, "default", *info.samplers):
+        allowed = ", ".join(("default", *(s for s in info.samplers if s != "default")))
+        raise SpecError(
+            f"sampling.scheduler: {job.scheduler!r} does not fit this model; one of: {allowed}"
+        )
+    if job.negative_prompt.strip() and not info.takes_negative_prompt:
+        raise SpecError("sampling.negative_prompt: this model takes no negative prompt")
+
+
+def _check_sizes(spec: RunSpec, info: ModelInfo, columns: Columns) -> None:
+    defaults = Defaults.of(spec, info)
+    for key in ("width", "height"):
+        if getattr(defaults, key) is None and key not in columns.settings:
+            raise SpecError(
+                f"sampling.{key}: not set, and neither the model nor the manifest has one"
+            )
+
+
+def _manifest_sources(spec: RunSpec) -> list[Source]:
+    """The manifest's files; others that lie in the same folder are left out."""
+    found = find(spec.manifests, spec.storage)
+    for source in found:
+        if source.url in spec.manifests and format_of(source.url) is None:
+            known = ", ".join([*SUFFIXES, *COMPRESSIONS])
+            message = f"not a manifest by its name, which would end in one of: {known}"
+            raise ManifestError([Problem(source.url, None, None, message)])
+    sources = [source for source in found if format_of(source.url) is not None]
+    if not sources:
+        where = ", ".join(spec.manifests)
+        message = f"there is no file that ends in one of: {', '.join(SUFFIXES)}"
+        raise ManifestError([Problem(where, None, None, message)])
+    return sources
+
+
+@dataclass(frozen=True)
+class _Survey:
+    """The survey as a call of one argument, for mappers."""
+
+    options: Options
+
+    def __call__(self, source: Source) -> tuple[ManifestFile, tuple[Problem, ...]]:
+        return survey(source, self.options)
+
+
+def _survey_all(spec: RunSpec, mapper: Mapper) -> list[ManifestFile]:
+    surveys = list(mapper(_Survey(spec.storage), _manifest_sources(spec)))
+    problems = [problem for _, found in surveys for problem in found]
+    if problems:
+        raise ManifestError(problems)
+    return [file for file, _ in surveys]
+
+
+def _refuse_problems(reports: Sequence[UnitReport]) -> None:
+    total = sum(report.num_problems for report in reports)
+    if total:
+        raise ManifestError(first_of(report.problems for report in reports), total)
+
+
+def _layout(
+    spec: RunSpec,
+    files: Sequence[ManifestFile],
+    units: Sequence[Unit],
+    reports: Sequence[UnitReport],
+    batch_size: int,
+) -> PlanLayout:
+    total = sum(images for report in reports for _, images in report.parts)
+    shard_size = _shard_size(spec, total, batch_size)
+    parts: list[PlanPart] = []
+    first_shard = 0
+    for index, (unit, report) in enumerate(zip(units, reports, strict=True)):
+        row = unit.first_row
+        for num_rows, num_images in report.parts:
+            path = f"plan/part-{len(parts):05d}.parquet"
+            num_shards = -(-num_images // shard_size)
+            parts.append(PlanPart(path, index, row, num_rows, num_images, first_shard, num_shards))
+            row += num_rows
+            first_shard += num_shards
+    return PlanLayout(tuple(parts), shard_size, _batches(reports), tuple(files))
+
+
+def _shard_size(spec: RunSpec, num_images: int, batch_size: int) -> int:
+    if isinstance(spec.batch.shard_size, int):
+        return spec.batch.shard_size
+    wanted = min(max(num_images // SHARDS_WANTED, MIN_SHARD_IMAGES), MAX_SHARD_IMAGES)
+    return -(-wanted // batch_size) * batch_size
+
+
+def _batches(reports: Sequence[UnitReport]) -> tuple[SettingsCount, ...]:
+    counts: Counter[Settings] = Counter()
+    for report in reports:
+        counts.update(report.settings)
+    return tuple(SettingsCount(*each) for each in counts.most_common(MAX_SETTINGS))

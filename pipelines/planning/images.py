@@ -1,0 +1,202 @@
+"""From checked rows to images: ids, seeds, names, and the order in which they are sampled.
+
+All in Arrow and numpy columns. Knows nothing of files, parts or stores.
+"""
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from diffusion_core.model import ModelInfo
+from diffusion_core.schedulers import SAMPLER_NAMES
+from pipelines.hashing import Hashes, derive_seeds, hash64
+from pipelines.manifest.columns import Columns
+from pipelines.manifest.numbers import Ints
+from pipelines.manifest.rows import Reader, Rows
+from pipelines.naming import Field, Template, safe_text
+from pipelines.planning.layout import Settings
+from pipelines.records import PLAN_SCHEMA
+from pipelines.spec import RunSpec
+
+VARIANT_DIGITS = 2
+
+UNKNOWN_IN_NAMES = frozenset({"file", "shard"})
+"""Columns of the plan that come after the names."""
+
+VARYING = frozenset({"image_id", "variant", "seed"})
+"""Columns in which the images of one row differ."""
+
+
+class Planner:
+    """One job's rules for its rows; small and picklable, so that any worker can apply them."""
+
+    def __init__(self, spec: RunSpec, info: ModelInfo, columns: Columns) -> None:
+        self.spec = spec
+        self.columns = columns
+        self.reader = Reader(spec, info, columns)
+        types = {field.name: field.type for field in PLAN_SCHEMA}
+        types |= {column.name: column.type for column in columns.carried}
+        allowed = {name: type_ for name, type_ in types.items() if name not in UNKNOWN_IN_NAMES}
+        self.template = Template.parse(spec.images.template, allowed)
+
+    @property
+    def named_columns(self) -> Columns:
+        """Only the carried columns that file names are made from."""
+        used = tuple(each for each in self.columns.carried if each.name in self.template.fields)
+        return Columns(self.columns.settings, used)
+
+    @property
+    def names_are_row_numbers(self) -> bool:
+        """Whether file names can neither repeat nor be too long, whatever the rows say."""
+        return not self.columns.has_ids and self.template.fields == {"image_id"}
+
+
+@dataclass(frozen=True)
+class Images:
+    """The images of some rows; every column is made when it is asked for."""
+
+    rows: Rows
+    carried: dict[str, pa.Array]
+    template: Template
+    run_seed: int
+    picked: Ints
+    """(m,) the row of each image."""
+    variants: Ints
+    """(m,) its number among those of its row."""
+
+    def __len__(self) -> int:
+        return len(self.picked)
+
+    def expanded(self, values: pa.Array) -> pa.Array:
+        """Row values for every image; (m,)."""
+        return values if self._as_they_are else pc.take(values, pa.array(self.picked))
+
+    def shared(self, values: pa.Array) -> pa.Array:
+        """Like `expanded`, but text is stored once for all images of a row."""
+        if len(self) == len(self.rows) or not pa.types.is_string(values.type):
+            return self.expanded(values)
+        missing = np.array(pc.is_null(values))[self.picked]
+        places = pa.array(self.picked.astype(np.int32), mask=missing)
+        return pa.DictionaryArray.from_arrays(places, pc.fill_null(values, ""))
+
+    @cached_property
+    def id_hashes(self) -> Hashes:
+        """hash64 of the rows' ids, seeded with the run's seed; (n,)."""
+        return hash64(self.rows.ids, self.run_seed)
+
+    @cached_property
+    def seeds(self) -> Ints:
+        """(m,)."""
+        given = self.rows.seeds[self.picked] + self.variants
+        if self.rows.has_seed.all():
+            return given
+        derived = derive_seeds(self.id_hashes[self.picked], self.variants)
+        return np.where(self.rows.has_seed[self.picked], given, derived)
+
+    @cached_property
+    def image_ids(self) -> pa.Array:
+        """`<id>_<variant>`; (m,) string."""
+        if not self.variants.any():
+            return pc.binary_join_element_wise(self.expanded(self.rows.ids), "0" * 2, "_")
+        texts = pc.cast(pa.array(self.variants), pa.string())
+        padded = pc.utf8_lpad(texts, VARIANT_DIGITS, "0")
+        return pc.binary_join_element_wise(self.expanded(self.rows.ids), padded, "_")
+
+    @cached_property
+    def files(self) -> pa.Array:
+        """Names relative to the run directory; (m,) string."""
+        return self.template.join(
+            [part if isinstance(part, str) else self._text(part) for part in self.template.parts]
+        )
+
+    def _text(self, field: Field) -> pa.Array:
+        if field.name in VARYING:
+            return safe_text(field, self.column(field.name))
+        return self.expanded(safe_text(field, self._of_rows(field.name)))
+
+    def column(self, name: str) -> pa.Array:
+        """A column of the plan, less `shard`; (m,)."""
+        match name:
+            case "image_id":
+                return self.image_ids
+            case "variant":
+                return pa.array(self.variants.astype(np.int32))
+            case "seed":
+                return pa.array(self.seeds)
+            case "file":
+                return self.files
+            case _:
+                return self.shared(self._of_rows(name))
+
+    def _of_rows(self, name: str) -> pa.Array:
+        match name:
+            case "id":
+                return self.rows.ids
+            case "prompt":
+                return self.rows.prompts
+            case "negative_prompt":
+                return self.rows.negative_prompts
+            case "scheduler":
+                codes = pa.array(self.rows.scheduler)
+                return pc.take(pa.array(SAMPLER_NAMES), codes)
+            case "guidance_scale":
+                return pa.array(self.rows.guidance_scale)
+            case "width" | "height" | "num_inference_steps":
+                return pa.array(getattr(self.rows, name).astype(np.int32))
+            case _:
+                return self.carried[name]
+
+    @cached_property
+    def _as_they_are(self) -> bool:
+        return len(self) == len(self.rows) and bool((np.diff(self.picked) == 1).all())
+
+
+def all_images(planner: Planner, rows: Rows, carried: dict[str, pa.Array], order: Ints) -> Images:
+    """Every image of the rows, the rows in that order and their variants counting up."""
+    counts = rows.num_images[order]
+    starts = np.cumsum(counts) - counts
+    variants = np.arange(counts.sum()) - np.repeat(starts, counts)
+    return _images(planner, rows, carried, np.repeat(order, counts), variants)
+
+
+def first_images(planner: Planner, rows: Rows, carried: dict[str, pa.Array]) -> Images:
+    """One image of each row, variant 0."""
+    zeros = np.zeros(len(rows), np.int64)
+    return _images(planner, rows, carried, np.arange(len(rows)), zeros)
+
+
+def _images(
+    planner: Planner, rows: Rows, carried: dict[str, pa.Array], picked: Ints, variants: Ints
+) -> Images:
+    return Images(rows, carried, planner.template, planner.spec.seed, picked, variants)
+
+
+def group_by_settings(rows: Rows) -> tuple[list[Settings], Ints]:
+    """The distinct settings in sampling order, and which of them each row has; (n,)."""
+    groups = np.zeros(len(rows), np.int64)
+    for column in (
+        rows.width,
+        rows.height,
+        rows.scheduler,
+        rows.num_inference_steps,
+        rows.guidance_scale,
+    ):
+        if (column == column[:1]).all():
+            continue
+        values, codes = np.unique(column, return_inverse=True)
+        _, groups = np.unique(groups * len(values) + codes, return_inverse=True)
+    _, firsts = np.unique(groups, return_index=True)
+    return [_settings(rows, int(row)) for row in firsts], groups
+
+
+def _settings(rows: Rows, row: int) -> Settings:
+    return Settings(
+        width=int(rows.width[row]),
+        height=int(rows.height[row]),
+        num_inference_steps=int(rows.num_inference_steps[row]),
+        guidance_scale=float(rows.guidance_scale[row]),
+        scheduler=SAMPLER_NAMES[rows.scheduler[row]],
+    )

@@ -1,0 +1,205 @@
+"""The second pass: the parts of a plan, written once each, and shards read back from them.
+
+Writing a part reads only the manifest rows that it is made of, and gives the same bytes on every
+machine, so planning resumes wherever it stopped.
+"""
+
+import io
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from diffusion_core.model import ModelInfo
+from pipelines.errors import StoreMissing
+from pipelines.manifest.columns import resolve
+from pipelines.manifest.rows import Rows, join_rows
+from pipelines.manifest.types import plain_type
+from pipelines.planning.duplicates import Mapper
+from pipelines.planning.images import Images, Planner, all_images, group_by_settings
+from pipelines.planning.layout import PlanLayout, PlanPart, slices
+from pipelines.planning.units import Unit, typed
+from pipelines.records import PLAN_SCHEMA
+from pipelines.spec import RunSpec
+from pipelines.storage import Store
+
+DICTIONARY_BYTES = 64 << 20
+"""A prompt that many images share is stored once, however long."""
+
+DISTINCT = frozenset({"image_id", "id", "file", "prompt", "seed"})
+"""Columns in which looking for repeated values costs more than it saves."""
+
+
+@dataclass(frozen=True)
+class PartsJob:
+    """Consecutive parts that are made from the rows of one unit."""
+
+    unit: Unit
+    parts: tuple[PlanPart, ...]
+    shard_size: int
+    row_group_size: int
+
+
+def write_part(
+    spec: RunSpec, info: ModelInfo, layout: PlanLayout, index: int, store: Store
+) -> bool:
+    """Write one part of the plan; False if it was there.
+
+    Raises:
+        ManifestError: the manifest is no longer what was checked.
+        StoreError: it cannot be read, or the part cannot be written.
+    """
+    planner = Planner(spec, info, resolve(spec, layout.files))
+    job = _job(planner, layout, [layout.parts[index]])
+    return bool(write_parts((job, store)))
+
+
+def plan_part(spec: RunSpec, info: ModelInfo, layout: PlanLayout, index: int) -> pa.Table:
+    """What `write_part` writes, with nothing written: PLAN_SCHEMA, then the carried columns.
+
+    Raises:
+        ManifestError: the manifest is no longer what was checked.
+        StoreError: it cannot be read.
+    """
+    planner = Planner(spec, info, resolve(spec, layout.files))
+    (table,) = (table for _, table in _tables(_job(planner, layout, [layout.parts[index]])))
+    return _plain(table)
+
+
+def write_plan(
+    spec: RunSpec, info: ModelInfo, layout: PlanLayout, store: Store, mapper: Mapper = map
+) -> Iterator[str]:
+    """Write every part that is not there yet, yielding the paths as they are done.
+
+    Parts of one unit go to one call, which reads their rows once.
+    """
+    planner = Planner(spec, info, resolve(spec, layout.files))
+    there = store.list("plan")
+    missing = [part for part in layout.parts if part.path not in there]
+    jobs = [
+        (_job(planner, layout, list(parts)), store)
+        for _, parts in groupby(missing, key=lambda part: part.unit)
+    ]
+    for paths in mapper(write_parts, jobs):
+        yield from paths
+
+
+def write_parts(call: tuple[PartsJob, Store]) -> list[str]:
+    """Write the parts of a job and return those that were not there; a top-level function."""
+    job, store = call
+    return [
+        part.path
+        for part, table in _tables(job)
+        if store.create(part.path, _encode(table, job.row_group_size))
+    ]
+
+
+def read_shard(store: Store, layout: PlanLayout, shard: int) -> pa.Table:
+    """The images of one shard in sampling order: PLAN_SCHEMA, then the carried columns.
+
+    Reads little more than those rows.
+
+    Raises:
+        IndexError: the plan has no such shard.
+        StoreError: its part cannot be read.
+    """
+    part = layout.part_of(shard)
+    place = (shard - part.first_shard) * layout.shard_size
+    group, offset = divmod(place, layout.row_group_size)
+    filesystem, root = store.arrow()
+    try:
+        with (
+            filesystem.open_input_file(f"{root}/{part.path}") as stream,
+            pq.ParquetFile(stream, pre_buffer=True) as parquet,
+        ):
+            table = parquet.read_row_group(group, use_threads=False)
+    except FileNotFoundError as error:
+        raise StoreMissing(f"{store.url}/{part.path}: the plan's part is gone") from error
+    return _plain(table.slice(offset, layout.shard_size))
+
+
+def _plain(table: pa.Table) -> pa.Table:
+    """A part's rows under their schema, shared text written out."""
+    carried = [
+        pa.field(field.name, plain_type(field.type))
+        for field in table.schema
+        if field.name not in PLAN_SCHEMA.names
+    ]
+    return table.cast(pa.schema([*PLAN_SCHEMA, *carried]))
+
+
+def _job(planner: Planner, layout: PlanLayout, parts: Sequence[PlanPart]) -> PartsJob:
+    first, last = parts[0], parts[-1]
+    num_rows = last.first_row + last.num_rows - first.first_row
+    unit = Unit(planner, first.first_row, slices(layout.files, first.first_row, num_rows))
+    return PartsJob(unit, tuple(parts), layout.shard_size, layout.row_group_size)
+
+
+def _tables(job: PartsJob) -> Iterator[tuple[PlanPart, pa.Table]]:
+    """Each part of a job with its images in sampling order."""
+    for part, rows, carried in _rows_of_parts(job):
+        _, groups = group_by_settings(rows)
+        order = np.argsort(groups, kind="stable")
+        yield part, _table(all_images(job.unit.planner, rows, carried, order), part, job.shard_size)
+
+
+def _rows_of_parts(job: PartsJob) -> Iterator[tuple[PlanPart, Rows, dict[str, pa.Array]]]:
+    """The rows of each part, gathered from batches that end elsewhere."""
+    parts = list(job.parts)
+    gathered: list[tuple[Rows, dict[str, pa.Array]]] = []
+    end = job.unit.first_row
+    for batch in typed(job.unit, job.unit.planner.columns):
+        batch.findings.refuse()
+        start, end = end, end + len(batch.rows)
+        while parts and parts[0].first_row < end:
+            part = parts[0]
+            low = max(part.first_row - start, 0)
+            high = min(part.first_row + part.num_rows - start, len(batch.rows))
+            piece = {name: column.slice(low, high - low) for name, column in batch.carried.items()}
+            gathered.append((batch.rows.between(low, high), piece))
+            if part.first_row + part.num_rows > end:
+                break
+            yield part, *_joined(gathered)
+            gathered = []
+            parts.pop(0)
+
+
+def _joined(
+    gathered: Sequence[tuple[Rows, dict[str, pa.Array]]],
+) -> tuple[Rows, dict[str, pa.Array]]:
+    rows = join_rows([rows for rows, _ in gathered])
+    names = gathered[0][1]
+    return rows, {name: pa.concat_arrays([c[name] for _, c in gathered]) for name in names}
+
+
+def _table(images: Images, part: PlanPart, shard_size: int) -> pa.Table:
+    shards = part.first_shard + np.arange(len(images)) // shard_size
+    columns = {
+        name: pa.array(shards.astype(np.int32)) if name == "shard" else images.column(name)
+        for name in (*PLAN_SCHEMA.names, *images.carried)
+    }
+    nullable = set(images.carried)
+    fields = [pa.field(name, array.type, name in nullable) for name, array in columns.items()]
+    return pa.table(list(columns.values()), schema=pa.schema(fields))
+
+
+def _encode(table: pa.Table, row_group_size: int) -> bytes:
+    """Parquet bytes; equal tables give equal bytes."""
+    shared = {field.name for field in table.schema if pa.types.is_dictionary(field.type)}
+    sink = io.BytesIO()
+    pq.write_table(
+        table,
+        sink,
+        row_group_size=row_group_size,
+        compression="zstd",
+        compression_level=1,
+        use_dictionary=[
+            name for name in table.schema.names if name in shared or name not in DISTINCT
+        ],
+        dictionary_pagesize_limit=DICTIONARY_BYTES,
+        write_statistics=["image_id", "shard"],
+    )
+    return sink.getvalue()
