@@ -23,34 +23,14 @@ from diffusion_core import conventions, schedulers
 from diffusion_core.conditioning import CACHE_BYTES, Conditioner
 from diffusion_core.errors import SamplingError, SettingsError
 from diffusion_core.model import LoadedModel
+from diffusion_core.requests import ImageRequest, SamplingParams
+
+__all__ = ["FLAGGED", "NON_FINITE", "ImageRequest", "SampledBatch", "Sampler", "SamplingParams"]
 
 NON_FINITE = "non-finite"
 FLAGGED = "flagged by the safety checker"
 
 Pixels = npt.NDArray[np.uint8]
-
-
-@dataclass(frozen=True)
-class SamplingParams:
-    """The settings that all images of a batch share."""
-
-    width: int
-    """Pixels."""
-    height: int
-    num_inference_steps: int
-    guidance_scale: float
-    scheduler: str = "default"
-    """One of `schedulers.SAMPLER_NAMES`."""
-
-
-@dataclass(frozen=True)
-class ImageRequest:
-    """What one image is made from, beside the settings of its batch."""
-
-    prompt: str
-    negative_prompt: str
-    """"" for the pipeline's own default."""
-    seed: int
 
 
 @dataclass(frozen=True)

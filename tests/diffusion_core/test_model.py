@@ -311,7 +311,7 @@ def test_a_file_that_may_still_change_within_its_time_stamp_is_not_memoised(
 
 def test_the_parts_that_the_command_line_needs_load_no_framework() -> None:
     code = (
-        "import sys, diffusion_core.model, diffusion_core.schedulers\n"
+        "import sys, diffusion_core.model, diffusion_core.requests, diffusion_core.schedulers\n"
         "print([m for m in ('torch', 'diffusers', 'transformers') if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -1,0 +1,26 @@
+"""What an image is asked for with. Light: importing it loads no framework."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class SamplingParams:
+    """The settings that all images of a batch share."""
+
+    width: int
+    """Pixels."""
+    height: int
+    num_inference_steps: int
+    guidance_scale: float
+    scheduler: str = "default"
+    """One of `schedulers.SAMPLER_NAMES`."""
+
+
+@dataclass(frozen=True)
+class ImageRequest:
+    """What one image is made from, beside the settings of its batch."""
+
+    prompt: str
+    negative_prompt: str
+    """"" for the pipeline's own default."""
+    seed: int

@@ -1,0 +1,165 @@
+"""Where a model lies on this machine, fetched first if it must be.
+
+Owns the kinds of model source and the mirror of remote folders. Knows nothing of what is inside
+a model; `diffusion_core.model` describes and loads it.
+"""
+
+import hashlib
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock
+
+from diffusion_core.errors import ModelError, ModelNotFound, UnsafeWeights
+from diffusion_core.model import ModelSpec
+from diffusion_core.weights import cache_folder
+from pipelines import storage
+from pipelines.errors import StoreMissing
+from pipelines.spec import canonical_json
+from pipelines.storage import Source
+
+HUB_ID = re.compile(r"(?P<repo>[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(?:@(?P<revision>[\w./-]+))?")
+Options = Mapping[str, Mapping[str, Any]]
+
+
+def locate(spec: ModelSpec, options: Options | None = None, cache: Path | None = None) -> Path:
+    """The folder of a model on this machine.
+
+    Args:
+        spec: `source` is `builtin`, a folder, a hub id with an optional `@revision`, or the URL
+            of a folder.
+        options: fsspec options by protocol, for URLs.
+        cache: Where remote folders are mirrored, once for all processes of the machine; unless
+            given, the user's cache folder. Models of the hub lie in the hub's own cache.
+
+    Raises:
+        ModelNotFound: no such folder, hub id or URL, or it cannot be reached.
+        UnsafeWeights: on the hub there are pickles only, and `spec.allow_pickle` is off.
+        ModelError: the download failed.
+        StoreError: the store behind a URL refused.
+    """
+    source = spec.source
+    if source == "builtin":
+        return _builtin()
+    if storage.is_url(source):
+        return _mirror(source, options or {}, cache or cache_folder() / "models")
+    folder = Path(source).expanduser()
+    if folder.is_dir():
+        return folder.resolve()
+    if hub_id := HUB_ID.fullmatch(source):
+        return _from_hub(hub_id["repo"], _revision(spec, hub_id["revision"]), spec)
+    raise ModelNotFound(
+        f"model {source!r}: no such folder; a model is `builtin`, a folder, a hub id such as "
+        "owner/name@revision, or a URL"
+    )
+
+
+def _builtin() -> Path:
+    from diffusion_core import builtin
+
+    return builtin.folder()
+
+
+def _revision(spec: ModelSpec, named: str | None) -> str | None:
+    if named and spec.revision and named != spec.revision:
+        raise ModelError(
+            f"model {spec.source!r} names one revision, and model.revision another: "
+            f"{spec.revision!r}"
+        )
+    return named or spec.revision
+
+
+def _mirror(url: str, options: Options, cache: Path) -> Path:
+    """A local copy of a remote folder, made once per machine and content of the folder.
+
+    The copy is whole from the moment that it has its name. Whoever comes second waits for the
+    lock, and finds it.
+    """
+    sources = _listing(url, options)
+    content = [[source.url, source.num_bytes, source.version] for source in sources]
+    key = hashlib.sha256(canonical_json([url, content]).encode()).hexdigest()[:32]
+    folder = cache / key
+    cache.mkdir(parents=True, exist_ok=True)
+    with FileLock(cache / f"{key}.lock"):
+        if not folder.is_dir():
+            _download(url, folder, options, sum(source.num_bytes for source in sources))
+    return folder
+
+
+def _listing(url: str, options: Options) -> Sequence[Source]:
+    try:
+        return storage.find([url], options)
+    except StoreMissing as error:
+        raise ModelNotFound(f"model {url!r}: {error}") from error
+
+
+def _download(url: str, folder: Path, options: Options, num_bytes: int) -> None:
+    partial = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f"{folder.name}.partial-"))
+    try:
+        storage.download_folder(url, partial, options)
+        arrived = sum(path.stat().st_size for path in partial.rglob("*") if path.is_file())
+        if arrived != num_bytes:
+            raise ModelError(
+                f"model {url!r}: {arrived:,} of {num_bytes:,} bytes arrived; "
+                "did it change meanwhile?"
+            )
+        os.replace(partial, folder)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _from_hub(repo: str, revision: str | None, spec: ModelSpec) -> Path:
+    """The files of a hub model that diffusers would load, in the hub's cache."""
+    from diffusers import DiffusionPipeline
+    from huggingface_hub.errors import HfHubHTTPError
+    from huggingface_hub.utils import httpx
+
+    name = f"{repo}@{revision}" if revision else repo
+    try:
+        folder = DiffusionPipeline.download(
+            repo,
+            revision=revision,
+            variant=spec.variant,
+            use_safetensors=None if spec.allow_pickle else True,
+        )
+    except (OSError, ValueError, HfHubHTTPError, httpx.HTTPError) as error:
+        raise _hub_error(name, error) from error
+    return Path(folder)
+
+
+def _hub_error(name: str, error: Exception) -> ModelError:
+    from huggingface_hub import errors
+
+    causes = _causes(error)
+    text = " ".join(str(error).split())
+    if "safetensors" in text and not any(isinstance(c, errors.HfHubHTTPError) for c in causes):
+        return UnsafeWeights(
+            f"model {name!r} has no safetensors for every component; say "
+            "`model.allow_pickle: true` if you trust its pickles"
+        )
+    told = {
+        errors.GatedRepoError: "its owner grants access one by one; accept the terms and log in",
+        errors.RepositoryNotFoundError: "no folder here, and the hub has no such model "
+        "or keeps it private",
+        errors.RevisionNotFoundError: "the hub has the model but not that revision",
+    }
+    for kind, reason in told.items():
+        if any(isinstance(cause, kind) for cause in causes):
+            return ModelNotFound(f"model {name!r}: {reason}")
+    return ModelNotFound(
+        f"model {name!r}: no folder here, nothing in the hub's cache on this machine, and the hub "
+        f"cannot be reached ({text[:200]})"
+    )
+
+
+def _causes(error: BaseException | None) -> list[BaseException]:
+    found: list[BaseException] = []
+    while error is not None and error not in found:
+        found.append(error)
+        error = error.__cause__ or error.__context__
+    return found

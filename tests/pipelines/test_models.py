@@ -1,0 +1,152 @@
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tiny_models
+from fake_hub import COMMIT, FakeHub, serving
+
+from diffusion_core import builtin, model
+from diffusion_core.errors import ModelError, ModelNotFound
+from diffusion_core.model import ModelSpec
+from pipelines.models import locate
+
+REPO, HALF, PICKLED = "studio/tiny", "studio/half", "studio/pickled"
+
+LOCATE = """
+import json, sys, warnings
+warnings.simplefilter("ignore")
+from pathlib import Path
+from diffusion_core.errors import ModelError
+from diffusion_core.model import ModelSpec
+from pipelines.models import locate
+for values in json.loads(sys.argv[1]):
+    try:
+        print(json.dumps({"path": str(locate(ModelSpec(**values)))}))
+    except ModelError as error:
+        print(json.dumps({"error": type(error).__name__, "message": str(error)}))
+"""
+"""Where models are, by a process of its own: the hub's library reads its settings once."""
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_models.save("sd", tmp_path_factory.mktemp("tiny"))
+
+
+@pytest.fixture(scope="module")
+def hub(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[FakeHub]:
+    """A hub with the tiny model among files that nobody needs, and with one of pickles only."""
+    whole, pickled = (tmp_path_factory.mktemp("hub") / name for name in ("whole", "pickled"))
+    for root in (whole, pickled):
+        shutil.copytree(tiny, root)
+        (root / "unet" / "diffusion_pytorch_model.bin").write_bytes(b"never to be fetched")
+    (whole / "README.md").write_text("A card.")
+    (whole / "flax_model.msgpack").write_bytes(b"another framework's weights")
+    safe = whole / "unet" / "diffusion_pytorch_model.safetensors"
+    safe.with_suffix(".fp16.safetensors").write_bytes(safe.read_bytes())
+    (pickled / "unet" / "diffusion_pytorch_model.safetensors").unlink()
+    with serving({REPO: whole, HALF: whole, PICKLED: pickled}) as hub:
+        yield hub
+
+
+def ask(hub: FakeHub, home: Path, *specs: dict[str, Any]) -> list[dict[str, str]]:
+    """Locate models in a process of its own."""
+    environment = {**os.environ, "HF_ENDPOINT": hub.url, "HF_HOME": str(home)}
+    command = [sys.executable, "-c", LOCATE, json.dumps(specs)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+@pytest.fixture(scope="module")
+def hub_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The cache of the hub's library."""
+    return tmp_path_factory.mktemp("hf")
+
+
+@pytest.fixture(scope="module")
+def answers(hub: FakeHub, hub_home: Path) -> dict[str, dict[str, str]]:
+    """Where things are while the hub is there."""
+    asked = {
+        "at": {"source": f"{REPO}@v1"},
+        "revision": {"source": REPO, "revision": "v1"},
+        "half": {"source": HALF, "variant": "fp16"},
+        "pickled": {"source": PICKLED},
+        "no model": {"source": "studio/other"},
+        "no revision": {"source": f"{REPO}@v9"},
+    }
+    return dict(zip(asked, ask(hub, hub_home, *asked.values()), strict=True))
+
+
+def test_the_built_in_model_is_where_its_package_says() -> None:
+    assert locate(ModelSpec()) == builtin.folder()
+
+
+def test_a_folder_is_used_where_it_lies(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert locate(ModelSpec(source=str(tiny))) == tiny
+    monkeypatch.chdir(tiny.parent)
+    assert locate(ModelSpec(source=tiny.name)) == tiny
+    assert locate(ModelSpec(source=tiny.as_uri())) == tiny
+
+
+@pytest.mark.parametrize("source", ["./nowhere", "/no/such/folder", "a b", "nowhere"])
+def test_what_is_nothing_is_refused_with_what_it_could_be(source: str) -> None:
+    with pytest.raises(ModelNotFound, match="`builtin`, a folder, a hub id"):
+        locate(ModelSpec(source=source))
+
+
+def test_two_revisions_are_one_too_many() -> None:
+    with pytest.raises(ModelError, match=r"model\.revision another: 'v2'"):
+        locate(ModelSpec(source="a/b@v1", revision="v2"))
+
+
+def test_a_hub_model_is_fetched_once_and_only_what_it_needs(
+    hub: FakeHub, answers: dict[str, dict[str, str]], tiny: Path
+) -> None:
+    assert answers["at"] == answers["revision"]
+    folder = Path(answers["at"]["path"])
+    assert COMMIT in folder.parts
+    needed = sorted(p.relative_to(tiny).as_posix() for p in tiny.rglob("*") if p.is_file())
+    assert sorted(hub.fetched[REPO]) == needed
+    assert model.describe(folder, ModelSpec(source=REPO)).pipeline == "StableDiffusionPipeline"
+
+
+def test_a_variant_of_a_hub_model_is_fetched_alone(
+    hub: FakeHub, answers: dict[str, dict[str, str]]
+) -> None:
+    assert "path" in answers["half"]
+    weights = [file for file in hub.fetched[HALF] if file.startswith("unet/diffusion")]
+    assert weights == ["unet/diffusion_pytorch_model.fp16.safetensors"]
+
+
+def test_what_the_hub_does_not_have_is_told_in_one_line(
+    hub: FakeHub, answers: dict[str, dict[str, str]]
+) -> None:
+    told = {
+        "no model": ("ModelNotFound", "the hub has no such model"),
+        "no revision": ("ModelNotFound", "not that revision"),
+        "pickled": ("UnsafeWeights", "model.allow_pickle: true"),
+    }
+    for case, (kind, message) in told.items():
+        assert answers[case]["error"] == kind
+        assert message in answers[case]["message"]
+        assert "\n" not in answers[case]["message"]
+    assert not any(file.endswith(".bin") for file in hub.fetched[PICKLED])
+
+
+def test_a_hub_model_is_found_in_the_cache_when_the_hub_is_gone(
+    hub: FakeHub, hub_home: Path, answers: dict[str, dict[str, str]]
+) -> None:
+    hub.shutdown()
+    hub.server_close()
+    known, unknown = ask(hub, hub_home, {"source": f"{REPO}@v1"}, {"source": "studio/new"})
+    assert known == answers["at"]
+    assert unknown["error"] == "ModelNotFound"
+    assert "the hub cannot be reached" in unknown["message"]
+    assert "\n" not in unknown["message"]
