@@ -136,7 +136,7 @@ class ActorFactory:
 
     def start(self) -> RemoteActor:
         """A new actor; it is placed when the cluster has room for it."""
-        remote = ray.remote(SamplerActor).options(  # type: ignore[attr-defined]
+        remote = ray.remote(SamplerActor).options(
             num_cpus=self.cpus, num_gpus=self.gpus, max_restarts=0, max_task_retries=0
         )
         return remote.remote(self.spec, self.options, self.device, self.threads)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from jobs.errors import ClusterError
 from pipelines.spec import ClusterSpec
@@ -73,7 +74,7 @@ def runtime_env(spec: ClusterSpec) -> dict[str, Any]:
 
 def has_gpus() -> bool:
     """Whether any node offers a GPU."""
-    return ray.cluster_resources().get("GPU", 0) > 0
+    return bool(ray.cluster_resources().get("GPU", 0) > 0)
 
 
 def gpus_per_actor(spec: ClusterSpec) -> float:
@@ -103,20 +104,16 @@ def alive_nodes() -> dict[str, str]:
     return {node["NodeID"]: node["NodeManagerAddress"] for node in ray.nodes() if node["Alive"]}
 
 
-@ray.remote(num_cpus=0, scheduling_strategy="SPREAD", max_retries=3)
-def _apply(function: Callable[[T], R], item: T) -> R:
-    return function(item)
-
-
 def spread_map(function: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
     """`map` over Ray tasks, results in order, at most two tasks a CPU in flight.
 
     The tasks reserve no CPU: actors that hold all of them must not make planning wait.
     """
+    apply = _remote_apply(scheduling_strategy="SPREAD")
     limit = max(2, int(2 * ray.cluster_resources().get("CPU", 1)))
-    pending: deque[ray.ObjectRef[R]] = deque()
+    pending: deque[Any] = deque()
     for item in items:
-        pending.append(_apply.remote(function, item))
+        pending.append(apply.remote(function, item))
         if len(pending) >= limit:
             yield remote_value(pending.popleft())
     while pending:
@@ -125,18 +122,25 @@ def spread_map(function: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
 
 def on_every_node(function: Callable[[T], R], item: T) -> dict[str, R]:
     """Call `function(item)` once on each node; node address -> result."""
-    refs = {
-        address: _apply.options(
-            scheduling_strategy=ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(
-                node_id, soft=False
-            )
+    references = {
+        address: _remote_apply(
+            scheduling_strategy=NodeAffinitySchedulingStrategy(node_id, soft=False)
         ).remote(function, item)
         for node_id, address in alive_nodes().items()
     }
-    return {address: remote_value(ref) for address, ref in refs.items()}
+    return {address: remote_value(reference) for address, reference in references.items()}
 
 
-def remote_value(reference: "ray.ObjectRef[R]") -> R:
+def _remote_apply(**options: Any) -> Any:
+    """A Ray task that calls a function; it reserves no CPU."""
+    return ray.remote(_apply).options(num_cpus=0, max_retries=3, **options)
+
+
+def _apply(function: Callable[[T], R], item: T) -> R:
+    return function(item)
+
+
+def remote_value(reference: Any) -> Any:
     """The value, or the remote code's own error as if it had been raised here."""
     try:
         return ray.get(reference)

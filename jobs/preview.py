@@ -48,10 +48,10 @@ def spread(
     picks = [index * layout.num_images // count for index in range(count)]
     chosen: list[PlannedImage] = []
     start = 0
-    for number, part in enumerate(layout.parts):
+    for index, part in enumerate(layout.parts):
         inside = [pick - start for pick in picks if start <= pick < start + part.num_images]
         if inside:
-            chosen += planned_images(plan_part(spec, model, layout, number).take(inside))
+            chosen += planned_images(plan_part(spec, model, layout, index).take(inside))
         start += part.num_images
     return chosen
 

@@ -7,7 +7,6 @@ import uuid
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 from diffusion_core.model import ModelInfo
@@ -27,7 +26,7 @@ from jobs.events import Event, Message, Planned
 from jobs.tally import Tally
 from pipelines.commit import committed_shards
 from pipelines.errors import StoreError
-from pipelines.planning import check, manifest_changed, plan_path, write_part
+from pipelines.planning import check, manifest_changes, write_plan
 from pipelines.report import write_report
 from pipelines.run_record import (
     RunRecord,
@@ -136,7 +135,7 @@ def _refuse_changed(
     spec: RunSpec, store: Store, record: RunRecord, model: ModelInfo, device: str
 ) -> None:
     changes = record.changes(spec, model, device)
-    refuse_changes(store, changes or manifest_changed(spec, record.layout))
+    refuse_changes(store, changes or manifest_changes(record.layout, spec))
 
 
 def _version_warnings(record: RunRecord) -> Iterator[Event]:
@@ -150,13 +149,10 @@ def _version_warnings(record: RunRecord) -> Iterator[Event]:
 
 def _write_plan(spec: RunSpec, store: Store, record: RunRecord) -> Iterator[Event]:
     """Write the parts of the plan that are not there yet."""
-    there = store.list("plan")
-    missing = [i for i in range(len(record.layout.parts)) if plan_path(i) not in there]
-    if len(missing) > 1:
-        yield Message(f"writing {len(missing)} plan parts")
-    write = partial(write_part, spec, record.model, record.layout, store)
-    for _ in spread_map(write, missing):
-        pass
+    written = write_plan(spec, record.model, record.layout, store, mapper=spread_map)
+    for count, _ in enumerate(written, start=1):
+        if count % 10 == 0:
+            yield Message(f"{count} of {len(record.layout.parts)} plan parts are written")
 
 
 def _dispatch(

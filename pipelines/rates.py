@@ -10,11 +10,12 @@ from dataclasses import dataclass
 import pyarrow.compute as pc
 import pyarrow.dataset as ds
 
-from pipelines.planning import BatchSetting
-from pipelines.run_record import RUN_FILE, RunRecord
+from pipelines.errors import StoreMissing
+from pipelines.planning import Settings, SettingsCount
+from pipelines.run_record import RUN_FILE, require_record
 from pipelines.runs import open_run
 from pipelines.spec import RunSpec
-from pipelines.storage import Store
+from pipelines.storage import Store, find
 
 RUNS_LOOKED_AT = 8
 """Of the runs beside this one, the latest that used the same model."""
@@ -40,34 +41,37 @@ class Estimate:
     num_bytes: float
 
 
-def estimate(settings: Iterable[BatchSetting], rates: Mapping[RateKey, Rate]) -> Estimate | None:
+def estimate(counts: Iterable[SettingsCount], rates: Mapping[RateKey, Rate]) -> Estimate | None:
     """The sum over a job's settings; None where one of them has not been measured."""
     actor_s = num_bytes = 0.0
-    for setting in settings:
-        rate = rates.get(_key(setting))
+    for count in counts:
+        rate = rates.get(_key(count.settings))
         if rate is None:
             return None
-        actor_s += rate.sampling_s * setting.num_images
-        num_bytes += rate.num_bytes * setting.num_images
+        actor_s += rate.sampling_s * count.num_images
+        num_bytes += rate.num_bytes * count.num_images
     return Estimate(actor_s, num_bytes)
 
 
 def measured_rates(spec: RunSpec, model_fingerprint: str) -> dict[RateKey, Rate]:
     """The rates of this model, by settings, from the runs under the job's output."""
-    store = Store(spec.output, spec.storage)
     alike: list[tuple[str, str]] = []
-    for name in _run_names(store):
-        record = RunRecord.from_json(store.read(f"{name}/{RUN_FILE}"))
+    for url in _run_urls(spec):
+        record = require_record(Store(url, spec.storage))
         if record.model.fingerprint == model_fingerprint:
-            alike.append((record.created_at, name))
+            alike.append((record.created_at, url))
     rates: dict[RateKey, Rate] = {}
-    for _, name in sorted(alike)[-RUNS_LOOKED_AT:]:
-        rates |= _rates_of(f"{spec.output.rstrip('/')}/{name}", spec)
+    for _, url in sorted(alike)[-RUNS_LOOKED_AT:]:
+        rates |= _rates_of(url, spec)
     return rates
 
 
-def _run_names(store: Store) -> list[str]:
-    return [name for name in store.folders() if store.size(f"{name}/{RUN_FILE}") is not None]
+def _run_urls(spec: RunSpec) -> list[str]:
+    try:
+        found = find([f"{spec.output.rstrip('/')}/*/{RUN_FILE}"], spec.storage)
+    except StoreMissing:
+        return []
+    return [source.url.removesuffix(f"/{RUN_FILE}") for source in found]
 
 
 def _rates_of(url: str, spec: RunSpec) -> dict[RateKey, Rate]:
@@ -89,10 +93,10 @@ def _rates_of(url: str, spec: RunSpec) -> dict[RateKey, Rate]:
     }
 
 
-def _key(setting: BatchSetting) -> RateKey:
+def _key(settings: Settings) -> RateKey:
     return (
-        setting.width,
-        setting.height,
-        setting.num_inference_steps,
-        setting.guidance_scale > 1.0,
+        settings.width,
+        settings.height,
+        settings.num_inference_steps,
+        settings.guidance_scale > 1.0,
     )

@@ -50,7 +50,7 @@ class RunRecord:
             "dtype": self.dtype,
             "threads": self.threads,
             "batch_size": self.batch_size,
-            "manifest": self.layout.manifest_sha256,
+            "manifest": [file.sha256 for file in self.layout.files],
         }
         return hashlib.sha256(canonical_json(identity).encode()).hexdigest()
 

@@ -31,7 +31,7 @@ def command(job: str, overrides: tuple[str, ...], as_json: bool) -> None:
     model = describe(locate(spec.model, spec.storage), spec.model)
     batch_size = planned_batch_size(spec)
     layout = check(spec, model, batch_size)
-    guess = estimate(layout.settings, measured_rates(spec, model.fingerprint))
+    guess = estimate(layout.batches, measured_rates(spec, model.fingerprint))
     if as_json:
         click.echo(json.dumps(as_values(spec, model, layout, batch_size, guess)))
     else:
@@ -57,7 +57,9 @@ def as_values(
         "shard_size": layout.shard_size,
         "batch_size": batch_size,
         "model": model.as_dict(),
-        "settings": [asdict(setting) for setting in layout.settings],
+        "batches": [
+            {**asdict(each.settings), "num_images": each.num_images} for each in layout.batches
+        ],
         "estimate": None if guess is None else asdict(guess),
     }
 
@@ -99,13 +101,14 @@ def settings_table(layout: PlanLayout, batch_size: int) -> Table:
     table = Table("size", "sampler", "steps", "guidance", "images", "batches", box=None)
     for column in table.columns[2:]:
         column.justify = "right"
-    for setting in layout.settings:
+    for each in layout.batches:
+        settings = each.settings
         table.add_row(
-            f"{setting.width} x {setting.height}",
-            setting.scheduler,
-            f"{setting.num_inference_steps}",
-            f"{setting.guidance_scale:g}",
-            f"{setting.num_images:,}",
-            f"{-(-setting.num_images // batch_size):,}",
+            f"{settings.width} x {settings.height}",
+            settings.scheduler,
+            f"{settings.num_inference_steps}",
+            f"{settings.guidance_scale:g}",
+            f"{each.num_images:,}",
+            f"{-(-each.num_images // batch_size):,}",
         )
     return table

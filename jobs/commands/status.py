@@ -34,9 +34,10 @@ def describe(run: Run, progress: RunProgress) -> str:
     done = progress.num_ok + progress.num_failed
     share = done / progress.num_images if progress.num_images else 1.0
     state = "complete" if progress.complete else "not complete"
+    total, failed = progress.num_images, progress.num_failed
     lines = [
         f"{run.url}  {state}",
-        f"images   {done:,} of {progress.num_images:,} ({share:.1%}), {progress.num_failed:,} failed",
+        f"images   {done:,} of {total:,} ({share:.1%}), {failed:,} failed",
         f"shards   {progress.num_committed_shards:,} of {progress.num_shards:,} committed",
         f"stored   {size(progress.num_bytes)}",
         f"model    {run.record.model.source} {run.record.model.fingerprint[:12]}",

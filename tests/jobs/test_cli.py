@@ -125,7 +125,7 @@ def test_plan_estimates_from_a_run_of_the_same_model(job: Path) -> None:
     assert nightpress("run", str(job)).exit_code == 0
     values = json.loads(nightpress("plan", str(job), "--set", "name=other", "--json").stdout)
     assert values["num_images"] == PROMPTS
-    assert sum(setting["num_images"] for setting in values["settings"]) == PROMPTS
+    assert sum(batch["num_images"] for batch in values["batches"]) == PROMPTS
     assert values["estimate"]["actor_s"] > 0
     assert values["estimate"]["num_bytes"] > 1000
 
