@@ -82,20 +82,20 @@ class PipelineFolder:
 
     @cached_property
     def scheduler(self) -> dict[str, Any]:
-        """The scheduler's configuration as saved, `_class_name` included."""
-        path = self.path / "scheduler" / "scheduler_config.json"
-        return read_json(path) if path.is_file() else {}
+        """The scheduler's configuration, under the class that the index names."""
+        values = self.config("scheduler", "scheduler_config.json")
+        return values | {"_class_name": self.components.get("scheduler")}
 
-    def config(self, component: str) -> dict[str, Any]:
-        """A model component's configuration, what the file leaves out filled in by its class."""
-        path = self.path / component / "config.json"
+    def config(self, component: str, file: str = "config.json") -> dict[str, Any]:
+        """A component's configuration, what the file leaves out filled in by its class."""
+        path = self.path / component / file
         if component not in self.components or not path.is_file():
             return {}
         import diffusers
 
         owner = getattr(diffusers, self.components[component], None)
-        parameters = inspect.signature(owner.__init__).parameters if owner else {}
-        defaults = {name: value.default for name, value in parameters.items()}
+        parameters = inspect.signature(owner.__init__).parameters.values() if owner else ()
+        defaults = {p.name: p.default for p in parameters if p.default is not p.empty}
         return defaults | read_json(path)
 
 

@@ -2,7 +2,7 @@
 
 import contextlib
 import inspect
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
@@ -139,13 +139,13 @@ def load(folder: Path, spec: ModelSpec, device: str) -> LoadedModel:
     """
     model = PipelineFolder.read(folder)
     owner = conventions.text_to_image_class(model)
-    weights.used_files(folder, model.components, spec.variant, spec.allow_pickle)
+    used = weights.used_files(folder, model.components, spec.variant, spec.allow_pickle)
     dtype = _dtype(spec.dtype, device)
     with _in_one_line(f"{folder}: cannot load {model.class_name}"), _quiet():
         pipeline = owner.from_pretrained(
             folder,
             dtype=dtype,
-            variant=_present_variant(folder, model, spec),
+            variant=_present_variant(used, spec.variant),
             use_safetensors=None if spec.allow_pickle else True,
             local_files_only=True,
             **_fixed_arguments(owner),
@@ -193,12 +193,9 @@ def _fixed_arguments(owner: Any) -> dict[str, Any]:
     return {"add_watermarker": False} if "add_watermarker" in takes else {}
 
 
-def _present_variant(folder: Path, model: PipelineFolder, spec: ModelSpec) -> str | None:
+def _present_variant(used: Iterable[Path], variant: str | None) -> str | None:
     """The variant, or None where no component has it, for which diffusers has only a warning."""
-    if spec.variant is None:
-        return None
-    used = weights.used_files(folder, model.components, spec.variant, spec.allow_pickle)
-    return spec.variant if any(f".{spec.variant}" in path.name for path in used) else None
+    return variant if any(f".{variant}" in path.name for path in used) else None
 
 
 def _scheduler_config(scheduler: Any) -> dict[str, Any]:
@@ -210,7 +207,15 @@ def _in_one_line(what: str) -> Iterator[None]:
     """Turn what diffusers, transformers and safetensors raise while loading into a ModelError."""
     from safetensors import SafetensorError
 
-    faults = (OSError, ValueError, TypeError, KeyError, AttributeError, ImportError, RuntimeError)
+    faults = (
+        OSError,
+        ValueError,
+        TypeError,
+        LookupError,
+        AttributeError,
+        ImportError,
+        RuntimeError,
+    )
     try:
         yield
     except (*faults, SafetensorError) as error:

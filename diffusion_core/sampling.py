@@ -176,6 +176,6 @@ def _failures_named(pipeline: str) -> Iterator[None]:
     """Turn what a pipeline raises into a SamplingError of one line; the cause stays attached."""
     try:
         yield
-    except (RuntimeError, ValueError, TypeError, IndexError, KeyError, AssertionError) as error:
+    except (RuntimeError, ValueError, TypeError, LookupError, AssertionError) as error:
         reason = " ".join(str(error).split())[:500]
         raise SamplingError(f"{pipeline}: {type(error).__name__}: {reason}") from error

@@ -99,6 +99,15 @@ def test_a_model_that_names_no_size_has_none(copied: Path) -> None:
     assert describe(copied).width is None
 
 
+def test_the_scheduler_is_the_class_that_the_index_names(copied: Path) -> None:
+    index = json.loads((copied / "model_index.json").read_text())
+    edit(copied / "model_index.json", scheduler=["diffusers", "FlowMatchEulerDiscreteScheduler"])
+    assert describe(copied).samplers == ("default", "flow-euler")
+    edit(copied / "model_index.json", scheduler=index["scheduler"])
+    (copied / "scheduler" / "scheduler_config.json").write_text("{}")
+    assert "euler" in describe(copied).samplers
+
+
 def test_info_survives_json(saved: Saved) -> None:
     info = describe(saved("flux"))
     assert ModelInfo.from_dict(json.loads(json.dumps(info.as_dict()))) == info
