@@ -160,10 +160,9 @@ def spread(run: Run, schema: pa.Schema, most: int) -> list[dict[str, Any]]:
 
     def some(shard: int) -> list[dict[str, Any]]:
         made = run.shards([shard], schema).to_table(filter=ds.field("status") == "ok")
-        rows: list[dict[str, Any]] = made.take(
-            pa.array(even(range(made.num_rows), share), pa.int64())
-        ).to_pylist()
-        return rows
+        places = pa.array(even(range(made.num_rows), share), pa.int64())
+        chosen: list[dict[str, Any]] = made.take(places).to_pylist()
+        return chosen
 
     with ThreadPoolExecutor(READ_THREADS) as pool:
         rows = [row for part in pool.map(some, shards) for row in part]

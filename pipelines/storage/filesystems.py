@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Mapping
+from pathlib import PurePosixPath
 from typing import Any
 
 import fsspec
@@ -22,6 +23,18 @@ S3_CONFIG = {
 }
 
 ALIASES = {"s3a": "s3", "gs": "gcs", "abfs": "az", "abfss": "az", "local": "file"}
+
+
+MEDIA_TYPES = {
+    ".html": "text/html; charset=utf-8",
+    ".jpeg": "image/jpeg",
+    ".jpg": "image/jpeg",
+    ".json": "application/json",
+    ".parquet": "application/vnd.apache.parquet",
+    ".png": "image/png",
+    ".webp": "image/webp",
+}
+"""What a browser is told: an object without a type is downloaded where it should be shown."""
 
 
 def is_url(source: str) -> bool:
@@ -63,3 +76,9 @@ def filesystem(url: str, options: StorageOptions) -> tuple[Any, str]:
     if protocol in ("s3", "s3a"):
         fs.retries = 1  # as in S3_CONFIG
     return fs, path
+
+
+def write_options(fs: Any, path: str) -> dict[str, str]:
+    """What to hand to `pipe_file` besides the bytes: the media type, where the store keeps it."""
+    media_type = MEDIA_TYPES.get(PurePosixPath(path).suffix.lower())
+    return {"ContentType": media_type} if media_type and "s3" in fs.protocol else {}

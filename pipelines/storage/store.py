@@ -16,7 +16,13 @@ import pyarrow.fs
 
 from pipelines.errors import StoreDenied, StoreError, StoreMissing
 from pipelines.storage.faults import is_taken, translate
-from pipelines.storage.filesystems import StorageOptions, absolute, filesystem, is_local
+from pipelines.storage.filesystems import (
+    StorageOptions,
+    absolute,
+    filesystem,
+    is_local,
+    write_options,
+)
 from pipelines.storage.retries import ONCE, RetryPolicy
 
 T = TypeVar("T")
@@ -69,7 +75,9 @@ class Store:
             with self._translated(path), self._partial(path, data) as partial:
                 os.replace(partial, self._local_path(path))
         else:
-            self._call(path, lambda fs, full, _: fs.pipe_file(full, data))
+            self._call(
+                path, lambda fs, full, _: fs.pipe_file(full, data, **write_options(fs, full))
+            )
 
     def read(self, path: str) -> bytes:
         """An object's bytes.
@@ -151,7 +159,7 @@ class Store:
 
     def _create(self, fs: Any, full: str, data: bytes, attempt: int) -> bool:
         try:
-            fs.pipe_file(full, data, mode="create")
+            fs.pipe_file(full, data, mode="create", **write_options(fs, full))
         except Exception as error:
             if not is_taken(error):
                 raise
