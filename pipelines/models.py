@@ -9,9 +9,8 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from filelock import FileLock
 
@@ -21,13 +20,15 @@ from diffusion_core.weights import cache_folder
 from pipelines import storage
 from pipelines.errors import StoreMissing
 from pipelines.spec import canonical_json
-from pipelines.storage import Source
+from pipelines.storage import Source, StorageOptions
+from pipelines.storage.filesystems import absolute
 
 HUB_ID = re.compile(r"(?P<repo>[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(?:@(?P<revision>[\w./-]+))?")
-Options = Mapping[str, Mapping[str, Any]]
 
 
-def locate(spec: ModelSpec, options: Options | None = None, cache: Path | None = None) -> Path:
+def locate(
+    spec: ModelSpec, options: StorageOptions | None = None, cache: Path | None = None
+) -> Path:
     """The folder of a model on this machine.
 
     Args:
@@ -46,11 +47,11 @@ def locate(spec: ModelSpec, options: Options | None = None, cache: Path | None =
     source = spec.source
     if source == "builtin":
         return _builtin()
-    if storage.is_url(source):
+    if storage.is_url(source) and not storage.is_local(source):
         return _mirror(source, options or {}, cache or cache_folder() / "models")
-    folder = Path(source).expanduser()
+    folder = Path(absolute(source))
     if folder.is_dir():
-        return folder.resolve()
+        return folder
     if hub_id := HUB_ID.fullmatch(source):
         return _from_hub(hub_id["repo"], _revision(spec, hub_id["revision"]), spec)
     raise ModelNotFound(
@@ -74,7 +75,7 @@ def _revision(spec: ModelSpec, named: str | None) -> str | None:
     return named or spec.revision
 
 
-def _mirror(url: str, options: Options, cache: Path) -> Path:
+def _mirror(url: str, options: StorageOptions, cache: Path) -> Path:
     """A local copy of a remote folder, made once per machine and content of the folder.
 
     The copy is whole from the moment that it has its name. Whoever comes second waits for the
@@ -91,22 +92,26 @@ def _mirror(url: str, options: Options, cache: Path) -> Path:
     return folder
 
 
-def _listing(url: str, options: Options) -> Sequence[Source]:
+def _listing(url: str, options: StorageOptions) -> Sequence[Source]:
     try:
-        return storage.find([url], options)
+        sources = storage.find([url], options)
     except StoreMissing as error:
-        raise ModelNotFound(f"model {url!r}: {error}") from error
+        raise ModelNotFound(f"model {error}") from error
+    if not any(source.url.endswith("model_index.json") for source in sources) or len(sources) < 2:
+        raise ModelNotFound(
+            f"model {url}: no model_index.json there, so no saved diffusers pipeline"
+        )
+    return sources
 
 
-def _download(url: str, folder: Path, options: Options, num_bytes: int) -> None:
+def _download(url: str, folder: Path, options: StorageOptions, num_bytes: int) -> None:
     partial = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f"{folder.name}.partial-"))
     try:
         storage.download_folder(url, partial, options)
         arrived = sum(path.stat().st_size for path in partial.rglob("*") if path.is_file())
-        if arrived != num_bytes:
+        if arrived != num_bytes or not (partial / "model_index.json").is_file():
             raise ModelError(
-                f"model {url!r}: {arrived:,} of {num_bytes:,} bytes arrived; "
-                "did it change meanwhile?"
+                f"model {url}: {arrived:,} of {num_bytes:,} bytes arrived; did it change meanwhile?"
             )
         os.replace(partial, folder)
     finally:

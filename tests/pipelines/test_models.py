@@ -3,6 +3,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,8 @@ from fake_hub import COMMIT, FakeHub, serving
 from diffusion_core import builtin, model
 from diffusion_core.errors import ModelError, ModelNotFound
 from diffusion_core.model import ModelSpec
+from pipelines import storage
+from pipelines.errors import StoreError
 from pipelines.models import locate
 
 REPO, HALF, PICKLED = "studio/tiny", "studio/half", "studio/pickled"
@@ -150,3 +153,124 @@ def test_a_hub_model_is_found_in_the_cache_when_the_hub_is_gone(
     assert unknown["error"] == "ModelNotFound"
     assert "the hub cannot be reached" in unknown["message"]
     assert "\n" not in unknown["message"]
+
+
+MIRROR = """
+import sys, time
+from pathlib import Path
+from pipelines import models, storage
+
+url, cache, log = sys.argv[1:]
+download = storage.download_folder
+
+def slowly(*args):
+    with open(log, "a") as file:
+        file.write("download\\n")
+    time.sleep(0.5)
+    download(*args)
+
+storage.download_folder = slowly
+print(models.locate(models.ModelSpec(source=url), cache=Path(cache)))
+"""
+"""An actor that needs a remote model: the download is slow and leaves a line in a log."""
+
+
+@pytest.fixture
+def remote(tiny: Path, tmp_path: Path) -> str:
+    """The URL of the tiny model inside an archive, which fsspec reads like any remote store."""
+    return archived(tiny, tmp_path)
+
+
+def archived(folder: Path, into: Path) -> str:
+    archive = shutil.make_archive(str(into / "store"), "zip", folder.parent, folder.name)
+    return f"zip://{folder.name}::file://{archive}"
+
+
+def content(folder: Path) -> dict[str, bytes]:
+    files = (path for path in folder.rglob("*") if path.is_file())
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}
+
+
+def test_a_remote_model_is_mirrored_whole_and_once(remote: str, tiny: Path, tmp_path: Path) -> None:
+    folder = locate(ModelSpec(source=remote), cache=tmp_path / "cache")
+    assert content(folder) == content(tiny)
+    before = folder.stat().st_ino
+    assert locate(ModelSpec(source=remote), cache=tmp_path / "cache") == folder
+    assert folder.stat().st_ino == before
+
+
+def test_actors_that_race_for_a_remote_model_download_it_once(
+    remote: str, tiny: Path, tmp_path: Path
+) -> None:
+    log, cache = tmp_path / "log", tmp_path / "cache"
+    command = [sys.executable, "-c", MIRROR, remote, str(cache), str(log)]
+    actors = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(3)]
+    answers = {actor.communicate(timeout=120)[0].strip() for actor in actors}
+    assert [actor.returncode for actor in actors] == [0, 0, 0]
+    assert log.read_text() == "download\n"
+    assert len(answers) == 1
+    assert content(Path(answers.pop())) == content(tiny)
+    assert not list(cache.glob("*.partial-*"))
+
+
+def test_an_actor_that_dies_half_way_leaves_nothing_that_looks_like_a_model(
+    remote: str, tiny: Path, tmp_path: Path
+) -> None:
+    log, cache = tmp_path / "log", tmp_path / "cache"
+    actor = subprocess.Popen([sys.executable, "-c", MIRROR, remote, str(cache), str(log)])
+    while not log.exists():
+        assert actor.poll() is None
+        time.sleep(0.05)
+    actor.kill()
+    actor.wait()
+    assert not [path for path in cache.iterdir() if path.is_dir() and ".partial-" not in path.name]
+    assert content(locate(ModelSpec(source=remote), cache=cache)) == content(tiny)
+
+
+def test_a_download_that_fails_is_taken_back(
+    remote: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(_url: str, into: Path, _options: object) -> None:
+        (into / "model_index.json").write_text("{")
+        raise StoreError("the network is gone")
+
+    monkeypatch.setattr(storage, "download_folder", fails)
+    with pytest.raises(StoreError, match="gone"):
+        locate(ModelSpec(source=remote), cache=tmp_path / "cache")
+    monkeypatch.setattr(storage, "download_folder", lambda *_: None)
+    with pytest.raises(ModelError, match=r"0 of .* bytes arrived"):
+        locate(ModelSpec(source=remote), cache=tmp_path / "cache")
+    assert not [path for path in (tmp_path / "cache").iterdir() if path.is_dir()]
+
+
+def test_a_changed_remote_model_is_another_mirror(remote: str, tiny: Path, tmp_path: Path) -> None:
+    first = locate(ModelSpec(source=remote), cache=tmp_path / "cache")
+    changed = Path(shutil.copytree(tiny, tmp_path / tiny.name))
+    (changed / "unet" / "config.json").write_text("{}")
+    assert archived(changed, tmp_path) == remote
+    second = locate(ModelSpec(source=remote), cache=tmp_path / "cache")
+    assert second != first
+    assert content(first) == content(tiny)
+    assert content(second) == content(changed)
+
+
+def test_a_url_of_no_model_is_refused_before_anything_is_fetched(tmp_path: Path) -> None:
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "holiday.txt").write_text("sea")
+    url = archived(tmp_path / "folder", tmp_path)
+    for place, message in (
+        (url, r"no model_index\.json there"),
+        (url.replace("folder", "nowhere", 1), "no such file or folder"),
+    ):
+        with pytest.raises(ModelNotFound, match=message):
+            locate(ModelSpec(source=place), cache=tmp_path / "cache")
+    assert not (tmp_path / "cache").exists()
+
+
+def test_importing_this_loads_no_framework() -> None:
+    code = (
+        "import sys, pipelines.models, pipelines.spec\n"
+        "print([m for m in ('torch', 'diffusers', 'transformers') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
