@@ -143,7 +143,7 @@ def totals(progress: RunProgress) -> list[Total]:
         Total("images ok", f"{progress.num_ok:,}", "good" if progress.num_ok else ""),
         Total("failed", f"{progress.num_failed:,}", "bad" if progress.num_failed else ""),
         Total(
-            "of those planned",
+            "of the plan done",
             f"{done / progress.num_images:.0%}" if progress.num_images else UNKNOWN,
         ),
         Total("sampling time", duration(progress.active_s)),
