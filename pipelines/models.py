@@ -105,6 +105,9 @@ def _listing(url: str, options: StorageOptions) -> Sequence[Source]:
 
 
 def _download(url: str, folder: Path, options: StorageOptions, num_bytes: int) -> None:
+    # Whoever holds the lock is alone, so what lies there half done was left by the dead.
+    for left in folder.parent.glob(f"{folder.name}.partial-*"):
+        shutil.rmtree(left, ignore_errors=True)
     partial = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f"{folder.name}.partial-"))
     try:
         storage.download_folder(url, partial, options)

@@ -225,6 +225,7 @@ def test_an_actor_that_dies_half_way_leaves_nothing_that_looks_like_a_model(
     actor.wait()
     assert not [path for path in cache.iterdir() if path.is_dir() and ".partial-" not in path.name]
     assert content(locate(ModelSpec(source=remote), cache=cache)) == content(tiny)
+    assert not list(cache.glob("*.partial-*"))
 
 
 def test_a_download_that_fails_is_taken_back(
