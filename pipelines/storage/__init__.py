@@ -1,19 +1,19 @@
-"""Where things lie: a run directory and its sources, at any URL that fsspec reaches.
+"""Objects, wherever they lie: the only room of the project that touches fsspec.
 
-The only room that touches fsspec. `Store` is a run directory; `find`, `open_source` and
-`download_folder` read what others wrote: manifests and models.
+Owns how bytes are created once, replaced, read, listed and found at any fsspec URL, what is tried
+again, and what a person reads when the store refuses. Knows nothing of runs, shards or images.
 """
 
-from pipelines.storage.filesystems import StorageOptions, is_local, is_url
 from pipelines.storage.retries import RetryPolicy
-from pipelines.storage.sources import Source, download_folder, find, open_source
+from pipelines.storage.sources import Source, contents, download_folder, find, open_source
 from pipelines.storage.store import Store
+from pipelines.storage.urls import is_local, is_url
 
 __all__ = [
     "RetryPolicy",
     "Source",
-    "StorageOptions",
     "Store",
+    "contents",
     "download_folder",
     "find",
     "is_local",

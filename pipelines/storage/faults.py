@@ -1,116 +1,151 @@
-"""What a store's failure means: gone, refused, or worth another try."""
+"""What went wrong in a store, told apart by what a person or a program can do about it.
 
+Drivers raise what they like: s3fs makes OSErrors of some answers and lets botocore's own errors
+through for others. Nothing here imports a driver; it looks at status codes, error codes and the
+names of classes.
+"""
+
+import sys
 from collections.abc import Iterator, Mapping
-from typing import Any
+from enum import Enum, auto
+from http import HTTPStatus
 
-from pipelines.errors import StoreDenied, StoreError, StoreMissing
-from pipelines.storage.filesystems import StorageOptions
 
-TRANSIENT_STATUS = frozenset({408, 409, 429, 500, 502, 503, 504})
-TRANSIENT_KINDS = frozenset(
-    {
-        "ClientOSError",
-        "ClientPayloadError",
-        "ConnectTimeoutError",
-        "ConnectionClosedError",
-        "ConnectionError",
-        "EndpointConnectionError",
-        "HTTPClientError",
-        "IncompleteRead",
-        "ReadTimeoutError",
-        "ServerDisconnectedError",
-        "TimeoutError",
-    }
+class Fault(Enum):
+    """The kinds of failure that need different answers."""
+
+    TAKEN = auto()
+    MISSING = auto()
+    NO_BUCKET = auto()
+    NO_CREDENTIALS = auto()
+    WRONG_CREDENTIALS = auto()
+    WRONG_REGION = auto()
+    DENIED = auto()
+    UNREACHABLE = auto()
+    BUSY = auto()
+    OTHER = auto()
+
+
+PASSING = (Fault.BUSY, Fault.UNREACHABLE)
+"""Faults that may be gone at the next attempt."""
+
+BY_CODE = {
+    "NoSuchBucket": Fault.NO_BUCKET,
+    "InvalidAccessKeyId": Fault.WRONG_CREDENTIALS,
+    "SignatureDoesNotMatch": Fault.WRONG_CREDENTIALS,
+    "InvalidToken": Fault.WRONG_CREDENTIALS,
+    "ExpiredToken": Fault.WRONG_CREDENTIALS,
+    "AuthorizationHeaderMalformed": Fault.WRONG_REGION,
+    "PermanentRedirect": Fault.WRONG_REGION,
+    "IllegalLocationConstraintException": Fault.WRONG_REGION,
+    "SlowDown": Fault.BUSY,
+    "RequestTimeout": Fault.BUSY,
+    "InternalError": Fault.BUSY,
+    "XAmzContentSHA256Mismatch": Fault.BUSY,
+}
+"""S3's error codes: docs.aws.amazon.com/AmazonS3/latest/API/ErrorResponses.html"""
+
+BY_STATUS = {
+    HTTPStatus.MOVED_PERMANENTLY: Fault.WRONG_REGION,
+    HTTPStatus.UNAUTHORIZED: Fault.WRONG_CREDENTIALS,
+    HTTPStatus.FORBIDDEN: Fault.DENIED,
+    HTTPStatus.NOT_FOUND: Fault.MISSING,
+    HTTPStatus.REQUEST_TIMEOUT: Fault.BUSY,
+    # Two conditional writes met; S3 asks to send it again.
+    HTTPStatus.CONFLICT: Fault.BUSY,
+    HTTPStatus.PRECONDITION_FAILED: Fault.TAKEN,
+    HTTPStatus.TOO_MANY_REQUESTS: Fault.BUSY,
+    HTTPStatus.INTERNAL_SERVER_ERROR: Fault.BUSY,
+    HTTPStatus.BAD_GATEWAY: Fault.BUSY,
+    HTTPStatus.SERVICE_UNAVAILABLE: Fault.BUSY,
+    HTTPStatus.GATEWAY_TIMEOUT: Fault.BUSY,
+}
+
+BY_CLASS = {
+    "NoCredentialsError": Fault.NO_CREDENTIALS,
+    "PartialCredentialsError": Fault.NO_CREDENTIALS,
+    "ProfileNotFound": Fault.NO_CREDENTIALS,
+    "CredentialRetrievalError": Fault.NO_CREDENTIALS,
+    "TokenRetrievalError": Fault.NO_CREDENTIALS,
+    "SSOError": Fault.NO_CREDENTIALS,
+    "SSLError": Fault.UNREACHABLE,
+    "EndpointConnectionError": Fault.UNREACHABLE,
+    "ConnectTimeoutError": Fault.UNREACHABLE,
+    "ProxyConnectionError": Fault.UNREACHABLE,
+    "ClientConnectorError": Fault.UNREACHABLE,
+    "ConnectionRefusedError": Fault.UNREACHABLE,
+    "gaierror": Fault.UNREACHABLE,
+    "FileExistsError": Fault.TAKEN,
+    "FileNotFoundError": Fault.MISSING,
+    "NotADirectoryError": Fault.MISSING,
+    "PermissionError": Fault.DENIED,
+    "TimeoutError": Fault.BUSY,
+    "ConnectionError": Fault.BUSY,
+    "HTTPClientError": Fault.BUSY,
+    "IncompleteRead": Fault.BUSY,
+    "ClientPayloadError": Fault.BUSY,
+    "ClientConnectionError": Fault.BUSY,
+    "ResponseParserError": Fault.BUSY,
+}
+"""For errors that carry no answer of a server; the nearest class of an error's line counts."""
+
+DRIVER_ERRORS = (
+    ("botocore.exceptions", "BotoCoreError"),
+    ("botocore.exceptions", "ClientError"),
+    ("botocore.parsers", "ResponseParserError"),
+    ("aiohttp", "ClientError"),
+    ("gcsfs.retry", "HttpError"),
+    ("azure.core.exceptions", "AzureError"),
 )
-UNREACHABLE_KINDS = frozenset({"ConnectTimeoutError", "EndpointConnectionError"})
-NO_CREDENTIALS_KINDS = frozenset(
-    {"NoCredentialsError", "PartialCredentialsError", "ProfileNotFound"}
-)
-WRONG_CREDENTIALS = frozenset({"InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken"})
+"""The roots of what drivers raise beside OSError."""
 
 
-def is_taken(error: BaseException) -> bool:
-    """Whether a create-only write met an object of that name."""
-    return isinstance(error, FileExistsError) or _status(error) == 412
+def driver_errors() -> tuple[type[BaseException], ...]:
+    """What the drivers that are loaded in this process may raise."""
+    loaded = [
+        getattr(sys.modules[module], name)
+        for module, name in DRIVER_ERRORS
+        if module in sys.modules
+    ]
+    return (OSError, *loaded)
 
 
-def is_transient(error: BaseException) -> bool:
-    """Whether the same call may succeed a little later."""
-    status = _status(error)
-    if status is not None:
-        return status in TRANSIENT_STATUS
-    return bool(_kinds(error) & TRANSIENT_KINDS)
+def classify(error: BaseException) -> Fault:
+    """The kind of failure behind a driver's error."""
+    code, status = answer(error)
+    if code in BY_CODE:
+        return BY_CODE[code]
+    if status in BY_STATUS:
+        return BY_STATUS[HTTPStatus(status)]
+    for link in chain(error):
+        for kind in type(link).__mro__:
+            if kind.__name__ in BY_CLASS:
+                return BY_CLASS[kind.__name__]
+    return Fault.OTHER
 
 
-def is_unreachable(error: BaseException) -> bool:
-    """Whether nobody answered at all."""
-    refused = any(isinstance(cause, ConnectionRefusedError) for cause in _causes(error))
-    return refused or bool(_kinds(error) & UNREACHABLE_KINDS)
+def is_passing(error: BaseException) -> bool:
+    """Whether it may be gone at the next attempt."""
+    return classify(error) in PASSING
 
 
-def translate(error: BaseException, url: str, options: StorageOptions) -> StoreError:
-    """The failure in one line that names the URL, and never a credential."""
-    if isinstance(error, StoreError):
-        return error
-    if _kinds(error) & NO_CREDENTIALS_KINDS:
-        return StoreDenied(
-            f"{url}: no credentials; they are looked for in AWS_ACCESS_KEY_ID and "
-            "AWS_SECRET_ACCESS_KEY, the profile, and the machine's role"
-        )
-    code = _code(error)
-    if code in WRONG_CREDENTIALS:
-        return StoreDenied(
-            f"{url}: the store knows no such credentials ({code}); they come from "
-            "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or the profile"
-        )
-    if code == "NoSuchBucket":
-        return StoreDenied(f"{url}: there is no such bucket")
-    if is_unreachable(error):
-        return StoreDenied(f"{url}: nobody answers at {endpoint(url, options)}")
-    if isinstance(error, PermissionError) or _status(error) == 403:
-        return StoreDenied(f"{url}: permission denied")
-    if isinstance(error, FileNotFoundError) or _status(error) == 404:
-        return StoreMissing(f"{url}: not there")
-    if isinstance(error, NotADirectoryError):
-        return StoreDenied(f"{url}: a part of this path is a file, not a folder")
-    reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-    return StoreError(f"{url}: {' '.join(reason.split())[:300] or type(error).__name__}")
+def answer(error: BaseException) -> tuple[str, int]:
+    """The store's own error code and HTTP status behind an error; empty and 0 without one."""
+    for link in chain(error):
+        response = getattr(link, "response", None)
+        if isinstance(response, Mapping):
+            status = response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
+            return str(response.get("Error", {}).get("Code", "")), int(status)
+        for name in ("status", "status_code", "code"):
+            if isinstance(status := getattr(link, name, None), int):
+                return "", status
+    return "", 0
 
 
-def endpoint(url: str, options: StorageOptions) -> str:
-    """Where a URL's store is looked for."""
-    chosen = options.get(url.split("://")[0], {})
-    client: Mapping[str, Any] = chosen.get("client_kwargs", {})
-    named = chosen.get("endpoint_url") or client.get("endpoint_url")
-    return str(named or "its endpoint (see AWS_ENDPOINT_URL or storage.s3.endpoint_url)")
-
-
-def _causes(error: BaseException | None) -> Iterator[BaseException]:
+def chain(error: BaseException | None) -> Iterator[BaseException]:
+    """An error, then what caused it."""
     seen: set[int] = set()
     while error is not None and id(error) not in seen:
         seen.add(id(error))
         yield error
         error = error.__cause__ or error.__context__
-
-
-def _kinds(error: BaseException) -> frozenset[str]:
-    """Names of the classes of an error and its causes: the drivers are no dependency of ours."""
-    return frozenset(kind.__name__ for cause in _causes(error) for kind in type(cause).__mro__)
-
-
-def _response(error: BaseException) -> Mapping[str, Any]:
-    for cause in _causes(error):
-        response = getattr(cause, "response", None)
-        if isinstance(response, Mapping):
-            return response
-    return {}
-
-
-def _status(error: BaseException) -> int | None:
-    status = _response(error).get("ResponseMetadata", {}).get("HTTPStatusCode")
-    return int(status) if status is not None else None
-
-
-def _code(error: BaseException) -> str | None:
-    code = _response(error).get("Error", {}).get("Code")
-    return None if code is None else str(code)

@@ -1,47 +1,54 @@
-"""Trying again: exponential back-off with full jitter, bounded in number and in time.
+"""What is tried again, how often, and how long it waits between.
 
-After "Exponential Backoff And Jitter", AWS Architecture Blog, 2015.
+Waits grow exponentially with full jitter (Brooker, "Exponential Backoff And Jitter", 2015), so
+that many workers which a store turned away together do not come back together.
 """
 
-import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from random import SystemRandom
 from typing import TypeVar
 
-from pipelines.storage.faults import is_transient
+from pipelines.storage.faults import driver_errors, is_passing
 
 T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class RetryPolicy:
-    """How long a store may fail before its error gets out."""
+    """Bounds in number and in time; whichever comes first ends it."""
 
     attempts: int = 8
-    first_s: float = 0.2
-    longest_s: float = 15.0
     total_s: float = 120.0
-    """After this many seconds no new attempt is made."""
+    first_wait_s: float = 0.2
+    longest_wait_s: float = 20.0
 
-    def call(self, function: Callable[[int], T]) -> T:
-        """Call `function(attempt)` until it returns, fails for good, or time is up."""
-        end = time.monotonic() + self.total_s
-        for attempt in range(1, self.attempts + 1):
+    def run(self, action: Callable[[], T]) -> T:
+        """The result of an action that may be repeated without harm.
+
+        Raises:
+            OSError: or another of the driver's own errors: the last one that came.
+        """
+        deadline = time.monotonic() + self.total_s
+        for wait_s in self._waits():
             try:
-                return function(attempt)
-            except Exception as error:
-                if not is_transient(error) or attempt == self.attempts:
+                return action()
+            except driver_errors() as error:
+                if not is_passing(error) or time.monotonic() + wait_s > deadline:
                     raise
-                pause_s = self._pause_s(attempt)
-                if time.monotonic() + pause_s > end:
-                    raise
-                time.sleep(pause_s)
-        raise AssertionError("attempts is at least one")
+            time.sleep(wait_s)
+        return action()
 
-    def _pause_s(self, attempt: int) -> float:
-        ceiling = min(self.longest_s, self.first_s * 2 ** (attempt - 1))
-        return random.uniform(0, ceiling)  # noqa: S311 - jitter is no secret
+    def _waits(self) -> Iterator[float]:
+        """One wait after each attempt but the last.
+
+        Drawn from the system, because forked workers would share a seeded generator's state.
+        """
+        random = SystemRandom()
+        for attempt in range(self.attempts - 1):
+            yield random.uniform(0, min(self.longest_wait_s, self.first_wait_s * 2**attempt))
 
 
-ONCE = RetryPolicy(attempts=1)
+QUICK = RetryPolicy(attempts=2, total_s=5.0)
+"""For questions that a person waits for."""

@@ -1,124 +1,321 @@
-"""What others wrote: finding and opening manifests, downloading model folders."""
+"""Files that a run reads: manifests and models, wherever they lie."""
 
-from collections.abc import Sequence
-from contextlib import contextmanager
+import io
+import os
+import shutil
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import partial
+from glob import iglob
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import Any, BinaryIO, TypeVar, cast
 
-from pipelines.errors import StoreError, StoreMissing
-from pipelines.storage.faults import translate
-from pipelines.storage.filesystems import StorageOptions, absolute, filesystem, is_local
-from pipelines.storage.retries import ONCE, RetryPolicy
+from pipelines.errors import StoreMissing
+from pipelines.storage.drivers import CLIENT_ATTEMPTS, Place, explain, open_driver, told
+from pipelines.storage.faults import Fault, classify, driver_errors
+from pipelines.storage.retries import RetryPolicy
+from pipelines.storage.urls import (
+    Options,
+    absolute,
+    has_glob,
+    inside,
+    is_local,
+    literal_folder,
+    local_path,
+)
 
-MAGIC = "*?["
+MANIFEST_SUFFIXES = (".parquet", ".pq", ".csv", ".tsv", ".jsonl", ".ndjson", ".txt")
+COMPRESSED_SUFFIXES = (".gz", ".zst", ".bz2")
+
+BLOCK_BYTES = 4 * 2**20
+"""What a remote file is read ahead by."""
+
+DOWNLOAD_THREADS = 8
+
+VERSION_KEYS = (
+    *("ETag", "etag", "md5Hash", "mtime", "LastModified", "last_modified", "updated"),
+    *("Last-Modified", "created"),
+)
+"""What drivers call the thing that changes with the content, the surest first."""
+
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class Source:
-    """A file that somebody else wrote."""
+    """A file to read: `version` changes when its content does."""
 
     url: str
     num_bytes: int
     version: str
-    """An ETag or modification time: it changes when the content does."""
 
 
-def find(urls: Sequence[str], options: StorageOptions | None = None) -> list[Source]:
-    """The files at URLs, which may be files, folders or globs; a folder's in order of name.
+def find(urls: Sequence[str], options: Options | None = None) -> list[Source]:
+    """The files that URLs name, in the order of the URLs and sorted within each.
 
-    Names that begin with `_` or `.` inside a folder are left out, as Spark and Arrow do.
+    A folder stands for the manifest files below it, a pattern (`*`, `**`, `?`, `[ab]`) for what
+    it matches. Names that begin with `_` or `.` count only where they are spelled out.
 
     Raises:
-        StoreMissing: nothing is there, naming the URL.
-        StoreDenied: the store cannot be reached, or refuses.
+        StoreMissing: a URL names nothing.
+        StoreError: the store refuses or fails.
     """
-    found: dict[str, Source] = {}
+    found: list[Source] = []
     for url in urls:
-        here = _find_one(absolute(url), options or {})
-        if not here:
-            what = "nothing matches" if any(c in url for c in MAGIC) else "no such file or folder"
-            raise StoreMissing(f"{url}: {what}")
-        found |= {source.url: source for source in here}
-    return list(found.values())
+        files = _files(url, options or {})
+        with told(files.place):
+            sources = _named(files)
+        if not sources:
+            raise StoreMissing(_nothing_at(url))
+        found.extend(sources)
+    return found
 
 
-def open_source(url: str, options: StorageOptions | None = None) -> BinaryIO:
-    """A seekable binary stream of a file; a context manager."""
-    with _translated(url, options or {}):
-        fs, path = filesystem(url, options or {})
-        return cast("BinaryIO", RetryPolicy().call(lambda _: fs.open(path, "rb")))
-
-
-def download_folder(url: str, into: Path, options: StorageOptions | None = None) -> None:
-    """Copy what `find` sees in a folder into a local folder."""
-    options = options or {}
-    fs, root = filesystem(absolute(url), options)
-    with _translated(url, options):
-        start = len(root.rstrip("/")) + 1
-        names = _policy(url).call(lambda _: fs.find(root))
-        for name in names:
-            if _hidden(name[start:]):
-                continue
-            target = into / name[start:]
-            target.parent.mkdir(parents=True, exist_ok=True)
-            _policy(url).call(partial(_get, fs, name, target))
-
-
-def _get(fs: Any, name: str, target: Path, _attempt: int) -> None:
-    fs.get_file(name, str(target))
-
-
-def _find_one(url: str, options: StorageOptions) -> list[Source]:
-    fs, path = filesystem(url, options)
-    with _translated(url, options):
-        entries = _policy(url).call(lambda _: _entries(fs, path))
+def _named(files: "_LocalFiles | _RemoteFiles") -> list[Source]:
+    """What a URL stands for when it is a manifest."""
+    if (single := files.file()) is not None:
+        return [single]
+    url = files.place.url
+    if has_glob(url):
+        base = literal_folder(url)
+        return [
+            source
+            for source in files.matches()
+            if not _is_hidden(source.url[len(base) :].split("/"), url[len(base) :])
+        ]
     return [
-        Source(
-            str(fs.unstrip_protocol(name)) if "://" in url else name,
-            int(info["size"]),
-            _version(info),
-        )
-        for name, info in sorted(entries.items())
+        source
+        for source in files.below()
+        if _is_manifest(source.url) and not _is_hidden(source.url[len(url) :].split("/"))
     ]
 
 
-def _entries(fs: Any, path: str) -> dict[str, dict[str, Any]]:
-    if any(character in path for character in MAGIC):
-        matches = fs.glob(path, detail=True)
-        return {name: info for name, info in matches.items() if info["type"] == "file"}
-    try:
-        info = fs.info(path)
-    except FileNotFoundError:
-        return {}
-    if info["type"] == "file":
-        return {path: info}
-    inside = fs.find(path, detail=True)
-    start = len(path.rstrip("/")) + 1
-    return {name: info for name, info in inside.items() if not _hidden(name[start:])}
+def contents(url: str, options: Options | None = None) -> list[Source]:
+    """Every file below a folder, whatever its name, sorted.
+
+    Raises:
+        StoreMissing: there is none.
+        StoreError: the store refuses or fails.
+    """
+    files = _files(url, options or {})
+    with told(files.place):
+        sources = files.below()
+    if not sources:
+        raise StoreMissing(f"{files.place.shown}: no such folder, or nothing in it")
+    return sources
 
 
-def _hidden(relative: str) -> bool:
-    return any(part.startswith(("_", ".")) for part in relative.split("/"))
+def open_source(url: str, options: Options | None = None) -> BinaryIO:
+    """A file to read from, seekable; a context manager.
+
+    Raises:
+        StoreMissing: it is not there.
+        StoreError: now or while reading: the store refuses or fails.
+    """
+    place = Place(absolute(url), options or {})
+    if is_local(url):
+        with told(place):
+            return local_path(url).open("rb")
+    raw = RemoteFile(place, RetryPolicy())
+    return cast("BinaryIO", io.BufferedReader(raw, BLOCK_BYTES))
 
 
-def _version(info: dict[str, Any]) -> str:
-    for key in ("ETag", "etag", "md5Hash", "mtime", "LastModified", "last_modified", "created"):
-        if info.get(key) is not None:
-            return f"{info[key]}".strip('"')
-    return str(info["size"])
+def download_folder(url: str, into: Path, options: Options | None = None) -> None:
+    """Copy every file below a folder to a folder on this machine.
+
+    Raises:
+        StoreMissing: there is none.
+        StoreError: the store refuses or fails.
+    """
+    base = absolute(url)
+    sources = contents(url, options)
+
+    def copy(source: Source) -> None:
+        target = into / inside(source.url.removeprefix(f"{base}/"), base)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with open_source(source.url, options) as stream, target.open("wb") as file:
+            shutil.copyfileobj(stream, file, BLOCK_BYTES)
+
+    with ThreadPoolExecutor(DOWNLOAD_THREADS) as pool:
+        list(pool.map(copy, sources))
 
 
-def _policy(url: str) -> RetryPolicy:
-    return ONCE if is_local(url) else RetryPolicy()
+class RemoteFile(io.RawIOBase):
+    """A remote file, read by ranges; each range is asked for again when the store falters."""
+
+    def __init__(self, place: Place, policy: RetryPolicy) -> None:
+        super().__init__()
+        self._place = place
+        self._policy = policy
+        self._driver, self._path = open_driver(place, client_attempts=1)
+        info = self._run(lambda: self._driver.info(self._path))
+        if info["type"] != "file":
+            raise StoreMissing(f"{place.shown}: a folder, and not a file")
+        self._whole: bytes | None = None
+        if info["size"] is None:  # a server that does not say how long its answer will be
+            self._whole = self._run(lambda: bytes(self._driver.cat_file(self._path)))
+        self._size = int(info["size"] if self._whole is None else len(self._whole))
+        self._offset = 0
+
+    def readable(self) -> bool:
+        """Yes."""
+        return True
+
+    def seekable(self) -> bool:
+        """Yes."""
+        return True
+
+    def tell(self) -> int:
+        """The place of the next byte."""
+        return self._offset
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        """Move, as in any file."""
+        start = {os.SEEK_SET: 0, os.SEEK_CUR: self._offset, os.SEEK_END: self._size}[whence]
+        if start + offset < 0:
+            raise ValueError(f"negative seek position {start + offset}")
+        self._offset = start + offset
+        return self._offset
+
+    def readinto(self, buffer: Any) -> int:
+        """Fill a buffer as far as the file goes."""
+        view = memoryview(buffer).cast("B")
+        end = min(self._offset + len(view), self._size)
+        if end <= self._offset:
+            return 0
+        data = self._range(self._offset, end)
+        view[: len(data)] = data
+        self._offset += len(data)
+        return len(data)
+
+    def _range(self, start: int, end: int) -> bytes:
+        if self._whole is not None:
+            return self._whole[start:end]
+        data = self._run(lambda: bytes(self._driver.cat_file(self._path, start=start, end=end)))
+        # A server that knows no ranges sends everything.
+        return data if len(data) <= end - start else data[start:end]
+
+    def _run(self, action: Callable[[], T]) -> T:
+        try:
+            return self._policy.run(action)
+        except driver_errors() as error:
+            raise explain(error, self._place) from error
 
 
-@contextmanager
-def _translated(url: str, options: StorageOptions) -> Any:
-    try:
-        yield
-    except StoreError:
-        raise
-    except Exception as error:
-        raise translate(error, url, options) from error
+class _LocalFiles:
+    """What a local path or pattern names."""
+
+    def __init__(self, place: Place) -> None:
+        self.place = place
+        self.path = str(local_path(place.url))
+
+    def file(self) -> Source | None:
+        """The file itself, if it is one."""
+        return _local_source(self.path) if os.path.isfile(self.path) else None
+
+    def matches(self) -> list[Source]:
+        """The files that the pattern matches."""
+        names = iglob(self.path, recursive=True, include_hidden=True)
+        return _in_order(_local_source(name) for name in names if os.path.isfile(name))
+
+    def below(self) -> list[Source]:
+        """Every file below the folder."""
+        names = (
+            os.path.join(parent, name)
+            for parent, _, files in os.walk(self.path, onerror=_raise_unless_missing)
+            for name in files
+        )
+        return _in_order(_local_source(name) for name in names)
+
+
+class _RemoteFiles:
+    """What a URL names; the driver itself tries again, because one listing is many requests."""
+
+    def __init__(self, place: Place) -> None:
+        self.place = place
+        self.driver, path = open_driver(place, CLIENT_ATTEMPTS)
+        self.path = path.rstrip("/")
+
+    def file(self) -> Source | None:
+        """The file itself, if it is one."""
+        if has_glob(self.place.url):
+            return None
+        try:
+            info = self.driver.info(self.path)
+        except FileNotFoundError as error:
+            if classify(error) is Fault.NO_BUCKET:
+                raise
+            return None
+        return self._source(self.path, info) if info["type"] == "file" else None
+
+    def matches(self) -> list[Source]:
+        """The files that the pattern matches."""
+        return self._sources(self.driver.glob(self.path, detail=True))
+
+    def below(self) -> list[Source]:
+        """Every file below the folder."""
+        return self._sources(self.driver.find(self.path, detail=True))
+
+    def _sources(self, infos: Mapping[str, Mapping[str, Any]]) -> list[Source]:
+        return _in_order(
+            self._source(path, info)
+            for path, info in infos.items()
+            if info["type"] == "file" and not path.endswith("/")
+        )
+
+    def _source(self, path: str, info: Mapping[str, Any]) -> Source:
+        """In a chain of URLs, only the first link has a path of its own."""
+        url = self.place.url
+        first = url.partition("::")[0]
+        if "://" not in first:
+            first = url
+        head = first.removesuffix(self.path.lstrip("/"))
+        size = info["size"] or 0
+        version = next((str(info[key]) for key in VERSION_KEYS if info.get(key)), "")
+        version = version.strip('"') or str(size)
+        return Source(head + path.lstrip("/") + url.removeprefix(first), int(size), version)
+
+
+def _files(url: str, options: Options) -> _LocalFiles | _RemoteFiles:
+    place = Place(absolute(url), options)
+    return _LocalFiles(place) if is_local(url) else _RemoteFiles(place)
+
+
+def _local_source(path: str) -> Source:
+    facts = os.stat(path)
+    return Source(path, facts.st_size, f"{facts.st_mtime_ns}-{facts.st_size}")
+
+
+def _in_order(sources: Iterable[Source]) -> list[Source]:
+    return sorted(sources, key=lambda source: source.url)
+
+
+def _raise_unless_missing(error: OSError) -> None:
+    if not isinstance(error, FileNotFoundError):
+        raise error
+
+
+def _is_manifest(name: str) -> bool:
+    """Whether a file below a folder is one of those that a manifest consists of."""
+    name = name.lower()
+    for suffix in COMPRESSED_SUFFIXES:
+        name = name.removesuffix(suffix)
+    return name.endswith(MANIFEST_SUFFIXES)
+
+
+def _is_hidden(parts: Iterable[str], pattern: str = "") -> bool:
+    """Whether a name below a folder is hidden, and the pattern does not spell that out."""
+    spelled = tuple(part[0] for part in pattern.split("/") if part[:1] in ("_", "."))
+    return any(part[0] in "_." and part[0] not in spelled for part in parts if part)
+
+
+def _nothing_at(url: str) -> str:
+    shown = Place(absolute(url), {}).shown
+    if has_glob(url):
+        return f"{shown}: the pattern matches no file"
+    return (
+        f"{shown}: no such file, nor a folder with manifest files in it "
+        f"({' '.join(MANIFEST_SUFFIXES)}, the text ones also with "
+        f"{' '.join(COMPRESSED_SUFFIXES)}); a pattern such as data/**/*.parquet is allowed too"
+    )

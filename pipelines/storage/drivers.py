@@ -1,0 +1,207 @@
+"""fsspec file systems, opened so that nothing is cached, nothing waits long, and all is told.
+
+Owns the settings of the drivers and the sentences for their errors.
+"""
+
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from pipelines.errors import StoreDenied, StoreError, StoreMissing
+from pipelines.storage.faults import Fault, answer, classify, driver_errors
+from pipelines.storage.urls import Options, protocol_of, public
+
+S3 = ("s3", "s3a")
+
+CONNECT_TIMEOUT_S = 5
+READ_TIMEOUT_S = 30
+POOL_CONNECTIONS = 32
+CLIENT_ATTEMPTS = 6
+"""Attempts of botocore's own, where requests are made below our reach."""
+
+EXTRAS = {"s3": "nightpress[s3]", "s3a": "nightpress[s3]", "gs": "gcsfs", "gcs": "gcsfs"}
+EXTRAS |= dict.fromkeys(("az", "abfs", "abfss", "adl"), "adlfs")
+
+SECRET_VARIABLES = ("AWS_SECRET_ACCESS_KEY", "AWS_ACCESS_KEY_ID", "AWS_SESSION_TOKEN")
+
+
+@dataclass(frozen=True)
+class Place:
+    """A URL with the options for it: what is needed to open it, and to speak of it."""
+
+    url: str
+    options: Options
+
+    @property
+    def protocol(self) -> str:
+        """The protocol that the options and the messages are about: a chain's last link."""
+        return protocol_of(self.url.rpartition("::")[2])
+
+    @property
+    def settings(self) -> Mapping[str, Any]:
+        """The options of its protocol."""
+        if self.protocol in S3:
+            return self.options.get(self.protocol) or self.options.get("s3", {})
+        return self.options.get(self.protocol, {})
+
+    @property
+    def own_endpoint(self) -> str | None:
+        """The endpoint that options or environment name, in botocore's order."""
+        named = (
+            self.settings.get("endpoint_url"),
+            (self.settings.get("client_kwargs") or {}).get("endpoint_url"),
+            os.environ.get("AWS_ENDPOINT_URL_S3"),
+            os.environ.get("AWS_ENDPOINT_URL"),
+        )
+        return next((str(endpoint) for endpoint in named if endpoint), None)
+
+    @property
+    def endpoint(self) -> str:
+        """Who answers, as messages name it."""
+        if self.protocol in S3:
+            return public(self.own_endpoint or "Amazon S3")
+        return f"the {self.protocol}:// store"
+
+    @property
+    def bucket(self) -> str:
+        """What comes right after the protocol."""
+        return self.url.rpartition("::")[2].partition("://")[2].partition("/")[0]
+
+    @property
+    def credentials(self) -> str:
+        """Where credentials are looked for."""
+        if self.protocol not in S3:
+            return f"the usual places of {EXTRAS.get(self.protocol, self.protocol)}"
+        profile = self.settings.get("profile") or os.environ.get("AWS_PROFILE") or "default"
+        return (
+            "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY in the environment, "
+            f"then profile {profile!r} (storage.s3.profile or AWS_PROFILE) in ~/.aws"
+        )
+
+    @cached_property
+    def shown(self) -> str:
+        """The URL as messages name it."""
+        return public(self.url)
+
+
+def open_driver(place: Place, client_attempts: int) -> tuple[Any, str]:
+    """The file system behind a URL, and the URL's path in it.
+
+    Args:
+        place: what to open.
+        client_attempts: how often the driver itself tries a request, where it can be told. 1 for
+            whoever must see every failure.
+
+    Raises:
+        StoreDenied: no driver, options that it does not know, or no credentials.
+    """
+    import fsspec
+
+    options = {name: dict(values) for name, values in place.options.items()}
+    if place.protocol in S3:
+        options[place.protocol] = _s3_options(place, client_attempts)
+    else:
+        options.setdefault(place.protocol, {})["use_listings_cache"] = False
+    try:
+        driver, path = fsspec.url_to_fs(place.url, **options)
+        if place.protocol == place.url.partition("://")[0] and place.protocol in S3:
+            driver.retries = 1 if client_attempts == 1 else 2
+            driver.connect()
+    except ImportError as error:
+        wanted = EXTRAS.get(place.protocol, str(error))
+        raise StoreDenied(
+            f"{place.shown}: no driver for {place.protocol}:// is installed; install {wanted}"
+        ) from error
+    except (TypeError, ValueError) as error:
+        raise StoreDenied(f"{place.shown}: {_one_line(error)}") from error
+    except driver_errors() as error:
+        raise explain(error, place) from error
+    return driver, str(path)
+
+
+def _s3_options(place: Place, client_attempts: int) -> dict[str, Any]:
+    """The user's options over ours; only how often botocore tries is ours alone."""
+    endpoint = place.own_endpoint
+    if endpoint is not None and not endpoint.startswith(("http://", "https://")):
+        raise StoreDenied(
+            f"{place.shown}: endpoint_url {public(endpoint)!r} must begin with http:// or https://"
+        )
+    config: dict[str, Any] = {
+        "connect_timeout": CONNECT_TIMEOUT_S,
+        "read_timeout": READ_TIMEOUT_S,
+        "max_pool_connections": POOL_CONNECTIONS,
+    }
+    if endpoint is not None:
+        # Stores other than Amazon's know few of its newer checksums, and some answer wrongly.
+        config["request_checksum_calculation"] = "when_required"
+        config["response_checksum_validation"] = "when_required"
+    config |= place.settings.get("config_kwargs") or {}
+    config["retries"] = {"total_max_attempts": client_attempts, "mode": "standard"}
+    return {**place.settings, "config_kwargs": config, "use_listings_cache": False}
+
+
+@contextmanager
+def told(place: Place, path: str = "") -> Iterator[None]:
+    """Turn a driver's error into one sentence about the place."""
+    try:
+        yield
+    except driver_errors() as error:
+        raise explain(error, place, path) from error
+
+
+def explain(error: BaseException, place: Place, path: str = "") -> StoreError:
+    """The error that says in one line what a person can do."""
+    where = f"{place.shown}/{path}" if path else place.shown
+    match classify(error):
+        case Fault.MISSING:
+            return StoreMissing(f"{where}: not there")
+        case Fault.NO_BUCKET:
+            return StoreDenied(f"{where}: {place.endpoint} has no bucket {place.bucket!r}")
+        case Fault.NO_CREDENTIALS:
+            return StoreDenied(
+                f"{where}: no credentials ({_one_line(error)}); looked for in {place.credentials}"
+            )
+        case Fault.WRONG_CREDENTIALS:
+            return StoreDenied(
+                f"{where}: {place.endpoint} does not accept the credentials "
+                f"({_code(error)}); they come from {place.credentials}"
+            )
+        case Fault.WRONG_REGION:
+            return StoreDenied(
+                f"{where}: bucket {place.bucket!r} is in another region ({_code(error)}); set "
+                "storage.s3.client_kwargs.region_name or AWS_DEFAULT_REGION"
+            )
+        case Fault.DENIED:
+            return StoreDenied(f"{where}: {_denial(error, place)}")
+        case Fault.UNREACHABLE:
+            return StoreDenied(f"{where}: cannot reach {place.endpoint} ({_one_line(error)})")
+        case Fault.BUSY:
+            return StoreError(f"{where}: {place.endpoint} keeps failing ({_one_line(error)})")
+        case _:
+            return StoreError(f"{where}: {_one_line(error)}")
+
+
+def _denial(error: BaseException, place: Place) -> str:
+    if place.protocol == "file":
+        return f"permission denied ({_one_line(error)})"
+    return (
+        f"{place.endpoint} denies permission ({_code(error)}); the credentials come from "
+        f"{place.credentials}"
+    )
+
+
+def _code(error: BaseException) -> str:
+    code, status = answer(error)
+    return code or str(status or type(error).__name__)
+
+
+def _one_line(error: BaseException) -> str:
+    """An error's text, short, in one line, and free of the credentials in force."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    for name in SECRET_VARIABLES:
+        if secret := os.environ.get(name):
+            text = text.replace(secret, "***")
+    return text[:300]

@@ -1,0 +1,170 @@
+"""A folder in this machine's file system.
+
+A file is written in full beside the others, in `.partial`, and then gets its name in one step:
+whatever dies in the middle leaves no half file under a name that anyone reads.
+"""
+
+import errno
+import os
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock
+
+from pipelines.errors import StoreDenied
+from pipelines.storage.drivers import Place, told
+from pipelines.storage.urls import local_path
+
+PARTIAL_FOLDER = ".partial"
+STALE_S = 24 * 3600
+"""After a day, a partial file belongs to a process that is gone."""
+
+NO_HARD_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EXDEV)
+
+
+class LocalFolder:
+    """The operations of `Store` on a local path."""
+
+    def __init__(self, place: Place) -> None:
+        self.place = place
+        self.root = local_path(place.url)
+
+    def create(self, path: str, data: bytes) -> bool:
+        """Give new bytes a name, unless it is taken."""
+        with told(self.place, path):
+            target = self._target(path)
+            with self._partial(data) as partial:
+                created = _link(partial, target)
+            if created:
+                _sync_folder(target.parent)
+            return created
+
+    def put(self, path: str, data: bytes) -> None:
+        """Replace."""
+        with told(self.place, path):
+            target = self._target(path)
+            with self._partial(data) as partial:
+                os.replace(partial, target)
+            _sync_folder(target.parent)
+
+    def read(self, path: str) -> bytes:
+        """The bytes."""
+        with told(self.place, path):
+            return (self.root / path).read_bytes()
+
+    def size(self, path: str) -> int | None:
+        """In bytes; None where no file is."""
+        with told(self.place, path):
+            target = self.root / path
+            return target.stat().st_size if target.is_file() else None
+
+    def list(self, folder: str) -> dict[str, int]:
+        """Every file below a folder, but no partial ones."""
+        with told(self.place, folder):
+            return dict(sorted(self._walk(self.root / folder)))
+
+    def delete(self, path: str) -> None:
+        """Remove."""
+        with told(self.place, path):
+            (self.root / path).unlink()
+
+    def check(self) -> None:
+        """Write and remove a file in the nearest folder that exists; makes no folder."""
+        nearest = self.root
+        while not nearest.exists():
+            nearest = nearest.parent
+        if not nearest.is_dir():
+            raise StoreDenied(f"{self.place.shown}: {nearest} is a file, and not a folder")
+        scratch = nearest / f".nightpress-check-{uuid.uuid4().hex}"
+        try:
+            with told(self.place):
+                scratch.touch(exist_ok=False)
+                scratch.unlink()
+        except StoreDenied as error:
+            raise StoreDenied(f"{self.place.shown}: {nearest} is not writable") from error
+        self._sweep()
+
+    def arrow(self) -> tuple[Any, str]:
+        """For pyarrow."""
+        from pyarrow.fs import LocalFileSystem
+
+        return LocalFileSystem(), str(self.root)
+
+    def _target(self, path: str) -> Path:
+        target = self.root / path
+        target.parent.mkdir(parents=True, exist_ok=True)
+        return target
+
+    @contextmanager
+    def _partial(self, data: bytes) -> Iterator[Path]:
+        """A file that holds the data, on disk and not only in memory, until it has its name."""
+        folder = self.root / PARTIAL_FOLDER
+        folder.mkdir(parents=True, exist_ok=True)
+        partial = folder / uuid.uuid4().hex
+        try:
+            with partial.open("xb") as stream:
+                stream.write(data)
+                stream.flush()
+                os.fsync(stream.fileno())
+            yield partial
+        finally:
+            partial.unlink(missing_ok=True)
+
+    def _walk(self, folder: Path) -> Iterator[tuple[str, int]]:
+        """Files may go while we look; then they are not there."""
+        for parent, folders, names in os.walk(folder):
+            if parent == str(self.root):
+                folders[:] = [name for name in folders if name != PARTIAL_FOLDER]
+            for name in names:
+                path = Path(parent, name)
+                with suppress(FileNotFoundError):
+                    yield path.relative_to(self.root).as_posix(), path.stat().st_size
+
+    def _sweep(self) -> None:
+        """Remove what killed processes left behind; whoever is faster may do it for us."""
+        folder = self.root / PARTIAL_FOLDER
+        if not folder.is_dir():
+            return
+        for partial in folder.iterdir():
+            with suppress(FileNotFoundError):
+                if time.time() - partial.stat().st_mtime > STALE_S:
+                    partial.unlink()
+
+
+def _link(partial: Path, target: Path) -> bool:
+    """Give a file its name in one step; False if the name is taken."""
+    try:
+        os.link(partial, target)
+    except FileExistsError:
+        return False
+    except OSError as error:
+        if error.errno not in NO_HARD_LINKS:
+            raise
+        return _rename_under_lock(partial, target)
+    return True
+
+
+def _rename_under_lock(partial: Path, target: Path) -> bool:
+    """As `_link` where hard links are not supported.
+
+    A rename replaces what is there, so looking and renaming happen under one lock, which the
+    system takes back from a process that dies.
+    """
+    with FileLock(partial.parent / "names.lock"):
+        if os.path.lexists(target):
+            return False
+        os.rename(partial, target)
+    return True
+
+
+def _sync_folder(folder: Path) -> None:
+    """Have the name survive a power cut, as the bytes do."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,157 @@
+"""A folder behind an fsspec driver: S3 and what speaks its language, other clouds, memory.
+
+Every request that can be repeated by itself goes through one retry policy of ours, with the
+driver's own retries switched off: a retry that nobody sees would turn our own upload into a name
+that is taken.
+"""
+
+import os
+import threading
+import uuid
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from pipelines.errors import StoreDenied, StoreError
+from pipelines.storage.drivers import CLIENT_ATTEMPTS, Place, explain, open_driver
+from pipelines.storage.faults import Fault, classify, driver_errors
+from pipelines.storage.retries import QUICK, RetryPolicy
+
+T = TypeVar("T")
+
+
+class RemoteFolder:
+    """The operations of `Store` on anything that fsspec reaches; safe among threads and forks."""
+
+    def __init__(self, place: Place, policy: RetryPolicy) -> None:
+        self.place = place
+        self.policy = policy
+        self._drivers: dict[tuple[int, int], tuple[Any, str]] = {}
+        self._lock = threading.Lock()
+
+    def create(self, path: str, data: bytes) -> bool:
+        """Write bytes under a new name, unless it is taken."""
+        return self._create(path, data, self.policy)
+
+    def put(self, path: str, data: bytes) -> None:
+        """Replace."""
+        driver, key = self._at(path)
+        self._run(path, lambda: driver.pipe_file(key, data))
+
+    def read(self, path: str) -> bytes:
+        """The bytes."""
+        return self._read(path, self.policy)
+
+    def size(self, path: str) -> int | None:
+        """In bytes; None where no object is."""
+        driver, key = self._at(path)
+
+        def look() -> int | None:
+            try:
+                found = driver.info(key)
+            except FileNotFoundError as error:
+                if classify(error) is Fault.NO_BUCKET:
+                    raise
+                return None
+            return int(found["size"]) if found["type"] == "file" else None
+
+        return self._run(path, look)
+
+    def list(self, folder: str) -> dict[str, int]:
+        """Every object below a folder."""
+        driver, root = self._driver(CLIENT_ATTEMPTS)
+        below = f"{root}/{folder}" if folder else root
+        try:
+            found = driver.find(below, detail=True)
+        except driver_errors() as error:
+            if classify(error) is Fault.MISSING:
+                return {}
+            raise explain(error, self.place, folder) from error
+        skip = len(root) + 1
+        return {
+            name[skip:]: int(info["size"])
+            for name, info in sorted(found.items())
+            if name.startswith(f"{below}/") and not name.endswith("/")
+        }
+
+    def delete(self, path: str) -> None:
+        """Remove."""
+        driver, key = self._at(path)
+        self._run(path, lambda: driver.rm_file(key))
+
+    def check(self) -> None:
+        """List, create and delete under the URL, with one quick second attempt."""
+        driver, root = self._driver(1)
+        self._run("", lambda: _list_once(driver, root), QUICK)
+        scratch = f".nightpress-check-{uuid.uuid4().hex}"
+        if not self._create(scratch, b"", QUICK):
+            raise StoreDenied(f"{self.place.shown}: a name that nobody can know was taken")
+        _, key = self._at(scratch)
+        self._run(scratch, lambda: driver.rm_file(key), QUICK)
+
+    def arrow(self) -> tuple[Any, str]:
+        """For pyarrow, which asks in its own threads; the driver itself tries again."""
+        from pyarrow.fs import FSSpecHandler, PyFileSystem
+
+        driver, root = self._driver(CLIENT_ATTEMPTS)
+        return PyFileSystem(FSSpecHandler(driver)), root
+
+    def _create(self, path: str, data: bytes, policy: RetryPolicy) -> bool:
+        driver, key = self._at(path)
+        unsure = False
+
+        def attempt() -> bool:
+            nonlocal unsure
+            try:
+                driver.pipe_file(key, data, mode="create")
+            except driver_errors() as error:
+                if classify(error) is Fault.TAKEN:
+                    return unsure and self._read(path, policy) == data
+                unsure = True
+                raise
+            return True
+
+        try:
+            return self._run(path, attempt, policy)
+        except StoreError:
+            # The last attempt may have arrived although its answer did not.
+            if self._holds(path, data):
+                return True
+            raise
+
+    def _holds(self, path: str, data: bytes) -> bool:
+        try:
+            return self._read(path, QUICK) == data
+        except StoreError:
+            return False
+
+    def _read(self, path: str, policy: RetryPolicy) -> bytes:
+        driver, key = self._at(path)
+        return self._run(path, lambda: bytes(driver.cat_file(key)), policy)
+
+    def _run(self, path: str, action: Callable[[], T], policy: RetryPolicy | None = None) -> T:
+        try:
+            return (policy or self.policy).run(action)
+        except driver_errors() as error:
+            raise explain(error, self.place, path) from error
+
+    def _at(self, path: str) -> tuple[Any, str]:
+        driver, root = self._driver(1)
+        return driver, f"{root}/{path}"
+
+    def _driver(self, client_attempts: int) -> tuple[Any, str]:
+        """One driver a process: what a fork inherits has its threads elsewhere."""
+        key = (os.getpid(), client_attempts)
+        with self._lock:
+            if key not in self._drivers:
+                driver, root = open_driver(self.place, client_attempts)
+                self._drivers[key] = driver, root.rstrip("/")
+            return self._drivers[key]
+
+
+def _list_once(driver: Any, root: str) -> None:
+    """See whether listing is allowed; a folder that is not there yet is no failure."""
+    try:
+        driver.ls(root)
+    except FileNotFoundError as error:
+        if classify(error) is Fault.NO_BUCKET:
+            raise
