@@ -20,15 +20,13 @@ from diffusion_core.weights import cache_folder
 from pipelines import storage
 from pipelines.errors import StoreMissing
 from pipelines.spec import canonical_json
-from pipelines.storage import Source, StorageOptions
-from pipelines.storage.filesystems import absolute
+from pipelines.storage import Source
+from pipelines.storage.urls import Options, local_path
 
 HUB_ID = re.compile(r"(?P<repo>[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(?:@(?P<revision>[\w./-]+))?")
 
 
-def locate(
-    spec: ModelSpec, options: StorageOptions | None = None, cache: Path | None = None
-) -> Path:
+def locate(spec: ModelSpec, options: Options | None = None, cache: Path | None = None) -> Path:
     """The folder of a model on this machine.
 
     Args:
@@ -49,7 +47,7 @@ def locate(
         return _builtin()
     if storage.is_url(source) and not storage.is_local(source):
         return _mirror(source, options or {}, cache or cache_folder() / "models")
-    folder = Path(absolute(source))
+    folder = local_path(source)
     if folder.is_dir():
         return folder
     if hub_id := HUB_ID.fullmatch(source):
@@ -75,7 +73,7 @@ def _revision(spec: ModelSpec, named: str | None) -> str | None:
     return named or spec.revision
 
 
-def _mirror(url: str, options: StorageOptions, cache: Path) -> Path:
+def _mirror(url: str, options: Options, cache: Path) -> Path:
     """A local copy of a remote folder, made once per machine and content of the folder.
 
     The copy is whole from the moment that it has its name. Whoever comes second waits for the
@@ -92,19 +90,19 @@ def _mirror(url: str, options: StorageOptions, cache: Path) -> Path:
     return folder
 
 
-def _listing(url: str, options: StorageOptions) -> Sequence[Source]:
+def _listing(url: str, options: Options) -> Sequence[Source]:
     try:
-        sources = storage.find([url], options)
+        sources = storage.contents(url, options)
     except StoreMissing as error:
         raise ModelNotFound(f"model {error}") from error
-    if not any(source.url.endswith("model_index.json") for source in sources) or len(sources) < 2:
+    if not any(source.url.endswith("model_index.json") for source in sources):
         raise ModelNotFound(
             f"model {url}: no model_index.json there, so no saved diffusers pipeline"
         )
     return sources
 
 
-def _download(url: str, folder: Path, options: StorageOptions, num_bytes: int) -> None:
+def _download(url: str, folder: Path, options: Options, num_bytes: int) -> None:
     # Whoever holds the lock is alone, so what lies there half done was left by the dead.
     for left in folder.parent.glob(f"{folder.name}.partial-*"):
         shutil.rmtree(left, ignore_errors=True)
@@ -112,7 +110,7 @@ def _download(url: str, folder: Path, options: StorageOptions, num_bytes: int) -
     try:
         storage.download_folder(url, partial, options)
         arrived = sum(path.stat().st_size for path in partial.rglob("*") if path.is_file())
-        if arrived != num_bytes or not (partial / "model_index.json").is_file():
+        if arrived < num_bytes or not (partial / "model_index.json").is_file():
             raise ModelError(
                 f"model {url}: {arrived:,} of {num_bytes:,} bytes arrived; did it change meanwhile?"
             )
