@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import s3fs
 import tiny_models
 from fake_hub import COMMIT, FakeHub, serving
+from moto.server import ThreadedMotoServer
 
 from diffusion_core import builtin, model
 from diffusion_core.errors import ModelError, ModelNotFound
@@ -18,6 +20,7 @@ from diffusion_core.model import ModelSpec
 from pipelines import storage
 from pipelines.errors import StoreError
 from pipelines.models import locate
+from pipelines.storage.urls import Options
 
 REPO, HALF, PICKLED = "studio/tiny", "studio/half", "studio/pickled"
 
@@ -156,11 +159,11 @@ def test_a_hub_model_is_found_in_the_cache_when_the_hub_is_gone(
 
 
 MIRROR = """
-import sys, time
+import json, sys, time
 from pathlib import Path
 from pipelines import models, storage
 
-url, cache, log = sys.argv[1:]
+url, options, cache, log = sys.argv[1:]
 download = storage.download_folder
 
 def slowly(*args):
@@ -170,20 +173,38 @@ def slowly(*args):
     download(*args)
 
 storage.download_folder = slowly
-print(models.locate(models.ModelSpec(source=url), cache=Path(cache)))
+print(models.locate(models.ModelSpec(source=url), json.loads(options), Path(cache)))
 """
 """An actor that needs a remote model: the download is slow and leaves a line in a log."""
 
 
+@pytest.fixture(scope="module")
+def s3() -> Iterator[s3fs.S3FileSystem]:
+    """A light S3 server on loopback, with an empty bucket `models`."""
+    server = ThreadedMotoServer("127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("AWS_ACCESS_KEY_ID", "key")
+        patch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
+        s3 = s3fs.S3FileSystem(endpoint_url=f"http://{host}:{port}")
+        s3.mkdir("models")
+        yield s3
+    server.stop()
+
+
 @pytest.fixture
-def remote(tiny: Path, tmp_path: Path) -> str:
-    """The URL of the tiny model inside an archive, which fsspec reads like any remote store."""
-    return archived(tiny, tmp_path)
+def options(s3: s3fs.S3FileSystem) -> dict[str, dict[str, Any]]:
+    return {"s3": {"endpoint_url": s3.endpoint_url}}
 
 
-def archived(folder: Path, into: Path) -> str:
-    archive = shutil.make_archive(str(into / "store"), "zip", folder.parent, folder.name)
-    return f"zip://{folder.name}::file://{archive}"
+@pytest.fixture
+def remote(s3: s3fs.S3FileSystem, tiny: Path) -> str:
+    """The URL of the tiny model on S3."""
+    if s3.exists("models/tiny"):
+        s3.rm("models/tiny", recursive=True)
+    s3.put(str(tiny), "models/tiny", recursive=True)
+    return "s3://models/tiny"
 
 
 def content(folder: Path) -> dict[str, bytes]:
@@ -191,19 +212,21 @@ def content(folder: Path) -> dict[str, bytes]:
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}
 
 
-def test_a_remote_model_is_mirrored_whole_and_once(remote: str, tiny: Path, tmp_path: Path) -> None:
-    folder = locate(ModelSpec(source=remote), cache=tmp_path / "cache")
+def test_a_remote_model_is_mirrored_whole_and_once(
+    remote: str, options: Options, tiny: Path, tmp_path: Path
+) -> None:
+    folder = locate(ModelSpec(source=remote), options, tmp_path / "cache")
     assert content(folder) == content(tiny)
     before = folder.stat().st_ino
-    assert locate(ModelSpec(source=remote), cache=tmp_path / "cache") == folder
+    assert locate(ModelSpec(source=remote), options, tmp_path / "cache") == folder
     assert folder.stat().st_ino == before
 
 
 def test_actors_that_race_for_a_remote_model_download_it_once(
-    remote: str, tiny: Path, tmp_path: Path
+    remote: str, options: Options, tiny: Path, tmp_path: Path
 ) -> None:
     log, cache = tmp_path / "log", tmp_path / "cache"
-    command = [sys.executable, "-c", MIRROR, remote, str(cache), str(log)]
+    command = [sys.executable, "-c", MIRROR, remote, json.dumps(options), str(cache), str(log)]
     actors = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(3)]
     answers = {actor.communicate(timeout=120)[0].strip() for actor in actors}
     assert [actor.returncode for actor in actors] == [0, 0, 0]
@@ -214,22 +237,24 @@ def test_actors_that_race_for_a_remote_model_download_it_once(
 
 
 def test_an_actor_that_dies_half_way_leaves_nothing_that_looks_like_a_model(
-    remote: str, tiny: Path, tmp_path: Path
+    remote: str, options: Options, tiny: Path, tmp_path: Path
 ) -> None:
     log, cache = tmp_path / "log", tmp_path / "cache"
-    actor = subprocess.Popen([sys.executable, "-c", MIRROR, remote, str(cache), str(log)])
+    actor = subprocess.Popen(
+        [sys.executable, "-c", MIRROR, remote, json.dumps(options), str(cache), str(log)]
+    )
     while not log.exists():
         assert actor.poll() is None
         time.sleep(0.05)
     actor.kill()
     actor.wait()
     assert not [path for path in cache.iterdir() if path.is_dir() and ".partial-" not in path.name]
-    assert content(locate(ModelSpec(source=remote), cache=cache)) == content(tiny)
+    assert content(locate(ModelSpec(source=remote), options, cache)) == content(tiny)
     assert not list(cache.glob("*.partial-*"))
 
 
 def test_a_download_that_fails_is_taken_back(
-    remote: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    remote: str, options: Options, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fails(_url: str, into: Path, _options: object) -> None:
         (into / "model_index.json").write_text("{")
@@ -237,34 +262,35 @@ def test_a_download_that_fails_is_taken_back(
 
     monkeypatch.setattr(storage, "download_folder", fails)
     with pytest.raises(StoreError, match="gone"):
-        locate(ModelSpec(source=remote), cache=tmp_path / "cache")
+        locate(ModelSpec(source=remote), options, tmp_path / "cache")
     monkeypatch.setattr(storage, "download_folder", lambda *_: None)
     with pytest.raises(ModelError, match=r"0 of .* bytes arrived"):
-        locate(ModelSpec(source=remote), cache=tmp_path / "cache")
+        locate(ModelSpec(source=remote), options, tmp_path / "cache")
     assert not [path for path in (tmp_path / "cache").iterdir() if path.is_dir()]
 
 
-def test_a_changed_remote_model_is_another_mirror(remote: str, tiny: Path, tmp_path: Path) -> None:
-    first = locate(ModelSpec(source=remote), cache=tmp_path / "cache")
-    changed = Path(shutil.copytree(tiny, tmp_path / tiny.name))
-    (changed / "unet" / "config.json").write_text("{}")
-    assert archived(changed, tmp_path) == remote
-    second = locate(ModelSpec(source=remote), cache=tmp_path / "cache")
+def test_a_changed_remote_model_is_another_mirror(
+    remote: str, options: Options, s3: s3fs.S3FileSystem, tiny: Path, tmp_path: Path
+) -> None:
+    first = locate(ModelSpec(source=remote), options, tmp_path / "cache")
+    old = (tiny / "unet" / "config.json").read_bytes()
+    s3.pipe_file("models/tiny/unet/config.json", old.replace(b"silu", b"relu"))
+    second = locate(ModelSpec(source=remote), options, tmp_path / "cache")
     assert second != first
     assert content(first) == content(tiny)
-    assert content(second) == content(changed)
+    assert b"relu" in (second / "unet" / "config.json").read_bytes()
 
 
-def test_a_url_of_no_model_is_refused_before_anything_is_fetched(tmp_path: Path) -> None:
-    (tmp_path / "folder").mkdir()
-    (tmp_path / "folder" / "holiday.txt").write_text("sea")
-    url = archived(tmp_path / "folder", tmp_path)
-    for place, message in (
-        (url, r"no model_index\.json there"),
-        (url.replace("folder", "nowhere", 1), "no such file or folder"),
-    ):
+def test_a_url_of_no_model_is_refused_before_anything_is_fetched(
+    s3: s3fs.S3FileSystem, options: Options, tmp_path: Path
+) -> None:
+    s3.pipe_file("models/holiday/sea.txt", b"blue")
+    for url, message in {
+        "s3://models/holiday": r"no model_index\.json there",
+        "s3://models/nowhere": "no such folder",
+    }.items():
         with pytest.raises(ModelNotFound, match=message):
-            locate(ModelSpec(source=place), cache=tmp_path / "cache")
+            locate(ModelSpec(source=url), options, tmp_path / "cache")
     assert not (tmp_path / "cache").exists()
 
 
