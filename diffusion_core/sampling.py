@@ -108,7 +108,7 @@ class Sampler:
             arguments = self._settings(batch, params) | self._conditioning(batch, params)
             with _finite_decodes(pipeline, len(batch)) as finite, np.errstate(invalid="ignore"):
                 output = pipeline(**arguments)
-        images = output.images.to("cpu", torch.float32)
+        images = _images(output, (len(batch), 3, params.height, params.width))
         flags = getattr(output, "nsfw_content_detected", None) or [False] * len(batch)
         return images, finite & torch.isfinite(images).flatten(1).all(1), flags
 
@@ -135,6 +135,17 @@ class Sampler:
             "clean_caption": False,
         }
         return {name: value for name, value in settings.items() if name in self._takes}
+
+
+def _images(output: Any, shape: tuple[int, ...]) -> torch.Tensor:
+    """The images of a pipeline's output, float32 (B, 3, H, W) on the CPU."""
+    images = getattr(output, "images", None)
+    if isinstance(images, np.ndarray):  # some know `output_type` "pil" and take all else for this
+        images = torch.from_numpy(images).permute(0, 3, 1, 2)
+    if not isinstance(images, torch.Tensor) or images.shape != shape:
+        found = tuple(images.shape) if isinstance(images, torch.Tensor) else type(images).__name__
+        raise SamplingError(f"the pipeline made {found} where images {shape} were asked for")
+    return images.to("cpu", torch.float32)
 
 
 @contextlib.contextmanager

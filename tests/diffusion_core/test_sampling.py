@@ -1,4 +1,5 @@
 import dataclasses
+import functools
 import inspect
 import itertools
 from collections.abc import Callable, Iterator, Sequence
@@ -130,6 +131,41 @@ def test_a_pipeline_of_another_kind_is_given_strings_and_keeps_the_law(loaded: L
         np.testing.assert_array_equal(sampler.sample([request], PARAMS).pixels[0], made[place])
     encoded = Sampler(loaded("sd"), batch_size=3).sample(STEERED, PARAMS).pixels
     assert np.abs(made.astype(int) - encoded.astype(int)).max() <= 1
+
+
+def changing_output(model: LoadedModel, change: Callable[[torch.Tensor], Any]) -> LoadedModel:
+    """The same model, but its pipeline hands over something else than plain images."""
+    from diffusers import StableDiffusionPipeline
+
+    class Other(StableDiffusionPipeline):
+        @functools.wraps(StableDiffusionPipeline.__call__)
+        def __call__(self, *args: Any, **kwargs: Any) -> Any:
+            output = super().__call__(*args, **kwargs)
+            output.images = change(output.images)
+            return output
+
+    pipeline = Other(**model.pipeline.components, requires_safety_checker=False)
+    pipeline.set_progress_bar_config(disable=True)
+    return dataclasses.replace(model, pipeline=pipeline)
+
+
+def test_a_pipeline_that_only_makes_numpy_images_is_understood(loaded: Loaded) -> None:
+    other = changing_output(loaded("sd"), lambda images: images.permute(0, 2, 3, 1).numpy())
+    made = Sampler(other, batch_size=1).sample(REQUESTS[:1], PARAMS).pixels
+    expected = Sampler(loaded("sd"), batch_size=1).sample(REQUESTS[:1], PARAMS).pixels
+    np.testing.assert_array_equal(made, expected)
+
+
+@pytest.mark.parametrize(
+    ("change", "found"),
+    [(lambda images: images[:, :, :16], r"\(1, 3, 16, 64\)"), (lambda _: None, "NoneType")],
+)
+def test_images_of_another_size_are_an_error_and_never_stretched(
+    change: Callable[[torch.Tensor], Any], found: str, loaded: Loaded
+) -> None:
+    sampler = Sampler(changing_output(loaded("sd"), change), batch_size=1)
+    with pytest.raises(SamplingError, match=rf"made {found} where images \(1, 3, 32, 64\)"):
+        sampler.sample(REQUESTS[:1], PARAMS)
 
 
 @pytest.mark.parametrize("scheduler", ["dpmsolver-sde", "euler-ancestral", "ddpm", "lcm"])
