@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import PurePosixPath
 from typing import Any
 
 from pipelines.errors import StoreDenied, StoreError, StoreMissing
@@ -24,6 +25,17 @@ CLIENT_ATTEMPTS = 6
 
 EXTRAS = {"s3": "nightpress[s3]", "s3a": "nightpress[s3]", "gs": "gcsfs", "gcs": "gcsfs"}
 EXTRAS |= dict.fromkeys(("az", "abfs", "abfss", "adl"), "adlfs")
+
+MEDIA_TYPES = {
+    ".html": "text/html; charset=utf-8",
+    ".jpeg": "image/jpeg",
+    ".jpg": "image/jpeg",
+    ".json": "application/json",
+    ".parquet": "application/vnd.apache.parquet",
+    ".png": "image/png",
+    ".webp": "image/webp",
+}
+"""What a browser is told: an object without a type is downloaded where it should be shown."""
 
 SECRET_VARIABLES = ("AWS_SECRET_ACCESS_KEY", "AWS_ACCESS_KEY_ID", "AWS_SESSION_TOKEN")
 
@@ -46,6 +58,11 @@ class Place:
         if self.protocol in S3:
             return self.options.get(self.protocol) or self.options.get("s3", {})
         return self.options.get(self.protocol, {})
+
+    def write_options(self, path: str) -> dict[str, str]:
+        """What goes with the bytes of an object: its media type, where the store keeps one."""
+        media_type = MEDIA_TYPES.get(PurePosixPath(path).suffix.lower())
+        return {"ContentType": media_type} if media_type and self.protocol in S3 else {}
 
     @property
     def own_endpoint(self) -> str | None:

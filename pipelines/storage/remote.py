@@ -35,7 +35,7 @@ class RemoteFolder:
     def put(self, path: str, data: bytes) -> None:
         """Replace."""
         driver, key = self._at(path)
-        self._run(path, lambda: driver.pipe_file(key, data))
+        self._run(path, lambda: driver.pipe_file(key, data, **self.place.write_options(path)))
 
     def read(self, path: str) -> bytes:
         """The bytes."""
@@ -97,12 +97,13 @@ class RemoteFolder:
 
     def _create(self, path: str, data: bytes, policy: RetryPolicy) -> bool:
         driver, key = self._at(path)
+        options = self.place.write_options(path)
         unsure = False
 
         def attempt() -> bool:
             nonlocal unsure
             try:
-                driver.pipe_file(key, data, mode="create")
+                driver.pipe_file(key, data, mode="create", **options)
             except driver_errors() as error:
                 if classify(error) is Fault.TAKEN:
                     return unsure and self._read(path, policy) == data
