@@ -7,9 +7,10 @@ again, and what a person reads when the store refuses. Knows nothing of runs, sh
 from pipelines.storage.retries import RetryPolicy
 from pipelines.storage.sources import Source, contents, download_folder, find, open_source
 from pipelines.storage.store import Store
-from pipelines.storage.urls import is_local, is_url
+from pipelines.storage.urls import Options, is_local, is_url
 
 __all__ = [
+    "Options",
     "RetryPolicy",
     "Source",
     "Store",

@@ -12,10 +12,12 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from pipelines.errors import StoreDenied, StoreError, StoreMissing
-from pipelines.storage.faults import Fault, answer, classify, driver_errors
+from pipelines.storage.faults import Fault, answer, chain, classify, driver_errors
 from pipelines.storage.urls import Options, protocol_of, public
 
 S3 = ("s3", "s3a")
+SAME_STORE = (S3, ("gs", "gcs"), ("az", "abfs", "abfss"))
+"""Protocols that share their options: a job file names any one of them."""
 
 CONNECT_TIMEOUT_S = 5
 READ_TIMEOUT_S = 30
@@ -55,9 +57,9 @@ class Place:
     @property
     def settings(self) -> Mapping[str, Any]:
         """The options of its protocol."""
-        if self.protocol in S3:
-            return self.options.get(self.protocol) or self.options.get("s3", {})
-        return self.options.get(self.protocol, {})
+        names = next((group for group in SAME_STORE if self.protocol in group), (self.protocol,))
+        named = (self.options[name] for name in (self.protocol, *names) if name in self.options)
+        return next(named, {})
 
     def write_options(self, path: str) -> dict[str, str]:
         """What goes with the bytes of an object: its media type, where the store keeps one."""
@@ -104,13 +106,14 @@ class Place:
         return public(self.url)
 
 
-def open_driver(place: Place, client_attempts: int) -> tuple[Any, str]:
+def open_driver(place: Place, client_attempts: int, fresh: bool = False) -> tuple[Any, str]:
     """The file system behind a URL, and the URL's path in it.
 
     Args:
         place: what to open.
         client_attempts: how often the driver itself tries a request, where it can be told. 1 for
             whoever must see every failure.
+        fresh: with the credentials that are in force now, instead of an instance of this thread.
 
     Raises:
         StoreDenied: no driver, options that it does not know, or no credentials.
@@ -118,13 +121,12 @@ def open_driver(place: Place, client_attempts: int) -> tuple[Any, str]:
     import fsspec
 
     options = {name: dict(values) for name, values in place.options.items()}
-    if place.protocol in S3:
-        options[place.protocol] = _s3_options(place, client_attempts)
-    else:
-        options.setdefault(place.protocol, {})["use_listings_cache"] = False
+    settings = _s3_settings(place, client_attempts) if place.protocol in S3 else place.settings
+    caching = {"use_listings_cache": False, "skip_instance_cache": fresh}
+    options[place.protocol] = {**settings, **caching}
     try:
         driver, path = fsspec.url_to_fs(place.url, **options)
-        if place.protocol == place.url.partition("://")[0] and place.protocol in S3:
+        if place.protocol in S3 and place.protocol in driver.protocol:
             driver.retries = 1 if client_attempts == 1 else 2
             driver.connect()
     except ImportError as error:
@@ -133,13 +135,15 @@ def open_driver(place: Place, client_attempts: int) -> tuple[Any, str]:
             f"{place.shown}: no driver for {place.protocol}:// is installed; install {wanted}"
         ) from error
     except (TypeError, ValueError) as error:
-        raise StoreDenied(f"{place.shown}: {_one_line(error)}") from error
+        raise StoreDenied(
+            f"{place.shown}: storage.{place.protocol} is not understood ({_one_line(error)})"
+        ) from error
     except driver_errors() as error:
         raise explain(error, place) from error
     return driver, str(path)
 
 
-def _s3_options(place: Place, client_attempts: int) -> dict[str, Any]:
+def _s3_settings(place: Place, client_attempts: int) -> dict[str, Any]:
     """The user's options over ours; only how often botocore tries is ours alone."""
     endpoint = place.own_endpoint
     if endpoint is not None and not endpoint.startswith(("http://", "https://")):
@@ -157,7 +161,7 @@ def _s3_options(place: Place, client_attempts: int) -> dict[str, Any]:
         config["response_checksum_validation"] = "when_required"
     config |= place.settings.get("config_kwargs") or {}
     config["retries"] = {"total_max_attempts": client_attempts, "mode": "standard"}
-    return {**place.settings, "config_kwargs": config, "use_listings_cache": False}
+    return {**place.settings, "config_kwargs": config}
 
 
 @contextmanager
@@ -194,7 +198,7 @@ def explain(error: BaseException, place: Place, path: str = "") -> StoreError:
         case Fault.DENIED:
             return StoreDenied(f"{where}: {_denial(error, place)}")
         case Fault.UNREACHABLE:
-            return StoreDenied(f"{where}: cannot reach {place.endpoint} ({_one_line(error)})")
+            return StoreDenied(f"{where}: cannot reach {place.endpoint} ({_root(error)})")
         case Fault.BUSY:
             return StoreError(f"{where}: {place.endpoint} keeps failing ({_one_line(error)})")
         case _:
@@ -213,6 +217,12 @@ def _denial(error: BaseException, place: Place) -> str:
 def _code(error: BaseException) -> str:
     code, status = answer(error)
     return code or str(status or type(error).__name__)
+
+
+def _root(error: BaseException) -> str:
+    """The text of what all the other errors come from."""
+    *_, root = chain(error)
+    return _one_line(root)
 
 
 def _one_line(error: BaseException) -> str:

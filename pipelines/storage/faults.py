@@ -77,7 +77,6 @@ BY_CLASS = {
     "gaierror": Fault.UNREACHABLE,
     "FileExistsError": Fault.TAKEN,
     "FileNotFoundError": Fault.MISSING,
-    "NotADirectoryError": Fault.MISSING,
     "PermissionError": Fault.DENIED,
     "TimeoutError": Fault.BUSY,
     "ConnectionError": Fault.BUSY,

@@ -68,9 +68,9 @@ class LocalFolder:
             return dict(sorted(self._walk(self.root / folder)))
 
     def delete(self, path: str) -> None:
-        """Remove."""
+        """Remove; nothing there is as good."""
         with told(self.place, path):
-            (self.root / path).unlink()
+            (self.root / path).unlink(missing_ok=True)
 
     def check(self) -> None:
         """Write and remove a file in the nearest folder that exists; makes no folder."""

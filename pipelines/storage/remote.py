@@ -9,9 +9,10 @@ import os
 import threading
 import uuid
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, TypeVar
 
-from pipelines.errors import StoreDenied, StoreError
+from pipelines.errors import StoreDenied, StoreError, StoreMissing
 from pipelines.storage.drivers import CLIENT_ATTEMPTS, Place, explain, open_driver
 from pipelines.storage.faults import Fault, classify, driver_errors
 from pipelines.storage.retries import QUICK, RetryPolicy
@@ -74,9 +75,10 @@ class RemoteFolder:
         }
 
     def delete(self, path: str) -> None:
-        """Remove."""
+        """Remove; nothing there is as good."""
         driver, key = self._at(path)
-        self._run(path, lambda: driver.rm_file(key))
+        with suppress(StoreMissing):
+            self._run(path, lambda: driver.rm_file(key))
 
     def check(self) -> None:
         """List, create and delete under the URL, with one quick second attempt."""
@@ -144,7 +146,7 @@ class RemoteFolder:
         key = (os.getpid(), client_attempts)
         with self._lock:
             if key not in self._drivers:
-                driver, root = open_driver(self.place, client_attempts)
+                driver, root = open_driver(self.place, client_attempts, fresh=True)
                 self._drivers[key] = driver, root.rstrip("/")
             return self._drivers[key]
 

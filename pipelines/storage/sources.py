@@ -52,7 +52,7 @@ class Source:
 
 
 def find(urls: Sequence[str], options: Options | None = None) -> list[Source]:
-    """The files that URLs name, in the order of the URLs and sorted within each.
+    """The files that URLs name, in the order of the URLs and sorted within each, each once.
 
     A folder stands for the manifest files below it, a pattern (`*`, `**`, `?`, `[ab]`) for what
     it matches. Names that begin with `_` or `.` count only where they are spelled out.
@@ -61,15 +61,15 @@ def find(urls: Sequence[str], options: Options | None = None) -> list[Source]:
         StoreMissing: a URL names nothing.
         StoreError: the store refuses or fails.
     """
-    found: list[Source] = []
+    found: dict[str, Source] = {}
     for url in urls:
         files = _files(url, options or {})
         with told(files.place):
             sources = _named(files)
         if not sources:
             raise StoreMissing(_nothing_at(url))
-        found.extend(sources)
-    return found
+        found |= {source.url: source for source in sources if source.url not in found}
+    return list(found.values())
 
 
 def _named(files: "_LocalFiles | _RemoteFiles") -> list[Source]:

@@ -69,7 +69,7 @@ class Store:
         return self._folder.list(inside(folder, self.url) if folder else "")
 
     def delete(self, path: str) -> None:
-        """Remove an object."""
+        """Remove an object; one that is not there is no error."""
         self._folder.delete(inside(path, self.url))
 
     def check(self) -> None:
