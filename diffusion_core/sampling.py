@@ -6,8 +6,8 @@ loop itself is the diffusers pipeline's own. Knows nothing of files, plans or pr
 The law: an image's bits depend on its own request, the settings and the batch size; never on its
 place in the batch, its companions or padding. Each image has its own CPU generator, its prompt is
 encoded alone, and a batch always has the same shape. On a CPU this holds with one thread
-(`torch.set_num_threads(1)`, the caller's to set): more threads divide a matrix product by its
-rows, and then the sums of one row depend on where it stands.
+(`torch.set_num_threads(1)`, the caller's to set): already two divide a matrix product by its
+rows, and then the last bits of an image depend on where it stands.
 """
 
 import contextlib
