@@ -37,6 +37,9 @@ PLAIN_BYTES = np.array(
 SOUND_EDGES = np.array([0x20 < byte < 0x7F and byte != ord(".") for byte in range(256)])
 """Bytes that a value may begin and end with."""
 
+MAX_LITERAL_BYTES = 200
+"""Of a template itself; values come on top."""
+
 UNCUT = frozenset({"image_id", "id"})
 
 FORBIDDEN = r'[\p{Cc}\x{2028}\x{2029}/\\<>:"|?*]'
@@ -168,6 +171,8 @@ def _refuse_bad_places(text: str, parts: list[str | Field]) -> None:
         raise _refusal(text, 'control characters and any of \\ < > : " | ? * are not allowed')
     if any(component in ("", ".", "..") for component in plain.split("/")):
         raise _refusal(text, "no path component may be empty, . or ..")
+    if len(plain.encode()) > MAX_LITERAL_BYTES:
+        raise _refusal(text, f"more than {MAX_LITERAL_BYTES} bytes")
 
 
 def _components(parts: tuple[str | Field, ...]) -> list[list[str | Field]]:

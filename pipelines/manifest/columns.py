@@ -70,6 +70,8 @@ def resolve(spec: RunSpec, files: Sequence[ManifestFile]) -> Columns:
     """
     types = _types_by_name(files)
     problems = list(_unknown_mappings(spec, files, types))
+    if problems:
+        raise ManifestError(problems)
     settings = {
         setting: column
         for setting, column in _mapping(spec).items()
@@ -77,7 +79,7 @@ def resolve(spec: RunSpec, files: Sequence[ManifestFile]) -> Columns:
     }
     used = {column.column for column in settings.values()}
     carried = [name for name in types if name not in used]
-    problems += _unsupported(files, carried)
+    problems = list(_unsupported(files, carried))
     problems += _collisions(files, carried)
     for file in files:
         problems += _problems_of(file, settings, files)

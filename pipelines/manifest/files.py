@@ -15,7 +15,7 @@ from typing import Any, BinaryIO
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipelines.errors import ManifestError, Problem
+from pipelines.errors import ManifestError, Problem, StoreError
 from pipelines.manifest.delimited import Delimited
 from pipelines.manifest.jsonl import JsonLines
 from pipelines.manifest.text import BYTE_ORDER_MARK, PlainLines, TextFormat, blocks, read_up_to
@@ -36,6 +36,8 @@ SUFFIXES = {
 
 COMPRESSIONS = {".gz": "gzip", ".zst": "zstd", ".bz2": "bz2"}
 """Of text formats; Parquet compresses inside."""
+
+HASH_BYTES = 1 << 20
 
 BATCH_ROWS = 32_768
 """Rows that are in memory at once while a Parquet file streams."""
@@ -101,14 +103,16 @@ def survey(source: Source, options: Options) -> tuple[ManifestFile, tuple[Proble
     if kind is None:
         raise ValueError(f"{source.url} is not a manifest")
     problems: list[Problem] = []
+    schema: pa.Schema = pa.schema([])
+    pieces: list[Piece] = []
     try:
-        if kind[0] == "parquet":
-            schema, pieces = _survey_parquet(source.url, options)
-        else:
-            schema, pieces = _survey_text(source.url, *kind, options, problems)
-    except (pa.ArrowInvalid, pa.ArrowNotImplementedError, OSError, UnicodeDecodeError) as error:
-        schema, pieces = pa.schema([]), []
-        problems.append(Problem(source.url, None, None, _unreadable(kind[0], error)))
+        with _understood(source.url, kind[0], options):
+            if kind[0] == "parquet":
+                schema, pieces = _survey_parquet(source.url, options)
+            else:
+                schema, pieces = _survey_text(source.url, *kind, options, problems)
+    except ManifestError as error:
+        problems += error.problems
     file = ManifestFile(
         source.url,
         source.version,
@@ -123,8 +127,11 @@ def survey(source: Source, options: Options) -> tuple[ManifestFile, tuple[Proble
 
 def sha256_of(url: str, options: Options) -> str:
     """Of the file as it lies there; hexadecimal."""
+    digest = hashlib.sha256()
     with open_source(url, options) as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
+        while data := stream.read(HASH_BYTES):
+            digest.update(data)
+    return digest.hexdigest()
 
 
 def read(part: Slice, columns: Sequence[str], options: Options) -> Iterator[pa.Table]:
@@ -138,7 +145,7 @@ def read(part: Slice, columns: Sequence[str], options: Options) -> Iterator[pa.T
     pieces, skip = _covering(part)
     reader = _read_parquet if file.format == "parquet" else _read_text
     left = part.num_rows
-    try:
+    with _understood(file.url, file.format, options):
         for table in reader(file, pieces, schema, options):
             rows = table.slice(skip, left)
             skip = max(0, skip - table.num_rows)
@@ -147,10 +154,7 @@ def read(part: Slice, columns: Sequence[str], options: Options) -> Iterator[pa.T
                 yield rows
             if not left:
                 return
-    except (pa.ArrowInvalid, pa.ArrowNotImplementedError, OSError, UnicodeDecodeError) as error:
-        message = _unreadable(file.format, error)
-        raise ManifestError([Problem(file.url, None, None, message)]) from error
-    raise ManifestError([Problem(file.url, None, None, "changed while it was read")])
+        raise pa.ArrowInvalid("changed since it was checked")
 
 
 def _covering(part: Slice) -> tuple[list[Piece], int]:
@@ -268,7 +272,7 @@ def _read_text(
             place = piece.start + piece.num_bytes
             table = form.parse(data, parsed, _refuse)
             if table.num_rows != piece.num_rows:
-                raise pa.ArrowInvalid("changed while it was read")
+                raise pa.ArrowInvalid("changed since it was checked")
             yield _conformed(table, schema)
 
 
@@ -287,6 +291,22 @@ def _conformed(table: pa.Table, schema: pa.Schema) -> pa.Table:
     if not columns:
         return table.select([])
     return pa.table(columns, schema=schema)
+
+
+@contextmanager
+def _understood(url: str, format_name: str, options: Options) -> Iterator[None]:
+    """What a file's bytes do wrong is the manifest's fault; the rest is the store's."""
+    try:
+        yield
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError, UnicodeDecodeError, EOFError) as error:
+        message = _unreadable(format_name, error)
+        raise ManifestError([Problem(url, None, None, message)]) from error
+    except OSError as error:
+        if type(error) is not OSError or error.errno is not None:
+            raise StoreError(f"{url}: {error.strerror or error}") from error
+        # Arrow's own, without a number: broken Parquet or a broken compressed stream
+        message = _unreadable(format_name, error)
+        raise ManifestError([Problem(url, None, None, message)]) from error
 
 
 def _unreadable(format_name: str, error: Exception) -> str:

@@ -110,13 +110,16 @@ class Reader:
             table: columns as the file has them.
             first_row: its place among all rows of the manifest.
         """
+        ids = self._ids(table, first_row, findings)
+        prompts = self._prompts(table, findings)
+        negative_prompts = self._negative_prompts(table, findings)
         num_images = self._whole("num_images", table, (1, MAX_IMAGES), findings)
         seeds, has_seed = self._seeds(table, num_images, findings)
         multiple = self.info.size_multiple
         return Rows(
-            ids=self._ids(table, first_row, findings),
-            prompts=self._prompts(table, findings),
-            negative_prompts=self._negative_prompts(table, findings),
+            ids=ids,
+            prompts=prompts,
+            negative_prompts=negative_prompts,
             seeds=seeds,
             has_seed=has_seed,
             num_images=num_images,

@@ -111,18 +111,17 @@ def _check_sizes(spec: RunSpec, info: ModelInfo, columns: Columns) -> None:
 
 def _manifest_sources(spec: RunSpec) -> list[Source]:
     """The manifest's files; others that lie in the same folder are left out."""
-    found = find(spec.manifests, spec.storage)
-    for source in found:
-        if source.url in spec.manifests and format_of(source.url) is None:
-            known = ", ".join([*SUFFIXES, *COMPRESSIONS])
-            message = f"not a manifest by its name, which would end in one of: {known}"
-            raise ManifestError([Problem(source.url, None, None, message)])
-    sources = [source for source in found if format_of(source.url) is not None]
-    if not sources:
-        where = ", ".join(spec.manifests)
-        message = f"there is no file that ends in one of: {', '.join(SUFFIXES)}"
-        raise ManifestError([Problem(where, None, None, message)])
-    return sources
+    sources: dict[str, Source] = {}
+    for url in spec.manifests:
+        found = [each for each in find([url], spec.storage) if format_of(each.url) is not None]
+        if not found:
+            message = (
+                f"no manifest by its name, which ends in one of: {', '.join(SUFFIXES)}; "
+                f"text formats also with {', '.join(COMPRESSIONS)} behind"
+            )
+            raise ManifestError([Problem(url, None, None, message)])
+        sources |= {each.url: each for each in found}
+    return list(sources.values())
 
 
 @dataclass(frozen=True)

@@ -51,15 +51,18 @@ def duplicates(
     later, earlier = repeated(np.concatenate(hashes))
     ends = np.cumsum([len(each) for each in hashes])
     problems: list[Problem] = []
+    seen: dict[int, dict[str, Place]] = {}
     false = 0
     for start in range(0, len(later), CONFIRMED_AT_ONCE):
         chosen = slice(start, start + CONFIRMED_AT_ONCE)
         places = _look_up(kind, units, ends, [later[chosen], earlier[chosen]], mapper)
         for one, other in zip(later[chosen].tolist(), earlier[chosen].tolist(), strict=True):
-            if places[one].compared == places[other].compared:
-                problems.append(_problem(kind, places[one], places[other]))
-            else:
+            alike = seen.setdefault(other, {places[other].compared: places[other]})
+            first = alike.setdefault(places[one].compared, places[one])
+            if first is places[one]:
                 false += 1
+            else:
+                problems.append(_problem(kind, places[one], first))
         if len(problems) >= MAX_SHOWN:
             break
     return problems[:MAX_SHOWN], len(later) - false

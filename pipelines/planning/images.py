@@ -75,12 +75,10 @@ class Images:
         return values if self._as_they_are else pc.take(values, pa.array(self.picked))
 
     def shared(self, values: pa.Array) -> pa.Array:
-        """Like `expanded`, but text is stored once for all images of a row."""
+        """Like `expanded`, but each distinct text is stored once."""
         if len(self) == len(self.rows) or not pa.types.is_string(values.type):
             return self.expanded(values)
-        missing = np.array(pc.is_null(values))[self.picked]
-        places = pa.array(self.picked.astype(np.int32), mask=missing)
-        return pa.DictionaryArray.from_arrays(places, pc.fill_null(values, ""))
+        return pc.take(values.dictionary_encode(), pa.array(self.picked))
 
     @cached_property
     def id_hashes(self) -> Hashes:

@@ -1,0 +1,130 @@
+"""How fast a Parquet manifest is planned, and in how much memory.
+
+Run by hand: `python tests/benchmarks/bench_planning.py --rows 10000000`. The manifest is made
+first, by another process, and does not count.
+"""
+
+import argparse
+import resource
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from diffusion_core.model import ModelInfo
+from pipelines.planning import check, read_shard, write_plan
+from pipelines.spec import RunSpec
+from pipelines.storage import Store
+
+MODEL = ModelInfo(
+    source="builtin",
+    fingerprint="0" * 64,
+    pipeline="StableDiffusionPipeline",
+    size_multiple=8,
+    width=512,
+    height=512,
+    num_inference_steps=50,
+    guidance_scale=7.5,
+    samplers=("ddim", "euler", "dpmsolver++"),
+    takes_negative_prompt=True,
+)
+
+ROWS_AT_ONCE = 1 << 17
+
+Mapper = Callable[..., Iterable[Any]]
+
+
+def make_manifest(path: Path, num_rows: int, row_group: int, ids: bool) -> None:
+    """Prompts of about 60 bytes, four sizes, three samplers, two guidance scales, a category."""
+    random = np.random.default_rng(0)
+    words = np.array([f"word{index:03d}" for index in range(1000)])
+    writer = None
+    for start in range(0, num_rows, ROWS_AT_ONCE):
+        count = min(ROWS_AT_ONCE, num_rows - start)
+        numbers = np.arange(start, start + count)
+        picks = words[random.integers(0, 1000, (count, 7))]
+        columns = {
+            "prompt": [f"{' '.join(pick)} {n}" for pick, n in zip(picks, numbers, strict=True)],
+            "width": random.choice([512, 640, 768], count),
+            "guidance_scale": random.choice([5.0, 7.5], count),
+            "scheduler": random.choice(["ddim", "euler", "dpmsolver++"], count),
+            "category": random.choice(["animals", "food", "vehicles"], count),
+        }
+        if ids:
+            columns["id"] = [f"row-{number}" for number in numbers]
+        table = pa.table(columns)
+        writer = writer or pq.ParquetWriter(path, table.schema, compression="zstd")
+        writer.write_table(table, row_group_size=row_group)
+    if writer is not None:
+        writer.close()
+
+
+@contextmanager
+def mapper(processes: int) -> Iterator[Mapper]:
+    """`map`, or the same over that many processes."""
+    if processes == 1:
+        yield map
+        return
+    with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
+        list(pool.map(int, range(processes)))
+        yield pool.map
+
+
+def peak_bytes(whose: int) -> int:
+    """The largest resident set so far of this process, or of any of its children."""
+    return resource.getrusage(whose).ru_maxrss * 1024
+
+
+def speed(what: str, num_rows: int, elapsed_s: float) -> str:
+    """A line of the report."""
+    return f"{what:<16}{elapsed_s:.2f} s, {num_rows / elapsed_s:,.0f} rows/s"
+
+
+def main() -> None:
+    """Plan one manifest and print what it took."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rows", type=int, default=1_000_000)
+    parser.add_argument("--processes", type=int, default=1)
+    parser.add_argument("--row-group", type=int, default=131_072)
+    parser.add_argument("--ids", action="store_true", help="the manifest names its rows")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "manifest.parquet"
+        maker = get_context("spawn").Process(
+            target=make_manifest, args=(path, options.rows, options.row_group, options.ids)
+        )
+        maker.start()
+        maker.join()
+        made = peak_bytes(resource.RUSAGE_CHILDREN)
+        spec = RunSpec(name="bench", manifest=str(path), output=folder)
+        store = Store(spec.url)
+        with mapper(options.processes) as spread:
+            began = time.perf_counter()
+            layout = check(spec, MODEL, 8, spread)
+            checked = time.perf_counter()
+            parts = list(write_plan(spec, MODEL, layout, store, spread))
+            written = time.perf_counter()
+        shard = read_shard(store, layout, layout.num_shards // 2)
+        read = time.perf_counter()
+    print(f"{'rows':<16}{options.rows:,} in {len(parts)} parts, {layout.num_shards:,} shards")
+    print(speed("check", options.rows, checked - began))
+    print(speed("write", options.rows, written - checked))
+    print(speed("both", options.rows, written - began))
+    print(f"{'read one shard':<16}{read - written:.4f} s, {shard.num_rows} images")
+    print(f"{'peak RSS':<16}{peak_bytes(resource.RUSAGE_SELF) / 1e6:,.0f} MB in this process")
+    if options.processes > 1:
+        largest = peak_bytes(resource.RUSAGE_CHILDREN)
+        bound = "at most " if largest == made else ""  # then the maker was the largest
+        print(f"{'':<16}{bound}{largest / 1e6:,.0f} MB in each of {options.processes} workers")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,505 @@
+"""What a bad manifest is told, and how good ones of every kind are read."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from plans import MODEL, SIZELESS, images_by_id, job, planned, problems_of, write
+
+from diffusion_core.schedulers import SAMPLER_NAMES
+from pipelines.errors import ManifestError, SpecError, StoreMissing
+from pipelines.planning import check, manifest_changes
+
+SAMPLERS = "default, ddim, euler, dpmsolver++"
+
+DIFFUSIONDB = {"guidance_scale": "cfg", "num_inference_steps": "step"} | {
+    "scheduler": {"column": "sampler", "values": {1: "ddim", 3: "euler"}}
+}
+
+
+def told(tmp_path: Path, *rows: dict[str, Any], **values: Any) -> list[str]:
+    """The problems of rows written as JSON Lines."""
+    return problems_of(job(tmp_path, write(tmp_path / "m.jsonl", rows), **values))
+
+
+@pytest.mark.parametrize(
+    ("row", "problem"),
+    [
+        ({"prompt": ""}, "column prompt: empty prompt"),
+        ({"prompt": " \t\u3000"}, "column prompt: empty prompt"),
+        ({"prompt": None}, "column prompt: empty prompt"),
+        ({"width": 100}, "column width: 100 is not a multiple of 8 from 8 to 16,384"),
+        ({"width": 0}, "column width: 0 is not a multiple of 8 from 8 to 16,384"),
+        ({"height": -64}, "column height: -64 is not a multiple of 8 from 8 to 16,384"),
+        ({"height": 16_392}, "column height: 16392 is not a multiple of 8 from 8 to 16,384"),
+        ({"width": 64.5}, "column width: 64.5 is not a whole number"),
+        ({"width": "wide"}, "column width: 'wide' is not a number"),
+        ({"width": "64.5"}, "column width: '64.5' is not a whole number"),
+        ({"num_images": 0}, "column num_images: 0 is not from 1 to 100,000"),
+        ({"num_images": 100_001}, "column num_images: 100001 is not from 1 to 100,000"),
+        ({"num_inference_steps": 0}, "column num_inference_steps: 0 is not from 1 to 10,000"),
+        ({"guidance_scale": -1}, "column guidance_scale: -1.0 is not a finite number from 0"),
+        ({"guidance_scale": "x"}, "column guidance_scale: 'x' is not a number"),
+        ({"seed": -1}, "column seed: -1 is not from 0 to 2^53 - 1"),
+        ({"seed": 2**53}, f"column seed: {2**53} is not from 0 to 2^53 - 1"),
+        (
+            {"seed": 2**53 - 2, "num_images": 3},
+            f"column seed: {2**53 - 2} plus 3 images passes 2^53 - 1",
+        ),
+        (
+            {"scheduler": "plms"},
+            f"column scheduler: there is no sampler 'plms'; one of: {SAMPLERS}",
+        ),
+        (
+            {"scheduler": "flow-euler"},
+            f"column scheduler: sampler 'flow-euler' does not fit this model; one of: {SAMPLERS}",
+        ),
+        ({"id": ""}, "column id: empty id"),
+        ({"id": "é" * 101}, "column id: 202 bytes; an id has at most 200"),
+    ],
+)
+def test_a_bad_row_is_told_with_its_place_and_what_is_allowed(
+    tmp_path: Path, row: dict[str, Any], problem: str
+) -> None:
+    good = {"prompt": "fine"} | ({"id": "other"} if "id" in row else {})
+    assert told(tmp_path, good, {"prompt": "p"} | row) == [f"m.jsonl, row 1, {problem}"]
+
+
+def test_floats_that_are_no_numbers_are_told(tmp_path: Path) -> None:
+    path = tmp_path / "m.parquet"
+    values = pa.array([1.0, float("nan"), float("inf")])
+    pq.write_table(pa.table({"prompt": ["a"] * 3, "guidance_scale": values}), path)
+    assert problems_of(job(tmp_path, path)) == [
+        "m.parquet, row 1, column guidance_scale: nan is not a finite number from 0",
+        "m.parquet, row 2, column guidance_scale: inf is not a finite number from 0",
+    ]
+
+
+def test_problems_are_in_order_and_the_first_twenty_stand_for_all(tmp_path: Path) -> None:
+    rows = [{"prompt": "", "width": 7}] * 15
+    paths = [write(tmp_path / f"{name}.csv", rows) for name in "ab"]
+    with pytest.raises(ManifestError) as caught:
+        check(job(tmp_path, paths), MODEL)
+    assert caught.value.total == 60
+    assert len(caught.value.problems) == 20
+    assert [(p.row, p.column) for p in caught.value.problems[:4]] == [
+        (0, "prompt"),
+        (0, "width"),
+        (1, "prompt"),
+        (1, "width"),
+    ]
+    assert str(caught.value).endswith("... and 40 more")
+
+
+def test_text_that_is_a_number_is_one(tmp_path: Path) -> None:
+    rows = [
+        {
+            "prompt": "p",
+            "seed": " 9007199254740990 ",
+            "num_images": "2.0",
+            "width": "64",
+            "height": "6.4e1",
+            "num_inference_steps": "+5",
+            "guidance_scale": "7.5",
+        },
+        {"prompt": "p", "seed": "", "width": " "},
+    ]
+    _, plan = planned(job(tmp_path, write(tmp_path / "m.csv", rows)))
+    images = images_by_id(plan)
+    assert len(images) == 3
+    assert images["00000000_01"]["seed"] == 2**53 - 1
+    assert images["00000000_01"]["height"] == 64
+    assert images["00000000_01"]["num_inference_steps"] == 5
+    assert images["00000000_01"]["guidance_scale"] == 7.5
+    assert images["00000001_00"]["width"] == MODEL.width
+
+
+def test_a_single_precision_number_keeps_its_shortest_text(tmp_path: Path) -> None:
+    table = pa.table({"prompt": ["p"], "guidance_scale": pa.array([7.1], pa.float32())})
+    pq.write_table(table, tmp_path / "m.parquet")
+    _, plan = planned(job(tmp_path, tmp_path / "m.parquet"))
+    assert plan["guidance_scale"].to_pylist() == [7.1]
+
+
+def test_rows_that_say_nothing_get_the_jobs_word_and_then_the_models(tmp_path: Path) -> None:
+    rows = [{"prompt": "a", "width": 64, "scheduler": "ddim"}, {"prompt": "b"}]
+    sampling = {"width": 32, "scheduler": "euler", "negative_prompt": "blur", "num_images": 2}
+    _, plan = planned(job(tmp_path, write(tmp_path / "m.jsonl", rows), sampling=sampling))
+    images = images_by_id(plan)
+    assert len(images) == 4
+    said, silent = images["00000000_00"], images["00000001_01"]
+    assert (said["width"], said["height"], said["scheduler"]) == (64, MODEL.height, "ddim")
+    assert (silent["width"], silent["height"], silent["scheduler"]) == (32, MODEL.height, "euler")
+    assert silent["negative_prompt"] == "blur"
+    assert silent["num_inference_steps"] == MODEL.num_inference_steps
+    assert silent["guidance_scale"] == MODEL.guidance_scale
+
+
+def test_an_empty_negative_prompt_is_one_and_a_missing_one_is_the_jobs(tmp_path: Path) -> None:
+    rows = [{"prompt": "a", "negative_prompt": ""}, {"prompt": "b"}]
+    manifest = write(tmp_path / "m.jsonl", rows)
+    _, plan = planned(job(tmp_path, manifest, sampling={"negative_prompt": "blur"}))
+    assert plan["negative_prompt"].to_pylist() == ["", "blur"]
+
+
+def test_a_negative_prompt_needs_a_model_that_takes_one(tmp_path: Path) -> None:
+    model = replace(MODEL, takes_negative_prompt=False)
+    manifest = write(tmp_path / "m.jsonl", [{"prompt": "a", "negative_prompt": "b"}])
+    assert problems_of(job(tmp_path, manifest), model) == [
+        "m.jsonl, row 0, column negative_prompt: this model takes no negative prompt"
+    ]
+    silent = write(tmp_path / "n.jsonl", [{"prompt": "a", "negative_prompt": " "}])
+    assert check(job(tmp_path, silent), model).num_images == 1
+    with pytest.raises(SpecError, match=r"sampling\.negative_prompt: this model takes no"):
+        check(job(tmp_path, silent, sampling={"negative_prompt": "x"}), model)
+
+
+@pytest.mark.parametrize(
+    ("sampling", "message"),
+    [
+        ({"width": 100}, "sampling.width: 100 is not a multiple of 8 up to 16,384"),
+        ({"height": 20_000}, "sampling.height: 20000 is not a multiple of 8 up to 16,384"),
+        (
+            {"scheduler": "flow-euler"},
+            f"sampling.scheduler: 'flow-euler' does not fit this model; one of: {SAMPLERS}",
+        ),
+    ],
+)
+def test_the_jobs_own_settings_must_fit_the_model(
+    tmp_path: Path, sampling: dict[str, Any], message: str
+) -> None:
+    manifest = write(tmp_path / "m.jsonl", [{"prompt": "a"}])
+    with pytest.raises(SpecError) as caught:
+        check(job(tmp_path, manifest, sampling=sampling), MODEL)
+    assert str(caught.value).startswith(message)
+
+
+def test_a_size_must_come_from_somewhere(tmp_path: Path) -> None:
+    none = job(tmp_path, write(tmp_path / "m.jsonl", [{"prompt": "a"}]))
+    with pytest.raises(SpecError, match=r"sampling\.width: not set, and neither the model nor"):
+        check(none, SIZELESS)
+    rows = [{"prompt": "a", "width": 64, "height": 64}, {"prompt": "b", "width": 64}]
+    some = job(tmp_path, write(tmp_path / "some.jsonl", rows))
+    assert problems_of(some, SIZELESS) == [
+        "some.jsonl, row 1, column height: none given, and neither the job nor the model has a "
+        "size of its own"
+    ]
+    given = job(tmp_path, write(tmp_path / "given.jsonl", rows[:1]))
+    assert check(given, SIZELESS).num_images == 1
+
+
+def test_every_sampler_of_the_model_is_accepted(tmp_path: Path) -> None:
+    model = replace(MODEL, samplers=SAMPLER_NAMES)
+    rows = [{"prompt": "p", "scheduler": name} for name in SAMPLER_NAMES]
+    _, plan = planned(job(tmp_path, write(tmp_path / "m.csv", rows)), model)
+    assert sorted(plan["scheduler"].to_pylist()) == sorted(SAMPLER_NAMES)
+
+
+def test_ids_may_be_whole_numbers(tmp_path: Path) -> None:
+    for name, type_ in (("i", pa.int64()), ("u", pa.uint16()), ("f", pa.float64())):
+        table = pa.table({"prompt": ["a", "b"], "id": pa.array([7, 12], type_)})
+        pq.write_table(table, tmp_path / f"{name}.parquet")
+        _, plan = planned(job(tmp_path / name, tmp_path / f"{name}.parquet"))
+        assert plan["image_id"].to_pylist() == ["7_00", "12_00"]
+
+
+def test_repeated_ids_are_told_with_both_places(tmp_path: Path) -> None:
+    one = write(tmp_path / "a.csv", [{"id": "x", "prompt": "p"}, {"id": "y", "prompt": "p"}])
+    two = write(tmp_path / "b.csv", [{"id": "z", "prompt": "p"}, {"id": "y", "prompt": "p"}] * 2)
+    assert problems_of(job(tmp_path, [one, two])) == [
+        "b.csv, row 1, column id: id 'y' is taken by a.csv, row 1",
+        "b.csv, row 2, column id: id 'z' is taken by b.csv, row 0",
+        "b.csv, row 3, column id: id 'y' is taken by a.csv, row 1",
+    ]
+
+
+def test_many_repeated_ids_are_counted(tmp_path: Path) -> None:
+    rows = [{"id": f"{n % 100}", "prompt": "p"} for n in range(300)]
+    with pytest.raises(ManifestError) as caught:
+        check(job(tmp_path, write(tmp_path / "m.csv", rows)), MODEL)
+    assert caught.value.total == 200
+    assert [problem.row for problem in caught.value.problems] == list(range(100, 120))
+
+
+def test_file_names_that_meet_are_told_with_a_hint(tmp_path: Path) -> None:
+    rows = [{"prompt": "p", "kind": "Cat"}, {"prompt": "q", "kind": "cat"}]
+    manifest = write(tmp_path / "m.csv", rows)
+    assert problems_of(job(tmp_path, manifest, images={"file_name": "{kind}.png"})) == [
+        "m.csv, row 1, column images.file_name: file name 'images/cat.png' is taken by m.csv, "
+        "row 0 ('images/Cat.png' differs in letter case only); put {image_id} into "
+        "images.file_name to tell them apart"
+    ]
+    _, plan = planned(job(tmp_path, manifest, images={"file_name": "{kind}/{image_id}.png"}))
+    assert plan["file"].to_pylist() == ["images/Cat/00000000_00.png", "images/cat/00000001_00.png"]
+
+
+def test_variants_with_one_name_are_told(tmp_path: Path) -> None:
+    manifest = write(tmp_path / "m.csv", [{"prompt": "p", "num_images": 3}])
+    problems = problems_of(job(tmp_path, manifest, images={"file_name": "{id}.png"}))
+    assert len(problems) == 2
+    assert "file name 'images/00000000.png' is taken by m.csv, row 0" in problems[0]
+
+
+def test_ids_that_look_alike_as_file_names_are_told(tmp_path: Path) -> None:
+    rows = [{"id": "a/b", "prompt": "p"}, {"id": "a_b", "prompt": "p"}]
+    (problem,) = problems_of(job(tmp_path, write(tmp_path / "m.csv", rows)))
+    assert "file name 'images/a_b_00.png' is taken by m.csv, row 0" in problem
+
+
+def test_hashes_that_meet_are_no_duplicates(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pipelines.planning.units.hash64", lambda texts, seed: _few(texts))
+    rows = [{"id": f"{n}", "prompt": "p"} for n in range(200)]
+    assert check(job(tmp_path, write(tmp_path / "m.csv", rows)), MODEL).num_images == 200
+    rows.append({"id": "199", "prompt": "p"})
+    assert problems_of(job(tmp_path, write(tmp_path / "n.csv", rows))) == [
+        "n.csv, row 200, column id: id '199' is taken by n.csv, row 199"
+    ]
+
+
+def _few(texts: pa.Array) -> Any:
+    import numpy as np
+
+    return np.array([len(text) for text in texts.to_pylist()], np.uint64)
+
+
+def test_overlong_file_names_are_told(tmp_path: Path) -> None:
+    manifest = write(tmp_path / "m.csv", [{"prompt": "猫" * 100}])
+    (problem,) = problems_of(job(tmp_path, manifest, images={"file_name": "{prompt}-{id}.png"}))
+    assert "the file name would be too long; cut a value, as in {prompt:.30}" in problem
+    fine = job(tmp_path, manifest, images={"file_name": "{prompt:.30}-{id}.png"})
+    assert planned(fine)[1]["file"].to_pylist() == [f"images/{'猫' * 30}-00000000.png"]
+
+
+def test_columns_of_a_diffusiondb_table_are_mapped(tmp_path: Path) -> None:
+    table = pa.table(
+        {
+            "image_name": ["a.png", "b.png"],
+            "prompt": ["a cat", "a dog"],
+            "part_id": pa.array([1, 2], pa.uint16()),
+            "seed": pa.array([2615452719, 7], pa.uint32()),
+            "step": pa.array([50, 30], pa.uint16()),
+            "cfg": pa.array([7.0, 12.5], pa.float32()),
+            "sampler": pa.array([3, 1], pa.uint8()),
+            "width": pa.array([512, 768], pa.uint16()),
+            "height": pa.array([512, 512], pa.uint16()),
+            "timestamp": pa.array([0, 1], pa.timestamp("us", tz="UTC")),
+        }
+    )
+    pq.write_table(table, tmp_path / "metadata.parquet")
+    spec = job(tmp_path, tmp_path / "metadata.parquet", columns=DIFFUSIONDB)
+    images = images_by_id(planned(spec)[1])
+    first = images["00000000_00"]
+    assert (first["scheduler"], first["guidance_scale"], first["num_inference_steps"]) == (
+        "euler",
+        7.0,
+        50,
+    )
+    assert first["seed"] == 2615452719
+    assert {"image_name", "part_id", "timestamp"} <= first.keys()
+    assert not {"cfg", "step", "sampler"} & first.keys()
+    assert images["00000001_00"]["scheduler"] == "ddim"
+
+
+def test_a_code_without_a_meaning_is_told(tmp_path: Path) -> None:
+    row = {"prompt": "p", "sampler": 8, "cfg": 1, "step": 1}
+    assert told(tmp_path, row, columns=DIFFUSIONDB) == [
+        "m.jsonl, row 0, column sampler: '8' has no meaning; the codes in the job file are: 1, 3"
+    ]
+
+
+def test_codes_may_stand_for_numbers_and_may_be_missing(tmp_path: Path) -> None:
+    columns = {"width": {"column": "size", "values": {"S": 64, "L": 256}}}
+    rows = [{"prompt": "a", "size": "L"}, {"prompt": "b"}, {"prompt": "c", "size": "S"}]
+    _, plan = planned(job(tmp_path, write(tmp_path / "m.csv", rows), columns=columns))
+    assert {row["id"][-1]: row["width"] for row in plan.to_pylist()} == {
+        "0": 256,
+        "1": MODEL.width,
+        "2": 64,
+    }
+
+
+def test_a_mapped_column_that_is_not_there_is_told(tmp_path: Path) -> None:
+    assert told(tmp_path, {"Prompt": "a", "n": 1}, columns={"prompt": "caption"}) == [
+        "m.jsonl, column caption: columns.prompt names it, and there are only: Prompt, n"
+    ]
+
+
+def test_a_file_without_prompts_is_told_what_it_has(tmp_path: Path) -> None:
+    (problem,) = told(tmp_path, {"Prompt": "a", "n": 1})
+    assert problem.startswith(
+        "m.jsonl, column prompt: every file needs it, and this one has: Prompt, n"
+    )
+
+
+def test_a_column_can_be_kept_from_being_a_setting(tmp_path: Path) -> None:
+    rows = [{"prompt": "a", "width": 33, "height": 77}]
+    manifest = write(tmp_path / "m.jsonl", rows)
+    _, plan = planned(job(tmp_path, manifest, columns={"width": None, "height": None}))
+    (row,) = plan.to_pylist()
+    assert (row["width"], row["height"]) == (MODEL.width, MODEL.height)
+    assert (row["manifest_width"], row["manifest_height"]) == (33, 77)
+
+
+def test_carried_columns_keep_their_values_and_give_way_in_name(tmp_path: Path) -> None:
+    rows = [{"prompt": "a", "zip": "007", "image_id": "x", "file": "y", "sha256": "z"}]
+    _, plan = planned(job(tmp_path, write(tmp_path / "m.csv", rows)))
+    (row,) = plan.to_pylist()
+    assert row["zip"] == "007"
+    assert (row["manifest_image_id"], row["manifest_file"], row["manifest_sha256"]) == tuple("xyz")
+
+
+def test_a_carried_name_that_is_taken_is_told(tmp_path: Path) -> None:
+    (problem,) = told(tmp_path, {"prompt": "a", "file": "x", "manifest_file": "y"})
+    assert problem.startswith("m.jsonl, column file: it would be carried as manifest_file")
+
+
+@pytest.mark.parametrize("name", ["strength", "init_image", "lora"])
+def test_columns_of_other_ways_to_make_images_are_refused(tmp_path: Path, name: str) -> None:
+    (problem,) = told(tmp_path, {"prompt": "a", name: "x"})
+    assert problem.startswith(
+        f"m.jsonl, column {name}: images are not made from it by this version"
+    )
+
+
+def test_files_with_other_columns_share_one_plan(tmp_path: Path) -> None:
+    one = write(tmp_path / "a.jsonl", [{"prompt": "a", "n": 1, "only_a": [1]}])
+    two = write(tmp_path / "b.csv", [{"only_b": "x", "n": "07", "prompt": "b"}])
+    three = write(tmp_path / "c.txt", [{"prompt": "c"}])
+    _, plan = planned(job(tmp_path, [one, two, three]))
+    carried = plan.select(["prompt", "n", "only_a", "only_b"])
+    assert carried.to_pylist() == [
+        {"prompt": "a", "n": "1", "only_a": [1], "only_b": None},
+        {"prompt": "b", "n": "07", "only_a": None, "only_b": "x"},
+        {"prompt": "c", "n": None, "only_a": None, "only_b": None},
+    ]
+
+
+def test_ids_come_from_all_files_or_from_none(tmp_path: Path) -> None:
+    one = write(tmp_path / "a.csv", [{"prompt": "a", "id": "x"}])
+    two = write(tmp_path / "b.csv", [{"prompt": "b"}])
+    (problem,) = problems_of(job(tmp_path, [one, two]))
+    assert problem.startswith("b.csv, column id: ")
+    assert "give all files ids, or none" in problem
+
+
+@pytest.mark.parametrize(
+    ("name", "type_", "wanted"),
+    [
+        ("prompt", pa.int64(), "prompt is text"),
+        ("width", pa.bool_(), "width is a number"),
+        ("seed", pa.struct([("a", pa.int64())]), "seed is a number"),
+        ("scheduler", pa.int8(), "scheduler is text"),
+        ("id", pa.timestamp("ms"), "id is text or whole numbers"),
+    ],
+)
+def test_a_column_of_the_wrong_type_is_told_once(
+    tmp_path: Path, name: str, type_: pa.DataType, wanted: str
+) -> None:
+    columns = {"prompt": pa.array(["a"] * 30)} | {name: pa.nulls(30, type_)}
+    pq.write_table(pa.table(columns), tmp_path / "m.parquet")
+    assert problems_of(job(tmp_path, tmp_path / "m.parquet")) == [
+        f"m.parquet, column {name}: it is of type {type_}, and {wanted}"
+    ]
+
+
+def test_text_in_any_arrow_encoding_is_text(tmp_path: Path) -> None:
+    prompts = pa.array(["a", "b", "a"])
+    for name, column in {
+        "large": prompts.cast(pa.large_string()),
+        "category": prompts.dictionary_encode(),
+    }.items():
+        pq.write_table(pa.table({"prompt": column, "note": column}), tmp_path / f"{name}.parquet")
+        _, plan = planned(job(tmp_path / name, tmp_path / f"{name}.parquet"))
+        assert plan["prompt"].to_pylist() == ["a", "b", "a"]
+        assert plan.schema.field("note").type == pa.string()
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "told"),
+    [
+        ("m.csv", b"", "cannot be read as CSV: it is empty; the first line names the columns"),
+        ("m.csv", b"prompt\n", "there are no rows in it"),
+        ("m.txt", b"", "there are no rows in it"),
+        ("m.txt", b"caf\xe9\n", "not UTF-8 text: byte 0xe9"),
+        ("m.csv", b"prompt,prompt\na,b\n", "column 'prompt' is there twice"),
+        ("m.parquet", b"PAR1nonsense", "cannot be read as Parquet: "),
+        ("m.csv.gz", b"not gzip at all", "cannot be read as CSV: "),
+    ],
+)
+def test_a_file_that_cannot_be_read_is_told(
+    tmp_path: Path, name: str, data: bytes, told: str
+) -> None:
+    (tmp_path / name).write_bytes(data)
+    (problem,) = problems_of(job(tmp_path, tmp_path / name))
+    assert problem.startswith(f"{name}: ")
+    assert told in problem
+
+
+def test_records_that_do_not_fit_their_header_are_told(tmp_path: Path) -> None:
+    (tmp_path / "m.csv").write_bytes(b"prompt,note\na,b\nc\nd,e,f\n")
+    assert problems_of(job(tmp_path, tmp_path / "m.csv")) == [
+        "m.csv, row 1: it has 1 fields, and the header names 2",
+        "m.csv, row 2: it has 3 fields, and the header names 2",
+    ]
+
+
+def test_a_broken_line_of_json_is_told(tmp_path: Path) -> None:
+    (tmp_path / "m.jsonl").write_text('{"prompt": "a"}\n{"prompt": \n')
+    (problem,) = problems_of(job(tmp_path, tmp_path / "m.jsonl"))
+    assert problem.startswith("m.jsonl, row 1: not JSON: ")
+
+
+def test_text_files_have_a_prompt_a_line(tmp_path: Path) -> None:
+    (tmp_path / "m.txt").write_bytes('\ufeffa "cat", asleep\r\n # not a comment\nlast'.encode())
+    _, plan = planned(job(tmp_path, tmp_path / "m.txt"))
+    assert plan["prompt"].to_pylist() == ['a "cat", asleep', " # not a comment", "last"]
+
+
+def test_an_empty_line_of_text_is_told(tmp_path: Path) -> None:
+    (tmp_path / "m.txt").write_bytes(b"a\n\nb\n")
+    assert problems_of(job(tmp_path, tmp_path / "m.txt")) == [
+        "m.txt, row 1, column prompt: empty prompt"
+    ]
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".tsv", ".jsonl"])
+def test_a_byte_order_mark_is_no_part_of_the_first_column(tmp_path: Path, suffix: str) -> None:
+    path = write(tmp_path / f"m{suffix}", [{"prompt": "a", "n": "1"}])
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+    _, plan = planned(job(tmp_path, path))
+    assert plan["prompt"].to_pylist() == ["a"]
+
+
+def test_a_folder_may_hold_other_files_and_a_name_may_not(tmp_path: Path) -> None:
+    write(tmp_path / "set" / "a.csv", [{"prompt": "a"}])
+    (tmp_path / "set" / "README.md").write_text("about")
+    assert check(job(tmp_path, tmp_path / "set"), MODEL).num_rows == 1
+    (problem,) = problems_of(job(tmp_path, tmp_path / "set" / "README.md"))
+    assert "no manifest by its name, which ends in one of: .parquet" in problem
+    with pytest.raises(StoreMissing):
+        check(job(tmp_path, tmp_path / "nowhere.csv"), MODEL)
+
+
+def test_a_manifest_has_changed_when_its_bytes_have(tmp_path: Path) -> None:
+    rows = [{"prompt": "a"}]
+    one, two = (write(tmp_path / "set" / f"{name}.csv", rows) for name in "ab")
+    spec = job(tmp_path, tmp_path / "set")
+    layout = check(spec, MODEL)
+    assert manifest_changes(layout, spec) == []
+    one.touch()
+    assert manifest_changes(layout, spec) == []
+    write(one, [{"prompt": "b"}])
+    (change,) = manifest_changes(layout, spec)
+    assert change.field == f"manifest {one}"
+    assert change.old == layout.files[0].sha256
+    two.rename(tmp_path / "set" / "c.csv")
+    assert [(c.old is None, c.new is None) for c in manifest_changes(layout, spec)] == [
+        (False, False),
+        (False, True),
+        (True, False),
+    ]
