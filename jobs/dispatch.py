@@ -244,8 +244,13 @@ class Dispatcher:
 
 
 def _reason(error: Exception) -> str:
-    """The first line that says something, without Ray's frame around it."""
+    """The one line that says something, out of what Ray wraps around it."""
     cause = error.cause if isinstance(error, RayTaskError) else error
     lines = [line.strip() for line in str(cause).splitlines() if line.strip()]
-    text = lines[0] if lines else type(cause).__name__
-    return text if isinstance(error, RayTaskError) else f"{type(error).__name__}: {text}"
+    if not lines:
+        return type(cause).__name__
+    if isinstance(error, RayTaskError):
+        return lines[0]
+    if "creation task" in lines[0]:
+        return lines[-1]
+    return next((line for line in lines if "because" in line), lines[0])

@@ -5,15 +5,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.dataset as ds
 import pytest
 import ray
 import tiny_models
+from run_files import PROMPTS
 
 from pipelines.spec import RunSpec
-
-PROMPTS = 21
 
 
 @pytest.fixture(scope="session")
@@ -32,6 +29,7 @@ def local_ray() -> Iterator[None]:
         object_store_memory=256 * 2**20,
         logging_level="ERROR",
         log_to_driver=False,
+        runtime_env={"env_vars": {"PYTHONPATH": str(Path(__file__).parents[1])}},
     )
     yield
     ray.shutdown()
@@ -71,23 +69,3 @@ def make_spec(tmp_path: Path, tiny_model: Path, manifest: Path) -> Callable[...,
         return RunSpec.from_dict(job | values)
 
     return make
-
-
-def read_metadata(spec: RunSpec) -> pa.Table:
-    """A local run's metadata, read by Arrow alone and sorted by image id."""
-    table: pa.Table = ds.dataset(f"{spec.url}/metadata", format="parquet").to_table()
-    return table.sort_by("image_id")
-
-
-def hashes(spec: RunSpec) -> dict[str, str]:
-    """image_id -> sha256 of its file."""
-    table = read_metadata(spec)
-    ids, sums = (table.column(name).to_pylist() for name in ("image_id", "sha256"))
-    return dict(zip(ids, sums, strict=True))
-
-
-def files_of(spec: RunSpec) -> dict[str, tuple[int, int]]:
-    """Every file of a local run -> (bytes, modified at)."""
-    root = Path(spec.url)
-    stats = {path: path.stat() for path in root.rglob("*") if path.is_file()}
-    return {str(p.relative_to(root)): (s.st_size, s.st_mtime_ns) for p, s in stats.items()}

@@ -13,8 +13,8 @@ import jsonschema
 import pytest
 import yaml
 from click.testing import CliRunner, Result
-from conftest import PROMPTS, files_of, hashes, read_metadata
 from PIL import Image
+from run_files import PROMPTS, files_of, hashes, read_metadata
 
 from jobs.cli import command
 from pipelines.spec import RunSpec

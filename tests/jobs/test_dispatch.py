@@ -2,20 +2,16 @@
 
 import os
 import signal
-import threading
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import pytest
-import ray
-from conftest import PROMPTS, hashes, read_metadata
+from odd_actors import BrokenActor, DeadlyActor, FactoryOf, WaitingActor
+from run_files import PROMPTS, hashes, read_metadata
 
 import jobs
-from diffusion_core.errors import ModelError
-from jobs.actors import ActorFactory, Assignment, SamplerActor
+from jobs.actors import SamplerActor
 from jobs.dispatch import Dispatcher
 from jobs.errors import RunStopped
 from jobs.events import ActorJoined, ActorLost, Event, ShardRetried
@@ -28,36 +24,6 @@ from pipelines.storage import Store
 MakeSpec = Callable[..., RunSpec]
 
 pytestmark = pytest.mark.usefixtures("local_ray")
-
-
-class DeadlyActor(SamplerActor):
-    """Its process dies, as of a segmentation fault, whenever it is given shard 1."""
-
-    def run_shard(self, assignment: Assignment) -> Iterator[Any]:
-        if assignment.shard == 1:
-            os.kill(os.getpid(), signal.SIGKILL)
-        yield from super().run_shard(assignment)
-
-
-class BrokenActor(SamplerActor):
-    """Its node has no usable model."""
-
-    def load(self, fingerprint: str, batch_size: int) -> None:
-        raise ModelError("the weights on this node are not those of the run")
-
-
-@dataclass(frozen=True)
-class FactoryOf(ActorFactory):
-    """Starts actors of another class."""
-
-    kind: type[SamplerActor] = SamplerActor
-
-    def start(self) -> Any:
-        return (
-            ray.remote(self.kind)
-            .options(num_cpus=self.cpus, max_restarts=0)
-            .remote(self.spec, self.options, self.device, self.threads)
-        )
 
 
 def begun(spec: RunSpec) -> tuple[Store, RunRecord]:
@@ -109,52 +75,54 @@ def test_actors_that_never_start_stop_the_run_with_their_reason(make_spec: MakeS
 
 
 def test_actors_join_when_room_appears(make_spec: MakeSpec) -> None:
-    spec = make_spec(batch={"size": 1, "shard_size": 1})
+    spec = make_spec(batch={"size": 4, "shard_size": 4})
     store, record = begun(spec)
     places = {"room": 1}
     press = dispatcher(
-        spec, store, record, SamplerActor, max_actors=None, room=lambda cpus, gpus: places["room"]
+        spec, store, record, WaitingActor, max_actors=None, room=lambda cpus, gpus: places["room"]
     )
     joined = 0
     for event in press.run(range(record.layout.num_shards)):
         if isinstance(event, ShardDone):
             places["room"] = 3
-            time.sleep(0.2)  # shards of a tiny model are done before an actor can start
         joined += isinstance(event, ActorJoined)
+        if joined == 3:
+            store.put("go", b"")
     press.close()
-    assert joined > 1
+    assert joined == 3
     assert committed_shards(store) == set(range(record.layout.num_shards))
 
 
 def test_an_actor_killed_in_mid_shard_costs_nothing(make_spec: MakeSpec) -> None:
-    undisturbed = make_spec(name="undisturbed", sampling=SLOW)
+    spec = make_spec()
+    store, record = begun(spec)
+    undisturbed = make_spec(name="undisturbed")
     jobs.run(undisturbed)
-    spec = make_spec(name="disturbed", sampling=SLOW, cluster={"actors": 2})
-    lost: list[ActorLost] = []
 
-    def kill_one_then_watch(event: Event) -> None:
+    press = dispatcher(spec, store, record, WaitingActor)
+    lost: list[ActorLost] = []
+    retried: list[ShardRetried] = []
+    for event in press.run(range(record.layout.num_shards)):
+        if isinstance(event, ShardDone) and not lost:
+            _kill_the_one_that_waits(store)
         if isinstance(event, ActorLost):
             lost.append(event)
-        if isinstance(event, ActorJoined) and event.num_actors == 2:
-            threading.Timer(0.3, _kill_an_actor).start()
+            store.put("go", b"")
+        if isinstance(event, ShardRetried):
+            retried.append(event)
+    press.close()
 
-    result = jobs.run(spec, kill_one_then_watch)
     assert len(lost) == 1
-    assert result.num_ok == PROMPTS
+    assert [(event.shard, event.attempt) for event in retried] == [(1, 1)]
     assert hashes(spec) == hashes(undisturbed)
-    assert len(list((Path(spec.url) / "images").iterdir())) == PROMPTS
     assert len(read_metadata(spec)) == PROMPTS
+    assert {row["attempts"] for row in read_commit(store, 1).to_pylist()} == {2}
+    assert {row["attempts"] for row in read_commit(store, 2).to_pylist()} == {1}
 
 
-SLOW = {"num_inference_steps": 60, "height": 64, "guidance_scale": 3.0}
-"""Long enough that a shard is in hand when its actor dies."""
-
-
-def _kill_an_actor() -> None:
-    """SIGKILL the process of one actor of this session's Ray."""
-    actor = next(
-        actor
-        for actor in ray.util.state.list_actors()
-        if actor.state == "ALIVE" and actor.class_name == "SamplerActor"
-    )
-    os.kill(actor.pid, signal.SIGKILL)
+def _kill_the_one_that_waits(store: Store) -> None:
+    """SIGKILL the actor's process once it has shard 1 in hand."""
+    store.delete("pid")
+    while store.size("pid") is None:
+        time.sleep(0.05)
+    os.kill(int(store.read("pid")), signal.SIGKILL)

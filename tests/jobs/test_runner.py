@@ -7,8 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from conftest import PROMPTS, files_of, hashes, read_metadata
 from PIL import Image
+from run_files import PROMPTS, files_of, hashes, read_metadata
 
 import jobs
 from jobs.events import Event, Planned

@@ -1,0 +1,60 @@
+"""Actors that die or never start, importable by Ray's workers."""
+
+import os
+import signal
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import ray
+
+from diffusion_core.errors import ModelError
+from jobs.actors import ActorFactory, Assignment, SamplerActor
+
+
+class DeadlyActor(SamplerActor):
+    """Its process dies, as of a segmentation fault, whenever it is given shard 1."""
+
+    def run_shard(self, assignment: Assignment) -> Iterator[Any]:
+        if assignment.shard == 1:
+            os.kill(os.getpid(), signal.SIGKILL)
+        yield from super().run_shard(assignment)
+
+
+class BrokenActor(SamplerActor):
+    """Its node has no usable model."""
+
+    def load(self, fingerprint: str, batch_size: int) -> None:
+        raise ModelError("the weights on this node are not those of the run")
+
+
+class WaitingActor(SamplerActor):
+    """Makes shard 0, and the others once the store holds an object named `go`.
+
+    The object named `pid` says which process was given the latest shard.
+    """
+
+    def run_shard(self, assignment: Assignment) -> Iterator[Any]:
+        store = self._runner.store
+        end = time.monotonic() + 120
+        while assignment.shard and store.size("go") is None:
+            store.put("pid", str(os.getpid()).encode())
+            if time.monotonic() > end:
+                raise TimeoutError("nobody said go")
+            time.sleep(0.05)
+        yield from super().run_shard(assignment)
+
+
+@dataclass(frozen=True)
+class FactoryOf(ActorFactory):
+    """Starts actors of another class."""
+
+    kind: type[SamplerActor] = SamplerActor
+
+    def start(self) -> Any:
+        return (
+            ray.remote(self.kind)
+            .options(num_cpus=self.cpus, max_restarts=0)
+            .remote(self.spec, self.options, self.device, self.threads)
+        )
