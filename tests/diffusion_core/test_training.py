@@ -1,0 +1,222 @@
+"""Laws of the training step, and a run so small that it fits here."""
+
+from collections.abc import Sequence
+
+import pytest
+import torch
+from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
+from diffusers.training_utils import compute_snr
+from torch import Generator, Tensor, nn
+
+from diffusion_core.noise import NoiseSchedule, add_noise, flow_alpha_sigma, snr
+from diffusion_core.prediction import PREDICTION_TYPES, PredictionType, target, to_x0
+from diffusion_core.training import (
+    AutoencoderObjective,
+    Ema,
+    Objective,
+    autoencoder_loss,
+    denoising_loss,
+    drop_text,
+    gradient_difference,
+    kl_to_standard_normal,
+    logit_normal_times,
+    min_snr_weight,
+    optimizer_step,
+    sample_timesteps,
+)
+
+
+def seeded(seed: int = 0) -> Generator:
+    return Generator().manual_seed(seed)
+
+
+class Oracle:
+    """A denoiser that knows the answer."""
+
+    def __init__(self, objective: Objective, x0: Tensor, noise: Tensor) -> None:
+        self.objective, self.x0, self.noise = objective, x0, noise
+
+    def __call__(self, x_t: Tensor, timesteps: Tensor, text: Tensor) -> Tensor:
+        alpha, sigma = self.objective.schedule.alpha_sigma(timesteps)
+        return target(self.objective.prediction_type, self.x0, self.noise, alpha, sigma)
+
+
+@pytest.mark.parametrize("kind", PREDICTION_TYPES)
+def test_the_right_answer_costs_nothing_and_a_wrong_one_costs(kind: PredictionType) -> None:
+    objective = Objective(prediction_type=kind)
+    x0, noise = torch.randn(2, 8, 4, 4, 4, generator=seeded())
+    timesteps, text = sample_timesteps(8, 1000, seeded()), torch.zeros(8, 1, 1)
+    oracle = Oracle(objective, x0, noise)
+    assert denoising_loss(oracle, objective, x0, noise, timesteps, text).item() == 0
+    mistaken = Oracle(objective, x0 + 1, noise - 1)
+    assert denoising_loss(mistaken, objective, x0, noise, timesteps, text).item() > 0.01
+
+
+@pytest.mark.parametrize("kind", ["epsilon", "v_prediction", "sample"])
+def test_min_snr_gives_one_x0_loss_whatever_is_predicted(kind: PredictionType) -> None:
+    alpha, sigma = NoiseSchedule().alpha_sigma(torch.tensor([10, 300, 800]))
+    assert_same_x0_loss(kind, alpha, sigma)
+
+
+def test_min_snr_of_the_straight_path_is_that_x0_loss_too() -> None:
+    assert_same_x0_loss("flow_prediction", *flow_alpha_sigma(torch.tensor([0.1, 0.5, 0.9])))
+
+
+def assert_same_x0_loss(kind: PredictionType, alpha: Tensor, sigma: Tensor) -> None:
+    x0, noise, error = torch.randn(3, 3, 4, 4, 4, generator=seeded())
+    x_t, ratio = add_noise(x0, noise, alpha, sigma), snr(alpha, sigma).flatten()
+    output = target(kind, x0, noise, alpha, sigma) + error
+    x0_errors = (to_x0(kind, output, x_t, alpha, sigma) - x0).square().mean(dim=(1, 2, 3))
+    errors = error.square().mean(dim=(1, 2, 3))
+    torch.testing.assert_close(
+        min_snr_weight(kind, ratio, gamma=5.0) * errors,
+        ratio.clamp(max=5.0) * x0_errors,
+        atol=1e-4,
+        rtol=1e-3,
+    )
+
+
+def test_snr_is_that_of_diffusers_training_utilities() -> None:
+    timesteps = torch.tensor([0, 400, 999])
+    scheduler = DDPMScheduler(beta_schedule="linear")
+    ours = snr(*NoiseSchedule(kind="linear", beta_start=1e-4, beta_end=0.02).alpha_sigma(timesteps))
+    torch.testing.assert_close(ours.flatten(), compute_snr(scheduler, timesteps), atol=0, rtol=1e-3)
+
+
+def test_timesteps_cover_their_range_evenly_and_repeat_with_the_seed() -> None:
+    timesteps = sample_timesteps(100, 1000, seeded())
+    assert timesteps.div(10, rounding_mode="floor").sort().values.tolist() == list(range(100))
+    assert torch.equal(timesteps, sample_timesteps(100, 1000, seeded()))
+    assert not torch.equal(timesteps, timesteps.sort().values)
+
+
+def test_logit_normal_times_favour_the_middle() -> None:
+    times = logit_normal_times(4000, seeded())
+    assert bool(((times > 0) & (times < 1)).all())
+    middle = ((times > 0.25) & (times < 0.75)).float().mean().item()
+    assert middle == pytest.approx(0.728, abs=0.03)  # P(|N(0, 1)| < ln 3)
+
+
+@pytest.mark.parametrize(("probability", "left"), [(0.0, 1.0), (1.0, 0.0), (0.25, 0.75)])
+def test_prompts_are_dropped_as_often_as_asked(probability: float, left: float) -> None:
+    kept = [bool(text) for text in drop_text(["x"] * 2000, probability, seeded())]
+    assert sum(kept) / len(kept) == pytest.approx(left, abs=0.03)
+
+
+def test_dropping_keeps_order_and_length() -> None:
+    prompts = [str(i) for i in range(50)]
+    dropped = drop_text(prompts, 0.5, seeded())
+    assert [text for text in dropped if text] == [p for p in prompts if p in dropped]
+    assert len(dropped) == 50
+
+
+def test_kl_is_zero_for_a_standard_normal_only() -> None:
+    zeros = torch.zeros(1, 4, 2, 2)
+    assert kl_to_standard_normal(zeros, zeros).item() == 0
+    assert kl_to_standard_normal(zeros + 1, zeros).item() == pytest.approx(0.5)
+    assert kl_to_standard_normal(zeros, zeros - 2).item() > 0
+
+
+def test_edges_count_shape_and_not_brightness() -> None:
+    picture = torch.rand(2, 3, 8, 8, generator=seeded())
+    assert gradient_difference(picture + 0.3, picture).item() == pytest.approx(0, abs=1e-6)
+    assert gradient_difference(picture.flip(-1), picture).item() > 0.1
+
+
+def test_the_average_starts_young_and_ends_where_the_weights_stay() -> None:
+    model = nn.Linear(2, 2)
+    ema = Ema(model.parameters(), decay=0.9)
+    before = ema.shadow[0].clone()
+    with torch.no_grad():
+        model.weight += 1
+    ema.update(model.parameters())
+    torch.testing.assert_close(ema.shadow[0], before + 1 - 2 / 11)
+    for _ in range(200):
+        ema.update(model.parameters())
+    torch.testing.assert_close(ema.shadow[0], model.weight.detach())
+
+
+def test_the_average_can_be_put_in_place() -> None:
+    model = nn.Linear(2, 2)
+    ema = Ema(model.parameters())
+    kept = model.weight.detach().clone()
+    with torch.no_grad():
+        model.weight.zero_()
+    ema.copy_to(model.parameters())
+    assert torch.equal(model.weight, kept)
+
+
+def test_a_loss_that_is_no_number_stops_before_the_weights_change() -> None:
+    model = nn.Linear(2, 1)
+    optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
+    kept = model.weight.detach().clone()
+    with pytest.raises(FloatingPointError, match="loss is nan; nothing was updated"):
+        optimizer_step(model(torch.full((1, 2), float("nan"))).sum(), optimizer)
+    assert torch.equal(model.weight, kept)
+
+
+def test_a_large_gradient_is_clipped() -> None:
+    weight = nn.Parameter(torch.zeros(4))
+    optimizer_step((1000 * weight).sum(), torch.optim.SGD([weight], lr=1.0), max_norm=1.0)
+    assert weight.norm().item() == pytest.approx(1.0, abs=1e-3)
+
+
+@pytest.mark.parametrize("kind", ["epsilon", "v_prediction"])
+def test_a_tiny_denoiser_learns_two_pictures(kind: PredictionType) -> None:
+    torch.manual_seed(0)
+    unet = UNet2DConditionModel(
+        sample_size=8,
+        in_channels=2,
+        out_channels=2,
+        block_out_channels=(16, 16),
+        layers_per_block=1,
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+        cross_attention_dim=8,
+        attention_head_dim=2,
+        norm_num_groups=8,
+    )
+    pictures, words = torch.randn(2, 2, 8, 8, generator=seeded(1)), torch.eye(2, 8)[:, None]
+    objective = Objective(prediction_type=kind)
+    optimizer = torch.optim.AdamW(unet.parameters(), lr=5e-3)
+
+    def answer(x_t: Tensor, timesteps: Tensor, text: Tensor) -> Tensor:
+        return unet(x_t, timesteps, text).sample
+
+    def step(seed: int) -> float:
+        which = torch.randint(2, (8,), generator=seeded(seed))
+        noise = torch.randn(8, 2, 8, 8, generator=seeded(seed))
+        timesteps = sample_timesteps(8, 1000, seeded(seed))
+        loss = denoising_loss(answer, objective, pictures[which], noise, timesteps, words[which])
+        return optimizer_step(loss, optimizer)
+
+    losses = [step(seed) for seed in range(50)]
+    assert mean(losses[-10:]) < 0.6 * mean(losses[:5])
+
+
+def test_a_tiny_autoencoder_learns_one_picture() -> None:
+    torch.manual_seed(0)
+    autoencoder = AutoencoderKL(
+        block_out_channels=(8, 16),
+        down_block_types=("DownEncoderBlock2D",) * 2,
+        up_block_types=("UpDecoderBlock2D",) * 2,
+        norm_num_groups=4,
+        mid_block_add_attention=False,
+    )
+    picture = torch.rand(1, 3, 16, 16, generator=seeded()).round() * 2 - 1
+    optimizer = torch.optim.AdamW(autoencoder.parameters(), lr=3e-3)
+
+    def step() -> float:
+        posterior = autoencoder.encode(picture).latent_dist
+        output = autoencoder.decode(posterior.mean).sample
+        loss = autoencoder_loss(
+            AutoencoderObjective(), picture, output, posterior.mean, posterior.logvar
+        )
+        return optimizer_step(loss, optimizer)
+
+    losses = [step() for _ in range(60)]
+    assert losses[-1] < 0.7 * losses[0]
+
+
+def mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)
