@@ -28,6 +28,9 @@ CLIENT_ATTEMPTS = 6
 EXTRAS = {"s3": "nightpress[s3]", "s3a": "nightpress[s3]", "gs": "gcsfs", "gcs": "gcsfs"}
 EXTRAS |= dict.fromkeys(("az", "abfs", "abfss", "adl"), "adlfs")
 
+MARK = "nightpress-write"
+"""The name of the user metadata that holds the mark of one write."""
+
 MEDIA_TYPES = {
     ".html": "text/html; charset=utf-8",
     ".jpeg": "image/jpeg",
@@ -65,6 +68,13 @@ class Place:
         """What goes with the bytes of an object: its media type, where the store keeps one."""
         media_type = MEDIA_TYPES.get(PurePosixPath(path).suffix.lower())
         return {"ContentType": media_type} if media_type and self.protocol in S3 else {}
+
+    def mark_options(self, mark: str) -> dict[str, Any]:
+        """What goes with the bytes to tell one writer's object from another's; S3 keeps it."""
+        if self.protocol not in S3:
+            return {}
+        own = (self.settings.get("s3_additional_kwargs") or {}).get("Metadata") or {}
+        return {"Metadata": {**own, MARK: mark}}
 
     @property
     def own_endpoint(self) -> str | None:

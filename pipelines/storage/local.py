@@ -15,7 +15,7 @@ from typing import Any
 
 from filelock import FileLock
 
-from pipelines.errors import StoreDenied
+from pipelines.errors import StoreDenied, StoreError
 from pipelines.storage.drivers import Place, told
 from pipelines.storage.urls import local_path
 
@@ -84,7 +84,7 @@ class LocalFolder:
             with told(self.place):
                 scratch.touch(exist_ok=False)
                 scratch.unlink()
-        except StoreDenied as error:
+        except StoreError as error:
             raise StoreDenied(f"{self.place.shown}: {nearest} is not writable") from error
         self._sweep()
 

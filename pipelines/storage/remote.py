@@ -13,7 +13,7 @@ from contextlib import suppress
 from typing import Any, TypeVar
 
 from pipelines.errors import StoreDenied, StoreError, StoreMissing
-from pipelines.storage.drivers import CLIENT_ATTEMPTS, Place, explain, open_driver
+from pipelines.storage.drivers import CLIENT_ATTEMPTS, MARK, Place, explain, open_driver
 from pipelines.storage.faults import Fault, classify, driver_errors
 from pipelines.storage.retries import QUICK, RetryPolicy
 
@@ -99,7 +99,8 @@ class RemoteFolder:
 
     def _create(self, path: str, data: bytes, policy: RetryPolicy) -> bool:
         driver, key = self._at(path)
-        options = self.place.write_options(path)
+        mark = uuid.uuid4().hex
+        options = self.place.write_options(path) | self.place.mark_options(mark)
         unsure = False
 
         def attempt() -> bool:
@@ -107,19 +108,30 @@ class RemoteFolder:
             try:
                 driver.pipe_file(key, data, mode="create", **options)
             except driver_errors() as error:
-                if classify(error) is Fault.TAKEN:
-                    return unsure and self._read(path, policy) == data
-                unsure = True
-                raise
+                if classify(error) is not Fault.TAKEN:
+                    unsure = True
+                    raise
+                return self._marked(path, mark) or (unsure and self._read(path, policy) == data)
             return True
 
         try:
             return self._run(path, attempt, policy)
         except StoreError:
             # The last attempt may have arrived although its answer did not.
-            if self._holds(path, data):
+            if unsure and self._holds(path, data):
                 return True
             raise
+
+    def _marked(self, path: str, mark: str) -> bool:
+        """Whether the object that has the name is of this very call.
+
+        An HTTP client or a proxy between may send a request twice by itself, when a connection
+        breaks before the answer; the second one then meets what the first has written.
+        """
+        if not self.place.mark_options(mark):
+            return False
+        driver, key = self._at(path)
+        return bool(self._run(path, lambda: driver.metadata(key)).get(MARK) == mark)
 
     def _holds(self, path: str, data: bytes) -> bool:
         try:

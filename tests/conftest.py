@@ -1,0 +1,61 @@
+"""What every test may ask for: S3 servers, started when first asked for, and places to write."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import servers
+from servers import Folder, Server
+
+
+@pytest.fixture(scope="session", autouse=True)
+def aws_environment() -> Iterator[None]:
+    """The credentials of the loopback servers, and nothing of the machine's own.
+
+    For the whole session, because processes that tests start early inherit them.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        for name in servers.FOREIGN_VARIABLES:
+            patch.delenv(name, raising=False)
+        for name, value in servers.CREDENTIALS.items():
+            patch.setenv(name, value)
+        patch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+        patch.setenv("AWS_CONFIG_FILE", "/nonexistent/config")
+        patch.setenv("AWS_SHARED_CREDENTIALS_FILE", "/nonexistent/credentials")
+        yield
+
+
+@pytest.fixture(scope="session")
+def seaweed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """SeaweedFS: a real store, which honours conditional writes and checks credentials."""
+    with servers.seaweed(tmp_path_factory.mktemp("seaweed") / "data") as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def moto_s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """moto: light, in memory, open to everybody."""
+    with servers.moto(tmp_path_factory.mktemp("moto") / "data") as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def rclone_s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """rclone over a folder: ignores conditional writes, as some stores do."""
+    with servers.rclone(tmp_path_factory.mktemp("rclone") / "data") as server:
+        yield server
+
+
+@pytest.fixture
+def bucket(seaweed: Server) -> Folder:
+    """A new bucket on SeaweedFS: `url`, and `options` for a job file's `storage`."""
+    return seaweed.bucket()
+
+
+@pytest.fixture(params=["local", "s3"])
+def run_url(request: pytest.FixtureRequest, tmp_path: Path) -> Folder:
+    """Where a run may write: a local folder, then a bucket on SeaweedFS."""
+    if request.param == "local":
+        return Folder(str(tmp_path / "out"), {})
+    bucket: Folder = request.getfixturevalue("bucket")
+    return bucket

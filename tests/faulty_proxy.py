@@ -1,0 +1,166 @@
+"""An HTTP proxy on loopback that fails on purpose, in front of a real S3 server."""
+
+import socket
+import struct
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from enum import Enum, auto
+from http.client import HTTPConnection
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from urllib.parse import urlsplit
+
+
+class Trouble(Enum):
+    """What happens to a request."""
+
+    SLOW_DOWN = auto()
+    """503, as S3 throttles; the server never sees the request."""
+    BAD_GATEWAY = auto()
+    """502 from something in between."""
+    LOST_REQUEST = auto()
+    """The connection is reset before the server sees the request."""
+    LOST_ANSWER = auto()
+    """The server does what is asked; the connection is reset instead of its answer."""
+    STALL = auto()
+    """The server does what is asked; the answer never comes."""
+
+
+class FaultyProxy:
+    """Passes requests on, but for those that trouble was ordered for."""
+
+    def __init__(self, target: str) -> None:
+        self.target = urlsplit(target).netloc
+        self.requests: Counter[str] = Counter()
+        """Requests that came in, by method."""
+        self._troubles: dict[str, list[Trouble]] = {}
+        self._lock = threading.Lock()
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(self))
+        self._server.daemon_threads = True
+        self.stopping = threading.Event()
+
+    @property
+    def endpoint(self) -> str:
+        return f"http://127.0.0.1:{self._server.server_port}"
+
+    @property
+    def options(self) -> dict[str, dict[str, str]]:
+        """As in a job file's `storage`."""
+        return {"s3": {"endpoint_url": self.endpoint}}
+
+    def order(self, method: str, troubles: Sequence[Trouble]) -> None:
+        """Trouble for the next requests of a method, in this order; and count from now."""
+        with self._lock:
+            self.requests.clear()
+            self._troubles[method] = list(troubles)
+
+    def next_trouble(self, method: str) -> Trouble | None:
+        """What happens to the request that has just come in."""
+        with self._lock:
+            self.requests[method] += 1
+            waiting = self._troubles.get(method)
+            return waiting.pop(0) if waiting else None
+
+    def run(self) -> None:
+        self._server.serve_forever(poll_interval=0.05)
+
+    def close(self) -> None:
+        self.stopping.set()
+        self._server.shutdown()
+        self._server.server_close()
+
+
+@contextmanager
+def proxy(target: str) -> Iterator[FaultyProxy]:
+    """A proxy in front of an endpoint until the block ends."""
+    faulty = FaultyProxy(target)
+    thread = threading.Thread(target=faulty.run, daemon=True)
+    thread.start()
+    try:
+        yield faulty
+    finally:
+        faulty.close()
+        thread.join()
+
+
+def _handler(faulty: FaultyProxy) -> type[BaseHTTPRequestHandler]:
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def handle_any(self) -> None:
+            body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+            match faulty.next_trouble(self.command):
+                case None:
+                    self.answer(*self.forward(body))
+                case Trouble.SLOW_DOWN:
+                    text = "<Error><Code>SlowDown</Code><Message>Slow down.</Message></Error>"
+                    self.answer(503, [("Content-Type", "application/xml")], text.encode())
+                case Trouble.BAD_GATEWAY:
+                    self.answer(502, [("Content-Type", "text/html")], b"<h1>Bad Gateway</h1>")
+                case Trouble.LOST_REQUEST:
+                    self.reset()
+                case Trouble.LOST_ANSWER:
+                    self.forward(body)
+                    self.reset()
+                case Trouble.STALL:
+                    self.forward(body)
+                    while not faulty.stopping.wait(0.1) and not self.gone():
+                        time.sleep(0.05)
+                    self.close_connection = True
+
+        do_GET = do_PUT = do_HEAD = do_DELETE = do_POST = handle_any  # noqa: N815
+
+        def forward(self, body: bytes) -> tuple[int, list[tuple[str, str]], bytes]:
+            upstream = HTTPConnection(faulty.target, timeout=30)
+            upstream.putrequest(self.command, self.path, skip_host=True, skip_accept_encoding=True)
+            for name, value in self.headers.items():
+                if name.lower() not in ("expect", "connection"):
+                    upstream.putheader(name, value)
+            upstream.endheaders(body)
+            with upstream.getresponse() as response:
+                answer = response.status, response.getheaders(), response.read()
+            upstream.close()
+            return answer
+
+        def answer(self, status: int, headers: list[tuple[str, str]], body: bytes) -> None:
+            self.send_response_only(status)
+            length = str(len(body))
+            for name, value in headers:
+                match name.lower():
+                    case "transfer-encoding" | "connection":
+                        continue
+                    case "content-length":
+                        length = value
+                    case _:
+                        self.send_header(name, value)
+            self.send_header("Content-Length", length)
+            self.end_headers()
+            self.wfile.write(body)
+
+        def reset(self) -> None:
+            """Close without lingering: the peer gets RST, not FIN."""
+            linger = struct.pack("ii", 1, 0)
+            self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+            self.connection.close()
+            self.close_connection = True
+
+        def finish(self) -> None:
+            if self.connection.fileno() != -1:
+                super().finish()
+
+        def gone(self) -> bool:
+            """Whether the peer has hung up."""
+            self.connection.setblocking(False)
+            try:
+                return self.connection.recv(1, socket.MSG_PEEK) == b""
+            except BlockingIOError:
+                return False
+            except OSError:
+                return True
+
+        def log_message(self, *_: object) -> None:
+            """Say nothing."""
+
+    return Handler

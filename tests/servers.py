@@ -1,0 +1,220 @@
+"""S3 servers on loopback, each in a process that does not outlive the tests.
+
+Knows three: SeaweedFS, a real object store; moto, a light one; and rclone over a folder, which
+ignores conditional writes as some stores do.
+"""
+
+import atexit
+import ctypes
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+import uuid
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import fsspec
+
+ACCESS_KEY = "nightpress-tests"
+SECRET_KEY = "loopback-secret-0123456789"  # opens nothing but these servers
+REGION = "us-east-1"
+
+CREDENTIALS = {
+    "AWS_ACCESS_KEY_ID": ACCESS_KEY,
+    "AWS_SECRET_ACCESS_KEY": SECRET_KEY,
+    "AWS_DEFAULT_REGION": REGION,
+}
+"""The environment that lets a client in."""
+
+FOREIGN_VARIABLES = (
+    *("AWS_PROFILE", "AWS_SESSION_TOKEN", "AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3"),
+    *("AWS_REGION", "AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE"),
+)
+"""What a developer's machine may say, and tests must not hear."""
+
+START_S = 60
+TRIES = 3
+
+
+@dataclass(frozen=True)
+class Server:
+    """A server that answers."""
+
+    endpoint: str
+    pid: int
+    log: Path
+
+    @property
+    def options(self) -> dict[str, dict[str, str]]:
+        """As in a job file's `storage`."""
+        return {"s3": {"endpoint_url": self.endpoint}}
+
+    def bucket(self) -> "Folder":
+        """A new bucket."""
+        driver = fsspec.filesystem("s3", skip_instance_cache=True, **self.options["s3"])
+        name = f"press-{uuid.uuid4().hex[:12]}"
+        driver.mkdir(name)
+        return Folder(f"s3://{name}", self.options)
+
+
+class Folder(NamedTuple):
+    """Somewhere to write: a URL, and the storage options for it."""
+
+    url: str
+    options: dict[str, dict[str, str]]
+
+
+@contextmanager
+def seaweed(folder: Path) -> Iterator[Server]:
+    """SeaweedFS with its data below a folder."""
+
+    def command(ports: Iterator[int]) -> tuple[list[str], int]:
+        s3 = next(ports)
+        named = [
+            f"-{part}={next(ports)}"
+            for part in (
+                *("s3.port.grpc", "master.port", "master.port.grpc", "volume.port"),
+                *("volume.port.grpc", "filer.port", "filer.port.grpc", "admin.port"),
+                *("admin.port.grpc", "webdav.port", "metricsPort"),
+            )
+        ]
+        flags = [
+            *("-ip=127.0.0.1", "-ip.bind=127.0.0.1", "-webdav=false", "-admin.ui=false"),
+            *("-s3.port.iceberg=0", "-s3.port.lance=0", "-s3.autoCreateBucket=false"),
+            *("-master.telemetry=false", "-volume.max=20"),
+        ]
+        return [program("weed"), "mini", f"-dir={folder}", f"-s3.port={s3}", *named, *flags], s3
+
+    with started(command, folder) as server:
+        yield server
+
+
+@contextmanager
+def moto(folder: Path) -> Iterator[Server]:
+    """moto: in memory, and it takes any credentials."""
+
+    def command(ports: Iterator[int]) -> tuple[list[str], int]:
+        port = next(ports)
+        return [program("moto_server"), "-H", "127.0.0.1", "-p", str(port)], port
+
+    with started(command, folder) as server:
+        yield server
+
+
+@contextmanager
+def rclone(folder: Path) -> Iterator[Server]:
+    """rclone: a bucket is a folder below `folder`; conditional writes are not heard."""
+
+    def command(ports: Iterator[int]) -> tuple[list[str], int]:
+        port = next(ports)
+        keys = f"--auth-key={ACCESS_KEY},{SECRET_KEY}"
+        address = f"--addr=127.0.0.1:{port}"
+        return [program("rclone"), "serve", "s3", address, keys, f"{folder}"], port
+
+    with started(command, folder) as server:
+        yield server
+
+
+@contextmanager
+def started(
+    command: Callable[[Iterator[int]], tuple[list[str], int]], folder: Path
+) -> Iterator[Server]:
+    """Run a server until the block ends.
+
+    Ports are free when they are drawn and may be taken a moment later, so a server that does not
+    come up is started again with others.
+
+    Args:
+        command: the command line, and which of the ports it draws speaks S3.
+        folder: where the server may write; its log lies beside it.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    log = folder.with_suffix(".log")
+    for _ in range(TRIES):
+        arguments, port = command(iter(free_ports(12)))
+        process = spawn(arguments, log, {**os.environ, **CREDENTIALS})
+        try:
+            if answers(port, process):
+                yield Server(f"http://127.0.0.1:{port}", process.pid, log)
+                return
+        finally:
+            stop(process)
+    raise RuntimeError(f"{arguments[0]} does not start:\n{log.read_text()[-3000:]}")
+
+
+def spawn(
+    arguments: Sequence[str], log: Path, environment: Mapping[str, str]
+) -> subprocess.Popen[bytes]:
+    """A process group of its own, which ends with this process however this one ends."""
+    with log.open("ab") as stream:
+        process = subprocess.Popen(
+            arguments,
+            stdin=subprocess.DEVNULL,
+            stdout=stream,
+            stderr=subprocess.STDOUT,
+            env=dict(environment),
+            start_new_session=True,
+            preexec_fn=die_with_parent if sys.platform == "linux" else None,
+        )
+    atexit.register(stop, process)
+    return process
+
+
+def die_with_parent() -> None:
+    """Ask Linux for SIGKILL when the parent is gone: prctl(PR_SET_PDEATHSIG, SIGKILL)."""
+    ctypes.CDLL(None).prctl(1, signal.SIGKILL)
+
+
+def stop(process: subprocess.Popen[bytes]) -> None:
+    """End a server and whatever it started."""
+    if process.poll() is None:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+def answers(port: int, process: subprocess.Popen[bytes]) -> bool:
+    """Wait until the port speaks HTTP; False if the process ends or time does."""
+    deadline = time.monotonic() + START_S
+    while time.monotonic() < deadline and process.poll() is None:
+        try:
+            urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=5).close()
+        except urllib.error.HTTPError as refusal:  # an answer all the same
+            refusal.close()
+            if refusal.code < 500:
+                return True
+        except OSError:
+            pass
+        else:
+            return True
+        time.sleep(0.1)
+    return False
+
+
+def free_ports(number: int) -> list[int]:
+    """Ports that nobody listens on now, all different."""
+    sockets = [socket.socket() for _ in range(number)]
+    try:
+        for each in sockets:
+            each.bind(("127.0.0.1", 0))
+        return [each.getsockname()[1] for each in sockets]
+    finally:
+        for each in sockets:
+            each.close()
+
+
+def program(name: str) -> str:
+    """A program of this environment, whether or not it is activated."""
+    beside = Path(sys.executable).parent / name
+    found = str(beside) if beside.exists() else shutil.which(name)
+    if found is None:
+        raise RuntimeError(f"{name} is not installed; pip install nightpress[test]")
+    return found
