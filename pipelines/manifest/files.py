@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import PurePosixPath
 from typing import Any, BinaryIO
 
@@ -39,8 +40,11 @@ COMPRESSIONS = {".gz": "gzip", ".zst": "zstd", ".bz2": "bz2"}
 
 HASH_BYTES = 1 << 20
 
-BATCH_ROWS = 32_768
-"""Rows that are in memory at once while a Parquet file streams."""
+BATCH_ROWS, BATCH_BYTES = 32_768, 16 << 20
+"""What is in memory at once while a Parquet file streams."""
+
+BUFFER_BYTES = 1 << 20
+"""Of each column that streams; without it a column of a whole row group is read at once."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +70,7 @@ class ManifestFile:
     schema: pa.Schema
     pieces: tuple[Piece, ...]
 
-    @property
+    @cached_property
     def num_rows(self) -> int:
         """Rows of the file."""
         return sum(piece.num_rows for piece in self.pieces)
@@ -183,9 +187,14 @@ def _read_parquet(
     file: ManifestFile, pieces: Sequence[Piece], schema: pa.Schema, options: Options
 ) -> Iterator[pa.Table]:
     groups = [piece.start for piece in pieces]
-    with open_source(file.url, options) as stream, pq.ParquetFile(stream) as parquet:
+    row_bytes = sum(p.num_bytes for p in pieces) / sum(p.num_rows for p in pieces)
+    num_rows = max(1, min(BATCH_ROWS, int(BATCH_BYTES / max(row_bytes, 1))))
+    with (
+        open_source(file.url, options) as stream,
+        pq.ParquetFile(stream, buffer_size=BUFFER_BYTES, pre_buffer=False) as parquet,
+    ):
         for batch in parquet.iter_batches(
-            BATCH_ROWS, groups, columns=schema.names, use_threads=False
+            num_rows, groups, columns=schema.names, use_threads=False
         ):
             yield _conformed(pa.Table.from_batches([batch]), schema)
 

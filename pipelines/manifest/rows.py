@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from diffusion_core.model import ModelInfo
-from diffusion_core.schedulers import SAMPLER_NAMES
+from diffusion_core.schedulers import SAMPLER_NAMES, max_steps
 from pipelines.manifest.columns import Columns
 from pipelines.manifest.findings import Findings, Mask
 from pipelines.manifest.numbers import Floats, Ints, numbers, whole_numbers
@@ -116,6 +116,7 @@ class Reader:
         num_images = self._whole("num_images", table, (1, MAX_IMAGES), findings)
         seeds, has_seed = self._seeds(table, num_images, findings)
         multiple = self.info.size_multiple
+        scheduler = self._schedulers(table, findings)
         return Rows(
             ids=ids,
             prompts=prompts,
@@ -125,9 +126,9 @@ class Reader:
             num_images=num_images,
             width=self._whole("width", table, (1, MAX_PIXELS), findings, multiple),
             height=self._whole("height", table, (1, MAX_PIXELS), findings, multiple),
-            num_inference_steps=self._whole("num_inference_steps", table, (1, MAX_STEPS), findings),
+            num_inference_steps=self._steps(table, scheduler, findings),
             guidance_scale=self._guidance(table, findings),
-            scheduler=self._schedulers(table, findings),
+            scheduler=scheduler,
         )
 
     def _column(self, setting: str, table: pa.Table, findings: Findings) -> pa.Array | None:
@@ -177,6 +178,19 @@ class Reader:
             past, name, lambda row: f"{seeds[row]} plus {num_images[row]} images passes 2^53 - 1"
         )
         return seeds, given
+
+    def _steps(self, table: pa.Table, scheduler: Ints, findings: Findings) -> Ints:
+        steps = self._whole("num_inference_steps", table, (1, MAX_STEPS), findings)
+        most = np.array([max_steps(name, self.info.max_steps) for name in SAMPLER_NAMES])
+        findings.mark(
+            steps > most[scheduler],
+            self.columns.shown("num_inference_steps"),
+            lambda row: (
+                f"{steps[row]} steps, and {SAMPLER_NAMES[scheduler[row]]} takes "
+                f"at most {most[scheduler[row]]}"
+            ),
+        )
+        return steps
 
     def _guidance(self, table: pa.Table, findings: Findings) -> Floats:
         default = self.defaults.guidance_scale

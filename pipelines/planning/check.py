@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from diffusion_core.model import ModelInfo
+from diffusion_core.schedulers import max_steps
 from pipelines.errors import Change, ManifestError, Problem, SpecError
 from pipelines.manifest.columns import Columns, resolve
 from pipelines.manifest.files import (
@@ -68,20 +69,24 @@ def check(spec: RunSpec, info: ModelInfo, batch_size: int = 1, mapper: Mapper = 
 def manifest_changes(layout: PlanLayout, spec: RunSpec) -> list[Change]:
     """How the manifest differs from the one that was laid out; empty when it does not.
 
-    Versions are compared first; a file is read only where they differ.
+    Versions are compared first; a file is read only where they differ. The same bytes at another
+    place are the same manifest.
     """
-    now = {source.url: source for source in _manifest_sources(spec)}
     then = {file.url: file for file in layout.files}
-    changes = []
-    for url in sorted(now.keys() | then.keys()):
-        old, new = then.get(url), now.get(url)
-        if old is not None and new is not None and old.version == new.version:
-            continue
-        before = old and old.sha256
-        after = new and sha256_of(url, spec.storage)
-        if before != after:
-            changes.append(Change(f"manifest {url}", before, after))
-    return changes
+    now = {
+        source.url: then[source.url].sha256
+        if source.url in then and then[source.url].version == source.version
+        else sha256_of(source.url, spec.storage)
+        for source in _manifest_sources(spec)
+    }
+    if list(now.values()) == [file.sha256 for file in layout.files]:
+        return []
+    before = {url: file.sha256 for url, file in then.items()}
+    return [
+        Change(f"manifest {url}", before.get(url), now.get(url))
+        for url in sorted(before.keys() | now.keys())
+        if before.get(url) != now.get(url)
+    ]
 
 
 def _check_settings(spec: RunSpec, info: ModelInfo) -> None:
@@ -95,6 +100,12 @@ def _check_settings(spec: RunSpec, info: ModelInfo) -> None:
         allowed = ", ".join(("default", *(s for s in info.samplers if s != "default")))
         raise SpecError(
             f"sampling.scheduler: {job.scheduler!r} does not fit this model; one of: {allowed}"
+        )
+    most = max_steps(job.scheduler or "default", info.max_steps)
+    if job.num_inference_steps is not None and job.num_inference_steps > most:
+        raise SpecError(
+            f"sampling.num_inference_steps: {job.num_inference_steps} is more than the "
+            f"{most} that {job.scheduler or 'the model'} takes"
         )
     if job.negative_prompt.strip() and not info.takes_negative_prompt:
         raise SpecError("sampling.negative_prompt: this model takes no negative prompt")

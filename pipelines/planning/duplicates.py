@@ -11,6 +11,7 @@ from pipelines.hashing import Hashes
 from pipelines.manifest.findings import MAX_SHOWN
 from pipelines.manifest.numbers import Ints
 from pipelines.naming import folded
+from pipelines.planning.images import Planner
 from pipelines.planning.units import Unit, hashed_images, typed
 
 Mapper = Callable[..., Iterable[Any]]
@@ -62,7 +63,7 @@ def duplicates(
             if first is places[one]:
                 false += 1
             else:
-                problems.append(_problem(kind, places[one], first))
+                problems.append(_problem(kind, units[0].planner, places[one], first))
         if len(problems) >= MAX_SHOWN:
             break
     return problems[:MAX_SHOWN], len(later) - false
@@ -124,11 +125,11 @@ def _look_up(
     return dict(zip(positions.tolist(), places, strict=True))
 
 
-def _problem(kind: str, place: Place, other: Place) -> Problem:
+def _problem(kind: str, planner: Planner, place: Place, other: Place) -> Problem:
     where = f"{other.file}, row {other.row}"
     if kind == "ids":
         message = f"id {place.name!r} is taken by {where}"
-        return Problem(place.file, place.row, "id", message)
+        return Problem(place.file, place.row, planner.columns.shown("id"), message)
     message = f"file name {place.name!r} is taken by {where}"
     if place.name != other.name:
         message += f" ({other.name!r} differs in letter case only)"

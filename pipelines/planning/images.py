@@ -14,7 +14,7 @@ from diffusion_core.model import ModelInfo
 from diffusion_core.schedulers import SAMPLER_NAMES
 from pipelines.hashing import Hashes, derive_seeds, hash64
 from pipelines.manifest.columns import Columns
-from pipelines.manifest.numbers import Ints
+from pipelines.manifest.numbers import Floats, Ints
 from pipelines.manifest.rows import Reader, Rows
 from pipelines.naming import Field, Template, safe_text
 from pipelines.planning.layout import Settings
@@ -184,10 +184,23 @@ def group_by_settings(rows: Rows) -> tuple[list[Settings], Ints]:
     ):
         if (column == column[:1]).all():
             continue
-        values, codes = np.unique(column, return_inverse=True)
-        _, groups = np.unique(groups * len(values) + codes, return_inverse=True)
-    _, firsts = np.unique(groups, return_index=True)
+        codes, num_codes = _ranks(column)
+        groups, _ = _ranks(groups * num_codes + codes)
+    firsts = np.zeros(int(groups.max(initial=-1)) + 1, np.int64)
+    firsts[groups[::-1]] = np.arange(len(groups))[::-1]
     return [_settings(rows, int(row)) for row in firsts], groups
+
+
+def _ranks(column: Ints | Floats) -> tuple[Ints, int]:
+    """Each value's place among the distinct ones in order, and how many those are.
+
+    Like `np.unique`, by hashing: there are few distinct values and many rows.
+    """
+    encoded = pa.array(column).dictionary_encode()
+    order = np.argsort(np.array(encoded.dictionary))
+    ranks = np.empty(len(order), np.int64)
+    ranks[order] = np.arange(len(order))
+    return ranks[np.array(encoded.indices)], len(order)
 
 
 def _settings(rows: Rows, row: int) -> Settings:

@@ -15,6 +15,8 @@ import pyarrow as pa
 
 from pipelines.manifest.files import ManifestFile, Piece, Slice
 
+ROW_GROUP_IMAGES = 8_192
+
 
 @dataclass(frozen=True)
 class Settings:
@@ -48,6 +50,28 @@ class PlanPart:
     num_images: int
     first_shard: int
     num_shards: int
+
+
+class RowPlaces:
+    """Where rows of a whole manifest lie in its files."""
+
+    def __init__(self, files: Sequence[ManifestFile]) -> None:
+        self._files = files
+        self._ends = list(accumulate(file.num_rows for file in files))
+
+    def slices(self, first_row: int, num_rows: int) -> tuple[Slice, ...]:
+        """The places of consecutive rows, file by file."""
+        found = []
+        index = bisect_right(self._ends, first_row)
+        while num_rows:
+            file, end = self._files[index], self._ends[index]
+            taken = min(num_rows, end - first_row)
+            if taken:
+                found.append(Slice(file, first_row - (end - file.num_rows), taken))
+            first_row += taken
+            num_rows -= taken
+            index += 1
+        return tuple(found)
 
 
 @dataclass(frozen=True)
@@ -97,6 +121,11 @@ class PlanLayout:
         return min(self.shard_size, part.num_images - before)
 
     @cached_property
+    def rows(self) -> RowPlaces:
+        """Where the manifest's rows lie."""
+        return RowPlaces(self.files)
+
+    @cached_property
     def _first_shards(self) -> list[int]:
         return [part.first_shard for part in self.parts]
 
@@ -132,25 +161,6 @@ class PlanLayout:
             ),
             files=tuple(_file_from_dict(file, schemas) for file in values["files"]),
         )
-
-
-ROW_GROUP_IMAGES = 8_192
-
-
-def slices(files: Sequence[ManifestFile], first_row: int, num_rows: int) -> tuple[Slice, ...]:
-    """Where rows of the whole manifest lie in its files."""
-    ends = list(accumulate(file.num_rows for file in files))
-    found = []
-    index = bisect_right(ends, first_row)
-    while num_rows:
-        start = ends[index] - files[index].num_rows
-        taken = min(num_rows, ends[index] - first_row)
-        if taken:
-            found.append(Slice(files[index], first_row - start, taken))
-        first_row += taken
-        num_rows -= taken
-        index += 1
-    return tuple(found)
 
 
 def _file_as_dict(file: ManifestFile, schemas: Sequence[str]) -> dict[str, Any]:

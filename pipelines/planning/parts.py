@@ -14,13 +14,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from diffusion_core.model import ModelInfo
-from pipelines.errors import StoreMissing
+from pipelines.errors import StoreError, StoreMissing
 from pipelines.manifest.columns import resolve
 from pipelines.manifest.rows import Rows, join_rows
 from pipelines.manifest.types import plain_type
 from pipelines.planning.duplicates import Mapper
 from pipelines.planning.images import Images, Planner, all_images, group_by_settings
-from pipelines.planning.layout import PlanLayout, PlanPart, slices
+from pipelines.planning.layout import PlanLayout, PlanPart
 from pipelines.planning.units import Unit, typed
 from pipelines.records import PLAN_SCHEMA
 from pipelines.spec import RunSpec
@@ -117,7 +117,9 @@ def read_shard(store: Store, layout: PlanLayout, shard: int) -> pa.Table:
         ):
             table = parquet.read_row_group(group, use_threads=False)
     except FileNotFoundError as error:
-        raise StoreMissing(f"{store.url}/{part.path}: the plan's part is gone") from error
+        raise StoreMissing(f"{store.url}/{part.path}: this part of the plan is gone") from error
+    except OSError as error:
+        raise StoreError(f"{store.url}/{part.path}: {error.strerror or error}") from error
     return _plain(table.slice(offset, layout.shard_size))
 
 
@@ -134,7 +136,7 @@ def _plain(table: pa.Table) -> pa.Table:
 def _job(planner: Planner, layout: PlanLayout, parts: Sequence[PlanPart]) -> PartsJob:
     first, last = parts[0], parts[-1]
     num_rows = last.first_row + last.num_rows - first.first_row
-    unit = Unit(planner, first.first_row, slices(layout.files, first.first_row, num_rows))
+    unit = Unit(planner, first.first_row, layout.rows.slices(first.first_row, num_rows))
     return PartsJob(unit, tuple(parts), layout.shard_size, layout.row_group_size)
 
 
@@ -194,8 +196,7 @@ def _encode(table: pa.Table, row_group_size: int) -> bytes:
         table,
         sink,
         row_group_size=row_group_size,
-        compression="zstd",
-        compression_level=1,
+        compression="snappy",
         use_dictionary=[
             name for name in table.schema.names if name in shared or name not in DISTINCT
         ],

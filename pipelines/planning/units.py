@@ -26,7 +26,7 @@ from pipelines.planning.images import (
     first_images,
     group_by_settings,
 )
-from pipelines.planning.layout import Settings, slices
+from pipelines.planning.layout import RowPlaces, Settings
 
 MAX_PART_IMAGES = 131_072
 MAX_PART_BYTES = 64 << 20
@@ -91,7 +91,8 @@ def cut_units(planner: Planner, files: Sequence[ManifestFile]) -> list[Unit]:
         num_rows += piece.num_rows
         num_bytes += piece.num_bytes
     spans += [(start, num_rows)] if num_rows else []
-    return [Unit(planner, first, slices(files, first, count)) for first, count in spans]
+    places = RowPlaces(files)
+    return [Unit(planner, first, places.slices(first, count)) for first, count in spans]
 
 
 def check_unit(unit: Unit) -> UnitReport:

@@ -107,17 +107,19 @@ def main() -> None:
         spec = RunSpec(name="bench", manifest=str(path), output=folder)
         store = Store(spec.url)
         with mapper(options.processes) as spread:
-            began = time.perf_counter()
+            began, cpu = time.perf_counter(), time.process_time()
             layout = check(spec, MODEL, 8, spread)
             checked = time.perf_counter()
             parts = list(write_plan(spec, MODEL, layout, store, spread))
-            written = time.perf_counter()
+            written, cpu = time.perf_counter(), time.process_time() - cpu
         shard = read_shard(store, layout, layout.num_shards // 2)
         read = time.perf_counter()
     print(f"{'rows':<16}{options.rows:,} in {len(parts)} parts, {layout.num_shards:,} shards")
     print(speed("check", options.rows, checked - began))
     print(speed("write", options.rows, written - checked))
     print(speed("both", options.rows, written - began))
+    if options.processes == 1:
+        print(speed("both, CPU time", options.rows, cpu))
     print(f"{'read one shard':<16}{read - written:.4f} s, {shard.num_rows} images")
     print(f"{'peak RSS':<16}{peak_bytes(resource.RUSAGE_SELF) / 1e6:,.0f} MB in this process")
     if options.processes > 1:

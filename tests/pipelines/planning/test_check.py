@@ -503,3 +503,27 @@ def test_a_manifest_has_changed_when_its_bytes_have(tmp_path: Path) -> None:
         (False, True),
         (True, False),
     ]
+
+
+def test_the_same_bytes_at_another_place_are_the_same_manifest(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.csv", [{"prompt": "a"}])
+    layout = check(job(tmp_path, path), MODEL)
+    moved = job(tmp_path, path.rename(tmp_path / "b.csv"))
+    assert manifest_changes(layout, moved) == []
+
+
+def test_a_sampler_takes_only_so_many_steps(tmp_path: Path) -> None:
+    model = replace(MODEL, samplers=("euler", "lcm"), max_steps=100)
+    rows = [
+        {"prompt": "a", "scheduler": "lcm", "num_inference_steps": 50},
+        {"prompt": "b", "scheduler": "lcm", "num_inference_steps": 51},
+        {"prompt": "c", "scheduler": "euler", "num_inference_steps": 101},
+    ]
+    manifest = write(tmp_path / "m.csv", rows)
+    assert problems_of(job(tmp_path, manifest), model) == [
+        "m.csv, row 1, column num_inference_steps: 51 steps, and lcm takes at most 50",
+        "m.csv, row 2, column num_inference_steps: 101 steps, and euler takes at most 100",
+    ]
+    spec = job(tmp_path, manifest, sampling={"num_inference_steps": 200})
+    with pytest.raises(SpecError, match=r"sampling\.num_inference_steps: 200 is more than the 100"):
+        check(spec, model)

@@ -12,12 +12,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from plans import MODEL, encoded, images_by_id, job, planned, write
+from servers import Folder
 
-from pipelines.errors import ManifestError
+from pipelines.errors import ManifestError, StoreMissing
 from pipelines.planning import (
     PlanLayout,
     Settings,
     check,
+    manifest_changes,
     plan_part,
     read_shard,
     units,
@@ -25,7 +27,7 @@ from pipelines.planning import (
     write_plan,
 )
 from pipelines.records import PLAN_SCHEMA
-from pipelines.spec import MAX_SEED
+from pipelines.spec import MAX_SEED, RunSpec
 from pipelines.storage import Store
 
 SEEDS = {"x_00": 188829763795983, "x_01": 3732687549306328, "y_00": 579933494510407}
@@ -344,3 +346,30 @@ def test_parts_of_rows_too_large_for_any_part_are_single_rows() -> None:
     images = np.array([10, 100_000, 100_000, 1, 1])
     num_bytes = np.array([1, 1, 1, 1 << 30, 1])
     assert units.cut_parts(images, num_bytes) == [(2, 100_010), (1, 100_000), (1, 1), (1, 1)]
+
+
+def test_a_part_that_is_gone_is_told(tmp_path: Path) -> None:
+    spec = job(tmp_path, write(tmp_path / "m.csv", [{"prompt": "p"}]))
+    layout, _ = planned(spec)
+    store = Store(spec.url)
+    store.delete(layout.parts[0].path)
+    with pytest.raises(StoreMissing, match=r"plan/part-00000\.parquet: this part of the plan"):
+        read_shard(store, layout, 0)
+
+
+def test_a_manifest_and_its_plan_may_lie_on_s3(bucket: Folder, tmp_path: Path) -> None:
+    rows = [{"prompt": f"prompt {n}", "num_images": 2} for n in range(50)]
+    manifests = Store(f"{bucket.url}/prompts", bucket.options)
+    for name, part in {"a.parquet": rows[:30], "b.csv": rows[30:]}.items():
+        assert manifests.create(name, encoded(Path(name).suffix, part))
+    far = RunSpec(
+        name="run", manifest=manifests.url, output=f"{bucket.url}/runs", storage=bucket.options
+    )
+    near = job(
+        tmp_path,
+        [write(tmp_path / "a.parquet", rows[:30]), write(tmp_path / "b.csv", rows[30:])],
+    )
+    layout, plan = planned(far)
+    assert plan == planned(near)[1]
+    assert manifest_changes(layout, far) == []
+    assert manifest_changes(layout, near) == []
