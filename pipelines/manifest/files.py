@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import islice
 from pathlib import PurePosixPath
 from typing import Any, BinaryIO
 
@@ -18,6 +19,7 @@ import pyarrow.parquet as pq
 
 from pipelines.errors import ManifestError, Problem, StoreError
 from pipelines.manifest.delimited import Delimited
+from pipelines.manifest.findings import MAX_SHOWN
 from pipelines.manifest.jsonl import JsonLines
 from pipelines.manifest.text import BYTE_ORDER_MARK, PlainLines, TextFormat, blocks, read_up_to
 from pipelines.manifest.types import as_type, common_type, plain_type
@@ -97,27 +99,22 @@ def format_of(url: str) -> tuple[str, str | None] | None:
     return known, compression
 
 
-def survey(source: Source, options: Options) -> tuple[ManifestFile, tuple[Problem, ...]]:
+def survey(source: Source, options: Options) -> ManifestFile:
     """Read a file once: its columns, where its rows lie, and its sha256.
 
-    Returns:
-        The file, and every record in it that cannot be read.
+    Raises:
+        ManifestError: it cannot be read, or records of it cannot.
+        StoreError: the store fails.
     """
     kind = format_of(source.url)
     if kind is None:
         raise ValueError(f"{source.url} is not a manifest")
-    problems: list[Problem] = []
-    schema: pa.Schema = pa.schema([])
-    pieces: list[Piece] = []
-    try:
-        with _understood(source.url, kind[0], options):
-            if kind[0] == "parquet":
-                schema, pieces = _survey_parquet(source.url, options)
-            else:
-                schema, pieces = _survey_text(source.url, *kind, options, problems)
-    except ManifestError as error:
-        problems += error.problems
-    file = ManifestFile(
+    with _understood(source.url, kind[0]):
+        if kind[0] == "parquet":
+            schema, pieces = _survey_parquet(source.url, options)
+        else:
+            schema, pieces = _survey_text(source.url, *kind, options)
+    return ManifestFile(
         source.url,
         source.version,
         source.num_bytes,
@@ -126,7 +123,6 @@ def survey(source: Source, options: Options) -> tuple[ManifestFile, tuple[Proble
         schema,
         tuple(pieces),
     )
-    return file, tuple(problems)
 
 
 def sha256_of(url: str, options: Options) -> str:
@@ -149,7 +145,7 @@ def read(part: Slice, columns: Sequence[str], options: Options) -> Iterator[pa.T
     pieces, skip = _covering(part)
     reader = _read_parquet if file.format == "parquet" else _read_text
     left = part.num_rows
-    with _understood(file.url, file.format, options):
+    with _understood(file.url, file.format):
         for table in reader(file, pieces, schema, options):
             rows = table.slice(skip, left)
             skip = max(0, skip - table.num_rows)
@@ -222,14 +218,15 @@ def _open_text(url: str, compression: str | None, options: Options) -> Iterator[
 
 
 def _survey_text(
-    url: str, format_name: str, compression: str | None, options: Options, problems: list[Problem]
+    url: str, format_name: str, compression: str | None, options: Options
 ) -> tuple[pa.Schema, list[Piece]]:
     """Parse the whole file once; only counts and types are kept."""
     form = _text_format(format_name)
     header, start = _header(url, form, compression, options)
     types: dict[str, pa.DataType] = {field.name: field.type for field in header}
     pieces: list[Piece] = []
-    num_rows = 0
+    problems: list[Problem] = []
+    num_rows = num_problems = 0
     with _open_text(url, compression, options) as stream:
         read_up_to(stream, start)
         for place, data in blocks(stream, form, start):
@@ -239,9 +236,13 @@ def _survey_text(
             for field in table.schema:
                 before = types.get(field.name, pa.null())
                 types[field.name] = common_type([before, plain_type(field.type)])
-            problems += [Problem(url, num_rows + row, None, why) for row, why in bad.items()]
+            shown = islice(bad.items(), MAX_SHOWN - len(problems))
+            problems += [Problem(url, num_rows + row, None, why) for row, why in shown]
+            num_problems += len(bad)
             pieces.append(Piece(place, len(data), table.num_rows + len(bad)))
             num_rows += table.num_rows + len(bad)
+    if problems:
+        raise ManifestError(problems, num_problems)
     return pa.schema(list(types.items())), pieces
 
 
@@ -303,7 +304,7 @@ def _conformed(table: pa.Table, schema: pa.Schema) -> pa.Table:
 
 
 @contextmanager
-def _understood(url: str, format_name: str, options: Options) -> Iterator[None]:
+def _understood(url: str, format_name: str) -> Iterator[None]:
     """What a file's bytes do wrong is the manifest's fault; the rest is the store's."""
     try:
         yield

@@ -4,7 +4,7 @@
 `read_shard` reads a piece of it back. Runs in one process, or wherever the caller's mapper does.
 """
 
-from pipelines.planning.check import check, manifest_changes
+from pipelines.planning.checking import check, manifest_changes
 from pipelines.planning.layout import PlanLayout, PlanPart, Settings, SettingsCount
 from pipelines.planning.parts import plan_part, read_shard, write_part, write_plan
 

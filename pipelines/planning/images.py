@@ -172,8 +172,8 @@ def _images(
     return Images(rows, carried, planner.template, planner.spec.seed, picked, variants)
 
 
-def group_by_settings(rows: Rows) -> tuple[list[Settings], Ints]:
-    """The distinct settings in sampling order, and which of them each row has; (n,)."""
+def group_by_settings(rows: Rows) -> Ints:
+    """Which of the rows' distinct settings each has, numbered in sampling order; (n,)."""
     groups = np.zeros(len(rows), np.int64)
     for column in (
         rows.width,
@@ -186,9 +186,7 @@ def group_by_settings(rows: Rows) -> tuple[list[Settings], Ints]:
             continue
         codes, num_codes = _ranks(column)
         groups, _ = _ranks(groups * num_codes + codes)
-    firsts = np.zeros(int(groups.max(initial=-1)) + 1, np.int64)
-    firsts[groups[::-1]] = np.arange(len(groups))[::-1]
-    return [_settings(rows, int(row)) for row in firsts], groups
+    return groups
 
 
 def _ranks(column: Ints | Floats) -> tuple[Ints, int]:
@@ -203,7 +201,8 @@ def _ranks(column: Ints | Floats) -> tuple[Ints, int]:
     return ranks[np.array(encoded.indices)], len(order)
 
 
-def _settings(rows: Rows, row: int) -> Settings:
+def settings_of(rows: Rows, row: int) -> Settings:
+    """The settings of one row."""
     return Settings(
         width=int(rows.width[row]),
         height=int(rows.height[row]),

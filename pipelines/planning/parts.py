@@ -143,8 +143,7 @@ def _job(planner: Planner, layout: PlanLayout, parts: Sequence[PlanPart]) -> Par
 def _tables(job: PartsJob) -> Iterator[tuple[PlanPart, pa.Table]]:
     """Each part of a job with its images in sampling order."""
     for part, rows, carried in _rows_of_parts(job):
-        _, groups = group_by_settings(rows)
-        order = np.argsort(groups, kind="stable")
+        order = np.argsort(group_by_settings(rows), kind="stable")
         yield part, _table(all_images(job.unit.planner, rows, carried, order), part, job.shard_size)
 
 

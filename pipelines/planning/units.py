@@ -25,6 +25,7 @@ from pipelines.planning.images import (
     all_images,
     first_images,
     group_by_settings,
+    settings_of,
 )
 from pipelines.planning.layout import RowPlaces, Settings
 
@@ -103,7 +104,7 @@ def check_unit(unit: Unit) -> UnitReport:
         if not batch.findings.total:
             images.append(batch.rows.num_images)
             weights.append(_weights(batch))
-            report.settings.update(_count_settings(batch.rows))
+            _count_settings(report.settings, batch.rows)
             ids += _hash_ids(unit.planner, batch)
             names += _hash_names(unit.planner, batch)
         report.num_problems += batch.findings.total
@@ -195,7 +196,13 @@ def _weights(batch: Batch) -> Ints:
     return lengths[0] + lengths[1] + int(batch.row_bytes)
 
 
-def _count_settings(rows: Rows) -> dict[Settings, int]:
-    settings, groups = group_by_settings(rows)
+def _count_settings(counter: "Counter[Settings]", rows: Rows) -> None:
+    """Add the rows' images; where settings are many, the rarest are forgotten."""
+    groups = group_by_settings(rows)
     counts = np.bincount(groups, weights=rows.num_images)
-    return {each: int(count) for each, count in zip(settings, counts, strict=True)}
+    for group in np.argsort(-counts, kind="stable")[:MAX_SETTINGS].tolist():
+        first = int(np.argmax(groups == group))
+        counter[settings_of(rows, first)] += int(counts[group])
+    if len(counter) > 10 * MAX_SETTINGS:
+        for settings, _ in counter.most_common()[MAX_SETTINGS:]:
+            del counter[settings]

@@ -6,7 +6,6 @@ be the builtin `map` or send the same calls to other machines.
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from diffusion_core.model import ModelInfo
 from diffusion_core.schedulers import max_steps
@@ -135,22 +134,27 @@ def _manifest_sources(spec: RunSpec) -> list[Source]:
     return list(sources.values())
 
 
-@dataclass(frozen=True)
-class _Survey:
-    """The survey as a call of one argument, for mappers."""
-
-    options: Options
-
-    def __call__(self, source: Source) -> tuple[ManifestFile, tuple[Problem, ...]]:
-        return survey(source, self.options)
-
-
 def _survey_all(spec: RunSpec, mapper: Mapper) -> list[ManifestFile]:
-    surveys = list(mapper(_Survey(spec.storage), _manifest_sources(spec)))
-    problems = [problem for _, found in surveys for problem in found]
-    if problems:
-        raise ManifestError(problems)
-    return [file for file, _ in surveys]
+    calls = [(source, spec.storage) for source in _manifest_sources(spec)]
+    files: list[ManifestFile] = []
+    errors: list[ManifestError] = []
+    for found in mapper(survey_file, calls):
+        if isinstance(found, ManifestError):
+            errors.append(found)
+        else:
+            files.append(found)
+    if errors:
+        problems = first_of(error.problems for error in errors)
+        raise ManifestError(problems, sum(error.total for error in errors))
+    return files
+
+
+def survey_file(call: tuple[Source, Options]) -> ManifestFile | ManifestError:
+    """Survey one file, its problems returned so that all files' are told; a top-level function."""
+    try:
+        return survey(*call)
+    except ManifestError as error:
+        return error
 
 
 def _refuse_problems(reports: Sequence[UnitReport]) -> None:

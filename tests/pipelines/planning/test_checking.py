@@ -527,3 +527,25 @@ def test_a_sampler_takes_only_so_many_steps(tmp_path: Path) -> None:
     spec = job(tmp_path, manifest, sampling={"num_inference_steps": 200})
     with pytest.raises(SpecError, match=r"sampling\.num_inference_steps: 200 is more than the 100"):
         check(spec, model)
+
+
+def test_bad_records_of_all_files_are_counted(tmp_path: Path) -> None:
+    for name in "ab":
+        (tmp_path / f"{name}.csv").write_text("prompt,note\n" + "x\n" * 30)
+    with pytest.raises(ManifestError) as caught:
+        check(job(tmp_path, [tmp_path / "a.csv", tmp_path / "b.csv"]), MODEL)
+    assert caught.value.total == 60
+    assert len(caught.value.problems) == 20
+
+
+def test_settings_as_many_as_rows_are_told_in_part(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pipelines.planning.units.MAX_SETTINGS", 3)
+    monkeypatch.setattr("pipelines.planning.checking.MAX_SETTINGS", 3)
+    monkeypatch.setattr("pipelines.manifest.files.BATCH_ROWS", 10)
+    rows = [{"prompt": "p", "guidance_scale": 1.0 if n % 2 else n / 7} for n in range(200)]
+    layout = check(job(tmp_path, write(tmp_path / "m.parquet", rows)), MODEL)
+    assert len(layout.batches) == 3
+    assert layout.batches[0].settings.guidance_scale == 1.0
+    assert layout.batches[0].num_images == 100
