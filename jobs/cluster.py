@@ -4,6 +4,8 @@ Knows nothing of shards or models.
 """
 
 import os
+import signal
+import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -37,11 +39,23 @@ def cluster(spec: ClusterSpec) -> Iterator[None]:
     if ray.is_initialized():
         yield
         return
-    connect(spec)
+    with _own_signals():
+        connect(spec)
     try:
         yield
     finally:
         ray.shutdown()
+
+
+@contextmanager
+def _own_signals() -> Iterator[None]:
+    """Keep the caller's handler of SIGTERM: Ray's own ends the process without a word."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    handler = signal.getsignal(signal.SIGTERM)
+    yield
+    signal.signal(signal.SIGTERM, handler)
 
 
 def connect(spec: ClusterSpec) -> None:

@@ -6,7 +6,7 @@ from itertools import groupby
 
 import pyarrow as pa
 
-from diffusion_core.sampling import ImageRequest, SamplingParams
+from diffusion_core.requests import ImageRequest, SamplingParams
 from pipelines.records import PLAN_SCHEMA
 
 
