@@ -170,6 +170,8 @@ def _fits(setting: str, type_: pa.DataType, coded: bool) -> bool:
 
 
 def _carried_name(name: str) -> str:
+    if not name:
+        return "unnamed"
     return f"manifest_{name}" if name in RESERVED_COLUMNS else name
 
 

@@ -255,6 +255,8 @@ def _header(
     mark = len(BYTE_ORDER_MARK) if data.startswith(BYTE_ORDER_MARK) else 0
     if form.has_header and not data[mark:].strip():
         raise pa.ArrowInvalid("it is empty; the first line names the columns")
+    if form.has_header and b"\r" in data and b"\n" not in data:
+        raise pa.ArrowInvalid("its lines end in CR alone; save it with LF or CRLF")
     schema, num_bytes = form.header(data[mark:])
     _refuse_repeated(schema)
     return schema, mark + num_bytes

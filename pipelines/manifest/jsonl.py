@@ -72,10 +72,21 @@ def _objects(data: bytes, found: Found) -> Iterator[dict[str, Any]]:
         except ValueError as error:
             found(number, f"not JSON: {error}")
             continue
-        if isinstance(value, dict):
+        if _has_lone_surrogate(value):
+            found(number, "text with half of a character: a lone surrogate, such as \\ud800")
+        elif isinstance(value, dict):
             yield value
         else:
             found(number, 'not a JSON object, such as {"prompt": "a cat"}')
+
+
+def _has_lone_surrogate(value: Any) -> bool:
+    """JSON can escape what UTF-8 cannot say."""
+    try:
+        json.dumps(value, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        return True
+    return False
 
 
 def _column(values: list[Any], type_: pa.DataType | None) -> pa.Array:

@@ -39,9 +39,11 @@ def whole_numbers(column: pa.Array, name: str, findings: Findings) -> tuple[Ints
             pass  # some row is no plain integer; the floats say which
     values, given = numbers(column, name, findings)
     with np.errstate(invalid="ignore"):
-        whole = (np.floor(values) == values) & (np.abs(values) < MAX_EXACT)
-    findings.mark(given & ~whole, name, _shown(column, "is not a whole number"))
-    given &= whole
+        fits = np.abs(values) < MAX_EXACT
+        whole = np.floor(values) == values
+    findings.mark(given & ~fits, name, _shown(column, "is out of range"))
+    findings.mark(given & fits & ~whole, name, _shown(column, "is not a whole number"))
+    given &= fits & whole
     return np.where(given, values, 0.0).astype(np.int64), given
 
 

@@ -4,6 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -44,6 +45,7 @@ def told(tmp_path: Path, *rows: dict[str, Any], **values: Any) -> list[str]:
         ({"guidance_scale": -1}, "column guidance_scale: -1.0 is not a finite number from 0"),
         ({"guidance_scale": "x"}, "column guidance_scale: 'x' is not a number"),
         ({"seed": -1}, "column seed: -1 is not from 0 to 2^53 - 1"),
+        ({"seed": 1e30}, "column seed: 1e+30 is out of range"),
         ({"seed": 2**53}, f"column seed: {2**53} is not from 0 to 2^53 - 1"),
         (
             {"seed": 2**53 - 2, "num_images": 3},
@@ -262,8 +264,6 @@ def test_hashes_that_meet_are_no_duplicates(
 
 
 def _few(texts: pa.Array) -> Any:
-    import numpy as np
-
     return np.array([len(text) for text in texts.to_pylist()], np.uint64)
 
 
@@ -424,6 +424,10 @@ def test_text_in_any_arrow_encoding_is_text(tmp_path: Path) -> None:
     [
         ("m.csv", b"", "cannot be read as CSV: it is empty; the first line names the columns"),
         ("m.csv", b"prompt\n", "there are no rows in it"),
+        ("m.csv", b"prompt,n\ra,b\r", "its lines end in CR alone"),
+        ("m.csv", "prompt\na\n".encode("utf-16"), "not UTF-8 text: byte 0xff"),
+        ("m.jsonl", b'{"prompt": "\\ud800"}\n', "row 0: text with half of a character"),
+        ("m.jsonl", b'[{"prompt": "a"}]', "row 0: not a JSON object"),
         ("m.txt", b"", "there are no rows in it"),
         ("m.txt", b"caf\xe9\n", "not UTF-8 text: byte 0xe9"),
         ("m.csv", b"prompt,prompt\na,b\n", "column 'prompt' is there twice"),
@@ -436,7 +440,7 @@ def test_a_file_that_cannot_be_read_is_told(
 ) -> None:
     (tmp_path / name).write_bytes(data)
     (problem,) = problems_of(job(tmp_path, tmp_path / name))
-    assert problem.startswith(f"{name}: ")
+    assert problem.startswith(name)
     assert told in problem
 
 
@@ -549,3 +553,20 @@ def test_settings_as_many_as_rows_are_told_in_part(
     assert len(layout.batches) == 3
     assert layout.batches[0].settings.guidance_scale == 1.0
     assert layout.batches[0].num_images == 100
+
+
+def test_columns_of_every_type_are_carried_and_expanded(tmp_path: Path) -> None:
+    carried = {
+        "tags": [["x", "y"], None],
+        "meta": [{"a": 1}, None],
+        "raw": [b"x", None],
+        "nothing": pa.nulls(2),
+        "flag": [True, None],
+    }
+    table = pa.table({"prompt": ["a", "b"], "num_images": [2, 1], "": ["i", "j"]} | carried)
+    pq.write_table(table, tmp_path / "m.parquet")
+    images = images_by_id(planned(job(tmp_path, tmp_path / "m.parquet"))[1])
+    for name in carried:
+        given = table[name].to_pylist()
+        assert [row[name] for row in images.values()] == [given[0], given[0], given[1]]
+    assert [row["unnamed"] for row in images.values()] == ["i", "i", "j"]

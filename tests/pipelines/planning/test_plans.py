@@ -1,6 +1,7 @@
 """The laws of a plan: what it must be whatever the manifest's format, files and order."""
 
 import json
+import pickle
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -318,8 +319,6 @@ def test_checking_writes_nothing(tmp_path: Path) -> None:
 
 
 def test_a_mapper_gets_calls_that_can_be_pickled(tmp_path: Path) -> None:
-    import pickle  # the mapper stands for one that sends calls elsewhere
-
     def mapper(function: Any, calls: Any) -> Any:
         for call in calls:
             sent = pickle.loads(pickle.dumps((function, call)))
