@@ -99,3 +99,8 @@ def problems_of(spec: RunSpec, info: ModelInfo = MODEL) -> list[str]:
         check(spec, info)
     folder = str(Path(spec.output).parent) + "/"
     return [str(problem).replace(folder, "") for problem in caught.value.problems]
+
+
+def told(tmp_path: Path, *rows: dict[str, Any], **values: Any) -> list[str]:
+    """The problems of rows written as JSON Lines."""
+    return problems_of(job(tmp_path, write(tmp_path / "m.jsonl", rows), **values))

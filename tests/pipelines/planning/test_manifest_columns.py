@@ -1,0 +1,173 @@
+"""Which columns are settings, which are carried, and what is told of the others."""
+
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from plans import MODEL, images_by_id, job, planned, problems_of, told, write
+
+DIFFUSIONDB = {"guidance_scale": "cfg", "num_inference_steps": "step"} | {
+    "scheduler": {"column": "sampler", "values": {1: "ddim", 3: "euler"}}
+}
+
+
+def test_columns_of_a_diffusiondb_table_are_mapped(tmp_path: Path) -> None:
+    table = pa.table(
+        {
+            "image_name": ["a.png", "b.png"],
+            "prompt": ["a cat", "a dog"],
+            "part_id": pa.array([1, 2], pa.uint16()),
+            "seed": pa.array([2615452719, 7], pa.uint32()),
+            "step": pa.array([50, 30], pa.uint16()),
+            "cfg": pa.array([7.0, 12.5], pa.float32()),
+            "sampler": pa.array([3, 1], pa.uint8()),
+            "width": pa.array([512, 768], pa.uint16()),
+            "height": pa.array([512, 512], pa.uint16()),
+            "timestamp": pa.array([0, 1], pa.timestamp("us", tz="UTC")),
+        }
+    )
+    pq.write_table(table, tmp_path / "metadata.parquet")
+    spec = job(tmp_path, tmp_path / "metadata.parquet", columns=DIFFUSIONDB)
+    images = images_by_id(planned(spec)[1])
+    first = images["00000000_00"]
+    assert (first["scheduler"], first["guidance_scale"], first["num_inference_steps"]) == (
+        "euler",
+        7.0,
+        50,
+    )
+    assert first["seed"] == 2615452719
+    assert {"image_name", "part_id", "timestamp"} <= first.keys()
+    assert not {"cfg", "step", "sampler"} & first.keys()
+    assert images["00000001_00"]["scheduler"] == "ddim"
+
+
+def test_a_code_without_a_meaning_is_told(tmp_path: Path) -> None:
+    row = {"prompt": "p", "sampler": 8, "cfg": 1, "step": 1}
+    assert told(tmp_path, row, columns=DIFFUSIONDB) == [
+        "m.jsonl, row 0, column sampler: '8' has no meaning; the codes in the job file are: 1, 3"
+    ]
+
+
+def test_codes_may_stand_for_numbers_and_may_be_missing(tmp_path: Path) -> None:
+    columns = {"width": {"column": "size", "values": {"S": 64, "L": 256}}}
+    rows = [{"prompt": "a", "size": "L"}, {"prompt": "b"}, {"prompt": "c", "size": "S"}]
+    _, plan = planned(job(tmp_path, write(tmp_path / "m.csv", rows), columns=columns))
+    assert {row["id"][-1]: row["width"] for row in plan.to_pylist()} == {
+        "0": 256,
+        "1": MODEL.width,
+        "2": 64,
+    }
+
+
+def test_a_mapped_column_that_is_not_there_is_told(tmp_path: Path) -> None:
+    assert told(tmp_path, {"Prompt": "a", "n": 1}, columns={"prompt": "caption"}) == [
+        "m.jsonl, column caption: columns.prompt names it, and there are only: Prompt, n"
+    ]
+
+
+def test_a_file_without_prompts_is_told_what_it_has(tmp_path: Path) -> None:
+    (problem,) = told(tmp_path, {"Prompt": "a", "n": 1})
+    assert problem.startswith(
+        "m.jsonl, column prompt: every file needs it, and this one has: Prompt, n"
+    )
+
+
+def test_a_column_can_be_kept_from_being_a_setting(tmp_path: Path) -> None:
+    rows = [{"prompt": "a", "width": 33, "height": 77}]
+    manifest = write(tmp_path / "m.jsonl", rows)
+    _, plan = planned(job(tmp_path, manifest, columns={"width": None, "height": None}))
+    (row,) = plan.to_pylist()
+    assert (row["width"], row["height"]) == (MODEL.width, MODEL.height)
+    assert (row["manifest_width"], row["manifest_height"]) == (33, 77)
+
+
+def test_carried_columns_keep_their_values_and_give_way_in_name(tmp_path: Path) -> None:
+    rows = [{"prompt": "a", "zip": "007", "image_id": "x", "file": "y", "sha256": "z"}]
+    _, plan = planned(job(tmp_path, write(tmp_path / "m.csv", rows)))
+    (row,) = plan.to_pylist()
+    assert row["zip"] == "007"
+    assert (row["manifest_image_id"], row["manifest_file"], row["manifest_sha256"]) == tuple("xyz")
+
+
+def test_a_carried_name_that_is_taken_is_told(tmp_path: Path) -> None:
+    (problem,) = told(tmp_path, {"prompt": "a", "file": "x", "manifest_file": "y"})
+    assert problem.startswith("m.jsonl, column file: it would be carried as manifest_file")
+
+
+@pytest.mark.parametrize("name", ["strength", "init_image", "lora"])
+def test_columns_of_other_ways_to_make_images_are_refused(tmp_path: Path, name: str) -> None:
+    (problem,) = told(tmp_path, {"prompt": "a", name: "x"})
+    assert problem.startswith(
+        f"m.jsonl, column {name}: images are not made from it by this version"
+    )
+
+
+def test_files_with_other_columns_share_one_plan(tmp_path: Path) -> None:
+    one = write(tmp_path / "a.jsonl", [{"prompt": "a", "n": 1, "only_a": [1]}])
+    two = write(tmp_path / "b.csv", [{"only_b": "x", "n": "07", "prompt": "b"}])
+    three = write(tmp_path / "c.txt", [{"prompt": "c"}])
+    _, plan = planned(job(tmp_path, [one, two, three]))
+    carried = plan.select(["prompt", "n", "only_a", "only_b"])
+    assert carried.to_pylist() == [
+        {"prompt": "a", "n": "1", "only_a": [1], "only_b": None},
+        {"prompt": "b", "n": "07", "only_a": None, "only_b": "x"},
+        {"prompt": "c", "n": None, "only_a": None, "only_b": None},
+    ]
+
+
+def test_ids_come_from_all_files_or_from_none(tmp_path: Path) -> None:
+    one = write(tmp_path / "a.csv", [{"prompt": "a", "id": "x"}])
+    two = write(tmp_path / "b.csv", [{"prompt": "b"}])
+    (problem,) = problems_of(job(tmp_path, [one, two]))
+    assert problem.startswith("b.csv, column id: ")
+    assert "give all files ids, or none" in problem
+
+
+@pytest.mark.parametrize(
+    ("name", "type_", "wanted"),
+    [
+        ("prompt", pa.int64(), "prompt is text"),
+        ("width", pa.bool_(), "width is a number"),
+        ("seed", pa.struct([("a", pa.int64())]), "seed is a number"),
+        ("scheduler", pa.int8(), "scheduler is text"),
+        ("id", pa.timestamp("ms"), "id is text or whole numbers"),
+    ],
+)
+def test_a_column_of_the_wrong_type_is_told_once(
+    tmp_path: Path, name: str, type_: pa.DataType, wanted: str
+) -> None:
+    columns = {"prompt": pa.array(["a"] * 30)} | {name: pa.nulls(30, type_)}
+    pq.write_table(pa.table(columns), tmp_path / "m.parquet")
+    assert problems_of(job(tmp_path, tmp_path / "m.parquet")) == [
+        f"m.parquet, column {name}: it is of type {type_}, and {wanted}"
+    ]
+
+
+def test_text_in_any_arrow_encoding_is_text(tmp_path: Path) -> None:
+    prompts = pa.array(["a", "b", "a"])
+    for name, column in {
+        "large": prompts.cast(pa.large_string()),
+        "category": prompts.dictionary_encode(),
+    }.items():
+        pq.write_table(pa.table({"prompt": column, "note": column}), tmp_path / f"{name}.parquet")
+        _, plan = planned(job(tmp_path / name, tmp_path / f"{name}.parquet"))
+        assert plan["prompt"].to_pylist() == ["a", "b", "a"]
+        assert plan.schema.field("note").type == pa.string()
+
+
+def test_columns_of_every_type_are_carried_and_expanded(tmp_path: Path) -> None:
+    carried = {
+        "tags": [["x", "y"], None],
+        "meta": [{"a": 1}, None],
+        "raw": [b"x", None],
+        "nothing": pa.nulls(2),
+        "flag": [True, None],
+    }
+    table = pa.table({"prompt": ["a", "b"], "num_images": [2, 1], "": ["i", "j"]} | carried)
+    pq.write_table(table, tmp_path / "m.parquet")
+    images = images_by_id(planned(job(tmp_path, tmp_path / "m.parquet"))[1])
+    for name in carried:
+        given = table[name].to_pylist()
+        assert [row[name] for row in images.values()] == [given[0], given[0], given[1]]
+    assert [row["unnamed"] for row in images.values()] == ["i", "i", "j"]
