@@ -101,7 +101,7 @@ def resolve_batch_size(spec: RunSpec, device: str) -> int:
 
 
 def _events(spec: RunSpec, store: Store) -> Iterator[Event]:
-    _require_shared_disk(spec)
+    require_shared_disk(spec)
     factory = actor_factory(spec)
     first = factory.start()
     yield from _waiting_for_room(factory)
@@ -194,7 +194,7 @@ def _require_complete(store: Store, record: RunRecord) -> None:
         )
 
 
-def _require_shared_disk(spec: RunSpec) -> None:
+def require_shared_disk(spec: RunSpec) -> None:
     """A local output folder must be the same folder on every node."""
     if len(alive_nodes()) < 2 or not is_local(spec.output):
         return

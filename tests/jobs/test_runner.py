@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 from run_files import PROMPTS, files_of, hashes, read_metadata
+from servers import Folder
 
 import jobs
 from jobs.events import Event, Planned
@@ -219,9 +220,9 @@ def test_an_output_that_cannot_be_written_is_said_before_a_model_is_loaded(
 
 
 def test_a_run_on_object_storage_is_the_run_on_a_local_disk(
-    make_spec: MakeSpec, bucket: tuple[str, dict[str, dict[str, object]]]
+    make_spec: MakeSpec, bucket: Folder
 ) -> None:
-    url, storage = bucket
+    url, storage = bucket.url, bucket.options
     local, remote = make_spec(), make_spec(output=url, storage=storage)
     jobs.run(local)
     jobs.run(remote)

@@ -1,0 +1,114 @@
+"""Two nodes that share no disk: Ray's own multi-node cluster, and an S3 server between them."""
+
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+from ray.cluster_utils import Cluster
+from run_files import PROMPTS
+from servers import Folder
+
+import jobs
+from jobs import runner
+from jobs.errors import ClusterError
+from pipelines import Run, open_run
+from pipelines.spec import ClusterSpec, RunSpec
+from pipelines.storage import Store
+
+MakeSpec = Callable[..., RunSpec]
+
+
+@pytest.fixture
+def two_nodes() -> Iterator[Cluster]:
+    """A head and a second node with room for one actor each."""
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
+    cluster.add_node(num_cpus=1)
+    yield cluster
+    cluster.shutdown()
+
+
+@pytest.mark.usefixtures("local_ray")
+def test_two_nodes_make_one_image_set_though_one_of_them_dies(
+    two_nodes: Cluster, make_spec: MakeSpec, tiny_model: Path, bucket: Folder, tmp_path: Path
+) -> None:
+    slow = {"num_inference_steps": 20, "height": 64, "guidance_scale": 3.0}
+    batch = {"size": 2, "shard_size": 2}
+    undisturbed = make_spec(name="undisturbed", sampling=slow, batch=batch)
+    jobs.run(undisturbed)
+
+    upload(tiny_model, Store(f"{bucket.url}/models/tiny", bucket.options))
+    spec = make_spec(
+        model=f"{bucket.url}/models/tiny",
+        output=f"{bucket.url}/runs",
+        storage=bucket.options,
+        sampling=slow,
+        batch=batch,
+        cluster={"actors": 2, "address": two_nodes.address},
+    )
+    job = tmp_path / "job.yaml"
+    job.write_text(yaml.safe_dump(spec.as_dict()))
+    program = Path(sys.executable).parent / "nightpress"
+    with subprocess.Popen([program, "run", job], stderr=subprocess.PIPE, text=True) as driver:
+        wait_for_commits(Store(spec.url, spec.storage), 2, driver)
+        two_nodes.remove_node(next(iter(two_nodes.worker_nodes)), allow_graceful=False)
+        _, said = driver.communicate(timeout=180)
+    assert driver.returncode == 0, said
+    assert pixels(open_run(spec.url, bucket.options)) == pixels(open_run(undisturbed.url))
+    assert len(Store(spec.url, spec.storage).list("images")) == PROMPTS
+
+
+def pixels(run: Run) -> dict[str, bytes]:
+    """image_id -> its pixels; the files differ in the name of the model's place."""
+    return {row["image_id"]: image.tobytes() for row, image in run.images()}
+
+
+def upload(folder: Path, store: Store) -> None:
+    for path in folder.rglob("*"):
+        if path.is_file():
+            store.put(path.relative_to(folder).as_posix(), path.read_bytes())
+
+
+def wait_for_commits(store: Store, count: int, driver: "subprocess.Popen[str]") -> None:
+    end = time.monotonic() + 120
+    while time.monotonic() < end and driver.poll() is None:
+        if len(store.list("metadata")) >= count:
+            return
+        time.sleep(0.1)
+    driver.kill()
+    raise AssertionError(f"no {count} commits: {driver.communicate()}")
+
+
+def test_an_address_where_nobody_answers_is_said_in_one_line(make_spec: MakeSpec) -> None:
+    job = make_spec(cluster={"address": "ray://127.0.0.1:9"})
+    program = Path(sys.executable).parent / "nightpress"
+    path = Path(job.output).parent / "job.yaml"
+    path.write_text(yaml.safe_dump(job.as_dict()))
+    done = subprocess.run([program, "run", path], capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "no Ray cluster answers at ray://127.0.0.1:9" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_local_output_that_a_node_does_not_share_is_refused(
+    make_spec: MakeSpec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runner, "alive_nodes", lambda: {"a": "10.0.0.1", "b": "10.0.0.2"})
+    monkeypatch.setattr(runner, "on_every_node", lambda f, x: {"10.0.0.1": f(x), "10.0.0.2": False})
+    with pytest.raises(ClusterError, match=r"10\.0\.0\.2 does not share") as caught:
+        runner.require_shared_disk(make_spec())
+    assert "10.0.0.1" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("actors", "fewest", "most"),
+    [("auto", 1, None), (3, 3, 3), ({"min": 2}, 2, None), ({"min": 2, "max": 5}, 2, 5)],
+)
+def test_actors_may_be_a_number_a_range_or_auto(
+    actors: object, fewest: int, most: int | None
+) -> None:
+    spec = ClusterSpec.model_validate({"actors": actors})
+    assert (spec.min_actors, spec.max_actors) == (fewest, most)
