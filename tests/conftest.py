@@ -48,13 +48,13 @@ def rclone_s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 @pytest.fixture
 def bucket(seaweed: Server) -> Folder:
-    """A new bucket on SeaweedFS: `url`, and `options` for a job file's `storage`."""
-    return seaweed.bucket()
+    """A new place in a bucket on SeaweedFS: `url`, and `options` for a job file's `storage`."""
+    return seaweed.folder()
 
 
 @pytest.fixture(params=["local", "s3"])
 def run_url(request: pytest.FixtureRequest, tmp_path: Path) -> Folder:
-    """Where a run may write: a local folder, then a bucket on SeaweedFS."""
+    """Where a run may write: a local folder, then a place on SeaweedFS."""
     if request.param == "local":
         return Folder(str(tmp_path / "out"), {})
     bucket: Folder = request.getfixturevalue("bucket")

@@ -20,13 +20,14 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import fsspec
 
 ACCESS_KEY = "nightpress-tests"
 SECRET_KEY = "loopback-secret-0123456789"  # opens nothing but these servers
 REGION = "us-east-1"
+BUCKET = "press"
 
 CREDENTIALS = {
     "AWS_ACCESS_KEY_ID": ACCESS_KEY,
@@ -58,12 +59,14 @@ class Server:
         """As in a job file's `storage`."""
         return {"s3": {"endpoint_url": self.endpoint}}
 
-    def bucket(self) -> "Folder":
-        """A new bucket."""
-        driver = fsspec.filesystem("s3", skip_instance_cache=True, **self.options["s3"])
-        name = f"press-{uuid.uuid4().hex[:12]}"
-        driver.mkdir(name)
-        return Folder(f"s3://{name}", self.options)
+    def folder(self) -> "Folder":
+        """A new folder in this server's bucket; a bucket for each would fill it with volumes."""
+        self.driver().mkdirs(BUCKET, exist_ok=True)
+        return Folder(f"s3://{BUCKET}/{uuid.uuid4().hex[:12]}", self.options)
+
+    def driver(self) -> Any:
+        """s3fs, for what a store does not do: buckets and their policies."""
+        return fsspec.filesystem("s3", use_listings_cache=False, **self.options["s3"])
 
 
 class Folder(NamedTuple):
@@ -90,7 +93,7 @@ def seaweed(folder: Path) -> Iterator[Server]:
         flags = [
             *("-ip=127.0.0.1", "-ip.bind=127.0.0.1", "-webdav=false", "-admin.ui=false"),
             *("-s3.port.iceberg=0", "-s3.port.lance=0", "-s3.autoCreateBucket=false"),
-            *("-master.telemetry=false", "-volume.max=20"),
+            *("-master.telemetry=false", "-volume.max=1000"),
         ]
         return [program("weed"), "mini", f"-dir={folder}", f"-s3.port={s3}", *named, *flags], s3
 

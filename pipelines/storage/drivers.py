@@ -28,6 +28,8 @@ CLIENT_ATTEMPTS = 6
 EXTRAS = {"s3": "nightpress[s3]", "s3a": "nightpress[s3]", "gs": "gcsfs", "gcs": "gcsfs"}
 EXTRAS |= dict.fromkeys(("az", "abfs", "abfss", "adl"), "adlfs")
 
+REFUSALS = (Fault.NO_CREDENTIALS, Fault.WRONG_CREDENTIALS, Fault.DENIED)
+
 MARK = "nightpress-write"
 """The name of the user metadata that holds the mark of one write."""
 
@@ -160,6 +162,11 @@ def _s3_settings(place: Place, client_attempts: int) -> dict[str, Any]:
         raise StoreDenied(
             f"{place.shown}: endpoint_url {public(endpoint)!r} must begin with http:// or https://"
         )
+    if endpoint is not None and endpoint != public(endpoint):
+        raise StoreDenied(
+            f"{place.shown}: endpoint_url {public(endpoint)!r} holds more than an address; "
+            f"credentials are looked for in {place.credentials}"
+        )
     config: dict[str, Any] = {
         "connect_timeout": CONNECT_TIMEOUT_S,
         "read_timeout": READ_TIMEOUT_S,
@@ -176,10 +183,17 @@ def _s3_settings(place: Place, client_attempts: int) -> dict[str, Any]:
 
 @contextmanager
 def told(place: Place, path: str = "") -> Iterator[None]:
-    """Turn a driver's error into one sentence about the place."""
+    """Turn a driver's error into one sentence about the place.
+
+    Drivers whose credentials were refused are forgotten, so that better ones are seen.
+    """
     try:
         yield
     except driver_errors() as error:
+        if place.protocol != "file" and classify(error) in REFUSALS:
+            import fsspec
+
+            fsspec.get_filesystem_class(place.protocol).clear_instance_cache()
         raise explain(error, place, path) from error
 
 
@@ -218,8 +232,11 @@ def explain(error: BaseException, place: Place, path: str = "") -> StoreError:
 def _denial(error: BaseException, place: Place) -> str:
     if place.protocol == "file":
         return f"permission denied ({_one_line(error)})"
+    code = _code(error)
+    # What is asked with HEAD gets no reason but its status.
+    doubt = "or does not accept the credentials " if code == "403" else ""
     return (
-        f"{place.endpoint} denies permission ({_code(error)}); the credentials come from "
+        f"{place.endpoint} denies permission {doubt}({code}); the credentials come from "
         f"{place.credentials}"
     )
 

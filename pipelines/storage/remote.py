@@ -13,7 +13,7 @@ from contextlib import suppress
 from typing import Any, TypeVar
 
 from pipelines.errors import StoreDenied, StoreError, StoreMissing
-from pipelines.storage.drivers import CLIENT_ATTEMPTS, MARK, Place, explain, open_driver
+from pipelines.storage.drivers import CLIENT_ATTEMPTS, MARK, Place, open_driver, told
 from pipelines.storage.faults import Fault, classify, driver_errors
 from pipelines.storage.retries import QUICK, RetryPolicy
 
@@ -62,11 +62,10 @@ class RemoteFolder:
         driver, root = self._driver(CLIENT_ATTEMPTS)
         below = f"{root}/{folder}" if folder else root
         try:
-            found = driver.find(below, detail=True)
-        except driver_errors() as error:
-            if classify(error) is Fault.MISSING:
-                return {}
-            raise explain(error, self.place, folder) from error
+            with told(self.place, folder):
+                found = driver.find(below, detail=True)
+        except StoreMissing:
+            return {}
         skip = len(root) + 1
         return {
             name[skip:]: int(info["size"])
@@ -144,10 +143,8 @@ class RemoteFolder:
         return self._run(path, lambda: bytes(driver.cat_file(key)), policy)
 
     def _run(self, path: str, action: Callable[[], T], policy: RetryPolicy | None = None) -> T:
-        try:
+        with told(self.place, path):
             return (policy or self.policy).run(action)
-        except driver_errors() as error:
-            raise explain(error, self.place, path) from error
 
     def _at(self, path: str) -> tuple[Any, str]:
         driver, root = self._driver(1)

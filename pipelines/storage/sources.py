@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any, BinaryIO, TypeVar, cast
 
 from pipelines.errors import StoreMissing
-from pipelines.storage.drivers import CLIENT_ATTEMPTS, Place, explain, open_driver, told
-from pipelines.storage.faults import Fault, classify, driver_errors
+from pipelines.storage.drivers import CLIENT_ATTEMPTS, Place, open_driver, told
+from pipelines.storage.faults import Fault, classify
 from pipelines.storage.retries import RetryPolicy
 from pipelines.storage.urls import (
     Options,
@@ -197,10 +197,8 @@ class RemoteFile(io.RawIOBase):
         return data if len(data) <= end - start else data[start:end]
 
     def _run(self, action: Callable[[], T]) -> T:
-        try:
+        with told(self._place):
             return self._policy.run(action)
-        except driver_errors() as error:
-            raise explain(error, self._place) from error
 
 
 class _LocalFiles:

@@ -1,0 +1,134 @@
+"""What is tried again, on a real server behind a proxy that fails on purpose."""
+
+import time
+from collections.abc import Iterator
+
+import pytest
+from faulty_proxy import FaultyProxy, Trouble, proxy
+from servers import Folder
+
+from pipelines.errors import StoreError
+from pipelines.storage import RetryPolicy, Store, contents, open_source
+
+FAST = RetryPolicy(attempts=6, first_wait_s=0.01)
+IMPATIENT = {"config_kwargs": {"read_timeout": 1}}
+
+
+@pytest.fixture
+def faulty(bucket: Folder) -> Iterator[FaultyProxy]:
+    with proxy(bucket.options["s3"]["endpoint_url"]) as running:
+        yield running
+
+
+@pytest.fixture
+def store(bucket: Folder, faulty: FaultyProxy) -> Store:
+    """Its connections are open and used, so that a reset meets one that is reused."""
+    store = Store(f"{bucket.url}/run", {"s3": {**faulty.options["s3"], **IMPATIENT}}, FAST)
+    store.check()
+    return store
+
+
+@pytest.mark.parametrize(
+    "troubles",
+    [
+        [Trouble.SLOW_DOWN] * 4,
+        [Trouble.BAD_GATEWAY, Trouble.SLOW_DOWN],
+        [Trouble.LOST_REQUEST] * 3,
+        [Trouble.LOST_ANSWER],
+        [Trouble.LOST_ANSWER] * 3,
+        [Trouble.STALL],
+        [Trouble.SLOW_DOWN, Trouble.LOST_ANSWER, Trouble.LOST_REQUEST],
+    ],
+    ids=lambda troubles: "-".join(trouble.name.lower() for trouble in troubles),
+)
+def test_what_was_created_in_the_end_counts_as_created(
+    store: Store, faulty: FaultyProxy, troubles: list[Trouble]
+) -> None:
+    faulty.order("PUT", troubles)
+    assert store.create("images/a.png", b"mine")
+    assert faulty.requests["PUT"] == len(troubles) + 1
+    assert store.read("images/a.png") == b"mine"
+
+
+@pytest.mark.parametrize("trouble", list(Trouble))
+def test_what_another_wrote_is_never_taken_for_ours(
+    store: Store, bucket: Folder, faulty: FaultyProxy, trouble: Trouble
+) -> None:
+    Store(store.url, bucket.options).create("images/a.png", b"theirs")
+    faulty.order("PUT", [trouble])
+    assert not store.create("images/a.png", b"mine")
+    assert store.read("images/a.png") == b"theirs"
+
+
+def test_an_answer_lost_for_good_is_looked_up(store: Store, faulty: FaultyProxy) -> None:
+    faulty.order("PUT", [Trouble.STALL])
+    once = Store(store.url, store.options, RetryPolicy(attempts=1))
+    assert once.create("images/a.png", b"mine")
+
+
+def test_reading_and_replacing_are_tried_again(store: Store, faulty: FaultyProxy) -> None:
+    faulty.order("PUT", [Trouble.SLOW_DOWN, Trouble.LOST_ANSWER])
+    store.put("report.html", b"<p>")
+    faulty.order("GET", [Trouble.LOST_ANSWER, Trouble.SLOW_DOWN, Trouble.BAD_GATEWAY])
+    assert store.read("report.html") == b"<p>"
+
+
+def test_a_listing_is_tried_again(store: Store, faulty: FaultyProxy) -> None:
+    store.create("images/a.png", b"1")
+    faulty.order("GET", [Trouble.SLOW_DOWN, Trouble.LOST_ANSWER])
+    assert store.list("images") == {"images/a.png": 1}
+
+
+def test_a_range_of_a_source_is_tried_again(store: Store, faulty: FaultyProxy) -> None:
+    store.create("prompts.txt", b"a cat\na dog\n")
+    with open_source(f"{store.url}/prompts.txt", store.options) as stream:
+        faulty.order("GET", [Trouble.SLOW_DOWN, Trouble.LOST_ANSWER, Trouble.BAD_GATEWAY])
+        assert stream.read() == b"a cat\na dog\n"
+    assert [source.num_bytes for source in contents(store.url, store.options)] == [12]
+
+
+def test_a_store_that_keeps_failing_is_given_up_in_one_line(
+    store: Store, faulty: FaultyProxy
+) -> None:
+    faulty.order("PUT", [Trouble.SLOW_DOWN] * 50)
+    with pytest.raises(StoreError) as caught:
+        store.create("images/a.png", b"1")
+    assert faulty.requests["PUT"] == FAST.attempts
+    message = str(caught.value)
+    assert "\n" not in message
+    assert message.startswith(f"{store.url}/images/a.png: {faulty.endpoint} keeps failing")
+
+
+def test_waits_grow_but_stay_below_their_bounds() -> None:
+    policy = RetryPolicy(attempts=12, first_wait_s=0.5, longest_wait_s=4.0)
+    for _ in range(50):
+        waits = list(policy._waits())
+        assert len(waits) == 11
+        assert all(0 <= wait <= min(4.0, 0.5 * 2**i) for i, wait in enumerate(waits))
+
+
+def test_no_wait_begins_that_would_end_after_the_time_that_is_left() -> None:
+    calls: list[float] = []
+
+    def fail() -> None:
+        calls.append(time.monotonic())
+        raise TimeoutError("still busy")
+
+    policy = RetryPolicy(attempts=1_000_000, total_s=0.2, first_wait_s=0.05, longest_wait_s=0.05)
+    with pytest.raises(TimeoutError, match="still busy"):
+        policy.run(fail)
+    assert 2 <= len(calls) < 1000
+    assert calls[-1] - calls[0] <= 0.2
+
+
+@pytest.mark.parametrize("error", [PermissionError(13, "no"), FileNotFoundError(2, "no")])
+def test_what_will_not_pass_is_tried_once(error: OSError) -> None:
+    calls = []
+
+    def fail() -> None:
+        calls.append(1)
+        raise error
+
+    with pytest.raises(type(error)):
+        FAST.run(fail)
+    assert len(calls) == 1

@@ -1,0 +1,247 @@
+"""Finding and reading what others wrote, at every kind of place."""
+
+import io
+import os
+import random
+import threading
+import zipfile
+from collections.abc import Iterator
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from servers import Folder, Server
+
+from pipelines.errors import StoreMissing
+from pipelines.storage import Store, contents, download_folder, find, is_local, is_url, open_source
+
+LAYOUT = (
+    "a.csv",
+    "b.parquet",
+    "_SUCCESS.txt",
+    ".hidden.csv",
+    "notes.md",
+    "day=1/part-1.parquet",
+    "day=1/part-0.parquet",
+    "day=2/part-0.jsonl.gz",
+    "day=2/.tmp/part-9.parquet",
+    "_delta_log/0.parquet",
+    "pictures/cat.png",
+)
+
+
+@pytest.fixture
+def data(run_url: Folder) -> Folder:
+    """A folder with the layouts that Spark, Hive and people leave behind."""
+    folder = Folder(f"{run_url.url}/data", run_url.options)
+    store = Store(*folder)
+    for name in LAYOUT:
+        store.create(name, name.encode())
+    return folder
+
+
+def names(urls: list[str] | str, folder: Folder) -> list[str]:
+    """What is found, relative to the folder."""
+    full = [f"{folder.url}/{url}" for url in ([urls] if isinstance(urls, str) else urls)]
+    return [source.url.removeprefix(f"{folder.url}/") for source in find(full, folder.options)]
+
+
+MANIFESTS = [
+    *("a.csv", "b.parquet", "day=1/part-0.parquet", "day=1/part-1.parquet"),
+    "day=2/part-0.jsonl.gz",
+]
+
+
+def test_a_folder_stands_for_the_manifest_files_below_it(data: Folder) -> None:
+    assert [s.url for s in find([data.url], data.options)] == [
+        f"{data.url}/{name}" for name in MANIFESTS
+    ]
+    assert find([f"{data.url}/"], data.options) == find([data.url], data.options)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "expected"),
+    [
+        ("*.csv", ["a.csv"]),
+        ("day=*/*.parquet", ["day=1/part-0.parquet", "day=1/part-1.parquet"]),
+        ("day=[2-9]/*", ["day=2/part-0.jsonl.gz"]),
+        ("day=1/part-?.parquet", ["day=1/part-0.parquet", "day=1/part-1.parquet"]),
+        ("**/*.parquet", ["b.parquet", "day=1/part-0.parquet", "day=1/part-1.parquet"]),
+        ("_delta_log/*", ["_delta_log/0.parquet"]),
+        ("_*/*.parquet", ["_delta_log/0.parquet"]),
+        ("*.md", ["notes.md"]),
+    ],
+)
+def test_a_pattern_stands_for_the_files_that_it_matches(
+    data: Folder, pattern: str, expected: list[str]
+) -> None:
+    assert names(pattern, data) == expected
+
+
+def test_a_file_is_found_whatever_its_name(data: Folder) -> None:
+    assert names("_SUCCESS.txt", data) == ["_SUCCESS.txt"]
+    assert names("notes.md", data) == ["notes.md"]
+
+
+def test_files_come_in_the_order_asked_for_and_once(data: Folder) -> None:
+    assert names(["day=2", "*.parquet", "b.parquet", "a.csv"], data) == [
+        *("day=2/part-0.jsonl.gz", "b.parquet", "a.csv"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("url", "message"),
+    [
+        (
+            "none.csv",
+            r"none\.csv: no such file, nor a folder with manifest files in it \(\.parquet",
+        ),
+        ("pictures", r"pictures: no such file, nor a folder with manifest files"),
+        ("*.tsv", r"\*\.tsv: the pattern matches no file"),
+        ("nowhere/**/*.csv", r"nowhere/\*\*/\*\.csv: the pattern matches no file"),
+    ],
+)
+def test_nothing_there_names_the_url_and_what_would_do(
+    data: Folder, url: str, message: str
+) -> None:
+    with pytest.raises(StoreMissing, match=message):
+        names(["a.csv", url], data)
+
+
+def test_a_version_changes_with_the_content(data: Folder) -> None:
+    store = Store(*data)
+    (before,) = find([f"{data.url}/a.csv"], data.options)
+    assert find([f"{data.url}/*.csv"], data.options) == [before]
+    assert before.num_bytes == len("a.csv")
+    store.put("a.csv", b"A.csv")
+    (after,) = find([f"{data.url}/a.csv"], data.options)
+    assert after.version != before.version
+    assert after.num_bytes == before.num_bytes
+
+
+def test_contents_are_every_file(data: Folder) -> None:
+    found = contents(data.url, data.options)
+    assert [s.url.removeprefix(f"{data.url}/") for s in found] == sorted(LAYOUT)
+    with pytest.raises(StoreMissing, match="nowhere: no such folder"):
+        contents(f"{data.url}/nowhere", data.options)
+
+
+def test_a_download_is_the_folder(data: Folder, tmp_path: Path) -> None:
+    target = tmp_path / "copy"
+    download_folder(data.url, target, data.options)
+    copied = {p.relative_to(target).as_posix(): p for p in target.rglob("*") if p.is_file()}
+    assert sorted(copied) == sorted(LAYOUT)
+    assert all(path.read_bytes() == name.encode() for name, path in copied.items())
+
+
+def test_a_source_reads_like_a_local_file(run_url: Folder) -> None:
+    data = random.Random(7).randbytes(9_000_000)
+    Store(*run_url).create("weights", data)
+    local = io.BytesIO(data)
+    steps = [(0, 0, 10), (-100, 2, 1000), (5_000_000, 0, 4_500_000), (-7, 1, 3), (10**8, 0, 1)]
+    with open_source(f"{run_url.url}/weights", run_url.options) as stream:
+        assert stream.seekable()
+        for offset, whence, size in steps:
+            assert stream.seek(offset, whence) == local.seek(offset, whence)
+            assert stream.read(size) == local.read(size)
+            assert stream.tell() == local.tell()
+        stream.seek(0)
+        assert stream.read() == data
+
+
+def test_parquet_is_read_through_a_source(run_url: Folder) -> None:
+    table = pa.table({"prompt": [f"prompt {i}" for i in range(20_000)]})
+    sink = pa.BufferOutputStream()
+    pq.write_table(table, sink, row_group_size=5_000)
+    Store(*run_url).create("p.parquet", sink.getvalue().to_pybytes())
+    with open_source(f"{run_url.url}/p.parquet", run_url.options) as stream:
+        file = pq.ParquetFile(stream)
+        assert file.read_row_group(3) == table.slice(15_000)
+        assert file.read() == table
+
+
+def test_a_source_that_is_not_there(run_url: Folder) -> None:
+    with pytest.raises(StoreMissing, match=r"none\.csv: not there"):
+        open_source(f"{run_url.url}/none.csv", run_url.options)
+
+
+def test_ranges_are_read_from_rclone(rclone_s3: Server) -> None:
+    folder = rclone_s3.folder()
+    Store(*folder).create("a.txt", bytes(range(256)) * 40_000)
+    with open_source(f"{folder.url}/a.txt", folder.options) as stream:
+        stream.seek(5_000_000)
+        assert stream.read(4) == bytes([64, 65, 66, 67])
+
+
+def test_a_local_name_with_brackets_is_a_name(tmp_path: Path) -> None:
+    (tmp_path / "set [1].csv").write_bytes(b"1")
+    (source,) = find([f"{tmp_path}/set [1].csv"])
+    assert source.num_bytes == 1
+
+
+def test_a_relative_path_is_found_as_an_absolute_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "prompts.txt").write_bytes(b"a cat")
+    monkeypatch.chdir(tmp_path)
+    expected = [f"{tmp_path}/prompts.txt"]
+    assert [s.url for s in find(["prompts.txt"])] == expected
+    assert [s.url for s in find(["*.txt"])] == expected
+    assert [s.url for s in find([f"file://{tmp_path}/prompts.txt"])] == expected
+
+
+def test_a_chain_of_urls_is_found_and_read(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "set.zip", "w") as archive:
+        archive.writestr("inner/prompts.csv", "prompt\na cat\n")
+    url = f"zip://inner/*.csv::file://{tmp_path}/set.zip"
+    (source,) = find([url])
+    assert source.url == f"zip://inner/prompts.csv::file://{tmp_path}/set.zip"
+    with open_source(source.url) as stream:
+        assert stream.read() == b"prompt\na cat\n"
+
+
+@pytest.fixture
+def web(tmp_path: Path) -> Iterator[str]:
+    """A plain web server, which knows no ranges."""
+
+    class Quiet(SimpleHTTPRequestHandler):
+        def log_message(self, *_: object) -> None:
+            """Say nothing."""
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(tmp_path))) as server:
+        thread = threading.Thread(target=server.serve_forever, daemon=True)
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+        thread.join()
+
+
+def test_a_file_on_the_web_is_found_and_read(web: str, tmp_path: Path) -> None:
+    data = os.urandom(5_000_000)
+    (tmp_path / "prompts.txt").write_bytes(data)
+    (source,) = find([f"{web}/prompts.txt"])
+    assert source.num_bytes == len(data)
+    with open_source(source.url) as stream:
+        assert stream.read() == data
+    with pytest.raises(StoreMissing):
+        find([f"{web}/none.txt"])
+
+
+@pytest.mark.parametrize(
+    ("source", "url", "local"),
+    [
+        ("runs/x", False, True),
+        ("/data/x.csv", False, True),
+        ("owner/name@main", False, True),
+        ("file:///data", True, True),
+        ("s3://bucket/x", True, False),
+        ("simplecache::s3://bucket/x", True, False),
+        ("memory://x", True, False),
+    ],
+)
+def test_kinds_of_sources_are_told_apart(source: str, url: bool, local: bool) -> None:
+    assert is_url(source) is url
+    assert is_local(source) is local

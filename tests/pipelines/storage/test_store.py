@@ -1,0 +1,241 @@
+"""A run directory, locally and on a real S3 server: the same laws for both."""
+
+import multiprocessing
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from servers import Folder, Server
+
+from pipelines.errors import StoreError, StoreMissing
+from pipelines.storage import Store
+from pipelines.storage.local import PARTIAL_FOLDER, STALE_S
+
+
+@pytest.fixture
+def store(run_url: Folder) -> Store:
+    return Store(f"{run_url.url}/run", run_url.options)
+
+
+def race(store: Store, path: str, writers: int = 16) -> list[bytes]:
+    """Let writers with different bytes meet at one name; returns what the winners wrote."""
+    together = threading.Barrier(writers)
+
+    def write(number: int) -> bytes | None:
+        data = f"writer {number}".encode() * 1000
+        together.wait()
+        return data if store.create(path, data) else None
+
+    with ThreadPoolExecutor(writers) as pool:
+        return [data for data in pool.map(write, range(writers)) if data is not None]
+
+
+def test_what_is_created_is_read_back(store: Store) -> None:
+    data = os.urandom(100_000)
+    assert store.create("images/ä b/cat 01.png", data)
+    assert store.read("images/ä b/cat 01.png") == data
+    assert store.size("images/ä b/cat 01.png") == len(data)
+
+
+def test_a_name_is_given_once(store: Store) -> None:
+    assert store.create("metadata/part", b"first")
+    assert not store.create("metadata/part", b"second")
+    assert not store.create("metadata/part", b"first")
+    assert store.read("metadata/part") == b"first"
+
+
+def test_put_replaces_what_is_there(store: Store) -> None:
+    store.put("report.html", b"old and longer")
+    store.put("report.html", b"new")
+    assert store.read("report.html") == b"new"
+
+
+def test_of_many_that_create_one_name_one_wins_and_its_bytes_stand(store: Store) -> None:
+    winners = race(store, "images/one.png")
+    assert winners == [store.read("images/one.png")]
+
+
+def test_an_object_that_is_not_there_has_no_size_and_cannot_be_read(store: Store) -> None:
+    assert store.size("images/none.png") is None
+    with pytest.raises(StoreMissing, match=r"run/images/none\.png: not there$"):
+        store.read("images/none.png")
+
+
+def test_a_folder_is_no_object(store: Store) -> None:
+    store.create("images/a.png", b"1")
+    assert store.size("images") is None
+
+
+def test_deleting_twice_is_deleting(store: Store) -> None:
+    store.create("a", b"1")
+    store.delete("a")
+    store.delete("a")
+    assert store.list() == {}
+    assert store.create("a", b"2")
+
+
+def test_a_listing_is_recursive_sorted_and_only_of_its_folder(store: Store) -> None:
+    for path in ("images/b/2.png", "images/a.png", "images2/c.png", "run.json"):
+        store.create(path, path.encode())
+    assert list(store.list("images").items()) == [("images/a.png", 12), ("images/b/2.png", 14)]
+    assert list(store.list()) == ["images/a.png", "images/b/2.png", "images2/c.png", "run.json"]
+    assert store.list("plan") == {}
+
+
+def test_a_listing_shows_what_another_process_has_just_written(store: Store) -> None:
+    other = pickle.loads(pickle.dumps(store))
+    assert store.list("images") == {}
+    assert store.size("images/a.png") is None
+    other.create("images/a.png", b"12345")
+    assert store.list("images") == {"images/a.png": 5}
+    assert store.size("images/a.png") == 5
+    other.delete("images/a.png")
+    assert store.list("images") == {}
+
+
+@pytest.mark.parametrize("method", ["spawn", "fork"])
+@pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")
+def test_a_store_that_was_used_goes_on_in_another_process(store: Store, method: str) -> None:
+    store.create("here", b"1")
+    process: Any = multiprocessing.get_context(method).Process(
+        target=store.create, args=("there", b"22")
+    )
+    process.start()
+    process.join(60)
+    assert process.exitcode == 0
+    assert store.list() == {"here": 1, "there": 2}
+
+
+def test_a_check_leaves_nothing_behind(store: Store) -> None:
+    store.check()
+    assert store.list() == {}
+    if os.path.isabs(store.url):
+        assert not Path(store.url).exists()
+
+
+def test_a_real_store_honours_create_only(store: Store) -> None:
+    assert store.honours_create_only()
+    assert store.list() == {}
+
+
+def test_moto_honours_create_only(moto_s3: Server) -> None:
+    folder = moto_s3.folder()
+    assert Store(folder.url, folder.options).honours_create_only()
+
+
+def test_a_store_that_ignores_the_condition_is_known(rclone_s3: Server) -> None:
+    folder = rclone_s3.folder()
+    store = Store(f"{folder.url}/run", folder.options)
+    assert not store.honours_create_only()
+    assert store.list() == {}
+
+
+@pytest.mark.parametrize("path", ["../other/run.json", "/etc/passwd", "images/../../x", ""])
+def test_no_path_leaves_the_run_directory(store: Store, path: str) -> None:
+    with pytest.raises(StoreError, match="is not a path inside this folder"):
+        store.create(path, b"1")
+
+
+def test_pyarrow_reads_where_the_store_wrote(store: Store) -> None:
+    table = pa.table({"id": [1, 2, 3]})
+    sink = pa.BufferOutputStream()
+    pq.write_table(table, sink)
+    store.create("metadata/part.parquet", sink.getvalue().to_pybytes())
+    filesystem, root = store.arrow()
+    assert pq.read_table(f"{root}/metadata/part.parquet", filesystem=filesystem) == table
+
+
+def test_objects_of_many_parts_are_created_once_too(bucket: Folder) -> None:
+    store = Store(bucket.url, bucket.options)
+    data = os.urandom(2**20) * 101  # s3fs sends 100 MiB and more in parts
+    assert store.create("weights", data)
+    assert not store.create("weights", b"short")
+    assert not store.create("weights", data)
+    assert store.size("weights") == len(data)
+
+
+def test_a_browser_is_told_the_media_type_of_an_object(seaweed: Server, bucket: Folder) -> None:
+    store = Store(bucket.url, bucket.options)
+    store.create("images/a.png", b"1")
+    store.put("report.html", b"<p>")
+    types = [seaweed.driver().info(f"{store.url}/{name}")["ContentType"] for name in store.list()]
+    assert types == ["image/png", "text/html; charset=utf-8"]
+
+
+def test_a_local_store_means_the_same_folder_from_everywhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    store = Store("out/run")
+    monkeypatch.chdir("/")
+    store.create("a", b"1")
+    assert (tmp_path / "out" / "run" / "a").read_bytes() == b"1"
+    assert Store(f"file://{tmp_path}/out/run/").list() == {"a": 1}
+
+
+def test_memory_is_a_store(request: pytest.FixtureRequest) -> None:
+    store = Store(f"memory://{request.node.name}/run")
+    store.check()
+    assert store.create("a/b", b"1")
+    assert not store.create("a/b", b"2")
+    assert store.list() == {"a/b": 1}
+
+
+def test_where_hard_links_are_unknown_one_still_wins(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def link(*_: object) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(os, "link", link)
+    store = Store(str(tmp_path))
+    assert race(store, "images/one.png") == [store.read("images/one.png")]
+    assert list(store.list()) == ["images/one.png"]
+
+
+def test_a_process_killed_before_it_gave_the_name_leaves_the_name_free(tmp_path: Path) -> None:
+    script = (
+        "import os, sys, time\n"
+        "from pipelines.storage import Store\n"
+        "os.link = lambda *_: (print('written', flush=True), time.sleep(60))\n"
+        "Store(sys.argv[1]).create('images/a.png', bytes(10_000_000))\n"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", script, str(tmp_path)], stdout=subprocess.PIPE
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"written\n"
+        process.send_signal(signal.SIGKILL)
+    store = Store(str(tmp_path))
+    assert len(list((tmp_path / PARTIAL_FOLDER).iterdir())) == 1
+    assert store.list() == {}
+    assert store.create("images/a.png", b"whole")
+    assert store.read("images/a.png") == b"whole"
+
+
+def test_no_partial_file_outlives_its_call(tmp_path: Path) -> None:
+    store = Store(str(tmp_path))
+    store.create("a", b"1")
+    store.create("a", b"2")
+    store.put("a", b"3")
+    assert list((tmp_path / PARTIAL_FOLDER).iterdir()) == []
+
+
+def test_only_partial_files_of_yesterday_are_swept(tmp_path: Path) -> None:
+    folder = tmp_path / PARTIAL_FOLDER
+    folder.mkdir()
+    for name in ("old", "new"):
+        (folder / name).write_bytes(b"half")
+    before = (folder / "old").stat().st_mtime - STALE_S - 60
+    os.utime(folder / "old", (before, before))
+    Store(str(tmp_path)).check()
+    assert [path.name for path in folder.iterdir()] == ["new"]
