@@ -8,6 +8,7 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn
 
 from jobs.events import ActorJoined, ActorLost, Event, Message, Planned, ShardRetried
 from jobs.tally import Tally
+from pipelines.wording import duration, plural
 
 PLAIN_EVERY_S = 10.0
 """Seconds between two plain lines."""
@@ -113,12 +114,12 @@ class LiveDisplay:
 
 
 def progress_line(tally: Tally) -> str:
-    """`96 / 1,632 images · 2.1 images/s · 12:10 left · 0 failed · 2 actors`."""
+    """`96 / 1,632 images · 2.10 images/s · 12 min 10 s left · 0 failed · 2 actors`."""
     rate, left_s = tally.images_per_s, tally.left_s
     parts = [
         f"{tally.num_done:,} / {tally.num_images:,} images",
         "" if rate is None else f"{rate:.2f} images/s",
-        "" if left_s is None else f"{clock(left_s)} left",
+        "" if left_s is None else f"{duration(left_s)} left",
         f"{tally.num_failed:,} failed",
         plural(tally.num_actors, "actor"),
     ]
@@ -146,24 +147,3 @@ def news(event: Event) -> str | None:
             return f"warning: shard {event.shard}, attempt {event.attempt} failed: {event.reason}"
         case _:
             return None
-
-
-def plural(number: int, noun: str) -> str:
-    """`1 shard`, `1,632 shards`."""
-    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
-
-
-def clock(seconds: float) -> str:
-    """`12:10` or `7:03:20`."""
-    minutes, second = divmod(round(seconds), 60)
-    hours, minute = divmod(minutes, 60)
-    return f"{hours}:{minute:02d}:{second:02d}" if hours else f"{minute}:{second:02d}"
-
-
-def size(num_bytes: float) -> str:
-    """`512 B`, `73.4 MB`, in powers of ten as object stores bill them."""
-    for unit in ("B", "kB", "MB", "GB", "TB"):
-        if num_bytes < 1000 or unit == "TB":
-            break
-        num_bytes /= 1000
-    return f"{num_bytes:.0f} {unit}" if unit == "B" else f"{num_bytes:.1f} {unit}"

@@ -21,7 +21,8 @@ class Tally:
     committed: dict[int, ShardDone] = field(default_factory=dict)
     under_way: dict[int, tuple[int, int]] = field(default_factory=dict)
     """Shard -> (ok, failed) of the attempt that is running."""
-    first_image_at: float | None = None
+    rate_from: tuple[float, int] | None = None
+    """When the first batch was done, and its images: they were made before that moment."""
     started_at: float = 0.0
 
     def __post_init__(self) -> None:
@@ -38,10 +39,10 @@ class Tally:
             case ShardRetried():
                 self.under_way.pop(event.shard, None)
             case BatchDone():
-                if self.first_image_at is None:
-                    self.first_image_at = self.clock()
                 ok, failed = self.under_way.get(event.shard, (0, 0))
                 self.under_way[event.shard] = (ok + event.num_ok, failed + event.num_failed)
+                if self.rate_from is None:
+                    self.rate_from = (self.clock(), self.num_made)
             case ShardDone():
                 self.under_way.pop(event.shard, None)
                 self.committed[event.shard] = event
@@ -73,17 +74,18 @@ class Tally:
 
     @property
     def images_per_s(self) -> float | None:
-        """Since the first image of this start; None before there is a rate to speak of."""
-        if self.first_image_at is None or self.num_made == 0:
+        """Since the first batch of this start; None before there is a rate to speak of."""
+        if self.rate_from is None:
             return None
-        elapsed_s = self.clock() - self.first_image_at
-        return self.num_made / elapsed_s if elapsed_s > 1.0 else None
+        moment, number = self.rate_from
+        elapsed_s = self.clock() - moment
+        return (self.num_made - number) / elapsed_s if elapsed_s > 1.0 else None
 
     @property
     def left_s(self) -> float | None:
         """Seconds to go at the rate so far."""
         rate = self.images_per_s
-        return None if rate is None else (self.num_images - self.num_done) / rate
+        return None if not rate else (self.num_images - self.num_done) / rate
 
     def _made(self, which: int) -> int:
         done = sum((d.num_ok, d.num_failed)[which] for d in self.committed.values())

@@ -21,6 +21,7 @@ from pipelines.provenance import readable
 from pipelines.records import METADATA_SCHEMA
 from pipelines.runs import READ_THREADS, Run, RunProgress
 from pipelines.storage import Store
+from pipelines.wording import duration, size
 
 T = TypeVar("T")
 
@@ -296,29 +297,9 @@ def text(value: object, most: int = MAX_TEXT) -> str:
     return readable(shown if len(shown) <= most else shown[: most - 1] + "…")
 
 
-def duration(seconds: float) -> str:
-    """`0.8 s`, `42 s`, `12 min 10 s`, `7 h 03 min`."""
-    if seconds < 10:
-        return f"{seconds:.1f} s"
-    minutes, second = divmod(round(seconds), 60)
-    hours, minute = divmod(minutes, 60)
-    if hours:
-        return f"{hours:,} h {minute:02d} min"
-    return f"{minute} min {second:02d} s" if minute else f"{second} s"
-
-
 def moment(iso: str) -> str:
     """`2026-11-21 02:10 UTC`."""
     return datetime.fromisoformat(iso).astimezone(UTC).strftime("%Y-%m-%d %H:%M UTC")
-
-
-def size(num_bytes: float) -> str:
-    """`512 B`, `73.4 MB`, in powers of ten."""
-    for unit in ("B", "kB", "MB", "GB"):
-        if num_bytes < 1000:
-            return f"{num_bytes:.0f} {unit}" if unit == "B" else f"{num_bytes:.1f} {unit}"
-        num_bytes /= 1000
-    return f"{num_bytes:,.1f} TB"
 
 
 def _of(shown: int, number: int, which: str) -> str:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
-from typing import Any, Self
+from typing import Self
 
 from diffusion_core.model import ModelInfo
 from pipelines.errors import Change, ChangedRunError, RunNotFound, StoreMissing

@@ -9,12 +9,12 @@ from rich.table import Table
 
 from diffusion_core.model import ModelInfo, describe
 from jobs.commands.common import job_argument, json_option, read_job, set_option
-from jobs.progress import clock, plural, size
 from jobs.runner import AUTO_BATCH_SIZE
 from pipelines.models import locate
 from pipelines.planning import PlanLayout, check
 from pipelines.rates import Estimate, estimate, measured_rates
 from pipelines.spec import RunSpec
+from pipelines.wording import duration, plural, size
 
 
 @click.command("plan")
@@ -91,7 +91,7 @@ def estimate_line(spec: RunSpec, guess: Estimate | None) -> str:
         return "takes    unknown: no run here has used this model at these settings yet"
     actors = spec.cluster.actors if isinstance(spec.cluster.actors, int) else 1
     return (
-        f"takes    about {clock(guess.actor_s / actors)} on {plural(actors, 'actor')}, "
+        f"takes    about {duration(guess.actor_s / actors)} on {plural(actors, 'actor')}, "
         f"{size(guess.num_bytes)}"
     )
 

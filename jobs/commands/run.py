@@ -9,8 +9,9 @@ from rich.console import Console
 
 from jobs.cli import SOME_FAILED
 from jobs.commands.common import job_options, json_option, read_job
-from jobs.progress import clock, display_for
+from jobs.progress import display_for
 from jobs.runner import RunResult, run
+from pipelines.wording import duration
 
 
 @click.command("run")
@@ -42,7 +43,7 @@ def summary(result: RunResult) -> str:
     failed = f", {result.num_failed:,} failed" if result.num_failed else ""
     lines = [
         f"{result.num_ok:,} of {result.num_images:,} images{failed}",
-        f"{result.num_made:,} made now in {clock(result.elapsed_s)}{rate}",
+        f"{result.num_made:,} made now in {duration(result.elapsed_s)}{rate}",
         "",
         f"images    {result.url}/images/",
         f"metadata  {result.url}/metadata/",

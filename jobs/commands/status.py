@@ -6,8 +6,8 @@ from dataclasses import asdict
 import click
 
 from jobs.commands.common import json_option, open_run_argument, run_argument, storage_option
-from jobs.progress import clock, plural, size
 from pipelines.runs import Run, RunProgress
+from pipelines.wording import duration, plural, size
 
 
 @click.command("status")
@@ -47,7 +47,7 @@ def describe(run: Run, progress: RunProgress) -> str:
         lines.append(f"rate     {progress.images_per_s:.2f} images/s")
         if not progress.complete:
             left_s = (progress.num_images - done) / progress.images_per_s
-            lines.append(f"left     {clock(left_s)} at that rate")
+            lines.append(f"left     {duration(left_s)} at that rate")
     if not progress.complete:
         left = progress.num_shards - progress.num_committed_shards
         lines.append(f"to do    {plural(left, 'shard')}; `nightpress run` of its job goes on")

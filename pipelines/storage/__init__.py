@@ -5,8 +5,9 @@ again, and what a person reads when the store refuses. Knows nothing of runs, sh
 """
 
 from pipelines.storage.retries import RetryPolicy
-from pipelines.storage.sources import Source, contents, download_folder, find, open_source
+from pipelines.storage.sources import Source, contents, download_folder, find
 from pipelines.storage.store import Store
+from pipelines.storage.streams import open_source
 from pipelines.storage.urls import Options, is_local, is_url
 
 __all__ = [

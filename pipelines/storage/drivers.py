@@ -71,6 +71,11 @@ class Place:
         media_type = MEDIA_TYPES.get(PurePosixPath(path).suffix.lower())
         return {"ContentType": media_type} if media_type and self.protocol in S3 else {}
 
+    @property
+    def read_options(self) -> dict[str, int]:
+        """What has s3fs read an object in one request, without asking for its size before."""
+        return {"max_concurrency": 1} if self.protocol in S3 else {}
+
     def mark_options(self, mark: str) -> dict[str, Any]:
         """What goes with the bytes to tell one writer's object from another's; S3 keeps it."""
         if self.protocol not in S3:

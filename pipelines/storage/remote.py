@@ -140,7 +140,8 @@ class RemoteFolder:
 
     def _read(self, path: str, policy: RetryPolicy) -> bytes:
         driver, key = self._at(path)
-        return self._run(path, lambda: bytes(driver.cat_file(key)), policy)
+        options = self.place.read_options
+        return self._run(path, lambda: bytes(driver.cat_file(key, **options)), policy)
 
     def _run(self, path: str, action: Callable[[], T], policy: RetryPolicy | None = None) -> T:
         with told(self.place, path):

@@ -1,19 +1,18 @@
-"""Files that a run reads: manifests and models, wherever they lie."""
+"""Finding files that a run reads: manifests and models, wherever they lie."""
 
-import io
 import os
 import shutil
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from glob import iglob
 from pathlib import Path
-from typing import Any, BinaryIO, TypeVar, cast
+from typing import Any
 
 from pipelines.errors import StoreMissing
 from pipelines.storage.drivers import CLIENT_ATTEMPTS, Place, open_driver, told
 from pipelines.storage.faults import Fault, classify
-from pipelines.storage.retries import RetryPolicy
+from pipelines.storage.streams import open_source
 from pipelines.storage.urls import (
     Options,
     absolute,
@@ -27,8 +26,8 @@ from pipelines.storage.urls import (
 MANIFEST_SUFFIXES = (".parquet", ".pq", ".csv", ".tsv", ".jsonl", ".ndjson", ".txt")
 COMPRESSED_SUFFIXES = (".gz", ".zst", ".bz2")
 
-BLOCK_BYTES = 4 * 2**20
-"""What a remote file is read ahead by."""
+DOWNLOAD_BYTES = 32 * 2**20
+"""What one request of a download asks for."""
 
 DOWNLOAD_THREADS = 8
 
@@ -37,9 +36,6 @@ VERSION_KEYS = (
     *("Last-Modified", "created"),
 )
 """What drivers call the thing that changes with the content, the surest first."""
-
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -106,21 +102,6 @@ def contents(url: str, options: Options | None = None) -> list[Source]:
     return sources
 
 
-def open_source(url: str, options: Options | None = None) -> BinaryIO:
-    """A file to read from, seekable; a context manager.
-
-    Raises:
-        StoreMissing: it is not there.
-        StoreError: now or while reading: the store refuses or fails.
-    """
-    place = Place(absolute(url), options or {})
-    if is_local(url):
-        with told(place):
-            return local_path(url).open("rb")
-    raw = RemoteFile(place, RetryPolicy())
-    return cast("BinaryIO", io.BufferedReader(raw, BLOCK_BYTES))
-
-
 def download_folder(url: str, into: Path, options: Options | None = None) -> None:
     """Copy every file below a folder to a folder on this machine.
 
@@ -134,71 +115,14 @@ def download_folder(url: str, into: Path, options: Options | None = None) -> Non
     def copy(source: Source) -> None:
         target = into / inside(source.url.removeprefix(f"{base}/"), base)
         target.parent.mkdir(parents=True, exist_ok=True)
-        with open_source(source.url, options) as stream, target.open("wb") as file:
-            shutil.copyfileobj(stream, file, BLOCK_BYTES)
+        with (
+            open_source(source.url, options, DOWNLOAD_BYTES) as stream,
+            target.open("wb") as file,
+        ):
+            shutil.copyfileobj(stream, file, DOWNLOAD_BYTES)
 
     with ThreadPoolExecutor(DOWNLOAD_THREADS) as pool:
         list(pool.map(copy, sources))
-
-
-class RemoteFile(io.RawIOBase):
-    """A remote file, read by ranges; each range is asked for again when the store falters."""
-
-    def __init__(self, place: Place, policy: RetryPolicy) -> None:
-        super().__init__()
-        self._place = place
-        self._policy = policy
-        self._driver, self._path = open_driver(place, client_attempts=1)
-        info = self._run(lambda: self._driver.info(self._path))
-        if info["type"] != "file":
-            raise StoreMissing(f"{place.shown}: a folder, and not a file")
-        self._whole: bytes | None = None
-        if info["size"] is None:  # a server that does not say how long its answer will be
-            self._whole = self._run(lambda: bytes(self._driver.cat_file(self._path)))
-        self._size = int(info["size"] if self._whole is None else len(self._whole))
-        self._offset = 0
-
-    def readable(self) -> bool:
-        """Yes."""
-        return True
-
-    def seekable(self) -> bool:
-        """Yes."""
-        return True
-
-    def tell(self) -> int:
-        """The place of the next byte."""
-        return self._offset
-
-    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        """Move, as in any file."""
-        start = {os.SEEK_SET: 0, os.SEEK_CUR: self._offset, os.SEEK_END: self._size}[whence]
-        if start + offset < 0:
-            raise ValueError(f"negative seek position {start + offset}")
-        self._offset = start + offset
-        return self._offset
-
-    def readinto(self, buffer: Any) -> int:
-        """Fill a buffer as far as the file goes."""
-        view = memoryview(buffer).cast("B")
-        end = min(self._offset + len(view), self._size)
-        if end <= self._offset:
-            return 0
-        data = self._range(self._offset, end)
-        view[: len(data)] = data
-        self._offset += len(data)
-        return len(data)
-
-    def _range(self, start: int, end: int) -> bytes:
-        if self._whole is not None:
-            return self._whole[start:end]
-        data = self._run(lambda: bytes(self._driver.cat_file(self._path, start=start, end=end)))
-        # A server that knows no ranges sends everything.
-        return data if len(data) <= end - start else data[start:end]
-
-    def _run(self, action: Callable[[], T]) -> T:
-        with told(self._place):
-            return self._policy.run(action)
 
 
 class _LocalFiles:

@@ -15,6 +15,7 @@ import yaml
 from click.testing import CliRunner, Result
 from PIL import Image
 from run_files import PROMPTS, files_of, hashes, read_metadata
+from servers import Folder
 
 import jobs
 from jobs.cli import command
@@ -104,6 +105,36 @@ def test_a_job_that_cannot_run_exits_2_in_words_and_writes_nothing(
     assert result.exit_code == 2
     assert words in one_line_error(result)
     assert not Path(make_spec().url).exists()
+
+
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [
+        ({"output": "s3://no-such-bucket/runs"}, ["no-such-bucket"]),
+        ({"storage": {"s3": {"endpoint_url": "http://127.0.0.1:9"}}}, ["127.0.0.1:9"]),
+        ({}, ["AWS_ACCESS_KEY_ID"]),
+    ],
+)
+def test_a_wrong_bucket_endpoint_or_key_is_said_before_a_model_is_loaded(
+    make_spec: MakeSpec,
+    bucket: Folder,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    wrong: dict[str, object],
+    words: list[str],
+) -> None:
+    if not wrong:
+        monkeypatch.setenv("AWS_ACCESS_KEY_ID", "somebody-else")
+    spec = make_spec(
+        **{"output": bucket.url, "storage": bucket.options, "model": "no/such/model"} | wrong
+    )
+    result = nightpress("run", str(write_job(tmp_path / "job.yaml", spec)))
+    assert result.exit_code == 2
+    error = one_line_error(result)
+    assert len(error.strip().splitlines()) == 1
+    assert "no/such/model" not in error
+    assert [word for word in words if word not in error] == []
+    assert "SECRET_ACCESS_KEY=" not in error
 
 
 def test_a_missing_job_file_exits_2() -> None:

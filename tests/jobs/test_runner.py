@@ -116,6 +116,19 @@ def test_a_run_without_some_commits_and_images_makes_only_what_is_missing(
     assert after.select(same).equals(before.select(same))
 
 
+def test_a_run_that_stopped_while_planning_plans_the_rest(make_spec: MakeSpec) -> None:
+    spec = make_spec()
+    jobs.run(spec)
+    plan, before = Path(spec.url) / "plan" / "part-00000.parquet", hashes(spec)
+    planned = plan.read_bytes()
+    plan.unlink()
+    for path in (Path(spec.url) / "metadata").iterdir():
+        path.unlink()
+    assert jobs.run(spec).num_ok == PROMPTS
+    assert plan.read_bytes() == planned
+    assert hashes(spec) == before
+
+
 def _plan_rows(root: Path) -> list[dict[str, object]]:
     import pyarrow.dataset as ds
 

@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pytest
+from plans import MODEL
 
 from diffusion_core.errors import SamplingError
-from diffusion_core.model import ModelInfo
 from diffusion_core.sampling import ImageRequest, SampledBatch, SamplingParams
 from pipelines.batching import batches, planned_images
 from pipelines.commit import commit_shard, committed_shards, metadata_part, read_commit
@@ -19,19 +19,6 @@ from pipelines.run_record import RunRecord, new_record
 from pipelines.shard import BatchDone, ShardDone, ShardRunner, ShardWork, fail_shard
 from pipelines.spec import RunSpec
 from pipelines.storage import Store
-
-MODEL = ModelInfo(
-    source="fake",
-    fingerprint="f" * 64,
-    pipeline="FakePipeline",
-    size_multiple=8,
-    width=16,
-    height=16,
-    num_inference_steps=2,
-    guidance_scale=1.0,
-    samplers=("default", "ddim"),
-    takes_negative_prompt=True,
-)
 
 
 class FakeSampler:
@@ -187,7 +174,7 @@ def test_batches_hold_equal_settings_only(
     prepared: tuple[Store, RunRecord, pa.Table],
 ) -> None:
     images = planned_images(prepared[2])
-    mixed = [replace(image, height=16 + 8 * (i // 3)) for i, image in enumerate(images)]
+    mixed = [replace(image, height=96 + 8 * (i // 3)) for i, image in enumerate(images)]
     assert [len(batch) for batch in batches(mixed, 2)] == [2, 1, 2, 1]
 
 

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Iterator
+from functools import partial
 
 import pytest
 from faulty_proxy import FaultyProxy, Trouble, proxy
@@ -73,6 +74,13 @@ def test_reading_and_replacing_are_tried_again(store: Store, faulty: FaultyProxy
     assert store.read("report.html") == b"<p>"
 
 
+def test_an_object_is_read_in_one_request(store: Store, faulty: FaultyProxy) -> None:
+    store.create("images/a.png", b"1")
+    faulty.order("GET", [])
+    assert store.read("images/a.png") == b"1"
+    assert faulty.requests == {"GET": 1}
+
+
 def test_a_listing_is_tried_again(store: Store, faulty: FaultyProxy) -> None:
     store.create("images/a.png", b"1")
     faulty.order("GET", [Trouble.SLOW_DOWN, Trouble.LOST_ANSWER])
@@ -85,6 +93,16 @@ def test_a_range_of_a_source_is_tried_again(store: Store, faulty: FaultyProxy) -
         faulty.order("GET", [Trouble.SLOW_DOWN, Trouble.LOST_ANSWER, Trouble.BAD_GATEWAY])
         assert stream.read() == b"a cat\na dog\n"
     assert [source.num_bytes for source in contents(store.url, store.options)] == [12]
+
+
+def test_a_source_is_read_in_few_requests(store: Store, faulty: FaultyProxy) -> None:
+    data = bytes(9_000_000)
+    store.create("weights", data)
+    for size in (-1, 10_000, 5_000_000):
+        with open_source(f"{store.url}/weights", store.options) as stream:
+            faulty.order("GET", [])
+            assert b"".join(iter(partial(stream.read, size), b"")) == data
+            assert faulty.requests["GET"] <= 3
 
 
 def test_a_store_that_keeps_failing_is_given_up_in_one_line(
