@@ -23,6 +23,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import fsspec
+import pytest
+from botocore.exceptions import BotoCoreError
 
 ACCESS_KEY = "nightpress-tests"
 SECRET_KEY = "loopback-secret-0123456789"  # opens nothing but these servers
@@ -61,12 +63,29 @@ class Server:
 
     def folder(self) -> "Folder":
         """A new folder in this server's bucket; a bucket for each would fill it with volumes."""
-        self.driver().mkdirs(BUCKET, exist_ok=True)
         return Folder(f"s3://{BUCKET}/{uuid.uuid4().hex[:12]}", self.options)
 
     def driver(self) -> Any:
         """s3fs, for what a store does not do: buckets and their policies."""
-        return fsspec.filesystem("s3", use_listings_cache=False, **self.options["s3"])
+        patience = {"connect_timeout": 2, "read_timeout": 3}
+        return fsspec.filesystem(
+            "s3", use_listings_cache=False, config_kwargs=patience, **self.options["s3"]
+        )
+
+    def prepare(self) -> None:
+        """Make the bucket and write to it; a store may listen before it can do that."""
+        driver = self.driver()
+        deadline = time.monotonic() + START_S
+        while True:
+            try:
+                driver.mkdirs(BUCKET, exist_ok=True)
+                driver.pipe_file(f"{BUCKET}/ready", b"1")
+            except (OSError, BotoCoreError):
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(0.1)
+            else:
+                return
 
 
 class Folder(NamedTuple):
@@ -147,7 +166,12 @@ def started(
         process = spawn(arguments, log, {**os.environ, **CREDENTIALS})
         try:
             if answers(port, process):
-                yield Server(f"http://127.0.0.1:{port}", process.pid, log)
+                server = Server(f"http://127.0.0.1:{port}", process.pid, log)
+                with pytest.MonkeyPatch.context() as patch:
+                    for name, value in CREDENTIALS.items():
+                        patch.setenv(name, value)
+                    server.prepare()
+                yield server
                 return
         finally:
             stop(process)
