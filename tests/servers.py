@@ -97,12 +97,18 @@ class Folder(NamedTuple):
 
 @contextmanager
 def seaweed(folder: Path) -> Iterator[Server]:
-    """SeaweedFS with its data below a folder."""
+    """SeaweedFS with its data below a folder; its sockets in /tmp go with it."""
+
+    drawn: set[str] = set()
+
+    def draw(ports: Iterator[int]) -> int:
+        drawn.add(str(port := next(ports)))
+        return port
 
     def command(ports: Iterator[int]) -> tuple[list[str], int]:
-        s3 = next(ports)
+        s3 = draw(ports)
         named = [
-            f"-{part}={next(ports)}"
+            f"-{part}={draw(ports)}"
             for part in (
                 *("s3.port.grpc", "master.port", "master.port.grpc", "volume.port"),
                 *("volume.port.grpc", "filer.port", "filer.port.grpc", "admin.port"),
@@ -118,6 +124,9 @@ def seaweed(folder: Path) -> Iterator[Server]:
 
     with started(command, folder) as server:
         yield server
+    for left in Path("/tmp").glob("seaweedfs-*.sock"):
+        if left.stem.rpartition("-")[2] in drawn:
+            left.unlink()
 
 
 @contextmanager
