@@ -116,6 +116,7 @@ def _events(spec: RunSpec, store: Store) -> Iterator[Event]:
         _refuse_changed(spec, store, record, model, factory.device)
         yield from _version_warnings(record)
     try:
+        yield from _create_only_warning(store)
         yield from _write_plan(spec, store, record)
         yield from _dispatch(spec, store, record, factory, first, resumed)
         _require_complete(store, record)
@@ -143,6 +144,15 @@ def _version_warnings(record: RunRecord) -> Iterator[Event]:
         yield Message(
             f"{change.field} is {change.new} now; the run began with {change.old}, "
             "and another version may change the last bits of a pixel",
+            warning=True,
+        )
+
+
+def _create_only_warning(store: Store) -> Iterator[Event]:
+    if not store.honours_create_only():
+        yield Message(
+            "this store lets a name be written twice (it ignores If-None-Match: *); "
+            "start no second driver on this run while this one goes on",
             warning=True,
         )
 

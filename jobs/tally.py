@@ -18,7 +18,9 @@ class Tally:
     ok_before: int = 0
     failed_before: int = 0
     clock: Callable[[], float] = time.monotonic
-    committed: dict[int, ShardDone] = field(default_factory=dict)
+    committed_ok: int = 0
+    committed_failed: int = 0
+    """Both of shards that were committed since this start."""
     under_way: dict[int, tuple[int, int]] = field(default_factory=dict)
     """Shard -> (ok, failed) of the attempt that is running."""
     rate_from: tuple[float, int] | None = None
@@ -45,22 +47,24 @@ class Tally:
                     self.rate_from = (self.clock(), self.num_made)
             case ShardDone():
                 self.under_way.pop(event.shard, None)
-                self.committed[event.shard] = event
+                self.committed_ok += event.num_ok
+                self.committed_failed += event.num_failed
 
     @property
     def num_ok(self) -> int:
         """Images that are stored, those of earlier starts included."""
-        return self.ok_before + self._made(0)
+        return self.ok_before + self.num_made
 
     @property
     def num_failed(self) -> int:
         """Rows that failed for good, those of earlier starts included."""
-        return self.failed_before + self._made(1)
+        under_way = sum(failed for _, failed in self.under_way.values())
+        return self.failed_before + self.committed_failed + under_way
 
     @property
     def num_made(self) -> int:
         """Images stored or adopted since this start."""
-        return self._made(0)
+        return self.committed_ok + sum(ok for ok, _ in self.under_way.values())
 
     @property
     def num_done(self) -> int:
@@ -86,7 +90,3 @@ class Tally:
         """Seconds to go at the rate so far."""
         rate = self.images_per_s
         return None if not rate else (self.num_images - self.num_done) / rate
-
-    def _made(self, which: int) -> int:
-        done = sum((d.num_ok, d.num_failed)[which] for d in self.committed.values())
-        return done + sum(counts[which] for counts in self.under_way.values())

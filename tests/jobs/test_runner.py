@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 from PIL import Image
 from run_files import PROMPTS, files_of, hashes, read_metadata
-from servers import Folder
+from servers import Folder, Server
 
 import jobs
-from jobs.events import Event, Planned
+from jobs.events import Event, Message, Planned
 from pipelines import open_run
 from pipelines.encoding import read_facts
 from pipelines.errors import ChangedRunError, ManifestError, StoreDenied
@@ -247,3 +247,15 @@ def test_a_run_on_object_storage_is_the_run_on_a_local_disk(
     assert sums == hashes(local)
     assert run.image("00000005_00").size == (64, 64)
     assert run.progress().complete
+
+
+def test_a_store_without_create_only_writes_is_warned_about_and_works(
+    make_spec: MakeSpec, rclone_s3: Server
+) -> None:
+    folder = rclone_s3.bucket()
+    seen: list[Event] = []
+    result = jobs.run(make_spec(output=folder.url, storage=folder.options), seen.append)
+    assert result.num_ok == PROMPTS
+    warnings = [e.text for e in seen if isinstance(e, Message) and e.warning]
+    assert len(warnings) == 1
+    assert "If-None-Match" in warnings[0]
