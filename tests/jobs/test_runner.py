@@ -252,7 +252,7 @@ def test_a_run_on_object_storage_is_the_run_on_a_local_disk(
 def test_a_store_without_create_only_writes_is_warned_about_and_works(
     make_spec: MakeSpec, rclone_s3: Server
 ) -> None:
-    folder = rclone_s3.bucket()
+    folder = rclone_s3.folder()
     seen: list[Event] = []
     result = jobs.run(make_spec(output=folder.url, storage=folder.options), seen.append)
     assert result.num_ok == PROMPTS
