@@ -9,6 +9,7 @@
     │   └── UnsupportedModel   a pipeline that cannot be driven text-to-image
     ├── SettingsError          a sampler name, size or dtype that the model cannot do
     └── SamplingError          the model failed on an image
+        └── DeviceError        the device failed; no image is to blame
 """
 
 
@@ -38,3 +39,7 @@ class SettingsError(DiffusionError, ValueError):
 
 class SamplingError(DiffusionError):
     """The model ran and failed."""
+
+
+class DeviceError(SamplingError):
+    """The accelerator failed or is out of memory: the process should end, the images are fine."""

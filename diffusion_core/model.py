@@ -5,7 +5,7 @@ import inspect
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -13,16 +13,13 @@ from diffusion_core import conventions, schedulers, weights
 from diffusion_core.conventions import PipelineFolder
 from diffusion_core.errors import ModelError
 
-if TYPE_CHECKING:
-    import torch
-
 DType = Literal["auto", "float32", "bfloat16", "float16"]
 
 
 class ModelSpec(BaseModel):
     """Which model, in which precision."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
     source: Annotated[
         str,
@@ -140,7 +137,9 @@ def load(folder: Path, spec: ModelSpec, device: str) -> LoadedModel:
     model = PipelineFolder.read(folder)
     owner = conventions.text_to_image_class(model)
     used = weights.used_files(folder, model.components, spec.variant, spec.allow_pickle)
-    dtype = _dtype(spec.dtype, device)
+    import torch
+
+    dtype: torch.dtype = getattr(torch, resolve_dtype(spec.dtype, device))
     with _in_one_line(f"{folder}: cannot load {model.class_name}"), _quiet():
         pipeline = owner.from_pretrained(
             folder,
@@ -161,6 +160,13 @@ def load(folder: Path, spec: ModelSpec, device: str) -> LoadedModel:
     )
 
 
+def resolve_dtype(dtype: DType, device: str) -> str:
+    """The precision in force: `auto` is float32 on a CPU and bfloat16 on an accelerator."""
+    if dtype != "auto":
+        return dtype
+    return "float32" if device == "cpu" else "bfloat16"
+
+
 def _own_defaults(folder: Path) -> OwnDefaults:
     path = folder / "nightpress.json"
     if not path.is_file():
@@ -176,15 +182,6 @@ def _own_defaults(folder: Path) -> OwnDefaults:
 def _samplers(model: PipelineFolder, owner: Any) -> tuple[str, ...]:
     lcm_only = "original_inference_steps" in conventions.call_parameters(owner)
     return schedulers.fitting(model.scheduler, owner.__name__, lcm_only)
-
-
-def _dtype(name: DType, device: str) -> "torch.dtype":
-    import torch
-
-    if name == "auto":
-        return torch.float32 if device == "cpu" else torch.bfloat16
-    dtype: torch.dtype = getattr(torch, name)
-    return dtype
 
 
 def _fixed_arguments(owner: Any) -> dict[str, Any]:

@@ -21,7 +21,7 @@ import torch
 
 from diffusion_core import conventions, schedulers
 from diffusion_core.conditioning import CACHE_BYTES, Conditioner
-from diffusion_core.errors import SamplingError, SettingsError
+from diffusion_core.errors import DeviceError, SamplingError, SettingsError
 from diffusion_core.model import LoadedModel
 from diffusion_core.requests import ImageRequest, SamplingParams
 
@@ -187,6 +187,12 @@ def _failures_named(pipeline: str) -> Iterator[None]:
     """Turn what a pipeline raises into a SamplingError of one line; the cause stays attached."""
     try:
         yield
+    except (torch.AcceleratorError, torch.OutOfMemoryError) as error:
+        raise DeviceError(f"{type(error).__name__}: {_one_line(error)}") from error
     except (RuntimeError, ValueError, TypeError, LookupError, AssertionError) as error:
-        reason = " ".join(str(error).split())[:500]
+        reason = _one_line(error)
         raise SamplingError(f"{pipeline}: {type(error).__name__}: {reason}") from error
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:500]

@@ -31,6 +31,8 @@ class Whereabouts:
     node_id: str
     host: str
     pid: int
+    differences: tuple[str, ...] = ()
+    """Packages that decide a pixel's last bits and are not those that the run began with."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +43,10 @@ class Assignment:
     attempt: int
     look_first: bool
     """Whether an earlier attempt may have stored some of its images."""
+
+
+Sampled = tuple[np.ndarray, str | None]
+"""Pixels, uint8 (H, W, 3), and what is wrong with them."""
 
 
 class SamplerActor:
@@ -95,7 +101,12 @@ class SamplerActor:
         self._runner = ShardRunner(store, record, self._sampler, worker)
         self._record = record
         node_id = ray.get_runtime_context().get_node_id()
-        return Whereabouts(node_id=node_id, host=platform.node(), pid=os.getpid())
+        return Whereabouts(
+            node_id=node_id,
+            host=platform.node(),
+            pid=os.getpid(),
+            differences=tuple(record.package_differences()),
+        )
 
     def run_shard(self, assignment: Assignment) -> Iterator[BatchDone | ShardDone]:
         """Make one shard and commit it, telling of each batch."""
@@ -106,13 +117,13 @@ class SamplerActor:
             ShardWork(assignment.shard, rows, assignment.attempt, assignment.look_first)
         )
 
-    def sample(self, images: Sequence[PlannedImage]) -> Iterator[list[np.ndarray]]:
-        """Sample images without storing them: for previews, a batch at a time."""
+    def sample(self, images: Sequence[PlannedImage]) -> Iterator[list[Sampled]]:
+        """Sample images without storing them: pixels and faults, for previews, by the batch."""
         if self._sampler is None:
             raise RuntimeError("sample before load")
         for batch in batches(list(images), self._batch_size):
             sampled = self._sampler.sample([image.request for image in batch], batch[0].params)
-            yield list(sampled.pixels)
+            yield list(zip(sampled.pixels, sampled.faults, strict=True))
 
 
 RemoteActor = Any

@@ -15,7 +15,7 @@ from diffusion_core.errors import DiffusionError
 from jobs.errors import ClusterError, JobError, RunStopped
 from pipelines.errors import PipelineError, StoreDenied, StoreError, StoreMissing
 
-OK, UNEXPECTED, BAD_INPUT, SOME_FAILED, STOPPED, HELD = range(6)
+OK, UNEXPECTED, BAD_INPUT, SOME_FAILED, STOPPED = range(5)
 """The exit codes."""
 
 COMMANDS = {
@@ -88,8 +88,7 @@ def command() -> None:
     \b
     Exit codes: 0 every image ok; 1 unexpected error; 2 bad usage, job file or
     manifest (nothing was written); 3 finished, some rows failed (they are in the
-    metadata); 4 stopped early, run it again to go on; 5 another live run holds
-    the run directory.
+    metadata); 4 stopped early, run it again to go on.
     """
 
 

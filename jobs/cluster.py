@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import ray
+from ray.exceptions import RayError, RayTaskError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from jobs.errors import ClusterError
@@ -54,25 +55,38 @@ def _own_signals() -> Iterator[None]:
         yield
         return
     handler = signal.getsignal(signal.SIGTERM)
-    yield
-    signal.signal(signal.SIGTERM, handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, handler)
 
 
 def connect(spec: ClusterSpec) -> None:
     """Join the cluster at the job's address or RAY_ADDRESS, else start a local Ray."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    address = spec.address or os.environ.get("RAY_ADDRESS")
+    address = address_of(spec)
     quiet: dict[str, Any] = {"logging_level": "ERROR", "log_to_driver": False}
-    if not address or address == "local":
+    if address is None:
         quiet |= {"include_dashboard": False, "object_store_memory": LOCAL_OBJECT_STORE_BYTES}
         ray.init(address="local", **quiet)
         return
+    if address.startswith("ray://"):
+        raise ClusterError(
+            f"{address}: Ray Client does not carry the streams that a run is made of; start "
+            "nightpress on a node of the cluster, with the address host:6379 or auto"
+        )
     try:
         ray.init(address=address, runtime_env=runtime_env(spec), **quiet)
     except (ConnectionError, ValueError, RuntimeError) as error:
         reason = " ".join(str(error).split())
         raise ClusterError(f"no Ray cluster answers at {address}: {reason}") from error
+
+
+def address_of(spec: ClusterSpec) -> str | None:
+    """Of the cluster to join; None where a local Ray is started."""
+    address = spec.address or os.environ.get("RAY_ADDRESS")
+    return None if address in (None, "", "local") else address
 
 
 def runtime_env(spec: ClusterSpec) -> dict[str, Any]:
@@ -84,6 +98,10 @@ def runtime_env(spec: ClusterSpec) -> dict[str, Any]:
         "py_modules": [str(root / package) for package in PACKAGES],
         "excludes": ["__pycache__"],
     }
+
+
+ROUNDING = 1e-9
+"""So that ten actors of a tenth of a GPU fit on one, whatever binary fractions say."""
 
 
 def has_gpus() -> bool:
@@ -103,7 +121,7 @@ def room(cpus: float, gpus: float) -> int:
     return sum(
         int(
             min(
-                node["Resources"].get(resource, 0.0) // share
+                node["Resources"].get(resource, 0.0) / share + ROUNDING
                 for resource, share in (("CPU", cpus), ("GPU", gpus))
                 if share > 0
             )
@@ -119,12 +137,12 @@ def alive_nodes() -> dict[str, str]:
 
 
 def spread_map(function: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
-    """`map` over Ray tasks, results in order, at most two tasks a CPU in flight.
+    """`map` over Ray tasks, results in order, at most one task a CPU in flight.
 
     The tasks reserve no CPU: actors that hold all of them must not make planning wait.
     """
     apply = _remote_apply(scheduling_strategy="SPREAD")
-    limit = max(2, int(2 * ray.cluster_resources().get("CPU", 1)))
+    limit = max(1, int(ray.cluster_resources().get("CPU", 1)))
     pending: deque[Any] = deque()
     for item in items:
         pending.append(apply.remote(function, item))
@@ -158,5 +176,8 @@ def remote_value(reference: Any) -> Any:
     """The value, or the remote code's own error as if it had been raised here."""
     try:
         return ray.get(reference)
-    except ray.exceptions.RayTaskError as error:
+    except RayTaskError as error:
         raise error.cause from None
+    except RayError as error:
+        reason = " ".join(str(error).split())[:500]
+        raise ClusterError(f"the cluster failed: {type(error).__name__}: {reason}") from error

@@ -12,18 +12,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import ray
-from ray.exceptions import (
-    ActorDiedError,
-    ActorUnavailableError,
-    NodeDiedError,
-    RayTaskError,
-    WorkerCrashedError,
-)
+from ray.exceptions import ActorUnavailableError, NodeDiedError, RayError, RayTaskError
 
+from diffusion_core.errors import DeviceError
 from jobs.actors import ActorFactory, Assignment, RemoteActor, Whereabouts
 from jobs.cluster import alive_nodes, room
 from jobs.errors import RunStopped
-from jobs.events import ActorJoined, ActorLost, Event, ShardRetried
+from jobs.events import ActorJoined, ActorLost, Event, Message, ShardRetried
 from pipelines.errors import StoreError
 from pipelines.planning import read_shard
 from pipelines.run_record import RunRecord
@@ -42,8 +37,6 @@ MAX_START_FAILURES = 3
 NODE_LOSSES_PER_ATTEMPT = 5
 """Node losses count less than crashes, but a row that takes whole nodes down must end too."""
 
-LOST = (ActorDiedError, ActorUnavailableError, NodeDiedError, WorkerCrashedError)
-
 
 @dataclass
 class Task:
@@ -53,6 +46,7 @@ class Task:
     attempt: int = 0
     crashes: int = 0
     node_losses: int = 0
+    store_failures: int = 0
     last_reason: str = ""
 
 
@@ -176,19 +170,23 @@ class Dispatcher:
         reference, worker.ready = worker.ready, None
         try:
             worker.home = ray.get(reference)
-        except (RayTaskError, *LOST) as error:
-            self._workers.remove(worker)
-            self._start_failed(_reason(error))
+        except RayError as error:
+            self._drop(worker)
+            yield from self._start_failed(_reason(error))
             return
         self._start_failures = 0
         assert worker.home is not None  # noqa: S101 - begin always answers where it is
         yield ActorJoined(worker.home.host, self.num_actors)
+        for difference in worker.home.differences:
+            yield Message(f"on {worker.home.host} {difference}", warning=True)
 
-    def _start_failed(self, reason: str) -> None:
+    def _start_failed(self, reason: str) -> Iterator[Event]:
+        """Wait longer each time; stop when nobody else is working either."""
         self._start_failures += 1
-        if self._start_failures >= MAX_START_FAILURES:
+        if self._start_failures >= MAX_START_FAILURES and self.num_actors == 0:
             raise RunStopped(f"{self._start_failures} actors in a row did not start: {reason}")
-        self._next_look = time.monotonic() + 2.0**self._start_failures
+        self._next_look = time.monotonic() + min(60.0, 2.0**self._start_failures)
+        yield Message(f"an actor did not start: {reason}", warning=True)
 
     def _on_stream(self, worker: Worker) -> Iterator[Event]:
         """Take one event from the shard that the worker has in hand."""
@@ -198,36 +196,50 @@ class Dispatcher:
         except StopIteration:
             worker.flights.popleft()
         except RayTaskError as error:
-            worker.flights.popleft()
-            yield from self._attempt_failed(task, error)
-        except LOST as error:
-            yield from self._worker_lost(worker, _reason(error))
+            if isinstance(error.cause, DeviceError):
+                yield from self._worker_lost(worker, error)
+            else:
+                worker.flights.popleft()
+                yield from self._attempt_failed(task, error)
+        except RayError as error:
+            yield from self._worker_lost(worker, error)
         else:
             yield event
 
     def _attempt_failed(self, task: Task, error: RayTaskError) -> Iterator[Event]:
         """The shard's code raised; the actor lives."""
-        task.crashes += 1
         task.last_reason = _reason(error)
-        if task.crashes >= self._max_attempts and isinstance(error.cause, StoreError):
-            raise RunStopped(f"the store failed {task.crashes} times: {task.last_reason}")
+        if isinstance(error.cause, StoreError):
+            task.store_failures += 1
+            if task.store_failures >= self._max_attempts:
+                raise RunStopped(f"the store failed time and again: {task.last_reason}")
+        else:
+            task.crashes += 1
         yield from self._again(task, type(error.cause).__name__)
 
-    def _worker_lost(self, worker: Worker, reason: str) -> Iterator[Event]:
+    def _worker_lost(self, worker: Worker, error: RayError) -> Iterator[Event]:
         """The actor is gone: blame the shard it had in hand, hand out again what it held."""
-        self._workers.remove(worker)
+        self._drop(worker)
+        reason = _reason(error)
         assert worker.home is not None  # noqa: S101 - only a worker that has begun has shards
         yield ActorLost(worker.home.host, self.num_actors, reason)
         task = worker.flights[0][0]
         task.last_reason = reason
-        if worker.home.node_id in alive_nodes():
-            task.crashes += 1
-        else:
+        # A node that goes silent is called dead only after a while; first it is unavailable.
+        silent = isinstance(error, (ActorUnavailableError, NodeDiedError))
+        if silent or worker.home.node_id not in alive_nodes():
             task.node_losses += 1
+        else:
+            task.crashes += 1
         for queued, _ in list(worker.flights)[:0:-1]:
             queued.attempt -= 1
             self._todo.appendleft(queued)
         yield from self._again(task, "WorkerLost")
+
+    def _drop(self, worker: Worker) -> None:
+        """Forget an actor, and make sure that it is no zombie."""
+        self._workers.remove(worker)
+        ray.kill(worker.handle)
 
     def _again(self, task: Task, error_type: str) -> Iterator[Event]:
         """Hand the shard out again, or give it up when it has had its chances."""
@@ -239,7 +251,7 @@ class Dispatcher:
         rows = read_shard(self._store, self._record.layout, task.shard)
         work = ShardWork(task.shard, rows, attempt=task.attempt)
         done = fail_shard(self._store, self._record, work, error_type, task.last_reason)
-        yield BatchDone(done.shard, done.num_ok, done.num_failed, num_bytes=0)
+        yield BatchDone(done.shard, done.num_ok, done.num_failed, num_sampled=0)
         yield done
 
 

@@ -3,14 +3,13 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-import numpy as np
 import ray
 from PIL import Image
 
 from diffusion_core.model import ModelInfo
-from jobs.actors import ActorFactory, RemoteActor
-from jobs.cluster import cluster, remote_value, spread_map
-from jobs.runner import actor_factory, resolve_batch_size
+from jobs.actors import ActorFactory, RemoteActor, Sampled
+from jobs.cluster import cluster, remote_value
+from jobs.runner import actor_factory, planning_mapper, resolve_batch_size
 from pipelines.batching import PlannedImage, planned_images
 from pipelines.contact_sheet import contact_sheet
 from pipelines.planning import PlanLayout, check, plan_part
@@ -33,11 +32,15 @@ def preview(spec: RunSpec, num_images: int) -> Image.Image:
         batch_size = resolve_batch_size(spec, factory.device)
         with _actor(factory) as actor:
             model: ModelInfo = remote_value(actor.describe.remote())
-            layout = check(spec, model, batch_size, mapper=spread_map)
+            layout = check(spec, model, batch_size, mapper=planning_mapper(spec))
             images = spread(spec, model, layout, num_images)
             remote_value(actor.load.remote(model.fingerprint, batch_size))
-            pictures = [Image.fromarray(pixels) for pixels in _sample(actor, images)]
-    return contact_sheet(pictures, [image.prompt for image in images])
+            sampled = list(_sample(actor, images))
+    captions = [
+        image.prompt if fault is None else f"[{fault}] {image.prompt}"
+        for image, (_, fault) in zip(images, sampled, strict=True)
+    ]
+    return contact_sheet([Image.fromarray(pixels) for pixels, _ in sampled], captions)
 
 
 def spread(
@@ -56,7 +59,7 @@ def spread(
     return chosen
 
 
-def _sample(actor: RemoteActor, images: list[PlannedImage]) -> Iterator[np.ndarray]:
+def _sample(actor: RemoteActor, images: list[PlannedImage]) -> Iterator[Sampled]:
     stream = actor.sample.options(num_returns="streaming").remote(images)
     for reference in stream:
         yield from remote_value(reference)

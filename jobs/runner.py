@@ -3,11 +3,12 @@
 Owns the order of things. What each of them is, the rooms beside this one know.
 """
 
-import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
+
+import ray
 
 from diffusion_core.model import ModelInfo
 from jobs.actors import ActorFactory, RemoteActor
@@ -15,18 +16,18 @@ from jobs.cluster import (
     alive_nodes,
     cluster,
     gpus_per_actor,
-    on_every_node,
     remote_value,
     room,
     spread_map,
 )
 from jobs.dispatch import Dispatcher
-from jobs.errors import ClusterError, IncompleteRun, RunStopped
+from jobs.errors import IncompleteRun, RunStopped
 from jobs.events import Event, Message, Planned
+from jobs.preflight import require_store_on_every_node
 from jobs.tally import Tally
 from pipelines.commit import committed_shards
-from pipelines.errors import StoreError
-from pipelines.planning import check, manifest_changes, write_plan
+from pipelines.errors import ManifestError, StoreError
+from pipelines.planning import Mapper, check, manifest_changes, write_plan
 from pipelines.report import write_report
 from pipelines.run_record import (
     RunRecord,
@@ -34,10 +35,14 @@ from pipelines.run_record import (
     new_record,
     read_record,
     refuse_changes,
+    threads_for,
 )
-from pipelines.runs import open_run
+from pipelines.runs import Run, open_run
 from pipelines.spec import RunSpec
 from pipelines.storage import Store, find, is_local
+
+LONG_S = 20.0
+"""A wait of more seconds is worth a word."""
 
 AUTO_BATCH_SIZE = {"cpu": 4, "cuda": 8}
 """What `batch.size: auto` stands for until it is measured for each model."""
@@ -73,8 +78,8 @@ def run(spec: RunSpec, on_event: Callable[[Event], None] = lambda event: None) -
     store = Store(spec.url, spec.storage)
     store.check()
     find(spec.manifests, spec.storage)
-    with cluster(spec.cluster):
-        for event in _events(spec, store):
+    with cluster(spec.cluster), closing(_events(spec, store)) as events:
+        for event in events:
             tally.add(event)
             on_event(event)
     return RunResult(
@@ -90,9 +95,20 @@ def run(spec: RunSpec, on_event: Callable[[Event], None] = lambda event: None) -
 
 def actor_factory(spec: RunSpec) -> ActorFactory:
     """Actors as the job asks for them, on the cluster that is connected."""
-    gpus = gpus_per_actor(spec.cluster)
-    cpus = spec.cluster.cpus_per_actor
-    return ActorFactory(spec.model, spec.storage, cpus=cpus, gpus=gpus, threads=0 if gpus else cpus)
+    gpus, cpus = gpus_per_actor(spec.cluster), spec.cluster.cpus_per_actor
+    return ActorFactory(
+        spec=spec.model.model_copy(update={"source": _absolute_model(spec.model.source)}),
+        options=spec.storage,
+        cpus=cpus,
+        gpus=gpus,
+        threads=threads_for(spec, "cuda" if gpus else "cpu"),
+    )
+
+
+def _absolute_model(source: str) -> str:
+    """A local folder by its full path: actors stand elsewhere."""
+    folder = Path(source).expanduser()
+    return str(folder.resolve()) if folder.is_dir() else source
 
 
 def resolve_batch_size(spec: RunSpec, device: str) -> int:
@@ -100,18 +116,28 @@ def resolve_batch_size(spec: RunSpec, device: str) -> int:
     return AUTO_BATCH_SIZE[device] if spec.batch.size == "auto" else spec.batch.size
 
 
-def _events(spec: RunSpec, store: Store) -> Iterator[Event]:
-    require_shared_disk(spec)
+def planning_mapper(spec: RunSpec) -> Mapper:
+    """Ray tasks, unless the manifest lies on a disk that only this machine may have."""
+    local = any(is_local(url) for url in spec.manifests)
+    return map if local and len(alive_nodes()) > 1 else spread_map
+
+
+def _events(spec: RunSpec, store: Store) -> Generator[Event, None, None]:
+    require_store_on_every_node(spec)
     factory = actor_factory(spec)
     first = factory.start()
-    yield from _waiting_for_room(factory)
-    model: ModelInfo = remote_value(first.describe.remote())
+    described = first.describe.remote()
+    yield from _waiting(described, factory)
+    yield from _thread_warning(factory)
+    model: ModelInfo = remote_value(described)
     batch_size = resolve_batch_size(spec, factory.device)
     record = read_record(store)
     resumed = record is not None
     if record is None:
-        first.load.remote(model.fingerprint, batch_size)  # beside the planning
-        record = _begin(spec, store, model, factory.device, batch_size)
+        loaded = first.load.remote(model.fingerprint, batch_size)  # beside the planning
+        layout = check(spec, model, batch_size, mapper=planning_mapper(spec))
+        remote_value(loaded)  # a model that does not load leaves nothing behind
+        record = claim(store, new_record(spec, model, factory.device, batch_size, layout))
     else:
         _refuse_changed(spec, store, record, model, factory.device)
         yield from _version_warnings(record)
@@ -121,15 +147,8 @@ def _events(spec: RunSpec, store: Store) -> Iterator[Event]:
         yield from _dispatch(spec, store, record, factory, first, resumed)
         _require_complete(store, record)
         write_report(open_run(store.url, spec.storage), store)
-    except StoreError as error:
+    except (StoreError, ManifestError) as error:
         raise RunStopped(str(error)) from error
-
-
-def _begin(
-    spec: RunSpec, store: Store, model: ModelInfo, device: str, batch_size: int
-) -> RunRecord:
-    layout = check(spec, model, batch_size, mapper=spread_map)
-    return claim(store, new_record(spec, model, device, batch_size, layout))
 
 
 def _refuse_changed(
@@ -140,12 +159,8 @@ def _refuse_changed(
 
 
 def _version_warnings(record: RunRecord) -> Iterator[Event]:
-    for change in record.newer_packages():
-        yield Message(
-            f"{change.field} is {change.new} now; the run began with {change.old}, "
-            "and another version may change the last bits of a pixel",
-            warning=True,
-        )
+    for difference in record.package_differences():
+        yield Message(difference, warning=True)
 
 
 def _create_only_warning(store: Store) -> Iterator[Event]:
@@ -159,7 +174,8 @@ def _create_only_warning(store: Store) -> Iterator[Event]:
 
 def _write_plan(spec: RunSpec, store: Store, record: RunRecord) -> Iterator[Event]:
     """Write the parts of the plan that are not there yet."""
-    written = write_plan(spec, record.model, record.layout, store, mapper=spread_map)
+    mapper = planning_mapper(spec)
+    written = write_plan(spec, record.model, record.layout, store, mapper=mapper)
     for count, _ in enumerate(written, start=1):
         if count % 10 == 0:
             yield Message(f"{count} of {len(record.layout.parts)} plan parts are written")
@@ -173,8 +189,9 @@ def _dispatch(
     first: RemoteActor,
     resumed: bool,
 ) -> Iterator[Event]:
-    done = committed_shards(store)
-    progress = open_run(store.url, spec.storage).progress()
+    before = open_run(store.url, spec.storage)
+    done = set(before.committed)
+    progress = before.progress(before.committed)
     yield Planned(
         num_images=record.layout.num_images,
         num_shards=record.layout.num_shards,
@@ -202,34 +219,31 @@ def _require_complete(store: Store, record: RunRecord) -> None:
         raise IncompleteRun(
             f"{store.url}: {len(missing)} shards have no commit, the first is {min(missing)}"
         )
-
-
-def require_shared_disk(spec: RunSpec) -> None:
-    """A local output folder must be the same folder on every node."""
-    if len(alive_nodes()) < 2 or not is_local(spec.output):
-        return
-    marker = Path(spec.output) / f".nightpress-{uuid.uuid4().hex}"
-    marker.parent.mkdir(parents=True, exist_ok=True)
-    marker.touch()
-    try:
-        seen = on_every_node(_exists, str(marker))
-    finally:
-        marker.unlink()
-    blind = sorted(node for node, sees in seen.items() if not sees)
-    if blind:
-        raise ClusterError(
-            f"output {spec.output} is a local folder that {', '.join(blind)} does not share; "
-            "use a URL that every node reaches, such as s3://bucket/runs"
+    progress = Run(store, record).progress()
+    if progress.num_ok + progress.num_failed != record.layout.num_images:
+        raise IncompleteRun(
+            f"{store.url}: {progress.num_ok:,} ok and {progress.num_failed:,} failed do not make "
+            f"the {record.layout.num_images:,} images of the plan"
         )
 
 
-def _exists(path: str) -> bool:
-    return Path(path).exists()
-
-
-def _waiting_for_room(factory: ActorFactory) -> Iterator[Event]:
-    if room(factory.cpus, factory.gpus) == 0:
+def _waiting(reference: "ray.ObjectRef[ModelInfo]", factory: ActorFactory) -> Iterator[Event]:
+    """Say what is waited for, if it takes long."""
+    fits = room(factory.cpus, factory.gpus) > 0
+    ready, _ = ray.wait([reference], timeout=LONG_S if fits else 0, fetch_local=False)
+    if not ready:
+        what = "to describe its model" if fits else "to be placed"
         yield Message(
-            f"waiting for a node with {factory.cpus:g} CPUs and {factory.gpus:g} GPUs",
+            f"waiting for the first actor {what}: it needs {factory.cpus:g} CPUs and "
+            f"{factory.gpus:g} GPUs of one node",
+            warning=not fits,
+        )
+
+
+def _thread_warning(factory: ActorFactory) -> Iterator[Event]:
+    if factory.threads > 1:
+        yield Message(
+            f"with {factory.threads} threads a model on a CPU may round a pixel differently from "
+            "one place in a batch to another; cluster.cpus_per_actor: 1 keeps every bit",
             warning=True,
         )

@@ -18,6 +18,8 @@ class Tally:
     ok_before: int = 0
     failed_before: int = 0
     clock: Callable[[], float] = time.monotonic
+    num_made: int = 0
+    """Images sampled and stored since this start; others were found in the store."""
     committed_ok: int = 0
     committed_failed: int = 0
     """Both of shards that were committed since this start."""
@@ -43,6 +45,7 @@ class Tally:
             case BatchDone():
                 ok, failed = self.under_way.get(event.shard, (0, 0))
                 self.under_way[event.shard] = (ok + event.num_ok, failed + event.num_failed)
+                self.num_made += event.num_sampled
                 if self.rate_from is None:
                     self.rate_from = (self.clock(), self.num_made)
             case ShardDone():
@@ -53,18 +56,14 @@ class Tally:
     @property
     def num_ok(self) -> int:
         """Images that are stored, those of earlier starts included."""
-        return self.ok_before + self.num_made
+        under_way = sum(ok for ok, _ in self.under_way.values())
+        return self.ok_before + self.committed_ok + under_way
 
     @property
     def num_failed(self) -> int:
         """Rows that failed for good, those of earlier starts included."""
         under_way = sum(failed for _, failed in self.under_way.values())
         return self.failed_before + self.committed_failed + under_way
-
-    @property
-    def num_made(self) -> int:
-        """Images stored or adopted since this start."""
-        return self.committed_ok + sum(ok for ok, _ in self.under_way.values())
 
     @property
     def num_done(self) -> int:

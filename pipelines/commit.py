@@ -15,7 +15,7 @@ from pipelines.storage import Store
 
 METADATA_FOLDER = "metadata"
 
-_SHARD_FILE = re.compile(r"shard-(\d{5,})\.parquet$")
+_SHARD_FILE = re.compile(r"metadata/shard-(\d{5,})\.parquet")
 
 
 def shard_path(shard: int) -> str:
@@ -39,7 +39,7 @@ def read_commit(store: Store, shard: int) -> pa.Table:
 
 def committed_shards(store: Store) -> set[int]:
     """The shards that are finished, by one listing."""
-    names = (_SHARD_FILE.search(name) for name in store.list(METADATA_FOLDER))
+    names = (_SHARD_FILE.fullmatch(name) for name in store.list(METADATA_FOLDER))
     return {int(match.group(1)) for match in names if match}
 
 

@@ -58,14 +58,13 @@ def explain(error: ValidationError, root: type[BaseModel], values: Mapping[str, 
     Args:
         error: what validating `values` against `root` raised.
     """
+    located = [(detail, *_locate(detail, values)) for detail in error.errors()]
     found: dict[str, list[str]] = {}
-    for detail in error.errors():
-        keys, meant, value = _locate(detail, values)
-        if meant:
-            quiet = isinstance(value, Mapping) or detail["type"] == "extra_forbidden"
-            shown = "" if quiet else f"{value!r}: "
-            place = f"{'.'.join(keys)}: {shown}" if keys else ""
-            found.setdefault(place, []).append(_message(detail, root))
+    for detail, keys, _, value in [each for each in located if each[2]] or located:
+        quiet = isinstance(value, Mapping) or detail["type"] == "extra_forbidden"
+        shown = "" if quiet else f"{value!r}: "
+        place = f"{'.'.join(keys)}: {shown}" if keys else ""
+        found.setdefault(place, []).append(_message(detail, root))
     return [f"{place}{' or '.join(dict.fromkeys(texts))}" for place, texts in found.items()]
 
 

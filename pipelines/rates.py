@@ -10,8 +10,9 @@ from dataclasses import dataclass
 import pyarrow.compute as pc
 import pyarrow.dataset as ds
 
-from pipelines.errors import StoreMissing
+from pipelines.errors import RunNotFound, StoreMissing
 from pipelines.planning import Settings, SettingsCount
+from pipelines.report import even
 from pipelines.run_record import RUN_FILE, require_record
 from pipelines.runs import open_run
 from pipelines.spec import RunSpec
@@ -19,6 +20,9 @@ from pipelines.storage import Store, find
 
 RUNS_LOOKED_AT = 8
 """Of the runs beside this one, the latest that used the same model."""
+
+SHARDS_LOOKED_AT = 64
+"""Of each run, evenly spread."""
 
 RateKey = tuple[int, int, int, bool]
 """Width, height, steps, and whether guidance doubles the work."""
@@ -42,7 +46,10 @@ class Estimate:
 
 
 def estimate(counts: Iterable[SettingsCount], rates: Mapping[RateKey, Rate]) -> Estimate | None:
-    """The sum over a job's settings; None where one of them has not been measured."""
+    """The sum over a job's settings; None where one of them has not been measured.
+
+    A plan keeps the commonest thousand settings; a job with more is estimated from those.
+    """
     actor_s = num_bytes = 0.0
     for count in counts:
         rate = rates.get(_key(count.settings))
@@ -57,7 +64,10 @@ def measured_rates(spec: RunSpec, model_fingerprint: str) -> dict[RateKey, Rate]
     """The rates of this model, by settings, from the runs under the job's output."""
     alike: list[tuple[str, str]] = []
     for url in _run_urls(spec):
-        record = require_record(Store(url, spec.storage))
+        try:
+            record = require_record(Store(url, spec.storage))
+        except RunNotFound:  # a neighbour of another version, or no run at all
+            continue
         if record.model.fingerprint == model_fingerprint:
             alike.append((record.created_at, url))
     rates: dict[RateKey, Rate] = {}
@@ -76,10 +86,12 @@ def _run_urls(spec: RunSpec) -> list[str]:
 
 def _rates_of(url: str, spec: RunSpec) -> dict[RateKey, Rate]:
     settings = ["width", "height", "num_inference_steps", "guidance_scale"]
-    metadata: ds.Dataset = open_run(url, spec.storage).metadata
-    table = metadata.to_table(
-        columns=[*settings, "sampling_s", "num_bytes"], filter=ds.field("sampling_s").is_valid()
-    )
+    run = open_run(url, spec.storage)
+    with run.store.told("metadata"):
+        table = run.shards(even(run.committed, SHARDS_LOOKED_AT)).to_table(
+            columns=[*settings, "sampling_s", "num_bytes"],
+            filter=ds.field("sampling_s").is_valid(),
+        )
     guided = pc.greater(table.column("guidance_scale"), 1.0)
     table = table.set_column(3, "guided", guided)
     grouped = table.group_by([*settings[:3], "guided"]).aggregate(

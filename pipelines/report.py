@@ -28,6 +28,7 @@ T = TypeVar("T")
 REPORT_FILE = "report.html"
 
 MAX_PICTURES = 200
+MAX_SETTINGS = 100
 MAX_FAILURES = 100
 MAX_TEXT = 2_000
 """Characters of one value on the page; the metadata has the rest."""
@@ -110,7 +111,9 @@ class Setting:
 
 def write_report(run: Run, store: Store) -> None:
     """Write the page of a run, as far as the run is, into its store."""
-    store.put(REPORT_FILE, render(run).encode())
+    with store.told("metadata"):
+        page = render(run)
+    store.put(REPORT_FILE, page.encode())
 
 
 def render(run: Run) -> str:
@@ -119,6 +122,7 @@ def render(run: Run) -> str:
     metadata = run.metadata
     pictures = [picture(row) for row in spread(run, metadata.schema, MAX_PICTURES)]
     failures = [failure(row) for row in failed_rows(metadata, MAX_FAILURES)]
+    used = settings(metadata)
     loader = jinja2.PackageLoader("pipelines")
     page = jinja2.Environment(loader=loader, autoescape=True).get_template("report.html.j2")
     return page.render(
@@ -129,7 +133,8 @@ def render(run: Run) -> str:
         pictures_note=_of(len(pictures), progress.num_ok, "a spread of them"),
         failures=failures,
         failures_note=_of(len(failures), progress.num_failed, "the first"),
-        settings=settings(metadata),
+        settings=used[:MAX_SETTINGS],
+        settings_note=_of(min(len(used), MAX_SETTINGS), len(used), "the most frequent"),
         job=job_facts(run),
         model=model_facts(run),
         spec=json.dumps(run.spec.as_dict(), indent=2, ensure_ascii=False),
@@ -185,7 +190,7 @@ def failed_rows(metadata: ds.Dataset, most: int) -> list[dict[str, Any]]:
 
 
 def settings(metadata: ds.Dataset) -> list[Setting]:
-    """What was sampled with which settings, the most frequent first; one pass, bounded memory."""
+    """What was sampled with which settings, the most frequent first; one pass over the rows."""
     counted = []
     for batch in metadata.to_batches(columns=[*SETTING, "status", "sampling_s"]):
         rows = pa.Table.from_batches([batch])

@@ -10,9 +10,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
-from typing import Self
+from typing import Any, Self
 
-from diffusion_core.model import ModelInfo
+from diffusion_core.model import ModelInfo, resolve_dtype
 from pipelines.errors import Change, ChangedRunError, RunNotFound, StoreMissing
 from pipelines.planning import PlanLayout
 from pipelines.spec import RunSpec, canonical_json
@@ -20,7 +20,10 @@ from pipelines.storage import Store
 
 RUN_FILE = "run.json"
 
-RECORDED_PACKAGES = ("nightpress", "diffusers", "ray", "torch", "transformers", "pyarrow")
+PIXEL_PACKAGES = ("diffusers", "numpy", "pillow", "torch", "transformers")
+"""Another version of these may change a last bit of a pixel, or of an image file."""
+
+RECORDED_PACKAGES = ("nightpress", "ray", "pyarrow", *PIXEL_PACKAGES)
 
 
 @dataclass(frozen=True)
@@ -73,8 +76,19 @@ class RunRecord:
 
     @classmethod
     def from_json(cls, data: bytes) -> Self:
-        """The inverse of `to_json`."""
-        values = json.loads(data)
+        """The inverse of `to_json`.
+
+        Raises:
+            RunNotFound: it is not the record of a run that this version can read.
+        """
+        try:
+            return cls._from_values(json.loads(data))
+        except (ValueError, KeyError, TypeError) as error:
+            reason = f"{type(error).__name__}: {error}"
+            raise RunNotFound(f"{RUN_FILE} is no run of this version ({reason})") from error
+
+    @classmethod
+    def _from_values(cls, values: dict[str, Any]) -> Self:
         return cls(
             spec=RunSpec.from_dict(values["spec"], where=RUN_FILE),
             model=ModelInfo.from_dict(values["model"]),
@@ -100,13 +114,14 @@ class RunRecord:
             )
         return found
 
-    def newer_packages(self) -> list[Change]:
-        """The packages that are not what the run began with: they may change a last bit."""
+    def package_differences(self) -> list[str]:
+        """How this process differs from the one that began the run, in words."""
         now = package_versions()
         return [
-            Change(name, old, now.get(name, "none"))
-            for name, old in self.versions.items()
-            if name in RECORDED_PACKAGES and now.get(name) != old
+            f"{name} is {now[name]} and was {self.versions[name]} when the run began; "
+            "the last bits of a pixel may differ"
+            for name in PIXEL_PACKAGES
+            if now[name] != self.versions.get(name)
         ]
 
 
@@ -125,13 +140,6 @@ def new_record(
         created_at=datetime.now(UTC).isoformat(timespec="seconds"),
         versions=package_versions(),
     )
-
-
-def resolve_dtype(dtype: str, device: str) -> str:
-    """`auto` is float32 on a CPU and bfloat16 on an accelerator."""
-    if dtype != "auto":
-        return dtype
-    return "float32" if device == "cpu" else "bfloat16"
 
 
 def threads_for(spec: RunSpec, device: str) -> int:

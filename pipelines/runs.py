@@ -111,9 +111,9 @@ class Run:
             ImageNotFound: the run has no such image, or failed to make it.
         """
         wanted = ds.field("image_id") == image_id
-        rows = self.metadata.to_table(
-            columns=["status", "file", "error_type", "error"], filter=wanted
-        ).to_pylist()
+        columns = ["status", "file", "error_type", "error"]
+        with self.store.told("metadata"):
+            rows = self.metadata.to_table(columns=columns, filter=wanted).to_pylist()
         if not rows:
             raise ImageNotFound(f"{self.url}: no image {image_id!r} is committed")
         row = rows[0]
@@ -140,10 +140,11 @@ class Run:
                 rows = batch.to_pylist()
                 yield from zip(rows, pool.map(self._open, [r["file"] for r in rows]), strict=True)
 
-    def progress(self) -> RunProgress:
-        """How far the run is now."""
-        shards = self.committed
-        tally = _Tally.of(self.shards(shards))
+    def progress(self, committed: list[int] | None = None) -> RunProgress:
+        """How far the run is now, or was when these shards were listed as committed."""
+        shards = self.committed if committed is None else committed
+        with self.store.told("metadata"):
+            tally = _Tally.of(self.shards(shards))
         layout = self.record.layout
         return RunProgress(
             num_images=layout.num_images,
@@ -164,7 +165,8 @@ class Run:
         if not shards:
             return METADATA_SCHEMA
         filesystem, root = self.store.arrow()
-        part = pq.read_schema(f"{root}/{shard_path(shards[0])}", filesystem=filesystem)
+        with self.store.told("metadata"):
+            part = pq.read_schema(f"{root}/{shard_path(shards[0])}", filesystem=filesystem)
         carried = [_plain(field) for field in part if field.name not in METADATA_SCHEMA.names]
         return pa.schema([*METADATA_SCHEMA, *carried])
 

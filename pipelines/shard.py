@@ -14,12 +14,12 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 
-from diffusion_core.errors import DiffusionError
+from diffusion_core.errors import DeviceError
 from diffusion_core.sampling import SampledBatch, Sampler
 from pipelines.batching import PlannedImage, batches, planned_images
 from pipelines.commit import commit_shard, metadata_part
 from pipelines.encoding import encode, read_facts
-from pipelines.errors import StoreMissing
+from pipelines.errors import StoreError, StoreMissing
 from pipelines.records import ImageFacts, ImageRecord
 from pipelines.run_record import RunRecord
 from pipelines.storage import Store
@@ -35,7 +35,8 @@ class BatchDone:
     shard: int
     num_ok: int
     num_failed: int
-    num_bytes: int
+    num_sampled: int
+    """Of those that are ok; the others were found in the store."""
 
 
 @dataclass(frozen=True)
@@ -79,9 +80,10 @@ class ShardRunner:
 
         Raises:
             StoreError: the store failed for longer than its retries; nothing is committed.
+            DeviceError: the accelerator failed; this process should make no more shards.
         """
         images = planned_images(work.rows)
-        done = {r.facts.image_id: r for r in self._found(images, work) if r is not None}
+        done = {record.facts.image_id: record for record in self._found(images, work)}
         if done:
             yield _batch_done(work.shard, list(done.values()))
         missing = [image for image in images if image.image_id not in done]
@@ -91,12 +93,17 @@ class ShardRunner:
         part = metadata_part([done[image.image_id] for image in images], work.rows)
         yield shard_done(work.shard, commit_shard(self.store, work.shard, part))
 
-    def _found(
-        self, images: Sequence[PlannedImage], work: ShardWork
-    ) -> Iterator[ImageRecord | None]:
+    def _found(self, images: Sequence[PlannedImage], work: ShardWork) -> list[ImageRecord]:
+        """What an earlier attempt has stored; nothing of its first batch means nothing at all."""
         if not work.look_first:
-            return iter(())
-        return self._pool.map(lambda image: self._adopt(image, work, time.time()), images)
+            return []
+        first, rest = images[: self.record.batch_size], images[self.record.batch_size :]
+        found = self._adopt_all(first, work)
+        return found + self._adopt_all(rest, work) if found else found
+
+    def _adopt_all(self, images: Sequence[PlannedImage], work: ShardWork) -> list[ImageRecord]:
+        adopted = self._pool.map(lambda image: self._adopt(image, work, time.time()), images)
+        return [record for record in adopted if record is not None]
 
     def _make(self, images: list[PlannedImage], work: ShardWork) -> Iterator[list[ImageRecord]]:
         """Sample batch after batch, while the threads store the ones before."""
@@ -113,7 +120,9 @@ class ShardRunner:
         started_at, clock = time.time(), time.perf_counter()
         try:
             sampled = self.sampler.sample([image.request for image in batch], batch[0].params)
-        except (DiffusionError, RuntimeError, ValueError) as error:
+        except DeviceError:
+            raise
+        except Exception as error:  # whatever a row does to the model, it must fail alone
             if len(batch) > 1:
                 return [future for image in batch for future in self._sample([image], work)]
             failed = self.failure(batch[0], work.attempt, type(error).__name__, str(error))
@@ -137,47 +146,34 @@ class ShardRunner:
         fault = sampled.faults[index]
         if fault is not None:
             return self.failure(image, work.attempt, "BadImage", fault)
-        pixels: np.ndarray = sampled.pixels[index]
-        facts = image_facts(image, self.record)
-        data = encode(pixels, facts, self.record.spec.images)
+        try:
+            return self._store(image, sampled.pixels[index], work, started_at, sampling_s)
+        except StoreError:
+            raise
+        except Exception as error:  # whatever an image does to its encoder, it must fail alone
+            return self.failure(image, work.attempt, type(error).__name__, str(error))
+
+    def _store(
+        self,
+        image: PlannedImage,
+        pixels: np.ndarray,
+        work: ShardWork,
+        started_at: float,
+        sampling_s: float,
+    ) -> ImageRecord:
+        """Create the image under its name, or adopt what has the name if it is this image."""
+        data = encode(pixels, image_facts(image, self.record), self.record.spec.images)
         if self.store.create(image.file, data):
-            return self._stored(image, data, work, started_at, sampling_s)
-        adopted = self._adopt(image, work, started_at)
-        if adopted is not None:
-            return adopted
-        return self.failure(
-            image, work.attempt, "NameTaken", f"{image.file} is there and is not this image"
+            return stored_record(
+                image, self.record, data, work.attempt, self.worker, started_at, sampling_s
+            )
+        taken = f"{image.file} is there and is not this image"
+        return self._adopt(image, work, started_at) or self.failure(
+            image, work.attempt, "NameTaken", taken
         )
 
     def _adopt(self, image: PlannedImage, work: ShardWork, started_at: float) -> ImageRecord | None:
-        """The record of an image that lies in the store already, if it is this very one."""
-        try:
-            data = self.store.read(image.file)
-        except StoreMissing:
-            return None
-        if read_facts(data) != image_facts(image, self.record):
-            return None
-        return self._stored(image, data, work, started_at, None)
-
-    def _stored(
-        self,
-        image: PlannedImage,
-        data: bytes,
-        work: ShardWork,
-        started_at: float,
-        sampling_s: float | None,
-    ) -> ImageRecord:
-        return ImageRecord(
-            facts=image_facts(image, self.record),
-            status="ok",
-            attempts=work.attempt,
-            worker=self.worker,
-            started_at=started_at,
-            file=image.file,
-            sha256=hashlib.sha256(data).hexdigest(),
-            num_bytes=len(data),
-            sampling_s=sampling_s,
-        )
+        return adopt(self.store, self.record, image, work.attempt, self.worker, started_at)
 
     def failure(
         self, image: PlannedImage, attempts: int, error_type: str, error: str
@@ -186,16 +182,58 @@ class ShardRunner:
         return failed_record(image, self.record, attempts, self.worker, error_type, error)
 
 
+def adopt(
+    store: Store,
+    record: RunRecord,
+    image: PlannedImage,
+    attempts: int,
+    worker: str,
+    started_at: float,
+) -> ImageRecord | None:
+    """The record of an image that lies in the store already, if it is this very one."""
+    try:
+        data = store.read(image.file)
+    except StoreMissing:
+        return None
+    if read_facts(data) != image_facts(image, record):
+        return None
+    return stored_record(image, record, data, attempts, worker, started_at, None)
+
+
 def fail_shard(
     store: Store, record: RunRecord, work: ShardWork, error_type: str, error: str
 ) -> ShardDone:
-    """Commit a shard that no worker survives: every image of it as failed."""
+    """Commit a shard that no worker survives: what is not in the store is failed."""
     records = [
-        failed_record(image, record, work.attempt, "driver", error_type, error)
+        adopt(store, record, image, work.attempt, "driver", time.time())
+        or failed_record(image, record, work.attempt, "driver", error_type, error)
         for image in planned_images(work.rows)
     ]
     part = metadata_part(records, work.rows)
     return shard_done(work.shard, commit_shard(store, work.shard, part))
+
+
+def stored_record(
+    image: PlannedImage,
+    record: RunRecord,
+    data: bytes,
+    attempts: int,
+    worker: str,
+    started_at: float,
+    sampling_s: float | None,
+) -> ImageRecord:
+    """An `ok` row, for the bytes that lie in the store."""
+    return ImageRecord(
+        facts=image_facts(image, record),
+        status="ok",
+        attempts=attempts,
+        worker=worker,
+        started_at=started_at,
+        file=image.file,
+        sha256=hashlib.sha256(data).hexdigest(),
+        num_bytes=len(data),
+        sampling_s=sampling_s,
+    )
 
 
 def failed_record(
@@ -250,5 +288,5 @@ def _batch_done(shard: int, records: Sequence[ImageRecord]) -> BatchDone:
         shard=shard,
         num_ok=sum(record.status == "ok" for record in records),
         num_failed=sum(record.status == "failed" for record in records),
-        num_bytes=sum(record.num_bytes or 0 for record in records),
+        num_sampled=sum(record.sampling_s is not None for record in records),
     )

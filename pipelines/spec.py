@@ -23,6 +23,7 @@ from pydantic import (
 
 from diffusion_core.model import ModelSpec
 from diffusion_core.schedulers import SAMPLER_NAMES
+from pipelines.credentials import ADVICE, has_credentials, secret_option
 from pipelines.errors import Change, SpecError
 from pipelines.job_file import apply_override, explain, read_yaml
 
@@ -32,14 +33,11 @@ MAX_SEED = 2**53 - 1
 Url = Annotated[str, StringConstraints(min_length=1, strip_whitespace=True)]
 Auto = Literal["auto"]
 
-SECRET_OPTIONS = ("key", "secret", "token", "password", "credential", "sas", "access")
-"""Parts of option names that carry credentials; a job file may hold none of them."""
-
 
 class Section(BaseModel):
     """A mapping in the job file: immutable, and closed to keys nobody knows."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
 class ColumnMap(Section):
@@ -257,14 +255,21 @@ class RunSpec(Section):
     def _no_credentials(
         cls, storage: Mapping[str, Mapping[str, Any]]
     ) -> Mapping[str, Mapping[str, Any]]:
-        for protocol, options in storage.items():
-            for path in _option_paths(options):
-                if _is_secret(path[-1]):
-                    raise ValueError(
-                        f"{protocol}.{'.'.join(path)} looks like a credential, and a job file "
-                        "holds none; use the environment (AWS_ACCESS_KEY_ID, ...) or a profile"
-                    )
+        found = secret_option(storage)
+        if found is not None:
+            raise ValueError(f"{found} looks like a credential; {ADVICE}")
         return storage
+
+    @model_validator(mode="after")
+    def _no_credentials_in_urls(self) -> Self:
+        for key, url in (
+            ("output", self.output),
+            ("model", self.model.source),
+            *(("manifest", url) for url in self.manifests),
+        ):
+            if has_credentials(url):
+                raise ValueError(f"the {key} URL carries credentials; {ADVICE}")
+        return self
 
     @property
     def url(self) -> str:
@@ -369,18 +374,6 @@ def flatten(values: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, 
 
 def _copy(values: Mapping[str, Any]) -> dict[str, Any]:
     return {k: _copy(v) if isinstance(v, Mapping) else v for k, v in values.items()}
-
-
-def _option_paths(options: Mapping[str, Any]) -> Iterable[list[str]]:
-    for key, value in options.items():
-        yield [str(key)]
-        if isinstance(value, Mapping):
-            for path in _option_paths(value):
-                yield [str(key), *path]
-
-
-def _is_secret(option: str) -> bool:
-    return any(part in option.lower() for part in SECRET_OPTIONS)
 
 
 def canonical_json(values: Any) -> str:

@@ -4,7 +4,7 @@ import os
 import signal
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import ray
@@ -48,13 +48,14 @@ class WaitingActor(SamplerActor):
 
 @dataclass(frozen=True)
 class FactoryOf(ActorFactory):
-    """Starts actors of another class."""
+    """Starts actors of other classes: each once in turn, the last one again and again."""
 
-    kind: type[SamplerActor] = SamplerActor
+    kinds: list[type[SamplerActor]] = field(default_factory=list)
 
     def start(self) -> Any:
+        kind = self.kinds.pop(0) if len(self.kinds) > 1 else self.kinds[0]
         return (
-            ray.remote(self.kind)
+            ray.remote(kind)
             .options(num_cpus=self.cpus, max_restarts=0)
             .remote(self.spec, self.options, self.device, self.threads)
         )

@@ -33,10 +33,11 @@ def job_options(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def read_job(job: str, overrides: tuple[str, ...], address: str | None = None) -> RunSpec:
-    """The job file with its overrides; `--address` is one of them."""
-    if address is not None:
-        overrides = (*overrides, f"cluster.address={address}")
-    return RunSpec.from_file(job, overrides)
+    """The job file with its overrides; `--address` stands above both."""
+    spec = RunSpec.from_file(job, overrides)
+    if address is None:
+        return spec
+    return spec.model_copy(update={"cluster": spec.cluster.model_copy(update={"address": address})})
 
 
 run_argument = click.argument("run")

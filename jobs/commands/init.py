@@ -18,6 +18,14 @@ def command(job: Path, force: bool) -> None:
     taken = [str(path) for path in (job, prompts) if path.exists()]
     if taken and not force:
         raise click.UsageError(f"{' and '.join(taken)} exists already; --force replaces it")
+    try:
+        _write(job, prompts)
+    except OSError as error:
+        raise click.UsageError(f"{error.filename}: {error.strerror}") from error
+    click.echo(f"wrote {job} and {prompts}; next: nightpress run {job}")
+
+
+def _write(job: Path, prompts: Path) -> None:
     examples = files("jobs") / "examples"
     text = (examples / "commented.yaml").read_text(encoding="utf-8")
     job.parent.mkdir(parents=True, exist_ok=True)
@@ -25,4 +33,3 @@ def command(job: Path, force: bool) -> None:
         text.replace("manifest: prompts.txt", f"manifest: {prompts.as_posix()}"), encoding="utf-8"
     )
     prompts.write_text((examples / "prompts.txt").read_text(encoding="utf-8"), encoding="utf-8")
-    click.echo(f"wrote {job} and {prompts}; next: nightpress run {job}")

@@ -14,6 +14,7 @@ from pipelines.models import locate
 from pipelines.planning import PlanLayout, check
 from pipelines.rates import Estimate, estimate, measured_rates
 from pipelines.spec import RunSpec
+from pipelines.storage import find
 from pipelines.wording import duration, plural, size
 
 
@@ -25,9 +26,11 @@ def command(job: str, overrides: tuple[str, ...], as_json: bool) -> None:
     """Say what JOB would make: images, shards, batches by setting, bytes and time.
 
     The whole manifest is validated, and nothing is written. Bytes and time are estimated from
-    the runs under the job's output that used the same weights at the same settings.
+    the runs under the job's output that used the same weights at the same settings. The cluster
+    is not asked: `batch.size: auto` counts as on a CPU unless `cluster.gpus_per_actor` is set.
     """
     spec = read_job(job, overrides)
+    find(spec.manifests, spec.storage)
     model = describe(locate(spec.model, spec.storage), spec.model)
     batch_size = planned_batch_size(spec)
     layout = check(spec, model, batch_size)

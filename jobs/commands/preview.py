@@ -1,5 +1,6 @@
 """`nightpress preview`."""
 
+import os
 from pathlib import Path
 
 import click
@@ -29,7 +30,10 @@ def command(
     The rows are evenly spread over the whole job, and their pixels are those that the run makes.
     """
     spec = read_job(job, overrides, address)
-    sheet = preview(spec, num_images)
     path = output or Path(f"{spec.name}-preview.png")
-    sheet.save(path)
+    if path.suffix.lower() != ".png":
+        raise click.UsageError(f"-o {path}: the sheet is a PNG; let its name end in .png")
+    if not os.access(path.parent, os.W_OK):
+        raise click.UsageError(f"-o {path}: {path.parent} is no folder that can be written")
+    preview(spec, num_images).save(path)
     click.echo(f"wrote {path}")

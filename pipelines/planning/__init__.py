@@ -5,10 +5,12 @@
 """
 
 from pipelines.planning.checking import check, manifest_changes
+from pipelines.planning.duplicates import Mapper
 from pipelines.planning.layout import PlanLayout, PlanPart, Settings, SettingsCount
 from pipelines.planning.parts import plan_part, read_shard, write_part, write_plan
 
 __all__ = [
+    "Mapper",
     "PlanLayout",
     "PlanPart",
     "Settings",

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from diffusion_core.model import ModelInfo
-from pipelines.errors import StoreError, StoreMissing
+from pipelines.errors import StoreError
 from pipelines.manifest.columns import resolve
 from pipelines.manifest.rows import Rows, join_rows
 from pipelines.manifest.types import plain_type
@@ -24,7 +24,7 @@ from pipelines.planning.layout import PlanLayout, PlanPart
 from pipelines.planning.units import Unit, typed
 from pipelines.records import PLAN_SCHEMA
 from pipelines.spec import RunSpec
-from pipelines.storage import Store
+from pipelines.storage import Store, open_source
 
 DICTIONARY_BYTES = 64 << 20
 """A prompt that many images share is stored once, however long."""
@@ -100,7 +100,7 @@ def write_parts(call: tuple[PartsJob, Store]) -> list[str]:
 def read_shard(store: Store, layout: PlanLayout, shard: int) -> pa.Table:
     """The images of one shard in sampling order: PLAN_SCHEMA, then the carried columns.
 
-    Reads little more than those rows.
+    Reads the row group that they lie in, at most a few thousand rows.
 
     Raises:
         IndexError: the plan has no such shard.
@@ -109,17 +109,12 @@ def read_shard(store: Store, layout: PlanLayout, shard: int) -> pa.Table:
     part = layout.part_of(shard)
     place = (shard - part.first_shard) * layout.shard_size
     group, offset = divmod(place, layout.row_group_size)
-    filesystem, root = store.arrow()
+    url = f"{store.url}/{part.path}"
     try:
-        with (
-            filesystem.open_input_file(f"{root}/{part.path}") as stream,
-            pq.ParquetFile(stream, pre_buffer=True) as parquet,
-        ):
+        with open_source(url, store.options) as stream, pq.ParquetFile(stream) as parquet:
             table = parquet.read_row_group(group, use_threads=False)
-    except FileNotFoundError as error:
-        raise StoreMissing(f"{store.url}/{part.path}: this part of the plan is gone") from error
-    except OSError as error:
-        raise StoreError(f"{store.url}/{part.path}: {error.strerror or error}") from error
+    except pa.ArrowInvalid as error:
+        raise StoreError(f"{url}: this part of the plan is damaged: {error}") from error
     return _plain(table.slice(offset, layout.shard_size))
 
 

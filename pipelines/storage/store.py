@@ -1,9 +1,10 @@
 """A run directory at any URL."""
 
 import uuid
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
 
-from pipelines.storage.drivers import Place
+from pipelines.storage.drivers import Place, told
 from pipelines.storage.local import LocalFolder
 from pipelines.storage.remote import RemoteFolder
 from pipelines.storage.retries import RetryPolicy
@@ -93,6 +94,10 @@ class Store:
             return self.create(scratch, b"first") and not self.create(scratch, b"second")
         finally:
             self.delete(scratch)
+
+    def told(self, path: str = "") -> AbstractContextManager[None]:
+        """Around reads of `arrow()`: a driver's own errors leave as StoreError."""
+        return told(self._folder.place, path)
 
     def arrow(self) -> "tuple[FileSystem, str]":
         """The file system and the folder's path in it, for pyarrow's readers."""

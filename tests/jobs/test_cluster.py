@@ -13,7 +13,8 @@ from run_files import PROMPTS
 from servers import Folder
 
 import jobs
-from jobs import runner
+from jobs import preflight, runner
+from jobs.cluster import connect, spread_map
 from jobs.errors import ClusterError
 from pipelines import Run, open_run
 from pipelines.spec import ClusterSpec, RunSpec
@@ -82,25 +83,74 @@ def wait_for_commits(store: Store, count: int, driver: "subprocess.Popen[str]") 
     raise AssertionError(f"no {count} commits: {driver.communicate()}")
 
 
+WHERE = """
+from inspect import getsourcefile
+from jobs.cluster import cluster, on_every_node
+from pipelines.spec import ClusterSpec
+spec = ClusterSpec(address={address!r}, ship_package={ship})
+with cluster(spec):
+    print(*on_every_node(getsourcefile, ClusterSpec).values())
+"""
+
+
+@pytest.mark.parametrize("ship", [True, False])
+def test_the_package_travels_with_the_job_or_is_found_installed(
+    two_nodes: Cluster, ship: bool
+) -> None:
+    code = WHERE.format(address=two_nodes.address, ship=ship)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    places = done.stdout.split()
+    assert len(places) == 2
+    assert all(("py_modules" in place) == ship for place in places)
+
+
 def test_an_address_where_nobody_answers_is_said_in_one_line(make_spec: MakeSpec) -> None:
-    job = make_spec(cluster={"address": "ray://127.0.0.1:9"})
+    job = make_spec(cluster={"address": "127.0.0.1:9"})
     program = Path(sys.executable).parent / "nightpress"
     path = Path(job.output).parent / "job.yaml"
     path.write_text(yaml.safe_dump(job.as_dict()))
     done = subprocess.run([program, "run", path], capture_output=True, text=True, check=False)
     assert done.returncode == 2
-    assert "no Ray cluster answers at ray://127.0.0.1:9" in done.stderr
+    assert "no Ray cluster answers at 127.0.0.1:9" in done.stderr
     assert "Traceback" not in done.stderr
 
 
 def test_a_local_output_that_a_node_does_not_share_is_refused(
     make_spec: MakeSpec, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(runner, "alive_nodes", lambda: {"a": "10.0.0.1", "b": "10.0.0.2"})
-    monkeypatch.setattr(runner, "on_every_node", lambda f, x: {"10.0.0.1": f(x), "10.0.0.2": False})
+    monkeypatch.setattr(preflight, "alive_nodes", lambda: {"a": "10.0.0.1", "b": "10.0.0.2"})
+    monkeypatch.setattr(
+        preflight, "on_every_node", lambda f, x: {"10.0.0.1": f(x), "10.0.0.2": False}
+    )
     with pytest.raises(ClusterError, match=r"10\.0\.0\.2 does not share") as caught:
-        runner.require_shared_disk(make_spec())
+        preflight.require_store_on_every_node(make_spec())
     assert "10.0.0.1" not in str(caught.value)
+    assert not Path(make_spec().output).exists()
+
+
+def test_a_node_that_the_store_does_not_let_in_is_named(
+    make_spec: MakeSpec, bucket: Folder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = make_spec(output="s3://no-such-bucket/runs", storage=bucket.options)
+    monkeypatch.setattr(preflight, "alive_nodes", lambda: {"a": "10.0.0.1", "b": "10.0.0.2"})
+    monkeypatch.setattr(
+        preflight, "on_every_node", lambda f, x: {"10.0.0.1": None, "10.0.0.2": f(x)}
+    )
+    with pytest.raises(ClusterError, match=r"node 10\.0\.0\.2: .*no-such-bucket"):
+        preflight.require_store_on_every_node(spec)
+
+
+def test_the_streamless_ray_client_is_refused_in_words() -> None:
+    with pytest.raises(ClusterError, match="host:6379"):
+        connect(ClusterSpec(address="ray://head:10001"))
+
+
+def test_a_manifest_on_one_disk_is_planned_where_that_disk_is(
+    make_spec: MakeSpec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runner, "alive_nodes", lambda: {"a": "10.0.0.1", "b": "10.0.0.2"})
+    assert runner.planning_mapper(make_spec()) is map
+    assert runner.planning_mapper(make_spec(manifest="s3://b/*.parquet")) is spread_map
 
 
 @pytest.mark.parametrize(

@@ -11,10 +11,11 @@ from odd_actors import BrokenActor, DeadlyActor, FactoryOf, WaitingActor
 from run_files import PROMPTS, hashes, read_metadata
 
 import jobs
+from jobs import dispatch
 from jobs.actors import SamplerActor
 from jobs.dispatch import Dispatcher
 from jobs.errors import RunStopped
-from jobs.events import ActorJoined, ActorLost, Event, ShardRetried
+from jobs.events import ActorJoined, ActorLost, Event, Message, ShardRetried
 from pipelines.commit import committed_shards, read_commit
 from pipelines.run_record import RunRecord, require_record
 from pipelines.shard import ShardDone
@@ -38,9 +39,9 @@ def begun(spec: RunSpec) -> tuple[Store, RunRecord]:
 
 
 def dispatcher(
-    spec: RunSpec, store: Store, record: RunRecord, kind: type[SamplerActor], **values: Any
+    spec: RunSpec, store: Store, record: RunRecord, *kinds: type[SamplerActor], **values: Any
 ) -> Dispatcher:
-    factory = FactoryOf(spec.model, {}, cpus=1, gpus=0, threads=1, kind=kind)
+    factory = FactoryOf(spec.model, {}, cpus=1, gpus=0, threads=1, kinds=list(kinds))
     values = {"min_actors": 1, "max_actors": 1, "max_attempts": 3, "look_first": False} | values
     return Dispatcher(store, record, factory, **values)
 
@@ -74,9 +75,28 @@ def test_actors_that_never_start_stop_the_run_with_their_reason(make_spec: MakeS
     assert committed_shards(store) == set()
 
 
-def test_actors_join_when_room_appears(make_spec: MakeSpec) -> None:
+def test_an_actor_that_cannot_start_does_not_stop_those_that_work(
+    make_spec: MakeSpec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dispatch, "MAX_START_FAILURES", 1)
+    spec = make_spec()
+    store, record = begun(spec)
+    press = dispatcher(spec, store, record, WaitingActor, BrokenActor, max_actors=2)
+    said = []
+    for event in press.run(range(record.layout.num_shards)):
+        if isinstance(event, Message):
+            said.append(event.text)
+            store.put("go", b"")
+    press.close()
+    assert "the weights on this node are not those of the run" in said[0]
+    assert committed_shards(store) == set(range(record.layout.num_shards))
+
+
+def test_actors_join_when_room_appears_and_the_bits_stay_the_same(make_spec: MakeSpec) -> None:
     spec = make_spec(batch={"size": 4, "shard_size": 4})
     store, record = begun(spec)
+    alone = make_spec(name="alone", batch={"size": 4, "shard_size": 64})
+    jobs.run(alone)
     places = {"room": 1}
     press = dispatcher(
         spec, store, record, WaitingActor, max_actors=None, room=lambda cpus, gpus: places["room"]
@@ -90,6 +110,8 @@ def test_actors_join_when_room_appears(make_spec: MakeSpec) -> None:
             store.put("go", b"")
     press.close()
     assert joined == 3
+    assert len(set(read_metadata(spec).column("worker").to_pylist())) == 3
+    assert hashes(spec) == hashes(alone)
     assert committed_shards(store) == set(range(record.layout.num_shards))
 
 

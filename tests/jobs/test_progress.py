@@ -12,7 +12,7 @@ from pipelines.shard import BatchDone, ShardDone
 EVENTS: list[Event] = [
     Planned(num_images=1632, num_shards=102, num_ok=0, num_failed=0),
     ActorJoined("gpu-1", 1),
-    BatchDone(0, 4, 0, 4000),
+    BatchDone(0, 4, 0, 4),
     ShardDone(0, 3, 1),
     ActorLost("gpu-1", 0, "the node is gone"),
     ShardRetried(1, 1, "the node is gone"),
@@ -51,7 +51,7 @@ def test_a_plain_display_does_not_print_every_batch() -> None:
     with PlainDisplay(Console(file=stream), every_s=3600) as display:
         display.show(EVENTS[0])
         for shard in range(50):
-            display.show(BatchDone(shard, 4, 0, 4000))
+            display.show(BatchDone(shard, 4, 0, 4))
     assert len(stream.getvalue().splitlines()) == 3
 
 
@@ -60,8 +60,8 @@ def test_the_line_says_how_far_how_fast_how_long_and_how_many() -> None:
     tally = Tally(clock=lambda: next(now))
     tally.add(Planned(num_images=100, num_shards=10, num_ok=0, num_failed=0))
     tally.add(ActorJoined("a", 2))
-    tally.add(BatchDone(0, 2, 0, 1))
-    tally.add(BatchDone(1, 48, 1, 1))
+    tally.add(BatchDone(0, 2, 0, 2))
+    tally.add(BatchDone(1, 48, 1, 48))
     assert progress_line(tally) == (
         "51 / 100 images · 2.00 images/s · 24 s left · 1 failed · 2 actors"
     )

@@ -23,11 +23,11 @@ def test_an_image_counts_once_however_often_its_shard_was_tried() -> None:
     tally = Tally(clock=Clock())
     for event in (
         planned(),
-        BatchDone(0, 2, 0, 10),
-        BatchDone(0, 1, 1, 10),
+        BatchDone(0, 2, 0, 2),
+        BatchDone(0, 1, 1, 1),
         ShardRetried(0, 1, "it died"),
-        BatchDone(0, 3, 0, 10),
-        BatchDone(0, 1, 0, 10),
+        BatchDone(0, 3, 0, 3),
+        BatchDone(0, 1, 0, 1),
         ShardDone(0, 4, 0),
     ):
         tally.add(event)
@@ -37,14 +37,14 @@ def test_an_image_counts_once_however_often_its_shard_was_tried() -> None:
 def test_what_was_there_before_this_start_is_done_but_not_made() -> None:
     tally = Tally(clock=Clock())
     tally.add(planned(ok=7, failed=1))
-    tally.add(BatchDone(3, 2, 0, 10))
+    tally.add(BatchDone(3, 2, 0, 2))
     assert (tally.num_done, tally.num_made, tally.num_failed) == (10, 2, 1)
 
 
 def test_a_commit_counts_what_stands_and_not_what_this_attempt_saw() -> None:
     tally = Tally(clock=Clock())
     tally.add(planned())
-    tally.add(BatchDone(0, 4, 0, 10))
+    tally.add(BatchDone(0, 4, 0, 4))
     tally.add(ShardDone(0, 3, 1))
     assert (tally.num_ok, tally.num_failed) == (3, 1)
 
@@ -56,9 +56,9 @@ def test_the_rate_runs_from_the_first_image_and_gives_the_time_left() -> None:
     assert tally.images_per_s is None
     assert tally.left_s is None
     clock.now += 30
-    tally.add(BatchDone(0, 4, 0, 10))
+    tally.add(BatchDone(0, 4, 0, 4))
     clock.now += 4
-    tally.add(BatchDone(1, 4, 0, 10))
+    tally.add(BatchDone(1, 4, 0, 4))
     # The first batch was made before the clock of the rate began.
     assert tally.images_per_s == 1.0
     assert tally.left_s == 12.0

@@ -10,8 +10,9 @@ import pyarrow as pa
 import pytest
 from plans import MODEL
 
-from diffusion_core.errors import SamplingError
+from diffusion_core.errors import DeviceError, SamplingError
 from diffusion_core.sampling import ImageRequest, SampledBatch, SamplingParams
+from pipelines import shard
 from pipelines.batching import batches, planned_images
 from pipelines.commit import commit_shard, committed_shards, metadata_part, read_commit
 from pipelines.planning import check, plan_part
@@ -121,6 +122,56 @@ def test_a_row_that_makes_its_batch_fail_fails_alone(tmp_path: Path) -> None:
         "explode": ("SamplingError", "it exploded", None),
         "nan": ("BadImage", "non-finite", None),
     }
+
+
+def test_a_shard_that_is_given_up_keeps_the_images_it_has(
+    prepared: tuple[Store, RunRecord, pa.Table],
+) -> None:
+    store, record, rows = prepared
+    run(store, record, ShardWork(0, rows), FakeSampler())
+    store.delete("metadata/shard-00000.parquet")
+    store.delete(planned_images(rows)[3].file)
+    done = fail_shard(store, record, ShardWork(0, rows, attempt=3), "WorkerLost", "it died")
+    assert done == ShardDone(0, num_ok=5, num_failed=1)
+
+
+def test_a_device_that_fails_ends_the_shard_and_blames_no_image(
+    prepared: tuple[Store, RunRecord, pa.Table],
+) -> None:
+    store, record, rows = prepared
+
+    class Dying(FakeSampler):
+        def sample(self, requests, params):  # type: ignore[no-untyped-def]
+            raise DeviceError("CUDA error: an illegal memory access was encountered")
+
+    with pytest.raises(DeviceError):
+        run(store, record, ShardWork(0, rows), Dying())
+    assert committed_shards(store) == set()
+
+
+def test_an_image_that_cannot_be_encoded_fails_alone(
+    prepared: tuple[Store, RunRecord, pa.Table], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, record, rows = prepared
+    plain = shard.encode
+
+    def picky(pixels, facts, images):  # type: ignore[no-untyped-def]
+        if facts.prompt == "picture 2":
+            raise TypeError("no such picture")
+        return plain(pixels, facts, images)
+
+    monkeypatch.setattr(shard, "encode", picky)
+    events = run(store, record, ShardWork(0, rows), FakeSampler())
+    assert events[-1] == ShardDone(0, num_ok=5, num_failed=1)
+
+
+def test_only_parts_right_under_metadata_are_commits(
+    prepared: tuple[Store, RunRecord, pa.Table],
+) -> None:
+    store, _, _ = prepared
+    store.put("metadata/backup/shard-00001.parquet", b"")
+    store.put("metadata/shard-00002.parquet", b"")
+    assert committed_shards(store) == {2}
 
 
 def test_a_lost_commit_race_adopts_the_winning_commit(

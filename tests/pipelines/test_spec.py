@@ -105,6 +105,9 @@ def test_a_missing_key_is_named() -> None:
         {"secret": "x"},
         {"client_kwargs": {"aws_secret_access_key": "x"}},
         {"client_kwargs": {"aws_session_token": "x"}},
+        {"nested": [{"password": "x"}]},
+        {"connection_string": "x"},
+        {"headers": {"Authorization": "x"}},
     ],
 )
 def test_a_credential_in_the_job_file_is_refused_without_being_shown(
@@ -113,6 +116,41 @@ def test_a_credential_in_the_job_file_is_refused_without_being_shown(
     text = refusal(storage={"s3": options})
     assert "credential" in text
     assert "AWS_ACCESS_KEY_ID" in text
+
+
+@pytest.mark.parametrize(
+    "place",
+    [
+        {"output": "s3://AKIA:hush-hush@bucket/runs"},
+        {"manifest": ["a.csv", "https://me:hush-hush@host/prompts.csv"]},
+        {"manifest": "https://b.s3.amazonaws.com/p.csv?X-Amz-Signature=hush-hush&X-Amz-Date=1"},
+        {"model": "https://host/model?token=hush-hush"},
+    ],
+)
+def test_a_url_with_credentials_is_refused_without_being_shown(place: dict[str, Any]) -> None:
+    text = refusal(**place)
+    assert "credentials" in text
+    assert "hush-hush" not in text
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"sampling": {"guidance_scale": float("inf")}},
+        {"cluster": {"gpus_per_actor": float("nan")}},
+        {"seed": True},
+        {"batch": {"size": "8"}},
+        {"manifest": {}},
+        {"columns": {"prompt": 7}},
+    ],
+)
+def test_a_value_of_another_kind_is_refused(values: dict[str, Any]) -> None:
+    assert refusal(**values)
+
+
+def test_an_identifier_of_a_key_is_no_credential() -> None:
+    options = {"s3": {"s3_additional_kwargs": {"SSEKMSKeyId": "alias/press"}, "profile": "p"}}
+    assert job(storage=options).storage == options
 
 
 @pytest.mark.parametrize(
