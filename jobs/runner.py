@@ -37,7 +37,7 @@ from pipelines.run_record import (
     refuse_changes,
     threads_for,
 )
-from pipelines.runs import Run, open_run
+from pipelines.runs import Run
 from pipelines.spec import RunSpec
 from pipelines.storage import Store, find, is_local
 
@@ -146,7 +146,7 @@ def _events(spec: RunSpec, store: Store) -> Generator[Event, None, None]:
         yield from _write_plan(spec, store, record)
         yield from _dispatch(spec, store, record, factory, first, resumed)
         _require_complete(store, record)
-        write_report(open_run(store.url, spec.storage), store)
+        write_report(Run(store, record), store)
     except (StoreError, ManifestError) as error:
         raise RunStopped(str(error)) from error
 
@@ -189,16 +189,16 @@ def _dispatch(
     first: RemoteActor,
     resumed: bool,
 ) -> Iterator[Event]:
-    before = open_run(store.url, spec.storage)
-    done = set(before.committed)
-    progress = before.progress(before.committed)
+    before = Run(store, record)
+    committed = before.committed
+    progress = before.progress(committed)
     yield Planned(
         num_images=record.layout.num_images,
         num_shards=record.layout.num_shards,
         num_ok=progress.num_ok,
         num_failed=progress.num_failed,
     )
-    left = [shard for shard in range(record.layout.num_shards) if shard not in done]
+    left = sorted(set(range(record.layout.num_shards)) - set(committed))
     dispatcher = Dispatcher(
         store,
         record,
@@ -209,7 +209,8 @@ def _dispatch(
         look_first=resumed,
     )
     with closing(dispatcher):
-        dispatcher.adopt(first)
+        if left:
+            dispatcher.adopt(first)
         yield from dispatcher.run(left)
 
 
