@@ -2,7 +2,9 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 
+import numpy as np
 import ray
 from PIL import Image
 
@@ -17,14 +19,34 @@ from pipelines.spec import RunSpec
 from pipelines.storage import find
 
 
+@dataclass(frozen=True)
+class Sample:
+    """One image of a preview."""
+
+    image: PlannedImage
+    pixels: np.ndarray
+    """uint8 (H, W, 3)."""
+    fault: str | None
+
+
 def preview(spec: RunSpec, num_images: int) -> Image.Image:
     """Sample `num_images` images, evenly spread over the job, onto a contact sheet.
 
-    The whole manifest is validated first; nothing is written. The pixels are those that the run
-    itself will make.
-
     Raises:
         SpecError, ManifestError, ModelError, ClusterError: as `jobs.run` does.
+    """
+    samples = sample_spread(spec, num_images)
+    captions = [
+        sample.image.prompt if sample.fault is None else f"[{sample.fault}] {sample.image.prompt}"
+        for sample in samples
+    ]
+    return contact_sheet([Image.fromarray(sample.pixels) for sample in samples], captions)
+
+
+def sample_spread(spec: RunSpec, num_images: int) -> list[Sample]:
+    """Images of a spread of rows, with the pixels that the run itself will make.
+
+    The whole manifest is validated first, and nothing is written.
     """
     find(spec.manifests, spec.storage)
     with cluster(spec.cluster):
@@ -35,12 +57,8 @@ def preview(spec: RunSpec, num_images: int) -> Image.Image:
             layout = check(spec, model, batch_size, mapper=planning_mapper(spec))
             images = spread(spec, model, layout, num_images)
             remote_value(actor.load.remote(model.fingerprint, batch_size))
-            sampled = list(_sample(actor, images))
-    captions = [
-        image.prompt if fault is None else f"[{fault}] {image.prompt}"
-        for image, (_, fault) in zip(images, sampled, strict=True)
-    ]
-    return contact_sheet([Image.fromarray(pixels) for pixels, _ in sampled], captions)
+            sampled = zip(images, _sample(actor, images), strict=True)
+            return [Sample(image, pixels, fault) for image, (pixels, fault) in sampled]
 
 
 def spread(

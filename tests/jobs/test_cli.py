@@ -177,6 +177,28 @@ def test_status_reads_the_store_alone(job: Path, make_spec: MakeSpec) -> None:
     assert values["complete"] is False
 
 
+def test_status_of_a_store_that_does_not_answer_exits_2_in_one_line() -> None:
+    result = nightpress(
+        "status", "s3://bucket/run", "--storage", "s3.endpoint_url=http://127.0.0.1:9"
+    )
+    assert result.exit_code == 2
+    assert "127.0.0.1:9" in one_line_error(result)
+
+
+def test_a_run_json_of_something_else_is_no_run(tmp_path: Path) -> None:
+    (tmp_path / "run.json").write_text("{}")
+    result = nightpress("status", str(tmp_path))
+    assert result.exit_code == 2
+    assert "no run of this version" in one_line_error(result)
+
+
+@pytest.mark.parametrize("path", ["sheet.gif", "nowhere/sheet.png"])
+def test_preview_refuses_a_sheet_it_cannot_write_before_it_samples(job: Path, path: str) -> None:
+    result = nightpress("preview", str(job), "-o", path)
+    assert result.exit_code == 2
+    assert path in one_line_error(result)
+
+
 @pytest.mark.usefixtures("local_ray")
 def test_preview_writes_a_sheet_and_no_run(job: Path, make_spec: MakeSpec, tmp_path: Path) -> None:
     sheet = tmp_path / "sheet.png"
