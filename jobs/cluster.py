@@ -5,6 +5,7 @@ Knows nothing of shards or models.
 
 import os
 import signal
+import socket
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -24,6 +25,8 @@ R = TypeVar("R")
 
 LOCAL_OBJECT_STORE_BYTES = 512 * 2**20
 """Enough for a local Ray: pixels never travel through the object store."""
+
+CONNECT_TIMEOUT_S = 5.0
 
 PACKAGES = ("diffusion_core", "pipelines", "jobs")
 
@@ -76,10 +79,23 @@ def connect(spec: ClusterSpec) -> None:
             f"{address}: Ray Client does not carry the streams that a run is made of; start "
             "nightpress on a node of the cluster, with the address host:6379 or auto"
         )
+    _require_answer(address)
     try:
         ray.init(address=address, runtime_env=runtime_env(spec), **quiet)
     except (ConnectionError, ValueError, RuntimeError) as error:
         reason = " ".join(str(error).split())
+        raise ClusterError(f"no Ray cluster answers at {address}: {reason}") from error
+
+
+def _require_answer(address: str) -> None:
+    """Ask the port before Ray does, which waits for minutes."""
+    host, colon, port = address.rpartition(":")
+    if not (colon and port.isdigit()):
+        return
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), CONNECT_TIMEOUT_S).close()
+    except OSError as error:
+        reason = error.strerror or error
         raise ClusterError(f"no Ray cluster answers at {address}: {reason}") from error
 
 
@@ -152,15 +168,18 @@ def spread_map(function: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
         yield remote_value(pending.popleft())
 
 
-def on_every_node(function: Callable[[T], R], item: T) -> dict[str, R]:
-    """Call `function(item)` once on each node; node address -> result."""
-    references = {
-        address: _remote_apply(
-            scheduling_strategy=NodeAffinitySchedulingStrategy(node_id, soft=False)
-        ).remote(function, item)
+def on_every_node(function: Callable[[T], R], item: T) -> list[tuple[str, R]]:
+    """Call `function(item)` once on each node; node address and result."""
+    references = [
+        (
+            address,
+            _remote_apply(
+                scheduling_strategy=NodeAffinitySchedulingStrategy(node_id, soft=False)
+            ).remote(function, item),
+        )
         for node_id, address in alive_nodes().items()
-    }
-    return {address: remote_value(reference) for address, reference in references.items()}
+    ]
+    return [(address, remote_value(reference)) for address, reference in references]
 
 
 def _remote_apply(**options: Any) -> Any:

@@ -22,7 +22,7 @@ def require_store_on_every_node(spec: RunSpec) -> None:
     if is_local(spec.output):
         _require_shared_disk(store)
         return
-    for node, reason in on_every_node(_store_fault, store).items():
+    for node, reason in on_every_node(_store_fault, store):
         if reason is not None:
             raise ClusterError(f"node {node}: {reason}")
 
@@ -37,7 +37,7 @@ def _require_shared_disk(store: Store) -> None:
         seen = on_every_node(_exists, str(marker))
     finally:
         marker.unlink()
-    blind = sorted(node for node, sees in seen.items() if not sees)
+    blind = sorted(node for node, sees in seen if not sees)
     if blind:
         raise ClusterError(
             f"output {store.url} is a local folder that {', '.join(blind)} does not share; "

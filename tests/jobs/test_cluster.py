@@ -89,16 +89,19 @@ from jobs.cluster import cluster, on_every_node
 from pipelines.spec import ClusterSpec
 spec = ClusterSpec(address={address!r}, ship_package={ship})
 with cluster(spec):
-    print(*on_every_node(getsourcefile, ClusterSpec).values())
+    print(*(place for _, place in on_every_node(getsourcefile, ClusterSpec)))
 """
 
 
 @pytest.mark.parametrize("ship", [True, False])
 def test_the_package_travels_with_the_job_or_is_found_installed(
-    two_nodes: Cluster, ship: bool
+    two_nodes: Cluster, tmp_path: Path, ship: bool
 ) -> None:
     code = WHERE.format(address=two_nodes.address, ship=ship)
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    # Elsewhere than in the checkout, which Python would add to every worker's path.
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=tmp_path
+    )
     places = done.stdout.split()
     assert len(places) == 2
     assert all(("py_modules" in place) == ship for place in places)
@@ -120,7 +123,7 @@ def test_a_local_output_that_a_node_does_not_share_is_refused(
 ) -> None:
     monkeypatch.setattr(preflight, "alive_nodes", lambda: {"a": "10.0.0.1", "b": "10.0.0.2"})
     monkeypatch.setattr(
-        preflight, "on_every_node", lambda f, x: {"10.0.0.1": f(x), "10.0.0.2": False}
+        preflight, "on_every_node", lambda f, x: [("10.0.0.1", f(x)), ("10.0.0.2", False)]
     )
     with pytest.raises(ClusterError, match=r"10\.0\.0\.2 does not share") as caught:
         preflight.require_store_on_every_node(make_spec())
@@ -134,7 +137,7 @@ def test_a_node_that_the_store_does_not_let_in_is_named(
     spec = make_spec(output="s3://no-such-bucket/runs", storage=bucket.options)
     monkeypatch.setattr(preflight, "alive_nodes", lambda: {"a": "10.0.0.1", "b": "10.0.0.2"})
     monkeypatch.setattr(
-        preflight, "on_every_node", lambda f, x: {"10.0.0.1": None, "10.0.0.2": f(x)}
+        preflight, "on_every_node", lambda f, x: [("10.0.0.1", None), ("10.0.0.2", f(x))]
     )
     with pytest.raises(ClusterError, match=r"node 10\.0\.0\.2: .*no-such-bucket"):
         preflight.require_store_on_every_node(spec)
