@@ -183,7 +183,7 @@ class Dispatcher:
     def _start_failed(self, reason: str) -> Iterator[Event]:
         """Wait longer each time; stop when nobody else is working either."""
         self._start_failures += 1
-        if self._start_failures >= MAX_START_FAILURES and self.num_actors == 0:
+        if self._start_failures >= MAX_START_FAILURES and not self._workers:
             raise RunStopped(f"{self._start_failures} actors in a row did not start: {reason}")
         self._next_look = time.monotonic() + min(60.0, 2.0**self._start_failures)
         yield Message(f"an actor did not start: {reason}", warning=True)
