@@ -1,0 +1,14 @@
+"""The model that ships inside the package, and the recipe that made it.
+
+`model/` is a diffusers pipeline folder; the other modules build its data, train it and measure it.
+Importing this package loads no weights.
+"""
+
+from pathlib import Path
+
+__all__ = ["folder"]
+
+
+def folder() -> Path:
+    """The shipped pipeline folder, for `DiffusionPipeline.from_pretrained`."""
+    return Path(__file__).parent / "model"
