@@ -58,7 +58,7 @@ class Alignment:
 
 def load(model: Path) -> Any:
     """The pipeline of a folder in float32, its bars silent."""
-    pipeline = DiffusionPipeline.from_pretrained(model, torch_dtype=torch.float32)
+    pipeline = DiffusionPipeline.from_pretrained(model, dtype=torch.float32)
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
 
