@@ -1,13 +1,13 @@
 """Planning: from a manifest to every image to make, named, seeded, sorted and cut into shards.
 
-`check` validates everything and writes nothing; `write_part` and `write_plan` write the plan;
+`check` validates everything and writes nothing; `write_plan` writes the plan;
 `read_shard` reads a piece of it back. Runs in one process, or wherever the caller's mapper does.
 """
 
 from pipelines.planning.checking import check, manifest_changes
 from pipelines.planning.duplicates import Mapper
 from pipelines.planning.layout import PlanLayout, PlanPart, Settings, SettingsCount
-from pipelines.planning.parts import plan_part, read_shard, write_part, write_plan
+from pipelines.planning.parts import plan_part, read_shard, write_plan
 
 __all__ = [
     "Mapper",
@@ -19,6 +19,5 @@ __all__ = [
     "manifest_changes",
     "plan_part",
     "read_shard",
-    "write_part",
     "write_plan",
 ]

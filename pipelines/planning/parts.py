@@ -43,22 +43,8 @@ class PartsJob:
     row_group_size: int
 
 
-def write_part(
-    spec: RunSpec, info: ModelInfo, layout: PlanLayout, index: int, store: Store
-) -> bool:
-    """Write one part of the plan; False if it was there.
-
-    Raises:
-        ManifestError: the manifest is no longer what was checked.
-        StoreError: it cannot be read, or the part cannot be written.
-    """
-    planner = Planner(spec, info, resolve(spec, layout.files))
-    job = _job(planner, layout, [layout.parts[index]])
-    return bool(write_parts((job, store)))
-
-
 def plan_part(spec: RunSpec, info: ModelInfo, layout: PlanLayout, index: int) -> pa.Table:
-    """What `write_part` writes, with nothing written: PLAN_SCHEMA, then the carried columns.
+    """One part of the plan, with nothing written: PLAN_SCHEMA, then the carried columns.
 
     Raises:
         ManifestError: the manifest is no longer what was checked.

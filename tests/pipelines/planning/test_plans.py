@@ -24,7 +24,6 @@ from pipelines.planning import (
     plan_part,
     read_shard,
     units,
-    write_part,
     write_plan,
 )
 from pipelines.records import PLAN_SCHEMA
@@ -275,7 +274,6 @@ def test_planning_again_writes_nothing(tmp_path: Path) -> None:
     layout, store = check(spec, MODEL), Store(spec.url)
     assert list(write_plan(spec, MODEL, layout, store)) == ["plan/part-00000.parquet"]
     assert list(write_plan(spec, MODEL, layout, store)) == []
-    assert write_part(spec, MODEL, layout, 0, store) is False
 
 
 def test_planning_resumes_where_it_stopped_with_the_same_bytes(
@@ -288,7 +286,7 @@ def test_planning_resumes_where_it_stopped_with_the_same_bytes(
     manifest = write(tmp_path / "m.parquet", rows)
     whole, torn = (job(tmp_path / name, manifest) for name in ("whole", "torn"))
     layout, _ = planned(whole)
-    assert write_part(torn, MODEL, layout, 3, Store(torn.url)) is True
+    assert Store(torn.url).create(layout.parts[3].path, Store(whole.url).read(layout.parts[3].path))
     assert len(list(write_plan(torn, MODEL, layout, Store(torn.url)))) == len(layout.parts) - 1
     for part in layout.parts:
         assert Store(torn.url).read(part.path) == Store(whole.url).read(part.path)
@@ -338,7 +336,7 @@ def test_a_manifest_that_changed_since_its_check_is_not_written(tmp_path: Path) 
     layout = check(spec, MODEL)
     write(manifest, [{"prompt": "other"}])
     with pytest.raises(ManifestError, match="changed since it was checked"):
-        write_part(spec, MODEL, layout, 0, Store(spec.url))
+        list(write_plan(spec, MODEL, layout, Store(spec.url)))
 
 
 def test_parts_of_rows_too_large_for_any_part_are_single_rows() -> None:
