@@ -350,7 +350,7 @@ def test_a_part_that_is_gone_is_told(tmp_path: Path) -> None:
     layout, _ = planned(spec)
     store = Store(spec.url)
     store.delete(layout.parts[0].path)
-    with pytest.raises(StoreMissing, match=r"plan/part-00000\.parquet: this part of the plan"):
+    with pytest.raises(StoreMissing, match=r"plan/part-00000\.parquet: not there"):
         read_shard(store, layout, 0)
 
 
