@@ -11,7 +11,8 @@ import pytest
 import servers
 
 SCRIPT = """
-import sys, time
+import signal, sys, time
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
 from pathlib import Path
 import servers
 with getattr(servers, sys.argv[1])(Path(sys.argv[2])) as server:

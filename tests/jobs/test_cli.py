@@ -66,12 +66,10 @@ def test_run_makes_the_images_and_says_where_they_are(job: Path, make_spec: Make
 
 @pytest.mark.usefixtures("local_ray")
 def test_run_with_a_failed_row_exits_3(tmp_path: Path, make_spec: MakeSpec) -> None:
-    manifest = tmp_path / "steps.csv"
-    manifest.write_text("prompt,num_inference_steps\na,2\nb,1001\n")
-    job = write_job(
-        tmp_path / "job.yaml",
-        make_spec(manifest=str(manifest), sampling={"width": 64, "height": 64}),
-    )
+    manifest = tmp_path / "guidance.csv"
+    manifest.write_text("prompt,guidance_scale\na,3\nb,3e38\n")
+    sampling = {"width": 64, "height": 64, "num_inference_steps": 2}
+    job = write_job(tmp_path / "job.yaml", make_spec(manifest=str(manifest), sampling=sampling))
     result = nightpress("run", str(job), "--json")
     assert result.exit_code == 3
     values = json.loads(result.stdout)

@@ -188,17 +188,17 @@ def test_other_weights_under_the_same_name_are_refused(
         jobs.run(spec)
 
 
-def test_a_row_that_the_sampler_refuses_fails_alone(make_spec: MakeSpec, tmp_path: Path) -> None:
-    path = tmp_path / "steps.csv"
-    rows = [f"picture {i},{1001 if i == 3 else 2}" for i in range(6)]
-    path.write_text("prompt,num_inference_steps\n" + "\n".join(rows) + "\n")
-    result = jobs.run(make_spec(manifest=str(path), sampling={"width": 64, "height": 64}))
+def test_a_row_that_ends_in_no_picture_fails_alone(make_spec: MakeSpec, tmp_path: Path) -> None:
+    path = tmp_path / "guidance.csv"
+    rows = [f"picture {i},{'3e38' if i == 3 else 3}" for i in range(6)]
+    path.write_text("prompt,guidance_scale\n" + "\n".join(rows) + "\n")
+    sampling = {"width": 64, "height": 64, "num_inference_steps": 2}
+    result = jobs.run(make_spec(manifest=str(path), sampling=sampling))
     assert (result.num_ok, result.num_failed) == (5, 1)
     failed = [r for r in read_metadata(make_spec()).to_pylist() if r["status"] == "failed"]
     assert [r["id"] for r in failed] == ["00000003"]
-    assert failed[0]["error_type"] == "SettingsError"
+    assert (failed[0]["error_type"], failed[0]["error"]) == ("BadImage", "non-finite")
     assert failed[0]["file"] is None
-    assert "1001" in failed[0]["error"]
 
 
 def test_a_name_that_holds_another_file_is_never_overwritten(make_spec: MakeSpec) -> None:
