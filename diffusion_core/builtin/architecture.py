@@ -99,7 +99,7 @@ def new_text_encoder(tokenizer: CLIPTokenizer) -> CLIPTextModel:
 def new_scheduler() -> DPMSolverMultistepScheduler:
     """The default sampler of the shipped folder: good pictures in 20 steps."""
     schedule = OBJECTIVE.schedule
-    return DPMSolverMultistepScheduler(
+    scheduler = DPMSolverMultistepScheduler(
         num_train_timesteps=schedule.num_steps,
         beta_start=schedule.beta_start,
         beta_end=schedule.beta_end,
@@ -108,6 +108,9 @@ def new_scheduler() -> DPMSolverMultistepScheduler:
         timestep_spacing="trailing",
         steps_offset=1,  # without meaning in trailing spacing, but diffusers warns of any other
     )
+    # For DDIM and DDPM made from this configuration: their default clips latents to [-1, 1].
+    scheduler.register_to_config(clip_sample=False)
+    return scheduler
 
 
 @torch.no_grad()

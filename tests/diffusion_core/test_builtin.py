@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from diffusers import DiffusionPipeline
+from diffusers import DDIMScheduler, DDPMScheduler, DiffusionPipeline
 from PIL import Image
 from torch import Generator, Tensor, nn
 from transformers import CLIPTokenizer
@@ -68,6 +68,18 @@ def test_it_draws_what_is_asked_for(pipeline: DiffusionPipeline) -> None:
     found = nn.functional.interpolate(pictures, size=24, mode="area")
     rank = evaluate.ranks(found.flatten(1), wanted, references.flatten(1))
     assert (rank == 0).float().mean().item() >= 0.6
+
+
+def test_a_scheduler_made_from_its_configuration_clips_no_latents(
+    pipeline: DiffusionPipeline,
+) -> None:
+    config = pipeline.scheduler.config
+    made = architecture.new_scheduler().config
+    settings = {key for key in made | config if not key.startswith("_")}
+    assert {key: made[key] for key in settings} == {key: config[key] for key in settings}
+    for other in (DDIMScheduler, DDPMScheduler):
+        assert other.from_config(config).config.clip_sample is False
+        assert other.from_config(config).config.prediction_type == "v_prediction"
 
 
 def test_the_autoencoder_keeps_a_picture(pipeline: DiffusionPipeline) -> None:
