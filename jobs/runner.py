@@ -25,7 +25,6 @@ from jobs.errors import IncompleteRun, RunStopped
 from jobs.events import Event, Message, Planned
 from jobs.preflight import require_store_on_every_node
 from jobs.tally import Tally
-from pipelines.commit import committed_shards
 from pipelines.errors import ManifestError, StoreError
 from pipelines.planning import Mapper, check, manifest_changes, write_plan
 from pipelines.report import write_report
@@ -215,12 +214,14 @@ def _dispatch(
 
 
 def _require_complete(store: Store, record: RunRecord) -> None:
-    missing = set(range(record.layout.num_shards)) - committed_shards(store)
+    run = Run(store, record)
+    committed = run.committed
+    missing = set(range(record.layout.num_shards)) - set(committed)
     if missing:
         raise IncompleteRun(
             f"{store.url}: {len(missing)} shards have no commit, the first is {min(missing)}"
         )
-    progress = Run(store, record).progress()
+    progress = run.progress(committed)
     if progress.num_ok + progress.num_failed != record.layout.num_images:
         raise IncompleteRun(
             f"{store.url}: {progress.num_ok:,} ok and {progress.num_failed:,} failed do not make "

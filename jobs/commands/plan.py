@@ -9,7 +9,7 @@ from rich.table import Table
 
 from diffusion_core.model import ModelInfo, describe
 from jobs.commands.common import job_argument, json_option, read_job, set_option
-from jobs.runner import AUTO_BATCH_SIZE
+from jobs.runner import resolve_batch_size
 from pipelines.models import locate
 from pipelines.planning import PlanLayout, check
 from pipelines.rates import Estimate, estimate, measured_rates
@@ -43,9 +43,7 @@ def command(job: str, overrides: tuple[str, ...], as_json: bool) -> None:
 
 def planned_batch_size(spec: RunSpec) -> int:
     """`batch.size`, with `auto` resolved as far as it can be without the cluster."""
-    if spec.batch.size != "auto":
-        return spec.batch.size
-    return AUTO_BATCH_SIZE["cpu" if spec.cluster.gpus_per_actor in ("auto", 0) else "cuda"]
+    return resolve_batch_size(spec, "cpu" if spec.cluster.gpus_per_actor in ("auto", 0) else "cuda")
 
 
 def as_values(
