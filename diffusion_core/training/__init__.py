@@ -1,0 +1,40 @@
+"""What happens in one training step: losses, their weights, and the average that is shipped.
+
+Knows no data set, no file and no loop: the caller brings batches, optimizers and random generators,
+so a step is a function of what is handed to it.
+"""
+
+from diffusion_core.training.objectives import (
+    AutoencoderObjective,
+    Denoiser,
+    Objective,
+    autoencoder_loss,
+    denoising_loss,
+    drop_text,
+    gradient_difference,
+    image_gradients,
+    kl_to_standard_normal,
+)
+from diffusion_core.training.optimization import Ema, optimizer_step
+from diffusion_core.training.weighting import (
+    logit_normal_times,
+    min_snr_weight,
+    sample_timesteps,
+)
+
+__all__ = [
+    "AutoencoderObjective",
+    "Denoiser",
+    "Ema",
+    "Objective",
+    "autoencoder_loss",
+    "denoising_loss",
+    "drop_text",
+    "gradient_difference",
+    "image_gradients",
+    "kl_to_standard_normal",
+    "logit_normal_times",
+    "min_snr_weight",
+    "optimizer_step",
+    "sample_timesteps",
+]
