@@ -1,19 +1,31 @@
 """The forward process: how a clean sample is mixed with noise at a given time.
 
 Every process here is `x_t = alpha_t * x0 + sigma_t * noise`. The variance-preserving ones keep
-alpha^2 + sigma^2 = 1 and come from a beta schedule over T discrete steps; flow matching moves on a
-straight line with alpha + sigma = 1 and a time in [0, 1].
+alpha^2 + sigma^2 = 1 and come from a beta schedule over T discrete steps (`NoiseSchedule`); flow
+matching moves on a straight line with alpha + sigma = 1 and a continuous time (`FlowPath`). Both
+answer the same three questions, so a trainer need not know which one it has:
+
+- `alpha_sigma(timesteps)`: the coefficients at timesteps;
+- `timesteps_at(fractions)`: the timesteps that lie at fractions of the way from data to noise;
+- `timesteps_of(log_ratio)`: the timesteps at which ln(sigma / alpha) has these values.
+
+Timesteps are always what the network is told, in [0, T], as diffusers' schedulers count them.
 
 This module owns the coefficients only: not what a network predicts (`prediction`), not how to walk
 back (`schedulers`), and no random numbers: noise is always an argument.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from math import cos, pi
-from typing import Literal
+from functools import cached_property
+from math import pi
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
+
+from diffusion_core import schedulers
+from diffusion_core.errors import SettingsError
 
 BetaSchedule = Literal["linear", "scaled_linear", "squaredcos_cap_v2"]
 """Names as diffusers' schedulers spell them."""
@@ -33,12 +45,9 @@ def scaled_linear_betas(
 
 def cosine_betas(num_steps: int, max_beta: float = 0.999) -> Tensor:
     """(T,) betas of a cosine-squared alpha_bar; Nichol & Dhariwal 2021, eq. 17."""
-
-    def alpha_bar(t: float) -> float:
-        return cos((t + 0.008) / 1.008 * pi / 2) ** 2
-
-    ratios = [alpha_bar((i + 1) / num_steps) / alpha_bar(i / num_steps) for i in range(num_steps)]
-    return torch.tensor([min(1 - ratio, max_beta) for ratio in ratios], dtype=torch.float64)
+    t = torch.linspace(0, 1, num_steps + 1, dtype=torch.float64)
+    bars = torch.cos((t + 0.008) / 1.008 * pi / 2) ** 2
+    return (1 - bars[1:] / bars[:-1]).clamp(max=max_beta)
 
 
 def alpha_bar(betas: Tensor) -> Tensor:
@@ -75,10 +84,34 @@ class NoiseSchedule:
                 betas = cosine_betas(self.num_steps)
         return rescale_to_zero_terminal_snr(betas) if self.zero_terminal_snr else betas
 
+    @cached_property
+    def _bars(self) -> Tensor:
+        return alpha_bar(self.betas())
+
     def alpha_sigma(self, timesteps: Tensor) -> tuple[Tensor, Tensor]:
         """Coefficients at `timesteps` (B,), integers in [0, T): two (B, 1, 1, 1) float32."""
-        bars = alpha_bar(self.betas()).to(timesteps.device)[timesteps]
+        bars = self._bars.to(timesteps.device)[timesteps]
         return alpha_t(bars), sigma_t(bars)
+
+    def timesteps_at(self, fractions: Tensor) -> Tensor:
+        """(B,) integers in [0, T) at `fractions` (B,) in [0, 1]."""
+        return (fractions * self.num_steps).long().clamp(max=self.num_steps - 1)
+
+    def timesteps_of(self, log_ratio: Tensor) -> Tensor:
+        """(B,) integers in [0, T) whose ln(sigma / alpha) is nearest to `log_ratio` (B,)."""
+        bars = self._bars.to(log_ratio.device)
+        ratios = ((1 - bars).log() - bars.log()) / 2
+        return torch.bucketize(log_ratio.double(), (ratios[:-1] + ratios[1:]) / 2, right=True)
+
+    def scheduler_config(self) -> dict[str, Any]:
+        """What diffusers' schedulers call these settings."""
+        return {
+            "num_train_timesteps": self.num_steps,
+            "beta_schedule": self.kind,
+            "beta_start": self.beta_start,
+            "beta_end": self.beta_end,
+            "rescale_betas_zero_snr": self.zero_terminal_snr,
+        }
 
 
 def alpha_t(alpha_bar_t: Tensor) -> Tensor:
@@ -91,6 +124,33 @@ def sigma_t(alpha_bar_t: Tensor) -> Tensor:
     return (1 - alpha_bar_t).sqrt().float().view(-1, 1, 1, 1)
 
 
+@dataclass(frozen=True)
+class FlowPath:
+    """The straight path of flow matching, whose network is told T * t for a time t in [0, 1].
+
+    `shift` above 1 moves training and sampling towards noise, as large images need.
+    """
+
+    num_steps: int = 1000
+    shift: float = 1.0
+
+    def alpha_sigma(self, timesteps: Tensor) -> tuple[Tensor, Tensor]:
+        """Coefficients at `timesteps` (B,), any numbers in [0, T]: two (B, 1, 1, 1) float32."""
+        return flow_alpha_sigma(timesteps.float() / self.num_steps)
+
+    def timesteps_at(self, fractions: Tensor) -> Tensor:
+        """(B,) float32 in [0, T] at `fractions` (B,) in [0, 1], shifted."""
+        return shifted(fractions.float(), self.shift) * self.num_steps
+
+    def timesteps_of(self, log_ratio: Tensor) -> Tensor:
+        """(B,) float32 in [0, T]: ln(sigma / alpha) = ln(t / (1 - t)) is `log_ratio` (B,)."""
+        return torch.sigmoid(log_ratio.float()) * self.num_steps
+
+    def scheduler_config(self) -> dict[str, Any]:
+        """What diffusers' `FlowMatchEulerDiscreteScheduler` calls these settings."""
+        return {"num_train_timesteps": self.num_steps, "shift": self.shift}
+
+
 def flow_alpha_sigma(t: Tensor) -> tuple[Tensor, Tensor]:
     """Coefficients 1 - t and t of the straight path at `t` (B,) in [0, 1]: two (B, 1, 1, 1).
 
@@ -98,6 +158,42 @@ def flow_alpha_sigma(t: Tensor) -> tuple[Tensor, Tensor]:
     """
     t = t.float().view(-1, 1, 1, 1)
     return 1 - t, t
+
+
+def shifted(t: Tensor, shift: float) -> Tensor:
+    """Times moved towards noise, s t / (1 + (s - 1) t); Esser et al. 2024, eq. 23."""
+    return shift * t / (1 + (shift - 1) * t)
+
+
+NoiseProcess = NoiseSchedule | FlowPath
+"""Anything that a denoiser can be trained on."""
+
+
+def process_of(config: Mapping[str, Any]) -> NoiseProcess:
+    """The process that a diffusers scheduler walks back, from its configuration.
+
+    A shift that depends on the image's size is left out: it is a matter of sampling.
+
+    Raises:
+        SettingsError: betas that follow none of the known schedules.
+    """
+    num_steps = int(config.get("num_train_timesteps", 1000))
+    if schedulers.is_flow(config):
+        fixed = not config.get("use_dynamic_shifting")
+        shift = config.get("shift", config.get("flow_shift", 1.0)) if fixed else 1.0
+        return FlowPath(num_steps, float(shift))
+    kind = config.get("beta_schedule")
+    if kind not in get_args(BetaSchedule) or config.get("trained_betas") is not None:
+        told = "trained_betas" if config.get("trained_betas") is not None else repr(kind)
+        known = ", ".join(get_args(BetaSchedule))
+        raise SettingsError(f"beta_schedule {told}: known are {known}")
+    return NoiseSchedule(
+        num_steps=num_steps,
+        kind=kind,
+        beta_start=float(config["beta_start"]),
+        beta_end=float(config["beta_end"]),
+        zero_terminal_snr=bool(config.get("rescale_betas_zero_snr", False)),
+    )
 
 
 def add_noise(x0: Tensor, noise: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:

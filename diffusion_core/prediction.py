@@ -2,12 +2,17 @@
 
 With `x_t = alpha * x0 + sigma * noise`, the four usual targets carry the same information; they
 differ in how errors are weighted and in where they are well conditioned. Names are those of
-diffusers' schedulers. Nothing here knows of schedules or networks.
+diffusers' schedulers. Nothing here knows of processes or networks.
 """
 
-from typing import Literal, get_args
+from collections.abc import Mapping
+from typing import Any, Literal, get_args
 
+import torch
 from torch import Tensor
+
+from diffusion_core import schedulers
+from diffusion_core.errors import SettingsError
 
 PredictionType = Literal["epsilon", "v_prediction", "sample", "flow_prediction"]
 PREDICTION_TYPES: tuple[PredictionType, ...] = get_args(PredictionType)
@@ -85,3 +90,39 @@ def convert(
     x0 = to_x0(kind, output, x_t, alpha, sigma)
     noise = to_noise(kind, output, x_t, alpha, sigma)
     return target(wanted, x0, noise, alpha, sigma)
+
+
+def error_scales(kind: PredictionType, alpha: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
+    """How large a unit error of the answer is in the x0, and in the noise, that is read from it.
+
+    The derivatives of `to_x0` and `to_noise` by the answer, without their signs. Their ratio is
+    sigma / alpha for every kind; infinite where that answer says nothing of the other.
+
+    Args:
+        kind: the parametrisation.
+        alpha, sigma: of any one shape, which both scales have too.
+    """
+    match kind:
+        case "epsilon":
+            return sigma / alpha, torch.ones_like(alpha)
+        case "v_prediction":
+            return sigma / (alpha**2 + sigma**2), alpha / (alpha**2 + sigma**2)
+        case "flow_prediction":
+            return sigma / (alpha + sigma), alpha / (alpha + sigma)
+        case "sample":
+            return torch.ones_like(sigma), alpha / sigma
+
+
+def prediction_type_of(config: Mapping[str, Any]) -> PredictionType:
+    """What a denoiser answers, from the configuration of its diffusers scheduler.
+
+    Raises:
+        SettingsError: a parametrisation that is not one of `PREDICTION_TYPES`.
+    """
+    if schedulers.is_flow(config):
+        return "flow_prediction"
+    named = config.get("prediction_type", "epsilon")
+    for kind in PREDICTION_TYPES:
+        if kind == named:
+            return kind
+    raise SettingsError(f"prediction_type {named!r}: known are {', '.join(PREDICTION_TYPES)}")

@@ -4,22 +4,23 @@ Knows no data set, no file and no loop: the caller brings batches, optimizers an
 so a step is a function of what is handed to it.
 """
 
+from diffusion_core.guidance import drop_text
 from diffusion_core.training.objectives import (
     AutoencoderObjective,
     Denoiser,
     Objective,
     autoencoder_loss,
     denoising_loss,
-    drop_text,
     gradient_difference,
     image_gradients,
     kl_to_standard_normal,
 )
 from diffusion_core.training.optimization import Ema, optimizer_step
 from diffusion_core.training.weighting import (
-    logit_normal_times,
+    TimeSampling,
     min_snr_weight,
     sample_timesteps,
+    times_from_uniform,
 )
 
 __all__ = [
@@ -27,14 +28,15 @@ __all__ = [
     "Denoiser",
     "Ema",
     "Objective",
+    "TimeSampling",
     "autoencoder_loss",
     "denoising_loss",
     "drop_text",
     "gradient_difference",
     "image_gradients",
     "kl_to_standard_normal",
-    "logit_normal_times",
     "min_snr_weight",
     "optimizer_step",
     "sample_timesteps",
+    "times_from_uniform",
 ]

@@ -3,17 +3,16 @@
 Knows no data set, no file and no loop: a loss is a function of what is handed to it.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-import torch
-from torch import Generator, Tensor
+from torch import Tensor
 from torch.nn import functional
 
-from diffusion_core.noise import NoiseSchedule, add_noise, snr
+from diffusion_core.errors import SettingsError
+from diffusion_core.noise import FlowPath, NoiseProcess, NoiseSchedule, add_noise
 from diffusion_core.prediction import PredictionType, target
-from diffusion_core.training.weighting import min_snr_weight
+from diffusion_core.training.weighting import TimeSampling, min_snr_weight, times_from_uniform
 
 
 class Denoiser(Protocol):
@@ -26,23 +25,37 @@ class Denoiser(Protocol):
 
 @dataclass(frozen=True)
 class Objective:
-    """What a denoiser is trained for.
+    """What a denoiser is trained for: on which process, to answer what, at which times.
 
-    `min_snr_gamma` None weighs the squared errors of all timesteps alike.
+    `min_snr_gamma` None weighs the squared errors of all times alike.
+
+    Raises:
+        SettingsError: noise is asked for on a process that ends in nothing else, where a right
+            answer would say nothing of the picture.
     """
 
-    schedule: NoiseSchedule = field(default_factory=NoiseSchedule)
+    schedule: NoiseProcess = field(default_factory=NoiseSchedule)
     prediction_type: PredictionType = "v_prediction"
     min_snr_gamma: float | None = 5.0
+    time_sampling: TimeSampling = field(default_factory=TimeSampling)
 
+    def __post_init__(self) -> None:
+        pure = isinstance(self.schedule, FlowPath) or self.schedule.zero_terminal_snr
+        if pure and self.prediction_type == "epsilon":
+            raise SettingsError(
+                "prediction_type 'epsilon': this process ends in pure noise, from which no picture "
+                "can be read; use v_prediction, flow_prediction or sample"
+            )
 
-def drop_text(prompts: Sequence[str], probability: float, generator: Generator) -> list[str]:
-    """Empty each prompt with `probability`; Ho & Salimans 2022, algorithm 1.
+    def timesteps(self, uniform: Tensor) -> Tensor:
+        """(B,) timesteps to train at, from uniform numbers (B,) in [0, 1)."""
+        return times_from_uniform(uniform, self.schedule, self.time_sampling)
 
-    One network so learns the conditional and the unconditional score, which guidance needs.
-    """
-    dropped = torch.rand(len(prompts), generator=generator) < probability
-    return ["" if gone else text for text, gone in zip(prompts, dropped.tolist(), strict=True)]
+    def weights(self, alpha: Tensor, sigma: Tensor) -> Tensor:
+        """Of the squared errors where the process has these coefficients; of their shape."""
+        if self.min_snr_gamma is None:
+            return alpha.new_ones(alpha.shape)
+        return min_snr_weight(self.prediction_type, alpha, sigma, self.min_snr_gamma)
 
 
 def denoising_loss(
@@ -57,21 +70,17 @@ def denoising_loss(
 
     Args:
         denoiser: the network.
-        objective: schedule, target and weighting.
+        objective: process, target and weighting.
         x0, noise: (B, C, h, w) latents of unit variance, and normal noise.
-        timesteps: (B,) integers in [0, T).
+        timesteps: (B,), as the objective's process counts them.
         text: (B, n, d) text embeddings.
     """
     alpha, sigma = objective.schedule.alpha_sigma(timesteps)
     x_t = add_noise(x0, noise, alpha, sigma)
     output = denoiser(x_t, timesteps, text)
     wanted = target(objective.prediction_type, x0, noise, alpha, sigma)
-    errors = (output.float() - wanted).square().mean(dim=(1, 2, 3))
-    if objective.min_snr_gamma is None:
-        return errors.mean()
-    ratio = snr(alpha, sigma).flatten()
-    weights = min_snr_weight(objective.prediction_type, ratio, objective.min_snr_gamma)
-    return (weights * errors).mean()
+    errors = (output.float() - wanted).square()
+    return (objective.weights(alpha, sigma) * errors).mean()
 
 
 @dataclass(frozen=True)

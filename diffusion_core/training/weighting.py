@@ -1,31 +1,73 @@
 """How errors of different times are weighed, and at which times a batch is trained.
 
-Owns loss weightings and timestep sampling. Knows no network and no schedule: signal-to-noise ratios
-and random generators are arguments.
+Owns loss weightings and the densities of training times. Knows no network. No random numbers are
+drawn in private: densities map uniform numbers, which the caller brings, to times.
 """
+
+from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Generator, Tensor
 
-from diffusion_core.prediction import PredictionType
+from diffusion_core.noise import NoiseProcess
+from diffusion_core.prediction import PredictionType, error_scales
 
 
-def min_snr_weight(kind: PredictionType, ratio: Tensor, gamma: float) -> Tensor:
-    """Loss weight min(SNR, gamma) of an x0 loss, restated for `kind`; Hang et al. 2023, eq. 8.
+def min_snr_weight(kind: PredictionType, alpha: Tensor, sigma: Tensor, gamma: float) -> Tensor:
+    """Weight of a squared error that makes it an x0 loss weighed min(SNR, gamma).
 
-    An x0 error is an eps error times 1/SNR and a v error times 1/(SNR + 1), hence the divisors.
-    On a straight path an x0 error is a flow error times sigma^2, and sigma = 1 / (1 + SNR^0.5).
+    Hang et al. 2023, eq. 8, restated for every `kind` and every process. SNR times an x0 error is
+    the error of the noise, so the weight is min(noise error, gamma * x0 error) for a unit error of
+    the answer; written so, it is finite at both ends of the path.
+
+    Args:
+        kind: what the network predicts.
+        alpha, sigma: of any one shape, which the weight has too.
+        gamma: the largest weight of an x0 error; 5 in the paper.
     """
-    clipped = ratio.clamp(max=gamma)
-    match kind:
-        case "epsilon":
-            return clipped / ratio
-        case "v_prediction":
-            return clipped / (ratio + 1)
-        case "flow_prediction":
-            return clipped / (1 + ratio.sqrt()) ** 2
-        case "sample":
-            return clipped
+    x0_scale, noise_scale = error_scales(kind, alpha, sigma)
+    return torch.minimum(noise_scale.square(), gamma * x0_scale.square())
+
+
+TimeDensity = Literal["uniform", "logit_normal", "snr"]
+
+
+@dataclass(frozen=True)
+class TimeSampling:
+    """At which times a denoiser is trained.
+
+    - `uniform`: all fractions of the way from data to noise alike; Ho et al. 2020, algorithm 1;
+    - `logit_normal`: logit(fraction) ~ N(mean, std^2), the middle; Esser et al. 2024, eq. 19;
+    - `snr`: ln(sigma / alpha) = -ln(SNR) / 2 ~ N(mean, std^2), whatever the schedule says of when
+      that is; Karras et al. 2022, table 1, with mean -1.2 and std 1.2.
+    """
+
+    density: TimeDensity = "uniform"
+    mean: float = 0.0
+    std: float = 1.0
+
+
+def times_from_uniform(
+    uniform: Tensor, process: NoiseProcess, sampling: TimeSampling | None = None
+) -> Tensor:
+    """(B,) timesteps of the process, from uniform numbers (B,) in [0, 1).
+
+    The map only rises, so numbers from equal strata give times from strata of equal weight.
+    """
+    sampling = sampling or TimeSampling()
+    match sampling.density:
+        case "uniform":
+            return process.timesteps_at(uniform)
+        case "logit_normal":
+            return process.timesteps_at(torch.sigmoid(_normal(uniform, sampling)))
+        case "snr":
+            return process.timesteps_of(_normal(uniform, sampling))
+
+
+def _normal(uniform: Tensor, sampling: TimeSampling) -> Tensor:
+    """Normal numbers from uniform ones, by the inverse of the distribution function."""
+    return sampling.mean + sampling.std * torch.special.ndtri(uniform.double())
 
 
 def sample_timesteps(
@@ -39,10 +81,3 @@ def sample_timesteps(
     strata = (torch.arange(num) + offsets) / num
     order = torch.randperm(num, generator=generator)
     return (strata[order] * num_steps).long().clamp(max=num_steps - 1).to(device)
-
-
-def logit_normal_times(
-    num: int, generator: Generator, mean: float = 0.0, std: float = 1.0
-) -> Tensor:
-    """(num,) flow-matching times in (0, 1), mostly in the middle; Esser et al. 2024, eq. 19."""
-    return torch.sigmoid(torch.randn(num, generator=generator) * std + mean)

@@ -1,12 +1,24 @@
 """Laws of the forward process, and agreement with the schedulers that walk it back."""
 
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
 import pytest
 import torch
-from diffusers import DDPMScheduler, FlowMatchEulerDiscreteScheduler
+from diffusers import (
+    DDIMScheduler,
+    DDPMScheduler,
+    DPMSolverMultistepScheduler,
+    EulerDiscreteScheduler,
+    FlowMatchEulerDiscreteScheduler,
+)
+from diffusers.schedulers.scheduling_ddim import rescale_zero_terminal_snr
 from torch import Tensor
 
 from diffusion_core import noise
-from diffusion_core.noise import NoiseSchedule
+from diffusion_core.errors import SettingsError
+from diffusion_core.noise import FlowPath, NoiseProcess, NoiseSchedule, process_of
 
 SCHEDULES = [
     NoiseSchedule(kind="linear", beta_start=1e-4, beta_end=0.02),
@@ -15,6 +27,7 @@ SCHEDULES = [
     NoiseSchedule(kind="scaled_linear", zero_terminal_snr=True),
     NoiseSchedule(num_steps=50, kind="linear", beta_start=0.01, beta_end=0.2),
 ]
+PATHS = [FlowPath(), FlowPath(shift=3.0), FlowPath(num_steps=50, shift=0.5)]
 
 
 def sample(seed: int) -> Tensor:
@@ -23,13 +36,7 @@ def sample(seed: int) -> Tensor:
 
 def twin(schedule: NoiseSchedule) -> DDPMScheduler:
     """Diffusers' scheduler of the same process."""
-    return DDPMScheduler(
-        num_train_timesteps=schedule.num_steps,
-        beta_schedule=schedule.kind,
-        beta_start=schedule.beta_start,
-        beta_end=schedule.beta_end,
-        rescale_betas_zero_snr=schedule.zero_terminal_snr,
-    )
+    return DDPMScheduler(**schedule.scheduler_config())
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES, ids=str)
@@ -77,12 +84,100 @@ def test_the_straight_path_runs_from_data_to_noise() -> None:
     torch.testing.assert_close(alpha + sigma, torch.ones(4, 1, 1, 1))
 
 
-def test_the_straight_path_is_that_of_diffusers() -> None:
-    scheduler = FlowMatchEulerDiscreteScheduler()
-    times = scheduler.timesteps[[0, 100, 500, 999]]
+@pytest.mark.parametrize("path", PATHS, ids=str)
+def test_the_straight_path_is_that_of_diffusers(path: FlowPath) -> None:
+    scheduler = FlowMatchEulerDiscreteScheduler(**path.scheduler_config())
+    timesteps = scheduler.timesteps[[0, 10, path.num_steps // 2, path.num_steps - 1]]
     x0, drawn = sample(0), sample(1)
-    x_t = noise.add_noise(x0, drawn, *noise.flow_alpha_sigma(times / 1000))
-    torch.testing.assert_close(x_t, scheduler.scale_noise(x0, times, drawn))
+    x_t = noise.add_noise(x0, drawn, *path.alpha_sigma(timesteps))
+    torch.testing.assert_close(x_t, scheduler.scale_noise(x0, timesteps, drawn))
+
+
+@pytest.mark.parametrize("path", PATHS, ids=str)
+def test_times_along_a_straight_path_are_shifted_as_diffusers_shifts_them(path: FlowPath) -> None:
+    theirs = FlowMatchEulerDiscreteScheduler(**path.scheduler_config()).timesteps
+    fractions = torch.arange(path.num_steps, 0, -1) / path.num_steps
+    torch.testing.assert_close(path.timesteps_at(fractions), theirs)
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES[:3], ids=str)
+def test_the_ratio_of_noise_to_signal_is_the_sigma_of_diffusers_euler(
+    schedule: NoiseSchedule,
+) -> None:
+    scheduler = EulerDiscreteScheduler(**schedule.scheduler_config())
+    alpha, sigma = schedule.alpha_sigma(scheduler.timesteps.long())
+    torch.testing.assert_close(
+        (sigma / alpha).flatten(), scheduler.sigmas[:-1].float(), rtol=2e-3, atol=1e-5
+    )
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES[:3], ids=str)
+def test_zero_terminal_snr_is_that_of_diffusers(schedule: NoiseSchedule) -> None:
+    betas = schedule.betas()
+    torch.testing.assert_close(
+        noise.rescale_to_zero_terminal_snr(betas), rescale_zero_terminal_snr(betas)
+    )
+
+
+@pytest.mark.parametrize("process", [*SCHEDULES, *PATHS], ids=str)
+def test_fractions_of_the_way_rise_from_data_to_noise(process: NoiseProcess) -> None:
+    timesteps = process.timesteps_at(torch.linspace(0, 1, 1001))
+    assert bool((timesteps.diff() >= 0).all())
+    alpha, sigma = process.alpha_sigma(timesteps)
+    assert alpha[0].item() > 0.99
+    assert sigma[-1].item() > 0.99
+    assert bool(torch.isfinite(alpha + sigma).all())
+
+
+@pytest.mark.parametrize("process", [*SCHEDULES, *PATHS], ids=str)
+def test_a_timestep_is_found_again_by_its_ratio_of_noise_to_signal(process: NoiseProcess) -> None:
+    timesteps = process.timesteps_at(torch.tensor([0.05, 0.3, 0.55, 0.9]))
+    alpha, sigma = process.alpha_sigma(timesteps)
+    torch.testing.assert_close(process.timesteps_of((sigma / alpha).log().flatten()), timesteps)
+
+
+@pytest.mark.parametrize("process", [*SCHEDULES, *PATHS], ids=str)
+def test_ratios_beyond_the_ends_are_the_ends(process: NoiseProcess) -> None:
+    ends = process.timesteps_of(torch.tensor([-float("inf"), float("inf")]))
+    assert torch.equal(ends, process.timesteps_at(torch.tensor([0.0, 1.0])))
+
+
+@pytest.mark.parametrize(
+    "scheduler", [DDPMScheduler, DDIMScheduler, EulerDiscreteScheduler, DPMSolverMultistepScheduler]
+)
+@pytest.mark.parametrize("schedule", SCHEDULES, ids=str)
+def test_a_schedule_is_read_back_from_any_scheduler_made_for_it(
+    schedule: NoiseSchedule, scheduler: Callable[..., Any]
+) -> None:
+    assert process_of(scheduler(**schedule.scheduler_config()).config) == schedule
+
+
+@pytest.mark.parametrize("path", PATHS, ids=str)
+def test_a_path_is_read_back_from_the_scheduler_made_for_it(path: FlowPath) -> None:
+    made = FlowMatchEulerDiscreteScheduler(**path.scheduler_config())
+    assert process_of({**made.config, "_class_name": type(made).__name__}) == path
+    solver = DPMSolverMultistepScheduler(
+        num_train_timesteps=path.num_steps,
+        use_flow_sigmas=True,
+        prediction_type="flow_prediction",
+        flow_shift=path.shift,
+    )
+    assert process_of(solver.config) == path
+
+
+@pytest.mark.parametrize(
+    ("config", "told"),
+    [
+        ({"beta_schedule": "sigmoid"}, "beta_schedule 'sigmoid': known are linear, scaled_linear"),
+        (
+            {"beta_schedule": "linear", "trained_betas": np.array([0.1, 0.2])},
+            "beta_schedule trained_betas: known are",
+        ),
+    ],
+)
+def test_betas_that_follow_no_known_schedule_are_refused(config: dict[str, Any], told: str) -> None:
+    with pytest.raises(SettingsError, match=told):
+        process_of(config)
 
 
 def test_unit_variance_data_keeps_unit_variance_when_noised() -> None:

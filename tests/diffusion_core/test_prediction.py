@@ -7,11 +7,14 @@ import torch
 from diffusers import DDPMScheduler
 from torch import Tensor
 
+from diffusion_core.errors import SettingsError
 from diffusion_core.noise import NoiseSchedule, add_noise, flow_alpha_sigma
 from diffusion_core.prediction import (
     PREDICTION_TYPES,
     PredictionType,
     convert,
+    error_scales,
+    prediction_type_of,
     target,
     to_noise,
     to_x0,
@@ -92,3 +95,31 @@ def test_x0_is_what_diffusers_reads_from_the_same_answer(kind: PredictionType) -
         answer, 400, x_t, generator=torch.Generator().manual_seed(0)
     ).pred_original_sample
     torch.testing.assert_close(to_x0(kind, answer, x_t, alpha, sigma), theirs, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize("kind", PREDICTION_TYPES)
+def test_a_unit_error_of_the_answer_shows_in_data_and_noise_by_its_scales(
+    kind: PredictionType, path: str
+) -> None:
+    (x_t, answer), (alpha, sigma) = pair(), PATHS[path]
+    for read, scale in zip((to_x0, to_noise), error_scales(kind, alpha, sigma), strict=True):
+        moved = read(kind, answer + 1, x_t, alpha, sigma) - read(kind, answer, x_t, alpha, sigma)
+        torch.testing.assert_close(moved.abs(), scale.expand_as(moved), atol=1e-4, rtol=1e-3)
+
+
+@pytest.mark.parametrize("kind", ["v_prediction", "flow_prediction", "sample"])
+def test_from_pure_noise_every_answer_but_epsilon_gives_a_picture(kind: PredictionType) -> None:
+    (x0, noise), alpha, sigma = pair(), torch.zeros(3, 1, 1, 1), torch.ones(3, 1, 1, 1)
+    answer = target(kind, x0, noise, alpha, sigma)
+    torch.testing.assert_close(to_x0(kind, answer, noise, alpha, sigma), x0)
+    assert not torch.isfinite(to_x0("epsilon", noise, noise, alpha, sigma)).any()
+
+
+@pytest.mark.parametrize("kind", ["epsilon", "v_prediction", "sample"])
+def test_what_a_denoiser_answers_is_read_from_its_scheduler(kind: PredictionType) -> None:
+    assert prediction_type_of(DDPMScheduler(prediction_type=kind).config) == kind
+    flow = {"_class_name": "FlowMatchEulerDiscreteScheduler"}
+    assert prediction_type_of(flow) == "flow_prediction"
+    with pytest.raises(SettingsError, match="prediction_type 'score': known are epsilon, v_pred"):
+        prediction_type_of({"prediction_type": "score"})

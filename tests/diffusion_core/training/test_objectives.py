@@ -5,10 +5,11 @@ from collections.abc import Sequence
 import pytest
 import torch
 from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
-from diffusers.training_utils import compute_snr
+from diffusers.training_utils import EMAModel, compute_snr
 from torch import Generator, Tensor, nn
 
-from diffusion_core.noise import NoiseSchedule, add_noise, flow_alpha_sigma, snr
+from diffusion_core.errors import SettingsError
+from diffusion_core.noise import FlowPath, NoiseProcess, NoiseSchedule, add_noise, snr
 from diffusion_core.prediction import PREDICTION_TYPES, PredictionType, target, to_x0
 from diffusion_core.training import (
     AutoencoderObjective,
@@ -16,14 +17,18 @@ from diffusion_core.training import (
     Objective,
     autoencoder_loss,
     denoising_loss,
-    drop_text,
     gradient_difference,
     kl_to_standard_normal,
-    logit_normal_times,
     min_snr_weight,
     optimizer_step,
     sample_timesteps,
 )
+
+PROCESSES: list[NoiseProcess] = [
+    NoiseSchedule(),
+    NoiseSchedule(zero_terminal_snr=True),
+    FlowPath(shift=3.0),
+]
 
 
 def seeded(seed: int = 0) -> Generator:
@@ -42,38 +47,63 @@ class Oracle:
 
 
 @pytest.mark.parametrize("kind", PREDICTION_TYPES)
-def test_the_right_answer_costs_nothing_and_a_wrong_one_costs(kind: PredictionType) -> None:
-    objective = Objective(prediction_type=kind)
+@pytest.mark.parametrize("process", PROCESSES, ids=str)
+def test_the_right_answer_costs_nothing_and_a_wrong_one_costs(
+    process: NoiseProcess, kind: PredictionType
+) -> None:
+    if kind == "epsilon" and process is not PROCESSES[0]:
+        with pytest.raises(SettingsError, match="ends in pure noise"):
+            Objective(process, kind)
+        return
+    objective = Objective(process, kind)
     x0, noise = torch.randn(2, 8, 4, 4, 4, generator=seeded())
-    timesteps, text = sample_timesteps(8, 1000, seeded()), torch.zeros(8, 1, 1)
+    timesteps, text = objective.timesteps(torch.arange(8) / 8), torch.zeros(8, 1, 1)
     oracle = Oracle(objective, x0, noise)
     assert denoising_loss(oracle, objective, x0, noise, timesteps, text).item() == 0
     mistaken = Oracle(objective, x0 + 1, noise - 1)
     assert denoising_loss(mistaken, objective, x0, noise, timesteps, text).item() > 0.01
 
 
-@pytest.mark.parametrize("kind", ["epsilon", "v_prediction", "sample"])
-def test_min_snr_gives_one_x0_loss_whatever_is_predicted(kind: PredictionType) -> None:
-    alpha, sigma = NoiseSchedule().alpha_sigma(torch.tensor([10, 300, 800]))
-    assert_same_x0_loss(kind, alpha, sigma)
+def test_the_loss_is_the_plain_squared_error_where_no_weight_is_asked_for() -> None:
+    objective = Objective(prediction_type="epsilon", min_snr_gamma=None)
+    x0, noise = torch.randn(2, 4, 4, 4, 4, generator=seeded())
+    wrong = Oracle(objective, x0, noise + 0.5)
+    timesteps = torch.tensor([0, 1, 500, 999])
+    loss = denoising_loss(wrong, objective, x0, noise, timesteps, torch.zeros(4, 1, 1))
+    assert loss.item() == pytest.approx(0.25)
 
 
-def test_min_snr_of_the_straight_path_is_that_x0_loss_too() -> None:
-    assert_same_x0_loss("flow_prediction", *flow_alpha_sigma(torch.tensor([0.1, 0.5, 0.9])))
-
-
-def assert_same_x0_loss(kind: PredictionType, alpha: Tensor, sigma: Tensor) -> None:
+@pytest.mark.parametrize("kind", PREDICTION_TYPES)
+@pytest.mark.parametrize("process", PROCESSES, ids=str)
+def test_min_snr_has_the_gradient_of_one_x0_loss_whatever_is_predicted(
+    process: NoiseProcess, kind: PredictionType
+) -> None:
+    alpha, sigma = process.alpha_sigma(process.timesteps_at(torch.tensor([0.1, 0.4, 0.8])))
     x0, noise, error = torch.randn(3, 3, 4, 4, 4, generator=seeded())
-    x_t, ratio = add_noise(x0, noise, alpha, sigma), snr(alpha, sigma).flatten()
-    output = target(kind, x0, noise, alpha, sigma) + error
-    x0_errors = (to_x0(kind, output, x_t, alpha, sigma) - x0).square().mean(dim=(1, 2, 3))
-    errors = error.square().mean(dim=(1, 2, 3))
-    torch.testing.assert_close(
-        min_snr_weight(kind, ratio, gamma=5.0) * errors,
-        ratio.clamp(max=5.0) * x0_errors,
-        atol=1e-4,
-        rtol=1e-3,
-    )
+    x_t = add_noise(x0, noise, alpha, sigma)
+    wanted = target(kind, x0, noise, alpha, sigma)
+    output = (wanted + error).requires_grad_()
+    ours = min_snr_weight(kind, alpha, sigma, gamma=5.0) * (output - wanted).square()
+    of_x0 = (to_x0(kind, output, x_t, alpha, sigma) - x0).square()
+    papers = snr(alpha, sigma).clamp(max=5.0) * of_x0
+    gradients = [torch.autograd.grad(loss.sum(), output)[0] for loss in (ours, papers)]
+    torch.testing.assert_close(*gradients, atol=1e-3, rtol=1e-3)
+
+
+@pytest.mark.parametrize("kind", PREDICTION_TYPES)
+def test_min_snr_is_finite_at_both_ends_of_the_path(kind: PredictionType) -> None:
+    ends = torch.tensor([0.0, 1.0])
+    weights = min_snr_weight(kind, 1 - ends, ends, gamma=5.0)
+    assert bool(torch.isfinite(weights).all())
+
+
+@pytest.mark.parametrize(("kind", "more"), [("epsilon", 0), ("v_prediction", 1)])
+def test_min_snr_is_that_of_diffusers_training_scripts(kind: PredictionType, more: int) -> None:
+    timesteps = torch.tensor([0, 100, 400, 999])
+    ratio = compute_snr(DDPMScheduler(beta_schedule="linear"), timesteps)
+    schedule = NoiseSchedule(kind="linear", beta_start=1e-4, beta_end=0.02)
+    ours = min_snr_weight(kind, *schedule.alpha_sigma(timesteps), gamma=5.0).flatten()
+    torch.testing.assert_close(ours, ratio.clamp(max=5.0) / (ratio + more), atol=0, rtol=1e-3)
 
 
 def test_snr_is_that_of_diffusers_training_utilities() -> None:
@@ -81,33 +111,6 @@ def test_snr_is_that_of_diffusers_training_utilities() -> None:
     scheduler = DDPMScheduler(beta_schedule="linear")
     ours = snr(*NoiseSchedule(kind="linear", beta_start=1e-4, beta_end=0.02).alpha_sigma(timesteps))
     torch.testing.assert_close(ours.flatten(), compute_snr(scheduler, timesteps), atol=0, rtol=1e-3)
-
-
-def test_timesteps_cover_their_range_evenly_and_repeat_with_the_seed() -> None:
-    timesteps = sample_timesteps(100, 1000, seeded())
-    assert timesteps.div(10, rounding_mode="floor").sort().values.tolist() == list(range(100))
-    assert torch.equal(timesteps, sample_timesteps(100, 1000, seeded()))
-    assert not torch.equal(timesteps, timesteps.sort().values)
-
-
-def test_logit_normal_times_favour_the_middle() -> None:
-    times = logit_normal_times(4000, seeded())
-    assert bool(((times > 0) & (times < 1)).all())
-    middle = ((times > 0.25) & (times < 0.75)).float().mean().item()
-    assert middle == pytest.approx(0.728, abs=0.03)  # P(|N(0, 1)| < ln 3)
-
-
-@pytest.mark.parametrize(("probability", "left"), [(0.0, 1.0), (1.0, 0.0), (0.25, 0.75)])
-def test_prompts_are_dropped_as_often_as_asked(probability: float, left: float) -> None:
-    kept = [bool(text) for text in drop_text(["x"] * 2000, probability, seeded())]
-    assert sum(kept) / len(kept) == pytest.approx(left, abs=0.03)
-
-
-def test_dropping_keeps_order_and_length() -> None:
-    prompts = [str(i) for i in range(50)]
-    dropped = drop_text(prompts, 0.5, seeded())
-    assert [text for text in dropped if text] == [p for p in prompts if p in dropped]
-    assert len(dropped) == 50
 
 
 def test_kl_is_zero_for_a_standard_normal_only() -> None:
@@ -144,6 +147,18 @@ def test_the_average_can_be_put_in_place() -> None:
         model.weight.zero_()
     ema.copy_to(model.parameters())
     assert torch.equal(model.weight, kept)
+
+
+def test_the_average_is_that_of_diffusers() -> None:
+    model = nn.Linear(3, 3)
+    ours = Ema(model.parameters(), decay=0.9)
+    theirs = EMAModel(model.parameters(), decay=0.9)
+    for _ in range(150):
+        with torch.no_grad():
+            model.weight += 0.1
+        ours.update(model.parameters())
+        theirs.step(model.parameters())
+    torch.testing.assert_close(ours.shadow, theirs.shadow_params, atol=0.02, rtol=1e-3)
 
 
 def test_a_loss_that_is_no_number_stops_before_the_weights_change() -> None:
