@@ -13,8 +13,12 @@ import tempfile
 import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from diffusion_core.errors import ModelError, ModelNotFound, UnsafeWeights
+
+if TYPE_CHECKING:
+    from torch import nn
 
 CONFIG_SUFFIXES = frozenset(
     {".json", ".txt", ".model", ".jinja", ".tiktoken", ".spm", ".vocab", ".merges"}
@@ -93,6 +97,16 @@ def fingerprint(folder: Path, files: Iterable[Path]) -> str:
             raise ModelError(f"{path}: {error.strerror or error}") from error
     memo.save()
     return whole.hexdigest()
+
+
+def fingerprint_of_tensors(module: "nn.Module") -> str:
+    """sha256 over the names, shapes and values of a network's weights, wherever they came from."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(module.state_dict().items()):
+        values = tensor.detach().cpu().float().contiguous()
+        digest.update(f"{name}{tuple(values.shape)}".encode())
+        digest.update(values.numpy().tobytes())
+    return digest.hexdigest()
 
 
 class HashMemo:

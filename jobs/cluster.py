@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import ray
 from ray.exceptions import RayError, RayTaskError
@@ -31,8 +31,22 @@ CONNECT_TIMEOUT_S = 5.0
 PACKAGES = ("diffusion_core", "pipelines", "jobs")
 
 
+class ClusterAddress(Protocol):
+    """What joining a cluster takes from a job."""
+
+    @property
+    def address(self) -> str | None:
+        """As in ray.init."""
+        ...
+
+    @property
+    def ship_package(self) -> bool:
+        """Whether nightpress travels with the job."""
+        ...
+
+
 @contextmanager
-def cluster(spec: ClusterSpec) -> Iterator[None]:
+def cluster(spec: ClusterAddress) -> Iterator[None]:
     """Be connected to the job's cluster; a local Ray is started where none is named.
 
     A connection that exists already, as in a notebook, is used and left open.
@@ -64,7 +78,7 @@ def _own_signals() -> Iterator[None]:
         signal.signal(signal.SIGTERM, handler)
 
 
-def connect(spec: ClusterSpec) -> None:
+def connect(spec: ClusterAddress) -> None:
     """Join the cluster at the job's address or RAY_ADDRESS, else start a local Ray."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
@@ -99,13 +113,13 @@ def _require_answer(address: str) -> None:
         raise ClusterError(f"no Ray cluster answers at {address}: {reason}") from error
 
 
-def address_of(spec: ClusterSpec) -> str | None:
+def address_of(spec: ClusterAddress) -> str | None:
     """Of the cluster to join; None where a local Ray is started."""
     address = spec.address or os.environ.get("RAY_ADDRESS")
     return None if address in (None, "", "local") else address
 
 
-def runtime_env(spec: ClusterSpec) -> dict[str, Any]:
+def runtime_env(spec: ClusterAddress) -> dict[str, Any]:
     """What travels with the job: this very package, unless the nodes have it installed."""
     if not spec.ship_package:
         return {}

@@ -8,6 +8,9 @@
     ├── ChangedRunError        the run directory belongs to a job that has changed since
     ├── RunNotFound            there is no run at that place
     ├── ImageNotFound          the run has no such image, or failed to make it
+    ├── DataError              the training pictures or their captions cannot be used
+    ├── CheckpointError        a checkpoint is damaged, or of another network
+    ├── TrainingDiverged       the loss is no longer a number; the last checkpoint is kept
     └── StoreError             the store cannot be used as asked
         ├── StoreMissing       no such object
         └── StoreDenied        wrong credentials, bucket, endpoint or permissions
@@ -101,6 +104,18 @@ class RunNotFound(PipelineError):
 
 class ImageNotFound(PipelineError, LookupError):
     """The run has committed no image of that id, or failed to make it."""
+
+
+class DataError(PipelineError, ValueError):
+    """Training data that cannot be used; the message says what was looked for and what is there."""
+
+
+class CheckpointError(PipelineError):
+    """A checkpoint that this training cannot go on from."""
+
+
+class TrainingDiverged(PipelineError):
+    """The loss or its gradient is not finite; no weight was changed by it."""
 
 
 class StoreError(PipelineError):

@@ -169,3 +169,20 @@ def _causes(error: BaseException | None) -> list[BaseException]:
         found.append(error)
         error = error.__cause__ or error.__context__
     return found
+
+
+def component_folder(
+    source: str, options: Options | None = None, cache: Path | None = None
+) -> Path:
+    """The folder of one saved network on this machine; `source` is a folder or the URL of one.
+
+    Raises:
+        ModelNotFound: there is no such folder.
+        StoreError: the store behind a URL refused.
+    """
+    if storage.is_url(source) and not storage.is_local(source):
+        return _mirror(source, options or {}, cache or cache_folder() / "models", "config.json")
+    folder = local_path(source)
+    if not folder.is_dir():
+        raise ModelNotFound(f"{source}: no such folder")
+    return folder

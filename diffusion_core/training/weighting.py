@@ -67,7 +67,8 @@ def times_from_uniform(
 
 def _normal(uniform: Tensor, sampling: TimeSampling) -> Tensor:
     """Normal numbers from uniform ones, by the inverse of the distribution function."""
-    return sampling.mean + sampling.std * torch.special.ndtri(uniform.double())
+    standard: Tensor = torch.special.ndtri(uniform.double())
+    return sampling.mean + sampling.std * standard
 
 
 def sample_timesteps(

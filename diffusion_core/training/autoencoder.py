@@ -1,0 +1,131 @@
+"""Training an autoencoder: pixels to latents and back.
+
+Owns what one step computes, and how the trained network gets latents of unit variance. Knows no
+data set, no optimizer and no loop.
+"""
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from diffusion_core.training.objectives import (
+    AutoencoderObjective,
+    gradient_difference,
+    kl_to_standard_normal,
+)
+
+if TYPE_CHECKING:
+    from diffusers import AutoencoderKL
+
+
+class AutoencoderTraining(nn.Module):
+    """One step of an `AutoencoderKL`, as a module that returns its loss."""
+
+    def __init__(
+        self,
+        autoencoder: "AutoencoderKL",
+        objective: AutoencoderObjective,
+        latent_noise: float = 0.0,
+    ) -> None:
+        super().__init__()
+        self.autoencoder = autoencoder
+        self.objective = objective
+        self.latent_noise = latent_noise
+
+    def forward(self, images: Tensor, noise: Tensor, blur: Tensor) -> dict[str, Tensor]:
+        """The loss terms of a batch, `loss` being what is minimised.
+
+        Args:
+            images: (B, 3, H, W) in [-1, 1].
+            noise: (B, C, h, w), standard normal; samples the posterior.
+            blur: (B,) in [0, 1): how much of `latent_noise` the latents of each picture receive. A
+                decoder that has seen inexact latents forgives what a denoiser leaves over.
+        """
+        posterior = self.autoencoder.encode(images).latent_dist
+        mean, logvar = posterior.mean.float(), posterior.logvar.float()
+        spread = self.latent_noise * blur.view(-1, 1, 1, 1) * mean.detach().std()
+        std = (logvar.exp() + spread.square()).sqrt()
+        output = self.autoencoder.decode(mean + std * noise).sample
+        terms = {
+            "reconstruction": functional.l1_loss(output.float(), images),
+            "gradient": gradient_difference(output.float(), images),
+            "kl": kl_to_standard_normal(mean, logvar),
+        }
+        weighted = (
+            terms["reconstruction"]
+            + self.objective.gradient_weight * terms["gradient"]
+            + self.objective.kl_weight * terms["kl"]
+        )
+        return {"loss": weighted, **terms}
+
+
+def latent_size(autoencoder: "AutoencoderKL", height: int, width: int) -> tuple[int, int, int]:
+    """(C, h, w) of the latents of pictures of that size."""
+    factor = 2 ** (len(autoencoder.config.block_out_channels) - 1)
+    return autoencoder.config.latent_channels, height // factor, width // factor
+
+
+@torch.no_grad()
+def encode(autoencoder: "AutoencoderKL", images: Tensor) -> Tensor:
+    """(B, C, h, w) latents as a denoiser sees them, of (B, 3, H, W) pictures in [-1, 1].
+
+    The posterior's mean, shifted and scaled as the configuration says.
+    """
+    mean: Tensor = autoencoder.encode(images).latent_dist.mean
+    shift = autoencoder.config.get("shift_factor") or 0.0
+    return (mean - shift) * float(autoencoder.config.scaling_factor)
+
+
+@torch.no_grad()
+def decode(autoencoder: "AutoencoderKL", latents: Tensor) -> Tensor:
+    """The inverse of `encode`, up to what the latents do not hold."""
+    shift = autoencoder.config.get("shift_factor") or 0.0
+    pixels: Tensor = autoencoder.decode(latents / autoencoder.config.scaling_factor + shift).sample
+    return pixels
+
+
+def latent_statistics(batches: Iterable[Tensor]) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation (C,) of latents that come as (B, C, h, w) batches."""
+    num, total, squares = 0, torch.zeros(()), torch.zeros(())
+    for batch in batches:
+        values = batch.double()
+        num += values.numel() // values.shape[1]
+        total = total + values.sum(dim=(0, 2, 3))
+        squares = squares + values.square().sum(dim=(0, 2, 3))
+    mean = total / num
+    return mean.float(), (squares / num - mean.square()).clamp(min=1e-12).sqrt().float()
+
+
+@torch.no_grad()
+def whiten_latents(autoencoder: "AutoencoderKL", mean: Tensor, std: Tensor) -> None:
+    """Give latents zero mean and unit variance per channel by changing the two 1 x 1 convolutions.
+
+    `mean` and `std` (C,) are those of the posterior's means as they are. What is decoded from
+    encoded latents stays the same, and pipelines that know only a scalar `scaling_factor`, which
+    becomes 1, get whitened latents.
+
+    Raises:
+        ValueError: the network has no such convolutions.
+    """
+    quant, post = autoencoder.quant_conv, autoencoder.post_quant_conv
+    if quant is None or post is None:
+        raise ValueError(
+            "only an AutoencoderKL with use_quant_conv and use_post_quant_conv whitens"
+        )
+    channels = len(mean)
+    quant.bias[:channels] -= mean
+    quant.weight[:channels] /= std.view(-1, 1, 1, 1)
+    quant.bias[:channels] /= std
+    quant.bias[channels:] -= 2 * std.log()
+    post.bias += (post.weight[:, :, 0, 0] * mean).sum(dim=1)
+    post.weight *= std.view(1, -1, 1, 1)
+    autoencoder.register_to_config(scaling_factor=1.0, shift_factor=None)
+
+
+def save_autoencoder(autoencoder: "AutoencoderKL", folder: Path) -> None:
+    """Write a folder that `AutoencoderKL.from_pretrained` loads; float32 safetensors."""
+    autoencoder.save_pretrained(folder, safe_serialization=True)

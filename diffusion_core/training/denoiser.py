@@ -1,0 +1,174 @@
+"""Training a text-conditional latent denoiser, a U-Net or a transformer of diffusers.
+
+Owns which denoisers, text encoders and pipelines belong together, and what one step computes.
+Knows no data set, no optimizer and no loop.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Self
+
+import torch
+from torch import Tensor, nn
+
+from diffusion_core.noise import FlowPath
+from diffusion_core.training.objectives import Objective, denoising_loss
+
+MAX_T5_TOKENS = 120
+"""What PixArt's pipeline cuts prompts to unless told otherwise."""
+
+
+@dataclass(frozen=True)
+class Family:
+    """A denoiser class of diffusers with the text encoder and the pipeline that go with it."""
+
+    denoiser: str
+    pipeline: str
+    text_encoders: tuple[str, ...]
+    part: str
+    """What the pipeline calls the denoiser."""
+
+
+FAMILIES = {
+    family.denoiser: family
+    for family in (
+        Family("UNet2DConditionModel", "StableDiffusionPipeline", ("CLIPTextModel",), "unet"),
+        Family(
+            "PixArtTransformer2DModel", "PixArtSigmaPipeline", ("T5EncoderModel",), "transformer"
+        ),
+    )
+}
+
+
+class TextEncoding(nn.Module):
+    """Prompts to embeddings, as the pipeline of the family does it."""
+
+    def __init__(self, tokenizer: Any, text_encoder: nn.Module) -> None:
+        super().__init__()
+        self.tokenizer = tokenizer
+        self.text_encoder = text_encoder
+        self.masked = type(text_encoder).__name__.startswith("T5")
+        limit = int(tokenizer.model_max_length)
+        self.max_tokens = min(limit, MAX_T5_TOKENS) if self.masked else limit
+
+    def tokenize(self, prompts: Sequence[str]) -> tuple[Tensor, Tensor]:
+        """(B, n) token ids and (B, n) mask of those that are not padding."""
+        found = self.tokenizer(
+            list(prompts),
+            padding="max_length",
+            max_length=self.max_tokens,
+            truncation=True,
+            return_tensors="pt",
+        )
+        return found.input_ids, found.attention_mask
+
+    def forward(self, input_ids: Tensor, mask: Tensor) -> Tensor:
+        """(B, n, d) embeddings."""
+        attention_mask = mask if self.masked else None
+        hidden: Tensor = self.text_encoder(input_ids, attention_mask=attention_mask)[0]
+        return hidden
+
+
+class DenoiserTraining(nn.Module):
+    """One step of a denoiser and, if it is trained along, its text encoder."""
+
+    def __init__(
+        self, denoiser: nn.Module, text: TextEncoding, objective: Objective, train_text: bool
+    ) -> None:
+        super().__init__()
+        self.denoiser = denoiser
+        self.text = text
+        self.objective = objective
+        self.train_text = train_text
+
+    def train(self, mode: bool = True) -> Self:
+        """Training mode, but not for a text encoder that stays as it is."""
+        super().train(mode)
+        if not self.train_text:
+            self.text.eval()
+        return self
+
+    def forward(
+        self,
+        x0: Tensor,
+        noise: Tensor,
+        times: Tensor,
+        input_ids: Tensor,
+        mask: Tensor,
+        embeddings: Tensor | None = None,
+    ) -> dict[str, Tensor]:
+        """The loss of a batch.
+
+        Args:
+            x0, noise: (B, C, h, w) latents of unit variance, and normal noise.
+            times: (B,) as the objective's schedule counts them.
+            input_ids, mask: (B, n) tokens of the prompts.
+            embeddings: (B, n, d), where a frozen text encoder has encoded them before.
+        """
+        if embeddings is None:
+            with torch.set_grad_enabled(self.train_text and torch.is_grad_enabled()):
+                embeddings = self.text(input_ids, mask)
+
+        def answer(x_t: Tensor, timesteps: Tensor, text: Tensor) -> Tensor:
+            return self.predict(x_t, timesteps, text, mask)
+
+        loss = denoising_loss(answer, self.objective, x0, noise, times, embeddings)
+        return {"loss": loss}
+
+    def predict(self, x_t: Tensor, timesteps: Tensor, text: Tensor, mask: Tensor) -> Tensor:
+        """The denoiser's answer (B, C, h, w), its variance channels left out."""
+        extra: dict[str, Any] = {}
+        if self.text.masked:
+            extra = {
+                "encoder_attention_mask": mask,
+                "added_cond_kwargs": {"resolution": None, "aspect_ratio": None},
+            }
+        if x_t.device.type == "cpu":
+            x_t = x_t.to(memory_format=torch.channels_last)
+        output: Tensor = self.denoiser(
+            x_t, timestep=timesteps, encoder_hidden_states=text, return_dict=False, **extra
+        )[0]
+        return output[:, : x_t.shape[1]]
+
+
+def new_scheduler(objective: Objective) -> Any:
+    """The default sampler of a trained pipeline: DPM-Solver++, good pictures in 20 steps."""
+    from diffusers import DPMSolverMultistepScheduler
+
+    settings: dict[str, Any] = {"prediction_type": objective.prediction_type}
+    if isinstance(objective.schedule, FlowPath):
+        settings |= {"use_flow_sigmas": True, "flow_shift": objective.schedule.shift}
+        return DPMSolverMultistepScheduler(**settings)
+    settings |= objective.schedule.scheduler_config()
+    scheduler = DPMSolverMultistepScheduler(
+        timestep_spacing="trailing",
+        steps_offset=1,  # without meaning in trailing spacing, but diffusers warns of any other
+        **settings,
+    )
+    # For DDIM and DDPM made from this configuration: their default clips latents to [-1, 1].
+    scheduler.register_to_config(clip_sample=False)
+    return scheduler
+
+
+def new_pipeline(
+    family: Family, denoiser: nn.Module, autoencoder: nn.Module, text: TextEncoding, scheduler: Any
+) -> Any:
+    """The diffusers pipeline of these parts, silent; it shares their weights."""
+    import diffusers
+
+    parts: dict[str, Any] = {
+        family.part: denoiser,
+        "vae": autoencoder,
+        "text_encoder": text.text_encoder,
+        "tokenizer": text.tokenizer,
+        "scheduler": scheduler,
+    }
+    if family.pipeline == "StableDiffusionPipeline":
+        parts |= {
+            "safety_checker": None,
+            "feature_extractor": None,
+            "requires_safety_checker": False,
+        }
+    pipeline = getattr(diffusers, family.pipeline)(**parts)
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline

@@ -1,0 +1,97 @@
+"""Networks by configuration or folder, as diffusers and transformers know them.
+
+Owns which classes are allowed and how a wrong configuration is told. Knows nothing of training.
+"""
+
+import inspect
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from diffusion_core.errors import ModelError, ModelNotFound, SettingsError, UnsafeWeights
+
+
+def new_module(config: Mapping[str, Any], allowed: Sequence[str], seed: int) -> nn.Module:
+    """An untrained network of diffusers; the same seed, the same weights.
+
+    Raises:
+        SettingsError: a class that is not allowed here, or arguments that it does not take.
+    """
+    import diffusers
+
+    values = {key: value for key, value in config.items() if key != "_diffusers_version"}
+    name = values.pop("_class_name", None)
+    if name not in allowed:
+        raise SettingsError(f"_class_name {name!r}: one of: {', '.join(allowed)}")
+    owner = getattr(diffusers, name)
+    known = inspect.signature(owner.__init__).parameters
+    for key in values:
+        if key not in known or key == "self":
+            raise SettingsError(f"{name} takes no {key!r}; it takes: {', '.join(list(known)[1:])}")
+    torch.manual_seed(seed)
+    try:
+        module: nn.Module = owner(**_tuples(values))
+    except (TypeError, ValueError, NotImplementedError, AttributeError, ZeroDivisionError) as error:
+        raise SettingsError(f"{name}: {' '.join(str(error).split())[:300]}") from error
+    return module
+
+
+def saved_module(folder: Path, allowed: Sequence[str]) -> nn.Module:
+    """A network that `save_pretrained` of diffusers or transformers wrote, in float32.
+
+    Raises:
+        ModelNotFound, UnsafeWeights, ModelError: no such folder, no safetensors, another class.
+    """
+    name = class_name(folder)
+    if name not in allowed:
+        raise ModelError(f"{folder}: holds a {name}; one of these is wanted: {', '.join(allowed)}")
+    if not any(folder.glob("*.safetensors")):
+        raise UnsafeWeights(f"{folder}: no safetensors in it")
+    try:
+        module: nn.Module = _owner(name).from_pretrained(
+            folder, local_files_only=True, use_safetensors=True, dtype=torch.float32
+        )
+    except (OSError, ValueError, RuntimeError, TypeError) as error:
+        raise ModelError(f"{folder}: {' '.join(str(error).split())[:300]}") from error
+    return module
+
+
+def class_name(folder: Path) -> str:
+    """The class of a saved network, from its `config.json`."""
+    path = folder / "config.json"
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise ModelNotFound(f"{folder}: no config.json, so no saved network") from error
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{path}: {' '.join(str(error).split())}") from error
+    return str(config.get("_class_name") or (config.get("architectures") or ["?"])[0])
+
+
+def saved_tokenizer(folder: Path) -> Any:
+    """The tokenizer in a folder.
+
+    Raises:
+        ModelError: there is none that transformers can load.
+    """
+    from transformers import AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    except (OSError, ValueError, KeyError) as error:
+        raise ModelError(f"{folder}: no tokenizer: {' '.join(str(error).split())[:300]}") from error
+
+
+def _owner(name: str) -> Any:
+    import diffusers
+    import transformers
+
+    return getattr(diffusers, name, None) or getattr(transformers, name)
+
+
+def _tuples(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}

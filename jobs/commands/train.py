@@ -1,0 +1,54 @@
+"""`nightpress train`."""
+
+import json
+import signal
+from dataclasses import asdict
+
+import click
+from rich.console import Console
+
+from jobs.commands.common import job_options, json_option
+from jobs.training import TrainResult, train
+from jobs.training_progress import display_for
+from pipelines.training.spec import TrainSpec, read_train_spec
+
+
+@click.command("train")
+@job_options
+@json_option
+def command(job: str, overrides: tuple[str, ...], address: str | None, as_json: bool) -> None:
+    """Train what JOB, a YAML file, describes: an autoencoder, a denoiser or a LoRA.
+
+    Checkpoints, metrics, samples and at the end the model land in <output>/<name>. Interrupt it at
+    any time: the same command goes on from the last checkpoint, with the same data order and noise.
+    """
+    spec = read_job(job, overrides, address)
+    # A scheduler's polite stop ends a training like Ctrl-C: with a checkpoint, exit code 4.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    display = display_for(Console(stderr=True))
+    with display:
+        result = train(spec, display.show)
+    click.echo(json.dumps(asdict(result)) if as_json else summary(result))
+
+
+def read_job(job: str, overrides: tuple[str, ...], address: str | None) -> TrainSpec:
+    """The job file with its overrides; `--address` stands above both."""
+    spec = read_train_spec(job, overrides)
+    if address is None:
+        return spec
+    return spec.model_copy(update={"cluster": spec.cluster.model_copy(update={"address": address})})
+
+
+def summary(result: TrainResult) -> str:
+    """The closing lines: how far it came, and where things are."""
+    loss = "" if result.loss is None else f", loss {result.loss:.4f}"
+    return "\n".join(
+        [
+            f"trained to step {result.step:,}{loss}",
+            "",
+            f"model    {result.model}",
+            f"samples  {result.url}/samples/",
+            f"metrics  {result.url}/metrics.parquet",
+            f"curves   {result.url}/loss.png",
+        ]
+    )

@@ -1,0 +1,283 @@
+"""A training job on a Ray cluster: `TorchTrainer` runs `pipelines.training` in each worker.
+
+Owns the workers, what happens when one is lost, and how their events reach the driver. What a
+worker does, `pipelines.training.loop` knows.
+"""
+
+import os
+import tempfile
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import ray
+
+from diffusion_core.errors import DiffusionError
+from jobs.cluster import cluster, has_gpus, room
+from jobs.errors import ClusterError, RunStopped
+from pipelines.errors import PipelineError, SpecError, StoreError, TrainingDiverged
+from pipelines.storage import Store, is_url
+from pipelines.storage.urls import local_path
+from pipelines.training.events import Finished, StepDone, Stopped, TrainingEvent
+from pipelines.training.spec import TrainSpec, train_spec
+
+POLL_S = 0.2
+STOP_WAIT_S = 120.0
+"""How long a polite stop may take: a step, and a checkpoint."""
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """How a training ended."""
+
+    url: str
+    step: int
+    loss: float | None
+    """Of the last row of metrics; None when nothing was left to train."""
+    model: str
+    """URL of the trained model's folder."""
+
+
+class Board:
+    """An actor: the workers' events for the driver, and the driver's wish to stop for them."""
+
+    def __init__(self) -> None:
+        self._events: list[TrainingEvent] = []
+        self._error: Exception | None = None
+        self._stop = False
+
+    def tell(self, event: TrainingEvent) -> bool:
+        """Hand in an event; the answer is whether to stop."""
+        self._events.append(event)
+        return self._stop
+
+    def take(self) -> list[TrainingEvent]:
+        """The events since the last call."""
+        events, self._events = self._events, []
+        return events
+
+    def fail(self, error: Exception) -> None:
+        """Hand in what makes going on pointless; the first one counts."""
+        self._error = self._error or error
+
+    def failed(self) -> Exception | None:
+        """What was handed in."""
+        return self._error
+
+    def stop(self) -> None:
+        """Ask the workers to end after the step in hand."""
+        self._stop = True
+
+    def stopping(self) -> bool:
+        """Whether they were asked to."""
+        return self._stop
+
+
+def train(
+    spec: TrainSpec, on_event: Callable[[TrainingEvent], None] = lambda event: None
+) -> TrainResult:
+    """Train on the job's cluster to the end, or go on with what was interrupted.
+
+    Args:
+        spec: the job.
+        on_event: called with every event, for those who show progress.
+
+    Raises:
+        SpecError, DataError, DiffusionError, StoreDenied, ClusterError: nothing was written.
+        ChangedRunError: the run directory belongs to another training.
+        RunStopped: stopped early; calling this again goes on from the last checkpoint.
+    """
+    _require_ray_train()
+    Store(spec.url, spec.storage).check()
+    spec = _with_whole_paths(spec)
+    last: dict[type, Any] = {}
+    with cluster(spec.cluster):
+        for event in _events(spec):
+            last[type(event)] = event
+            on_event(event)
+    if Finished not in last:
+        stopped = last.get(Stopped)
+        at = f" at step {stopped.step:,}" if stopped else ""
+        raise RunStopped(f"stopped{at}; the same command goes on from there")
+    loss = last[StepDone].metrics.loss if StepDone in last else None
+    return TrainResult(spec.url, last[Finished].step, loss, f"{spec.url}/{last[Finished].path}")
+
+
+def _events(spec: TrainSpec) -> Iterator[TrainingEvent]:
+    """What the workers tell; a first interruption asks them for a checkpoint, a second ends it."""
+    board = ray.remote(Board).options(num_cpus=0).remote()
+    fit = Fit(spec, board)
+    fit.start()
+    stopping = False
+    while fit.is_alive():
+        try:
+            yield from ray.get(board.take.remote())
+            fit.join(POLL_S)
+        except KeyboardInterrupt:
+            if stopping:
+                raise
+            stopping = True
+            ray.get(board.stop.remote())
+    yield from ray.get(board.take.remote())
+    error = ray.get(board.failed.remote()) or fit.error
+    if error is not None:
+        raise _as_stop(error) from error
+
+
+class Fit(threading.Thread):
+    """`TorchTrainer.fit` beside the main thread, which must keep its hand on signals."""
+
+    def __init__(self, spec: TrainSpec, board: Any) -> None:
+        super().__init__(name="fit", daemon=True)
+        self.spec, self.board = spec, board
+        self.error: Exception | None = None
+
+    def run(self) -> None:
+        """Train; what goes wrong is kept in `error`."""
+        from ray.train.v2.api.exceptions import TrainingFailedError
+
+        try:
+            with tempfile.TemporaryDirectory() as scratch:
+                trainer(self.spec, self.board, scratch).fit()
+        except (TrainingFailedError, ray.exceptions.RayError, ClusterError, SpecError) as error:
+            self.error = error
+
+
+def trainer(spec: TrainSpec, board: Any, scratch: str) -> Any:
+    """The `TorchTrainer` of a job. Its own storage holds nothing: checkpoints go to the run."""
+    from ray.train import FailureConfig, RunConfig, ScalingConfig
+    from ray.train.torch import TorchTrainer
+
+    gpus = gpus_per_worker(spec)
+    cpus = spec.cluster.cpus_per_worker
+    return TorchTrainer(
+        worker_loop,
+        train_loop_config={"spec": spec.as_dict(), "board": board},
+        scaling_config=ScalingConfig(
+            num_workers=num_workers(spec),
+            use_gpu=gpus > 0,
+            resources_per_worker={"CPU": cpus, **({"GPU": gpus} if gpus else {})},
+        ),
+        run_config=RunConfig(
+            name=spec.name,
+            storage_path=scratch,
+            failure_config=FailureConfig(max_failures=spec.cluster.max_failures),
+        ),
+    )
+
+
+def worker_loop(config: dict[str, Any]) -> None:
+    """What each worker of the trainer runs."""
+    import torch
+    from ray import train as ray_train
+    from ray.train.torch import get_device
+
+    from pipelines.training.loop import Place, train
+
+    board = config["board"]
+    if ray.get(board.failed.remote()) is not None:
+        return  # another worker's error has made going on pointless
+    spec = train_spec(config["spec"])
+    if str(get_device()) == "cpu":
+        torch.set_num_threads(spec.cluster.cpus_per_worker)
+    context = ray_train.get_context()
+    place = Place(context.get_world_rank(), context.get_world_size(), str(get_device()))
+    stop = StopWish(board)
+    try:
+        for event in train(spec, place, stop):
+            if place.leads:
+                stop.heard(ray.get(board.tell.remote(event)))
+    except (PipelineError, DiffusionError) as error:
+        ray.get(board.fail.remote(error))
+        raise
+
+
+class StopWish:
+    """Whether the driver wants the workers to stop, asked at most every few seconds."""
+
+    def __init__(self, board: Any) -> None:
+        self._board = board
+        self._answer = board.stopping.remote()
+        self._stop = False
+
+    def heard(self, stop: bool) -> None:
+        """An answer that came with another call."""
+        self._stop = self._stop or stop
+
+    def __call__(self) -> bool:
+        """The last answer; asks again without waiting."""
+        ready, _ = ray.wait([self._answer], timeout=0)
+        if ready:
+            self.heard(ray.get(self._answer))
+            self._answer = self._board.stopping.remote()
+        return self._stop
+
+
+def gpus_per_worker(spec: TrainSpec) -> float:
+    """The GPUs of one worker, `auto` resolved."""
+    wanted = spec.cluster.gpus_per_worker
+    if wanted == "auto":
+        return 1.0 if has_gpus() else 0.0
+    return float(wanted)
+
+
+def num_workers(spec: TrainSpec) -> int:
+    """The workers of a job; `auto` is the most that there is room for and that share evenly.
+
+    Raises:
+        ClusterError: there is no room for them.
+    """
+    cpus, gpus = spec.cluster.cpus_per_worker, gpus_per_worker(spec)
+    most = room(cpus, gpus)
+    if spec.cluster.workers == "auto":
+        size = spec.training.train_batch_size
+        found = max((n for n in range(1, most + 1) if size % n == 0), default=0)
+    else:
+        found = spec.cluster.workers
+    if not 0 < found <= most:
+        raise ClusterError(
+            f"the cluster has room for {most} workers of {cpus} CPUs and {gpus:g} GPUs; "
+            f"{max(found, 1)} are wanted"
+        )
+    return found
+
+
+def _as_stop(error: Exception) -> Exception:
+    """What the driver raises: our own errors as they are, the rest in a line."""
+    if isinstance(error, TrainingDiverged | StoreError):
+        return RunStopped(str(error))
+    if isinstance(error, PipelineError | DiffusionError | ClusterError):
+        return error
+    reason = " ".join(str(error).split())[-500:]
+    return RunStopped(f"the workers failed: {reason}; the same command goes on")
+
+
+def _require_ray_train() -> None:
+    missing = [name for name in ("pandas", "tensorboardX") if find_spec(name) is None]
+    if missing:
+        raise SpecError(
+            f"training needs ray[train] ({missing[0]} is missing): "
+            'pip install -c infra/constraints.txt ".[train]"'
+        )
+
+
+def _with_whole_paths(spec: TrainSpec) -> TrainSpec:
+    """Local folders by their full paths: workers stand elsewhere."""
+    values = spec.as_dict()
+    values["output"] = _whole(values["output"])
+    source = values["data"]["source"]
+    values["data"]["source"] = (
+        [_whole(url) for url in source] if isinstance(source, list) else _whole(source)
+    )
+    values["model"] = {
+        key: _whole(value) if isinstance(value, str) and os.path.exists(value) else value
+        for key, value in values["model"].items()
+    }
+    return train_spec(values)
+
+
+def _whole(url: str) -> str:
+    return url if is_url(url) else str(Path(local_path(url)).absolute())

@@ -1,0 +1,210 @@
+"""Recipe `denoiser`: captioned pictures in, a diffusers text-to-image pipeline out."""
+
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Generator, Tensor
+
+from diffusion_core.errors import SettingsError
+from diffusion_core.noise import FlowPath, NoiseProcess, NoiseSchedule
+from diffusion_core.training import Objective, TimeSampling
+from diffusion_core.training.autoencoder import encode
+from diffusion_core.training.denoiser import (
+    FAMILIES,
+    DenoiserTraining,
+    TextEncoding,
+    new_pipeline,
+    new_scheduler,
+)
+from diffusion_core.training.modules import new_module, saved_module, saved_tokenizer
+from diffusion_core.training.randomness import normal
+from diffusion_core.weights import fingerprint_of_tensors
+from pipelines.models import component_folder
+from pipelines.storage import Store
+from pipelines.training.data import PackedImages
+from pipelines.training.events import LatentsCached, TrainingEvent
+from pipelines.training.latents import LatentCache
+from pipelines.training.order import Pick
+from pipelines.training.recipes import (
+    Picture,
+    advice,
+    drawn_caption,
+    drawn_pictures,
+    sample_prompts,
+    to_tensor,
+)
+from pipelines.training.spec import DenoiserSpec, ScheduleSpec
+
+ENCODE_BATCH = 16
+SAMPLE_BATCH = 16
+
+
+class DenoiserRecipe:
+    """See `pipelines.training.recipes.Recipe`."""
+
+    def __init__(self, spec: DenoiserSpec, data: PackedImages, device: str) -> None:
+        self.spec, self.data, self.device = spec, data, device
+        self.autoencoder = self._saved(spec.model.autoencoder, ("AutoencoderKL",)).to(device)
+        self.denoiser, new = self._denoiser()
+        self.family = FAMILIES[type(self.denoiser).__name__]
+        text_encoder = self._saved(spec.model.text_encoder, self.family.text_encoders)
+        tokenizer = saved_tokenizer(component_folder(spec.model.tokenizer, spec.storage))
+        self.text = TextEncoding(tokenizer, text_encoder)
+        self._freeze(text_encoder)
+        self.objective = objective_of(spec)
+        self.module = DenoiserTraining(
+            self.denoiser, self.text, self.objective, spec.model.train_text_encoder
+        ).to(device, memory_format=torch.channels_last)
+        parts = [self.autoencoder, text_encoder, *([] if new else [self.denoiser])]
+        self.base = "-".join(fingerprint_of_tensors(part)[:16] for part in parts)
+        self._require_channels()
+        self.latents: Tensor | None = None
+
+    def prepare(self, store: Store, rank: int, world_size: int) -> Iterator[TrainingEvent]:
+        """Encode this worker's share of the pictures."""
+        if self.spec.cache_latents:
+            cache = self._cache(store)
+            for num in cache.fill(self._encode, rank, world_size):
+                yield LatentsCached(min(num * world_size, len(self.data)), len(self.data))
+
+    def ready(self, store: Store) -> None:
+        """Fetch what all workers have encoded."""
+        if self.spec.cache_latents:
+            self.latents = self._cache(store).read()
+
+    def batch(self, picks: Sequence[Pick]) -> dict[str, Tensor]:
+        """Latents, noise, times and tokens."""
+        schedule = self.spec.schedule
+        captions = [
+            drawn_caption(self.data, pick, schedule.proportion_empty_prompts) for pick in picks
+        ]
+        x0 = self._latents(picks)
+        input_ids, mask = self.text.tokenize(captions)
+        return {
+            "x0": x0,
+            "noise": normal(tuple(x0.shape[1:]), [pick.generator for pick in picks]),
+            "times": self.objective.timesteps(torch.tensor([pick.uniform for pick in picks])),
+            "input_ids": input_ids,
+            "mask": mask,
+        }
+
+    @torch.no_grad()
+    def sample(self) -> tuple[list[Picture], list[str]]:
+        """One picture for each of the job's prompts, always from the same noise."""
+        samples = self.spec.samples
+        prompts = sample_prompts(self.data, samples.prompts, samples.num_images)
+        pipeline = self._pipeline()
+        pictures: list[Picture] = []
+        for start in range(0, len(prompts), SAMPLE_BATCH):
+            chunk = prompts[start : start + SAMPLE_BATCH]
+            seeds = [samples.seed + start + i for i in range(len(chunk))]
+            images = pipeline(
+                chunk,
+                height=self.spec.training.resolution,
+                width=self.spec.training.resolution,
+                num_inference_steps=samples.num_inference_steps,
+                guidance_scale=samples.guidance_scale,
+                generator=[Generator().manual_seed(seed) for seed in seeds],
+                output_type="np",
+            ).images
+            pictures += list((images * 255).round().astype("uint8"))
+        return pictures, prompts
+
+    def save(self, folder: Path) -> None:
+        """The whole pipeline, and the steps and guidance to use when nobody says otherwise."""
+        self._pipeline().save_pretrained(folder, safe_serialization=True)
+        samples = self.spec.samples
+        advised = advice(samples.num_inference_steps, samples.guidance_scale)
+        (folder / "nightpress.json").write_text(json.dumps(advised) + "\n", encoding="utf-8")
+
+    def _pipeline(self) -> Any:
+        scheduler = new_scheduler(self.objective)
+        return new_pipeline(self.family, self.denoiser, self.autoencoder, self.text, scheduler)
+
+    def _denoiser(self) -> tuple[Any, bool]:
+        """The denoiser, and whether it is new."""
+        source = self.spec.model.denoiser
+        if isinstance(source, str):
+            return self._saved(source, tuple(FAMILIES)), False
+        return new_module(source, tuple(FAMILIES), self.spec.seed), True
+
+    def _saved(self, source: str, allowed: Sequence[str]) -> Any:
+        return saved_module(component_folder(source, self.spec.storage), allowed)
+
+    def _freeze(self, text_encoder: torch.nn.Module) -> None:
+        """Keep what is not trained; a name that no weight has is a mistake."""
+        model = self.spec.model
+        text_encoder.requires_grad_(model.train_text_encoder)
+        for part in model.frozen_parameters:
+            found = [p for name, p in text_encoder.named_parameters() if part in name]
+            if not found:
+                raise SettingsError(f"model.frozen_parameters: no weight has {part!r} in its name")
+            for parameter in found:
+                parameter.requires_grad_(False)
+
+    def _require_channels(self) -> None:
+        channels = self.autoencoder.config.latent_channels
+        if self.denoiser.config.in_channels != channels:
+            raise SettingsError(
+                f"model.denoiser: in_channels is {self.denoiser.config.in_channels}, and the "
+                f"autoencoder's latents have {channels}"
+            )
+        text_width = self.text.text_encoder.config.hidden_size
+        wanted = self.denoiser.config.get("cross_attention_dim")
+        wanted = self.denoiser.config.get("caption_channels") or wanted
+        if wanted != text_width:
+            raise SettingsError(
+                f"model.denoiser: takes text of width {wanted}, and the text encoder's is "
+                f"{text_width}"
+            )
+
+    def _cache(self, store: Store) -> LatentCache:
+        made_by = fingerprint_of_tensors(self.autoencoder)[:16]
+        resolution = self.spec.training.resolution
+        key = f"{self.data.fingerprint[:16]}-{made_by}-{resolution}"
+        return LatentCache(store, key, len(self.data))
+
+    def _latents(self, picks: Sequence[Pick]) -> Tensor:
+        if self.latents is not None:
+            return self.latents[[pick.image for pick in picks]].float()
+        training = self.spec.training
+        pictures = drawn_pictures(self.data, picks, training.resolution, training.random_flip)
+        return encode(self.autoencoder, to_tensor(pictures).to(self.device)).cpu()
+
+    def _encode(self, numbers: Sequence[int]) -> Tensor:
+        resolution = self.spec.training.resolution
+        batches = []
+        for start in range(0, len(numbers), ENCODE_BATCH):
+            chunk = numbers[start : start + ENCODE_BATCH]
+            pictures = to_tensor([self.data.pixels(n, resolution) for n in chunk])
+            batches.append(encode(self.autoencoder, pictures.to(self.device)).cpu())
+        return torch.cat(batches)
+
+
+def objective_of(spec: DenoiserSpec) -> Objective:
+    """The job's `schedule` section as an objective."""
+    schedule = spec.schedule
+    return Objective(
+        schedule=process_of_spec(schedule),
+        prediction_type=schedule.prediction_type,
+        min_snr_gamma=schedule.snr_gamma,
+        time_sampling=TimeSampling(
+            schedule.weighting_scheme, schedule.logit_mean, schedule.logit_std
+        ),
+    )
+
+
+def process_of_spec(schedule: ScheduleSpec) -> NoiseProcess:
+    """The straight path for `flow_prediction`, else the beta schedule."""
+    if schedule.prediction_type == "flow_prediction":
+        return FlowPath(schedule.num_train_timesteps, schedule.shift)
+    return NoiseSchedule(
+        num_steps=schedule.num_train_timesteps,
+        kind=schedule.beta_schedule,
+        beta_start=schedule.beta_start,
+        beta_end=schedule.beta_end,
+        zero_terminal_snr=schedule.rescale_betas_zero_snr,
+    )

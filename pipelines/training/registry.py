@@ -1,0 +1,21 @@
+"""Which recipe a job asks for."""
+
+from pipelines.training.autoencoder import AutoencoderRecipe
+from pipelines.training.data import PackedImages
+from pipelines.training.denoiser import DenoiserRecipe
+from pipelines.training.recipes import Recipe
+from pipelines.training.spec import AutoencoderSpec, DenoiserSpec, TrainSpec
+
+
+def new_recipe(spec: TrainSpec, data: PackedImages, device: str) -> Recipe:
+    """The recipe of a job, its networks on the device.
+
+    Raises:
+        DiffusionError, StoreError: networks that cannot be made, found or joined.
+    """
+    match spec:
+        case AutoencoderSpec():
+            return AutoencoderRecipe(spec, data, device)
+        case DenoiserSpec():
+            return DenoiserRecipe(spec, data, device)
+    raise TypeError(f"no recipe for a {type(spec).__name__}")

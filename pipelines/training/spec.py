@@ -1,0 +1,402 @@
+"""The job file of `nightpress train`: three recipes, validated once.
+
+Owns the keys of a training job and what may change when it is resumed. Knows nothing of what is in
+the data or in a model's folder.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal, Self
+
+from pydantic import (
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    TypeAdapter,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
+
+from diffusion_core.model import ModelSpec
+from pipelines.credentials import ADVICE, has_credentials, secret_option
+from pipelines.errors import Change, SpecError
+from pipelines.job_file import apply_override, explain, read_yaml
+from pipelines.spec import MAX_SEED, Auto, Section, Url, flatten
+from pipelines.training.data import DataSpec
+
+LrScheduler = Literal["constant_with_warmup", "cosine", "warmup_stable_decay"]
+ModuleConfig = Mapping[str, Any]
+"""What a diffusers `config.json` holds: `_class_name` and the arguments of that class."""
+
+
+class OptimizationSpec(Section):
+    """How long and in what strides, under the names of diffusers' training scripts."""
+
+    resolution: Annotated[
+        PositiveInt, Field(description="Pixels a side; pictures are resized and cropped to it.")
+    ] = 512
+    train_batch_size: Annotated[
+        PositiveInt, Field(description="Pictures in a step, over all workers together.")
+    ] = 16
+    max_train_steps: PositiveInt = 1000
+    learning_rate: PositiveFloat = 1e-4
+    lr_scheduler: LrScheduler = "constant_with_warmup"
+    lr_warmup_steps: NonNegativeInt = 0
+    lr_decay_steps: Annotated[
+        NonNegativeInt,
+        Field(description="The last steps of warmup_stable_decay, in which the rate falls to 0."),
+    ] = 0
+    optimizer: Literal["adamw", "muon"] = "adamw"
+    adam_beta1: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    adam_beta2: Annotated[float, Field(ge=0, lt=1)] = 0.999
+    adam_weight_decay: NonNegativeFloat = 1e-2
+    max_grad_norm: PositiveFloat = 1.0
+    mixed_precision: Annotated[
+        Literal["no", "bf16"], Field(description="bf16: products in bfloat16, weights in float32.")
+    ] = "no"
+    ema_decay: Annotated[
+        float,
+        Field(
+            ge=0, lt=1, description="Of the moving average that is saved at the end; 0 for none."
+        ),
+    ] = 0.0
+    random_flip: Annotated[
+        bool, Field(description="Mirror half of the pictures; wrong where left and right matter.")
+    ] = False
+    checkpointing_steps: PositiveInt = 500
+    checkpoints_total_limit: Annotated[
+        PositiveInt, Field(description="Older checkpoints than the newest so many are deleted.")
+    ] = 2
+    logging_steps: Annotated[PositiveInt, Field(description="Steps between rows of metrics.")] = 10
+
+    @model_validator(mode="after")
+    def _decay_fits(self) -> Self:
+        if self.lr_warmup_steps + self.lr_decay_steps > self.max_train_steps:
+            raise ValueError(
+                f"lr_warmup_steps {self.lr_warmup_steps} and lr_decay_steps {self.lr_decay_steps} "
+                f"do not fit into max_train_steps {self.max_train_steps}"
+            )
+        return self
+
+
+class SamplesSpec(Section):
+    """Pictures drawn while training goes on, to watch them come out of the noise."""
+
+    every_steps: Annotated[
+        NonNegativeInt, Field(description="0 for none but those at the end.")
+    ] = 500
+    prompts: Annotated[
+        Sequence[str], Field(max_length=256, description="The first captions of the data if empty.")
+    ] = ()
+    num_images: Annotated[
+        int, Field(ge=1, le=256, description="On a sheet, where no prompts are given.")
+    ] = 16
+    num_inference_steps: Annotated[int, Field(ge=1, le=1000)] = 20
+    guidance_scale: NonNegativeFloat = 3.0
+    seed: Annotated[int, Field(ge=0, le=MAX_SEED)] = 0
+
+
+class TrainClusterSpec(Section):
+    """Where it trains."""
+
+    address: Annotated[
+        str | None,
+        Field(description="Of a Ray cluster, as in ray.init; RAY_ADDRESS, else a local Ray."),
+    ] = None
+    workers: Annotated[
+        PositiveInt | Auto,
+        Field(
+            description="Each trains on its share of a step. auto: as many as there is room for."
+        ),
+    ] = "auto"
+    gpus_per_worker: Annotated[
+        NonNegativeFloat | Auto, Field(description="auto: 1 where the cluster has GPUs, else 0.")
+    ] = "auto"
+    cpus_per_worker: Annotated[
+        PositiveInt, Field(description="Also the threads of a worker that trains on the CPU.")
+    ] = 1
+    max_failures: Annotated[
+        NonNegativeInt, Field(description="How often lost workers are replaced before it stops.")
+    ] = 3
+    ship_package: Annotated[
+        bool,
+        Field(description="Send nightpress itself along; false where the nodes have it installed."),
+    ] = True
+
+
+class AutoencoderModel(Section):
+    """The network between pixels and latents."""
+
+    autoencoder: Annotated[
+        ModuleConfig | Url,
+        Field(description="Configuration of a new AutoencoderKL, or a folder to go on from."),
+    ]
+
+
+class AutoencoderLosses(Section):
+    """Weights of the loss terms beside the reconstruction's 1."""
+
+    gradient_weight: NonNegativeFloat = 1.0
+    kl_weight: NonNegativeFloat = 1e-4
+    latent_noise: Annotated[
+        NonNegativeFloat,
+        Field(description="Noise on latents before decoding, in units of their spread, at most."),
+    ] = 0.0
+
+
+class DenoiserModel(Section):
+    """The parts of a text-to-image pipeline; the denoiser is trained, the text encoder may be."""
+
+    autoencoder: Annotated[Url, Field(description="Folder of a trained AutoencoderKL.")]
+    denoiser: Annotated[
+        ModuleConfig | Url,
+        Field(description="Configuration of a new UNet2DConditionModel or transformer, or folder."),
+    ]
+    text_encoder: Annotated[Url, Field(description="Folder of a CLIP text model or T5 encoder.")]
+    tokenizer: Annotated[Url, Field(description="Folder of the text encoder's tokenizer.")]
+    train_text_encoder: bool = False
+    frozen_parameters: Annotated[
+        Sequence[str],
+        Field(description="Parts of names of text encoder weights that stay: [token_embedding]."),
+    ] = ()
+
+
+class ScheduleSpec(Section):
+    """The forward process and what is predicted, under the names of diffusers' schedulers."""
+
+    prediction_type: Literal["epsilon", "v_prediction", "sample", "flow_prediction"] = (
+        "v_prediction"
+    )
+    beta_schedule: Literal["linear", "scaled_linear", "squaredcos_cap_v2"] = "scaled_linear"
+    beta_start: PositiveFloat = 0.00085
+    beta_end: PositiveFloat = 0.012
+    num_train_timesteps: PositiveInt = 1000
+    rescale_betas_zero_snr: bool = False
+    shift: Annotated[
+        PositiveFloat, Field(description="Of flow matching's times towards noise.")
+    ] = 1.0
+    weighting_scheme: Annotated[
+        Literal["uniform", "logit_normal"], Field(description="How times are drawn.")
+    ] = "uniform"
+    logit_mean: float = 0.0
+    logit_std: PositiveFloat = 1.0
+    snr_gamma: Annotated[
+        PositiveFloat | None, Field(description="Of min-SNR loss weights; null weighs all alike.")
+    ] = None
+    proportion_empty_prompts: Annotated[
+        float, Field(ge=0, le=1, description="Prompts left out, so that guidance can work.")
+    ] = 0.1
+
+
+class LoraSettingsSpec(Section):
+    """The adapter, under the names of peft and diffusers' training scripts."""
+
+    rank: PositiveInt = 8
+    lora_alpha: Annotated[PositiveFloat | None, Field(description="The rank unless set.")] = None
+    lora_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    target_modules: Annotated[
+        Sequence[str], Field(description="Ends of layer names; the attention layers if empty.")
+    ] = ()
+
+
+class TrainSpec(Section):
+    """What every training job has; each recipe adds its own sections."""
+
+    name: Annotated[
+        str,
+        Field(
+            pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$",
+            description="Of the run's folder under output; the job file's own name unless set.",
+        ),
+    ]
+    data: DataSpec
+    output: Annotated[Url, Field(description="URL of the folder that holds training runs.")]
+    seed: Annotated[int, Field(ge=0, le=MAX_SEED)] = 0
+    training: OptimizationSpec = OptimizationSpec()
+    samples: SamplesSpec = SamplesSpec()
+    cluster: TrainClusterSpec = TrainClusterSpec()
+    storage: Annotated[
+        Mapping[str, Mapping[str, Any]],
+        Field(description="fsspec options by protocol: {s3: {endpoint_url: ...}}; no credentials."),
+    ] = {}
+
+    needs_captions: ClassVar[bool] = True
+
+    @field_validator("storage")
+    @classmethod
+    def _no_credentials(
+        cls, storage: Mapping[str, Mapping[str, Any]]
+    ) -> Mapping[str, Mapping[str, Any]]:
+        found = secret_option(storage)
+        if found is not None:
+            raise ValueError(f"{found} looks like a credential; {ADVICE}")
+        return storage
+
+    @model_validator(mode="after")
+    def _no_credentials_in_urls(self) -> Self:
+        for key, value in flatten(self.model_dump(mode="json", exclude={"storage"})):
+            urls = value if isinstance(value, list) else [value]
+            if any(isinstance(url, str) and has_credentials(url) for url in urls):
+                raise ValueError(f"the {key} URL carries credentials; {ADVICE}")
+        return self
+
+    @property
+    def url(self) -> str:
+        """The run directory: `<output>/<name>`."""
+        return f"{self.output.rstrip('/')}/{self.name}"
+
+    def as_dict(self) -> dict[str, Any]:
+        """The whole job as JSON-ready values, defaults included."""
+        return self.model_dump(mode="json")
+
+    def identity(self) -> dict[str, Any]:
+        """What decides the weights at a given step, as JSON-ready flat values."""
+        values = flatten({k: v for k, v in self.as_dict().items() if k not in ELSEWHERE})
+        return {key: value for key, value in values if key not in MAY_CHANGE}
+
+    def changes(self, other: "TrainSpec") -> list[Change]:
+        """What `other` says differently, among what decides the weights at a given step."""
+        mine, theirs = self.identity(), other.identity()
+        return [
+            Change(key, mine.get(key), theirs.get(key))
+            for key in sorted(mine.keys() | theirs.keys())
+            if mine.get(key) != theirs.get(key)
+        ]
+
+
+ELSEWHERE = ("output", "storage", "cluster", "samples")
+"""Sections that say where it happens and what is watched."""
+
+MAY_CHANGE = frozenset(
+    f"training.{key}"
+    for key in (
+        "max_train_steps",
+        "learning_rate",
+        "lr_scheduler",
+        "lr_warmup_steps",
+        "lr_decay_steps",
+        "max_grad_norm",
+        "checkpointing_steps",
+        "checkpoints_total_limit",
+        "logging_steps",
+    )
+)
+"""What a resumed run may say differently: how long, how fast, and what is kept on the way."""
+
+
+class AutoencoderSpec(TrainSpec):
+    """Recipe `autoencoder`: pixels to latents and back."""
+
+    recipe: Literal["autoencoder"]
+    model: AutoencoderModel
+    losses: AutoencoderLosses = AutoencoderLosses()
+    crop: Annotated[
+        PositiveInt | None,
+        Field(description="Train on random windows of so many pixels; the resolution unless set."),
+    ] = None
+
+    needs_captions: ClassVar[bool] = False
+
+    @model_validator(mode="after")
+    def _window_fits(self) -> Self:
+        if self.crop is not None and self.crop > self.training.resolution:
+            raise ValueError(
+                f"crop {self.crop} is larger than training.resolution {self.training.resolution}"
+            )
+        return self
+
+
+class DenoiserSpec(TrainSpec):
+    """Recipe `denoiser`: a text-to-image latent diffusion model."""
+
+    recipe: Literal["denoiser"]
+    model: DenoiserModel
+    schedule: ScheduleSpec = ScheduleSpec()
+    cache_latents: Annotated[
+        bool, Field(description="Encode each picture once, and keep the latents in the store.")
+    ] = True
+
+    @model_validator(mode="after")
+    def _mirrored_latents(self) -> Self:
+        if self.cache_latents and self.training.random_flip:
+            raise ValueError("random_flip needs cache_latents: false; cached latents do not mirror")
+        return self
+
+
+class LoraScheduleSpec(Section):
+    """How times are drawn and weighed; the forward process is the model's own."""
+
+    weighting_scheme: Literal["uniform", "logit_normal"] = "uniform"
+    logit_mean: float = 0.0
+    logit_std: PositiveFloat = 1.0
+    snr_gamma: PositiveFloat | None = None
+    proportion_empty_prompts: Annotated[float, Field(ge=0, le=1)] = 0.0
+
+
+class LoraTrainSpec(TrainSpec):
+    """Recipe `lora`: a small adapter on a model that stays as it is."""
+
+    recipe: Literal["lora"]
+    model: ModelSpec
+    lora: LoraSettingsSpec = LoraSettingsSpec()
+    schedule: LoraScheduleSpec = LoraScheduleSpec()
+
+    @field_validator("model", mode="before")
+    @classmethod
+    def _model_by_name(cls, value: Any) -> Any:
+        return {"source": value} if isinstance(value, str) else value
+
+
+RECIPES: Mapping[str, type[TrainSpec]] = {
+    "autoencoder": AutoencoderSpec,
+    "denoiser": DenoiserSpec,
+    "lora": LoraTrainSpec,
+}
+
+
+def read_train_spec(path: str | Path, overrides: Sequence[str] = ()) -> TrainSpec:
+    """Read a YAML job file; `overrides` are `a.b=value` strings that replace its keys.
+
+    Raises:
+        SpecError: no such file, no YAML, or a job that cannot be run.
+    """
+    path = Path(path)
+    values = read_yaml(path)
+    values.setdefault("name", path.name.removesuffix(path.suffix))
+    return train_spec(values, overrides, where=str(path))
+
+
+def train_spec(
+    values: Mapping[str, Any], overrides: Sequence[str] = (), where: str = "job"
+) -> TrainSpec:
+    """Validate a training job given as a mapping; see `read_train_spec`."""
+    values = _copy(values)
+    for override in overrides:
+        apply_override(values, override)
+    recipe = values.get("recipe")
+    if recipe not in RECIPES:
+        told = "missing" if recipe is None else f"{recipe!r}: no such recipe"
+        raise SpecError(f"{where}: recipe: {told}; one of: {', '.join(RECIPES)}")
+    kind = RECIPES[recipe]
+    try:
+        return kind.model_validate(values)
+    except ValidationError as error:
+        lines = [f"{where}: {line}" for line in explain(error, kind, values)]
+        raise SpecError("\n".join(lines)) from error
+
+
+def json_schema() -> dict[str, Any]:
+    """The JSON Schema of a training job file, for editors; `name` may be left out of a file."""
+    recipes = TypeAdapter(AutoencoderSpec | DenoiserSpec | LoraTrainSpec)
+    schema = recipes.json_schema()
+    for definition in schema["$defs"].values():
+        if "recipe" in definition.get("properties", {}):
+            definition["required"].remove("name")
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
+
+
+def _copy(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {k: _copy(v) if isinstance(v, Mapping) else v for k, v in values.items()}

@@ -1,0 +1,94 @@
+"""A checkpoint gives back what it was made of, or says why not."""
+
+import pytest
+import torch
+from torch import nn
+
+from diffusion_core.training import Ema
+from pipelines.errors import CheckpointError
+from pipelines.storage import Store
+from pipelines.training import checkpoints
+from pipelines.training.checkpoints import TrainingState
+
+
+@pytest.fixture
+def store(tmp_path) -> Store:
+    return Store(str(tmp_path / "run"))
+
+
+def state_of(seed: int, width: int = 4, averaged: bool = True) -> tuple[nn.Module, TrainingState]:
+    torch.manual_seed(seed)
+    network = nn.Sequential(nn.Linear(3, width), nn.Linear(width, 1))
+    parameters = dict(network.named_parameters())
+    optimizer = torch.optim.AdamW(parameters.values(), lr=0.1)
+    ema = Ema(parameters.values(), 0.5) if averaged else None
+    return network, TrainingState(parameters, optimizer, ema)
+
+
+def take_steps(network: nn.Module, state: TrainingState, num: int) -> None:
+    for step in range(num):
+        inputs = torch.linspace(-1, 1, 6).view(2, 3) + step
+        state.optimizer.zero_grad()
+        network(inputs).square().mean().backward()
+        state.optimizer.step()
+        if state.ema is not None:
+            state.ema.update(network.parameters())
+
+
+def test_training_goes_on_as_if_it_had_never_stopped(store) -> None:
+    network, state = state_of(seed=0)
+    take_steps(network, state, 5)
+    checkpoints.save(store, 5, state, {})
+    take_steps(network, state, 5)
+
+    other, resumed = state_of(seed=1)
+    checkpoints.load(store, 5, resumed)
+    take_steps(other, resumed, 5)
+
+    mine, theirs = state.tensors(), resumed.tensors()
+    assert mine.keys() == theirs.keys()
+    assert all(torch.equal(mine[key], theirs[key]) for key in mine)
+    assert state.ema.num_updates == resumed.ema.num_updates
+
+
+def test_a_worker_without_an_average_reads_the_same_checkpoint(store) -> None:
+    network, state = state_of(seed=0)
+    take_steps(network, state, 2)
+    checkpoints.save(store, 2, state, {})
+    other, follower = state_of(seed=1, averaged=False)
+    checkpoints.load(store, 2, follower)
+    assert all(
+        torch.equal(a, b) for a, b in zip(network.parameters(), other.parameters(), strict=True)
+    )
+
+
+def test_a_checkpoint_of_another_network_is_refused_and_changes_nothing(store) -> None:
+    network, state = state_of(seed=0, width=8)
+    take_steps(network, state, 1)
+    checkpoints.save(store, 1, state, {})
+    _, other = state_of(seed=1)
+    before = other.tensors()
+    with pytest.raises(
+        CheckpointError, match=r"model\.0\.weight is \(8, 3\) and should be \(4, 3\)"
+    ):
+        checkpoints.load(store, 1, other)
+    after = other.tensors()
+    assert all(torch.equal(before[key], after[key]) for key in before)
+
+
+def test_a_damaged_checkpoint_is_told_by_its_place(store) -> None:
+    _, state = state_of(seed=0)
+    store.put(checkpoints.path_of(3), b"not a checkpoint")
+    with pytest.raises(CheckpointError, match=r"step-00000003\.safetensors: damaged"):
+        checkpoints.load(store, 3, state)
+
+
+def test_only_the_newest_are_kept_and_other_objects_stay(store) -> None:
+    network, state = state_of(seed=0)
+    take_steps(network, state, 1)
+    for step in (10, 20, 30):
+        checkpoints.save(store, step, state, {})
+    store.put("checkpoints/notes.txt", b"mine")
+    checkpoints.prune(store, keep=2)
+    assert checkpoints.steps_of(store) == [20, 30]
+    assert store.read("checkpoints/notes.txt") == b"mine"
