@@ -182,10 +182,10 @@ def process_of(config: Mapping[str, Any]) -> NoiseProcess:
         fixed = not config.get("use_dynamic_shifting")
         shift = config.get("shift", config.get("flow_shift", 1.0)) if fixed else 1.0
         return FlowPath(num_steps, float(shift))
-    kind = config.get("beta_schedule")
-    if kind not in get_args(BetaSchedule) or config.get("trained_betas") is not None:
-        told = "trained_betas" if config.get("trained_betas") is not None else repr(kind)
-        known = ", ".join(get_args(BetaSchedule))
+    kind: Any = config.get("beta_schedule")
+    trained = config.get("trained_betas") is not None
+    if trained or kind not in get_args(BetaSchedule):
+        told, known = "trained_betas" if trained else repr(kind), ", ".join(get_args(BetaSchedule))
         raise SettingsError(f"beta_schedule {told}: known are {known}")
     return NoiseSchedule(
         num_steps=num_steps,

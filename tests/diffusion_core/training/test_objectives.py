@@ -15,13 +15,13 @@ from diffusion_core.training import (
     AutoencoderObjective,
     Ema,
     Objective,
+    TimeSampling,
     autoencoder_loss,
     denoising_loss,
     gradient_difference,
     kl_to_standard_normal,
     min_snr_weight,
     optimizer_step,
-    sample_timesteps,
 )
 
 PROCESSES: list[NoiseProcess] = [
@@ -176,8 +176,17 @@ def test_a_large_gradient_is_clipped() -> None:
     assert weight.norm().item() == pytest.approx(1.0, abs=1e-3)
 
 
-@pytest.mark.parametrize("kind", ["epsilon", "v_prediction"])
-def test_a_tiny_denoiser_learns_two_pictures(kind: PredictionType) -> None:
+@pytest.mark.parametrize(
+    "objective",
+    [
+        Objective(prediction_type="epsilon"),
+        Objective(NoiseSchedule(zero_terminal_snr=True), "v_prediction"),
+        Objective(prediction_type="sample", min_snr_gamma=None),
+        Objective(FlowPath(), "flow_prediction", None, TimeSampling("logit_normal")),
+    ],
+    ids=lambda objective: objective.prediction_type,
+)
+def test_a_tiny_denoiser_learns_two_pictures(objective: Objective) -> None:
     torch.manual_seed(0)
     unet = UNet2DConditionModel(
         sample_size=8,
@@ -192,7 +201,6 @@ def test_a_tiny_denoiser_learns_two_pictures(kind: PredictionType) -> None:
         norm_num_groups=8,
     )
     pictures, words = torch.randn(2, 2, 8, 8, generator=seeded(1)), torch.eye(2, 8)[:, None]
-    objective = Objective(prediction_type=kind)
     optimizer = torch.optim.AdamW(unet.parameters(), lr=5e-3)
 
     def answer(x_t: Tensor, timesteps: Tensor, text: Tensor) -> Tensor:
@@ -201,7 +209,7 @@ def test_a_tiny_denoiser_learns_two_pictures(kind: PredictionType) -> None:
     def step(seed: int) -> float:
         which = torch.randint(2, (8,), generator=seeded(seed))
         noise = torch.randn(8, 2, 8, 8, generator=seeded(seed))
-        timesteps = sample_timesteps(8, 1000, seeded(seed))
+        timesteps = objective.timesteps(torch.rand(8, generator=seeded(seed)))
         loss = denoising_loss(answer, objective, pictures[which], noise, timesteps, words[which])
         return optimizer_step(loss, optimizer)
 
