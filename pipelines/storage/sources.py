@@ -47,11 +47,18 @@ class Source:
     version: str
 
 
-def find(urls: Sequence[str], options: Options | None = None) -> list[Source]:
+def find(
+    urls: Sequence[str], options: Options | None = None, suffixes: Sequence[str] = ()
+) -> list[Source]:
     """The files that URLs name, in the order of the URLs and sorted within each, each once.
 
     A folder stands for the manifest files below it, a pattern (`*`, `**`, `?`, `[ab]`) for what
     it matches. Names that begin with `_` or `.` count only where they are spelled out.
+
+    Args:
+        urls: of files, folders and patterns.
+        options: fsspec options by protocol.
+        suffixes: of the files that count below a folder, lower case; those of manifests if none.
 
     Raises:
         StoreMissing: a URL names nothing.
@@ -61,15 +68,16 @@ def find(urls: Sequence[str], options: Options | None = None) -> list[Source]:
     for url in urls:
         files = _files(url, options or {})
         with told(files.place):
-            sources = _named(files)
+            sources = _named(files, suffixes)
         if not sources:
-            raise StoreMissing(_nothing_at(url))
+            raise StoreMissing(_nothing_at(url, suffixes))
         found |= {source.url: source for source in sources if source.url not in found}
     return list(found.values())
 
 
-def _named(files: "_LocalFiles | _RemoteFiles") -> list[Source]:
-    """What a URL stands for when it is a manifest."""
+def _named(files: "_LocalFiles | _RemoteFiles", suffixes: Sequence[str]) -> list[Source]:
+    """What a URL stands for; of a folder, the files that count."""
+    counts = (lambda name: name.lower().endswith(tuple(suffixes))) if suffixes else _is_manifest
     if (single := files.file()) is not None:
         return [single]
     url = files.place.url
@@ -83,7 +91,7 @@ def _named(files: "_LocalFiles | _RemoteFiles") -> list[Source]:
     return [
         source
         for source in files.below()
-        if _is_manifest(source.url) and not _is_hidden(source.url[len(url) :].split("/"))
+        if counts(source.url) and not _is_hidden(source.url[len(url) :].split("/"))
     ]
 
 
@@ -232,10 +240,12 @@ def _is_hidden(parts: Iterable[str], pattern: str = "") -> bool:
     return any(part[0] in "_." and part[0] not in spelled for part in parts if part)
 
 
-def _nothing_at(url: str) -> str:
+def _nothing_at(url: str, suffixes: Sequence[str]) -> str:
     shown = Place(absolute(url), {}).shown
     if has_glob(url):
         return f"{shown}: the pattern matches no file"
+    if suffixes:
+        return f"{shown}: no such file, nor a folder with {' '.join(suffixes)} files in it"
     return (
         f"{shown}: no such file, nor a folder with manifest files in it "
         f"({' '.join(MANIFEST_SUFFIXES)}, the text ones also with "

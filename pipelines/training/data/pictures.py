@@ -13,7 +13,7 @@ from warnings import catch_warnings, simplefilter
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 Pixels = NDArray[np.uint8]
 """(H, W, 3), RGB."""
@@ -55,7 +55,7 @@ def decode(data: bytes) -> Image.Image:
         raise BadPicture(
             f"more than {Image.MAX_IMAGE_PIXELS:,} pixels: a decompression bomb?"
         ) from error
-    except Image.UnidentifiedImageError as error:
+    except UnidentifiedImageError as error:
         raise BadPicture("not a picture that Pillow can read") from error
     except BROKEN as error:
         raise BadPicture(f"broken: {' '.join(str(error).split()) or type(error).__name__}") from (

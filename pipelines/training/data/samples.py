@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from pipelines.storage import Options, open_source
 from pipelines.errors import StoreMissing
+from pipelines.storage import Options, open_source
 from pipelines.training.data.pictures import MAX_BYTES, BadPicture
 
 Captions = tuple[str, ...]

@@ -17,9 +17,7 @@ IMAGE_NAMES = (
 )
 """Columns of a Parquet file that hold pictures or say where they lie, the likeliest first."""
 
-IMAGE_SUFFIXES = (
-    *(".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif"),
-)
+IMAGE_SUFFIXES = (*(".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif"),)
 
 
 class DataSpec(Section):
