@@ -256,7 +256,7 @@ def _as_stop(error: Exception) -> Exception:
 
 
 def _require_ray_train() -> None:
-    missing = [name for name in ("pandas", "tensorboardX") if find_spec(name) is None]
+    missing = [name for name in ("pandas",) if find_spec(name) is None]
     if missing:
         raise SpecError(
             f"training needs ray[train] ({missing[0]} is missing): "

@@ -12,6 +12,8 @@ from typing import Literal
 import torch
 from torch import nn
 
+from diffusion_core.training.muon import Muon
+
 
 @dataclass(frozen=True)
 class Optimization:
@@ -53,6 +55,8 @@ def new_optimizer(
     settings: Optimization, parameters: Mapping[str, nn.Parameter]
 ) -> torch.optim.Optimizer:
     """The optimizer of these parameters, without a step behind it."""
+    if settings.optimizer == "muon":
+        return Muon(parameters, settings.learning_rate, settings.betas, settings.weight_decay)
     return torch.optim.AdamW(
         parameters.values(),
         lr=settings.learning_rate,

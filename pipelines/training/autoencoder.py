@@ -2,10 +2,11 @@
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from diffusion_core.training import AutoencoderObjective
 from diffusion_core.training.autoencoder import (
@@ -25,7 +26,13 @@ from pipelines.storage import Store
 from pipelines.training.data import PackedImages
 from pipelines.training.events import TrainingEvent
 from pipelines.training.order import Pick
-from pipelines.training.recipes import Picture, drawn_pictures, to_pictures, to_tensor
+from pipelines.training.recipes import (
+    Picture,
+    drawn_pictures,
+    on_device,
+    to_pictures,
+    to_tensor,
+)
 from pipelines.training.spec import AutoencoderSpec
 
 STATISTICS_IMAGES = 2048
@@ -38,6 +45,7 @@ class AutoencoderRecipe:
     def __init__(self, spec: AutoencoderSpec, data: PackedImages, device: str) -> None:
         self.spec, self.data, self.device = spec, data, device
         source = spec.model.autoencoder
+        self.autoencoder: Any
         if isinstance(source, str):
             folder = component_folder(source, spec.storage)
             self.autoencoder = saved_module(folder, ("AutoencoderKL",))
@@ -46,8 +54,8 @@ class AutoencoderRecipe:
             self.autoencoder = new_module(source, ("AutoencoderKL",), spec.seed)
             self.base = ""
         objective = AutoencoderObjective(spec.losses.gradient_weight, spec.losses.kl_weight)
-        self.module = AutoencoderTraining(self.autoencoder, objective, spec.losses.latent_noise)
-        self.module.to(device, memory_format=torch.channels_last)
+        module = AutoencoderTraining(self.autoencoder, objective, spec.losses.latent_noise)
+        self.module: nn.Module = on_device(module, device)
 
     def prepare(self, store: Store, rank: int, world_size: int) -> Iterator[TrainingEvent]:
         """Nothing is computed beforehand."""

@@ -31,7 +31,7 @@ class TrainingState:
     def tensors(self) -> dict[str, Tensor]:
         """Everything as a flat mapping of tensors on the CPU."""
         names = list(self.parameters)
-        found = {f"model.{name}": parameter for name, parameter in self.parameters.items()}
+        found: dict[str, Tensor] = {f"model.{name}": parameter for name, parameter in self.parameters.items()}
         if self.ema is not None:
             averages = zip(names, self.ema.shadow, strict=True)
             found |= {f"ema.{name}": average for name, average in averages}

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Generator, Tensor
+from torch import Generator, Tensor, nn
 
 from diffusion_core.errors import SettingsError
 from diffusion_core.noise import FlowPath, NoiseProcess, NoiseSchedule
@@ -33,6 +33,7 @@ from pipelines.training.recipes import (
     advice,
     drawn_caption,
     drawn_pictures,
+    on_device,
     sample_prompts,
     to_tensor,
 )
@@ -55,9 +56,10 @@ class DenoiserRecipe:
         self.text = TextEncoding(tokenizer, text_encoder)
         self._freeze(text_encoder)
         self.objective = objective_of(spec)
-        self.module = DenoiserTraining(
+        module = DenoiserTraining(
             self.denoiser, self.text, self.objective, spec.model.train_text_encoder
-        ).to(device, memory_format=torch.channels_last)
+        )
+        self.module: nn.Module = on_device(module, device)
         parts = [self.autoencoder, text_encoder, *([] if new else [self.denoiser])]
         self.base = "-".join(fingerprint_of_tensors(part)[:16] for part in parts)
         self._require_channels()
@@ -134,7 +136,7 @@ class DenoiserRecipe:
     def _saved(self, source: str, allowed: Sequence[str]) -> Any:
         return saved_module(component_folder(source, self.spec.storage), allowed)
 
-    def _freeze(self, text_encoder: torch.nn.Module) -> None:
+    def _freeze(self, text_encoder: nn.Module) -> None:
         """Keep what is not trained; a name that no weight has is a mistake."""
         model = self.spec.model
         text_encoder.requires_grad_(model.train_text_encoder)
@@ -152,7 +154,8 @@ class DenoiserRecipe:
                 f"model.denoiser: in_channels is {self.denoiser.config.in_channels}, and the "
                 f"autoencoder's latents have {channels}"
             )
-        text_width = self.text.text_encoder.config.hidden_size
+        config: Any = self.text.text_encoder.config
+        text_width = config.hidden_size
         wanted = self.denoiser.config.get("cross_attention_dim")
         wanted = self.denoiser.config.get("caption_channels") or wanted
         if wanted != text_width:

@@ -7,7 +7,7 @@ in which sums are rounded.
 
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
@@ -133,7 +133,9 @@ class Training:
         checkpoints.load(self.store, steps[-1], self.state)
         return steps[-1]
 
-    def _steps(self, first: int, should_stop: Callable[[], bool]) -> Iterator[TrainingEvent]:
+    def _steps(
+        self, first: int, should_stop: Callable[[], bool]
+    ) -> Generator[TrainingEvent, None, int]:
         """Steps from `first` on; returns how many are done in all."""
         options = self.spec.training
         log = MetricsLog(self.store, first) if self.place.leads else None
@@ -143,8 +145,8 @@ class Training:
             while done < options.max_train_steps and not stop:
                 terms, norm = self._step(done, batch_of(done))
                 done += 1
-                terms, stop = self._agree(terms, should_stop)
-                meter.add(terms)
+                means, stop = self._agree(terms, should_stop)
+                meter.add(means)
                 last = stop or done == options.max_train_steps
                 if log is not None and (done % options.logging_steps == 0 or last):
                     metrics = meter.metrics(done, self._rate(done - 1), norm)

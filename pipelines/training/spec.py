@@ -377,7 +377,7 @@ def train_spec(
     for override in overrides:
         apply_override(values, override)
     recipe = values.get("recipe")
-    if recipe not in RECIPES:
+    if not isinstance(recipe, str) or recipe not in RECIPES:
         told = "missing" if recipe is None else f"{recipe!r}: no such recipe"
         raise SpecError(f"{where}: recipe: {told}; one of: {', '.join(RECIPES)}")
     kind = RECIPES[recipe]
