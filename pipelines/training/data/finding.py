@@ -8,6 +8,7 @@ from pipelines.errors import DataError, StoreMissing
 from pipelines.storage import Options, Source
 from pipelines.storage.urls import absolute, has_glob, literal_folder, public
 from pipelines.training.data.spec import IMAGE_SUFFIXES, DataSpec, Kind
+from pipelines.wording import plural
 
 SUFFIXES: dict[Kind, tuple[str, ...]] = {
     "webdataset": (".tar", ".tar.gz", ".tgz"),
@@ -17,6 +18,16 @@ SUFFIXES: dict[Kind, tuple[str, ...]] = {
 METADATA = ("metadata.jsonl", "metadata.csv")
 COMPANIONS = (".txt", *METADATA)
 """What lies beside the pictures of a folder."""
+
+
+WORDS: dict[Kind, str] = {
+    "webdataset": "WebDataset tar",
+    "parquet": "Parquet file",
+    "folder": "picture",
+}
+ALLOWED = "allowed are " + ", ".join(
+    f"{WORDS[kind]}s ({' '.join(suffixes)})" for kind, suffixes in SUFFIXES.items()
+)
 
 
 @dataclass(frozen=True)
@@ -59,7 +70,7 @@ def find(spec: DataSpec, options: Options) -> Found:
         DataError: there are no pictures, or several kinds of files and none was chosen.
         StoreError: a store refuses or fails.
     """
-    listings = [_listing(url, options) for url in spec.sources]
+    listings = _each_once([_listing(url, options) for url in spec.sources])
     kind = _kind(spec, [source for listing in listings for source in listing])
     places = [
         _place(kind, url, listing, options)
@@ -79,6 +90,16 @@ def _listing(url: str, options: Options) -> list[Source]:
         raise DataError(f"{_shown(url)}: nothing there; {ALLOWED}") from error
 
 
+def _each_once(listings: Sequence[Sequence[Source]]) -> list[list[Source]]:
+    """Without the files that an earlier URL names too."""
+    before: set[str] = set()
+    rest = []
+    for listing in listings:
+        rest.append([source for source in listing if source.url not in before])
+        before |= {source.url for source in listing}
+    return rest
+
+
 def _kind(spec: DataSpec, sources: Sequence[Source]) -> Kind:
     if spec.kind != "auto":
         return spec.kind
@@ -87,9 +108,9 @@ def _kind(spec: DataSpec, sources: Sequence[Source]) -> Kind:
     if not present:
         raise DataError(f"{', '.join(map(_shown, spec.sources))}: no pictures there; {ALLOWED}")
     if len(present) > 1:
-        counted = ", ".join(f"{numbers[kind]:,} {WORDS[kind]}" for kind in present)
+        counted = ", ".join(plural(numbers[kind], WORDS[kind]) for kind in present)
         raise DataError(
-            f"{', '.join(map(_shown, spec.sources))}: {counted} lie there; "
+            f"{', '.join(map(_shown, spec.sources))}: {counted} are there; "
             f"say which with data.kind: {' or '.join(present)}"
         )
     return present[0]
@@ -132,14 +153,4 @@ def _shown(url: str) -> str:
 
 
 def _none_of(kind: Kind) -> str:
-    return f"no {WORDS[kind]} there ({' '.join(SUFFIXES[kind])}), as data.kind: {kind} wants"
-
-
-WORDS: dict[Kind, str] = {
-    "webdataset": "WebDataset tars",
-    "parquet": "Parquet files",
-    "folder": "pictures",
-}
-ALLOWED = "allowed are " + ", ".join(
-    f"{WORDS[kind]} ({' '.join(suffixes)})" for kind, suffixes in SUFFIXES.items()
-)
+    return f"no {WORDS[kind]}s there ({' '.join(SUFFIXES[kind])}), as data.kind: {kind} wants"

@@ -5,11 +5,10 @@ relative to the metadata file, and a column of captions.
 """
 
 import csv
-import io
 import json
 import posixpath
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, BinaryIO
 
 from pipelines.errors import DataError
 from pipelines.storage import Options, Source, open_source
@@ -130,7 +129,7 @@ class _Load:
 
     def __call__(self) -> Sample:
         if self._url is None:
-            raise BadPicture("named in the metadata, and not there")
+            raise BadPicture("named in the metadata, and no picture of that name is there")
         return Sample(fetch(self._url, self._options), self._captions())
 
     def _captions(self) -> Captions:
@@ -141,18 +140,18 @@ class _Load:
         return captions or as_captions(self._folder)
 
 
-def _rows(url: str, stream: Any) -> Iterator[dict[str, Any]]:
-    text = io.TextIOWrapper(stream, encoding="utf-8-sig", newline="")
+def _rows(url: str, stream: BinaryIO) -> Iterator[dict[str, Any]]:
+    text = (line.decode("utf-8" if n else "utf-8-sig") for n, line in enumerate(stream))
     try:
         if url.lower().endswith(".csv"):
             yield from csv.DictReader(text, strict=True)
         else:
             yield from _objects(text)
-    except (ValueError, csv.Error) as error:
+    except (ValueError, RecursionError, csv.Error) as error:
         raise DataError(f"{public(url)}: cannot be read: {error}") from error
 
 
-def _objects(lines: io.TextIOWrapper) -> Iterator[dict[str, Any]]:
+def _objects(lines: Iterable[str]) -> Iterator[dict[str, Any]]:
     for number, line in enumerate(lines, 1):
         if line.strip():
             value = json.loads(line)

@@ -181,8 +181,6 @@ class PackedImages:
         return "no caption"
 
     def _nothing_left(self, sound: NDArray[np.bool_], small: NDArray[np.bool_]) -> str:
-        if not len(sound):
-            return "no pictures there"
         if sound.any() and small[sound].all():
             sides = [np.asarray(self._index.column(c)) for c in ("width", "height")]
             largest = int(np.minimum(*sides)[sound].max())

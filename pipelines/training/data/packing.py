@@ -44,7 +44,11 @@ AHEAD = 32
 
 INDEX_ROWS = 65_536
 
+NAMES = {"encoding": "utf-8", "errors": "backslashreplace"}
+"""File names need not be text; they are told apart all the same."""
+
 Row = dict[str, Any]
+Progress = Callable[[int], None]
 
 
 def pack(
@@ -53,6 +57,7 @@ def pack(
     need_captions: bool,
     options: Options | None = None,
     cache: Path | None = None,
+    progress: Progress | None = None,
 ) -> PackedImages:
     """The usable pictures of a data set, read and checked once for this machine and content.
 
@@ -64,6 +69,7 @@ def pack(
         need_captions: leave out pictures without a caption, and refuse a data set without any.
         options: fsspec options by protocol.
         cache: where packed data sets are kept; unless given, in the user's cache folder.
+        progress: called with the number of pictures read so far; never where nothing is to do.
 
     Raises:
         DataError: there are no pictures, no captions though they are needed, or none is usable.
@@ -78,15 +84,16 @@ def pack(
         cache.mkdir(parents=True, exist_ok=True)
         with FileLock(cache / f"{folder.name}.lock"):
             if not folder.is_dir():
-                _write(
-                    folder, [_reader(found, p, spec, options) for p in found.places], need_captions
-                )
+                readers = [_reader(found, place, spec, options) for place in found.places]
+                if need_captions:
+                    _refuse_without_captions(readers)
+                _write(folder, readers, progress or (lambda num: None))
     return PackedImages(folder, resolution, need_captions, where)
 
 
 def _key(spec: DataSpec, found: Found) -> str:
     facts = [VERSION, spec.model_dump(mode="json"), found.content()]
-    return hashlib.sha256(canonical_json(facts).encode()).hexdigest()[:32]
+    return hashlib.sha256(canonical_json(facts).encode(**NAMES)).hexdigest()[:32]
 
 
 def _reader(found: Found, place: Place, spec: DataSpec, options: Options) -> Reader:
@@ -105,17 +112,15 @@ def _reader(found: Found, place: Place, spec: DataSpec, options: Options) -> Rea
             return Folder(place, spec, options)
 
 
-def _write(folder: Path, readers: list[Reader], need_captions: bool) -> None:
+def _write(folder: Path, readers: list[Reader], progress: Progress) -> None:
     """Pack into a folder that has its name only when it is whole."""
-    if need_captions:
-        _refuse_without_captions(readers)
     # Whoever holds the lock is alone, so what lies there half done was left by the dead.
     for left in folder.parent.glob(f"{folder.name}.partial-*"):
         shutil.rmtree(left, ignore_errors=True)
     partial = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f"{folder.name}.partial-"))
     try:
         with (partial / BLOB).open("wb") as blob, bombs_are_refused():
-            index = _batches(_rows(readers, blob))
+            index = _batches(_rows(readers, blob, progress))
             _write_index(partial / "rows.arrow", SCHEMA, index)
         missing = " ".join(filter(None, (reader.no_captions() for reader in readers)))
         _finish_index(partial, missing)
@@ -130,18 +135,20 @@ def _refuse_without_captions(readers: list[Reader]) -> None:
             raise DataError(missing)
 
 
-def _rows(readers: list[Reader], blob: BinaryIO) -> Iterator[Row]:
+def _rows(readers: list[Reader], blob: BinaryIO, progress: Progress) -> Iterator[Row]:
     """Write each sound picture to the blob; yields the index rows of all."""
     candidates = (candidate for reader in readers for candidate in reader.candidates())
-    for row, data in _in_order(_checked, candidates):
+    for num, (row, data) in enumerate(_in_order(_checked, candidates), 1):
         row["offset"] = blob.tell()
         blob.write(data)
+        progress(num)
         yield row
 
 
 def _checked(candidate: Candidate) -> tuple[Row, bytes]:
     """Load a picture and decode it fully; a bad one has a reason and no bytes."""
-    row: Row = {"name": candidate.name, "num_bytes": 0, "width": 0, "height": 0, "captions": []}
+    name = candidate.name.encode(**NAMES).decode()
+    row: Row = {"name": name, "num_bytes": 0, "width": 0, "height": 0, "captions": []}
     try:
         sample = candidate.load()
         image = decode(sample.data)

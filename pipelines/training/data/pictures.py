@@ -68,9 +68,7 @@ def square(image: Image.Image, size: int) -> Pixels:
     side = min(image.size)
     left, top = (image.width - side) / 2, (image.height - side) / 2
     box = (left, top, left + side, top + side)
-    if (image.width, image.height) != (size, size):
-        image = image.resize((size, size), Image.Resampling.LANCZOS, box)
-    return np.asarray(image, np.uint8)
+    return np.asarray(image.resize((size, size), Image.Resampling.LANCZOS, box), np.uint8)
 
 
 def _eight_bits(image: Image.Image) -> Image.Image:

@@ -53,7 +53,14 @@ def as_captions(value: Any) -> Captions:
     odd = next((text for text in texts if not isinstance(text, str)), None)
     if odd is not None:
         raise BadPicture(f"its caption is {odd!r:.60}, neither a text nor a list of texts")
+    if not all(map(_is_unicode, texts)):
+        raise BadPicture("its caption has half of a character: a lone surrogate, such as \\ud800")
     return tuple(stripped for text in texts if (stripped := text.strip()))
+
+
+def _is_unicode(text: str) -> bool:
+    """JSON can escape what UTF-8 cannot say."""
+    return text.isascii() or not any("\ud800" <= letter <= "\udfff" for letter in text)
 
 
 def decoded(data: bytes) -> str:

@@ -16,6 +16,9 @@ from pipelines.training.data.pictures import BadPicture
 from pipelines.training.data.samples import Candidate, Sample, as_captions, fetch
 from pipelines.training.data.spec import CAPTION_NAMES, IMAGE_NAMES, DataSpec
 
+WEB = ("http://", "https://")
+"""Where single addresses die; a store that refuses one object is a reason to stop."""
+
 BATCH_ROWS, BATCH_BYTES = 1024, 32 << 20
 """What is in memory at once while a file streams."""
 
@@ -38,12 +41,20 @@ class Tables:
         return ""
 
     def candidates(self) -> Iterator[Candidate]:
-        """Every row of every file."""
+        """Every row of every file.
+
+        Raises:
+            DataError: there are no rows, or a file is broken or lacks the column of pictures.
+        """
+        num = 0
         for source in self._place.files:
             file = self._place.name(source.url)
             folder = source.url.rpartition("/")[0]
             for number, (picture, caption) in enumerate(self._rows(source)):
+                num += 1
                 yield self._candidate(f"{file}#{number}", picture, caption, folder)
+        if not num:
+            raise DataError(f"{public(self._place.root)}: the Parquet files have no rows")
 
     def _rows(self, source: Source) -> Iterator[tuple[Any, Any]]:
         with self._open(source) as parquet:
@@ -74,7 +85,12 @@ class Tables:
         if not picture:
             raise BadPicture("the row has no picture")
         url = picture if is_url(picture) or picture.startswith("/") else f"{folder}/{picture}"
-        return fetch(url if is_url(url) else posixpath.normpath(url), self._options)
+        try:
+            return fetch(url if is_url(url) else posixpath.normpath(url), self._options)
+        except StoreError as error:
+            if not url.lower().startswith(WEB):
+                raise
+            raise BadPicture(str(error)) from error
 
     def _image_column(self, source: Source, schema: pa.Schema) -> str:
         names = IMAGE_NAMES if self._spec.image is None else (self._spec.image,)

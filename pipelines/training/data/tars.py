@@ -4,18 +4,18 @@ A member's key is its name up to the first dot after the last slash; the rest is
 Reference: webdataset's format, github.com/webdataset/webdataset.
 """
 
+import gzip
 import json
-import lzma
 import re
 import tarfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, BinaryIO, cast
 
 from pipelines.errors import DataError, StoreError
-from pipelines.storage import Options, open_source
+from pipelines.storage import Options, Source, open_source
 from pipelines.storage.urls import public
 from pipelines.training.data.finding import Place
 from pipelines.training.data.pictures import MAX_BYTES, BadPicture
@@ -42,11 +42,12 @@ class Tars:
     def __init__(self, place: Place, spec: DataSpec, options: Options) -> None:
         self._place, self._options = place, options
         self._images = IMAGES if spec.image is None else (spec.image.lower().lstrip("."),)
-        self._texts = TEXTS if spec.caption is None else (spec.caption.lower().lstrip("."),)
+        self._texts: Sequence[str] = TEXTS
+        if spec.caption is not None:
+            self._texts = [name for name in (spec.caption.lower().lstrip("."),) if name != "json"]
         self._keys = CAPTION_NAMES if spec.caption in (None, "json") else (str(spec.caption),)
         self._seen: set[str] = set()
-        self._captioned = False
-        self._read = False
+        self._captioned = self._read = False
 
     def no_captions(self) -> str:
         """Known when the tars have been read."""
@@ -54,23 +55,33 @@ class Tars:
             return ""
         return (
             f"{public(self._place.root)}: no captions in the tars; looked for members "
-            f"{' '.join(f'.{text}' for text in self._texts)} and for "
-            f"{' '.join(self._keys)} in .json; "
-            f"their members are {' '.join(f'.{seen}' for seen in sorted(self._seen)) or 'none'}"
+            f"{_dotted(self._texts)}, and for {', '.join(self._keys)} in .json; "
+            f"their members are {_dotted(sorted(self._seen))}"
         )
 
     def candidates(self) -> Iterator[Candidate]:
-        """Each key with a picture, as its members come."""
+        """Each key with a picture, as its members come.
+
+        Raises:
+            DataError: there is none, or a tar is broken.
+        """
+        num = 0
         for source in self._place.files:
-            for group in self._groups(source.url):
+            for group in self._groups(source):
                 extensions = [name for name in self._images if name in group.members]
                 if extensions:
+                    num += 1
                     yield self._candidate(self._place.name(source.url), group, extensions)
         self._read = True
+        if not num:
+            raise DataError(
+                f"{public(self._place.root)}: no pictures in the tars; looked for members "
+                f"{_dotted(self._images)}; their members are {_dotted(sorted(self._seen))}"
+            )
 
-    def _groups(self, url: str) -> Iterator[_Group]:
+    def _groups(self, source: Source) -> Iterator[_Group]:
         group: _Group | None = None
-        for key, extension, data in self._members(url):
+        for key, extension, data in self._members(source):
             if group is None or group.key != key or extension in group.members:
                 if group is not None:
                     yield group
@@ -79,12 +90,13 @@ class Tars:
         if group is not None:
             yield group
 
-    def _members(self, url: str) -> Iterator[tuple[str, str, bytes | None]]:
+    def _members(self, source: Source) -> Iterator[tuple[str, str, bytes | None]]:
         wanted = {*self._images, *self._texts, "json"}
         with (
-            _understood(url),
-            open_source(url, self._options) as stream,
-            tarfile.open(fileobj=stream, mode="r|*") as tar,
+            _understood(source.url),
+            open_source(source.url, self._options) as stream,
+            _uncompressed(source, stream) as blocks,
+            tarfile.open(fileobj=blocks, mode="r|") as tar,
         ):
             for member in tar:
                 match = MEMBER.fullmatch(member.name.removeprefix("./"))
@@ -123,6 +135,10 @@ class Tars:
         return next((values[key] for key in self._keys if values.get(key) is not None), None)
 
 
+def _dotted(extensions: Sequence[str]) -> str:
+    return " ".join(f".{extension}" for extension in extensions) or "none"
+
+
 def _object(data: bytes) -> dict[str, Any]:
     try:
         values = json.loads(decoded(data))
@@ -131,6 +147,20 @@ def _object(data: bytes) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise BadPicture("its .json is not an object")
     return values
+
+
+@contextmanager
+def _uncompressed(source: Source, stream: BinaryIO) -> Iterator[BinaryIO]:
+    """The blocks of a tar; `tarfile` itself would not notice where a file was cut short."""
+    if source.url.lower().endswith("gz"):
+        with gzip.GzipFile(fileobj=stream) as blocks:
+            yield cast("BinaryIO", blocks)
+            while blocks.read(MAX_BYTES):  # only the end holds the checksum
+                pass
+            return
+    if source.num_bytes % tarfile.BLOCKSIZE:
+        raise EOFError(f"{source.num_bytes:,} bytes are no whole number of blocks; cut short?")
+    yield stream
 
 
 def _bytes(tar: tarfile.TarFile, member: tarfile.TarInfo) -> bytes | None:
@@ -145,7 +175,7 @@ def _understood(url: str) -> Iterator[None]:
     """What the bytes of a tar do wrong, in a line."""
     try:
         yield
-    except (tarfile.TarError, EOFError, zlib.error, lzma.LZMAError) as error:
+    except (tarfile.TarError, EOFError, gzip.BadGzipFile, zlib.error) as error:
         raise DataError(f"{public(url)}: cannot be read as a tar: {error}") from error
     except OSError as error:
         raise StoreError(f"{public(url)}: {error.strerror or error}") from error
