@@ -22,8 +22,8 @@ from diffusion_core.training import Objective
 
 NUM_PIXELS = 128
 NUM_TOKENS = 32
-VOCABULARY = 2048
-WIDTH = 256
+WIDTH = 192
+"""Of the text: a token's vector, and what cross-attention reads."""
 TEXT_DROPOUT = 0.1
 NUM_STEPS = 20
 GUIDANCE_SCALE = 3.0
@@ -78,8 +78,11 @@ def new_denoiser() -> UNet2DConditionModel:
     )
 
 
-def new_text_encoder(tokenizer: CLIPTokenizer) -> CLIPTextModel:
-    """Untrained, two layers, trained along with the denoiser."""
+def new_text_encoder(tokenizer: CLIPTokenizer, vectors: Tensor) -> CLIPTextModel:
+    """Two layers, untrained and seeded, on (V, `WIDTH`) vectors of tokens, which are to stay frozen.
+
+    The vectors carry what words mean; the layers learn what captions do with them.
+    """
     config = CLIPTextConfig(
         vocab_size=len(tokenizer),
         hidden_size=WIDTH,
@@ -93,7 +96,14 @@ def new_text_encoder(tokenizer: CLIPTokenizer) -> CLIPTextModel:
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
     )
-    return CLIPTextModel(config)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        text_encoder = CLIPTextModel(config)
+        places = text_encoder.embeddings.position_embedding.weight
+    with torch.no_grad():
+        text_encoder.get_input_embeddings().weight.copy_(vectors)
+        places.mul_(5)  # to be seen beside vectors of mean square 1
+    return text_encoder
 
 
 def new_scheduler() -> DPMSolverMultistepScheduler:

@@ -1,99 +1,124 @@
-"""The words of the built-in model: how a concept is captioned, and the tokenizer for it all.
+"""What is said of a picture: captions that name only what is true of it, and enough of it.
 
-Captions only say what the picture's label and tags say. The tokenizer is CLIP's kind, a lower-case
-byte-level BPE, so that a prompt in any script passes, known words or not.
+A caption that names no background means white, no number means one, no place means the middle and
+no size means the usual one. A caption that names no style means Fluent 3D: Noto's pictures are
+always called flat, or by their name.
 """
 
-import json
-from collections.abc import Iterable
-from pathlib import Path
+from dataclasses import dataclass
 
-import torch
-from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
-from torch import Generator
-from transformers import CLIPTokenizer
+from diffusion_core.builtin import grammar
+from diffusion_core.builtin.colours import WHITE
+from diffusion_core.builtin.dice import Dice
+from diffusion_core.builtin.layout import Size
+from diffusion_core.builtin.sources import Concept, Style
 
-from diffusion_core.builtin.dataset import Concept
-
-TEMPLATES = (
-    "{it}",
-    "{it}",
-    "{a_it}",
-    "{a_it}",
-    "a picture of {a_it}",
-    "a photo of {a_it}",
-    "an icon of {a_it}",
-    "a 3d emoji of {a_it}",
-    "{a_it} on a white background",
-    "{it}, {tags}",
-    "{tags}, {it}",
-    "{tags}",
-)
-START, END, WORD_END = "<|startoftext|>", "<|endoftext|>", "</w>"
-_CLIP_WORDS = (
-    r"'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"  # as in Radford et al. 2021
-)
-
-
-def with_article(label: str) -> str:
-    """`apple` -> `an apple`; labels that read as plurals stay as they are."""
-    if label.endswith("s") and not label.endswith("ss"):
-        return label
-    return f"{'an' if label[0].lower() in 'aeiou' else 'a'} {label}"
-
-
-def own_tags(concept: Concept, generator: Generator) -> str:
-    """Three to five of the tags, in random order."""
-    order = torch.randperm(len(concept.tags), generator=generator).tolist()
-    num = int(torch.randint(3, 6, (1,), generator=generator))
-    return ", ".join(concept.tags[i] for i in order[:num])
-
-
-def caption(concept: Concept, generator: Generator) -> str:
-    """One of the ways to ask for this picture, at random."""
-    template = TEMPLATES[int(torch.randint(len(TEMPLATES), (1,), generator=generator))]
-    label = concept.label
-    if not concept.tags:
-        template = "{a_it}"
-    return template.format(it=label, a_it=with_article(label), tags=own_tags(concept, generator))
+_PLAIN = "{it}"
+_STYLED: dict[Style, tuple[str, ...]] = {
+    "fluent-3d": (
+        *[_PLAIN] * 7,
+        "a picture of {it}",
+        "an icon of {it}",
+        "a 3d emoji of {it}",
+        "{it}, 3d",
+        "{it}, fluent style",
+    ),
+    "noto": (
+        "a flat emoji of {it}",
+        "a flat picture of {it}",
+        "a flat icon of {it}",
+        "{it}, flat",
+        "{it}, flat style",
+        "{it}, flat emoji",
+        "{it}, noto style",
+        "{it}, noto emoji",
+    ),
+}
+_PLACES = {
+    "left": ("on the left", "on the left side", "at the left"),
+    "right": ("on the right", "on the right side", "at the right"),
+    "top": ("at the top",),
+    "bottom": ("at the bottom",),
+    "top left": ("in the top left corner", "at the top left", "in the upper left corner"),
+    "top right": ("in the top right corner", "at the top right", "in the upper right corner"),
+    "bottom left": ("in the bottom left corner", "at the bottom left", "in the lower left corner"),
+    "bottom right": (
+        "in the bottom right corner",
+        "at the bottom right",
+        "in the lower right corner",
+    ),
+}
+_SIZES: dict[Size, tuple[str, ...]] = {
+    "normal": ("",),
+    "small": ("small ", "little ", "tiny "),
+    "large": ("large ", "big ", "huge "),
+}
 
 
-def train_tokenizer(texts: Iterable[str], folder: Path, max_tokens: int, vocabulary: int) -> None:
-    """Write a `CLIPTokenizer` folder whose merges are learnt from `texts`.
+@dataclass(frozen=True)
+class Facts:
+    """What a picture shows, as it was laid out."""
 
-    All 256 bytes are in the vocabulary, inside a word and at its end, so nothing is unknown.
-    """
-    learner = Tokenizer(models.BPE(end_of_word_suffix=WORD_END, continuing_subword_prefix=""))
-    learner.normalizer = normalizers.Sequence([normalizers.NFC(), normalizers.Lowercase()])
-    learner.pre_tokenizer = pre_tokenizers.Sequence(
-        [
-            pre_tokenizers.Split(Regex(_CLIP_WORDS), behavior="removed", invert=True),
-            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
-        ]
-    )
-    learner.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=vocabulary,
-        min_frequency=1,
-        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
-        end_of_word_suffix=WORD_END,
-        show_progress=False,
-    )
-    learner.train_from_iterator(texts, trainer)
-    merges = json.loads(learner.to_str())["model"]["merges"]
-    pairs = [
-        tuple(merge.split(" ")) if isinstance(merge, str) else tuple(merge) for merge in merges
-    ]
-    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
-    tokens = letters + [letter + WORD_END for letter in letters]
-    tokens += [*dict.fromkeys("".join(pair) for pair in pairs), START, END]
-    tokenizer = CLIPTokenizer(
-        vocab={token: i for i, token in enumerate(tokens)},
-        merges=pairs,
-        unk_token=END,
-        bos_token=START,
-        eos_token=END,
-        pad_token=END,
-        model_max_length=max_tokens,
-    )
-    tokenizer.save_pretrained(folder)
+    label: str
+    hexcode: str
+    style: Style
+    background: str = WHITE
+    count: int = 1
+    position: str = "center"
+    size: Size = "normal"
+
+    @property
+    def is_plain(self) -> bool:
+        """One, in the middle, of the usual size, on white."""
+        return self == Facts(self.label, self.hexcode, self.style)
+
+
+def captions(concept: Concept, facts: Facts, dice: Dice, num: int = 6) -> list[str]:
+    """Up to `num` different captions; those of a plain picture lean on the bare label."""
+    texts = [_caption(concept, facts, dice) for _ in range(2 * num)]
+    return list(dict.fromkeys(texts))[:num]
+
+
+def _caption(concept: Concept, facts: Facts, dice: Dice) -> str:
+    words = [_thing(concept, facts, dice)]
+    if facts.position != "center":
+        words.append(dice.one_of(_PLACES[facts.position]))
+    background = _background(facts, dice)
+    if background and dice.below(5) == 0:
+        text = dice.one_of(_STYLED[facts.style]).format(it=" ".join(words))
+        return f"{text}, {_grey(facts.background, dice)} background"
+    return dice.one_of(_STYLED[facts.style]).format(it=" ".join([*words, *background]))
+
+
+def _thing(concept: Concept, facts: Facts, dice: Dice) -> str:
+    label = grammar.spoken(concept.label)
+    if facts.count > 1:
+        return dice.one_of(grammar.many(label, facts.count))
+    size = dice.one_of(_SIZES[facts.size])
+    if size:
+        sized = size + label
+        return sized if grammar.with_article(label) == label else f"a {sized}"
+    named = dice.one_of([grammar.with_article(label)] * 2 + [label])
+    if not (concept.tags and facts.position == "center"):
+        return named
+    manner = dice.below(8)
+    if manner == 0:
+        return f"{label}, {_some_tags(concept, dice)}"
+    if manner == 1 and facts.is_plain:
+        return _some_tags(concept, dice)
+    return named
+
+
+def _some_tags(concept: Concept, dice: Dice) -> str:
+    return ", ".join(dice.shuffled(concept.tags)[: 3 + dice.below(3)])
+
+
+def _background(facts: Facts, dice: Dice) -> list[str]:
+    if facts.background != WHITE:
+        colour = _grey(facts.background, dice)
+        return [dice.one_of([f"on {grammar.with_article(colour)} background"] * 3 + [f"on {colour}"])]
+    return ["on a white background"] if dice.below(6) == 0 else []
+
+
+def _grey(colour: str, dice: Dice) -> str:
+    return dice.one_of(("gray", "grey")) if colour == "gray" else colour

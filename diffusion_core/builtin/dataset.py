@@ -1,132 +1,206 @@
-"""Build the picture set of the built-in model: two npm packages in, a captioned image folder out.
+"""Build the training set of the built-in model: npm packages in, WebDataset tars out.
 
 ::
 
-    python -m diffusion_core.builtin.dataset --out build/pictures
+    python -m diffusion_core.builtin.dataset --out build/emoji
 
-`--out` receives one PNG a concept and `captions.jsonl` with a row for each: file, label, tags,
-hexcode. Packages are named with their versions, so the set is the same wherever it is built.
+Each member is `<key>.png`, 128 x 128, and `<key>.json` with `caption`, a list of true captions of
+which training draws one at each step, and the facts that they say. The bytes are the same wherever
+the set is built: names, order, choices and times depend on nothing but the packages. Beside the
+tars lie `tokenizer/` and `text_encoder/`, made by `words` from the captions.
 """
 
 import argparse
 import io
 import json
-import subprocess
 import tarfile
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
 
+import numpy as np
 from PIL import Image
 
-from diffusion_core.builtin.concepts import LEFT_OUT, SINGLES, SUBGROUPS
+from diffusion_core.builtin import grammar, layout, words
+from diffusion_core.builtin.captions import Facts, captions
+from diffusion_core.builtin.colours import COLOURS, WHITE, border_likeness
+from diffusion_core.builtin.counting import is_one_piece
+from diffusion_core.builtin.dice import Dice
+from diffusion_core.builtin.sources import Concept, Picture, read_pictures
 
-PICTURES_PACKAGE = "@lobehub/fluent-emoji-3d@1.1.0"
-"""Microsoft's Fluent emoji, 3D style, 256 x 256 with transparency; MIT."""
-LABELS_PACKAGE = "emojibase-data@17.0.0"
-"""Unicode labels, tags and subgroups in English; MIT."""
+NUM_PLAIN, NUM_COLOURED = 3, 3
+SHARD_SIZE = 3000
+MOST_LIKENESS = 0.3
+"""Where more of a picture's outline than this looks like a background, it is not put there."""
+SEED = 1
 
 
 @dataclass(frozen=True)
-class Concept:
-    """One thing with a picture: what Unicode calls it and the words people look for it with."""
+class Member:
+    """A picture of the set before it is drawn: the facts, the places, and what is said of it."""
 
-    file: str
-    label: str
-    tags: tuple[str, ...]
-    hexcode: str
-
-
-def download(package: str, cache: Path) -> Path:
-    """Fetch `name@version` from the npm registry; returns the tarball, kept in `cache`."""
-    cache.mkdir(parents=True, exist_ok=True)
-    stem, version = package.removeprefix("@").replace("/", "-").rsplit("@", 1)
-    tarball = cache / f"{stem}-{version}.tgz"
-    if not tarball.exists():
-        subprocess.run(["npm", "pack", "--silent", package], cwd=cache, check=True)
-    return tarball
+    key: str
+    facts: Facts
+    boxes: tuple[layout.Box, ...]
+    captions: tuple[str, ...]
 
 
-def plain_hexcode(name: str) -> str:
-    """`2764-FE0F` -> `2764`: the code without variation selectors, the key both packages share."""
-    return "-".join(part for part in name.lower().split("-") if part != "fe0f")
+def held_out(hexcode: str, background: str, count: int) -> bool:
+    """Whether this thing in this number on this colour is in no picture of the set: 1 in 20.
+
+    One of a thing on white is never held out.
+    """
+    if (background, count) == (WHITE, 1):
+        return False
+    return Dice("held out", hexcode, background, count).below(20) == 0
 
 
-def is_taught(label: str, subgroup: str) -> bool:
-    """Whether `concepts` chooses this thing."""
-    return label in SINGLES or (subgroup in SUBGROUPS and label not in LEFT_OUT)
+def backgrounds(image: Image.Image, dice: Dice) -> list[str]:
+    """The colours that an RGBA picture stands out from, in any order."""
+    pixels = np.asarray(image.resize((128, 128), Image.Resampling.LANCZOS))
+    names = [name for name in COLOURS if border_likeness(pixels, name) <= MOST_LIKENESS]
+    return dice.shuffled(names)
 
 
-def read_labels(tarball: Path) -> list[dict[str, Any]]:
-    """Every emoji of the labels package, with `subgroup` turned from a number into its name."""
-    with tarfile.open(tarball) as tar:
-        emojis = json.loads(_member(tar, "package/en/data.json"))
-        messages = json.loads(_member(tar, "package/en/messages.json"))
-    names = {group["order"]: group["key"] for group in messages["subgroups"]}
-    return [{**emoji, "subgroup": names.get(emoji.get("subgroup"), "")} for emoji in emojis]
+def is_countable(concept: Concept, image: Image.Image) -> bool:
+    """Whether copies can be told apart: a picture in one piece, with a name for one thing."""
+    label = grammar.spoken(concept.label)
+    numbered = set(label.split()) & set(grammar.NUMBERS.values())
+    return not grammar.is_plural(label) and not numbered and is_one_piece(image)
 
 
-def concepts(pictures: Path, labels: Path) -> Iterator[tuple[Concept, Image.Image]]:
-    """Each chosen concept with its picture, RGBA and as large as the package has it."""
-    with tarfile.open(pictures) as tar:
-        files = {
-            plain_hexcode(Path(name).stem): name
-            for name in tar.getnames()
-            if name.endswith(".webp")
-        }
-        for emoji in read_labels(labels):
-            code = plain_hexcode(emoji["hexcode"])
-            if code in files and is_taught(emoji["label"], emoji["subgroup"]):
-                image = Image.open(io.BytesIO(_member(tar, files[code]))).convert("RGBA")
-                label, tags = emoji["label"], tuple(emoji.get("tags", ()))
-                yield Concept(f"{code}.png", label, tags, code), image
+def variants(plain: Facts, colours: list[str], countable: bool, dice: Dice) -> Iterator[Facts]:
+    """Every picture of one thing in one style: 12 in all, plain ones first.
+
+    `colours` are those that it may stand on; without white, copies only stand on colours.
+    """
+    others = [c for c in colours if c != WHITE] or [WHITE]
+    on_white = [WHITE] if WHITE in colours else others
+    taken = 0
+
+    def free(count: int, choices: list[str]) -> str:
+        """The next colour in turn that is not held out."""
+        nonlocal taken
+        for i in range(len(choices)):
+            colour = choices[(taken + i) % len(choices)]
+            if not held_out(plain.hexcode, colour, count):
+                break
+        else:
+            colour = next(c for c in others if not held_out(plain.hexcode, c, count))
+        taken += 1
+        return colour
+
+    yield from [plain] * NUM_PLAIN
+    for _ in range(NUM_COLOURED if countable else NUM_COLOURED + 2):
+        yield replace(plain, background=free(1, others))
+    counts = dice.shuffled((2, 3, 4)) if countable else []
+    for i, count in enumerate(counts):
+        colour = free(count, on_white if i == 0 else others)
+        yield replace(plain, background=colour, count=count)
+    places = dice.shuffled(layout.POSITIONS[1:])[: 2 if countable else 3]
+    for i, place in enumerate(places):
+        colour = free(1, [WHITE] if i == 0 else others)
+        yield replace(plain, background=colour, position=place)
+    small_or_large: layout.Size = "small" if dice.below(2) else "large"
+    colour = free(1, [WHITE] if dice.below(2) else others)
+    yield replace(plain, background=colour, size=small_or_large)
 
 
-def on_background(image: Image.Image, size: int, colour: str = "white") -> Image.Image:
-    """Lay an RGBA picture on a plain colour and bring it to `size` x `size` pixels."""
-    backed = Image.new("RGBA", image.size, colour)
-    backed.alpha_composite(image)
-    return backed.convert("RGB").resize((size, size), Image.Resampling.LANCZOS)
+def members(picture: Picture) -> Iterator[tuple[Member, bytes]]:
+    """Every member of one thing in one style, with its PNG."""
+    concept, style = picture.concept, picture.style
+    image = picture.render()
+    dice = Dice(SEED, concept.hexcode, style)
+    plain = Facts(concept.label, concept.hexcode, style)
+    facts_of = variants(plain, backgrounds(image, dice), is_countable(concept, image), dice)
+    drawn: dict[Facts, bytes] = {}
+    for i, facts in enumerate(facts_of):
+        if facts.count > 1:
+            boxes = layout.copies(facts.count, dice.below(2))
+        else:
+            boxes = [layout.single(facts.position, facts.size)]
+        key = f"{style}-{concept.hexcode}-{i:02d}"
+        texts = captions(concept, facts, dice)
+        if facts not in drawn:
+            drawn[facts] = to_png(layout.compose(image, boxes, facts.background))
+        yield Member(key, facts, tuple(boxes), tuple(texts)), drawn[facts]
 
 
-def build(out: Path, cache: Path, size: int = 128) -> int:
-    """Write the image folder; returns how many pictures it holds."""
+def to_png(image: Image.Image) -> bytes:
+    """The file's bytes."""
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG", compress_level=6)
+    return buffer.getvalue()
+
+
+def to_json(member: Member) -> bytes:
+    """The facts beside a picture."""
+    record = {"caption": member.captions, **asdict(member.facts)}
+    return json.dumps(record, ensure_ascii=False).encode()
+
+
+def add_file(tar: tarfile.TarFile, name: str, content: bytes) -> None:
+    """A plain file that tells nothing of who wrote it or when."""
+    info = tarfile.TarInfo(name)
+    info.size, info.mode = len(content), 0o644
+    tar.addfile(info, io.BytesIO(content))
+
+
+def write_shards(
+    out: Path, entries: Iterable[tuple[Member, bytes]], size: int = SHARD_SIZE
+) -> dict[str, int]:
+    """Write `emoji-000000.tar` and on, members in any order; the number in each by file name."""
     out.mkdir(parents=True, exist_ok=True)
-    rows = []
-    for concept, image in concepts(
-        download(PICTURES_PACKAGE, cache), download(LABELS_PACKAGE, cache)
-    ):
-        on_background(image, size).save(out / concept.file)
-        rows.append(json.dumps(asdict(concept), ensure_ascii=False))
-    (out / "captions.jsonl").write_text("\n".join(rows) + "\n", encoding="utf-8")
-    return len(rows)
+    order = Dice(SEED, "order").shuffled(sorted(entries, key=lambda entry: entry[0].key))
+    numbers = {}
+    for start in range(0, len(order), size):
+        name, part = f"emoji-{start // size:06d}.tar", order[start : start + size]
+        with tarfile.open(out / name, "w", format=tarfile.USTAR_FORMAT) as tar:
+            for member, png in part:
+                add_file(tar, f"{member.key}.png", png)
+                add_file(tar, f"{member.key}.json", to_json(member))
+        numbers[name] = len(part)
+    return numbers
 
 
-def read_concepts(folder: Path) -> list[Concept]:
-    """The rows of a built folder's `captions.jsonl`."""
-    lines = (folder / "captions.jsonl").read_text(encoding="utf-8").splitlines()
-    rows = [json.loads(line) for line in lines]
-    return [Concept(row["file"], row["label"], tuple(row["tags"]), row["hexcode"]) for row in rows]
+def draw_all(pictures: list[Picture]) -> Iterator[tuple[Member, bytes]]:
+    """The members of every picture, telling how far it is."""
+    began = time.perf_counter()
+    for i, picture in enumerate(pictures, 1):
+        yield from members(picture)
+        if i % 200 == 0 or i == len(pictures):
+            seconds = time.perf_counter() - began
+            print(f"{i} of {len(pictures)} pictures drawn, {seconds:.0f} s", flush=True)
 
 
-def _member(tar: tarfile.TarFile, name: str) -> bytes:
-    handle = tar.extractfile(name)
-    if handle is None:
-        raise FileNotFoundError(f"{name} is no file in {tar.name!r}")
-    with handle:
-        return handle.read()
+def read_facts(shards: Iterable[Path]) -> Iterator[tuple[str, list[str], Facts]]:
+    """Key, captions and facts of every member, in the order of the tars."""
+    for shard in shards:
+        with tarfile.open(shard) as tar:
+            for info in tar:
+                if info.name.endswith(".json"):
+                    record = json.loads(tar.extractfile(info).read())
+                    yield info.name.removesuffix(".json"), record.pop("caption"), Facts(**record)
+
+
+def build(out: Path, cache: Path) -> dict[str, int]:
+    """Write the whole set; the number of members by shard."""
+    numbers = write_shards(out, draw_all(read_pictures(cache)))
+    texts = {text for _, said, _ in read_facts(out / name for name in numbers) for text in said}
+    words.build_from_package(sorted(texts), out)
+    return numbers
 
 
 def main() -> None:
     """Command line; see the module's docstring."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--out", type=Path, required=True, help="folder for pictures and captions")
+    parser.add_argument("--out", type=Path, required=True, help="folder for the tars")
     parser.add_argument("--cache", type=Path, default=Path("build/npm"), help="where tarballs stay")
-    parser.add_argument("--size", type=int, default=128, help="pixels a side")
     arguments = parser.parse_args()
-    count = build(arguments.out, arguments.cache, arguments.size)
-    print(f"{count} pictures of {arguments.size} x {arguments.size} in {arguments.out}")
+    numbers = build(arguments.out, arguments.cache)
+    num_bytes = sum((arguments.out / name).stat().st_size for name in numbers)
+    print(f"{sum(numbers.values())} members in {len(numbers)} tars, {num_bytes / 1e6:.0f} MB")
 
 
 if __name__ == "__main__":

@@ -1,0 +1,150 @@
+"""English for labels: how Unicode's names are said, their articles and their plurals.
+
+Careful rather than complete: where a plural is not sure, `many` says "two copies of" instead.
+"""
+
+import re
+
+NUMBERS = {1: "one", 2: "two", 3: "three", 4: "four"}
+_IRREGULAR = {
+    "man": "men",
+    "woman": "women",
+    "person": "people",
+    "child": "children",
+    "mouse": "mice",
+    "goose": "geese",
+    "tooth": "teeth",
+    "foot": "feet",
+    "ox": "oxen",
+    "wolf": "wolves",
+    "leaf": "leaves",
+    "knife": "knives",
+    "loaf": "loaves",
+    "shelf": "shelves",
+    "elf": "elves",
+    "potato": "potatoes",
+    "tomato": "tomatoes",
+    "mango": "mangoes",
+    "volcano": "volcanoes",
+    "mosquito": "mosquitoes",
+    "superhero": "superheroes",
+    "cactus": "cacti",
+    "octopus": "octopuses",
+    "die": "dice",
+}
+_SAME = frozenset("fish sheep deer bison moose shrimp squid boar goldfish blowfish jellyfish".split())
+_NO_COUNT = frozenset(
+    """
+    rice bread sushi tea milk food honey ice hair water music money fire salt butter cheese bacon
+    broccoli garlic popcorn chocolate spaghetti soup sake corn mate fog snow rain lightning weather
+    wind mail clothing tennis badminton golf hockey luggage seaweed coral ginger yarn soap dynamite evil poo sweat research claus fuji art
+    space night day time sleep love speed power life luck junk broth curry oden dango falafel
+    fondue hibiscus lotus fries wrestling polo cricket lacrosse curling
+    """.split()
+)
+_NOT_NOUNS = frozenset(
+    """
+    up down left right on off back end soon top new free cool ok ng out away apart together open
+    closed red green blue yellow black white brown orange purple pink grey gray happy sad angry bald
+    old asleep ill round struck kneeling standing walking running cooking camping bowling done locked
+    unlocked prohibited registered customs skis wireless foggy multiply divide plus minus
+    information radioactive uppercase lowercase eighteen collision dizzy dvd dna wood mx
+    """.split()
+)
+_JOINTS = re.compile(
+    r" (?:with|without|of|in|on|over|at|and|behind|showing|holding|to|for|the|a|an|no|not)\b"
+)
+_NAMES = frozenset(
+    "santa mrs. mx mount aries taurus gemini cancer leo virgo libra scorpio sagittarius capricorn "
+    "aquarius pisces ophiuchus tokyo".split()
+)
+_PEOPLE = frozenset("person man woman people men women face".split())
+_SPOKEN_LETTERS = re.compile(r"^(?:[AEFHILMNORSX]|ATM|NG|SOS|OK)\b")
+
+
+def spoken(label: str) -> str:
+    """Unicode's label as one says it: `woman: bald` -> `bald woman`, `keycap: 3` -> `keycap 3`."""
+    text = label.replace("’", "'").replace("“", '"').replace("”", '"')
+    whole, _, part = text.partition(": ")
+    if not part:
+        return text
+    if part == "bald":
+        return f"bald {whole}"
+    if part == "beard":
+        return f"{whole} with a beard"
+    if part.endswith("hair"):
+        return f"{whole} with {part}"
+    if ", " in part:
+        return f"{whole} of {' and '.join(with_article(who) for who in part.split(', '))}"
+    return f"{whole} {part}"
+
+
+def head(label: str) -> str:
+    """The noun that the label is about: `nest with eggs` -> `nest`."""
+    first, *rest = label.lower().split()
+    if first in _PEOPLE and any(word.endswith("ing") for word in rest):
+        return first
+    return _JOINTS.split(label, maxsplit=1)[0].split()[-1].lower()
+
+
+def is_plural(label: str) -> bool:
+    """Whether the label already names several things, or a pair."""
+    noun = head(label)
+    if noun in ("people", "men", "women"):
+        return True
+    return noun.endswith("s") and not noun.endswith(("ss", "us", "is", "ros", "customs", "wireless"))
+
+
+def with_article(label: str) -> str:
+    """`apple` -> `an apple`; names, plurals and what cannot be counted stay as they are."""
+    first = label.split()[0].lower()
+    if is_plural(label) or first in _NAMES or head(label) in _NO_COUNT:
+        return label
+    if _SPOKEN_LETTERS.match(label) or first.startswith(("hour", "x-ray")):
+        return f"an {label}"
+    sounds_like_y_or_w = first.startswith(("uni", "uk", "eu", "one", "ewe", "up!"))
+    vowel = first[0] in "aeiou" and (not sounds_like_y_or_w or first.startswith("up"))
+    return f"{'an' if vowel else 'a'} {label}"
+
+
+def plural(label: str) -> str | None:
+    """`red apple` -> `red apples`; nothing where the plural is not sure."""
+    words = label.split()
+    last = words[-1]
+    moving = any(word.endswith(("ing", "ed", "ly")) for word in words[1:])
+    if (
+        not all(re.fullmatch(r"[a-z\-]+", word) for word in words)
+        or _JOINTS.search(label)
+        or moving
+        or (words[0] in _PEOPLE and len(words) > 1)
+        or is_plural(label)
+        or last in _NO_COUNT | _NOT_NOUNS
+        or "-" in last
+    ):
+        return None
+    return " ".join([*words[:-1], _plural_of(last)])
+
+
+def _plural_of(noun: str) -> str:
+    if noun in _SAME:
+        return noun
+    for ending, result in _IRREGULAR.items():
+        if noun == ending or (ending in ("man", "woman") and noun.endswith(ending)):
+            return noun[: -len(ending)] + result
+    if re.search(r"(?:s|x|z|ch|sh)$", noun):
+        return noun + "es"
+    if re.search(r"[^aeiou]y$", noun):
+        return noun[:-1] + "ies"
+    return noun + "s"
+
+
+def many(label: str, count: int) -> list[str]:
+    """Every way to say `count` (2 to 4) of it; all of them name the number."""
+    ways = [
+        f"{NUMBERS[count]} copies of {with_article(label)}",
+        f"{count} x {label}",
+    ]
+    several = plural(label)
+    if several is not None:
+        ways = [f"{NUMBERS[count]} {several}", f"{count} {several}"] * 2 + ways
+    return ways
