@@ -12,6 +12,9 @@
         └── DeviceError        the device failed; no image is to blame
 """
 
+import contextlib
+from collections.abc import Iterator
+
 
 class DiffusionError(Exception):
     """The base: anything `diffusion_core` raises on purpose."""
@@ -43,3 +46,23 @@ class SamplingError(DiffusionError):
 
 class DeviceError(SamplingError):
     """The accelerator failed or is out of memory: the process should end, the images are fine."""
+
+
+@contextlib.contextmanager
+def in_one_line(what: str) -> Iterator[None]:
+    """Turn what diffusers, transformers and safetensors raise while loading into a ModelError."""
+    from safetensors import SafetensorError
+
+    faults = (
+        OSError,
+        ValueError,
+        TypeError,
+        LookupError,
+        AttributeError,
+        ImportError,
+        RuntimeError,
+    )
+    try:
+        yield
+    except (*faults, SafetensorError) as error:
+        raise ModelError(f"{what}: {' '.join(str(error).split())[:500]}") from error

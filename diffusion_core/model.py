@@ -1,23 +1,26 @@
 """A model: how a job names it, what can be known before loading it, and the loaded thing."""
 
 import contextlib
+import hashlib
 import inspect
-from collections.abc import Iterable, Iterator, Mapping
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from diffusion_core import conventions, schedulers, weights
+from diffusion_core import adapters, conventions, schedulers, weights
+from diffusion_core.adapters import LoraInfo, LoraSpec
 from diffusion_core.conventions import PipelineFolder
-from diffusion_core.errors import ModelError
+from diffusion_core.errors import ModelError, in_one_line
 
 DType = Literal["auto", "float32", "bfloat16", "float16"]
 
 
 class ModelSpec(BaseModel):
-    """Which model, in which precision."""
+    """Which model, in which precision, with which LoRAs."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
@@ -33,6 +36,17 @@ class ModelSpec(BaseModel):
     allow_pickle: Annotated[
         bool, Field(description="Load weights that are not safetensors. Unpickling runs code.")
     ] = False
+    loras: Annotated[
+        tuple[LoraSpec, ...],
+        Field(description="Sources, or mappings of `source`, `weight_name`, `scale`, `name`."),
+    ] = ()
+
+    @field_validator("loras", mode="before")
+    @classmethod
+    def _loras_by_source(cls, value: Any) -> Any:
+        if not isinstance(value, (list, tuple)):
+            return value
+        return tuple({"source": lora} if isinstance(lora, str) else lora for lora in value)
 
 
 @dataclass(frozen=True)
@@ -41,7 +55,7 @@ class ModelInfo:
 
     source: str
     fingerprint: str
-    """sha256 over every weight and configuration file that decides a pixel."""
+    """sha256 over every weight and configuration file that decides a pixel, LoRAs included."""
     pipeline: str
     """Name of the diffusers pipeline class."""
     size_multiple: int
@@ -57,6 +71,7 @@ class ModelInfo:
     takes_negative_prompt: bool
     max_steps: int = 1000
     """The most denoising steps; a sampler may take fewer, see `schedulers.max_steps`."""
+    loras: tuple[LoraInfo, ...] = ()
 
     def as_dict(self) -> dict[str, Any]:
         """JSON-ready values."""
@@ -65,7 +80,8 @@ class ModelInfo:
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Self:
         """The inverse of `as_dict`."""
-        return cls(**{**values, "samplers": tuple(values["samplers"])})
+        loras = tuple(LoraInfo(**lora) for lora in values.get("loras", ()))
+        return cls(**{**values, "samplers": tuple(values["samplers"]), "loras": loras})
 
 
 @dataclass(frozen=True)
@@ -92,23 +108,30 @@ class OwnDefaults(BaseModel):
     guidance_scale: Annotated[float, Field(ge=0)] | None = None
 
 
-def describe(folder: Path, spec: ModelSpec) -> ModelInfo:
+def describe(folder: Path, spec: ModelSpec, lora_files: Sequence[Path] = ()) -> ModelInfo:
     """What can be said of a saved pipeline without loading it; every weight file is hashed.
+
+    Args:
+        folder: of the pipeline.
+        spec: as the job has it.
+        lora_files: where the LoRAs of `spec` lie, one for each.
 
     Raises:
         ModelNotFound: no folder, no `model_index.json`, or a component's files are missing.
         UnsafeWeights: pickled weights, and `spec.allow_pickle` is off.
-        UnsupportedModel: not a text-to-image pipeline of the installed diffusers.
+        UnsupportedModel: not a text-to-image pipeline of the installed diffusers, or it takes no
+            LoRAs and some are asked for.
         ModelError: a configuration file is damaged.
     """
     model = PipelineFolder.read(folder)
     owner = conventions.text_to_image_class(model)
+    loras = _lora_infos(spec, lora_files, owner)
     used = weights.used_files(folder, model.components, spec.variant, spec.allow_pickle)
     width, height = conventions.native_size(model, owner) or (None, None)
     advice = _own_defaults(folder)
     return ModelInfo(
         source=spec.source,
-        fingerprint=weights.fingerprint(folder, used),
+        fingerprint=_with_loras(weights.fingerprint(folder, used), loras),
         pipeline=model.class_name,
         size_multiple=conventions.size_multiple(model, owner),
         width=width,
@@ -121,26 +144,33 @@ def describe(folder: Path, spec: ModelSpec) -> ModelInfo:
         samplers=_samplers(model, owner),
         takes_negative_prompt=conventions.takes_negative_prompt(owner),
         max_steps=int(model.scheduler.get("num_train_timesteps", 1000)),
+        loras=loras,
     )
 
 
-def load(folder: Path, spec: ModelSpec, device: str) -> LoadedModel:
-    """Load a saved pipeline onto a device; the network is never asked.
+def load(
+    folder: Path, spec: ModelSpec, device: str, lora_files: Sequence[Path] = ()
+) -> LoadedModel:
+    """Load a saved pipeline onto a device, and its LoRAs into it; the network is never asked.
 
     Args:
+        folder: of the pipeline.
+        spec: as the job has it.
         device: As torch names it: `cpu`, `cuda`, `cuda:0`.
+        lora_files: where the LoRAs of `spec` lie, one for each.
 
     Raises:
         ModelNotFound, UnsafeWeights, UnsupportedModel: as `describe` does.
-        ModelError: diffusers could not load it; the message is one line.
+        ModelError: diffusers could not load it, or a LoRA does not fit; the message is one line.
     """
     model = PipelineFolder.read(folder)
     owner = conventions.text_to_image_class(model)
+    loras = _checked_loras(spec, lora_files, owner)
     used = weights.used_files(folder, model.components, spec.variant, spec.allow_pickle)
     import torch
 
     dtype: torch.dtype = getattr(torch, resolve_dtype(spec.dtype, device))
-    with _in_one_line(f"{folder}: cannot load {model.class_name}"), _quiet():
+    with in_one_line(f"{folder}: cannot load {model.class_name}"), _quiet():
         pipeline = owner.from_pretrained(
             folder,
             dtype=dtype,
@@ -149,6 +179,7 @@ def load(folder: Path, spec: ModelSpec, device: str) -> LoadedModel:
             local_files_only=True,
             **_fixed_arguments(owner),
         ).to(device)
+    adapters.load(pipeline, loras, str(folder), spec.allow_pickle)
     pipeline.set_progress_bar_config(disable=True)
     return LoadedModel(
         pipeline=pipeline,
@@ -165,6 +196,30 @@ def resolve_dtype(dtype: DType, device: str) -> str:
     if dtype != "auto":
         return dtype
     return "float32" if device == "cpu" else "bfloat16"
+
+
+def _checked_loras(
+    spec: ModelSpec, files: Sequence[Path], owner: Any
+) -> list[tuple[LoraSpec, Path]]:
+    loras = list(zip(spec.loras, files, strict=True))
+    for lora, file in loras:
+        adapters.check_file(file, lora, owner, spec.allow_pickle)
+    return loras
+
+
+def _lora_infos(spec: ModelSpec, files: Sequence[Path], owner: Any) -> tuple[LoraInfo, ...]:
+    return tuple(
+        LoraInfo(lora.label, weights.fingerprint_of_file(file), lora.scale)
+        for lora, file in _checked_loras(spec, files, owner)
+    )
+
+
+def _with_loras(fingerprint: str, loras: Sequence[LoraInfo]) -> str:
+    """The model's own fingerprint, unless LoRAs change what it draws; their order counts."""
+    if not loras:
+        return fingerprint
+    decides = json.dumps([fingerprint, [[lora.sha256, lora.scale] for lora in loras]])
+    return hashlib.sha256(decides.encode()).hexdigest()
 
 
 def _own_defaults(folder: Path) -> OwnDefaults:
@@ -197,26 +252,6 @@ def _present_variant(used: Iterable[Path], variant: str | None) -> str | None:
 
 def _scheduler_config(scheduler: Any) -> dict[str, Any]:
     return {**scheduler.config, "_class_name": type(scheduler).__name__}
-
-
-@contextlib.contextmanager
-def _in_one_line(what: str) -> Iterator[None]:
-    """Turn what diffusers, transformers and safetensors raise while loading into a ModelError."""
-    from safetensors import SafetensorError
-
-    faults = (
-        OSError,
-        ValueError,
-        TypeError,
-        LookupError,
-        AttributeError,
-        ImportError,
-        RuntimeError,
-    )
-    try:
-        yield
-    except (*faults, SafetensorError) as error:
-        raise ModelError(f"{what}: {' '.join(str(error).split())[:500]}") from error
 
 
 @contextlib.contextmanager

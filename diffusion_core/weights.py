@@ -99,6 +99,21 @@ def fingerprint(folder: Path, files: Iterable[Path]) -> str:
     return whole.hexdigest()
 
 
+def fingerprint_of_file(file: Path) -> str:
+    """Sha256 of one file; cheap where it is unchanged.
+
+    Raises:
+        ModelError: it cannot be read.
+    """
+    memo = HashMemo(cache_folder() / "hashes.json")
+    try:
+        digest = memo.sha256(file)
+    except OSError as error:
+        raise ModelError(f"{file}: {error.strerror or error}") from error
+    memo.save()
+    return digest
+
+
 def fingerprint_of_tensors(module: "nn.Module") -> str:
     """sha256 over the names, shapes and values of a network's weights, wherever they came from."""
     digest = hashlib.sha256()

@@ -17,6 +17,7 @@ from diffusion_core.errors import ModelError
 from diffusion_core.model import ModelInfo, ModelSpec, describe, load
 from diffusion_core.sampling import Sampler
 from pipelines.batching import PlannedImage, batches
+from pipelines.loras import locate_loras
 from pipelines.models import locate
 from pipelines.planning import read_shard
 from pipelines.run_record import RunRecord
@@ -73,7 +74,11 @@ class SamplerActor:
 
     def describe(self) -> ModelInfo:
         """Find the model on this node and say what it is, without loading it."""
-        return describe(locate(self._spec, self._options), self._spec)
+        return describe(
+            locate(self._spec, self._options),
+            self._spec,
+            locate_loras(self._spec, self._options),
+        )
 
     def load(self, fingerprint: str, batch_size: int) -> None:
         """Load the model, unless that is done.
@@ -84,13 +89,14 @@ class SamplerActor:
         if self._sampler is not None:
             return
         folder = locate(self._spec, self._options)
-        found = describe(folder, self._spec).fingerprint
+        loras = locate_loras(self._spec, self._options)
+        found = describe(folder, self._spec, loras).fingerprint
         if found != fingerprint:
             raise ModelError(
                 f"{self._spec.source}: on {platform.node()} its fingerprint is {found[:12]}, "
                 f"and the run needs {fingerprint[:12]}"
             )
-        self._sampler = Sampler(load(folder, self._spec, self._device), batch_size)
+        self._sampler = Sampler(load(folder, self._spec, self._device, loras), batch_size)
         self._batch_size = batch_size
 
     def begin(self, store: Store, record: RunRecord) -> Whereabouts:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import ray
 
-from diffusion_core.model import ModelInfo
+from diffusion_core.model import ModelInfo, ModelSpec
 from jobs.actors import ActorFactory, RemoteActor
 from jobs.cluster import (
     alive_nodes,
@@ -96,7 +96,7 @@ def actor_factory(spec: RunSpec) -> ActorFactory:
     """Actors as the job asks for them, on the cluster that is connected."""
     gpus, cpus = gpus_per_actor(spec.cluster), spec.cluster.cpus_per_actor
     return ActorFactory(
-        spec=spec.model.model_copy(update={"source": _absolute_model(spec.model.source)}),
+        spec=_absolute_model(spec.model),
         options=spec.storage,
         cpus=cpus,
         gpus=gpus,
@@ -104,10 +104,17 @@ def actor_factory(spec: RunSpec) -> ActorFactory:
     )
 
 
-def _absolute_model(source: str) -> str:
-    """A local folder by its full path: actors stand elsewhere."""
-    folder = Path(source).expanduser()
-    return str(folder.resolve()) if folder.is_dir() else source
+def _absolute_model(model: ModelSpec) -> ModelSpec:
+    """The model with its local sources by their full paths: actors stand elsewhere."""
+    loras = tuple(
+        lora.model_copy(update={"source": _absolute_source(lora.source)}) for lora in model.loras
+    )
+    return model.model_copy(update={"source": _absolute_source(model.source), "loras": loras})
+
+
+def _absolute_source(source: str) -> str:
+    path = Path(source).expanduser()
+    return str(path.resolve()) if path.exists() else source
 
 
 def resolve_batch_size(spec: RunSpec, device: str) -> int:

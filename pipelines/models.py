@@ -1,7 +1,7 @@
 """Where a model lies on this machine, fetched first if it must be.
 
-Owns the kinds of model source and the mirror of remote folders. Knows nothing of what is inside
-a model; `diffusion_core.model` describes and loads it.
+Owns the kinds of model source and the mirror of remote ones. Knows nothing of what is inside
+a model; `diffusion_core.model` describes and loads it. Its LoRAs are found by `pipelines.loras`.
 """
 
 import hashlib
@@ -9,7 +9,7 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from filelock import FileLock
@@ -73,44 +73,58 @@ def _revision(spec: ModelSpec, named: str | None) -> str | None:
     return named or spec.revision
 
 
-def _mirror(url: str, options: Options, cache: Path) -> Path:
-    """A local copy of a remote folder, made once per machine and content of the folder.
+def _mirror(url: str, options: Options, cache: Path, index: str = "model_index.json") -> Path:
+    """A local copy of a remote folder, which has to hold the file `index`."""
+    sources = _listing(url, options, index)
+    return mirrored(url, sources, cache, lambda into: storage.download_folder(url, into, options))
 
-    The copy is whole from the moment that it has its name. Whoever comes second waits for the
-    lock, and finds it.
+
+def mirrored(
+    url: str, sources: Sequence[Source], cache: Path, download: Callable[[Path], None]
+) -> Path:
+    """A folder with local copies of `sources`, made once per machine and content.
+
+    It is whole from the moment that it has its name. Whoever comes second waits for the lock, and
+    finds it.
+
+    Args:
+        url: what the sources were found at.
+        sources: what is to arrive.
+        cache: the folder of all mirrors.
+        download: copies the sources into a folder.
+
+    Raises:
+        ModelError: less arrived than was listed.
     """
-    sources = _listing(url, options)
     content = [[source.url, source.num_bytes, source.version] for source in sources]
     key = hashlib.sha256(canonical_json([url, content]).encode()).hexdigest()[:32]
     folder = cache / key
     cache.mkdir(parents=True, exist_ok=True)
     with FileLock(cache / f"{key}.lock"):
         if not folder.is_dir():
-            _download(url, folder, options, sum(source.num_bytes for source in sources))
+            _download(url, folder, sum(source.num_bytes for source in sources), download)
     return folder
 
 
-def _listing(url: str, options: Options) -> Sequence[Source]:
+def _listing(url: str, options: Options, index: str) -> Sequence[Source]:
     try:
         sources = storage.contents(url, options)
     except StoreMissing as error:
         raise ModelNotFound(f"model {error}") from error
-    if not any(source.url.endswith("model_index.json") for source in sources):
-        raise ModelNotFound(
-            f"model {url}: no model_index.json there, so no saved diffusers pipeline"
-        )
+    if not any(source.url.endswith(f"/{index}") for source in sources):
+        raise ModelNotFound(f"model {url}: no {index} there, so no saved diffusers model")
     return sources
 
 
-def _download(url: str, folder: Path, options: Options, num_bytes: int) -> None:
+def _download(url: str, folder: Path, num_bytes: int, download: Callable[[Path], None]) -> None:
     # Whoever holds the lock is alone, so what lies there half done was left by the dead.
     for left in folder.parent.glob(f"{folder.name}.partial-*"):
         shutil.rmtree(left, ignore_errors=True)
     partial = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f"{folder.name}.partial-"))
     try:
-        storage.download_folder(url, partial, options)
+        download(partial)
         arrived = sum(path.stat().st_size for path in partial.rglob("*") if path.is_file())
-        if arrived < num_bytes or not (partial / "model_index.json").is_file():
+        if arrived < num_bytes:
             raise ModelError(
                 f"model {url}: {arrived:,} of {num_bytes:,} bytes arrived; did it change meanwhile?"
             )
@@ -134,31 +148,32 @@ def _from_hub(repo: str, revision: str | None, spec: ModelSpec) -> Path:
             use_safetensors=None if spec.allow_pickle else True,
         )
     except (OSError, ValueError, HfHubHTTPError, httpx.HTTPError) as error:
-        raise _hub_error(name, error) from error
+        raise hub_error(name, error) from error
     return Path(folder)
 
 
-def _hub_error(name: str, error: Exception) -> ModelError:
+def hub_error(name: str, error: Exception, kind: str = "model") -> ModelError:
+    """What a failure of the hub's library means, in one line."""
     from huggingface_hub import errors
 
     causes = _causes(error)
     text = " ".join(str(error).split())
     if "safetensors" in text and not any(isinstance(c, errors.HfHubHTTPError) for c in causes):
         return UnsafeWeights(
-            f"model {name!r} has no safetensors for every component; say "
+            f"{kind} {name!r} has no safetensors for every component; say "
             "`model.allow_pickle: true` if you trust its pickles"
         )
     told = {
         errors.GatedRepoError: "its owner grants access one by one; accept the terms and log in",
-        errors.RepositoryNotFoundError: "no folder here, and the hub has no such model "
+        errors.RepositoryNotFoundError: f"no folder here, and the hub has no such {kind} "
         "or keeps it private",
         errors.RevisionNotFoundError: "the hub has the model but not that revision",
     }
-    for kind, reason in told.items():
-        if any(isinstance(cause, kind) for cause in causes):
-            return ModelNotFound(f"model {name!r}: {reason}")
+    for fault, reason in told.items():
+        if any(isinstance(cause, fault) for cause in causes):
+            return ModelNotFound(f"{kind} {name!r}: {reason}")
     return ModelNotFound(
-        f"model {name!r}: no folder here, nothing in the hub's cache on this machine, and the hub "
+        f"{kind} {name!r}: no folder here, nothing in the hub's cache on this machine, and the hub "
         f"cannot be reached ({text[:200]})"
     )
 

@@ -8,6 +8,8 @@ from typing import Any, Literal, Self
 
 import pyarrow as pa
 
+from diffusion_core.adapters import LoraInfo
+
 PLAN_SCHEMA = pa.schema(
     [
         pa.field("image_id", pa.string(), nullable=False),
@@ -26,6 +28,15 @@ PLAN_SCHEMA = pa.schema(
     ]
 )
 """One planned image a row, in sampling order; carried columns follow these."""
+
+LORA_TYPE = pa.struct(
+    [
+        pa.field("name", pa.string(), nullable=False),
+        pa.field("sha256", pa.string(), nullable=False),
+        pa.field("scale", pa.float64(), nullable=False),
+    ]
+)
+"""One LoRA that an image was made with."""
 
 METADATA_SCHEMA = pa.schema(
     [
@@ -51,6 +62,7 @@ METADATA_SCHEMA = pa.schema(
         pa.field("model_fingerprint", pa.string(), nullable=False),
         pa.field("dtype", pa.string(), nullable=False),
         pa.field("batch_size", pa.int32(), nullable=False),
+        pa.field("loras", pa.list_(LORA_TYPE), nullable=False),
         pa.field("worker", pa.string(), nullable=False),
         pa.field("started_at", pa.timestamp("us", tz="UTC"), nullable=False),
         pa.field("sampling_s", pa.float64()),
@@ -84,15 +96,18 @@ class ImageFacts:
     model_fingerprint: str
     dtype: str
     batch_size: int
+    loras: tuple[LoraInfo, ...] = ()
 
     def as_dict(self) -> dict[str, Any]:
         """The facts as JSON-ready values, in a fixed order."""
-        return asdict(self)
+        return {**asdict(self), "loras": [asdict(lora) for lora in self.loras]}
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Self:
         """The inverse of `as_dict`; keys it does not know are left out."""
-        return cls(**{name: values[name] for name in cls.__dataclass_fields__})
+        loras = tuple(LoraInfo(**lora) for lora in values["loras"])
+        known = {name: values[name] for name in cls.__dataclass_fields__}
+        return cls(**known | {"loras": loras})
 
 
 @dataclass(frozen=True)

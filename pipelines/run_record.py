@@ -104,6 +104,11 @@ class RunRecord:
     def changes(self, spec: RunSpec, model: ModelInfo, device: str) -> list[Change]:
         """What a job that wants to go on with this run says differently."""
         found = self.spec.changes(spec)
+        found += [
+            Change(f"model.loras: sha256 of {mine.name}", mine.sha256, other.sha256)
+            for mine, other in zip(self.model.loras, model.loras, strict=False)
+            if mine.name == other.name and mine.sha256 != other.sha256
+        ]
         if model.fingerprint != self.model.fingerprint:
             found.append(Change("model_fingerprint", self.model.fingerprint, model.fingerprint))
         if device != self.device:

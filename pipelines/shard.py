@@ -274,6 +274,7 @@ def image_facts(image: PlannedImage, record: RunRecord) -> ImageFacts:
         model_fingerprint=record.model.fingerprint,
         dtype=record.dtype,
         batch_size=record.batch_size,
+        loras=record.model.loras,
     )
 
 

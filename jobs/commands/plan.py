@@ -10,6 +10,7 @@ from rich.table import Table
 from diffusion_core.model import ModelInfo, describe
 from jobs.commands.common import job_argument, json_option, read_job, set_option
 from jobs.runner import resolve_batch_size
+from pipelines.loras import locate_loras
 from pipelines.models import locate
 from pipelines.planning import PlanLayout, check
 from pipelines.rates import Estimate, estimate, measured_rates
@@ -31,7 +32,11 @@ def command(job: str, overrides: tuple[str, ...], as_json: bool) -> None:
     """
     spec = read_job(job, overrides)
     find(spec.manifests, spec.storage)
-    model = describe(locate(spec.model, spec.storage), spec.model)
+    model = describe(
+        locate(spec.model, spec.storage),
+        spec.model,
+        locate_loras(spec.model, spec.storage),
+    )
     batch_size = planned_batch_size(spec)
     layout = check(spec, model, batch_size)
     guess = estimate(layout.batches, measured_rates(spec, model.fingerprint))
