@@ -102,8 +102,7 @@ class Sampler:
     ) -> tuple[torch.Tensor, torch.Tensor, Sequence[bool]]:
         """The pipeline's call: float32 images (B, 3, H, W) in 0..1, which are finite, flagged."""
         pipeline = self._pipeline
-        pipeline.scheduler = schedulers.make(params.scheduler, self._model.scheduler_config)
-        schedulers.check_steps(pipeline.scheduler, params.num_inference_steps)
+        pipeline.scheduler = self._scheduler(params)
         with _failures_named(type(pipeline).__name__):
             arguments = self._settings(batch, params) | self._conditioning(batch, params)
             with _finite_decodes(pipeline, len(batch)) as finite, np.errstate(invalid="ignore"):
@@ -111,6 +110,11 @@ class Sampler:
         images = _images(output, (len(batch), 3, params.height, params.width))
         flags = getattr(output, "nsfw_content_detected", None) or [False] * len(batch)
         return images, finite & torch.isfinite(images).flatten(1).all(1), flags
+
+    def _scheduler(self, params: SamplingParams) -> Any:
+        scheduler = schedulers.make(params.scheduler, self._model.scheduler_config)
+        schedulers.check_steps(scheduler, params.num_inference_steps)
+        return scheduler
 
     def _conditioning(
         self, batch: Sequence[ImageRequest], params: SamplingParams

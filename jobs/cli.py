@@ -22,7 +22,9 @@ COMMANDS = {
     "run": "Make every image of a job, or go on where it was interrupted.",
     "plan": "Say what a job would make, and write nothing.",
     "preview": "Make a contact sheet of a few rows before the long run.",
+    "steps": "Show how a prompt becomes a picture, and what more steps buy.",
     "status": "Say how far a run is, from its store alone.",
+    "train": "Train an autoencoder, a denoiser or a LoRA, or go on where it was interrupted.",
     "init": "Write a commented example of a job file.",
     "schema": "Print the JSON Schema of a job file, for editors.",
 }
