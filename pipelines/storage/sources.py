@@ -213,7 +213,7 @@ def _files(url: str, options: Options) -> _LocalFiles | _RemoteFiles:
 
 
 def _local_source(path: str) -> Source:
-    facts = os.stat(path)
+    facts = os.stat(path) if os.path.exists(path) else os.lstat(path)  # a link to nothing
     return Source(path, facts.st_size, f"{facts.st_mtime_ns}-{facts.st_size}")
 
 

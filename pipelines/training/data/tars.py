@@ -155,7 +155,7 @@ def _uncompressed(source: Source, stream: BinaryIO) -> Iterator[BinaryIO]:
     if source.url.lower().endswith("gz"):
         with gzip.GzipFile(fileobj=stream) as blocks:
             yield cast("BinaryIO", blocks)
-            while blocks.read(MAX_BYTES):  # only the end holds the checksum
+            while blocks.read(1 << 20):  # only the end holds the checksum
                 pass
             return
     if source.num_bytes % tarfile.BLOCKSIZE:

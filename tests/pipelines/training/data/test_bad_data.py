@@ -1,12 +1,13 @@
 """What cannot be used: single pictures, which are left out, and whole data sets."""
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 from PIL import Image
-from servers import Server
+from servers import Folder, Server
 from training_files import (
     CAPTIONS,
     PICTURES,
@@ -17,6 +18,7 @@ from training_files import (
     lines,
     parquet,
     picture,
+    put,
     saved,
     tar,
 )
@@ -152,6 +154,22 @@ def test_what_a_table_names_in_vain_is_bad(packed: Packed) -> None:
         "a.parquet#2": "the row has no picture",
         "a.parquet#3": "the row has no picture",
     }
+
+
+def test_a_link_to_nothing_is_bad(packed: Packed, tmp_path: Path) -> None:
+    put({"set/0.png": PICTURES[0]}, Folder(str(tmp_path / "data"), {}))
+    (tmp_path / "data/set/1.png").symlink_to(tmp_path / "gone.png")
+    assert bad_reasons(packed({}, need_captions=False)) == {"1.png": "not there"}
+
+
+def test_a_file_name_that_is_no_text_is_told_in_text(packed: Packed, tmp_path: Path) -> None:
+    folder = os.fsencode(tmp_path / "data")
+    put({"set/0.png": PICTURES[0]}, Folder(os.fsdecode(folder), {}))
+    with open(folder + b"/set/\xff.png", "wb") as file:
+        file.write(PICTURES[1])
+    data = packed({}, need_captions=False)
+    assert [data.name(i) for i in range(2)] == ["0.png", r"\udcff.png"]
+    assert len(data.fingerprint) == 64
 
 
 def test_a_dead_web_address_is_bad_and_no_reason_to_stop(
