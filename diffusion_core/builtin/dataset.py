@@ -5,9 +5,9 @@
     python -m diffusion_core.builtin.dataset --out build/emoji
 
 Each member is `<key>.png`, 128 x 128, and `<key>.json` with `caption`, a list of true captions of
-which training draws one at each step, and the facts that they say. The bytes are the same wherever
-the set is built: names, order, choices and times depend on nothing but the packages. Beside the
-tars lie `tokenizer/` and `text_encoder/`, made by `words` from the captions.
+which training draws one at each step, and the facts that they say. The tars are the same, byte for
+byte, wherever they are built: names, order, choices and times depend on nothing but the packages.
+Beside them lie `tokenizer/` and `text_encoder/`, made by `words` from the captions.
 """
 
 import argparse

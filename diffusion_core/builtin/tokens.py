@@ -5,10 +5,13 @@ one token, so that a word can have a vector of its own. Any other text still pas
 """
 
 import json
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
+from heapq import heapify, heappop, heappush
+from itertools import pairwise
 from pathlib import Path
 
-from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+from tokenizers import Regex, decoders, normalizers, pre_tokenizers
 from transformers import CLIPTokenizer
 
 START, END, WORD_END = "<|startoftext|>", "<|endoftext|>", "</w>"
@@ -42,48 +45,61 @@ def split_words(texts: Iterable[str]) -> list[str]:
 
 
 def learn_merges(words: Sequence[str]) -> list[Merge]:
-    """Merges until every word is one token; each word counts once (Sennrich et al. 2016)."""
-    learner = Tokenizer(models.BPE(end_of_word_suffix=WORD_END, continuing_subword_prefix=""))
-    learner.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    trainer = trainers.BpeTrainer(
-        vocab_size=100_000,  # no limit: more than any list of words here needs
-        min_frequency=1,
-        initial_alphabet=_letters(),
-        end_of_word_suffix=WORD_END,
-        show_progress=False,
-    )
-    learner.train_from_iterator(sorted(words), trainer)
-    merges = json.loads(learner.to_str())["model"]["merges"]
-    return [(pair[0], pair[1]) for pair in merges]
+    """Merges until every word is one token; the most frequent pair first (Sennrich et al. 2016).
+
+    Each word counts once and ties go to the pair that sorts first, so that the same words always
+    give the same merges, which the trainer of `tokenizers` does not promise.
+    """
+    spelled = [[*word[:-1], word[-1] + WORD_END] for word in sorted(set(words))]
+    places: dict[Merge, Counter[int]] = defaultdict(Counter)
+    for i, pieces in enumerate(spelled):
+        for pair in pairwise(pieces):
+            places[pair][i] += 1
+    queue = [(-found.total(), pair) for pair, found in places.items()]
+    heapify(queue)
+    merges = []
+    while queue:
+        count, pair = heappop(queue)
+        found = places.pop(pair, Counter())
+        if found.total() != -count:  # an entry from before other merges
+            if found:
+                places[pair] = found
+            continue
+        merges.append(pair)
+        changed = set()
+        for i in found:
+            before = spelled[i]
+            spelled[i] = join_pair(before, pair)
+            gone, come = Counter(pairwise(before)), Counter(pairwise(spelled[i]))
+            for other in (gone.keys() | come.keys()) - {pair}:
+                places[other][i] += come[other] - gone[other]
+                places[other] += Counter()  # drops what is at zero
+                changed.add(other)
+        for other in sorted(changed):
+            if places[other]:
+                heappush(queue, (-places[other].total(), other))
+    return merges
 
 
-def fill_vocabulary(words: Sequence[str], vocabulary: int) -> list[Merge]:
-    """The merges that make one token of each of the first words, as many as there is room for."""
-    fits, too_many = 0, len(words) + 1
-    while too_many - fits > 1:
-        middle = (fits + too_many) // 2
-        if len(tokens_of(learn_merges(words[:middle]))) <= vocabulary:
-            fits = middle
+def join_pair(pieces: Sequence[str], pair: Merge) -> list[str]:
+    """The pieces with every occurrence of a pair made one, from the left."""
+    joined: list[str] = []
+    for piece in pieces:
+        if joined and (joined[-1], piece) == pair:
+            joined[-1] += piece
         else:
-            too_many = middle
-    return learn_merges(words[:fits])
+            joined.append(piece)
+    return joined
 
 
 def apply_merges(word: str, ranks: dict[Merge, int]) -> list[str]:
     """The pieces of a word: the earliest merge first, until none fits."""
     pieces = [*word[:-1], word[-1] + WORD_END]
     while len(pieces) > 1:
-        pairs = list(zip(pieces, pieces[1:], strict=False))
-        best = min(pairs, key=lambda pair: ranks.get(pair, len(ranks)))
+        best = min(pairwise(pieces), key=lambda pair: ranks.get(pair, len(ranks)))
         if best not in ranks:
             break
-        joined: list[str] = []
-        for piece in pieces:
-            if joined and (joined[-1], piece) == best:
-                joined[-1] += piece
-            else:
-                joined.append(piece)
-        pieces = joined
+        pieces = join_pair(pieces, best)
     return pieces
 
 

@@ -19,7 +19,8 @@ from transformers import BertModel, BertTokenizerFast, CLIPTextModel, CLIPTokeni
 
 from diffusion_core.builtin import architecture, folder, tokens
 
-VOCABULARY = 16_000
+NUM_WORDS = 10_300
+"""Captions' words and common ones, a token each; pieces bring the vocabulary to 16,000."""
 NUM_FIRST = 3_000
 """So many merges make pieces that are found in many words."""
 RIDGE = 1.0
@@ -72,7 +73,9 @@ def principal_axes(vectors: Tensor, width: int) -> Tensor:
     """
     centred = vectors - vectors.mean(dim=0)
     _, axes = torch.linalg.eigh(centred.T.double() @ centred.double())
-    kept = centred @ axes.flip(1)[:, :width].float()
+    axes = axes.flip(1)[:, :width]
+    axes = axes * axes.sum(dim=0).sign()  # which way an axis points is free: the same everywhere
+    kept = centred @ axes.float()
     return nn.functional.normalize(kept, dim=-1) * width**0.5
 
 
@@ -145,7 +148,7 @@ class Splitter:
 def build(texts: Iterable[str], common: Sequence[str], embed: Embedder, out: Path) -> CLIPTextModel:
     """Write `tokenizer/` and `text_encoder/`: words of the captions first, then common ones."""
     words = list(dict.fromkeys([*tokens.split_words(texts), *common]))
-    merges = tokens.fill_vocabulary(words, VOCABULARY)
+    merges = tokens.learn_merges(words[:NUM_WORDS])
     tokenizer = tokens.save_tokenizer(merges, out / "tokenizer", architecture.NUM_TOKENS)
     vectors = token_vectors(words, merges, embed, architecture.WIDTH)
     text_encoder = architecture.new_text_encoder(tokenizer, vectors)
