@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from diffusion_core.errors import SettingsError
 from diffusion_core.training.objectives import (
     AutoencoderObjective,
     gradient_difference,
@@ -63,9 +64,24 @@ class AutoencoderTraining(nn.Module):
         return {"loss": weighted, **terms}
 
 
+def pixels_of_a_latent(autoencoder: "AutoencoderKL") -> int:
+    """How many pixels a side one place of the latents stands for."""
+    return int(2 ** (len(autoencoder.config.block_out_channels) - 1))
+
+
+def require_multiple(key: str, size: int, multiple: int) -> None:
+    """Refuse a size that the networks cannot divide.
+
+    Raises:
+        SettingsError: naming the job's key.
+    """
+    if size % multiple:
+        raise SettingsError(f"{key} {size}: must be a multiple of {multiple}")
+
+
 def latent_size(autoencoder: "AutoencoderKL", height: int, width: int) -> tuple[int, int, int]:
     """(C, h, w) of the latents of pictures of that size."""
-    factor = 2 ** (len(autoencoder.config.block_out_channels) - 1)
+    factor = pixels_of_a_latent(autoencoder)
     return autoencoder.config.latent_channels, height // factor, width // factor
 
 

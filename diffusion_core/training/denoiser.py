@@ -135,14 +135,16 @@ def new_scheduler(objective: Objective) -> Any:
     """The default sampler of a trained pipeline: DPM-Solver++, good pictures in 20 steps."""
     from diffusers import DPMSolverMultistepScheduler
 
-    settings: dict[str, Any] = {"prediction_type": objective.prediction_type}
+    settings: dict[str, Any] = {
+        "prediction_type": objective.prediction_type,
+        "steps_offset": 1,  # diffusers warns of any other, needed or not
+    }
     if isinstance(objective.schedule, FlowPath):
         settings |= {"use_flow_sigmas": True, "flow_shift": objective.schedule.shift}
         return DPMSolverMultistepScheduler(**settings)
     settings |= objective.schedule.scheduler_config()
     scheduler = DPMSolverMultistepScheduler(
         timestep_spacing="trailing",
-        steps_offset=1,  # without meaning in trailing spacing, but diffusers warns of any other
         **settings,
     )
     # For DDIM and DDPM made from this configuration: their default clips latents to [-1, 1].

@@ -15,6 +15,8 @@ from diffusion_core.training.autoencoder import (
     encode,
     latent_size,
     latent_statistics,
+    pixels_of_a_latent,
+    require_multiple,
     save_autoencoder,
     whiten_latents,
 )
@@ -53,6 +55,9 @@ class AutoencoderRecipe:
         else:
             self.autoencoder = new_module(source, ("AutoencoderKL",), spec.seed)
             self.base = ""
+        multiple = pixels_of_a_latent(self.autoencoder)
+        require_multiple("training.resolution", spec.training.resolution, multiple)
+        require_multiple("crop", spec.crop or spec.training.resolution, multiple)
         objective = AutoencoderObjective(spec.losses.gradient_weight, spec.losses.kl_weight)
         module = AutoencoderTraining(self.autoencoder, objective, spec.losses.latent_noise)
         self.module: nn.Module = on_device(module, device)

@@ -31,7 +31,7 @@ class TrainingState:
     def tensors(self) -> dict[str, Tensor]:
         """Everything as a flat mapping of tensors on the CPU."""
         names = list(self.parameters)
-        found: dict[str, Tensor] = {f"model.{name}": parameter for name, parameter in self.parameters.items()}
+        found: dict[str, Tensor] = {f"model.{n}": p for n, p in self.parameters.items()}
         if self.ema is not None:
             averages = zip(names, self.ema.shadow, strict=True)
             found |= {f"ema.{name}": average for name, average in averages}
@@ -52,7 +52,7 @@ class TrainingState:
                 parameter.copy_(tensors[f"model.{name}"])
         if self.ema is not None:
             self.ema.shadow = [
-                tensors[f"ema.{name}"].to(parameter.device, copy=True)
+                _as_laid_out(tensors[f"ema.{name}"], parameter)
                 for name, parameter in self.parameters.items()
             ]
             self.ema.num_updates = step
@@ -83,9 +83,14 @@ class TrainingState:
                 by_name[name][kind] = value
         for name, parameter in self.parameters.items():
             self.optimizer.state[parameter] = {
-                key: value.clone() if key == "step" else value.to(parameter.device, copy=True)
+                key: value.clone() if key == "step" else _as_laid_out(value, parameter)
                 for key, value in by_name[name].items()
             }
+
+
+def _as_laid_out(value: Tensor, parameter: nn.Parameter) -> Tensor:
+    """A copy in the parameter's memory format, which fused optimizers take for granted."""
+    return torch.empty_like(parameter).copy_(value).detach()
 
 
 def path_of(step: int) -> str:

@@ -11,7 +11,7 @@ from torch import Generator, Tensor, nn
 from diffusion_core.errors import SettingsError
 from diffusion_core.noise import FlowPath, NoiseProcess, NoiseSchedule
 from diffusion_core.training import Objective, TimeSampling
-from diffusion_core.training.autoencoder import encode
+from diffusion_core.training.autoencoder import encode, pixels_of_a_latent, require_multiple
 from diffusion_core.training.denoiser import (
     FAMILIES,
     DenoiserTraining,
@@ -41,6 +41,8 @@ from pipelines.training.spec import DenoiserSpec, ScheduleSpec
 
 ENCODE_BATCH = 16
 SAMPLE_BATCH = 16
+PIPELINE_MULTIPLE = 8
+"""Of pixels, which the pipelines of all families ask for."""
 
 
 class DenoiserRecipe:
@@ -52,8 +54,7 @@ class DenoiserRecipe:
         self.denoiser, new = self._denoiser()
         self.family = FAMILIES[type(self.denoiser).__name__]
         text_encoder = self._saved(spec.model.text_encoder, self.family.text_encoders)
-        tokenizer = saved_tokenizer(component_folder(spec.model.tokenizer, spec.storage))
-        self.text = TextEncoding(tokenizer, text_encoder)
+        self.text = TextEncoding(self._tokenizer(), text_encoder)
         self._freeze(text_encoder)
         self.objective = objective_of(spec)
         module = DenoiserTraining(
@@ -63,6 +64,8 @@ class DenoiserRecipe:
         parts = [self.autoencoder, text_encoder, *([] if new else [self.denoiser])]
         self.base = "-".join(fingerprint_of_tensors(part)[:16] for part in parts)
         self._require_channels()
+        multiple = max(PIPELINE_MULTIPLE, pixels_of_a_latent(self.autoencoder))
+        require_multiple("training.resolution", spec.training.resolution, multiple)
         self.latents: Tensor | None = None
 
     def prepare(self, store: Store, rank: int, world_size: int) -> Iterator[TrainingEvent]:
@@ -118,6 +121,8 @@ class DenoiserRecipe:
     def save(self, folder: Path) -> None:
         """The whole pipeline, and the steps and guidance to use when nobody says otherwise."""
         self._pipeline().save_pretrained(folder, safe_serialization=True)
+        # A tokenizer in use carries its last padding along; the model gets it as it came.
+        self._tokenizer().save_pretrained(folder / "tokenizer")
         samples = self.spec.samples
         advised = advice(samples.num_inference_steps, samples.guidance_scale)
         (folder / "nightpress.json").write_text(json.dumps(advised) + "\n", encoding="utf-8")
@@ -135,6 +140,9 @@ class DenoiserRecipe:
 
     def _saved(self, source: str, allowed: Sequence[str]) -> Any:
         return saved_module(component_folder(source, self.spec.storage), allowed)
+
+    def _tokenizer(self) -> Any:
+        return saved_tokenizer(component_folder(self.spec.model.tokenizer, self.spec.storage))
 
     def _freeze(self, text_encoder: nn.Module) -> None:
         """Keep what is not trained; a name that no weight has is a mistake."""

@@ -171,7 +171,7 @@ class Training:
         norm = float(nn.utils.clip_grad_norm_(trained, self.spec.training.max_grad_norm))
         if norm != norm or norm == float("inf"):
             # Gradients are the same in all workers, so all of them stop here.
-            raise TrainingDiverged(self._diverged(step, float(terms["loss"])))
+            raise TrainingDiverged(self._diverged(step, float(terms["loss"].detach())))
         for group in self.optimizer.param_groups:
             group["lr"] = group.get("lr_scale", 1.0) * self._rate(step)
         self.optimizer.step()

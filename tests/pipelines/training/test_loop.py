@@ -1,0 +1,337 @@
+"""A training is a function of its job and its pictures, however often it is interrupted."""
+
+import io
+import resource
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import safetensors.torch
+import torch
+from PIL import Image
+from training_jobs import autoencoder_job, denoiser_job, draw_pictures, save_parts
+
+from diffusion_core.errors import SettingsError
+from pipelines.errors import (
+    ChangedRunError,
+    CheckpointError,
+    SpecError,
+    StoreError,
+    TrainingDiverged,
+)
+from pipelines.storage import Store
+from pipelines.training import checkpoints
+from pipelines.training.events import (
+    CheckpointSaved,
+    Finished,
+    LatentsCached,
+    Resumed,
+    SamplesWritten,
+    StepDone,
+    Stopped,
+)
+from pipelines.training.loop import Place, train
+from pipelines.training.metrics import read_metrics
+from pipelines.training.spec import TrainSpec
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """Sums are rounded in one order only."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """A folder with pictures and the parts of a denoiser."""
+    draw_pictures(tmp_path / "pictures")
+    save_parts(tmp_path / "parts")
+    return tmp_path
+
+
+def run(spec: TrainSpec, stop_after: int | None = None, **options: Any) -> list[Any]:
+    """Train; the polite stop comes after so many steps."""
+    done: list[Any] = []
+
+    def should_stop() -> bool:
+        steps = sum(isinstance(event, StepDone) for event in done)
+        return stop_after is not None and steps + 1 >= stop_after
+
+    cache = Path(spec.output).parent / "cache"
+    for event in train(spec, should_stop=should_stop, cache=cache, **options):
+        done.append(event)
+    return done
+
+
+def weights(spec: TrainSpec) -> dict[str, torch.Tensor]:
+    """The tensors of the last checkpoint."""
+    store = Store(spec.url)
+    last = checkpoints.steps_of(store)[-1]
+    return safetensors.torch.load(store.read(checkpoints.path_of(last)))
+
+
+def equal(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
+    return one.keys() == other.keys() and all(torch.equal(one[k], other[k]) for k in one)
+
+
+@pytest.mark.parametrize("job", [autoencoder_job, denoiser_job])
+def test_a_stopped_training_goes_on_to_the_same_bits(root: Path, job: Any) -> None:
+    whole = job(root, name="whole")
+    run(whole)
+
+    parts = job(root, name="parts")
+    events = run(parts, stop_after=3)
+    assert isinstance(events[-1], Stopped)
+    assert events[-1].step == 3
+    events = run(parts)
+    assert Resumed(3) in events
+    assert isinstance(events[-1], Finished)
+    assert equal(weights(whole), weights(parts))
+    losses = [read_metrics(Store(spec.url))["loss"].to_pylist() for spec in (whole, parts)]
+    assert losses[0] == losses[1]
+    assert len(losses[0]) == 6
+
+
+def test_what_a_killed_worker_did_after_its_checkpoint_is_done_again_alike(root: Path) -> None:
+    whole, killed = denoiser_job(root, name="whole"), denoiser_job(root, name="killed")
+    run(whole)
+    events = train(killed, cache=root / "cache")
+    for event in events:
+        if isinstance(event, StepDone) and event.metrics.step == 5:
+            break
+    events.close()
+    assert checkpoints.steps_of(Store(killed.url)) == [2, 4]
+    assert Resumed(4) in run(killed)
+    assert equal(weights(whole), weights(killed))
+
+
+def test_training_draws_the_loss_down(root: Path) -> None:
+    spec = autoencoder_job(root, training={"max_train_steps": 40, "checkpointing_steps": 40})
+    losses = [e.metrics.loss for e in run(spec) if isinstance(e, StepDone)]
+    assert np.mean(losses[-5:]) < 0.7 * np.mean(losses[:5])
+
+
+def test_muon_trains_and_resumes_too(root: Path) -> None:
+    optimizer = {"optimizer": "muon"}
+    whole = denoiser_job(root, name="whole", training=optimizer)
+    parts = denoiser_job(root, name="parts", training=optimizer)
+    run(whole)
+    run(parts, stop_after=2)
+    run(parts)
+    assert equal(weights(whole), weights(parts))
+
+
+def test_a_longer_training_goes_on_from_a_finished_one(root: Path) -> None:
+    run(denoiser_job(root))
+    longer = denoiser_job(root, training={"max_train_steps": 8})
+    events = run(longer)
+    assert Resumed(6) in events
+    assert events[-1].step == 8
+
+
+def test_running_it_again_changes_nothing(root: Path) -> None:
+    spec = denoiser_job(root)
+    run(spec)
+    files = {path: path.read_bytes() for path in Path(spec.url).rglob("*") if path.is_file()}
+    events = run(spec)
+    assert not any(isinstance(event, StepDone) for event in events)
+    again = {path: path.read_bytes() for path in Path(spec.url).rglob("*") if path.is_file()}
+    assert files.keys() == again.keys()
+    assert [str(path) for path in files if files[path] != again[path]] == []
+
+
+def test_what_is_left_can_be_read_and_looked_at(root: Path) -> None:
+    spec = denoiser_job(root, samples={"every_steps": 3})
+    events = run(spec)
+    folder = Path(spec.url)
+    assert [e.step for e in events if isinstance(e, SamplesWritten)] == [3, 6]
+    assert [e.step for e in events if isinstance(e, CheckpointSaved)] == [2, 4, 6]
+    assert sorted(path.name for path in (folder / "checkpoints").iterdir()) == [
+        "step-00000004.safetensors",
+        "step-00000006.safetensors",
+    ]
+    table = pq.read_table(folder / "metrics.parquet")
+    assert table["step"].to_pylist() == [1, 2, 3, 4, 5, 6]
+    assert table["num_images"].to_pylist()[-1] == 24
+    for picture in ("loss.png", "samples/step-00000003.png"):
+        assert Image.open(folder / picture).size[0] > 64
+    assert Image.open(folder / "samples/film.gif").n_frames == 2
+
+
+def test_the_denoiser_is_a_pipeline_that_plain_diffusers_loads(root: Path) -> None:
+    from diffusers import DiffusionPipeline
+
+    spec = denoiser_job(root)
+    run(spec)
+    pipeline = DiffusionPipeline.from_pretrained(f"{spec.url}/model")
+    pipeline.set_progress_bar_config(disable=True)
+    image = pipeline("a red disc", height=32, width=32, num_inference_steps=2, output_type="np")
+    assert image.images.shape == (1, 32, 32, 3)
+    assert np.isfinite(image.images).all()
+    averaged = {k.removeprefix("ema.denoiser."): v for k, v in weights(spec).items()}
+    saved = pipeline.unet.state_dict()
+    assert all(torch.equal(saved[key], averaged[key]) for key in saved)
+
+
+def test_the_autoencoder_has_white_latents_and_plain_diffusers_loads_it(root: Path) -> None:
+    from diffusers import AutoencoderKL
+
+    spec = autoencoder_job(root, training={"max_train_steps": 30, "checkpointing_steps": 30})
+    run(spec)
+    autoencoder = AutoencoderKL.from_pretrained(f"{spec.url}/model")
+    pictures = sorted((root / "pictures").glob("*.png"))
+    pixels = np.stack([np.asarray(Image.open(path)) for path in pictures])
+    images = torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 127.5 - 1
+    with torch.no_grad():
+        latents = autoencoder.encode(images).latent_dist.mean
+    assert latents.mean(dim=(0, 2, 3)).abs().max() < 0.02
+    assert (latents.var(dim=(0, 2, 3)) - 1).abs().max() < 0.05
+    assert autoencoder.config.scaling_factor == 1.0
+
+
+def test_a_text_encoder_that_is_not_trained_stays_as_it_is(root: Path) -> None:
+    frozen = denoiser_job(root, model=_model(root, train_text_encoder=False, frozen_parameters=[]))
+    run(frozen)
+    before = safetensors.torch.load_file(root / "parts/text_encoder/model.safetensors")
+    after = safetensors.torch.load_file(f"{frozen.url}/model/text_encoder/model.safetensors")
+    assert equal(before, after)
+    assert not any("text_encoder" in key for key in weights(frozen))
+
+
+def test_named_weights_of_a_trained_text_encoder_stay(root: Path) -> None:
+    spec = denoiser_job(root)
+    run(spec)
+    before = safetensors.torch.load_file(root / "parts/text_encoder/model.safetensors")
+    after = safetensors.torch.load_file(f"{spec.url}/model/text_encoder/model.safetensors")
+    same = {key for key in before if torch.equal(before[key], after[key])}
+    assert {key for key in before if "token_embedding" in key} <= same
+    assert len(same) < len(before) / 2
+
+
+def test_latents_are_computed_once_and_those_left_over_when_killed_are_kept(root: Path) -> None:
+    spec = denoiser_job(root)
+    assert LatentsCached(12, 12) in run(spec, stop_after=1)
+    assert not any(isinstance(event, LatentsCached) for event in run(spec))
+
+
+def test_cached_and_fresh_latents_train_alike(root: Path) -> None:
+    cached, fresh = (
+        denoiser_job(root, name=name, cache_latents=kept)
+        for name, kept in (("cached", True), ("fresh", False))
+    )
+    losses = [
+        [e.metrics.loss for e in run(spec) if isinstance(e, StepDone)] for spec in (cached, fresh)
+    ]
+    assert losses[0] == pytest.approx(losses[1], rel=2e-3)  # the cache is float16
+
+
+@pytest.mark.parametrize(
+    "schedule",
+    [
+        {"prediction_type": "epsilon"},
+        {"prediction_type": "sample", "snr_gamma": 5.0},
+        {"prediction_type": "flow_prediction", "weighting_scheme": "logit_normal"},
+        {"prediction_type": "v_prediction", "rescale_betas_zero_snr": True},
+    ],
+)
+def test_every_target_trains_and_its_pipeline_samples(root: Path, schedule: Any) -> None:
+    spec = denoiser_job(root, schedule=schedule)
+    events = run(spec)
+    assert isinstance(events[-1], Finished)
+    sheet = Image.open(io.BytesIO(Store(spec.url).read("samples/step-00000006.png")))
+    assert np.asarray(sheet).std() > 0
+
+
+def test_another_job_is_refused_with_what_changed(root: Path) -> None:
+    run(denoiser_job(root), stop_after=2)
+    with pytest.raises(ChangedRunError, match=r"training\.train_batch_size: 4 -> 6"):
+        run(denoiser_job(root, training={"train_batch_size": 6}))
+    (root / "pictures/000.txt").write_text("a crimson disc")
+    with pytest.raises(ChangedRunError, match="data_fingerprint"):
+        run(denoiser_job(root))
+
+
+def test_another_learning_rate_may_go_on(root: Path) -> None:
+    run(denoiser_job(root), stop_after=2)
+    events = run(denoiser_job(root, training={"learning_rate": 1e-4, "max_train_steps": 4}))
+    assert [e.metrics.learning_rate for e in events if isinstance(e, StepDone)] == [1e-4, 1e-4]
+
+
+def test_a_loss_that_is_no_number_stops_and_keeps_the_last_good_checkpoint(root: Path) -> None:
+    spec = denoiser_job(root, training={"max_train_steps": 4})
+    run(spec, stop_after=2)
+    good = weights(spec)
+    endless = denoiser_job(root, training={"max_train_steps": 30, "learning_rate": 1e30})
+    with pytest.raises(TrainingDiverged, match=r"step \d+: the loss is (nan|inf).*step-0000000\d"):
+        run(endless)
+    assert all(torch.isfinite(tensor).all() for tensor in weights(spec).values())
+    assert good.keys() == weights(spec).keys()
+
+
+def test_a_checkpoint_of_another_model_is_refused(root: Path) -> None:
+    spec = denoiser_job(root)
+    run(spec, stop_after=2)
+    other = autoencoder_job(root, name="other")
+    run(other, stop_after=3)
+    store = Store(spec.url)
+    store.put(checkpoints.path_of(5), Store(other.url).read(checkpoints.path_of(3)))
+    with pytest.raises(CheckpointError, match=r"step-00000005\.safetensors: of another model"):
+        run(spec)
+
+
+def test_a_full_disk_stops_it_and_keeps_the_last_good_checkpoint(root: Path) -> None:
+    spec = denoiser_job(root)
+    run(spec, stop_after=2)
+    size = Store(spec.url).size(checkpoints.path_of(2))
+    assert size is not None
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size // 2, limits[1]))
+    try:
+        with pytest.raises(StoreError, match="step-00000004"):
+            run(spec)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert checkpoints.steps_of(Store(spec.url)) == [2]
+    assert isinstance(run(spec)[-1], Finished)
+
+
+@pytest.mark.parametrize(
+    ("sections", "message"),
+    [
+        ({"model": {"denoiser": {"_class_name": "Oracle"}}}, "_class_name 'Oracle': one of"),
+        (
+            {"model": {"denoiser": {"_class_name": "UNet2DConditionModel", "widht": 3}}},
+            "UNet2DConditionModel takes no 'widht'",
+        ),
+        ({"model": {"frozen_parameters": ["no_such"]}}, "no weight has 'no_such' in its name"),
+        ({"training": {"resolution": 33}}, "resolution 33"),
+    ],
+)
+def test_what_does_not_fit_is_told_before_anything_is_written(
+    root: Path, sections: dict[str, Any], message: str
+) -> None:
+    if "model" in sections:
+        sections = {**sections, "model": _model(root, **sections["model"])}
+    if "training" in sections:
+        draw_large = Image.new("RGB", (64, 64), "white")
+        for path in (root / "pictures").glob("*.png"):
+            draw_large.save(path)
+    spec = denoiser_job(root, **sections)
+    with pytest.raises(SettingsError, match=message):
+        run(spec)
+    assert not Path(spec.url).exists()
+
+
+def test_a_batch_that_workers_cannot_share_evenly_is_told(root: Path) -> None:
+    with pytest.raises(SpecError, match="train_batch_size 4 cannot be shared evenly by 3 workers"):
+        list(train(denoiser_job(root), Place(rank=0, world_size=3)))
+
+
+def _model(root: Path, **changes: Any) -> dict[str, Any]:
+    return {**denoiser_job(root).as_dict()["model"], **changes}
