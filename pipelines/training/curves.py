@@ -69,7 +69,9 @@ def resumed_at(table: pa.Table) -> list[int]:
 def _draw(figure: "Figure", table: pa.Table) -> None:
     terms = [name for name in table.column_names if name.startswith(TERM)]
     names = [["loss", "loss"], *([["terms", "terms"]] if terms else []), ["rate", "speed"]]
-    panels = figure.subplot_mosaic(names, height_ratios=[4, *([3] if terms else []), 2])
+    panels: dict[str, Axes] = figure.subplot_mosaic(
+        names, height_ratios=[4, *([3] if terms else []), 2]
+    )
     for axes in panels.values():
         _plain(axes, table)
     _curve(panels["loss"], table, "loss", COLOURS[0], "loss")
