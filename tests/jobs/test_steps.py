@@ -1,0 +1,128 @@
+"""`nightpress steps`: what it writes and says."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner, Result
+from PIL import Image
+
+from diffusion_core.model import ModelSpec, load
+from diffusion_core.requests import ImageRequest
+from diffusion_core.sampling import Sampler
+from jobs.cli import command
+from jobs.steps import Subject, show_steps
+
+Steps = Callable[..., Result]
+
+
+@pytest.fixture
+def steps(tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Steps:
+    """The command with a tiny model, in a folder of its own."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(*arguments: str, model: str = str(tiny_model)) -> Result:
+        sizes = ["--width", "32", "--height", "32"]
+        given = ["steps", "a red fox", "--model", model, *sizes, *arguments]
+        return CliRunner().invoke(command, given)
+
+    return run
+
+
+def test_a_strip_and_an_animation_are_written_beside_each_other(
+    steps: Steps, tmp_path: Path
+) -> None:
+    result = steps("--steps", "4", "--scheduler", "ddim")
+    assert result.exit_code == 0, result.stderr
+    assert "wrote a-red-fox-steps.png and a-red-fox-steps.gif, 5 moments each" in result.stdout
+    with Image.open(tmp_path / "a-red-fox-steps.gif") as animation:
+        assert animation.n_frames == 5
+    with Image.open(tmp_path / "a-red-fox-steps.png") as strip:
+        assert strip.width > 5 * 128
+    first = (tmp_path / "a-red-fox-steps.png").read_bytes()
+    assert steps("--steps", "4", "--scheduler", "ddim").exit_code == 0
+    assert (tmp_path / "a-red-fox-steps.png").read_bytes() == first
+
+
+def test_the_last_moment_is_the_picture_of_a_run(tiny_model: Path, tmp_path: Path) -> None:
+    request, spec = ImageRequest("a red fox", "blur", 7), ModelSpec(source=str(tiny_model))
+    subject = Subject.of(spec, request, width=32, height=64, guidance_scale=4.0)
+    subject = subject.sampled_by("dpmsolver++", 3)
+    frames = show_steps(subject, tmp_path / "fox.png")
+    sampler = Sampler(load(tiny_model, spec, "cpu"), batch_size=1)
+    made = sampler.sample([request], subject.params).pixels[0]
+    np.testing.assert_array_equal(frames[-1].noisy, made)
+    assert [frame.step for frame in frames] == [0, 1, 2, 3]
+
+
+def test_json_tells_files_and_noise(steps: Steps) -> None:
+    options = ["--steps", "9", "--frames", "4", "--scheduler", "euler", "-o", "fox.png"]
+    values = json.loads(steps(*options, "--json").stdout)
+    assert values["png"] == "fox.png"
+    assert values["gif"] == "fox.gif"
+    assert values["num_frames"] == len(values["sigmas"]) == 4
+    assert values["sigmas"] == sorted(values["sigmas"], reverse=True)
+
+
+def test_a_sweep_writes_a_table_of_pictures_and_figures(steps: Steps, tmp_path: Path) -> None:
+    options = ["--sweep", "--scheduler", "ddim,heun", "--steps", "2,8", "--reference-steps", "8"]
+    result = steps(*options)
+    assert result.exit_code == 0, result.stderr
+    assert "Distances are to ddim 8, from the same noise. ddpm adds noise" in result.stdout
+    assert "wrote a-red-fox-sweep.png" in result.stdout
+    values = json.loads(steps(*options, "--json").stdout)
+    assert [(t["scheduler"], t["num_inference_steps"]) for t in values["trials"]] == [
+        ("ddim", 8),
+        ("ddpm", 8),
+        ("ddpm", 8),
+        ("ddim", 2),
+        ("ddim", 8),
+        ("heun", 2),
+        ("heun", 8),
+    ]
+    reference = values["trials"][0]
+    assert reference["rmse"] == 0
+    assert reference["psnr_db"] is None
+    assert reference["compared_with"] == "ddim 8"
+    with Image.open(tmp_path / "a-red-fox-sweep.png") as sheet:
+        assert sheet.width > 2 * 128
+        assert sheet.height > 4 * 128
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        (["--scheduler", "k_lms"], "scheduler 'k_lms'"),
+        (["--steps", "1001", "--scheduler", "ddim"], "steps 1001: ddim takes 1 to 1000"),
+        (["--steps", "0"], "steps 0: default takes 1 to 1000"),
+        (["--steps", "ten"], "'ten' is no list of whole numbers"),
+        (["--steps", "5,10"], "--steps takes one value"),
+        (["--scheduler", "ddim,euler"], "--scheduler takes one value"),
+        (["--scheduler", "ddim,"], "'ddim,' has an empty name"),
+        (["--frames", "1"], "--frames"),
+        (["--sweep", "--frames", "5"], "--frames does not go with --sweep"),
+        (["--reference-steps", "50"], "--reference-steps goes with --sweep only"),
+        (["--sweep", "--steps", "5,2000"], "steps 2000"),
+        (["--seed", "-1"], "--seed"),
+        (["--width", "33"], "width 33 is not a multiple of 8"),
+        (["-o", "fox.gif"], "-o fox.gif: the picture is a PNG"),
+        (["-o", "nowhere/fox.png"], "nowhere is no folder"),
+    ],
+)
+def test_what_cannot_be_done_is_said_in_words_and_nothing_is_written(
+    steps: Steps, tmp_path: Path, options: list[str], told: str
+) -> None:
+    result = steps(*options)
+    assert result.exit_code == 2
+    assert told in result.stderr
+    assert "Traceback" not in result.stderr
+    assert not list(tmp_path.glob("*.png"))
+
+
+def test_a_model_that_is_not_there_is_said_in_one_line(steps: Steps) -> None:
+    result = steps(model="no/such/model")
+    assert result.exit_code == 2
+    assert result.stderr.startswith("error: model 'no/such/model'")
+    assert len(result.stderr.strip().splitlines()) == 1
