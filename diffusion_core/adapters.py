@@ -1,8 +1,8 @@
 """LoRAs on a model: how a job names them, what their files say, and how they get into a pipeline.
 
 Owns which file of several is meant, what makes a file a LoRA that can be read, and whether all of
-it found its place. The layers are peft's, the layouts diffusers'. Importing this loads no framework;
-what is said of a LoRA before it is loaded comes from its file's header.
+it found its place. The layers are peft's, the layouts diffusers'. Importing this loads no
+framework; what is said of a LoRA before it is loaded comes from its file's header.
 """
 
 import contextlib
@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from diffusion_core.errors import (
     ModelError,
@@ -66,6 +66,14 @@ class LoraSpec(BaseModel):
         path = PurePosixPath(told)
         folder = path.parent.name if path.name == LORA_FILE and path.parent.name else ""
         return folder or path.name.removesuffix(".safetensors")
+
+
+def _by_source(value: Any) -> Any:
+    return {"source": value} if isinstance(value, str) else value
+
+
+NamedLora = Annotated[LoraSpec, BeforeValidator(_by_source, json_schema_input_type=str | LoraSpec)]
+"""A LoRA as a job file has it: its source alone, or a mapping."""
 
 
 @dataclass(frozen=True)

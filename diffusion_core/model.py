@@ -9,10 +9,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from diffusion_core import adapters, conventions, schedulers, weights
-from diffusion_core.adapters import LoraInfo, LoraSpec
+from diffusion_core.adapters import LoraInfo, LoraSpec, NamedLora
 from diffusion_core.conventions import PipelineFolder
 from diffusion_core.errors import ModelError, in_one_line
 
@@ -37,16 +37,9 @@ class ModelSpec(BaseModel):
         bool, Field(description="Load weights that are not safetensors. Unpickling runs code.")
     ] = False
     loras: Annotated[
-        tuple[LoraSpec, ...],
-        Field(description="Sources, or mappings of `source`, `weight_name`, `scale`, `name`."),
+        tuple[NamedLora, ...],
+        Field(strict=False, description="Each by its source alone, or with its scale and name."),
     ] = ()
-
-    @field_validator("loras", mode="before")
-    @classmethod
-    def _loras_by_source(cls, value: Any) -> Any:
-        if not isinstance(value, (list, tuple)):
-            return value
-        return tuple({"source": lora} if isinstance(lora, str) else lora for lora in value)
 
 
 @dataclass(frozen=True)

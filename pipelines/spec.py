@@ -265,6 +265,7 @@ class RunSpec(Section):
         for key, url in (
             ("output", self.output),
             ("model", self.model.source),
+            *(("LoRA", lora.source) for lora in self.model.loras),
             *(("manifest", url) for url in self.manifests),
         ):
             if has_credentials(url):
