@@ -44,6 +44,8 @@ STATISTICS_IMAGES = 2048
 class AutoencoderRecipe:
     """See `pipelines.training.recipes.Recipe`."""
 
+    looks_ahead = True
+
     def __init__(self, spec: AutoencoderSpec, data: PackedImages, device: str) -> None:
         self.spec, self.data, self.device = spec, data, device
         source = spec.model.autoencoder

@@ -48,6 +48,8 @@ PIPELINE_MULTIPLE = 8
 class DenoiserRecipe:
     """See `pipelines.training.recipes.Recipe`."""
 
+    looks_ahead = True
+
     def __init__(self, spec: DenoiserSpec, data: PackedImages, device: str) -> None:
         self.spec, self.data, self.device = spec, data, device
         self.autoencoder = self._saved(spec.model.autoencoder, ("AutoencoderKL",)).to(device)

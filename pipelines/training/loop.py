@@ -257,6 +257,9 @@ class Training:
     @contextmanager
     def _batches(self, first: int) -> Iterator[Callable[[int], dict[str, Tensor]]]:
         """A function that gives the batch of a step, while a thread makes the next one."""
+        if not self.recipe.looks_ahead:
+            yield self._batch
+            return
         with ThreadPoolExecutor(max_workers=1) as thread:
             ahead: dict[int, Future[dict[str, Tensor]]] = {first: thread.submit(self._batch, first)}
 

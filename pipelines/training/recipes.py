@@ -28,6 +28,8 @@ class Recipe(Protocol):
     """`module(**batch)` gives the loss terms; its parameters that require gradients are trained."""
     base: str
     """Fingerprint of the weights that it begins from; empty where all are new."""
+    looks_ahead: bool
+    """Whether a thread may make the next batch while the networks are at work on this one."""
 
     def prepare(self, store: Store, rank: int, world_size: int) -> Iterator[TrainingEvent]:
         """This worker's share of what is computed once, before the first step."""

@@ -4,7 +4,7 @@ from pipelines.training.autoencoder import AutoencoderRecipe
 from pipelines.training.data import PackedImages
 from pipelines.training.denoiser import DenoiserRecipe
 from pipelines.training.recipes import Recipe
-from pipelines.training.spec import AutoencoderSpec, DenoiserSpec, TrainSpec
+from pipelines.training.spec import AutoencoderSpec, DenoiserSpec, LoraTrainSpec, TrainSpec
 
 
 def new_recipe(spec: TrainSpec, data: PackedImages, device: str) -> Recipe:
@@ -18,4 +18,9 @@ def new_recipe(spec: TrainSpec, data: PackedImages, device: str) -> Recipe:
             return AutoencoderRecipe(spec, data, device)
         case DenoiserSpec():
             return DenoiserRecipe(spec, data, device)
+        case LoraTrainSpec():
+            # peft and the adapters are heavy, and no other recipe needs them.
+            from pipelines.training.lora import LoraRecipe
+
+            return LoraRecipe(spec, data, device)
     raise TypeError(f"no recipe for a {type(spec).__name__}")

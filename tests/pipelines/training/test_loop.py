@@ -160,8 +160,10 @@ def test_what_is_left_can_be_read_and_looked_at(root: Path) -> None:
     assert table["step"].to_pylist() == [1, 2, 3, 4, 5, 6]
     assert table["num_images"].to_pylist()[-1] == 24
     for picture in ("loss.png", "samples/step-00000003.png"):
-        assert Image.open(folder / picture).size[0] > 64
-    assert Image.open(folder / "samples/film.gif").n_frames == 2
+        with Image.open(folder / picture) as image:
+            assert image.size[0] > 64
+    with Image.open(folder / "samples/film.gif") as film:
+        assert film.n_frames == 2
 
 
 def test_the_denoiser_is_a_pipeline_that_plain_diffusers_loads(root: Path) -> None:

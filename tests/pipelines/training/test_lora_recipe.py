@@ -1,0 +1,103 @@
+"""A LoRA is trained from a job, and used by a generation job and by plain diffusers."""
+
+from pathlib import Path
+
+import pytest
+import safetensors.torch
+import tiny_models
+import torch
+from training_jobs import draw_pictures
+
+from diffusion_core.errors import SettingsError
+from diffusion_core.model import ModelSpec, load
+from diffusion_core.requests import ImageRequest
+from diffusion_core.sampling import Sampler, SamplingParams
+from pipelines.training.events import Finished, LatentsCached, Stopped
+from pipelines.training.loop import train
+from pipelines.training.spec import TrainSpec, train_spec
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """Pictures, and a tiny model to adapt."""
+    draw_pictures(tmp_path / "pictures", num=4)
+    tiny_models.save("sd", tmp_path / "model")
+    return tmp_path
+
+
+def lora_job(root: Path, **values: object) -> TrainSpec:
+    return train_spec(
+        {
+            "name": "discs",
+            "recipe": "lora",
+            "data": {"source": str(root / "pictures")},
+            "output": str(root / "runs"),
+            "model": {"source": str(root / "model")},
+            "lora": {"rank": 4},
+            "training": {
+                "resolution": 32,
+                "train_batch_size": 2,
+                "max_train_steps": 4,
+                "learning_rate": 1e-2,
+                "checkpointing_steps": 2,
+                "logging_steps": 1,
+            },
+            "samples": {"every_steps": 0, "num_images": 2, "num_inference_steps": 2},
+            **values,
+        }
+    )
+
+
+def picture(model: ModelSpec, root: Path, loras: tuple[Path, ...] = ()) -> torch.Tensor:
+    loaded = load(root / "model", model, "cpu", loras)
+    params = SamplingParams(width=32, height=32, num_inference_steps=2, guidance_scale=2.0)
+    batch = Sampler(loaded, batch_size=1).sample([ImageRequest("a red disc", "", 1)], params)
+    return torch.from_numpy(batch.pixels[0].astype("int16"))
+
+
+def test_a_trained_lora_changes_what_the_model_draws(root: Path) -> None:
+    spec = lora_job(root)
+    events = list(train(spec, cache=root / "cache"))
+    assert LatentsCached(4, 4) in events
+    assert isinstance(events[-1], Finished)
+    weights = Path(spec.url) / "model/pytorch_lora_weights.safetensors"
+    source = str(root / "model")
+    plain = picture(ModelSpec(source=source), root)
+    with_lora = ModelSpec.model_validate({"source": source, "loras": [{"source": str(weights)}]})
+    assert not torch.equal(plain, picture(with_lora, root, (weights,)))
+
+
+def test_plain_diffusers_loads_it(root: Path) -> None:
+    from diffusers import DiffusionPipeline
+
+    spec = lora_job(root)
+    list(train(spec, cache=root / "cache"))
+    pipeline = DiffusionPipeline.from_pretrained(root / "model")
+    pipeline.load_lora_weights(f"{spec.url}/model")
+    assert pipeline.get_active_adapters() == ["default_0"]
+
+
+def test_a_stopped_lora_goes_on_to_the_same_bits(root: Path) -> None:
+    whole, parts = lora_job(root, name="whole"), lora_job(root, name="parts")
+    list(train(whole, cache=root / "cache"))
+    asked: list[int] = []
+
+    def after_two() -> bool:
+        asked.append(1)
+        return len(asked) >= 2
+
+    assert isinstance(list(train(parts, should_stop=after_two, cache=root / "cache"))[-1], Stopped)
+    list(train(parts, cache=root / "cache"))
+    one, other = (
+        safetensors.torch.load_file(f"{spec.url}/model/pytorch_lora_weights.safetensors")
+        for spec in (whole, parts)
+    )
+    assert one.keys() == other.keys()
+    assert all(torch.equal(one[key], other[key]) for key in one)
+
+
+def test_a_model_that_has_a_lora_already_is_refused(root: Path) -> None:
+    spec = lora_job(root, model={"source": str(root / "model"), "loras": ["x.safetensors"]})
+    with pytest.raises(SettingsError, match=r"model\.loras: a LoRA is trained on a model"):
+        list(train(spec, cache=root / "cache"))
+    assert not Path(spec.url).exists()
