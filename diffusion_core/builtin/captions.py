@@ -79,6 +79,20 @@ def captions(concept: Concept, facts: Facts, dice: Dice, num: int = 6) -> list[s
     return list(dict.fromkeys(texts))[:num]
 
 
+def plainly(facts: Facts) -> str:
+    """The one plainest caption that says all of it, for measuring and for lists of prompts."""
+    label = grammar.spoken(facts.label)
+    size = "" if facts.size == "normal" else facts.size + " "
+    thing = grammar.with_article(size + label)
+    words = [grammar.many(label, facts.count)[0] if facts.count > 1 else thing]
+    if facts.position != "center":
+        words.append(_PLACES[facts.position][0])
+    if facts.background != WHITE:
+        words.append(f"on {grammar.with_article(facts.background)} background")
+    said = " ".join(words)
+    return said if facts.style == "fluent-3d" else f"a flat emoji of {said}"
+
+
 def _caption(concept: Concept, facts: Facts, dice: Dice) -> str:
     words = [_thing(concept, facts, dice)]
     if facts.position != "center":
@@ -116,7 +130,9 @@ def _some_tags(concept: Concept, dice: Dice) -> str:
 def _background(facts: Facts, dice: Dice) -> list[str]:
     if facts.background != WHITE:
         colour = _grey(facts.background, dice)
-        return [dice.one_of([f"on {grammar.with_article(colour)} background"] * 3 + [f"on {colour}"])]
+        return [
+            dice.one_of([f"on {grammar.with_article(colour)} background"] * 3 + [f"on {colour}"])
+        ]
     return ["on a white background"] if dice.below(6) == 0 else []
 
 

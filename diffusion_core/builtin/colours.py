@@ -24,9 +24,7 @@ COLOURS: dict[str, tuple[int, int, int]] = {
 }
 """sRGB; picked to lie at least 25 apart, so that a measured background has one name."""
 
-_TO_XYZ = np.array(
-    [[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]]
-)
+_TO_XYZ = np.array([[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]])
 _D65 = _TO_XYZ.sum(axis=1)
 
 

@@ -20,6 +20,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
 from diffusion_core.builtin import grammar, layout, words
@@ -27,7 +28,7 @@ from diffusion_core.builtin.captions import Facts, captions
 from diffusion_core.builtin.colours import COLOURS, WHITE, border_likeness
 from diffusion_core.builtin.counting import is_one_piece
 from diffusion_core.builtin.dice import Dice
-from diffusion_core.builtin.sources import Concept, Picture, read_pictures
+from diffusion_core.builtin.sources import Concept, Picture, read_member, read_pictures
 
 NUM_PLAIN, NUM_COLOURED = 3, 3
 SHARD_SIZE = 3000
@@ -44,6 +45,21 @@ class Member:
     facts: Facts
     boxes: tuple[layout.Box, ...]
     captions: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A member of the set as it is read back."""
+
+    key: str
+    facts: Facts
+    captions: tuple[str, ...]
+    png: bytes
+
+    def pixels(self) -> NDArray[np.uint8]:
+        """(H, W, 3)."""
+        with Image.open(io.BytesIO(self.png)) as image:
+            return np.asarray(image.convert("RGB"))
 
 
 def held_out(hexcode: str, background: str, count: int) -> bool:
@@ -174,20 +190,25 @@ def draw_all(pictures: list[Picture]) -> Iterator[tuple[Member, bytes]]:
             print(f"{i} of {len(pictures)} pictures drawn, {seconds:.0f} s", flush=True)
 
 
-def read_facts(shards: Iterable[Path]) -> Iterator[tuple[str, list[str], Facts]]:
-    """Key, captions and facts of every member, in the order of the tars."""
-    for shard in shards:
+def read_entries(folder: Path) -> Iterator[Entry]:
+    """Every member of a built set, in the order of its tars."""
+    for shard in sorted(folder.glob("emoji-*.tar")):
         with tarfile.open(shard) as tar:
+            png = b""
             for info in tar:
-                if info.name.endswith(".json"):
-                    record = json.loads(tar.extractfile(info).read())
-                    yield info.name.removesuffix(".json"), record.pop("caption"), Facts(**record)
+                content = read_member(tar, info.name)
+                if info.name.endswith(".png"):
+                    png = content
+                else:
+                    record = json.loads(content)
+                    said = tuple(record.pop("caption"))
+                    yield Entry(info.name.removesuffix(".json"), Facts(**record), said, png)
 
 
 def build(out: Path, cache: Path) -> dict[str, int]:
     """Write the whole set; the number of members by shard."""
     numbers = write_shards(out, draw_all(read_pictures(cache)))
-    texts = {text for _, said, _ in read_facts(out / name for name in numbers) for text in said}
+    texts = {text for entry in read_entries(out) for text in entry.captions}
     words.build_from_package(sorted(texts), out)
     return numbers
 

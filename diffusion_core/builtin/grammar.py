@@ -5,6 +5,11 @@ Careful rather than complete: where a plural is not sure, `many` says "two copie
 
 import re
 
+
+def _words(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
 NUMBERS = {1: "one", 2: "two", 3: "three", 4: "four"}
 _IRREGULAR = {
     "man": "men",
@@ -32,39 +37,40 @@ _IRREGULAR = {
     "octopus": "octopuses",
     "die": "dice",
 }
-_SAME = frozenset("fish sheep deer bison moose shrimp squid boar goldfish blowfish jellyfish".split())
-_NO_COUNT = frozenset(
+_SAME = _words("fish sheep deer bison moose shrimp squid boar goldfish blowfish jellyfish")
+_NO_COUNT = _words(
     """
     rice bread sushi tea milk food honey ice hair water music money fire salt butter cheese bacon
     broccoli garlic popcorn chocolate spaghetti soup sake corn mate fog snow rain lightning weather
-    wind mail clothing tennis badminton golf hockey luggage seaweed coral ginger yarn soap dynamite evil poo sweat research claus fuji art
+    wind mail clothing tennis badminton golf hockey luggage seaweed coral ginger yarn soap dynamite
+    evil poo sweat research claus fuji art
     space night day time sleep love speed power life luck junk broth curry oden dango falafel
     fondue hibiscus lotus fries wrestling polo cricket lacrosse curling
-    """.split()
+    """
 )
-_NOT_NOUNS = frozenset(
+_NOT_NOUNS = _words(
     """
     up down left right on off back end soon top new free cool ok ng out away apart together open
     closed red green blue yellow black white brown orange purple pink grey gray happy sad angry bald
-    old asleep ill round struck kneeling standing walking running cooking camping bowling done locked
-    unlocked prohibited registered customs skis wireless foggy multiply divide plus minus
+    old asleep ill round struck kneeling standing walking running cooking camping bowling done
+    locked unlocked prohibited registered customs skis wireless foggy multiply divide plus minus
     information radioactive uppercase lowercase eighteen collision dizzy dvd dna wood mx
-    """.split()
+    """
 )
 _JOINTS = re.compile(
     r" (?:with|without|of|in|on|over|at|and|behind|showing|holding|to|for|the|a|an|no|not)\b"
 )
-_NAMES = frozenset(
+_NAMES = _words(
     "santa mrs. mx mount aries taurus gemini cancer leo virgo libra scorpio sagittarius capricorn "
-    "aquarius pisces ophiuchus tokyo".split()
+    "aquarius pisces ophiuchus tokyo"
 )
-_PEOPLE = frozenset("person man woman people men women face".split())
+_PEOPLE = _words("person man woman people men women face")
 _SPOKEN_LETTERS = re.compile(r"^(?:[AEFHILMNORSX]|ATM|NG|SOS|OK)\b")
 
 
 def spoken(label: str) -> str:
     """Unicode's label as one says it: `woman: bald` -> `bald woman`, `keycap: 3` -> `keycap 3`."""
-    text = label.replace("’", "'").replace("“", '"').replace("”", '"')
+    text = label.replace("\u2019", "'").replace("\u201c", '"').replace("\u201d", '"')
     whole, _, part = text.partition(": ")
     if not part:
         return text
@@ -92,7 +98,9 @@ def is_plural(label: str) -> bool:
     noun = head(label)
     if noun in ("people", "men", "women"):
         return True
-    return noun.endswith("s") and not noun.endswith(("ss", "us", "is", "ros", "customs", "wireless"))
+    return noun.endswith("s") and not noun.endswith(
+        ("ss", "us", "is", "ros", "customs", "wireless")
+    )
 
 
 def with_article(label: str) -> str:

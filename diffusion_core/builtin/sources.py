@@ -11,6 +11,7 @@ import subprocess
 import tarfile
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -79,7 +80,7 @@ def read_fluent(tarball: Path) -> dict[str, bytes]:
     """WebP bytes by code."""
     with tarfile.open(tarball) as tar:
         files = [name for name in tar.getnames() if name.endswith(".webp")]
-        return {plain_hexcode(Path(name).stem): _bytes(tar, name) for name in files}
+        return {plain_hexcode(Path(name).stem): read_member(tar, name) for name in files}
 
 
 def read_noto(tarball: Path) -> dict[str, str]:
@@ -106,8 +107,8 @@ def read_pictures(cache: Path) -> list[Picture]:
         code = concept.hexcode
         if code in fluent and code in noto:
             pictures += [
-                Picture(concept, "fluent-3d", lambda code=code: decode_webp(fluent[code])),
-                Picture(concept, "noto", lambda code=code: render_svg(noto[code])),
+                Picture(concept, "fluent-3d", partial(decode_webp, fluent[code])),
+                Picture(concept, "noto", partial(render_svg, noto[code])),
             ]
     return pictures
 
@@ -130,10 +131,11 @@ def render_svg(svg: str) -> Image.Image:
 
 
 def _json(tar: tarfile.TarFile, name: str) -> Any:
-    return json.loads(_bytes(tar, name))
+    return json.loads(read_member(tar, name))
 
 
-def _bytes(tar: tarfile.TarFile, name: str) -> bytes:
+def read_member(tar: tarfile.TarFile, name: str) -> bytes:
+    """A file's bytes; FileNotFoundError for what is a folder."""
     handle = tar.extractfile(name)
     if handle is None:
         raise FileNotFoundError(f"{name} is no file in {tar.name!r}")

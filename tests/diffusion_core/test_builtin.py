@@ -1,8 +1,5 @@
-"""The shipped model, used as any diffusers folder is, and the recipe that made it."""
+"""The shipped model, used as any diffusers folder is, and the measures that are taken of it."""
 
-import io
-import json
-import tarfile
 from pathlib import Path
 
 import numpy as np
@@ -10,16 +7,16 @@ import pytest
 import torch
 from diffusers import DDIMScheduler, DDPMScheduler, DiffusionPipeline
 from PIL import Image
-from torch import Generator, Tensor, nn
+from torch import Tensor, nn
 from transformers import CLIPTokenizer
 
-from diffusion_core.builtin import architecture, captions, dataset, evaluate, folder, train
-from diffusion_core.builtin.concepts import LEFT_OUT, SINGLES, SUBGROUPS
-from diffusion_core.builtin.dataset import Concept
+from diffusion_core.builtin import evaluate, folder, grammar, layout, ship
+from diffusion_core.builtin.captions import Facts
+from diffusion_core.builtin.colours import COLOURS
+from diffusion_core.builtin.dataset import Entry, to_png
 
 SHEET = Path(__file__).with_name("taught_pictures.png")
 """One row of 24 x 24 thumbnails of training pictures, named in the PNG's text."""
-APPLE = Concept("1f34e.png", "red apple", ("apple", "fruit", "red", "ripe"), "1f34e")
 
 
 @pytest.fixture(scope="module")
@@ -63,23 +60,20 @@ def test_it_draws_what_is_asked_for(pipeline: DiffusionPipeline) -> None:
     """Of 32 training pictures, the named one is nearest far more often than 1 time in 32."""
     labels, references = thumbnails()
     wanted = list(range(0, len(labels), 2))
-    prompts = [captions.with_article(labels[i]) for i in wanted]
+    prompts = [grammar.with_article(labels[i]) for i in wanted]
     pictures = torch.stack(list(evaluate.generate(pipeline, prompts)))
     found = nn.functional.interpolate(pictures, size=24, mode="area")
     rank = evaluate.ranks(found.flatten(1), wanted, references.flatten(1))
     assert (rank == 0).float().mean().item() >= 0.6
 
 
+@pytest.mark.parametrize("kind", [DDIMScheduler, DDPMScheduler])
 def test_a_scheduler_made_from_its_configuration_clips_no_latents(
-    pipeline: DiffusionPipeline,
+    pipeline: DiffusionPipeline, kind: type[DDIMScheduler | DDPMScheduler]
 ) -> None:
-    config = pipeline.scheduler.config
-    made = architecture.new_scheduler().config
-    settings = {key for key in made | config if not key.startswith("_")}
-    assert {key: made[key] for key in settings} == {key: config[key] for key in settings}
-    for other in (DDIMScheduler, DDPMScheduler):
-        assert other.from_config(config).config.clip_sample is False
-        assert other.from_config(config).config.prediction_type == "v_prediction"
+    made = kind.from_config(pipeline.scheduler.config).config
+    assert made.clip_sample is False
+    assert made.prediction_type == pipeline.scheduler.config.prediction_type
 
 
 def test_the_autoencoder_keeps_a_picture(pipeline: DiffusionPipeline) -> None:
@@ -95,78 +89,8 @@ def thumbnails() -> tuple[list[str], Tensor]:
     return labels, torch.from_numpy(pixels.copy()).permute(1, 3, 0, 2).float() / 127.5 - 1
 
 
-def test_a_concept_is_taught_by_name_or_by_subgroup_and_never_twice() -> None:
-    assert dataset.is_taught("tiger", "animal-mammal")
-    assert not dataset.is_taught("ox", "animal-mammal")
-    assert dataset.is_taught("rocket", SUBGROUPS[SUBGROUPS.index("transport-air")])
-    assert not dataset.is_taught("flag: Peru", "country-flag")
-    assert not SINGLES & LEFT_OUT
-
-
-def test_the_set_is_built_from_the_two_packages(tmp_path: Path) -> None:
-    picture = io.BytesIO()
-    Image.new("RGBA", (256, 256), (255, 0, 0, 0)).save(picture, "WEBP", lossless=True)
-    emojis = [
-        {"label": "tiger", "hexcode": "1F405", "tags": ["cat"], "subgroup": 4},
-        {"label": "ox", "hexcode": "1F402", "tags": [], "subgroup": 4},
-        {"label": "red heart", "hexcode": "2764-FE0F", "subgroup": 9},
-        {"label": "no picture", "hexcode": "0000", "subgroup": 4},
-        {"label": "no group", "hexcode": "1F9F0"},
-    ]
-    groups = {"subgroups": [{"order": 4, "key": "animal-mammal"}, {"order": 9, "key": "heart"}]}
-    pack(
-        tmp_path / "lobehub-fluent-emoji-3d-1.1.0.tgz",
-        {f"package/assets/{c}.webp": picture.getvalue() for c in ("1f405", "1f402", "2764-fe0f")},
-    )
-    pack(
-        tmp_path / "emojibase-data-17.0.0.tgz",
-        {
-            "package/en/data.json": json.dumps(emojis).encode(),
-            "package/en/messages.json": json.dumps(groups).encode(),
-        },
-    )
-    assert dataset.build(tmp_path / "set", cache=tmp_path, size=16) == 2
-    assert dataset.read_concepts(tmp_path / "set") == [
-        Concept("1f405.png", "tiger", ("cat",), "1f405"),
-        Concept("2764.png", "red heart", (), "2764"),
-    ]
-    with Image.open(tmp_path / "set" / "2764.png") as image:
-        assert image.size == (16, 16)
-        assert image.getpixel((3, 3)) == (255, 255, 255)  # what is transparent shows the background
-
-
-def pack(path: Path, files: dict[str, bytes]) -> None:
-    with tarfile.open(path, "w:gz") as tar:
-        for name, content in files.items():
-            member = tarfile.TarInfo(name)
-            member.size = len(content)
-            tar.addfile(member, io.BytesIO(content))
-
-
-def test_captions_say_the_label_or_the_tags() -> None:
-    generator = Generator().manual_seed(0)
-    texts = {captions.caption(APPLE, generator) for _ in range(200)}
-    assert {"red apple", "a red apple"} <= texts
-    assert all("apple" in text or any(tag in text for tag in APPLE.tags) for text in texts)
-    assert len(texts) > 20
-
-
-def test_a_concept_without_tags_is_called_by_its_label() -> None:
-    bare = Concept("0.png", "ghost", (), "0")
-    generator = Generator().manual_seed(0)
-    assert all("ghost" in captions.caption(bare, generator) for _ in range(100))
-
-
-@pytest.mark.parametrize(
-    ("label", "called"),
-    [("apple", "an apple"), ("tiger", "a tiger"), ("grapes", "grapes"), ("glass", "a glass")],
-)
-def test_articles_fit(label: str, called: str) -> None:
-    assert captions.with_article(label) == called
-
-
 @pytest.mark.parametrize("text", ["a red apple", "ñandú", "日本語", "🐶", "zyx wvu"])
-def test_the_tokenizer_loses_nothing_but_case_and_spaces(text: str) -> None:
+def test_its_tokenizer_loses_nothing_but_case_and_spaces(text: str) -> None:
     tokenizer = CLIPTokenizer.from_pretrained(folder() / "tokenizer")
     tokens = tokenizer(text).input_ids
     assert tokenizer.decode(tokens, skip_special_tokens=True).strip() == text
@@ -174,46 +98,67 @@ def test_the_tokenizer_loses_nothing_but_case_and_spaces(text: str) -> None:
     assert tokens[-1] == tokenizer.eos_token_id
 
 
-def test_whitening_latents_changes_no_decoded_picture() -> None:
-    torch.manual_seed(0)
-    autoencoder = architecture.new_autoencoder().eval()
-    picture = torch.rand(2, 3, 32, 32) * 2 - 1
-    with torch.no_grad():
-        before = autoencoder.encode(picture).latent_dist
-        decoded = autoencoder.decode(before.mean).sample
-        mean, std = torch.tensor([1.0, -2.0, 0.5, 0.0]), torch.tensor([0.5, 3.0, 1.0, 2.0])
-        architecture.whiten_latents(autoencoder, mean, std)
-        after = autoencoder.encode(picture).latent_dist
-        again = autoencoder.decode(after.mean).sample
-    shape = (1, 4, 1, 1)
-    expected = (before.mean - mean.view(shape)) / std.view(shape)
-    torch.testing.assert_close(after.mean, expected, atol=1e-4, rtol=1e-4)
-    torch.testing.assert_close(after.std, before.std / std.view(shape), atol=1e-4, rtol=1e-4)
-    torch.testing.assert_close(again, decoded, atol=1e-4, rtol=1e-4)
+def test_a_folder_that_is_too_large_replaces_nothing(
+    pipeline: DiffusionPipeline, tmp_path: Path
+) -> None:
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "README.md").write_text("card")
+    with pytest.raises(ship.TooLarge, match="at most 1,000 ship"):
+        ship.ship(folder(), tmp_path / "model", most_bytes=1000)
+    assert [file.name for file in (tmp_path / "model").iterdir()] == ["README.md"]
 
 
-def test_a_stopped_stage_goes_on_as_if_it_had_not_stopped(tmp_path: Path) -> None:
-    def steps(num: int, stage: train.Stage) -> Tensor:
-        layer = stage.modules["layer"]
-        for _ in range(num):
-            batch = torch.randn(4, 3, generator=stage.generator(worker=0))
-            stage.update(layer(batch).square().mean())
-            stage.ema.update(stage.parameters)
-        return torch.cat([stage.ema.shadow[0].flatten(), layer.weight.detach().flatten()])
-
-    def stage(name: str) -> train.Stage:
-        torch.manual_seed(0)
-        config = train.StageConfig(minutes=1, batch_size=4, learning_rate=1e-2, warmup_steps=4)
-        return train.Stage(nn.ModuleDict({"layer": nn.Linear(3, 2)}), config, tmp_path / name)
-
-    whole = steps(8, stage("whole.pt"))
-    first = stage("parts.pt")
-    steps(5, first)
-    first.save()
-    assert torch.equal(steps(3, stage("parts.pt")), whole)
+def test_shipping_the_shipped_model_changes_no_weight(
+    pipeline: DiffusionPipeline, tmp_path: Path
+) -> None:
+    size = ship.ship(folder(), tmp_path / "model")
+    assert size == ship.num_bytes(tmp_path / "model") < ship.MOST_BYTES
+    for file in folder().rglob("*.safetensors"):
+        assert (tmp_path / "model" / file.relative_to(folder())).read_bytes() == file.read_bytes()
+    assert (tmp_path / "model" / "nightpress.json").exists()
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
 
 
 def test_ranks_count_what_lies_nearer() -> None:
     references = torch.tensor([[0.0], [1.0], [2.0], [5.0]])
     found = torch.tensor([[0.1], [0.1], [5.0]])
     assert evaluate.ranks(found, [0, 3, 2], references).tolist() == [0, 3, 1]
+
+
+def drawn(shape: str, background: str = "white", count: int = 1) -> Entry:
+    """A blue square or a green disc, laid out as the facts say."""
+    picture = Image.new("RGBA", (64, 64))
+    fill = Image.new("L", (64, 64))
+    if shape == "square":
+        fill.paste(255, (8, 8, 56, 56))
+    else:
+        yy, xx = np.mgrid[:64, :64]
+        fill = Image.fromarray(np.uint8(255 * ((yy - 32) ** 2 + (xx - 32) ** 2 < 20**2)))
+    picture.paste((20, 60, 200) if shape == "square" else (20, 160, 60), (0, 0, 64, 64), fill)
+    facts = Facts(shape, shape, "fluent-3d", background, count)
+    boxes = layout.copies(count, 0) if count > 1 else [layout.single("center", "normal")]
+    return Entry(f"{shape}-{background}-{count}", facts, (), to_png(compose(picture, boxes, facts)))
+
+
+def compose(picture: Image.Image, boxes: list[layout.Box], facts: Facts) -> Image.Image:
+    return layout.compose(picture, boxes, facts.background)
+
+
+def test_a_judge_knows_a_thing_on_any_colour(pipeline: DiffusionPipeline) -> None:
+    judge = evaluate.Judge(pipeline.vae, [drawn("square"), drawn("disc")])
+    entries = [drawn("square", "yellow"), drawn("disc", "red"), drawn("disc")]
+    cases = [evaluate.Case(entry.facts, "") for entry in entries]
+    pictures = [entry.pixels() for entry in entries]
+    assert judge.ranks(cases, pictures).tolist() == [0, 0, 0]
+    assert judge.ranks(cases[::-1], pictures).tolist() == [1, 0, 1]
+
+
+def test_backgrounds_and_numbers_are_read_from_pixels() -> None:
+    entries = [drawn("disc", colour, count) for colour in COLOURS for count in (1, 2, 3, 4)]
+    entries = [entry for entry in entries if entry.facts.background != "green"]
+    cases = [evaluate.Case(entry.facts, "") for entry in entries]
+    pictures = [entry.pixels() for entry in entries]
+    assert evaluate.colours_right(cases, pictures) == 1
+    assert evaluate.counts_right(cases, pictures) == {1: 1, 2: 1, 3: 1, 4: 1}
+    assert evaluate.colours_right(cases, pictures[::-1]) < 0.2
+    assert evaluate.counts_right(cases, pictures[::-1])[1] == 0
