@@ -194,6 +194,8 @@ def resolve_dtype(dtype: DType, device: str) -> str:
 def _checked_loras(
     spec: ModelSpec, files: Sequence[Path], owner: Any
 ) -> list[tuple[LoraSpec, Path]]:
+    if len(files) != len(spec.loras):
+        raise ModelError(f"{spec.source}: {len(spec.loras)} LoRAs, and files of {len(files)}")
     loras = list(zip(spec.loras, files, strict=True))
     for lora, file in loras:
         adapters.check_file(file, lora, owner, spec.allow_pickle)
