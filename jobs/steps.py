@@ -106,7 +106,10 @@ class Subject:
 
     def load(self) -> LoadedModel:
         """The model in memory, on the accelerator if there is one."""
-        return load(self.folder, self.spec, "cuda" if torch.cuda.is_available() else "cpu")
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        if device == "cpu":
+            torch.set_num_threads(1)  # as an actor has: their number decides the last bits
+        return load(self.folder, self.spec, device)
 
 
 def show_steps(
