@@ -6,14 +6,15 @@ worker does, `pipelines.training.loop` knows.
 
 import os
 import tempfile
-import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import ray
+from ray.exceptions import RayError
 
 from diffusion_core.errors import DiffusionError
 from jobs.cluster import cluster, has_gpus, room
@@ -109,41 +110,29 @@ def train(
 def _events(spec: TrainSpec) -> Iterator[TrainingEvent]:
     """What the workers tell; a first interruption asks them for a checkpoint, a second ends it."""
     board = ray.remote(Board).options(num_cpus=0).remote()
-    fit = Fit(spec, board)
-    fit.start()
     stopping = False
-    while fit.is_alive():
-        try:
-            yield from ray.get(board.take.remote())
-            fit.join(POLL_S)
-        except KeyboardInterrupt:
-            if stopping:
-                raise
-            stopping = True
-            ray.get(board.stop.remote())
+    # `fit` stands beside the main thread, which must keep its hand on signals.
+    with ThreadPoolExecutor(max_workers=1) as thread:
+        fit = thread.submit(_fit, spec, board)
+        while not fit.done():
+            try:
+                yield from ray.get(board.take.remote())
+                wait([fit], POLL_S)
+            except KeyboardInterrupt:
+                if stopping:
+                    ray.shutdown()  # takes the workers with it, and so ends `fit`
+                    raise
+                stopping = True
+                ray.get(board.stop.remote())
     yield from ray.get(board.take.remote())
-    error = ray.get(board.failed.remote()) or fit.error
+    error = ray.get(board.failed.remote()) or fit.exception()
     if error is not None:
         raise _as_stop(error) from error
 
 
-class Fit(threading.Thread):
-    """`TorchTrainer.fit` beside the main thread, which must keep its hand on signals."""
-
-    def __init__(self, spec: TrainSpec, board: Any) -> None:
-        super().__init__(name="fit", daemon=True)
-        self.spec, self.board = spec, board
-        self.error: Exception | None = None
-
-    def run(self) -> None:
-        """Train; what goes wrong is kept in `error`."""
-        from ray.train.v2.api.exceptions import TrainingFailedError
-
-        try:
-            with tempfile.TemporaryDirectory() as scratch:
-                trainer(self.spec, self.board, scratch).fit()
-        except (TrainingFailedError, ray.exceptions.RayError, ClusterError, SpecError) as error:
-            self.error = error
+def _fit(spec: TrainSpec, board: Any) -> None:
+    with tempfile.TemporaryDirectory() as scratch:
+        trainer(spec, board, scratch).fit()
 
 
 def trainer(spec: TrainSpec, board: Any, scratch: str) -> Any:
@@ -245,14 +234,18 @@ def num_workers(spec: TrainSpec) -> int:
     return found
 
 
-def _as_stop(error: Exception) -> Exception:
-    """What the driver raises: our own errors as they are, the rest in a line."""
-    if isinstance(error, TrainingDiverged | StoreError):
-        return RunStopped(str(error))
-    if isinstance(error, PipelineError | DiffusionError | ClusterError):
-        return error
-    reason = " ".join(str(error).split())[-500:]
-    return RunStopped(f"the workers failed: {reason}; the same command goes on")
+def _as_stop(error: BaseException) -> BaseException:
+    """What the driver raises: our own errors as they are, lost workers in a line."""
+    from ray.train.v2.api.exceptions import TrainingFailedError
+
+    match error:
+        case TrainingDiverged() | StoreError():
+            return RunStopped(str(error))
+        case TrainingFailedError() | RayError():
+            reason = " ".join(str(error).split())[-500:]
+            return RunStopped(f"the workers failed: {reason}; the same command goes on")
+        case _:
+            return error
 
 
 def _require_ray_train() -> None:

@@ -1,0 +1,158 @@
+"""Training on a real Ray: several workers, lost workers, signals, and what cannot be trained."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import safetensors.torch
+import torch
+import yaml
+from training_jobs import autoencoder_job, denoiser_job, draw_pictures, save_parts
+
+from jobs.errors import ClusterError, RunStopped
+from jobs.training import train
+from pipelines.errors import DataError, SpecError, StoreDenied
+from pipelines.storage import Store
+from pipelines.training import checkpoints
+from pipelines.training.events import CheckpointSaved, Resumed, StepDone, TrainingEvent
+from pipelines.training.spec import TrainSpec
+
+TWO = {"workers": 2}
+
+
+@pytest.fixture
+def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with pictures and the parts of a denoiser; packed data stays in it."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    draw_pictures(tmp_path / "pictures")
+    save_parts(tmp_path / "parts")
+    return tmp_path
+
+
+def weights(spec: TrainSpec) -> dict[str, torch.Tensor]:
+    """The trained tensors of the last checkpoint."""
+    store = Store(spec.url)
+    last = checkpoints.steps_of(store)[-1]
+    tensors = safetensors.torch.load(store.read(checkpoints.path_of(last)))
+    return {key: value for key, value in tensors.items() if key.startswith("model.")}
+
+
+def apart(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> float:
+    """The largest difference of any weight."""
+    assert one.keys() == other.keys()
+    return max(float((one[key] - other[key]).abs().max()) for key in one)
+
+
+def training_workers() -> list[psutil.Process]:
+    return [
+        process
+        for process in psutil.Process().children(recursive=True)
+        if "RayTrainWorker" in " ".join(process.cmdline())
+    ]
+
+
+@pytest.mark.usefixtures("local_ray")
+def test_two_workers_train_what_one_trains(root: Path) -> None:
+    alone = denoiser_job(root, name="alone")
+    shared = denoiser_job(root, name="shared", cluster=TWO)
+    result = train(alone)
+    assert result.step == 6
+    assert Path(result.model, "model_index.json").is_file()
+    train(shared)
+    # The order in which a batch is summed differs, and so do the last bits.
+    assert apart(weights(alone), weights(shared)) < 1e-4
+
+
+@pytest.mark.usefixtures("local_ray")
+def test_a_killed_worker_is_replaced_and_training_goes_on_to_the_same_weights(root: Path) -> None:
+    steps = {"max_train_steps": 40, "checkpointing_steps": 5}
+    calm = denoiser_job(root, name="calm", cluster=TWO, training=steps)
+    train(calm)
+    hit = denoiser_job(root, name="hit", cluster=TWO, training=steps)
+    killed: list[int] = []
+    events: list[TrainingEvent] = []
+
+    def kill_once(event: TrainingEvent) -> None:
+        events.append(event)
+        if isinstance(event, CheckpointSaved) and not killed:
+            victim = training_workers()[-1]
+            killed.append(victim.pid)
+            victim.kill()
+
+    result = train(hit, kill_once)
+    assert killed
+    assert any(isinstance(event, Resumed) for event in events)
+    assert result.step == 40
+    assert apart(weights(calm), weights(hit)) == 0
+
+
+def test_a_polite_stop_keeps_every_step_and_the_same_command_goes_on(root: Path) -> None:
+    spec = autoencoder_job(root, training={"max_train_steps": 400, "checkpointing_steps": 1000})
+    job = root / "tiny.yaml"
+    job.write_text(yaml.safe_dump(spec.as_dict()))
+
+    process = subprocess.Popen(
+        [sys.executable, "-c", "from jobs.cli import main; main()", "train", str(job)],
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=Path(__file__).parents[2],
+        env={**os.environ, "XDG_CACHE_HOME": str(root / "cache")},
+    )
+    _wait_for(lambda: (Path(spec.url) / "train.json").exists(), process)
+    time.sleep(3)
+    process.send_signal(signal.SIGTERM)
+    _, told = process.communicate(timeout=60)
+    assert process.returncode == 4, told
+    steps = checkpoints.steps_of(Store(spec.url))
+    assert len(steps) == 1
+    assert f"stopped at step {steps[0]:,}; the same command goes on" in told
+
+
+@pytest.mark.usefixtures("local_ray")
+@pytest.mark.parametrize(
+    ("job", "sections", "error", "message"),
+    [
+        (denoiser_job, {"data": {"source": "ROOT/empty"}}, DataError, "empty"),
+        (denoiser_job, {"training": {"train_batch_size": 5}, "cluster": TWO}, SpecError, "evenly"),
+        (denoiser_job, {"cluster": {"workers": 99}}, ClusterError, "room for"),
+        (denoiser_job, {"output": "/proc/nowhere"}, StoreDenied, "/proc/nowhere"),
+    ],
+)
+def test_what_cannot_be_trained_is_told_in_a_line_and_nothing_is_written(
+    root: Path, job: Callable[..., TrainSpec], sections: Any, error: type[Exception], message: str
+) -> None:
+    (root / "empty").mkdir()
+    if "data" in sections:
+        sections = {"data": {"source": str(root / "empty")}}
+    spec = job(root, **sections)
+    with pytest.raises(error, match=message) as told:
+        train(spec)
+    assert "\n" not in str(told.value)
+    assert not Path(spec.url).exists()
+
+
+@pytest.mark.usefixtures("local_ray")
+def test_a_loss_that_is_no_number_stops_for_good(root: Path) -> None:
+    spec = denoiser_job(root, cluster=TWO, training={"max_train_steps": 30, "learning_rate": 1e30})
+    events: list[TrainingEvent] = []
+    with pytest.raises(RunStopped, match=r"the loss is (nan|inf)"):
+        train(spec, events.append)
+    seen = [event.metrics.step for event in events if isinstance(event, StepDone)]
+    assert seen == sorted(set(seen))  # nothing was tried again
+
+
+def _wait_for(condition: Callable[[], bool], process: "subprocess.Popen[str]") -> None:
+    for _ in range(900):
+        if condition():
+            return
+        if process.poll() is not None:
+            raise AssertionError(process.communicate()[1])
+        time.sleep(0.1)
+    raise AssertionError("it did not begin")
