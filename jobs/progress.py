@@ -1,116 +1,39 @@
-"""What a person sees while a run goes on: a live line on a terminal, plain lines elsewhere."""
+"""What a person sees while a run goes on.
 
-from types import TracebackType
-from typing import Protocol, Self
+Owns the words. How they are shown, `jobs.displays` knows.
+"""
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn
 
+from jobs.displays import Display, display
 from jobs.events import ActorJoined, ActorLost, Event, Message, Planned, ShardRetried
 from jobs.tally import Tally
 from pipelines.wording import duration, plural
 
-PLAIN_EVERY_S = 10.0
-"""Seconds between two plain lines."""
 
-
-class Display(Protocol):
-    """Shows a run's events as they come; a context manager around the run."""
-
-    def __enter__(self) -> Self: ...
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None: ...
-
-    def show(self, event: Event) -> None:
-        """Take one event."""
-
-
-def display_for(console: Console) -> Display:
+def display_for(console: Console) -> Display[Event]:
     """A live display where the console is a terminal, plain lines where it is not."""
-    return LiveDisplay(console) if console.is_terminal else PlainDisplay(console)
+    return display(console, RunTeller())
 
 
-class PlainDisplay:
-    """A line now and then: for logs, pipes and schedulers."""
+class RunTeller:
+    """The words for a run's events."""
 
-    def __init__(self, console: Console, every_s: float = PLAIN_EVERY_S) -> None:
-        self._console = console
-        self._every_s = every_s
+    def __init__(self) -> None:
         self._tally = Tally()
-        self._next_at = 0.0
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        if self._tally.num_images:
-            self._print(progress_line(self._tally))
-
-    def show(self, event: Event) -> None:
-        """Print what is news, and how far the run is when it is time again."""
+    def add(self, event: Event) -> str | None:
+        """Take an event into account; what is news comes back as text."""
         self._tally.add(event)
-        text = news(event)
-        if text is not None:
-            self._print(text)
-        elif self._tally.elapsed_s >= self._next_at:
-            self._next_at = self._tally.elapsed_s + self._every_s
-            self._print(progress_line(self._tally))
+        return news(event)
 
-    def _print(self, text: str) -> None:
-        self._console.print(text, highlight=False, markup=False, soft_wrap=True)
+    def line(self) -> str:
+        """How far the run is; empty before it is planned."""
+        return progress_line(self._tally) if self._tally.num_images else ""
 
-
-class LiveDisplay:
-    """One line that moves, with the news above it."""
-
-    def __init__(self, console: Console) -> None:
-        self._tally = Tally()
-        self._progress = Progress(
-            SpinnerColumn(),
-            BarColumn(bar_width=28),
-            TextColumn("{task.description}"),
-            console=console,
-            refresh_per_second=4,
-            transient=True,
-            get_time=self._tally.clock,
-        )
-        self._bar = self._progress.add_task("starting", total=None)
-
-    def __enter__(self) -> Self:
-        self._progress.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._progress.stop()
-
-    def show(self, event: Event) -> None:
-        """Move the bar, and print what is news above it."""
-        self._tally.add(event)
-        text = news(event)
-        if text is not None:
-            self._progress.console.print(text, highlight=False, markup=False)
-        if self._tally.num_images:
-            self._progress.update(
-                self._bar,
-                total=self._tally.num_images,
-                completed=self._tally.num_done,
-                description=progress_line(self._tally),
-            )
+    def share(self) -> tuple[int, int]:
+        """Images that need nothing more, of all."""
+        return self._tally.num_done, self._tally.num_images
 
 
 def progress_line(tally: Tally) -> str:

@@ -4,8 +4,9 @@ import io
 
 from rich.console import Console
 
+from jobs.displays import Live, Plain
 from jobs.events import ActorJoined, ActorLost, Event, Message, Planned, ShardRetried
-from jobs.progress import LiveDisplay, PlainDisplay, display_for, news, progress_line
+from jobs.progress import RunTeller, display_for, news, progress_line
 from jobs.tally import Tally
 from pipelines.shard import BatchDone, ShardDone
 
@@ -23,7 +24,7 @@ def shown(*, terminal: bool) -> str:
     stream = io.StringIO()
     console = Console(file=stream, force_terminal=terminal, width=100)
     display = display_for(console)
-    assert isinstance(display, LiveDisplay if terminal else PlainDisplay)
+    assert isinstance(display, Live if terminal else Plain)
     with display:
         for event in EVENTS:
             display.show(event)
@@ -48,11 +49,28 @@ def test_a_terminal_gets_a_line_that_moves_and_the_news_above_it() -> None:
 
 def test_a_plain_display_does_not_print_every_batch() -> None:
     stream = io.StringIO()
-    with PlainDisplay(Console(file=stream), every_s=3600) as display:
+    with Plain(Console(file=stream), RunTeller(), every_s=3600) as display:
         display.show(EVENTS[0])
         for shard in range(50):
             display.show(BatchDone(shard, 4, 0, 4))
     assert len(stream.getvalue().splitlines()) == 3
+
+
+def test_before_a_run_is_planned_there_is_nothing_to_say() -> None:
+    teller = RunTeller()
+    assert teller.add(ActorJoined("gpu-1", 1)) is not None
+    assert teller.line() == ""
+    teller.add(EVENTS[0])
+    teller.add(BatchDone(0, 4, 0, 4))
+    assert teller.share() == (4, 1632)
+
+
+def test_a_line_that_has_not_changed_is_not_printed_again() -> None:
+    stream = io.StringIO()
+    with Plain(Console(file=stream), RunTeller(), every_s=0) as display:
+        for event in (EVENTS[0], *[BatchDone(0, 0, 0, 0)] * 3):
+            display.show(event)
+    assert len(stream.getvalue().splitlines()) == 2
 
 
 def test_the_line_says_how_far_how_fast_how_long_and_how_many() -> None:
