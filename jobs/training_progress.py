@@ -3,6 +3,8 @@
 Owns the words. How they are shown, `jobs.displays` knows.
 """
 
+import math
+
 from rich.console import Console
 
 from jobs.displays import Display, display
@@ -88,19 +90,26 @@ class TrainingTeller:
 
 
 class Smoothed:
-    """An exponential moving average without a bias towards its start."""
+    """An exponential moving average without a bias towards its start.
+
+    What is not finite is told while it is the last value, and has no part in the average.
+    """
 
     def __init__(self) -> None:
-        self._total = self._weight = 0.0
+        self._total = self._weight = self._last = 0.0
 
     def add(self, value: float) -> None:
         """Take a value."""
-        self._total = SMOOTHING * self._total + value
-        self._weight = SMOOTHING * self._weight + 1
+        self._last = value
+        if math.isfinite(value):
+            self._total = SMOOTHING * self._total + value
+            self._weight = SMOOTHING * self._weight + 1
 
     @property
     def value(self) -> float:
         """The average; 0 before the first value."""
+        if not math.isfinite(self._last):
+            return self._last
         return self._total / self._weight if self._weight else 0.0
 
 

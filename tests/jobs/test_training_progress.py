@@ -79,6 +79,15 @@ def test_the_loss_is_smoothed() -> None:
     assert "loss 0.4737" in teller.line()  # 0.9 / (0.9 + 1)
 
 
+def test_a_loss_that_is_no_number_is_told_and_does_not_stay() -> None:
+    teller = TrainingTeller()
+    teller.add(step(1, loss=1.0))
+    teller.add(step(2, loss=float("nan")))
+    assert "loss nan" in teller.line()
+    teller.add(step(3, loss=0.0))
+    assert "loss 0.4737" in teller.line()
+
+
 def test_a_resumed_training_names_its_checkpoint() -> None:
     teller = TrainingTeller()
     assert teller.add(Resumed(500)) == "going on from step 500"
