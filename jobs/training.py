@@ -22,7 +22,7 @@ from jobs.errors import ClusterError, RunStopped
 from pipelines.errors import PipelineError, SpecError, StoreError, TrainingDiverged
 from pipelines.storage import Store, is_url
 from pipelines.storage.urls import local_path
-from pipelines.training.events import Finished, StepDone, Stopped, TrainingEvent
+from pipelines.training.events import DataRead, Finished, StepDone, Stopped, TrainingEvent
 from pipelines.training.spec import TrainSpec, train_spec
 
 POLL_S = 0.2
@@ -177,7 +177,8 @@ def worker_loop(config: dict[str, Any]) -> None:
     stop = StopWish(board)
     try:
         for event in train(spec, place, stop):
-            if place.leads:
+            # Of the workers of a machine only one packs, and that need not be the first.
+            if place.leads or isinstance(event, DataRead):
                 stop.heard(ray.get(board.tell.remote(event)))
     except (PipelineError, DiffusionError) as error:
         ray.get(board.fail.remote(error))

@@ -10,6 +10,7 @@ from rich.console import Console
 from jobs.displays import Display, display
 from pipelines.training.events import (
     CheckpointSaved,
+    DataRead,
     DataReady,
     Finished,
     LatentsCached,
@@ -39,6 +40,7 @@ class TrainingTeller:
         self._done = self._total = 0
         self._loss, self._rate = Smoothed(), Smoothed()
         self._left_s: float | None = None
+        self._num_read = 0
         self._cached: LatentsCached | None = None
         self._checkpoint: int | None = None
         self._sheet = ""
@@ -46,6 +48,10 @@ class TrainingTeller:
     def add(self, event: TrainingEvent) -> str | None:
         """Take an event into account; what is news comes back as text."""
         match event:
+            case DataRead():
+                self._num_read = max(self._num_read, event.num_images)
+            case DataReady():
+                self._num_read = 0
             case Resumed():
                 self._done = self._checkpoint = event.step
             case LatentsCached():
@@ -76,8 +82,7 @@ class TrainingTeller:
     def line(self) -> str:
         """`step 500 / 10,000 · loss 0.1234 · 52.1 images/s · 40 min left · checkpoint 500`."""
         if not self._total:
-            cached = self._cached
-            return f"{cached.done:,} / {cached.total:,} pictures encoded" if cached else ""
+            return self._line_before()
         parts = [
             f"step {self._done:,} / {self._total:,}",
             f"loss {self._loss.value:.4g}",
@@ -87,6 +92,12 @@ class TrainingTeller:
             self._sheet,
         ]
         return " · ".join(part for part in parts if part)
+
+    def _line_before(self) -> str:
+        """What goes on before the first step."""
+        if self._cached is not None:
+            return f"{self._cached.done:,} / {self._cached.total:,} pictures encoded"
+        return f"{plural(self._num_read, 'picture')} read" if self._num_read else ""
 
 
 class Smoothed:

@@ -6,6 +6,13 @@ from pipelines.training.metrics import StepMetrics
 
 
 @dataclass(frozen=True)
+class DataRead:
+    """Pictures read and checked so far; told only where they were not packed before."""
+
+    num_images: int
+
+
+@dataclass(frozen=True)
 class DataReady:
     """The pictures are packed and can be read."""
 
@@ -72,7 +79,8 @@ class Finished:
 
 
 TrainingEvent = (
-    DataReady
+    DataRead
+    | DataReady
     | LatentsCached
     | Resumed
     | StepDone

@@ -21,7 +21,7 @@ from diffusion_core.training import Ema
 from diffusion_core.training.optimizers import Optimization, learning_rate, new_optimizer
 from pipelines.errors import SpecError, TrainingDiverged
 from pipelines.storage import Store
-from pipelines.training import checkpoints
+from pipelines.training import checkpoints, reading
 from pipelines.training.checkpoints import TrainingState
 from pipelines.training.curves import loss_curve
 from pipelines.training.data import PackedImages, pack
@@ -83,13 +83,22 @@ def train(
     """
     place = place or Place()
     _require_shares(spec, place)
-    data = pack(spec.data, spec.training.resolution, spec.needs_captions, spec.storage, cache)
+    data = yield from _packed(spec, cache)
     yield DataReady(len(data), data.num_bad, tuple(map(str, data.bad)), data.warnings)
     recipe = new_recipe(spec, data, place.device)
     store = Store(spec.url, spec.storage)
     if place.leads:
         claim(store, new_record(spec, data.fingerprint, len(data), recipe.base))
     yield from Training(spec, place, store, data, recipe).run(should_stop)
+
+
+def _packed(spec: TrainSpec, cache: Path | None) -> Generator[TrainingEvent, None, PackedImages]:
+    resolution, captions = spec.training.resolution, spec.needs_captions
+    return (
+        yield from reading.told(
+            lambda num_read: pack(spec.data, resolution, captions, spec.storage, cache, num_read)
+        )
+    )
 
 
 class Training:

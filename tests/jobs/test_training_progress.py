@@ -8,6 +8,7 @@ from rich.console import Console
 from jobs.training_progress import TrainingTeller, display_for, news
 from pipelines.training.events import (
     CheckpointSaved,
+    DataRead,
     DataReady,
     Finished,
     LatentsCached,
@@ -60,6 +61,16 @@ def test_a_terminal_gets_a_line_that_moves_and_the_news_above_it() -> None:
     assert "\x1b[" in text
     assert "a[1].png: zero bytes" in text
     assert "step 40 / 1,000" in text
+
+
+def test_pictures_read_are_counted_until_all_are_there() -> None:
+    teller = TrainingTeller()
+    assert teller.add(DataRead(2000)) is None
+    teller.add(DataRead(1000))  # of another machine
+    assert teller.line() == "2,000 pictures read"
+    assert teller.share() == (0, 0)
+    teller.add(DataReady(3000, 0, ()))
+    assert teller.line() == ""
 
 
 def test_before_the_first_step_it_says_how_many_pictures_are_encoded() -> None:
