@@ -262,6 +262,8 @@ def _with_whole_paths(spec: TrainSpec) -> TrainSpec:
     """Local folders by their full paths: workers stand elsewhere."""
     values = spec.as_dict()
     values["output"] = _whole(values["output"])
+    if values["training"]["tensorboard"] is not None:
+        values["training"]["tensorboard"] = _whole(values["training"]["tensorboard"])
     source = values["data"]["source"]
     values["data"]["source"] = (
         [_whole(url) for url in source] if isinstance(source, list) else _whole(source)

@@ -36,7 +36,13 @@ from pipelines.training.events import (
     TrainingEvent,
 )
 from pipelines.training.grids import film_strip, sample_sheet
-from pipelines.training.metrics import MetricsLog, StepMetrics, read_metrics
+from pipelines.training.metrics import (
+    MetricsLog,
+    StepMetrics,
+    TensorBoard,
+    read_metrics,
+    require_tensorboard,
+)
 from pipelines.training.order import Order, Pick
 from pipelines.training.recipes import Recipe
 from pipelines.training.record import claim, new_record
@@ -75,7 +81,7 @@ def train(
         cache: folder of this machine for packed data.
 
     Raises:
-        DataError, SpecError, DiffusionError: nothing was written.
+        DataError, SpecError, DiffusionError: nothing was written to the store.
         ChangedRunError: the run directory belongs to another training.
         CheckpointError: the last checkpoint is damaged or of another network.
         TrainingDiverged: the loss is no number any more.
@@ -83,6 +89,8 @@ def train(
     """
     place = place or Place()
     _require_shares(spec, place)
+    if spec.training.tensorboard is not None and place.leads:
+        require_tensorboard(spec.training.tensorboard)
     data = yield from _packed(spec, cache)
     yield DataReady(len(data), data.num_bad, tuple(map(str, data.bad)), data.warnings)
     recipe = new_recipe(spec, data, place.device)
@@ -150,7 +158,7 @@ class Training:
         log = MetricsLog(self.store, first) if self.place.leads else None
         meter = Meter(options.train_batch_size)
         done, stop = first, False
-        with self._batches(first) as batch_of:
+        with self._batches(first) as batch_of, self._board(first) as board:
             while done < options.max_train_steps and not stop:
                 terms, norm = self._step(done, batch_of(done))
                 done += 1
@@ -160,6 +168,8 @@ class Training:
                 if log is not None and (done % options.logging_steps == 0 or last):
                     metrics = meter.metrics(done, self._rate(done - 1), norm)
                     log.add(metrics)
+                    if board is not None:
+                        board.add(metrics)
                     yield StepDone(metrics, options.max_train_steps)
                 if log is not None and (done % options.checkpointing_steps == 0 or last):
                     yield self._checkpoint(done, log)
@@ -220,6 +230,12 @@ class Training:
         log.flush()
         self.store.put("loss.png", loss_curve(read_metrics(self.store), self.spec.name))
         return CheckpointSaved(step, checkpoints.path_of(step), num_bytes)
+
+    def _board(self, first: int) -> AbstractContextManager[TensorBoard | None]:
+        folder = self.spec.training.tensorboard
+        if folder is None or not self.place.leads:
+            return nullcontext()
+        return TensorBoard(str(Path(folder, self.spec.name)), first)
 
     def _is_sample_step(self, step: int) -> bool:
         every = self.spec.samples.every_steps

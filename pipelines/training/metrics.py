@@ -7,6 +7,8 @@ import io
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from importlib.util import find_spec
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
@@ -14,7 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from pipelines.errors import CheckpointError, StoreMissing
+from pipelines.errors import CheckpointError, SpecError, StoreMissing
 from pipelines.storage import Store
 
 METRICS_FILE = "metrics.parquet"
@@ -140,13 +142,36 @@ def rows_of(table: pa.Table) -> Iterator[StepMetrics]:
         yield StepMetrics(**{name: values[name] for name in COLUMNS.names}, terms=terms)
 
 
-class TensorBoard:
-    """The same figures for TensorBoard, in a folder of this machine; needs tensorboardX."""
+def require_tensorboard(folder: str) -> None:
+    """See that TensorBoard's files can be written there.
 
-    def __init__(self, folder: str) -> None:
+    Raises:
+        SpecError: tensorboardX is missing, or the folder cannot be made.
+    """
+    if find_spec("tensorboardX") is None:
+        raise SpecError(
+            "training.tensorboard needs tensorboardX: "
+            "pip install -c infra/constraints.txt tensorboardX"
+        )
+    try:
+        Path(folder).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise SpecError(f"training.tensorboard: {folder}: {error.strerror or error}") from error
+
+
+class TensorBoard:
+    """The same figures for TensorBoard, in a folder of this machine; needs tensorboardX.
+
+    Args:
+        folder: of the training; TensorBoard shows the folders beside it as others.
+        after_step: the checkpoint that training goes on from; later steps are shown as they are
+            when they are done again.
+    """
+
+    def __init__(self, folder: str, after_step: int = 0) -> None:
         from tensorboardX import SummaryWriter
 
-        self._writer = SummaryWriter(folder)
+        self._writer = SummaryWriter(folder, purge_step=after_step + 1)
 
     def __enter__(self) -> Self:
         return self

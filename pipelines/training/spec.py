@@ -25,6 +25,7 @@ from pipelines.credentials import ADVICE, has_credentials, secret_option
 from pipelines.errors import Change, SpecError
 from pipelines.job_file import apply_override, explain, read_yaml
 from pipelines.spec import MAX_SEED, Auto, Section, Url, flatten
+from pipelines.storage.urls import is_url
 from pipelines.training.data import DataSpec
 
 LrScheduler = Literal["constant_with_warmup", "cosine", "warmup_stable_decay"]
@@ -71,6 +72,20 @@ class OptimizationSpec(Section):
         PositiveInt, Field(description="Older checkpoints than the newest so many are deleted.")
     ] = 2
     logging_steps: Annotated[PositiveInt, Field(description="Steps between rows of metrics.")] = 10
+    tensorboard: Annotated[
+        str | None,
+        Field(
+            min_length=1,
+            description="Folder of the first worker's machine, for TensorBoard to read as well.",
+        ),
+    ] = None
+
+    @field_validator("tensorboard")
+    @classmethod
+    def _local_folder(cls, value: str | None) -> str | None:
+        if value is not None and is_url(value):
+            raise ValueError("a folder of this machine, not a URL; the run's store has the metrics")
+        return value
 
     @model_validator(mode="after")
     def _decay_fits(self) -> Self:
@@ -282,6 +297,7 @@ MAY_CHANGE = frozenset(
         "checkpointing_steps",
         "checkpoints_total_limit",
         "logging_steps",
+        "tensorboard",
     )
 )
 """What a resumed run may say differently: how long, how fast, and what is kept on the way."""
