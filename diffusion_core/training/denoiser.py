@@ -11,6 +11,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
+from diffusion_core.conditioning import EmbeddingCache
 from diffusion_core.noise import FlowPath
 from diffusion_core.training.objectives import Objective, denoising_loss
 
@@ -67,6 +68,18 @@ class TextEncoding(nn.Module):
         attention_mask = mask if self.masked else None
         hidden: Tensor = self.text_encoder(input_ids, attention_mask=attention_mask)[0]
         return hidden
+
+    @torch.no_grad()
+    def remembered(self, prompt: str, cache: EmbeddingCache) -> Tensor:
+        """(1, n, d) embeddings of a prompt, encoded alone and once, in CPU memory."""
+        key = ("prompt", prompt)
+        held = cache.get(key)
+        if held is None:
+            device = next(self.text_encoder.parameters()).device
+            input_ids, mask = self.tokenize([prompt])
+            hidden = self(input_ids.to(device), mask.to(device))
+            held = cache.put(key, {"embeddings": hidden.cpu()})
+        return held["embeddings"]
 
 
 class DenoiserTraining(nn.Module):

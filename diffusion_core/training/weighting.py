@@ -10,7 +10,7 @@ from typing import Literal
 import torch
 from torch import Generator, Tensor
 
-from diffusion_core.noise import NoiseProcess
+from diffusion_core.noise import NoiseProcess, shifted
 from diffusion_core.prediction import PredictionType, error_scales
 
 
@@ -46,6 +46,8 @@ class TimeSampling:
     density: TimeDensity = "uniform"
     mean: float = 0.0
     std: float = 1.0
+    shift: float = 1.0
+    """Above 1, fractions of the first two move towards noise; Esser et al. 2024, eq. 23."""
 
 
 def times_from_uniform(
@@ -58,9 +60,10 @@ def times_from_uniform(
     sampling = sampling or TimeSampling()
     match sampling.density:
         case "uniform":
-            return process.timesteps_at(uniform)
+            return process.timesteps_at(shifted(uniform, sampling.shift))
         case "logit_normal":
-            return process.timesteps_at(torch.sigmoid(_normal(uniform, sampling)))
+            fractions = torch.sigmoid(_normal(uniform, sampling))
+            return process.timesteps_at(shifted(fractions, sampling.shift))
         case "snr":
             return process.timesteps_of(_normal(uniform, sampling))
 

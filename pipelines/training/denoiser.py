@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Generator, Tensor, nn
 
+from diffusion_core.conditioning import CACHE_BYTES, EmbeddingCache
 from diffusion_core.errors import SettingsError
 from diffusion_core.noise import FlowPath, NoiseProcess, NoiseSchedule
 from diffusion_core.training import Objective, TimeSampling
@@ -69,6 +70,7 @@ class DenoiserRecipe:
         multiple = max(PIPELINE_MULTIPLE, pixels_of_a_latent(self.autoencoder))
         require_multiple("training.resolution", spec.training.resolution, multiple)
         self.latents: Tensor | None = None
+        self.known_captions = EmbeddingCache(CACHE_BYTES)
 
     def prepare(self, store: Store, rank: int, world_size: int) -> Iterator[TrainingEvent]:
         """Encode this worker's share of the pictures."""
@@ -90,13 +92,17 @@ class DenoiserRecipe:
         ]
         x0 = self._latents(picks)
         input_ids, mask = self.text.tokenize(captions)
-        return {
+        batch = {
             "x0": x0,
             "noise": normal(tuple(x0.shape[1:]), [pick.generator for pick in picks]),
             "times": self.objective.timesteps(torch.tensor([pick.uniform for pick in picks])),
             "input_ids": input_ids,
             "mask": mask,
         }
+        if not self.spec.model.train_text_encoder:
+            known = [self.text.remembered(caption, self.known_captions) for caption in captions]
+            batch["embeddings"] = torch.cat(known)
+        return batch
 
     @torch.no_grad()
     def sample(self) -> tuple[list[Picture], list[str]]:
@@ -116,6 +122,7 @@ class DenoiserRecipe:
                 guidance_scale=samples.guidance_scale,
                 generator=[Generator().manual_seed(seed) for seed in seeds],
                 output_type="np",
+                **self.family.call_settings,
             ).images
             pictures += list((images * 255).round().astype("uint8"))
         return pictures, prompts
@@ -205,7 +212,10 @@ def objective_of(spec: DenoiserSpec) -> Objective:
         prediction_type=schedule.prediction_type,
         min_snr_gamma=schedule.snr_gamma,
         time_sampling=TimeSampling(
-            schedule.weighting_scheme, schedule.logit_mean, schedule.logit_std
+            schedule.weighting_scheme,
+            schedule.logit_mean,
+            schedule.logit_std,
+            schedule.timestep_shift,
         ),
     )
 

@@ -198,6 +198,9 @@ class ScheduleSpec(Section):
     ] = "uniform"
     logit_mean: float = 0.0
     logit_std: PositiveFloat = 1.0
+    timestep_shift: Annotated[
+        PositiveFloat, Field(description="Above 1: times drawn are moved towards noise.")
+    ] = 1.0
     snr_gamma: Annotated[
         PositiveFloat | None, Field(description="Of min-SNR loss weights; null weighs all alike.")
     ] = None

@@ -22,6 +22,7 @@ SAMPLINGS = [
     TimeSampling(),
     TimeSampling("logit_normal"),
     TimeSampling("snr", mean=-1.2, std=1.2),
+    TimeSampling(shift=2.0),
 ]
 
 
@@ -51,6 +52,13 @@ def test_times_rise_with_their_uniform_numbers_and_stay_on_the_path(
 def test_uniform_times_are_every_timestep_once() -> None:
     timesteps = times_from_uniform(even(1000), NoiseSchedule())
     assert torch.equal(timesteps, torch.arange(1000))
+
+
+def test_a_shift_trains_heavy_noise_as_often_as_a_shifted_path_does() -> None:
+    shifted = times_from_uniform(even(1000), FlowPath(), TimeSampling(shift=3.0))
+    assert torch.allclose(shifted, times_from_uniform(even(1000), FlowPath(shift=3.0)))
+    timesteps = times_from_uniform(even(1000), NoiseSchedule(), TimeSampling(shift=3.0))
+    assert float((timesteps >= 750).float().mean()) == pytest.approx(0.5, abs=0.01)
 
 
 @pytest.mark.parametrize("process", [NoiseSchedule(), FlowPath()], ids=str)

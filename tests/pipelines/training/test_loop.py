@@ -10,9 +10,10 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import safetensors.torch
+import tiny_models
 import torch
 from PIL import Image
-from training_jobs import autoencoder_job, denoiser_job, draw_pictures, save_parts
+from training_jobs import SIDE, autoencoder_job, denoiser_job, draw_pictures, save_parts
 
 from diffusion_core.errors import SettingsError
 from pipelines.errors import (
@@ -24,6 +25,7 @@ from pipelines.errors import (
 )
 from pipelines.storage import Store
 from pipelines.training import checkpoints
+from pipelines.training.data import pack
 from pipelines.training.events import (
     CheckpointSaved,
     Finished,
@@ -35,6 +37,8 @@ from pipelines.training.events import (
 )
 from pipelines.training.loop import Place, train
 from pipelines.training.metrics import read_metrics
+from pipelines.training.order import Order
+from pipelines.training.registry import new_recipe
 from pipelines.training.spec import TrainSpec
 
 
@@ -204,6 +208,50 @@ def test_a_text_encoder_that_is_not_trained_stays_as_it_is(root: Path) -> None:
     after = safetensors.torch.load_file(f"{frozen.url}/model/text_encoder/model.safetensors")
     assert equal(before, after)
     assert not any("text_encoder" in key for key in weights(frozen))
+
+
+def test_a_transformer_trains_on_a_frozen_t5_and_its_pipeline_samples(root: Path) -> None:
+    from diffusers import DiffusionPipeline
+
+    tiny_models.t5_text().save_pretrained(root / "t5")
+    tiny_models.t5_tokenizer().save_pretrained(root / "t5_tokenizer")
+    transformer = {
+        "_class_name": "PixArtTransformer2DModel",
+        "sample_size": 16,
+        "num_layers": 1,
+        "patch_size": 2,
+        "attention_head_dim": 8,
+        "num_attention_heads": 2,
+        "caption_channels": 32,
+        "in_channels": 4,
+        "out_channels": 8,
+        "cross_attention_dim": 16,
+        "norm_num_groups": 4,
+        "use_additional_conditions": False,
+    }
+    parts = {
+        "autoencoder": str(root / "parts/vae"),
+        "denoiser": transformer,
+        "text_encoder": str(root / "t5"),
+        "tokenizer": str(root / "t5_tokenizer"),
+    }
+    spec = denoiser_job(root, model={**parts, "train_text_encoder": False, "frozen_parameters": []})
+    assert isinstance(run(spec)[-1], Finished)
+    pipeline = DiffusionPipeline.from_pretrained(f"{spec.url}/model")
+    assert type(pipeline).__name__ == "PixArtSigmaPipeline"
+
+
+def test_remembered_captions_train_as_fresh_ones_do(root: Path) -> None:
+    spec = denoiser_job(root, model=_model(root, train_text_encoder=False, frozen_parameters=[]))
+    data = pack(spec.data, SIDE, True, {}, root / "cache")
+    recipe = new_recipe(spec, data, "cpu")
+    store = Store(spec.url)
+    list(recipe.prepare(store, 0, 1))
+    recipe.ready(store)
+    batch = recipe.batch(list(Order(0, len(data), 4).picks(0)))
+    with_known = recipe.module(**batch)["loss"]
+    del batch["embeddings"]
+    assert torch.allclose(recipe.module(**batch)["loss"], with_known, atol=1e-6)
 
 
 def test_named_weights_of_a_trained_text_encoder_stay(root: Path) -> None:
