@@ -4,8 +4,8 @@ Owns which denoisers, text encoders and pipelines belong together, and what one 
 Knows no data set, no optimizer and no loop.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Self
 
 import torch
@@ -28,6 +28,8 @@ class Family:
     text_encoders: tuple[str, ...]
     part: str
     """What the pipeline calls the denoiser."""
+    call_settings: Mapping[str, Any] = field(default_factory=dict)
+    """What its call must be told to draw a size and a prompt as they are."""
 
 
 FAMILIES = {
@@ -35,7 +37,11 @@ FAMILIES = {
     for family in (
         Family("UNet2DConditionModel", "StableDiffusionPipeline", ("CLIPTextModel",), "unet"),
         Family(
-            "PixArtTransformer2DModel", "PixArtSigmaPipeline", ("T5EncoderModel",), "transformer"
+            "PixArtTransformer2DModel",
+            "PixArtSigmaPipeline",
+            ("T5EncoderModel",),
+            "transformer",
+            {"use_resolution_binning": False, "clean_caption": False},
         ),
     )
 }
