@@ -1,12 +1,20 @@
 """What several commands share: the job argument and its overrides."""
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import click
 
+from pipelines.errors import RunNotFound
+from pipelines.job_file import read_yaml
+from pipelines.run_record import RUN_FILE, read_record
 from pipelines.runs import Run, open_run
 from pipelines.spec import RunSpec
+from pipelines.storage import Store
+from pipelines.training.record import TRAIN_FILE
+from pipelines.training.runs import TrainingRun, open_training
+from pipelines.training.spec import read_train_spec
 
 job_argument = click.argument("job", type=click.Path(dir_okay=False))
 
@@ -50,15 +58,35 @@ storage_option = click.option(
 )
 
 
-def open_run_argument(run: str, storage: tuple[str, ...]) -> Run:
-    """The run at a URL, or the one that a job file makes."""
+def open_run_argument(run: str, storage: tuple[str, ...]) -> Run | TrainingRun:
+    """The run or training at a URL, or the one that a job file makes.
+
+    Raises:
+        RunNotFound: there is neither.
+    """
+    overrides = tuple(f"storage.{option}" for option in storage)
     if run.endswith((".yaml", ".yml")):
-        spec = RunSpec.from_file(run, tuple(f"storage.{option}" for option in storage))
-        return open_run(spec.url, spec.storage)
+        return _open_job(Path(run), overrides)
     # A job that only lends its parser: the options follow the same rules as in a job file.
     lender = RunSpec.from_dict(
-        {"name": "run", "manifest": run, "output": run},
-        tuple(f"storage.{option}" for option in storage),
-        where="--storage",
+        {"name": "run", "manifest": run, "output": run}, overrides, where="--storage"
     )
-    return open_run(run, lender.storage)
+    store = Store(run, lender.storage)
+    record = read_record(store)
+    found = Run(store, record) if record is not None else open_training(store)
+    if found is None:
+        raise RunNotFound(
+            f"{store.url}: no run here (neither {RUN_FILE} nor {TRAIN_FILE} is there)"
+        )
+    return found
+
+
+def _open_job(path: Path, overrides: tuple[str, ...]) -> Run | TrainingRun:
+    if "recipe" not in read_yaml(path):
+        spec = RunSpec.from_file(path, overrides)
+        return open_run(spec.url, spec.storage)
+    job = read_train_spec(path, overrides)
+    found = open_training(Store(job.url, job.storage), job)
+    if found is None:
+        raise RunNotFound(f"{job.url}: no training here ({TRAIN_FILE} is missing)")
+    return found

@@ -1,12 +1,14 @@
 """`nightpress status`."""
 
 import json
+import math
 from dataclasses import asdict
 
 import click
 
 from jobs.commands.common import json_option, open_run_argument, run_argument, storage_option
 from pipelines.runs import Run, RunProgress
+from pipelines.training.runs import Checkpoint, TrainingProgress, TrainingRun, age_s
 from pipelines.wording import duration, plural, size
 
 
@@ -15,18 +17,29 @@ from pipelines.wording import duration, plural, size
 @storage_option
 @json_option
 def command(run: str, storage: tuple[str, ...], as_json: bool) -> None:
-    """Say how far RUN is: the URL of a run directory, or its job file.
+    """Say how far RUN is, of images or of training: the URL of a run directory, or its job file.
 
     Everything is read from the store; the machine that makes the run is not asked.
     """
     opened = open_run_argument(run, storage)
-    progress = opened.progress()
-    click.echo(json.dumps(as_values(opened, progress)) if as_json else describe(opened, progress))
+    values: dict[str, object] = {"url": opened.url, "created_at": opened.record.created_at}
+    if isinstance(opened, TrainingRun):
+        training = opened.progress()
+        values |= {"recipe": opened.recipe, **finite(asdict(training))}
+        text = describe_training(opened, training)
+    else:
+        progress = opened.progress()
+        values |= asdict(progress)
+        text = describe(opened, progress)
+    click.echo(json.dumps(values) if as_json else text)
 
 
-def as_values(run: Run, progress: RunProgress) -> dict[str, object]:
-    """The status as JSON-ready values."""
-    return {"url": run.url, "created_at": run.record.created_at, **asdict(progress)}
+def finite(values: dict[str, object]) -> dict[str, object]:
+    """The values with null in place of numbers that JSON does not have."""
+    return {
+        key: None if isinstance(value, float) and not math.isfinite(value) else value
+        for key, value in values.items()
+    }
 
 
 def describe(run: Run, progress: RunProgress) -> str:
@@ -52,3 +65,33 @@ def describe(run: Run, progress: RunProgress) -> str:
         left = progress.num_shards - progress.num_committed_shards
         lines.append(f"to do    {plural(left, 'shard')}; `nightpress run` of its job goes on")
     return "\n".join(lines)
+
+
+def describe_training(run: TrainingRun, progress: TrainingProgress) -> str:
+    """The status of a training in a few lines."""
+    state = "complete" if progress.complete else "not complete"
+    step, total = progress.step, progress.max_train_steps
+    lines = [
+        f"{run.url}  {state}",
+        f"recipe      {run.recipe}, {plural(run.record.num_images, 'picture')}",
+        f"step        {step:,} of {total:,} ({min(1, step / total):.1%})",
+    ]
+    if progress.loss is not None:
+        lines.append(f"loss        {progress.loss:.4g}")
+    if progress.images_per_s:
+        lines.append(f"rate        {progress.images_per_s:.1f} images/s")
+    if progress.left_s and not progress.complete:
+        lines.append(f"left        {duration(progress.left_s)} at that rate")
+    if progress.checkpoint is not None:
+        lines.append(f"checkpoint  {_checkpoint_line(progress.checkpoint)}")
+    lines += [f"samples     {progress.samples}"] if progress.samples else []
+    lines += [f"model       {progress.model}/"] if progress.model else []
+    lines.append(f"begun       {run.record.created_at}")
+    if not progress.complete:
+        lines.append("to do       `nightpress train` of its job goes on from the checkpoint")
+    return "\n".join(lines)
+
+
+def _checkpoint_line(checkpoint: Checkpoint) -> str:
+    age = "" if checkpoint.at is None else f", {duration(max(0.0, age_s(checkpoint.at)))} ago"
+    return f"{checkpoint.path} ({size(checkpoint.num_bytes)}{age})"

@@ -1,9 +1,8 @@
 """Checkpoints of a training run: one safetensors object each, create-only, found by listing.
 
-Owns their names, and how weights, averages and optimizer state become one flat set of tensors.
+Owns how weights, averages and optimizer state become one flat set of tensors.
 """
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -15,9 +14,7 @@ from torch import Tensor, nn
 from diffusion_core.training import Ema
 from pipelines.errors import CheckpointError
 from pipelines.storage import Store
-
-FOLDER = "checkpoints"
-_NAME = re.compile(r"checkpoints/step-(?P<step>\d{8,})\.safetensors")
+from pipelines.training.layout import path_of, steps_of
 
 
 @dataclass
@@ -91,17 +88,6 @@ class TrainingState:
 def _as_laid_out(value: Tensor, parameter: nn.Parameter) -> Tensor:
     """A copy in the parameter's memory format, which fused optimizers take for granted."""
     return torch.empty_like(parameter).copy_(value).detach()
-
-
-def path_of(step: int) -> str:
-    """`checkpoints/step-00000500.safetensors`."""
-    return f"{FOLDER}/step-{step:08d}.safetensors"
-
-
-def steps_of(store: Store) -> list[int]:
-    """The steps that have a checkpoint, rising."""
-    matches = (_NAME.fullmatch(path) for path in store.list(FOLDER))
-    return sorted(int(match["step"]) for match in matches if match)
 
 
 def save(store: Store, step: int, state: TrainingState, metadata: Mapping[str, str]) -> int:

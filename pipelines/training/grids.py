@@ -13,8 +13,7 @@ from PIL import Image, ImageDraw, ImageOps, UnidentifiedImageError
 from pipelines.contact_sheet import INK, PAPER, Grid, contact_sheet, default_font, drawable, wrapped
 from pipelines.errors import DataError, StoreMissing
 from pipelines.storage import Store
-
-SAMPLES_FOLDER = "samples"
+from pipelines.training.layout import SAMPLES_FOLDER, sheet_path, sheets_of
 
 SMALLEST, LARGEST = 128, 256
 """Sides of a picture on a sheet, in pixels."""
@@ -54,10 +53,10 @@ def film_strip(store: Store) -> bytes:
         StoreMissing: there are none.
         DataError: one of them is no picture.
     """
-    paths = [path for path in store.list(SAMPLES_FOLDER) if _is_sheet(path)]
+    paths = [sheet_path(step) for step in sheets_of(store)]
     if not paths:
         raise StoreMissing(f"{store.url}/{SAMPLES_FOLDER}: no samples to make a film of")
-    chosen = evenly(sorted(paths, key=_step_of), MAX_FRAMES)
+    chosen = evenly(paths, MAX_FRAMES)
     last = _frame(store, chosen[-1])
     # Sheets of an earlier start may have another number of pictures: all get the last one's size.
     frames = [ImageOps.pad(_frame(store, path), last.size, color=PAPER) for path in chosen[:-1]]
@@ -98,12 +97,3 @@ def _frame(store: Store, path: str) -> Image.Image:
     if max(image.size) <= FRAME_SIDE:
         return image
     return ImageOps.contain(image, (FRAME_SIDE, FRAME_SIDE), Image.Resampling.LANCZOS)
-
-
-def _is_sheet(path: str) -> bool:
-    name = path.removeprefix(f"{SAMPLES_FOLDER}/")
-    return name.startswith("step-") and name.endswith(".png") and name[5:-4].isdecimal()
-
-
-def _step_of(path: str) -> int:
-    return int(path.removeprefix(f"{SAMPLES_FOLDER}/step-").removesuffix(".png"))

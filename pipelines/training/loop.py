@@ -36,6 +36,14 @@ from pipelines.training.events import (
     TrainingEvent,
 )
 from pipelines.training.grids import film_strip, sample_sheet
+from pipelines.training.layout import (
+    MODEL_FOLDER,
+    SAMPLES_FOLDER,
+    path_of,
+    sheet_path,
+    sheets_of,
+    steps_of,
+)
 from pipelines.training.metrics import (
     MetricsLog,
     StepMetrics,
@@ -48,8 +56,6 @@ from pipelines.training.recipes import Recipe
 from pipelines.training.record import claim, new_record
 from pipelines.training.registry import new_recipe
 from pipelines.training.spec import TrainSpec
-
-MODEL_FOLDER = "model"
 
 
 @dataclass(frozen=True)
@@ -144,7 +150,7 @@ class Training:
 
     def _resume(self) -> int:
         """The step of the newest checkpoint, loaded; 0 without any."""
-        steps = checkpoints.steps_of(self.store)
+        steps = steps_of(self.store)
         if not steps:
             return 0
         checkpoints.load(self.store, steps[-1], self.state)
@@ -199,9 +205,9 @@ class Training:
         return {name: term.detach() for name, term in terms.items()}, norm
 
     def _diverged(self, step: int, loss: float) -> str:
-        steps = checkpoints.steps_of(self.store)
+        steps = steps_of(self.store)
         kept = (
-            f"the last good checkpoint is {self.store.url}/{checkpoints.path_of(steps[-1])}"
+            f"the last good checkpoint is {self.store.url}/{path_of(steps[-1])}"
             if steps
             else "there is no checkpoint yet"
         )
@@ -229,7 +235,7 @@ class Training:
         checkpoints.prune(self.store, options.checkpoints_total_limit)
         log.flush()
         self.store.put("loss.png", loss_curve(read_metrics(self.store), self.spec.name))
-        return CheckpointSaved(step, checkpoints.path_of(step), num_bytes)
+        return CheckpointSaved(step, path_of(step), num_bytes)
 
     def _board(self, first: int) -> AbstractContextManager[TensorBoard | None]:
         folder = self.spec.training.tensorboard
@@ -245,7 +251,7 @@ class Training:
     def _samples(self, step: int) -> Iterator[TrainingEvent]:
         with self._averaged():
             pictures, captions = self.recipe.sample()
-        path = f"samples/step-{step:08d}.png"
+        path = sheet_path(step)
         title = f"{self.spec.name}, step {step:,}"
         self.store.put(path, sample_sheet(pictures, captions, title))
         yield SamplesWritten(step, path)
@@ -259,8 +265,8 @@ class Training:
                     if path.is_file():
                         name = path.relative_to(scratch).as_posix()
                         self.store.put(f"{MODEL_FOLDER}/{name}", path.read_bytes())
-            if any(path.endswith(".png") for path in self.store.list("samples")):
-                self.store.put("samples/film.gif", film_strip(self.store))
+            if sheets_of(self.store):
+                self.store.put(f"{SAMPLES_FOLDER}/film.gif", film_strip(self.store))
             yield Finished(step, MODEL_FOLDER)
         self._barrier()
 

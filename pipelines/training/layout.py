@@ -1,0 +1,39 @@
+"""Where things lie in the run directory of a training.
+
+Owns the names. Knows nothing of what is in the files.
+"""
+
+import re
+
+from pipelines.storage import Store
+
+CHECKPOINTS_FOLDER = "checkpoints"
+SAMPLES_FOLDER = "samples"
+MODEL_FOLDER = "model"
+
+_STEP = re.compile(r".*/step-(?P<step>\d{8,})\.(safetensors|png)")
+
+
+def path_of(step: int) -> str:
+    """`checkpoints/step-00000500.safetensors`."""
+    return f"{CHECKPOINTS_FOLDER}/step-{step:08d}.safetensors"
+
+
+def sheet_path(step: int) -> str:
+    """`samples/step-00000500.png`."""
+    return f"{SAMPLES_FOLDER}/step-{step:08d}.png"
+
+
+def steps_of(store: Store) -> list[int]:
+    """The steps that have a checkpoint, rising."""
+    return _steps(store, CHECKPOINTS_FOLDER)
+
+
+def sheets_of(store: Store) -> list[int]:
+    """The steps that have a sheet of samples, rising."""
+    return _steps(store, SAMPLES_FOLDER)
+
+
+def _steps(store: Store, folder: str) -> list[int]:
+    matches = (_STEP.fullmatch(path) for path in store.list(folder))
+    return sorted(int(match["step"]) for match in matches if match)
