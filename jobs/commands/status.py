@@ -88,7 +88,7 @@ def describe_training(run: TrainingRun, progress: TrainingProgress) -> str:
     lines += [f"model       {progress.model}/"] if progress.model else []
     lines.append(f"begun       {run.record.created_at}")
     if not progress.complete:
-        lines.append("to do       `nightpress train` of its job goes on from the checkpoint")
+        lines.append("to do       `nightpress train` of its job goes on")
     return "\n".join(lines)
 
 
