@@ -189,7 +189,9 @@ def _causes(error: BaseException | None) -> list[BaseException]:
 def component_folder(
     source: str, options: Options | None = None, cache: Path | None = None
 ) -> Path:
-    """The folder of one saved network on this machine; `source` is a folder or the URL of one.
+    """The folder of one saved network on this machine.
+
+    `source` is a folder, the URL of one, or a part of the built-in model: `builtin/text_encoder`.
 
     Raises:
         ModelNotFound: there is no such folder.
@@ -197,7 +199,8 @@ def component_folder(
     """
     if storage.is_url(source) and not storage.is_local(source):
         return _mirror(source, options or {}, cache or cache_folder() / "models", "config.json")
-    folder = local_path(source)
+    model, _, part = source.partition("/")
+    folder = _builtin() / part if model == "builtin" and part else local_path(source)
     if not folder.is_dir():
         raise ModelNotFound(f"{source}: no such folder")
     return folder

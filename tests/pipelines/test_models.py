@@ -19,7 +19,7 @@ from diffusion_core.errors import ModelError, ModelNotFound
 from diffusion_core.model import ModelSpec
 from pipelines import storage
 from pipelines.errors import StoreError
-from pipelines.models import locate
+from pipelines.models import component_folder, locate
 from pipelines.storage.urls import Options
 
 REPO, HALF, PICKLED = "studio/tiny", "studio/half", "studio/pickled"
@@ -292,6 +292,14 @@ def test_a_url_of_no_model_is_refused_before_anything_is_fetched(
         with pytest.raises(ModelNotFound, match=message):
             locate(ModelSpec(source=url), options, tmp_path / "cache")
     assert not (tmp_path / "cache").exists()
+
+
+def test_a_part_of_the_built_in_model_is_found_by_name(tmp_path: Path) -> None:
+    assert component_folder("builtin/text_encoder") == builtin.folder() / "text_encoder"
+    (tmp_path / "vae").mkdir()
+    assert component_folder(str(tmp_path / "vae")) == tmp_path / "vae"
+    with pytest.raises(ModelNotFound, match="builtin/crystal_ball: no such folder"):
+        component_folder("builtin/crystal_ball")
 
 
 def test_importing_this_loads_no_framework() -> None:
