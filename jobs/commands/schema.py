@@ -4,14 +4,17 @@ import json
 
 import click
 
-from pipelines.spec import json_schema
+from pipelines import spec
+from pipelines.training import spec as training_spec
 
 
 @click.command("schema")
-def command() -> None:
+@click.option("--train", is_flag=True, help="Of a training job, as `nightpress train` reads it.")
+def command(train: bool) -> None:
     """Print the JSON Schema of a job file, so that editors can complete and check it.
 
     In VS Code and other editors with the YAML language server, save it beside the job and begin
     the job file with `# yaml-language-server: $schema=nightpress.schema.json`.
     """
-    click.echo(json.dumps(json_schema(), indent=2))
+    schema = training_spec.json_schema() if train else spec.json_schema()
+    click.echo(json.dumps(schema, indent=2))

@@ -170,7 +170,12 @@ class DenoiserModel(Section):
         ModuleConfig | Url,
         Field(description="Configuration of a new UNet2DConditionModel or transformer, or folder."),
     ]
-    text_encoder: Annotated[Url, Field(description="Folder of a CLIP text model or T5 encoder.")]
+    text_encoder: Annotated[
+        Url,
+        Field(
+            description="Folder of a CLIP text model or T5 encoder, such as builtin/text_encoder."
+        ),
+    ]
     tokenizer: Annotated[Url, Field(description="Folder of the text encoder's tokenizer.")]
     train_text_encoder: bool = False
     frozen_parameters: Annotated[
@@ -363,7 +368,7 @@ class LoraTrainSpec(TrainSpec):
     lora: LoraSettingsSpec = LoraSettingsSpec()
     schedule: LoraScheduleSpec = LoraScheduleSpec()
 
-    @field_validator("model", mode="before")
+    @field_validator("model", mode="before", json_schema_input_type=str | ModelSpec)
     @classmethod
     def _model_by_name(cls, value: Any) -> Any:
         return {"source": value} if isinstance(value, str) else value
