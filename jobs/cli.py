@@ -23,7 +23,7 @@ COMMANDS = {
     "plan": "Say what a job would make, and write nothing.",
     "preview": "Make a contact sheet of a few rows before the long run.",
     "steps": "Show how a prompt becomes a picture, and what more steps buy.",
-    "status": "Say how far a run is, from its store alone.",
+    "status": "Say how far a run or a training is, from its store alone.",
     "train": "Train an autoencoder, a denoiser or a LoRA, or go on where it was interrupted.",
     "init": "Write a commented example of a job file.",
     "schema": "Print the JSON Schema of a job file, for editors.",
@@ -87,10 +87,12 @@ def package_version() -> str:
 def command() -> None:
     """Turn a prompt manifest into a finished, verified, documented image set.
 
+    It also trains the models that make the images.
+
     \b
-    Exit codes: 0 every image ok; 1 unexpected error; 2 bad usage, job file or
-    manifest (nothing was written); 3 finished, some rows failed (they are in the
-    metadata); 4 stopped early, run it again to go on.
+    Exit codes: 0 finished, every image ok; 1 unexpected error; 2 bad usage, job
+    file, manifest or training data (nothing was written); 3 finished, some rows
+    failed (they are in the metadata); 4 stopped early, run it again to go on.
     """
 
 

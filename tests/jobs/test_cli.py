@@ -49,7 +49,7 @@ def one_line_error(result: Result) -> str:
 def test_help_names_every_command() -> None:
     result = nightpress("--help")
     assert result.exit_code == 0
-    for name in ("run", "plan", "preview", "status", "init", "schema"):
+    for name in ("run", "plan", "preview", "steps", "status", "train", "init", "schema"):
         assert f"  {name} " in result.stdout
         assert nightpress(name, "--help").exit_code == 0
 
@@ -234,6 +234,7 @@ def test_the_example_is_valid_with_everything_in_it_switched_on(tmp_path: Path) 
     spec = RunSpec.from_file(path)
     assert spec.columns["width"] is None
     assert spec.model.source == "s3://models/sdxl"
+    assert [(lora.label, lora.scale) for lora in spec.model.loras] == [("model", 0.8)]
     assert spec.storage["s3"]["profile"] == "press"
 
 
