@@ -1,10 +1,9 @@
 """A model: how a job names it, what can be known before loading it, and the loaded thing."""
 
-import contextlib
 import hashlib
 import inspect
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -15,6 +14,7 @@ from diffusion_core import adapters, conventions, schedulers, weights
 from diffusion_core.adapters import LoraInfo, LoraSpec, NamedLora
 from diffusion_core.conventions import PipelineFolder
 from diffusion_core.errors import ModelError, in_one_line
+from diffusion_core.quiet import quiet
 
 DType = Literal["auto", "float32", "bfloat16", "float16"]
 
@@ -163,7 +163,7 @@ def load(
     import torch
 
     dtype: torch.dtype = getattr(torch, resolve_dtype(spec.dtype, device))
-    with in_one_line(f"{folder}: cannot load {model.class_name}"), _quiet():
+    with in_one_line(f"{folder}: cannot load {model.class_name}"), quiet():
         pipeline = owner.from_pretrained(
             folder,
             dtype=dtype,
@@ -247,24 +247,6 @@ def _present_variant(used: Iterable[Path], variant: str | None) -> str | None:
 
 def _scheduler_config(scheduler: Any) -> dict[str, Any]:
     return {**scheduler.config, "_class_name": type(scheduler).__name__}
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Loading draws no progress bars; what the process had set before is put back."""
-    from diffusers.utils import logging as diffusers_logging
-    from transformers.utils import logging as transformers_logging
-
-    logs = [
-        log for log in (diffusers_logging, transformers_logging) if log.is_progress_bar_enabled()
-    ]
-    for log in logs:
-        log.disable_progress_bar()
-    try:
-        yield
-    finally:
-        for log in logs:
-            log.enable_progress_bar()
 
 
 def _first(*values: float | None) -> float:

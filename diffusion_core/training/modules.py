@@ -12,7 +12,14 @@ from typing import Any
 import torch
 from torch import nn
 
-from diffusion_core.errors import ModelError, ModelNotFound, SettingsError, UnsafeWeights
+from diffusion_core.errors import (
+    ModelError,
+    ModelNotFound,
+    SettingsError,
+    UnsafeWeights,
+    in_one_line,
+)
+from diffusion_core.quiet import quiet
 
 
 def new_module(config: Mapping[str, Any], allowed: Sequence[str], seed: int) -> nn.Module:
@@ -51,12 +58,10 @@ def saved_module(folder: Path, allowed: Sequence[str]) -> nn.Module:
         raise ModelError(f"{folder}: holds a {name}; one of these is wanted: {', '.join(allowed)}")
     if not any(folder.glob("*.safetensors")):
         raise UnsafeWeights(f"{folder}: no safetensors in it")
-    try:
+    with in_one_line(f"{folder}: cannot load {name}"), quiet():
         module: nn.Module = _owner(name).from_pretrained(
             folder, local_files_only=True, use_safetensors=True, dtype=torch.float32
         )
-    except (OSError, ValueError, RuntimeError, TypeError) as error:
-        raise ModelError(f"{folder}: {' '.join(str(error).split())[:300]}") from error
     return module
 
 

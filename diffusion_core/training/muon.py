@@ -6,11 +6,11 @@ scale of an update and its decoupled weight decay, Liu et al. 2025 (Moonlight), 
 matrix (channels out, channels in * height * width), and one optimizer holds the whole network.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
 
 MOMENTUM = 0.95
 NUM_ITERATIONS = 5
@@ -41,6 +41,34 @@ def orthogonalized(matrix: Tensor) -> Tensor:
         square = x @ x.T
         x = torch.addmm(x, torch.addmm(square, square, square, beta=b, alpha=c), x, beta=a)
     return x.T if tall else x
+
+
+def shared_turns(matrices: Sequence[Tensor]) -> list[Tensor]:
+    """`orthogonalized` of each; workers of one training turn a share each and exchange them.
+
+    All workers must bring the same matrices. What comes out does not depend on their number.
+    """
+    if not distributed.is_initialized() or distributed.get_world_size() == 1:
+        return [orthogonalized(matrix) for matrix in matrices]
+    rank, owners = distributed.get_rank(), even_owners(matrices, distributed.get_world_size())
+    sizes = [matrix.numel() for matrix in matrices]
+    turned = torch.zeros(sum(sizes), dtype=torch.bfloat16, device=matrices[0].device)
+    places = torch.split(turned, sizes)
+    for matrix, owner, place in zip(matrices, owners, places, strict=True):
+        if owner == rank:
+            place.copy_(orthogonalized(matrix).flatten())
+    distributed.all_reduce(turned)  # every place has one owner, and the others bring zeros
+    return [place.view(matrix.shape) for place, matrix in zip(places, matrices, strict=True)]
+
+
+def even_owners(matrices: Sequence[Tensor], num_workers: int) -> list[int]:
+    """Which worker turns which matrix: the costliest first, each to whoever has least to do."""
+    costs = [min(matrix.shape) * matrix.numel() for matrix in matrices]
+    loads, owners = [0] * num_workers, [0] * len(matrices)
+    for place in sorted(range(len(matrices)), key=lambda i: -costs[i]):
+        owners[place] = loads.index(min(loads))
+        loads[owners[place]] += costs[place]
+    return owners
 
 
 class Muon(torch.optim.Optimizer):
@@ -79,24 +107,33 @@ class Muon(torch.optim.Optimizer):
     def step(self, closure: Any = None) -> None:  # type: ignore[override]
         """One update; parameters without a gradient stay."""
         for group in self.param_groups:
-            update = self._turn if group["matrices"] else self._adam
-            for parameter in group["params"]:
-                if parameter.grad is not None:
-                    update(parameter, parameter.grad, group)
+            moving = [p for p in group["params"] if p.grad is not None]
+            if group["matrices"]:
+                self._turn(moving, group)
+            else:
+                for parameter in moving:
+                    self._adam(parameter, group)
 
-    def _turn(self, parameter: nn.Parameter, gradient: Tensor, group: Mapping[str, Any]) -> None:
+    def _turn(self, parameters: Sequence[nn.Parameter], group: Mapping[str, Any]) -> None:
+        directions = [self._direction(parameter) for parameter in parameters]
+        for parameter, update in zip(parameters, shared_turns(directions), strict=True):
+            scale = MATCHING_SCALE * max(update.shape) ** 0.5
+            parameter.mul_(1 - group["lr"] * group["weight_decay"])
+            turned = update.view(parameter.shape).to(parameter.dtype)
+            parameter.add_(turned, alpha=-group["lr"] * scale)
+
+    def _direction(self, parameter: nn.Parameter) -> Tensor:
+        """(m, n): the gradient with Nesterov momentum."""
+        gradient = _gradient(parameter)
         state = self.state[parameter]
         if not state:
             state["momentum_buffer"] = torch.zeros_like(parameter)
         state["momentum_buffer"].lerp_(gradient, 1 - MOMENTUM)
-        direction = gradient.lerp(state["momentum_buffer"], MOMENTUM).flatten(1)
-        update = orthogonalized(direction).view(parameter.shape).to(parameter.dtype)
-        scale = MATCHING_SCALE * max(direction.shape) ** 0.5
-        parameter.mul_(1 - group["lr"] * group["weight_decay"])
-        parameter.add_(update, alpha=-group["lr"] * scale)
+        return gradient.lerp(state["momentum_buffer"], MOMENTUM).flatten(1)
 
-    def _adam(self, parameter: nn.Parameter, gradient: Tensor, group: Mapping[str, Any]) -> None:
+    def _adam(self, parameter: nn.Parameter, group: Mapping[str, Any]) -> None:
         """Loshchilov & Hutter 2019, algorithm 2."""
+        gradient = _gradient(parameter)
         state = self.state[parameter]
         if not state:
             state["step"] = torch.zeros(())
@@ -111,3 +148,9 @@ class Muon(torch.optim.Optimizer):
         spread = (state["exp_avg_sq"] / (1 - beta2**step)).sqrt() + group["eps"]
         parameter.mul_(1 - group["lr"] * group["weight_decay"])
         parameter.addcdiv_(mean, spread, value=-group["lr"])
+
+
+def _gradient(parameter: nn.Parameter) -> Tensor:
+    if parameter.grad is None:
+        raise ValueError("a parameter without a gradient has no update")
+    return parameter.grad

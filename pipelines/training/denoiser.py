@@ -38,7 +38,8 @@ from pipelines.training.recipes import (
     sample_prompts,
     to_tensor,
 )
-from pipelines.training.spec import DenoiserSpec, ScheduleSpec
+from pipelines.training.sections import ScheduleSpec
+from pipelines.training.spec import DenoiserSpec
 
 ENCODE_BATCH = 16
 SAMPLE_BATCH = 16

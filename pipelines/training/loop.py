@@ -17,6 +17,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, distributed, nn
 
+from diffusion_core.quiet import quiet
 from diffusion_core.training import Ema
 from diffusion_core.training.optimizers import Optimization, learning_rate, new_optimizer
 from pipelines.errors import SpecError, TrainingDiverged
@@ -259,7 +260,7 @@ class Training:
     def _finish(self, step: int) -> Iterator[TrainingEvent]:
         """Write the model, unless this very step's is there."""
         if self.place.leads:
-            with self._averaged(), tempfile.TemporaryDirectory() as scratch:
+            with self._averaged(), quiet(), tempfile.TemporaryDirectory() as scratch:
                 self.recipe.save(Path(scratch))
                 for path in sorted(Path(scratch).rglob("*")):
                     if path.is_file():

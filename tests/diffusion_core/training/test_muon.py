@@ -1,0 +1,100 @@
+"""Muon turns matrices, leaves the rest to AdamW, and shares its work without changing it."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, distributed, multiprocessing, nn
+
+from diffusion_core.training.muon import (
+    Muon,
+    even_owners,
+    is_matrix,
+    orthogonalized,
+    shared_turns,
+)
+
+
+@pytest.mark.parametrize("shape", [(8, 8), (8, 40), (40, 8)])
+def test_a_turned_matrix_has_singular_values_about_one_in_the_same_directions(
+    shape: tuple[int, int],
+) -> None:
+    matrix = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    turned = orthogonalized(matrix).float()
+    values = torch.linalg.svdvals(turned)
+    assert float(values.min()) > 0.6
+    assert float(values.max()) < 1.25
+    left, _, right = torch.linalg.svd(matrix, full_matrices=False)
+    nearest = left @ right
+    cosine = (turned * nearest).sum() / turned.norm() / nearest.norm()
+    assert float(cosine) > 0.97
+
+
+def test_the_size_of_a_matrix_does_not_decide_its_turn() -> None:
+    matrix = torch.randn(6, 10, generator=torch.Generator().manual_seed(1))
+    assert torch.allclose(orthogonalized(matrix), orthogonalized(1000 * matrix), atol=0.06)
+
+
+def test_kernels_are_matrices_and_the_rim_of_a_network_is_not() -> None:
+    assert is_matrix("down.0.conv1.weight", torch.zeros(4, 4, 3, 3))
+    assert is_matrix("attn.to_q.weight", torch.zeros(4, 4))
+    assert not is_matrix("attn.to_q.bias", torch.zeros(4))
+    assert not is_matrix("conv_in.weight", torch.zeros(4, 4, 3, 3))
+    assert not is_matrix("embeddings.position_embedding.weight", torch.zeros(4, 4))
+
+
+def test_its_other_half_is_adamw() -> None:
+    start = torch.linspace(-1, 1, 5)
+    mine, theirs = nn.Parameter(start.clone()), nn.Parameter(start.clone())
+    muon = Muon({"bias": mine}, lr=0.1)
+    adamw = torch.optim.AdamW([theirs], lr=0.1, betas=(0.9, 0.99), weight_decay=0.0)
+    for _ in range(5):
+        for parameter, optimizer in ((mine, muon), (theirs, adamw)):
+            optimizer.zero_grad()
+            (parameter - 3).pow(4).sum().backward()
+            optimizer.step()
+    assert torch.allclose(mine, theirs, atol=1e-6)
+
+
+def test_it_solves_what_it_is_given() -> None:
+    wanted = torch.randn(6, 6, generator=torch.Generator().manual_seed(2))
+    weight = nn.Parameter(torch.zeros(6, 6))
+    optimizer = Muon({"weight": weight}, lr=0.2, weight_decay=0.0)
+    for step in range(200):
+        optimizer.param_groups[0]["lr"] = 0.2 * (1 - step / 200)
+        optimizer.zero_grad()
+        (weight - wanted).square().mean().backward()
+        optimizer.step()
+    assert float((weight.detach() - wanted).square().mean()) < 1e-3
+
+
+def test_every_matrix_has_one_owner_and_loads_are_even() -> None:
+    matrices = [torch.zeros(n, 2 * n) for n in (64, 32, 32, 48, 8, 60, 16)]
+    owners = even_owners(matrices, 2)
+    loads = [
+        sum(min(m.shape) * m.numel() for m, o in zip(matrices, owners, strict=True) if o == worker)
+        for worker in (0, 1)
+    ]
+    assert max(loads) < 1.3 * min(loads)
+
+
+def test_workers_that_share_the_turning_get_what_one_alone_gets(tmp_path: Path) -> None:
+    alone = shared_turns(_matrices())
+    multiprocessing.spawn(_turn_in_a_group, args=(2, str(tmp_path)), nprocs=2)
+    for rank in range(2):
+        together: list[Tensor] = torch.load(tmp_path / f"{rank}.pt", weights_only=True)
+        assert all(torch.equal(a, b) for a, b in zip(alone, together, strict=True))
+
+
+def _matrices() -> list[Tensor]:
+    generator = torch.Generator().manual_seed(3)
+    return [torch.randn(m, n, generator=generator) for m, n in ((6, 9), (9, 6), (4, 4), (1, 7))]
+
+
+def _turn_in_a_group(rank: int, world_size: int, folder: str) -> None:
+    torch.set_num_threads(1)
+    distributed.init_process_group(
+        "gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=world_size
+    )
+    torch.save(shared_turns(_matrices()), f"{folder}/{rank}.pt")
+    distributed.destroy_process_group()
