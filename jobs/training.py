@@ -164,7 +164,8 @@ def worker_loop(config: dict[str, Any]) -> None:
     from ray import train as ray_train
     from ray.train.torch import get_device
 
-    from pipelines.training.loop import Place, train
+    from pipelines.training.loop import train
+    from pipelines.training.stepping import Place
 
     board = config["board"]
     if ray.get(board.failed.remote()) is not None:

@@ -32,6 +32,7 @@ from pipelines.training.recipes import (
     Picture,
     drawn_pictures,
     on_device,
+    spare_memory,
     to_pictures,
     to_tensor,
 )
@@ -57,6 +58,7 @@ class AutoencoderRecipe:
         else:
             self.autoencoder = new_module(source, ("AutoencoderKL",), spec.seed)
             self.base = ""
+        spare_memory(self.autoencoder, spec.training.gradient_checkpointing)
         multiple = pixels_of_a_latent(self.autoencoder)
         require_multiple("training.resolution", spec.training.resolution, multiple)
         require_multiple("crop", spec.crop or spec.training.resolution, multiple)

@@ -93,7 +93,11 @@ def _as_laid_out(value: Tensor, parameter: nn.Parameter) -> Tensor:
 def save(store: Store, step: int, state: TrainingState, metadata: Mapping[str, str]) -> int:
     """Write the checkpoint of a step, whole or not at all; returns its bytes."""
     data = safetensors.torch.save(state.tensors(), {**metadata, "step": str(step)})
-    store.create(path_of(step), data)
+    if not store.create(path_of(step), data):
+        raise CheckpointError(
+            f"{store.url}/{path_of(step)}: written meanwhile by another process; "
+            "a training must not be started twice at a time"
+        )
     return len(data)
 
 

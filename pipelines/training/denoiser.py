@@ -36,6 +36,7 @@ from pipelines.training.recipes import (
     drawn_pictures,
     on_device,
     sample_prompts,
+    spare_memory,
     to_tensor,
 )
 from pipelines.training.sections import ScheduleSpec
@@ -68,6 +69,7 @@ class DenoiserRecipe:
         parts = [self.autoencoder, text_encoder, *([] if new else [self.denoiser])]
         self.base = "-".join(fingerprint_of_tensors(part)[:16] for part in parts)
         self._require_channels()
+        spare_memory(self.denoiser, spec.training.gradient_checkpointing)
         multiple = max(PIPELINE_MULTIPLE, pixels_of_a_latent(self.autoencoder))
         require_multiple("training.resolution", spec.training.resolution, multiple)
         self.latents: Tensor | None = None

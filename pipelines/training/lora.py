@@ -24,6 +24,7 @@ from pipelines.training.recipes import (
     drawn_caption,
     drawn_pictures,
     sample_prompts,
+    spare_memory,
     to_tensor,
 )
 from pipelines.training.spec import LoraTrainSpec
@@ -46,6 +47,7 @@ class LoraRecipe:
         self.model = load(folder, spec.model, device)
         size = spec.training.resolution
         self.lora = LoraTraining(self.model, lora_settings(spec), height=size, width=size)
+        spare_memory(self.lora.denoiser, spec.training.gradient_checkpointing)
         self.module: nn.Module = self.lora
         self.latents: Tensor | None = None
 

@@ -4,9 +4,10 @@ Owns the table's columns and how it goes on after a restart. Knows nothing of ho
 """
 
 import io
+import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from importlib.util import find_spec
 from pathlib import Path
 from types import TracebackType
@@ -63,6 +64,41 @@ class StepMetrics:
     """Since this start of the training."""
     at: datetime
     """UTC."""
+
+
+class Meter:
+    """Means over the steps since the last row of metrics."""
+
+    def __init__(self, batch_size: int) -> None:
+        self.batch_size = batch_size
+        self.began = self.since = time.monotonic()
+        self.sums: dict[str, float] = {}
+        self.num = 0
+
+    def add(self, terms: Mapping[str, float]) -> None:
+        """The terms of one step."""
+        self.num += 1
+        for name, value in terms.items():
+            self.sums[name] = self.sums.get(name, 0.0) + value
+
+    def metrics(self, step: int, rate: float, norm: float) -> StepMetrics:
+        """The row of this step; the sums start anew."""
+        now = time.monotonic()
+        means = {name: total / self.num for name, total in self.sums.items()}
+        loss = means.pop("loss")
+        row = StepMetrics(
+            step=step,
+            num_images=step * self.batch_size,
+            loss=loss,
+            terms=means,
+            learning_rate=rate,
+            grad_norm=norm,
+            images_per_s=self.num * self.batch_size / max(now - self.since, 1e-9),
+            elapsed_s=now - self.began,
+            at=datetime.now(UTC),
+        )
+        self.sums, self.num, self.since = {}, 0, now
+        return row
 
 
 class MetricsLog:

@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from diffusion_core.errors import SettingsError
 from pipelines.storage import Store
 from pipelines.training.data import PackedImages
 from pipelines.training.events import TrainingEvent
@@ -55,6 +56,21 @@ class Recipe(Protocol):
 def on_device(module: nn.Module, device: str) -> nn.Module:
     """The network where it is trained, its convolutions laid out for speed."""
     return module.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
+
+
+def spare_memory(network: Any, wanted: bool) -> None:
+    """Compute activations twice instead of keeping them, if wanted; Chen et al. 2016.
+
+    Raises:
+        SettingsError: diffusers cannot do that with this network.
+    """
+    if not wanted:
+        return
+    if not getattr(network, "_supports_gradient_checkpointing", False):
+        raise SettingsError(
+            f"training.gradient_checkpointing: {type(network).__name__} does not support it"
+        )
+    network.enable_gradient_checkpointing()
 
 
 def to_tensor(pictures: Sequence[Picture]) -> Tensor:

@@ -33,6 +33,13 @@ class OptimizationSpec(Section):
     train_batch_size: Annotated[
         PositiveInt, Field(description="Pictures in a step, over all workers together.")
     ] = 16
+    gradient_accumulation_steps: Annotated[
+        PositiveInt,
+        Field(description="Parts in which a worker takes its share of a step, to save memory."),
+    ] = 1
+    gradient_checkpointing: Annotated[
+        bool, Field(description="Compute activations twice instead of keeping them.")
+    ] = False
     max_train_steps: PositiveInt = 1000
     learning_rate: PositiveFloat = 1e-4
     lr_scheduler: LrScheduler = "constant_with_warmup"

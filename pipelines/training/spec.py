@@ -107,6 +107,8 @@ ELSEWHERE = ("name", "data", "output", "storage", "cluster", "samples")
 MAY_CHANGE = frozenset(
     f"training.{key}"
     for key in (
+        "gradient_accumulation_steps",
+        "gradient_checkpointing",
         "max_train_steps",
         "learning_rate",
         "lr_scheduler",

@@ -13,6 +13,7 @@ import safetensors.torch
 import tiny_models
 import torch
 from PIL import Image
+from servers import Server
 from training_jobs import SIDE, autoencoder_job, denoiser_job, draw_pictures, save_parts
 
 from diffusion_core.errors import SettingsError
@@ -35,11 +36,13 @@ from pipelines.training.events import (
     StepDone,
     Stopped,
 )
-from pipelines.training.loop import Place, train
+from pipelines.training.layout import path_of
+from pipelines.training.loop import train
 from pipelines.training.metrics import read_metrics
 from pipelines.training.order import Order
 from pipelines.training.registry import new_recipe
 from pipelines.training.spec import TrainSpec
+from pipelines.training.stepping import Place
 
 
 @pytest.fixture(autouse=True)
@@ -129,6 +132,54 @@ def test_muon_trains_and_resumes_too(root: Path) -> None:
     run(parts, stop_after=2)
     run(parts)
     assert equal(weights(whole), weights(parts))
+
+
+def test_a_share_taken_in_parts_trains_the_same(root: Path) -> None:
+    whole = denoiser_job(root, name="whole")
+    parts = denoiser_job(root, name="parts", training={"gradient_accumulation_steps": 2})
+    run(whole)
+    run(parts)
+    one, other = weights(whole), weights(parts)
+    # Sums are rounded in another order, and Adam's first steps make much of little.
+    assert max(float((one[key] - other[key]).abs().max()) for key in one) < 1e-3
+
+
+@pytest.mark.parametrize("job", [autoencoder_job, denoiser_job])
+def test_activations_computed_twice_train_the_same(root: Path, job: Any) -> None:
+    kept = job(root, name="kept")
+    twice = job(root, name="twice", training={"gradient_checkpointing": True})
+    run(kept)
+    run(twice)
+    one, other = weights(kept), weights(twice)
+    assert max(float((one[key] - other[key]).abs().max()) for key in one) < 1e-5
+
+
+def test_a_second_training_of_the_same_run_is_noticed(root: Path) -> None:
+    spec = denoiser_job(root)
+    events = train(spec, cache=root / "cache")
+    for event in events:
+        if isinstance(event, StepDone):
+            break
+    run(spec, stop_after=2)
+    with pytest.raises(CheckpointError, match="must not be started twice"):
+        list(events)
+
+
+def test_a_training_on_s3_goes_on_from_its_checkpoint(root: Path, moto_s3: Server) -> None:
+    place = moto_s3.folder()
+    spec = denoiser_job(root, output=place.url, storage=place.options)
+    local = denoiser_job(root, name="local")
+    run(local)
+    cache = {"cache": root / "cache"}
+    for event in (events := train(spec, **cache)):
+        if isinstance(event, CheckpointSaved):
+            break
+    events.close()
+    assert Resumed(2) in list(train(spec, **cache))
+    store = Store(spec.url, spec.storage)
+    remote = safetensors.torch.load(store.read(path_of(6)))
+    assert equal(weights(local), remote)
+    assert "model/model_index.json" in store.list("model")
 
 
 def test_a_longer_training_goes_on_from_a_finished_one(root: Path) -> None:
