@@ -5,12 +5,16 @@ worker does, `pipelines.training.loop` knows.
 """
 
 import os
+import signal
 import tempfile
+import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor, wait
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import ray
@@ -110,24 +114,43 @@ def train(
 def _events(spec: TrainSpec) -> Iterator[TrainingEvent]:
     """What the workers tell; a first interruption asks them for a checkpoint, a second ends it."""
     board = ray.remote(Board).options(num_cpus=0).remote()
-    stopping = False
     # `fit` stands beside the main thread, which must keep its hand on signals.
-    with ThreadPoolExecutor(max_workers=1) as thread:
+    with ThreadPoolExecutor(max_workers=1) as thread, first_interruption() as asked:
         fit = thread.submit(_fit, spec, board)
-        while not fit.done():
-            try:
+        try:
+            while not fit.done():
                 yield from ray.get(board.take.remote())
                 wait([fit], POLL_S)
-            except KeyboardInterrupt:
-                if stopping:
-                    ray.shutdown()  # takes the workers with it, and so ends `fit`
-                    raise
-                stopping = True
-                ray.get(board.stop.remote())
+                if asked.is_set():
+                    ray.get(board.stop.remote())
+        except BaseException:
+            ray.shutdown()  # takes the workers with it, and so ends `fit`
+            raise
     yield from ray.get(board.take.remote())
     error = ray.get(board.failed.remote()) or fit.exception()
     if error is not None:
         raise _as_stop(error) from error
+
+
+@contextmanager
+def first_interruption() -> Iterator[threading.Event]:
+    """An event that the first SIGINT or SIGTERM sets; the second one interrupts as usual."""
+    asked = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield asked  # whose signals they are, the main thread decides
+        return
+
+    def ask(number: int, frame: FrameType | None) -> None:
+        if asked.is_set():
+            raise KeyboardInterrupt
+        asked.set()
+
+    kept = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield asked
+    finally:
+        for number, handler in kept.items():
+            signal.signal(number, handler)
 
 
 def _fit(spec: TrainSpec, board: Any) -> None:
@@ -220,12 +243,12 @@ def num_workers(spec: TrainSpec) -> int:
 
     Raises:
         ClusterError: there is no room for them.
+        SpecError: they cannot share a batch evenly.
     """
     cpus, gpus = spec.cluster.cpus_per_worker, gpus_per_worker(spec)
     most = room(cpus, gpus)
     if spec.cluster.workers == "auto":
-        size = spec.training.train_batch_size
-        found = max((n for n in range(1, most + 1) if size % n == 0), default=0)
+        found = max((n for n in range(1, most + 1) if spec.shares_evenly(n)), default=min(most, 1))
     else:
         found = spec.cluster.workers
     if not 0 < found <= most:
@@ -233,6 +256,7 @@ def num_workers(spec: TrainSpec) -> int:
             f"the cluster has room for {most} workers of {cpus} CPUs and {gpus:g} GPUs; "
             f"{max(found, 1)} are wanted"
         )
+    spec.require_even_shares(found)
     return found
 
 

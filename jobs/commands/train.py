@@ -23,7 +23,7 @@ def command(job: str, overrides: tuple[str, ...], address: str | None, as_json: 
     any time: the same command goes on from the last checkpoint, with the same data order and noise.
     """
     spec = read_job(job, overrides, address)
-    # A scheduler's polite stop ends a training like Ctrl-C: with a checkpoint, exit code 4.
+    # Before the workers stand, a scheduler's polite stop ends it like Ctrl-C.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     display = display_for(Console(stderr=True))
     with display:

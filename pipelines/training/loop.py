@@ -51,7 +51,7 @@ from pipelines.training.recipes import Recipe
 from pipelines.training.record import claim, new_record
 from pipelines.training.registry import new_recipe
 from pipelines.training.spec import TrainSpec
-from pipelines.training.stepping import Place, Stepper, require_even_shares
+from pipelines.training.stepping import Place, Stepper
 
 
 def train(
@@ -76,7 +76,7 @@ def train(
         StoreError: the store refused.
     """
     place = place or Place()
-    require_even_shares(spec, place)
+    spec.require_even_shares(place.world_size)
     if spec.training.tensorboard is not None and place.leads:
         require_tensorboard(spec.training.tensorboard)
     data = yield from _packed(spec, cache)

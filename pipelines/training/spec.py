@@ -82,6 +82,29 @@ class TrainSpec(Section):
         """The run directory: `<output>/<name>`."""
         return f"{self.output.rstrip('/')}/{self.name}"
 
+    def require_even_shares(self, num_workers: int) -> None:
+        """Every worker must get as much of a batch, and be able to take it in equal parts.
+
+        Raises:
+            SpecError: it cannot.
+        """
+        if not self.shares_evenly(num_workers):
+            size, num_parts = self.training.train_batch_size, self._num_parts
+            parts = f", each in {num_parts} parts" if num_parts > 1 else ""
+            raise SpecError(
+                f"training.train_batch_size {size} cannot be shared evenly by {num_workers} "
+                f"workers{parts}; change it, cluster.workers or "
+                "training.gradient_accumulation_steps"
+            )
+
+    def shares_evenly(self, num_workers: int) -> bool:
+        """Whether so many workers get as much of a batch each, in equal parts."""
+        return self.training.train_batch_size % (num_workers * self._num_parts) == 0
+
+    @property
+    def _num_parts(self) -> int:
+        return self.training.gradient_accumulation_steps
+
     def as_dict(self) -> dict[str, Any]:
         """The whole job as JSON-ready values, defaults included."""
         return self.model_dump(mode="json")

@@ -15,7 +15,6 @@ from torch.nn.parallel import DistributedDataParallel
 
 from diffusion_core.training import Ema
 from diffusion_core.training.optimizers import Optimization, learning_rate, new_optimizer
-from pipelines.errors import SpecError
 from pipelines.training.checkpoints import TrainingState
 from pipelines.training.spec import TrainSpec
 
@@ -57,7 +56,7 @@ class Stepper:
     """
 
     def __init__(self, spec: TrainSpec, place: Place, module: nn.Module) -> None:
-        require_even_shares(spec, place)
+        spec.require_even_shares(place.world_size)
         options = spec.training
         self.spec, self.place, self.own = spec, place, module
         self.parameters = {n: p for n, p in module.named_parameters() if p.requires_grad}
@@ -147,21 +146,6 @@ def autocast(mixed_precision: str, device: str) -> AbstractContextManager[object
     if mixed_precision == "no":
         return nullcontext()
     return torch.autocast(torch.device(device).type, dtype=torch.bfloat16)
-
-
-def require_even_shares(spec: TrainSpec, place: Place) -> None:
-    """Every worker must get as much of a batch, and be able to take it in equal parts.
-
-    Raises:
-        SpecError: it cannot.
-    """
-    size, num_parts = spec.training.train_batch_size, spec.training.gradient_accumulation_steps
-    if size % (place.world_size * num_parts):
-        parts = f", each in {num_parts} parts" if num_parts > 1 else ""
-        raise SpecError(
-            f"training.train_batch_size {size} cannot be shared evenly by {place.world_size} "
-            f"workers{parts}; change it, cluster.workers or training.gradient_accumulation_steps"
-        )
 
 
 def _parts(batch: Mapping[str, Tensor], num: int) -> Iterator[dict[str, Tensor]]:
