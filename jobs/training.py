@@ -19,19 +19,27 @@ from typing import Any
 
 import ray
 from ray.exceptions import RayError
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from diffusion_core.errors import DiffusionError
+from diffusion_core.errors import DiffusionError, SettingsError
 from jobs.cluster import cluster, has_gpus, room
 from jobs.errors import ClusterError, RunStopped
-from pipelines.errors import PipelineError, SpecError, StoreError, TrainingDiverged
+from pipelines.errors import (
+    PipelineError,
+    SpecError,
+    StoreDenied,
+    StoreError,
+    StoreMissing,
+    TrainingDiverged,
+)
 from pipelines.storage import Store, is_url
 from pipelines.storage.urls import local_path
-from pipelines.training.events import DataRead, Finished, StepDone, Stopped, TrainingEvent
+from pipelines.training.events import DataRead, Finished, StepDone, Stopped, Stopping, TrainingEvent
 from pipelines.training.spec import TrainSpec, train_spec
 
 POLL_S = 0.2
-STOP_WAIT_S = 120.0
-"""How long a polite stop may take: a step, and a checkpoint."""
+COLLECTIVE_WAIT_S = 24 * 3600
+"""How long workers wait for each other."""
 
 
 @dataclass(frozen=True)
@@ -113,7 +121,8 @@ def train(
 
 def _events(spec: TrainSpec) -> Iterator[TrainingEvent]:
     """What the workers tell; a first interruption asks them for a checkpoint, a second ends it."""
-    board = ray.remote(Board).options(num_cpus=0).remote()
+    board = _board_here()
+    stopping = False
     # `fit` stands beside the main thread, which must keep its hand on signals.
     with ThreadPoolExecutor(max_workers=1) as thread, first_interruption() as asked:
         fit = thread.submit(_fit, spec, board)
@@ -121,8 +130,10 @@ def _events(spec: TrainSpec) -> Iterator[TrainingEvent]:
             while not fit.done():
                 yield from ray.get(board.take.remote())
                 wait([fit], POLL_S)
-                if asked.is_set():
+                if asked.is_set() and not stopping:
+                    stopping = True
                     ray.get(board.stop.remote())
+                    yield Stopping()
         except BaseException:
             ray.shutdown()  # takes the workers with it, and so ends `fit`
             raise
@@ -130,6 +141,13 @@ def _events(spec: TrainSpec) -> Iterator[TrainingEvent]:
     error = ray.get(board.failed.remote()) or fit.exception()
     if error is not None:
         raise _as_stop(error) from error
+
+
+def _board_here() -> Any:
+    """The board, on the driver's own node: it must not go with a worker's."""
+    node = ray.get_runtime_context().get_node_id()
+    here = NodeAffinitySchedulingStrategy(node, soft=False)
+    return ray.remote(Board).options(num_cpus=0, scheduling_strategy=here).remote()
 
 
 @contextmanager
@@ -161,7 +179,7 @@ def _fit(spec: TrainSpec, board: Any) -> None:
 def trainer(spec: TrainSpec, board: Any, scratch: str) -> Any:
     """The `TorchTrainer` of a job. Its own storage holds nothing: checkpoints go to the run."""
     from ray.train import FailureConfig, RunConfig, ScalingConfig
-    from ray.train.torch import TorchTrainer
+    from ray.train.torch import TorchConfig, TorchTrainer
 
     gpus = gpus_per_worker(spec)
     cpus = spec.cluster.cpus_per_worker
@@ -173,6 +191,8 @@ def trainer(spec: TrainSpec, board: Any, scratch: str) -> Any:
             use_gpu=gpus > 0,
             resources_per_worker={"CPU": cpus, **({"GPU": gpus} if gpus else {})},
         ),
+        # Others wait while one packs, encodes, draws or saves; Ray itself sees who died.
+        torch_config=TorchConfig(timeout_s=COLLECTIVE_WAIT_S),
         run_config=RunConfig(
             name=spec.name,
             storage_path=scratch,
@@ -204,13 +224,25 @@ def worker_loop(config: dict[str, Any]) -> None:
             # Of the workers of a machine only one packs, and that need not be the first.
             if place.leads or isinstance(event, DataRead):
                 stop.heard(ray.get(board.tell.remote(event)))
+    except torch.OutOfMemoryError as error:
+        ray.get(board.fail.remote(_out_of_memory(error)))
+        raise
     except (PipelineError, DiffusionError) as error:
         ray.get(board.fail.remote(error))
         raise
 
 
+def _out_of_memory(error: Exception) -> SettingsError:
+    reason = str(error).split(". ")[0]
+    return SettingsError(
+        f"the device has too little memory for this job ({reason}); less is needed with a larger "
+        "training.gradient_accumulation_steps, training.gradient_checkpointing: true, "
+        "mixed_precision: bf16, or a smaller resolution"
+    )
+
+
 class StopWish:
-    """Whether the driver wants the workers to stop, asked at most every few seconds."""
+    """Whether the driver wants the workers to stop; asked again when the last answer is there."""
 
     def __init__(self, board: Any) -> None:
         self._board = board
@@ -265,6 +297,8 @@ def _as_stop(error: BaseException) -> BaseException:
     from ray.train.v2.api.exceptions import TrainingFailedError
 
     match error:
+        case StoreDenied() | StoreMissing():
+            return error
         case TrainingDiverged() | StoreError():
             return RunStopped(str(error))
         case TrainingFailedError() | RayError():

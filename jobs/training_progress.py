@@ -18,6 +18,7 @@ from pipelines.training.events import (
     SamplesWritten,
     StepDone,
     Stopped,
+    Stopping,
     TrainingEvent,
 )
 from pipelines.wording import duration, plural, size
@@ -135,6 +136,8 @@ def news(event: TrainingEvent) -> str | None:
             return f"step {event.step:,}: {event.path} ({size(event.num_bytes)})"
         case SamplesWritten():
             return f"step {event.step:,}: {event.path}"
+        case Stopping():
+            return "stopping after the step in hand; a second interruption stops at once"
         case Stopped():
             return f"stopped at step {event.step:,}, with a checkpoint"
         case Finished():

@@ -48,7 +48,8 @@ class AutoencoderTraining(nn.Module):
         """
         posterior = self.autoencoder.encode(images).latent_dist
         mean, logvar = posterior.mean.float(), posterior.logvar.float()
-        spread = self.latent_noise * blur.view(-1, 1, 1, 1) * mean.detach().std()
+        own_spread = mean.detach().flatten(1).std(dim=1)
+        spread = (self.latent_noise * blur * own_spread).view(-1, 1, 1, 1)
         std = (logvar.exp() + spread.square()).sqrt()
         output = self.autoencoder.decode(mean + std * noise).sample
         terms = {
@@ -77,6 +78,33 @@ def require_multiple(key: str, size: int, multiple: int) -> None:
     """
     if size % multiple:
         raise SettingsError(f"{key} {size}: must be a multiple of {multiple}")
+
+
+def require_whitening(autoencoder: "AutoencoderKL") -> None:
+    """Refuse to train what `whiten_latents` could not finish.
+
+    Raises:
+        SettingsError: the network has no 1 x 1 convolutions around its latents.
+    """
+    if autoencoder.quant_conv is None or autoencoder.post_quant_conv is None:
+        raise SettingsError(
+            "model.autoencoder: use_quant_conv and use_post_quant_conv must be true; the latents "
+            "are whitened through them"
+        )
+
+
+def require_plain_scaling(autoencoder: "AutoencoderKL") -> None:
+    """Refuse latents that the pipelines of new denoisers would decode without their shift.
+
+    Raises:
+        SettingsError: the configuration shifts latents, or scales them channel by channel.
+    """
+    for key in ("shift_factor", "latents_mean", "latents_std"):
+        if autoencoder.config.get(key):
+            raise SettingsError(
+                f"model.autoencoder: its configuration has a {key}, which the pipelines of this "
+                "recipe would not undo; only a scaling_factor is allowed"
+            )
 
 
 def latent_size(autoencoder: "AutoencoderKL", height: int, width: int) -> tuple[int, int, int]:
@@ -125,13 +153,10 @@ def whiten_latents(autoencoder: "AutoencoderKL", mean: Tensor, std: Tensor) -> N
     becomes 1, get whitened latents.
 
     Raises:
-        ValueError: the network has no such convolutions.
+        SettingsError: the network has no such convolutions.
     """
+    require_whitening(autoencoder)
     quant, post = autoencoder.quant_conv, autoencoder.post_quant_conv
-    if quant is None or post is None:
-        raise ValueError(
-            "only an AutoencoderKL with use_quant_conv and use_post_quant_conv whitens"
-        )
     channels = len(mean)
     quant.bias[:channels] -= mean
     quant.weight[:channels] /= std.view(-1, 1, 1, 1)

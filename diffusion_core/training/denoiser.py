@@ -15,8 +15,8 @@ from diffusion_core.conditioning import EmbeddingCache
 from diffusion_core.noise import FlowPath
 from diffusion_core.training.objectives import Objective, denoising_loss
 
-MAX_T5_TOKENS = 120
-"""What PixArt's pipeline cuts prompts to unless told otherwise."""
+MAX_T5_TOKENS = 300
+"""What PixArt-Sigma's pipeline cuts prompts to unless told otherwise."""
 
 
 @dataclass(frozen=True)
@@ -60,8 +60,10 @@ class TextEncoding(nn.Module):
 
     def tokenize(self, prompts: Sequence[str]) -> tuple[Tensor, Tensor]:
         """(B, n) token ids and (B, n) mask of those that are not padding."""
+        # PixArt's pipeline lowers and strips its prompts.
+        texts = [p.lower().strip() if self.masked else p for p in prompts]
         found = self.tokenizer(
-            list(prompts),
+            texts,
             padding="max_length",
             max_length=self.max_tokens,
             truncation=True,
@@ -102,9 +104,10 @@ class DenoiserTraining(nn.Module):
 
     def train(self, mode: bool = True) -> Self:
         """Training mode, but not for a text encoder that stays as it is."""
-        super().train(mode)
-        if not self.train_text:
-            self.text.eval()
+        # Not even for a moment: a thread may be encoding prompts with it.
+        self.training = mode
+        self.denoiser.train(mode)
+        self.text.train(mode and self.train_text)
         return self
 
     def forward(
@@ -159,7 +162,11 @@ def new_scheduler(objective: Objective) -> Any:
         "steps_offset": 1,  # diffusers warns of any other, needed or not
     }
     if isinstance(objective.schedule, FlowPath):
-        settings |= {"use_flow_sigmas": True, "flow_shift": objective.schedule.shift}
+        settings |= {
+            "use_flow_sigmas": True,
+            "flow_shift": objective.schedule.shift,
+            "num_train_timesteps": objective.schedule.num_steps,
+        }
         return DPMSolverMultistepScheduler(**settings)
     settings |= objective.schedule.scheduler_config()
     scheduler = DPMSolverMultistepScheduler(
@@ -172,16 +179,24 @@ def new_scheduler(objective: Objective) -> Any:
 
 
 def new_pipeline(
-    family: Family, denoiser: nn.Module, autoencoder: nn.Module, text: TextEncoding, scheduler: Any
+    family: Family,
+    denoiser: nn.Module,
+    autoencoder: nn.Module,
+    text_encoder: nn.Module,
+    tokenizer: Any,
+    scheduler: Any,
 ) -> Any:
-    """The diffusers pipeline of these parts, silent; it shares their weights."""
+    """The diffusers pipeline of these parts, silent; it shares their weights.
+
+    The tokenizer should be the pipeline's own: it is changed by how it was used last.
+    """
     import diffusers
 
     parts: dict[str, Any] = {
         family.part: denoiser,
         "vae": autoencoder,
-        "text_encoder": text.text_encoder,
-        "tokenizer": text.tokenizer,
+        "text_encoder": text_encoder,
+        "tokenizer": tokenizer,
         "scheduler": scheduler,
     }
     if family.pipeline == "StableDiffusionPipeline":

@@ -72,12 +72,13 @@ def even_owners(matrices: Sequence[Tensor], num_workers: int) -> list[int]:
 
 
 class Muon(torch.optim.Optimizer):
-    """Muon for the matrices among `parameters`, AdamW for the rest; one learning rate for both.
+    """Muon for the matrices among `parameters`, AdamW at half their learning rate for the rest.
 
     Args:
         parameters: by name, which decides who is no matrix.
         lr: of an update whose elements have root mean square 0.2 in Muon's part.
-        betas, weight_decay: of AdamW's part; decay holds for matrices only.
+        betas: of AdamW's part.
+        weight_decay: of the matrices; the rest does not decay.
     """
 
     def __init__(

@@ -16,7 +16,12 @@ def place_generator(seed: int, step: int, index: int = 0) -> Generator:
     The three numbers are mixed by splitmix64 (Steele et al. 2014), so that neighbours do not
     resemble each other.
     """
-    return Generator().manual_seed(_mix(_mix(seed) ^ (step * STEP_STRIDE + index)))
+    return Generator().manual_seed(place_seed(seed, step, index))
+
+
+def place_seed(seed: int, step: int, index: int = 0) -> int:
+    """The seed of `place_generator`, below 2^64."""
+    return _mix(_mix(seed) ^ (step * STEP_STRIDE + index))
 
 
 def strata(seed: int, step: int, batch_size: int) -> Tensor:

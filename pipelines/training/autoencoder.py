@@ -17,6 +17,7 @@ from diffusion_core.training.autoencoder import (
     latent_statistics,
     pixels_of_a_latent,
     require_multiple,
+    require_whitening,
     save_autoencoder,
     whiten_latents,
 )
@@ -58,6 +59,7 @@ class AutoencoderRecipe:
         else:
             self.autoencoder = new_module(source, ("AutoencoderKL",), spec.seed)
             self.base = ""
+        require_whitening(self.autoencoder)
         spare_memory(self.autoencoder, spec.training.gradient_checkpointing)
         multiple = pixels_of_a_latent(self.autoencoder)
         require_multiple("training.resolution", spec.training.resolution, multiple)

@@ -80,7 +80,9 @@ class TrainingState:
                 by_name[name][kind] = value
         for name, parameter in self.parameters.items():
             self.optimizer.state[parameter] = {
-                key: value.clone() if key == "step" else _as_laid_out(value, parameter)
+                key: value.to(parameter.device, copy=True)
+                if key == "step"
+                else _as_laid_out(value, parameter)
                 for key, value in by_name[name].items()
             }
 

@@ -1,5 +1,6 @@
 """Recipe `denoiser`: captioned pictures in, a diffusers text-to-image pipeline out."""
 
+import hashlib
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -12,7 +13,12 @@ from diffusion_core.conditioning import CACHE_BYTES, EmbeddingCache
 from diffusion_core.errors import SettingsError
 from diffusion_core.noise import FlowPath, NoiseProcess, NoiseSchedule
 from diffusion_core.training import Objective, TimeSampling
-from diffusion_core.training.autoencoder import encode, pixels_of_a_latent, require_multiple
+from diffusion_core.training.autoencoder import (
+    encode,
+    pixels_of_a_latent,
+    require_multiple,
+    require_plain_scaling,
+)
 from diffusion_core.training.denoiser import (
     FAMILIES,
     DenoiserTraining,
@@ -24,6 +30,7 @@ from diffusion_core.training.modules import new_module, saved_module, saved_toke
 from diffusion_core.training.randomness import normal
 from diffusion_core.weights import fingerprint_of_tensors
 from pipelines.models import component_folder
+from pipelines.spec import canonical_json
 from pipelines.storage import Store
 from pipelines.training.data import PackedImages
 from pipelines.training.events import LatentsCached, TrainingEvent
@@ -67,7 +74,9 @@ class DenoiserRecipe:
         )
         self.module: nn.Module = on_device(module, device)
         parts = [self.autoencoder, text_encoder, *([] if new else [self.denoiser])]
-        self.base = "-".join(fingerprint_of_tensors(part)[:16] for part in parts)
+        marks = [fingerprint_of_tensors(part) for part in parts]
+        self.base = "-".join(mark[:16] for mark in (*marks, fingerprint_of_words(self.text)))
+        require_plain_scaling(self.autoencoder)
         self._require_channels()
         spare_memory(self.denoiser, spec.training.gradient_checkpointing)
         multiple = max(PIPELINE_MULTIPLE, pixels_of_a_latent(self.autoencoder))
@@ -133,15 +142,19 @@ class DenoiserRecipe:
     def save(self, folder: Path) -> None:
         """The whole pipeline, and the steps and guidance to use when nobody says otherwise."""
         self._pipeline().save_pretrained(folder, safe_serialization=True)
-        # A tokenizer in use carries its last padding along; the model gets it as it came.
-        self._tokenizer().save_pretrained(folder / "tokenizer")
         samples = self.spec.samples
         advised = advice(samples.num_inference_steps, samples.guidance_scale)
         (folder / "nightpress.json").write_text(json.dumps(advised) + "\n", encoding="utf-8")
 
     def _pipeline(self) -> Any:
-        scheduler = new_scheduler(self.objective)
-        return new_pipeline(self.family, self.denoiser, self.autoencoder, self.text, scheduler)
+        return new_pipeline(
+            self.family,
+            self.denoiser,
+            self.autoencoder,
+            self.text.text_encoder,
+            self._tokenizer(),
+            new_scheduler(self.objective),
+        )
 
     def _denoiser(self) -> tuple[Any, bool]:
         """The denoiser, and whether it is new."""
@@ -205,6 +218,12 @@ class DenoiserRecipe:
             pictures = to_tensor([self.data.pixels(n, resolution) for n in chunk])
             batches.append(encode(self.autoencoder, pictures.to(self.device)).cpu())
         return torch.cat(batches)
+
+
+def fingerprint_of_words(text: TextEncoding) -> str:
+    """sha256 over what the tokenizer makes of words."""
+    vocabulary = sorted(text.tokenizer.get_vocab().items())
+    return hashlib.sha256(canonical_json([text.max_tokens, vocabulary]).encode()).hexdigest()
 
 
 def objective_of(spec: DenoiserSpec) -> Objective:

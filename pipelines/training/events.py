@@ -64,6 +64,11 @@ class SamplesWritten:
 
 
 @dataclass(frozen=True)
+class Stopping:
+    """The wish to stop was heard; the step in hand is finished and kept."""
+
+
+@dataclass(frozen=True)
 class Stopped:
     """Training ended early, as asked, with a checkpoint of this step."""
 
@@ -86,6 +91,7 @@ TrainingEvent = (
     | StepDone
     | CheckpointSaved
     | SamplesWritten
+    | Stopping
     | Stopped
     | Finished
 )

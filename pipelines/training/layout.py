@@ -3,13 +3,17 @@
 Owns the names. Knows nothing of what is in the files.
 """
 
+import json
 import re
 
+from pipelines.errors import StoreMissing
 from pipelines.storage import Store
 
 CHECKPOINTS_FOLDER = "checkpoints"
 SAMPLES_FOLDER = "samples"
 MODEL_FOLDER = "model"
+FINISHED_FILE = "finished.json"
+"""Says of which step the whole model is in `model/`; written after the last of its files."""
 
 _STEP = re.compile(r".*/step-(?P<step>\d{8,})\.(safetensors|png)")
 
@@ -22,6 +26,14 @@ def path_of(step: int) -> str:
 def sheet_path(step: int) -> str:
     """`samples/step-00000500.png`."""
     return f"{SAMPLES_FOLDER}/step-{step:08d}.png"
+
+
+def finished_step(store: Store) -> int:
+    """The step whose model lies whole in the store; 0 without one."""
+    try:
+        return int(json.loads(store.read(FINISHED_FILE))["step"])
+    except StoreMissing:
+        return 0
 
 
 def steps_of(store: Store) -> list[int]:

@@ -5,6 +5,7 @@ them; what they compute together depends on neither their number nor on restarts
 in which sums are rounded.
 """
 
+import json
 import tempfile
 from collections.abc import Callable, Generator, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -32,8 +33,10 @@ from pipelines.training.events import (
 )
 from pipelines.training.grids import film_strip, sample_sheet
 from pipelines.training.layout import (
+    FINISHED_FILE,
     MODEL_FOLDER,
     SAMPLES_FOLDER,
+    finished_step,
     path_of,
     sheet_path,
     sheets_of,
@@ -187,11 +190,11 @@ class Training:
 
     def _checkpoint(self, step: int, log: MetricsLog) -> TrainingEvent:
         options = self.spec.training
+        log.flush()  # before the checkpoint: rows beyond it are dropped, lost ones stay lost
         num_bytes = checkpoints.save(
             self.store, step, self.stepper.state, {"recipe": self._recipe_name}
         )
         checkpoints.prune(self.store, options.checkpoints_total_limit)
-        log.flush()
         self.store.put("loss.png", loss_curve(read_metrics(self.store), self.spec.name))
         return CheckpointSaved(step, path_of(step), num_bytes)
 
@@ -202,9 +205,9 @@ class Training:
         return TensorBoard(str(Path(folder, self.spec.name)), first)
 
     def _is_sample_step(self, step: int) -> bool:
+        """Whether a sheet is drawn now; the last one is drawn with the model."""
         every = self.spec.samples.every_steps
-        ends = step == self.spec.training.max_train_steps
-        return self.place.leads and (ends or (every > 0 and step % every == 0))
+        return self.place.leads and every > 0 and step % every == 0
 
     def _samples(self, step: int) -> Iterator[TrainingEvent]:
         with self.stepper.averaged():
@@ -217,16 +220,22 @@ class Training:
     def _finish(self, step: int) -> Iterator[TrainingEvent]:
         """Write the model, unless this very step's is there."""
         if self.place.leads:
-            with self.stepper.averaged(), quiet(), tempfile.TemporaryDirectory() as scratch:
-                self.recipe.save(Path(scratch))
-                for path in sorted(Path(scratch).rglob("*")):
-                    if path.is_file():
-                        name = path.relative_to(scratch).as_posix()
-                        self.store.put(f"{MODEL_FOLDER}/{name}", path.read_bytes())
-            if sheets_of(self.store):
-                self.store.put(f"{SAMPLES_FOLDER}/film.gif", film_strip(self.store))
+            if step not in sheets_of(self.store):
+                yield from self._samples(step)
+            if finished_step(self.store) != step:
+                self._write_model(step)
             yield Finished(step, MODEL_FOLDER)
         self._barrier()
+
+    def _write_model(self, step: int) -> None:
+        with self.stepper.averaged(), quiet(), tempfile.TemporaryDirectory() as scratch:
+            self.recipe.save(Path(scratch))
+            for path in sorted(Path(scratch).rglob("*")):
+                if path.is_file():
+                    name = path.relative_to(scratch).as_posix()
+                    self.store.put(f"{MODEL_FOLDER}/{name}", path.read_bytes())
+        self.store.put(f"{SAMPLES_FOLDER}/film.gif", film_strip(self.store))
+        self.store.put(FINISHED_FILE, json.dumps({"step": step}).encode())
 
     @contextmanager
     def _batches(self, first: int) -> Iterator[Callable[[int], dict[str, Tensor]]]:

@@ -40,6 +40,10 @@ class LoraRecipe:
     def __init__(self, spec: LoraTrainSpec, data: PackedImages, device: str) -> None:
         if spec.model.loras:
             raise SettingsError("model.loras: a LoRA is trained on a model that has none")
+        if spec.model.dtype == "float16":
+            raise SettingsError(
+                "model.dtype float16: gradients vanish in it; train in bfloat16 or float32"
+            )
         self.spec, self.data, self.device = spec, data, device
         folder = locate(spec.model, spec.storage)
         self.info = describe(folder, spec.model)

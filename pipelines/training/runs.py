@@ -8,7 +8,14 @@ from datetime import UTC, datetime
 from statistics import median
 
 from pipelines.storage import Store
-from pipelines.training.layout import MODEL_FOLDER, path_of, sheet_path, sheets_of, steps_of
+from pipelines.training.layout import (
+    MODEL_FOLDER,
+    finished_step,
+    path_of,
+    sheet_path,
+    sheets_of,
+    steps_of,
+)
 from pipelines.training.metrics import StepMetrics, read_metrics, rows_of
 from pipelines.training.record import TrainRecord, read_record
 from pipelines.training.spec import TrainSpec
@@ -91,7 +98,7 @@ class TrainingRun:
             checkpoint=self._checkpoint(step, rows) if steps else None,
             samples=sheet_path(sheets[-1]) if sheets else None,
             model=model,
-            complete=model is not None and step >= total,
+            complete=finished_step(self.store) >= total,
         )
 
     def _left_s(self, step: int, images_per_s: float | None) -> float | None:

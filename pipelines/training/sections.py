@@ -122,7 +122,8 @@ class TrainClusterSpec(Section):
     workers: Annotated[
         PositiveInt | Auto,
         Field(
-            description="Each trains on its share of a step. auto: as many as there is room for."
+            description="Each trains on its share of a step. auto: as many as there is room for "
+            "and as share a step evenly."
         ),
     ] = "auto"
     gpus_per_worker: Annotated[

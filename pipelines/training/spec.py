@@ -112,7 +112,12 @@ class TrainSpec(Section):
     def identity(self) -> dict[str, Any]:
         """What decides the weights at a given step, as JSON-ready flat values."""
         values = flatten({k: v for k, v in self.as_dict().items() if k not in ELSEWHERE})
-        return {key: value for key, value in values if key not in MAY_CHANGE}
+        kept = ((key, value) for key, value in values if key not in MAY_CHANGE)
+        return {key: "a folder" if self._is_place(key, value) else value for key, value in kept}
+
+    def _is_place(self, key: str, value: Any) -> bool:
+        """Whether it says where weights lie, which are known by their fingerprint."""
+        return key in WEIGHT_PLACES and isinstance(value, str)
 
     def changes(self, other: "TrainSpec") -> list[Change]:
         """What `other` says differently, among what decides the weights at a given step."""
@@ -126,6 +131,10 @@ class TrainSpec(Section):
 
 ELSEWHERE = ("name", "data", "output", "storage", "cluster", "samples")
 """Sections that say where things lie and what is watched; the data is known by its fingerprint."""
+
+WEIGHT_PLACES = frozenset(
+    f"model.{key}" for key in ("source", "autoencoder", "denoiser", "text_encoder", "tokenizer")
+)
 
 MAY_CHANGE = frozenset(
     f"training.{key}"

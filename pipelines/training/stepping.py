@@ -15,8 +15,12 @@ from torch.nn.parallel import DistributedDataParallel
 
 from diffusion_core.training import Ema
 from diffusion_core.training.optimizers import Optimization, learning_rate, new_optimizer
+from diffusion_core.training.randomness import place_seed
 from pipelines.training.checkpoints import TrainingState
 from pipelines.training.spec import TrainSpec
+
+DROPOUT_PLACE = 2**31
+"""Beyond the samples of any batch."""
 
 
 @dataclass(frozen=True)
@@ -75,7 +79,7 @@ class Stepper:
         """One update from this worker's share of a batch."""
         self.own.train()
         # Dropout, where there is any, is the step's own too.
-        torch.manual_seed((self.spec.seed * 1_000_003 + step) * 1_000 + self.place.rank)
+        torch.manual_seed(place_seed(self.spec.seed, step, DROPOUT_PLACE - self.place.rank))
         self.optimizer.zero_grad(set_to_none=True)
         terms = self._gradients(batch)
         trained = list(self.parameters.values())

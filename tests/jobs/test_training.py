@@ -95,16 +95,7 @@ def test_a_killed_worker_is_replaced_and_training_goes_on_to_the_same_weights(ro
 
 def test_a_polite_stop_keeps_every_step_and_the_same_command_goes_on(root: Path) -> None:
     spec = autoencoder_job(root, training={"max_train_steps": 400, "checkpointing_steps": 1000})
-    job = root / "tiny.yaml"
-    job.write_text(yaml.safe_dump(spec.as_dict()))
-
-    process = subprocess.Popen(
-        [sys.executable, "-c", "from jobs.cli import main; main()", "train", str(job)],
-        stderr=subprocess.PIPE,
-        text=True,
-        cwd=Path(__file__).parents[2],
-        env={**os.environ, "XDG_CACHE_HOME": str(root / "cache")},
-    )
+    process = _start(root, spec)
     _wait_for(lambda: (Path(spec.url) / "train.json").exists(), process)
     time.sleep(3)
     process.send_signal(signal.SIGTERM)
@@ -113,6 +104,18 @@ def test_a_polite_stop_keeps_every_step_and_the_same_command_goes_on(root: Path)
     steps = checkpoints.steps_of(Store(spec.url))
     assert len(steps) == 1
     assert f"stopped at step {steps[0]:,}; the same command goes on" in told
+
+
+def test_a_second_interruption_stops_at_once(root: Path) -> None:
+    spec = autoencoder_job(root, training={"max_train_steps": 100_000, "train_batch_size": 512})
+    process = _start(root, spec)
+    _wait_for(lambda: (Path(spec.url) / "train.json").exists(), process)
+    process.send_signal(signal.SIGTERM)
+    time.sleep(1)
+    process.send_signal(signal.SIGTERM)
+    _, told = process.communicate(timeout=40)
+    assert process.returncode == 4, told
+    assert "Traceback" not in told
 
 
 @pytest.mark.usefixtures("local_ray")
@@ -146,6 +149,18 @@ def test_a_loss_that_is_no_number_stops_for_good(root: Path) -> None:
         train(spec, events.append)
     seen = [event.metrics.step for event in events if isinstance(event, StepDone)]
     assert seen == sorted(set(seen))  # nothing was tried again
+
+
+def _start(root: Path, spec: TrainSpec) -> "subprocess.Popen[str]":
+    job = root / "tiny.yaml"
+    job.write_text(yaml.safe_dump(spec.as_dict()))
+    return subprocess.Popen(
+        [sys.executable, "-c", "from jobs.cli import main; main()", "train", str(job)],
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=Path(__file__).parents[2],
+        env={**os.environ, "XDG_CACHE_HOME": str(root / "cache")},
+    )
 
 
 def _wait_for(condition: Callable[[], bool], process: "subprocess.Popen[str]") -> None:

@@ -2,6 +2,7 @@
 
 import io
 import resource
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -180,6 +181,44 @@ def test_a_training_on_s3_goes_on_from_its_checkpoint(root: Path, moto_s3: Serve
     remote = safetensors.torch.load(store.read(path_of(6)))
     assert equal(weights(local), remote)
     assert "model/model_index.json" in store.list("model")
+
+
+@pytest.mark.parametrize("job", [autoencoder_job, denoiser_job])
+def test_products_in_bfloat16_leave_weights_in_float32_and_resume_to_the_same_bits(
+    root: Path, job: Any
+) -> None:
+    half = {"mixed_precision": "bf16"}
+    whole, parts = job(root, name="whole", training=half), job(root, name="parts", training=half)
+    run(whole)
+    run(parts, stop_after=3)
+    run(parts)
+    assert equal(weights(whole), weights(parts))
+    assert {tensor.dtype for tensor in weights(whole).values()} == {torch.float32}
+
+
+def test_the_largest_seed_trains(root: Path) -> None:
+    assert isinstance(run(denoiser_job(root, seed=2**53 - 1))[-1], Finished)
+
+
+def test_parts_may_lie_elsewhere_when_a_training_goes_on(root: Path) -> None:
+    run(denoiser_job(root), stop_after=2)
+    shutil.move(root / "parts/vae", root / "moved")
+    moved = denoiser_job(root, model=_model(root, autoencoder=str(root / "moved")))
+    assert Resumed(2) in run(moved)
+
+
+def test_what_was_killed_between_its_last_checkpoint_and_its_model_ends_whole(root: Path) -> None:
+    spec = denoiser_job(root)
+    events = train(spec, cache=root / "cache")
+    for event in events:
+        if isinstance(event, CheckpointSaved) and event.step == 6:
+            break
+    events.close()
+    store = Store(spec.url)
+    assert not store.list("model")
+    run(spec)
+    assert store.size("samples/step-00000006.png")
+    assert store.size("model/model_index.json")
 
 
 def test_a_longer_training_goes_on_from_a_finished_one(root: Path) -> None:
@@ -412,6 +451,7 @@ def test_a_full_disk_stops_it_and_keeps_the_last_good_checkpoint(root: Path) -> 
         ),
         ({"model": {"frozen_parameters": ["no_such"]}}, "no weight has 'no_such' in its name"),
         ({"training": {"resolution": 33}}, "resolution 33"),
+        ({"model": {"autoencoder": "SHIFTED"}}, "has a shift_factor"),
     ],
 )
 def test_what_does_not_fit_is_told_before_anything_is_written(
@@ -419,6 +459,10 @@ def test_what_does_not_fit_is_told_before_anything_is_written(
 ) -> None:
     if "model" in sections:
         sections = {**sections, "model": _model(root, **sections["model"])}
+    if sections.get("model", {}).get("autoencoder") == "SHIFTED":
+        config = root / "parts/vae/config.json"
+        config.write_text(config.read_text().replace('"shift_factor": null', '"shift_factor": 0.1'))
+        sections = {}
     if "training" in sections:
         draw_large = Image.new("RGB", (64, 64), "white")
         for path in (root / "pictures").glob("*.png"):
