@@ -7,20 +7,33 @@
 
     result = run(RunSpec.from_file("campaign.yaml"))
     images = open_run(result.url)
+
+    from jobs import train
+    from pipelines import read_train_spec
+
+    result = train(read_train_spec("brand.yaml"))
 """
 
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from jobs.runner import RunResult, run
+    from jobs.training import TrainResult, train
 
-__all__ = ["RunResult", "run"]
+__all__ = ["RunResult", "TrainResult", "run", "train"]
+
+_HOMES = {
+    "RunResult": "jobs.runner",
+    "run": "jobs.runner",
+    "TrainResult": "jobs.training",
+    "train": "jobs.training",
+}
 
 
 def __getattr__(name: str) -> Any:
     """Import Ray and torch only when a run is asked for: the command line answers at once."""
-    if name in __all__:
-        from jobs import runner
+    if name in _HOMES:
+        from importlib import import_module
 
-        return getattr(runner, name)
+        return getattr(import_module(_HOMES[name]), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -16,10 +16,17 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from pipelines.runs import Run, open_run
     from pipelines.spec import RunSpec
+    from pipelines.training.spec import TrainSpec, read_train_spec
 
-__all__ = ["Run", "RunSpec", "open_run"]
+__all__ = ["Run", "RunSpec", "TrainSpec", "open_run", "read_train_spec"]
 
-_HOMES = {"Run": "pipelines.runs", "open_run": "pipelines.runs", "RunSpec": "pipelines.spec"}
+_HOMES = {
+    "Run": "pipelines.runs",
+    "open_run": "pipelines.runs",
+    "RunSpec": "pipelines.spec",
+    "TrainSpec": "pipelines.training.spec",
+    "read_train_spec": "pipelines.training.spec",
+}
 
 
 def __getattr__(name: str) -> Any:
