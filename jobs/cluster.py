@@ -18,7 +18,6 @@ from ray.exceptions import RayError, RayTaskError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from jobs.errors import ClusterError
-from pipelines.spec import ClusterSpec
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -139,11 +138,11 @@ def has_gpus() -> bool:
     return bool(ray.cluster_resources().get("GPU", 0) > 0)
 
 
-def gpus_per_actor(spec: ClusterSpec) -> float:
-    """The GPUs of one actor, `auto` resolved."""
-    if spec.gpus_per_actor == "auto":
+def resolved_gpus(wanted: float | str) -> float:
+    """The GPUs of one process: 1 for `auto` where the cluster has any, else as they are."""
+    if wanted == "auto":
         return 1.0 if has_gpus() else 0.0
-    return float(spec.gpus_per_actor)
+    return float(wanted)
 
 
 def room(cpus: float, gpus: float) -> int:

@@ -6,7 +6,6 @@ Owns the order of things. What each of them is, the rooms beside this one know.
 from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
 from dataclasses import dataclass
-from pathlib import Path
 
 import ray
 
@@ -15,8 +14,8 @@ from jobs.actors import ActorFactory, RemoteActor
 from jobs.cluster import (
     alive_nodes,
     cluster,
-    gpus_per_actor,
     remote_value,
+    resolved_gpus,
     room,
     spread_map,
 )
@@ -26,6 +25,7 @@ from jobs.events import Event, Message, Planned
 from jobs.preflight import require_store_on_every_node
 from jobs.tally import Tally
 from pipelines.errors import ManifestError, StoreError
+from pipelines.models import absolute_source
 from pipelines.planning import Mapper, check, manifest_changes, write_plan
 from pipelines.report import write_report
 from pipelines.run_record import (
@@ -94,7 +94,8 @@ def run(spec: RunSpec, on_event: Callable[[Event], None] = lambda event: None) -
 
 def actor_factory(spec: RunSpec) -> ActorFactory:
     """Actors as the job asks for them, on the cluster that is connected."""
-    gpus, cpus = gpus_per_actor(spec.cluster), spec.cluster.cpus_per_actor
+    gpus = resolved_gpus(spec.cluster.gpus_per_actor)
+    cpus = spec.cluster.cpus_per_actor
     return ActorFactory(
         spec=_absolute_model(spec.model),
         options=spec.storage,
@@ -107,14 +108,9 @@ def actor_factory(spec: RunSpec) -> ActorFactory:
 def _absolute_model(model: ModelSpec) -> ModelSpec:
     """The model with its local sources by their full paths: actors stand elsewhere."""
     loras = tuple(
-        lora.model_copy(update={"source": _absolute_source(lora.source)}) for lora in model.loras
+        lora.model_copy(update={"source": absolute_source(lora.source)}) for lora in model.loras
     )
-    return model.model_copy(update={"source": _absolute_source(model.source), "loras": loras})
-
-
-def _absolute_source(source: str) -> str:
-    path = Path(source).expanduser()
-    return str(path.resolve()) if path.exists() else source
+    return model.model_copy(update={"source": absolute_source(model.source), "loras": loras})
 
 
 def resolve_batch_size(spec: RunSpec, device: str) -> int:

@@ -4,7 +4,6 @@ Owns the workers, what happens when one is lost, and how their events reach the 
 worker does, `pipelines.training.loop` knows.
 """
 
-import os
 import signal
 import tempfile
 import threading
@@ -13,7 +12,6 @@ from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
-from pathlib import Path
 from types import FrameType
 from typing import Any
 
@@ -22,7 +20,7 @@ from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from diffusion_core.errors import DiffusionError, SettingsError
-from jobs.cluster import cluster, has_gpus, room
+from jobs.cluster import cluster, resolved_gpus, room
 from jobs.errors import ClusterError, RunStopped
 from pipelines.errors import (
     PipelineError,
@@ -32,8 +30,9 @@ from pipelines.errors import (
     StoreMissing,
     TrainingDiverged,
 )
-from pipelines.storage import Store, is_url
-from pipelines.storage.urls import local_path
+from pipelines.models import absolute_source
+from pipelines.storage import Store
+from pipelines.storage.urls import absolute
 from pipelines.training.events import DataRead, Finished, StepDone, Stopped, Stopping, TrainingEvent
 from pipelines.training.spec import TrainSpec, train_spec
 
@@ -134,9 +133,9 @@ def _events(spec: TrainSpec) -> Iterator[TrainingEvent]:
                     stopping = True
                     ray.get(board.stop.remote())
                     yield Stopping()
-        except BaseException:
-            ray.shutdown()  # takes the workers with it, and so ends `fit`
-            raise
+        finally:
+            if not fit.done():
+                ray.shutdown()  # takes the workers with it, and so ends `fit`
     yield from ray.get(board.take.remote())
     error = ray.get(board.failed.remote()) or fit.exception()
     if error is not None:
@@ -181,7 +180,7 @@ def trainer(spec: TrainSpec, board: Any, scratch: str) -> Any:
     from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchConfig, TorchTrainer
 
-    gpus = gpus_per_worker(spec)
+    gpus = resolved_gpus(spec.cluster.gpus_per_worker)
     cpus = spec.cluster.cpus_per_worker
     return TorchTrainer(
         worker_loop,
@@ -262,14 +261,6 @@ class StopWish:
         return self._stop
 
 
-def gpus_per_worker(spec: TrainSpec) -> float:
-    """The GPUs of one worker, `auto` resolved."""
-    wanted = spec.cluster.gpus_per_worker
-    if wanted == "auto":
-        return 1.0 if has_gpus() else 0.0
-    return float(wanted)
-
-
 def num_workers(spec: TrainSpec) -> int:
     """The workers of a job; `auto` is the most that there is room for and that share evenly.
 
@@ -277,7 +268,8 @@ def num_workers(spec: TrainSpec) -> int:
         ClusterError: there is no room for them.
         SpecError: they cannot share a batch evenly.
     """
-    cpus, gpus = spec.cluster.cpus_per_worker, gpus_per_worker(spec)
+    cpus = spec.cluster.cpus_per_worker
+    gpus = resolved_gpus(spec.cluster.gpus_per_worker)
     most = room(cpus, gpus)
     if spec.cluster.workers == "auto":
         found = max((n for n in range(1, most + 1) if spec.shares_evenly(n)), default=min(most, 1))
@@ -320,19 +312,15 @@ def _require_ray_train() -> None:
 def _with_whole_paths(spec: TrainSpec) -> TrainSpec:
     """Local folders by their full paths: workers stand elsewhere."""
     values = spec.as_dict()
-    values["output"] = _whole(values["output"])
+    values["output"] = absolute(values["output"])
     if values["training"]["tensorboard"] is not None:
-        values["training"]["tensorboard"] = _whole(values["training"]["tensorboard"])
+        values["training"]["tensorboard"] = absolute(values["training"]["tensorboard"])
     source = values["data"]["source"]
     values["data"]["source"] = (
-        [_whole(url) for url in source] if isinstance(source, list) else _whole(source)
+        [absolute(url) for url in source] if isinstance(source, list) else absolute(source)
     )
     values["model"] = {
-        key: _whole(value) if isinstance(value, str) and os.path.exists(value) else value
+        key: absolute_source(value) if isinstance(value, str) else value
         for key, value in values["model"].items()
     }
     return train_spec(values)
-
-
-def _whole(url: str) -> str:
-    return url if is_url(url) else str(Path(local_path(url)).absolute())

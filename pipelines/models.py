@@ -186,6 +186,12 @@ def _causes(error: BaseException | None) -> list[BaseException]:
     return found
 
 
+def absolute_source(source: str) -> str:
+    """A source that lies on this machine by its full path: those who load it stand elsewhere."""
+    path = Path(source).expanduser()
+    return str(path.resolve()) if path.exists() else source
+
+
 def component_folder(
     source: str, options: Options | None = None, cache: Path | None = None
 ) -> Path:

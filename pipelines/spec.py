@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     ConfigDict,
     Field,
@@ -32,6 +33,30 @@ MAX_SEED = 2**53 - 1
 
 Url = Annotated[str, StringConstraints(min_length=1, strip_whitespace=True)]
 Auto = Literal["auto"]
+
+
+JobName = Annotated[
+    str,
+    Field(
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$",
+        description="Of the run's folder under output; the job file's own name unless set.",
+    ),
+]
+
+
+def _no_credentials(storage: Mapping[str, Mapping[str, Any]]) -> Mapping[str, Mapping[str, Any]]:
+    found = secret_option(storage)
+    if found is not None:
+        raise ValueError(f"{found} looks like a credential; {ADVICE}")
+    return storage
+
+
+StorageOptions = Annotated[
+    Mapping[str, Mapping[str, Any]],
+    Field(description="fsspec options by protocol: {s3: {endpoint_url: ...}}; no credentials."),
+    AfterValidator(_no_credentials),
+]
+NO_OPTIONS: Mapping[str, Mapping[str, Any]] = {}
 
 
 class Section(BaseModel):
@@ -202,13 +227,7 @@ class ClusterSpec(Section):
 class RunSpec(Section):
     """One job: a manifest, a model, and where the images go."""
 
-    name: Annotated[
-        str,
-        Field(
-            pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$",
-            description="Of the run's folder under output; the job file's own name unless set.",
-        ),
-    ]
+    name: JobName
     manifest: Annotated[
         Url | list[Url],
         Field(description="Parquet, CSV, TSV, JSONL or text; a URL, folder, glob or list of them."),
@@ -227,10 +246,7 @@ class RunSpec(Section):
     images: ImagesSpec = ImagesSpec()
     batch: BatchSpec = BatchSpec()
     cluster: ClusterSpec = ClusterSpec()
-    storage: Annotated[
-        Mapping[str, Mapping[str, Any]],
-        Field(description="fsspec options by protocol: {s3: {endpoint_url: ...}}; no credentials."),
-    ] = {}
+    storage: StorageOptions = NO_OPTIONS
 
     @field_validator("model", mode="before")
     @classmethod
@@ -249,16 +265,6 @@ class RunSpec(Section):
                 f"and the settings are: {', '.join(SETTING_COLUMNS)}"
             )
         return columns
-
-    @field_validator("storage")
-    @classmethod
-    def _no_credentials(
-        cls, storage: Mapping[str, Mapping[str, Any]]
-    ) -> Mapping[str, Mapping[str, Any]]:
-        found = secret_option(storage)
-        if found is not None:
-            raise ValueError(f"{found} looks like a credential; {ADVICE}")
-        return storage
 
     @model_validator(mode="after")
     def _no_credentials_in_urls(self) -> Self:
@@ -299,7 +305,7 @@ class RunSpec(Section):
         cls, values: Mapping[str, Any], overrides: Sequence[str] = (), where: str = "job"
     ) -> Self:
         """Validate a job given as a mapping; see `from_file`."""
-        values = _copy(values)
+        values = nested_copy(values)
         if isinstance(values.get("model"), str):
             values["model"] = {"source": values["model"]}
         for override in overrides:
@@ -319,12 +325,7 @@ class RunSpec(Section):
 
         Where it runs, and how the store is reached, may change from one start to the next.
         """
-        mine, theirs = (dict(flatten(spec.identity())) for spec in (self, other))
-        return [
-            Change(field, mine.get(field), theirs.get(field))
-            for field in sorted(mine.keys() | theirs.keys())
-            if mine.get(field) != theirs.get(field)
-        ]
+        return differences(dict(flatten(self.identity())), dict(flatten(other.identity())))
 
     def identity(self) -> dict[str, Any]:
         """The part of the job that decides names and pixels, as JSON-ready values."""
@@ -364,6 +365,15 @@ def json_schema() -> dict[str, Any]:
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
 
 
+def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[Change]:
+    """The fields of two flat mappings that differ, in alphabetical order."""
+    return [
+        Change(field, old.get(field), new.get(field))
+        for field in sorted(old.keys() | new.keys())
+        if old.get(field) != new.get(field)
+    ]
+
+
 def flatten(values: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, Any]]:
     """`{"a": {"b": 1}}` as `("a.b", 1)` pairs."""
     for key, value in values.items():
@@ -373,8 +383,9 @@ def flatten(values: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, 
             yield f"{prefix}{key}", value
 
 
-def _copy(values: Mapping[str, Any]) -> dict[str, Any]:
-    return {k: _copy(v) if isinstance(v, Mapping) else v for k, v in values.items()}
+def nested_copy(values: Mapping[str, Any]) -> dict[str, Any]:
+    """A copy whose mappings can be changed, at every depth."""
+    return {k: nested_copy(v) if isinstance(v, Mapping) else v for k, v in values.items()}
 
 
 def canonical_json(values: Any) -> str:

@@ -9,17 +9,16 @@ from diffusion_core.training.objectives import (
     AutoencoderObjective,
     Denoiser,
     Objective,
-    autoencoder_loss,
+    autoencoder_terms,
     denoising_loss,
     gradient_difference,
     image_gradients,
     kl_to_standard_normal,
 )
-from diffusion_core.training.optimization import Ema, optimizer_step
+from diffusion_core.training.optimization import Ema
 from diffusion_core.training.weighting import (
     TimeSampling,
     min_snr_weight,
-    sample_timesteps,
     times_from_uniform,
 )
 
@@ -29,14 +28,12 @@ __all__ = [
     "Ema",
     "Objective",
     "TimeSampling",
-    "autoencoder_loss",
+    "autoencoder_terms",
     "denoising_loss",
     "drop_text",
     "gradient_difference",
     "image_gradients",
     "kl_to_standard_normal",
     "min_snr_weight",
-    "optimizer_step",
-    "sample_timesteps",
     "times_from_uniform",
 ]

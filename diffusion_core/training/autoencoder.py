@@ -10,14 +10,9 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from diffusion_core.errors import SettingsError
-from diffusion_core.training.objectives import (
-    AutoencoderObjective,
-    gradient_difference,
-    kl_to_standard_normal,
-)
+from diffusion_core.training.objectives import AutoencoderObjective, autoencoder_terms
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderKL
@@ -52,17 +47,7 @@ class AutoencoderTraining(nn.Module):
         spread = (self.latent_noise * blur * own_spread).view(-1, 1, 1, 1)
         std = (logvar.exp() + spread.square()).sqrt()
         output = self.autoencoder.decode(mean + std * noise).sample
-        terms = {
-            "reconstruction": functional.l1_loss(output.float(), images),
-            "gradient": gradient_difference(output.float(), images),
-            "kl": kl_to_standard_normal(mean, logvar),
-        }
-        weighted = (
-            terms["reconstruction"]
-            + self.objective.gradient_weight * terms["gradient"]
-            + self.objective.kl_weight * terms["kl"]
-        )
-        return {"loss": weighted, **terms}
+        return autoencoder_terms(self.objective, images, output.float(), mean, logvar)
 
 
 def pixels_of_a_latent(autoencoder: "AutoencoderKL") -> int:

@@ -40,6 +40,7 @@ def new_module(config: Mapping[str, Any], allowed: Sequence[str], seed: int) -> 
         if key not in known or key == "self":
             raise SettingsError(f"{name} takes no {key!r}; it takes: {', '.join(list(known)[1:])}")
     torch.manual_seed(seed)
+    # diffusers checks its arguments by whatever goes wrong first while it computes with them.
     try:
         module: nn.Module = owner(**_tuples(values))
     except (TypeError, ValueError, NotImplementedError, AttributeError, ZeroDivisionError) as error:

@@ -110,10 +110,10 @@ def kl_to_standard_normal(mean: Tensor, logvar: Tensor) -> Tensor:
     return 0.5 * (mean.square() + logvar.exp() - 1 - logvar).mean()
 
 
-def autoencoder_loss(
+def autoencoder_terms(
     objective: AutoencoderObjective, images: Tensor, output: Tensor, mean: Tensor, logvar: Tensor
-) -> Tensor:
-    """Reconstruction, edges and a light pull of the latents to N(0, 1); a scalar.
+) -> dict[str, Tensor]:
+    """Reconstruction, edges and a light pull of the latents to N(0, 1), and their weighted `loss`.
 
     Args:
         objective: the weights.
@@ -122,5 +122,7 @@ def autoencoder_loss(
     References: Rombach et al. 2022, eq. 25 with edges in the place of the critic.
     """
     reconstruction = functional.l1_loss(output, images)
-    edges = objective.gradient_weight * gradient_difference(output, images)
-    return reconstruction + edges + objective.kl_weight * kl_to_standard_normal(mean, logvar)
+    edges = gradient_difference(output, images)
+    kl = kl_to_standard_normal(mean, logvar)
+    loss = reconstruction + objective.gradient_weight * edges + objective.kl_weight * kl
+    return {"loss": loss, "reconstruction": reconstruction, "gradient": edges, "kl": kl}

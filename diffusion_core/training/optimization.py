@@ -1,9 +1,9 @@
-"""One step of an optimizer, and the moving average of weights that is shipped."""
+"""The moving average of weights that is shipped."""
 
 from collections.abc import Iterable
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 
 class Ema:
@@ -30,20 +30,3 @@ class Ema:
         """Overwrite `parameters` with the average."""
         for parameter, average in zip(parameters, self.shadow, strict=True):
             parameter.copy_(average)
-
-
-def optimizer_step(loss: Tensor, optimizer: torch.optim.Optimizer, max_norm: float = 1.0) -> float:
-    """Backpropagate, clip the gradient's norm, step; returns the loss.
-
-    Raises:
-        FloatingPointError: the loss is not finite; the weights are untouched.
-    """
-    value = loss.item()
-    if value != value or value in (float("inf"), float("-inf")):
-        raise FloatingPointError(f"loss is {value}; nothing was updated")
-    optimizer.zero_grad(set_to_none=True)
-    loss.backward()  # type: ignore[no-untyped-call]
-    parameters = [p for group in optimizer.param_groups for p in group["params"]]
-    nn.utils.clip_grad_norm_(parameters, max_norm)
-    optimizer.step()
-    return value

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from torch import Generator, Tensor
+from torch import Tensor
 
 from diffusion_core.noise import NoiseProcess, shifted
 from diffusion_core.prediction import PredictionType, error_scales
@@ -72,16 +72,3 @@ def _normal(uniform: Tensor, sampling: TimeSampling) -> Tensor:
     """Normal numbers from uniform ones, by the inverse of the distribution function."""
     standard: Tensor = torch.special.ndtri(uniform.double())
     return sampling.mean + sampling.std * standard
-
-
-def sample_timesteps(
-    num: int, num_steps: int, generator: Generator, device: torch.device | str = "cpu"
-) -> Tensor:
-    """(num,) uniform timesteps, one from each of `num` equal strata; Kingma et al. 2021, app. I.
-
-    Strata lower the variance of a batch's loss at no cost; their order is random.
-    """
-    offsets = torch.rand(num, generator=generator)
-    strata = (torch.arange(num) + offsets) / num
-    order = torch.randperm(num, generator=generator)
-    return (strata[order] * num_steps).long().clamp(max=num_steps - 1).to(device)

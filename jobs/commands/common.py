@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import click
 
@@ -14,7 +14,9 @@ from pipelines.spec import RunSpec
 from pipelines.storage import Store
 from pipelines.training.record import TRAIN_FILE
 from pipelines.training.runs import TrainingRun, open_training
-from pipelines.training.spec import read_train_spec
+from pipelines.training.spec import TrainSpec, read_train_spec
+
+S = TypeVar("S", RunSpec, TrainSpec)
 
 job_argument = click.argument("job", type=click.Path(dir_okay=False))
 
@@ -42,10 +44,16 @@ def job_options(function: Callable[..., Any]) -> Callable[..., Any]:
 
 def read_job(job: str, overrides: tuple[str, ...], address: str | None = None) -> RunSpec:
     """The job file with its overrides; `--address` stands above both."""
-    spec = RunSpec.from_file(job, overrides)
+    return with_address(RunSpec.from_file(job, overrides), address)
+
+
+def with_address(spec: S, address: str | None) -> S:
+    """The job on the cluster that the command line names, if it names one."""
     if address is None:
         return spec
-    return spec.model_copy(update={"cluster": spec.cluster.model_copy(update={"address": address})})
+    cluster = spec.cluster.model_copy(update={"address": address})
+    moved: S = spec.model_copy(update={"cluster": cluster})
+    return moved
 
 
 run_argument = click.argument("run")

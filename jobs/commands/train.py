@@ -7,10 +7,10 @@ from dataclasses import asdict
 import click
 from rich.console import Console
 
-from jobs.commands.common import job_options, json_option
+from jobs.commands.common import job_options, json_option, with_address
 from jobs.training import TrainResult, train
 from jobs.training_progress import display_for
-from pipelines.training.spec import TrainSpec, read_train_spec
+from pipelines.training.spec import read_train_spec
 
 
 @click.command("train")
@@ -22,21 +22,13 @@ def command(job: str, overrides: tuple[str, ...], address: str | None, as_json: 
     Checkpoints, metrics, samples and at the end the model land in <output>/<name>. Interrupt it at
     any time: the same command goes on from the last checkpoint, with the same data order and noise.
     """
-    spec = read_job(job, overrides, address)
+    spec = with_address(read_train_spec(job, overrides), address)
     # Before the workers stand, a scheduler's polite stop ends it like Ctrl-C.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     display = display_for(Console(stderr=True))
     with display:
         result = train(spec, display.show)
     click.echo(json.dumps(asdict(result)) if as_json else summary(result))
-
-
-def read_job(job: str, overrides: tuple[str, ...], address: str | None) -> TrainSpec:
-    """The job file with its overrides; `--address` stands above both."""
-    spec = read_train_spec(job, overrides)
-    if address is None:
-        return spec
-    return spec.model_copy(update={"cluster": spec.cluster.model_copy(update={"address": address})})
 
 
 def summary(result: TrainResult) -> str:

@@ -33,18 +33,16 @@ from pipelines.models import component_folder
 from pipelines.spec import canonical_json
 from pipelines.storage import Store
 from pipelines.training.data import PackedImages
-from pipelines.training.events import LatentsCached, TrainingEvent
-from pipelines.training.latents import LatentCache
+from pipelines.training.encoded import EncodedPictures
+from pipelines.training.events import TrainingEvent
 from pipelines.training.order import Pick
 from pipelines.training.recipes import (
     Picture,
     advice,
     drawn_caption,
-    drawn_pictures,
     on_device,
     sample_prompts,
     spare_memory,
-    to_tensor,
 )
 from pipelines.training.sections import ScheduleSpec
 from pipelines.training.spec import DenoiserSpec
@@ -81,20 +79,23 @@ class DenoiserRecipe:
         spare_memory(self.denoiser, spec.training.gradient_checkpointing)
         multiple = max(PIPELINE_MULTIPLE, pixels_of_a_latent(self.autoencoder))
         require_multiple("training.resolution", spec.training.resolution, multiple)
-        self.latents: Tensor | None = None
+        self.latents = EncodedPictures(
+            data,
+            spec.training,
+            lambda images: encode(self.autoencoder, images.to(device)).cpu(),
+            made_by=marks[0],
+            cached=spec.cache_latents,
+            batch_size=ENCODE_BATCH,
+        )
         self.known_captions = EmbeddingCache(CACHE_BYTES)
 
     def prepare(self, store: Store, rank: int, world_size: int) -> Iterator[TrainingEvent]:
         """Encode this worker's share of the pictures."""
-        if self.spec.cache_latents:
-            cache = self._cache(store)
-            for num in cache.fill(self._encode, rank, world_size):
-                yield LatentsCached(min(num * world_size, len(self.data)), len(self.data))
+        yield from self.latents.prepare(store, rank, world_size)
 
     def ready(self, store: Store) -> None:
         """Fetch what all workers have encoded."""
-        if self.spec.cache_latents:
-            self.latents = self._cache(store).read()
+        self.latents.ready(store)
 
     def batch(self, picks: Sequence[Pick]) -> dict[str, Tensor]:
         """Latents, noise, times and tokens."""
@@ -102,7 +103,7 @@ class DenoiserRecipe:
         captions = [
             drawn_caption(self.data, pick, schedule.proportion_empty_prompts) for pick in picks
         ]
-        x0 = self._latents(picks)
+        x0 = self.latents.of(picks)
         input_ids, mask = self.text.tokenize(captions)
         batch = {
             "x0": x0,
@@ -196,28 +197,6 @@ class DenoiserRecipe:
                 f"model.denoiser: takes text of width {wanted}, and the text encoder's is "
                 f"{text_width}"
             )
-
-    def _cache(self, store: Store) -> LatentCache:
-        made_by = fingerprint_of_tensors(self.autoencoder)[:16]
-        resolution = self.spec.training.resolution
-        key = f"{self.data.fingerprint[:16]}-{made_by}-{resolution}"
-        return LatentCache(store, key, len(self.data))
-
-    def _latents(self, picks: Sequence[Pick]) -> Tensor:
-        if self.latents is not None:
-            return self.latents[[pick.image for pick in picks]].float()
-        training = self.spec.training
-        pictures = drawn_pictures(self.data, picks, training.resolution, training.random_flip)
-        return encode(self.autoencoder, to_tensor(pictures).to(self.device)).cpu()
-
-    def _encode(self, numbers: Sequence[int]) -> Tensor:
-        resolution = self.spec.training.resolution
-        batches = []
-        for start in range(0, len(numbers), ENCODE_BATCH):
-            chunk = numbers[start : start + ENCODE_BATCH]
-            pictures = to_tensor([self.data.pixels(n, resolution) for n in chunk])
-            batches.append(encode(self.autoencoder, pictures.to(self.device)).cpu())
-        return torch.cat(batches)
 
 
 def fingerprint_of_words(text: TextEncoding) -> str:

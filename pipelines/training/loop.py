@@ -46,7 +46,6 @@ from pipelines.training.metrics import (
     Meter,
     MetricsLog,
     TensorBoard,
-    read_metrics,
     require_tensorboard,
 )
 from pipelines.training.order import Order, Pick
@@ -195,7 +194,7 @@ class Training:
             self.store, step, self.stepper.state, {"recipe": self._recipe_name}
         )
         checkpoints.prune(self.store, options.checkpoints_total_limit)
-        self.store.put("loss.png", loss_curve(read_metrics(self.store), self.spec.name))
+        self.store.put("loss.png", loss_curve(log.table(), self.spec.name))
         return CheckpointSaved(step, path_of(step), num_bytes)
 
     def _board(self, first: int) -> AbstractContextManager[TensorBoard | None]:

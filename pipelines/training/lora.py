@@ -16,16 +16,14 @@ from diffusion_core.training.randomness import normal
 from pipelines.models import locate
 from pipelines.storage import Store
 from pipelines.training.data import PackedImages
-from pipelines.training.events import LatentsCached, TrainingEvent
-from pipelines.training.latents import LatentCache
+from pipelines.training.encoded import EncodedPictures
+from pipelines.training.events import TrainingEvent
 from pipelines.training.order import Pick
 from pipelines.training.recipes import (
     Picture,
     drawn_caption,
-    drawn_pictures,
     sample_prompts,
     spare_memory,
-    to_tensor,
 )
 from pipelines.training.spec import LoraTrainSpec
 
@@ -53,24 +51,28 @@ class LoraRecipe:
         self.lora = LoraTraining(self.model, lora_settings(spec), height=size, width=size)
         spare_memory(self.lora.denoiser, spec.training.gradient_checkpointing)
         self.module: nn.Module = self.lora
-        self.latents: Tensor | None = None
+        self.latents = EncodedPictures(
+            data,
+            spec.training,
+            lambda images: self.lora.encode_images(images).cpu(),
+            made_by=self.base,
+            cached=not spec.training.random_flip,
+            batch_size=ENCODE_BATCH,
+        )
 
     def prepare(self, store: Store, rank: int, world_size: int) -> Iterator[TrainingEvent]:
         """Encode this worker's share of the pictures."""
-        if not self.spec.training.random_flip:
-            for num in self._cache(store).fill(self._encode, rank, world_size):
-                yield LatentsCached(min(num * world_size, len(self.data)), len(self.data))
+        yield from self.latents.prepare(store, rank, world_size)
 
     def ready(self, store: Store) -> None:
         """Fetch what all workers have encoded."""
-        if not self.spec.training.random_flip:
-            self.latents = self._cache(store).read()
+        self.latents.ready(store)
 
     def batch(self, picks: Sequence[Pick]) -> dict[str, Tensor]:
         """Latents, noise, times, and what the prompts condition the denoiser with."""
         empty = self.spec.schedule.proportion_empty_prompts
         captions = [drawn_caption(self.data, pick, empty) for pick in picks]
-        x0 = self._latents(picks)
+        x0 = self.latents.of(picks)
         uniforms = torch.tensor([pick.uniform for pick in picks])
         return {
             "x0": x0,
@@ -97,27 +99,6 @@ class LoraRecipe:
     def save(self, folder: Path) -> None:
         """The adapter alone, in diffusers' layout."""
         self.lora.save(folder)
-
-    def _cache(self, store: Store) -> LatentCache:
-        resolution = self.spec.training.resolution
-        key = f"{self.data.fingerprint[:16]}-{self.base[:16]}-{resolution}"
-        return LatentCache(store, key, len(self.data))
-
-    def _latents(self, picks: Sequence[Pick]) -> Tensor:
-        if self.latents is not None:
-            return self.latents[[pick.image for pick in picks]].float()
-        training = self.spec.training
-        pictures = drawn_pictures(self.data, picks, training.resolution, training.random_flip)
-        return self.lora.encode_images(to_tensor(pictures)).cpu()
-
-    def _encode(self, numbers: Sequence[int]) -> Tensor:
-        resolution = self.spec.training.resolution
-        batches = []
-        for start in range(0, len(numbers), ENCODE_BATCH):
-            chunk = numbers[start : start + ENCODE_BATCH]
-            pictures = to_tensor([self.data.pixels(n, resolution) for n in chunk])
-            batches.append(self.lora.encode_images(pictures).cpu())
-        return torch.cat(batches)
 
 
 def lora_settings(spec: LoraTrainSpec) -> LoraSettings:

@@ -207,7 +207,10 @@ class TensorBoard:
     def __init__(self, folder: str, after_step: int = 0) -> None:
         from tensorboardX import SummaryWriter
 
-        self._writer = SummaryWriter(folder, purge_step=after_step + 1)
+        # Its files are told apart by whole seconds alone; starts from other steps may be closer.
+        self._writer = SummaryWriter(
+            folder, purge_step=after_step + 1, filename_suffix=f".from-{after_step + 1:08d}"
+        )
 
     def __enter__(self) -> Self:
         return self

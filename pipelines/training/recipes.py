@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from diffusion_core.errors import SettingsError
+from diffusion_core.guidance import drop_text
 from pipelines.storage import Store
 from pipelines.training.data import PackedImages
 from pipelines.training.events import TrainingEvent
@@ -100,11 +101,10 @@ def drawn_pictures(
 
 
 def drawn_caption(data: PackedImages, pick: Pick, proportion_empty: float) -> str:
-    """One of the picture's captions, or none; Ho & Salimans 2022, algorithm 1."""
+    """One of the picture's captions, or none."""
     captions = data.captions(pick.image)
     which = int(torch.randint(len(captions), (), generator=pick.generator))
-    dropped = bool(torch.rand((), generator=pick.generator) < proportion_empty)
-    return "" if dropped else captions[which]
+    return drop_text([captions[which]], proportion_empty, pick.generator)[0]
 
 
 def sample_prompts(data: PackedImages, prompts: Sequence[str], num: int) -> list[str]:

@@ -18,10 +18,20 @@ from pydantic import (
 )
 
 from diffusion_core.model import ModelSpec
-from pipelines.credentials import ADVICE, has_credentials, secret_option
+from pipelines.credentials import ADVICE, has_credentials
 from pipelines.errors import Change, SpecError
 from pipelines.job_file import apply_override, explain, read_yaml
-from pipelines.spec import MAX_SEED, Section, Url, flatten
+from pipelines.spec import (
+    MAX_SEED,
+    NO_OPTIONS,
+    JobName,
+    Section,
+    StorageOptions,
+    Url,
+    differences,
+    flatten,
+    nested_copy,
+)
 from pipelines.training.data import DataSpec
 from pipelines.training.sections import (
     AutoencoderLosses,
@@ -39,35 +49,16 @@ from pipelines.training.sections import (
 class TrainSpec(Section):
     """What every training job has; each recipe adds its own sections."""
 
-    name: Annotated[
-        str,
-        Field(
-            pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$",
-            description="Of the run's folder under output; the job file's own name unless set.",
-        ),
-    ]
+    name: JobName
     data: DataSpec
     output: Annotated[Url, Field(description="URL of the folder that holds training runs.")]
     seed: Annotated[int, Field(ge=0, le=MAX_SEED)] = 0
     training: OptimizationSpec = OptimizationSpec()
     samples: SamplesSpec = SamplesSpec()
     cluster: TrainClusterSpec = TrainClusterSpec()
-    storage: Annotated[
-        Mapping[str, Mapping[str, Any]],
-        Field(description="fsspec options by protocol: {s3: {endpoint_url: ...}}; no credentials."),
-    ] = {}
+    storage: StorageOptions = NO_OPTIONS
 
     needs_captions: ClassVar[bool] = True
-
-    @field_validator("storage")
-    @classmethod
-    def _no_credentials(
-        cls, storage: Mapping[str, Mapping[str, Any]]
-    ) -> Mapping[str, Mapping[str, Any]]:
-        found = secret_option(storage)
-        if found is not None:
-            raise ValueError(f"{found} looks like a credential; {ADVICE}")
-        return storage
 
     @model_validator(mode="after")
     def _no_credentials_in_urls(self) -> Self:
@@ -121,12 +112,7 @@ class TrainSpec(Section):
 
     def changes(self, other: "TrainSpec") -> list[Change]:
         """What `other` says differently, among what decides the weights at a given step."""
-        mine, theirs = self.identity(), other.identity()
-        return [
-            Change(key, mine.get(key), theirs.get(key))
-            for key in sorted(mine.keys() | theirs.keys())
-            if mine.get(key) != theirs.get(key)
-        ]
+        return differences(self.identity(), other.identity())
 
 
 ELSEWHERE = ("name", "data", "output", "storage", "cluster", "samples")
@@ -232,7 +218,7 @@ def train_spec(
     values: Mapping[str, Any], overrides: Sequence[str] = (), where: str = "job"
 ) -> TrainSpec:
     """Validate a training job given as a mapping; see `read_train_spec`."""
-    values = _copy(values)
+    values = nested_copy(values)
     for override in overrides:
         apply_override(values, override)
     recipe = values.get("recipe")
@@ -255,7 +241,3 @@ def json_schema() -> dict[str, Any]:
         if "recipe" in definition.get("properties", {}):
             definition["required"].remove("name")
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
-
-
-def _copy(values: Mapping[str, Any]) -> dict[str, Any]:
-    return {k: _copy(v) if isinstance(v, Mapping) else v for k, v in values.items()}

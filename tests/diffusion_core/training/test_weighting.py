@@ -8,9 +8,9 @@ from torch import Generator, Tensor
 from diffusion_core.noise import FlowPath, NoiseProcess, NoiseSchedule
 from diffusion_core.training import (
     TimeSampling,
-    sample_timesteps,
     times_from_uniform,
 )
+from diffusion_core.training.randomness import strata
 
 PROCESSES: list[NoiseProcess] = [
     NoiseSchedule(),
@@ -94,7 +94,10 @@ def test_on_a_straight_path_snr_and_logit_normal_are_one() -> None:
 
 
 def test_timesteps_cover_their_range_evenly_and_repeat_with_the_seed() -> None:
-    timesteps = sample_timesteps(100, 1000, seeded())
+    def drawn(seed: int) -> Tensor:
+        return times_from_uniform(strata(seed, step=0, batch_size=100), NoiseSchedule())
+
+    timesteps = drawn(0)
     assert timesteps.div(10, rounding_mode="floor").sort().values.tolist() == list(range(100))
-    assert torch.equal(timesteps, sample_timesteps(100, 1000, seeded()))
+    assert torch.equal(timesteps, drawn(0))
     assert not torch.equal(timesteps, timesteps.sort().values)

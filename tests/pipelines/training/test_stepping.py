@@ -1,0 +1,45 @@
+"""One step: gradients that are no numbers change nothing, and long ones are cut."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from training_jobs import autoencoder_job
+
+from pipelines.training.stepping import Place, Stepper
+
+
+class Line(nn.Module):
+    """A loss that is a multiple of the sum of four weights."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(4))
+
+    def forward(self, slope: Tensor) -> dict[str, Tensor]:
+        return {"loss": (slope.mean() * self.weight).sum()}
+
+
+def stepper(tmp_path: Path, module: nn.Module, **training: Any) -> Stepper:
+    spec = autoencoder_job(tmp_path, training={"train_batch_size": 1, **training})
+    return Stepper(spec, Place(), module)
+
+
+def test_a_loss_that_is_no_number_stops_before_the_weights_change(tmp_path: Path) -> None:
+    line = Line()
+    mover = stepper(tmp_path, line)
+    average = [value.clone() for value in mover.ema.shadow]
+    result = mover.step(0, {"slope": torch.tensor([float("nan")])})
+    assert not result.is_finite
+    assert torch.equal(line.weight, torch.zeros(4))
+    assert not mover.optimizer.state
+    assert torch.equal(mover.ema.shadow[0], average[0])
+
+
+def test_a_large_gradient_is_clipped(tmp_path: Path) -> None:
+    line = Line()
+    result = stepper(tmp_path, line, max_grad_norm=1.0).step(0, {"slope": torch.tensor([1000.0])})
+    assert result.grad_norm == pytest.approx(2000.0)
+    assert float(line.weight.grad.norm()) == pytest.approx(1.0, abs=1e-3)
