@@ -21,6 +21,10 @@ from diffusion_core.errors import (
 )
 from diffusion_core.quiet import quiet
 
+WRONG_ARGUMENTS = (TypeError, ValueError, NotImplementedError, AttributeError, ZeroDivisionError)
+"""diffusers does not check its arguments: it raises what goes wrong first as it computes with them.
+Memory, files and devices are not among these: they are no mistake in a configuration."""
+
 
 def new_module(config: Mapping[str, Any], allowed: Sequence[str], seed: int) -> nn.Module:
     """An untrained network of diffusers; the same seed, the same weights.
@@ -40,10 +44,9 @@ def new_module(config: Mapping[str, Any], allowed: Sequence[str], seed: int) -> 
         if key not in known or key == "self":
             raise SettingsError(f"{name} takes no {key!r}; it takes: {', '.join(list(known)[1:])}")
     torch.manual_seed(seed)
-    # diffusers checks its arguments by whatever goes wrong first while it computes with them.
     try:
         module: nn.Module = owner(**_tuples(values))
-    except (TypeError, ValueError, NotImplementedError, AttributeError, ZeroDivisionError) as error:
+    except WRONG_ARGUMENTS as error:
         raise SettingsError(f"{name}: {' '.join(str(error).split())[:300]}") from error
     return module
 

@@ -45,6 +45,10 @@ HASH_BYTES = 1 << 20
 BATCH_ROWS, BATCH_BYTES = 32_768, 16 << 20
 """What is in memory at once while a Parquet file streams."""
 
+BROKEN_BYTES = (pa.ArrowInvalid, pa.ArrowNotImplementedError, UnicodeDecodeError, EOFError)
+"""What readers raise about a file's bytes: no such format, a kind they do not know, no such text,
+an end too early. Anything else is no fault of the manifest, and is not made one."""
+
 BUFFER_BYTES = 1 << 20
 """Of each column that streams; without it a column of a whole row group is read at once."""
 
@@ -310,7 +314,7 @@ def _understood(url: str, format_name: str) -> Iterator[None]:
     """What a file's bytes do wrong is the manifest's fault; the rest is the store's."""
     try:
         yield
-    except (pa.ArrowInvalid, pa.ArrowNotImplementedError, UnicodeDecodeError, EOFError) as error:
+    except BROKEN_BYTES as error:
         message = _unreadable(format_name, error)
         raise ManifestError([Problem(url, None, None, message)]) from error
     except OSError as error:

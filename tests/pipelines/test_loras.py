@@ -96,7 +96,7 @@ def test_of_a_hub_repository_the_file_that_is_meant_is_fetched_alone(
     assert not any("\n" in answer.get("message", "") for answer in (unclear, missing, pickled))
     hub.shutdown()
     hub.server_close()
-    assert ask(hub, tmp_path, [red]) == [named]
+    assert ask(hub, tmp_path, [REPO, red]) == [by_default, named]
 
 
 def ask(hub: FakeHub, home: Path, loras: list[Any]) -> list[dict[str, str]]:

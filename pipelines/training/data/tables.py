@@ -24,6 +24,10 @@ BATCH_ROWS, BATCH_BYTES = 1024, 32 << 20
 
 BUFFER_BYTES = 1 << 20
 
+BROKEN_BYTES = (pa.ArrowInvalid, pa.ArrowNotImplementedError)
+"""What Arrow raises about a file's bytes: no Parquet, or a kind of it that Arrow does not read.
+Anything else is no fault of the data, and is not made one."""
+
 
 class Tables:
     """The rows of Parquet files."""
@@ -169,7 +173,7 @@ def _understood(url: str) -> Iterator[None]:
     """What the bytes of a file do wrong, in a line."""
     try:
         yield
-    except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+    except BROKEN_BYTES as error:
         raise DataError(f"{public(url)}: cannot be read as Parquet: {_line(error)}") from error
     except OSError as error:
         if error.errno is not None:
