@@ -10,6 +10,7 @@
     ├── SettingsError          a sampler name, size or dtype that the model cannot do
     └── SamplingError          the model failed on an image
         └── DeviceError        the device failed; no image is to blame
+            └── OutOfMemory    a smaller batch may fit
 """
 
 import contextlib
@@ -45,7 +46,11 @@ class SamplingError(DiffusionError):
 
 
 class DeviceError(SamplingError):
-    """The accelerator failed or is out of memory: the process should end, the images are fine."""
+    """The accelerator failed: the process should end, the images are fine."""
+
+
+class OutOfMemory(DeviceError):
+    """The batch does not fit into memory; the process can go on with a smaller one."""
 
 
 @contextlib.contextmanager

@@ -13,6 +13,7 @@ rows, and then the last bits of an image depend on where it stands.
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import Any
 
 import numpy as np
@@ -21,14 +22,25 @@ import torch
 
 from diffusion_core import conventions, schedulers
 from diffusion_core.conditioning import CACHE_BYTES, Conditioner
-from diffusion_core.errors import DeviceError, SamplingError, SettingsError
+from diffusion_core.errors import DeviceError, OutOfMemory, SamplingError, SettingsError
 from diffusion_core.model import LoadedModel
 from diffusion_core.requests import ImageRequest, SamplingParams
 
-__all__ = ["FLAGGED", "NON_FINITE", "ImageRequest", "SampledBatch", "Sampler", "SamplingParams"]
+__all__ = ["Fault", "ImageRequest", "SampledBatch", "Sampler", "SamplingParams"]
 
-NON_FINITE = "non-finite"
-FLAGGED = "flagged by the safety checker"
+
+class Fault(StrEnum):
+    """What can be wrong with a sampled image, in words."""
+
+    NON_FINITE = "its values are not finite"
+    BLANK = "every pixel has the same colour"
+    FLAGGED = "flagged by the model's safety checker"
+
+
+HALVES = (torch.float16, torch.bfloat16)
+
+OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")
+"""In the messages of torch's allocators, of which only CUDA's has an error of its own."""
 
 Pixels = npt.NDArray[np.uint8]
 
@@ -38,13 +50,19 @@ class SampledBatch:
     """The images of a batch, in the order of their requests."""
 
     pixels: Pixels
-    """(n, H, W, 3); black where there is a fault."""
-    faults: tuple[str | None, ...]
-    """Of each image: None, `NON_FINITE` or `FLAGGED`."""
+    """(n, H, W, 3); black where values are not finite."""
+    faults: tuple[Fault | None, ...]
+    """Of each image: what is wrong with it, if anything is."""
 
 
 class Sampler:
-    """Samples batches of one fixed size with one model; not for more than one thread."""
+    """Samples batches of fixed sizes with one model; not for more than one thread.
+
+    Args:
+        model: loaded.
+        batch_size: the most that a batch holds, and what it is padded to unless told otherwise.
+        cache_bytes: for encoded prompts.
+    """
 
     def __init__(self, model: LoadedModel, batch_size: int, cache_bytes: int = CACHE_BYTES) -> None:
         self._model = model
@@ -53,28 +71,42 @@ class Sampler:
         self._takes = conventions.call_parameters(type(model.pipeline))
         self._conditioner = Conditioner(model, cache_bytes)
 
-    def sample(self, requests: Sequence[ImageRequest], params: SamplingParams) -> SampledBatch:
+    def sample(
+        self,
+        requests: Sequence[ImageRequest],
+        params: SamplingParams,
+        batch_size: int | None = None,
+    ) -> SampledBatch:
         """Sample at most a batch of images; a shorter batch is padded with its last request.
+
+        Args:
+            requests: what each image asks for.
+            params: what all of them share.
+            batch_size: a smaller shape for this batch, where the usual one does not fit.
 
         Raises:
             SettingsError: a size, sampler, number of steps or negative prompt that the model
                 cannot honour, or more requests than a batch holds.
+            OutOfMemory: a smaller batch may fit.
             SamplingError: the pipeline failed.
         """
-        self._check(requests, params)
+        size = batch_size or self._batch_size
+        self._check(requests, params, size)
         shape = (len(requests), params.height, params.width, 3)
         pixels = np.zeros(shape, dtype=np.uint8)
-        faults: list[str | None] = [None] * len(requests)
+        faults: list[Fault | None] = [None] * len(requests)
         for places in self._conditioner.alike([request.negative_prompt for request in requests]):
-            made = self._sample_padded([requests[place] for place in places], params)
+            made = self._sample_padded([requests[place] for place in places], params, size)
             pixels[places] = made.pixels
             for place, fault in zip(places, made.faults, strict=True):
                 faults[place] = fault
         return SampledBatch(pixels, tuple(faults))
 
-    def _check(self, requests: Sequence[ImageRequest], params: SamplingParams) -> None:
-        if not 1 <= len(requests) <= self._batch_size:
-            raise SettingsError(f"{len(requests)} requests; a batch holds 1 to {self._batch_size}")
+    def _check(
+        self, requests: Sequence[ImageRequest], params: SamplingParams, batch_size: int
+    ) -> None:
+        if not 1 <= len(requests) <= batch_size:
+            raise SettingsError(f"{len(requests)} requests; a batch holds 1 to {batch_size}")
         for side in ("width", "height"):
             pixels, multiple = getattr(params, side), self._model.size_multiple
             if pixels < multiple or pixels % multiple:
@@ -83,19 +115,15 @@ class Sampler:
             raise SettingsError(f"{type(self._pipeline).__name__} takes no negative prompt")
 
     def _sample_padded(
-        self, requests: Sequence[ImageRequest], params: SamplingParams
+        self, requests: Sequence[ImageRequest], params: SamplingParams, batch_size: int
     ) -> SampledBatch:
-        padding = self._batch_size - len(requests)
-        batch = [*requests, *[requests[-1]] * padding]
+        batch = [*requests, *[requests[-1]] * (batch_size - len(requests))]
         with torch.inference_mode():
             images, finite, flagged = self._run(batch, params)
             images = images.masked_fill(~finite.view(-1, 1, 1, 1), 0)
             pixels = (images * 255).round().to(torch.uint8).permute(0, 2, 3, 1)
-        faults = [
-            FLAGGED if nsfw else None if whole else NON_FINITE
-            for whole, nsfw in zip(finite.tolist(), flagged, strict=True)
-        ]
-        return SampledBatch(pixels[: len(requests)].numpy(), tuple(faults[: len(requests)]))
+        faults = tuple(map(_fault, pixels, finite.tolist(), flagged))
+        return SampledBatch(pixels[: len(requests)].numpy(), faults[: len(requests)])
 
     def _run(
         self, batch: Sequence[ImageRequest], params: SamplingParams
@@ -141,6 +169,15 @@ class Sampler:
         return {name: value for name, value in settings.items() if name in self._takes}
 
 
+def _fault(pixels: torch.Tensor, finite: bool, flagged: bool) -> Fault | None:
+    """What is wrong with an image, uint8 (H, W, 3)."""
+    if flagged:
+        return Fault.FLAGGED
+    if not finite:
+        return Fault.NON_FINITE
+    return Fault.BLANK if bool((pixels == pixels[0, 0]).all()) else None
+
+
 def _images(output: Any, shape: tuple[int, ...]) -> torch.Tensor:
     """The images of a pipeline's output, float32 (B, 3, H, W) on the CPU."""
     images = getattr(output, "images", None)
@@ -167,13 +204,43 @@ def _finite_decodes(pipeline: Any, batch_size: int) -> Iterator[torch.Tensor]:
 
     def watched(latents: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
         decoded = decode(latents, *args, **kwargs)
-        for values in (latents, decoded[0]):
-            if values.shape[0] == batch_size:
-                finite.logical_and_(torch.isfinite(values).flatten(1).all(1).cpu())
+        if latents.shape[0] != batch_size:
+            return decoded
+        sampled, wanted = _finite(latents), _finite(decoded[0])
+        if (sampled & ~wanted).any() and vae.dtype in HALVES:
+            decoded = _mended(vae, decode, decoded, latents, *args, **kwargs)
+        finite.logical_and_((sampled & _finite(decoded[0])).cpu())
         return decoded
 
     with _replaced(vae, "decode", watched):
         yield finite
+
+
+def _mended(
+    vae: Any,
+    decode: Callable[..., Any],
+    decoded: Any,
+    latents: torch.Tensor,
+    *args: Any,
+    **kwargs: Any,
+) -> Any:
+    """What a decoder in half precision lost, decoded again in float32; the rest stays as it was.
+
+    The whole batch is decoded, so that a row's bits do not depend on which others were lost.
+    """
+    dtype, images = vae.dtype, decoded[0]
+    vae.to(torch.float32)
+    try:
+        again = decode(latents.float(), *args, **kwargs)[0]
+    finally:
+        vae.to(dtype)
+    whole = torch.where(_finite(images).view(-1, 1, 1, 1), images, again.to(images.dtype))
+    return (whole,) if isinstance(decoded, tuple) else type(decoded)(sample=whole)
+
+
+def _finite(values: torch.Tensor) -> torch.Tensor:
+    """(B,) whether each of (B, ...) is finite as a whole."""
+    return torch.isfinite(values).flatten(1).all(1)
 
 
 @contextlib.contextmanager
@@ -191,10 +258,14 @@ def _failures_named(pipeline: str) -> Iterator[None]:
     """Turn what a pipeline raises into a SamplingError of one line; the cause stays attached."""
     try:
         yield
-    except (torch.AcceleratorError, torch.OutOfMemoryError) as error:
+    except torch.OutOfMemoryError as error:
+        raise OutOfMemory(_one_line(error)) from error
+    except torch.AcceleratorError as error:
         raise DeviceError(f"{type(error).__name__}: {_one_line(error)}") from error
     except (RuntimeError, ValueError, TypeError, LookupError, AssertionError) as error:
         reason = _one_line(error)
+        if isinstance(error, RuntimeError) and any(text in reason for text in OUT_OF_MEMORY):
+            raise OutOfMemory(reason) from error
         raise SamplingError(f"{pipeline}: {type(error).__name__}: {reason}") from error
 
 

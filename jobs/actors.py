@@ -16,13 +16,18 @@ import torch
 from diffusion_core.errors import ModelError
 from diffusion_core.model import ModelInfo, ModelSpec, describe, load
 from diffusion_core.sampling import Sampler
+from jobs.worklist import Piece
 from pipelines.batching import PlannedImage, batches
+from pipelines.lease import Fence
 from pipelines.loras import locate_loras
 from pipelines.models import locate
 from pipelines.planning import read_shard
 from pipelines.run_record import RunRecord
-from pipelines.shard import BatchDone, ShardDone, ShardRunner, ShardWork
+from pipelines.shard import BatchDone, ShardDone, ShardLeft, ShardRunner, ShardWork
 from pipelines.storage import Store
+
+CONTROL = "control"
+"""Calls that are heard while a shard is being made."""
 
 
 @dataclass(frozen=True)
@@ -34,16 +39,6 @@ class Whereabouts:
     pid: int
     differences: tuple[str, ...] = ()
     """Packages that decide a pixel's last bits and are not those that the run began with."""
-
-
-@dataclass(frozen=True)
-class Assignment:
-    """A shard handed to an actor."""
-
-    shard: int
-    attempt: int
-    look_first: bool
-    """Whether an earlier attempt may have stored some of its images."""
 
 
 Sampled = tuple[np.ndarray, str | None]
@@ -99,12 +94,12 @@ class SamplerActor:
         self._sampler = Sampler(load(folder, self._spec, self._device, loras), batch_size)
         self._batch_size = batch_size
 
-    def begin(self, store: Store, record: RunRecord) -> Whereabouts:
+    def begin(self, store: Store, record: RunRecord, fence: Fence | None) -> Whereabouts:
         """Make ready for the shards of a run."""
         self.load(record.model.fingerprint, record.batch_size)
         assert self._sampler is not None  # noqa: S101 - load has just set it
         worker = f"{platform.node()}:{os.getpid()}"
-        self._runner = ShardRunner(store, record, self._sampler, worker)
+        self._runner = ShardRunner(store, record, self._sampler, worker, fence)
         self._record = record
         node_id = ray.get_runtime_context().get_node_id()
         return Whereabouts(
@@ -114,20 +109,37 @@ class SamplerActor:
             differences=tuple(record.package_differences()),
         )
 
-    def run_shard(self, assignment: Assignment) -> Iterator[BatchDone | ShardDone]:
-        """Make one shard and commit it, telling of each batch."""
+    def run_piece(
+        self, piece: Piece, look_first: bool
+    ) -> Iterator[BatchDone | ShardDone | ShardLeft]:
+        """Make a shard, or some rows of one, telling of each batch."""
         if self._runner is None or self._record is None:
-            raise RuntimeError("run_shard before begin")
-        rows = read_shard(self._runner.store, self._record.layout, assignment.shard)
+            raise RuntimeError("run_piece before begin")
+        rows = read_shard(self._runner.store, self._record.layout, piece.shard)
         yield from self._runner.run(
-            ShardWork(assignment.shard, rows, assignment.attempt, assignment.look_first)
+            ShardWork(
+                shard=piece.shard,
+                rows=rows,
+                attempt=piece.attempt,
+                look_first=look_first,
+                start=piece.start,
+                stop=piece.stop,
+                commits=piece.commits,
+                set_aside=piece.set_aside,
+            )
         )
+
+    @ray.method(concurrency_group=CONTROL)  # type: ignore[untyped-decorator]
+    def drain(self) -> None:
+        """Have what is running end after the batch in hand, while it runs."""
+        if self._runner is not None:
+            self._runner.drain()
 
     def sample(self, images: Sequence[PlannedImage]) -> Iterator[list[Sampled]]:
         """Sample images without storing them: pixels and faults, for previews, by the batch."""
         if self._sampler is None:
             raise RuntimeError("sample before load")
-        for batch in batches(list(images), self._batch_size):
+        for batch in batches(list(images), lambda params: self._batch_size):
             sampled = self._sampler.sample([image.request for image in batch], batch[0].params)
             yield list(zip(sampled.pixels, sampled.faults, strict=True))
 
@@ -153,7 +165,12 @@ class ActorFactory:
 
     def start(self) -> RemoteActor:
         """A new actor; it is placed when the cluster has room for it."""
-        remote = ray.remote(SamplerActor).options(
-            num_cpus=self.cpus, num_gpus=self.gpus, max_restarts=0, max_task_retries=0
+        return remote_actor(SamplerActor, self.cpus, self.gpus).remote(
+            self.spec, self.options, self.device, self.threads
         )
-        return remote.remote(self.spec, self.options, self.device, self.threads)
+
+
+def remote_actor(kind: type[SamplerActor], cpus: float, gpus: float) -> Any:
+    """The class as Ray starts it: one call at a time, and beside it those that control it."""
+    options = {"max_restarts": 0, "max_task_retries": 0, "concurrency_groups": {CONTROL: 1}}
+    return ray.remote(num_cpus=cpus, num_gpus=gpus, **options)(kind)

@@ -13,9 +13,16 @@ import click
 
 from diffusion_core.errors import DiffusionError
 from jobs.errors import ClusterError, JobError, RunStopped
-from pipelines.errors import PipelineError, StoreDenied, StoreError, StoreMissing
+from pipelines.errors import (
+    LeaseLost,
+    PipelineError,
+    RunHeld,
+    StoreDenied,
+    StoreError,
+    StoreMissing,
+)
 
-OK, UNEXPECTED, BAD_INPUT, SOME_FAILED, STOPPED = range(5)
+OK, UNEXPECTED, BAD_INPUT, SOME_FAILED, STOPPED, HELD = range(6)
 """The exit codes."""
 
 COMMANDS = {
@@ -66,6 +73,8 @@ def exit_code(error: Exception) -> int:
     match error:
         case RunStopped():
             return STOPPED
+        case RunHeld() | LeaseLost():
+            return HELD
         case StoreDenied() | StoreMissing() | ClusterError():
             return BAD_INPUT
         case StoreError() | JobError():
@@ -92,7 +101,8 @@ def command() -> None:
     \b
     Exit codes: 0 finished, every image ok; 1 unexpected error; 2 bad usage, job
     file, manifest or training data (nothing was written); 3 finished, some rows
-    failed (they are in the metadata); 4 stopped early, run it again to go on.
+    failed (they are in the metadata); 4 stopped early, run it again to go on;
+    5 another live start holds the run directory.
     """
 
 

@@ -165,6 +165,12 @@ def alive_nodes() -> dict[str, str]:
     return {node["NodeID"]: node["NodeManagerAddress"] for node in ray.nodes() if node["Alive"]}
 
 
+def draining_nodes() -> set[str]:
+    """Ids of the nodes that are to go away: drained by hand, by the autoscaler, or preempted."""
+    # Ray's own libraries ask this way; there is no public one.
+    return set(ray._private.state.state.get_draining_nodes() or {})
+
+
 def spread_map(function: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
     """`map` over Ray tasks, results in order, at most one task a CPU in flight.
 

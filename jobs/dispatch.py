@@ -1,12 +1,10 @@
-"""Dispatch: shards to actors, bounded in flight, bounded attempts.
+"""Dispatch: shards to actors, bounded in flight, until none is left or it is time to stop.
 
-Actors pull: one that has finished a shard gets the next. The number of actors follows the
-cluster. A shard whose actor died goes to another; only an actor that died on a node which lives
-counts against its shard, so that spot nodes may come and go.
+Actors pull: one that has finished a shard gets the next. Their number follows the cluster. What is
+handed out when, and to whom again, is decided here; what a failure means, `jobs.worklist` knows.
 """
 
 import time
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,14 +13,18 @@ import ray
 from ray.exceptions import ActorUnavailableError, NodeDiedError, RayError, RayTaskError
 
 from diffusion_core.errors import DeviceError
-from jobs.actors import ActorFactory, Assignment, RemoteActor, Whereabouts
-from jobs.cluster import alive_nodes, room
+from jobs.actors import ActorFactory, RemoteActor, Whereabouts
+from jobs.cluster import alive_nodes, draining_nodes, room
 from jobs.errors import RunStopped
-from jobs.events import ActorJoined, ActorLost, Event, Message, ShardRetried
-from pipelines.errors import StoreError
+from jobs.events import ActorJoined, ActorLost, Event, Message, RowSetAside, ShardRetried
+from jobs.pace import Pace
+from jobs.worklist import Piece, Worklist
+from pipelines.errors import LeaseLost, StoreError
+from pipelines.lease import Fence
 from pipelines.planning import read_shard
+from pipelines.records import FailureType
 from pipelines.run_record import RunRecord
-from pipelines.shard import BatchDone, ShardDone, ShardWork, fail_shard
+from pipelines.shard import BatchDone, ShardDone, ShardLeft, ShardWork, fail_shard
 from pipelines.storage import Store
 
 IN_FLIGHT = 2
@@ -34,20 +36,41 @@ POLL_S = 1.0
 MAX_START_FAILURES = 3
 """Actors that may fail to start, one after the other, before the run stops."""
 
-NODE_LOSSES_PER_ATTEMPT = 5
-"""Node losses count less than crashes, but a row that takes whole nodes down must end too."""
+DRAIN_S = 60.0
+"""How long the batches in hand may take to end when a run is asked to stop."""
+
+
+@dataclass(frozen=True)
+class Terms:
+    """What a job asks of its dispatch.
+
+    `max_attempts` is how often one shard may end its process before its rows are tried apart.
+    """
+
+    min_actors: int
+    max_actors: int | None
+    max_attempts: int
+    look_first: bool
+    """Whether earlier starts may have stored images of uncommitted shards."""
+    watchdog_s: float | None = None
+    """Seconds of silence after which an actor is taken to hang; None to go by its pace."""
+    drain_s: float = DRAIN_S
+    fence: Fence | None = None
+    deadline_at: float | None = None
+    """Seconds since the epoch."""
 
 
 @dataclass
-class Task:
-    """A shard on its way: how often it was handed out, and what it did to its workers."""
+class Flight:
+    """A piece handed to an actor."""
 
-    shard: int
-    attempt: int = 0
-    crashes: int = 0
-    node_losses: int = 0
-    store_failures: int = 0
-    last_reason: str = ""
+    piece: Piece
+    stream: Any
+    begun_at: float | None = None
+    """When its actor came to it, by the monotonic clock; None while others are before it."""
+    heard_at: float = 0.0
+    was_left: bool = False
+    """Whether its actor was asked to stop before the end of it."""
 
 
 @dataclass
@@ -58,8 +81,21 @@ class Worker:
     ready: Any
     """The reference of `begin`; None once it has answered."""
     home: Whereabouts | None = None
-    flights: deque[tuple[Task, Any]] = field(default_factory=deque)
-    """Tasks in hand with their streams of events, the one being worked on first."""
+    flights: list[Flight] = field(default_factory=list)
+    """What it has in hand, the one being worked on first."""
+    leaving: bool = False
+    """Whether its node is to go away."""
+
+    @property
+    def takes_work(self) -> bool:
+        """Whether it may be given a shard."""
+        return self.home is not None and not self.leaving
+
+    def begin_next(self) -> None:
+        """Note that it comes to its first flight now."""
+        if self.flights and self.flights[0].begun_at is None:
+            now = time.monotonic()
+            self.flights[0].begun_at = self.flights[0].heard_at = now
 
 
 class Dispatcher:
@@ -70,24 +106,23 @@ class Dispatcher:
         store: Store,
         record: RunRecord,
         factory: ActorFactory,
+        terms: Terms,
         *,
-        min_actors: int,
-        max_actors: int | None,
-        max_attempts: int,
-        look_first: bool,
+        reason_to_stop: Callable[[], str | None] = lambda: None,
         room: Callable[[float, float], int] = room,
     ) -> None:
         self._store = store
         self._record = record
         self._factory = factory
-        self._min_actors = min_actors
-        self._max_actors = max_actors
-        self._max_attempts = max_attempts
-        self._look_first = look_first
+        self._terms = terms
+        self._reason_to_stop = reason_to_stop
         self._room = room
-        self._todo: deque[Task] = deque()
+        self._work = Worklist([], record.layout.shard_images, terms.max_attempts)
+        self._pace = Pace()
+        self._copied: set[int] = set()
+        self._store_failures: dict[int, int] = {}
         self._workers: list[Worker] = []
-        self._begin_args = (ray.put(store), ray.put(record))
+        self._begin_args = (ray.put(store), ray.put(record), terms.fence)
         self._start_failures = 0
         self._next_look = 0.0
 
@@ -105,13 +140,20 @@ class Dispatcher:
         """Make the shards; yields what happens.
 
         Raises:
-            RunStopped: the store or every actor fails for good; what is committed stays.
+            RunStopped: it was asked to stop, or the store or every actor fails for good; what is
+                committed stays.
+            LeaseLost: another start has taken the run over.
         """
-        self._todo.extend(Task(shard) for shard in shards)
-        while self._todo or any(worker.flights for worker in self._workers):
-            self._grow()
+        layout = self._record.layout
+        self._work = Worklist(shards, layout.shard_images, self._terms.max_attempts)
+        while not self._work.is_finished:
+            reason = self._reason_to_stop() or self._too_late()
+            if reason is not None:
+                yield from self._wind_down(reason)
+            self._look_around()
             self._hand_out()
             yield from self._handle_one_round()
+            yield from self._end_the_silent()
 
     def close(self) -> None:
         """End every actor."""
@@ -119,34 +161,101 @@ class Dispatcher:
             ray.kill(worker.handle)
         self._workers.clear()
 
-    def _grow(self) -> None:
-        """Start actors while the cluster has room for them and there is work."""
+    def _look_around(self) -> None:
+        """See which nodes go away, and start actors where there is room for them and work."""
         now = time.monotonic()
         if now < self._next_look:
             return
         self._next_look = now + POLL_S
+        self._leave_nodes(draining_nodes())
         for _ in range(self._wanted() - len(self._workers)):
             self.adopt(self._factory.start())
 
+    def _leave_nodes(self, going: Iterable[str]) -> None:
+        """Have actors on nodes that go away finish the batch in hand, and take nothing more."""
+        going = frozenset(going)
+        for worker in list(self._workers):
+            if worker.home is not None and worker.home.node_id in going and not worker.leaving:
+                worker.leaving = True
+                worker.handle.drain.remote()
+            if worker.leaving and not worker.flights:
+                self._drop(worker)
+
     def _wanted(self) -> int:
-        fitting = max(self._min_actors, self._room(self._factory.cpus, self._factory.gpus))
-        most = fitting if self._max_actors is None else min(fitting, self._max_actors)
+        terms = self._terms
+        fitting = max(terms.min_actors, self._room(self._factory.cpus, self._factory.gpus))
+        most = fitting if terms.max_actors is None else min(fitting, terms.max_actors)
         busy = sum(bool(worker.flights) for worker in self._workers)
-        return min(most, busy + len(self._todo))
+        return min(most, busy + len(self._work))
 
     def _hand_out(self) -> None:
         """Fill the actors evenly: everyone gets a first shard before anyone gets a second."""
         for depth in range(IN_FLIGHT):
             for worker in self._workers:
-                if self._todo and worker.home is not None and len(worker.flights) <= depth:
-                    self._give(worker, self._todo.popleft())
+                if worker.takes_work and len(worker.flights) <= depth and self._next_is_in_time():
+                    self._give(worker, self._work.take())
+        if not self._work:
+            self._copy_stragglers()
 
-    def _give(self, worker: Worker, task: Task) -> None:
-        task.attempt += 1
-        look_first = self._look_first or task.attempt > 1
-        assignment = Assignment(task.shard, task.attempt, look_first)
-        stream = worker.handle.run_shard.options(num_returns="streaming").remote(assignment)
-        worker.flights.append((task, stream))
+    def _copy_stragglers(self) -> None:
+        """Give idle actors what others take too long for, or have not begun."""
+        idle = [worker for worker in self._workers if worker.takes_work and not worker.flights]
+        for worker, flight in zip(idle, self._stragglers(), strict=False):
+            self._copied.add(flight.piece.shard)
+            self._give(worker, flight.piece.again())
+
+    def _stragglers(self) -> Iterator[Flight]:
+        now = time.monotonic()
+        for worker in self._workers:
+            for flight in worker.flights:
+                piece = flight.piece
+                if not piece.commits or piece.shard in self._copied:
+                    continue
+                begun_at = flight.begun_at
+                if begun_at is None or self._pace.is_straggling(piece.num_rows, now - begun_at):
+                    yield flight
+
+    def _give(self, worker: Worker, piece: Piece) -> None:
+        look_first = self._terms.look_first or piece.attempt > 1
+        stream = worker.handle.run_piece.options(num_returns="streaming").remote(piece, look_first)
+        worker.flights.append(Flight(piece, stream))
+        worker.begin_next()
+
+    def _next_is_in_time(self) -> bool:
+        """Whether there is a piece to hand out, and it can be done before the deadline."""
+        if not self._work:
+            return False
+        deadline_at = self._terms.deadline_at
+        expected_s = self._pace.expected_s(self._record.layout.shard_size)
+        if deadline_at is None or expected_s is None:
+            return True
+        return time.time() + expected_s < deadline_at
+
+    def _too_late(self) -> str | None:
+        """Why nothing more can be done before the deadline, if nothing can."""
+        deadline_at = self._terms.deadline_at
+        if deadline_at is None:
+            return None
+        if time.time() + self._terms.drain_s / 2 >= deadline_at:
+            return "the deadline is near"
+        busy = any(worker.flights or worker.ready is not None for worker in self._workers)
+        if self._work and not busy and self._workers and not self._next_is_in_time():
+            return "the next shard would not be done before the deadline"
+        return None
+
+    def _wind_down(self, reason: str) -> Iterator[Event]:
+        """Let every batch in hand come to its end, and stop."""
+        drain_s = self._terms.drain_s
+        yield Message(f"{reason}: storing the batches in hand, for at most {drain_s:.0f} s")
+        for worker in self._workers:
+            worker.leaving = True
+            if worker.flights:
+                worker.handle.drain.remote()
+        end = time.monotonic() + drain_s
+        while any(worker.flights for worker in self._workers) and time.monotonic() < end:
+            yield from self._handle_one_round()
+        if not self._work.is_finished:
+            raise RunStopped(f"stopped: {reason}; the same command goes on from here")
 
     def _handle_one_round(self) -> Iterator[Event]:
         waiting: dict[Any, Worker] = {}
@@ -154,7 +263,7 @@ class Dispatcher:
             if worker.ready is not None:
                 waiting[worker.ready] = worker
             elif worker.flights:
-                waiting[worker.flights[0][1]] = worker
+                waiting[worker.flights[0].stream] = worker
         if not waiting:
             time.sleep(POLL_S)
             return
@@ -189,70 +298,131 @@ class Dispatcher:
         yield Message(f"an actor did not start: {reason}", warning=True)
 
     def _on_stream(self, worker: Worker) -> Iterator[Event]:
-        """Take one event from the shard that the worker has in hand."""
-        task, stream = worker.flights[0]
+        """Take one event from what the worker has in hand."""
+        flight = worker.flights[0]
         try:
-            event: BatchDone | ShardDone = ray.get(next(stream))
+            event: BatchDone | ShardDone | ShardLeft = ray.get(next(flight.stream))
         except StopIteration:
-            worker.flights.popleft()
+            self._flight_ended(worker)
         except RayTaskError as error:
-            if isinstance(error.cause, DeviceError):
-                yield from self._worker_lost(worker, error)
-            else:
-                worker.flights.popleft()
-                yield from self._attempt_failed(task, error)
+            yield from self._raised(worker, error)
         except RayError as error:
-            yield from self._worker_lost(worker, error)
+            yield from self._worker_lost(worker, _reason(error), _is_silence(error))
         else:
-            yield event
+            yield from self._heard(flight, event)
 
-    def _attempt_failed(self, task: Task, error: RayTaskError) -> Iterator[Event]:
-        """The shard's code raised; the actor lives."""
-        task.last_reason = _reason(error)
-        if isinstance(error.cause, StoreError):
-            task.store_failures += 1
-            if task.store_failures >= self._max_attempts:
-                raise RunStopped(f"the store failed time and again: {task.last_reason}")
+    def _flight_ended(self, worker: Worker) -> None:
+        flight = worker.flights.pop(0)
+        if not flight.piece.commits and not flight.was_left:
+            self._work.done(flight.piece)
+        worker.begin_next()
+
+    def _heard(self, flight: Flight, event: BatchDone | ShardDone | ShardLeft) -> Iterator[Event]:
+        now = time.monotonic()
+        self._pace.batch_done(now - flight.heard_at)
+        flight.heard_at = now
+        match event:
+            case ShardLeft():
+                flight.was_left = True
+                self._work.give_back(flight.piece)
+            case ShardDone():
+                begun_at = flight.heard_at if flight.begun_at is None else flight.begun_at
+                self._pace.shard_done(flight.piece.num_rows, now - begun_at)
+                if self._work.done(flight.piece):
+                    yield event
+            case BatchDone() if not self._work.is_done(event.shard):
+                # What a piece of a shard has stored is counted when the shard is committed.
+                counted = event if flight.piece.commits else event.only_sampled()
+                yield counted
+
+    def _raised(self, worker: Worker, error: RayTaskError) -> Iterator[Event]:
+        """The shard's code raised; unless the device is to blame, the actor lives."""
+        cause = error.cause
+        if isinstance(cause, LeaseLost):
+            raise cause from None
+        if isinstance(cause, DeviceError):
+            yield from self._worker_lost(worker, _reason(error), silent=False)
+            return
+        piece = worker.flights.pop(0).piece
+        worker.begin_next()
+        if isinstance(cause, StoreError):
+            yield from self._store_failed(piece, _reason(error))
         else:
-            task.crashes += 1
-        yield from self._again(task, type(error.cause).__name__)
+            yield from self._crashed(piece, FailureType.SAMPLING, _reason(error))
 
-    def _worker_lost(self, worker: Worker, error: RayError) -> Iterator[Event]:
-        """The actor is gone: blame the shard it had in hand, hand out again what it held."""
+    def _store_failed(self, piece: Piece, reason: str) -> Iterator[Event]:
+        failures = self._store_failures.get(piece.shard, 0) + 1
+        self._store_failures[piece.shard] = failures
+        if failures >= self._terms.max_attempts:
+            raise RunStopped(f"the store failed time and again: {reason}")
+        self._work.give_back(piece.again())
+        yield ShardRetried(piece.shard, piece.attempt, reason)
+
+    def _worker_lost(
+        self,
+        worker: Worker,
+        reason: str,
+        silent: bool,
+        error_type: FailureType = FailureType.WORKER_KILLED,
+    ) -> Iterator[Event]:
+        """The actor is gone: blame the piece it had in hand, hand out again what it held."""
         self._drop(worker)
-        reason = _reason(error)
         assert worker.home is not None  # noqa: S101 - only a worker that has begun has shards
         yield ActorLost(worker.home.host, self.num_actors, reason)
-        task = worker.flights[0][0]
-        task.last_reason = reason
-        # A node that goes silent is called dead only after a while; first it is unavailable.
-        silent = isinstance(error, (ActorUnavailableError, NodeDiedError))
-        if silent or worker.home.node_id not in alive_nodes():
-            task.node_losses += 1
+        for queued in worker.flights[:0:-1]:
+            self._work.give_back(queued.piece)
+        if not worker.flights:
+            return
+        piece = worker.flights[0].piece
+        if worker.leaving or silent or worker.home.node_id not in alive_nodes():
+            goes_on = self._work.lost(piece)
+            yield from self._told(piece, goes_on, error_type, reason)
         else:
-            task.crashes += 1
-        for queued, _ in list(worker.flights)[:0:-1]:
-            queued.attempt -= 1
-            self._todo.appendleft(queued)
-        yield from self._again(task, "WorkerLost")
+            yield from self._crashed(piece, error_type, reason)
+
+    def _crashed(self, piece: Piece, error_type: FailureType, reason: str) -> Iterator[Event]:
+        aside = self._work.num_set_aside(piece.shard)
+        goes_on = self._work.crashed(piece, error_type, reason)
+        if self._work.num_set_aside(piece.shard) > aside:
+            yield RowSetAside(piece.shard, piece.start, reason)
+        else:
+            yield from self._told(piece, goes_on, error_type, reason)
+
+    def _told(
+        self, piece: Piece, goes_on: bool, error_type: FailureType, reason: str
+    ) -> Iterator[Event]:
+        """Say that a shard is tried again, or give it up."""
+        if self._work.is_done(piece.shard):
+            return
+        if goes_on:
+            yield ShardRetried(piece.shard, piece.attempt, reason)
+            return
+        rows = read_shard(self._store, self._record.layout, piece.shard)
+        work = ShardWork(piece.shard, rows, attempt=piece.attempt)
+        done = fail_shard(self._store, self._record, work, error_type, reason)
+        self._work.give_up(piece.shard)
+        yield done
+
+    def _end_the_silent(self) -> Iterator[Event]:
+        """End actors that have said nothing for so long that they must hang."""
+        limit_s = self._terms.watchdog_s or self._pace.longest_silence_s
+        now = time.monotonic()
+        for worker in list(self._workers):
+            flight = worker.flights[0] if worker.flights else None
+            if flight is None or now - flight.heard_at < limit_s:
+                continue
+            reason = f"nothing was heard of it for {limit_s:.0f} s"
+            yield from self._worker_lost(worker, reason, False, FailureType.TIMEOUT)
 
     def _drop(self, worker: Worker) -> None:
         """Forget an actor, and make sure that it is no zombie."""
         self._workers.remove(worker)
         ray.kill(worker.handle)
 
-    def _again(self, task: Task, error_type: str) -> Iterator[Event]:
-        """Hand the shard out again, or give it up when it has had its chances."""
-        losses = self._max_attempts * NODE_LOSSES_PER_ATTEMPT
-        if task.crashes < self._max_attempts and task.node_losses < losses:
-            self._todo.appendleft(task)
-            yield ShardRetried(task.shard, task.attempt, task.last_reason)
-            return
-        rows = read_shard(self._store, self._record.layout, task.shard)
-        work = ShardWork(task.shard, rows, attempt=task.attempt)
-        done = fail_shard(self._store, self._record, work, error_type, task.last_reason)
-        yield BatchDone(done.shard, done.num_ok, done.num_failed, num_sampled=0)
-        yield done
+
+def _is_silence(error: RayError) -> bool:
+    """Whether a node may be behind it: one that goes silent is only called dead after a while."""
+    return isinstance(error, (ActorUnavailableError, NodeDiedError))
 
 
 def _reason(error: Exception) -> str:

@@ -19,9 +19,8 @@ class Planned:
 
     num_images: int
     num_shards: int
-    num_ok: int
-    num_failed: int
-    """Both of shards that were committed before this start."""
+    num_done: int
+    """Images of shards that were committed before this start."""
 
 
 @dataclass(frozen=True)
@@ -50,5 +49,17 @@ class ShardRetried:
     reason: str
 
 
-Event = Message | Planned | ActorJoined | ActorLost | ShardRetried | BatchDone | ShardDone
+@dataclass(frozen=True)
+class RowSetAside:
+    """A row ended its process even alone, and is not tried again."""
+
+    shard: int
+    row: int
+    """In the shard."""
+    reason: str
+
+
+Event = (
+    Message | Planned | ActorJoined | ActorLost | ShardRetried | RowSetAside | BatchDone | ShardDone
+)
 """Everything that `jobs.run` reports."""

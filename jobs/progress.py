@@ -6,7 +6,7 @@ Owns the words. How they are shown, `jobs.displays` knows.
 from rich.console import Console
 
 from jobs.displays import Display, display
-from jobs.events import ActorJoined, ActorLost, Event, Message, Planned, ShardRetried
+from jobs.events import ActorJoined, ActorLost, Event, Message, Planned, RowSetAside, ShardRetried
 from jobs.tally import Tally
 from pipelines.wording import duration, plural
 
@@ -54,9 +54,8 @@ def news(event: Event) -> str | None:
     match event:
         case Message(text=text, warning=warning):
             return f"warning: {text}" if warning else text
-        case Planned() if event.num_ok + event.num_failed:
-            done = event.num_ok + event.num_failed
-            return f"going on: {done:,} of {event.num_images:,} images are there already"
+        case Planned() if event.num_done:
+            return f"going on: {event.num_done:,} of {event.num_images:,} images are done already"
         case Planned():
             return f"{event.num_images:,} images in {plural(event.num_shards, 'shard')}"
         case ActorJoined():
@@ -68,5 +67,7 @@ def news(event: Event) -> str | None:
             )
         case ShardRetried():
             return f"warning: shard {event.shard}, attempt {event.attempt} failed: {event.reason}"
+        case RowSetAside():
+            return f"warning: row {event.row} of shard {event.shard} is set aside: {event.reason}"
         case _:
             return None

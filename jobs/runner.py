@@ -19,12 +19,16 @@ from jobs.cluster import (
     room,
     spread_map,
 )
-from jobs.dispatch import Dispatcher
+from jobs.dispatch import Dispatcher, Terms
 from jobs.errors import IncompleteRun, RunStopped
 from jobs.events import Event, Message, Planned
+from jobs.failure_limit import FailureLimit
+from jobs.interruption import first_interruption
 from jobs.preflight import require_store_on_every_node
 from jobs.tally import Tally
+from pipelines.commit import committed_shards
 from pipelines.errors import ManifestError, StoreError
+from pipelines.lease import SILENCE_S, Claim, Lease, held, require_free
 from pipelines.models import absolute_source
 from pipelines.planning import Mapper, check, manifest_changes, write_plan
 from pipelines.report import write_report
@@ -36,12 +40,17 @@ from pipelines.run_record import (
     refuse_changes,
     threads_for,
 )
-from pipelines.runs import Run
+from pipelines.runs import Run, RunProgress
 from pipelines.spec import RunSpec
 from pipelines.storage import Store, find, is_local
 
 LONG_S = 20.0
 """A wait of more seconds is worth a word."""
+
+READS_BACK = (
+    "this store lets a name be written twice (it ignores If-None-Match: *); every name is looked "
+    "for before it is written and read afterwards, which keeps the promise for one driver"
+)
 
 AUTO_BATCH_SIZE = {"cpu": 4, "cuda": 8}
 """What `batch.size: auto` stands for until it is measured for each model."""
@@ -61,31 +70,45 @@ class RunResult:
     images_per_s: float | None
 
 
-def run(spec: RunSpec, on_event: Callable[[Event], None] = lambda event: None) -> RunResult:
+def run(
+    spec: RunSpec,
+    on_event: Callable[[Event], None] = lambda event: None,
+    *,
+    take_over: bool = False,
+    deadline_at: float | None = None,
+) -> RunResult:
     """Run a job to its end, or go on with one that was interrupted.
 
     Args:
         spec: the job.
         on_event: called with every event, for those who show progress.
+        take_over: push aside another start that works on the same run.
+        deadline_at: stop in time for all that is begun to be committed by then; seconds since
+            the epoch.
 
     Raises:
         SpecError, ManifestError, ModelError, StoreDenied, ClusterError: nothing was written.
         ChangedRunError: the run directory belongs to a job that has changed since.
+        RunHeld: another start works on it.
+        LeaseLost: another start took it over; this one stopped.
         RunStopped: stopped early; calling this again goes on from there.
     """
     tally = Tally()
     store = Store(spec.url, spec.storage)
     store.check()
     find(spec.manifests, spec.storage)
-    with cluster(spec.cluster), closing(_events(spec, store)) as events:
+    press = _Press(spec, take_over, deadline_at, on_event)
+    with closing(press.events(store)) as events:
         for event in events:
             tally.add(event)
             on_event(event)
+    ended = press.progress
+    assert ended is not None  # noqa: S101 - events end in an error or in the totals
     return RunResult(
         url=spec.url,
-        num_images=tally.num_images,
-        num_ok=tally.num_ok,
-        num_failed=tally.num_failed,
+        num_images=ended.num_images,
+        num_ok=ended.num_ok,
+        num_failed=ended.num_failed,
         num_made=tally.num_made,
         elapsed_s=tally.elapsed_s,
         images_per_s=tally.images_per_s,
@@ -124,33 +147,119 @@ def planning_mapper(spec: RunSpec) -> Mapper:
     return map if local and len(alive_nodes()) > 1 else spread_map
 
 
-def _events(spec: RunSpec, store: Store) -> Generator[Event, None, None]:
-    require_store_on_every_node(spec)
-    factory = actor_factory(spec)
-    first = factory.start()
-    described = first.describe.remote()
-    yield from _waiting(described, factory)
-    yield from _thread_warning(factory)
-    model: ModelInfo = remote_value(described)
-    batch_size = resolve_batch_size(spec, factory.device)
-    record = read_record(store)
-    resumed = record is not None
-    if record is None:
-        loaded = first.load.remote(model.fingerprint, batch_size)  # beside the planning
-        layout = check(spec, model, batch_size, mapper=planning_mapper(spec))
-        remote_value(loaded)  # a model that does not load leaves nothing behind
-        record = claim(store, new_record(spec, model, factory.device, batch_size, layout))
-    else:
-        _refuse_changed(spec, store, record, model, factory.device)
-        yield from _version_warnings(record)
-    try:
-        yield from _create_only_warning(store)
-        yield from _write_plan(spec, store, record)
-        yield from _dispatch(spec, store, record, factory, first, resumed)
-        _require_complete(store, record)
+class _Press:
+    """One start of a run, from its checks to its report."""
+
+    def __init__(
+        self,
+        spec: RunSpec,
+        take_over: bool,
+        deadline_at: float | None,
+        on_event: Callable[[Event], None],
+    ) -> None:
+        self.spec = spec
+        self._on_event = on_event
+        self.progress: RunProgress | None = None
+        """The totals, once every shard is committed."""
+        self._take_over, self._deadline_at = take_over, deadline_at
+
+    def events(self, store: Store) -> Generator[Event, None, None]:
+        """The whole of it."""
+        if not store.honours_create_only():
+            store = store.reading_back()
+            yield Message(READS_BACK, warning=True)
+        free = require_free(store, self._take_over, self._watching)
+        with cluster(self.spec.cluster):
+            yield from self._on_cluster(store, free)
+
+    def _watching(self, claim: Claim) -> None:
+        text = f"this run was begun by {claim}; watching for {SILENCE_S:.0f} s whether it still is"
+        self._on_event(Message(text))
+
+    def _on_cluster(self, store: Store, free: int) -> Iterator[Event]:
+        spec = self.spec
+        require_store_on_every_node(spec)
+        factory = actor_factory(spec)
+        first = factory.start()
+        described = first.describe.remote()
+        yield from _waiting(described, factory)
+        yield from _thread_warning(factory)
+        model: ModelInfo = remote_value(described)
+        batch_size = resolve_batch_size(spec, factory.device)
+        record = read_record(store)
+        resumed = record is not None
+        if record is None:
+            loaded = first.load.remote(model.fingerprint, batch_size)  # beside the planning
+            layout = check(spec, model, batch_size, mapper=planning_mapper(spec))
+            remote_value(loaded)  # a model that does not load leaves nothing behind
+            record = new_record(spec, model, factory.device, batch_size, layout)
+        else:
+            _refuse_changed(spec, store, record, model, factory.device)
+            yield from _version_warnings(record)
+        with held(store, free) as lease:
+            record = record if resumed else claim(store, record)
+            try:
+                yield from self._make(store, record, factory, first, resumed, lease)
+            except (StoreError, ManifestError) as error:
+                raise RunStopped(str(error)) from error
+
+    def _make(
+        self,
+        store: Store,
+        record: RunRecord,
+        factory: ActorFactory,
+        first: RemoteActor,
+        resumed: bool,
+        lease: Lease,
+    ) -> Iterator[Event]:
+        yield from _write_plan(self.spec, store, record)
+        yield from self._dispatch(store, record, factory, first, resumed, lease)
+        lease.require()
+        self.progress = _require_complete(store, record)
         write_report(Run(store, record), store)
-    except (StoreError, ManifestError) as error:
-        raise RunStopped(str(error)) from error
+
+    def _dispatch(
+        self,
+        store: Store,
+        record: RunRecord,
+        factory: ActorFactory,
+        first: RemoteActor,
+        resumed: bool,
+        lease: Lease,
+    ) -> Iterator[Event]:
+        committed = committed_shards(store)
+        layout = record.layout
+        yield Planned(
+            num_images=layout.num_images,
+            num_shards=layout.num_shards,
+            num_done=sum(map(layout.shard_images, committed)),
+        )
+        left = [shard for shard in range(layout.num_shards) if shard not in committed]
+        cluster = self.spec.cluster
+        failures = FailureLimit(cluster.max_failures)
+        terms = Terms(
+            min_actors=cluster.min_actors,
+            max_actors=cluster.max_actors,
+            max_attempts=cluster.max_attempts,
+            look_first=resumed,
+            watchdog_s=cluster.watchdog_s,
+            drain_s=cluster.drain_s,
+            deadline_at=self._deadline_at,
+            fence=lease.fence,
+        )
+        with first_interruption() as asked:
+
+            def reason_to_stop() -> str | None:
+                lease.require()
+                return "asked to stop" if asked.is_set() else failures.exceeded
+
+            dispatcher = Dispatcher(store, record, factory, terms, reason_to_stop=reason_to_stop)
+            with closing(dispatcher):
+                if left:
+                    dispatcher.adopt(first)
+                for event in dispatcher.run(left):
+                    failures.add(event)
+                    yield event
 
 
 def _refuse_changed(
@@ -165,15 +274,6 @@ def _version_warnings(record: RunRecord) -> Iterator[Event]:
         yield Message(difference, warning=True)
 
 
-def _create_only_warning(store: Store) -> Iterator[Event]:
-    if not store.honours_create_only():
-        yield Message(
-            "this store lets a name be written twice (it ignores If-None-Match: *); "
-            "start no second driver on this run while this one goes on",
-            warning=True,
-        )
-
-
 def _write_plan(spec: RunSpec, store: Store, record: RunRecord) -> Iterator[Event]:
     """Write the parts of the plan that are not there yet."""
     mapper = planning_mapper(spec)
@@ -183,40 +283,7 @@ def _write_plan(spec: RunSpec, store: Store, record: RunRecord) -> Iterator[Even
             yield Message(f"{count} of {len(record.layout.parts)} plan parts are written")
 
 
-def _dispatch(
-    spec: RunSpec,
-    store: Store,
-    record: RunRecord,
-    factory: ActorFactory,
-    first: RemoteActor,
-    resumed: bool,
-) -> Iterator[Event]:
-    before = Run(store, record)
-    committed = before.committed
-    progress = before.progress(committed)
-    yield Planned(
-        num_images=record.layout.num_images,
-        num_shards=record.layout.num_shards,
-        num_ok=progress.num_ok,
-        num_failed=progress.num_failed,
-    )
-    left = sorted(set(range(record.layout.num_shards)) - set(committed))
-    dispatcher = Dispatcher(
-        store,
-        record,
-        factory,
-        min_actors=spec.cluster.min_actors,
-        max_actors=spec.cluster.max_actors,
-        max_attempts=spec.cluster.max_attempts,
-        look_first=resumed,
-    )
-    with closing(dispatcher):
-        if left:
-            dispatcher.adopt(first)
-        yield from dispatcher.run(left)
-
-
-def _require_complete(store: Store, record: RunRecord) -> None:
+def _require_complete(store: Store, record: RunRecord) -> RunProgress:
     run = Run(store, record)
     committed = run.committed
     missing = set(range(record.layout.num_shards)) - set(committed)
@@ -230,6 +297,7 @@ def _require_complete(store: Store, record: RunRecord) -> None:
             f"{store.url}: {progress.num_ok:,} ok and {progress.num_failed:,} failed do not make "
             f"the {record.layout.num_images:,} images of the plan"
         )
+    return progress
 
 
 def _waiting(reference: "ray.ObjectRef[ModelInfo]", factory: ActorFactory) -> Iterator[Event]:

@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from jobs.events import ActorJoined, ActorLost, Event, Planned, ShardRetried
+from jobs.events import ActorJoined, ActorLost, Event, Planned, RowSetAside, ShardRetried
 from pipelines.shard import BatchDone, ShardDone
 
 
@@ -15,8 +15,7 @@ class Tally:
     num_images: int = 0
     num_shards: int = 0
     num_actors: int = 0
-    ok_before: int = 0
-    failed_before: int = 0
+    done_before: int = 0
     clock: Callable[[], float] = time.monotonic
     num_made: int = 0
     """Images sampled and stored since this start; others were found in the store."""
@@ -37,10 +36,10 @@ class Tally:
         match event:
             case Planned():
                 self.num_images, self.num_shards = event.num_images, event.num_shards
-                self.ok_before, self.failed_before = event.num_ok, event.num_failed
+                self.done_before = event.num_done
             case ActorJoined() | ActorLost():
                 self.num_actors = event.num_actors
-            case ShardRetried():
+            case ShardRetried() | RowSetAside():
                 self.under_way.pop(event.shard, None)
             case BatchDone():
                 ok, failed = self.under_way.get(event.shard, (0, 0))
@@ -55,20 +54,18 @@ class Tally:
 
     @property
     def num_ok(self) -> int:
-        """Images that are stored, those of earlier starts included."""
-        under_way = sum(ok for ok, _ in self.under_way.values())
-        return self.ok_before + self.committed_ok + under_way
+        """Images that this start knows to be stored."""
+        return self.committed_ok + sum(ok for ok, _ in self.under_way.values())
 
     @property
     def num_failed(self) -> int:
-        """Rows that failed for good, those of earlier starts included."""
-        under_way = sum(failed for _, failed in self.under_way.values())
-        return self.failed_before + self.committed_failed + under_way
+        """Rows that failed since this start."""
+        return self.committed_failed + sum(failed for _, failed in self.under_way.values())
 
     @property
     def num_done(self) -> int:
-        """Images that need nothing more."""
-        return self.num_ok + self.num_failed
+        """Images that need nothing more, those of earlier starts included."""
+        return self.done_before + self.num_ok + self.num_failed
 
     @property
     def elapsed_s(self) -> float:

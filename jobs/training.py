@@ -4,15 +4,11 @@ Owns the workers, what happens when one is lost, and how their events reach the 
 worker does, `pipelines.training.loop` knows.
 """
 
-import signal
 import tempfile
-import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor, wait
-from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
-from types import FrameType
 from typing import Any
 
 import ray
@@ -22,6 +18,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from diffusion_core.errors import DiffusionError, SettingsError
 from jobs.cluster import cluster, resolved_gpus, room
 from jobs.errors import ClusterError, RunStopped
+from jobs.interruption import first_interruption
 from pipelines.errors import (
     PipelineError,
     SpecError,
@@ -147,27 +144,6 @@ def _board_here() -> Any:
     node = ray.get_runtime_context().get_node_id()
     here = NodeAffinitySchedulingStrategy(node, soft=False)
     return ray.remote(Board).options(num_cpus=0, scheduling_strategy=here).remote()
-
-
-@contextmanager
-def first_interruption() -> Iterator[threading.Event]:
-    """An event that the first SIGINT or SIGTERM sets; the second one interrupts as usual."""
-    asked = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield asked  # whose signals they are, the main thread decides
-        return
-
-    def ask(number: int, frame: FrameType | None) -> None:
-        if asked.is_set():
-            raise KeyboardInterrupt
-        asked.set()
-
-    kept = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield asked
-    finally:
-        for number, handler in kept.items():
-            signal.signal(number, handler)
 
 
 def _fit(spec: TrainSpec, board: Any) -> None:

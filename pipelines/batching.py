@@ -1,6 +1,6 @@
 """Batches: neighbouring rows of equal sampling settings, never more than a batch holds."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import groupby
 
@@ -52,9 +52,18 @@ def planned_images(rows: pa.Table) -> list[PlannedImage]:
     return [PlannedImage(**row) for row in rows.select(PLAN_SCHEMA.names).to_pylist()]
 
 
-def batches(images: list[PlannedImage], batch_size: int) -> Iterator[list[PlannedImage]]:
-    """Cut runs of equal settings into batches; the last one of each may be short."""
-    for _, group in groupby(images, key=lambda image: image.params):
+def batches(
+    images: list[PlannedImage], size: Callable[[SamplingParams], int]
+) -> Iterator[list[PlannedImage]]:
+    """Cut runs of equal settings into batches; the last one of each may be short.
+
+    Args:
+        images: in order.
+        size: how many a batch with these settings holds, asked anew for each batch.
+    """
+    for params, group in groupby(images, key=lambda image: image.params):
         members = list(group)
-        for start in range(0, len(members), batch_size):
-            yield members[start : start + batch_size]
+        while members:
+            number = size(params)
+            yield members[:number]
+            members = members[number:]

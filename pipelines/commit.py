@@ -37,6 +37,11 @@ def read_commit(store: Store, shard: int) -> pa.Table:
     return pq.read_table(pa.BufferReader(store.read(shard_path(shard))))
 
 
+def read_commit_if_any(store: Store, shard: int) -> pa.Table | None:
+    """The metadata part of a shard that may not be committed yet."""
+    return None if store.size(shard_path(shard)) is None else read_commit(store, shard)
+
+
 def committed_shards(store: Store) -> set[int]:
     """The shards that are finished, by one listing."""
     names = (_SHARD_FILE.fullmatch(name) for name in store.list(METADATA_FOLDER))

@@ -7,6 +7,8 @@
     ├── ManifestError          the manifest is wrong; carries its `problems`
     ├── ChangedRunError        the run directory belongs to a job that has changed since
     ├── RunNotFound            there is no run at that place
+    ├── RunHeld                another live start holds the run directory
+    ├── LeaseLost              this start held it, and another one has taken it over
     ├── ImageNotFound          the run has no such image, or failed to make it
     ├── DataError              the training pictures or their captions cannot be used
     ├── CheckpointError        a checkpoint is damaged, or of another network
@@ -100,6 +102,14 @@ class ChangedRunError(PipelineError):
 
 class RunNotFound(PipelineError):
     """No run.json at that place."""
+
+
+class RunHeld(PipelineError):
+    """The run directory is held by another start that lives; the message names it."""
+
+
+class LeaseLost(PipelineError):
+    """Another start has taken the run directory over; this one must change nothing more."""
 
 
 class ImageNotFound(PipelineError, LookupError):

@@ -4,6 +4,7 @@ Owns the Arrow schemas of `plan/` and `metadata/`. Knows nothing of storage or m
 """
 
 from dataclasses import asdict, dataclass
+from enum import StrEnum
 from typing import Any, Literal, Self
 
 import pyarrow as pa
@@ -110,6 +111,29 @@ class ImageFacts:
         return cls(**known | {"loras": loras})
 
 
+class FailureType(StrEnum):
+    """Why an image could not be made: `error_type` of its metadata row."""
+
+    NON_FINITE = "NonFinite"
+    """The model gave values that are no numbers, in float32 too."""
+    BLANK = "Blank"
+    """Every pixel has the same colour."""
+    FLAGGED = "Flagged"
+    """The model's own safety checker refused the image."""
+    SAMPLING = "SamplingError"
+    """The model raised an error on this image alone."""
+    OUT_OF_MEMORY = "OutOfMemory"
+    """It does not fit into memory even alone."""
+    TIMEOUT = "Timeout"
+    """It was still not done when the watchdog ended its process."""
+    WORKER_KILLED = "WorkerKilled"
+    """It ended its process whenever it was tried alone."""
+    ENCODING = "EncodingError"
+    """Its pixels could not be made a file."""
+    NAME_TAKEN = "NameTaken"
+    """Its name holds another file."""
+
+
 @dataclass(frozen=True)
 class ImageRecord:
     """How one planned image ended: the metadata row, less the carried columns."""
@@ -126,5 +150,5 @@ class ImageRecord:
     num_bytes: int | None = None
     sampling_s: float | None = None
     """This image's share of its batch's sampling time; None when it was found in the store."""
-    error_type: str | None = None
+    error_type: FailureType | None = None
     error: str | None = None

@@ -5,27 +5,35 @@ threads beside it. Knows nothing of clusters: whoever calls it may be an actor o
 """
 
 import hashlib
+import threading
 import time
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
-import numpy as np
 import pyarrow as pa
 
-from diffusion_core.errors import DeviceError
-from diffusion_core.sampling import SampledBatch, Sampler
+from diffusion_core.errors import DeviceError, OutOfMemory
+from diffusion_core.sampling import Fault, SampledBatch, Sampler
 from pipelines.batching import PlannedImage, batches, planned_images
-from pipelines.commit import commit_shard, metadata_part
+from pipelines.commit import commit_shard, metadata_part, read_commit_if_any
 from pipelines.encoding import encode, read_facts
-from pipelines.errors import StoreError, StoreMissing
-from pipelines.records import ImageFacts, ImageRecord
+from pipelines.errors import StoreMissing
+from pipelines.lease import Fence
+from pipelines.records import FailureType, ImageFacts, ImageRecord
 from pipelines.run_record import RunRecord
 from pipelines.storage import Store
+from pipelines.working_sizes import WorkingSizes
 
 PENDING_BATCHES = 2
 """Batches that may wait for their upload before sampling waits for them."""
+
+FAILURES = {
+    Fault.NON_FINITE: FailureType.NON_FINITE,
+    Fault.BLANK: FailureType.BLANK,
+    Fault.FLAGGED: FailureType.FLAGGED,
+}
 
 
 @dataclass(frozen=True)
@@ -38,6 +46,10 @@ class BatchDone:
     num_sampled: int
     """Of those that are ok; the others were found in the store."""
 
+    def only_sampled(self) -> "BatchDone":
+        """As it counts when these images will be counted again, as found."""
+        return BatchDone(self.shard, 0, 0, self.num_sampled)
+
 
 @dataclass(frozen=True)
 class ShardDone:
@@ -49,66 +61,132 @@ class ShardDone:
 
 
 @dataclass(frozen=True)
+class ShardLeft:
+    """Work on a shard ended at a batch's end because it was asked to; what is made is stored."""
+
+    shard: int
+
+
+@dataclass(frozen=True)
+class SetAside:
+    """A row of a shard that is not tried any more."""
+
+    row: int
+    attempts: int
+    error_type: FailureType
+    error: str
+
+
+@dataclass(frozen=True)
 class ShardWork:
-    """One attempt at one shard."""
+    """One attempt at one shard, or at some rows of it."""
 
     shard: int
     rows: pa.Table
+    """All of the shard's."""
     attempt: int = 1
     look_first: bool = False
     """Whether an earlier attempt may have stored some of its images."""
+    start: int = 0
+    stop: int | None = None
+    """The rows to make; all of them unless told."""
+    commits: bool = True
+    """Whether the shard is committed at the end, which needs all of its rows."""
+    set_aside: tuple[SetAside, ...] = ()
 
 
 class ShardRunner:
     """Runs shards of one run with one sampler, in one process."""
 
     def __init__(
-        self, store: Store, record: RunRecord, sampler: Sampler, worker: str, threads: int = 4
+        self,
+        store: Store,
+        record: RunRecord,
+        sampler: Sampler,
+        worker: str,
+        fence: Fence | None = None,
+        threads: int = 4,
     ) -> None:
         self.store = store
         self.record = record
         self.sampler = sampler
         self.worker = worker
+        self._fence = fence
+        self._sizes = WorkingSizes(store, record.batch_size)
+        self._sizes.refresh()
+        self._draining = threading.Event()
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="store")
 
     def close(self) -> None:
         """End the threads; what they have in hand is finished first."""
         self._pool.shutdown()
 
-    def run(self, work: ShardWork) -> Iterator[BatchDone | ShardDone]:
+    def drain(self) -> None:
+        """Have `run` end after the batch in hand; from any thread."""
+        self._draining.set()
+
+    def run(self, work: ShardWork) -> Iterator[BatchDone | ShardDone | ShardLeft]:
         """Make a shard's missing images, then commit it.
 
         Raises:
             StoreError: the store failed for longer than its retries; nothing is committed.
+            LeaseLost: another start has taken the run over; nothing is committed.
             DeviceError: the accelerator failed; this process should make no more shards.
         """
+        standing = read_commit_if_any(self.store, work.shard)
+        if standing is not None:
+            yield shard_done(work.shard, standing)
+            return
+        aside = {row.row: row for row in work.set_aside}
         images = planned_images(work.rows)
-        done = {record.facts.image_id: record for record in self._found(images, work)}
-        if done:
-            yield _batch_done(work.shard, list(done.values()))
-        missing = [image for image in images if image.image_id not in done]
-        for records in self._make(missing, work):
-            done |= {record.facts.image_id: record for record in records}
+        wanted = range(len(images))[work.start : work.stop]
+        made = {n: self._set_aside(images[n], aside[n]) for n in wanted if n in aside}
+        trying = [n for n in wanted if n not in made]
+        found = self._found([images[n] for n in trying], work)
+        made |= {n: found[images[n].image_id] for n in trying if images[n].image_id in found}
+        if made:
+            yield _batch_done(work.shard, list(made.values()))
+        places = {images[n].image_id: n for n in trying}
+        for records in self._make([images[n] for n in trying if n not in made], work):
+            made |= {places[record.facts.image_id]: record for record in records}
             yield _batch_done(work.shard, records)
-        part = metadata_part([done[image.image_id] for image in images], work.rows)
-        yield shard_done(work.shard, commit_shard(self.store, work.shard, part))
+        if len(made) < len(wanted):
+            yield ShardLeft(work.shard)
+        elif work.commits:
+            yield self._commit([made[n] for n in wanted], work)
 
-    def _found(self, images: Sequence[PlannedImage], work: ShardWork) -> list[ImageRecord]:
-        """What an earlier attempt has stored; nothing of its first batch means nothing at all."""
+    def _commit(self, records: Sequence[ImageRecord], work: ShardWork) -> ShardDone:
+        if self._fence is not None:
+            self._fence.require(self.store)
+        part = metadata_part(records, work.rows)
+        return shard_done(work.shard, commit_shard(self.store, work.shard, part))
+
+    def _set_aside(self, image: PlannedImage, row: SetAside) -> ImageRecord:
+        return failed_record(
+            image, self.record, row.attempts, self.worker, row.error_type, row.error
+        )
+
+    def _found(self, images: Sequence[PlannedImage], work: ShardWork) -> dict[str, ImageRecord]:
+        """What an earlier attempt has stored, by image id.
+
+        Images are stored in order, so nothing of the first batch means nothing at all.
+        """
         if not work.look_first:
-            return []
+            return {}
         first, rest = images[: self.record.batch_size], images[self.record.batch_size :]
         found = self._adopt_all(first, work)
-        return found + self._adopt_all(rest, work) if found else found
+        return found | self._adopt_all(rest, work) if found else found
 
-    def _adopt_all(self, images: Sequence[PlannedImage], work: ShardWork) -> list[ImageRecord]:
+    def _adopt_all(self, images: Sequence[PlannedImage], work: ShardWork) -> dict[str, ImageRecord]:
         adopted = self._pool.map(lambda image: self._adopt(image, work, time.time()), images)
-        return [record for record in adopted if record is not None]
+        return {record.facts.image_id: record for record in adopted if record is not None}
 
     def _make(self, images: list[PlannedImage], work: ShardWork) -> Iterator[list[ImageRecord]]:
         """Sample batch after batch, while the threads store the ones before."""
         pending: deque[list[Future[ImageRecord]]] = deque()
-        for batch in batches(images, self.record.batch_size):
+        for batch in batches(images, self._sizes.of):
+            if self._draining.is_set():
+                break
             pending.append(self._sample(batch, work))
             if len(pending) > PENDING_BATCHES:
                 yield [future.result() for future in pending.popleft()]
@@ -116,28 +194,50 @@ class ShardRunner:
             yield [future.result() for future in pending.popleft()]
 
     def _sample(self, batch: list[PlannedImage], work: ShardWork) -> list[Future[ImageRecord]]:
-        """Sample a batch; if it fails as a whole, each of its images on its own."""
+        """Sample a batch; one that fails as a whole, in smaller ones or each image alone."""
+        params = batch[0].params
+        size = self._sizes.of(params)
+        if len(batch) > size:  # it was cut before a smaller size was learnt
+            return self._sample_in(batch, size, work)
         started_at, clock = time.time(), time.perf_counter()
         try:
-            sampled = self.sampler.sample([image.request for image in batch], batch[0].params)
+            sampled = self.sampler.sample([image.request for image in batch], params, size)
+        except OutOfMemory as error:
+            if size > 1:
+                return self._sample_in(batch, self._sizes.halve(params, size), work)
+            return [self._failed(batch[0], work, FailureType.OUT_OF_MEMORY, str(error))]
         except DeviceError:
             raise
         except Exception as error:  # whatever a row does to the model, it must fail alone
             if len(batch) > 1:
-                return [future for image in batch for future in self._sample([image], work)]
-            failed = self.failure(batch[0], work.attempt, type(error).__name__, str(error))
-            return [self._pool.submit(lambda: failed)]
+                return self._sample_in(batch, 1, work)
+            reason = f"{type(error).__name__}: {error}"
+            return [self._failed(batch[0], work, FailureType.SAMPLING, reason)]
         share_s = (time.perf_counter() - clock) / len(batch)
         return [
-            self._pool.submit(self._keep, image, sampled, i, work, started_at, share_s)
+            self._pool.submit(self._keep, image, sampled, i, size, work, started_at, share_s)
             for i, image in enumerate(batch)
         ]
+
+    def _sample_in(
+        self, images: list[PlannedImage], size: int, work: ShardWork
+    ) -> list[Future[ImageRecord]]:
+        """Sample images of equal settings, so many at a time."""
+        parts = (images[start : start + size] for start in range(0, len(images), size))
+        return [future for part in parts for future in self._sample(part, work)]
+
+    def _failed(
+        self, image: PlannedImage, work: ShardWork, error_type: FailureType, error: str
+    ) -> Future[ImageRecord]:
+        failed = self.failure(image, work.attempt, error_type, error)
+        return self._pool.submit(lambda: failed)
 
     def _keep(
         self,
         image: PlannedImage,
         sampled: SampledBatch,
         index: int,
+        batch_size: int,
         work: ShardWork,
         started_at: float,
         sampling_s: float,
@@ -145,38 +245,39 @@ class ShardRunner:
         """Encode and store one sampled image; runs in a thread."""
         fault = sampled.faults[index]
         if fault is not None:
-            return self.failure(image, work.attempt, "BadImage", fault)
+            return self.failure(image, work.attempt, FAILURES[fault], fault.value)
+        facts = image_facts(image, self.record, batch_size)
         try:
-            return self._store(image, sampled.pixels[index], work, started_at, sampling_s)
-        except StoreError:
-            raise
+            data = encode(sampled.pixels[index], facts, self.record.spec.images)
         except Exception as error:  # whatever an image does to its encoder, it must fail alone
-            return self.failure(image, work.attempt, type(error).__name__, str(error))
+            reason = f"{type(error).__name__}: {error}"
+            return self.failure(image, work.attempt, FailureType.ENCODING, reason)
+        return self._store(image, facts, data, work, started_at, sampling_s)
 
     def _store(
         self,
         image: PlannedImage,
-        pixels: np.ndarray,
+        facts: ImageFacts,
+        data: bytes,
         work: ShardWork,
         started_at: float,
         sampling_s: float,
     ) -> ImageRecord:
         """Create the image under its name, or adopt what has the name if it is this image."""
-        data = encode(pixels, image_facts(image, self.record), self.record.spec.images)
         if self.store.create(image.file, data):
             return stored_record(
-                image, self.record, data, work.attempt, self.worker, started_at, sampling_s
+                image, facts, data, work.attempt, self.worker, started_at, sampling_s
             )
         taken = f"{image.file} is there and is not this image"
         return self._adopt(image, work, started_at) or self.failure(
-            image, work.attempt, "NameTaken", taken
+            image, work.attempt, FailureType.NAME_TAKEN, taken
         )
 
     def _adopt(self, image: PlannedImage, work: ShardWork, started_at: float) -> ImageRecord | None:
         return adopt(self.store, self.record, image, work.attempt, self.worker, started_at)
 
     def failure(
-        self, image: PlannedImage, attempts: int, error_type: str, error: str
+        self, image: PlannedImage, attempts: int, error_type: FailureType, error: str
     ) -> ImageRecord:
         """The record of an image that cannot be made."""
         return failed_record(image, self.record, attempts, self.worker, error_type, error)
@@ -195,13 +296,17 @@ def adopt(
         data = store.read(image.file)
     except StoreMissing:
         return None
-    if read_facts(data) != image_facts(image, record):
+    facts = read_facts(data)
+    if facts is None or not 1 <= facts.batch_size <= record.batch_size:
         return None
-    return stored_record(image, record, data, attempts, worker, started_at, None)
+    # A batch that did not fit was made smaller; all else is as planned.
+    if facts != image_facts(image, record, facts.batch_size):
+        return None
+    return stored_record(image, facts, data, attempts, worker, started_at, None)
 
 
 def fail_shard(
-    store: Store, record: RunRecord, work: ShardWork, error_type: str, error: str
+    store: Store, record: RunRecord, work: ShardWork, error_type: FailureType, error: str
 ) -> ShardDone:
     """Commit a shard that no worker survives: what is not in the store is failed."""
     records = [
@@ -215,7 +320,7 @@ def fail_shard(
 
 def stored_record(
     image: PlannedImage,
-    record: RunRecord,
+    facts: ImageFacts,
     data: bytes,
     attempts: int,
     worker: str,
@@ -224,7 +329,7 @@ def stored_record(
 ) -> ImageRecord:
     """An `ok` row, for the bytes that lie in the store."""
     return ImageRecord(
-        facts=image_facts(image, record),
+        facts=facts,
         status="ok",
         attempts=attempts,
         worker=worker,
@@ -241,12 +346,12 @@ def failed_record(
     record: RunRecord,
     attempts: int,
     worker: str,
-    error_type: str,
+    error_type: FailureType,
     error: str,
 ) -> ImageRecord:
     """A `failed` row: typed, in one line of at most 500 characters."""
     return ImageRecord(
-        facts=image_facts(image, record),
+        facts=image_facts(image, record, record.batch_size),
         status="failed",
         attempts=attempts,
         worker=worker,
@@ -256,7 +361,7 @@ def failed_record(
     )
 
 
-def image_facts(image: PlannedImage, record: RunRecord) -> ImageFacts:
+def image_facts(image: PlannedImage, record: RunRecord, batch_size: int) -> ImageFacts:
     """What goes into the image file and its metadata row."""
     return ImageFacts(
         image_id=image.image_id,
@@ -273,7 +378,7 @@ def image_facts(image: PlannedImage, record: RunRecord) -> ImageFacts:
         model=record.model.source,
         model_fingerprint=record.model.fingerprint,
         dtype=record.dtype,
-        batch_size=record.batch_size,
+        batch_size=batch_size,
         loras=record.model.loras,
     )
 

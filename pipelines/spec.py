@@ -15,6 +15,8 @@ from pydantic import (
     ConfigDict,
     Field,
     NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
     PositiveInt,
     StringConstraints,
     ValidationError,
@@ -33,6 +35,7 @@ MAX_SEED = 2**53 - 1
 
 Url = Annotated[str, StringConstraints(min_length=1, strip_whitespace=True)]
 Auto = Literal["auto"]
+Percent = Annotated[str, StringConstraints(pattern=r"^\d{1,2}(\.\d+)?%$")]
 
 
 JobName = Annotated[
@@ -196,6 +199,24 @@ class ClusterSpec(Section):
     max_attempts: Annotated[
         PositiveInt, Field(description="How often a shard may kill its worker before it fails.")
     ] = 3
+    max_failures: Annotated[
+        NonNegativeInt | Percent | None,
+        Field(
+            description="Failed images at which a start stops early: a number, or a share of all "
+            "that are done, such as 5%."
+        ),
+    ] = None
+    watchdog_s: Annotated[
+        PositiveFloat | None,
+        Field(
+            description="Seconds of silence after which an actor is taken to hang; by default many "
+            "times what its slowest batch took."
+        ),
+    ] = None
+    drain_s: Annotated[
+        PositiveFloat,
+        Field(description="Seconds that the batches in hand may take when a run is to stop."),
+    ] = 60.0
     ship_package: Annotated[
         bool,
         Field(description="Send nightpress itself along; false where the nodes have it installed."),

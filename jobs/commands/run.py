@@ -3,35 +3,74 @@
 import json
 import signal
 from dataclasses import asdict
+from datetime import datetime
 
 import click
 from rich.console import Console
 
 from jobs.cli import SOME_FAILED
 from jobs.commands.common import job_options, json_option, read_job
+from jobs.deadline import next_moment
 from jobs.progress import display_for
 from jobs.runner import RunResult, run
 from pipelines.wording import duration
 
 
+class Deadline(click.ParamType[float]):
+    """A time of day or a moment, as seconds since the epoch."""
+
+    name = "time"
+
+    def convert(
+        self, value: str, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float:
+        """See `next_moment`."""
+        try:
+            return next_moment(value, datetime.now().astimezone()).timestamp()
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
+
+
 @click.command("run")
 @job_options
+@click.option(
+    "--deadline",
+    type=Deadline(),
+    metavar="TIME",
+    help="Be complete up to there by 06:30, or by 2027-01-15T06:30: stop in time, exit code 4.",
+)
+@click.option(
+    "--max-failures",
+    metavar="N|N%",
+    help="Stop early when more images have failed: a number, or a share of all that are done.",
+)
+@click.option("--take-over", is_flag=True, help="Push aside another start of the same run.")
 @json_option
 @click.pass_context
 def command(
-    ctx: click.Context, job: str, overrides: tuple[str, ...], address: str | None, as_json: bool
+    ctx: click.Context,
+    job: str,
+    overrides: tuple[str, ...],
+    address: str | None,
+    deadline: float | None,
+    max_failures: str | None,
+    take_over: bool,
+    as_json: bool,
 ) -> None:
     """Make every image of JOB, a YAML job file.
 
-    Images, their metadata and a report land in <output>/<name>. Interrupt it at any time: the
-    same command goes on, and makes only what is missing.
+    Images, their metadata and a report land in <output>/<name>. Interrupt it at any time: it
+    stores the batches in hand, for at most cluster.drain_s seconds, and the same command goes on
+    and makes only what is missing. A second interruption stops it at once.
     """
+    if max_failures is not None:
+        overrides = (*overrides, f"cluster.max_failures={max_failures}")
     spec = read_job(job, overrides, address)
     # A scheduler's polite stop ends a run like Ctrl-C: resumable, exit code 4.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     display = display_for(Console(stderr=True))
     with display:
-        result = run(spec, display.show)
+        result = run(spec, display.show, take_over=take_over, deadline_at=deadline)
     click.echo(json.dumps(asdict(result)) if as_json else summary(result))
     if result.num_failed:
         ctx.exit(SOME_FAILED)

@@ -2,7 +2,7 @@
 
 import uuid
 from contextlib import AbstractContextManager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 from pipelines.storage.drivers import Place, told
 from pipelines.storage.local import LocalFolder
@@ -25,18 +25,27 @@ class Store:
     """
 
     def __init__(
-        self, url: str, options: Options | None = None, policy: RetryPolicy | None = None
+        self,
+        url: str,
+        options: Options | None = None,
+        policy: RetryPolicy | None = None,
+        reads_back: bool = False,
     ) -> None:
         self.url = absolute(url)
         self.options = {name: dict(values) for name, values in (options or {}).items()}
         self.policy = policy or RetryPolicy()
+        self.reads_back = reads_back
         place = Place(self.url, self.options)
         self._folder: LocalFolder | RemoteFolder = (
             LocalFolder(place) if is_local(url) else RemoteFolder(place, self.policy)
         )
 
+    def reading_back(self) -> Self:
+        """The same folder, for a store that ignores `If-None-Match`; see `create`."""
+        return type(self)(self.url, self.options, self.policy, reads_back=True)
+
     def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (self.url, self.options, self.policy)
+        return type(self), (self.url, self.options, self.policy, self.reads_back)
 
     def __repr__(self) -> str:
         return f"Store({self._folder.place.shown!r})"
@@ -45,9 +54,17 @@ class Store:
         """Write a new object, whole or not at all; False if the name is taken.
 
         When an answer got lost and the name then holds these very bytes, they count as ours.
-        A store that ignores `If-None-Match` replaces instead; see `honours_create_only`.
+        A store that ignores `If-None-Match` replaces instead; see `honours_create_only`. There,
+        `reading_back` looks whether the name is taken before it writes, and reads what it wrote:
+        that is as good for one writer at a time.
         """
-        return self._folder.create(inside(path, self.url), data)
+        path = inside(path, self.url)
+        if not self.reads_back:
+            return self._folder.create(path, data)
+        if self._folder.size(path) is not None:
+            return False
+        self._folder.put(path, data)
+        return self._folder.read(path) == data
 
     def put(self, path: str, data: bytes) -> None:
         """Write an object, in place of the one that may be there."""

@@ -1,0 +1,43 @@
+"""How many failed rows are too many: a run that fails wholesale is stopped early."""
+
+from jobs.events import Event
+from pipelines.shard import ShardDone
+
+FEWEST_JUDGED = 50
+"""Images that must be done before a share of them says something."""
+
+
+class FailureLimit:
+    """Counts what a start commits.
+
+    Args:
+        limit: a number of failed images, a share of all done such as `5%`, or None.
+    """
+
+    def __init__(self, limit: int | str | None) -> None:
+        self._limit = limit
+        self._num_ok = self._num_failed = 0
+
+    def add(self, event: Event) -> None:
+        """Take an event into account."""
+        if isinstance(event, ShardDone):
+            self._num_ok += event.num_ok
+            self._num_failed += event.num_failed
+
+    @property
+    def exceeded(self) -> str | None:
+        """Why the run should stop, if it should."""
+        num_done = self._num_ok + self._num_failed
+        match self._limit:
+            case None:
+                return None
+            case int(most):
+                over = self._num_failed > most
+            case text:
+                share = float(text.removesuffix("%")) / 100
+                over = num_done >= FEWEST_JUDGED and self._num_failed > share * num_done
+        if not over:
+            return None
+        return (
+            f"{self._num_failed:,} of {num_done:,} images failed, and max_failures is {self._limit}"
+        )

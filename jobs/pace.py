@@ -1,0 +1,54 @@
+"""How fast a run goes: what may be expected of the next shard, and what is far too long.
+
+Knows nothing of actors; whoever times them tells it.
+"""
+
+from collections import deque
+from statistics import median
+
+REMEMBERED = 100
+"""Shards whose time counts; the latest say most about the ones to come."""
+
+STRAGGLING = 3.0
+"""A shard that takes so many times what is expected is tried elsewhere as well."""
+SHORTEST_STRAGGLING_S = 30.0
+
+SILENT_BATCHES = 20.0
+"""A worker that is silent for as long as so many of the slowest batches take hangs."""
+SHORTEST_SILENCE_S = 300.0
+FIRST_SILENCE_S = 3600.0
+"""As long as no batch is done, nobody knows how long one takes."""
+
+
+class Pace:
+    """Times of batches and shards."""
+
+    def __init__(self) -> None:
+        self._row_s: deque[float] = deque(maxlen=REMEMBERED)
+        self._slowest_batch_s: float | None = None
+
+    def batch_done(self, seconds: float) -> None:
+        """A worker was heard of again after so long."""
+        self._slowest_batch_s = max(seconds, self._slowest_batch_s or 0.0)
+
+    def shard_done(self, num_rows: int, seconds: float) -> None:
+        """A worker has made a whole shard in so long."""
+        self._row_s.append(seconds / num_rows)
+
+    def expected_s(self, num_rows: int) -> float | None:
+        """What so many rows take one worker; None as long as nobody knows."""
+        return median(self._row_s) * num_rows if self._row_s else None
+
+    def is_straggling(self, num_rows: int, seconds: float) -> bool:
+        """Whether a worker has been busy with so many rows for far too long."""
+        expected_s = self.expected_s(num_rows)
+        if expected_s is None:
+            return False
+        return seconds > max(SHORTEST_STRAGGLING_S, STRAGGLING * expected_s)
+
+    @property
+    def longest_silence_s(self) -> float:
+        """How long a worker may be silent before it is taken to hang."""
+        if self._slowest_batch_s is None:
+            return FIRST_SILENCE_S
+        return max(SHORTEST_SILENCE_S, SILENT_BATCHES * self._slowest_batch_s)
