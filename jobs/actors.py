@@ -23,7 +23,14 @@ from pipelines.loras import locate_loras
 from pipelines.models import locate
 from pipelines.planning import read_shard
 from pipelines.run_record import RunRecord
-from pipelines.shard import BatchDone, ShardDone, ShardLeft, ShardRunner, ShardWork
+from pipelines.shard import (
+    Amendment,
+    BatchDone,
+    ShardDone,
+    ShardLeft,
+    ShardRunner,
+    ShardWork,
+)
 from pipelines.storage import Store
 
 CONTROL = "control"
@@ -110,7 +117,7 @@ class SamplerActor:
         )
 
     def run_piece(
-        self, piece: Piece, look_first: bool
+        self, piece: Piece, look_first: bool, amends: Amendment | None = None
     ) -> Iterator[BatchDone | ShardDone | ShardLeft]:
         """Make a shard, or some rows of one, telling of each batch."""
         if self._runner is None or self._record is None:
@@ -126,6 +133,7 @@ class SamplerActor:
                 stop=piece.stop,
                 commits=piece.commits,
                 set_aside=piece.set_aside,
+                amends=amends,
             )
         )
 

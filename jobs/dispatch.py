@@ -5,7 +5,7 @@ handed out when, and to whom again, is decided here; what a failure means, `jobs
 """
 
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -24,7 +24,7 @@ from pipelines.lease import Fence
 from pipelines.planning import read_shard
 from pipelines.records import FailureType
 from pipelines.run_record import RunRecord
-from pipelines.shard import BatchDone, ShardDone, ShardLeft, ShardWork, fail_shard
+from pipelines.shard import Amendment, BatchDone, ShardDone, ShardLeft, ShardWork, fail_shard
 from pipelines.storage import Store
 
 IN_FLIGHT = 2
@@ -117,7 +117,8 @@ class Dispatcher:
         self._terms = terms
         self._reason_to_stop = reason_to_stop
         self._room = room
-        self._work = Worklist([], record.layout.shard_images, terms.max_attempts)
+        self._amendments: dict[int, Amendment] = {}
+        self._work = Worklist([], self._num_rows, terms.max_attempts)
         self._pace = Pace()
         self._copied: set[int] = set()
         self._store_failures: dict[int, int] = {}
@@ -136,16 +137,22 @@ class Dispatcher:
         ready = handle.begin.remote(*self._begin_args)
         self._workers.append(Worker(handle, ready))
 
-    def run(self, shards: Iterable[int]) -> Iterator[Event]:
+    def run(
+        self, shards: Iterable[int], amendments: Mapping[int, Amendment] | None = None
+    ) -> Iterator[Event]:
         """Make the shards; yields what happens.
+
+        Args:
+            shards: by number.
+            amendments: of shards that are committed, which rows to make again.
 
         Raises:
             RunStopped: it was asked to stop, or the store or every actor fails for good; what is
                 committed stays.
             LeaseLost: another start has taken the run over.
         """
-        layout = self._record.layout
-        self._work = Worklist(shards, layout.shard_images, self._terms.max_attempts)
+        self._amendments = dict(amendments or {})
+        self._work = Worklist(shards, self._num_rows, self._terms.max_attempts)
         while not self._work.is_finished:
             reason = self._reason_to_stop() or self._too_late()
             if reason is not None:
@@ -154,6 +161,11 @@ class Dispatcher:
             self._hand_out()
             yield from self._handle_one_round()
             yield from self._end_the_silent()
+
+    def _num_rows(self, shard: int) -> int:
+        """How many rows of a shard are to be made."""
+        amends = self._amendments.get(shard)
+        return self._record.layout.shard_images(shard) if amends is None else len(amends.rows)
 
     def close(self) -> None:
         """End every actor."""
@@ -217,7 +229,9 @@ class Dispatcher:
 
     def _give(self, worker: Worker, piece: Piece) -> None:
         look_first = self._terms.look_first or piece.attempt > 1
-        stream = worker.handle.run_piece.options(num_returns="streaming").remote(piece, look_first)
+        amends = self._amendments.get(piece.shard)
+        call = worker.handle.run_piece.options(num_returns="streaming")
+        stream = call.remote(piece, look_first, amends)
         worker.flights.append(Flight(piece, stream))
         worker.begin_next()
 
@@ -397,11 +411,13 @@ class Dispatcher:
         if goes_on:
             yield ShardRetried(piece.shard, piece.attempt, reason)
             return
+        self._work.give_up(piece.shard)
+        if piece.shard in self._amendments:
+            yield ShardDone(piece.shard, num_ok=0, num_failed=self._num_rows(piece.shard))
+            return
         rows = read_shard(self._store, self._record.layout, piece.shard)
         work = ShardWork(piece.shard, rows, attempt=piece.attempt)
-        done = fail_shard(self._store, self._record, work, error_type, reason)
-        self._work.give_up(piece.shard)
-        yield done
+        yield fail_shard(self._store, self._record, work, error_type, reason)
 
     def _end_the_silent(self) -> Iterator[Event]:
         """End actors that have said nothing for so long that they must hang."""

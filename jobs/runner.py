@@ -4,7 +4,7 @@ Owns the order of things. What each of them is, the rooms beside this one know.
 """
 
 from collections.abc import Callable, Generator, Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 
 import ray
@@ -115,6 +115,14 @@ def run(
     )
 
 
+def as_it_honours(store: Store, on_event: Callable[[Event], None]) -> Store:
+    """The store, reading back what it writes if it lets names be written twice."""
+    if store.honours_create_only():
+        return store
+    on_event(Message(READS_BACK, warning=True))
+    return store.reading_back()
+
+
 def actor_factory(spec: RunSpec) -> ActorFactory:
     """Actors as the job asks for them, on the cluster that is connected."""
     gpus = resolved_gpus(spec.cluster.gpus_per_actor)
@@ -165,9 +173,7 @@ class _Press:
 
     def events(self, store: Store) -> Generator[Event, None, None]:
         """The whole of it."""
-        if not store.honours_create_only():
-            store = store.reading_back()
-            yield Message(READS_BACK, warning=True)
+        store = as_it_honours(store, self._on_event)
         free = require_free(store, self._take_over, self._watching)
         with cluster(self.spec.cluster):
             yield from self._on_cluster(store, free)
@@ -182,7 +188,7 @@ class _Press:
         factory = actor_factory(spec)
         first = factory.start()
         described = first.describe.remote()
-        yield from _waiting(described, factory)
+        yield from waiting(described, factory)
         yield from _thread_warning(factory)
         model: ModelInfo = remote_value(described)
         batch_size = resolve_batch_size(spec, factory.device)
@@ -235,31 +241,52 @@ class _Press:
             num_done=sum(map(layout.shard_images, committed)),
         )
         left = [shard for shard in range(layout.num_shards) if shard not in committed]
-        cluster = self.spec.cluster
-        failures = FailureLimit(cluster.max_failures)
-        terms = Terms(
-            min_actors=cluster.min_actors,
-            max_actors=cluster.max_actors,
-            max_attempts=cluster.max_attempts,
-            look_first=resumed,
-            watchdog_s=cluster.watchdog_s,
-            drain_s=cluster.drain_s,
-            deadline_at=self._deadline_at,
-            fence=lease.fence,
-        )
-        with first_interruption() as asked:
+        terms = terms_of(self.spec, lease, look_first=resumed, deadline_at=self._deadline_at)
+        limit = FailureLimit(self.spec.cluster.max_failures)
+        with dispatching(store, record, factory, terms, lease, limit) as dispatcher:
+            if left:
+                dispatcher.adopt(first)
+            for event in dispatcher.run(left):
+                limit.add(event)
+                yield event
 
-            def reason_to_stop() -> str | None:
-                lease.require()
-                return "asked to stop" if asked.is_set() else failures.exceeded
 
-            dispatcher = Dispatcher(store, record, factory, terms, reason_to_stop=reason_to_stop)
-            with closing(dispatcher):
-                if left:
-                    dispatcher.adopt(first)
-                for event in dispatcher.run(left):
-                    failures.add(event)
-                    yield event
+def terms_of(
+    spec: RunSpec, lease: Lease, look_first: bool, deadline_at: float | None = None
+) -> Terms:
+    """What a job asks of its dispatch, under a lease."""
+    cluster = spec.cluster
+    return Terms(
+        min_actors=cluster.min_actors,
+        max_actors=cluster.max_actors,
+        max_attempts=cluster.max_attempts,
+        look_first=look_first,
+        watchdog_s=cluster.watchdog_s,
+        drain_s=cluster.drain_s,
+        deadline_at=deadline_at,
+        fence=lease.fence,
+    )
+
+
+@contextmanager
+def dispatching(
+    store: Store,
+    record: RunRecord,
+    factory: ActorFactory,
+    terms: Terms,
+    lease: Lease,
+    limit: FailureLimit,
+) -> Iterator[Dispatcher]:
+    """A dispatcher that stops when it is interrupted, fenced off, or fails too much."""
+    with first_interruption() as asked:
+
+        def reason_to_stop() -> str | None:
+            lease.require()
+            return "asked to stop" if asked.is_set() else limit.exceeded
+
+        dispatcher = Dispatcher(store, record, factory, terms, reason_to_stop=reason_to_stop)
+        with closing(dispatcher):
+            yield dispatcher
 
 
 def _refuse_changed(
@@ -300,7 +327,7 @@ def _require_complete(store: Store, record: RunRecord) -> RunProgress:
     return progress
 
 
-def _waiting(reference: "ray.ObjectRef[ModelInfo]", factory: ActorFactory) -> Iterator[Event]:
+def waiting(reference: "ray.ObjectRef[ModelInfo]", factory: ActorFactory) -> Iterator[Event]:
     """Say what is waited for, if it takes long."""
     fits = room(factory.cpus, factory.gpus) > 0
     ready, _ = ray.wait([reference], timeout=LONG_S if fits else 0, fetch_local=False)

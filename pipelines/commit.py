@@ -5,7 +5,7 @@ somebody else finished the shard, and then theirs is the truth.
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -25,9 +25,7 @@ def shard_path(shard: int) -> str:
 
 def commit_shard(store: Store, shard: int, part: pa.Table) -> pa.Table:
     """Commit a shard; returns the part that stands, ours or that of whoever came first."""
-    sink = pa.BufferOutputStream()
-    pq.write_table(part, sink, compression="zstd")
-    if store.create(shard_path(shard), sink.getvalue().to_pybytes()):
+    if store.create(shard_path(shard), _encoded(part)):
         return part
     return read_commit(store, shard)
 
@@ -35,6 +33,35 @@ def commit_shard(store: Store, shard: int, part: pa.Table) -> pa.Table:
 def read_commit(store: Store, shard: int) -> pa.Table:
     """The metadata part of a committed shard."""
     return pq.read_table(pa.BufferReader(store.read(shard_path(shard))))
+
+
+def amend_commit(store: Store, shard: int, changed: Mapping[int, ImageRecord]) -> pa.Table:
+    """Put new records in place of some rows of a committed shard; returns the part as it is then.
+
+    This replaces an object, so only the holder of the run's lease may do it. Rows whose file is
+    what the part says already stay as they are, to the last bit.
+
+    Args:
+        store: of the run.
+        shard: it is committed.
+        changed: row in the shard -> its new record.
+    """
+    part = read_commit(store, shard)
+    rows = part.select(METADATA_SCHEMA.names).cast(METADATA_SCHEMA).to_pylist()
+    new = {
+        row: record
+        for row, record in changed.items()
+        if record.sha256 is None or record.sha256 != rows[row]["sha256"]
+    }
+    if not new:
+        return part
+    for row, values in zip(new, _table(list(new.values())).to_pylist(), strict=True):
+        rows[row] = {**values, "attempts": values["attempts"] + rows[row]["attempts"]}
+    amended = pa.Table.from_pylist(rows, schema=METADATA_SCHEMA)
+    for name in part.column_names[len(METADATA_SCHEMA) :]:
+        amended = amended.append_column(part.schema.field(name), part.column(name))
+    store.put(shard_path(shard), _encoded(amended))
+    return amended
 
 
 def read_commit_if_any(store: Store, shard: int) -> pa.Table | None:
@@ -55,12 +82,23 @@ def metadata_part(records: Sequence[ImageRecord], rows: pa.Table) -> pa.Table:
         records: one for each of `rows`, in the same order.
         rows: the shard's rows of the plan.
     """
-    values = [_metadata_row(record) for record in records]
-    part = pa.Table.from_pylist(values, schema=METADATA_SCHEMA)
+    part = _table(records)
     for name in rows.column_names:
         if name not in PLAN_SCHEMA.names:
             part = part.append_column(rows.schema.field(name), rows.column(name))
     return part
+
+
+def _table(records: Sequence[ImageRecord]) -> pa.Table:
+    values = [_metadata_row(record) for record in records]
+    return pa.Table.from_pylist(values, schema=METADATA_SCHEMA)
+
+
+def _encoded(part: pa.Table) -> bytes:
+    sink = pa.BufferOutputStream()
+    pq.write_table(part, sink, compression="zstd")
+    data: bytes = sink.getvalue().to_pybytes()
+    return data
 
 
 def _metadata_row(record: ImageRecord) -> dict[str, object]:

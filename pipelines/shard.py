@@ -8,7 +8,7 @@ import hashlib
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -17,7 +17,7 @@ import pyarrow as pa
 from diffusion_core.errors import DeviceError, OutOfMemory
 from diffusion_core.sampling import Fault, SampledBatch, Sampler
 from pipelines.batching import PlannedImage, batches, planned_images
-from pipelines.commit import commit_shard, metadata_part, read_commit_if_any
+from pipelines.commit import amend_commit, commit_shard, metadata_part, read_commit_if_any
 from pipelines.encoding import encode, read_facts
 from pipelines.errors import StoreMissing
 from pipelines.lease import Fence
@@ -69,12 +69,22 @@ class ShardLeft:
 
 @dataclass(frozen=True)
 class SetAside:
-    """A row of a shard that is not tried any more."""
+    """A row that is not tried any more."""
 
     row: int
+    """Among those of its work."""
     attempts: int
     error_type: FailureType
     error: str
+
+
+@dataclass(frozen=True)
+class Amendment:
+    """Rows of a committed shard that are made again; work on it counts among these alone."""
+
+    rows: tuple[int, ...]
+    replaces: bool
+    """Whether the files under their names are damaged, and to be replaced."""
 
 
 @dataclass(frozen=True)
@@ -83,16 +93,17 @@ class ShardWork:
 
     shard: int
     rows: pa.Table
-    """All of the shard's."""
+    """Of the plan: all of the shard's."""
     attempt: int = 1
     look_first: bool = False
     """Whether an earlier attempt may have stored some of its images."""
     start: int = 0
     stop: int | None = None
-    """The rows to make; all of them unless told."""
+    """Which of the rows to make; all of them unless told."""
     commits: bool = True
-    """Whether the shard is committed at the end, which needs all of its rows."""
+    """Whether the shard is committed at the end."""
     set_aside: tuple[SetAside, ...] = ()
+    amends: Amendment | None = None
 
 
 class ShardRunner:
@@ -134,11 +145,12 @@ class ShardRunner:
             DeviceError: the accelerator failed; this process should make no more shards.
         """
         standing = read_commit_if_any(self.store, work.shard)
-        if standing is not None:
+        if standing is not None and work.amends is None:
             yield shard_done(work.shard, standing)
             return
+        numbers = range(len(work.rows)) if work.amends is None else work.amends.rows
+        images = planned_images(work.rows.take(list(numbers)))
         aside = {row.row: row for row in work.set_aside}
-        images = planned_images(work.rows)
         wanted = range(len(images))[work.start : work.stop]
         made = {n: self._set_aside(images[n], aside[n]) for n in wanted if n in aside}
         trying = [n for n in wanted if n not in made]
@@ -153,13 +165,18 @@ class ShardRunner:
         if len(made) < len(wanted):
             yield ShardLeft(work.shard)
         elif work.commits:
-            yield self._commit([made[n] for n in wanted], work)
+            yield self._commit({numbers[n]: made[n] for n in wanted}, work)
 
-    def _commit(self, records: Sequence[ImageRecord], work: ShardWork) -> ShardDone:
+    def _commit(self, records: Mapping[int, ImageRecord], work: ShardWork) -> ShardDone:
         if self._fence is not None:
             self._fence.require(self.store)
-        part = metadata_part(records, work.rows)
-        return shard_done(work.shard, commit_shard(self.store, work.shard, part))
+        if work.amends is None:
+            part = commit_shard(
+                self.store, work.shard, metadata_part(list(records.values()), work.rows)
+            )
+        else:
+            part = amend_commit(self.store, work.shard, records).take(list(work.amends.rows))
+        return shard_done(work.shard, part)
 
     def _set_aside(self, image: PlannedImage, row: SetAside) -> ImageRecord:
         return failed_record(
@@ -171,7 +188,7 @@ class ShardRunner:
 
         Images are stored in order, so nothing of the first batch means nothing at all.
         """
-        if not work.look_first:
+        if not work.look_first or _replaces(work):
             return {}
         first, rest = images[: self.record.batch_size], images[self.record.batch_size :]
         found = self._adopt_all(first, work)
@@ -264,7 +281,9 @@ class ShardRunner:
         sampling_s: float,
     ) -> ImageRecord:
         """Create the image under its name, or adopt what has the name if it is this image."""
-        if self.store.create(image.file, data):
+        if _replaces(work):
+            self.store.put(image.file, data)
+        if _replaces(work) or self.store.create(image.file, data):
             return stored_record(
                 image, facts, data, work.attempt, self.worker, started_at, sampling_s
             )
@@ -281,6 +300,10 @@ class ShardRunner:
     ) -> ImageRecord:
         """The record of an image that cannot be made."""
         return failed_record(image, self.record, attempts, self.worker, error_type, error)
+
+
+def _replaces(work: ShardWork) -> bool:
+    return work.amends is not None and work.amends.replaces
 
 
 def adopt(

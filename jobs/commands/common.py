@@ -11,7 +11,7 @@ from pipelines.job_file import read_yaml
 from pipelines.run_record import RUN_FILE, read_record
 from pipelines.runs import Run, open_run
 from pipelines.spec import RunSpec
-from pipelines.storage import Store
+from pipelines.storage import Options, Store
 from pipelines.training.record import TRAIN_FILE
 from pipelines.training.runs import TrainingRun, open_training
 from pipelines.training.spec import TrainSpec, read_train_spec
@@ -66,20 +66,26 @@ storage_option = click.option(
 )
 
 
+def storage_options(storage: tuple[str, ...]) -> Options:
+    """The values of `--storage`, by the rules of a job file's `storage`."""
+    # A job that only lends its parser.
+    job = {"name": "run", "manifest": "none", "output": "none"}
+    return RunSpec.from_dict(job, _as_overrides(storage), where="--storage").storage
+
+
+def _as_overrides(storage: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(f"storage.{option}" for option in storage)
+
+
 def open_run_argument(run: str, storage: tuple[str, ...]) -> Run | TrainingRun:
     """The run or training at a URL, or the one that a job file makes.
 
     Raises:
         RunNotFound: there is neither.
     """
-    overrides = tuple(f"storage.{option}" for option in storage)
     if run.endswith((".yaml", ".yml")):
-        return _open_job(Path(run), overrides)
-    # A job that only lends its parser: the options follow the same rules as in a job file.
-    lender = RunSpec.from_dict(
-        {"name": "run", "manifest": run, "output": run}, overrides, where="--storage"
-    )
-    store = Store(run, lender.storage)
+        return _open_job(Path(run), _as_overrides(storage))
+    store = Store(run, storage_options(storage))
     record = read_record(store)
     found = Run(store, record) if record is not None else open_training(store)
     if found is None:
@@ -87,6 +93,18 @@ def open_run_argument(run: str, storage: tuple[str, ...]) -> Run | TrainingRun:
             f"{store.url}: no run here (neither {RUN_FILE} nor {TRAIN_FILE} is there)"
         )
     return found
+
+
+def open_images_argument(run: str, storage: tuple[str, ...]) -> Run:
+    """As `open_run_argument`, where only a run of images will do.
+
+    Raises:
+        RunNotFound: it is a training, or nothing.
+    """
+    opened = open_run_argument(run, storage)
+    if isinstance(opened, TrainingRun):
+        raise RunNotFound(f"{opened.url}: a training, and not a run of images")
+    return opened
 
 
 def _open_job(path: Path, overrides: tuple[str, ...]) -> Run | TrainingRun:

@@ -1,0 +1,141 @@
+"""`nightpress reproduce`."""
+
+import json
+from dataclasses import asdict
+from io import BytesIO
+from pathlib import Path
+
+import click
+from PIL import Image
+
+from diffusion_core.errors import ModelError
+from diffusion_core.model import LoadedModel, ModelSpec, describe, load
+from jobs.cli import SOME_FAILED
+from jobs.commands.common import json_option, storage_option, storage_options
+from pipelines.encoding import read_facts
+from pipelines.errors import ImageNotFound
+from pipelines.loras import locate_loras
+from pipelines.models import locate
+from pipelines.records import ImageFacts
+from pipelines.reproduce import Reproduction, reproduce
+from pipelines.run_record import RunRecord, read_record
+from pipelines.spec import ImagesSpec
+from pipelines.storage import Options, Store, open_source
+
+
+@click.command("reproduce")
+@click.argument("image")
+@click.option("--model", metavar="SOURCE", help="Where the model lies now. [default: as recorded]")
+@click.option("--device", type=click.Choice(["cpu", "cuda"]), help="[default: as the run]")
+@click.option("--out", type=click.Path(dir_okay=False, path_type=Path), help="Keep the new image.")
+@storage_option
+@json_option
+@click.pass_context
+def command(
+    ctx: click.Context,
+    image: str,
+    model: str | None,
+    device: str | None,
+    out: Path | None,
+    storage: tuple[str, ...],
+    as_json: bool,
+) -> None:
+    """Make IMAGE, a path or URL, again from what it says of itself, and compare.
+
+    Says bit-exact, or by how much the new one differs; then the exit code is 3. LoRAs, threads
+    and the quality of a lossy format are those of the run that the image lies in.
+    """
+    options = storage_options(storage)
+    data = read_image(image, options)
+    facts = facts_of(image, data)
+    record = run_around(image, options)
+    loaded = loaded_model(facts, record, model, device, options)
+    images = images_spec(data, record)
+    result, again = reproduce(data, facts, loaded, images)
+    if out is not None:
+        out.write_bytes(again)
+    click.echo(json.dumps(asdict(result)) if as_json else describe_result(facts, result))
+    if not result.same_pixels:
+        ctx.exit(SOME_FAILED)
+
+
+def read_image(url: str, options: Options) -> bytes:
+    """The file's bytes.
+
+    Raises:
+        StoreMissing: it is not there.
+    """
+    with open_source(url, options) as stream:
+        return stream.read()
+
+
+def facts_of(url: str, data: bytes) -> ImageFacts:
+    """What an image says of itself.
+
+    Raises:
+        ImageNotFound: it says nothing.
+    """
+    facts = read_facts(data)
+    if facts is None:
+        raise ImageNotFound(f"{url}: not an image of nightpress, or its metadata was stripped")
+    return facts
+
+
+def run_around(url: str, options: Options) -> RunRecord | None:
+    """The run that an image lies in: the nearest folder above it with a run.json."""
+    folder = url
+    for _ in range(8):
+        folder, slash, _ = folder.rpartition("/")
+        if not slash or folder.endswith((":", ":/")) or not folder:
+            return None
+        record = read_record(Store(folder, options))
+        if record is not None:
+            return record
+    return None
+
+
+def loaded_model(
+    facts: ImageFacts,
+    record: RunRecord | None,
+    source: str | None,
+    device: str | None,
+    options: Options,
+) -> LoadedModel:
+    """The very model that made an image.
+
+    Raises:
+        ModelError: it is not to be found, or is another one now.
+    """
+    import torch
+
+    base = record.spec.model if record is not None else ModelSpec(source=facts.model)
+    spec = base.model_copy(update={"source": source or base.source, "dtype": facts.dtype})
+    if record is None and facts.loras:
+        names = ", ".join(lora.name for lora in facts.loras)
+        raise ModelError(f"made with LoRAs ({names}), and no run.json above it says where they are")
+    torch.set_num_threads(record.threads if record is not None and record.threads else 1)
+    folder, loras = locate(spec, options), locate_loras(spec, options)
+    found = describe(folder, spec, loras).fingerprint
+    if found != facts.model_fingerprint:
+        raise ModelError(
+            f"{spec.source}: its fingerprint is {found[:12]}, and the image was made with "
+            f"{facts.model_fingerprint[:12]}; --model names where that one lies"
+        )
+    return load(folder, spec, device or (record.device if record is not None else "cpu"), loras)
+
+
+def images_spec(data: bytes, record: RunRecord | None) -> ImagesSpec:
+    """Format and quality of an image file."""
+    if record is not None:
+        return record.spec.images
+    with Image.open(BytesIO(data)) as opened:
+        return ImagesSpec.model_validate({"format": str(opened.format).lower()})
+
+
+def describe_result(facts: ImageFacts, result: Reproduction) -> str:
+    """In a line or two."""
+    made = (
+        f"{facts.image_id}: {facts.model} {facts.model_fingerprint[:12]}, seed {facts.seed}, "
+        f"{facts.num_inference_steps} steps of {facts.scheduler}, {facts.dtype}"
+    )
+    return f"{made}\n{result}"

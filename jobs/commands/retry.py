@@ -1,0 +1,61 @@
+"""`nightpress retry`."""
+
+import json
+from dataclasses import asdict
+
+import click
+from rich.console import Console
+
+from jobs.cli import SOME_FAILED
+from jobs.commands.common import (
+    address_option,
+    json_option,
+    open_images_argument,
+    run_argument,
+    storage_option,
+    with_address,
+)
+from jobs.progress import display_for
+from jobs.remake import RemakeResult, failed_rows, remake
+from pipelines.wording import plural
+
+
+@click.command("retry")
+@run_argument
+@storage_option
+@address_option
+@click.option("--take-over", is_flag=True, help="Push aside another start of the same run.")
+@json_option
+@click.pass_context
+def command(
+    ctx: click.Context,
+    run: str,
+    storage: tuple[str, ...],
+    address: str | None,
+    take_over: bool,
+    as_json: bool,
+) -> None:
+    """Make the failed rows of RUN again, and no others: its URL, or its job file.
+
+    What is made takes the place of the failure in the metadata. Rows of shards that are not
+    committed yet are for `nightpress run`.
+    """
+    opened = open_images_argument(run, storage)
+    failed = failed_rows(opened)
+    if failed:
+        with display_for(Console(stderr=True)) as display:
+            spec = with_address(opened.spec, address)
+            result = remake(opened, failed, display.show, spec=spec, take_over=take_over)
+    else:
+        result = RemakeResult(opened.url, 0, 0, 0, 0, 0)
+    click.echo(json.dumps(asdict(result)) if as_json else summary(result))
+    if result.num_failed:
+        ctx.exit(SOME_FAILED)
+
+
+def summary(result: RemakeResult) -> str:
+    """How it ended."""
+    if not result.num_rows:
+        return f"{result.url}: no committed row has failed"
+    tried = plural(result.num_rows, "row")
+    return f"{tried} tried again: {result.num_ok:,} ok now, {result.num_failed:,} failed again"

@@ -1,0 +1,191 @@
+"""`nightpress verify`."""
+
+import json
+from collections import defaultdict
+from dataclasses import asdict, dataclass
+
+import click
+from rich.console import Console
+
+from jobs.cli import SOME_FAILED
+from jobs.commands.common import (
+    address_option,
+    json_option,
+    open_images_argument,
+    run_argument,
+    storage_option,
+    with_address,
+)
+from jobs.progress import display_for
+from jobs.remake import RemakeResult, remake
+from pipelines.lease import held, require_free
+from pipelines.runs import Run
+from pipelines.shard import Amendment
+from pipelines.verify import Damage, Finding, stray_images, verify
+from pipelines.wording import plural
+
+SHOWN = 50
+"""Findings that are listed; `--json` has them all."""
+
+
+class Share(click.ParamType[float]):
+    """`5%`, as a share."""
+
+    name = "share"
+
+    def convert(
+        self, value: str, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float:
+        """Of `5%`, 0.05."""
+        try:
+            share = float(value.removesuffix("%")) / 100
+        except ValueError:
+            share = 0.0
+        if not (value.endswith("%") and 0 < share <= 1):
+            self.fail(f"{value!r} is not a share such as 5%", param, ctx)
+        return share
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What was found."""
+
+    url: str
+    num_checked: int
+    num_failed: int
+    num_uncommitted: int
+    findings: tuple[Finding, ...]
+    strays: tuple[str, ...]
+    """Images that no commit names."""
+
+
+@click.command("verify")
+@run_argument
+@storage_option
+@click.option("--sample", type=Share(), default="100%", metavar="N%", help="Read so many images.")
+@click.option("--repair", is_flag=True, help="Make what is missing or damaged again.")
+@click.option("--sweep", is_flag=True, help="Delete images that no commit names.")
+@address_option
+@click.option("--take-over", is_flag=True, help="Push aside another start of the same run.")
+@json_option
+@click.pass_context
+def command(
+    ctx: click.Context,
+    run: str,
+    storage: tuple[str, ...],
+    sample: float,
+    repair: bool,
+    sweep: bool,
+    address: str | None,
+    take_over: bool,
+    as_json: bool,
+) -> None:
+    """Hold every image of RUN against its metadata, and that against the plan.
+
+    RUN is the URL of a run directory, or its job file. Each image is read again: its bytes and
+    sha256, its size and format, and what it says of itself. Exit code 3 when something is wrong
+    and was not repaired.
+    """
+    opened = open_images_argument(run, storage)
+    verdict = verdict_on(opened, sample)
+    repaired: RemakeResult | None = None
+    if repair and verdict.findings:
+        spec = with_address(opened.spec, address)
+        with display_for(Console(stderr=True)) as display:
+            amendments, uncommit = remedies(verdict.findings)
+            repaired = remake(
+                opened,
+                amendments,
+                display.show,
+                uncommit=uncommit,
+                spec=spec,
+                take_over=take_over,
+            )
+    if sweep and verdict.strays:
+        sweep_strays(opened, verdict, take_over)
+    click.echo(as_text(verdict, repaired, sweep) if not as_json else as_values(verdict, repaired))
+    if verdict.findings and (repaired is None or repaired.num_failed):
+        ctx.exit(SOME_FAILED)
+
+
+def verdict_on(run: Run, sample: float) -> Verdict:
+    """Look at everything."""
+    findings: list[Finding] = []
+    num_checked = num_failed = num_shards = 0
+    for shard in verify(run, sample):
+        num_shards += 1
+        num_checked += shard.num_checked
+        num_failed += shard.num_failed
+        findings += shard.findings
+    return Verdict(
+        url=run.url,
+        num_checked=num_checked,
+        num_failed=num_failed,
+        num_uncommitted=run.record.layout.num_shards - num_shards,
+        findings=tuple(findings),
+        strays=tuple(stray_images(run)) if not any_metadata(findings) else (),
+    )
+
+
+def any_metadata(findings: list[Finding]) -> bool:
+    """Whether a commit is damaged: then nobody knows which images it names."""
+    return any(finding.damage is Damage.METADATA for finding in findings)
+
+
+def remedies(findings: tuple[Finding, ...]) -> tuple[dict[int, Amendment], list[int]]:
+    """Rows to make again by shard, and shards to commit again."""
+    rows: defaultdict[int, list[int]] = defaultdict(list)
+    uncommit = []
+    for finding in findings:
+        if finding.row is None:
+            uncommit.append(finding.shard)
+        else:
+            rows[finding.shard].append(finding.row)
+    amendments = {shard: Amendment(tuple(each), replaces=True) for shard, each in rows.items()}
+    return amendments, uncommit
+
+
+def sweep_strays(run: Run, verdict: Verdict, take_over: bool) -> None:
+    """Delete what no commit names, as nobody else works on the run.
+
+    Raises:
+        click.UsageError: the run goes on, and some of them may be its own.
+    """
+    if verdict.num_uncommitted:
+        raise click.UsageError(
+            f"--sweep: {plural(verdict.num_uncommitted, 'shard')} of this run have no commit yet, "
+            "and these images may be theirs; finish it with nightpress run"
+        )
+    with held(run.store, require_free(run.store, take_over)):
+        for path in verdict.strays:
+            run.store.delete(path)
+
+
+def as_text(verdict: Verdict, repaired: RemakeResult | None, swept: bool) -> str:
+    """In lines."""
+    lines = [str(finding) for finding in verdict.findings[:SHOWN]]
+    if len(verdict.findings) > SHOWN:
+        lines.append(f"... and {len(verdict.findings) - SHOWN:,} more")
+    wrong = plural(len(verdict.findings), "finding") if verdict.findings else "all as recorded"
+    lines.append(f"{plural(verdict.num_checked, 'image')} read: {wrong}")
+    if verdict.num_failed:
+        lines.append(f"{plural(verdict.num_failed, 'row')} failed; nightpress retry tries them")
+    if verdict.num_uncommitted:
+        lines.append(f"{plural(verdict.num_uncommitted, 'shard')} not committed yet")
+    if verdict.strays:
+        done = "deleted" if swept else "kept; --sweep deletes them"
+        lines += [f"{path}: no commit names it" for path in verdict.strays[:SHOWN]]
+        lines.append(f"{plural(len(verdict.strays), 'image')} that no commit names, {done}")
+    if repaired is not None:
+        lines.append(
+            f"{plural(repaired.num_rows, 'row')} made again: {repaired.num_same:,} with the bytes "
+            f"that were recorded, {repaired.num_different:,} with others, "
+            f"{repaired.num_failed:,} failed"
+        )
+    return "\n".join(lines)
+
+
+def as_values(verdict: Verdict, repaired: RemakeResult | None) -> str:
+    """As JSON."""
+    values = asdict(verdict) | {"repaired": asdict(repaired) if repaired else None}
+    return json.dumps(values)

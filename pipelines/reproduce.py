@@ -1,0 +1,87 @@
+"""Reproduce: one image from what it says of itself, and how near the new one comes.
+
+Knows nothing of runs: the image file is all it is given, and a model that is loaded.
+"""
+
+from dataclasses import dataclass
+from io import BytesIO
+
+import numpy as np
+from PIL import Image
+
+from diffusion_core.model import LoadedModel
+from diffusion_core.requests import ImageRequest, SamplingParams
+from diffusion_core.sampling import Sampler
+from pipelines.encoding import encode
+from pipelines.records import ImageFacts
+from pipelines.spec import ImagesSpec
+
+
+@dataclass(frozen=True)
+class Reproduction:
+    """How an image compares with the one that it was made again as."""
+
+    same_file: bool
+    """Byte for byte."""
+    same_pixels: bool
+    max_difference: int
+    """Of 255, over all pixels and channels."""
+    psnr_db: float | None
+    """Peak signal-to-noise ratio; None where the pixels are the same."""
+
+    def __str__(self) -> str:
+        """In words."""
+        if self.same_file:
+            return "bit-exact: the same file"
+        if self.same_pixels:
+            return "bit-exact pixels; the file around them differs"
+        return f"differs by at most {self.max_difference} of 255, PSNR {self.psnr_db:.1f} dB"
+
+
+def reproduce(
+    data: bytes, facts: ImageFacts, model: LoadedModel, images: ImagesSpec
+) -> tuple[Reproduction, bytes]:
+    """Make an image again and compare.
+
+    Args:
+        data: the image file.
+        facts: what it says of itself.
+        model: the one that it names.
+        images: format and quality of the file.
+
+    Returns:
+        The comparison, and the new file.
+    """
+    sampler = Sampler(model, facts.batch_size)
+    request = ImageRequest(
+        prompt=facts.prompt, negative_prompt=facts.negative_prompt, seed=facts.seed
+    )
+    params = SamplingParams(
+        width=facts.width,
+        height=facts.height,
+        num_inference_steps=facts.num_inference_steps,
+        guidance_scale=facts.guidance_scale,
+        scheduler=facts.scheduler,
+    )
+    again = encode(sampler.sample([request], params).pixels[0], facts, images)
+    return compare(data, again), again
+
+
+def compare(data: bytes, again: bytes) -> Reproduction:
+    """Two image files of the same size."""
+    ours, theirs = _pixels(data), _pixels(again)
+    difference = np.abs(ours - theirs)
+    largest = int(difference.max())
+    mean_square = float((difference.astype(np.float64) ** 2).mean())
+    return Reproduction(
+        same_file=data == again,
+        same_pixels=not largest,
+        max_difference=largest,
+        psnr_db=float(10 * np.log10(255**2 / mean_square)) if largest else None,
+    )
+
+
+def _pixels(data: bytes) -> np.ndarray:
+    """(H, W, 3) int16, so that differences fit."""
+    with Image.open(BytesIO(data)) as image:
+        return np.asarray(image.convert("RGB"), dtype=np.int16)
