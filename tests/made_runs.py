@@ -13,7 +13,7 @@ from pipelines import Run, RunSpec, open_run
 from pipelines.commit import commit_shard, metadata_part
 from pipelines.encoding import encode
 from pipelines.planning import PlanLayout, PlanPart
-from pipelines.records import ImageFacts, ImageRecord
+from pipelines.records import FailureType, ImageFacts, ImageRecord
 from pipelines.run_record import RUN_FILE, RunRecord
 from pipelines.spec import ImagesSpec
 from pipelines.storage import Store
@@ -100,7 +100,13 @@ def failed(run: Run, number: int, prompt: str = "a cat") -> ImageRecord:
     """An image that could not be made."""
     unmade: dict[str, Any] = {"file": None, "sha256": None, "num_bytes": None, "sampling_s": None}
     return made(
-        run, number, prompt, status="failed", error_type="BadImage", error="non-finite", **unmade
+        run,
+        number,
+        prompt,
+        status="failed",
+        error_type=FailureType.NON_FINITE,
+        error="not finite",
+        **unmade,
     )
 
 

@@ -7,19 +7,21 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-import ray
-
 from diffusion_core.errors import ModelError
-from jobs.actors import ActorFactory, Assignment, SamplerActor
+from jobs.actors import ActorFactory, SamplerActor, remote_actor
+from jobs.worklist import Piece
+from pipelines.shard import Amendment
 
 
 class DeadlyActor(SamplerActor):
-    """Its process dies, as of a segmentation fault, whenever it is given shard 1."""
+    """Its process dies, as of a segmentation fault, whenever it is given shard 1, whatever row."""
 
-    def run_shard(self, assignment: Assignment) -> Iterator[Any]:
-        if assignment.shard == 1:
+    def run_piece(
+        self, piece: Piece, look_first: bool, amends: Amendment | None = None
+    ) -> Iterator[Any]:
+        if piece.shard == 1 and len(piece.set_aside) < piece.num_rows:
             os.kill(os.getpid(), signal.SIGKILL)
-        yield from super().run_shard(assignment)
+        yield from super().run_piece(piece, look_first, amends)
 
 
 class BrokenActor(SamplerActor):
@@ -35,15 +37,17 @@ class WaitingActor(SamplerActor):
     The object named `pid` says which process was given the latest shard.
     """
 
-    def run_shard(self, assignment: Assignment) -> Iterator[Any]:
+    def run_piece(
+        self, piece: Piece, look_first: bool, amends: Amendment | None = None
+    ) -> Iterator[Any]:
         store = self._runner.store
         end = time.monotonic() + 120
-        while assignment.shard and store.size("go") is None:
+        while piece.shard and store.size("go") is None:
             store.put("pid", str(os.getpid()).encode())
             if time.monotonic() > end:
                 raise TimeoutError("nobody said go")
             time.sleep(0.05)
-        yield from super().run_shard(assignment)
+        yield from super().run_piece(piece, look_first, amends)
 
 
 @dataclass(frozen=True)
@@ -54,8 +58,6 @@ class FactoryOf(ActorFactory):
 
     def start(self) -> Any:
         kind = self.kinds.pop(0) if len(self.kinds) > 1 else self.kinds[0]
-        return (
-            ray.remote(kind)
-            .options(num_cpus=self.cpus, max_restarts=0)
-            .remote(self.spec, self.options, self.device, self.threads)
+        return remote_actor(kind, self.cpus, self.gpus).remote(
+            self.spec, self.options, self.device, self.threads
         )

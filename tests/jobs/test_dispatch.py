@@ -13,9 +13,9 @@ from run_files import PROMPTS, hashes, read_metadata
 import jobs
 from jobs import dispatch
 from jobs.actors import SamplerActor
-from jobs.dispatch import Dispatcher
+from jobs.dispatch import Dispatcher, Terms
 from jobs.errors import RunStopped
-from jobs.events import ActorJoined, ActorLost, Event, Message, ShardRetried
+from jobs.events import ActorJoined, ActorLost, Event, Message, RowSetAside, ShardRetried
 from pipelines.commit import committed_shards, read_commit
 from pipelines.run_record import RunRecord, require_record
 from pipelines.shard import ShardDone
@@ -42,14 +42,15 @@ def dispatcher(
     spec: RunSpec, store: Store, record: RunRecord, *kinds: type[SamplerActor], **values: Any
 ) -> Dispatcher:
     factory = FactoryOf(spec.model, {}, cpus=1, gpus=0, threads=1, kinds=list(kinds))
+    room = values.pop("room", dispatch.room)
     values = {"min_actors": 1, "max_actors": 1, "max_attempts": 3, "look_first": False} | values
-    return Dispatcher(store, record, factory, **values)
+    return Dispatcher(store, record, factory, Terms(**values), room=room)
 
 
-def test_a_shard_that_kills_every_worker_fails_and_the_others_are_made(
+def test_a_shard_whose_every_row_kills_fails_and_the_others_are_made(
     make_spec: MakeSpec,
 ) -> None:
-    spec = make_spec(batch={"size": 4, "shard_size": 4})
+    spec = make_spec(batch={"size": 2, "shard_size": 2})
     store, record = begun(spec)
     press = dispatcher(spec, store, record, DeadlyActor)
     seen: list[Event] = list(press.run(range(record.layout.num_shards)))
@@ -58,11 +59,12 @@ def test_a_shard_that_kills_every_worker_fails_and_the_others_are_made(
     rows = [row for n in committed_shards(store) for row in read_commit(store, n).to_pylist()]
     failed = [row for row in rows if row["status"] == "failed"]
     assert len(rows) == PROMPTS
-    assert len(failed) == 4
-    assert {row["error_type"] for row in failed} == {"WorkerLost"}
+    assert len(failed) == 2
+    assert {row["error_type"] for row in failed} == {"WorkerKilled"}
     assert {row["attempts"] for row in failed} == {3}
-    assert sum(isinstance(event, ActorLost) for event in seen) == 3
+    assert sum(isinstance(event, ActorLost) for event in seen) == 4
     assert sum(isinstance(event, ShardRetried) for event in seen) == 2
+    assert sum(isinstance(event, RowSetAside) for event in seen) == 2
 
 
 def test_actors_that_never_start_stop_the_run_with_their_reason(make_spec: MakeSpec) -> None:

@@ -139,15 +139,15 @@ def test_whatever_a_row_says_stays_text(run: Run, hostile: str) -> None:
 def test_failed_rows_are_listed_with_their_errors(run: Run) -> None:
     finish(run)
     words = Page(render(run)).words
-    assert "BadImage" in words
-    assert "non-finite" in words
+    assert "NonFinite" in words
+    assert "not finite" in words
     assert "5_00" in words
 
 
 def test_only_the_first_hundred_failures_are_listed(run: Run) -> None:
     commit(run, 0, [failed(run, number) for number in range(130)])
     words = Page(render(run)).words
-    assert words.count("BadImage") == 100
+    assert words.count("NonFinite") == 100
     assert "the first: 100 of 130" in words
 
 

@@ -72,7 +72,7 @@ def test_an_image_is_found_by_its_id(run: Run) -> None:
 
 def test_an_image_that_failed_or_is_unknown_is_named_in_the_error(run: Run) -> None:
     finish(run)
-    with pytest.raises(ImageNotFound, match="'5_00' failed: BadImage: non-finite"):
+    with pytest.raises(ImageNotFound, match="'5_00' failed: NonFinite: not finite"):
         run.image("5_00")
     with pytest.raises(LookupError, match="no image 'nobody' is committed"):
         run.image("nobody")

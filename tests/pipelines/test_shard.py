@@ -1,74 +1,40 @@
 """One shard in one process, with a sampler whose pictures are a function of the seed."""
 
 import threading
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pyarrow as pa
 import pytest
-from plans import MODEL
+from fake_press import FakeSampler, prepare, run
 
-from diffusion_core.errors import DeviceError, SamplingError
-from diffusion_core.sampling import ImageRequest, SampledBatch, SamplingParams
+from diffusion_core.errors import DeviceError
+from diffusion_core.sampling import SampledBatch
 from pipelines import shard
 from pipelines.batching import batches, planned_images
 from pipelines.commit import commit_shard, committed_shards, metadata_part, read_commit
-from pipelines.planning import check, plan_part
-from pipelines.run_record import RunRecord, new_record
-from pipelines.shard import BatchDone, ShardDone, ShardRunner, ShardWork, fail_shard
-from pipelines.spec import RunSpec
+from pipelines.errors import LeaseLost
+from pipelines.lease import Fence, new_claim
+from pipelines.records import FailureType
+from pipelines.run_record import RunRecord
+from pipelines.shard import (
+    Amendment,
+    BatchDone,
+    SetAside,
+    ShardDone,
+    ShardLeft,
+    ShardRunner,
+    ShardWork,
+    fail_shard,
+)
 from pipelines.storage import Store
 
-
-class FakeSampler:
-    """Paints an image in a colour that its seed decides; fails where the prompt says so."""
-
-    def __init__(self) -> None:
-        self.seeds: list[int] = []
-        self.batches: list[int] = []
-
-    def sample(self, requests: Sequence[ImageRequest], params: SamplingParams) -> SampledBatch:
-        if any("explode" in request.prompt for request in requests):
-            raise SamplingError("it exploded")
-        self.seeds += [request.seed for request in requests]
-        self.batches.append(len(requests))
-        pixels = np.zeros((len(requests), params.height, params.width, 3), np.uint8)
-        for image, request in zip(pixels, requests, strict=True):
-            image[:] = [request.seed % 256, request.seed // 256 % 256, 7]
-        faults = ["non-finite" if "nan" in r.prompt else None for r in requests]
-        return SampledBatch(pixels, tuple(faults))
+KILLED = FailureType.WORKER_KILLED
 
 
 @pytest.fixture
 def prepared(tmp_path: Path) -> tuple[Store, RunRecord, pa.Table]:
     return prepare(tmp_path, [f"picture {i}" for i in range(6)])
-
-
-def prepare(tmp_path: Path, prompts: Sequence[str]) -> tuple[Store, RunRecord, pa.Table]:
-    path = tmp_path / "prompts.txt"
-    path.write_text("\n".join(prompts) + "\n")
-    spec = RunSpec.from_dict(
-        {
-            "name": "night",
-            "manifest": str(path),
-            "output": str(tmp_path / "runs"),
-            "batch": {"size": 4, "shard_size": 100},
-        }
-    )
-    layout = check(spec, MODEL, 4)
-    record = new_record(spec, MODEL, "cpu", 4, layout)
-    return Store(spec.url), record, plan_part(spec, MODEL, layout, 0)
-
-
-def run(
-    store: Store, record: RunRecord, work: ShardWork, sampler: FakeSampler
-) -> list[BatchDone | ShardDone]:
-    runner = ShardRunner(store, record, sampler, "here:1")  # type: ignore[arg-type]
-    events = list(runner.run(work))
-    runner.close()
-    return events
 
 
 def test_a_shard_is_sampled_in_batches_and_committed_last(
@@ -119,8 +85,8 @@ def test_a_row_that_makes_its_batch_fail_fails_alone(tmp_path: Path) -> None:
         if row["status"] == "failed"
     }
     assert failed == {
-        "explode": ("SamplingError", "it exploded", None),
-        "nan": ("BadImage", "non-finite", None),
+        "explode": ("SamplingError", "SamplingError: it exploded", None),
+        "nan": ("NonFinite", "its values are not finite", None),
     }
 
 
@@ -131,7 +97,7 @@ def test_a_shard_that_is_given_up_keeps_the_images_it_has(
     run(store, record, ShardWork(0, rows), FakeSampler())
     store.delete("metadata/shard-00000.parquet")
     store.delete(planned_images(rows)[3].file)
-    done = fail_shard(store, record, ShardWork(0, rows, attempt=3), "WorkerLost", "it died")
+    done = fail_shard(store, record, ShardWork(0, rows, attempt=3), KILLED, "it died")
     assert done == ShardDone(0, num_ok=5, num_failed=1)
 
 
@@ -141,7 +107,7 @@ def test_a_device_that_fails_ends_the_shard_and_blames_no_image(
     store, record, rows = prepared
 
     class Dying(FakeSampler):
-        def sample(self, requests, params):  # type: ignore[no-untyped-def]
+        def sample(self, requests, params, batch_size=None):  # type: ignore[no-untyped-def]
             raise DeviceError("CUDA error: an illegal memory access was encountered")
 
     with pytest.raises(DeviceError):
@@ -178,7 +144,7 @@ def test_a_lost_commit_race_adopts_the_winning_commit(
     prepared: tuple[Store, RunRecord, pa.Table],
 ) -> None:
     store, record, rows = prepared
-    fail_shard(store, record, ShardWork(0, rows, attempt=9), "WorkerLost", "it died")
+    fail_shard(store, record, ShardWork(0, rows, attempt=9), KILLED, "it died")
     winner = read_commit(store, 0)
     events = run(store, record, ShardWork(0, rows), FakeSampler())
     assert events[-1] == ShardDone(0, num_ok=0, num_failed=6)
@@ -189,7 +155,7 @@ def test_of_many_that_commit_at_once_one_wins_and_all_see_it(
     prepared: tuple[Store, RunRecord, pa.Table],
 ) -> None:
     store, record, rows = prepared
-    fail_shard(store, record, ShardWork(5, rows), "WorkerLost", "it died")
+    fail_shard(store, record, ShardWork(5, rows), KILLED, "it died")
     part = read_commit(store, 5)
     parts = [
         part.set_column(
@@ -226,7 +192,7 @@ def test_batches_hold_equal_settings_only(
 ) -> None:
     images = planned_images(prepared[2])
     mixed = [replace(image, height=96 + 8 * (i // 3)) for i, image in enumerate(images)]
-    assert [len(batch) for batch in batches(mixed, 2)] == [2, 1, 2, 1]
+    assert [len(batch) for batch in batches(mixed, lambda params: 2)] == [2, 1, 2, 1]
 
 
 def test_a_metadata_part_has_a_record_for_each_row(
@@ -237,3 +203,152 @@ def test_a_metadata_part_has_a_record_for_each_row(
     part = read_commit(store, 0)
     assert part.column("image_id").to_pylist() == rows.column("image_id").to_pylist()
     assert metadata_part([], rows.slice(0, 0)).num_rows == 0
+
+
+def test_rows_that_were_set_aside_are_failed_and_not_tried(
+    prepared: tuple[Store, RunRecord, pa.Table],
+) -> None:
+    store, record, rows = prepared
+    aside = (SetAside(2, 5, KILLED, "it died"), SetAside(4, 6, FailureType.TIMEOUT, "it hung"))
+    sampler = FakeSampler()
+    events = run(store, record, ShardWork(0, rows, attempt=7, set_aside=aside), sampler)
+    assert events[-1] == ShardDone(0, num_ok=4, num_failed=2)
+    assert len(sampler.seeds) == 4
+    part = read_commit(store, 0).to_pylist()
+    assert [(row["error_type"], row["attempts"]) for row in part if row["status"] == "failed"] == [
+        ("WorkerKilled", 5),
+        ("Timeout", 6),
+    ]
+
+
+def test_some_rows_of_a_shard_are_stored_and_not_committed(
+    prepared: tuple[Store, RunRecord, pa.Table],
+) -> None:
+    store, record, rows = prepared
+    events = run(store, record, ShardWork(0, rows, start=2, stop=5, commits=False), FakeSampler())
+    assert [type(event) for event in events] == [BatchDone]
+    assert committed_shards(store) == set()
+    images = planned_images(rows)
+    assert sorted(store.list("images")) == [image.file for image in images[2:5]]
+    sampler = FakeSampler()
+    run(store, record, ShardWork(0, rows, attempt=2, look_first=True), sampler)
+    assert committed_shards(store) == {0}
+
+
+def test_a_shard_that_is_committed_is_not_made_again(
+    prepared: tuple[Store, RunRecord, pa.Table],
+) -> None:
+    store, record, rows = prepared
+    run(store, record, ShardWork(0, rows), FakeSampler())
+    sampler = FakeSampler()
+    events = run(store, record, ShardWork(0, rows, attempt=2), sampler)
+    assert events == [ShardDone(0, num_ok=6, num_failed=0)]
+    assert sampler.seeds == []
+
+
+def test_a_batch_that_does_not_fit_is_halved_and_the_size_is_remembered(
+    prepared: tuple[Store, RunRecord, pa.Table],
+) -> None:
+    store, record, rows = prepared
+    sampler = FakeSampler(fits=1)
+    events = run(store, record, ShardWork(0, rows), sampler)
+    assert events[-1] == ShardDone(0, num_ok=6, num_failed=0)
+    assert sampler.batches == [1] * 6
+    assert set(read_commit(store, 0).column("batch_size").to_pylist()) == {1}
+    assert sorted(store.list("batch")) == [
+        "batch/128x96-guided-1.json",
+        "batch/128x96-guided-2.json",
+    ]
+    store.delete("metadata/shard-00000.parquet")
+    for name in store.list("images"):
+        store.delete(name)
+    later = FakeSampler(fits=2)
+    run(store, record, ShardWork(0, rows), later)
+    assert later.batches == [1] * 6
+
+
+def test_images_of_a_smaller_batch_are_adopted_as_they_are(
+    prepared: tuple[Store, RunRecord, pa.Table],
+) -> None:
+    store, record, rows = prepared
+    run(store, record, ShardWork(0, rows), FakeSampler(fits=2))
+    sizes = read_commit(store, 0).column("batch_size")
+    store.delete("metadata/shard-00000.parquet")
+    sampler = FakeSampler()
+    run(store, record, ShardWork(0, rows, look_first=True), sampler)
+    assert sampler.seeds == []
+    assert read_commit(store, 0).column("batch_size") == sizes
+
+
+def test_a_row_that_does_not_fit_alone_fails_alone(tmp_path: Path) -> None:
+    store, record, rows = prepare(tmp_path, ["a", "b"])
+    events = run(store, record, ShardWork(0, rows), FakeSampler(fits=0))
+    assert events[-1] == ShardDone(0, num_ok=0, num_failed=2)
+    assert set(read_commit(store, 0).column("error_type").to_pylist()) == {"OutOfMemory"}
+
+
+def test_draining_ends_a_shard_after_the_batch_in_hand_and_stores_it(
+    prepared: tuple[Store, RunRecord, pa.Table],
+) -> None:
+    store, record, rows = prepared
+
+    class Interrupted(FakeSampler):
+        def sample(self, requests, params, batch_size=None):  # type: ignore[no-untyped-def]
+            runner.drain()
+            return super().sample(requests, params, batch_size)
+
+    sampler = Interrupted()
+    runner = ShardRunner(store, record, sampler, "here:1")  # type: ignore[arg-type]
+    events = list(runner.run(ShardWork(0, rows)))
+    runner.close()
+    assert events == [BatchDone(0, num_ok=4, num_failed=0, num_sampled=4), ShardLeft(0)]
+    assert committed_shards(store) == set()
+    assert len(store.list("images")) == 4
+
+
+def test_behind_a_fence_nothing_is_committed(
+    prepared: tuple[Store, RunRecord, pa.Table],
+) -> None:
+    store, record, rows = prepared
+    store.create("lease/00002.json", new_claim().to_json())
+    runner = ShardRunner(store, record, FakeSampler(), "here:1", Fence(1))  # type: ignore[arg-type]
+    with pytest.raises(LeaseLost, match="taken over"):
+        list(runner.run(ShardWork(0, rows)))
+    runner.close()
+    assert committed_shards(store) == set()
+
+
+def test_failed_rows_are_made_again_in_their_places(tmp_path: Path) -> None:
+    store, record, rows = prepare(tmp_path, ["a", "nan", "b", "nan too", "c"])
+    run(store, record, ShardWork(0, rows), FakeSampler())
+    before = read_commit(store, 0).to_pylist()
+
+    class Better(FakeSampler):
+        def sample(self, requests, params, batch_size=None):  # type: ignore[no-untyped-def]
+            made = super().sample(requests, params, batch_size)
+            return SampledBatch(made.pixels, (None,) * len(requests))
+
+    sampler = Better()
+    work = ShardWork(0, rows, look_first=True, amends=Amendment((1, 3), replaces=False))
+    events = run(store, record, work, sampler)
+    assert events[-1] == ShardDone(0, num_ok=2, num_failed=0)
+    assert len(sampler.seeds) == 2
+    after = read_commit(store, 0).to_pylist()
+    assert [row["status"] for row in after] == ["ok"] * 5
+    assert [row["attempts"] for row in after] == [1, 2, 1, 2, 1]
+    assert [after[n] for n in (0, 2, 4)] == [before[n] for n in (0, 2, 4)]
+
+
+def test_damaged_images_are_replaced_and_what_is_the_same_stays_as_it_was(
+    prepared: tuple[Store, RunRecord, pa.Table],
+) -> None:
+    store, record, rows = prepared
+    run(store, record, ShardWork(0, rows), FakeSampler())
+    before = read_commit(store, 0)
+    image = planned_images(rows)[3].file
+    whole = store.read(image)
+    store.put(image, whole[:-9] + b"\0" + whole[-8:])
+    work = ShardWork(0, rows, look_first=True, amends=Amendment((3,), replaces=True))
+    run(store, record, work, FakeSampler())
+    assert store.read(image) == whole
+    assert read_commit(store, 0).equals(before)

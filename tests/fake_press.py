@@ -1,0 +1,83 @@
+"""A press without a model: pictures that are a function of the seed, made in one process."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+from plans import MODEL
+
+from diffusion_core.errors import OutOfMemory, SamplingError
+from diffusion_core.sampling import Fault, ImageRequest, SampledBatch, SamplingParams
+from pipelines.planning import check, plan_part, read_shard, write_plan
+from pipelines.run_record import RUN_FILE, RunRecord, new_record
+from pipelines.shard import BatchDone, ShardDone, ShardLeft, ShardRunner, ShardWork
+from pipelines.spec import RunSpec
+from pipelines.storage import Store
+
+
+class FakeSampler:
+    """Paints an image in a colour that its seed decides; fails where the prompt says so."""
+
+    def __init__(self, fits: int = 100) -> None:
+        self.fits = fits
+        self.seeds: list[int] = []
+        self.batches: list[int] = []
+
+    def sample(
+        self,
+        requests: Sequence[ImageRequest],
+        params: SamplingParams,
+        batch_size: int | None = None,
+    ) -> SampledBatch:
+        if batch_size is not None and batch_size > self.fits:
+            raise OutOfMemory(f"{batch_size} do not fit")
+        if any("explode" in request.prompt for request in requests):
+            raise SamplingError("it exploded")
+        self.seeds += [request.seed for request in requests]
+        self.batches.append(len(requests))
+        pixels = np.zeros((len(requests), params.height, params.width, 3), np.uint8)
+        for image, request in zip(pixels, requests, strict=True):
+            image[:] = [request.seed % 256, request.seed // 256 % 256, 7]
+        faults = [Fault.NON_FINITE if "nan" in r.prompt else None for r in requests]
+        return SampledBatch(pixels, tuple(faults))
+
+
+def prepare(
+    tmp_path: Path, prompts: Sequence[str], shard_size: int = 100
+) -> tuple[Store, RunRecord, pa.Table]:
+    """A run that is planned in memory and has nothing in its store: store, record, first part."""
+    path = tmp_path / "prompts.txt"
+    path.write_text("\n".join(prompts) + "\n")
+    spec = RunSpec.from_dict(
+        {
+            "name": "night",
+            "manifest": str(path),
+            "output": str(tmp_path / "runs"),
+            "batch": {"size": 4, "shard_size": shard_size},
+        }
+    )
+    layout = check(spec, MODEL, 4)
+    record = new_record(spec, MODEL, "cpu", 4, layout)
+    return Store(spec.url), record, plan_part(spec, MODEL, layout, 0)
+
+
+def run(
+    store: Store, record: RunRecord, work: ShardWork, sampler: FakeSampler
+) -> list[BatchDone | ShardDone | ShardLeft]:
+    """Make a shard, or some of its rows."""
+    runner = ShardRunner(store, record, sampler, "here:1")  # type: ignore[arg-type]
+    events = list(runner.run(work))
+    runner.close()
+    return events
+
+
+def press(folder: Path, prompts: Sequence[str], shard_size: int = 4) -> tuple[Store, RunRecord]:
+    """A whole run: record, plan, images and commits."""
+    store, record, _ = prepare(folder, prompts, shard_size)
+    store.create(RUN_FILE, record.to_json())
+    list(write_plan(record.spec, MODEL, record.layout, store))
+    for shard in range(record.layout.num_shards):
+        rows = read_shard(store, record.layout, shard)
+        run(store, record, ShardWork(shard, rows), FakeSampler())
+    return store, record

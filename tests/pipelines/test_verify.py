@@ -1,0 +1,119 @@
+"""Verify: every kind of damage is found and named, and nothing else is."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from fake_press import press
+from PIL import Image
+
+from pipelines import Run
+from pipelines.commit import read_commit, shard_path
+from pipelines.verify import Damage, Finding, stray_images, verify
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Run:
+    return Run(*press(tmp_path, [f"picture {i}" for i in range(9)] + ["nan"]))
+
+
+def findings(run: Run, **options: float) -> list[Finding]:
+    return [finding for shard in verify(run, **options) for finding in shard.findings]
+
+
+def image_path(run: Run, shard: int, row: int) -> Path:
+    return Path(run.url, read_commit(run.store, shard).column("file")[row].as_py())
+
+
+def test_an_untouched_run_is_as_recorded(run: Run) -> None:
+    shards = list(verify(run))
+    assert [shard.findings for shard in shards] == [(), (), ()]
+    assert sum(shard.num_checked for shard in shards) == 9
+    assert sum(shard.num_failed for shard in shards) == 1
+    assert stray_images(run) == []
+
+
+def flip_a_bit(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+
+
+def repaint(path: Path) -> None:
+    Image.fromarray(np.zeros((96, 128, 3), np.uint8)).save(path)
+
+
+@pytest.mark.parametrize(
+    ("harm", "damage"),
+    [
+        (Path.unlink, Damage.MISSING),
+        (flip_a_bit, Damage.CHANGED),
+        (repaint, Damage.CHANGED),
+        (lambda path: path.write_bytes(b""), Damage.CHANGED),
+        (lambda path: path.write_bytes(path.read_bytes()[:-1]), Damage.CHANGED),
+    ],
+    ids=["missing", "flipped", "repainted", "emptied", "cut"],
+)
+def test_harm_to_one_image_is_found_and_named(
+    run: Run, harm: Callable[[Path], object], damage: Damage
+) -> None:
+    path = image_path(run, 1, 2)
+    harm(path)
+    (found,) = findings(run)
+    assert (found.damage, found.shard, found.row) == (damage, 1, 2)
+    assert found.path == path.relative_to(run.url).as_posix()
+    assert "\n" not in str(found)
+
+
+def test_an_image_that_was_recorded_as_another_is_found(run: Run) -> None:
+    """Bytes and sha256 agree, and yet the file speaks of another image, or is no image."""
+    part = read_commit(run.store, 0)
+    other = image_path(run, 1, 0).read_bytes()
+    image_path(run, 0, 0).write_bytes(other)
+    image_path(run, 0, 1).write_bytes(b"no picture")
+    rows = part.to_pylist()
+    for row, data in ((0, other), (1, b"no picture")):
+        import hashlib
+
+        rows[row] |= {"sha256": hashlib.sha256(data).hexdigest(), "num_bytes": len(data)}
+    pq.write_table(part.from_pylist(rows, part.schema), Path(run.url, shard_path(0)))
+    assert [(found.damage, found.row) for found in findings(run)] == [
+        (Damage.FACTS, 0),
+        (Damage.UNREADABLE, 1),
+    ]
+
+
+def test_metadata_that_is_not_what_was_planned_is_found(run: Run) -> None:
+    part = read_commit(run.store, 0)
+    rows = part.to_pylist()
+    rows[3]["seed"] += 1
+    pq.write_table(part.from_pylist(rows, part.schema), Path(run.url, shard_path(0)))
+    pq.write_table(read_commit(run.store, 1).slice(0, 2), Path(run.url, shard_path(1)))
+    wrong, short = findings(run)
+    assert (wrong.damage, wrong.row) == (Damage.METADATA, None)
+    assert "row 3, column seed" in wrong.text
+    assert "2 rows, and the plan has 4" in short.text
+
+
+def test_metadata_that_cannot_be_read_is_found(run: Run) -> None:
+    path = Path(run.url, shard_path(1))
+    path.write_bytes(path.read_bytes()[:100])
+    (found,) = findings(run)
+    assert found.damage is Damage.METADATA
+    assert "cannot be read" in found.text
+
+
+def test_a_sample_reads_a_share_and_always_the_same(run: Run) -> None:
+    def checked(sample: float, seed: int = 0) -> int:
+        return sum(shard.num_checked for shard in verify(run, sample, seed))
+
+    assert checked(0.0) == 0
+    assert 0 < checked(0.5) < 9
+    assert checked(0.5) == checked(0.5)
+
+
+def test_images_that_no_commit_names_are_strays(run: Run) -> None:
+    Path(run.url, "images/old.png").write_bytes(b"old")
+    assert stray_images(run) == ["images/old.png"]
