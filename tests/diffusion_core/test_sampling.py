@@ -13,9 +13,9 @@ import tiny_models
 import torch
 
 from diffusion_core import model
-from diffusion_core.errors import SamplingError, SettingsError
+from diffusion_core.errors import OutOfMemory, SamplingError, SettingsError
 from diffusion_core.model import LoadedModel, ModelSpec
-from diffusion_core.sampling import FLAGGED, NON_FINITE, ImageRequest, Sampler, SamplingParams
+from diffusion_core.sampling import Fault, ImageRequest, Sampler, SamplingParams
 
 PARAMS = SamplingParams(width=64, height=32, num_inference_steps=3, guidance_scale=4.0)
 UNGUIDED = dataclasses.replace(PARAMS, guidance_scale=1.0)
@@ -226,7 +226,7 @@ def test_an_image_that_goes_non_finite_is_a_fault_and_spoils_no_other(
     expected = sampler.sample(REQUESTS, UNGUIDED).pixels
     with poisoned(loaded("sd").pipeline.unet, 1, value):
         batch = sampler.sample(REQUESTS, UNGUIDED)
-    assert batch.faults == (None, NON_FINITE, None)
+    assert batch.faults == (None, Fault.NON_FINITE, None)
     assert not batch.pixels[1].any()
     np.testing.assert_array_equal(batch.pixels[[0, 2]], expected[[0, 2]])
 
@@ -235,7 +235,81 @@ def test_an_infinity_that_clamping_would_hide_is_a_fault(loaded: Loaded) -> None
     sampler = Sampler(loaded("sd"), batch_size=2)
     with poisoned(loaded("sd").pipeline.vae.decoder.conv_out, 0, float("inf")):
         faults = sampler.sample(REQUESTS[:2], UNGUIDED).faults
-    assert faults == (NON_FINITE, None)
+    assert faults == (Fault.NON_FINITE, None)
+
+
+def test_an_image_of_one_colour_is_a_fault(loaded: Loaded) -> None:
+    sampler = Sampler(loaded("sd"), batch_size=2)
+    with poisoned(loaded("sd").pipeline.vae.decoder.conv_out, 1, -1.0):
+        faults = sampler.sample(REQUESTS[:2], UNGUIDED).faults
+    assert faults == (None, Fault.BLANK)
+
+
+@contextmanager
+def poisoned_in(dtype: torch.dtype, module: Any, place: int) -> Iterator[None]:
+    """As `poisoned` with NaN, but only as long as the module works in that precision."""
+
+    def poison(_module: Any, _inputs: Any, output: torch.Tensor) -> torch.Tensor:
+        output = output.clone()
+        if output.dtype == dtype:
+            output[place] = float("nan")
+        return output
+
+    handle = module.register_forward_hook(poison)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+def test_what_a_decoder_loses_in_half_precision_is_decoded_again_in_full(
+    saved: Callable[[str], Path],
+) -> None:
+    half = model.load(saved("sd"), ModelSpec(dtype="bfloat16"), "cpu")
+    sampler = Sampler(half, batch_size=3)
+    expected = sampler.sample(REQUESTS, UNGUIDED).pixels
+    with poisoned_in(torch.bfloat16, half.pipeline.vae.decoder.conv_out, 1):
+        batch = sampler.sample(REQUESTS, UNGUIDED)
+    assert batch.faults == (None, None, None)
+    np.testing.assert_array_equal(batch.pixels[[0, 2]], expected[[0, 2]])
+    difference = np.abs(batch.pixels[1].astype(int) - expected[1].astype(int))
+    assert 0 < difference.max() < 16
+    assert half.pipeline.vae.dtype == torch.bfloat16
+    np.testing.assert_array_equal(sampler.sample(REQUESTS, UNGUIDED).pixels, expected)
+
+
+def test_a_decoder_that_fails_in_full_precision_too_is_a_fault(
+    saved: Callable[[str], Path],
+) -> None:
+    half = model.load(saved("sd"), ModelSpec(dtype="bfloat16"), "cpu")
+    with poisoned(half.pipeline.vae.decoder.conv_out, 1, float("nan")):
+        faults = Sampler(half, batch_size=2).sample(REQUESTS[:2], UNGUIDED).faults
+    assert faults == (None, Fault.NON_FINITE)
+
+
+def test_a_smaller_batch_is_the_batch_of_a_smaller_sampler(loaded: Loaded) -> None:
+    small = Sampler(loaded("sd"), batch_size=2).sample(REQUESTS[:2], PARAMS)
+    reduced = Sampler(loaded("sd"), batch_size=3).sample(REQUESTS[:2], PARAMS, batch_size=2)
+    np.testing.assert_array_equal(reduced.pixels, small.pixels)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB"),
+        RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: 80 bytes"),
+    ],
+)
+def test_too_little_memory_is_told_from_other_failures(error: Exception, loaded: Loaded) -> None:
+    def fail(*_: Any) -> None:
+        raise error
+
+    handle = loaded("sd").pipeline.unet.register_forward_pre_hook(fail)
+    try:
+        with pytest.raises(OutOfMemory, match="memory"):
+            Sampler(loaded("sd"), batch_size=1).sample(REQUESTS[:1], PARAMS)
+    finally:
+        handle.remove()
 
 
 class FlagsTheSecond(torch.nn.Module):
@@ -271,7 +345,7 @@ def test_what_the_safety_checker_flags_is_a_fault(loaded: Loaded) -> None:
     checked.set_progress_bar_config(disable=True)
     guarded = dataclasses.replace(loaded("sd"), pipeline=checked)
     batch = Sampler(guarded, batch_size=3).sample(REQUESTS, PARAMS)
-    assert batch.faults == (None, FLAGGED, None)
+    assert batch.faults == (None, Fault.FLAGGED, None)
     assert not batch.pixels[1].any()
     np.testing.assert_array_equal(batch.pixels[[0, 2]], expected[[0, 2]])
 

@@ -139,6 +139,37 @@ def test_a_store_that_ignores_the_condition_is_known(rclone_s3: Server) -> None:
     assert store.list() == {}
 
 
+def test_reading_back_gives_a_name_once_where_the_store_does_not(rclone_s3: Server) -> None:
+    folder = rclone_s3.folder()
+    store = Store(f"{folder.url}/run", folder.options).reading_back()
+    assert store.honours_create_only()
+    assert store.create("images/a.png", b"first")
+    assert not store.create("images/a.png", b"second")
+    assert store.read("images/a.png") == b"first"
+    again = pickle.loads(pickle.dumps(store))
+    assert not again.create("images/a.png", b"third")
+
+
+def test_reading_back_sees_a_writer_that_came_between(store: Store) -> None:
+    """On a store of one's own it is a plain folder; the other writer is played by `put`."""
+    behind = type(store)(store.url, store.options)
+
+    class Interfered(Store):
+        def put_between(self) -> None:
+            plain = self._folder.put
+
+            def put(path: str, data: bytes) -> None:
+                plain(path, data)
+                behind.put(path, b"other")
+
+            self._folder.put = put  # type: ignore[method-assign]
+
+    mine = Interfered(store.url, store.options, reads_back=True)
+    mine.put_between()
+    assert not mine.create("name", b"mine")
+    assert store.read("name") == b"other"
+
+
 @pytest.mark.parametrize("path", ["../other/run.json", "/etc/passwd", "images/../../x", ""])
 def test_no_path_leaves_the_run_directory(store: Store, path: str) -> None:
     with pytest.raises(StoreError, match="is not a path inside this folder"):

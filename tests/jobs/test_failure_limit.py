@@ -1,0 +1,39 @@
+"""The failure limit: when a run fails so much that going on is waste."""
+
+import pytest
+
+from jobs.events import Message
+from jobs.failure_limit import FEWEST_JUDGED, FailureLimit
+from pipelines.shard import ShardDone
+
+
+def counted(limit: int | str | None, *shards: tuple[int, int]) -> FailureLimit:
+    found = FailureLimit(limit)
+    for number, (ok, failed) in enumerate(shards):
+        found.add(ShardDone(number, ok, failed))
+    return found
+
+
+@pytest.mark.parametrize("limit", [None, 2, "2%"])
+def test_no_failures_never_stop_a_run(limit: int | str | None) -> None:
+    assert counted(limit, (500, 0)).exceeded is None
+
+
+def test_a_number_stops_when_there_are_more() -> None:
+    assert counted(2, (1, 2)).exceeded is None
+    assert counted(2, (1, 2), (9, 1)).exceeded == ("3 of 13 images failed, and max_failures is 2")
+    assert counted(0, (0, 1)).exceeded is not None
+
+
+def test_a_share_is_of_all_that_are_done_and_needs_some() -> None:
+    few = FEWEST_JUDGED // 2
+    assert counted("10%", (0, few)).exceeded is None
+    assert counted("10%", (0, few), (0, few)).exceeded is not None
+    assert counted("10%", (95, 5)).exceeded is None
+    assert counted("10%", (85, 15)).exceeded is not None
+
+
+def test_only_what_is_committed_counts() -> None:
+    limit = counted(0)
+    limit.add(Message("hello"))
+    assert limit.exceeded is None
