@@ -19,7 +19,7 @@ from jobs.errors import RunStopped
 from jobs.events import ActorJoined, ActorLost, Event, Message, RowSetAside, ShardRetried
 from jobs.pace import Pace
 from jobs.worklist import Piece, Worklist
-from pipelines.errors import LeaseLost, StoreError
+from pipelines.errors import LeaseLost, PlanDamaged, StoreError
 from pipelines.lease import Fence
 from pipelines.planning import read_shard
 from pipelines.records import FailureType
@@ -99,7 +99,16 @@ class Worker:
 
 
 class Dispatcher:
-    """Hands the shards of one run to actors until none is left."""
+    """Hands the shards of one run to actors until none is left.
+
+    Args:
+        store, record: of the run.
+        factory: starts actors.
+        terms: what the job asks for.
+        reason_to_stop: asked all the time; an answer ends the dispatch in good order.
+        mend: writes the plan of a shard again when it is damaged.
+        room: how many actors of so many CPUs and GPUs the cluster can hold.
+    """
 
     def __init__(
         self,
@@ -109,6 +118,7 @@ class Dispatcher:
         terms: Terms,
         *,
         reason_to_stop: Callable[[], str | None] = lambda: None,
+        mend: Callable[[int], None] = lambda shard: None,
         room: Callable[[float, float], int] = room,
     ) -> None:
         self._store = store
@@ -116,6 +126,7 @@ class Dispatcher:
         self._factory = factory
         self._terms = terms
         self._reason_to_stop = reason_to_stop
+        self._mend = mend
         self._room = room
         self._amendments: dict[int, Amendment] = {}
         self._work = Worklist([], self._num_rows, terms.max_attempts)
@@ -359,6 +370,8 @@ class Dispatcher:
             return
         piece = worker.flights.pop(0).piece
         worker.begin_next()
+        if isinstance(cause, PlanDamaged):
+            self._mend(piece.shard)
         if isinstance(cause, StoreError):
             yield from self._store_failed(piece, _reason(error))
         else:

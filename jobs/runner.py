@@ -30,7 +30,7 @@ from pipelines.commit import committed_shards
 from pipelines.errors import ManifestError, StoreError
 from pipelines.lease import SILENCE_S, Claim, Lease, held, require_free
 from pipelines.models import absolute_source
-from pipelines.planning import Mapper, check, manifest_changes, write_plan
+from pipelines.planning import Mapper, check, manifest_changes, mend_plan, write_plan
 from pipelines.report import write_report
 from pipelines.run_record import (
     RunRecord,
@@ -284,7 +284,12 @@ def dispatching(
             lease.require()
             return "asked to stop" if asked.is_set() else limit.exceeded
 
-        dispatcher = Dispatcher(store, record, factory, terms, reason_to_stop=reason_to_stop)
+        def mend(shard: int) -> None:
+            mend_plan(record.spec, record.model, record.layout, store, shard)
+
+        dispatcher = Dispatcher(
+            store, record, factory, terms, reason_to_stop=reason_to_stop, mend=mend
+        )
         with closing(dispatcher):
             yield dispatcher
 

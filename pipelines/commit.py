@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from pipelines.errors import Damaged
 from pipelines.records import METADATA_SCHEMA, PLAN_SCHEMA, ImageRecord
 from pipelines.storage import Store
 
@@ -31,8 +32,21 @@ def commit_shard(store: Store, shard: int, part: pa.Table) -> pa.Table:
 
 
 def read_commit(store: Store, shard: int) -> pa.Table:
-    """The metadata part of a committed shard."""
-    return pq.read_table(pa.BufferReader(store.read(shard_path(shard))))
+    """The metadata part of a committed shard.
+
+    Raises:
+        Damaged: it is not what was written.
+    """
+    data = store.read(shard_path(shard))
+    try:
+        return pq.read_table(pa.BufferReader(data), page_checksum_verification=True)
+    except (pa.ArrowException, OSError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise Damaged(
+            f"{store.url}/{shard_path(shard)} is damaged ({reason}); nightpress verify --repair "
+            "makes it again",
+            shard,
+        ) from error
 
 
 def amend_commit(store: Store, shard: int, changed: Mapping[int, ImageRecord]) -> pa.Table:
@@ -96,7 +110,7 @@ def _table(records: Sequence[ImageRecord]) -> pa.Table:
 
 def _encoded(part: pa.Table) -> bytes:
     sink = pa.BufferOutputStream()
-    pq.write_table(part, sink, compression="zstd")
+    pq.write_table(part, sink, compression="zstd", write_page_checksum=True)
     data: bytes = sink.getvalue().to_pybytes()
     return data
 

@@ -15,6 +15,8 @@
     ├── TrainingDiverged       the loss is no longer a number; the last checkpoint is kept
     └── StoreError             the store cannot be used as asked
         ├── StoreMissing       no such object
+        ├── Damaged            an object is not what was written
+        │   └── PlanDamaged    a part of the plan, which can be written again
         └── StoreDenied        wrong credentials, bucket, endpoint or permissions
 """
 
@@ -134,6 +136,22 @@ class StoreError(PipelineError):
 
 class StoreMissing(StoreError):
     """The object does not exist."""
+
+
+class Damaged(StoreError):
+    """An object of the run is not what was written; `shard` is the one that it belongs to."""
+
+    def __init__(self, message: str, shard: int | None = None) -> None:
+        self.shard = shard
+        super().__init__(message)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Survive pickling between processes."""
+        return type(self), (str(self), self.shard)
+
+
+class PlanDamaged(Damaged):
+    """A part of the plan is not what was written; the manifest gives the same part again."""
 
 
 class StoreDenied(StoreError):

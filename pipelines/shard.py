@@ -184,18 +184,12 @@ class ShardRunner:
         )
 
     def _found(self, images: Sequence[PlannedImage], work: ShardWork) -> dict[str, ImageRecord]:
-        """What an earlier attempt has stored, by image id.
-
-        Images are stored in order, so nothing of the first batch means nothing at all.
-        """
+        """What an earlier attempt has stored, by image id."""
         if not work.look_first or _replaces(work):
             return {}
-        first, rest = images[: self.record.batch_size], images[self.record.batch_size :]
-        found = self._adopt_all(first, work)
-        return found | self._adopt_all(rest, work) if found else found
-
-    def _adopt_all(self, images: Sequence[PlannedImage], work: ShardWork) -> dict[str, ImageRecord]:
-        adopted = self._pool.map(lambda image: self._adopt(image, work, time.time()), images)
+        there = self.store.present([image.file for image in images])
+        stored = [image for image in images if image.file in there]
+        adopted = self._pool.map(lambda image: self._adopt(image, work, time.time()), stored)
         return {record.facts.image_id: record for record in adopted if record is not None}
 
     def _make(self, images: list[PlannedImage], work: ShardWork) -> Iterator[list[ImageRecord]]:

@@ -7,7 +7,7 @@
 from pipelines.planning.checking import check, manifest_changes
 from pipelines.planning.duplicates import Mapper
 from pipelines.planning.layout import PlanLayout, PlanPart, Settings, SettingsCount
-from pipelines.planning.parts import plan_part, read_shard, write_plan
+from pipelines.planning.parts import mend_plan, plan_part, read_shard, write_plan
 
 __all__ = [
     "Mapper",
@@ -17,6 +17,7 @@ __all__ = [
     "SettingsCount",
     "check",
     "manifest_changes",
+    "mend_plan",
     "plan_part",
     "read_shard",
     "write_plan",

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from diffusion_core.model import ModelInfo
-from pipelines.errors import StoreError
+from pipelines.errors import PlanDamaged
 from pipelines.manifest.columns import resolve
 from pipelines.manifest.rows import Rows, join_rows
 from pipelines.manifest.types import plain_type
@@ -83,6 +83,19 @@ def write_parts(call: tuple[PartsJob, Store]) -> list[str]:
     ]
 
 
+def mend_plan(spec: RunSpec, info: ModelInfo, layout: PlanLayout, store: Store, shard: int) -> None:
+    """Write the part that holds a shard again, over what is there.
+
+    Raises:
+        ManifestError: the manifest is no longer what was checked.
+        StoreError: it cannot be read, or the part not be written.
+    """
+    planner = Planner(spec, info, resolve(spec, layout.files))
+    part = layout.part_of(shard)
+    ((_, table),) = _tables(_job(planner, layout, [part]))
+    store.put(part.path, _encode(table, layout.row_group_size))
+
+
 def read_shard(store: Store, layout: PlanLayout, shard: int) -> pa.Table:
     """The images of one shard in sampling order: PLAN_SCHEMA, then the carried columns.
 
@@ -90,17 +103,22 @@ def read_shard(store: Store, layout: PlanLayout, shard: int) -> pa.Table:
 
     Raises:
         IndexError: the plan has no such shard.
-        StoreError: its part cannot be read.
+        PlanDamaged: its part is not what was written; `mend_plan` writes it again.
+        StoreError: it cannot be read.
     """
     part = layout.part_of(shard)
     place = (shard - part.first_shard) * layout.shard_size
     group, offset = divmod(place, layout.row_group_size)
     url = f"{store.url}/{part.path}"
     try:
-        with open_source(url, store.options) as stream, pq.ParquetFile(stream) as parquet:
+        with (
+            open_source(url, store.options) as stream,
+            pq.ParquetFile(stream, page_checksum_verification=True) as parquet,
+        ):
             table = parquet.read_row_group(group, use_threads=False)
-    except pa.ArrowInvalid as error:
-        raise StoreError(f"{url}: this part of the plan is damaged: {error}") from error
+    except (pa.ArrowException, OSError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise PlanDamaged(f"{url}: this part of the plan is damaged: {reason}", shard) from error
     return _plain(table.slice(offset, layout.shard_size))
 
 
@@ -182,5 +200,6 @@ def _encode(table: pa.Table, row_group_size: int) -> bytes:
         ],
         dictionary_pagesize_limit=DICTIONARY_BYTES,
         write_statistics=["image_id", "shard"],
+        write_page_checksum=True,
     )
     return sink.getvalue()

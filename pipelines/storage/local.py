@@ -8,7 +8,7 @@ import errno
 import os
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -66,6 +66,10 @@ class LocalFolder:
         """Every file below a folder, but no partial ones."""
         with told(self.place, folder):
             return dict(sorted(self._walk(self.root / folder)))
+
+    def present(self, paths: Sequence[str]) -> set[str]:
+        """Those that are files; a disk is quicker asked for each than listed."""
+        return {path for path in paths if self.size(path) is not None}
 
     def delete(self, path: str) -> None:
         """Remove; nothing there is as good."""

@@ -8,16 +8,19 @@ that is taken.
 import os
 import threading
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any, TypeVar
 
 from pipelines.errors import StoreDenied, StoreError, StoreMissing
-from pipelines.storage.drivers import CLIENT_ATTEMPTS, MARK, Place, open_driver, told
+from pipelines.storage.drivers import CLIENT_ATTEMPTS, MARK, S3, Place, open_driver, told
 from pipelines.storage.faults import Fault, classify, driver_errors
 from pipelines.storage.retries import QUICK, RetryPolicy
 
 T = TypeVar("T")
+
+LISTED_PAGES = 3
+"""Of a thousand names each: more lie between only when a shard's names are far apart."""
 
 
 class RemoteFolder:
@@ -72,6 +75,42 @@ class RemoteFolder:
             for name, info in sorted(found.items())
             if name.startswith(f"{below}/") and not name.endswith("/")
         }
+
+    def present(self, paths: Sequence[str]) -> set[str]:
+        """Those that are objects: listed between the first and the last of them on S3.
+
+        Others may lie between in any number, so that the listing is cut short, and each path
+        beyond is asked for alone.
+        """
+        if not paths or self.place.protocol not in S3:
+            return {path for path in paths if self.size(path) is not None}
+        wanted = sorted(paths)
+        found, reached = self._listed_between(wanted[0], wanted[-1])
+        beyond = [path for path in wanted if path > reached]
+        return (found & set(wanted)) | {path for path in beyond if self.size(path) is not None}
+
+    def _listed_between(self, first: str, last: str) -> tuple[set[str], str]:
+        """Paths from the first one on, and the last one that the listing came to."""
+        driver, root = self._driver(1)
+        bucket, below, _ = driver.split_path(f"{root}/{first}")
+        skip = len(below) - len(first)
+        # By characters: a key is no path.
+        prefix = below[:skip] + os.path.commonprefix([first, last])  # noqa: RUF071
+        found: set[str] = set()
+        after = below[:-1]  # right before the first one, in any order of what follows
+        for _ in range(LISTED_PAGES):
+            page = self._run(
+                first,
+                lambda after=after: driver.call_s3(  # type: ignore[misc]
+                    "list_objects_v2", Bucket=bucket, Prefix=prefix, StartAfter=after
+                ),
+            )
+            names = [item["Key"] for item in page.get("Contents", ())]
+            found.update(name[skip:] for name in names)
+            if not page.get("IsTruncated") or not names or names[-1][skip:] >= last:
+                return found, last
+            after = names[-1]
+        return found, after[skip:]
 
     def delete(self, path: str) -> None:
         """Remove; nothing there is as good."""

@@ -1,6 +1,7 @@
 """A run directory at any URL."""
 
 import uuid
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, Self
 
@@ -85,6 +86,10 @@ class Store:
     def list(self, folder: str = "") -> dict[str, int]:
         """Every object below a folder, as path relative to the store -> bytes, sorted."""
         return self._folder.list(inside(folder, self.url) if folder else "")
+
+    def present(self, paths: Sequence[str]) -> set[str]:
+        """Those of some paths that are there, by one listing of where they lie."""
+        return self._folder.present([inside(path, self.url) for path in paths])
 
     def delete(self, path: str) -> None:
         """Remove an object; one that is not there is no error."""

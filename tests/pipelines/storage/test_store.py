@@ -17,7 +17,7 @@ import pytest
 from servers import Folder, Server
 
 from pipelines.errors import StoreError, StoreMissing
-from pipelines.storage import Store
+from pipelines.storage import Store, remote
 from pipelines.storage.local import PARTIAL_FOLDER, STALE_S
 
 
@@ -44,6 +44,28 @@ def test_what_is_created_is_read_back(store: Store) -> None:
     assert store.create("images/ä b/cat 01.png", data)
     assert store.read("images/ä b/cat 01.png") == data
     assert store.size("images/ä b/cat 01.png") == len(data)
+
+
+def test_of_some_paths_those_that_are_there_are_known(store: Store) -> None:
+    there = [f"images/{n:04d}.png" for n in range(0, 40, 2)] + ["images/ä.png", "images/z/1.png"]
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda path: store.create(path, b"1"), there))
+    every = [f"images/{n:04d}.png" for n in range(40)]
+    assert store.present(every) == set(every[::2])
+    assert store.present(["images/ä.png", "images/ö.png", "images/z/1.png"]) == {
+        "images/ä.png",
+        "images/z/1.png",
+    }
+    assert store.present([]) == set()
+    assert store.present(["nowhere/1.png"]) == set()
+
+
+def test_paths_beyond_what_is_listed_are_asked_for_alone(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(remote, "LISTED_PAGES", 0)
+    store.create("images/b.png", b"1")
+    assert store.present(["images/a.png", "images/b.png"]) == {"images/b.png"}
 
 
 def test_a_name_is_given_once(store: Store) -> None:
