@@ -14,14 +14,7 @@ def aws_environment() -> Iterator[None]:
 
     For the whole session, because processes that tests start early inherit them.
     """
-    with pytest.MonkeyPatch.context() as patch:
-        for name in servers.FOREIGN_VARIABLES:
-            patch.delenv(name, raising=False)
-        for name, value in servers.CREDENTIALS.items():
-            patch.setenv(name, value)
-        patch.setenv("AWS_EC2_METADATA_DISABLED", "true")
-        patch.setenv("AWS_CONFIG_FILE", "/nonexistent/config")
-        patch.setenv("AWS_SHARED_CREDENTIALS_FILE", "/nonexistent/credentials")
+    with servers.environment():
         yield
 
 

@@ -45,6 +45,22 @@ FOREIGN_VARIABLES = (
 """What a developer's machine may say, and tests must not hear."""
 
 START_S = 60
+
+
+@contextmanager
+def environment() -> Iterator[None]:
+    """The credentials of these servers, and nothing of the machine's own."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in FOREIGN_VARIABLES:
+            patch.delenv(name, raising=False)
+        for name, value in CREDENTIALS.items():
+            patch.setenv(name, value)
+        patch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+        patch.setenv("AWS_CONFIG_FILE", "/nonexistent/config")
+        patch.setenv("AWS_SHARED_CREDENTIALS_FILE", "/nonexistent/credentials")
+        yield
+
+
 TRIES = 3
 
 

@@ -1,0 +1,353 @@
+"""One night: a small run on a cluster of several nodes, everything that can befall it, and proof.
+
+A seed decides what happens and when. Afterwards every planned image must exist once, with the
+bytes that an undisturbed run gives it.
+"""
+
+import hashlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import psutil
+import yaml
+from faulty_proxy import FaultyProxy, Trouble
+from ray.cluster_utils import Cluster
+from servers import Folder
+
+from pipelines import open_run
+from pipelines.spec import RunSpec
+from pipelines.storage import Store
+from pipelines.verify import stray_images, verify
+
+NUM_HEALTHY = 48
+BATCH_SIZE = 2
+SHARD_SIZE = 8
+NUM_NODES = 2
+ACTORS_PER_NODE = 1
+WINDOW = 4 * BATCH_SIZE
+"""Images that an actor may have sampled and not stored: the batch in hand, three behind it."""
+
+GIVE_UP_S = 600.0
+
+POISON = {
+    "SEGFAULT": "WorkerKilled",
+    "KILLED": "WorkerKilled",
+    "HANG": "Timeout",
+    "RAISE": "SamplingError",
+    "NAN": "NonFinite",
+}
+"""What a prompt says -> the reason that its row must fail with."""
+
+
+@dataclass
+class Tally:
+    """What a night, or many of them, came to."""
+
+    faults: Counter[str] = field(default_factory=Counter)
+    images: int = 0
+    lost: int = 0
+    doubled: int = 0
+    different: int = 0
+    resampled: int = 0
+    starts: int = 0
+
+    def __iadd__(self, other: "Tally") -> "Tally":
+        self.faults += other.faults
+        for name in ("images", "lost", "doubled", "different", "resampled", "starts"):
+            setattr(self, name, getattr(self, name) + getattr(other, name))
+        return self
+
+    def __str__(self) -> str:
+        kinds = ", ".join(f"{count} {name}" for name, count in sorted(self.faults.items()))
+        return (
+            f"{self.faults.total()} faults ({kinds}) in {self.starts} starts: {self.images} images,"
+            f" {self.lost} lost, {self.doubled} doubled, {self.different} different, "
+            f"{self.resampled} sampled again"
+        )
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a night happens."""
+
+    folder: Path
+    """Of this machine, for job files and logs."""
+    bucket: Folder
+    """The store itself."""
+    proxy: FaultyProxy
+    """In front of it."""
+    cluster: Cluster
+    model: Path
+    log: Path
+    """Seeds of what is sampled."""
+
+
+@contextmanager
+def cluster_of_nodes(log: Path) -> Iterator[Cluster]:
+    """A head that runs no actors, and nodes that do, with trouble in their workers."""
+    tests = Path(__file__).parents[1]
+    environment = {
+        "PYTHONPATH": os.pathsep.join([str(tests / "chaos/trouble"), str(tests)]),
+        "NIGHTPRESS_CHAOS_LOG": str(log),
+        # Dead nodes are seen in seconds, as in a cluster that is set up for spot machines.
+        "RAY_health_check_period_ms": "500",
+        "RAY_health_check_timeout_ms": "1000",
+        "RAY_health_check_failure_threshold": "3",
+    }
+    kept = {name: os.environ.get(name) for name in environment}
+    os.environ.update(environment)
+    try:
+        cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
+        for _ in range(NUM_NODES):
+            cluster.add_node(num_cpus=ACTORS_PER_NODE)
+        yield cluster
+        cluster.shutdown()
+    finally:
+        for name, value in kept.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
+
+
+class Night:
+    """A run, what befalls it, and what it must come to."""
+
+    def __init__(self, place: Place, seed: int, num_faults: int, poison: tuple[str, ...]) -> None:
+        self.place, self.seed, self.poison = place, seed, poison
+        self.random = Random(seed)
+        self.num_faults = num_faults
+        self.tally = Tally()
+        self.spec = self._spec(f"night-{seed}")
+        self.driver: subprocess.Popen[str] | None = None
+        self.said: list[str] = []
+
+    def pass_by(self) -> Tally:
+        """Run it to its end, whatever happens, and prove that nothing is missing or wrong."""
+        self.place.log.write_text("")
+        self._start()
+        end = time.monotonic() + GIVE_UP_S
+        while True:
+            assert time.monotonic() < end, self._story()
+            code = self._await_end(self.random.uniform(0.5, 4.0))
+            if code in (0, 3):
+                break
+            if code is not None:
+                assert code in (4, 5, -signal.SIGKILL), self._story()
+                self._start()
+            elif self.tally.faults.total() < self.num_faults:
+                self._befall()
+        assert code == (3 if self.poison else 0), self._story()
+        self._prove()
+        return self.tally
+
+    def _spec(self, name: str, storage: dict[str, Any] | None = None) -> RunSpec:
+        return RunSpec.from_dict(
+            {
+                "name": name,
+                "manifest": str(self._manifest()),
+                "output": f"{self.place.bucket.url}/runs",
+                "model": str(self.place.model),
+                "sampling": {"num_inference_steps": 30, "guidance_scale": 3.0},
+                "batch": {"size": BATCH_SIZE, "shard_size": SHARD_SIZE},
+                "cluster": {
+                    "address": self.place.cluster.address,
+                    "ship_package": False,
+                    "watchdog_s": 20.0,
+                    "drain_s": 30.0,
+                },
+                "storage": storage or self.place.proxy.options,
+            }
+        )
+
+    def _manifest(self) -> Path:
+        """Healthy rows, and among them those that are poison."""
+        rows = [f"picture {number}" for number in range(NUM_HEALTHY)]
+        for kind in self.poison:
+            rows.insert(self.random.randrange(len(rows)), f"this row says {kind}")
+        path = self.place.folder / f"prompts-{self.seed}-{'-'.join(self.poison)}.csv"
+        lines = [f"{seed_of(row)},{row},64,64" for row in rows]
+        path.write_text("\n".join(["seed,prompt,width,height", *lines]) + "\n")
+        return path
+
+    def _command(self, *arguments: str) -> "subprocess.Popen[str]":
+        job = self.place.folder / f"{self.spec.name}.yaml"
+        job.write_text(yaml.safe_dump(self.spec.as_dict()))
+        program = Path(sys.executable).parent / "nightpress"
+        self.tally.starts += 1
+        return subprocess.Popen(
+            [program, "run", job, *arguments],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+        )
+
+    def _start(self, *arguments: str) -> None:
+        self.driver = self._command(*arguments)
+
+    def _await_end(self, seconds: float) -> int | None:
+        """The driver's exit code; None if it still runs after so long."""
+        assert self.driver is not None
+        try:
+            said, _ = self.driver.communicate(timeout=seconds)
+        except subprocess.TimeoutExpired:
+            return None
+        self.said.append(said)
+        assert "Traceback" not in said, self._story()
+        return self.driver.returncode
+
+    def _befall(self) -> None:
+        kind = self.random.choice(sorted(FAULTS))
+        if FAULTS[kind](self):
+            self.tally.faults[kind] += 1
+
+    # What can happen; each says whether it did.
+
+    def actor_killed(self) -> bool:
+        """An actor's process is gone between two instructions."""
+        actors = [
+            process
+            for process in psutil.process_iter(["cmdline"])
+            if "ray::SamplerActor" in " ".join(process.info["cmdline"] or ())
+        ]
+        if not actors:
+            return False
+        self.random.choice(actors).kill()
+        return True
+
+    def node_killed(self) -> bool:
+        """A machine is gone, and another one comes."""
+        nodes = sorted(self.place.cluster.worker_nodes, key=lambda node: node.node_id)
+        self.place.cluster.remove_node(self.random.choice(nodes), allow_graceful=False)
+        self.place.cluster.add_node(num_cpus=ACTORS_PER_NODE)
+        return True
+
+    def driver_killed(self) -> bool:
+        """The driver is gone."""
+        assert self.driver is not None
+        self.driver.kill()
+        return True
+
+    def driver_stopped(self) -> bool:
+        """The driver is asked to stop."""
+        assert self.driver is not None
+        self.driver.terminate()
+        return True
+
+    def store_falters(self) -> bool:
+        """The store throttles, breaks connections, or does not answer."""
+        kinds = [kind for kind in Trouble if kind is not Trouble.STALL]
+        for method in ("PUT", "GET", "HEAD"):
+            number = self.random.randrange(1, 6)
+            self.place.proxy.order(method, [self.random.choice(kinds) for _ in range(number)])
+        return True
+
+    def second_driver(self) -> bool:
+        """Somebody starts the same job again."""
+        other = self._command()
+        said, _ = other.communicate(timeout=180)
+        assert "Traceback" not in said, said
+        assert other.returncode in (0, 3, 5), said
+        if other.returncode == 5:
+            assert "--take-over" in said, said
+        return True
+
+    def taken_over(self) -> bool:
+        """Somebody else takes the job over."""
+        first = self.driver
+        assert first is not None
+        self._start("--take-over")
+        said, _ = first.communicate(timeout=180)
+        self.said.append(said)
+        assert "Traceback" not in said, self._story()
+        assert first.returncode in (0, 3, 4, 5), self._story()
+        return True
+
+    def plan_cut(self) -> bool:
+        """A part of the plan is cut short."""
+        store = Store(self.spec.url, self.place.bucket.options)
+        parts = sorted(store.list("plan"))
+        if not parts:
+            return False
+        part = self.random.choice(parts)
+        store.put(part, store.read(part)[: self.random.randrange(200)])
+        return True
+
+    # What must be true afterwards.
+
+    def _prove(self) -> None:
+        """Count what is lost, doubled or different, and refuse a wrong failure."""
+        run = open_run(self.spec.url, self.place.bucket.options)
+        rows = run.metadata.to_table().to_pylist()
+        ids = Counter(row["image_id"] for row in rows)
+        planned = NUM_HEALTHY + len(self.poison)
+        healthy = [row for row in rows if "picture" in row["prompt"]]
+        self.tally.images = planned
+        self.tally.doubled = sum(count - 1 for count in ids.values()) + len(stray_images(run))
+        self.tally.lost = planned - len(ids) + sum(row["status"] != "ok" for row in healthy)
+        undisturbed = self._undisturbed()
+        for row in healthy:
+            if row["status"] == "ok":
+                data = run.store.read(row["file"])
+                same = hashlib.sha256(data).hexdigest() == row["sha256"]
+                self.tally.different += not same or undisturbed[row["image_id"]] != data
+        self._prove_failures(rows)
+        self._prove_window()
+        assert [f for shard in verify(run) for f in shard.findings] == [], self._story()
+
+    def _prove_failures(self, rows: list[dict[str, Any]]) -> None:
+        for row in rows:
+            kind = next((kind for kind in self.poison if kind in row["prompt"]), None)
+            if kind is not None:
+                assert (row["status"], row["error_type"]) == ("failed", POISON[kind]), row
+
+    def _prove_window(self) -> None:
+        """No fault costs more samples than what was in flight when it came."""
+        sampled = self.place.log.read_text().split()
+        self.tally.resampled = len(sampled) - len(set(sampled))
+        actors = NUM_NODES * ACTORS_PER_NODE
+        crashes = sum(2 + 3 for kind in self.poison if POISON[kind] in ("WorkerKilled", "Timeout"))
+        faults = self.tally.faults.total() + crashes
+        assert self.tally.resampled <= faults * actors * WINDOW, self._story()
+
+    def _undisturbed(self) -> dict[str, bytes]:
+        """The bytes of the same run when nothing happens, by image id."""
+        quiet = Night(self.place, self.seed, 0, self.poison)
+        quiet.spec = quiet._spec(f"quiet-{self.seed}", self.place.bucket.options)
+        log = self.place.log.read_text()
+        quiet._start()
+        code = quiet._await_end(GIVE_UP_S)
+        self.place.log.write_text(log)
+        assert code in (0, 3), quiet._story()
+        run = open_run(quiet.spec.url, self.place.bucket.options)
+        table = run.metadata.to_table(columns=["image_id", "file"]).to_pylist()
+        return {row["image_id"]: run.store.read(row["file"]) for row in table if row["file"]}
+
+    def _story(self) -> str:
+        faults = ", ".join(f"{count} {kind}" for kind, count in self.tally.faults.items())
+        return f"seed {self.seed} after {faults}:\n" + "\n----\n".join(self.said)
+
+
+FAULTS: dict[str, Callable[[Night], bool]] = {
+    name: getattr(Night, name)
+    for name in (
+        *("actor_killed", "node_killed", "driver_killed", "driver_stopped"),
+        *("store_falters", "second_driver", "taken_over", "plan_cut"),
+    )
+}
+
+
+def seed_of(text: str) -> int:
+    """A row's own seed, by which the log of samples knows it."""
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:6])
