@@ -1,4 +1,4 @@
-"""Mutated job files and manifests: each ends in exit 0 or 2, in words, with nothing half-written."""
+"""Mutated job files and manifests: each ends in 0 or 2, in words, with nothing half-written."""
 
 import json
 from pathlib import Path
