@@ -258,8 +258,8 @@ def _failures_named(pipeline: str) -> Iterator[None]:
     """Turn what a pipeline raises into a SamplingError of one line; the cause stays attached."""
     try:
         yield
-    except torch.OutOfMemoryError as error:
-        raise OutOfMemory(_one_line(error)) from error
+    except (torch.OutOfMemoryError, MemoryError) as error:
+        raise OutOfMemory(_one_line(error) or "out of memory") from error
     except torch.AcceleratorError as error:
         raise DeviceError(f"{type(error).__name__}: {_one_line(error)}") from error
     except (RuntimeError, ValueError, TypeError, LookupError, AssertionError) as error:

@@ -138,6 +138,11 @@ class SamplerActor:
         )
 
     @ray.method(concurrency_group=CONTROL)  # type: ignore[untyped-decorator]
+    def is_sampling(self) -> bool:
+        """Whether it is in the middle of a batch, and does not wait for its store."""
+        return self._runner is not None and self._runner.is_sampling
+
+    @ray.method(concurrency_group=CONTROL)  # type: ignore[untyped-decorator]
     def drain(self) -> None:
         """Have what is running end after the batch in hand, while it runs."""
         if self._runner is not None:

@@ -4,6 +4,7 @@ Owns how errors become one line and an exit code. The commands are imported when
 so that help is there at once.
 """
 
+import signal
 import sys
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
@@ -111,4 +112,9 @@ def command() -> None:
 
 def main() -> None:
     """The console script."""
-    sys.exit(command())
+    # A polite stop is heard from the first moment on, while much is still being imported.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        sys.exit(command())
+    except KeyboardInterrupt:
+        sys.exit(STOPPED)

@@ -189,16 +189,21 @@ def spread_map(function: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
 
 def on_every_node(function: Callable[[T], R], item: T) -> list[tuple[str, R]]:
     """Call `function(item)` once on each node; node address and result."""
+    nodes = alive_nodes()
     references = [
-        (
-            address,
-            _remote_apply(
-                scheduling_strategy=NodeAffinitySchedulingStrategy(node_id, soft=False)
-            ).remote(function, item),
-        )
-        for node_id, address in alive_nodes().items()
+        _remote_apply(
+            scheduling_strategy=NodeAffinitySchedulingStrategy(node_id, soft=False)
+        ).remote(function, item)
+        for node_id in nodes
     ]
-    return [(address, remote_value(reference)) for address, reference in references]
+    found = []
+    for (node_id, address), reference in zip(nodes.items(), references, strict=True):
+        try:
+            found.append((address, remote_value(reference)))
+        except ClusterError:
+            if node_id in alive_nodes():
+                raise  # of a node that went away meanwhile, nothing need be known
+    return found
 
 
 def _remote_apply(**options: Any) -> Any:

@@ -6,18 +6,19 @@ handed out when, and to whom again, is decided here; what a failure means, `jobs
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import ray
 from ray.exceptions import ActorUnavailableError, NodeDiedError, RayError, RayTaskError
 
 from diffusion_core.errors import DeviceError
-from jobs.actors import ActorFactory, RemoteActor, Whereabouts
+from jobs.actors import ActorFactory, RemoteActor
 from jobs.cluster import alive_nodes, draining_nodes, room
 from jobs.errors import RunStopped
 from jobs.events import ActorJoined, ActorLost, Event, Message, RowSetAside, ShardRetried
 from jobs.pace import Pace
+from jobs.workers import Flight, Worker
 from jobs.worklist import Piece, Worklist
 from pipelines.errors import LeaseLost, PlanDamaged, StoreError
 from pipelines.lease import Fence
@@ -60,44 +61,6 @@ class Terms:
     """Seconds since the epoch."""
 
 
-@dataclass
-class Flight:
-    """A piece handed to an actor."""
-
-    piece: Piece
-    stream: Any
-    begun_at: float | None = None
-    """When its actor came to it, by the monotonic clock; None while others are before it."""
-    heard_at: float = 0.0
-    was_left: bool = False
-    """Whether its actor was asked to stop before the end of it."""
-
-
-@dataclass
-class Worker:
-    """An actor as the driver sees it."""
-
-    handle: RemoteActor
-    ready: Any
-    """The reference of `begin`; None once it has answered."""
-    home: Whereabouts | None = None
-    flights: list[Flight] = field(default_factory=list)
-    """What it has in hand, the one being worked on first."""
-    leaving: bool = False
-    """Whether its node is to go away."""
-
-    @property
-    def takes_work(self) -> bool:
-        """Whether it may be given a shard."""
-        return self.home is not None and not self.leaving
-
-    def begin_next(self) -> None:
-        """Note that it comes to its first flight now."""
-        if self.flights and self.flights[0].begun_at is None:
-            now = time.monotonic()
-            self.flights[0].begun_at = self.flights[0].heard_at = now
-
-
 class Dispatcher:
     """Hands the shards of one run to actors until none is left.
 
@@ -130,8 +93,9 @@ class Dispatcher:
         self._room = room
         self._amendments: dict[int, Amendment] = {}
         self._work = Worklist([], self._num_rows, terms.max_attempts)
-        self._pace = Pace()
+        self._pace = Pace(_spread(record))
         self._copied: set[int] = set()
+        self._mended: set[int] = set()
         self._store_failures: dict[int, int] = {}
         self._workers: list[Worker] = []
         self._begin_args = (ray.put(store), ray.put(record), terms.fence)
@@ -199,8 +163,7 @@ class Dispatcher:
         going = frozenset(going)
         for worker in list(self._workers):
             if worker.home is not None and worker.home.node_id in going and not worker.leaving:
-                worker.leaving = True
-                worker.handle.drain.remote()
+                worker.drain()
             if worker.leaving and not worker.flights:
                 self._drop(worker)
 
@@ -212,59 +175,68 @@ class Dispatcher:
         return min(most, busy + len(self._work))
 
     def _hand_out(self) -> None:
-        """Fill the actors evenly: everyone gets a first shard before anyone gets a second."""
+        """Fill the actors evenly: everyone gets a first shard before anyone gets a second.
+
+        Towards the end nobody gets a second, which an idle actor could have made.
+        """
         for depth in range(IN_FLIGHT):
+            if depth and len(self._work) < len(self._workers):
+                break
             for worker in self._workers:
-                if worker.takes_work and len(worker.flights) <= depth and self._next_is_in_time():
+                if (
+                    self._work
+                    and worker.takes_work
+                    and len(worker.flights) <= depth
+                    and self._is_in_time(len(worker.flights))
+                ):
                     self._give(worker, self._work.take())
         if not self._work:
             self._copy_stragglers()
 
     def _copy_stragglers(self) -> None:
-        """Give idle actors what others take too long for, or have not begun."""
+        """Have idle actors try, too, what others take far too long for."""
         idle = [worker for worker in self._workers if worker.takes_work and not worker.flights]
         for worker, flight in zip(idle, self._stragglers(), strict=False):
             self._copied.add(flight.piece.shard)
-            self._give(worker, flight.piece.again())
+            self._give(worker, flight.piece.again(), is_copy=True)
 
     def _stragglers(self) -> Iterator[Flight]:
+        """What is amended is not copied: two at once would replace each other's work."""
         now = time.monotonic()
         for worker in self._workers:
-            for flight in worker.flights:
-                piece = flight.piece
-                if not piece.commits or piece.shard in self._copied:
+            for flight in worker.flights[:1]:
+                piece, begun_at = flight.piece, flight.begun_at
+                if not piece.commits or piece.shard in self._copied | self._amendments.keys():
                     continue
-                begun_at = flight.begun_at
-                if begun_at is None or self._pace.is_straggling(piece.num_rows, now - begun_at):
+                if begun_at is not None and self._pace.is_straggling(
+                    piece.num_rows, now - begun_at
+                ):
                     yield flight
 
-    def _give(self, worker: Worker, piece: Piece) -> None:
+    def _give(self, worker: Worker, piece: Piece, is_copy: bool = False) -> None:
         look_first = self._terms.look_first or piece.attempt > 1
         amends = self._amendments.get(piece.shard)
         call = worker.handle.run_piece.options(num_returns="streaming")
-        stream = call.remote(piece, look_first, amends)
-        worker.flights.append(Flight(piece, stream))
+        worker.flights.append(Flight(piece, call.remote(piece, look_first, amends), is_copy))
         worker.begin_next()
 
-    def _next_is_in_time(self) -> bool:
-        """Whether there is a piece to hand out, and it can be done before the deadline."""
-        if not self._work:
-            return False
+    def _is_in_time(self, num_before: int) -> bool:
+        """Whether a piece can be done before the deadline, after so many others."""
         deadline_at = self._terms.deadline_at
         expected_s = self._pace.expected_s(self._record.layout.shard_size)
         if deadline_at is None or expected_s is None:
             return True
-        return time.time() + expected_s < deadline_at
+        return time.time() + expected_s * (1 + num_before) < deadline_at
 
     def _too_late(self) -> str | None:
         """Why nothing more can be done before the deadline, if nothing can."""
         deadline_at = self._terms.deadline_at
         if deadline_at is None:
             return None
-        if time.time() + self._terms.drain_s / 2 >= deadline_at:
+        if time.time() + self._terms.drain_s >= deadline_at:
             return "the deadline is near"
         busy = any(worker.flights or worker.ready is not None for worker in self._workers)
-        if self._work and not busy and self._workers and not self._next_is_in_time():
+        if self._work and self._workers and not busy and not self._is_in_time(0):
             return "the next shard would not be done before the deadline"
         return None
 
@@ -273,9 +245,7 @@ class Dispatcher:
         drain_s = self._terms.drain_s
         yield Message(f"{reason}: storing the batches in hand, for at most {drain_s:.0f} s")
         for worker in self._workers:
-            worker.leaving = True
-            if worker.flights:
-                worker.handle.drain.remote()
+            worker.drain()
         end = time.monotonic() + drain_s
         while any(worker.flights for worker in self._workers) and time.monotonic() < end:
             yield from self._handle_one_round()
@@ -338,27 +308,30 @@ class Dispatcher:
 
     def _flight_ended(self, worker: Worker) -> None:
         flight = worker.flights.pop(0)
+        worker.begin_next()
         if not flight.piece.commits and not flight.was_left:
             self._work.done(flight.piece)
-        worker.begin_next()
 
     def _heard(self, flight: Flight, event: BatchDone | ShardDone | ShardLeft) -> Iterator[Event]:
         now = time.monotonic()
-        self._pace.batch_done(now - flight.heard_at)
-        flight.heard_at = now
         match event:
+            case BatchDone():
+                self._pace.batch_done(now - flight.heard_at)
+                flight.num_sampled += event.num_sampled
+                if not self._work.is_done(event.shard):
+                    # What is stored by pieces and copies is counted when the shard is committed.
+                    whole = flight.piece.commits and not flight.is_copy
+                    yield event if whole else event.only_sampled()
             case ShardLeft():
                 flight.was_left = True
-                self._work.give_back(flight.piece)
+                self._work.give_back(flight.piece.again())
             case ShardDone():
-                begun_at = flight.heard_at if flight.begun_at is None else flight.begun_at
-                self._pace.shard_done(flight.piece.num_rows, now - begun_at)
-                if self._work.done(flight.piece):
+                if flight.begun_at is not None and flight.num_sampled == flight.piece.num_rows:
+                    self._pace.shard_done(flight.num_sampled, now - flight.begun_at)
+                if not self._work.is_done(event.shard):
+                    self._work.close(event.shard)
                     yield event
-            case BatchDone() if not self._work.is_done(event.shard):
-                # What a piece of a shard has stored is counted when the shard is committed.
-                counted = event if flight.piece.commits else event.only_sampled()
-                yield counted
+        flight.heard_at = now
 
     def _raised(self, worker: Worker, error: RayTaskError) -> Iterator[Event]:
         """The shard's code raised; unless the device is to blame, the actor lives."""
@@ -370,9 +343,11 @@ class Dispatcher:
             return
         piece = worker.flights.pop(0).piece
         worker.begin_next()
-        if isinstance(cause, PlanDamaged):
+        if isinstance(cause, PlanDamaged) and piece.shard not in self._mended:
+            self._mended.add(piece.shard)
             self._mend(piece.shard)
-        if isinstance(cause, StoreError):
+            self._work.give_back(piece)
+        elif isinstance(cause, StoreError):
             yield from self._store_failed(piece, _reason(error))
         else:
             yield from self._crashed(piece, FailureType.SAMPLING, _reason(error))
@@ -398,9 +373,10 @@ class Dispatcher:
         yield ActorLost(worker.home.host, self.num_actors, reason)
         for queued in worker.flights[:0:-1]:
             self._work.give_back(queued.piece)
-        if not worker.flights:
+        if not worker.flights or worker.flights[0].was_left:
             return
         piece = worker.flights[0].piece
+        self._copied.discard(piece.shard)
         if worker.leaving or silent or worker.home.node_id not in alive_nodes():
             goes_on = self._work.lost(piece)
             yield from self._told(piece, goes_on, error_type, reason)
@@ -411,7 +387,9 @@ class Dispatcher:
         aside = self._work.num_set_aside(piece.shard)
         goes_on = self._work.crashed(piece, error_type, reason)
         if self._work.num_set_aside(piece.shard) > aside:
-            yield RowSetAside(piece.shard, piece.start, reason)
+            amends = self._amendments.get(piece.shard)
+            row = piece.start if amends is None else amends.rows[piece.start]
+            yield RowSetAside(piece.shard, row, reason)
         else:
             yield from self._told(piece, goes_on, error_type, reason)
 
@@ -424,7 +402,9 @@ class Dispatcher:
         if goes_on:
             yield ShardRetried(piece.shard, piece.attempt, reason)
             return
-        self._work.give_up(piece.shard)
+        self._work.close(piece.shard)
+        if self._terms.fence is not None:
+            self._terms.fence.require(self._store)
         if piece.shard in self._amendments:
             yield ShardDone(piece.shard, num_ok=0, num_failed=self._num_rows(piece.shard))
             return
@@ -433,20 +413,29 @@ class Dispatcher:
         yield fail_shard(self._store, self._record, work, error_type, reason)
 
     def _end_the_silent(self) -> Iterator[Event]:
-        """End actors that have said nothing for so long that they must hang."""
+        """End actors that have been in one batch for so long that they must hang."""
         limit_s = self._terms.watchdog_s or self._pace.longest_silence_s
-        now = time.monotonic()
         for worker in list(self._workers):
             flight = worker.flights[0] if worker.flights else None
-            if flight is None or now - flight.heard_at < limit_s:
+            if flight is None or time.monotonic() - flight.heard_at < limit_s:
                 continue
-            reason = f"nothing was heard of it for {limit_s:.0f} s"
+            if not worker.hangs():
+                flight.heard_at = time.monotonic()
+                continue
+            reason = f"it was in one batch for more than {limit_s:.0f} s"
             yield from self._worker_lost(worker, reason, False, FailureType.TIMEOUT)
 
     def _drop(self, worker: Worker) -> None:
         """Forget an actor, and make sure that it is no zombie."""
         self._workers.remove(worker)
         ray.kill(worker.handle)
+
+
+def _spread(record: RunRecord) -> float:
+    """How many times longer than its easiest a run's hardest batch may take."""
+    settings = [each.settings for each in record.layout.batches]
+    costs = [each.width * each.height * each.num_inference_steps for each in settings]
+    return max(costs) / min(costs) if costs else 1.0
 
 
 def _is_silence(error: RayError) -> bool:

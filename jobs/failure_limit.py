@@ -1,6 +1,8 @@
 """How many failed rows are too many: a run that fails wholesale is stopped early."""
 
-from jobs.events import Event
+from collections import Counter
+
+from jobs.events import Event, RowSetAside
 from pipelines.shard import ShardDone
 
 FEWEST_JUDGED = 50
@@ -17,27 +19,32 @@ class FailureLimit:
     def __init__(self, limit: int | str | None) -> None:
         self._limit = limit
         self._num_ok = self._num_failed = 0
+        self._aside: Counter[int] = Counter()
+        """Rows of shards that are not committed yet."""
 
     def add(self, event: Event) -> None:
         """Take an event into account."""
-        if isinstance(event, ShardDone):
-            self._num_ok += event.num_ok
-            self._num_failed += event.num_failed
+        match event:
+            case RowSetAside():
+                self._aside[event.shard] += 1
+            case ShardDone():
+                del self._aside[event.shard]
+                self._num_ok += event.num_ok
+                self._num_failed += event.num_failed
 
     @property
     def exceeded(self) -> str | None:
         """Why the run should stop, if it should."""
-        num_done = self._num_ok + self._num_failed
+        num_failed = self._num_failed + self._aside.total()
+        num_done = self._num_ok + num_failed
         match self._limit:
             case None:
                 return None
             case int(most):
-                over = self._num_failed > most
+                over = num_failed > most
             case text:
                 share = float(text.removesuffix("%")) / 100
-                over = num_done >= FEWEST_JUDGED and self._num_failed > share * num_done
+                over = num_done >= FEWEST_JUDGED and num_failed > share * num_done
         if not over:
             return None
-        return (
-            f"{self._num_failed:,} of {num_done:,} images failed, and max_failures is {self._limit}"
-        )
+        return f"{num_failed:,} of {num_done:,} images failed, and max_failures is {self._limit}"

@@ -21,9 +21,14 @@ FIRST_SILENCE_S = 3600.0
 
 
 class Pace:
-    """Times of batches and shards."""
+    """Times of batches and shards.
 
-    def __init__(self) -> None:
+    Args:
+        spread: how many times longer than the easiest batch of a run its hardest may take.
+    """
+
+    def __init__(self, spread: float = 1.0) -> None:
+        self._spread = spread
         self._row_s: deque[float] = deque(maxlen=REMEMBERED)
         self._slowest_batch_s: float | None = None
 
@@ -51,4 +56,4 @@ class Pace:
         """How long a worker may be silent before it is taken to hang."""
         if self._slowest_batch_s is None:
             return FIRST_SILENCE_S
-        return max(SHORTEST_SILENCE_S, SILENT_BATCHES * self._slowest_batch_s)
+        return max(SHORTEST_SILENCE_S, SILENT_BATCHES * self._slowest_batch_s * self._spread)

@@ -6,20 +6,19 @@ from pathlib import Path
 from jobs.cluster import address_of, alive_nodes, on_every_node
 from jobs.errors import ClusterError
 from pipelines.errors import StoreError
-from pipelines.spec import RunSpec
+from pipelines.spec import ClusterSpec
 from pipelines.storage import Store, is_local
 
 
-def require_store_on_every_node(spec: RunSpec) -> None:
+def require_store_on_every_node(cluster: ClusterSpec, store: Store) -> None:
     """Each node must reach the output: the same folder, or the store with credentials of its own.
 
     Raises:
         ClusterError: naming the nodes that do not.
     """
-    if address_of(spec.cluster) is None and len(alive_nodes()) < 2:
+    if address_of(cluster) is None and len(alive_nodes()) < 2:
         return
-    store = Store(spec.url, spec.storage)
-    if is_local(spec.output):
+    if is_local(store.url):
         _require_shared_disk(store)
         return
     for node, reason in on_every_node(_store_fault, store):

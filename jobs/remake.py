@@ -6,8 +6,7 @@ from dataclasses import dataclass
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from diffusion_core.model import ModelInfo
-from jobs.cluster import cluster, remote_value
+from jobs.cluster import cluster
 from jobs.events import Event, Planned
 from jobs.failure_limit import FailureLimit
 from jobs.preflight import require_store_on_every_node
@@ -15,11 +14,13 @@ from jobs.runner import (
     actor_factory,
     as_it_honours,
     dispatching,
+    first_actor,
+    stopping_for_good,
     terms_of,
-    waiting,
 )
 from pipelines.commit import read_commit, shard_path
-from pipelines.lease import held, require_free
+from pipelines.lease import Lease, held, require_free
+from pipelines.planning import manifest_changes, mend_plan
 from pipelines.report import write_report
 from pipelines.run_record import refuse_changes
 from pipelines.runs import Run
@@ -33,7 +34,7 @@ class RemakeResult:
 
     url: str
     num_rows: int
-    """Made again."""
+    """Made again, or committed again."""
     num_ok: int
     num_failed: int
     num_same: int
@@ -82,35 +83,48 @@ def remake(
     before = {shard: read_commit(run.store, shard) for shard in amendments}
     free = require_free(run.store, take_over)
     with cluster(spec.cluster):
-        require_store_on_every_node(spec)
-        for event in _made(run, spec, free, amendments, uncommit):
-            on_event(event)
-    return _compared(run, amendments, before)
+        require_store_on_every_node(spec.cluster, run.store)
+        # Before any actor: those of a run that is taken over hold the room for ours.
+        with held(run.store, free) as lease:
+            for event in _made(run, spec, lease, amendments, uncommit):
+                on_event(event)
+    return _compared(run, amendments, uncommit, before)
+
+
+def mend_plans(run: Run, shards: Sequence[int], take_over: bool = False) -> None:
+    """Write the parts of the plan that hold some shards again.
+
+    Raises:
+        RunHeld: another start works on the run.
+        ChangedRunError: the manifest is not what it was.
+    """
+    store, record = run.store, run.record
+    with held(store, require_free(store, take_over)):
+        refuse_changes(store, manifest_changes(record.layout, record.spec))
+        for first in {record.layout.part_of(shard).first_shard for shard in shards}:
+            mend_plan(record.spec, record.model, record.layout, store, first)
 
 
 def _made(
     run: Run,
     spec: RunSpec,
-    free: int,
+    lease: Lease,
     amendments: Mapping[int, Amendment],
     uncommit: Sequence[int],
 ) -> Iterator[Event]:
     store, record = run.store, run.record
     factory = actor_factory(spec)
-    first = factory.start()
-    described = first.describe.remote()
-    yield from waiting(described, factory)
-    model: ModelInfo = remote_value(described)
+    first, model = yield from first_actor(factory, lease.require)
     refuse_changes(store, record.changes(spec, model, factory.device))
-    with held(store, free) as lease:
-        for shard in uncommit:
-            store.delete(shard_path(shard))
-        shards = sorted({*amendments, *uncommit})
-        num_images = sum(map(record.layout.shard_images, uncommit))
-        num_images += sum(len(each.rows) for each in amendments.values())
-        yield Planned(num_images=num_images, num_shards=len(shards), num_done=0)
-        terms = terms_of(spec, lease, look_first=True)
-        limit = FailureLimit(spec.cluster.max_failures)
+    for shard in uncommit:
+        store.delete(shard_path(shard))
+    shards = sorted({*amendments, *uncommit})
+    num_images = sum(map(record.layout.shard_images, uncommit))
+    num_images += sum(len(each.rows) for each in amendments.values())
+    yield Planned(num_images=num_images, num_shards=len(shards), num_done=0)
+    terms = terms_of(spec, lease, look_first=True)
+    limit = FailureLimit(spec.cluster.max_failures)
+    with stopping_for_good():
         with dispatching(store, record, factory, terms, lease, limit) as dispatcher:
             dispatcher.adopt(first)
             for event in dispatcher.run(shards, amendments):
@@ -121,9 +135,16 @@ def _made(
 
 
 def _compared(
-    run: Run, amendments: Mapping[int, Amendment], before: Mapping[int, pa.Table]
+    run: Run,
+    amendments: Mapping[int, Amendment],
+    uncommit: Sequence[int],
+    before: Mapping[int, pa.Table],
 ) -> RemakeResult:
     num_ok = num_failed = num_same = num_different = 0
+    for shard in uncommit:
+        statuses = read_commit(run.store, shard).column("status").to_pylist()
+        num_ok += statuses.count("ok")
+        num_failed += statuses.count("failed")
     for shard, amends in amendments.items():
         rows = list(amends.rows)
         old, new = before[shard].take(rows), read_commit(run.store, shard).take(rows)

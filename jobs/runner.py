@@ -3,6 +3,8 @@
 Owns the order of things. What each of them is, the rooms beside this one know.
 """
 
+import math
+import time
 from collections.abc import Callable, Generator, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
@@ -19,8 +21,8 @@ from jobs.cluster import (
     room,
     spread_map,
 )
-from jobs.dispatch import Dispatcher, Terms
-from jobs.errors import IncompleteRun, RunStopped
+from jobs.dispatch import MAX_START_FAILURES, POLL_S, Dispatcher, Terms
+from jobs.errors import ClusterError, IncompleteRun, RunStopped
 from jobs.events import Event, Message, Planned
 from jobs.failure_limit import FailureLimit
 from jobs.interruption import first_interruption
@@ -28,7 +30,15 @@ from jobs.preflight import require_store_on_every_node
 from jobs.tally import Tally
 from pipelines.commit import committed_shards
 from pipelines.errors import ManifestError, StoreError
-from pipelines.lease import SILENCE_S, Claim, Lease, held, require_free
+from pipelines.lease import (
+    SILENCE_S,
+    Claim,
+    Free,
+    Lease,
+    held,
+    require_free,
+    require_nobody_since,
+)
 from pipelines.models import absolute_source
 from pipelines.planning import Mapper, check, manifest_changes, mend_plan, write_plan
 from pipelines.report import write_report
@@ -175,39 +185,46 @@ class _Press:
         """The whole of it."""
         store = as_it_honours(store, self._on_event)
         free = require_free(store, self._take_over, self._watching)
+        record = read_record(store)
+        if record is not None:
+            job_changes = record.spec.changes(self.spec)
+            refuse_changes(store, job_changes or manifest_changes(record.layout, self.spec))
         with cluster(self.spec.cluster):
-            yield from self._on_cluster(store, free)
+            require_store_on_every_node(self.spec.cluster, store)
+            if record is None:
+                yield from self._begin(store, free)
+            else:
+                # Before any actor: those of a run that is taken over hold the room for ours.
+                with held(store, free) as lease:
+                    yield from self._go_on(store, record, lease)
 
     def _watching(self, claim: Claim) -> None:
         text = f"this run was begun by {claim}; watching for {SILENCE_S:.0f} s whether it still is"
         self._on_event(Message(text))
 
-    def _on_cluster(self, store: Store, free: int) -> Iterator[Event]:
-        spec = self.spec
-        require_store_on_every_node(spec)
-        factory = actor_factory(spec)
-        first = factory.start()
-        described = first.describe.remote()
-        yield from waiting(described, factory)
+    def _begin(self, store: Store, free: Free) -> Iterator[Event]:
+        """A new run: nothing is written before all of it is known to be right."""
+        spec, factory = self.spec, actor_factory(self.spec)
+        first, model = yield from first_actor(factory, lambda: require_nobody_since(store, free))
         yield from _thread_warning(factory)
-        model: ModelInfo = remote_value(described)
         batch_size = resolve_batch_size(spec, factory.device)
-        record = read_record(store)
-        resumed = record is not None
-        if record is None:
-            loaded = first.load.remote(model.fingerprint, batch_size)  # beside the planning
-            layout = check(spec, model, batch_size, mapper=planning_mapper(spec))
-            remote_value(loaded)  # a model that does not load leaves nothing behind
-            record = new_record(spec, model, factory.device, batch_size, layout)
-        else:
-            _refuse_changed(spec, store, record, model, factory.device)
-            yield from _version_warnings(record)
+        loaded = first.load.remote(model.fingerprint, batch_size)  # beside the planning
+        layout = check(spec, model, batch_size, mapper=planning_mapper(spec))
+        remote_value(loaded)  # a model that does not load leaves nothing behind
+        record = new_record(spec, model, factory.device, batch_size, layout)
         with held(store, free) as lease:
-            record = record if resumed else claim(store, record)
-            try:
-                yield from self._make(store, record, factory, first, resumed, lease)
-            except (StoreError, ManifestError) as error:
-                raise RunStopped(str(error)) from error
+            record = claim(store, record)
+            with stopping_for_good():
+                yield from self._make(store, record, factory, first, False, lease)
+
+    def _go_on(self, store: Store, record: RunRecord, lease: Lease) -> Iterator[Event]:
+        factory = actor_factory(self.spec)
+        first, model = yield from first_actor(factory, lease.require)
+        yield from _thread_warning(factory)
+        refuse_changes(store, record.changes(self.spec, model, factory.device))
+        yield from _version_warnings(record)
+        with stopping_for_good():
+            yield from self._make(store, record, factory, first, True, lease)
 
     def _make(
         self,
@@ -219,7 +236,12 @@ class _Press:
         lease: Lease,
     ) -> Iterator[Event]:
         yield from _write_plan(self.spec, store, record)
-        yield from self._dispatch(store, record, factory, first, resumed, lease)
+        try:
+            yield from self._dispatch(store, record, factory, first, resumed, lease)
+        except RunStopped:
+            if self._deadline_at is not None:  # complete up to there, the page included
+                write_report(Run(store, record), store)
+            raise
         lease.require()
         self.progress = _require_complete(store, record)
         write_report(Run(store, record), store)
@@ -285,6 +307,8 @@ def dispatching(
             return "asked to stop" if asked.is_set() else limit.exceeded
 
         def mend(shard: int) -> None:
+            lease.fence.require(store)
+            refuse_changes(store, manifest_changes(record.layout, record.spec))
             mend_plan(record.spec, record.model, record.layout, store, shard)
 
         dispatcher = Dispatcher(
@@ -292,13 +316,6 @@ def dispatching(
         )
         with closing(dispatcher):
             yield dispatcher
-
-
-def _refuse_changed(
-    spec: RunSpec, store: Store, record: RunRecord, model: ModelInfo, device: str
-) -> None:
-    changes = record.changes(spec, model, device)
-    refuse_changes(store, changes or manifest_changes(record.layout, spec))
 
 
 def _version_warnings(record: RunRecord) -> Iterator[Event]:
@@ -332,17 +349,55 @@ def _require_complete(store: Store, record: RunRecord) -> RunProgress:
     return progress
 
 
-def waiting(reference: "ray.ObjectRef[ModelInfo]", factory: ActorFactory) -> Iterator[Event]:
-    """Say what is waited for, if it takes long."""
+def first_actor(
+    factory: ActorFactory, still_ours: Callable[[], None]
+) -> Generator[Event, None, tuple[RemoteActor, ModelInfo]]:
+    """An actor that stands, and what it says of its model; another one where it is lost.
+
+    Args:
+        factory: starts actors.
+        still_ours: called while it is waited for; raises when the run is somebody else's.
+    """
+    for attempt in range(MAX_START_FAILURES):
+        actor = factory.start()
+        described = actor.describe.remote()
+        yield from _waiting(described, factory, still_ours)
+        try:
+            return actor, remote_value(described)
+        except ClusterError:
+            ray.kill(actor)
+            if attempt == MAX_START_FAILURES - 1:
+                raise
+    raise AssertionError("unreachable")
+
+
+def _waiting(
+    reference: "ray.ObjectRef[ModelInfo]",
+    factory: ActorFactory,
+    still_ours: Callable[[], None],
+) -> Iterator[Event]:
+    """Wait for a first answer; say what is waited for, if it takes long."""
     fits = room(factory.cpus, factory.gpus) > 0
-    ready, _ = ray.wait([reference], timeout=LONG_S if fits else 0, fetch_local=False)
-    if not ready:
-        what = "to describe its model" if fits else "to be placed"
-        yield Message(
-            f"waiting for the first actor {what}: it needs {factory.cpus:g} CPUs and "
-            f"{factory.gpus:g} GPUs of one node",
-            warning=not fits,
-        )
+    said_at = time.monotonic() + (LONG_S if fits else 0.0)
+    while not ray.wait([reference], timeout=POLL_S, fetch_local=False)[0]:
+        still_ours()
+        if time.monotonic() > said_at:
+            said_at = math.inf
+            what = "to describe its model" if fits else "to be placed"
+            yield Message(
+                f"waiting for the first actor {what}: it needs {factory.cpus:g} CPUs and "
+                f"{factory.gpus:g} GPUs of one node",
+                warning=not fits,
+            )
+
+
+@contextmanager
+def stopping_for_good() -> Iterator[None]:
+    """Around what writes: from there on a failure stops the run, and the same command goes on."""
+    try:
+        yield
+    except (StoreError, ManifestError, ClusterError) as error:
+        raise RunStopped(str(error)) from error
 
 
 def _thread_warning(factory: ActorFactory) -> Iterator[Event]:

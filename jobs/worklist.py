@@ -113,7 +113,7 @@ class Worklist:
         return Piece(shard, 0, num_rows, attempt=1)
 
     def give_back(self, piece: Piece) -> None:
-        """It was handed out and not begun."""
+        """It comes back, and nobody is to blame; it is handed out again before others."""
         if piece.shard not in self._done:
             self._again.appendleft(piece)
 
@@ -122,7 +122,7 @@ class Worklist:
         if piece.shard in self._done:
             return False
         if piece.commits:
-            self._close(piece.shard)
+            self.close(piece.shard)
             return True
         self._piece_ended(piece)
         return False
@@ -172,10 +172,6 @@ class Worklist:
             self._split(shard, piece)
         return True
 
-    def give_up(self, shard: int) -> None:
-        """Somebody else has ended it."""
-        self._close(shard)
-
     def _whole_crashed(self, shard: Shard, piece: Piece) -> bool:
         match shard.stage:
             case Stage.WHOLE if shard.crashes < self._max_attempts - 1:
@@ -212,7 +208,8 @@ class Worklist:
                 Piece(piece.shard, 0, shard.num_rows, attempt, commits=True, set_aside=aside)
             )
 
-    def _close(self, shard: int) -> None:
+    def close(self, shard: int) -> None:
+        """It is committed, or given up: nothing more is handed out of it."""
         self._shards.pop(shard, None)
         self._done.add(shard)
         self._again = deque(piece for piece in self._again if piece.shard != shard)

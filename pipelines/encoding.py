@@ -83,6 +83,21 @@ def read_facts(data: bytes) -> ImageFacts | None:
     return None
 
 
+def is_whole(data: bytes) -> bool:
+    """Whether every byte of an image file that is needed is there, as far as it can tell.
+
+    PNG has a checksum for each of its chunks; of the others, all pixels can be decoded.
+    """
+    try:
+        with Image.open(BytesIO(data), formats=("PNG", "WEBP", "JPEG")) as image:
+            image.verify()
+        with Image.open(BytesIO(data), formats=("PNG", "WEBP", "JPEG")) as image:
+            image.load()
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+        return False
+    return True
+
+
 def _png_options(facts: ImageFacts) -> dict[str, Any]:
     text = PngInfo()
     text.add_text("parameters", parameters_text(facts))

@@ -14,6 +14,7 @@ import re
 import threading
 import time
 import uuid
+import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
@@ -22,7 +23,8 @@ from pathlib import Path
 from typing import Self
 
 from pipelines.errors import LeaseLost, RunHeld, StoreError, StoreMissing
-from pipelines.storage import Store
+from pipelines.storage import QUICK, Store
+from pipelines.wording import duration
 
 LEASE_FOLDER = "lease"
 
@@ -34,6 +36,9 @@ SILENCE_S = 30.0
 
 LOOK_S = 1.0
 """Between two looks at another's heartbeat."""
+
+RELEASE_S = 6.0
+"""How long letting go may wait for a heartbeat that is under way."""
 
 SETTLE_S = 2.0
 """How long a claim must stand on a store where a later one replaces it."""
@@ -62,42 +67,60 @@ class Claim:
 
     @classmethod
     def from_json(cls, data: bytes) -> Self:
-        """The inverse of `to_json`."""
-        return cls(**json.loads(data))
+        """The inverse of `to_json`; of what is no claim, one that says nothing but that."""
+        try:
+            values = json.loads(data)
+            return cls(**{name: values[name] for name in cls.__dataclass_fields__})
+        except (ValueError, TypeError, KeyError):
+            unknown = "an unreadable lease"
+            return cls("", unknown, "unknown", 0, None, unknown, beats=zlib.crc32(data))
 
     @property
     def is_dead(self) -> bool:
         """Whether it is known at once that nobody holds it: let go, or a process that is gone."""
         return self.released or _is_gone(self.process, self.pid)
 
+    @property
+    def age(self) -> str:
+        """How long ago it began, if its clock and ours agree."""
+        try:
+            began = datetime.fromisoformat(self.since)
+        except ValueError:
+            return "an unknown time"
+        return duration(max(0.0, (datetime.now(UTC) - began).total_seconds()))
+
     def __str__(self) -> str:
-        """`user@host, process 123, since 2026-01-02T03:04:05+00:00`."""
-        return f"{self.user}@{self.host}, process {self.pid}, since {self.since} by its clock"
+        """`user@host, process 123, begun 2026-01-02T03:04:05+00:00`."""
+        return f"{self.user}@{self.host}, process {self.pid}, begun {self.since}"
 
 
 @dataclass(frozen=True)
 class Fence:
-    """The number of a lease, as workers carry it."""
+    """A lease as workers carry it."""
 
     number: int
+    token: str
 
     def require(self, store: Store) -> None:
         """Look whether the lease still stands.
 
         Raises:
-            LeaseLost: somebody holds a higher number.
+            LeaseLost: another start holds the run.
         """
         newest = _newest(store)
         if newest > self.number:
             raise LeaseLost(_lost_to(store, newest))
+        # Where a later claim replaces an earlier one, two may believe in the same number.
+        if store.reads_back and _read(store, self.number).token != self.token:
+            raise LeaseLost(_lost_to(store, self.number))
 
 
 class Lease:
     """A lease that is held, and kept by a heartbeat of its own thread."""
 
     def __init__(self, store: Store, number: int, claim: Claim, beat_s: float = BEAT_S) -> None:
-        self.fence = Fence(number)
-        self._store, self._claim = store, claim
+        self.fence = Fence(number, claim.token)
+        self._store, self._claim = store.patient(QUICK), claim
         self._beat_s = beat_s
         self._lost: LeaseLost | None = None
         self._end = threading.Event()
@@ -119,10 +142,13 @@ class Lease:
             raise self._lost
 
     def release(self) -> None:
-        """Let go, so that the next start need not watch; a lost lease is left alone."""
+        """Let go, so that the next start need not watch; a lost lease is left alone.
+
+        It is a courtesy, for which nobody waits long.
+        """
         self._end.set()
-        self._thread.join()
-        if self._lost is None:
+        self._thread.join(RELEASE_S)
+        if self._lost is None and not self._thread.is_alive():
             self._store.put(_path(self.number), replace(self._claim, released=True).to_json())
 
     def _keep(self) -> None:
@@ -137,19 +163,27 @@ class Lease:
 
     def _beat(self) -> None:
         self.fence.require(self._store)
-        if self._store.reads_back and _read(self._store, self.number).token != self._claim.token:
-            raise LeaseLost(_lost_to(self._store, self.number))
         self._claim = replace(self._claim, beats=self._claim.beats + 1)
         self._store.put(_path(self.number), self._claim.to_json())
 
 
+@dataclass(frozen=True)
+class Free:
+    """A lease that was found to be nobody's: the last claim, and what it looked like."""
+
+    number: int = 0
+    claim: Claim | None = None
+    take_over: bool = False
+    """Whether it is taken even if its holder lives."""
+
+
 @contextmanager
-def held(store: Store, free: int = 0) -> Iterator[Lease]:
+def held(store: Store, free: Free = Free()) -> Iterator[Lease]:
     """Hold the lease of a run directory.
 
     Args:
         store: the run directory.
-        free: a number that `require_free` has found to be nobody's.
+        free: what `require_free` has found.
 
     Raises:
         RunHeld: somebody else holds it.
@@ -164,7 +198,7 @@ def held(store: Store, free: int = 0) -> Iterator[Lease]:
 
 def acquire(
     store: Store,
-    free: int = 0,
+    free: Free = Free(),
     *,
     silence_s: float = SILENCE_S,
     look_s: float = LOOK_S,
@@ -173,13 +207,14 @@ def acquire(
     """Take the lease; see `held`, which lets it go again."""
     while True:
         newest = _newest(store)
-        if newest > free:
-            _require_dead(store, newest, lambda claim: None, silence_s, look_s)
+        if newest and not _is_still(store, newest, free):
+            free = require_free(store, silence_s=silence_s, look_s=look_s)
+            newest = free.number
         claim = new_claim()
         if _claim(store, newest + 1, claim):
             _forget(store, newest)
             return Lease(store, newest + 1, claim, beat_s)
-        free = newest  # whoever was faster is watched like any other
+        free = Free()  # whoever was faster is watched like any other
 
 
 def require_free(
@@ -189,7 +224,7 @@ def require_free(
     *,
     silence_s: float = SILENCE_S,
     look_s: float = LOOK_S,
-) -> int:
+) -> Free:
     """See whether the lease can be taken, and write nothing.
 
     Args:
@@ -197,16 +232,30 @@ def require_free(
         take_over: whether a holder that lives may be pushed aside.
         on_watch: called with the claim of an earlier holder that must be watched for a while.
 
-    Returns:
-        The highest number so far, for `held`.
-
     Raises:
         RunHeld: somebody else holds it.
     """
-    newest = _newest(store)
-    if newest and not take_over:
-        _require_dead(store, newest, on_watch, silence_s, look_s)
-    return newest
+    while True:
+        newest = _newest(store)
+        if not newest:
+            return Free()
+        try:
+            claim = _read(store, newest)
+            if not take_over:
+                claim = _dead(store, newest, claim, on_watch, silence_s, look_s)
+        except StoreMissing:  # it was swept away because there is a newer one
+            continue
+        return Free(newest, claim, take_over)
+
+
+def require_nobody_since(store: Store, free: Free) -> None:
+    """See whether somebody has taken the lease since it was found free.
+
+    Raises:
+        RunHeld: somebody has, and lives.
+    """
+    if _newest(store) > free.number:
+        require_free(store)
 
 
 def holder(store: Store) -> Claim | None:
@@ -237,13 +286,22 @@ def _claim(store: Store, number: int, claim: Claim) -> bool:
     return _newest(store) == number and _read(store, number).token == claim.token
 
 
-def _require_dead(
+def _is_still(store: Store, number: int, free: Free) -> bool:
+    """Whether the last claim is the one that was found free, and has not moved since."""
+    if number != free.number or free.claim is None:
+        return False
+    claim = _read(store, number)
+    return claim.token == free.claim.token and (free.take_over or claim.beats == free.claim.beats)
+
+
+def _dead(
     store: Store,
     number: int,
+    first: Claim,
     on_watch: Callable[[Claim], None],
     silence_s: float,
     look_s: float,
-) -> None:
+) -> Claim:
     """Watch a holder's heartbeat until it moves or has been still for long enough.
 
     Only time in which the store answered counts: one that stalls holds up the heartbeat too.
@@ -251,9 +309,8 @@ def _require_dead(
     Raises:
         RunHeld: it moves.
     """
-    first = _read(store, number)
     if first.is_dead:
-        return
+        return first
     on_watch(first)
     silent_s = 0.0
     while silent_s < silence_s:
@@ -261,14 +318,15 @@ def _require_dead(
         asked = time.monotonic()
         now = _read(store, number)
         if now.released:
-            return
+            return now
         if now.beats != first.beats or now.token != first.token:
             raise RunHeld(
-                f"{store.url} is being worked on by {now}; wait for it, stop it, or push it aside "
-                "with --take-over"
+                f"{store.url} is being worked on by {now}, {now.age} ago; wait for it, stop it, or "
+                "push it aside with --take-over"
             )
         if time.monotonic() - asked < look_s + 1.0:
             silent_s += look_s
+    return first
 
 
 def _forget(store: Store, newest: int) -> None:
@@ -281,7 +339,7 @@ def _forget(store: Store, newest: int) -> None:
 def _lost_to(store: Store, number: int) -> str:
     try:
         who = str(_read(store, number))
-    except StoreMissing:
+    except StoreError:
         who = f"start {number}"
     return f"{store.url} was taken over by {who}; this start stops, what is committed stays"
 

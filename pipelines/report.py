@@ -111,7 +111,7 @@ class Setting:
 
 def write_report(run: Run, store: Store) -> None:
     """Write the page of a run, as far as the run is, into its store."""
-    with store.told("metadata"):
+    with run.reading():
         page = render(run)
     store.put(REPORT_FILE, page.encode())
 

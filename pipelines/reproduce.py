@@ -3,11 +3,13 @@
 Knows nothing of runs: the image file is all it is given, and a model that is loaded.
 """
 
+import json
 from dataclasses import dataclass
 from io import BytesIO
 
 import numpy as np
 from PIL import Image
+from pydantic import TypeAdapter, ValidationError
 
 from diffusion_core.model import LoadedModel
 from diffusion_core.requests import ImageRequest, SamplingParams
@@ -15,6 +17,9 @@ from diffusion_core.sampling import Sampler
 from pipelines.encoding import encode
 from pipelines.records import ImageFacts
 from pipelines.spec import ImagesSpec
+
+MOST = {"width": 16_384, "height": 16_384, "num_inference_steps": 10_000, "batch_size": 1024}
+"""What no image goes beyond."""
 
 
 @dataclass(frozen=True)
@@ -67,9 +72,34 @@ def reproduce(
     return compare(data, again), again
 
 
+def require_sound(facts: ImageFacts) -> ImageFacts:
+    """The facts, which anybody may have written, if they can be those of an image.
+
+    Raises:
+        ValueError: a value of another kind, or beyond what any run makes.
+    """
+    try:
+        sound = TypeAdapter(ImageFacts).validate_json(json.dumps(facts.as_dict()), strict=True)
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(map(str, first["loc"]))
+        raise ValueError(f"what it says of itself is not sound: {place}: {first['msg']}") from error
+    for name, most in MOST.items():
+        value = getattr(sound, name)
+        if not 1 <= value <= most:
+            raise ValueError(f"what it says of itself is not sound: {name} {value}, at most {most}")
+    return sound
+
+
 def compare(data: bytes, again: bytes) -> Reproduction:
-    """Two image files of the same size."""
+    """Two image files.
+
+    Raises:
+        ValueError: the first is no whole image, or has another size.
+    """
     ours, theirs = _pixels(data), _pixels(again)
+    if ours.shape != theirs.shape:
+        raise ValueError(f"it has {_size(ours)} pixels and was made with {_size(theirs)}")
     difference = np.abs(ours - theirs)
     largest = int(difference.max())
     mean_square = float((difference.astype(np.float64) ** 2).mean())
@@ -81,7 +111,14 @@ def compare(data: bytes, again: bytes) -> Reproduction:
     )
 
 
+def _size(pixels: np.ndarray) -> str:
+    return f"{pixels.shape[1]} x {pixels.shape[0]}"
+
+
 def _pixels(data: bytes) -> np.ndarray:
     """(H, W, 3) int16, so that differences fit."""
-    with Image.open(BytesIO(data)) as image:
-        return np.asarray(image.convert("RGB"), dtype=np.int16)
+    try:
+        with Image.open(BytesIO(data)) as image:
+            return np.asarray(image.convert("RGB"), dtype=np.int16)
+    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
+        raise ValueError(f"it is no whole image: {error}") from error

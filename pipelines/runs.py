@@ -5,6 +5,7 @@ Everything comes from the store, so any machine can look. Writes nothing.
 
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from io import BytesIO
@@ -18,7 +19,7 @@ import pyarrow.parquet as pq
 from PIL import Image
 
 from pipelines.commit import committed_shards, shard_path
-from pipelines.errors import ImageNotFound
+from pipelines.errors import Damaged, ImageNotFound
 from pipelines.records import METADATA_SCHEMA
 from pipelines.run_record import RunRecord, require_record
 from pipelines.spec import RunSpec
@@ -112,7 +113,7 @@ class Run:
         """
         wanted = ds.field("image_id") == image_id
         columns = ["status", "file", "error_type", "error"]
-        with self.store.told("metadata"):
+        with self.reading():
             rows = self.metadata.to_table(columns=columns, filter=wanted).to_pylist()
         if not rows:
             raise ImageNotFound(f"{self.url}: no image {image_id!r} is committed")
@@ -143,7 +144,7 @@ class Run:
     def progress(self, committed: list[int] | None = None) -> RunProgress:
         """How far the run is now, or was when these shards were listed as committed."""
         shards = self.committed if committed is None else committed
-        with self.store.told("metadata"):
+        with self.reading():
             tally = _Tally.of(self.shards(shards))
         layout = self.record.layout
         return RunProgress(
@@ -165,10 +166,23 @@ class Run:
         if not shards:
             return METADATA_SCHEMA
         filesystem, root = self.store.arrow()
-        with self.store.told("metadata"):
+        with self.reading():
             part = pq.read_schema(f"{root}/{shard_path(shards[0])}", filesystem=filesystem)
         carried = [_plain(field) for field in part if field.name not in METADATA_SCHEMA.names]
         return pa.schema([*METADATA_SCHEMA, *carried])
+
+    @contextmanager
+    def reading(self) -> Iterator[None]:
+        """Around reads of metadata: what goes wrong leaves in one line."""
+        try:
+            with self.store.told("metadata"):
+                yield
+        except pa.ArrowException as error:
+            reason = " ".join(str(error).split())[:200]
+            raise Damaged(
+                f"{self.url}/metadata: a part is damaged ({reason}); nightpress verify says which, "
+                "and with --repair makes it again"
+            ) from error
 
     def _open(self, file: str) -> Image.Image:
         image = Image.open(BytesIO(self.store.read(file)))

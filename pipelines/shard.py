@@ -18,7 +18,7 @@ from diffusion_core.errors import DeviceError, OutOfMemory
 from diffusion_core.sampling import Fault, SampledBatch, Sampler
 from pipelines.batching import PlannedImage, batches, planned_images
 from pipelines.commit import amend_commit, commit_shard, metadata_part, read_commit_if_any
-from pipelines.encoding import encode, read_facts
+from pipelines.encoding import encode, is_whole, read_facts
 from pipelines.errors import StoreMissing
 from pipelines.lease import Fence
 from pipelines.records import FailureType, ImageFacts, ImageRecord
@@ -126,11 +126,17 @@ class ShardRunner:
         self._sizes = WorkingSizes(store, record.batch_size)
         self._sizes.refresh()
         self._draining = threading.Event()
+        self._sampling = False
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="store")
 
     def close(self) -> None:
         """End the threads; what they have in hand is finished first."""
         self._pool.shutdown()
+
+    @property
+    def is_sampling(self) -> bool:
+        """Whether it is in the middle of a batch, seen from any thread."""
+        return self._sampling
 
     def drain(self) -> None:
         """Have `run` end after the batch in hand; from any thread."""
@@ -198,9 +204,12 @@ class ShardRunner:
         for batch in batches(images, self._sizes.of):
             if self._draining.is_set():
                 break
+            self._sampling = True
             pending.append(self._sample(batch, work))
-            if len(pending) > PENDING_BATCHES:
-                yield [future.result() for future in pending.popleft()]
+            self._sampling = False
+            # Nothing is stored of the first ones yet, but whoever waits hears that it goes on.
+            full = len(pending) > PENDING_BATCHES
+            yield [future.result() for future in pending.popleft()] if full else []
         while pending:
             yield [future.result() for future in pending.popleft()]
 
@@ -211,12 +220,11 @@ class ShardRunner:
         if len(batch) > size:  # it was cut before a smaller size was learnt
             return self._sample_in(batch, size, work)
         started_at, clock = time.time(), time.perf_counter()
+        too_large = ""
         try:
             sampled = self.sampler.sample([image.request for image in batch], params, size)
         except OutOfMemory as error:
-            if size > 1:
-                return self._sample_in(batch, self._sizes.halve(params, size), work)
-            return [self._failed(batch[0], work, FailureType.OUT_OF_MEMORY, str(error))]
+            too_large = str(error)  # and no more: its traceback holds on to what filled the memory
         except DeviceError:
             raise
         except Exception as error:  # whatever a row does to the model, it must fail alone
@@ -224,6 +232,10 @@ class ShardRunner:
                 return self._sample_in(batch, 1, work)
             reason = f"{type(error).__name__}: {error}"
             return [self._failed(batch[0], work, FailureType.SAMPLING, reason)]
+        if too_large and size > 1:
+            return self._sample_in(batch, self._sizes.halve(params, size), work)
+        if too_large:
+            return [self._failed(batch[0], work, FailureType.OUT_OF_MEMORY, too_large)]
         share_s = (time.perf_counter() - clock) / len(batch)
         return [
             self._pool.submit(self._keep, image, sampled, i, size, work, started_at, share_s)
@@ -276,6 +288,8 @@ class ShardRunner:
     ) -> ImageRecord:
         """Create the image under its name, or adopt what has the name if it is this image."""
         if _replaces(work):
+            if self._fence is not None:
+                self._fence.require(self.store)
             self.store.put(image.file, data)
         if _replaces(work) or self.store.create(image.file, data):
             return stored_record(
@@ -313,7 +327,7 @@ def adopt(
         data = store.read(image.file)
     except StoreMissing:
         return None
-    facts = read_facts(data)
+    facts = read_facts(data) if is_whole(data) else None
     if facts is None or not 1 <= facts.batch_size <= record.batch_size:
         return None
     # A batch that did not fit was made smaller; all else is as planned.

@@ -16,7 +16,7 @@ from PIL import Image
 
 from pipelines.commit import read_commit, shard_path
 from pipelines.encoding import read_facts
-from pipelines.errors import StoreMissing
+from pipelines.errors import Damaged, PlanDamaged, StoreMissing
 from pipelines.naming import FOLDER
 from pipelines.planning import read_shard
 from pipelines.records import METADATA_SCHEMA, PLAN_SCHEMA, ImageFacts
@@ -41,6 +41,8 @@ class Damage(StrEnum):
     """What it says of itself is not what its metadata says."""
     METADATA = "metadata"
     """A metadata part is damaged, or does not hold what the plan holds."""
+    PLAN = "plan"
+    """A part of the plan is damaged; nothing that it planned can be judged."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +55,7 @@ class Finding:
     """Of the object, relative to the run."""
     text: str
     row: int | None = None
-    """In the shard; None where the metadata itself is meant."""
+    """In the shard; None where metadata or plan are meant."""
 
     def __str__(self) -> str:
         """`images/0_00.png: changed: ...`."""
@@ -99,12 +101,16 @@ def stray_images(run: Run) -> list[str]:
 def _verify_shard(
     run: Run, shard: int, sample: float, seed: int, pool: ThreadPoolExecutor
 ) -> ShardVerified:
-    planned = read_shard(run.store, run.record.layout, shard)
+    try:
+        planned = read_shard(run.store, run.record.layout, shard)
+    except PlanDamaged as error:
+        path = run.record.layout.part_of(shard).path
+        return ShardVerified(shard, 0, 0, (Finding(Damage.PLAN, shard, path, str(error)),))
     try:
         part = read_commit(run.store, shard)
         wrong = _against_plan(part, planned)
-    except (pa.ArrowException, OSError) as error:
-        wrong = f"it cannot be read: {' '.join(str(error).split())[:200]}"
+    except Damaged:
+        wrong = "it cannot be read"
     if wrong is not None:
         damaged = Finding(Damage.METADATA, shard, shard_path(shard), wrong)
         return ShardVerified(shard, 0, 0, (damaged,))
@@ -123,7 +129,10 @@ def _against_plan(part: pa.Table, planned: pa.Table) -> str | None:
         return f"it has no column {min(missing)}"
     if len(part) != len(planned):
         return f"it has {len(part)} rows, and the plan has {len(planned)}"
-    for name in PLANNED:
+    carried = [name for name in planned.column_names if name not in PLAN_SCHEMA.names]
+    for name in (*PLANNED, *carried):
+        if name not in part.column_names:
+            return f"it has no column {name}"
         ours, theirs = part.column(name).to_pylist(), planned.column(name).to_pylist()
         for row, (our, their) in enumerate(zip(ours, theirs, strict=True)):
             if our != their:

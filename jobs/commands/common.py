@@ -1,5 +1,6 @@
 """What several commands share: the job argument and its overrides."""
 
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -40,6 +41,11 @@ json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON o
 def job_options(function: Callable[..., Any]) -> Callable[..., Any]:
     """JOB, --set and --address."""
     return job_argument(set_option(address_option(function)))
+
+
+def stop_politely() -> None:
+    """Have a scheduler's polite stop end a command like Ctrl-C: in words, with exit code 4."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
 
 
 def read_job(job: str, overrides: tuple[str, ...], address: str | None = None) -> RunSpec:

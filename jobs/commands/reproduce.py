@@ -17,10 +17,14 @@ from pipelines.errors import ImageNotFound
 from pipelines.loras import locate_loras
 from pipelines.models import locate
 from pipelines.records import ImageFacts
-from pipelines.reproduce import Reproduction, reproduce
+from pipelines.reproduce import Reproduction, reproduce, require_sound
 from pipelines.run_record import RunRecord, read_record
 from pipelines.spec import ImagesSpec
 from pipelines.storage import Options, Store, open_source
+from pipelines.storage.urls import absolute
+
+FOLDERS_ABOVE = 8
+"""How far above an image its run is looked for."""
 
 
 @click.command("reproduce")
@@ -51,7 +55,10 @@ def command(
     record = run_around(image, options)
     loaded = loaded_model(facts, record, model, device, options)
     images = images_spec(data, record)
-    result, again = reproduce(data, facts, loaded, images)
+    try:
+        result, again = reproduce(data, facts, loaded, images)
+    except ValueError as error:
+        raise ImageNotFound(f"{image}: {error}") from error
     if out is not None:
         out.write_bytes(again)
     click.echo(json.dumps(asdict(result)) if as_json else describe_result(facts, result))
@@ -73,18 +80,21 @@ def facts_of(url: str, data: bytes) -> ImageFacts:
     """What an image says of itself.
 
     Raises:
-        ImageNotFound: it says nothing.
+        ImageNotFound: it says nothing, or nothing that could be.
     """
     facts = read_facts(data)
     if facts is None:
         raise ImageNotFound(f"{url}: not an image of nightpress, or its metadata was stripped")
-    return facts
+    try:
+        return require_sound(facts)
+    except ValueError as error:
+        raise ImageNotFound(f"{url}: {error}") from error
 
 
 def run_around(url: str, options: Options) -> RunRecord | None:
     """The run that an image lies in: the nearest folder above it with a run.json."""
-    folder = url
-    for _ in range(8):
+    folder = absolute(url)
+    for _ in range(FOLDERS_ABOVE):
         folder, slash, _ = folder.rpartition("/")
         if not slash or folder.endswith((":", ":/")) or not folder:
             return None
@@ -108,6 +118,11 @@ def loaded_model(
     """
     import torch
 
+    if record is None and source is None and facts.model != "builtin":
+        raise ModelError(
+            f"made with {facts.model}, as it says; --model names where that lies, for nothing that "
+            "an image names is fetched unasked"
+        )
     base = record.spec.model if record is not None else ModelSpec(source=facts.model)
     spec = base.model_copy(update={"source": source or base.source, "dtype": facts.dtype})
     if record is None and facts.loras:

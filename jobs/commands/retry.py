@@ -12,6 +12,7 @@ from jobs.commands.common import (
     json_option,
     open_images_argument,
     run_argument,
+    stop_politely,
     storage_option,
     with_address,
 )
@@ -41,6 +42,7 @@ def command(
     committed yet are for `nightpress run`.
     """
     opened = open_images_argument(run, storage)
+    stop_politely()
     failed = failed_rows(opened)
     if failed:
         with display_for(Console(stderr=True)) as display:

@@ -1,7 +1,6 @@
 """`nightpress run`."""
 
 import json
-import signal
 from dataclasses import asdict
 from datetime import datetime
 
@@ -9,7 +8,7 @@ import click
 from rich.console import Console
 
 from jobs.cli import SOME_FAILED
-from jobs.commands.common import job_options, json_option, read_job
+from jobs.commands.common import job_options, json_option, read_job, stop_politely
 from jobs.deadline import next_moment
 from jobs.progress import display_for
 from jobs.runner import RunResult, run
@@ -66,8 +65,7 @@ def command(
     if max_failures is not None:
         overrides = (*overrides, f"cluster.max_failures={max_failures}")
     spec = read_job(job, overrides, address)
-    # A scheduler's polite stop ends a run like Ctrl-C: resumable, exit code 4.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    stop_politely()
     display = display_for(Console(stderr=True))
     with display:
         result = run(spec, display.show, take_over=take_over, deadline_at=deadline)

@@ -1,13 +1,12 @@
 """`nightpress train`."""
 
 import json
-import signal
 from dataclasses import asdict
 
 import click
 from rich.console import Console
 
-from jobs.commands.common import job_options, json_option, with_address
+from jobs.commands.common import job_options, json_option, stop_politely, with_address
 from jobs.training import TrainResult, train
 from jobs.training_progress import display_for
 from pipelines.training.spec import read_train_spec
@@ -23,8 +22,7 @@ def command(job: str, overrides: tuple[str, ...], address: str | None, as_json: 
     any time: the same command goes on from the last checkpoint, with the same data order and noise.
     """
     spec = with_address(read_train_spec(job, overrides), address)
-    # Before the workers stand, a scheduler's polite stop ends it like Ctrl-C.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    stop_politely()  # until the workers stand, who hear it themselves
     display = display_for(Console(stderr=True))
     with display:
         result = train(spec, display.show)

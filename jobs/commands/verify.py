@@ -13,11 +13,12 @@ from jobs.commands.common import (
     json_option,
     open_images_argument,
     run_argument,
+    stop_politely,
     storage_option,
     with_address,
 )
 from jobs.progress import display_for
-from jobs.remake import RemakeResult, remake
+from jobs.remake import RemakeResult, mend_plans, remake
 from pipelines.lease import held, require_free
 from pipelines.runs import Run
 from pipelines.shard import Amendment
@@ -58,6 +59,11 @@ class Verdict:
     strays: tuple[str, ...]
     """Images that no commit names."""
 
+    @property
+    def damaged_plan(self) -> list[int]:
+        """Shards whose part of the plan cannot be read."""
+        return [each.shard for each in self.findings if each.damage is Damage.PLAN]
+
 
 @click.command("verify")
 @run_argument
@@ -87,12 +93,18 @@ def command(
     and was not repaired.
     """
     opened = open_images_argument(run, storage)
+    stop_politely()
     verdict = verdict_on(opened, sample)
+    if sweep:
+        require_finished(verdict)
+    if repair and verdict.damaged_plan:
+        mend_plans(opened, verdict.damaged_plan, take_over)
+        verdict = verdict_on(opened, sample)
     repaired: RemakeResult | None = None
     if repair and verdict.findings:
         spec = with_address(opened.spec, address)
+        amendments, uncommit = remedies(verdict.findings)
         with display_for(Console(stderr=True)) as display:
-            amendments, uncommit = remedies(verdict.findings)
             repaired = remake(
                 opened,
                 amendments,
@@ -101,9 +113,8 @@ def command(
                 spec=spec,
                 take_over=take_over,
             )
-    if sweep and verdict.strays:
-        sweep_strays(opened, verdict, take_over)
-    click.echo(as_text(verdict, repaired, sweep) if not as_json else as_values(verdict, repaired))
+    swept = sweep_strays(opened, take_over) if sweep else []
+    click.echo(as_values(verdict, repaired) if as_json else as_text(verdict, repaired, swept))
     if verdict.findings and (repaired is None or repaired.num_failed):
         ctx.exit(SOME_FAILED)
 
@@ -123,13 +134,13 @@ def verdict_on(run: Run, sample: float) -> Verdict:
         num_failed=num_failed,
         num_uncommitted=run.record.layout.num_shards - num_shards,
         findings=tuple(findings),
-        strays=tuple(stray_images(run)) if not any_metadata(findings) else (),
+        strays=() if nobody_knows(findings) else tuple(stray_images(run)),
     )
 
 
-def any_metadata(findings: list[Finding]) -> bool:
-    """Whether a commit is damaged: then nobody knows which images it names."""
-    return any(finding.damage is Damage.METADATA for finding in findings)
+def nobody_knows(findings: list[Finding]) -> bool:
+    """Whether a commit is damaged, so that nobody knows which images it names."""
+    return any(finding.row is None for finding in findings)
 
 
 def remedies(findings: tuple[Finding, ...]) -> tuple[dict[int, Amendment], list[int]]:
@@ -145,23 +156,29 @@ def remedies(findings: tuple[Finding, ...]) -> tuple[dict[int, Amendment], list[
     return amendments, uncommit
 
 
-def sweep_strays(run: Run, verdict: Verdict, take_over: bool) -> None:
-    """Delete what no commit names, as nobody else works on the run.
+def require_finished(verdict: Verdict) -> None:
+    """Refuse to sweep a run that goes on: some of what no commit names may be its own.
 
     Raises:
-        click.UsageError: the run goes on, and some of them may be its own.
+        click.UsageError: it does.
     """
     if verdict.num_uncommitted:
         raise click.UsageError(
             f"--sweep: {plural(verdict.num_uncommitted, 'shard')} of this run have no commit yet, "
-            "and these images may be theirs; finish it with nightpress run"
+            "and images may be theirs; finish it with nightpress run"
         )
+
+
+def sweep_strays(run: Run, take_over: bool) -> list[str]:
+    """Delete what no commit names, looked at anew while nobody else can work on the run."""
     with held(run.store, require_free(run.store, take_over)):
-        for path in verdict.strays:
+        strays = stray_images(run)
+        for path in strays:
             run.store.delete(path)
+    return strays
 
 
-def as_text(verdict: Verdict, repaired: RemakeResult | None, swept: bool) -> str:
+def as_text(verdict: Verdict, repaired: RemakeResult | None, swept: list[str]) -> str:
     """In lines."""
     lines = [str(finding) for finding in verdict.findings[:SHOWN]]
     if len(verdict.findings) > SHOWN:
@@ -172,10 +189,11 @@ def as_text(verdict: Verdict, repaired: RemakeResult | None, swept: bool) -> str
         lines.append(f"{plural(verdict.num_failed, 'row')} failed; nightpress retry tries them")
     if verdict.num_uncommitted:
         lines.append(f"{plural(verdict.num_uncommitted, 'shard')} not committed yet")
-    if verdict.strays:
+    strays = swept or verdict.strays
+    if strays:
         done = "deleted" if swept else "kept; --sweep deletes them"
-        lines += [f"{path}: no commit names it" for path in verdict.strays[:SHOWN]]
-        lines.append(f"{plural(len(verdict.strays), 'image')} that no commit names, {done}")
+        lines += [f"{path}: no commit names it" for path in strays[:SHOWN]]
+        lines.append(f"{plural(len(strays), 'image')} that no commit names, {done}")
     if repaired is not None:
         lines.append(
             f"{plural(repaired.num_rows, 'row')} made again: {repaired.num_same:,} with the bytes "

@@ -45,6 +45,10 @@ class Store:
         """The same folder, for a store that ignores `If-None-Match`; see `create`."""
         return type(self)(self.url, self.options, self.policy, reads_back=True)
 
+    def patient(self, policy: RetryPolicy) -> Self:
+        """The same folder, with other patience for a store that falters."""
+        return type(self)(self.url, self.options, policy, self.reads_back)
+
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (self.url, self.options, self.policy, self.reads_back)
 
@@ -111,6 +115,8 @@ class Store:
         Some stores (rclone's S3 server is one) ignore the condition. There, two workers that
         make one image at the same time both write it, and the later one stays.
         """
+        if isinstance(self._folder, LocalFolder):
+            return True
         scratch = f".nightpress-check-{uuid.uuid4().hex}"
         try:
             return self.create(scratch, b"first") and not self.create(scratch, b"second")

@@ -126,7 +126,7 @@ def test_a_local_output_that_a_node_does_not_share_is_refused(
         preflight, "on_every_node", lambda f, x: [("10.0.0.1", f(x)), ("10.0.0.2", False)]
     )
     with pytest.raises(ClusterError, match=r"10\.0\.0\.2 does not share") as caught:
-        preflight.require_store_on_every_node(make_spec())
+        preflight.require_store_on_every_node(ClusterSpec(), Store(make_spec().url))
     assert "10.0.0.1" not in str(caught.value)
     assert not Path(make_spec().output).exists()
 
@@ -140,7 +140,7 @@ def test_a_node_that_the_store_does_not_let_in_is_named(
         preflight, "on_every_node", lambda f, x: [("10.0.0.1", None), ("10.0.0.2", f(x))]
     )
     with pytest.raises(ClusterError, match=r"node 10\.0\.0\.2: .*no-such-bucket"):
-        preflight.require_store_on_every_node(spec)
+        preflight.require_store_on_every_node(ClusterSpec(), Store(spec.url, spec.storage))
 
 
 def test_the_streamless_ray_client_is_refused_in_words() -> None:

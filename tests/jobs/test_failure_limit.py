@@ -2,7 +2,7 @@
 
 import pytest
 
-from jobs.events import Message
+from jobs.events import Message, RowSetAside
 from jobs.failure_limit import FEWEST_JUDGED, FailureLimit
 from pipelines.shard import ShardDone
 
@@ -33,7 +33,12 @@ def test_a_share_is_of_all_that_are_done_and_needs_some() -> None:
     assert counted("10%", (85, 15)).exceeded is not None
 
 
-def test_only_what_is_committed_counts() -> None:
-    limit = counted(0)
+def test_rows_that_were_set_aside_count_once() -> None:
+    limit = counted(1)
     limit.add(Message("hello"))
+    limit.add(RowSetAside(0, 3, "it died"))
     assert limit.exceeded is None
+    limit.add(ShardDone(0, 7, 1))
+    assert limit.exceeded is None
+    limit.add(RowSetAside(1, 0, "it died"))
+    assert limit.exceeded is not None

@@ -40,3 +40,9 @@ def test_silence_is_measured_by_the_slowest_batch() -> None:
     pace.batch_done(60.0)
     pace.batch_done(2.0)
     assert pace.longest_silence_s == SILENT_BATCHES * 60
+
+
+def test_where_batches_differ_much_silence_may_last_longer() -> None:
+    pace = Pace(spread=16.0)
+    pace.batch_done(60.0)
+    assert pace.longest_silence_s == SILENT_BATCHES * 60 * 16

@@ -111,7 +111,7 @@ def test_under_any_mixture_of_troubles_every_shard_ends_once(data: st.DataObject
                     work.crashed(piece, KILLED, "it died") if kind == "crash" else work.lost(piece)
                 )
                 if not goes_on:
-                    work.give_up(piece.shard)
+                    work.close(piece.shard)
                     ended[piece.shard] += 1
             case "back":
                 work.give_back(piece)
@@ -157,5 +157,5 @@ def test_a_commit_that_never_succeeds_is_given_up() -> None:
             given_up = not work.crashed(piece, KILLED, "always")
         else:
             work.done(piece)
-    work.give_up(0)
+    work.close(0)
     assert work.is_finished

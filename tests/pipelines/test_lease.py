@@ -15,7 +15,16 @@ from servers import Folder, Server
 
 from pipelines import lease
 from pipelines.errors import LeaseLost, RunHeld, StoreError
-from pipelines.lease import Claim, Lease, acquire, held, holder, new_claim, require_free
+from pipelines.lease import (
+    Claim,
+    Lease,
+    acquire,
+    held,
+    holder,
+    new_claim,
+    require_free,
+    require_nobody_since,
+)
 from pipelines.storage import Store
 
 BEAT_S = 0.05
@@ -120,10 +129,34 @@ def test_taking_over_fences_the_one_that_held_it(store: Store) -> None:
     assert holder(store).released
 
 
-def test_a_fence_travels_as_its_number(store: Store) -> None:
+def test_a_holder_that_comes_to_life_before_it_is_replaced_keeps_its_lease(store: Store) -> None:
+    claim = elsewhere(new_claim())
+    store.create("lease/00001.json", claim.to_json())
+    free = require_free(store, silence_s=0.3, look_s=0.1)
+    awake = Lease(store, 1, claim, BEAT_S)
+    wait_for(lambda: holder(store).beats > 0)
+    with pytest.raises(RunHeld):
+        acquire(store, free, **QUICK)
+    awake.require()
+    awake.release()
+
+
+def test_one_that_came_between_is_seen(store: Store) -> None:
+    free = require_free(store)
+    between = acquire(store, **QUICK)
+    with pytest.raises(RunHeld):
+        require_nobody_since(store, free)
+    between.release()
+    require_nobody_since(store, free)
+
+
+def test_a_claim_that_cannot_be_read_is_watched_like_any_other(store: Store) -> None:
+    store.create("lease/00001.json", b"not json")
     lease = acquire(store, **QUICK)
-    assert lease.fence.number == 1
-    lease.fence.require(store)
+    assert lease.number == 2
+    store.create("lease/00003.json", b'{"of": "a later version"}')
+    with pytest.raises(LeaseLost, match="an unreadable lease"):
+        lease.fence.require(store)
     lease.release()
 
 
@@ -231,11 +264,13 @@ def failing(tmp_path: Path) -> FailingStore:
     return FailingStore(str(tmp_path))
 
 
-def test_a_store_that_fails_for_a_while_costs_no_lease(failing: FailingStore) -> None:
+def test_a_store_that_fails_for_a_while_costs_no_lease(
+    failing: FailingStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
     kept = acquire(failing, **QUICK)
-    failing.fails = True
+    monkeypatch.setattr(FailingStore, "fails", True)
     time.sleep(4 * BEAT_S)
-    failing.fails = False
+    monkeypatch.setattr(FailingStore, "fails", False)
     before = holder(failing).beats
     wait_for(lambda: holder(failing).beats > before)
     kept.require()

@@ -1,0 +1,71 @@
+"""Actors as their driver sees them: what they have in hand, and since when."""
+
+import time
+from dataclasses import dataclass, field
+from typing import Any
+
+import ray
+from ray.exceptions import GetTimeoutError, RayError
+
+from jobs.actors import RemoteActor, Whereabouts
+from jobs.worklist import Piece
+
+ANSWER_S = 5.0
+"""How long an actor may take to say what it is doing."""
+
+
+@dataclass
+class Flight:
+    """A piece handed to an actor."""
+
+    piece: Piece
+    stream: Any
+    is_copy: bool = False
+    """Whether another actor has the same piece."""
+    begun_at: float | None = None
+    """When its actor came to it, by the monotonic clock; None while others are before it."""
+    heard_at: float = 0.0
+    num_sampled: int = 0
+    was_left: bool = False
+    """Whether its actor was asked to stop before the end of it."""
+
+
+@dataclass
+class Worker:
+    """An actor as the driver sees it."""
+
+    handle: RemoteActor
+    ready: Any
+    """The reference of `begin`; None once it has answered."""
+    home: Whereabouts | None = None
+    flights: list[Flight] = field(default_factory=list)
+    """What it has in hand, the one being worked on first."""
+    leaving: bool = False
+    """Whether it takes nothing more."""
+
+    @property
+    def takes_work(self) -> bool:
+        """Whether it may be given a shard."""
+        return self.home is not None and not self.leaving
+
+    def begin_next(self) -> None:
+        """Note that it comes to its first flight now."""
+        if self.flights and self.flights[0].begun_at is None:
+            now = time.monotonic()
+            self.flights[0].begun_at = self.flights[0].heard_at = now
+
+    def drain(self) -> None:
+        """Have it finish the batch in hand, and take nothing more."""
+        self.leaving = True
+        if self.home is not None:
+            self.handle.drain.remote()
+
+    def hangs(self) -> bool:
+        """Whether it is stuck in a batch, as one that waits for its store is not."""
+        try:
+            sampling: bool = ray.get(self.handle.is_sampling.remote(), timeout=ANSWER_S)
+        except GetTimeoutError:
+            return True  # stuck so deep that it cannot even answer
+        except RayError:
+            return False  # it is gone, as its stream will say
+        return sampling
