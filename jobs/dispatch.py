@@ -6,11 +6,10 @@ handed out when, and to whom again, is decided here; what a failure means, `jobs
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import ray
-from ray.exceptions import ActorUnavailableError, NodeDiedError, RayError, RayTaskError
+from ray.exceptions import RayError, RayTaskError
 
 from diffusion_core.errors import DeviceError
 from jobs.actors import ActorFactory, RemoteActor
@@ -18,10 +17,11 @@ from jobs.cluster import alive_nodes, draining_nodes, room
 from jobs.errors import RunStopped
 from jobs.events import ActorJoined, ActorLost, Event, Message, RowSetAside, ShardRetried
 from jobs.pace import Pace
+from jobs.ray_errors import is_silence, reason_of
+from jobs.terms import Terms
 from jobs.workers import Flight, Worker
 from jobs.worklist import Piece, Worklist
 from pipelines.errors import LeaseLost, PlanDamaged, StoreError
-from pipelines.lease import Fence
 from pipelines.planning import read_shard
 from pipelines.records import FailureType
 from pipelines.run_record import RunRecord
@@ -36,29 +36,6 @@ POLL_S = 1.0
 
 MAX_START_FAILURES = 3
 """Actors that may fail to start, one after the other, before the run stops."""
-
-DRAIN_S = 60.0
-"""How long the batches in hand may take to end when a run is asked to stop."""
-
-
-@dataclass(frozen=True)
-class Terms:
-    """What a job asks of its dispatch.
-
-    `max_attempts` is how often one shard may end its process before its rows are tried apart.
-    """
-
-    min_actors: int
-    max_actors: int | None
-    max_attempts: int
-    look_first: bool
-    """Whether earlier starts may have stored images of uncommitted shards."""
-    watchdog_s: float | None = None
-    """Seconds of silence after which an actor is taken to hang; None to go by its pace."""
-    drain_s: float = DRAIN_S
-    fence: Fence | None = None
-    deadline_at: float | None = None
-    """Seconds since the epoch."""
 
 
 class Dispatcher:
@@ -276,7 +253,7 @@ class Dispatcher:
             worker.home = ray.get(reference)
         except RayError as error:
             self._drop(worker)
-            yield from self._start_failed(_reason(error))
+            yield from self._start_failed(reason_of(error))
             return
         self._start_failures = 0
         assert worker.home is not None  # noqa: S101 - begin always answers where it is
@@ -302,7 +279,7 @@ class Dispatcher:
         except RayTaskError as error:
             yield from self._raised(worker, error)
         except RayError as error:
-            yield from self._worker_lost(worker, _reason(error), _is_silence(error))
+            yield from self._worker_lost(worker, reason_of(error), is_silence(error))
         else:
             yield from self._heard(flight, event)
 
@@ -339,7 +316,7 @@ class Dispatcher:
         if isinstance(cause, LeaseLost):
             raise cause from None
         if isinstance(cause, DeviceError):
-            yield from self._worker_lost(worker, _reason(error), silent=False)
+            yield from self._worker_lost(worker, reason_of(error), silent=False)
             return
         piece = worker.flights.pop(0).piece
         worker.begin_next()
@@ -348,9 +325,9 @@ class Dispatcher:
             self._mend(piece.shard)
             self._work.give_back(piece)
         elif isinstance(cause, StoreError):
-            yield from self._store_failed(piece, _reason(error))
+            yield from self._store_failed(piece, reason_of(error))
         else:
-            yield from self._crashed(piece, FailureType.SAMPLING, _reason(error))
+            yield from self._crashed(piece, FailureType.SAMPLING, reason_of(error))
 
     def _store_failed(self, piece: Piece, reason: str) -> Iterator[Event]:
         failures = self._store_failures.get(piece.shard, 0) + 1
@@ -436,21 +413,3 @@ def _spread(record: RunRecord) -> float:
     settings = [each.settings for each in record.layout.batches]
     costs = [each.width * each.height * each.num_inference_steps for each in settings]
     return max(costs) / min(costs) if costs else 1.0
-
-
-def _is_silence(error: RayError) -> bool:
-    """Whether a node may be behind it: one that goes silent is only called dead after a while."""
-    return isinstance(error, (ActorUnavailableError, NodeDiedError))
-
-
-def _reason(error: Exception) -> str:
-    """The one line that says something, out of what Ray wraps around it."""
-    cause = error.cause if isinstance(error, RayTaskError) else error
-    lines = [line.strip() for line in str(cause).splitlines() if line.strip()]
-    if not lines:
-        return type(cause).__name__
-    if isinstance(error, RayTaskError):
-        return lines[0]
-    if "creation task" in lines[0]:
-        return lines[-1]
-    return next((line for line in lines if "because" in line), lines[0])

@@ -6,7 +6,7 @@ from pathlib import Path
 from jobs.cluster import address_of, alive_nodes, on_every_node
 from jobs.errors import ClusterError
 from pipelines.errors import StoreError
-from pipelines.spec import ClusterSpec
+from pipelines.sections import ClusterSpec
 from pipelines.storage import Store, is_local
 
 

@@ -16,8 +16,8 @@ from jobs.runner import (
     dispatching,
     first_actor,
     stopping_for_good,
-    terms_of,
 )
+from jobs.terms import terms_of
 from pipelines.commit import read_commit, shard_path
 from pipelines.lease import Lease, held, require_free
 from pipelines.planning import manifest_changes, mend_plan

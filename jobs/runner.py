@@ -21,13 +21,14 @@ from jobs.cluster import (
     room,
     spread_map,
 )
-from jobs.dispatch import MAX_START_FAILURES, POLL_S, Dispatcher, Terms
+from jobs.dispatch import MAX_START_FAILURES, POLL_S, Dispatcher
 from jobs.errors import ClusterError, IncompleteRun, RunStopped
 from jobs.events import Event, Message, Planned
 from jobs.failure_limit import FailureLimit
 from jobs.interruption import first_interruption
 from jobs.preflight import require_store_on_every_node
 from jobs.tally import Tally
+from jobs.terms import Terms, terms_of
 from pipelines.commit import committed_shards
 from pipelines.errors import ManifestError, StoreError
 from pipelines.lease import (
@@ -271,23 +272,6 @@ class _Press:
             for event in dispatcher.run(left):
                 limit.add(event)
                 yield event
-
-
-def terms_of(
-    spec: RunSpec, lease: Lease, look_first: bool, deadline_at: float | None = None
-) -> Terms:
-    """What a job asks of its dispatch, under a lease."""
-    cluster = spec.cluster
-    return Terms(
-        min_actors=cluster.min_actors,
-        max_actors=cluster.max_actors,
-        max_attempts=cluster.max_attempts,
-        look_first=look_first,
-        watchdog_s=cluster.watchdog_s,
-        drain_s=cluster.drain_s,
-        deadline_at=deadline_at,
-        fence=lease.fence,
-    )
 
 
 @contextmanager

@@ -24,7 +24,7 @@ from pipelines.provenance import (
     xmp_packet,
 )
 from pipelines.records import ImageFacts
-from pipelines.spec import ImagesSpec
+from pipelines.sections import ImagesSpec
 
 JPEG_QUALITY = 95
 

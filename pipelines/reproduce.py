@@ -16,7 +16,7 @@ from diffusion_core.requests import ImageRequest, SamplingParams
 from diffusion_core.sampling import Sampler
 from pipelines.encoding import encode
 from pipelines.records import ImageFacts
-from pipelines.spec import ImagesSpec
+from pipelines.sections import ImagesSpec
 
 MOST = {"width": 16_384, "height": 16_384, "num_inference_steps": 10_000, "batch_size": 1024}
 """What no image goes beyond."""

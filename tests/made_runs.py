@@ -15,7 +15,7 @@ from pipelines.encoding import encode
 from pipelines.planning import PlanLayout, PlanPart
 from pipelines.records import FailureType, ImageFacts, ImageRecord
 from pipelines.run_record import RUN_FILE, RunRecord
-from pipelines.spec import ImagesSpec
+from pipelines.sections import ImagesSpec
 from pipelines.storage import Store
 
 SHARD_SIZE = 4

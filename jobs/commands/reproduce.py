@@ -19,7 +19,7 @@ from pipelines.models import locate
 from pipelines.records import ImageFacts
 from pipelines.reproduce import Reproduction, reproduce, require_sound
 from pipelines.run_record import RunRecord, read_record
-from pipelines.spec import ImagesSpec
+from pipelines.sections import ImagesSpec
 from pipelines.storage import Options, Store, open_source
 from pipelines.storage.urls import absolute
 

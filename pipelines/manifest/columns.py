@@ -13,7 +13,8 @@ from pipelines.errors import ManifestError, Problem
 from pipelines.manifest.files import ManifestFile
 from pipelines.manifest.types import as_type, common_type, one_chunk
 from pipelines.records import RESERVED_COLUMNS
-from pipelines.spec import CONDITION_COLUMNS, SETTING_COLUMNS, ColumnMap, RunSpec
+from pipelines.sections import ColumnMap
+from pipelines.spec import CONDITION_COLUMNS, SETTING_COLUMNS, RunSpec
 
 TEXT_SETTINGS = frozenset({"prompt", "negative_prompt", "scheduler"})
 

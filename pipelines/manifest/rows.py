@@ -17,7 +17,8 @@ from pipelines.manifest.columns import Columns
 from pipelines.manifest.findings import Findings, Mask
 from pipelines.manifest.numbers import Floats, Ints, numbers, whole_numbers
 from pipelines.manifest.types import one_chunk
-from pipelines.spec import MAX_SEED, ColumnMap, RunSpec
+from pipelines.sections import ColumnMap
+from pipelines.spec import MAX_SEED, RunSpec
 
 MAX_PIXELS = 16_384
 MAX_STEPS = 10_000

@@ -16,7 +16,8 @@ from pydantic import (
     model_validator,
 )
 
-from pipelines.spec import MAX_SEED, Auto, Section, Url
+from pipelines.sections import Auto, Section, Url
+from pipelines.spec import MAX_SEED
 from pipelines.storage import is_url
 
 LrScheduler = Literal["constant_with_warmup", "cosine", "warmup_stable_decay"]

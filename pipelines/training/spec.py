@@ -21,17 +21,8 @@ from diffusion_core.model import ModelSpec
 from pipelines.credentials import ADVICE, has_credentials
 from pipelines.errors import Change, SpecError
 from pipelines.job_file import apply_override, explain, read_yaml
-from pipelines.spec import (
-    MAX_SEED,
-    NO_OPTIONS,
-    JobName,
-    Section,
-    StorageOptions,
-    Url,
-    differences,
-    flatten,
-    nested_copy,
-)
+from pipelines.sections import NO_OPTIONS, JobName, Section, StorageOptions, Url
+from pipelines.spec import MAX_SEED, differences, flatten, nested_copy
 from pipelines.training.data import DataSpec
 from pipelines.training.sections import (
     AutoencoderLosses,

@@ -17,7 +17,8 @@ from jobs import preflight, runner
 from jobs.cluster import connect, spread_map
 from jobs.errors import ClusterError
 from pipelines import Run, open_run
-from pipelines.spec import ClusterSpec, RunSpec
+from pipelines.sections import ClusterSpec
+from pipelines.spec import RunSpec
 from pipelines.storage import Store
 
 MakeSpec = Callable[..., RunSpec]
@@ -86,7 +87,7 @@ def wait_for_commits(store: Store, count: int, driver: "subprocess.Popen[str]") 
 WHERE = """
 from inspect import getsourcefile
 from jobs.cluster import cluster, on_every_node
-from pipelines.spec import ClusterSpec
+from pipelines.sections import ClusterSpec
 spec = ClusterSpec(address={address!r}, ship_package={ship})
 with cluster(spec):
     print(*(place for _, place in on_every_node(getsourcefile, ClusterSpec)))

@@ -13,9 +13,10 @@ from run_files import PROMPTS, hashes, read_metadata
 import jobs
 from jobs import dispatch
 from jobs.actors import SamplerActor
-from jobs.dispatch import Dispatcher, Terms
+from jobs.dispatch import Dispatcher
 from jobs.errors import RunStopped
 from jobs.events import ActorJoined, ActorLost, Event, Message, RowSetAside, ShardRetried
+from jobs.terms import Terms
 from pipelines.commit import committed_shards, read_commit
 from pipelines.run_record import RunRecord, require_record
 from pipelines.shard import ShardDone

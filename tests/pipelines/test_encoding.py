@@ -13,7 +13,7 @@ from PIL import ExifTags, Image
 from pipelines.encoding import encode, read_facts
 from pipelines.provenance import AI_GENERATED, parameters_text
 from pipelines.records import ImageFacts
-from pipelines.spec import ImagesSpec
+from pipelines.sections import ImagesSpec
 
 FORMATS = ("png", "webp", "jpeg")
 

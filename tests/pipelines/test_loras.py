@@ -26,7 +26,8 @@ from pipelines.errors import SpecError
 from pipelines.loras import locate_loras
 from pipelines.provenance import facts_json
 from pipelines.records import ImageRecord
-from pipelines.spec import ImagesSpec, json_schema
+from pipelines.sections import ImagesSpec
+from pipelines.spec import json_schema
 
 REPO, MANY = "studio/ink", "studio/many"
 

@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from pipelines.spec import Section, Url
+from pipelines.sections import Section, Url
 
 Kind = Literal["webdataset", "parquet", "folder"]
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from pipelines.spec import ImagesSpec
+from pipelines.sections import ImagesSpec
 from pipelines.storage.drivers import Place
 
 

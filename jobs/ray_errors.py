@@ -1,0 +1,21 @@
+"""What Ray's errors say, in a line."""
+
+from ray.exceptions import ActorUnavailableError, NodeDiedError, RayError, RayTaskError
+
+
+def is_silence(error: RayError) -> bool:
+    """Whether a node may be behind it: one that goes silent is only called dead after a while."""
+    return isinstance(error, (ActorUnavailableError, NodeDiedError))
+
+
+def reason_of(error: Exception) -> str:
+    """The one line that says something, out of what Ray wraps around it."""
+    cause = error.cause if isinstance(error, RayTaskError) else error
+    lines = [line.strip() for line in str(cause).splitlines() if line.strip()]
+    if not lines:
+        return type(cause).__name__
+    if isinstance(error, RayTaskError):
+        return lines[0]
+    if "creation task" in lines[0]:
+        return lines[-1]
+    return next((line for line in lines if "because" in line), lines[0])
