@@ -147,6 +147,7 @@ def resolved_gpus(wanted: float | str) -> float:
 
 def room(cpus: float, gpus: float) -> int:
     """How many actors of that size all nodes together can hold when nothing else runs."""
+    going = draining_nodes()
     return sum(
         int(
             min(
@@ -156,7 +157,7 @@ def room(cpus: float, gpus: float) -> int:
             )
         )
         for node in ray.nodes()
-        if node["Alive"]
+        if node["Alive"] and node["NodeID"] not in going
     )
 
 

@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
+
 from diffusion_core.errors import ModelError
 from jobs.actors import ActorFactory, SamplerActor, remote_actor
 from jobs.worklist import Piece
@@ -61,3 +63,28 @@ class FactoryOf(ActorFactory):
         return remote_actor(kind, self.cpus, self.gpus).remote(
             self.spec, self.options, self.device, self.threads
         )
+
+
+class HangingActor(SamplerActor):
+    """It never comes back from a batch that holds the image of row 3."""
+
+    def load(self, fingerprint: str, batch_size: int) -> None:
+        super().load(fingerprint, batch_size)
+        plain = self._sampler.sample
+
+        def sample(requests: Any, params: Any, batch_size: int | None = None) -> Any:
+            if any("number 3" in request.prompt for request in requests):
+                time.sleep(3600)
+            return plain(requests, params, batch_size)
+
+        self._sampler.sample = sample
+
+
+class ThreadsActor(SamplerActor):
+    """Says how many threads torch has where shards are made."""
+
+    def run_piece(
+        self, piece: Piece, look_first: bool, amends: Amendment | None = None
+    ) -> Iterator[Any]:
+        self._runner.store.put("threads", str(torch.get_num_threads()).encode())
+        yield from super().run_piece(piece, look_first, amends)

@@ -21,6 +21,7 @@ from typing import Any
 import psutil
 import yaml
 from faulty_proxy import FaultyProxy, Trouble
+from ray._raylet import GcsClient
 from ray.cluster_utils import Cluster
 from servers import Folder
 
@@ -36,6 +37,12 @@ NUM_NODES = 2
 ACTORS_PER_NODE = 1
 WINDOW = 4 * BATCH_SIZE
 """Images that an actor may have sampled and not stored: the batch in hand, three behind it."""
+
+NOTICE_S = 5.0
+"""Between a spot machine's notice and its end."""
+
+PREEMPTION = 2
+"""Ray's number for that reason."""
 
 GIVE_UP_S = 600.0
 
@@ -233,6 +240,19 @@ class Night:
         self.place.cluster.add_node(num_cpus=ACTORS_PER_NODE)
         return True
 
+    def node_drained(self) -> bool:
+        """A spot machine is told that it will be gone in a moment, and then it is."""
+        nodes = sorted(self.place.cluster.worker_nodes, key=lambda node: node.node_id)
+        node = self.random.choice(nodes)
+        client = GcsClient(address=self.place.cluster.address)
+        soon_ms = int((time.time() + NOTICE_S) * 1000)
+        accepted, why = client.drain_node(node.node_id, PREEMPTION, "spot", soon_ms)
+        assert accepted, why
+        time.sleep(NOTICE_S)
+        self.place.cluster.remove_node(node, allow_graceful=False)
+        self.place.cluster.add_node(num_cpus=ACTORS_PER_NODE)
+        return True
+
     def driver_killed(self) -> bool:
         """The driver is gone."""
         assert self.driver is not None
@@ -342,7 +362,7 @@ class Night:
 FAULTS: dict[str, Callable[[Night], bool]] = {
     name: getattr(Night, name)
     for name in (
-        *("actor_killed", "node_killed", "driver_killed", "driver_stopped"),
+        *("actor_killed", "node_killed", "node_drained", "driver_killed", "driver_stopped"),
         *("store_falters", "second_driver", "taken_over", "plan_cut"),
     )
 }

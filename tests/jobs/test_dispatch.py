@@ -7,7 +7,14 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from odd_actors import BrokenActor, DeadlyActor, FactoryOf, WaitingActor
+from odd_actors import (
+    BrokenActor,
+    DeadlyActor,
+    FactoryOf,
+    HangingActor,
+    ThreadsActor,
+    WaitingActor,
+)
 from run_files import PROMPTS, hashes, read_metadata
 
 import jobs
@@ -19,7 +26,7 @@ from jobs.events import ActorJoined, ActorLost, Event, Message, RowSetAside, Sha
 from jobs.terms import Terms
 from pipelines.commit import committed_shards, read_commit
 from pipelines.run_record import RunRecord, require_record
-from pipelines.shard import ShardDone
+from pipelines.shard import BatchDone, ShardDone
 from pipelines.spec import RunSpec
 from pipelines.storage import Store
 
@@ -43,9 +50,9 @@ def dispatcher(
     spec: RunSpec, store: Store, record: RunRecord, *kinds: type[SamplerActor], **values: Any
 ) -> Dispatcher:
     factory = FactoryOf(spec.model, {}, cpus=1, gpus=0, threads=1, kinds=list(kinds))
-    room = values.pop("room", dispatch.room)
+    others = {name: values.pop(name) for name in ("room", "reason_to_stop") if name in values}
     values = {"min_actors": 1, "max_actors": 1, "max_attempts": 3, "look_first": False} | values
-    return Dispatcher(store, record, factory, Terms(**values), room=room)
+    return Dispatcher(store, record, factory, Terms(**values), **others)
 
 
 def test_a_shard_whose_every_row_kills_fails_and_the_others_are_made(
@@ -143,6 +150,73 @@ def test_an_actor_killed_in_mid_shard_costs_nothing(make_spec: MakeSpec) -> None
     assert len(read_metadata(spec)) == PROMPTS
     assert {row["attempts"] for row in read_commit(store, 1).to_pylist()} == {2}
     assert {row["attempts"] for row in read_commit(store, 2).to_pylist()} == {1}
+
+
+def test_a_row_that_hangs_is_set_aside_and_the_others_are_made(make_spec: MakeSpec) -> None:
+    spec = make_spec(batch={"size": 2, "shard_size": 21})
+    store, record = begun(spec)
+    press = dispatcher(spec, store, record, HangingActor, watchdog_s=3.0, max_attempts=1)
+    list(press.run(range(record.layout.num_shards)))
+    press.close()
+    rows = read_metadata(spec).to_pylist()
+    failed = [(row["id"], row["error_type"]) for row in rows if row["status"] == "failed"]
+    assert failed == [("00000003", "Timeout")]
+    assert len(rows) == PROMPTS
+
+
+def test_a_run_that_is_asked_to_stop_stores_the_batch_in_hand_and_goes_on_later(
+    make_spec: MakeSpec,
+) -> None:
+    spec = make_spec(batch={"size": 2, "shard_size": 21})
+    store, record = begun(spec)
+    undisturbed = make_spec(name="undisturbed")
+    jobs.run(undisturbed)
+    asked: list[str] = []
+    press = dispatcher(
+        spec, store, record, SamplerActor, reason_to_stop=lambda: asked[0] if asked else None
+    )
+    with pytest.raises(RunStopped, match="tired; the same command goes on"):
+        for event in press.run(range(record.layout.num_shards)):
+            if isinstance(event, BatchDone):
+                asked.append("tired")
+    press.close()
+    there = store.list("images")
+    assert 0 < len(there) < PROMPTS
+    assert committed_shards(store) == set()
+    assert jobs.run(spec).num_made == PROMPTS - len(there)
+    assert hashes(spec) == hashes(undisturbed)
+
+
+def test_before_a_deadline_only_what_can_be_done_is_begun(make_spec: MakeSpec) -> None:
+    spec = make_spec(batch={"size": 2, "shard_size": 2})
+    store, record = begun(spec)
+    slow = dispatcher(
+        spec, store, record, SamplerActor, deadline_at=time.time() + 12.0, drain_s=1.0
+    )
+    slow._pace.shard_done(1, 60.0)  # a minute an image: nothing would be done in time
+    with pytest.raises(RunStopped, match="would not be done before the deadline"):
+        list(slow.run(range(record.layout.num_shards)))
+    slow.close()
+    assert committed_shards(store) == set()
+
+
+def test_a_plan_that_was_cut_is_mended_and_used(make_spec: MakeSpec) -> None:
+    spec = make_spec()
+    store, record = begun(spec)
+    part = record.layout.parts[0].path
+    whole = store.read(part)
+    store.put(part, whole[:100])
+    assert jobs.run(spec).num_ok == PROMPTS
+    assert store.read(part) == whole
+
+
+def test_shards_are_made_with_the_threads_of_the_run(make_spec: MakeSpec) -> None:
+    spec = make_spec()
+    store, record = begun(spec)
+    press = dispatcher(spec, store, record, ThreadsActor)
+    list(press.run([0]))
+    press.close()
+    assert store.read("threads") == b"1"
 
 
 def _kill_the_one_that_waits(store: Store) -> None:
