@@ -4,6 +4,7 @@ import os
 import signal
 import time
 from collections.abc import Callable
+from itertools import islice
 from typing import Any
 
 import pytest
@@ -175,10 +176,10 @@ def test_a_run_that_is_asked_to_stop_stores_the_batch_in_hand_and_goes_on_later(
     press = dispatcher(
         spec, store, record, SamplerActor, reason_to_stop=lambda: asked[0] if asked else None
     )
+    events = press.run(range(record.layout.num_shards))
+    asked += ["tired" for event in islice(events, 3) if isinstance(event, BatchDone)]
     with pytest.raises(RunStopped, match="tired; the same command goes on"):
-        for event in press.run(range(record.layout.num_shards)):
-            if isinstance(event, BatchDone):
-                asked.append("tired")
+        list(events)
     press.close()
     there = store.list("images")
     assert 0 < len(there) < PROMPTS
