@@ -25,9 +25,7 @@ from pipelines.planning import read_shard
 from pipelines.run_record import RunRecord
 from pipelines.shard import (
     Amendment,
-    BatchDone,
-    ShardDone,
-    ShardLeft,
+    ShardEvent,
     ShardRunner,
     ShardWork,
 )
@@ -118,7 +116,7 @@ class SamplerActor:
 
     def run_piece(
         self, piece: Piece, look_first: bool, amends: Amendment | None = None
-    ) -> Iterator[BatchDone | ShardDone | ShardLeft]:
+    ) -> Iterator[ShardEvent]:
         """Make a shard, or some rows of one, telling of each batch."""
         if self._runner is None or self._record is None:
             raise RuntimeError("run_piece before begin")

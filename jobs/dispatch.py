@@ -25,7 +25,16 @@ from pipelines.errors import LeaseLost, PlanDamaged, StoreError
 from pipelines.planning import read_shard
 from pipelines.records import FailureType
 from pipelines.run_record import RunRecord
-from pipelines.shard import Amendment, BatchDone, ShardDone, ShardLeft, ShardWork, fail_shard
+from pipelines.shard import (
+    Amendment,
+    BatchDone,
+    BatchSampled,
+    ShardDone,
+    ShardEvent,
+    ShardLeft,
+    ShardWork,
+    fail_shard,
+)
 from pipelines.storage import Store
 
 IN_FLIGHT = 2
@@ -273,7 +282,7 @@ class Dispatcher:
         """Take one event from what the worker has in hand."""
         flight = worker.flights[0]
         try:
-            event: BatchDone | ShardDone | ShardLeft = ray.get(next(flight.stream))
+            event: ShardEvent = ray.get(next(flight.stream))
         except StopIteration:
             self._flight_ended(worker)
         except RayTaskError as error:
@@ -289,9 +298,11 @@ class Dispatcher:
         if not flight.piece.commits and not flight.was_left:
             self._work.done(flight.piece)
 
-    def _heard(self, flight: Flight, event: BatchDone | ShardDone | ShardLeft) -> Iterator[Event]:
+    def _heard(self, flight: Flight, event: ShardEvent) -> Iterator[Event]:
         now = time.monotonic()
         match event:
+            case BatchSampled():
+                self._pace.batch_done(now - flight.heard_at)
             case BatchDone():
                 self._pace.batch_done(now - flight.heard_at)
                 flight.num_sampled += event.num_sampled

@@ -36,6 +36,13 @@ FAILURES = {
 
 
 @dataclass(frozen=True)
+class BatchSampled:
+    """A batch of a shard is sampled, and none of it stored yet: a sign of life."""
+
+    shard: int
+
+
+@dataclass(frozen=True)
 class BatchDone:
     """Some images of a shard are stored, or have failed for good."""
 
@@ -64,6 +71,10 @@ class ShardLeft:
     """Work on a shard ended at a batch's end because it was asked to; what is made is stored."""
 
     shard: int
+
+
+ShardEvent = BatchSampled | BatchDone | ShardDone | ShardLeft
+"""What is told while a shard is made."""
 
 
 @dataclass(frozen=True)
@@ -141,7 +152,7 @@ class ShardRunner:
         """Have `run` end after the batch in hand; from any thread."""
         self._draining.set()
 
-    def run(self, work: ShardWork) -> Iterator[BatchDone | ShardDone | ShardLeft]:
+    def run(self, work: ShardWork) -> Iterator[ShardEvent]:
         """Make a shard's missing images, then commit it.
 
         Raises:
@@ -166,7 +177,7 @@ class ShardRunner:
         places = {images[n].image_id: n for n in trying}
         for records in self._make([images[n] for n in trying if n not in made], work):
             made |= {places[record.facts.image_id]: record for record in records}
-            yield _batch_done(work.shard, records)
+            yield _batch_done(work.shard, records) if records else BatchSampled(work.shard)
         if len(made) < len(wanted):
             yield ShardLeft(work.shard)
         elif work.commits:
@@ -198,7 +209,10 @@ class ShardRunner:
         return {record.facts.image_id: record for record in adopted if record is not None}
 
     def _make(self, images: list[PlannedImage], work: ShardWork) -> Iterator[list[ImageRecord]]:
-        """Sample batch after batch, while the threads store the ones before."""
+        """Sample batch after batch, while the threads store the ones before.
+
+        Yields after each batch what is stored by then, if anything is.
+        """
         pending: deque[list[Future[ImageRecord]]] = deque()
         for batch in batches(images, self._sizes.of):
             if self._draining.is_set():
@@ -206,7 +220,6 @@ class ShardRunner:
             self._sampling = True
             pending.append(self._sample(batch, work))
             self._sampling = False
-            # Nothing is stored of the first ones yet, but whoever waits hears that it goes on.
             full = len(pending) > PENDING_BATCHES
             yield [future.result() for future in pending.popleft()] if full else []
         while pending:

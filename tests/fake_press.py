@@ -11,7 +11,7 @@ from diffusion_core.errors import OutOfMemory, SamplingError
 from diffusion_core.sampling import Fault, ImageRequest, SampledBatch, SamplingParams
 from pipelines.planning import check, plan_part, read_shard, write_plan
 from pipelines.run_record import RUN_FILE, RunRecord, new_record
-from pipelines.shard import BatchDone, ShardDone, ShardLeft, ShardRunner, ShardWork
+from pipelines.shard import BatchSampled, ShardEvent, ShardRunner, ShardWork
 from pipelines.spec import RunSpec
 from pipelines.storage import Store
 
@@ -62,12 +62,10 @@ def prepare(
     return Store(spec.url), record, plan_part(spec, MODEL, layout, 0)
 
 
-def run(
-    store: Store, record: RunRecord, work: ShardWork, sampler: FakeSampler
-) -> list[BatchDone | ShardDone | ShardLeft]:
-    """Make a shard, or some of its rows."""
+def run(store: Store, record: RunRecord, work: ShardWork, sampler: FakeSampler) -> list[ShardEvent]:
+    """Make a shard, or some of its rows; the events but for signs of life."""
     runner = ShardRunner(store, record, sampler, "here:1")  # type: ignore[arg-type]
-    events = list(runner.run(work))
+    events = [event for event in runner.run(work) if not isinstance(event, BatchSampled)]
     runner.close()
     return events
 

@@ -46,7 +46,9 @@ class Press(RuleBasedStateMachine):
     def begin(self, epoch: int) -> Iterator[Any]:
         self.attempt += 1
         store = MemoryStore(self.folder)
-        runner = ShardRunner(store, self.record, FakeSampler(), "w", Fence(epoch), threads=1)  # type: ignore[arg-type]
+        runner = ShardRunner(
+            store, self.record, FakeSampler(), "w", Fence(epoch, "mine"), threads=1
+        )  # type: ignore[arg-type]
         self.runners.append(runner)
         work = ShardWork(0, self.rows, self.attempt, look_first=self.attempt > 1)
         return iter(runner.run(work))
@@ -135,4 +137,4 @@ def undisturbed() -> dict[str, bytes]:
 
 
 TestPress = Press.TestCase
-TestPress.settings = settings(max_examples=30, stateful_step_count=25, deadline=None)
+TestPress.settings = settings(max_examples=100, stateful_step_count=25, deadline=None)

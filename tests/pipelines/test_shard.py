@@ -20,6 +20,7 @@ from pipelines.run_record import RunRecord
 from pipelines.shard import (
     Amendment,
     BatchDone,
+    BatchSampled,
     SetAside,
     ShardDone,
     ShardLeft,
@@ -301,7 +302,11 @@ def test_draining_ends_a_shard_after_the_batch_in_hand_and_stores_it(
     runner = ShardRunner(store, record, sampler, "here:1")  # type: ignore[arg-type]
     events = list(runner.run(ShardWork(0, rows)))
     runner.close()
-    assert events == [BatchDone(0, num_ok=4, num_failed=0, num_sampled=4), ShardLeft(0)]
+    assert events == [
+        BatchSampled(0),
+        BatchDone(0, num_ok=4, num_failed=0, num_sampled=4),
+        ShardLeft(0),
+    ]
     assert committed_shards(store) == set()
     assert len(store.list("images")) == 4
 
@@ -311,7 +316,7 @@ def test_behind_a_fence_nothing_is_committed(
 ) -> None:
     store, record, rows = prepared
     store.create("lease/00002.json", new_claim().to_json())
-    runner = ShardRunner(store, record, FakeSampler(), "here:1", Fence(1))  # type: ignore[arg-type]
+    runner = ShardRunner(store, record, FakeSampler(), "here:1", Fence(1, "mine"))  # type: ignore[arg-type]
     with pytest.raises(LeaseLost, match="taken over"):
         list(runner.run(ShardWork(0, rows)))
     runner.close()
