@@ -23,7 +23,29 @@ from pydantic import (
 from diffusion_core.schedulers import SAMPLER_NAMES
 from pipelines.credentials import ADVICE, secret_option
 
-Url = Annotated[str, StringConstraints(min_length=1, strip_whitespace=True)]
+MAX_NAME_BYTES, MAX_PATH_BYTES = 255, 4_000
+"""Of what lies on a disk."""
+
+
+def fits_a_disk(source: str) -> str:
+    """The source, unless it is a path that no file system takes.
+
+    Raises:
+        ValueError: a name or the whole is too long.
+    """
+    if "://" in source:
+        return source
+    longest = max(len(name.encode()) for name in source.split("/"))
+    if longest > MAX_NAME_BYTES or len(source.encode()) > MAX_PATH_BYTES:
+        raise ValueError(
+            f"no path: a name may have {MAX_NAME_BYTES} bytes, and the whole {MAX_PATH_BYTES:,}"
+        )
+    return source
+
+
+Url = Annotated[
+    str, StringConstraints(min_length=1, strip_whitespace=True), AfterValidator(fits_a_disk)
+]
 Auto = Literal["auto"]
 Percent = Annotated[str, StringConstraints(pattern=r"^\d{1,2}(\.\d+)?%$")]
 

@@ -31,6 +31,7 @@ from pipelines.sections import (
     Section,
     StorageOptions,
     Url,
+    fits_a_disk,
 )
 
 MAX_SEED = 2**53 - 1
@@ -65,6 +66,13 @@ class RunSpec(Section):
     @classmethod
     def _model_by_name(cls, value: Any) -> Any:
         return {"source": value} if isinstance(value, str) else value
+
+    @field_validator("model")
+    @classmethod
+    def _sources_fit_a_disk(cls, model: ModelSpec) -> ModelSpec:
+        for source in (model.source, *(lora.source for lora in model.loras)):
+            fits_a_disk(source)
+        return model
 
     @field_validator("columns")
     @classmethod
