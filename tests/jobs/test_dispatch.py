@@ -170,7 +170,7 @@ def test_a_run_that_is_asked_to_stop_stores_the_batch_in_hand_and_goes_on_later(
 ) -> None:
     spec = make_spec(batch={"size": 2, "shard_size": 21})
     store, record = begun(spec)
-    undisturbed = make_spec(name="undisturbed")
+    undisturbed = make_spec(name="undisturbed", batch={"size": 2, "shard_size": 21})
     jobs.run(undisturbed)
     asked: list[str] = []
     press = dispatcher(
