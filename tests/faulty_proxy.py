@@ -6,7 +6,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from enum import Enum, auto
 from http.client import HTTPConnection
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -110,6 +110,10 @@ def _handler(faulty: FaultyProxy) -> type[BaseHTTPRequestHandler]:
                         time.sleep(0.05)
                     self.close_connection = True
 
+        def handle(self) -> None:
+            with suppress(BrokenPipeError, ConnectionResetError):  # the client was killed
+                super().handle()
+
         do_GET = do_PUT = do_HEAD = do_DELETE = do_POST = handle_any  # noqa: N815
 
         def forward(self, body: bytes) -> tuple[int, list[tuple[str, str]], bytes]:
@@ -137,7 +141,8 @@ def _handler(faulty: FaultyProxy) -> type[BaseHTTPRequestHandler]:
                         self.send_header(name, value)
             self.send_header("Content-Length", length)
             self.end_headers()
-            self.wfile.write(body)
+            if self.command != "HEAD":
+                self.wfile.write(body)
 
         def reset(self) -> None:
             """Close without lingering: the peer gets RST, not FIN."""

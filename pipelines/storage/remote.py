@@ -119,7 +119,7 @@ class RemoteFolder:
             self._run(path, lambda: driver.rm_file(key))
 
     def check(self) -> None:
-        """List, create and delete under the URL, with one quick second attempt."""
+        """List, create and delete under the URL, with a few quick attempts at each."""
         driver, root = self._driver(1)
         self._run("", lambda: _list_once(driver, root), QUICK)
         scratch = f".nightpress-check-{uuid.uuid4().hex}"

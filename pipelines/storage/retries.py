@@ -50,5 +50,5 @@ class RetryPolicy:
             yield random.uniform(0, min(self.longest_wait_s, self.first_wait_s * 2**attempt))
 
 
-QUICK = RetryPolicy(attempts=2, total_s=5.0)
+QUICK = RetryPolicy(attempts=5, total_s=10.0)
 """For questions that a person waits for."""

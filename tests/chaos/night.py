@@ -14,6 +14,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -83,7 +84,7 @@ class Tally:
         )
 
 
-@dataclass(frozen=True)
+@dataclass
 class Place:
     """Where a night happens."""
 
@@ -98,13 +99,27 @@ class Place:
     log: Path
     """Seeds of what is sampled."""
 
+    @cached_property
+    def undisturbed(self) -> dict[str, bytes]:
+        """The bytes of every healthy image when nothing happens, by image id."""
+        log = self.log.read_text()
+        quiet = Night(self, seed=-1, num_faults=0, poison=())
+        quiet.spec = quiet._spec("undisturbed", self.bucket.options)
+        quiet._start()
+        assert quiet._await_end(GIVE_UP_S) == 0, quiet._story()
+        self.log.write_text(log)
+        run = open_run(quiet.spec.url, self.bucket.options)
+        rows = run.metadata.to_table(columns=["image_id", "file"]).to_pylist()
+        return {row["image_id"]: run.store.read(row["file"]) for row in rows}
+
 
 @contextmanager
 def cluster_of_nodes(log: Path) -> Iterator[Cluster]:
     """A head that runs no actors, and nodes that do, with trouble in their workers."""
     tests = Path(__file__).parents[1]
+    path = [str(tests / "chaos/trouble"), str(tests), os.environ.get("PYTHONPATH", "")]
     environment = {
-        "PYTHONPATH": os.pathsep.join([str(tests / "chaos/trouble"), str(tests)]),
+        "PYTHONPATH": os.pathsep.join(filter(None, path)),
         "NIGHTPRESS_CHAOS_LOG": str(log),
         # Dead nodes are seen in seconds, as in a cluster that is set up for spot machines.
         "RAY_health_check_period_ms": "500",
@@ -135,7 +150,7 @@ class Night:
         self.random = Random(seed)
         self.num_faults = num_faults
         self.tally = Tally()
-        self.spec = self._spec(f"night-{seed}")
+        self.spec = self._spec(f"night-{seed}", place.proxy.options)
         self.driver: subprocess.Popen[str] | None = None
         self.said: list[str] = []
 
@@ -158,7 +173,7 @@ class Night:
         self._prove()
         return self.tally
 
-    def _spec(self, name: str, storage: dict[str, Any] | None = None) -> RunSpec:
+    def _spec(self, name: str, storage: dict[str, Any]) -> RunSpec:
         return RunSpec.from_dict(
             {
                 "name": name,
@@ -173,18 +188,18 @@ class Night:
                     "watchdog_s": 20.0,
                     "drain_s": 30.0,
                 },
-                "storage": storage or self.place.proxy.options,
+                "storage": storage,
             }
         )
 
     def _manifest(self) -> Path:
         """Healthy rows, and among them those that are poison."""
-        rows = [f"picture {number}" for number in range(NUM_HEALTHY)]
+        rows = [(f"picture-{number}", f"picture {number}") for number in range(NUM_HEALTHY)]
         for kind in self.poison:
-            rows.insert(self.random.randrange(len(rows)), f"this row says {kind}")
-        path = self.place.folder / f"prompts-{self.seed}-{'-'.join(self.poison)}.csv"
-        lines = [f"{seed_of(row)},{row},64,64" for row in rows]
-        path.write_text("\n".join(["seed,prompt,width,height", *lines]) + "\n")
+            rows.insert(self.random.randrange(len(rows)), (kind, f"this row says {kind}"))
+        path = self.place.folder / f"prompts-{self.seed}.csv"
+        lines = [f"{name},{seed_of(prompt)},{prompt},64,64" for name, prompt in rows]
+        path.write_text("\n".join(["id,seed,prompt,width,height", *lines]) + "\n")
         return path
 
     def _command(self, *arguments: str) -> "subprocess.Popen[str]":
@@ -316,7 +331,7 @@ class Night:
         self.tally.images = planned
         self.tally.doubled = sum(count - 1 for count in ids.values()) + len(stray_images(run))
         self.tally.lost = planned - len(ids) + sum(row["status"] != "ok" for row in healthy)
-        undisturbed = self._undisturbed()
+        undisturbed = self.place.undisturbed
         for row in healthy:
             if row["status"] == "ok":
                 data = run.store.read(row["file"])
@@ -340,19 +355,6 @@ class Night:
         crashes = sum(2 + 3 for kind in self.poison if POISON[kind] in ("WorkerKilled", "Timeout"))
         faults = self.tally.faults.total() + crashes
         assert self.tally.resampled <= faults * actors * WINDOW, self._story()
-
-    def _undisturbed(self) -> dict[str, bytes]:
-        """The bytes of the same run when nothing happens, by image id."""
-        quiet = Night(self.place, self.seed, 0, self.poison)
-        quiet.spec = quiet._spec(f"quiet-{self.seed}", self.place.bucket.options)
-        log = self.place.log.read_text()
-        quiet._start()
-        code = quiet._await_end(GIVE_UP_S)
-        self.place.log.write_text(log)
-        assert code in (0, 3), quiet._story()
-        run = open_run(quiet.spec.url, self.place.bucket.options)
-        table = run.metadata.to_table(columns=["image_id", "file"]).to_pylist()
-        return {row["image_id"]: run.store.read(row["file"]) for row in table if row["file"]}
 
     def _story(self) -> str:
         faults = ", ".join(f"{count} {kind}" for kind, count in self.tally.faults.items())
