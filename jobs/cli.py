@@ -81,7 +81,9 @@ def exit_code(error: Exception) -> int:
             return HELD
         case StoreDenied() | StoreMissing() | ClusterError():
             return BAD_INPUT
-        case StoreError() | JobError():
+        case StoreError():  # one that fails for minutes may be well again later
+            return STOPPED
+        case JobError():
             return UNEXPECTED
         case _:
             return BAD_INPUT

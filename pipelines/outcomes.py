@@ -3,12 +3,17 @@
 import hashlib
 import time
 
+import numpy as np
+
 from pipelines.batching import PlannedImage
 from pipelines.encoding import is_whole, read_facts
 from pipelines.errors import StoreMissing
 from pipelines.records import FailureType, ImageFacts, ImageRecord
 from pipelines.run_record import RunRecord
 from pipelines.storage import Store
+
+MOSTLY = 0.9
+"""The share of bytes by which a damaged file is known for a copy of another."""
 
 
 def adopt(
@@ -31,6 +36,17 @@ def adopt(
     if facts != image_facts(image, record, facts.batch_size):
         return None
     return stored_record(image, facts, data, attempts, worker, started_at, None)
+
+
+def is_damaged_copy(found: bytes, image: bytes) -> bool:
+    """Whether bytes are what a power cut or a failing disk leaves of an image file.
+
+    They are no whole image, no longer than this one, and nearly all as they should be.
+    """
+    if is_whole(found) or len(found) > len(image):
+        return False
+    there, wanted = (np.frombuffer(data, np.uint8) for data in (found, image[: len(found)]))
+    return bool(np.count_nonzero(there == wanted) >= MOSTLY * len(found))
 
 
 def stored_record(

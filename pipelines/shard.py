@@ -19,7 +19,13 @@ from pipelines.batching import PlannedImage, batches, planned_images
 from pipelines.commit import amend_commit, commit_shard, metadata_part, read_commit_if_any
 from pipelines.encoding import encode
 from pipelines.lease import Fence
-from pipelines.outcomes import adopt, failed_record, image_facts, stored_record
+from pipelines.outcomes import (
+    adopt,
+    failed_record,
+    image_facts,
+    is_damaged_copy,
+    stored_record,
+)
 from pipelines.records import FailureType, ImageFacts, ImageRecord
 from pipelines.run_record import RunRecord
 from pipelines.storage import Store
@@ -299,18 +305,20 @@ class ShardRunner:
         sampling_s: float,
     ) -> ImageRecord:
         """Create the image under its name, or adopt what has the name if it is this image."""
-        if _replaces(work):
+        replaces = _replaces(work)
+        if not replaces and not self.store.create(image.file, data):
+            found = self._adopt(image, work, started_at)
+            if found is not None:
+                return found
+            if not is_damaged_copy(self.store.read(image.file), data):
+                taken = f"{image.file} is there and is not this image"
+                return self.failure(image, work.attempt, FailureType.NAME_TAKEN, taken)
+            replaces = True
+        if replaces:
             if self._fence is not None:
                 self._fence.require(self.store)
             self.store.put(image.file, data)
-        if _replaces(work) or self.store.create(image.file, data):
-            return stored_record(
-                image, facts, data, work.attempt, self.worker, started_at, sampling_s
-            )
-        taken = f"{image.file} is there and is not this image"
-        return self._adopt(image, work, started_at) or self.failure(
-            image, work.attempt, FailureType.NAME_TAKEN, taken
-        )
+        return stored_record(image, facts, data, work.attempt, self.worker, started_at, sampling_s)
 
     def _adopt(self, image: PlannedImage, work: ShardWork, started_at: float) -> ImageRecord | None:
         return adopt(self.store, self.record, image, work.attempt, self.worker, started_at)

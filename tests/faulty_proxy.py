@@ -36,6 +36,7 @@ class FaultyProxy:
         self.requests: Counter[str] = Counter()
         """Requests that came in, by method."""
         self._troubles: dict[str, list[Trouble]] = {}
+        self._silent_until = 0.0
         self._lock = threading.Lock()
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(self))
         self._server.daemon_threads = True
@@ -55,6 +56,15 @@ class FaultyProxy:
         with self._lock:
             self.requests.clear()
             self._troubles[method] = list(troubles)
+
+    def fall_silent(self, seconds: float) -> None:
+        """No request is passed on, and none answered, for so long."""
+        self._silent_until = time.monotonic() + seconds
+
+    @property
+    def silent(self) -> bool:
+        """Whether it is silent now."""
+        return time.monotonic() < self._silent_until and not self.stopping.is_set()
 
     def next_trouble(self, method: str) -> Trouble | None:
         """What happens to the request that has just come in."""
@@ -91,6 +101,11 @@ def _handler(faulty: FaultyProxy) -> type[BaseHTTPRequestHandler]:
 
         def handle_any(self) -> None:
             body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+            while faulty.silent:
+                if self.gone():
+                    self.close_connection = True
+                    return
+                time.sleep(0.1)
             match faulty.next_trouble(self.command):
                 case None:
                     self.answer(*self.forward(body))
@@ -164,6 +179,9 @@ def _handler(faulty: FaultyProxy) -> type[BaseHTTPRequestHandler]:
                 return False
             except OSError:
                 return True
+            finally:
+                with suppress(OSError):
+                    self.connection.setblocking(True)
 
         def log_message(self, *_: object) -> None:
             """Say nothing."""

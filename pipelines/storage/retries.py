@@ -17,10 +17,13 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class RetryPolicy:
-    """Bounds in number and in time; whichever comes first ends it."""
+    """Bounds in number and in time; whichever comes first ends it.
 
-    attempts: int = 8
-    total_s: float = 120.0
+    As it comes, a store may be away for some minutes, whether it refuses at once or says nothing.
+    """
+
+    attempts: int = 40
+    total_s: float = 300.0
     first_wait_s: float = 0.2
     longest_wait_s: float = 20.0
 

@@ -12,7 +12,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -20,8 +20,10 @@ from random import Random
 from typing import Any
 
 import psutil
+import servers
+import tiny_models
 import yaml
-from faulty_proxy import FaultyProxy, Trouble
+from faulty_proxy import FaultyProxy, Trouble, proxy
 from ray._raylet import GcsClient
 from ray.cluster_utils import Cluster
 from servers import Folder
@@ -92,25 +94,56 @@ class Place:
     """Of this machine, for job files and logs."""
     bucket: Folder
     """The store itself."""
-    proxy: FaultyProxy
-    """In front of it."""
+    proxy: FaultyProxy | None
+    """In front of it; a local folder has none."""
     cluster: Cluster
     model: Path
     log: Path
     """Seeds of what is sampled."""
+
+    @property
+    def full(self) -> Path:
+        """While this file is there, the disk takes no more."""
+        return self.log.with_suffix(".full")
+
+    @property
+    def storage(self) -> dict[str, Any]:
+        """As in a job file, with the proxy before the store."""
+        return self.bucket.options if self.proxy is None else self.proxy.options
 
     @cached_property
     def undisturbed(self) -> dict[str, bytes]:
         """The bytes of every healthy image when nothing happens, by image id."""
         log = self.log.read_text()
         quiet = Night(self, seed=-1, num_faults=0, poison=())
-        quiet.spec = quiet._spec("undisturbed", self.bucket.options)
-        quiet._start()
-        assert quiet._await_end(GIVE_UP_S) == 0, quiet._story()
+        quiet.spec = quiet.spec_for("undisturbed", self.bucket.options)
+        quiet.start()
+        assert quiet.await_end(GIVE_UP_S) == 0, quiet.story()
         self.log.write_text(log)
         run = open_run(quiet.spec.url, self.bucket.options)
         rows = run.metadata.to_table(columns=["image_id", "file"]).to_pylist()
         return {row["image_id"]: run.store.read(row["file"]) for row in rows}
+
+
+STORES = {"seaweed": servers.seaweed, "rclone": servers.rclone}
+
+
+@contextmanager
+def place_at(folder: Path, server: servers.Server | None) -> Iterator[Place]:
+    """A place with a model, a log and a cluster.
+
+    Args:
+        folder: of this machine; without a server, the runs lie there too.
+        server: the store; trouble stands before it.
+    """
+    model = tiny_models.save("sd", folder / "model")
+    log = folder / "sampled"
+    log.touch()
+    with ExitStack() as stack:
+        faulty = None if server is None else stack.enter_context(proxy(server.endpoint))
+        bucket = Folder(f"{folder}/out", {}) if server is None else server.folder()
+        cluster = stack.enter_context(cluster_of_nodes(log))
+        yield Place(folder, bucket, faulty, cluster, model, log)
 
 
 @contextmanager
@@ -150,30 +183,34 @@ class Night:
         self.random = Random(seed)
         self.num_faults = num_faults
         self.tally = Tally()
-        self.spec = self._spec(f"night-{seed}", place.proxy.options)
+        self.spec = self.spec_for(f"night-{seed}", place.storage)
         self.driver: subprocess.Popen[str] | None = None
         self.said: list[str] = []
+        self.damaged = False
+        """Whether a stored image was; `verify --repair` is for those that are committed by then."""
 
     def pass_by(self) -> Tally:
         """Run it to its end, whatever happens, and prove that nothing is missing or wrong."""
         self.place.log.write_text("")
-        self._start()
+        self.start()
         end = time.monotonic() + GIVE_UP_S
         while True:
-            assert time.monotonic() < end, self._story()
-            code = self._await_end(self.random.uniform(0.5, 4.0))
+            assert time.monotonic() < end, self.story()
+            code = self.await_end(self.random.uniform(0.5, 4.0))
             if code in (0, 3):
                 break
             if code is not None:
-                assert code in (4, 5, -signal.SIGKILL), self._story()
-                self._start()
+                assert code in (4, 5, -signal.SIGKILL), self.story()
+                self.start()
             elif self.tally.faults.total() < self.num_faults:
                 self._befall()
-        assert code == (3 if self.poison else 0), self._story()
-        self._prove()
+        assert code == (3 if self.poison else 0), self.story()
+        if self.damaged:
+            self._repair()
+        self.prove()
         return self.tally
 
-    def _spec(self, name: str, storage: dict[str, Any]) -> RunSpec:
+    def spec_for(self, name: str, storage: dict[str, Any]) -> RunSpec:
         return RunSpec.from_dict(
             {
                 "name": name,
@@ -202,23 +239,28 @@ class Night:
         path.write_text("\n".join(["id,seed,prompt,width,height", *lines]) + "\n")
         return path
 
-    def _command(self, *arguments: str) -> "subprocess.Popen[str]":
+    def _command(self, verb: str, *arguments: str) -> "subprocess.Popen[str]":
         job = self.place.folder / f"{self.spec.name}.yaml"
         job.write_text(yaml.safe_dump(self.spec.as_dict()))
         program = Path(sys.executable).parent / "nightpress"
         self.tally.starts += 1
         return subprocess.Popen(
-            [program, "run", job, *arguments],
+            [program, verb, job, *arguments],
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
             start_new_session=True,
         )
 
-    def _start(self, *arguments: str) -> None:
-        self.driver = self._command(*arguments)
+    def start(self, *arguments: str) -> None:
+        self.driver = self._command("run", *arguments)
 
-    def _await_end(self, seconds: float) -> int | None:
+    def _repair(self) -> None:
+        """What was damaged after its commit is found and made again."""
+        self.driver = self._command("verify", "--repair", "--address", self.place.cluster.address)
+        assert self.await_end(GIVE_UP_S) == 0, self.story()
+
+    def await_end(self, seconds: float) -> int | None:
         """The driver's exit code; None if it still runs after so long."""
         assert self.driver is not None
         try:
@@ -226,13 +268,17 @@ class Night:
         except subprocess.TimeoutExpired:
             return None
         self.said.append(said)
-        assert "Traceback" not in said, self._story()
+        assert "Traceback" not in said, self.story()
         return self.driver.returncode
 
     def _befall(self) -> None:
-        kind = self.random.choice(sorted(FAULTS))
-        if FAULTS[kind](self):
+        kind = self.random.choice(sorted({**FAULTS, **self._store_faults}))
+        if {**FAULTS, **self._store_faults}[kind](self):
             self.tally.faults[kind] += 1
+
+    @property
+    def _store_faults(self) -> dict[str, Callable[["Night"], bool]]:
+        return DISK_FAULTS if self.place.proxy is None else SERVER_FAULTS
 
     # What can happen; each says whether it did.
 
@@ -282,15 +328,43 @@ class Night:
 
     def store_falters(self) -> bool:
         """The store throttles, breaks connections, or does not answer."""
+        assert self.place.proxy is not None
         kinds = [kind for kind in Trouble if kind is not Trouble.STALL]
         for method in ("PUT", "GET", "HEAD"):
             number = self.random.randrange(1, 6)
             self.place.proxy.order(method, [self.random.choice(kinds) for _ in range(number)])
         return True
 
+    def store_silent(self) -> bool:
+        """The store takes requests and answers none."""
+        assert self.place.proxy is not None
+        self.place.proxy.fall_silent(self.random.uniform(2.0, 40.0))
+        return True
+
+    def disk_full(self) -> bool:
+        """The disk takes no more for a while."""
+        self.place.full.touch()
+        time.sleep(self.random.uniform(1.0, 10.0))
+        self.place.full.unlink()
+        return True
+
+    def image_damaged(self) -> bool:
+        """A stored image has another bit, or is cut short."""
+        store = Store(self.spec.url, self.place.bucket.options)
+        images = sorted(store.list("images"))
+        if not images:
+            return False
+        image = self.random.choice(images)
+        data = store.read(image)
+        place = self.random.randrange(len(data))
+        flipped = data[:place] + bytes([data[place] ^ 1]) + data[place + 1 :]
+        store.put(image, self.random.choice((flipped, data[:place])))
+        self.damaged = True
+        return True
+
     def second_driver(self) -> bool:
         """Somebody starts the same job again."""
-        other = self._command()
+        other = self._command("run")
         said, _ = other.communicate(timeout=180)
         assert "Traceback" not in said, said
         assert other.returncode in (0, 3, 5), said
@@ -302,11 +376,11 @@ class Night:
         """Somebody else takes the job over."""
         first = self.driver
         assert first is not None
-        self._start("--take-over")
+        self.start("--take-over")
         said, _ = first.communicate(timeout=180)
         self.said.append(said)
-        assert "Traceback" not in said, self._story()
-        assert first.returncode in (0, 3, 4, 5), self._story()
+        assert "Traceback" not in said, self.story()
+        assert first.returncode in (0, 3, 4, 5), self.story()
         return True
 
     def plan_cut(self) -> bool:
@@ -321,7 +395,7 @@ class Night:
 
     # What must be true afterwards.
 
-    def _prove(self) -> None:
+    def prove(self) -> None:
         """Count what is lost, doubled or different, and refuse a wrong failure."""
         run = open_run(self.spec.url, self.place.bucket.options)
         rows = run.metadata.to_table().to_pylist()
@@ -339,7 +413,7 @@ class Night:
                 self.tally.different += not same or undisturbed[row["image_id"]] != data
         self._prove_failures(rows)
         self._prove_window()
-        assert [f for shard in verify(run) for f in shard.findings] == [], self._story()
+        assert [f for shard in verify(run) for f in shard.findings] == [], self.story()
 
     def _prove_failures(self, rows: list[dict[str, Any]]) -> None:
         for row in rows:
@@ -354,9 +428,9 @@ class Night:
         actors = NUM_NODES * ACTORS_PER_NODE
         crashes = sum(2 + 3 for kind in self.poison if POISON[kind] in ("WorkerKilled", "Timeout"))
         faults = self.tally.faults.total() + crashes
-        assert self.tally.resampled <= faults * actors * WINDOW, self._story()
+        assert self.tally.resampled <= faults * actors * WINDOW, self.story()
 
-    def _story(self) -> str:
+    def story(self) -> str:
         faults = ", ".join(f"{count} {kind}" for kind, count in self.tally.faults.items())
         return f"seed {self.seed} after {faults}:\n" + "\n----\n".join(self.said)
 
@@ -365,9 +439,11 @@ FAULTS: dict[str, Callable[[Night], bool]] = {
     name: getattr(Night, name)
     for name in (
         *("actor_killed", "node_killed", "node_drained", "driver_killed", "driver_stopped"),
-        *("store_falters", "second_driver", "taken_over", "plan_cut"),
+        *("second_driver", "taken_over", "plan_cut", "image_damaged"),
     )
 }
+SERVER_FAULTS = {name: getattr(Night, name) for name in ("store_falters", "store_silent")}
+DISK_FAULTS = {"disk_full": Night.disk_full}
 
 
 def seed_of(text: str) -> int:

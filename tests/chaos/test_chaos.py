@@ -1,35 +1,87 @@
 """Nights full of trouble: nothing is lost, nothing is made twice, and no byte differs."""
 
+import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
-import tiny_models
-from faulty_proxy import proxy
-from night import POISON, Night, Place, cluster_of_nodes
-from servers import Folder, Server
+from night import POISON, Night, Place, place_at
+from servers import Server
+
+from pipelines.commit import committed_shards
+from pipelines.storage import Store
 
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory, seaweed: Server) -> Iterator[Place]:
-    folder = tmp_path_factory.mktemp("nights")
-    model = tiny_models.save("sd", folder / "model")
-    log = folder / "sampled"
-    log.touch()
-    bucket: Folder = seaweed.folder()
-    with proxy(seaweed.endpoint) as faulty, cluster_of_nodes(log) as cluster:
-        yield Place(folder, bucket, faulty, cluster, model, log)
+    with place_at(tmp_path_factory.mktemp("nights"), seaweed) as here:
+        yield here
+
+
+def nothing_is_wrong(night: Night) -> None:
+    tally = night.pass_by()
+    assert (tally.lost, tally.doubled, tally.different) == (0, 0, 0), str(tally)
 
 
 def test_a_night_with_a_little_of_everything_ends_as_if_nothing_had_happened(
     place: Place,
 ) -> None:
-    tally = Night(place, seed=1, num_faults=4, poison=("SEGFAULT",)).pass_by()
-    assert (tally.lost, tally.doubled, tally.different) == (0, 0, 0), str(tally)
+    nothing_is_wrong(Night(place, seed=1, num_faults=4, poison=("SEGFAULT",)))
+
+
+def poison_of(seed: int) -> tuple[str, ...]:
+    """Two kinds every other night."""
+    return tuple(sorted(POISON))[seed % 5 :][:2] if seed % 2 else ()
 
 
 @pytest.mark.chaos
 @pytest.mark.parametrize("seed", range(100, 110))
 def test_nights_full_of_trouble_end_as_if_nothing_had_happened(place: Place, seed: int) -> None:
-    poison = tuple(sorted(POISON))[seed % 5 :][:2] if seed % 2 else ()
-    tally = Night(place, seed, num_faults=8, poison=poison).pass_by()
-    assert (tally.lost, tally.doubled, tally.different) == (0, 0, 0), str(tally)
+    nothing_is_wrong(Night(place, seed, num_faults=8, poison=poison_of(seed)))
+
+
+@pytest.mark.chaos
+@pytest.mark.parametrize("seed", range(200, 203))
+def test_nights_in_a_folder_of_a_disk_that_is_full_at_times(tmp_path: Path, seed: int) -> None:
+    with place_at(tmp_path, None) as here:
+        nothing_is_wrong(Night(here, seed, num_faults=8, poison=poison_of(seed)))
+
+
+@pytest.mark.chaos
+@pytest.mark.parametrize("seed", range(300, 302))
+def test_nights_on_a_store_that_lets_names_be_written_twice(
+    tmp_path: Path, rclone_s3: Server, seed: int
+) -> None:
+    with place_at(tmp_path, rclone_s3) as here:
+        nothing_is_wrong(Night(here, seed, num_faults=8, poison=poison_of(seed)))
+
+
+@pytest.mark.chaos
+def test_a_store_that_is_silent_for_two_minutes_is_waited_for(place: Place) -> None:
+    night = Night(place, seed=400, num_faults=0, poison=())
+    store = Store(night.spec.url, place.bucket.options)
+    night.start()
+    while not committed_shards(store):
+        assert night.await_end(0.2) is None
+    assert place.proxy is not None
+    place.proxy.fall_silent(120)
+    assert night.await_end(400) == 0, night.story()
+    night.prove()
+    assert night.tally.starts == 1
+    assert night.tally.resampled == 0
+
+
+@pytest.mark.chaos
+@pytest.mark.timeout(1800)
+def test_a_driver_killed_fifty_times_loses_nothing(place: Place) -> None:
+    night = Night(place, seed=500, num_faults=0, poison=())
+    for _ in range(50):
+        night.start()
+        time.sleep(night.random.uniform(2.0, 14.0))
+        night.driver_killed()
+        night.await_end(10)
+    night.start()
+    assert night.await_end(300) == 0, night.story()
+    night.tally.faults["driver_killed"] = 50
+    night.prove()
+    assert (night.tally.lost, night.tally.doubled, night.tally.different) == (0, 0, 0)

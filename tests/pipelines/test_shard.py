@@ -1,6 +1,7 @@
 """One shard in one process, with a sampler whose pictures are a function of the seed."""
 
 import threading
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -74,6 +75,43 @@ def test_an_attempt_that_does_not_look_first_still_adopts_what_it_finds(
     store.delete("metadata/shard-00000.parquet")
     events = run(store, record, ShardWork(0, rows), FakeSampler())
     assert events[-1] == ShardDone(0, num_ok=6, num_failed=0)
+
+
+def flipped(data: bytes) -> bytes:
+    """One bit of it is another."""
+    middle = len(data) // 2
+    return data[:middle] + bytes([data[middle] ^ 4]) + data[middle + 1 :]
+
+
+@pytest.mark.parametrize("harm", [flipped, lambda data: data[:60], lambda data: b""])
+@pytest.mark.parametrize("look_first", [True, False])
+def test_a_half_written_or_flipped_copy_of_an_image_is_made_good(
+    prepared: tuple[Store, RunRecord, pa.Table], harm: Callable[[bytes], bytes], look_first: bool
+) -> None:
+    store, record, rows = prepared
+    run(store, record, ShardWork(0, rows), FakeSampler())
+    store.delete("metadata/shard-00000.parquet")
+    harmed = planned_images(rows)[2]
+    whole = store.read(harmed.file)
+    store.put(harmed.file, harm(whole))
+    work = ShardWork(0, rows, attempt=2, look_first=look_first)
+    assert run(store, record, work, FakeSampler())[-1] == ShardDone(0, num_ok=6, num_failed=0)
+    assert store.read(harmed.file) == whole
+
+
+def test_another_image_under_the_name_is_kept(
+    prepared: tuple[Store, RunRecord, pa.Table],
+) -> None:
+    store, record, rows = prepared
+    run(store, record, ShardWork(0, rows), FakeSampler())
+    store.delete("metadata/shard-00000.parquet")
+    first, second = planned_images(rows)[:2]
+    others = store.read(second.file)
+    store.put(first.file, others)
+    events = run(store, record, ShardWork(0, rows, look_first=True), FakeSampler())
+    assert events[-1] == ShardDone(0, num_ok=5, num_failed=1)
+    assert store.read(first.file) == others
+    assert read_commit(store, 0).column("error_type")[0].as_py() == "NameTaken"
 
 
 def test_a_row_that_makes_its_batch_fail_fails_alone(tmp_path: Path) -> None:

@@ -5,12 +5,14 @@ enough. A prompt says what becomes of the process that samples it.
 """
 
 import dataclasses
+import errno
 import importlib.util
 import os
 import signal
 import sys
 import time
 from importlib.abc import MetaPathFinder
+from pathlib import Path
 from typing import Any
 
 LOG = os.environ.get("NIGHTPRESS_CHAOS_LOG")
@@ -65,5 +67,18 @@ def befall(prompt: str) -> None:
         raise RuntimeError("this row cannot be sampled")
 
 
+def fill_the_disk(flag: Path) -> None:
+    """Have bytes reach no disk while the flag is there."""
+    plain = os.fsync
+
+    def fsync(descriptor: int) -> None:
+        if flag.exists():
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        plain(descriptor)
+
+    os.fsync = fsync
+
+
 if LOG:
+    fill_the_disk(Path(LOG).with_suffix(".full"))
     sys.meta_path.insert(0, Watch())
