@@ -27,10 +27,19 @@ from pipelines.errors import (
     StoreMissing,
     TrainingDiverged,
 )
+from pipelines.lease import SILENCE_S, Free, require_free
 from pipelines.models import absolute_source
 from pipelines.storage import Store
 from pipelines.storage.urls import absolute
-from pipelines.training.events import DataRead, Finished, StepDone, Stopped, Stopping, TrainingEvent
+from pipelines.training.events import (
+    DataRead,
+    Finished,
+    StepDone,
+    Stopped,
+    Stopping,
+    TrainingEvent,
+    Watching,
+)
 from pipelines.training.spec import TrainSpec, train_spec
 
 POLL_S = 0.2
@@ -51,9 +60,10 @@ class TrainResult:
 
 
 class Board:
-    """An actor: the workers' events for the driver, and the driver's wish to stop for them."""
+    """An actor: the workers' events for the driver, and the driver's wishes for them."""
 
-    def __init__(self) -> None:
+    def __init__(self, free: Free) -> None:
+        self._free = free
         self._events: list[TrainingEvent] = []
         self._error: Exception | None = None
         self._stop = False
@@ -62,6 +72,11 @@ class Board:
         """Hand in an event; the answer is whether to stop."""
         self._events.append(event)
         return self._stop
+
+    def found_free(self) -> Free:
+        """What the driver found of the lease; only who asks first may act on it."""
+        free, self._free = self._free, Free()
+        return free
 
     def take(self) -> list[TrainingEvent]:
         """The events since the last call."""
@@ -86,25 +101,35 @@ class Board:
 
 
 def train(
-    spec: TrainSpec, on_event: Callable[[TrainingEvent], None] = lambda event: None
+    spec: TrainSpec,
+    on_event: Callable[[TrainingEvent], None] = lambda event: None,
+    *,
+    take_over: bool = False,
 ) -> TrainResult:
     """Train on the job's cluster to the end, or go on with what was interrupted.
 
     Args:
         spec: the job.
         on_event: called with every event, for those who show progress.
+        take_over: push aside another start that works on the same training.
 
     Raises:
         SpecError, DataError, DiffusionError, StoreDenied, ClusterError: nothing was written.
         ChangedRunError: the run directory belongs to another training.
+        RunHeld: another start works on it.
+        LeaseLost: another start took it over; this one stopped.
         RunStopped: stopped early; calling this again goes on from the last checkpoint.
     """
     _require_ray_train()
-    Store(spec.url, spec.storage).check()
+    store = Store(spec.url, spec.storage)
+    store.check()
+    if not store.honours_create_only():
+        store = store.reading_back()
+    free = require_free(store, take_over, lambda claim: on_event(Watching(str(claim), SILENCE_S)))
     spec = _with_whole_paths(spec)
     last: dict[type, Any] = {}
     with cluster(spec.cluster):
-        for event in _events(spec):
+        for event in _events(spec, store, free):
             last[type(event)] = event
             on_event(event)
     if Finished not in last:
@@ -115,13 +140,13 @@ def train(
     return TrainResult(spec.url, last[Finished].step, loss, f"{spec.url}/{last[Finished].path}")
 
 
-def _events(spec: TrainSpec) -> Iterator[TrainingEvent]:
+def _events(spec: TrainSpec, store: Store, free: Free) -> Iterator[TrainingEvent]:
     """What the workers tell; a first interruption asks them for a checkpoint, a second ends it."""
-    board = _board_here()
+    board = _board_here(free)
     stopping = False
     # `fit` stands beside the main thread, which must keep its hand on signals.
     with ThreadPoolExecutor(max_workers=1) as thread, first_interruption() as asked:
-        fit = thread.submit(_fit, spec, board)
+        fit = thread.submit(_fit, spec, store, board)
         try:
             while not fit.done():
                 yield from ray.get(board.take.remote())
@@ -139,19 +164,19 @@ def _events(spec: TrainSpec) -> Iterator[TrainingEvent]:
         raise _as_stop(error) from error
 
 
-def _board_here() -> Any:
+def _board_here(free: Free) -> Any:
     """The board, on the driver's own node: it must not go with a worker's."""
     node = ray.get_runtime_context().get_node_id()
     here = NodeAffinitySchedulingStrategy(node, soft=False)
-    return ray.remote(Board).options(num_cpus=0, scheduling_strategy=here).remote()
+    return ray.remote(Board).options(num_cpus=0, scheduling_strategy=here).remote(free)
 
 
-def _fit(spec: TrainSpec, board: Any) -> None:
+def _fit(spec: TrainSpec, store: Store, board: Any) -> None:
     with tempfile.TemporaryDirectory() as scratch:
-        trainer(spec, board, scratch).fit()
+        trainer(spec, store, board, scratch).fit()
 
 
-def trainer(spec: TrainSpec, board: Any, scratch: str) -> Any:
+def trainer(spec: TrainSpec, store: Store, board: Any, scratch: str) -> Any:
     """The `TorchTrainer` of a job. Its own storage holds nothing: checkpoints go to the run."""
     from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchConfig, TorchTrainer
@@ -160,7 +185,7 @@ def trainer(spec: TrainSpec, board: Any, scratch: str) -> Any:
     cpus = spec.cluster.cpus_per_worker
     return TorchTrainer(
         worker_loop,
-        train_loop_config={"spec": spec.as_dict(), "board": board},
+        train_loop_config={"spec": spec.as_dict(), "store": store, "board": board},
         scaling_config=ScalingConfig(
             num_workers=num_workers(spec),
             use_gpu=gpus > 0,
@@ -194,8 +219,9 @@ def worker_loop(config: dict[str, Any]) -> None:
     context = ray_train.get_context()
     place = Place(context.get_world_rank(), context.get_world_size(), str(get_device()))
     stop = StopWish(board)
+    free = ray.get(board.found_free.remote()) if place.leads else Free()
     try:
-        for event in train(spec, place, stop):
+        for event in train(spec, place, stop, store=config["store"], free=free):
             # Of the workers of a machine only one packs, and that need not be the first.
             if place.leads or isinstance(event, DataRead):
                 stop.heard(ray.get(board.tell.remote(event)))

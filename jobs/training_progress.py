@@ -20,6 +20,7 @@ from pipelines.training.events import (
     Stopped,
     Stopping,
     TrainingEvent,
+    Watching,
 )
 from pipelines.wording import duration, plural, size
 
@@ -128,6 +129,11 @@ class Smoothed:
 def news(event: TrainingEvent) -> str | None:
     """The event as text, where it is worth some."""
     match event:
+        case Watching():
+            return (
+                f"this training was begun by {event.holder}; watching for {event.silence_s:.0f} s "
+                "whether it still is"
+            )
         case DataReady():
             return _data_news(event)
         case Resumed():

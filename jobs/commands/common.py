@@ -35,6 +35,10 @@ address_option = click.option(
     help="Of the Ray cluster to join. [default: RAY_ADDRESS, else a local Ray]",
 )
 
+take_over_option = click.option(
+    "--take-over", is_flag=True, help="Push aside another start that works on the same."
+)
+
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON on stdout.")
 
 

@@ -14,6 +14,7 @@ from jobs.commands.common import (
     run_argument,
     stop_politely,
     storage_option,
+    take_over_option,
     with_address,
 )
 from jobs.progress import display_for
@@ -25,7 +26,7 @@ from pipelines.wording import plural
 @run_argument
 @storage_option
 @address_option
-@click.option("--take-over", is_flag=True, help="Push aside another start of the same run.")
+@take_over_option
 @json_option
 @click.pass_context
 def command(

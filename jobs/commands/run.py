@@ -8,7 +8,7 @@ import click
 from rich.console import Console
 
 from jobs.cli import SOME_FAILED
-from jobs.commands.common import job_options, json_option, read_job, stop_politely
+from jobs.commands.common import job_options, json_option, read_job, stop_politely, take_over_option
 from jobs.deadline import next_moment
 from jobs.progress import display_for
 from jobs.runner import RunResult, run
@@ -43,7 +43,7 @@ class Deadline(click.ParamType[float]):
     metavar="N|N%",
     help="Stop early when more images have failed: a number, or a share of all that are done.",
 )
-@click.option("--take-over", is_flag=True, help="Push aside another start of the same run.")
+@take_over_option
 @json_option
 @click.pass_context
 def command(

@@ -7,6 +7,7 @@ from dataclasses import asdict
 import click
 
 from jobs.commands.common import json_option, open_run_argument, run_argument, storage_option
+from pipelines.lease import Claim, holder
 from pipelines.runs import Run, RunProgress
 from pipelines.training.runs import Checkpoint, TrainingProgress, TrainingRun, age_s
 from pipelines.wording import duration, plural, size
@@ -23,15 +24,29 @@ def command(run: str, storage: tuple[str, ...], as_json: bool) -> None:
     """
     opened = open_run_argument(run, storage)
     values: dict[str, object] = {"url": opened.url, "created_at": opened.record.created_at}
+    claim = holder(opened.store)
+    values["holder"] = None if claim is None or claim.is_dead else holder_values(claim)
     if isinstance(opened, TrainingRun):
         training = opened.progress()
         values |= {"recipe": opened.recipe, **finite(asdict(training))}
-        text = describe_training(opened, training)
+        text = describe_training(opened, training, claim)
     else:
         progress = opened.progress()
         values |= asdict(progress)
-        text = describe(opened, progress)
+        text = describe(opened, progress, claim)
     click.echo(json.dumps(values) if as_json else text)
+
+
+def holder_values(claim: Claim) -> dict[str, object]:
+    """Who may be working on it, for programs."""
+    return {name: getattr(claim, name) for name in ("host", "user", "pid", "since", "beats")}
+
+
+def holder_line(claim: Claim | None) -> str:
+    """Who may be working on it, by the last heartbeat in the store."""
+    if claim is None or claim.is_dead:
+        return "nobody"
+    return f"{claim}, heartbeat {claim.beats:,}"
 
 
 def finite(values: dict[str, object]) -> dict[str, object]:
@@ -42,7 +57,7 @@ def finite(values: dict[str, object]) -> dict[str, object]:
     }
 
 
-def describe(run: Run, progress: RunProgress) -> str:
+def describe(run: Run, progress: RunProgress, claim: Claim | None) -> str:
     """The status in a few lines."""
     done = progress.num_ok + progress.num_failed
     share = done / progress.num_images if progress.num_images else 1.0
@@ -63,11 +78,12 @@ def describe(run: Run, progress: RunProgress) -> str:
             lines.append(f"left     {duration(left_s)} at that rate")
     if not progress.complete:
         left = progress.num_shards - progress.num_committed_shards
+        lines.append(f"held by  {holder_line(claim)}")
         lines.append(f"to do    {plural(left, 'shard')}; `nightpress run` of its job goes on")
     return "\n".join(lines)
 
 
-def describe_training(run: TrainingRun, progress: TrainingProgress) -> str:
+def describe_training(run: TrainingRun, progress: TrainingProgress, claim: Claim | None) -> str:
     """The status of a training in a few lines."""
     state = "complete" if progress.complete else "not complete"
     step, total = progress.step, progress.max_train_steps
@@ -88,6 +104,7 @@ def describe_training(run: TrainingRun, progress: TrainingProgress) -> str:
     lines += [f"model       {progress.model}/"] if progress.model else []
     lines.append(f"begun       {run.record.created_at}")
     if not progress.complete:
+        lines.append(f"held by     {holder_line(claim)}")
         lines.append("to do       `nightpress train` of its job goes on")
     return "\n".join(lines)
 

@@ -6,7 +6,13 @@ from dataclasses import asdict
 import click
 from rich.console import Console
 
-from jobs.commands.common import job_options, json_option, stop_politely, with_address
+from jobs.commands.common import (
+    job_options,
+    json_option,
+    stop_politely,
+    take_over_option,
+    with_address,
+)
 from jobs.training import TrainResult, train
 from jobs.training_progress import display_for
 from pipelines.training.spec import read_train_spec
@@ -14,8 +20,15 @@ from pipelines.training.spec import read_train_spec
 
 @click.command("train")
 @job_options
+@take_over_option
 @json_option
-def command(job: str, overrides: tuple[str, ...], address: str | None, as_json: bool) -> None:
+def command(
+    job: str,
+    overrides: tuple[str, ...],
+    address: str | None,
+    take_over: bool,
+    as_json: bool,
+) -> None:
     """Train what JOB, a YAML file, describes: an autoencoder, a denoiser or a LoRA.
 
     Checkpoints, metrics, samples and at the end the model land in <output>/<name>. Interrupt it at
@@ -25,7 +38,7 @@ def command(job: str, overrides: tuple[str, ...], address: str | None, as_json: 
     stop_politely()  # until the workers stand, who hear it themselves
     display = display_for(Console(stderr=True))
     with display:
-        result = train(spec, display.show)
+        result = train(spec, display.show, take_over=take_over)
     click.echo(json.dumps(asdict(result)) if as_json else summary(result))
 
 

@@ -15,6 +15,7 @@ from jobs.commands.common import (
     run_argument,
     stop_politely,
     storage_option,
+    take_over_option,
     with_address,
 )
 from jobs.progress import display_for
@@ -72,7 +73,7 @@ class Verdict:
 @click.option("--repair", is_flag=True, help="Make what is missing or damaged again.")
 @click.option("--sweep", is_flag=True, help="Delete images that no commit names.")
 @address_option
-@click.option("--take-over", is_flag=True, help="Push aside another start of the same run.")
+@take_over_option
 @json_option
 @click.pass_context
 def command(

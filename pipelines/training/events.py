@@ -6,6 +6,14 @@ from pipelines.training.metrics import StepMetrics
 
 
 @dataclass(frozen=True)
+class Watching:
+    """An earlier start is watched for a while: does it still work on the run?"""
+
+    holder: str
+    silence_s: float
+
+
+@dataclass(frozen=True)
 class DataRead:
     """Pictures read and checked so far; told only where they were not packed before."""
 
@@ -84,7 +92,8 @@ class Finished:
 
 
 TrainingEvent = (
-    DataRead
+    Watching
+    | DataRead
     | DataReady
     | LatentsCached
     | Resumed

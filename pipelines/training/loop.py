@@ -17,6 +17,7 @@ from torch import Tensor, distributed
 
 from diffusion_core.quiet import quiet
 from pipelines.errors import TrainingDiverged
+from pipelines.lease import Free, Lease, held
 from pipelines.storage import Store
 from pipelines.training import checkpoints, reading
 from pipelines.training.curves import loss_curve
@@ -61,6 +62,8 @@ def train(
     place: Place | None = None,
     should_stop: Callable[[], bool] = lambda: False,
     cache: Path | None = None,
+    store: Store | None = None,
+    free: Free | None = None,
 ) -> Iterator[TrainingEvent]:
     """Train, or go on with what was interrupted; yields what happens.
 
@@ -69,10 +72,14 @@ def train(
         place: this worker's; alone on the CPU unless given.
         should_stop: asked once a step; when it says so, a checkpoint is written and it ends.
         cache: folder of this machine for packed data.
+        store: the run directory, if more is known of it than the job says.
+        free: what was found when it was looked whether another start works on the run.
 
     Raises:
         DataError, SpecError, DiffusionError: nothing was written to the store.
         ChangedRunError: the run directory belongs to another training.
+        RunHeld: another start works on it.
+        LeaseLost: another start has taken it over.
         CheckpointError: the last checkpoint is damaged or of another network.
         TrainingDiverged: the loss is no number any more.
         StoreError: the store refused.
@@ -84,10 +91,12 @@ def train(
     data = yield from _packed(spec, cache)
     yield DataReady(len(data), data.num_bad, tuple(map(str, data.bad)), data.warnings)
     recipe = new_recipe(spec, data, place.device)
-    store = Store(spec.url, spec.storage)
-    if place.leads:
-        claim(store, new_record(spec, data.fingerprint, len(data), recipe.base))
-    yield from Training(spec, place, store, data, recipe).run(should_stop)
+    store = store or Store(spec.url, spec.storage)
+    with held(store, free or Free()) if place.leads else nullcontext() as lease:
+        if lease is not None:
+            claim(store, new_record(spec, data.fingerprint, len(data), recipe.base))
+        place.barrier()  # nobody looks for checkpoints while another start may write them
+        yield from Training(spec, place, store, data, recipe, lease).run(should_stop)
 
 
 def _packed(spec: TrainSpec, cache: Path | None) -> Generator[TrainingEvent, None, PackedImages]:
@@ -103,9 +112,16 @@ class Training:
     """One worker's part of a training whose record is written."""
 
     def __init__(
-        self, spec: TrainSpec, place: Place, store: Store, data: PackedImages, recipe: Recipe
+        self,
+        spec: TrainSpec,
+        place: Place,
+        store: Store,
+        data: PackedImages,
+        recipe: Recipe,
+        lease: Lease | None = None,
     ) -> None:
         self.spec, self.place, self.store, self.recipe = spec, place, store, recipe
+        self.lease = lease
         self.order = Order(spec.seed, len(data), spec.training.train_batch_size)
         self.stepper = Stepper(spec, place, recipe.module)
 
@@ -115,7 +131,7 @@ class Training:
         if last:
             yield Resumed(last)
         yield from self.recipe.prepare(self.store, self.place.rank, self.place.world_size)
-        self._barrier()
+        self.place.barrier()
         self.recipe.ready(self.store)
         if last < self.spec.training.max_train_steps:
             last = yield from self._steps(last, should_stop)
@@ -178,6 +194,8 @@ class Training:
         self, terms: Mapping[str, float], should_stop: Callable[[], bool]
     ) -> tuple[dict[str, float], bool]:
         """Mean loss terms over all workers, and whether to stop, which the first worker says."""
+        if self.lease is not None:
+            self.lease.require()
         stop = self.place.leads and should_stop()
         values = [*terms.values(), float(stop)]
         if self.place.world_size > 1:
@@ -188,6 +206,7 @@ class Training:
         return dict(zip(terms, values[:-1], strict=True)), values[-1] > 0
 
     def _checkpoint(self, step: int, log: MetricsLog) -> TrainingEvent:
+        self._require_lease()
         options = self.spec.training
         log.flush()  # before the checkpoint: rows beyond it are dropped, lost ones stay lost
         num_bytes = checkpoints.save(
@@ -209,6 +228,7 @@ class Training:
         return self.place.leads and every > 0 and step % every == 0
 
     def _samples(self, step: int) -> Iterator[TrainingEvent]:
+        self._require_lease()
         with self.stepper.averaged():
             pictures, captions = self.recipe.sample()
         path = sheet_path(step)
@@ -224,9 +244,10 @@ class Training:
             if finished_step(self.store) != step:
                 self._write_model(step)
             yield Finished(step, MODEL_FOLDER)
-        self._barrier()
+        self.place.barrier()
 
     def _write_model(self, step: int) -> None:
+        self._require_lease()
         with self.stepper.averaged(), quiet(), tempfile.TemporaryDirectory() as scratch:
             self.recipe.save(Path(scratch))
             for path in sorted(Path(scratch).rglob("*")):
@@ -255,9 +276,10 @@ class Training:
         picks: list[Pick] = list(self.order.picks(step, self.place.rank, self.place.world_size))
         return self.recipe.batch(picks)
 
-    def _barrier(self) -> None:
-        if self.place.world_size > 1:
-            distributed.barrier()
+    def _require_lease(self) -> None:
+        """Write only while no other start has taken the training over."""
+        if self.lease is not None:
+            self.lease.fence.require(self.store)
 
     @property
     def _recipe_name(self) -> str:

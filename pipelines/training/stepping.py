@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from math import isfinite
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from diffusion_core.training import Ema
@@ -35,6 +35,11 @@ class Place:
     def leads(self) -> bool:
         """Whether this worker writes to the store and tells what happens."""
         return self.rank == 0
+
+    def barrier(self) -> None:
+        """Wait until every worker is here."""
+        if self.world_size > 1:
+            distributed.barrier()
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,8 @@ from click.testing import CliRunner, Result
 from training_jobs import autoencoder_job, draw_pictures
 
 from jobs.cli import command
+from pipelines.lease import acquire
+from pipelines.storage import Store
 from pipelines.training.events import StepDone
 from pipelines.training.loop import train
 from pipelines.training.spec import TrainSpec
@@ -37,6 +39,17 @@ def write(job: TrainSpec, path: Path) -> str:
     return str(path)
 
 
+def test_a_second_start_exits_5_and_says_who_trains(job: TrainSpec, tmp_path: Path) -> None:
+    lease = acquire(Store(job.url), beat_s=0.2)
+    try:
+        result = nightpress("train", write(job, tmp_path / "tiny.yaml"))
+    finally:
+        lease.release()
+    assert result.exit_code == 5
+    assert result.stdout == ""
+    assert "--take-over" in result.stderr
+
+
 def test_status_of_a_training_is_read_from_the_store_alone(job: TrainSpec, tmp_path: Path) -> None:
     events = train(job, cache=tmp_path / "cache")
     for event in events:
@@ -46,6 +59,7 @@ def test_status_of_a_training_is_read_from_the_store_alone(job: TrainSpec, tmp_p
     told = nightpress("status", job.url)
     assert told.exit_code == 0, told.stderr
     assert "not complete" in told.stdout
+    assert "held by     nobody" in told.stdout
     assert "step        4 of 6 (66.7%)" in told.stdout
     assert "checkpoint  checkpoints/step-00000004.safetensors (" in told.stdout
 

@@ -21,10 +21,13 @@ from diffusion_core.errors import SettingsError
 from pipelines.errors import (
     ChangedRunError,
     CheckpointError,
+    LeaseLost,
+    RunHeld,
     SpecError,
     StoreError,
     TrainingDiverged,
 )
+from pipelines.lease import require_free
 from pipelines.storage import Store
 from pipelines.training import checkpoints
 from pipelines.training.data import pack
@@ -155,13 +158,38 @@ def test_activations_computed_twice_train_the_same(root: Path, job: Any) -> None
     assert max(float((one[key] - other[key]).abs().max()) for key in one) < 1e-5
 
 
-def test_a_second_training_of_the_same_run_is_noticed(root: Path) -> None:
-    spec = denoiser_job(root)
-    events = train(spec, cache=root / "cache")
+def begun(spec: TrainSpec) -> Iterator[Any]:
+    """A training that has done its first step, and waits to be asked for the next."""
+    events = train(spec, cache=Path(spec.output).parent / "cache")
     for event in events:
         if isinstance(event, StepDone):
             break
-    run(spec, stop_after=2)
+    return events
+
+
+def test_a_second_training_of_the_same_run_is_refused(root: Path) -> None:
+    spec = denoiser_job(root)
+    events = begun(spec)
+    with pytest.raises(RunHeld, match="--take-over"):
+        run(spec)
+    assert isinstance(list(events)[-1], Finished)
+
+
+def test_a_training_that_was_taken_over_writes_nothing_more(root: Path) -> None:
+    spec = denoiser_job(root)
+    events = begun(spec)
+    store = Store(spec.url)
+    assert isinstance(run(spec, free=require_free(store, take_over=True))[-1], Finished)
+    files = written(spec)
+    with pytest.raises(LeaseLost, match="taken over"):
+        list(events)
+    assert files == written(spec)
+
+
+def test_a_checkpoint_that_another_training_wrote_is_not_replaced(root: Path) -> None:
+    spec = denoiser_job(root)
+    events = begun(spec)
+    Store(spec.url).put(path_of(2), b"another's")
     with pytest.raises(CheckpointError, match="must not be started twice"):
         list(events)
 
@@ -229,15 +257,19 @@ def test_a_longer_training_goes_on_from_a_finished_one(root: Path) -> None:
     assert events[-1].step == 8
 
 
+def written(spec: TrainSpec) -> dict[str, bytes]:
+    """All that is in the run but its leases, of which every start has one."""
+    store = Store(spec.url)
+    return {path: store.read(path) for path in store.list() if not path.startswith("lease/")}
+
+
 def test_running_it_again_changes_nothing(root: Path) -> None:
     spec = denoiser_job(root)
     run(spec)
-    files = {path: path.read_bytes() for path in Path(spec.url).rglob("*") if path.is_file()}
+    files = written(spec)
     events = run(spec)
     assert not any(isinstance(event, StepDone) for event in events)
-    again = {path: path.read_bytes() for path in Path(spec.url).rglob("*") if path.is_file()}
-    assert files.keys() == again.keys()
-    assert [str(path) for path in files if files[path] != again[path]] == []
+    assert files == written(spec)
 
 
 def test_what_is_left_can_be_read_and_looked_at(root: Path) -> None:
