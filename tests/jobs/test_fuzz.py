@@ -1,6 +1,7 @@
 """Mutated job files and manifests: each ends in 0 or 2, in words, with nothing half-written."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -35,26 +36,38 @@ def job_over(manifest: Path) -> dict[str, Any]:
     }
 
 
-def refused_or_planned(folder: Path, job: Path) -> None:
-    """`plan` ends in 0 or 2 and writes nothing."""
+def ends_in(codes: tuple[int, ...], verb: str, folder: Path, job: Path) -> int:
+    """The command ends in one of these codes, in words, and writes nothing."""
     before = sorted(folder.rglob("*"))
-    result = CliRunner().invoke(command, ["plan", str(job)])
-    assert result.exit_code in (0, 2), (job.read_bytes(), result.output, result.exception)
+    result = CliRunner().invoke(command, [verb, str(job)])
+    assert result.exit_code in codes, (job.read_bytes(), result.output, result.exception)
     assert "Traceback" not in result.output
     assert result.exit_code == 0 or result.stderr.strip()
     assert sorted(folder.rglob("*")) == before
+    return result.exit_code
 
 
-def fuzz_jobs(folder: Path, seeds: range) -> None:
+def plan(folder: Path, job: Path) -> None:
+    """`plan` takes it or refuses it."""
+    ends_in((0, 2), "plan", folder, job)
+
+
+def plan_and_run(folder: Path, job: Path) -> None:
+    """What `plan` refuses, `run` refuses too."""
+    if ends_in((0, 2), "plan", folder, job) == 2:
+        ends_in((2,), "run", folder, job)
+
+
+def fuzz_jobs(folder: Path, seeds: range, tried: Callable[[Path, Path], None] = plan) -> None:
     manifest = folder / "prompts.csv"
     manifest.write_bytes(encoded(".csv", ROWS))
     job = folder / "job.yaml"
     for seed in seeds:
         job.write_bytes(mutated_job(job_over(manifest), Random(seed)))
-        refused_or_planned(folder, job)
+        tried(folder, job)
 
 
-def fuzz_manifests(folder: Path, seeds: range) -> None:
+def fuzz_manifests(folder: Path, seeds: range, tried: Callable[[Path, Path], None] = plan) -> None:
     job = folder / "job.yaml"
     for seed in seeds:
         random = Random(seed)
@@ -62,7 +75,7 @@ def fuzz_manifests(folder: Path, seeds: range) -> None:
         manifest = folder / f"prompts{suffix}"
         manifest.write_bytes(mutated_bytes(encoded(suffix, ROWS), random))
         job.write_text(json.dumps(job_over(manifest)))
-        refused_or_planned(folder, job)
+        tried(folder, job)
         manifest.unlink()
 
 
@@ -81,3 +94,13 @@ def test_a_thousand_mutated_job_files_and_manifests_are_refused_in_words(tmp_pat
     (tmp_path / "manifests").mkdir()
     fuzz_jobs(tmp_path / "jobs", range(1000, 1500))
     fuzz_manifests(tmp_path / "manifests", range(1000, 1500))
+
+
+@pytest.mark.chaos
+@pytest.mark.timeout(1800)
+@pytest.mark.usefixtures("local_ray")
+def test_what_plan_refuses_run_refuses_and_leaves_no_run_behind(tmp_path: Path) -> None:
+    (tmp_path / "jobs").mkdir()
+    (tmp_path / "manifests").mkdir()
+    fuzz_jobs(tmp_path / "jobs", range(2000, 2060), plan_and_run)
+    fuzz_manifests(tmp_path / "manifests", range(2000, 2060), plan_and_run)
