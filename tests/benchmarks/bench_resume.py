@@ -1,0 +1,129 @@
+"""How long a half-done run of many rows takes to hand out its first batch again.
+
+::
+
+    python tests/benchmarks/bench_resume.py --rows 10000000
+    python tests/benchmarks/bench_resume.py --rows 10000000 --store seaweed
+
+The plan is written for real. Every other shard is then given a commit by name, which is all that a
+resumed run looks at before its first batch; their images are not made.
+"""
+
+import argparse
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+
+TESTS = Path(__file__).parents[1]
+sys.path[:0] = [str(TESTS), str(TESTS / "benchmarks")]
+
+import servers  # noqa: E402
+import tiny_models  # noqa: E402
+import yaml  # noqa: E402
+from bench_planning import make_manifest  # noqa: E402
+
+from jobs import run  # noqa: E402
+from jobs.events import Event, Planned  # noqa: E402
+from pipelines.commit import shard_path  # noqa: E402
+from pipelines.run_record import read_record  # noqa: E402
+from pipelines.shard import BatchDone, BatchSampled  # noqa: E402
+from pipelines.spec import RunSpec  # noqa: E402
+from pipelines.storage import Store  # noqa: E402
+
+THREADS = 32
+
+
+def main() -> None:
+    """Command line; see the module's docstring."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--rows", type=int, default=10_000_000)
+    parser.add_argument("--shard-size", type=int, default=512)
+    parser.add_argument("--store", choices=("folder", "seaweed"), default="folder")
+    parser.add_argument("--starts", type=int, default=3, help="how often it is resumed")
+    parser.add_argument("--job", type=Path, help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.job is not None:
+        until_the_first_batch(arguments.job)
+    with tempfile.TemporaryDirectory() as folder, output(arguments.store, Path(folder)) as place:
+        job = write_job(Path(folder), place, arguments.rows, arguments.shard_size)
+        print(f"{arguments.rows:,} rows on {arguments.store}")
+        print(f"planned, and first batch: {seconds(job):.1f} s", flush=True)
+        spec = RunSpec.from_file(job)
+        print(f"commits by name: {commit_every_other(spec):,}", flush=True)
+        for _ in range(arguments.starts):
+            print(f"resumed, and first batch: {seconds(job):.1f} s", flush=True)
+
+
+@contextmanager
+def output(store: str, folder: Path) -> Iterator[servers.Folder]:
+    """Somewhere to write to."""
+    if store == "folder":
+        yield servers.Folder(str(folder / "runs"), {})
+        return
+    with servers.environment(), servers.seaweed(folder / "seaweed") as server:
+        yield server.folder()
+
+
+def write_job(folder: Path, place: servers.Folder, rows: int, shard_size: int) -> Path:
+    """A job over so many rows, on a model that samples in milliseconds."""
+    manifest = folder / "prompts.parquet"
+    make_manifest(manifest, rows, row_group=1 << 17, ids=False)
+    job = {
+        "name": "resumed",
+        "manifest": str(manifest),
+        "output": place.url,
+        "storage": place.options,
+        "model": str(tiny_models.save("sd", folder / "model")),
+        "columns": {"width": None, "scheduler": None, "guidance_scale": None},
+        "sampling": {"width": 64, "height": 64, "num_inference_steps": 2},
+        "batch": {"size": 2, "shard_size": shard_size},
+        "cluster": {"actors": 1},
+    }
+    path = folder / "job.yaml"
+    path.write_text(yaml.safe_dump(job))
+    return path
+
+
+def seconds(job: Path) -> float:
+    """From the start of a process to its first batch, which ends it."""
+    began = time.time()
+    command: Sequence[str] = (sys.executable, __file__, "--job", str(job))
+    printed = subprocess.run(command, capture_output=True, text=True, check=False)
+    try:
+        return float(printed.stdout.split()[-1]) - began
+    except (IndexError, ValueError):
+        raise SystemExit(printed.stderr) from None
+
+
+def until_the_first_batch(job: Path) -> None:
+    """Run until a batch is sampled; print the time and die as on a killed machine."""
+
+    def on_event(event: Event) -> None:
+        if isinstance(event, Planned):
+            print(f"{event.num_done:,} of {event.num_images:,} done", file=sys.stderr)
+        if isinstance(event, BatchSampled | BatchDone):
+            print(time.time(), flush=True)
+            os._exit(0)
+
+    run(RunSpec.from_file(job), on_event)
+
+
+def commit_every_other(spec: RunSpec) -> int:
+    """Create the commits of half of the shards; returns how many."""
+    store = Store(spec.url, spec.storage)
+    record = read_record(store)
+    assert record is not None
+    shards = range(1, record.layout.num_shards, 2)
+    with ThreadPoolExecutor(THREADS) as pool:
+        created = pool.map(lambda shard: store.create(shard_path(shard), b"by name"), shards)
+        return sum(created)
+
+
+if __name__ == "__main__":
+    main()
