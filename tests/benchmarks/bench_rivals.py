@@ -199,27 +199,32 @@ def write_manifest(path: Path, prompts: Path, num_images: int) -> Path:
 
 
 def read_prompts(path: Path) -> list[str]:
-    """One a line, or those of the column called Prompt, whatever its case."""
+    """One a line, or those of a table's column called Prompt, whatever its case."""
     if not path.is_file():
         raise SystemExit(f"{path}: no such file of prompts")
-    lines = path.read_text().splitlines()
-    if path.suffix in (".tsv", ".csv"):
-        dialect = {"delimiter": "\t", "quoting": csv.QUOTE_NONE} if path.suffix == ".tsv" else {}
-        header, *rows = csv.reader(lines, **dialect)
-        names = [name.casefold() for name in header]
-        if "prompt" not in names:
-            raise SystemExit(f"{path}: no column Prompt; its columns are {', '.join(header)}")
-        lines = [row[names.index("prompt")] for row in rows]
-    prompts = [line for line in lines if line.strip()]
+    is_table = path.suffix in (".tsv", ".csv")
+    texts = read_column(path) if is_table else path.read_text().splitlines()
+    prompts = [text for text in texts if text.strip()]
     if not prompts:
         raise SystemExit(f"{path}: no prompts")
     return prompts
 
 
+def read_column(path: Path) -> list[str]:
+    """The column of prompts; in TSV a quotation mark is a letter."""
+    with path.open(newline="") as file:
+        tabbed = csv.reader(file, delimiter="\t", quoting=csv.QUOTE_NONE)
+        header, *rows = tabbed if path.suffix == ".tsv" else csv.reader(file)
+    names = [name.casefold() for name in header]
+    if "prompt" not in names:
+        raise SystemExit(f"{path}: no column Prompt; its columns are {', '.join(header)}")
+    return [row[names.index("prompt")] for row in rows]
+
+
 def run_pairs(
     job: Job, rivals: Sequence[Rival], number: int, folder: Path, pairs: dict[str, list[Pair]]
 ) -> None:
-    """Each rival once; nightpress between every two of them."""
+    """Run each rival once, and nightpress between every two of them."""
     for place, beside in enumerate(neighbours(rivals, number)):
         runs: dict[str, Figures] = {}
         for rival in beside:

@@ -48,7 +48,7 @@ class Job:
         """From the command line: each field is an option; the folders are made."""
         parser = argparse.ArgumentParser()
         for field in fields(cls):
-            parser.add_argument(_option(field.name), type=field.type, required=True)  # type: ignore[arg-type]
+            parser.add_argument(_option(field.name), type=field.type, required=True)
         job = cls(**vars(parser.parse_args()))
         job.images.mkdir(parents=True, exist_ok=True)
         return job
