@@ -150,7 +150,7 @@ class SamplerActor:
         """Sample images without storing them: pixels and faults, for previews, by the batch."""
         if self._sampler is None:
             raise RuntimeError("sample before load")
-        for batch in batches(list(images), lambda params: self._batch_size):
+        for batch in batches(list(images), lambda image: self._batch_size):
             sampled = self._sampler.sample([image.request for image in batch], batch[0].params)
             yield list(zip(sampled.pixels, sampled.faults, strict=True))
 

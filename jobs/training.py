@@ -7,6 +7,7 @@ worker does, `pipelines.training.loop` knows.
 import tempfile
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor, wait
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import Any
@@ -27,7 +28,7 @@ from pipelines.errors import (
     StoreMissing,
     TrainingDiverged,
 )
-from pipelines.lease import SILENCE_S, Free, require_free
+from pipelines.lease import SILENCE_S, Free, Lease, held, require_free
 from pipelines.models import absolute_source
 from pipelines.storage import Store
 from pipelines.storage.urls import absolute
@@ -74,9 +75,12 @@ class Board:
         return self._stop
 
     def found_free(self) -> Free:
-        """What the driver found of the lease; only who asks first may act on it."""
-        free, self._free = self._free, Free()
-        return free
+        """What is known of the lease: what the driver found, or the workers' own."""
+        return self._free
+
+    def hold(self, own: Free) -> None:
+        """The workers hold the lease; those that replace them may take it again."""
+        self._free = own
 
     def take(self) -> list[TrainingEvent]:
         """The events since the last call."""
@@ -219,9 +223,15 @@ def worker_loop(config: dict[str, Any]) -> None:
     context = ray_train.get_context()
     place = Place(context.get_world_rank(), context.get_world_size(), str(get_device()))
     stop = StopWish(board)
-    free = ray.get(board.found_free.remote()) if place.leads else Free()
+
+    @contextmanager
+    def hold(store: Store) -> Iterator[Lease]:
+        with held(store, ray.get(board.found_free.remote())) as lease:
+            ray.get(board.hold.remote(lease.again))
+            yield lease
+
     try:
-        for event in train(spec, place, stop, store=config["store"], free=free):
+        for event in train(spec, place, stop, store=config["store"], hold=hold):
             # Of the workers of a machine only one packs, and that need not be the first.
             if place.leads or isinstance(event, DataRead):
                 stop.heard(ray.get(board.tell.remote(event)))

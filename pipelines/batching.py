@@ -53,17 +53,17 @@ def planned_images(rows: pa.Table) -> list[PlannedImage]:
 
 
 def batches(
-    images: list[PlannedImage], size: Callable[[SamplingParams], int]
+    images: list[PlannedImage], size: Callable[[PlannedImage], int]
 ) -> Iterator[list[PlannedImage]]:
     """Cut runs of equal settings into batches; the last one of each may be short.
 
     Args:
         images: in order.
-        size: how many a batch with these settings holds, asked anew for each batch.
+        size: how many the batch of an image holds, asked anew for each batch.
     """
-    for params, group in groupby(images, key=lambda image: image.params):
+    for _, group in groupby(images, key=lambda image: (image.params, size(image))):
         members = list(group)
         while members:
-            number = size(params)
+            number = size(members[0])
             yield members[:number]
             members = members[number:]

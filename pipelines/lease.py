@@ -132,6 +132,11 @@ class Lease:
         """How many times the run was started."""
         return self.fence.number
 
+    @property
+    def again(self) -> "Free":
+        """How the same start takes it once more, for a process that replaces this one."""
+        return Free(self.number, self._claim, take_over=True)
+
     def require(self) -> None:
         """Go on only while it is held, by what the last heartbeat found.
 

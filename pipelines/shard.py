@@ -141,6 +141,8 @@ class ShardRunner:
         self._fence = fence
         self._sizes = WorkingSizes(store, record.batch_size)
         self._sizes.refresh()
+        self._recorded: dict[str, int] = {}
+        """Image id -> the size of the batch that it was made in, where its bytes are to return."""
         self._draining = threading.Event()
         self._sampling = False
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="store")
@@ -172,6 +174,7 @@ class ShardRunner:
             return
         numbers = range(len(work.rows)) if work.amends is None else work.amends.rows
         images = planned_images(work.rows.take(list(numbers)))
+        self._recorded = _batch_sizes(standing) if _replaces(work) else {}
         aside = {row.row: row for row in work.set_aside}
         wanted = range(len(images))[work.start : work.stop]
         made = {n: self._set_aside(images[n], aside[n]) for n in wanted if n in aside}
@@ -220,7 +223,7 @@ class ShardRunner:
         Yields after each batch what is stored by then, if anything is.
         """
         pending: deque[list[Future[ImageRecord]]] = deque()
-        for batch in batches(images, self._sizes.of):
+        for batch in batches(images, self._size_of):
             if self._draining.is_set():
                 break
             self._sampling = True
@@ -234,7 +237,7 @@ class ShardRunner:
     def _sample(self, batch: list[PlannedImage], work: ShardWork) -> list[Future[ImageRecord]]:
         """Sample a batch; one that fails as a whole, in smaller ones or each image alone."""
         params = batch[0].params
-        size = self._sizes.of(params)
+        size = self._size_of(batch[0])
         if len(batch) > size:  # it was cut before a smaller size was learnt
             return self._sample_in(batch, size, work)
         started_at, clock = time.time(), time.perf_counter()
@@ -251,6 +254,7 @@ class ShardRunner:
             reason = f"{type(error).__name__}: {error}"
             return [self._failed(batch[0], work, FailureType.SAMPLING, reason)]
         if too_large and size > 1:
+            self._recorded.clear()
             return self._sample_in(batch, self._sizes.halve(params, size), work)
         if too_large:
             return [self._failed(batch[0], work, FailureType.OUT_OF_MEMORY, too_large)]
@@ -259,6 +263,9 @@ class ShardRunner:
             self._pool.submit(self._keep, image, sampled, i, size, work, started_at, share_s)
             for i, image in enumerate(batch)
         ]
+
+    def _size_of(self, image: PlannedImage) -> int:
+        return self._recorded.get(image.image_id) or self._sizes.of(image.params)
 
     def _sample_in(
         self, images: list[PlannedImage], size: int, work: ShardWork
@@ -328,6 +335,14 @@ class ShardRunner:
     ) -> ImageRecord:
         """The record of an image that cannot be made."""
         return failed_record(image, self.record, attempts, self.worker, error_type, error)
+
+
+def _batch_sizes(part: pa.Table | None) -> dict[str, int]:
+    """Image id -> the size of its batch, of a metadata part."""
+    if part is None:
+        return {}
+    ids, sizes = (part.column(name).to_pylist() for name in ("image_id", "batch_size"))
+    return dict(zip(ids, sizes, strict=True))
 
 
 def _replaces(work: ShardWork) -> bool:

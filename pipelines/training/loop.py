@@ -17,7 +17,7 @@ from torch import Tensor, distributed
 
 from diffusion_core.quiet import quiet
 from pipelines.errors import TrainingDiverged
-from pipelines.lease import Free, Lease, held
+from pipelines.lease import Lease, held
 from pipelines.storage import Store
 from pipelines.training import checkpoints, reading
 from pipelines.training.curves import loss_curve
@@ -63,7 +63,7 @@ def train(
     should_stop: Callable[[], bool] = lambda: False,
     cache: Path | None = None,
     store: Store | None = None,
-    free: Free | None = None,
+    hold: Callable[[Store], AbstractContextManager[Lease]] = held,
 ) -> Iterator[TrainingEvent]:
     """Train, or go on with what was interrupted; yields what happens.
 
@@ -73,7 +73,7 @@ def train(
         should_stop: asked once a step; when it says so, a checkpoint is written and it ends.
         cache: folder of this machine for packed data.
         store: the run directory, if more is known of it than the job says.
-        free: what was found when it was looked whether another start works on the run.
+        hold: how the lease of the run directory is held.
 
     Raises:
         DataError, SpecError, DiffusionError: nothing was written to the store.
@@ -92,7 +92,7 @@ def train(
     yield DataReady(len(data), data.num_bad, tuple(map(str, data.bad)), data.warnings)
     recipe = new_recipe(spec, data, place.device)
     store = store or Store(spec.url, spec.storage)
-    with held(store, free or Free()) if place.leads else nullcontext() as lease:
+    with hold(store) if place.leads else nullcontext() as lease:
         if lease is not None:
             claim(store, new_record(spec, data.fingerprint, len(data), recipe.base))
         place.barrier()  # nobody looks for checkpoints while another start may write them

@@ -97,7 +97,7 @@ def bare_rate(spec: RunSpec, processes: int, batch_size: int) -> float:
         for index in range(len(layout.parts))
         for image in planned_images(plan_part(spec, info, layout, index))
     ]
-    work = list(batches(images, batch_size))
+    work = list(batches(images, lambda image: batch_size))
     context = mp.get_context("spawn")
     barrier = context.Barrier(processes + 1)
     workers = [

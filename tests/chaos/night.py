@@ -239,7 +239,7 @@ class Night:
         path.write_text("\n".join(["id,seed,prompt,width,height", *lines]) + "\n")
         return path
 
-    def _command(self, verb: str, *arguments: str) -> "subprocess.Popen[str]":
+    def command(self, verb: str, *arguments: str) -> "subprocess.Popen[str]":
         job = self.place.folder / f"{self.spec.name}.yaml"
         job.write_text(yaml.safe_dump(self.spec.as_dict()))
         program = Path(sys.executable).parent / "nightpress"
@@ -253,11 +253,11 @@ class Night:
         )
 
     def start(self, *arguments: str) -> None:
-        self.driver = self._command("run", *arguments)
+        self.driver = self.command("run", *arguments)
 
     def _repair(self) -> None:
         """What was damaged after its commit is found and made again."""
-        self.driver = self._command("verify", "--repair", "--address", self.place.cluster.address)
+        self.driver = self.command("verify", "--repair", "--address", self.place.cluster.address)
         assert self.await_end(GIVE_UP_S) == 0, self.story()
 
     def await_end(self, seconds: float) -> int | None:
@@ -364,7 +364,7 @@ class Night:
 
     def second_driver(self) -> bool:
         """Somebody starts the same job again."""
-        other = self._command("run")
+        other = self.command("run")
         said, _ = other.communicate(timeout=180)
         assert "Traceback" not in said, said
         assert other.returncode in (0, 3, 5), said

@@ -85,3 +85,19 @@ def test_a_driver_killed_fifty_times_loses_nothing(place: Place) -> None:
     night.tally.faults["driver_killed"] = 50
     night.prove()
     assert (night.tally.lost, night.tally.doubled, night.tally.different) == (0, 0, 0)
+
+
+@pytest.mark.chaos
+@pytest.mark.parametrize("seed", range(600, 605))
+def test_of_two_drivers_started_at_the_same_instant_one_makes_the_images(
+    place: Place, seed: int
+) -> None:
+    night = Night(place, seed, num_faults=0, poison=())
+    night.start()
+    other = night.command("run")
+    code = night.await_end(300)
+    said, _ = other.communicate(timeout=300)
+    assert sorted([code, other.returncode]) in ([0, 0], [0, 5]), night.story() + said
+    night.prove()
+    assert (night.tally.lost, night.tally.doubled, night.tally.different) == (0, 0, 0)
+    assert night.tally.resampled == 0

@@ -129,6 +129,17 @@ def test_taking_over_fences_the_one_that_held_it(store: Store) -> None:
     assert holder(store).released
 
 
+def test_a_start_takes_its_own_lease_again_in_another_process_at_once(store: Store) -> None:
+    lost = acquire(store, **QUICK)
+    mine = acquire(store, lost.again, **QUICK)
+    assert mine.number == lost.number + 1
+    with pytest.raises(LeaseLost):
+        lost.fence.require(store)
+    with pytest.raises(RunHeld):  # but not from whoever came between
+        acquire(store, lost.again, **QUICK)
+    mine.release()
+
+
 def test_a_holder_that_comes_to_life_before_it_is_replaced_keeps_its_lease(store: Store) -> None:
     claim = elsewhere(new_claim())
     store.create("lease/00001.json", claim.to_json())

@@ -30,6 +30,7 @@ from pipelines.shard import (
     fail_shard,
 )
 from pipelines.storage import Store
+from pipelines.working_sizes import WorkingSizes
 
 KILLED = FailureType.WORKER_KILLED
 
@@ -231,7 +232,7 @@ def test_batches_hold_equal_settings_only(
 ) -> None:
     images = planned_images(prepared[2])
     mixed = [replace(image, height=96 + 8 * (i // 3)) for i, image in enumerate(images)]
-    assert [len(batch) for batch in batches(mixed, lambda params: 2)] == [2, 1, 2, 1]
+    assert [len(batch) for batch in batches(mixed, lambda image: 2)] == [2, 1, 2, 1]
 
 
 def test_a_metadata_part_has_a_record_for_each_row(
@@ -395,3 +396,21 @@ def test_damaged_images_are_replaced_and_what_is_the_same_stays_as_it_was(
     run(store, record, work, FakeSampler())
     assert store.read(image) == whole
     assert read_commit(store, 0).equals(before)
+
+
+def test_a_damaged_image_is_made_again_in_a_batch_of_the_size_that_it_was_made_in(
+    prepared: tuple[Store, RunRecord, pa.Table],
+) -> None:
+    store, record, rows = prepared
+    run(store, record, ShardWork(0, rows), FakeSampler())
+    image = planned_images(rows)[3]
+    whole = store.read(image.file)
+    store.delete(image.file)
+    WorkingSizes(store, record.batch_size).halve(image.params, 4)
+    work = ShardWork(0, rows, look_first=True, amends=Amendment((3,), replaces=True))
+    run(store, record, work, FakeSampler())
+    assert store.read(image.file) == whole
+    store.delete(image.file)
+    events = run(store, record, work, FakeSampler(fits=2))
+    assert events[-1] == ShardDone(0, num_ok=1, num_failed=0)
+    assert store.read(image.file) != whole

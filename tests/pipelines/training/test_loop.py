@@ -4,6 +4,7 @@ import io
 import resource
 import shutil
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ from pipelines.errors import (
     StoreError,
     TrainingDiverged,
 )
-from pipelines.lease import require_free
+from pipelines.lease import held, require_free
 from pipelines.storage import Store
 from pipelines.training import checkpoints
 from pipelines.training.data import pack
@@ -178,8 +179,8 @@ def test_a_second_training_of_the_same_run_is_refused(root: Path) -> None:
 def test_a_training_that_was_taken_over_writes_nothing_more(root: Path) -> None:
     spec = denoiser_job(root)
     events = begun(spec)
-    store = Store(spec.url)
-    assert isinstance(run(spec, free=require_free(store, take_over=True))[-1], Finished)
+    taken = require_free(Store(spec.url), take_over=True)
+    assert isinstance(run(spec, hold=partial(held, free=taken))[-1], Finished)
     files = written(spec)
     with pytest.raises(LeaseLost, match="taken over"):
         list(events)
