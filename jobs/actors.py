@@ -16,6 +16,7 @@ import torch
 from diffusion_core.errors import ModelError
 from diffusion_core.model import ModelInfo, ModelSpec, describe, load
 from diffusion_core.sampling import Sampler
+from jobs.meters import ActorMeters
 from jobs.worklist import Piece
 from pipelines.batching import PlannedImage, batches
 from pipelines.lease import Fence
@@ -30,9 +31,17 @@ from pipelines.shard import (
     ShardWork,
 )
 from pipelines.storage import Store
+from pipelines.timeline import Timeline, TimeSpent
 
 CONTROL = "control"
 """Calls that are heard while a shard is being made."""
+
+SHARDS = "shards"
+SHARDS_AT_ONCE = 2
+"""One is sampled, while the one before it is stored or the one after it is read."""
+
+KEPT_SPANS = 100_000
+"""Of an actor's timeline, where one is asked for: some days of batches of a few seconds."""
 
 
 @dataclass(frozen=True)
@@ -57,10 +66,16 @@ class SamplerActor:
         spec, options: which model, and how the stores it may lie on are reached.
         device: `cpu` or `cuda`.
         threads: of torch on a CPU; their number decides the last bits of a pixel.
+        traced: whether every span of its timeline is kept.
     """
 
     def __init__(
-        self, spec: ModelSpec, options: Mapping[str, Any], device: str, threads: int
+        self,
+        spec: ModelSpec,
+        options: Mapping[str, Any],
+        device: str,
+        threads: int,
+        traced: bool = False,
     ) -> None:
         self._spec = spec
         self._options = options
@@ -69,6 +84,9 @@ class SamplerActor:
         self._runner: ShardRunner | None = None
         self._record: RunRecord | None = None
         self._batch_size = 1
+        self._worker = f"{platform.node()}:{os.getpid()}"
+        self._meters = ActorMeters()
+        self._timeline = Timeline(self._worker, KEPT_SPANS if traced else 0, self._meters.span)
         if threads:
             torch.set_num_threads(threads)
 
@@ -103,8 +121,9 @@ class SamplerActor:
         """Make ready for the shards of a run."""
         self.load(record.model.fingerprint, record.batch_size)
         assert self._sampler is not None  # noqa: S101 - load has just set it
-        worker = f"{platform.node()}:{os.getpid()}"
-        self._runner = ShardRunner(store, record, self._sampler, worker, fence)
+        self._runner = ShardRunner(
+            store, record, self._sampler, self._worker, fence, timeline=self._timeline
+        )
         self._record = record
         node_id = ray.get_runtime_context().get_node_id()
         return Whereabouts(
@@ -114,6 +133,7 @@ class SamplerActor:
             differences=tuple(record.package_differences()),
         )
 
+    @ray.method(concurrency_group=SHARDS)  # type: ignore[untyped-decorator]
     def run_piece(
         self, piece: Piece, look_first: bool, amends: Amendment | None = None
     ) -> Iterator[ShardEvent]:
@@ -121,24 +141,30 @@ class SamplerActor:
         if self._runner is None or self._record is None:
             raise RuntimeError("run_piece before begin")
         rows = read_shard(self._runner.store, self._record.layout, piece.shard)
-        yield from self._runner.run(
-            ShardWork(
-                shard=piece.shard,
-                rows=rows,
-                attempt=piece.attempt,
-                look_first=look_first,
-                start=piece.start,
-                stop=piece.stop,
-                commits=piece.commits,
-                set_aside=piece.set_aside,
-                amends=amends,
-            )
+        work = ShardWork(
+            shard=piece.shard,
+            rows=rows,
+            attempt=piece.attempt,
+            look_first=look_first,
+            start=piece.start,
+            stop=piece.stop,
+            commits=piece.commits,
+            set_aside=piece.set_aside,
+            amends=amends,
         )
+        for event in self._runner.run(work):
+            self._meters.event(event)
+            yield event
 
     @ray.method(concurrency_group=CONTROL)  # type: ignore[untyped-decorator]
-    def is_sampling(self) -> bool:
-        """Whether it is in the middle of a batch, and does not wait for its store."""
-        return self._runner is not None and self._runner.is_sampling
+    def is_sampling(self, shard: int) -> bool:
+        """Whether it is in the middle of a batch of a shard, and does not wait for its store."""
+        return self._runner is not None and self._runner.is_sampling(shard)
+
+    @ray.method(concurrency_group=CONTROL)  # type: ignore[untyped-decorator]
+    def time_spent(self) -> TimeSpent:
+        """What it did with its time so far."""
+        return self._timeline.spent()
 
     @ray.method(concurrency_group=CONTROL)  # type: ignore[untyped-decorator]
     def drain(self) -> None:
@@ -168,6 +194,7 @@ class ActorFactory:
     cpus: float
     gpus: float
     threads: int
+    traced: bool = False
 
     @property
     def device(self) -> str:
@@ -177,11 +204,12 @@ class ActorFactory:
     def start(self) -> RemoteActor:
         """A new actor; it is placed when the cluster has room for it."""
         return remote_actor(SamplerActor, self.cpus, self.gpus).remote(
-            self.spec, self.options, self.device, self.threads
+            self.spec, self.options, self.device, self.threads, self.traced
         )
 
 
 def remote_actor(kind: type[SamplerActor], cpus: float, gpus: float) -> Any:
-    """The class as Ray starts it: one call at a time, and beside it those that control it."""
-    options = {"max_restarts": 0, "max_task_retries": 0, "concurrency_groups": {CONTROL: 1}}
+    """The class as Ray starts it: shards overlap, and beside them are calls that control it."""
+    groups = {CONTROL: 1, SHARDS: SHARDS_AT_ONCE}
+    options = {"max_restarts": 0, "max_task_retries": 0, "concurrency_groups": groups}
     return ray.remote(num_cpus=cpus, num_gpus=gpus, **options)(kind)

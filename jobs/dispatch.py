@@ -29,6 +29,7 @@ from pipelines.shard import (
     Amendment,
     BatchDone,
     BatchSampled,
+    ShardBegun,
     ShardDone,
     ShardEvent,
     ShardLeft,
@@ -36,6 +37,7 @@ from pipelines.shard import (
     fail_shard,
 )
 from pipelines.storage import Store
+from pipelines.timeline import TimeSpent
 
 IN_FLIGHT = 2
 """Shards an actor holds: one in hand, and one so that it never waits for the driver."""
@@ -87,6 +89,7 @@ class Dispatcher:
         self._begin_args = (ray.put(store), ray.put(record), terms.fence)
         self._start_failures = 0
         self._next_look = 0.0
+        self._spent: list[TimeSpent] = []
 
     @property
     def num_actors(self) -> int:
@@ -128,6 +131,11 @@ class Dispatcher:
         amends = self._amendments.get(shard)
         return self._record.layout.shard_images(shard) if amends is None else len(amends.rows)
 
+    def time_spent(self) -> list[TimeSpent]:
+        """What the actors did with their time, but for those that were lost."""
+        living = (worker.time_spent() for worker in self._workers if worker.home is not None)
+        return [*self._spent, *(spent for spent in living if spent is not None)]
+
     def close(self) -> None:
         """End every actor."""
         for worker in self._workers:
@@ -151,6 +159,7 @@ class Dispatcher:
             if worker.home is not None and worker.home.node_id in going and not worker.leaving:
                 worker.drain()
             if worker.leaving and not worker.flights:
+                self._spent += filter(None, [worker.time_spent()])
                 self._drop(worker)
 
     def _wanted(self) -> int:
@@ -301,6 +310,8 @@ class Dispatcher:
     def _heard(self, flight: Flight, event: ShardEvent) -> Iterator[Event]:
         now = time.monotonic()
         match event:
+            case ShardBegun():
+                flight.begun_at = now
             case BatchSampled():
                 self._pace.batch_done(now - flight.heard_at)
             case BatchDone():
@@ -327,7 +338,8 @@ class Dispatcher:
         if isinstance(cause, LeaseLost):
             raise cause from None
         if isinstance(cause, DeviceError):
-            yield from self._worker_lost(worker, reason_of(error), silent=False)
+            failed = worker.flights[0]
+            yield from self._worker_lost(worker, reason_of(error), False, blamed=failed)
             return
         piece = worker.flights.pop(0).piece
         worker.begin_next()
@@ -354,16 +366,20 @@ class Dispatcher:
         reason: str,
         silent: bool,
         error_type: FailureType = FailureType.WORKER_KILLED,
+        blamed: Flight | None = None,
     ) -> Iterator[Event]:
-        """The actor is gone: blame the piece it had in hand, hand out again what it held."""
+        """The actor is gone: blame the piece it was sampling, hand out again what it held."""
         self._drop(worker)
         assert worker.home is not None  # noqa: S101 - only a worker that has begun has shards
         yield ActorLost(worker.home.host, self.num_actors, reason)
-        for queued in worker.flights[:0:-1]:
-            self._work.give_back(queued.piece)
-        if not worker.flights or worker.flights[0].was_left:
+        blamed = blamed or worker.to_blame()
+        for flight in reversed(worker.flights):
+            if flight is not blamed and not flight.was_left:
+                before = flight is worker.flights[0]  # some of it may be stored
+                self._work.give_back(flight.piece.again() if before else flight.piece)
+        if blamed is None or blamed.was_left:
             return
-        piece = worker.flights[0].piece
+        piece = blamed.piece
         self._copied.discard(piece.shard)
         if worker.leaving or silent or worker.home.node_id not in alive_nodes():
             goes_on = self._work.lost(piece)
@@ -411,7 +427,7 @@ class Dispatcher:
                 flight.heard_at = time.monotonic()
                 continue
             reason = f"it was in one batch for more than {limit_s:.0f} s"
-            yield from self._worker_lost(worker, reason, False, FailureType.TIMEOUT)
+            yield from self._worker_lost(worker, reason, False, FailureType.TIMEOUT, flight)
 
     def _drop(self, worker: Worker) -> None:
         """Forget an actor, and make sure that it is no zombie."""

@@ -29,6 +29,7 @@ from jobs.interruption import first_interruption
 from jobs.preflight import require_store_on_every_node
 from jobs.tally import Tally
 from jobs.terms import Terms, terms_of
+from jobs.trace import chrome_trace, shares
 from pipelines.commit import committed_shards
 from pipelines.errors import ManifestError, StoreError
 from pipelines.lease import (
@@ -54,6 +55,7 @@ from pipelines.run_record import (
 from pipelines.runs import Run, RunProgress
 from pipelines.spec import RunSpec
 from pipelines.storage import Store, find, is_local
+from pipelines.timeline import TimeSpent
 
 LONG_S = 20.0
 """A wait of more seconds is worth a word."""
@@ -79,6 +81,8 @@ class RunResult:
     """Images made since this start; the others were there."""
     elapsed_s: float
     images_per_s: float | None
+    time_shares: dict[str, float]
+    """What the actors did with their time: busy, waiting for input or output, loading."""
 
 
 def run(
@@ -87,6 +91,7 @@ def run(
     *,
     take_over: bool = False,
     deadline_at: float | None = None,
+    trace: Callable[[str], None] | None = None,
 ) -> RunResult:
     """Run a job to its end, or go on with one that was interrupted.
 
@@ -96,6 +101,7 @@ def run(
         take_over: push aside another start that works on the same run.
         deadline_at: stop in time for all that is begun to be committed by then; seconds since
             the epoch.
+        trace: called at the end with what the actors did when, in Chrome's trace format.
 
     Raises:
         SpecError, ManifestError, ModelError, StoreDenied, ClusterError: nothing was written.
@@ -108,13 +114,15 @@ def run(
     store = Store(spec.url, spec.storage)
     store.check()
     find(spec.manifests, spec.storage)
-    press = _Press(spec, take_over, deadline_at, on_event)
+    press = _Press(spec, take_over, deadline_at, on_event, traced=trace is not None)
     with closing(press.events(store)) as events:
         for event in events:
             tally.add(event)
             on_event(event)
     ended = press.progress
     assert ended is not None  # noqa: S101 - events end in an error or in the totals
+    if trace is not None:
+        trace(chrome_trace(press.spent))
     return RunResult(
         url=spec.url,
         num_images=ended.num_images,
@@ -123,6 +131,7 @@ def run(
         num_made=tally.num_made,
         elapsed_s=tally.elapsed_s,
         images_per_s=tally.images_per_s,
+        time_shares=shares(press.spent),
     )
 
 
@@ -134,7 +143,7 @@ def as_it_honours(store: Store, on_event: Callable[[Event], None]) -> Store:
     return store.reading_back()
 
 
-def actor_factory(spec: RunSpec) -> ActorFactory:
+def actor_factory(spec: RunSpec, traced: bool = False) -> ActorFactory:
     """Actors as the job asks for them, on the cluster that is connected."""
     gpus = resolved_gpus(spec.cluster.gpus_per_actor)
     cpus = spec.cluster.cpus_per_actor
@@ -144,6 +153,7 @@ def actor_factory(spec: RunSpec) -> ActorFactory:
         cpus=cpus,
         gpus=gpus,
         threads=threads_for(spec, "cuda" if gpus else "cpu"),
+        traced=traced,
     )
 
 
@@ -175,9 +185,12 @@ class _Press:
         take_over: bool,
         deadline_at: float | None,
         on_event: Callable[[Event], None],
+        traced: bool,
     ) -> None:
         self.spec = spec
         self._on_event = on_event
+        self._traced = traced
+        self.spent: list[TimeSpent] = []
         self.progress: RunProgress | None = None
         """The totals, once every shard is committed."""
         self._take_over, self._deadline_at = take_over, deadline_at
@@ -205,7 +218,7 @@ class _Press:
 
     def _begin(self, store: Store, free: Free) -> Iterator[Event]:
         """A new run: nothing is written before all of it is known to be right."""
-        spec, factory = self.spec, actor_factory(self.spec)
+        spec, factory = self.spec, actor_factory(self.spec, self._traced)
         first, model = yield from first_actor(factory, lambda: require_nobody_since(store, free))
         yield from _thread_warning(factory)
         batch_size = resolve_batch_size(spec, factory.device)
@@ -219,7 +232,7 @@ class _Press:
                 yield from self._make(store, record, factory, first, False, lease)
 
     def _go_on(self, store: Store, record: RunRecord, lease: Lease) -> Iterator[Event]:
-        factory = actor_factory(self.spec)
+        factory = actor_factory(self.spec, self._traced)
         first, model = yield from first_actor(factory, lease.require)
         yield from _thread_warning(factory)
         refuse_changes(store, record.changes(self.spec, model, factory.device))
@@ -272,6 +285,7 @@ class _Press:
             for event in dispatcher.run(left):
                 limit.add(event)
                 yield event
+            self.spent = dispatcher.time_spent()
 
 
 @contextmanager

@@ -9,6 +9,8 @@ from ray.exceptions import GetTimeoutError, RayError
 
 from jobs.actors import RemoteActor, Whereabouts
 from jobs.worklist import Piece
+from pipelines.shard import ShardBegun
+from pipelines.timeline import TimeSpent
 
 ANSWER_S = 5.0
 """How long an actor may take to say what it is doing."""
@@ -28,6 +30,16 @@ class Flight:
     num_sampled: int = 0
     was_left: bool = False
     """Whether its actor was asked to stop before the end of it."""
+
+    def has_the_accelerator(self) -> bool:
+        """Whether its actor had come to sample it; asked when the actor is gone."""
+        ready, _ = ray.wait([self.stream], timeout=0.0, fetch_local=False)
+        if not ready:
+            return False
+        try:
+            return isinstance(ray.get(next(self.stream)), ShardBegun)
+        except (RayError, StopIteration):
+            return False
 
 
 @dataclass
@@ -54,6 +66,24 @@ class Worker:
             now = time.monotonic()
             self.flights[0].begun_at = self.flights[0].heard_at = now
 
+    def to_blame(self) -> Flight | None:
+        """What it was sampling when it ended: the last flight that the accelerator had come to.
+
+        Those before it were being stored, those after it were waiting.
+        """
+        if not self.flights:
+            return None
+        begun = [flight for flight in self.flights[1:] if flight.has_the_accelerator()]
+        return begun[-1] if begun else self.flights[0]
+
+    def time_spent(self) -> TimeSpent | None:
+        """What it did with its time; None if it does not say."""
+        try:
+            spent: TimeSpent = ray.get(self.handle.time_spent.remote(), timeout=ANSWER_S)
+        except (RayError, GetTimeoutError):
+            return None
+        return spent
+
     def drain(self) -> None:
         """Have it finish the batch in hand, and take nothing more."""
         self.leaving = True
@@ -61,9 +91,10 @@ class Worker:
             self.handle.drain.remote()
 
     def hangs(self) -> bool:
-        """Whether it is stuck in a batch, as one that waits for its store is not."""
+        """Whether it is stuck in a batch of its first flight; who waits for a store is not."""
+        shard = self.flights[0].piece.shard
         try:
-            sampling: bool = ray.get(self.handle.is_sampling.remote(), timeout=ANSWER_S)
+            sampling: bool = ray.get(self.handle.is_sampling.remote(shard), timeout=ANSWER_S)
         except GetTimeoutError:
             return True  # stuck so deep that it cannot even answer
         except RayError:

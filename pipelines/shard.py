@@ -29,6 +29,8 @@ from pipelines.outcomes import (
 from pipelines.records import FailureType, ImageFacts, ImageRecord
 from pipelines.run_record import RunRecord
 from pipelines.storage import Store
+from pipelines.timeline import Activity, Timeline
+from pipelines.turns import Turns
 from pipelines.working_sizes import WorkingSizes
 
 PENDING_BATCHES = 2
@@ -39,6 +41,13 @@ FAILURES = {
     Fault.BLANK: FailureType.BLANK,
     Fault.FLAGGED: FailureType.FLAGGED,
 }
+
+
+@dataclass(frozen=True)
+class ShardBegun:
+    """The accelerator has come to a shard."""
+
+    shard: int
 
 
 @dataclass(frozen=True)
@@ -79,7 +88,7 @@ class ShardLeft:
     shard: int
 
 
-ShardEvent = BatchSampled | BatchDone | ShardDone | ShardLeft
+ShardEvent = ShardBegun | BatchSampled | BatchDone | ShardDone | ShardLeft
 """What is told while a shard is made."""
 
 
@@ -133,6 +142,7 @@ class ShardRunner:
         worker: str,
         fence: Fence | None = None,
         threads: int = 4,
+        timeline: Timeline | None = None,
     ) -> None:
         self.store = store
         self.record = record
@@ -144,17 +154,19 @@ class ShardRunner:
         self._recorded: dict[str, int] = {}
         """Image id -> the size of the batch that it was made in, where its bytes are to return."""
         self._draining = threading.Event()
-        self._sampling = False
+        self._sampling: int | None = None
+        self._turns = Turns()
+        self.timeline = timeline or Timeline(worker)
+        self.timeline.switch(Activity.INPUT)
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="store")
 
     def close(self) -> None:
         """End the threads; what they have in hand is finished first."""
         self._pool.shutdown()
 
-    @property
-    def is_sampling(self) -> bool:
-        """Whether it is in the middle of a batch, seen from any thread."""
-        return self._sampling
+    def is_sampling(self, shard: int) -> bool:
+        """Whether it is in the middle of a batch of a shard, seen from any thread."""
+        return self._sampling == shard
 
     def drain(self) -> None:
         """Have `run` end after the batch in hand; from any thread."""
@@ -163,18 +175,27 @@ class ShardRunner:
     def run(self, work: ShardWork) -> Iterator[ShardEvent]:
         """Make a shard's missing images, then commit it.
 
+        May run in several threads at once: they sample one after the other, in the order in which
+        they began, and read and store beside each other.
+
         Raises:
             StoreError: the store failed for longer than its retries; nothing is committed.
             LeaseLost: another start has taken the run over; nothing is committed.
             DeviceError: the accelerator failed; this process should make no more shards.
         """
+        turn = self._turns.take()
+        try:
+            yield from self._run(work, turn)
+        finally:
+            self._turns.end(turn)
+
+    def _run(self, work: ShardWork, turn: int) -> Iterator[ShardEvent]:
         standing = read_commit_if_any(self.store, work.shard)
         if standing is not None and work.amends is None:
             yield shard_done(work.shard, standing)
             return
         numbers = range(len(work.rows)) if work.amends is None else work.amends.rows
         images = planned_images(work.rows.take(list(numbers)))
-        self._recorded = _batch_sizes(standing) if _replaces(work) else {}
         aside = {row.row: row for row in work.set_aside}
         wanted = range(len(images))[work.start : work.stop]
         made = {n: self._set_aside(images[n], aside[n]) for n in wanted if n in aside}
@@ -183,8 +204,11 @@ class ShardRunner:
         made |= {n: found[images[n].image_id] for n in trying if images[n].image_id in found}
         if made:
             yield _batch_done(work.shard, list(made.values()))
+        self._turns.wait(turn)
+        yield ShardBegun(work.shard)
+        self._recorded = _batch_sizes(standing) if _replaces(work) else {}
         places = {images[n].image_id: n for n in trying}
-        for records in self._make([images[n] for n in trying if n not in made], work):
+        for records in self._make([images[n] for n in trying if n not in made], work, turn):
             made |= {places[record.facts.image_id]: record for record in records}
             yield _batch_done(work.shard, records) if records else BatchSampled(work.shard)
         if len(made) < len(wanted):
@@ -217,7 +241,9 @@ class ShardRunner:
         adopted = self._pool.map(lambda image: self._adopt(image, work, time.time()), stored)
         return {record.facts.image_id: record for record in adopted if record is not None}
 
-    def _make(self, images: list[PlannedImage], work: ShardWork) -> Iterator[list[ImageRecord]]:
+    def _make(
+        self, images: list[PlannedImage], work: ShardWork, turn: int
+    ) -> Iterator[list[ImageRecord]]:
         """Sample batch after batch, while the threads store the ones before.
 
         Yields after each batch what is stored by then, if anything is.
@@ -226,11 +252,15 @@ class ShardRunner:
         for batch in batches(images, self._size_of):
             if self._draining.is_set():
                 break
-            self._sampling = True
+            self._sampling = work.shard
+            self.timeline.switch(Activity.BUSY)
             pending.append(self._sample(batch, work))
-            self._sampling = False
+            self._sampling = None
+            self.timeline.switch(Activity.OUTPUT)
             full = len(pending) > PENDING_BATCHES
             yield [future.result() for future in pending.popleft()] if full else []
+        self.timeline.switch(Activity.INPUT)
+        self._turns.end(turn)
         while pending:
             yield [future.result() for future in pending.popleft()]
 

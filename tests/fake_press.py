@@ -11,7 +11,7 @@ from diffusion_core.errors import OutOfMemory, SamplingError
 from diffusion_core.sampling import Fault, ImageRequest, SampledBatch, SamplingParams
 from pipelines.planning import check, plan_part, read_shard, write_plan
 from pipelines.run_record import RUN_FILE, RunRecord, new_record
-from pipelines.shard import BatchSampled, ShardEvent, ShardRunner, ShardWork
+from pipelines.shard import BatchSampled, ShardBegun, ShardEvent, ShardRunner, ShardWork
 from pipelines.spec import RunSpec
 from pipelines.storage import Store
 
@@ -65,7 +65,9 @@ def prepare(
 def run(store: Store, record: RunRecord, work: ShardWork, sampler: FakeSampler) -> list[ShardEvent]:
     """Make a shard, or some of its rows; the events but for signs of life."""
     runner = ShardRunner(store, record, sampler, "here:1")  # type: ignore[arg-type]
-    events = [event for event in runner.run(work) if not isinstance(event, BatchSampled)]
+    events = [
+        event for event in runner.run(work) if not isinstance(event, BatchSampled | ShardBegun)
+    ]
     runner.close()
     return events
 

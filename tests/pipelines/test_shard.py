@@ -2,10 +2,12 @@
 
 import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
 from fake_press import FakeSampler, prepare, run
 
@@ -23,6 +25,7 @@ from pipelines.shard import (
     BatchDone,
     BatchSampled,
     SetAside,
+    ShardBegun,
     ShardDone,
     ShardLeft,
     ShardRunner,
@@ -342,6 +345,7 @@ def test_draining_ends_a_shard_after_the_batch_in_hand_and_stores_it(
     events = list(runner.run(ShardWork(0, rows)))
     runner.close()
     assert events == [
+        ShardBegun(0),
         BatchSampled(0),
         BatchDone(0, num_ok=4, num_failed=0, num_sampled=4),
         ShardLeft(0),
@@ -414,3 +418,31 @@ def test_a_damaged_image_is_made_again_in_a_batch_of_the_size_that_it_was_made_i
     events = run(store, record, work, FakeSampler(fits=2))
     assert events[-1] == ShardDone(0, num_ok=1, num_failed=0)
     assert store.read(image.file) != whole
+
+
+def test_the_next_shard_is_sampled_while_this_one_is_being_stored(tmp_path: Path) -> None:
+    store, record, rows = prepare(tmp_path, [f"picture {i}" for i in range(8)], shard_size=4)
+    shards = [rows.filter(pc.equal(rows.column("shard"), shard)) for shard in (0, 1)]
+    stored, sampled = threading.Event(), threading.Event()
+
+    class Slow(Store):
+        def create(self, path: str, data: bytes) -> bool:
+            if path.startswith("images") and not stored.is_set():
+                assert sampled.wait(20)  # the second shard, while the first is not stored
+            return super().create(path, data)
+
+    class Watched(FakeSampler):
+        def sample(self, requests, params, batch_size=None):  # type: ignore[no-untyped-def]
+            made = super().sample(requests, params, batch_size)
+            if len(self.batches) == 2:
+                sampled.set()
+            return made
+
+    runner = ShardRunner(Slow(store.url), record, Watched(), "here:1")  # type: ignore[arg-type]
+    with ThreadPoolExecutor(2) as threads:
+        first = threads.submit(lambda: list(runner.run(ShardWork(0, shards[0]))))
+        second = threads.submit(lambda: list(runner.run(ShardWork(1, shards[1]))))
+        assert isinstance(first.result(30)[-1], ShardDone)
+        assert isinstance(second.result(30)[-1], ShardDone)
+    runner.close()
+    assert committed_shards(store) == {0, 1}

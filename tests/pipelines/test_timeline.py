@@ -1,0 +1,41 @@
+"""A worker's time adds up to its life, whatever it does."""
+
+from itertools import pairwise
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipelines.timeline import Activity, Span, Timeline
+
+
+@given(st.lists(st.tuples(st.sampled_from(Activity), st.floats(0, 1e6)), max_size=30))
+def test_spans_follow_each_other_and_add_up(doings: list[tuple[Activity, float]]) -> None:
+    now = 1000.0
+    told: list[Span] = []
+    timeline = Timeline("here:1", keep=100, on_span=told.append, clock=lambda: now)
+    for activity, seconds in doings:
+        timeline.switch(activity)
+        now += seconds
+    spent = timeline.spent()
+    assert abs(sum(spent.seconds.values()) - (now - 1000.0)) < 1e-6 * now
+    assert list(spent.spans) == told
+    for earlier, later in pairwise(told):
+        assert abs(earlier.began + earlier.seconds - later.began) < 1e-6 * now
+
+
+def test_sums_are_of_all_spans_though_few_are_kept() -> None:
+    now = 0.0
+    timeline = Timeline("here:1", keep=2, clock=lambda: now)
+    for _ in range(10):
+        for activity in (Activity.BUSY, Activity.OUTPUT):
+            timeline.switch(activity)
+            now += 1.0
+    spent = timeline.spent()
+    assert (spent.seconds[Activity.BUSY], spent.seconds[Activity.OUTPUT]) == (10.0, 10.0)
+    assert len(spent.spans) == 2
+
+
+def test_without_being_asked_it_keeps_no_spans() -> None:
+    timeline = Timeline("here:1")
+    timeline.switch(Activity.BUSY)
+    assert timeline.spent().spans == ()
