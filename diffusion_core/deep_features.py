@@ -21,15 +21,14 @@ of the whole U-Net, and so is the time embedding of each step; what is old is F_
 
 Cost: where a shallow call needs the share r of a whole one's multiply-adds, T steps need those of
 ceil(T / N) + r * (T - ceil(T / N)) whole calls; the share skipped nears (1 - r) * (1 - 1 / N).
-Counted by torch, r is by branch
+As torch's FlopCounterMode counts, r is
 
-    =====================  =====  =====  =====  =====  =====
-    branch                     0      1      2      3      4
-    =====================  =====  =====  =====  =====  =====
-    SD 1.5, 512 x 512      0.079  0.224  0.380  0.470  0.564
-    SDXL, 1024 x 1024      0.015  0.038  0.066  0.129  0.214
-    built-in, 128 x 128    0.201  0.531  0.710  0.835  0.901
-    =====================  =====  =====  =====  =====  =====
+    ===================  =====  =====  =====  =====  =====
+    branch                   0      1      2      3      4
+    ===================  =====  =====  =====  =====  =====
+    SD 1.5, 512 x 512    0.079  0.224  0.380  0.470  0.564
+    SDXL, 1024 x 1024    0.015  0.038  0.066  0.129  0.214
+    ===================  =====  =====  =====  =====  =====
 """
 
 import contextlib

@@ -10,6 +10,7 @@ import pytest
 import tiny_models
 import torch
 from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
 
 from diffusion_core import model
 from diffusion_core.builtin import folder
@@ -162,6 +163,24 @@ def test_where_nothing_has_changed_a_shallow_call_is_a_whole_one_at_every_branch
         assert len(deep) == 1 + (branch >= num_branches(unet) - (unet.mid_block is not None))
 
 
+def test_the_deeper_the_branch_the_less_a_shallow_call_skips() -> None:
+    unet, counts = tiny_unet(layers_per_block=2), []
+    for branch in range(num_branches(unet)):
+        with reusing_deep_features(unet, 2, branch):
+            whole, shallow = flops(unet), flops(unet)
+        counts.append(shallow)
+    assert 0 < counts[0] < whole / 4
+    assert counts == sorted(counts)
+    assert counts[-1] < whole == flops(unet)
+
+
+def flops(unet: Any) -> int:
+    """Of one call, as torch counts them."""
+    with FlopCounterMode(display=False) as counter:
+        ask(unet, noise(2))
+    return int(counter.get_total_flops())
+
+
 def test_freeu_spoils_no_remembered_feature() -> None:
     unet = tiny_unet()
     unet.enable_freeu(s1=0.9, s2=0.2, b1=1.2, b2=1.4)
@@ -215,7 +234,7 @@ def test_a_call_of_another_shape_or_precision_goes_deep() -> None:
         unet.to(torch.float64)
         for _ in range(3):
             ask(unet, noise(2)[:1, :, :8].double())
-        assert len(deep) == 4
+            assert len(deep) == 4
 
 
 @pytest.mark.parametrize("family", FAMILIES)
