@@ -201,8 +201,7 @@ def test_a_shallow_call_joins_old_deep_features_with_the_new_skip_and_the_new_ti
     assert not others
     with torch.inference_mode():
         time = unet.time_embedding(unet.time_proj(torch.tensor([100.0, 100.0])))
-        joined = torch.cat([f_cache, unet.conv_in(noise(3))], dim=1)
-        hidden = last.resnets[1](joined, time)
+        hidden = last.resnets[1](torch.cat([f_cache, unet.conv_in(noise(3))], dim=1), time)
         expected = unet.conv_out(unet.conv_act(unet.conv_norm_out(hidden)))
     assert torch.equal(found, expected)
 
@@ -212,8 +211,8 @@ def test_a_shallow_call_joins_old_deep_features_with_the_new_skip_and_the_new_ti
 def test_a_sampling_leaves_no_trace_in_the_next(
     before: tuple[int, int], num_before: int, models: Loaded
 ) -> None:
-    width, height = before
-    other = dataclasses.replace(PARAMS, width=width, height=height, num_inference_steps=num_before)
+    sizes = dict(zip(("width", "height"), before, strict=True))
+    other = dataclasses.replace(PARAMS, **sizes, num_inference_steps=num_before)
     unet = models("sd").pipeline.unet
     with reusing_deep_features(unet, interval=3):
         expected = sample(models("sd"))
@@ -333,16 +332,15 @@ def untouched(unet: Any) -> bool:
 
 def test_the_unet_is_itself_again_after_the_block_and_after_an_error() -> None:
     unet = tiny_unet()
-    names, plain = [name for name, _ in unet.named_modules()], ask(unet, noise(2))
+    names, plain = dict(unet.named_modules()).keys(), ask(unet, noise(2))
     with reusing_deep_features(unet, 2):
         ask(unet, noise(3))
     assert untouched(unet)
     with pytest.raises(RuntimeError, match="size"), reusing_deep_features(unet, 2):
         ask(unet, noise(3, 2, 5, 16, 16))
     assert untouched(unet)
-    assert [name for name, _ in unet.named_modules()] == names
-    for _ in range(2):
-        assert torch.equal(ask(unet, noise(2)), plain)
+    assert dict(unet.named_modules()).keys() == names
+    assert all(torch.equal(ask(unet, noise(2)), plain) for _ in range(2))
 
 
 def test_what_shadowed_the_forward_before_does_so_again() -> None:
