@@ -7,16 +7,18 @@
 
 The rivals are the scripts in `rivals/`, each as its own documentation teaches it. All of them, and
 nightpress, make the same pictures, which is checked: the same rows and seeds, weights, precision,
-scheduler, steps, guidance and batches, with as many threads in all, into a local folder. They store
-a PNG an image and a record of each; the bare loop stores nothing.
+scheduler, steps, guidance and batches, with as many sampling threads in all, into a local folder.
+They store a PNG an image, as Pillow saves it unless told otherwise, and a record of each; the bare
+loop stores nothing.
 
 Each runs in processes of its own, and directly before or after a run of nightpress, which together
 are a pair; the next pair is in the other order. Two figures are taken of each:
 
-- the rate is without start-up: the images that are stored after the first tenth (in whole batches)
-  are divided by the seconds from there to the last image or metadata file, by the files' own times.
-  nightpress writes each file through to the disk in that time, and the rivals do not. Of the bare
-  loop it is the time when a batch was sampled.
+- the rate is without start-up: the images that are stored after the first tenth are divided by the
+  seconds from there to the last image or metadata file, by the files' own times. The tenth is
+  rounded up to whole rounds of batches, one for each thread, as images come in such lots. nightpress
+  writes each file through to the disk in that time, and the rivals do not. Of the bare loop it is
+  the time when a batch was sampled.
 - whole divides all images by the time from the start of the command to its end: imports, loading
   the model, starting Ray and ending it, and nightpress's plan and report.
 """
@@ -138,8 +140,8 @@ def arguments() -> argparse.Namespace:
     names = [rival.name for rival in EVERY]
     parser.add_argument("--only", nargs="+", choices=names, default=names)
     options = parser.parse_args()
-    if options.images < 2 * options.batch_size:
-        parser.error("--images must be two batches at least")
+    if options.images <= options.batch_size * options.threads:
+        parser.error("--images must be more than one batch for each thread")
     return options
 
 
@@ -218,7 +220,8 @@ def read_column(path: Path) -> list[str]:
     names = [name.casefold() for name in header]
     if "prompt" not in names:
         raise SystemExit(f"{path}: no column Prompt; its columns are {', '.join(header)}")
-    return [row[names.index("prompt")] for row in rows]
+    place = names.index("prompt")
+    return [row[place] for row in rows if len(row) > place]
 
 
 def run_pairs(
@@ -253,11 +256,10 @@ def neighbours(rivals: Sequence[Rival], number: int) -> Iterator[list[Rival | No
 def run_rival(rival: Rival, job: Job, output: Path) -> Figures:
     """Run a script and take its figures."""
     printed, seconds = run_process(rival.command(replace(job, output=output)), output)
-    num_images = pq.read_metadata(job.manifest).num_rows
     if rival.name == "bare":
         moments = printed_moments(printed)
-        return figures(moments, max(moments, default=0.0), num_images, seconds, job.batch_size)
-    return stored_figures(output, num_images, seconds, job.batch_size)
+        return figures(job, moments, max(moments, default=0.0), seconds)
+    return stored_figures(job, output, seconds)
 
 
 def run_nightpress(job: Job, output: Path) -> Figures:
@@ -277,8 +279,7 @@ def run_nightpress(job: Job, output: Path) -> Figures:
     path.write_text(yaml.safe_dump(spec))
     program = Path(sys.executable).parent / "nightpress"
     _, seconds = run_process([str(program), "run", str(path)], output)
-    num_images = pq.read_metadata(job.manifest).num_rows
-    return stored_figures(output / "run", num_images, seconds, job.batch_size)
+    return stored_figures(job, output / "run", seconds)
 
 
 def run_process(command: Sequence[str], output: Path) -> tuple[str, float]:
@@ -308,40 +309,39 @@ def printed_moments(printed: str) -> list[float]:
     return [float(moment) for moment, number in lines for _ in range(int(number))]
 
 
-def stored_figures(folder: Path, num_images: int, seconds: float, batch_size: int) -> Figures:
+def stored_figures(job: Job, folder: Path, seconds: float) -> Figures:
     """By the times of the files in a folder, where every image and its record must be."""
     images = list(folder.glob("images/*.png"))
     metadata = [*folder.glob("metadata/*.parquet"), *folder.glob("images/metadata.jsonl")]
     num_records = sum(map(count_records, metadata))
-    if num_records != num_images:
-        raise SystemExit(f"{folder}: {num_records} records of {num_images} images")
+    if num_records != len(images):
+        raise SystemExit(f"{folder}: {len(images)} images and {num_records} records")
     moments = [path.stat().st_mtime for path in images]
-    end = max(path.stat().st_mtime for path in [*images, *metadata])
-    return figures(moments, end, num_images, seconds, batch_size)
+    end = max((path.stat().st_mtime for path in [*images, *metadata]), default=0.0)
+    return figures(job, moments, end, seconds)
 
 
 def count_records(path: Path) -> int:
-    """Of a metadata file."""
+    """Rows of a Parquet file, or lines of another."""
     if path.suffix == ".parquet":
         return int(pq.read_metadata(path).num_rows)
     return len(path.read_text().splitlines())
 
 
-def figures(
-    moments: Sequence[float], end: float, num_images: int, seconds: float, batch_size: int
-) -> Figures:
+def figures(job: Job, moments: Sequence[float], end: float, seconds: float) -> Figures:
     """The rate and the whole, as the module's docstring says.
 
     Args:
+        job: as it was run.
         moments: when each image was stored, in seconds since the epoch.
         end: when the last file was.
-        num_images: how many there must be.
         seconds: that the process took.
-        batch_size: by which the first tenth is rounded up.
     """
+    num_images = count_records(job.manifest)
     if len(moments) != num_images:
         raise SystemExit(f"{len(moments)} of {num_images} images were made")
-    first = -(-num_images // (10 * batch_size)) * batch_size
+    lot = job.batch_size * job.threads
+    first = -(-num_images // (10 * lot)) * lot
     start = sorted(moments)[first - 1]
     return Figures((num_images - first) / (end - start), num_images / seconds)
 

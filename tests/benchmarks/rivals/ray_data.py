@@ -61,7 +61,7 @@ def main() -> None:
             num_cpus=1,
         )
         .map(save, fn_kwargs={"job": job})
-        .write_parquet(f"local://{job.output}/metadata")
+        .write_parquet(str(job.output / "metadata"))
     )
 
 
