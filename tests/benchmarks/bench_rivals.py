@@ -16,9 +16,9 @@ are a pair; the next pair is in the other order. Two figures are taken of each:
 
 - the rate is without start-up: the images that are stored after the first tenth are divided by the
   seconds from there to the last image or metadata file, by the files' own times. The tenth is
-  rounded up to whole rounds of batches, one for each thread, as images come in such lots. nightpress
-  writes each file through to the disk in that time, and the rivals do not. Of the bare loop it is
-  the time when a batch was sampled.
+  rounded up to whole rounds of batches, one for each thread, as images come in such lots. In that
+  time nightpress writes each file through to the disk, and the rivals do not. The bare loop has no
+  files; there it is when a batch was sampled.
 - whole divides all images by the time from the start of the command to its end: imports, loading
   the model, starting Ray and ending it, and nightpress's plan and report.
 """
