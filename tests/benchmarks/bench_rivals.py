@@ -24,7 +24,6 @@ are a pair; the next pair is in the other order. Two figures are taken of each:
 """
 
 import argparse
-import csv
 import os
 import statistics
 import subprocess
@@ -34,16 +33,15 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
-from itertools import cycle, islice
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
 import pyarrow.parquet as pq
 import yaml
 from bench_first_image import ROOT
 from PIL import Image
 from rivals.job import Job
+from rivals.prompts import write_manifest
 
 from diffusion_core.errors import DiffusionError
 from diffusion_core.model import ModelInfo, ModelSpec, describe
@@ -52,6 +50,10 @@ from pipelines.models import locate
 PROMPTS = ROOT / "jobs" / "examples" / "prompts.txt"
 RIVALS = Path(__file__).parent / "rivals"
 SHOWN_LINES = 15
+
+MIN_LOTS = 20
+"""Batches for each thread, below which a rate is mostly chance."""
+
 SAME_PICTURE = 4.0
 """Mean difference, of 255, up to which two pictures of other batches or threads are the same."""
 
@@ -116,7 +118,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         folder = options.output or Path(scratch)
         job, settings = job_of(options, folder)
-        print(settings, flush=True)
+        print("\n".join([settings, *doubts(job)]), flush=True)
         pairs: dict[str, list[Pair]] = {rival.name: [] for rival in rivals}
         for number in range(options.pairs):
             run_pairs(job, rivals, number, folder, pairs)
@@ -178,6 +180,19 @@ def job_of(options: argparse.Namespace, folder: Path) -> tuple[Job, str]:
     return job, settings
 
 
+def doubts(job: Job) -> Iterator[str]:
+    """Why the figures may say little."""
+    lots = count_records(job.manifest) / (job.batch_size * job.threads)
+    if lots < MIN_LOTS:
+        yield f"only {lots:.0f} batches for each thread: too few for a rate"
+    load = os.getloadavg()[0]
+    if load > 0.5:
+        yield (
+            f"others keep {load:.1f} processors busy: programs of several threads that wait for "
+            "each other suffer from that more than programs of several processes"
+        )
+
+
 def find_model(source: str) -> tuple[Path, ModelInfo]:
     """The model's folder, and what is known of it."""
     spec = ModelSpec(source=source)
@@ -186,42 +201,6 @@ def find_model(source: str) -> tuple[Path, ModelInfo]:
         return folder.resolve(), describe(folder, spec)
     except DiffusionError as error:
         raise SystemExit(str(error)) from None
-
-
-def write_manifest(path: Path, prompts: Path, num_images: int) -> Path:
-    """The first prompts, over again where there are too few, each row with a seed of its own."""
-    rows = list(islice(cycle(read_prompts(prompts)), num_images))
-    table = {
-        "id": [f"{number:05d}" for number in range(num_images)],
-        "prompt": rows,
-        "seed": list(range(num_images)),
-    }
-    pq.write_table(pa.table(table), path)
-    return path
-
-
-def read_prompts(path: Path) -> list[str]:
-    """One a line, or those of a table's column called Prompt, whatever its case."""
-    if not path.is_file():
-        raise SystemExit(f"{path}: no such file of prompts")
-    is_table = path.suffix in (".tsv", ".csv")
-    texts = read_column(path) if is_table else path.read_text().splitlines()
-    prompts = [text for text in texts if text.strip()]
-    if not prompts:
-        raise SystemExit(f"{path}: no prompts")
-    return prompts
-
-
-def read_column(path: Path) -> list[str]:
-    """The column of prompts; in TSV a quotation mark is a letter."""
-    with path.open(newline="") as file:
-        tabbed = csv.reader(file, delimiter="\t", quoting=csv.QUOTE_NONE)
-        header, *rows = tabbed if path.suffix == ".tsv" else csv.reader(file)
-    names = [name.casefold() for name in header]
-    if "prompt" not in names:
-        raise SystemExit(f"{path}: no column Prompt; its columns are {', '.join(header)}")
-    place = names.index("prompt")
-    return [row[place] for row in rows if len(row) > place]
 
 
 def run_pairs(
