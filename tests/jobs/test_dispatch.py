@@ -62,8 +62,9 @@ def test_a_shard_that_kills_every_worker_fails_and_the_others_are_made(
     assert {row["error_type"] for row in failed} == {"WorkerLost"}
     assert {row["attempts"] for row in failed} == {3}
     # The death of an actor may be seen on the shard before, which is then blamed once in vain.
-    assert sum(isinstance(event, ActorLost) for event in seen) in (3, 4)
-    assert sum(isinstance(event, ShardRetried) for event in seen) == 2
+    lost = sum(isinstance(event, ActorLost) for event in seen)
+    assert lost in (3, 4)
+    assert sum(isinstance(event, ShardRetried) for event in seen) == lost - 1
 
 
 def test_actors_that_never_start_stop_the_run_with_their_reason(make_spec: MakeSpec) -> None:
