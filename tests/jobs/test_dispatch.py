@@ -71,8 +71,10 @@ def test_a_shard_whose_every_row_kills_fails_and_the_others_are_made(
     assert len(failed) == 2
     assert {row["error_type"] for row in failed} == {"WorkerKilled"}
     assert {row["attempts"] for row in failed} == {3}
-    assert sum(isinstance(event, ActorLost) for event in seen) == 4
-    assert sum(isinstance(event, ShardRetried) for event in seen) == 2
+    # The death of an actor may be seen on the shard before, which is then blamed once in vain.
+    lost = sum(isinstance(event, ActorLost) for event in seen)
+    assert lost in (4, 5)
+    assert sum(isinstance(event, ShardRetried) for event in seen) == lost - 2
     assert sum(isinstance(event, RowSetAside) for event in seen) == 2
 
 
