@@ -58,11 +58,7 @@ def ray_metadata(node: Cluster) -> Iterator[tuple[str, bytes]]:
     assert tables.connect()
     kept = [*tables.get_job_table(), *tables.get_actor_table(None, None), *tables.get_node_table()]
     assert len(kept) >= 3
-    yield (
-        "tables",
-        b"".join(each if isinstance(each, bytes) else repr(each).encode() for each in kept),
-    )
-    tables.disconnect()
+    yield "tables", repr(kept).encode()
 
 
 def files_below(folder: Path) -> Iterator[tuple[str, bytes]]:
