@@ -18,8 +18,9 @@ from jobs.errors import RunStopped
 from jobs.events import ActorJoined, ActorLost, Event, Message, RowSetAside, ShardRetried
 from jobs.pace import Pace
 from jobs.ray_errors import is_silence, reason_of
+from jobs.starting import MAX_START_FAILURES
 from jobs.terms import Terms
-from jobs.workers import Flight, Worker
+from jobs.workers import Flight, Startup, Worker
 from jobs.worklist import Piece, Worklist
 from pipelines.errors import LeaseLost, PlanDamaged, StoreError
 from pipelines.planning import read_shard
@@ -42,9 +43,6 @@ IN_FLIGHT = 2
 
 POLL_S = 1.0
 """How long one wait for events lasts; also how often the cluster is looked at."""
-
-MAX_START_FAILURES = 3
-"""Actors that may fail to start, one after the other, before the run stops."""
 
 
 class Dispatcher:
@@ -96,7 +94,7 @@ class Dispatcher:
     def adopt(self, handle: RemoteActor) -> None:
         """Use an actor that was started earlier."""
         ready = handle.begin.remote(*self._begin_args)
-        self._workers.append(Worker(handle, ready))
+        self._workers.append(Worker(handle, ready, Startup(handle)))
 
     def run(
         self, shards: Iterable[int], amendments: Mapping[int, Amendment] | None = None
@@ -122,6 +120,7 @@ class Dispatcher:
             self._hand_out()
             yield from self._handle_one_round()
             yield from self._end_the_silent()
+            yield from self._end_the_unready()
 
     def _num_rows(self, shard: int) -> int:
         """How many rows of a shard are to be made."""
@@ -181,6 +180,8 @@ class Dispatcher:
 
     def _copy_stragglers(self) -> None:
         """Have idle actors try, too, what others take far too long for."""
+        if self._store.reads_back:  # two commits of one shard could replace each other there
+            return
         idle = [worker for worker in self._workers if worker.takes_work and not worker.flights]
         for worker, flight in zip(idle, self._stragglers(), strict=False):
             self._copied.add(flight.piece.shard)
@@ -302,9 +303,10 @@ class Dispatcher:
         now = time.monotonic()
         match event:
             case BatchSampled():
-                self._pace.batch_done(now - flight.heard_at)
+                self._pace.batch_done(event.batch_s)
             case BatchDone():
-                self._pace.batch_done(now - flight.heard_at)
+                if event.batch_s:
+                    self._pace.batch_done(event.batch_s)
                 flight.num_sampled += event.num_sampled
                 if not self._work.is_done(event.shard):
                     # What is stored by pieces and copies is counted when the shard is committed.
@@ -322,12 +324,15 @@ class Dispatcher:
         flight.heard_at = now
 
     def _raised(self, worker: Worker, error: RayTaskError) -> Iterator[Event]:
-        """The shard's code raised; unless the device is to blame, the actor lives."""
+        """The shard's code raised; unless the device is to blame, the actor lives.
+
+        What a device fails at says as little about an image as a node that goes away.
+        """
         cause = error.cause
         if isinstance(cause, LeaseLost):
             raise cause from None
         if isinstance(cause, DeviceError):
-            yield from self._worker_lost(worker, reason_of(error), silent=False)
+            yield from self._worker_lost(worker, reason_of(error), silent=True)
             return
         piece = worker.flights.pop(0).piece
         worker.begin_next()
@@ -412,6 +417,14 @@ class Dispatcher:
                 continue
             reason = f"it was in one batch for more than {limit_s:.0f} s"
             yield from self._worker_lost(worker, reason, False, FailureType.TIMEOUT)
+
+    def _end_the_unready(self) -> Iterator[Event]:
+        """End actors that have been loading their model for far too long."""
+        limit_s = self._terms.load_timeout_s
+        for worker in list(self._workers):
+            if worker.ready is not None and worker.startup.seconds > limit_s:
+                self._drop(worker)
+                yield from self._start_failed(f"its model was not loaded in {limit_s:.0f} s")
 
     def _drop(self, worker: Worker) -> None:
         """Forget an actor, and make sure that it is no zombie."""

@@ -14,9 +14,9 @@ from jobs.runner import (
     actor_factory,
     as_it_honours,
     dispatching,
-    first_actor,
     stopping_for_good,
 )
+from jobs.starting import FirstActor
 from jobs.terms import terms_of
 from pipelines.commit import read_commit, shard_path
 from pipelines.lease import Lease, held, require_free
@@ -114,7 +114,8 @@ def _made(
 ) -> Iterator[Event]:
     store, record = run.store, run.record
     factory = actor_factory(spec)
-    first, model = yield from first_actor(factory, lease.require)
+    first = FirstActor(factory, spec.cluster.load_timeout_s, lease.require)
+    model = yield from first.described()
     refuse_changes(store, record.changes(spec, model, factory.device))
     for shard in uncommit:
         store.delete(shard_path(shard))
@@ -126,7 +127,7 @@ def _made(
     limit = FailureLimit(spec.cluster.max_failures)
     with stopping_for_good():
         with dispatching(store, record, factory, terms, lease, limit) as dispatcher:
-            dispatcher.adopt(first)
+            dispatcher.adopt(first.handle)
             for event in dispatcher.run(shards, amendments):
                 limit.add(event)
                 yield event

@@ -9,7 +9,7 @@ import time
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import pyarrow as pa
 
@@ -46,6 +46,8 @@ class BatchSampled:
     """A batch of a shard is sampled, and none of it stored yet: a sign of life."""
 
     shard: int
+    batch_s: float = field(default=0.0, compare=False)
+    """Seconds that the latest batch took to sample."""
 
 
 @dataclass(frozen=True)
@@ -57,10 +59,12 @@ class BatchDone:
     num_failed: int
     num_sampled: int
     """Of those that are ok; the others were found in the store."""
+    batch_s: float = field(default=0.0, compare=False)
+    """Seconds that the latest batch took to sample; 0 where none was."""
 
     def only_sampled(self) -> "BatchDone":
         """As it counts when these images will be counted again, as found."""
-        return BatchDone(self.shard, 0, 0, self.num_sampled)
+        return BatchDone(self.shard, 0, 0, self.num_sampled, self.batch_s)
 
 
 @dataclass(frozen=True)
@@ -177,16 +181,18 @@ class ShardRunner:
         self._recorded = _batch_sizes(standing) if _replaces(work) else {}
         aside = {row.row: row for row in work.set_aside}
         wanted = range(len(images))[work.start : work.stop]
-        made = {n: self._set_aside(images[n], aside[n]) for n in wanted if n in aside}
-        trying = [n for n in wanted if n not in made]
-        found = self._found([images[n] for n in trying], work)
-        made |= {n: found[images[n].image_id] for n in trying if images[n].image_id in found}
+        found = self._found([images[n] for n in wanted], work)
+        made = {n: found[images[n].image_id] for n in wanted if images[n].image_id in found}
+        # What was set aside may have been stored by the attempt that its row was blamed for.
+        lost = [n for n in wanted if n in aside and n not in made]
+        made |= {n: self._set_aside(images[n], aside[n]) for n in lost}
         if made:
             yield _batch_done(work.shard, list(made.values()))
-        places = {images[n].image_id: n for n in trying}
-        for records in self._make([images[n] for n in trying if n not in made], work):
+        places = {images[n].image_id: n for n in wanted}
+        for records, batch_s in self._make([images[n] for n in wanted if n not in made], work):
             made |= {places[record.facts.image_id]: record for record in records}
-            yield _batch_done(work.shard, records) if records else BatchSampled(work.shard)
+            done = _batch_done(work.shard, records, batch_s)
+            yield done if records else BatchSampled(work.shard, batch_s)
         if len(made) < len(wanted):
             yield ShardLeft(work.shard)
         elif work.commits:
@@ -217,22 +223,26 @@ class ShardRunner:
         adopted = self._pool.map(lambda image: self._adopt(image, work, time.time()), stored)
         return {record.facts.image_id: record for record in adopted if record is not None}
 
-    def _make(self, images: list[PlannedImage], work: ShardWork) -> Iterator[list[ImageRecord]]:
+    def _make(
+        self, images: list[PlannedImage], work: ShardWork
+    ) -> Iterator[tuple[list[ImageRecord], float]]:
         """Sample batch after batch, while the threads store the ones before.
 
-        Yields after each batch what is stored by then, if anything is.
+        Yields after each batch what is stored by then, if anything is, and what the batch took.
         """
         pending: deque[list[Future[ImageRecord]]] = deque()
         for batch in batches(images, self._size_of):
             if self._draining.is_set():
                 break
             self._sampling = True
+            clock = time.perf_counter()
             pending.append(self._sample(batch, work))
+            batch_s = time.perf_counter() - clock
             self._sampling = False
             full = len(pending) > PENDING_BATCHES
-            yield [future.result() for future in pending.popleft()] if full else []
+            yield [future.result() for future in pending.popleft()] if full else [], batch_s
         while pending:
-            yield [future.result() for future in pending.popleft()]
+            yield [future.result() for future in pending.popleft()], 0.0
 
     def _sample(self, batch: list[PlannedImage], work: ShardWork) -> list[Future[ImageRecord]]:
         """Sample a batch; one that fails as a whole, in smaller ones or each image alone."""
@@ -368,10 +378,11 @@ def shard_done(shard: int, part: pa.Table) -> ShardDone:
     return ShardDone(shard, statuses.count("ok"), statuses.count("failed"))
 
 
-def _batch_done(shard: int, records: Sequence[ImageRecord]) -> BatchDone:
+def _batch_done(shard: int, records: Sequence[ImageRecord], batch_s: float = 0.0) -> BatchDone:
     return BatchDone(
         shard=shard,
         num_ok=sum(record.status == "ok" for record in records),
         num_failed=sum(record.status == "failed" for record in records),
         num_sampled=sum(record.sampling_s is not None for record in records),
+        batch_s=batch_s,
     )

@@ -88,3 +88,17 @@ class ThreadsActor(SamplerActor):
     ) -> Iterator[Any]:
         self._runner.store.put("threads", str(torch.get_num_threads()).encode())
         yield from super().run_piece(piece, look_first, amends)
+
+
+class StuckActor(SamplerActor):
+    """Its model never comes, as from a share that does not answer."""
+
+    def load(self, fingerprint: str, batch_size: int) -> None:
+        time.sleep(3600)
+
+
+class FallingActor(SamplerActor):
+    """Its process is killed while it loads the model."""
+
+    def load(self, fingerprint: str, batch_size: int) -> None:
+        os.kill(os.getpid(), signal.SIGKILL)
