@@ -23,6 +23,9 @@ PARTIAL_FOLDER = ".partial"
 STALE_S = 24 * 3600
 """After a day, a partial file belongs to a process that is gone."""
 
+LOCK_S = 60.0
+"""How long one waits for whoever replaces something at the same time."""
+
 NO_HARD_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EXDEV)
 
 
@@ -50,6 +53,20 @@ class LocalFolder:
             with self._partial(data) as partial:
                 os.replace(partial, target)
             _sync_folder(target.parent)
+
+    def replace(self, path: str, data: bytes, seen: bytes) -> bool:
+        """Replace what has been seen, if it is still there."""
+        with told(self.place, path):
+            target = self.root / path
+            with (
+                self._partial(data) as partial,
+                FileLock(partial.parent / "names.lock", timeout=LOCK_S),
+            ):
+                if target.read_bytes() != seen:
+                    return False
+                os.replace(partial, target)
+            _sync_folder(target.parent)
+            return True
 
     def read(self, path: str) -> bytes:
         """The bytes."""

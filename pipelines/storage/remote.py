@@ -19,6 +19,9 @@ from pipelines.storage.retries import QUICK, RetryPolicy
 
 T = TypeVar("T")
 
+ONE_REQUEST_BYTES = 5 * 2**30
+"""What S3 takes in one; s3fs puts no condition on what it sends in parts."""
+
 LISTED_PAGES = 3
 """Of a thousand names each: more lie between only when a shard's names are far apart."""
 
@@ -40,6 +43,32 @@ class RemoteFolder:
         """Replace."""
         driver, key = self._at(path)
         self._run(path, lambda: driver.pipe_file(key, data, **self.place.write_options(path)))
+
+    def replace(self, path: str, data: bytes, seen: bytes) -> bool:
+        """Replace what has been seen, if it is still there."""
+        driver, key = self._at(path)
+        extra = self.place.write_options(path)
+
+        def attempt() -> bool:
+            # The condition first: it then holds for what is read, and for what is replaced.
+            condition = self._as_it_is(driver, key)
+            now = bytes(driver.cat_file(key, **self.place.read_options))
+            if now != seen:
+                return now == data  # written by an attempt whose answer got lost
+            try:
+                driver.pipe_file(key, data, **extra, **condition)
+            except driver_errors() as error:
+                if classify(error) is not Fault.TAKEN:
+                    raise
+                return self._read(path, self.policy) == data
+            return bool(condition) or self._read(path, self.policy) == data
+
+        try:
+            return self._run(path, attempt)
+        except StoreError:
+            if self._holds(path, data):
+                return True
+            raise
 
     def read(self, path: str) -> bytes:
         """The bytes."""
@@ -159,6 +188,12 @@ class RemoteFolder:
             if unsure and self._holds(path, data):
                 return True
             raise
+
+    def _as_it_is(self, driver: Any, key: str) -> dict[str, Any]:
+        """What has S3 replace an object in one request, and only as it is now."""
+        if self.place.protocol not in S3:
+            return {}
+        return {"IfMatch": driver.info(key)["ETag"], "chunksize": ONE_REQUEST_BYTES}
 
     def _marked(self, path: str, mark: str) -> bool:
         """Whether the object that has the name is of this very call.

@@ -75,6 +75,21 @@ class Store:
         """Write an object, in place of the one that may be there."""
         self._folder.put(inside(path, self.url), data)
 
+    def replace(self, path: str, data: bytes, seen: bytes) -> bool:
+        """Put bytes in place of those that were read; False if others are there by now.
+
+        Of several who replace what they all have seen, one succeeds: on S3 by `If-Match`, in a
+        local folder under a lock. Where a store ignores the condition, and behind other drivers,
+        what is there is looked at right before it is replaced, and read afterwards: that is as
+        good for one writer at a time.
+
+        Raises:
+            StoreMissing: nothing is there.
+        """
+        path = inside(path, self.url)
+        replaced = self._folder.replace(path, data, seen)
+        return replaced and not (self.reads_back and self._folder.read(path) != data)
+
     def read(self, path: str) -> bytes:
         """The bytes of an object.
 
