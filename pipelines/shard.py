@@ -16,7 +16,13 @@ import pyarrow as pa
 from diffusion_core.errors import DeviceError, OutOfMemory
 from diffusion_core.sampling import Fault, SampledBatch, Sampler
 from pipelines.batching import PlannedImage, batches, planned_images
-from pipelines.commit import amend_commit, commit_shard, metadata_part, read_commit_if_any
+from pipelines.commit import (
+    amend_commit,
+    commit_shard,
+    metadata_part,
+    read_commit_if_any,
+    recommit_shard,
+)
 from pipelines.encoding import encode
 from pipelines.lease import Fence
 from pipelines.outcomes import (
@@ -27,6 +33,7 @@ from pipelines.outcomes import (
     stored_record,
 )
 from pipelines.records import FailureType, ImageFacts, ImageRecord
+from pipelines.rewriting import rewrite
 from pipelines.run_record import RunRecord
 from pipelines.storage import Store
 from pipelines.working_sizes import WorkingSizes
@@ -103,8 +110,10 @@ class Amendment:
     """Rows of a committed shard that are made again; work on it counts among these alone."""
 
     rows: tuple[int, ...]
-    replaces: bool
+    replaces: bool = False
     """Whether the files under their names are damaged, and to be replaced."""
+    recommits: bool = False
+    """Whether the commit itself is damaged, and to be replaced; the rows are all of the shard's."""
 
 
 @dataclass(frozen=True)
@@ -172,7 +181,8 @@ class ShardRunner:
             LeaseLost: another start has taken the run over; nothing is committed.
             DeviceError: the accelerator failed; this process should make no more shards.
         """
-        standing = read_commit_if_any(self.store, work.shard)
+        recommits = work.amends is not None and work.amends.recommits
+        standing = None if recommits else read_commit_if_any(self.store, work.shard)
         if standing is not None and work.amends is None:
             yield shard_done(work.shard, standing)
             return
@@ -201,12 +211,14 @@ class ShardRunner:
     def _commit(self, records: Mapping[int, ImageRecord], work: ShardWork) -> ShardDone:
         if self._fence is not None:
             self._fence.require(self.store)
+        if work.amends is not None and not work.amends.recommits:
+            part = amend_commit(self.store, work.shard, records, self._fence)
+            return shard_done(work.shard, part.take(list(work.amends.rows)))
+        part = metadata_part(list(records.values()), work.rows)
         if work.amends is None:
-            part = commit_shard(
-                self.store, work.shard, metadata_part(list(records.values()), work.rows)
-            )
+            part = commit_shard(self.store, work.shard, part)
         else:
-            part = amend_commit(self.store, work.shard, records).take(list(work.amends.rows))
+            recommit_shard(self.store, work.shard, part, self._fence)
         return shard_done(work.shard, part)
 
     def _set_aside(self, image: PlannedImage, row: SetAside) -> ImageRecord:
@@ -332,9 +344,7 @@ class ShardRunner:
                 return self.failure(image, work.attempt, FailureType.NAME_TAKEN, taken)
             replaces = True
         if replaces:
-            if self._fence is not None:
-                self._fence.require(self.store)
-            self.store.put(image.file, data)
+            rewrite(self.store, image.file, lambda seen: data, self._fence)
         return stored_record(image, facts, data, work.attempt, self.worker, started_at, sampling_s)
 
     def _adopt(self, image: PlannedImage, work: ShardWork, started_at: float) -> ImageRecord | None:
