@@ -56,6 +56,9 @@ PNG_CHUNK = struct.Struct(">I4s")
 NO_DIGEST = "0" * 64
 """Stands where a file's SHA-256 will, while that is taken."""
 
+BROKEN = (OSError, SyntaxError, IndexError, TypeError, struct.error)
+"""What Pillow raises, and takes itself, for a file that is not as its format says."""
+
 
 def encode(pixels: np.ndarray, facts: ImageFacts, images: ImagesSpec) -> bytes:
     """The image file, its facts inside.
@@ -88,8 +91,28 @@ def opened(data: bytes) -> Image.Image:
         return Image.open(BytesIO(data), formats=("PNG", "WEBP", "JPEG"))
     except Image.DecompressionBombError as error:
         raise ValueError("it says that it has more pixels than any image should") from error
-    except (OSError, SyntaxError) as error:
+    except BROKEN as error:
         raise ValueError("it is no PNG, WebP or JPEG file") from error
+    except ValueError as error:  # such as compressed text that grows beyond all measure
+        raise ValueError(f"it is no sound image: {_one_line(error)}") from error
+
+
+def decoded(data: bytes) -> Image.Image:
+    """An image file of one of our formats with its pixels.
+
+    Raises:
+        ValueError: it is none, is not whole, or its pixels might fill the memory.
+    """
+    image = opened(data)
+    try:
+        image.load()
+    except (*BROKEN, ValueError) as error:
+        raise ValueError(f"it is no whole image: {_one_line(error)}") from error
+    return image
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:200]
 
 
 def read_facts(data: bytes) -> ImageFacts | None:
