@@ -112,6 +112,16 @@ def read_commit_if_any(store: Store, shard: int) -> pa.Table | None:
     return None if store.size(shard_path(shard)) is None else read_commit(store, shard)
 
 
+def failed_rows(store: Store, shard: int) -> tuple[int, ...]:
+    """The rows of a committed shard that failed.
+
+    Raises:
+        Damaged: the commit is not what was written.
+    """
+    statuses = read_commit(store, shard, ["status"]).column("status").to_pylist()
+    return tuple(row for row, status in enumerate(statuses) if status == "failed")
+
+
 def committed_shards(store: Store) -> set[int]:
     """The shards that are finished, by one listing."""
     names = (_SHARD_FILE.fullmatch(name) for name in store.list(METADATA_FOLDER))

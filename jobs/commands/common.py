@@ -87,13 +87,18 @@ def _as_overrides(storage: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(f"storage.{option}" for option in storage)
 
 
+def is_job_file(run: str) -> bool:
+    """Whether what was typed for a run is its job file, and not its URL."""
+    return run.endswith((".yaml", ".yml"))
+
+
 def open_run_argument(run: str, storage: tuple[str, ...]) -> Run | TrainingRun:
     """The run or training at a URL, or the one that a job file makes.
 
     Raises:
         RunNotFound: there is neither.
     """
-    if run.endswith((".yaml", ".yml")):
+    if is_job_file(run):
         return _open_job(Path(run), _as_overrides(storage))
     store = Store(run, storage_options(storage))
     require_answer(store)
