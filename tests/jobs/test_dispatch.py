@@ -209,7 +209,7 @@ def test_before_a_deadline_only_what_can_be_done_is_begun(make_spec: MakeSpec) -
     spec = make_spec(batch={"size": 2, "shard_size": 2})
     store, record = begun(spec)
     slow = dispatcher(
-        spec, store, record, SamplerActor, deadline_at=time.time() + 12.0, drain_s=1.0
+        spec, store, record, SamplerActor, deadline_at=time.time() + 100.0, drain_s=1.0
     )
     slow._pace.shard_done(1, 60.0)  # a minute an image: nothing would be done in time
     with pytest.raises(RunStopped, match="would not be done before the deadline"):
