@@ -1,7 +1,7 @@
 """A run directory at any URL."""
 
 import uuid
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, Self
 
@@ -105,6 +105,10 @@ class Store:
     def list(self, folder: str = "") -> dict[str, int]:
         """Every object below a folder, as path relative to the store -> bytes, sorted."""
         return self._folder.list(inside(folder, self.url) if folder else "")
+
+    def pages(self, folder: str = "") -> Iterator[dict[str, int]]:
+        """As `list`, some thousand objects at a time and in no order: for what may be millions."""
+        return self._folder.pages(inside(folder, self.url) if folder else "")
 
     def present(self, paths: Sequence[str]) -> set[str]:
         """Those of some paths that are there, by one listing of where they lie."""

@@ -17,7 +17,7 @@ import pytest
 from servers import Folder, Server
 
 from pipelines.errors import StoreError, StoreMissing
-from pipelines.storage import Store, remote
+from pipelines.storage import Store, listing
 from pipelines.storage.local import PARTIAL_FOLDER, STALE_S
 
 
@@ -63,7 +63,8 @@ def test_of_some_paths_those_that_are_there_are_known(store: Store) -> None:
 def test_paths_beyond_what_is_listed_are_asked_for_alone(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(remote, "LISTED_PAGES", 0)
+    monkeypatch.setattr(listing, "WORTHWHILE", 2)
+    monkeypatch.setattr(listing, "PAGE_NAMES", 1)
     store.create("images/b.png", b"1")
     assert store.present(["images/a.png", "images/b.png"]) == {"images/b.png"}
 
