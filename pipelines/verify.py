@@ -101,7 +101,7 @@ def stray_images(run: Run) -> list[str]:
     """Images that no commit names, in order.
 
     Of the images that are named, 64 bits each are held, and of those in the store one page of the
-    listing. A stray whose hash is by chance that of a named image is not told; no named image
+    listing: 32 MB for a million images, by tests/benchmarks/bench_verify.py. A stray whose hash is by chance that of a named image is not told; no named image
     is ever called a stray.
 
     Raises:
