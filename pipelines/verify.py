@@ -101,8 +101,8 @@ def stray_images(run: Run) -> list[str]:
     """Images that no commit names, in order.
 
     Of the images that are named, 64 bits each are held, and of those in the store one page of the
-    listing: 32 MB for a million images, by tests/benchmarks/bench_verify.py. A stray whose hash is by chance that of a named image is not told; no named image
-    is ever called a stray.
+    listing: 32 MB for a million images, by tests/benchmarks/bench_verify.py. A stray whose hash is
+    by chance that of a named image is not told; no named image is ever called a stray.
 
     Raises:
         Damaged: a commit cannot be read, so that nobody knows which images it names.
