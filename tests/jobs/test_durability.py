@@ -96,6 +96,24 @@ def test_retry_makes_the_failed_rows_and_no_others(
     assert "no committed row has failed" in nightpress("retry", spec.url).stdout
 
 
+def test_the_limit_that_a_run_was_begun_with_stops_no_retry(job: str, spec: RunSpec) -> None:
+    taken = [Path(spec.url, f"images/{row:08d}_00.png") for row in (0, 9, 18)]
+    taken[0].parent.mkdir(parents=True)
+    for path in taken:
+        path.write_bytes(b"somebody else's")
+    assert nightpress("run", job, "--max-failures", "0").exit_code == 4
+    assert nightpress("run", job).exit_code == 3
+    again = nightpress("retry", spec.url)
+    assert again.exit_code == 3, again.output
+    assert "3 failed again" in again.stdout
+    stopped = nightpress("retry", job, "--max-failures", "0")
+    assert stopped.exit_code == 4
+    assert "max_failures is 0" in stopped.stderr
+    for path in taken:
+        path.unlink()
+    assert nightpress("retry", job).exit_code == 0
+
+
 def flip_a_bit(path: Path) -> None:
     data = bytearray(path.read_bytes())
     data[len(data) // 2] ^= 1
@@ -232,6 +250,24 @@ def test_a_run_that_fails_wholesale_is_stopped_early(make_spec: MakeSpec, tmp_pa
     assert "max_failures is 3" in result.stderr
     failed = [row for row in read_metadata(wholesale).to_pylist() if row["status"] == "failed"]
     assert 3 < len(failed) < 12
+
+
+def test_a_large_shard_that_fails_wholesale_is_not_made_to_its_end(
+    make_spec: MakeSpec, tmp_path: Path
+) -> None:
+    manifest = tmp_path / "guidance.csv"
+    manifest.write_text("prompt,guidance_scale\n" + "a,3e38\n" * 300)
+    wholesale = make_spec(
+        manifest=str(manifest),
+        sampling={"width": 64, "height": 64, "num_inference_steps": 2},
+        batch={"size": 2, "shard_size": 300},
+    )
+    path = tmp_path / "wholesale.yaml"
+    path.write_text(yaml.safe_dump(wholesale.as_dict()))
+    result = nightpress("run", str(path), "--max-failures", "3")
+    assert result.exit_code == 4
+    assert "of 4 images failed, and max_failures is 3" in result.stderr
+    assert not Path(wholesale.url, shard_path(0)).exists()
 
 
 @pytest.mark.parametrize("text", ["25:00", "yesterday", "2001-01-01T00:00"])
