@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -106,9 +107,9 @@ def test_the_limit_that_a_run_was_begun_with_stops_no_retry(job: str, spec: RunS
     again = nightpress("retry", spec.url)
     assert again.exit_code == 3, again.output
     assert "3 failed again" in again.stdout
-    stopped = nightpress("retry", job, "--max-failures", "0")
-    assert stopped.exit_code == 4
-    assert "max_failures is 0" in stopped.stderr
+    refused = nightpress("retry", job, "--max-failures", "many")
+    assert refused.exit_code == 2
+    assert "--max-failures" in refused.stderr
     for path in taken:
         path.unlink()
     assert nightpress("retry", job).exit_code == 0
@@ -266,7 +267,9 @@ def test_a_large_shard_that_fails_wholesale_is_not_made_to_its_end(
     path.write_text(yaml.safe_dump(wholesale.as_dict()))
     result = nightpress("run", str(path), "--max-failures", "3")
     assert result.exit_code == 4
-    assert "of 4 images failed, and max_failures is 3" in result.stderr
+    stopped = re.search(r"(\d+) of \d+ images failed, and max_failures is 3", result.stderr)
+    assert stopped is not None
+    assert int(stopped[1]) < 30
     assert not Path(wholesale.url, shard_path(0)).exists()
 
 
