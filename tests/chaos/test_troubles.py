@@ -1,6 +1,7 @@
 """Troubles of the proxy do what they say, and a run's store gets over each of them."""
 
 from collections.abc import Iterator
+from contextlib import closing
 from http.client import HTTPConnection, IncompleteRead
 from urllib.parse import urlsplit
 
@@ -30,10 +31,10 @@ def store(bucket: Folder, faulty: FaultyProxy) -> Store:
 
 def ask(faulty: FaultyProxy, method: str, body: bytes = b"") -> list[bytes]:
     """A plain request, without a client that tries again; the answer's body as it comes."""
-    connection = HTTPConnection(urlsplit(faulty.endpoint).netloc, timeout=30)
-    connection.request(method, "/", body)
-    with connection.getresponse() as response:
-        return list(iter(lambda: response.read1(1 << 20), b""))
+    with closing(HTTPConnection(urlsplit(faulty.endpoint).netloc, timeout=30)) as connection:
+        connection.request(method, "/", body)
+        with connection.getresponse() as response:
+            return list(iter(lambda: response.read1(1 << 20), b""))
 
 
 def test_an_upload_that_is_cut_never_reaches_the_server(
