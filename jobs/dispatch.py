@@ -85,6 +85,7 @@ class Dispatcher:
         self._begin_args = (ray.put(store), ray.put(record), terms.fence)
         self._start_failures = 0
         self._next_look = 0.0
+        self._winds_down = False
 
     @property
     def num_actors(self) -> int:
@@ -229,6 +230,7 @@ class Dispatcher:
 
     def _wind_down(self, reason: str) -> Iterator[Event]:
         """Let every batch in hand come to its end, and stop."""
+        self._winds_down = True
         drain_s = self._terms.drain_s
         yield Message(f"{reason}: storing the batches in hand, for at most {drain_s:.0f} s")
         for worker in self._workers:
@@ -315,6 +317,8 @@ class Dispatcher:
             case ShardLeft():
                 flight.was_left = True
                 self._work.give_back(flight.piece.again())
+                if not self._winds_down:  # what it has stored will be counted again, as found
+                    yield event
             case ShardDone():
                 if flight.begun_at is not None and flight.num_sampled == flight.piece.num_rows:
                     self._pace.shard_done(flight.num_sampled, now - flight.begun_at)

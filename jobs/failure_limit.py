@@ -3,7 +3,7 @@
 from collections import Counter
 
 from jobs.events import Event, RowSetAside, ShardRetried
-from pipelines.shard import BatchDone, ShardDone
+from pipelines.shard import BatchDone, ShardDone, ShardLeft
 
 FEWEST_JUDGED = 50
 """Images that must be done before a share of them says something."""
@@ -32,7 +32,7 @@ class FailureLimit:
             case BatchDone():
                 self._under_way_ok[event.shard] += event.num_ok
                 self._under_way_failed[event.shard] += event.num_failed
-            case ShardRetried():
+            case ShardRetried() | ShardLeft():
                 self._forget_attempt(event.shard)
             case RowSetAside():
                 self._forget_attempt(event.shard)

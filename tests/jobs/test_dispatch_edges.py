@@ -39,7 +39,7 @@ from jobs.terms import Terms
 from pipelines import open_run
 from pipelines.commit import committed_shards, read_commit, shard_path
 from pipelines.run_record import RunRecord, require_record
-from pipelines.shard import BatchDone, ShardDone
+from pipelines.shard import BatchDone, ShardDone, ShardLeft
 from pipelines.spec import RunSpec
 from pipelines.storage import Store
 from pipelines.verify import stray_images, verify
@@ -135,6 +135,7 @@ def test_an_actor_on_a_drained_node_stores_its_batch_and_takes_nothing_more(
     press.close()
     assert sum(isinstance(event, ActorJoined) for event in seen) == 2
     assert not [event for event in seen if isinstance(event, ShardRetried | ActorLost)]
+    assert sum(isinstance(event, ShardLeft) for event in seen) == 1
     found = [row for row in read_metadata(spec).to_pylist() if row["sampling_s"] is None]
     assert len(found) == BATCHES_TILL_DRAINED * BATCH_SIZE
     assert hashes(spec) == undisturbed
