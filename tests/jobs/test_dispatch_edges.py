@@ -30,12 +30,14 @@ from run_files import PROMPTS, files_of, hashes, read_metadata
 
 import jobs
 from jobs import dispatch, pace
-from jobs.actors import SamplerActor
+from jobs.actors import SamplerActor, Whereabouts
 from jobs.cli import command
 from jobs.dispatch import Dispatcher
 from jobs.errors import RunStopped
 from jobs.events import ActorJoined, ActorLost, Event, ShardRetried
 from jobs.terms import Terms
+from jobs.workers import Flight, Worker
+from jobs.worklist import Piece
 from pipelines import open_run
 from pipelines.commit import committed_shards, read_commit, shard_path
 from pipelines.run_record import RunRecord, require_record
@@ -111,6 +113,26 @@ def test_a_straggler_is_copied_and_whichever_commits_first_wins(
     assert set(read_commit(store, 0).column("attempts").to_pylist()) == {kind.winner}
     assert hashes(spec) == undisturbed
     assert stray_images(open_run(spec.url)) == []
+
+
+@pytest.mark.parametrize(("reads_back", "num_copies"), [(False, 1), (True, 0)])
+def test_where_a_commit_could_replace_another_nothing_is_copied(
+    run: tuple[Store, RunRecord],
+    monkeypatch: pytest.MonkeyPatch,
+    reads_back: bool,
+    num_copies: int,
+) -> None:
+    store, record = run
+    press = dispatcher((store.reading_back() if reads_back else store, record), SamplerActor)
+    home = Whereabouts(node_id="here", host="here", pid=1, differences=())
+    busy, idle = (Worker(None, None, None, home) for _ in range(2))  # type: ignore[arg-type]
+    busy.flights.append(Flight(Piece(0, 0, 11, attempt=1), stream=None, begun_at=0.0))
+    press._workers = [busy, idle]
+    press._pace.shard_done(1, 0.001)
+    given: list[Any] = []
+    monkeypatch.setattr(press, "_give", lambda *args, **values: given.append(args))
+    press._hand_out()
+    assert len(given) == num_copies
 
 
 def test_an_actor_on_a_drained_node_stores_its_batch_and_takes_nothing_more(
