@@ -189,17 +189,22 @@ class Dispatcher:
             self._give(worker, flight.piece.again(), is_copy=True)
 
     def _stragglers(self) -> Iterator[Flight]:
-        """What is amended is not copied: two at once would replace each other's work."""
-        now = time.monotonic()
+        """What takes too long, and what waits behind it.
+
+        What is amended is not copied: two at once would replace each other's work.
+        """
         for worker in self._workers:
-            for flight in worker.flights[:1]:
-                piece, begun_at = flight.piece, flight.begun_at
-                if not piece.commits or piece.shard in self._copied | self._amendments.keys():
-                    continue
-                if begun_at is not None and self._pace.is_straggling(
-                    piece.num_rows, now - begun_at
-                ):
-                    yield flight
+            if worker.flights and self._is_straggling(worker.flights[0]):
+                for flight in worker.flights:
+                    once = flight.piece.shard not in self._copied | self._amendments.keys()
+                    if flight.piece.commits and once and not self._work.is_done(flight.piece.shard):
+                        yield flight
+
+    def _is_straggling(self, flight: Flight) -> bool:
+        if flight.begun_at is None:
+            return False
+        seconds = time.monotonic() - flight.begun_at
+        return self._pace.is_straggling(flight.piece.num_rows, seconds)
 
     def _give(self, worker: Worker, piece: Piece, is_copy: bool = False) -> None:
         look_first = self._terms.look_first or piece.attempt > 1

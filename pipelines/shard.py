@@ -246,11 +246,9 @@ class ShardRunner:
         for batch in batches(images, self._size_of):
             if self._draining.is_set():
                 break
-            self._sampling = True
             clock = time.perf_counter()
             pending.append(self._sample(batch, work))
             batch_s = time.perf_counter() - clock
-            self._sampling = False
             full = len(pending) > PENDING_BATCHES
             yield [future.result() for future in pending.popleft()] if full else [], batch_s
         while pending:
@@ -265,7 +263,7 @@ class ShardRunner:
         started_at, clock = time.time(), time.perf_counter()
         too_large = ""
         try:
-            sampled = self.sampler.sample([image.request for image in batch], params, size)
+            sampled = self._sampled(batch, size)
         except OutOfMemory as error:
             too_large = str(error)  # and no more: its traceback holds on to what filled the memory
         except DeviceError:
@@ -285,6 +283,13 @@ class ShardRunner:
             self._pool.submit(self._keep, image, sampled, i, size, work, started_at, share_s)
             for i, image in enumerate(batch)
         ]
+
+    def _sampled(self, batch: Sequence[PlannedImage], size: int) -> SampledBatch:
+        self._sampling = True
+        try:
+            return self.sampler.sample([image.request for image in batch], batch[0].params, size)
+        finally:
+            self._sampling = False
 
     def _size_of(self, image: PlannedImage) -> int:
         return self._recorded.get(image.image_id) or self._sizes.of(image.params)

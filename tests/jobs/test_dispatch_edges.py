@@ -115,24 +115,27 @@ def test_a_straggler_is_copied_and_whichever_commits_first_wins(
     assert stray_images(open_run(spec.url)) == []
 
 
-@pytest.mark.parametrize(("reads_back", "num_copies"), [(False, 1), (True, 0)])
-def test_where_a_commit_could_replace_another_nothing_is_copied(
+@pytest.mark.parametrize(("reads_back", "copied"), [(False, {0, 1}), (True, set())])
+def test_a_straggler_and_what_waits_behind_it_are_copied_unless_one_commit_could_replace_another(
     run: tuple[Store, RunRecord],
     monkeypatch: pytest.MonkeyPatch,
     reads_back: bool,
-    num_copies: int,
+    copied: set[int],
 ) -> None:
     store, record = run
     press = dispatcher((store.reading_back() if reads_back else store, record), SamplerActor)
     home = Whereabouts(node_id="here", host="here", pid=1, differences=())
-    busy, idle = (Worker(None, None, None, home) for _ in range(2))  # type: ignore[arg-type]
+    busy, *idle = (Worker(None, None, None, home) for _ in range(4))  # type: ignore[arg-type]
     busy.flights.append(Flight(Piece(0, 0, 11, attempt=1), stream=None, begun_at=0.0))
-    press._workers = [busy, idle]
+    busy.flights.append(Flight(Piece(1, 0, 10, attempt=1), stream=None))
+    press._workers = [busy, *idle]
     press._pace.shard_done(1, 0.001)
-    given: list[Any] = []
-    monkeypatch.setattr(press, "_give", lambda *args, **values: given.append(args))
+    given: list[Piece] = []
+    monkeypatch.setattr(press, "_give", lambda worker, piece, is_copy: given.append(piece))
     press._hand_out()
-    assert len(given) == num_copies
+    press._hand_out()
+    assert {piece.shard for piece in given} == copied
+    assert len(given) == len(copied)
 
 
 def test_an_actor_on_a_drained_node_stores_its_batch_and_takes_nothing_more(

@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pytest
@@ -293,6 +294,23 @@ def test_what_a_batch_takes_is_told_without_what_its_store_takes(
     took = [event.batch_s for event in events if isinstance(event, BatchSampled | BatchDone)]
     assert time.monotonic() - began > 0.5
     assert 0 < sum(took) < 0.5
+
+
+def test_who_notes_a_smaller_size_in_the_store_is_not_sampling(
+    prepared: tuple[Store, RunRecord, pa.Table], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, record, rows = prepared
+    runner = ShardRunner(store, record, FakeSampler(fits=1), "here:1")  # type: ignore[arg-type]
+    halve, seen = WorkingSizes.halve, []
+
+    def noted(self: WorkingSizes, *args: Any) -> int:
+        seen.append(runner.is_sampling)
+        return halve(self, *args)
+
+    monkeypatch.setattr(WorkingSizes, "halve", noted)
+    list(runner.run(ShardWork(0, rows)))
+    runner.close()
+    assert seen and not any(seen)
 
 
 def test_some_rows_of_a_shard_are_stored_and_not_committed(
