@@ -226,7 +226,7 @@ def _unscaled(latents: Tensor, config: Any) -> Tensor:
 def _only_picture(sampler: Sampler, request: ImageRequest, params: SamplingParams) -> Pixels:
     batch = sampler.sample([request], params)
     if batch.faults[0] is not None:
-        raise SamplingError(f"the picture is {batch.faults[0]}")
+        raise SamplingError(f"no picture came of it: {batch.faults[0]}")
     picture: Pixels = batch.pixels[0]
     return picture
 

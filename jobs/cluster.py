@@ -85,7 +85,7 @@ def connect(spec: ClusterAddress) -> None:
     quiet: dict[str, Any] = {"logging_level": "ERROR", "log_to_driver": False}
     if address is None:
         quiet |= {"include_dashboard": False, "object_store_memory": LOCAL_OBJECT_STORE_BYTES}
-        ray.init(address="local", **quiet)
+        _init("no Ray starts on this machine", address="local", **quiet)
         return
     if address.startswith("ray://"):
         raise ClusterError(
@@ -93,11 +93,16 @@ def connect(spec: ClusterAddress) -> None:
             "nightpress on a node of the cluster, with the address host:6379 or auto"
         )
     _require_answer(address)
+    failure = f"no Ray cluster answers at {address}"
+    _init(failure, address=address, runtime_env=runtime_env(spec), **quiet)
+
+
+def _init(failure: str, **settings: Any) -> None:
     try:
-        ray.init(address=address, runtime_env=runtime_env(spec), **quiet)
-    except (ConnectionError, ValueError, RuntimeError) as error:
+        ray.init(**settings)
+    except Exception as error:  # Ray raises plain ones when a node does not come up
         reason = " ".join(str(error).split())
-        raise ClusterError(f"no Ray cluster answers at {address}: {reason}") from error
+        raise ClusterError(f"{failure}: {reason}") from error
 
 
 def _require_answer(address: str) -> None:

@@ -18,8 +18,9 @@ from jobs.errors import RunStopped
 from jobs.events import ActorJoined, ActorLost, Event, Message, RowSetAside, ShardRetried
 from jobs.pace import Pace
 from jobs.ray_errors import is_silence, reason_of
+from jobs.starting import MAX_START_FAILURES
 from jobs.terms import Terms
-from jobs.workers import Flight, Worker
+from jobs.workers import Flight, Startup, Worker
 from jobs.worklist import Piece, Worklist
 from pipelines.errors import LeaseLost, PlanDamaged, StoreError
 from pipelines.planning import read_shard
@@ -44,9 +45,6 @@ IN_FLIGHT = 2
 
 POLL_S = 1.0
 """How long one wait for events lasts; also how often the cluster is looked at."""
-
-MAX_START_FAILURES = 3
-"""Actors that may fail to start, one after the other, before the run stops."""
 
 
 class Dispatcher:
@@ -90,6 +88,7 @@ class Dispatcher:
         self._start_failures = 0
         self._next_look = 0.0
         self._spent: list[TimeSpent] = []
+        self._winds_down = False
 
     @property
     def num_actors(self) -> int:
@@ -99,7 +98,7 @@ class Dispatcher:
     def adopt(self, handle: RemoteActor) -> None:
         """Use an actor that was started earlier."""
         ready = handle.begin.remote(*self._begin_args)
-        self._workers.append(Worker(handle, ready))
+        self._workers.append(Worker(handle, ready, Startup(handle)))
 
     def run(
         self, shards: Iterable[int], amendments: Mapping[int, Amendment] | None = None
@@ -125,6 +124,7 @@ class Dispatcher:
             self._hand_out()
             yield from self._handle_one_round()
             yield from self._end_the_silent()
+            yield from self._end_the_unready()
 
     def _num_rows(self, shard: int) -> int:
         """How many rows of a shard are to be made."""
@@ -190,23 +190,30 @@ class Dispatcher:
 
     def _copy_stragglers(self) -> None:
         """Have idle actors try, too, what others take far too long for."""
+        if self._store.reads_back:  # two commits of one shard could replace each other there
+            return
         idle = [worker for worker in self._workers if worker.takes_work and not worker.flights]
         for worker, flight in zip(idle, self._stragglers(), strict=False):
             self._copied.add(flight.piece.shard)
             self._give(worker, flight.piece.again(), is_copy=True)
 
     def _stragglers(self) -> Iterator[Flight]:
-        """What is amended is not copied: two at once would replace each other's work."""
-        now = time.monotonic()
+        """What takes too long, and what waits behind it.
+
+        What is amended is not copied: two at once would replace each other's work.
+        """
         for worker in self._workers:
-            for flight in worker.flights[:1]:
-                piece, begun_at = flight.piece, flight.begun_at
-                if not piece.commits or piece.shard in self._copied | self._amendments.keys():
-                    continue
-                if begun_at is not None and self._pace.is_straggling(
-                    piece.num_rows, now - begun_at
-                ):
-                    yield flight
+            if worker.flights and self._is_straggling(worker.flights[0]):
+                for flight in worker.flights:
+                    once = flight.piece.shard not in self._copied | self._amendments.keys()
+                    if flight.piece.commits and once and not self._work.is_done(flight.piece.shard):
+                        yield flight
+
+    def _is_straggling(self, flight: Flight) -> bool:
+        if flight.begun_at is None:
+            return False
+        seconds = time.monotonic() - flight.begun_at
+        return self._pace.is_straggling(flight.piece.num_rows, seconds)
 
     def _give(self, worker: Worker, piece: Piece, is_copy: bool = False) -> None:
         look_first = self._terms.look_first or piece.attempt > 1
@@ -237,6 +244,7 @@ class Dispatcher:
 
     def _wind_down(self, reason: str) -> Iterator[Event]:
         """Let every batch in hand come to its end, and stop."""
+        self._winds_down = True
         drain_s = self._terms.drain_s
         yield Message(f"{reason}: storing the batches in hand, for at most {drain_s:.0f} s")
         for worker in self._workers:
@@ -313,9 +321,10 @@ class Dispatcher:
             case ShardBegun():
                 flight.begun_at = now
             case BatchSampled():
-                self._pace.batch_done(now - flight.heard_at)
+                self._pace.batch_done(event.batch_s)
             case BatchDone():
-                self._pace.batch_done(now - flight.heard_at)
+                if event.batch_s:
+                    self._pace.batch_done(event.batch_s)
                 flight.num_sampled += event.num_sampled
                 if not self._work.is_done(event.shard):
                     # What is stored by pieces and copies is counted when the shard is committed.
@@ -324,6 +333,8 @@ class Dispatcher:
             case ShardLeft():
                 flight.was_left = True
                 self._work.give_back(flight.piece.again())
+                if not self._winds_down:  # what it has stored will be counted again, as found
+                    yield event
             case ShardDone():
                 if flight.begun_at is not None and flight.num_sampled == flight.piece.num_rows:
                     self._pace.shard_done(flight.num_sampled, now - flight.begun_at)
@@ -333,13 +344,16 @@ class Dispatcher:
         flight.heard_at = now
 
     def _raised(self, worker: Worker, error: RayTaskError) -> Iterator[Event]:
-        """The shard's code raised; unless the device is to blame, the actor lives."""
+        """The shard's code raised; unless the device is to blame, the actor lives.
+
+        What a device fails at says as little about an image as a node that goes away.
+        """
         cause = error.cause
         if isinstance(cause, LeaseLost):
             raise cause from None
         if isinstance(cause, DeviceError):
             failed = worker.flights[0]
-            yield from self._worker_lost(worker, reason_of(error), False, blamed=failed)
+            yield from self._worker_lost(worker, reason_of(error), silent=True, blamed=failed)
             return
         piece = worker.flights.pop(0).piece
         worker.begin_next()
@@ -375,8 +389,10 @@ class Dispatcher:
         blamed = blamed or worker.to_blame()
         for flight in reversed(worker.flights):
             if flight is not blamed and not flight.was_left:
-                before = flight is worker.flights[0]  # some of it may be stored
-                self._work.give_back(flight.piece.again() if before else flight.piece)
+                began = flight is worker.flights[0]
+                self._work.give_back(flight.piece.again() if began else flight.piece)
+                if began:  # what it has stored will be counted again, as found
+                    yield ShardLeft(flight.piece.shard)
         if blamed is None or blamed.was_left:
             return
         piece = blamed.piece
@@ -428,6 +444,14 @@ class Dispatcher:
                 continue
             reason = f"it was in one batch for more than {limit_s:.0f} s"
             yield from self._worker_lost(worker, reason, False, FailureType.TIMEOUT, flight)
+
+    def _end_the_unready(self) -> Iterator[Event]:
+        """End actors that have been loading their model for far too long."""
+        limit_s = self._terms.load_timeout_s
+        for worker in list(self._workers):
+            if worker.ready is not None and worker.startup.seconds > limit_s:
+                self._drop(worker)
+                yield from self._start_failed(f"its model was not loaded in {limit_s:.0f} s")
 
     def _drop(self, worker: Worker) -> None:
         """Forget an actor, and make sure that it is no zombie."""

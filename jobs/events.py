@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from pipelines.shard import BatchDone, ShardDone
+from pipelines.shard import BatchDone, ShardDone, ShardLeft
 
 
 @dataclass(frozen=True)
@@ -60,6 +60,14 @@ class RowSetAside:
 
 
 Event = (
-    Message | Planned | ActorJoined | ActorLost | ShardRetried | RowSetAside | BatchDone | ShardDone
+    Message
+    | Planned
+    | ActorJoined
+    | ActorLost
+    | ShardRetried
+    | RowSetAside
+    | BatchDone
+    | ShardLeft
+    | ShardDone
 )
 """Everything that `jobs.run` reports."""

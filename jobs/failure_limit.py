@@ -2,15 +2,15 @@
 
 from collections import Counter
 
-from jobs.events import Event, RowSetAside
-from pipelines.shard import ShardDone
+from jobs.events import Event, RowSetAside, ShardRetried
+from pipelines.shard import BatchDone, ShardDone, ShardLeft
 
 FEWEST_JUDGED = 50
 """Images that must be done before a share of them says something."""
 
 
 class FailureLimit:
-    """Counts what a start commits.
+    """Counts what a start makes, batch by batch. A row counts once, however often it is tried.
 
     Args:
         limit: a number of failed images, a share of all done such as `5%`, or None.
@@ -19,15 +19,26 @@ class FailureLimit:
     def __init__(self, limit: int | str | None) -> None:
         self._limit = limit
         self._num_ok = self._num_failed = 0
+        """Of shards that are committed."""
+        self._under_way_ok: Counter[int] = Counter()
+        self._under_way_failed: Counter[int] = Counter()
+        """Shard -> rows of the attempt that is running."""
         self._aside: Counter[int] = Counter()
-        """Rows of shards that are not committed yet."""
+        """Shard -> rows that no attempt tries any more; its last attempt counts them, too."""
 
     def add(self, event: Event) -> None:
         """Take an event into account."""
         match event:
+            case BatchDone():
+                self._under_way_ok[event.shard] += event.num_ok
+                self._under_way_failed[event.shard] += event.num_failed
+            case ShardRetried() | ShardLeft():
+                self._forget_attempt(event.shard)
             case RowSetAside():
+                self._forget_attempt(event.shard)
                 self._aside[event.shard] += 1
             case ShardDone():
+                self._forget_attempt(event.shard)
                 del self._aside[event.shard]
                 self._num_ok += event.num_ok
                 self._num_failed += event.num_failed
@@ -35,8 +46,8 @@ class FailureLimit:
     @property
     def exceeded(self) -> str | None:
         """Why the run should stop, if it should."""
-        num_failed = self._num_failed + self._aside.total()
-        num_done = self._num_ok + num_failed
+        num_failed = self._num_failed + (self._under_way_failed | self._aside).total()
+        num_done = self._num_ok + self._under_way_ok.total() + num_failed
         match self._limit:
             case None:
                 return None
@@ -48,3 +59,7 @@ class FailureLimit:
         if not over:
             return None
         return f"{num_failed:,} of {num_done:,} images failed, and max_failures is {self._limit}"
+
+    def _forget_attempt(self, shard: int) -> None:
+        """The next attempt counts what this one has stored, as found."""
+        del self._under_way_ok[shard], self._under_way_failed[shard]

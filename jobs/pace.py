@@ -7,7 +7,7 @@ from collections import deque
 from statistics import median
 
 REMEMBERED = 100
-"""Shards whose time counts; the latest say most about the ones to come."""
+"""Shards and batches whose time counts; the latest say most about the ones to come."""
 
 STRAGGLING = 3.0
 """A shard that takes so many times what is expected is tried elsewhere as well."""
@@ -30,11 +30,11 @@ class Pace:
     def __init__(self, spread: float = 1.0) -> None:
         self._spread = spread
         self._row_s: deque[float] = deque(maxlen=REMEMBERED)
-        self._slowest_batch_s: float | None = None
+        self._batch_s: deque[float] = deque(maxlen=REMEMBERED)
 
     def batch_done(self, seconds: float) -> None:
-        """A worker was heard of again after so long."""
-        self._slowest_batch_s = max(seconds, self._slowest_batch_s or 0.0)
+        """A worker has sampled a batch in so long; what its store took is not part of it."""
+        self._batch_s.append(seconds)
 
     def shard_done(self, num_rows: int, seconds: float) -> None:
         """A worker has made a whole shard in so long."""
@@ -54,6 +54,6 @@ class Pace:
     @property
     def longest_silence_s(self) -> float:
         """How long a worker may be silent before it is taken to hang."""
-        if self._slowest_batch_s is None:
+        if not self._batch_s:
             return FIRST_SILENCE_S
-        return max(SHORTEST_SILENCE_S, SILENT_BATCHES * self._slowest_batch_s * self._spread)
+        return max(SHORTEST_SILENCE_S, SILENT_BATCHES * max(self._batch_s) * self._spread)

@@ -1,10 +1,10 @@
-"""Make some rows of a run again: those that failed, or whose images are damaged or gone."""
+"""What is done to a run that was made: rows made again, plans mended, strays swept.
+
+All of it under the run's lease. What is wrong with a run, others find.
+"""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-
-import pyarrow as pa
-import pyarrow.compute as pc
 
 from jobs.cluster import cluster
 from jobs.events import Event, Planned
@@ -14,11 +14,11 @@ from jobs.runner import (
     actor_factory,
     as_it_honours,
     dispatching,
-    first_actor,
     stopping_for_good,
 )
+from jobs.starting import FirstActor
 from jobs.terms import terms_of
-from pipelines.commit import read_commit, shard_path
+from pipelines.commit import failed_rows, read_commit
 from pipelines.lease import Lease, held, require_free
 from pipelines.planning import manifest_changes, mend_plan
 from pipelines.report import write_report
@@ -26,6 +26,8 @@ from pipelines.run_record import refuse_changes
 from pipelines.runs import Run
 from pipelines.shard import Amendment
 from pipelines.spec import RunSpec
+from pipelines.storage import Store
+from pipelines.sweeping import sweep
 
 
 @dataclass(frozen=True)
@@ -42,35 +44,27 @@ class RemakeResult:
     num_different: int
 
 
-def failed_rows(run: Run) -> dict[int, Amendment]:
+def failed_amendments(run: Run) -> dict[int, Amendment]:
     """Shard -> its rows that failed."""
-    found: dict[int, Amendment] = {}
-    for shard in run.committed:
-        statuses = read_commit(run.store, shard).column("status").to_pylist()
-        rows = tuple(row for row, status in enumerate(statuses) if status == "failed")
-        if rows:
-            found[shard] = Amendment(rows, replaces=False)
-    return found
+    found = ((shard, failed_rows(run.store, shard)) for shard in run.committed)
+    return {shard: Amendment(rows) for shard, rows in found if rows}
 
 
 def remake(
     run: Run,
+    spec: RunSpec,
     amendments: Mapping[int, Amendment],
     on_event: Callable[[Event], None] = lambda event: None,
     *,
-    uncommit: Sequence[int] = (),
-    spec: RunSpec | None = None,
     take_over: bool = False,
 ) -> RemakeResult:
     """Make rows of committed shards again and put them in their metadata.
 
     Args:
         run: which.
+        spec: its job, on the cluster and with the failure limit that are meant here.
         amendments: shard -> rows.
         on_event: called with every event.
-        uncommit: shards whose metadata is damaged: it is made again, from the images that are
-            there and those that are not.
-        spec: the run's job, on another cluster than it was begun on.
         take_over: push aside another start that works on the same run.
 
     Raises:
@@ -78,80 +72,89 @@ def remake(
         ChangedRunError: the model is not that of the run any more.
         RunStopped: stopped early; what was made is kept.
     """
-    spec = spec or run.spec
     run = Run(as_it_honours(run.store, on_event), run.record)
-    before = {shard: read_commit(run.store, shard) for shard in amendments}
+    before = {shard: _sums(run.store, shard, amends) for shard, amends in amendments.items()}
     free = require_free(run.store, take_over)
     with cluster(spec.cluster):
         require_store_on_every_node(spec.cluster, run.store)
         # Before any actor: those of a run that is taken over hold the room for ours.
         with held(run.store, free) as lease:
-            for event in _made(run, spec, lease, amendments, uncommit):
+            for event in _made(run, spec, lease, amendments):
                 on_event(event)
-    return _compared(run, amendments, uncommit, before)
+    return _compared(run, amendments, before)
 
 
-def mend_plans(run: Run, shards: Sequence[int], take_over: bool = False) -> None:
+def mend_plans(
+    run: Run, shards: Sequence[int], on_event: Callable[[Event], None], take_over: bool = False
+) -> None:
     """Write the parts of the plan that hold some shards again.
 
     Raises:
         RunHeld: another start works on the run.
+        LeaseLost: another start has taken it over.
         ChangedRunError: the manifest is not what it was.
     """
-    store, record = run.store, run.record
-    with held(store, require_free(store, take_over)):
+    store, record = as_it_honours(run.store, on_event), run.record
+    with held(store, require_free(store, take_over)) as lease:
         refuse_changes(store, manifest_changes(record.layout, record.spec))
-        for first in {record.layout.part_of(shard).first_shard for shard in shards}:
+        for first in sorted({record.layout.part_of(shard).first_shard for shard in shards}):
+            lease.fence.require(store)
             mend_plan(record.spec, record.model, record.layout, store, first)
 
 
+def sweep_strays(run: Run, on_event: Callable[[Event], None], take_over: bool = False) -> list[str]:
+    """Delete what no commit names, looked at anew while nobody else may work on the run.
+
+    Raises:
+        RunHeld: another start works on the run.
+        LeaseLost: another start has taken it over.
+    """
+    store = as_it_honours(run.store, on_event)
+    with held(store, require_free(store, take_over)) as lease:
+        return sweep(Run(store, run.record), lease.fence)
+
+
 def _made(
-    run: Run,
-    spec: RunSpec,
-    lease: Lease,
-    amendments: Mapping[int, Amendment],
-    uncommit: Sequence[int],
+    run: Run, spec: RunSpec, lease: Lease, amendments: Mapping[int, Amendment]
 ) -> Iterator[Event]:
     store, record = run.store, run.record
     factory = actor_factory(spec)
-    first, model = yield from first_actor(factory, lease.require)
+    first = FirstActor(factory, spec.cluster.load_timeout_s, lease.require)
+    model = yield from first.described()
     refuse_changes(store, record.changes(spec, model, factory.device))
-    for shard in uncommit:
-        store.delete(shard_path(shard))
-    shards = sorted({*amendments, *uncommit})
-    num_images = sum(map(record.layout.shard_images, uncommit))
-    num_images += sum(len(each.rows) for each in amendments.values())
-    yield Planned(num_images=num_images, num_shards=len(shards), num_done=0)
+    num_images = sum(len(each.rows) for each in amendments.values())
+    yield Planned(num_images=num_images, num_shards=len(amendments), num_done=0)
     terms = terms_of(spec, lease, look_first=True)
     limit = FailureLimit(spec.cluster.max_failures)
     with stopping_for_good():
         with dispatching(store, record, factory, terms, lease, limit) as dispatcher:
-            dispatcher.adopt(first)
-            for event in dispatcher.run(shards, amendments):
+            dispatcher.adopt(first.handle)
+            for event in dispatcher.run(sorted(amendments), amendments):
                 limit.add(event)
                 yield event
         lease.require()
         write_report(run, store)
 
 
+def _sums(store: Store, shard: int, amends: Amendment) -> list[str | None]:
+    """The sha256 that a commit has for the rows; None where it has none, or cannot be read."""
+    if amends.recommits:
+        return [None] * len(amends.rows)
+    part = read_commit(store, shard, ["sha256"])
+    sums: list[str | None] = part.column("sha256").take(list(amends.rows)).to_pylist()
+    return sums
+
+
 def _compared(
-    run: Run,
-    amendments: Mapping[int, Amendment],
-    uncommit: Sequence[int],
-    before: Mapping[int, pa.Table],
+    run: Run, amendments: Mapping[int, Amendment], before: Mapping[int, list[str | None]]
 ) -> RemakeResult:
     num_ok = num_failed = num_same = num_different = 0
-    for shard in uncommit:
-        statuses = read_commit(run.store, shard).column("status").to_pylist()
+    for shard, amends in amendments.items():
+        part = read_commit(run.store, shard, ["status", "sha256"]).take(list(amends.rows))
+        statuses, sums = (part.column(name).to_pylist() for name in ("status", "sha256"))
         num_ok += statuses.count("ok")
         num_failed += statuses.count("failed")
-    for shard, amends in amendments.items():
-        rows = list(amends.rows)
-        old, new = before[shard].take(rows), read_commit(run.store, shard).take(rows)
-        ok = pc.sum(pc.equal(new.column("status"), "ok")).as_py() or 0
-        num_ok += ok
-        num_failed += len(rows) - ok
-        pairs = zip(old.column("sha256").to_pylist(), new.column("sha256").to_pylist(), strict=True)
+        pairs = zip(before[shard], sums, strict=True)
         stored = [(was, now) for was, now in pairs if was is not None and now is not None]
         num_same += sum(was == now for was, now in stored)
         num_different += sum(was != now for was, now in stored)

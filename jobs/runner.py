@@ -3,30 +3,26 @@
 Owns the order of things. What each of them is, the rooms beside this one know.
 """
 
-import math
 import time
 from collections.abc import Callable, Generator, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 
-import ray
-
-from diffusion_core.model import ModelInfo, ModelSpec
-from jobs.actors import ActorFactory, RemoteActor
+from diffusion_core.model import ModelSpec
+from jobs.actors import ActorFactory
 from jobs.cluster import (
     alive_nodes,
     cluster,
-    remote_value,
     resolved_gpus,
-    room,
     spread_map,
 )
-from jobs.dispatch import MAX_START_FAILURES, POLL_S, Dispatcher
+from jobs.dispatch import Dispatcher
 from jobs.errors import ClusterError, IncompleteRun, RunStopped
 from jobs.events import Event, Message, Planned
 from jobs.failure_limit import FailureLimit
 from jobs.interruption import first_interruption
 from jobs.preflight import require_store_on_every_node
+from jobs.starting import FirstActor
 from jobs.tally import Tally
 from jobs.terms import Terms, terms_of
 from jobs.trace import chrome_trace, shares
@@ -56,9 +52,6 @@ from pipelines.runs import Run, RunProgress
 from pipelines.spec import RunSpec
 from pipelines.storage import Store, find, is_local
 from pipelines.timeline import TimeSpent
-
-LONG_S = 20.0
-"""A wait of more seconds is worth a word."""
 
 READS_BACK = (
     "this store lets a name be written twice (it ignores If-None-Match: *); every name is looked "
@@ -219,12 +212,14 @@ class _Press:
     def _begin(self, store: Store, free: Free) -> Iterator[Event]:
         """A new run: nothing is written before all of it is known to be right."""
         spec, factory = self.spec, actor_factory(self.spec, self._traced)
-        first, model = yield from first_actor(factory, lambda: require_nobody_since(store, free))
+        first = self._first_actor(factory, lambda: require_nobody_since(store, free))
+        model = yield from first.described()
         yield from _thread_warning(factory)
         batch_size = resolve_batch_size(spec, factory.device)
-        loaded = first.load.remote(model.fingerprint, batch_size)  # beside the planning
+        loading = first.load(model.fingerprint, batch_size)  # beside the planning
         layout = check(spec, model, batch_size, mapper=planning_mapper(spec))
-        remote_value(loaded)  # a model that does not load leaves nothing behind
+        # A model that does not load leaves nothing behind.
+        yield from first.loaded(loading, model.fingerprint, batch_size)
         record = new_record(spec, model, factory.device, batch_size, layout)
         with held(store, free) as lease:
             record = claim(store, record)
@@ -233,19 +228,28 @@ class _Press:
 
     def _go_on(self, store: Store, record: RunRecord, lease: Lease) -> Iterator[Event]:
         factory = actor_factory(self.spec, self._traced)
-        first, model = yield from first_actor(factory, lease.require)
+        first = self._first_actor(factory, lease.require)
+        model = yield from first.described()
         yield from _thread_warning(factory)
         refuse_changes(store, record.changes(self.spec, model, factory.device))
         yield from _version_warnings(record)
         with stopping_for_good():
             yield from self._make(store, record, factory, first, True, lease)
 
+    def _first_actor(self, factory: ActorFactory, still_ours: Callable[[], None]) -> FirstActor:
+        def go_on() -> None:
+            still_ours()
+            if self._deadline_at is not None and time.time() >= self._deadline_at:
+                raise RunStopped("stopped: no actor had started when the deadline came")
+
+        return FirstActor(factory, self.spec.cluster.load_timeout_s, go_on)
+
     def _make(
         self,
         store: Store,
         record: RunRecord,
         factory: ActorFactory,
-        first: RemoteActor,
+        first: FirstActor,
         resumed: bool,
         lease: Lease,
     ) -> Iterator[Event]:
@@ -265,7 +269,7 @@ class _Press:
         store: Store,
         record: RunRecord,
         factory: ActorFactory,
-        first: RemoteActor,
+        first: FirstActor,
         resumed: bool,
         lease: Lease,
     ) -> Iterator[Event]:
@@ -281,7 +285,7 @@ class _Press:
         limit = FailureLimit(self.spec.cluster.max_failures)
         with dispatching(store, record, factory, terms, lease, limit) as dispatcher:
             if left:
-                dispatcher.adopt(first)
+                dispatcher.adopt(first.handle)
             for event in dispatcher.run(left):
                 limit.add(event)
                 yield event
@@ -345,48 +349,6 @@ def _require_complete(store: Store, record: RunRecord) -> RunProgress:
             f"the {record.layout.num_images:,} images of the plan"
         )
     return progress
-
-
-def first_actor(
-    factory: ActorFactory, still_ours: Callable[[], None]
-) -> Generator[Event, None, tuple[RemoteActor, ModelInfo]]:
-    """An actor that stands, and what it says of its model; another one where it is lost.
-
-    Args:
-        factory: starts actors.
-        still_ours: called while it is waited for; raises when the run is somebody else's.
-    """
-    for attempt in range(MAX_START_FAILURES):
-        actor = factory.start()
-        described = actor.describe.remote()
-        yield from _waiting(described, factory, still_ours)
-        try:
-            return actor, remote_value(described)
-        except ClusterError:
-            ray.kill(actor)
-            if attempt == MAX_START_FAILURES - 1:
-                raise
-    raise AssertionError("unreachable")
-
-
-def _waiting(
-    reference: "ray.ObjectRef[ModelInfo]",
-    factory: ActorFactory,
-    still_ours: Callable[[], None],
-) -> Iterator[Event]:
-    """Wait for a first answer; say what is waited for, if it takes long."""
-    fits = room(factory.cpus, factory.gpus) > 0
-    said_at = time.monotonic() + (LONG_S if fits else 0.0)
-    while not ray.wait([reference], timeout=POLL_S, fetch_local=False)[0]:
-        still_ours()
-        if time.monotonic() > said_at:
-            said_at = math.inf
-            what = "to describe its model" if fits else "to be placed"
-            yield Message(
-                f"waiting for the first actor {what}: it needs {factory.cpus:g} CPUs and "
-                f"{factory.gpus:g} GPUs of one node",
-                warning=not fits,
-            )
 
 
 @contextmanager

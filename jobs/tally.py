@@ -5,7 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from jobs.events import ActorJoined, ActorLost, Event, Planned, RowSetAside, ShardRetried
-from pipelines.shard import BatchDone, ShardDone
+from pipelines.shard import BatchDone, ShardDone, ShardLeft
 
 
 @dataclass
@@ -39,7 +39,7 @@ class Tally:
                 self.done_before = event.num_done
             case ActorJoined() | ActorLost():
                 self.num_actors = event.num_actors
-            case ShardRetried() | RowSetAside():
+            case ShardRetried() | RowSetAside() | ShardLeft():
                 self.under_way.pop(event.shard, None)
             case BatchDone():
                 ok, failed = self.under_way.get(event.shard, (0, 0))

@@ -20,6 +20,8 @@ class Terms:
     """Whether earlier starts may have stored images of uncommitted shards."""
     watchdog_s: float | None = None
     """Seconds of silence after which an actor is taken to hang; None to go by its pace."""
+    load_timeout_s: float = 1800.0
+    """How long an actor that has its place may take to load its model."""
     drain_s: float = 60.0
     """How long the batches in hand may take to end when a run is asked to stop."""
     fence: Fence | None = None
@@ -38,6 +40,7 @@ def terms_of(
         max_attempts=cluster.max_attempts,
         look_first=look_first,
         watchdog_s=cluster.watchdog_s,
+        load_timeout_s=cluster.load_timeout_s,
         drain_s=cluster.drain_s,
         deadline_at=deadline_at,
         fence=lease.fence,

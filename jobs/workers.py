@@ -7,7 +7,7 @@ from typing import Any
 import ray
 from ray.exceptions import GetTimeoutError, RayError
 
-from jobs.actors import RemoteActor, Whereabouts
+from jobs.actors import CONTROL, RemoteActor, Whereabouts
 from jobs.worklist import Piece
 from pipelines.shard import ShardBegun
 from pipelines.timeline import TimeSpent
@@ -42,6 +42,26 @@ class Flight:
             return False
 
 
+class Startup:
+    """How long an actor has been busy since it has its place; waiting for one does not count."""
+
+    def __init__(self, handle: RemoteActor) -> None:
+        self._placed = handle.__ray_ready__.options(concurrency_group=CONTROL).remote()
+        self._since: float | None = None
+
+    @property
+    def is_placed(self) -> bool:
+        """Whether its process runs."""
+        if self._since is None and ray.wait([self._placed], timeout=0.0, fetch_local=False)[0]:
+            self._since = time.monotonic()
+        return self._since is not None
+
+    @property
+    def seconds(self) -> float:
+        """Since its process was first seen to run."""
+        return time.monotonic() - self._since if self.is_placed and self._since else 0.0
+
+
 @dataclass
 class Worker:
     """An actor as the driver sees it."""
@@ -49,6 +69,7 @@ class Worker:
     handle: RemoteActor
     ready: Any
     """The reference of `begin`; None once it has answered."""
+    startup: Startup
     home: Whereabouts | None = None
     flights: list[Flight] = field(default_factory=list)
     """What it has in hand, the one being worked on first."""

@@ -13,6 +13,9 @@ from enum import Enum, auto
 from pipelines.records import FailureType
 from pipelines.shard import SetAside
 
+DEATHS_ALONE = 2
+"""Processes that a row has to end all alone before it is set aside: one may end by chance."""
+
 LOSSES_PER_ATTEMPT = 5
 """A lost node counts less than a crash, but a row that takes whole nodes down must end too."""
 
@@ -29,6 +32,8 @@ class Piece:
     """Whether it is the whole shard and ends in its commit; else its images are only stored."""
     set_aside: tuple[SetAside, ...] = ()
     """Rows that are not tried again."""
+    deaths: int = 0
+    """Of processes that had these very rows and no others; counted once the shard is halved."""
 
     @property
     def num_rows(self) -> int:
@@ -165,11 +170,13 @@ class Worklist:
         if piece.commits:
             shard.crashes += 1
             return self._whole_crashed(shard, piece)
-        if piece.num_rows == 1:
+        if piece.num_rows > 1:
+            self._split(shard, piece)
+        elif piece.deaths + 1 < DEATHS_ALONE:
+            self._repeat(replace(piece, deaths=piece.deaths + 1))
+        else:
             shard.set_aside.append(SetAside(piece.start, piece.attempt, error_type, error))
             self._piece_ended(piece)
-        else:
-            self._split(shard, piece)
         return True
 
     def _whole_crashed(self, shard: Shard, piece: Piece) -> bool:
@@ -187,7 +194,7 @@ class Worklist:
         return True
 
     def _split(self, shard: Shard, piece: Piece) -> None:
-        alone = replace(piece, attempt=piece.attempt + 1, commits=False)
+        alone = replace(piece.again(), commits=False, deaths=shard.crashes)
         parts = piece.halves() if piece.num_rows > 1 else (alone,)
         shard.open_pieces += len(parts) - 1
         shard.stage = Stage.HALVES

@@ -1,7 +1,8 @@
 """The commit: one metadata part a shard, written last and only once.
 
 Its presence says that every image of the shard is finished. Losing the race for it means that
-somebody else finished the shard, and then theirs is the truth.
+somebody else finished the shard, and then theirs is the truth. Only the holder of the run's lease
+changes it afterwards: a row that was made again, or a part that is damaged.
 """
 
 import re
@@ -10,11 +11,16 @@ from collections.abc import Mapping, Sequence
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipelines.errors import Damaged
+from pipelines.errors import Damaged, StoreMissing
+from pipelines.lease import Fence
 from pipelines.records import METADATA_SCHEMA, PLAN_SCHEMA, ImageRecord
+from pipelines.rewriting import rewrite
 from pipelines.storage import Store
 
 METADATA_FOLDER = "metadata"
+
+SEAL = b"nightpress.sealed_by"
+"""Key of a part's own metadata: the number of the lease under which it was written again."""
 
 _SHARD_FILE = re.compile(r"metadata/shard-(\d{5,})\.parquet")
 
@@ -31,56 +37,89 @@ def commit_shard(store: Store, shard: int, part: pa.Table) -> pa.Table:
     return read_commit(store, shard)
 
 
-def read_commit(store: Store, shard: int) -> pa.Table:
-    """The metadata part of a committed shard.
+def recommit_shard(
+    store: Store, shard: int, part: pa.Table, fence: Fence | None = None
+) -> pa.Table:
+    """Commit a shard again, in place of a commit that is damaged; returns the part.
+
+    Raises:
+        LeaseLost: another start has taken the run over.
+    """
+    data = _encoded(part)
+    rewrite(store, shard_path(shard), lambda seen: data, fence)
+    return part
+
+
+def read_commit(store: Store, shard: int, columns: Sequence[str] | None = None) -> pa.Table:
+    """The metadata part of a committed shard, or some columns of it.
 
     Raises:
         Damaged: it is not what was written.
     """
-    data = store.read(shard_path(shard))
-    try:
-        return pq.read_table(pa.BufferReader(data), page_checksum_verification=True)
-    except (pa.ArrowException, OSError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise Damaged(
-            f"{store.url}/{shard_path(shard)} is damaged ({reason}); nightpress verify --repair "
-            "makes it again",
-            shard,
-        ) from error
+    return _decoded(store, shard, store.read(shard_path(shard)), columns)
 
 
-def amend_commit(store: Store, shard: int, changed: Mapping[int, ImageRecord]) -> pa.Table:
+def amend_commit(
+    store: Store, shard: int, changed: Mapping[int, ImageRecord], fence: Fence | None = None
+) -> pa.Table:
     """Put new records in place of some rows of a committed shard; returns the part as it is then.
 
-    This replaces an object, so only the holder of the run's lease may do it. Rows whose file is
-    what the part says already stay as they are, to the last bit.
+    Only the holder of the run's lease may do it. Rows whose file is what the part says already
+    stay as they are, to the last bit.
 
     Args:
         store: of the run.
         shard: it is committed.
         changed: row in the shard -> its new record.
+        fence: of the lease.
+
+    Raises:
+        Damaged: the commit is not what was written.
+        LeaseLost: another start has taken the run over.
     """
-    part = read_commit(store, shard)
-    rows = part.select(METADATA_SCHEMA.names).cast(METADATA_SCHEMA).to_pylist()
-    new = {
-        row: record
-        for row, record in changed.items()
-        if record.sha256 is None or record.sha256 != rows[row]["sha256"]
-    }
-    if not new:
-        return part
-    for row, values in zip(new, _table(list(new.values())).to_pylist(), strict=True):
-        rows[row] = {**values, "attempts": values["attempts"] + rows[row]["attempts"]}
-    amended = pa.Table.from_pylist(rows, schema=METADATA_SCHEMA)
-    for name in part.column_names[len(METADATA_SCHEMA) :]:
-        amended = amended.append_column(part.schema.field(name), part.column(name))
-    store.put(shard_path(shard), _encoded(amended))
-    return amended
+    part: pa.Table = None
+
+    def amended(seen: bytes | None) -> bytes | None:
+        nonlocal part
+        standing = _standing(store, shard, seen)
+        part = _amended(standing, changed)
+        return None if part is standing else _encoded(part)
+
+    rewrite(store, shard_path(shard), amended, fence)
+    return part
+
+
+def seal_commit(store: Store, shard: int, fence: Fence) -> None:
+    """Write a commit again as it is, under the number of a lease.
+
+    From then on no start that was taken over before can amend it: it does not find what it read.
+
+    Raises:
+        Damaged: the commit is not what was written.
+        LeaseLost: another start has taken the run over.
+    """
+    mark = {SEAL: str(fence.number).encode()}
+    rewrite(
+        store,
+        shard_path(shard),
+        lambda seen: _encoded(_standing(store, shard, seen).replace_schema_metadata(mark)),
+        fence,
+    )
 
 
 def read_commit_if_any(store: Store, shard: int) -> pa.Table | None:
     """The metadata part of a shard that may not be committed yet."""
     return None if store.size(shard_path(shard)) is None else read_commit(store, shard)
+
+
+def failed_rows(store: Store, shard: int) -> tuple[int, ...]:
+    """The rows of a committed shard that failed.
+
+    Raises:
+        Damaged: the commit is not what was written.
+    """
+    statuses = read_commit(store, shard, ["status"]).column("status").to_pylist()
+    return tuple(row for row, status in enumerate(statuses) if status == "failed")
 
 
 def committed_shards(store: Store) -> set[int]:
@@ -101,6 +140,45 @@ def metadata_part(records: Sequence[ImageRecord], rows: pa.Table) -> pa.Table:
         if name not in PLAN_SCHEMA.names:
             part = part.append_column(rows.schema.field(name), rows.column(name))
     return part
+
+
+def _standing(store: Store, shard: int, seen: bytes | None) -> pa.Table:
+    if seen is None:
+        raise StoreMissing(f"{store.url}/{shard_path(shard)}: not there")
+    return _decoded(store, shard, seen)
+
+
+def _decoded(
+    store: Store, shard: int, data: bytes, columns: Sequence[str] | None = None
+) -> pa.Table:
+    names = None if columns is None else list(columns)
+    try:
+        return pq.read_table(pa.BufferReader(data), columns=names, page_checksum_verification=True)
+    except (pa.ArrowException, OSError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise Damaged(
+            f"{store.url}/{shard_path(shard)} is damaged ({reason}); nightpress verify --repair "
+            "makes it again",
+            shard,
+        ) from error
+
+
+def _amended(part: pa.Table, changed: Mapping[int, ImageRecord]) -> pa.Table:
+    """A part with new records in some rows; itself where that changes nothing."""
+    rows = part.select(METADATA_SCHEMA.names).cast(METADATA_SCHEMA).to_pylist()
+    new = {
+        row: record
+        for row, record in changed.items()
+        if record.sha256 is None or record.sha256 != rows[row]["sha256"]
+    }
+    if not new:
+        return part
+    for row, values in zip(new, _table(list(new.values())).to_pylist(), strict=True):
+        rows[row] = {**values, "attempts": values["attempts"] + rows[row]["attempts"]}
+    amended = pa.Table.from_pylist(rows, schema=METADATA_SCHEMA)
+    for name in part.column_names[len(METADATA_SCHEMA) :]:
+        amended = amended.append_column(part.schema.field(name), part.column(name))
+    return amended
 
 
 def _table(records: Sequence[ImageRecord]) -> pa.Table:

@@ -15,6 +15,15 @@ from pydantic_core import ErrorDetails
 from pipelines.errors import SpecError
 
 
+class JobLoader(yaml.SafeLoader):
+    """YAML 1.1, in which `1e-4` is a number as it is in YAML 1.2 and in everybody's mind."""
+
+
+JobLoader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$"), "-+0123456789"
+)
+
+
 def read_yaml(path: Path) -> dict[str, Any]:
     """The mapping in a YAML file.
 
@@ -22,7 +31,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
         SpecError: no such file, no text, no YAML, or no mapping.
     """
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        values = _parsed(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise SpecError(f"{path}: {error.strerror or error}") from error
     except UnicodeDecodeError as error:
@@ -41,7 +50,7 @@ def apply_override(values: dict[str, Any], override: str) -> None:
     if not equals or not all(path):
         raise SpecError(f"--set {override}: write it as key=value, such as batch.size=8")
     try:
-        value = yaml.safe_load(text)
+        value = _parsed(text)
     except yaml.YAMLError as error:
         raise SpecError(f"--set {override}: not YAML: {_one_line(error)}") from error
     place = values
@@ -66,6 +75,10 @@ def explain(error: ValidationError, root: type[BaseModel], values: Mapping[str, 
         place = f"{'.'.join(keys)}: {shown}" if keys else ""
         found.setdefault(place, []).append(_message(detail, root))
     return [f"{place}{' or '.join(dict.fromkeys(texts))}" for place, texts in found.items()]
+
+
+def _parsed(text: str) -> Any:
+    return yaml.load(text, Loader=JobLoader)  # noqa: S506 - it is a SafeLoader
 
 
 def _locate(detail: ErrorDetails, values: Mapping[str, Any]) -> tuple[list[str], bool, object]:

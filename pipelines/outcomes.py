@@ -6,7 +6,7 @@ import time
 import numpy as np
 
 from pipelines.batching import PlannedImage
-from pipelines.encoding import is_whole, read_facts
+from pipelines.encoding import is_whole, read_facts, without_digest
 from pipelines.errors import StoreMissing
 from pipelines.records import FailureType, ImageFacts, ImageRecord
 from pipelines.run_record import RunRecord
@@ -41,9 +41,16 @@ def adopt(
 def is_damaged_copy(found: bytes, image: bytes) -> bool:
     """Whether bytes are what a power cut or a failing disk leaves of an image file.
 
-    They are no whole image, no longer than this one, and nearly all as they should be.
+    They do not prove to be whole, are no longer than this one, and nearly all as they should be.
+    The file as older versions wrote it, which could prove nothing, counts as well.
     """
-    if is_whole(found) or len(found) > len(image):
+    if is_whole(found):
+        return False
+    return any(_is_mostly(found, wanted) for wanted in (image, without_digest(image)))
+
+
+def _is_mostly(found: bytes, image: bytes) -> bool:
+    if len(found) > len(image):
         return False
     there, wanted = (np.frombuffer(data, np.uint8) for data in (found, image[: len(found)]))
     return bool(np.count_nonzero(there == wanted) >= MOSTLY * len(found))

@@ -1,7 +1,7 @@
 """What an image file says of itself, as text: A1111 parameters, JSON, XMP.
 
 Nothing here names a time, a worker or a version, so equal facts are equal text on every machine
-and in every attempt. Knows nothing of image formats.
+and in every attempt. Knows nothing of image formats, and no digest: it only gives it a place.
 """
 
 import json
@@ -43,6 +43,12 @@ _NAMESPACES = {
     "Iptc4xmpExt": "http://iptc.org/std/Iptc4xmpExt/2008-02-29/",
     "nightpress": NAMESPACE,
 }
+
+_ABOUT = '<rdf:Description rdf:about=""'
+
+DIGEST_NAME = ' nightpress:sha256="'
+DIGEST_MARK = f"{_ABOUT}{DIGEST_NAME}".encode()
+"""What a file's own digest follows. No text in a packet looks like it: there, `<` is `&lt;`."""
 
 _NOT_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
@@ -90,9 +96,14 @@ def facts_from_json(text: str | bytes) -> ImageFacts | None:
         return None
 
 
-def xmp_packet(facts: ImageFacts) -> bytes:
-    """The XMP packet: how the image came to be, its prompt, and all its facts."""
-    return _packet([*_origin(facts), *_content(facts)])
+def xmp_packet(facts: ImageFacts, digest: str | None = None) -> bytes:
+    """The XMP packet: how the image came to be, its prompt, and all its facts.
+
+    Args:
+        facts: what made the image.
+        digest: of the file that holds the packet, where that is to be known from the file alone.
+    """
+    return _packet([*_origin(facts), *_content(facts)], digest)
 
 
 def xmp_extension(facts: ImageFacts) -> bytes:
@@ -100,10 +111,10 @@ def xmp_extension(facts: ImageFacts) -> bytes:
     return _document(_content(facts)).encode()
 
 
-def xmp_main(facts: ImageFacts, extension_guid: str) -> bytes:
+def xmp_main(facts: ImageFacts, extension_guid: str, digest: str) -> bytes:
     """The rest of the packet; it names its extension by GUID (the MD5, 32 hex digits)."""
     pointer = _element("xmpNote:HasExtendedXMP", extension_guid)
-    return _packet([*_origin(facts), pointer])
+    return _packet([*_origin(facts), pointer], digest)
 
 
 def facts_from_xmp(packet: bytes) -> ImageFacts | None:
@@ -141,17 +152,18 @@ def _content(facts: ImageFacts) -> list[str]:
     ]
 
 
-def _packet(properties: Iterable[str]) -> bytes:
+def _packet(properties: Iterable[str], digest: str | None) -> bytes:
     begin = '<?xpacket begin="\ufeff" id="W5M0MpCehiHzreSzNTczkc9d"?>'
-    return f'{begin}\n{_document(properties)}\n<?xpacket end="r"?>'.encode()
+    return f'{begin}\n{_document(properties, digest)}\n<?xpacket end="r"?>'.encode()
 
 
-def _document(properties: Iterable[str]) -> str:
+def _document(properties: Iterable[str], digest: str | None = None) -> str:
+    about = f"{_ABOUT}>" if digest is None else f'{_ABOUT}{DIGEST_NAME}{digest}">'
     names = " ".join(f'xmlns:{prefix}="{url}"' for prefix, url in _NAMESPACES.items())
     body = "\n".join(properties)
     return (
         f'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF {names}>'
-        f'<rdf:Description rdf:about="">\n{body}\n</rdf:Description></rdf:RDF></x:xmpmeta>'
+        f"{about}\n{body}\n</rdf:Description></rdf:RDF></x:xmpmeta>"
     )
 
 

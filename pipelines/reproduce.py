@@ -5,16 +5,14 @@ Knows nothing of runs: the image file is all it is given, and a model that is lo
 
 import json
 from dataclasses import dataclass
-from io import BytesIO
 
 import numpy as np
-from PIL import Image
 from pydantic import TypeAdapter, ValidationError
 
 from diffusion_core.model import LoadedModel
 from diffusion_core.requests import ImageRequest, SamplingParams
 from diffusion_core.sampling import Sampler
-from pipelines.encoding import encode
+from pipelines.encoding import decoded, encode, opened
 from pipelines.records import ImageFacts
 from pipelines.sections import ImagesSpec
 
@@ -56,7 +54,11 @@ def reproduce(
 
     Returns:
         The comparison, and the new file.
+
+    Raises:
+        ValueError: the file is no whole image, or has another size than it says.
     """
+    require_size(data, facts)
     sampler = Sampler(model, facts.batch_size)
     request = ImageRequest(
         prompt=facts.prompt, negative_prompt=facts.negative_prompt, seed=facts.seed
@@ -91,6 +93,21 @@ def require_sound(facts: ImageFacts) -> ImageFacts:
     return sound
 
 
+def require_size(data: bytes, facts: ImageFacts) -> None:
+    """See, before any work, that an image file can be what it says of itself.
+
+    Raises:
+        ValueError: it is no image, or has another size.
+    """
+    with opened(data) as image:
+        width, height = image.size
+    if (width, height) != (facts.width, facts.height):
+        raise ValueError(
+            f"it has {width} x {height} pixels, and says that it was made with "
+            f"{facts.width} x {facts.height}"
+        )
+
+
 def compare(data: bytes, again: bytes) -> Reproduction:
     """Two image files.
 
@@ -117,8 +134,4 @@ def _size(pixels: np.ndarray) -> str:
 
 def _pixels(data: bytes) -> np.ndarray:
     """(H, W, 3) int16, so that differences fit."""
-    try:
-        with Image.open(BytesIO(data)) as image:
-            return np.asarray(image.convert("RGB"), dtype=np.int16)
-    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
-        raise ValueError(f"it is no whole image: {error}") from error
+    return np.asarray(decoded(data).convert("RGB"), dtype=np.int16)

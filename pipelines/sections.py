@@ -225,6 +225,13 @@ class ClusterSpec(Section):
             "times what its slowest batch took."
         ),
     ] = None
+    load_timeout_s: Annotated[
+        PositiveFloat,
+        Field(
+            description="Seconds that an actor, once it has its place, may take to find and load "
+            "its model before another is started in its stead."
+        ),
+    ] = 1800.0
     drain_s: Annotated[
         PositiveFloat,
         Field(description="Seconds that the batches in hand may take when a run is to stop."),

@@ -9,14 +9,20 @@ import time
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import pyarrow as pa
 
 from diffusion_core.errors import DeviceError, OutOfMemory
 from diffusion_core.sampling import Fault, SampledBatch, Sampler
 from pipelines.batching import PlannedImage, batches, planned_images
-from pipelines.commit import amend_commit, commit_shard, metadata_part, read_commit_if_any
+from pipelines.commit import (
+    amend_commit,
+    commit_shard,
+    metadata_part,
+    read_commit_if_any,
+    recommit_shard,
+)
 from pipelines.encoding import encode
 from pipelines.lease import Fence
 from pipelines.outcomes import (
@@ -27,6 +33,7 @@ from pipelines.outcomes import (
     stored_record,
 )
 from pipelines.records import FailureType, ImageFacts, ImageRecord
+from pipelines.rewriting import rewrite
 from pipelines.run_record import RunRecord
 from pipelines.storage import Store
 from pipelines.timeline import Activity, Timeline
@@ -55,6 +62,8 @@ class BatchSampled:
     """A batch of a shard is sampled, and none of it stored yet: a sign of life."""
 
     shard: int
+    batch_s: float = field(default=0.0, compare=False)
+    """Seconds that the latest batch took to sample."""
 
 
 @dataclass(frozen=True)
@@ -66,10 +75,12 @@ class BatchDone:
     num_failed: int
     num_sampled: int
     """Of those that are ok; the others were found in the store."""
+    batch_s: float = field(default=0.0, compare=False)
+    """Seconds that the latest batch took to sample; 0 where none was."""
 
     def only_sampled(self) -> "BatchDone":
         """As it counts when these images will be counted again, as found."""
-        return BatchDone(self.shard, 0, 0, self.num_sampled)
+        return BatchDone(self.shard, 0, 0, self.num_sampled, self.batch_s)
 
 
 @dataclass(frozen=True)
@@ -108,8 +119,10 @@ class Amendment:
     """Rows of a committed shard that are made again; work on it counts among these alone."""
 
     rows: tuple[int, ...]
-    replaces: bool
+    replaces: bool = False
     """Whether the files under their names are damaged, and to be replaced."""
+    recommits: bool = False
+    """Whether the commit itself is damaged, and to be replaced; the rows are all of the shard's."""
 
 
 @dataclass(frozen=True)
@@ -190,7 +203,8 @@ class ShardRunner:
             self._turns.end(turn)
 
     def _run(self, work: ShardWork, turn: int) -> Iterator[ShardEvent]:
-        standing = read_commit_if_any(self.store, work.shard)
+        recommits = work.amends is not None and work.amends.recommits
+        standing = None if recommits else read_commit_if_any(self.store, work.shard)
         if standing is not None and work.amends is None:
             yield shard_done(work.shard, standing)
             return
@@ -198,19 +212,22 @@ class ShardRunner:
         images = planned_images(work.rows.take(list(numbers)))
         aside = {row.row: row for row in work.set_aside}
         wanted = range(len(images))[work.start : work.stop]
-        made = {n: self._set_aside(images[n], aside[n]) for n in wanted if n in aside}
-        trying = [n for n in wanted if n not in made]
-        found = self._found([images[n] for n in trying], work)
-        made |= {n: found[images[n].image_id] for n in trying if images[n].image_id in found}
+        found = self._found([images[n] for n in wanted], work)
+        made = {n: found[images[n].image_id] for n in wanted if images[n].image_id in found}
+        # What was set aside may have been stored by the attempt that its row was blamed for.
+        lost = [n for n in wanted if n in aside and n not in made]
+        made |= {n: self._set_aside(images[n], aside[n]) for n in lost}
         if made:
             yield _batch_done(work.shard, list(made.values()))
         self._turns.wait(turn)
         yield ShardBegun(work.shard)
         self._recorded = _batch_sizes(standing) if _replaces(work) else {}
-        places = {images[n].image_id: n for n in trying}
-        for records in self._make([images[n] for n in trying if n not in made], work, turn):
+        places = {images[n].image_id: n for n in wanted}
+        trying = [images[n] for n in wanted if n not in made]
+        for records, batch_s in self._make(trying, work, turn):
             made |= {places[record.facts.image_id]: record for record in records}
-            yield _batch_done(work.shard, records) if records else BatchSampled(work.shard)
+            done = _batch_done(work.shard, records, batch_s)
+            yield done if records else BatchSampled(work.shard, batch_s)
         if len(made) < len(wanted):
             yield ShardLeft(work.shard)
         elif work.commits:
@@ -219,12 +236,14 @@ class ShardRunner:
     def _commit(self, records: Mapping[int, ImageRecord], work: ShardWork) -> ShardDone:
         if self._fence is not None:
             self._fence.require(self.store)
+        if work.amends is not None and not work.amends.recommits:
+            part = amend_commit(self.store, work.shard, records, self._fence)
+            return shard_done(work.shard, part.take(list(work.amends.rows)))
+        part = metadata_part(list(records.values()), work.rows)
         if work.amends is None:
-            part = commit_shard(
-                self.store, work.shard, metadata_part(list(records.values()), work.rows)
-            )
+            part = commit_shard(self.store, work.shard, part)
         else:
-            part = amend_commit(self.store, work.shard, records).take(list(work.amends.rows))
+            recommit_shard(self.store, work.shard, part, self._fence)
         return shard_done(work.shard, part)
 
     def _set_aside(self, image: PlannedImage, row: SetAside) -> ImageRecord:
@@ -243,26 +262,26 @@ class ShardRunner:
 
     def _make(
         self, images: list[PlannedImage], work: ShardWork, turn: int
-    ) -> Iterator[list[ImageRecord]]:
+    ) -> Iterator[tuple[list[ImageRecord], float]]:
         """Sample batch after batch, while the threads store the ones before.
 
-        Yields after each batch what is stored by then, if anything is.
+        Yields after each batch what is stored by then, if anything is, and what the batch took.
         """
         pending: deque[list[Future[ImageRecord]]] = deque()
         for batch in batches(images, self._size_of):
             if self._draining.is_set():
                 break
-            self._sampling = work.shard
+            clock = time.perf_counter()
             self.timeline.switch(Activity.BUSY)
             pending.append(self._sample(batch, work))
-            self._sampling = None
             self.timeline.switch(Activity.OUTPUT)
+            batch_s = time.perf_counter() - clock
             full = len(pending) > PENDING_BATCHES
-            yield [future.result() for future in pending.popleft()] if full else []
+            yield [future.result() for future in pending.popleft()] if full else [], batch_s
         self.timeline.switch(Activity.INPUT)
         self._turns.end(turn)
         while pending:
-            yield [future.result() for future in pending.popleft()]
+            yield [future.result() for future in pending.popleft()], 0.0
 
     def _sample(self, batch: list[PlannedImage], work: ShardWork) -> list[Future[ImageRecord]]:
         """Sample a batch; one that fails as a whole, in smaller ones or each image alone."""
@@ -273,7 +292,7 @@ class ShardRunner:
         started_at, clock = time.time(), time.perf_counter()
         too_large = ""
         try:
-            sampled = self.sampler.sample([image.request for image in batch], params, size)
+            sampled = self._sampled(batch, size, work.shard)
         except OutOfMemory as error:
             too_large = str(error)  # and no more: its traceback holds on to what filled the memory
         except DeviceError:
@@ -293,6 +312,13 @@ class ShardRunner:
             self._pool.submit(self._keep, image, sampled, i, size, work, started_at, share_s)
             for i, image in enumerate(batch)
         ]
+
+    def _sampled(self, batch: Sequence[PlannedImage], size: int, shard: int) -> SampledBatch:
+        self._sampling = shard
+        try:
+            return self.sampler.sample([image.request for image in batch], batch[0].params, size)
+        finally:
+            self._sampling = None
 
     def _size_of(self, image: PlannedImage) -> int:
         return self._recorded.get(image.image_id) or self._sizes.of(image.params)
@@ -352,9 +378,7 @@ class ShardRunner:
                 return self.failure(image, work.attempt, FailureType.NAME_TAKEN, taken)
             replaces = True
         if replaces:
-            if self._fence is not None:
-                self._fence.require(self.store)
-            self.store.put(image.file, data)
+            rewrite(self.store, image.file, lambda seen: data, self._fence)
         return stored_record(image, facts, data, work.attempt, self.worker, started_at, sampling_s)
 
     def _adopt(self, image: PlannedImage, work: ShardWork, started_at: float) -> ImageRecord | None:
@@ -398,10 +422,11 @@ def shard_done(shard: int, part: pa.Table) -> ShardDone:
     return ShardDone(shard, statuses.count("ok"), statuses.count("failed"))
 
 
-def _batch_done(shard: int, records: Sequence[ImageRecord]) -> BatchDone:
+def _batch_done(shard: int, records: Sequence[ImageRecord], batch_s: float = 0.0) -> BatchDone:
     return BatchDone(
         shard=shard,
         num_ok=sum(record.status == "ok" for record in records),
         num_failed=sum(record.status == "failed" for record in records),
         num_sampled=sum(record.sampling_s is not None for record in records),
+        batch_s=batch_s,
     )

@@ -4,25 +4,32 @@ Reads; what is to be done about what it finds, others decide.
 """
 
 import hashlib
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from enum import StrEnum
-from io import BytesIO
-from typing import Any
+from functools import partial
+from typing import Any, TypeVar
 
+import numpy as np
 import pyarrow as pa
-from PIL import Image
 
 from pipelines.commit import read_commit, shard_path
-from pipelines.encoding import read_facts
+from pipelines.encoding import decoded, opened, read_facts
 from pipelines.errors import Damaged, PlanDamaged, StoreMissing
+from pipelines.hashing import Hashes, hash64
 from pipelines.naming import FOLDER
 from pipelines.planning import read_shard
 from pipelines.records import METADATA_SCHEMA, PLAN_SCHEMA, ImageFacts
 from pipelines.runs import Run
 
+T = TypeVar("T")
+
 READ_THREADS = 16
+
+SHARDS_AHEAD = 4
+"""Shards whose metadata and plan are read while the images of others are."""
 
 PLANNED = tuple(name for name in PLAN_SCHEMA.names if name not in ("shard", "file"))
 """Columns in which metadata and plan must agree."""
@@ -85,17 +92,58 @@ def verify(run: Run, sample: float = 1.0, seed: int = 0) -> Iterator[ShardVerifi
     Raises:
         StoreError: the store fails.
     """
-    with ThreadPoolExecutor(READ_THREADS) as pool:
-        for shard in run.committed:
-            yield _verify_shard(run, shard, sample, seed, pool)
+    with ThreadPoolExecutor(READ_THREADS) as images, ThreadPoolExecutor(SHARDS_AHEAD) as shards:
+        look = partial(_verify_shard, run, sample=sample, seed=seed, pool=images)
+        yield from _ahead(shards, look, run.committed, SHARDS_AHEAD)
 
 
 def stray_images(run: Run) -> list[str]:
-    """Images that no commit names, in order."""
-    kept: set[str] = set()
-    for shard in run.committed:
-        kept.update(filter(None, read_commit(run.store, shard).column("file").to_pylist()))
-    return [path for path in run.store.list(FOLDER.rstrip("/")) if path not in kept]
+    """Images that no commit names, in order.
+
+    Of the images that are named, 64 bits each are held, and of those in the store one page of the
+    listing: 32 MB for a million images, by tests/benchmarks/bench_verify.py. A stray whose hash is
+    by chance that of a named image is not told; no named image is ever called a stray.
+
+    Raises:
+        Damaged: a commit cannot be read, so that nobody knows which images it names.
+        StoreError: the store fails.
+    """
+    named = _named_images(run)
+    strays: list[str] = []
+    for page in run.store.pages(FOLDER.rstrip("/")):
+        paths = list(page)
+        hashes = hash64(pa.array(paths, pa.string()), 0)
+        places = np.searchsorted(named[:-1], hashes)
+        strays += [paths[n] for n in np.flatnonzero(named[places] != hashes)]
+    return sorted(strays)
+
+
+def _named_images(run: Run) -> Hashes:
+    """Hashes of the files that commits name, sorted, and the greatest that there is at the end."""
+    with ThreadPoolExecutor(READ_THREADS) as pool:
+        hashes = list(_ahead(pool, partial(_hashed_files, run), run.committed, READ_THREADS))
+    named = np.concatenate([*hashes, np.array([2**64 - 1], np.uint64)])
+    hashes.clear()
+    named.sort()
+    return named
+
+
+def _hashed_files(run: Run, shard: int) -> Hashes:
+    files = read_commit(run.store, shard, ["file"]).column("file").drop_null()
+    return hash64(files.combine_chunks().cast(pa.string()), 0)
+
+
+def _ahead(
+    pool: ThreadPoolExecutor, look: Callable[[int], T], shards: Iterable[int], number: int
+) -> Iterator[T]:
+    """What a function finds in each shard, in order, and looked for in so many ahead of time."""
+    pending: deque[Future[T]] = deque()
+    for shard in shards:
+        pending.append(pool.submit(look, shard))
+        if len(pending) > number:
+            yield pending.popleft().result()
+    while pending:
+        yield pending.popleft().result()
 
 
 def _verify_shard(
@@ -114,12 +162,19 @@ def _verify_shard(
     if wrong is not None:
         damaged = Finding(Damage.METADATA, shard, shard_path(shard), wrong)
         return ShardVerified(shard, 0, 0, (damaged,))
-    rows = part.select(METADATA_SCHEMA.names).to_pylist()
-    stored = [n for n, row in enumerate(rows) if row["status"] == "ok"]
-    chosen = [n for n in stored if _lot(rows[n]["image_id"], seed) < sample]
-    found = pool.map(lambda n: _verify_image(run, shard, n, rows[n]), chosen)
+    chosen, num_failed = _chosen(part, sample, seed)
+    rows = part.select(METADATA_SCHEMA.names).take(pa.array(chosen, pa.int64())).to_pylist()
+    found = pool.map(partial(_verify_image, run, shard), chosen, rows)
     findings = tuple(finding for finding in found if finding is not None)
-    return ShardVerified(shard, len(chosen), len(rows) - len(stored), findings)
+    return ShardVerified(shard, len(chosen), num_failed, findings)
+
+
+def _chosen(part: pa.Table, sample: float, seed: int) -> tuple[list[int], int]:
+    """The rows whose images are read, and how many rows failed."""
+    statuses, ids = (part.column(name).to_pylist() for name in ("status", "image_id"))
+    stored = [n for n, status in enumerate(statuses) if status == "ok"]
+    chosen = [n for n in stored if sample >= 1 or _lot(ids[n], seed) < sample]
+    return chosen, len(statuses) - len(stored)
 
 
 def _against_plan(part: pa.Table, planned: pa.Table) -> str | None:
@@ -133,9 +188,11 @@ def _against_plan(part: pa.Table, planned: pa.Table) -> str | None:
     for name in (*PLANNED, *carried):
         if name not in part.column_names:
             return f"it has no column {name}"
+        if part.column(name).equals(planned.column(name)):
+            continue
         ours, theirs = part.column(name).to_pylist(), planned.column(name).to_pylist()
         for row, (our, their) in enumerate(zip(ours, theirs, strict=True)):
-            if our != their:
+            if our != their and repr(our) != repr(their):  # NaN is NaN here
                 return f"row {row}, column {name}: {our!r}, and the plan has {their!r}"
     return None
 
@@ -155,15 +212,16 @@ def _damage(data: bytes, values: dict[str, Any], image_format: str) -> tuple[Dam
         text = f"{len(data):,} bytes with sha256 {digest[:12]}"
         wanted = f"{values['num_bytes']:,} with {values['sha256'][:12]}"
         return Damage.CHANGED, f"{text}, and the metadata has {wanted}"
-    try:
-        with Image.open(BytesIO(data)) as image:
-            image.load()
-            found = (image.format or "").lower(), *image.size
-    except (OSError, ValueError, SyntaxError) as error:
-        return Damage.UNREADABLE, " ".join(str(error).split())[:200]
     wanted_shape = (image_format, values["width"], values["height"])
-    if found != wanted_shape:
-        return Damage.UNREADABLE, f"{_shape(found)}, and the plan has {_shape(wanted_shape)}"
+    try:
+        with opened(data) as image:
+            shape = (image.format or "").lower(), *image.size
+        if shape != wanted_shape:
+            text = f"{_shape(shape)}, and the plan has {_shape(wanted_shape)}"
+            return Damage.UNREADABLE, text
+        decoded(data)
+    except ValueError as error:
+        return Damage.UNREADABLE, str(error)
     if read_facts(data) != ImageFacts.from_dict(values):
         return Damage.FACTS, "what it says of itself is not what its metadata says"
     return None, ""

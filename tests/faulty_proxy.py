@@ -5,7 +5,7 @@ import struct
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from enum import Enum, auto
 from http.client import HTTPConnection
@@ -24,8 +24,21 @@ class Trouble(Enum):
     """The connection is reset before the server sees the request."""
     LOST_ANSWER = auto()
     """The server does what is asked; the connection is reset instead of its answer."""
+    CUT_UPLOAD = auto()
+    """The connection is reset when part of the request's body has come."""
+    CUT_ANSWER = auto()
+    """The server does what is asked; the connection is reset in the middle of the answer's body."""
+    SLOW_ANSWER = auto()
+    """The server does what is asked; the answer's body comes in drops, for `TRICKLE_S`."""
     STALL = auto()
     """The server does what is asked; the answer never comes."""
+
+
+LIST = "LIST"
+"""Trouble for listings alone, which are requests of the method GET."""
+
+TRICKLE_S = 3.0
+DROPS = 20
 
 
 class FaultyProxy:
@@ -52,7 +65,7 @@ class FaultyProxy:
         return {"s3": {"endpoint_url": self.endpoint}}
 
     def order(self, method: str, troubles: Sequence[Trouble]) -> None:
-        """Trouble for the next requests of a method, in this order; and count from now."""
+        """Trouble for the next requests of a method or `LIST`, in this order; count from now."""
         with self._lock:
             self.requests.clear()
             self._troubles[method] = list(troubles)
@@ -66,11 +79,18 @@ class FaultyProxy:
         """Whether it is silent now."""
         return time.monotonic() < self._silent_until and not self.stopping.is_set()
 
-    def next_trouble(self, method: str) -> Trouble | None:
+    @property
+    def is_in_trouble(self) -> bool:
+        """Whether trouble waits for requests."""
+        with self._lock:
+            return any(self._troubles.values())
+
+    def next_trouble(self, method: str, path: str) -> Trouble | None:
         """What happens to the request that has just come in."""
         with self._lock:
             self.requests[method] += 1
-            waiting = self._troubles.get(method)
+            lists = method == "GET" and "list-type=" in urlsplit(path).query
+            waiting = (lists and self._troubles.get(LIST)) or self._troubles.get(method)
             return waiting.pop(0) if waiting else None
 
     def run(self) -> None:
@@ -100,13 +120,22 @@ def _handler(faulty: FaultyProxy) -> type[BaseHTTPRequestHandler]:
         protocol_version = "HTTP/1.1"
 
         def handle_any(self) -> None:
-            body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+            length = int(self.headers.get("Content-Length", 0))
+            body = self.rfile.read(length // 2)
+            trouble = faulty.next_trouble(self.command, self.path)
+            if trouble is Trouble.CUT_UPLOAD:
+                self.reset()
+                return
+            body += self.rfile.read(length - len(body))
             while faulty.silent:
                 if self.gone():
                     self.close_connection = True
                     return
                 time.sleep(0.1)
-            match faulty.next_trouble(self.command):
+            self.meet(trouble, body)
+
+        def meet(self, trouble: Trouble | None, body: bytes) -> None:
+            match trouble:
                 case None:
                     self.answer(*self.forward(body))
                 case Trouble.SLOW_DOWN:
@@ -119,6 +148,12 @@ def _handler(faulty: FaultyProxy) -> type[BaseHTTPRequestHandler]:
                 case Trouble.LOST_ANSWER:
                     self.forward(body)
                     self.reset()
+                case Trouble.CUT_ANSWER:
+                    status, headers, answer = self.forward(body)
+                    self.answer(status, headers, answer, self.write_half)
+                    self.reset()
+                case Trouble.SLOW_ANSWER:
+                    self.answer(*self.forward(body), self.write_in_drops)
                 case Trouble.STALL:
                     self.forward(body)
                     while not faulty.stopping.wait(0.1) and not self.gone():
@@ -143,7 +178,13 @@ def _handler(faulty: FaultyProxy) -> type[BaseHTTPRequestHandler]:
             upstream.close()
             return answer
 
-        def answer(self, status: int, headers: list[tuple[str, str]], body: bytes) -> None:
+        def answer(
+            self,
+            status: int,
+            headers: list[tuple[str, str]],
+            body: bytes,
+            write: Callable[[bytes], object] | None = None,
+        ) -> None:
             self.send_response_only(status)
             length = str(len(body))
             for name, value in headers:
@@ -157,7 +198,16 @@ def _handler(faulty: FaultyProxy) -> type[BaseHTTPRequestHandler]:
             self.send_header("Content-Length", length)
             self.end_headers()
             if self.command != "HEAD":
-                self.wfile.write(body)
+                (write or self.wfile.write)(body)
+
+        def write_half(self, body: bytes) -> None:
+            self.wfile.write(body[: len(body) // 2])
+
+        def write_in_drops(self, body: bytes) -> None:
+            drop = -(-len(body) // DROPS) or 1
+            for start in range(0, len(body), drop):
+                self.wfile.write(body[start : start + drop])
+                faulty.stopping.wait(TRICKLE_S / DROPS)
 
         def reset(self) -> None:
             """Close without lingering: the peer gets RST, not FIN."""

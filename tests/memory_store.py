@@ -1,6 +1,6 @@
-"""A run directory in memory, which can fail before or after any operation."""
+"""A run directory in memory: it can fail at any operation, and others can act before any."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from enum import Enum, auto
 
@@ -24,6 +24,8 @@ class MemoryFolder:
         self.objects: dict[str, bytes] = {}
         self.failures: dict[int, Moment] = {}
         """Which of the next operations fails: 0 is the very next."""
+        self.meanwhile: dict[int, Callable[[], None]] = {}
+        """What others do while whoever asks sleeps before one of the next operations."""
 
     def create(self, path: str, data: bytes) -> bool:
         """As a store that honours `If-None-Match`, asked again after an answer got lost."""
@@ -36,6 +38,15 @@ class MemoryFolder:
     def put(self, path: str, data: bytes) -> None:
         with self._operation():
             self.objects[path] = data
+
+    def replace(self, path: str, data: bytes, seen: bytes) -> bool:
+        with self._operation():
+            if path not in self.objects:
+                raise StoreMissing(f"memory: {path}: not there")
+            same = self.objects[path] == seen
+            if same:
+                self.objects[path] = data
+            return same
 
     def read(self, path: str) -> bytes:
         with self._operation():
@@ -53,6 +64,9 @@ class MemoryFolder:
             found = {p: len(d) for p, d in self.objects.items() if p.startswith(below)}
             return dict(sorted(found.items()))
 
+    def pages(self, folder: str) -> Iterator[dict[str, int]]:
+        yield self.list(folder)
+
     def present(self, paths: Sequence[str]) -> set[str]:
         with self._operation():
             return {path for path in paths if path in self.objects}
@@ -62,6 +76,12 @@ class MemoryFolder:
             self.objects.pop(path, None)
 
     def _operation(self) -> "AbstractContextManager[None]":
+        others = self.meanwhile.pop(0, None)
+        self.meanwhile = {place - 1: each for place, each in self.meanwhile.items()}
+        if others is not None:
+            failures, self.failures = self.failures, {}
+            others()
+            self.failures = failures
         moment = self.failures.pop(0, None)
         self.failures = {place - 1: each for place, each in self.failures.items()}
         if moment is Moment.BEFORE:

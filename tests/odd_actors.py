@@ -2,17 +2,31 @@
 
 import os
 import signal
+import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+import ray
 import torch
 
 from diffusion_core.errors import ModelError
-from jobs.actors import ActorFactory, SamplerActor, remote_actor
+from jobs.actors import CONTROL, ActorFactory, SamplerActor, remote_actor
 from jobs.worklist import Piece
 from pipelines.shard import Amendment
+from pipelines.storage import Store
+
+PATIENCE_S = 120.0
+
+
+def wait_for(store: Store, name: str) -> None:
+    """Until the store holds an object of that name."""
+    end = time.monotonic() + PATIENCE_S
+    while store.size(name) is None:
+        if time.monotonic() > end:
+            raise TimeoutError(f"nobody wrote {name}")
+        time.sleep(0.05)
 
 
 class DeadlyActor(SamplerActor):
@@ -43,7 +57,7 @@ class WaitingActor(SamplerActor):
         self, piece: Piece, look_first: bool, amends: Amendment | None = None
     ) -> Iterator[Any]:
         store = self._runner.store
-        end = time.monotonic() + 120
+        end = time.monotonic() + PATIENCE_S
         while piece.shard and store.size("go") is None:
             store.put("pid", str(os.getpid()).encode())
             if time.monotonic() > end:
@@ -88,3 +102,81 @@ class ThreadsActor(SamplerActor):
     ) -> Iterator[Any]:
         self._runner.store.put("threads", str(torch.get_num_threads()).encode())
         yield from super().run_piece(piece, look_first, amends)
+
+
+class StuckActor(SamplerActor):
+    """Its model never comes, as from a share that does not answer."""
+
+    def load(self, fingerprint: str, batch_size: int) -> None:
+        time.sleep(3600)
+
+
+class FallingActor(SamplerActor):
+    """Its process is killed while it loads the model."""
+
+    def load(self, fingerprint: str, batch_size: int) -> None:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+class RacingActor(SamplerActor):
+    """Two attempts at shard 0 meet: each samples a batch and waits until the other has, too.
+
+    Attempt `winner` then ends. The other one goes on when the store holds `go`, and says that it
+    has come to its end: `ended`.
+    """
+
+    winner: int
+
+    def run_piece(
+        self, piece: Piece, look_first: bool, amends: Amendment | None = None
+    ) -> Iterator[Any]:
+        store, events = self._runner.store, super().run_piece(piece, look_first, amends)
+        if piece.shard:
+            yield from events
+            return
+        yield next(events)
+        store.put(f"begun-{piece.attempt}", b"")
+        if piece.attempt == self.winner:
+            wait_for(store, f"begun-{3 - piece.attempt}")
+            yield from events
+            return
+        wait_for(store, "go")
+        yield from events
+        store.put("ended", b"")
+
+
+class OriginalWins(RacingActor):
+    """The first attempt commits first."""
+
+    winner = 1
+
+
+class CopyWins(RacingActor):
+    """The second attempt commits first."""
+
+    winner = 2
+
+
+BATCHES_TILL_DRAINED = 4
+
+
+class ObedientActor(SamplerActor):
+    """It is told to drain in its fourth batch: it goes on with it no sooner."""
+
+    def load(self, fingerprint: str, batch_size: int) -> None:
+        super().load(fingerprint, batch_size)
+        self._told, self._num_batches = threading.Event(), 0
+        plain = self._sampler.sample
+
+        def sample(requests: Any, params: Any, batch_size: int | None = None) -> Any:
+            self._num_batches += 1
+            if self._num_batches >= BATCHES_TILL_DRAINED and not self._told.wait(PATIENCE_S):
+                raise TimeoutError("nobody told it to drain")
+            return plain(requests, params, batch_size)
+
+        self._sampler.sample = sample
+
+    @ray.method(concurrency_group=CONTROL)
+    def drain(self) -> None:
+        SamplerActor.drain(self)
+        self._told.set()

@@ -3,7 +3,7 @@ r"""Measure a model against the set it was trained on, and draw grids to look at
 ::
 
     python -m diffusion_core.builtin.evaluate --data build/emoji
-    python -m diffusion_core.builtin.evaluate --grid grid.png
+    python -m diffusion_core.builtin.evaluate --grid grid.png --prompts jobs/examples/prompts.txt
 
 Without `--model` it is the shipped one. Every figure is printed with what it was taken at. Pictures
 are compared after their backgrounds were made white, so that a colour is not taken for a thing.
@@ -31,24 +31,6 @@ from diffusion_core.builtin.dataset import Entry, held_out, read_entries
 
 NUM_STEPS = 20
 GUIDANCE_SCALE = 3.0
-GRID_PROMPTS = tuple(
-    " ".join(prompt.split())
-    for prompt in """
-    a red apple; a banana; a slice of pizza; a cup of coffee; a hamburger; a birthday cake;
-    a strawberry; sushi; a dog face; a black cat; a tiger; an elephant; a penguin; an owl;
-    a butterfly; a goldfish in the sea; a frog; a green turtle; a T-Rex dinosaur; a unicorn;
-    a sunflower; a red rose; a cactus; a palm tree; a four leaf clover; a mushroom;
-    a rocket in space; an airplane; a sailboat on water; a red car; a bus; a bicycle; a train;
-    a tractor; a guitar; a violin; a trumpet; a drum; a ghost; an alien; a robot; a clown;
-    a snowman; a Christmas tree; a crown; a pair of glasses; a blue dress; an umbrella;
-    a soccer ball; a basketball; a trophy; a gift; a red heart; a blue heart; a volcano;
-    a house; a castle; the moon; a rainbow; fire; a light bulb; a puppy; a blue apple;
-    an orange cat with sunglasses
-    """.replace("\n", " ").split(";")
-)
-"""64 prompts in a row of eight: mostly taught things, in words that captions did not all have, and
-at the end a few that no picture shows."""
-
 Pixels = NDArray[np.uint8]
 
 
@@ -321,22 +303,22 @@ def main() -> None:
     parser.add_argument("--model", type=Path, default=folder(), help="a pipeline folder")
     parser.add_argument("--data", type=Path, help="what `dataset` built: print the figures")
     parser.add_argument("--captions", type=int, default=256, help="how many to ask for")
-    parser.add_argument("--grid", type=Path, help="write a PNG of 64 prompts here")
-    parser.add_argument("--prompts", type=Path, help="a text file, one prompt a line, for the grid")
+    parser.add_argument("--grid", type=Path, help="write a PNG of --prompts here")
+    parser.add_argument("--prompts", type=Path, help="a text file, one prompt a line")
     parser.add_argument("--columns", type=int, default=8)
     parser.add_argument("--steps", type=int, default=NUM_STEPS)
     parser.add_argument("--guidance-scale", type=float, default=GUIDANCE_SCALE)
     arguments = parser.parse_args()
+    if bool(arguments.grid) != bool(arguments.prompts):
+        parser.error("--grid and --prompts go together")
     pipeline = load(arguments.model)
     settings = {"steps": arguments.steps, "guidance_scale": arguments.guidance_scale}
     print(f"{arguments.steps} steps, guidance {arguments.guidance_scale}")
     if arguments.data:
         for line in measure(pipeline, arguments.data, arguments.captions, **settings):
             print(line, flush=True)
-    if arguments.grid:
-        prompts = GRID_PROMPTS
-        if arguments.prompts:
-            prompts = tuple(arguments.prompts.read_text(encoding="utf-8").splitlines())
+    if arguments.grid and arguments.prompts:
+        prompts = arguments.prompts.read_text(encoding="utf-8").splitlines()
         images = torch.stack(list(generate(pipeline, prompts, **settings)))
         grid(images, arguments.columns).save(arguments.grid)
 

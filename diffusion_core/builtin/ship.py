@@ -9,6 +9,7 @@ Weights become float16. The model card stays, unless the trained folder has one 
 """
 
 import argparse
+import json
 import shutil
 import tempfile
 from pathlib import Path
@@ -32,12 +33,22 @@ def num_bytes(model: Path) -> int:
     return sum(file.stat().st_size for file in model.rglob("*") if file.is_file())
 
 
+def forget_where_it_was(model: Path) -> None:
+    """Remove from configurations the folder that they were read from: it is the maker's own."""
+    for file in model.rglob("*.json"):
+        config = json.loads(file.read_text(encoding="utf-8"))
+        if isinstance(config, dict) and config.pop("_name_or_path", None) is not None:
+            text = json.dumps(config, indent=2, sort_keys=True) + "\n"
+            file.write_text(text, encoding="utf-8")
+
+
 def ship(trained: Path, target: Path, most_bytes: int = MOST_BYTES) -> int:
     """Write `trained` in float16 to `target`; returns its bytes, or raises `TooLarge`."""
     pipeline = DiffusionPipeline.from_pretrained(trained, dtype=torch.float16)
     with tempfile.TemporaryDirectory(dir=target.parent) as scratch:
         new = Path(scratch) / "model"
         pipeline.save_pretrained(new, safe_serialization=True)
+        forget_where_it_was(new)
         for name in BESIDE:
             kept = trained / name if (trained / name).exists() else target / name
             if kept.exists():

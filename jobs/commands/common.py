@@ -12,7 +12,7 @@ from pipelines.job_file import read_yaml
 from pipelines.run_record import RUN_FILE, read_record
 from pipelines.runs import Run, open_run
 from pipelines.spec import RunSpec
-from pipelines.storage import Options, Store
+from pipelines.storage import QUICK, Options, Store
 from pipelines.training.record import TRAIN_FILE
 from pipelines.training.runs import TrainingRun, open_training
 from pipelines.training.spec import TrainSpec, read_train_spec
@@ -87,15 +87,21 @@ def _as_overrides(storage: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(f"storage.{option}" for option in storage)
 
 
+def is_job_file(run: str) -> bool:
+    """Whether what was typed for a run is its job file, and not its URL."""
+    return run.endswith((".yaml", ".yml"))
+
+
 def open_run_argument(run: str, storage: tuple[str, ...]) -> Run | TrainingRun:
     """The run or training at a URL, or the one that a job file makes.
 
     Raises:
         RunNotFound: there is neither.
     """
-    if run.endswith((".yaml", ".yml")):
+    if is_job_file(run):
         return _open_job(Path(run), _as_overrides(storage))
     store = Store(run, storage_options(storage))
+    require_answer(store)
     record = read_record(store)
     found = Run(store, record) if record is not None else open_training(store)
     if found is None:
@@ -103,6 +109,15 @@ def open_run_argument(run: str, storage: tuple[str, ...]) -> Run | TrainingRun:
             f"{store.url}: no run here (neither {RUN_FILE} nor {TRAIN_FILE} is there)"
         )
     return found
+
+
+def require_answer(store: Store) -> None:
+    """Find out in seconds, and not in minutes, that a store does not answer a person.
+
+    Raises:
+        StoreError: it does not.
+    """
+    store.patient(QUICK).size(RUN_FILE)
 
 
 def open_images_argument(run: str, storage: tuple[str, ...]) -> Run:
@@ -120,9 +135,12 @@ def open_images_argument(run: str, storage: tuple[str, ...]) -> Run:
 def _open_job(path: Path, overrides: tuple[str, ...]) -> Run | TrainingRun:
     if "recipe" not in read_yaml(path):
         spec = RunSpec.from_file(path, overrides)
+        require_answer(Store(spec.url, spec.storage))
         return open_run(spec.url, spec.storage)
     job = read_train_spec(path, overrides)
-    found = open_training(Store(job.url, job.storage), job)
+    store = Store(job.url, job.storage)
+    require_answer(store)
+    found = open_training(store, job)
     if found is None:
         raise RunNotFound(f"{job.url}: no training here ({TRAIN_FILE} is missing)")
     return found

@@ -1,23 +1,22 @@
 """`nightpress reproduce`."""
 
 import json
+import os
 from dataclasses import asdict
-from io import BytesIO
 from pathlib import Path
 
 import click
-from PIL import Image
 
 from diffusion_core.errors import ModelError
 from diffusion_core.model import LoadedModel, ModelSpec, describe, load
 from jobs.cli import SOME_FAILED
 from jobs.commands.common import json_option, storage_option, storage_options
-from pipelines.encoding import read_facts
-from pipelines.errors import ImageNotFound
+from pipelines.encoding import opened, read_facts
+from pipelines.errors import ImageNotFound, StoreDenied, StoreMissing
 from pipelines.loras import locate_loras
 from pipelines.models import locate
 from pipelines.records import ImageFacts
-from pipelines.reproduce import Reproduction, reproduce, require_sound
+from pipelines.reproduce import Reproduction, reproduce, require_size, require_sound
 from pipelines.run_record import RunRecord, read_record
 from pipelines.sections import ImagesSpec
 from pipelines.storage import Options, Store, open_source
@@ -49,6 +48,8 @@ def command(
     Says bit-exact, or by how much the new one differs; then the exit code is 3. LoRAs, threads
     and the quality of a lossy format are those of the run that the image lies in.
     """
+    if out is not None:
+        require_folder(out)
     options = storage_options(storage)
     data = read_image(image, options)
     facts = facts_of(image, data)
@@ -60,10 +61,35 @@ def command(
     except ValueError as error:
         raise ImageNotFound(f"{image}: {error}") from error
     if out is not None:
-        out.write_bytes(again)
+        keep(out, again)
     click.echo(json.dumps(asdict(result)) if as_json else describe_result(facts, result))
     if not result.same_pixels:
         ctx.exit(SOME_FAILED)
+
+
+def require_folder(out: Path) -> None:
+    """See before any work that the new image can be kept.
+
+    Raises:
+        StoreMissing: there is no such folder.
+        StoreDenied: it cannot be written to.
+    """
+    if not out.parent.is_dir():
+        raise StoreMissing(f"--out {out}: there is no folder {out.parent}")
+    if not os.access(out if out.exists() else out.parent, os.W_OK):
+        raise StoreDenied(f"--out {out}: permission denied")
+
+
+def keep(out: Path, image: bytes) -> None:
+    """Write the new image.
+
+    Raises:
+        click.FileError: the disk takes it no more.
+    """
+    try:
+        out.write_bytes(image)
+    except OSError as error:
+        raise click.FileError(str(out), error.strerror) from error
 
 
 def read_image(url: str, options: Options) -> bytes:
@@ -80,15 +106,17 @@ def facts_of(url: str, data: bytes) -> ImageFacts:
     """What an image says of itself.
 
     Raises:
-        ImageNotFound: it says nothing, or nothing that could be.
+        ImageNotFound: it says nothing, or nothing that could be, or is too large to be opened.
     """
-    facts = read_facts(data)
-    if facts is None:
-        raise ImageNotFound(f"{url}: not an image of nightpress, or its metadata was stripped")
     try:
-        return require_sound(facts)
+        with opened(data):
+            facts = read_facts(data)
+        if facts is None:
+            raise ValueError("not an image of nightpress, or its metadata was stripped")
+        require_size(data, require_sound(facts))
     except ValueError as error:
         raise ImageNotFound(f"{url}: {error}") from error
+    return facts
 
 
 def run_around(url: str, options: Options) -> RunRecord | None:
@@ -143,8 +171,8 @@ def images_spec(data: bytes, record: RunRecord | None) -> ImagesSpec:
     """Format and quality of an image file."""
     if record is not None:
         return record.spec.images
-    with Image.open(BytesIO(data)) as opened:
-        return ImagesSpec.model_validate({"format": str(opened.format).lower()})
+    with opened(data) as image:
+        return ImagesSpec.model_validate({"format": str(image.format).lower()})
 
 
 def describe_result(facts: ImageFacts, result: Reproduction) -> str:

@@ -15,10 +15,10 @@ from jobs.commands.common import (
     stop_politely,
     storage_option,
     take_over_option,
-    with_address,
 )
+from jobs.commands.remaking import max_failures_option, working_spec
 from jobs.progress import display_for
-from jobs.remake import RemakeResult, failed_rows, remake
+from jobs.remake import RemakeResult, failed_amendments, remake
 from pipelines.wording import plural
 
 
@@ -26,6 +26,7 @@ from pipelines.wording import plural
 @run_argument
 @storage_option
 @address_option
+@max_failures_option
 @take_over_option
 @json_option
 @click.pass_context
@@ -34,21 +35,23 @@ def command(
     run: str,
     storage: tuple[str, ...],
     address: str | None,
+    max_failures: str | None,
     take_over: bool,
     as_json: bool,
 ) -> None:
     """Make the failed rows of RUN again, and no others: its URL, or its job file.
 
     What is made takes the place of the failure in the metadata. Rows of shards that are not
-    committed yet are for `nightpress run`.
+    committed yet are for `nightpress run`. A job file also says on which cluster; a URL means the
+    one that the run was begun on.
     """
     opened = open_images_argument(run, storage)
     stop_politely()
-    failed = failed_rows(opened)
+    spec = working_spec(opened, run, address, max_failures)
+    failed = failed_amendments(opened)
     if failed:
         with display_for(Console(stderr=True)) as display:
-            spec = with_address(opened.spec, address)
-            result = remake(opened, failed, display.show, spec=spec, take_over=take_over)
+            result = remake(opened, spec, failed, display.show, take_over=take_over)
     else:
         result = RemakeResult(opened.url, 0, 0, 0, 0, 0)
     click.echo(json.dumps(asdict(result)) if as_json else summary(result))

@@ -16,11 +16,11 @@ from jobs.commands.common import (
     stop_politely,
     storage_option,
     take_over_option,
-    with_address,
 )
+from jobs.commands.remaking import max_failures_option, working_spec
 from jobs.progress import display_for
-from jobs.remake import RemakeResult, mend_plans, remake
-from pipelines.lease import held, require_free
+from jobs.remake import RemakeResult, mend_plans, remake, sweep_strays
+from pipelines.planning import PlanLayout
 from pipelines.runs import Run
 from pipelines.shard import Amendment
 from pipelines.verify import Damage, Finding, stray_images, verify
@@ -73,6 +73,7 @@ class Verdict:
 @click.option("--repair", is_flag=True, help="Make what is missing or damaged again.")
 @click.option("--sweep", is_flag=True, help="Delete images that no commit names.")
 @address_option
+@max_failures_option
 @take_over_option
 @json_option
 @click.pass_context
@@ -84,6 +85,7 @@ def command(
     repair: bool,
     sweep: bool,
     address: str | None,
+    max_failures: str | None,
     take_over: bool,
     as_json: bool,
 ) -> None:
@@ -95,26 +97,20 @@ def command(
     """
     opened = open_images_argument(run, storage)
     stop_politely()
+    spec = working_spec(opened, run, address, max_failures)
     verdict = verdict_on(opened, sample)
     if sweep:
         require_finished(verdict)
-    if repair and verdict.damaged_plan:
-        mend_plans(opened, verdict.damaged_plan, take_over)
-        verdict = verdict_on(opened, sample)
-    repaired: RemakeResult | None = None
-    if repair and verdict.findings:
-        spec = with_address(opened.spec, address)
-        amendments, uncommit = remedies(verdict.findings)
-        with display_for(Console(stderr=True)) as display:
-            repaired = remake(
-                opened,
-                amendments,
-                display.show,
-                uncommit=uncommit,
-                spec=spec,
-                take_over=take_over,
-            )
-    swept = sweep_strays(opened, take_over) if sweep else []
+    repaired, swept = None, []
+    with display_for(Console(stderr=True)) as display:
+        if repair and verdict.damaged_plan:
+            mend_plans(opened, verdict.damaged_plan, display.show, take_over)
+            verdict = verdict_on(opened, sample)
+        if repair and verdict.findings:
+            amendments = remedies(verdict.findings, opened.record.layout)
+            repaired = remake(opened, spec, amendments, display.show, take_over=take_over)
+        if sweep:
+            swept = sweep_strays(opened, display.show, take_over)
     click.echo(as_values(verdict, repaired) if as_json else as_text(verdict, repaired, swept))
     if verdict.findings and (repaired is None or repaired.num_failed):
         ctx.exit(SOME_FAILED)
@@ -144,17 +140,17 @@ def nobody_knows(findings: list[Finding]) -> bool:
     return any(finding.row is None for finding in findings)
 
 
-def remedies(findings: tuple[Finding, ...]) -> tuple[dict[int, Amendment], list[int]]:
-    """Rows to make again by shard, and shards to commit again."""
+def remedies(findings: tuple[Finding, ...], layout: PlanLayout) -> dict[int, Amendment]:
+    """Rows to make again by shard: all of those whose commit is damaged."""
     rows: defaultdict[int, list[int]] = defaultdict(list)
-    uncommit = []
+    damaged = {finding.shard for finding in findings if finding.row is None}
     for finding in findings:
-        if finding.row is None:
-            uncommit.append(finding.shard)
-        else:
+        if finding.row is not None:
             rows[finding.shard].append(finding.row)
     amendments = {shard: Amendment(tuple(each), replaces=True) for shard, each in rows.items()}
-    return amendments, uncommit
+    for shard in damaged:
+        amendments[shard] = Amendment(tuple(range(layout.shard_images(shard))), recommits=True)
+    return amendments
 
 
 def require_finished(verdict: Verdict) -> None:
@@ -168,15 +164,6 @@ def require_finished(verdict: Verdict) -> None:
             f"--sweep: {plural(verdict.num_uncommitted, 'shard')} of this run have no commit yet, "
             "and images may be theirs; finish it with nightpress run"
         )
-
-
-def sweep_strays(run: Run, take_over: bool) -> list[str]:
-    """Delete what no commit names, looked at anew while nobody else can work on the run."""
-    with held(run.store, require_free(run.store, take_over)):
-        strays = stray_images(run)
-        for path in strays:
-            run.store.delete(path)
-    return strays
 
 
 def as_text(verdict: Verdict, repaired: RemakeResult | None, swept: list[str]) -> str:

@@ -10,6 +10,7 @@ import time
 import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +21,12 @@ from pipelines.storage.drivers import Place, told
 from pipelines.storage.urls import local_path
 
 PARTIAL_FOLDER = ".partial"
+PAGE_NAMES = 1000
 STALE_S = 24 * 3600
 """After a day, a partial file belongs to a process that is gone."""
+
+LOCK_S = 60.0
+"""How long one waits for whoever replaces something at the same time."""
 
 NO_HARD_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EXDEV)
 
@@ -51,6 +56,20 @@ class LocalFolder:
                 os.replace(partial, target)
             _sync_folder(target.parent)
 
+    def replace(self, path: str, data: bytes, seen: bytes) -> bool:
+        """Replace what has been seen, if it is still there."""
+        with told(self.place, path):
+            target = self.root / path
+            with (
+                self._partial(data) as partial,
+                FileLock(partial.parent / "names.lock", timeout=LOCK_S),
+            ):
+                if target.read_bytes() != seen:
+                    return False
+                os.replace(partial, target)
+            _sync_folder(target.parent)
+            return True
+
     def read(self, path: str) -> bytes:
         """The bytes."""
         with told(self.place, path):
@@ -64,8 +83,14 @@ class LocalFolder:
 
     def list(self, folder: str) -> dict[str, int]:
         """Every file below a folder, but no partial ones."""
+        return dict(sorted(item for page in self.pages(folder) for item in page.items()))
+
+    def pages(self, folder: str) -> Iterator[dict[str, int]]:
+        """Every file below a folder, in the order of the disk."""
         with told(self.place, folder):
-            return dict(sorted(self._walk(self.root / folder)))
+            files = self._walk(self.root / folder)
+            while page := dict(islice(files, PAGE_NAMES)):
+                yield page
 
     def present(self, paths: Sequence[str]) -> set[str]:
         """Those that are files; a disk is quicker asked for each than listed."""
@@ -119,14 +144,20 @@ class LocalFolder:
             partial.unlink(missing_ok=True)
 
     def _walk(self, folder: Path) -> Iterator[tuple[str, int]]:
-        """Files may go while we look; then they are not there."""
-        for parent, folders, names in os.walk(folder):
-            if parent == str(self.root):
-                folders[:] = [name for name in folders if name != PARTIAL_FOLDER]
-            for name in names:
-                path = Path(parent, name)
-                with suppress(FileNotFoundError):
-                    yield path.relative_to(self.root).as_posix(), path.stat().st_size
+        """Paths and bytes. Files may go while we look; then they are not there.
+
+        One by one, because a folder may hold more names than should be held in memory.
+        """
+        folders = [os.fspath(folder)]
+        skip = len(os.path.join(self.root, ""))
+        while folders:
+            with suppress(FileNotFoundError), os.scandir(folders.pop()) as entries:
+                for entry in entries:
+                    if entry.is_dir(follow_symlinks=False) and entry.path[skip:] != PARTIAL_FOLDER:
+                        folders.append(entry.path)
+                    with suppress(FileNotFoundError):
+                        if entry.is_file():
+                            yield entry.path[skip:], entry.stat().st_size
 
     def _sweep(self) -> None:
         """Remove what killed processes left behind; whoever is faster may do it for us."""

@@ -8,19 +8,25 @@ that is taken.
 import os
 import threading
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from functools import partial
 from typing import Any, TypeVar
 
 from pipelines.errors import StoreDenied, StoreError, StoreMissing
 from pipelines.storage.drivers import CLIENT_ATTEMPTS, MARK, S3, Place, open_driver, told
 from pipelines.storage.faults import Fault, classify, driver_errors
+from pipelines.storage.listing import Listing
 from pipelines.storage.retries import QUICK, RetryPolicy
 
 T = TypeVar("T")
 
-LISTED_PAGES = 3
-"""Of a thousand names each: more lie between only when a shard's names are far apart."""
+ONE_REQUEST_BYTES = 5 * 2**30
+"""What S3 takes in one; s3fs puts no condition on what it sends in parts."""
+
+QUESTIONS = 16
+"""Objects that are asked for at once."""
 
 
 class RemoteFolder:
@@ -40,6 +46,32 @@ class RemoteFolder:
         """Replace."""
         driver, key = self._at(path)
         self._run(path, lambda: driver.pipe_file(key, data, **self.place.write_options(path)))
+
+    def replace(self, path: str, data: bytes, seen: bytes) -> bool:
+        """Replace what has been seen, if it is still there."""
+        driver, key = self._at(path)
+        extra = self.place.write_options(path)
+
+        def attempt() -> bool:
+            # The condition first: it then holds for what is read, and for what is replaced.
+            condition = self._as_it_is(driver, key)
+            now = bytes(driver.cat_file(key, **self.place.read_options))
+            if now != seen:
+                return now == data  # written by an attempt whose answer got lost
+            try:
+                driver.pipe_file(key, data, **extra, **condition)
+            except driver_errors() as error:
+                if classify(error) is not Fault.TAKEN:
+                    raise
+                return self._read(path, self.policy) == data
+            return bool(condition) or self._read(path, self.policy) == data
+
+        try:
+            return self._run(path, attempt)
+        except StoreError:
+            if self._holds(path, data):
+                return True
+            raise
 
     def read(self, path: str) -> bytes:
         """The bytes."""
@@ -62,55 +94,47 @@ class RemoteFolder:
 
     def list(self, folder: str) -> dict[str, int]:
         """Every object below a folder."""
-        driver, root = self._driver(CLIENT_ATTEMPTS)
+        return dict(sorted(item for page in self.pages(folder) for item in page.items()))
+
+    def pages(self, folder: str) -> Iterator[dict[str, int]]:
+        """Every object below a folder; only S3 is asked page by page."""
+        listing = self._listing(folder)
+        if listing is not None:
+            return listing.pages(f"{folder}/" if folder else "")
+        return iter([self._found(folder)])
+
+    def present(self, paths: Sequence[str]) -> set[str]:
+        """Those that are objects: on S3 they are listed; what lies far apart is asked for alone."""
+        found: set[str] = set()
+        alone, listing = paths, self._listing()
+        if listing is not None and paths:
+            found, alone = listing.present(paths)
+        if alone:
+            with ThreadPoolExecutor(min(QUESTIONS, len(alone))) as pool:
+                sizes = pool.map(self.size, alone)
+                found |= {path for path, size in zip(alone, sizes, strict=True) if size is not None}
+        return found
+
+    def _listing(self, folder: str = "") -> Listing | None:
+        """What lists the folder, where the store is S3."""
+        driver, root = self._driver(1)
+        if self.place.protocol not in S3 or self.place.protocol not in driver.protocol:
+            return None
+        bucket, key, _ = driver.split_path(root)
+        return Listing(driver, bucket, f"{key}/" if key else "", partial(self._run, folder))
+
+    def _found(self, folder: str) -> dict[str, int]:
+        driver, root = self._driver(1)
         below = f"{root}/{folder}" if folder else root
         try:
-            with told(self.place, folder):
-                found = driver.find(below, detail=True)
+            found = self._run(folder, lambda: driver.find(below, detail=True))
         except StoreMissing:
             return {}
-        skip = len(root) + 1
         return {
-            name[skip:]: int(info["size"])
+            name[len(root) + 1 :]: int(info["size"])
             for name, info in sorted(found.items())
             if name.startswith(f"{below}/") and not name.endswith("/")
         }
-
-    def present(self, paths: Sequence[str]) -> set[str]:
-        """Those that are objects: listed between the first and the last of them on S3.
-
-        Others may lie between in any number, so that the listing is cut short, and each path
-        beyond is asked for alone.
-        """
-        if not paths or self.place.protocol not in S3:
-            return {path for path in paths if self.size(path) is not None}
-        wanted = sorted(paths)
-        found, reached = self._listed_between(wanted[0], wanted[-1])
-        beyond = [path for path in wanted if path > reached]
-        return (found & set(wanted)) | {path for path in beyond if self.size(path) is not None}
-
-    def _listed_between(self, first: str, last: str) -> tuple[set[str], str]:
-        """Paths from the first one on, and the last one that the listing came to."""
-        driver, root = self._driver(1)
-        bucket, below, _ = driver.split_path(f"{root}/{first}")
-        skip = len(below) - len(first)
-        # By characters: a key is no path.
-        prefix = below[:skip] + os.path.commonprefix([first, last])  # noqa: RUF071
-        found: set[str] = set()
-        after = below[:-1]  # right before the first one, in any order of what follows
-        for _ in range(LISTED_PAGES):
-            page = self._run(
-                first,
-                lambda after=after: driver.call_s3(  # type: ignore[misc]
-                    "list_objects_v2", Bucket=bucket, Prefix=prefix, StartAfter=after
-                ),
-            )
-            names = [item["Key"] for item in page.get("Contents", ())]
-            found.update(name[skip:] for name in names)
-            if not page.get("IsTruncated") or not names or names[-1][skip:] >= last:
-                return found, last
-            after = names[-1]
-        return found, after[skip:]
 
     def delete(self, path: str) -> None:
         """Remove; nothing there is as good."""
@@ -159,6 +183,12 @@ class RemoteFolder:
             if unsure and self._holds(path, data):
                 return True
             raise
+
+    def _as_it_is(self, driver: Any, key: str) -> dict[str, Any]:
+        """What has S3 replace an object in one request, and only as it is now."""
+        if self.place.protocol not in S3:
+            return {}
+        return {"IfMatch": driver.info(key)["ETag"], "chunksize": ONE_REQUEST_BYTES}
 
     def _marked(self, path: str, mark: str) -> bool:
         """Whether the object that has the name is of this very call.

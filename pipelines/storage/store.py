@@ -1,7 +1,7 @@
 """A run directory at any URL."""
 
 import uuid
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, Self
 
@@ -75,6 +75,21 @@ class Store:
         """Write an object, in place of the one that may be there."""
         self._folder.put(inside(path, self.url), data)
 
+    def replace(self, path: str, data: bytes, seen: bytes) -> bool:
+        """Put bytes in place of those that were read; False if others are there by now.
+
+        Of several who replace what they all have seen, one succeeds: on S3 by `If-Match`, in a
+        local folder under a lock. Where a store ignores the condition, and behind other drivers,
+        what is there is looked at right before it is replaced, and read afterwards: that is as
+        good for one writer at a time.
+
+        Raises:
+            StoreMissing: nothing is there.
+        """
+        path = inside(path, self.url)
+        replaced = self._folder.replace(path, data, seen)
+        return replaced and not (self.reads_back and self._folder.read(path) != data)
+
     def read(self, path: str) -> bytes:
         """The bytes of an object.
 
@@ -90,6 +105,10 @@ class Store:
     def list(self, folder: str = "") -> dict[str, int]:
         """Every object below a folder, as path relative to the store -> bytes, sorted."""
         return self._folder.list(inside(folder, self.url) if folder else "")
+
+    def pages(self, folder: str = "") -> Iterator[dict[str, int]]:
+        """As `list`, some thousand objects at a time and in no order: for what may be millions."""
+        return self._folder.pages(inside(folder, self.url) if folder else "")
 
     def present(self, paths: Sequence[str]) -> set[str]:
         """Those of some paths that are there, by one listing of where they lie."""

@@ -4,9 +4,11 @@
 
     python tests/benchmarks/bench_resume.py --rows 10000000
     python tests/benchmarks/bench_resume.py --rows 10000000 --store seaweed
+    python tests/benchmarks/bench_resume.py --rows 10000000 --mixed
 
 The plan is written for real. Every other shard is then given a commit by name, which is all that a
-resumed run looks at before its first batch; their images are not made.
+resumed run looks at before its first batch; their images are not made. Rows have one setting, or
+with --mixed eighteen: widths, samplers and guidance scales as the manifest has them.
 """
 
 import argparse
@@ -38,6 +40,9 @@ from pipelines.storage import Store  # noqa: E402
 
 THREADS = 32
 
+ONE_SETTING = {"width": None, "scheduler": None, "guidance_scale": None}
+"""Columns of the manifest that are not read."""
+
 
 def main() -> None:
     """Command line; see the module's docstring."""
@@ -45,14 +50,17 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=10_000_000)
     parser.add_argument("--shard-size", type=int, default=512)
     parser.add_argument("--store", choices=("folder", "seaweed"), default="folder")
+    parser.add_argument("--mixed", action="store_true", help="rows of eighteen settings")
     parser.add_argument("--starts", type=int, default=3, help="how often it is resumed")
     parser.add_argument("--job", type=Path, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.job is not None:
         until_the_first_batch(arguments.job)
     with tempfile.TemporaryDirectory() as folder, output(arguments.store, Path(folder)) as place:
-        job = write_job(Path(folder), place, arguments.rows, arguments.shard_size)
-        print(f"{arguments.rows:,} rows on {arguments.store}")
+        settings = {} if arguments.mixed else ONE_SETTING
+        job = write_job(Path(folder), place, arguments.rows, arguments.shard_size, settings)
+        mixed = "eighteen settings" if arguments.mixed else "one setting"
+        print(f"{arguments.rows:,} rows of {mixed} on {arguments.store}")
         print(f"planned, and first batch: {seconds(job):.1f} s", flush=True)
         spec = RunSpec.from_file(job)
         print(f"commits by name: {commit_every_other(spec):,}", flush=True)
@@ -70,7 +78,9 @@ def output(store: str, folder: Path) -> Iterator[servers.Folder]:
         yield server.folder()
 
 
-def write_job(folder: Path, place: servers.Folder, rows: int, shard_size: int) -> Path:
+def write_job(
+    folder: Path, place: servers.Folder, rows: int, shard_size: int, columns: dict[str, None]
+) -> Path:
     """A job over so many rows, on a model that samples in milliseconds."""
     manifest = folder / "prompts.parquet"
     make_manifest(manifest, rows, row_group=1 << 17, ids=False)
@@ -80,7 +90,7 @@ def write_job(folder: Path, place: servers.Folder, rows: int, shard_size: int) -
         "output": place.url,
         "storage": place.options,
         "model": str(tiny_models.save("sd", folder / "model")),
-        "columns": {"width": None, "scheduler": None, "guidance_scale": None},
+        "columns": columns,
         "sampling": {"width": 64, "height": 64, "num_inference_steps": 2},
         "batch": {"size": 2, "shard_size": shard_size},
         "cluster": {"actors": 1},

@@ -4,6 +4,8 @@
 
     python tests/benchmarks/nights.py --nights 25 --faults 8 --seed 0
     python tests/benchmarks/nights.py --nights 5 --store folder
+
+Exit code 1 if an image was lost, doubled or different, or too much was sampled again.
 """
 
 import argparse
@@ -18,7 +20,9 @@ TESTS = Path(__file__).parents[1]
 sys.path[:0] = [str(TESTS), str(TESTS / "chaos")]
 
 import servers  # noqa: E402
-from night import POISON, STORES, Night, Place, Tally, place_at  # noqa: E402
+from fault_tally import Tally  # noqa: E402
+from night import POISON, Night  # noqa: E402
+from place import STORES, Place, place_at  # noqa: E402
 
 
 def main() -> None:
@@ -34,11 +38,20 @@ def main() -> None:
     with place(arguments.store) as here:
         for seed in range(arguments.seed, arguments.seed + arguments.nights):
             began = time.monotonic()
-            poison = (kinds[seed % len(kinds)],) if seed % 2 else ()
+            poison = (kinds[seed // 2 % len(kinds)],) if seed % 2 else ()
             night = Night(here, seed, arguments.faults, poison).pass_by()
             total += night
             print(f"night {seed}, {time.monotonic() - began:.0f} s: {night}", flush=True)
-    print(f"\nall {arguments.nights} nights on {arguments.store}: {total}")
+    sys.exit(conclude(f"all {arguments.nights} nights on {arguments.store}", total))
+
+
+def conclude(what: str, total: Tally) -> int:
+    """Print what they came to; the exit code, which is 1 where anything is missing or wrong."""
+    print(f"\n{what}: {total}")
+    if total.is_whole:
+        return 0
+    print("error: images were lost, doubled or different", file=sys.stderr)
+    return 1
 
 
 @contextmanager

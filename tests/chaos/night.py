@@ -5,30 +5,25 @@ bytes that an undisturbed run gives it.
 """
 
 import hashlib
-import os
 import signal
 import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
-from functools import cached_property
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from random import Random
 from typing import Any
 
 import psutil
-import servers
-import tiny_models
 import yaml
-from faulty_proxy import FaultyProxy, Trouble, proxy
-from ray._raylet import GcsClient
-from ray.cluster_utils import Cluster
-from servers import Folder
+from fault_tally import Tally
+from faulty_proxy import LIST, Trouble
+from place import ACTORS_PER_NODE, NOTICE_S, NUM_ACTORS, Place, actors_on, notify
 
 from pipelines import open_run
+from pipelines.shard import PENDING_BATCHES
 from pipelines.spec import RunSpec
 from pipelines.storage import Store
 from pipelines.verify import stray_images, verify
@@ -36,143 +31,32 @@ from pipelines.verify import stray_images, verify
 NUM_HEALTHY = 48
 BATCH_SIZE = 2
 SHARD_SIZE = 8
-NUM_NODES = 2
-ACTORS_PER_NODE = 1
-WINDOW = 4 * BATCH_SIZE
-"""Images that an actor may have sampled and not stored: the batch in hand, three behind it."""
-
-NOTICE_S = 5.0
-"""Between a spot machine's notice and its end."""
-
-PREEMPTION = 2
-"""Ray's number for that reason."""
+WINDOW = (1 + PENDING_BATCHES) * BATCH_SIZE
+"""Images that an actor may have begun to sample and not stored: the batch in hand, and those that
+wait for their upload."""
 
 GIVE_UP_S = 600.0
+
+MADE = "made"
 
 POISON = {
     "SEGFAULT": "WorkerKilled",
     "KILLED": "WorkerKilled",
     "HANG": "Timeout",
     "RAISE": "SamplingError",
+    "DECODE": "SamplingError",
+    "MEMORY": "OutOfMemory",
+    "CRAMPED": MADE,
     "NAN": "NonFinite",
+    "BLANK": "Blank",
 }
-"""What a prompt says -> the reason that its row must fail with."""
+"""What a prompt says -> the reason that its row must fail with; one that is cramped fits alone."""
 
+SMALL = ("MEMORY", "CRAMPED")
+"""Kinds of another size than healthy rows, whose batches must stay as large as they are."""
 
-@dataclass
-class Tally:
-    """What a night, or many of them, came to."""
-
-    faults: Counter[str] = field(default_factory=Counter)
-    images: int = 0
-    lost: int = 0
-    doubled: int = 0
-    different: int = 0
-    resampled: int = 0
-    starts: int = 0
-
-    def __iadd__(self, other: "Tally") -> "Tally":
-        self.faults += other.faults
-        for name in ("images", "lost", "doubled", "different", "resampled", "starts"):
-            setattr(self, name, getattr(self, name) + getattr(other, name))
-        return self
-
-    def __str__(self) -> str:
-        kinds = ", ".join(f"{count} {name}" for name, count in sorted(self.faults.items()))
-        return (
-            f"{self.faults.total()} faults ({kinds}) in {self.starts} starts: {self.images} images,"
-            f" {self.lost} lost, {self.doubled} doubled, {self.different} different, "
-            f"{self.resampled} sampled again"
-        )
-
-
-@dataclass
-class Place:
-    """Where a night happens."""
-
-    folder: Path
-    """Of this machine, for job files and logs."""
-    bucket: Folder
-    """The store itself."""
-    proxy: FaultyProxy | None
-    """In front of it; a local folder has none."""
-    cluster: Cluster
-    model: Path
-    log: Path
-    """Seeds of what is sampled."""
-
-    @property
-    def full(self) -> Path:
-        """While this file is there, the disk takes no more."""
-        return self.log.with_suffix(".full")
-
-    @property
-    def storage(self) -> dict[str, Any]:
-        """As in a job file, with the proxy before the store."""
-        return self.bucket.options if self.proxy is None else self.proxy.options
-
-    @cached_property
-    def undisturbed(self) -> dict[str, bytes]:
-        """The bytes of every healthy image when nothing happens, by image id."""
-        log = self.log.read_text()
-        quiet = Night(self, seed=-1, num_faults=0, poison=())
-        quiet.spec = quiet.spec_for("undisturbed", self.bucket.options)
-        quiet.start()
-        assert quiet.await_end(GIVE_UP_S) == 0, quiet.story()
-        self.log.write_text(log)
-        run = open_run(quiet.spec.url, self.bucket.options)
-        rows = run.metadata.to_table(columns=["image_id", "file"]).to_pylist()
-        return {row["image_id"]: run.store.read(row["file"]) for row in rows}
-
-
-STORES = {"seaweed": servers.seaweed, "rclone": servers.rclone}
-
-
-@contextmanager
-def place_at(folder: Path, server: servers.Server | None) -> Iterator[Place]:
-    """A place with a model, a log and a cluster.
-
-    Args:
-        folder: of this machine; without a server, the runs lie there too.
-        server: the store; trouble stands before it.
-    """
-    model = tiny_models.save("sd", folder / "model")
-    log = folder / "sampled"
-    log.touch()
-    with ExitStack() as stack:
-        faulty = None if server is None else stack.enter_context(proxy(server.endpoint))
-        bucket = Folder(f"{folder}/out", {}) if server is None else server.folder()
-        cluster = stack.enter_context(cluster_of_nodes(log))
-        yield Place(folder, bucket, faulty, cluster, model, log)
-
-
-@contextmanager
-def cluster_of_nodes(log: Path) -> Iterator[Cluster]:
-    """A head that runs no actors, and nodes that do, with trouble in their workers."""
-    tests = Path(__file__).parents[1]
-    path = [str(tests / "chaos/trouble"), str(tests), os.environ.get("PYTHONPATH", "")]
-    environment = {
-        "PYTHONPATH": os.pathsep.join(filter(None, path)),
-        "NIGHTPRESS_CHAOS_LOG": str(log),
-        # Dead nodes are seen in seconds, as in a cluster that is set up for spot machines.
-        "RAY_health_check_period_ms": "500",
-        "RAY_health_check_timeout_ms": "1000",
-        "RAY_health_check_failure_threshold": "3",
-    }
-    kept = {name: os.environ.get(name) for name in environment}
-    os.environ.update(environment)
-    try:
-        cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
-        for _ in range(NUM_NODES):
-            cluster.add_node(num_cpus=ACTORS_PER_NODE)
-        yield cluster
-        cluster.shutdown()
-    finally:
-        for name, value in kept.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
+MOST_TROUBLES = 9
+"""In a row, for the requests of one method: more than any client tries by itself."""
 
 
 class Night:
@@ -185,13 +69,16 @@ class Night:
         self.tally = Tally()
         self.spec = self.spec_for(f"night-{seed}", place.storage)
         self.driver: subprocess.Popen[str] | None = None
+        self.is_stopping = False
+        """Whether the driver was asked to stop."""
+        self.at_stake = 0
+        """Images that may be sampled again for what has happened, but for what the log tells."""
         self.said: list[str] = []
         self.damaged = False
         """Whether a stored image was; `verify --repair` is for those that are committed by then."""
 
     def pass_by(self) -> Tally:
         """Run it to its end, whatever happens, and prove that nothing is missing or wrong."""
-        self.place.log.write_text("")
         self.start()
         end = time.monotonic() + GIVE_UP_S
         while True:
@@ -203,8 +90,9 @@ class Night:
                 assert code in (4, 5, -signal.SIGKILL), self.story()
                 self.start()
             elif self.tally.faults.total() < self.num_faults:
-                self._befall()
-        assert code == (3 if self.poison else 0), self.story()
+                self.befall(self.random.choice(sorted(FAULTS | self._store_faults)))
+        failing = any(POISON[kind] != MADE for kind in self.poison)
+        assert code == (3 if failing else 0), self.story()
         if self.damaged:
             self._repair()
         self.prove()
@@ -235,7 +123,8 @@ class Night:
         for kind in self.poison:
             rows.insert(self.random.randrange(len(rows)), (kind, f"this row says {kind}"))
         path = self.place.folder / f"prompts-{self.seed}.csv"
-        lines = [f"{name},{seed_of(prompt)},{prompt},64,64" for name, prompt in rows]
+        sides = {name: 32 if name in SMALL else 64 for name, _ in rows}
+        lines = [f"{n},{seed_of(prompt)},{prompt},{sides[n]},{sides[n]}" for n, prompt in rows]
         path.write_text("\n".join(["id,seed,prompt,width,height", *lines]) + "\n")
         return path
 
@@ -253,7 +142,9 @@ class Night:
         )
 
     def start(self, *arguments: str) -> None:
-        self.driver = self.command("run", *arguments)
+        if not self.tally.starts:
+            self.place.log.write_text("")
+        self.driver, self.is_stopping = self.command("run", *arguments), False
 
     def _repair(self) -> None:
         """What was damaged after its commit is found and made again."""
@@ -271,98 +162,119 @@ class Night:
         assert "Traceback" not in said, self.story()
         return self.driver.returncode
 
-    def _befall(self) -> None:
-        kind = self.random.choice(sorted({**FAULTS, **self._store_faults}))
-        if {**FAULTS, **self._store_faults}[kind](self):
+    def befall(self, kind: str) -> None:
+        """Have it happen, and note what it may cost."""
+        at_stake = {**FAULTS, **self._store_faults}[kind](self)
+        if at_stake is not None:
             self.tally.faults[kind] += 1
+            self.at_stake += at_stake
 
     @property
-    def _store_faults(self) -> dict[str, Callable[["Night"], bool]]:
+    def _store_faults(self) -> dict[str, "Fault"]:
         return DISK_FAULTS if self.place.proxy is None else SERVER_FAULTS
 
-    # What can happen; each says whether it did.
+    @property
+    def _all_actors(self) -> int:
+        """What is in flight in all of them."""
+        return WINDOW * sum(map(len, map(actors_on, self.place.cluster.worker_nodes)))
 
-    def actor_killed(self) -> bool:
+    @property
+    def _hasty(self) -> int:
+        """What a store that does not answer may cost a driver whose time to stop is limited."""
+        return self._all_actors if self.is_stopping else 0
+
+    # What can happen; each says how many images it may cost, None if it did not happen.
+
+    def actor_killed(self) -> int | None:
         """An actor's process is gone between two instructions."""
-        actors = [
-            process
-            for process in psutil.process_iter(["cmdline"])
-            if "ray::SamplerActor" in " ".join(process.info["cmdline"] or ())
-        ]
+        nodes = sorted(self.place.cluster.worker_nodes, key=lambda node: node.node_id)
+        actors = [actor for node in nodes for actor in actors_on(node)]
         if not actors:
-            return False
-        self.random.choice(actors).kill()
-        return True
+            return None
+        with suppress(psutil.NoSuchProcess):
+            self.random.choice(actors).kill()
+        return WINDOW
 
-    def node_killed(self) -> bool:
+    def node_killed(self) -> int:
         """A machine is gone, and another one comes."""
         nodes = sorted(self.place.cluster.worker_nodes, key=lambda node: node.node_id)
-        self.place.cluster.remove_node(self.random.choice(nodes), allow_graceful=False)
-        self.place.cluster.add_node(num_cpus=ACTORS_PER_NODE)
-        return True
+        return self._removed(self.random.choice(nodes))
 
-    def node_drained(self) -> bool:
+    def node_drained(self) -> int:
         """A spot machine is told that it will be gone in a moment, and then it is."""
         nodes = sorted(self.place.cluster.worker_nodes, key=lambda node: node.node_id)
         node = self.random.choice(nodes)
-        client = GcsClient(address=self.place.cluster.address)
-        soon_ms = int((time.time() + NOTICE_S) * 1000)
-        accepted, why = client.drain_node(node.node_id, PREEMPTION, "spot", soon_ms)
-        assert accepted, why
+        notify(self.place.cluster, node)
         time.sleep(NOTICE_S)
+        return self._removed(node)
+
+    def _removed(self, node: Any) -> int:
+        num_actors = len(actors_on(node))
         self.place.cluster.remove_node(node, allow_graceful=False)
         self.place.cluster.add_node(num_cpus=ACTORS_PER_NODE)
-        return True
+        return WINDOW * num_actors
 
-    def driver_killed(self) -> bool:
+    def driver_killed(self) -> int:
         """The driver is gone."""
         assert self.driver is not None
+        at_stake = self._all_actors
         self.driver.kill()
-        return True
+        return at_stake
 
-    def driver_stopped(self) -> bool:
-        """The driver is asked to stop."""
+    def driver_stopped(self) -> int:
+        """The driver is asked to stop; asked again, or before a silent store, it loses what it has.
+
+        Else it stores what is in hand, so that it costs nothing.
+        """
         assert self.driver is not None
+        proxy = self.place.proxy
+        silent = proxy is not None and (proxy.silent or proxy.is_in_trouble)
+        at_stake = self._all_actors if self.is_stopping or silent else 0
         self.driver.terminate()
-        return True
+        self.is_stopping = True
+        return at_stake
 
-    def store_falters(self) -> bool:
-        """The store throttles, breaks connections, or does not answer."""
+    def store_falters(self) -> int:
+        """The store throttles, breaks connections, or answers slowly."""
         assert self.place.proxy is not None
         kinds = [kind for kind in Trouble if kind is not Trouble.STALL]
-        for method in ("PUT", "GET", "HEAD"):
-            number = self.random.randrange(1, 6)
+        for method in ("PUT", "GET", "HEAD", LIST):
+            number = self.random.randrange(1, MOST_TROUBLES)
             self.place.proxy.order(method, [self.random.choice(kinds) for _ in range(number)])
-        return True
+        return self._hasty
 
-    def store_silent(self) -> bool:
-        """The store takes requests and answers none."""
+    def store_silent(self) -> int:
+        """The store takes requests and answers none; shards may be copied to idle actors."""
         assert self.place.proxy is not None
         self.place.proxy.fall_silent(self.random.uniform(2.0, 40.0))
-        return True
+        return self._hasty + (NUM_ACTORS - 1) * SHARD_SIZE
 
-    def disk_full(self) -> bool:
-        """The disk takes no more for a while."""
+    def disk_full(self) -> int:
+        """The disk takes no more for a while; the log tells how many writes failed.
+
+        Writes that still wait when their shard is given up may yet end well, and be done again.
+        """
+        at_stake = self._all_actors
         self.place.full.touch()
         time.sleep(self.random.uniform(1.0, 10.0))
         self.place.full.unlink()
-        return True
+        return at_stake
 
-    def image_damaged(self) -> bool:
+    def image_damaged(self) -> int | None:
         """A stored image has another bit, or is cut short."""
         store = Store(self.spec.url, self.place.bucket.options)
         images = sorted(store.list("images"))
         if not images:
-            return False
+            return None
         image = self.random.choice(images)
         data = store.read(image)
-        place = self.random.randrange(len(data))
-        flipped = data[:place] + bytes([data[place] ^ 1]) + data[place + 1 :]
-        store.put(image, self.random.choice((flipped, data[:place])))
+        place = self.random.randrange(len(data)) if data else 0
+        flipped = data[:place] + bytes(byte ^ 1 for byte in data[place : place + 1])
+        store.put(image, self.random.choice((flipped + data[place + 1 :], data[:place])))
         self.damaged = True
-        return True
+        return 1
 
-    def second_driver(self) -> bool:
+    def second_driver(self) -> int:
         """Somebody starts the same job again."""
         other = self.command("run")
         said, _ = other.communicate(timeout=180)
@@ -370,9 +282,9 @@ class Night:
         assert other.returncode in (0, 3, 5), said
         if other.returncode == 5:
             assert "--take-over" in said, said
-        return True
+        return 0
 
-    def taken_over(self) -> bool:
+    def taken_over(self) -> int:
         """Somebody else takes the job over."""
         first = self.driver
         assert first is not None
@@ -381,17 +293,17 @@ class Night:
         self.said.append(said)
         assert "Traceback" not in said, self.story()
         assert first.returncode in (0, 3, 4, 5), self.story()
-        return True
+        return NUM_ACTORS * WINDOW
 
-    def plan_cut(self) -> bool:
+    def plan_cut(self) -> int | None:
         """A part of the plan is cut short."""
         store = Store(self.spec.url, self.place.bucket.options)
         parts = sorted(store.list("plan"))
         if not parts:
-            return False
+            return None
         part = self.random.choice(parts)
         store.put(part, store.read(part)[: self.random.randrange(200)])
-        return True
+        return 0
 
     # What must be true afterwards.
 
@@ -405,7 +317,7 @@ class Night:
         self.tally.images = planned
         self.tally.doubled = sum(count - 1 for count in ids.values()) + len(stray_images(run))
         self.tally.lost = planned - len(ids) + sum(row["status"] != "ok" for row in healthy)
-        undisturbed = self.place.undisturbed
+        undisturbed = undisturbed_at(self.place)
         for row in healthy:
             if row["status"] == "ok":
                 data = run.store.read(row["file"])
@@ -413,37 +325,74 @@ class Night:
                 self.tally.different += not same or undisturbed[row["image_id"]] != data
         self._prove_failures(rows)
         self._prove_window()
-        assert [f for shard in verify(run) for f in shard.findings] == [], self.story()
+        findings = [str(finding) for shard in verify(run) for finding in shard.findings]
+        assert findings == [], f"{findings}; {self.story()}"
 
     def _prove_failures(self, rows: list[dict[str, Any]]) -> None:
         for row in rows:
             kind = next((kind for kind in self.poison if kind in row["prompt"]), None)
             if kind is not None:
-                assert (row["status"], row["error_type"]) == ("failed", POISON[kind]), row
+                assert (row["error_type"] or MADE) == POISON[kind], row
+            if kind == "CRAMPED":
+                assert row["batch_size"] == 1, row
 
     def _prove_window(self) -> None:
         """No fault costs more samples than what was in flight when it came."""
-        sampled = self.place.log.read_text().split()
-        self.tally.resampled = len(sampled) - len(set(sampled))
-        actors = NUM_NODES * ACTORS_PER_NODE
-        crashes = sum(2 + 3 for kind in self.poison if POISON[kind] in ("WorkerKilled", "Timeout"))
-        faults = self.tally.faults.total() + crashes
-        assert self.tally.resampled <= faults * actors * WINDOW, self.story()
+        log = [line.split() for line in self.place.log.read_text().splitlines()]
+        healthy = {str(seed_of(f"picture {number}")) for number in range(NUM_HEALTHY)}
+        begun = [words[1] for words in log if words[0] == "sampled" and words[1] in healthy]
+        assert len(set(begun)) == NUM_HEALTHY, f"{len(set(begun))} begun; {self.story()}"
+        self.tally.resampled = len(begun) - NUM_HEALTHY
+        most = self.at_stake + sum(told_by(*words) for words in log)
+        assert self.tally.resampled <= most, f"{self.tally.resampled} > {most}; {self.story()}"
 
     def story(self) -> str:
         faults = ", ".join(f"{count} {kind}" for kind, count in self.tally.faults.items())
         return f"seed {self.seed} after {faults}:\n" + "\n----\n".join(self.said)
 
 
-FAULTS: dict[str, Callable[[Night], bool]] = {
+Fault = Callable[[Night], int | None]
+
+FAULTS: dict[str, Fault] = {
     name: getattr(Night, name)
     for name in (
         *("actor_killed", "node_killed", "node_drained", "driver_killed", "driver_stopped"),
         *("second_driver", "taken_over", "plan_cut", "image_damaged"),
     )
 }
-SERVER_FAULTS = {name: getattr(Night, name) for name in ("store_falters", "store_silent")}
-DISK_FAULTS = {"disk_full": Night.disk_full}
+SERVER_FAULTS: dict[str, Fault] = {
+    "store_falters": Night.store_falters,
+    "store_silent": Night.store_silent,
+}
+DISK_FAULTS: dict[str, Fault] = {"disk_full": Night.disk_full}
+
+
+def undisturbed_at(place: Place) -> dict[str, bytes]:
+    """The bytes of every healthy image when nothing happens, by image id; made once."""
+    if not place.undisturbed:
+        log = place.log.read_text()
+        quiet = Night(place, seed=-1, num_faults=0, poison=())
+        quiet.spec = quiet.spec_for("undisturbed", place.bucket.options)
+        quiet.start()
+        assert quiet.await_end(GIVE_UP_S) == 0, quiet.story()
+        place.log.write_text(log)
+        run = open_run(quiet.spec.url, place.bucket.options)
+        rows = run.metadata.to_table(columns=["image_id", "file"]).to_pylist()
+        place.undisturbed.update({row["image_id"]: run.store.read(row["file"]) for row in rows})
+    return place.undisturbed
+
+
+def told_by(what: str, number: str = "0") -> int:
+    """How many healthy images may be sampled again for a line of the log."""
+    match what:
+        case "ended":
+            return WINDOW
+        case "again":
+            return int(number)
+        case "unstored":
+            return 1
+        case _:
+            return 0
 
 
 def seed_of(text: str) -> int:

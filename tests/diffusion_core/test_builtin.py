@@ -1,5 +1,6 @@
 """The shipped model, used as any diffusers folder is, and the measures that are taken of it."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -108,6 +109,11 @@ def test_a_folder_that_is_too_large_replaces_nothing(
     assert [file.name for file in (tmp_path / "model").iterdir()] == ["README.md"]
 
 
+def test_nothing_says_on_which_machine_it_was_made() -> None:
+    for file in folder().rglob("*.json"):
+        assert "_name_or_path" not in json.loads(file.read_text(encoding="utf-8"))
+
+
 def test_shipping_the_shipped_model_changes_no_weight(
     pipeline: DiffusionPipeline, tmp_path: Path
 ) -> None:
@@ -115,6 +121,7 @@ def test_shipping_the_shipped_model_changes_no_weight(
     assert size == ship.num_bytes(tmp_path / "model") < ship.MOST_BYTES
     for file in folder().rglob("*.safetensors"):
         assert (tmp_path / "model" / file.relative_to(folder())).read_bytes() == file.read_bytes()
+    assert "_name_or_path" not in (tmp_path / "model" / "model_index.json").read_text()
     assert (tmp_path / "model" / "nightpress.json").exists()
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
 

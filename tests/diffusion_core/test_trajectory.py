@@ -139,7 +139,7 @@ def test_less_than_two_frames_are_refused(loaded: Loaded) -> None:
 
 
 def test_a_picture_that_is_not_finite_is_an_error(loaded: Loaded) -> None:
-    with pytest.raises(SamplingError, match="the picture is non-finite"):
+    with pytest.raises(SamplingError, match="no picture came of it: its values are not finite"):
         watched(loaded("sd"), dataclasses.replace(PARAMS, guidance_scale=3e38))
 
 

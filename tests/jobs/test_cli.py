@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 
 import jsonschema
@@ -276,6 +277,12 @@ def wait_for_images(spec: RunSpec, count: int, process: "subprocess.Popen[str]")
     raise AssertionError(f"no {count} images: {process.communicate(timeout=5)}")
 
 
+def sampled_since(spec: RunSpec, moment: datetime) -> set[str]:
+    """Files of images that are sampled, and not found, since then."""
+    rows = read_metadata(spec).to_pylist()
+    return {r["file"] for r in rows if r["sampling_s"] is not None and r["started_at"] >= moment}
+
+
 @pytest.mark.usefixtures("local_ray")
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
 def test_an_interrupted_run_goes_on_and_ends_as_if_nothing_had_happened(
@@ -300,14 +307,16 @@ def test_an_interrupted_run_goes_on_and_ends_as_if_nothing_had_happened(
     before = {n: f for n, f in files_of(spec).items() if n.startswith(("images/", "metadata/"))}
     assert 5 <= sum(name.startswith("images/") for name in before) < PROMPTS
 
+    again_at = datetime.now(UTC)
     again = start(job)
     _, said = again.communicate(timeout=120)
     assert again.returncode == 0, said
     after = files_of(spec)
     assert {name: after[name] for name in before} == before
-    sampled = [row for row in read_metadata(spec).to_pylist() if row["sampling_s"] is not None]
     assert len(read_metadata(spec)) == PROMPTS
-    assert len(sampled) <= PROMPTS
+    made = sampled_since(spec, again_at)
+    assert made  # images were left to make, and what was stored is found
+    assert made.isdisjoint(before)
 
     undisturbed = make_spec(name="undisturbed", sampling=slow, batch=dict(spec.batch))
     jobs.run(undisturbed)

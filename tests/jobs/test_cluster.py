@@ -5,6 +5,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -142,6 +143,18 @@ def test_a_node_that_the_store_does_not_let_in_is_named(
     )
     with pytest.raises(ClusterError, match=r"node 10\.0\.0\.2: .*no-such-bucket"):
         preflight.require_store_on_every_node(ClusterSpec(), Store(spec.url, spec.storage))
+
+
+@pytest.mark.parametrize("address", ["local", "auto"])
+def test_a_ray_that_does_not_come_up_is_said_in_one_line(
+    address: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def init(**settings: Any) -> None:
+        raise Exception("The current node timed out\nduring startup.")  # as Ray does
+
+    monkeypatch.setattr("ray.init", init)
+    with pytest.raises(ClusterError, match=r": The current node timed out during startup\.$"):
+        connect(ClusterSpec(address=address))
 
 
 def test_the_streamless_ray_client_is_refused_in_words() -> None:

@@ -1,7 +1,6 @@
 """A planted credential, looked for in everything that a run leaves anywhere."""
 
 import os
-import pickle
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
@@ -9,12 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import ray
 import servers
 import yaml
-from ray._private import state
+from ray._raylet import GcsClient, GcsClientOptions, GlobalStateAccessor
 from ray.cluster_utils import Cluster
-from ray.experimental.internal_kv import _internal_kv_get, _internal_kv_list
 from servers import Folder
 
 from pipelines.storage import Store
@@ -53,16 +50,15 @@ def planted_in(data: bytes) -> list[str]:
 
 def ray_metadata(node: Cluster) -> Iterator[tuple[str, bytes]]:
     """What Ray keeps about the cluster and its jobs, by where it keeps it."""
-    ray.init(address=node.address, log_to_driver=False, logging_level="ERROR")
-    try:
-        for namespace in NAMESPACES:
-            for key in _internal_kv_list(b"", namespace=namespace):
-                value = _internal_kv_get(key, namespace=namespace) or b""
-                yield f"{namespace!r} {key!r}", key + value
-        for what in (state.jobs(), state.actors(), state.nodes()):
-            yield "tables", pickle.dumps(what, protocol=0)
-    finally:
-        ray.shutdown()
+    client = GcsClient(address=node.address)
+    for namespace in NAMESPACES:
+        for key in client.internal_kv_keys(b"", namespace):
+            yield f"{namespace!r} {key!r}", key + (client.internal_kv_get(key, namespace) or b"")
+    tables = GlobalStateAccessor(GcsClientOptions.create(node.address, None, True, False))
+    assert tables.connect()
+    kept = [*tables.get_job_table(), *tables.get_actor_table(None, None), *tables.get_node_table()]
+    assert len(kept) >= 3
+    yield "tables", repr(kept).encode()
 
 
 def files_below(folder: Path) -> Iterator[tuple[str, bytes]]:

@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -94,6 +95,24 @@ def test_retry_makes_the_failed_rows_and_no_others(
     (row,) = [row for row in read_metadata(spec).to_pylist() if row["id"] == "00000004"]
     assert row["attempts"] == 3
     assert "no committed row has failed" in nightpress("retry", spec.url).stdout
+
+
+def test_the_limit_that_a_run_was_begun_with_stops_no_retry(job: str, spec: RunSpec) -> None:
+    taken = [Path(spec.url, f"images/{row:08d}_00.png") for row in (0, 9, 18)]
+    taken[0].parent.mkdir(parents=True)
+    for path in taken:
+        path.write_bytes(b"somebody else's")
+    assert nightpress("run", job, "--max-failures", "0").exit_code == 4
+    assert nightpress("run", job).exit_code == 3
+    again = nightpress("retry", spec.url)
+    assert again.exit_code == 3, again.output
+    assert "3 failed again" in again.stdout
+    refused = nightpress("retry", job, "--max-failures", "many")
+    assert refused.exit_code == 2
+    assert "--max-failures" in refused.stderr
+    for path in taken:
+        path.unlink()
+    assert nightpress("retry", job).exit_code == 0
 
 
 def flip_a_bit(path: Path) -> None:
@@ -232,6 +251,26 @@ def test_a_run_that_fails_wholesale_is_stopped_early(make_spec: MakeSpec, tmp_pa
     assert "max_failures is 3" in result.stderr
     failed = [row for row in read_metadata(wholesale).to_pylist() if row["status"] == "failed"]
     assert 3 < len(failed) < 12
+
+
+def test_a_large_shard_that_fails_wholesale_is_not_made_to_its_end(
+    make_spec: MakeSpec, tmp_path: Path
+) -> None:
+    manifest = tmp_path / "guidance.csv"
+    manifest.write_text("prompt,guidance_scale\n" + "a,3e38\n" * 300)
+    wholesale = make_spec(
+        manifest=str(manifest),
+        sampling={"width": 64, "height": 64, "num_inference_steps": 2},
+        batch={"size": 2, "shard_size": 300},
+    )
+    path = tmp_path / "wholesale.yaml"
+    path.write_text(yaml.safe_dump(wholesale.as_dict()))
+    result = nightpress("run", str(path), "--max-failures", "3")
+    assert result.exit_code == 4
+    stopped = re.search(r"(\d+) of \d+ images failed, and max_failures is 3", result.stderr)
+    assert stopped is not None
+    assert int(stopped[1]) < 30
+    assert not Path(wholesale.url, shard_path(0)).exists()
 
 
 @pytest.mark.parametrize("text", ["25:00", "yesterday", "2001-01-01T00:00"])

@@ -2,9 +2,9 @@
 
 import pytest
 
-from jobs.events import Message, RowSetAside
+from jobs.events import Message, RowSetAside, ShardRetried
 from jobs.failure_limit import FEWEST_JUDGED, FailureLimit
-from pipelines.shard import ShardDone
+from pipelines.shard import BatchDone, ShardDone
 
 
 def counted(limit: int | str | None, *shards: tuple[int, int]) -> FailureLimit:
@@ -41,4 +41,43 @@ def test_rows_that_were_set_aside_count_once() -> None:
     limit.add(ShardDone(0, 7, 1))
     assert limit.exceeded is None
     limit.add(RowSetAside(1, 0, "it died"))
+    assert limit.exceeded is not None
+
+
+def test_a_large_shard_that_fails_stops_a_run_long_before_its_end() -> None:
+    limit = FailureLimit(3)
+    limit.add(BatchDone(0, num_ok=1, num_failed=3, num_sampled=1))
+    assert limit.exceeded is None
+    limit.add(BatchDone(0, num_ok=0, num_failed=1, num_sampled=0))
+    assert limit.exceeded == "4 of 5 images failed, and max_failures is 3"
+
+
+def test_a_share_counts_what_is_under_way() -> None:
+    limit = FailureLimit("10%")
+    for _ in range(FEWEST_JUDGED // 10):
+        assert limit.exceeded is None
+        limit.add(BatchDone(0, num_ok=8, num_failed=2, num_sampled=8))
+    assert limit.exceeded is not None
+
+
+def test_a_commit_takes_the_place_of_its_batches() -> None:
+    limit = FailureLimit(3)
+    limit.add(BatchDone(0, num_ok=2, num_failed=2, num_sampled=2))
+    limit.add(ShardDone(0, 2, 2))
+    assert limit.exceeded is None
+    limit.add(BatchDone(1, num_ok=2, num_failed=2, num_sampled=2))
+    assert limit.exceeded is not None
+
+
+def test_what_is_tried_again_counts_once() -> None:
+    limit = FailureLimit(2)
+    for attempt in range(1, 4):
+        limit.add(BatchDone(0, num_ok=5, num_failed=2, num_sampled=5))
+        assert limit.exceeded is None
+        limit.add(ShardRetried(0, attempt, "its process died"))
+    limit.add(RowSetAside(0, 6, "its process died"))
+    limit.add(BatchDone(0, num_ok=5, num_failed=1, num_sampled=0))  # the row set aside
+    limit.add(BatchDone(0, num_ok=0, num_failed=1, num_sampled=0))
+    assert limit.exceeded is None
+    limit.add(BatchDone(0, num_ok=0, num_failed=1, num_sampled=0))
     assert limit.exceeded is not None

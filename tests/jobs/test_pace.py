@@ -2,6 +2,7 @@
 
 from jobs.pace import (
     FIRST_SILENCE_S,
+    REMEMBERED,
     SHORTEST_SILENCE_S,
     SHORTEST_STRAGGLING_S,
     SILENT_BATCHES,
@@ -40,6 +41,14 @@ def test_silence_is_measured_by_the_slowest_batch() -> None:
     pace.batch_done(60.0)
     pace.batch_done(2.0)
     assert pace.longest_silence_s == SILENT_BATCHES * 60
+
+
+def test_a_slow_batch_is_forgotten_after_a_while() -> None:
+    pace = Pace()
+    pace.batch_done(60.0)
+    for _ in range(REMEMBERED):
+        pace.batch_done(20.0)
+    assert pace.longest_silence_s == SILENT_BATCHES * 20
 
 
 def test_where_batches_differ_much_silence_may_last_longer() -> None:

@@ -11,7 +11,7 @@ from jobs.tally import Tally
 from pipelines.shard import BatchDone, ShardDone
 
 EVENTS: list[Event] = [
-    Planned(num_images=1632, num_shards=102, num_ok=0, num_failed=0),
+    Planned(num_images=1632, num_shards=102, num_done=0),
     ActorJoined("gpu-1", 1),
     BatchDone(0, 4, 0, 4),
     ShardDone(0, 3, 1),
@@ -76,7 +76,7 @@ def test_a_line_that_has_not_changed_is_not_printed_again() -> None:
 def test_the_line_says_how_far_how_fast_how_long_and_how_many() -> None:
     now = iter([0.0, 10.0, *[34.0] * 9])
     tally = Tally(clock=lambda: next(now))
-    tally.add(Planned(num_images=100, num_shards=10, num_ok=0, num_failed=0))
+    tally.add(Planned(num_images=100, num_shards=10, num_done=0))
     tally.add(ActorJoined("a", 2))
     tally.add(BatchDone(0, 2, 0, 2))
     tally.add(BatchDone(1, 48, 1, 48))
@@ -86,8 +86,8 @@ def test_the_line_says_how_far_how_fast_how_long_and_how_many() -> None:
 
 
 def test_a_resumed_run_says_what_is_there() -> None:
-    text = news(Planned(num_images=100, num_shards=10, num_ok=40, num_failed=2))
-    assert text == "going on: 42 of 100 images are there already"
+    text = news(Planned(num_images=100, num_shards=10, num_done=42))
+    assert text == "going on: 42 of 100 images are done already"
 
 
 def test_a_warning_is_marked_as_one() -> None:

@@ -2,7 +2,7 @@
 
 from jobs.events import ActorJoined, ActorLost, Planned, ShardRetried
 from jobs.tally import Tally
-from pipelines.shard import BatchDone, ShardDone
+from pipelines.shard import BatchDone, ShardDone, ShardLeft
 
 
 class Clock:
@@ -15,8 +15,8 @@ class Clock:
         return self.now
 
 
-def planned(ok: int = 0, failed: int = 0) -> Planned:
-    return Planned(num_images=20, num_shards=5, num_ok=ok, num_failed=failed)
+def planned(done: int = 0) -> Planned:
+    return Planned(num_images=20, num_shards=5, num_done=done)
 
 
 def test_an_image_counts_once_however_often_its_shard_was_tried() -> None:
@@ -36,9 +36,17 @@ def test_an_image_counts_once_however_often_its_shard_was_tried() -> None:
 
 def test_what_was_there_before_this_start_is_done_but_not_made() -> None:
     tally = Tally(clock=Clock())
-    tally.add(planned(ok=7, failed=1))
+    tally.add(planned(done=8))
     tally.add(BatchDone(3, 2, 0, 2))
-    assert (tally.num_done, tally.num_made, tally.num_failed) == (10, 2, 1)
+    assert (tally.num_done, tally.num_made, tally.num_failed) == (10, 2, 0)
+
+
+def test_what_an_actor_leaves_when_it_goes_counts_once() -> None:
+    tally = Tally(clock=Clock())
+    tally.add(planned())
+    for event in (BatchDone(0, 4, 0, 4), ShardLeft(0), BatchDone(0, 4, 0, 0)):
+        tally.add(event)
+    assert (tally.num_ok, tally.num_made) == (4, 4)
 
 
 def test_a_commit_counts_what_stands_and_not_what_this_attempt_saw() -> None:

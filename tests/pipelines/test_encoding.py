@@ -1,6 +1,8 @@
 """Image files: what went in comes out, in every format and for every prompt."""
 
+import hashlib
 import struct
+import zlib
 from collections.abc import Iterator
 from dataclasses import replace
 from io import BytesIO
@@ -10,8 +12,8 @@ import numpy as np
 import pytest
 from PIL import ExifTags, Image
 
-from pipelines.encoding import encode, read_facts
-from pipelines.provenance import AI_GENERATED, parameters_text
+from pipelines.encoding import encode, is_whole, opened, read_facts
+from pipelines.provenance import AI_GENERATED, DIGEST_MARK, parameters_text
 from pipelines.records import ImageFacts
 from pipelines.sections import ImagesSpec
 
@@ -187,3 +189,81 @@ def test_a_file_cut_short_anywhere_never_raises(kind: str) -> None:
     data = encode(picture(), FACTS, ImagesSpec(format=kind))
     for length in range(0, len(data), 37):
         assert read_facts(data[:length]) in (None, FACTS)
+
+
+WRITTEN = [("png", None), ("webp", None), ("webp", 80), ("jpeg", None)]
+
+
+@pytest.mark.parametrize(("kind", "quality"), WRITTEN)
+def test_no_file_with_another_bit_anywhere_passes_as_whole(kind: str, quality: int | None) -> None:
+    data = encode(picture(), FACTS, ImagesSpec(format=kind, quality=quality))
+    assert is_whole(data)
+    flipped = bytearray(data)
+    for place in range(len(data)):
+        for bit in range(8):
+            flipped[place] ^= 1 << bit
+            assert not is_whole(bytes(flipped)), (place, bit)
+            flipped[place] ^= 1 << bit
+
+
+@pytest.mark.parametrize(("kind", "quality"), WRITTEN)
+def test_no_file_that_was_cut_or_has_more_passes_as_whole(kind: str, quality: int | None) -> None:
+    data = encode(picture(), FACTS, ImagesSpec(format=kind, quality=quality))
+    assert not any(is_whole(data[:length]) for length in range(len(data)))
+    assert not is_whole(data + b"\0")
+    assert not is_whole(b"")
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+@pytest.mark.parametrize("name", PROMPTS)
+def test_every_file_is_whole_as_it_is_written(kind: str, name: str) -> None:
+    facts = replace(FACTS, prompt=PROMPTS[name])
+    assert is_whole(encode(picture(), facts, ImagesSpec(format=kind)))
+
+
+@pytest.mark.parametrize("kind", ["webp", "jpeg"])
+def test_a_prompt_that_looks_like_a_digest_is_none(kind: str) -> None:
+    """In EXIF, as UTF-16, a prompt can hold the very bytes."""
+    mark = DIGEST_MARK if len(DIGEST_MARK) % 2 == 0 else DIGEST_MARK + b"0"
+    prompt = (mark + b"0" * 64).decode("utf-16-be") + DIGEST_MARK.decode() + "0" * 64
+    facts = replace(FACTS, prompt=prompt)
+    data = encode(picture(), facts, ImagesSpec(format=kind))
+    assert data.count(DIGEST_MARK) == 2
+    assert is_whole(data)
+    assert read_facts(data) == facts
+
+
+@pytest.mark.parametrize("kind", ["webp", "jpeg"])
+def test_the_digest_of_a_file_is_an_attribute_of_its_xmp(kind: str) -> None:
+    data = encode(picture(), FACTS, ImagesSpec(format=kind))
+    (description,) = ElementTree.fromstring(Image.open(BytesIO(data)).info["xmp"]).iter(
+        "{http://www.w3.org/1999/02/22-rdf-syntax-ns#}Description"
+    )
+    digest = description.get("{urn:nightpress:1.0#}sha256")
+    assert digest is not None
+    blank = data.replace(digest.encode(), b"0" * 64)
+    assert hashlib.sha256(blank).hexdigest() == digest
+
+
+def test_a_file_of_somebody_else_proves_nothing() -> None:
+    for kind in ("webp", "jpeg"):
+        file = BytesIO()
+        Image.fromarray(picture()).save(file, kind)
+        assert not is_whole(file.getvalue())
+
+
+def huge_png(width: int = 60_000, height: int = 60_000) -> bytes:
+    """A few bytes that say they are more pixels than memory holds."""
+    header = b"IHDR" + struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    pixels = b"IDAT" + zlib.compress(b"\0")
+    framed = [
+        struct.pack(">I", len(chunk) - 4) + chunk + zlib.crc32(chunk).to_bytes(4)
+        for chunk in (header, pixels, b"IEND")
+    ]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(framed)
+
+
+def test_an_image_that_would_fill_the_memory_is_not_opened() -> None:
+    assert read_facts(huge_png()) is None
+    with pytest.raises(ValueError, match="more pixels than any image should"):
+        opened(huge_png())

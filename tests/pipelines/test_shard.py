@@ -1,10 +1,12 @@
 """One shard in one process, with a sampler whose pictures are a function of the seed."""
 
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -262,6 +264,57 @@ def test_rows_that_were_set_aside_are_failed_and_not_tried(
         ("WorkerKilled", 5),
         ("Timeout", 6),
     ]
+
+
+def test_a_row_that_was_set_aside_after_it_was_stored_is_no_failure(
+    prepared: tuple[Store, RunRecord, pa.Table],
+) -> None:
+    store, record, rows = prepared
+    run(store, record, ShardWork(0, rows, start=2, stop=3, commits=False), FakeSampler())
+    aside = (SetAside(2, 5, KILLED, "it died"), SetAside(4, 6, KILLED, "it died"))
+    work = ShardWork(0, rows, attempt=7, look_first=True, set_aside=aside)
+    events = run(store, record, work, FakeSampler())
+    assert events[-1] == ShardDone(0, num_ok=5, num_failed=1)
+    failed = [row["status"] == "failed" for row in read_commit(store, 0).to_pylist()]
+    assert failed == [False, False, False, False, True, False]
+
+
+def test_what_a_batch_takes_is_told_without_what_its_store_takes(
+    prepared: tuple[Store, RunRecord, pa.Table], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, record, rows = prepared
+    create = Store.create
+
+    def slowly(self: Store, name: str, data: bytes) -> bool:
+        time.sleep(0.5)
+        return create(self, name, data)
+
+    monkeypatch.setattr(Store, "create", slowly)
+    began = time.monotonic()
+    runner = ShardRunner(store, record, FakeSampler(), "here:1")  # type: ignore[arg-type]
+    events = list(runner.run(ShardWork(0, rows)))
+    runner.close()
+    took = [event.batch_s for event in events if isinstance(event, BatchSampled | BatchDone)]
+    assert time.monotonic() - began > 0.5
+    assert 0 < sum(took) < 0.5
+
+
+def test_who_notes_a_smaller_size_in_the_store_is_not_sampling(
+    prepared: tuple[Store, RunRecord, pa.Table], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, record, rows = prepared
+    runner = ShardRunner(store, record, FakeSampler(fits=1), "here:1")  # type: ignore[arg-type]
+    halve, seen = WorkingSizes.halve, []
+
+    def noted(self: WorkingSizes, *args: Any) -> int:
+        seen.append(runner.is_sampling(0))
+        return halve(self, *args)
+
+    monkeypatch.setattr(WorkingSizes, "halve", noted)
+    list(runner.run(ShardWork(0, rows)))
+    runner.close()
+    assert seen
+    assert not any(seen)
 
 
 def test_some_rows_of_a_shard_are_stored_and_not_committed(

@@ -32,6 +32,13 @@ def test_the_smallest_job_file_takes_its_own_name(tmp_path: Path) -> None:
     assert spec.model.source == "builtin"
 
 
+@pytest.mark.parametrize("text", ["5e0", "50e-1", "0.5E+1", "5.0"])
+def test_a_number_may_have_an_exponent_and_no_point(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "job.yaml"
+    path.write_text(f"manifest: p.txt\noutput: runs\nsampling: {{guidance_scale: {text}}}\n")
+    assert RunSpec.from_file(path).sampling.guidance_scale == 5.0
+
+
 def test_a_spec_survives_its_own_json() -> None:
     spec = job(
         columns={"scheduler": {"column": "sampler", "values": {1: "ddim"}}, "width": None},
@@ -52,6 +59,7 @@ def test_a_model_may_be_a_string_or_a_mapping() -> None:
         ("model.dtype=bfloat16", lambda spec: spec.model.dtype == "bfloat16"),
         ("model=elsewhere/model", lambda spec: spec.model.source == "elsewhere/model"),
         ("manifest=[a.csv, b.csv]", lambda spec: spec.manifests == ["a.csv", "b.csv"]),
+        ("sampling.guidance_scale=75e-1", lambda spec: spec.sampling.guidance_scale == 7.5),
         ("storage.s3.anon=true", lambda spec: spec.storage == {"s3": {"anon": True}}),
         ("images.file_name=a={id}.png", lambda spec: spec.images.template == "a={id}.png"),
     ],

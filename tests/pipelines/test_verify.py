@@ -1,17 +1,24 @@
 """Verify: every kind of damage is found and named, and nothing else is."""
 
+import hashlib
+import struct
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from fake_press import press
 from PIL import Image
 
 from pipelines import Run
+from pipelines import verify as verifying
 from pipelines.commit import read_commit, shard_path
-from pipelines.verify import Damage, Finding, stray_images, verify
+from pipelines.planning import read_shard
+from pipelines.storage import Store, local
+from pipelines.verify import Damage, Finding, _against_plan, stray_images, verify
 
 
 @pytest.fixture
@@ -75,8 +82,6 @@ def test_an_image_that_was_recorded_as_another_is_found(run: Run) -> None:
     image_path(run, 0, 1).write_bytes(b"no picture")
     rows = part.to_pylist()
     for row, data in ((0, other), (1, b"no picture")):
-        import hashlib
-
         rows[row] |= {"sha256": hashlib.sha256(data).hexdigest(), "num_bytes": len(data)}
     pq.write_table(part.from_pylist(rows, part.schema), Path(run.url, shard_path(0)))
     assert [(found.damage, found.row) for found in findings(run)] == [
@@ -117,3 +122,74 @@ def test_a_sample_reads_a_share_and_always_the_same(run: Run) -> None:
 def test_images_that_no_commit_names_are_strays(run: Run) -> None:
     Path(run.url, "images/old.png").write_bytes(b"old")
     assert stray_images(run) == ["images/old.png"]
+
+
+def test_no_image_of_a_run_that_committed_nothing_is_known(tmp_path: Path) -> None:
+    run = Run(*press(tmp_path, ["nan", "nan too"]))
+    assert stray_images(run) == []
+    Path(run.url, "images/b").mkdir(parents=True)
+    Path(run.url, "images/b/new.png").write_bytes(b"new")
+    Path(run.url, "images/a.png").write_bytes(b"new")
+    assert stray_images(run) == ["images/a.png", "images/b/new.png"]
+
+
+def test_strays_are_found_page_by_page(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Never is the whole run listed at once."""
+    monkeypatch.setattr(Store, "list", forbid_images)
+    monkeypatch.setattr(local, "PAGE_NAMES", 2)
+    strays = [f"images/{name}.png" for name in ("0", "00000003_000", "zzz")]
+    for stray in strays:
+        Path(run.url, stray).write_bytes(b"")
+    assert stray_images(run) == strays
+
+
+def forbid_images(store: Store, folder: str = "") -> dict[str, int]:
+    assert folder == "metadata"
+    return store._folder.list(folder)
+
+
+def test_at_most_a_few_shards_are_read_ahead_of_whoever_looks(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reads: list[int] = []
+
+    def count(store: Store, shard: int) -> pa.Table:
+        reads.append(shard)
+        return read_commit(store, 0)
+
+    monkeypatch.setattr(verifying, "read_commit", count)
+    monkeypatch.setattr(verifying, "read_shard", lambda *_: read_shard(run.store, layout, 0))
+    monkeypatch.setattr(Run, "committed", property(lambda _: list(range(100))))
+    layout = run.record.layout
+    looked = verify(run)
+    for _ in range(10):
+        next(looked)
+    assert 10 <= len(reads) <= 10 + verifying.SHARDS_AHEAD + 1
+    looked.close()
+
+
+def test_a_carried_value_that_is_no_number_is_no_difference(run: Run) -> None:
+    part, planned = read_commit(run.store, 0), read_shard(run.store, run.record.layout, 0)
+    scores = pa.array([float("nan"), 1.0, None, 2.0])
+    assert _against_plan(part, planned) is None
+    with_scores = [table.append_column("score", scores) for table in (part, planned)]
+    assert _against_plan(*with_scores) is None
+    other = planned.append_column("score", pa.array([0.0, 1.0, None, 2.0]))
+    assert "row 0, column score: nan" in str(_against_plan(with_scores[0], other))
+
+
+def test_an_image_too_large_to_be_opened_is_found(run: Run) -> None:
+    """With all else in order, as whoever can write to the store could leave it."""
+    header = struct.pack(">IIBBBBB", 60_000, 60_000, 8, 2, 0, 0, 0)
+    chunks = (b"IHDR", header), (b"IDAT", zlib.compress(b"")), (b"IEND", b"")
+    bomb = b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(content)) + name + content + zlib.crc32(name + content).to_bytes(4)
+        for name, content in chunks
+    )
+    image_path(run, 0, 2).write_bytes(bomb)
+    rows = (part := read_commit(run.store, 0)).to_pylist()
+    rows[2] |= {"sha256": hashlib.sha256(bomb).hexdigest(), "num_bytes": len(bomb)}
+    pq.write_table(part.from_pylist(rows, part.schema), Path(run.url, shard_path(0)))
+    (found,) = findings(run)
+    assert (found.damage, found.row) == (Damage.UNREADABLE, 2)
+    assert "more pixels" in found.text

@@ -87,6 +87,15 @@ def test_a_listing_is_tried_again(store: Store, faulty: FaultyProxy) -> None:
     assert store.list("images") == {"images/a.png": 1}
 
 
+def test_a_listing_is_tried_as_long_as_all_else(store: Store, faulty: FaultyProxy) -> None:
+    """More often than a driver would by itself."""
+    store.create("images/a.png", b"1")
+    patient = store.patient(RetryPolicy(attempts=40, first_wait_s=0.01, longest_wait_s=0.02))
+    faulty.order("GET", [Trouble.SLOW_DOWN] * 30)
+    assert patient.list("images") == {"images/a.png": 1}
+    assert faulty.requests["GET"] == 31
+
+
 def test_a_range_of_a_source_is_tried_again(store: Store, faulty: FaultyProxy) -> None:
     store.create("prompts.txt", b"a cat\na dog\n")
     with open_source(f"{store.url}/prompts.txt", store.options) as stream:

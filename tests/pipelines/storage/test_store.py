@@ -17,7 +17,7 @@ import pytest
 from servers import Folder, Server
 
 from pipelines.errors import StoreError, StoreMissing
-from pipelines.storage import Store, remote
+from pipelines.storage import Store, listing
 from pipelines.storage.local import PARTIAL_FOLDER, STALE_S
 
 
@@ -63,7 +63,8 @@ def test_of_some_paths_those_that_are_there_are_known(store: Store) -> None:
 def test_paths_beyond_what_is_listed_are_asked_for_alone(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(remote, "LISTED_PAGES", 0)
+    monkeypatch.setattr(listing, "WORTHWHILE", 2)
+    monkeypatch.setattr(listing, "PAGE_NAMES", 1)
     store.create("images/b.png", b"1")
     assert store.present(["images/a.png", "images/b.png"]) == {"images/b.png"}
 
@@ -79,6 +80,54 @@ def test_put_replaces_what_is_there(store: Store) -> None:
     store.put("report.html", b"old and longer")
     store.put("report.html", b"new")
     assert store.read("report.html") == b"new"
+
+
+def test_what_was_seen_is_replaced_and_nothing_else(store: Store) -> None:
+    store.create("metadata/part", b"first")
+    assert store.replace("metadata/part", b"second", seen=b"first")
+    assert store.read("metadata/part") == b"second"
+    assert not store.replace("metadata/part", b"third", seen=b"first")
+    assert store.read("metadata/part") == b"second"
+    with pytest.raises(StoreMissing):
+        store.replace("metadata/none", b"second", seen=b"first")
+    assert list(store.list()) == ["metadata/part"]
+
+
+def test_of_many_that_replace_what_they_saw_one_succeeds(store: Store) -> None:
+    store.create("part", b"seen by all")
+    together = threading.Barrier(12)
+
+    def write(number: int) -> bytes | None:
+        data = f"writer {number}".encode() * 1000
+        together.wait()
+        return data if store.replace("part", data, seen=b"seen by all") else None
+
+    with ThreadPoolExecutor(12) as pool:
+        winners = [data for data in pool.map(write, range(12)) if data is not None]
+    assert winners == [store.read("part")]
+
+
+def test_who_slept_between_looking_and_replacing_replaces_nothing(
+    bucket: Folder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = Store(bucket.url, bucket.options)
+    store.create("part", b"seen")
+    folder: Any = store._folder
+    look = folder._as_it_is
+
+    def look_and_sleep(driver: Any, key: str) -> dict[str, Any]:
+        condition: dict[str, Any] = look(driver, key)
+        monkeypatch.setattr(driver, "cat_file", lambda key, **options: slept(driver, key))
+        return condition
+
+    def slept(driver: Any, key: str) -> bytes:
+        monkeypatch.undo()
+        Store(bucket.url, bucket.options).put("part", b"the next holder's")
+        return b"seen"
+
+    monkeypatch.setattr(folder, "_as_it_is", look_and_sleep)
+    assert not store.replace("part", b"late", seen=b"seen")
+    assert store.read("part") == b"the next holder's"
 
 
 def test_of_many_that_create_one_name_one_wins_and_its_bytes_stand(store: Store) -> None:
@@ -170,6 +219,17 @@ def test_reading_back_gives_a_name_once_where_the_store_does_not(rclone_s3: Serv
     assert store.read("images/a.png") == b"first"
     again = pickle.loads(pickle.dumps(store))
     assert not again.create("images/a.png", b"third")
+
+
+def test_a_store_that_ignores_the_condition_is_looked_at_before_it_is_replaced(
+    rclone_s3: Server,
+) -> None:
+    folder = rclone_s3.folder()
+    store = Store(f"{folder.url}/run", folder.options).reading_back()
+    store.create("part", b"first")
+    assert store.replace("part", b"second", seen=b"first")
+    assert not store.replace("part", b"third", seen=b"first")
+    assert store.read("part") == b"second"
 
 
 def test_reading_back_sees_a_writer_that_came_between(store: Store) -> None:

@@ -1,0 +1,53 @@
+"""Sweeping: images that no commit names are deleted, by whoever holds the run's lease.
+
+It is the only thing that takes an image away, and a start that was taken over may do anything
+late. So what one may still commit must not go, and what was adopted must come back.
+"""
+
+from pipelines.commit import failed_rows, seal_commit
+from pipelines.errors import LeaseLost, StoreError
+from pipelines.lease import Fence
+from pipelines.rewriting import read_if_any
+from pipelines.runs import Run
+from pipelines.verify import stray_images
+
+TOGETHER = 32
+"""Images that are held in memory until it is certain that they may go."""
+
+
+def sweep(run: Run, fence: Fence) -> list[str]:
+    """Delete the images that no commit names; returns their paths.
+
+    Every shard of the run is committed. An earlier holder may be about to put an image in the
+    place of a failed row; sealed, the commit is not what it read any more.
+
+    Raises:
+        LeaseLost: another start has taken the run over; what it may have adopted is put back.
+        Damaged: a commit cannot be read, so that nobody knows which images it names.
+        StoreError: the store failed.
+    """
+    if not stray_images(run):
+        return []
+    for shard in run.committed:
+        if failed_rows(run.store, shard):
+            seal_commit(run.store, shard, fence)
+    strays = stray_images(run)
+    for start in range(0, len(strays), TOGETHER):
+        _delete(run, strays[start : start + TOGETHER], fence)
+    return strays
+
+
+def _delete(run: Run, paths: list[str], fence: Fence) -> None:
+    store = run.store
+    images = {path: read_if_any(store, path) for path in paths}
+    fence.require(store)
+    try:
+        for path in paths:
+            store.delete(path)
+        fence.require(store)
+    except (LeaseLost, StoreError):
+        # Whoever has taken over since may have found them, and named them in a commit.
+        for path, data in images.items():
+            if data is not None:
+                store.create(path, data)
+        raise

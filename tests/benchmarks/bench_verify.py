@@ -1,0 +1,71 @@
+"""Memory and time that `verify` takes to find the images that no commit names.
+
+    python tests/benchmarks/bench_verify.py --images 1000000
+
+The commits are real, and the images empty files in a local folder: for this, only names are looked
+at. Two in a thousand are strays.
+"""
+
+import argparse
+import resource
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import pyarrow as pa
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from made_runs import begin, failed
+
+from pipelines.commit import commit_shard, metadata_part
+from pipelines.runs import Run
+from pipelines.verify import stray_images
+
+STRAY_EVERY = 500
+
+
+def main() -> None:
+    """Command line; see the module's docstring."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--images", type=int, default=1_000_000)
+    parser.add_argument("--shard-size", type=int, default=500)
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        run = begin(folder)
+        images = Path(run.url, "images")
+        row = metadata_part([failed(run, 0)], pa.table({"image_id": [""]}))
+        (images / "0_00.png").unlink()
+        for shard, start in enumerate(range(0, arguments.images, arguments.shard_size)):
+            make_shard(run, row, shard, range(start, start + arguments.shard_size))
+        before, clock = peak_bytes(), time.perf_counter()
+        strays = stray_images(run)
+        took_s, grown = time.perf_counter() - clock, peak_bytes() - before
+        millions = arguments.images / 1e6
+        print(f"{arguments.images:,} images, {len(strays):,} of them strays: {took_s:.1f} s")
+        print(
+            f"memory: {grown / 1e6:.0f} MB more, {grown / 1e6 / millions:.0f} MB a million images"
+        )
+
+
+def make_shard(run: Run, row: pa.Table, shard: int, numbers: range) -> None:
+    """Commit a shard of rows like this one and create its files, and a stray beside some."""
+    images = Path(run.url, "images")
+    part = pa.concat_tables([row] * len(numbers))
+    files = [f"images/{number:08d}_00.png" for number in numbers]
+    place = part.schema.get_field_index("file")
+    commit_shard(run.store, shard, part.set_column(place, "file", pa.array(files)))
+    for number in numbers:
+        (images / f"{number:08d}_00.png").touch()
+        if number % STRAY_EVERY == 0:
+            (images / f"{number:08d}_01.png").touch()
+
+
+def peak_bytes() -> int:
+    """The most memory that this process has had."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,284 @@
+"""Dispatch at its edges: copies of stragglers, drained nodes, near deadlines, second signals."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import ray
+import yaml
+from click.testing import CliRunner
+from odd_actors import (
+    BATCHES_TILL_DRAINED,
+    CopyWins,
+    FactoryOf,
+    ObedientActor,
+    OriginalWins,
+    RacingActor,
+    wait_for,
+)
+from run_files import PROMPTS, files_of, hashes, read_metadata
+
+import jobs
+from jobs import dispatch, pace
+from jobs.actors import SamplerActor, Whereabouts
+from jobs.cli import command
+from jobs.dispatch import Dispatcher
+from jobs.errors import RunStopped
+from jobs.events import ActorJoined, ActorLost, Event, ShardRetried
+from jobs.terms import Terms
+from jobs.workers import Flight, Worker
+from jobs.worklist import Piece
+from pipelines import open_run
+from pipelines.commit import committed_shards, read_commit, shard_path
+from pipelines.run_record import RunRecord, require_record
+from pipelines.shard import BatchDone, ShardDone, ShardLeft
+from pipelines.spec import RunSpec
+from pipelines.storage import Store
+from pipelines.verify import stray_images, verify
+
+MakeSpec = Callable[..., RunSpec]
+
+pytestmark = pytest.mark.usefixtures("local_ray")
+
+BATCH_SIZE = 2
+
+
+@pytest.fixture
+def spec(make_spec: MakeSpec) -> RunSpec:
+    return make_spec(
+        columns={"width": None, "scheduler": None},
+        sampling={"width": 64, "height": 64, "num_inference_steps": 2},
+        batch={"size": BATCH_SIZE, "shard_size": 11},
+    )
+
+
+@pytest.fixture
+def undisturbed(spec: RunSpec) -> dict[str, str]:
+    """The sums of a run that met no trouble; its plan stays, its images and commits go."""
+    jobs.run(spec)
+    sums = hashes(spec)
+    store = Store(spec.url)
+    for name in [*store.list("images"), *store.list("metadata"), "report.html"]:
+        store.delete(name)
+    return sums
+
+
+@pytest.fixture
+def run(spec: RunSpec, undisturbed: dict[str, str]) -> tuple[Store, RunRecord]:
+    """A run of two shards that is planned, and of which nothing is made."""
+    store = Store(spec.url)
+    return store, require_record(store)
+
+
+def dispatcher(
+    run: tuple[Store, RunRecord], *kinds: type[SamplerActor], **values: Any
+) -> Dispatcher:
+    store, record = run
+    factory = FactoryOf(record.spec.model, {}, cpus=1, gpus=0, threads=1, kinds=list(kinds))
+    terms = {"min_actors": 1, "max_actors": 1, "max_attempts": 3, "look_first": False}
+    return Dispatcher(store, record, factory, Terms(**terms | values))
+
+
+@pytest.mark.parametrize("kind", [OriginalWins, CopyWins])
+def test_a_straggler_is_copied_and_whichever_commits_first_wins(
+    spec: RunSpec,
+    undisturbed: dict[str, str],
+    run: tuple[Store, RunRecord],
+    kind: type[RacingActor],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(pace, "SHORTEST_STRAGGLING_S", 0.5)
+    store, record = run
+    press = dispatcher(run, kind, min_actors=2, max_actors=2)
+    seen: list[Event] = list(press.run(range(record.layout.num_shards)))
+    assert sorted(e.shard for e in seen if isinstance(e, ShardDone)) == [0, 1]
+    assert not [event for event in seen if isinstance(event, ShardRetried | ActorLost)]
+    before = files_of(spec)
+    store.put("go", b"")  # the other one makes the rest as well, and comes too late
+    wait_for(store, "ended")
+    press.close()
+    after = files_of(spec)
+    assert {name: after[name] for name in before} == before
+    assert {name for name in after if name not in before} == {"go", "ended"}
+    assert set(read_commit(store, 0).column("attempts").to_pylist()) == {kind.winner}
+    assert hashes(spec) == undisturbed
+    assert stray_images(open_run(spec.url)) == []
+
+
+@pytest.mark.parametrize(("reads_back", "copied"), [(False, {0, 1}), (True, set())])
+def test_a_straggler_and_what_waits_behind_it_are_copied_unless_one_commit_could_replace_another(
+    run: tuple[Store, RunRecord],
+    monkeypatch: pytest.MonkeyPatch,
+    reads_back: bool,
+    copied: set[int],
+) -> None:
+    store, record = run
+    press = dispatcher((store.reading_back() if reads_back else store, record), SamplerActor)
+    home = Whereabouts(node_id="here", host="here", pid=1, differences=())
+    busy, *idle = (Worker(None, None, None, home) for _ in range(4))  # type: ignore[arg-type]
+    busy.flights.append(Flight(Piece(0, 0, 11, attempt=1), stream=None, begun_at=0.0))
+    busy.flights.append(Flight(Piece(1, 0, 10, attempt=1), stream=None))
+    press._workers = [busy, *idle]
+    press._pace.shard_done(1, 0.001)
+    given: list[Piece] = []
+    monkeypatch.setattr(press, "_give", lambda worker, piece, is_copy: given.append(piece))
+    press._hand_out()
+    press._hand_out()
+    assert {piece.shard for piece in given} == copied
+    assert len(given) == len(copied)
+
+
+def test_an_actor_on_a_drained_node_stores_its_batch_and_takes_nothing_more(
+    spec: RunSpec,
+    undisturbed: dict[str, str],
+    run: tuple[Store, RunRecord],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    going: set[str] = set()
+    monkeypatch.setattr(dispatch, "draining_nodes", lambda: going)
+    num_shards = run[1].layout.num_shards
+    press = dispatcher(run, ObedientActor, SamplerActor)
+    seen: list[Event] = []
+    told = False
+    for event in press.run(range(num_shards)):
+        if isinstance(event, BatchDone) and not told:
+            told = True
+            going.add(ray.get_runtime_context().get_node_id())
+        if isinstance(event, ActorJoined):  # on another node, as it were
+            going.clear()
+        seen.append(event)
+    press.close()
+    assert sum(isinstance(event, ActorJoined) for event in seen) == 2
+    assert not [event for event in seen if isinstance(event, ShardRetried | ActorLost)]
+    assert [event.shard for event in seen if isinstance(event, ShardLeft)] == [0, 1]
+    found = [row for row in read_metadata(spec).to_pylist() if row["sampling_s"] is None]
+    assert len(found) == BATCHES_TILL_DRAINED * BATCH_SIZE
+    assert hashes(spec) == undisturbed
+
+
+def test_a_deadline_that_comes_near_stores_the_batch_in_hand_and_begins_nothing(
+    spec: RunSpec, undisturbed: dict[str, str], run: tuple[Store, RunRecord]
+) -> None:
+    store, record = run
+    press = dispatcher(run, ObedientActor)
+
+    def bring_near(event: Event) -> None:
+        if isinstance(event, BatchDone):
+            press._terms = replace(press._terms, deadline_at=time.time() + press._terms.drain_s)
+
+    with pytest.raises(RunStopped, match="the deadline is near; the same command goes on"):
+        list(map(bring_near, press.run(range(record.layout.num_shards))))
+    press.close()
+    assert len(store.list("images")) == BATCHES_TILL_DRAINED * BATCH_SIZE
+    assert committed_shards(store) == set()
+    assert jobs.run(spec).num_ok == PROMPTS
+    assert hashes(spec) == undisturbed
+
+
+def test_a_deadline_that_is_near_leaves_a_report_of_what_there_is(spec: RunSpec) -> None:
+    jobs.run(spec)
+    store = Store(spec.url)
+    (row, *_) = read_commit(store, 1).to_pylist()
+    for name in (shard_path(1), row["file"], "report.html"):
+        store.delete(name)
+    before = files_of(spec)
+    with pytest.raises(RunStopped, match="the deadline is near"):
+        jobs.run(spec, deadline_at=time.time() + spec.cluster.drain_s / 2)
+    after = files_of(spec)
+    kept = {name for name in before if name.startswith(("images/", "metadata/"))}
+    assert {name: after[name] for name in kept} == {name: before[name] for name in kept}
+    assert committed_shards(store) == {0}
+    report = store.read("report.html").decode()
+    (there, *_) = read_commit(store, 0).to_pylist()
+    assert there["prompt"] in report
+    assert row["prompt"] not in report
+
+
+def test_a_second_signal_stops_at_once_and_what_is_committed_stays(
+    make_spec: MakeSpec, tmp_path: Path
+) -> None:
+    manifest, log = tmp_path / "hang.txt", tmp_path / "sampled"
+    manifest.write_text("one\ntwo\nthree\nfour\nthis row says HANG\n")
+    log.touch()
+    spec = make_spec(
+        manifest=str(manifest),
+        batch={"size": 2, "shard_size": 2},
+        cluster={"actors": 1, "drain_s": 3000.0, "watchdog_s": 3000.0},
+    )
+    process = start_with_trouble(tmp_path / "job.yaml", spec, log)
+    try:
+        end = time.monotonic() + 120
+        while "ended" not in log.read_text():  # the log's word for: it hangs
+            assert process.poll() is None, process.communicate()
+            assert time.monotonic() < end
+            time.sleep(0.05)
+        store = Store(spec.url)
+        while committed_shards(store) != {0, 1}:
+            assert time.monotonic() < end
+            time.sleep(0.05)
+        before = files_of(spec)
+        process.send_signal(signal.SIGTERM)
+        assert process.stderr is not None
+        for line in process.stderr:
+            if "storing the batches in hand" in line:
+                break
+        process.send_signal(signal.SIGINT)
+        _, said = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    assert process.returncode == 4
+    assert "stopped; what is committed stays" in said
+    assert "Traceback" not in said
+    after = files_of(spec)
+    kept = {name for name in before if name.startswith(("images/", "metadata/"))}
+    assert len(kept) == 6
+    assert {name: after[name] for name in kept} == {name: before[name] for name in kept}
+    assert [f for shard in verify(open_run(spec.url)) for f in shard.findings] == []
+
+
+def start_with_trouble(job: Path, spec: RunSpec, log: Path) -> "subprocess.Popen[str]":
+    """A driver with a Ray of its own, in whose workers prompts are obeyed."""
+    job.write_text(yaml.safe_dump(spec.as_dict()))
+    trouble = Path(__file__).parents[1] / "chaos/trouble"
+    path = os.pathsep.join(filter(None, [str(trouble), os.environ.get("PYTHONPATH", "")]))
+    environment = {k: v for k, v in os.environ.items() if k != "RAY_ADDRESS"}
+    environment |= {"PYTHONPATH": path, "NIGHTPRESS_CHAOS_LOG": str(log)}
+    return subprocess.Popen(
+        [Path(sys.executable).parent / "nightpress", "run", str(job)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment,
+        start_new_session=True,
+    )
+
+
+def test_a_repair_counts_the_bytes_that_are_not_those_that_were_recorded(
+    spec: RunSpec, tmp_path: Path
+) -> None:
+    jobs.run(spec)
+    sums = hashes(spec)
+    path = Path(spec.url, shard_path(0))
+    part = pq.read_table(path)
+    other = "0" * 64  # as recorded on a machine with other last bits
+    recorded = [other, *part.column("sha256").to_pylist()[1:]]
+    place = part.schema.get_field_index("sha256")
+    pq.write_table(part.set_column(place, "sha256", pa.array(recorded)), path)
+    Path(spec.url, part.column("file")[0].as_py()).unlink()
+    Path(spec.url, part.column("file")[1].as_py()).unlink()
+    result = CliRunner().invoke(command, ["verify", spec.url, "--repair", "--json"])
+    repaired = json.loads(result.stdout)["repaired"]
+    assert (repaired["num_rows"], repaired["num_failed"]) == (2, 0)
+    assert (repaired["num_same"], repaired["num_different"]) == (1, 1)
+    assert hashes(spec) == sums
+    assert CliRunner().invoke(command, ["verify", spec.url]).exit_code == 0
