@@ -1,7 +1,7 @@
 """Dispatch: shards to actors, bounded in flight, until none is left or it is time to stop.
 
-Actors pull: one that has finished a shard gets the next. Their number follows the cluster. What is
-handed out when, and to whom again, is decided here; what a failure means, `jobs.worklist` knows.
+Actors pull: one that has finished a shard gets the next. What is handed out when, and to whom again,
+is decided here; who there is, `jobs.fleet` knows, and what a failure means, `jobs.worklist`.
 """
 
 import time
@@ -12,15 +12,15 @@ import ray
 from ray.exceptions import RayError, RayTaskError
 
 from diffusion_core.errors import DeviceError
-from jobs.actors import ActorFactory, RemoteActor
-from jobs.cluster import alive_nodes, draining_nodes, room
+from jobs.actors import ActorFactory
+from jobs.cluster import alive_nodes, room
 from jobs.errors import RunStopped
-from jobs.events import ActorJoined, ActorLost, Event, Message, RowSetAside, ShardRetried
+from jobs.events import ActorLost, Event, Message, RowSetAside, ShardRetried
+from jobs.fleet import Fleet
 from jobs.pace import Pace
 from jobs.ray_errors import is_silence, reason_of
-from jobs.starting import MAX_START_FAILURES
 from jobs.terms import Terms
-from jobs.workers import Flight, Startup, Worker
+from jobs.workers import Flight, Worker
 from jobs.worklist import Piece, Worklist
 from pipelines.errors import LeaseLost, PlanDamaged, StoreError
 from pipelines.planning import read_shard
@@ -38,13 +38,12 @@ from pipelines.shard import (
     fail_shard,
 )
 from pipelines.storage import Store
-from pipelines.timeline import TimeSpent
 
 IN_FLIGHT = 2
 """Shards an actor holds: one in hand, and one so that it never waits for the driver."""
 
 POLL_S = 1.0
-"""How long one wait for events lasts; also how often the cluster is looked at."""
+"""How long one wait for events lasts."""
 
 
 class Dispatcher:
@@ -72,33 +71,17 @@ class Dispatcher:
     ) -> None:
         self._store = store
         self._record = record
-        self._factory = factory
         self._terms = terms
         self._reason_to_stop = reason_to_stop
         self._mend = mend
-        self._room = room
+        self.fleet = Fleet(store, record, factory, terms, room)
         self._amendments: dict[int, Amendment] = {}
         self._work = Worklist([], self._num_rows, terms.max_attempts)
         self._pace = Pace(_spread(record))
         self._copied: set[int] = set()
         self._mended: set[int] = set()
         self._store_failures: dict[int, int] = {}
-        self._workers: list[Worker] = []
-        self._begin_args = (ray.put(store), ray.put(record), terms.fence)
-        self._start_failures = 0
-        self._next_look = 0.0
-        self._spent: list[TimeSpent] = []
         self._winds_down = False
-
-    @property
-    def num_actors(self) -> int:
-        """Actors that have a model loaded."""
-        return sum(worker.home is not None for worker in self._workers)
-
-    def adopt(self, handle: RemoteActor) -> None:
-        """Use an actor that was started earlier."""
-        ready = handle.begin.remote(*self._begin_args)
-        self._workers.append(Worker(handle, ready, Startup(handle)))
 
     def run(
         self, shards: Iterable[int], amendments: Mapping[int, Amendment] | None = None
@@ -120,54 +103,19 @@ class Dispatcher:
             reason = self._reason_to_stop() or self._too_late()
             if reason is not None:
                 yield from self._wind_down(reason)
-            self._look_around()
+            yield from self.fleet.follow_the_cluster(len(self._work))
             self._hand_out()
             yield from self._handle_one_round()
             yield from self._end_the_silent()
-            yield from self._end_the_unready()
 
     def _num_rows(self, shard: int) -> int:
         """How many rows of a shard are to be made."""
         amends = self._amendments.get(shard)
         return self._record.layout.shard_images(shard) if amends is None else len(amends.rows)
 
-    def time_spent(self) -> list[TimeSpent]:
-        """What the actors did with their time, but for those that were lost."""
-        living = (worker.time_spent() for worker in self._workers if worker.home is not None)
-        return [*self._spent, *(spent for spent in living if spent is not None)]
-
     def close(self) -> None:
         """End every actor."""
-        for worker in self._workers:
-            ray.kill(worker.handle)
-        self._workers.clear()
-
-    def _look_around(self) -> None:
-        """See which nodes go away, and start actors where there is room for them and work."""
-        now = time.monotonic()
-        if now < self._next_look:
-            return
-        self._next_look = now + POLL_S
-        self._leave_nodes(draining_nodes())
-        for _ in range(self._wanted() - len(self._workers)):
-            self.adopt(self._factory.start())
-
-    def _leave_nodes(self, going: Iterable[str]) -> None:
-        """Have actors on nodes that go away finish the batch in hand, and take nothing more."""
-        going = frozenset(going)
-        for worker in list(self._workers):
-            if worker.home is not None and worker.home.node_id in going and not worker.leaving:
-                worker.drain()
-            if worker.leaving and not worker.flights:
-                self._spent += filter(None, [worker.time_spent()])
-                self._drop(worker)
-
-    def _wanted(self) -> int:
-        terms = self._terms
-        fitting = max(terms.min_actors, self._room(self._factory.cpus, self._factory.gpus))
-        most = fitting if terms.max_actors is None else min(fitting, terms.max_actors)
-        busy = sum(bool(worker.flights) for worker in self._workers)
-        return min(most, busy + len(self._work))
+        self.fleet.close()
 
     def _hand_out(self) -> None:
         """Fill the actors evenly: everyone gets a first shard before anyone gets a second.
@@ -175,9 +123,9 @@ class Dispatcher:
         Towards the end nobody gets a second, which an idle actor could have made.
         """
         for depth in range(IN_FLIGHT):
-            if depth and len(self._work) < len(self._workers):
+            if depth and len(self._work) < len(self.fleet.workers):
                 break
-            for worker in self._workers:
+            for worker in self.fleet.workers:
                 if (
                     self._work
                     and worker.takes_work
@@ -192,7 +140,7 @@ class Dispatcher:
         """Have idle actors try, too, what others take far too long for."""
         if self._store.reads_back:  # two commits of one shard could replace each other there
             return
-        idle = [worker for worker in self._workers if worker.takes_work and not worker.flights]
+        idle = [worker for worker in self.fleet.workers if worker.takes_work and not worker.flights]
         for worker, flight in zip(idle, self._stragglers(), strict=False):
             self._copied.add(flight.piece.shard)
             self._give(worker, flight.piece.again(), is_copy=True)
@@ -202,7 +150,7 @@ class Dispatcher:
 
         What is amended is not copied: two at once would replace each other's work.
         """
-        for worker in self._workers:
+        for worker in self.fleet.workers:
             if worker.flights and self._is_straggling(worker.flights[0]):
                 for flight in worker.flights:
                     once = flight.piece.shard not in self._copied | self._amendments.keys()
@@ -237,8 +185,8 @@ class Dispatcher:
             return None
         if time.time() + self._terms.drain_s >= deadline_at:
             return "the deadline is near"
-        busy = any(worker.flights or worker.ready is not None for worker in self._workers)
-        if self._work and self._workers and not busy and not self._is_in_time(0):
+        busy = any(worker.flights or worker.ready is not None for worker in self.fleet.workers)
+        if self._work and self.fleet.workers and not busy and not self._is_in_time(0):
             return "the next shard would not be done before the deadline"
         return None
 
@@ -247,17 +195,16 @@ class Dispatcher:
         self._winds_down = True
         drain_s = self._terms.drain_s
         yield Message(f"{reason}: storing the batches in hand, for at most {drain_s:.0f} s")
-        for worker in self._workers:
-            worker.drain()
+        self.fleet.drain()
         end = time.monotonic() + drain_s
-        while any(worker.flights for worker in self._workers) and time.monotonic() < end:
+        while any(worker.flights for worker in self.fleet.workers) and time.monotonic() < end:
             yield from self._handle_one_round()
         if not self._work.is_finished:
             raise RunStopped(f"stopped: {reason}; the same command goes on from here")
 
     def _handle_one_round(self) -> Iterator[Event]:
         waiting: dict[Any, Worker] = {}
-        for worker in self._workers:
+        for worker in self.fleet.workers:
             if worker.ready is not None:
                 waiting[worker.ready] = worker
             elif worker.flights:
@@ -270,30 +217,8 @@ class Dispatcher:
             ready, _ = ray.wait(list(waiting), num_returns=1, timeout=POLL_S, fetch_local=False)
         for reference in ready:
             worker = waiting[reference]
-            handle = self._on_stream if worker.ready is None else self._on_ready
+            handle = self._on_stream if worker.ready is None else self.fleet.started
             yield from handle(worker)
-
-    def _on_ready(self, worker: Worker) -> Iterator[Event]:
-        reference, worker.ready = worker.ready, None
-        try:
-            worker.home = ray.get(reference)
-        except RayError as error:
-            self._drop(worker)
-            yield from self._start_failed(reason_of(error))
-            return
-        self._start_failures = 0
-        assert worker.home is not None  # noqa: S101 - begin always answers where it is
-        yield ActorJoined(worker.home.host, self.num_actors)
-        for difference in worker.home.differences:
-            yield Message(f"on {worker.home.host} {difference}", warning=True)
-
-    def _start_failed(self, reason: str) -> Iterator[Event]:
-        """Wait longer each time; stop when nobody else is working either."""
-        self._start_failures += 1
-        if self._start_failures >= MAX_START_FAILURES and not self._workers:
-            raise RunStopped(f"{self._start_failures} actors in a row did not start: {reason}")
-        self._next_look = time.monotonic() + min(60.0, 2.0**self._start_failures)
-        yield Message(f"an actor did not start: {reason}", warning=True)
 
     def _on_stream(self, worker: Worker) -> Iterator[Event]:
         """Take one event from what the worker has in hand."""
@@ -383,9 +308,9 @@ class Dispatcher:
         blamed: Flight | None = None,
     ) -> Iterator[Event]:
         """The actor is gone: blame the piece it was sampling, hand out again what it held."""
-        self._drop(worker)
+        self.fleet.drop(worker)
         assert worker.home is not None  # noqa: S101 - only a worker that has begun has shards
-        yield ActorLost(worker.home.host, self.num_actors, reason)
+        yield ActorLost(worker.home.host, len(self.fleet), reason)
         blamed = blamed or worker.to_blame()
         for flight in reversed(worker.flights):
             if flight is not blamed and not flight.was_left:
@@ -435,7 +360,7 @@ class Dispatcher:
     def _end_the_silent(self) -> Iterator[Event]:
         """End actors that have been in one batch for so long that they must hang."""
         limit_s = self._terms.watchdog_s or self._pace.longest_silence_s
-        for worker in list(self._workers):
+        for worker in list(self.fleet.workers):
             flight = worker.flights[0] if worker.flights else None
             if flight is None or time.monotonic() - flight.heard_at < limit_s:
                 continue
@@ -444,19 +369,6 @@ class Dispatcher:
                 continue
             reason = f"it was in one batch for more than {limit_s:.0f} s"
             yield from self._worker_lost(worker, reason, False, FailureType.TIMEOUT, flight)
-
-    def _end_the_unready(self) -> Iterator[Event]:
-        """End actors that have been loading their model for far too long."""
-        limit_s = self._terms.load_timeout_s
-        for worker in list(self._workers):
-            if worker.ready is not None and worker.startup.seconds > limit_s:
-                self._drop(worker)
-                yield from self._start_failed(f"its model was not loaded in {limit_s:.0f} s")
-
-    def _drop(self, worker: Worker) -> None:
-        """Forget an actor, and make sure that it is no zombie."""
-        self._workers.remove(worker)
-        ray.kill(worker.handle)
 
 
 def _spread(record: RunRecord) -> float:

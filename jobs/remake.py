@@ -128,7 +128,7 @@ def _made(
     limit = FailureLimit(spec.cluster.max_failures)
     with stopping_for_good():
         with dispatching(store, record, factory, terms, lease, limit) as dispatcher:
-            dispatcher.adopt(first.handle)
+            dispatcher.fleet.adopt(first.handle)
             for event in dispatcher.run(sorted(amendments), amendments):
                 limit.add(event)
                 yield event

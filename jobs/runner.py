@@ -285,11 +285,11 @@ class _Press:
         limit = FailureLimit(self.spec.cluster.max_failures)
         with dispatching(store, record, factory, terms, lease, limit) as dispatcher:
             if left:
-                dispatcher.adopt(first.handle)
+                dispatcher.fleet.adopt(first.handle)
             for event in dispatcher.run(left):
                 limit.add(event)
                 yield event
-            self.spent = dispatcher.time_spent()
+            self.spent = dispatcher.fleet.time_spent()
 
 
 @contextmanager

@@ -20,7 +20,7 @@ from odd_actors import (
 from run_files import PROMPTS, hashes, read_metadata
 
 import jobs
-from jobs import dispatch
+from jobs import fleet
 from jobs.actors import SamplerActor
 from jobs.dispatch import Dispatcher
 from jobs.errors import RunStopped
@@ -96,7 +96,7 @@ def test_actors_that_never_start_stop_the_run_with_their_reason(make_spec: MakeS
 def test_an_actor_that_cannot_start_does_not_stop_those_that_work(
     make_spec: MakeSpec, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(dispatch, "MAX_START_FAILURES", 1)
+    monkeypatch.setattr(fleet, "MAX_START_FAILURES", 1)
     spec = make_spec()
     store, record = begun(spec)
     press = dispatcher(spec, store, record, WaitingActor, BrokenActor, max_actors=2)

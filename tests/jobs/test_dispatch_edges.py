@@ -29,7 +29,7 @@ from odd_actors import (
 from run_files import PROMPTS, files_of, hashes, read_metadata
 
 import jobs
-from jobs import dispatch, pace
+from jobs import fleet, pace
 from jobs.actors import SamplerActor, Whereabouts
 from jobs.cli import command
 from jobs.dispatch import Dispatcher
@@ -128,7 +128,7 @@ def test_a_straggler_and_what_waits_behind_it_are_copied_unless_one_commit_could
     busy, *idle = (Worker(None, None, None, home) for _ in range(4))  # type: ignore[arg-type]
     busy.flights.append(Flight(Piece(0, 0, 11, attempt=1), stream=None, begun_at=0.0))
     busy.flights.append(Flight(Piece(1, 0, 10, attempt=1), stream=None))
-    press._workers = [busy, *idle]
+    press.fleet.workers = [busy, *idle]
     press._pace.shard_done(1, 0.001)
     given: list[Piece] = []
     monkeypatch.setattr(press, "_give", lambda worker, piece, is_copy: given.append(piece))
@@ -145,7 +145,7 @@ def test_an_actor_on_a_drained_node_stores_its_batch_and_takes_nothing_more(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     going: set[str] = set()
-    monkeypatch.setattr(dispatch, "draining_nodes", lambda: going)
+    monkeypatch.setattr(fleet, "draining_nodes", lambda: going)
     num_shards = run[1].layout.num_shards
     press = dispatcher(run, ObedientActor, SamplerActor)
     seen: list[Event] = []
