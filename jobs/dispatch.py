@@ -1,7 +1,7 @@
 """Dispatch: shards to actors, bounded in flight, until none is left or it is time to stop.
 
-Actors pull: one that has finished a shard gets the next. What is handed out when, and to whom again,
-is decided here; who there is, `jobs.fleet` knows, and what a failure means, `jobs.worklist`.
+Actors pull: one that has finished a shard gets the next. What is handed out when, and to whom
+again, is decided here; who there is, `jobs.fleet` knows, and what a failure means, `jobs.worklist`.
 """
 
 import time
