@@ -1,0 +1,158 @@
+"""How many images to sample at once: as few as make nearly as many a second as any number does.
+
+Owns the search, and the line by which memory is foretold. Knows nothing of models and devices:
+whoever calls it samples, and reads the clock and the memory.
+"""
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+
+from diffusion_core.errors import OutOfMemory
+
+MOST = 512
+"""Images at once beyond which nothing is looked for."""
+
+NEARLY = 0.97
+"""Of the best rate: who makes so much of it is as good."""
+
+FORETOLD_FROM = 8
+"""Images at once from which memory grows by the image, and no more by what lies about."""
+
+
+class Ending(StrEnum):
+    """Why larger batches were not tried, in words."""
+
+    RATE = "more at once make no more a second"
+    MEMORY = "more would not fit into the memory"
+    TIME = "the time for measuring was over"
+    ENOUGH = "more are not wanted"
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What sampling some images at once took."""
+
+    seconds: float
+    peak_bytes: int
+    """The most memory that was in use."""
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A number of images that were sampled at once, and fitted."""
+
+    batch_size: int
+    images_per_s: float
+    peak_bytes: int
+
+
+@dataclass(frozen=True)
+class Knee:
+    """The number to sample at once, and what it was found from."""
+
+    batch_size: int
+    ending: Ending
+    trials: tuple[Trial, ...]
+    """By size."""
+
+
+Sample = Callable[[int], Reading]
+"""Samples so many images at once; raises OutOfMemory where they do not fit."""
+
+
+def find_knee(
+    sample: Sample,
+    room_bytes: int,
+    usual: int,
+    budget_s: float,
+    clock: Callable[[], float] = time.perf_counter,
+) -> Knee:
+    """The smallest power of two whose rate is `NEARLY` the best of all that fit.
+
+    Sizes are doubled until one gains less than that, or would not fit, or the time is over.
+
+    Args:
+        sample: tries one size.
+        room_bytes: the most memory that may be in use.
+        usual: up to this size the rate ends nothing; it is taken if the time is over before.
+        budget_s: seconds; after the first trial, none is begun that would last longer.
+        clock: seconds.
+    """
+    trials: list[Trial] = []
+    ending, end_at, lasted_s = Ending.ENOUGH, clock() + budget_s, 0.0
+    for size in _doubled(MOST):
+        started_at = clock()
+        if trials and started_at + 2 * lasted_s > end_at:
+            ending = Ending.TIME
+            break
+        trial = _tried(sample, size) if foretold_bytes(trials, size) <= room_bytes else None
+        if trial is None or (trials and trial.peak_bytes > room_bytes):
+            ending = Ending.MEMORY
+            break
+        trials.append(trial)
+        lasted_s = clock() - started_at
+        if size > usual and NEARLY * trial.images_per_s < _best_rate(trials[:-1]):
+            ending = Ending.RATE
+            break
+    knee = _knee(trials)
+    return Knee(max(knee, usual) if ending is Ending.TIME else knee, ending, tuple(trials))
+
+
+def largest_fitting(sample: Sample, room_bytes: int, wanted: int) -> Knee:
+    """`wanted` images at once if the memory holds them; else halved until it does.
+
+    Only small batches are sampled, and what larger ones need is foretold: for devices on which
+    the process ends where the memory does.
+    """
+    trials: list[Trial] = []
+    for size in _doubled(min(wanted, FORETOLD_FROM)):
+        trial = _tried(sample, size)
+        if trial is None:
+            return Knee(max(1, size // 2), Ending.MEMORY, tuple(trials))
+        trials.append(trial)
+    fitting = wanted
+    while fitting > 1 and foretold_bytes(trials, fitting) > room_bytes:
+        fitting //= 2
+    ending = Ending.ENOUGH if fitting == wanted else Ending.MEMORY
+    return Knee(fitting, ending, tuple(trials))
+
+
+def foretold_bytes(trials: Sequence[Trial], size: int) -> int:
+    """The peak of a larger batch, on the line through the last two trials; 0 before there are two.
+
+    What a batch needs grows with its images; weights and what else lies in memory do not.
+    """
+    if len(trials) < 2:
+        return 0
+    before, last = trials[-2:]
+    per_image = (last.peak_bytes - before.peak_bytes) / (last.batch_size - before.batch_size)
+    return int(last.peak_bytes + max(0.0, per_image) * (size - last.batch_size))
+
+
+def _tried(sample: Sample, size: int) -> Trial | None:
+    """The trial of a size; None if it does not fit."""
+    try:
+        reading = sample(size)
+    except OutOfMemory:
+        return None
+    return Trial(size, size / reading.seconds, reading.peak_bytes)
+
+
+def _knee(trials: Sequence[Trial]) -> int:
+    if not trials:
+        return 1
+    enough = NEARLY * _best_rate(trials)
+    return next(trial.batch_size for trial in trials if trial.images_per_s >= enough)
+
+
+def _best_rate(trials: Sequence[Trial]) -> float:
+    return max(trial.images_per_s for trial in trials)
+
+
+def _doubled(most: int) -> Iterator[int]:
+    size = 1
+    while size <= most:
+        yield size
+        size *= 2
