@@ -280,7 +280,7 @@ def model_facts(run: Run) -> list[Fact]:
         Fact("model", text(record.model.source)),
         Fact("pipeline", text(record.model.pipeline)),
         Fact("precision", f"{record.dtype} on {record.device}"),
-        Fact("batch size", str(record.batch_size)),
+        Fact("batch size", record.batch_sizes.text),
         Fact("fingerprint", record.model.fingerprint, mono=True),
         Fact("versions", text(", ".join(versions))),
     ]

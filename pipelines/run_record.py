@@ -13,6 +13,7 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any, Self
 
 from diffusion_core.model import ModelInfo, resolve_dtype
+from pipelines.batch_sizes import BatchSizes, MeasuredKind
 from pipelines.errors import Change, ChangedRunError, RunNotFound, StoreMissing
 from pipelines.planning import PlanLayout
 from pipelines.spec import RunSpec, canonical_json
@@ -38,10 +39,18 @@ class RunRecord:
     threads: int
     """Of the model on a CPU, where their number decides the last bits; 0 on an accelerator."""
     batch_size: int
+    """The largest of any kind of image."""
     layout: PlanLayout
     created_at: str
     """UTC, ISO 8601."""
     versions: dict[str, str]
+    measured: tuple[MeasuredKind, ...] = ()
+    """Where the batch size was measured."""
+
+    @property
+    def batch_sizes(self) -> BatchSizes:
+        """How many images of each kind are sampled at once."""
+        return BatchSizes(self.batch_size, self.measured)
 
     @property
     def fingerprint(self) -> str:
@@ -55,6 +64,10 @@ class RunRecord:
             "batch_size": self.batch_size,
             "manifest": [file.sha256 for file in self.layout.files],
         }
+        if self.measured:
+            identity["batch_sizes"] = {
+                each.kind.name: each.knee.batch_size for each in self.measured
+            }
         return hashlib.sha256(canonical_json(identity).encode()).hexdigest()
 
     def to_json(self) -> bytes:
@@ -69,6 +82,7 @@ class RunRecord:
             "dtype": self.dtype,
             "threads": self.threads,
             "batch_size": self.batch_size,
+            "measured": [each.as_dict() for each in self.measured],
             "plan": self.layout.as_dict(),
             "versions": self.versions,
         }
@@ -99,6 +113,7 @@ class RunRecord:
             layout=PlanLayout.from_dict(values["plan"]),
             created_at=values["created_at"],
             versions=values["versions"],
+            measured=tuple(map(MeasuredKind.from_dict, values.get("measured", []))),
         )
 
     def changes(self, spec: RunSpec, model: ModelInfo, device: str) -> list[Change]:
@@ -131,19 +146,25 @@ class RunRecord:
 
 
 def new_record(
-    spec: RunSpec, model: ModelInfo, device: str, batch_size: int, layout: PlanLayout
+    spec: RunSpec,
+    model: ModelInfo,
+    device: str,
+    batch_sizes: BatchSizes | int,
+    layout: PlanLayout,
 ) -> RunRecord:
     """The record of a run that begins now."""
+    sizes = BatchSizes(batch_sizes) if isinstance(batch_sizes, int) else batch_sizes
     return RunRecord(
         spec=spec,
         model=model,
         device=device,
         dtype=resolve_dtype(spec.model.dtype, device),
         threads=threads_for(spec, device),
-        batch_size=batch_size,
+        batch_size=sizes.most,
         layout=layout,
         created_at=datetime.now(UTC).isoformat(timespec="seconds"),
         versions=package_versions(),
+        measured=sizes.measured,
     )
 
 

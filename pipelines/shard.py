@@ -162,7 +162,7 @@ class ShardRunner:
         self.sampler = sampler
         self.worker = worker
         self._fence = fence
-        self._sizes = WorkingSizes(store, record.batch_size)
+        self._sizes = WorkingSizes(store, record.batch_sizes)
         self._sizes.refresh()
         self._recorded: dict[str, int] = {}
         """Image id -> the size of the batch that it was made in, where its bytes are to return."""

@@ -8,6 +8,7 @@ import json
 import re
 
 from diffusion_core.requests import SamplingParams
+from pipelines.batch_sizes import BatchSizes, Kind
 from pipelines.storage import Store
 
 FOLDER = "batch"
@@ -18,12 +19,14 @@ _SIZE_FILE = re.compile(r"batch/(\d+x\d+-(?:un)?guided)-(\d+)\.json")
 class WorkingSizes:
     """The batch size of each kind of batch of one run.
 
-    Memory goes with the size of the images, and with whether each is sampled twice for guidance.
+    Args:
+        store: of the run.
+        sizes: those that it began with.
     """
 
-    def __init__(self, store: Store, batch_size: int) -> None:
+    def __init__(self, store: Store, sizes: BatchSizes) -> None:
         self._store = store
-        self._largest = batch_size
+        self._first = sizes
         self._smaller: dict[str, int] = {}
 
     def refresh(self) -> None:
@@ -35,12 +38,14 @@ class WorkingSizes:
 
     def of(self, params: SamplingParams) -> int:
         """The size that a batch with these settings has."""
-        return self._smaller.get(_kind(params), self._largest)
+        kind = Kind.of(params)
+        first = self._first.of(kind)
+        return min(first, self._smaller.get(kind.name, first))
 
     def halve(self, params: SamplingParams, failed: int) -> int:
         """Learn that `failed` images at once were too many; returns what is tried instead."""
         self.refresh()
-        kind, size = _kind(params), max(1, failed // 2)
+        kind, size = Kind.of(params).name, max(1, failed // 2)
         if self.of(params) > size:
             facts = {"kind": kind, "batch_size": size, "too_large": failed}
             self._store.create(f"{FOLDER}/{kind}-{size}.json", json.dumps(facts).encode())
@@ -48,10 +53,4 @@ class WorkingSizes:
         return self.of(params)
 
     def _note(self, kind: str, size: int) -> None:
-        self._smaller[kind] = min(size, self._smaller.get(kind, self._largest))
-
-
-def _kind(params: SamplingParams) -> str:
-    """`1024x768-guided`."""
-    guided = "guided" if params.guidance_scale > 1 else "unguided"
-    return f"{params.width}x{params.height}-{guided}"
+        self._smaller[kind] = min(size, self._smaller.get(kind, size))

@@ -463,7 +463,7 @@ def test_a_damaged_image_is_made_again_in_a_batch_of_the_size_that_it_was_made_i
     image = planned_images(rows)[3]
     whole = store.read(image.file)
     store.delete(image.file)
-    WorkingSizes(store, record.batch_size).halve(image.params, 4)
+    WorkingSizes(store, record.batch_sizes).halve(image.params, 4)
     work = ShardWork(0, rows, look_first=True, amends=Amendment((3,), replaces=True))
     run(store, record, work, FakeSampler())
     assert store.read(image.file) == whole

@@ -1,0 +1,136 @@
+"""Which kinds of images are worth measuring, and what the others get."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from made_runs import record_of
+
+from diffusion_core.batch_knee import Ending, Knee, Trial
+from diffusion_core.requests import SamplingParams
+from pipelines.batch_sizes import BatchSizes, Kind, MeasuredKind, num_steps, worth_measuring
+from pipelines.planning import Settings, SettingsCount
+from pipelines.run_record import RunRecord
+from pipelines.storage import Store
+from pipelines.working_sizes import WorkingSizes
+
+
+def count(side: int, num_images: int, guidance: float = 5.0, steps: int = 20) -> SettingsCount:
+    return SettingsCount(Settings(side, side, steps, guidance, "euler"), num_images)
+
+
+def measured(side: int, size: int, guided: bool = True) -> MeasuredKind:
+    trials = (Trial(1, 1.5, 100), Trial(2, 2.5, 140))
+    return MeasuredKind(Kind(side, side, guided), Knee(size, Ending.RATE, trials))
+
+
+def test_a_small_run_is_not_worth_measuring() -> None:
+    assert worth_measuring([count(512, 999)]) == []
+    assert worth_measuring([count(512, 4_999, steps=4)]) == []
+    assert worth_measuring([count(512, 500), count(768, 499)]) == []
+    assert worth_measuring([count(512, 1_000)]) == [count(512, 1).settings]
+
+
+def test_each_kind_with_enough_steps_is_measured_once_the_costliest_first() -> None:
+    counts = [
+        count(512, 3_000, guidance=5.0),
+        count(512, 700, guidance=7.5),
+        count(1024, 2_000),
+        count(512, 1_500, guidance=1.0),
+        count(768, 10),
+    ]
+    found = [(each.width, each.guidance_scale) for each in worth_measuring(counts)]
+    assert found == [(1024, 5.0), (512, 5.0), (512, 1.0)]
+
+
+def test_a_kind_is_enough_by_all_its_settings_together() -> None:
+    counts = [count(512, 400, guidance=g) for g in (3.0, 5.0, 7.5)]
+    assert [Kind.of(each) for each in worth_measuring(counts)] == [Kind(512, 512, True)]
+
+
+def test_where_only_all_together_are_enough_the_costliest_is_measured() -> None:
+    counts = [count(512, 900), count(1024, 300)]
+    assert num_steps(counts) == 24_000
+    assert worth_measuring(counts) == [count(1024, 1).settings]
+
+
+def test_without_a_measurement_every_kind_has_the_same_size() -> None:
+    assert BatchSizes(6).of(Kind(512, 512, True)) == BatchSizes(6).of(Kind(64, 64, False)) == 6
+    assert BatchSizes(6).text == "6"
+
+
+def test_what_was_measured_has_its_own_size() -> None:
+    sizes = BatchSizes.found([measured(512, 16), measured(1024, 3), measured(512, 32, False)])
+    assert sizes.most == 32
+    assert sizes.of(Kind(512, 512, True)) == 16
+    assert sizes.of(Kind(1024, 1024, True)) == 3
+    assert sizes.text == "16 (512x512-guided), 3 (1024x1024-guided), 32 (512x512-unguided)"
+
+
+@pytest.mark.parametrize(
+    ("kind", "size"),
+    [
+        (Kind(1024, 1024, True), 4),
+        (Kind(1024, 1024, False), 8),
+        (Kind(768, 512, True), 8),
+        (Kind(256, 256, True), 16),
+        (Kind(4096, 4096, True), 1),
+    ],
+)
+def test_another_kind_puts_no_more_pixels_into_a_batch(kind: Kind, size: int) -> None:
+    assert BatchSizes.found([measured(512, 16)]).of(kind) == size
+
+
+@given(
+    width=st.integers(1, 512), height=st.integers(1, 512), guided=st.booleans(), size=st.integers(1)
+)
+def test_the_rule_stays_within_what_was_measured(
+    width: int, height: int, guided: bool, size: int
+) -> None:
+    kind, one = Kind(8 * width, 8 * height, guided), measured(512, size)
+    found = BatchSizes.found([one]).of(kind)
+    assert 1 <= found <= size
+    assert found == 1 or found * kind.weight <= size * one.kind.weight
+
+
+def test_of_several_the_nearest_is_followed() -> None:
+    sizes = BatchSizes.found([measured(1024, 2), measured(512, 32)])
+    assert sizes.of(Kind(768, 576, True)) == 16
+    assert sizes.of(Kind(960, 960, True)) == 2
+
+
+def test_a_record_keeps_what_was_measured_and_its_fingerprint_the_sizes(tmp_path: Path) -> None:
+    plain = record_of(str(tmp_path))
+    record = replace(plain, batch_size=16, measured=(measured(512, 16), measured(1024, 3)))
+    assert RunRecord.from_json(record.to_json()) == record
+    values = json.loads(record.to_json())["measured"][1]
+    assert values["batch_size"] == 3
+    assert values["trials"][1] == {"batch_size": 2, "images_per_s": 2.5, "peak_bytes": 140}
+    other = replace(record, measured=(measured(512, 16), measured(1024, 4)))
+    slower = replace(measured(1024, 3), knee=Knee(3, Ending.TIME, ()))
+    assert other.fingerprint != record.fingerprint
+    assert replace(record, measured=(measured(512, 16), slower)).fingerprint == record.fingerprint
+
+
+def test_a_record_from_before_there_were_measurements_is_read(tmp_path: Path) -> None:
+    record = record_of(str(tmp_path))
+    values = json.loads(record.to_json())
+    del values["measured"]
+    assert RunRecord.from_json(json.dumps(values).encode()) == record
+
+
+def test_a_measured_size_that_does_not_fit_after_all_is_halved(tmp_path: Path) -> None:
+    store = Store(str(tmp_path))
+    sizes = BatchSizes.found([measured(512, 16), measured(1024, 4)])
+    working = WorkingSizes(store, sizes)
+    large, small = SamplingParams(1024, 1024, 20, 5.0), SamplingParams(512, 512, 20, 5.0)
+    assert (working.of(large), working.of(small)) == (4, 16)
+    assert working.halve(large, 4) == 2
+    assert (working.of(large), working.of(small)) == (2, 16)
+    later = WorkingSizes(store, sizes)
+    assert later.of(large) == 4
+    later.refresh()
+    assert (later.of(large), later.of(small)) == (2, 16)
