@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 
 from pipelines.errors import Damaged, StoreMissing
 from pipelines.lease import Fence
-from pipelines.records import METADATA_SCHEMA, PLAN_SCHEMA, ImageRecord
+from pipelines.records import LATER_COLUMNS, METADATA_SCHEMA, PLAN_SCHEMA, ImageRecord
 from pipelines.rewriting import rewrite
 from pipelines.storage import Store
 
@@ -128,6 +128,14 @@ def committed_shards(store: Store) -> set[int]:
     return {int(match.group(1)) for match in names if match}
 
 
+def as_recorded(part: pa.Table) -> pa.Table:
+    """The metadata columns of a part, without the carried ones."""
+    for name in LATER_COLUMNS - set(part.column_names):
+        field = METADATA_SCHEMA.field(name)
+        part = part.append_column(field, pa.nulls(len(part), field.type))
+    return part.select(METADATA_SCHEMA.names).cast(METADATA_SCHEMA)
+
+
 def metadata_part(records: Sequence[ImageRecord], rows: pa.Table) -> pa.Table:
     """The metadata of a shard: its records in plan order, then the carried columns.
 
@@ -165,20 +173,25 @@ def _decoded(
 
 def _amended(part: pa.Table, changed: Mapping[int, ImageRecord]) -> pa.Table:
     """A part with new records in some rows; itself where that changes nothing."""
-    rows = part.select(METADATA_SCHEMA.names).cast(METADATA_SCHEMA).to_pylist()
-    new = {
-        row: record
-        for row, record in changed.items()
-        if record.sha256 is None or record.sha256 != rows[row]["sha256"]
-    }
+    rows = as_recorded(part).to_pylist()
+    new = {row: record for row, record in changed.items() if not _is_told(record, rows[row])}
     if not new:
         return part
     for row, values in zip(new, _table(list(new.values())).to_pylist(), strict=True):
         rows[row] = {**values, "attempts": values["attempts"] + rows[row]["attempts"]}
     amended = pa.Table.from_pylist(rows, schema=METADATA_SCHEMA)
-    for name in part.column_names[len(METADATA_SCHEMA) :]:
-        amended = amended.append_column(part.schema.field(name), part.column(name))
+    for name in part.column_names:
+        if name not in METADATA_SCHEMA.names:
+            amended = amended.append_column(part.schema.field(name), part.column(name))
     return amended
+
+
+def _is_told(record: ImageRecord, row: Mapping[str, object]) -> bool:
+    """Whether a row says already where an image is, and with which bytes."""
+    if record.sha256 is None:
+        return False
+    where = (record.file, record.member_offset, record.sha256)
+    return where == (row["file"], row["member_offset"], row["sha256"])
 
 
 def _table(records: Sequence[ImageRecord]) -> pa.Table:
@@ -201,6 +214,8 @@ def _metadata_row(record: ImageRecord) -> dict[str, object]:
         "error": record.error,
         "attempts": record.attempts,
         "file": record.file,
+        "member": record.member,
+        "member_offset": record.member_offset,
         "sha256": record.sha256,
         "num_bytes": record.num_bytes,
         "worker": record.worker,

@@ -29,6 +29,18 @@ def adopt(
         data = store.read(image.file)
     except StoreMissing:
         return None
+    return record_of_stored(data, record, image, attempts, worker, started_at)
+
+
+def record_of_stored(
+    data: bytes,
+    record: RunRecord,
+    image: PlannedImage,
+    attempts: int,
+    worker: str,
+    started_at: float,
+) -> ImageRecord | None:
+    """The record of an image by its bytes, if they are whole and this very one's."""
     facts = read_facts(data) if is_whole(data) else None
     if facts is None or not 1 <= facts.batch_size <= record.batch_size:
         return None
@@ -118,4 +130,5 @@ def image_facts(image: PlannedImage, record: RunRecord, batch_size: int) -> Imag
         dtype=record.dtype,
         batch_size=batch_size,
         loras=record.model.loras,
+        speed=record.spec.model.speed.as_text(),
     )

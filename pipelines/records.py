@@ -49,6 +49,8 @@ METADATA_SCHEMA = pa.schema(
         pa.field("error", pa.string()),
         pa.field("attempts", pa.int32(), nullable=False),
         pa.field("file", pa.string()),
+        pa.field("member", pa.string()),
+        pa.field("member_offset", pa.int64()),
         pa.field("sha256", pa.string()),
         pa.field("num_bytes", pa.int64()),
         pa.field("width", pa.int32(), nullable=False),
@@ -67,9 +69,17 @@ METADATA_SCHEMA = pa.schema(
         pa.field("worker", pa.string(), nullable=False),
         pa.field("started_at", pa.timestamp("us", tz="UTC"), nullable=False),
         pa.field("sampling_s", pa.float64()),
+        pa.field("speed", pa.string()),
     ]
 )
-"""One finished image a row; carried columns follow these."""
+"""One finished image a row; carried columns follow these.
+
+The image is the object `file`; where that is a pack, it is `num_bytes` of it from `member_offset`
+on, and has the name `member` in there.
+"""
+
+LATER_COLUMNS = frozenset({"member", "member_offset", "speed"})
+"""Older parts do not have them: there they are null."""
 
 RESERVED_COLUMNS = frozenset(PLAN_SCHEMA.names) | frozenset(METADATA_SCHEMA.names)
 """Names that a carried column may not take; it is carried as `manifest_<name>` instead."""
@@ -98,17 +108,20 @@ class ImageFacts:
     dtype: str
     batch_size: int
     loras: tuple[LoraInfo, ...] = ()
+    speed: str | None = None
+    """How the model was made faster: `SpeedSpec.as_text`; None where it was not."""
 
     def as_dict(self) -> dict[str, Any]:
-        """The facts as JSON-ready values, in a fixed order."""
-        return {**asdict(self), "loras": [asdict(lora) for lora in self.loras]}
+        """The facts as JSON-ready values, in a fixed order; `speed` only where there is one."""
+        values = {**asdict(self), "loras": [asdict(lora) for lora in self.loras]}
+        return values if self.speed is not None else {k: values[k] for k in values if k != "speed"}
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Self:
         """The inverse of `as_dict`; keys it does not know are left out."""
         loras = tuple(LoraInfo(**lora) for lora in values["loras"])
-        known = {name: values[name] for name in cls.__dataclass_fields__}
-        return cls(**known | {"loras": loras})
+        known = {name: values[name] for name in cls.__dataclass_fields__ if name != "speed"}
+        return cls(**known | {"loras": loras, "speed": values.get("speed")})
 
 
 class FailureType(StrEnum):
@@ -146,6 +159,10 @@ class ImageRecord:
     """Seconds since the epoch, UTC."""
     file: str | None = None
     """Relative to the run directory, `images/...`; None when failed."""
+    member: str | None = None
+    """Its name in the pack that `file` is; None when it is no pack."""
+    member_offset: int | None = None
+    """Where in the pack its bytes begin."""
     sha256: str | None = None
     num_bytes: int | None = None
     sampling_s: float | None = None

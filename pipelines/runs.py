@@ -20,6 +20,7 @@ from PIL import Image
 
 from pipelines.commit import committed_shards, shard_path
 from pipelines.errors import Damaged, ImageNotFound
+from pipelines.packing import image_bytes, packed_shard
 from pipelines.records import METADATA_SCHEMA
 from pipelines.run_record import RunRecord, require_record
 from pipelines.spec import RunSpec
@@ -29,6 +30,9 @@ READ_THREADS = 16
 
 IMAGES_AHEAD = 32
 """Images that may be read before they are asked for."""
+
+WHERE = ("file", "member_offset", "num_bytes")
+"""Columns that say where an image lies."""
 
 PAUSE_S = 60.0
 """A longer time in which nothing was sampled lies between two starts of a run."""
@@ -112,7 +116,7 @@ class Run:
             ImageNotFound: the run has no such image, or failed to make it.
         """
         wanted = ds.field("image_id") == image_id
-        columns = ["status", "file", "error_type", "error"]
+        columns = ["status", *WHERE, "error_type", "error"]
         with self.reading():
             rows = self.metadata.to_table(columns=columns, filter=wanted).to_pylist()
         if not rows:
@@ -122,7 +126,7 @@ class Run:
             raise ImageNotFound(
                 f"{self.url}: image {image_id!r} failed: {row['error_type']}: {row['error']}"
             )
-        return self._open(row["file"])
+        return self._open(row)
 
     def images(
         self, where: ds.Expression | None = None
@@ -139,7 +143,19 @@ class Run:
         with ThreadPoolExecutor(READ_THREADS) as pool:
             for batch in batches:
                 rows = batch.to_pylist()
-                yield from zip(rows, pool.map(self._open, [r["file"] for r in rows]), strict=True)
+                yield from zip(rows, pool.map(self._open, rows), strict=True)
+
+    @property
+    def packs(self) -> list[str]:
+        """URLs of the packs that are committed now, in sampling order.
+
+        Others may lie beside them, of attempts that came to no commit.
+        """
+        with self.reading():
+            files = self.metadata.to_table(columns=["file"]).column("file").unique().drop_null()
+        return [
+            f"{self.url}/{file}" for file in files.to_pylist() if packed_shard(file) is not None
+        ]
 
     def progress(self, committed: list[int] | None = None) -> RunProgress:
         """How far the run is now, or was when these shards were listed as committed."""
@@ -184,8 +200,8 @@ class Run:
                 "and with --repair makes it again"
             ) from error
 
-    def _open(self, file: str) -> Image.Image:
-        image = Image.open(BytesIO(self.store.read(file)))
+    def _open(self, row: Mapping[str, Any]) -> Image.Image:
+        image = Image.open(BytesIO(image_bytes(self.store, row)))
         image.load()
         return image
 

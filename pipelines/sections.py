@@ -139,11 +139,23 @@ class ImagesSpec(Section):
             "{image_id} and the format's suffix unless set.",
         ),
     ] = None
+    packing: Annotated[
+        Literal["none", "webdataset", "parquet"],
+        Field(
+            description="webdataset, parquet: all images of a shard in one object, which is made "
+            "again from its start when it is interrupted. none: an object for each image."
+        ),
+    ] = "none"
 
     @property
     def suffix(self) -> str:
         """The file suffix without its dot."""
         return {"png": "png", "webp": "webp", "jpeg": "jpg"}[self.format]
+
+    @property
+    def is_packed(self) -> bool:
+        """Whether the images of a shard share an object."""
+        return self.packing != "none"
 
     @property
     def template(self) -> str:

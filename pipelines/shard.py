@@ -24,16 +24,10 @@ from pipelines.commit import (
     recommit_shard,
 )
 from pipelines.encoding import encode
+from pipelines.keeping import Attempt, Files, Keeper, MadeImage, Packs
 from pipelines.lease import Fence
-from pipelines.outcomes import (
-    adopt,
-    failed_record,
-    image_facts,
-    is_damaged_copy,
-    stored_record,
-)
-from pipelines.records import FailureType, ImageFacts, ImageRecord
-from pipelines.rewriting import rewrite
+from pipelines.outcomes import adopt, failed_record, image_facts
+from pipelines.records import FailureType, ImageRecord
 from pipelines.run_record import RunRecord
 from pipelines.storage import Store
 from pipelines.timeline import Activity, Timeline
@@ -212,7 +206,8 @@ class ShardRunner:
         images = planned_images(work.rows.take(list(numbers)))
         aside = {row.row: row for row in work.set_aside}
         wanted = range(len(images))[work.start : work.stop]
-        found = self._found([images[n] for n in wanted], work)
+        keeper = self._keeper(work, standing)
+        found = keeper.found([images[n] for n in wanted])
         made = {n: found[images[n].image_id] for n in wanted if images[n].image_id in found}
         # What was set aside may have been stored by the attempt that its row was blamed for.
         lost = [n for n in wanted if n in aside and n not in made]
@@ -224,16 +219,23 @@ class ShardRunner:
         self._recorded = _batch_sizes(standing) if _replaces(work) else {}
         places = {images[n].image_id: n for n in wanted}
         trying = [images[n] for n in wanted if n not in made]
-        for records, batch_s in self._make(trying, work, turn):
+        for records, batch_s in self._make(trying, work, keeper, turn):
             made |= {places[record.facts.image_id]: record for record in records}
             done = _batch_done(work.shard, records, batch_s)
             yield done if records else BatchSampled(work.shard, batch_s)
         if len(made) < len(wanted):
             yield ShardLeft(work.shard)
         elif work.commits:
-            yield self._commit({numbers[n]: made[n] for n in wanted}, work)
+            yield self._commit({numbers[n]: made[n] for n in wanted}, work, keeper)
 
-    def _commit(self, records: Mapping[int, ImageRecord], work: ShardWork) -> ShardDone:
+    def _commit(
+        self, made: Mapping[int, ImageRecord], work: ShardWork, keeper: Keeper
+    ) -> ShardDone:
+        if self.record.spec.images.is_packed and work.amends is None:
+            standing = read_commit_if_any(self.store, work.shard)
+            if standing is not None:  # somebody was faster, and a second pack would be a stray
+                return shard_done(work.shard, standing)
+        records = keeper.settled(made, work.rows)
         if self._fence is not None:
             self._fence.require(self.store)
         if work.amends is not None and not work.amends.recommits:
@@ -251,17 +253,26 @@ class ShardRunner:
             image, self.record, row.attempts, self.worker, row.error_type, row.error
         )
 
-    def _found(self, images: Sequence[PlannedImage], work: ShardWork) -> dict[str, ImageRecord]:
-        """What an earlier attempt has stored, by image id."""
-        if not work.look_first or _replaces(work):
-            return {}
-        there = self.store.present([image.file for image in images])
-        stored = [image for image in images if image.file in there]
-        adopted = self._pool.map(lambda image: self._adopt(image, work, time.time()), stored)
-        return {record.facts.image_id: record for record in adopted if record is not None}
+    def _keeper(self, work: ShardWork, standing: pa.Table | None) -> Keeper:
+        """Where the images of this attempt go."""
+        recommits = work.amends is not None and work.amends.recommits
+        attempt = Attempt(
+            store=self.store,
+            record=self.record,
+            shard=work.shard,
+            number=work.attempt,
+            worker=self.worker,
+            fence=self._fence,
+            replaces=_replaces(work),
+            recommits=recommits,
+        )
+        packing = self.record.spec.images.packing
+        if packing == "none":
+            return Files(attempt, work.look_first, self._pool)
+        return Packs(attempt, packing, standing)
 
     def _make(
-        self, images: list[PlannedImage], work: ShardWork, turn: int
+        self, images: list[PlannedImage], work: ShardWork, keeper: Keeper, turn: int
     ) -> Iterator[tuple[list[ImageRecord], float]]:
         """Sample batch after batch, while the threads store the ones before.
 
@@ -273,7 +284,7 @@ class ShardRunner:
                 break
             clock = time.perf_counter()
             self.timeline.switch(Activity.BUSY)
-            pending.append(self._sample(batch, work))
+            pending.append(self._sample(batch, work, keeper))
             self.timeline.switch(Activity.OUTPUT)
             batch_s = time.perf_counter() - clock
             full = len(pending) > PENDING_BATCHES
@@ -283,12 +294,14 @@ class ShardRunner:
         while pending:
             yield [future.result() for future in pending.popleft()], 0.0
 
-    def _sample(self, batch: list[PlannedImage], work: ShardWork) -> list[Future[ImageRecord]]:
+    def _sample(
+        self, batch: list[PlannedImage], work: ShardWork, keeper: Keeper
+    ) -> list[Future[ImageRecord]]:
         """Sample a batch; one that fails as a whole, in smaller ones or each image alone."""
         params = batch[0].params
         size = self._size_of(batch[0])
         if len(batch) > size:  # it was cut before a smaller size was learnt
-            return self._sample_in(batch, size, work)
+            return self._sample_in(batch, size, work, keeper)
         started_at, clock = time.time(), time.perf_counter()
         too_large = ""
         try:
@@ -299,17 +312,19 @@ class ShardRunner:
             raise
         except Exception as error:  # whatever a row does to the model, it must fail alone
             if len(batch) > 1:
-                return self._sample_in(batch, 1, work)
+                return self._sample_in(batch, 1, work, keeper)
             reason = f"{type(error).__name__}: {error}"
             return [self._failed(batch[0], work, FailureType.SAMPLING, reason)]
         if too_large and size > 1:
             self._recorded.clear()
-            return self._sample_in(batch, self._sizes.halve(params, size), work)
+            return self._sample_in(batch, self._sizes.halve(params, size), work, keeper)
         if too_large:
             return [self._failed(batch[0], work, FailureType.OUT_OF_MEMORY, too_large)]
         share_s = (time.perf_counter() - clock) / len(batch)
         return [
-            self._pool.submit(self._keep, image, sampled, i, size, work, started_at, share_s)
+            self._pool.submit(
+                self._keep, image, sampled, i, size, work, keeper, started_at, share_s
+            )
             for i, image in enumerate(batch)
         ]
 
@@ -324,11 +339,11 @@ class ShardRunner:
         return self._recorded.get(image.image_id) or self._sizes.of(image.params)
 
     def _sample_in(
-        self, images: list[PlannedImage], size: int, work: ShardWork
+        self, images: list[PlannedImage], size: int, work: ShardWork, keeper: Keeper
     ) -> list[Future[ImageRecord]]:
         """Sample images of equal settings, so many at a time."""
         parts = (images[start : start + size] for start in range(0, len(images), size))
-        return [future for part in parts for future in self._sample(part, work)]
+        return [future for part in parts for future in self._sample(part, work, keeper)]
 
     def _failed(
         self, image: PlannedImage, work: ShardWork, error_type: FailureType, error: str
@@ -343,6 +358,7 @@ class ShardRunner:
         index: int,
         batch_size: int,
         work: ShardWork,
+        keeper: Keeper,
         started_at: float,
         sampling_s: float,
     ) -> ImageRecord:
@@ -356,33 +372,7 @@ class ShardRunner:
         except Exception as error:  # whatever an image does to its encoder, it must fail alone
             reason = f"{type(error).__name__}: {error}"
             return self.failure(image, work.attempt, FailureType.ENCODING, reason)
-        return self._store(image, facts, data, work, started_at, sampling_s)
-
-    def _store(
-        self,
-        image: PlannedImage,
-        facts: ImageFacts,
-        data: bytes,
-        work: ShardWork,
-        started_at: float,
-        sampling_s: float,
-    ) -> ImageRecord:
-        """Create the image under its name, or adopt what has the name if it is this image."""
-        replaces = _replaces(work)
-        if not replaces and not self.store.create(image.file, data):
-            found = self._adopt(image, work, started_at)
-            if found is not None:
-                return found
-            if not is_damaged_copy(self.store.read(image.file), data):
-                taken = f"{image.file} is there and is not this image"
-                return self.failure(image, work.attempt, FailureType.NAME_TAKEN, taken)
-            replaces = True
-        if replaces:
-            rewrite(self.store, image.file, lambda seen: data, self._fence)
-        return stored_record(image, facts, data, work.attempt, self.worker, started_at, sampling_s)
-
-    def _adopt(self, image: PlannedImage, work: ShardWork, started_at: float) -> ImageRecord | None:
-        return adopt(self.store, self.record, image, work.attempt, self.worker, started_at)
+        return keeper.keep(MadeImage(image, facts, data, started_at, sampling_s))
 
     def failure(
         self, image: PlannedImage, attempts: int, error_type: FailureType, error: str
@@ -407,8 +397,9 @@ def fail_shard(
     store: Store, record: RunRecord, work: ShardWork, error_type: FailureType, error: str
 ) -> ShardDone:
     """Commit a shard that no worker survives: what is not in the store is failed."""
+    packed = record.spec.images.is_packed
     records = [
-        adopt(store, record, image, work.attempt, "driver", time.time())
+        (None if packed else adopt(store, record, image, work.attempt, "driver", time.time()))
         or failed_record(image, record, work.attempt, "driver", error_type, error)
         for image in planned_images(work.rows)
     ]

@@ -1,4 +1,4 @@
-"""Sweeping: images that no commit names are deleted, by whoever holds the run's lease.
+"""Sweeping: images and packs that no commit names are deleted, by the holder of the run's lease.
 
 It is the only thing that takes an image away, and a start that was taken over may do anything
 late. So what one may still commit must not go, and what was adopted must come back.
@@ -7,6 +7,7 @@ late. So what one may still commit must not go, and what was adopted must come b
 from pipelines.commit import failed_rows, seal_commit
 from pipelines.errors import LeaseLost, StoreError
 from pipelines.lease import Fence
+from pipelines.packing import packed_shard
 from pipelines.rewriting import read_if_any
 from pipelines.runs import Run
 from pipelines.verify import stray_images
@@ -19,21 +20,27 @@ def sweep(run: Run, fence: Fence) -> list[str]:
     """Delete the images that no commit names; returns their paths.
 
     Every shard of the run is committed. An earlier holder may be about to put an image in the
-    place of a failed row; sealed, the commit is not what it read any more.
+    place of a failed row, or a pack in that of another; sealed, the commit is not what it read
+    any more.
 
     Raises:
         LeaseLost: another start has taken the run over; what it may have adopted is put back.
         Damaged: a commit cannot be read, so that nobody knows which images it names.
         StoreError: the store failed.
     """
-    if not stray_images(run):
+    before = stray_images(run)
+    if not before:
         return []
-    for shard in run.committed:
-        if failed_rows(run.store, shard):
+    committed = run.committed
+    packed = {packed_shard(path) for path in before} & set(committed)
+    for shard in committed:
+        if shard in packed or failed_rows(run.store, shard):
             seal_commit(run.store, shard, fence)
-    strays = stray_images(run)
-    for start in range(0, len(strays), TOGETHER):
-        _delete(run, strays[start : start + TOGETHER], fence)
+    # A pack that came only now may be about to be named by a commit that is not sealed.
+    strays = [path for path in stray_images(run) if packed_shard(path) in {None, *packed}]
+    together = 1 if run.spec.images.is_packed else TOGETHER
+    for start in range(0, len(strays), together):
+        _delete(run, strays[start : start + together], fence)
     return strays
 
 

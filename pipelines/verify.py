@@ -5,8 +5,8 @@ Reads; what is to be done about what it finds, others decide.
 
 import hashlib
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import partial
@@ -15,13 +15,15 @@ from typing import Any, TypeVar
 import numpy as np
 import pyarrow as pa
 
-from pipelines.commit import read_commit, shard_path
+from pipelines.commit import as_recorded, read_commit, shard_path
 from pipelines.encoding import decoded, opened, read_facts
 from pipelines.errors import Damaged, PlanDamaged, StoreMissing
 from pipelines.hashing import Hashes, hash64
 from pipelines.naming import FOLDER
+from pipelines.packing import image_bytes, is_as_named
 from pipelines.planning import read_shard
-from pipelines.records import METADATA_SCHEMA, PLAN_SCHEMA, ImageFacts
+from pipelines.records import LATER_COLUMNS, METADATA_SCHEMA, PLAN_SCHEMA, ImageFacts
+from pipelines.rewriting import read_if_any
 from pipelines.runs import Run
 
 T = TypeVar("T")
@@ -59,7 +61,7 @@ class Finding:
     damage: Damage
     shard: int
     path: str
-    """Of the object, relative to the run."""
+    """Of the object, relative to the run; of a packed image `<pack>/<member>`."""
     text: str
     row: int | None = None
     """In the shard; None where metadata or plan are meant."""
@@ -97,8 +99,22 @@ def verify(run: Run, sample: float = 1.0, seed: int = 0) -> Iterator[ShardVerifi
         yield from _ahead(shards, look, run.committed, SHARDS_AHEAD)
 
 
+def in_the_same_packs(run: Run, shard: int, rows: Iterable[int]) -> tuple[int, ...]:
+    """Some rows of a committed shard, and the others whose images lie in a pack with theirs.
+
+    Raises:
+        Damaged: the commit is not what was written.
+    """
+    wanted = set(rows)
+    if run.spec.images.is_packed:
+        files = read_commit(run.store, shard, ["file"]).column("file").to_pylist()
+        packs = {files[row] for row in wanted} - {None}
+        wanted |= {row for row, file in enumerate(files) if file in packs}
+    return tuple(sorted(wanted))
+
+
 def stray_images(run: Run) -> list[str]:
-    """Images that no commit names, in order.
+    """Images, or packs of them, that no commit names, in order.
 
     Of the images that are named, 64 bits each are held, and of those in the store one page of the
     listing: 32 MB for a million images, by tests/benchmarks/bench_verify.py. A stray whose hash is
@@ -163,10 +179,45 @@ def _verify_shard(
         damaged = Finding(Damage.METADATA, shard, shard_path(shard), wrong)
         return ShardVerified(shard, 0, 0, (damaged,))
     chosen, num_failed = _chosen(part, sample, seed)
-    rows = part.select(METADATA_SCHEMA.names).take(pa.array(chosen, pa.int64())).to_pylist()
-    found = pool.map(partial(_verify_image, run, shard), chosen, rows)
+    rows = as_recorded(part).take(pa.array(chosen, pa.int64())).to_pylist()
+    if run.spec.images.is_packed and sample >= 1:
+        found = _verify_packs(run, shard, dict(zip(chosen, rows, strict=True)), pool)
+    else:
+        found = list(pool.map(partial(_verify_image, run, shard), chosen, rows))
     findings = tuple(finding for finding in found if finding is not None)
+    if run.spec.images.is_packed and findings and sample < 1:
+        # A pack is made again as a whole, and what is sound in it must be known.
+        return _verify_shard(run, shard, sample=1.0, seed=seed, pool=pool)
     return ShardVerified(shard, len(chosen), num_failed, findings)
+
+
+def _verify_packs(
+    run: Run, shard: int, rows: Mapping[int, dict[str, Any]], pool: Executor
+) -> list[Finding | None]:
+    """Each pack is read once, whole; what is around its images must be as written, too."""
+    found: list[Finding | None] = []
+    for path in sorted({row["file"] for row in rows.values()}):
+        inside = {number: row for number, row in rows.items() if row["file"] == path}
+        data = read_if_any(run.store, path)
+        look = partial(_verify_member, run, shard, data)
+        findings = list(pool.map(look, inside, inside.values()))
+        if data is not None and not any(findings) and not is_as_named(path, data):
+            text = "its images are as recorded, and what is around them is not"
+            findings = [Finding(Damage.CHANGED, shard, path, text, min(inside))]
+        found += findings
+    return found
+
+
+def _verify_member(
+    run: Run, shard: int, pack: bytes | None, row: int, values: dict[str, Any]
+) -> Finding | None:
+    path = f"{values['file']}/{values['member']}"
+    if pack is None:
+        return Finding(Damage.MISSING, shard, path, "its pack is not there", row)
+    start = values["member_offset"]
+    data = pack[start : start + values["num_bytes"]]
+    damage, text = _damage(data, values, run.spec.images.format)
+    return None if damage is None else Finding(damage, shard, path, text, row)
 
 
 def _chosen(part: pa.Table, sample: float, seed: int) -> tuple[list[int], int]:
@@ -179,7 +230,7 @@ def _chosen(part: pa.Table, sample: float, seed: int) -> tuple[list[int], int]:
 
 def _against_plan(part: pa.Table, planned: pa.Table) -> str | None:
     """What a metadata part says otherwise than the plan, if anything."""
-    missing = set(METADATA_SCHEMA.names) - set(part.column_names)
+    missing = set(METADATA_SCHEMA.names) - LATER_COLUMNS - set(part.column_names)
     if missing:
         return f"it has no column {min(missing)}"
     if len(part) != len(planned):
@@ -198,12 +249,13 @@ def _against_plan(part: pa.Table, planned: pa.Table) -> str | None:
 
 
 def _verify_image(run: Run, shard: int, row: int, values: dict[str, Any]) -> Finding | None:
+    path = "/".join(filter(None, (values["file"], values["member"])))
     try:
-        data = run.store.read(values["file"])
+        data = image_bytes(run.store, values)
     except StoreMissing:
-        return Finding(Damage.MISSING, shard, values["file"], "it is not there", row)
+        return Finding(Damage.MISSING, shard, path, "it is not there", row)
     damage, text = _damage(data, values, run.spec.images.format)
-    return None if damage is None else Finding(damage, shard, values["file"], text, row)
+    return None if damage is None else Finding(damage, shard, path, text, row)
 
 
 def _damage(data: bytes, values: dict[str, Any], image_format: str) -> tuple[Damage | None, str]:

@@ -44,7 +44,7 @@ class FakeSampler:
 
 
 def prepare(
-    tmp_path: Path, prompts: Sequence[str], shard_size: int = 100
+    tmp_path: Path, prompts: Sequence[str], shard_size: int = 100, packing: str = "none"
 ) -> tuple[Store, RunRecord, pa.Table]:
     """A run that is planned in memory and has nothing in its store: store, record, first part."""
     path = tmp_path / "prompts.txt"
@@ -55,6 +55,7 @@ def prepare(
             "manifest": str(path),
             "output": str(tmp_path / "runs"),
             "batch": {"size": 4, "shard_size": shard_size},
+            "images": {"packing": packing},
         }
     )
     layout = check(spec, MODEL, 4)
@@ -72,9 +73,11 @@ def run(store: Store, record: RunRecord, work: ShardWork, sampler: FakeSampler) 
     return events
 
 
-def press(folder: Path, prompts: Sequence[str], shard_size: int = 4) -> tuple[Store, RunRecord]:
+def press(
+    folder: Path, prompts: Sequence[str], shard_size: int = 4, packing: str = "none"
+) -> tuple[Store, RunRecord]:
     """A whole run: record, plan, images and commits."""
-    store, record, _ = prepare(folder, prompts, shard_size)
+    store, record, _ = prepare(folder, prompts, shard_size, packing)
     store.create(RUN_FILE, record.to_json())
     list(write_plan(record.spec, MODEL, record.layout, store))
     for shard in range(record.layout.num_shards):

@@ -54,6 +54,9 @@ class MemoryFolder:
                 raise StoreMissing(f"memory: {path}: not there")
             return self.objects[path]
 
+    def read_part(self, path: str, start: int, num_bytes: int) -> bytes:
+        return self.read(path)[start : start + num_bytes]
+
     def size(self, path: str) -> int | None:
         with self._operation():
             return len(self.objects[path]) if path in self.objects else None

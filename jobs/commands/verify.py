@@ -20,10 +20,9 @@ from jobs.commands.common import (
 from jobs.commands.remaking import max_failures_option, working_spec
 from jobs.progress import display_for
 from jobs.remake import RemakeResult, mend_plans, remake, sweep_strays
-from pipelines.planning import PlanLayout
 from pipelines.runs import Run
 from pipelines.shard import Amendment
-from pipelines.verify import Damage, Finding, stray_images, verify
+from pipelines.verify import Damage, Finding, in_the_same_packs, stray_images, verify
 from pipelines.wording import plural
 
 SHOWN = 50
@@ -107,7 +106,7 @@ def command(
             mend_plans(opened, verdict.damaged_plan, display.show, take_over)
             verdict = verdict_on(opened, sample)
         if repair and verdict.findings:
-            amendments = remedies(verdict.findings, opened.record.layout)
+            amendments = remedies(verdict.findings, opened)
             repaired = remake(opened, spec, amendments, display.show, take_over=take_over)
         if sweep:
             swept = sweep_strays(opened, display.show, take_over)
@@ -140,16 +139,24 @@ def nobody_knows(findings: list[Finding]) -> bool:
     return any(finding.row is None for finding in findings)
 
 
-def remedies(findings: tuple[Finding, ...], layout: PlanLayout) -> dict[int, Amendment]:
-    """Rows to make again by shard: all of those whose commit is damaged."""
+def remedies(findings: tuple[Finding, ...], run: Run) -> dict[int, Amendment]:
+    """Rows to make again by shard: all of those whose commit is damaged.
+
+    A pack is made again as a whole; what is sound in it is not sampled again.
+    """
     rows: defaultdict[int, list[int]] = defaultdict(list)
     damaged = {finding.shard for finding in findings if finding.row is None}
     for finding in findings:
         if finding.row is not None:
             rows[finding.shard].append(finding.row)
-    amendments = {shard: Amendment(tuple(each), replaces=True) for shard, each in rows.items()}
+    amendments = {
+        shard: Amendment(in_the_same_packs(run, shard, each), replaces=True)
+        for shard, each in rows.items()
+        if shard not in damaged
+    }
     for shard in damaged:
-        amendments[shard] = Amendment(tuple(range(layout.shard_images(shard))), recommits=True)
+        every = range(run.record.layout.shard_images(shard))
+        amendments[shard] = Amendment(tuple(every), recommits=True)
     return amendments
 
 

@@ -75,6 +75,12 @@ class LocalFolder:
         with told(self.place, path):
             return (self.root / path).read_bytes()
 
+    def read_part(self, path: str, start: int, num_bytes: int) -> bytes:
+        """Some of the bytes."""
+        with told(self.place, path), (self.root / path).open("rb") as stream:
+            stream.seek(start)
+            return stream.read(num_bytes)
+
     def size(self, path: str) -> int | None:
         """In bytes; None where no file is."""
         with told(self.place, path):

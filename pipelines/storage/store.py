@@ -98,6 +98,14 @@ class Store:
         """
         return self._folder.read(inside(path, self.url))
 
+    def read_part(self, path: str, start: int, num_bytes: int) -> bytes:
+        """Some bytes of an object; fewer where it ends before.
+
+        Raises:
+            StoreMissing: it is not there.
+        """
+        return self._folder.read_part(inside(path, self.url), start, num_bytes)
+
     def size(self, path: str) -> int | None:
         """The bytes that an object has; None if it is not there."""
         return self._folder.size(inside(path, self.url))
