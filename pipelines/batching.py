@@ -1,8 +1,7 @@
-"""Batches: neighbouring rows of equal sampling settings, never more than a batch holds."""
+"""Batches: rows of equal sampling settings, never more than a batch holds."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from itertools import groupby
 
 import pyarrow as pa
 
@@ -55,14 +54,19 @@ def planned_images(rows: pa.Table) -> list[PlannedImage]:
 def batches(
     images: list[PlannedImage], size: Callable[[PlannedImage], int]
 ) -> Iterator[list[PlannedImage]]:
-    """Cut runs of equal settings into batches; the last one of each may be short.
+    """Cut images into batches of equal settings; the last one of each setting may be short.
+
+    A short batch is sampled in the shape of a whole one, padded: only so are an image's bits the
+    same beside any others.
 
     Args:
-        images: in order.
+        images: in order; settings come in that of their first images.
         size: how many the batch of an image holds, asked anew for each batch.
     """
-    for _, group in groupby(images, key=lambda image: (image.params, size(image))):
-        members = list(group)
+    groups: dict[tuple[SamplingParams, int], list[PlannedImage]] = {}
+    for image in images:
+        groups.setdefault((image.params, size(image)), []).append(image)
+    for members in groups.values():
         while members:
             number = size(members[0])
             yield members[:number]

@@ -4,7 +4,7 @@
 `read_shard` reads a piece of it back. Runs in one process, or wherever the caller's mapper does.
 """
 
-from pipelines.planning.checking import check, manifest_changes
+from pipelines.planning.checking import check, cut, manifest_changes
 from pipelines.planning.duplicates import Mapper
 from pipelines.planning.layout import PlanLayout, PlanPart, Settings, SettingsCount
 from pipelines.planning.parts import mend_plan, plan_part, read_shard, write_plan
@@ -16,6 +16,7 @@ __all__ = [
     "Settings",
     "SettingsCount",
     "check",
+    "cut",
     "manifest_changes",
     "mend_plan",
     "plan_part",

@@ -38,7 +38,7 @@ def check(spec: RunSpec, info: ModelInfo, batch_size: int = 1, mapper: Mapper = 
     """Check a whole manifest and lay out its plan.
 
     Args:
-        batch_size: images sampled at once; an automatic shard size is a multiple of it.
+        batch_size: images sampled at once; see `cut`.
         mapper: like `map`; what it is given is picklable.
 
     Raises:
@@ -62,7 +62,15 @@ def check(spec: RunSpec, info: ModelInfo, batch_size: int = 1, mapper: Mapper = 
         )
         if problems:
             raise ManifestError(problems, total)
-    return _layout(spec, files, units, reports, batch_size)
+    return cut(spec, _uncut(files, units, reports), batch_size)
+
+
+def cut(spec: RunSpec, layout: PlanLayout, batch_size: int) -> PlanLayout:
+    """The plan cut for batches of a size; an automatic shard size is a multiple of it."""
+    if isinstance(spec.batch.shard_size, int):
+        return layout.in_shards(spec.batch.shard_size, batch_size)
+    wanted = min(max(layout.num_images // SHARDS_WANTED, MIN_SHARD_IMAGES), MAX_SHARD_IMAGES)
+    return layout.in_shards(-(-wanted // batch_size) * batch_size, batch_size)
 
 
 def manifest_changes(layout: PlanLayout, spec: RunSpec) -> list[Change]:
@@ -163,33 +171,20 @@ def _refuse_problems(reports: Sequence[UnitReport]) -> None:
         raise ManifestError(first_of(report.problems for report in reports), total)
 
 
-def _layout(
-    spec: RunSpec,
-    files: Sequence[ManifestFile],
-    units: Sequence[Unit],
-    reports: Sequence[UnitReport],
-    batch_size: int,
+def _uncut(
+    files: Sequence[ManifestFile], units: Sequence[Unit], reports: Sequence[UnitReport]
 ) -> PlanLayout:
-    total = sum(images for report in reports for _, images in report.parts)
-    shard_size = _shard_size(spec, total, batch_size)
+    """The plan with an image a shard."""
     parts: list[PlanPart] = []
-    first_shard = 0
+    first = 0
     for index, (unit, report) in enumerate(zip(units, reports, strict=True)):
         row = unit.first_row
         for num_rows, num_images in report.parts:
             path = f"plan/part-{len(parts):05d}.parquet"
-            num_shards = -(-num_images // shard_size)
-            parts.append(PlanPart(path, index, row, num_rows, num_images, first_shard, num_shards))
+            parts.append(PlanPart(path, index, row, num_rows, num_images, first, num_images))
             row += num_rows
-            first_shard += num_shards
-    return PlanLayout(tuple(parts), shard_size, _batches(reports), tuple(files))
-
-
-def _shard_size(spec: RunSpec, num_images: int, batch_size: int) -> int:
-    if isinstance(spec.batch.shard_size, int):
-        return spec.batch.shard_size
-    wanted = min(max(num_images // SHARDS_WANTED, MIN_SHARD_IMAGES), MAX_SHARD_IMAGES)
-    return -(-wanted // batch_size) * batch_size
+            first += num_images
+    return PlanLayout(tuple(parts), 1, _batches(reports), tuple(files))
 
 
 def _batches(reports: Sequence[UnitReport]) -> tuple[SettingsCount, ...]:

@@ -3,7 +3,7 @@
 All in Arrow and numpy columns. Knows nothing of files, parts or stores.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -158,6 +158,34 @@ def all_images(planner: Planner, rows: Rows, carried: dict[str, pa.Array], order
     starts = np.cumsum(counts) - counts
     variants = np.arange(counts.sum()) - np.repeat(starts, counts)
     return _images(planner, rows, carried, np.repeat(order, counts), variants)
+
+
+def in_sampling_order(
+    planner: Planner, rows: Rows, carried: dict[str, pa.Array], batch_size: int
+) -> Images:
+    """Every image of the rows: whole batches of each setting, then what is left of each.
+
+    So a setting is padded once, wherever shards are cut, since they are whole batches, too. What is
+    left comes in the opposite order: it begins and ends with the settings that are beside it.
+    """
+    groups = group_by_settings(rows)
+    images = all_images(planner, rows, carried, np.argsort(groups, kind="stable"))
+    if not groups.any():
+        return images
+    order = whole_batches_first(groups[images.picked], batch_size)
+    return replace(images, picked=images.picked[order], variants=images.variants[order])
+
+
+def whole_batches_first(groups: Ints, batch_size: int) -> Ints:
+    """An order in which whole batches of each group come first, and behind them what is left.
+
+    Args:
+        groups: (m,) in order, from 0.
+    """
+    counts = np.bincount(groups)
+    number = np.arange(len(groups)) - np.repeat(np.cumsum(counts) - counts, counts)
+    is_left = number >= (counts - counts % batch_size)[groups]
+    return np.argsort(np.where(is_left, 2 * len(counts) - groups, groups), kind="stable")
 
 
 def first_images(planner: Planner, rows: Rows, carried: dict[str, pa.Array]) -> Images:

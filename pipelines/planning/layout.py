@@ -6,7 +6,7 @@ Small even for a large manifest, and JSON-ready, so it is kept with the run.
 import base64
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from itertools import accumulate
 from typing import Any, Self
@@ -83,6 +83,8 @@ class PlanLayout:
     batches: tuple[SettingsCount, ...]
     """The most frequent settings, most images first."""
     files: tuple[ManifestFile, ...]
+    batch_size: int = 1
+    """Images sampled at once; see `images.in_sampling_order`."""
 
     @property
     def num_rows(self) -> int:
@@ -98,6 +100,16 @@ class PlanLayout:
     def num_shards(self) -> int:
         """Shards to hand out, numbered from 0."""
         return sum(part.num_shards for part in self.parts)
+
+    def in_shards(self, shard_size: int, batch_size: int) -> Self:
+        """The same images in shards and batches of other sizes."""
+        num_shards = [-(-part.num_images // shard_size) for part in self.parts]
+        first_shards = accumulate(num_shards, initial=0)
+        parts = tuple(
+            replace(part, first_shard=first, num_shards=number)
+            for part, first, number in zip(self.parts, first_shards, num_shards, strict=False)
+        )
+        return replace(self, parts=parts, shard_size=shard_size, batch_size=batch_size)
 
     @property
     def row_group_size(self) -> int:
@@ -134,6 +146,7 @@ class PlanLayout:
         schemas = list(dict.fromkeys(_encode(file.schema) for file in self.files))
         return {
             "shard_size": self.shard_size,
+            "batch_size": self.batch_size,
             "num_rows": self.num_rows,
             "num_images": self.num_images,
             "num_shards": self.num_shards,
@@ -160,6 +173,7 @@ class PlanLayout:
                 for each in values["batches"]
             ),
             files=tuple(_file_from_dict(file, schemas) for file in values["files"]),
+            batch_size=values.get("batch_size", 1),
         )
 
 

@@ -19,7 +19,7 @@ from pipelines.manifest.columns import resolve
 from pipelines.manifest.rows import Rows, join_rows
 from pipelines.manifest.types import plain_type
 from pipelines.planning.duplicates import Mapper
-from pipelines.planning.images import Images, Planner, all_images, group_by_settings
+from pipelines.planning.images import Images, Planner, in_sampling_order
 from pipelines.planning.layout import PlanLayout, PlanPart
 from pipelines.planning.units import Unit, typed
 from pipelines.records import PLAN_SCHEMA
@@ -41,6 +41,7 @@ class PartsJob:
     parts: tuple[PlanPart, ...]
     shard_size: int
     row_group_size: int
+    batch_size: int
 
 
 def plan_part(spec: RunSpec, info: ModelInfo, layout: PlanLayout, index: int) -> pa.Table:
@@ -136,14 +137,15 @@ def _job(planner: Planner, layout: PlanLayout, parts: Sequence[PlanPart]) -> Par
     first, last = parts[0], parts[-1]
     num_rows = last.first_row + last.num_rows - first.first_row
     unit = Unit(planner, first.first_row, layout.rows.slices(first.first_row, num_rows))
-    return PartsJob(unit, tuple(parts), layout.shard_size, layout.row_group_size)
+    sizes = layout.shard_size, layout.row_group_size, layout.batch_size
+    return PartsJob(unit, tuple(parts), *sizes)
 
 
 def _tables(job: PartsJob) -> Iterator[tuple[PlanPart, pa.Table]]:
     """Each part of a job with its images in sampling order."""
     for part, rows, carried in _rows_of_parts(job):
-        order = np.argsort(group_by_settings(rows), kind="stable")
-        yield part, _table(all_images(job.unit.planner, rows, carried, order), part, job.shard_size)
+        images = in_sampling_order(job.unit.planner, rows, carried, job.batch_size)
+        yield part, _table(images, part, job.shard_size)
 
 
 def _rows_of_parts(job: PartsJob) -> Iterator[tuple[PlanPart, Rows, dict[str, pa.Array]]]:

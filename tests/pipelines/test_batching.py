@@ -1,0 +1,107 @@
+"""Batches of a plan: whole ones first, one padded for each setting, few changes of size."""
+
+from collections import Counter
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from plans import MODEL, job, planned, write
+
+from pipelines.batching import PlannedImage, batches, planned_images
+from pipelines.planning import check, cut, units
+from pipelines.planning.images import whole_batches_first
+
+SIZES = ((64, 64), (128, 64), (64, 128), (128, 128), (192, 128), (256, 256))
+SAMPLERS = ("ddim", "euler", "dpmsolver++")
+
+
+def mixed(num_rows: int) -> list[dict[str, Any]]:
+    """Rows of six sizes and three samplers, in no order."""
+    random = np.random.default_rng(5)
+    return [
+        {"prompt": f"p{n}", "width": w, "height": h, "scheduler": SAMPLERS[random.integers(3)]}
+        for n, (w, h) in enumerate(random.choice(SIZES, num_rows).tolist())
+    ]
+
+
+def batches_of(images: list[PlannedImage], size: int) -> list[list[PlannedImage]]:
+    """The batches of every shard, shard after shard."""
+    shards: dict[int, list[PlannedImage]] = {}
+    for image in images:
+        shards.setdefault(image.shard, []).append(image)
+    return [batch for rows in shards.values() for batch in batches(rows, lambda image: size)]
+
+
+def plan_of(folder: Path, rows: list[dict[str, Any]], size: int, **values: Any) -> list[Any]:
+    """The images of a manifest in sampling order."""
+    spec = job(folder, write(folder / "m.jsonl", rows), **values)
+    return planned_images(planned(spec, MODEL, size)[1])
+
+
+def fewest(images: list[PlannedImage], size: int) -> int:
+    """Batches that no plan can do without."""
+    return sum(-(-count // size) for count in Counter(image.params for image in images).values())
+
+
+@pytest.mark.parametrize("size", [1, 4, 8])
+def test_a_mixed_manifest_takes_hardly_more_batches_than_it_must(tmp_path: Path, size: int) -> None:
+    images = plan_of(tmp_path, mixed(500), size)
+    made = batches_of(images, size)
+    assert sorted(image.image_id for batch in made for image in batch) == sorted(
+        image.image_id for image in images
+    )
+    assert all(len({image.params for image in batch}) == 1 for batch in made)
+    padded = Counter(batch[0].params for batch in made if len(batch) < size)
+    last = {image.shard for image in images[-len(padded) * size :]}
+    assert len(made) <= fewest(images, size) + len(last)
+    assert sum(padded.values()) <= len(SIZES) * len(SAMPLERS) + len(last)
+
+
+def test_in_one_shard_every_setting_is_padded_once(tmp_path: Path) -> None:
+    images = plan_of(tmp_path, mixed(300), 8, batch={"shard_size": 1_000})
+    assert len(batches_of(images, 8)) == fewest(images, 8)
+
+
+def test_the_size_changes_seldom_from_the_first_shard_to_the_last(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(units, "MAX_PART_IMAGES", 250)
+    images = plan_of(tmp_path, mixed(1_000), 4)
+    sizes = [(batch[0].width, batch[0].height) for batch in batches_of(images, 4)]
+    changes = sum(one != other for one, other in pairwise(sizes))
+    num_parts = 4
+    assert changes == num_parts * (2 * len(SIZES) - 2)
+
+
+@given(groups=st.lists(st.integers(0, 5), min_size=1, max_size=200), size=st.integers(1, 9))
+def test_whole_batches_come_first_and_every_image_once(groups: list[int], size: int) -> None:
+    _, ranked = np.unique(groups, return_inverse=True)
+    ranked = np.sort(ranked)
+    order = whole_batches_first(ranked, size)
+    assert sorted(order) == list(range(len(groups)))
+    counts = np.bincount(ranked)
+    num_whole = int((counts // size * size).sum())
+    whole, left = ranked[order][:num_whole], ranked[order][num_whole:]
+    assert (np.diff(whole) >= 0).all()
+    assert (np.diff(left) <= 0).all()
+    assert np.array_equal(np.bincount(left, minlength=len(counts)), counts % size)
+    for group in range(len(counts)):
+        assert (np.diff(order[ranked[order] == group]) > 0).all()
+
+
+def test_a_plan_cut_for_another_batch_is_the_plan_that_was_checked_for_it(tmp_path: Path) -> None:
+    spec = job(tmp_path, write(tmp_path / "m.jsonl", mixed(5_000)))
+    assert cut(spec, check(spec, MODEL), 12) == check(spec, MODEL, 12)
+    fixed = job(tmp_path, tmp_path / "m.jsonl", batch={"shard_size": 7})
+    assert cut(fixed, check(fixed, MODEL), 12) == check(fixed, MODEL, 12)
+    assert cut(fixed, check(fixed, MODEL), 12).shard_size == 7
+
+
+def test_a_batch_size_may_shrink_from_one_batch_to_the_next(tmp_path: Path) -> None:
+    images = plan_of(tmp_path, [{"prompt": f"p{n}"} for n in range(10)], 4)
+    sizes = iter([4] * 10 + [4, 2, 1, 3, 3])
+    assert [len(batch) for batch in batches(images, lambda image: next(sizes))] == [4, 2, 1, 3]
