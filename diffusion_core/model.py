@@ -4,23 +4,24 @@ import hashlib
 import inspect
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from diffusion_core import adapters, conventions, schedulers, weights
 from diffusion_core.adapters import LoraInfo, LoraSpec, NamedLora
 from diffusion_core.conventions import PipelineFolder
 from diffusion_core.errors import ModelError, in_one_line
 from diffusion_core.quiet import quiet
+from diffusion_core.speed import SpeedSpec
 
 DType = Literal["auto", "float32", "bfloat16", "float16"]
 
 
 class ModelSpec(BaseModel):
-    """Which model, in which precision, with which LoRAs."""
+    """Which model, in which precision, with which LoRAs, and how it is made faster."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
@@ -40,6 +41,16 @@ class ModelSpec(BaseModel):
         tuple[NamedLora, ...],
         Field(strict=False, description="Each by its source alone, or with its scale and name."),
     ] = ()
+    speed: Annotated[SpeedSpec, Field(description="Ways of sampling faster; none unless set.")] = (
+        SpeedSpec()
+    )
+
+    @model_validator(mode="after")
+    def _loras_stay_visible(self) -> Self:
+        for name in ("fuse_qkv_projections", "quantization"):
+            if self.loras and getattr(self.speed, name):
+                raise ValueError(f"speed.{name} would leave out the loras; use one of the two")
+        return self
 
 
 @dataclass(frozen=True)
@@ -90,6 +101,8 @@ class LoadedModel:
     scheduler_config: Mapping[str, Any]
     """Of the model's own scheduler, `_class_name` included."""
     takes_negative_prompt: bool
+    speed: SpeedSpec = field(default_factory=SpeedSpec)
+    """What was done to the pipeline, and what is to be done around each of its calls."""
 
 
 class OwnDefaults(BaseModel):
@@ -114,11 +127,12 @@ def describe(folder: Path, spec: ModelSpec, lora_files: Sequence[Path] = ()) -> 
         UnsafeWeights: pickled weights, and `spec.allow_pickle` is off.
         UnsupportedModel: not a text-to-image pipeline of the installed diffusers, or it takes no
             LoRAs and some are asked for.
-        ModelError: a configuration file is damaged.
+        ModelError: a configuration file is damaged, or something in `spec.speed` is not for it.
     """
     model = PipelineFolder.read(folder)
     owner = conventions.text_to_image_class(model)
     loras = _lora_infos(spec, lora_files, owner)
+    _check_speed(model, owner, spec)
     used = weights.used_files(folder, model.components, spec.variant, spec.allow_pickle)
     width, height = conventions.native_size(model, owner) or (None, None)
     advice = _own_defaults(folder)
@@ -154,7 +168,8 @@ def load(
 
     Raises:
         ModelNotFound, UnsafeWeights, UnsupportedModel: as `describe` does.
-        ModelError: diffusers could not load it, or a LoRA does not fit; the message is one line.
+        ModelError: diffusers could not load it, or a LoRA or something in `spec.speed` does not
+            fit; the message is one line.
     """
     model = PipelineFolder.read(folder)
     owner = conventions.text_to_image_class(model)
@@ -173,6 +188,7 @@ def load(
             **_fixed_arguments(owner),
         ).to(device)
     adapters.load(pipeline, loras, str(folder), spec.allow_pickle)
+    _make_faster(pipeline, owner, spec)
     pipeline.set_progress_bar_config(disable=True)
     return LoadedModel(
         pipeline=pipeline,
@@ -181,6 +197,7 @@ def load(
         size_multiple=conventions.size_multiple(model, owner),
         scheduler_config=_scheduler_config(pipeline.scheduler),
         takes_negative_prompt=conventions.takes_negative_prompt(owner),
+        speed=spec.speed,
     )
 
 
@@ -189,6 +206,21 @@ def resolve_dtype(dtype: DType, device: str) -> str:
     if dtype != "auto":
         return dtype
     return "float32" if device == "cpu" else "bfloat16"
+
+
+def _check_speed(model: PipelineFolder, owner: Any, spec: ModelSpec) -> None:
+    if spec.speed.chosen():
+        from diffusion_core import acceleration
+
+        with quiet():
+            acceleration.check(model, owner, spec.speed, spec.dtype)
+
+
+def _make_faster(pipeline: Any, owner: Any, spec: ModelSpec) -> None:
+    if spec.speed.chosen():
+        from diffusion_core import acceleration
+
+        acceleration.apply(pipeline, owner, spec.speed, spec.dtype)
 
 
 def _checked_loras(

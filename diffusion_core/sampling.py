@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from diffusion_core import conventions, schedulers
+from diffusion_core import acceleration, conventions, schedulers
 from diffusion_core.conditioning import CACHE_BYTES, Conditioner
 from diffusion_core.errors import DeviceError, OutOfMemory, SamplingError, SettingsError
 from diffusion_core.model import LoadedModel
@@ -111,6 +111,10 @@ class Sampler:
             pixels, multiple = getattr(params, side), self._model.size_multiple
             if pixels < multiple or pixels % multiple:
                 raise SettingsError(f"{side} {pixels} is not a multiple of {multiple}")
+        if self._model.speed.first_block_cache and batch_size > 1:
+            raise SettingsError(
+                f"a first_block_cache decides for a whole batch, so that holds 1, not {batch_size}"
+            )
         if not self._model.takes_negative_prompt and any(r.negative_prompt for r in requests):
             raise SettingsError(f"{type(self._pipeline).__name__} takes no negative prompt")
 
@@ -131,9 +135,14 @@ class Sampler:
         """The pipeline's call: float32 images (B, 3, H, W) in 0..1, which are finite, flagged."""
         pipeline = self._pipeline
         pipeline.scheduler = self._scheduler(params)
-        with _failures_named(type(pipeline).__name__):
+        speed = self._model.speed
+        with acceleration.at_work(pipeline, speed), _failures_named(type(pipeline).__name__):
             arguments = self._settings(batch, params) | self._conditioning(batch, params)
-            with _finite_decodes(pipeline, len(batch)) as finite, np.errstate(invalid="ignore"):
+            with (
+                _decodes_in_parts(pipeline, speed.vae_batch_size),
+                _finite_decodes(pipeline, len(batch)) as finite,
+                np.errstate(invalid="ignore"),
+            ):
                 output = pipeline(**arguments)
         images = _images(output, (len(batch), 3, params.height, params.width))
         flags = getattr(output, "nsfw_content_detected", None) or [False] * len(batch)
@@ -187,6 +196,30 @@ def _images(output: Any, shape: tuple[int, ...]) -> torch.Tensor:
         found = tuple(images.shape) if isinstance(images, torch.Tensor) else type(images).__name__
         raise SamplingError(f"the pipeline made {found} where images {shape} were asked for")
     return images.to("cpu", torch.float32)
+
+
+@contextlib.contextmanager
+def _decodes_in_parts(pipeline: Any, part_size: int | None) -> Iterator[None]:
+    """Have the decoder work on so many images at once, always in the same shape.
+
+    The last part is padded with its last image, so that no bit depends on where an image stands.
+    """
+    if part_size is None:
+        yield
+        return
+    decode = pipeline.vae.decode
+
+    def in_parts(latents: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+        size = len(latents)
+        if size <= part_size:
+            return decode(latents, *args, **kwargs)
+        padded = torch.cat([latents, latents[-1:].expand(-size % part_size, *latents.shape[1:])])
+        parts = [decode(part, *args, **kwargs) for part in torch.split(padded, part_size)]
+        whole = torch.cat([part[0] for part in parts])[:size]
+        return (whole,) if isinstance(parts[0], tuple) else type(parts[0])(sample=whole)
+
+    with _replaced(pipeline.vae, "decode", in_parts):
+        yield
 
 
 @contextlib.contextmanager
@@ -245,12 +278,14 @@ def _finite(values: torch.Tensor) -> torch.Tensor:
 
 @contextlib.contextmanager
 def _replaced(owner: Any, name: str, function: Callable[..., Any]) -> Iterator[None]:
-    """Shadow a method on one object for a while."""
+    """Shadow a method on one object for a while, over any shadow that it has already."""
+    before = {name: vars(owner)[name]} if name in vars(owner) else {}
     setattr(owner, name, function)
     try:
         yield
     finally:
         delattr(owner, name)
+        vars(owner).update(before)
 
 
 @contextlib.contextmanager

@@ -12,6 +12,7 @@ from pydantic import TypeAdapter, ValidationError
 from diffusion_core.model import LoadedModel
 from diffusion_core.requests import ImageRequest, SamplingParams
 from diffusion_core.sampling import Sampler
+from diffusion_core.speed import SpeedSpec
 from pipelines.encoding import decoded, encode, opened
 from pipelines.records import ImageFacts
 from pipelines.sections import ImagesSpec
@@ -90,6 +91,10 @@ def require_sound(facts: ImageFacts) -> ImageFacts:
         value = getattr(sound, name)
         if not 1 <= value <= most:
             raise ValueError(f"what it says of itself is not sound: {name} {value}, at most {most}")
+    try:
+        SpeedSpec.from_text(sound.speed)
+    except ValueError as error:
+        raise ValueError(f"what it says of itself is not sound: {error}") from error
     return sound
 
 

@@ -99,6 +99,15 @@ class RunSpec(Section):
                 raise ValueError(f"the {key} URL carries credentials; {ADVICE}")
         return self
 
+    @model_validator(mode="after")
+    def _no_companions_in_a_decision(self) -> Self:
+        if self.model.speed.first_block_cache and self.batch.size != 1:
+            raise ValueError(
+                "model.speed.first_block_cache decides for a whole batch, and an image may not "
+                f"depend on others: batch.size must be 1, not {self.batch.size}"
+            )
+        return self
+
     @property
     def url(self) -> str:
         """The run directory: `<output>/<name>`."""
@@ -150,8 +159,10 @@ class RunSpec(Section):
 
     def identity(self) -> dict[str, Any]:
         """The part of the job that decides names and pixels, as JSON-ready values."""
-        values = self.as_dict()
-        return {key: value for key, value in values.items() if key not in ELSEWHERE}
+        values = {key: value for key, value in self.as_dict().items() if key not in ELSEWHERE}
+        speed = {"speed": self.model.speed.chosen()} if self.model.speed.chosen() else {}
+        plain = {key: value for key, value in values["model"].items() if key != "speed"}
+        return values | {"model": plain | speed}
 
 
 SETTING_COLUMNS = (

@@ -9,6 +9,7 @@ import click
 
 from diffusion_core.errors import ModelError
 from diffusion_core.model import LoadedModel, ModelSpec, describe, load
+from diffusion_core.speed import SpeedSpec
 from jobs.cli import SOME_FAILED
 from jobs.commands.common import json_option, storage_option, storage_options
 from pipelines.encoding import opened, read_facts
@@ -152,7 +153,9 @@ def loaded_model(
             "an image names is fetched unasked"
         )
     base = record.spec.model if record is not None else ModelSpec(source=facts.model)
-    spec = base.model_copy(update={"source": source or base.source, "dtype": facts.dtype})
+    speed = SpeedSpec.from_text(facts.speed)
+    changes = {"source": source or base.source, "dtype": facts.dtype, "speed": speed}
+    spec = base.model_copy(update=changes)
     if record is None and facts.loras:
         names = ", ".join(lora.name for lora in facts.loras)
         raise ModelError(f"made with LoRAs ({names}), and no run.json above it says where they are")
@@ -180,5 +183,6 @@ def describe_result(facts: ImageFacts, result: Reproduction) -> str:
     made = (
         f"{facts.image_id}: {facts.model} {facts.model_fingerprint[:12]}, seed {facts.seed}, "
         f"{facts.num_inference_steps} steps of {facts.scheduler}, {facts.dtype}"
+        f"{f', {facts.speed}' if facts.speed else ''}"
     )
     return f"{made}\n{result}"
