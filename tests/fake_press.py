@@ -47,6 +47,7 @@ def prepare(
     tmp_path: Path, prompts: Sequence[str], shard_size: int = 100, packing: str = "none"
 ) -> tuple[Store, RunRecord, pa.Table]:
     """A run that is planned in memory and has nothing in its store: store, record, first part."""
+    tmp_path.mkdir(parents=True, exist_ok=True)
     path = tmp_path / "prompts.txt"
     path.write_text("\n".join(prompts) + "\n")
     spec = RunSpec.from_dict(

@@ -3,7 +3,7 @@
 Each start retries, repairs, commits again or sweeps under a lease of its own. While it sleeps
 before any operation of the store, another takes the run over and does its own work whole. Whatever
 they do: what the newer start has left, the older one does not undo when it wakes; and once somebody
-is left to finish, every image is there as its metadata says.
+is left to finish, every image is there as its metadata says: as a file, or in a pack.
 """
 
 import hashlib
@@ -28,6 +28,7 @@ from diffusion_core.sampling import SampledBatch
 from pipelines.commit import failed_rows, read_commit, shard_path
 from pipelines.errors import Damaged, LeaseLost, StoreError
 from pipelines.lease import Fence, new_claim
+from pipelines.packing import is_as_named
 from pipelines.run_record import RunRecord
 from pipelines.runs import Run
 from pipelines.shard import Amendment, ShardRunner, ShardWork
@@ -67,8 +68,9 @@ class Inline(Executor):
 class Start:
     """One start, which holds the lease until the next one comes."""
 
-    def __init__(self, folder: MemoryFolder, number: int) -> None:
-        self.record, self.rows = planned()
+    def __init__(self, folder: MemoryFolder, number: int, packing: str) -> None:
+        self.packing = packing
+        self.record, self.rows = planned(packing)
         self.folder, self.store = folder, MemoryStore(folder)
         self.fence = Fence(number, "mine")
         folder.objects[f"lease/{number:05d}.json"] = new_claim().to_json()
@@ -103,15 +105,17 @@ class Start:
 class Aftercare(RuleBasedStateMachine):
     """A shard that is committed, with failed rows, and what is done to it afterwards."""
 
+    packing = "none"
+
     @initialize()
     def press(self) -> None:
         self.folder = MemoryFolder()
-        self.folder.objects = dict(pressed())
+        self.folder.objects = dict(pressed(self.packing))
         self.number = 1
 
     def next_start(self) -> Start:
         self.number += 1
-        return Start(self.folder, self.number)
+        return Start(self.folder, self.number, self.packing)
 
     @rule(row=st.sampled_from((0, 2, 4)), gone=st.booleans())
     def harm_an_image(self, row: int, gone: bool) -> None:
@@ -132,7 +136,8 @@ class Aftercare(RuleBasedStateMachine):
     @rule(row=st.integers(0, len(PROMPTS) - 1))
     def an_upload_lands_late(self, row: int) -> None:
         """Of a worker that is gone: the row failed without it."""
-        path, data = sorted(painted().items())[row]
+        late = sorted(painted(self.packing).items())
+        path, data = late[row % len(late)]
         self.folder.objects.setdefault(path, data)
 
     @rule()
@@ -189,15 +194,19 @@ def finish(next_start: Callable[[], Start]) -> None:
         next_start().do(job)
     last = next_start()
     assert len(sound_rows(last.folder)) == len(PROMPTS)
-    assert list(last.store.list("images")) == sorted(painted())
+    files = set(read_commit(last.store, 0).column("file").to_pylist())
+    assert set(last.store.list("images")) == files
+    assert last.packing != "none" or files == set(painted("none"))
 
 
-def troubled(damaged_commit: bool) -> MemoryFolder:
+def troubled(damaged_commit: bool, packing: str) -> MemoryFolder:
     """The shard with a bit of everything that can be wrong."""
     folder = MemoryFolder()
-    folder.objects = dict(pressed())
-    files = sorted(painted())
-    folder.objects[files[1]] = painted()[files[1]]  # of a failed row
+    folder.objects = dict(pressed(packing))
+    if packing != "none":
+        return with_troubled_packs(folder, damaged_commit)
+    files = sorted(painted("none"))
+    folder.objects[files[1]] = painted("none")[files[1]]  # of a failed row
     folder.objects["images/old.png"] = b"old"
     if damaged_commit:
         folder.objects[COMMIT] = folder.objects[COMMIT][:-9]
@@ -207,23 +216,52 @@ def troubled(damaged_commit: bool) -> MemoryFolder:
     return folder
 
 
+def with_troubled_packs(folder: MemoryFolder, damaged_commit: bool) -> MemoryFolder:
+    """One image of the pack is damaged; beside it lies that of an attempt without a commit."""
+    (path,) = (path for path in folder.objects if path.startswith("images/"))
+    folder.objects |= painted("webdataset")
+    row = read_commit(MemoryStore(folder), 0).to_pylist()[2]
+    start, end = row["member_offset"], row["member_offset"] + row["num_bytes"]
+    if damaged_commit:
+        folder.objects[COMMIT] = folder.objects[COMMIT][:-9]
+    else:
+        data = folder.objects[path]
+        folder.objects[path] = data[:start] + bytes(end - start) + data[end:]
+    return folder
+
+
+@pytest.mark.parametrize("packing", ["none", "webdataset"])
 @pytest.mark.parametrize("damaged_commit", [False, True])
 @pytest.mark.parametrize("newer", JOBS)
 @pytest.mark.parametrize("older", JOBS)
 def test_a_start_that_slept_at_any_moment_undoes_nothing_of_the_next(
-    older: str, newer: str, damaged_commit: bool
+    older: str, newer: str, damaged_commit: bool, packing: str
 ) -> None:
     for place in itertools.count():
-        folder, numbers = troubled(damaged_commit), itertools.count(1)
-        next_start = partial(lambda f, n: Start(f, next(n)), folder, numbers)
+        folder, numbers = troubled(damaged_commit, packing), itertools.count(1)
+        next_start = partial(lambda f, n: Start(f, next(n), packing), folder, numbers)
         if not taken_over(next_start, older, place, newer):
             return
         finish(next_start)
 
 
+def test_a_repair_that_slept_names_no_pack_that_was_swept_meanwhile() -> None:
+    """No row has failed, and it makes other bits: its pack has another name, until then a stray."""
+    for place in itertools.count():
+        folder, numbers = MemoryFolder(), itertools.count(1)
+        folder.objects = _made_by(Painter(0), "webdataset")
+        with_troubled_packs(folder, damaged_commit=False)
+        next_start = partial(lambda f, n: Start(f, next(n), "webdataset"), folder, numbers)
+        if not taken_over(next_start, "repair", place, "sweep"):
+            return
+        rows = read_commit(MemoryStore(folder), 0).to_pylist()
+        sums = [hashlib.sha256(_image(folder, row)).hexdigest() == row["sha256"] for row in rows]
+        assert sums.count(True) >= len(PROMPTS) - 1
+
+
 def sound_rows(folder: MemoryFolder) -> dict[int, object]:
     """The rows whose image is there as the commit has it -> record and image."""
-    return {n: (row, folder.objects[row["file"]]) for n, row in _stored(folder, sound=True)}
+    return {n: (row, _image(folder, row)) for n, row in _stored(folder, sound=True)}
 
 
 def wrong_rows(folder: MemoryFolder) -> tuple[int, ...]:
@@ -238,33 +276,47 @@ def _stored(folder: MemoryFolder, sound: bool) -> Iterator[tuple[int, dict[str, 
         return
     for number, row in enumerate(rows):
         if row["file"]:
-            data = folder.objects.get(row["file"], b"")
-            if (hashlib.sha256(data).hexdigest() == row["sha256"]) == sound:
+            same = hashlib.sha256(_image(folder, row)).hexdigest() == row["sha256"]
+            if (same and _is_whole(folder, row)) == sound:
                 yield number, row
 
 
+def _image(folder: MemoryFolder, row: dict[str, Any]) -> bytes:
+    start = row["member_offset"] or 0
+    return folder.objects.get(row["file"], b"")[start : start + row["num_bytes"]]
+
+
+def _is_whole(folder: MemoryFolder, row: dict[str, Any]) -> bool:
+    """Whether there is nothing more in the object, or that is as it was written, too."""
+    data = folder.objects.get(row["file"], b"")
+    if row["member"] is None:
+        return len(data) == row["num_bytes"]
+    return is_as_named(row["file"], data)
+
+
 @cache
-def planned() -> tuple[RunRecord, pa.Table]:
+def planned(packing: str) -> tuple[RunRecord, pa.Table]:
     """The run, and the rows of its only shard."""
     with TemporaryDirectory() as folder:
-        _, record, rows = prepare(Path(folder), PROMPTS)
+        _, record, rows = prepare(Path(folder), PROMPTS, packing=packing)
     return record, rows
 
 
 @cache
-def pressed() -> dict[str, bytes]:
+def pressed(packing: str) -> dict[str, bytes]:
     """What the first start left: two rows failed."""
-    return _made_by(FakeSampler())
+    return _made_by(FakeSampler(), packing)
 
 
 @cache
-def painted() -> dict[str, bytes]:
+def painted(packing: str) -> dict[str, bytes]:
     """Every image, as a start paints it that fails at none."""
-    return {path: data for path, data in _made_by(Painter(0)).items() if path.startswith("images/")}
+    made = _made_by(Painter(0), packing)
+    return {path: data for path, data in made.items() if path.startswith("images/")}
 
 
-def _made_by(sampler: FakeSampler) -> dict[str, bytes]:
-    record, rows = planned()
+def _made_by(sampler: FakeSampler, packing: str) -> dict[str, bytes]:
+    record, rows = planned(packing)
     folder = MemoryFolder()
     runner = ShardRunner(MemoryStore(folder), record, sampler, "w", threads=1)  # type: ignore[arg-type]
     list(runner.run(ShardWork(0, rows)))
@@ -272,5 +324,13 @@ def _made_by(sampler: FakeSampler) -> dict[str, bytes]:
     return folder.objects
 
 
+class PackedAftercare(Aftercare):
+    """The same, where the images share an object."""
+
+    packing = "webdataset"
+
+
 TestAftercare = Aftercare.TestCase
 TestAftercare.settings = settings(max_examples=80, stateful_step_count=10, deadline=None)
+TestPackedAftercare = PackedAftercare.TestCase
+TestPackedAftercare.settings = settings(max_examples=60, stateful_step_count=10, deadline=None)

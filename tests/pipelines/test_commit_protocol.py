@@ -1,7 +1,7 @@
 """The commit protocol as a machine: workers that start, stall, die and meet, on a store that fails.
 
-Whatever their order: an image or a commit that is there never changes, and once somebody is left
-to finish, every image is there once with the bytes that an undisturbed run gives it.
+Whatever their order: an image, a pack or a commit that is there never changes, and once somebody
+is left to finish, every image is there once with the bytes that an undisturbed run gives it.
 """
 
 from collections.abc import Iterator
@@ -32,9 +32,11 @@ WORKERS = 3
 class Press(RuleBasedStateMachine):
     """Several workers on one shard, one step at a time."""
 
+    packing = "none"
+
     @initialize()
     def plan(self) -> None:
-        self.record, self.rows = planned()
+        self.record, self.rows = planned(self.packing)
         self.folder = MemoryFolder()
         self.workers: dict[int, Iterator[Any]] = {}
         self.runners: list[ShardRunner] = []
@@ -108,27 +110,34 @@ class Press(RuleBasedStateMachine):
         assert committed_shards(store) == {0}
         part = read_commit(store, 0)
         assert set(part.column("status").to_pylist()) == {"ok"}
-        files = [image.file for image in planned_images(self.rows)]
-        assert part.column("file").to_pylist() == files
-        assert sorted(store.list("images")) == sorted(files)
-        assert {path: self.folder.objects[path] for path in files} == undisturbed()
+        files = part.column("file").to_pylist()
+        assert sorted(store.list("images")) == sorted(set(files))
+        assert {path: self.folder.objects[path] for path in files} == undisturbed(self.packing)
+        if self.packing == "none":
+            assert files == [image.file for image in planned_images(self.rows)]
         for runner in self.runners:
             runner.close()
 
 
+class PackingPress(Press):
+    """The same, where the images of the shard share an object."""
+
+    packing = "webdataset"
+
+
 @cache
-def planned() -> tuple[RunRecord, pa.Table]:
+def planned(packing: str) -> tuple[RunRecord, pa.Table]:
     """The run, and the rows of its only shard."""
     with TemporaryDirectory() as folder:
         prompts = [f"picture {n}" for n in range(NUM_IMAGES)]
-        _, record, rows = prepare(Path(folder), prompts)
+        _, record, rows = prepare(Path(folder), prompts, packing=packing)
     return record, rows
 
 
 @cache
-def undisturbed() -> dict[str, bytes]:
-    """Its images when nothing happens."""
-    record, rows = planned()
+def undisturbed(packing: str) -> dict[str, bytes]:
+    """Its images, or its pack, when nothing happens."""
+    record, rows = planned(packing)
     folder = MemoryFolder()
     runner = ShardRunner(MemoryStore(folder), record, FakeSampler(), "w", threads=1)  # type: ignore[arg-type]
     list(runner.run(ShardWork(0, rows)))
@@ -138,3 +147,5 @@ def undisturbed() -> dict[str, bytes]:
 
 TestPress = Press.TestCase
 TestPress.settings = settings(max_examples=100, stateful_step_count=25, deadline=None)
+TestPackingPress = PackingPress.TestCase
+TestPackingPress.settings = settings(max_examples=50, stateful_step_count=25, deadline=None)
