@@ -5,10 +5,12 @@ Reads a run through its `Run`. Knows nothing of how the run was carried out.
 
 import json
 import math
+from base64 import b64encode
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from io import BytesIO
 from typing import Any, TypeVar
 from urllib.parse import quote
 
@@ -17,6 +19,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset as ds
 
+from pipelines.encoding import decoded
+from pipelines.errors import StoreMissing
+from pipelines.packing import image_bytes
 from pipelines.provenance import readable
 from pipelines.records import METADATA_SCHEMA
 from pipelines.runs import READ_THREADS, Run, RunProgress
@@ -28,6 +33,12 @@ T = TypeVar("T")
 REPORT_FILE = "report.html"
 
 MAX_PICTURES = 200
+THUMB = 384
+"""Pixels of the longer side of a picture that is inside the page, because its file is in a pack."""
+
+NOTHING = "data:image/gif;base64,R0lGODlhAQABAAAAACw="
+"""Stands for a picture whose pack is damaged or gone; verify says more."""
+
 MAX_SETTINGS = 100
 MAX_FAILURES = 100
 MAX_TEXT = 2_000
@@ -44,6 +55,7 @@ PICTURE_FACTS = {
     "num_inference_steps": "steps",
     "guidance_scale": "guidance",
     "file": "file",
+    "member": "member",
     "sha256": "sha256",
 }
 """Metadata column -> what the page calls it; the carried columns follow under their own names."""
@@ -75,7 +87,7 @@ class Picture:
     """An image in the gallery."""
 
     url: str
-    """Relative to the page, percent-encoded."""
+    """Relative to the page, percent-encoded; of a packed image, small, the image itself."""
     caption: str
     image_id: str
     seed: int
@@ -120,7 +132,9 @@ def render(run: Run) -> str:
     """The page as HTML."""
     progress = run.progress()
     metadata = run.metadata
-    pictures = [picture(row) for row in spread(run, metadata.schema, MAX_PICTURES)]
+    rows = spread(run, metadata.schema, MAX_PICTURES)
+    with ThreadPoolExecutor(READ_THREADS) as pool:
+        pictures = list(pool.map(picture, rows, pool.map(lambda row: source(run, row), rows)))
     failures = [failure(row) for row in failed_rows(metadata, MAX_FAILURES)]
     used = settings(metadata)
     loader = jinja2.PackageLoader("pipelines")
@@ -228,16 +242,30 @@ def setting(row: dict[str, Any]) -> Setting:
     )
 
 
-def picture(row: dict[str, Any]) -> Picture:
+def source(run: Run, row: dict[str, Any]) -> str:
+    """What the page shows an image by: its file, or itself where that is in a pack."""
+    if row["member"] is None:
+        return quote(row["file"])
+    try:
+        image = decoded(image_bytes(run.store, row)).convert("RGB")
+    except (StoreMissing, ValueError):
+        return NOTHING
+    image.thumbnail((THUMB, THUMB))
+    file = BytesIO()
+    image.save(file, "JPEG", quality=85)
+    return f"data:image/jpeg;base64,{b64encode(file.getvalue()).decode()}"
+
+
+def picture(row: dict[str, Any], url: str) -> Picture:
     """An image in the gallery, with its own facts and then what the manifest said besides."""
     carried = [name for name in row if name not in METADATA_SCHEMA.names]
     facts = [
-        Fact(label, text(row[name]), mono=name in ("file", "sha256", "image_id"))
+        Fact(label, text(row[name]), mono=name in ("file", "member", "sha256", "image_id"))
         for name, label in PICTURE_FACTS.items()
     ]
     facts += [Fact(readable(name), text(row[name])) for name in carried]
     return Picture(
-        url=quote(row["file"]),
+        url=url,
         caption=text(row["prompt"], 400),
         image_id=text(row["image_id"]),
         seed=row["seed"],
@@ -268,6 +296,7 @@ def job_facts(run: Run) -> list[Fact]:
         Fact("seed", str(spec.seed)),
         Fact("format", spec.images.format),
         Fact("file names", text(spec.images.template), mono=True),
+        *([Fact("packing", spec.images.packing)] if spec.images.is_packed else []),
         Fact("fingerprint", record.fingerprint, mono=True),
     ]
 

@@ -1,14 +1,19 @@
 """The report: everything on one page, nothing on it that could run or load from elsewhere."""
 
+from base64 import b64decode
 from collections.abc import Iterator
 from dataclasses import replace
 from html.parser import HTMLParser
+from io import BytesIO
 from pathlib import Path
 from urllib.parse import unquote
 
+import numpy as np
 import pyarrow as pa
 import pytest
+from fake_press import press
 from made_runs import NUM_IMAGES, begin, commit, failed, finish, made
+from PIL import Image
 
 from pipelines.report import duration, even, render, size, spread, text, write_report
 from pipelines.runs import Run
@@ -107,6 +112,29 @@ def test_file_names_are_percent_encoded(run: Run) -> None:
     assert address.isascii()
     assert not set(address) & set(' #?&"<>')
     assert unquote(address) == name
+
+
+@pytest.mark.parametrize("packing", ["webdataset", "parquet"])
+def test_pictures_that_lie_in_packs_are_in_the_page_itself(tmp_path: Path, packing: str) -> None:
+    packed = Run(*press(tmp_path, ["a", "b", "c", "nan"], shard_size=2, packing=packing))
+    pictures = Page(render(packed)).pictures()
+    assert len(pictures) == 3
+    for row, address in zip(packed.metadata.to_table().to_pylist(), pictures, strict=False):
+        start, _, data = address.partition(",")
+        assert start == "data:image/jpeg;base64"
+        shown = Image.open(BytesIO(b64decode(data)))
+        seed = row["seed"]
+        assert shown.size == (row["width"], row["height"])
+        wanted = (seed % 256, seed // 256 % 256, 7)
+        assert np.abs(np.subtract(shown.getpixel((9, 9)), wanted)).max() < 8  # type: ignore[arg-type]
+    assert packing in Page(render(packed)).words
+
+
+def test_a_picture_whose_pack_is_gone_leaves_its_place_empty(tmp_path: Path) -> None:
+    packed = Run(*press(tmp_path, ["a", "b", "c"], shard_size=2, packing="webdataset"))
+    Path(packed.packs[1]).unlink()
+    kinds = [address.partition(";")[0] for address in Page(render(packed)).pictures()]
+    assert kinds == ["data:image/jpeg", "data:image/jpeg", "data:image/gif"]
 
 
 def test_nothing_is_loaded_from_elsewhere(run: Run) -> None:
