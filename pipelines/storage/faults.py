@@ -16,6 +16,8 @@ class Fault(Enum):
 
     TAKEN = auto()
     MISSING = auto()
+    NO_SUCH_PART = auto()
+    """The object ends before it."""
     NO_BUCKET = auto()
     NO_CREDENTIALS = auto()
     WRONG_CREDENTIALS = auto()
@@ -54,6 +56,7 @@ BY_STATUS = {
     # Two conditional writes met; S3 asks to send it again.
     HTTPStatus.CONFLICT: Fault.BUSY,
     HTTPStatus.PRECONDITION_FAILED: Fault.TAKEN,
+    HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE: Fault.NO_SUCH_PART,
     HTTPStatus.TOO_MANY_REQUESTS: Fault.BUSY,
     HTTPStatus.INTERNAL_SERVER_ERROR: Fault.BUSY,
     HTTPStatus.BAD_GATEWAY: Fault.BUSY,

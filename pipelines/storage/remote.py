@@ -80,8 +80,16 @@ class RemoteFolder:
     def read_part(self, path: str, start: int, num_bytes: int) -> bytes:
         """Some of the bytes, by one request for them alone."""
         driver, key = self._at(path)
-        end = start + num_bytes
-        return self._run(path, lambda: bytes(driver.cat_file(key, start=start, end=end)))
+
+        def part() -> bytes:
+            try:
+                return bytes(driver.cat_file(key, start=start, end=start + num_bytes))
+            except driver_errors() as error:
+                if classify(error) is not Fault.NO_SUCH_PART:
+                    raise
+                return b""
+
+        return self._run(path, part)
 
     def size(self, path: str) -> int | None:
         """In bytes; None where no object is."""

@@ -46,6 +46,18 @@ def test_what_is_created_is_read_back(store: Store) -> None:
     assert store.size("images/ä b/cat 01.png") == len(data)
 
 
+def test_a_part_of_an_object_is_read_alone(store: Store) -> None:
+    data = os.urandom(100_000)
+    store.create("images/pack.tar", data)
+    assert store.read_part("images/pack.tar", 0, 10) == data[:10]
+    assert store.read_part("images/pack.tar", 70_001, 512) == data[70_001:70_513]
+    assert store.read_part("images/pack.tar", 99_990, 512) == data[99_990:]
+    assert store.read_part("images/pack.tar", 100_000, 512) == b""
+    assert store.read_part("images/pack.tar", 200_000, 512) == b""
+    with pytest.raises(StoreMissing, match=r"images/nothing.tar: not there"):
+        store.read_part("images/nothing.tar", 0, 10)
+
+
 def test_of_some_paths_those_that_are_there_are_known(store: Store) -> None:
     there = [f"images/{n:04d}.png" for n in range(0, 40, 2)] + ["images/ä.png", "images/z/1.png"]
     with ThreadPoolExecutor(8) as pool:
