@@ -20,6 +20,7 @@ from diffusion_core.conventions import PipelineFolder
 from diffusion_core.deep_features import reusing_deep_features
 from diffusion_core.errors import ModelError, SettingsError
 from diffusion_core.speed import DeepFeaturesSpec, SpeedSpec
+from diffusion_core.step_times import Clock
 from diffusion_core.weights import cache_folder
 
 DENOISERS = ("transformer", "unet")
@@ -204,7 +205,7 @@ def _pyramid_attention_broadcast(parts: Parts, chosen: Any) -> None:
         raise SettingsError(
             f"{parts.owner.__name__} may ask twice a step, and the answers would be mixed up"
         )
-    clock = _Clock(parts.pipeline)
+    clock = Clock(parts.pipeline)
     _enable(
         parts,
         PyramidAttentionBroadcastConfig(**chosen.model_dump(), current_timestep_callback=clock.now),
@@ -237,25 +238,6 @@ def _enable(parts: Parts, config: Any) -> None:
     hooked = [m for m in parts.denoiser.modules() if getattr(m, "_diffusers_hook", None)]
     if all(module is parts.denoiser for module in hooked):
         raise SettingsError(f"{kind} has no layer that this cache knows")
-
-
-class _Clock:
-    """The time of the step at hand, from the scheduler's own list.
-
-    The pipeline's is a number on the accelerator; asking for it would make each layer wait.
-    """
-
-    def __init__(self, pipeline: Any) -> None:
-        self._pipeline = pipeline
-        self._scheduler: Any = None
-        self._timesteps: list[float] = []
-
-    def now(self) -> float:
-        """Of 1000 to 0."""
-        scheduler = self._pipeline.scheduler
-        if scheduler is not self._scheduler:  # there is a new one for each sampling
-            self._scheduler, self._timesteps = scheduler, scheduler.timesteps.tolist()
-        return self._timesteps[scheduler.step_index or 0]
 
 
 def _require_quantization(parts: Parts, name: str) -> None:

@@ -3,14 +3,12 @@
 import sys
 from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from diffusion_core import attention, model
 from diffusion_core.deep_features import reusing_deep_features
@@ -328,33 +326,3 @@ def test_blocks_are_compiled_where_a_network_names_them(
 
     monkeypatch.setattr(UNet2DConditionModel, "_repeated_blocks", [])
     assert "names no blocks that it repeats; full does" in refusal(saved("sd"), compile="regional")
-
-
-@pytest.mark.parametrize("sampler", ["euler", "dpmsolver++", "unipc", "heun", "flow-euler"])
-def test_the_step_loop_never_asks_the_device_for_a_number(loaded: Loaded, sampler: str) -> None:
-    """On an accelerator each such question waits until everything before it is computed."""
-    asked = []
-    for num_steps in (6, 12):
-        family = "sd3" if sampler.startswith("flow") else "sd"
-        params = replace(PARAMS, num_inference_steps=num_steps, scheduler=sampler)
-        with _Questions() as questions:
-            Sampler(loaded(family), 1).sample(list(REQUESTS[:1]), params)
-        asked.append(questions.count)
-    assert asked[0] == asked[1]
-
-
-class _Questions(TorchDispatchMode):
-    """Counts what makes a host wait for a device: `item()`, and what stands on it."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.count = 0
-
-    def __torch_dispatch__(
-        self, function: Any, types: Any, args: Any = (), kwargs: Any = None
-    ) -> Any:
-        self.count += function in (
-            torch.ops.aten._local_scalar_dense.default,
-            torch.ops.aten.nonzero.default,
-        )
-        return function(*args, **(kwargs or {}))
