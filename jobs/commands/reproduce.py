@@ -16,6 +16,7 @@ from pipelines.encoding import opened, read_facts
 from pipelines.errors import ImageNotFound, StoreDenied, StoreMissing
 from pipelines.loras import locate_loras
 from pipelines.models import locate
+from pipelines.packing import member_of, split_member
 from pipelines.records import ImageFacts
 from pipelines.reproduce import Reproduction, reproduce, require_size, require_sound
 from pipelines.run_record import RunRecord, read_record
@@ -46,6 +47,7 @@ def command(
 ) -> None:
     """Make IMAGE, a path or URL, again from what it says of itself, and compare.
 
+    Of a packed run it is that of the pack and the member's name: RUN/images/shard-...tar/0_00.png.
     Says bit-exact, or by how much the new one differs; then the exit code is 3. LoRAs, threads
     and the quality of a lossy format are those of the run that the image lies in.
     """
@@ -94,13 +96,20 @@ def keep(out: Path, image: bytes) -> None:
 
 
 def read_image(url: str, options: Options) -> bytes:
-    """The file's bytes.
+    """The file's bytes, or those of a member of a pack.
 
     Raises:
         StoreMissing: it is not there.
+        ImageNotFound: it is a pack, or one that has no such member.
     """
-    with open_source(url, options) as stream:
-        return stream.read()
+    packed = split_member(url)
+    path, member = packed or (url, "")
+    with open_source(path, options) as stream:
+        data = stream.read()
+    try:
+        return data if packed is None else member_of(path, data, member)
+    except ValueError as error:
+        raise ImageNotFound(f"{path}: {error}") from error
 
 
 def facts_of(url: str, data: bytes) -> ImageFacts:
@@ -122,7 +131,8 @@ def facts_of(url: str, data: bytes) -> ImageFacts:
 
 def run_around(url: str, options: Options) -> RunRecord | None:
     """The run that an image lies in: the nearest folder above it with a run.json."""
-    folder = absolute(url)
+    path, _ = split_member(url) or (url, "")
+    folder = absolute(path)
     for _ in range(FOLDERS_ABOVE):
         folder, slash, _ = folder.rpartition("/")
         if not slash or folder.endswith((":", ":/")) or not folder:

@@ -15,7 +15,9 @@ SUFFIXES = {"webdataset": "tar", "parquet": "parquet"}
 DIGITS = 16
 """Of the pack's sha256 in hex: 64 bits, among the few packs that one shard may ever have."""
 
-_PACK = re.compile(rf"{FOLDER}shard-(\d{{5,}})-([0-9a-f]{{{DIGITS}}})\.(?:tar|parquet)")
+_FILE = rf"shard-(\d{{5,}})-([0-9a-f]{{{DIGITS}}})\.(?:tar|parquet)"
+_PACK = re.compile(FOLDER + _FILE)
+_MEMBER = re.compile(rf"(.*/)?{_FILE}(?=/|$)")
 
 
 def pack_path(packing: str, shard: int, data: bytes) -> str:
@@ -36,15 +38,12 @@ def is_as_named(path: str, data: bytes) -> bool:
 
 
 def split_member(url: str) -> tuple[str, str] | None:
-    """`.../images/shard-00012-...tar/cat/0_00.png` as the pack's URL and the member's name.
+    """`.../shard-00012-...tar/cat/0_00.png` as the pack's URL and the member's name.
 
     The member is empty where the URL is that of a pack; None where no pack is named.
     """
-    for match in _PACK.finditer(url):
-        before, after = url[: match.start()], url[match.end() :]
-        if (not before or before.endswith("/")) and (not after or after.startswith("/")):
-            return url[: match.end()], after[1:]
-    return None
+    match = _MEMBER.match(url)
+    return (match.group(), url[match.end() + 1 :]) if match else None
 
 
 def _digest(data: bytes) -> str:

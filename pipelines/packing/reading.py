@@ -42,4 +42,7 @@ def member_of(path: str, data: bytes, name: str) -> bytes:
         if member == name:
             return image
         some += [member] if len(some) < 3 and not member.endswith((".json", ".txt")) else []
-    raise ValueError(f"no member {name!r} in it; there are: {', '.join(some) or 'none'}, ...")
+    shown = ", ".join([*some, "..."])
+    if not name:
+        raise ValueError(f"it is a pack; behind it, the name of an image in it is needed: {shown}")
+    raise ValueError(f"no member {name!r} in it; there are: {shown}")

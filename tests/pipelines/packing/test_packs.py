@@ -183,6 +183,9 @@ def test_a_member_is_named_by_its_pack_and_its_own_name() -> None:
     path = f"images/shard-00012-{'0' * 16}.tar"
     assert split_member(f"s3://a/run/{path}/cat/0_00.png") == (f"s3://a/run/{path}", "cat/0_00.png")
     assert split_member(path) == (path, "")
+    copied = path.removeprefix("images/")
+    assert split_member(f"{copied}/0_00.png") == (copied, "0_00.png")
+    assert split_member(f"press/x{copied}/0_00.png") is None
     assert split_member("press/images/0_00.png") is None
     assert split_member(f"{path}.png") is None
 
