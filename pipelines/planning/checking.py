@@ -30,6 +30,9 @@ from pipelines.spec import RunSpec
 from pipelines.storage import Source, find
 
 MIN_SHARD_IMAGES, MAX_SHARD_IMAGES = 16, 1_024
+MAX_PACKED_IMAGES = 256
+"""What an actor holds in memory of one shard, and what an interruption costs, are bounded by it."""
+
 SHARDS_WANTED = 256
 """Enough that no actor waits long for the last one, few enough that commits cost little."""
 
@@ -69,7 +72,8 @@ def cut(spec: RunSpec, layout: PlanLayout, batch_size: int) -> PlanLayout:
     """The plan cut for batches of a size; an automatic shard size is a multiple of it."""
     if isinstance(spec.batch.shard_size, int):
         return layout.in_shards(spec.batch.shard_size, batch_size)
-    wanted = min(max(layout.num_images // SHARDS_WANTED, MIN_SHARD_IMAGES), MAX_SHARD_IMAGES)
+    most = MAX_PACKED_IMAGES if spec.images.is_packed else MAX_SHARD_IMAGES
+    wanted = min(max(layout.num_images // SHARDS_WANTED, MIN_SHARD_IMAGES), most)
     return layout.in_shards(-(-wanted // batch_size) * batch_size, batch_size)
 
 

@@ -40,6 +40,7 @@ MEDIA_TYPES = {
     ".json": "application/json",
     ".parquet": "application/vnd.apache.parquet",
     ".png": "image/png",
+    ".tar": "application/x-tar",
     ".webp": "image/webp",
 }
 """What a browser is told: an object without a type is downloaded where it should be shown."""

@@ -257,6 +257,15 @@ def test_an_automatic_shard_size_is_a_multiple_of_the_batch(
     assert layout.shard_size == shard_size
 
 
+def test_packed_shards_are_smaller_unless_the_job_says_so(tmp_path: Path) -> None:
+    rows = [{"prompt": "p", "num_images": 100_000}] * 3
+    manifest = write(tmp_path / "m.parquet", rows)
+    packed = {"images": {"packing": "parquet"}}
+    assert check(job(tmp_path, manifest, **packed), MODEL, 6).shard_size == 258
+    told = job(tmp_path, manifest, **packed, batch={"shard_size": 900})
+    assert check(told, MODEL, 6).shard_size == 900
+
+
 def test_one_row_may_ask_for_a_hundred_thousand_images(tmp_path: Path) -> None:
     rows = [{"prompt": "p" * 10_000, "num_images": 100_000, "note": "n"}] * 2
     spec = job(tmp_path, write(tmp_path / "m.parquet", rows))
