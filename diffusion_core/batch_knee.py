@@ -67,9 +67,10 @@ def find_knee(
     room_bytes: int,
     usual: int,
     budget_s: float,
+    useful: Callable[[int], float] = lambda size: 1.0,
     clock: Callable[[], float] = time.perf_counter,
 ) -> Knee:
-    """The smallest power of two whose rate is `NEARLY` the best of all that fit.
+    """The smallest power of two whose useful rate is `NEARLY` the best of all that fit.
 
     Sizes are doubled until one gains less than that, or would not fit, or the time is over.
 
@@ -78,6 +79,7 @@ def find_knee(
         room_bytes: the most memory that may be in use.
         usual: up to this size the rate ends nothing; it is taken if the time is over before.
         budget_s: seconds; after the first trial, none is begun that would last longer.
+        useful: size -> the share of what is sampled that is no padding.
         clock: seconds.
     """
     trials: list[Trial] = []
@@ -93,10 +95,10 @@ def find_knee(
             break
         trials.append(trial)
         lasted_s = clock() - started_at
-        if size > usual and NEARLY * trial.images_per_s < _best_rate(trials[:-1]):
+        if size > usual and _nearly_best(trials, useful) < size:
             ending = Ending.RATE
             break
-    knee = _knee(trials)
+    knee = _nearly_best(trials, useful)
     return Knee(max(knee, usual) if ending is Ending.TIME else knee, ending, tuple(trials))
 
 
@@ -140,15 +142,24 @@ def _tried(sample: Sample, size: int) -> Trial | None:
     return Trial(size, size / reading.seconds, reading.peak_bytes)
 
 
-def _knee(trials: Sequence[Trial]) -> int:
-    if not trials:
-        return 1
-    enough = NEARLY * _best_rate(trials)
-    return next(trial.batch_size for trial in trials if trial.images_per_s >= enough)
+def _nearly_best(trials: Sequence[Trial], useful: Callable[[int], float]) -> int:
+    """The smallest size whose useful rate is nearly the best; 1 where nothing fits."""
+    rates = {trial.batch_size: trial.images_per_s * useful(trial.batch_size) for trial in trials}
+    enough = NEARLY * max(rates.values(), default=0.0)
+    return next((size for size, rate in rates.items() if rate >= enough), 1)
 
 
-def _best_rate(trials: Sequence[Trial]) -> float:
-    return max(trial.images_per_s for trial in trials)
+def useful_share(counts: Sequence[int]) -> Callable[[int], float]:
+    """Size -> the share of what is sampled that is no padding, where like images share batches.
+
+    Args:
+        counts: how many images are alike, of each sort.
+    """
+
+    def share(size: int) -> float:
+        return sum(counts) / sum(-(-count // size) * size for count in counts)
+
+    return share
 
 
 def _doubled(most: int) -> Iterator[int]:

@@ -13,8 +13,12 @@ import numpy as np
 import ray
 import torch
 
+from diffusion_core.batch_knee import Knee, find_knee, largest_fitting, useful_share
+from diffusion_core.batch_trials import trials
 from diffusion_core.errors import ModelError
+from diffusion_core.memory import room_on
 from diffusion_core.model import ModelInfo, ModelSpec, describe, load
+from diffusion_core.requests import SamplingParams
 from diffusion_core.sampling import Sampler
 from jobs.meters import ActorMeters
 from jobs.worklist import Piece
@@ -117,12 +121,41 @@ class SamplerActor:
         self._sampler = Sampler(load(folder, self._spec, self._device, loras), batch_size)
         self._batch_size = batch_size
 
+    def find_knee(
+        self,
+        params: SamplingParams,
+        counts: Sequence[int],
+        usual: int,
+        share: float,
+        budget_s: float,
+    ) -> Knee:
+        """Look for the batch size that pays, with these settings; see `batch_knee.find_knee`.
+
+        Args:
+            counts: how many images can share batches.
+            share: of the device's memory that is this actor's.
+        """
+        with room_on(self._device, share) as memory:
+            tried = trials(self._loaded, params, memory)
+            return find_knee(tried, memory.room_bytes, usual, budget_s, useful_share(counts))
+
+    def largest_fitting(self, params: SamplingParams, wanted: int, share: float) -> Knee:
+        """The largest batch up to `wanted` images that memory holds, halved until it does."""
+        with room_on(self._device, share) as memory:
+            tried = trials(self._loaded, params, memory, steps=1, rounds=1)
+            return largest_fitting(tried, memory.room_bytes, wanted)
+
+    @property
+    def _loaded(self) -> Sampler:
+        if self._sampler is None:
+            raise RuntimeError("sampling before load")
+        return self._sampler
+
     def begin(self, store: Store, record: RunRecord, fence: Fence | None) -> Whereabouts:
         """Make ready for the shards of a run."""
         self.load(record.model.fingerprint, record.batch_size)
-        assert self._sampler is not None  # noqa: S101 - load has just set it
         self._runner = ShardRunner(
-            store, record, self._sampler, self._worker, fence, timeline=self._timeline
+            store, record, self._loaded, self._worker, fence, timeline=self._timeline
         )
         self._record = record
         node_id = ray.get_runtime_context().get_node_id()
@@ -174,10 +207,8 @@ class SamplerActor:
 
     def sample(self, images: Sequence[PlannedImage]) -> Iterator[list[Sampled]]:
         """Sample images without storing them: pixels and faults, for previews, by the batch."""
-        if self._sampler is None:
-            raise RuntimeError("sample before load")
         for batch in batches(list(images), lambda image: self._batch_size):
-            sampled = self._sampler.sample([image.request for image in batch], batch[0].params)
+            sampled = self._loaded.sample([image.request for image in batch], batch[0].params)
             yield list(zip(sampled.pixels, sampled.faults, strict=True))
 
 

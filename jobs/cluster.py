@@ -171,6 +171,11 @@ def alive_nodes() -> dict[str, str]:
     return {node["NodeID"]: node["NodeManagerAddress"] for node in ray.nodes() if node["Alive"]}
 
 
+def most_cpus() -> float:
+    """Of the node that has the most."""
+    return max(float(n["Resources"].get("CPU", 0)) for n in ray.nodes() if n["Alive"])
+
+
 def draining_nodes() -> set[str]:
     """Ids of the nodes that are to go away: drained by hand, by the autoscaler, or preempted."""
     # Ray's own libraries ask this way; there is no public one.

@@ -10,9 +10,10 @@ from PIL import Image
 
 from diffusion_core.model import ModelInfo
 from jobs.actors import ActorFactory, RemoteActor, Sampled
+from jobs.batch_size import resolve_batch_size
 from jobs.cluster import cluster, remote_value
-from jobs.runner import actor_factory, planning_mapper, resolve_batch_size
-from pipelines.batching import PlannedImage, planned_images
+from jobs.runner import actor_factory, planning_mapper
+from pipelines.batching import PlannedImage, batches, planned_images
 from pipelines.contact_sheet import contact_sheet
 from pipelines.planning import PlanLayout, check, plan_part
 from pipelines.spec import RunSpec
@@ -55,7 +56,7 @@ def sample_spread(spec: RunSpec, num_images: int) -> list[Sample]:
         with _actor(factory) as actor:
             model: ModelInfo = remote_value(actor.describe.remote())
             layout = check(spec, model, batch_size, mapper=planning_mapper(spec))
-            images = spread(spec, model, layout, num_images)
+            images = together(spread(spec, model, layout, num_images))
             remote_value(actor.load.remote(model.fingerprint, batch_size))
             sampled = zip(images, _sample(actor, images), strict=True)
             return [Sample(image, pixels, fault) for image, (pixels, fault) in sampled]
@@ -75,6 +76,11 @@ def spread(
             chosen += planned_images(plan_part(spec, model, layout, index).take(inside))
         start += part.num_images
     return chosen
+
+
+def together(images: list[PlannedImage]) -> list[PlannedImage]:
+    """Those of equal settings one after the other, as they are sampled."""
+    return [image for group in batches(images, lambda image: len(images)) for image in group]
 
 
 def _sample(actor: RemoteActor, images: list[PlannedImage]) -> Iterator[Sampled]:

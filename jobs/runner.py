@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from diffusion_core.model import ModelSpec
 from jobs.actors import ActorFactory
+from jobs.batch_size import decided, resolve_batch_size
 from jobs.cluster import (
     alive_nodes,
     cluster,
@@ -38,7 +39,7 @@ from pipelines.lease import (
     require_nobody_since,
 )
 from pipelines.models import absolute_source
-from pipelines.planning import Mapper, check, manifest_changes, mend_plan, write_plan
+from pipelines.planning import Mapper, check, cut, manifest_changes, mend_plan, write_plan
 from pipelines.report import write_report
 from pipelines.run_record import (
     RunRecord,
@@ -57,9 +58,6 @@ READS_BACK = (
     "this store lets a name be written twice (it ignores If-None-Match: *); every name is looked "
     "for before it is written and read afterwards, which keeps the promise for one driver"
 )
-
-AUTO_BATCH_SIZE = {"cpu": 4, "cuda": 8}
-"""What `batch.size: auto` stands for until it is measured for each model."""
 
 
 @dataclass(frozen=True)
@@ -158,11 +156,6 @@ def _absolute_model(model: ModelSpec) -> ModelSpec:
     return model.model_copy(update={"source": absolute_source(model.source), "loras": loras})
 
 
-def resolve_batch_size(spec: RunSpec, device: str) -> int:
-    """`batch.size`, with `auto` resolved for the device."""
-    return AUTO_BATCH_SIZE[device] if spec.batch.size == "auto" else spec.batch.size
-
-
 def planning_mapper(spec: RunSpec) -> Mapper:
     """Ray tasks, unless the manifest lies on a disk that only this machine may have."""
     local = any(is_local(url) for url in spec.manifests)
@@ -215,12 +208,14 @@ class _Press:
         first = self._first_actor(factory, lambda: require_nobody_since(store, free))
         model = yield from first.described()
         yield from _thread_warning(factory)
-        batch_size = resolve_batch_size(spec, factory.device)
-        loading = first.load(model.fingerprint, batch_size)  # beside the planning
-        layout = check(spec, model, batch_size, mapper=planning_mapper(spec))
+        usual = resolve_batch_size(spec, factory.device)
+        loading = first.load(model.fingerprint, usual)  # beside the planning
+        layout = check(spec, model, usual, mapper=planning_mapper(spec))
         # A model that does not load leaves nothing behind.
-        yield from first.loaded(loading, model.fingerprint, batch_size)
-        record = new_record(spec, model, factory.device, batch_size, layout)
+        yield from first.loaded(loading, model.fingerprint, usual)
+        sizes = yield from decided(spec, layout, first)
+        layout = cut(spec, layout, sizes.most)
+        record = new_record(spec, model, factory.device, sizes, layout)
         with held(store, free) as lease:
             record = claim(store, record)
             with stopping_for_good():

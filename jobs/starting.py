@@ -11,6 +11,8 @@ from typing import Any
 
 import ray
 
+from diffusion_core.batch_knee import Knee
+from diffusion_core.errors import SamplingError, SettingsError
 from diffusion_core.model import ModelInfo
 from jobs.actors import ActorFactory, RemoteActor
 from jobs.cluster import remote_value, room
@@ -22,6 +24,11 @@ LONG_S = 20.0
 """A wait of more seconds is worth a word."""
 
 POLL_S = 1.0
+
+LOADING = "to find and load its model"
+MEASURING = "to measure its batch size"
+
+LOADING = "to find and load its model"
 
 MAX_START_FAILURES = 3
 """Actors that may fail to start, one after the other, before the run stops."""
@@ -43,6 +50,7 @@ class FirstActor:
     handle: RemoteActor = field(init=False)
     _startup: Startup = field(init=False)
     _failures: int = field(default=0, init=False)
+    _doing: str = field(default=LOADING, init=False)
 
     def described(self) -> Generator[Event, None, ModelInfo]:
         """Start one, and say what its model is.
@@ -53,7 +61,7 @@ class FirstActor:
         """
         while True:
             self.handle = self.factory.start()
-            self._startup = Startup(self.handle)
+            self._startup, self._doing = Startup(self.handle), LOADING
             try:
                 model: ModelInfo = yield from self._answer(self.handle.describe.remote())
             except ClusterError as error:
@@ -83,6 +91,21 @@ class FirstActor:
             else:
                 return
 
+    def measured(self, pending: Any) -> Generator[Event, None, Knee | None]:
+        """What the loaded actor finds out about its batches; None if it could not.
+
+        It then is replaced by one that has not loaded yet.
+        """
+        self._startup, self._doing = Startup(self.handle), MEASURING
+        try:
+            knee: Knee = yield from self._answer(pending)
+        except (ClusterError, SamplingError, SettingsError) as error:
+            yield Message(f"the batch size could not be measured: {error}", warning=True)
+            ray.kill(self.handle)
+            yield from self.described()
+            return None
+        return knee
+
     def _lost(self, error: ClusterError) -> Message:
         ray.kill(self.handle)
         self._failures += 1
@@ -108,7 +131,7 @@ class FirstActor:
 
     def _waiting(self, fits: bool) -> Message:
         placed = self._startup.is_placed
-        what = "to find and load its model" if placed else "to be placed"
+        what = self._doing if placed else "to be placed"
         return Message(
             f"waiting for the first actor {what}: it needs {self.factory.cpus:g} CPUs and "
             f"{self.factory.gpus:g} GPUs of one node",

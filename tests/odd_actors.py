@@ -11,7 +11,9 @@ from typing import Any
 import ray
 import torch
 
-from diffusion_core.errors import ModelError
+from diffusion_core import memory
+from diffusion_core.batch_knee import Knee
+from diffusion_core.errors import ModelError, SettingsError
 from jobs.actors import CONTROL, ActorFactory, SamplerActor, remote_actor
 from jobs.worklist import Piece
 from pipelines.shard import Amendment
@@ -180,3 +182,26 @@ class ObedientActor(SamplerActor):
     def drain(self) -> None:
         SamplerActor.drain(self)
         self._told.set()
+
+
+class CrampedActor(SamplerActor):
+    """Its node has 64 MB of free memory."""
+
+    def __init__(self, *args: Any, **values: Any) -> None:
+        super().__init__(*args, **values)
+        memory.available_bytes = lambda: 64 << 20
+
+
+class OverfilledActor(SamplerActor):
+    """Its process is killed when the memory is measured."""
+
+    def find_knee(self, *args: Any) -> Knee:
+        os.kill(os.getpid(), signal.SIGKILL)
+        raise AssertionError
+
+
+class RefusingActor(SamplerActor):
+    """Its model cannot be tried with so few steps."""
+
+    def find_knee(self, *args: Any) -> Knee:
+        raise SettingsError("4 steps are too few for this sampler")

@@ -8,8 +8,8 @@ from rich.console import Console
 from rich.table import Table
 
 from diffusion_core.model import ModelInfo, describe
+from jobs.batch_size import resolve_batch_size
 from jobs.commands.common import job_argument, json_option, read_job, set_option
-from jobs.runner import resolve_batch_size
 from pipelines.loras import locate_loras
 from pipelines.models import locate
 from pipelines.planning import PlanLayout, check

@@ -16,6 +16,7 @@ from diffusion_core.batch_knee import (
     find_knee,
     foretold_bytes,
     largest_fitting,
+    useful_share,
 )
 from diffusion_core.errors import OutOfMemory
 
@@ -51,7 +52,7 @@ class Device:
 
 
 def knee_of(device: Device, room: int = ROOMY, usual: int = 4, budget_s: float = 1e9) -> Knee:
-    return find_knee(device, room, usual, budget_s, device.clock)
+    return find_knee(device, room, usual, budget_s, clock=device.clock)
 
 
 @given(batch_s=st.floats(0, 10), image_s=st.floats(0.001, 1))
@@ -120,6 +121,17 @@ def test_a_model_too_slow_to_be_measured_keeps_the_usual_size() -> None:
     device = Device(batch_s=60.0)
     found = knee_of(device, usual=8, budget_s=30.0)
     assert (device.tried, found.batch_size, found.ending) == ([1], 8, Ending.TIME)
+
+
+def test_padding_counts_against_a_size() -> None:
+    device = Device(batch_s=10, image_s=0.1)
+    useful = useful_share([24] * 50)
+    assert [useful(size) for size in (1, 8, 16, 32)] == [1.0, 1.0, 0.75, 0.75]
+    found = find_knee(device, ROOMY, 4, 1e9, useful, device.clock)
+    assert (found.batch_size, found.ending) == (32, Ending.RATE)
+    assert device.tried == [1, 2, 4, 8, 16, 32, 64]
+    alone = find_knee(device, ROOMY, 4, 1e9, useful_share([3] * 50), device.clock)
+    assert alone.batch_size == 4
 
 
 @given(

@@ -1,0 +1,145 @@
+"""How many images a run samples at once: what its job says, if it fits, or what is measured.
+
+Decided once, by the first actor, before the run's record is written. Knows nothing of how it is
+measured; `batch_sizes` knows which kinds are, and what the others get.
+"""
+
+import time
+from collections.abc import Generator, Iterator
+
+from diffusion_core.batch_knee import Ending, useful_share
+from diffusion_core.requests import SamplingParams
+from jobs.actors import ActorFactory
+from jobs.cluster import most_cpus
+from jobs.events import Event, Message
+from jobs.starting import FirstActor
+from pipelines.batch_sizes import (
+    STEPS_WORTH_MEASURING,
+    BatchSizes,
+    Kind,
+    MeasuredKind,
+    num_steps,
+    worth_measuring,
+)
+from pipelines.planning import PlanLayout, Settings
+from pipelines.spec import RunSpec
+from pipelines.wording import plural
+
+AUTO_BATCH_SIZE = {"cpu": 4, "cuda": 8}
+"""What `batch.size: auto` stands for where it is not measured."""
+
+MEASURING_S, KIND_S = 60.0, 30.0
+"""What all measuring together may take, and that of one kind of images."""
+
+PADDING_WORTH_A_WORD = 0.5
+"""Share of what is sampled."""
+
+FAR = 4
+"""A size that is so many times the usual one may be too large for the memory."""
+
+
+def resolve_batch_size(spec: RunSpec, device: str) -> int:
+    """`batch.size`, with `auto` as it is where nothing is measured."""
+    return AUTO_BATCH_SIZE[device] if spec.batch.size == "auto" else spec.batch.size
+
+
+def decided(
+    spec: RunSpec, layout: PlanLayout, first: FirstActor
+) -> Generator[Event, None, BatchSizes]:
+    """The batch sizes of a run that begins; its first actor has loaded the model.
+
+    On an accelerator a batch that does not fit is refused and halved. On a CPU it would end its
+    process, so a size far beyond the usual one is tried in small, and foretold.
+    """
+    device = first.factory.device
+    usual = resolve_batch_size(spec, device)
+    if spec.batch.size == "auto":
+        return (yield from _measured(spec, layout, first, usual))
+    sizes = BatchSizes(usual)
+    if device == "cpu" and usual > FAR * AUTO_BATCH_SIZE[device]:
+        sizes = yield from _fitting(spec, layout, first, usual)
+    yield from _padding_warning(layout, sizes.most)
+    return sizes
+
+
+def _measured(
+    spec: RunSpec, layout: PlanLayout, first: FirstActor, usual: int
+) -> Generator[Event, None, BatchSizes]:
+    wanted = worth_measuring(layout.batches)
+    if not wanted:
+        yield Message(
+            f"batch.size auto: {usual}; it is measured from {STEPS_WORTH_MEASURING:,} denoising "
+            f"steps on, and these images have {num_steps(layout.batches):,}"
+        )
+    found: list[MeasuredKind] = []
+    share, end_at = memory_share(spec, first.factory), time.monotonic() + MEASURING_S
+    for settings in wanted:
+        left_s = min(KIND_S, end_at - time.monotonic())
+        if left_s <= 0:
+            break
+        counts = _alike(layout, settings)
+        knee = yield from first.measured(
+            first.handle.find_knee.remote(_params(settings), counts, usual, share, left_s)
+        )
+        if knee is None:
+            break
+        found.append(MeasuredKind(Kind.of(settings), knee))
+        yield Message(f"batch.size auto: {_told(found[-1])}")
+    return BatchSizes.found(found) if found else BatchSizes(usual)
+
+
+def _fitting(
+    spec: RunSpec, layout: PlanLayout, first: FirstActor, wanted: int
+) -> Generator[Event, None, BatchSizes]:
+    heaviest = max((each.settings for each in layout.batches), key=lambda s: Kind.of(s).weight)
+    share = memory_share(spec, first.factory)
+    pending = first.handle.largest_fitting.remote(_params(heaviest), wanted, share)
+    knee = yield from first.measured(pending)
+    if knee is None or knee.ending is not Ending.MEMORY:
+        return BatchSizes(wanted)
+    yield Message(
+        f"batch.size: {wanted:,} images would not fit into the memory of an actor at once; it "
+        f"takes {knee.batch_size:,}",
+        warning=True,
+    )
+    return BatchSizes(knee.batch_size)
+
+
+def _padding_warning(layout: PlanLayout, size: int) -> Iterator[Event]:
+    counts = [each.num_images for each in layout.batches]
+    padding = 1.0 - useful_share(counts)(size)
+    if padding > PADDING_WORTH_A_WORD:
+        yield Message(
+            f"batch.size: in batches of {size:,}, {padding:.0%} of what is sampled is padding: no "
+            f"more than {plural(max(counts), 'image')} are alike in their settings",
+            warning=True,
+        )
+
+
+def memory_share(spec: RunSpec, factory: ActorFactory) -> float:
+    """The part of a device's memory that is one actor's, where a node holds as many as it can."""
+    if factory.gpus:
+        return min(1.0, factory.gpus)
+    beside = max(1, int(most_cpus() // factory.cpus))
+    return 1.0 / min(beside, spec.cluster.max_actors or beside)
+
+
+def _alike(layout: PlanLayout, settings: Settings) -> list[int]:
+    """How many images have each of the settings of one kind."""
+    kind = Kind.of(settings)
+    return [each.num_images for each in layout.batches if Kind.of(each.settings) == kind]
+
+
+def _params(settings: Settings) -> SamplingParams:
+    return SamplingParams(
+        width=settings.width,
+        height=settings.height,
+        num_inference_steps=settings.num_inference_steps,
+        guidance_scale=settings.guidance_scale,
+        scheduler=settings.scheduler,
+    )
+
+
+def _told(measured: MeasuredKind) -> str:
+    knee = measured.knee
+    return f"{knee.batch_size} at {measured.kind.name}; {knee.ending.value}"
