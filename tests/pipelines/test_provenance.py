@@ -144,3 +144,14 @@ def test_other_json_holds_no_facts(text: str) -> None:
 )
 def test_other_xmp_holds_no_facts(packet: bytes) -> None:
     assert facts_from_xmp(packet) is None
+
+
+def test_an_image_that_was_not_made_faster_says_what_it_always_said() -> None:
+    assert "speed" not in facts_json(FACTS)
+    assert facts_from_json(facts_json(FACTS)) == FACTS
+
+
+def test_how_an_image_was_made_faster_comes_back_from_json_and_xmp() -> None:
+    fast = replace(FACTS, speed='{"channels_last":true}')
+    assert facts_from_json(facts_json(fast)) == fast
+    assert facts_from_xmp(xmp_packet(fast)) == fast

@@ -197,6 +197,27 @@ def test_where_a_run_runs_is_no_change_but_what_it_makes_is() -> None:
     assert [str(change) for change in changes] == ["sampling.width: None -> 256", "seed: 0 -> 7"]
 
 
+def test_what_makes_a_run_faster_is_part_of_what_it_is() -> None:
+    plain, fast = job(), job(model={"speed": {"deep_features": {"interval": 3}}})
+    assert [str(change) for change in plain.changes(fast)] == [
+        "model.speed.deep_features.branch: None -> 0",
+        "model.speed.deep_features.interval: None -> 3",
+    ]
+    assert fast.changes(RunSpec.from_dict(fast.as_dict())) == []
+
+
+def test_a_run_that_is_not_made_faster_is_the_run_that_it_always_was() -> None:
+    older = {k: v for k, v in job().as_dict()["model"].items() if k != "speed"}
+    assert job().identity()["model"] == older
+    assert job(model=older).changes(job(model={"speed": {"channels_last": False}})) == []
+
+
+def test_a_decision_for_a_whole_batch_needs_batches_of_one() -> None:
+    model = {"speed": {"first_block_cache": {}}}
+    assert "batch.size must be 1, not auto" in refusal(model=model)
+    assert job(model=model, batch={"size": 1}).batch.size == 1
+
+
 def test_the_schema_asks_for_what_a_file_needs() -> None:
     schema = json_schema()
     assert set(schema["required"]) == {"manifest", "output"}
