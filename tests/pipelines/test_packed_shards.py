@@ -19,7 +19,7 @@ from pipelines.commit import committed_shards, failed_rows, read_commit, shard_p
 from pipelines.errors import LeaseLost
 from pipelines.lease import Fence, new_claim
 from pipelines.packing import is_as_named, members_of
-from pipelines.planning import read_shard
+from pipelines.planning import read_shard, write_plan
 from pipelines.records import FailureType
 from pipelines.run_record import RunRecord
 from pipelines.shard import (
@@ -267,6 +267,39 @@ def test_on_a_store_that_replaces_what_has_a_name_a_pack_is_written_once(
     assert written == [shard_path(0)]
     assert the_pack(store) == path
     assert read_commit(store, 0).column("sha256").equals(part.column("sha256"))
+
+
+@pytest.mark.parametrize("server", ["seaweed", "rclone_s3"])
+def test_packs_on_s3_with_and_without_conditional_writes(
+    tmp_path: Path, server: str, request: pytest.FixtureRequest
+) -> None:
+    _, record, rows = prepare(tmp_path, ["a", "nan", "c"], packing="webdataset")
+    folder = request.getfixturevalue(server).folder()
+    store = Store(f"{folder.url}/run", folder.options)
+    store = store if store.honours_create_only() else store.reading_back()
+    assert store.reads_back == (server == "rclone_s3")
+    list(write_plan(record.spec, record.model, record.layout, store))
+    run(store, record, ShardWork(0, rows), FakeSampler())
+    path, part = the_pack(store), read_commit(store, 0)
+    whole = store.read(path)
+    assert len(images_of(store, part)) == 2
+    store.delete(shard_path(0))
+    store.put(path, whole[:-700])
+    run(store, record, ShardWork(0, rows, attempt=2, look_first=True), FakeSampler())
+    assert store.read(the_pack(store)) == whole
+    assert read_commit(store, 0).column("file").equals(part.column("file"))
+    retried = ShardWork(0, rows, look_first=True, amends=Amendment((1,)))
+    run(store, record, retried, Mending())
+    store.delete(path)
+    for sample in (1.0, 0.999):
+        found = [f for shard in verify(Run(store, record), sample) for f in shard.findings]
+        assert [(f.damage, f.row) for f in found] == [(Damage.MISSING, 0), (Damage.MISSING, 2)]
+    assert stray_images(Run(store, record)) == []
+    repair = Amendment(in_the_same_packs(Run(store, record), 0, [0]), replaces=True)
+    assert repair.rows == (0, 2)
+    run(store, record, ShardWork(0, rows, look_first=True, amends=repair), FakeSampler())
+    assert store.read(path) == whole
+    assert len(images_of(store, read_commit(store, 0))) == 3
 
 
 def test_two_that_commit_at_once_agree_on_a_pack(kind: str, tmp_path: Path) -> None:
