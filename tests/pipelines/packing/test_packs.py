@@ -6,6 +6,7 @@ import json
 import tarfile
 from dataclasses import replace
 from datetime import date
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -29,6 +30,8 @@ from pipelines.packing import (
 )
 from pipelines.packing.webdataset import member_name
 from pipelines.sections import ImagesSpec
+from pipelines.training.data import DataSpec
+from pipelines.training.data import pack as training_data
 
 KINDS = ("webdataset", "parquet")
 
@@ -151,6 +154,22 @@ def test_a_parquet_file_is_laid_out_as_datasets_expects() -> None:
     for row, member in zip(rows, ours, strict=True):
         assert {**member.facts.as_dict()}.items() <= row.items()
     assert [(row["topic"], row["manifest_image"]) for row in rows] == [("x", "theirs"), ("y", None)]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_packs_are_data_that_a_training_reads(tmp_path: Path, kind: Any) -> None:
+    ours = members(["cat/0_00.png", "cat/v1.2_00.png"])
+    made = pack(kind, ours, no_columns(2))
+    path = tmp_path / pack_path(kind, 0, made.data)
+    path.parent.mkdir()
+    path.write_bytes(made.data)
+    data = training_data(DataSpec(source=str(path)), 16, True, cache=tmp_path / "cache")
+    assert (len(data), data.num_bad) == (2, 0)
+    assert [data.captions(n) for n in range(2)] == [(each.facts.prompt,) for each in ours]
+    assert [Image.open(io.BytesIO(data.bytes(n))).getpixel((3, 3)) for n in range(2)] == [
+        (0, 0, 0),
+        (1, 1, 1),
+    ]
 
 
 def test_a_page_of_a_parquet_pack_that_was_changed_is_refused() -> None:
