@@ -24,3 +24,5 @@ class ImageRequest:
     negative_prompt: str
     """"" for the pipeline's own default."""
     seed: int
+    guidance_scale: float | None = None
+    """Its own, where the model takes one of each image: see `Sampler.guides_rows`."""

@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from diffusion_core import acceleration, conventions, schedulers, step_times
+from diffusion_core import acceleration, conventions, row_guidance, schedulers, step_times
 from diffusion_core.conditioning import CACHE_BYTES, Conditioner
 from diffusion_core.errors import DeviceError, OutOfMemory, SamplingError, SettingsError
 from diffusion_core.model import LoadedModel
@@ -70,6 +70,8 @@ class Sampler:
         self._batch_size = batch_size
         self._takes = conventions.call_parameters(type(model.pipeline))
         self._conditioner = Conditioner(model, cache_bytes)
+        self.guides_rows = row_guidance.multiplies(model.pipeline)
+        """Whether the images of a batch may have guidance scales of their own."""
 
     def sample(
         self,
@@ -115,6 +117,11 @@ class Sampler:
             raise SettingsError(
                 f"a first_block_cache decides for a whole batch, so that holds 1, not {batch_size}"
             )
+        for scale in _scales(requests, params):
+            if scale != params.guidance_scale and not (
+                self.guides_rows and (scale > 1) == (params.guidance_scale > 1)
+            ):
+                raise SettingsError(f"guidance {scale} and {params.guidance_scale} in one batch")
         if not self._model.takes_negative_prompt and any(r.negative_prompt for r in requests):
             raise SettingsError(f"{type(self._pipeline).__name__} takes no negative prompt")
 
@@ -167,7 +174,7 @@ class Sampler:
             "width": params.width,
             "height": params.height,
             "num_inference_steps": params.num_inference_steps,
-            "guidance_scale": params.guidance_scale,
+            "guidance_scale": row_guidance.scale_of_rows(_scales(batch, params)),
             "generator": [torch.Generator("cpu").manual_seed(r.seed) for r in batch],
             "output_type": "pt",
             # The size asked for, not the nearest of a table, resized.
@@ -176,6 +183,12 @@ class Sampler:
             "clean_caption": False,
         }
         return {name: value for name, value in settings.items() if name in self._takes}
+
+
+def _scales(requests: Sequence[ImageRequest], params: SamplingParams) -> list[float]:
+    """The guidance scale of each image."""
+    own = (request.guidance_scale for request in requests)
+    return [params.guidance_scale if scale is None else scale for scale in own]
 
 
 def _fault(pixels: torch.Tensor, finite: bool, flagged: bool) -> Fault | None:
