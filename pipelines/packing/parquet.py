@@ -9,7 +9,6 @@ Reference: huggingface.co/docs/datasets, "Create an image dataset", the features
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from io import BytesIO
-from itertools import islice
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -17,8 +16,8 @@ import pyarrow.parquet as pq
 from pipelines.packing.members import Member, Pack, Place
 from pipelines.records import METADATA_SCHEMA, ImageFacts
 
-ROW_GROUP_IMAGES = 100
-"""What a reader holds at once."""
+ROW_GROUP_IMAGES, ROW_GROUP_BYTES = 100, 32 << 20
+"""What a reader holds at once, and what is copied at once while a file is written."""
 
 IMAGE = pa.field("image", pa.struct([("bytes", pa.binary()), ("path", pa.string())]))
 
@@ -37,7 +36,7 @@ def pack(members: Iterable[Member], carried: pa.Table) -> Pack:
     carried = _beside_images(carried)
     schema = pa.schema([IMAGE, *FACTS, *carried.schema], {"huggingface": json.dumps(FEATURES)})
     short = [field.name for field in schema if not pa.types.is_nested(field.type)]
-    file, places, waiting = BytesIO(), list[Place](), iter(members)
+    file, places = BytesIO(), list[Place]()
     with pq.ParquetWriter(
         file,
         schema,
@@ -46,7 +45,7 @@ def pack(members: Iterable[Member], carried: pa.Table) -> Pack:
         write_statistics=short,
         write_page_checksum=True,
     ) as writer:
-        while group := list(islice(waiting, ROW_GROUP_IMAGES)):
+        for group in _row_groups(members):
             start = file.tell()
             writer.write_table(_rows(group, carried.slice(len(places), len(group)), schema))
             places += _places(group, file, start)
@@ -67,6 +66,18 @@ def members(data: bytes) -> Iterator[tuple[str, bytes]]:
     except (pa.ArrowException, OSError) as error:
         reason = " ".join(str(error).split())[:200]
         raise ValueError(f"it is no whole Parquet file: {reason}") from error
+
+
+def _row_groups(members: Iterable[Member]) -> Iterator[list[Member]]:
+    group, num_bytes = list[Member](), 0
+    for member in members:
+        if group and (len(group) == ROW_GROUP_IMAGES or num_bytes > ROW_GROUP_BYTES):
+            yield group
+            group, num_bytes = [], 0
+        group.append(member)
+        num_bytes += len(member.data)
+    if group:
+        yield group
 
 
 def _rows(group: Sequence[Member], carried: pa.Table, schema: pa.Schema) -> pa.Table:

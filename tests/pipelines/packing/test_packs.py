@@ -26,6 +26,7 @@ from pipelines.packing import (
     pack,
     pack_path,
     packed_shard,
+    parquet,
     split_member,
 )
 from pipelines.packing.webdataset import member_name
@@ -184,6 +185,17 @@ def test_a_small_row_group_holds_a_hundred_images() -> None:
     made = pack("parquet", members([f"{n}.png" for n in range(120)]), no_columns(120))
     file = pq.ParquetFile(io.BytesIO(made.data))
     assert [file.metadata.row_group(n).num_rows for n in range(2)] == [100, 20]
+
+
+def test_a_row_group_of_large_images_holds_fewer(monkeypatch: pytest.MonkeyPatch) -> None:
+    ours = members(["a.png", "b.png", "c.png"])
+    monkeypatch.setattr(parquet, "ROW_GROUP_BYTES", len(ours[0].data) + 1)
+    made = pack("parquet", ours, carried(topic=["x", "y", "z"]))
+    file = pq.ParquetFile(io.BytesIO(made.data))
+    assert [file.metadata.row_group(n).num_rows for n in range(2)] == [2, 1]
+    assert file.read().column("topic").to_pylist() == ["x", "y", "z"]
+    for member, place in zip(ours, made.places, strict=True):
+        assert made.data[place.offset :][: len(member.data)] == member.data
 
 
 def test_the_name_of_a_pack_tells_its_shard_and_its_content() -> None:
