@@ -20,6 +20,7 @@ from jobs.commands.common import (
 from jobs.commands.remaking import max_failures_option, working_spec
 from jobs.progress import display_for
 from jobs.remake import RemakeResult, mend_plans, remake, sweep_strays
+from pipelines.packing import packed_shard
 from pipelines.runs import Run
 from pipelines.shard import Amendment
 from pipelines.verify import Damage, Finding, in_the_same_packs, stray_images, verify
@@ -57,7 +58,7 @@ class Verdict:
     num_uncommitted: int
     findings: tuple[Finding, ...]
     strays: tuple[str, ...]
-    """Images that no commit names."""
+    """Images, or packs, that no commit names."""
 
     @property
     def damaged_plan(self) -> list[int]:
@@ -70,7 +71,7 @@ class Verdict:
 @storage_option
 @click.option("--sample", type=Share(), default="100%", metavar="N%", help="Read so many images.")
 @click.option("--repair", is_flag=True, help="Make what is missing or damaged again.")
-@click.option("--sweep", is_flag=True, help="Delete images that no commit names.")
+@click.option("--sweep", is_flag=True, help="Delete images and packs that no commit names.")
 @address_option
 @max_failures_option
 @take_over_option
@@ -188,7 +189,8 @@ def as_text(verdict: Verdict, repaired: RemakeResult | None, swept: list[str]) -
     if strays:
         done = "deleted" if swept else "kept; --sweep deletes them"
         lines += [f"{path}: no commit names it" for path in strays[:SHOWN]]
-        lines.append(f"{plural(len(strays), 'image')} that no commit names, {done}")
+        kind = "image" if packed_shard(strays[0]) is None else "pack"
+        lines.append(f"{plural(len(strays), kind)} that no commit names, {done}")
     if repaired is not None:
         lines.append(
             f"{plural(repaired.num_rows, 'row')} made again: {repaired.num_same:,} with the bytes "

@@ -473,8 +473,12 @@ def test_a_damaged_image_is_made_again_in_a_batch_of_the_size_that_it_was_made_i
     assert store.read(image.file) != whole
 
 
-def test_the_next_shard_is_sampled_while_this_one_is_being_stored(tmp_path: Path) -> None:
-    store, record, rows = prepare(tmp_path, [f"picture {i}" for i in range(8)], shard_size=4)
+@pytest.mark.parametrize("packing", ["none", "webdataset"])
+def test_the_next_shard_is_sampled_while_this_one_is_being_stored(
+    tmp_path: Path, packing: str
+) -> None:
+    prompts = [f"picture {i}" for i in range(8)]
+    store, record, rows = prepare(tmp_path, prompts, shard_size=4, packing=packing)
     shards = [rows.filter(pc.equal(rows.column("shard"), shard)) for shard in (0, 1)]
     stored, sampled = threading.Event(), threading.Event()
 
@@ -498,4 +502,8 @@ def test_the_next_shard_is_sampled_while_this_one_is_being_stored(tmp_path: Path
         assert isinstance(first.result(30)[-1], ShardDone)
         assert isinstance(second.result(30)[-1], ShardDone)
     runner.close()
+    for number in (0, 1):
+        part = read_commit(store, number)
+        assert part.column("image_id").equals(shards[number].column("image_id"))
+        assert len(set(part.column("file").to_pylist())) == (4 if packing == "none" else 1)
     assert committed_shards(store) == {0, 1}
