@@ -31,6 +31,20 @@ PICTURE_IS_OPTIONAL = (
 """Pipelines that take an `image` and do without; in all others it is what they work on."""
 
 
+MULTIPLY_BY_GUIDANCE = frozenset(
+    {
+        "PixArtAlphaPipeline",
+        "PixArtSigmaPipeline",
+        "SanaPipeline",
+        "StableDiffusion3Pipeline",
+        "StableDiffusionPipeline",
+        "StableDiffusionXLPipeline",
+    }
+)
+"""Pipelines that do nothing with a guidance scale above 1 but multiply by it, unless their denoiser
+is told the scale; only these very classes, whatever is derived from them."""
+
+
 @dataclass(frozen=True)
 class PipelineFolder:
     """A folder that a diffusers pipeline was saved to."""

@@ -1,9 +1,9 @@
 """A guidance scale for each image of a batch, in pipelines that only multiply by it.
 
-Diffusers' pipelines take one number for a whole batch. Those of `MULTIPLYING` compare it with 1, to
-know whether there is guidance at all, and multiply each step's difference by it (Ho & Salimans
-2022, eq. 6). A number that multiplies each image by its own scale gives each the very bits that it
-has in a batch where all scales are its own.
+Diffusers' pipelines take one number for a whole batch. Those of `MULTIPLY_BY_GUIDANCE` compare it
+with 1, to know whether there is guidance at all, and multiply each step's difference by it (Ho &
+Salimans 2022, eq. 6). A number that multiplies each image by its own scale gives each the very bits
+that it has in a batch where all scales are its own.
 """
 
 from collections.abc import Sequence
@@ -11,17 +11,7 @@ from typing import Any
 
 from torch import Tensor, float32, tensor
 
-MULTIPLYING = frozenset(
-    {
-        "PixArtAlphaPipeline",
-        "PixArtSigmaPipeline",
-        "SanaPipeline",
-        "StableDiffusion3Pipeline",
-        "StableDiffusionPipeline",
-        "StableDiffusionXLPipeline",
-    }
-)
-"""Classes of pipelines by name: only these very ones, whatever is derived from them."""
+from diffusion_core.conventions import MULTIPLY_BY_GUIDANCE
 
 EMBEDS = ("time_cond_proj_dim", "guidance_embeds")
 """Set in the configuration of a denoiser that is told the scale instead."""
@@ -31,12 +21,7 @@ def multiplies(pipeline: Any) -> bool:
     """Whether a loaded pipeline only multiplies by its guidance scale."""
     denoiser = getattr(pipeline, "transformer", None) or getattr(pipeline, "unet", None)
     embeds = any(getattr(denoiser.config, name, None) for name in EMBEDS) if denoiser else True
-    return type(pipeline).__name__ in MULTIPLYING and not embeds
-
-
-def merged_scale(guidance_scale: float) -> float:
-    """What is the same of the scales that may share a batch: whether there is guidance."""
-    return 2.0 if guidance_scale > 1 else 1.0
+    return type(pipeline).__name__ in MULTIPLY_BY_GUIDANCE and not embeds
 
 
 def scale_of_rows(scales: Sequence[float]) -> float:

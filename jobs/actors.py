@@ -59,8 +59,8 @@ class Whereabouts:
     """Packages that decide a pixel's last bits and are not those that the run began with."""
 
 
-Sampled = tuple[np.ndarray, str | None]
-"""Pixels, uint8 (H, W, 3), and what is wrong with them."""
+Sampled = tuple[str, np.ndarray, str | None]
+"""An image's id, its pixels, uint8 (H, W, 3), and what is wrong with them."""
 
 
 class SamplerActor:
@@ -207,9 +207,11 @@ class SamplerActor:
 
     def sample(self, images: Sequence[PlannedImage]) -> Iterator[list[Sampled]]:
         """Sample images without storing them: pixels and faults, for previews, by the batch."""
-        for batch in batches(list(images), lambda image: self._batch_size):
-            sampled = self._loaded.sample([image.request for image in batch], batch[0].params)
-            yield list(zip(sampled.pixels, sampled.faults, strict=True))
+        sampler = self._loaded
+        for batch in batches(list(images), lambda image: self._batch_size, sampler.guides_rows):
+            sampled = sampler.sample([image.request for image in batch], batch[0].params)
+            ids = [image.image_id for image in batch]
+            yield list(zip(ids, sampled.pixels, sampled.faults, strict=True))
 
 
 RemoteActor = Any

@@ -5,9 +5,12 @@ measured; `batch_sizes` knows which kinds are, and what the others get.
 """
 
 import time
-from collections.abc import Generator, Iterator
+from collections import Counter
+from collections.abc import Generator, Iterator, Sequence
 
 from diffusion_core.batch_knee import Ending, useful_share
+from diffusion_core.conventions import MULTIPLY_BY_GUIDANCE
+from diffusion_core.model import ModelInfo
 from diffusion_core.requests import SamplingParams
 from jobs.actors import ActorFactory
 from jobs.cluster import most_cpus
@@ -21,6 +24,7 @@ from pipelines.batch_sizes import (
     num_steps,
     worth_measuring,
 )
+from pipelines.batching import shared_settings
 from pipelines.planning import PlanLayout, Settings
 from pipelines.spec import RunSpec
 from pipelines.wording import plural
@@ -44,7 +48,7 @@ def resolve_batch_size(spec: RunSpec, device: str) -> int:
 
 
 def decided(
-    spec: RunSpec, layout: PlanLayout, first: FirstActor
+    spec: RunSpec, model: ModelInfo, layout: PlanLayout, first: FirstActor
 ) -> Generator[Event, None, BatchSizes]:
     """The batch sizes of a run that begins; its first actor has loaded the model.
 
@@ -54,16 +58,16 @@ def decided(
     device = first.factory.device
     usual = resolve_batch_size(spec, device)
     if spec.batch.size == "auto":
-        return (yield from _measured(spec, layout, first, usual))
+        return (yield from _measured(spec, model, layout, first, usual))
     sizes = BatchSizes(usual)
     if device == "cpu" and usual > FAR * AUTO_BATCH_SIZE[device]:
         sizes = yield from _fitting(spec, layout, first, usual)
-    yield from _padding_warning(layout, sizes.most)
+    yield from _padding_warning(list(_alike(layout, model).values()), sizes.most)
     return sizes
 
 
 def _measured(
-    spec: RunSpec, layout: PlanLayout, first: FirstActor, usual: int
+    spec: RunSpec, model: ModelInfo, layout: PlanLayout, first: FirstActor, usual: int
 ) -> Generator[Event, None, BatchSizes]:
     wanted = worth_measuring(layout.batches)
     if not wanted:
@@ -72,12 +76,13 @@ def _measured(
             f"steps on, and these images have {num_steps(layout.batches):,}"
         )
     found: list[MeasuredKind] = []
+    alike = _alike(layout, model)
     share, end_at = memory_share(spec, first.factory), time.monotonic() + MEASURING_S
     for settings in wanted:
         left_s = min(KIND_S, end_at - time.monotonic())
         if left_s <= 0:
             break
-        counts = _alike(layout, settings)
+        counts = [number for each, number in alike.items() if Kind.of(each) == Kind.of(settings)]
         knee = yield from first.measured(
             first.handle.find_knee.remote(_params(settings), counts, usual, share, left_s)
         )
@@ -105,8 +110,7 @@ def _fitting(
     return BatchSizes(knee.batch_size)
 
 
-def _padding_warning(layout: PlanLayout, size: int) -> Iterator[Event]:
-    counts = [each.num_images for each in layout.batches]
+def _padding_warning(counts: Sequence[int], size: int) -> Iterator[Event]:
     padding = 1.0 - useful_share(counts)(size)
     if padding > PADDING_WORTH_A_WORD:
         yield Message(
@@ -124,10 +128,13 @@ def memory_share(spec: RunSpec, factory: ActorFactory) -> float:
     return 1.0 / min(beside, spec.cluster.max_actors or beside)
 
 
-def _alike(layout: PlanLayout, settings: Settings) -> list[int]:
-    """How many images have each of the settings of one kind."""
-    kind = Kind.of(settings)
-    return [each.num_images for each in layout.batches if Kind.of(each.settings) == kind]
+def _alike(layout: PlanLayout, model: ModelInfo) -> dict[Settings, int]:
+    """How many images can share batches, by what they share."""
+    counts: Counter[Settings] = Counter()
+    for each in layout.batches:
+        shared = shared_settings(each.settings, model.pipeline in MULTIPLY_BY_GUIDANCE)
+        counts[shared] += each.num_images
+    return counts
 
 
 def _params(settings: Settings) -> SamplingParams:

@@ -13,7 +13,7 @@ from jobs.actors import ActorFactory, RemoteActor, Sampled
 from jobs.batch_size import resolve_batch_size
 from jobs.cluster import cluster, remote_value
 from jobs.runner import actor_factory, planning_mapper
-from pipelines.batching import PlannedImage, batches, planned_images
+from pipelines.batching import PlannedImage, planned_images
 from pipelines.contact_sheet import contact_sheet
 from pipelines.planning import PlanLayout, check, plan_part
 from pipelines.spec import RunSpec
@@ -56,10 +56,14 @@ def sample_spread(spec: RunSpec, num_images: int) -> list[Sample]:
         with _actor(factory) as actor:
             model: ModelInfo = remote_value(actor.describe.remote())
             layout = check(spec, model, batch_size, mapper=planning_mapper(spec))
-            images = together(spread(spec, model, layout, num_images))
+            images = spread(spec, model, layout, num_images)
             remote_value(actor.load.remote(model.fingerprint, batch_size))
-            sampled = zip(images, _sample(actor, images), strict=True)
-            return [Sample(image, pixels, fault) for image, (pixels, fault) in sampled]
+            by_id = {image.image_id: image for image in images}
+            made = {
+                image_id: Sample(by_id[image_id], pixels, fault)
+                for image_id, pixels, fault in _sample(actor, images)
+            }
+            return [made[image.image_id] for image in images]
 
 
 def spread(
@@ -76,11 +80,6 @@ def spread(
             chosen += planned_images(plan_part(spec, model, layout, index).take(inside))
         start += part.num_images
     return chosen
-
-
-def together(images: list[PlannedImage]) -> list[PlannedImage]:
-    """Those of equal settings one after the other, as they are sampled."""
-    return [image for group in batches(images, lambda image: len(images)) for image in group]
 
 
 def _sample(actor: RemoteActor, images: list[PlannedImage]) -> Iterator[Sampled]:

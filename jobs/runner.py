@@ -213,7 +213,7 @@ class _Press:
         layout = check(spec, model, usual, mapper=planning_mapper(spec))
         # A model that does not load leaves nothing behind.
         yield from first.loaded(loading, model.fingerprint, usual)
-        sizes = yield from decided(spec, layout, first)
+        sizes = yield from decided(spec, model, layout, first)
         layout = cut(spec, layout, sizes.most)
         record = new_record(spec, model, factory.device, sizes, layout)
         with held(store, free) as lease:

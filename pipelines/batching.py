@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import pyarrow as pa
 
 from diffusion_core.requests import ImageRequest, SamplingParams
+from pipelines.planning.layout import Settings
 from pipelines.records import PLAN_SCHEMA
 
 
@@ -42,7 +43,10 @@ class PlannedImage:
     def request(self) -> ImageRequest:
         """What this image alone asks of the sampler."""
         return ImageRequest(
-            prompt=self.prompt, negative_prompt=self.negative_prompt, seed=self.seed
+            prompt=self.prompt,
+            negative_prompt=self.negative_prompt,
+            seed=self.seed,
+            guidance_scale=self.guidance_scale,
         )
 
 
@@ -51,8 +55,25 @@ def planned_images(rows: pa.Table) -> list[PlannedImage]:
     return [PlannedImage(**row) for row in rows.select(PLAN_SCHEMA.names).to_pylist()]
 
 
+def shared_settings(settings: SamplingParams | Settings, guides_rows: bool) -> Settings:
+    """What the images of a batch have in common: all settings, or all but the guidance scale.
+
+    Even then guided images share none with others: each of them is sampled twice.
+    """
+    scale = settings.guidance_scale
+    return Settings(
+        width=settings.width,
+        height=settings.height,
+        num_inference_steps=settings.num_inference_steps,
+        guidance_scale=(2.0 if scale > 1 else 1.0) if guides_rows else scale,
+        scheduler=settings.scheduler,
+    )
+
+
 def batches(
-    images: list[PlannedImage], size: Callable[[PlannedImage], int]
+    images: list[PlannedImage],
+    size: Callable[[PlannedImage], int],
+    guides_rows: bool = False,
 ) -> Iterator[list[PlannedImage]]:
     """Cut images into batches of equal settings; the last one of each setting may be short.
 
@@ -62,10 +83,12 @@ def batches(
     Args:
         images: in order; settings come in that of their first images.
         size: how many the batch of an image holds, asked anew for each batch.
+        guides_rows: whether images whose guidance scales differ may share one, if all have some.
     """
-    groups: dict[tuple[SamplingParams, int], list[PlannedImage]] = {}
+    groups: dict[tuple[Settings, int], list[PlannedImage]] = {}
     for image in images:
-        groups.setdefault((image.params, size(image)), []).append(image)
+        settings = shared_settings(image.params, guides_rows)
+        groups.setdefault((settings, size(image)), []).append(image)
     for members in groups.values():
         while members:
             number = size(members[0])

@@ -279,7 +279,7 @@ class ShardRunner:
         Yields after each batch what is stored by then, if anything is, and what the batch took.
         """
         pending: deque[list[Future[ImageRecord]]] = deque()
-        for batch in batches(images, self._size_of):
+        for batch in batches(images, self._size_of, self.sampler.guides_rows):
             if self._draining.is_set():
                 break
             clock = time.perf_counter()

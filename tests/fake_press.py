@@ -19,6 +19,8 @@ from pipelines.storage import Store
 class FakeSampler:
     """Paints an image in a colour that its seed decides; fails where the prompt says so."""
 
+    guides_rows = False
+
     def __init__(self, fits: int = 100) -> None:
         self.fits = fits
         self.seeds: list[int] = []

@@ -9,7 +9,9 @@ from functools import cached_property
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from numpy.typing import NDArray
 
+from diffusion_core.conventions import MULTIPLY_BY_GUIDANCE
 from diffusion_core.model import ModelInfo
 from diffusion_core.schedulers import SAMPLER_NAMES
 from pipelines.hashing import Hashes, derive_seeds, hash64
@@ -41,6 +43,8 @@ class Planner:
         types |= {column.name: column.type for column in columns.carried}
         allowed = {name: type_ for name, type_ in types.items() if name not in UNKNOWN_IN_NAMES}
         self.template = Template.parse(spec.images.template, allowed)
+        self.guides_rows = info.pipeline in MULTIPLY_BY_GUIDANCE
+        """Whether images whose guidance scales differ can share a batch."""
 
     @property
     def named_columns(self) -> Columns:
@@ -172,6 +176,8 @@ def in_sampling_order(
     images = all_images(planner, rows, carried, np.argsort(groups, kind="stable"))
     if not groups.any():
         return images
+    if planner.guides_rows:
+        groups = group_by_settings(rows, guides_rows=True)
     order = whole_batches_first(groups[images.picked], batch_size)
     return replace(images, picked=images.picked[order], variants=images.variants[order])
 
@@ -200,15 +206,19 @@ def _images(
     return Images(rows, carried, planner.template, planner.spec.seed, picked, variants)
 
 
-def group_by_settings(rows: Rows) -> Ints:
-    """Which of the rows' distinct settings each has, numbered in sampling order; (n,)."""
+def group_by_settings(rows: Rows, guides_rows: bool = False) -> Ints:
+    """Which of the rows' distinct settings each has, numbered in sampling order; (n,).
+
+    Args:
+        guides_rows: count scales of guidance as one; the order is that of the settings still.
+    """
     groups = np.zeros(len(rows), np.int64)
     for column in (
         rows.width,
         rows.height,
         rows.scheduler,
         rows.num_inference_steps,
-        rows.guidance_scale,
+        rows.guidance_scale > 1 if guides_rows else rows.guidance_scale,
     ):
         if (column == column[:1]).all():
             continue
@@ -217,7 +227,7 @@ def group_by_settings(rows: Rows) -> Ints:
     return groups
 
 
-def _ranks(column: Ints | Floats) -> tuple[Ints, int]:
+def _ranks(column: Ints | Floats | NDArray[np.bool_]) -> tuple[Ints, int]:
     """Each value's place among the distinct ones in order, and how many those are.
 
     Like `np.unique`, by hashing: there are few distinct values and many rows.

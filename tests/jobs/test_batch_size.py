@@ -100,7 +100,7 @@ def decide(spec: RunSpec, first: FirstActor) -> tuple[BatchSizes, list[Event]]:
     def story() -> object:
         model = yield from first.described()  # type: ignore[misc]
         yield from first.loaded(first.load(model.fingerprint, 4), model.fingerprint, 4)
-        return (yield from decided(spec, check(spec, model, 4), first))
+        return (yield from decided(spec, model, check(spec, model, 4), first))
 
     steps = story()
     try:
