@@ -194,7 +194,9 @@ class Dispatcher:
         """Let every batch in hand come to its end, and stop."""
         self._winds_down = True
         drain_s = self._terms.drain_s
-        yield Message(f"{reason}: storing the batches in hand, for at most {drain_s:.0f} s")
+        # What is to be packed is stored with its whole shard only.
+        ending = "ending" if self._record.spec.images.is_packed else "storing"
+        yield Message(f"{reason}: {ending} the batches in hand, for at most {drain_s:.0f} s")
         self.fleet.drain()
         end = time.monotonic() + drain_s
         while any(worker.flights for worker in self.fleet.workers) and time.monotonic() < end:

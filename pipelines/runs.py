@@ -151,11 +151,11 @@ class Run:
 
         Others may lie beside them, of attempts that came to no commit.
         """
+        files: dict[str, None] = {}
         with self.reading():
-            files = self.metadata.to_table(columns=["file"]).column("file").unique().drop_null()
-        return [
-            f"{self.url}/{file}" for file in files.to_pylist() if packed_shard(file) is not None
-        ]
+            for batch in self.metadata.to_batches(columns=["file"]):
+                files |= dict.fromkeys(batch.column("file").unique().drop_null().to_pylist())
+        return [f"{self.url}/{file}" for file in files if packed_shard(file) is not None]
 
     def progress(self, committed: list[int] | None = None) -> RunProgress:
         """How far the run is now, or was when these shards were listed as committed."""

@@ -6,6 +6,7 @@ import json
 import tarfile
 from dataclasses import replace
 from datetime import date
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -171,6 +172,25 @@ def test_packs_are_data_that_a_training_reads(tmp_path: Path, kind: Any) -> None
         (0, 0, 0),
         (1, 1, 1),
     ]
+
+
+def test_columns_of_any_type_are_carried_into_a_parquet_pack() -> None:
+    odd = carried(
+        amount=pa.array([Decimal("1.50"), None], pa.decimal128(9, 2)),
+        when=pa.array([1, None], pa.timestamp("ns", "UTC")),
+        tags=pa.array([[("a", 1)], None], pa.map_(pa.string(), pa.int32())),
+        nested=pa.array([{"x": [1.5], "y": None}, None]),
+        half=pa.array([np.float16(0.5), None], pa.float16()),
+        raw=pa.array([b"\0", None], pa.large_binary()),
+        nothing=pa.nulls(2),
+        label=pa.array(["x", "y"], pa.large_string()).dictionary_encode(),
+    )
+    made = pack("parquet", members(["a.png", "b.png"]), odd)
+    found = pq.read_table(io.BytesIO(made.data)).select(odd.column_names)
+    assert found.to_pylist() == odd.to_pylist()
+    tar = pack("webdataset", members(["a.png", "b.png"]), odd)
+    told = json.loads(member_of("x.tar", tar.data, "a.json"))
+    assert (told["amount"], told["tags"], told["half"]) == ("1.50", [["a", 1]], 0.5)
 
 
 def test_a_page_of_a_parquet_pack_that_was_changed_is_refused() -> None:
