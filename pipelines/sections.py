@@ -180,7 +180,11 @@ class BatchSpec(Section):
 
     size: Annotated[
         PositiveInt | Auto,
-        Field(description="Images in one batch. Part of what decides the last bits of a pixel."),
+        Field(
+            description="Images in one batch; part of what decides the last bits of a pixel. auto: "
+            "measured before a run of 20,000 denoising steps or more; in others 4 on a CPU, 8 on a "
+            "GPU."
+        ),
     ] = "auto"
     shard_size: Annotated[
         PositiveInt | Auto,

@@ -28,7 +28,8 @@ def command(job: str, overrides: tuple[str, ...], as_json: bool) -> None:
 
     The whole manifest is validated, and nothing is written. Bytes and time are estimated from
     the runs under the job's output that used the same weights at the same settings. The cluster
-    is not asked: `batch.size: auto` counts as on a CPU unless `cluster.gpus_per_actor` is set.
+    is not asked: `batch.size: auto` counts as on a CPU unless `cluster.gpus_per_actor` is set, and
+    as where it is not measured.
     """
     spec = read_job(job, overrides)
     find(spec.manifests, spec.storage)

@@ -5,15 +5,19 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from fake_press import FakeSampler, prepare, run
 from hypothesis import given
 from hypothesis import strategies as st
 from made_runs import record_of
+from plans import MODEL, job
 
 from diffusion_core.batch_knee import Ending, Knee, Trial
 from diffusion_core.requests import SamplingParams
 from pipelines.batch_sizes import BatchSizes, Kind, MeasuredKind, num_steps, worth_measuring
-from pipelines.planning import Settings, SettingsCount
-from pipelines.run_record import RunRecord
+from pipelines.commit import read_commit
+from pipelines.planning import Settings, SettingsCount, check, plan_part
+from pipelines.run_record import RunRecord, new_record
+from pipelines.shard import ShardDone, ShardWork
 from pipelines.storage import Store
 from pipelines.working_sizes import WorkingSizes
 
@@ -134,3 +138,37 @@ def test_a_measured_size_that_does_not_fit_after_all_is_halved(tmp_path: Path) -
     assert later.of(large) == 4
     later.refresh()
     assert (later.of(large), later.of(small)) == (2, 16)
+
+
+def test_a_size_that_is_far_too_large_is_halved_until_the_run_gets_on(tmp_path: Path) -> None:
+    store, record, rows = prepare(tmp_path, [f"picture {n}" for n in range(6)])
+    record = replace(record, batch_size=4_096)
+    sampler = FakeSampler(fits=3)
+    events = run(store, record, ShardWork(0, rows), sampler)
+    assert events[-1] == ShardDone(0, num_ok=6, num_failed=0)
+    assert sampler.batches == [2, 2, 2]
+    assert set(read_commit(store, 0).column("batch_size").to_pylist()) == {2}
+    later = WorkingSizes(store, record.batch_sizes)
+    later.refresh()
+    assert later.of(SamplingParams(128, 96, 20, 4.5)) == 2
+
+
+def test_each_size_of_image_is_sampled_in_batches_of_its_own_size(tmp_path: Path) -> None:
+    path = tmp_path / "m.jsonl"
+    sides = [64] * 9 + [128] * 5
+    path.write_text("".join(json.dumps({"prompt": "p", "width": w}) + "\n" for w in sides))
+    spec = job(tmp_path, path, sampling={"height": 64})
+    found = BatchSizes.found(
+        [
+            MeasuredKind(Kind(64, 64, True), Knee(4, Ending.RATE, ())),
+            MeasuredKind(Kind(128, 64, True), Knee(2, Ending.RATE, ())),
+        ]
+    )
+    layout = check(spec, MODEL, found.most)
+    record, sampler = new_record(spec, MODEL, "cpu", found, layout), FakeSampler()
+    rows = plan_part(spec, MODEL, layout, 0)
+    run(Store(spec.url), record, ShardWork(0, rows), sampler)
+    assert sampler.batches == [4, 4, 1, 2, 2, 1]
+    made = read_commit(Store(spec.url), 0)
+    sizes = zip(made["width"].to_pylist(), made["batch_size"].to_pylist(), strict=True)
+    assert set(sizes) == {(64, 4), (128, 2)}
