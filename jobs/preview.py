@@ -47,7 +47,8 @@ def preview(spec: RunSpec, num_images: int) -> Image.Image:
 def sample_spread(spec: RunSpec, num_images: int) -> list[Sample]:
     """Images of a spread of rows, with the pixels that the run itself will make.
 
-    The whole manifest is validated first, and nothing is written.
+    Their last bits may differ where the run measures its batch size. The whole manifest is
+    validated first, and nothing is written.
     """
     find(spec.manifests, spec.storage)
     with cluster(spec.cluster):

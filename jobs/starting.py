@@ -27,6 +27,7 @@ POLL_S = 1.0
 
 LOADING = "to find and load its model"
 MEASURING = "to measure its batch size"
+LATE = {LOADING: "its model was not loaded", MEASURING: "nothing was found out"}
 
 LOADING = "to find and load its model"
 
@@ -123,7 +124,7 @@ class FirstActor:
         while not ray.wait([reference], timeout=POLL_S, fetch_local=False)[0]:
             self.go_on()
             if self._startup.seconds > self.load_timeout_s:
-                raise ClusterError(f"its model was not loaded in {self.load_timeout_s:.0f} s")
+                raise ClusterError(f"{LATE[self._doing]} in {self.load_timeout_s:.0f} s")
             if time.monotonic() > said_at:
                 said_at = math.inf
                 yield self._waiting(fits)

@@ -5,11 +5,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from diffusion_core import memory
 from diffusion_core.batch_knee import find_knee
 from diffusion_core.batch_trials import PROMPT, ROUNDS, TRIAL_STEPS, trials
-from diffusion_core.memory import HostMemory, available_bytes, resident_bytes, room_on
+from diffusion_core.memory import CudaMemory, HostMemory, available_bytes, resident_bytes, room_on
 from diffusion_core.model import LoadedModel
 from diffusion_core.requests import ImageRequest, SamplingParams
 from diffusion_core.sampling import Sampler
@@ -78,6 +79,15 @@ def test_room_is_what_is_held_and_a_share_of_what_is_free(monkeypatch: pytest.Mo
     whole, half = HostMemory(1.0).room_bytes, HostMemory(0.5).room_bytes
     assert whole - half == pytest.approx(450_000_000_000, rel=0.01)
     assert whole > resident_bytes() > 0
+
+
+@pytest.mark.parametrize(("share", "room"), [(1.0, 63), (0.5, 36), (0.1, 7.2)])
+def test_on_a_gpu_room_is_what_is_free_or_ours_but_no_more_than_our_share(
+    monkeypatch: pytest.MonkeyPatch, share: float, room: float
+) -> None:
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (60 << 30, 80 << 30))
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda: 10 << 30)
+    assert CudaMemory(share).room_bytes == pytest.approx(room * 2**30)
 
 
 @pytest.mark.parametrize(

@@ -180,3 +180,24 @@ def test_an_actor_tells_why_it_stopped_looking(make_spec: MakeSpec) -> None:
     assert (knee.ending.value, knee.batch_size) == ("the time for measuring was over", 4)
     assert [trial.batch_size for trial in knee.trials] == [1]
     ray.kill(first.handle)
+
+
+def test_images_of_mixed_guidance_have_the_same_bits_however_they_are_put_together(
+    make_spec: MakeSpec, tmp_path: Path
+) -> None:
+    path = tmp_path / "guidance.csv"
+    rows = [f"picture {n},{0.5 + n % 7}" for n in range(20)]
+    path.write_text("prompt,guidance_scale\n" + "\n".join(rows) + "\n")
+    made = []
+    for shard_size in (1, 64):
+        spec = make_spec(
+            name=f"by{shard_size}",
+            manifest=str(path),
+            sampling={"width": 64, "height": 64, "num_inference_steps": 2},
+            batch={"size": 4, "shard_size": shard_size},
+            cluster={"actors": 2},
+        )
+        assert jobs.run(spec).num_ok == 20
+        made.append(hashes(spec))
+    assert made[0] == made[1]
+    assert len(set(made[0].values())) == 20
