@@ -18,7 +18,7 @@ from torch import nn
 from diffusion_core import attention, conventions
 from diffusion_core.conventions import PipelineFolder
 from diffusion_core.deep_features import reusing_deep_features
-from diffusion_core.errors import ModelError, SettingsError
+from diffusion_core.errors import ModelError, SamplingError, SettingsError
 from diffusion_core.speed import DeepFeaturesSpec, SpeedSpec
 from diffusion_core.step_times import Clock
 from diffusion_core.weights import cache_folder
@@ -315,8 +315,11 @@ def _one_graph_a_shape() -> Iterator[None]:
     }
     kernels = torch._inductor.config
     deterministic = {"deterministic": True} if hasattr(kernels, "deterministic") else {}
-    with torch._dynamo.config.patch(limits), kernels.patch(deterministic):
-        yield
+    try:
+        with torch._dynamo.config.patch(limits), kernels.patch(deterministic):
+            yield
+    except torch._dynamo.exc.FailOnRecompileLimitHit as error:
+        raise SamplingError(f"more than {MAX_GRAPHS} shapes for one compiled function") from error
 
 
 REBUILDING: dict[str, Callable[[Parts, Any], None]] = {

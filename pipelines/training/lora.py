@@ -38,6 +38,8 @@ class LoraRecipe:
     def __init__(self, spec: LoraTrainSpec, data: PackedImages, device: str) -> None:
         if spec.model.loras:
             raise SettingsError("model.loras: a LoRA is trained on a model that has none")
+        if spec.model.speed.chosen():
+            raise SettingsError("model.speed: a LoRA is trained on the model as it is")
         if spec.model.dtype == "float16":
             raise SettingsError(
                 "model.dtype float16: gradients vanish in it; train in bfloat16 or float32"
