@@ -25,9 +25,9 @@ def nightpress(*arguments: str) -> Result:
     return CliRunner().invoke(command, arguments)
 
 
-@pytest.fixture(params=["webdataset", "parquet"])
-def spec(make_spec: MakeSpec, request: pytest.FixtureRequest) -> RunSpec:
-    return make_spec(images={"packing": request.param})
+@pytest.fixture
+def spec(make_spec: MakeSpec) -> RunSpec:
+    return make_spec(images={"packing": "webdataset"})
 
 
 @pytest.fixture
@@ -95,7 +95,7 @@ def test_retry_leaves_packs_alone_whose_rows_fail_again(
     rows = [f"picture {n},{'3e38' if n == 2 else 3}" for n in range(6)]
     manifest.write_text("\n".join(["prompt,guidance_scale", *rows]))
     sampling = {"width": 64, "height": 64, "num_inference_steps": 2}
-    spec = make_spec(manifest=str(manifest), sampling=sampling, images={"packing": "webdataset"})
+    spec = make_spec(manifest=str(manifest), sampling=sampling, images={"packing": "parquet"})
     jobs.run(spec)
     packs = packs_of(spec)
     result = nightpress("retry", spec.url, "--json")
