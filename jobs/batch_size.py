@@ -60,9 +60,10 @@ def decided(
     if spec.batch.size == "auto":
         return (yield from _measured(spec, model, layout, first, usual))
     sizes = BatchSizes(usual)
+    counts = list(_alike(layout, model).values())
     if device == "cpu" and usual > FAR * AUTO_BATCH_SIZE[device]:
-        sizes = yield from _fitting(spec, layout, first, usual)
-    yield from _padding_warning(list(_alike(layout, model).values()), sizes.most)
+        sizes = yield from _fitting(spec, layout, first, usual, max(counts))
+    yield from _padding_warning(counts, sizes.most)
     return sizes
 
 
@@ -94,20 +95,24 @@ def _measured(
 
 
 def _fitting(
-    spec: RunSpec, layout: PlanLayout, first: FirstActor, wanted: int
+    spec: RunSpec, layout: PlanLayout, first: FirstActor, wanted: int, most_alike: int
 ) -> Generator[Event, None, BatchSizes]:
+    """The size that is wanted if it fits; else halved, as long as it holds all that are alike."""
     heaviest = max((each.settings for each in layout.batches), key=lambda s: Kind.of(s).weight)
     share = memory_share(spec, first.factory)
     pending = first.handle.largest_fitting.remote(_params(heaviest), wanted, share)
     knee = yield from first.measured(pending)
     if knee is None or knee.ending is not Ending.MEMORY:
         return BatchSizes(wanted)
+    size = knee.batch_size
+    while size // 2 >= most_alike:
+        size //= 2
     yield Message(
         f"batch.size: {wanted:,} images would not fit into the memory of an actor at once; it "
-        f"takes {knee.batch_size:,}",
+        f"takes {size:,}",
         warning=True,
     )
-    return BatchSizes(knee.batch_size)
+    return BatchSizes(size)
 
 
 def _padding_warning(counts: Sequence[int], size: int) -> Iterator[Event]:
