@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from diffusion_core import attention, model
+from diffusion_core import attention, builtin, model
 from diffusion_core.deep_features import reusing_deep_features
 from diffusion_core.errors import ModelError, SamplingError, SettingsError
 from diffusion_core.model import LoadedModel, ModelSpec
@@ -109,6 +109,19 @@ def test_fused_projections_change_no_bit_of_an_image_on_a_cpu_in_float32(
 ) -> None:
     fused = faster(saved(family), fuse_qkv_projections=True)
     assert (pixels(fused) == pixels(loaded(family))).all()
+
+
+@pytest.mark.parametrize(
+    "speed",
+    [{"attention_backend": "native"}, {"fuse_qkv_projections": True}, {"vae_batch_size": 3}],
+)
+def test_the_built_in_model_keeps_its_bits_under_what_is_lossless(speed: dict[str, Any]) -> None:
+    params = SamplingParams(128, 128, num_inference_steps=2, guidance_scale=3.0)
+    there, here = (
+        Sampler(faster(builtin.folder(), **chosen), 3).sample(list(REQUESTS), params).pixels
+        for chosen in ({}, speed)
+    )
+    assert (there == here).all()
 
 
 @pytest.mark.parametrize(
