@@ -47,9 +47,9 @@ def command(
 ) -> None:
     """Make IMAGE, a path or URL, again from what it says of itself, and compare.
 
-    Of a packed run it is that of the pack and the member's name: RUN/images/shard-...tar/0_00.png.
     Says bit-exact, or by how much the new one differs; then the exit code is 3. LoRAs, threads
-    and the quality of a lossy format are those of the run that the image lies in.
+    and the quality of a lossy format are those of the run that the image lies in. An image in a
+    pack is named behind it, as in RUN/images/shard-00000-0123456789abcdef.tar/0_00.png.
     """
     if out is not None:
         require_folder(out)
