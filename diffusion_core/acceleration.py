@@ -18,7 +18,7 @@ from torch import nn
 from diffusion_core import attention, conventions
 from diffusion_core.conventions import PipelineFolder
 from diffusion_core.deep_features import reusing_deep_features
-from diffusion_core.errors import ModelError, SamplingError, SettingsError
+from diffusion_core.errors import ModelError, SamplingError, SettingsError, in_one_line
 from diffusion_core.speed import DeepFeaturesSpec, SpeedSpec
 from diffusion_core.step_times import Clock
 from diffusion_core.weights import cache_folder
@@ -115,7 +115,7 @@ def _skeleton(model: PipelineFolder) -> SimpleNamespace:
     for name in (*DENOISERS, "vae"):
         owner = getattr(diffusers, model.components.get(name, ""), None)
         if owner is not None:
-            with torch.device("meta"):
+            with in_one_line(f"{model.path}: {name}: no {owner.__name__}"), torch.device("meta"):
                 parts[name] = owner.from_config(model.config(name))
     return SimpleNamespace(**parts)
 

@@ -34,12 +34,14 @@ def terms_of(
 ) -> Terms:
     """What a job asks of its dispatch, under a lease."""
     cluster = spec.cluster
+    # The first batch of each shape compiles, which is a kind of loading.
+    watchdog_s = cluster.load_timeout_s if spec.model.speed.compile else None
     return Terms(
         min_actors=cluster.min_actors,
         max_actors=cluster.max_actors,
         max_attempts=cluster.max_attempts,
         look_first=look_first,
-        watchdog_s=cluster.watchdog_s,
+        watchdog_s=cluster.watchdog_s or watchdog_s,
         load_timeout_s=cluster.load_timeout_s,
         drain_s=cluster.drain_s,
         deadline_at=deadline_at,

@@ -1,5 +1,7 @@
 """Each way of sampling faster: the law holds under it, models that cannot take it are refused."""
 
+import json
+import shutil
 import sys
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -339,3 +341,16 @@ def test_blocks_are_compiled_where_a_network_names_them(
 
     monkeypatch.setattr(UNet2DConditionModel, "_repeated_blocks", [])
     assert "names no blocks that it repeats; full does" in refusal(saved("sd"), compile="regional")
+
+
+def test_a_configuration_that_makes_no_network_is_said_in_a_line(
+    saved: Saved, tmp_path: Path
+) -> None:
+    folder = tmp_path / "odd"
+    shutil.copytree(saved("sd"), folder)
+    path = folder / "unet" / "config.json"
+    config = json.loads(path.read_text())
+    path.write_text(json.dumps(config | {"down_block_types": ["MagicBlock"] * 2}))
+    with pytest.raises(ModelError, match="unet: no UNet2DConditionModel") as caught:
+        model.describe(folder, spec_of(folder, channels_last=True))
+    assert len(str(caught.value).splitlines()) == 1

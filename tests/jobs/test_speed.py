@@ -13,8 +13,11 @@ from run_files import hashes, read_metadata
 
 import jobs
 from jobs.cli import command
+from jobs.terms import terms_of
 from pipelines.encoding import read_facts
+from pipelines.lease import acquire
 from pipelines.spec import RunSpec
+from pipelines.storage import Store
 
 MakeSpec = Callable[..., RunSpec]
 SPEED = {"deep_features": {"interval": 2, "branch": 1}, "channels_last": True}
@@ -82,6 +85,20 @@ def test_a_run_goes_on_as_fast_as_it_began_or_not_at_all(
     assert "model.speed.channels_last: True -> None" in changed.stderr
     assert nightpress("run", write(tmp_path / "job.yaml", fast)).exit_code == 0
     assert hashes(fast) == before
+
+
+@pytest.mark.parametrize(("compiles", "watchdog_s"), [("regional", 77.0), (None, None)])
+def test_a_batch_that_compiles_may_be_silent_for_as_long_as_one_that_loads(
+    make_spec: MakeSpec, compiles: str | None, watchdog_s: float | None
+) -> None:
+    spec = make_spec(
+        model={"speed": {"compile": compiles}}, cluster={"load_timeout_s": 77.0, "actors": 1}
+    )
+    lease = acquire(Store(spec.url))
+    try:
+        assert terms_of(spec, lease, look_first=False).watchdog_s == watchdog_s
+    finally:
+        lease.release()
 
 
 @pytest.mark.parametrize(
