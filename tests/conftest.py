@@ -8,7 +8,6 @@ import pytest
 import servers
 from servers import Folder, Server
 
-
 MOST_PROCESSES = 4
 """Each of them may start a Ray and a store of its own, and so takes memory."""
 
