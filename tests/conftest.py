@@ -1,21 +1,11 @@
 """What every test may ask for: S3 servers, started when first asked for, and places to write."""
 
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import servers
 from servers import Folder, Server
-
-MOST_PROCESSES = 4
-"""Each of them may start a Ray and a store of its own, and so takes memory."""
-
-
-@pytest.hookimpl(optionalhook=True)
-def pytest_xdist_auto_num_workers() -> int:
-    """One more than there are cores: tests that start processes wait more than they work."""
-    return min(MOST_PROCESSES, len(os.sched_getaffinity(0)) + 1)
 
 
 @pytest.fixture(scope="session", autouse=True)
