@@ -36,11 +36,13 @@ class Delimited:
         quoted_in_front = QUOTED + b'(?=[^"])' + inside + b"++"
         unquoted = b'(?!")' + inside + b"*+"
         field = b"(?:" + quoted + b"|" + quoted_in_front + b"|" + unquoted + b")"
-        record = field + b"(?:" + between + field + b")*+" + rb"\r?\n"
+        # Groups repeat greedily, not possessively: before Python 3.11.5 a possessive group loses
+        # the alternatives inside it (CPython issue 106052).
+        record = field + b"(?:" + between + field + b")*" + rb"\r?\n"
         self._record = re.compile(record)
-        self._records = re.compile(b"(?:" + record + b")*+")
-        self._fields = re.compile(b"(?:" + field + between + b")*+")
-        self._sound = re.compile(b"(?:(?:" + QUOTED + b"|" + unquoted + b")" + end + b")*+")
+        self._records = re.compile(b"(?:" + record + b")*")
+        self._fields = re.compile(b"(?:" + field + between + b")*")
+        self._sound = re.compile(b"(?:(?:" + QUOTED + b"|" + unquoted + b")" + end + b")*")
         self._inside = re.compile(inside + b"*+")
         self._quote_begins = re.compile(b"(?:^|" + end + b')"')
 

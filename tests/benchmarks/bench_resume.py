@@ -13,14 +13,16 @@ with --mixed eighteen: widths, samplers and guidance scales as the manifest has 
 
 import argparse
 import os
+import signal
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from subprocess import PIPE
 
 TESTS = Path(__file__).parents[1]
 sys.path[:0] = [str(TESTS), str(TESTS / "benchmarks")]
@@ -56,7 +58,10 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.job is not None:
         until_the_first_batch(arguments.job)
-    with tempfile.TemporaryDirectory() as folder, output(arguments.store, Path(folder)) as place:
+    with (
+        tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder,
+        output(arguments.store, Path(folder)) as place,
+    ):
         settings = {} if arguments.mixed else ONE_SETTING
         job = write_job(Path(folder), place, arguments.rows, arguments.shard_size, settings)
         mixed = "eighteen settings" if arguments.mixed else "one setting"
@@ -104,11 +109,14 @@ def seconds(job: Path) -> float:
     """From the start of a process to its first batch, which ends it."""
     began = time.time()
     command: Sequence[str] = (sys.executable, __file__, "--job", str(job))
-    printed = subprocess.run(command, capture_output=True, text=True, check=False)
+    process = subprocess.Popen(command, stdout=PIPE, stderr=PIPE, text=True, start_new_session=True)
+    printed, said = process.communicate()
+    with suppress(ProcessLookupError):  # its Ray has ended by itself
+        os.killpg(process.pid, signal.SIGKILL)
     try:
-        return float(printed.stdout.split()[-1]) - began
+        return float(printed.split()[-1]) - began
     except (IndexError, ValueError):
-        raise SystemExit(printed.stderr) from None
+        raise SystemExit(said) from None
 
 
 def until_the_first_batch(job: Path) -> None:

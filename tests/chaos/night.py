@@ -75,7 +75,11 @@ class Night:
         """Images that may be sampled again for what has happened, but for what the log tells."""
         self.said: list[str] = []
         self.damaged = False
-        """Whether a stored image was; `verify --repair` is for those that are committed by then."""
+        """Whether a stored image was, or the plan.
+
+        `verify --repair` is for what no start came upon: an image that was committed by then, a
+        part of the plan of which nothing was left to make.
+        """
 
     def pass_by(self) -> Tally:
         """Run it to its end, whatever happens, and prove that nothing is missing or wrong."""
@@ -303,6 +307,7 @@ class Night:
             return None
         part = self.random.choice(parts)
         store.put(part, store.read(part)[: self.random.randrange(200)])
+        self.damaged = True
         return 0
 
     # What must be true afterwards.

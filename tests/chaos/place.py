@@ -96,7 +96,9 @@ def cluster_of_nodes(log: Path) -> Iterator[Cluster]:
     kept = {name: os.environ.get(name) for name in environment}
     os.environ.update(environment)
     try:
-        cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
+        cluster = Cluster(
+            initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False}
+        )
         try:
             for _ in range(NUM_NODES):
                 cluster.add_node(num_cpus=ACTORS_PER_NODE)

@@ -24,6 +24,7 @@ def nothing_is_wrong(night: Night) -> None:
     assert tally.is_whole, str(tally)
 
 
+@pytest.mark.timeout(900)
 def test_a_night_with_a_little_of_everything_ends_as_if_nothing_had_happened(
     place: Place,
 ) -> None:

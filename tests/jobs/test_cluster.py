@@ -28,7 +28,9 @@ MakeSpec = Callable[..., RunSpec]
 @pytest.fixture
 def two_nodes() -> Iterator[Cluster]:
     """A head and a second node with room for one actor each."""
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
+    cluster = Cluster(
+        initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False}
+    )
     cluster.add_node(num_cpus=1)
     yield cluster
     cluster.shutdown()

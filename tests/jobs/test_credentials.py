@@ -27,7 +27,9 @@ NAMESPACES = (None, b"fun", b"job", b"cluster", b"session", b"tune", b"default")
 @pytest.fixture
 def node() -> Iterator[Cluster]:
     """A cluster of one node, with a session folder of its own."""
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
+    cluster = Cluster(
+        initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False}
+    )
     yield cluster
     cluster.shutdown()
 

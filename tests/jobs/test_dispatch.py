@@ -113,10 +113,10 @@ def test_an_actor_that_cannot_start_does_not_stop_those_that_work(
 def test_an_actor_whose_model_never_comes_is_replaced(make_spec: MakeSpec) -> None:
     spec = make_spec()
     store, record = begun(spec)
-    press = dispatcher(spec, store, record, StuckActor, SamplerActor, load_timeout_s=20.0)
+    press = dispatcher(spec, store, record, StuckActor, SamplerActor, load_timeout_s=15.0)
     said = [event.text for event in press.run([0]) if isinstance(event, Message)]
     press.close()
-    assert said == ["an actor did not start: its model was not loaded in 20 s"]
+    assert said == ["an actor did not start: its model was not loaded in 15 s"]
     assert committed_shards(store) == {0}
 
 

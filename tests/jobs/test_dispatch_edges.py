@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -53,19 +54,43 @@ pytestmark = pytest.mark.usefixtures("local_ray")
 BATCH_SIZE = 2
 
 
+@pytest.fixture(scope="module")
+def finished(
+    tmp_path_factory: pytest.TempPathFactory, tiny_model: Path, local_ray: None
+) -> tuple[RunSpec, dict[Path, bytes]]:
+    """A run of two shards that met no trouble, and its files."""
+    folder = tmp_path_factory.mktemp("edges")
+    manifest = folder / "prompts.txt"
+    manifest.write_text("".join(f"a picture of the number {i}\n" for i in range(PROMPTS)))
+    job = {
+        "name": "night",
+        "manifest": str(manifest),
+        "output": str(folder / "runs"),
+        "model": str(tiny_model),
+        "sampling": {"width": 64, "height": 64, "num_inference_steps": 2},
+        "batch": {"size": BATCH_SIZE, "shard_size": 11},
+        "cluster": {"actors": 1},
+    }
+    spec = RunSpec.from_dict(job)
+    jobs.run(spec)
+    files = {path: path.read_bytes() for path in Path(spec.url).rglob("*") if path.is_file()}
+    return spec, files
+
+
 @pytest.fixture
-def spec(make_spec: MakeSpec) -> RunSpec:
-    return make_spec(
-        columns={"width": None, "scheduler": None},
-        sampling={"width": 64, "height": 64, "num_inference_steps": 2},
-        batch={"size": BATCH_SIZE, "shard_size": 11},
-    )
+def spec(finished: tuple[RunSpec, dict[Path, bytes]]) -> RunSpec:
+    """Its job; its folder is as it was at its end."""
+    spec, files = finished
+    shutil.rmtree(spec.url)
+    for path, data in files.items():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data)
+    return spec
 
 
 @pytest.fixture
 def undisturbed(spec: RunSpec) -> dict[str, str]:
-    """The sums of a run that met no trouble; its plan stays, its images and commits go."""
-    jobs.run(spec)
+    """The sums of its images; its plan stays, its images and commits go."""
     sums = hashes(spec)
     store = Store(spec.url)
     for name in [*store.list("images"), *store.list("metadata"), "report.html"]:
@@ -186,7 +211,6 @@ def test_a_deadline_that_comes_near_stores_the_batch_in_hand_and_begins_nothing(
 
 
 def test_a_deadline_that_is_near_leaves_a_report_of_what_there_is(spec: RunSpec) -> None:
-    jobs.run(spec)
     store = Store(spec.url)
     (row, *_) = read_commit(store, 1).to_pylist()
     for name in (shard_path(1), row["file"], "report.html"):
@@ -263,10 +287,7 @@ def start_with_trouble(job: Path, spec: RunSpec, log: Path) -> "subprocess.Popen
     )
 
 
-def test_a_repair_counts_the_bytes_that_are_not_those_that_were_recorded(
-    spec: RunSpec, tmp_path: Path
-) -> None:
-    jobs.run(spec)
+def test_a_repair_counts_the_bytes_that_are_not_those_that_were_recorded(spec: RunSpec) -> None:
     sums = hashes(spec)
     path = Path(spec.url, shard_path(0))
     part = pq.read_table(path)

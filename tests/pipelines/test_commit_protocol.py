@@ -103,7 +103,7 @@ class Press(RuleBasedStateMachine):
         self.folder.failures = {}
         list(self.begin(self.epoch))
         for worker in self.workers.values():  # those that were stalled wake up late
-            with suppress(LeaseLost):
+            with suppress(LeaseLost, StoreError):  # the store failed before they fell asleep
                 list(worker)
         self.what_is_there_never_changes()
         store = MemoryStore(self.folder)
