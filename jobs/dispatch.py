@@ -325,6 +325,7 @@ class Dispatcher:
                 if not self._winds_down:  # what it has stored will be counted again, as found
                     yield event
             case ShardDone():
+                flight.is_done = True
                 if flight.begun_at is not None and flight.num_sampled == flight.piece.num_rows:
                     self._pace.shard_done(flight.num_sampled, now - flight.begun_at)
                 if not self._work.is_done(event.shard):
@@ -373,11 +374,12 @@ class Dispatcher:
         self._drop(worker)
         assert worker.home is not None  # noqa: S101 - only a worker that has begun has shards
         yield ActorLost(worker.home.host, self.num_actors, reason)
-        for queued in worker.flights[:0:-1]:
+        undone = [flight for flight in worker.flights if not flight.is_done]
+        for queued in undone[:0:-1]:
             self._work.give_back(queued.piece)
-        if not worker.flights or worker.flights[0].was_left:
+        if not undone or undone[0].was_left:
             return
-        piece = worker.flights[0].piece
+        piece = undone[0].piece
         self._copied.discard(piece.shard)
         if worker.leaving or silent or worker.home.node_id not in alive_nodes():
             goes_on = self._work.lost(piece)

@@ -26,6 +26,8 @@ class Flight:
     """When its actor came to it, by the monotonic clock; None while others are before it."""
     heard_at: float = 0.0
     num_sampled: int = 0
+    is_done: bool = False
+    """Whether its shard is committed, and only the end of its stream is to come."""
     was_left: bool = False
     """Whether its actor was asked to stop before the end of it."""
 
