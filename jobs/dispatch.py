@@ -263,6 +263,7 @@ class Dispatcher:
                 if not self._winds_down:  # what it has stored will be counted again, as found
                     yield event
             case ShardDone():
+                flight.is_done = True
                 if flight.begun_at is not None and flight.num_sampled == flight.piece.num_rows:
                     self._pace.shard_done(flight.num_sampled, now - flight.begun_at)
                 if not self._work.is_done(event.shard):
@@ -314,9 +315,10 @@ class Dispatcher:
         assert worker.home is not None  # noqa: S101 - only a worker that has begun has shards
         yield ActorLost(worker.home.host, len(self.fleet), reason)
         blamed = blamed or worker.to_blame()
-        for flight in reversed(worker.flights):
+        undone = worker.undone
+        for flight in reversed(undone):
             if flight is not blamed and not flight.was_left:
-                began = flight is worker.flights[0]
+                began = flight is undone[0]
                 self._work.give_back(flight.piece.again() if began else flight.piece)
                 if began:  # what it has stored will be counted again, as found
                     yield ShardLeft(flight.piece.shard)

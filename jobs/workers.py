@@ -28,6 +28,8 @@ class Flight:
     """When its actor came to it, by the monotonic clock; None while others are before it."""
     heard_at: float = 0.0
     num_sampled: int = 0
+    is_done: bool = False
+    """Whether its shard is committed, and only the end of its stream is to come."""
     was_left: bool = False
     """Whether its actor was asked to stop before the end of it."""
 
@@ -87,15 +89,20 @@ class Worker:
             now = time.monotonic()
             self.flights[0].begun_at = self.flights[0].heard_at = now
 
+    @property
+    def undone(self) -> list[Flight]:
+        """What it has in hand and has not committed."""
+        return [flight for flight in self.flights if not flight.is_done]
+
     def to_blame(self) -> Flight | None:
         """What it was sampling when it ended: the last flight that the accelerator had come to.
 
         Those before it were being stored, those after it were waiting.
         """
-        if not self.flights:
+        if not self.undone:
             return None
-        begun = [flight for flight in self.flights[1:] if flight.has_the_accelerator()]
-        return begun[-1] if begun else self.flights[0]
+        begun = [flight for flight in self.undone[1:] if flight.has_the_accelerator()]
+        return begun[-1] if begun else self.undone[0]
 
     def time_spent(self) -> TimeSpent | None:
         """What it did with its time; None if it does not say."""

@@ -109,7 +109,8 @@ def seal_commit(store: Store, shard: int, fence: Fence) -> None:
 
 def read_commit_if_any(store: Store, shard: int) -> pa.Table | None:
     """The metadata part of a shard that may not be committed yet."""
-    return None if store.size(shard_path(shard)) is None else read_commit(store, shard)
+    data = store.read_if_any(shard_path(shard))
+    return None if data is None else _decoded(store, shard, data)
 
 
 def failed_rows(store: Store, shard: int) -> tuple[int, ...]:

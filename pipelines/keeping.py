@@ -35,7 +35,7 @@ from pipelines.packing import (
     packed_shard,
 )
 from pipelines.records import PLAN_SCHEMA, FailureType, ImageFacts, ImageRecord
-from pipelines.rewriting import read_if_any, rewrite
+from pipelines.rewriting import rewrite
 from pipelines.run_record import RunRecord
 from pipelines.storage import Store
 
@@ -230,7 +230,7 @@ class Packs:
             if start is None or row["image_id"] not in images:
                 continue
             if path not in packs:
-                packs = {path: read_if_any(self._attempt.store, path)}
+                packs = {path: self._attempt.store.read_if_any(path)}
             data = (packs[path] or b"")[start : start + row["num_bytes"]]
             if hashlib.sha256(data).hexdigest() == row["sha256"]:
                 yield images[row["image_id"]], data
@@ -242,7 +242,7 @@ class Packs:
         for path in each.store.list(FOLDER.rstrip("/")):
             if packed_shard(path) != each.shard:
                 continue
-            data = read_if_any(each.store, path) or b""
+            data = each.store.read_if_any(path) or b""
             if is_as_named(path, data):
                 found = members_of(path, data)
                 yield from ((names[name], image) for name, image in found if name in names)

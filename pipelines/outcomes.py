@@ -7,7 +7,6 @@ import numpy as np
 
 from pipelines.batching import PlannedImage
 from pipelines.encoding import is_whole, read_facts, without_digest
-from pipelines.errors import StoreMissing
 from pipelines.records import FailureType, ImageFacts, ImageRecord
 from pipelines.run_record import RunRecord
 from pipelines.storage import Store
@@ -25,9 +24,8 @@ def adopt(
     started_at: float,
 ) -> ImageRecord | None:
     """The record of an image that lies in the store already, if it is this very one."""
-    try:
-        data = store.read(image.file)
-    except StoreMissing:
+    data = store.read_if_any(image.file)
+    if data is None:
         return None
     return record_of_stored(data, record, image, attempts, worker, started_at)
 

@@ -5,7 +5,6 @@ Knows nothing of what the object is.
 
 from collections.abc import Callable
 
-from pipelines.errors import StoreMissing
 from pipelines.lease import Fence
 from pipelines.storage import Store
 
@@ -34,7 +33,7 @@ def rewrite(
         StoreError: the store failed.
     """
     while True:
-        seen = read_if_any(store, path)
+        seen = store.read_if_any(path)
         data = change(seen)
         if data is None or data == seen:
             return
@@ -42,11 +41,3 @@ def rewrite(
             fence.require(store)
         if store.create(path, data) if seen is None else store.replace(path, data, seen):
             return
-
-
-def read_if_any(store: Store, path: str) -> bytes | None:
-    """The bytes of an object that may not be there."""
-    try:
-        return store.read(path)
-    except StoreMissing:
-        return None

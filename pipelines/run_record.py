@@ -14,7 +14,7 @@ from typing import Any, Self
 
 from diffusion_core.model import ModelInfo, resolve_dtype
 from pipelines.batch_sizes import BatchSizes, MeasuredKind
-from pipelines.errors import Change, ChangedRunError, RunNotFound, StoreMissing
+from pipelines.errors import Change, ChangedRunError, RunNotFound
 from pipelines.planning import PlanLayout
 from pipelines.spec import RunSpec, canonical_json
 from pipelines.storage import Store
@@ -175,10 +175,8 @@ def threads_for(spec: RunSpec, device: str) -> int:
 
 def read_record(store: Store) -> RunRecord | None:
     """The record of the run in this store; None where no run has begun."""
-    try:
-        return RunRecord.from_json(store.read(RUN_FILE))
-    except StoreMissing:
-        return None
+    data = store.read_if_any(RUN_FILE)
+    return None if data is None else RunRecord.from_json(data)
 
 
 def require_record(store: Store) -> RunRecord:

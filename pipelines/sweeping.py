@@ -8,7 +8,6 @@ from pipelines.commit import failed_rows, seal_commit
 from pipelines.errors import LeaseLost, StoreError
 from pipelines.lease import Fence
 from pipelines.packing import packed_shard
-from pipelines.rewriting import read_if_any
 from pipelines.runs import Run
 from pipelines.verify import stray_images
 
@@ -46,7 +45,7 @@ def sweep(run: Run, fence: Fence) -> list[str]:
 
 def _delete(run: Run, paths: list[str], fence: Fence) -> None:
     store = run.store
-    images = {path: read_if_any(store, path) for path in paths}
+    images = {path: store.read_if_any(path) for path in paths}
     fence.require(store)
     try:
         for path in paths:

@@ -23,7 +23,6 @@ from pipelines.naming import FOLDER
 from pipelines.packing import image_bytes, is_as_named
 from pipelines.planning import read_shard
 from pipelines.records import LATER_COLUMNS, METADATA_SCHEMA, PLAN_SCHEMA, ImageFacts
-from pipelines.rewriting import read_if_any
 from pipelines.runs import Run
 
 T = TypeVar("T")
@@ -198,7 +197,7 @@ def _verify_packs(
     found: list[Finding | None] = []
     for path in sorted({row["file"] for row in rows.values()}):
         inside = {number: row for number, row in rows.items() if row["file"] == path}
-        data = read_if_any(run.store, path)
+        data = run.store.read_if_any(path)
         look = partial(_verify_member, run, shard, data)
         findings = list(pool.map(look, inside, inside.values()))
         if data is not None and not any(findings) and not is_as_named(path, data):

@@ -1,16 +1,24 @@
 """What `retry` and `verify --repair` share: where rows are made again, and when that stops."""
 
+from collections.abc import Callable
+from typing import Any
+
 import click
 
-from jobs.commands.common import is_job_file, with_address
+from jobs.commands.common import address_option, is_job_file, take_over_option, with_address
 from pipelines.runs import Run
 from pipelines.spec import RunSpec
 
-max_failures_option = click.option(
+_max_failures_option = click.option(
     "--max-failures",
     metavar="N|N%",
     help="Stop early when more rows have failed again; the job's own limit does not count here.",
 )
+
+
+def remaking_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """`--address`, `--max-failures` and `--take-over`."""
+    return address_option(_max_failures_option(take_over_option(function)))
 
 
 def working_spec(run: Run, argument: str, address: str | None, max_failures: str | None) -> RunSpec:

@@ -8,15 +8,13 @@ from rich.console import Console
 
 from jobs.cli import SOME_FAILED
 from jobs.commands.common import (
-    address_option,
     json_option,
     open_images_argument,
     run_argument,
     stop_politely,
     storage_option,
-    take_over_option,
 )
-from jobs.commands.remaking import max_failures_option, working_spec
+from jobs.commands.remaking import remaking_options, working_spec
 from jobs.progress import display_for
 from jobs.remake import RemakeResult, failed_amendments, remake
 from pipelines.wording import plural
@@ -25,9 +23,7 @@ from pipelines.wording import plural
 @click.command("retry")
 @run_argument
 @storage_option
-@address_option
-@max_failures_option
-@take_over_option
+@remaking_options
 @json_option
 @click.pass_context
 def command(

@@ -9,15 +9,13 @@ from rich.console import Console
 
 from jobs.cli import SOME_FAILED
 from jobs.commands.common import (
-    address_option,
     json_option,
     open_images_argument,
     run_argument,
     stop_politely,
     storage_option,
-    take_over_option,
 )
-from jobs.commands.remaking import max_failures_option, working_spec
+from jobs.commands.remaking import remaking_options, working_spec
 from jobs.progress import display_for
 from jobs.remake import RemakeResult, mend_plans, remake, sweep_strays
 from pipelines.packing import packed_shard
@@ -72,9 +70,7 @@ class Verdict:
 @click.option("--sample", type=Share(), default="100%", metavar="N%", help="Read so many images.")
 @click.option("--repair", is_flag=True, help="Make what is missing or damaged again.")
 @click.option("--sweep", is_flag=True, help="Delete images and packs that no commit names.")
-@address_option
-@max_failures_option
-@take_over_option
+@remaking_options
 @json_option
 @click.pass_context
 def command(

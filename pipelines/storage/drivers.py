@@ -12,7 +12,7 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from pipelines.errors import StoreDenied, StoreError, StoreMissing
-from pipelines.storage.faults import Fault, answer, chain, classify, driver_errors
+from pipelines.storage.faults import Fault, answer, chain, classify, driver_errors, reset
 from pipelines.storage.urls import Options, protocol_of, public
 
 S3 = ("s3", "s3a")
@@ -230,7 +230,8 @@ def explain(error: BaseException, place: Place, path: str = "") -> StoreError:
         case Fault.UNREACHABLE:
             return StoreDenied(f"{where}: cannot reach {place.endpoint} ({_root(error)})")
         case Fault.BUSY:
-            return StoreError(f"{where}: {place.endpoint} keeps failing ({_one_line(error)})")
+            cause = _one_line(reset(error) or error)
+            return StoreError(f"{where}: {place.endpoint} keeps failing ({cause})")
         case _:
             return StoreError(f"{where}: {_one_line(error)}")
 

@@ -119,6 +119,8 @@ def classify(error: BaseException) -> Fault:
         return BY_CODE[code]
     if status in BY_STATUS:
         return BY_STATUS[HTTPStatus(status)]
+    if reset(error) is not None:
+        return Fault.BUSY
     for link in chain(error):
         for kind in type(link).__mro__:
             if kind.__name__ in BY_CLASS:
@@ -129,6 +131,14 @@ def classify(error: BaseException) -> Fault:
 def is_passing(error: BaseException) -> bool:
     """Whether it may be gone at the next attempt."""
     return classify(error) in PASSING
+
+
+def reset(error: BaseException) -> OSError | None:
+    """The end of a connection that had been made; botocore says that it could not be made."""
+    ends = (
+        link for link in chain(error) if isinstance(link, ConnectionResetError | BrokenPipeError)
+    )
+    return next(ends, None)
 
 
 def answer(error: BaseException) -> tuple[str, int]:

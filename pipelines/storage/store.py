@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, Self
 
+from pipelines.errors import StoreMissing
 from pipelines.storage.drivers import Place, told
 from pipelines.storage.local import LocalFolder
 from pipelines.storage.remote import RemoteFolder
@@ -105,6 +106,13 @@ class Store:
             StoreMissing: it is not there.
         """
         return self._folder.read_part(inside(path, self.url), start, num_bytes)
+
+    def read_if_any(self, path: str) -> bytes | None:
+        """The bytes of an object; None if it is not there."""
+        try:
+            return self.read(path)
+        except StoreMissing:
+            return None
 
     def size(self, path: str) -> int | None:
         """The bytes that an object has; None if it is not there."""

@@ -6,7 +6,6 @@ Owns the names. Knows nothing of what is in the files.
 import json
 import re
 
-from pipelines.errors import StoreMissing
 from pipelines.storage import Store
 
 CHECKPOINTS_FOLDER = "checkpoints"
@@ -30,10 +29,8 @@ def sheet_path(step: int) -> str:
 
 def finished_step(store: Store) -> int:
     """The step whose model lies whole in the store; 0 without one."""
-    try:
-        return int(json.loads(store.read(FINISHED_FILE))["step"])
-    except StoreMissing:
-        return 0
+    data = store.read_if_any(FINISHED_FILE)
+    return 0 if data is None else int(json.loads(data)["step"])
 
 
 def steps_of(store: Store) -> list[int]:

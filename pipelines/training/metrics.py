@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from pipelines.errors import CheckpointError, SpecError, StoreMissing
+from pipelines.errors import CheckpointError, SpecError
 from pipelines.storage import Store
 
 METRICS_FILE = "metrics.parquet"
@@ -152,9 +152,8 @@ def read_metrics(store: Store) -> pa.Table:
     Raises:
         CheckpointError: it is damaged, or no table of metrics.
     """
-    try:
-        data = store.read(METRICS_FILE)
-    except StoreMissing:
+    data = store.read_if_any(METRICS_FILE)
+    if data is None:
         return as_table([])
     where = f"{store.url}/{METRICS_FILE}"
     try:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Self
 
-from pipelines.errors import Change, ChangedRunError, RunNotFound, StoreMissing
+from pipelines.errors import Change, ChangedRunError, RunNotFound
 from pipelines.run_record import package_versions
 from pipelines.storage import Store
 from pipelines.training.spec import TrainSpec, train_spec
@@ -90,10 +90,8 @@ def new_record(spec: TrainSpec, data_fingerprint: str, num_images: int, base: st
 
 def read_record(store: Store) -> TrainRecord | None:
     """The record of the training in this store; None where none has begun."""
-    try:
-        return TrainRecord.from_json(store.read(TRAIN_FILE))
-    except StoreMissing:
-        return None
+    data = store.read_if_any(TRAIN_FILE)
+    return None if data is None else TrainRecord.from_json(data)
 
 
 def claim(store: Store, record: TrainRecord) -> TrainRecord:

@@ -236,17 +236,24 @@ def test_an_image_that_says_nothing_sound_is_refused_in_a_line(
     assert len(result.stderr.strip().splitlines()) == 1
 
 
-def test_a_run_that_fails_wholesale_is_stopped_early(make_spec: MakeSpec, tmp_path: Path) -> None:
-    manifest = tmp_path / "guidance.csv"
-    manifest.write_text("prompt,guidance_scale\n" + "a,3e38\n" * 12)
+def failed_wholesale(
+    make_spec: MakeSpec, folder: Path, num_rows: int, shard_size: int
+) -> tuple[RunSpec, Result]:
+    """A run of rows that all end in no picture, and that may fail three times."""
+    manifest = folder / "guidance.csv"
+    manifest.write_text("prompt,guidance_scale\n" + "a,3e38\n" * num_rows)
     wholesale = make_spec(
         manifest=str(manifest),
         sampling={"width": 64, "height": 64, "num_inference_steps": 2},
-        batch={"size": 2, "shard_size": 2},
+        batch={"size": 2, "shard_size": shard_size},
     )
-    path = tmp_path / "wholesale.yaml"
+    path = folder / "wholesale.yaml"
     path.write_text(yaml.safe_dump(wholesale.as_dict()))
-    result = nightpress("run", str(path), "--max-failures", "3")
+    return wholesale, nightpress("run", str(path), "--max-failures", "3")
+
+
+def test_a_run_that_fails_wholesale_is_stopped_early(make_spec: MakeSpec, tmp_path: Path) -> None:
+    wholesale, result = failed_wholesale(make_spec, tmp_path, num_rows=12, shard_size=2)
     assert result.exit_code == 4
     assert "max_failures is 3" in result.stderr
     failed = [row for row in read_metadata(wholesale).to_pylist() if row["status"] == "failed"]
@@ -256,16 +263,7 @@ def test_a_run_that_fails_wholesale_is_stopped_early(make_spec: MakeSpec, tmp_pa
 def test_a_large_shard_that_fails_wholesale_is_not_made_to_its_end(
     make_spec: MakeSpec, tmp_path: Path
 ) -> None:
-    manifest = tmp_path / "guidance.csv"
-    manifest.write_text("prompt,guidance_scale\n" + "a,3e38\n" * 300)
-    wholesale = make_spec(
-        manifest=str(manifest),
-        sampling={"width": 64, "height": 64, "num_inference_steps": 2},
-        batch={"size": 2, "shard_size": 300},
-    )
-    path = tmp_path / "wholesale.yaml"
-    path.write_text(yaml.safe_dump(wholesale.as_dict()))
-    result = nightpress("run", str(path), "--max-failures", "3")
+    wholesale, result = failed_wholesale(make_spec, tmp_path, num_rows=300, shard_size=300)
     assert result.exit_code == 4
     stopped = re.search(r"(\d+) of \d+ images failed, and max_failures is 3", result.stderr)
     assert stopped is not None

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from cat_facts import CAT
 from click.testing import CliRunner, Result
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
@@ -19,23 +20,7 @@ from pipelines.provenance import facts_json
 from pipelines.records import ImageFacts
 from pipelines.sections import ImagesSpec
 
-FACTS = ImageFacts(
-    image_id="cat_00",
-    id="cat",
-    variant=0,
-    prompt="a cat",
-    negative_prompt="",
-    seed=7,
-    width=48,
-    height=32,
-    num_inference_steps=2,
-    guidance_scale=3.0,
-    scheduler="euler",
-    model="builtin",
-    model_fingerprint="0123456789abcdef" * 4,
-    dtype="float32",
-    batch_size=1,
-)
+FACTS = replace(CAT, num_inference_steps=2, guidance_scale=3.0, batch_size=1)
 
 
 def reproduce(*arguments: str) -> Result:

@@ -10,32 +10,15 @@ from xml.etree import ElementTree
 
 import numpy as np
 import pytest
+from cat_facts import CAT as FACTS
 from PIL import ExifTags, Image
 
 from pipelines.encoding import encode, is_whole, opened, read_facts
 from pipelines.provenance import AI_GENERATED, DIGEST_MARK, parameters_text
-from pipelines.records import ImageFacts
 from pipelines.sections import ImagesSpec
 
 FORMATS = ("png", "webp", "jpeg")
 
-FACTS = ImageFacts(
-    image_id="cat_00",
-    id="cat",
-    variant=0,
-    prompt="a cat",
-    negative_prompt="",
-    seed=7,
-    width=48,
-    height=32,
-    num_inference_steps=20,
-    guidance_scale=7.5,
-    scheduler="euler",
-    model="builtin",
-    model_fingerprint="0123456789abcdef" * 4,
-    dtype="float32",
-    batch_size=8,
-)
 
 PROMPTS = {
     "latin-1": "café, naïve façade",

@@ -6,6 +6,7 @@ from dataclasses import replace
 from xml.etree import ElementTree
 
 import pytest
+from cat_facts import CAT
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -18,24 +19,15 @@ from pipelines.provenance import (
     parameters_text,
     xmp_packet,
 )
-from pipelines.records import ImageFacts
 
-FACTS = ImageFacts(
-    image_id="cat_00",
-    id="cat",
-    variant=0,
+FACTS = replace(
+    CAT,
     prompt="a cat, on a mat",
     negative_prompt="blurry, dull",
     seed=2**53 - 1,
     width=640,
     height=512,
-    num_inference_steps=20,
-    guidance_scale=7.5,
     scheduler="dpmsolver++-karras",
-    model="builtin",
-    model_fingerprint="0123456789abcdef" * 4,
-    dtype="float32",
-    batch_size=8,
 )
 
 NAMES = {

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import servers
-from faulty_proxy import proxy
+from faulty_proxy import Trouble, proxy
 from servers import Folder, Server
 
 from pipelines.errors import StoreDenied, StoreError
@@ -37,6 +37,16 @@ def test_nobody_at_the_endpoint(monkeypatch: pytest.MonkeyPatch) -> None:
     assert message.startswith(f"s3://press/run: cannot reach {endpoint}")
     monkeypatch.setenv("AWS_ENDPOINT_URL", endpoint)
     assert refusal(Store("s3://press/run")) == message
+
+
+def test_an_endpoint_that_hangs_up_is_no_wrong_endpoint() -> None:
+    with proxy("http://127.0.0.1:9") as faulty:
+        faulty.order("GET", [Trouble.LOST_REQUEST] * 20)
+        with pytest.raises(StoreError) as caught:
+            Store("s3://press/run", faulty.options).check()
+    assert not isinstance(caught.value, StoreDenied)
+    said = f"s3://press/run: {faulty.endpoint} keeps failing ([Errno 104] Connection reset by peer)"
+    assert str(caught.value) == said
 
 
 def test_no_such_host() -> None:
