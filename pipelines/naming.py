@@ -42,6 +42,15 @@ MAX_LITERAL_BYTES = 200
 
 UNCUT = frozenset({"image_id", "id"})
 
+SPREAD = "spread"
+"""A field that is no column, but made of the row's number; see `spread`."""
+
+SPREAD_ROWS = 1_024
+"""Rows beside each other that share a folder: the images of a shard lie in few of them."""
+
+SPREAD_FOLDERS = tuple(f"{int(f'{number:08b}'[::-1], 2):02x}" for number in range(256))
+"""In the order in which blocks of rows take them: 00, 80, 40, c0, 20, ..."""
+
 FORBIDDEN = r'[\p{Cc}\x{2028}\x{2029}/\\<>:"|?*]'
 """Separators, control characters, and what Windows refuses."""
 
@@ -131,6 +140,20 @@ def overlong(names: pa.Array) -> NDArray[np.bool_]:
             len(component) > MAX_COMPONENT_BYTES for component in components
         )
     return found
+
+
+def spread(row_numbers: NDArray[np.int64]) -> pa.Array:
+    """Two hex digits for each row, which part the names of a run; (n,) string.
+
+    Blocks of rows take them in the order of van der Corput's sequence in base 2
+    (Verteilungsfunktionen, 1935): of 2^k blocks that follow each other, one lies in each 2^k-th of
+    the names' range, wherever a store cuts it. So does the first digit alone, `{spread:.1}`.
+
+    Args:
+        row_numbers: (n,) the rows' places in the whole manifest.
+    """
+    blocks = row_numbers // SPREAD_ROWS % len(SPREAD_FOLDERS)
+    return pc.take(pa.array(SPREAD_FOLDERS), pa.array(blocks))
 
 
 def folded(names: pa.Array) -> pa.Array:

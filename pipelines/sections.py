@@ -22,6 +22,7 @@ from pydantic import (
 
 from diffusion_core.schedulers import SAMPLER_NAMES
 from pipelines.credentials import ADVICE, secret_option
+from pipelines.storage.pacing import ceiling_of
 
 MAX_NAME_BYTES, MAX_PATH_BYTES = 255, 4_000
 """Of what lies on a disk."""
@@ -66,10 +67,23 @@ def _no_credentials(storage: Mapping[str, Mapping[str, Any]]) -> Mapping[str, Ma
     return storage
 
 
+def _sound_ceilings(storage: Mapping[str, Mapping[str, Any]]) -> Mapping[str, Mapping[str, Any]]:
+    for protocol, options in storage.items():
+        try:
+            ceiling_of(options)
+        except ValueError as error:
+            raise ValueError(f"{protocol}.{error}") from error
+    return storage
+
+
 StorageOptions = Annotated[
     Mapping[str, Mapping[str, Any]],
-    Field(description="fsspec options by protocol: {s3: {endpoint_url: ...}}; no credentials."),
+    Field(
+        description="fsspec options by protocol: {s3: {endpoint_url: ...}}; no credentials. "
+        "requests_per_s, beside them: what each actor and the driver may ask in a second."
+    ),
     AfterValidator(_no_credentials),
+    AfterValidator(_sound_ceilings),
 ]
 NO_OPTIONS: Mapping[str, Mapping[str, Any]] = {}
 
@@ -136,7 +150,8 @@ class ImagesSpec(Section):
         Field(
             min_length=1,
             description="A template over the columns, such as {category}/{image_id}.png; "
-            "{image_id} and the format's suffix unless set.",
+            "{image_id} and the format's suffix unless set. {spread}/ in front parts the rows "
+            "of a large run into 256 folders.",
         ),
     ] = None
     packing: Annotated[

@@ -60,6 +60,8 @@ class Defaults:
 class Rows:
     """n consecutive rows, one value each in every column."""
 
+    numbers: Ints
+    """Their places among all rows of the manifest."""
     ids: pa.Array
     prompts: pa.Array
     negative_prompts: pa.Array
@@ -119,6 +121,7 @@ class Reader:
         multiple = self.info.size_multiple
         scheduler = self._schedulers(table, findings)
         return Rows(
+            numbers=np.arange(first_row, first_row + table.num_rows),
             ids=ids,
             prompts=prompts,
             negative_prompts=negative_prompts,

@@ -18,7 +18,7 @@ from pipelines.hashing import Hashes, derive_seeds, hash64
 from pipelines.manifest.columns import Columns
 from pipelines.manifest.numbers import Floats, Ints
 from pipelines.manifest.rows import Reader, Rows
-from pipelines.naming import Field, Template, safe_text
+from pipelines.naming import SPREAD, Field, Template, safe_text, spread
 from pipelines.planning.layout import Settings
 from pipelines.records import PLAN_SCHEMA
 from pipelines.spec import RunSpec
@@ -39,7 +39,7 @@ class Planner:
         self.spec = spec
         self.columns = columns
         self.reader = Reader(spec, info, columns)
-        types = {field.name: field.type for field in PLAN_SCHEMA}
+        types = {SPREAD: pa.string()} | {field.name: field.type for field in PLAN_SCHEMA}
         types |= {column.name: column.type for column in columns.carried}
         allowed = {name: type_ for name, type_ in types.items() if name not in UNKNOWN_IN_NAMES}
         self.template = Template.parse(spec.images.template, allowed)
@@ -55,7 +55,8 @@ class Planner:
     @property
     def names_are_row_numbers(self) -> bool:
         """Whether file names can neither repeat nor be too long, whatever the rows say."""
-        return not self.columns.has_ids and self.template.fields == {"image_id"}
+        of_rows = self.template.fields - {SPREAD} == {"image_id"}
+        return of_rows and not self.columns.has_ids and not self.named_columns.carried
 
 
 @dataclass(frozen=True)
@@ -148,6 +149,8 @@ class Images:
                 return pa.array(self.rows.guidance_scale)
             case "width" | "height" | "num_inference_steps":
                 return pa.array(getattr(self.rows, name).astype(np.int32))
+            case "spread" if name not in self.carried:
+                return spread(self.rows.numbers)
             case _:
                 return self.carried[name]
 

@@ -13,6 +13,7 @@ from typing import Any
 
 from pipelines.errors import StoreDenied, StoreError, StoreMissing
 from pipelines.storage.faults import Fault, answer, chain, classify, driver_errors, reset
+from pipelines.storage.pacing import ceiling_of, driver_options
 from pipelines.storage.urls import Options, protocol_of, public
 
 S3 = ("s3", "s3a")
@@ -61,8 +62,24 @@ class Place:
         return protocol_of(self.url.rpartition("::")[2])
 
     @property
-    def settings(self) -> Mapping[str, Any]:
-        """The options of its protocol."""
+    def settings(self) -> dict[str, Any]:
+        """The options of its protocol that are its driver's."""
+        return driver_options(self._options)
+
+    @property
+    def requests_per_s(self) -> float:
+        """The most that one process may ask; infinite if the options do not say.
+
+        Raises:
+            StoreDenied: they say what is no such number.
+        """
+        try:
+            return ceiling_of(self._options)
+        except ValueError as error:
+            raise StoreDenied(f"{self.shown}: storage.{self.protocol}.{error}") from error
+
+    @property
+    def _options(self) -> Mapping[str, Any]:
         names = next((group for group in SAME_STORE if self.protocol in group), (self.protocol,))
         named = (self.options[name] for name in (self.protocol, *names) if name in self.options)
         return next(named, {})
@@ -138,7 +155,7 @@ def open_driver(place: Place, client_attempts: int, fresh: bool = False) -> tupl
     """
     import fsspec
 
-    options = {name: dict(values) for name, values in place.options.items()}
+    options = {name: driver_options(values) for name, values in place.options.items()}
     settings = _s3_settings(place, client_attempts) if place.protocol in S3 else place.settings
     caching = {"use_listings_cache": False, "skip_instance_cache": fresh}
     options[place.protocol] = {**settings, **caching}

@@ -6,9 +6,12 @@ names of classes.
 """
 
 import sys
+import time
 from collections.abc import Iterator, Mapping
+from email.utils import parsedate_to_datetime
 from enum import Enum, auto
 from http import HTTPStatus
+from typing import Any
 
 
 class Fault(Enum):
@@ -31,6 +34,13 @@ class Fault(Enum):
 PASSING = (Fault.BUSY, Fault.UNREACHABLE)
 """Faults that may be gone at the next attempt."""
 
+THROTTLE_CODES = (
+    *("SlowDown", "ServiceUnavailable", "Throttling", "ThrottlingException"),
+    *("RequestLimitExceeded", "BandwidthLimitExceeded", "TooManyRequests"),
+)
+THROTTLE_STATUSES = (HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE)
+"""By which stores say that they are asked too much; a part of what is busy."""
+
 BY_CODE = {
     "NoSuchBucket": Fault.NO_BUCKET,
     "InvalidAccessKeyId": Fault.WRONG_CREDENTIALS,
@@ -40,7 +50,7 @@ BY_CODE = {
     "AuthorizationHeaderMalformed": Fault.WRONG_REGION,
     "PermanentRedirect": Fault.WRONG_REGION,
     "IllegalLocationConstraintException": Fault.WRONG_REGION,
-    "SlowDown": Fault.BUSY,
+    **dict.fromkeys(THROTTLE_CODES, Fault.BUSY),
     "RequestTimeout": Fault.BUSY,
     "InternalError": Fault.BUSY,
     "XAmzContentSHA256Mismatch": Fault.BUSY,
@@ -133,6 +143,24 @@ def is_passing(error: BaseException) -> bool:
     return classify(error) in PASSING
 
 
+def is_throttle(error: BaseException) -> bool:
+    """Whether the store asks for fewer requests."""
+    code, status = answer(error)
+    return code in THROTTLE_CODES or status in THROTTLE_STATUSES
+
+
+def retry_after_s(error: BaseException) -> float:
+    """How long the store asks to wait, in seconds or until a date; 0 if it does not."""
+    texts = (_headers(link).get("retry-after") for link in chain(error))
+    text = next((str(text).strip() for text in texts if text), "")
+    if text.isdecimal():
+        return float(text)
+    try:
+        return max(0.0, parsedate_to_datetime(text).timestamp() - time.time())
+    except (ValueError, OverflowError):
+        return 0.0
+
+
 def reset(error: BaseException) -> OSError | None:
     """The end of a connection that had been made; botocore says that it could not be made."""
     ends = (
@@ -152,6 +180,16 @@ def answer(error: BaseException) -> tuple[str, int]:
             if isinstance(status := getattr(link, name, None), int):
                 return "", status
     return "", 0
+
+
+def _headers(link: BaseException) -> Mapping[str, Any]:
+    """Of the answer that an error carries: botocore's in lower case, others in any."""
+    response = getattr(link, "response", None)
+    if isinstance(response, Mapping):
+        found = response.get("ResponseMetadata", {}).get("HTTPHeaders")
+    else:
+        found = getattr(response, "headers", None) or getattr(link, "headers", None)
+    return found if isinstance(found, Mapping) else {}
 
 
 def chain(error: BaseException | None) -> Iterator[BaseException]:

@@ -18,6 +18,7 @@ from pipelines.errors import StoreDenied, StoreError, StoreMissing
 from pipelines.storage.drivers import CLIENT_ATTEMPTS, MARK, S3, Place, open_driver, told
 from pipelines.storage.faults import Fault, classify, driver_errors
 from pipelines.storage.listing import Listing
+from pipelines.storage.pacing import Pacer
 from pipelines.storage.retries import QUICK, RetryPolicy
 
 T = TypeVar("T")
@@ -35,6 +36,7 @@ class RemoteFolder:
     def __init__(self, place: Place, policy: RetryPolicy) -> None:
         self.place = place
         self.policy = policy
+        self.pacer = Pacer(place.requests_per_s)
         self._drivers: dict[tuple[int, int], tuple[Any, str]] = {}
         self._lock = threading.Lock()
 
@@ -228,7 +230,7 @@ class RemoteFolder:
 
     def _run(self, path: str, action: Callable[[], T], policy: RetryPolicy | None = None) -> T:
         with told(self.place, path):
-            return (policy or self.policy).run(action)
+            return (policy or self.policy).run(action, self.pacer)
 
     def _at(self, path: str) -> tuple[Any, str]:
         driver, root = self._driver(1)

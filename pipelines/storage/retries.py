@@ -7,10 +7,12 @@ that many workers which a store turned away together do not come back together.
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from random import SystemRandom
 from typing import TypeVar
 
 from pipelines.storage.faults import driver_errors, is_passing
+from pipelines.storage.pacing import Pacer
 
 T = TypeVar("T")
 
@@ -27,21 +29,26 @@ class RetryPolicy:
     first_wait_s: float = 0.2
     longest_wait_s: float = 20.0
 
-    def run(self, action: Callable[[], T]) -> T:
+    def run(self, action: Callable[[], T], pacer: Pacer | None = None) -> T:
         """The result of an action that may be repeated without harm.
+
+        Args:
+            action: what is tried.
+            pacer: whose turn each attempt waits for, `total_s` at most for all of them.
 
         Raises:
             OSError: or another of the driver's own errors: the last one that came.
         """
         deadline = time.monotonic() + self.total_s
+        attempt = action if pacer is None else partial(pacer.ask, action, deadline)
         for wait_s in self._waits():
             try:
-                return action()
+                return attempt()
             except driver_errors() as error:
                 if not is_passing(error) or time.monotonic() + wait_s > deadline:
                     raise
             time.sleep(wait_s)
-        return action()
+        return attempt()
 
     def _waits(self) -> Iterator[float]:
         """One wait after each attempt but the last.

@@ -20,7 +20,9 @@ class Store:
     """A folder at an fsspec URL.
 
     It caches nothing that another process may change, can be used from several threads at once,
-    and travels between processes as its URL, options and policy. Paths are relative to it, with
+    and travels between processes as its URL, options and policy. Its threads in one process ask a
+    store that throttles at one pace, and never more often than the options' `requests_per_s`; what
+    `arrow()` reads does not count. Paths are relative to it, with
     `/` between their parts. All of its methods raise StoreError, in one line that names the URL
     and no credential: StoreDenied for what a person must put right, StoreMissing for an object
     that is not there, and StoreError itself when the store failed for longer than the policy.
@@ -47,7 +49,10 @@ class Store:
         return type(self)(self.url, self.options, self.policy, reads_back=True)
 
     def patient(self, policy: RetryPolicy) -> Self:
-        """The same folder, with other patience for a store that falters."""
+        """The same folder, with other patience for a store that falters.
+
+        It stands in a line of its own when the store throttles, and not behind many uploads.
+        """
         return type(self)(self.url, self.options, policy, self.reads_back)
 
     def __reduce__(self) -> tuple[Any, ...]:
