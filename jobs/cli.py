@@ -30,6 +30,7 @@ COMMANDS = {
     "run": "Make every image of a job, or go on where it was interrupted.",
     "plan": "Say what a job would make, and write nothing.",
     "preview": "Make a contact sheet of a few rows before the long run.",
+    "tune": "Find the fastest way to sample a job on this machine, and write it into the job.",
     "steps": "Show how a prompt becomes a picture, and what more steps buy.",
     "retry": "Make the failed rows of a run again.",
     "verify": "Hold a run's images against its metadata and its plan, and repair them.",

@@ -20,6 +20,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from diffusion_core.deep_features import reusing_deep_features
+from diffusion_core.likeness import psnr_db
 from diffusion_core.model import ModelSpec, describe, load
 from diffusion_core.sampling import ImageRequest, Sampler, SamplingParams
 from pipelines.models import locate
@@ -47,9 +48,9 @@ class Bench:
         )
 
     def sample(self, batch: list[ImageRequest], interval: int) -> np.ndarray:
-        """(n, H, W, 3) as floats."""
+        """uint8 (n, H, W, 3)."""
         with self._reuse(interval):
-            return self._sampler.sample(batch, self._params).pixels.astype(float)
+            return self._sampler.sample(batch, self._params).pixels
 
     def _reuse(self, interval: int) -> contextlib.AbstractContextManager[Any]:
         if interval == PLAIN:
@@ -79,7 +80,7 @@ def main() -> None:
             start = time.perf_counter()
             pictures = bench.sample(batch, interval)
             seconds[interval].append(time.perf_counter() - start)
-            likeness[interval] += psnr(pictures, plain)
+            likeness[interval] += psnr_db(pictures, plain)
     print(f"{options.model}, {options.images} images in batches of {options.batch_size}, ", end="")
     print(f"branch {options.branch}, {options.device}")
     print("interval  images/s  against plain  multiply-adds  PSNR dB: mean  lowest")
@@ -117,12 +118,6 @@ def batches(num_images: int, batch_size: int) -> list[list[ImageRequest]]:
     if num_images % batch_size:
         raise SystemExit(f"{num_images} images do not fill batches of {batch_size}")
     return [images[first : first + batch_size] for first in range(0, num_images, batch_size)]
-
-
-def psnr(pictures: np.ndarray, plain: np.ndarray) -> list[float]:
-    """Of each of (n, H, W, 3), in decibels; infinite where no pixel differs."""
-    errors = np.square(pictures - plain).mean(axis=(1, 2, 3))
-    return [10 * float(np.log10(255**2 / error)) if error else float("inf") for error in errors]
 
 
 if __name__ == "__main__":
