@@ -45,8 +45,8 @@ UNCUT = frozenset({"image_id", "id"})
 SPREAD = "spread"
 """A field that is no column, but made of the row's number; see `spread`."""
 
-SPREAD_ROWS = 1_024
-"""Rows beside each other that share a folder: the images of a shard lie in few of them."""
+SPREAD_ROWS = 1_000
+"""Rows beside each other that share a folder: as many names as S3 lists at once."""
 
 SPREAD_FOLDERS = tuple(f"{int(f'{number:08b}'[::-1], 2):02x}" for number in range(256))
 """In the order in which blocks of rows take them: 00, 80, 40, c0, 20, ..."""

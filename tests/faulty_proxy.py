@@ -7,6 +7,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from enum import Enum, auto
 from http.client import HTTPConnection
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -41,6 +42,27 @@ TRICKLE_S = 3.0
 DROPS = 20
 
 
+@dataclass
+class Limit:
+    """So many requests a second, as a store counts them: what is not used is saved, to a bound."""
+
+    requests_per_s: float
+    burst: float
+    """Requests that can be saved up."""
+    since: float
+    """The moment from which on one counts."""
+    saved: float = 0.0
+
+    def admits(self, moment: float) -> bool:
+        """Whether a request that comes now is within the limit; if so, it is counted."""
+        gained = (moment - self.since) * self.requests_per_s
+        self.since, self.saved = moment, min(self.burst, self.saved + gained)
+        if self.saved < 1:
+            return False
+        self.saved -= 1
+        return True
+
+
 class FaultyProxy:
     """Passes requests on, but for those that trouble was ordered for."""
 
@@ -48,6 +70,11 @@ class FaultyProxy:
         self.target = urlsplit(target).netloc
         self.requests: Counter[str] = Counter()
         """Requests that came in, by method."""
+        self.num_throttled = 0
+        """Requests that were answered with 503 SlowDown."""
+        self.retry_after: str | None = None
+        """What goes along with a SlowDown in the header of that name."""
+        self._limit: Limit | None = None
         self._troubles: dict[str, list[Trouble]] = {}
         self._silent_until = 0.0
         self._lock = threading.Lock()
@@ -70,6 +97,15 @@ class FaultyProxy:
             self.requests.clear()
             self._troubles[method] = list(troubles)
 
+    def limit(self, requests_per_s: float | None) -> None:
+        """Answer SlowDown to what comes faster; a tenth of a second's worth can be saved up."""
+        with self._lock:
+            self.num_throttled = 0
+            self._limit = None
+            if requests_per_s is not None:
+                burst = max(1.0, requests_per_s / 10)
+                self._limit = Limit(requests_per_s, burst, time.monotonic(), burst)
+
     def fall_silent(self, seconds: float) -> None:
         """No request is passed on, and none answered, for so long."""
         self._silent_until = time.monotonic() + seconds
@@ -91,7 +127,11 @@ class FaultyProxy:
             self.requests[method] += 1
             lists = method == "GET" and "list-type=" in urlsplit(path).query
             waiting = (lists and self._troubles.get(LIST)) or self._troubles.get(method)
-            return waiting.pop(0) if waiting else None
+            trouble = waiting.pop(0) if waiting else None
+            if trouble is None and self._limit and not self._limit.admits(time.monotonic()):
+                trouble = Trouble.SLOW_DOWN
+            self.num_throttled += trouble is Trouble.SLOW_DOWN
+            return trouble
 
     def run(self) -> None:
         self._server.serve_forever(poll_interval=0.05)
@@ -140,7 +180,10 @@ def _handler(faulty: FaultyProxy) -> type[BaseHTTPRequestHandler]:
                     self.answer(*self.forward(body))
                 case Trouble.SLOW_DOWN:
                     text = "<Error><Code>SlowDown</Code><Message>Slow down.</Message></Error>"
-                    self.answer(503, [("Content-Type", "application/xml")], text.encode())
+                    headers = [("Content-Type", "application/xml")]
+                    if faulty.retry_after is not None:
+                        headers.append(("Retry-After", faulty.retry_after))
+                    self.answer(503, headers, text.encode())
                 case Trouble.BAD_GATEWAY:
                     self.answer(502, [("Content-Type", "text/html")], b"<h1>Bad Gateway</h1>")
                 case Trouble.LOST_REQUEST:

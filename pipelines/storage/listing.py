@@ -45,12 +45,14 @@ class Listing:
         """Those of some paths that are there, and those that are better asked for one by one.
 
         Each page begins at the first path that no page has told of, so that gaps between them
-        cost nothing. It ends when the pages tell of too few.
+        cost nothing. When the pages tell of too few, only other folders are listed still.
         """
         below = _common_start([min(wanted), max(wanted)])
         found: set[str] = set()
-        left, num_pages = wanted, 0
-        while left and len(wanted) - len(left) >= WORTHWHILE * num_pages:
+        begun: set[str] = set()
+        left, alone, num_pages = list(wanted), list[str](), 0
+        while left:
+            begun.add(_folder(min(left)))
             # Right before the first path, in both orders and in any order of what follows.
             first = _common_start([min(left), min(left, key=_parts)])
             page = self._page(below, StartAfter=(self.root + first)[:-1])
@@ -59,7 +61,10 @@ class Listing:
             ends = not page.get("IsTruncated") or not names
             left = [] if ends else [path for path in left if not _is_told(path, names)]
             num_pages += 1
-        return found.intersection(wanted), left
+            if len(wanted) - len(left) - len(alone) < WORTHWHILE * num_pages:
+                left, sparse = _worthwhile(left, begun)
+                alone += sparse
+        return found.intersection(wanted), alone
 
     def _page(self, below: str, **place: str) -> dict[str, Any]:
         request = {"Bucket": self.bucket, "Prefix": self.root + below, "MaxKeys": PAGE_NAMES}
@@ -67,6 +72,18 @@ class Listing:
             lambda: self.driver.call_s3("list_objects_v2", **request, **place)
         )
         return page
+
+
+def _worthwhile(paths: Sequence[str], begun: set[str]) -> tuple[list[str], list[str]]:
+    """Paths that are worth a page for each folder that none has begun in, and the others."""
+    fresh = [path for path in paths if _folder(path) not in begun]
+    if len(fresh) < WORTHWHILE * len({_folder(path) for path in fresh}):
+        fresh = []
+    return fresh, sorted(set(paths).difference(fresh))
+
+
+def _folder(path: str) -> str:
+    return path.rpartition("/")[0]
 
 
 def _is_told(path: str, names: Sequence[str]) -> bool:

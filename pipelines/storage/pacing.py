@@ -1,9 +1,11 @@
 """How fast a process asks a store that throttles: all of its threads together, each in its turn.
 
-Until a store says that it is asked too much (503, 429, SlowDown), nobody waits. Then the rate falls
-at each throttle and rises slowly in between: additive increase and multiplicative decrease, by which
-many that know nothing of each other come to share a limit fairly (Chiu and Jain, Analysis of the
-Increase and Decrease Algorithms for Congestion Avoidance, 1989). Knows nothing of what is asked.
+Until a store says that it is asked too much (503, 429, SlowDown), nobody waits. Then the rate
+falls at each throttle and rises slowly in between: additive increase, multiplicative decrease, by
+which many that know nothing of each other come to share a limit fairly (Chiu and Jain, Analysis
+of the Increase and Decrease Algorithms for Congestion Avoidance, 1989).
+
+Knows nothing of what is asked.
 """
 
 import math

@@ -3,13 +3,22 @@
 import string
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from pipelines.errors import SpecError
-from pipelines.naming import Field, Template, folded, overlong, safe_text
+from pipelines.naming import (
+    SPREAD_ROWS,
+    Field,
+    Template,
+    folded,
+    overlong,
+    safe_text,
+    spread,
+)
 
 TYPES = {
     "image_id": pa.string(),
@@ -162,3 +171,26 @@ def test_overlong_components_and_names_are_found() -> None:
 
 def test_names_that_differ_in_case_fold_together() -> None:
     assert folded(pa.array(["images/Ä.PNG", "images/ä.png"])).to_pylist() == ["images/ä.png"] * 2
+
+
+def folders_of(blocks: range) -> list[str]:
+    folders: list[str] = spread(np.array(blocks) * SPREAD_ROWS).to_pylist()
+    return folders
+
+
+def test_rows_beside_each_other_share_a_folder() -> None:
+    rows = np.arange(3 * SPREAD_ROWS)
+    folders = spread(rows).to_pylist()
+    assert folders == ["00"] * SPREAD_ROWS + ["80"] * SPREAD_ROWS + ["40"] * SPREAD_ROWS
+    assert spread(rows[SPREAD_ROWS - 1 : SPREAD_ROWS + 1]).to_pylist() == ["00", "80"]
+    assert spread(rows[:0]).to_pylist() == []
+
+
+@given(st.integers(0, 2**40), st.integers(0, 8))
+def test_blocks_that_follow_each_other_are_evenly_parted(first: int, log_size: int) -> None:
+    """Of 2^k blocks, one is in each 2^k-th of the names' range; by one digit, of each 16th."""
+    size = 2**log_size
+    folders = folders_of(range(first, first + size))
+    assert sorted(int(folder, 16) * size // 256 for folder in folders) == list(range(size))
+    digits = [int(folder[:1], 16) for folder in folders]
+    assert max(map(digits.count, digits)) == max(1, size // 16)

@@ -6,9 +6,11 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from servers import Folder
 
+from pipelines.naming import spread
 from pipelines.storage import RetryPolicy, Store
 from pipelines.storage.local import PARTIAL_FOLDER
 from pipelines.storage.remote import RemoteFolder
@@ -93,6 +95,43 @@ def test_gaps_between_the_names_of_a_shard_cost_nothing() -> None:
     shard = [name(start + n) for start in (0, 30_000, 59_000) for n in range(100)]
     assert store_of(bucket).present([*shard, name(70_000)]) == set(shard)
     assert bucket.questions == ["list_objects_v2"] * 3
+
+
+def spread_name(number: int) -> str:
+    (folder,) = spread(np.array([number])).to_pylist()
+    return f"images/{folder}/{number:08d}_00.png"
+
+
+@pytest.mark.parametrize(
+    "shard",
+    [
+        range(50_500, 51_524),
+        range(50_990, 52_014),
+        range(6_100, 9_100, 6),
+        range(20_100, 38_532, 18),
+    ],
+    ids=["two folders", "three folders", "six settings", "eighteen settings"],
+)
+def test_spreading_names_costs_a_listing_more_at_most(shard: range) -> None:
+    num_listings = []
+    for name_of in (name, spread_name):
+        bucket = Bucket([name_of(n) for n in range(shard.start - 3_000, shard.stop + 3_000)])
+        wanted = [name_of(n) for n in shard]
+        assert store_of(bucket).present(wanted) == set(wanted)
+        assert set(bucket.questions) == {"list_objects_v2"}
+        num_listings.append(len(bucket.questions))
+    plain, apart = num_listings
+    assert plain <= -(-(shard.stop - shard.start) // 1000)
+    assert apart <= plain + 1
+
+
+def test_a_sparse_folder_is_asked_for_alone_and_a_dense_one_is_listed() -> None:
+    every = [f"images/{folder}/{n:06d}.png" for folder in ("a", "b") for n in range(20_000)]
+    wanted = [*every[:20_000:200], *every[30_000:30_900]]
+    bucket = Bucket(every)
+    assert store_of(bucket).present([*wanted, "images/a/none.png"]) == set(wanted)
+    assert bucket.questions.count("list_objects_v2") == 2
+    assert bucket.questions.count("HEAD") <= 100
 
 
 def test_names_that_lie_far_apart_are_asked_for_alone() -> None:
