@@ -187,7 +187,7 @@ def output(store: str, folder: Path) -> "Iterator[Folder]":
 def tried(options: argparse.Namespace, folder: Path, place: "Folder") -> Iterator[Row]:
     """One number of actors after the other, until the machine takes no more, and why."""
     process_bytes = PROCESS_BYTES
-    for actors in options.actors:
+    for actors in dict.fromkeys(options.actors):
         trial = as_asked(options, actors, folder)
         needed, free = trial.processes * process_bytes, psutil.virtual_memory().available
         if needed + SPARE_BYTES > free:
