@@ -132,8 +132,10 @@ def drive(trial: Trial) -> Outcome:
             watch.see(event)
 
         with display:
-            runner.run(spec, on_event)
+            result = runner.run(spec, on_event)
         end = watch.now()
+        if result.num_ok != trial.num_images:
+            raise SystemExit(f"{result.num_ok:,} of {trial.num_images:,} images are ok")
         return watch.outcome(end, first_batch_at(spec) + trial.batch_s)
 
 
