@@ -22,6 +22,7 @@ from diffusion_core.errors import (
     SettingsError,
     in_one_line,
 )
+from diffusion_core.memory import HEAD_ROOM, available_bytes, resident_bytes
 from diffusion_core.model import DType, ModelInfo, ModelSpec, describe, load, resolve_dtype
 from diffusion_core.sampling import Pixels
 from diffusion_core.speed import SpeedSpec
@@ -191,8 +192,7 @@ def _usual_device(spec: RunSpec) -> str:
 def images_alike(
     spec: RunSpec, info: ModelInfo, batch_size: int, num_images: int
 ) -> list[PlannedImage]:
-    """The first images of a job that have its most frequent settings: whole batches, if it has
-    so many."""
+    """The first images with a job's most frequent settings: whole batches, if it has so many."""
     layout = check(spec, info, batch_size)
     settings = asdict(layout.batches[0].settings)
     wanted = math.ceil(num_images / batch_size) * batch_size
@@ -211,7 +211,8 @@ class _Rig:
     """The reference, and a place for one other model beside it.
 
     On a CPU, which others may share, both sample in turn. An accelerator is nobody else's, and its
-    memory may not hold two models: there the reference is timed once, and let go.
+    memory may not hold two models: there the reference is timed once, and let go. So it is on a CPU
+    whose memory would not hold another one.
     """
 
     def __init__(self, subject: Subject) -> None:
@@ -221,7 +222,8 @@ class _Rig:
             torch.set_num_threads(threads)
         plain = self._entrant(subject.reference)
         (self.reference,) = in_turn(subject.work, [plain])
-        self._beside = plain if subject.device == "cpu" else None
+        in_turns = subject.device == "cpu" and has_room_for_another()
+        self._beside = plain if in_turns else None
 
     def made(self, model: ModelSpec) -> tuple[Made, Made]:
         """What is made with a model, and what the reference makes beside it.
@@ -230,8 +232,8 @@ class _Rig:
             ModelError, SettingsError, SamplingError: the model cannot be loaded, or sampled.
         """
         self._release()
-        entrant = self._entrant(model)
         try:
+            entrant = self._entrant(model)
             if self._beside is None:
                 return in_turn(self._subject.work, [entrant])[0], self.reference
             reference, made = in_turn(self._subject.work, [self._beside, entrant])
@@ -251,6 +253,11 @@ class _Rig:
         gc.collect()
         if self._subject.device != "cpu":
             torch.cuda.empty_cache()
+
+
+def has_room_for_another() -> bool:
+    """Whether all that this process holds would fit into the memory once more."""
+    return resident_bytes() <= (1 - HEAD_ROOM) * available_bytes()
 
 
 class _Tuner:

@@ -115,7 +115,7 @@ def command(
 
     Both decide pixels, so a run that began without them refuses to go on with them.
     """
-    spec = read_job(job, overrides)
+    spec, before = read_job(job, overrides), RunSpec.from_file(job)
     page = output or Path(f"{spec.name}-tune.html")
     _require_writable(page, Path(job), overrides, dry_run)
     stop_politely()
@@ -125,19 +125,17 @@ def command(
     options = TuneOptions(tolerance, num_images, reference_dtype, device, compiles)
     tuning = _tuned(job, spec, options)
     _write(page, tuning)
-    before = RunSpec.from_file(job)
+    if not as_json:
+        _show(tuning)
     changes = tuning.changes(before.model)
     written = not dry_run and bool(changes) and _rewritten(Path(job), before, changes)
     if as_json:
         told = {"changes": changes, "written": written, "page": str(page)}
         click.echo(json.dumps(report.as_values(tuning) | told))
         return
-    console = Console()
-    console.print(report.terminal_table(tuning), highlight=False)
-    lines = [*report.refusals(tuning), "", report.outcome(tuning)]
-    lines += _what_happened(tuning, job, changes, written, dry_run)
-    lines.append(f"wrote {page}")
-    console.print("\n".join(lines), highlight=False, markup=False, soft_wrap=True)
+    for line in _what_happened(tuning, job, changes, written, dry_run):
+        click.echo(line)
+    click.echo(f"wrote {page}")
 
 
 def _tuned(job: str, spec: RunSpec, options: "TuneOptions") -> "Tuning":
@@ -186,6 +184,15 @@ def _write(page: Path, tuning: "Tuning") -> None:
         page.write_text(render(page_of(tuning)), encoding="utf-8")
     except OSError as error:
         raise click.FileError(str(page), error.strerror) from error
+
+
+def _show(tuning: "Tuning") -> None:
+    """The table, what cannot be had, and which way is the fastest."""
+    from jobs.tuning_report import outcome, refusals, terminal_table
+
+    Console().print(terminal_table(tuning), highlight=False)
+    for line in [*refusals(tuning), "", outcome(tuning)]:
+        click.echo(line)
 
 
 def _rewritten(job: Path, before: RunSpec, changes: dict[str, Any]) -> bool:

@@ -339,10 +339,18 @@ class Counted:
         return SampledBatch(pixels, (None,) * len(batch)), 1.0
 
 
-@pytest.mark.parametrize(("device", "times"), [("cpu", 3), ("cuda", 1)])
-def test_an_accelerator_holds_one_model_at_a_time(
-    make_spec: MakeSpec, monkeypatch: pytest.MonkeyPatch, device: str, times: int
+@pytest.mark.parametrize(
+    ("device", "free_bytes", "times"), [("cpu", 10**15, 3), ("cpu", 10**6, 1), ("cuda", 10**15, 1)]
+)
+def test_one_model_is_held_at_a_time_but_on_a_cpu_with_room_for_two(
+    make_spec: MakeSpec,
+    monkeypatch: pytest.MonkeyPatch,
+    device: str,
+    free_bytes: int,
+    times: int,
 ) -> None:
+    monkeypatch.setattr(tuning, "available_bytes", lambda: free_bytes)
+    monkeypatch.setattr(tuning, "resident_bytes", lambda: 10**9)
     subject = replace(subject_of(make_spec(), OPTIONS), device=device)
     monkeypatch.setattr(Counted, "made", [], raising=False)
     monkeypatch.setattr(tuning, "Entrant", Counted)
