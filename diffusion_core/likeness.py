@@ -1,6 +1,6 @@
 """How near a picture is to another, pixel by pixel."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 
 import numpy as np
 import numpy.typing as npt
@@ -9,7 +9,7 @@ PEAK = 255.0
 
 
 def psnr_db(
-    pictures: Sequence[npt.NDArray[np.uint8]], others: Sequence[npt.NDArray[np.uint8]]
+    pictures: Iterable[npt.NDArray[np.uint8]], others: Iterable[npt.NDArray[np.uint8]]
 ) -> list[float]:
     """Peak signal-to-noise ratio of each picture and its counterpart, in decibels.
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import yaml
-from yaml.nodes import MappingNode, Node, ScalarNode
+from yaml.nodes import CollectionNode, MappingNode, Node, ScalarNode
 
 from pipelines.errors import SpecError
 from pipelines.job_file import JobLoader, read_yaml
@@ -111,16 +111,19 @@ class _Editor:
         entry = _entry(root, name)
         if entry is None:
             yield from self._add(root, {name: dict(values)}, spread=True)
-        elif isinstance(entry[1], MappingNode):
-            yield from self._update(_in_place(*entry), values)
+            return
+        key, node = entry
+        _require_here(key, node)
+        if isinstance(node, MappingNode):
+            yield from self._update(node, values)
         else:
-            yield from self._unfold(root, *entry, values)
+            yield from self._unfold(root, key, node, values)
 
     def _unfold(
         self, root: MappingNode, key: Node, source: Node, values: Mapping[str, Any]
     ) -> Iterator[Edit]:
         """`model: builtin` becomes a mapping; a comment behind it stays where it is."""
-        span = _plain(key, source)
+        span = _plain(source)
         between = self._text[key.end_mark.index : span.start]
         if root.flow_style:
             inside = on_one_line(dict(values)).removeprefix("{")
@@ -143,10 +146,11 @@ class _Editor:
             yield from self._add(mapping, new)
 
     def _replace(self, key: Node, node: Node, value: Any) -> Iterator[Edit]:
+        _require_here(key, node)
         if isinstance(node, MappingNode) and not node.flow_style and isinstance(value, Mapping):
-            yield from self._become(key, _in_place(key, node), value)
+            yield from self._become(key, node, value)
             return
-        span = _plain(key, node)
+        span = _plain(node)
         if "#" in self._text[span.start : span.end]:
             raise CannotEdit("what would be replaced holds a comment")
         yield span._replace(text=on_one_line(value))
@@ -204,20 +208,14 @@ def _entry(mapping: MappingNode, name: str) -> tuple[Node, Node] | None:
     return found[-1] if found else None
 
 
-def _in_place(key: Node, mapping: MappingNode) -> MappingNode:
-    """The mapping, if it stands at its key."""
-    _require_here(key, mapping)
-    return mapping
-
-
 def _require_here(key: Node, node: Node) -> None:
+    """A value stands behind its key, and not where it got the name by which it is meant here."""
     if node.start_mark.index < key.end_mark.index:
         raise CannotEdit("it is an alias of what stands elsewhere")
 
 
-def _plain(key: Node, node: Node) -> Edit:
-    """The span of a value that stands on the line of its key, or in brackets."""
-    _require_here(key, node)
+def _plain(node: Node) -> Edit:
+    """The span of a value that stands on one line, or in brackets."""
     in_lines = isinstance(node, ScalarNode) and node.start_mark.line != node.end_mark.line
     if in_lines or getattr(node, "flow_style", None) is False:
         raise CannotEdit("what would be replaced has lines of its own")
@@ -226,7 +224,7 @@ def _plain(key: Node, node: Node) -> Edit:
 
 def _content_end(node: Node) -> int:
     """Where a value ends, without the blank lines and comments that pyyaml counts to a block."""
-    if not isinstance(node, ScalarNode) and not node.flow_style and node.value:
+    if isinstance(node, CollectionNode) and not node.flow_style and node.value:
         last = node.value[-1]
         return _content_end(last[1] if isinstance(node, MappingNode) else last)
     return int(node.end_mark.index)

@@ -124,9 +124,9 @@ def command(
 
     options = TuneOptions(tolerance, num_images, reference_dtype, device, compiles)
     tuning = _tuned(job, spec, options)
-    _write(page, tuning)
     if not as_json:
         _show(tuning)
+    _write(page, tuning)
     changes = tuning.changes(before.model)
     written = not dry_run and bool(changes) and _rewritten(Path(job), before, changes)
     if as_json:
