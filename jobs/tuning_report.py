@@ -18,7 +18,8 @@ from pipelines.job_edit import on_one_line
 from pipelines.tuning_page import Page, Row, ShownPair
 from pipelines.wording import duration, plural
 
-COLUMNS = ("way", "images/s", "ratio", "PSNR dB: mean", "lowest", "warm after", "")
+COLUMNS = ("way", "images/s", "ratio", "PSNR dB", "lowest", "warm-up", "")
+"""PSNR is the mean over the pictures that differ, and then the lowest of all."""
 
 REASON_LETTERS = 200
 

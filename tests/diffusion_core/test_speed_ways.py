@@ -138,6 +138,22 @@ def test_half_precision_is_for_processors_that_have_it(
     assert reason is None if has_it else "no bfloat16 of its own" in str(reason)
 
 
+def test_nothing_compiles_where_there_is_no_compiler(
+    saved: Saved, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from torch._inductor import cpp_builder
+    from torch._inductor.exc import InvalidCxxCompiler
+
+    def none_there() -> str:
+        raise InvalidCxxCompiler
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(cpp_builder, "get_cpp_compiler", none_there)
+    for way in (Way.of(compile="regional"), Way.of(compile="full")):
+        reason = refusal(saved("sd"), spec_of(saved("sd"), way), "cpu")
+        assert "needs a C++ compiler" in str(reason)
+
+
 def test_every_way_of_the_table_is_one_that_a_job_may_choose() -> None:
     from typing import get_args
 
