@@ -7,6 +7,7 @@ import os
 import platform
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -236,9 +237,12 @@ class ActorFactory:
 
     def start(self) -> RemoteActor:
         """A new actor; it is placed when the cluster has room for it."""
-        return remote_actor(SamplerActor, self.cpus, self.gpus).remote(
-            self.spec, self.options, self.device, self.threads, self.traced
-        )
+        return self._actor.remote(self.spec, self.options, self.device, self.threads, self.traced)
+
+    @cached_property
+    def _actor(self) -> Any:
+        """Made once: each new one is examined, and sent to the cluster, again."""
+        return remote_actor(SamplerActor, self.cpus, self.gpus)
 
 
 def remote_actor(kind: type[SamplerActor], cpus: float, gpus: float) -> Any:

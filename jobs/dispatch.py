@@ -5,7 +5,7 @@ again, is decided here; who there is, `jobs.fleet` knows, and what a failure mea
 """
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from typing import Any
 
 import ray
@@ -17,6 +17,7 @@ from jobs.cluster import alive_nodes, room
 from jobs.errors import RunStopped
 from jobs.events import ActorLost, Event, Message, RowSetAside, ShardRetried
 from jobs.fleet import Fleet
+from jobs.lookout import Lookout
 from jobs.pace import Pace
 from jobs.ray_errors import is_silence, reason_of
 from jobs.terms import Terms
@@ -44,6 +45,9 @@ IN_FLIGHT = 2
 
 POLL_S = 1.0
 """How long one wait for events lasts."""
+
+MOST_AT_ONCE = 8
+"""Events that are taken from one actor before others have their turn."""
 
 
 class Dispatcher:
@@ -81,6 +85,8 @@ class Dispatcher:
         self._copied: set[int] = set()
         self._mended: set[int] = set()
         self._store_failures: dict[int, int] = {}
+        self._lookout = Lookout()
+        self._next_watch = 0.0
         self._winds_down = False
 
     def run(
@@ -123,13 +129,13 @@ class Dispatcher:
         Towards the end nobody gets a second, which an idle actor could have made.
         """
         for depth in range(IN_FLIGHT):
-            if depth and len(self._work) < len(self.fleet.workers):
+            if not self._work or (depth and len(self._work) < len(self.fleet.workers)):
                 break
             for worker in self.fleet.workers:
                 if (
-                    self._work
+                    len(worker.flights) <= depth  # the cheapest question first: most have enough
                     and worker.takes_work
-                    and len(worker.flights) <= depth
+                    and self._work
                     and self._is_in_time(len(worker.flights))
                 ):
                     self._give(worker, self._work.take())
@@ -214,16 +220,20 @@ class Dispatcher:
         if not waiting:
             time.sleep(POLL_S)
             return
-        ready, _ = ray.wait(list(waiting), num_returns=len(waiting), timeout=0.0, fetch_local=False)
-        if not ready:
-            ready, _ = ray.wait(list(waiting), num_returns=1, timeout=POLL_S, fetch_local=False)
-        for reference in ready:
+        for reference in self._lookout.ready(list(waiting), POLL_S):
             worker = waiting[reference]
-            handle = self._on_stream if worker.ready is None else self.fleet.started
+            handle = self._on_streams if worker.ready is None else self.fleet.started
             yield from handle(worker)
 
-    def _on_stream(self, worker: Worker) -> Iterator[Event]:
-        """Take one event from what the worker has in hand."""
+    def _on_streams(self, worker: Worker) -> Iterator[Event]:
+        """Take what the worker has told by now, of one flight after the other."""
+        for _ in range(MOST_AT_ONCE):
+            goes_on = yield from self._on_stream(worker)
+            if not (goes_on and worker.flights and worker.flights[0].has_news):
+                return
+
+    def _on_stream(self, worker: Worker) -> Generator[Event, None, bool]:
+        """Take one event from what the worker has in hand; whether more may be taken at once."""
         flight = worker.flights[0]
         try:
             event: ShardEvent = ray.get(next(flight.stream))
@@ -231,10 +241,13 @@ class Dispatcher:
             self._flight_ended(worker)
         except RayTaskError as error:
             yield from self._raised(worker, error)
+            return False
         except RayError as error:
             yield from self._worker_lost(worker, reason_of(error), is_silence(error))
+            return False
         else:
             yield from self._heard(flight, event)
+        return True
 
     def _flight_ended(self, worker: Worker) -> None:
         flight = worker.flights.pop(0)
@@ -363,6 +376,9 @@ class Dispatcher:
 
     def _end_the_silent(self) -> Iterator[Event]:
         """End actors that have been in one batch for so long that they must hang."""
+        if time.monotonic() < self._next_watch:
+            return
+        self._next_watch = time.monotonic() + POLL_S
         limit_s = self._terms.watchdog_s or self._pace.longest_silence_s
         for worker in list(self.fleet.workers):
             flight = worker.flights[0] if worker.flights else None

@@ -46,11 +46,11 @@ class FailureLimit:
     @property
     def exceeded(self) -> str | None:
         """Why the run should stop, if it should."""
+        if self._limit is None:
+            return None
         num_failed = self._num_failed + (self._under_way_failed | self._aside).total()
         num_done = self._num_ok + self._under_way_ok.total() + num_failed
         match self._limit:
-            case None:
-                return None
             case int(most):
                 over = num_failed > most
             case text:

@@ -16,7 +16,7 @@ from jobs.events import ActorJoined, Event, Message
 from jobs.ray_errors import reason_of
 from jobs.starting import MAX_START_FAILURES
 from jobs.terms import Terms
-from jobs.workers import Startup, Worker
+from jobs.workers import Startup, Worker, times_spent
 from pipelines.run_record import RunRecord
 from pipelines.storage import Store
 from pipelines.timeline import TimeSpent
@@ -52,7 +52,7 @@ class Fleet:
         self._room = room
         self._begin_args = (ray.put(store), ray.put(record), terms.fence)
         self._start_failures = 0
-        self._next_look = 0.0
+        self._next_look = self._next_check = 0.0
         self._spent: list[TimeSpent] = []
 
     def __len__(self) -> int:
@@ -70,8 +70,10 @@ class Fleet:
         Args:
             num_waiting: pieces of work that nobody has yet.
         """
-        yield from self._end_the_stuck()
         now = time.monotonic()
+        if now >= self._next_check:
+            self._next_check = now + LOOK_S
+            yield from self._end_the_stuck()
         if now < self._next_look:
             return
         self._next_look = now + LOOK_S
@@ -111,8 +113,7 @@ class Fleet:
 
     def time_spent(self) -> list[TimeSpent]:
         """What the actors did with their time, but for those that were lost."""
-        living = (worker.time_spent() for worker in self.workers if worker.home is not None)
-        return [*self._spent, *(spent for spent in living if spent is not None)]
+        return [*self._spent, *times_spent([w for w in self.workers if w.home is not None])]
 
     def _leave_nodes(self, going: Iterable[str]) -> None:
         """Have actors on nodes that go away finish the batch in hand, and take nothing more."""
@@ -121,7 +122,7 @@ class Fleet:
             if worker.home is not None and worker.home.node_id in going and not worker.leaving:
                 worker.drain()
             if worker.leaving and not worker.flights:
-                self._spent += filter(None, [worker.time_spent()])
+                self._spent += times_spent([worker])
                 self.drop(worker)
 
     def _wanted(self, num_waiting: int) -> int:

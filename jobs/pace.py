@@ -46,10 +46,10 @@ class Pace:
 
     def is_straggling(self, num_rows: int, seconds: float) -> bool:
         """Whether a worker has been busy with so many rows for far too long."""
-        expected_s = self.expected_s(num_rows)
-        if expected_s is None:
+        if seconds <= SHORTEST_STRAGGLING_S:
             return False
-        return seconds > max(SHORTEST_STRAGGLING_S, STRAGGLING * expected_s)
+        expected_s = self.expected_s(num_rows)
+        return expected_s is not None and seconds > STRAGGLING * expected_s
 
     @property
     def longest_silence_s(self) -> float:

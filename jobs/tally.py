@@ -27,6 +27,8 @@ class Tally:
     rate_from: tuple[float, int] | None = None
     """When the first batch was done, and its images: they were made before that moment."""
     started_at: float = 0.0
+    num_under_way: tuple[int, int] = (0, 0)
+    """(ok, failed) of all shards in `under_way`: every event asks for it."""
 
     def __post_init__(self) -> None:
         self.started_at = self.clock()
@@ -40,27 +42,35 @@ class Tally:
             case ActorJoined() | ActorLost():
                 self.num_actors = event.num_actors
             case ShardRetried() | RowSetAside() | ShardLeft():
-                self.under_way.pop(event.shard, None)
+                self._note(event.shard, None)
             case BatchDone():
                 ok, failed = self.under_way.get(event.shard, (0, 0))
-                self.under_way[event.shard] = (ok + event.num_ok, failed + event.num_failed)
+                self._note(event.shard, (ok + event.num_ok, failed + event.num_failed))
                 self.num_made += event.num_sampled
                 if self.rate_from is None:
                     self.rate_from = (self.clock(), self.num_made)
             case ShardDone():
-                self.under_way.pop(event.shard, None)
+                self._note(event.shard, None)
                 self.committed_ok += event.num_ok
                 self.committed_failed += event.num_failed
+
+    def _note(self, shard: int, counts: tuple[int, int] | None) -> None:
+        """What is under way of a shard; nothing, if it is None."""
+        before, after = self.under_way.pop(shard, (0, 0)), counts or (0, 0)
+        ok, failed = self.num_under_way
+        self.num_under_way = ok - before[0] + after[0], failed - before[1] + after[1]
+        if counts is not None:
+            self.under_way[shard] = counts
 
     @property
     def num_ok(self) -> int:
         """Images that this start knows to be stored."""
-        return self.committed_ok + sum(ok for ok, _ in self.under_way.values())
+        return self.committed_ok + self.num_under_way[0]
 
     @property
     def num_failed(self) -> int:
         """Rows that failed since this start."""
-        return self.committed_failed + sum(failed for _, failed in self.under_way.values())
+        return self.committed_failed + self.num_under_way[1]
 
     @property
     def num_done(self) -> int:

@@ -1,6 +1,8 @@
 """Actors as their driver sees them: what they have in hand, and since when."""
 
 import time
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -33,10 +35,14 @@ class Flight:
     was_left: bool = False
     """Whether its actor was asked to stop before the end of it."""
 
+    @property
+    def has_news(self) -> bool:
+        """Whether its stream has something to tell, be it its end."""
+        return bool(ray.wait([self.stream], timeout=0.0, fetch_local=False)[0])
+
     def has_the_accelerator(self) -> bool:
         """Whether its actor had come to sample it; asked when the actor is gone."""
-        ready, _ = ray.wait([self.stream], timeout=0.0, fetch_local=False)
-        if not ready:
+        if not self.has_news:
             return False
         try:
             return isinstance(ray.get(next(self.stream)), ShardBegun)
@@ -104,14 +110,6 @@ class Worker:
         begun = [flight for flight in self.undone[1:] if flight.has_the_accelerator()]
         return begun[-1] if begun else self.undone[0]
 
-    def time_spent(self) -> TimeSpent | None:
-        """What it did with its time; None if it does not say."""
-        try:
-            spent: TimeSpent = ray.get(self.handle.time_spent.remote(), timeout=ANSWER_S)
-        except (RayError, GetTimeoutError):
-            return None
-        return spent
-
     def drain(self) -> None:
         """Have it finish the batch in hand, and take nothing more."""
         self.leaving = True
@@ -128,3 +126,12 @@ class Worker:
         except RayError:
             return False  # it is gone, as its stream will say
         return sampling
+
+
+def times_spent(workers: Sequence[Worker]) -> Iterator[TimeSpent]:
+    """What actors did with their time, of those that say so in `ANSWER_S`; asked all at once."""
+    asked = [worker.handle.time_spent.remote() for worker in workers]
+    ready, _ = ray.wait(asked, num_returns=len(asked), timeout=ANSWER_S)
+    for answer in ready:
+        with suppress(RayError):  # it is gone
+            yield ray.get(answer)

@@ -1,7 +1,8 @@
 """Objects, wherever they lie: the only room of the project that touches fsspec.
 
 Owns how bytes are created once, replaced, read, listed and found at any fsspec URL, what is tried
-again and how fast, and what a person reads when the store refuses. Knows nothing of runs, shards or images.
+again and how fast, and what a person reads when the store refuses. Knows nothing of runs, shards
+or images.
 """
 
 from pipelines.storage.retries import QUICK, RetryPolicy

@@ -1,5 +1,7 @@
 """The totals of a run, from its events."""
 
+import random
+
 from jobs.events import ActorJoined, ActorLost, Planned, ShardRetried
 from jobs.tally import Tally
 from pipelines.shard import BatchDone, ShardDone, ShardLeft
@@ -77,3 +79,13 @@ def test_actors_come_and_go() -> None:
     tally.add(ActorJoined("a", 2))
     tally.add(ActorLost("a", 1, "gone"))
     assert tally.num_actors == 1
+
+
+def test_what_is_under_way_is_summed_as_it_changes() -> None:
+    tally, chance = Tally(clock=Clock()), random.Random(5)
+    for _ in range(500):
+        shard, ok, failed = chance.randrange(20), chance.randrange(5), chance.randrange(3)
+        ends = [ShardRetried(shard, 1, "it died"), ShardLeft(shard), ShardDone(shard, ok, failed)]
+        tally.add(chance.choice([*ends, *[BatchDone(shard, ok, failed, ok)] * 6]))
+        sums = [sum(counts) for counts in zip(*tally.under_way.values(), strict=True)] or [0, 0]
+        assert list(tally.num_under_way) == sums
