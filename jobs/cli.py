@@ -120,3 +120,6 @@ def main() -> None:
         sys.exit(command())
     except KeyboardInterrupt:
         sys.exit(STOPPED)
+    finally:  # what is left is Python's own end, which must not change how the command ended
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -91,7 +91,7 @@ class Night:
             if code in (0, 3):
                 break
             if code is not None:
-                assert code in (4, 5, -signal.SIGKILL), self.story()
+                assert code in (4, 5, -signal.SIGKILL), f"exit code {code}; {self.story()}"
                 self.start()
             elif self.tally.faults.total() < self.num_faults:
                 self.befall(self.random.choice(sorted(FAULTS | self._store_faults)))
