@@ -45,6 +45,7 @@ def main() -> None:
                 night.pass_by()
             except AssertionError as error:
                 wrong.append(seed)
+                night.abandon()
                 print(f"night {seed} went wrong: {error}", flush=True)
             total += night.tally
             print(f"night {seed}, {time.monotonic() - began:.0f} s: {night.tally}", flush=True)
