@@ -4,11 +4,14 @@ Owns how errors become one line and an exit code. The commands are imported when
 so that help is there at once.
 """
 
+import atexit
+import os
 import signal
 import sys
+from contextlib import suppress
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
-from typing import Any
+from typing import Any, NoReturn
 
 import click
 
@@ -118,6 +121,23 @@ def main() -> None:
     # A polite stop is heard from the first moment on, while much is still being imported.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        sys.exit(command())
+        command()
+    except SystemExit as end:
+        _leave(end.code if isinstance(end.code, int) else int(end.code is not None))
     except KeyboardInterrupt:
-        sys.exit(STOPPED)
+        _leave(STOPPED)
+
+
+def _leave(code: int) -> NoReturn:
+    """End the process as the command ended, whatever comes now.
+
+    Without Python's own end: threads of Arrow that still read a store for what has failed would
+    call into it, and abort.
+    """
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    atexit._run_exitfuncs()
+    with suppress(BrokenPipeError):
+        sys.stdout.flush()
+        sys.stderr.flush()
+    os._exit(code)

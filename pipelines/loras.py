@@ -106,7 +106,9 @@ def _hub_files(name: str, repo: str, revision: str | None) -> list[str]:
 
     def listed() -> list[str]:
         try:
-            return list(HfApi().list_repo_files(repo, revision=revision))
+            # Asked once: what lists a repository's tree tries for half a minute without a hub.
+            files = HfApi().model_info(repo, revision=revision).siblings or []
+            return [file.rfilename for file in files]
         except HfHubHTTPError:
             raise
         except (httpx.HTTPError, OfflineModeIsEnabled, OSError):

@@ -1,6 +1,7 @@
 """A tiny model on disk, a manifest that needs several batches, and one Ray for the session."""
 
 import json
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,10 @@ import ray
 import tiny_models
 from run_files import PROMPTS
 
+import jobs
 from pipelines.spec import RunSpec
+
+MakeSpec = Callable[..., RunSpec]
 
 
 @pytest.fixture(scope="session")
@@ -35,8 +39,7 @@ def local_ray() -> Iterator[None]:
     ray.shutdown()
 
 
-@pytest.fixture
-def manifest(tmp_path: Path) -> Path:
+def write_manifest(folder: Path) -> Path:
     """Rows of two sizes and two samplers, in mixed order, with a column to carry."""
     rows = [
         {
@@ -47,25 +50,58 @@ def manifest(tmp_path: Path) -> Path:
         }
         for i in range(PROMPTS)
     ]
-    path = tmp_path / "prompts.jsonl"
+    path = folder / "prompts.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     return path
 
 
-@pytest.fixture
-def make_spec(tmp_path: Path, tiny_model: Path, manifest: Path) -> Callable[..., RunSpec]:
-    """A job over the manifest; keyword arguments are overrides such as `batch={"size": 4}`."""
+def maker(folder: Path, model: Path, manifest: Path) -> MakeSpec:
+    """Makes jobs whose runs lie in a folder."""
 
     def make(**values: Any) -> RunSpec:
         job = {
             "name": "night",
             "manifest": str(manifest),
-            "output": str(tmp_path / "runs"),
-            "model": str(tiny_model),
+            "output": str(folder / "runs"),
+            "model": str(model),
             "sampling": {"num_inference_steps": 2, "height": 64, "guidance_scale": 3.0},
             "batch": {"size": 4, "shard_size": 7},
             "cluster": {"actors": 1},
         }
         return RunSpec.from_dict(job | values)
 
+    return make
+
+
+@pytest.fixture
+def manifest(tmp_path: Path) -> Path:
+    return write_manifest(tmp_path)
+
+
+@pytest.fixture
+def make_spec(tmp_path: Path, tiny_model: Path, manifest: Path) -> MakeSpec:
+    """A job over the manifest; keyword arguments are overrides such as `batch={"size": 4}`."""
+    return maker(tmp_path, tiny_model, manifest)
+
+
+@pytest.fixture(scope="session")
+def kept(
+    tmp_path_factory: pytest.TempPathFactory, tiny_model: Path, local_ray: None
+) -> tuple[Path, MakeSpec]:
+    """A folder that holds a finished run, `home`, and the same again, `copy`."""
+    folder = tmp_path_factory.mktemp("kept")
+    home = folder / "home"
+    home.mkdir()
+    make = maker(home, tiny_model, write_manifest(home))
+    jobs.run(make())
+    shutil.copytree(home, folder / "copy")
+    return folder, make
+
+
+@pytest.fixture
+def finished(kept: tuple[Path, MakeSpec]) -> MakeSpec:
+    """As `make_spec`, where the run of the job without overrides is at its end."""
+    folder, make = kept
+    shutil.rmtree(folder / "home")
+    shutil.copytree(folder / "copy", folder / "home")
     return make

@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -78,8 +78,8 @@ def test_run_with_a_failed_row_exits_3(tmp_path: Path, make_spec: MakeSpec) -> N
 
 
 @pytest.mark.usefixtures("local_ray")
-def test_a_changed_job_exits_2_and_lists_the_change(job: Path) -> None:
-    assert nightpress("run", str(job)).exit_code == 0
+def test_a_changed_job_exits_2_and_lists_the_change(finished: MakeSpec, tmp_path: Path) -> None:
+    job = write_job(tmp_path / "job.yaml", finished())
     result = nightpress("run", str(job), "--set", "seed=9")
     assert result.exit_code == 2
     assert "seed: 0 -> 9" in one_line_error(result)
@@ -136,6 +136,24 @@ def test_a_wrong_bucket_endpoint_or_key_is_said_before_a_model_is_loaded(
     assert "SECRET_ACCESS_KEY=" not in error
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_stop_that_comes_after_the_end_changes_nothing(number: signal.Signals) -> None:
+    version_after(f"import atexit, os; atexit.register(os.kill, os.getpid(), {int(number)})")
+
+
+def test_a_thread_that_is_still_at_work_does_not_hold_up_the_end() -> None:
+    version_after("import threading, time; threading.Thread(target=time.sleep, args=[600]).start()")
+
+
+def version_after(preparation: str) -> None:
+    """`--version`, in a process in which something else goes on."""
+    code = f"{preparation}; from jobs.cli import main; main()"
+    command = [sys.executable, "-c", code, "--version"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith("nightpress")
+
+
 def test_a_missing_job_file_exits_2() -> None:
     result = nightpress("run", "nowhere.yaml")
     assert result.exit_code == 2
@@ -152,8 +170,8 @@ def test_plan_says_what_would_be_made_and_writes_nothing(job: Path, make_spec: M
 
 
 @pytest.mark.usefixtures("local_ray")
-def test_plan_estimates_from_a_run_of_the_same_model(job: Path) -> None:
-    assert nightpress("run", str(job)).exit_code == 0
+def test_plan_estimates_from_a_run_of_the_same_model(finished: MakeSpec, tmp_path: Path) -> None:
+    job = write_job(tmp_path / "job.yaml", finished())
     values = json.loads(nightpress("plan", str(job), "--set", "name=other", "--json").stdout)
     assert values["num_images"] == PROMPTS
     assert sum(batch["num_images"] for batch in values["batches"]) == PROMPTS
@@ -162,13 +180,15 @@ def test_plan_estimates_from_a_run_of_the_same_model(job: Path) -> None:
 
 
 @pytest.mark.usefixtures("local_ray")
-def test_status_reads_the_store_alone(job: Path, make_spec: MakeSpec) -> None:
+def test_status_reads_the_store_alone(
+    finished: MakeSpec, make_spec: MakeSpec, tmp_path: Path
+) -> None:
     missing = nightpress("status", make_spec().url)
     assert missing.exit_code == 2
     assert "no run here" in missing.stderr
-    assert nightpress("run", str(job)).exit_code == 0
-    (Path(make_spec().url) / "metadata/shard-00000.parquet").unlink()
-    result = nightpress("status", make_spec().url)
+    url, job = finished().url, write_job(tmp_path / "job.yaml", finished())
+    (Path(url) / "metadata/shard-00000.parquet").unlink()
+    result = nightpress("status", url)
     assert result.exit_code == 0
     assert "not complete" in result.stdout
     values = json.loads(nightpress("status", str(job), "--json").stdout)
@@ -277,6 +297,15 @@ def wait_for_images(spec: RunSpec, count: int, process: "subprocess.Popen[str]")
     raise AssertionError(f"no {count} images: {process.communicate(timeout=5)}")
 
 
+def made_of(spec: RunSpec) -> dict[str, tuple[int, int]]:
+    """What the run has stored of images and commits, as `files_of` tells it."""
+    return {n: f for n, f in files_of(spec).items() if n.startswith(("images/", "metadata/"))}
+
+
+def num_images(files: Iterable[str]) -> int:
+    return sum(name.startswith("images/") for name in files)
+
+
 def sampled_since(spec: RunSpec, moment: datetime) -> set[str]:
     """Files of images that are sampled, and not found, since then."""
     rows = read_metadata(spec).to_pylist()
@@ -284,39 +313,41 @@ def sampled_since(spec: RunSpec, moment: datetime) -> set[str]:
 
 
 @pytest.mark.usefixtures("local_ray")
-@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
-def test_an_interrupted_run_goes_on_and_ends_as_if_nothing_had_happened(
-    make_spec: MakeSpec, tmp_path: Path, how: signal.Signals
+def test_a_run_that_is_killed_and_then_stopped_ends_as_if_nothing_had_happened(
+    make_spec: MakeSpec, tmp_path: Path
 ) -> None:
     slow = {"num_inference_steps": 40, "height": 64, "guidance_scale": 3.0}
     spec = make_spec(sampling=slow, batch={"size": 2, "shard_size": 6})
     job = write_job(tmp_path / "job.yaml", spec)
     process = start(job)
-    wait_for_images(spec, 5, process)
-    if how == signal.SIGKILL:
-        os.killpg(process.pid, how)  # the driver, and the Ray that it started
-    else:
-        process.send_signal(how)
+    wait_for_images(spec, 3, process)
+    os.killpg(process.pid, signal.SIGKILL)  # the driver, and the Ray that it started
+    process.communicate(timeout=60)
+    assert process.returncode == -signal.SIGKILL
+    killed = made_of(spec)
+    assert 3 <= num_images(killed) < PROMPTS
+
+    process = start(job)
+    wait_for_images(spec, num_images(killed) + 3, process)
+    process.send_signal(signal.SIGTERM)
     _, said = process.communicate(timeout=60)
-    if how == signal.SIGKILL:
-        assert process.returncode == -signal.SIGKILL
-    else:
-        assert process.returncode == 4
-        assert "the same command goes on from here" in said
-        assert "Traceback" not in said
-    before = {n: f for n, f in files_of(spec).items() if n.startswith(("images/", "metadata/"))}
-    assert 5 <= sum(name.startswith("images/") for name in before) < PROMPTS
+    assert process.returncode == 4
+    assert "the same command goes on from here" in said
+    assert "Traceback" not in said
+    stopped = made_of(spec)
+    assert {name: stopped[name] for name in killed} == killed
+    assert num_images(killed) < num_images(stopped) < PROMPTS
 
     again_at = datetime.now(UTC)
     again = start(job)
     _, said = again.communicate(timeout=120)
     assert again.returncode == 0, said
     after = files_of(spec)
-    assert {name: after[name] for name in before} == before
+    assert {name: after[name] for name in stopped} == stopped
     assert len(read_metadata(spec)) == PROMPTS
     made = sampled_since(spec, again_at)
     assert made  # images were left to make, and what was stored is found
-    assert made.isdisjoint(before)
+    assert made.isdisjoint(stopped)
 
     undisturbed = make_spec(name="undisturbed", sampling=slow, batch=dict(spec.batch))
     jobs.run(undisturbed)

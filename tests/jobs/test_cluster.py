@@ -25,66 +25,15 @@ from pipelines.storage import Store
 MakeSpec = Callable[..., RunSpec]
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def two_nodes() -> Iterator[Cluster]:
-    """A head and a second node with room for one actor each."""
+    """A head and a second node with room for one actor each; the last test kills the second."""
     cluster = Cluster(
         initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False}
     )
     cluster.add_node(num_cpus=1)
     yield cluster
     cluster.shutdown()
-
-
-@pytest.mark.usefixtures("local_ray")
-def test_two_nodes_make_one_image_set_though_one_of_them_dies(
-    two_nodes: Cluster, make_spec: MakeSpec, tiny_model: Path, bucket: Folder, tmp_path: Path
-) -> None:
-    slow = {"num_inference_steps": 20, "height": 64, "guidance_scale": 3.0}
-    batch = {"size": 2, "shard_size": 2}
-    undisturbed = make_spec(name="undisturbed", sampling=slow, batch=batch)
-    jobs.run(undisturbed)
-
-    upload(tiny_model, Store(f"{bucket.url}/models/tiny", bucket.options))
-    spec = make_spec(
-        model=f"{bucket.url}/models/tiny",
-        output=f"{bucket.url}/runs",
-        storage=bucket.options,
-        sampling=slow,
-        batch=batch,
-        cluster={"actors": 2, "address": two_nodes.address},
-    )
-    job = tmp_path / "job.yaml"
-    job.write_text(yaml.safe_dump(spec.as_dict()))
-    program = Path(sys.executable).parent / "nightpress"
-    with subprocess.Popen([program, "run", job], stderr=subprocess.PIPE, text=True) as driver:
-        wait_for_commits(Store(spec.url, spec.storage), 2, driver)
-        two_nodes.remove_node(next(iter(two_nodes.worker_nodes)), allow_graceful=False)
-        _, said = driver.communicate(timeout=180)
-    assert driver.returncode == 0, said
-    assert pixels(open_run(spec.url, bucket.options)) == pixels(open_run(undisturbed.url))
-    assert len(Store(spec.url, spec.storage).list("images")) == PROMPTS
-
-
-def pixels(run: Run) -> dict[str, bytes]:
-    """image_id -> its pixels; the files differ in the name of the model's place."""
-    return {row["image_id"]: image.tobytes() for row, image in run.images()}
-
-
-def upload(folder: Path, store: Store) -> None:
-    for path in folder.rglob("*"):
-        if path.is_file():
-            store.put(path.relative_to(folder).as_posix(), path.read_bytes())
-
-
-def wait_for_commits(store: Store, count: int, driver: "subprocess.Popen[str]") -> None:
-    end = time.monotonic() + 120
-    while time.monotonic() < end and driver.poll() is None:
-        if len(store.list("metadata")) >= count:
-            return
-        time.sleep(0.1)
-    driver.kill()
-    raise AssertionError(f"no {count} commits: {driver.communicate()}")
 
 
 WHERE = """
@@ -181,3 +130,54 @@ def test_actors_may_be_a_number_a_range_or_auto(
 ) -> None:
     spec = ClusterSpec.model_validate({"actors": actors})
     assert (spec.min_actors, spec.max_actors) == (fewest, most)
+
+
+@pytest.mark.usefixtures("local_ray")
+def test_two_nodes_make_one_image_set_though_one_of_them_dies(
+    two_nodes: Cluster, make_spec: MakeSpec, tiny_model: Path, bucket: Folder, tmp_path: Path
+) -> None:
+    slow = {"num_inference_steps": 20, "height": 64, "guidance_scale": 3.0}
+    batch = {"size": 2, "shard_size": 2}
+    undisturbed = make_spec(name="undisturbed", sampling=slow, batch=batch)
+    jobs.run(undisturbed)
+
+    upload(tiny_model, Store(f"{bucket.url}/models/tiny", bucket.options))
+    spec = make_spec(
+        model=f"{bucket.url}/models/tiny",
+        output=f"{bucket.url}/runs",
+        storage=bucket.options,
+        sampling=slow,
+        batch=batch,
+        cluster={"actors": 2, "address": two_nodes.address},
+    )
+    job = tmp_path / "job.yaml"
+    job.write_text(yaml.safe_dump(spec.as_dict()))
+    program = Path(sys.executable).parent / "nightpress"
+    with subprocess.Popen([program, "run", job], stderr=subprocess.PIPE, text=True) as driver:
+        wait_for_commits(Store(spec.url, spec.storage), 2, driver)
+        two_nodes.remove_node(next(iter(two_nodes.worker_nodes)), allow_graceful=False)
+        _, said = driver.communicate(timeout=180)
+    assert driver.returncode == 0, said
+    assert pixels(open_run(spec.url, bucket.options)) == pixels(open_run(undisturbed.url))
+    assert len(Store(spec.url, spec.storage).list("images")) == PROMPTS
+
+
+def pixels(run: Run) -> dict[str, bytes]:
+    """image_id -> its pixels; the files differ in the name of the model's place."""
+    return {row["image_id"]: image.tobytes() for row, image in run.images()}
+
+
+def upload(folder: Path, store: Store) -> None:
+    for path in folder.rglob("*"):
+        if path.is_file():
+            store.put(path.relative_to(folder).as_posix(), path.read_bytes())
+
+
+def wait_for_commits(store: Store, count: int, driver: "subprocess.Popen[str]") -> None:
+    end = time.monotonic() + 120
+    while time.monotonic() < end and driver.poll() is None:
+        if len(store.list("metadata")) >= count:
+            return
+        time.sleep(0.1)
+    driver.kill()
+    raise AssertionError(f"no {count} commits: {driver.communicate()}")

@@ -24,7 +24,7 @@ NAMESPACES = (None, b"fun", b"job", b"cluster", b"session", b"tune", b"default")
 """Of Ray's key-value store: functions, jobs, runtime environments, what libraries keep."""
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def node() -> Iterator[Cluster]:
     """A cluster of one node, with a session folder of its own."""
     cluster = Cluster(

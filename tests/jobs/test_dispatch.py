@@ -20,14 +20,18 @@ from odd_actors import (
 from run_files import PROMPTS, hashes, read_metadata
 
 import jobs
+from diffusion_core.model import describe
 from jobs import fleet
 from jobs.actors import SamplerActor
+from jobs.batch_size import resolve_batch_size
 from jobs.dispatch import Dispatcher
 from jobs.errors import RunStopped
 from jobs.events import ActorJoined, ActorLost, Event, Message, RowSetAside, ShardRetried
 from jobs.terms import Terms
 from pipelines.commit import committed_shards, read_commit
-from pipelines.run_record import RunRecord, require_record
+from pipelines.models import locate
+from pipelines.planning import check, write_plan
+from pipelines.run_record import RUN_FILE, RunRecord, new_record
 from pipelines.shard import BatchDone, ShardDone
 from pipelines.spec import RunSpec
 from pipelines.storage import Store
@@ -38,14 +42,14 @@ pytestmark = pytest.mark.usefixtures("local_ray")
 
 
 def begun(spec: RunSpec) -> tuple[Store, RunRecord]:
-    """A run that is planned, and of which nothing is committed."""
-    jobs.run(spec)
-    store = Store(spec.url)
-    for shard in committed_shards(store):
-        store.delete(f"metadata/shard-{shard:05d}.parquet")
-    for name in store.list("images"):
-        store.delete(name)
-    return store, require_record(store)
+    """A run that is planned, and of which nothing is made."""
+    store, model = Store(spec.url), describe(locate(spec.model, {}), spec.model)
+    batch_size = resolve_batch_size(spec, "cpu")
+    layout = check(spec, model, batch_size)
+    record = new_record(spec, model, "cpu", batch_size, layout)
+    store.create(RUN_FILE, record.to_json())
+    list(write_plan(spec, model, layout, store))
+    return store, record
 
 
 def dispatcher(
@@ -120,11 +124,11 @@ def test_an_actor_whose_model_never_comes_is_replaced(make_spec: MakeSpec) -> No
     assert committed_shards(store) == {0}
 
 
-def test_actors_join_when_room_appears_and_the_bits_stay_the_same(make_spec: MakeSpec) -> None:
+def test_actors_join_when_room_appears_and_the_bits_stay_the_same(
+    make_spec: MakeSpec, finished: MakeSpec
+) -> None:
     spec = make_spec(batch={"size": 4, "shard_size": 4})
     store, record = begun(spec)
-    alone = make_spec(name="alone", batch={"size": 4, "shard_size": 64})
-    jobs.run(alone)
     places = {"room": 1}
     press = dispatcher(
         spec, store, record, WaitingActor, max_actors=None, room=lambda cpus, gpus: places["room"]
@@ -139,16 +143,15 @@ def test_actors_join_when_room_appears_and_the_bits_stay_the_same(make_spec: Mak
     press.close()
     assert joined == 3
     assert len(set(read_metadata(spec).column("worker").to_pylist())) == 3
-    assert hashes(spec) == hashes(alone)
+    assert hashes(spec) == hashes(finished())
     assert committed_shards(store) == set(range(record.layout.num_shards))
 
 
-def test_an_actor_killed_in_mid_shard_costs_nothing(make_spec: MakeSpec) -> None:
+def test_an_actor_killed_in_mid_shard_costs_nothing(
+    make_spec: MakeSpec, finished: MakeSpec
+) -> None:
     spec = make_spec()
     store, record = begun(spec)
-    undisturbed = make_spec(name="undisturbed")
-    jobs.run(undisturbed)
-
     press = dispatcher(spec, store, record, WaitingActor)
     lost: list[ActorLost] = []
     retried: list[ShardRetried] = []
@@ -164,7 +167,7 @@ def test_an_actor_killed_in_mid_shard_costs_nothing(make_spec: MakeSpec) -> None
 
     assert len(lost) == 1
     assert [(event.shard, event.attempt) for event in retried] == [(1, 1)]
-    assert hashes(spec) == hashes(undisturbed)
+    assert hashes(spec) == hashes(finished())
     assert len(read_metadata(spec)) == PROMPTS
     assert {row["attempts"] for row in read_commit(store, 1).to_pylist()} == {2}
     assert {row["attempts"] for row in read_commit(store, 2).to_pylist()} == {1}
@@ -183,12 +186,10 @@ def test_a_row_that_hangs_is_set_aside_and_the_others_are_made(make_spec: MakeSp
 
 
 def test_a_run_that_is_asked_to_stop_stores_the_batch_in_hand_and_goes_on_later(
-    make_spec: MakeSpec,
+    make_spec: MakeSpec, finished: MakeSpec
 ) -> None:
-    spec = make_spec(batch={"size": 2, "shard_size": 21})
+    spec = make_spec(batch={"size": 4, "shard_size": 21})
     store, record = begun(spec)
-    undisturbed = make_spec(name="undisturbed", batch={"size": 2, "shard_size": 21})
-    jobs.run(undisturbed)
     asked: list[str] = []
     press = dispatcher(
         spec, store, record, SamplerActor, reason_to_stop=lambda: asked[0] if asked else None
@@ -202,7 +203,7 @@ def test_a_run_that_is_asked_to_stop_stores_the_batch_in_hand_and_goes_on_later(
     assert 0 < len(there) < PROMPTS
     assert committed_shards(store) == set()
     assert jobs.run(spec).num_made == PROMPTS - len(there)
-    assert hashes(spec) == hashes(undisturbed)
+    assert hashes(spec) == hashes(finished())
 
 
 def test_before_a_deadline_only_what_can_be_done_is_begun(make_spec: MakeSpec) -> None:

@@ -55,7 +55,7 @@ BATCH_SIZE = 2
 
 
 @pytest.fixture(scope="module")
-def finished(
+def at_its_end(
     tmp_path_factory: pytest.TempPathFactory, tiny_model: Path, local_ray: None
 ) -> tuple[RunSpec, dict[Path, bytes]]:
     """A run of two shards that met no trouble, and its files."""
@@ -78,9 +78,9 @@ def finished(
 
 
 @pytest.fixture
-def spec(finished: tuple[RunSpec, dict[Path, bytes]]) -> RunSpec:
+def spec(at_its_end: tuple[RunSpec, dict[Path, bytes]]) -> RunSpec:
     """Its job; its folder is as it was at its end."""
-    spec, files = finished
+    spec, files = at_its_end
     shutil.rmtree(spec.url)
     for path, data in files.items():
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -13,7 +13,6 @@ from click.testing import CliRunner, Result
 from PIL import Image
 from run_files import PROMPTS, files_of, hashes, read_metadata
 
-import jobs
 from jobs.cli import command
 from pipelines.commit import shard_path
 from pipelines.errors import LeaseLost
@@ -37,7 +36,11 @@ def spec(make_spec: MakeSpec) -> RunSpec:
 
 @pytest.fixture
 def job(tmp_path: Path, spec: RunSpec) -> str:
-    path = tmp_path / "job.yaml"
+    return job_file(tmp_path, spec)
+
+
+def job_file(folder: Path, spec: RunSpec) -> str:
+    path = folder / "job.yaml"
     path.write_text(yaml.safe_dump(spec.as_dict()))
     return str(path)
 
@@ -70,10 +73,8 @@ def test_taking_over_fences_the_other_and_makes_the_images(
 
 
 def test_retry_makes_the_failed_rows_and_no_others(
-    job: str, spec: RunSpec, make_spec: MakeSpec
+    job: str, spec: RunSpec, finished: MakeSpec
 ) -> None:
-    undisturbed = make_spec(name="undisturbed")
-    jobs.run(undisturbed)
     taken = Path(spec.url, "images/00000004_00.png")
     taken.parent.mkdir(parents=True)
     taken.write_bytes(b"somebody else's")
@@ -91,7 +92,7 @@ def test_retry_makes_the_failed_rows_and_no_others(
     assert {name for name in images if after[name] != before.get(name)} == {
         "images/00000004_00.png"
     }
-    assert hashes(spec) == hashes(undisturbed)
+    assert hashes(spec) == hashes(finished())
     (row,) = [row for row in read_metadata(spec).to_pylist() if row["id"] == "00000004"]
     assert row["attempts"] == 3
     assert "no committed row has failed" in nightpress("retry", spec.url).stdout
@@ -136,10 +137,10 @@ def cut(path: Path) -> None:
     ids=["flipped image", "missing image", "cut metadata", "cut plan"],
 )
 def test_verify_finds_what_is_damaged_and_repairs_it_to_the_same_bytes(
-    job: str, spec: RunSpec, harm: Callable[[Path], object], name: str
+    finished: MakeSpec, tmp_path: Path, harm: Callable[[Path], object], name: str
 ) -> None:
-    jobs.run(spec)
-    assert nightpress("verify", job).exit_code == 0
+    spec = finished()
+    assert nightpress("verify", job_file(tmp_path, spec)).exit_code == 0
     sums, whole = hashes(spec), Path(spec.url, name).read_bytes()
     harm(Path(spec.url, name))
     found = nightpress("verify", spec.url)
@@ -154,9 +155,9 @@ def test_verify_finds_what_is_damaged_and_repairs_it_to_the_same_bytes(
 
 
 def test_images_that_no_commit_names_are_listed_and_swept_only_when_asked(
-    spec: RunSpec, make_spec: MakeSpec
+    finished: MakeSpec,
 ) -> None:
-    jobs.run(spec)
+    spec = finished()
     stray = Path(spec.url, "images/old.png")
     stray.write_bytes(b"old")
     listed = nightpress("verify", spec.url)
@@ -174,9 +175,9 @@ def test_images_that_no_commit_names_are_listed_and_swept_only_when_asked(
 
 
 def test_an_image_is_reproduced_bit_for_bit_from_what_it_says_of_itself(
-    spec: RunSpec, tmp_path: Path
+    finished: MakeSpec, tmp_path: Path
 ) -> None:
-    jobs.run(spec)
+    spec = finished()
     image = Path(spec.url, "images/00000005_00.png")
     result = nightpress("reproduce", str(image))
     assert result.exit_code == 0, result.output
@@ -191,9 +192,8 @@ def test_an_image_is_reproduced_bit_for_bit_from_what_it_says_of_itself(
     assert json.loads(named.stdout)["same_file"] is True
 
 
-def test_what_was_painted_over_differs_by_a_measured_amount(spec: RunSpec) -> None:
-    jobs.run(spec)
-    image = Path(spec.url, "images/00000005_00.png")
+def test_what_was_painted_over_differs_by_a_measured_amount(finished: MakeSpec) -> None:
+    image = Path(finished().url, "images/00000005_00.png")
     with Image.open(image) as opened:
         info, pixels = opened.info["nightpress"], np.asarray(opened).copy()
     pixels[0, 0] ^= 64
@@ -217,11 +217,11 @@ def test_what_was_painted_over_differs_by_a_measured_amount(spec: RunSpec) -> No
     ],
 )
 def test_an_image_that_says_nothing_sound_is_refused_in_a_line(
-    spec: RunSpec, tmp_path: Path, change: dict[str, object], words: str
+    finished: MakeSpec, tmp_path: Path, change: dict[str, object], words: str
 ) -> None:
     from PIL.PngImagePlugin import PngInfo
 
-    jobs.run(spec)
+    spec = finished()
     with Image.open(Path(spec.url, "images/00000005_00.png")) as opened:
         facts = json.loads(opened.info["nightpress"])
     text, file = PngInfo(), io.BytesIO()

@@ -64,6 +64,7 @@ def training_workers() -> list[psutil.Process]:
     ]
 
 
+@pytest.mark.chaos
 @pytest.mark.usefixtures("local_ray")
 def test_two_workers_train_what_one_trains_even_if_one_of_them_dies(root: Path) -> None:
     steps = {"max_train_steps": 24, "checkpointing_steps": 6, "checkpoints_total_limit": 4}
