@@ -26,7 +26,7 @@ MakeSpec = Callable[..., RunSpec]
 
 
 @pytest.fixture(scope="module")
-def two_nodes() -> Iterator[Cluster]:
+def two_nodes(local_ray: None) -> Iterator[Cluster]:
     """A head and a second node with room for one actor each; the last test kills the second."""
     cluster = Cluster(
         initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False}
