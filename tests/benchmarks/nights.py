@@ -16,6 +16,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from subprocess import TimeoutExpired
 
 TESTS = Path(__file__).parents[1]
 sys.path[:0] = [str(TESTS), str(TESTS / "chaos")]
@@ -43,7 +44,7 @@ def main() -> None:
             night = Night(here, seed, arguments.faults, poison)
             try:
                 night.pass_by()
-            except AssertionError as error:
+            except (AssertionError, TimeoutExpired) as error:
                 wrong.append(seed)
                 night.abandon()
                 print(f"night {seed} went wrong: {error}", flush=True)

@@ -305,7 +305,7 @@ class Night:
         first = self.driver
         assert first is not None
         self.start("--take-over")
-        said, _ = first.communicate(timeout=180)
+        said, _ = first.communicate(timeout=GIVE_UP_S)
         self.said.append(said)
         assert "Traceback" not in said, self.story()
         assert first.returncode in (0, 3, 4, 5), self.story()

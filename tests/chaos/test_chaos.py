@@ -32,19 +32,19 @@ def test_a_night_with_a_little_of_everything_ends_as_if_nothing_had_happened(
 
 
 def poison_of(seed: int) -> tuple[str, ...]:
-    """Three kinds every other night, and all of them in any ten."""
+    """Three kinds every other night, and all of them in three of those."""
     kinds = sorted(POISON)
     return tuple(kinds[(seed + shift) % len(kinds)] for shift in (0, 3, 6)) if seed % 2 else ()
 
 
 @pytest.mark.chaos
-@pytest.mark.parametrize("seed", range(100, 110))
+@pytest.mark.parametrize("seed", range(101, 106))
 def test_nights_full_of_trouble_end_as_if_nothing_had_happened(place: Place, seed: int) -> None:
     nothing_is_wrong(Night(place, seed, num_faults=8, poison=poison_of(seed)))
 
 
 @pytest.mark.chaos
-@pytest.mark.parametrize("seed", range(200, 203))
+@pytest.mark.parametrize("seed", range(200, 202))
 def test_nights_in_a_folder_of_a_disk_that_is_full_at_times(tmp_path: Path, seed: int) -> None:
     with place_at(tmp_path, None) as here:
         nothing_is_wrong(Night(here, seed, num_faults=8, poison=poison_of(seed)))
