@@ -69,6 +69,8 @@ class Night:
         self.tally = Tally()
         self.spec = self.spec_for(f"night-{seed}", place.storage)
         self.driver: subprocess.Popen[str] | None = None
+        self.commands: list[subprocess.Popen[str]] = []
+        """All that were started, whoever waits for them."""
         self.is_stopping = False
         """Whether the driver was asked to stop."""
         self.at_stake = 0
@@ -137,13 +139,15 @@ class Night:
         job.write_text(yaml.safe_dump(self.spec.as_dict()))
         program = Path(sys.executable).parent / "nightpress"
         self.tally.starts += 1
-        return subprocess.Popen(
+        process = subprocess.Popen(
             [program, verb, job, *arguments],
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
             start_new_session=True,
         )
+        self.commands.append(process)
+        return process
 
     def start(self, *arguments: str) -> None:
         if not self.tally.starts:
@@ -152,9 +156,9 @@ class Night:
 
     def abandon(self) -> None:
         """End it as it is, so that it does not disturb the next one."""
-        assert self.driver is not None
-        self.driver.kill()
-        self.driver.communicate()
+        for process in self.commands:
+            process.kill()
+            process.wait()
         while any(map(actors_on, self.place.cluster.worker_nodes)):
             time.sleep(0.1)
 
@@ -291,11 +295,11 @@ class Night:
 
     def second_driver(self) -> int:
         """Somebody starts the same job again."""
-        silent = self._store_is_in_trouble
+        troubled = self._store_is_in_trouble
         other = self.command("run")
         said, _ = other.communicate(timeout=180)
         assert "Traceback" not in said, said
-        assert other.returncode in ((0, 3, 4, 5) if silent else (0, 3, 5)), said
+        assert other.returncode in ((0, 3, 4, 5) if troubled else (0, 3, 5)), said
         if other.returncode == 5:
             assert "--take-over" in said, said
         return 0
@@ -305,7 +309,7 @@ class Night:
         first = self.driver
         assert first is not None
         self.start("--take-over")
-        said, _ = first.communicate(timeout=GIVE_UP_S)
+        said, _ = first.communicate(timeout=180)
         self.said.append(said)
         assert "Traceback" not in said, self.story()
         assert first.returncode in (0, 3, 4, 5), self.story()

@@ -73,26 +73,29 @@ def maker(folder: Path, model: Path, manifest: Path) -> MakeSpec:
     return make
 
 
-@pytest.fixture
-def manifest(tmp_path: Path) -> Path:
-    return write_manifest(tmp_path)
+@pytest.fixture(scope="session")
+def make_in(tiny_model: Path) -> Callable[[Path], MakeSpec]:
+    """What makes jobs over a manifest in a folder, which holds their runs, too."""
+    return lambda folder: maker(folder, tiny_model, write_manifest(folder))
 
 
 @pytest.fixture
-def make_spec(tmp_path: Path, tiny_model: Path, manifest: Path) -> MakeSpec:
+def make_spec(tmp_path: Path, make_in: Callable[[Path], MakeSpec]) -> MakeSpec:
     """A job over the manifest; keyword arguments are overrides such as `batch={"size": 4}`."""
-    return maker(tmp_path, tiny_model, manifest)
+    return make_in(tmp_path)
 
 
 @pytest.fixture(scope="session")
 def kept(
-    tmp_path_factory: pytest.TempPathFactory, tiny_model: Path, local_ray: None
+    tmp_path_factory: pytest.TempPathFactory,
+    make_in: Callable[[Path], MakeSpec],
+    local_ray: None,
 ) -> tuple[Path, MakeSpec]:
     """A folder that holds a finished run, `home`, and the same again, `copy`."""
     folder = tmp_path_factory.mktemp("kept")
     home = folder / "home"
     home.mkdir()
-    make = maker(home, tiny_model, write_manifest(home))
+    make = make_in(home)
     jobs.run(make())
     shutil.copytree(home, folder / "copy")
     return folder, make

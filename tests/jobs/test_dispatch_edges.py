@@ -56,22 +56,16 @@ BATCH_SIZE = 2
 
 @pytest.fixture(scope="module")
 def at_its_end(
-    tmp_path_factory: pytest.TempPathFactory, tiny_model: Path, local_ray: None
+    tmp_path_factory: pytest.TempPathFactory,
+    make_in: Callable[[Path], MakeSpec],
+    local_ray: None,
 ) -> tuple[RunSpec, dict[Path, bytes]]:
     """A run of two shards that met no trouble, and its files."""
-    folder = tmp_path_factory.mktemp("edges")
-    manifest = folder / "prompts.txt"
-    manifest.write_text("".join(f"a picture of the number {i}\n" for i in range(PROMPTS)))
-    job = {
-        "name": "night",
-        "manifest": str(manifest),
-        "output": str(folder / "runs"),
-        "model": str(tiny_model),
-        "sampling": {"width": 64, "height": 64, "num_inference_steps": 2},
-        "batch": {"size": BATCH_SIZE, "shard_size": 11},
-        "cluster": {"actors": 1},
-    }
-    spec = RunSpec.from_dict(job)
+    spec = make_in(tmp_path_factory.mktemp("edges"))(
+        columns={"width": None, "scheduler": None},
+        sampling={"width": 64, "height": 64, "num_inference_steps": 2},
+        batch={"size": BATCH_SIZE, "shard_size": 11},
+    )
     jobs.run(spec)
     files = {path: path.read_bytes() for path in Path(spec.url).rglob("*") if path.is_file()}
     return spec, files
