@@ -126,6 +126,18 @@ def run(
     )
 
 
+@dataclass(frozen=True)
+class _Claimed:
+    """A run directory that is this start's own, and the actor that is at hand for it."""
+
+    store: Store
+    record: RunRecord
+    lease: Lease
+    factory: ActorFactory
+    first: FirstActor
+    resumed: bool
+
+
 def as_it_honours(store: Store, on_event: Callable[[Event], None]) -> Store:
     """The store, reading back what it writes if it lets names be written twice."""
     if store.honours_create_only():
@@ -219,7 +231,7 @@ class _Press:
         with held(store, free) as lease:
             record = claim(store, record)
             with stopping_for_good():
-                yield from self._make(store, record, factory, first, False, lease)
+                yield from self._make(_Claimed(store, record, lease, factory, first, False))
 
     def _go_on(self, store: Store, record: RunRecord, lease: Lease) -> Iterator[Event]:
         factory = actor_factory(self.spec, self._traced)
@@ -229,7 +241,7 @@ class _Press:
         refuse_changes(store, record.changes(self.spec, model, factory.device))
         yield from _version_warnings(record)
         with stopping_for_good():
-            yield from self._make(store, record, factory, first, True, lease)
+            yield from self._make(_Claimed(store, record, lease, factory, first, True))
 
     def _first_actor(self, factory: ActorFactory, still_ours: Callable[[], None]) -> FirstActor:
         def go_on() -> None:
@@ -239,48 +251,35 @@ class _Press:
 
         return FirstActor(factory, self.spec.cluster.load_timeout_s, go_on)
 
-    def _make(
-        self,
-        store: Store,
-        record: RunRecord,
-        factory: ActorFactory,
-        first: FirstActor,
-        resumed: bool,
-        lease: Lease,
-    ) -> Iterator[Event]:
+    def _make(self, run: _Claimed) -> Iterator[Event]:
+        store, record = run.store, run.record
         yield from _write_plan(self.spec, store, record)
         try:
-            yield from self._dispatch(store, record, factory, first, resumed, lease)
+            yield from self._dispatch(run)
         except RunStopped:
             if self._deadline_at is not None:  # complete up to there, the page included
                 write_report(Run(store, record), store)
             raise
-        lease.require()
+        run.lease.require()
         self.progress = _require_complete(store, record)
         write_report(Run(store, record), store)
 
-    def _dispatch(
-        self,
-        store: Store,
-        record: RunRecord,
-        factory: ActorFactory,
-        first: FirstActor,
-        resumed: bool,
-        lease: Lease,
-    ) -> Iterator[Event]:
-        committed = committed_shards(store)
-        layout = record.layout
+    def _dispatch(self, run: _Claimed) -> Iterator[Event]:
+        committed = committed_shards(run.store)
+        layout = run.record.layout
         yield Planned(
             num_images=layout.num_images,
             num_shards=layout.num_shards,
             num_done=sum(map(layout.shard_images, committed)),
         )
         left = [shard for shard in range(layout.num_shards) if shard not in committed]
-        terms = terms_of(self.spec, lease, look_first=resumed, deadline_at=self._deadline_at)
+        terms = terms_of(
+            self.spec, run.lease, look_first=run.resumed, deadline_at=self._deadline_at
+        )
         limit = FailureLimit(self.spec.cluster.max_failures)
-        with dispatching(store, record, factory, terms, lease, limit) as dispatcher:
+        with dispatching(run.store, run.record, run.factory, terms, run.lease, limit) as dispatcher:
             if left:
-                dispatcher.fleet.adopt(first.handle)
+                dispatcher.fleet.adopt(run.first.handle)
             for event in dispatcher.run(left):
                 limit.add(event)
                 yield event

@@ -29,8 +29,6 @@ LOADING = "to find and load its model"
 MEASURING = "to measure its batch size"
 LATE = {LOADING: "its model was not loaded", MEASURING: "nothing was found out"}
 
-LOADING = "to find and load its model"
-
 MAX_START_FAILURES = 3
 """Actors that may fail to start, one after the other, before the run stops."""
 

@@ -63,6 +63,28 @@ class Limit:
         return True
 
 
+class Line:
+    """A line that carries so many bytes a second, of all who share it together."""
+
+    def __init__(self) -> None:
+        self.bytes_per_s: float | None = None
+        """None for as many as come."""
+        self.num_bytes = 0
+        """That it has carried."""
+        self._free_at = 0.0
+        self._lock = threading.Lock()
+
+    def carry(self, num_bytes: int) -> None:
+        """Return when they have come through, behind all that came before."""
+        with self._lock:
+            self.num_bytes += num_bytes
+            if self.bytes_per_s is None:
+                return
+            begins_at = max(self._free_at, time.monotonic())
+            self._free_at = arrives_at = begins_at + num_bytes / self.bytes_per_s
+        time.sleep(max(0.0, arrives_at - time.monotonic()))
+
+
 class FaultyProxy:
     """Passes requests on, but for those that trouble was ordered for."""
 
@@ -72,6 +94,8 @@ class FaultyProxy:
         """Requests that came in, by method."""
         self.num_throttled = 0
         """Requests that were answered with 503 SlowDown."""
+        self.upward = Line()
+        """To the store."""
         self.retry_after: str | None = None
         """What goes along with a SlowDown in the header of that name."""
         self._limit: Limit | None = None
@@ -167,6 +191,7 @@ def _handler(faulty: FaultyProxy) -> type[BaseHTTPRequestHandler]:
                 self.reset()
                 return
             body += self.rfile.read(length - len(body))
+            faulty.upward.carry(len(body))
             while faulty.silent:
                 if self.gone():
                     self.close_connection = True
