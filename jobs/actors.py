@@ -169,26 +169,38 @@ class SamplerActor:
 
     @ray.method(concurrency_group=SHARDS)  # type: ignore[untyped-decorator]
     def run_piece(
-        self, piece: Piece, look_first: bool, amends: Amendment | None = None
+        self,
+        piece: Piece,
+        look_first: bool,
+        amends: Amendment | None = None,
+        turn: int | None = None,
     ) -> Iterator[ShardEvent]:
-        """Make a shard, or some rows of one, telling of each batch."""
+        """Make a shard, or some rows of one, telling of each batch.
+
+        Args:
+            piece: what to make.
+            look_first: whether some of it may be stored.
+            amends: rows of a committed shard, to be made again.
+            turn: the number of this call, from 0: calls begin beside each other, and whoever made
+                them listens to one after the other.
+        """
         if self._runner is None or self._record is None:
             raise RuntimeError("run_piece before begin")
-        rows = read_shard(self._runner.store, self._record.layout, piece.shard)
-        work = ShardWork(
-            shard=piece.shard,
-            rows=rows,
-            attempt=piece.attempt,
-            look_first=look_first,
-            start=piece.start,
-            stop=piece.stop,
-            commits=piece.commits,
-            set_aside=piece.set_aside,
-            amends=amends,
-        )
-        for event in self._runner.run(work):
-            self._meters.event(event)
-            yield event
+        with self._runner.turns.taken(turn) as taken:
+            work = ShardWork(
+                shard=piece.shard,
+                rows=read_shard(self._runner.store, self._record.layout, piece.shard),
+                attempt=piece.attempt,
+                look_first=look_first,
+                start=piece.start,
+                stop=piece.stop,
+                commits=piece.commits,
+                set_aside=piece.set_aside,
+                amends=amends,
+            )
+            for event in self._runner.run(work, taken):
+                self._meters.event(event)
+                yield event
 
     @ray.method(concurrency_group=CONTROL)  # type: ignore[untyped-decorator]
     def is_sampling(self, shard: int) -> bool:

@@ -4,6 +4,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from itertools import count
 from typing import Any
 
 import ray
@@ -83,6 +84,8 @@ class Worker:
     """What it has in hand, the one being worked on first."""
     leaving: bool = False
     """Whether it takes nothing more."""
+    turns: Iterator[int] = field(default_factory=count)
+    """The numbers of what it will be handed."""
 
     @property
     def takes_work(self) -> bool:

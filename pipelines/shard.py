@@ -162,7 +162,8 @@ class ShardRunner:
         """Image id -> the size of the batch that it was made in, where its bytes are to return."""
         self._draining = threading.Event()
         self._sampling: int | None = None
-        self._turns = Turns()
+        self.turns = Turns()
+        """In which the shards that are run at once are sampled."""
         self.timeline = timeline or Timeline(worker)
         self.timeline.switch(Activity.INPUT)
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="store")
@@ -179,22 +180,26 @@ class ShardRunner:
         """Have `run` end after the batch in hand; from any thread."""
         self._draining.set()
 
-    def run(self, work: ShardWork) -> Iterator[ShardEvent]:
+    def run(self, work: ShardWork, turn: int | None = None) -> Iterator[ShardEvent]:
         """Make a shard's missing images, then commit it.
 
-        May run in several threads at once: they sample one after the other, in the order in which
-        they began, and read and store beside each other.
+        May run in several threads at once: they sample one after the other, in the order of their
+        turns, and read and store beside each other.
+
+        Args:
+            work: which shard, and what of it.
+            turn: one of `turns`, that the caller has; the next one unless given.
 
         Raises:
             StoreError: the store failed for longer than its retries; nothing is committed.
             LeaseLost: another start has taken the run over; nothing is committed.
             DeviceError: the accelerator failed; this process should make no more shards.
         """
-        turn = self._turns.take()
-        try:
+        if turn is not None:
             yield from self._run(work, turn)
-        finally:
-            self._turns.end(turn)
+            return
+        with self.turns.taken() as turn:
+            yield from self._run(work, turn)
 
     def _run(self, work: ShardWork, turn: int) -> Iterator[ShardEvent]:
         recommits = work.amends is not None and work.amends.recommits
@@ -214,7 +219,7 @@ class ShardRunner:
         made |= {n: self._set_aside(images[n], aside[n]) for n in lost}
         if made:
             yield _batch_done(work.shard, list(made.values()))
-        self._turns.wait(turn)
+        self.turns.wait(turn)
         yield ShardBegun(work.shard)
         self._recorded = _batch_sizes(standing) if _replaces(work) else {}
         places = {images[n].image_id: n for n in wanted}
@@ -290,7 +295,7 @@ class ShardRunner:
             full = len(pending) > PENDING_BATCHES
             yield [future.result() for future in pending.popleft()] if full else [], batch_s
         self.timeline.switch(Activity.INPUT)
-        self._turns.end(turn)
+        self.turns.end(turn)
         while pending:
             yield [future.result() for future in pending.popleft()], 0.0
 

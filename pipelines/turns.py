@@ -1,10 +1,12 @@
-"""Turns: who may use a thing next, in the order in which they asked.
+"""Turns: who may use a thing next, by the numbers that they have.
 
 While one shard's last images are on their way to the store, the next one is being sampled; the
 accelerator itself serves one at a time.
 """
 
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 
 class Turns:
@@ -15,11 +17,21 @@ class Turns:
         self._given = self._current = 0
         self._ended: set[int] = set()
 
-    def take(self) -> int:
-        """The number of the next turn, which whoever took it must end."""
-        with self._condition:
-            self._given += 1
-            return self._given - 1
+    @contextmanager
+    def taken(self, number: int | None = None) -> Iterator[int]:
+        """Have a turn until the block ends.
+
+        Args:
+            number: from 0, where others say in which order they come; each number is had once,
+                and none is left out. Unless given, they come in the order in which they ask.
+        """
+        if number is None:
+            with self._condition:
+                number, self._given = self._given, self._given + 1
+        try:
+            yield number
+        finally:
+            self.end(number)
 
     def wait(self, number: int) -> None:
         """Return when its turn has come."""

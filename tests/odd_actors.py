@@ -35,11 +35,15 @@ class DeadlyActor(SamplerActor):
     """Its process dies, as of a segmentation fault, whenever it is given shard 1, whatever row."""
 
     def run_piece(
-        self, piece: Piece, look_first: bool, amends: Amendment | None = None
+        self,
+        piece: Piece,
+        look_first: bool,
+        amends: Amendment | None = None,
+        turn: int | None = None,
     ) -> Iterator[Any]:
         if piece.shard == 1 and len(piece.set_aside) < piece.num_rows:
             os.kill(os.getpid(), signal.SIGKILL)
-        yield from super().run_piece(piece, look_first, amends)
+        yield from super().run_piece(piece, look_first, amends, turn)
 
 
 class BrokenActor(SamplerActor):
@@ -56,7 +60,11 @@ class WaitingActor(SamplerActor):
     """
 
     def run_piece(
-        self, piece: Piece, look_first: bool, amends: Amendment | None = None
+        self,
+        piece: Piece,
+        look_first: bool,
+        amends: Amendment | None = None,
+        turn: int | None = None,
     ) -> Iterator[Any]:
         store = self._runner.store
         end = time.monotonic() + PATIENCE_S
@@ -65,7 +73,7 @@ class WaitingActor(SamplerActor):
             if time.monotonic() > end:
                 raise TimeoutError("nobody said go")
             time.sleep(0.05)
-        yield from super().run_piece(piece, look_first, amends)
+        yield from super().run_piece(piece, look_first, amends, turn)
 
 
 @dataclass(frozen=True)
@@ -100,10 +108,14 @@ class ThreadsActor(SamplerActor):
     """Says how many threads torch has where shards are made."""
 
     def run_piece(
-        self, piece: Piece, look_first: bool, amends: Amendment | None = None
+        self,
+        piece: Piece,
+        look_first: bool,
+        amends: Amendment | None = None,
+        turn: int | None = None,
     ) -> Iterator[Any]:
         self._runner.store.put("threads", str(torch.get_num_threads()).encode())
-        yield from super().run_piece(piece, look_first, amends)
+        yield from super().run_piece(piece, look_first, amends, turn)
 
 
 class StuckActor(SamplerActor):
@@ -130,9 +142,13 @@ class RacingActor(SamplerActor):
     winner: int
 
     def run_piece(
-        self, piece: Piece, look_first: bool, amends: Amendment | None = None
+        self,
+        piece: Piece,
+        look_first: bool,
+        amends: Amendment | None = None,
+        turn: int | None = None,
     ) -> Iterator[Any]:
-        store, events = self._runner.store, super().run_piece(piece, look_first, amends)
+        store, events = self._runner.store, super().run_piece(piece, look_first, amends, turn)
         if piece.shard:
             yield from events
             return

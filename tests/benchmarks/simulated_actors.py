@@ -106,9 +106,14 @@ class ActorHouse:
 
     @ray.method(concurrency_group=SHARDS)
     def run_piece(
-        self, seat: int, piece: Piece, look_first: bool, amends: Amendment | None = None
+        self,
+        seat: int,
+        piece: Piece,
+        look_first: bool,
+        amends: Amendment | None = None,
+        turn: int | None = None,
     ) -> Iterator[ShardEvent]:
-        yield from self._actors[seat].run_piece(piece, look_first, amends)
+        yield from self._actors[seat].run_piece(piece, look_first, amends, turn)
 
     @ray.method(concurrency_group=CONTROL)
     def is_sampling(self, seat: int, shard: int) -> bool:

@@ -59,10 +59,10 @@ def gains(monkeypatch: pytest.MonkeyPatch) -> Gains:
 
 
 @pytest.fixture
-def job(tmp_path: Path, tiny_model: Path, manifest: Path) -> Path:
+def job(tmp_path: Path, tiny_model: Path, make_spec: MakeSpec) -> Path:
     path = tmp_path / "night.yaml"
     path.write_text(
-        f"# Tonight.\nmanifest: {manifest}\noutput: {tmp_path}/runs  # mounted\n"
+        f"# Tonight.\nmanifest: {make_spec().manifest}\noutput: {tmp_path}/runs  # mounted\n"
         f"model: {tiny_model}  # ours\n"
         "sampling: {num_inference_steps: 3, height: 64, guidance_scale: 3.0}\n"
         "batch: {size: 4}\n"

@@ -507,3 +507,20 @@ def test_the_next_shard_is_sampled_while_this_one_is_being_stored(
         assert part.column("image_id").equals(shards[number].column("image_id"))
         assert len(set(part.column("file").to_pylist())) == (4 if packing == "none" else 1)
     assert committed_shards(store) == {0, 1}
+
+
+def test_shards_are_sampled_in_the_order_of_their_turns_whoever_asks_first(tmp_path: Path) -> None:
+    prompts = [f"picture {i}" for i in range(8)]
+    store, record, rows = prepare(tmp_path, prompts, shard_size=4)
+    shards = [rows.filter(pc.equal(rows.column("shard"), shard)) for shard in (0, 1)]
+    sampler = FakeSampler()
+    runner = ShardRunner(store, record, sampler, "here:1")  # type: ignore[arg-type]
+    turns = runner.turns
+    with ThreadPoolExecutor(2) as threads, turns.taken(0) as first, turns.taken(1) as second:
+        later = threads.submit(lambda: list(runner.run(ShardWork(1, shards[1]), second)))
+        time.sleep(0.2)  # for it to come to where it waits
+        assert sampler.seeds == []
+        list(runner.run(ShardWork(0, shards[0]), first))
+        assert isinstance(later.result(30)[-1], ShardDone)
+    runner.close()
+    assert sampler.seeds == rows.column("seed").to_pylist()
