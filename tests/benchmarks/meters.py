@@ -3,6 +3,7 @@
 Knows nothing of models: it is given what is to be watched.
 """
 
+import math
 import time
 from collections.abc import Callable, Iterable
 
@@ -59,8 +60,8 @@ def busy_share(device: str, work: Callable[[], object]) -> float:
     """The share of wall time in which the device works.
 
     On CUDA the time in which at least one kernel or copy runs, as CUPTI records it for torch's
-    profiler with nothing of the host recorded; what recording costs counts as waiting. On a CPU
-    the processor time of the thread that samples.
+    profiler with nothing of the host recorded; what recording costs counts as waiting, and where
+    CUPTI may not record, it is NaN. On a CPU the processor time of the thread that samples.
     """
     return _kernel_share(work) if device == "cuda" else _thread_share(work)
 
@@ -81,12 +82,12 @@ def _kernel_share(work: Callable[[], object]) -> float:
         settle("cuda")
         wall_s = time.perf_counter() - start
     # The events as they were recorded: to build torch's own list of them takes longer than work.
-    spans = (
+    spans = [
         (event.start_ns(), event.end_ns())
         for event in profiler.profiler.kineto_results.events()
         if event.device_type() == DeviceType.CUDA and not event.is_user_annotation()
-    )
-    return covered(spans) / 1e9 / wall_s
+    ]
+    return covered(spans) / 1e9 / wall_s if spans else math.nan
 
 
 def covered(spans: Iterable[tuple[int, int]]) -> int:

@@ -292,7 +292,7 @@ SDXL = Architecture(
     size_multiple=8,
     others={"add_watermarker": False},
 )
-"""Podell et al. 2023; MLPerf Inference samples it at 1024 x 1024, with 20 Euler steps and guidance 8."""
+"""Podell et al. 2023. MLPerf Inference: 1024 x 1024, 20 Euler steps, guidance 8."""
 
 FLUX = Architecture(
     title="FLUX.1",
