@@ -144,6 +144,7 @@ class Bench:
         self._model = setup.loaded(NOTHING)
         self._plain = twin(self._model.pipeline, setup.architecture)
         self._flops_an_image = self._flops_of(self._model)
+        self._peak(setup.dtype)
 
     def row(self, way: Way, batch_size: int) -> Row:
         """One way at one batch size.
