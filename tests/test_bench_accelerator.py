@@ -72,6 +72,8 @@ def test_ways_are_tried_at_the_smallest_batch_that_is_nearly_the_fastest(bench: 
 
 
 def test_no_goal_counts_a_way_that_leaves_work_out(bench: Any) -> None:
+    from accelerator_rows import counts_as
+
     float8 = Way.of(compile="full", quantization=bench.FLOAT8)
     weights = Way.of(compile="full", quantization="int8_weight_only")
     deep = Way.of(deep_features={"interval": 2})
@@ -80,11 +82,36 @@ def test_no_goal_counts_a_way_that_leaves_work_out(bench: Any) -> None:
         precision: [
             way.name
             for way in (bench.NOTHING, float8, weights, deep, half)
-            if bench.counts_as(row(bench, way, 1, dtype=way.dtype or "bfloat16"), precision)
+            if counts_as(row(bench, way, 1, dtype=way.dtype or "bfloat16"), precision)
         ]
         for precision in ("bfloat16", "float8")
     }
     assert counting == {"bfloat16": ["nothing chosen"], "float8": [float8.name]}
+
+
+@pytest.mark.parametrize(
+    ("memory_gib", "aim"), [(140, "; goal 1.9\n"), (79, "; an H200's goal is 1.9\n")]
+)
+def test_the_fastest_row_that_counts_stands_beside_the_goal(
+    memory_gib: int,
+    aim: str,
+    bench: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    device = Namespace(total_memory=memory_gib * 2**30)
+    monkeypatch.setattr("torch.cuda.get_device_properties", lambda index: device)
+    monkeypatch.setattr("torch.cuda.get_device_capability", lambda: (9, 0))
+    deep = Way.of(deep_features={"interval": 2})
+    rows = [
+        row(bench, bench.NOTHING, 1, 1.0),
+        row(bench, bench.NOTHING, 4, 1.5),
+        row(bench, deep, 4, 3.0),
+    ]
+    bench.against_goals("sdxl", rows)
+    said = capsys.readouterr().out
+    assert said.startswith("best in bfloat16: 1.500 images/s (nothing chosen, batch 4)" + aim)
+    assert said.endswith("goal in float8: no row counts\n")
 
 
 def test_a_first_block_cache_is_never_tried_since_its_speed_depends_on_weights(bench: Any) -> None:

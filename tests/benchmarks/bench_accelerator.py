@@ -35,6 +35,7 @@ from itertools import count
 from typing import Any
 
 import torch
+from accelerator_rows import HEADER, LOSSY, WIDTH, Row, against_goals
 from meters import busy_share, counted_flops, measured_peak
 from random_models import ARCHITECTURES, Architecture, Scale, loaded, make, twin
 
@@ -60,46 +61,8 @@ TOGETHER = (
 )
 """Tried last."""
 
-LOSSY = {"deep_features", "first_block_cache", "pyramid_attention_broadcast", "taylorseer_cache"}
-"""Choices that leave work out, which no goal counts."""
-
-GOALS = {
-    "sd15": {"bfloat16": 11.4},
-    "sdxl": {"bfloat16": 1.9, "float8": 2.4},
-    "flux": {"float8": 0.38},
-}
-"""Images/s on one H200."""
-
-H200_BYTES = 130 * 2**30
-"""Memory from which on a GPU of its generation counts as one."""
-
 BATCHES_SHARE = 0.4
 """Of the time, at most, for the rows by batch size."""
-
-NAMES = f"{'batch':>6}{'images/s':>10}{'plain':>8}{'ratio':>8}{'peak':>7}{'busy':>7}{'warm s':>8}"
-HEADER = f"{'':<58}{NAMES}"
-
-
-@dataclass(frozen=True)
-class Row:
-    """What was measured of a way at a batch size."""
-
-    way: Way
-    dtype: str
-    batch_size: int
-    images_per_s: float
-    plain_images_per_s: float
-    ratio: float
-    peak_share: float
-    busy_share: float
-    warm_s: float
-
-    def __str__(self) -> str:
-        return (
-            f"{self.way.name:<58}{self.batch_size:>6}{self.images_per_s:>10.3f}"
-            f"{self.plain_images_per_s:>8.3f}{self.ratio:>7.2f}x{self.peak_share:>7.1%}"
-            f"{self.busy_share:>7.1%}{self.warm_s:>8.1f}"
-        )
 
 
 @dataclass(frozen=True)
@@ -320,7 +283,7 @@ def tried(bench: Bench, way: Way, batch_size: int) -> Iterator[Row]:
         row = bench.row(way, batch_size)
     except DiffusionError as error:
         reason = f"batch {batch_size} does not fit" if isinstance(error, OutOfMemory) else error
-        print(f"{way.name:<58}  {reason}", flush=True)
+        print(f"{way.name:<{WIDTH}}  {reason}", flush=True)
         return
     print(row, flush=True)
     yield row
@@ -345,31 +308,6 @@ def ways(options: argparse.Namespace) -> list[Way]:
     if unknown := set(options.only or ()) - wanted.keys():
         raise SystemExit(f"no way {', '.join(unknown)}; there are: {'; '.join(wanted)}")
     return [wanted[name] for name in (wanted if options.only is None else options.only)]
-
-
-def against_goals(name: str, rows: list[Row]) -> None:
-    """The fastest rows that leave no work out, beside the goals where they were set for this."""
-    whole = torch.cuda.get_device_properties(0).total_memory
-    new = torch.cuda.get_device_capability() >= (9, 0)
-    for precision, goal in GOALS[name].items():
-        fitting = [row for row in rows if counts_as(row, precision)]
-        if not fitting:
-            print(f"goal in {precision}: no row counts")
-            continue
-        best = max(fitting, key=lambda row: row.images_per_s)
-        said = f"{best.images_per_s:.3f} images/s ({best.way.name}, batch {best.batch_size})"
-        aim = f"goal {goal}" if new and whole >= H200_BYTES else f"an H200's goal is {goal}"
-        print(f"best in {precision}: {said}; {aim}")
-
-
-def counts_as(row: Row, precision: str) -> bool:
-    """Whether a row computes all that there is to compute, in that precision."""
-    quantization = row.way.speed.quantization
-    if row.way.fields & LOSSY or row.way.speed.attention_backend == "sage":  # of 8 bits
-        return False
-    if precision == "float8":
-        return quantization is not None and quantization.startswith("float8")
-    return row.dtype == precision and quantization is None
 
 
 def title_of(setup: Setup) -> str:
