@@ -5,6 +5,7 @@ beyond the arguments that they hand to a scheduler.
 """
 
 import inspect
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,18 +14,26 @@ from diffusion_core.errors import SettingsError
 SAMPLER_NAMES = (
     "default",
     "ddpm",
+    "ddpm-trailing",
     "ddim",
+    "ddim-trailing",
     "dpmsolver++",
     "dpmsolver++-karras",
+    "dpmsolver++-trailing",
     "dpmsolver-sde",
     "dpmsolver-sde-karras",
+    "dpmsolver-sde-trailing",
     "euler",
     "euler-karras",
+    "euler-trailing",
     "euler-ancestral",
+    "euler-ancestral-trailing",
     "heun",
     "heun-karras",
+    "heun-trailing",
     "unipc",
     "unipc-karras",
+    "unipc-trailing",
     "lcm",
     "flow-euler",
 )
@@ -45,7 +54,15 @@ SCHEDULERS: dict[str, tuple[str, dict[str, Any]]] = {
     "lcm": ("LCMScheduler", {}),
     "flow-euler": ("FlowMatchEulerDiscreteScheduler", {}),
 }
-"""Sampler name without `-karras` -> diffusers class and what sets it apart."""
+"""Sampler name without a suffix -> diffusers class and what sets it apart."""
+
+SPACINGS: dict[str, dict[str, Any]] = {
+    "": {},
+    "-karras": {"use_karras_sigmas": True},
+    "-trailing": {"timestep_spacing": "trailing"},
+}
+"""Suffix of a sampler's name -> how it spaces its steps. Karras et al. 2022, eq. 5; from the very
+last timestep on, Lin et al. 2024, table 2, as models that were distilled to few steps need it."""
 
 PROCESS_KEYS = (
     "num_train_timesteps",
@@ -115,15 +132,21 @@ def make(name: str, config: Mapping[str, Any]) -> Any:
     if name == "default":
         same = {key: value for key, value in config.items() if key != "_use_default_values"}
         return getattr(diffusers, config["_class_name"]).from_config(same)
-    base = name.removesuffix("-karras")
     if name not in SAMPLER_NAMES:
         raise SettingsError(f"no sampler {name!r}; one of: {', '.join(SAMPLER_NAMES)}")
-    class_name, settings = SCHEDULERS[base]
-    settings = settings | {"use_karras_sigmas": name != base}
+    solver, suffix = solver_and_suffix(name)
+    class_name, settings = SCHEDULERS[solver]
+    settings = settings | {"use_karras_sigmas": False} | SPACINGS[suffix]
     settings |= (
         _flow_settings(name, config) if is_flow(config) else _diffusion_settings(name, config)
     )
     return _build(getattr(diffusers, class_name), config, settings)
+
+
+def solver_and_suffix(name: str) -> tuple[str, str]:
+    """A sampler's name in two: `euler`, `-karras`; the suffix is one of `SPACINGS`."""
+    suffix = next(end for end in reversed(SPACINGS) if name.endswith(end))
+    return name.removesuffix(suffix), suffix
 
 
 def max_steps(name: str, num_train_timesteps: int) -> int:
@@ -131,11 +154,22 @@ def max_steps(name: str, num_train_timesteps: int) -> int:
     return min(num_train_timesteps, LCM_STEPS) if name == "lcm" else num_train_timesteps
 
 
+def is_uneven(num_inference_steps: int, num_train_timesteps: int) -> bool:
+    """Whether diffusers divides the process into one trailing step too many, as with 61 of 1000.
+
+    It counts down from the end by a fraction whose rounding leaves it just above 0 at its end, and
+    the step more is one at timestep -1, where DDIM and DDPM take the sample for pure noise.
+    """
+    step = num_train_timesteps / num_inference_steps
+    return math.ceil(num_train_timesteps / step) != num_inference_steps
+
+
 def check_steps(scheduler: Any, num_inference_steps: int) -> None:
     """Refuse a number of steps that the scheduler cannot take.
 
     Raises:
-        SettingsError: more steps than the process has, or fewer than one.
+        SettingsError: more steps than the process has, fewer than one, or a number into which
+            diffusers cannot divide the process.
     """
     most = int(scheduler.config.get("num_train_timesteps", 1000))
     if type(scheduler).__name__ == "LCMScheduler":
@@ -145,6 +179,18 @@ def check_steps(scheduler: Any, num_inference_steps: int) -> None:
             f"num_inference_steps {num_inference_steps}: "
             f"{type(scheduler).__name__} takes 1 to {most}"
         )
+    if _is_trailing(scheduler) and is_uneven(num_inference_steps, most):
+        raise SettingsError(
+            f"num_inference_steps {num_inference_steps}: {type(scheduler).__name__} makes one more "
+            "of them with trailing timesteps; take one more or one less"
+        )
+
+
+def _is_trailing(scheduler: Any) -> bool:
+    """Whether it spaces its steps so; a consistency scheduler and flows have their own ways."""
+    config = {**scheduler.config, "_class_name": type(scheduler).__name__}
+    spaced = config.get("timestep_spacing") == "trailing" and not config.get("use_karras_sigmas")
+    return spaced and config["_class_name"] != "LCMScheduler" and not is_flow(config)
 
 
 def _diffusion_settings(name: str, config: Mapping[str, Any]) -> dict[str, Any]:

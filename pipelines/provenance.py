@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from xml.etree import ElementTree
 from xml.sax.saxutils import escape
 
+from diffusion_core.schedulers import solver_and_suffix
 from pipelines.records import ImageFacts
 
 CREATOR = "nightpress"
@@ -33,7 +34,10 @@ A1111_SAMPLERS = {
     "lcm": "LCM",
     "flow-euler": "Euler",
 }
-"""Our sampler names, less `-karras`, as A1111 and its readers write them."""
+"""Our sampler names, without a suffix, as A1111 and its readers write them."""
+
+SCHEDULE_TYPES = {"": None, "-karras": "Karras", "-trailing": "SGM Uniform"}
+"""The suffixes of our sampler names, as they write them."""
 
 _NAMESPACES = {
     "rdf": "http://www.w3.org/1999/02/22-rdf-syntax-ns#",
@@ -58,11 +62,11 @@ def parameters_text(facts: ImageFacts) -> str:
 
     Its last line is `key: value` pairs; a value that would break the pairing is quoted as JSON.
     """
-    sampler = facts.scheduler.removesuffix("-karras")
+    sampler, suffix = solver_and_suffix(facts.scheduler)
     settings: dict[str, object] = {
         "Steps": facts.num_inference_steps,
         "Sampler": A1111_SAMPLERS.get(sampler, sampler),
-        "Schedule type": "Karras" if sampler != facts.scheduler else None,
+        "Schedule type": SCHEDULE_TYPES[suffix],
         "CFG scale": f"{facts.guidance_scale:.15g}",
         "Seed": facts.seed,
         "Size": f"{facts.width}x{facts.height}",

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from diffusion_core.model import ModelInfo
-from diffusion_core.schedulers import SAMPLER_NAMES, max_steps
+from diffusion_core.schedulers import SAMPLER_NAMES, is_uneven, max_steps, solver_and_suffix
 from pipelines.manifest.columns import Columns
 from pipelines.manifest.findings import Findings, Mask
 from pipelines.manifest.numbers import Floats, Ints, numbers, whole_numbers
@@ -194,7 +194,25 @@ class Reader:
                 f"at most {most[scheduler[row]]}"
             ),
         )
+        findings.mark(
+            self._uneven(steps, scheduler),
+            self.columns.shown("num_inference_steps"),
+            lambda row: (
+                f"{steps[row]} trailing timesteps come out as one more in diffusers; take one more "
+                "or one less"
+            ),
+        )
         return steps
+
+    def _uneven(self, steps: Ints, scheduler: Ints) -> Mask:
+        """Where a sampler cannot divide the process into so many steps."""
+        suffixes = [solver_and_suffix(name)[1] for name in SAMPLER_NAMES]
+        trailing: Mask = (np.array(suffixes) == "-trailing")[scheduler]
+        if not trailing.any():
+            return trailing
+        most = self.info.max_steps
+        uneven = [count for count in range(1, most + 1) if is_uneven(count, most)]
+        return trailing & np.isin(steps, uneven)
 
     def _guidance(self, table: pa.Table, findings: Findings) -> Floats:
         default = self.defaults.guidance_scale

@@ -50,7 +50,7 @@ def test_every_diffusion_sampler_draws_its_own_image(family: str, loaded: Loaded
     # `default` is one of the others for some models.
     images = images_by_sampler(loaded(family), DIFFUSION_SAMPLERS[1:])
     assert all(image.std() > 5 for image in images.values())
-    twins = {"ddim", "ddpm"}
+    twins = {"ddim", "ddpm", "ddim-trailing", "ddpm-trailing"}
     distinct = {image.tobytes() for name, image in images.items() if name not in twins}
     assert len(distinct) == len(images) - len(twins)
 
@@ -139,6 +139,78 @@ def test_the_process_is_the_models_own_even_where_its_file_leaves_it_to_a_class(
 def test_latents_are_never_clipped_by_a_default_of_another_class(name: str) -> None:
     config = {key: value for key, value in SD_CONFIG.items() if key != "clip_sample"}
     assert schedulers.make(name, config).config.clip_sample is False
+
+
+TRAILING = [name for name in SAMPLER_NAMES if name.endswith("-trailing")]
+
+
+@pytest.mark.parametrize("name", TRAILING)
+@pytest.mark.parametrize("num_steps", [1, 2, 4, 7, 8])
+def test_trailing_timesteps_are_those_of_diffusers_own_scheduler(name: str, num_steps: int) -> None:
+    class_name, settings = schedulers.SCHEDULERS[name.removesuffix("-trailing")]
+    theirs = getattr(diffusers, class_name).from_config(
+        SD_CONFIG, timestep_spacing="trailing", **settings
+    )
+    ours = schedulers.make(name, SD_CONFIG)
+    for scheduler in (ours, theirs):
+        scheduler.set_timesteps(num_steps)
+    assert torch.equal(ours.timesteps, theirs.timesteps)
+    assert ours.timesteps[0] == 999
+    if hasattr(theirs, "sigmas"):
+        assert torch.equal(ours.sigmas, theirs.sigmas)
+
+
+def test_every_diffusion_sampler_that_diffusers_spaces_so_can_be_trailing() -> None:
+    config = SD_CONFIG | {"timestep_spacing": "trailing"}
+    for name in set(schedulers.SCHEDULERS) - {"flow-euler"}:
+        made = schedulers.make(name, config)
+        made.set_timesteps(4)
+        assert (f"{name}-trailing" in TRAILING) == (made.timesteps.tolist()[-1] == 249), name
+
+
+@pytest.mark.parametrize("name", ["euler-trailing", "ddim-trailing"])
+@pytest.mark.parametrize("family", ["sd", "sdxl"])
+def test_few_trailing_steps_without_guidance_draw_what_plain_diffusers_draws(
+    family: str, name: str, loaded: Loaded, plain: Callable[[str], Any]
+) -> None:
+    """As models that were distilled to few steps are sampled."""
+    params = SamplingParams(32, 32, 4, 1.0, name)
+    batch = Sampler(loaded(family), batch_size=1).sample([REQUEST], params)
+    pipeline = plain(family)
+    owner = {"euler": diffusers.EulerDiscreteScheduler, "ddim": diffusers.DDIMScheduler}
+    pipeline.scheduler = owner[name.removesuffix("-trailing")].from_config(
+        pipeline.scheduler.config, timestep_spacing="trailing", clip_sample=False
+    )
+    (theirs,) = pipeline(
+        prompt=[REQUEST.prompt],
+        width=32,
+        height=32,
+        num_inference_steps=4,
+        guidance_scale=1.0,
+        generator=[torch.Generator("cpu").manual_seed(REQUEST.seed)],
+    ).images
+    np.testing.assert_array_equal(batch.pixels[0], np.asarray(theirs))
+
+
+def test_a_name_without_trailing_keeps_the_spacing_of_the_models_own() -> None:
+    for spacing in ("leading", "trailing"):
+        made = schedulers.make("euler", SD_CONFIG | {"timestep_spacing": spacing})
+        assert made.config.timestep_spacing == spacing
+
+
+@pytest.mark.parametrize("name", TRAILING)
+def test_a_number_of_trailing_steps_is_taken_as_it_is_or_refused(name: str) -> None:
+    made, refused = schedulers.make(name, SD_CONFIG), 0
+    for num_steps in (4, 50, 61, 103, 244, 1000):
+        made.set_timesteps(num_steps)
+        even = len(set(made.timesteps.tolist())) == num_steps
+        if even:
+            schedulers.check_steps(made, num_steps)
+            continue
+        refused += 1
+        with pytest.raises(SettingsError, match=f"num_inference_steps {num_steps}: .* one more"):
+            schedulers.check_steps(made, num_steps)
+    assert refused == 3
 
 
 def test_a_name_without_karras_means_without(loaded: Loaded) -> None:

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from pipelines.provenance import (
     A1111_SAMPLERS,
     AI_GENERATED,
+    SCHEDULE_TYPES,
     facts_from_json,
     facts_from_xmp,
     facts_json,
@@ -60,6 +61,11 @@ def test_without_a_negative_prompt_there_is_no_line_for_it() -> None:
     assert text.split("\n")[1].startswith("Steps: 20, Sampler: Euler, CFG scale: 7.5,")
 
 
+def test_trailing_steps_have_the_name_that_others_know_them_by() -> None:
+    pairs = a1111_pairs(parameters_text(replace(FACTS, scheduler="euler-ancestral-trailing")))
+    assert (pairs["Sampler"], pairs["Schedule type"]) == ("Euler a", "SGM Uniform")
+
+
 def test_whole_numbers_are_written_without_a_point() -> None:
     assert a1111_pairs(parameters_text(replace(FACTS, guidance_scale=7.0)))["CFG scale"] == "7"
 
@@ -73,10 +79,11 @@ def test_a_model_name_with_commas_colons_or_quotes_survives_the_pairing(model: s
 
 
 def test_every_sampler_has_the_name_that_others_know_it_by() -> None:
-    from diffusion_core.schedulers import SAMPLER_NAMES
+    from diffusion_core.schedulers import SAMPLER_NAMES, SPACINGS, solver_and_suffix
 
-    ours = {name.removesuffix("-karras") for name in SAMPLER_NAMES} - {"default"}
-    assert set(A1111_SAMPLERS) == ours
+    solvers, suffixes = zip(*map(solver_and_suffix, SAMPLER_NAMES), strict=True)
+    assert set(A1111_SAMPLERS) == set(solvers) - {"default"}
+    assert set(SCHEDULE_TYPES) == set(suffixes) == set(SPACINGS)
 
 
 @given(st.text(), st.text())

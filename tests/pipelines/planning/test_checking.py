@@ -283,6 +283,20 @@ def test_a_sampler_takes_only_so_many_steps(tmp_path: Path) -> None:
         check(spec, model)
 
 
+def test_a_number_of_trailing_steps_that_comes_out_as_another_is_told(tmp_path: Path) -> None:
+    model = replace(MODEL, samplers=("euler", "euler-trailing"), max_steps=1000)
+    rows = [
+        {"prompt": "a", "scheduler": "euler", "num_inference_steps": 61},
+        {"prompt": "b", "scheduler": "euler-trailing", "num_inference_steps": 61},
+        {"prompt": "c", "scheduler": "euler-trailing", "num_inference_steps": 60},
+    ]
+    manifest = write(tmp_path / "m.csv", rows)
+    assert problems_of(job(tmp_path, manifest), model) == [
+        "m.csv, row 1, column num_inference_steps: 61 trailing timesteps come out as one more in "
+        "diffusers; take one more or one less"
+    ]
+
+
 def test_settings_as_many_as_rows_are_told_in_part(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
