@@ -173,7 +173,7 @@ class Dispatcher:
         look_first = self._terms.look_first or piece.attempt > 1
         amends = self._amendments.get(piece.shard)
         call = worker.handle.run_piece.options(num_returns="streaming")
-        stream = call.remote(piece, look_first, amends, turn=next(worker.turns))
+        stream = call.remote(piece, look_first, amends, next(worker.turns))
         worker.flights.append(Flight(piece, stream, is_copy))
         worker.begin_next()
 
