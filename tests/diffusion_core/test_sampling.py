@@ -3,7 +3,7 @@ import functools
 import inspect
 import itertools
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
@@ -19,6 +19,7 @@ from diffusion_core.errors import DeviceError, OutOfMemory, SamplingError, Setti
 from diffusion_core.model import LoadedModel, ModelSpec
 from diffusion_core.sampling import Fault, ImageRequest, SampledBatch, Sampler, SamplingParams
 from diffusion_core.side_stream import Copy
+from diffusion_core.speed import SpeedSpec
 
 PARAMS = SamplingParams(width=64, height=32, num_inference_steps=3, guidance_scale=4.0)
 UNGUIDED = dataclasses.replace(PARAMS, guidance_scale=1.0)
@@ -150,6 +151,29 @@ def test_prompts_prepared_beside_another_batch_change_no_bit_of_any(
             np.testing.assert_array_equal(ahead.sample([request], PARAMS).pixels, expected[place])
             if prepared is not None:
                 prepared.result(20)
+
+
+def test_nobody_encodes_beside_a_batch_that_may_be_compiled(loaded: Loaded) -> None:
+    """`torch.compiler.is_compiling` is then true in all threads, and encoders listen to it."""
+    compiled = dataclasses.replace(loaded("sd"), speed=SpeedSpec(compile="regional"))
+    sampler, wide = Sampler(compiled, batch_size=1), dataclasses.replace(PARAMS, width=72)
+    numbers, ahead, beside = itertools.count(), [], []
+
+    def look(*_: Any) -> None:
+        if not ahead:  # at the first step
+            coming = [dataclasses.replace(REQUESTS[1], prompt=f"picture {next(numbers)}")]
+            ahead.append(thread.submit(sampler.prepare, coming, PARAMS))
+            beside.append(bool(wait(ahead, timeout=1.0).done))
+
+    handle = compiled.pipeline.unet.register_forward_pre_hook(look)
+    try:
+        with ThreadPoolExecutor(1) as thread:
+            for params in (PARAMS, PARAMS, wide, wide, PARAMS):
+                sampler.sample(REQUESTS[:1], params)
+                ahead.pop().result(20)
+    finally:
+        handle.remove()
+    assert beside == [False, True, False, True, True]
 
 
 def test_what_cannot_be_prepared_is_told_as_sampling_tells_it(
