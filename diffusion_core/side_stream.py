@@ -72,7 +72,7 @@ class SideStream:
 
         The memory below the tensor is not given to another before it is copied.
         """
-        if self._stream is None:
+        if self._stream is None or not tensor.is_cuda:  # some pipelines end in numpy
             return Copy(tensor.cpu())
         self.follow()
         with self.entered():

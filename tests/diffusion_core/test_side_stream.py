@@ -70,7 +70,7 @@ class LazyCuda:
 class LazyTensor:
     """Has a value once the device has come to it."""
 
-    device = "cuda:0"
+    is_cuda = True
 
     def __init__(self, cuda: LazyCuda, value: str = "nothing yet") -> None:
         self._cuda, self.value = cuda, value
@@ -174,6 +174,11 @@ def test_on_a_cpu_nothing_is_copied_and_nothing_waits() -> None:
     side.follow()
     assert copy.tensor() is tensor
     assert copy.numpy().tolist() == [[0, 1, 2], [3, 4, 5]]
+
+
+def test_what_is_in_host_memory_already_is_not_copied_either(cuda: LazyCuda) -> None:
+    tensor = torch.zeros(2, 3)
+    assert SideStream("cuda", cuda).take_off(tensor).tensor() is tensor
 
 
 def test_a_lazy_device_does_only_what_is_waited_for(cuda: LazyCuda) -> None:
