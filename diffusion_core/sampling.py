@@ -158,7 +158,8 @@ class Sampler:
         with torch.inference_mode(), _failures_named(name):
             images = images.masked_fill(~finite.view(-1, 1, 1, 1), 0)
             # Rounded where they were made: a quarter of the bytes is left to copy.
-            pixels = (images * 255).round().to(torch.uint8).permute(0, 2, 3, 1)[:number]
+            pixels = (images[:number] * 255).round().to(torch.uint8)
+            pixels = pixels.permute(0, 2, 3, 1).contiguous()
             copy = self._copies.take_off(pixels)
             blank = (pixels == pixels[:, :1, :1]).flatten(1).all(1)
             # The end of the batch: what failed on the device is told here at the latest.

@@ -76,6 +76,14 @@ def test_alone_an_image_is_the_very_image_of_plain_diffusers(
         np.testing.assert_array_equal(batch.pixels, plain_images(pipeline, [request], params))
 
 
+def test_pixels_lie_in_memory_as_pictures_do_and_without_those_of_the_padding(
+    loaded: Loaded,
+) -> None:
+    pixels = Sampler(loaded("sd"), batch_size=3).sample(REQUESTS[:2], UNGUIDED).pixels
+    assert pixels.shape == (2, 32, 64, 3)
+    assert pixels.flags.c_contiguous
+
+
 @pytest.mark.parametrize("params", [PARAMS, UNGUIDED], ids=["guided", "unguided"])
 @pytest.mark.parametrize("family", tiny_models.FAMILIES)
 def test_a_batch_is_what_plain_diffusers_makes_of_the_list(
