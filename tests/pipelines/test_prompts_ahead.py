@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 import pytest
 from fake_press import FakeSampler, prepare, run
 
-from diffusion_core.errors import SamplingError
+from diffusion_core.errors import DeviceError, SamplingError
 from diffusion_core.requests import ImageRequest, SamplingParams
 from diffusion_core.sampling import SampledBatch
 from pipelines.batching import planned_images, with_the_next
@@ -46,7 +46,8 @@ class Watched(FakeSampler):
     def sample(self, *args: Any) -> SampledBatch:
         wanted = set(self._expects(len(self.batches)))
         with self._changed:
-            assert self._changed.wait_for(lambda: wanted <= set(self.prepared), PATIENCE_S)
+            if not self._changed.wait_for(lambda: wanted <= set(self.prepared), PATIENCE_S):
+                raise DeviceError(f"{wanted} were not prepared")  # which ends the shard at once
         made = super().sample(*args)
         self.beside.append(list(self.prepared))
         return made
