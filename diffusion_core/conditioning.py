@@ -1,13 +1,16 @@
 """Prompts to embeddings, each distinct prompt encoded once.
 
 Owns the conventions of `encode_prompt` and a bounded memory of what was encoded. A prompt is
-always encoded alone, so its embedding never depends on the company it is sampled in. Knows
-nothing of noise, steps or pixels.
+always encoded alone, so its embedding never depends on the company it is sampled in. One thread
+may encode the prompts of a batch to come while another samples. Knows nothing of noise, steps or
+pixels.
 """
 
+import contextlib
 import inspect
+import threading
 from collections import OrderedDict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -15,9 +18,11 @@ import torch
 from diffusion_core import conventions
 from diffusion_core.errors import SamplingError
 from diffusion_core.model import LoadedModel
+from diffusion_core.side_stream import SideStream
 
 Embedding = Mapping[str, torch.Tensor]
-"""Argument of `__call__` -> its value for one image, (1, ...), in CPU memory."""
+"""Argument of `__call__` -> its value for one image, (1, ...), in host memory, page-locked where
+there is an accelerator."""
 
 LAYOUTS: tuple[tuple[str, ...], ...] = (
     ("prompt_embeds", "negative_prompt_embeds"),
@@ -55,12 +60,24 @@ class Conditioner:
         self._device = model.device
         self._takes_negative = model.takes_negative_prompt
         self._cache = EmbeddingCache(cache_bytes)
+        self._encoding = threading.RLock()
+        self._side = SideStream(model.device)
         self._layout = self._find_layout()
 
     @property
     def encodes(self) -> bool:
         """Whether prompts are encoded here, once each; otherwise the pipeline does it."""
         return self._layout is not None
+
+    @contextlib.contextmanager
+    def alone(self) -> Iterator[None]:
+        """While it lasts no other thread encodes: for who changes the model, or compiles it.
+
+        What is encoded afterwards sees the change.
+        """
+        with self._encoding:
+            yield
+            self._side.follow()
 
     def alike(self, negative_prompts: Sequence[str]) -> list[list[int]]:
         """The rows that may share one call, as lists of places.
@@ -86,17 +103,34 @@ class Conditioner:
             negative_prompts: As many as `prompts`; "" asks for the pipeline's own default.
             guided: Whether negative prompts are used at all.
         """
-        guided = guided and self._takes_negative
         if not self.encodes:
+            guided = guided and self._takes_negative
             return self._strings(prompts, negative_prompts if guided else ())
-        rows = [
+        rows = self._embeddings(prompts, negative_prompts, guided)
+        arguments = {
+            name: torch.cat([row[name].to(self._device, non_blocking=True) for row in rows])
+            for name in rows[0]
+        }
+        return self._no_strings() | arguments
+
+    def prepare(
+        self, prompts: Sequence[str], negative_prompts: Sequence[str], guided: bool
+    ) -> None:
+        """Encode what `arguments` will be asked for, as far as it is not encoded yet.
+
+        From any thread, beside any call; where pipelines are given strings it does nothing.
+        """
+        if self.encodes:
+            self._embeddings(prompts, negative_prompts, guided)
+
+    def _embeddings(
+        self, prompts: Sequence[str], negative_prompts: Sequence[str], guided: bool
+    ) -> list[dict[str, torch.Tensor]]:
+        guided = guided and self._takes_negative
+        return [
             self._encode_pair(prompt, negative if guided else None)
             for prompt, negative in zip(prompts, negative_prompts, strict=True)
         ]
-        arguments = {
-            name: torch.cat([row[name] for row in rows]).to(self._device) for name in rows[0]
-        }
-        return self._no_strings() | arguments
 
     def _strings(self, prompts: Sequence[str], negatives: Sequence[str]) -> dict[str, Any]:
         negative = {"negative_prompt": list(negatives)} if any(negatives) else {}
@@ -108,20 +142,27 @@ class Conditioner:
         return {n: None for n in names if n in conventions.call_parameters(type(self._pipeline))}
 
     def _encode_pair(self, prompt: str, negative_prompt: str | None) -> dict[str, torch.Tensor]:
-        positive = self._cache.get(("prompt", prompt)) or self._encode(prompt)
+        positive = self._once(("prompt", prompt), lambda: self._encode(prompt))
         if negative_prompt is None:
             return dict(positive)
-        negative = self._cache.get(("negative", negative_prompt)) or self._encode_negative(
-            negative_prompt, positive
+        negative = self._once(
+            ("negative", negative_prompt), lambda: self._encode_negative(negative_prompt, positive)
         )
         return {**positive, **negative}
+
+    def _once(self, key: tuple[str, str], encode: Callable[[], Embedding]) -> Embedding:
+        """What is held under a key, or encoded now; of two threads that ask, one encodes."""
+        held = self._cache.get(key)
+        if held is not None:
+            return held
+        with self._encoding:
+            return self._cache.get(key) or self._cache.put(key, encode())
 
     def _encode(self, prompt: str) -> Embedding:
         if self._layout is None:
             raise SamplingError("this pipeline encodes its prompts itself")
         embedding = self._call(self._layout, prompt=prompt, do_classifier_free_guidance=False)
-        embedding = {name: embedding[name] for name in _positive(embedding)}
-        return self._cache.put(("prompt", prompt), embedding)
+        return {name: embedding[name] for name in _positive(embedding)}
 
     def _encode_negative(self, negative_prompt: str, positive: Embedding) -> Embedding:
         """Encode a negative prompt beside any positive, which only lends its shape.
@@ -132,28 +173,32 @@ class Conditioner:
         if self._layout is None:
             raise SamplingError("this pipeline encodes its prompts itself")
         given = {"negative_prompt": negative_prompt} if negative_prompt else {}
-        lent = {name: value.to(self._device) for name, value in positive.items()}
         embedding = self._call(
-            self._layout, prompt=None, do_classifier_free_guidance=True, **given, **lent
+            self._layout, prompt=None, do_classifier_free_guidance=True, **given, **positive
         )
-        embedding = {name: embedding[name] for name in _negative(embedding)}
-        return self._cache.put(("negative", negative_prompt), embedding)
+        return {name: embedding[name] for name in _negative(embedding)}
 
     def _call(self, layout: tuple[str, ...], **given: Any) -> dict[str, torch.Tensor]:
         encode = self._pipeline.encode_prompt
         takes = inspect.signature(encode).parameters
         always = {"device": torch.device(self._device), "num_images_per_prompt": 1}
         arguments = self._call_defaults(takes) | always | given
-        with torch.inference_mode():
-            values = encode(**{name: v for name, v in arguments.items() if name in takes})
-        if not isinstance(values, tuple) or len(values) != len(layout):
-            return {}
-        named = dict(zip(layout, values, strict=True))
-        return {
-            name: value.cpu()
-            for name, value in named.items()
-            if name != "text_ids" and isinstance(value, torch.Tensor)
-        }
+        with torch.inference_mode(), self._side.entered():
+            values = encode(
+                **{name: self._there(v) for name, v in arguments.items() if name in takes}
+            )
+            if not isinstance(values, tuple) or len(values) != len(layout):
+                return {}
+            copies = {
+                name: self._side.take_off(value)
+                for name, value in zip(layout, values, strict=True)
+                if name != "text_ids" and isinstance(value, torch.Tensor)
+            }
+        return {name: copy.tensor() for name, copy in copies.items()}
+
+    def _there(self, value: Any) -> Any:
+        """A tensor on the device; anything else as it is."""
+        return value.to(self._device) if isinstance(value, torch.Tensor) else value
 
     def _call_defaults(self, takes: Mapping[str, Any]) -> dict[str, Any]:
         """What `__call__` itself would hand to `encode_prompt`, such as Sana's instruction."""
@@ -199,26 +244,29 @@ def _negative(names: Iterable[str]) -> set[str]:
 
 
 class EmbeddingCache:
-    """The embeddings used last, in at most so many bytes of CPU memory."""
+    """The embeddings used last, in at most so many bytes of host memory; for several threads."""
 
     def __init__(self, max_bytes: int) -> None:
         self._max_bytes = max_bytes
         self._held: OrderedDict[tuple[str, str], Embedding] = OrderedDict()
         self._bytes = 0
+        self._lock = threading.Lock()
 
     def get(self, key: tuple[str, str]) -> Embedding | None:
         """What was put under the key, if it is still held."""
-        if key in self._held:
-            self._held.move_to_end(key)
-        return self._held.get(key)
+        with self._lock:
+            if key in self._held:
+                self._held.move_to_end(key)
+            return self._held.get(key)
 
     def put(self, key: tuple[str, str], embedding: Embedding) -> Embedding:
         """Hold an embedding, and let go of those unused for longest."""
-        self._held[key] = embedding
-        self._bytes += _num_bytes(embedding)
-        while self._bytes > self._max_bytes and len(self._held) > 1:
-            _, dropped = self._held.popitem(last=False)
-            self._bytes -= _num_bytes(dropped)
+        with self._lock:
+            self._held[key] = embedding
+            self._bytes += _num_bytes(embedding)
+            while self._bytes > self._max_bytes and len(self._held) > 1:
+                _, dropped = self._held.popitem(last=False)
+                self._bytes -= _num_bytes(dropped)
         return embedding
 
 

@@ -12,7 +12,7 @@ rows, and then the last bits of an image depend on where it stands.
 
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass, replace
 from enum import StrEnum
 from typing import Any
 
@@ -25,6 +25,7 @@ from diffusion_core.conditioning import CACHE_BYTES, Conditioner
 from diffusion_core.errors import DeviceError, OutOfMemory, SamplingError, SettingsError
 from diffusion_core.model import LoadedModel
 from diffusion_core.requests import ImageRequest, SamplingParams
+from diffusion_core.side_stream import Copy, SideStream
 
 __all__ = ["Fault", "ImageRequest", "SampledBatch", "Sampler", "SamplingParams"]
 
@@ -49,14 +50,23 @@ Pixels = npt.NDArray[np.uint8]
 class SampledBatch:
     """The images of a batch, in the order of their requests."""
 
-    pixels: Pixels
-    """(n, H, W, 3); black where values are not finite."""
+    made: Pixels | Copy
+    """Their pixels, or these on their way off the device."""
     faults: tuple[Fault | None, ...]
     """Of each image: what is wrong with it, if anything is."""
 
+    @property
+    def pixels(self) -> Pixels:
+        """(n, H, W, 3); black where values are not finite. Any thread may wait for them.
+
+        Raises:
+            DeviceError: the device failed; no image is to blame.
+        """
+        return self.made.numpy() if isinstance(self.made, Copy) else self.made
+
 
 class Sampler:
-    """Samples batches of fixed sizes with one model; not for more than one thread.
+    """Samples batches of fixed sizes with one model, in one thread; another one may `prepare`.
 
     Args:
         model: loaded.
@@ -70,6 +80,9 @@ class Sampler:
         self._batch_size = batch_size
         self._takes = conventions.call_parameters(type(model.pipeline))
         self._conditioner = Conditioner(model, cache_bytes)
+        self._copies = SideStream(model.device)
+        self._prepares = False
+        self._compiled: set[tuple[object, ...]] = set()
         self.guides_rows = row_guidance.multiplies(model.pipeline)
         """Whether the images of a batch may have guidance scales of their own."""
 
@@ -94,15 +107,25 @@ class Sampler:
         """
         size = batch_size or self._batch_size
         self._check(requests, params, size)
-        shape = (len(requests), params.height, params.width, 3)
-        pixels = np.zeros(shape, dtype=np.uint8)
-        faults: list[Fault | None] = [None] * len(requests)
-        for places in self._conditioner.alike([request.negative_prompt for request in requests]):
-            made = self._sample_padded([requests[place] for place in places], params, size)
-            pixels[places] = made.pixels
-            for place, fault in zip(places, made.faults, strict=True):
-                faults[place] = fault
-        return SampledBatch(pixels, tuple(faults))
+        groups = self._conditioner.alike([request.negative_prompt for request in requests])
+        made = [
+            self._sample_padded([requests[place] for place in places], params, size)
+            for places in groups
+        ]
+        return made[0] if len(made) == 1 else _in_places(groups, made)
+
+    def prepare(self, requests: Sequence[ImageRequest], params: SamplingParams) -> None:
+        """Encode the prompts of images to come, which `sample` then finds encoded.
+
+        May run in a thread of its own while `sample` runs in another. The bits are those that
+        `sample` would have encoded, and each distinct prompt is encoded once, whoever comes first.
+
+        Raises:
+            OutOfMemory, DeviceError, SamplingError: as `sample` will, unless it went by.
+        """
+        self._prepares = True
+        with _failures_named(type(self._pipeline).__name__):
+            self._conditioner.prepare(*self._prompts(requests, params))
 
     def _check(
         self, requests: Sequence[ImageRequest], params: SamplingParams, batch_size: int
@@ -129,13 +152,36 @@ class Sampler:
         self, requests: Sequence[ImageRequest], params: SamplingParams, batch_size: int
     ) -> SampledBatch:
         batch = [*requests, *[requests[-1]] * (batch_size - len(requests))]
-        with torch.inference_mode():
+        number, name = len(requests), type(self._pipeline).__name__
+        with torch.inference_mode(), self._unheard(params, batch_size):
             images, finite, flagged = self._run(batch, params)
-            images = images.masked_fill(~finite.to(images.device).view(-1, 1, 1, 1), 0)
+        with torch.inference_mode(), _failures_named(name):
+            images = images.masked_fill(~finite.view(-1, 1, 1, 1), 0)
             # Rounded where they were made: a quarter of the bytes is left to copy.
-            pixels = (images * 255).round().to(torch.uint8).permute(0, 2, 3, 1).cpu()
-        faults = tuple(map(_fault, pixels, finite.tolist(), flagged))
-        return SampledBatch(pixels[: len(requests)].numpy(), faults[: len(requests)])
+            pixels = (images[:number] * 255).round().to(torch.uint8)
+            pixels = pixels.permute(0, 2, 3, 1).contiguous()
+            copy = self._copies.take_off(pixels)
+            blank = (pixels == pixels[:, :1, :1]).flatten(1).all(1)
+            # The end of the batch: what failed on the device is told here at the latest.
+            verdicts = torch.stack([finite[:number], blank]).tolist()
+        return SampledBatch(copy, tuple(map(_fault, *verdicts, flagged)))
+
+    @contextlib.contextmanager
+    def _unheard(self, params: SamplingParams, batch_size: int) -> Iterator[None]:
+        """Where torch may compile, which it does at the first batch of a kind, nobody encodes.
+
+        `torch.compiler.is_compiling` is of the whole process, and by it a text encoder in another
+        thread would go other ways. What was sampled before anyone prepared may have been a trial,
+        which compiles nothing.
+        """
+        kind = (*astuple(replace(params, guidance_scale=params.guidance_scale > 1)), batch_size)
+        if self._model.speed.compile is None or kind in self._compiled:
+            yield
+            return
+        with self._conditioner.alone():
+            yield
+        if self._prepares:
+            self._compiled.add(kind)
 
     def _run(
         self, batch: Sequence[ImageRequest], params: SamplingParams
@@ -148,13 +194,16 @@ class Sampler:
             arguments = self._settings(batch, params) | self._conditioning(batch, params)
             with (
                 _decodes_in_parts(pipeline, speed.vae_batch_size),
-                _finite_decodes(pipeline, len(batch)) as finite,
+                _finite_decodes(pipeline, len(batch)) as decoded,
                 np.errstate(invalid="ignore"),
             ):
                 output = pipeline(**arguments)
         images = _images(output, (len(batch), 3, params.height, params.width))
+        finite = _finite(images)
+        for each in decoded:
+            finite = finite & each.to(finite.device)
         flags = getattr(output, "nsfw_content_detected", None) or [False] * len(batch)
-        return images, finite & _finite(images).cpu(), flags
+        return images, finite, flags
 
     def _scheduler(self, params: SamplingParams) -> Any:
         scheduler = schedulers.make(params.scheduler, self._model.scheduler_config)
@@ -164,11 +213,14 @@ class Sampler:
     def _conditioning(
         self, batch: Sequence[ImageRequest], params: SamplingParams
     ) -> dict[str, Any]:
-        return self._conditioner.arguments(
-            [request.prompt for request in batch],
-            [request.negative_prompt for request in batch],
-            guided=params.guidance_scale > 1 or "true_cfg_scale" in self._takes,
-        )
+        return self._conditioner.arguments(*self._prompts(batch, params))
+
+    def _prompts(
+        self, requests: Sequence[ImageRequest], params: SamplingParams
+    ) -> tuple[list[str], list[str], bool]:
+        """Prompts, negative prompts, and whether these are used at all."""
+        guided = params.guidance_scale > 1 or "true_cfg_scale" in self._takes
+        return [r.prompt for r in requests], [r.negative_prompt for r in requests], guided
 
     def _settings(self, batch: Sequence[ImageRequest], params: SamplingParams) -> dict[str, Any]:
         settings = {
@@ -192,13 +244,21 @@ def _scales(requests: Sequence[ImageRequest], params: SamplingParams) -> list[fl
     return [params.guidance_scale if scale is None else scale for scale in own]
 
 
-def _fault(pixels: torch.Tensor, finite: bool, flagged: bool) -> Fault | None:
-    """What is wrong with an image, uint8 (H, W, 3)."""
+def _in_places(groups: Sequence[Sequence[int]], made: Sequence[SampledBatch]) -> SampledBatch:
+    """One batch of several, whose images have these places in it."""
+    order = np.argsort(np.concatenate(groups))
+    faults = [fault for batch in made for fault in batch.faults]
+    pixels = np.concatenate([batch.pixels for batch in made])
+    return SampledBatch(pixels[order], tuple(faults[place] for place in order))
+
+
+def _fault(finite: bool, blank: bool, flagged: bool) -> Fault | None:
+    """What is wrong with an image."""
     if flagged:
         return Fault.FLAGGED
     if not finite:
         return Fault.NON_FINITE
-    return Fault.BLANK if bool((pixels == pixels[0, 0]).all()) else None
+    return Fault.BLANK if blank else None
 
 
 def _images(output: Any, shape: tuple[int, ...]) -> torch.Tensor:
@@ -237,12 +297,13 @@ def _decodes_in_parts(pipeline: Any, part_size: int | None) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _finite_decodes(pipeline: Any, batch_size: int) -> Iterator[torch.Tensor]:
-    """Watch the decoder: which images went in and came out finite, (B,) of bool.
+def _finite_decodes(pipeline: Any, batch_size: int) -> Iterator[list[torch.Tensor]]:
+    """Watch the decoder: which images went in and came out finite, (B,) of bool for each call.
 
-    Infinities end as white once the pipeline clamps them, so they must be seen before.
+    Infinities end as white once the pipeline clamps them, so they must be seen before. Only where
+    the decoder works in half precision, and may have to do it again, is the device waited for.
     """
-    finite = torch.ones(batch_size, dtype=torch.bool)
+    finite: list[torch.Tensor] = []
     vae = getattr(pipeline, "vae", None)
     if vae is None:
         yield finite
@@ -253,10 +314,10 @@ def _finite_decodes(pipeline: Any, batch_size: int) -> Iterator[torch.Tensor]:
         decoded = decode(latents, *args, **kwargs)
         if latents.shape[0] != batch_size:
             return decoded
-        sampled, wanted = _finite(latents), _finite(decoded[0])
-        if (sampled & ~wanted).any() and vae.dtype in HALVES:
+        sampled = _finite(latents)
+        if vae.dtype in HALVES and bool((sampled & ~_finite(decoded[0])).any()):
             decoded = _mended(vae, decode, decoded, latents, *args, **kwargs)
-        finite.logical_and_((sampled & _finite(decoded[0])).cpu())
+        finite.append(sampled & _finite(decoded[0]))
         return decoded
 
     with _replaced(vae, "decode", watched):

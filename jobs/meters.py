@@ -12,7 +12,7 @@ class ActorMeters:
     def __init__(self) -> None:
         self._seconds = Counter(
             "nightpress_actor_seconds",
-            description="Time of actors by what they did: busy, waiting for input or output.",
+            description="Time of actors by what they did: busy, compiling, waiting for input ...",
             tag_keys=("activity",),
         )
         self._images = Counter(

@@ -26,7 +26,7 @@ from jobs.preflight import require_store_on_every_node
 from jobs.starting import FirstActor
 from jobs.tally import Tally
 from jobs.terms import Terms, terms_of
-from jobs.trace import chrome_trace, shares
+from jobs.trace import BetweenBatches, between_batches, chrome_trace, shares
 from pipelines.commit import committed_shards
 from pipelines.errors import ManifestError, StoreError
 from pipelines.lease import (
@@ -73,7 +73,9 @@ class RunResult:
     elapsed_s: float
     images_per_s: float | None
     time_shares: dict[str, float]
-    """What the actors did with their time: busy, waiting for input or output, loading."""
+    """What the actors did with their time: busy, waiting for input or output, and so on."""
+    between_batches: BetweenBatches | None
+    """What an actor's device waited between its batches, whatever for; None without two batches."""
 
 
 def run(
@@ -123,6 +125,7 @@ def run(
         elapsed_s=tally.elapsed_s,
         images_per_s=tally.images_per_s,
         time_shares=shares(press.spent),
+        between_batches=between_batches(press.spent),
     )
 
 

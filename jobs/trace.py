@@ -2,7 +2,10 @@
 
 import json
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
+
+import numpy as np
 
 from pipelines.timeline import Activity, TimeSpent
 
@@ -15,6 +18,24 @@ def shares(spent: Iterable[TimeSpent]) -> dict[str, float]:
             seconds[activity] += value
     total = sum(seconds.values())
     return {str(name): value / total for name, value in seconds.items()} if total else {}
+
+
+@dataclass(frozen=True)
+class BetweenBatches:
+    """From the end of an actor's batch to the beginning of its next, by the host's clock."""
+
+    median_ms: float
+    p95_ms: float
+    """95 of 100 are shorter."""
+
+
+def between_batches(spent: Iterable[TimeSpent]) -> BetweenBatches | None:
+    """Of the latest batches of all actors; None where no batch followed another."""
+    pauses_ms = [1000 * pause for each in spent for pause in each.between_batches_s]
+    if not pauses_ms:
+        return None
+    median, p95 = np.percentile(pauses_ms, [50, 95])
+    return BetweenBatches(float(median), float(p95))
 
 
 def chrome_trace(spent: Sequence[TimeSpent]) -> str:

@@ -1,6 +1,6 @@
 """Batches: rows of equal sampling settings, never more than a batch holds."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 import pyarrow as pa
@@ -94,3 +94,15 @@ def batches(
             number = size(members[0])
             yield members[:number]
             members = members[number:]
+
+
+def with_the_next(
+    cut: Iterable[list[PlannedImage]],
+) -> Iterator[tuple[list[PlannedImage], list[PlannedImage]]]:
+    """Each batch and the one after it, which is empty after the last; one is asked for ahead."""
+    coming = iter(cut)
+    batch = next(coming, None)
+    while batch is not None:
+        following = next(coming, None)
+        yield batch, following or []
+        batch = following

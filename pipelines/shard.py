@@ -1,7 +1,8 @@
 """The whole story of one shard: look, sample, encode, store, commit.
 
-Sampling runs in the calling thread; encoding and uploading of the batches before it run in
-threads beside it. Knows nothing of clusters: whoever calls it may be an actor or a test.
+Sampling runs in the calling thread. In threads beside it the prompts of the batch after it are
+encoded, and those before it are copied off the device, made into files and uploaded. Knows nothing
+of clusters: whoever calls it may be an actor or a test.
 """
 
 import threading
@@ -9,13 +10,14 @@ import time
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from contextlib import AbstractContextManager, nullcontext
 
 import pyarrow as pa
 
+from diffusion_core.compilation import compilation_told
 from diffusion_core.errors import DeviceError, OutOfMemory
 from diffusion_core.sampling import Fault, SampledBatch, Sampler
-from pipelines.batching import PlannedImage, batches, planned_images
+from pipelines.batching import PlannedImage, batches, planned_images, with_the_next
 from pipelines.commit import (
     amend_commit,
     commit_shard,
@@ -27,12 +29,39 @@ from pipelines.encoding import encode
 from pipelines.keeping import Attempt, Files, Keeper, MadeImage, Packs
 from pipelines.lease import Fence
 from pipelines.outcomes import adopt, failed_record, image_facts
+from pipelines.prompts_ahead import PromptsAhead
 from pipelines.records import FailureType, ImageRecord
 from pipelines.run_record import RunRecord
+from pipelines.shard_work import (
+    Amendment,
+    BatchDone,
+    BatchSampled,
+    SetAside,
+    ShardBegun,
+    ShardDone,
+    ShardEvent,
+    ShardLeft,
+    ShardWork,
+)
 from pipelines.storage import Store
 from pipelines.timeline import Activity, Timeline
 from pipelines.turns import Turns
 from pipelines.working_sizes import WorkingSizes
+
+__all__ = [
+    "Amendment",
+    "BatchDone",
+    "BatchSampled",
+    "SetAside",
+    "ShardBegun",
+    "ShardDone",
+    "ShardEvent",
+    "ShardLeft",
+    "ShardRunner",
+    "ShardWork",
+    "fail_shard",
+    "shard_done",
+]
 
 PENDING_BATCHES = 2
 """Batches that may wait for their upload before sampling waits for them."""
@@ -42,100 +71,6 @@ FAILURES = {
     Fault.BLANK: FailureType.BLANK,
     Fault.FLAGGED: FailureType.FLAGGED,
 }
-
-
-@dataclass(frozen=True)
-class ShardBegun:
-    """The accelerator has come to a shard."""
-
-    shard: int
-
-
-@dataclass(frozen=True)
-class BatchSampled:
-    """A batch of a shard is sampled, and none of it stored yet: a sign of life."""
-
-    shard: int
-    batch_s: float = field(default=0.0, compare=False)
-    """Seconds that the latest batch took to sample."""
-
-
-@dataclass(frozen=True)
-class BatchDone:
-    """Some images of a shard are stored, or have failed for good."""
-
-    shard: int
-    num_ok: int
-    num_failed: int
-    num_sampled: int
-    """Of those that are ok; the others were found in the store."""
-    batch_s: float = field(default=0.0, compare=False)
-    """Seconds that the latest batch took to sample; 0 where none was."""
-
-    def only_sampled(self) -> "BatchDone":
-        """As it counts when these images will be counted again, as found."""
-        return BatchDone(self.shard, 0, 0, self.num_sampled, self.batch_s)
-
-
-@dataclass(frozen=True)
-class ShardDone:
-    """A shard is committed; the counts are those of the commit that stands."""
-
-    shard: int
-    num_ok: int
-    num_failed: int
-
-
-@dataclass(frozen=True)
-class ShardLeft:
-    """Work on a shard ended at a batch's end because it was asked to; what is made is stored."""
-
-    shard: int
-
-
-ShardEvent = ShardBegun | BatchSampled | BatchDone | ShardDone | ShardLeft
-"""What is told while a shard is made."""
-
-
-@dataclass(frozen=True)
-class SetAside:
-    """A row that is not tried any more."""
-
-    row: int
-    """Among those of its work."""
-    attempts: int
-    error_type: FailureType
-    error: str
-
-
-@dataclass(frozen=True)
-class Amendment:
-    """Rows of a committed shard that are made again; work on it counts among these alone."""
-
-    rows: tuple[int, ...]
-    replaces: bool = False
-    """Whether the files under their names are damaged, and to be replaced."""
-    recommits: bool = False
-    """Whether the commit itself is damaged, and to be replaced; the rows are all of the shard's."""
-
-
-@dataclass(frozen=True)
-class ShardWork:
-    """One attempt at one shard, or at some rows of it."""
-
-    shard: int
-    rows: pa.Table
-    """Of the plan: all of the shard's."""
-    attempt: int = 1
-    look_first: bool = False
-    """Whether an earlier attempt may have stored some of its images."""
-    start: int = 0
-    stop: int | None = None
-    """Which of the rows to make; all of them unless told."""
-    commits: bool = True
-    """Whether the shard is committed at the end."""
-    set_aside: tuple[SetAside, ...] = ()
-    amends: Amendment | None = None
 
 
 class ShardRunner:
@@ -164,12 +99,16 @@ class ShardRunner:
         self._sampling: int | None = None
         self.turns = Turns()
         """In which the shards that are run at once are sampled."""
+        self._attempts: dict[int, int] = {}
+        """Turn -> which attempt it is at its shard; of those in hand."""
+        self._prompts = PromptsAhead(sampler)
         self.timeline = timeline or Timeline(worker)
         self.timeline.switch(Activity.INPUT)
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="store")
 
     def close(self) -> None:
         """End the threads; what they have in hand is finished first."""
+        self._prompts.close()
         self._pool.shutdown()
 
     def is_sampling(self, shard: int) -> bool:
@@ -195,11 +134,15 @@ class ShardRunner:
             LeaseLost: another start has taken the run over; nothing is committed.
             DeviceError: the accelerator failed; this process should make no more shards.
         """
-        if turn is not None:
-            yield from self._run(work, turn)
+        if turn is None:
+            with self.turns.taken() as next_turn:
+                yield from self.run(work, next_turn)
             return
-        with self.turns.taken() as turn:
+        self._attempts[turn] = work.attempt
+        try:
             yield from self._run(work, turn)
+        finally:
+            del self._attempts[turn]
 
     def _run(self, work: ShardWork, turn: int) -> Iterator[ShardEvent]:
         recommits = work.amends is not None and work.amends.recommits
@@ -219,11 +162,12 @@ class ShardRunner:
         made |= {n: self._set_aside(images[n], aside[n]) for n in lost}
         if made:
             yield _batch_done(work.shard, list(made.values()))
+        trying = [images[n] for n in wanted if n not in made]
+        self._prepare_first(trying, turn)
         self.turns.wait(turn)
         yield ShardBegun(work.shard)
         self._recorded = _batch_sizes(standing) if _replaces(work) else {}
         places = {images[n].image_id: n for n in wanted}
-        trying = [images[n] for n in wanted if n not in made]
         for records, batch_s in self._make(trying, work, keeper, turn):
             made |= {places[record.facts.image_id]: record for record in records}
             done = _batch_done(work.shard, records, batch_s)
@@ -232,6 +176,18 @@ class ShardRunner:
             yield ShardLeft(work.shard)
         elif work.commits:
             yield self._commit({numbers[n]: made[n] for n in wanted}, work, keeper)
+
+    def _prepare_first(self, images: list[PlannedImage], turn: int) -> None:
+        """Encode the prompts of a shard's first batch, while another shard is being sampled.
+
+        Not beside a shard that is tried again, or for one: if its process ends of a prompt, the
+        shard that is sampled is blamed, which may be innocent once, but not row by row.
+        """
+        in_hand = dict(self._attempts)
+        known = all(earlier in in_hand for earlier in range(self.turns.current, turn))
+        if known and set(in_hand.values()) == {1}:
+            cut = batches(images, lambda i: self._sizes.of(i.params), self.sampler.guides_rows)
+            self._prompts.begin(next(cut, []))
 
     def _commit(
         self, made: Mapping[int, ImageRecord], work: ShardWork, keeper: Keeper
@@ -284,9 +240,11 @@ class ShardRunner:
         Yields after each batch what is stored by then, if anything is, and what the batch took.
         """
         pending: deque[list[Future[ImageRecord]]] = deque()
-        for batch in batches(images, self._size_of, self.sampler.guides_rows):
+        cut = batches(images, self._size_of, self.sampler.guides_rows)
+        for batch, following in with_the_next(cut):
             if self._draining.is_set():
                 break
+            self._prompts.begin(following)
             clock = time.perf_counter()
             self.timeline.switch(Activity.BUSY)
             pending.append(self._sample(batch, work, keeper))
@@ -336,9 +294,19 @@ class ShardRunner:
     def _sampled(self, batch: Sequence[PlannedImage], size: int, shard: int) -> SampledBatch:
         self._sampling = shard
         try:
-            return self.sampler.sample([image.request for image in batch], batch[0].params, size)
+            with self._compiling():
+                return self.sampler.sample(
+                    [image.request for image in batch], batch[0].params, size
+                )
         finally:
             self._sampling = None
+
+    def _compiling(self) -> AbstractContextManager[None]:
+        """Where torch may compile, have the timeline say when it does."""
+        if self.record.spec.model.speed.compile is None:
+            return nullcontext()
+        switch = self.timeline.switch
+        return compilation_told(lambda: switch(Activity.COMPILING), lambda: switch(Activity.BUSY))
 
     def _size_of(self, image: PlannedImage) -> int:
         return self._recorded.get(image.image_id) or self._sizes.of(image.params)
@@ -372,8 +340,9 @@ class ShardRunner:
         if fault is not None:
             return self.failure(image, work.attempt, FAILURES[fault], fault.value)
         facts = image_facts(image, self.record, batch_size)
+        pixels = sampled.pixels[index]  # a device that fails here ends the shard, not the image
         try:
-            data = encode(sampled.pixels[index], facts, self.record.spec.images)
+            data = encode(pixels, facts, self.record.spec.images)
         except Exception as error:  # whatever an image does to its encoder, it must fail alone
             reason = f"{type(error).__name__}: {error}"
             return self.failure(image, work.attempt, FailureType.ENCODING, reason)

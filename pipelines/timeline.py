@@ -5,6 +5,7 @@ At every moment a worker does exactly one of these, so that they add up to its l
 
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
@@ -14,12 +15,20 @@ class Activity(StrEnum):
     """What a worker does."""
 
     LOADING = "loading the model"
+    COMPILING = "compiling"
+    """torch.compile at work, at the first batch of each shape."""
     BUSY = "busy"
-    """Encoding prompts, denoising, decoding."""
+    """Denoising, decoding, and encoding those prompts that were not encoded ahead."""
     INPUT = "waiting for input"
     """Nothing to sample: no shard, or its plan and what is stored of it are being read."""
     OUTPUT = "waiting for output"
     """What is sampled must be stored first: encoding or the store is slower than sampling."""
+
+
+IN_A_BATCH = (Activity.COMPILING, Activity.BUSY)
+
+KEPT_PAUSES = 1000
+"""Of the latest between batches, for their median."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +50,9 @@ class TimeSpent:
     seconds: Mapping[Activity, float]
     spans: tuple[Span, ...]
     """The first of them, in order; none unless they were asked for."""
+    between_batches_s: tuple[float, ...] = ()
+    """From the end of one batch to the beginning of the next, whatever was waited for; the latest
+    `KEPT_PAUSES`."""
 
 
 class Timeline:
@@ -63,6 +75,8 @@ class Timeline:
         self._worker, self._keep, self._on_span, self._clock = worker, keep, on_span, clock
         self._seconds = dict.fromkeys(Activity, 0.0)
         self._spans: list[Span] = []
+        self._pauses: deque[float] = deque(maxlen=KEPT_PAUSES)
+        self._batch_ended: float | None = None
         self._now, self._since = Activity.LOADING, clock()
         self._lock = threading.Lock()
 
@@ -76,7 +90,8 @@ class Timeline:
         """Until now."""
         with self._lock:
             self._end(self._now)
-            return TimeSpent(self._worker, dict(self._seconds), tuple(self._spans))
+            seconds, pauses = dict(self._seconds), tuple(self._pauses)
+            return TimeSpent(self._worker, seconds, tuple(self._spans), pauses)
 
     def _end(self, following: Activity) -> None:
         now = self._clock()
@@ -85,4 +100,11 @@ class Timeline:
         if len(self._spans) < self._keep:
             self._spans.append(span)
         self._on_span(span)
+        self._note_pause(span.activity in IN_A_BATCH, following in IN_A_BATCH, now)
         self._now, self._since = following, now
+
+    def _note_pause(self, was_in_a_batch: bool, is_in_a_batch: bool, now: float) -> None:
+        if was_in_a_batch and not is_in_a_batch:
+            self._batch_ended = now
+        elif is_in_a_batch and not was_in_a_batch and self._batch_ended is not None:
+            self._pauses.append(max(0.0, now - self._batch_ended))

@@ -33,6 +33,12 @@ class Turns:
         finally:
             self.end(number)
 
+    @property
+    def current(self) -> int:
+        """The turn that has come."""
+        with self._condition:
+            return self._current
+
     def wait(self, number: int) -> None:
         """Return when its turn has come."""
         with self._condition:

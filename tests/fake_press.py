@@ -25,6 +25,10 @@ class FakeSampler:
         self.fits = fits
         self.seeds: list[int] = []
         self.batches: list[int] = []
+        self.prepared: list[str] = []
+
+    def prepare(self, requests: Sequence[ImageRequest], params: SamplingParams) -> None:
+        self.prepared += [request.prompt for request in requests]
 
     def sample(
         self,

@@ -111,5 +111,8 @@ def summary(result: RunResult) -> str:
 
 def time_lines(result: RunResult) -> list[str]:
     """`actors: busy 93.1%, waiting for input 4.2%, ...`; nothing where none worked."""
-    shares = [f"{name} {share:.1%}" for name, share in result.time_shares.items()]
-    return [f"actors: {', '.join(shares)}"] if shares else []
+    parts = [f"{name} {share:.1%}" for name, share in result.time_shares.items() if share]
+    lines = [f"actors: {', '.join(parts)}"] if parts else []
+    if result.between_batches is not None:
+        lines.append(f"between batches: {result.between_batches.median_ms:.1f} ms (median)")
+    return lines

@@ -5,6 +5,9 @@ same batches: prompts encoded, latents denoised and decoded, pixels dropped. The
 and encodes, stores, records and commits. Both are timed from the moment that the models are
 loaded; pairs alternate, and the median of their ratios is what counts.
 
+What lies between an actor's batches is from the end of one to the beginning of the next, by the
+host's clock, whatever was waited for: median and 95th percentile of the latest thousand of each.
+
     python tests/benchmarks/bench_run.py --images 96 --actors 2 --pairs 3
 """
 
@@ -18,6 +21,7 @@ from pathlib import Path
 from diffusion_core.model import ModelSpec, describe, load
 from jobs.events import ActorJoined, Event
 from jobs.runner import run
+from jobs.trace import BetweenBatches
 from pipelines.batching import PlannedImage, batches, planned_images
 from pipelines.models import locate
 from pipelines.planning import check, plan_part
@@ -36,21 +40,25 @@ def main() -> None:
     parser.add_argument("--model", default="builtin")
     parser.add_argument("--output", help="URL of a folder for the runs; a temporary one unless set")
     options = parser.parse_args()
-    ratios = []
+    ratios, between = [], []
     with tempfile.TemporaryDirectory() as scratch:
         for pair in range(options.pairs):
             spec = job(options, scratch, pair)
             bare = bare_rate(spec, options.actors, options.batch_size)
-            whole = run_rate(spec, options.actors)
+            whole, pauses = run_rate(spec, options.actors)
             ratios.append(whole / bare)
+            between.append(pauses)
             print(
                 f"pair {pair}: bare loop {bare:.2f} images/s, run {whole:.2f} images/s, "
-                f"ratio {whole / bare:.3f}",
+                f"ratio {whole / bare:.3f}; between batches {pauses.median_ms:.1f} ms, "
+                f"95th percentile {pauses.p95_ms:.1f} ms",
                 flush=True,
             )
     print(
         f"median ratio {statistics.median(ratios):.3f} over {options.pairs} pairs: "
-        f"{options.images} images, {options.actors} actors, batches of {options.batch_size}"
+        f"{options.images} images, {options.actors} actors, batches of {options.batch_size}; "
+        f"between batches {statistics.median(each.median_ms for each in between):.1f} ms, "
+        f"95th percentile {statistics.median(each.p95_ms for each in between):.1f} ms"
     )
 
 
@@ -72,8 +80,11 @@ def job(options: argparse.Namespace, scratch: str, pair: int) -> RunSpec:
     )
 
 
-def run_rate(spec: RunSpec, actors: int) -> float:
-    """Images a second of a run, from its last actor's model being loaded to its last commit."""
+def run_rate(spec: RunSpec, actors: int) -> tuple[float, BetweenBatches]:
+    """Images a second of a run, from its last actor's model being loaded to its last commit.
+
+    Beside them, what lay between the batches of its actors.
+    """
     joined: list[float] = []
 
     def note(event: Event) -> None:
@@ -84,8 +95,11 @@ def run_rate(spec: RunSpec, actors: int) -> float:
     end = time.perf_counter()
     if len(joined) != actors or result.num_failed:
         raise SystemExit(f"{len(joined)} actors joined, {result.num_failed} images failed")
+    if result.between_batches is None:
+        raise SystemExit("no batch followed another: more --images, or smaller batches")
     # The first actor works alone until the others have joined: count actor-seconds.
-    return result.num_made * actors / sum(end - moment for moment in joined)
+    rate = result.num_made * actors / sum(end - moment for moment in joined)
+    return rate, result.between_batches
 
 
 def bare_rate(spec: RunSpec, processes: int, batch_size: int) -> float:

@@ -55,6 +55,9 @@ class SimulatedSampler:
     def __init__(self, batch_s: float) -> None:
         self._batch_s = batch_s
 
+    def prepare(self, requests: Sequence[ImageRequest], params: SamplingParams) -> None:
+        """There is nothing to encode."""
+
     def sample(
         self,
         requests: Sequence[ImageRequest],

@@ -11,6 +11,7 @@ import torch._inductor
 from torch._dynamo.utils import counters
 
 from diffusion_core import acceleration, model
+from diffusion_core.compilation import compilation_told
 from diffusion_core.errors import SamplingError
 from diffusion_core.model import LoadedModel, ModelSpec
 from diffusion_core.sampling import ImageRequest, Sampler, SamplingParams
@@ -51,7 +52,13 @@ def test_compiled_blocks_keep_the_law_and_are_found_again_on_disk(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     fast = compiled(saved("sd"))
-    together = pixels(fast)
+    told: list[str] = []
+    with compilation_told(lambda: told.append("begins"), lambda: told.append("ends")):
+        together = pixels(fast)
+        assert told == ["begins", "ends"] * (len(told) // 2) != []
+        told.clear()
+        assert (pixels(fast) == together).all()
+        assert told == []
     assert np.abs(together.astype(int) - pixels(loaded("sd"))).max() <= 1
     assert (pixels(fast, REQUESTS[::-1])[::-1] == together).all()
     assert (pixels(fast, REQUESTS[1:]) == together[1:]).all()

@@ -1,5 +1,8 @@
+import threading
+import time
 from collections import Counter
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -128,3 +131,118 @@ def test_sana_puts_its_instruction_before_prompts_only(loaded: Loaded) -> None:
     conditioner = Conditioner(loaded("sana"))
     arguments = conditioner.arguments(["x"], ["x"], guided=True)
     assert not torch.equal(arguments["prompt_embeds"], arguments["negative_prompt_embeds"])
+
+
+@pytest.mark.parametrize("family", ["sd", "sdxl", "flux", "sana"])
+def test_embeddings_of_another_thread_are_the_same_to_the_last_bit(
+    family: str, loaded: Loaded
+) -> None:
+    given = (["a fox, asleep", "two"], ["hats", ""], True)
+    here = tensors(Conditioner(loaded(family)).arguments(*given))
+    ahead = Conditioner(loaded(family))
+    with ThreadPoolExecutor(1) as thread:
+        assert thread.submit(torch.get_num_threads).result() == torch.get_num_threads()
+        thread.submit(ahead.prepare, *given).result()
+    there = tensors(ahead.arguments(*given))
+    assert here.keys() == there.keys()
+    assert all(torch.equal(here[name], there[name]) for name in here)
+
+
+def test_what_was_prepared_is_not_encoded_again(
+    loaded: Loaded, encodings: Counter[tuple[Any, Any]]
+) -> None:
+    conditioner = Conditioner(loaded("sd"))
+    encodings.clear()
+    with ThreadPoolExecutor(1) as thread:
+        thread.submit(conditioner.prepare, ["a", "b"], ["x", ""], True).result()
+    assert encodings.total() == 4
+    conditioner.arguments(["b", "a"], ["", "x"], guided=True)
+    assert encodings.total() == 4
+
+
+def test_threads_that_ask_for_the_same_prompts_encode_each_once_and_one_at_a_time(
+    loaded: Loaded, encodings: Counter[tuple[Any, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    conditioner = Conditioner(loaded("sd"))
+    encodings.clear()
+    call, at_once, most = conditioner._call, [0], [0]
+
+    def watched(*args: Any, **given: Any) -> Any:
+        at_once[0] += 1
+        most[0] = max(most[0], at_once[0])
+        time.sleep(0.01)
+        try:
+            return call(*args, **given)
+        finally:
+            at_once[0] -= 1
+
+    monkeypatch.setattr(conditioner, "_call", watched)
+    prompts, together = [f"picture {n}" for n in range(12)], threading.Barrier(4)
+
+    def ask(turned: int) -> dict[str, Any]:
+        together.wait(20)
+        order = prompts[turned:] + prompts[:turned]
+        return tensors(conditioner.arguments(order, ["blur"] * 12, guided=True))
+
+    with ThreadPoolExecutor(4) as threads:
+        first, *others = threads.map(ask, (0, 3, 6, 9))
+    assert set(encodings.values()) == {1}
+    assert (encodings.total(), most) == (13, [1])
+    for turned, other in zip((3, 6, 9), others, strict=True):
+        for name, value in first.items():
+            assert torch.equal(value.roll(-turned, 0), other[name])
+
+
+def test_what_is_held_is_had_while_another_prompt_is_being_encoded(
+    loaded: Loaded, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    conditioner = Conditioner(loaded("sd"))
+    conditioner.prepare(["a"], [""], guided=False)
+    begun, go_on = threading.Event(), threading.Event()
+    encode = conditioner._encode
+
+    def slow(prompt: str) -> Any:
+        begun.set()
+        assert go_on.wait(20)
+        return encode(prompt)
+
+    monkeypatch.setattr(conditioner, "_encode", slow)
+    with ThreadPoolExecutor(1) as thread:
+        ahead = thread.submit(conditioner.prepare, ["b"], [""], False)
+        assert begun.wait(20)
+        assert len(conditioner.arguments(["a"], [""], guided=False)["prompt_embeds"]) == 1
+        assert not ahead.done()
+        go_on.set()
+        ahead.result(20)
+
+
+def test_who_is_alone_with_the_model_is_not_disturbed_and_may_encode(loaded: Loaded) -> None:
+    conditioner = Conditioner(loaded("sd"))
+    with ThreadPoolExecutor(1) as thread:
+        with conditioner.alone():
+            ahead = thread.submit(conditioner.prepare, ["b"], [""], False)
+            conditioner.arguments(["a"], [""], guided=False)
+            with pytest.raises(TimeoutError):
+                ahead.result(0.2)
+        ahead.result(20)
+
+
+def test_a_prompt_that_fails_in_one_thread_fails_in_the_next_and_spoils_no_other(
+    loaded: Loaded, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    conditioner = Conditioner(loaded("sd"))
+    encode = conditioner._encode
+
+    def refusing(prompt: str) -> Any:
+        if prompt == "b":
+            raise ValueError("no such letter")
+        return encode(prompt)
+
+    monkeypatch.setattr(conditioner, "_encode", refusing)
+    with ThreadPoolExecutor(1) as thread:
+        for _ in range(2):
+            with pytest.raises(ValueError, match="no such letter"):
+                thread.submit(conditioner.prepare, ["a", "b"], ["", ""], False).result()
+    with pytest.raises(ValueError, match="no such letter"):
+        conditioner.arguments(["b"], [""], guided=False)
+    conditioner.arguments(["a", "c"], ["", ""], guided=False)

@@ -3,8 +3,10 @@ import functools
 import inspect
 import itertools
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -12,10 +14,12 @@ import pytest
 import tiny_models
 import torch
 
-from diffusion_core import model
-from diffusion_core.errors import OutOfMemory, SamplingError, SettingsError
+from diffusion_core import model, sampling
+from diffusion_core.errors import DeviceError, OutOfMemory, SamplingError, SettingsError
 from diffusion_core.model import LoadedModel, ModelSpec
-from diffusion_core.sampling import Fault, ImageRequest, Sampler, SamplingParams
+from diffusion_core.sampling import Fault, ImageRequest, SampledBatch, Sampler, SamplingParams
+from diffusion_core.side_stream import Copy
+from diffusion_core.speed import SpeedSpec
 
 PARAMS = SamplingParams(width=64, height=32, num_inference_steps=3, guidance_scale=4.0)
 UNGUIDED = dataclasses.replace(PARAMS, guidance_scale=1.0)
@@ -72,6 +76,14 @@ def test_alone_an_image_is_the_very_image_of_plain_diffusers(
         np.testing.assert_array_equal(batch.pixels, plain_images(pipeline, [request], params))
 
 
+def test_pixels_lie_in_memory_as_pictures_do_and_without_those_of_the_padding(
+    loaded: Loaded,
+) -> None:
+    pixels = Sampler(loaded("sd"), batch_size=3).sample(REQUESTS[:2], UNGUIDED).pixels
+    assert pixels.shape == (2, 32, 64, 3)
+    assert pixels.flags.c_contiguous
+
+
 @pytest.mark.parametrize("params", [PARAMS, UNGUIDED], ids=["guided", "unguided"])
 @pytest.mark.parametrize("family", tiny_models.FAMILIES)
 def test_a_batch_is_what_plain_diffusers_makes_of_the_list(
@@ -125,12 +137,65 @@ def test_a_pipeline_of_another_kind_is_given_strings_and_keeps_the_law(loaded: L
     pipeline = Unconventional(**loaded("sd").pipeline.components, requires_safety_checker=False)
     pipeline.set_progress_bar_config(disable=True)
     sampler = Sampler(dataclasses.replace(loaded("sd"), pipeline=pipeline), batch_size=3)
+    sampler.prepare(STEERED, PARAMS)  # which has nothing to do
     made = sampler.sample(STEERED, PARAMS).pixels
     np.testing.assert_array_equal(sampler.sample(STEERED[::-1], PARAMS).pixels[::-1], made)
     for place, request in enumerate(STEERED):
         np.testing.assert_array_equal(sampler.sample([request], PARAMS).pixels[0], made[place])
     encoded = Sampler(loaded("sd"), batch_size=3).sample(STEERED, PARAMS).pixels
     assert np.abs(made.astype(int) - encoded.astype(int)).max() <= 1
+
+
+@pytest.mark.parametrize("family", ["sd", "sdxl", "sd3", "pixart"])
+def test_prompts_prepared_beside_another_batch_change_no_bit_of_any(
+    family: str, loaded: Loaded
+) -> None:
+    plain, ahead = (Sampler(loaded(family), batch_size=1) for _ in range(2))
+    expected = [plain.sample([request], PARAMS).pixels for request in STEERED]
+    with ThreadPoolExecutor(1) as thread:
+        for place, request in enumerate(STEERED):
+            coming = STEERED[place + 1 :]
+            prepared = thread.submit(ahead.prepare, coming, PARAMS) if coming else None
+            np.testing.assert_array_equal(ahead.sample([request], PARAMS).pixels, expected[place])
+            if prepared is not None:
+                prepared.result(20)
+
+
+def test_nobody_encodes_beside_a_batch_that_may_be_compiled(loaded: Loaded) -> None:
+    """`torch.compiler.is_compiling` is then true in all threads, and encoders listen to it."""
+    compiled = dataclasses.replace(loaded("sd"), speed=SpeedSpec(compile="regional"))
+    sampler, wide = Sampler(compiled, batch_size=1), dataclasses.replace(PARAMS, width=72)
+    numbers, ahead, beside = itertools.count(), [], []
+
+    def look(*_: Any) -> None:
+        if not ahead:  # at the first step
+            coming = [dataclasses.replace(REQUESTS[1], prompt=f"picture {next(numbers)}")]
+            ahead.append(thread.submit(sampler.prepare, coming, PARAMS))
+            beside.append(bool(wait(ahead, timeout=1.0).done))
+
+    handle = compiled.pipeline.unet.register_forward_pre_hook(look)
+    try:
+        with ThreadPoolExecutor(1) as thread:
+            for params in (PARAMS, PARAMS, wide, wide, PARAMS):
+                sampler.sample(REQUESTS[:1], params)
+                ahead.pop().result(20)
+    finally:
+        handle.remove()
+    assert beside == [False, True, False, True, True]
+
+
+def test_what_cannot_be_prepared_is_told_as_sampling_tells_it(
+    loaded: Loaded, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sampler = Sampler(loaded("sd"), batch_size=1)
+
+    def fail(**_: Any) -> None:
+        raise RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB")
+
+    monkeypatch.setattr(sampler._conditioner, "_call", lambda *_, **given: fail(**given))
+    for encode in (sampler.prepare, sampler.sample):
+        with pytest.raises(OutOfMemory, match="out of memory"):
+            encode(REQUESTS[:1], PARAMS)
 
 
 def changing_output(model: LoadedModel, change: Callable[[torch.Tensor], Any]) -> LoadedModel:
@@ -285,6 +350,32 @@ def test_a_decoder_that_fails_in_full_precision_too_is_a_fault(
     with poisoned(half.pipeline.vae.decoder.conv_out, 1, float("nan")):
         faults = Sampler(half, batch_size=2).sample(REQUESTS[:2], UNGUIDED).faults
     assert faults == (None, Fault.NON_FINITE)
+
+
+def decoded_on_a_device_that_cannot_be_asked(dtype: torch.dtype) -> list[torch.Tensor]:
+    """What a decoder's watch has seen, where nothing has a value to wait for."""
+    latents = torch.zeros(2, 4, 8, 8, device="meta")
+    vae = SimpleNamespace(dtype=dtype, decode=lambda given: (given,))
+    with sampling._finite_decodes(SimpleNamespace(vae=vae), 2) as finite:
+        vae.decode(latents)
+    return finite
+
+
+def test_a_decoder_in_full_precision_is_watched_without_waiting_for_it() -> None:
+    (finite,) = decoded_on_a_device_that_cannot_be_asked(torch.float32)
+    assert finite.device.type == "meta"
+    with pytest.raises((RuntimeError, NotImplementedError), match="meta"):
+        decoded_on_a_device_that_cannot_be_asked(torch.bfloat16)
+
+
+def test_pixels_that_a_failing_device_owes_are_no_images_fault() -> None:
+    class Failed:
+        def synchronize(self) -> None:
+            raise torch.AcceleratorError("CUDA error: unspecified launch failure")
+
+    batch = SampledBatch(Copy(torch.zeros(1, 8, 8, 3), Failed()), (None,))
+    with pytest.raises(DeviceError, match="unspecified launch failure"):
+        _ = batch.pixels
 
 
 def test_a_smaller_batch_is_the_batch_of_a_smaller_sampler(loaded: Loaded) -> None:

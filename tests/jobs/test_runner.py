@@ -25,8 +25,8 @@ pytestmark = pytest.mark.usefixtures("local_ray")
 
 
 def test_a_run_leaves_the_image_set_of_the_contract(make_spec: MakeSpec) -> None:
-    spec = make_spec()
-    result = jobs.run(spec)
+    spec, traces = make_spec(), list[str]()
+    result = jobs.run(spec, trace=traces.append)
     root = Path(spec.url)
     assert (result.num_images, result.num_ok, result.num_failed) == (PROMPTS, PROMPTS, 0)
     assert result.num_made == PROMPTS
@@ -52,6 +52,14 @@ def test_a_run_leaves_the_image_set_of_the_contract(make_spec: MakeSpec) -> None
         assert row["prompt"] == f"a picture of the number {number}"
         assert row["mood"] == f"mood {number}"
         assert row["image_id"] == f"{number:08d}_00"
+    assert sum(result.time_shares.values()) == pytest.approx(1.0)
+    assert result.time_shares["busy"] > 0
+    assert result.time_shares["compiling"] == 0
+    assert result.between_batches is not None
+    assert 0 < result.between_batches.median_ms <= result.between_batches.p95_ms
+    (trace,) = traces
+    told = {event["name"] for event in json.loads(trace)["traceEvents"]}
+    assert told >= {name for name, share in result.time_shares.items() if share}
 
 
 def test_bits_depend_on_neither_shard_size_nor_number_of_actors(finished: MakeSpec) -> None:

@@ -1,10 +1,13 @@
 """What the actors did with their time, in shares and as a trace."""
 
 import json
+from dataclasses import asdict
 
 import pytest
 
-from jobs.trace import chrome_trace, shares
+from jobs.commands.run import time_lines
+from jobs.runner import RunResult
+from jobs.trace import BetweenBatches, between_batches, chrome_trace, shares
 from pipelines.timeline import Activity, Span, TimeSpent
 
 
@@ -27,3 +30,29 @@ def test_a_trace_has_a_row_for_each_actor_and_times_in_microseconds() -> None:
     assert names == ["a:1", "b:1"]
     (busy,) = [e for e in events["traceEvents"] if e["name"] == "busy" and e["tid"] == 1]
     assert (busy["ts"], busy["dur"]) == (100_000_000, 2_000_000)
+
+
+def test_what_lies_between_batches_is_of_all_actors_and_in_milliseconds() -> None:
+    pauses = [n / 1000 for n in range(1, 102)]
+    some = TimeSpent("a:1", {}, (), tuple(pauses[:30]))
+    others = TimeSpent("b:1", {}, (), tuple(pauses[30:]))
+    found = between_batches([others, some])
+    assert found is not None
+    assert asdict(found) == pytest.approx({"median_ms": 51.0, "p95_ms": 96.0})
+    assert between_batches([TimeSpent("a:1", {}, ())]) is None
+
+
+def told(seconds: dict[Activity, float], between: BetweenBatches | None) -> list[str]:
+    """What a run says of its actors' time."""
+    spent = TimeSpent("a:1", dict.fromkeys(Activity, 0.0) | seconds, ())
+    return time_lines(RunResult("press", 1, 1, 0, 1, 1.0, 1.0, shares([spent]), between))
+
+
+def test_a_run_says_what_its_actors_did_and_leaves_out_what_they_did_not() -> None:
+    seconds = {Activity.LOADING: 1.0, Activity.COMPILING: 2.0, Activity.BUSY: 7.0}
+    assert told(seconds, BetweenBatches(2.345, 9.0)) == [
+        "actors: loading the model 10.0%, compiling 20.0%, busy 70.0%",
+        "between batches: 2.3 ms (median)",
+    ]
+    assert told({Activity.BUSY: 1.0}, None) == ["actors: busy 100.0%"]
+    assert told({}, None) == []

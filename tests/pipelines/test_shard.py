@@ -11,10 +11,14 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
+import torch
+import torch._dynamo
 from fake_press import FakeSampler, prepare, run
 
 from diffusion_core.errors import DeviceError
 from diffusion_core.sampling import SampledBatch
+from diffusion_core.side_stream import Copy
+from diffusion_core.speed import SpeedSpec
 from pipelines import shard
 from pipelines.batching import batches, planned_images
 from pipelines.commit import commit_shard, committed_shards, metadata_part, read_commit
@@ -35,6 +39,7 @@ from pipelines.shard import (
     fail_shard,
 )
 from pipelines.storage import Store
+from pipelines.timeline import Activity, Timeline
 from pipelines.working_sizes import WorkingSizes
 
 KILLED = FailureType.WORKER_KILLED
@@ -158,6 +163,56 @@ def test_a_device_that_fails_ends_the_shard_and_blames_no_image(
     with pytest.raises(DeviceError):
         run(store, record, ShardWork(0, rows), Dying())
     assert committed_shards(store) == set()
+
+
+def test_a_device_that_fails_while_pixels_are_copied_off_ends_the_shard_too(
+    prepared: tuple[Store, RunRecord, pa.Table],
+) -> None:
+    store, record, rows = prepared
+
+    class Failed:
+        def synchronize(self) -> None:
+            raise torch.AcceleratorError("CUDA error: an illegal memory access was encountered")
+
+    class Owing(FakeSampler):
+        def sample(self, requests, params, batch_size=None):  # type: ignore[no-untyped-def]
+            made = super().sample(requests, params, batch_size)
+            return SampledBatch(Copy(torch.from_numpy(made.pixels), Failed()), made.faults)
+
+    with pytest.raises(DeviceError, match="illegal memory access"):
+        run(store, record, ShardWork(0, rows), Owing())
+    assert committed_shards(store) == set()
+    assert store.list("images") == {}
+
+
+def test_torch_compiling_is_told_apart_from_sampling_and_only_of_the_first_batch(
+    prepared: tuple[Store, RunRecord, pa.Table],
+) -> None:
+    store, record, rows = prepared
+    torch._dynamo.reset()
+    network = torch.compile(torch.nn.Linear(4, 4), backend="eager", dynamic=False)
+
+    class Compiled(FakeSampler):
+        def sample(self, requests, params, batch_size=None):  # type: ignore[no-untyped-def]
+            network(torch.zeros(4, 4))
+            return super().sample(requests, params, batch_size)
+
+    model = record.spec.model.model_copy(update={"speed": SpeedSpec(compile="regional")})
+    record = replace(record, spec=record.spec.model_copy(update={"model": model}))
+    timeline = Timeline("here:1", keep=100)
+    runner = ShardRunner(store, record, Compiled(), "here:1", timeline=timeline)  # type: ignore[arg-type]
+    list(runner.run(ShardWork(0, rows)))
+    runner.close()
+    torch._dynamo.reset()
+    spent = timeline.spent()
+    told = [span.activity for span in spent.spans if span.activity is not Activity.INPUT]
+    first, second = told[: told.index(Activity.OUTPUT)], told[told.index(Activity.OUTPUT) + 1 :]
+    assert Activity.COMPILING in first
+    assert first[-1] is Activity.BUSY
+    assert Activity.COMPILING not in second
+    assert Activity.BUSY in second
+    assert spent.seconds[Activity.COMPILING] > 0
+    assert len(spent.between_batches_s) == 1
 
 
 def test_an_image_that_cannot_be_encoded_fails_alone(

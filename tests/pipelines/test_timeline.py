@@ -5,7 +5,7 @@ from itertools import pairwise
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipelines.timeline import Activity, Span, Timeline
+from pipelines.timeline import KEPT_PAUSES, Activity, Span, Timeline
 
 
 @given(st.lists(st.tuples(st.sampled_from(Activity), st.floats(0, 1e6)), max_size=30))
@@ -39,3 +39,40 @@ def test_without_being_asked_it_keeps_no_spans() -> None:
     timeline = Timeline("here:1")
     timeline.switch(Activity.BUSY)
     assert timeline.spent().spans == ()
+
+
+def test_a_pause_is_from_the_end_of_a_batch_to_the_beginning_of_the_next_whatever_is_between() -> (
+    None
+):
+    now = 0.0
+    timeline = Timeline("here:1", clock=lambda: now)
+    for activity, seconds in (
+        (Activity.INPUT, 100.0),  # before the first batch
+        (Activity.BUSY, 1.0),
+        (Activity.COMPILING, 30.0),  # in the middle of it
+        (Activity.BUSY, 1.0),
+        (Activity.OUTPUT, 0.25),
+        (Activity.BUSY, 1.0),
+        (Activity.OUTPUT, 0.5),
+        (Activity.INPUT, 0.125),
+        (Activity.COMPILING, 1.0),
+        (Activity.BUSY, 1.0),
+        (Activity.INPUT, 100.0),  # after the last
+    ):
+        timeline.switch(activity)
+        now += seconds
+        timeline.spent()  # who asks changes nothing
+    assert timeline.spent().between_batches_s == (0.25, 0.625)
+
+
+def test_of_many_pauses_the_latest_are_kept() -> None:
+    now = 0.0
+    timeline = Timeline("here:1", clock=lambda: now)
+    for pause in range(KEPT_PAUSES + 5):
+        timeline.switch(Activity.BUSY)
+        timeline.switch(Activity.OUTPUT)
+        now += pause
+    timeline.switch(Activity.BUSY)
+    kept = timeline.spent().between_batches_s
+    assert len(kept) == KEPT_PAUSES
+    assert (kept[0], kept[-1]) == (5.0, KEPT_PAUSES + 4.0)
