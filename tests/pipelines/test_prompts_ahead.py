@@ -33,6 +33,7 @@ class Watched(FakeSampler):
         super().__init__()
         self._expects = expects
         self._changed = threading.Condition()
+        self.samples = threading.Event()
         self.threads: set[str] = set()
         self.beside: list[list[str]] = []
         """Of each batch: all that was prepared by its end."""
@@ -44,6 +45,7 @@ class Watched(FakeSampler):
             self._changed.notify_all()
 
     def sample(self, *args: Any) -> SampledBatch:
+        self.samples.set()
         wanted = set(self._expects(len(self.batches)))
         with self._changed:
             if not self._changed.wait_for(lambda: wanted <= set(self.prepared), PATIENCE_S):
@@ -92,11 +94,10 @@ def test_the_first_batch_of_the_next_shard_is_prepared_while_this_shard_is_sampl
     following = prompts_of(rows, 1)
     sampler = Watched(lambda number: following if number == 0 else [])
     with running(store, record, sampler) as runner, ThreadPoolExecutor(2) as threads:
-        ends = [
-            threads.submit(lambda s=shard: list(runner.run(work_of(rows, s)))[-1])
-            for shard in (0, 1)
-        ]
-        assert {end.result(60).shard for end in ends} == {0, 1}
+        first = threads.submit(lambda: list(runner.run(work_of(rows, 0))))
+        assert sampler.samples.wait(PATIENCE_S)
+        second = threads.submit(lambda: list(runner.run(work_of(rows, 1))))
+        assert [events.result(60)[-1].shard for events in (first, second)] == [0, 1]
     assert sampler.batches == [4, 4]
     assert set(following) <= set(sampler.beside[0])
 
@@ -119,7 +120,7 @@ def test_beside_a_shard_that_is_tried_again_no_other_shard_is_prepared(
 
     sampler = Patient()
     with running(store, record, sampler) as runner, ThreadPoolExecutor(2) as threads:
-        turn, wait = runner._turns, runner._turns.wait
+        turn, wait = runner.turns, runner.turns.wait
 
         def told(number: int) -> None:
             if number:
