@@ -94,6 +94,7 @@ class Sampler:
         """
         size = batch_size or self._batch_size
         self._check(requests, params, size)
+        self._model.row_loras.require(params.lora)
         shape = (len(requests), params.height, params.width, 3)
         pixels = np.zeros(shape, dtype=np.uint8)
         faults: list[Fault | None] = [None] * len(requests)
@@ -145,6 +146,7 @@ class Sampler:
         pipeline.scheduler = self._scheduler(params)
         speed = self._model.speed
         with acceleration.at_work(pipeline, speed), _failures_named(type(pipeline).__name__):
+            self._use_lora(params)
             arguments = self._settings(batch, params) | self._conditioning(batch, params)
             with (
                 _decodes_in_parts(pipeline, speed.vae_batch_size),
@@ -155,6 +157,12 @@ class Sampler:
         images = _images(output, (len(batch), 3, params.height, params.width))
         flags = getattr(output, "nsfw_content_detected", None) or [False] * len(batch)
         return images, finite & _finite(images).cpu(), flags
+
+    def _use_lora(self, params: SamplingParams) -> None:
+        """A pipeline that encodes prompts itself does so with what denoises them."""
+        self._model.row_loras.denoise_with(params.lora, params.lora_scale)
+        if not self._conditioner.encodes:
+            self._model.row_loras.encode_with(params.lora, params.lora_scale)
 
     def _scheduler(self, params: SamplingParams) -> Any:
         scheduler = schedulers.make(params.scheduler, self._model.scheduler_config)
@@ -168,6 +176,7 @@ class Sampler:
             [request.prompt for request in batch],
             [request.negative_prompt for request in batch],
             guided=params.guidance_scale > 1 or "true_cfg_scale" in self._takes,
+            lora=(params.lora, params.lora_scale),
         )
 
     def _settings(self, batch: Sequence[ImageRequest], params: SamplingParams) -> dict[str, Any]:
