@@ -67,15 +67,16 @@ class ModelSpec(BaseModel):
         return self
 
     @model_validator(mode="after")
-    def _row_loras_have_names_of_their_own(self) -> Self:
-        (label, times), *_ = Counter(lora.label for lora in self.row_loras).most_common(1) or [
-            ("", 0)
-        ]
-        if times > 1:
-            raise ValueError(
-                f"row_loras: {times} are called {label!r}, and rows could not tell them apart; "
-                "give each a `name`"
-            )
+    def _rows_can_name_their_loras(self) -> Self:
+        times = Counter(lora.label for lora in self.row_loras)
+        for label, number in times.items():
+            if not label or label != label.strip():
+                raise ValueError(f"row_loras: no row could say {label!r}; give it a `name`")
+            if number > 1:
+                raise ValueError(
+                    f"row_loras: {number} are called {label!r}, and rows could not tell them "
+                    "apart; give each a `name`"
+                )
         return self
 
 
@@ -126,11 +127,10 @@ class ModelInfo:
             lora: the name of its row's own, if it has one.
             scale: in force, where there is a `lora`; None for the LoRA's own.
         """
-        own = (each for each in self.row_loras if each.name == lora)
-        return (
-            *self.loras,
-            *(each if scale is None else replace(each, scale=scale) for each in own),
-        )
+        if lora is None:
+            return self.loras
+        (own,) = (each for each in self.row_loras if each.name == lora)
+        return (*self.loras, own if scale is None else replace(own, scale=scale))
 
     def as_dict(self) -> dict[str, Any]:
         """JSON-ready values."""

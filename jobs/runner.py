@@ -149,10 +149,13 @@ def actor_factory(spec: RunSpec, traced: bool = False) -> ActorFactory:
 
 
 def _absolute_model(model: ModelSpec) -> ModelSpec:
-    """The model with its local sources by their full paths: actors stand elsewhere."""
+    """The model with its local sources by their full paths: actors stand elsewhere.
+
+    A full path may end in another name, where there are links; LoRAs are called as the job has it.
+    """
     loras = {
         name: tuple(
-            lora.model_copy(update={"source": absolute_source(lora.source)})
+            lora.model_copy(update={"source": absolute_source(lora.source), "name": lora.label})
             for lora in getattr(model, name)
         )
         for name in ("loras", "row_loras")

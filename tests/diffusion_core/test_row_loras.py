@@ -251,6 +251,8 @@ def test_rows_must_be_able_to_tell_their_loras_apart() -> None:
     alike = ["studio/ink@v1", "/loras/ink.safetensors"]
     with pytest.raises(ValidationError, match="row_loras: 2 are called 'ink'"):
         ModelSpec.model_validate({"row_loras": alike})
+    with pytest.raises(ValidationError, match="no row could say ''"):
+        ModelSpec.model_validate({"row_loras": ["."]})
     named = [alike[0], {"source": alike[1], "name": "ink 2"}]
     spec = ModelSpec.model_validate({"loras": alike[:1], "row_loras": named})
     assert [each.label for each in spec.all_loras] == ["ink", "ink", "ink 2"]
