@@ -74,8 +74,8 @@ def reproduce(
         num_inference_steps=facts.num_inference_steps,
         guidance_scale=facts.guidance_scale,
         scheduler=facts.scheduler,
-        lora=own and own.name,
-        lora_scale=own and own.scale,
+        lora=own.name if own else None,
+        lora_scale=own.scale if own else None,
     )
     again = encode(sampler.sample([request], params).pixels[0], facts, images)
     return compare(data, again), again
