@@ -60,8 +60,8 @@ class RowLoras:
     def require(self, lora: str | None) -> None:
         """Raise SettingsError unless rows may name this one."""
         if lora is not None and lora not in self._of_rows:
-            known = ", ".join(self._of_rows) or "it has none for rows"
-            raise SettingsError(f"no LoRA {lora!r} is in this model: {known}")
+            known = ", ".join(self._of_rows) or "none"
+            raise SettingsError(f"this model has no LoRA {lora!r} for rows; it has: {known}")
 
     def denoise_with(self, lora: str | None, scale: float | None = None) -> None:
         """Have a row's LoRA, or none, work in all networks but those that encode prompts.
