@@ -89,6 +89,7 @@ class RowLoras:
         for part in parts:
             wanted = tuple(a for a in (*self._always, *own) if a.name in self._held[part])
             if self._working.get(part) != wanted:
+                self._working.pop(part, None)  # nobody knows what a switch that fails has left
                 switch(self._parts[part], wanted)
                 self._working[part] = wanted
 

@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 
 from diffusion_core import conditioning, model, row_loras
 from diffusion_core.adapters import LORA_FILE, LoraInfo
-from diffusion_core.errors import ModelError, ModelNotFound, SettingsError
+from diffusion_core.errors import ModelError, ModelNotFound, SamplingError, SettingsError
 from diffusion_core.model import LoadedModel, ModelInfo, ModelSpec
 from diffusion_core.row_loras import Adapter, RowLoras
 from diffusion_core.sampling import ImageRequest, Sampler, SamplingParams
@@ -153,6 +153,24 @@ def test_networks_are_switched_once_for_each_change(
     assert switches.total() == 4
 
 
+def test_what_a_failed_switch_has_left_is_not_trusted(
+    saved: Saved, lora: Made, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sampler = Sampler(load(saved("sd"), of_rows=[lora("sd")]), 2)
+    plain = sample(sampler)
+
+    def half(network: Any, adapters: Sequence[Adapter]) -> None:
+        switch(network, adapters)
+        raise RuntimeError("the device is gone")
+
+    switch = row_loras.switch
+    with monkeypatch.context() as broken:
+        broken.setattr(row_loras, "switch", half)
+        with pytest.raises(SamplingError, match="the device is gone"):
+            sample(sampler, "ink")
+    np.testing.assert_array_equal(sample(sampler), plain)
+
+
 def test_prompts_are_encoded_again_only_for_a_lora_that_is_in_an_encoder(
     saved: Saved, lora: Made, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -187,9 +205,9 @@ def test_a_lora_that_the_model_does_not_have_is_refused_with_those_it_has(
     saved: Saved, lora: Made
 ) -> None:
     with_ink = Sampler(load(saved("sd"), of_rows=[lora("sd")]), 2)
-    with pytest.raises(SettingsError, match="this model has no LoRA 'oil' for rows; it has: ink$"):
+    with pytest.raises(SettingsError, match=r"no LoRA 'oil' for rows; it has: ink$"):
         sample(with_ink, "oil")
-    with pytest.raises(SettingsError, match="it has: none$"):
+    with pytest.raises(SettingsError, match=r"it has: none$"):
         sample(Sampler(load(saved("sd")), 2), "ink")
     RowLoras().require(None)
 
