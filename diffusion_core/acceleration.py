@@ -319,7 +319,9 @@ def _one_graph_a_shape() -> Iterator[None]:
         with torch._dynamo.config.patch(limits), kernels.patch(deterministic):
             yield
     except torch._dynamo.exc.FailOnRecompileLimitHit as error:
-        raise SamplingError(f"more than {MAX_GRAPHS} shapes for one compiled function") from error
+        raise SamplingError(
+            f"more than {MAX_GRAPHS} shapes or LoRA scales for one compiled function"
+        ) from error
 
 
 REBUILDING: dict[str, Callable[[Parts, Any], None]] = {

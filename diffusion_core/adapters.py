@@ -23,6 +23,7 @@ from diffusion_core.errors import (
     UnsupportedModel,
     in_one_line,
 )
+from diffusion_core.row_loras import Adapter, RowLoras, num_layers_with
 
 LORA_FILE = "pytorch_lora_weights.safetensors"
 """What diffusers calls the file in a LoRA's folder."""
@@ -144,58 +145,76 @@ def require_peft() -> None:
 
 
 def load(
-    pipeline: Any, loras: Sequence[tuple[LoraSpec, Path]], model: str, allow_pickle: bool
-) -> None:
+    pipeline: Any,
+    loras: Sequence[tuple[LoraSpec, Path]],
+    model: str,
+    allow_pickle: bool,
+    of_rows: Sequence[tuple[LoraSpec, Path]] = (),
+) -> RowLoras:
     """Put LoRAs into a pipeline, in this order, each with its scale.
 
     Args:
         pipeline: of diffusers, on its device.
-        loras: each with its file.
+        loras: those of every image, each with its file; they work from now on.
         model: what an error calls the model.
         allow_pickle: whether a file may be a pickle.
+        of_rows: those that rows name; they work when they are asked for.
 
     Raises:
-        ModelError: one of them does not fit; parts of it, or all, found no layer.
+        ModelError: one of them does not fit; parts of it, or all, found no layer; one of a row
+            changes weights of the model itself.
     """
-    names = [f"adapter_{place}" for place in range(len(loras))]
-    for name, (spec, file) in zip(names, loras, strict=True):
-        misfit = f"LoRA {spec.source!r} does not fit {type(pipeline).__name__} {model}"
-        with in_one_line(misfit), _silent(), _recorded(pipeline) as read:
-            pipeline.load_lora_weights(
-                str(file.parent),
-                weight_name=file.name,
-                adapter_name=name,
-                local_files_only=True,
-                use_safetensors=None if allow_pickle else True,
-            )
-        _require_all_placed(pipeline, name, misfit, read)
-    if loras:
-        with _silent():
-            pipeline.set_adapters(names, [spec.scale for spec, _ in loras])
+    always = [
+        _load(pipeline, lora, f"adapter_{n}", model, allow_pickle) for n, lora in enumerate(loras)
+    ]
+    before = _overwritten(pipeline)
+    rows = [
+        _load(pipeline, lora, f"row_{n}", model, allow_pickle) for n, lora in enumerate(of_rows)
+    ]
+    if any(now is not then for now, then in zip(_overwritten(pipeline), before, strict=True)):
+        labels = ", ".join(spec.label for spec, _ in of_rows)
+        raise ModelError(
+            f"row LoRAs {labels}: one of them changes weights of the model itself, and so would "
+            "work on every image; a control LoRA does"
+        )
+    with _silent():
+        named = {spec.label: adapter for (spec, _), adapter in zip(of_rows, rows, strict=True)}
+        return RowLoras(pipeline, always, named)
+
+
+def _load(
+    pipeline: Any, lora: tuple[LoraSpec, Path], name: str, model: str, allow_pickle: bool
+) -> Adapter:
+    spec, file = lora
+    misfit = f"LoRA {spec.source!r} does not fit {type(pipeline).__name__} {model}"
+    with in_one_line(misfit), _silent(), _recorded(pipeline) as read:
+        pipeline.load_lora_weights(
+            str(file.parent),
+            weight_name=file.name,
+            adapter_name=name,
+            local_files_only=True,
+            use_safetensors=None if allow_pickle else True,
+        )
+    _require_all_placed(pipeline, name, misfit, read)
+    return Adapter(name, spec.scale)
+
+
+def _overwritten(pipeline: Any) -> list[Any]:
+    """What diffusers keeps of weights that LoRAs have written over, which none but FLUX's may."""
+    names = ("_transformer_norm_layers", "_overwritten_params")
+    parts = pipeline.components.values()
+    return [vars(part).get(name) for part in parts if hasattr(part, "__dict__") for name in names]
 
 
 def _require_all_placed(pipeline: Any, name: str, misfit: str, read: Sequence[str]) -> None:
     """Diffusers only logs that it left something out; an image must not silently lack it."""
     wanted = sorted({match[1] for key in read if (match := _LAYER.match(key))})
-    placed = sum(_layers_with(name, part) for part in pipeline.components.values())
+    placed = sum(num_layers_with(name, part) for part in pipeline.components.values())
     if not placed or placed < len(wanted):
         raise ModelError(
             f"{misfit}: {placed} of its {len(wanted)} layers are in the model; it has "
             f"{_listed(wanted or list(read))}"
         )
-
-
-def _layers_with(adapter: str, component: Any) -> int:
-    from peft.tuners.tuners_utils import BaseTunerLayer
-    from torch import nn
-
-    if not isinstance(component, nn.Module):
-        return 0
-    layers = (module for module in component.modules() if isinstance(module, BaseTunerLayer))
-    return sum(
-        any(adapter in getattr(layer, name, ()) for name in layer.adapter_layer_names)
-        for layer in layers
-    )
 
 
 @contextlib.contextmanager

@@ -10,7 +10,7 @@ import contextlib
 import inspect
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -47,6 +47,14 @@ PROBES = ("", " ".join(["a"] * 70))
 
 CACHE_BYTES = 512 * 2**20
 
+RowLora = tuple[str | None, float | None]
+"""The LoRA that rows name, and its scale: see `SamplingParams`."""
+
+NO_LORA: RowLora = (None, None)
+
+Key = tuple[str, str, tuple[str, float] | None]
+"""`prompt` or `negative`, its text, and the LoRA that has a say in its embedding."""
+
 
 class Conditioner:
     """Makes the prompt arguments of a pipeline's `__call__` for a batch.
@@ -58,6 +66,7 @@ class Conditioner:
     def __init__(self, model: LoadedModel, cache_bytes: int = CACHE_BYTES) -> None:
         self._pipeline = model.pipeline
         self._device = model.device
+        self._row_loras = model.row_loras
         self._takes_negative = model.takes_negative_prompt
         self._cache = EmbeddingCache(cache_bytes)
         self._encoding = threading.RLock()
@@ -95,18 +104,23 @@ class Conditioner:
         return [group for group in groups if group]
 
     def arguments(
-        self, prompts: Sequence[str], negative_prompts: Sequence[str], guided: bool
+        self,
+        prompts: Sequence[str],
+        negative_prompts: Sequence[str],
+        guided: bool,
+        lora: RowLora = NO_LORA,
     ) -> dict[str, Any]:
         """The arguments of `__call__` that carry these prompts, one image each.
 
         Args:
             negative_prompts: As many as `prompts`; "" asks for the pipeline's own default.
             guided: Whether negative prompts are used at all.
+            lora: Which of the rows' LoRAs works while they are encoded.
         """
         if not self.encodes:
             guided = guided and self._takes_negative
             return self._strings(prompts, negative_prompts if guided else ())
-        rows = self._embeddings(prompts, negative_prompts, guided)
+        rows = self._embeddings(prompts, negative_prompts, guided, lora)
         arguments = {
             name: torch.cat([row[name].to(self._device, non_blocking=True) for row in rows])
             for name in rows[0]
@@ -114,21 +128,29 @@ class Conditioner:
         return self._no_strings() | arguments
 
     def prepare(
-        self, prompts: Sequence[str], negative_prompts: Sequence[str], guided: bool
+        self,
+        prompts: Sequence[str],
+        negative_prompts: Sequence[str],
+        guided: bool,
+        lora: RowLora = NO_LORA,
     ) -> None:
         """Encode what `arguments` will be asked for, as far as it is not encoded yet.
 
         From any thread, beside any call; where pipelines are given strings it does nothing.
         """
         if self.encodes:
-            self._embeddings(prompts, negative_prompts, guided)
+            self._embeddings(prompts, negative_prompts, guided, lora)
 
     def _embeddings(
-        self, prompts: Sequence[str], negative_prompts: Sequence[str], guided: bool
+        self,
+        prompts: Sequence[str],
+        negative_prompts: Sequence[str],
+        guided: bool,
+        lora: RowLora,
     ) -> list[dict[str, torch.Tensor]]:
         guided = guided and self._takes_negative
         return [
-            self._encode_pair(prompt, negative if guided else None)
+            self._encode_pair(prompt, negative if guided else None, lora)
             for prompt, negative in zip(prompts, negative_prompts, strict=True)
         ]
 
@@ -141,37 +163,44 @@ class Conditioner:
         names = ("prompt", "negative_prompt")
         return {n: None for n in names if n in conventions.call_parameters(type(self._pipeline))}
 
-    def _encode_pair(self, prompt: str, negative_prompt: str | None) -> dict[str, torch.Tensor]:
-        positive = self._once(("prompt", prompt), lambda: self._encode(prompt))
+    def _encode_pair(
+        self, prompt: str, negative_prompt: str | None, lora: RowLora
+    ) -> dict[str, torch.Tensor]:
+        working = self._row_loras.in_encoders(*lora)
+        positive = self._once(("prompt", prompt, working), self._encode)
         if negative_prompt is None:
             return dict(positive)
         negative = self._once(
-            ("negative", negative_prompt), lambda: self._encode_negative(negative_prompt, positive)
+            ("negative", negative_prompt, working), lambda key: self._encode_negative(key, positive)
         )
         return {**positive, **negative}
 
-    def _once(self, key: tuple[str, str], encode: Callable[[], Embedding]) -> Embedding:
+    def _once(self, key: Key, encode: Callable[[Key], Embedding]) -> Embedding:
         """What is held under a key, or encoded now; of two threads that ask, one encodes."""
         held = self._cache.get(key)
         if held is not None:
             return held
         with self._encoding:
-            return self._cache.get(key) or self._cache.put(key, encode())
+            return self._cache.get(key) or self._cache.put(key, encode(key))
 
-    def _encode(self, prompt: str) -> Embedding:
+    def _encode(self, key: Key) -> Embedding:
+        _, prompt, lora = key
         if self._layout is None:
             raise SamplingError("this pipeline encodes its prompts itself")
+        self._row_loras.encode_with(*(lora or NO_LORA))
         embedding = self._call(self._layout, prompt=prompt, do_classifier_free_guidance=False)
         return {name: embedding[name] for name in _positive(embedding)}
 
-    def _encode_negative(self, negative_prompt: str, positive: Embedding) -> Embedding:
+    def _encode_negative(self, key: Key, positive: Embedding) -> Embedding:
         """Encode a negative prompt beside any positive, which only lends its shape.
 
         It is not the same as encoding it as a prompt: SDXL may replace an empty one by zeros, and
         Sana puts an instruction before prompts only.
         """
+        _, negative_prompt, lora = key
         if self._layout is None:
             raise SamplingError("this pipeline encodes its prompts itself")
+        self._row_loras.encode_with(*(lora or NO_LORA))
         given = {"negative_prompt": negative_prompt} if negative_prompt else {}
         embedding = self._call(
             self._layout, prompt=None, do_classifier_free_guidance=True, **given, **positive
@@ -248,18 +277,18 @@ class EmbeddingCache:
 
     def __init__(self, max_bytes: int) -> None:
         self._max_bytes = max_bytes
-        self._held: OrderedDict[tuple[str, str], Embedding] = OrderedDict()
+        self._held: OrderedDict[Hashable, Embedding] = OrderedDict()
         self._bytes = 0
         self._lock = threading.Lock()
 
-    def get(self, key: tuple[str, str]) -> Embedding | None:
+    def get(self, key: Hashable) -> Embedding | None:
         """What was put under the key, if it is still held."""
         with self._lock:
             if key in self._held:
                 self._held.move_to_end(key)
             return self._held.get(key)
 
-    def put(self, key: tuple[str, str], embedding: Embedding) -> Embedding:
+    def put(self, key: Hashable, embedding: Embedding) -> Embedding:
         """Hold an embedding, and let go of those unused for longest."""
         with self._lock:
             self._held[key] = embedding

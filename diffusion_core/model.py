@@ -3,8 +3,9 @@
 import hashlib
 import inspect
 import json
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -15,6 +16,7 @@ from diffusion_core.adapters import LoraInfo, LoraSpec, NamedLora
 from diffusion_core.conventions import PipelineFolder
 from diffusion_core.errors import ModelError, in_one_line
 from diffusion_core.quiet import quiet
+from diffusion_core.row_loras import RowLoras
 from diffusion_core.speed import SpeedSpec
 
 DType = Literal["auto", "float32", "bfloat16", "float16"]
@@ -41,15 +43,40 @@ class ModelSpec(BaseModel):
         tuple[NamedLora, ...],
         Field(strict=False, description="Each by its source alone, or with its scale and name."),
     ] = ()
+    row_loras: Annotated[
+        tuple[NamedLora, ...],
+        Field(
+            strict=False,
+            description="LoRAs that a row may name in its column `lora`; they work on those alone.",
+        ),
+    ] = ()
     speed: Annotated[SpeedSpec, Field(description="Ways of sampling faster; none unless set.")] = (
         SpeedSpec()
     )
 
+    @property
+    def all_loras(self) -> tuple[LoraSpec, ...]:
+        """Those of every image, then those of rows."""
+        return (*self.loras, *self.row_loras)
+
     @model_validator(mode="after")
     def _loras_stay_visible(self) -> Self:
         for name in ("fuse_qkv_projections", "quantization"):
-            if self.loras and getattr(self.speed, name):
+            if self.all_loras and getattr(self.speed, name):
                 raise ValueError(f"speed.{name} would leave out the loras; use one of the two")
+        return self
+
+    @model_validator(mode="after")
+    def _rows_can_name_their_loras(self) -> Self:
+        times = Counter(lora.label for lora in self.row_loras)
+        for label, number in times.items():
+            if not label or label != label.strip():
+                raise ValueError(f"row_loras: no row could say {label!r}; give it a `name`")
+            if number > 1:
+                raise ValueError(
+                    f"row_loras: {number} are called {label!r}, and rows could not tell them "
+                    "apart; give each a `name`"
+                )
         return self
 
 
@@ -59,7 +86,10 @@ class ModelInfo:
 
     source: str
     fingerprint: str
-    """sha256 over every weight and configuration file that decides a pixel, LoRAs included."""
+    """sha256 over every weight and configuration file that decides a pixel of every image.
+
+    `loras` are among them. `row_loras` are not: the facts of an image name its own.
+    """
     pipeline: str
     """Name of the diffusers pipeline class."""
     size_multiple: int
@@ -76,6 +106,31 @@ class ModelInfo:
     max_steps: int = 1000
     """The most denoising steps; a sampler may take fewer, see `schedulers.max_steps`."""
     loras: tuple[LoraInfo, ...] = ()
+    """They work on every image."""
+    row_loras: tuple[LoraInfo, ...] = ()
+    """Each works on the images whose row names it, with that row's scale or this one."""
+
+    @property
+    def identity(self) -> str:
+        """What machines that work together must agree on: the fingerprint, and the rows' LoRAs."""
+        if not self.row_loras:
+            return self.fingerprint
+        decides = json.dumps(
+            [self.fingerprint, [[each.name, each.sha256] for each in self.row_loras]]
+        )
+        return hashlib.sha256(decides.encode()).hexdigest()
+
+    def loras_of(self, lora: str | None, scale: float | None) -> tuple[LoraInfo, ...]:
+        """The LoRAs that work on an image, in that order.
+
+        Args:
+            lora: the name of its row's own, if it has one.
+            scale: in force, where there is a `lora`; None for the LoRA's own.
+        """
+        if lora is None:
+            return self.loras
+        (own,) = (each for each in self.row_loras if each.name == lora)
+        return (*self.loras, own if scale is None else replace(own, scale=scale))
 
     def as_dict(self) -> dict[str, Any]:
         """JSON-ready values."""
@@ -84,8 +139,11 @@ class ModelInfo:
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Self:
         """The inverse of `as_dict`."""
-        loras = tuple(LoraInfo(**lora) for lora in values.get("loras", ()))
-        return cls(**{**values, "samplers": tuple(values["samplers"]), "loras": loras})
+        loras = {
+            name: tuple(LoraInfo(**lora) for lora in values.get(name, ()))
+            for name in ("loras", "row_loras")
+        }
+        return cls(**{**values, "samplers": tuple(values["samplers"]), **loras})
 
 
 @dataclass(frozen=True)
@@ -103,6 +161,8 @@ class LoadedModel:
     takes_negative_prompt: bool
     speed: SpeedSpec = field(default_factory=SpeedSpec)
     """What was done to the pipeline, and what is to be done around each of its calls."""
+    row_loras: RowLoras = field(default_factory=RowLoras)
+    """Which LoRAs work in the pipeline just now."""
 
 
 class OwnDefaults(BaseModel):
@@ -120,7 +180,7 @@ def describe(folder: Path, spec: ModelSpec, lora_files: Sequence[Path] = ()) -> 
     Args:
         folder: of the pipeline.
         spec: as the job has it.
-        lora_files: where the LoRAs of `spec` lie, one for each.
+        lora_files: where the LoRAs of `spec.all_loras` lie, one for each.
 
     Raises:
         ModelNotFound: no folder, no `model_index.json`, or a component's files are missing.
@@ -131,7 +191,8 @@ def describe(folder: Path, spec: ModelSpec, lora_files: Sequence[Path] = ()) -> 
     """
     model = PipelineFolder.read(folder)
     owner = conventions.text_to_image_class(model)
-    loras = _lora_infos(spec, lora_files, owner)
+    infos = _lora_infos(spec, lora_files, owner)
+    loras, row_loras = infos[: len(spec.loras)], infos[len(spec.loras) :]
     _check_speed(model, owner, spec)
     used = weights.used_files(folder, model.components, spec.variant, spec.allow_pickle)
     width, height = conventions.native_size(model, owner) or (None, None)
@@ -152,6 +213,7 @@ def describe(folder: Path, spec: ModelSpec, lora_files: Sequence[Path] = ()) -> 
         takes_negative_prompt=conventions.takes_negative_prompt(owner),
         max_steps=int(model.scheduler.get("num_train_timesteps", 1000)),
         loras=loras,
+        row_loras=row_loras,
     )
 
 
@@ -164,7 +226,7 @@ def load(
         folder: of the pipeline.
         spec: as the job has it.
         device: As torch names it: `cpu`, `cuda`, `cuda:0`.
-        lora_files: where the LoRAs of `spec` lie, one for each.
+        lora_files: where the LoRAs of `spec.all_loras` lie, one for each.
 
     Raises:
         ModelNotFound, UnsafeWeights, UnsupportedModel: as `describe` does.
@@ -187,7 +249,10 @@ def load(
             local_files_only=True,
             **_fixed_arguments(owner),
         ).to(device)
-    adapters.load(pipeline, loras, str(folder), spec.allow_pickle)
+    number = len(spec.loras)
+    row_loras = adapters.load(
+        pipeline, loras[:number], str(folder), spec.allow_pickle, of_rows=loras[number:]
+    )
     _make_faster(pipeline, owner, spec)
     pipeline.set_progress_bar_config(disable=True)
     return LoadedModel(
@@ -198,6 +263,7 @@ def load(
         scheduler_config=_scheduler_config(pipeline.scheduler),
         takes_negative_prompt=conventions.takes_negative_prompt(owner),
         speed=spec.speed,
+        row_loras=row_loras,
     )
 
 
@@ -226,9 +292,9 @@ def _make_faster(pipeline: Any, owner: Any, spec: ModelSpec) -> None:
 def _checked_loras(
     spec: ModelSpec, files: Sequence[Path], owner: Any
 ) -> list[tuple[LoraSpec, Path]]:
-    if len(files) != len(spec.loras):
-        raise ModelError(f"{spec.source}: {len(spec.loras)} LoRAs, and files of {len(files)}")
-    loras = list(zip(spec.loras, files, strict=True))
+    if len(files) != len(spec.all_loras):
+        raise ModelError(f"{spec.source}: {len(spec.all_loras)} LoRAs, and files of {len(files)}")
+    loras = list(zip(spec.all_loras, files, strict=True))
     for lora, file in loras:
         adapters.check_file(file, lora, owner, spec.allow_pickle)
     return loras

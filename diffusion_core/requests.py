@@ -14,6 +14,10 @@ class SamplingParams:
     guidance_scale: float
     scheduler: str = "default"
     """One of `schedulers.SAMPLER_NAMES`."""
+    lora: str | None = None
+    """The one of `ModelSpec.row_loras` that works on them, by its label."""
+    lora_scale: float | None = None
+    """How strongly; None for its own scale."""
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ import numpy.typing as npt
 import torch
 
 from diffusion_core import acceleration, conventions, row_guidance, schedulers, step_times
-from diffusion_core.conditioning import CACHE_BYTES, Conditioner
+from diffusion_core.conditioning import CACHE_BYTES, Conditioner, RowLora
 from diffusion_core.errors import DeviceError, OutOfMemory, SamplingError, SettingsError
 from diffusion_core.model import LoadedModel
 from diffusion_core.requests import ImageRequest, SamplingParams
@@ -107,6 +107,7 @@ class Sampler:
         """
         size = batch_size or self._batch_size
         self._check(requests, params, size)
+        self._model.row_loras.require(params.lora)
         groups = self._conditioner.alike([request.negative_prompt for request in requests])
         made = [
             self._sample_padded([requests[place] for place in places], params, size)
@@ -191,6 +192,7 @@ class Sampler:
         pipeline.scheduler = self._scheduler(params)
         speed = self._model.speed
         with acceleration.at_work(pipeline, speed), _failures_named(type(pipeline).__name__):
+            self._use_lora(params)
             arguments = self._settings(batch, params) | self._conditioning(batch, params)
             with (
                 _decodes_in_parts(pipeline, speed.vae_batch_size),
@@ -205,6 +207,12 @@ class Sampler:
         flags = getattr(output, "nsfw_content_detected", None) or [False] * len(batch)
         return images, finite, flags
 
+    def _use_lora(self, params: SamplingParams) -> None:
+        """A pipeline that encodes prompts itself does so with what denoises them."""
+        self._model.row_loras.denoise_with(params.lora, params.lora_scale)
+        if not self._conditioner.encodes:
+            self._model.row_loras.encode_with(params.lora, params.lora_scale)
+
     def _scheduler(self, params: SamplingParams) -> Any:
         scheduler = schedulers.make(params.scheduler, self._model.scheduler_config)
         schedulers.check_steps(scheduler, params.num_inference_steps)
@@ -217,10 +225,12 @@ class Sampler:
 
     def _prompts(
         self, requests: Sequence[ImageRequest], params: SamplingParams
-    ) -> tuple[list[str], list[str], bool]:
-        """Prompts, negative prompts, and whether these are used at all."""
+    ) -> tuple[list[str], list[str], bool, RowLora]:
+        """Prompts, negative prompts, whether these are used at all, and the LoRA for both."""
         guided = params.guidance_scale > 1 or "true_cfg_scale" in self._takes
-        return [r.prompt for r in requests], [r.negative_prompt for r in requests], guided
+        negatives = [request.negative_prompt for request in requests]
+        lora = (params.lora, params.lora_scale)
+        return [request.prompt for request in requests], negatives, guided, lora
 
     def _settings(self, batch: Sequence[ImageRequest], params: SamplingParams) -> dict[str, Any]:
         settings = {

@@ -45,6 +45,8 @@ SHARDS = "shards"
 SHARDS_AT_ONCE = 2
 """One is sampled, while the one before it is stored or the one after it is read."""
 
+OF_ROWS = ", the files of model.row_loras among it"
+
 KEPT_SPANS = 100_000
 """Of an actor's timeline, where one is asked for: some days of batches of a few seconds."""
 
@@ -106,6 +108,10 @@ class SamplerActor:
     def load(self, fingerprint: str, batch_size: int) -> None:
         """Load the model, unless that is done.
 
+        Args:
+            fingerprint: the `identity` of the run's model.
+            batch_size: the most that a batch will hold.
+
         Raises:
             ModelError: this node's weights are not those of the run.
         """
@@ -113,11 +119,11 @@ class SamplerActor:
             return
         folder = locate(self._spec, self._options)
         loras = locate_loras(self._spec, self._options)
-        found = describe(folder, self._spec, loras).fingerprint
+        found = describe(folder, self._spec, loras).identity
         if found != fingerprint:
             raise ModelError(
                 f"{self._spec.source}: on {platform.node()} its fingerprint is {found[:12]}, "
-                f"and the run needs {fingerprint[:12]}"
+                f"and the run needs {fingerprint[:12]}{OF_ROWS if self._spec.row_loras else ''}"
             )
         self._sampler = Sampler(load(folder, self._spec, self._device, loras), batch_size)
         self._batch_size = batch_size
@@ -154,7 +160,7 @@ class SamplerActor:
 
     def begin(self, store: Store, record: RunRecord, fence: Fence | None) -> Whereabouts:
         """Make ready for the shards of a run."""
-        self.load(record.model.fingerprint, record.batch_size)
+        self.load(record.model.identity, record.batch_size)
         self._runner = ShardRunner(
             store, record, self._loaded, self._worker, fence, timeline=self._timeline
         )

@@ -149,6 +149,8 @@ def _params(settings: Settings) -> SamplingParams:
         num_inference_steps=settings.num_inference_steps,
         guidance_scale=settings.guidance_scale,
         scheduler=settings.scheduler,
+        lora=settings.lora,
+        lora_scale=settings.lora_scale,
     )
 
 

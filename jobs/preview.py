@@ -58,7 +58,7 @@ def sample_spread(spec: RunSpec, num_images: int) -> list[Sample]:
             model: ModelInfo = remote_value(actor.describe.remote())
             layout = check(spec, model, batch_size, mapper=planning_mapper(spec))
             images = spread(spec, model, layout, num_images)
-            remote_value(actor.load.remote(model.fingerprint, batch_size))
+            remote_value(actor.load.remote(model.identity, batch_size))
             by_id = {image.image_id: image for image in images}
             made = {
                 image_id: Sample(by_id[image_id], pixels, fault)

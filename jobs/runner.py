@@ -164,11 +164,18 @@ def actor_factory(spec: RunSpec, traced: bool = False) -> ActorFactory:
 
 
 def _absolute_model(model: ModelSpec) -> ModelSpec:
-    """The model with its local sources by their full paths: actors stand elsewhere."""
-    loras = tuple(
-        lora.model_copy(update={"source": absolute_source(lora.source)}) for lora in model.loras
-    )
-    return model.model_copy(update={"source": absolute_source(model.source), "loras": loras})
+    """The model with its local sources by their full paths: actors stand elsewhere.
+
+    A full path may end in another name, where there are links; LoRAs are called as the job has it.
+    """
+    loras = {
+        name: tuple(
+            lora.model_copy(update={"source": absolute_source(lora.source), "name": lora.label})
+            for lora in getattr(model, name)
+        )
+        for name in ("loras", "row_loras")
+    }
+    return model.model_copy(update={"source": absolute_source(model.source), **loras})
 
 
 def planning_mapper(spec: RunSpec) -> Mapper:
@@ -224,10 +231,10 @@ class _Press:
         model = yield from first.described()
         yield from _thread_warning(factory)
         usual = resolve_batch_size(spec, factory.device)
-        loading = first.load(model.fingerprint, usual)  # beside the planning
+        loading = first.load(model.identity, usual)  # beside the planning
         layout = check(spec, model, usual, mapper=planning_mapper(spec))
         # A model that does not load leaves nothing behind.
-        yield from first.loaded(loading, model.fingerprint, usual)
+        yield from first.loaded(loading, model.identity, usual)
         sizes = yield from decided(spec, model, layout, first)
         layout = cut(spec, layout, sizes.most)
         record = new_record(spec, model, factory.device, sizes, layout)

@@ -200,7 +200,8 @@ def images_alike(
     for index in range(len(layout.parts)):
         part = plan_part(spec, info, layout, index)
         for name, value in settings.items():
-            part = part.filter(pc.equal(part.column(name), value))
+            column = part.column(name)
+            part = part.filter(column.is_null() if value is None else pc.equal(column, value))
         images += planned_images(part.slice(0, wanted - len(images)))
         if len(images) == wanted:
             break

@@ -71,11 +71,12 @@ def what_is_sampled(subject: Subject) -> str:
     params = work.params
     own = "the model's own sampler"
     sampler = own if params.scheduler == "default" else params.scheduler
+    lora = "" if params.lora is None else f", LoRA {params.lora} at {params.lora_scale:g}"
     return (
         f"{plural(work.num_images, 'image')}, {work.batch_size} at once, "
         f"{params.width} x {params.height}, {plural(params.num_inference_steps, 'step')} of "
-        f"{sampler}, guidance {params.guidance_scale:g}; compared with {subject.reference.dtype} "
-        f"on {subject.device}, nothing chosen"
+        f"{sampler}, guidance {params.guidance_scale:g}{lora}; compared with "
+        f"{subject.reference.dtype} on {subject.device}, nothing chosen"
     )
 
 

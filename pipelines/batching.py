@@ -27,6 +27,8 @@ class PlannedImage:
     num_inference_steps: int
     guidance_scale: float
     scheduler: str
+    lora: str | None = None
+    lora_scale: float | None = None
 
     @property
     def params(self) -> SamplingParams:
@@ -37,6 +39,8 @@ class PlannedImage:
             num_inference_steps=self.num_inference_steps,
             guidance_scale=self.guidance_scale,
             scheduler=self.scheduler,
+            lora=self.lora,
+            lora_scale=self.lora_scale,
         )
 
     @property
@@ -67,6 +71,8 @@ def shared_settings(settings: SamplingParams | Settings, guides_rows: bool) -> S
         num_inference_steps=settings.num_inference_steps,
         guidance_scale=(2.0 if scale > 1 else 1.0) if guides_rows else scale,
         scheduler=settings.scheduler,
+        lora=settings.lora,
+        lora_scale=settings.lora_scale,
     )
 
 
@@ -81,7 +87,7 @@ def batches(
     same beside any others.
 
     Args:
-        images: in order; settings come in that of their first images.
+        images: in order; LoRAs, and settings with each, come in that of their first images.
         size: how many the batch of an image holds, asked anew for each batch.
         guides_rows: whether images whose guidance scales differ may share one, if all have some.
     """
@@ -89,11 +95,20 @@ def batches(
     for image in images:
         settings = shared_settings(image.params, guides_rows)
         groups.setdefault((settings, size(image)), []).append(image)
-    for members in groups.values():
+    for members in _by_lora(groups.values()):
         while members:
             number = size(members[0])
             yield members[:number]
             members = members[number:]
+
+
+def _by_lora(groups: Iterable[list[PlannedImage]]) -> Iterator[list[PlannedImage]]:
+    """Groups with one LoRA and scale behind each other, so that it is switched once."""
+    together: dict[tuple[str | None, float | None], list[list[PlannedImage]]] = {}
+    for members in groups:
+        together.setdefault((members[0].lora, members[0].lora_scale), []).append(members)
+    for alike in together.values():
+        yield from alike
 
 
 def with_the_next(

@@ -27,7 +27,7 @@ SUFFIXES = (".safetensors", *PICKLE_SUFFIXES)
 def locate_loras(
     spec: ModelSpec, options: Options | None = None, cache: Path | None = None
 ) -> tuple[Path, ...]:
-    """The weight file of each of the model's LoRAs on this machine.
+    """The weight file of each of the model's LoRAs on this machine, in the order of `all_loras`.
 
     Args:
         spec: each LoRA's `source` is a folder, a file, a hub id with an optional `@revision`, or
@@ -43,7 +43,7 @@ def locate_loras(
         StoreError: the store behind a URL refused.
     """
     folder = cache or cache_folder() / "loras"
-    return tuple(_locate(lora, spec.allow_pickle, options or {}, folder) for lora in spec.loras)
+    return tuple(_locate(lora, spec.allow_pickle, options or {}, folder) for lora in spec.all_loras)
 
 
 def _locate(lora: LoraSpec, allow_pickle: bool, options: Options, cache: Path) -> Path:

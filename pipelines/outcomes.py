@@ -127,6 +127,6 @@ def image_facts(image: PlannedImage, record: RunRecord, batch_size: int) -> Imag
         model_fingerprint=record.model.fingerprint,
         dtype=record.dtype,
         batch_size=batch_size,
-        loras=record.model.loras,
+        loras=record.model.loras_of(image.lora, image.lora_scale),
         speed=record.spec.model.speed.as_text(),
     )

@@ -26,9 +26,14 @@ PLAN_SCHEMA = pa.schema(
         pa.field("num_inference_steps", pa.int32(), nullable=False),
         pa.field("guidance_scale", pa.float64(), nullable=False),
         pa.field("scheduler", pa.string(), nullable=False),
+        pa.field("lora", pa.string()),
+        pa.field("lora_scale", pa.float64()),
     ]
 )
 """One planned image a row, in sampling order; carried columns follow these."""
+
+LATER_IN_PLANS = frozenset({"lora", "lora_scale"})
+"""Older plans do not have them: there they are null."""
 
 LORA_TYPE = pa.struct(
     [

@@ -61,6 +61,7 @@ PICTURE_FACTS = {
 """Metadata column -> what the page calls it; the carried columns follow under their own names."""
 
 SETTING = ("width", "height", "num_inference_steps", "guidance_scale", "scheduler")
+GROUPED = [*SETTING, "with_loras"]
 
 
 @dataclass(frozen=True)
@@ -116,6 +117,8 @@ class Setting:
     scheduler: str
     num_inference_steps: int
     guidance_scale: str
+    loras: str
+    """`brand at 0.8, ink at 1`; empty where there are none."""
     num_images: str
     num_failed: str
     sampling_s: str
@@ -206,10 +209,12 @@ def failed_rows(metadata: ds.Dataset, most: int) -> list[dict[str, Any]]:
 def settings(metadata: ds.Dataset) -> list[Setting]:
     """What was sampled with which settings, the most frequent first; one pass over the rows."""
     counted = []
-    for batch in metadata.to_batches(columns=[*SETTING, "status", "sampling_s"]):
+    for batch in metadata.to_batches(columns=[*SETTING, "status", "sampling_s", "loras"]):
         rows = pa.Table.from_batches([batch])
         failed = pc.cast(pc.equal(rows.column("status"), "failed"), "int64")
-        grouped = rows.append_column("failed", failed).group_by(list(SETTING))
+        rows = rows.append_column("failed", failed)
+        rows = rows.append_column("with_loras", _as_texts(batch.column("loras")))
+        grouped = rows.group_by(GROUPED)
         counted.append(
             grouped.aggregate(
                 [
@@ -223,8 +228,17 @@ def settings(metadata: ds.Dataset) -> list[Setting]:
     if not counted:
         return []
     sums = ["status_count", "failed_sum", "sampling_s_sum", "sampling_s_count"]
-    table = pa.concat_tables(counted).group_by(list(SETTING)).aggregate([(n, "sum") for n in sums])
+    table = pa.concat_tables(counted).group_by(GROUPED).aggregate([(n, "sum") for n in sums])
     return [setting(row) for row in table.sort_by([("status_count_sum", "descending")]).to_pylist()]
+
+
+def _as_texts(loras: pa.ListArray) -> pa.Array:
+    """The LoRAs of each row as `brand at 0.8, ink at 1`; (n,) string."""
+    each = loras.flatten()
+    scales = pc.cast(each.field("scale"), pa.string())
+    texts = pc.binary_join_element_wise(each.field("name"), scales, " at ")
+    starts = pc.subtract(loras.offsets, loras.offsets[0])
+    return pc.binary_join(pa.ListArray.from_arrays(starts, texts), ", ")
 
 
 def setting(row: dict[str, Any]) -> Setting:
@@ -236,6 +250,7 @@ def setting(row: dict[str, Any]) -> Setting:
         scheduler=row["scheduler"],
         num_inference_steps=row["num_inference_steps"],
         guidance_scale=f"{row['guidance_scale']:g}",
+        loras=text(row["with_loras"], 400),
         num_images=f"{row['status_count_sum']:,}",
         num_failed=f"{row['failed_sum_sum']:,}",
         sampling_s=f"{row['sampling_s_sum_sum'] / sampled:.3g}" if sampled else UNKNOWN,
@@ -263,6 +278,8 @@ def picture(row: dict[str, Any], url: str) -> Picture:
         Fact(label, text(row[name]), mono=name in ("file", "member", "sha256", "image_id"))
         for name, label in PICTURE_FACTS.items()
     ]
+    loras = (f"{lora['name']} at {lora['scale']:g}" for lora in row["loras"])
+    facts.append(Fact("LoRAs", text(", ".join(loras))))
     facts += [Fact(readable(name), text(row[name])) for name in carried]
     return Picture(
         url=url,

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 from pydantic import TypeAdapter, ValidationError
 
+from diffusion_core.adapters import LoraInfo
+from diffusion_core.errors import ModelError
 from diffusion_core.model import LoadedModel
 from diffusion_core.requests import ImageRequest, SamplingParams
 from diffusion_core.sampling import Sampler
@@ -58,21 +60,40 @@ def reproduce(
 
     Raises:
         ValueError: the file is no whole image, or has another size than it says.
+        ModelError: it has other LoRAs than the model.
     """
     require_size(data, facts)
     sampler = Sampler(model, facts.batch_size)
     request = ImageRequest(
         prompt=facts.prompt, negative_prompt=facts.negative_prompt, seed=facts.seed
     )
+    own = own_lora(facts, model.row_loras.num_always)
     params = SamplingParams(
         width=facts.width,
         height=facts.height,
         num_inference_steps=facts.num_inference_steps,
         guidance_scale=facts.guidance_scale,
         scheduler=facts.scheduler,
+        lora=own.name if own else None,
+        lora_scale=own.scale if own else None,
     )
     again = encode(sampler.sample([request], params).pixels[0], facts, images)
     return compare(data, again), again
+
+
+def own_lora(facts: ImageFacts, num_of_all: int) -> LoraInfo | None:
+    """The LoRA that an image's row named, behind those that work on every image of its run.
+
+    Raises:
+        ModelError: there are others than these.
+    """
+    own = facts.loras[num_of_all:]
+    if len(facts.loras) < num_of_all or len(own) > 1:
+        raise ModelError(
+            f"it was made with {len(facts.loras)} LoRAs, and of its run {num_of_all} work on "
+            "every image, and one or none on the images of a row"
+        )
+    return own[0] if own else None
 
 
 def require_sound(facts: ImageFacts) -> ImageFacts:

@@ -64,6 +64,8 @@ class RunRecord:
             "batch_size": self.batch_size,
             "manifest": [file.sha256 for file in self.layout.files],
         }
+        if self.model.row_loras:
+            identity["row_loras"] = {each.name: each.sha256 for each in self.model.row_loras}
         if self.measured:
             identity["batch_sizes"] = {
                 each.kind.name: each.knee.batch_size for each in self.measured
@@ -120,8 +122,9 @@ class RunRecord:
         """What a job that wants to go on with this run says differently."""
         found = self.spec.changes(spec)
         found += [
-            Change(f"model.loras: sha256 of {mine.name}", mine.sha256, other.sha256)
-            for mine, other in zip(self.model.loras, model.loras, strict=False)
+            Change(f"model.{kind}: sha256 of {mine.name}", mine.sha256, other.sha256)
+            for kind in ("loras", "row_loras")
+            for mine, other in zip(getattr(self.model, kind), getattr(model, kind), strict=False)
             if mine.name == other.name and mine.sha256 != other.sha256
         ]
         if model.fingerprint != self.model.fingerprint:

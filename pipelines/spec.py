@@ -70,7 +70,7 @@ class RunSpec(Section):
     @field_validator("model")
     @classmethod
     def _sources_fit_a_disk(cls, model: ModelSpec) -> ModelSpec:
-        for source in (model.source, *(lora.source for lora in model.loras)):
+        for source in (model.source, *(lora.source for lora in model.all_loras)):
             fits_a_disk(source)
         return model
 
@@ -92,7 +92,7 @@ class RunSpec(Section):
         for key, url in (
             ("output", self.output),
             ("model", self.model.source),
-            *(("LoRA", lora.source) for lora in self.model.loras),
+            *(("LoRA", lora.source) for lora in self.model.all_loras),
             *(("manifest", url) for url in self.manifests),
         ):
             if has_credentials(url):
@@ -160,9 +160,9 @@ class RunSpec(Section):
     def identity(self) -> dict[str, Any]:
         """The part of the job that decides names and pixels, as JSON-ready values."""
         values = {key: value for key, value in self.as_dict().items() if key not in ELSEWHERE}
-        speed = {"speed": self.model.speed.chosen()} if self.model.speed.chosen() else {}
-        plain = {key: value for key, value in values["model"].items() if key != "speed"}
-        return values | {"model": plain | speed}
+        model = values["model"] | {"speed": self.model.speed.chosen()}
+        unsaid = [key for key in ("speed", "row_loras") if not model[key]]
+        return values | {"model": {key: model[key] for key in model if key not in unsaid}}
 
 
 SETTING_COLUMNS = (
@@ -176,11 +176,13 @@ SETTING_COLUMNS = (
     "num_inference_steps",
     "guidance_scale",
     "scheduler",
+    "lora",
+    "lora_scale",
 )
 """The manifest columns that decide an image; every other column is carried through."""
 
-CONDITION_COLUMNS = ("strength", "init_image", "mask_image", "control_image", "lora", "lora_scale")
-"""Names kept for conditioning images and adapters; a manifest that has one is refused."""
+CONDITION_COLUMNS = ("strength", "init_image", "mask_image", "control_image")
+"""Names kept for conditioning images; a manifest that has one is refused."""
 
 
 ELSEWHERE = ("output", "storage", "cluster")

@@ -7,7 +7,7 @@ import hashlib
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from enum import StrEnum
 from functools import partial
 from typing import Any, TypeVar
@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 import numpy as np
 import pyarrow as pa
 
+from diffusion_core.model import ModelInfo
 from pipelines.commit import as_recorded, read_commit, shard_path
 from pipelines.encoding import decoded, opened, read_facts
 from pipelines.errors import Damaged, PlanDamaged, StoreMissing
@@ -22,7 +23,13 @@ from pipelines.hashing import Hashes, hash64
 from pipelines.naming import FOLDER
 from pipelines.packing import image_bytes, is_as_named
 from pipelines.planning import read_shard
-from pipelines.records import LATER_COLUMNS, METADATA_SCHEMA, PLAN_SCHEMA, ImageFacts
+from pipelines.records import (
+    LATER_COLUMNS,
+    LATER_IN_PLANS,
+    METADATA_SCHEMA,
+    PLAN_SCHEMA,
+    ImageFacts,
+)
 from pipelines.runs import Run
 
 T = TypeVar("T")
@@ -32,8 +39,10 @@ READ_THREADS = 16
 SHARDS_AHEAD = 4
 """Shards whose metadata and plan are read while the images of others are."""
 
-PLANNED = tuple(name for name in PLAN_SCHEMA.names if name not in ("shard", "file"))
-"""Columns in which metadata and plan must agree."""
+PLANNED = tuple(
+    name for name in PLAN_SCHEMA.names if name not in {"shard", "file"} | LATER_IN_PLANS
+)
+"""Columns in which metadata and plan must agree; of LoRAs the metadata has a list."""
 
 
 class Damage(StrEnum):
@@ -171,7 +180,7 @@ def _verify_shard(
         return ShardVerified(shard, 0, 0, (Finding(Damage.PLAN, shard, path, str(error)),))
     try:
         part = read_commit(run.store, shard)
-        wrong = _against_plan(part, planned)
+        wrong = _against_plan(part, planned) or _wrong_loras(part, planned, run.record.model)
     except Damaged:
         wrong = "it cannot be read"
     if wrong is not None:
@@ -244,6 +253,17 @@ def _against_plan(part: pa.Table, planned: pa.Table) -> str | None:
         for row, (our, their) in enumerate(zip(ours, theirs, strict=True)):
             if our != their and repr(our) != repr(their):  # NaN is NaN here
                 return f"row {row}, column {name}: {our!r}, and the plan has {their!r}"
+    return None
+
+
+def _wrong_loras(part: pa.Table, planned: pa.Table, model: ModelInfo) -> str | None:
+    """The first row whose LoRAs are not those that the plan gives it, if any."""
+    if not model.row_loras:
+        return None
+    columns = (planned.column("lora"), planned.column("lora_scale"), part.column("loras"))
+    for row, (lora, scale, found) in enumerate(zip(*(c.to_pylist() for c in columns), strict=True)):
+        if found != [asdict(each) for each in model.loras_of(lora, scale)]:
+            return f"row {row}, column loras: {found!r}, and the plan has {lora!r} at {scale!r}"
     return None
 
 

@@ -12,7 +12,7 @@ from jobs.batch_size import resolve_batch_size
 from jobs.commands.common import job_argument, json_option, read_job, set_option
 from pipelines.loras import locate_loras
 from pipelines.models import locate
-from pipelines.planning import PlanLayout, check
+from pipelines.planning import PlanLayout, Settings, check
 from pipelines.rates import Estimate, estimate, measured_rates
 from pipelines.spec import RunSpec
 from pipelines.storage import find
@@ -108,6 +108,9 @@ def settings_table(layout: PlanLayout, batch_size: int) -> Table:
     table = Table("size", "sampler", "steps", "guidance", "images", "batches", box=None)
     for column in table.columns[2:]:
         column.justify = "right"
+    with_loras = any(each.settings.lora is not None for each in layout.batches)
+    if with_loras:
+        table.add_column("LoRA")
     for each in layout.batches:
         settings = each.settings
         table.add_row(
@@ -117,5 +120,10 @@ def settings_table(layout: PlanLayout, batch_size: int) -> Table:
             f"{settings.guidance_scale:g}",
             f"{each.num_images:,}",
             f"{-(-each.num_images // batch_size):,}",
+            *([_lora(settings)] if with_loras else []),
         )
     return table
+
+
+def _lora(settings: Settings) -> str:
+    return "" if settings.lora is None else f"{settings.lora} at {settings.lora_scale:g}"

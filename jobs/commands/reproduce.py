@@ -7,8 +7,9 @@ from pathlib import Path
 
 import click
 
+from diffusion_core.adapters import LoraInfo
 from diffusion_core.errors import ModelError
-from diffusion_core.model import LoadedModel, ModelSpec, describe, load
+from diffusion_core.model import LoadedModel, ModelInfo, ModelSpec, describe, load
 from diffusion_core.speed import SpeedSpec
 from jobs.cli import SOME_FAILED
 from jobs.commands.common import json_option, storage_option, storage_options
@@ -18,7 +19,7 @@ from pipelines.loras import locate_loras
 from pipelines.models import locate
 from pipelines.packing import member_of, split_member
 from pipelines.records import ImageFacts
-from pipelines.reproduce import Reproduction, reproduce, require_size, require_sound
+from pipelines.reproduce import Reproduction, own_lora, reproduce, require_size, require_sound
 from pipelines.run_record import RunRecord, read_record
 from pipelines.sections import ImagesSpec
 from pipelines.storage import Options, Store, open_source
@@ -164,20 +165,43 @@ def loaded_model(
         )
     base = record.spec.model if record is not None else ModelSpec(source=facts.model)
     speed = SpeedSpec.from_text(facts.speed)
-    changes = {"source": source or base.source, "dtype": facts.dtype, "speed": speed}
-    spec = base.model_copy(update=changes)
     if record is None and facts.loras:
         names = ", ".join(lora.name for lora in facts.loras)
         raise ModelError(f"made with LoRAs ({names}), and no run.json above it says where they are")
+    own = own_lora(facts, len(base.loras))
+    changes = {
+        "source": source or base.source,
+        "dtype": facts.dtype,
+        "speed": speed,
+        "row_loras": tuple(lora for lora in base.row_loras if own and lora.label == own.name),
+    }
+    spec = base.model_copy(update=changes)
     torch.set_num_threads(record.threads if record is not None and record.threads else 1)
     folder, loras = locate(spec, options), locate_loras(spec, options)
-    found = describe(folder, spec, loras).fingerprint
-    if found != facts.model_fingerprint:
+    info = describe(folder, spec, loras)
+    if info.fingerprint != facts.model_fingerprint:
         raise ModelError(
-            f"{spec.source}: its fingerprint is {found[:12]}, and the image was made with "
-            f"{facts.model_fingerprint[:12]}; --model names where that one lies"
+            f"{spec.source}: its fingerprint is {info.fingerprint[:12]}, and the image was made "
+            f"with {facts.model_fingerprint[:12]}; --model names where that one lies"
         )
+    if own is not None:
+        require_lora(own, info)
     return load(folder, spec, device or (record.device if record is not None else "cpu"), loras)
+
+
+def require_lora(own: LoraInfo, model: ModelInfo) -> None:
+    """See that the LoRA of an image's row is the one that it was made with.
+
+    Raises:
+        ModelError: it is not in the run's job any more, or another file now.
+    """
+    if not model.row_loras:
+        raise ModelError(f"made with LoRA {own.name!r}, which run.json does not have for rows")
+    if model.row_loras[0].sha256 != own.sha256:
+        raise ModelError(
+            f"LoRA {own.name!r}: its sha256 is {model.row_loras[0].sha256[:12]}, and the image was "
+            f"made with {own.sha256[:12]}"
+        )
 
 
 def images_spec(data: bytes, record: RunRecord | None) -> ImagesSpec:

@@ -16,7 +16,7 @@ from pipelines.records import RESERVED_COLUMNS
 from pipelines.sections import ColumnMap
 from pipelines.spec import CONDITION_COLUMNS, SETTING_COLUMNS, RunSpec
 
-TEXT_SETTINGS = frozenset({"prompt", "negative_prompt", "scheduler"})
+TEXT_SETTINGS = frozenset({"prompt", "negative_prompt", "scheduler", "lora"})
 
 
 @dataclass(frozen=True)

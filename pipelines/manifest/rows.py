@@ -75,6 +75,10 @@ class Rows:
     guidance_scale: Floats
     scheduler: Ints
     """Places in SAMPLER_NAMES."""
+    lora: Ints
+    """Places among the job's `model.row_loras`, counted from 1; 0 for none."""
+    lora_scale: Floats
+    """In force, so the LoRA's own where the row has none; 0 without a LoRA."""
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -105,6 +109,8 @@ class Reader:
         self.info = info
         self.defaults = Defaults.of(spec, info)
         self.samplers = ("default", *(name for name in info.samplers if name != "default"))
+        self.loras = tuple(lora.label for lora in spec.model.row_loras)
+        self.lora_scales = np.array([0.0, *(lora.scale for lora in spec.model.row_loras)])
 
     def rows(self, table: pa.Table, first_row: int, findings: Findings) -> Rows:
         """Type a table, noting its problems; where there are any, the rows mean nothing.
@@ -120,6 +126,7 @@ class Reader:
         seeds, has_seed = self._seeds(table, num_images, findings)
         multiple = self.info.size_multiple
         scheduler = self._schedulers(table, findings)
+        lora = self._loras(table, findings)
         return Rows(
             numbers=np.arange(first_row, first_row + table.num_rows),
             ids=ids,
@@ -133,6 +140,8 @@ class Reader:
             num_inference_steps=self._steps(table, scheduler, findings),
             guidance_scale=self._guidance(table, findings),
             scheduler=scheduler,
+            lora=lora,
+            lora_scale=self._lora_scales(table, lora, findings),
         )
 
     def _column(self, setting: str, table: pa.Table, findings: Findings) -> pa.Array | None:
@@ -250,6 +259,41 @@ class Reader:
         if name in SAMPLER_NAMES:
             return f"sampler {name!r} does not fit this model; one of: {allowed}"
         return f"there is no sampler {name!r}; one of: {allowed}"
+
+    def _loras(self, table: pa.Table, findings: Findings) -> Ints:
+        column = self._column("lora", table, findings)
+        if column is None or pa.types.is_null(column.type):
+            return np.zeros(table.num_rows, np.int64)
+        encoded = pc.utf8_trim_whitespace(column).dictionary_encode()
+        places = {"": 0} | {label: place for place, label in enumerate(self.loras, 1)}
+        codes = np.array([places.get(name, -1) for name in encoded.dictionary.to_pylist()] + [0])
+        found = codes[_indices(encoded)]
+        findings.mark(
+            found < 0,
+            self.columns.shown("lora"),
+            lambda row: self._lora_problem(column[row].as_py().strip()),
+        )
+        return found
+
+    def _lora_problem(self, name: str) -> str:
+        if not self.loras:
+            return f"LoRA {name!r}, and the job has no model.row_loras"
+        return f"there is no LoRA {name!r} in model.row_loras; one of: {', '.join(self.loras)}"
+
+    def _lora_scales(self, table: pa.Table, lora: Ints, findings: Findings) -> Floats:
+        column = self._column("lora_scale", table, findings)
+        if column is None:
+            return self.lora_scales[lora]
+        name = self.columns.shown("lora_scale")
+        values, given = numbers(column, name, findings)
+        bad = given & ~np.isfinite(values)
+        findings.mark(bad, name, lambda row: f"{values[row]} is not a finite number")
+        alone = given & (lora == 0)
+        findings.mark(
+            alone & ~bad, name, lambda row: f"{values[row]:g} is a scale, and the row has no LoRA"
+        )
+        # adding 0.0 makes -0.0 the same setting as 0.0
+        return np.where(given & ~bad & ~alone, values, self.lora_scales[lora]) + 0.0
 
     def _prompts(self, table: pa.Table, findings: Findings) -> pa.Array:
         column = self._column("prompt", table, findings)

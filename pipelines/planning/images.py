@@ -66,6 +66,8 @@ class Images:
     rows: Rows
     carried: dict[str, pa.Array]
     template: Template
+    loras: tuple[str, ...]
+    """Those of the job that rows may name."""
     run_seed: int
     picked: Ints
     """(m,) the row of each image."""
@@ -131,6 +133,8 @@ class Images:
                 return pa.array(self.seeds)
             case "file":
                 return self.files
+            case "lora" | "lora_scale" if not self.rows.lora.any():
+                return pa.nulls(len(self), PLAN_SCHEMA.field(name).type)
             case _:
                 return self.shared(self._of_rows(name))
 
@@ -147,6 +151,10 @@ class Images:
                 return pc.take(pa.array(SAMPLER_NAMES), codes)
             case "guidance_scale":
                 return pa.array(self.rows.guidance_scale)
+            case "lora":
+                return pc.take(pa.array([None, *self.loras], pa.string()), pa.array(self.rows.lora))
+            case "lora_scale":
+                return pa.array(self.rows.lora_scale, mask=self.rows.lora == 0)
             case "width" | "height" | "num_inference_steps":
                 return pa.array(getattr(self.rows, name).astype(np.int32))
             case "spread" if name not in self.carried:
@@ -206,17 +214,22 @@ def first_images(planner: Planner, rows: Rows, carried: dict[str, pa.Array]) -> 
 def _images(
     planner: Planner, rows: Rows, carried: dict[str, pa.Array], picked: Ints, variants: Ints
 ) -> Images:
-    return Images(rows, carried, planner.template, planner.spec.seed, picked, variants)
+    loras, seed = planner.reader.loras, planner.spec.seed
+    return Images(rows, carried, planner.template, loras, seed, picked, variants)
 
 
 def group_by_settings(rows: Rows, guides_rows: bool = False) -> Ints:
     """Which of the rows' distinct settings each has, numbered in sampling order; (n,).
+
+    LoRAs come first in it, so that they are switched as seldom as can be.
 
     Args:
         guides_rows: count scales of guidance as one; the order is that of the settings still.
     """
     groups = np.zeros(len(rows), np.int64)
     for column in (
+        rows.lora,
+        rows.lora_scale,
         rows.width,
         rows.height,
         rows.scheduler,
@@ -242,12 +255,15 @@ def _ranks(column: Ints | Floats | NDArray[np.bool_]) -> tuple[Ints, int]:
     return ranks[np.array(encoded.indices)], len(order)
 
 
-def settings_of(rows: Rows, row: int) -> Settings:
+def settings_of(planner: Planner, rows: Rows, row: int) -> Settings:
     """The settings of one row."""
+    lora = int(rows.lora[row])
     return Settings(
         width=int(rows.width[row]),
         height=int(rows.height[row]),
         num_inference_steps=int(rows.num_inference_steps[row]),
         guidance_scale=float(rows.guidance_scale[row]),
         scheduler=SAMPLER_NAMES[rows.scheduler[row]],
+        lora=planner.reader.loras[lora - 1] if lora else None,
+        lora_scale=float(rows.lora_scale[row]) if lora else None,
     )

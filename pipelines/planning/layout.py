@@ -6,7 +6,7 @@ Small even for a large manifest, and JSON-ready, so it is kept with the run.
 import base64
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from functools import cached_property
 from itertools import accumulate
 from typing import Any, Self
@@ -27,6 +27,13 @@ class Settings:
     num_inference_steps: int
     guidance_scale: float
     scheduler: str
+    lora: str | None = None
+    """One of the job's `model.row_loras`."""
+    lora_scale: float | None = None
+    """In force; None without a LoRA."""
+
+
+_SETTINGS = frozenset(field.name for field in fields(Settings))
 
 
 @dataclass(frozen=True)
@@ -167,7 +174,7 @@ class PlanLayout:
             shard_size=values["shard_size"],
             batches=tuple(
                 SettingsCount(
-                    Settings(**{name: each[name] for name in Settings.__dataclass_fields__}),
+                    Settings(**{key: value for key, value in each.items() if key in _SETTINGS}),
                     each["num_images"],
                 )
                 for each in values["batches"]

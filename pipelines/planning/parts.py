@@ -22,7 +22,7 @@ from pipelines.planning.duplicates import Mapper
 from pipelines.planning.images import Images, Planner, in_sampling_order
 from pipelines.planning.layout import PlanLayout, PlanPart
 from pipelines.planning.units import Unit, typed
-from pipelines.records import PLAN_SCHEMA
+from pipelines.records import LATER_IN_PLANS, PLAN_SCHEMA
 from pipelines.spec import RunSpec
 from pipelines.storage import Store, open_source
 
@@ -124,13 +124,17 @@ def read_shard(store: Store, layout: PlanLayout, shard: int) -> pa.Table:
 
 
 def _plain(table: pa.Table) -> pa.Table:
-    """A part's rows under their schema, shared text written out."""
+    """A part's rows under their schema, shared text written out, what older plans lack null."""
     carried = [
         pa.field(field.name, plain_type(field.type))
         for field in table.schema
         if field.name not in PLAN_SCHEMA.names
     ]
-    return table.cast(pa.schema([*PLAN_SCHEMA, *carried]))
+    for name in sorted(LATER_IN_PLANS.difference(table.schema.names)):
+        field = PLAN_SCHEMA.field(name)
+        table = table.append_column(field, pa.nulls(len(table), field.type))
+    schema = pa.schema([*PLAN_SCHEMA, *carried])
+    return table.select(schema.names).cast(schema)
 
 
 def _job(planner: Planner, layout: PlanLayout, parts: Sequence[PlanPart]) -> PartsJob:
@@ -183,7 +187,7 @@ def _table(images: Images, part: PlanPart, shard_size: int) -> pa.Table:
         name: pa.array(shards.astype(np.int32)) if name == "shard" else images.column(name)
         for name in (*PLAN_SCHEMA.names, *images.carried)
     }
-    nullable = set(images.carried)
+    nullable = {*images.carried, *(field.name for field in PLAN_SCHEMA if field.nullable)}
     fields = [pa.field(name, array.type, name in nullable) for name, array in columns.items()]
     return pa.table(list(columns.values()), schema=pa.schema(fields))
 

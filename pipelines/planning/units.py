@@ -104,7 +104,7 @@ def check_unit(unit: Unit) -> UnitReport:
         if not batch.findings.total:
             images.append(batch.rows.num_images)
             weights.append(_weights(batch))
-            _count_settings(report.settings, batch.rows)
+            _count_settings(report.settings, unit.planner, batch.rows)
             ids += _hash_ids(unit.planner, batch)
             names += _hash_names(unit.planner, batch)
         report.num_problems += batch.findings.total
@@ -196,13 +196,13 @@ def _weights(batch: Batch) -> Ints:
     return lengths[0] + lengths[1] + int(batch.row_bytes)
 
 
-def _count_settings(counter: "Counter[Settings]", rows: Rows) -> None:
+def _count_settings(counter: "Counter[Settings]", planner: Planner, rows: Rows) -> None:
     """Add the rows' images; where settings are many, the rarest are forgotten."""
     groups = group_by_settings(rows)
     counts = np.bincount(groups, weights=rows.num_images)
     for group in np.argsort(-counts, kind="stable")[:MAX_SETTINGS].tolist():
         first = int(np.argmax(groups == group))
-        counter[settings_of(rows, first)] += int(counts[group])
+        counter[settings_of(planner, rows, first)] += int(counts[group])
     if len(counter) > 10 * MAX_SETTINGS:
         for settings, _ in counter.most_common()[MAX_SETTINGS:]:
             del counter[settings]

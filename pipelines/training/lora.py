@@ -36,7 +36,7 @@ class LoraRecipe:
     looks_ahead = False  # prompts are encoded by a pipeline whose denoiser is being trained
 
     def __init__(self, spec: LoraTrainSpec, data: PackedImages, device: str) -> None:
-        if spec.model.loras:
+        if spec.model.all_loras:
             raise SettingsError("model.loras: a LoRA is trained on a model that has none")
         if spec.model.speed.chosen():
             raise SettingsError("model.speed: a LoRA is trained on the model as it is")

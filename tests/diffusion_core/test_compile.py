@@ -3,14 +3,17 @@
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import tiny_loras
 import torch
 import torch._inductor
 from torch._dynamo.utils import counters
 
 from diffusion_core import acceleration, model
+from diffusion_core.adapters import LORA_FILE
 from diffusion_core.compilation import compilation_told
 from diffusion_core.errors import SamplingError
 from diffusion_core.model import LoadedModel, ModelSpec
@@ -34,9 +37,11 @@ def fresh_process(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     torch._dynamo.reset()
 
 
-def compiled(folder: Path) -> LoadedModel:
-    spec = {"source": str(folder), "speed": {"compile": "regional"}}
-    return model.load(folder, ModelSpec.model_validate(spec), "cpu")
+def compiled(folder: Path, **loras: Any) -> LoadedModel:
+    values = {"source": str(folder), "speed": {"compile": "regional"}, **loras}
+    spec = ModelSpec.model_validate(values)
+    files = [Path(lora.source) / LORA_FILE for lora in spec.all_loras]
+    return model.load(folder, spec, "cpu", files)
 
 
 def pixels(loaded: LoadedModel, requests: list[ImageRequest] = REQUESTS) -> np.ndarray:
@@ -77,3 +82,26 @@ def test_compiled_blocks_keep_the_law_and_are_found_again_on_disk(
     assert (pixels(compiled(saved("sd"))) == together).all()
     assert counters["inductor"]["fxgraph_cache_hit"] >= 1
     assert counters["inductor"]["fxgraph_cache_miss"] == 0
+
+
+@pytest.mark.timeout(900)
+@pytest.mark.usefixtures("fresh_process")
+def test_a_lora_of_a_row_is_compiled_once_at_each_scale_and_has_its_own_bits(
+    saved: Saved, plain: Callable[[str], Any], tmp_path: Path
+) -> None:
+    ink = tiny_loras.save(plain("sd"), tmp_path / "ink")
+    expected = [
+        pixels(compiled(saved("sd"))),
+        pixels(compiled(saved("sd"), loras=[{"source": str(ink), "scale": 0.5}])),
+    ]
+    torch._dynamo.reset()
+    counters.clear()
+    sampler = Sampler(compiled(saved("sd"), row_loras=[str(ink)]), 2)
+    ways = [PARAMS, replace(PARAMS, lora="ink", lora_scale=0.5)]
+    for way, wanted in zip(ways, expected, strict=True):
+        np.testing.assert_array_equal(sampler.sample(REQUESTS, way).pixels, wanted)
+    assert counters["stats"]["unique_graphs"] >= 2
+    counters.clear()
+    for way, wanted in zip(ways, expected, strict=True):
+        np.testing.assert_array_equal(sampler.sample(REQUESTS, way).pixels, wanted)
+    assert counters["stats"]["unique_graphs"] == 0

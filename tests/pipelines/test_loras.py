@@ -26,6 +26,7 @@ from pipelines.errors import SpecError
 from pipelines.loras import locate_loras
 from pipelines.provenance import facts_json
 from pipelines.records import ImageRecord
+from pipelines.run_record import RunRecord
 from pipelines.sections import ImagesSpec
 from pipelines.spec import json_schema
 
@@ -185,6 +186,34 @@ def test_a_run_with_another_lora_or_scale_is_another_run(tmp_path: Path) -> None
     changed = replace(described, fingerprint="e" * 64, loras=(replace(INFO, sha256="b" * 64),))
     fields = [change.field for change in record.changes(record.spec, changed, "cpu")]
     assert fields == ["model.loras: sha256 of ink", "model_fingerprint"]
+
+
+def test_a_run_with_another_file_under_the_name_of_a_row_s_lora_is_another_run(
+    tmp_path: Path,
+) -> None:
+    plain = made_runs.record_of(str(tmp_path))
+    record = made_runs.record_of(str(tmp_path), model={"row_loras": ["a/ink"]})
+    record = replace(record, model=replace(record.model, row_loras=(INFO,)))
+    assert RunRecord.from_json(record.to_json()) == record
+    other = replace(record.model, row_loras=(replace(INFO, sha256="b" * 64),))
+    fields = [change.field for change in record.changes(record.spec, other, "cpu")]
+    assert fields == ["model.row_loras: sha256 of ink"]
+    prints = {each.fingerprint for each in (plain, record, replace(record, model=other))}
+    assert len(prints) == 3
+    assert record.model.fingerprint == plain.model.fingerprint
+
+
+def test_the_loras_of_rows_are_found_behind_those_of_every_image(ink: Path) -> None:
+    file = ink / LORA_FILE
+    spec = ModelSpec(loras=[str(ink)], row_loras=[str(file)])
+    assert locate_loras(spec) == (file, file)
+
+
+def test_a_url_of_a_row_s_lora_with_credentials_is_refused() -> None:
+    url = "https://user:secret@host/lora.safetensors"
+    with pytest.raises(SpecError, match="the LoRA URL carries credentials") as caught:
+        made_runs.record_of("runs", model={"row_loras": [url]})
+    assert "secret" not in str(caught.value)
 
 
 def test_an_image_says_which_loras_it_was_made_with() -> None:

@@ -15,7 +15,8 @@ from fake_press import press
 from made_runs import NUM_IMAGES, begin, commit, failed, finish, made
 from PIL import Image
 
-from pipelines.report import duration, even, render, size, spread, text, write_report
+from diffusion_core.adapters import LoraInfo
+from pipelines.report import duration, even, render, settings, size, spread, text, write_report
 from pipelines.runs import Run
 
 HOSTILE = (
@@ -185,6 +186,21 @@ def test_settings_are_summed_over_shards(run: Run) -> None:
     row = words[words.index(SIZE) :]
     cells = [word for word in row if word][:7]
     assert cells == [SIZE, "euler", "20", "4.5", str(NUM_IMAGES), "1", "1"]
+    assert "LoRAs" not in words
+
+
+def test_settings_are_told_apart_by_the_loras_that_worked(run: Run) -> None:
+    brand, ink = LoraInfo("brand", "b" * 64, 0.8), LoraInfo("ink", "a" * 64, 1.0)
+    used = [(), (brand,), (brand, ink), (brand, ink)]
+    records = [made(run, number) for number in range(4)]
+    facts = [replace(r.facts, loras=loras) for r, loras in zip(records, used, strict=True)]
+    commit(run, 0, [replace(r, facts=f) for r, f in zip(records[:2], facts[:2], strict=True)])
+    commit(run, 1, [replace(r, facts=f) for r, f in zip(records[2:], facts[2:], strict=True)])
+    told = {setting.loras: setting.num_images for setting in settings(run.metadata)}
+    assert told == {"": "1", "brand at 0.8": "1", "brand at 0.8, ink at 1": "2"}
+    words = Page(render(run)).words
+    assert words.count("brand at 0.8, ink at 1") == 3  # two pictures and a setting
+    assert "LoRAs" in words
 
 
 def test_carried_columns_are_shown_and_empty_values_are_not(run: Run) -> None:

@@ -207,9 +207,19 @@ def test_what_makes_a_run_faster_is_part_of_what_it_is() -> None:
 
 
 def test_a_run_that_is_not_made_faster_is_the_run_that_it_always_was() -> None:
-    older = {k: v for k, v in job().as_dict()["model"].items() if k != "speed"}
+    later = ("speed", "row_loras")
+    older = {k: v for k, v in job().as_dict()["model"].items() if k not in later}
     assert job().identity()["model"] == older
     assert job(model=older).changes(job(model={"speed": {"channels_last": False}})) == []
+
+
+def test_the_loras_that_rows_may_name_are_part_of_what_a_run_is() -> None:
+    plain, inked = job(), job(model={"row_loras": ["a/ink"]})
+    assert [change.field for change in plain.changes(inked)] == ["model.row_loras"]
+    louder = job(model={"row_loras": [{"source": "a/ink", "scale": 0.5}]})
+    assert [change.field for change in inked.changes(louder)] == ["model.row_loras"]
+    assert inked.changes(RunSpec.from_dict(inked.as_dict())) == []
+    assert "row_loras: 2 are called 'ink'" in refusal(model={"row_loras": ["a/ink", "b/ink"]})
 
 
 def test_a_decision_for_a_whole_batch_needs_batches_of_one() -> None:

@@ -4,6 +4,7 @@ import hashlib
 import struct
 import zlib
 from collections.abc import Callable
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -12,13 +13,15 @@ import pyarrow.parquet as pq
 import pytest
 from fake_press import press
 from PIL import Image
+from plans import MODEL
 
+from diffusion_core.adapters import LoraInfo
 from pipelines import Run
 from pipelines import verify as verifying
 from pipelines.commit import read_commit, shard_path
 from pipelines.planning import read_shard
 from pipelines.storage import Store, local
-from pipelines.verify import Damage, Finding, _against_plan, stray_images, verify
+from pipelines.verify import Damage, Finding, _against_plan, _wrong_loras, stray_images, verify
 
 
 @pytest.fixture
@@ -193,3 +196,17 @@ def test_an_image_too_large_to_be_opened_is_found(run: Run) -> None:
     (found,) = findings(run)
     assert (found.damage, found.row) == (Damage.UNREADABLE, 2)
     assert "more pixels" in found.text
+
+
+def test_metadata_that_names_other_loras_than_the_plan_is_found() -> None:
+    brand, ink = LoraInfo("brand", "b" * 64, 1.0), LoraInfo("ink", "a" * 64, 0.8)
+    model = replace(MODEL, loras=(brand,), row_loras=(ink,))
+    planned = pa.table({"lora": [None, "ink"], "lora_scale": [None, 0.5]})
+    own = [[asdict(brand)], [asdict(brand), asdict(replace(ink, scale=0.5))]]
+    assert _wrong_loras(pa.table({"loras": own}), planned, model) is None
+    for wrong in ([own[0], own[0]], [own[0], [asdict(brand), asdict(ink)]]):
+        found = _wrong_loras(pa.table({"loras": wrong}), planned, model)
+        assert found is not None
+        assert found.startswith("row 1, column loras: ")
+        assert found.endswith("the plan has 'ink' at 0.5")
+    assert _wrong_loras(pa.table({"loras": [[], []]}), planned, MODEL) is None

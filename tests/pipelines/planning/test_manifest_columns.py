@@ -95,7 +95,7 @@ def test_a_carried_name_that_is_taken_is_told(tmp_path: Path) -> None:
     assert problem.startswith("m.jsonl, column file: it would be carried as manifest_file")
 
 
-@pytest.mark.parametrize("name", ["strength", "init_image", "lora"])
+@pytest.mark.parametrize("name", ["strength", "init_image", "control_image"])
 def test_columns_of_other_ways_to_make_images_are_refused(tmp_path: Path, name: str) -> None:
     (problem,) = told(tmp_path, {"prompt": "a", name: "x"})
     assert problem.startswith(

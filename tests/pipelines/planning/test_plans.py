@@ -67,6 +67,8 @@ def test_a_row_becomes_an_image_with_every_setting_filled_in(tmp_path: Path) -> 
         "num_inference_steps": 20,
         "guidance_scale": 4.5,
         "scheduler": "default",
+        "lora": None,
+        "lora_scale": None,
     }
     assert (layout.num_rows, layout.num_images, layout.num_shards) == (1, 1, 1)
 
