@@ -28,6 +28,7 @@ from pipelines.lease import Fence
 from pipelines.loras import locate_loras
 from pipelines.models import locate
 from pipelines.planning import read_shard
+from pipelines.relay import relayed
 from pipelines.run_record import RunRecord
 from pipelines.shard import (
     Amendment,
@@ -204,7 +205,7 @@ class SamplerActor:
                 set_aside=piece.set_aside,
                 amends=amends,
             )
-            for event in self._runner.run(work, taken):
+            for event in relayed(self._runner.run(work, taken)):
                 self._meters.event(event)
                 yield event
 

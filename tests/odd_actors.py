@@ -16,7 +16,7 @@ from diffusion_core.batch_knee import Knee
 from diffusion_core.errors import ModelError, SettingsError
 from jobs.actors import CONTROL, ActorFactory, SamplerActor, remote_actor
 from jobs.worklist import Piece
-from pipelines.shard import Amendment
+from pipelines.shard import Amendment, ShardWork
 from pipelines.storage import Store
 
 PATIENCE_S = 120.0
@@ -141,21 +141,21 @@ class RacingActor(SamplerActor):
 
     winner: int
 
-    def run_piece(
-        self,
-        piece: Piece,
-        look_first: bool,
-        amends: Amendment | None = None,
-        turn: int | None = None,
-    ) -> Iterator[Any]:
-        store, events = self._runner.store, super().run_piece(piece, look_first, amends, turn)
-        if piece.shard:
+    def begin(self, *args: Any) -> Any:
+        stands = super().begin(*args)
+        plain = self._runner.run
+        self._runner.run = lambda work, turn: self._race(plain(work, turn), work)
+        return stands
+
+    def _race(self, events: Iterator[Any], work: ShardWork) -> Iterator[Any]:
+        store = self._runner.store
+        if work.shard:
             yield from events
             return
         yield next(events)
-        store.put(f"begun-{piece.attempt}", b"")
-        if piece.attempt == self.winner:
-            wait_for(store, f"begun-{3 - piece.attempt}")
+        store.put(f"begun-{work.attempt}", b"")
+        if work.attempt == self.winner:
+            wait_for(store, f"begun-{3 - work.attempt}")
             yield from events
             return
         wait_for(store, "go")

@@ -1,0 +1,45 @@
+"""A relay: work that tells of itself goes on in a thread of its own, however slow its listener is.
+
+What is told across processes takes milliseconds each time, in which an accelerator would wait.
+"""
+
+from collections.abc import Iterator
+from queue import SimpleQueue
+from threading import Thread
+from typing import TypeVar
+
+T = TypeVar("T")
+
+
+class _End:
+    """The end of what is told, and the error in it, if it ended in one."""
+
+    def __init__(self, error: BaseException | None) -> None:
+        self.error = error
+
+
+def relayed(work: Iterator[T]) -> Iterator[T]:
+    """What an iterator yields, in order, and the error that it ends in.
+
+    It is not held up by whoever takes from this one, and runs to its end even if nobody does.
+    """
+    told: SimpleQueue[T | _End] = SimpleQueue()
+
+    def go_on() -> None:
+        error: BaseException | None = None
+        try:
+            for each in work:
+                told.put(each)
+        except BaseException as raised:
+            error = raised
+        told.put(_End(error))
+
+    thread = Thread(target=go_on, name="shard")
+    thread.start()
+    try:
+        while not isinstance(each := told.get(), _End):
+            yield each
+    finally:
+        thread.join()
+    if each.error is not None:
+        raise each.error
