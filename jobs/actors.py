@@ -32,6 +32,7 @@ from pipelines.relay import relayed
 from pipelines.run_record import RunRecord
 from pipelines.shard import (
     Amendment,
+    ShardBegun,
     ShardEvent,
     ShardRunner,
     ShardWork,
@@ -205,7 +206,7 @@ class SamplerActor:
                 set_aside=piece.set_aside,
                 amends=amends,
             )
-            for event in relayed(self._runner.run(work, taken)):
+            for event in relayed(self._runner.run(work, taken), _decides_blame):
                 self._meters.event(event)
                 yield event
 
@@ -232,6 +233,11 @@ class SamplerActor:
             sampled = sampler.sample([image.request for image in batch], batch[0].params)
             ids = [image.image_id for image in batch]
             yield list(zip(ids, sampled.pixels, sampled.faults, strict=True))
+
+
+def _decides_blame(event: ShardEvent) -> bool:
+    """Whether the driver must have heard it before the process can end of what follows."""
+    return isinstance(event, ShardBegun)
 
 
 RemoteActor = Any

@@ -25,6 +25,31 @@ def test_the_work_goes_on_though_nobody_listens() -> None:
     assert list(told) == list(range(1, 10))
 
 
+def test_work_goes_on_behind_what_is_weighty_only_when_that_was_taken() -> None:
+    came: list[int] = []
+    passed = threading.Event()
+
+    def work() -> Iterator[int]:
+        for number in range(4):
+            came.append(number)
+            yield number
+        passed.set()
+
+    told = relayed(work(), weighty=lambda number: number == 2)
+    assert [next(told), next(told), next(told)] == [0, 1, 2]
+    assert not passed.wait(0.2)
+    assert came == [0, 1, 2]
+    assert next(told) == 3
+    assert passed.wait(20)
+
+
+def test_what_is_weighty_is_not_waited_for_when_the_listener_is_gone() -> None:
+    told = relayed(iter(range(5)), weighty=lambda number: True)
+    assert next(told) == 0
+    told.close()  # type: ignore[attr-defined]
+    assert "shard" not in {thread.name for thread in threading.enumerate()}
+
+
 def test_an_error_comes_behind_what_was_told_before_it() -> None:
     def work() -> Iterator[int]:
         yield 1
