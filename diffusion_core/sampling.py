@@ -20,7 +20,14 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from diffusion_core import acceleration, conventions, row_guidance, schedulers, step_times
+from diffusion_core import (
+    acceleration,
+    conventions,
+    row_guidance,
+    schedulers,
+    step_noise,
+    step_times,
+)
 from diffusion_core.conditioning import CACHE_BYTES, Conditioner, RowLora
 from diffusion_core.errors import DeviceError, OutOfMemory, SamplingError, SettingsError
 from diffusion_core.model import LoadedModel
@@ -216,7 +223,7 @@ class Sampler:
     def _scheduler(self, params: SamplingParams) -> Any:
         scheduler = schedulers.make(params.scheduler, self._model.scheduler_config)
         schedulers.check_steps(scheduler, params.num_inference_steps)
-        return step_times.keep_at_hand(scheduler)
+        return step_times.keep_at_hand(step_noise.bring_without_waiting(scheduler))
 
     def _conditioning(
         self, batch: Sequence[ImageRequest], params: SamplingParams
