@@ -1,5 +1,6 @@
 """What several commands share: the job argument and its overrides."""
 
+import os
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -7,7 +8,7 @@ from typing import Any, TypeVar
 
 import click
 
-from pipelines.errors import RunNotFound
+from pipelines.errors import RunNotFound, StoreDenied, StoreMissing
 from pipelines.job_file import read_yaml
 from pipelines.run_record import RUN_FILE, read_record
 from pipelines.runs import Run, open_run
@@ -50,6 +51,29 @@ def job_options(function: Callable[..., Any]) -> Callable[..., Any]:
 def stop_politely() -> None:
     """Have a scheduler's polite stop end a command like Ctrl-C: in words, with exit code 4."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)
+
+
+def require_writable(option: str, path: Path) -> None:
+    """See before any work that a file which is asked for can be written.
+
+    Args:
+        option: that names the file, such as `--out`.
+        path: on this machine.
+
+    Raises:
+        StoreMissing: there is no folder for it.
+        StoreDenied: it is a folder itself, or nobody lets us write there.
+    """
+    try:
+        if not path.parent.is_dir():
+            raise StoreMissing(f"{option} {path}: {path.parent} is no folder")
+        if path.is_dir():
+            raise StoreDenied(f"{option} {path}: a folder, where a file is to be written")
+        asked = path if path.exists() else path.parent
+    except OSError as error:  # too long a name, or above it a folder that is closed to us
+        raise StoreDenied(f"{option} {path}: {error.strerror}") from error
+    if not os.access(asked, os.W_OK):
+        raise StoreDenied(f"{option} {path}: permission denied")
 
 
 def read_job(job: str, overrides: tuple[str, ...], address: str | None = None) -> RunSpec:

@@ -1,11 +1,10 @@
 """`nightpress preview`."""
 
-import os
 from pathlib import Path
 
 import click
 
-from jobs.commands.common import job_options, read_job
+from jobs.commands.common import job_options, read_job, require_writable
 from jobs.preview import preview
 
 
@@ -33,7 +32,6 @@ def command(
     path = output or Path(f"{spec.name}-preview.png")
     if path.suffix.lower() != ".png":
         raise click.UsageError(f"-o {path}: the sheet is a PNG; let its name end in .png")
-    if not os.access(path.parent, os.W_OK):
-        raise click.UsageError(f"-o {path}: {path.parent} is no folder that can be written")
+    require_writable("-o", path)
     preview(spec, num_images).save(path)
     click.echo(f"wrote {path}")

@@ -1,7 +1,6 @@
 """`nightpress reproduce`."""
 
 import json
-import os
 from dataclasses import asdict
 from pathlib import Path
 
@@ -12,9 +11,14 @@ from diffusion_core.errors import ModelError
 from diffusion_core.model import LoadedModel, ModelInfo, ModelSpec, describe, load
 from diffusion_core.speed import SpeedSpec
 from jobs.cli import SOME_FAILED
-from jobs.commands.common import json_option, storage_option, storage_options
+from jobs.commands.common import (
+    json_option,
+    require_writable,
+    storage_option,
+    storage_options,
+)
 from pipelines.encoding import opened, read_facts
-from pipelines.errors import ImageNotFound, StoreDenied, StoreMissing
+from pipelines.errors import ImageNotFound
 from pipelines.loras import locate_loras
 from pipelines.models import locate
 from pipelines.packing import member_of, split_member
@@ -53,7 +57,7 @@ def command(
     pack is named behind it, as in RUN/images/shard-00000-0123456789abcdef.tar/0_00.png.
     """
     if out is not None:
-        require_folder(out)
+        require_writable("--out", out)
     options = storage_options(storage)
     data = read_image(image, options)
     facts = facts_of(image, data)
@@ -69,19 +73,6 @@ def command(
     click.echo(json.dumps(asdict(result)) if as_json else describe_result(facts, result))
     if not result.same_pixels:
         ctx.exit(SOME_FAILED)
-
-
-def require_folder(out: Path) -> None:
-    """See before any work that the new image can be kept.
-
-    Raises:
-        StoreMissing: there is no such folder.
-        StoreDenied: it cannot be written to.
-    """
-    if not out.parent.is_dir():
-        raise StoreMissing(f"--out {out}: there is no folder {out.parent}")
-    if not os.access(out if out.exists() else out.parent, os.W_OK):
-        raise StoreDenied(f"--out {out}: permission denied")
 
 
 def keep(out: Path, image: bytes) -> None:

@@ -1,7 +1,6 @@
 """`nightpress steps`."""
 
 import json
-import os
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,7 +10,7 @@ from rich.console import Console
 
 from diffusion_core.model import ModelSpec
 from diffusion_core.requests import ImageRequest
-from jobs.commands.common import json_option
+from jobs.commands.common import json_option, require_writable
 from pipelines.spec import MAX_SEED
 
 if TYPE_CHECKING:
@@ -111,7 +110,8 @@ def command(
     picture that it expects. With --sweep it writes a table of samplers and numbers of steps, with
     the time that each took and its distance to a reference of very many steps.
     """
-    path = _writable(output or Path(f"{_slug(prompt)}-{'sweep' if sweep else 'steps'}.png"))
+    path = output or Path(f"{_slug(prompt)}-{'sweep' if sweep else 'steps'}.png")
+    _require_writable(path, animated=not sweep)
     _require_fitting(sweep, scheduler, steps, frames, reference_steps)
     from jobs import steps as making  # loads the frameworks, which help and usage do without
 
@@ -178,12 +178,12 @@ def _require_fitting(
             raise click.UsageError(f"{name} takes one value; with --sweep it takes several")
 
 
-def _writable(path: Path) -> Path:
+def _require_writable(path: Path, animated: bool) -> None:
     if path.suffix.lower() != ".png":
         raise click.UsageError(f"-o {path}: the picture is a PNG; let its name end in .png")
-    if not os.access(path.parent, os.W_OK):
-        raise click.UsageError(f"-o {path}: {path.parent} is no folder that can be written")
-    return path
+    require_writable("-o", path)
+    if animated:
+        require_writable("-o", path.with_suffix(".gif"))
 
 
 def _slug(prompt: str) -> str:

@@ -13,6 +13,7 @@ from jobs.commands.common import (
     job_argument,
     json_option,
     read_job,
+    require_writable,
     set_option,
     stop_politely,
 )
@@ -159,8 +160,7 @@ def _require_writable(page: Path, job: Path, overrides: tuple[str, ...], dry_run
     """See before any work that its results can be kept."""
     if page.suffix.lower() not in (".html", ".htm"):
         raise click.UsageError(f"-o {page}: the page is HTML; let its name end in .html")
-    if not os.access(page.parent, os.W_OK):
-        raise click.UsageError(f"-o {page}: {page.parent} is no folder that can be written")
+    require_writable("-o", page)
     if dry_run:
         return
     of_model = [
