@@ -50,7 +50,8 @@ SHARDS_AT_ONCE = 2
 OF_ROWS = ", the files of model.row_loras among it"
 
 KEPT_SPANS = 100_000
-"""Of an actor's timeline, where one is asked for: some days of batches of a few seconds."""
+"""Of an actor's timeline, where one is asked for, and which a trace then says to be cut: a batch
+has one or two, so it is a day and more of batches of two seconds."""
 
 
 @dataclass(frozen=True)
@@ -211,9 +212,9 @@ class SamplerActor:
                 yield event
 
     @ray.method(concurrency_group=CONTROL)  # type: ignore[untyped-decorator]
-    def is_sampling(self, shard: int) -> bool:
-        """Whether it is in the middle of a batch of a shard, and does not wait for its store."""
-        return self._runner is not None and self._runner.is_sampling(shard)
+    def is_sampling(self, turn: int) -> bool:
+        """Whether it is in the middle of a batch of a call, and does not wait for its store."""
+        return self._runner is not None and self._runner.is_sampling(turn)
 
     @ray.method(concurrency_group=CONTROL)  # type: ignore[untyped-decorator]
     def time_spent(self) -> TimeSpent:

@@ -26,7 +26,7 @@ from jobs.preflight import require_store_on_every_node
 from jobs.starting import FirstActor
 from jobs.tally import Tally
 from jobs.terms import Terms, terms_of
-from jobs.trace import BetweenBatches, between_batches, chrome_trace, shares
+from jobs.trace import BetweenBatches, between_batches, chrome_trace, shares, time_lines
 from pipelines.commit import committed_shards
 from pipelines.errors import ManifestError, StoreError
 from pipelines.lease import (
@@ -75,7 +75,8 @@ class RunResult:
     time_shares: dict[str, float]
     """What the actors did with their time: busy, waiting for input or output, and so on."""
     between_batches: BetweenBatches | None
-    """What an actor's device waited between its batches, whatever for; None without two batches."""
+    """By the host's clock, from the end of one batch's sampling to the beginning of the next; None
+    without two batches."""
 
 
 def run(
@@ -94,7 +95,8 @@ def run(
         take_over: push aside another start that works on the same run.
         deadline_at: stop in time for all that is begun to be committed by then; seconds since
             the epoch.
-        trace: called at the end with what the actors did when, in Chrome's trace format.
+        trace: called at the end, an early one too, with what the actors did when, in Chrome's
+            trace format; not where the run ends before they have anything to do.
 
     Raises:
         SpecError, ManifestError, ModelError, StoreDenied, ClusterError: nothing was written.
@@ -108,14 +110,12 @@ def run(
     store.check()
     find(spec.manifests, spec.storage)
     press = _Press(spec, take_over, deadline_at, on_event, traced=trace is not None)
-    with closing(press.events(store)) as events:
+    with _actors_time_told(press, on_event, trace), closing(press.events(store)) as events:
         for event in events:
             tally.add(event)
             on_event(event)
-    ended = press.progress
+    ended, spent = press.progress, press.spent or []
     assert ended is not None  # noqa: S101 - events end in an error or in the totals
-    if trace is not None:
-        trace(chrome_trace(press.spent))
     return RunResult(
         url=spec.url,
         num_images=ended.num_images,
@@ -124,9 +124,25 @@ def run(
         num_made=tally.num_made,
         elapsed_s=tally.elapsed_s,
         images_per_s=tally.images_per_s,
-        time_shares=shares(press.spent),
-        between_batches=between_batches(press.spent),
+        time_shares=shares(spent),
+        between_batches=between_batches(spent),
     )
+
+
+@contextmanager
+def _actors_time_told(
+    press: "_Press", on_event: Callable[[Event], None], trace: Callable[[str], None] | None
+) -> Iterator[None]:
+    """Tell what the actors did, however the run ends."""
+    try:
+        yield
+    finally:
+        spent = press.spent
+        if spent is not None and press.progress is None:  # there is no result that says it
+            for line in time_lines(shares(spent), between_batches(spent)):
+                on_event(Message(line))
+        if spent is not None and trace is not None:
+            trace(chrome_trace(spent))
 
 
 @dataclass(frozen=True)
@@ -198,7 +214,8 @@ class _Press:
         self.spec = spec
         self._on_event = on_event
         self._traced = traced
-        self.spent: list[TimeSpent] = []
+        self.spent: list[TimeSpent] | None = None
+        """What the actors did with their time, once they were given work and it has ended."""
         self.progress: RunProgress | None = None
         """The totals, once every shard is committed."""
         self._take_over, self._deadline_at = take_over, deadline_at
@@ -290,10 +307,12 @@ class _Press:
         with dispatching(run.store, run.record, run.factory, terms, run.lease, limit) as dispatcher:
             if left:
                 dispatcher.fleet.adopt(run.first.handle)
-            for event in dispatcher.run(left):
-                limit.add(event)
-                yield event
-            self.spent = dispatcher.fleet.time_spent()
+            try:
+                for event in dispatcher.run(left):
+                    limit.add(event)
+                    yield event
+            finally:  # while they live: they end with their dispatcher
+                self.spent = dispatcher.fleet.time_spent()
 
 
 @contextmanager

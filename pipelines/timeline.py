@@ -53,6 +53,8 @@ class TimeSpent:
     between_batches_s: tuple[float, ...] = ()
     """From the end of one batch to the beginning of the next, whatever was waited for; the latest
     `KEPT_PAUSES`."""
+    num_dropped: int = 0
+    """Spans that came after those that were kept."""
 
 
 class Timeline:
@@ -75,6 +77,7 @@ class Timeline:
         self._worker, self._keep, self._on_span, self._clock = worker, keep, on_span, clock
         self._seconds = dict.fromkeys(Activity, 0.0)
         self._spans: list[Span] = []
+        self._num_dropped = 0
         self._pauses: deque[float] = deque(maxlen=KEPT_PAUSES)
         self._batch_ended: float | None = None
         self._now, self._since = Activity.LOADING, clock()
@@ -90,8 +93,13 @@ class Timeline:
         """Until now."""
         with self._lock:
             self._end(self._now)
-            seconds, pauses = dict(self._seconds), tuple(self._pauses)
-            return TimeSpent(self._worker, seconds, tuple(self._spans), pauses)
+            return TimeSpent(
+                worker=self._worker,
+                seconds=dict(self._seconds),
+                spans=tuple(self._spans),
+                between_batches_s=tuple(self._pauses),
+                num_dropped=self._num_dropped,
+            )
 
     def _end(self, following: Activity) -> None:
         now = self._clock()
@@ -99,6 +107,8 @@ class Timeline:
         self._seconds[span.activity] += span.seconds
         if len(self._spans) < self._keep:
             self._spans.append(span)
+        else:
+            self._num_dropped += 1
         self._on_span(span)
         self._note_pause(span.activity in IN_A_BATCH, following in IN_A_BATCH, now)
         self._now, self._since = following, now

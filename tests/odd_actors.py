@@ -85,7 +85,7 @@ class FactoryOf(ActorFactory):
     def start(self) -> Any:
         kind = self.kinds.pop(0) if len(self.kinds) > 1 else self.kinds[0]
         return remote_actor(kind, self.cpus, self.gpus).remote(
-            self.spec, self.options, self.device, self.threads
+            self.spec, self.options, self.device, self.threads, self.traced
         )
 
 

@@ -1,6 +1,7 @@
 """`nightpress run`."""
 
 import json
+from collections.abc import Callable
 from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
@@ -9,10 +10,20 @@ import click
 from rich.console import Console
 
 from jobs.cli import SOME_FAILED
-from jobs.commands.common import job_options, json_option, read_job, stop_politely, take_over_option
+from jobs.commands.common import (
+    job_options,
+    json_option,
+    read_job,
+    require_writable,
+    stop_politely,
+    take_over_option,
+)
 from jobs.deadline import next_moment
+from jobs.displays import Display
+from jobs.events import Event, Message
 from jobs.progress import display_for
 from jobs.runner import RunResult, run
+from jobs.trace import time_lines
 from pipelines.wording import duration
 
 
@@ -47,7 +58,8 @@ class Deadline(click.ParamType[float]):
 @take_over_option
 @click.option(
     "--trace",
-    type=click.Path(dir_okay=False, writable=True, path_type=Path),
+    type=click.Path(path_type=Path),
+    metavar="FILE",
     help="Write what each actor did when, for chrome://tracing or ui.perfetto.dev.",
 )
 @json_option
@@ -69,6 +81,8 @@ def command(
     stores the batches in hand, for at most cluster.drain_s seconds, and the same command goes on
     and makes only what is missing. A second interruption stops it at once.
     """
+    if trace is not None:
+        require_writable("--trace", trace)
     if max_failures is not None:
         overrides = (*overrides, f"cluster.max_failures={max_failures}")
     spec = read_job(job, overrides, address)
@@ -80,15 +94,23 @@ def command(
             display.show,
             take_over=take_over,
             deadline_at=deadline,
-            trace=None if trace is None else lambda text: _write(trace, text),
+            trace=None if trace is None else written_to(trace, display),
         )
     click.echo(json.dumps(asdict(result)) if as_json else summary(result))
     if result.num_failed:
         ctx.exit(SOME_FAILED)
 
 
-def _write(path: Path, text: str) -> None:
-    path.write_text(text, encoding="utf-8")
+def written_to(path: Path, display: Display[Event]) -> Callable[[str], None]:
+    """What writes the trace; where the disk does not take it, the run still ends as it ended."""
+
+    def write(text: str) -> None:
+        try:
+            path.write_text(text, encoding="utf-8")
+        except OSError as error:
+            display.show(Message(f"--trace {path}: {error.strerror}", warning=True))
+
+    return write
 
 
 def summary(result: RunResult) -> str:
@@ -98,7 +120,7 @@ def summary(result: RunResult) -> str:
     lines = [
         f"{result.num_ok:,} of {result.num_images:,} images{failed}",
         f"{result.num_made:,} made now in {duration(result.elapsed_s)}{rate}",
-        *time_lines(result),
+        *time_lines(result.time_shares, result.between_batches),
         "",
         f"images    {result.url}/images/",
         f"metadata  {result.url}/metadata/",
@@ -107,12 +129,3 @@ def summary(result: RunResult) -> str:
     if result.num_failed:
         lines.append("failed rows have status = 'failed' and a reason in the metadata")
     return "\n".join(lines)
-
-
-def time_lines(result: RunResult) -> list[str]:
-    """`actors: busy 93.1%, waiting for input 4.2%, ...`; nothing where none worked."""
-    parts = [f"{name} {share:.1%}" for name, share in result.time_shares.items() if share]
-    lines = [f"actors: {', '.join(parts)}"] if parts else []
-    if result.between_batches is not None:
-        lines.append(f"between batches: {result.between_batches.median_ms:.1f} ms (median)")
-    return lines

@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -30,7 +30,7 @@ from odd_actors import (
 from run_files import PROMPTS, files_of, hashes, read_metadata
 
 import jobs
-from jobs import fleet, pace
+from jobs import fleet, pace, runner
 from jobs.actors import SamplerActor, Whereabouts
 from jobs.cli import command
 from jobs.dispatch import Dispatcher
@@ -42,7 +42,7 @@ from jobs.worklist import Piece
 from pipelines import open_run
 from pipelines.commit import committed_shards, read_commit, shard_path
 from pipelines.run_record import RunRecord, require_record
-from pipelines.shard import BatchDone, ShardDone, ShardLeft
+from pipelines.shard import BatchDone, ShardDone, ShardEvent, ShardLeft
 from pipelines.spec import RunSpec
 from pipelines.storage import Store
 from pipelines.verify import stray_images, verify
@@ -220,6 +220,37 @@ def test_a_deadline_that_is_near_leaves_a_report_of_what_there_is(spec: RunSpec)
     (there, *_) = read_commit(store, 0).to_pylist()
     assert there["prompt"] in report
     assert row["prompt"] not in report
+
+
+class NearItsDeadline(Dispatcher):
+    """Its deadline is near once a batch is done."""
+
+    def _heard(self, flight: Flight, event: ShardEvent) -> Iterator[Event]:
+        yield from super()._heard(flight, event)
+        if isinstance(event, BatchDone):
+            self._terms = replace(self._terms, deadline_at=time.time() + self._terms.drain_s)
+
+
+def obedient_factory(spec: RunSpec, traced: bool = False) -> FactoryOf:
+    return FactoryOf(
+        spec.model, {}, cpus=1, gpus=0, threads=1, traced=traced, kinds=[ObedientActor]
+    )
+
+
+@pytest.mark.usefixtures("undisturbed")
+def test_a_run_that_a_deadline_stops_says_what_its_actors_did_and_leaves_a_trace(
+    spec: RunSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job, trace = tmp_path / "job.yaml", tmp_path / "trace.json"
+    job.write_text(yaml.safe_dump(spec.as_dict()))
+    monkeypatch.setattr(runner, "Dispatcher", NearItsDeadline)
+    monkeypatch.setattr(runner, "actor_factory", obedient_factory)
+    result = CliRunner().invoke(command, ["run", str(job), "--trace", str(trace)])
+    assert result.exit_code == 4, result.output
+    assert "stopped: the deadline is near" in result.stderr
+    (line,) = [line for line in result.stderr.splitlines() if line.startswith("actors: ")]
+    told = {event["name"] for event in json.loads(trace.read_text())["traceEvents"]}
+    assert {name for name in told if name in line} >= {"loading the model", "busy"}
 
 
 def test_a_second_signal_stops_at_once_and_what_is_committed_stays(

@@ -1,13 +1,11 @@
 """What the actors did with their time, in shares and as a trace."""
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import pytest
 
-from jobs.commands.run import time_lines
-from jobs.runner import RunResult
-from jobs.trace import BetweenBatches, between_batches, chrome_trace, shares
+from jobs.trace import BetweenBatches, between_batches, chrome_trace, shares, time_lines
 from pipelines.timeline import Activity, Span, TimeSpent
 
 
@@ -32,6 +30,14 @@ def test_a_trace_has_a_row_for_each_actor_and_times_in_microseconds() -> None:
     assert (busy["ts"], busy["dur"]) == (100_000_000, 2_000_000)
 
 
+def test_a_trace_says_where_it_was_cut() -> None:
+    whole, longer = spent("a:1", 3.0, 1.0), spent("b:1", 2.0, 4.0)
+    events = json.loads(chrome_trace([whole, replace(longer, num_dropped=1234)]))["traceEvents"]
+    (cut,) = [event for event in events if event["ph"] == "i"]
+    assert cut["name"] == "cut here: 1,234 later stretches are not kept"
+    assert (cut["tid"], cut["ts"]) == (1, 106_000_000)  # where the last that is kept ends
+
+
 def test_what_lies_between_batches_is_of_all_actors_and_in_milliseconds() -> None:
     pauses = [n / 1000 for n in range(1, 102)]
     some = TimeSpent("a:1", {}, (), tuple(pauses[:30]))
@@ -45,7 +51,7 @@ def test_what_lies_between_batches_is_of_all_actors_and_in_milliseconds() -> Non
 def told(seconds: dict[Activity, float], between: BetweenBatches | None) -> list[str]:
     """What a run says of its actors' time."""
     spent = TimeSpent("a:1", dict.fromkeys(Activity, 0.0) | seconds, ())
-    return time_lines(RunResult("press", 1, 1, 0, 1, 1.0, 1.0, shares([spent]), between))
+    return time_lines(shares([spent]), between)
 
 
 def test_a_run_says_what_its_actors_did_and_leaves_out_what_they_did_not() -> None:

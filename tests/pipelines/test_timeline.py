@@ -24,15 +24,16 @@ def test_spans_follow_each_other_and_add_up(doings: list[tuple[Activity, float]]
 
 
 def test_sums_are_of_all_spans_though_few_are_kept() -> None:
-    now = 0.0
-    timeline = Timeline("here:1", keep=2, clock=lambda: now)
+    now, told = 0.0, list[Span]()
+    timeline = Timeline("here:1", keep=2, on_span=told.append, clock=lambda: now)
     for _ in range(10):
         for activity in (Activity.BUSY, Activity.OUTPUT):
             timeline.switch(activity)
             now += 1.0
     spent = timeline.spent()
     assert (spent.seconds[Activity.BUSY], spent.seconds[Activity.OUTPUT]) == (10.0, 10.0)
-    assert len(spent.spans) == 2
+    assert list(spent.spans) == told[:2]
+    assert spent.num_dropped == len(told[2:]) > 0
 
 
 def test_without_being_asked_it_keeps_no_spans() -> None:
