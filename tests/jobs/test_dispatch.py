@@ -55,7 +55,8 @@ def begun(spec: RunSpec) -> tuple[Store, RunRecord]:
 def dispatcher(
     spec: RunSpec, store: Store, record: RunRecord, *kinds: type[SamplerActor], **values: Any
 ) -> Dispatcher:
-    factory = FactoryOf(spec.model, {}, cpus=1, gpus=0, threads=1, kinds=list(kinds))
+    threads = values.pop("threads", 1)
+    factory = FactoryOf(spec.model, {}, cpus=1, gpus=0, threads=threads, kinds=list(kinds))
     others = {name: values.pop(name) for name in ("room", "reason_to_stop") if name in values}
     values = {"min_actors": 1, "max_actors": 1, "max_attempts": 3, "look_first": False} | values
     return Dispatcher(store, record, factory, Terms(**values), **others)
@@ -232,10 +233,10 @@ def test_a_plan_that_was_cut_is_mended_and_used(make_spec: MakeSpec) -> None:
 def test_shards_are_made_with_the_threads_of_the_run(make_spec: MakeSpec) -> None:
     spec = make_spec()
     store, record = begun(spec)
-    press = dispatcher(spec, store, record, ThreadsActor)
+    press = dispatcher(spec, store, record, ThreadsActor, threads=2)  # Ray sets 1 for one CPU
     list(press.run([0]))
     press.close()
-    assert store.read("threads") == b"1"
+    assert store.read("threads") == b"2"
 
 
 def _kill_the_one_that_waits(store: Store) -> None:

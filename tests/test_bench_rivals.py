@@ -1,0 +1,85 @@
+"""The rivals' benchmark: what it reads off, and who runs beside whom."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+NUM_IMAGES, BATCH_SIZE, THREADS = 100, 4, 2
+FIRST = 16
+"""A tenth of the images, rounded up to whole rounds of batches: 2 x 4 x 2."""
+
+
+@pytest.fixture
+def bench(monkeypatch: pytest.MonkeyPatch) -> Any:
+    monkeypatch.syspath_prepend(Path(__file__).parent / "benchmarks")
+    import bench_rivals
+
+    return bench_rivals
+
+
+@pytest.fixture
+def job(bench: Any, tmp_path: Path) -> Any:
+    manifest = tmp_path / "prompts.txt"
+    manifest.write_text("a picture\n" * NUM_IMAGES)
+    return bench.Job(
+        manifest=manifest,
+        output=tmp_path,
+        model="builtin",
+        dtype="float32",
+        num_inference_steps=2,
+        guidance_scale=3.0,
+        batch_size=BATCH_SIZE,
+        threads=THREADS,
+    )
+
+
+def test_a_rate_is_of_what_comes_after_the_first_tenth_however_slow_that_was(
+    bench: Any, job: Any
+) -> None:
+    later = [1000.0 + k / 2 for k in range(1, NUM_IMAGES - FIRST + 1)]  # two a second
+    for first in ([1000.0] * FIRST, [*range(FIRST - 1), 1000.0]):
+        found = bench.figures(job, [*reversed(later), *first], later[-1], 50.0)
+        assert found == bench.Figures(rate=2.0, whole=2.0)
+
+
+def test_a_last_record_that_comes_late_lowers_the_rate(bench: Any, job: Any) -> None:
+    moments = [0.0] * FIRST + [42.0] * (NUM_IMAGES - FIRST)
+    assert bench.figures(job, moments, 84.0, 200.0) == bench.Figures(rate=1.0, whole=0.5)
+
+
+def test_an_image_that_is_missing_ends_the_benchmark(bench: Any, job: Any) -> None:
+    with pytest.raises(SystemExit, match="99 of 100 images were made"):
+        bench.figures(job, [1.0] * 99, 2.0, 3.0)
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 4, 5])
+@pytest.mark.parametrize("number", [0, 1, 2])
+def test_each_rival_runs_once_and_directly_beside_nightpress(
+    bench: Any, count: int, number: int
+) -> None:
+    rivals = bench.EVERY[:count]
+    groups = list(bench.neighbours(rivals, number))
+    assert [rival for group in groups for rival in group if rival is not None] == list(rivals)
+    for group in groups:
+        assert group.count(None) == 1
+        assert len(group) == 2 or (len(group) == 3 and group[1] is None)
+
+
+def test_in_the_next_pair_nightpress_is_on_the_other_side_of_each_rival(bench: Any) -> None:
+    def is_before(number: int) -> dict[str, bool]:
+        return {
+            rival.name: place < group.index(None)
+            for group in bench.neighbours(bench.EVERY, number)
+            for place, rival in enumerate(group)
+            if rival is not None
+        }
+
+    even, odd = is_before(0), is_before(1)
+    assert {name: not before for name, before in even.items()} == odd
+    assert is_before(2) == even
+
+
+def test_moments_are_one_for_each_image_of_a_printed_line(bench: Any) -> None:
+    assert bench.printed_moments("12.5 2\n13.25 1\n") == [12.5, 12.5, 13.25]
+    assert bench.printed_moments("") == []
