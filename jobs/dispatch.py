@@ -173,8 +173,9 @@ class Dispatcher:
         look_first = self._terms.look_first or piece.attempt > 1
         amends = self._amendments.get(piece.shard)
         call = worker.handle.run_piece.options(num_returns="streaming")
-        stream = call.remote(piece, look_first, amends, next(worker.turns))
-        worker.flights.append(Flight(piece, stream, is_copy))
+        turn = next(worker.turns)
+        stream = call.remote(piece, look_first, amends, turn)
+        worker.flights.append(Flight(piece, stream, is_copy, turn=turn))
         worker.begin_next()
 
     def _is_in_time(self, num_before: int) -> bool:

@@ -35,6 +35,8 @@ class Flight:
     """Whether its shard is committed, and only the end of its stream is to come."""
     was_left: bool = False
     """Whether its actor was asked to stop before the end of it."""
+    turn: int = 0
+    """Its number among those of its actor."""
 
     @property
     def has_news(self) -> bool:
@@ -42,13 +44,18 @@ class Flight:
         return bool(ray.wait([self.stream], timeout=0.0, fetch_local=False)[0])
 
     def has_the_accelerator(self) -> bool:
-        """Whether its actor had come to sample it; asked when the actor is gone."""
-        if not self.has_news:
-            return False
-        try:
-            return isinstance(ray.get(next(self.stream)), ShardBegun)
-        except (RayError, StopIteration):
-            return False
+        """Whether its actor had come to sample it; asked when the actor is gone.
+
+        What was found in the store is told before that.
+        """
+        while self.has_news:
+            try:
+                event = ray.get(next(self.stream))
+            except (RayError, StopIteration):
+                return False
+            if isinstance(event, ShardBegun):
+                return True
+        return False
 
 
 class Startup:
@@ -121,9 +128,9 @@ class Worker:
 
     def hangs(self) -> bool:
         """Whether it is stuck in a batch of its first flight; who waits for a store is not."""
-        shard = self.flights[0].piece.shard
+        turn = self.flights[0].turn
         try:
-            sampling: bool = ray.get(self.handle.is_sampling.remote(shard), timeout=ANSWER_S)
+            sampling: bool = ray.get(self.handle.is_sampling.remote(turn), timeout=ANSWER_S)
         except GetTimeoutError:
             return True  # stuck so deep that it cannot even answer
         except RayError:

@@ -130,7 +130,12 @@ def committed_shards(store: Store) -> set[int]:
 
 
 def as_recorded(part: pa.Table) -> pa.Table:
-    """The metadata columns of a part, without the carried ones."""
+    """The metadata columns of a part, without the carried ones.
+
+    Those that an older part lacks are null, even where it carries a column of such a name.
+    """
+    if part.column_names[: len(METADATA_SCHEMA)] != METADATA_SCHEMA.names:
+        part = part.drop_columns([n for n in part.column_names if n in LATER_COLUMNS])
     for name in LATER_COLUMNS - set(part.column_names):
         field = METADATA_SCHEMA.field(name)
         part = part.append_column(field, pa.nulls(len(part), field.type))

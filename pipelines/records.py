@@ -87,7 +87,14 @@ LATER_COLUMNS = frozenset({"member", "member_offset", "speed"})
 """Older parts do not have them: there they are null."""
 
 RESERVED_COLUMNS = frozenset(PLAN_SCHEMA.names) | frozenset(METADATA_SCHEMA.names)
-"""Names that a carried column may not take; it is carried as `manifest_<name>` instead."""
+"""Names that a carried column may not take; see `carried_name`."""
+
+
+def carried_name(name: str) -> str:
+    """What a column of the manifest is called in the plan and the metadata."""
+    if not name:
+        return "unnamed"
+    return f"manifest_{name}" if name in RESERVED_COLUMNS else name
 
 
 @dataclass(frozen=True)

@@ -96,7 +96,7 @@ class ShardRunner:
         self._recorded: dict[str, int] = {}
         """Image id -> the size of the batch that it was made in, where its bytes are to return."""
         self._draining = threading.Event()
-        self._sampling: int | None = None
+        self._sampling = False
         self.turns = Turns()
         """In which the shards that are run at once are sampled."""
         self._attempts: dict[int, int] = {}
@@ -111,9 +111,9 @@ class ShardRunner:
         self._prompts.close()
         self._pool.shutdown()
 
-    def is_sampling(self, shard: int) -> bool:
-        """Whether it is in the middle of a batch of a shard, seen from any thread."""
-        return self._sampling == shard
+    def is_sampling(self, turn: int) -> bool:
+        """Whether it is in the middle of a batch of that turn, seen from any thread."""
+        return self._sampling and self.turns.current == turn
 
     def drain(self) -> None:
         """Have `run` end after the batch in hand; from any thread."""
@@ -241,19 +241,21 @@ class ShardRunner:
         """
         pending: deque[list[Future[ImageRecord]]] = deque()
         cut = batches(images, self._size_of, self.sampler.guides_rows)
-        for batch, following in with_the_next(cut):
-            if self._draining.is_set():
-                break
-            self._prompts.begin(following)
-            clock = time.perf_counter()
-            self.timeline.switch(Activity.BUSY)
-            pending.append(self._sample(batch, work, keeper))
-            self.timeline.switch(Activity.OUTPUT)
-            batch_s = time.perf_counter() - clock
-            full = len(pending) > PENDING_BATCHES
-            yield [future.result() for future in pending.popleft()] if full else [], batch_s
-        self.timeline.switch(Activity.INPUT)
-        self.turns.end(turn)
+        try:
+            for batch, following in with_the_next(cut):
+                if self._draining.is_set():
+                    break
+                self._prompts.begin(following)
+                clock = time.perf_counter()
+                self.timeline.switch(Activity.BUSY)
+                pending.append(self._sample(batch, work, keeper))
+                self.timeline.switch(Activity.OUTPUT)
+                batch_s = time.perf_counter() - clock
+                full = len(pending) > PENDING_BATCHES
+                yield [future.result() for future in pending.popleft()] if full else [], batch_s
+        finally:
+            self.timeline.switch(Activity.INPUT)
+            self.turns.end(turn)
         while pending:
             yield [future.result() for future in pending.popleft()], 0.0
 
@@ -268,7 +270,7 @@ class ShardRunner:
         started_at, clock = time.time(), time.perf_counter()
         too_large = ""
         try:
-            sampled = self._sampled(batch, size, work.shard)
+            sampled = self._sampled(batch, size)
         except OutOfMemory as error:
             too_large = str(error)  # and no more: its traceback holds on to what filled the memory
         except DeviceError:
@@ -291,15 +293,15 @@ class ShardRunner:
             for i, image in enumerate(batch)
         ]
 
-    def _sampled(self, batch: Sequence[PlannedImage], size: int, shard: int) -> SampledBatch:
-        self._sampling = shard
+    def _sampled(self, batch: Sequence[PlannedImage], size: int) -> SampledBatch:
+        self._sampling = True
         try:
             with self._compiling():
                 return self.sampler.sample(
                     [image.request for image in batch], batch[0].params, size
                 )
         finally:
-            self._sampling = None
+            self._sampling = False
 
     def _compiling(self) -> AbstractContextManager[None]:
         """Where torch may compile, have the timeline say when it does."""

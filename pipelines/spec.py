@@ -162,7 +162,11 @@ class RunSpec(Section):
         values = {key: value for key, value in self.as_dict().items() if key not in ELSEWHERE}
         model = values["model"] | {"speed": self.model.speed.chosen()}
         unsaid = [key for key in ("speed", "row_loras") if not model[key]]
-        return values | {"model": {key: model[key] for key in model if key not in unsaid}}
+        images = {k: v for k, v in values["images"].items() if (k, v) != ("packing", "none")}
+        return values | {
+            "model": {key: model[key] for key in model if key not in unsaid},
+            "images": images,
+        }
 
 
 SETTING_COLUMNS = (

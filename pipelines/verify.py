@@ -261,7 +261,10 @@ def _wrong_loras(part: pa.Table, planned: pa.Table, model: ModelInfo) -> str | N
     if not model.row_loras:
         return None
     columns = (planned.column("lora"), planned.column("lora_scale"), part.column("loras"))
+    known = {None, *(each.name for each in model.row_loras)}
     for row, (lora, scale, found) in enumerate(zip(*(c.to_pylist() for c in columns), strict=True)):
+        if lora not in known:
+            return f"row {row}, column lora of the plan: the run has no LoRA {lora!r}"
         if found != [asdict(each) for each in model.loras_of(lora, scale)]:
             return f"row {row}, column loras: {found!r}, and the plan has {lora!r} at {scale!r}"
     return None

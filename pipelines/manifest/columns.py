@@ -12,7 +12,7 @@ import pyarrow as pa
 from pipelines.errors import ManifestError, Problem
 from pipelines.manifest.files import ManifestFile
 from pipelines.manifest.types import as_type, common_type, one_chunk
-from pipelines.records import RESERVED_COLUMNS
+from pipelines.records import carried_name
 from pipelines.sections import ColumnMap
 from pipelines.spec import CONDITION_COLUMNS, SETTING_COLUMNS, RunSpec
 
@@ -88,7 +88,7 @@ def resolve(spec: RunSpec, files: Sequence[ManifestFile]) -> Columns:
         raise ManifestError(problems)
     return Columns(
         settings,
-        tuple(Carried(name, _carried_name(name), common_type(types[name])) for name in carried),
+        tuple(Carried(name, carried_name(name), common_type(types[name])) for name in carried),
     )
 
 
@@ -131,8 +131,8 @@ def _unsupported(files: Sequence[ManifestFile], carried: Sequence[str]) -> Itera
 
 def _collisions(files: Sequence[ManifestFile], carried: Sequence[str]) -> Iterator[Problem]:
     for name in carried:
-        if _carried_name(name) != name and _carried_name(name) in carried:
-            message = f"it would be carried as {_carried_name(name)}, which is there too; rename it"
+        if carried_name(name) != name and carried_name(name) in carried:
+            message = f"it would be carried as {carried_name(name)}, which is there too; rename it"
             yield Problem(_first_with(files, name).url, None, name, message)
 
 
@@ -168,12 +168,6 @@ def _fits(setting: str, type_: pa.DataType, coded: bool) -> bool:
         pa.types.is_integer(type_) or pa.types.is_floating(type_) or pa.types.is_decimal(type_)
     )
     return is_number and (coded or setting not in TEXT_SETTINGS)
-
-
-def _carried_name(name: str) -> str:
-    if not name:
-        return "unnamed"
-    return f"manifest_{name}" if name in RESERVED_COLUMNS else name
 
 
 def _first_with(files: Sequence[ManifestFile], name: str) -> ManifestFile:

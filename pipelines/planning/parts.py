@@ -22,7 +22,7 @@ from pipelines.planning.duplicates import Mapper
 from pipelines.planning.images import Images, Planner, in_sampling_order
 from pipelines.planning.layout import PlanLayout, PlanPart
 from pipelines.planning.units import Unit, typed
-from pipelines.records import LATER_IN_PLANS, PLAN_SCHEMA
+from pipelines.records import LATER_IN_PLANS, PLAN_SCHEMA, carried_name
 from pipelines.spec import RunSpec
 from pipelines.storage import Store, open_source
 
@@ -124,7 +124,14 @@ def read_shard(store: Store, layout: PlanLayout, shard: int) -> pa.Table:
 
 
 def _plain(table: pa.Table) -> pa.Table:
-    """A part's rows under their schema, shared text written out, what older plans lack null."""
+    """A part's rows under their schema, shared text written out, what older plans lack null.
+
+    A column that an older plan carries, and whose name is taken by now, has the name that it would
+    be carried under today.
+    """
+    table = table.rename_columns(
+        [name if name in PLAN_SCHEMA.names else carried_name(name) for name in table.column_names]
+    )
     carried = [
         pa.field(field.name, plain_type(field.type))
         for field in table.schema

@@ -37,7 +37,9 @@ class LoraRecipe:
 
     def __init__(self, spec: LoraTrainSpec, data: PackedImages, device: str) -> None:
         if spec.model.all_loras:
-            raise SettingsError("model.loras: a LoRA is trained on a model that has none")
+            raise SettingsError(
+                "model.loras and row_loras: a LoRA is trained on a model that has none"
+            )
         if spec.model.speed.chosen():
             raise SettingsError("model.speed: a LoRA is trained on the model as it is")
         if spec.model.dtype == "float16":

@@ -119,8 +119,8 @@ class ActorHouse:
         yield from self._actors[seat].run_piece(piece, look_first, amends, turn)
 
     @ray.method(concurrency_group=CONTROL)
-    def is_sampling(self, seat: int, shard: int) -> bool:
-        return self._actors[seat].is_sampling(shard)
+    def is_sampling(self, seat: int, turn: int) -> bool:
+        return self._actors[seat].is_sampling(turn)
 
     @ray.method(concurrency_group=CONTROL)
     def time_spent(self, seat: int) -> TimeSpent:

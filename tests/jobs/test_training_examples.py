@@ -19,7 +19,7 @@ from pipelines.training.spec import RECIPES, TrainSpec, read_train_spec, train_s
 
 EXAMPLES = Path("jobs/examples")
 
-REFUSED = {"lora": {"model.loras", "model.speed"}}
+REFUSED = {"lora": {"model.loras", "model.row_loras", "model.speed"}}
 """Keys that another recipe's section brings along, and this recipe does not take."""
 
 
@@ -43,7 +43,7 @@ def keys_of(section: type[BaseModel], before: str = "") -> Iterator[str]:
     """Every key that a section has, those of its sections included."""
     for name, field in section.model_fields.items():
         inner = [kind for kind in _kinds(field.annotation) if issubclass(kind, BaseModel)]
-        if inner and name not in ("loras", "speed"):
+        if inner and name not in ("loras", "row_loras", "speed"):
             yield from keys_of(inner[0], f"{before}{name}.")
         else:
             yield before + name

@@ -10,6 +10,7 @@ from servers import Folder
 
 from pipelines.commit import (
     amend_commit,
+    as_recorded,
     failed_rows,
     metadata_part,
     read_commit,
@@ -19,7 +20,7 @@ from pipelines.commit import (
 )
 from pipelines.errors import Damaged, LeaseLost, StoreMissing
 from pipelines.lease import Fence, new_claim
-from pipelines.records import ImageRecord
+from pipelines.records import LATER_COLUMNS, ImageRecord
 from pipelines.runs import Run
 from pipelines.storage import Store
 
@@ -62,6 +63,14 @@ def test_a_damaged_commit_is_replaced_by_a_new_one(run: Run) -> None:
     recommit_shard(run.store, 0, metadata_part(records, rows))
     again = read_commit(run.store, 0)
     assert again.column("sha256") == before.column("sha256")
+
+
+def test_what_an_older_part_carried_under_a_later_name_is_not_taken_for_ours(run: Run) -> None:
+    part = read_commit(run.store, 0)
+    older = part.drop_columns(sorted(LATER_COLUMNS))
+    carried = older.append_column("speed", pa.array(range(len(part))))
+    assert as_recorded(part).equals(as_recorded(older))
+    assert as_recorded(carried).equals(as_recorded(older))
 
 
 def test_what_has_no_commit_is_not_amended(run: Run) -> None:

@@ -155,7 +155,7 @@ def test_what_cannot_be_prepared_stops_nothing_and_is_told_where_it_is_sampled(
     assert tried[:4] == [image.prompt for image in planned_images(rows)][:4]
 
 
-def test_with_and_without_preparing_the_images_are_the_same(tmp_path: Path) -> None:
+def test_with_and_without_preparing_the_batches_are_the_same(tmp_path: Path) -> None:
     class Idle(FakeSampler):
         def prepare(self, *_: Any) -> None:
             pass

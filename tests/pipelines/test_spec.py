@@ -210,6 +210,8 @@ def test_a_run_that_is_not_made_faster_is_the_run_that_it_always_was() -> None:
     later = ("speed", "row_loras")
     older = {k: v for k, v in job().as_dict()["model"].items() if k not in later}
     assert job().identity()["model"] == older
+    assert "packing" not in job().identity()["images"]
+    assert job(images={"packing": "parquet"}).identity()["images"]["packing"] == "parquet"
     assert job(model=older).changes(job(model={"speed": {"channels_last": False}})) == []
 
 

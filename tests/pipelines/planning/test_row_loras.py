@@ -14,8 +14,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from plans import MODEL, images_by_id, job, planned, told, write
 
+from diffusion_core.requests import SamplingParams
 from pipelines.batching import PlannedImage, batches, planned_images
-from pipelines.planning import PlanLayout, Settings, check, mend_plan, read_shard, units
+from pipelines.planning import PlanLayout, check, mend_plan, read_shard, units
 from pipelines.records import LATER_IN_PLANS, PLAN_SCHEMA
 from pipelines.storage import Store
 
@@ -243,7 +244,7 @@ def test_the_layout_of_an_older_run_is_read(tmp_path: Path) -> None:
         del each["lora"], each["lora_scale"]
     again = PlanLayout.from_dict(values)
     assert again == layout
-    assert again.batches[0].settings == Settings(128, 96, 20, 4.5, "default", None, None)
+    assert again.batches[0].settings == SamplingParams(128, 96, 20, 4.5, "default", None, None)
 
 
 def test_the_plan_of_an_older_run_is_read_and_mended(tmp_path: Path) -> None:
@@ -259,3 +260,14 @@ def test_the_plan_of_an_older_run_is_read_and_mended(tmp_path: Path) -> None:
     assert planned_images(older)[0].lora is None
     mend_plan(spec, MODEL, layout, Store(spec.url), 0)
     assert set(pq.read_schema(path).names) >= LATER_IN_PLANS
+
+
+def test_what_an_older_plan_carries_under_a_name_of_today_is_renamed(tmp_path: Path) -> None:
+    spec = job(tmp_path, write(tmp_path / "m.jsonl", [{"prompt": "a", "speed": "calm"}] * 3))
+    layout, plan = planned(spec)
+    path = Path(spec.url, layout.parts[0].path)
+    written = pq.read_table(path)
+    names = ["speed" if name == "manifest_speed" else name for name in written.column_names]
+    pq.write_table(written.rename_columns(names), path)
+    assert "speed" in pq.read_schema(path).names
+    assert read_shard(Store(spec.url), layout, 0).equals(plan)
