@@ -5,7 +5,7 @@ whoever calls it samples, and reads the clock and the memory.
 """
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -40,7 +40,7 @@ class Reading:
 
 
 @dataclass(frozen=True)
-class Trial:
+class SizeTrial:
     """A number of images that were sampled at once, and fitted."""
 
     batch_size: int
@@ -54,7 +54,7 @@ class Knee:
 
     batch_size: int
     ending: Ending
-    trials: tuple[Trial, ...]
+    trials: tuple[SizeTrial, ...]
     """By size."""
 
 
@@ -82,7 +82,7 @@ def find_knee(
         useful: size -> the share of what is sampled that is no padding.
         clock: seconds.
     """
-    trials: list[Trial] = []
+    trials: list[SizeTrial] = []
     ending, end_at, lasted_s = Ending.ENOUGH, clock() + budget_s, 0.0
     for size in _doubled(MOST):
         started_at = clock()
@@ -95,10 +95,10 @@ def find_knee(
             break
         trials.append(trial)
         lasted_s = clock() - started_at
-        if size > usual and _nearly_best(trials, useful) < size:
+        if size > usual and nearly_best(_useful_rates(trials, useful)) < size:
             ending = Ending.RATE
             break
-    knee = _nearly_best(trials, useful)
+    knee = nearly_best(_useful_rates(trials, useful))
     return Knee(max(knee, usual) if ending is Ending.TIME else knee, ending, tuple(trials))
 
 
@@ -108,7 +108,7 @@ def largest_fitting(sample: Sample, room_bytes: int, wanted: int) -> Knee:
     Only small batches are sampled, and what larger ones need is foretold: for devices on which
     the process ends where the memory does.
     """
-    trials: list[Trial] = []
+    trials: list[SizeTrial] = []
     for size in _doubled(min(wanted, FORETOLD_FROM)):
         trial = _tried(sample, size)
         if trial is None:
@@ -121,7 +121,7 @@ def largest_fitting(sample: Sample, room_bytes: int, wanted: int) -> Knee:
     return Knee(fitting, ending, tuple(trials))
 
 
-def foretold_bytes(trials: Sequence[Trial], size: int) -> int:
+def foretold_bytes(trials: Sequence[SizeTrial], size: int) -> int:
     """The peak of a larger batch, on the line through the last two trials; 0 before there are two.
 
     What a batch needs grows with its images; weights and what else lies in memory do not.
@@ -133,20 +133,27 @@ def foretold_bytes(trials: Sequence[Trial], size: int) -> int:
     return int(last.peak_bytes + max(0.0, per_image) * (size - last.batch_size))
 
 
-def _tried(sample: Sample, size: int) -> Trial | None:
+def _tried(sample: Sample, size: int) -> SizeTrial | None:
     """The trial of a size; None if it does not fit."""
     try:
         reading = sample(size)
     except OutOfMemory:
         return None
-    return Trial(size, size / reading.seconds, reading.peak_bytes)
+    return SizeTrial(size, size / reading.seconds, reading.peak_bytes)
 
 
-def _nearly_best(trials: Sequence[Trial], useful: Callable[[int], float]) -> int:
-    """The smallest size whose useful rate is nearly the best; 1 where nothing fits."""
-    rates = {trial.batch_size: trial.images_per_s * useful(trial.batch_size) for trial in trials}
+def _useful_rates(trials: Sequence[SizeTrial], useful: Callable[[int], float]) -> dict[int, float]:
+    return {trial.batch_size: trial.images_per_s * useful(trial.batch_size) for trial in trials}
+
+
+def nearly_best(rates: Mapping[int, float]) -> int:
+    """The smallest size whose rate is `NEARLY` the best; 1 where there is none.
+
+    Args:
+        rates: by size, images/s.
+    """
     enough = NEARLY * max(rates.values(), default=0.0)
-    return next((size for size, rate in rates.items() if rate >= enough), 1)
+    return min((size for size, rate in rates.items() if rate >= enough), default=1)
 
 
 def useful_share(counts: Sequence[int]) -> Callable[[int], float]:

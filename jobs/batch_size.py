@@ -25,7 +25,7 @@ from pipelines.batch_sizes import (
     worth_measuring,
 )
 from pipelines.batching import shared_settings
-from pipelines.planning import PlanLayout, Settings
+from pipelines.planning import PlanLayout
 from pipelines.spec import RunSpec
 from pipelines.wording import plural
 
@@ -85,7 +85,7 @@ def _measured(
             break
         counts = [number for each, number in alike.items() if Kind.of(each) == Kind.of(settings)]
         knee = yield from first.measured(
-            first.handle.find_knee.remote(_params(settings), counts, usual, share, left_s)
+            first.handle.find_knee.remote(settings, counts, usual, share, left_s)
         )
         if knee is None:
             break
@@ -100,7 +100,7 @@ def _fitting(
     """The size that is wanted if it fits; else halved, as long as it holds all that are alike."""
     heaviest = max((each.settings for each in layout.batches), key=lambda s: Kind.of(s).weight)
     share = memory_share(spec, first.factory)
-    pending = first.handle.largest_fitting.remote(_params(heaviest), wanted, share)
+    pending = first.handle.largest_fitting.remote(heaviest, wanted, share)
     knee = yield from first.measured(pending)
     if knee is None or knee.ending is not Ending.MEMORY:
         return BatchSizes(wanted)
@@ -133,25 +133,13 @@ def memory_share(spec: RunSpec, factory: ActorFactory) -> float:
     return 1.0 / min(beside, spec.cluster.max_actors or beside)
 
 
-def _alike(layout: PlanLayout, model: ModelInfo) -> dict[Settings, int]:
+def _alike(layout: PlanLayout, model: ModelInfo) -> dict[SamplingParams, int]:
     """How many images can share batches, by what they share."""
-    counts: Counter[Settings] = Counter()
+    counts: Counter[SamplingParams] = Counter()
     for each in layout.batches:
         shared = shared_settings(each.settings, model.pipeline in MULTIPLY_BY_GUIDANCE)
         counts[shared] += each.num_images
     return counts
-
-
-def _params(settings: Settings) -> SamplingParams:
-    return SamplingParams(
-        width=settings.width,
-        height=settings.height,
-        num_inference_steps=settings.num_inference_steps,
-        guidance_scale=settings.guidance_scale,
-        scheduler=settings.scheduler,
-        lora=settings.lora,
-        lora_scale=settings.lora_scale,
-    )
 
 
 def _told(measured: MeasuredKind) -> str:

@@ -10,9 +10,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Self
 
-from diffusion_core.batch_knee import Ending, Knee, Trial
+from diffusion_core.batch_knee import Ending, Knee, SizeTrial
 from diffusion_core.requests import SamplingParams
-from pipelines.planning.layout import Settings, SettingsCount
+from pipelines.planning.layout import SettingsCount
 
 STEPS_WORTH_MEASURING = 20_000
 """Denoising steps of all images together from which a kind is measured: 1,000 images of 20 steps.
@@ -30,7 +30,7 @@ class Kind:
     """Whether each image is sampled twice, with its prompt and without."""
 
     @classmethod
-    def of(cls, settings: SamplingParams | Settings) -> Self:
+    def of(cls, settings: SamplingParams) -> Self:
         """The kind of a batch with these settings."""
         return cls(settings.width, settings.height, settings.guidance_scale > 1)
 
@@ -64,7 +64,7 @@ class MeasuredKind:
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
         """The inverse of `as_dict`."""
-        trials = tuple(Trial(**trial) for trial in values["trials"])
+        trials = tuple(SizeTrial(**trial) for trial in values["trials"])
         return cls(
             kind=Kind(values["width"], values["height"], values["guided"]),
             knee=Knee(values["batch_size"], Ending(values["ending"]), trials),
@@ -106,7 +106,7 @@ class BatchSizes:
         return ", ".join(f"{each.knee.batch_size} ({each.kind.name})" for each in self.measured)
 
 
-def worth_measuring(counts: Sequence[SettingsCount]) -> list[Settings]:
+def worth_measuring(counts: Sequence[SettingsCount]) -> list[SamplingParams]:
     """The settings to measure, one of each kind that has enough steps, the costliest kind first.
 
     Where only all kinds together have enough, the costliest alone; empty where not even they do.

@@ -1,12 +1,11 @@
 """Batches: rows of equal sampling settings, never more than a batch holds."""
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pyarrow as pa
 
 from diffusion_core.requests import ImageRequest, SamplingParams
-from pipelines.planning.layout import Settings
 from pipelines.records import PLAN_SCHEMA
 
 
@@ -59,21 +58,14 @@ def planned_images(rows: pa.Table) -> list[PlannedImage]:
     return [PlannedImage(**row) for row in rows.select(PLAN_SCHEMA.names).to_pylist()]
 
 
-def shared_settings(settings: SamplingParams | Settings, guides_rows: bool) -> Settings:
+def shared_settings(settings: SamplingParams, guides_rows: bool) -> SamplingParams:
     """What the images of a batch have in common: all settings, or all but the guidance scale.
 
     Even then guided images share none with others: each of them is sampled twice.
     """
-    scale = settings.guidance_scale
-    return Settings(
-        width=settings.width,
-        height=settings.height,
-        num_inference_steps=settings.num_inference_steps,
-        guidance_scale=(2.0 if scale > 1 else 1.0) if guides_rows else scale,
-        scheduler=settings.scheduler,
-        lora=settings.lora,
-        lora_scale=settings.lora_scale,
-    )
+    if not guides_rows:
+        return settings
+    return replace(settings, guidance_scale=2.0 if settings.guidance_scale > 1 else 1.0)
 
 
 def batches(
@@ -91,7 +83,7 @@ def batches(
         size: how many the batch of an image holds, asked anew for each batch.
         guides_rows: whether images whose guidance scales differ may share one, if all have some.
     """
-    groups: dict[tuple[Settings, int], list[PlannedImage]] = {}
+    groups: dict[tuple[SamplingParams, int], list[PlannedImage]] = {}
     for image in images:
         settings = shared_settings(image.params, guides_rows)
         groups.setdefault((settings, size(image)), []).append(image)

@@ -10,8 +10,9 @@ from dataclasses import dataclass
 import pyarrow.compute as pc
 import pyarrow.dataset as ds
 
+from diffusion_core.requests import SamplingParams
 from pipelines.errors import RunNotFound, StoreMissing
-from pipelines.planning import Settings, SettingsCount
+from pipelines.planning import SettingsCount
 from pipelines.report import even
 from pipelines.run_record import RUN_FILE, require_record
 from pipelines.runs import open_run
@@ -105,7 +106,7 @@ def _rates_of(url: str, spec: RunSpec) -> dict[RateKey, Rate]:
     }
 
 
-def _key(settings: Settings) -> RateKey:
+def _key(settings: SamplingParams) -> RateKey:
     return (
         settings.width,
         settings.height,

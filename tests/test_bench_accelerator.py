@@ -2,7 +2,7 @@
 
 from argparse import Namespace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
@@ -64,11 +64,24 @@ def test_ways_for_which_no_time_was_left_are_named(
     assert said.endswith("not tried, as the time was over: float16; float32\n")
 
 
-def test_ways_are_tried_at_the_smallest_batch_that_is_nearly_the_fastest(bench: Any) -> None:
-    rates = {1: 1.0, 2: 1.9, 4: 2.95, 8: 3.0}
-    rows = [row(bench, bench.NOTHING, size, rate) for size, rate in rates.items()]
-    assert bench.nearly_best(rows) == 4
-    assert bench.nearly_best([]) == 1
+class Scaling:
+    """A device on which larger batches are faster, by less and less."""
+
+    RATES: ClassVar = {1: 1.0, 2: 1.9, 4: 2.95, 8: 3.0}
+
+    def __init__(self, bench: Any) -> None:
+        self._bench = bench
+
+    def row(self, way: Way, batch_size: int) -> Any:
+        return row(self._bench, way, batch_size, self.RATES[batch_size])
+
+
+def test_ways_are_tried_at_the_smallest_batch_that_is_nearly_the_fastest(
+    bench: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bench, "ways", lambda options: [Way("float16")])
+    rows = list(bench.measured(Scaling(bench), 60.0, Namespace(batch_sizes=[*Scaling.RATES])))
+    assert (rows[-1].way.name, rows[-1].batch_size) == ("float16", 4)
 
 
 def test_no_goal_counts_a_way_that_leaves_work_out(bench: Any) -> None:

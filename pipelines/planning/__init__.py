@@ -4,9 +4,10 @@
 `read_shard` reads a piece of it back. Runs in one process, or wherever the caller's mapper does.
 """
 
+from diffusion_core.requests import SamplingParams as Settings
 from pipelines.planning.checking import check, cut, manifest_changes
 from pipelines.planning.duplicates import Mapper
-from pipelines.planning.layout import PlanLayout, PlanPart, Settings, SettingsCount
+from pipelines.planning.layout import PlanLayout, PlanPart, SettingsCount
 from pipelines.planning.parts import mend_plan, plan_part, read_shard, write_plan
 
 __all__ = [

@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 from diffusion_core.model import ModelInfo
+from diffusion_core.requests import SamplingParams
 from diffusion_core.schedulers import max_steps
 from pipelines.errors import Change, ManifestError, Problem, SpecError
 from pipelines.manifest.columns import Columns, resolve
@@ -24,7 +25,7 @@ from pipelines.manifest.findings import first_of
 from pipelines.manifest.rows import MAX_PIXELS, Defaults
 from pipelines.planning.duplicates import Mapper, duplicates
 from pipelines.planning.images import Planner
-from pipelines.planning.layout import PlanLayout, PlanPart, Settings, SettingsCount
+from pipelines.planning.layout import PlanLayout, PlanPart, SettingsCount
 from pipelines.planning.units import MAX_SETTINGS, Unit, UnitReport, check_unit, cut_units
 from pipelines.spec import RunSpec
 from pipelines.storage import Source, find
@@ -192,7 +193,7 @@ def _uncut(
 
 
 def _batches(reports: Sequence[UnitReport]) -> tuple[SettingsCount, ...]:
-    counts: Counter[Settings] = Counter()
+    counts: Counter[SamplingParams] = Counter()
     for report in reports:
         counts.update(report.settings)
     return tuple(SettingsCount(*each) for each in counts.most_common(MAX_SETTINGS))

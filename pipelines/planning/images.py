@@ -13,13 +13,13 @@ from numpy.typing import NDArray
 
 from diffusion_core.conventions import MULTIPLY_BY_GUIDANCE
 from diffusion_core.model import ModelInfo
+from diffusion_core.requests import SamplingParams
 from diffusion_core.schedulers import SAMPLER_NAMES
 from pipelines.hashing import Hashes, derive_seeds, hash64
 from pipelines.manifest.columns import Columns
 from pipelines.manifest.numbers import Floats, Ints
 from pipelines.manifest.rows import Reader, Rows
 from pipelines.naming import SPREAD, Field, Template, safe_text, spread
-from pipelines.planning.layout import Settings
 from pipelines.records import PLAN_SCHEMA
 from pipelines.spec import RunSpec
 
@@ -255,10 +255,10 @@ def _ranks(column: Ints | Floats | NDArray[np.bool_]) -> tuple[Ints, int]:
     return ranks[np.array(encoded.indices)], len(order)
 
 
-def settings_of(planner: Planner, rows: Rows, row: int) -> Settings:
+def settings_of(planner: Planner, rows: Rows, row: int) -> SamplingParams:
     """The settings of one row."""
     lora = int(rows.lora[row])
-    return Settings(
+    return SamplingParams(
         width=int(rows.width[row]),
         height=int(rows.height[row]),
         num_inference_steps=int(rows.num_inference_steps[row]),

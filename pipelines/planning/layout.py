@@ -13,34 +13,20 @@ from typing import Any, Self
 
 import pyarrow as pa
 
+from diffusion_core.requests import SamplingParams
 from pipelines.manifest.files import ManifestFile, Piece, Slice
 
 ROW_GROUP_IMAGES = 8_192
 
-
-@dataclass(frozen=True)
-class Settings:
-    """What all images of a batch share."""
-
-    width: int
-    height: int
-    num_inference_steps: int
-    guidance_scale: float
-    scheduler: str
-    lora: str | None = None
-    """One of the job's `model.row_loras`."""
-    lora_scale: float | None = None
-    """In force; None without a LoRA."""
-
-
-_SETTINGS = frozenset(field.name for field in fields(Settings))
+_SETTINGS = frozenset(field.name for field in fields(SamplingParams))
 
 
 @dataclass(frozen=True)
 class SettingsCount:
     """How many images have these settings."""
 
-    settings: Settings
+    settings: SamplingParams
+    """The scale of a LoRA is always said: the row's, or the LoRA's own."""
     num_images: int
 
 
@@ -174,7 +160,9 @@ class PlanLayout:
             shard_size=values["shard_size"],
             batches=tuple(
                 SettingsCount(
-                    Settings(**{key: value for key, value in each.items() if key in _SETTINGS}),
+                    SamplingParams(
+                        **{key: value for key, value in each.items() if key in _SETTINGS}
+                    ),
                     each["num_images"],
                 )
                 for each in values["batches"]

@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from diffusion_core.requests import SamplingParams
 from pipelines.errors import Problem
 from pipelines.hashing import Hashes, hash64
 from pipelines.manifest.columns import Columns
@@ -27,7 +28,7 @@ from pipelines.planning.images import (
     group_by_settings,
     settings_of,
 )
-from pipelines.planning.layout import RowPlaces, Settings
+from pipelines.planning.layout import RowPlaces
 
 MAX_PART_IMAGES = 131_072
 MAX_PART_BYTES = 64 << 20
@@ -71,7 +72,7 @@ class UnitReport:
 
     parts: list[tuple[int, int]] = field(default_factory=list)
     """Rows and images of each part that it will be cut into."""
-    settings: "Counter[Settings]" = field(default_factory=Counter)
+    settings: "Counter[SamplingParams]" = field(default_factory=Counter)
     problems: list[Problem] = field(default_factory=list)
     num_problems: int = 0
     ids: Hashes = field(default_factory=_no_hashes)
@@ -196,7 +197,7 @@ def _weights(batch: Batch) -> Ints:
     return lengths[0] + lengths[1] + int(batch.row_bytes)
 
 
-def _count_settings(counter: "Counter[Settings]", planner: Planner, rows: Rows) -> None:
+def _count_settings(counter: "Counter[SamplingParams]", planner: Planner, rows: Rows) -> None:
     """Add the rows' images; where settings are many, the rarest are forgotten."""
     groups = group_by_settings(rows)
     counts = np.bincount(groups, weights=rows.num_images)

@@ -40,7 +40,7 @@ from meters import busy_share, counted_flops, measured_peak
 from random_models import ARCHITECTURES, Architecture, Scale, loaded, make, twin
 
 from diffusion_core import acceleration
-from diffusion_core.batch_knee import NEARLY
+from diffusion_core.batch_knee import nearly_best
 from diffusion_core.errors import DiffusionError, OutOfMemory
 from diffusion_core.requests import ImageRequest, SamplingParams
 from diffusion_core.sampling import Sampler
@@ -254,7 +254,7 @@ def measured(bench: Bench, budget_s: float, options: argparse.Namespace) -> Iter
     sizes = by_batch_size(bench, started_at + BATCHES_SHARE * budget_s, options.batch_sizes)
     plain_rows = list(sizes)
     yield from plain_rows
-    size = nearly_best(plain_rows)
+    size = nearly_best({row.batch_size: row.images_per_s for row in plain_rows})
     left = ways(options)
     while left and time.perf_counter() < started_at + budget_s:
         yield from tried(bench, left.pop(0), size)
@@ -287,12 +287,6 @@ def tried(bench: Bench, way: Way, batch_size: int) -> Iterator[Row]:
         return
     print(row, flush=True)
     yield row
-
-
-def nearly_best(rows: list[Row]) -> int:
-    """The smallest batch size that is within 3% of the fastest; 1 where none fits."""
-    enough = NEARLY * max((row.images_per_s for row in rows), default=0.0)
-    return min((row.batch_size for row in rows if row.images_per_s >= enough), default=1)
 
 
 def ways(options: argparse.Namespace) -> list[Way]:

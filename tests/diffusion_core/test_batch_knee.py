@@ -12,10 +12,11 @@ from diffusion_core.batch_knee import (
     Ending,
     Knee,
     Reading,
-    Trial,
+    SizeTrial,
     find_knee,
     foretold_bytes,
     largest_fitting,
+    nearly_best,
     useful_share,
 )
 from diffusion_core.errors import OutOfMemory
@@ -159,10 +160,15 @@ def test_a_size_of_which_not_even_a_few_fit_is_a_few() -> None:
 
 
 def test_memory_is_foretold_by_the_last_two_trials() -> None:
-    trials = [Trial(1, 1.0, 500), Trial(2, 1.0, 1_000), Trial(4, 1.0, 1_200)]
+    trials = [SizeTrial(1, 1.0, 500), SizeTrial(2, 1.0, 1_000), SizeTrial(4, 1.0, 1_200)]
     assert foretold_bytes(trials, 8) == 1_600
     assert foretold_bytes(trials[:1], 8) == 0
-    assert foretold_bytes([Trial(1, 1.0, 900), Trial(2, 1.0, 800)], 64) == 800
+    assert foretold_bytes([SizeTrial(1, 1.0, 900), SizeTrial(2, 1.0, 800)], 64) == 800
+
+
+def test_the_smallest_size_that_is_nearly_the_fastest_is_taken() -> None:
+    assert nearly_best({8: 3.0, 4: 2.95, 2: 1.9, 1: 1.0}) == 4
+    assert nearly_best({}) == 1
 
 
 @pytest.mark.parametrize("ending", Ending)

@@ -11,11 +11,11 @@ from hypothesis import strategies as st
 from made_runs import record_of
 from plans import MODEL, job
 
-from diffusion_core.batch_knee import Ending, Knee, Trial
+from diffusion_core.batch_knee import Ending, Knee, SizeTrial
 from diffusion_core.requests import SamplingParams
 from pipelines.batch_sizes import BatchSizes, Kind, MeasuredKind, num_steps, worth_measuring
 from pipelines.commit import read_commit
-from pipelines.planning import Settings, SettingsCount, check, plan_part
+from pipelines.planning import SettingsCount, check, plan_part
 from pipelines.run_record import RunRecord, new_record
 from pipelines.shard import ShardDone, ShardWork
 from pipelines.storage import Store
@@ -23,11 +23,11 @@ from pipelines.working_sizes import WorkingSizes
 
 
 def count(side: int, num_images: int, guidance: float = 5.0, steps: int = 20) -> SettingsCount:
-    return SettingsCount(Settings(side, side, steps, guidance, "euler"), num_images)
+    return SettingsCount(SamplingParams(side, side, steps, guidance, "euler"), num_images)
 
 
 def measured(side: int, size: int, guided: bool = True) -> MeasuredKind:
-    trials = (Trial(1, 1.5, 100), Trial(2, 2.5, 140))
+    trials = (SizeTrial(1, 1.5, 100), SizeTrial(2, 2.5, 140))
     return MeasuredKind(Kind(side, side, guided), Knee(size, Ending.RATE, trials))
 
 

@@ -15,10 +15,10 @@ from hypothesis import strategies as st
 from plans import MODEL, encoded, images_by_id, job, planned, write
 from servers import Folder
 
+from diffusion_core.requests import SamplingParams
 from pipelines.errors import ManifestError, StoreMissing
 from pipelines.planning import (
     PlanLayout,
-    Settings,
     check,
     manifest_changes,
     plan_part,
@@ -196,11 +196,13 @@ def test_images_of_equal_settings_lie_together_in_row_order(tmp_path: Path) -> N
         for n in range(60)
     ]
     layout, plan = planned(job(tmp_path, write(tmp_path / "m.jsonl", rows)))
-    keys = [tuple(row[name] for name in Settings.__dataclass_fields__) for row in plan.to_pylist()]
+    keys = [
+        tuple(row[name] for name in SamplingParams.__dataclass_fields__) for row in plan.to_pylist()
+    ]
     runs = [key for key, before in zip(keys, [None, *keys[:-1]], strict=True) if key != before]
     assert len(runs) == len(set(runs)) == len(layout.batches) == 12
     assert {each.settings: each.num_images for each in layout.batches} == {
-        Settings(*key): keys.count(key) for key in runs
+        SamplingParams(*key): keys.count(key) for key in runs
     }
     for key in runs:
         ids = [row["id"] for row, own in zip(plan.to_pylist(), keys, strict=True) if own == key]
