@@ -3,13 +3,11 @@
 import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.compute as pc
 import pytest
 import torch
 import torch._dynamo
@@ -27,7 +25,6 @@ from pipelines.lease import Fence, new_claim
 from pipelines.records import FailureType
 from pipelines.run_record import RunRecord
 from pipelines.shard import (
-    Amendment,
     BatchDone,
     BatchSampled,
     SetAside,
@@ -372,6 +369,26 @@ def test_who_notes_a_smaller_size_in_the_store_is_not_sampling(
     assert not any(seen)
 
 
+def test_of_two_pieces_of_a_shard_the_one_that_is_in_a_batch_is_sampling(
+    prepared: tuple[Store, RunRecord, pa.Table],
+) -> None:
+    store, record, rows = prepared
+    seen: list[tuple[bool, bool]] = []
+
+    class Asked(FakeSampler):
+        def sample(self, *args: Any) -> SampledBatch:
+            seen.append((runner.is_sampling(0), runner.is_sampling(1)))
+            return super().sample(*args)
+
+    runner = ShardRunner(store, record, Asked(), "here:1")  # type: ignore[arg-type]
+    for start in (0, 3):
+        list(runner.run(ShardWork(0, rows, start=start, stop=start + 3, commits=False)))
+    runner.close()
+    assert seen == [(True, False), (False, True)]
+    assert not runner.is_sampling(0)
+    assert not runner.is_sampling(2)
+
+
 def test_some_rows_of_a_shard_are_stored_and_not_committed(
     prepared: tuple[Store, RunRecord, pa.Table],
 ) -> None:
@@ -472,110 +489,3 @@ def test_behind_a_fence_nothing_is_committed(
         list(runner.run(ShardWork(0, rows)))
     runner.close()
     assert committed_shards(store) == set()
-
-
-def test_failed_rows_are_made_again_in_their_places(tmp_path: Path) -> None:
-    store, record, rows = prepare(tmp_path, ["a", "nan", "b", "nan too", "c"])
-    run(store, record, ShardWork(0, rows), FakeSampler())
-    before = read_commit(store, 0).to_pylist()
-
-    class Better(FakeSampler):
-        def sample(self, requests, params, batch_size=None):  # type: ignore[no-untyped-def]
-            made = super().sample(requests, params, batch_size)
-            return SampledBatch(made.pixels, (None,) * len(requests))
-
-    sampler = Better()
-    work = ShardWork(0, rows, look_first=True, amends=Amendment((1, 3), replaces=False))
-    events = run(store, record, work, sampler)
-    assert events[-1] == ShardDone(0, num_ok=2, num_failed=0)
-    assert len(sampler.seeds) == 2
-    after = read_commit(store, 0).to_pylist()
-    assert [row["status"] for row in after] == ["ok"] * 5
-    assert [row["attempts"] for row in after] == [1, 2, 1, 2, 1]
-    assert [after[n] for n in (0, 2, 4)] == [before[n] for n in (0, 2, 4)]
-
-
-def test_damaged_images_are_replaced_and_what_is_the_same_stays_as_it_was(
-    prepared: tuple[Store, RunRecord, pa.Table],
-) -> None:
-    store, record, rows = prepared
-    run(store, record, ShardWork(0, rows), FakeSampler())
-    before = read_commit(store, 0)
-    image = planned_images(rows)[3].file
-    whole = store.read(image)
-    store.put(image, whole[:-9] + b"\0" + whole[-8:])
-    work = ShardWork(0, rows, look_first=True, amends=Amendment((3,), replaces=True))
-    run(store, record, work, FakeSampler())
-    assert store.read(image) == whole
-    assert read_commit(store, 0).equals(before)
-
-
-def test_a_damaged_image_is_made_again_in_a_batch_of_the_size_that_it_was_made_in(
-    prepared: tuple[Store, RunRecord, pa.Table],
-) -> None:
-    store, record, rows = prepared
-    run(store, record, ShardWork(0, rows), FakeSampler())
-    image = planned_images(rows)[3]
-    whole = store.read(image.file)
-    store.delete(image.file)
-    WorkingSizes(store, record.batch_sizes).halve(image.params, 4)
-    work = ShardWork(0, rows, look_first=True, amends=Amendment((3,), replaces=True))
-    run(store, record, work, FakeSampler())
-    assert store.read(image.file) == whole
-    store.delete(image.file)
-    events = run(store, record, work, FakeSampler(fits=2))
-    assert events[-1] == ShardDone(0, num_ok=1, num_failed=0)
-    assert store.read(image.file) != whole
-
-
-@pytest.mark.parametrize("packing", ["none", "webdataset"])
-def test_the_next_shard_is_sampled_while_this_one_is_being_stored(
-    tmp_path: Path, packing: str
-) -> None:
-    prompts = [f"picture {i}" for i in range(8)]
-    store, record, rows = prepare(tmp_path, prompts, shard_size=4, packing=packing)
-    shards = [rows.filter(pc.equal(rows.column("shard"), shard)) for shard in (0, 1)]
-    stored, sampled = threading.Event(), threading.Event()
-
-    class Slow(Store):
-        def create(self, path: str, data: bytes) -> bool:
-            if path.startswith("images") and not stored.is_set():
-                assert sampled.wait(20)  # the second shard, while the first is not stored
-            return super().create(path, data)
-
-    class Watched(FakeSampler):
-        def sample(self, requests, params, batch_size=None):  # type: ignore[no-untyped-def]
-            made = super().sample(requests, params, batch_size)
-            if len(self.batches) == 2:
-                sampled.set()
-            return made
-
-    runner = ShardRunner(Slow(store.url), record, Watched(), "here:1")  # type: ignore[arg-type]
-    with ThreadPoolExecutor(2) as threads:
-        first = threads.submit(lambda: list(runner.run(ShardWork(0, shards[0]))))
-        second = threads.submit(lambda: list(runner.run(ShardWork(1, shards[1]))))
-        assert isinstance(first.result(30)[-1], ShardDone)
-        assert isinstance(second.result(30)[-1], ShardDone)
-    runner.close()
-    for number in (0, 1):
-        part = read_commit(store, number)
-        assert part.column("image_id").equals(shards[number].column("image_id"))
-        assert len(set(part.column("file").to_pylist())) == (4 if packing == "none" else 1)
-    assert committed_shards(store) == {0, 1}
-
-
-def test_shards_are_sampled_in_the_order_of_their_turns_whoever_asks_first(tmp_path: Path) -> None:
-    prompts = [f"picture {i}" for i in range(8)]
-    store, record, rows = prepare(tmp_path, prompts, shard_size=4)
-    shards = [rows.filter(pc.equal(rows.column("shard"), shard)) for shard in (0, 1)]
-    sampler = FakeSampler()
-    runner = ShardRunner(store, record, sampler, "here:1")  # type: ignore[arg-type]
-    turns = runner.turns
-    with ThreadPoolExecutor(2) as threads, turns.taken(0) as first, turns.taken(1) as second:
-        later = threads.submit(lambda: list(runner.run(ShardWork(1, shards[1]), second)))
-        time.sleep(0.2)  # for it to come to where it waits
-        assert sampler.seeds == []
-        list(runner.run(ShardWork(0, shards[0]), first))
-        assert isinstance(later.result(30)[-1], ShardDone)
-    runner.close()
-    assert sampler.seeds == rows.column("seed").to_pylist()
