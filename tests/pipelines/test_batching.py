@@ -17,14 +17,22 @@ from pipelines.planning.images import whole_batches_first
 
 SIZES = ((64, 64), (128, 64), (64, 128), (128, 128), (192, 128), (256, 256))
 SAMPLERS = ("ddim", "euler", "dpmsolver++")
+LORAS = (None, "ink", "clay")
+ROW_LORAS = {"row_loras": [{"source": f"/loras/{name}.safetensors"} for name in LORAS if name]}
 
 
 def mixed(num_rows: int) -> list[dict[str, Any]]:
-    """Rows of six sizes and three samplers, in no order."""
+    """Rows of six sizes, three samplers, and two LoRAs or none, in no order."""
     random = np.random.default_rng(5)
     return [
-        {"prompt": f"p{n}", "width": w, "height": h, "scheduler": SAMPLERS[random.integers(3)]}
-        for n, (w, h) in enumerate(random.choice(SIZES, num_rows).tolist())
+        {
+            "prompt": f"p{n}",
+            "width": width,
+            "height": height,
+            "scheduler": SAMPLERS[random.integers(3)],
+            "lora": LORAS[random.integers(3)],
+        }
+        for n, (width, height) in enumerate(random.choice(SIZES, num_rows).tolist())
     ]
 
 
@@ -38,7 +46,7 @@ def batches_of(images: list[PlannedImage], size: int) -> list[list[PlannedImage]
 
 def plan_of(folder: Path, rows: list[dict[str, Any]], size: int, **values: Any) -> list[Any]:
     """The images of a manifest in sampling order."""
-    spec = job(folder, write(folder / "m.jsonl", rows), **values)
+    spec = job(folder, write(folder / "m.jsonl", rows), model=ROW_LORAS, **values)
     return planned_images(planned(spec, MODEL, size)[1])
 
 
@@ -58,7 +66,7 @@ def test_a_mixed_manifest_takes_hardly_more_batches_than_it_must(tmp_path: Path,
     padded = Counter(batch[0].params for batch in made if len(batch) < size)
     last = {image.shard for image in images[-len(padded) * size :]}
     assert len(made) <= fewest(images, size) + len(last)
-    assert sum(padded.values()) <= len(SIZES) * len(SAMPLERS) + len(last)
+    assert sum(padded.values()) <= len(SIZES) * len(SAMPLERS) * len(LORAS) + len(last)
 
 
 def test_in_one_shard_every_setting_is_padded_once(tmp_path: Path) -> None:
@@ -70,11 +78,31 @@ def test_the_size_changes_seldom_from_the_first_shard_to_the_last(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(units, "MAX_PART_IMAGES", 250)
-    images = plan_of(tmp_path, mixed(1_000), 4)
+    images = plan_of(tmp_path, [row | {"lora": "ink"} for row in mixed(1_000)], 4)
     sizes = [(batch[0].width, batch[0].height) for batch in batches_of(images, 4)]
     changes = sum(one != other for one, other in pairwise(sizes))
     num_parts = 4
     assert changes == num_parts * (2 * len(SIZES) - 2)
+
+
+def test_a_part_takes_up_each_lora_twice_at_most_and_its_shards_hold_whole_batches(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(units, "MAX_PART_IMAGES", 1_000)
+    spec = job(tmp_path, write(tmp_path / "m.jsonl", mixed(3_000)), model=ROW_LORAS)
+    layout, plan = planned(spec, MODEL, 4)
+    assert [part.num_images for part in layout.parts] == [1_000] * 3
+    images = planned_images(plan)
+    for part in layout.parts:
+        shards = range(part.first_shard, part.first_shard + part.num_shards)
+        own = [image for image in images if image.shard in shards]
+        adapters = [(batch[0].lora, batch[0].lora_scale) for batch in batches_of(own, 4)]
+        begun = [adapters[0], *(now for before, now in pairwise(adapters) if now != before)]
+        assert set(Counter(begun).values()) <= {1, 2}
+        num_whole = sum(count // 4 for count in Counter(image.params for image in own).values())
+        whole = [own[4 * number : 4 * number + 4] for number in range(num_whole)]
+        assert all(len({(image.params, image.shard) for image in batch}) == 1 for batch in whole)
+        assert 8 * num_whole > len(own)
 
 
 @given(groups=st.lists(st.integers(0, 5), min_size=1, max_size=200), size=st.integers(1, 9))
@@ -123,9 +151,9 @@ def test_whole_batches_of_a_plan_are_those_of_what_may_share_them(tmp_path: Path
 
 
 def test_a_plan_cut_for_another_batch_is_the_plan_that_was_checked_for_it(tmp_path: Path) -> None:
-    spec = job(tmp_path, write(tmp_path / "m.jsonl", mixed(5_000)))
+    spec = job(tmp_path, write(tmp_path / "m.jsonl", mixed(5_000)), model=ROW_LORAS)
     assert cut(spec, check(spec, MODEL), 12) == check(spec, MODEL, 12)
-    fixed = job(tmp_path, tmp_path / "m.jsonl", batch={"shard_size": 7})
+    fixed = job(tmp_path, tmp_path / "m.jsonl", model=ROW_LORAS, batch={"shard_size": 7})
     assert cut(fixed, check(fixed, MODEL), 12) == check(fixed, MODEL, 12)
     assert cut(fixed, check(fixed, MODEL), 12).shard_size == 7
 
