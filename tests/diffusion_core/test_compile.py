@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import tiny_loras
+import tiny_models
 import torch
 import torch._inductor
 from torch._dynamo.utils import counters
@@ -37,8 +38,8 @@ def fresh_process(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     torch._dynamo.reset()
 
 
-def compiled(folder: Path, **loras: Any) -> LoadedModel:
-    values = {"source": str(folder), "speed": {"compile": "regional"}, **loras}
+def compiled(folder: Path, which: str = "regional", **loras: Any) -> LoadedModel:
+    values = {"source": str(folder), "speed": {"compile": which}, **loras}
     spec = ModelSpec.model_validate(values)
     files = [Path(lora.source) / LORA_FILE for lora in spec.all_loras]
     return model.load(folder, spec, "cpu", files)
@@ -82,6 +83,41 @@ def test_compiled_blocks_keep_the_law_and_are_found_again_on_disk(
     assert (pixels(compiled(saved("sd"))) == together).all()
     assert counters["inductor"]["fxgraph_cache_hit"] >= 1
     assert counters["inductor"]["fxgraph_cache_miss"] == 0
+
+
+def smallest(folder: Path) -> Path:
+    """A model of a few convolutions, as each of its kernels is compiled by itself."""
+    from diffusers import AutoencoderKL, UNet2DConditionModel
+
+    narrow = {"block_out_channels": (4,), "norm_num_groups": 2}
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        vae = AutoencoderKL(**narrow, mid_block_add_attention=False)
+        unet = UNet2DConditionModel(
+            **narrow,
+            sample_size=32,
+            layers_per_block=1,
+            down_block_types=("DownBlock2D",),
+            mid_block_type=None,
+            up_block_types=("UpBlock2D",),
+            cross_attention_dim=16,
+        )
+        tiny_models.sd(vae=vae, unet=unet).save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.timeout(900)
+@pytest.mark.usefixtures("fresh_process")
+def test_a_denoiser_and_a_decoder_that_are_compiled_whole_keep_the_law(tmp_path: Path) -> None:
+    folder = smallest(tmp_path / "smallest")
+    plain = model.load(folder, ModelSpec(source=str(folder)), "cpu")
+    fast = compiled(folder, "full")
+    together = pixels(fast)
+    assert counters["stats"]["unique_graphs"] == 2
+    assert np.abs(together.astype(int) - pixels(plain)).max() <= 1
+    assert (pixels(fast, REQUESTS[::-1])[::-1] == together).all()
+    assert (pixels(fast, REQUESTS[1:]) == together[1:]).all()
+    assert counters["stats"]["unique_graphs"] == 2
 
 
 @pytest.mark.timeout(900)
