@@ -3,6 +3,7 @@
 import functools
 import inspect
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,10 +12,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from diffusion_core import schedulers
-from diffusion_core.model import LoadedModel
+from diffusion_core.model import LoadedModel, ModelSpec, load
 from diffusion_core.sampling import ImageRequest, Sampler, SamplingParams
 from diffusion_core.step_times import keep_at_hand
 
+Saved = Callable[[str], Path]
 Loaded = Callable[[str], LoadedModel]
 
 ATEN = torch.ops.aten
@@ -104,6 +106,31 @@ def test_more_steps_of_a_u_net_ask_no_more_questions(loaded: Loaded, sampler: st
 @pytest.mark.parametrize("family", ["lcm", "sdxl", "sd3", "flux", "pixart", "sana"])
 def test_more_steps_of_any_family_ask_no_more_questions(loaded: Loaded, family: str) -> None:
     assert questions(loaded(family), "default", 6) == questions(loaded(family), "default", 12)
+
+
+def faster(folder: Path, **speed: Any) -> LoadedModel:
+    spec = ModelSpec.model_validate({"source": str(folder), "speed": speed})
+    return load(folder, spec, "cpu")
+
+
+@pytest.mark.parametrize(
+    ("family", "name", "choice"),
+    [
+        ("sd", "deep_features", {"interval": 3}),
+        ("flux", "taylorseer_cache", {"cache_interval": 2, "disable_cache_before_step": 2}),
+        ("flux", "pyramid_attention_broadcast", {}),
+    ],
+)
+def test_more_steps_of_which_some_are_cut_short_ask_no_more_questions(
+    saved: Saved, family: str, name: str, choice: Any
+) -> None:
+    cut_short = faster(saved(family), **{name: choice})
+    assert questions(cut_short, "default", 6) == questions(cut_short, "default", 12)
+
+
+def test_a_first_block_cache_asks_at_each_step_how_much_is_new(saved: Saved) -> None:
+    asking = faster(saved("flux"), first_block_cache={})
+    assert questions(asking, "default", 6) + 6 == questions(asking, "default", 12)
 
 
 def test_a_step_as_diffusers_has_it_does_ask(
