@@ -93,7 +93,10 @@ class SpeedSpec(Choice):
     ] = False
     compile: Annotated[
         Literal["regional", "full"] | None,
-        Field(description="torch.compile: of the repeated blocks, or of the whole denoiser."),
+        Field(
+            description="torch.compile: of the repeated blocks, or of the whole denoiser and the "
+            "VAE's decoder."
+        ),
     ] = None
     fuse_qkv_projections: Annotated[
         bool, Field(description="Queries, keys and values in one matrix product.")

@@ -7,7 +7,7 @@ knows, and how it is timed `diffusion_core.speed_trials`. Importing this loads n
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, get_args
 
 from pydantic import ValidationError
 
@@ -91,13 +91,6 @@ ATTENTION: dict[str, tuple[str, ...]] = {
 
 HALVES: dict[str, tuple[DType, ...]] = {"cpu": ("bfloat16",), "cuda": ("bfloat16", "float16")}
 
-QUANTIZATIONS: tuple[Quantization, ...] = (
-    "int8_weight_only",
-    "int8_dynamic_activation_int8_weight",
-    "float8_weight_only",
-    "float8_dynamic_activation_float8_weight",
-)
-
 
 def candidates(device: str, dtype: str, batch_size: int, compiles: bool) -> list[Way]:
     """What to try on a device, each by itself; some of it may not be for the model.
@@ -133,7 +126,7 @@ def _halves(device: str, dtype: str) -> list[Way]:
 
 
 def _compiled() -> list[Way]:
-    quantized = [Way.of(compile="full", quantization=name) for name in QUANTIZATIONS]
+    quantized = [Way.of(compile="full", quantization=name) for name in get_args(Quantization)]
     return [Way.of(compile="regional"), Way.of(compile="full"), *quantized]
 
 
