@@ -12,20 +12,21 @@ import argparse
 import contextlib
 import statistics
 import time
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import torch
-from torch.utils.flop_counter import FlopCounterMode
+from bench_speed import work_of
+from meters import counted_flops
 
 from diffusion_core.deep_features import reusing_deep_features
 from diffusion_core.likeness import psnr_db
-from diffusion_core.model import ModelSpec, describe, load
-from diffusion_core.sampling import ImageRequest, Sampler, SamplingParams
+from diffusion_core.model import ModelSpec, load
+from diffusion_core.requests import ImageRequest
+from diffusion_core.sampling import Sampler
 from pipelines.models import locate
 
-PROMPTS = Path(__file__).resolve().parents[2] / "jobs" / "examples" / "prompts.txt"
 PLAIN = 0
 """Stands for an interval where the U-Net is left alone."""
 
@@ -36,32 +37,24 @@ class Bench:
     def __init__(self, options: argparse.Namespace) -> None:
         spec = ModelSpec(source=options.model, dtype=options.dtype)
         folder = locate(spec, {})
-        info = describe(folder, spec)
+        self.work = work_of(options, folder)
         self._model = load(folder, spec, options.device)
         self._sampler = Sampler(self._model, options.batch_size)
         self._branch = options.branch
-        self._params = SamplingParams(
-            width=options.size or info.width or 512,
-            height=options.size or info.height or 512,
-            num_inference_steps=options.steps or info.num_inference_steps,
-            guidance_scale=info.guidance_scale,
-        )
 
-    def sample(self, batch: list[ImageRequest], interval: int) -> np.ndarray:
+    def sample(self, batch: Sequence[ImageRequest], interval: int) -> np.ndarray:
         """uint8 (n, H, W, 3)."""
         with self._reuse(interval):
-            return self._sampler.sample(batch, self._params).pixels
+            return self._sampler.sample(batch, self.work.params).pixels
 
     def _reuse(self, interval: int) -> contextlib.AbstractContextManager[Any]:
         if interval == PLAIN:
             return contextlib.nullcontext()
         return reusing_deep_features(self._model.pipeline.unet, interval, self._branch)
 
-    def multiply_adds(self, batch: list[ImageRequest], interval: int) -> float:
-        """Of the sampling of a batch, in units that cancel."""
-        with FlopCounterMode(display=False) as counter:
-            self.sample(batch, interval)
-        return float(counter.get_total_flops())
+    def flops(self, batch: Sequence[ImageRequest], interval: int) -> int:
+        """Of the sampling of a batch."""
+        return counted_flops(lambda: self.sample(batch, interval))
 
 
 def main() -> None:
@@ -69,12 +62,12 @@ def main() -> None:
     options = parse()
     torch.set_num_threads(options.threads)
     bench, intervals = Bench(options), [PLAIN, *options.intervals]
-    work = batches(options.images, options.batch_size)
-    bench.sample(work[0], PLAIN)  # encodes its prompts
-    counts = {interval: bench.multiply_adds(work[0], interval) for interval in intervals}
+    batches = bench.work.batches
+    bench.sample(batches[0], PLAIN)  # encodes its prompts
+    counts = {interval: bench.flops(batches[0], interval) for interval in intervals}
     seconds: dict[int, list[float]] = {interval: [] for interval in intervals}
     likeness: dict[int, list[float]] = {interval: [] for interval in intervals}
-    for batch in work:
+    for batch in batches:
         plain = bench.sample(batch, PLAIN)
         for interval in intervals:
             start = time.perf_counter()
@@ -109,15 +102,6 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--threads", type=int, default=1, help="of a CPU")
     return parser.parse_args()
-
-
-def batches(num_images: int, batch_size: int) -> list[list[ImageRequest]]:
-    """The examples' prompts over and over, each image with a seed of its own; all are full."""
-    prompts = PROMPTS.read_text(encoding="utf-8").split("\n")[:-1]
-    images = [ImageRequest(prompts[i % len(prompts)], "", i) for i in range(num_images)]
-    if num_images % batch_size:
-        raise SystemExit(f"{num_images} images do not fill batches of {batch_size}")
-    return [images[first : first + batch_size] for first in range(0, num_images, batch_size)]
 
 
 if __name__ == "__main__":
