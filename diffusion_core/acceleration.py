@@ -6,7 +6,6 @@ tried on a skeleton: its own networks, made from their configurations without a 
 
 import contextlib
 import inspect
-import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from types import SimpleNamespace
@@ -16,12 +15,12 @@ import torch
 from torch import nn
 
 from diffusion_core import attention, conventions
+from diffusion_core.compilation import keep_compiled_code
 from diffusion_core.conventions import PipelineFolder
 from diffusion_core.deep_features import reusing_deep_features
 from diffusion_core.errors import ModelError, SamplingError, SettingsError, in_one_line
 from diffusion_core.speed import DeepFeaturesSpec, SpeedSpec
 from diffusion_core.step_times import Clock
-from diffusion_core.weights import cache_folder
 
 DENOISERS = ("transformer", "unet")
 """The components that are asked at every step, of which a pipeline has one."""
@@ -289,7 +288,7 @@ def _repeated(denoiser: Any) -> list[nn.Module]:
 
 def _compile(parts: Parts, which: str) -> None:
     """Compiled code is kept on disk: another process, or another day, finds it there."""
-    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache_folder() / "inductor"))
+    keep_compiled_code()
     if which == "regional":
         parts.denoiser.compile_repeated_blocks(dynamic=False)
         return

@@ -1,11 +1,53 @@
-"""When torch compiles, told to whoever asks.
+"""When torch compiles, told to whoever asks, and where on disk its work is kept.
 
 What is compiled is `diffusion_core.acceleration`'s choice.
 """
 
 import contextlib
+import os
+import re
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
+
+from diffusion_core.weights import cache_folder
+
+FOLDER = "TORCHINDUCTOR_CACHE_DIR"
+
+
+def keep_compiled_code() -> None:
+    """Keep compiled code in the user's cache folder, unless `TORCHINDUCTOR_CACHE_DIR` says where.
+
+    torch, once imported, sets that variable to a temporary folder itself; that is nobody's choice.
+    """
+    from torch._inductor.runtime.cache_dir_utils import default_cache_dir
+
+    if os.environ.get(FOLDER) in (None, default_cache_dir()):
+        os.environ[FOLDER] = str(cache_folder() / "inductor")
+
+
+def remove_damaged_code(error: BaseException | None) -> bool:
+    """Remove a library that a process left half-written when it was ended while it compiled.
+
+    torch takes it for finished, for ever after.
+
+    Args:
+        error: what torch raised.
+
+    Returns:
+        Whether there was one, so that it will be compiled anew.
+    """
+    inner = getattr(error, "inner_exception", None)
+    named = (
+        re.match(r"(/.+?\.so): ", str(inner)) if isinstance(inner, OSError | ImportError) else None
+    )
+    if named is None:
+        return False
+    library = Path(named[1])
+    if not library.is_file() or not library.is_relative_to(os.environ.get(FOLDER, "")):
+        return False
+    library.unlink()
+    return True
 
 
 @contextlib.contextmanager

@@ -28,6 +28,7 @@ from diffusion_core import (
     step_noise,
     step_times,
 )
+from diffusion_core.compilation import remove_damaged_code
 from diffusion_core.conditioning import CACHE_BYTES, Conditioner, RowLora
 from diffusion_core.errors import DeviceError, OutOfMemory, SamplingError, SettingsError
 from diffusion_core.model import LoadedModel
@@ -46,6 +47,9 @@ class Fault(StrEnum):
 
 
 HALVES = (torch.float16, torch.bfloat16)
+
+DAMAGED_LIBRARIES = 32
+"""Of compiled code that one batch may come upon: as many as processes that compile at once."""
 
 OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")
 """In the messages of torch's allocators, of which only CUDA's has an error of its own."""
@@ -162,7 +166,7 @@ class Sampler:
         batch = [*requests, *[requests[-1]] * (batch_size - len(requests))]
         number, name = len(requests), type(self._pipeline).__name__
         with torch.inference_mode(), self._unheard(params, batch_size):
-            images, finite, flagged = self._run(batch, params)
+            images, finite, flagged = self._run_sound(batch, params)
         with torch.inference_mode(), _failures_named(name):
             images = images.masked_fill(~finite.view(-1, 1, 1, 1), 0)
             # Rounded where they were made: a quarter of the bytes is left to copy.
@@ -190,6 +194,18 @@ class Sampler:
             yield
         if self._prepares:
             self._compiled.add(kind)
+
+    def _run_sound(
+        self, batch: Sequence[ImageRequest], params: SamplingParams
+    ) -> tuple[torch.Tensor, torch.Tensor, Sequence[bool]]:
+        """As `_run`; where compiled code on disk is damaged, once more without that."""
+        for _ in range(DAMAGED_LIBRARIES):
+            try:
+                return self._run(batch, params)
+            except SamplingError as error:
+                if not remove_damaged_code(error.__cause__):
+                    raise
+        return self._run(batch, params)
 
     def _run(
         self, batch: Sequence[ImageRequest], params: SamplingParams

@@ -16,9 +16,13 @@ pytestmark = pytest.mark.usefixtures("local_ray")
 FOUND = BatchDone(1, num_ok=2, num_failed=0, num_sampled=0)
 
 
+def iter_of(events: list[ShardEvent]) -> Iterator[ShardEvent]:
+    return (event for event in events)  # a generator, as Ray needs it
+
+
 @ray.remote(num_cpus=0)
 def telling(events: list[ShardEvent]) -> Iterator[ShardEvent]:
-    yield from events
+    yield from iter_of(events)
     raise RuntimeError("the process is gone")
 
 
