@@ -8,11 +8,12 @@ from rich.console import Console
 from rich.table import Table
 
 from diffusion_core.model import ModelInfo, describe
+from diffusion_core.requests import SamplingParams
 from jobs.batch_size import resolve_batch_size
 from jobs.commands.common import job_argument, json_option, read_job, set_option
 from pipelines.loras import locate_loras
 from pipelines.models import locate
-from pipelines.planning import PlanLayout, Settings, check
+from pipelines.planning import PlanLayout, check
 from pipelines.rates import Estimate, estimate, measured_rates
 from pipelines.spec import RunSpec
 from pipelines.storage import find
@@ -125,5 +126,5 @@ def settings_table(layout: PlanLayout, batch_size: int) -> Table:
     return table
 
 
-def _lora(settings: Settings) -> str:
+def _lora(settings: SamplingParams) -> str:
     return "" if settings.lora is None else f"{settings.lora} at {settings.lora_scale:g}"

@@ -4,7 +4,6 @@
 `read_shard` reads a piece of it back. Runs in one process, or wherever the caller's mapper does.
 """
 
-from diffusion_core.requests import SamplingParams as Settings
 from pipelines.planning.checking import check, cut, manifest_changes
 from pipelines.planning.duplicates import Mapper
 from pipelines.planning.layout import PlanLayout, PlanPart, SettingsCount
@@ -14,7 +13,6 @@ __all__ = [
     "Mapper",
     "PlanLayout",
     "PlanPart",
-    "Settings",
     "SettingsCount",
     "check",
     "cut",
