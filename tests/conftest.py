@@ -1,17 +1,11 @@
 """What every test may ask for: S3 servers, started when first asked for, and places to write."""
 
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import servers
 from servers import Folder, Server
-
-
-def pytest_xdist_auto_num_workers() -> int:
-    """Three to four processes: many tests wait for others, for leases, or for time to pass."""
-    return max(3, min(4, os.cpu_count() or 1))
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -106,6 +106,7 @@ def smallest(folder: Path) -> Path:
     return folder
 
 
+@pytest.mark.chaos
 @pytest.mark.timeout(900)
 @pytest.mark.usefixtures("fresh_process")
 def test_a_denoiser_and_a_decoder_that_are_compiled_whole_keep_the_law(tmp_path: Path) -> None:
@@ -121,6 +122,7 @@ def test_a_denoiser_and_a_decoder_that_are_compiled_whole_keep_the_law(tmp_path:
     assert counters["stats"]["unique_graphs"] == 2
 
 
+@pytest.mark.chaos
 @pytest.mark.timeout(900)
 @pytest.mark.usefixtures("fresh_process")
 def test_a_lora_of_a_row_is_compiled_once_at_each_scale_and_has_its_own_bits(
