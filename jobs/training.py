@@ -5,10 +5,12 @@ worker does, `pipelines.training.loop` knows.
 """
 
 import tempfile
+import threading
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor, wait
+from concurrent.futures import Future, wait
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from importlib.util import find_spec
 from typing import Any
 
@@ -148,9 +150,8 @@ def _events(spec: TrainSpec, store: Store, free: Free) -> Iterator[TrainingEvent
     """What the workers tell; a first interruption asks them for a checkpoint, a second ends it."""
     board = _board_here(free)
     stopping = False
-    # `fit` stands beside the main thread, which must keep its hand on signals.
-    with ThreadPoolExecutor(max_workers=1) as thread, first_interruption() as asked:
-        fit = thread.submit(_fit, spec, store, board)
+    with first_interruption() as asked:
+        fit = _beside(partial(_fit, spec, store, board))
         try:
             while not fit.done():
                 yield from ray.get(board.take.remote())
@@ -161,7 +162,7 @@ def _events(spec: TrainSpec, store: Store, free: Free) -> Iterator[TrainingEvent
                     yield Stopping()
         finally:
             if not fit.done():
-                ray.shutdown()  # takes the workers with it, and so ends `fit`
+                ray.shutdown()  # takes the workers with it
     yield from ray.get(board.take.remote())
     error = ray.get(board.failed.remote()) or fit.exception()
     if error is not None:
@@ -173,6 +174,26 @@ def _board_here(free: Free) -> Any:
     node = ray.get_runtime_context().get_node_id()
     here = NodeAffinitySchedulingStrategy(node, soft=False)
     return ray.remote(Board).options(num_cpus=0, scheduling_strategy=here).remote(free)
+
+
+def _beside(function: Callable[[], object]) -> "Future[None]":
+    """Call it in a thread: the main one must keep its hand on signals.
+
+    Nothing ever waits for the thread. Ray does not always wake one that waits for an answer when
+    it is shut down (seen with 2.60).
+    """
+    future: Future[None] = Future()
+
+    def call() -> None:
+        try:
+            function()
+        except BaseException as error:
+            future.set_exception(error)
+        else:
+            future.set_result(None)
+
+    threading.Thread(target=call, name="fit", daemon=True).start()
+    return future
 
 
 def _fit(spec: TrainSpec, store: Store, board: Any) -> None:

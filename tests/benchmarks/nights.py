@@ -43,10 +43,10 @@ def main() -> None:
             poison = (kinds[seed // 2 % len(kinds)],) if seed % 2 else ()
             night = Night(here, seed, arguments.faults, poison)
             try:
-                night.pass_by()
+                with night:
+                    night.pass_by()
             except (AssertionError, TimeoutExpired) as error:
                 wrong.append(seed)
-                night.abandon()
                 print(f"night {seed} went wrong: {error}", flush=True)
             total += night.tally
             print(f"night {seed}, {time.monotonic() - began:.0f} s: {night.tally}", flush=True)

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from random import Random
-from typing import Any
+from typing import Any, Self
 
 import psutil
 import yaml
@@ -60,7 +60,7 @@ MOST_TROUBLES = 9
 
 
 class Night:
-    """A run, what befalls it, and what it must come to."""
+    """A run, what befalls it, and what it must come to; with it end all of its commands."""
 
     def __init__(self, place: Place, seed: int, num_faults: int, poison: tuple[str, ...]) -> None:
         self.place, self.seed, self.poison = place, seed, poison
@@ -154,11 +154,14 @@ class Night:
             self.place.log.write_text("")
         self.driver, self.is_stopping = self.command("run", *arguments), False
 
-    def abandon(self) -> None:
-        """End it as it is, so that it does not disturb the next one."""
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        """End what still runs, so that a night that went wrong does not disturb the next one."""
         for process in self.commands:
             process.kill()
-            process.wait()
+            process.communicate()
         while any(map(actors_on, self.place.cluster.worker_nodes)):
             time.sleep(0.1)
 
@@ -392,10 +395,10 @@ def undisturbed_at(place: Place) -> dict[str, bytes]:
     """The bytes of every healthy image when nothing happens, by image id; made once."""
     if not place.undisturbed:
         log = place.log.read_text()
-        quiet = Night(place, seed=-1, num_faults=0, poison=())
-        quiet.spec = quiet.spec_for("undisturbed", place.bucket.options)
-        quiet.start()
-        assert quiet.await_end(GIVE_UP_S) == 0, quiet.story()
+        with Night(place, seed=-1, num_faults=0, poison=()) as quiet:
+            quiet.spec = quiet.spec_for("undisturbed", place.bucket.options)
+            quiet.start()
+            assert quiet.await_end(GIVE_UP_S) == 0, quiet.story()
         place.log.write_text(log)
         run = open_run(quiet.spec.url, place.bucket.options)
         rows = run.metadata.to_table(columns=["image_id", "file"]).to_pylist()

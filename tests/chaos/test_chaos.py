@@ -20,7 +20,8 @@ def place(tmp_path_factory: pytest.TempPathFactory, seaweed: Server) -> Iterator
 
 
 def nothing_is_wrong(night: Night) -> None:
-    tally = night.pass_by()
+    with night:
+        tally = night.pass_by()
     assert tally.is_whole, str(tally)
 
 
@@ -61,32 +62,32 @@ def test_nights_on_a_store_that_lets_names_be_written_twice(
 
 @pytest.mark.chaos
 def test_a_store_that_is_silent_for_two_minutes_is_waited_for(place: Place) -> None:
-    night = Night(place, seed=400, num_faults=0, poison=())
-    store = Store(night.spec.url, place.bucket.options)
-    night.start()
-    while not committed_shards(store):
-        assert night.await_end(0.2) is None
-    assert place.proxy is not None
-    place.proxy.fall_silent(120)
-    assert night.await_end(400) == 0, night.story()
-    night.prove()
-    assert night.tally.starts == 1
-    assert night.tally.resampled == 0
+    with Night(place, seed=400, num_faults=0, poison=()) as night:
+        store = Store(night.spec.url, place.bucket.options)
+        night.start()
+        while not committed_shards(store):
+            assert night.await_end(0.2) is None
+        assert place.proxy is not None
+        place.proxy.fall_silent(120)
+        assert night.await_end(400) == 0, night.story()
+        night.prove()
+        assert night.tally.starts == 1
+        assert night.tally.resampled == 0
 
 
 @pytest.mark.chaos
 @pytest.mark.timeout(1800)
 def test_a_driver_killed_fifty_times_loses_nothing(place: Place) -> None:
-    night = Night(place, seed=500, num_faults=0, poison=())
-    for _ in range(50):
+    with Night(place, seed=500, num_faults=0, poison=()) as night:
+        for _ in range(50):
+            night.start()
+            time.sleep(night.random.uniform(2.0, 14.0))
+            night.befall("driver_killed")
+            night.await_end(10)
         night.start()
-        time.sleep(night.random.uniform(2.0, 14.0))
-        night.befall("driver_killed")
-        night.await_end(10)
-    night.start()
-    assert night.await_end(300) == 0, night.story()
-    night.prove()
-    assert night.tally.is_whole, str(night.tally)
+        assert night.await_end(300) == 0, night.story()
+        night.prove()
+        assert night.tally.is_whole, str(night.tally)
 
 
 @pytest.mark.chaos
@@ -94,34 +95,34 @@ def test_a_driver_killed_fifty_times_loses_nothing(place: Place) -> None:
 def test_of_two_drivers_started_at_the_same_instant_one_makes_the_images(
     place: Place, seed: int
 ) -> None:
-    night = Night(place, seed, num_faults=0, poison=())
-    night.start()
-    other = night.command("run")
-    code = night.await_end(300)
-    said, _ = other.communicate(timeout=300)
-    assert sorted([code, other.returncode]) in ([0, 0], [0, 5]), night.story() + said
-    night.prove()
-    assert night.tally.is_whole, str(night.tally)
-    assert night.tally.resampled == 0
+    with Night(place, seed, num_faults=0, poison=()) as night:
+        night.start()
+        other = night.command("run")
+        code = night.await_end(300)
+        said, _ = other.communicate(timeout=300)
+        assert sorted([code, other.returncode]) in ([0, 0], [0, 5]), night.story() + said
+        night.prove()
+        assert night.tally.is_whole, str(night.tally)
+        assert night.tally.resampled == 0
 
 
 @pytest.mark.chaos
 def test_a_spot_machine_that_gives_notice_costs_no_image(place: Place) -> None:
-    night = Night(place, seed=700, num_faults=0, poison=())
-    store = Store(night.spec.url, place.bucket.options)
-    night.start()
-    while len(committed_shards(store)) < 2:
-        assert night.await_end(0.2) is None
-    node = next(node for node in place.cluster.worker_nodes if actors_on(node))
-    notify(place.cluster, node)
-    end = time.monotonic() + NOTICE_S
-    while actors_on(node) and time.monotonic() < end:
-        time.sleep(0.1)
-    assert not actors_on(node)
-    assert night.await_end(0.1) is None
-    place.cluster.remove_node(node, allow_graceful=False)
-    place.cluster.add_node(num_cpus=ACTORS_PER_NODE)
-    assert night.await_end(300) == 0, night.story()
-    night.prove()
-    assert night.tally.is_whole, str(night.tally)
-    assert night.tally.resampled == 0
+    with Night(place, seed=700, num_faults=0, poison=()) as night:
+        store = Store(night.spec.url, place.bucket.options)
+        night.start()
+        while len(committed_shards(store)) < 2:
+            assert night.await_end(0.2) is None
+        node = next(node for node in place.cluster.worker_nodes if actors_on(node))
+        notify(place.cluster, node)
+        end = time.monotonic() + NOTICE_S
+        while actors_on(node) and time.monotonic() < end:
+            time.sleep(0.1)
+        assert not actors_on(node)
+        assert night.await_end(0.1) is None
+        place.cluster.remove_node(node, allow_graceful=False)
+        place.cluster.add_node(num_cpus=ACTORS_PER_NODE)
+        assert night.await_end(300) == 0, night.story()
+        night.prove()
+        assert night.tally.is_whole, str(night.tally)
+        assert night.tally.resampled == 0

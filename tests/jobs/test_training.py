@@ -5,7 +5,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -97,11 +98,11 @@ def test_two_workers_train_what_one_trains_even_if_one_of_them_dies(root: Path) 
 
 def test_a_polite_stop_keeps_every_step_and_the_same_command_goes_on(root: Path) -> None:
     spec = autoencoder_job(root, training={"max_train_steps": 400, "checkpointing_steps": 1000})
-    process = _start(root, spec)
-    _wait_for(lambda: (Path(spec.url) / "train.json").exists(), process)
-    time.sleep(3)
-    process.send_signal(signal.SIGTERM)
-    _, told = process.communicate(timeout=60)
+    with _started(root, spec) as process:
+        _wait_for(lambda: (Path(spec.url) / "train.json").exists(), process)
+        time.sleep(3)
+        process.send_signal(signal.SIGTERM)
+        _, told = process.communicate(timeout=60)
     assert process.returncode == 4, told
     steps = checkpoints.steps_of(Store(spec.url))
     assert len(steps) == 1
@@ -110,14 +111,19 @@ def test_a_polite_stop_keeps_every_step_and_the_same_command_goes_on(root: Path)
 
 def test_a_second_interruption_stops_at_once(root: Path) -> None:
     spec = autoencoder_job(root, training={"max_train_steps": 100_000, "train_batch_size": 512})
-    process = _start(root, spec)
-    _wait_for(lambda: (Path(spec.url) / "train.json").exists(), process)
-    process.send_signal(signal.SIGTERM)
-    time.sleep(1)
-    process.send_signal(signal.SIGTERM)
-    _, told = process.communicate(timeout=40)
+    with _started(root, spec) as process:
+        _wait_for(lambda: (Path(spec.url) / "train.json").exists(), process)
+        process.send_signal(signal.SIGTERM)
+        time.sleep(1)
+        process.send_signal(signal.SIGTERM)
+        _, told = process.communicate(timeout=40)
     assert process.returncode == 4, told
     assert "Traceback" not in told
+
+
+def test_a_thread_that_ray_never_wakes_keeps_no_process_from_its_end() -> None:
+    hanging = "import threading, jobs.training; jobs.training._beside(threading.Event().wait)"
+    subprocess.run([sys.executable, "-c", hanging], check=True, timeout=60)
 
 
 @pytest.mark.usefixtures("local_ray")
@@ -153,16 +159,23 @@ def test_a_loss_that_is_no_number_stops_for_good(root: Path) -> None:
     assert seen == sorted(set(seen))  # nothing was tried again
 
 
-def _start(root: Path, spec: TrainSpec) -> "subprocess.Popen[str]":
+@contextmanager
+def _started(root: Path, spec: TrainSpec) -> Iterator["subprocess.Popen[str]"]:
+    """The command, which is gone afterwards whatever came of it."""
     job = root / "tiny.yaml"
     job.write_text(yaml.safe_dump(spec.as_dict()))
-    return subprocess.Popen(
+    process = subprocess.Popen(
         [sys.executable, "-c", "from jobs.cli import main; main()", "train", str(job)],
         stderr=subprocess.PIPE,
         text=True,
         cwd=Path(__file__).parents[2],
         env={**os.environ, "XDG_CACHE_HOME": str(root / "cache")},
     )
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.communicate()
 
 
 def _wait_for(condition: Callable[[], bool], process: "subprocess.Popen[str]") -> None:
