@@ -29,6 +29,8 @@ from pipelines.storage import Store
 from pipelines.verify import stray_images, verify
 
 NUM_HEALTHY = 48
+"""Rows of a whole night that are no poison."""
+
 BATCH_SIZE = 2
 SHARD_SIZE = 8
 WINDOW = (1 + PENDING_BATCHES) * BATCH_SIZE
@@ -62,8 +64,16 @@ MOST_TROUBLES = 9
 class Night:
     """A run, what befalls it, and what it must come to; with it end all of its commands."""
 
-    def __init__(self, place: Place, seed: int, num_faults: int, poison: tuple[str, ...]) -> None:
+    def __init__(
+        self,
+        place: Place,
+        seed: int,
+        num_faults: int,
+        poison: tuple[str, ...],
+        num_healthy: int = NUM_HEALTHY,
+    ) -> None:
         self.place, self.seed, self.poison = place, seed, poison
+        self.num_healthy = num_healthy
         self.random = Random(seed)
         self.num_faults = num_faults
         self.tally = Tally()
@@ -125,7 +135,7 @@ class Night:
 
     def _manifest(self) -> Path:
         """Healthy rows, and among them those that are poison."""
-        rows = [(f"picture-{number}", f"picture {number}") for number in range(NUM_HEALTHY)]
+        rows = [(f"picture-{number}", f"picture {number}") for number in range(self.num_healthy)]
         for kind in self.poison:
             rows.insert(self.random.randrange(len(rows)), (kind, f"this row says {kind}"))
         path = self.place.folder / f"prompts-{self.seed}.csv"
@@ -336,12 +346,12 @@ class Night:
         run = open_run(self.spec.url, self.place.bucket.options)
         rows = run.metadata.to_table().to_pylist()
         ids = Counter(row["image_id"] for row in rows)
-        planned = NUM_HEALTHY + len(self.poison)
+        planned = self.num_healthy + len(self.poison)
         healthy = [row for row in rows if "picture" in row["prompt"]]
         self.tally.images = planned
         self.tally.doubled = sum(count - 1 for count in ids.values()) + len(stray_images(run))
         self.tally.lost = planned - len(ids) + sum(row["status"] != "ok" for row in healthy)
-        undisturbed = undisturbed_at(self.place)
+        undisturbed = undisturbed_at(self.place, self.num_healthy)
         for row in healthy:
             if row["status"] == "ok":
                 data = run.store.read(row["file"])
@@ -363,10 +373,10 @@ class Night:
     def _prove_window(self) -> None:
         """No fault costs more samples than what was in flight when it came."""
         log = [line.split() for line in self.place.log.read_text().splitlines()]
-        healthy = {str(seed_of(f"picture {number}")) for number in range(NUM_HEALTHY)}
+        healthy = {str(seed_of(f"picture {number}")) for number in range(self.num_healthy)}
         begun = [words[1] for words in log if words[0] == "sampled" and words[1] in healthy]
-        assert len(set(begun)) == NUM_HEALTHY, f"{len(set(begun))} begun; {self.story()}"
-        self.tally.resampled = len(begun) - NUM_HEALTHY
+        assert len(set(begun)) == self.num_healthy, f"{len(set(begun))} begun; {self.story()}"
+        self.tally.resampled = len(begun) - self.num_healthy
         most = self.at_stake + sum(told_by(*words) for words in log)
         assert self.tally.resampled <= most, f"{self.tally.resampled} > {most}; {self.story()}"
 
@@ -391,12 +401,12 @@ SERVER_FAULTS: dict[str, Fault] = {
 DISK_FAULTS: dict[str, Fault] = {"disk_full": Night.disk_full}
 
 
-def undisturbed_at(place: Place) -> dict[str, bytes]:
+def undisturbed_at(place: Place, num_healthy: int) -> dict[str, bytes]:
     """The bytes of every healthy image when nothing happens, by image id; made once."""
-    if not place.undisturbed:
+    if len(place.undisturbed) < num_healthy:
         log = place.log.read_text()
-        with Night(place, seed=-1, num_faults=0, poison=()) as quiet:
-            quiet.spec = quiet.spec_for("undisturbed", place.bucket.options)
+        with Night(place, -num_healthy, 0, (), num_healthy) as quiet:
+            quiet.spec = quiet.spec_for(f"undisturbed-{num_healthy}", place.bucket.options)
             quiet.start()
             assert quiet.await_end(GIVE_UP_S) == 0, quiet.story()
         place.log.write_text(log)

@@ -29,7 +29,8 @@ def nothing_is_wrong(night: Night) -> None:
 def test_a_night_with_a_little_of_everything_ends_as_if_nothing_had_happened(
     place: Place,
 ) -> None:
-    nothing_is_wrong(Night(place, seed=1, num_faults=4, poison=("SEGFAULT", "CRAMPED", "BLANK")))
+    poison = ("SEGFAULT", "CRAMPED", "BLANK")
+    nothing_is_wrong(Night(place, seed=1, num_faults=3, poison=poison, num_healthy=20))
 
 
 def poison_of(seed: int) -> tuple[str, ...]:

@@ -34,6 +34,8 @@ def local_ray() -> Iterator[None]:
         logging_level="ERROR",
         log_to_driver=False,
         runtime_env={"env_vars": {"PYTHONPATH": str(Path(__file__).parents[1])}},
+        # Processes that no test asks for would take time from those that do.
+        _system_config={"prestart_worker_first_driver": False},
     )
     yield
     ray.shutdown()

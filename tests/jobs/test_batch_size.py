@@ -182,6 +182,7 @@ def test_an_actor_tells_why_it_stopped_looking(make_spec: MakeSpec) -> None:
     ray.kill(first.handle)
 
 
+@pytest.mark.chaos
 def test_images_of_mixed_guidance_have_the_same_bits_however_they_are_put_together(
     make_spec: MakeSpec, tmp_path: Path
 ) -> None:

@@ -62,6 +62,7 @@ def dispatcher(
     return Dispatcher(store, record, factory, Terms(**values), **others)
 
 
+@pytest.mark.chaos
 def test_a_shard_whose_every_row_kills_fails_and_the_others_are_made(
     make_spec: MakeSpec,
 ) -> None:
@@ -115,6 +116,7 @@ def test_an_actor_that_cannot_start_does_not_stop_those_that_work(
     assert committed_shards(store) == set(range(record.layout.num_shards))
 
 
+@pytest.mark.chaos
 def test_an_actor_whose_model_never_comes_is_replaced(make_spec: MakeSpec) -> None:
     spec = make_spec()
     store, record = begun(spec)
@@ -175,7 +177,7 @@ def test_an_actor_killed_in_mid_shard_costs_nothing(
 
 
 def test_a_row_that_hangs_is_set_aside_and_the_others_are_made(make_spec: MakeSpec) -> None:
-    spec = make_spec(batch={"size": 2, "shard_size": 4})
+    spec = make_spec(batch={"size": 2, "shard_size": 2})
     store, record = begun(spec)
     press = dispatcher(spec, store, record, HangingActor, watchdog_s=3.0, max_attempts=1)
     list(press.run(range(record.layout.num_shards)))

@@ -98,6 +98,7 @@ def test_retry_makes_the_failed_rows_and_no_others(
     assert "no committed row has failed" in nightpress("retry", spec.url).stdout
 
 
+@pytest.mark.chaos
 def test_the_limit_that_a_run_was_begun_with_stops_no_retry(job: str, spec: RunSpec) -> None:
     taken = [Path(spec.url, f"images/{row:08d}_00.png") for row in (0, 9, 18)]
     taken[0].parent.mkdir(parents=True)

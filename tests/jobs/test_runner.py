@@ -62,16 +62,23 @@ def test_a_run_leaves_the_image_set_of_the_contract(make_spec: MakeSpec) -> None
     assert told >= {name for name, share in result.time_shares.items() if share}
 
 
-def test_bits_depend_on_neither_shard_size_nor_number_of_actors(finished: MakeSpec) -> None:
+@pytest.mark.parametrize(
+    "others",
+    [
+        pytest.param([(1, 3), (64, 1)], id="each once"),
+        pytest.param([(1, 1), (7, 3), (64, 3)], id="all", marks=pytest.mark.chaos),
+    ],
+)
+def test_bits_depend_on_neither_shard_size_nor_number_of_actors(
+    finished: MakeSpec, others: list[tuple[int, int]]
+) -> None:
     runs = [
         finished(
             name=f"shard{shard_size}x{actors}",
             batch={"size": 4, "shard_size": shard_size},
             cluster={"actors": actors},
         )
-        for shard_size in (1, 7, 64)
-        for actors in (1, 3)
-        if (shard_size, actors) != (7, 1)
+        for shard_size, actors in others
     ]
     made = hashes(finished())  # in shards of seven, by one actor
     assert len(made) == len(set(made.values())) == PROMPTS

@@ -52,6 +52,7 @@ def test_one_that_is_killed_while_it_loads_is_replaced(make_spec: MakeSpec) -> N
     ray.kill(first.handle)
 
 
+@pytest.mark.chaos
 def test_after_three_of_them_the_run_stops(make_spec: MakeSpec) -> None:
     first = first_of(make_spec(), FallingActor)
     with pytest.raises(RunStopped, match="3 actors in a row did not start"):

@@ -109,6 +109,7 @@ def test_a_polite_stop_keeps_every_step_and_the_same_command_goes_on(root: Path)
     assert f"stopped at step {steps[0]:,}; the same command goes on" in told
 
 
+@pytest.mark.chaos
 def test_a_second_interruption_stops_at_once(root: Path) -> None:
     spec = autoencoder_job(root, training={"max_train_steps": 100_000, "train_batch_size": 512})
     with _started(root, spec) as process:
