@@ -3,7 +3,9 @@
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from PIL import Image
 
 NUM_IMAGES, BATCH_SIZE, THREADS = 100, 4, 2
 FIRST = 16
@@ -83,3 +85,17 @@ def test_in_the_next_pair_nightpress_is_on_the_other_side_of_each_rival(bench: A
 def test_moments_are_one_for_each_image_of_a_printed_line(bench: Any) -> None:
     assert bench.printed_moments("12.5 2\n13.25 1\n") == [12.5, 12.5, 13.25]
     assert bench.printed_moments("") == []
+
+
+def test_pictures_that_were_sampled_another_way_are_told_apart_in_decibels(
+    bench: Any, tmp_path: Path
+) -> None:
+    for folder, shift in (("theirs", 0), ("ours", 10)):
+        (tmp_path / folder / "images").mkdir(parents=True)
+        for number in range(3):
+            picture = np.full((8, 8, 3), 100 + shift, np.uint8)
+            Image.fromarray(picture).save(tmp_path / folder / f"images/{number}.png")
+    told = bench.apart(tmp_path / "theirs", tmp_path / "ours")
+    assert told == "28.1 dB on average, 28.1 dB at the lowest"  # 20 log10(255 / 10)
+    with pytest.raises(SystemExit, match=r"differs from nightpress's by 10.0 of 255"):
+        bench.require_same_pictures(tmp_path / "theirs", tmp_path / "ours")

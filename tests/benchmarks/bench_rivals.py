@@ -4,10 +4,13 @@
 
     python tests/benchmarks/bench_rivals.py --prompts PartiPrompts.tsv --images 500 --pairs 2
     python tests/benchmarks/bench_rivals.py --images 48 --only batched bare
+    python tests/benchmarks/bench_rivals.py --images 200 --set model.dtype=bfloat16
 
 The rivals are the scripts in `rivals/`, each as its own documentation teaches it. All of them, and
 nightpress, make the same pictures, which is checked: the same rows and seeds, weights, precision,
 scheduler, steps, guidance and batches, with as many sampling threads in all, into a local folder.
+With `--set` nightpress alone samples in another way, such as `nightpress tune` finds; then its
+pictures are not the same, and how far they are is printed.
 They store a PNG an image, as Pillow saves it unless told otherwise, and a record of each; the bare
 loop stores nothing.
 
@@ -44,6 +47,7 @@ from rivals.job import Job
 from rivals.prompts import write_manifest
 
 from diffusion_core.errors import DiffusionError
+from diffusion_core.likeness import psnr_db
 from diffusion_core.model import ModelInfo, ModelSpec, describe
 from pipelines.models import locate
 
@@ -118,10 +122,12 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         folder = options.output or Path(scratch)
         job, settings = job_of(options, folder)
+        if options.set:
+            settings += f"; nightpress with {' '.join(options.set)}"
         print("\n".join([settings, *doubts(job)]), flush=True)
         pairs: dict[str, list[Pair]] = {rival.name: [] for rival in rivals}
         for number in range(options.pairs):
-            run_pairs(job, rivals, number, folder, pairs)
+            run_pairs(job, rivals, number, folder, pairs, options.set)
     print(f"\n{settings}; medians of {options.pairs} pairs\n")
     print("\n".join(table(rivals, pairs)))
 
@@ -139,6 +145,9 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--num-inference-steps", type=int, help="the model's own unless set")
     parser.add_argument("--guidance-scale", type=float, help="the model's own unless set")
     parser.add_argument("--output", type=Path, help="keeps what is stored; temporary unless set")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", help="of nightpress's job only"
+    )
     names = [rival.name for rival in EVERY]
     parser.add_argument("--only", nargs="+", choices=names, default=names)
     options = parser.parse_args()
@@ -204,7 +213,12 @@ def find_model(source: str) -> tuple[Path, ModelInfo]:
 
 
 def run_pairs(
-    job: Job, rivals: Sequence[Rival], number: int, folder: Path, pairs: dict[str, list[Pair]]
+    job: Job,
+    rivals: Sequence[Rival],
+    number: int,
+    folder: Path,
+    pairs: dict[str, list[Pair]],
+    chosen: Sequence[str],
 ) -> None:
     """Run each rival once, and nightpress between every two of them."""
     for place, beside in enumerate(neighbours(rivals, number)):
@@ -212,15 +226,18 @@ def run_pairs(
         for rival in beside:
             name = rival.name if rival else f"nightpress-{place}"
             output = folder / f"pair-{number}" / name
-            made = run_rival(rival, job, output) if rival else run_nightpress(job, output)
+            made = run_rival(rival, job, output) if rival else run_nightpress(job, output, chosen)
             runs[rival.name if rival else "nightpress"] = made
             print(f"pair {number}: {name} {made.rate:.2f} images/s, whole {made.whole:.2f}")
             sys.stdout.flush()
         nightpress = runs.pop("nightpress")
         for name, figures in runs.items():
-            require_same_pictures(
-                folder / f"pair-{number}" / name, folder / f"pair-{number}/nightpress-{place}/run"
-            )
+            theirs = folder / f"pair-{number}" / name
+            ours = folder / f"pair-{number}/nightpress-{place}/run"
+            if chosen and name != "bare":
+                print(f"pair {number}: pictures beside {name}'s: {apart(theirs, ours)}", flush=True)
+            elif not chosen:
+                require_same_pictures(theirs, ours)
             pairs[name].append(Pair(figures, nightpress))
 
 
@@ -241,8 +258,8 @@ def run_rival(rival: Rival, job: Job, output: Path) -> Figures:
     return stored_figures(job, output, seconds)
 
 
-def run_nightpress(job: Job, output: Path) -> Figures:
-    """Run the command on the same rows and take its figures."""
+def run_nightpress(job: Job, output: Path, chosen: Sequence[str]) -> Figures:
+    """Run the command on the same rows, with what is chosen for it alone; take its figures."""
     output.mkdir(parents=True, exist_ok=True)
     spec = {
         "name": "run",
@@ -257,7 +274,8 @@ def run_nightpress(job: Job, output: Path) -> Figures:
     path = output / "job.yaml"
     path.write_text(yaml.safe_dump(spec))
     program = Path(sys.executable).parent / "nightpress"
-    _, seconds = run_process([str(program), "run", str(path)], output)
+    settings = [argument for each in chosen for argument in ("--set", each)]
+    _, seconds = run_process([str(program), "run", str(path), *settings], output)
     return stored_figures(job, output / "run", seconds)
 
 
@@ -327,13 +345,26 @@ def figures(job: Job, moments: Sequence[float], end: float, seconds: float) -> F
 
 def require_same_pictures(rival: Path, nightpress: Path) -> None:
     """Compare some of the pictures: other ones would mean other settings."""
-    images = sorted(rival.glob("images/*.png"))
-    for image in images[:: max(1, len(images) // 8)]:
-        difference = np.abs(pixels(image) - pixels(nightpress / "images" / image.name)).mean()
+    for name, theirs, ours in pictures_of_both(rival, nightpress):
+        difference = np.abs(theirs - ours).mean()
         if difference > SAME_PICTURE:
             raise SystemExit(
-                f"{image}: differs from nightpress's by {difference:.1f} of 255 on average"
+                f"{rival / name}: differs from nightpress's by {difference:.1f} of 255 on average"
             )
+
+
+def apart(rival: Path, nightpress: Path) -> str:
+    """How far some of the pictures are from each other, in words."""
+    _, theirs, ours = zip(*pictures_of_both(rival, nightpress), strict=True)
+    found = psnr_db(theirs, ours)
+    return f"{statistics.mean(found):.1f} dB on average, {min(found):.1f} dB at the lowest"
+
+
+def pictures_of_both(rival: Path, nightpress: Path) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
+    """About eight pictures: name in the folder, the rival's pixels and nightpress's."""
+    images = sorted(rival.glob("images/*.png"))
+    for image in images[:: max(1, len(images) // 8)]:
+        yield f"images/{image.name}", pixels(image), pixels(nightpress / "images" / image.name)
 
 
 def pixels(path: Path) -> np.ndarray:

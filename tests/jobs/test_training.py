@@ -131,7 +131,10 @@ def test_a_thread_that_ray_never_wakes_keeps_no_process_from_its_end() -> None:
 @pytest.mark.parametrize(
     ("job", "sections", "error", "message"),
     [
-        (denoiser_job, {"data": {"source": "ROOT/empty"}}, DataError, "empty"),
+        pytest.param(
+            *(denoiser_job, {"data": {"source": "ROOT/empty"}}, DataError, "empty"),
+            marks=pytest.mark.chaos,
+        ),
         (denoiser_job, {"training": {"train_batch_size": 5}, "cluster": TWO}, SpecError, "evenly"),
         (denoiser_job, {"cluster": {"workers": 99}}, ClusterError, "room for"),
         (denoiser_job, {"output": "/proc/nowhere"}, StoreDenied, "/proc/nowhere"),
@@ -152,7 +155,7 @@ def test_what_cannot_be_trained_is_told_in_a_line_and_nothing_is_written(
 
 @pytest.mark.usefixtures("local_ray")
 def test_a_loss_that_is_no_number_stops_for_good(root: Path) -> None:
-    spec = denoiser_job(root, cluster=TWO, training={"max_train_steps": 30, "learning_rate": 1e30})
+    spec = denoiser_job(root, training={"max_train_steps": 30, "learning_rate": 1e30})
     events: list[TrainingEvent] = []
     with pytest.raises(RunStopped, match=r"the loss is (nan|inf)"):
         train(spec, events.append)
