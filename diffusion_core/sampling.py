@@ -11,7 +11,7 @@ rows, and then the last bits of an image depend on where it stands.
 """
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import astuple, dataclass, replace
 from enum import StrEnum
 from typing import Any
@@ -23,6 +23,7 @@ import torch
 from diffusion_core import (
     acceleration,
     conventions,
+    decoding,
     row_guidance,
     schedulers,
     step_noise,
@@ -45,8 +46,6 @@ class Fault(StrEnum):
     BLANK = "every pixel has the same colour"
     FLAGGED = "flagged by the model's safety checker"
 
-
-HALVES = (torch.float16, torch.bfloat16)
 
 DAMAGED_LIBRARIES = 32
 """Of compiled code that one batch may come upon: as many as processes that compile at once."""
@@ -218,13 +217,13 @@ class Sampler:
             self._use_lora(params)
             arguments = self._settings(batch, params) | self._conditioning(batch, params)
             with (
-                _decodes_in_parts(pipeline, speed.vae_batch_size),
-                _finite_decodes(pipeline, len(batch)) as decoded,
+                decoding.in_parts(pipeline, speed.vae_batch_size),
+                decoding.watched(pipeline, len(batch)) as decoded,
                 np.errstate(invalid="ignore"),
             ):
                 output = pipeline(**arguments)
         images = _images(output, (len(batch), 3, params.height, params.width))
-        finite = _finite(images)
+        finite = decoding.finite(images)
         for each in decoded:
             finite = finite & each.to(finite.device)
         flags = getattr(output, "nsfw_content_detected", None) or [False] * len(batch)
@@ -303,97 +302,6 @@ def _images(output: Any, shape: tuple[int, ...]) -> torch.Tensor:
         found = tuple(images.shape) if isinstance(images, torch.Tensor) else type(images).__name__
         raise SamplingError(f"the pipeline made {found} where images {shape} were asked for")
     return images.to(torch.float32)
-
-
-@contextlib.contextmanager
-def _decodes_in_parts(pipeline: Any, part_size: int | None) -> Iterator[None]:
-    """Have the decoder work on so many images at once, always in the same shape.
-
-    The last part is padded with its last image, so that no bit depends on where an image stands.
-    """
-    if part_size is None:
-        yield
-        return
-    decode = pipeline.vae.decode
-
-    def in_parts(latents: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
-        size = len(latents)
-        if size <= part_size:
-            return decode(latents, *args, **kwargs)
-        padded = torch.cat([latents, latents[-1:].expand(-size % part_size, *latents.shape[1:])])
-        parts = [decode(part, *args, **kwargs) for part in torch.split(padded, part_size)]
-        whole = torch.cat([part[0] for part in parts])[:size]
-        return (whole,) if isinstance(parts[0], tuple) else type(parts[0])(sample=whole)
-
-    with _replaced(pipeline.vae, "decode", in_parts):
-        yield
-
-
-@contextlib.contextmanager
-def _finite_decodes(pipeline: Any, batch_size: int) -> Iterator[list[torch.Tensor]]:
-    """Watch the decoder: which images went in and came out finite, (B,) of bool for each call.
-
-    Infinities end as white once the pipeline clamps them, so they must be seen before. Only where
-    the decoder works in half precision, and may have to do it again, is the device waited for.
-    """
-    finite: list[torch.Tensor] = []
-    vae = getattr(pipeline, "vae", None)
-    if vae is None:
-        yield finite
-        return
-    decode = vae.decode
-
-    def watched(latents: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
-        decoded = decode(latents, *args, **kwargs)
-        if latents.shape[0] != batch_size:
-            return decoded
-        sampled = _finite(latents)
-        if vae.dtype in HALVES and bool((sampled & ~_finite(decoded[0])).any()):
-            decoded = _mended(vae, decode, decoded, latents, *args, **kwargs)
-        finite.append(sampled & _finite(decoded[0]))
-        return decoded
-
-    with _replaced(vae, "decode", watched):
-        yield finite
-
-
-def _mended(
-    vae: Any,
-    decode: Callable[..., Any],
-    decoded: Any,
-    latents: torch.Tensor,
-    *args: Any,
-    **kwargs: Any,
-) -> Any:
-    """What a decoder in half precision lost, decoded again in float32; the rest stays as it was.
-
-    The whole batch is decoded, so that a row's bits do not depend on which others were lost.
-    """
-    dtype, images = vae.dtype, decoded[0]
-    vae.to(torch.float32)
-    try:
-        again = decode(latents.float(), *args, **kwargs)[0]
-    finally:
-        vae.to(dtype)
-    whole = torch.where(_finite(images).view(-1, 1, 1, 1), images, again.to(images.dtype))
-    return (whole,) if isinstance(decoded, tuple) else type(decoded)(sample=whole)
-
-
-def _finite(values: torch.Tensor) -> torch.Tensor:
-    """(B,) whether each of (B, ...) is finite as a whole."""
-    return torch.isfinite(values).flatten(1).all(1)
-
-
-@contextlib.contextmanager
-def _replaced(owner: Any, name: str, function: Callable[..., Any]) -> Iterator[None]:
-    """Shadow a method on one object for a while, over any shadow that it has already."""
-    before = {name: vars(owner)[name]} if name in vars(owner) else {}
-    setattr(owner, name, function)
-    try:
-        yield
-    finally:
-        delattr(owner, name)
-        vars(owner).update(before)
 
 
 @contextlib.contextmanager

@@ -177,7 +177,7 @@ def test_an_actor_killed_in_mid_shard_costs_nothing(
 
 
 def test_a_row_that_hangs_is_set_aside_and_the_others_are_made(make_spec: MakeSpec) -> None:
-    spec = make_spec(batch={"size": 2, "shard_size": 2})
+    spec = make_spec(batch={"size": 2, "shard_size": 4})
     store, record = begun(spec)
     press = dispatcher(spec, store, record, HangingActor, watchdog_s=3.0, max_attempts=1)
     list(press.run(range(record.layout.num_shards)))

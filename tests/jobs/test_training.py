@@ -155,7 +155,7 @@ def test_what_cannot_be_trained_is_told_in_a_line_and_nothing_is_written(
 
 @pytest.mark.usefixtures("local_ray")
 def test_a_loss_that_is_no_number_stops_for_good(root: Path) -> None:
-    spec = denoiser_job(root, training={"max_train_steps": 30, "learning_rate": 1e30})
+    spec = denoiser_job(root, cluster=TWO, training={"max_train_steps": 30, "learning_rate": 1e30})
     events: list[TrainingEvent] = []
     with pytest.raises(RunStopped, match=r"the loss is (nan|inf)"):
         train(spec, events.append)

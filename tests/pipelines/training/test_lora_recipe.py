@@ -98,6 +98,7 @@ def test_a_stopped_lora_goes_on_to_the_same_bits(root: Path) -> None:
 
 def test_a_model_that_has_a_lora_already_is_refused(root: Path) -> None:
     spec = lora_job(root, model={"source": str(root / "model"), "loras": ["x.safetensors"]})
-    with pytest.raises(SettingsError, match=r"a LoRA is trained on a model that has none"):
+    told = r"model\.loras and row_loras: a LoRA is trained on a model that has none"
+    with pytest.raises(SettingsError, match=told):
         list(train(spec, cache=root / "cache"))
     assert not Path(spec.url).exists()
