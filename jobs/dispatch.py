@@ -6,6 +6,7 @@ again, is decided here; who there is, `jobs.fleet` knows, and what a failure mea
 
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 import ray
@@ -126,7 +127,8 @@ class Dispatcher:
     def _hand_out(self) -> None:
         """Fill the actors evenly: everyone gets a first shard before anyone gets a second.
 
-        Towards the end nobody gets a second, which an idle actor could have made.
+        Towards the end nobody gets a second, which an idle actor could have made. What is to be
+        alone is nobody's second, and has none behind it.
         """
         for depth in range(IN_FLIGHT):
             if not self._work or (depth and len(self._work) < len(self.fleet.workers)):
@@ -138,7 +140,9 @@ class Dispatcher:
                     and self._work
                     and self._is_in_time(len(worker.flights))
                 ):
-                    self._give(worker, self._work.take())
+                    piece = self._work.take_beside() if worker.flights else self._work.take()
+                    if piece is not None:
+                        self._give(worker, piece)
         if not self._work:
             self._copy_stragglers()
 
@@ -334,7 +338,8 @@ class Dispatcher:
         for flight in reversed(undone):
             if flight is not blamed and not flight.was_left:
                 began = flight is undone[0]
-                self._work.give_back(flight.piece.again() if began else flight.piece)
+                piece = flight.piece.again() if began else flight.piece
+                self._work.give_back(replace(piece, alone=True))
                 if began:  # what it has stored will be counted again, as found
                     yield ShardLeft(flight.piece.shard)
         if blamed is None or blamed.was_left:

@@ -97,7 +97,8 @@ class Worker:
     @property
     def takes_work(self) -> bool:
         """Whether it may be given a shard."""
-        return self.home is not None and not self.leaving
+        has_room = not any(flight.piece.alone for flight in self.flights)
+        return has_room and self.home is not None and not self.leaving
 
     def begin_next(self) -> None:
         """Note that it comes to its first flight now."""
@@ -113,7 +114,8 @@ class Worker:
     def to_blame(self) -> Flight | None:
         """What it was sampling when it ended: the last flight that the accelerator had come to.
 
-        Those before it were being stored, those after it were waiting.
+        Those before it were being stored, those after it were waiting. It may be the one before
+        that, if the process had no time to send what it told last.
         """
         if not self.undone:
             return None

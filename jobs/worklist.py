@@ -1,8 +1,9 @@
 """The worklist: which rows of which shards are still to be made, and what their failures mean.
 
 A shard is handed out whole. One that keeps ending its process is halved until the row that does it
-stands alone; that row is set aside, and the rest is committed. Pure state: knows nothing of
-actors, clocks or stores.
+stands alone; that row is set aside, and the rest is committed. Whatever a process had in hand when
+it ended has the next one to itself, for an end must say whose fault it is: what a dying process
+told last may not have been sent. Pure state: knows nothing of actors, clocks or stores.
 """
 
 from collections import deque
@@ -32,6 +33,8 @@ class Piece:
     """Whether it is the whole shard and ends in its commit; else its images are only stored."""
     set_aside: tuple[SetAside, ...] = ()
     """Rows that are not tried again."""
+    alone: bool = False
+    """Whether its actor may have nothing else in hand: a process that had it has ended."""
     deaths: int = 0
     """Of processes that had these very rows and no others; counted once the shard is halved."""
 
@@ -45,8 +48,8 @@ class Piece:
         middle = self.start + self.num_rows // 2
         attempt = self.attempt + 1
         return (
-            Piece(self.shard, self.start, middle, attempt, commits=False),
-            Piece(self.shard, middle, self.stop, attempt, commits=False),
+            Piece(self.shard, self.start, middle, attempt, commits=False, alone=True),
+            Piece(self.shard, middle, self.stop, attempt, commits=False, alone=True),
         )
 
     def again(self) -> "Piece":
@@ -110,8 +113,17 @@ class Worklist:
 
     def take(self) -> Piece:
         """The next piece; those that were handed out before come first."""
-        if self._again:
-            return self._again.popleft()
+        return self._again.popleft() if self._again else self._take_fresh()
+
+    def take_beside(self) -> Piece | None:
+        """The next piece that an actor may have behind another; None if none may be."""
+        for piece in self._again:
+            if not piece.alone:
+                self._again.remove(piece)
+                return piece
+        return self._take_fresh() if self._fresh else None
+
+    def _take_fresh(self) -> Piece:
         shard = self._fresh.popleft()
         num_rows = self._num_rows(shard)
         self._shards[shard] = Shard(num_rows)
@@ -194,14 +206,14 @@ class Worklist:
         return True
 
     def _split(self, shard: Shard, piece: Piece) -> None:
-        alone = replace(piece.again(), commits=False, deaths=shard.crashes)
+        alone = replace(piece.again(), commits=False, alone=True, deaths=shard.crashes)
         parts = piece.halves() if piece.num_rows > 1 else (alone,)
         shard.open_pieces += len(parts) - 1
         shard.stage = Stage.HALVES
         self._again.extendleft(reversed(parts))
 
     def _repeat(self, piece: Piece) -> None:
-        self._again.appendleft(piece.again())
+        self._again.appendleft(replace(piece.again(), alone=True))
 
     def _piece_ended(self, piece: Piece) -> None:
         """After the last piece of a halved shard comes its commit."""
@@ -211,9 +223,8 @@ class Worklist:
             shard.open_pieces, shard.stage = 1, Stage.LAST
             aside = tuple(sorted(shard.set_aside, key=lambda row: row.row))
             attempt = shard.attempts + 1
-            self._again.appendleft(
-                Piece(piece.shard, 0, shard.num_rows, attempt, commits=True, set_aside=aside)
-            )
+            whole = Piece(piece.shard, 0, shard.num_rows, attempt, set_aside=aside, alone=True)
+            self._again.appendleft(whole)
 
     def close(self, shard: int) -> None:
         """It is committed, or given up: nothing more is handed out of it."""

@@ -12,6 +12,9 @@ from servers import Server
 from pipelines.commit import committed_shards
 from pipelines.storage import Store
 
+pytestmark = pytest.mark.timeout(1800)
+"""Longer than a night's own patience with a driver, which says more about what went wrong."""
+
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory, seaweed: Server) -> Iterator[Place]:
@@ -25,7 +28,6 @@ def nothing_is_wrong(night: Night) -> None:
     assert tally.is_whole, str(tally)
 
 
-@pytest.mark.timeout(900)
 def test_a_night_with_a_little_of_everything_ends_as_if_nothing_had_happened(
     place: Place,
 ) -> None:
@@ -76,7 +78,6 @@ def test_a_store_that_is_silent_for_two_minutes_is_waited_for(place: Place) -> N
 
 
 @pytest.mark.chaos
-@pytest.mark.timeout(1800)
 def test_a_driver_killed_fifty_times_loses_nothing(place: Place) -> None:
     with Night(place, seed=500, num_faults=0, poison=()) as night:
         for _ in range(50):

@@ -38,9 +38,10 @@ from jobs.errors import RunStopped
 from jobs.events import ActorJoined, ActorLost, Event, ShardRetried
 from jobs.terms import Terms
 from jobs.workers import Flight, Worker
-from jobs.worklist import Piece
+from jobs.worklist import Piece, Worklist
 from pipelines import open_run
 from pipelines.commit import committed_shards, read_commit, shard_path
+from pipelines.records import FailureType
 from pipelines.run_record import RunRecord, require_record
 from pipelines.shard import BatchDone, ShardDone, ShardEvent, ShardLeft
 from pipelines.spec import RunSpec
@@ -155,6 +156,30 @@ def test_a_straggler_and_what_waits_behind_it_are_copied_unless_one_commit_could
     press._hand_out()
     assert {piece.shard for piece in given} == copied
     assert len(given) == len(copied)
+
+
+def test_what_a_dead_process_had_in_hand_shares_no_actor(
+    run: tuple[Store, RunRecord], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    press = dispatcher(run, SamplerActor)
+    home = Whereabouts(node_id="here", host="here", pid=1, differences=())
+    workers = [Worker(None, None, None, home) for _ in range(2)]  # type: ignore[arg-type]
+    press.fleet.workers = workers
+    press._work = Worklist(range(6), lambda shard: 10, max_attempts=3)
+    first, second = press._work.take(), press._work.take()
+    press._work.give_back(replace(second, alone=True))
+    press._work.crashed(first, FailureType.WORKER_KILLED, "it died")
+
+    def give(worker: Worker, piece: Piece) -> None:
+        worker.flights.append(Flight(piece, stream=None))
+
+    monkeypatch.setattr(press, "_give", give)
+    in_hand = []
+    for _ in range(2):
+        press._hand_out()
+        in_hand.append([[flight.piece.shard for flight in worker.flights] for worker in workers])
+        workers[0].flights.clear()
+    assert in_hand == [[[0], [1]], [[2, 3], [1]]]
 
 
 def test_an_actor_on_a_drained_node_stores_its_batch_and_takes_nothing_more(

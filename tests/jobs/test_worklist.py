@@ -2,6 +2,7 @@
 
 import math
 from collections import Counter
+from dataclasses import replace
 
 import hypothesis.strategies as st
 from hypothesis import given, settings
@@ -98,6 +99,38 @@ def test_exactly_the_poison_is_set_aside_wherever_it_lies(
         assert {row.row for row in commits[shard].set_aside} == poison[shard]
         most = max_attempts + len(poison[shard]) * (3 + math.ceil(math.log2(size)))
         assert crashes[shard] <= most
+
+
+@given(
+    sizes=st.lists(st.integers(1, 12), min_size=2, max_size=6),
+    max_attempts=st.integers(1, 4),
+    data=st.data(),
+)
+@settings(deadline=None)
+def test_exactly_the_poison_is_set_aside_though_a_dying_process_tells_nothing(
+    sizes: list[int], max_attempts: int, data: st.DataObject
+) -> None:
+    """An actor has two pieces in hand, and wherever one of them is innocent, it is blamed."""
+    poison = {
+        shard: data.draw(st.sets(st.integers(0, size - 1), max_size=2))
+        for shard, size in enumerate(sizes)
+    }
+    work, set_aside = worklist(*sizes, max_attempts=max_attempts), {}
+    while not work.is_finished:
+        in_hand = [work.take()]
+        if not in_hand[0].alone and (second := work.take_beside()) is not None:
+            in_hand.append(second)
+        ends = [bool(rows(piece) & poison[piece.shard]) for piece in in_hand]
+        if not any(ends):
+            for piece in in_hand:
+                if work.done(piece):
+                    set_aside[piece.shard] = {row.row for row in piece.set_aside}
+            continue
+        blamed = in_hand.pop(ends.index(min(ends)))
+        for piece in in_hand:
+            work.give_back(replace(piece, alone=True))
+        assert work.crashed(blamed, KILLED, "it died")
+    assert set_aside == poison
 
 
 @given(data=st.data())
