@@ -10,6 +10,8 @@ from typing import Any
 
 import torch
 
+from diffusion_core.shadowing import shadowed
+
 __all__ = ["finite", "in_parts", "watched"]
 
 HALVES = (torch.float16, torch.bfloat16)
@@ -36,7 +38,7 @@ def in_parts(pipeline: Any, part_size: int | None) -> Iterator[None]:
         whole = torch.cat([part[0] for part in parts])[:size]
         return (whole,) if isinstance(parts[0], tuple) else type(parts[0])(sample=whole)
 
-    with _replaced(pipeline.vae, "decode", decode_parts):
+    with shadowed(pipeline.vae, "decode", decode_parts):
         yield
 
 
@@ -64,7 +66,7 @@ def watched(pipeline: Any, batch_size: int) -> Iterator[list[torch.Tensor]]:
         seen.append(sampled & finite(decoded[0]))
         return decoded
 
-    with _replaced(vae, "decode", decode_watched):
+    with shadowed(vae, "decode", decode_watched):
         yield seen
 
 
@@ -93,15 +95,3 @@ def _mended(
 def finite(values: torch.Tensor) -> torch.Tensor:
     """(B,) whether each of (B, ...) is finite as a whole."""
     return torch.isfinite(values).flatten(1).all(1)
-
-
-@contextlib.contextmanager
-def _replaced(owner: Any, name: str, function: Callable[..., Any]) -> Iterator[None]:
-    """Shadow a method on one object for a while, over any shadow that it has already."""
-    before = {name: vars(owner)[name]} if name in vars(owner) else {}
-    setattr(owner, name, function)
-    try:
-        yield
-    finally:
-        delattr(owner, name)
-        vars(owner).update(before)

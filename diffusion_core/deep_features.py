@@ -40,6 +40,7 @@ import torch
 from torch import Tensor, nn
 
 from diffusion_core.errors import SettingsError
+from diffusion_core.shadowing import shadowed
 
 SKIP_A_LAYER = frozenset(
     {
@@ -93,7 +94,7 @@ def reusing_deep_features(unet: Any, interval: int, branch: int = 0) -> Iterator
     features = DeepFeatures(unet, interval, branch)
     handle = feeders[branch].register_forward_hook(features.keep)
     try:
-        with _shadowed(unet, "forward", features.forward):
+        with shadowed(unet, "forward", features.forward):
             yield features
     finally:
         handle.remove()
@@ -208,15 +209,3 @@ def _view(module: nn.Module, **children: nn.Module | None) -> nn.Module:
     for name in ("forward", *children):
         view.__dict__.pop(name, None)
     return view
-
-
-@contextlib.contextmanager
-def _shadowed(owner: Any, name: str, function: Any) -> Iterator[None]:
-    """Shadow a method on one object for a while, over any shadow that it has already."""
-    before = {name: vars(owner)[name]} if name in vars(owner) else {}
-    setattr(owner, name, function)
-    try:
-        yield
-    finally:
-        delattr(owner, name)
-        vars(owner).update(before)

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from diffusion_core import conventions, schedulers
 from diffusion_core.errors import UnsupportedModel
 from diffusion_core.model import LoadedModel
+from diffusion_core.shadowing import shadowed
 
 PROBES = ("a", "b c")
 TIMES = (0.25, 0.75)
@@ -138,7 +139,7 @@ class Recorder:
             return output
 
         forward = self._denoiser.forward
-        with _shadowed(self._denoiser, "forward", watched):
+        with shadowed(self._denoiser, "forward", watched):
             stepped = self._until("step", [PROBES[0]], timestep)
         given = (*stepped.args, *stepped.kwargs.values())[0]
         answer = answers[0][:, : given.shape[1]] if answers[0].shape != given.shape else answers[0]
@@ -156,7 +157,7 @@ class Recorder:
             return latents
 
         prepare = self._pipeline.prepare_latents
-        with _shadowed(self._pipeline, "prepare_latents", watched):
+        with shadowed(self._pipeline, "prepare_latents", watched):
             self._arguments([PROBES[0]], timestep)
         return tuple(found[0].shape[1:])
 
@@ -177,7 +178,7 @@ class Recorder:
         kept = self._pipeline.scheduler
         self._pipeline.scheduler = scheduler
         try:
-            with _fixed_time(scheduler, timestep), _shadowed(owner, method, reached):
+            with _fixed_time(scheduler, timestep), shadowed(owner, method, reached):
                 self._pipeline(**self._settings(prompts))
         except _Reached as call:
             return call
@@ -224,22 +225,12 @@ def _fixed_time(scheduler: Any, timestep: int) -> Iterator[None]:
     # Pipelines look at the signature to learn what the scheduler takes.
     at_one_time.__signature__ = inspect.signature(set_timesteps)  # type: ignore[attr-defined]
     with contextlib.ExitStack() as stack:
-        stack.enter_context(_shadowed(scheduler, "set_timesteps", at_one_time))
+        stack.enter_context(shadowed(scheduler, "set_timesteps", at_one_time))
         if hasattr(scheduler, "scale_model_input"):
             stack.enter_context(
-                _shadowed(scheduler, "scale_model_input", lambda sample, *_, **__: sample)
+                shadowed(scheduler, "scale_model_input", lambda sample, *_, **__: sample)
             )
         yield
-
-
-@contextlib.contextmanager
-def _shadowed(owner: Any, name: str, function: Any) -> Iterator[None]:
-    """Shadow a method on one object for a while."""
-    setattr(owner, name, function)
-    try:
-        yield
-    finally:
-        delattr(owner, name)
 
 
 def _flat(arguments: Arguments) -> Arguments:
