@@ -82,7 +82,7 @@ class Dispatcher:
         self.fleet = Fleet(store, record, factory, terms, room)
         self._amendments: dict[int, Amendment] = {}
         self._work = Worklist([], self._num_rows, terms.max_attempts)
-        self._pace = Pace(_spread(record))
+        self._pace = Pace(record.layout.cost_ratio)
         self._copied: set[int] = set()
         self._mended: set[int] = set()
         self._store_failures: dict[int, int] = {}
@@ -396,10 +396,3 @@ class Dispatcher:
                 continue
             reason = f"it was in one batch for more than {limit_s:.0f} s"
             yield from self._worker_lost(worker, reason, False, FailureType.TIMEOUT, flight)
-
-
-def _spread(record: RunRecord) -> float:
-    """How many times longer than its easiest a run's hardest batch may take."""
-    settings = [each.settings for each in record.layout.batches]
-    costs = [each.width * each.height * each.num_inference_steps for each in settings]
-    return max(costs) / min(costs) if costs else 1.0

@@ -94,6 +94,13 @@ class PlanLayout:
         """Shards to hand out, numbered from 0."""
         return sum(part.num_shards for part in self.parts)
 
+    @property
+    def cost_ratio(self) -> float:
+        """Pixels times steps of the hardest images, over those of the easiest; 1.0 of no images."""
+        settings = [each.settings for each in self.batches]
+        costs = [each.width * each.height * each.num_inference_steps for each in settings]
+        return max(costs) / min(costs) if costs else 1.0
+
     def in_shards(self, shard_size: int, batch_size: int) -> Self:
         """The same images in shards and batches of other sizes."""
         num_shards = [-(-part.num_images // shard_size) for part in self.parts]

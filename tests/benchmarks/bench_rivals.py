@@ -27,6 +27,7 @@ are a pair; the next pair is in the other order. Two figures are taken of each:
 """
 
 import argparse
+import math
 import os
 import statistics
 import subprocess
@@ -357,7 +358,12 @@ def apart(rival: Path, nightpress: Path) -> str:
     """How far some of the pictures are from each other, in words."""
     _, theirs, ours = zip(*pictures_of_both(rival, nightpress), strict=True)
     found = psnr_db(theirs, ours)
-    return f"{statistics.mean(found):.1f} dB on average, {min(found):.1f} dB at the lowest"
+    differ = [each for each in found if math.isfinite(each)]
+    same = f"{len(found) - len(differ)} of {len(found)} the same"
+    if not differ:
+        return same
+    mean, lowest = statistics.mean(differ), min(differ)
+    return f"{same}, the others {mean:.1f} dB on average, {lowest:.1f} dB at the lowest"
 
 
 def pictures_of_both(rival: Path, nightpress: Path) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:

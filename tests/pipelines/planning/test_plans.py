@@ -209,6 +209,16 @@ def test_images_of_equal_settings_lie_together_in_row_order(tmp_path: Path) -> N
         assert ids == sorted(ids)
 
 
+def test_a_layout_says_how_far_apart_its_images_are_in_pixels_and_steps(tmp_path: Path) -> None:
+    rows = [
+        {"prompt": "p", "width": 64, "height": 128, "num_inference_steps": 10},
+        {"prompt": "p", "width": 256, "height": 64, "num_inference_steps": 30},
+    ]
+    layout, _ = planned(job(tmp_path, write(tmp_path / "m.jsonl", rows)))
+    assert layout.cost_ratio == 6.0
+    assert PlanLayout((), 1, (), ()).cost_ratio == 1.0
+
+
 def test_shards_are_numbered_over_the_parts_and_cover_every_image(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
