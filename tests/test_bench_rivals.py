@@ -96,6 +96,11 @@ def test_pictures_that_were_sampled_another_way_are_told_apart_in_decibels(
             picture = np.full((8, 8, 3), 100 + shift, np.uint8)
             Image.fromarray(picture).save(tmp_path / folder / f"images/{number}.png")
     told = bench.apart(tmp_path / "theirs", tmp_path / "ours")
-    assert told == "28.1 dB on average, 28.1 dB at the lowest"  # 20 log10(255 / 10)
+    lowest = "the others 28.1 dB on average, 28.1 dB at the lowest"  # 20 log10(255 / 10)
+    assert told == f"0 of 3 the same, {lowest}"
+    Image.new("RGB", (8, 8), (100, 100, 100)).save(tmp_path / "ours/images/1.png")
+    told = bench.apart(tmp_path / "theirs", tmp_path / "ours")
+    assert told == f"1 of 3 the same, {lowest}"
+    assert bench.apart(tmp_path / "ours", tmp_path / "ours") == "3 of 3 the same"
     with pytest.raises(SystemExit, match=r"differs from nightpress's by 10.0 of 255"):
         bench.require_same_pictures(tmp_path / "theirs", tmp_path / "ours")
