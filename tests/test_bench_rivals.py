@@ -82,6 +82,27 @@ def test_in_the_next_pair_nightpress_is_on_the_other_side_of_each_rival(bench: A
     assert is_before(2) == even
 
 
+def test_each_way_of_nightpress_has_a_table_of_its_own_and_its_own_verdicts(bench: Any) -> None:
+    (bare, naive, *_), two = bench.EVERY, bench.Figures(2.0, 2.0)
+    ours = bench.Figures(2.0, 1.0), bench.Figures(6.0, 3.0)
+    pairs = {rival.name: [bench.Pair(two, ours)] for rival in (bare, naive)}
+    plain, fast = (list(bench.table((bare, naive), pairs, way)) for way in (0, 1))
+    assert [line.split()[-4:] for line in plain[2:4]] == [
+        ["1.00", "0.50", "0.97", "met"],
+        ["1.00", "0.50", "2.50", "missed"],
+    ]
+    assert fast[3].split()[-4:] == ["3.00", "1.50", "2.50", "met"]
+    assert [lines[-1].split()[-2:] for lines in (plain, fast)] == [
+        ["2.00", "1.00"],
+        ["6.00", "3.00"],
+    ]
+
+
+def test_ways_are_settings_after_the_plain_one(bench: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.argv", ["bench", "--way", "a=1 b=2", "--way", "c=3"])
+    assert bench.arguments().ways == [(), ("a=1", "b=2"), ("c=3",)]
+
+
 def test_moments_are_one_for_each_image_of_a_printed_line(bench: Any) -> None:
     assert bench.printed_moments("12.5 2\n13.25 1\n") == [12.5, 12.5, 13.25]
     assert bench.printed_moments("") == []

@@ -4,18 +4,18 @@
 
     python tests/benchmarks/bench_rivals.py --prompts PartiPrompts.tsv --images 500 --pairs 2
     python tests/benchmarks/bench_rivals.py --images 48 --only batched bare
-    python tests/benchmarks/bench_rivals.py --images 200 --set model.dtype=bfloat16
+    python tests/benchmarks/bench_rivals.py --images 200 --way "model.dtype=bfloat16"
 
 The rivals are the scripts in `rivals/`, each as its own documentation teaches it. All of them, and
 nightpress, make the same pictures, which is checked: the same rows and seeds, weights, precision,
 scheduler, steps, guidance and batches, with as many sampling threads in all, into a local folder.
-With `--set` nightpress alone samples in another way, such as `nightpress tune` finds; then its
-pictures are not the same, and how far they are is printed.
+For each `--way`, settings of its job such as `nightpress tune` finds, nightpress runs again beside
+the same rivals; then its pictures are not the same, and how far they are is printed.
 They store a PNG an image, as Pillow saves it unless told otherwise, and a record of each; the bare
 loop stores nothing.
 
-Each runs in processes of its own, and directly before or after a run of nightpress, which together
-are a pair; the next pair is in the other order. Two figures are taken of each:
+Each runs in processes of its own, and directly before or after nightpress, which together are a
+pair; the next pair is in the other order. Two figures are taken of each:
 
 - the rate is without start-up: the images that are stored after the first tenth are divided by the
   seconds from there to the last image or metadata file, by the files' own times. The tenth is
@@ -27,9 +27,7 @@ are a pair; the next pair is in the other order. Two figures are taken of each:
 """
 
 import argparse
-import math
 import os
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -39,16 +37,14 @@ from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
 
-import numpy as np
-import pyarrow.parquet as pq
 import yaml
 from bench_first_image import ROOT
-from PIL import Image
+from rivals.figures import Figures, count_records, figures, median, printed_moments, stored_figures
 from rivals.job import Job
+from rivals.likeness import apart, require_same_pictures
 from rivals.prompts import write_manifest
 
 from diffusion_core.errors import DiffusionError
-from diffusion_core.likeness import psnr_db
 from diffusion_core.model import ModelInfo, ModelSpec, describe
 from pipelines.models import locate
 
@@ -58,9 +54,6 @@ SHOWN_LINES = 15
 
 MIN_LOTS = 20
 """Batches for each thread, below which a rate is mostly chance."""
-
-SAME_PICTURE = 4.0
-"""Mean difference, of 255, up to which two pictures of other batches or threads are the same."""
 
 
 @dataclass(frozen=True)
@@ -93,25 +86,16 @@ EVERY = (
 
 
 @dataclass(frozen=True)
-class Figures:
-    """Images a second."""
-
-    rate: float
-    """From the first tenth to the last file."""
-    whole: float
-    """Of the whole process."""
-
-    def over(self, other: "Figures") -> "Figures":
-        """Both as multiples of the other's."""
-        return Figures(self.rate / other.rate, self.whole / other.whole)
-
-
-@dataclass(frozen=True)
 class Pair:
     """A rival's run, and the run of nightpress beside it."""
 
     rival: Figures
-    nightpress: Figures
+    nightpress: tuple[Figures, ...]
+    """One for each way; the first is the plain one."""
+
+
+Way = tuple[str, ...]
+"""Settings of nightpress's job, `KEY=VALUE` each; none of the plain way."""
 
 
 def main() -> None:
@@ -123,14 +107,14 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         folder = options.output or Path(scratch)
         job, settings = job_of(options, folder)
-        if options.set:
-            settings += f"; nightpress with {' '.join(options.set)}"
         print("\n".join([settings, *doubts(job)]), flush=True)
         pairs: dict[str, list[Pair]] = {rival.name: [] for rival in rivals}
         for number in range(options.pairs):
-            run_pairs(job, rivals, number, folder, pairs, options.set)
-    print(f"\n{settings}; medians of {options.pairs} pairs\n")
-    print("\n".join(table(rivals, pairs)))
+            run_pairs(job, rivals, number, folder, pairs, options.ways)
+    print(f"\n{settings}; medians of {options.pairs} pairs")
+    for place, way in enumerate(options.ways):
+        print(f"\nnightpress with {' '.join(way) or 'the same settings'}\n")
+        print("\n".join(table(rivals, pairs, place)))
 
 
 def arguments() -> argparse.Namespace:
@@ -147,7 +131,13 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--guidance-scale", type=float, help="the model's own unless set")
     parser.add_argument("--output", type=Path, help="keeps what is stored; temporary unless set")
     parser.add_argument(
-        "--set", action="append", default=[], metavar="KEY=VALUE", help="of nightpress's job only"
+        "--way",
+        action="append",
+        type=lambda text: tuple(text.split()),
+        default=[()],
+        dest="ways",
+        metavar="'KEY=VALUE ...'",
+        help="run nightpress also with these settings of its job",
     )
     names = [rival.name for rival in EVERY]
     parser.add_argument("--only", nargs="+", choices=names, default=names)
@@ -219,27 +209,40 @@ def run_pairs(
     number: int,
     folder: Path,
     pairs: dict[str, list[Pair]],
-    chosen: Sequence[str],
+    ways: Sequence[Way],
 ) -> None:
-    """Run each rival once, and nightpress between every two of them."""
+    """Run each rival once, and nightpress between every two of them, in each way."""
     for place, beside in enumerate(neighbours(rivals, number)):
-        runs: dict[str, Figures] = {}
+        folders = [folder / f"pair-{number}/nightpress-{place}-{way}" for way in range(len(ways))]
+        theirs: dict[str, Figures] = {}
+        ours: list[Figures] = []
         for rival in beside:
-            name = rival.name if rival else f"nightpress-{place}"
-            output = folder / f"pair-{number}" / name
-            made = run_rival(rival, job, output) if rival else run_nightpress(job, output, chosen)
-            runs[rival.name if rival else "nightpress"] = made
-            print(f"pair {number}: {name} {made.rate:.2f} images/s, whole {made.whole:.2f}")
-            sys.stdout.flush()
-        nightpress = runs.pop("nightpress")
-        for name, figures in runs.items():
-            theirs = folder / f"pair-{number}" / name
-            ours = folder / f"pair-{number}/nightpress-{place}/run"
-            if chosen and name != "bare":
-                print(f"pair {number}: pictures beside {name}'s: {apart(theirs, ours)}", flush=True)
-            elif not chosen:
-                require_same_pictures(theirs, ours)
-            pairs[name].append(Pair(figures, nightpress))
+            if rival is None:
+                for output, way in zip(folders, ways, strict=True):
+                    ours.append(told(output, run_nightpress(job, output, way)))
+            else:
+                output = folder / f"pair-{number}" / rival.name
+                theirs[rival.name] = told(output, run_rival(rival, job, output))
+        for name, made in theirs.items():
+            compare_pictures(folder / f"pair-{number}" / name, folders, ways)
+            pairs[name].append(Pair(made, tuple(ours)))
+
+
+def told(output: Path, made: Figures) -> Figures:
+    """Print what a run came to."""
+    where = f"{output.parent.name}: {output.name}"
+    print(f"{where} {made.rate:.2f} images/s, whole {made.whole:.2f}", flush=True)
+    return made
+
+
+def compare_pictures(rival: Path, folders: Sequence[Path], ways: Sequence[Way]) -> None:
+    """Require those of the plain way to be the rival's, and say how far the others are."""
+    for folder, way in zip(folders, ways, strict=True):
+        if not way:
+            require_same_pictures(rival, folder / "run")
+        elif any(rival.glob("images/*.png")):
+            where = f"{rival.parent.name}: pictures of {folder.name} beside {rival.name}'s"
+            print(f"{where}: {apart(rival, folder / 'run')}", flush=True)
 
 
 def neighbours(rivals: Sequence[Rival], number: int) -> Iterator[list[Rival | None]]:
@@ -259,8 +262,8 @@ def run_rival(rival: Rival, job: Job, output: Path) -> Figures:
     return stored_figures(job, output, seconds)
 
 
-def run_nightpress(job: Job, output: Path, chosen: Sequence[str]) -> Figures:
-    """Run the command on the same rows, with what is chosen for it alone; take its figures."""
+def run_nightpress(job: Job, output: Path, way: Way) -> Figures:
+    """Run the command on the same rows, in a way of its own; take its figures."""
     output.mkdir(parents=True, exist_ok=True)
     spec = {
         "name": "run",
@@ -275,7 +278,7 @@ def run_nightpress(job: Job, output: Path, chosen: Sequence[str]) -> Figures:
     path = output / "job.yaml"
     path.write_text(yaml.safe_dump(spec))
     program = Path(sys.executable).parent / "nightpress"
-    settings = [argument for each in chosen for argument in ("--set", each)]
+    settings = [argument for each in way for argument in ("--set", each)]
     _, seconds = run_process([str(program), "run", str(path), *settings], output)
     return stored_figures(job, output / "run", seconds)
 
@@ -301,106 +304,20 @@ def run_process(command: Sequence[str], output: Path) -> tuple[str, float]:
     return done.stdout, seconds
 
 
-def printed_moments(printed: str) -> list[float]:
-    """When each image was made, by lines of a time and a number of images."""
-    lines = [line.split() for line in printed.splitlines()]
-    return [float(moment) for moment, number in lines for _ in range(int(number))]
-
-
-def stored_figures(job: Job, folder: Path, seconds: float) -> Figures:
-    """By the times of the files in a folder, where every image and its record must be."""
-    images = list(folder.glob("images/*.png"))
-    metadata = [*folder.glob("metadata/*.parquet"), *folder.glob("images/metadata.jsonl")]
-    num_records = sum(map(count_records, metadata))
-    if num_records != len(images):
-        raise SystemExit(f"{folder}: {len(images)} images and {num_records} records")
-    moments = [path.stat().st_mtime for path in images]
-    end = max((path.stat().st_mtime for path in [*images, *metadata]), default=0.0)
-    return figures(job, moments, end, seconds)
-
-
-def count_records(path: Path) -> int:
-    """Rows of a Parquet file, or lines of another."""
-    if path.suffix == ".parquet":
-        return int(pq.read_metadata(path).num_rows)
-    return len(path.read_text().splitlines())
-
-
-def figures(job: Job, moments: Sequence[float], end: float, seconds: float) -> Figures:
-    """The rate and the whole, as the module's docstring says.
-
-    Args:
-        job: as it was run.
-        moments: when each image was stored, in seconds since the epoch.
-        end: when the last file was.
-        seconds: that the process took.
-    """
-    num_images = count_records(job.manifest)
-    if len(moments) != num_images:
-        raise SystemExit(f"{len(moments)} of {num_images} images were made")
-    lot = job.batch_size * job.threads
-    first = -(-num_images // (10 * lot)) * lot
-    start = sorted(moments)[first - 1]
-    return Figures((num_images - first) / (end - start), num_images / seconds)
-
-
-def require_same_pictures(rival: Path, nightpress: Path) -> None:
-    """Compare some of the pictures: other ones would mean other settings."""
-    for name, theirs, ours in pictures_of_both(rival, nightpress):
-        difference = np.abs(theirs - ours).mean()
-        if difference > SAME_PICTURE:
-            raise SystemExit(
-                f"{rival / name}: differs from nightpress's by {difference:.1f} of 255 on average"
-            )
-
-
-def apart(rival: Path, nightpress: Path) -> str:
-    """How far some of the pictures are from each other, in words."""
-    _, theirs, ours = zip(*pictures_of_both(rival, nightpress), strict=True)
-    found = psnr_db(theirs, ours)
-    differ = [each for each in found if math.isfinite(each)]
-    same = f"{len(found) - len(differ)} of {len(found)} the same"
-    if not differ:
-        return same
-    mean, lowest = statistics.mean(differ), min(differ)
-    return f"{same}, the others {mean:.1f} dB on average, {lowest:.1f} dB at the lowest"
-
-
-def pictures_of_both(rival: Path, nightpress: Path) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
-    """About eight pictures: name in the folder, the rival's pixels and nightpress's."""
-    images = sorted(rival.glob("images/*.png"))
-    for image in images[:: max(1, len(images) // 8)]:
-        yield f"images/{image.name}", pixels(image), pixels(nightpress / "images" / image.name)
-
-
-def pixels(path: Path) -> np.ndarray:
-    """(H, W, 3), float32 in 0..255."""
-    with Image.open(path) as image:
-        return np.asarray(image.convert("RGB"), np.float32)
-
-
-def table(rivals: Sequence[Rival], pairs: dict[str, list[Pair]]) -> Iterator[str]:
-    """Lines: images a second of each, how many times that nightpress makes, and the goal."""
+def table(rivals: Sequence[Rival], pairs: dict[str, list[Pair]], way: int) -> Iterator[str]:
+    """Lines: images a second of each, how many times that nightpress makes in a way, the goal."""
     yield f"{'':38}{'images/s':>17}{'nightpress / it':>18}"
     yield f"{'':38}{'rate':>9}{'whole':>8}{'rate':>10}{'whole':>8}{'goal':>8}"
     for rival in rivals:
         own = median([pair.rival for pair in pairs[rival.name]])
-        ratio = median([pair.nightpress.over(pair.rival) for pair in pairs[rival.name]])
+        ratio = median([pair.nightpress[way].over(pair.rival) for pair in pairs[rival.name]])
         verdict = "met" if ratio.rate >= rival.goal else "missed"
         yield (
             f"{rival.what:38}{own.rate:9.2f}{own.whole:8.2f}"
             f"{ratio.rate:10.2f}{ratio.whole:8.2f}{rival.goal:8.2f} {verdict}"
         )
-    ours = median([pair.nightpress for each in pairs.values() for pair in each])
+    ours = median([pair.nightpress[way] for each in pairs.values() for pair in each])
     yield f"{'nightpress run':38}{ours.rate:9.2f}{ours.whole:8.2f}"
-
-
-def median(several: Sequence[Figures]) -> Figures:
-    """Of each figure alone."""
-    return Figures(
-        statistics.median(each.rate for each in several),
-        statistics.median(each.whole for each in several),
-    )
 
 
 if __name__ == "__main__":
