@@ -33,7 +33,10 @@ TOGETHER = [
     Way.of("bfloat16", channels_last=True),
     Way.of("bfloat16", deep_features={"interval": 3}),
 ]
-COMPILED_TOGETHER = [Way.of("bfloat16", compile="full")]
+COMPILED_TOGETHER = [
+    Way.of(channels_last=True, compile="full"),
+    Way.of("bfloat16", compile="full"),
+]
 
 
 def main() -> None:
