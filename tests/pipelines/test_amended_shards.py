@@ -3,7 +3,6 @@
 from pathlib import Path
 
 import pyarrow as pa
-import pytest
 from fake_press import FakeSampler, prepare, run
 
 from diffusion_core.sampling import SampledBatch
@@ -13,11 +12,6 @@ from pipelines.run_record import RunRecord
 from pipelines.shard import Amendment, ShardDone, ShardWork
 from pipelines.storage import Store
 from pipelines.working_sizes import WorkingSizes
-
-
-@pytest.fixture
-def prepared(tmp_path: Path) -> tuple[Store, RunRecord, pa.Table]:
-    return prepare(tmp_path, [f"picture {i}" for i in range(6)])
 
 
 def test_failed_rows_are_made_again_in_their_places(tmp_path: Path) -> None:
