@@ -30,7 +30,7 @@ from odd_actors import (
 from run_files import PROMPTS, files_of, hashes, read_metadata
 
 import jobs
-from jobs import fleet, pace, runner
+from jobs import dispatch, fleet, pace, runner
 from jobs.actors import SamplerActor, Whereabouts
 from jobs.cli import command
 from jobs.dispatch import Dispatcher
@@ -41,7 +41,6 @@ from jobs.workers import Flight, Worker
 from jobs.worklist import Piece, Worklist
 from pipelines import open_run
 from pipelines.commit import committed_shards, read_commit, shard_path
-from pipelines.records import FailureType
 from pipelines.run_record import RunRecord, require_record
 from pipelines.shard import BatchDone, ShardDone, ShardEvent, ShardLeft
 from pipelines.spec import RunSpec
@@ -163,12 +162,13 @@ def test_what_a_dead_process_had_in_hand_shares_no_actor(
 ) -> None:
     press = dispatcher(run, SamplerActor)
     home = Whereabouts(node_id="here", host="here", pid=1, differences=())
-    workers = [Worker(None, None, None, home) for _ in range(2)]  # type: ignore[arg-type]
-    press.fleet.workers = workers
+    dead, *workers = (Worker(None, None, None, home) for _ in range(3))  # type: ignore[arg-type]
+    press.fleet.workers = [dead, *workers]
     press._work = Worklist(range(6), lambda shard: 10, max_attempts=3)
-    first, second = press._work.take(), press._work.take()
-    press._work.give_back(replace(second, alone=True))
-    press._work.crashed(first, FailureType.WORKER_KILLED, "it died")
+    dead.flights = [Flight(press._work.take(), stream=None) for _ in range(2)]
+    monkeypatch.setattr(ray, "kill", lambda handle: None)
+    monkeypatch.setattr(dispatch, "alive_nodes", lambda: {home.node_id})
+    list(press._worker_lost(dead, "it died", silent=False, blamed=dead.flights[0]))
 
     def give(worker: Worker, piece: Piece) -> None:
         worker.flights.append(Flight(piece, stream=None))
