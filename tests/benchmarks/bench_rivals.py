@@ -87,7 +87,7 @@ EVERY = (
 
 @dataclass(frozen=True)
 class Pair:
-    """A rival's run, and the run of nightpress beside it."""
+    """A rival's run, and those of nightpress beside it."""
 
     rival: Figures
     nightpress: tuple[Figures, ...]

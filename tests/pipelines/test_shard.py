@@ -8,7 +8,6 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 import torch
-import torch._dynamo
 from fake_press import FakeSampler, prepare, run
 
 from diffusion_core.errors import DeviceError
