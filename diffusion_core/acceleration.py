@@ -6,6 +6,8 @@ tried on a skeleton: its own networks, made from their configurations without a 
 
 import contextlib
 import inspect
+import os
+import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from types import SimpleNamespace
@@ -38,6 +40,8 @@ class Parts:
     """The pipeline's class."""
     dtype: str
     """As the job has it."""
+    elsewhere: bool = False
+    """Another machine is to sample with it, so what this one lacks does not matter."""
 
     @property
     def denoiser(self) -> Any:
@@ -51,7 +55,9 @@ class Parts:
         return getattr(self.pipeline, "vae", None)
 
 
-def check(model: PipelineFolder, owner: Any, speed: SpeedSpec, dtype: str) -> None:
+def check(
+    model: PipelineFolder, owner: Any, speed: SpeedSpec, dtype: str, elsewhere: bool = False
+) -> None:
     """See, without a weight, that a model and this machine can do what is chosen.
 
     Args:
@@ -59,11 +65,12 @@ def check(model: PipelineFolder, owner: Any, speed: SpeedSpec, dtype: str) -> No
         owner: its class.
         speed: what is chosen.
         dtype: as the job has it.
+        elsewhere: it will be sampled on another machine, and this one is not asked.
 
     Raises:
         ModelError: one of the choices cannot be had; what can, is in the message.
     """
-    parts = Parts(_skeleton(model), owner, dtype)
+    parts = Parts(_skeleton(model), owner, dtype, elsewhere)
     if parts.denoiser is None:
         raise ModelError(f"model.speed: {owner.__name__} has neither transformer nor unet")
     _do(parts, speed, REBUILDING)
@@ -152,6 +159,8 @@ def _channels_last(parts: Parts, _: bool) -> None:
 
 
 def _attention_backend(parts: Parts, backend: str) -> None:
+    if not parts.elsewhere:
+        attention.require(backend)
     attention.use(parts.denoiser, backend)
 
 
@@ -240,6 +249,15 @@ def _enable(parts: Parts, config: Any) -> None:
 
 
 def _require_quantization(parts: Parts, name: str) -> None:
+    if not any(isinstance(module, nn.Linear) for module in parts.denoiser.modules()):
+        raise SettingsError(f"{_kind(parts.denoiser)} has no matrix products")
+    if name.startswith("float8_dynamic") and parts.dtype in ("float32", "float16"):
+        raise SettingsError(f"{name} needs model.dtype: bfloat16, not {parts.dtype}")
+    if not parts.elsewhere:
+        _require_torchao(name)
+
+
+def _require_torchao(name: str) -> None:
     try:
         import torchao  # noqa: F401 - to see whether it is there
     except ImportError as error:
@@ -248,8 +266,6 @@ def _require_quantization(parts: Parts, name: str) -> None:
         ) from error
     if name.startswith("float8") and not _has_float8():
         raise SettingsError(f"{name} needs a GPU of compute capability 8.9; int8_... do without")
-    if not any(isinstance(module, nn.Linear) for module in parts.denoiser.modules()):
-        raise SettingsError(f"{_kind(parts.denoiser)} has no matrix products")
 
 
 def _has_float8() -> bool:
@@ -264,13 +280,33 @@ def _quantize(parts: Parts, name: str) -> None:
     settings: dict[str, Any] = {"set_inductor_config": False}  # those would be of the whole process
     if name.startswith("float8_dynamic"):
         settings["granularity"] = quantization.PerRow()
-    quantization.quantize_(parts.denoiser, getattr(quantization, f"{camel}Config")(**settings))
+    config = getattr(quantization, f"{camel}Config")(**settings)
+    quantization.quantize_(parts.denoiser, config, QUANTIZED.get(name))
+
+
+def takes_tokens(module: nn.Module, name: str) -> bool:
+    """Whether a layer is a matrix product of an image's many tokens, by its name in the denoiser.
+
+    Others get one row of numbers an image, such as its time, and few images make few rows: CUDA's
+    product of 8-bit integers takes more than 16. They are also a small part of the work.
+    """
+    return isinstance(module, nn.Linear) and not any(word in name for word in ONE_ROW_AN_IMAGE)
+
+
+ONE_ROW_AN_IMAGE = ("time", "guidance", "norm", "adaln", "add_embedding", "text_embedder")
+"""In the names that diffusers gives such layers, or the modules that hold them."""
+
+QUANTIZED = {"int8_dynamic_activation_int8_weight": takes_tokens}
+"""Which layers are quantised, where not all matrix products can be."""
 
 
 def _require_compiler(parts: Parts, which: str) -> None:
     if which == "regional" and not _repeated(parts.denoiser):
         raise SettingsError(f"{_kind(parts.denoiser)} names no blocks that it repeats; full does")
+    if parts.elsewhere:
+        return
     if torch.cuda.is_available():
+        _require_triton()
         return
     from torch._inductor.cpp_builder import get_cpp_compiler
     from torch._inductor.exc import InvalidCxxCompiler
@@ -279,6 +315,16 @@ def _require_compiler(parts: Parts, which: str) -> None:
         get_cpp_compiler()
     except InvalidCxxCompiler as error:
         raise SettingsError("on a CPU torch.compile needs a C++ compiler, such as g++") from error
+
+
+def _require_triton() -> None:
+    """Triton compiles what starts its kernels, with the machine's own C compiler."""
+    from torch.utils._triton import has_triton
+
+    if not has_triton():
+        raise SettingsError("on a GPU torch.compile needs Triton, and there is none for this one")
+    if not ("CC" in os.environ or shutil.which("gcc") or shutil.which("clang")):
+        raise SettingsError("on a GPU torch.compile needs a C compiler, such as gcc")
 
 
 def _repeated(denoiser: Any) -> list[nn.Module]:

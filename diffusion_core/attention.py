@@ -23,6 +23,23 @@ KERNELS = {
 CUDA_ONLY = ("_native_efficient", "_native_cudnn", "flash", "_flash_3", "sage", "xformers")
 
 
+def require(backend: str) -> None:
+    """See that this machine has a backend.
+
+    Raises:
+        SettingsError: it is not installed, or needs another device.
+    """
+    from diffusers.models import attention_dispatch
+
+    if backend in CUDA_ONLY and not torch.cuda.is_available():
+        raise SettingsError(f"{backend} needs a CUDA device; on a CPU: native, {_on_a_cpu()}")
+    name = attention_dispatch.AttentionBackendName(backend)
+    try:
+        attention_dispatch._check_attention_backend_requirements(name)
+    except RuntimeError as error:
+        raise SettingsError(f"{backend} is not installed: {error}") from error
+
+
 def use(network: Any, backend: str) -> None:
     """Have all attention of a network computed by one backend.
 
@@ -31,10 +48,8 @@ def use(network: Any, backend: str) -> None:
         backend: as `diffusion_core.speed.AttentionBackend` has it.
 
     Raises:
-        SettingsError: it is not installed, needs another device, or the network cannot choose.
+        SettingsError: the network cannot choose it.
     """
-    if backend in CUDA_ONLY and not torch.cuda.is_available():
-        raise SettingsError(f"{backend} needs a CUDA device; on a CPU: native, {_on_a_cpu()}")
     layers = [m for m in network.modules() if getattr(m, "processor", None) is not None]
     if any(hasattr(layer.processor, "_attention_backend") for layer in layers):
         _dispatch(layers, backend)
@@ -53,10 +68,6 @@ def _dispatch(layers: list[Any], backend: str) -> None:
     from diffusers.models import attention_dispatch
 
     name = attention_dispatch.AttentionBackendName(backend)
-    try:
-        attention_dispatch._check_attention_backend_requirements(name)
-    except RuntimeError as error:
-        raise SettingsError(f"{backend} is not installed: {error}") from error
     for layer in layers:
         if hasattr(layer.processor, "_attention_backend"):
             layer.processor._attention_backend = name

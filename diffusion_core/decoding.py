@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from diffusion_core.errors import OutOfMemory, one_line
 from diffusion_core.shadowing import shadowed
 
 __all__ = ["finite", "in_parts", "watched"]
@@ -54,7 +55,7 @@ def watched(pipeline: Any, batch_size: int) -> Iterator[list[torch.Tensor]]:
     if vae is None:
         yield seen
         return
-    decode = vae.decode
+    decode, dtype = _telling_of_memory(vae.decode), vae.dtype
 
     def decode_watched(latents: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
         decoded = decode(latents, *args, **kwargs)
@@ -66,8 +67,24 @@ def watched(pipeline: Any, batch_size: int) -> Iterator[list[torch.Tensor]]:
         seen.append(sampled & finite(decoded[0]))
         return decoded
 
-    with shadowed(vae, "decode", decode_watched):
-        yield seen
+    try:
+        with shadowed(vae, "decode", decode_watched):
+            yield seen
+    finally:  # pipelines that decode in float32 leave it at that when they fail
+        if vae.dtype != dtype:
+            vae.to(dtype)
+
+
+def _telling_of_memory(decode: Callable[..., Any]) -> Callable[..., Any]:
+    """The decoder, whose want of memory is an error of ours: some pipelines swallow torch's."""
+
+    def telling(*args: Any, **kwargs: Any) -> Any:
+        try:
+            return decode(*args, **kwargs)
+        except torch.OutOfMemoryError as error:
+            raise OutOfMemory(one_line(error) or "out of memory") from error
+
+    return telling
 
 
 def _mended(

@@ -53,6 +53,11 @@ class OutOfMemory(DeviceError):
     """The batch does not fit into memory; the process can go on with a smaller one."""
 
 
+def one_line(error: BaseException) -> str:
+    """What it says, in one line of at most 500 characters."""
+    return " ".join(str(error).split())[:500]
+
+
 @contextlib.contextmanager
 def in_one_line(what: str) -> Iterator[None]:
     """Turn what diffusers, transformers and safetensors raise while loading into a ModelError."""
@@ -65,9 +70,10 @@ def in_one_line(what: str) -> Iterator[None]:
         LookupError,
         AttributeError,
         ImportError,
+        AssertionError,
         RuntimeError,
     )
     try:
         yield
     except (*faults, SafetensorError) as error:
-        raise ModelError(f"{what}: {' '.join(str(error).split())[:500]}") from error
+        raise ModelError(f"{what}: {one_line(error)}") from error

@@ -174,13 +174,16 @@ class OwnDefaults(BaseModel):
     guidance_scale: Annotated[float, Field(ge=0)] | None = None
 
 
-def describe(folder: Path, spec: ModelSpec, lora_files: Sequence[Path] = ()) -> ModelInfo:
+def describe(
+    folder: Path, spec: ModelSpec, lora_files: Sequence[Path] = (), elsewhere: bool = False
+) -> ModelInfo:
     """What can be said of a saved pipeline without loading it; every weight file is hashed.
 
     Args:
         folder: of the pipeline.
         spec: as the job has it.
         lora_files: where the LoRAs of `spec.all_loras` lie, one for each.
+        elsewhere: another machine is to sample it, and what this one lacks does not matter.
 
     Raises:
         ModelNotFound: no folder, no `model_index.json`, or a component's files are missing.
@@ -193,7 +196,7 @@ def describe(folder: Path, spec: ModelSpec, lora_files: Sequence[Path] = ()) -> 
     owner = conventions.text_to_image_class(model)
     infos = _lora_infos(spec, lora_files, owner)
     loras, row_loras = infos[: len(spec.loras)], infos[len(spec.loras) :]
-    _check_speed(model, owner, spec)
+    _check_speed(model, owner, spec, elsewhere)
     used = weights.used_files(folder, model.components, spec.variant, spec.allow_pickle)
     width, height = conventions.native_size(model, owner) or (None, None)
     advice = _own_defaults(folder)
@@ -274,12 +277,12 @@ def resolve_dtype(dtype: DType, device: str) -> str:
     return "float32" if device == "cpu" else "bfloat16"
 
 
-def _check_speed(model: PipelineFolder, owner: Any, spec: ModelSpec) -> None:
+def _check_speed(model: PipelineFolder, owner: Any, spec: ModelSpec, elsewhere: bool) -> None:
     if spec.speed.chosen():
         from diffusion_core import acceleration
 
         with quiet():
-            acceleration.check(model, owner, spec.speed, spec.dtype)
+            acceleration.check(model, owner, spec.speed, spec.dtype, elsewhere)
 
 
 def _make_faster(pipeline: Any, owner: Any, spec: ModelSpec) -> None:

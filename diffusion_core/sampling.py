@@ -22,16 +22,18 @@ import torch
 
 from diffusion_core import (
     acceleration,
+    attention,
     conventions,
     decoding,
     row_guidance,
     schedulers,
+    step_equations,
     step_noise,
     step_times,
 )
 from diffusion_core.compilation import remove_damaged_code
 from diffusion_core.conditioning import CACHE_BYTES, Conditioner, RowLora
-from diffusion_core.errors import DeviceError, OutOfMemory, SamplingError, SettingsError
+from diffusion_core.errors import DeviceError, OutOfMemory, SamplingError, SettingsError, one_line
 from diffusion_core.model import LoadedModel
 from diffusion_core.requests import ImageRequest, SamplingParams
 from diffusion_core.side_stream import Copy, SideStream
@@ -50,8 +52,15 @@ class Fault(StrEnum):
 DAMAGED_LIBRARIES = 32
 """Of compiled code that one batch may come upon: as many as processes that compile at once."""
 
-OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")
-"""In the messages of torch's allocators, of which only CUDA's has an error of its own."""
+OUT_OF_MEMORY = (
+    "out of memory",
+    "can't allocate memory",
+    "not enough memory",
+    "ALLOC_FAILED",
+    "ALLOCATION_FAILED",
+)
+"""In what is said where memory is short: by torch's allocators, of which only CUDA's has an error
+of its own, by the driver about memory that torch does not manage, by cuBLAS and cuDNN."""
 
 Pixels = npt.NDArray[np.uint8]
 
@@ -179,19 +188,21 @@ class Sampler:
 
     @contextlib.contextmanager
     def _unheard(self, params: SamplingParams, batch_size: int) -> Iterator[None]:
-        """Where torch may compile, which it does at the first batch of a kind, nobody encodes.
+        """Nobody encodes beside a batch by which a text encoder would go other ways.
 
-        `torch.compiler.is_compiling` is of the whole process, and by it a text encoder in another
-        thread would go other ways. What was sampled before anyone prepared may have been a trial,
-        which compiles nothing.
+        Two switches of torch's are of the whole process: the kernel of attention that is chosen,
+        and `torch.compiler.is_compiling`, which may be on at the first batch of a kind. What was
+        sampled before anyone prepared may have been a trial, which compiles nothing.
         """
+        speed = self._model.speed
         kind = (*astuple(replace(params, guidance_scale=params.guidance_scale > 1)), batch_size)
-        if self._model.speed.compile is None or kind in self._compiled:
+        may_compile = speed.compile is not None and kind not in self._compiled
+        if not may_compile and speed.attention_backend not in attention.KERNELS:
             yield
             return
         with self._conditioner.alone():
             yield
-        if self._prepares:
+        if may_compile and self._prepares:
             self._compiled.add(kind)
 
     def _run_sound(
@@ -222,10 +233,10 @@ class Sampler:
                 np.errstate(invalid="ignore"),
             ):
                 output = pipeline(**arguments)
-        images = _images(output, (len(batch), 3, params.height, params.width))
-        finite = decoding.finite(images)
-        for each in decoded:
-            finite = finite & each.to(finite.device)
+            images = _images(output, (len(batch), 3, params.height, params.width))
+            finite = decoding.finite(images)
+            for each in decoded:
+                finite = finite & each.to(finite.device)
         flags = getattr(output, "nsfw_content_detected", None) or [False] * len(batch)
         return images, finite, flags
 
@@ -238,7 +249,13 @@ class Sampler:
     def _scheduler(self, params: SamplingParams) -> Any:
         scheduler = schedulers.make(params.scheduler, self._model.scheduler_config)
         schedulers.check_steps(scheduler, params.num_inference_steps)
-        return step_times.keep_at_hand(step_noise.bring_without_waiting(scheduler))
+        for spare_a_wait in (
+            step_noise.bring_without_waiting,
+            step_equations.solve_without_waiting,
+            step_times.keep_at_hand,
+        ):
+            scheduler = spare_a_wait(scheduler)
+        return scheduler
 
     def _conditioning(
         self, batch: Sequence[ImageRequest], params: SamplingParams
@@ -310,15 +327,11 @@ def _failures_named(pipeline: str) -> Iterator[None]:
     try:
         yield
     except (torch.OutOfMemoryError, MemoryError) as error:
-        raise OutOfMemory(_one_line(error) or "out of memory") from error
-    except torch.AcceleratorError as error:
-        raise DeviceError(f"{type(error).__name__}: {_one_line(error)}") from error
+        raise OutOfMemory(one_line(error) or "out of memory") from error
     except (RuntimeError, ValueError, TypeError, LookupError, AssertionError) as error:
-        reason = _one_line(error)
+        reason = one_line(error)
         if isinstance(error, RuntimeError) and any(text in reason for text in OUT_OF_MEMORY):
             raise OutOfMemory(reason) from error
+        if isinstance(error, torch.AcceleratorError):
+            raise DeviceError(f"{type(error).__name__}: {reason}") from error
         raise SamplingError(f"{pipeline}: {type(error).__name__}: {reason}") from error
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:500]

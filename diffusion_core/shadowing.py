@@ -1,6 +1,6 @@
-"""Shadowing: one object has another method for a while, and its class none the wiser."""
+"""Shadowing: one object has another attribute for a while, and its class none the wiser."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -8,12 +8,14 @@ __all__ = ["shadowed"]
 
 
 @contextmanager
-def shadowed(owner: Any, name: str, function: Callable[..., Any]) -> Iterator[None]:
-    """Shadow a method on one object for a while, over any shadow that it has already."""
+def shadowed(owner: Any, name: str, value: Any) -> Iterator[None]:
+    """Shadow an attribute of one object for a while, over any shadow that it has already."""
     before = {name: vars(owner)[name]} if name in vars(owner) else {}
-    setattr(owner, name, function)
+    setattr(owner, name, value)
     try:
         yield
     finally:
-        delattr(owner, name)
-        vars(owner).update(before)
+        if before:
+            setattr(owner, name, before[name])
+        else:
+            delattr(owner, name)

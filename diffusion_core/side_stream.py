@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from diffusion_core.errors import DeviceError
+from diffusion_core.errors import DeviceError, one_line
 
 
 class Copy:
@@ -34,9 +34,7 @@ class Copy:
             try:
                 self._done.synchronize()
             except RuntimeError as error:
-                raise DeviceError(
-                    f"{type(error).__name__}: {' '.join(str(error).split())}"
-                ) from error
+                raise DeviceError(f"{type(error).__name__}: {one_line(error)}") from error
         return self._host
 
     def numpy(self) -> npt.NDArray[Any]:

@@ -170,7 +170,7 @@ def totals(progress: RunProgress) -> list[Total]:
             f"{done / progress.num_images:.0%}" if progress.num_images else UNKNOWN,
         ),
         Total("sampling time", duration(progress.active_s)),
-        Total("images per second", UNKNOWN if rate is None else f"{rate:.2f}"),
+        Total("images per second of sampling", UNKNOWN if rate is None else f"{rate:.2f}"),
         Total("stored", size(progress.num_bytes)),
         Total("shards", f"{progress.num_committed_shards:,} / {progress.num_shards:,}"),
     ]

@@ -268,23 +268,24 @@ class ShardRunner:
         if len(batch) > size:  # it was cut before a smaller size was learnt
             return self._sample_in(batch, size, work, keeper)
         started_at, clock = time.time(), time.perf_counter()
-        too_large = ""
+        too_large = broken = ""  # words alone: a traceback holds on to what fills the memory
         try:
             sampled = self._sampled(batch, size)
         except OutOfMemory as error:
-            too_large = str(error)  # and no more: its traceback holds on to what filled the memory
+            too_large = str(error)
         except DeviceError:
             raise
         except Exception as error:  # whatever a row does to the model, it must fail alone
-            if len(batch) > 1:
-                return self._sample_in(batch, 1, work, keeper)
-            reason = f"{type(error).__name__}: {error}"
-            return [self._failed(batch[0], work, FailureType.SAMPLING, reason)]
+            broken = f"{type(error).__name__}: {error}"
         if too_large and size > 1:
             self._recorded.clear()
             return self._sample_in(batch, self._sizes.halve(params, size), work, keeper)
         if too_large:
             return [self._failed(batch[0], work, FailureType.OUT_OF_MEMORY, too_large)]
+        if broken and len(batch) > 1:
+            return self._sample_in(batch, 1, work, keeper)
+        if broken:
+            return [self._failed(batch[0], work, FailureType.SAMPLING, broken)]
         share_s = (time.perf_counter() - clock) / len(batch)
         return [
             self._pool.submit(

@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 
 import pytest
 
-from diffusion_core.errors import ModelError, OutOfMemory
+from diffusion_core.errors import ModelError, OutOfMemory, SamplingError
 from diffusion_core.speed_ways import Way
 
 
@@ -62,6 +62,21 @@ def test_ways_for_which_no_time_was_left_are_named(
     assert [r.way for r in rows] == [bench.NOTHING]
     said = capsys.readouterr().out
     assert said.endswith("not tried, as the time was over: float16; float32\n")
+
+
+def test_a_way_whose_pictures_are_faulty_is_told_and_the_others_are_tried(
+    bench: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Faulty:
+        def row(self, way: Way, batch_size: int) -> Any:
+            if way.dtype == "float16":
+                raise SamplingError("a picture has a fault, so no time counts")
+            return row(bench, way, batch_size)
+
+    monkeypatch.setattr(bench, "ways", lambda options: [Way("float16"), Way("float32")])
+    rows = list(bench.measured(Faulty(), 60.0, Namespace(batch_sizes=[1])))
+    assert [r.way.name for r in rows] == ["nothing chosen", "float32"]
+    assert "a picture has a fault" in capsys.readouterr().out
 
 
 class Scaling:

@@ -140,7 +140,7 @@ class Muon(torch.optim.Optimizer):
             state["step"] = torch.zeros(())
             state["exp_avg"] = torch.zeros_like(parameter)
             state["exp_avg_sq"] = torch.zeros_like(parameter)
-        state["step"] += 1
+        state["step"] = state["step"].cpu() + 1  # a checkpoint may have put it on the accelerator
         beta1, beta2 = group["betas"]
         state["exp_avg"].lerp_(gradient, 1 - beta1)
         state["exp_avg_sq"].lerp_(gradient.square(), 1 - beta2)

@@ -30,7 +30,8 @@ def command(job: str, overrides: tuple[str, ...], as_json: bool) -> None:
     The whole manifest is validated, and nothing is written. Bytes and time are estimated from
     the runs under the job's output that used the same weights at the same settings. The cluster
     is not asked: `batch.size: auto` counts as on a CPU unless `cluster.gpus_per_actor` is set, and
-    as where it is not measured.
+    as where it is not measured; and whether its machines have what `model.speed` needs, `run` finds
+    out.
     """
     spec = read_job(job, overrides)
     find(spec.manifests, spec.storage)
@@ -38,6 +39,7 @@ def command(job: str, overrides: tuple[str, ...], as_json: bool) -> None:
         locate(spec.model, spec.storage),
         spec.model,
         locate_loras(spec.model, spec.storage),
+        elsewhere=True,
     )
     batch_size = planned_batch_size(spec)
     layout = check(spec, model, batch_size)

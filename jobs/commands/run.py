@@ -115,7 +115,8 @@ def written_to(path: Path, display: Display[Event]) -> Callable[[str], None]:
 
 def summary(result: RunResult) -> str:
     """The closing lines: what was made, and where it is."""
-    rate = "" if result.images_per_s is None else f", {result.images_per_s:.2f} images/s"
+    steady = result.images_per_s
+    rate = "" if steady is None else f", {steady:.2f} images/s after the first batch"
     failed = f", {result.num_failed:,} failed" if result.num_failed else ""
     lines = [
         f"{result.num_ok:,} of {result.num_images:,} images{failed}",

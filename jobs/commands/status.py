@@ -72,7 +72,7 @@ def describe(run: Run, progress: RunProgress, claim: Claim | None) -> str:
         f"begun    {run.record.created_at}",
     ]
     if progress.images_per_s:
-        lines.append(f"rate     {progress.images_per_s:.2f} images/s")
+        lines.append(f"rate     {progress.images_per_s:.2f} images/s of sampling time")
         if not progress.complete:
             left_s = (progress.num_images - done) / progress.images_per_s
             lines.append(f"left     {duration(left_s)} at that rate")

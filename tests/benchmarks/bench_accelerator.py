@@ -41,7 +41,7 @@ from random_models import ARCHITECTURES, Architecture, Scale, loaded, make, twin
 
 from diffusion_core import acceleration
 from diffusion_core.batch_knee import nearly_best
-from diffusion_core.errors import DiffusionError, OutOfMemory
+from diffusion_core.errors import DiffusionError, OutOfMemory, SamplingError
 from diffusion_core.requests import ImageRequest, SamplingParams
 from diffusion_core.sampling import Sampler
 from diffusion_core.speed_trials import clock_of
@@ -116,6 +116,7 @@ class Bench:
             ModelError, SettingsError, SamplingError: the way is not for the model.
             OutOfMemory: it does not fit.
         """
+        self._collect()  # what the row before left, now that nobody holds its error any more
         try:
             return self._row(way, batch_size)
         except torch.OutOfMemoryError as error:  # of plain diffusers
@@ -158,7 +159,7 @@ class Bench:
         batch = sampler.sample(requests, self._setup.params)
         seconds = self._clock() - start
         if any(batch.faults):
-            raise SystemExit(f"a picture has a fault, so no time counts: {batch.faults}")
+            raise SamplingError(f"a picture has a fault, so no time counts: {batch.faults}")
         return seconds
 
     def _warm_plain(self, batch_size: int) -> None:
@@ -208,6 +209,9 @@ class Bench:
         """Let go of a way's model and of what was compiled for it."""
         if way.speed.compile:
             torch.compiler.reset()
+        self._collect()
+
+    def _collect(self) -> None:
         gc.collect()
         if self._setup.device == "cuda":
             torch.cuda.empty_cache()
@@ -239,6 +243,9 @@ def table(name: str, device: str, options: argparse.Namespace) -> None:
         bench = Bench(setup)
     except OutOfMemory as error:
         print(f"does not fit into the memory of this device: {error}")
+        return
+    except DiffusionError as error:
+        print(f"cannot be measured: {error}")
         return
     rows = list(measured(bench, 60 * minutes, options))
     for dtype, flops in bench.peaks.items():
@@ -327,7 +334,7 @@ def parse() -> argparse.Namespace:
     """The command line; see the module's docstring."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--models", nargs="+", choices=ARCHITECTURES, default=[*ARCHITECTURES])
-    parser.add_argument("--batch-sizes", nargs="+", type=int, help="1 2 4 8 16; on a CPU 1 2 4")
+    parser.add_argument("--batch-sizes", nargs="+", type=int, help="1 2 4 8 16 32; on a CPU 1 2 4")
     parser.add_argument("--only", nargs="*", help="names of ways; none for batch sizes alone")
     parser.add_argument("--steps", type=int, help="20, and 28 of FLUX; narrow models take 4")
     parser.add_argument("--rounds", type=int, default=2, help="timed pairs of batches a row")
@@ -337,7 +344,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--threads", type=int, default=1, help="of a CPU")
     options = parser.parse_args()
     options.batch_sizes = sorted(
-        options.batch_sizes or ([1, 2, 4, 8, 16] if torch.cuda.is_available() else [1, 2, 4])
+        options.batch_sizes or ([1, 2, 4, 8, 16, 32] if torch.cuda.is_available() else [1, 2, 4])
     )
     return options
 

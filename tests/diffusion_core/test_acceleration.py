@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from diffusion_core import attention, builtin, model
+from diffusion_core import acceleration, attention, builtin, model
 from diffusion_core.deep_features import reusing_deep_features
 from diffusion_core.errors import ModelError, SamplingError, SettingsError
 from diffusion_core.model import LoadedModel, ModelSpec
@@ -318,6 +318,70 @@ def test_quantization_without_torchao_is_refused_with_its_extra(
     monkeypatch.setitem(sys.modules, "torchao", None)
     words = refusal(saved("sd"), quantization="int8_weight_only", compile="full")
     assert "pip install 'nightpress[quantization]'" in words
+
+
+def test_a_dynamic_float8_is_for_a_model_in_bfloat16(saved: Saved) -> None:
+    dynamic = {"quantization": "float8_dynamic_activation_float8_weight", "compile": "full"}
+    for dtype in ("float16", "float32"):
+        assert "needs model.dtype: bfloat16" in refusal(saved("sd"), dtype, **dynamic)
+
+
+ROWS = 3
+
+
+@pytest.mark.parametrize("family", sorted(set(FAMILIES)))
+def test_products_of_one_row_an_image_are_told_from_those_of_its_tokens(
+    saved: Saved, family: str
+) -> None:
+    loaded = model.load(saved(family), spec_of(saved(family)), "cpu")
+    denoiser = acceleration.Parts(loaded.pipeline, type(loaded.pipeline), "").denoiser
+    rows: dict[str, int] = {}
+    for name, module in denoiser.named_modules():
+        if isinstance(module, torch.nn.Linear):
+            module.register_forward_pre_hook(
+                lambda module, inputs, name=name: rows.update(
+                    {name: inputs[0].numel() // module.in_features}
+                )
+            )
+    pixels(loaded, REQUESTS[:ROWS], ROWS)
+    left_out = {name for name in rows if not acceleration.takes_tokens(torch.nn.Linear(1, 1), name)}
+    assert left_out == {name for name, number in rows.items() if number <= 2 * ROWS}
+    assert 0 < len(left_out) < len(rows) / 2
+    assert not acceleration.takes_tokens(torch.nn.Conv2d(1, 1, 1), "conv_in")
+
+
+@pytest.mark.parametrize(
+    "choice",
+    [
+        {"attention_backend": "_native_efficient"},
+        {"quantization": "float8_weight_only", "compile": "full"},
+    ],
+)
+def test_what_another_machine_is_to_do_is_not_asked_of_this_one(
+    saved: Saved, monkeypatch: pytest.MonkeyPatch, choice: dict[str, Any]
+) -> None:
+    monkeypatch.setitem(sys.modules, "torchao", None)
+    refusal(saved("sd"), **choice)
+    model.describe(saved("sd"), spec_of(saved("sd"), **choice), elsewhere=True)
+    cached = spec_of(saved("sd"), first_block_cache={})
+    with pytest.raises(ModelError, match="takes no cache in diffusers"):
+        model.describe(saved("sd"), cached, elsewhere=True)
+
+
+@pytest.mark.parametrize(
+    ("triton", "words"), [(False, "needs Triton"), (True, "needs a C compiler, such as gcc")]
+)
+def test_compiling_for_a_gpu_without_what_builds_its_kernels_is_refused(
+    saved: Saved, monkeypatch: pytest.MonkeyPatch, triton: bool, words: str
+) -> None:
+    from torch.utils import _triton
+
+    folder = saved("sd")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(_triton, "has_triton", lambda: triton)
+    monkeypatch.setenv("PATH", "")
+    monkeypatch.delenv("CC", raising=False)
+    assert words in refusal(folder, compile="full")
 
 
 def test_compiling_without_a_compiler_is_refused(

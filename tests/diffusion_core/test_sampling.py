@@ -161,10 +161,20 @@ def test_prompts_prepared_beside_another_batch_change_no_bit_of_any(
                 prepared.result(20)
 
 
-def test_nobody_encodes_beside_a_batch_that_may_be_compiled(loaded: Loaded) -> None:
-    """`torch.compiler.is_compiling` is then true in all threads, and encoders listen to it."""
-    compiled = dataclasses.replace(loaded("sd"), speed=SpeedSpec(compile="regional"))
-    sampler, wide = Sampler(compiled, batch_size=1), dataclasses.replace(PARAMS, width=72)
+@pytest.mark.parametrize(
+    ("speed", "expected"),
+    [
+        (SpeedSpec(compile="regional"), [False, True, False, True, True]),
+        (SpeedSpec(attention_backend="_native_math"), [False] * 5),
+        (SpeedSpec(attention_backend="native"), [True] * 5),
+    ],
+)
+def test_nobody_encodes_beside_a_batch_that_moves_a_switch_of_all_threads(
+    loaded: Loaded, speed: SpeedSpec, expected: list[bool]
+) -> None:
+    """`torch.compiler.is_compiling` is one, `sdpa_kernel` another; text encoders obey both."""
+    switching = dataclasses.replace(loaded("sd"), speed=speed)
+    sampler, wide = Sampler(switching, batch_size=1), dataclasses.replace(PARAMS, width=72)
     numbers, ahead, beside = itertools.count(), [], []
 
     def look(*_: Any) -> None:
@@ -173,7 +183,7 @@ def test_nobody_encodes_beside_a_batch_that_may_be_compiled(loaded: Loaded) -> N
             ahead.append(thread.submit(sampler.prepare, coming, PARAMS))
             beside.append(bool(wait(ahead, timeout=1.0).done))
 
-    handle = compiled.pipeline.unet.register_forward_pre_hook(look)
+    handle = switching.pipeline.unet.register_forward_pre_hook(look)
     try:
         with ThreadPoolExecutor(1) as thread:
             for params in (PARAMS, PARAMS, wide, wide, PARAMS):
@@ -181,7 +191,7 @@ def test_nobody_encodes_beside_a_batch_that_may_be_compiled(loaded: Loaded) -> N
                 ahead.pop().result(20)
     finally:
         handle.remove()
-    assert beside == [False, True, False, True, True]
+    assert beside == expected
 
 
 def test_what_cannot_be_prepared_is_told_as_sampling_tells_it(
@@ -389,6 +399,9 @@ def test_a_smaller_batch_is_the_batch_of_a_smaller_sampler(loaded: Loaded) -> No
     [
         torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB"),
         RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: 80 bytes"),
+        torch.AcceleratorError("CUDA error: out of memory"),
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED, no memory for cublasCreate(handle)"),
+        RuntimeError("cuDNN error: CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED, memory"),
     ],
 )
 def test_too_little_memory_is_told_from_other_failures(error: Exception, loaded: Loaded) -> None:
@@ -401,6 +414,27 @@ def test_too_little_memory_is_told_from_other_failures(error: Exception, loaded:
             Sampler(loaded("sd"), batch_size=1).sample(REQUESTS[:1], PARAMS)
     finally:
         handle.remove()
+
+
+@pytest.mark.parametrize(("family", "dtype"), [("sdxl", "float16"), ("sana", "float32")])
+@pytest.mark.filterwarnings("ignore:.*upcast_vae:FutureWarning")
+def test_a_decoder_that_finds_no_memory_says_so_and_is_as_it_was_afterwards(
+    family: str, dtype: model.DType, saved: Callable[[str], Path]
+) -> None:
+    """SDXL's pipeline leaves it in float32 then, and Sana's goes on without a picture."""
+    whole = model.load(saved(family), ModelSpec(dtype=dtype), "cpu")
+    sampler, vae = Sampler(whole, batch_size=1), whole.pipeline.vae
+    expected = sampler.sample(REQUESTS[:1], PARAMS).pixels
+
+    def fail(*_: Any) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB")
+
+    handle = vae.decoder.register_forward_pre_hook(fail)
+    with pytest.raises(OutOfMemory, match=r"20\.00 GiB"):
+        sampler.sample(REQUESTS[:1], PARAMS)
+    handle.remove()
+    assert str(vae.dtype) == f"torch.{dtype}"
+    np.testing.assert_array_equal(sampler.sample(REQUESTS[:1], PARAMS).pixels, expected)
 
 
 class FlagsTheSecond(torch.nn.Module):

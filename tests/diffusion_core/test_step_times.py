@@ -20,7 +20,14 @@ Saved = Callable[[str], Path]
 Loaded = Callable[[str], LoadedModel]
 
 ATEN = torch.ops.aten
-ASKS = (ATEN.item, ATEN._local_scalar_dense, ATEN.is_nonzero, ATEN.nonzero, ATEN.equal)
+ASKS = (
+    ATEN.item,
+    ATEN._local_scalar_dense,
+    ATEN.is_nonzero,
+    ATEN.nonzero,
+    ATEN.equal,
+    ATEN._linalg_check_errors,
+)
 """What makes a host wait until a tensor on an accelerator is computed."""
 
 COPIES = (ATEN.to, ATEN._to_copy)
@@ -157,3 +164,39 @@ def test_times_at_hand_change_no_bit(loaded: Loaded, sampler: str) -> None:
             x = scheduler.step(torch.tanh(seen), time, x, **takes).prev_sample
         ends.append(x)
     assert torch.equal(*ends)
+
+
+class Numbers(TorchDispatchMode):
+    """Counts the single numbers that are brought to an accelerator, for each of which it waits."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.num_brought = 0
+
+    def __torch_dispatch__(
+        self, function: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        result = function(*args, **(kwargs or {}))
+        if function.overloadpacket is ATEN._to_copy and result.is_meta and result.ndim == 0:
+            self.num_brought += 1
+        return result
+
+
+def brought(scheduler: Any) -> int:
+    """How many numbers six steps bring to an accelerator that has no values to ask for."""
+    scheduler.set_timesteps(6)
+    x = torch.empty(2, 4, 8, 8, device="meta")
+    with Numbers() as numbers:
+        for time in scheduler.timesteps:
+            x = scheduler.step(scheduler.scale_model_input(x, time), time, x).prev_sample
+    return numbers.num_brought
+
+
+@pytest.mark.parametrize("sampler", ["ddim", "dpmsolver++", "euler", "heun", "unipc"])
+def test_no_step_brings_a_number_to_the_accelerator(loaded: Loaded, sampler: str) -> None:
+    scheduler = Sampler(loaded("sd"), 1)._scheduler(SamplingParams(64, 32, 6, 4.0, sampler))
+    assert brought(scheduler) == 0
+
+
+def test_a_step_of_unipc_as_diffusers_has_it_does_bring_some(loaded: Loaded) -> None:
+    assert brought(schedulers.make("unipc", loaded("sd").scheduler_config)) > 6

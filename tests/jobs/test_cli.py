@@ -20,6 +20,8 @@ from servers import Folder
 
 import jobs
 from jobs.cli import COMMANDS, command
+from jobs.commands.run import summary
+from jobs.runner import RunResult
 from pipelines.spec import RunSpec
 
 MakeSpec = Callable[..., RunSpec]
@@ -63,6 +65,18 @@ def test_run_makes_the_images_and_says_where_they_are(job: Path, make_spec: Make
     assert f"{make_spec().url}/images/" in result.stdout
     assert f"{PROMPTS} / {PROMPTS} images" in result.stderr
     assert len(hashes(make_spec())) == PROMPTS
+
+
+@pytest.mark.parametrize(
+    ("images_per_s", "line"),
+    [
+        (2.113, "5 made now in 50 s, 2.11 images/s after the first batch"),
+        (None, "5 made now in 50 s"),
+    ],
+)
+def test_the_summary_says_since_when_its_rate_is(images_per_s: float | None, line: str) -> None:
+    result = RunResult("press/night", 9, 9, 0, 5, 50.0, images_per_s, {}, None)
+    assert line in summary(result).splitlines()
 
 
 @pytest.mark.usefixtures("local_ray")
@@ -169,6 +183,13 @@ def test_plan_says_what_would_be_made_and_writes_nothing(job: Path, make_spec: M
     assert not Path(make_spec().url).exists()
 
 
+def test_plan_does_not_ask_this_machine_for_what_the_cluster_s_may_have(job: Path) -> None:
+    for_a_gpu = ["--set", "model.speed.attention_backend=_native_cudnn"]
+    assert nightpress("plan", str(job), *for_a_gpu).exit_code == 0
+    for_others = ["--set", "model.speed.taylorseer_cache.cache_interval=2"]
+    assert nightpress("plan", str(job), *for_others).exit_code == 2
+
+
 @pytest.mark.usefixtures("local_ray")
 def test_plan_estimates_from_a_run_of_the_same_model(finished: MakeSpec, tmp_path: Path) -> None:
     job = write_job(tmp_path / "job.yaml", finished())
@@ -191,6 +212,7 @@ def test_status_reads_the_store_alone(
     result = nightpress("status", url)
     assert result.exit_code == 0
     assert "not complete" in result.stdout
+    assert "images/s of sampling time" in result.stdout
     values = json.loads(nightpress("status", str(job), "--json").stdout)
     assert values["num_committed_shards"] == values["num_shards"] - 1
     assert values["complete"] is False

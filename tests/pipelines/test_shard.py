@@ -1,6 +1,7 @@
 """One shard in one process, with a sampler whose pictures are a function of the seed."""
 
 import threading
+import weakref
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -10,7 +11,7 @@ import pytest
 import torch
 from fake_press import FakeSampler, prepare, run
 
-from diffusion_core.errors import DeviceError
+from diffusion_core.errors import DeviceError, OutOfMemory
 from diffusion_core.sampling import SampledBatch
 from diffusion_core.side_stream import Copy
 from pipelines import shard
@@ -347,6 +348,27 @@ def test_images_of_a_smaller_batch_are_adopted_as_they_are(
     run(store, record, ShardWork(0, rows, look_first=True), sampler)
     assert sampler.seeds == []
     assert read_commit(store, 0).column("batch_size") == sizes
+
+
+@pytest.mark.parametrize("error", [OutOfMemory("too large"), RuntimeError("a row is odd")])
+def test_what_a_failed_batch_held_is_let_go_of_before_smaller_ones_are_tried(
+    prepared: tuple[Store, RunRecord, pa.Table], error: Exception
+) -> None:
+    store, record, rows = prepared
+    held: list[weakref.ref[torch.Tensor]] = []
+
+    class Filling(FakeSampler):
+        def sample(self, requests, params, batch_size=None):  # type: ignore[no-untyped-def]
+            if len(requests) > 1:
+                memory = torch.zeros(8)
+                held.append(weakref.ref(memory))
+                raise type(error)(str(error))
+            assert [each() for each in held] == [None] * len(held)
+            return super().sample(requests, params, batch_size)
+
+    events = run(store, record, ShardWork(0, rows), Filling())
+    assert events[-1] == ShardDone(0, num_ok=6, num_failed=0)
+    assert len(held) >= 2
 
 
 def test_a_row_that_does_not_fit_alone_fails_alone(tmp_path: Path) -> None:
