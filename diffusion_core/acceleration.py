@@ -159,9 +159,9 @@ def _channels_last(parts: Parts, _: bool) -> None:
 
 
 def _attention_backend(parts: Parts, backend: str) -> None:
+    attention.use(parts.denoiser, backend)
     if not parts.elsewhere:
         attention.require(backend)
-    attention.use(parts.denoiser, backend)
 
 
 def _vae_batch_size(parts: Parts, _: int) -> None:
@@ -293,7 +293,7 @@ def takes_tokens(module: nn.Module, name: str) -> bool:
     return isinstance(module, nn.Linear) and not any(word in name for word in ONE_ROW_AN_IMAGE)
 
 
-ONE_ROW_AN_IMAGE = ("time", "guidance", "norm", "adaln", "add_embedding", "text_embedder")
+ONE_ROW_AN_IMAGE = ("time", "norm", "adaln", "add_embedding")
 """In the names that diffusers gives such layers, or the modules that hold them."""
 
 QUANTIZED = {"int8_dynamic_activation_int8_weight": takes_tokens}
