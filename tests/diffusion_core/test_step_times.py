@@ -26,7 +26,6 @@ ASKS = (
     ATEN.is_nonzero,
     ATEN.nonzero,
     ATEN.equal,
-    ATEN._linalg_check_errors,
 )
 """What makes a host wait until a tensor on an accelerator is computed."""
 
@@ -166,12 +165,13 @@ def test_times_at_hand_change_no_bit(loaded: Loaded, sampler: str) -> None:
     assert torch.equal(*ends)
 
 
-class Numbers(TorchDispatchMode):
-    """Counts the single numbers that are brought to an accelerator, for each of which it waits."""
+class Waits(TorchDispatchMode):
+    """Counts single numbers that are brought to an accelerator, and equations checked there."""
 
     def __init__(self) -> None:
         super().__init__()
         self.num_brought = 0
+        self.num_checked = 0
 
     def __torch_dispatch__(
         self, function: Any, types: Any, args: Any = (), kwargs: Any = None
@@ -179,24 +179,29 @@ class Numbers(TorchDispatchMode):
         result = function(*args, **(kwargs or {}))
         if function.overloadpacket is ATEN._to_copy and result.is_meta and result.ndim == 0:
             self.num_brought += 1
+        self.num_checked += function.overloadpacket is ATEN._linalg_check_errors
         return result
 
 
-def brought(scheduler: Any) -> int:
-    """How many numbers six steps bring to an accelerator that has no values to ask for."""
+def waits(scheduler: Any) -> tuple[int, int]:
+    """What six steps bring to an accelerator that has no values to ask for, and check there."""
     scheduler.set_timesteps(6)
     x = torch.empty(2, 4, 8, 8, device="meta")
-    with Numbers() as numbers:
+    with Waits() as seen:
         for time in scheduler.timesteps:
             x = scheduler.step(scheduler.scale_model_input(x, time), time, x).prev_sample
-    return numbers.num_brought
+    return seen.num_brought, seen.num_checked
 
 
 @pytest.mark.parametrize("sampler", ["ddim", "dpmsolver++", "euler", "heun", "unipc"])
-def test_no_step_brings_a_number_to_the_accelerator(loaded: Loaded, sampler: str) -> None:
+def test_no_step_brings_a_number_to_the_accelerator_or_checks_one_there(
+    loaded: Loaded, sampler: str
+) -> None:
     scheduler = Sampler(loaded("sd"), 1)._scheduler(SamplingParams(64, 32, 6, 4.0, sampler))
-    assert brought(scheduler) == 0
+    assert waits(scheduler) == (0, 0)
 
 
-def test_a_step_of_unipc_as_diffusers_has_it_does_bring_some(loaded: Loaded) -> None:
-    assert brought(schedulers.make("unipc", loaded("sd").scheduler_config)) > 6
+def test_a_step_of_unipc_as_diffusers_has_it_does_both(loaded: Loaded) -> None:
+    brought, checked = waits(schedulers.make("unipc", loaded("sd").scheduler_config))
+    assert brought > 6
+    assert checked > 1
