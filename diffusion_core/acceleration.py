@@ -281,23 +281,36 @@ def _quantize(parts: Parts, name: str) -> None:
     if name.startswith("float8_dynamic"):
         settings["granularity"] = quantization.PerRow()
     config = getattr(quantization, f"{camel}Config")(**settings)
-    quantization.quantize_(parts.denoiser, config, QUANTIZED.get(name))
+    quantization.quantize_(parts.denoiser, config, QUANTIZED_LAYERS.get(name))
 
 
 def takes_tokens(module: nn.Module, name: str) -> bool:
     """Whether a layer is a matrix product of an image's many tokens, by its name in the denoiser.
 
     Others get one row of numbers an image, such as its time, and few images make few rows: CUDA's
-    product of 8-bit integers takes more than 16. They are also a small part of the work.
+    product of 8-bit integers takes more than 16. A network that calls its layers otherwise has
+    fewer of them quantised.
     """
-    return isinstance(module, nn.Linear) and not any(word in name for word in ONE_ROW_AN_IMAGE)
+    parts = name.split(".")
+    return isinstance(module, nn.Linear) and any(part.startswith(OF_TOKENS) for part in parts)
 
 
-ONE_ROW_AN_IMAGE = ("time", "norm", "adaln", "add_embedding")
-"""In the names that diffusers gives such layers, or the modules that hold them."""
+OF_TOKENS = (
+    "attn",
+    "attention",
+    "self_attention",
+    "cross_attention",
+    "ff",
+    "feed_forward",
+    "img_mlp",
+    "txt_mlp",
+    "proj_mlp",
+    "proj_out",
+)
+"""What diffusers calls attention, feed-forward networks, and what lies behind both in FLUX."""
 
-QUANTIZED = {"int8_dynamic_activation_int8_weight": takes_tokens}
-"""Which layers are quantised, where not all matrix products can be."""
+QUANTIZED_LAYERS = {"int8_dynamic_activation_int8_weight": takes_tokens}
+"""Where not all matrix products can be."""
 
 
 def _require_compiler(parts: Parts, which: str) -> None:

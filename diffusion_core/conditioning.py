@@ -80,7 +80,9 @@ class Conditioner:
 
     @contextlib.contextmanager
     def alone(self) -> Iterator[None]:
-        """While it lasts no other thread encodes: for who changes the model, or compiles it.
+        """While it lasts no other thread encodes.
+
+        For who changes the model, or moves a switch of torch's that all threads obey.
 
         What is encoded afterwards sees the change.
         """

@@ -5,6 +5,7 @@ the pipeline's own, shadowed for one call. Knows nothing of prompts, samplers or
 """
 
 import contextlib
+import traceback
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -55,7 +56,7 @@ def watched(pipeline: Any, batch_size: int) -> Iterator[list[torch.Tensor]]:
     if vae is None:
         yield seen
         return
-    decode, dtype = _telling_of_memory(vae.decode), vae.dtype
+    decode, dtype = vae.decode, vae.dtype
 
     def decode_watched(latents: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
         decoded = decode(latents, *args, **kwargs)
@@ -68,11 +69,20 @@ def watched(pipeline: Any, batch_size: int) -> Iterator[list[torch.Tensor]]:
         return decoded
 
     try:
-        with shadowed(vae, "decode", decode_watched):
+        with shadowed(vae, "decode", _telling_of_memory(decode_watched)):
             yield seen
-    finally:  # pipelines that decode in float32 leave it at that when they fail
-        if vae.dtype != dtype:
+    except BaseException as error:
+        if vae.dtype != dtype:  # pipelines that decode in float32 leave it at that when they fail
+            _let_go(error)
             vae.to(dtype)
+        raise
+
+
+def _let_go(error: BaseException | None) -> None:
+    """Have an error, and those behind it, hold on to nothing that its calls had in memory."""
+    while error is not None:
+        traceback.clear_frames(error.__traceback__)
+        error = error.__context__
 
 
 def _telling_of_memory(decode: Callable[..., Any]) -> Callable[..., Any]:

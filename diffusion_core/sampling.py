@@ -188,7 +188,7 @@ class Sampler:
 
     @contextlib.contextmanager
     def _unheard(self, params: SamplingParams, batch_size: int) -> Iterator[None]:
-        """Nobody encodes beside a batch by which a text encoder would go other ways.
+        """Nobody encodes beside a batch that would send a text encoder other ways.
 
         Two switches of torch's are of the whole process: the kernel of attention that is chosen,
         and `torch.compiler.is_compiling`, which may be on at the first batch of a kind. What was

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from diffusion_core.shadowing import shadowed
+from diffusion_core.step_noise import upload
 
 UPDATES = ("multistep_uni_p_bh_update", "multistep_uni_c_bh_update")
 """UniPC's methods that predict a sample, and correct it."""
@@ -43,7 +44,7 @@ def _sparing_waits(
     def updated(*args: Any, **kwargs: Any) -> torch.Tensor:
         if not there:
             answer = (*args, *kwargs.values())[0]
-            there.append(scheduler.sigmas.to(answer.device))
+            there.append(upload(scheduler.sigmas, answer.device))
         with shadowed(scheduler, "sigmas", there[0]), shadowed(home, "torch", _Torch()):
             return update(*args, **kwargs)
 

@@ -37,9 +37,9 @@ def bring_without_waiting(scheduler: Any) -> Any:
     return scheduler
 
 
-def upload(noise: torch.Tensor, device: Any) -> torch.Tensor:
+def upload(tensor: torch.Tensor, device: Any) -> torch.Tensor:
     """A tensor of the host on a device, from page-locked memory where that makes it no wait."""
     target = torch.device(device or "cpu")
     if target.type != "cuda":
-        return noise.to(target)
-    return noise.pin_memory().to(target, non_blocking=True)
+        return tensor.to(target)
+    return tensor.pin_memory().to(target, non_blocking=True)

@@ -72,7 +72,7 @@ class RunResult:
     """Images made since this start; the others were there."""
     elapsed_s: float
     images_per_s: float | None
-    """Since the first batch, which waits for the model and warms it up; None if that is no time."""
+    """Since the first batch, which warms the model up; None where nothing was made after it."""
     time_shares: dict[str, float]
     """What the actors did with their time: busy, waiting for input or output, and so on."""
     between_batches: BetweenBatches | None

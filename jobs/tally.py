@@ -47,7 +47,7 @@ class Tally:
                 ok, failed = self.under_way.get(event.shard, (0, 0))
                 self._note(event.shard, (ok + event.num_ok, failed + event.num_failed))
                 self.num_made += event.num_sampled
-                if self.rate_from is None:
+                if self.rate_from is None and event.num_sampled:
                     self.rate_from = (self.clock(), self.num_made)
             case ShardDone():
                 self._note(event.shard, None)
@@ -84,12 +84,12 @@ class Tally:
 
     @property
     def images_per_s(self) -> float | None:
-        """Since the first batch of this start; None before there is a rate to speak of."""
+        """Since the first batch that this start sampled; None before there is one to speak of."""
         if self.rate_from is None:
             return None
         moment, number = self.rate_from
-        elapsed_s = self.clock() - moment
-        return (self.num_made - number) / elapsed_s if elapsed_s > 1.0 else None
+        elapsed_s, made = self.clock() - moment, self.num_made - number
+        return made / elapsed_s if made and elapsed_s > 1.0 else None
 
     @property
     def left_s(self) -> float | None:

@@ -4,9 +4,11 @@ from argparse import Namespace
 from pathlib import Path
 from typing import Any, ClassVar
 
+import numpy as np
 import pytest
 
 from diffusion_core.errors import ModelError, OutOfMemory, SamplingError
+from diffusion_core.sampling import Fault, SampledBatch
 from diffusion_core.speed_ways import Way
 
 
@@ -64,19 +66,14 @@ def test_ways_for_which_no_time_was_left_are_named(
     assert said.endswith("not tried, as the time was over: float16; float32\n")
 
 
-def test_a_way_whose_pictures_are_faulty_is_told_and_the_others_are_tried(
-    bench: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    class Faulty:
-        def row(self, way: Way, batch_size: int) -> Any:
-            if way.dtype == "float16":
-                raise SamplingError("a picture has a fault, so no time counts")
-            return row(bench, way, batch_size)
+def test_a_faulty_picture_costs_its_row_and_no_other(bench: Any) -> None:
+    class Spoilt:
+        def sample(self, requests: Any, params: Any) -> SampledBatch:
+            return SampledBatch(np.zeros((1, 8, 8, 3), np.uint8), (Fault.NON_FINITE,))
 
-    monkeypatch.setattr(bench, "ways", lambda options: [Way("float16"), Way("float32")])
-    rows = list(bench.measured(Faulty(), 60.0, Namespace(batch_sizes=[1])))
-    assert [r.way.name for r in rows] == ["nothing chosen", "float32"]
-    assert "a picture has a fault" in capsys.readouterr().out
+    narrow = Namespace(_requests=list, _setup=Namespace(params=None), _clock=float)
+    with pytest.raises(SamplingError, match="a picture has a fault"):
+        bench.Bench._sample_s(narrow, Spoilt(), [])
 
 
 class Scaling:

@@ -16,7 +16,7 @@ prompts of its own, which both encode.
             CPU, in which the sampling thread does
     warm s  the first batch, compilation included
 
-A picture with a fault ends the benchmark: mending it would falsify the time. Without an accelerator
+A picture with a fault ends its row: mending it would falsify the time. Without an accelerator
 narrow models of the same architectures are sampled on the CPU: ratios there say what surrounds the
 networks costs, and nothing of the true models.
 

@@ -437,6 +437,21 @@ def test_a_decoder_that_finds_no_memory_says_so_and_is_as_it_was_afterwards(
     np.testing.assert_array_equal(sampler.sample(REQUESTS[:1], PARAMS).pixels, expected)
 
 
+def test_a_second_decoding_that_finds_no_memory_says_so_too() -> None:
+    vae = SimpleNamespace(dtype=torch.bfloat16, to=lambda dtype: setattr(vae, "dtype", dtype))
+
+    def decode(latents: torch.Tensor) -> tuple[torch.Tensor]:
+        if latents.dtype == torch.float32:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB")
+        return (latents * float("nan"),)
+
+    vae.decode = decode
+    watch = decoding.watched(SimpleNamespace(vae=vae), 1)
+    with pytest.raises(OutOfMemory, match="allocate"), watch:
+        vae.decode(torch.ones(1, 4, 8, 8, dtype=torch.bfloat16))
+    assert vae.dtype == torch.bfloat16
+
+
 class FlagsTheSecond(torch.nn.Module):
     """A safety checker with a fixed opinion, which blackens as the real one does."""
 

@@ -14,19 +14,14 @@ from torch.utils._pytree import tree_leaves
 from diffusion_core import schedulers
 from diffusion_core.model import LoadedModel, ModelSpec, load
 from diffusion_core.sampling import ImageRequest, Sampler, SamplingParams
+from diffusion_core.step_equations import solve_without_waiting
 from diffusion_core.step_times import keep_at_hand
 
 Saved = Callable[[str], Path]
 Loaded = Callable[[str], LoadedModel]
 
 ATEN = torch.ops.aten
-ASKS = (
-    ATEN.item,
-    ATEN._local_scalar_dense,
-    ATEN.is_nonzero,
-    ATEN.nonzero,
-    ATEN.equal,
-)
+ASKS = (ATEN.item, ATEN._local_scalar_dense, ATEN.is_nonzero, ATEN.nonzero, ATEN.equal)
 """What makes a host wait until a tensor on an accelerator is computed."""
 
 COPIES = (ATEN.to, ATEN._to_copy)
@@ -146,13 +141,17 @@ def test_a_step_as_diffusers_has_it_does_ask(
     assert questions(loaded("sd"), "ddim", 6) + 12 < questions(loaded("sd"), "ddim", 12)
 
 
-@pytest.mark.parametrize("sampler", DIFFUSION)
-def test_times_at_hand_change_no_bit(loaded: Loaded, sampler: str) -> None:
-    model = loaded("sd")
-    plain, at_hand = (schedulers.make(sampler, model.scheduler_config) for _ in range(2))
-    keep_at_hand(at_hand)
+@pytest.mark.parametrize(
+    ("family", "sampler"), [*(("sd", name) for name in DIFFUSION), ("sd3", "unipc")]
+)
+def test_steps_that_wait_for_nothing_change_no_bit(
+    loaded: Loaded, family: str, sampler: str
+) -> None:
+    model = loaded(family)
+    plain, unwaiting = (schedulers.make(sampler, model.scheduler_config) for _ in range(2))
+    keep_at_hand(solve_without_waiting(unwaiting))
     ends = []
-    for scheduler in (plain, at_hand):
+    for scheduler in (plain, unwaiting):
         scheduler.set_timesteps(5)
         noise = torch.Generator().manual_seed(0)
         x = torch.randn(1, 4, 8, 8, generator=noise) * scheduler.init_noise_sigma
