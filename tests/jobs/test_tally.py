@@ -74,6 +74,19 @@ def test_the_rate_runs_from_the_first_image_and_gives_the_time_left() -> None:
     assert tally.left_s == 12.0
 
 
+def test_one_batch_makes_no_rate_and_found_images_do_not_begin_one() -> None:
+    clock = Clock()
+    tally = Tally(clock=clock)
+    tally.add(planned())
+    tally.add(BatchDone(0, 4, 0, 0))
+    clock.now += 30
+    tally.add(BatchDone(1, 4, 0, 4))
+    clock.now += 4
+    assert tally.images_per_s is None
+    tally.add(BatchDone(2, 4, 0, 4))
+    assert tally.images_per_s == 1.0
+
+
 def test_actors_come_and_go() -> None:
     tally = Tally(clock=Clock())
     tally.add(ActorJoined("a", 2))
