@@ -6,8 +6,6 @@ tried on a skeleton: its own networks, made from their configurations without a 
 
 import contextlib
 import inspect
-import os
-import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from types import SimpleNamespace
@@ -16,8 +14,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from diffusion_core import attention, conventions
-from diffusion_core.compilation import keep_compiled_code
+from diffusion_core import attention, conventions, quantization
+from diffusion_core.compilation import keep_compiled_code, require_compiler
 from diffusion_core.conventions import PipelineFolder
 from diffusion_core.deep_features import reusing_deep_features
 from diffusion_core.errors import ModelError, SamplingError, SettingsError, in_one_line
@@ -254,90 +252,18 @@ def _require_quantization(parts: Parts, name: str) -> None:
     if name.startswith("float8_dynamic") and parts.dtype in ("float32", "float16"):
         raise SettingsError(f"{name} needs model.dtype: bfloat16, not {parts.dtype}")
     if not parts.elsewhere:
-        _require_torchao(name)
-
-
-def _require_torchao(name: str) -> None:
-    try:
-        import torchao  # noqa: F401 - to see whether it is there
-    except ImportError as error:
-        raise SettingsError(
-            f"{name} needs torchao; pip install 'nightpress[quantization]'"
-        ) from error
-    if name.startswith("float8") and not _has_float8():
-        raise SettingsError(f"{name} needs a GPU of compute capability 8.9; int8_... do without")
-
-
-def _has_float8() -> bool:
-    return torch.cuda.is_available() and torch.cuda.get_device_capability() >= (8, 9)
+        quantization.require(name)
 
 
 def _quantize(parts: Parts, name: str) -> None:
-    """Scales are each row's own: what is shared by a batch would make its images companions."""
-    from torchao import quantization
-
-    camel = "".join(word.capitalize() for word in name.split("_"))
-    settings: dict[str, Any] = {"set_inductor_config": False}  # those would be of the whole process
-    if name.startswith("float8_dynamic"):
-        settings["granularity"] = quantization.PerRow()
-    config = getattr(quantization, f"{camel}Config")(**settings)
-    quantization.quantize_(parts.denoiser, config, QUANTIZED_LAYERS.get(name))
-
-
-def takes_tokens(module: nn.Module, name: str) -> bool:
-    """Whether a layer is a matrix product of an image's many tokens, by its name in the denoiser.
-
-    Others get one row of numbers an image, such as its time, and few images make few rows: CUDA's
-    product of 8-bit integers takes more than 16. A network that calls its layers otherwise has
-    fewer of them quantised.
-    """
-    parts = name.split(".")
-    return isinstance(module, nn.Linear) and any(part.startswith(OF_TOKENS) for part in parts)
-
-
-OF_TOKENS = (
-    "attn",
-    "attention",
-    "self_attention",
-    "cross_attention",
-    "ff",
-    "feed_forward",
-    "img_mlp",
-    "txt_mlp",
-    "proj_mlp",
-    "proj_out",
-)
-"""What diffusers calls attention, feed-forward networks, and what lies behind both in FLUX."""
-
-QUANTIZED_LAYERS = {"int8_dynamic_activation_int8_weight": takes_tokens}
-"""Where not all matrix products can be."""
+    quantization.quantize(parts.denoiser, name)
 
 
 def _require_compiler(parts: Parts, which: str) -> None:
     if which == "regional" and not _repeated(parts.denoiser):
         raise SettingsError(f"{_kind(parts.denoiser)} names no blocks that it repeats; full does")
-    if parts.elsewhere:
-        return
-    if torch.cuda.is_available():
-        _require_triton()
-        return
-    from torch._inductor.cpp_builder import get_cpp_compiler
-    from torch._inductor.exc import InvalidCxxCompiler
-
-    try:
-        get_cpp_compiler()
-    except InvalidCxxCompiler as error:
-        raise SettingsError("on a CPU torch.compile needs a C++ compiler, such as g++") from error
-
-
-def _require_triton() -> None:
-    """Triton compiles what starts its kernels, with the machine's own C compiler."""
-    from torch.utils._triton import has_triton
-
-    if not has_triton():
-        raise SettingsError("on a GPU torch.compile needs Triton, and there is none for this one")
-    if not ("CC" in os.environ or shutil.which("gcc") or shutil.which("clang")):
-        raise SettingsError("on a GPU torch.compile needs a C compiler, such as gcc")
+    if not parts.elsewhere:
+        require_compiler()
 
 
 def _repeated(denoiser: Any) -> list[nn.Module]:

@@ -1,4 +1,4 @@
-"""When torch compiles, told to whoever asks, and where on disk its work is kept.
+"""What torch needs to compile, when it does, told to whoever asks, and where its work is kept.
 
 What is compiled is `diffusion_core.acceleration`'s choice.
 """
@@ -6,13 +6,45 @@ What is compiled is `diffusion_core.acceleration`'s choice.
 import contextlib
 import os
 import re
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from diffusion_core.errors import SettingsError
 from diffusion_core.weights import cache_folder
 
 FOLDER = "TORCHINDUCTOR_CACHE_DIR"
+
+
+def require_compiler() -> None:
+    """See that this machine has what torch.compile needs.
+
+    Raises:
+        SettingsError: a compiler is missing.
+    """
+    import torch
+
+    if torch.cuda.is_available():
+        _require_triton()
+        return
+    from torch._inductor.cpp_builder import get_cpp_compiler
+    from torch._inductor.exc import InvalidCxxCompiler
+
+    try:
+        get_cpp_compiler()
+    except InvalidCxxCompiler as error:
+        raise SettingsError("on a CPU torch.compile needs a C++ compiler, such as g++") from error
+
+
+def _require_triton() -> None:
+    """Triton compiles what starts its kernels, with the machine's own C compiler."""
+    from torch.utils._triton import has_triton
+
+    if not has_triton():
+        raise SettingsError("on a GPU torch.compile needs Triton, and there is none for this one")
+    if not ("CC" in os.environ or shutil.which("gcc") or shutil.which("clang")):
+        raise SettingsError("on a GPU torch.compile needs a C compiler, such as gcc")
 
 
 def keep_compiled_code() -> None:

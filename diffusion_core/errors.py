@@ -53,9 +53,9 @@ class OutOfMemory(DeviceError):
     """The batch does not fit into memory; the process can go on with a smaller one."""
 
 
-def one_line(error: BaseException) -> str:
-    """What it says, in one line of at most 500 characters."""
-    return " ".join(str(error).split())[:500]
+def one_line(error: BaseException, most: int | None = 500) -> str:
+    """What it says, in one line of at most so many characters."""
+    return " ".join(str(error).split())[:most]
 
 
 @contextlib.contextmanager

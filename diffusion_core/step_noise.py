@@ -10,6 +10,8 @@ from typing import Any
 
 import torch
 
+from diffusion_core.shadowing import shadowed
+
 
 def bring_without_waiting(scheduler: Any) -> Any:
     """Have the steps of a fresh scheduler draw their noise as ever, and not wait for its copy.
@@ -27,11 +29,8 @@ def bring_without_waiting(scheduler: Any) -> Any:
 
     @functools.wraps(step)
     def stepped(*args: Any, **kwargs: Any) -> Any:
-        home.randn_tensor = drawn  # type: ignore[attr-defined]
-        try:
+        with shadowed(home, "randn_tensor", drawn):
             return step(*args, **kwargs)
-        finally:
-            home.randn_tensor = draw  # type: ignore[attr-defined]
 
     scheduler.step = stepped
     return scheduler

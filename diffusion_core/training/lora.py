@@ -17,7 +17,7 @@ from torch import Generator, Tensor, nn
 
 from diffusion_core.adapters import require_peft
 from diffusion_core.conditioning import CACHE_BYTES, EmbeddingCache
-from diffusion_core.errors import SettingsError, UnsupportedModel
+from diffusion_core.errors import SettingsError, UnsupportedModel, one_line
 from diffusion_core.model import LoadedModel
 from diffusion_core.noise import add_noise, process_of
 from diffusion_core.prediction import prediction_type_of, target
@@ -240,7 +240,7 @@ def _add_adapter(denoiser: Any, settings: LoraSettings) -> None:
         try:
             denoiser.add_adapter(config)
         except ValueError as error:
-            reason = " ".join(str(error).split())[:300]
+            reason = one_line(error, 300)
             raise SettingsError(f"target_modules {settings.target_modules}: {reason}") from error
     for parameter in denoiser.parameters():
         if parameter.requires_grad:

@@ -18,6 +18,7 @@ from diffusion_core.errors import (
     SettingsError,
     UnsafeWeights,
     in_one_line,
+    one_line,
 )
 from diffusion_core.quiet import quiet
 
@@ -47,7 +48,7 @@ def new_module(config: Mapping[str, Any], allowed: Sequence[str], seed: int) -> 
     try:
         module: nn.Module = owner(**_tuples(values))
     except WRONG_ARGUMENTS as error:
-        raise SettingsError(f"{name}: {' '.join(str(error).split())[:300]}") from error
+        raise SettingsError(f"{name}: {one_line(error, 300)}") from error
     return module
 
 
@@ -77,7 +78,7 @@ def class_name(folder: Path) -> str:
     except FileNotFoundError as error:
         raise ModelNotFound(f"{folder}: no config.json, so no saved network") from error
     except (OSError, ValueError) as error:
-        raise ModelError(f"{path}: {' '.join(str(error).split())}") from error
+        raise ModelError(f"{path}: {one_line(error, None)}") from error
     return str(config.get("_class_name") or (config.get("architectures") or ["?"])[0])
 
 
@@ -92,7 +93,7 @@ def saved_tokenizer(folder: Path) -> Any:
     try:
         return AutoTokenizer.from_pretrained(folder, local_files_only=True)
     except (OSError, ValueError, KeyError) as error:
-        raise ModelError(f"{folder}: no tokenizer: {' '.join(str(error).split())[:300]}") from error
+        raise ModelError(f"{folder}: no tokenizer: {one_line(error, 300)}") from error
 
 
 def _owner(name: str) -> Any:

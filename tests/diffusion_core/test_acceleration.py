@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from diffusion_core import acceleration, attention, builtin, model
+from diffusion_core import acceleration, attention, builtin, model, quantization
 from diffusion_core.deep_features import reusing_deep_features
 from diffusion_core.errors import ModelError, SamplingError, SettingsError
 from diffusion_core.model import LoadedModel, ModelSpec
@@ -345,10 +345,10 @@ def test_products_of_one_row_an_image_are_told_from_those_of_its_tokens(
                 lambda layer, given, name=name: look(name, layer, given[0])
             )
     pixels(loaded)
-    taken = [name for name in rows if acceleration.takes_tokens(torch.nn.Linear(1, 1), name)]
+    taken = [name for name in rows if quantization.takes_tokens(torch.nn.Linear(1, 1), name)]
     assert min(rows[name] for name in taken) > 2 * len(REQUESTS)
     assert sum(work[name] for name in taken) > 0.5 * sum(work.values())
-    assert not acceleration.takes_tokens(torch.nn.Conv2d(1, 1, 1), "ff.conv")
+    assert not quantization.takes_tokens(torch.nn.Conv2d(1, 1, 1), "ff.conv")
 
 
 @pytest.mark.parametrize(
