@@ -17,16 +17,16 @@
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from jobs.runner import RunResult, run
-    from jobs.training import TrainResult, train
+    from nightpress.jobs.runs.runner import RunResult, run
+    from nightpress.jobs.training import TrainResult, train
 
 __all__ = ["RunResult", "TrainResult", "run", "train"]
 
 _HOMES = {
-    "RunResult": "jobs.runner",
-    "run": "jobs.runner",
-    "TrainResult": "jobs.training",
-    "train": "jobs.training",
+    "RunResult": "nightpress.jobs.runs.runner",
+    "run": "nightpress.jobs.runs.runner",
+    "TrainResult": "nightpress.jobs.training",
+    "train": "nightpress.jobs.training",
 }
 
 

@@ -15,9 +15,10 @@ from typing import Any, NoReturn
 
 import click
 
-from diffusion_core.errors import DiffusionError
-from jobs.errors import ClusterError, JobError, RunStopped
-from pipelines.errors import (
+from nightpress.diffusion_core.errors import DiffusionError
+from nightpress.jobs.commands.exit_codes import BAD_INPUT, HELD, STOPPED, UNEXPECTED
+from nightpress.jobs.errors import ClusterError, JobError, RunStopped
+from nightpress.pipelines.errors import (
     LeaseLost,
     PipelineError,
     RunHeld,
@@ -25,9 +26,6 @@ from pipelines.errors import (
     StoreError,
     StoreMissing,
 )
-
-OK, UNEXPECTED, BAD_INPUT, SOME_FAILED, STOPPED, HELD = range(6)
-"""The exit codes."""
 
 COMMANDS = {
     "run": "Make every image of a job, or go on where it was interrupted.",
@@ -56,7 +54,7 @@ class Press(click.Group):
         """Import the command's module."""
         if name not in COMMANDS:
             return None
-        command: click.Command = import_module(f"jobs.commands.{name}").command
+        command: click.Command = import_module(f"nightpress.jobs.commands.{name}").command
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:

@@ -1,12 +1,11 @@
 """Denoising made visible: from a prompt to a strip, an animation, or a study of samplers.
 
 Runs in this process, without Ray: there is one image. What happens in a model `diffusion_core`
-knows, and how it looks `pipelines.step_pictures`; this joins them.
+knows, and how it looks `pipelines.reporting.step_pictures`; this joins them.
 """
 
 import math
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Self
@@ -17,15 +16,27 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from diffusion_core import sampler_study, trajectory
-from diffusion_core.errors import SettingsError
-from diffusion_core.model import LoadedModel, ModelInfo, ModelSpec, describe, load
-from diffusion_core.requests import ImageRequest, SamplingParams
-from diffusion_core.sampler_study import Study, TrialResult, plan_study
-from diffusion_core.trajectory import Frame, OnStep
-from pipelines.models import locate
-from pipelines.step_pictures import StepPicture, animation, save_animation, strip, table
-from pipelines.wording import duration, plural
+from nightpress.diffusion_core.errors import SettingsError
+from nightpress.diffusion_core.inspection import sampler_study, trajectory
+from nightpress.diffusion_core.inspection.sampler_study import Study, TrialResult, plan_study
+from nightpress.diffusion_core.inspection.trajectory import Frame, OnStep
+from nightpress.diffusion_core.models.loading import (
+    LoadedModel,
+    ModelInfo,
+    ModelSpec,
+    describe,
+    load,
+)
+from nightpress.diffusion_core.sampling.request import ImageRequest, SamplingParams
+from nightpress.pipelines.formatting import duration, plural
+from nightpress.pipelines.models.location import locate
+from nightpress.pipelines.reporting.step_pictures import (
+    StepPicture,
+    animation,
+    save_animation,
+    strip,
+    table,
+)
 
 __all__ = [
     "StepBar",
@@ -35,7 +46,6 @@ __all__ = [
     "explanation",
     "line",
     "plan_study",
-    "quiet",
     "show_steps",
     "study_samplers",
     "terminal_table",
@@ -255,22 +265,6 @@ class StepBar:
     def on_step(self, done: int, total: int) -> None:
         """Move on."""
         self._progress.update(self._task, completed=done + 1, total=total)
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """No advice from libraries about packages and long prompts; errors still come through."""
-    from diffusers.utils import logging as of_diffusers
-    from transformers.utils import logging as of_transformers
-
-    before = [(log, log.get_verbosity()) for log in (of_diffusers, of_transformers)]
-    for log, _ in before:
-        log.set_verbosity_error()
-    try:
-        yield
-    finally:
-        for log, verbosity in before:
-            log.set_verbosity(verbosity)
 
 
 def _side(info: ModelInfo, name: str, asked: int | None) -> int:

@@ -18,11 +18,11 @@ import ray
 from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from diffusion_core.errors import DiffusionError, SettingsError
-from jobs.cluster import cluster, resolved_gpus, room
-from jobs.errors import ClusterError, RunStopped
-from jobs.interruption import first_interruption
-from pipelines.errors import (
+from nightpress.diffusion_core.errors import DiffusionError, SettingsError
+from nightpress.jobs.cluster.connection import cluster, resolved_gpus, room
+from nightpress.jobs.errors import ClusterError, RunStopped
+from nightpress.jobs.signals import first_interruption
+from nightpress.pipelines.errors import (
     PipelineError,
     SpecError,
     StoreDenied,
@@ -30,11 +30,11 @@ from pipelines.errors import (
     StoreMissing,
     TrainingDiverged,
 )
-from pipelines.lease import SILENCE_S, Free, Lease, held, require_free
-from pipelines.models import absolute_source
-from pipelines.storage import Store
-from pipelines.storage.urls import absolute
-from pipelines.training.events import (
+from nightpress.pipelines.models.location import absolute_source
+from nightpress.pipelines.run_directory.lease import SILENCE_S, Free, Lease, held, require_free
+from nightpress.pipelines.storage import Store
+from nightpress.pipelines.storage.urls import absolute
+from nightpress.pipelines.training.events import (
     DataRead,
     Finished,
     StepDone,
@@ -43,7 +43,7 @@ from pipelines.training.events import (
     TrainingEvent,
     Watching,
 )
-from pipelines.training.spec import TrainSpec, train_spec
+from nightpress.pipelines.training.spec import TrainSpec, train_spec
 
 POLL_S = 0.2
 COLLECTIVE_WAIT_S = 24 * 3600
@@ -232,8 +232,8 @@ def worker_loop(config: dict[str, Any]) -> None:
     from ray import train as ray_train
     from ray.train.torch import get_device
 
-    from pipelines.training.loop import train
-    from pipelines.training.stepping import Place
+    from nightpress.pipelines.training.loop import train
+    from nightpress.pipelines.training.stepping import Place
 
     board = config["board"]
     if ray.get(board.failed.remote()) is not None:

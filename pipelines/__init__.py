@@ -14,18 +14,18 @@ Runs whole in one process, with no cluster. Knows nothing of Ray or the command 
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from pipelines.runs import Run, open_run
-    from pipelines.spec import RunSpec
-    from pipelines.training.spec import TrainSpec, read_train_spec
+    from nightpress.pipelines.job.spec import RunSpec
+    from nightpress.pipelines.run_directory.reader import Run, open_run
+    from nightpress.pipelines.training.spec import TrainSpec, read_train_spec
 
 __all__ = ["Run", "RunSpec", "TrainSpec", "open_run", "read_train_spec"]
 
 _HOMES = {
-    "Run": "pipelines.runs",
-    "open_run": "pipelines.runs",
-    "RunSpec": "pipelines.spec",
-    "TrainSpec": "pipelines.training.spec",
-    "read_train_spec": "pipelines.training.spec",
+    "Run": "nightpress.pipelines.run_directory.reader",
+    "open_run": "nightpress.pipelines.run_directory.reader",
+    "RunSpec": "nightpress.pipelines.job.spec",
+    "TrainSpec": "nightpress.pipelines.training.spec",
+    "read_train_spec": "nightpress.pipelines.training.spec",
 }
 
 

@@ -9,7 +9,7 @@ from typing import Any, Literal, Self
 
 import pyarrow as pa
 
-from diffusion_core.adapters import LoraInfo
+from nightpress.diffusion_core.models.lora_files import LoraInfo
 
 PLAN_SCHEMA = pa.schema(
     [

@@ -4,8 +4,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import servers
-from servers import Folder, Server
+from support import servers
+from support.servers import Folder, Server
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -4,8 +4,9 @@ Knows no data set, no file and no loop: the caller brings batches, optimizers an
 so a step is a function of what is handed to it.
 """
 
-from diffusion_core.guidance import drop_text
-from diffusion_core.training.objectives import (
+from nightpress.diffusion_core.theory.guidance import drop_text
+from nightpress.diffusion_core.training.ema import Ema
+from nightpress.diffusion_core.training.objectives import (
     AutoencoderObjective,
     Denoiser,
     Objective,
@@ -15,8 +16,7 @@ from diffusion_core.training.objectives import (
     image_gradients,
     kl_to_standard_normal,
 )
-from diffusion_core.training.optimization import Ema
-from diffusion_core.training.weighting import (
+from nightpress.diffusion_core.training.weighting import (
     TimeSampling,
     min_snr_weight,
     times_from_uniform,

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from diffusion_core.errors import SettingsError
-from diffusion_core.training.objectives import AutoencoderObjective, autoencoder_terms
+from nightpress.diffusion_core.errors import SettingsError
+from nightpress.diffusion_core.training.objectives import AutoencoderObjective, autoencoder_terms
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderKL

@@ -11,9 +11,9 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
-from diffusion_core.conditioning import EmbeddingCache
-from diffusion_core.noise import FlowPath
-from diffusion_core.training.objectives import Objective, denoising_loss
+from nightpress.diffusion_core.sampling.prompt_embeddings import EmbeddingCache
+from nightpress.diffusion_core.theory.noise import FlowPath
+from nightpress.diffusion_core.training.objectives import Objective, denoising_loss
 
 MAX_T5_TOKENS = 300
 """What PixArt-Sigma's pipeline cuts prompts to unless told otherwise."""

@@ -15,15 +15,16 @@ from typing import Any
 import torch
 from torch import Generator, Tensor, nn
 
-from diffusion_core.adapters import require_peft
-from diffusion_core.conditioning import CACHE_BYTES, EmbeddingCache
-from diffusion_core.errors import SettingsError, UnsupportedModel, one_line
-from diffusion_core.model import LoadedModel
-from diffusion_core.noise import add_noise, process_of
-from diffusion_core.prediction import prediction_type_of, target
-from diffusion_core.training.objectives import Objective
-from diffusion_core.training.recording import Calling, Recorder
-from diffusion_core.training.weighting import TimeSampling
+from nightpress.diffusion_core.errors import SettingsError, UnsupportedModel, one_line
+from nightpress.diffusion_core.models.loading import LoadedModel
+from nightpress.diffusion_core.models.lora_files import require_peft
+from nightpress.diffusion_core.sampling.prompt_embeddings import CACHE_BYTES, EmbeddingCache
+from nightpress.diffusion_core.sampling.scheduler_config import prediction_type_of, process_of
+from nightpress.diffusion_core.theory.noise import add_noise
+from nightpress.diffusion_core.theory.prediction import target
+from nightpress.diffusion_core.training.denoiser_calls import Calling, Recorder
+from nightpress.diffusion_core.training.objectives import Objective
+from nightpress.diffusion_core.training.weighting import TimeSampling
 
 ATTENTION = ("to_k", "to_q", "to_v", "to_out.0")
 """The projections of diffusers' attention layers."""

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from diffusion_core.errors import (
+from nightpress.diffusion_core.errors import (
     ModelError,
     ModelNotFound,
     SettingsError,
@@ -20,7 +20,7 @@ from diffusion_core.errors import (
     in_one_line,
     one_line,
 )
-from diffusion_core.quiet import quiet
+from nightpress.diffusion_core.silence_libraries import no_progress_bars
 
 WRONG_ARGUMENTS = (TypeError, ValueError, NotImplementedError, AttributeError, ZeroDivisionError)
 """diffusers does not check its arguments: it raises what goes wrong first as it computes with them.
@@ -63,7 +63,7 @@ def saved_module(folder: Path, allowed: Sequence[str]) -> nn.Module:
         raise ModelError(f"{folder}: holds a {name}; one of these is wanted: {', '.join(allowed)}")
     if not any(folder.glob("*.safetensors")):
         raise UnsafeWeights(f"{folder}: no safetensors in it")
-    with in_one_line(f"{folder}: cannot load {name}"), quiet():
+    with in_one_line(f"{folder}: cannot load {name}"), no_progress_bars():
         module: nn.Module = _owner(name).from_pretrained(
             folder, local_files_only=True, use_safetensors=True, dtype=torch.float32
         )

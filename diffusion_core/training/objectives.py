@@ -9,10 +9,14 @@ from typing import Protocol
 from torch import Tensor
 from torch.nn import functional
 
-from diffusion_core.errors import SettingsError
-from diffusion_core.noise import FlowPath, NoiseProcess, NoiseSchedule, add_noise
-from diffusion_core.prediction import PredictionType, target
-from diffusion_core.training.weighting import TimeSampling, min_snr_weight, times_from_uniform
+from nightpress.diffusion_core.errors import SettingsError
+from nightpress.diffusion_core.theory.noise import FlowPath, NoiseProcess, NoiseSchedule, add_noise
+from nightpress.diffusion_core.theory.prediction import PredictionType, target
+from nightpress.diffusion_core.training.weighting import (
+    TimeSampling,
+    min_snr_weight,
+    times_from_uniform,
+)
 
 
 class Denoiser(Protocol):

@@ -12,7 +12,7 @@ from typing import Literal
 import torch
 from torch import nn
 
-from diffusion_core.training.muon import Muon
+from nightpress.diffusion_core.training.muon import Muon
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from diffusion_core.noise import NoiseProcess, shifted
-from diffusion_core.prediction import PredictionType, error_scales
+from nightpress.diffusion_core.theory.noise import NoiseProcess, shifted
+from nightpress.diffusion_core.theory.prediction import PredictionType, error_scales
 
 
 def min_snr_weight(kind: PredictionType, alpha: Tensor, sigma: Tensor, gamma: float) -> Tensor:

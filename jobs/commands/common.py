@@ -8,15 +8,15 @@ from typing import Any, TypeVar
 
 import click
 
-from pipelines.errors import RunNotFound, StoreDenied, StoreMissing
-from pipelines.job_file import read_yaml
-from pipelines.run_record import RUN_FILE, read_record
-from pipelines.runs import Run, open_run
-from pipelines.spec import RunSpec
-from pipelines.storage import QUICK, Options, Store
-from pipelines.training.record import TRAIN_FILE
-from pipelines.training.runs import TrainingRun, open_training
-from pipelines.training.spec import TrainSpec, read_train_spec
+from nightpress.pipelines.errors import RunNotFound, StoreDenied, StoreMissing
+from nightpress.pipelines.job.reader import read_yaml
+from nightpress.pipelines.job.spec import RunSpec
+from nightpress.pipelines.run_directory.reader import Run, open_run
+from nightpress.pipelines.run_directory.record import RUN_FILE, read_record
+from nightpress.pipelines.storage import QUICK, Options, Store
+from nightpress.pipelines.training.record import TRAIN_FILE
+from nightpress.pipelines.training.runs import TrainingRun, open_training
+from nightpress.pipelines.training.spec import TrainSpec, read_train_spec
 
 S = TypeVar("S", RunSpec, TrainSpec)
 
@@ -168,3 +168,42 @@ def _open_job(path: Path, overrides: tuple[str, ...]) -> Run | TrainingRun:
     if found is None:
         raise RunNotFound(f"{job.url}: no training here ({TRAIN_FILE} is missing)")
     return found
+
+
+_max_failures_option = click.option(
+    "--max-failures",
+    metavar="N|N%",
+    help="Stop early when more rows have failed again; the job's own limit does not count here.",
+)
+
+
+def remaking_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """`--address`, `--max-failures` and `--take-over`."""
+    return address_option(_max_failures_option(take_over_option(function)))
+
+
+def working_spec(run: Run, argument: str, address: str | None, max_failures: str | None) -> RunSpec:
+    """The run's job, on the cluster where its rows are to be made again.
+
+    Args:
+        run: which.
+        argument: what was typed for it. A job file says what the cluster is now; of a run
+            directory it is the one that the run was begun on.
+        address: stands above both.
+        max_failures: of the remaking alone; None for no limit.
+
+    Raises:
+        SpecError: the limit, or the job file, says what cannot be.
+    """
+    cluster = RunSpec.from_file(argument).cluster if is_job_file(argument) else run.spec.cluster
+    limit = None if max_failures is None else _limit(max_failures)
+    cluster = cluster.model_copy(update={"max_failures": limit})
+    return with_address(run.spec.model_copy(update={"cluster": cluster}), address)
+
+
+def _limit(text: str) -> int | str | None:
+    """As a job file's `cluster.max_failures`."""
+    # A job that only lends its parser.
+    job = {"name": "run", "manifest": "none", "output": "none"}
+    spec = RunSpec.from_dict(job, (f"cluster.max_failures={text}",), where="--max-failures")
+    return spec.cluster.max_failures

@@ -47,7 +47,7 @@ def _init_training(job: Path, recipe: str, force: bool) -> None:
 
 
 def _example(name: str) -> str:
-    return (files("jobs") / "examples" / name).read_text(encoding="utf-8")
+    return (files("nightpress.jobs") / "examples" / name).read_text(encoding="utf-8")
 
 
 def _write(texts: dict[Path, str], force: bool) -> None:

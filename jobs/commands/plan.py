@@ -7,17 +7,17 @@ import click
 from rich.console import Console
 from rich.table import Table
 
-from diffusion_core.model import ModelInfo, describe
-from diffusion_core.requests import SamplingParams
-from jobs.batch_size import resolve_batch_size
-from jobs.commands.common import job_argument, json_option, read_job, set_option
-from pipelines.loras import locate_loras
-from pipelines.models import locate
-from pipelines.planning import PlanLayout, check
-from pipelines.rates import Estimate, estimate, measured_rates
-from pipelines.spec import RunSpec
-from pipelines.storage import find
-from pipelines.wording import duration, plural, size
+from nightpress.diffusion_core.models.loading import ModelInfo, describe
+from nightpress.diffusion_core.sampling.request import SamplingParams
+from nightpress.jobs.commands.common import job_argument, json_option, read_job, set_option
+from nightpress.jobs.dispatch.batch_size import resolve_batch_size
+from nightpress.pipelines.formatting import duration, plural, size
+from nightpress.pipelines.job.spec import RunSpec
+from nightpress.pipelines.models.location import locate
+from nightpress.pipelines.models.loras import locate_loras
+from nightpress.pipelines.planning import PlanLayout, check
+from nightpress.pipelines.run_directory.estimate import Estimate, estimate, measured_rates
+from nightpress.pipelines.storage import find
 
 
 @click.command("plan")

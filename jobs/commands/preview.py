@@ -4,8 +4,8 @@ from pathlib import Path
 
 import click
 
-from jobs.commands.common import job_options, read_job, require_writable
-from jobs.preview import preview
+from nightpress.jobs.commands.common import job_options, read_job, require_writable
+from nightpress.jobs.runs.preview import preview
 
 
 @click.command("preview")

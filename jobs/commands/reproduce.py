@@ -6,28 +6,40 @@ from pathlib import Path
 
 import click
 
-from diffusion_core.adapters import LoraInfo
-from diffusion_core.errors import ModelError
-from diffusion_core.model import LoadedModel, ModelInfo, ModelSpec, describe, load
-from diffusion_core.speed import SpeedSpec
-from jobs.cli import SOME_FAILED
-from jobs.commands.common import (
+from nightpress.diffusion_core.acceleration.spec import SpeedSpec
+from nightpress.diffusion_core.errors import ModelError
+from nightpress.diffusion_core.models.loading import (
+    LoadedModel,
+    ModelInfo,
+    ModelSpec,
+    describe,
+    load,
+)
+from nightpress.diffusion_core.models.lora_files import LoraInfo
+from nightpress.jobs.commands.common import (
     json_option,
     require_writable,
     storage_option,
     storage_options,
 )
-from pipelines.encoding import opened, read_facts
-from pipelines.errors import ImageNotFound
-from pipelines.loras import locate_loras
-from pipelines.models import locate
-from pipelines.packing import member_of, split_member
-from pipelines.records import ImageFacts
-from pipelines.reproduce import Reproduction, own_lora, reproduce, require_size, require_sound
-from pipelines.run_record import RunRecord, read_record
-from pipelines.sections import ImagesSpec
-from pipelines.storage import Options, Store, open_source
-from pipelines.storage.urls import absolute
+from nightpress.jobs.commands.exit_codes import SOME_FAILED
+from nightpress.pipelines.errors import ImageNotFound
+from nightpress.pipelines.image_files.encoding import opened, read_facts
+from nightpress.pipelines.image_files.packing import member_of, split_member
+from nightpress.pipelines.job.sections import ImagesSpec
+from nightpress.pipelines.models.location import locate
+from nightpress.pipelines.models.loras import locate_loras
+from nightpress.pipelines.records import ImageFacts
+from nightpress.pipelines.run_directory.record import RunRecord, read_record
+from nightpress.pipelines.shards.reproduce import (
+    Reproduction,
+    own_lora,
+    reproduce,
+    require_size,
+    require_sound,
+)
+from nightpress.pipelines.storage import Options, Store, open_source
+from nightpress.pipelines.storage.urls import absolute
 
 FOLDERS_ABOVE = 8
 """How far above an image its run is looked for."""

@@ -6,18 +6,19 @@ from dataclasses import asdict
 import click
 from rich.console import Console
 
-from jobs.cli import SOME_FAILED
-from jobs.commands.common import (
+from nightpress.jobs.commands.common import (
     json_option,
     open_images_argument,
+    remaking_options,
     run_argument,
     stop_politely,
     storage_option,
+    working_spec,
 )
-from jobs.commands.remaking import remaking_options, working_spec
-from jobs.progress import display_for
-from jobs.remake import RemakeResult, failed_amendments, remake
-from pipelines.wording import plural
+from nightpress.jobs.commands.exit_codes import SOME_FAILED
+from nightpress.jobs.progress.lines import display_for
+from nightpress.jobs.runs.repair import RemakeResult, failed_amendments, remake
+from nightpress.pipelines.formatting import plural
 
 
 @click.command("retry")

@@ -1,16 +1,16 @@
 """`nightpress run`."""
 
 import json
+import re
 from collections.abc import Callable
 from dataclasses import asdict
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import click
 from rich.console import Console
 
-from jobs.cli import SOME_FAILED
-from jobs.commands.common import (
+from nightpress.jobs.commands.common import (
     job_options,
     json_option,
     read_job,
@@ -18,13 +18,13 @@ from jobs.commands.common import (
     stop_politely,
     take_over_option,
 )
-from jobs.deadline import next_moment
-from jobs.displays import Display
-from jobs.events import Event, Message
-from jobs.progress import display_for
-from jobs.runner import RunResult, run
-from jobs.trace import time_lines
-from pipelines.wording import duration
+from nightpress.jobs.commands.exit_codes import SOME_FAILED
+from nightpress.jobs.progress.displays import Display
+from nightpress.jobs.progress.events import Event, Message
+from nightpress.jobs.progress.lines import display_for
+from nightpress.jobs.progress.trace import time_lines
+from nightpress.jobs.runs.runner import RunResult, run
+from nightpress.pipelines.formatting import duration
 
 
 class Deadline(click.ParamType[float]):
@@ -130,3 +130,34 @@ def summary(result: RunResult) -> str:
     if result.num_failed:
         lines.append("failed rows have status = 'failed' and a reason in the metadata")
     return "\n".join(lines)
+
+
+_TIME_OF_DAY = re.compile(r"([01]?\d|2[0-3]):([0-5]\d)")
+
+
+def next_moment(text: str, now: datetime) -> datetime:
+    """The next moment that a text names.
+
+    Args:
+        text: `06:30`, or ISO 8601 such as `2027-01-15T06:30+01:00`.
+        now: with its time zone, which is that of a text that names none.
+
+    Raises:
+        ValueError: it is neither, or lies behind us.
+    """
+    clock = _TIME_OF_DAY.fullmatch(text)
+    if clock:
+        hour, minute = map(int, clock.groups())
+        today = now.replace(hour=hour, minute=minute, second=0, microsecond=0)
+        return today if today > now else today + timedelta(days=1)
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        raise ValueError(
+            f"{text!r} is neither a time of day such as 06:30 nor a moment such as "
+            "2027-01-15T06:30+01:00"
+        ) from None
+    moment = moment if moment.tzinfo else moment.replace(tzinfo=now.tzinfo)
+    if moment <= now:
+        raise ValueError(f"{text} has passed; it is {now.isoformat(timespec='seconds')}")
+    return moment

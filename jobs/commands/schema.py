@@ -4,8 +4,8 @@ import json
 
 import click
 
-from pipelines import spec
-from pipelines.training import spec as training_spec
+from nightpress.pipelines.job import spec
+from nightpress.pipelines.training import spec as training_spec
 
 
 @click.command("schema")

@@ -6,11 +6,16 @@ from dataclasses import asdict
 
 import click
 
-from jobs.commands.common import json_option, open_run_argument, run_argument, storage_option
-from pipelines.lease import Claim, holder
-from pipelines.runs import Run, RunProgress
-from pipelines.training.runs import Checkpoint, TrainingProgress, TrainingRun, age_s
-from pipelines.wording import duration, plural, size
+from nightpress.jobs.commands.common import (
+    json_option,
+    open_run_argument,
+    run_argument,
+    storage_option,
+)
+from nightpress.pipelines.formatting import duration, plural, size
+from nightpress.pipelines.run_directory.lease import Claim, holder
+from nightpress.pipelines.run_directory.reader import Run, RunProgress
+from nightpress.pipelines.training.runs import Checkpoint, TrainingProgress, TrainingRun, age_s
 
 
 @click.command("status")

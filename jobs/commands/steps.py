@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING, Any
 import click
 from rich.console import Console
 
-from diffusion_core.model import ModelSpec
-from diffusion_core.requests import ImageRequest
-from jobs.commands.common import json_option, require_writable
-from pipelines.spec import MAX_SEED
+from nightpress.diffusion_core.models.loading import ModelSpec
+from nightpress.diffusion_core.sampling.request import ImageRequest
+from nightpress.diffusion_core.silence_libraries import errors_only
+from nightpress.jobs.commands.common import json_option, require_writable
+from nightpress.pipelines.job.spec import MAX_SEED
 
 if TYPE_CHECKING:
-    from jobs.steps import Study, Subject
+    from nightpress.jobs.steps import Study, Subject
 
 
 class Names(click.ParamType[tuple[str, ...]]):
@@ -113,9 +114,11 @@ def command(
     path = output or Path(f"{_slug(prompt)}-{'sweep' if sweep else 'steps'}.png")
     _require_writable(path, animated=not sweep)
     _require_fitting(sweep, scheduler, steps, frames, reference_steps)
-    from jobs import steps as making  # loads the frameworks, which help and usage do without
+    from nightpress.jobs import (
+        steps as making,  # loads the frameworks, which help and usage do without
+    )
 
-    with making.quiet():
+    with errors_only():
         subject = making.Subject.of(
             ModelSpec(source=model),
             ImageRequest(prompt, negative_prompt, seed),
@@ -133,7 +136,7 @@ def command(
 
 
 def _show(subject: "Subject", path: Path, num_frames: int | None, as_json: bool) -> None:
-    from jobs import steps as making
+    from nightpress.jobs import steps as making
 
     with making.StepBar(Console(stderr=True)) as bar:
         frames = making.show_steps(subject, path, num_frames, bar.on_step)
@@ -146,7 +149,7 @@ def _show(subject: "Subject", path: Path, num_frames: int | None, as_json: bool)
 
 
 def _sweep(subject: "Subject", study: "Study", path: Path, as_json: bool) -> None:
-    from jobs import steps as making
+    from nightpress.jobs import steps as making
 
     results = []
     with making.StepBar(Console(stderr=True)) as bar:

@@ -6,16 +6,16 @@ from dataclasses import asdict
 import click
 from rich.console import Console
 
-from jobs.commands.common import (
+from nightpress.jobs.commands.common import (
     job_options,
     json_option,
     stop_politely,
     take_over_option,
     with_address,
 )
-from jobs.training import TrainResult, train
-from jobs.training_progress import display_for
-from pipelines.training.spec import read_train_spec
+from nightpress.jobs.progress.training import display_for
+from nightpress.jobs.training import TrainResult, train
+from nightpress.pipelines.training.spec import read_train_spec
 
 
 @click.command("train")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from rich.console import Console
 
-from jobs.commands.common import (
+from nightpress.jobs.commands.common import (
     job_argument,
     json_option,
     read_job,
@@ -17,13 +17,13 @@ from jobs.commands.common import (
     set_option,
     stop_politely,
 )
-from jobs.errors import RunStopped
-from pipelines.errors import SpecError
-from pipelines.job_edit import rewrite_model
-from pipelines.spec import RunSpec
+from nightpress.jobs.errors import RunStopped
+from nightpress.pipelines.errors import SpecError
+from nightpress.pipelines.job.edit import rewrite_model
+from nightpress.pipelines.job.spec import RunSpec
 
 if TYPE_CHECKING:
-    from jobs.tuning import TuneOptions, Tuning
+    from nightpress.jobs.tuning.tune import TuneOptions, Tuning
 
 REFUSED_LATER = (
     "a run of this job that has begun goes on only as it began: let it end first, or give this job "
@@ -120,8 +120,10 @@ def command(
     page = output or Path(f"{spec.name}-tune.html")
     _require_writable(page, Path(job), overrides, dry_run)
     stop_politely()
-    from jobs import tuning_report as report  # loads the frameworks, which help does without
-    from jobs.tuning import TuneOptions
+    from nightpress.jobs.tuning import (
+        report as report,  # loads the frameworks, which help does without
+    )
+    from nightpress.jobs.tuning.tune import TuneOptions
 
     options = TuneOptions(tolerance, num_images, reference_dtype, device, compiles)
     tuning = _tuned(job, spec, options)
@@ -145,8 +147,8 @@ def _tuned(job: str, spec: RunSpec, options: "TuneOptions") -> "Tuning":
     Raises:
         RunStopped: it was interrupted.
     """
-    from jobs.tuning import tune
-    from jobs.tuning_report import display_for
+    from nightpress.jobs.tuning.report import display_for
+    from nightpress.jobs.tuning.tune import tune
 
     display = display_for(Console(stderr=True))
     try:
@@ -177,8 +179,8 @@ def _require_writable(page: Path, job: Path, overrides: tuple[str, ...], dry_run
 
 
 def _write(page: Path, tuning: "Tuning") -> None:
-    from jobs.tuning_report import page_of
-    from pipelines.tuning_page import render
+    from nightpress.jobs.tuning.report import page_of
+    from nightpress.pipelines.reporting.tuning_page import render
 
     try:
         page.write_text(render(page_of(tuning)), encoding="utf-8")
@@ -188,7 +190,7 @@ def _write(page: Path, tuning: "Tuning") -> None:
 
 def _show(tuning: "Tuning") -> None:
     """The table, what cannot be had, and which way is the fastest."""
-    from jobs.tuning_report import outcome, refusals, terminal_table
+    from nightpress.jobs.tuning.report import outcome, refusals, terminal_table
 
     Console().print(terminal_table(tuning), highlight=False)
     for line in [*refusals(tuning), "", outcome(tuning)]:
@@ -209,7 +211,7 @@ def _what_happened(
     tuning: "Tuning", job: str, changes: dict[str, Any], written: bool, dry_run: bool
 ) -> list[str]:
     """What became of the job file, in lines."""
-    from jobs.tuning_report import lines_for
+    from nightpress.jobs.tuning.report import lines_for
 
     if not changes:
         has_it = "has it already" if tuning.best is not None else "stays as it is"

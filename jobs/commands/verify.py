@@ -7,22 +7,29 @@ from dataclasses import asdict, dataclass
 import click
 from rich.console import Console
 
-from jobs.cli import SOME_FAILED
-from jobs.commands.common import (
+from nightpress.jobs.commands.common import (
     json_option,
     open_images_argument,
+    remaking_options,
     run_argument,
     stop_politely,
     storage_option,
+    working_spec,
 )
-from jobs.commands.remaking import remaking_options, working_spec
-from jobs.progress import display_for
-from jobs.remake import RemakeResult, mend_plans, remake, sweep_strays
-from pipelines.packing import packed_shard
-from pipelines.runs import Run
-from pipelines.shard import Amendment
-from pipelines.verify import Damage, Finding, in_the_same_packs, stray_images, verify
-from pipelines.wording import plural
+from nightpress.jobs.commands.exit_codes import SOME_FAILED
+from nightpress.jobs.progress.lines import display_for
+from nightpress.jobs.runs.repair import RemakeResult, mend_plans, remake, sweep_strays
+from nightpress.pipelines.formatting import plural
+from nightpress.pipelines.image_files.packing import packed_shard
+from nightpress.pipelines.run_directory.reader import Run
+from nightpress.pipelines.run_directory.verify import (
+    Damage,
+    Finding,
+    in_the_same_packs,
+    stray_images,
+    verify,
+)
+from nightpress.pipelines.shards.runner import Amendment
 
 SHOWN = 50
 """Findings that are listed; `--json` has them all."""

@@ -9,12 +9,12 @@ from dataclasses import dataclass
 
 import pyarrow as pa
 
-from pipelines.errors import ManifestError, Problem
-from pipelines.manifest.files import ManifestFile
-from pipelines.manifest.types import as_type, common_type, one_chunk
-from pipelines.records import carried_name
-from pipelines.sections import ColumnMap
-from pipelines.spec import CONDITION_COLUMNS, SETTING_COLUMNS, RunSpec
+from nightpress.pipelines.errors import ManifestError, Problem
+from nightpress.pipelines.job.sections import ColumnMap
+from nightpress.pipelines.job.spec import CONDITION_COLUMNS, SETTING_COLUMNS, RunSpec
+from nightpress.pipelines.manifest.files import ManifestFile
+from nightpress.pipelines.manifest.types import as_type, common_type, one_chunk
+from nightpress.pipelines.records import carried_name
 
 TEXT_SETTINGS = frozenset({"prompt", "negative_prompt", "scheduler", "lora"})
 

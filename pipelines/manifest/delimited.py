@@ -14,7 +14,7 @@ from collections.abc import Callable
 import pyarrow as pa
 import pyarrow.csv
 
-from pipelines.manifest.text import Found
+from nightpress.pipelines.manifest.text import Found
 
 MAX_FIELD_BYTES = 1 << 20
 """A quote that has not closed after this many bytes is text: memory stays bounded."""

@@ -17,13 +17,19 @@ from typing import Any, BinaryIO
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipelines.errors import ManifestError, Problem, StoreError
-from pipelines.manifest.delimited import Delimited
-from pipelines.manifest.findings import MAX_SHOWN
-from pipelines.manifest.jsonl import JsonLines
-from pipelines.manifest.text import BYTE_ORDER_MARK, PlainLines, TextFormat, blocks, read_up_to
-from pipelines.manifest.types import as_type, common_type, plain_type
-from pipelines.storage import Source, open_source
+from nightpress.pipelines.errors import ManifestError, Problem, StoreError
+from nightpress.pipelines.manifest.delimited import Delimited
+from nightpress.pipelines.manifest.findings import MAX_SHOWN
+from nightpress.pipelines.manifest.jsonl import JsonLines
+from nightpress.pipelines.manifest.text import (
+    BYTE_ORDER_MARK,
+    PlainLines,
+    TextFormat,
+    blocks,
+    read_up_to,
+)
+from nightpress.pipelines.manifest.types import as_type, common_type, plain_type
+from nightpress.pipelines.storage import Source, open_source
 
 Options = Mapping[str, Mapping[str, Any]]
 

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable
 import numpy as np
 from numpy.typing import NDArray
 
-from pipelines.errors import ManifestError, Problem
+from nightpress.pipelines.errors import ManifestError, Problem
 
 MAX_SHOWN = 20
 

@@ -11,8 +11,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.json
 
-from pipelines.manifest.text import Found
-from pipelines.manifest.types import to_text
+from nightpress.pipelines.manifest.text import Found
+from nightpress.pipelines.manifest.types import to_text
 
 
 class JsonLines:

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from pipelines.manifest.findings import Findings, Mask
+from nightpress.pipelines.manifest.findings import Findings, Mask
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]

@@ -11,14 +11,15 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from diffusion_core.model import ModelInfo
-from diffusion_core.schedulers import SAMPLER_NAMES, is_uneven, max_steps, solver_and_suffix
-from pipelines.manifest.columns import Columns
-from pipelines.manifest.findings import Findings, Mask
-from pipelines.manifest.numbers import Floats, Ints, numbers, whole_numbers
-from pipelines.manifest.types import one_chunk
-from pipelines.sections import ColumnMap
-from pipelines.spec import MAX_SEED, RunSpec
+from nightpress.diffusion_core.models.loading import ModelInfo
+from nightpress.diffusion_core.models.samplers import SAMPLER_NAMES
+from nightpress.diffusion_core.sampling.schedulers import is_uneven, max_steps, solver_and_suffix
+from nightpress.pipelines.job.sections import ColumnMap
+from nightpress.pipelines.job.spec import MAX_SEED, RunSpec
+from nightpress.pipelines.manifest.columns import Columns
+from nightpress.pipelines.manifest.findings import Findings, Mask
+from nightpress.pipelines.manifest.numbers import Floats, Ints, numbers, whole_numbers
+from nightpress.pipelines.manifest.types import one_chunk
 
 MAX_PIXELS = 16_384
 MAX_STEPS = 10_000

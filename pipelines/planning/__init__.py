@@ -4,10 +4,10 @@
 `read_shard` reads a piece of it back. Runs in one process, or wherever the caller's mapper does.
 """
 
-from pipelines.planning.checking import check, cut, manifest_changes
-from pipelines.planning.duplicates import Mapper
-from pipelines.planning.layout import PlanLayout, PlanPart, SettingsCount
-from pipelines.planning.parts import mend_plan, plan_part, read_shard, write_plan
+from nightpress.pipelines.planning.checking import check, cut, manifest_changes
+from nightpress.pipelines.planning.duplicates import Mapper
+from nightpress.pipelines.planning.layout import PlanLayout, PlanPart, SettingsCount
+from nightpress.pipelines.planning.parts import mend_plan, plan_part, read_shard, write_plan
 
 __all__ = [
     "Mapper",

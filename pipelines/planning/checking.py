@@ -7,12 +7,13 @@ be the builtin `map` or send the same calls to other machines.
 from collections import Counter
 from collections.abc import Sequence
 
-from diffusion_core.model import ModelInfo
-from diffusion_core.requests import SamplingParams
-from diffusion_core.schedulers import max_steps
-from pipelines.errors import Change, ManifestError, Problem, SpecError
-from pipelines.manifest.columns import Columns, resolve
-from pipelines.manifest.files import (
+from nightpress.diffusion_core.models.loading import ModelInfo
+from nightpress.diffusion_core.sampling.request import SamplingParams
+from nightpress.diffusion_core.sampling.schedulers import max_steps
+from nightpress.pipelines.errors import Change, ManifestError, Problem, SpecError
+from nightpress.pipelines.job.spec import RunSpec
+from nightpress.pipelines.manifest.columns import Columns, resolve
+from nightpress.pipelines.manifest.files import (
     COMPRESSIONS,
     SUFFIXES,
     ManifestFile,
@@ -21,14 +22,19 @@ from pipelines.manifest.files import (
     sha256_of,
     survey,
 )
-from pipelines.manifest.findings import first_of
-from pipelines.manifest.rows import MAX_PIXELS, Defaults
-from pipelines.planning.duplicates import Mapper, duplicates
-from pipelines.planning.images import Planner
-from pipelines.planning.layout import PlanLayout, PlanPart, SettingsCount
-from pipelines.planning.units import MAX_SETTINGS, Unit, UnitReport, check_unit, cut_units
-from pipelines.spec import RunSpec
-from pipelines.storage import Source, find
+from nightpress.pipelines.manifest.findings import first_of
+from nightpress.pipelines.manifest.rows import MAX_PIXELS, Defaults
+from nightpress.pipelines.planning.duplicates import Mapper, duplicates
+from nightpress.pipelines.planning.images import Planner
+from nightpress.pipelines.planning.layout import PlanLayout, PlanPart, SettingsCount
+from nightpress.pipelines.planning.units import (
+    MAX_SETTINGS,
+    Unit,
+    UnitReport,
+    check_unit,
+    cut_units,
+)
+from nightpress.pipelines.storage import Source, find
 
 MIN_SHARD_IMAGES, MAX_SHARD_IMAGES = 16, 1_024
 MAX_PACKED_IMAGES = 256

@@ -6,13 +6,13 @@ from typing import Any
 
 import numpy as np
 
-from pipelines.errors import Problem
-from pipelines.hashing import Hashes
-from pipelines.manifest.findings import MAX_SHOWN
-from pipelines.manifest.numbers import Ints
-from pipelines.naming import folded
-from pipelines.planning.images import Planner
-from pipelines.planning.units import Unit, hashed_images, typed
+from nightpress.pipelines.errors import Problem
+from nightpress.pipelines.image_files.naming import folded
+from nightpress.pipelines.manifest.findings import MAX_SHOWN
+from nightpress.pipelines.manifest.numbers import Ints
+from nightpress.pipelines.planning.images import Planner
+from nightpress.pipelines.planning.seeds import Hashes
+from nightpress.pipelines.planning.units import Unit, hashed_images, typed
 
 Mapper = Callable[..., Iterable[Any]]
 

@@ -11,17 +11,17 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from diffusion_core.conventions import MULTIPLY_BY_GUIDANCE
-from diffusion_core.model import ModelInfo
-from diffusion_core.requests import SamplingParams
-from diffusion_core.schedulers import SAMPLER_NAMES
-from pipelines.hashing import Hashes, derive_seeds, hash64
-from pipelines.manifest.columns import Columns
-from pipelines.manifest.numbers import Floats, Ints
-from pipelines.manifest.rows import Reader, Rows
-from pipelines.naming import SPREAD, Field, Template, safe_text, spread
-from pipelines.records import PLAN_SCHEMA
-from pipelines.spec import RunSpec
+from nightpress.diffusion_core.models.loading import ModelInfo
+from nightpress.diffusion_core.models.pipeline_folder import MULTIPLY_BY_GUIDANCE
+from nightpress.diffusion_core.models.samplers import SAMPLER_NAMES
+from nightpress.diffusion_core.sampling.request import SamplingParams
+from nightpress.pipelines.image_files.naming import SPREAD, Field, Template, safe_text, spread
+from nightpress.pipelines.job.spec import RunSpec
+from nightpress.pipelines.manifest.columns import Columns
+from nightpress.pipelines.manifest.numbers import Floats, Ints
+from nightpress.pipelines.manifest.rows import Reader, Rows
+from nightpress.pipelines.planning.seeds import Hashes, derive_seeds, hash64
+from nightpress.pipelines.records import PLAN_SCHEMA
 
 VARIANT_DIGITS = 2
 

@@ -13,8 +13,8 @@ from typing import Any, Self
 
 import pyarrow as pa
 
-from diffusion_core.requests import SamplingParams
-from pipelines.manifest.files import ManifestFile, Piece, Slice
+from nightpress.diffusion_core.sampling.request import SamplingParams
+from nightpress.pipelines.manifest.files import ManifestFile, Piece, Slice
 
 ROW_GROUP_IMAGES = 8_192
 

@@ -13,18 +13,18 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from diffusion_core.model import ModelInfo
-from pipelines.errors import PlanDamaged
-from pipelines.manifest.columns import resolve
-from pipelines.manifest.rows import Rows, join_rows
-from pipelines.manifest.types import plain_type
-from pipelines.planning.duplicates import Mapper
-from pipelines.planning.images import Images, Planner, in_sampling_order
-from pipelines.planning.layout import PlanLayout, PlanPart
-from pipelines.planning.units import Unit, typed
-from pipelines.records import LATER_IN_PLANS, PLAN_SCHEMA, carried_name
-from pipelines.spec import RunSpec
-from pipelines.storage import Store, open_source
+from nightpress.diffusion_core.models.loading import ModelInfo
+from nightpress.pipelines.errors import PlanDamaged
+from nightpress.pipelines.job.spec import RunSpec
+from nightpress.pipelines.manifest.columns import resolve
+from nightpress.pipelines.manifest.rows import Rows, join_rows
+from nightpress.pipelines.manifest.types import plain_type
+from nightpress.pipelines.planning.duplicates import Mapper
+from nightpress.pipelines.planning.images import Images, Planner, in_sampling_order
+from nightpress.pipelines.planning.layout import PlanLayout, PlanPart
+from nightpress.pipelines.planning.units import Unit, typed
+from nightpress.pipelines.records import LATER_IN_PLANS, PLAN_SCHEMA, carried_name
+from nightpress.pipelines.storage import Store, open_source
 
 DICTIONARY_BYTES = 64 << 20
 """A prompt that many images share is stored once, however long."""

@@ -11,16 +11,15 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from diffusion_core.requests import SamplingParams
-from pipelines.errors import Problem
-from pipelines.hashing import Hashes, hash64
-from pipelines.manifest.columns import Columns
-from pipelines.manifest.files import ManifestFile, Slice, read
-from pipelines.manifest.findings import MAX_SHOWN, Findings
-from pipelines.manifest.numbers import Ints
-from pipelines.manifest.rows import Rows
-from pipelines.naming import folded, overlong
-from pipelines.planning.images import (
+from nightpress.diffusion_core.sampling.request import SamplingParams
+from nightpress.pipelines.errors import Problem
+from nightpress.pipelines.image_files.naming import folded, overlong
+from nightpress.pipelines.manifest.columns import Columns
+from nightpress.pipelines.manifest.files import ManifestFile, Slice, read
+from nightpress.pipelines.manifest.findings import MAX_SHOWN, Findings
+from nightpress.pipelines.manifest.numbers import Ints
+from nightpress.pipelines.manifest.rows import Rows
+from nightpress.pipelines.planning.images import (
     Images,
     Planner,
     all_images,
@@ -28,7 +27,8 @@ from pipelines.planning.images import (
     group_by_settings,
     settings_of,
 )
-from pipelines.planning.layout import RowPlaces
+from nightpress.pipelines.planning.layout import RowPlaces
+from nightpress.pipelines.planning.seeds import Hashes, hash64
 
 MAX_PART_IMAGES = 131_072
 MAX_PART_BYTES = 64 << 20

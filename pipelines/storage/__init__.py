@@ -5,11 +5,11 @@ again and how fast, and what a person reads when the store refuses. Knows nothin
 or images.
 """
 
-from pipelines.storage.retries import QUICK, RetryPolicy
-from pipelines.storage.sources import Source, contents, download_folder, find
-from pipelines.storage.store import Store
-from pipelines.storage.streams import open_source
-from pipelines.storage.urls import Options, is_local, is_url
+from nightpress.pipelines.storage.retries import QUICK, RetryPolicy
+from nightpress.pipelines.storage.sources import Source, contents, download_folder, find
+from nightpress.pipelines.storage.store import Store
+from nightpress.pipelines.storage.streams import open_source
+from nightpress.pipelines.storage.urls import Options, is_local, is_url
 
 __all__ = [
     "QUICK",

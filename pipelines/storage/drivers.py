@@ -11,10 +11,10 @@ from functools import cached_property
 from pathlib import PurePosixPath
 from typing import Any
 
-from pipelines.errors import StoreDenied, StoreError, StoreMissing
-from pipelines.storage.faults import Fault, answer, chain, classify, driver_errors, reset
-from pipelines.storage.pacing import ceiling_of, driver_options
-from pipelines.storage.urls import Options, protocol_of, public
+from nightpress.pipelines.errors import StoreDenied, StoreError, StoreMissing
+from nightpress.pipelines.storage.faults import Fault, answer, chain, classify, driver_errors, reset
+from nightpress.pipelines.storage.pacing import ceiling_of, driver_options
+from nightpress.pipelines.storage.urls import Options, protocol_of, public
 
 S3 = ("s3", "s3a")
 SAME_STORE = (S3, ("gs", "gcs"), ("az", "abfs", "abfss"))

@@ -16,9 +16,9 @@ from typing import Any
 
 from filelock import FileLock
 
-from pipelines.errors import StoreDenied, StoreError
-from pipelines.storage.drivers import Place, told
-from pipelines.storage.urls import local_path
+from nightpress.pipelines.errors import StoreDenied, StoreError
+from nightpress.pipelines.storage.drivers import Place, told
+from nightpress.pipelines.storage.urls import local_path
 
 PARTIAL_FOLDER = ".partial"
 PAGE_NAMES = 1000

@@ -16,7 +16,7 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
-from pipelines.storage.faults import driver_errors, is_throttle, retry_after_s
+from nightpress.pipelines.storage.faults import driver_errors, is_throttle, retry_after_s
 
 T = TypeVar("T")
 

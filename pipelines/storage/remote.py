@@ -14,12 +14,12 @@ from contextlib import suppress
 from functools import partial
 from typing import Any, TypeVar
 
-from pipelines.errors import StoreDenied, StoreError, StoreMissing
-from pipelines.storage.drivers import CLIENT_ATTEMPTS, MARK, S3, Place, open_driver, told
-from pipelines.storage.faults import Fault, classify, driver_errors
-from pipelines.storage.listing import Listing
-from pipelines.storage.pacing import Pacer
-from pipelines.storage.retries import QUICK, RetryPolicy
+from nightpress.pipelines.errors import StoreDenied, StoreError, StoreMissing
+from nightpress.pipelines.storage.drivers import CLIENT_ATTEMPTS, MARK, S3, Place, open_driver, told
+from nightpress.pipelines.storage.faults import Fault, classify, driver_errors
+from nightpress.pipelines.storage.listing import Listing
+from nightpress.pipelines.storage.pacing import Pacer
+from nightpress.pipelines.storage.retries import QUICK, RetryPolicy
 
 T = TypeVar("T")
 

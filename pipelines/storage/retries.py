@@ -11,8 +11,8 @@ from functools import partial
 from random import SystemRandom
 from typing import TypeVar
 
-from pipelines.storage.faults import driver_errors, is_passing
-from pipelines.storage.pacing import Pacer
+from nightpress.pipelines.storage.faults import driver_errors, is_passing
+from nightpress.pipelines.storage.pacing import Pacer
 
 T = TypeVar("T")
 

@@ -9,11 +9,11 @@ from glob import iglob
 from pathlib import Path
 from typing import Any
 
-from pipelines.errors import StoreMissing
-from pipelines.storage.drivers import CLIENT_ATTEMPTS, Place, open_driver, told
-from pipelines.storage.faults import Fault, classify
-from pipelines.storage.streams import open_source
-from pipelines.storage.urls import (
+from nightpress.pipelines.errors import StoreMissing
+from nightpress.pipelines.storage.drivers import CLIENT_ATTEMPTS, Place, open_driver, told
+from nightpress.pipelines.storage.faults import Fault, classify
+from nightpress.pipelines.storage.streams import open_source
+from nightpress.pipelines.storage.urls import (
     Options,
     absolute,
     has_glob,

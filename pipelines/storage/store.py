@@ -5,12 +5,12 @@ from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, Self
 
-from pipelines.errors import StoreMissing
-from pipelines.storage.drivers import Place, told
-from pipelines.storage.local import LocalFolder
-from pipelines.storage.remote import RemoteFolder
-from pipelines.storage.retries import RetryPolicy
-from pipelines.storage.urls import Options, absolute, inside, is_local
+from nightpress.pipelines.errors import StoreMissing
+from nightpress.pipelines.storage.drivers import Place, told
+from nightpress.pipelines.storage.local import LocalFolder
+from nightpress.pipelines.storage.remote import RemoteFolder
+from nightpress.pipelines.storage.retries import RetryPolicy
+from nightpress.pipelines.storage.urls import Options, absolute, inside, is_local
 
 if TYPE_CHECKING:
     from pyarrow.fs import FileSystem

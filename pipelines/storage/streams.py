@@ -5,10 +5,10 @@ import os
 from collections.abc import Callable
 from typing import Any, BinaryIO, TypeVar, cast
 
-from pipelines.errors import StoreMissing
-from pipelines.storage.drivers import Place, open_driver, told
-from pipelines.storage.retries import RetryPolicy
-from pipelines.storage.urls import Options, absolute, is_local, local_path
+from nightpress.pipelines.errors import StoreMissing
+from nightpress.pipelines.storage.drivers import Place, open_driver, told
+from nightpress.pipelines.storage.retries import RetryPolicy
+from nightpress.pipelines.storage.urls import Options, absolute, is_local, local_path
 
 T = TypeVar("T")
 

@@ -7,7 +7,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
-from pipelines.errors import StoreError
+from nightpress.pipelines.errors import StoreError
 
 Options = Mapping[str, Mapping[str, Any]]
 """fsspec options by protocol; no credentials."""

@@ -8,8 +8,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from diffusion_core.training import AutoencoderObjective
-from diffusion_core.training.autoencoder import (
+from nightpress.diffusion_core.models.weight_files import fingerprint_of_tensors
+from nightpress.diffusion_core.training import AutoencoderObjective
+from nightpress.diffusion_core.training.autoencoder import (
     AutoencoderTraining,
     decode,
     encode,
@@ -21,15 +22,14 @@ from diffusion_core.training.autoencoder import (
     save_autoencoder,
     whiten_latents,
 )
-from diffusion_core.training.modules import new_module, saved_module
-from diffusion_core.training.randomness import normal
-from diffusion_core.weights import fingerprint_of_tensors
-from pipelines.models import component_folder
-from pipelines.storage import Store
-from pipelines.training.data import PackedImages
-from pipelines.training.events import TrainingEvent
-from pipelines.training.order import Pick
-from pipelines.training.recipes import (
+from nightpress.diffusion_core.training.modules import new_module, saved_module
+from nightpress.diffusion_core.training.randomness import normal
+from nightpress.pipelines.models.location import component_folder
+from nightpress.pipelines.storage import Store
+from nightpress.pipelines.training.data import PackedImages
+from nightpress.pipelines.training.events import TrainingEvent
+from nightpress.pipelines.training.order import Pick
+from nightpress.pipelines.training.recipes import (
     Picture,
     drawn_pictures,
     on_device,
@@ -37,7 +37,7 @@ from pipelines.training.recipes import (
     to_pictures,
     to_tensor,
 )
-from pipelines.training.spec import AutoencoderSpec
+from nightpress.pipelines.training.spec import AutoencoderSpec
 
 STATISTICS_IMAGES = 2048
 """Pictures that the spread of the latents is measured over, at most."""

@@ -11,10 +11,10 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from diffusion_core.training import Ema
-from pipelines.errors import CheckpointError
-from pipelines.storage import Store
-from pipelines.training.layout import path_of, steps_of
+from nightpress.diffusion_core.training import Ema
+from nightpress.pipelines.errors import CheckpointError
+from nightpress.pipelines.storage import Store
+from nightpress.pipelines.training.layout import path_of, steps_of
 
 
 @dataclass

@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from pipelines.training.metrics import TERM
+from nightpress.pipelines.training.metrics import TERM
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -9,34 +9,34 @@ from typing import Any
 import torch
 from torch import Generator, Tensor, nn
 
-from diffusion_core.conditioning import CACHE_BYTES, EmbeddingCache
-from diffusion_core.errors import SettingsError
-from diffusion_core.noise import FlowPath, NoiseProcess, NoiseSchedule
-from diffusion_core.training import Objective, TimeSampling
-from diffusion_core.training.autoencoder import (
+from nightpress.diffusion_core.errors import SettingsError
+from nightpress.diffusion_core.models.weight_files import fingerprint_of_tensors
+from nightpress.diffusion_core.sampling.prompt_embeddings import CACHE_BYTES, EmbeddingCache
+from nightpress.diffusion_core.theory.noise import FlowPath, NoiseProcess, NoiseSchedule
+from nightpress.diffusion_core.training import Objective, TimeSampling
+from nightpress.diffusion_core.training.autoencoder import (
     encode,
     pixels_of_a_latent,
     require_multiple,
     require_plain_scaling,
 )
-from diffusion_core.training.denoiser import (
+from nightpress.diffusion_core.training.denoiser import (
     FAMILIES,
     DenoiserTraining,
     TextEncoding,
     new_pipeline,
     new_scheduler,
 )
-from diffusion_core.training.modules import new_module, saved_module, saved_tokenizer
-from diffusion_core.training.randomness import normal
-from diffusion_core.weights import fingerprint_of_tensors
-from pipelines.models import component_folder
-from pipelines.spec import canonical_json
-from pipelines.storage import Store
-from pipelines.training.data import PackedImages
-from pipelines.training.encoded import EncodedPictures
-from pipelines.training.events import TrainingEvent
-from pipelines.training.order import Pick
-from pipelines.training.recipes import (
+from nightpress.diffusion_core.training.modules import new_module, saved_module, saved_tokenizer
+from nightpress.diffusion_core.training.randomness import normal
+from nightpress.pipelines.job.spec import canonical_json
+from nightpress.pipelines.models.location import component_folder
+from nightpress.pipelines.storage import Store
+from nightpress.pipelines.training.data import PackedImages
+from nightpress.pipelines.training.encoded import EncodedPictures
+from nightpress.pipelines.training.events import TrainingEvent
+from nightpress.pipelines.training.order import Pick
+from nightpress.pipelines.training.recipes import (
     Picture,
     advice,
     drawn_caption,
@@ -44,8 +44,8 @@ from pipelines.training.recipes import (
     sample_prompts,
     spare_memory,
 )
-from pipelines.training.sections import ScheduleSpec
-from pipelines.training.spec import DenoiserSpec
+from nightpress.pipelines.training.sections import ScheduleSpec
+from nightpress.pipelines.training.spec import DenoiserSpec
 
 ENCODE_BATCH = 16
 SAMPLE_BATCH = 16

@@ -8,13 +8,13 @@ from collections.abc import Callable, Iterator, Sequence
 import torch
 from torch import Tensor
 
-from pipelines.storage import Store
-from pipelines.training.data import PackedImages
-from pipelines.training.events import LatentsCached
-from pipelines.training.latents import LatentCache
-from pipelines.training.order import Pick
-from pipelines.training.recipes import drawn_pictures, to_tensor
-from pipelines.training.sections import OptimizationSpec
+from nightpress.pipelines.storage import Store
+from nightpress.pipelines.training.data import PackedImages
+from nightpress.pipelines.training.events import LatentsCached
+from nightpress.pipelines.training.latents import LatentCache
+from nightpress.pipelines.training.order import Pick
+from nightpress.pipelines.training.recipes import drawn_pictures, to_tensor
+from nightpress.pipelines.training.sections import OptimizationSpec
 
 
 class EncodedPictures:

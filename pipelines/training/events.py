@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from pipelines.training.metrics import StepMetrics
+from nightpress.pipelines.training.metrics import StepMetrics
 
 
 @dataclass(frozen=True)

@@ -10,10 +10,18 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageOps, UnidentifiedImageError
 
-from pipelines.contact_sheet import INK, PAPER, Grid, contact_sheet, default_font, drawable, wrapped
-from pipelines.errors import DataError, StoreMissing
-from pipelines.storage import Store
-from pipelines.training.layout import SAMPLES_FOLDER, sheet_path, sheets_of
+from nightpress.pipelines.errors import DataError, StoreMissing
+from nightpress.pipelines.reporting.contact_sheet import (
+    INK,
+    PAPER,
+    Grid,
+    contact_sheet,
+    default_font,
+    drawable,
+    wrapped,
+)
+from nightpress.pipelines.storage import Store
+from nightpress.pipelines.training.layout import SAMPLES_FOLDER, sheet_path, sheets_of
 
 SMALLEST, LARGEST = 128, 256
 """Sides of a picture on a sheet, in pixels."""

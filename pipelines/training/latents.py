@@ -11,7 +11,7 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from pipelines.storage import Store
+from nightpress.pipelines.storage import Store
 
 PIECE = 1024
 """Pictures in one object."""

@@ -6,7 +6,7 @@ Owns the names. Knows nothing of what is in the files.
 import json
 import re
 
-from pipelines.storage import Store
+from nightpress.pipelines.storage import Store
 
 CHECKPOINTS_FOLDER = "checkpoints"
 SAMPLES_FOLDER = "samples"

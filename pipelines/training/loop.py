@@ -15,14 +15,14 @@ from pathlib import Path
 import torch
 from torch import Tensor, distributed
 
-from diffusion_core.quiet import quiet
-from pipelines.errors import TrainingDiverged
-from pipelines.lease import Lease, held
-from pipelines.storage import Store
-from pipelines.training import checkpoints, reading
-from pipelines.training.curves import loss_curve
-from pipelines.training.data import PackedImages, pack
-from pipelines.training.events import (
+from nightpress.diffusion_core.silence_libraries import no_progress_bars
+from nightpress.pipelines.errors import TrainingDiverged
+from nightpress.pipelines.run_directory.lease import Lease, held
+from nightpress.pipelines.storage import Store
+from nightpress.pipelines.training import checkpoints, reading
+from nightpress.pipelines.training.curves import loss_curve
+from nightpress.pipelines.training.data import PackedImages, pack
+from nightpress.pipelines.training.events import (
     CheckpointSaved,
     DataReady,
     Finished,
@@ -32,8 +32,8 @@ from pipelines.training.events import (
     Stopped,
     TrainingEvent,
 )
-from pipelines.training.grids import film_strip, sample_sheet
-from pipelines.training.layout import (
+from nightpress.pipelines.training.grids import film_strip, sample_sheet
+from nightpress.pipelines.training.layout import (
     FINISHED_FILE,
     MODEL_FOLDER,
     SAMPLES_FOLDER,
@@ -43,18 +43,18 @@ from pipelines.training.layout import (
     sheets_of,
     steps_of,
 )
-from pipelines.training.metrics import (
+from nightpress.pipelines.training.metrics import (
     Meter,
     MetricsLog,
     TensorBoard,
     require_tensorboard,
 )
-from pipelines.training.order import Order, Pick
-from pipelines.training.recipes import Recipe
-from pipelines.training.record import claim, new_record
-from pipelines.training.registry import new_recipe
-from pipelines.training.spec import TrainSpec
-from pipelines.training.stepping import Place, Stepper
+from nightpress.pipelines.training.order import Order, Pick
+from nightpress.pipelines.training.recipes import Recipe
+from nightpress.pipelines.training.record import claim, new_record
+from nightpress.pipelines.training.registry import new_recipe
+from nightpress.pipelines.training.spec import TrainSpec
+from nightpress.pipelines.training.stepping import Place, Stepper
 
 
 def train(
@@ -248,7 +248,7 @@ class Training:
 
     def _write_model(self, step: int) -> None:
         self._require_lease()
-        with self.stepper.averaged(), quiet(), tempfile.TemporaryDirectory() as scratch:
+        with self.stepper.averaged(), no_progress_bars(), tempfile.TemporaryDirectory() as scratch:
             self.recipe.save(Path(scratch))
             for path in sorted(Path(scratch).rglob("*")):
                 if path.is_file():

@@ -6,26 +6,26 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from diffusion_core.errors import SettingsError
-from diffusion_core.model import describe, load
-from diffusion_core.requests import ImageRequest
-from diffusion_core.sampling import Sampler, SamplingParams
-from diffusion_core.training import TimeSampling
-from diffusion_core.training.lora import LoraSettings, LoraTraining
-from diffusion_core.training.randomness import normal
-from pipelines.models import locate
-from pipelines.storage import Store
-from pipelines.training.data import PackedImages
-from pipelines.training.encoded import EncodedPictures
-from pipelines.training.events import TrainingEvent
-from pipelines.training.order import Pick
-from pipelines.training.recipes import (
+from nightpress.diffusion_core.errors import SettingsError
+from nightpress.diffusion_core.models.loading import describe, load
+from nightpress.diffusion_core.sampling.request import ImageRequest
+from nightpress.diffusion_core.sampling.sampler import Sampler, SamplingParams
+from nightpress.diffusion_core.training import TimeSampling
+from nightpress.diffusion_core.training.lora import LoraSettings, LoraTraining
+from nightpress.diffusion_core.training.randomness import normal
+from nightpress.pipelines.models.location import locate
+from nightpress.pipelines.storage import Store
+from nightpress.pipelines.training.data import PackedImages
+from nightpress.pipelines.training.encoded import EncodedPictures
+from nightpress.pipelines.training.events import TrainingEvent
+from nightpress.pipelines.training.order import Pick
+from nightpress.pipelines.training.recipes import (
     Picture,
     drawn_caption,
     sample_prompts,
     spare_memory,
 )
-from pipelines.training.spec import LoraTrainSpec
+from nightpress.pipelines.training.spec import LoraTrainSpec
 
 ENCODE_BATCH = 4
 

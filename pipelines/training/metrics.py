@@ -17,8 +17,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from pipelines.errors import CheckpointError, SpecError
-from pipelines.storage import Store
+from nightpress.pipelines.errors import CheckpointError, SpecError
+from nightpress.pipelines.storage import Store
 
 METRICS_FILE = "metrics.parquet"
 

@@ -10,7 +10,7 @@ from functools import lru_cache
 import torch
 from torch import Generator, Tensor
 
-from diffusion_core.training.randomness import place_generator, strata
+from nightpress.diffusion_core.training.randomness import place_generator, strata
 
 
 @dataclass(frozen=True)

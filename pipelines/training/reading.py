@@ -7,7 +7,7 @@ from collections.abc import Callable, Generator
 from concurrent.futures import CancelledError, ThreadPoolExecutor, wait
 from typing import TypeVar
 
-from pipelines.training.events import DataRead
+from nightpress.pipelines.training.events import DataRead
 
 T = TypeVar("T")
 

@@ -13,12 +13,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from diffusion_core.errors import SettingsError
-from diffusion_core.guidance import drop_text
-from pipelines.storage import Store
-from pipelines.training.data import PackedImages
-from pipelines.training.events import TrainingEvent
-from pipelines.training.order import Pick
+from nightpress.diffusion_core.errors import SettingsError
+from nightpress.diffusion_core.theory.guidance import drop_text
+from nightpress.pipelines.storage import Store
+from nightpress.pipelines.training.data import PackedImages
+from nightpress.pipelines.training.events import TrainingEvent
+from nightpress.pipelines.training.order import Pick
 
 Picture = NDArray[np.uint8]
 

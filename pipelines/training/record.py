@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Self
 
-from pipelines.errors import Change, ChangedRunError, RunNotFound
-from pipelines.run_record import package_versions
-from pipelines.storage import Store
-from pipelines.training.spec import TrainSpec, train_spec
+from nightpress.pipelines.errors import Change, ChangedRunError, RunNotFound
+from nightpress.pipelines.run_directory.record import package_versions
+from nightpress.pipelines.storage import Store
+from nightpress.pipelines.training.spec import TrainSpec, train_spec
 
 TRAIN_FILE = "train.json"
 

@@ -1,10 +1,15 @@
 """Which recipe a job asks for."""
 
-from pipelines.training.autoencoder import AutoencoderRecipe
-from pipelines.training.data import PackedImages
-from pipelines.training.denoiser import DenoiserRecipe
-from pipelines.training.recipes import Recipe
-from pipelines.training.spec import AutoencoderSpec, DenoiserSpec, LoraTrainSpec, TrainSpec
+from nightpress.pipelines.training.autoencoder import AutoencoderRecipe
+from nightpress.pipelines.training.data import PackedImages
+from nightpress.pipelines.training.denoiser import DenoiserRecipe
+from nightpress.pipelines.training.recipes import Recipe
+from nightpress.pipelines.training.spec import (
+    AutoencoderSpec,
+    DenoiserSpec,
+    LoraTrainSpec,
+    TrainSpec,
+)
 
 
 def new_recipe(spec: TrainSpec, data: PackedImages, device: str) -> Recipe:
@@ -20,7 +25,7 @@ def new_recipe(spec: TrainSpec, data: PackedImages, device: str) -> Recipe:
             return DenoiserRecipe(spec, data, device)
         case LoraTrainSpec():
             # peft and the adapters are heavy, and no other recipe needs them.
-            from pipelines.training.lora import LoraRecipe
+            from nightpress.pipelines.training.lora import LoraRecipe
 
             return LoraRecipe(spec, data, device)
     raise TypeError(f"no recipe for a {type(spec).__name__}")

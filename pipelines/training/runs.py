@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from statistics import median
 
-from pipelines.storage import Store
-from pipelines.training.layout import (
+from nightpress.pipelines.storage import Store
+from nightpress.pipelines.training.layout import (
     MODEL_FOLDER,
     finished_step,
     path_of,
@@ -16,9 +16,9 @@ from pipelines.training.layout import (
     sheets_of,
     steps_of,
 )
-from pipelines.training.metrics import StepMetrics, read_metrics, rows_of
-from pipelines.training.record import TrainRecord, read_record
-from pipelines.training.spec import TrainSpec
+from nightpress.pipelines.training.metrics import StepMetrics, read_metrics, rows_of
+from nightpress.pipelines.training.record import TrainRecord, read_record
+from nightpress.pipelines.training.spec import TrainSpec
 
 RATE_ROWS = 20
 """The last rows of metrics, whose median is the rate."""

@@ -16,9 +16,9 @@ from pydantic import (
     model_validator,
 )
 
-from pipelines.sections import Auto, Section, Url
-from pipelines.spec import MAX_SEED
-from pipelines.storage import is_url
+from nightpress.pipelines.job.sections import Auto, Section, Url
+from nightpress.pipelines.job.spec import MAX_SEED
+from nightpress.pipelines.storage import is_url
 
 LrScheduler = Literal["constant_with_warmup", "cosine", "warmup_stable_decay"]
 ModuleConfig = Mapping[str, Any]

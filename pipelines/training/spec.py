@@ -17,14 +17,14 @@ from pydantic import (
     model_validator,
 )
 
-from diffusion_core.model import ModelSpec
-from pipelines.credentials import ADVICE, has_credentials
-from pipelines.errors import Change, SpecError
-from pipelines.job_file import apply_override, explain, read_yaml
-from pipelines.sections import NO_OPTIONS, JobName, Section, StorageOptions, Url
-from pipelines.spec import MAX_SEED, differences, flatten, nested_copy
-from pipelines.training.data import DataSpec
-from pipelines.training.sections import (
+from nightpress.diffusion_core.models.loading import ModelSpec
+from nightpress.pipelines.errors import Change, SpecError
+from nightpress.pipelines.job.credentials import ADVICE, has_credentials
+from nightpress.pipelines.job.reader import apply_override, explain, read_yaml
+from nightpress.pipelines.job.sections import NO_OPTIONS, JobName, Section, StorageOptions, Url
+from nightpress.pipelines.job.spec import MAX_SEED, differences, flatten, nested_copy
+from nightpress.pipelines.training.data import DataSpec
+from nightpress.pipelines.training.sections import (
     AutoencoderLosses,
     AutoencoderModel,
     DenoiserModel,

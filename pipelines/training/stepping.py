@@ -13,11 +13,11 @@ import torch
 from torch import Tensor, distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from diffusion_core.training import Ema
-from diffusion_core.training.optimizers import Optimization, learning_rate, new_optimizer
-from diffusion_core.training.randomness import place_seed
-from pipelines.training.checkpoints import TrainingState
-from pipelines.training.spec import TrainSpec
+from nightpress.diffusion_core.training import Ema
+from nightpress.diffusion_core.training.optimizers import Optimization, learning_rate, new_optimizer
+from nightpress.diffusion_core.training.randomness import place_seed
+from nightpress.pipelines.training.checkpoints import TrainingState
+from nightpress.pipelines.training.spec import TrainSpec
 
 DROPOUT_PLACE = 2**31
 """Beyond the samples of any batch."""

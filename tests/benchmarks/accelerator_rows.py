@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import torch
 
-from diffusion_core.speed_ways import Way
+from nightpress.diffusion_core.tuning.candidates import Way
 
 LOSSY = {"deep_features", "first_block_cache", "pyramid_attention_broadcast", "taylorseer_cache"}
 """Choices that leave work out, which no goal counts."""

@@ -39,13 +39,13 @@ from accelerator_rows import HEADER, LOSSY, WIDTH, Row, against_goals
 from meters import busy_share, counted_flops, measured_peak
 from random_models import ARCHITECTURES, Architecture, Scale, loaded, make, twin
 
-from diffusion_core import acceleration
-from diffusion_core.batch_knee import nearly_best
-from diffusion_core.errors import DiffusionError, OutOfMemory, SamplingError
-from diffusion_core.requests import ImageRequest, SamplingParams
-from diffusion_core.sampling import Sampler
-from diffusion_core.speed_trials import clock_of
-from diffusion_core.speed_ways import Way, candidates
+from nightpress.diffusion_core.acceleration import apply
+from nightpress.diffusion_core.errors import DiffusionError, OutOfMemory, SamplingError
+from nightpress.diffusion_core.sampling.request import ImageRequest, SamplingParams
+from nightpress.diffusion_core.sampling.sampler import Sampler
+from nightpress.diffusion_core.tuning.batch_size import nearly_best
+from nightpress.diffusion_core.tuning.benchmark import clock_of
+from nightpress.diffusion_core.tuning.candidates import Way, candidates
 
 NOTHING = Way()
 
@@ -88,7 +88,7 @@ class Setup:
         shared = shared if dtype == self.dtype else None
         try:
             pipeline = make(self.architecture, self.scale, dtype, self.device, shared)
-            acceleration.apply(pipeline, type(pipeline), way.speed, dtype)
+            apply.apply(apply.Parts(pipeline, type(pipeline), dtype), way.speed)
         except torch.OutOfMemoryError as error:
             raise OutOfMemory(str(error).split(".")[0]) from error
         return loaded(pipeline, self.architecture, dtype, self.device, way.speed)

@@ -20,12 +20,12 @@ import torch
 from bench_speed import work_of
 from meters import counted_flops
 
-from diffusion_core.deep_features import reusing_deep_features
-from diffusion_core.likeness import psnr_db
-from diffusion_core.model import ModelSpec, load
-from diffusion_core.requests import ImageRequest
-from diffusion_core.sampling import Sampler
-from pipelines.models import locate
+from nightpress.diffusion_core.acceleration.deepcache import reusing_deep_features
+from nightpress.diffusion_core.models.loading import ModelSpec, load
+from nightpress.diffusion_core.sampling.request import ImageRequest
+from nightpress.diffusion_core.sampling.sampler import Sampler
+from nightpress.diffusion_core.tuning.psnr import psnr_db
+from nightpress.pipelines.models.location import locate
 
 PLAIN = 0
 """Stands for an interval where the U-Net is left alone."""

@@ -19,10 +19,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from diffusion_core.model import ModelInfo
-from pipelines.planning import check, read_shard, write_plan
-from pipelines.spec import RunSpec
-from pipelines.storage import Store
+from nightpress.diffusion_core.models.loading import ModelInfo
+from nightpress.pipelines.job.spec import RunSpec
+from nightpress.pipelines.planning import check, read_shard, write_plan
+from nightpress.pipelines.storage import Store
 
 MODEL = ModelInfo(
     source="builtin",

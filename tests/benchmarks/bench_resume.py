@@ -27,18 +27,17 @@ from subprocess import PIPE
 TESTS = Path(__file__).parents[1]
 sys.path[:0] = [str(TESTS), str(TESTS / "benchmarks")]
 
-import servers  # noqa: E402
-import tiny_models  # noqa: E402
 import yaml  # noqa: E402
 from bench_planning import make_manifest  # noqa: E402
+from support import servers, tiny_models  # noqa: E402
 
-from jobs import run  # noqa: E402
-from jobs.events import Event, Planned  # noqa: E402
-from pipelines.commit import shard_path  # noqa: E402
-from pipelines.run_record import read_record  # noqa: E402
-from pipelines.shard import BatchDone, BatchSampled  # noqa: E402
-from pipelines.spec import RunSpec  # noqa: E402
-from pipelines.storage import Store  # noqa: E402
+from nightpress.jobs import run  # noqa: E402
+from nightpress.jobs.progress.events import Event, Planned  # noqa: E402
+from nightpress.pipelines.job.spec import RunSpec  # noqa: E402
+from nightpress.pipelines.run_directory.commit import shard_path  # noqa: E402
+from nightpress.pipelines.run_directory.record import read_record  # noqa: E402
+from nightpress.pipelines.shards.runner import BatchDone, BatchSampled  # noqa: E402
+from nightpress.pipelines.storage import Store  # noqa: E402
 
 THREADS = 32
 

@@ -44,9 +44,9 @@ from rivals.job import Job
 from rivals.likeness import apart, require_same_pictures
 from rivals.prompts import write_manifest
 
-from diffusion_core.errors import DiffusionError
-from diffusion_core.model import ModelInfo, ModelSpec, describe
-from pipelines.models import locate
+from nightpress.diffusion_core.errors import DiffusionError
+from nightpress.diffusion_core.models.loading import ModelInfo, ModelSpec, describe
+from nightpress.pipelines.models.location import locate
 
 PROMPTS = ROOT / "jobs" / "examples" / "prompts.txt"
 RIVALS = Path(__file__).parent / "rivals"

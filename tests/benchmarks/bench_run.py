@@ -18,14 +18,14 @@ import tempfile
 import time
 from pathlib import Path
 
-from diffusion_core.model import ModelSpec, describe, load
-from jobs.events import ActorJoined, Event
-from jobs.runner import run
-from jobs.trace import BetweenBatches
-from pipelines.batching import PlannedImage, batches, planned_images
-from pipelines.models import locate
-from pipelines.planning import check, plan_part
-from pipelines.spec import RunSpec
+from nightpress.diffusion_core.models.loading import ModelSpec, describe, load
+from nightpress.jobs.progress.events import ActorJoined, Event
+from nightpress.jobs.progress.trace import BetweenBatches
+from nightpress.jobs.runs.runner import run
+from nightpress.pipelines.job.spec import RunSpec
+from nightpress.pipelines.models.location import locate
+from nightpress.pipelines.planning import check, plan_part
+from nightpress.pipelines.shards.batching import PlannedImage, batches, planned_images
 
 PROMPTS = Path(__file__).resolve().parents[2] / "jobs" / "examples" / "prompts.txt"
 
@@ -135,7 +135,7 @@ def bare_loop(
     """Load the model, wait for the others, sample."""
     import torch
 
-    from diffusion_core.sampling import Sampler
+    from nightpress.diffusion_core.sampling.sampler import Sampler
 
     torch.set_num_threads(1)
     sampler = Sampler(load(locate(spec, {}), spec, "cpu"), batch_size)

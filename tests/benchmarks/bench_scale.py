@@ -44,7 +44,7 @@ import psutil  # noqa: E402
 import yaml  # noqa: E402
 
 if TYPE_CHECKING:
-    from servers import Folder
+    from support.servers import Folder
 
 BATCH_SIZE = 16
 SHARD_SIZE = 4 * BATCH_SIZE
@@ -175,7 +175,7 @@ def main() -> None:
 @contextmanager
 def output(store: str, folder: Path) -> "Iterator[Folder]":
     """Somewhere to write to."""
-    import servers  # not for a driver, which imports this module for its records
+    from support import servers  # not for a driver, which imports this module for its records
 
     if store == "folder":
         yield servers.Folder(str(folder / "runs"), {})

@@ -17,13 +17,13 @@ from pathlib import Path
 
 import torch
 
-from diffusion_core.errors import ModelError, SamplingError
-from diffusion_core.model import ModelSpec, describe, load
-from diffusion_core.requests import ImageRequest, SamplingParams
-from diffusion_core.speed_search import Trial
-from diffusion_core.speed_trials import Entrant, Work, compared, in_turn
-from diffusion_core.speed_ways import Way, candidates, refusal
-from pipelines.models import locate
+from nightpress.diffusion_core.errors import ModelError, SamplingError
+from nightpress.diffusion_core.models.loading import ModelSpec, describe, load
+from nightpress.diffusion_core.sampling.request import ImageRequest, SamplingParams
+from nightpress.diffusion_core.tuning.benchmark import Entrant, Work, compared, in_turn
+from nightpress.diffusion_core.tuning.candidates import Way, candidates, refusal
+from nightpress.diffusion_core.tuning.search import Trial
+from nightpress.pipelines.models.location import locate
 
 PROMPTS = Path(__file__).resolve().parents[2] / "jobs" / "examples" / "prompts.txt"
 

@@ -30,13 +30,13 @@ TESTS = Path(__file__).parents[1]
 sys.path.insert(0, str(TESTS))
 
 import numpy as np  # noqa: E402
-import servers  # noqa: E402
-from faulty_proxy import FaultyProxy, proxy  # noqa: E402
+from support import servers  # noqa: E402
+from support.fakes.faulty_proxy import FaultyProxy, proxy  # noqa: E402
 
-from pipelines.naming import SPREAD_ROWS, spread  # noqa: E402
-from pipelines.storage import Options, Store  # noqa: E402
-from pipelines.storage.pacing import Pacer  # noqa: E402
-from pipelines.storage.remote import RemoteFolder  # noqa: E402
+from nightpress.pipelines.image_files.naming import SPREAD_ROWS, spread  # noqa: E402
+from nightpress.pipelines.storage import Options, Store  # noqa: E402
+from nightpress.pipelines.storage.pacing import Pacer  # noqa: E402
+from nightpress.pipelines.storage.remote import RemoteFolder  # noqa: E402
 
 
 class Heedless(Pacer):

@@ -17,11 +17,11 @@ import pyarrow as pa
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from made_runs import begin, failed
+from support.made_runs import begin, failed
 
-from pipelines.commit import commit_shard, metadata_part
-from pipelines.runs import Run
-from pipelines.verify import stray_images
+from nightpress.pipelines.run_directory.commit import commit_shard, metadata_part
+from nightpress.pipelines.run_directory.reader import Run
+from nightpress.pipelines.run_directory.verify import stray_images
 
 STRAY_EVERY = 500
 

@@ -21,10 +21,10 @@ from subprocess import TimeoutExpired
 TESTS = Path(__file__).parents[1]
 sys.path[:0] = [str(TESTS), str(TESTS / "chaos")]
 
-import servers  # noqa: E402
 from fault_tally import Tally  # noqa: E402
 from night import POISON, Night  # noqa: E402
 from place import STORES, Place, place_at  # noqa: E402
+from support import servers  # noqa: E402
 
 
 def main() -> None:

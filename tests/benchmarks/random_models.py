@@ -18,12 +18,12 @@ import torch
 
 sys.path.append(str(Path(__file__).resolve().parents[1]))
 
-import tiny_models
+from support import tiny_models
 
-from diffusion_core import conventions
-from diffusion_core.model import LoadedModel
-from diffusion_core.quiet import quiet
-from diffusion_core.speed import SpeedSpec
+from nightpress.diffusion_core.acceleration.spec import SpeedSpec
+from nightpress.diffusion_core.models import pipeline_folder
+from nightpress.diffusion_core.models.loading import LoadedModel
+from nightpress.diffusion_core.silence_libraries import no_progress_bars
 
 Scale = Literal["full", "tiny"]
 
@@ -102,7 +102,7 @@ def make(
 
     shared = shared or {}
     torch.manual_seed(0)
-    with quiet(), default(device, dtype):
+    with no_progress_bars(), default(device, dtype):
         parts = {
             name: network.made(scale).requires_grad_(False)
             for name, network in architecture.networks.items()
@@ -144,7 +144,7 @@ def loaded(
         dtype=dtype,
         size_multiple=architecture.size_multiple,
         scheduler_config={**scheduler.config, "_class_name": type(scheduler).__name__},
-        takes_negative_prompt=conventions.takes_negative_prompt(type(pipeline)),
+        takes_negative_prompt=pipeline_folder.takes_negative_prompt(type(pipeline)),
         speed=speed,
     )
 

@@ -25,13 +25,13 @@ from bench_scale import JOB, Outcome, Trial
 from rich.console import Console
 from simulated_actors import SimulatedFactory, process_of
 
-from jobs import runner
-from jobs.cluster import LOCAL_OBJECT_STORE_BYTES
-from jobs.events import ActorJoined, ActorLost, Event, Planned
-from jobs.progress import display_for
-from pipelines import open_run
-from pipelines.shard import BatchDone, ShardDone
-from pipelines.spec import RunSpec
+from nightpress.jobs.cluster.connection import LOCAL_OBJECT_STORE_BYTES
+from nightpress.jobs.progress.events import ActorJoined, ActorLost, Event, Planned
+from nightpress.jobs.progress.lines import display_for
+from nightpress.jobs.runs import runner
+from nightpress.pipelines import open_run
+from nightpress.pipelines.job.spec import RunSpec
+from nightpress.pipelines.shards.runner import BatchDone, ShardDone
 
 
 @dataclass(frozen=True)

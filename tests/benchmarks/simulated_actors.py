@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 import ray
 
-from diffusion_core.model import ModelInfo
-from diffusion_core.sampling import ImageRequest, SampledBatch, SamplingParams
-from jobs.actors import (
+from nightpress.diffusion_core.models.loading import ModelInfo
+from nightpress.diffusion_core.sampling.sampler import ImageRequest, SampledBatch, SamplingParams
+from nightpress.jobs.dispatch.actor import (
     CONTROL,
     SHARDS,
     SHARDS_AT_ONCE,
@@ -23,12 +23,12 @@ from jobs.actors import (
     Whereabouts,
     remote_actor,
 )
-from jobs.worklist import Piece
-from pipelines.lease import Fence
-from pipelines.run_record import RunRecord
-from pipelines.shard import Amendment, ShardEvent
-from pipelines.storage import Store
-from pipelines.timeline import TimeSpent
+from nightpress.jobs.dispatch.shard_queue import Piece
+from nightpress.pipelines.run_directory.lease import Fence
+from nightpress.pipelines.run_directory.record import RunRecord
+from nightpress.pipelines.shards.runner import Amendment, ShardEvent
+from nightpress.pipelines.shards.timeline import TimeSpent
+from nightpress.pipelines.storage import Store
 
 SIDE = 32
 """Pixels."""

@@ -19,14 +19,14 @@ from typing import Any, Self
 import psutil
 import yaml
 from fault_tally import Tally
-from faulty_proxy import LIST, Trouble
 from place import ACTORS_PER_NODE, NOTICE_S, NUM_ACTORS, Place, actors_on, notify
+from support.fakes.faulty_proxy import LIST, Trouble
 
-from pipelines import open_run
-from pipelines.shard import PENDING_BATCHES
-from pipelines.spec import RunSpec
-from pipelines.storage import Store
-from pipelines.verify import stray_images, verify
+from nightpress.pipelines import open_run
+from nightpress.pipelines.job.spec import RunSpec
+from nightpress.pipelines.run_directory.verify import stray_images, verify
+from nightpress.pipelines.shards.runner import PENDING_BATCHES
+from nightpress.pipelines.storage import Store
 
 NUM_HEALTHY = 48
 """Rows of a whole night that are no poison."""

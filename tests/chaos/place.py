@@ -12,13 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import psutil
-import servers
-import tiny_models
-from faulty_proxy import FaultyProxy, proxy
 from ray._private.ray_constants import PROCESS_TYPE_RAYLET
 from ray._raylet import GcsClient
 from ray.cluster_utils import Cluster
-from servers import Folder
+from support import servers, tiny_models
+from support.fakes.faulty_proxy import FaultyProxy, proxy
+from support.servers import Folder
 
 NUM_NODES = 2
 ACTORS_PER_NODE = 1

@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 from night import POISON, Night
 from place import ACTORS_PER_NODE, NOTICE_S, Place, actors_on, notify, place_at
-from servers import Server
+from support.servers import Server
 
-from pipelines.commit import committed_shards
-from pipelines.storage import Store
+from nightpress.pipelines.run_directory.commit import committed_shards
+from nightpress.pipelines.storage import Store
 
 pytestmark = pytest.mark.timeout(1800)
 """Longer than a night's own patience with a driver, which says more about what went wrong."""

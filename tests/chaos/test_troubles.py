@@ -6,10 +6,10 @@ from http.client import HTTPConnection, IncompleteRead
 from urllib.parse import urlsplit
 
 import pytest
-from faulty_proxy import DROPS, LIST, FaultyProxy, Trouble, proxy
-from servers import Folder, Server
+from support.fakes.faulty_proxy import DROPS, LIST, FaultyProxy, Trouble, proxy
+from support.servers import Folder, Server
 
-from pipelines.storage import RetryPolicy, Store
+from nightpress.pipelines.storage import RetryPolicy, Store
 
 MANY = 7
 """More failures in a row than a client gets over by itself."""

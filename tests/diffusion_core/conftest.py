@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import tiny_models
 import torch
+from support import tiny_models
 
-from diffusion_core import model
-from diffusion_core.model import LoadedModel, ModelSpec
+from nightpress.diffusion_core.models import loading
+from nightpress.diffusion_core.models.loading import LoadedModel, ModelSpec
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -43,7 +43,7 @@ def loaded(saved: Callable[[str], Path]) -> Callable[[str], LoadedModel]:
 
     @functools.cache
     def load(family: str) -> LoadedModel:
-        return model.load(saved(family), ModelSpec(source=str(saved(family))), "cpu")
+        return loading.load(saved(family), ModelSpec(source=str(saved(family))), "cpu")
 
     return load
 

@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 import ray
-import tiny_models
-from run_files import PROMPTS
+from support import tiny_models
+from support.run_files import PROMPTS
 
-import jobs
-from pipelines.spec import RunSpec
+from nightpress import jobs
+from nightpress.pipelines.job.spec import RunSpec
 
 MakeSpec = Callable[..., RunSpec]
 

@@ -9,11 +9,11 @@ import pytest
 from click.testing import CliRunner, Result
 from PIL import Image
 
-from diffusion_core.model import ModelSpec, load
-from diffusion_core.requests import ImageRequest
-from diffusion_core.sampling import Sampler
-from jobs.cli import command
-from jobs.steps import Subject, show_steps
+from nightpress.diffusion_core.models.loading import ModelSpec, load
+from nightpress.diffusion_core.sampling.request import ImageRequest
+from nightpress.diffusion_core.sampling.sampler import Sampler
+from nightpress.jobs.cli import command
+from nightpress.jobs.steps import Subject, show_steps
 
 Steps = Callable[..., Result]
 

@@ -15,17 +15,17 @@ import pytest
 import safetensors.torch
 import torch
 import yaml
-from training_jobs import autoencoder_job, denoiser_job, draw_pictures, save_parts
+from support.training_jobs import autoencoder_job, denoiser_job, draw_pictures, save_parts
 
-from jobs.errors import ClusterError, RunStopped
-from jobs.training import train
-from pipelines.errors import DataError, SpecError, StoreDenied
-from pipelines.storage import Store
-from pipelines.training import checkpoints
-from pipelines.training.events import CheckpointSaved, Resumed, StepDone, TrainingEvent
-from pipelines.training.loop import train as train_here
-from pipelines.training.metrics import read_metrics
-from pipelines.training.spec import TrainSpec
+from nightpress.jobs.errors import ClusterError, RunStopped
+from nightpress.jobs.training import train
+from nightpress.pipelines.errors import DataError, SpecError, StoreDenied
+from nightpress.pipelines.storage import Store
+from nightpress.pipelines.training import checkpoints
+from nightpress.pipelines.training.events import CheckpointSaved, Resumed, StepDone, TrainingEvent
+from nightpress.pipelines.training.loop import train as train_here
+from nightpress.pipelines.training.metrics import read_metrics
+from nightpress.pipelines.training.spec import TrainSpec
 
 TWO = {"workers": 2}
 
@@ -123,7 +123,10 @@ def test_a_second_interruption_stops_at_once(root: Path) -> None:
 
 
 def test_a_thread_that_ray_never_wakes_keeps_no_process_from_its_end() -> None:
-    hanging = "import threading, jobs.training; jobs.training._beside(threading.Event().wait)"
+    hanging = (
+        "import threading; from nightpress.jobs import training;"
+        "training._beside(threading.Event().wait)"
+    )
     subprocess.run([sys.executable, "-c", hanging], check=True, timeout=60)
 
 
@@ -169,7 +172,7 @@ def _started(root: Path, spec: TrainSpec) -> Iterator["subprocess.Popen[str]"]:
     job = root / "tiny.yaml"
     job.write_text(yaml.safe_dump(spec.as_dict()))
     process = subprocess.Popen(
-        [sys.executable, "-c", "from jobs.cli import main; main()", "train", str(job)],
+        [sys.executable, "-c", "from nightpress.jobs.cli import main; main()", "train", str(job)],
         stderr=subprocess.PIPE,
         text=True,
         cwd=Path(__file__).parents[2],

@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pyarrow as pa
 import pytest
-from fake_press import prepare
+from support.fakes.fake_press import prepare
 
-from pipelines.run_record import RunRecord
-from pipelines.storage import Store
+from nightpress.pipelines.run_directory.record import RunRecord
+from nightpress.pipelines.storage import Store
 
 
 @pytest.fixture

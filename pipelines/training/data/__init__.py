@@ -6,11 +6,11 @@ Knows nothing of models or of the order in which samples are drawn.
 
 from typing import TYPE_CHECKING, Any
 
-from pipelines.training.data.spec import DataSpec
+from nightpress.pipelines.training.data.spec import DataSpec
 
 if TYPE_CHECKING:
-    from pipelines.training.data.packed import BadImage, PackedImages
-    from pipelines.training.data.packing import pack
+    from nightpress.pipelines.training.data.packed import BadImage, PackedImages
+    from nightpress.pipelines.training.data.packing import pack
 
 __all__ = ["BadImage", "DataSpec", "PackedImages", "pack"]
 

@@ -3,12 +3,12 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from pipelines import storage
-from pipelines.errors import DataError, StoreMissing
-from pipelines.storage import Options, Source
-from pipelines.storage.urls import absolute, has_glob, literal_folder, public
-from pipelines.training.data.spec import IMAGE_SUFFIXES, DataSpec, Kind
-from pipelines.wording import plural
+from nightpress.pipelines import storage
+from nightpress.pipelines.errors import DataError, StoreMissing
+from nightpress.pipelines.formatting import plural
+from nightpress.pipelines.storage import Options, Source
+from nightpress.pipelines.storage.urls import absolute, has_glob, literal_folder, public
+from nightpress.pipelines.training.data.spec import IMAGE_SUFFIXES, DataSpec, Kind
 
 SUFFIXES: dict[Kind, tuple[str, ...]] = {
     "webdataset": (".tar", ".tar.gz", ".tgz"),

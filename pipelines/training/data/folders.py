@@ -10,12 +10,12 @@ import posixpath
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, BinaryIO
 
-from pipelines.errors import DataError
-from pipelines.storage import Options, Source, open_source
-from pipelines.storage.urls import public
-from pipelines.training.data.finding import METADATA, Place
-from pipelines.training.data.pictures import BadPicture
-from pipelines.training.data.samples import (
+from nightpress.pipelines.errors import DataError
+from nightpress.pipelines.storage import Options, Source, open_source
+from nightpress.pipelines.storage.urls import public
+from nightpress.pipelines.training.data.finding import METADATA, Place
+from nightpress.pipelines.training.data.pictures import BadPicture
+from nightpress.pipelines.training.data.samples import (
     Candidate,
     Captions,
     Sample,
@@ -23,7 +23,7 @@ from pipelines.training.data.samples import (
     decoded,
     fetch,
 )
-from pipelines.training.data.spec import CAPTION_NAMES, DataSpec
+from nightpress.pipelines.training.data.spec import CAPTION_NAMES, DataSpec
 
 FILE_NAME = "file_name"
 

@@ -18,10 +18,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from pipelines.errors import DataError
-from pipelines.spec import canonical_json
-from pipelines.training.data.pictures import Pixels, decode, square
-from pipelines.wording import plural
+from nightpress.pipelines.errors import DataError
+from nightpress.pipelines.formatting import plural
+from nightpress.pipelines.job.spec import canonical_json
+from nightpress.pipelines.training.data.pictures import Pixels, decode, square
 
 if TYPE_CHECKING:
     from torch import Generator

@@ -18,17 +18,17 @@ from typing import Any, BinaryIO, TypeVar
 import pyarrow as pa
 from filelock import FileLock
 
-from diffusion_core.weights import cache_folder
-from pipelines.errors import DataError
-from pipelines.spec import canonical_json
-from pipelines.storage import Options
-from pipelines.storage.urls import absolute, public
-from pipelines.training.data.finding import Found, Place, find
-from pipelines.training.data.packed import BLOB, INDEX, SCHEMA, PackedImages
-from pipelines.training.data.pictures import BadPicture, bombs_are_refused, decode
-from pipelines.training.data.samples import Candidate, Reader
-from pipelines.training.data.spec import DataSpec
-from pipelines.wording import size
+from nightpress.diffusion_core.cache_folder import cache_folder
+from nightpress.pipelines.errors import DataError
+from nightpress.pipelines.formatting import size
+from nightpress.pipelines.job.spec import canonical_json
+from nightpress.pipelines.storage import Options
+from nightpress.pipelines.storage.urls import absolute, public
+from nightpress.pipelines.training.data.finding import Found, Place, find
+from nightpress.pipelines.training.data.packed import BLOB, INDEX, SCHEMA, PackedImages
+from nightpress.pipelines.training.data.pictures import BadPicture, bombs_are_refused, decode
+from nightpress.pipelines.training.data.samples import Candidate, Reader
+from nightpress.pipelines.training.data.spec import DataSpec
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -99,15 +99,15 @@ def _key(spec: DataSpec, found: Found) -> str:
 def _reader(found: Found, place: Place, spec: DataSpec, options: Options) -> Reader:
     match found.kind:
         case "webdataset":
-            from pipelines.training.data.tars import Tars
+            from nightpress.pipelines.training.data.tars import Tars
 
             return Tars(place, spec, options)
         case "parquet":
-            from pipelines.training.data.tables import Tables
+            from nightpress.pipelines.training.data.tables import Tables
 
             return Tables(place, spec, options)
         case "folder":
-            from pipelines.training.data.folders import Folder
+            from nightpress.pipelines.training.data.folders import Folder
 
             return Folder(place, spec, options)
 

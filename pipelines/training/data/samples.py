@@ -7,9 +7,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from pipelines.errors import StoreMissing
-from pipelines.storage import Options, open_source
-from pipelines.training.data.pictures import MAX_BYTES, BadPicture
+from nightpress.pipelines.errors import StoreMissing
+from nightpress.pipelines.storage import Options, open_source
+from nightpress.pipelines.training.data.pictures import MAX_BYTES, BadPicture
 
 Captions = tuple[str, ...]
 

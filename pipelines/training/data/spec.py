@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from pipelines.sections import Section, Url
+from nightpress.pipelines.job.sections import Section, Url
 
 Kind = Literal["webdataset", "parquet", "folder"]
 

@@ -8,13 +8,13 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipelines.errors import DataError, StoreError
-from pipelines.storage import Options, Source, is_url, open_source
-from pipelines.storage.urls import public
-from pipelines.training.data.finding import Place
-from pipelines.training.data.pictures import BadPicture
-from pipelines.training.data.samples import Candidate, Sample, as_captions, fetch
-from pipelines.training.data.spec import CAPTION_NAMES, IMAGE_NAMES, DataSpec
+from nightpress.pipelines.errors import DataError, StoreError
+from nightpress.pipelines.storage import Options, Source, is_url, open_source
+from nightpress.pipelines.storage.urls import public
+from nightpress.pipelines.training.data.finding import Place
+from nightpress.pipelines.training.data.pictures import BadPicture
+from nightpress.pipelines.training.data.samples import Candidate, Sample, as_captions, fetch
+from nightpress.pipelines.training.data.spec import CAPTION_NAMES, IMAGE_NAMES, DataSpec
 
 WEB = ("http://", "https://")
 """Where single addresses die; a store that refuses one object is a reason to stop."""

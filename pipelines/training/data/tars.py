@@ -14,13 +14,19 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, BinaryIO, cast
 
-from pipelines.errors import DataError, StoreError
-from pipelines.storage import Options, Source, open_source
-from pipelines.storage.urls import public
-from pipelines.training.data.finding import Place
-from pipelines.training.data.pictures import MAX_BYTES, BadPicture
-from pipelines.training.data.samples import Candidate, Captions, Sample, as_captions, decoded
-from pipelines.training.data.spec import CAPTION_NAMES, IMAGE_SUFFIXES, DataSpec
+from nightpress.pipelines.errors import DataError, StoreError
+from nightpress.pipelines.storage import Options, Source, open_source
+from nightpress.pipelines.storage.urls import public
+from nightpress.pipelines.training.data.finding import Place
+from nightpress.pipelines.training.data.pictures import MAX_BYTES, BadPicture
+from nightpress.pipelines.training.data.samples import (
+    Candidate,
+    Captions,
+    Sample,
+    as_captions,
+    decoded,
+)
+from nightpress.pipelines.training.data.spec import CAPTION_NAMES, IMAGE_SUFFIXES, DataSpec
 
 MEMBER = re.compile(r"(?P<key>(?:.*/)?[^./][^./]*)\.(?P<extension>[^/]+)")
 IMAGES = tuple(suffix.removeprefix(".") for suffix in IMAGE_SUFFIXES)

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from diffusion_core.likeness import psnr_db
+from nightpress.diffusion_core.tuning.psnr import psnr_db
 
 SAME_PICTURE = 4.0
 """Mean difference, of 255, up to which two pictures of other batches or threads are the same."""

@@ -27,7 +27,7 @@ class Watch(MetaPathFinder):
     """Waits for the module that samples, and changes it once it is there."""
 
     def find_spec(self, fullname: str, path: Any, target: Any = None) -> Any:
-        if fullname != "diffusion_core.sampling":
+        if fullname != "nightpress.diffusion_core.sampling.sampler":
             return None
         sys.meta_path.remove(self)
         spec = importlib.util.find_spec(fullname)

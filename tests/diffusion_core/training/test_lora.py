@@ -6,16 +6,22 @@ from typing import Any
 
 import numpy as np
 import pytest
-import tiny_loras
 import torch
+from support import tiny_loras
 from torch import Tensor
 
-from diffusion_core import builtin, model
-from diffusion_core.adapters import LORA_FILE
-from diffusion_core.errors import SettingsError, UnsupportedModel
-from diffusion_core.model import LoadedModel, ModelSpec
-from diffusion_core.sampling import ImageRequest, Sampler, SamplingParams
-from diffusion_core.training.lora import ATTENTION, LoraSettings, LoraTraining, default_targets
+from nightpress.diffusion_core import builtin
+from nightpress.diffusion_core.errors import SettingsError, UnsupportedModel
+from nightpress.diffusion_core.models import loading
+from nightpress.diffusion_core.models.loading import LoadedModel, ModelSpec
+from nightpress.diffusion_core.models.lora_files import LORA_FILE
+from nightpress.diffusion_core.sampling.sampler import ImageRequest, Sampler, SamplingParams
+from nightpress.diffusion_core.training.lora import (
+    ATTENTION,
+    LoraSettings,
+    LoraTraining,
+    default_targets,
+)
 
 WIDTH, HEIGHT = 64, 32
 PROMPTS = ("a red fox, asleep", "two ships")
@@ -31,7 +37,7 @@ def fresh(saved: Saved) -> Loaded:
 
     def load(family: str, dtype: Any = "auto") -> LoadedModel:
         folder = saved(family)
-        return model.load(folder, ModelSpec(source=str(folder), dtype=dtype), "cpu")
+        return loading.load(folder, ModelSpec(source=str(folder), dtype=dtype), "cpu")
 
     return load
 
@@ -179,7 +185,7 @@ def test_a_trained_lora_draws_the_same_in_training_in_plain_diffusers_and_here(
     pipeline.load_lora_weights(str(tmp_path / "style"))
     np.testing.assert_allclose(sample(pipeline, PROMPTS[0]), drawn, atol=1e-6)
     spec = ModelSpec(source=str(saved(family)), loras=[str(tmp_path / "style")])
-    used = model.load(saved(family), spec, "cpu", [tmp_path / "style" / LORA_FILE])
+    used = loading.load(saved(family), spec, "cpu", [tmp_path / "style" / LORA_FILE])
     np.testing.assert_allclose(sample(used.pipeline, PROMPTS[0]), drawn, atol=1e-6)
 
 
@@ -244,7 +250,7 @@ def test_attention_is_adapted_where_there_is_enough_of_it(
 @pytest.fixture
 def builtin_model() -> LoadedModel:
     folder = builtin.folder()
-    return model.load(folder, ModelSpec(), "cpu")
+    return loading.load(folder, ModelSpec(), "cpu")
 
 
 def test_the_built_in_model_learns_a_lora_that_draws_the_same_elsewhere(
@@ -270,10 +276,10 @@ def test_the_built_in_model_learns_a_lora_that_draws_the_same_elsewhere(
     request, params = ImageRequest("grey", "", 1), SamplingParams(side, side, 2, 1.0)
     drawn = Sampler(builtin_model, 1).sample([request], params).pixels
     spec = ModelSpec(loras=[str(tmp_path)])
-    used = model.load(builtin.folder(), spec, "cpu", [tmp_path / LORA_FILE])
+    used = loading.load(builtin.folder(), spec, "cpu", [tmp_path / LORA_FILE])
     again = Sampler(used, 1).sample([request], params).pixels
     assert np.abs(again.astype(int) - drawn.astype(int)).max() <= 1
-    plain = Sampler(model.load(builtin.folder(), ModelSpec(), "cpu"), 1)
+    plain = Sampler(loading.load(builtin.folder(), ModelSpec(), "cpu"), 1)
     assert (plain.sample([request], params).pixels != drawn).any()
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, distributed, multiprocessing, nn
 
-from diffusion_core.training.muon import (
+from nightpress.diffusion_core.training.muon import (
     Muon,
     even_owners,
     is_matrix,

@@ -8,10 +8,21 @@ from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
 from diffusers.training_utils import EMAModel, compute_snr
 from torch import Generator, Tensor, nn
 
-from diffusion_core.errors import SettingsError
-from diffusion_core.noise import FlowPath, NoiseProcess, NoiseSchedule, add_noise, snr
-from diffusion_core.prediction import PREDICTION_TYPES, PredictionType, target, to_x0
-from diffusion_core.training import (
+from nightpress.diffusion_core.errors import SettingsError
+from nightpress.diffusion_core.theory.noise import (
+    FlowPath,
+    NoiseProcess,
+    NoiseSchedule,
+    add_noise,
+    snr,
+)
+from nightpress.diffusion_core.theory.prediction import (
+    PREDICTION_TYPES,
+    PredictionType,
+    target,
+    to_x0,
+)
+from nightpress.diffusion_core.training import (
     AutoencoderObjective,
     Ema,
     Objective,

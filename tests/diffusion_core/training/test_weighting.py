@@ -5,12 +5,9 @@ import torch
 from diffusers.training_utils import compute_density_for_timestep_sampling
 from torch import Generator, Tensor
 
-from diffusion_core.noise import FlowPath, NoiseProcess, NoiseSchedule
-from diffusion_core.training import (
-    TimeSampling,
-    times_from_uniform,
-)
-from diffusion_core.training.randomness import strata
+from nightpress.diffusion_core.theory.noise import FlowPath, NoiseProcess, NoiseSchedule
+from nightpress.diffusion_core.training import TimeSampling, times_from_uniform
+from nightpress.diffusion_core.training.randomness import strata
 
 PROCESSES: list[NoiseProcess] = [
     NoiseSchedule(),

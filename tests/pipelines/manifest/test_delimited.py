@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipelines.manifest import delimited, text
-from pipelines.manifest.delimited import Delimited
+from nightpress.pipelines.manifest import delimited, text
+from nightpress.pipelines.manifest.delimited import Delimited
 
 
 class Trickle(io.BytesIO):

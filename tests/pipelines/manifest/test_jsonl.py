@@ -6,7 +6,7 @@ import pyarrow as pa
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipelines.manifest.jsonl import JsonLines
+from nightpress.pipelines.manifest.jsonl import JsonLines
 
 ANY = pa.schema([])
 

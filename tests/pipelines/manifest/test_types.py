@@ -3,7 +3,7 @@
 import pyarrow as pa
 import pytest
 
-from pipelines.manifest.types import as_type, common_type, plain_type
+from nightpress.pipelines.manifest.types import as_type, common_type, plain_type
 
 
 @pytest.mark.parametrize(

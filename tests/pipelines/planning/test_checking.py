@@ -8,11 +8,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from plans import MODEL, SIZELESS, images_by_id, job, planned, problems_of, told, write
+from support.plans import MODEL, SIZELESS, images_by_id, job, planned, problems_of, told, write
 
-from diffusion_core.schedulers import SAMPLER_NAMES
-from pipelines.errors import ManifestError, SpecError
-from pipelines.planning import check
+from nightpress.diffusion_core.models.samplers import SAMPLER_NAMES
+from nightpress.pipelines.errors import ManifestError, SpecError
+from nightpress.pipelines.planning import check
 
 SAMPLERS = "default, ddim, euler, dpmsolver++"
 
@@ -245,7 +245,9 @@ def test_ids_that_look_alike_as_file_names_are_told(tmp_path: Path) -> None:
 def test_hashes_that_meet_are_no_duplicates(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pipelines.planning.units.hash64", lambda texts, seed: _few(texts))
+    monkeypatch.setattr(
+        "nightpress.pipelines.planning.units.hash64", lambda texts, seed: _few(texts)
+    )
     rows = [{"id": f"{n}", "prompt": "p"} for n in range(200)]
     assert check(job(tmp_path, write(tmp_path / "m.csv", rows)), MODEL).num_images == 200
     rows.append({"id": "199", "prompt": "p"})
@@ -300,9 +302,9 @@ def test_a_number_of_trailing_steps_that_comes_out_as_another_is_told(tmp_path: 
 def test_settings_as_many_as_rows_are_told_in_part(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pipelines.planning.units.MAX_SETTINGS", 3)
-    monkeypatch.setattr("pipelines.planning.checking.MAX_SETTINGS", 3)
-    monkeypatch.setattr("pipelines.manifest.files.BATCH_ROWS", 10)
+    monkeypatch.setattr("nightpress.pipelines.planning.units.MAX_SETTINGS", 3)
+    monkeypatch.setattr("nightpress.pipelines.planning.checking.MAX_SETTINGS", 3)
+    monkeypatch.setattr("nightpress.pipelines.manifest.files.BATCH_ROWS", 10)
     rows = [{"prompt": "p", "guidance_scale": 1.0 if n % 2 else n / 7} for n in range(200)]
     layout = check(job(tmp_path, write(tmp_path / "m.parquet", rows)), MODEL)
     assert len(layout.batches) == 3

@@ -4,9 +4,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from plans import MODEL, images_by_id, job, planned
+from support.plans import MODEL, images_by_id, job, planned
 
-from pipelines.planning import check
+from nightpress.pipelines.planning import check
 
 NEARBY = Path(__file__).parents[4] / "shared" / "manifests"
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from plans import MODEL, images_by_id, job, planned, problems_of, told, write
+from support.plans import MODEL, images_by_id, job, planned, problems_of, told, write
 
 DIFFUSIONDB = {"guidance_scale": "cfg", "num_inference_steps": "step"} | {
     "scheduler": {"column": "sampler", "values": {1: "ddim", 3: "euler"}}

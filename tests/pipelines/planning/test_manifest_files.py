@@ -3,10 +3,10 @@
 from pathlib import Path
 
 import pytest
-from plans import MODEL, job, planned, problems_of, write
+from support.plans import MODEL, job, planned, problems_of, write
 
-from pipelines.errors import ManifestError, StoreMissing
-from pipelines.planning import check, manifest_changes
+from nightpress.pipelines.errors import ManifestError, StoreMissing
+from nightpress.pipelines.planning import check, manifest_changes
 
 
 @pytest.mark.parametrize(

@@ -12,12 +12,13 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from plans import MODEL, encoded, images_by_id, job, planned, write
-from servers import Folder
+from support.plans import MODEL, encoded, images_by_id, job, planned, write
+from support.servers import Folder
 
-from diffusion_core.requests import SamplingParams
-from pipelines.errors import ManifestError, StoreMissing
-from pipelines.planning import (
+from nightpress.diffusion_core.sampling.request import SamplingParams
+from nightpress.pipelines.errors import ManifestError, StoreMissing
+from nightpress.pipelines.job.spec import MAX_SEED, RunSpec
+from nightpress.pipelines.planning import (
     PlanLayout,
     check,
     manifest_changes,
@@ -26,9 +27,8 @@ from pipelines.planning import (
     units,
     write_plan,
 )
-from pipelines.records import PLAN_SCHEMA
-from pipelines.spec import MAX_SEED, RunSpec
-from pipelines.storage import Store
+from nightpress.pipelines.records import PLAN_SCHEMA
+from nightpress.pipelines.storage import Store
 
 SEEDS = {"x_00": 188829763795983, "x_01": 3732687549306328, "y_00": 579933494510407}
 
@@ -161,8 +161,8 @@ def test_pieces_units_and_parts_of_any_size_change_no_image(
         pq.write_table(pq.read_table(manifest), manifest, row_group_size=64)
     _, whole = planned(job(tmp_path / "whole", manifest))
     monkeypatch.setattr(units, "MAX_PART_IMAGES", 50)
-    monkeypatch.setattr("pipelines.manifest.text.BLOCK_BYTES", 500)
-    monkeypatch.setattr("pipelines.manifest.files.BATCH_ROWS", 30)
+    monkeypatch.setattr("nightpress.pipelines.manifest.text.BLOCK_BYTES", 500)
+    monkeypatch.setattr("nightpress.pipelines.manifest.files.BATCH_ROWS", 30)
     layout, cut = planned(job(tmp_path / "cut", manifest))
     assert len(layout.parts) > 5
     assert max(part.num_images for part in layout.parts) <= 50
@@ -173,7 +173,7 @@ def test_pieces_units_and_parts_of_any_size_change_no_image(
 def test_compressed_text_is_read_in_the_middle_too(
     tmp_path: Path, suffix: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pipelines.manifest.text.BLOCK_BYTES", 200)
+    monkeypatch.setattr("nightpress.pipelines.manifest.text.BLOCK_BYTES", 200)
     monkeypatch.setattr(units, "MAX_PART_IMAGES", 10)
     rows = [{"prompt": f"prompt {n}"} for n in range(60)]
     plain, compression = suffix.rsplit(".", 1)
@@ -240,7 +240,7 @@ def test_shards_are_numbered_over_the_parts_and_cover_every_image(
 def test_a_shard_is_read_from_its_own_row_group(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pipelines.planning.layout.ROW_GROUP_IMAGES", 20)
+    monkeypatch.setattr("nightpress.pipelines.planning.layout.ROW_GROUP_IMAGES", 20)
     rows = [{"prompt": f"prompt {n}"} for n in range(70)]
     manifest = write(tmp_path / "m.csv", rows)
     layout, plan = planned(job(tmp_path, manifest, batch={"shard_size": 6}))

@@ -12,13 +12,13 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from plans import MODEL, images_by_id, job, planned, told, write
+from support.plans import MODEL, images_by_id, job, planned, told, write
 
-from diffusion_core.requests import SamplingParams
-from pipelines.batching import PlannedImage, batches, planned_images
-from pipelines.planning import PlanLayout, check, mend_plan, read_shard, units
-from pipelines.records import LATER_IN_PLANS, PLAN_SCHEMA
-from pipelines.storage import Store
+from nightpress.diffusion_core.sampling.request import SamplingParams
+from nightpress.pipelines.planning import PlanLayout, check, mend_plan, read_shard, units
+from nightpress.pipelines.records import LATER_IN_PLANS, PLAN_SCHEMA
+from nightpress.pipelines.shards.batching import PlannedImage, batches, planned_images
+from nightpress.pipelines.storage import Store
 
 INK = {"source": "/loras/ink.safetensors", "scale": 0.8}
 LORAS = {"row_loras": [INK, {"source": "studio/clay@v1"}]}

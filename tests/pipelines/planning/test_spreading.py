@@ -4,12 +4,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from plans import MODEL, images_by_id, job, planned, told, write
+from support.plans import MODEL, images_by_id, job, planned, told, write
 
-from pipelines.planning import check, units
-from pipelines.planning import checking as checking_module
-from pipelines.planning.images import Planner
-from pipelines.storage import Store
+from nightpress.pipelines.planning import check, units
+from nightpress.pipelines.planning import checking as checking_module
+from nightpress.pipelines.planning.images import Planner
+from nightpress.pipelines.storage import Store
 
 SPREAD = {"file_name": "{spread}/{image_id}.png"}
 

@@ -8,12 +8,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from servers import Folder
+from support.servers import Folder
 
-from pipelines.naming import spread
-from pipelines.storage import RetryPolicy, Store
-from pipelines.storage.local import PARTIAL_FOLDER
-from pipelines.storage.remote import RemoteFolder
+from nightpress.pipelines.image_files.naming import spread
+from nightpress.pipelines.storage import RetryPolicy, Store
+from nightpress.pipelines.storage.local import PARTIAL_FOLDER
+from nightpress.pipelines.storage.remote import RemoteFolder
 
 FAST = RetryPolicy(attempts=30, first_wait_s=0.001, longest_wait_s=0.002)
 
@@ -185,7 +185,7 @@ def test_the_pages_of_a_local_folder_are_its_files_and_nothing_else(tmp_path: Pa
 def test_a_real_bucket_gives_the_same_pages(
     bucket: Folder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pipelines.storage.listing.PAGE_NAMES", 4)
+    monkeypatch.setattr("nightpress.pipelines.storage.listing.PAGE_NAMES", 4)
     store = Store(f"{bucket.url}/run", bucket.options)
     paths = [f"images/{n}" for n in ("a-b.png", "a/x.png", "a.png", "ä.png", "b/1/2.png", "c")]
     paths += [f"images/d/{n}.png" for n in range(5)]

@@ -2,8 +2,8 @@
 
 import pytest
 
-from pipelines.sections import ImagesSpec
-from pipelines.storage.drivers import Place
+from nightpress.pipelines.job.sections import ImagesSpec
+from nightpress.pipelines.storage.drivers import Place
 
 
 @pytest.mark.parametrize(

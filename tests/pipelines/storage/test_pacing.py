@@ -13,17 +13,23 @@ from typing import Any
 
 import pytest
 from botocore.exceptions import ClientError
-from faulty_proxy import FaultyProxy, Limit, Trouble, proxy
 from hypothesis import given
 from hypothesis import strategies as st
 from s3fs.errors import translate_boto_error
-from servers import Folder
+from support.fakes.faulty_proxy import FaultyProxy, Limit, Trouble, proxy
+from support.servers import Folder
 
-from pipelines.errors import SpecError, StoreDenied, StoreError
-from pipelines.spec import RunSpec
-from pipelines.storage import RetryPolicy, Store, pacing
-from pipelines.storage.faults import Fault, classify, is_passing, is_throttle, retry_after_s
-from pipelines.storage.pacing import (
+from nightpress.pipelines.errors import SpecError, StoreDenied, StoreError
+from nightpress.pipelines.job.spec import RunSpec
+from nightpress.pipelines.storage import RetryPolicy, Store, pacing
+from nightpress.pipelines.storage.faults import (
+    Fault,
+    classify,
+    is_passing,
+    is_throttle,
+    retry_after_s,
+)
+from nightpress.pipelines.storage.pacing import (
     CALM_S,
     FALL,
     FIRST_RATE,
@@ -35,7 +41,7 @@ from pipelines.storage.pacing import (
     Pacer,
     Rate,
 )
-from pipelines.storage.remote import RemoteFolder
+from nightpress.pipelines.storage.remote import RemoteFolder
 
 GAPS = st.lists(st.floats(0, 0.3), min_size=1, max_size=60)
 

@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import servers
-from faulty_proxy import Trouble, proxy
-from servers import Folder, Server
+from support import servers
+from support.fakes.faulty_proxy import Trouble, proxy
+from support.servers import Folder, Server
 
-from pipelines.errors import StoreDenied, StoreError
-from pipelines.storage import RetryPolicy, Store, find
-from pipelines.storage.drivers import Place, explain
+from nightpress.pipelines.errors import StoreDenied, StoreError
+from nightpress.pipelines.storage import RetryPolicy, Store, find
+from nightpress.pipelines.storage.drivers import Place, explain
 
 SECRET = "a-wrong-but-still-secret-value"
 
@@ -131,8 +131,8 @@ def test_a_driver_that_is_not_installed() -> None:
 def test_s3_without_its_extra_names_the_extra() -> None:
     script = (
         "import sys; sys.modules['s3fs'] = None\n"
-        "from pipelines.storage import Store\n"
-        "from pipelines.errors import StoreDenied\n"
+        "from nightpress.pipelines.storage import Store\n"
+        "from nightpress.pipelines.errors import StoreDenied\n"
         "try: Store('s3://press/run').check()\n"
         "except StoreDenied as error: print(error)\n"
     )

@@ -5,11 +5,11 @@ from collections.abc import Iterator
 from functools import partial
 
 import pytest
-from faulty_proxy import FaultyProxy, Trouble, proxy
-from servers import Folder
+from support.fakes.faulty_proxy import FaultyProxy, Trouble, proxy
+from support.servers import Folder
 
-from pipelines.errors import StoreError
-from pipelines.storage import RetryPolicy, Store, contents, open_source
+from nightpress.pipelines.errors import StoreError
+from nightpress.pipelines.storage import RetryPolicy, Store, contents, open_source
 
 FAST = RetryPolicy(attempts=6, first_wait_s=0.01)
 IMPATIENT = {"config_kwargs": {"read_timeout": 1}}

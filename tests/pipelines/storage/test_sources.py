@@ -13,10 +13,18 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from servers import Folder, Server
+from support.servers import Folder, Server
 
-from pipelines.errors import StoreMissing
-from pipelines.storage import Store, contents, download_folder, find, is_local, is_url, open_source
+from nightpress.pipelines.errors import StoreMissing
+from nightpress.pipelines.storage import (
+    Store,
+    contents,
+    download_folder,
+    find,
+    is_local,
+    is_url,
+    open_source,
+)
 
 LAYOUT = (
     "a.csv",

@@ -14,11 +14,11 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from servers import Folder, Server
+from support.servers import Folder, Server
 
-from pipelines.errors import StoreError, StoreMissing
-from pipelines.storage import Store, listing
-from pipelines.storage.local import PARTIAL_FOLDER, STALE_S
+from nightpress.pipelines.errors import StoreError, StoreMissing
+from nightpress.pipelines.storage import Store, listing
+from nightpress.pipelines.storage.local import PARTIAL_FOLDER, STALE_S
 
 
 @pytest.fixture
@@ -330,7 +330,7 @@ def test_where_hard_links_are_unknown_one_still_wins(
 def test_a_process_killed_before_it_gave_the_name_leaves_the_name_free(tmp_path: Path) -> None:
     script = (
         "import os, sys, time\n"
-        "from pipelines.storage import Store\n"
+        "from nightpress.pipelines.storage import Store\n"
         "os.link = lambda *_: (print('written', flush=True), time.sleep(60))\n"
         "Store(sys.argv[1]).create('images/a.png', bytes(10_000_000))\n"
     )

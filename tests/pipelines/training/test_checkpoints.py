@@ -4,11 +4,11 @@ import pytest
 import torch
 from torch import nn
 
-from diffusion_core.training import Ema
-from pipelines.errors import CheckpointError
-from pipelines.storage import Store
-from pipelines.training import checkpoints
-from pipelines.training.checkpoints import TrainingState
+from nightpress.diffusion_core.training import Ema
+from nightpress.pipelines.errors import CheckpointError
+from nightpress.pipelines.storage import Store
+from nightpress.pipelines.training import checkpoints
+from nightpress.pipelines.training.checkpoints import TrainingState
 
 
 @pytest.fixture

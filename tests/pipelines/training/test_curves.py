@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipelines.training.curves import loss_curve, resumed_at, smoothed
-from pipelines.training.metrics import StepMetrics, as_table
+from nightpress.pipelines.training.curves import loss_curve, resumed_at, smoothed
+from nightpress.pipelines.training.metrics import StepMetrics, as_table
 
 BEGAN = datetime(2026, 1, 1, tzinfo=UTC)
 

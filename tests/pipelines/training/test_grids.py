@@ -8,9 +8,9 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image, ImageSequence
 
-from pipelines.errors import DataError, StoreMissing
-from pipelines.storage import Store
-from pipelines.training.grids import (
+from nightpress.pipelines.errors import DataError, StoreMissing
+from nightpress.pipelines.storage import Store
+from nightpress.pipelines.training.grids import (
     FRAME_MS,
     FRAME_SIDE,
     LAST_FRAME_MS,

@@ -12,14 +12,14 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import safetensors.torch
-import tiny_models
 import torch
 from PIL import Image
-from servers import Server
-from training_jobs import SIDE, autoencoder_job, denoiser_job, draw_pictures, save_parts
+from support import tiny_models
+from support.servers import Server
+from support.training_jobs import SIDE, autoencoder_job, denoiser_job, draw_pictures, save_parts
 
-from diffusion_core.errors import SettingsError
-from pipelines.errors import (
+from nightpress.diffusion_core.errors import SettingsError
+from nightpress.pipelines.errors import (
     ChangedRunError,
     CheckpointError,
     LeaseLost,
@@ -28,11 +28,11 @@ from pipelines.errors import (
     StoreError,
     TrainingDiverged,
 )
-from pipelines.lease import held, require_free
-from pipelines.storage import Store
-from pipelines.training import checkpoints
-from pipelines.training.data import pack
-from pipelines.training.events import (
+from nightpress.pipelines.run_directory.lease import held, require_free
+from nightpress.pipelines.storage import Store
+from nightpress.pipelines.training import checkpoints
+from nightpress.pipelines.training.data import pack
+from nightpress.pipelines.training.events import (
     CheckpointSaved,
     Finished,
     LatentsCached,
@@ -41,13 +41,13 @@ from pipelines.training.events import (
     StepDone,
     Stopped,
 )
-from pipelines.training.layout import path_of
-from pipelines.training.loop import train
-from pipelines.training.metrics import read_metrics
-from pipelines.training.order import Order
-from pipelines.training.registry import new_recipe
-from pipelines.training.spec import TrainSpec
-from pipelines.training.stepping import Place
+from nightpress.pipelines.training.layout import path_of
+from nightpress.pipelines.training.loop import train
+from nightpress.pipelines.training.metrics import read_metrics
+from nightpress.pipelines.training.order import Order
+from nightpress.pipelines.training.registry import new_recipe
+from nightpress.pipelines.training.spec import TrainSpec
+from nightpress.pipelines.training.stepping import Place
 
 
 @pytest.fixture(autouse=True)

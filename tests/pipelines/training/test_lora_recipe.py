@@ -4,17 +4,17 @@ from pathlib import Path
 
 import pytest
 import safetensors.torch
-import tiny_models
 import torch
-from training_jobs import draw_pictures
+from support import tiny_models
+from support.training_jobs import draw_pictures
 
-from diffusion_core.errors import SettingsError
-from diffusion_core.model import ModelSpec, load
-from diffusion_core.requests import ImageRequest
-from diffusion_core.sampling import Sampler, SamplingParams
-from pipelines.training.events import Finished, LatentsCached, Stopped
-from pipelines.training.loop import train
-from pipelines.training.spec import TrainSpec, train_spec
+from nightpress.diffusion_core.errors import SettingsError
+from nightpress.diffusion_core.models.loading import ModelSpec, load
+from nightpress.diffusion_core.sampling.request import ImageRequest
+from nightpress.diffusion_core.sampling.sampler import Sampler, SamplingParams
+from nightpress.pipelines.training.events import Finished, LatentsCached, Stopped
+from nightpress.pipelines.training.loop import train
+from nightpress.pipelines.training.spec import TrainSpec, train_spec
 
 
 @pytest.fixture

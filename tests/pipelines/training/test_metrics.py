@@ -7,9 +7,9 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from pipelines.errors import CheckpointError
-from pipelines.storage import Store
-from pipelines.training.metrics import (
+from nightpress.pipelines.errors import CheckpointError
+from nightpress.pipelines.storage import Store
+from nightpress.pipelines.training.metrics import (
     COLUMNS,
     METRICS_FILE,
     MetricsLog,

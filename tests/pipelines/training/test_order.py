@@ -2,8 +2,8 @@
 
 import torch
 
-from diffusion_core.training.randomness import normal, place_generator, strata
-from pipelines.training.order import Order
+from nightpress.diffusion_core.training.randomness import normal, place_generator, strata
+from nightpress.pipelines.training.order import Order
 
 
 def test_every_pass_shows_each_picture_once() -> None:

@@ -5,12 +5,12 @@ from pathlib import Path
 from threading import Event
 
 import pytest
-from training_jobs import draw_pictures
+from support.training_jobs import draw_pictures
 
-from pipelines.errors import DataError
-from pipelines.training.data import DataSpec, PackedImages, pack
-from pipelines.training.events import DataRead
-from pipelines.training.reading import told
+from nightpress.pipelines.errors import DataError
+from nightpress.pipelines.training.data import DataSpec, PackedImages, pack
+from nightpress.pipelines.training.events import DataRead
+from nightpress.pipelines.training.reading import told
 
 Tell = Callable[[int], None]
 

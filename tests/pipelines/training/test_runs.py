@@ -4,14 +4,14 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
-from training_jobs import autoencoder_job, draw_pictures
+from support.training_jobs import autoencoder_job, draw_pictures
 
-from pipelines.errors import RunNotFound
-from pipelines.storage import Store
-from pipelines.training.events import CheckpointSaved, StepDone
-from pipelines.training.loop import train
-from pipelines.training.runs import TrainingRun, open_training
-from pipelines.training.spec import TrainSpec
+from nightpress.pipelines.errors import RunNotFound
+from nightpress.pipelines.storage import Store
+from nightpress.pipelines.training.events import CheckpointSaved, StepDone
+from nightpress.pipelines.training.loop import train
+from nightpress.pipelines.training.runs import TrainingRun, open_training
+from nightpress.pipelines.training.spec import TrainSpec
 
 
 @pytest.fixture

@@ -5,10 +5,10 @@ from typing import Any
 
 import pytest
 import torch
+from support.training_jobs import autoencoder_job
 from torch import Tensor, nn
-from training_jobs import autoencoder_job
 
-from pipelines.training.stepping import Place, Stepper
+from nightpress.pipelines.training.stepping import Place, Stepper
 
 
 class Line(nn.Module):

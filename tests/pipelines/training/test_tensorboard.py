@@ -4,12 +4,12 @@ import sys
 from pathlib import Path
 
 import pytest
-from training_jobs import autoencoder_job, draw_pictures
+from support.training_jobs import autoencoder_job, draw_pictures
 
-from pipelines.errors import SpecError
-from pipelines.training.events import Finished, TrainingEvent
-from pipelines.training.loop import train
-from pipelines.training.spec import TrainSpec
+from nightpress.pipelines.errors import SpecError
+from nightpress.pipelines.training.events import Finished, TrainingEvent
+from nightpress.pipelines.training.loop import train
+from nightpress.pipelines.training.spec import TrainSpec
 
 
 @pytest.fixture

@@ -4,18 +4,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from servers import Folder, Server
-from training_files import (
-    SIDE,
-    Files,
-    Packed,
-    put,
-)
+from support.servers import Folder, Server
+from support.training_files import SIDE, Files, Packed, put
 
-from pipelines.training.data import (
-    DataSpec,
-    pack,
-)
+from nightpress.pipelines.training.data import DataSpec, pack
 
 
 @pytest.fixture(params=["local", "s3"])

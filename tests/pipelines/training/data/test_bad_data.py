@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 from PIL import Image
-from servers import Folder, Server
-from training_files import (
+from support.servers import Folder, Server
+from support.training_files import (
     CAPTIONS,
     PICTURES,
     SIDE,
@@ -23,8 +23,8 @@ from training_files import (
     tar,
 )
 
-from pipelines.errors import DataError, PipelineError, StoreError
-from pipelines.training.data import (
+from nightpress.pipelines.errors import DataError, PipelineError, StoreError
+from nightpress.pipelines.training.data import (
     BadImage,
     DataSpec,
     PackedImages,

@@ -7,26 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from servers import Folder, Server
-from training_files import (
-    CAPTIONS,
-    PICTURES,
-    SIDE,
-    TAR,
-    Packed,
-    picture,
-    put,
-)
+from support.servers import Folder, Server
+from support.training_files import CAPTIONS, PICTURES, SIDE, TAR, Packed, picture, put
 
-from pipelines.storage import open_source
-from pipelines.training.data import (
-    DataSpec,
-    folders,
-    pack,
-    samples,
-    tables,
-    tars,
-)
+from nightpress.pipelines.storage import open_source
+from nightpress.pipelines.training.data import DataSpec, folders, pack, samples, tables, tars
 
 
 def test_what_is_packed_is_never_read_again(
@@ -96,7 +81,7 @@ def test_the_fingerprint_ignores_captions_that_nobody_needs(
 PACK = """
 import sys
 from pathlib import Path
-from pipelines.training.data import DataSpec, pack
+from nightpress.pipelines.training.data import DataSpec, pack
 counts = []
 data = pack(DataSpec(source=sys.argv[1]), 8, False, cache=Path(sys.argv[2]), progress=counts.append)
 print(len(data), len(counts))
@@ -127,8 +112,8 @@ def test_what_a_dead_process_left_half_done_is_swept_and_packed_again(tmp_path: 
 FULL = """
 import resource, sys
 from pathlib import Path
-from pipelines.errors import DataError
-from pipelines.training.data import DataSpec, pack
+from nightpress.pipelines.errors import DataError
+from nightpress.pipelines.training.data import DataSpec, pack
 resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
 try:
     pack(DataSpec(source=sys.argv[1]), 8, False, cache=Path(sys.argv[2]))

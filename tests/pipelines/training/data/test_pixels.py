@@ -6,14 +6,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from training_files import (
-    PICTURES,
-    SIDE,
-    TAR,
-    Packed,
-    only,
-    picture,
-)
+from support.training_files import PICTURES, SIDE, TAR, Packed, only, picture
 
 
 def test_a_picture_of_the_right_size_is_not_touched(packed: Packed) -> None:

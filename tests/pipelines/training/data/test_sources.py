@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 from pydantic import ValidationError
-from servers import Folder
-from training_files import (
+from support.servers import Folder
+from support.training_files import (
     CAPTIONS,
     JSON_TAR,
     PICTURES,
@@ -24,11 +24,8 @@ from training_files import (
     tar,
 )
 
-from pipelines.errors import DataError
-from pipelines.training.data import (
-    DataSpec,
-    pack,
-)
+from nightpress.pipelines.errors import DataError
+from nightpress.pipelines.training.data import DataSpec, pack
 
 KINDS: dict[str, tuple[str, Files]] = {
     "tars of png and txt": ("a.tar", {"a.tar": TAR}),
@@ -209,6 +206,9 @@ def test_the_section_says_what_is_wrong_with_it() -> None:
 
 
 def test_reading_a_job_file_loads_no_reader_of_data() -> None:
-    code = "import sys, pipelines.training.data as d; d.DataSpec; print('pyarrow' in sys.modules)"
+    code = (
+        "import sys; from nightpress.pipelines.training import data;"
+        "data.DataSpec; print('pyarrow' in sys.modules)"
+    )
     printed = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True).stdout
     assert printed.strip() == b"False"

@@ -1,0 +1,1 @@
+"""What `model.speed` offers, one file an offer."""

@@ -1,0 +1,1 @@
+"""How the built-in model is made: its data set, captions, training jobs and evaluation."""

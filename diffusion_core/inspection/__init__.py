@@ -1,0 +1,1 @@
+"""Looking at sampling: the trajectory of one image, and samplers compared."""

@@ -1,0 +1,1 @@
+"""Loading a model, its weight files, and LoRA files and switching."""

@@ -1,0 +1,1 @@
+"""The sampler: schedulers, prompt embeddings, guidance, denoising and decoding."""

@@ -1,0 +1,1 @@
+"""Noise, prediction targets and guidance as equations, each with its source."""

@@ -1,0 +1,1 @@
+"""Measuring speed settings and batch sizes on this machine."""

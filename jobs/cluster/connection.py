@@ -1,0 +1,237 @@
+"""The Ray cluster of a run: joining or starting it, its room, and tasks on it.
+
+Knows nothing of shards or models.
+"""
+
+import os
+import signal
+import socket
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
+
+import ray
+from ray.exceptions import RayError, RayTaskError
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+import nightpress
+from nightpress.jobs.errors import ClusterError
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+LOCAL_OBJECT_STORE_BYTES = 512 * 2**20
+"""Enough for a local Ray: pixels never travel through the object store."""
+
+CONNECT_TIMEOUT_S = 5.0
+
+
+class ClusterAddress(Protocol):
+    """What joining a cluster takes from a job."""
+
+    @property
+    def address(self) -> str | None:
+        """As in ray.init."""
+        ...
+
+    @property
+    def ship_package(self) -> bool:
+        """Whether nightpress travels with the job."""
+        ...
+
+
+@contextmanager
+def cluster(spec: ClusterAddress) -> Iterator[None]:
+    """Be connected to the job's cluster; a local Ray is started where none is named.
+
+    A connection that exists already, as in a notebook, is used and left open.
+
+    Raises:
+        ClusterError: the address cannot be reached.
+    """
+    if ray.is_initialized():
+        yield
+        return
+    with _own_signals():
+        connect(spec)
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+@contextmanager
+def _own_signals() -> Iterator[None]:
+    """Keep the caller's handler of SIGTERM: Ray's own ends the process without a word."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    handler = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, handler)
+
+
+def connect(spec: ClusterAddress) -> None:
+    """Join the cluster at the job's address or RAY_ADDRESS, else start a local Ray."""
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    address = address_of(spec)
+    quiet: dict[str, Any] = {"logging_level": "ERROR", "log_to_driver": False}
+    if address is None:
+        quiet |= {"include_dashboard": False, "object_store_memory": LOCAL_OBJECT_STORE_BYTES}
+        _init("no Ray starts on this machine", address="local", **quiet)
+        return
+    if address.startswith("ray://"):
+        raise ClusterError(
+            f"{address}: Ray Client does not carry the streams that a run is made of; start "
+            "nightpress on a node of the cluster, with the address host:6379 or auto"
+        )
+    _require_answer(address)
+    failure = f"no Ray cluster answers at {address}"
+    _init(failure, address=address, runtime_env=runtime_env(spec), **quiet)
+
+
+def _init(failure: str, **settings: Any) -> None:
+    try:
+        ray.init(**settings)
+    except Exception as error:  # Ray raises plain ones when a node does not come up
+        reason = " ".join(str(error).split())
+        raise ClusterError(f"{failure}: {reason}") from error
+
+
+def _require_answer(address: str) -> None:
+    """Ask the port before Ray does, which waits for minutes."""
+    host, colon, port = address.rpartition(":")
+    if not (colon and port.isdigit()):
+        return
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), CONNECT_TIMEOUT_S).close()
+    except OSError as error:
+        reason = error.strerror or error
+        raise ClusterError(f"no Ray cluster answers at {address}: {reason}") from error
+
+
+def address_of(spec: ClusterAddress) -> str | None:
+    """Of the cluster to join; None where a local Ray is started."""
+    address = spec.address or os.environ.get("RAY_ADDRESS")
+    return None if address in (None, "", "local") else address
+
+
+def runtime_env(spec: ClusterAddress) -> dict[str, Any]:
+    """What travels with the job: this very package, unless the nodes have it installed."""
+    if not spec.ship_package:
+        return {}
+    return {"py_modules": [str(installed_package())], "excludes": ["__pycache__"]}
+
+
+def installed_package() -> Path:
+    """The folder that `import nightpress` loads; in a checkout it holds links to the packages."""
+    return Path(nightpress.__file__).parent
+
+
+ROUNDING = 1e-9
+"""So that ten actors of a tenth of a GPU fit on one, whatever binary fractions say."""
+
+
+def has_gpus() -> bool:
+    """Whether any node offers a GPU."""
+    return bool(ray.cluster_resources().get("GPU", 0) > 0)
+
+
+def resolved_gpus(wanted: float | str) -> float:
+    """The GPUs of one process: 1 for `auto` where the cluster has any, else as they are."""
+    if wanted == "auto":
+        return 1.0 if has_gpus() else 0.0
+    return float(wanted)
+
+
+def room(cpus: float, gpus: float) -> int:
+    """How many actors of that size all nodes together can hold when nothing else runs."""
+    going = draining_nodes()
+    return sum(
+        int(
+            min(
+                node["Resources"].get(resource, 0.0) / share + ROUNDING
+                for resource, share in (("CPU", cpus), ("GPU", gpus))
+                if share > 0
+            )
+        )
+        for node in ray.nodes()
+        if node["Alive"] and node["NodeID"] not in going
+    )
+
+
+def alive_nodes() -> dict[str, str]:
+    """Node id -> address of the nodes that are alive now."""
+    return {node["NodeID"]: node["NodeManagerAddress"] for node in ray.nodes() if node["Alive"]}
+
+
+def most_cpus() -> float:
+    """Of the node that has the most."""
+    return max(float(n["Resources"].get("CPU", 0)) for n in ray.nodes() if n["Alive"])
+
+
+def draining_nodes() -> set[str]:
+    """Ids of the nodes that are to go away: drained by hand, by the autoscaler, or preempted."""
+    # Ray's own libraries ask this way; there is no public one.
+    return set(ray._private.state.state.get_draining_nodes() or {})
+
+
+def spread_map(function: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
+    """`map` over Ray tasks, results in order, at most one task a CPU in flight.
+
+    The tasks reserve no CPU: actors that hold all of them must not make planning wait.
+    """
+    apply = _remote_apply(scheduling_strategy="SPREAD")
+    limit = max(1, int(ray.cluster_resources().get("CPU", 1)))
+    pending: deque[Any] = deque()
+    for item in items:
+        pending.append(apply.remote(function, item))
+        if len(pending) >= limit:
+            yield remote_value(pending.popleft())
+    while pending:
+        yield remote_value(pending.popleft())
+
+
+def on_every_node(function: Callable[[T], R], item: T) -> list[tuple[str, R]]:
+    """Call `function(item)` once on each node; node address and result."""
+    nodes = alive_nodes()
+    references = [
+        _remote_apply(
+            scheduling_strategy=NodeAffinitySchedulingStrategy(node_id, soft=False)
+        ).remote(function, item)
+        for node_id in nodes
+    ]
+    found = []
+    for (node_id, address), reference in zip(nodes.items(), references, strict=True):
+        try:
+            found.append((address, remote_value(reference)))
+        except ClusterError:
+            if node_id in alive_nodes():
+                raise  # of a node that went away meanwhile, nothing need be known
+    return found
+
+
+def _remote_apply(**options: Any) -> Any:
+    """A Ray task that calls a function; it reserves no CPU."""
+    return ray.remote(_apply).options(num_cpus=0, max_retries=3, **options)
+
+
+def _apply(function: Callable[[T], R], item: T) -> R:
+    return function(item)
+
+
+def remote_value(reference: Any) -> Any:
+    """The value, or the remote code's own error as if it had been raised here."""
+    try:
+        return ray.get(reference)
+    except RayTaskError as error:
+        raise error.cause from None
+    except RayError as error:
+        reason = " ".join(str(error).split())[:500]
+        raise ClusterError(f"the cluster failed: {type(error).__name__}: {reason}") from error

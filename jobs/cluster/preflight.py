@@ -1,0 +1,57 @@
+"""What must hold before a run begins on a cluster: every node reaches its output."""
+
+import uuid
+from pathlib import Path
+
+from nightpress.jobs.cluster.connection import address_of, alive_nodes, on_every_node
+from nightpress.jobs.errors import ClusterError
+from nightpress.pipelines.errors import StoreError
+from nightpress.pipelines.job.sections import ClusterSpec
+from nightpress.pipelines.storage import Store, is_local
+
+
+def require_store_on_every_node(cluster: ClusterSpec, store: Store) -> None:
+    """Each node must reach the output: the same folder, or the store with credentials of its own.
+
+    Raises:
+        ClusterError: naming the nodes that do not.
+    """
+    if address_of(cluster) is None and len(alive_nodes()) < 2:
+        return
+    if is_local(store.url):
+        _require_shared_disk(store)
+        return
+    for node, reason in on_every_node(_store_fault, store):
+        if reason is not None:
+            raise ClusterError(f"node {node}: {reason}")
+
+
+def _require_shared_disk(store: Store) -> None:
+    folder = Path(store.url)
+    while not folder.is_dir():
+        folder = folder.parent
+    marker = folder / f".nightpress-{uuid.uuid4().hex}"
+    marker.touch()
+    try:
+        seen = on_every_node(_exists, str(marker))
+    finally:
+        marker.unlink()
+    blind = sorted(node for node, sees in seen if not sees)
+    if blind:
+        raise ClusterError(
+            f"output {store.url} is a local folder that {', '.join(blind)} does not share; "
+            "use a URL that every node reaches, such as s3://bucket/runs"
+        )
+
+
+def _exists(path: str) -> bool:
+    return Path(path).exists()
+
+
+def _store_fault(store: Store) -> str | None:
+    """Why this node cannot write the run; None when it can."""
+    try:
+        store.check()
+    except StoreError as error:
+        return str(error)
+    return None

@@ -1,0 +1,1 @@
+"""Ray actors, the queue of shards, and which actor gets which shard."""

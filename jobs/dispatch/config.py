@@ -1,0 +1,49 @@
+"""What a job asks of its dispatch: how many actors, how patient, until when."""
+
+from dataclasses import dataclass
+
+from nightpress.pipelines.job.spec import RunSpec
+from nightpress.pipelines.run_directory.lease import Fence, Lease
+
+
+@dataclass(frozen=True)
+class Terms:
+    """What a job asks of its dispatch.
+
+    `max_attempts` is how often one shard may end its process before its rows are tried apart.
+    """
+
+    min_actors: int
+    max_actors: int | None
+    max_attempts: int
+    look_first: bool
+    """Whether earlier starts may have stored images of uncommitted shards."""
+    watchdog_s: float | None = None
+    """Seconds of silence after which an actor is taken to hang; None to go by its pace."""
+    load_timeout_s: float = 1800.0
+    """How long an actor that has its place may take to load its model."""
+    drain_s: float = 60.0
+    """How long the batches in hand may take to end when a run is asked to stop."""
+    fence: Fence | None = None
+    deadline_at: float | None = None
+    """Seconds since the epoch."""
+
+
+def terms_of(
+    spec: RunSpec, lease: Lease, look_first: bool, deadline_at: float | None = None
+) -> Terms:
+    """What a job asks of its dispatch, under a lease."""
+    cluster = spec.cluster
+    # The first batch of each shape compiles, which is a kind of loading.
+    watchdog_s = cluster.load_timeout_s if spec.model.speed.compile else None
+    return Terms(
+        min_actors=cluster.min_actors,
+        max_actors=cluster.max_actors,
+        max_attempts=cluster.max_attempts,
+        look_first=look_first,
+        watchdog_s=cluster.watchdog_s or watchdog_s,
+        load_timeout_s=cluster.load_timeout_s,
+        drain_s=cluster.drain_s,
+        deadline_at=deadline_at,
+        fence=lease.fence,
+    )

@@ -1,0 +1,1 @@
+"""Events of a run, their tallies, and how a person sees them."""

@@ -1,0 +1,105 @@
+"""The running totals of a run, kept from its events."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from nightpress.jobs.progress.events import (
+    ActorJoined,
+    ActorLost,
+    Event,
+    Planned,
+    RowSetAside,
+    ShardRetried,
+)
+from nightpress.pipelines.shards.runner import BatchDone, ShardDone, ShardLeft
+
+
+@dataclass
+class Tally:
+    """How far a run is. An image counts once, however often its shard was tried."""
+
+    num_images: int = 0
+    num_shards: int = 0
+    num_actors: int = 0
+    done_before: int = 0
+    clock: Callable[[], float] = time.monotonic
+    num_made: int = 0
+    """Images sampled and stored since this start; others were found in the store."""
+    committed_ok: int = 0
+    committed_failed: int = 0
+    """Both of shards that were committed since this start."""
+    under_way: dict[int, tuple[int, int]] = field(default_factory=dict)
+    """Shard -> (ok, failed) of the attempt that is running."""
+    rate_from: tuple[float, int] | None = None
+    """When the first batch was done, and its images: they were made before that moment."""
+    started_at: float = 0.0
+    num_under_way: tuple[int, int] = (0, 0)
+    """(ok, failed) of all shards in `under_way`: every event asks for it."""
+
+    def __post_init__(self) -> None:
+        self.started_at = self.clock()
+
+    def add(self, event: Event) -> None:
+        """Take an event into account."""
+        match event:
+            case Planned():
+                self.num_images, self.num_shards = event.num_images, event.num_shards
+                self.done_before = event.num_done
+            case ActorJoined() | ActorLost():
+                self.num_actors = event.num_actors
+            case ShardRetried() | RowSetAside() | ShardLeft():
+                self._note(event.shard, None)
+            case BatchDone():
+                ok, failed = self.under_way.get(event.shard, (0, 0))
+                self._note(event.shard, (ok + event.num_ok, failed + event.num_failed))
+                self.num_made += event.num_sampled
+                if self.rate_from is None and event.num_sampled:
+                    self.rate_from = (self.clock(), self.num_made)
+            case ShardDone():
+                self._note(event.shard, None)
+                self.committed_ok += event.num_ok
+                self.committed_failed += event.num_failed
+
+    def _note(self, shard: int, counts: tuple[int, int] | None) -> None:
+        """What is under way of a shard; nothing, if it is None."""
+        before, after = self.under_way.pop(shard, (0, 0)), counts or (0, 0)
+        ok, failed = self.num_under_way
+        self.num_under_way = ok - before[0] + after[0], failed - before[1] + after[1]
+        if counts is not None:
+            self.under_way[shard] = counts
+
+    @property
+    def num_ok(self) -> int:
+        """Images that this start knows to be stored."""
+        return self.committed_ok + self.num_under_way[0]
+
+    @property
+    def num_failed(self) -> int:
+        """Rows that failed since this start."""
+        return self.committed_failed + self.num_under_way[1]
+
+    @property
+    def num_done(self) -> int:
+        """Images that need nothing more, those of earlier starts included."""
+        return self.done_before + self.num_ok + self.num_failed
+
+    @property
+    def elapsed_s(self) -> float:
+        """Seconds since this start."""
+        return self.clock() - self.started_at
+
+    @property
+    def images_per_s(self) -> float | None:
+        """Since the first batch that this start sampled; None before there is one to speak of."""
+        if self.rate_from is None:
+            return None
+        moment, number = self.rate_from
+        elapsed_s, made = self.clock() - moment, self.num_made - number
+        return made / elapsed_s if made and elapsed_s > 1.0 else None
+
+    @property
+    def left_s(self) -> float | None:
+        """Seconds to go at the rate so far."""
+        rate = self.images_per_s
+        return None if not rate else (self.num_images - self.num_done) / rate

@@ -1,0 +1,1 @@
+"""What one can do with a run: make, plan, preview, check, repair and reproduce it."""

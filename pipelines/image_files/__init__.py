@@ -1,0 +1,1 @@
+"""Image files: their names, bytes and embedded metadata, and packs of them."""

@@ -1,0 +1,184 @@
+"""What an image file says of itself, as text: A1111 parameters, JSON, XMP.
+
+Nothing here names a time, a worker or a version, so equal facts are equal text on every machine
+and in every attempt. Knows nothing of image formats, and no digest: it only gives it a place.
+"""
+
+import json
+import re
+from collections.abc import Iterable
+from xml.etree import ElementTree
+from xml.sax.saxutils import escape
+
+from nightpress.diffusion_core.sampling.schedulers import solver_and_suffix
+from nightpress.pipelines.records import ImageFacts
+
+CREATOR = "nightpress"
+"""No version: a package that travels with its job has none, and bytes must not depend on it."""
+
+NAMESPACE = "urn:nightpress:1.0#"
+"""Of our own XMP property, `nightpress:facts`."""
+
+AI_GENERATED = "http://cv.iptc.org/newscodes/digitalsourcetype/trainedAlgorithmicMedia"
+"""IPTC's term for media made by a trained model."""
+
+A1111_SAMPLERS = {
+    "ddpm": "DDPM",
+    "ddim": "DDIM",
+    "dpmsolver++": "DPM++ 2M",
+    "dpmsolver-sde": "DPM++ 2M SDE",
+    "euler": "Euler",
+    "euler-ancestral": "Euler a",
+    "heun": "Heun",
+    "unipc": "UniPC",
+    "lcm": "LCM",
+    "flow-euler": "Euler",
+}
+"""Our sampler names, without a suffix, as A1111 and its readers write them."""
+
+SCHEDULE_TYPES = {"": None, "-karras": "Karras", "-trailing": "SGM Uniform"}
+"""The suffixes of our sampler names, as they write them."""
+
+_NAMESPACES = {
+    "rdf": "http://www.w3.org/1999/02/22-rdf-syntax-ns#",
+    "dc": "http://purl.org/dc/elements/1.1/",
+    "xmp": "http://ns.adobe.com/xap/1.0/",
+    "xmpNote": "http://ns.adobe.com/xmp/note/",
+    "Iptc4xmpExt": "http://iptc.org/std/Iptc4xmpExt/2008-02-29/",
+    "nightpress": NAMESPACE,
+}
+
+_ABOUT = '<rdf:Description rdf:about=""'
+
+DIGEST_NAME = ' nightpress:sha256="'
+DIGEST_MARK = f"{_ABOUT}{DIGEST_NAME}".encode()
+"""What a file's own digest follows. No text in a packet looks like it: there, `<` is `&lt;`."""
+
+_NOT_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+
+
+def parameters_text(facts: ImageFacts) -> str:
+    """The settings as A1111 writes them under a picture.
+
+    Its last line is `key: value` pairs; a value that would break the pairing is quoted as JSON.
+    """
+    sampler, suffix = solver_and_suffix(facts.scheduler)
+    settings: dict[str, object] = {
+        "Steps": facts.num_inference_steps,
+        "Sampler": A1111_SAMPLERS.get(sampler, sampler),
+        "Schedule type": SCHEDULE_TYPES[suffix],
+        "CFG scale": f"{facts.guidance_scale:.15g}",
+        "Seed": facts.seed,
+        "Size": f"{facts.width}x{facts.height}",
+        "Model hash": facts.model_fingerprint[:10],
+        "Model": facts.model,
+        "Version": CREATOR,
+    }
+    lines = [facts.prompt]
+    if facts.negative_prompt:
+        lines.append(f"Negative prompt: {facts.negative_prompt}")
+    pairs = (f"{key}: {_quoted(value)}" for key, value in settings.items() if value is not None)
+    return readable("\n".join([*lines, ", ".join(pairs)]))
+
+
+def readable(text: str) -> str:
+    """The text with U+FFFD for the control characters that XML and PNG cannot hold."""
+    return _NOT_XML.sub("\ufffd", text)
+
+
+def facts_json(facts: ImageFacts) -> str:
+    r"""The facts as JSON on one line, in which a character that XML cannot hold is `\uXXXX`."""
+    text = json.dumps(facts.as_dict(), ensure_ascii=False, separators=(",", ":"))
+    return _NOT_XML.sub(lambda match: f"\\u{ord(match.group()):04x}", text)
+
+
+def facts_from_json(text: str | bytes) -> ImageFacts | None:
+    """The inverse of `facts_json`; None for any other text."""
+    try:
+        return ImageFacts.from_dict(json.loads(text))
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return None
+
+
+def xmp_packet(facts: ImageFacts, digest: str | None = None) -> bytes:
+    """The XMP packet: how the image came to be, its prompt, and all its facts.
+
+    Args:
+        facts: what made the image.
+        digest: of the file that holds the packet, where that is to be known from the file alone.
+    """
+    return _packet([*_origin(facts), *_content(facts)], digest)
+
+
+def xmp_extension(facts: ImageFacts) -> bytes:
+    """The bulk of the packet, for a format that cannot hold it in one piece."""
+    return _document(_content(facts)).encode()
+
+
+def xmp_main(facts: ImageFacts, extension_guid: str, digest: str) -> bytes:
+    """The rest of the packet; it names its extension by GUID (the MD5, 32 hex digits)."""
+    pointer = _element("xmpNote:HasExtendedXMP", extension_guid)
+    return _packet([*_origin(facts), pointer], digest)
+
+
+def facts_from_xmp(packet: bytes) -> ImageFacts | None:
+    """The facts in an XMP packet, whoever wrote it; None when it has none."""
+    if b"<!DOCTYPE" in packet:  # XMP has none, and entities are how XML is made to explode
+        return None
+    try:
+        root = ElementTree.fromstring(packet)  # noqa: S314 - without a DTD there is no danger
+    except (ElementTree.ParseError, LookupError, ValueError):
+        return None
+    name = f"{{{NAMESPACE}}}facts"
+    for element in root.iter():
+        text = element.text if element.tag == name else element.get(name)
+        if text:
+            return facts_from_json(text)
+    return None
+
+
+def _origin(facts: ImageFacts) -> list[str]:
+    return [
+        _element("xmp:CreatorTool", CREATOR),
+        _element("Iptc4xmpExt:DigitalSourceType", AI_GENERATED),
+        _element("Iptc4xmpExt:AISystemUsed", facts.model),
+        _element("Iptc4xmpExt:AISystemVersionUsed", facts.model_fingerprint),
+    ]
+
+
+def _content(facts: ImageFacts) -> list[str]:
+    prompt = _text(facts.prompt)
+    alternatives = f'<rdf:Alt><rdf:li xml:lang="x-default">{prompt}</rdf:li></rdf:Alt>'
+    return [
+        f"<dc:description>{alternatives}</dc:description>",
+        _element("Iptc4xmpExt:AIPromptInformation", facts.prompt),
+        _element("nightpress:facts", facts_json(facts)),
+    ]
+
+
+def _packet(properties: Iterable[str], digest: str | None) -> bytes:
+    begin = '<?xpacket begin="\ufeff" id="W5M0MpCehiHzreSzNTczkc9d"?>'
+    return f'{begin}\n{_document(properties, digest)}\n<?xpacket end="r"?>'.encode()
+
+
+def _document(properties: Iterable[str], digest: str | None = None) -> str:
+    about = f"{_ABOUT}>" if digest is None else f'{_ABOUT}{DIGEST_NAME}{digest}">'
+    names = " ".join(f'xmlns:{prefix}="{url}"' for prefix, url in _NAMESPACES.items())
+    body = "\n".join(properties)
+    return (
+        f'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF {names}>'
+        f"{about}\n{body}\n</rdf:Description></rdf:RDF></x:xmpmeta>"
+    )
+
+
+def _element(name: str, text: str) -> str:
+    return f"<{name}>{_text(text)}</{name}>"
+
+
+def _text(text: str) -> str:
+    return escape(readable(text), {"\r": "&#13;"})
+
+
+def _quoted(value: object) -> str:
+    text = str(value)
+    return json.dumps(text, ensure_ascii=False) if re.search(r'[,:\n"]', text) else text

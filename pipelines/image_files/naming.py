@@ -1,0 +1,276 @@
+"""What image files are called: a template over the columns, filled in for whole columns at once.
+
+Owns the template language and what a value may look like inside a name. Knows nothing of where
+the columns come from, or of stores.
+"""
+
+import re
+import string
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from nightpress.pipelines.errors import SpecError
+
+FOLDER = "images/"
+"""Every image lies below it, relative to the run directory."""
+
+MAX_VALUE_CHARS = 80
+"""A value is cut to this length; ids never are, because they tell images apart."""
+
+MAX_COMPONENT_BYTES = 240
+"""Disks allow 255; the rest is for long variant numbers and for names while writing."""
+
+MAX_NAME_BYTES = 900
+"""S3 allows 1,024 for the whole key; the rest is for the folder that holds the run."""
+
+PLAIN_BYTES = np.array(
+    [0x20 <= byte < 0x7F and chr(byte) not in '/\\<>:"|?*' for byte in range(256)]
+)
+"""Bytes that stand for themselves in any name."""
+
+SOUND_EDGES = np.array([0x20 < byte < 0x7F and byte != ord(".") for byte in range(256)])
+"""Bytes that a value may begin and end with."""
+
+MAX_LITERAL_BYTES = 200
+"""Of a template itself; values come on top."""
+
+UNCUT = frozenset({"image_id", "id"})
+
+SPREAD = "spread"
+"""A field that is no column, but made of the row's number; see `spread`."""
+
+SPREAD_ROWS = 1_000
+"""Rows beside each other that share a folder: as many names as S3 lists at once."""
+
+SPREAD_FOLDERS = tuple(f"{int(f'{number:08b}'[::-1], 2):02x}" for number in range(256))
+"""In the order in which blocks of rows take them: 00, 80, 40, c0, 20, ..."""
+
+FORBIDDEN = r'[\p{Cc}\x{2028}\x{2029}/\\<>:"|?*]'
+"""Separators, control characters, and what Windows refuses."""
+
+EDGES = r"^[\s.]+|[\s.]+$"
+"""Dots in front hide a file or climb out of a folder; at the end Windows drops them."""
+
+
+@dataclass(frozen=True)
+class Field:
+    """`{name}` or `{name:spec}` in a template."""
+
+    name: str
+    spec: str
+
+
+@dataclass(frozen=True)
+class Template:
+    """A parsed file-name template; see `parse`."""
+
+    text: str
+    parts: tuple[str | Field, ...]
+
+    @classmethod
+    def parse(cls, text: str, types: Mapping[str, pa.DataType]) -> "Template":
+        """Read a template such as `{category}/{image_id}.png`.
+
+        Args:
+            text: `images.file_name` of the job file.
+            types: the columns that may be named, and their Arrow types.
+
+        Raises:
+            SpecError: not a template, no such column, or a place outside the run.
+        """
+        try:
+            parsed = list(string.Formatter().parse(text))
+        except ValueError as error:
+            raise _refusal(text, f"not a template: {error}") from error
+        parts: list[str | Field] = []
+        for literal, name, spec, conversion in parsed:
+            parts += [literal] if literal else []
+            if name is not None:
+                parts.append(_field(text, name, spec or "", conversion, types))
+        _refuse_bad_places(text, parts)
+        return cls(text, tuple(parts))
+
+    @cached_property
+    def fields(self) -> frozenset[str]:
+        """The columns that the template names."""
+        return frozenset(part.name for part in self.parts if isinstance(part, Field))
+
+    @property
+    def tells_images_apart(self) -> bool:
+        """Whether names differ wherever image_ids do, up to letter case and replaced characters.
+
+        True when one path component holds `{image_id}` and no other field.
+        """
+        return any(
+            [part for part in component if isinstance(part, Field)] == [Field("image_id", "")]
+            for component in _components(self.parts)
+        )
+
+    def render(self, columns: Mapping[str, pa.Array]) -> pa.Array:
+        """The file names, relative to the run directory; (n,) string.
+
+        Args:
+            columns: an array of n values for each of `fields`.
+        """
+        return self.join(
+            [
+                part if isinstance(part, str) else safe_text(part, columns[part.name])
+                for part in self.parts
+            ]
+        )
+
+    def join(self, texts: Sequence[str | pa.Array]) -> pa.Array:
+        """The file names from one text for each of `parts`; (n,) string."""
+        return pc.binary_join_element_wise(FOLDER, *texts, "")
+
+
+def overlong(names: pa.Array) -> NDArray[np.bool_]:
+    """Which names are too long for a disk or for S3; (n,) bool."""
+    lengths = pc.binary_length(names).to_numpy(zero_copy_only=False)
+    found = np.zeros(len(names), np.bool_)
+    for index in np.flatnonzero(lengths > MAX_COMPONENT_BYTES):
+        components = names[int(index)].as_py().encode().split(b"/")
+        found[index] = lengths[index] > MAX_NAME_BYTES or any(
+            len(component) > MAX_COMPONENT_BYTES for component in components
+        )
+    return found
+
+
+def spread(row_numbers: NDArray[np.int64]) -> pa.Array:
+    """Two hex digits for each row, which part the names of a run; (n,) string.
+
+    Blocks of rows take them in the order of van der Corput's sequence in base 2
+    (Verteilungsfunktionen, 1935): of 2^k blocks that follow each other, one lies in each 2^k-th of
+    the names' range, wherever a store cuts it. So does the first digit alone, `{spread:.1}`.
+
+    Args:
+        row_numbers: (n,) the rows' places in the whole manifest.
+    """
+    blocks = row_numbers // SPREAD_ROWS % len(SPREAD_FOLDERS)
+    return pc.take(pa.array(SPREAD_FOLDERS), pa.array(blocks))
+
+
+def folded(names: pa.Array) -> pa.Array:
+    """Names as a disk that ignores letter case compares them."""
+    return pc.utf8_lower(names)
+
+
+def _field(
+    text: str, name: str, spec: str, conversion: str | None, types: Mapping[str, pa.DataType]
+) -> Field:
+    shown = f"{{{name}}}"
+    if conversion is not None:
+        raise _refusal(text, f"write {shown} or {{{name}:spec}}, without !{conversion}")
+    if "{" in spec:
+        raise _refusal(text, f"the format of {shown} cannot hold another column")
+    if name not in types:
+        raise _refusal(text, f"no column {shown}; there are: {', '.join(sorted(types))}")
+    if pa.types.is_nested(types[name]) or pa.types.is_binary(types[name]):
+        raise _refusal(text, f"column {shown} is of type {types[name]}, which has no text form")
+    try:
+        format(_example(types[name]), spec)
+    except ValueError as error:
+        raise _refusal(text, f"{{{name}:{spec}}}: {error}") from error
+    return Field(name, spec)
+
+
+def _example(type_: pa.DataType) -> object:
+    if pa.types.is_integer(type_):
+        return 1
+    return 1.5 if pa.types.is_floating(type_) else "text"
+
+
+def _refuse_bad_places(text: str, parts: list[str | Field]) -> None:
+    plain = "".join(part if isinstance(part, str) else "x" for part in parts)
+    if plain.startswith("/") or re.match(r"^[A-Za-z]:", plain) or "://" in plain:
+        raise _refusal(text, "names are relative to the run's images/ folder")
+    if re.search(r'[\x00-\x1f\x7f\\<>:"|?*]', plain):
+        raise _refusal(text, 'control characters and any of \\ < > : " | ? * are not allowed')
+    if any(component in ("", ".", "..") for component in plain.split("/")):
+        raise _refusal(text, "no path component may be empty, . or ..")
+    if len(plain.encode()) > MAX_LITERAL_BYTES:
+        raise _refusal(text, f"more than {MAX_LITERAL_BYTES} bytes")
+
+
+def _components(parts: tuple[str | Field, ...]) -> list[list[str | Field]]:
+    components: list[list[str | Field]] = [[]]
+    for part in parts:
+        if isinstance(part, Field):
+            components[-1].append(part)
+            continue
+        head, *others = part.split("/")
+        components[-1].append(head)
+        components += [[other] for other in others]
+    return components
+
+
+def safe_text(field: Field, values: pa.Array) -> pa.Array:
+    """A column as it may stand in a name; (n,) string, nowhere empty."""
+    is_text = pa.types.is_string(values.type)
+    if field.spec:
+        values = _formatted(values, field.spec)
+    elif not is_text:
+        values = pc.cast(values, pa.string())
+    if values.null_count:
+        values = pc.fill_null(values, "")
+    if not _is_plain(values):
+        values = pc.replace_substring_regex(values, FORBIDDEN, "_")
+    if field.name not in UNCUT:
+        values = pc.utf8_slice_codeunits(values, 0, MAX_VALUE_CHARS)
+    if _may_have_edges(values):
+        values = pc.replace_substring_regex(values, EDGES, "")
+        values = pc.if_else(pc.equal(pc.binary_length(values), 0), "_", values)
+    return values
+
+
+def _formatted(values: pa.Array, spec: str) -> pa.Array:
+    """Python's own formatting, once for each distinct value."""
+    encoded = values.dictionary_encode()
+    texts = ["" if value is None else format(value, spec) for value in _plain_values(encoded)]
+    return pc.take(pa.array(texts, pa.string()), encoded.indices)
+
+
+def _plain_values(encoded: pa.DictionaryArray) -> list[object]:
+    numeric = pa.types.is_integer(encoded.type.value_type) or pa.types.is_floating(
+        encoded.type.value_type
+    )
+    values = encoded.dictionary
+    return list((values if numeric else pc.cast(values, pa.string())).to_pylist())
+
+
+def _is_plain(values: pa.Array) -> bool:
+    """Whether no byte of the column needs a second look: far cheaper than a regex a value."""
+    offsets, data = _bytes(values)
+    return bool(PLAIN_BYTES[data[offsets[0] : offsets[-1]]].all())
+
+
+def _may_have_edges(values: pa.Array) -> bool:
+    """Whether a value is empty, or begins or ends with a byte that needs a second look."""
+    offsets, data = _bytes(values)
+    if len(values) == 0:
+        return False
+    if (offsets[1:] == offsets[:-1]).any():
+        return True
+    return not (SOUND_EDGES[data[offsets[:-1]]].all() and SOUND_EDGES[data[offsets[1:] - 1]].all())
+
+
+def _bytes(values: pa.Array) -> tuple[NDArray[np.int32], NDArray[np.uint8]]:
+    """The offsets and the bytes that they point into."""
+    _, offsets, data = values.buffers()
+    empty = offsets is None or not len(values)
+    return (
+        np.zeros(1, np.int32)
+        if empty
+        else np.frombuffer(offsets, np.int32)[values.offset :][: len(values) + 1],
+        np.zeros(0, np.uint8) if empty or data is None else np.frombuffer(data, np.uint8),
+    )
+
+
+def _refusal(text: str, why: str) -> SpecError:
+    return SpecError(f"images.file_name: {text!r}: {why}")

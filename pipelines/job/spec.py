@@ -1,0 +1,231 @@
+"""The job file: what a person asks for, validated once, with errors that name key and value.
+
+Owns `RunSpec` and how it is read, overridden and compared. Knows nothing of what is in the
+manifest or the model.
+"""
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Self
+
+from pydantic import (
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
+
+from nightpress.diffusion_core.models.loading import ModelSpec
+from nightpress.pipelines.errors import Change, SpecError
+from nightpress.pipelines.job.credentials import ADVICE, has_credentials
+from nightpress.pipelines.job.reader import apply_override, explain, read_yaml
+from nightpress.pipelines.job.sections import (
+    NO_OPTIONS,
+    BatchSpec,
+    ClusterSpec,
+    ColumnMap,
+    ImagesSpec,
+    JobName,
+    SamplingSpec,
+    Section,
+    StorageOptions,
+    Url,
+    fits_a_disk,
+)
+
+MAX_SEED = 2**53 - 1
+"""The largest seed: every JSON reader and every spreadsheet keeps integers up to here."""
+
+
+class RunSpec(Section):
+    """One job: a manifest, a model, and where the images go."""
+
+    name: JobName
+    manifest: Annotated[
+        Url | list[Url],
+        Field(description="Parquet, CSV, TSV, JSONL or text; a URL, folder, glob or list of them."),
+    ]
+    output: Annotated[Url, Field(description="URL of the folder that holds runs.")]
+    columns: Annotated[
+        Mapping[str, str | ColumnMap | None],
+        Field(
+            description="Setting -> the manifest's column for it: {prompt: caption}; "
+            "null for a column that only looks like a setting."
+        ),
+    ] = {}
+    model: ModelSpec = ModelSpec()
+    seed: Annotated[int, Field(ge=0, le=MAX_SEED)] = 0
+    sampling: SamplingSpec = SamplingSpec()
+    images: ImagesSpec = ImagesSpec()
+    batch: BatchSpec = BatchSpec()
+    cluster: ClusterSpec = ClusterSpec()
+    storage: StorageOptions = NO_OPTIONS
+
+    @field_validator("model", mode="before")
+    @classmethod
+    def _model_by_name(cls, value: Any) -> Any:
+        return {"source": value} if isinstance(value, str) else value
+
+    @field_validator("model")
+    @classmethod
+    def _sources_fit_a_disk(cls, model: ModelSpec) -> ModelSpec:
+        for source in (model.source, *(lora.source for lora in model.all_loras)):
+            fits_a_disk(source)
+        return model
+
+    @field_validator("columns")
+    @classmethod
+    def _known_settings(
+        cls, columns: Mapping[str, str | ColumnMap | None]
+    ) -> Mapping[str, str | ColumnMap | None]:
+        unknown = sorted(set(columns) - set(SETTING_COLUMNS))
+        if unknown:
+            raise ValueError(
+                f"{unknown[0]!r} is no setting; the mapping goes setting -> manifest column, "
+                f"and the settings are: {', '.join(SETTING_COLUMNS)}"
+            )
+        return columns
+
+    @model_validator(mode="after")
+    def _no_credentials_in_urls(self) -> Self:
+        for key, url in (
+            ("output", self.output),
+            ("model", self.model.source),
+            *(("LoRA", lora.source) for lora in self.model.all_loras),
+            *(("manifest", url) for url in self.manifests),
+        ):
+            if has_credentials(url):
+                raise ValueError(f"the {key} URL carries credentials; {ADVICE}")
+        return self
+
+    @model_validator(mode="after")
+    def _no_companions_in_a_decision(self) -> Self:
+        if self.model.speed.first_block_cache and self.batch.size != 1:
+            raise ValueError(
+                "model.speed.first_block_cache decides for a whole batch, and an image may not "
+                f"depend on others: batch.size must be 1, not {self.batch.size}"
+            )
+        return self
+
+    @property
+    def url(self) -> str:
+        """The run directory: `<output>/<name>`."""
+        return f"{self.output.rstrip('/')}/{self.name}"
+
+    @property
+    def manifests(self) -> list[str]:
+        """The manifest's URLs as a list."""
+        return [self.manifest] if isinstance(self.manifest, str) else list(self.manifest)
+
+    @classmethod
+    def from_file(cls, path: str | Path, overrides: Sequence[str] = ()) -> Self:
+        """Read a YAML job file; `overrides` are `a.b=value` strings that replace its keys.
+
+        Raises:
+            SpecError: no such file, no YAML, or a job that cannot be run.
+        """
+        path = Path(path)
+        values = read_yaml(path)
+        values.setdefault("name", path.name.removesuffix(path.suffix))
+        return cls.from_dict(values, overrides, where=str(path))
+
+    @classmethod
+    def from_dict(
+        cls, values: Mapping[str, Any], overrides: Sequence[str] = (), where: str = "job"
+    ) -> Self:
+        """Validate a job given as a mapping; see `from_file`."""
+        values = nested_copy(values)
+        if isinstance(values.get("model"), str):
+            values["model"] = {"source": values["model"]}
+        for override in overrides:
+            apply_override(values, override)
+        try:
+            return cls.model_validate(values)
+        except ValidationError as error:
+            lines = [f"{where}: {line}" for line in explain(error, cls, values)]
+            raise SpecError("\n".join(lines)) from error
+
+    def as_dict(self) -> dict[str, Any]:
+        """The whole job as JSON-ready values, defaults included."""
+        return self.model_dump(mode="json")
+
+    def changes(self, other: "RunSpec") -> list[Change]:
+        """What `other` says differently, among what decides names and pixels.
+
+        Where it runs, and how the store is reached, may change from one start to the next.
+        """
+        return differences(dict(flatten(self.identity())), dict(flatten(other.identity())))
+
+    def identity(self) -> dict[str, Any]:
+        """The part of the job that decides names and pixels, as JSON-ready values."""
+        values = {key: value for key, value in self.as_dict().items() if key not in ELSEWHERE}
+        model = values["model"] | {"speed": self.model.speed.chosen()}
+        unsaid = [key for key in ("speed", "row_loras") if not model[key]]
+        images = {k: v for k, v in values["images"].items() if (k, v) != ("packing", "none")}
+        return values | {
+            "model": {key: model[key] for key in model if key not in unsaid},
+            "images": images,
+        }
+
+
+SETTING_COLUMNS = (
+    "prompt",
+    "id",
+    "negative_prompt",
+    "seed",
+    "num_images",
+    "width",
+    "height",
+    "num_inference_steps",
+    "guidance_scale",
+    "scheduler",
+    "lora",
+    "lora_scale",
+)
+"""The manifest columns that decide an image; every other column is carried through."""
+
+CONDITION_COLUMNS = ("strength", "init_image", "mask_image", "control_image")
+"""Names kept for conditioning images; a manifest that has one is refused."""
+
+
+ELSEWHERE = ("output", "storage", "cluster")
+"""The keys of a job that say where it happens, not what is made."""
+
+
+def json_schema() -> dict[str, Any]:
+    """The JSON Schema of a job file, for editors; `name` may be left out of a file."""
+    schema = RunSpec.model_json_schema()
+    schema["required"] = [key for key in schema["required"] if key != "name"]
+    schema["properties"]["model"] = {
+        "anyOf": [{"type": "string"}, schema["properties"]["model"]],
+    }
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
+
+
+def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[Change]:
+    """The fields of two flat mappings that differ, in alphabetical order."""
+    return [
+        Change(field, old.get(field), new.get(field))
+        for field in sorted(old.keys() | new.keys())
+        if old.get(field) != new.get(field)
+    ]
+
+
+def flatten(values: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, Any]]:
+    """`{"a": {"b": 1}}` as `("a.b", 1)` pairs."""
+    for key, value in values.items():
+        if isinstance(value, Mapping) and value:
+            yield from flatten(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def nested_copy(values: Mapping[str, Any]) -> dict[str, Any]:
+    """A copy whose mappings can be changed, at every depth."""
+    return {k: nested_copy(v) if isinstance(v, Mapping) else v for k, v in values.items()}
+
+
+def canonical_json(values: Any) -> str:
+    """JSON with sorted keys and no spaces: equal values, equal text."""
+    return json.dumps(values, sort_keys=True, separators=(",", ":"), ensure_ascii=False)

@@ -1,0 +1,1 @@
+"""Finding models and LoRAs, and copying them to a node."""

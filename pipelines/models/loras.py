@@ -1,0 +1,129 @@
+"""Where the LoRAs of a model lie on this machine, fetched first if they must be.
+
+Owns the kinds of LoRA source. Of a source that holds several files, the one that is needed is
+fetched alone; which one that is, and what is inside, `diffusion_core.models.lora_files` knows.
+"""
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path, PurePosixPath
+from typing import TypeVar
+
+from nightpress.diffusion_core.cache_folder import cache_folder
+from nightpress.diffusion_core.errors import ModelNotFound
+from nightpress.diffusion_core.models.loading import ModelSpec
+from nightpress.diffusion_core.models.lora_files import PICKLE_SUFFIXES, LoraSpec, weight_name
+from nightpress.pipelines import storage
+from nightpress.pipelines.errors import StoreMissing
+from nightpress.pipelines.models.location import HUB_ID, hub_error, mirrored
+from nightpress.pipelines.storage import Source
+from nightpress.pipelines.storage.urls import Options, local_path, public
+
+T = TypeVar("T")
+
+SUFFIXES = (".safetensors", *PICKLE_SUFFIXES)
+
+
+def locate_loras(
+    spec: ModelSpec, options: Options | None = None, cache: Path | None = None
+) -> tuple[Path, ...]:
+    """The weight file of each of the model's LoRAs on this machine, in the order of `all_loras`.
+
+    Args:
+        spec: each LoRA's `source` is a folder, a file, a hub id with an optional `@revision`, or
+            the URL of a folder or file.
+        options: fsspec options by protocol, for URLs.
+        cache: where remote files are mirrored, once for all processes of the machine; unless
+            given, the user's cache folder. Those of the hub lie in the hub's own cache.
+
+    Raises:
+        ModelNotFound: there is nothing, or several files where one has to be named.
+        UnsafeWeights: there are pickles only, and `spec.allow_pickle` is off.
+        ModelError: the download failed.
+        StoreError: the store behind a URL refused.
+    """
+    folder = cache or cache_folder() / "loras"
+    return tuple(_locate(lora, spec.allow_pickle, options or {}, folder) for lora in spec.all_loras)
+
+
+def _locate(lora: LoraSpec, allow_pickle: bool, options: Options, cache: Path) -> Path:
+    if storage.is_url(lora.source) and not storage.is_local(lora.source):
+        return _from_url(lora, allow_pickle, options, cache)
+    path = local_path(lora.source)
+    if path.is_file():
+        return path
+    if path.is_dir():
+        names = [p.relative_to(path).as_posix() for p in path.rglob("*") if p.is_file()]
+        return path / weight_name(names, lora, allow_pickle)
+    if hub_id := HUB_ID.fullmatch(lora.source):
+        return _from_hub(lora, hub_id["repo"], hub_id["revision"], allow_pickle)
+    raise ModelNotFound(
+        f"LoRA {lora.source!r}: no such file or folder; a LoRA is a folder, a safetensors file, a "
+        "hub id such as owner/name@revision, or a URL"
+    )
+
+
+def _from_url(lora: LoraSpec, allow_pickle: bool, options: Options, cache: Path) -> Path:
+    try:
+        sources = storage.find([lora.source], options, SUFFIXES)
+    except StoreMissing as error:
+        raise ModelNotFound(f"LoRA {error}") from error
+    source = _chosen(lora, sources, allow_pickle)
+    name = PurePosixPath(public(source.url)).name
+
+    def download(into: Path) -> None:
+        with (
+            storage.open_source(source.url, options) as stream,
+            (into / name).open("wb") as file,
+        ):
+            shutil.copyfileobj(stream, file)
+
+    return mirrored(lora.source, [source], cache, download) / name
+
+
+def _chosen(lora: LoraSpec, sources: list[Source], allow_pickle: bool) -> Source:
+    """The source itself where it is a file, else the one that is meant below the folder."""
+    base = lora.source.rstrip("/")
+    names = {source.url.removeprefix(f"{base}/"): source for source in sources}
+    if len(sources) == 1 and lora.weight_name is None:
+        names = {PurePosixPath(public(sources[0].url)).name: sources[0]}
+    return names[weight_name(list(names), lora, allow_pickle)]
+
+
+def _from_hub(lora: LoraSpec, repo: str, revision: str | None, allow_pickle: bool) -> Path:
+    """The file of a repository of the hub, in the hub's cache."""
+    from huggingface_hub import hf_hub_download
+
+    file = weight_name(_hub_files(lora.source, repo, revision), lora, allow_pickle)
+    return Path(_asked(lora.source, lambda: str(hf_hub_download(repo, file, revision=revision))))
+
+
+def _hub_files(name: str, repo: str, revision: str | None) -> list[str]:
+    """What the hub lists; without a hub, what lies in its cache."""
+    from huggingface_hub import HfApi, snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
+    from huggingface_hub.utils import httpx
+
+    def listed() -> list[str]:
+        try:
+            # Asked once: what lists a repository's tree tries for half a minute without a hub.
+            files = HfApi().model_info(repo, revision=revision).siblings or []
+            return [file.rfilename for file in files]
+        except HfHubHTTPError:
+            raise
+        except (httpx.HTTPError, OfflineModeIsEnabled, OSError):
+            folder = Path(snapshot_download(repo, revision=revision, local_files_only=True))
+            return [p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file()]
+
+    return _asked(name, listed)
+
+
+def _asked(name: str, ask: Callable[[], T]) -> T:
+    """What the hub answers, or why it does not, in one line."""
+    from huggingface_hub.errors import HfHubHTTPError
+    from huggingface_hub.utils import httpx
+
+    try:
+        return ask()
+    except (OSError, ValueError, HfHubHTTPError, httpx.HTTPError) as error:
+        raise hub_error(name, error, "LoRA") from error

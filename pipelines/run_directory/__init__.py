@@ -1,0 +1,1 @@
+"""The run directory: run.json, lease, commits, reading a run back, verifying it."""

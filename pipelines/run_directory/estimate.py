@@ -1,0 +1,115 @@
+"""How fast and how large: measured rates from the runs that lie beside a job's own.
+
+A rate is only ever taken from the same weights at the same settings; where there is none, there
+is no estimate.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+import pyarrow.compute as pc
+import pyarrow.dataset as ds
+
+from nightpress.diffusion_core.sampling.request import SamplingParams
+from nightpress.pipelines.errors import RunNotFound, StoreMissing
+from nightpress.pipelines.formatting import even
+from nightpress.pipelines.job.spec import RunSpec
+from nightpress.pipelines.planning import SettingsCount
+from nightpress.pipelines.run_directory.reader import open_run
+from nightpress.pipelines.run_directory.record import RUN_FILE, require_record
+from nightpress.pipelines.storage import Store, find
+
+RUNS_LOOKED_AT = 8
+"""Of the runs beside this one, the latest that used the same model."""
+
+SHARDS_LOOKED_AT = 64
+"""Of each run, evenly spread."""
+
+RateKey = tuple[int, int, int, bool]
+"""Width, height, steps, and whether guidance doubles the work."""
+
+
+@dataclass(frozen=True)
+class Rate:
+    """What one image took."""
+
+    sampling_s: float
+    """Seconds of one actor."""
+    num_bytes: float
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What a job will take of one actor, and of the store."""
+
+    actor_s: float
+    num_bytes: float
+
+
+def estimate(counts: Iterable[SettingsCount], rates: Mapping[RateKey, Rate]) -> Estimate | None:
+    """The sum over a job's settings; None where one of them has not been measured.
+
+    A plan keeps the commonest thousand settings; a job with more is estimated from those.
+    """
+    actor_s = num_bytes = 0.0
+    for count in counts:
+        rate = rates.get(_key(count.settings))
+        if rate is None:
+            return None
+        actor_s += rate.sampling_s * count.num_images
+        num_bytes += rate.num_bytes * count.num_images
+    return Estimate(actor_s, num_bytes)
+
+
+def measured_rates(spec: RunSpec, model_fingerprint: str) -> dict[RateKey, Rate]:
+    """The rates of this model, by settings, from the runs under the job's output."""
+    alike: list[tuple[str, str]] = []
+    for url in _run_urls(spec):
+        try:
+            record = require_record(Store(url, spec.storage))
+        except RunNotFound:  # a neighbour of another version, or no run at all
+            continue
+        if record.model.fingerprint == model_fingerprint:
+            alike.append((record.created_at, url))
+    rates: dict[RateKey, Rate] = {}
+    for _, url in sorted(alike)[-RUNS_LOOKED_AT:]:
+        rates |= _rates_of(url, spec)
+    return rates
+
+
+def _run_urls(spec: RunSpec) -> list[str]:
+    try:
+        found = find([f"{spec.output.rstrip('/')}/*/{RUN_FILE}"], spec.storage)
+    except StoreMissing:
+        return []
+    return [source.url.removesuffix(f"/{RUN_FILE}") for source in found]
+
+
+def _rates_of(url: str, spec: RunSpec) -> dict[RateKey, Rate]:
+    settings = ["width", "height", "num_inference_steps", "guidance_scale"]
+    run = open_run(url, spec.storage)
+    with run.store.told("metadata"):
+        table = run.shards(even(run.committed, SHARDS_LOOKED_AT)).to_table(
+            columns=[*settings, "sampling_s", "num_bytes"],
+            filter=ds.field("sampling_s").is_valid(),
+        )
+    guided = pc.greater(table.column("guidance_scale"), 1.0)
+    table = table.set_column(3, "guided", guided)
+    grouped = table.group_by([*settings[:3], "guided"]).aggregate(
+        [("sampling_s", "mean"), ("num_bytes", "mean")]
+    )
+    return {
+        (row["width"], row["height"], row["num_inference_steps"], row["guided"]): Rate(
+            row["sampling_s_mean"], row["num_bytes_mean"]
+        )
+        for row in grouped.to_pylist()
+    }
+
+
+def _key(settings: SamplingParams) -> RateKey:
+    return (
+        settings.width,
+        settings.height,
+        settings.num_inference_steps,
+        settings.guidance_scale > 1.0,
+    )

@@ -1,0 +1,1 @@
+"""One shard from plan to commit: sample, encode, store, record."""

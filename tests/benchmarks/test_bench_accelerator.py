@@ -1,0 +1,175 @@
+"""The accelerator's benchmark: what it goes on after, and what it counts."""
+
+from argparse import Namespace
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import pytest
+
+from nightpress.diffusion_core.errors import ModelError, OutOfMemory, SamplingError
+from nightpress.diffusion_core.sampling.sampler import Fault, SampledBatch
+from nightpress.diffusion_core.tuning.candidates import Way
+
+
+@pytest.fixture
+def bench(monkeypatch: pytest.MonkeyPatch) -> Any:
+    monkeypatch.syspath_prepend(Path(__file__).parent / "benchmarks")
+    import bench_accelerator
+
+    return bench_accelerator
+
+
+class Tight:
+    """A device that holds two images, and a model that cannot be compiled."""
+
+    def __init__(self, bench: Any) -> None:
+        self._bench = bench
+
+    def row(self, way: Way, batch_size: int) -> Any:
+        if batch_size > 2:
+            raise OutOfMemory("out of memory")
+        if way.speed.compile:
+            raise ModelError("no blocks")
+        return row(self._bench, way, batch_size)
+
+
+def row(bench: Any, way: Way, batch_size: int, rate: float = 1.0, dtype: str = "bfloat16") -> Any:
+    return bench.Row(way, dtype, batch_size, rate, 1.0, rate, 0.5, 0.9, 3.0)
+
+
+def test_what_does_not_fit_or_cannot_be_had_is_told_and_passed_over(
+    bench: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tried = [Way.of(compile="full"), Way("float16")]
+    monkeypatch.setattr(bench, "ways", lambda options: tried)
+    options = Namespace(batch_sizes=[1, 2, 4, 8])
+    rows = list(bench.measured(Tight(bench), 60.0, options))
+    assert [(r.way.name, r.batch_size) for r in rows] == [
+        ("nothing chosen", 1),
+        ("nothing chosen", 2),
+        ("float16", 1),
+    ]
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 6
+    assert lines[3].endswith("batch 4 does not fit")
+    assert lines[4].endswith("no blocks")
+
+
+def test_ways_for_which_no_time_was_left_are_named(
+    bench: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(bench, "ways", lambda options: [Way("float16"), Way("float32")])
+    rows = list(bench.measured(Tight(bench), 0.0, Namespace(batch_sizes=[1])))
+    assert [r.way for r in rows] == [bench.NOTHING]
+    said = capsys.readouterr().out
+    assert said.endswith("not tried, as the time was over: float16; float32\n")
+
+
+def test_a_faulty_picture_costs_its_row_and_no_other(bench: Any) -> None:
+    class Spoilt:
+        def sample(self, requests: Any, params: Any) -> SampledBatch:
+            return SampledBatch(np.zeros((1, 8, 8, 3), np.uint8), (Fault.NON_FINITE,))
+
+    narrow = Namespace(_requests=list, _setup=Namespace(params=None), _clock=float)
+    with pytest.raises(SamplingError, match="a picture has a fault"):
+        bench.Bench._sample_s(narrow, Spoilt(), [])
+
+
+class Scaling:
+    """A device on which larger batches are faster, by less and less."""
+
+    RATES: ClassVar = {1: 1.0, 2: 1.9, 4: 2.95, 8: 3.0}
+
+    def __init__(self, bench: Any) -> None:
+        self._bench = bench
+
+    def row(self, way: Way, batch_size: int) -> Any:
+        return row(self._bench, way, batch_size, self.RATES[batch_size])
+
+
+def test_ways_are_tried_at_the_smallest_batch_that_is_nearly_the_fastest(
+    bench: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bench, "ways", lambda options: [Way("float16")])
+    rows = list(bench.measured(Scaling(bench), 60.0, Namespace(batch_sizes=[*Scaling.RATES])))
+    assert (rows[-1].way.name, rows[-1].batch_size) == ("float16", 4)
+
+
+def test_no_goal_counts_a_way_that_leaves_work_out(bench: Any) -> None:
+    from accelerator_rows import counts_as
+
+    float8 = Way.of(compile="full", quantization=bench.FLOAT8)
+    weights = Way.of(compile="full", quantization="int8_weight_only")
+    deep = Way.of(deep_features={"interval": 2})
+    half = Way("float16")
+    counting = {
+        precision: [
+            way.name
+            for way in (bench.NOTHING, float8, weights, deep, half)
+            if counts_as(row(bench, way, 1, dtype=way.dtype or "bfloat16"), precision)
+        ]
+        for precision in ("bfloat16", "float8")
+    }
+    assert counting == {"bfloat16": ["nothing chosen"], "float8": [float8.name]}
+
+
+@pytest.mark.parametrize(
+    ("memory_gib", "aim"), [(140, "; goal 1.9\n"), (79, "; an H200's goal is 1.9\n")]
+)
+def test_the_fastest_row_that_counts_stands_beside_the_goal(
+    memory_gib: int,
+    aim: str,
+    bench: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    device = Namespace(total_memory=memory_gib * 2**30)
+    monkeypatch.setattr("torch.cuda.get_device_properties", lambda index: device)
+    monkeypatch.setattr("torch.cuda.get_device_capability", lambda: (9, 0))
+    deep = Way.of(deep_features={"interval": 2})
+    rows = [
+        row(bench, bench.NOTHING, 1, 1.0),
+        row(bench, bench.NOTHING, 4, 1.5),
+        row(bench, deep, 4, 3.0),
+    ]
+    bench.against_goals("sdxl", rows)
+    said = capsys.readouterr().out
+    assert said.startswith("best in bfloat16: 1.500 images/s (nothing chosen, batch 4)" + aim)
+    assert said.endswith("goal in float8: no row counts\n")
+
+
+def test_a_first_block_cache_is_never_tried_since_its_speed_depends_on_weights(bench: Any) -> None:
+    options = Namespace(batch_sizes=[1, 2], compile=True, only=None)
+    names = [way.name for way in bench.ways(options)]
+    assert len(names) == len(set(names)) > 15
+    assert not any("first_block_cache" in name for name in names)
+    assert (
+        bench.ways(Namespace(**{**vars(options), "only": names[3:5]})) == bench.ways(options)[3:5]
+    )
+    with pytest.raises(SystemExit, match="no way fast"):
+        bench.ways(Namespace(**{**vars(options), "only": ["fast"]}))
+
+
+def test_a_narrow_model_is_measured_whole_on_a_cpu(
+    bench: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = Namespace(
+        scale=None,
+        steps=2,
+        rounds=1,
+        minutes=1.0,
+        batch_sizes=[1],
+        compile=None,
+        only=["deep_features interval 2"],
+    )
+    bench.table("sd15", "cpu", options)
+    lines = capsys.readouterr().out.splitlines()
+    plain, deep = lines[4].split(), lines[5].split()
+    assert (plain[:3], deep[:4]) == (
+        ["nothing", "chosen", "1"],
+        ["deep_features", "interval", "2", "1"],
+    )
+    figures = [float(text.rstrip("x%")) for text in plain[3:] + deep[4:]]
+    assert len(figures) == 12
+    assert all(figure > 0 for figure in figures[:6])

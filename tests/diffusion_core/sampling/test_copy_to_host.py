@@ -1,0 +1,192 @@
+"""What waits for what on a stream beside the device's own, on a device that does nothing unasked.
+
+The device keeps what it is given in queues, one for each stream, and works on them only as far as
+somebody waits for: what is not ordered is not done.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from nightpress.diffusion_core.errors import DeviceError, OutOfMemory
+from nightpress.diffusion_core.sampling import copy_to_host
+from nightpress.diffusion_core.sampling.copy_to_host import Copy, SideStream
+
+
+class LazyStream:
+    """Works on its queue in order, and no further than it must."""
+
+    def __init__(self, device: str) -> None:
+        self.device = device
+        self.queue: list[Callable[[], object]] = []
+        self.num_done = 0
+
+    def work(self, until: int) -> None:
+        while self.num_done < until:
+            self.num_done += 1
+            self.queue[self.num_done - 1]()
+
+    def wait_stream(self, other: "LazyStream") -> None:
+        until = len(other.queue)
+        self.queue.append(lambda: other.work(until))
+
+    def record_event(self) -> "LazyEvent":
+        return LazyEvent(self, len(self.queue))
+
+
+class LazyEvent:
+    def __init__(self, stream: LazyStream, until: int) -> None:
+        self._stream, self._until = stream, until
+
+    def synchronize(self) -> None:
+        self._stream.work(self._until)
+
+
+class LazyCuda:
+    """`torch.cuda` as far as streams go."""
+
+    def __init__(self) -> None:
+        self.main = self.current = LazyStream("cuda:0")
+
+    def Stream(self, device: str) -> LazyStream:  # noqa: N802 - torch's name
+        return LazyStream(device)
+
+    def current_stream(self, device: str) -> LazyStream:
+        return self.current
+
+    @contextmanager
+    def stream(self, stream: LazyStream) -> Iterator[None]:
+        before, self.current = self.current, stream
+        try:
+            yield
+        finally:
+            self.current = before
+
+
+class LazyTensor:
+    """Has a value once the device has come to it."""
+
+    is_cuda = True
+
+    def __init__(self, cuda: LazyCuda, value: str = "nothing yet") -> None:
+        self._cuda, self.value = cuda, value
+        self.held_for: list[LazyStream] = []
+
+    def becomes(self, value: str) -> None:
+        self._cuda.current.queue.append(lambda: setattr(self, "value", value))
+
+    def copy_(self, source: "LazyTensor", non_blocking: bool) -> None:
+        assert non_blocking
+        self._cuda.current.queue.append(lambda: setattr(self, "value", source.value))
+
+    def record_stream(self, stream: LazyStream) -> None:
+        self.held_for.append(stream)
+
+    def numpy(self) -> np.ndarray:
+        return np.array(self.value)
+
+
+@pytest.fixture
+def cuda(monkeypatch: pytest.MonkeyPatch) -> LazyCuda:
+    lazy = LazyCuda()
+    monkeypatch.setattr(copy_to_host, "page_locked", lambda tensor: LazyTensor(lazy))
+    return lazy
+
+
+def never() -> None:
+    raise AssertionError("it was not to be waited for")
+
+
+def test_a_copy_has_what_was_made_before_it_and_waits_for_nothing_after_it(cuda: LazyCuda) -> None:
+    side, pixels = SideStream("cuda", cuda), LazyTensor(cuda)
+    pixels.becomes("a fox")
+    copy = side.take_off(pixels)  # type: ignore[arg-type]
+    assert cuda.main.num_done == 0
+    cuda.main.queue.append(never)  # the next batch
+    assert str(copy.numpy()) == "a fox"
+    assert str(copy.numpy()) == "a fox"
+
+
+def test_copies_come_in_turn_and_each_keeps_its_own(cuda: LazyCuda) -> None:
+    side = SideStream("cuda", cuda)
+    copies = []
+    for text in ("a fox", "two ships"):
+        pixels = LazyTensor(cuda)
+        pixels.becomes(text)
+        copies.append(side.take_off(pixels))  # type: ignore[arg-type]
+    assert [str(copy.numpy()) for copy in reversed(copies)] == ["two ships", "a fox"]
+
+
+def test_what_is_copied_is_held_until_the_side_stream_has_done_with_it(cuda: LazyCuda) -> None:
+    side, pixels = SideStream("cuda", cuda), LazyTensor(cuda, "a fox")
+    side.take_off(pixels)  # type: ignore[arg-type]
+    with side.entered():
+        assert pixels.held_for == [cuda.current]
+    assert cuda.current is cuda.main
+
+
+def test_what_is_computed_beside_the_device_does_not_wait_for_it(cuda: LazyCuda) -> None:
+    side = SideStream("cuda", cuda)
+    cuda.main.queue.append(never)  # a batch that is being denoised
+    with side.entered():
+        embedding = LazyTensor(cuda)
+        embedding.becomes("a prompt")
+        copy = side.take_off(embedding)  # type: ignore[arg-type]
+    assert str(copy.numpy()) == "a prompt"
+
+
+def test_what_is_computed_after_a_change_sees_it(cuda: LazyCuda) -> None:
+    side, weights = SideStream("cuda", cuda), LazyTensor(cuda, "plain")
+    weights.becomes("with an adapter")
+    side.follow()
+    with side.entered():
+        copy = side.take_off(weights)  # type: ignore[arg-type]
+    assert str(copy.numpy()) == "with an adapter"
+
+
+def test_weights_that_are_still_being_loaded_are_waited_for(cuda: LazyCuda) -> None:
+    weights = LazyTensor(cuda)
+    weights.becomes("loaded")
+    side = SideStream("cuda", cuda)
+    with side.entered():
+        copy = side.take_off(weights)  # type: ignore[arg-type]
+    assert str(copy.numpy()) == "loaded"
+
+
+def test_a_device_that_fails_before_the_copy_is_whole_is_told_as_such() -> None:
+    class Failed:
+        def synchronize(self) -> None:
+            raise torch.AcceleratorError("CUDA error:\nan illegal memory access")
+
+    with pytest.raises(DeviceError, match="CUDA error: an illegal memory access") as caught:
+        Copy(torch.zeros(1), Failed()).numpy()
+    assert not isinstance(caught.value, OutOfMemory)
+
+
+def test_on_a_cpu_nothing_is_copied_and_nothing_waits() -> None:
+    side, tensor = SideStream("cpu", cuda=None), torch.arange(6).view(2, 3)
+    with side.entered():
+        copy = side.take_off(tensor)
+    side.follow()
+    assert copy.tensor() is tensor
+    assert copy.numpy().tolist() == [[0, 1, 2], [3, 4, 5]]
+
+
+def test_what_is_in_host_memory_already_is_not_copied_either(cuda: LazyCuda) -> None:
+    tensor = torch.zeros(2, 3)
+    assert SideStream("cuda", cuda).take_off(tensor).tensor() is tensor
+
+
+def test_a_lazy_device_does_only_what_is_waited_for(cuda: LazyCuda) -> None:
+    """The fake itself: without an order there is no value, so the tests above can fail."""
+    pixels: Any = LazyTensor(cuda)
+    pixels.becomes("a fox")
+    unordered = LazyTensor(cuda)
+    with cuda.stream(LazyStream("cuda:0")):
+        unordered.copy_(pixels, non_blocking=True)
+        cuda.current.record_event().synchronize()
+    assert unordered.value == "nothing yet"

@@ -1,0 +1,159 @@
+"""Sampling with denoisers that are known exactly gives back the distribution that they know.
+
+For Gaussian data the best denoiser is a formula, so samplers, prediction targets and the forward
+process can be checked together, with no network and no training.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+import torch
+from torch import Generator, Tensor
+
+from nightpress.diffusion_core.sampling import schedulers
+from nightpress.diffusion_core.theory.guidance import guide
+from nightpress.diffusion_core.theory.noise import FlowPath, NoiseProcess, NoiseSchedule
+from nightpress.diffusion_core.theory.prediction import PREDICTION_TYPES, PredictionType, target
+
+DIFFUSION_KINDS: tuple[PredictionType, ...] = ("epsilon", "v_prediction", "sample")
+# A schedule that ends in 99.97% noise: what samplers take for pure noise is nearly that.
+LONG = NoiseSchedule(beta_end=0.02)
+NUM = 4000
+
+
+@dataclass(frozen=True)
+class Mixture:
+    """Numbers around a few means, each as often as the others, with one variance."""
+
+    means: Tensor
+    variance: float
+
+    def best_answer(
+        self, kind: PredictionType, process: NoiseProcess, x_t: Tensor, timesteps: Tensor
+    ) -> Tensor:
+        """The answer that squared errors ask for: the mean of the targets, given x_t (B, 1, 1, 1).
+
+        Around one mean m, x0 and x_t are jointly normal: E[x0 | x_t] = m + gain (x_t - alpha m),
+        and x_t has the variance alpha^2 v + sigma^2. Means count by the likelihood of x_t.
+        """
+        alpha, sigma = process.alpha_sigma(timesteps.expand(len(x_t)))
+        total = alpha**2 * self.variance + sigma**2
+        away = x_t - alpha * self.means
+        shares = torch.softmax(-(away**2) / (2 * total), dim=3)
+        x0 = (shares * (self.means + alpha * self.variance / total * away)).sum(3, keepdim=True)
+        noise = (shares * (sigma / total * away)).sum(3, keepdim=True)
+        return target(kind, x0, noise, alpha, sigma)
+
+    @property
+    def std(self) -> float:
+        return float((self.means.var(correction=0) + self.variance) ** 0.5)
+
+
+TWO = Mixture(torch.tensor([-1.5, 0.9]), variance=0.1)
+ONE = Mixture(torch.tensor([0.7]), variance=0.25)
+POINT = Mixture(torch.tensor([0.7]), variance=0.0)
+
+
+def config_of(process: NoiseProcess, kind: PredictionType) -> dict[str, Any]:
+    if isinstance(process, FlowPath):
+        return {"_class_name": "FlowMatchEulerDiscreteScheduler", **process.scheduler_config()}
+    return {
+        "_class_name": "DDPMScheduler",
+        **process.scheduler_config(),
+        "prediction_type": kind,
+        "timestep_spacing": "trailing",
+        "clip_sample": False,
+    }
+
+
+def sampled(
+    data: Mixture, sampler: str, process: NoiseProcess, kind: PredictionType, num_steps: int
+) -> Tensor:
+    """(NUM,) numbers that the sampler makes of noise with the best denoiser of the data."""
+    scheduler = schedulers.make(sampler, config_of(process, kind))
+    scheduler.set_timesteps(num_steps)
+    generator = Generator().manual_seed(0)
+    x_t = torch.randn(NUM, 1, 1, 1, generator=generator)
+    x_t = x_t * getattr(scheduler, "init_noise_sigma", 1.0)
+    takes_noise = {"generator": generator} if sampler in ("ddpm", "dpmsolver-sde") else {}
+    for t in scheduler.timesteps:
+        seen = (
+            scheduler.scale_model_input(x_t, t) if hasattr(scheduler, "scale_model_input") else x_t
+        )
+        timesteps = t if isinstance(process, FlowPath) else t.round().long()
+        answer = data.best_answer(kind, process, seen, timesteps.reshape(1))
+        x_t = scheduler.step(answer, t, x_t, **takes_noise).prev_sample
+    return x_t.flatten()
+
+
+@pytest.mark.parametrize("kind", DIFFUSION_KINDS)
+@pytest.mark.parametrize("sampler", ["ddim", "dpmsolver++", "unipc", "euler", "heun", "ddpm"])
+def test_every_sampler_gives_the_spread_of_a_gaussian(sampler: str, kind: PredictionType) -> None:
+    numbers = sampled(ONE, sampler, LONG, kind, num_steps=100)
+    assert numbers.mean().item() == pytest.approx(0.7, abs=0.05)
+    assert numbers.std().item() == pytest.approx(0.5, abs=0.05)
+
+
+@pytest.mark.parametrize("sampler", ["ddim", "dpmsolver++", "unipc", "euler", "heun"])
+def test_every_sampler_gives_both_heaps_of_a_mixture(sampler: str) -> None:
+    numbers = sampled(TWO, sampler, LONG, "v_prediction", num_steps=50)
+    left = numbers < -0.3
+    assert left.float().mean().item() == pytest.approx(0.5, abs=0.05)
+    assert numbers[left].mean().item() == pytest.approx(-1.5, abs=0.05)
+    assert numbers[~left].mean().item() == pytest.approx(0.9, abs=0.05)
+    assert numbers.std().item() == pytest.approx(TWO.std, abs=0.05)
+
+
+@pytest.mark.parametrize("path", [FlowPath(), FlowPath(shift=3.0)], ids=str)
+@pytest.mark.parametrize("sampler", ["flow-euler", "dpmsolver++", "unipc"])
+def test_a_flow_carries_noise_to_the_mixture(sampler: str, path: FlowPath) -> None:
+    numbers = sampled(TWO, sampler, path, "flow_prediction", num_steps=100)
+    left = numbers < -0.3
+    assert left.float().mean().item() == pytest.approx(0.5, abs=0.05)
+    assert numbers.std().item() == pytest.approx(TWO.std, abs=0.05)
+
+
+@pytest.mark.parametrize("sampler", ["ddim", "dpmsolver++", "euler", "heun"])
+@pytest.mark.parametrize("kind", DIFFUSION_KINDS)
+def test_where_there_is_one_picture_every_noise_becomes_it(
+    sampler: str, kind: PredictionType
+) -> None:
+    numbers = sampled(POINT, sampler, LONG, kind, num_steps=20)
+    torch.testing.assert_close(numbers, torch.full((NUM,), 0.7), atol=0.05, rtol=0)
+
+
+def test_on_a_straight_path_one_step_is_enough_for_one_picture() -> None:
+    numbers = sampled(POINT, "flow-euler", FlowPath(), "flow_prediction", num_steps=1)
+    torch.testing.assert_close(numbers, torch.full((NUM,), 0.7), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("sampler", ["ddim", "ddpm", "dpmsolver++", "euler"])
+def test_with_zero_terminal_snr_v_is_finite_and_starts_from_pure_noise(sampler: str) -> None:
+    process = NoiseSchedule(zero_terminal_snr=True)
+    numbers = sampled(ONE, sampler, process, "v_prediction", num_steps=100)
+    assert bool(torch.isfinite(numbers).all())
+    assert numbers.mean().item() == pytest.approx(0.7, abs=0.05)
+    assert numbers.std().item() == pytest.approx(0.5, abs=0.05)
+
+
+def test_more_steps_come_nearer_to_the_distribution() -> None:
+    errors = [
+        abs(sampled(ONE, "ddim", LONG, "epsilon", num_steps).std().item() - 0.5)
+        for num_steps in (3, 10, 100)
+    ]
+    assert errors[0] > 2 * errors[1] > 4 * errors[2]
+
+
+@pytest.mark.parametrize("kind", PREDICTION_TYPES)
+def test_guidance_between_gaussians_moves_along_the_line_of_their_means(
+    kind: PredictionType,
+) -> None:
+    wide, near = Mixture(torch.tensor([0.0]), 0.25), Mixture(torch.tensor([0.6]), 0.25)
+    x_t, timestep = (
+        torch.randn(64, 1, 1, 1, generator=Generator().manual_seed(0)),
+        torch.tensor([400]),
+    )
+    answers = [data.best_answer(kind, LONG, x_t, timestep) for data in (near, wide)]
+    further = Mixture(torch.tensor([0.6 * 4.0]), 0.25).best_answer(kind, LONG, x_t, timestep)
+    torch.testing.assert_close(guide(answers[0], answers[1], 4.0), further, atol=1e-4, rtol=1e-4)

@@ -1,0 +1,99 @@
+"""Guidance scales of their own give images the bits that they have among their likes."""
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from nightpress.diffusion_core.errors import SettingsError
+from nightpress.diffusion_core.models import loading
+from nightpress.diffusion_core.models.loading import LoadedModel, ModelSpec
+from nightpress.diffusion_core.sampling.per_image_guidance import (
+    RowScales,
+    multiplies,
+    scale_of_rows,
+)
+from nightpress.diffusion_core.sampling.request import ImageRequest, SamplingParams
+from nightpress.diffusion_core.sampling.sampler import Sampler
+
+Loaded = Callable[[str], LoadedModel]
+
+GUIDED = SamplingParams(64, 64, 3, 4.0)
+SCALES = (3.0, 7.3, 1.1)
+REQUESTS = [ImageRequest(f"picture {n}", "", n, scale) for n, scale in enumerate(SCALES)]
+MULTIPLYING = ("sd", "sdxl", "sd3", "pixart", "sana")
+
+
+def in_batches_of_their_own(sampler: Sampler, requests: list[ImageRequest]) -> list[np.ndarray]:
+    """Each image in a batch that has its scale throughout."""
+    return [
+        sampler.sample(
+            [dataclasses.replace(request, guidance_scale=None)],
+            dataclasses.replace(GUIDED, guidance_scale=request.guidance_scale or 0.0),
+        ).pixels[0]
+        for request in requests
+    ]
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("family", MULTIPLYING)
+def test_rows_of_different_scales_have_the_bits_of_batches_of_their_own(
+    family: str, dtype: str, saved: Callable[[str], Path]
+) -> None:
+    loaded = loading.load(saved(family), ModelSpec(dtype=dtype), "cpu")
+    sampler = Sampler(loaded, batch_size=3)
+    expected = in_batches_of_their_own(sampler, REQUESTS)
+    for places in ([0, 1, 2], [2, 0, 1], [1, 2], [0]):
+        made = sampler.sample([REQUESTS[place] for place in places], GUIDED).pixels
+        np.testing.assert_array_equal(made, [expected[place] for place in places])
+    assert (expected[0] != expected[1]).any()
+
+
+@pytest.mark.parametrize("family", ["flux", "lcm"])
+def test_a_model_that_is_told_the_scale_takes_one_for_the_batch(
+    family: str, loaded: Loaded
+) -> None:
+    sampler = Sampler(loaded(family), batch_size=3)
+    assert not sampler.guides_rows
+    with pytest.raises(SettingsError, match=r"guidance 3\.0 and 4\.0 in one batch"):
+        sampler.sample(REQUESTS[:1], GUIDED)
+
+
+def test_a_pipeline_that_is_derived_from_a_known_one_is_not_known(loaded: Loaded) -> None:
+    from diffusers import StableDiffusionPipeline
+
+    class Other(StableDiffusionPipeline):
+        """It may do anything with the scale."""
+
+    components = loaded("sd").pipeline.components
+    assert multiplies(loaded("sd").pipeline)
+    assert not multiplies(Other(**components, requires_safety_checker=False))
+
+
+def test_guided_and_unguided_images_share_no_batch(loaded: Loaded) -> None:
+    sampler = Sampler(loaded("sd"), batch_size=2)
+    with pytest.raises(SettingsError, match=r"guidance 1\.0 and 4\.0 in one batch"):
+        sampler.sample([ImageRequest("a", "", 1, 1.0), REQUESTS[0]], GUIDED)
+    unguided = dataclasses.replace(GUIDED, guidance_scale=0.5)
+    pair = [ImageRequest("a", "", 1, 0.0), ImageRequest("a", "", 1, 1.0)]
+    first, second = sampler.sample(pair, unguided).pixels
+    assert np.array_equal(first, second)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_each_row_is_multiplied_as_by_a_plain_number(dtype: torch.dtype) -> None:
+    answers = torch.randn(4, 3, 5, 5, generator=torch.Generator().manual_seed(1)).to(dtype)
+    scales = [1.1, 7.3, 3.14159, 1e4]
+    product = RowScales(scales) * answers
+    assert product.dtype is dtype
+    for row, scale in enumerate(scales):
+        assert torch.equal(product[row], scale * answers[row])
+
+
+def test_equal_scales_are_a_plain_number() -> None:
+    assert type(scale_of_rows([5.0, 5.0])) is float
+    assert scale_of_rows([1.5, 3.0]) == 3.0
+    assert scale_of_rows([1.5, 3.0]) > 1

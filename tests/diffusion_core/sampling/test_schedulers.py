@@ -1,0 +1,268 @@
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import diffusers
+import numpy as np
+import pytest
+import torch
+
+from nightpress.diffusion_core.errors import SettingsError
+from nightpress.diffusion_core.models import samplers
+from nightpress.diffusion_core.models.loading import LoadedModel
+from nightpress.diffusion_core.models.samplers import DIFFUSION_SAMPLERS, SAMPLER_NAMES
+from nightpress.diffusion_core.sampling import schedulers
+from nightpress.diffusion_core.sampling.sampler import ImageRequest, Sampler, SamplingParams
+
+PARAMS = SamplingParams(width=32, height=32, num_inference_steps=4, guidance_scale=4.0)
+REQUEST = ImageRequest("a red fox", "", 11)
+SD_CONFIG = {
+    "_class_name": "PNDMScheduler",
+    "beta_start": 0.00085,
+    "beta_end": 0.012,
+    "beta_schedule": "scaled_linear",
+    "clip_sample": False,
+    "num_train_timesteps": 1000,
+    "skip_prk_steps": True,
+    "steps_offset": 1,
+}
+FLOW_CONFIG = {"_class_name": "FlowMatchEulerDiscreteScheduler", "shift": 3.0}
+SANA_CONFIG = {
+    "_class_name": "DPMSolverMultistepScheduler",
+    "use_flow_sigmas": True,
+    "prediction_type": "flow_prediction",
+    "flow_shift": 3.0,
+}
+
+Loaded = Callable[[str], LoadedModel]
+
+
+def images_by_sampler(model: LoadedModel, names: tuple[str, ...]) -> dict[str, np.ndarray]:
+    sampler, images = Sampler(model, batch_size=1), {}
+    for name in names:
+        batch = sampler.sample([REQUEST], dataclasses.replace(PARAMS, scheduler=name))
+        assert batch.faults == (None,), name
+        images[name] = batch.pixels
+    return images
+
+
+@pytest.mark.parametrize("family", ["sd", "sdxl", "pixart"])
+def test_every_diffusion_sampler_draws_its_own_image(family: str, loaded: Loaded) -> None:
+    # `default` is one of the others for some models.
+    images = images_by_sampler(loaded(family), DIFFUSION_SAMPLERS[1:])
+    assert all(image.std() > 5 for image in images.values())
+    twins = {"ddim", "ddpm", "ddim-trailing", "ddpm-trailing"}
+    distinct = {image.tobytes() for name, image in images.items() if name not in twins}
+    assert len(distinct) == len(images) - len(twins)
+
+
+def test_ddim_is_euler_and_ddpm_is_ancestral_euler_at_the_same_timesteps(loaded: Loaded) -> None:
+    pairs = (("ddim", "euler"), ("ddpm", "euler-ancestral"))
+    images = images_by_sampler(loaded("sdxl"), tuple(name for pair in pairs for name in pair))
+    for one, other in pairs:
+        assert np.abs(images[one].astype(int) - images[other].astype(int)).max() <= 1
+    assert (images["ddim"] != images["ddpm"]).any()
+
+
+@pytest.mark.parametrize("family", ["sd3", "flux", "sana"])
+def test_every_sampler_said_to_fit_a_flow_model_draws_its_own_image(
+    family: str, loaded: Loaded
+) -> None:
+    model = loaded(family)
+    pipeline = type(model.pipeline).__name__
+    names = samplers.fitting(model.scheduler_config, pipeline, takes_steps_of_lcm=False)
+    images = images_by_sampler(model, names)
+    twin = "dpmsolver++" if family == "sana" else "flow-euler"
+    assert images[twin].tobytes() == images["default"].tobytes()
+    del images["default"]
+    assert len({image.tobytes() for image in images.values()}) == len(images) >= 3
+
+
+@pytest.mark.parametrize("family", ["sd3", "flux", "sana"])
+def test_the_flow_samplers_agree_once_their_steps_are_many(family: str, loaded: Loaded) -> None:
+    """One ordinary differential equation has one solution, so a wrong shift or sign would show."""
+    sampler, images = Sampler(loaded(family), batch_size=1), []
+    for name in ("flow-euler", "dpmsolver++", "unipc"):
+        params = SamplingParams(32, 32, 60, 1.5, name)
+        images.append(sampler.sample([REQUEST], params).pixels.astype(int))
+    assert np.abs(images[0] - images[1]).mean() < 3
+    assert np.abs(images[0] - images[2]).mean() < 3
+
+
+@pytest.mark.parametrize(
+    ("name", "owner", "changes"),
+    [
+        ("ddpm", diffusers.DDPMScheduler, {}),
+        ("ddim", diffusers.DDIMScheduler, {}),
+        ("dpmsolver++", diffusers.DPMSolverMultistepScheduler, {}),
+        (
+            "dpmsolver++-karras",
+            diffusers.DPMSolverMultistepScheduler,
+            {"use_karras_sigmas": True},
+        ),
+        (
+            "dpmsolver-sde",
+            diffusers.DPMSolverMultistepScheduler,
+            {"algorithm_type": "sde-dpmsolver++"},
+        ),
+        ("euler", diffusers.EulerDiscreteScheduler, {}),
+        ("euler-karras", diffusers.EulerDiscreteScheduler, {"use_karras_sigmas": True}),
+        ("euler-ancestral", diffusers.EulerAncestralDiscreteScheduler, {}),
+        ("heun", diffusers.HeunDiscreteScheduler, {}),
+        ("unipc", diffusers.UniPCMultistepScheduler, {}),
+        ("lcm", diffusers.LCMScheduler, {}),
+    ],
+)
+def test_a_name_is_the_scheduler_that_diffusers_derives_from_the_models_own(
+    name: str, owner: Any, changes: dict[str, Any]
+) -> None:
+    ours, theirs = schedulers.make(name, SD_CONFIG), owner.from_config(SD_CONFIG, **changes)
+    assert type(ours) is owner
+    for scheduler in (ours, theirs):
+        scheduler.set_timesteps(7)
+    assert torch.equal(ours.timesteps, theirs.timesteps)
+    assert torch.equal(ours.alphas_cumprod, theirs.alphas_cumprod)
+    if hasattr(theirs, "sigmas"):
+        assert torch.equal(ours.sigmas, theirs.sigmas)
+
+
+@pytest.mark.parametrize("name", DIFFUSION_SAMPLERS)
+def test_the_process_is_the_models_own_even_where_its_file_leaves_it_to_a_class(name: str) -> None:
+    config = schedulers.make("default", {"_class_name": "LCMScheduler"}).config
+    config = {**config, "_class_name": "LCMScheduler", "prediction_type": "v_prediction"}
+    made = schedulers.make(name, config)
+    assert made.config.beta_start == 0.00085
+    assert made.config.beta_schedule == "scaled_linear"
+    assert made.config.prediction_type == "v_prediction"
+
+
+@pytest.mark.parametrize("name", ["ddpm", "ddim"])
+def test_latents_are_never_clipped_by_a_default_of_another_class(name: str) -> None:
+    config = {key: value for key, value in SD_CONFIG.items() if key != "clip_sample"}
+    assert schedulers.make(name, config).config.clip_sample is False
+
+
+TRAILING = [name for name in SAMPLER_NAMES if name.endswith("-trailing")]
+
+
+@pytest.mark.parametrize("name", TRAILING)
+@pytest.mark.parametrize("num_steps", [1, 2, 4, 7, 8])
+def test_trailing_timesteps_are_those_of_diffusers_own_scheduler(name: str, num_steps: int) -> None:
+    class_name, settings = schedulers.SCHEDULERS[name.removesuffix("-trailing")]
+    theirs = getattr(diffusers, class_name).from_config(
+        SD_CONFIG, timestep_spacing="trailing", **settings
+    )
+    ours = schedulers.make(name, SD_CONFIG)
+    for scheduler in (ours, theirs):
+        scheduler.set_timesteps(num_steps)
+    assert torch.equal(ours.timesteps, theirs.timesteps)
+    assert ours.timesteps[0] == 999
+    if hasattr(theirs, "sigmas"):
+        assert torch.equal(ours.sigmas, theirs.sigmas)
+
+
+def test_every_diffusion_sampler_that_diffusers_spaces_so_can_be_trailing() -> None:
+    config = SD_CONFIG | {"timestep_spacing": "trailing"}
+    for name in set(schedulers.SCHEDULERS) - {"flow-euler"}:
+        made = schedulers.make(name, config)
+        made.set_timesteps(4)
+        assert (f"{name}-trailing" in TRAILING) == (made.timesteps.tolist()[-1] == 249), name
+
+
+@pytest.mark.parametrize("name", ["euler-trailing", "ddim-trailing"])
+@pytest.mark.parametrize("family", ["sd", "sdxl"])
+def test_few_trailing_steps_without_guidance_draw_what_plain_diffusers_draws(
+    family: str, name: str, loaded: Loaded, plain: Callable[[str], Any]
+) -> None:
+    """As models that were distilled to few steps are sampled."""
+    params = SamplingParams(32, 32, 4, 1.0, name)
+    batch = Sampler(loaded(family), batch_size=1).sample([REQUEST], params)
+    pipeline = plain(family)
+    owner = {"euler": diffusers.EulerDiscreteScheduler, "ddim": diffusers.DDIMScheduler}
+    pipeline.scheduler = owner[name.removesuffix("-trailing")].from_config(
+        pipeline.scheduler.config, timestep_spacing="trailing", clip_sample=False
+    )
+    (theirs,) = pipeline(
+        prompt=[REQUEST.prompt],
+        width=32,
+        height=32,
+        num_inference_steps=4,
+        guidance_scale=1.0,
+        generator=[torch.Generator("cpu").manual_seed(REQUEST.seed)],
+    ).images
+    np.testing.assert_array_equal(batch.pixels[0], np.asarray(theirs))
+
+
+def test_a_name_without_trailing_keeps_the_spacing_of_the_models_own() -> None:
+    for spacing in ("leading", "trailing"):
+        made = schedulers.make("euler", SD_CONFIG | {"timestep_spacing": spacing})
+        assert made.config.timestep_spacing == spacing
+
+
+@pytest.mark.parametrize("name", TRAILING)
+def test_a_number_of_trailing_steps_is_taken_as_it_is_or_refused(name: str) -> None:
+    made, refused = schedulers.make(name, SD_CONFIG), 0
+    for num_steps in (4, 50, 61, 103, 244, 1000):
+        made.set_timesteps(num_steps)
+        even = len(set(made.timesteps.tolist())) == num_steps
+        if even:
+            schedulers.check_steps(made, num_steps)
+            continue
+        refused += 1
+        with pytest.raises(SettingsError, match=f"num_inference_steps {num_steps}: .* one more"):
+            schedulers.check_steps(made, num_steps)
+    assert refused == 3
+
+
+def test_a_name_without_karras_means_without(loaded: Loaded) -> None:
+    made = schedulers.make("euler", SD_CONFIG | {"use_karras_sigmas": True})
+    assert made.config.use_karras_sigmas is False
+
+
+@pytest.mark.parametrize("config", [SD_CONFIG, SANA_CONFIG])
+def test_default_is_the_models_own_scheduler(config: dict[str, Any]) -> None:
+    made = schedulers.make("default", config)
+    assert type(made).__name__ == config["_class_name"]
+    assert all(made.config[key] == value for key, value in config.items() if key[0] != "_")
+
+
+def test_a_flow_shift_goes_from_scheduler_to_scheduler() -> None:
+    assert schedulers.make("flow-euler", SANA_CONFIG).config.shift == 3.0
+    for name in ("dpmsolver++", "unipc"):
+        made = schedulers.make(name, FLOW_CONFIG).config
+        assert (made.flow_shift, made.use_flow_sigmas) == (3.0, True)
+
+
+def test_every_scheduler_is_fresh() -> None:
+    assert schedulers.make("heun", SD_CONFIG) is not schedulers.make("heun", SD_CONFIG)
+
+
+def test_an_unknown_name_is_refused_with_all_known_ones() -> None:
+    with pytest.raises(SettingsError) as caught:
+        schedulers.make("euler-a", SD_CONFIG)
+    assert all(name in str(caught.value) for name in SAMPLER_NAMES)
+
+
+@pytest.mark.parametrize(
+    ("name", "config"), [("flow-euler", SD_CONFIG), ("heun", FLOW_CONFIG), ("lcm", SANA_CONFIG)]
+)
+def test_a_sampler_of_the_other_kind_is_refused(name: str, config: dict[str, Any]) -> None:
+    with pytest.raises(SettingsError, match="model"):
+        schedulers.make(name, config)
+
+
+def test_flux_without_a_shift_by_size_has_only_its_own_sampler() -> None:
+    fixed = FLOW_CONFIG | {"use_dynamic_shifting": False}
+    assert samplers.fitting(fixed, "FluxPipeline", False) == ("default", "flow-euler")
+    moving = FLOW_CONFIG | {"use_dynamic_shifting": True}
+    assert "unipc" in samplers.fitting(moving, "FluxPipeline", False)
+
+
+def test_more_steps_than_the_process_has_are_refused() -> None:
+    for name in ("ddim", "lcm"):
+        most = schedulers.max_steps(name, 1000)
+        made = schedulers.make(name, SD_CONFIG)
+        schedulers.check_steps(made, most)
+        made.set_timesteps(most)
+        with pytest.raises(SettingsError, match=f"takes 1 to {most}"):
+            schedulers.check_steps(made, most + 1)

@@ -1,0 +1,176 @@
+"""The search for a batch size, on devices that are formulas."""
+
+from dataclasses import dataclass, field
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from nightpress.diffusion_core.errors import OutOfMemory
+from nightpress.diffusion_core.tuning.batch_size import (
+    FORETOLD_FROM,
+    NEARLY,
+    Ending,
+    Knee,
+    Reading,
+    SizeTrial,
+    find_knee,
+    foretold_bytes,
+    largest_fitting,
+    nearly_best,
+    useful_share,
+)
+
+ROOMY = 10**15
+
+
+@dataclass
+class Device:
+    """Takes so long for a batch and for each of its images, and so much memory."""
+
+    batch_s: float = 1.0
+    image_s: float = 0.01
+    weights: int = 1_000
+    image_bytes: int = 100
+    memory: int = ROOMY
+    now: float = 0.0
+    tried: list[int] = field(default_factory=list)
+
+    def __call__(self, size: int) -> Reading:
+        self.tried.append(size)
+        peak = self.weights + size * self.image_bytes
+        if peak > self.memory:
+            raise OutOfMemory(f"{peak} of {self.memory}")
+        seconds = self.batch_s + size * self.image_s
+        self.now += seconds
+        return Reading(seconds, peak)
+
+    def rate(self, size: int) -> float:
+        return size / (self.batch_s + size * self.image_s)
+
+    def clock(self) -> float:
+        return self.now
+
+
+def knee_of(device: Device, room: int = ROOMY, usual: int = 4, budget_s: float = 1e9) -> Knee:
+    return find_knee(device, room, usual, budget_s, clock=device.clock)
+
+
+@given(batch_s=st.floats(0, 10), image_s=st.floats(0.001, 1))
+def test_no_smaller_size_is_nearly_as_fast_and_none_that_was_tried_is_much_faster(
+    batch_s: float, image_s: float
+) -> None:
+    device = Device(batch_s, image_s)
+    found = knee_of(device)
+    best = max(map(device.rate, device.tried))
+    assert device.rate(found.batch_size) >= NEARLY * best
+    assert all(device.rate(s) < NEARLY * best for s in device.tried if s < found.batch_size)
+    assert [trial.batch_size for trial in found.trials] == device.tried
+
+
+def test_sizes_are_doubled_until_twice_as_many_gain_nothing_to_speak_of() -> None:
+    device = Device(batch_s=10, image_s=0.1)
+    found = knee_of(device)
+    assert device.tried == [1, 2, 4, 8, 16, 32, 64, 128, 256, 512]
+    assert (found.batch_size, found.ending) == (512, Ending.ENOUGH)
+    quicker = Device(batch_s=0.1, image_s=0.1)
+    found = knee_of(quicker)
+    assert quicker.tried == [1, 2, 4, 8, 16, 32]
+    assert (found.batch_size, found.ending) == (16, Ending.RATE)
+
+
+def test_where_batches_gain_nothing_one_image_at_a_time_is_taken() -> None:
+    device = Device(batch_s=0.0, image_s=1.0)
+    found = knee_of(device)
+    assert (found.batch_size, found.ending, device.tried) == (1, Ending.RATE, [1, 2, 4, 8])
+
+
+def test_what_is_foretold_not_to_fit_is_not_tried() -> None:
+    device = Device(memory=5_000)
+    found = knee_of(device, room=3_000)
+    assert device.tried == [1, 2, 4, 8, 16]
+    assert (found.batch_size, found.ending) == (16, Ending.MEMORY)
+
+
+def test_running_out_of_memory_ends_the_search() -> None:
+    device = Device(memory=3_000)
+    found = knee_of(device)
+    assert device.tried == [1, 2, 4, 8, 16, 32]
+    assert (found.batch_size, found.ending) == (16, Ending.MEMORY)
+    assert knee_of(Device(memory=1_000)) == Knee(1, Ending.MEMORY, ())
+
+
+def test_a_peak_above_the_room_counts_as_no_fit() -> None:
+    class Steep(Device):
+        def __call__(self, size: int) -> Reading:
+            return Reading(super().__call__(size).seconds, 1_000 * size**2)
+
+    found = knee_of(Steep(), room=20_000)
+    assert [trial.batch_size for trial in found.trials] == [1, 2, 4]
+    assert (found.batch_size, found.ending) == (4, Ending.MEMORY)
+
+
+def test_no_trial_is_begun_that_would_end_too_late() -> None:
+    device = Device(batch_s=1.0, image_s=1.0)
+    found = knee_of(device, budget_s=12.0)
+    assert device.tried == [1, 2, 4]
+    assert device.now <= 12.0
+    assert (found.batch_size, found.ending) == (4, Ending.TIME)
+
+
+def test_a_model_too_slow_to_be_measured_keeps_the_usual_size() -> None:
+    device = Device(batch_s=60.0)
+    found = knee_of(device, usual=8, budget_s=30.0)
+    assert (device.tried, found.batch_size, found.ending) == ([1], 8, Ending.TIME)
+
+
+def test_padding_counts_against_a_size() -> None:
+    device = Device(batch_s=10, image_s=0.1)
+    useful = useful_share([24] * 50)
+    assert [useful(size) for size in (1, 8, 16, 32)] == [1.0, 1.0, 0.75, 0.75]
+    found = find_knee(device, ROOMY, 4, 1e9, useful, device.clock)
+    assert (found.batch_size, found.ending) == (32, Ending.RATE)
+    assert device.tried == [1, 2, 4, 8, 16, 32, 64]
+    alone = find_knee(device, ROOMY, 4, 1e9, useful_share([3] * 50), device.clock)
+    assert alone.batch_size == 4
+
+
+@given(
+    wanted=st.integers(1, 100_000),
+    image_bytes=st.integers(1, 1_000),
+    room=st.integers(10_000, 10_000_000),
+)
+def test_a_size_that_is_asked_for_is_halved_until_it_fits(
+    wanted: int, image_bytes: int, room: int
+) -> None:
+    device = Device(image_bytes=image_bytes)
+    found = largest_fitting(device, room, wanted)
+    sizes = {wanted >> k for k in range(17)} - {0}
+    assert found.batch_size in sizes
+    assert max(device.tried) <= min(wanted, FORETOLD_FROM)
+    if wanted > 1:
+        fitting = {size for size in sizes if 1_000 + size * image_bytes <= room}
+        assert found.batch_size == max(fitting)
+    assert (found.ending is Ending.ENOUGH) == (found.batch_size == wanted)
+
+
+def test_a_size_of_which_not_even_a_few_fit_is_a_few() -> None:
+    assert largest_fitting(Device(memory=1_300), ROOMY, 4_096).batch_size == 2
+    assert largest_fitting(Device(memory=1_000), ROOMY, 4_096).batch_size == 1
+
+
+def test_memory_is_foretold_by_the_last_two_trials() -> None:
+    trials = [SizeTrial(1, 1.0, 500), SizeTrial(2, 1.0, 1_000), SizeTrial(4, 1.0, 1_200)]
+    assert foretold_bytes(trials, 8) == 1_600
+    assert foretold_bytes(trials[:1], 8) == 0
+    assert foretold_bytes([SizeTrial(1, 1.0, 900), SizeTrial(2, 1.0, 800)], 64) == 800
+
+
+def test_the_smallest_size_that_is_nearly_the_fastest_is_taken() -> None:
+    assert nearly_best({8: 3.0, 4: 2.95, 2: 1.9, 1: 1.0}) == 4
+    assert nearly_best({}) == 1
+
+
+@pytest.mark.parametrize("ending", Ending)
+def test_an_ending_is_said_in_words(ending: Ending) -> None:
+    assert " " in ending

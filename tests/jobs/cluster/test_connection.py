@@ -1,0 +1,184 @@
+"""Two nodes that share no disk: Ray's own multi-node cluster, and an S3 server between them."""
+
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from ray.cluster_utils import Cluster
+from support.run_files import PROMPTS
+from support.servers import Folder
+
+from nightpress import jobs
+from nightpress.jobs.cluster import preflight
+from nightpress.jobs.cluster.connection import connect, spread_map
+from nightpress.jobs.errors import ClusterError
+from nightpress.jobs.runs import runner
+from nightpress.pipelines import Run, open_run
+from nightpress.pipelines.job.sections import ClusterSpec
+from nightpress.pipelines.job.spec import RunSpec
+from nightpress.pipelines.storage import Store
+
+MakeSpec = Callable[..., RunSpec]
+
+
+@pytest.fixture(scope="module")
+def two_nodes(local_ray: None) -> Iterator[Cluster]:
+    """A head and a second node with room for one actor each; the last test kills the second."""
+    cluster = Cluster(
+        initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False}
+    )
+    cluster.add_node(num_cpus=1)
+    yield cluster
+    cluster.shutdown()
+
+
+WHERE = """
+from inspect import getsourcefile
+from nightpress.jobs.cluster.connection import cluster, on_every_node
+from nightpress.pipelines.job.sections import ClusterSpec
+spec = ClusterSpec(address={address!r}, ship_package={ship})
+with cluster(spec):
+    print(*(place for _, place in on_every_node(getsourcefile, ClusterSpec)))
+"""
+
+
+@pytest.mark.parametrize("ship", [True, False])
+def test_the_package_travels_with_the_job_or_is_found_installed(
+    two_nodes: Cluster, tmp_path: Path, ship: bool
+) -> None:
+    code = WHERE.format(address=two_nodes.address, ship=ship)
+    # Elsewhere than in the checkout, which Python would add to every worker's path.
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=tmp_path
+    )
+    places = done.stdout.split()
+    assert len(places) == 2
+    assert all(("py_modules" in place) == ship for place in places)
+
+
+def test_an_address_where_nobody_answers_is_said_in_one_line(make_spec: MakeSpec) -> None:
+    job = make_spec(cluster={"address": "127.0.0.1:9"})
+    program = Path(sys.executable).parent / "nightpress"
+    path = Path(job.output).parent / "job.yaml"
+    path.write_text(yaml.safe_dump(job.as_dict()))
+    done = subprocess.run([program, "run", path], capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "no Ray cluster answers at 127.0.0.1:9" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_local_output_that_a_node_does_not_share_is_refused(
+    make_spec: MakeSpec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(preflight, "alive_nodes", lambda: {"a": "10.0.0.1", "b": "10.0.0.2"})
+    monkeypatch.setattr(
+        preflight, "on_every_node", lambda f, x: [("10.0.0.1", f(x)), ("10.0.0.2", False)]
+    )
+    with pytest.raises(ClusterError, match=r"10\.0\.0\.2 does not share") as caught:
+        preflight.require_store_on_every_node(ClusterSpec(), Store(make_spec().url))
+    assert "10.0.0.1" not in str(caught.value)
+    assert not Path(make_spec().output).exists()
+
+
+def test_a_node_that_the_store_does_not_let_in_is_named(
+    make_spec: MakeSpec, bucket: Folder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = make_spec(output="s3://no-such-bucket/runs", storage=bucket.options)
+    monkeypatch.setattr(preflight, "alive_nodes", lambda: {"a": "10.0.0.1", "b": "10.0.0.2"})
+    monkeypatch.setattr(
+        preflight, "on_every_node", lambda f, x: [("10.0.0.1", None), ("10.0.0.2", f(x))]
+    )
+    with pytest.raises(ClusterError, match=r"node 10\.0\.0\.2: .*no-such-bucket"):
+        preflight.require_store_on_every_node(ClusterSpec(), Store(spec.url, spec.storage))
+
+
+@pytest.mark.parametrize("address", ["local", "auto"])
+def test_a_ray_that_does_not_come_up_is_said_in_one_line(
+    address: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def init(**settings: Any) -> None:
+        raise Exception("The current node timed out\nduring startup.")  # as Ray does
+
+    monkeypatch.setattr("ray.init", init)
+    with pytest.raises(ClusterError, match=r": The current node timed out during startup\.$"):
+        connect(ClusterSpec(address=address))
+
+
+def test_the_streamless_ray_client_is_refused_in_words() -> None:
+    with pytest.raises(ClusterError, match="host:6379"):
+        connect(ClusterSpec(address="ray://head:10001"))
+
+
+def test_a_manifest_on_one_disk_is_planned_where_that_disk_is(
+    make_spec: MakeSpec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runner, "alive_nodes", lambda: {"a": "10.0.0.1", "b": "10.0.0.2"})
+    assert runner.planning_mapper(make_spec()) is map
+    assert runner.planning_mapper(make_spec(manifest="s3://b/*.parquet")) is spread_map
+
+
+@pytest.mark.parametrize(
+    ("actors", "fewest", "most"),
+    [("auto", 1, None), (3, 3, 3), ({"min": 2}, 2, None), ({"min": 2, "max": 5}, 2, 5)],
+)
+def test_actors_may_be_a_number_a_range_or_auto(
+    actors: object, fewest: int, most: int | None
+) -> None:
+    spec = ClusterSpec.model_validate({"actors": actors})
+    assert (spec.min_actors, spec.max_actors) == (fewest, most)
+
+
+@pytest.mark.usefixtures("local_ray")
+def test_two_nodes_make_one_image_set_though_one_of_them_dies(
+    two_nodes: Cluster, make_spec: MakeSpec, tiny_model: Path, bucket: Folder, tmp_path: Path
+) -> None:
+    slow = {"num_inference_steps": 20, "height": 64, "guidance_scale": 3.0}
+    batch = {"size": 2, "shard_size": 2}
+    undisturbed = make_spec(name="undisturbed", sampling=slow, batch=batch)
+    jobs.run(undisturbed)
+
+    upload(tiny_model, Store(f"{bucket.url}/models/tiny", bucket.options))
+    spec = make_spec(
+        model=f"{bucket.url}/models/tiny",
+        output=f"{bucket.url}/runs",
+        storage=bucket.options,
+        sampling=slow,
+        batch=batch,
+        cluster={"actors": 2, "address": two_nodes.address},
+    )
+    job = tmp_path / "job.yaml"
+    job.write_text(yaml.safe_dump(spec.as_dict()))
+    program = Path(sys.executable).parent / "nightpress"
+    with subprocess.Popen([program, "run", job], stderr=subprocess.PIPE, text=True) as driver:
+        wait_for_commits(Store(spec.url, spec.storage), 2, driver)
+        two_nodes.remove_node(next(iter(two_nodes.worker_nodes)), allow_graceful=False)
+        _, said = driver.communicate(timeout=180)
+    assert driver.returncode == 0, said
+    assert pixels(open_run(spec.url, bucket.options)) == pixels(open_run(undisturbed.url))
+    assert len(Store(spec.url, spec.storage).list("images")) == PROMPTS
+
+
+def pixels(run: Run) -> dict[str, bytes]:
+    """image_id -> its pixels; the files differ in the name of the model's place."""
+    return {row["image_id"]: image.tobytes() for row, image in run.images()}
+
+
+def upload(folder: Path, store: Store) -> None:
+    for path in folder.rglob("*"):
+        if path.is_file():
+            store.put(path.relative_to(folder).as_posix(), path.read_bytes())
+
+
+def wait_for_commits(store: Store, count: int, driver: "subprocess.Popen[str]") -> None:
+    end = time.monotonic() + 120
+    while time.monotonic() < end and driver.poll() is None:
+        if len(store.list("metadata")) >= count:
+            return
+        time.sleep(0.1)
+    driver.kill()
+    raise AssertionError(f"no {count} commits: {driver.communicate()}")

@@ -1,0 +1,106 @@
+"""Mutated job files and manifests: each ends in 0 or 2, in words, with nothing half-written."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+from support.mutations import mutated_bytes, mutated_job
+from support.plans import encoded
+
+from nightpress.jobs.cli import command
+
+SUFFIXES = (".csv", ".tsv", ".jsonl", ".txt", ".parquet")
+
+ROWS = [
+    {"prompt": f"picture {n}", "id": f"row-{n}", "seed": n, "width": 64, "guidance_scale": 3.0}
+    for n in range(12)
+]
+
+
+def job_over(manifest: Path) -> dict[str, Any]:
+    return {
+        "name": "fuzzed",
+        "manifest": str(manifest),
+        "output": str(manifest.parent / "runs"),
+        "model": "builtin",
+        "seed": 3,
+        "sampling": {"num_inference_steps": 2, "scheduler": "euler", "width": 64},
+        "images": {"format": "png", "file_name": "{id}/{image_id}.png"},
+        "batch": {"size": 2, "shard_size": 4},
+        "cluster": {"actors": 1, "max_attempts": 2},
+        "columns": {"negative_prompt": None},
+    }
+
+
+def ends_in(codes: tuple[int, ...], verb: str, folder: Path, job: Path) -> int:
+    """The command ends in one of these codes, in words, and writes nothing."""
+    before = sorted(folder.rglob("*"))
+    result = CliRunner().invoke(command, [verb, str(job)])
+    assert result.exit_code in codes, (job.read_bytes(), result.output, result.exception)
+    assert "Traceback" not in result.output
+    assert result.exit_code == 0 or result.stderr.strip()
+    assert sorted(folder.rglob("*")) == before
+    return result.exit_code
+
+
+def plan(folder: Path, job: Path) -> None:
+    """`plan` takes it or refuses it."""
+    ends_in((0, 2), "plan", folder, job)
+
+
+def plan_and_run(folder: Path, job: Path) -> None:
+    """What `plan` refuses, `run` refuses too."""
+    if ends_in((0, 2), "plan", folder, job) == 2:
+        ends_in((2,), "run", folder, job)
+
+
+def fuzz_jobs(folder: Path, seeds: range, tried: Callable[[Path, Path], None] = plan) -> None:
+    manifest = folder / "prompts.csv"
+    manifest.write_bytes(encoded(".csv", ROWS))
+    job = folder / "job.yaml"
+    for seed in seeds:
+        job.write_bytes(mutated_job(job_over(manifest), Random(seed)))
+        tried(folder, job)
+
+
+def fuzz_manifests(folder: Path, seeds: range, tried: Callable[[Path, Path], None] = plan) -> None:
+    job = folder / "job.yaml"
+    for seed in seeds:
+        random = Random(seed)
+        suffix = random.choice(SUFFIXES)
+        manifest = folder / f"prompts{suffix}"
+        manifest.write_bytes(mutated_bytes(encoded(suffix, ROWS), random))
+        job.write_text(json.dumps(job_over(manifest)))
+        tried(folder, job)
+        manifest.unlink()
+
+
+def test_mutated_job_files_are_refused_in_words(tmp_path: Path) -> None:
+    fuzz_jobs(tmp_path, range(60))
+
+
+def test_mutated_manifests_are_refused_in_words(tmp_path: Path) -> None:
+    fuzz_manifests(tmp_path, range(60))
+
+
+@pytest.mark.chaos
+@pytest.mark.timeout(1800)
+def test_a_thousand_mutated_job_files_and_manifests_are_refused_in_words(tmp_path: Path) -> None:
+    (tmp_path / "jobs").mkdir()
+    (tmp_path / "manifests").mkdir()
+    fuzz_jobs(tmp_path / "jobs", range(1000, 1500))
+    fuzz_manifests(tmp_path / "manifests", range(1000, 1500))
+
+
+@pytest.mark.chaos
+@pytest.mark.timeout(1800)
+@pytest.mark.usefixtures("local_ray")
+def test_what_plan_refuses_run_refuses_and_leaves_no_run_behind(tmp_path: Path) -> None:
+    (tmp_path / "jobs").mkdir()
+    (tmp_path / "manifests").mkdir()
+    fuzz_jobs(tmp_path / "jobs", range(2000, 2060), plan_and_run)
+    fuzz_manifests(tmp_path / "manifests", range(2000, 2060), plan_and_run)

@@ -1,0 +1,89 @@
+"""The commands around a training: what they print, and what they refuse."""
+
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+from click.testing import CliRunner, Result
+from support.training_jobs import autoencoder_job, draw_pictures
+
+from nightpress.jobs.cli import command
+from nightpress.pipelines.run_directory.lease import acquire
+from nightpress.pipelines.storage import Store
+from nightpress.pipelines.training.events import StepDone
+from nightpress.pipelines.training.loop import train
+from nightpress.pipelines.training.spec import TrainSpec
+
+
+def nightpress(*arguments: str) -> Result:
+    return CliRunner().invoke(command, arguments)
+
+
+def refusal(result: Result) -> str:
+    """The one line of an error; nothing on stdout."""
+    assert result.exit_code == 2
+    assert result.stdout == ""
+    assert len(result.stderr.strip().splitlines()) == 1
+    return result.stderr
+
+
+@pytest.fixture
+def job(tmp_path: Path) -> TrainSpec:
+    draw_pictures(tmp_path / "pictures")
+    return autoencoder_job(tmp_path)
+
+
+def write(job: TrainSpec, path: Path) -> str:
+    path.write_text(yaml.safe_dump(job.as_dict()))
+    return str(path)
+
+
+def test_a_second_start_exits_5_and_says_who_trains(job: TrainSpec, tmp_path: Path) -> None:
+    lease = acquire(Store(job.url), beat_s=0.2)
+    try:
+        result = nightpress("train", write(job, tmp_path / "tiny.yaml"))
+    finally:
+        lease.release()
+    assert result.exit_code == 5
+    assert result.stdout == ""
+    assert "--take-over" in result.stderr
+
+
+def test_status_of_a_training_is_read_from_the_store_alone(job: TrainSpec, tmp_path: Path) -> None:
+    events = train(job, cache=tmp_path / "cache")
+    for event in events:
+        if isinstance(event, StepDone) and event.metrics.step == 5:
+            break
+    events.close()
+    told = nightpress("status", job.url)
+    assert told.exit_code == 0, told.stderr
+    assert "not complete" in told.stdout
+    assert "held by     nobody" in told.stdout
+    assert "step        4 of 6 (66.7%)" in told.stdout
+    assert "checkpoint  checkpoints/step-00000004.safetensors (" in told.stdout
+
+    list(train(job, cache=tmp_path / "cache"))
+    file = write(job, tmp_path / "tiny.yaml")
+    told = nightpress("status", file)
+    assert f"{job.url}  complete" in told.stdout
+    assert "samples     samples/step-00000006.png" in told.stdout
+    assert "model       model/" in told.stdout
+    values = json.loads(nightpress("status", file, "--json").stdout)
+    assert (values["recipe"], values["step"], values["complete"]) == ("autoencoder", 6, True)
+    assert values["checkpoint"]["num_bytes"] > 1000
+
+
+def test_status_where_nothing_has_begun_says_what_was_looked_for(
+    job: TrainSpec, tmp_path: Path
+) -> None:
+    assert "neither run.json nor train.json" in refusal(nightpress("status", job.url))
+    told = refusal(nightpress("status", write(job, tmp_path / "tiny.yaml")))
+    assert "no training here (train.json is missing)" in told
+
+
+def test_status_of_a_broken_record_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "train.json").write_text("[]")
+    assert "train.json is no training of this version" in refusal(
+        nightpress("status", str(tmp_path))
+    )

@@ -1,0 +1,138 @@
+"""The commented examples of training jobs: valid, whole, and true about the defaults."""
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, get_args
+
+import jsonschema
+import pytest
+import yaml
+from click.testing import CliRunner, Result
+from pydantic import BaseModel
+
+from nightpress.diffusion_core import builtin
+from nightpress.jobs.cli import command
+from nightpress.pipelines.models.location import component_folder
+from nightpress.pipelines.training.spec import RECIPES, TrainSpec, read_train_spec, train_spec
+
+EXAMPLES = Path("jobs/examples")
+
+REFUSED = {"lora": {"model.loras", "model.row_loras", "model.speed"}}
+"""Keys that another recipe's section brings along, and this recipe does not take."""
+
+
+def nightpress(*arguments: str) -> Result:
+    return CliRunner().invoke(command, arguments)
+
+
+def text_of(recipe: str) -> str:
+    return (EXAMPLES / f"train-{recipe}.yaml").read_text()
+
+
+def switched_on(text: str) -> dict[str, Any]:
+    """The job with each `# key: value` line as if it were no comment."""
+    on = re.sub(r"^( *)# ( *[a-z][a-z_0-9]*:( |$))", r"\1\2", text, flags=re.MULTILINE)
+    values = yaml.safe_load(on.replace("model: builtin\n", ""))
+    assert isinstance(values, dict)
+    return values
+
+
+def keys_of(section: type[BaseModel], before: str = "") -> Iterator[str]:
+    """Every key that a section has, those of its sections included."""
+    for name, field in section.model_fields.items():
+        inner = [kind for kind in _kinds(field.annotation) if issubclass(kind, BaseModel)]
+        if inner and name not in ("loras", "row_loras", "speed"):
+            yield from keys_of(inner[0], f"{before}{name}.")
+        else:
+            yield before + name
+
+
+def _kinds(annotation: Any) -> Iterator[type]:
+    if isinstance(annotation, type):
+        yield annotation
+    for argument in get_args(annotation):
+        yield from _kinds(argument)
+
+
+def has(values: Any, key: str) -> bool:
+    for part in key.split("."):
+        if not isinstance(values, Mapping) or part not in values:
+            return False
+        values = values[part]
+    return True
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_an_example_shows_every_key(recipe: str) -> None:
+    values = switched_on(text_of(recipe))
+    keys = set(keys_of(RECIPES[recipe])) - REFUSED.get(recipe, set())
+    assert "training.max_train_steps" in keys
+    assert [key for key in sorted(keys) if not has(values, key)] == []
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_what_an_example_shows_in_comments_is_the_default(recipe: str) -> None:
+    path = EXAMPLES / f"train-{recipe}.yaml"
+    on = switched_on(path.read_text())
+    plain = read_train_spec(path).as_dict()
+    whole = train_spec(on).as_dict()
+    for key in ("name", "storage"):  # these show an example
+        assert whole.pop(key) != plain.pop(key)
+    assert whole == plain
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_a_default_that_a_line_tells_is_the_schemas(recipe: str) -> None:
+    defaults = {
+        **TrainSpec.model_fields["training"].default.model_dump(),
+        "every_steps": TrainSpec.model_fields["samples"].default.every_steps,
+    }
+    told = re.findall(r"^  ([a-z_0-9]+): .*\bdefault ([\w.-]+)", text_of(recipe), re.MULTILINE)
+    assert len(told) >= 5
+    assert {key: yaml.safe_load(value) for key, value in told} == {
+        key: defaults[key] for key, _ in told
+    }
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_the_schema_accepts_an_example_and_refuses_a_typo(recipe: str) -> None:
+    schema = json.loads(nightpress("schema", "--train").stdout)
+    values = yaml.safe_load(text_of(recipe))
+    jsonschema.validate(values, schema)
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate(values | {"trainning": {}}, schema)
+
+
+def test_the_denoisers_example_fits_its_autoencoder_and_the_built_in_text_encoder() -> None:
+    model = yaml.safe_load(text_of("denoiser"))["model"]
+    autoencoder = yaml.safe_load(text_of("autoencoder"))["model"]["autoencoder"]
+    config = json.loads((component_folder(model["text_encoder"]) / "config.json").read_text())
+    denoiser = model["denoiser"]
+    assert denoiser["in_channels"] == denoiser["out_channels"] == autoencoder["latent_channels"]
+    assert denoiser["cross_attention_dim"] == config["hidden_size"]
+    assert component_folder(model["tokenizer"]) == builtin.folder() / "tokenizer"
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_init_writes_a_training_job_and_refuses_to_replace_it(
+    recipe: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    result = nightpress("init", "--recipe", recipe, "jobs/first.yaml")
+    assert result.exit_code == 0, result.stderr
+    assert "nightpress train jobs/first.yaml" in Path("jobs/first.yaml").read_text()
+    assert isinstance(read_train_spec("jobs/first.yaml"), RECIPES[recipe])
+    again = nightpress("init", "--recipe", recipe, "jobs/first.yaml")
+    assert again.exit_code == 2
+    assert "--force" in again.stderr
+    assert nightpress("init", "--recipe", recipe).exit_code == 0
+    assert Path(f"{recipe}.yaml").is_file()
+
+
+def test_init_names_the_recipes_there_are() -> None:
+    result = nightpress("init", "--recipe", "controlnet")
+    assert result.exit_code == 2
+    for recipe in RECIPES:
+        assert recipe in result.stderr

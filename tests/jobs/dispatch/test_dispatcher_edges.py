@@ -1,0 +1,357 @@
+"""Dispatch at its edges: copies of stragglers, drained nodes, near deadlines, second signals."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import ray
+import yaml
+from click.testing import CliRunner
+from support.fakes.odd_actors import (
+    BATCHES_TILL_DRAINED,
+    CopyWins,
+    FactoryOf,
+    ObedientActor,
+    OriginalWins,
+    RacingActor,
+    wait_for,
+)
+from support.run_files import PROMPTS, files_of, hashes, read_metadata
+
+from nightpress import jobs
+from nightpress.jobs.cli import command
+from nightpress.jobs.dispatch import actor_pool, timing
+from nightpress.jobs.dispatch import dispatcher as dispatcher_module
+from nightpress.jobs.dispatch.actor import SamplerActor, Whereabouts
+from nightpress.jobs.dispatch.config import Terms
+from nightpress.jobs.dispatch.dispatcher import Dispatcher
+from nightpress.jobs.dispatch.shard_queue import Piece, Worklist
+from nightpress.jobs.dispatch.workers import Flight, Worker
+from nightpress.jobs.errors import RunStopped
+from nightpress.jobs.progress.events import ActorJoined, ActorLost, Event, ShardRetried
+from nightpress.jobs.runs import runner
+from nightpress.pipelines import open_run
+from nightpress.pipelines.job.spec import RunSpec
+from nightpress.pipelines.run_directory.commit import committed_shards, read_commit, shard_path
+from nightpress.pipelines.run_directory.record import RunRecord, require_record
+from nightpress.pipelines.run_directory.verify import stray_images, verify
+from nightpress.pipelines.shards.runner import BatchDone, ShardDone, ShardEvent, ShardLeft
+from nightpress.pipelines.storage import Store
+
+MakeSpec = Callable[..., RunSpec]
+
+pytestmark = pytest.mark.usefixtures("local_ray")
+
+BATCH_SIZE = 2
+
+
+@pytest.fixture(scope="module")
+def at_its_end(
+    tmp_path_factory: pytest.TempPathFactory,
+    make_in: Callable[[Path], MakeSpec],
+    local_ray: None,
+) -> tuple[RunSpec, dict[Path, bytes]]:
+    """A run of two shards that met no trouble, and its files."""
+    spec = make_in(tmp_path_factory.mktemp("edges"))(
+        columns={"width": None, "scheduler": None},
+        sampling={"width": 64, "height": 64, "num_inference_steps": 2},
+        batch={"size": BATCH_SIZE, "shard_size": 11},
+    )
+    jobs.run(spec)
+    files = {path: path.read_bytes() for path in Path(spec.url).rglob("*") if path.is_file()}
+    return spec, files
+
+
+@pytest.fixture
+def spec(at_its_end: tuple[RunSpec, dict[Path, bytes]]) -> RunSpec:
+    """Its job; its folder is as it was at its end."""
+    spec, files = at_its_end
+    shutil.rmtree(spec.url)
+    for path, data in files.items():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data)
+    return spec
+
+
+@pytest.fixture
+def undisturbed(spec: RunSpec) -> dict[str, str]:
+    """The sums of its images; its plan stays, its images and commits go."""
+    sums = hashes(spec)
+    store = Store(spec.url)
+    for name in [*store.list("images"), *store.list("metadata"), "report.html"]:
+        store.delete(name)
+    return sums
+
+
+@pytest.fixture
+def run(spec: RunSpec, undisturbed: dict[str, str]) -> tuple[Store, RunRecord]:
+    """A run of two shards that is planned, and of which nothing is made."""
+    store = Store(spec.url)
+    return store, require_record(store)
+
+
+def dispatcher(
+    run: tuple[Store, RunRecord], *kinds: type[SamplerActor], **values: Any
+) -> Dispatcher:
+    store, record = run
+    factory = FactoryOf(record.spec.model, {}, cpus=1, gpus=0, threads=1, kinds=list(kinds))
+    terms = {"min_actors": 1, "max_actors": 1, "max_attempts": 3, "look_first": False}
+    return Dispatcher(store, record, factory, Terms(**terms | values))
+
+
+@pytest.mark.parametrize("kind", [OriginalWins, CopyWins])
+def test_a_straggler_is_copied_and_whichever_commits_first_wins(
+    spec: RunSpec,
+    undisturbed: dict[str, str],
+    run: tuple[Store, RunRecord],
+    kind: type[RacingActor],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(timing, "SHORTEST_STRAGGLING_S", 0.5)
+    store, record = run
+    press = dispatcher(run, kind, min_actors=2, max_actors=2)
+    seen: list[Event] = list(press.run(range(record.layout.num_shards)))
+    assert sorted(e.shard for e in seen if isinstance(e, ShardDone)) == [0, 1]
+    assert not [event for event in seen if isinstance(event, ShardRetried | ActorLost)]
+    before = files_of(spec)
+    store.put("go", b"")  # the other one makes the rest as well, and comes too late
+    wait_for(store, "ended")
+    press.close()
+    after = files_of(spec)
+    assert {name: after[name] for name in before} == before
+    assert {name for name in after if name not in before} == {"go", "ended"}
+    assert set(read_commit(store, 0).column("attempts").to_pylist()) == {kind.winner}
+    assert hashes(spec) == undisturbed
+    assert stray_images(open_run(spec.url)) == []
+
+
+@pytest.mark.parametrize(("reads_back", "copied"), [(False, {0, 1}), (True, set())])
+def test_a_straggler_and_what_waits_behind_it_are_copied_unless_one_commit_could_replace_another(
+    run: tuple[Store, RunRecord],
+    monkeypatch: pytest.MonkeyPatch,
+    reads_back: bool,
+    copied: set[int],
+) -> None:
+    store, record = run
+    press = dispatcher((store.reading_back() if reads_back else store, record), SamplerActor)
+    home = Whereabouts(node_id="here", host="here", pid=1, differences=())
+    busy, *idle = (Worker(None, None, None, home) for _ in range(4))  # type: ignore[arg-type]
+    busy.flights.append(Flight(Piece(0, 0, 11, attempt=1), stream=None, begun_at=0.0))
+    busy.flights.append(Flight(Piece(1, 0, 10, attempt=1), stream=None))
+    press.fleet.workers = [busy, *idle]
+    press._pace.shard_done(1, 0.001)
+    given: list[Piece] = []
+    monkeypatch.setattr(press, "_give", lambda worker, piece, is_copy: given.append(piece))
+    press._hand_out()
+    press._hand_out()
+    assert {piece.shard for piece in given} == copied
+    assert len(given) == len(copied)
+
+
+def test_what_a_dead_process_had_in_hand_shares_no_actor(
+    run: tuple[Store, RunRecord], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    press = dispatcher(run, SamplerActor)
+    home = Whereabouts(node_id="here", host="here", pid=1, differences=())
+    dead, *workers = (Worker(None, None, None, home) for _ in range(3))  # type: ignore[arg-type]
+    press.fleet.workers = [dead, *workers]
+    press._work = Worklist(range(6), lambda shard: 10, max_attempts=3)
+    dead.flights = [Flight(press._work.take(), stream=None) for _ in range(2)]
+    monkeypatch.setattr(ray, "kill", lambda handle: None)
+    monkeypatch.setattr(dispatcher_module, "alive_nodes", lambda: {home.node_id})
+    list(press._worker_lost(dead, "it died", silent=False, blamed=dead.flights[0]))
+
+    def give(worker: Worker, piece: Piece) -> None:
+        worker.flights.append(Flight(piece, stream=None))
+
+    monkeypatch.setattr(press, "_give", give)
+    in_hand = []
+    for _ in range(2):
+        press._hand_out()
+        in_hand.append([[flight.piece.shard for flight in worker.flights] for worker in workers])
+        workers[0].flights.clear()
+    assert in_hand == [[[0], [1]], [[2, 3], [1]]]
+
+
+def test_an_actor_on_a_drained_node_stores_its_batch_and_takes_nothing_more(
+    spec: RunSpec,
+    undisturbed: dict[str, str],
+    run: tuple[Store, RunRecord],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    going: set[str] = set()
+    monkeypatch.setattr(actor_pool, "draining_nodes", lambda: going)
+    num_shards = run[1].layout.num_shards
+    press = dispatcher(run, ObedientActor, SamplerActor)
+    seen: list[Event] = []
+    told = False
+    for event in press.run(range(num_shards)):
+        if isinstance(event, BatchDone) and not told:
+            told = True
+            going.add(ray.get_runtime_context().get_node_id())
+        if isinstance(event, ActorJoined):  # on another node, as it were
+            going.clear()
+        seen.append(event)
+    press.close()
+    assert sum(isinstance(event, ActorJoined) for event in seen) == 2
+    assert not [event for event in seen if isinstance(event, ShardRetried | ActorLost)]
+    assert [event.shard for event in seen if isinstance(event, ShardLeft)] == [0, 1]
+    found = [row for row in read_metadata(spec).to_pylist() if row["sampling_s"] is None]
+    assert len(found) == BATCHES_TILL_DRAINED * BATCH_SIZE
+    assert hashes(spec) == undisturbed
+
+
+def test_a_deadline_that_comes_near_stores_the_batch_in_hand_and_begins_nothing(
+    spec: RunSpec, undisturbed: dict[str, str], run: tuple[Store, RunRecord]
+) -> None:
+    store, record = run
+    press = dispatcher(run, ObedientActor)
+
+    def bring_near(event: Event) -> None:
+        if isinstance(event, BatchDone):
+            press._terms = replace(press._terms, deadline_at=time.time() + press._terms.drain_s)
+
+    with pytest.raises(RunStopped, match="the deadline is near; the same command goes on"):
+        list(map(bring_near, press.run(range(record.layout.num_shards))))
+    press.close()
+    assert len(store.list("images")) == BATCHES_TILL_DRAINED * BATCH_SIZE
+    assert committed_shards(store) == set()
+    assert jobs.run(spec).num_ok == PROMPTS
+    assert hashes(spec) == undisturbed
+
+
+def test_a_deadline_that_is_near_leaves_a_report_of_what_there_is(spec: RunSpec) -> None:
+    store = Store(spec.url)
+    (row, *_) = read_commit(store, 1).to_pylist()
+    for name in (shard_path(1), row["file"], "report.html"):
+        store.delete(name)
+    before = files_of(spec)
+    with pytest.raises(RunStopped, match="the deadline is near"):
+        jobs.run(spec, deadline_at=time.time() + spec.cluster.drain_s / 2)
+    after = files_of(spec)
+    kept = {name for name in before if name.startswith(("images/", "metadata/"))}
+    assert {name: after[name] for name in kept} == {name: before[name] for name in kept}
+    assert committed_shards(store) == {0}
+    report = store.read("report.html").decode()
+    (there, *_) = read_commit(store, 0).to_pylist()
+    assert there["prompt"] in report
+    assert row["prompt"] not in report
+
+
+class NearItsDeadline(Dispatcher):
+    """Its deadline is near once a batch is done."""
+
+    def _heard(self, flight: Flight, event: ShardEvent) -> Iterator[Event]:
+        yield from super()._heard(flight, event)
+        if isinstance(event, BatchDone):
+            self._terms = replace(self._terms, deadline_at=time.time() + self._terms.drain_s)
+
+
+def obedient_factory(spec: RunSpec, traced: bool = False) -> FactoryOf:
+    return FactoryOf(
+        spec.model, {}, cpus=1, gpus=0, threads=1, traced=traced, kinds=[ObedientActor]
+    )
+
+
+@pytest.mark.usefixtures("undisturbed")
+def test_a_run_that_a_deadline_stops_says_what_its_actors_did_and_leaves_a_trace(
+    spec: RunSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job, trace = tmp_path / "job.yaml", tmp_path / "trace.json"
+    job.write_text(yaml.safe_dump(spec.as_dict()))
+    monkeypatch.setattr(runner, "Dispatcher", NearItsDeadline)
+    monkeypatch.setattr(runner, "actor_factory", obedient_factory)
+    result = CliRunner().invoke(command, ["run", str(job), "--trace", str(trace)])
+    assert result.exit_code == 4, result.output
+    assert "stopped: the deadline is near" in result.stderr
+    (line,) = [line for line in result.stderr.splitlines() if line.startswith("actors: ")]
+    told = {event["name"] for event in json.loads(trace.read_text())["traceEvents"]}
+    assert {name for name in told if name in line} >= {"loading the model", "busy"}
+
+
+def test_a_second_signal_stops_at_once_and_what_is_committed_stays(
+    make_spec: MakeSpec, tmp_path: Path
+) -> None:
+    manifest, log = tmp_path / "hang.txt", tmp_path / "sampled"
+    manifest.write_text("one\ntwo\nthree\nfour\nthis row says HANG\n")
+    log.touch()
+    spec = make_spec(
+        manifest=str(manifest),
+        batch={"size": 2, "shard_size": 2},
+        cluster={"actors": 1, "drain_s": 3000.0, "watchdog_s": 3000.0},
+    )
+    process = start_with_trouble(tmp_path / "job.yaml", spec, log)
+    try:
+        end = time.monotonic() + 120
+        while "ended" not in log.read_text():  # the log's word for: it hangs
+            assert process.poll() is None, process.communicate()
+            assert time.monotonic() < end
+            time.sleep(0.05)
+        store = Store(spec.url)
+        while committed_shards(store) != {0, 1}:
+            assert time.monotonic() < end
+            time.sleep(0.05)
+        before = files_of(spec)
+        process.send_signal(signal.SIGTERM)
+        assert process.stderr is not None
+        for line in process.stderr:
+            if "storing the batches in hand" in line:
+                break
+        process.send_signal(signal.SIGINT)
+        _, said = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    assert process.returncode == 4
+    assert "stopped; what is committed stays" in said
+    assert "Traceback" not in said
+    after = files_of(spec)
+    kept = {name for name in before if name.startswith(("images/", "metadata/"))}
+    assert len(kept) == 6
+    assert {name: after[name] for name in kept} == {name: before[name] for name in kept}
+    assert [f for shard in verify(open_run(spec.url)) for f in shard.findings] == []
+
+
+def start_with_trouble(job: Path, spec: RunSpec, log: Path) -> "subprocess.Popen[str]":
+    """A driver with a Ray of its own, in whose workers prompts are obeyed."""
+    job.write_text(yaml.safe_dump(spec.as_dict()))
+    trouble = Path(__file__).parents[2] / "chaos/trouble"
+    path = os.pathsep.join(filter(None, [str(trouble), os.environ.get("PYTHONPATH", "")]))
+    environment = {k: v for k, v in os.environ.items() if k != "RAY_ADDRESS"}
+    environment |= {"PYTHONPATH": path, "NIGHTPRESS_CHAOS_LOG": str(log)}
+    return subprocess.Popen(
+        [Path(sys.executable).parent / "nightpress", "run", str(job)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment,
+        start_new_session=True,
+    )
+
+
+def test_a_repair_counts_the_bytes_that_are_not_those_that_were_recorded(spec: RunSpec) -> None:
+    sums = hashes(spec)
+    path = Path(spec.url, shard_path(0))
+    part = pq.read_table(path)
+    other = "0" * 64  # as recorded on a machine with other last bits
+    recorded = [other, *part.column("sha256").to_pylist()[1:]]
+    place = part.schema.get_field_index("sha256")
+    pq.write_table(part.set_column(place, "sha256", pa.array(recorded)), path)
+    Path(spec.url, part.column("file")[0].as_py()).unlink()
+    Path(spec.url, part.column("file")[1].as_py()).unlink()
+    result = CliRunner().invoke(command, ["verify", spec.url, "--repair", "--json"])
+    repaired = json.loads(result.stdout)["repaired"]
+    assert (repaired["num_rows"], repaired["num_failed"]) == (2, 0)
+    assert (repaired["num_same"], repaired["num_different"]) == (1, 1)
+    assert hashes(spec) == sums
+    assert CliRunner().invoke(command, ["verify", spec.url]).exit_code == 0

@@ -1,0 +1,69 @@
+"""What an actor tells Ray's metrics, as Prometheus would read it from the node."""
+
+import time
+from collections.abc import Callable
+from contextlib import closing
+from urllib.request import urlopen
+
+import pytest
+import ray
+from prometheus_client.parser import text_string_to_metric_families
+
+from nightpress.jobs.dispatch.actor import RemoteActor
+from nightpress.jobs.dispatch.config import Terms
+from nightpress.jobs.dispatch.dispatcher import Dispatcher
+from nightpress.jobs.runs.runner import actor_factory
+from nightpress.pipelines.job.spec import RunSpec
+from nightpress.pipelines.run_directory.commit import shard_path
+from nightpress.pipelines.run_directory.record import require_record
+from nightpress.pipelines.shards.timeline import Activity
+from nightpress.pipelines.storage import Store
+
+PATIENCE_S = 30.0
+"""Ray's processes tell their metrics every ten seconds."""
+
+SECONDS, IMAGES = "ray_nightpress_actor_seconds_total", "ray_nightpress_images_total"
+
+
+def shown(actor: RemoteActor) -> dict[tuple[str, str], float]:
+    """(metric, activity or status) -> the value that its node shows of an actor."""
+    worker_id = ray.get(
+        actor.__ray_call__.remote(lambda self: ray.get_runtime_context().get_worker_id())
+    )
+    (node,) = ray.nodes()
+    address = f"http://{node['NodeManagerAddress']}:{node['MetricsExportPort']}/metrics"
+    with urlopen(address, timeout=PATIENCE_S) as answer:
+        families = list(text_string_to_metric_families(answer.read().decode()))
+    samples = [sample for family in families for sample in family.samples]
+    return {
+        (each.name, each.labels.get("activity") or each.labels["status"]): each.value
+        for each in samples
+        if each.name in (SECONDS, IMAGES) and each.labels["WorkerId"] == worker_id
+    }
+
+
+@pytest.mark.usefixtures("local_ray")
+def test_prometheus_finds_the_images_and_the_busy_time_of_an_actor(
+    finished: Callable[..., RunSpec],
+) -> None:
+    spec = finished()
+    store = Store(spec.url)
+    for name in [*store.list("images"), shard_path(0)]:
+        store.delete(name)
+    record = require_record(store)
+    terms = Terms(min_actors=1, max_actors=1, max_attempts=1, look_first=False)
+    with closing(Dispatcher(store, record, actor_factory(spec), terms)) as press:
+        list(press.run([0]))
+        (worker,) = press.fleet.workers
+        (spent,) = press.fleet.time_spent()
+        expected = {
+            (IMAGES, "ok"): record.layout.shard_images(0),
+            (SECONDS, "busy"): pytest.approx(spent.seconds[Activity.BUSY]),
+        }
+        end, found = time.monotonic() + PATIENCE_S, dict[tuple[str, str], float]()
+        while {key: found.get(key) for key in expected} != expected:
+            assert time.monotonic() < end, found
+            time.sleep(0.5)
+            found = shown(worker.handle)
+    assert found[SECONDS, "loading the model"] > 0
+    assert (IMAGES, "failed") not in found

@@ -1,0 +1,102 @@
+"""What a person sees: plain lines in a pipe, one live line on a terminal."""
+
+import io
+
+from rich.console import Console
+
+from nightpress.jobs.progress.displays import Live, Plain
+from nightpress.jobs.progress.events import (
+    ActorJoined,
+    ActorLost,
+    Event,
+    Message,
+    Planned,
+    ShardRetried,
+)
+from nightpress.jobs.progress.lines import RunTeller, display_for, news, progress_line
+from nightpress.jobs.progress.tally import Tally
+from nightpress.pipelines.shards.runner import BatchDone, ShardDone
+
+EVENTS: list[Event] = [
+    Planned(num_images=1632, num_shards=102, num_done=0),
+    ActorJoined("gpu-1", 1),
+    BatchDone(0, 4, 0, 4),
+    ShardDone(0, 3, 1),
+    ActorLost("gpu-1", 0, "the node is gone"),
+    ShardRetried(1, 1, "the node is gone"),
+]
+
+
+def shown(*, terminal: bool) -> str:
+    stream = io.StringIO()
+    console = Console(file=stream, force_terminal=terminal, width=100)
+    display = display_for(console)
+    assert isinstance(display, Live if terminal else Plain)
+    with display:
+        for event in EVENTS:
+            display.show(event)
+    return stream.getvalue()
+
+
+def test_a_pipe_gets_plain_lines() -> None:
+    text = shown(terminal=False)
+    assert "\x1b" not in text
+    assert "\r" not in text
+    assert "1,632 images in 102 shards" in text
+    assert "warning: an actor on gpu-1 is gone (the node is gone)" in text
+    assert text.splitlines()[-1] == "4 / 1,632 images · 1 failed · 0 actors"
+
+
+def test_a_terminal_gets_a_line_that_moves_and_the_news_above_it() -> None:
+    text = shown(terminal=True)
+    assert "\x1b[" in text
+    assert "4 / 1,632 images" in text
+    assert "warning: shard 1, attempt 1 failed: the node is gone" in text
+
+
+def test_a_plain_display_does_not_print_every_batch() -> None:
+    stream = io.StringIO()
+    with Plain(Console(file=stream), RunTeller(), every_s=3600) as display:
+        display.show(EVENTS[0])
+        for shard in range(50):
+            display.show(BatchDone(shard, 4, 0, 4))
+    assert len(stream.getvalue().splitlines()) == 3
+
+
+def test_before_a_run_is_planned_there_is_nothing_to_say() -> None:
+    teller = RunTeller()
+    assert teller.add(ActorJoined("gpu-1", 1)) is not None
+    assert teller.line() == ""
+    teller.add(EVENTS[0])
+    teller.add(BatchDone(0, 4, 0, 4))
+    assert teller.share() == (4, 1632)
+
+
+def test_a_line_that_has_not_changed_is_not_printed_again() -> None:
+    stream = io.StringIO()
+    with Plain(Console(file=stream), RunTeller(), every_s=0) as display:
+        for event in (EVENTS[0], *[BatchDone(0, 0, 0, 0)] * 3):
+            display.show(event)
+    assert len(stream.getvalue().splitlines()) == 2
+
+
+def test_the_line_says_how_far_how_fast_how_long_and_how_many() -> None:
+    now = iter([0.0, 10.0, *[34.0] * 9])
+    tally = Tally(clock=lambda: next(now))
+    tally.add(Planned(num_images=100, num_shards=10, num_done=0))
+    tally.add(ActorJoined("a", 2))
+    tally.add(BatchDone(0, 2, 0, 2))
+    tally.add(BatchDone(1, 48, 1, 48))
+    assert progress_line(tally) == (
+        "51 / 100 images · 2.00 images/s · 24 s left · 1 failed · 2 actors"
+    )
+
+
+def test_a_resumed_run_says_what_is_there() -> None:
+    text = news(Planned(num_images=100, num_shards=10, num_done=42))
+    assert text == "going on: 42 of 100 images are done already"
+
+
+def test_a_warning_is_marked_as_one() -> None:
+    assert news(Message("look out", warning=True)) == "warning: look out"
+    assert news(Message("by the way")) == "by the way"

@@ -1,0 +1,104 @@
+"""The totals of a run, from its events."""
+
+import random
+
+from nightpress.jobs.progress.events import ActorJoined, ActorLost, Planned, ShardRetried
+from nightpress.jobs.progress.tally import Tally
+from nightpress.pipelines.shards.runner import BatchDone, ShardDone, ShardLeft
+
+
+class Clock:
+    """A clock that stands still until it is told."""
+
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def planned(done: int = 0) -> Planned:
+    return Planned(num_images=20, num_shards=5, num_done=done)
+
+
+def test_an_image_counts_once_however_often_its_shard_was_tried() -> None:
+    tally = Tally(clock=Clock())
+    for event in (
+        planned(),
+        BatchDone(0, 2, 0, 2),
+        BatchDone(0, 1, 1, 1),
+        ShardRetried(0, 1, "it died"),
+        BatchDone(0, 3, 0, 3),
+        BatchDone(0, 1, 0, 1),
+        ShardDone(0, 4, 0),
+    ):
+        tally.add(event)
+    assert (tally.num_ok, tally.num_failed, tally.num_done) == (4, 0, 4)
+
+
+def test_what_was_there_before_this_start_is_done_but_not_made() -> None:
+    tally = Tally(clock=Clock())
+    tally.add(planned(done=8))
+    tally.add(BatchDone(3, 2, 0, 2))
+    assert (tally.num_done, tally.num_made, tally.num_failed) == (10, 2, 0)
+
+
+def test_what_an_actor_leaves_when_it_goes_counts_once() -> None:
+    tally = Tally(clock=Clock())
+    tally.add(planned())
+    for event in (BatchDone(0, 4, 0, 4), ShardLeft(0), BatchDone(0, 4, 0, 0)):
+        tally.add(event)
+    assert (tally.num_ok, tally.num_made) == (4, 4)
+
+
+def test_a_commit_counts_what_stands_and_not_what_this_attempt_saw() -> None:
+    tally = Tally(clock=Clock())
+    tally.add(planned())
+    tally.add(BatchDone(0, 4, 0, 4))
+    tally.add(ShardDone(0, 3, 1))
+    assert (tally.num_ok, tally.num_failed) == (3, 1)
+
+
+def test_the_rate_runs_from_the_first_image_and_gives_the_time_left() -> None:
+    clock = Clock()
+    tally = Tally(clock=clock)
+    tally.add(planned())
+    assert tally.images_per_s is None
+    assert tally.left_s is None
+    clock.now += 30
+    tally.add(BatchDone(0, 4, 0, 4))
+    clock.now += 4
+    tally.add(BatchDone(1, 4, 0, 4))
+    # The first batch was made before the clock of the rate began.
+    assert tally.images_per_s == 1.0
+    assert tally.left_s == 12.0
+
+
+def test_one_batch_makes_no_rate_and_found_images_do_not_begin_one() -> None:
+    clock = Clock()
+    tally = Tally(clock=clock)
+    tally.add(planned())
+    tally.add(BatchDone(0, 4, 0, 0))
+    clock.now += 30
+    tally.add(BatchDone(1, 4, 0, 4))
+    clock.now += 4
+    assert tally.images_per_s is None
+    tally.add(BatchDone(2, 4, 0, 4))
+    assert tally.images_per_s == 1.0
+
+
+def test_actors_come_and_go() -> None:
+    tally = Tally(clock=Clock())
+    tally.add(ActorJoined("a", 2))
+    tally.add(ActorLost("a", 1, "gone"))
+    assert tally.num_actors == 1
+
+
+def test_what_is_under_way_is_summed_as_it_changes() -> None:
+    tally, chance = Tally(clock=Clock()), random.Random(5)
+    for _ in range(500):
+        shard, ok, failed = chance.randrange(20), chance.randrange(5), chance.randrange(3)
+        ends = [ShardRetried(shard, 1, "it died"), ShardLeft(shard), ShardDone(shard, ok, failed)]
+        tally.add(chance.choice([*ends, *[BatchDone(shard, ok, failed, ok)] * 6]))
+        sums = [sum(counts) for counts in zip(*tally.under_way.values(), strict=True)] or [0, 0]
+        assert list(tally.num_under_way) == sums

@@ -1,0 +1,114 @@
+"""What a person sees of a training: plain lines in a pipe, one live line on a terminal."""
+
+import io
+from datetime import UTC, datetime
+
+from rich.console import Console
+
+from nightpress.jobs.progress.training import TrainingTeller, display_for, news
+from nightpress.pipelines.training.events import (
+    CheckpointSaved,
+    DataRead,
+    DataReady,
+    Finished,
+    LatentsCached,
+    Resumed,
+    SamplesWritten,
+    StepDone,
+    TrainingEvent,
+)
+from nightpress.pipelines.training.metrics import StepMetrics
+
+
+def step(number: int, loss: float = 0.5, rate: float = 16.0) -> StepDone:
+    at = datetime(2026, 1, 1, tzinfo=UTC)
+    row = StepMetrics(number, number * 16, loss, {}, 1e-4, 0.5, rate, float(number), at)
+    return StepDone(row, max_train_steps=1000)
+
+
+EVENTS: list[TrainingEvent] = [
+    DataReady(200, 1, ("a[1].png: zero bytes",), ("one class only",)),
+    LatentsCached(64, 200),
+    step(10),
+    CheckpointSaved(10, "checkpoints/step-00000010.safetensors", 2_000_000),
+    SamplesWritten(10, "samples/step-00000010.png"),
+    step(40),
+    Finished(1000, "model"),
+]
+
+
+def shown(*, terminal: bool) -> str:
+    stream = io.StringIO()
+    with display_for(Console(file=stream, force_terminal=terminal, width=160)) as display:
+        for event in EVENTS:
+            display.show(event)
+    return stream.getvalue()
+
+
+def test_a_pipe_gets_plain_lines() -> None:
+    text = shown(terminal=False)
+    assert "\x1b" not in text
+    assert "warning: one class only" in text
+    assert "a[1].png: zero bytes" in text
+    assert text.splitlines()[-1] == (
+        "step 40 / 1,000 · loss 0.5 · 16.0 images/s · 16 min 00 s left · checkpoint 10 · "
+        "samples/step-00000010.png"
+    )
+
+
+def test_a_terminal_gets_a_line_that_moves_and_the_news_above_it() -> None:
+    text = shown(terminal=True)
+    assert "\x1b[" in text
+    assert "a[1].png: zero bytes" in text
+    assert "step 40 / 1,000" in text
+
+
+def test_pictures_read_are_counted_until_all_are_there() -> None:
+    teller = TrainingTeller()
+    assert teller.add(DataRead(2000)) is None
+    teller.add(DataRead(1000))  # of another machine
+    assert teller.line() == "2,000 pictures read"
+    assert teller.share() == (0, 0)
+    teller.add(DataReady(3000, 0, ()))
+    assert teller.line() == ""
+
+
+def test_before_the_first_step_it_says_how_many_pictures_are_encoded() -> None:
+    teller = TrainingTeller()
+    assert teller.line() == ""
+    teller.add(LatentsCached(64, 200))
+    assert teller.line() == "64 / 200 pictures encoded"
+    assert teller.share() == (64, 200)
+    teller.add(step(1))
+    assert teller.share() == (1, 1000)
+
+
+def test_the_loss_is_smoothed() -> None:
+    teller = TrainingTeller()
+    teller.add(step(1, loss=1.0))
+    teller.add(step(2, loss=0.0))
+    assert "loss 0.4737" in teller.line()  # 0.9 / (0.9 + 1)
+
+
+def test_a_loss_that_is_no_number_is_told_and_does_not_stay() -> None:
+    teller = TrainingTeller()
+    teller.add(step(1, loss=1.0))
+    teller.add(step(2, loss=float("nan")))
+    assert "loss nan" in teller.line()
+    teller.add(step(3, loss=0.0))
+    assert "loss 0.4737" in teller.line()
+
+
+def test_a_resumed_training_names_its_checkpoint() -> None:
+    teller = TrainingTeller()
+    assert teller.add(Resumed(500)) == "going on from step 500"
+    teller.add(step(510))
+    assert "checkpoint 500" in teller.line()
+
+
+def test_the_first_ten_bad_pictures_are_named_and_the_others_counted() -> None:
+    text = news(DataReady(100, 25, tuple(f"{n}.png: broken" for n in range(20))))
+    assert text is not None
+    assert "9.png: broken" in text
+    assert "10.png" not in text
+    assert text.splitlines()[-1] == "  and 15 more"

@@ -1,0 +1,30 @@
+"""A preview shows what the run will make."""
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+from support.run_files import PROMPTS
+
+from nightpress import jobs
+from nightpress.jobs.runs.preview import sample_spread
+from nightpress.pipelines import open_run
+from nightpress.pipelines.job.spec import RunSpec
+
+
+@pytest.mark.usefixtures("local_ray")
+def test_a_preview_has_the_pixels_of_the_run(make_spec: Callable[..., RunSpec]) -> None:
+    spec = make_spec()
+    samples = sample_spread(spec, 5)
+    assert len({sample.image.image_id for sample in samples}) == 5
+    jobs.run(spec)
+    run = open_run(spec.url)
+    for sample in samples:
+        assert np.array_equal(np.asarray(run.image(sample.image.image_id)), sample.pixels)
+
+
+@pytest.mark.usefixtures("local_ray")
+def test_a_preview_of_more_images_than_there_are_shows_all(
+    make_spec: Callable[..., RunSpec],
+) -> None:
+    assert len(sample_spread(make_spec(), 400)) == PROMPTS

@@ -1,0 +1,100 @@
+"""What is done to runs that were made, without a cluster: plans mended, strays swept."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.fakes.fake_press import press
+from support.servers import Server
+
+from nightpress.jobs.progress.events import Event, Message
+from nightpress.jobs.runs.repair import failed_amendments, mend_plans, sweep_strays
+from nightpress.jobs.runs.runner import READS_BACK
+from nightpress.pipelines import Run
+from nightpress.pipelines.errors import LeaseLost, RunHeld
+from nightpress.pipelines.planning import units
+from nightpress.pipelines.run_directory.commit import failed_rows
+from nightpress.pipelines.run_directory.lease import acquire, new_claim
+from nightpress.pipelines.run_directory.verify import stray_images
+from nightpress.pipelines.shards.runner import Amendment
+from nightpress.pipelines.storage import Store
+
+PROMPTS = [f"picture {n}" for n in range(6)] + ["nan", "nan too"]
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Run:
+    return Run(*press(tmp_path, PROMPTS))
+
+
+def ignore(event: Event) -> None:
+    """For whoever shows nothing."""
+
+
+def test_what_failed_is_found_by_shard(run: Run) -> None:
+    assert failed_amendments(run) == {1: Amendment((2, 3))}
+
+
+def test_a_plan_is_mended_only_as_long_as_the_lease_is_held(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(units, "MAX_PART_IMAGES", 4)
+    run = Run(*press(tmp_path, PROMPTS))
+    parts = [part.path for part in run.record.layout.parts]
+    assert len(parts) == 2
+    for path in parts:
+        run.store.put(path, b"cut")
+    plain = Store.put
+
+    def put_and_be_taken_over(store: Store, path: str, data: bytes) -> None:
+        plain(store, path, data)
+        if path == parts[0]:
+            plain(store, "lease/00009.json", new_claim().to_json())
+
+    monkeypatch.setattr(Store, "put", put_and_be_taken_over)
+    with pytest.raises(LeaseLost):
+        mend_plans(run, [0, 1], ignore)
+    assert run.store.read(parts[0]) != b"cut"
+    assert run.store.read(parts[1]) == b"cut"
+
+
+def test_nothing_is_swept_while_another_start_is_alive(run: Run) -> None:
+    run.store.put("images/old.png", b"old")
+    other = acquire(run.store, beat_s=0.1)
+    with pytest.raises(RunHeld):
+        sweep_strays(run, ignore)
+    other.release()
+    assert stray_images(run) == ["images/old.png"]
+    assert sweep_strays(run, ignore) == ["images/old.png"]
+    assert stray_images(run) == []
+
+
+def test_a_sweep_that_is_taken_over_puts_back_what_the_next_start_may_have_adopted(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run.store.put("images/old.png", b"old")
+    plain = Store.delete
+
+    def delete_after_a_long_sleep(store: Store, path: str) -> None:
+        if path == "images/old.png":
+            store.put("lease/00009.json", new_claim().to_json())
+        plain(store, path)
+
+    monkeypatch.setattr(Store, "delete", delete_after_a_long_sleep)
+    with pytest.raises(LeaseLost):
+        sweep_strays(run, ignore)
+    assert run.store.read("images/old.png") == b"old"
+
+
+def test_on_a_store_without_conditional_writes_a_sweep_says_so_and_reads_back(
+    run: Run, rclone_s3: Server
+) -> None:
+    folder = rclone_s3.folder()
+    remote = Store(f"{folder.url}/run", folder.options)
+    for path in run.store.list():
+        remote.put(path, run.store.read(path))
+    remote.put("images/old.png", b"old")
+    said: list[Any] = []
+    assert sweep_strays(Run(remote, run.record), said.append) == ["images/old.png"]
+    assert said == [Message(READS_BACK, warning=True)]
+    assert failed_rows(remote, 1) == (2, 3)

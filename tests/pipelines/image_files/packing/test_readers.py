@@ -1,0 +1,58 @@
+"""Packs are read by the libraries whose layout they have, as the README says."""
+
+import io
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from support.fakes.fake_press import press
+
+from nightpress.pipelines.run_directory.reader import Run
+
+PROMPTS = ["a cat", "a v1.2 dog", "ein Käse", "nan", "a 猫"]
+
+
+def packed(folder: Path, packing: str) -> Run:
+    """A run of three packs, of whose images one came to nothing."""
+    return Run(*press(folder, PROMPTS, shard_size=2, packing=packing))
+
+
+def facts(run: Run) -> list[dict[str, Any]]:
+    """Of the images that were made, in sampling order."""
+    return [row for row in run.metadata.to_table().to_pylist() if row["status"] == "ok"]
+
+
+def pixels_of(run: Run, row: dict[str, Any]) -> np.ndarray[Any, Any]:
+    """What the pack holds where the metadata say that the image lies."""
+    data = run.store.read(row["file"])[row["member_offset"] :][: row["num_bytes"]]
+    return np.asarray(Image.open(io.BytesIO(data)))
+
+
+@pytest.mark.filterwarnings("ignore:.*WebDataset:UserWarning")
+def test_webdataset_reads_pictures_facts_and_captions(tmp_path: Path) -> None:
+    import webdataset
+
+    run = packed(tmp_path, "webdataset")
+    samples = list(webdataset.WebDataset(run.packs, shardshuffle=False).decode("pil"))
+    rows = facts(run)
+    assert len(samples) == len(rows) == len(PROMPTS) - 1
+    for sample, row in zip(samples, rows, strict=True):
+        assert np.array_equal(np.asarray(sample["png"]), pixels_of(run, row))
+        assert sample["json"]["image_id"] == row["image_id"]
+        assert sample["txt"] == sample["json"]["prompt"] == row["prompt"]
+
+
+def test_datasets_reads_pictures_and_facts(tmp_path: Path) -> None:
+    import datasets
+
+    run = packed(tmp_path, "parquet")
+    cache = str(tmp_path / "cache")
+    read = datasets.load_dataset("parquet", data_files=run.packs, split="train", cache_dir=cache)
+    rows = facts(run)
+    assert isinstance(read.features["image"], datasets.Image)
+    assert read["prompt"][:] == [row["prompt"] for row in rows]
+    assert read["seed"][:] == [row["seed"] for row in rows]
+    for image, row in zip(read["image"], rows, strict=True):
+        assert np.array_equal(np.asarray(image.convert("RGB")), pixels_of(run, row))

@@ -1,0 +1,157 @@
+"""What an image says of itself, read back by the rules of those who read it."""
+
+import json
+import re
+from dataclasses import replace
+from xml.etree import ElementTree
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from support.cat_facts import CAT
+
+from nightpress.pipelines.image_files.embedded_metadata import (
+    A1111_SAMPLERS,
+    AI_GENERATED,
+    SCHEDULE_TYPES,
+    facts_from_json,
+    facts_from_xmp,
+    facts_json,
+    parameters_text,
+    xmp_packet,
+)
+
+FACTS = replace(
+    CAT,
+    prompt="a cat, on a mat",
+    negative_prompt="blurry, dull",
+    seed=2**53 - 1,
+    width=640,
+    height=512,
+    scheduler="dpmsolver++-karras",
+)
+
+NAMES = {
+    "dc": "http://purl.org/dc/elements/1.1/",
+    "ext": "http://iptc.org/std/Iptc4xmpExt/2008-02-29/",
+    "rdf": "http://www.w3.org/1999/02/22-rdf-syntax-ns#",
+    "xmp": "http://ns.adobe.com/xap/1.0/",
+}
+
+
+def a1111_pairs(text: str) -> dict[str, str]:
+    """The last line of a parameters text, split as its readers split it."""
+    pair = re.compile(r'\s*(\w[\w \-/]+):\s*("(?:\\.|[^\\"])+"|[^,]*)(?:,|$)')
+    found = dict(pair.findall(text.rpartition("\n")[2]))
+    return {k: json.loads(v) if v.startswith('"') else v for k, v in found.items()}
+
+
+def test_the_parameters_are_laid_out_as_readers_of_a1111_expect() -> None:
+    assert parameters_text(FACTS) == (
+        "a cat, on a mat\n"
+        "Negative prompt: blurry, dull\n"
+        "Steps: 20, Sampler: DPM++ 2M, Schedule type: Karras, CFG scale: 7.5, "
+        "Seed: 9007199254740991, Size: 640x512, Model hash: 0123456789, Model: builtin, "
+        "Version: nightpress"
+    )
+
+
+def test_without_a_negative_prompt_there_is_no_line_for_it() -> None:
+    text = parameters_text(replace(FACTS, negative_prompt="", scheduler="euler"))
+    assert text.split("\n")[1].startswith("Steps: 20, Sampler: Euler, CFG scale: 7.5,")
+
+
+def test_trailing_steps_have_the_name_that_others_know_them_by() -> None:
+    pairs = a1111_pairs(parameters_text(replace(FACTS, scheduler="euler-ancestral-trailing")))
+    assert (pairs["Sampler"], pairs["Schedule type"]) == ("Euler a", "SGM Uniform")
+
+
+def test_whole_numbers_are_written_without_a_point() -> None:
+    assert a1111_pairs(parameters_text(replace(FACTS, guidance_scale=7.0)))["CFG scale"] == "7"
+
+
+@pytest.mark.parametrize(
+    "model", ["s3://bucket/models/sd, v1", 'C:\\models\\"my" one', "hub/model@main", "two\nlines"]
+)
+def test_a_model_name_with_commas_colons_or_quotes_survives_the_pairing(model: str) -> None:
+    pairs = a1111_pairs(parameters_text(replace(FACTS, model=model)))
+    assert (pairs["Model"], pairs["Version"]) == (model, "nightpress")
+
+
+def test_every_sampler_has_the_name_that_others_know_it_by() -> None:
+    from nightpress.diffusion_core.models.samplers import SAMPLER_NAMES
+    from nightpress.diffusion_core.sampling.schedulers import SPACINGS, solver_and_suffix
+
+    solvers, suffixes = zip(*map(solver_and_suffix, SAMPLER_NAMES), strict=True)
+    assert set(A1111_SAMPLERS) == set(solvers) - {"default"}
+    assert set(SCHEDULE_TYPES) == set(suffixes) == set(SPACINGS)
+
+
+@given(st.text(), st.text())
+def test_facts_survive_json_and_xmp_whatever_the_prompt(prompt: str, negative: str) -> None:
+    facts = replace(FACTS, prompt=prompt, negative_prompt=negative)
+    assert facts_from_json(facts_json(facts)) == facts
+    assert facts_from_xmp(xmp_packet(facts)) == facts
+
+
+@given(st.text(alphabet=st.characters(exclude_categories=())))
+def test_the_texts_can_be_stored_whatever_the_prompt(prompt: str) -> None:
+    facts = replace(FACTS, prompt=prompt)
+    assert "\0" not in parameters_text(facts)
+    assert "\0" not in facts_json(facts)
+    parameters_text(facts).encode()
+    facts_json(facts).encode()
+    ElementTree.fromstring(xmp_packet(facts))
+
+
+def test_the_xmp_says_that_a_model_made_it_and_from_which_prompt() -> None:
+    facts = replace(FACTS, prompt='<b>&"quoted"</b>\r\nlove, \u2764\ufe0f 猫')
+    root = ElementTree.fromstring(xmp_packet(facts))
+
+    def value(path: str) -> str | None:
+        return root.findtext(f".//{path}", namespaces=NAMES)
+
+    assert value("ext:DigitalSourceType") == AI_GENERATED
+    assert value("ext:AISystemUsed") == "builtin"
+    assert value("ext:AISystemVersionUsed") == FACTS.model_fingerprint
+    assert value("ext:AIPromptInformation") == facts.prompt
+    assert value("xmp:CreatorTool") == "nightpress"
+    assert value("dc:description/rdf:Alt/rdf:li") == facts.prompt
+
+
+def test_facts_are_found_when_another_tool_has_rewritten_the_xmp() -> None:
+    description = ElementTree.Element(
+        "Description", {"{urn:nightpress:1.0#}facts": facts_json(FACTS)}
+    )
+    assert facts_from_xmp(ElementTree.tostring(description)) == FACTS
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "7", '"text"', '{"image_id": "a"}', "[" * 100_000])
+def test_other_json_holds_no_facts(text: str) -> None:
+    assert facts_from_json(text) is None
+
+
+@pytest.mark.parametrize(
+    "packet",
+    [
+        b"",
+        b"<open>",
+        b"<x/>",
+        b"\xff\xfe\x00",
+        b'<?xml version="1.0" encoding="no-such"?><x/>',
+        b'<!DOCTYPE x [<!ENTITY a "b">]><x>&a;</x>',
+    ],
+)
+def test_other_xmp_holds_no_facts(packet: bytes) -> None:
+    assert facts_from_xmp(packet) is None
+
+
+def test_an_image_that_was_not_made_faster_says_what_it_always_said() -> None:
+    assert "speed" not in facts_json(FACTS)
+    assert facts_from_json(facts_json(FACTS)) == FACTS
+
+
+def test_how_an_image_was_made_faster_comes_back_from_json_and_xmp() -> None:
+    fast = replace(FACTS, speed='{"channels_last":true}')
+    assert facts_from_json(facts_json(fast)) == fast
+    assert facts_from_xmp(xmp_packet(fast)) == fast

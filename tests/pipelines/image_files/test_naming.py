@@ -1,0 +1,196 @@
+"""File names: what a template may say, and what values become."""
+
+import string
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from nightpress.pipelines.errors import SpecError
+from nightpress.pipelines.image_files.naming import (
+    SPREAD_ROWS,
+    Field,
+    Template,
+    folded,
+    overlong,
+    safe_text,
+    spread,
+)
+
+TYPES = {
+    "image_id": pa.string(),
+    "id": pa.string(),
+    "variant": pa.int32(),
+    "category": pa.string(),
+    "score": pa.float64(),
+    "tags": pa.list_(pa.string()),
+}
+
+
+def rendered(text: str, **columns: list[Any]) -> list[str]:
+    arrays = {name: pa.array(values, TYPES[name]) for name, values in columns.items()}
+    return Template.parse(text, TYPES).render(arrays).to_pylist()
+
+
+def text_of(value: str | None, name: str = "category") -> str:
+    (text,) = safe_text(Field(name, ""), pa.array([value], pa.string())).to_pylist()
+    return text
+
+
+def test_a_template_fills_in_whole_columns() -> None:
+    names = rendered(
+        "{category}/{image_id}.png", category=["Food", "Animals"], image_id=["1_00", "2_00"]
+    )
+    assert names == ["images/Food/1_00.png", "images/Animals/2_00.png"]
+
+
+def test_format_specs_are_pythons_own() -> None:
+    names = rendered(
+        "{variant:04d}-{score:.1f}-{category:.3}.png",
+        variant=[7, 7],
+        score=[0.25, 10.0],
+        category=["vehicles", None],
+    )
+    assert names == ["images/0007-0.2-veh.png", "images/0007-10.0-_.png"]
+
+
+def test_double_braces_are_braces() -> None:
+    assert rendered("{{{id}}}.png", id=["a"]) == ["images/{a}.png"]
+
+
+@pytest.mark.parametrize(
+    ("template", "why"),
+    [
+        ("{nope}.png", "no column {nope}; there are: category, id, image_id, score, tags, variant"),
+        ("{}.png", "no column {}"),
+        ("{id.__class__}.png", "no column {id.__class__}"),
+        ("{id[0]}.png", "no column {id[0]}"),
+        ("{id!r}.png", "without !r"),
+        ("{id:{variant}}.png", "cannot hold another column"),
+        ("{id:04d}.png", "{id:04d}: Unknown format code 'd'"),
+        ("{tags}.png", "column {tags} is of type list"),
+        ("{id", "not a template"),
+        ("/abs/{id}.png", "relative to the run's images/ folder"),
+        ("C:/{id}.png", "relative to the run's images/ folder"),
+        ("s3://bucket/{id}.png", "relative to the run's images/ folder"),
+        ("../{id}.png", "no path component may be empty, . or .."),
+        ("a/../../{id}.png", "no path component may be empty, . or .."),
+        ("a//{id}.png", "no path component may be empty, . or .."),
+        ("a\\{id}.png", "are not allowed"),
+        ("a\n{id}.png", "are not allowed"),
+        ("a?{id}.png", "are not allowed"),
+        ("x" * 201 + "{id}.png", "more than 200 bytes"),
+    ],
+)
+def test_a_template_that_cannot_be_is_refused(template: str, why: str) -> None:
+    with pytest.raises(SpecError) as caught:
+        Template.parse(template, TYPES)
+    assert str(caught.value).startswith(f"images.file_name: {template!r}: ")
+    assert why in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        ("a/b\\c", "a_b_c"),
+        ('<>:"|?*', "_______"),
+        ("../../etc/passwd", "_.._etc_passwd"),
+        ("..", "_"),
+        (".hidden", "hidden"),
+        ("  spaced.  ", "spaced"),
+        ("", "_"),
+        (None, "_"),
+        ("tab\tnewline\n\x7f\x85", "tab_newline___"),
+        ("line\u2028separator", "line_separator"),
+        ("Überraschung 猫 🐈", "Überraschung 猫 🐈"),
+        ("x" * 200, "x" * 80),
+        ("é" * 100, "é" * 80),
+    ],
+)
+def test_values_become_safe(value: str | None, text: str) -> None:
+    assert text_of(value) == text
+
+
+def test_ids_are_never_cut() -> None:
+    assert text_of("x" * 200, "image_id") == "x" * 200
+
+
+@given(st.text(), st.text())
+def test_no_value_leaves_the_images_folder(one: str, other: str) -> None:
+    (name,) = rendered("{category}/{id}.png", category=[one], id=[other])
+    components = name.split("/")
+    assert components[0] == "images"
+    assert len(components) == 3
+    assert not {"", ".", ".."} & set(components)
+    assert not any(char in name.removeprefix("images/") for char in '\\<>:"|?*\n\r\t\0')
+
+
+@given(st.text(string.ascii_letters + string.digits + "-_", min_size=1, max_size=80))
+def test_plain_values_stay_as_they_are(value: str) -> None:
+    assert text_of(value) == value
+
+
+@given(st.lists(st.text()))
+def test_a_value_means_the_same_in_any_company(values: list[str]) -> None:
+    together = safe_text(Field("category", ""), pa.array(values, pa.string())).to_pylist()
+    assert together == [text_of(value) for value in values]
+
+
+@pytest.mark.parametrize(
+    ("template", "apart"),
+    [
+        ("{image_id}.png", True),
+        ("{category}/{image_id}.png", True),
+        ("{category}/{variant}/cat-{image_id}.png", True),
+        ("{category}{image_id}.png", False),
+        ("{image_id:.3}.png", False),
+        ("{id}_{variant:02d}.png", False),
+        ("{category}.png", False),
+    ],
+)
+def test_templates_know_whether_they_tell_images_apart(template: str, apart: bool) -> None:
+    assert Template.parse(template, TYPES).tells_images_apart is apart
+
+
+def test_overlong_components_and_names_are_found() -> None:
+    names = pa.array(
+        [
+            "images/" + "x" * 240,
+            "images/" + "x" * 241,
+            "images/" + "é" * 121,
+            "images/" + "/".join(["x" * 200] * 4),
+            "images/" + "/".join(["x" * 200] * 5),
+            "images/a.png",
+        ]
+    )
+    assert overlong(names).tolist() == [False, True, True, False, True, False]
+
+
+def test_names_that_differ_in_case_fold_together() -> None:
+    assert folded(pa.array(["images/Ä.PNG", "images/ä.png"])).to_pylist() == ["images/ä.png"] * 2
+
+
+def folders_of(blocks: range) -> list[str]:
+    folders: list[str] = spread(np.array(blocks) * SPREAD_ROWS).to_pylist()
+    return folders
+
+
+def test_rows_beside_each_other_share_a_folder() -> None:
+    rows = np.arange(3 * SPREAD_ROWS)
+    folders = spread(rows).to_pylist()
+    assert folders == ["00"] * SPREAD_ROWS + ["80"] * SPREAD_ROWS + ["40"] * SPREAD_ROWS
+    assert spread(rows[SPREAD_ROWS - 1 : SPREAD_ROWS + 1]).to_pylist() == ["00", "80"]
+    assert spread(rows[:0]).to_pylist() == []
+
+
+@given(st.integers(0, 2**40), st.integers(0, 8))
+def test_blocks_that_follow_each_other_are_evenly_parted(first: int, log_size: int) -> None:
+    """Of 2^k blocks, one is in each 2^k-th of the names' range; by one digit, of each 16th."""
+    size = 2**log_size
+    folders = folders_of(range(first, first + size))
+    assert sorted(int(folder, 16) * size // 256 for folder in folders) == list(range(size))
+    digits = [int(folder[:1], 16) for folder in folders]
+    assert max(map(digits.count, digits)) == max(1, size // 16)

@@ -1,0 +1,312 @@
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import s3fs
+from moto.server import ThreadedMotoServer
+from support import tiny_models
+from support.fakes.fake_hub import COMMIT, FakeHub, serving
+
+from nightpress.diffusion_core import builtin
+from nightpress.diffusion_core.errors import ModelError, ModelNotFound
+from nightpress.diffusion_core.models import loading
+from nightpress.diffusion_core.models.loading import ModelSpec
+from nightpress.pipelines import storage
+from nightpress.pipelines.errors import StoreError
+from nightpress.pipelines.models.location import component_folder, locate
+from nightpress.pipelines.storage.urls import Options
+
+REPO, HALF, PICKLED = "studio/tiny", "studio/half", "studio/pickled"
+
+LOCATE = """
+import json, sys, warnings
+warnings.simplefilter("ignore")
+from pathlib import Path
+from nightpress.diffusion_core.errors import ModelError
+from nightpress.diffusion_core.models.loading import ModelSpec
+from nightpress.pipelines.models.location import locate
+for values in json.loads(sys.argv[1]):
+    try:
+        print(json.dumps({"path": str(locate(ModelSpec(**values)))}))
+    except ModelError as error:
+        print(json.dumps({"error": type(error).__name__, "message": str(error)}))
+"""
+"""Where models are, by a process of its own: the hub's library reads its settings once."""
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_models.save("sd", tmp_path_factory.mktemp("tiny"))
+
+
+@pytest.fixture(scope="module")
+def hub(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[FakeHub]:
+    """A hub with the tiny model among files that nobody needs, and with one of pickles only."""
+    whole, pickled = (tmp_path_factory.mktemp("hub") / name for name in ("whole", "pickled"))
+    for root in (whole, pickled):
+        shutil.copytree(tiny, root)
+        (root / "unet" / "diffusion_pytorch_model.bin").write_bytes(b"never to be fetched")
+    (whole / "README.md").write_text("A card.")
+    (whole / "flax_model.msgpack").write_bytes(b"another framework's weights")
+    safe = whole / "unet" / "diffusion_pytorch_model.safetensors"
+    safe.with_suffix(".fp16.safetensors").write_bytes(safe.read_bytes())
+    (pickled / "unet" / "diffusion_pytorch_model.safetensors").unlink()
+    with serving({REPO: whole, HALF: whole, PICKLED: pickled}) as hub:
+        yield hub
+
+
+def ask(hub: FakeHub, home: Path, *specs: dict[str, Any]) -> list[dict[str, str]]:
+    """Locate models in a process of its own."""
+    environment = {**os.environ, "HF_ENDPOINT": hub.url, "HF_HOME": str(home)}
+    command = [sys.executable, "-c", LOCATE, json.dumps(specs)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+@pytest.fixture(scope="module")
+def hub_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The cache of the hub's library."""
+    return tmp_path_factory.mktemp("hf")
+
+
+@pytest.fixture(scope="module")
+def answers(hub: FakeHub, hub_home: Path) -> dict[str, dict[str, str]]:
+    """Where things are while the hub is there."""
+    asked = {
+        "at": {"source": f"{REPO}@v1"},
+        "revision": {"source": REPO, "revision": "v1"},
+        "half": {"source": HALF, "variant": "fp16"},
+        "pickled": {"source": PICKLED},
+        "no model": {"source": "studio/other"},
+        "no revision": {"source": f"{REPO}@v9"},
+    }
+    return dict(zip(asked, ask(hub, hub_home, *asked.values()), strict=True))
+
+
+def test_the_built_in_model_is_where_its_package_says() -> None:
+    assert locate(ModelSpec()) == builtin.folder()
+
+
+def test_a_folder_is_used_where_it_lies(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert locate(ModelSpec(source=str(tiny))) == tiny
+    monkeypatch.chdir(tiny.parent)
+    assert locate(ModelSpec(source=tiny.name)) == tiny
+    assert locate(ModelSpec(source=tiny.as_uri())) == tiny
+
+
+@pytest.mark.parametrize("source", ["./nowhere", "/no/such/folder", "a b", "nowhere"])
+def test_what_is_nothing_is_refused_with_what_it_could_be(source: str) -> None:
+    with pytest.raises(ModelNotFound, match="`builtin`, a folder, a hub id"):
+        locate(ModelSpec(source=source))
+
+
+def test_two_revisions_are_one_too_many() -> None:
+    with pytest.raises(ModelError, match=r"model\.revision another: 'v2'"):
+        locate(ModelSpec(source="a/b@v1", revision="v2"))
+
+
+def test_a_hub_model_is_fetched_once_and_only_what_it_needs(
+    hub: FakeHub, answers: dict[str, dict[str, str]], tiny: Path
+) -> None:
+    assert answers["at"] == answers["revision"]
+    folder = Path(answers["at"]["path"])
+    assert COMMIT in folder.parts
+    needed = sorted(p.relative_to(tiny).as_posix() for p in tiny.rglob("*") if p.is_file())
+    assert sorted(hub.fetched[REPO]) == needed
+    assert loading.describe(folder, ModelSpec(source=REPO)).pipeline == "StableDiffusionPipeline"
+
+
+def test_a_variant_of_a_hub_model_is_fetched_alone(
+    hub: FakeHub, answers: dict[str, dict[str, str]]
+) -> None:
+    assert "path" in answers["half"]
+    weights = [file for file in hub.fetched[HALF] if file.startswith("unet/diffusion")]
+    assert weights == ["unet/diffusion_pytorch_model.fp16.safetensors"]
+
+
+def test_what_the_hub_does_not_have_is_told_in_one_line(
+    hub: FakeHub, answers: dict[str, dict[str, str]]
+) -> None:
+    told = {
+        "no model": ("ModelNotFound", "the hub has no such model"),
+        "no revision": ("ModelNotFound", "not that revision"),
+        "pickled": ("UnsafeWeights", "model.allow_pickle: true"),
+    }
+    for case, (kind, message) in told.items():
+        assert answers[case]["error"] == kind
+        assert message in answers[case]["message"]
+        assert "\n" not in answers[case]["message"]
+    assert not any(file.endswith(".bin") for file in hub.fetched[PICKLED])
+
+
+def test_a_hub_model_is_found_in_the_cache_when_the_hub_is_gone(
+    hub: FakeHub, hub_home: Path, answers: dict[str, dict[str, str]]
+) -> None:
+    hub.shutdown()
+    hub.server_close()
+    known, unknown = ask(hub, hub_home, {"source": f"{REPO}@v1"}, {"source": "studio/new"})
+    assert known == answers["at"]
+    assert unknown["error"] == "ModelNotFound"
+    assert "the hub cannot be reached" in unknown["message"]
+    assert "\n" not in unknown["message"]
+
+
+MIRROR = """
+import json, sys, time
+from pathlib import Path
+from pipelines import models, storage
+
+url, options, cache, log = sys.argv[1:]
+download = storage.download_folder
+
+def slowly(*args):
+    with open(log, "a") as file:
+        file.write("download\\n")
+    time.sleep(0.5)
+    download(*args)
+
+storage.download_folder = slowly
+print(models.locate(models.ModelSpec(source=url), json.loads(options), Path(cache)))
+"""
+"""An actor that needs a remote model: the download is slow and leaves a line in a log."""
+
+
+@pytest.fixture(scope="module")
+def s3() -> Iterator[s3fs.S3FileSystem]:
+    """A light S3 server on loopback, with an empty bucket `models`."""
+    server = ThreadedMotoServer("127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("AWS_ACCESS_KEY_ID", "key")
+        patch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
+        s3 = s3fs.S3FileSystem(endpoint_url=f"http://{host}:{port}")
+        s3.mkdir("models")
+        yield s3
+    server.stop()
+
+
+@pytest.fixture
+def options(s3: s3fs.S3FileSystem) -> dict[str, dict[str, Any]]:
+    return {"s3": {"endpoint_url": s3.endpoint_url}}
+
+
+@pytest.fixture
+def remote(s3: s3fs.S3FileSystem, tiny: Path) -> str:
+    """The URL of the tiny model on S3."""
+    if s3.exists("models/tiny"):
+        s3.rm("models/tiny", recursive=True)
+    s3.put(str(tiny), "models/tiny", recursive=True)
+    return "s3://models/tiny"
+
+
+def content(folder: Path) -> dict[str, bytes]:
+    files = (path for path in folder.rglob("*") if path.is_file())
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}
+
+
+def test_a_remote_model_is_mirrored_whole_and_once(
+    remote: str, options: Options, tiny: Path, tmp_path: Path
+) -> None:
+    folder = locate(ModelSpec(source=remote), options, tmp_path / "cache")
+    assert content(folder) == content(tiny)
+    before = folder.stat().st_ino
+    assert locate(ModelSpec(source=remote), options, tmp_path / "cache") == folder
+    assert folder.stat().st_ino == before
+
+
+def test_actors_that_race_for_a_remote_model_download_it_once(
+    remote: str, options: Options, tiny: Path, tmp_path: Path
+) -> None:
+    log, cache = tmp_path / "log", tmp_path / "cache"
+    command = [sys.executable, "-c", MIRROR, remote, json.dumps(options), str(cache), str(log)]
+    actors = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(3)]
+    answers = {actor.communicate(timeout=120)[0].strip() for actor in actors}
+    assert [actor.returncode for actor in actors] == [0, 0, 0]
+    assert log.read_text() == "download\n"
+    assert len(answers) == 1
+    assert content(Path(answers.pop())) == content(tiny)
+    assert not list(cache.glob("*.partial-*"))
+
+
+def test_an_actor_that_dies_half_way_leaves_nothing_that_looks_like_a_model(
+    remote: str, options: Options, tiny: Path, tmp_path: Path
+) -> None:
+    log, cache = tmp_path / "log", tmp_path / "cache"
+    actor = subprocess.Popen(
+        [sys.executable, "-c", MIRROR, remote, json.dumps(options), str(cache), str(log)]
+    )
+    while not log.exists():
+        assert actor.poll() is None
+        time.sleep(0.05)
+    actor.kill()
+    actor.wait()
+    assert not [path for path in cache.iterdir() if path.is_dir() and ".partial-" not in path.name]
+    assert content(locate(ModelSpec(source=remote), options, cache)) == content(tiny)
+    assert not list(cache.glob("*.partial-*"))
+
+
+def test_a_download_that_fails_is_taken_back(
+    remote: str, options: Options, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(_url: str, into: Path, _options: object) -> None:
+        (into / "model_index.json").write_text("{")
+        raise StoreError("the network is gone")
+
+    monkeypatch.setattr(storage, "download_folder", fails)
+    with pytest.raises(StoreError, match="gone"):
+        locate(ModelSpec(source=remote), options, tmp_path / "cache")
+    monkeypatch.setattr(storage, "download_folder", lambda *_: None)
+    with pytest.raises(ModelError, match=r"0 of .* bytes arrived"):
+        locate(ModelSpec(source=remote), options, tmp_path / "cache")
+    assert not [path for path in (tmp_path / "cache").iterdir() if path.is_dir()]
+
+
+def test_a_changed_remote_model_is_another_mirror(
+    remote: str, options: Options, s3: s3fs.S3FileSystem, tiny: Path, tmp_path: Path
+) -> None:
+    first = locate(ModelSpec(source=remote), options, tmp_path / "cache")
+    old = (tiny / "unet" / "config.json").read_bytes()
+    s3.pipe_file("models/tiny/unet/config.json", old.replace(b"silu", b"relu"))
+    second = locate(ModelSpec(source=remote), options, tmp_path / "cache")
+    assert second != first
+    assert content(first) == content(tiny)
+    assert b"relu" in (second / "unet" / "config.json").read_bytes()
+
+
+def test_a_url_of_no_model_is_refused_before_anything_is_fetched(
+    s3: s3fs.S3FileSystem, options: Options, tmp_path: Path
+) -> None:
+    s3.pipe_file("models/holiday/sea.txt", b"blue")
+    for url, message in {
+        "s3://models/holiday": r"no model_index\.json there",
+        "s3://models/nowhere": "no such folder",
+    }.items():
+        with pytest.raises(ModelNotFound, match=message):
+            locate(ModelSpec(source=url), options, tmp_path / "cache")
+    assert not (tmp_path / "cache").exists()
+
+
+def test_a_part_of_the_built_in_model_is_found_by_name(tmp_path: Path) -> None:
+    assert component_folder("builtin/text_encoder") == builtin.folder() / "text_encoder"
+    (tmp_path / "vae").mkdir()
+    assert component_folder(str(tmp_path / "vae")) == tmp_path / "vae"
+    with pytest.raises(ModelNotFound, match="builtin/crystal_ball: no such folder"):
+        component_folder("builtin/crystal_ball")
+
+
+def test_importing_this_loads_no_framework() -> None:
+    code = (
+        "import sys, nightpress.pipelines.models.location, nightpress.pipelines.job.spec\n"
+        "print([m for m in ('torch', 'diffusers', 'transformers') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

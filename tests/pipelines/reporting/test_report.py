@@ -1,0 +1,265 @@
+"""The report: everything on one page, nothing on it that could run or load from elsewhere."""
+
+from base64 import b64decode
+from collections.abc import Iterator
+from dataclasses import replace
+from html.parser import HTMLParser
+from io import BytesIO
+from pathlib import Path
+from urllib.parse import unquote
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from PIL import Image
+from support.fakes.fake_press import press
+from support.made_runs import NUM_IMAGES, begin, commit, failed, finish, made
+
+from nightpress.diffusion_core.models.lora_files import LoraInfo
+from nightpress.pipelines.formatting import even
+from nightpress.pipelines.reporting.report import (
+    duration,
+    render,
+    settings,
+    size,
+    spread,
+    text,
+    write_report,
+)
+from nightpress.pipelines.run_directory.reader import Run
+
+HOSTILE = (
+    "<script>alert(1)</script>",
+    '"><img src=x onerror=alert(1)>',
+    "' onmouseover='alert(1)",
+    "</style></title></dl></figure><h1>broken",
+    "{{ 7 * 7 }} {% raw %}",
+    "javascript:alert(1)",
+    "<!-- --><![CDATA[",
+    "nul \x00 and bell \x07",
+)
+
+
+SIZE = "16 \N{MULTIPLICATION SIGN} 16"
+
+
+class Page(HTMLParser):
+    """The elements and the words of a page."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.elements: list[tuple[str, dict[str, str | None]]] = []
+        self.words: list[str] = []
+        self._silent = 0
+        self.feed(html)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attrs)))
+        self._silent += tag in ("script", "style")
+
+    def handle_endtag(self, tag: str) -> None:
+        self._silent -= tag in ("script", "style")
+
+    def handle_data(self, data: str) -> None:
+        if not self._silent:
+            self.words.append(data.strip())
+
+    def values(self, attribute: str) -> Iterator[str]:
+        return (attrs[attribute] or "" for _, attrs in self.elements if attribute in attrs)
+
+    def pictures(self) -> list[str]:
+        return [
+            attrs["src"] or "" for tag, attrs in self.elements if "src" in attrs and tag == "img"
+        ]
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Run:
+    return begin(str(tmp_path))
+
+
+def test_the_report_is_written_beside_the_record_and_again_when_asked(run: Run) -> None:
+    write_report(run, run.store)
+    first = run.store.read("report.html")
+    finish(run)
+    write_report(run, run.store)
+    assert run.store.read("report.html") != first
+    assert run.store.read("report.html").decode() == render(run)
+
+
+def test_the_same_run_makes_the_same_report(run: Run) -> None:
+    finish(run)
+    assert render(run) == render(run)
+
+
+def test_a_run_that_has_just_begun_has_a_report(run: Run) -> None:
+    page = Page(render(run))
+    assert page.pictures() == []
+    assert "0 / 3" in page.words
+
+
+def test_the_totals_and_fingerprints_are_on_the_page(run: Run) -> None:
+    finish(run)
+    words = Page(render(run)).words
+    for value in ("9", "1", "100%", "10 s", "0.90", "3 / 3"):
+        assert value in words
+    assert words[words.index("0.90") + 1] == "images per second of sampling"
+    assert run.record.fingerprint in words
+    assert run.record.model.fingerprint in words
+
+
+def test_every_picture_is_a_file_of_the_run_by_a_relative_address(run: Run) -> None:
+    finish(run)
+    pictures = Page(render(run)).pictures()
+    assert len(pictures) == 9
+    for address in pictures:
+        assert run.store.size(unquote(address)) is not None
+
+
+def test_file_names_are_percent_encoded(run: Run) -> None:
+    name = 'images/ä b/100% #1?&"<x>.png'
+    commit(run, 0, [made(run, 0, file=name)])
+    (address,) = Page(render(run)).pictures()
+    assert address.isascii()
+    assert not set(address) & set(' #?&"<>')
+    assert unquote(address) == name
+
+
+@pytest.mark.parametrize("packing", ["webdataset", "parquet"])
+def test_pictures_that_lie_in_packs_are_in_the_page_itself(tmp_path: Path, packing: str) -> None:
+    packed = Run(*press(tmp_path, ["a", "b", "c", "nan"], shard_size=2, packing=packing))
+    pictures = Page(render(packed)).pictures()
+    assert len(pictures) == 3
+    for row, address in zip(packed.metadata.to_table().to_pylist(), pictures, strict=False):
+        start, _, data = address.partition(",")
+        assert start == "data:image/jpeg;base64"
+        shown = Image.open(BytesIO(b64decode(data)))
+        seed = row["seed"]
+        assert shown.size == (row["width"], row["height"])
+        wanted = (seed % 256, seed // 256 % 256, 7)
+        assert np.abs(np.subtract(shown.getpixel((9, 9)), wanted)).max() < 8  # type: ignore[arg-type]
+    assert packing in Page(render(packed)).words
+
+
+def test_a_picture_whose_pack_is_gone_leaves_its_place_empty(tmp_path: Path) -> None:
+    packed = Run(*press(tmp_path, ["a", "b", "c"], shard_size=2, packing="webdataset"))
+    Path(packed.packs[1]).unlink()
+    kinds = [address.partition(";")[0] for address in Page(render(packed)).pictures()]
+    assert kinds == ["data:image/jpeg", "data:image/jpeg", "data:image/gif"]
+
+
+def test_nothing_is_loaded_from_elsewhere(run: Run) -> None:
+    finish(run)
+    page = Page(render(run))
+    assert not {"link", "iframe", "object", "embed", "base"} & {tag for tag, _ in page.elements}
+    for attribute in ("src", "href", "srcset", "action"):
+        for value in page.values(attribute):
+            assert value.startswith(("images/", "#"))
+    assert "@import" not in render(run)
+    assert "url(" not in render(run)
+
+
+@pytest.mark.parametrize("hostile", HOSTILE)
+def test_whatever_a_row_says_stays_text(run: Run, hostile: str) -> None:
+    records = [made(run, 0, hostile), failed(run, 1, hostile)]
+    records[1] = replace(records[1], error_type=hostile, error=hostile)
+    commit(run, 0, records, **{hostile: pa.array([hostile, hostile])})
+    mild = begin(run.url, name="mild")
+    commit(mild, 0, [made(mild, 0), failed(mild, 1)], topic=pa.array(["a", "b"]))
+
+    page, expected = Page(render(run)), Page(render(mild))
+    assert [tag for tag, _ in page.elements] == [tag for tag, _ in expected.elements]
+    assert [set(attrs) for _, attrs in page.elements] == [set(a) for _, a in expected.elements]
+    shown = hostile.replace("\x00", "\ufffd").replace("\x07", "\ufffd")
+    assert page.words.count(shown) >= 5
+    assert "\x00" not in render(run)
+
+
+def test_failed_rows_are_listed_with_their_errors(run: Run) -> None:
+    finish(run)
+    words = Page(render(run)).words
+    assert "NonFinite" in words
+    assert "not finite" in words
+    assert "5_00" in words
+
+
+def test_only_the_first_hundred_failures_are_listed(run: Run) -> None:
+    commit(run, 0, [failed(run, number) for number in range(130)])
+    words = Page(render(run)).words
+    assert words.count("NonFinite") == 100
+    assert "the first: 100 of 130" in words
+
+
+def test_settings_are_summed_over_shards(run: Run) -> None:
+    finish(run)
+    words = Page(render(run)).words
+    row = words[words.index(SIZE) :]
+    cells = [word for word in row if word][:7]
+    assert cells == [SIZE, "euler", "20", "4.5", str(NUM_IMAGES), "1", "1"]
+    assert "LoRAs" not in words
+
+
+def test_settings_are_told_apart_by_the_loras_that_worked(run: Run) -> None:
+    brand, ink = LoraInfo("brand", "b" * 64, 0.8), LoraInfo("ink", "a" * 64, 1.0)
+    used = [(), (brand,), (brand, ink), (brand, ink)]
+    records = [made(run, number) for number in range(4)]
+    facts = [replace(r.facts, loras=loras) for r, loras in zip(records, used, strict=True)]
+    commit(run, 0, [replace(r, facts=f) for r, f in zip(records[:2], facts[:2], strict=True)])
+    commit(run, 1, [replace(r, facts=f) for r, f in zip(records[2:], facts[2:], strict=True)])
+    told = {setting.loras: setting.num_images for setting in settings(run.metadata)}
+    assert told == {"": "1", "brand at 0.8": "1", "brand at 0.8, ink at 1": "2"}
+    words = Page(render(run)).words
+    assert words.count("brand at 0.8, ink at 1") == 3  # two pictures and a setting
+    assert "LoRAs" in words
+
+
+def test_carried_columns_are_shown_and_empty_values_are_not(run: Run) -> None:
+    values = pa.array([{"x": 1}, None], pa.struct([("x", pa.int64())]))
+    commit(run, 0, [made(run, 0), made(run, 1)], box=values, raw=pa.array([b"1234", None]))
+    words = Page(render(run)).words
+    assert '{"x": 1}' in words
+    assert "4 bytes" in words
+    assert words.count("box") == words.count("raw") == 1
+
+
+def test_a_large_run_shows_an_even_spread(run: Run) -> None:
+    for shard in range(3):
+        first = shard * 4
+        commit(run, shard, [made(run, number) for number in range(first, first + 4)])
+    rows = spread(run, run.metadata.schema, 6)
+    assert [row["seed"] for row in rows] == [0, 2, 4, 6, 8, 10]
+
+
+@pytest.mark.parametrize(
+    ("number", "most", "places"),
+    [(0, 3, []), (2, 3, [0, 1]), (3, 3, [0, 1, 2]), (6, 3, [0, 2, 4]), (10, 4, [0, 2, 5, 7])],
+)
+def test_even_keeps_the_order_and_the_distance(number: int, most: int, places: list[int]) -> None:
+    assert even(range(number), most) == places
+
+
+def test_long_values_are_cut() -> None:
+    assert len(text("x" * 100_000)) == 2_000
+    assert text("x" * 30, 10) == "x" * 9 + "…"
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [
+        (0.84, "0.8 s"),
+        (42, "42 s"),
+        (730, "12 min 10 s"),
+        (25_400, "7 h 03 min"),
+        (4e6, "1,111 h 06 min"),
+    ],
+)
+def test_durations_read_well(seconds: float, words: str) -> None:
+    assert duration(seconds) == words
+
+
+@pytest.mark.parametrize(
+    ("num_bytes", "words"),
+    [(0, "0 B"), (999, "999 B"), (73_400_000, "73.4 MB"), (5.2e15, "5,200.0 TB")],
+)
+def test_sizes_read_well(num_bytes: float, words: str) -> None:
+    assert size(num_bytes) == words

@@ -1,0 +1,102 @@
+"""What is done to commits that stand: read in part, amended, sealed, replaced."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+from support.made_runs import begin, failed, finish, made
+from support.servers import Folder
+
+from nightpress.pipelines.errors import Damaged, LeaseLost, StoreMissing
+from nightpress.pipelines.records import LATER_COLUMNS, ImageRecord
+from nightpress.pipelines.run_directory.commit import (
+    amend_commit,
+    as_recorded,
+    failed_rows,
+    metadata_part,
+    read_commit,
+    recommit_shard,
+    seal_commit,
+    shard_path,
+)
+from nightpress.pipelines.run_directory.lease import Fence, new_claim
+from nightpress.pipelines.run_directory.reader import Run
+from nightpress.pipelines.storage import Store
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Run:
+    """Three shards; row 1 of the second one has failed."""
+    found = begin(str(tmp_path))
+    finish(found)
+    return found
+
+
+def by(worker: str, record: ImageRecord) -> ImageRecord:
+    return replace(record, worker=worker)
+
+
+def test_some_columns_of_a_commit_are_read_alone(run: Run) -> None:
+    assert read_commit(run.store, 1, ["sha256"]).column_names == ["sha256"]
+    assert failed_rows(run.store, 1) == (1,)
+    assert failed_rows(run.store, 2) == ()
+
+
+def test_a_sealed_commit_says_what_it_said(run: Run) -> None:
+    before, stored = read_commit(run.store, 1), run.store.read(shard_path(1))
+    seal_commit(run.store, 1, Fence(7, "mine"))
+    assert run.store.read(shard_path(1)) != stored
+    assert read_commit(run.store, 1).equals(before)
+    sealed = run.store.read(shard_path(1))
+    seal_commit(run.store, 1, Fence(7, "mine"))
+    assert run.store.read(shard_path(1)) == sealed
+
+
+def test_a_damaged_commit_is_replaced_by_a_new_one(run: Run) -> None:
+    before = read_commit(run.store, 0)
+    run.store.put(shard_path(0), run.store.read(shard_path(0))[:-5])
+    with pytest.raises(Damaged, match="--repair"):
+        failed_rows(run.store, 0)
+    records = [made(run, n) for n in range(4)]
+    rows = pa.table({"image_id": [r.facts.image_id for r in records]})
+    recommit_shard(run.store, 0, metadata_part(records, rows))
+    again = read_commit(run.store, 0)
+    assert again.column("sha256") == before.column("sha256")
+
+
+def test_what_an_older_part_carried_under_a_later_name_is_not_taken_for_ours(run: Run) -> None:
+    part = read_commit(run.store, 0)
+    older = part.drop_columns(sorted(LATER_COLUMNS))
+    carried = older.append_column("speed", pa.array(range(len(part))))
+    assert as_recorded(part).equals(as_recorded(older))
+    assert as_recorded(carried).equals(as_recorded(older))
+
+
+def test_what_has_no_commit_is_not_amended(run: Run) -> None:
+    run.store.delete(shard_path(0))
+    with pytest.raises(StoreMissing):
+        amend_commit(run.store, 0, {0: made(run, 0)})
+
+
+def test_who_slept_before_amending_and_was_taken_over_amends_nothing(
+    run: Run, run_url: Folder
+) -> None:
+    store = Store(f"{run_url.url}/run", run_url.options)
+    for path in run.store.list():
+        store.put(path, run.store.read(path))
+    store.create("lease/00001.json", new_claim().to_json())
+
+    class Sleeper(Store):
+        """Sleeps right before it replaces, while another start takes over."""
+
+        def replace(self, path: str, data: bytes, seen: bytes) -> bool:
+            if store.create("lease/00002.json", new_claim().to_json()):
+                amend_commit(store, 1, {1: by("the next", made(run, 5))})
+            return super().replace(path, data, seen)
+
+    sleeper = Sleeper(store.url, store.options)
+    with pytest.raises(LeaseLost):
+        amend_commit(sleeper, 1, {1: by("the sleeper", failed(run, 5))}, Fence(1, "mine"))
+    row = read_commit(store, 1).to_pylist()[1]
+    assert (row["worker"], row["status"]) == ("the next", "ok")

@@ -1,0 +1,336 @@
+"""What changes a commit or takes an image away, as a machine: starts that sleep at any moment.
+
+Each start retries, repairs, commits again or sweeps under a lease of its own. While it sleeps
+before any operation of the store, another takes the run over and does its own work whole. Whatever
+they do: what the newer start has left, the older one does not undo when it wakes; and once somebody
+is left to finish, every image is there as its metadata says: as a file, or in a pack.
+"""
+
+import hashlib
+import itertools
+from collections.abc import Callable, Iterator
+from concurrent.futures import Executor, Future
+from contextlib import suppress
+from functools import cache, partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import hypothesis.strategies as st
+import pyarrow as pa
+import pytest
+from hypothesis import settings
+from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
+from support.fakes.fake_press import FakeSampler, prepare
+from support.fakes.memory_store import MemoryFolder, MemoryStore, Moment
+
+from nightpress.diffusion_core.sampling.sampler import SampledBatch
+from nightpress.pipelines.errors import Damaged, LeaseLost, StoreError
+from nightpress.pipelines.image_files.packing import is_as_named
+from nightpress.pipelines.run_directory.commit import failed_rows, read_commit, shard_path
+from nightpress.pipelines.run_directory.lease import Fence, new_claim
+from nightpress.pipelines.run_directory.orphans import sweep
+from nightpress.pipelines.run_directory.reader import Run
+from nightpress.pipelines.run_directory.record import RunRecord
+from nightpress.pipelines.shards.runner import Amendment, ShardRunner, ShardWork
+
+PROMPTS = ("a", "nan", "b", "nan too", "c")
+JOBS = ("retry", "repair", "recommit", "sweep")
+COMMIT = shard_path(0)
+MOMENTS = st.integers(0, 25)
+
+
+class Painter(FakeSampler):
+    """Makes every row, in a tint of its own: whose image it is can be seen."""
+
+    def __init__(self, tint: int) -> None:
+        super().__init__()
+        self.tint = tint
+
+    def sample(self, requests: Any, params: Any, batch_size: int | None = None) -> SampledBatch:
+        pixels = super().sample(requests, params, batch_size).pixels
+        pixels[..., 2] = self.tint
+        return SampledBatch(pixels, (None,) * len(requests))
+
+
+class Inline(Executor):
+    """Does at once what it is given: a start that sleeps does so with all of its threads."""
+
+    def submit(self, action: Callable[..., Any], /, *args: Any, **named: Any) -> "Future[Any]":
+        future: Future[Any] = Future()
+        try:
+            future.set_result(action(*args, **named))
+        except (StoreError, LeaseLost) as error:
+            future.set_exception(error)
+        return future
+
+
+class Start:
+    """One start, which holds the lease until the next one comes."""
+
+    def __init__(self, folder: MemoryFolder, number: int, packing: str) -> None:
+        self.packing = packing
+        self.record, self.rows = planned(packing)
+        self.folder, self.store = folder, MemoryStore(folder)
+        self.fence = Fence(number, "mine")
+        folder.objects[f"lease/{number:05d}.json"] = new_claim().to_json()
+
+    def do(self, job: str) -> None:
+        """Look what there is to do, and do it."""
+        if job == "sweep":
+            with suppress(Damaged):  # nobody knows what may go
+                sweep(Run(self.store, self.record), self.fence)
+            return
+        amends = self.amends(job)
+        if amends is None or not amends.rows:
+            return
+        runner = ShardRunner(
+            self.store, self.record, Painter(self.fence.number), "w", self.fence, threads=1
+        )  # type: ignore[arg-type]
+        runner._pool = Inline()  # type: ignore[assignment]
+        list(runner.run(ShardWork(0, self.rows, look_first=True, amends=amends)))
+
+    def amends(self, job: str) -> Amendment | None:
+        """The rows that a job is about."""
+        try:
+            failed = failed_rows(self.store, 0)
+        except Damaged:
+            every = tuple(range(len(self.rows)))
+            return Amendment(every, recommits=True) if job == "recommit" else None
+        if job == "retry":
+            return Amendment(failed)
+        return Amendment(wrong_rows(self.folder), replaces=True) if job == "repair" else None
+
+
+class Aftercare(RuleBasedStateMachine):
+    """A shard that is committed, with failed rows, and what is done to it afterwards."""
+
+    packing = "none"
+
+    @initialize()
+    def press(self) -> None:
+        self.folder = MemoryFolder()
+        self.folder.objects = dict(pressed(self.packing))
+        self.number = 1
+
+    def next_start(self) -> Start:
+        self.number += 1
+        return Start(self.folder, self.number, self.packing)
+
+    @rule(row=st.sampled_from((0, 2, 4)), gone=st.booleans())
+    def harm_an_image(self, row: int, gone: bool) -> None:
+        store = MemoryStore(self.folder)
+        with suppress(Damaged):
+            path = read_commit(store, 0).column("file")[row].as_py()
+            if gone:
+                self.folder.objects.pop(path, None)
+            elif path in self.folder.objects:
+                self.folder.objects[path] = self.folder.objects[path][:-1]
+
+    @rule()
+    def harm_the_commit(self) -> None:
+        with suppress(Damaged):
+            if not wrong_rows(self.folder):
+                self.folder.objects[COMMIT] = self.folder.objects[COMMIT][:-9]
+
+    @rule(row=st.integers(0, len(PROMPTS) - 1))
+    def an_upload_lands_late(self, row: int) -> None:
+        """Of a worker that is gone: the row failed without it."""
+        late = sorted(painted(self.packing).items())
+        path, data = late[row % len(late)]
+        self.folder.objects.setdefault(path, data)
+
+    @rule()
+    def somebody_leaves_a_file(self) -> None:
+        self.folder.objects["images/old.png"] = b"old"
+
+    @rule(job=st.sampled_from(JOBS), place=MOMENTS, moment=st.sampled_from(list(Moment)))
+    def falter(self, job: str, place: int, moment: Moment) -> None:
+        start = self.next_start()
+        self.folder.failures = {place: moment}
+        with suppress(StoreError):
+            start.do(job)
+        self.folder.failures = {}
+
+    @rule(older=st.sampled_from(JOBS), place=MOMENTS, newer=st.sampled_from(JOBS))
+    def sleep_and_be_taken_over(self, older: str, place: int, newer: str) -> None:
+        taken_over(self.next_start, older, place, newer)
+
+    def teardown(self) -> None:
+        if hasattr(self, "folder"):
+            finish(self.next_start)
+
+
+def taken_over(next_start: Callable[[], Start], older: str, place: int, newer: str) -> bool:
+    """Have a start sleep before an operation while another takes over; whether it got so far.
+
+    When the older one has woken up and ended, each row that the newer one left sound is as it was,
+    and no other says falsely that it is.
+    """
+    left: dict[int, object] = {}
+    wrong: set[int] = set()
+    start = next_start()
+    folder = start.folder
+
+    def take_over() -> None:
+        next_start().do(newer)
+        left.update(sound_rows(folder))
+        wrong.update(wrong_rows(folder))
+
+    folder.meanwhile = {place: take_over}
+    with suppress(LeaseLost):
+        start.do(older)
+    got_so_far = not folder.meanwhile
+    folder.meanwhile = {}
+    if got_so_far:
+        assert sound_rows(folder).items() >= left.items()
+        assert set(wrong_rows(folder)) <= wrong
+    return got_so_far
+
+
+def finish(next_start: Callable[[], Start]) -> None:
+    """Do everything, undisturbed; then nothing is failed, missing, changed or too much."""
+    for job in ("recommit", "repair", "retry", "sweep"):
+        next_start().do(job)
+    last = next_start()
+    assert len(sound_rows(last.folder)) == len(PROMPTS)
+    files = set(read_commit(last.store, 0).column("file").to_pylist())
+    assert set(last.store.list("images")) == files
+    assert last.packing != "none" or files == set(painted("none"))
+
+
+def troubled(damaged_commit: bool, packing: str) -> MemoryFolder:
+    """The shard with a bit of everything that can be wrong."""
+    folder = MemoryFolder()
+    folder.objects = dict(pressed(packing))
+    if packing != "none":
+        return with_troubled_packs(folder, damaged_commit)
+    files = sorted(painted("none"))
+    folder.objects[files[1]] = painted("none")[files[1]]  # of a failed row
+    folder.objects["images/old.png"] = b"old"
+    if damaged_commit:
+        folder.objects[COMMIT] = folder.objects[COMMIT][:-9]
+    else:
+        folder.objects[files[0]] = folder.objects[files[0]][:-1]
+        del folder.objects[files[2]]
+    return folder
+
+
+def with_troubled_packs(folder: MemoryFolder, damaged_commit: bool) -> MemoryFolder:
+    """One image of the pack is damaged; beside it lies that of an attempt without a commit."""
+    (path,) = (path for path in folder.objects if path.startswith("images/"))
+    folder.objects |= painted("webdataset")
+    row = read_commit(MemoryStore(folder), 0).to_pylist()[2]
+    start, end = row["member_offset"], row["member_offset"] + row["num_bytes"]
+    if damaged_commit:
+        folder.objects[COMMIT] = folder.objects[COMMIT][:-9]
+    else:
+        data = folder.objects[path]
+        folder.objects[path] = data[:start] + bytes(end - start) + data[end:]
+    return folder
+
+
+@pytest.mark.parametrize("packing", ["none", "webdataset"])
+@pytest.mark.parametrize("damaged_commit", [False, True])
+@pytest.mark.parametrize("newer", JOBS)
+@pytest.mark.parametrize("older", JOBS)
+def test_a_start_that_slept_at_any_moment_undoes_nothing_of_the_next(
+    older: str, newer: str, damaged_commit: bool, packing: str
+) -> None:
+    for place in itertools.count():
+        folder, numbers = troubled(damaged_commit, packing), itertools.count(1)
+        next_start = partial(lambda f, n: Start(f, next(n), packing), folder, numbers)
+        if not taken_over(next_start, older, place, newer):
+            return
+        finish(next_start)
+
+
+def test_a_repair_that_slept_names_no_pack_that_was_swept_meanwhile() -> None:
+    """No row has failed, and it makes other bits: its pack has another name, until then a stray."""
+    for place in itertools.count():
+        folder, numbers = MemoryFolder(), itertools.count(1)
+        folder.objects = _made_by(Painter(0), "webdataset")
+        with_troubled_packs(folder, damaged_commit=False)
+        next_start = partial(lambda f, n: Start(f, next(n), "webdataset"), folder, numbers)
+        if not taken_over(next_start, "repair", place, "sweep"):
+            return
+        rows = read_commit(MemoryStore(folder), 0).to_pylist()
+        sums = [hashlib.sha256(_image(folder, row)).hexdigest() == row["sha256"] for row in rows]
+        assert sums.count(True) >= len(PROMPTS) - 1
+
+
+def sound_rows(folder: MemoryFolder) -> dict[int, object]:
+    """The rows whose image is there as the commit has it -> record and image."""
+    return {n: (row, _image(folder, row)) for n, row in _stored(folder, sound=True)}
+
+
+def wrong_rows(folder: MemoryFolder) -> tuple[int, ...]:
+    """The rows whose image is not there as the commit has it."""
+    return tuple(n for n, _ in _stored(folder, sound=False))
+
+
+def _stored(folder: MemoryFolder, sound: bool) -> Iterator[tuple[int, dict[str, Any]]]:
+    try:
+        rows = read_commit(MemoryStore(folder), 0).to_pylist()
+    except Damaged:
+        return
+    for number, row in enumerate(rows):
+        if row["file"]:
+            same = hashlib.sha256(_image(folder, row)).hexdigest() == row["sha256"]
+            if (same and _is_whole(folder, row)) == sound:
+                yield number, row
+
+
+def _image(folder: MemoryFolder, row: dict[str, Any]) -> bytes:
+    start = row["member_offset"] or 0
+    return folder.objects.get(row["file"], b"")[start : start + row["num_bytes"]]
+
+
+def _is_whole(folder: MemoryFolder, row: dict[str, Any]) -> bool:
+    """Whether there is nothing more in the object, or that is as it was written, too."""
+    data = folder.objects.get(row["file"], b"")
+    if row["member"] is None:
+        return len(data) == row["num_bytes"]
+    return is_as_named(row["file"], data)
+
+
+@cache
+def planned(packing: str) -> tuple[RunRecord, pa.Table]:
+    """The run, and the rows of its only shard."""
+    with TemporaryDirectory() as folder:
+        _, record, rows = prepare(Path(folder), PROMPTS, packing=packing)
+    return record, rows
+
+
+@cache
+def pressed(packing: str) -> dict[str, bytes]:
+    """What the first start left: two rows failed."""
+    return _made_by(FakeSampler(), packing)
+
+
+@cache
+def painted(packing: str) -> dict[str, bytes]:
+    """Every image, as a start paints it that fails at none."""
+    made = _made_by(Painter(0), packing)
+    return {path: data for path, data in made.items() if path.startswith("images/")}
+
+
+def _made_by(sampler: FakeSampler, packing: str) -> dict[str, bytes]:
+    record, rows = planned(packing)
+    folder = MemoryFolder()
+    runner = ShardRunner(MemoryStore(folder), record, sampler, "w", threads=1)  # type: ignore[arg-type]
+    list(runner.run(ShardWork(0, rows)))
+    runner.close()
+    return folder.objects
+
+
+class PackedAftercare(Aftercare):
+    """The same, where the images share an object."""
+
+    packing = "webdataset"
+
+
+TestAftercare = Aftercare.TestCase
+TestAftercare.settings = settings(max_examples=80, stateful_step_count=10, deadline=None)
+TestPackedAftercare = PackedAftercare.TestCase
+TestPackedAftercare.settings = settings(max_examples=60, stateful_step_count=10, deadline=None)

@@ -1,0 +1,129 @@
+"""What lies in the store already: adopted if it is this very image, to the last bit."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from support.fakes.fake_press import FakeSampler, prepare, run
+
+from nightpress.pipelines.image_files import encoding
+from nightpress.pipelines.image_files.embedded_metadata import xmp_packet
+from nightpress.pipelines.image_files.encoding import encode, is_whole, read_facts
+from nightpress.pipelines.job.sections import ImagesSpec
+from nightpress.pipelines.records import ImageFacts
+from nightpress.pipelines.run_directory.commit import read_commit, shard_path
+from nightpress.pipelines.shards.batching import PlannedImage, planned_images
+from nightpress.pipelines.shards.outcomes import adopt, is_damaged_copy
+from nightpress.pipelines.shards.runner import ShardWork
+
+KINDS = [("png", None), ("webp", None), ("webp", 80), ("jpeg", None)]
+
+
+class Made:
+    """A shard whose images are stored and not committed yet."""
+
+    def __init__(self, folder: Path, kind: str, quality: int | None) -> None:
+        self.store, record, self.rows = prepare(folder, ["a", "b", "c"])
+        images = ImagesSpec.model_validate({"format": kind, "quality": quality})
+        spec = record.spec.model_copy(update={"images": images})
+        self.record = replace(record, spec=spec)
+        self.run()
+        self.committed = read_commit(self.store, 0)
+        self.store.delete(shard_path(0))
+        self.image: PlannedImage = planned_images(self.rows)[1]
+        self.data = self.store.read(self.image.file)
+
+    def run(self) -> FakeSampler:
+        sampler = FakeSampler()
+        work = ShardWork(0, self.rows, attempt=2, look_first=True)
+        run(self.store, self.record, work, sampler)
+        return sampler
+
+    def adopted(self) -> bool:
+        return adopt(self.store, self.record, self.image, 2, "here:1", 0.0) is not None
+
+
+@pytest.fixture(params=KINDS, ids=lambda kind: f"{kind[0]}-{kind[1]}")
+def made(request: pytest.FixtureRequest, tmp_path: Path) -> Made:
+    return Made(tmp_path, *request.param)
+
+
+def flips(data: bytes, number: int) -> list[bytes]:
+    """The data with one other bit, at places spread over all of it."""
+    places = np.random.default_rng(7).integers(0, 8 * len(data), number).tolist()
+    flipped = []
+    for place in places:
+        other = bytearray(data)
+        other[place // 8] ^= 1 << place % 8
+        flipped.append(bytes(other))
+    return flipped
+
+
+def test_what_is_this_very_image_is_adopted(made: Made) -> None:
+    assert made.adopted()
+
+
+def test_an_image_with_another_bit_is_never_adopted_and_known_for_a_copy(made: Made) -> None:
+    for flipped in flips(made.data, 200):
+        made.store.put(made.image.file, flipped)
+        assert not made.adopted()
+        assert is_damaged_copy(flipped, made.data)
+
+
+def test_a_shard_is_committed_with_the_true_bytes_of_images_that_lay_there_damaged(
+    made: Made,
+) -> None:
+    in_the_facts = bytearray(made.data)
+    in_the_facts[made.data.rindex(b'"prompt"') + 1] ^= 1
+    for damaged in (*flips(made.data, 3), bytes(in_the_facts), made.data[:-20]):
+        made.store.put(made.image.file, damaged)
+        assert len(made.run().seeds) == 1
+        part = read_commit(made.store, 0)
+        assert part.column("status").to_pylist() == ["ok"] * 3
+        assert part.column("sha256") == made.committed.column("sha256")
+        assert made.store.read(made.image.file) == made.data
+        made.store.delete(shard_path(0))
+
+
+def without_proof(data: bytes, facts: ImageFacts, kind: str, quality: int | None) -> bytes:
+    """The same picture as versions wrote it that put no digest into it."""
+    pixels = np.asarray(encoding.opened(data).convert("RGB"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(encoding, "xmp_packet", lambda facts, _: xmp_packet(facts))
+        patch.setattr(encoding, "_with_digest", lambda data: data)
+        return encode(
+            pixels, facts, ImagesSpec.model_validate({"format": kind, "quality": quality})
+        )
+
+
+@pytest.mark.parametrize(("kind", "quality"), [("webp", None), ("jpeg", None)])
+def test_an_image_of_an_older_version_is_made_again_whole_or_not(
+    tmp_path: Path, kind: str, quality: int | None
+) -> None:
+    made = Made(tmp_path, kind, quality)
+    facts = read_facts(made.data)
+    assert facts is not None
+    older = without_proof(made.data, facts, kind, quality)
+    assert read_facts(older) == facts
+    assert not is_whole(older)
+    for found in (older, *flips(older, 20), older[: len(older) // 2]):
+        made.store.put(made.image.file, found)
+        assert not made.adopted()
+        assert is_damaged_copy(found, made.data)
+    made.run()
+    assert read_commit(made.store, 0).column("status").to_pylist() == ["ok"] * 3
+    assert made.store.read(made.image.file) == made.data
+
+
+def test_what_somebody_else_put_there_is_no_copy_and_stays(made: Made) -> None:
+    other = made.store.read(planned_images(made.rows)[2].file)
+    assert not is_damaged_copy(other, made.data)
+    for theirs in (other, b"a note to myself", made.data + b"and more"):
+        made.store.put(made.image.file, theirs)
+        assert not made.adopted()
+        made.run()
+        part = read_commit(made.store, 0)
+        assert part.column("error_type").to_pylist() == [None, "NameTaken", None]
+        assert made.store.read(made.image.file) == theirs
+        made.store.delete(shard_path(0))

@@ -1,0 +1,419 @@
+"""One shard in one process, with a sampler whose pictures are a function of the seed."""
+
+import threading
+import weakref
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+import torch
+from support.fakes.fake_press import FakeSampler, prepare, run
+
+from nightpress.diffusion_core.errors import DeviceError, OutOfMemory
+from nightpress.diffusion_core.sampling.copy_to_host import Copy
+from nightpress.diffusion_core.sampling.sampler import SampledBatch
+from nightpress.pipelines.errors import LeaseLost
+from nightpress.pipelines.records import FailureType
+from nightpress.pipelines.run_directory.commit import (
+    commit_shard,
+    committed_shards,
+    metadata_part,
+    read_commit,
+)
+from nightpress.pipelines.run_directory.lease import Fence, new_claim
+from nightpress.pipelines.run_directory.record import RunRecord
+from nightpress.pipelines.shards import runner
+from nightpress.pipelines.shards.batching import batches, planned_images
+from nightpress.pipelines.shards.runner import (
+    BatchDone,
+    BatchSampled,
+    SetAside,
+    ShardBegun,
+    ShardDone,
+    ShardLeft,
+    ShardRunner,
+    ShardWork,
+    fail_shard,
+)
+from nightpress.pipelines.storage import Store
+
+KILLED = FailureType.WORKER_KILLED
+
+
+def test_a_shard_is_sampled_in_batches_and_committed_last(
+    prepared: tuple[Store, RunRecord, pa.Table],
+) -> None:
+    store, record, rows = prepared
+    sampler = FakeSampler()
+    events = run(store, record, ShardWork(0, rows), sampler)
+    assert sampler.batches == [4, 2]
+    assert [type(event) for event in events] == [BatchDone, BatchDone, ShardDone]
+    assert events[-1] == ShardDone(0, num_ok=6, num_failed=0)
+    assert committed_shards(store) == {0}
+    assert len(store.list("images")) == 6
+
+
+def test_images_of_an_earlier_attempt_are_adopted_and_not_sampled(
+    prepared: tuple[Store, RunRecord, pa.Table],
+) -> None:
+    store, record, rows = prepared
+    run(store, record, ShardWork(0, rows), FakeSampler())
+    first = read_commit(store, 0)
+    store.delete("metadata/shard-00000.parquet")
+    missing = planned_images(rows)[2]
+    store.delete(missing.file)
+    sampler = FakeSampler()
+    run(store, record, ShardWork(0, rows, attempt=2, look_first=True), sampler)
+    assert sampler.seeds == [missing.seed]
+    assert read_commit(store, 0).column("sha256") == first.column("sha256")
+
+
+def test_an_attempt_that_does_not_look_first_still_adopts_what_it_finds(
+    prepared: tuple[Store, RunRecord, pa.Table],
+) -> None:
+    store, record, rows = prepared
+    run(store, record, ShardWork(0, rows), FakeSampler())
+    store.delete("metadata/shard-00000.parquet")
+    events = run(store, record, ShardWork(0, rows), FakeSampler())
+    assert events[-1] == ShardDone(0, num_ok=6, num_failed=0)
+
+
+def flipped(data: bytes) -> bytes:
+    """One bit of it is another."""
+    middle = len(data) // 2
+    return data[:middle] + bytes([data[middle] ^ 4]) + data[middle + 1 :]
+
+
+@pytest.mark.parametrize("harm", [flipped, lambda data: data[:60], lambda data: b""])
+@pytest.mark.parametrize("look_first", [True, False])
+def test_a_half_written_or_flipped_copy_of_an_image_is_made_good(
+    prepared: tuple[Store, RunRecord, pa.Table], harm: Callable[[bytes], bytes], look_first: bool
+) -> None:
+    store, record, rows = prepared
+    run(store, record, ShardWork(0, rows), FakeSampler())
+    store.delete("metadata/shard-00000.parquet")
+    harmed = planned_images(rows)[2]
+    whole = store.read(harmed.file)
+    store.put(harmed.file, harm(whole))
+    work = ShardWork(0, rows, attempt=2, look_first=look_first)
+    assert run(store, record, work, FakeSampler())[-1] == ShardDone(0, num_ok=6, num_failed=0)
+    assert store.read(harmed.file) == whole
+
+
+def test_another_image_under_the_name_is_kept(
+    prepared: tuple[Store, RunRecord, pa.Table],
+) -> None:
+    store, record, rows = prepared
+    run(store, record, ShardWork(0, rows), FakeSampler())
+    store.delete("metadata/shard-00000.parquet")
+    first, second = planned_images(rows)[:2]
+    others = store.read(second.file)
+    store.put(first.file, others)
+    events = run(store, record, ShardWork(0, rows, look_first=True), FakeSampler())
+    assert events[-1] == ShardDone(0, num_ok=5, num_failed=1)
+    assert store.read(first.file) == others
+    assert read_commit(store, 0).column("error_type")[0].as_py() == "NameTaken"
+
+
+def test_a_row_that_makes_its_batch_fail_fails_alone(tmp_path: Path) -> None:
+    store, record, rows = prepare(tmp_path, ["a", "explode", "b", "nan", "c"])
+    events = run(store, record, ShardWork(0, rows), FakeSampler())
+    assert events[-1] == ShardDone(0, num_ok=3, num_failed=2)
+    failed = {
+        row["prompt"]: (row["error_type"], row["error"], row["file"])
+        for row in read_commit(store, 0).to_pylist()
+        if row["status"] == "failed"
+    }
+    assert failed == {
+        "explode": ("SamplingError", "SamplingError: it exploded", None),
+        "nan": ("NonFinite", "its values are not finite", None),
+    }
+
+
+def test_a_shard_that_is_given_up_keeps_the_images_it_has(
+    prepared: tuple[Store, RunRecord, pa.Table],
+) -> None:
+    store, record, rows = prepared
+    run(store, record, ShardWork(0, rows), FakeSampler())
+    store.delete("metadata/shard-00000.parquet")
+    store.delete(planned_images(rows)[3].file)
+    done = fail_shard(store, record, ShardWork(0, rows, attempt=3), KILLED, "it died")
+    assert done == ShardDone(0, num_ok=5, num_failed=1)
+
+
+def test_a_device_that_fails_ends_the_shard_and_blames_no_image(
+    prepared: tuple[Store, RunRecord, pa.Table],
+) -> None:
+    store, record, rows = prepared
+
+    class Dying(FakeSampler):
+        def sample(self, requests, params, batch_size=None):  # type: ignore[no-untyped-def]
+            raise DeviceError("CUDA error: an illegal memory access was encountered")
+
+    with pytest.raises(DeviceError):
+        run(store, record, ShardWork(0, rows), Dying())
+    assert committed_shards(store) == set()
+
+
+def test_a_device_that_fails_while_pixels_are_copied_off_ends_the_shard_too(
+    prepared: tuple[Store, RunRecord, pa.Table],
+) -> None:
+    store, record, rows = prepared
+
+    class Failed:
+        def synchronize(self) -> None:
+            raise torch.AcceleratorError("CUDA error: an illegal memory access was encountered")
+
+    class Owing(FakeSampler):
+        def sample(self, requests, params, batch_size=None):  # type: ignore[no-untyped-def]
+            made = super().sample(requests, params, batch_size)
+            return SampledBatch(Copy(torch.from_numpy(made.pixels), Failed()), made.faults)
+
+    with pytest.raises(DeviceError, match="illegal memory access"):
+        run(store, record, ShardWork(0, rows), Owing())
+    assert committed_shards(store) == set()
+    assert store.list("images") == {}
+
+
+def test_an_image_that_cannot_be_encoded_fails_alone(
+    prepared: tuple[Store, RunRecord, pa.Table], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, record, rows = prepared
+    plain = runner.encode
+
+    def picky(pixels, facts, images):  # type: ignore[no-untyped-def]
+        if facts.prompt == "picture 2":
+            raise TypeError("no such picture")
+        return plain(pixels, facts, images)
+
+    monkeypatch.setattr(runner, "encode", picky)
+    events = run(store, record, ShardWork(0, rows), FakeSampler())
+    assert events[-1] == ShardDone(0, num_ok=5, num_failed=1)
+
+
+def test_only_parts_right_under_metadata_are_commits(
+    prepared: tuple[Store, RunRecord, pa.Table],
+) -> None:
+    store, _, _ = prepared
+    store.put("metadata/backup/shard-00001.parquet", b"")
+    store.put("metadata/shard-00002.parquet", b"")
+    assert committed_shards(store) == {2}
+
+
+def test_a_lost_commit_race_adopts_the_winning_commit(
+    prepared: tuple[Store, RunRecord, pa.Table],
+) -> None:
+    store, record, rows = prepared
+    fail_shard(store, record, ShardWork(0, rows, attempt=9), KILLED, "it died")
+    winner = read_commit(store, 0)
+    events = run(store, record, ShardWork(0, rows), FakeSampler())
+    assert events[-1] == ShardDone(0, num_ok=0, num_failed=6)
+    assert read_commit(store, 0).equals(winner)
+
+
+def test_of_many_that_commit_at_once_one_wins_and_all_see_it(
+    prepared: tuple[Store, RunRecord, pa.Table],
+) -> None:
+    store, record, rows = prepared
+    fail_shard(store, record, ShardWork(5, rows), KILLED, "it died")
+    part = read_commit(store, 5)
+    parts = [
+        part.set_column(
+            part.schema.get_field_index("attempts"),
+            part.schema.field("attempts"),
+            pa.array([number] * len(part), pa.int32()),
+        )
+        for number in range(8)
+    ]
+    seen: list[pa.Table] = []
+    threads = [
+        threading.Thread(target=lambda p=p: seen.append(commit_shard(store, 0, p))) for p in parts
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(seen) == 8
+    assert all(other.equals(seen[0]) for other in seen)
+
+
+def test_carried_columns_follow_the_record_untouched(
+    prepared: tuple[Store, RunRecord, pa.Table],
+) -> None:
+    store, record, rows = prepared
+    tags = pa.array([[f"tag {i}", None] for i in range(len(rows))], pa.list_(pa.string()))
+    rows = rows.append_column("tags", tags)
+    run(store, record, ShardWork(0, rows), FakeSampler())
+    assert read_commit(store, 0).column("tags").to_pylist() == tags.to_pylist()
+
+
+def test_batches_hold_equal_settings_only(
+    prepared: tuple[Store, RunRecord, pa.Table],
+) -> None:
+    images = planned_images(prepared[2])
+    mixed = [replace(image, height=96 + 8 * (i // 3)) for i, image in enumerate(images)]
+    assert [len(batch) for batch in batches(mixed, lambda image: 2)] == [2, 1, 2, 1]
+
+
+def test_a_metadata_part_has_a_record_for_each_row(
+    prepared: tuple[Store, RunRecord, pa.Table],
+) -> None:
+    store, record, rows = prepared
+    run(store, record, ShardWork(0, rows), FakeSampler())
+    part = read_commit(store, 0)
+    assert part.column("image_id").to_pylist() == rows.column("image_id").to_pylist()
+    assert metadata_part([], rows.slice(0, 0)).num_rows == 0
+
+
+def test_rows_that_were_set_aside_are_failed_and_not_tried(
+    prepared: tuple[Store, RunRecord, pa.Table],
+) -> None:
+    store, record, rows = prepared
+    aside = (SetAside(2, 5, KILLED, "it died"), SetAside(4, 6, FailureType.TIMEOUT, "it hung"))
+    sampler = FakeSampler()
+    events = run(store, record, ShardWork(0, rows, attempt=7, set_aside=aside), sampler)
+    assert events[-1] == ShardDone(0, num_ok=4, num_failed=2)
+    assert len(sampler.seeds) == 4
+    part = read_commit(store, 0).to_pylist()
+    assert [(row["error_type"], row["attempts"]) for row in part if row["status"] == "failed"] == [
+        ("WorkerKilled", 5),
+        ("Timeout", 6),
+    ]
+
+
+def test_a_row_that_was_set_aside_after_it_was_stored_is_no_failure(
+    prepared: tuple[Store, RunRecord, pa.Table],
+) -> None:
+    store, record, rows = prepared
+    run(store, record, ShardWork(0, rows, start=2, stop=3, commits=False), FakeSampler())
+    aside = (SetAside(2, 5, KILLED, "it died"), SetAside(4, 6, KILLED, "it died"))
+    work = ShardWork(0, rows, attempt=7, look_first=True, set_aside=aside)
+    events = run(store, record, work, FakeSampler())
+    assert events[-1] == ShardDone(0, num_ok=5, num_failed=1)
+    failed = [row["status"] == "failed" for row in read_commit(store, 0).to_pylist()]
+    assert failed == [False, False, False, False, True, False]
+
+
+def test_some_rows_of_a_shard_are_stored_and_not_committed(
+    prepared: tuple[Store, RunRecord, pa.Table],
+) -> None:
+    store, record, rows = prepared
+    events = run(store, record, ShardWork(0, rows, start=2, stop=5, commits=False), FakeSampler())
+    assert [type(event) for event in events] == [BatchDone]
+    assert committed_shards(store) == set()
+    images = planned_images(rows)
+    assert sorted(store.list("images")) == [image.file for image in images[2:5]]
+    sampler = FakeSampler()
+    run(store, record, ShardWork(0, rows, attempt=2, look_first=True), sampler)
+    assert committed_shards(store) == {0}
+
+
+def test_a_shard_that_is_committed_is_not_made_again(
+    prepared: tuple[Store, RunRecord, pa.Table],
+) -> None:
+    store, record, rows = prepared
+    run(store, record, ShardWork(0, rows), FakeSampler())
+    sampler = FakeSampler()
+    events = run(store, record, ShardWork(0, rows, attempt=2), sampler)
+    assert events == [ShardDone(0, num_ok=6, num_failed=0)]
+    assert sampler.seeds == []
+
+
+def test_a_batch_that_does_not_fit_is_halved_and_the_size_is_remembered(
+    prepared: tuple[Store, RunRecord, pa.Table],
+) -> None:
+    store, record, rows = prepared
+    sampler = FakeSampler(fits=1)
+    events = run(store, record, ShardWork(0, rows), sampler)
+    assert events[-1] == ShardDone(0, num_ok=6, num_failed=0)
+    assert sampler.batches == [1] * 6
+    assert set(read_commit(store, 0).column("batch_size").to_pylist()) == {1}
+    assert sorted(store.list("batch")) == [
+        "batch/128x96-guided-1.json",
+        "batch/128x96-guided-2.json",
+    ]
+    store.delete("metadata/shard-00000.parquet")
+    for name in store.list("images"):
+        store.delete(name)
+    later = FakeSampler(fits=2)
+    run(store, record, ShardWork(0, rows), later)
+    assert later.batches == [1] * 6
+
+
+def test_images_of_a_smaller_batch_are_adopted_as_they_are(
+    prepared: tuple[Store, RunRecord, pa.Table],
+) -> None:
+    store, record, rows = prepared
+    run(store, record, ShardWork(0, rows), FakeSampler(fits=2))
+    sizes = read_commit(store, 0).column("batch_size")
+    store.delete("metadata/shard-00000.parquet")
+    sampler = FakeSampler()
+    run(store, record, ShardWork(0, rows, look_first=True), sampler)
+    assert sampler.seeds == []
+    assert read_commit(store, 0).column("batch_size") == sizes
+
+
+@pytest.mark.parametrize("error", [OutOfMemory("too large"), RuntimeError("a row is odd")])
+def test_what_a_failed_batch_held_is_let_go_of_before_smaller_ones_are_tried(
+    prepared: tuple[Store, RunRecord, pa.Table], error: Exception
+) -> None:
+    store, record, rows = prepared
+    held: list[weakref.ref[torch.Tensor]] = []
+
+    class Filling(FakeSampler):
+        def sample(self, requests, params, batch_size=None):  # type: ignore[no-untyped-def]
+            if len(requests) > 1:
+                memory = torch.zeros(8)
+                held.append(weakref.ref(memory))
+                raise type(error)(str(error))
+            assert [each() for each in held] == [None] * len(held)
+            return super().sample(requests, params, batch_size)
+
+    events = run(store, record, ShardWork(0, rows), Filling())
+    assert events[-1] == ShardDone(0, num_ok=6, num_failed=0)
+    assert len(held) >= 2
+
+
+def test_a_row_that_does_not_fit_alone_fails_alone(tmp_path: Path) -> None:
+    store, record, rows = prepare(tmp_path, ["a", "b"])
+    events = run(store, record, ShardWork(0, rows), FakeSampler(fits=0))
+    assert events[-1] == ShardDone(0, num_ok=0, num_failed=2)
+    assert set(read_commit(store, 0).column("error_type").to_pylist()) == {"OutOfMemory"}
+
+
+def test_draining_ends_a_shard_after_the_batch_in_hand_and_stores_it(
+    prepared: tuple[Store, RunRecord, pa.Table],
+) -> None:
+    store, record, rows = prepared
+
+    class Interrupted(FakeSampler):
+        def sample(self, requests, params, batch_size=None):  # type: ignore[no-untyped-def]
+            runner.drain()
+            return super().sample(requests, params, batch_size)
+
+    sampler = Interrupted()
+    runner = ShardRunner(store, record, sampler, "here:1")  # type: ignore[arg-type]
+    events = list(runner.run(ShardWork(0, rows)))
+    runner.close()
+    assert events == [
+        ShardBegun(0),
+        BatchSampled(0),
+        BatchDone(0, num_ok=4, num_failed=0, num_sampled=4),
+        ShardLeft(0),
+    ]
+    assert committed_shards(store) == set()
+    assert len(store.list("images")) == 4
+
+
+def test_behind_a_fence_nothing_is_committed(
+    prepared: tuple[Store, RunRecord, pa.Table],
+) -> None:
+    store, record, rows = prepared
+    store.create("lease/00002.json", new_claim().to_json())
+    runner = ShardRunner(store, record, FakeSampler(), "here:1", Fence(1, "mine"))  # type: ignore[arg-type]
+    with pytest.raises(LeaseLost, match="taken over"):
+        list(runner.run(ShardWork(0, rows)))
+    runner.close()
+    assert committed_shards(store) == set()

@@ -1,0 +1,89 @@
+"""A sampler that is faster than the line to its store: it waits, and holds no more than it may."""
+
+import threading
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from support.fakes.fake_press import FakeSampler, prepare
+from support.fakes.faulty_proxy import proxy
+from support.servers import Folder
+
+from nightpress.diffusion_core.sampling.sampler import ImageRequest, SampledBatch, SamplingParams
+from nightpress.pipelines.run_directory.commit import read_commit
+from nightpress.pipelines.shards.runner import PENDING_BATCHES, ShardRunner, ShardWork
+from nightpress.pipelines.shards.timeline import Activity
+from nightpress.pipelines.storage import Store
+
+BYTES_PER_S = 20e6
+SIDE = 384
+BATCH, SHARDS = 4, 3
+
+
+class NoiseSampler(FakeSampler):
+    """Pictures that no format makes smaller; notes how many were not stored when it was asked."""
+
+    def __init__(self, stored: "Counting") -> None:
+        super().__init__()
+        self._stored = stored
+        self.most_held = 0
+
+    def sample(
+        self,
+        requests: Sequence[ImageRequest],
+        params: SamplingParams,
+        batch_size: int | None = None,
+    ) -> SampledBatch:
+        self.seeds += [request.seed for request in requests]
+        self.most_held = max(self.most_held, len(self.seeds) - self._stored.num_images)
+        noise = [np.random.default_rng(r.seed).bytes(SIDE * SIDE * 3) for r in requests]
+        pixels = np.frombuffer(b"".join(noise), np.uint8)
+        return SampledBatch(pixels.reshape(-1, SIDE, SIDE, 3), (None,) * len(requests))
+
+
+class Counting(Store):
+    """Counts the images that have arrived."""
+
+    num_images = 0
+    _counting = threading.Lock()
+
+    def create(self, path: str, data: bytes) -> bool:
+        created = super().create(path, data)
+        if path.startswith("images/"):
+            with self._counting:
+                self.num_images += 1
+        return created
+
+
+def test_a_line_of_20_mb_a_second_is_waited_for_and_nothing_piles_up(
+    tmp_path: Path, bucket: Folder
+) -> None:
+    prompts = [f"picture {i}" for i in range(4 * BATCH * SHARDS)]
+    _, record, rows = prepare(tmp_path, prompts, shard_size=4 * BATCH)
+    shards = [rows.filter(pc.equal(rows.column("shard"), number)) for number in range(SHARDS)]
+    with proxy(bucket.options["s3"]["endpoint_url"]) as line:
+        store = Counting(bucket.url, line.options)
+        line.upward.bytes_per_s = BYTES_PER_S
+        sampler = NoiseSampler(store)
+        runner = ShardRunner(store, record, sampler, "here:1")  # type: ignore[arg-type]
+        with ThreadPoolExecutor(2) as threads:
+            made = [threads.submit(_make, runner, n, shard) for n, shard in enumerate(shards)]
+            for each in made:
+                each.result(60)
+        runner.close()
+        carried = line.upward.num_bytes
+    spent = runner.timeline.spent().seconds
+    # Of two shards at a time each may have its batches on the way and one in hand.
+    assert sampler.most_held <= 2 * (PENDING_BATCHES + 1) * BATCH + BATCH
+    assert spent[Activity.OUTPUT] > spent[Activity.BUSY]
+    assert carried >= len(prompts) * SIDE * SIDE * 3  # each came, as large as it is
+    parts = [read_commit(Store(bucket.url, bucket.options), n) for n in range(SHARDS)]
+    assert [part.column("status").to_pylist() for part in parts] == [["ok"] * 4 * BATCH] * SHARDS
+    assert len(sampler.seeds) == len(set(sampler.seeds)) == len(prompts)
+
+
+def _make(runner: ShardRunner, number: int, rows: pa.Table) -> None:
+    list(runner.run(ShardWork(number, rows)))

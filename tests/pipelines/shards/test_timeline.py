@@ -1,0 +1,79 @@
+"""A worker's time adds up to its life, whatever it does."""
+
+from itertools import pairwise
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from nightpress.pipelines.shards.timeline import KEPT_PAUSES, Activity, Span, Timeline
+
+
+@given(st.lists(st.tuples(st.sampled_from(Activity), st.floats(0, 1e6)), max_size=30))
+def test_spans_follow_each_other_and_add_up(doings: list[tuple[Activity, float]]) -> None:
+    now = 1000.0
+    told: list[Span] = []
+    timeline = Timeline("here:1", keep=100, on_span=told.append, clock=lambda: now)
+    for activity, seconds in doings:
+        timeline.switch(activity)
+        now += seconds
+    spent = timeline.spent()
+    assert abs(sum(spent.seconds.values()) - (now - 1000.0)) < 1e-6 * now
+    assert list(spent.spans) == told
+    for earlier, later in pairwise(told):
+        assert abs(earlier.began + earlier.seconds - later.began) < 1e-6 * now
+
+
+def test_sums_are_of_all_spans_though_few_are_kept() -> None:
+    now, told = 0.0, list[Span]()
+    timeline = Timeline("here:1", keep=2, on_span=told.append, clock=lambda: now)
+    for _ in range(10):
+        for activity in (Activity.BUSY, Activity.OUTPUT):
+            timeline.switch(activity)
+            now += 1.0
+    spent = timeline.spent()
+    assert (spent.seconds[Activity.BUSY], spent.seconds[Activity.OUTPUT]) == (10.0, 10.0)
+    assert list(spent.spans) == told[:2]
+    assert spent.num_dropped == len(told[2:]) > 0
+
+
+def test_without_being_asked_it_keeps_no_spans() -> None:
+    timeline = Timeline("here:1")
+    timeline.switch(Activity.BUSY)
+    assert timeline.spent().spans == ()
+
+
+def test_a_pause_is_from_the_end_of_a_batch_to_the_beginning_of_the_next_whatever_is_between() -> (
+    None
+):
+    now = 0.0
+    timeline = Timeline("here:1", clock=lambda: now)
+    for activity, seconds in (
+        (Activity.INPUT, 100.0),  # before the first batch
+        (Activity.BUSY, 1.0),
+        (Activity.COMPILING, 30.0),  # in the middle of it
+        (Activity.BUSY, 1.0),
+        (Activity.OUTPUT, 0.25),
+        (Activity.BUSY, 1.0),
+        (Activity.OUTPUT, 0.5),
+        (Activity.INPUT, 0.125),
+        (Activity.COMPILING, 1.0),
+        (Activity.BUSY, 1.0),
+        (Activity.INPUT, 100.0),  # after the last
+    ):
+        timeline.switch(activity)
+        now += seconds
+        timeline.spent()  # who asks changes nothing
+    assert timeline.spent().between_batches_s == (0.25, 0.625)
+
+
+def test_of_many_pauses_the_latest_are_kept() -> None:
+    now = 0.0
+    timeline = Timeline("here:1", clock=lambda: now)
+    for pause in range(KEPT_PAUSES + 5):
+        timeline.switch(Activity.BUSY)
+        timeline.switch(Activity.OUTPUT)
+        now += pause
+    timeline.switch(Activity.BUSY)
+    kept = timeline.spent().between_batches_s
+    assert len(kept) == KEPT_PAUSES
+    assert (kept[0], kept[-1]) == (5.0, KEPT_PAUSES + 4.0)

@@ -1,0 +1,104 @@
+"""A press without a model: pictures that are a function of the seed, made in one process."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+from support.plans import MODEL
+
+from nightpress.diffusion_core.errors import OutOfMemory, SamplingError
+from nightpress.diffusion_core.sampling.sampler import (
+    Fault,
+    ImageRequest,
+    SampledBatch,
+    SamplingParams,
+)
+from nightpress.pipelines.job.spec import RunSpec
+from nightpress.pipelines.planning import check, plan_part, read_shard, write_plan
+from nightpress.pipelines.run_directory.record import RUN_FILE, RunRecord, new_record
+from nightpress.pipelines.shards.runner import (
+    BatchSampled,
+    ShardBegun,
+    ShardEvent,
+    ShardRunner,
+    ShardWork,
+)
+from nightpress.pipelines.storage import Store
+
+
+class FakeSampler:
+    """Paints an image in a colour that its seed decides; fails where the prompt says so."""
+
+    guides_rows = False
+
+    def __init__(self, fits: int = 100) -> None:
+        self.fits = fits
+        self.seeds: list[int] = []
+        self.batches: list[int] = []
+        self.prepared: list[str] = []
+
+    def prepare(self, requests: Sequence[ImageRequest], params: SamplingParams) -> None:
+        self.prepared += [request.prompt for request in requests]
+
+    def sample(
+        self,
+        requests: Sequence[ImageRequest],
+        params: SamplingParams,
+        batch_size: int | None = None,
+    ) -> SampledBatch:
+        if batch_size is not None and batch_size > self.fits:
+            raise OutOfMemory(f"{batch_size} do not fit")
+        if any("explode" in request.prompt for request in requests):
+            raise SamplingError("it exploded")
+        self.seeds += [request.seed for request in requests]
+        self.batches.append(len(requests))
+        pixels = np.zeros((len(requests), params.height, params.width, 3), np.uint8)
+        for image, request in zip(pixels, requests, strict=True):
+            image[:] = [request.seed % 256, request.seed // 256 % 256, 7]
+        faults = [Fault.NON_FINITE if "nan" in r.prompt else None for r in requests]
+        return SampledBatch(pixels, tuple(faults))
+
+
+def prepare(
+    tmp_path: Path, prompts: Sequence[str], shard_size: int = 100, packing: str = "none"
+) -> tuple[Store, RunRecord, pa.Table]:
+    """A run that is planned in memory and has nothing in its store: store, record, first part."""
+    tmp_path.mkdir(parents=True, exist_ok=True)
+    path = tmp_path / "prompts.txt"
+    path.write_text("\n".join(prompts) + "\n")
+    spec = RunSpec.from_dict(
+        {
+            "name": "night",
+            "manifest": str(path),
+            "output": str(tmp_path / "runs"),
+            "batch": {"size": 4, "shard_size": shard_size},
+            "images": {"packing": packing},
+        }
+    )
+    layout = check(spec, MODEL, 4)
+    record = new_record(spec, MODEL, "cpu", 4, layout)
+    return Store(spec.url), record, plan_part(spec, MODEL, layout, 0)
+
+
+def run(store: Store, record: RunRecord, work: ShardWork, sampler: FakeSampler) -> list[ShardEvent]:
+    """Make a shard, or some of its rows; the events but for signs of life."""
+    runner = ShardRunner(store, record, sampler, "here:1")  # type: ignore[arg-type]
+    events = [
+        event for event in runner.run(work) if not isinstance(event, BatchSampled | ShardBegun)
+    ]
+    runner.close()
+    return events
+
+
+def press(
+    folder: Path, prompts: Sequence[str], shard_size: int = 4, packing: str = "none"
+) -> tuple[Store, RunRecord]:
+    """A whole run: record, plan, images and commits."""
+    store, record, _ = prepare(folder, prompts, shard_size, packing)
+    store.create(RUN_FILE, record.to_json())
+    list(write_plan(record.spec, MODEL, record.layout, store))
+    for shard in range(record.layout.num_shards):
+        rows = read_shard(store, record.layout, shard)
+        run(store, record, ShardWork(shard, rows), FakeSampler())
+    return store, record

@@ -1,0 +1,106 @@
+"""Plans made whole in one process: a manifest on disk, checked, written, and read back."""
+
+import csv
+import io
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from nightpress.diffusion_core.models.loading import ModelInfo
+from nightpress.pipelines.errors import ManifestError
+from nightpress.pipelines.job.spec import RunSpec
+from nightpress.pipelines.planning import PlanLayout, check, read_shard, write_plan
+from nightpress.pipelines.storage import Store
+
+MODEL = ModelInfo(
+    source="builtin",
+    fingerprint="f" * 64,
+    pipeline="StableDiffusionPipeline",
+    size_multiple=8,
+    width=128,
+    height=96,
+    num_inference_steps=20,
+    guidance_scale=4.5,
+    samplers=("ddim", "euler", "dpmsolver++"),
+    takes_negative_prompt=True,
+)
+
+SIZELESS = replace(MODEL, width=None, height=None)
+
+Row = Mapping[str, Any]
+
+
+def job(folder: Path, manifest: Path | Sequence[Path], **values: Any) -> RunSpec:
+    """A job over those manifests, its output beside them."""
+    paths = [manifest] if isinstance(manifest, Path) else manifest
+    return RunSpec.from_dict(
+        {
+            "name": "run",
+            "manifest": [str(path) for path in paths],
+            "output": str(folder / "out"),
+        }
+        | values
+    )
+
+
+def write(path: Path, rows: Sequence[Row]) -> Path:
+    """Rows as a manifest of the format that the path's suffix names."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(encoded(path.suffix, rows))
+    return path
+
+
+def encoded(suffix: str, rows: Sequence[Row]) -> bytes:
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    match suffix:
+        case ".parquet":
+            sink = io.BytesIO()
+            pq.write_table(pa.table({n: [row.get(n) for row in rows] for n in names}), sink)
+            return sink.getvalue()
+        case ".jsonl":
+            return "".join(json.dumps(row) + "\n" for row in rows).encode()
+        case ".txt":
+            return "".join(f"{row['prompt']}\n" for row in rows).encode()
+        case _:
+            text = io.StringIO(newline="")
+            separator = "\t" if suffix == ".tsv" else ","
+            writer = csv.DictWriter(text, names, delimiter=separator)
+            writer.writeheader()
+            writer.writerows(rows)
+            return text.getvalue().encode()
+
+
+def planned(
+    spec: RunSpec, info: ModelInfo = MODEL, batch_size: int = 1
+) -> tuple[PlanLayout, pa.Table]:
+    """The layout, and every image of the plan as the shards give them back."""
+    layout = check(spec, info, batch_size)
+    store = Store(spec.url, spec.storage)
+    list(write_plan(spec, info, layout, store))
+    shards = [read_shard(store, layout, shard) for shard in range(layout.num_shards)]
+    return layout, pa.concat_tables(shards)
+
+
+def images_by_id(table: pa.Table, *without: str) -> dict[str, dict[str, Any]]:
+    """Rows by image_id, less some columns: those that tell where in the plan an image lies."""
+    rows = table.drop_columns([name for name in without if name in table.schema.names])
+    return {row["image_id"]: row for row in rows.to_pylist()}
+
+
+def problems_of(spec: RunSpec, info: ModelInfo = MODEL) -> list[str]:
+    """The problems that checking finds, as text without the folder."""
+    with pytest.raises(ManifestError) as caught:
+        check(spec, info)
+    folder = str(Path(spec.output).parent) + "/"
+    return [str(problem).replace(folder, "") for problem in caught.value.problems]
+
+
+def told(tmp_path: Path, *rows: dict[str, Any], **values: Any) -> list[str]:
+    """The problems of rows written as JSON Lines."""
+    return problems_of(job(tmp_path, write(tmp_path / "m.jsonl", rows), **values))

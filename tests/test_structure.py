@@ -1,0 +1,176 @@
+"""Imports have one direction, between packages and inside each; files and functions are short."""
+
+import ast
+import subprocess
+import sys
+from graphlib import TopologicalSorter
+
+import pytest
+import structure
+from structure import PACKAGES, ROOT
+
+FORBIDDEN = {
+    "diffusion_core": {"ray", "click", "pyarrow", "fsspec", "s3fs"},
+    "pipelines": {"ray", "click"},
+    "jobs": set(),
+}
+"""What a package never imports, beside the packages above it and the tests."""
+
+LAYERS = {
+    "diffusion_core": [
+        "training",
+        "inspection",
+        "tuning",
+        "sampling",
+        "models",
+        "acceleration",
+        "theory",
+        "builtin",
+        "errors",
+        "patching",
+        "silence_libraries",
+        "cache_folder",
+    ],
+    "pipelines": [
+        "training",
+        "shards",
+        "reporting",
+        "run_directory",
+        "planning",
+        "image_files",
+        "manifest",
+        "models",
+        "job",
+        "storage",
+        "records",
+        "errors",
+        "formatting",
+    ],
+    "jobs": [
+        "cli",
+        "commands",
+        "runs",
+        "training",
+        "tuning",
+        "steps",
+        "dispatch",
+        "cluster",
+        "progress",
+        "errors",
+        "signals",
+    ],
+}
+"""The rooms of each package, from the top: a room imports only rooms below it."""
+
+MOST_ROOMS = {"diffusion_core": 12, "pipelines": 16, "jobs": 14}
+MOST_LINES_OF_A_FILE = 400
+MOST_LINES_OF_A_FUNCTION = 40
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_a_package_never_imports_what_stands_above_it(package: str) -> None:
+    above = set(PACKAGES[PACKAGES.index(package) + 1 :]) | {"tests", "support"}
+    wrong = {
+        f"{file.relative_to(ROOT)}: {name}"
+        for file in structure.files(package)
+        for name in structure.imported(ast.parse(file.read_text(encoding="utf-8")))
+        if name.removeprefix("nightpress.").split(".")[0] in above | FORBIDDEN[package]
+    }
+    assert wrong == set()
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_packages_are_imported_under_their_one_installed_name(package: str) -> None:
+    bare = {
+        f"{file.relative_to(ROOT)}: {name}"
+        for file in structure.files(package)
+        for name in structure.imported(ast.parse(file.read_text(encoding="utf-8")))
+        if name.split(".")[0] in PACKAGES
+    }
+    assert bare == set()
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_every_room_has_a_layer(package: str) -> None:
+    assert structure.rooms(package) == set(LAYERS[package])
+    assert len(LAYERS[package]) <= MOST_ROOMS[package]
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_a_room_imports_only_rooms_below_it(package: str) -> None:
+    layers = LAYERS[package]
+    upward = {
+        f"{each.file} imports {'.'.join(each.module)}"
+        for each in structure.imports(package)
+        if each.room
+        and each.module[0] == package
+        and each.module[1:2]
+        and each.module[1] in layers
+        and layers.index(each.module[1]) < layers.index(each.room)
+    }
+    assert upward == set()
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_no_files_import_each_other_in_a_circle(package: str) -> None:
+    graph: dict[str, set[str]] = {}
+    modules = {
+        file.relative_to(ROOT).as_posix().removesuffix(".py").removesuffix("/__init__"): file
+        for file in structure.files(package)
+    }
+    for each in structure.imports(package):
+        importer = each.file.removesuffix(".py").removesuffix("/__init__")
+        if each.file.endswith("__init__.py"):
+            continue  # what a package offers at its door is imported from its own rooms
+        for length in (len(each.module), len(each.module) - 1):
+            target = "/".join(each.module[:length])
+            if target in modules and not modules[target].name.startswith("__init__"):
+                graph.setdefault(importer, set()).add(target)
+                break
+    assert list(TopologicalSorter(graph).static_order())
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_files_and_functions_are_short_enough_to_read(package: str) -> None:
+    long_files = {
+        f"{file.relative_to(ROOT)}: {lines} lines"
+        for file in structure.files(package)
+        if (lines := len(file.read_text(encoding="utf-8").splitlines())) > MOST_LINES_OF_A_FILE
+    }
+    long_functions = {
+        f"{where}: {lines} lines"
+        for lines, where in structure.function_lengths(package)
+        if lines > MOST_LINES_OF_A_FUNCTION
+    }
+    assert long_files | long_functions == set()
+
+
+def test_fsspec_is_touched_in_one_folder_only() -> None:
+    users = {
+        file.relative_to(ROOT).as_posix()
+        for package in PACKAGES
+        for file in structure.files(package)
+        for name in structure.imported(ast.parse(file.read_text(encoding="utf-8")))
+        if name.split(".")[0] in {"fsspec", "s3fs"}
+    }
+    assert users
+    assert all(user.startswith("pipelines/storage/") for user in users), users
+
+
+@pytest.mark.parametrize(
+    "module",
+    [
+        "nightpress",
+        "nightpress.pipelines",
+        "nightpress.pipelines.job.spec",
+        "nightpress.jobs",
+        "nightpress.jobs.cli",
+    ],
+)
+def test_what_a_person_waits_for_imports_no_framework(module: str) -> None:
+    heavy = ("torch", "diffusers", "transformers", "ray", "pyarrow")
+    code = f"import sys, {module}; print([m for m in {heavy!r} if m in sys.modules])"
+    printed = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    ).stdout
+    assert printed.strip() == "[]"
