@@ -243,7 +243,7 @@ def worker_loop(config: dict[str, Any]) -> None:
         torch.set_num_threads(spec.cluster.cpus_per_worker)
     context = ray_train.get_context()
     place = Place(context.get_world_rank(), context.get_world_size(), str(get_device()))
-    stop = StopWish(board)
+    stop = StopRequest(board)
 
     @contextmanager
     def hold(store: Store) -> Iterator[Lease]:
@@ -273,7 +273,7 @@ def _out_of_memory(error: Exception) -> SettingsError:
     )
 
 
-class StopWish:
+class StopRequest:
     """Whether the driver wants the workers to stop; asked again when the last answer is there."""
 
     def __init__(self, board: Any) -> None:

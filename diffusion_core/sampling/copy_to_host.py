@@ -43,7 +43,7 @@ class Copy:
         return array
 
 
-class SideStream:
+class CopyStream:
     """A stream of one device; for one thread at a time.
 
     Args:
@@ -65,7 +65,7 @@ class SideStream:
         """Within it, what the calling thread gives the device is done on this stream."""
         return contextlib.nullcontext() if self._stream is None else self._cuda.stream(self._stream)
 
-    def take_off(self, tensor: torch.Tensor) -> Copy:
+    def copy_to_host(self, tensor: torch.Tensor) -> Copy:
         """Begin to copy a tensor into page-locked host memory, and do not wait for it.
 
         The memory below the tensor is not given to another before it is copied.

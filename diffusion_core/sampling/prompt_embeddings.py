@@ -18,7 +18,7 @@ import torch
 from nightpress.diffusion_core.errors import SamplingError
 from nightpress.diffusion_core.models import pipeline_folder
 from nightpress.diffusion_core.models.loading import LoadedModel
-from nightpress.diffusion_core.sampling.copy_to_host import SideStream
+from nightpress.diffusion_core.sampling.copy_to_host import CopyStream
 
 Embedding = Mapping[str, torch.Tensor]
 """Argument of `__call__` -> its value for one image, (1, ...), in host memory, page-locked where
@@ -70,7 +70,7 @@ class Conditioner:
         self._takes_negative = model.takes_negative_prompt
         self._cache = EmbeddingCache(cache_bytes)
         self._encoding = threading.RLock()
-        self._side = SideStream(model.device)
+        self._side = CopyStream(model.device)
         self._layout = self._find_layout()
 
     @property
@@ -223,7 +223,7 @@ class Conditioner:
             if not isinstance(values, tuple) or len(values) != len(layout):
                 return {}
             copies = {
-                name: self._side.take_off(value)
+                name: self._side.copy_to_host(value)
                 for name, value in zip(layout, values, strict=True)
                 if name != "text_ids" and isinstance(value, torch.Tensor)
             }

@@ -32,7 +32,7 @@ from nightpress.diffusion_core.errors import (
 from nightpress.diffusion_core.models import pipeline_folder
 from nightpress.diffusion_core.models.loading import LoadedModel
 from nightpress.diffusion_core.sampling import decoding, no_sync, per_image_guidance, schedulers
-from nightpress.diffusion_core.sampling.copy_to_host import Copy, SideStream
+from nightpress.diffusion_core.sampling.copy_to_host import Copy, CopyStream
 from nightpress.diffusion_core.sampling.prompt_embeddings import CACHE_BYTES, Conditioner, RowLora
 from nightpress.diffusion_core.sampling.request import ImageRequest, SamplingParams
 
@@ -97,10 +97,10 @@ class Sampler:
         self._batch_size = batch_size
         self._takes = pipeline_folder.call_parameters(type(model.pipeline))
         self._conditioner = Conditioner(model, cache_bytes)
-        self._copies = SideStream(model.device)
+        self._copies = CopyStream(model.device)
         self._prepares = False
         self._compiled: set[tuple[object, ...]] = set()
-        self.guides_rows = per_image_guidance.multiplies(model.pipeline)
+        self.supports_per_image_guidance = per_image_guidance.multiplies(model.pipeline)
         """Whether the images of a batch may have guidance scales of their own."""
 
     def sample(
@@ -160,7 +160,7 @@ class Sampler:
             )
         for scale in _scales(requests, params):
             if scale != params.guidance_scale and not (
-                self.guides_rows and (scale > 1) == (params.guidance_scale > 1)
+                self.supports_per_image_guidance and (scale > 1) == (params.guidance_scale > 1)
             ):
                 raise SettingsError(f"guidance {scale} and {params.guidance_scale} in one batch")
         if not self._model.takes_negative_prompt and any(r.negative_prompt for r in requests):
@@ -178,7 +178,7 @@ class Sampler:
             # Rounded where they were made: a quarter of the bytes is left to copy.
             pixels = (images[:number] * 255).round().to(torch.uint8)
             pixels = pixels.permute(0, 2, 3, 1).contiguous()
-            copy = self._copies.take_off(pixels)
+            copy = self._copies.copy_to_host(pixels)
             blank = (pixels == pixels[:, :1, :1]).flatten(1).all(1)
             # The end of the batch: what failed on the device is told here at the latest.
             verdicts = torch.stack([finite[:number], blank]).tolist()

@@ -22,12 +22,12 @@ NO_MATRICES = ("conv_in", "conv_out", "embedding.weight", "embeddings")
 """Parts of names of weights at the rim of a network, which AdamW takes whatever their shape."""
 
 
-def is_matrix(name: str, parameter: Tensor) -> bool:
+def uses_muon(name: str, parameter: Tensor) -> bool:
     """Whether Muon takes a weight: a hidden layer's matrix or convolution kernel."""
     return parameter.ndim >= 2 and not any(part in name for part in NO_MATRICES)
 
 
-def orthogonalized(matrix: Tensor) -> Tensor:
+def zeropower_via_newtonschulz5(matrix: Tensor) -> Tensor:
     """The nearest matrix to (m, n) with all singular values about 1, in bfloat16.
 
     Newton-Schulz iteration X <- aX + b(XX')X + c(XX')^2 X; Jordan et al. 2024.
@@ -44,19 +44,19 @@ def orthogonalized(matrix: Tensor) -> Tensor:
 
 
 def shared_turns(matrices: Sequence[Tensor]) -> list[Tensor]:
-    """`orthogonalized` of each; workers of one training turn a share each and exchange them.
+    """`zeropower_via_newtonschulz5` of each; workers of one training turn a share each and exchange them.
 
     All workers must bring the same matrices. What comes out does not depend on their number.
     """
     if not distributed.is_initialized() or distributed.get_world_size() == 1:
-        return [orthogonalized(matrix) for matrix in matrices]
+        return [zeropower_via_newtonschulz5(matrix) for matrix in matrices]
     rank, owners = distributed.get_rank(), even_owners(matrices, distributed.get_world_size())
     sizes = [matrix.numel() for matrix in matrices]
     turned = torch.zeros(sum(sizes), dtype=torch.bfloat16, device=matrices[0].device)
     places = torch.split(turned, sizes)
     for matrix, owner, place in zip(matrices, owners, places, strict=True):
         if owner == rank:
-            place.copy_(orthogonalized(matrix).flatten())
+            place.copy_(zeropower_via_newtonschulz5(matrix).flatten())
     distributed.all_reduce(turned)  # every place has one owner, and the others bring zeros
     return [place.view(matrix.shape) for place, matrix in zip(places, matrices, strict=True)]
 
@@ -89,8 +89,8 @@ class Muon(torch.optim.Optimizer):
         weight_decay: float = 0.01,
         eps: float = 1e-8,
     ) -> None:
-        matrices = [p for name, p in parameters.items() if is_matrix(name, p)]
-        rest = [p for name, p in parameters.items() if not is_matrix(name, p)]
+        matrices = [p for name, p in parameters.items() if uses_muon(name, p)]
+        rest = [p for name, p in parameters.items() if not uses_muon(name, p)]
         groups: list[dict[str, Any]] = [
             {"params": matrices, "matrices": True, "weight_decay": weight_decay},
             {"params": rest, "matrices": False, "weight_decay": 0.0, "lr_scale": 0.5},

@@ -49,7 +49,7 @@ class SizeTrial:
 
 
 @dataclass(frozen=True)
-class Knee:
+class BestBatchSize:
     """The number to sample at once, and what it was found from."""
 
     batch_size: int
@@ -62,14 +62,14 @@ Sample = Callable[[int], Reading]
 """Samples so many images at once; raises OutOfMemory where they do not fit."""
 
 
-def find_knee(
+def find_best_batch_size(
     sample: Sample,
     room_bytes: int,
     usual: int,
     budget_s: float,
     useful: Callable[[int], float] = lambda size: 1.0,
     clock: Callable[[], float] = time.perf_counter,
-) -> Knee:
+) -> BestBatchSize:
     """The smallest power of two whose useful rate is `NEARLY` the best of all that fit.
 
     Sizes are doubled until one gains less than that, or would not fit, or the time is over.
@@ -89,7 +89,7 @@ def find_knee(
         if trials and started_at + 2 * lasted_s > end_at:
             ending = Ending.TIME
             break
-        trial = _tried(sample, size) if foretold_bytes(trials, size) <= room_bytes else None
+        trial = _tried(sample, size) if predicted_peak_bytes(trials, size) <= room_bytes else None
         if trial is None or (trials and trial.peak_bytes > room_bytes):
             ending = Ending.MEMORY
             break
@@ -99,10 +99,10 @@ def find_knee(
             ending = Ending.RATE
             break
     knee = nearly_best(_useful_rates(trials, useful))
-    return Knee(max(knee, usual) if ending is Ending.TIME else knee, ending, tuple(trials))
+    return BestBatchSize(max(knee, usual) if ending is Ending.TIME else knee, ending, tuple(trials))
 
 
-def largest_fitting(sample: Sample, room_bytes: int, wanted: int) -> Knee:
+def largest_fitting(sample: Sample, room_bytes: int, wanted: int) -> BestBatchSize:
     """`wanted` images at once if the memory holds them; else halved until it does.
 
     Only small batches are sampled, and what larger ones need is foretold: for devices on which
@@ -112,16 +112,16 @@ def largest_fitting(sample: Sample, room_bytes: int, wanted: int) -> Knee:
     for size in _doubled(min(wanted, FORETOLD_FROM)):
         trial = _tried(sample, size)
         if trial is None:
-            return Knee(max(1, size // 2), Ending.MEMORY, tuple(trials))
+            return BestBatchSize(max(1, size // 2), Ending.MEMORY, tuple(trials))
         trials.append(trial)
     fitting = wanted
-    while fitting > 1 and foretold_bytes(trials, fitting) > room_bytes:
+    while fitting > 1 and predicted_peak_bytes(trials, fitting) > room_bytes:
         fitting //= 2
     ending = Ending.ENOUGH if fitting == wanted else Ending.MEMORY
-    return Knee(fitting, ending, tuple(trials))
+    return BestBatchSize(fitting, ending, tuple(trials))
 
 
-def foretold_bytes(trials: Sequence[SizeTrial], size: int) -> int:
+def predicted_peak_bytes(trials: Sequence[SizeTrial], size: int) -> int:
     """The peak of a larger batch, on the line through the last two trials; 0 before there are two.
 
     What a batch needs grows with its images; weights and what else lies in memory do not.
@@ -156,7 +156,7 @@ def nearly_best(rates: Mapping[int, float]) -> int:
     return min((size for size, rate in rates.items() if rate >= enough), default=1)
 
 
-def useful_share(counts: Sequence[int]) -> Callable[[int], float]:
+def padding_efficiency(counts: Sequence[int]) -> Callable[[int], float]:
     """Size -> the share of what is sampled that is no padding, where like images share batches.
 
     Args:

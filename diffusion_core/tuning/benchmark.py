@@ -17,7 +17,7 @@ import torch
 from nightpress.diffusion_core.models.loading import LoadedModel
 from nightpress.diffusion_core.sampling.request import ImageRequest, SamplingParams
 from nightpress.diffusion_core.sampling.sampler import Fault, Pixels, SampledBatch, Sampler
-from nightpress.diffusion_core.tuning.candidates import Way
+from nightpress.diffusion_core.tuning.candidates import TuningConfig
 from nightpress.diffusion_core.tuning.psnr import psnr_db
 from nightpress.diffusion_core.tuning.search import Trial
 
@@ -72,7 +72,7 @@ class Made:
     warm_s: float
 
 
-class Entrant:
+class Candidate:
     """A loaded model that samples in one way; warm once it is made.
 
     Raises:
@@ -107,7 +107,7 @@ def clock_of(device: str) -> Callable[[], float]:
     return time.thread_time if alone else time.perf_counter
 
 
-def in_turn(work: Work, entrants: Sequence[Entrant]) -> list[Made]:
+def in_turn(work: Work, entrants: Sequence[Candidate]) -> list[Made]:
     """Have all sample all of the work, batch by batch; what each of them made.
 
     Raises:
@@ -122,7 +122,7 @@ def in_turn(work: Work, entrants: Sequence[Entrant]) -> list[Made]:
     return [_made(work, entrant, batches) for entrant, batches in pairs]
 
 
-def _made(work: Work, entrant: Entrant, done: Sequence[tuple[SampledBatch, float]]) -> Made:
+def _made(work: Work, entrant: Candidate, done: Sequence[tuple[SampledBatch, float]]) -> Made:
     """Pictures are those of the first round; the same are made in every other."""
     first = [sampled for sampled, _ in done[: len(work.batches)]]
     return Made(
@@ -133,7 +133,7 @@ def _made(work: Work, entrant: Entrant, done: Sequence[tuple[SampledBatch, float
     )
 
 
-def compared(work: Work, way: Way, made: Made, reference: Made) -> Trial:
+def compared(work: Work, way: TuningConfig, made: Made, reference: Made) -> Trial:
     """A way's speed, and its pictures' likeness to the reference's.
 
     Pictures that are faulty in the reference do not count.

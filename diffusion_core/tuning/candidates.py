@@ -17,7 +17,7 @@ from nightpress.diffusion_core.models.loading import DType, ModelSpec
 
 
 @dataclass(frozen=True)
-class Way:
+class TuningConfig:
     """Choices that are taken together; what it leaves open stays as it is."""
 
     dtype: DType | None = None
@@ -52,7 +52,7 @@ class Way:
         speed = [_words(key, value) for key, value in self.values.get("speed", {}).items()]
         return ", ".join([*dtype, *speed]) or "nothing chosen"
 
-    def beside(self, other: "Way") -> "Way | None":
+    def beside(self, other: "TuningConfig") -> "TuningConfig | None":
         """Both at once; None where they decide the same thing, or do not go together."""
         if self.fields & other.fields:
             return None
@@ -60,7 +60,7 @@ class Way:
             speed = SpeedSpec.model_validate(self.speed.chosen() | other.speed.chosen())
         except ValidationError:
             return None
-        return Way(self.dtype or other.dtype, speed)
+        return TuningConfig(self.dtype or other.dtype, speed)
 
     def onto(self, model: Mapping[str, Any]) -> dict[str, Any]:
         """The values of a job's `model` with this in the place of what was chosen for its speed."""
@@ -92,7 +92,7 @@ ATTENTION: dict[str, tuple[str, ...]] = {
 HALVES: dict[str, tuple[DType, ...]] = {"cpu": ("bfloat16",), "cuda": ("bfloat16", "float16")}
 
 
-def candidates(device: str, dtype: str, batch_size: int, compiles: bool) -> list[Way]:
+def candidates(device: str, dtype: str, batch_size: int, compiles: bool) -> list[TuningConfig]:
     """What to try on a device, each by itself; some of it may not be for the model.
 
     Args:
@@ -101,33 +101,35 @@ def candidates(device: str, dtype: str, batch_size: int, compiles: bool) -> list
         batch_size: images at once.
         compiles: whether those that compile are wanted, each of which takes minutes.
     """
-    parts = [Way.of(vae_batch_size=1)] if batch_size > 1 else []
+    parts = [TuningConfig.of(vae_batch_size=1)] if batch_size > 1 else []
     return [
         *_halves(device, dtype),
-        *(Way.of(attention_backend=name) for name in ATTENTION[device]),
-        Way.of(channels_last=True),
-        Way.of(fuse_qkv_projections=True),
+        *(TuningConfig.of(attention_backend=name) for name in ATTENTION[device]),
+        TuningConfig.of(channels_last=True),
+        TuningConfig.of(fuse_qkv_projections=True),
         *parts,
-        *(Way.of(deep_features={"interval": interval}) for interval in (2, 3, 5)),
-        Way.of(deep_features={"interval": 3, "branch": 2}),
-        Way.of(taylorseer_cache={}),
-        Way.of(pyramid_attention_broadcast={}),
-        Way.of(first_block_cache={}),
+        *(TuningConfig.of(deep_features={"interval": interval}) for interval in (2, 3, 5)),
+        TuningConfig.of(deep_features={"interval": 3, "branch": 2}),
+        TuningConfig.of(taylorseer_cache={}),
+        TuningConfig.of(pyramid_attention_broadcast={}),
+        TuningConfig.of(first_block_cache={}),
         *(_compiled() if compiles else ()),
     ]
 
 
-def _halves(device: str, dtype: str) -> list[Way]:
+def _halves(device: str, dtype: str) -> list[TuningConfig]:
     """Half precision, and the decoder that diffusers would rather leave in float32 there."""
-    ways = [Way(half) for half in HALVES[device] if half != dtype]
+    ways = [TuningConfig(half) for half in HALVES[device] if half != dtype]
     if "float16" in HALVES[device]:
-        ways.append(Way.of(None if dtype == "float16" else "float16", force_upcast=False))
+        ways.append(TuningConfig.of(None if dtype == "float16" else "float16", force_upcast=False))
     return ways
 
 
-def _compiled() -> list[Way]:
-    quantized = [Way.of(compile="full", quantization=name) for name in get_args(Quantization)]
-    return [Way.of(compile="regional"), Way.of(compile="full"), *quantized]
+def _compiled() -> list[TuningConfig]:
+    quantized = [
+        TuningConfig.of(compile="full", quantization=name) for name in get_args(Quantization)
+    ]
+    return [TuningConfig.of(compile="regional"), TuningConfig.of(compile="full"), *quantized]
 
 
 def refusal(folder: Path, spec: ModelSpec, device: str) -> str | None:

@@ -9,7 +9,7 @@ import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from nightpress.diffusion_core.tuning.candidates import Way
+from nightpress.diffusion_core.tuning.candidates import TuningConfig
 
 WORTH = 1.03
 """Times as fast: less than that is not worth a choice, and may be chance."""
@@ -19,7 +19,7 @@ WORTH = 1.03
 class Trial:
     """What sampling in one way took, and how near its pictures stayed to those of the reference."""
 
-    way: Way
+    way: TuningConfig
     images_per_s: float
     ratio: float
     """Times as fast as the reference, the median over batches that were timed beside it."""
@@ -51,11 +51,13 @@ class Trial:
         return self.fault is None and self.lowest_db >= tolerance_db
 
 
-Tried = Mapping[Way, Trial | None]
+Tried = Mapping[TuningConfig, Trial | None]
 """What came of each way that was tried; None where it could not be done."""
 
 
-def ways_to_try(ways: Sequence[Way], tried: Tried, tolerance_db: float) -> Iterator[Way]:
+def ways_to_try(
+    ways: Sequence[TuningConfig], tried: Tried, tolerance_db: float
+) -> Iterator[TuningConfig]:
     """The ways by themselves, then those that pay, combined in turn.
 
     Combining begins with the fastest way of each kind, for two that lose much may be too much

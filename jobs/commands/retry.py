@@ -17,7 +17,7 @@ from nightpress.jobs.commands.common import (
 )
 from nightpress.jobs.commands.exit_codes import SOME_FAILED
 from nightpress.jobs.progress.lines import display_for
-from nightpress.jobs.runs.repair import RemakeResult, failed_amendments, remake
+from nightpress.jobs.runs.repair import RepairResult, failed_amendments, remake
 from nightpress.pipelines.formatting import plural
 
 
@@ -50,13 +50,13 @@ def command(
         with display_for(Console(stderr=True)) as display:
             result = remake(opened, spec, failed, display.show, take_over=take_over)
     else:
-        result = RemakeResult(opened.url, 0, 0, 0, 0, 0)
+        result = RepairResult(opened.url, 0, 0, 0, 0, 0)
     click.echo(json.dumps(asdict(result)) if as_json else summary(result))
     if result.num_failed:
         ctx.exit(SOME_FAILED)
 
 
-def summary(result: RemakeResult) -> str:
+def summary(result: RepairResult) -> str:
     """How it ended."""
     if not result.num_rows:
         return f"{result.url}: no committed row has failed"

@@ -18,7 +18,7 @@ from nightpress.jobs.commands.common import (
 )
 from nightpress.jobs.commands.exit_codes import SOME_FAILED
 from nightpress.jobs.progress.lines import display_for
-from nightpress.jobs.runs.repair import RemakeResult, mend_plans, remake, sweep_strays
+from nightpress.jobs.runs.repair import RepairResult, mend_plans, remake, remove_orphans
 from nightpress.pipelines.formatting import plural
 from nightpress.pipelines.image_files.packing import packed_shard
 from nightpress.pipelines.run_directory.reader import Run
@@ -26,7 +26,7 @@ from nightpress.pipelines.run_directory.verify import (
     Damage,
     Finding,
     in_the_same_packs,
-    stray_images,
+    orphan_images,
     verify,
 )
 from nightpress.pipelines.shards.runner import Amendment
@@ -113,7 +113,7 @@ def command(
             amendments = remedies(verdict.findings, opened)
             repaired = remake(opened, spec, amendments, display.show, take_over=take_over)
         if sweep:
-            swept = sweep_strays(opened, display.show, take_over)
+            swept = remove_orphans(opened, display.show, take_over)
     click.echo(as_values(verdict, repaired) if as_json else as_text(verdict, repaired, swept))
     if verdict.findings and (repaired is None or repaired.num_failed):
         ctx.exit(SOME_FAILED)
@@ -134,7 +134,7 @@ def verdict_on(run: Run, sample: float) -> Verdict:
         num_failed=num_failed,
         num_uncommitted=run.record.layout.num_shards - num_shards,
         findings=tuple(findings),
-        strays=() if nobody_knows(findings) else tuple(stray_images(run)),
+        strays=() if nobody_knows(findings) else tuple(orphan_images(run)),
     )
 
 
@@ -177,7 +177,7 @@ def require_finished(verdict: Verdict) -> None:
         )
 
 
-def as_text(verdict: Verdict, repaired: RemakeResult | None, swept: list[str]) -> str:
+def as_text(verdict: Verdict, repaired: RepairResult | None, swept: list[str]) -> str:
     """In lines."""
     lines = [str(finding) for finding in verdict.findings[:SHOWN]]
     if len(verdict.findings) > SHOWN:
@@ -203,7 +203,7 @@ def as_text(verdict: Verdict, repaired: RemakeResult | None, swept: list[str]) -
     return "\n".join(lines)
 
 
-def as_values(verdict: Verdict, repaired: RemakeResult | None) -> str:
+def as_values(verdict: Verdict, repaired: RepairResult | None) -> str:
     """As JSON."""
     values = asdict(verdict) | {"repaired": asdict(repaired) if repaired else None}
     return json.dumps(values)

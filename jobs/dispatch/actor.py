@@ -19,19 +19,19 @@ from nightpress.diffusion_core.models.loading import ModelInfo, ModelSpec, descr
 from nightpress.diffusion_core.sampling.request import SamplingParams
 from nightpress.diffusion_core.sampling.sampler import Sampler
 from nightpress.diffusion_core.tuning.batch_size import (
-    Knee,
-    find_knee,
+    BestBatchSize,
+    find_best_batch_size,
     largest_fitting,
-    useful_share,
+    padding_efficiency,
 )
 from nightpress.diffusion_core.tuning.batch_size_benchmark import trials
 from nightpress.diffusion_core.tuning.device_memory import room_on
-from nightpress.jobs.dispatch.metrics import ActorMeters
+from nightpress.jobs.dispatch.metrics import ActorMetrics
 from nightpress.jobs.dispatch.shard_queue import Piece
 from nightpress.pipelines.models.location import locate
 from nightpress.pipelines.models.loras import locate_loras
 from nightpress.pipelines.planning import read_shard
-from nightpress.pipelines.run_directory.lease import Fence
+from nightpress.pipelines.run_directory.lease import FencingToken
 from nightpress.pipelines.run_directory.record import RunRecord
 from nightpress.pipelines.shards.batching import PlannedImage, batches
 from nightpress.pipelines.shards.overlap import relayed
@@ -60,7 +60,7 @@ has one or two, so it is a day and more of batches of two seconds."""
 
 
 @dataclass(frozen=True)
-class Whereabouts:
+class ActorLocation:
     """Where an actor lives."""
 
     node_id: str
@@ -100,7 +100,7 @@ class SamplerActor:
         self._record: RunRecord | None = None
         self._batch_size = 1
         self._worker = f"{platform.node()}:{os.getpid()}"
-        self._meters = ActorMeters()
+        self._meters = ActorMetrics()
         self._timeline = Timeline(self._worker, KEPT_SPANS if traced else 0, self._meters.span)
         if threads:
             torch.set_num_threads(threads)
@@ -136,15 +136,15 @@ class SamplerActor:
         self._sampler = Sampler(load(folder, self._spec, self._device, loras), batch_size)
         self._batch_size = batch_size
 
-    def find_knee(
+    def find_best_batch_size(
         self,
         params: SamplingParams,
         counts: Sequence[int],
         usual: int,
         share: float,
         budget_s: float,
-    ) -> Knee:
-        """Look for the batch size that pays, with these settings; see `batch_knee.find_knee`.
+    ) -> BestBatchSize:
+        """Look for the batch size that pays, with these settings; see `batch_knee.find_best_batch_size`.
 
         Args:
             counts: how many images can share batches.
@@ -152,9 +152,11 @@ class SamplerActor:
         """
         with room_on(self._device, share) as memory:
             tried = trials(self._loaded, params, memory)
-            return find_knee(tried, memory.room_bytes, usual, budget_s, useful_share(counts))
+            return find_best_batch_size(
+                tried, memory.room_bytes, usual, budget_s, padding_efficiency(counts)
+            )
 
-    def largest_fitting(self, params: SamplingParams, wanted: int, share: float) -> Knee:
+    def largest_fitting(self, params: SamplingParams, wanted: int, share: float) -> BestBatchSize:
         """The largest batch up to `wanted` images that memory holds, halved until it does."""
         with room_on(self._device, share) as memory:
             tried = trials(self._loaded, params, memory, steps=1, rounds=1)
@@ -166,7 +168,7 @@ class SamplerActor:
             raise RuntimeError("sampling before load")
         return self._sampler
 
-    def begin(self, store: Store, record: RunRecord, fence: Fence | None) -> Whereabouts:
+    def begin(self, store: Store, record: RunRecord, fence: FencingToken | None) -> ActorLocation:
         """Make ready for the shards of a run."""
         self.load(record.model.identity, record.batch_size)
         self._runner = ShardRunner(
@@ -174,7 +176,7 @@ class SamplerActor:
         )
         self._record = record
         node_id = ray.get_runtime_context().get_node_id()
-        return Whereabouts(
+        return ActorLocation(
             node_id=node_id,
             host=platform.node(),
             pid=os.getpid(),
@@ -235,7 +237,9 @@ class SamplerActor:
     def sample(self, images: Sequence[PlannedImage]) -> Iterator[list[Sampled]]:
         """Sample images without storing them: pixels and faults, for previews, by the batch."""
         sampler = self._loaded
-        for batch in batches(list(images), lambda image: self._batch_size, sampler.guides_rows):
+        for batch in batches(
+            list(images), lambda image: self._batch_size, sampler.supports_per_image_guidance
+        ):
             sampled = sampler.sample([image.request for image in batch], batch[0].params)
             ids = [image.image_id for image in batch]
             yield list(zip(ids, sampled.pixels, sampled.faults, strict=True))

@@ -12,7 +12,7 @@ from ray.exceptions import RayError
 from nightpress.jobs.cluster.connection import draining_nodes, room
 from nightpress.jobs.cluster.ray_errors import reason_of
 from nightpress.jobs.dispatch.actor import ActorFactory, RemoteActor
-from nightpress.jobs.dispatch.config import Terms
+from nightpress.jobs.dispatch.config import DispatchConfig
 from nightpress.jobs.dispatch.first_actor import MAX_START_FAILURES
 from nightpress.jobs.dispatch.workers import Startup, Worker, times_spent
 from nightpress.jobs.errors import RunStopped
@@ -28,7 +28,7 @@ LONGEST_WAIT_S = 60.0
 """Before another actor is started, after some did not start."""
 
 
-class Fleet:
+class ActorPool:
     """The actors of one run.
 
     Args:
@@ -43,7 +43,7 @@ class Fleet:
         store: Store,
         record: RunRecord,
         factory: ActorFactory,
-        terms: Terms,
+        terms: DispatchConfig,
         room: Callable[[float, float], int] = room,
     ) -> None:
         self.workers: list[Worker] = []

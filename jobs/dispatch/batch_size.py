@@ -11,7 +11,7 @@ from collections.abc import Generator, Iterator, Sequence
 from nightpress.diffusion_core.models.loading import ModelInfo
 from nightpress.diffusion_core.models.pipeline_folder import MULTIPLY_BY_GUIDANCE
 from nightpress.diffusion_core.sampling.request import SamplingParams
-from nightpress.diffusion_core.tuning.batch_size import Ending, useful_share
+from nightpress.diffusion_core.tuning.batch_size import Ending, padding_efficiency
 from nightpress.jobs.cluster.connection import most_cpus
 from nightpress.jobs.dispatch.actor import ActorFactory
 from nightpress.jobs.dispatch.first_actor import FirstActor
@@ -85,7 +85,7 @@ def _measured(
             break
         counts = [number for each, number in alike.items() if Kind.of(each) == Kind.of(settings)]
         knee = yield from first.measured(
-            first.handle.find_knee.remote(settings, counts, usual, share, left_s)
+            first.handle.find_best_batch_size.remote(settings, counts, usual, share, left_s)
         )
         if knee is None:
             break
@@ -116,7 +116,7 @@ def _fitting(
 
 
 def _padding_warning(counts: Sequence[int], size: int) -> Iterator[Event]:
-    padding = 1.0 - useful_share(counts)(size)
+    padding = 1.0 - padding_efficiency(counts)(size)
     if padding > PADDING_WORTH_A_WORD:
         yield Message(
             f"batch.size: in batches of {size:,}, {padding:.0%} of what is sampled is padding: no "

@@ -3,11 +3,11 @@
 from dataclasses import dataclass
 
 from nightpress.pipelines.job.spec import RunSpec
-from nightpress.pipelines.run_directory.lease import Fence, Lease
+from nightpress.pipelines.run_directory.lease import FencingToken, Lease
 
 
 @dataclass(frozen=True)
-class Terms:
+class DispatchConfig:
     """What a job asks of its dispatch.
 
     `max_attempts` is how often one shard may end its process before its rows are tried apart.
@@ -24,19 +24,19 @@ class Terms:
     """How long an actor that has its place may take to load its model."""
     drain_s: float = 60.0
     """How long the batches in hand may take to end when a run is asked to stop."""
-    fence: Fence | None = None
+    fence: FencingToken | None = None
     deadline_at: float | None = None
     """Seconds since the epoch."""
 
 
-def terms_of(
+def dispatch_config_of(
     spec: RunSpec, lease: Lease, look_first: bool, deadline_at: float | None = None
-) -> Terms:
+) -> DispatchConfig:
     """What a job asks of its dispatch, under a lease."""
     cluster = spec.cluster
     # The first batch of each shape compiles, which is a kind of loading.
     watchdog_s = cluster.load_timeout_s if spec.model.speed.compile else None
-    return Terms(
+    return DispatchConfig(
         min_actors=cluster.min_actors,
         max_actors=cluster.max_actors,
         max_attempts=cluster.max_attempts,

@@ -17,11 +17,11 @@ from nightpress.diffusion_core.errors import DeviceError
 from nightpress.jobs.cluster.connection import alive_nodes, room
 from nightpress.jobs.cluster.ray_errors import is_silence, reason_of
 from nightpress.jobs.dispatch.actor import ActorFactory
-from nightpress.jobs.dispatch.actor_pool import Fleet
-from nightpress.jobs.dispatch.config import Terms
-from nightpress.jobs.dispatch.shard_queue import Piece, Worklist
-from nightpress.jobs.dispatch.timing import Pace
-from nightpress.jobs.dispatch.workers import Flight, Lookout, Worker
+from nightpress.jobs.dispatch.actor_pool import ActorPool
+from nightpress.jobs.dispatch.config import DispatchConfig
+from nightpress.jobs.dispatch.shard_queue import Piece, ShardQueue
+from nightpress.jobs.dispatch.timing import ShardTiming
+from nightpress.jobs.dispatch.workers import InFlightShard, Worker, WorkerWatch
 from nightpress.jobs.errors import RunStopped
 from nightpress.jobs.progress.events import ActorLost, Event, Message, RowSetAside, ShardRetried
 from nightpress.pipelines.errors import LeaseLost, PlanDamaged, StoreError
@@ -68,7 +68,7 @@ class Dispatcher:
         store: Store,
         record: RunRecord,
         factory: ActorFactory,
-        terms: Terms,
+        terms: DispatchConfig,
         *,
         reason_to_stop: Callable[[], str | None] = lambda: None,
         mend: Callable[[int], None] = lambda shard: None,
@@ -79,14 +79,14 @@ class Dispatcher:
         self._terms = terms
         self._reason_to_stop = reason_to_stop
         self._mend = mend
-        self.fleet = Fleet(store, record, factory, terms, room)
+        self.fleet = ActorPool(store, record, factory, terms, room)
         self._amendments: dict[int, Amendment] = {}
-        self._work = Worklist([], self._num_rows, terms.max_attempts)
-        self._pace = Pace(record.layout.cost_ratio)
+        self._work = ShardQueue([], self._num_rows, terms.max_attempts)
+        self._pace = ShardTiming(record.layout.cost_ratio)
         self._copied: set[int] = set()
         self._mended: set[int] = set()
         self._store_failures: dict[int, int] = {}
-        self._lookout = Lookout()
+        self._lookout = WorkerWatch()
         self._next_watch = 0.0
         self._winds_down = False
 
@@ -105,7 +105,7 @@ class Dispatcher:
             LeaseLost: another start has taken the run over.
         """
         self._amendments = dict(amendments or {})
-        self._work = Worklist(shards, self._num_rows, self._terms.max_attempts)
+        self._work = ShardQueue(shards, self._num_rows, self._terms.max_attempts)
         while not self._work.is_finished:
             reason = self._reason_to_stop() or self._too_late()
             if reason is not None:
@@ -155,7 +155,7 @@ class Dispatcher:
             self._copied.add(flight.piece.shard)
             self._give(worker, flight.piece.again(), is_copy=True)
 
-    def _stragglers(self) -> Iterator[Flight]:
+    def _stragglers(self) -> Iterator[InFlightShard]:
         """What takes too long, and what waits behind it.
 
         What is amended is not copied: two at once would replace each other's work.
@@ -167,7 +167,7 @@ class Dispatcher:
                     if flight.piece.commits and once and not self._work.is_done(flight.piece.shard):
                         yield flight
 
-    def _is_straggling(self, flight: Flight) -> bool:
+    def _is_straggling(self, flight: InFlightShard) -> bool:
         if flight.begun_at is None:
             return False
         seconds = time.monotonic() - flight.begun_at
@@ -179,7 +179,7 @@ class Dispatcher:
         call = worker.handle.run_piece.options(num_returns="streaming")
         turn = next(worker.turns)
         stream = call.remote(piece, look_first, amends, turn)
-        worker.flights.append(Flight(piece, stream, is_copy, turn=turn))
+        worker.flights.append(InFlightShard(piece, stream, is_copy, turn=turn))
         worker.begin_next()
 
     def _is_in_time(self, num_before: int) -> bool:
@@ -261,7 +261,7 @@ class Dispatcher:
         if not flight.piece.commits and not flight.was_left:
             self._work.done(flight.piece)
 
-    def _heard(self, flight: Flight, event: ShardEvent) -> Iterator[Event]:
+    def _heard(self, flight: InFlightShard, event: ShardEvent) -> Iterator[Event]:
         now = time.monotonic()
         match event:
             case ShardBegun():
@@ -327,7 +327,7 @@ class Dispatcher:
         reason: str,
         silent: bool,
         error_type: FailureType = FailureType.WORKER_KILLED,
-        blamed: Flight | None = None,
+        blamed: InFlightShard | None = None,
     ) -> Iterator[Event]:
         """The actor is gone: blame the piece it was sampling, hand out again what it held."""
         self.fleet.drop(worker)

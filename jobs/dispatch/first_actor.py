@@ -13,7 +13,7 @@ import ray
 
 from nightpress.diffusion_core.errors import SamplingError, SettingsError
 from nightpress.diffusion_core.models.loading import ModelInfo
-from nightpress.diffusion_core.tuning.batch_size import Knee
+from nightpress.diffusion_core.tuning.batch_size import BestBatchSize
 from nightpress.jobs.cluster.connection import remote_value, room
 from nightpress.jobs.dispatch.actor import ActorFactory, RemoteActor
 from nightpress.jobs.dispatch.workers import Startup
@@ -90,14 +90,14 @@ class FirstActor:
             else:
                 return
 
-    def measured(self, pending: Any) -> Generator[Event, None, Knee | None]:
+    def measured(self, pending: Any) -> Generator[Event, None, BestBatchSize | None]:
         """What the loaded actor finds out about its batches; None if it could not.
 
         It then is replaced by one that has not loaded yet.
         """
         self._startup, self._doing = Startup(self.handle), MEASURING
         try:
-            knee: Knee = yield from self._answer(pending)
+            knee: BestBatchSize = yield from self._answer(pending)
         except (ClusterError, SamplingError, SettingsError) as error:
             yield Message(f"the batch size could not be measured: {error}", warning=True)
             ray.kill(self.handle)

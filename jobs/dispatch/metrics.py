@@ -6,7 +6,7 @@ from nightpress.pipelines.shards.runner import BatchDone, ShardEvent
 from nightpress.pipelines.shards.timeline import Span
 
 
-class ActorMeters:
+class ActorMetrics:
     """The counters of one actor."""
 
     def __init__(self) -> None:

@@ -83,7 +83,7 @@ class Shard:
     set_aside: list[SetAside] = field(default_factory=list)
 
 
-class Worklist:
+class ShardQueue:
     """What is left of a run.
 
     Args:

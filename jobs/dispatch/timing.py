@@ -20,7 +20,7 @@ FIRST_SILENCE_S = 3600.0
 """As long as no batch is done, nobody knows how long one takes."""
 
 
-class Pace:
+class ShardTiming:
     """Times of batches and shards.
 
     Args:

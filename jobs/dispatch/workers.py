@@ -10,7 +10,7 @@ from typing import Any
 import ray
 from ray.exceptions import GetTimeoutError, RayError
 
-from nightpress.jobs.dispatch.actor import CONTROL, RemoteActor, Whereabouts
+from nightpress.jobs.dispatch.actor import CONTROL, ActorLocation, RemoteActor
 from nightpress.jobs.dispatch.shard_queue import Piece
 from nightpress.pipelines.shards.runner import ShardBegun
 from nightpress.pipelines.shards.timeline import TimeSpent
@@ -20,7 +20,7 @@ ANSWER_S = 5.0
 
 
 @dataclass
-class Flight:
+class InFlightShard:
     """A piece handed to an actor."""
 
     piece: Piece
@@ -86,8 +86,8 @@ class Worker:
     ready: Any
     """The reference of `begin`; None once it has answered."""
     startup: Startup
-    home: Whereabouts | None = None
-    flights: list[Flight] = field(default_factory=list)
+    home: ActorLocation | None = None
+    flights: list[InFlightShard] = field(default_factory=list)
     """What it has in hand, the one being worked on first."""
     leaving: bool = False
     """Whether it takes nothing more."""
@@ -107,11 +107,11 @@ class Worker:
             self.flights[0].begun_at = self.flights[0].heard_at = now
 
     @property
-    def undone(self) -> list[Flight]:
+    def undone(self) -> list[InFlightShard]:
         """What it has in hand and has not committed."""
         return [flight for flight in self.flights if not flight.is_done]
 
-    def to_blame(self) -> Flight | None:
+    def to_blame(self) -> InFlightShard | None:
         """What it was sampling when it ended: the last flight that the accelerator had come to.
 
         Those before it were being stored, those after it were waiting. It may be the one before
@@ -156,7 +156,7 @@ LONGEST_PAUSE_S = 0.25
 """Between two looks at most, while there is something to tell."""
 
 
-class Lookout:
+class WorkerWatch:
     """Looks no more often than keeps the cost of looking small: meanwhile news gather.
 
     So each costs much the same among few streams and among many. A single one is heard at once.

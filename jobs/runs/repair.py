@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from nightpress.jobs.cluster.connection import cluster
 from nightpress.jobs.cluster.preflight import require_store_on_every_node
-from nightpress.jobs.dispatch.config import terms_of
+from nightpress.jobs.dispatch.config import dispatch_config_of
 from nightpress.jobs.dispatch.first_actor import FirstActor
 from nightpress.jobs.progress.events import Event, Planned
 from nightpress.jobs.progress.failure_limit import FailureLimit
@@ -26,7 +26,7 @@ from nightpress.pipelines.storage import Store
 
 
 @dataclass(frozen=True)
-class RemakeResult:
+class RepairResult:
     """How it ended."""
 
     url: str
@@ -52,7 +52,7 @@ def remake(
     on_event: Callable[[Event], None] = lambda event: None,
     *,
     take_over: bool = False,
-) -> RemakeResult:
+) -> RepairResult:
     """Make rows of committed shards again and put them in their metadata.
 
     Args:
@@ -97,7 +97,9 @@ def mend_plans(
             mend_plan(record.spec, record.model, record.layout, store, first)
 
 
-def sweep_strays(run: Run, on_event: Callable[[Event], None], take_over: bool = False) -> list[str]:
+def remove_orphans(
+    run: Run, on_event: Callable[[Event], None], take_over: bool = False
+) -> list[str]:
     """Delete what no commit names, looked at anew while nobody else may work on the run.
 
     Raises:
@@ -119,7 +121,7 @@ def _made(
     refuse_changes(store, record.changes(spec, model, factory.device))
     num_images = sum(len(each.rows) for each in amendments.values())
     yield Planned(num_images=num_images, num_shards=len(amendments), num_done=0)
-    terms = terms_of(spec, lease, look_first=True)
+    terms = dispatch_config_of(spec, lease, look_first=True)
     limit = FailureLimit(spec.cluster.max_failures)
     with stopping_for_good():
         with dispatching(store, record, factory, terms, lease, limit) as dispatcher:
@@ -142,7 +144,7 @@ def _sums(store: Store, shard: int, amends: Amendment) -> list[str | None]:
 
 def _compared(
     run: Run, amendments: Mapping[int, Amendment], before: Mapping[int, list[str | None]]
-) -> RemakeResult:
+) -> RepairResult:
     num_ok = num_failed = num_same = num_different = 0
     for shard, amends in amendments.items():
         part = read_commit(run.store, shard, ["status", "sha256"]).take(list(amends.rows))
@@ -153,7 +155,7 @@ def _compared(
         stored = [(was, now) for was, now in pairs if was is not None and now is not None]
         num_same += sum(was == now for was, now in stored)
         num_different += sum(was != now for was, now in stored)
-    return RemakeResult(
+    return RepairResult(
         url=run.url,
         num_rows=num_ok + num_failed,
         num_ok=num_ok,

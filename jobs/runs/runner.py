@@ -13,7 +13,7 @@ from nightpress.jobs.cluster.connection import alive_nodes, cluster, resolved_gp
 from nightpress.jobs.cluster.preflight import require_store_on_every_node
 from nightpress.jobs.dispatch.actor import ActorFactory
 from nightpress.jobs.dispatch.batch_size import decided, resolve_batch_size
-from nightpress.jobs.dispatch.config import Terms, terms_of
+from nightpress.jobs.dispatch.config import DispatchConfig, dispatch_config_of
 from nightpress.jobs.dispatch.dispatcher import Dispatcher
 from nightpress.jobs.dispatch.first_actor import FirstActor
 from nightpress.jobs.errors import ClusterError, IncompleteRun, RunStopped
@@ -309,7 +309,7 @@ class _Press:
             num_done=sum(map(layout.shard_images, committed)),
         )
         left = [shard for shard in range(layout.num_shards) if shard not in committed]
-        terms = terms_of(
+        terms = dispatch_config_of(
             self.spec, run.lease, look_first=run.resumed, deadline_at=self._deadline_at
         )
         limit = FailureLimit(self.spec.cluster.max_failures)
@@ -329,7 +329,7 @@ def dispatching(
     store: Store,
     record: RunRecord,
     factory: ActorFactory,
-    terms: Terms,
+    terms: DispatchConfig,
     lease: Lease,
     limit: FailureLimit,
 ) -> Iterator[Dispatcher]:

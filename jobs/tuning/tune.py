@@ -33,8 +33,8 @@ from nightpress.diffusion_core.models.loading import (
 )
 from nightpress.diffusion_core.sampling.sampler import Pixels
 from nightpress.diffusion_core.silence_libraries import errors_only
-from nightpress.diffusion_core.tuning.benchmark import Entrant, Made, Work, compared, in_turn
-from nightpress.diffusion_core.tuning.candidates import Way, candidates, refusal
+from nightpress.diffusion_core.tuning.benchmark import Candidate, Made, Work, compared, in_turn
+from nightpress.diffusion_core.tuning.candidates import TuningConfig, candidates, refusal
 from nightpress.diffusion_core.tuning.device_memory import (
     HEAD_ROOM,
     available_bytes,
@@ -84,10 +84,10 @@ class Subject:
     work: Work
 
     @property
-    def own_way(self) -> Way:
+    def own_way(self) -> TuningConfig:
         """What the job has chosen so far."""
         dtype = cast("DType", resolve_dtype(self.spec.model.dtype, self.device))
-        return Way(None if dtype == self.reference.dtype else dtype, self.spec.model.speed)
+        return TuningConfig(None if dtype == self.reference.dtype else dtype, self.spec.model.speed)
 
 
 @dataclass(frozen=True)
@@ -102,7 +102,7 @@ class Begun:
 class Trying:
     """A way is about to be tried."""
 
-    way: Way
+    way: TuningConfig
 
 
 @dataclass(frozen=True)
@@ -116,7 +116,7 @@ class Tried:
 class Refused:
     """A way that cannot be had, and why."""
 
-    way: Way
+    way: TuningConfig
     reason: str
 
 
@@ -148,7 +148,7 @@ class Tuning:
     """The one to take; None where nothing within the tolerance is faster than the reference."""
     pictures: Pixels
     """Of the reference, (n, H, W, 3)."""
-    pairs: Mapping[Way, tuple[Pair, ...]]
+    pairs: Mapping[TuningConfig, tuple[Pair, ...]]
     """Of each way, the least alike first; none where no pixel differs."""
 
     def changes(self, model: ModelSpec) -> dict[str, Any]:
@@ -254,11 +254,11 @@ class _Rig:
             if model.speed.compile is not None:
                 torch.compiler.reset()  # or the graphs of all models would be held
 
-    def _entrant(self, spec: ModelSpec) -> Entrant:
+    def _entrant(self, spec: ModelSpec) -> Candidate:
         subject = self._subject
         with in_one_line("it does not load"):
             model = load(subject.folder, spec, subject.device, subject.lora_files)
-        return Entrant(model, subject.work)
+        return Candidate(model, subject.work)
 
     def _release(self) -> None:
         """The model before is held by cycles, and its memory by torch."""
@@ -279,16 +279,16 @@ class _Tuner:
         self, subject: Subject, options: TuneOptions, on_event: Callable[[TuneEvent], None]
     ) -> None:
         self._subject, self._options, self._on_event = subject, options, on_event
-        self._tried: dict[Way, Trial | None] = {}
+        self._tried: dict[TuningConfig, Trial | None] = {}
         self._refused: list[Refused] = []
-        self._pairs: dict[Way, tuple[Pair, ...]] = {}
+        self._pairs: dict[TuningConfig, tuple[Pair, ...]] = {}
 
     def run(self) -> Tuning:
         """The whole of it."""
         ways = self._ways()
         self._on_event(Begun(self._subject, len(ways)))
         rig = _Rig(self._subject)
-        reference = self._compared(Way(), rig.reference, rig.reference)
+        reference = self._compared(TuningConfig(), rig.reference, rig.reference)
         tolerance_db = self._options.tolerance_db
         for way in ways_to_try(ways, self._tried, tolerance_db):
             self._on_event(Trying(way))
@@ -304,14 +304,14 @@ class _Tuner:
             pairs=self._pairs,
         )
 
-    def _ways(self) -> list[Way]:
+    def _ways(self) -> list[TuningConfig]:
         """The job's own way first, unless it has chosen nothing."""
         subject, dtype = self._subject, self._subject.reference.dtype
         own = [subject.own_way] if subject.own_way.fields else []
         others = candidates(subject.device, dtype, subject.work.batch_size, self._options.compiles)
         return list(dict.fromkeys([*own, *others]))
 
-    def _try(self, rig: _Rig, way: Way) -> Trial | None:
+    def _try(self, rig: _Rig, way: TuningConfig) -> Trial | None:
         try:
             return self._compared(way, *rig.made(self._model(way)))
         except DeviceError as error:
@@ -322,12 +322,12 @@ class _Tuner:
             self._refuse(way, str(error))
         return None
 
-    def _refuse(self, way: Way, error: str) -> None:
+    def _refuse(self, way: TuningConfig, error: str) -> None:
         reason = error.splitlines()[0].removeprefix("job: ")
         self._refused.append(Refused(way, reason))
         self._on_event(self._refused[-1])
 
-    def _model(self, way: Way) -> ModelSpec:
+    def _model(self, way: TuningConfig) -> ModelSpec:
         """The model of the job in this way.
 
         Raises:
@@ -342,7 +342,7 @@ class _Tuner:
             raise ModelError(reason)
         return spec
 
-    def _compared(self, way: Way, made: Made, reference: Made) -> Trial:
+    def _compared(self, way: TuningConfig, made: Made, reference: Made) -> Trial:
         """Against what the reference made beside it.
 
         Raises:

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Self
 
 from nightpress.diffusion_core.sampling.request import SamplingParams
-from nightpress.diffusion_core.tuning.batch_size import Ending, Knee, SizeTrial
+from nightpress.diffusion_core.tuning.batch_size import BestBatchSize, Ending, SizeTrial
 from nightpress.pipelines.planning.layout import SettingsCount
 
 STEPS_WORTH_MEASURING = 20_000
@@ -50,7 +50,7 @@ class MeasuredKind:
     """A kind whose best batch size was looked for."""
 
     kind: Kind
-    knee: Knee
+    knee: BestBatchSize
 
     def as_dict(self) -> dict[str, Any]:
         """JSON-ready values."""
@@ -67,7 +67,7 @@ class MeasuredKind:
         trials = tuple(SizeTrial(**trial) for trial in values["trials"])
         return cls(
             kind=Kind(values["width"], values["height"], values["guided"]),
-            knee=Knee(values["batch_size"], Ending(values["ending"]), trials),
+            knee=BestBatchSize(values["batch_size"], Ending(values["ending"]), trials),
         )
 
 

@@ -43,7 +43,7 @@ class Planner:
         types |= {column.name: column.type for column in columns.carried}
         allowed = {name: type_ for name, type_ in types.items() if name not in UNKNOWN_IN_NAMES}
         self.template = Template.parse(spec.images.template, allowed)
-        self.guides_rows = info.pipeline in MULTIPLY_BY_GUIDANCE
+        self.supports_per_image_guidance = info.pipeline in MULTIPLY_BY_GUIDANCE
         """Whether images whose guidance scales differ can share a batch."""
 
     @property
@@ -187,8 +187,8 @@ def in_sampling_order(
     images = all_images(planner, rows, carried, np.argsort(groups, kind="stable"))
     if not groups.any():
         return images
-    if planner.guides_rows:
-        groups = group_by_settings(rows, guides_rows=True)
+    if planner.supports_per_image_guidance:
+        groups = group_by_settings(rows, supports_per_image_guidance=True)
     order = whole_batches_first(groups[images.picked], batch_size)
     return replace(images, picked=images.picked[order], variants=images.variants[order])
 
@@ -218,13 +218,13 @@ def _images(
     return Images(rows, carried, planner.template, loras, seed, picked, variants)
 
 
-def group_by_settings(rows: Rows, guides_rows: bool = False) -> Ints:
+def group_by_settings(rows: Rows, supports_per_image_guidance: bool = False) -> Ints:
     """Which of the rows' distinct settings each has, numbered in sampling order; (n,).
 
     LoRAs come first in it, so that they are switched as seldom as can be.
 
     Args:
-        guides_rows: count scales of guidance as one; the order is that of the settings still.
+        supports_per_image_guidance: count scales of guidance as one; the order is that of the settings still.
     """
     groups = np.zeros(len(rows), np.int64)
     for column in (
@@ -234,7 +234,7 @@ def group_by_settings(rows: Rows, guides_rows: bool = False) -> Ints:
         rows.height,
         rows.scheduler,
         rows.num_inference_steps,
-        rows.guidance_scale > 1 if guides_rows else rows.guidance_scale,
+        rows.guidance_scale > 1 if supports_per_image_guidance else rows.guidance_scale,
     ):
         if (column == column[:1]).all():
             continue

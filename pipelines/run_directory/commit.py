@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 
 from nightpress.pipelines.errors import Damaged, StoreMissing
 from nightpress.pipelines.records import LATER_COLUMNS, METADATA_SCHEMA, PLAN_SCHEMA, ImageRecord
-from nightpress.pipelines.run_directory.lease import Fence
+from nightpress.pipelines.run_directory.lease import FencingToken
 from nightpress.pipelines.run_directory.rewriting import rewrite
 from nightpress.pipelines.storage import Store
 
@@ -38,7 +38,7 @@ def commit_shard(store: Store, shard: int, part: pa.Table) -> pa.Table:
 
 
 def recommit_shard(
-    store: Store, shard: int, part: pa.Table, fence: Fence | None = None
+    store: Store, shard: int, part: pa.Table, fence: FencingToken | None = None
 ) -> pa.Table:
     """Commit a shard again, in place of a commit that is damaged; returns the part.
 
@@ -60,7 +60,7 @@ def read_commit(store: Store, shard: int, columns: Sequence[str] | None = None) 
 
 
 def amend_commit(
-    store: Store, shard: int, changed: Mapping[int, ImageRecord], fence: Fence | None = None
+    store: Store, shard: int, changed: Mapping[int, ImageRecord], fence: FencingToken | None = None
 ) -> pa.Table:
     """Put new records in place of some rows of a committed shard; returns the part as it is then.
 
@@ -89,7 +89,7 @@ def amend_commit(
     return part
 
 
-def seal_commit(store: Store, shard: int, fence: Fence) -> None:
+def seal_commit(store: Store, shard: int, fence: FencingToken) -> None:
     """Write a commit again as it is, under the number of a lease.
 
     From then on no start that was taken over before can amend it: it does not find what it read.

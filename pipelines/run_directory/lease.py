@@ -95,7 +95,7 @@ class Claim:
 
 
 @dataclass(frozen=True)
-class Fence:
+class FencingToken:
     """A lease as workers carry it."""
 
     number: int
@@ -119,7 +119,7 @@ class Lease:
     """A lease that is held, and kept by a heartbeat of its own thread."""
 
     def __init__(self, store: Store, number: int, claim: Claim, beat_s: float = BEAT_S) -> None:
-        self.fence = Fence(number, claim.token)
+        self.fence = FencingToken(number, claim.token)
         self._store, self._claim = store.patient(QUICK), claim
         self._beat_s = beat_s
         self._lost: LeaseLost | None = None

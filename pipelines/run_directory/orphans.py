@@ -7,15 +7,15 @@ late. So what one may still commit must not go, and what was adopted must come b
 from nightpress.pipelines.errors import LeaseLost, StoreError
 from nightpress.pipelines.image_files.packing import packed_shard
 from nightpress.pipelines.run_directory.commit import failed_rows, seal_commit
-from nightpress.pipelines.run_directory.lease import Fence
+from nightpress.pipelines.run_directory.lease import FencingToken
 from nightpress.pipelines.run_directory.reader import Run
-from nightpress.pipelines.run_directory.verify import stray_images
+from nightpress.pipelines.run_directory.verify import orphan_images
 
 TOGETHER = 32
 """Images that are held in memory until it is certain that they may go."""
 
 
-def sweep(run: Run, fence: Fence) -> list[str]:
+def sweep(run: Run, fence: FencingToken) -> list[str]:
     """Delete the images that no commit names; returns their paths.
 
     Every shard of the run is committed. An earlier holder may be about to put an image in the
@@ -27,7 +27,7 @@ def sweep(run: Run, fence: Fence) -> list[str]:
         Damaged: a commit cannot be read, so that nobody knows which images it names.
         StoreError: the store failed.
     """
-    before = stray_images(run)
+    before = orphan_images(run)
     if not before:
         return []
     committed = run.committed
@@ -36,14 +36,14 @@ def sweep(run: Run, fence: Fence) -> list[str]:
         if shard in packed or failed_rows(run.store, shard):
             seal_commit(run.store, shard, fence)
     # A pack that came only now may be about to be named by a commit that is not sealed.
-    strays = [path for path in stray_images(run) if packed_shard(path) in {None, *packed}]
+    strays = [path for path in orphan_images(run) if packed_shard(path) in {None, *packed}]
     together = 1 if run.spec.images.is_packed else TOGETHER
     for start in range(0, len(strays), together):
         _delete(run, strays[start : start + together], fence)
     return strays
 
 
-def _delete(run: Run, paths: list[str], fence: Fence) -> None:
+def _delete(run: Run, paths: list[str], fence: FencingToken) -> None:
     store = run.store
     images = {path: store.read_if_any(path) for path in paths}
     fence.require(store)

@@ -5,7 +5,7 @@ Knows nothing of what the object is.
 
 from collections.abc import Callable
 
-from nightpress.pipelines.run_directory.lease import Fence
+from nightpress.pipelines.run_directory.lease import FencingToken
 from nightpress.pipelines.storage import Store
 
 
@@ -13,7 +13,7 @@ def rewrite(
     store: Store,
     path: str,
     change: Callable[[bytes | None], bytes | None],
-    fence: Fence | None = None,
+    fence: FencingToken | None = None,
 ) -> None:
     """Put what `change` makes of an object in its place.
 

@@ -121,7 +121,7 @@ def in_the_same_packs(run: Run, shard: int, rows: Iterable[int]) -> tuple[int, .
     return tuple(sorted(wanted))
 
 
-def stray_images(run: Run) -> list[str]:
+def orphan_images(run: Run) -> list[str]:
     """Images, or packs of them, that no commit names, in order.
 
     Of the images that are named, 64 bits each are held, and of those in the store one page of the

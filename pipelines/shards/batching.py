@@ -58,12 +58,12 @@ def planned_images(rows: pa.Table) -> list[PlannedImage]:
     return [PlannedImage(**row) for row in rows.select(PLAN_SCHEMA.names).to_pylist()]
 
 
-def shared_settings(settings: SamplingParams, guides_rows: bool) -> SamplingParams:
+def shared_settings(settings: SamplingParams, supports_per_image_guidance: bool) -> SamplingParams:
     """What the images of a batch have in common: all settings, or all but the guidance scale.
 
     Even then guided images share none with others: each of them is sampled twice.
     """
-    if not guides_rows:
+    if not supports_per_image_guidance:
         return settings
     return replace(settings, guidance_scale=2.0 if settings.guidance_scale > 1 else 1.0)
 
@@ -71,7 +71,7 @@ def shared_settings(settings: SamplingParams, guides_rows: bool) -> SamplingPara
 def batches(
     images: list[PlannedImage],
     size: Callable[[PlannedImage], int],
-    guides_rows: bool = False,
+    supports_per_image_guidance: bool = False,
 ) -> Iterator[list[PlannedImage]]:
     """Cut images into batches of equal settings; the last one of each setting may be short.
 
@@ -81,11 +81,11 @@ def batches(
     Args:
         images: in order; LoRAs, and settings with each, come in that of their first images.
         size: how many the batch of an image holds, asked anew for each batch.
-        guides_rows: whether images whose guidance scales differ may share one, if all have some.
+        supports_per_image_guidance: whether images whose guidance scales differ may share one, if all have some.
     """
     groups: dict[tuple[SamplingParams, int], list[PlannedImage]] = {}
     for image in images:
-        settings = shared_settings(image.params, guides_rows)
+        settings = shared_settings(image.params, supports_per_image_guidance)
         groups.setdefault((settings, size(image)), []).append(image)
     for members in _by_lora(groups.values()):
         while members:

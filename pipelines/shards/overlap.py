@@ -12,7 +12,7 @@ from nightpress.diffusion_core.sampling.sampler import Sampler
 from nightpress.pipelines.shards.batching import PlannedImage
 
 
-class Turns:
+class TicketLock:
     """Numbered turns: each begins when all before it have ended."""
 
     def __init__(self) -> None:
@@ -58,7 +58,7 @@ class Turns:
             self._condition.notify_all()
 
 
-class PromptsAhead:
+class PromptPrefetcher:
     """One thread, which has the sampler encode what it is told of, in that order."""
 
     def __init__(self, sampler: Sampler) -> None:

@@ -26,7 +26,7 @@ from nightpress.pipelines.run_directory.commit import (
     read_commit_if_any,
     recommit_shard,
 )
-from nightpress.pipelines.run_directory.lease import Fence
+from nightpress.pipelines.run_directory.lease import FencingToken
 from nightpress.pipelines.run_directory.record import RunRecord
 from nightpress.pipelines.shards.batch_size_fallback import WorkingSizes
 from nightpress.pipelines.shards.batching import (
@@ -36,8 +36,8 @@ from nightpress.pipelines.shards.batching import (
     with_the_next,
 )
 from nightpress.pipelines.shards.outcomes import adopt, failed_record, image_facts
-from nightpress.pipelines.shards.overlap import PromptsAhead, Turns
-from nightpress.pipelines.shards.sinks import Attempt, Files, Keeper, MadeImage, Packs
+from nightpress.pipelines.shards.overlap import PromptPrefetcher, TicketLock
+from nightpress.pipelines.shards.sinks import Attempt, Files, ImageSink, MadeImage, Packs
 from nightpress.pipelines.shards.timeline import Activity, Timeline
 from nightpress.pipelines.shards.work import (
     Amendment,
@@ -86,7 +86,7 @@ class ShardRunner:
         record: RunRecord,
         sampler: Sampler,
         worker: str,
-        fence: Fence | None = None,
+        fence: FencingToken | None = None,
         threads: int = 4,
         timeline: Timeline | None = None,
     ) -> None:
@@ -101,11 +101,11 @@ class ShardRunner:
         """Image id -> the size of the batch that it was made in, where its bytes are to return."""
         self._draining = threading.Event()
         self._sampling = False
-        self.turns = Turns()
+        self.turns = TicketLock()
         """In which the shards that are run at once are sampled."""
         self._attempts: dict[int, int] = {}
         """Turn -> which attempt it is at its shard; of those in hand."""
-        self._prompts = PromptsAhead(sampler)
+        self._prompts = PromptPrefetcher(sampler)
         self.timeline = timeline or Timeline(worker)
         self.timeline.switch(Activity.INPUT)
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="store")
@@ -190,11 +190,13 @@ class ShardRunner:
         in_hand = dict(self._attempts)
         known = all(earlier in in_hand for earlier in range(self.turns.current, turn))
         if known and set(in_hand.values()) == {1}:
-            cut = batches(images, lambda i: self._sizes.of(i.params), self.sampler.guides_rows)
+            cut = batches(
+                images, lambda i: self._sizes.of(i.params), self.sampler.supports_per_image_guidance
+            )
             self._prompts.begin(next(cut, []))
 
     def _commit(
-        self, made: Mapping[int, ImageRecord], work: ShardWork, keeper: Keeper
+        self, made: Mapping[int, ImageRecord], work: ShardWork, keeper: ImageSink
     ) -> ShardDone:
         if self.record.spec.images.is_packed and work.amends is None:
             standing = read_commit_if_any(self.store, work.shard)
@@ -218,7 +220,7 @@ class ShardRunner:
             image, self.record, row.attempts, self.worker, row.error_type, row.error
         )
 
-    def _keeper(self, work: ShardWork, standing: pa.Table | None) -> Keeper:
+    def _keeper(self, work: ShardWork, standing: pa.Table | None) -> ImageSink:
         """Where the images of this attempt go."""
         recommits = work.amends is not None and work.amends.recommits
         attempt = Attempt(
@@ -237,14 +239,14 @@ class ShardRunner:
         return Packs(attempt, packing, standing)
 
     def _make(
-        self, images: list[PlannedImage], work: ShardWork, keeper: Keeper, turn: int
+        self, images: list[PlannedImage], work: ShardWork, keeper: ImageSink, turn: int
     ) -> Iterator[tuple[list[ImageRecord], float]]:
         """Sample batch after batch, while the threads store the ones before.
 
         Yields after each batch what is stored by then, if anything is, and what the batch took.
         """
         pending: deque[list[Future[ImageRecord]]] = deque()
-        cut = batches(images, self._size_of, self.sampler.guides_rows)
+        cut = batches(images, self._size_of, self.sampler.supports_per_image_guidance)
         try:
             for batch, following in with_the_next(cut):
                 if self._draining.is_set():
@@ -264,7 +266,7 @@ class ShardRunner:
             yield [future.result() for future in pending.popleft()], 0.0
 
     def _sample(
-        self, batch: list[PlannedImage], work: ShardWork, keeper: Keeper
+        self, batch: list[PlannedImage], work: ShardWork, keeper: ImageSink
     ) -> list[Future[ImageRecord]]:
         """Sample a batch; one that fails as a whole, in smaller ones or each image alone."""
         params = batch[0].params
@@ -319,7 +321,7 @@ class ShardRunner:
         return self._recorded.get(image.image_id) or self._sizes.of(image.params)
 
     def _sample_in(
-        self, images: list[PlannedImage], size: int, work: ShardWork, keeper: Keeper
+        self, images: list[PlannedImage], size: int, work: ShardWork, keeper: ImageSink
     ) -> list[Future[ImageRecord]]:
         """Sample images of equal settings, so many at a time."""
         parts = (images[start : start + size] for start in range(0, len(images), size))
@@ -338,7 +340,7 @@ class ShardRunner:
         index: int,
         batch_size: int,
         work: ShardWork,
-        keeper: Keeper,
+        keeper: ImageSink,
         started_at: float,
         sampling_s: float,
     ) -> ImageRecord:

@@ -26,7 +26,7 @@ from nightpress.pipelines.image_files.packing import (
 )
 from nightpress.pipelines.records import PLAN_SCHEMA, FailureType, ImageFacts, ImageRecord
 from nightpress.pipelines.run_directory.commit import as_recorded
-from nightpress.pipelines.run_directory.lease import Fence
+from nightpress.pipelines.run_directory.lease import FencingToken
 from nightpress.pipelines.run_directory.record import RunRecord
 from nightpress.pipelines.run_directory.rewriting import rewrite
 from nightpress.pipelines.shards.batching import PlannedImage
@@ -49,7 +49,7 @@ class Attempt:
     shard: int
     number: int
     worker: str
-    fence: Fence | None
+    fence: FencingToken | None
     replaces: bool
     """Whether what is under the images' names is damaged, and to be replaced."""
     recommits: bool
@@ -79,7 +79,7 @@ class MadeImage:
         )
 
 
-class Keeper(Protocol):
+class ImageSink(Protocol):
     """Of one attempt at one shard; `keep` is called from several threads."""
 
     def found(self, images: Sequence[PlannedImage]) -> dict[str, ImageRecord]:

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import torch
 
-from nightpress.diffusion_core.tuning.candidates import Way
+from nightpress.diffusion_core.tuning.candidates import TuningConfig
 
 LOSSY = {"deep_features", "first_block_cache", "pyramid_attention_broadcast", "taylorseer_cache"}
 """Choices that leave work out, which no goal counts."""
@@ -30,7 +30,7 @@ HEADER = f"{'':<{WIDTH}}{NAMES}"
 class Row:
     """What was measured of a way at a batch size."""
 
-    way: Way
+    way: TuningConfig
     dtype: str
     batch_size: int
     images_per_s: float

@@ -45,19 +45,19 @@ from nightpress.diffusion_core.sampling.request import ImageRequest, SamplingPar
 from nightpress.diffusion_core.sampling.sampler import Sampler
 from nightpress.diffusion_core.tuning.batch_size import nearly_best
 from nightpress.diffusion_core.tuning.benchmark import clock_of
-from nightpress.diffusion_core.tuning.candidates import Way, candidates
+from nightpress.diffusion_core.tuning.candidates import TuningConfig, candidates
 
-NOTHING = Way()
+NOTHING = TuningConfig()
 
 FLOAT8 = "float8_dynamic_activation_float8_weight"
 
-FIRST = (Way.of(compile="full"), Way.of(compile="full", quantization=FLOAT8))
+FIRST = (TuningConfig.of(compile="full"), TuningConfig.of(compile="full", quantization=FLOAT8))
 """What promises most, and the goals ask for: tried first, as the time may run out."""
 
 TOGETHER = (
-    Way.of(compile="full", channels_last=True),
-    Way.of(compile="full", fuse_qkv_projections=True),
-    Way.of(compile="full", channels_last=True, quantization=FLOAT8),
+    TuningConfig.of(compile="full", channels_last=True),
+    TuningConfig.of(compile="full", fuse_qkv_projections=True),
+    TuningConfig.of(compile="full", channels_last=True, quantization=FLOAT8),
 )
 """Tried last."""
 
@@ -77,7 +77,7 @@ class Setup:
     params: SamplingParams
     rounds: int
 
-    def loaded(self, way: Way, shared: dict[str, Any] | None = None) -> Any:
+    def loaded(self, way: TuningConfig, shared: dict[str, Any] | None = None) -> Any:
         """The model with a way's choices done to it; its text encoders may be shared.
 
         Raises:
@@ -109,7 +109,7 @@ class Bench:
         self._flops_an_image = self._flops_of(self._model)
         self._peak(setup.dtype)
 
-    def row(self, way: Way, batch_size: int) -> Row:
+    def row(self, way: TuningConfig, batch_size: int) -> Row:
         """One way at one batch size.
 
         Raises:
@@ -124,7 +124,7 @@ class Bench:
         finally:
             self._forget(way)
 
-    def _row(self, way: Way, batch_size: int) -> Row:
+    def _row(self, way: TuningConfig, batch_size: int) -> Row:
         model = self._model if way == NOTHING else self._setup.loaded(way, self._text_encoders())
         flops = self._flops_of(model) if way.fields & LOSSY else self._flops_an_image
         sampler = Sampler(model, batch_size)
@@ -205,7 +205,7 @@ class Bench:
         parts = self._model.pipeline.components
         return {name: part for name, part in parts.items() if name.startswith("text_encoder")}
 
-    def _forget(self, way: Way) -> None:
+    def _forget(self, way: TuningConfig) -> None:
         """Let go of a way's model and of what was compiled for it."""
         if way.speed.compile:
             torch.compiler.reset()
@@ -284,7 +284,7 @@ def by_batch_size(bench: Bench, end_at: float, sizes: list[int]) -> Iterator[Row
         lasted_s, before = time.perf_counter() - begun_at, size
 
 
-def tried(bench: Bench, way: Way, batch_size: int) -> Iterator[Row]:
+def tried(bench: Bench, way: TuningConfig, batch_size: int) -> Iterator[Row]:
     """The way's row, printed; none, and a line, where it cannot be had."""
     try:
         row = bench.row(way, batch_size)
@@ -296,13 +296,13 @@ def tried(bench: Bench, way: Way, batch_size: int) -> Iterator[Row]:
     yield row
 
 
-def ways(options: argparse.Namespace) -> list[Way]:
+def ways(options: argparse.Namespace) -> list[TuningConfig]:
     """All of them, or those that are named."""
     cuda = torch.cuda.is_available()
     device, dtype = ("cuda", "bfloat16") if cuda else ("cpu", "float32")
     compiles = cuda if options.compile is None else options.compile
     others = candidates(device, dtype, max(options.batch_sizes), compiles)
-    whole = [Way("float32")] if cuda else []
+    whole = [TuningConfig("float32")] if cuda else []
     known = [*FIRST, *others, *whole, *TOGETHER] if compiles else [*others, *whole]
     once = [way for place, way in enumerate(known) if way not in known[:place]]
     wanted = {way.name: way for way in once if way.speed.first_block_cache is None}

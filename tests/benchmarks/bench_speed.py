@@ -20,22 +20,22 @@ import torch
 from nightpress.diffusion_core.errors import ModelError, SamplingError
 from nightpress.diffusion_core.models.loading import ModelSpec, describe, load
 from nightpress.diffusion_core.sampling.request import ImageRequest, SamplingParams
-from nightpress.diffusion_core.tuning.benchmark import Entrant, Work, compared, in_turn
-from nightpress.diffusion_core.tuning.candidates import Way, candidates, refusal
+from nightpress.diffusion_core.tuning.benchmark import Candidate, Work, compared, in_turn
+from nightpress.diffusion_core.tuning.candidates import TuningConfig, candidates, refusal
 from nightpress.diffusion_core.tuning.search import Trial
 from nightpress.pipelines.models.location import locate
 
 PROMPTS = Path(__file__).resolve().parents[2] / "jobs" / "examples" / "prompts.txt"
 
-PLAIN = Way("float32")
-NATIVE = Way.of(attention_backend="native")
+PLAIN = TuningConfig("float32")
+NATIVE = TuningConfig.of(attention_backend="native")
 TOGETHER = [
-    Way.of("bfloat16", channels_last=True),
-    Way.of("bfloat16", deep_features={"interval": 3}),
+    TuningConfig.of("bfloat16", channels_last=True),
+    TuningConfig.of("bfloat16", deep_features={"interval": 3}),
 ]
 COMPILED_TOGETHER = [
-    Way.of(channels_last=True, compile="full"),
-    Way.of("bfloat16", compile="full"),
+    TuningConfig.of(channels_last=True, compile="full"),
+    TuningConfig.of("bfloat16", compile="full"),
 ]
 
 
@@ -62,7 +62,7 @@ def show(trial: Trial) -> None:
 
 def entrants(
     options: argparse.Namespace, folder: Path, work: Work
-) -> Iterator[tuple[Way, Entrant]]:
+) -> Iterator[tuple[TuningConfig, Candidate]]:
     """The plain way first; those that the model cannot take are named."""
     for way in ways(options):
         spec = ModelSpec.model_validate(
@@ -73,7 +73,7 @@ def entrants(
             print(f"{way.name}: {reason}", flush=True)
             continue
         try:
-            entrant = Entrant(load(folder, spec, options.device), work)
+            entrant = Candidate(load(folder, spec, options.device), work)
         except (ModelError, SamplingError) as error:
             print(f"{way.name}: {error}", flush=True)
             continue
@@ -81,7 +81,7 @@ def entrants(
         yield way, entrant
 
 
-def ways(options: argparse.Namespace) -> list[Way]:
+def ways(options: argparse.Namespace) -> list[TuningConfig]:
     """All of them, or those that are named."""
     alone = candidates(options.device, "float32", options.batch_size, options.compile)
     together = TOGETHER + (COMPILED_TOGETHER if options.compile else [])

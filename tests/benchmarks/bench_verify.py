@@ -21,7 +21,7 @@ from support.made_runs import begin, failed
 
 from nightpress.pipelines.run_directory.commit import commit_shard, metadata_part
 from nightpress.pipelines.run_directory.reader import Run
-from nightpress.pipelines.run_directory.verify import stray_images
+from nightpress.pipelines.run_directory.verify import orphan_images
 
 STRAY_EVERY = 500
 
@@ -40,7 +40,7 @@ def main() -> None:
         for shard, start in enumerate(range(0, arguments.images, arguments.shard_size)):
             make_shard(run, row, shard, range(start, start + arguments.shard_size))
         before, clock = peak_bytes(), time.perf_counter()
-        strays = stray_images(run)
+        strays = orphan_images(run)
         took_s, grown = time.perf_counter() - clock, peak_bytes() - before
         millions = arguments.images / 1e6
         print(f"{arguments.images:,} images, {len(strays):,} of them strays: {took_s:.1f} s")

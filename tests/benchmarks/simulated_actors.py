@@ -19,12 +19,12 @@ from nightpress.jobs.dispatch.actor import (
     SHARDS,
     SHARDS_AT_ONCE,
     ActorFactory,
+    ActorLocation,
     SamplerActor,
-    Whereabouts,
     remote_actor,
 )
 from nightpress.jobs.dispatch.shard_queue import Piece
-from nightpress.pipelines.run_directory.lease import Fence
+from nightpress.pipelines.run_directory.lease import FencingToken
 from nightpress.pipelines.run_directory.record import RunRecord
 from nightpress.pipelines.shards.runner import Amendment, ShardEvent
 from nightpress.pipelines.shards.timeline import TimeSpent
@@ -50,7 +50,7 @@ MODEL = ModelInfo(
 class SimulatedSampler:
     """Sleeps for as long as a batch takes; its pictures are noise that their seeds decide."""
 
-    guides_rows = False
+    supports_per_image_guidance = False
 
     def __init__(self, batch_s: float) -> None:
         self._batch_s = batch_s
@@ -104,7 +104,9 @@ class ActorHouse:
     def load(self, seat: int, fingerprint: str, batch_size: int) -> None:
         self._actors[seat].load(fingerprint, batch_size)
 
-    def begin(self, seat: int, store: Store, record: RunRecord, fence: Fence | None) -> Whereabouts:
+    def begin(
+        self, seat: int, store: Store, record: RunRecord, fence: FencingToken | None
+    ) -> ActorLocation:
         return self._actors[seat].begin(store, record, fence)
 
     @ray.method(concurrency_group=SHARDS)

@@ -9,7 +9,7 @@ import pytest
 
 from nightpress.diffusion_core.errors import ModelError, OutOfMemory, SamplingError
 from nightpress.diffusion_core.sampling.sampler import Fault, SampledBatch
-from nightpress.diffusion_core.tuning.candidates import Way
+from nightpress.diffusion_core.tuning.candidates import TuningConfig
 
 
 @pytest.fixture
@@ -26,7 +26,7 @@ class Tight:
     def __init__(self, bench: Any) -> None:
         self._bench = bench
 
-    def row(self, way: Way, batch_size: int) -> Any:
+    def row(self, way: TuningConfig, batch_size: int) -> Any:
         if batch_size > 2:
             raise OutOfMemory("out of memory")
         if way.speed.compile:
@@ -34,14 +34,16 @@ class Tight:
         return row(self._bench, way, batch_size)
 
 
-def row(bench: Any, way: Way, batch_size: int, rate: float = 1.0, dtype: str = "bfloat16") -> Any:
+def row(
+    bench: Any, way: TuningConfig, batch_size: int, rate: float = 1.0, dtype: str = "bfloat16"
+) -> Any:
     return bench.Row(way, dtype, batch_size, rate, 1.0, rate, 0.5, 0.9, 3.0)
 
 
 def test_what_does_not_fit_or_cannot_be_had_is_told_and_passed_over(
     bench: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    tried = [Way.of(compile="full"), Way("float16")]
+    tried = [TuningConfig.of(compile="full"), TuningConfig("float16")]
     monkeypatch.setattr(bench, "ways", lambda options: tried)
     options = Namespace(batch_sizes=[1, 2, 4, 8])
     rows = list(bench.measured(Tight(bench), 60.0, options))
@@ -59,7 +61,9 @@ def test_what_does_not_fit_or_cannot_be_had_is_told_and_passed_over(
 def test_ways_for_which_no_time_was_left_are_named(
     bench: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(bench, "ways", lambda options: [Way("float16"), Way("float32")])
+    monkeypatch.setattr(
+        bench, "ways", lambda options: [TuningConfig("float16"), TuningConfig("float32")]
+    )
     rows = list(bench.measured(Tight(bench), 0.0, Namespace(batch_sizes=[1])))
     assert [r.way for r in rows] == [bench.NOTHING]
     said = capsys.readouterr().out
@@ -84,14 +88,14 @@ class Scaling:
     def __init__(self, bench: Any) -> None:
         self._bench = bench
 
-    def row(self, way: Way, batch_size: int) -> Any:
+    def row(self, way: TuningConfig, batch_size: int) -> Any:
         return row(self._bench, way, batch_size, self.RATES[batch_size])
 
 
 def test_ways_are_tried_at_the_smallest_batch_that_is_nearly_the_fastest(
     bench: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(bench, "ways", lambda options: [Way("float16")])
+    monkeypatch.setattr(bench, "ways", lambda options: [TuningConfig("float16")])
     rows = list(bench.measured(Scaling(bench), 60.0, Namespace(batch_sizes=[*Scaling.RATES])))
     assert (rows[-1].way.name, rows[-1].batch_size) == ("float16", 4)
 
@@ -99,10 +103,10 @@ def test_ways_are_tried_at_the_smallest_batch_that_is_nearly_the_fastest(
 def test_no_goal_counts_a_way_that_leaves_work_out(bench: Any) -> None:
     from accelerator_rows import counts_as
 
-    float8 = Way.of(compile="full", quantization=bench.FLOAT8)
-    weights = Way.of(compile="full", quantization="int8_weight_only")
-    deep = Way.of(deep_features={"interval": 2})
-    half = Way("float16")
+    float8 = TuningConfig.of(compile="full", quantization=bench.FLOAT8)
+    weights = TuningConfig.of(compile="full", quantization="int8_weight_only")
+    deep = TuningConfig.of(deep_features={"interval": 2})
+    half = TuningConfig("float16")
     counting = {
         precision: [
             way.name
@@ -127,7 +131,7 @@ def test_the_fastest_row_that_counts_stands_beside_the_goal(
     device = Namespace(total_memory=memory_gib * 2**30)
     monkeypatch.setattr("torch.cuda.get_device_properties", lambda index: device)
     monkeypatch.setattr("torch.cuda.get_device_capability", lambda: (9, 0))
-    deep = Way.of(deep_features={"interval": 2})
+    deep = TuningConfig.of(deep_features={"interval": 2})
     rows = [
         row(bench, bench.NOTHING, 1, 1.0),
         row(bench, bench.NOTHING, 4, 1.5),

@@ -24,7 +24,7 @@ from support.fakes.faulty_proxy import LIST, Trouble
 
 from nightpress.pipelines import open_run
 from nightpress.pipelines.job.spec import RunSpec
-from nightpress.pipelines.run_directory.verify import stray_images, verify
+from nightpress.pipelines.run_directory.verify import orphan_images, verify
 from nightpress.pipelines.shards.runner import PENDING_BATCHES
 from nightpress.pipelines.storage import Store
 
@@ -349,7 +349,7 @@ class Night:
         planned = self.num_healthy + len(self.poison)
         healthy = [row for row in rows if "picture" in row["prompt"]]
         self.tally.images = planned
-        self.tally.doubled = sum(count - 1 for count in ids.values()) + len(stray_images(run))
+        self.tally.doubled = sum(count - 1 for count in ids.values()) + len(orphan_images(run))
         self.tally.lost = planned - len(ids) + sum(row["status"] != "ok" for row in healthy)
         undisturbed = undisturbed_at(self.place, self.num_healthy)
         for row in healthy:

@@ -14,7 +14,7 @@ import torch
 
 from nightpress.diffusion_core.errors import DeviceError, OutOfMemory
 from nightpress.diffusion_core.sampling import copy_to_host
-from nightpress.diffusion_core.sampling.copy_to_host import Copy, SideStream
+from nightpress.diffusion_core.sampling.copy_to_host import Copy, CopyStream
 
 
 class LazyStream:
@@ -102,9 +102,9 @@ def never() -> None:
 
 
 def test_a_copy_has_what_was_made_before_it_and_waits_for_nothing_after_it(cuda: LazyCuda) -> None:
-    side, pixels = SideStream("cuda", cuda), LazyTensor(cuda)
+    side, pixels = CopyStream("cuda", cuda), LazyTensor(cuda)
     pixels.becomes("a fox")
-    copy = side.take_off(pixels)  # type: ignore[arg-type]
+    copy = side.copy_to_host(pixels)  # type: ignore[arg-type]
     assert cuda.main.num_done == 0
     cuda.main.queue.append(never)  # the next batch
     assert str(copy.numpy()) == "a fox"
@@ -112,48 +112,48 @@ def test_a_copy_has_what_was_made_before_it_and_waits_for_nothing_after_it(cuda:
 
 
 def test_copies_come_in_turn_and_each_keeps_its_own(cuda: LazyCuda) -> None:
-    side = SideStream("cuda", cuda)
+    side = CopyStream("cuda", cuda)
     copies = []
     for text in ("a fox", "two ships"):
         pixels = LazyTensor(cuda)
         pixels.becomes(text)
-        copies.append(side.take_off(pixels))  # type: ignore[arg-type]
+        copies.append(side.copy_to_host(pixels))  # type: ignore[arg-type]
     assert [str(copy.numpy()) for copy in reversed(copies)] == ["two ships", "a fox"]
 
 
 def test_what_is_copied_is_held_until_the_side_stream_has_done_with_it(cuda: LazyCuda) -> None:
-    side, pixels = SideStream("cuda", cuda), LazyTensor(cuda, "a fox")
-    side.take_off(pixels)  # type: ignore[arg-type]
+    side, pixels = CopyStream("cuda", cuda), LazyTensor(cuda, "a fox")
+    side.copy_to_host(pixels)  # type: ignore[arg-type]
     with side.entered():
         assert pixels.held_for == [cuda.current]
     assert cuda.current is cuda.main
 
 
 def test_what_is_computed_beside_the_device_does_not_wait_for_it(cuda: LazyCuda) -> None:
-    side = SideStream("cuda", cuda)
+    side = CopyStream("cuda", cuda)
     cuda.main.queue.append(never)  # a batch that is being denoised
     with side.entered():
         embedding = LazyTensor(cuda)
         embedding.becomes("a prompt")
-        copy = side.take_off(embedding)  # type: ignore[arg-type]
+        copy = side.copy_to_host(embedding)  # type: ignore[arg-type]
     assert str(copy.numpy()) == "a prompt"
 
 
 def test_what_is_computed_after_a_change_sees_it(cuda: LazyCuda) -> None:
-    side, weights = SideStream("cuda", cuda), LazyTensor(cuda, "plain")
+    side, weights = CopyStream("cuda", cuda), LazyTensor(cuda, "plain")
     weights.becomes("with an adapter")
     side.follow()
     with side.entered():
-        copy = side.take_off(weights)  # type: ignore[arg-type]
+        copy = side.copy_to_host(weights)  # type: ignore[arg-type]
     assert str(copy.numpy()) == "with an adapter"
 
 
 def test_weights_that_are_still_being_loaded_are_waited_for(cuda: LazyCuda) -> None:
     weights = LazyTensor(cuda)
     weights.becomes("loaded")
-    side = SideStream("cuda", cuda)
+    side = CopyStream("cuda", cuda)
     with side.entered():
-        copy = side.take_off(weights)  # type: ignore[arg-type]
+        copy = side.copy_to_host(weights)  # type: ignore[arg-type]
     assert str(copy.numpy()) == "loaded"
 
 
@@ -168,9 +168,9 @@ def test_a_device_that_fails_before_the_copy_is_whole_is_told_as_such() -> None:
 
 
 def test_on_a_cpu_nothing_is_copied_and_nothing_waits() -> None:
-    side, tensor = SideStream("cpu", cuda=None), torch.arange(6).view(2, 3)
+    side, tensor = CopyStream("cpu", cuda=None), torch.arange(6).view(2, 3)
     with side.entered():
-        copy = side.take_off(tensor)
+        copy = side.copy_to_host(tensor)
     side.follow()
     assert copy.tensor() is tensor
     assert copy.numpy().tolist() == [[0, 1, 2], [3, 4, 5]]
@@ -178,7 +178,7 @@ def test_on_a_cpu_nothing_is_copied_and_nothing_waits() -> None:
 
 def test_what_is_in_host_memory_already_is_not_copied_either(cuda: LazyCuda) -> None:
     tensor = torch.zeros(2, 3)
-    assert SideStream("cuda", cuda).take_off(tensor).tensor() is tensor
+    assert CopyStream("cuda", cuda).copy_to_host(tensor).tensor() is tensor
 
 
 def test_a_lazy_device_does_only_what_is_waited_for(cuda: LazyCuda) -> None:

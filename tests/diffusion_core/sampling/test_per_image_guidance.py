@@ -57,7 +57,7 @@ def test_a_model_that_is_told_the_scale_takes_one_for_the_batch(
     family: str, loaded: Loaded
 ) -> None:
     sampler = Sampler(loaded(family), batch_size=3)
-    assert not sampler.guides_rows
+    assert not sampler.supports_per_image_guidance
     with pytest.raises(SettingsError, match=r"guidance 3\.0 and 4\.0 in one batch"):
         sampler.sample(REQUESTS[:1], GUIDED)
 

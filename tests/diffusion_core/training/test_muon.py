@@ -9,9 +9,9 @@ from torch import Tensor, distributed, multiprocessing, nn
 from nightpress.diffusion_core.training.muon import (
     Muon,
     even_owners,
-    is_matrix,
-    orthogonalized,
     shared_turns,
+    uses_muon,
+    zeropower_via_newtonschulz5,
 )
 
 
@@ -20,7 +20,7 @@ def test_a_turned_matrix_has_singular_values_about_one_in_the_same_directions(
     shape: tuple[int, int],
 ) -> None:
     matrix = torch.randn(shape, generator=torch.Generator().manual_seed(0))
-    turned = orthogonalized(matrix).float()
+    turned = zeropower_via_newtonschulz5(matrix).float()
     values = torch.linalg.svdvals(turned)
     assert float(values.min()) > 0.6
     assert float(values.max()) < 1.25
@@ -32,15 +32,17 @@ def test_a_turned_matrix_has_singular_values_about_one_in_the_same_directions(
 
 def test_the_size_of_a_matrix_does_not_decide_its_turn() -> None:
     matrix = torch.randn(6, 10, generator=torch.Generator().manual_seed(1))
-    assert torch.allclose(orthogonalized(matrix), orthogonalized(1000 * matrix), atol=0.06)
+    assert torch.allclose(
+        zeropower_via_newtonschulz5(matrix), zeropower_via_newtonschulz5(1000 * matrix), atol=0.06
+    )
 
 
 def test_kernels_are_matrices_and_the_rim_of_a_network_is_not() -> None:
-    assert is_matrix("down.0.conv1.weight", torch.zeros(4, 4, 3, 3))
-    assert is_matrix("attn.to_q.weight", torch.zeros(4, 4))
-    assert not is_matrix("attn.to_q.bias", torch.zeros(4))
-    assert not is_matrix("conv_in.weight", torch.zeros(4, 4, 3, 3))
-    assert not is_matrix("embeddings.position_embedding.weight", torch.zeros(4, 4))
+    assert uses_muon("down.0.conv1.weight", torch.zeros(4, 4, 3, 3))
+    assert uses_muon("attn.to_q.weight", torch.zeros(4, 4))
+    assert not uses_muon("attn.to_q.bias", torch.zeros(4))
+    assert not uses_muon("conv_in.weight", torch.zeros(4, 4, 3, 3))
+    assert not uses_muon("embeddings.position_embedding.weight", torch.zeros(4, 4))
 
 
 def test_its_other_half_is_adamw() -> None:

@@ -10,15 +10,15 @@ from nightpress.diffusion_core.errors import OutOfMemory
 from nightpress.diffusion_core.tuning.batch_size import (
     FORETOLD_FROM,
     NEARLY,
+    BestBatchSize,
     Ending,
-    Knee,
     Reading,
     SizeTrial,
-    find_knee,
-    foretold_bytes,
+    find_best_batch_size,
     largest_fitting,
     nearly_best,
-    useful_share,
+    padding_efficiency,
+    predicted_peak_bytes,
 )
 
 ROOMY = 10**15
@@ -52,8 +52,10 @@ class Device:
         return self.now
 
 
-def knee_of(device: Device, room: int = ROOMY, usual: int = 4, budget_s: float = 1e9) -> Knee:
-    return find_knee(device, room, usual, budget_s, clock=device.clock)
+def knee_of(
+    device: Device, room: int = ROOMY, usual: int = 4, budget_s: float = 1e9
+) -> BestBatchSize:
+    return find_best_batch_size(device, room, usual, budget_s, clock=device.clock)
 
 
 @given(batch_s=st.floats(0, 10), image_s=st.floats(0.001, 1))
@@ -97,7 +99,7 @@ def test_running_out_of_memory_ends_the_search() -> None:
     found = knee_of(device)
     assert device.tried == [1, 2, 4, 8, 16, 32]
     assert (found.batch_size, found.ending) == (16, Ending.MEMORY)
-    assert knee_of(Device(memory=1_000)) == Knee(1, Ending.MEMORY, ())
+    assert knee_of(Device(memory=1_000)) == BestBatchSize(1, Ending.MEMORY, ())
 
 
 def test_a_peak_above_the_room_counts_as_no_fit() -> None:
@@ -126,12 +128,12 @@ def test_a_model_too_slow_to_be_measured_keeps_the_usual_size() -> None:
 
 def test_padding_counts_against_a_size() -> None:
     device = Device(batch_s=10, image_s=0.1)
-    useful = useful_share([24] * 50)
+    useful = padding_efficiency([24] * 50)
     assert [useful(size) for size in (1, 8, 16, 32)] == [1.0, 1.0, 0.75, 0.75]
-    found = find_knee(device, ROOMY, 4, 1e9, useful, device.clock)
+    found = find_best_batch_size(device, ROOMY, 4, 1e9, useful, device.clock)
     assert (found.batch_size, found.ending) == (32, Ending.RATE)
     assert device.tried == [1, 2, 4, 8, 16, 32, 64]
-    alone = find_knee(device, ROOMY, 4, 1e9, useful_share([3] * 50), device.clock)
+    alone = find_best_batch_size(device, ROOMY, 4, 1e9, padding_efficiency([3] * 50), device.clock)
     assert alone.batch_size == 4
 
 
@@ -161,9 +163,9 @@ def test_a_size_of_which_not_even_a_few_fit_is_a_few() -> None:
 
 def test_memory_is_foretold_by_the_last_two_trials() -> None:
     trials = [SizeTrial(1, 1.0, 500), SizeTrial(2, 1.0, 1_000), SizeTrial(4, 1.0, 1_200)]
-    assert foretold_bytes(trials, 8) == 1_600
-    assert foretold_bytes(trials[:1], 8) == 0
-    assert foretold_bytes([SizeTrial(1, 1.0, 900), SizeTrial(2, 1.0, 800)], 64) == 800
+    assert predicted_peak_bytes(trials, 8) == 1_600
+    assert predicted_peak_bytes(trials[:1], 8) == 0
+    assert predicted_peak_bytes([SizeTrial(1, 1.0, 900), SizeTrial(2, 1.0, 800)], 64) == 800
 
 
 def test_the_smallest_size_that_is_nearly_the_fastest_is_taken() -> None:

@@ -11,7 +11,7 @@ from nightpress.diffusion_core.models.loading import LoadedModel
 from nightpress.diffusion_core.sampling.request import ImageRequest, SamplingParams
 from nightpress.diffusion_core.sampling.sampler import Sampler
 from nightpress.diffusion_core.tuning import device_memory
-from nightpress.diffusion_core.tuning.batch_size import find_knee
+from nightpress.diffusion_core.tuning.batch_size import find_best_batch_size
 from nightpress.diffusion_core.tuning.batch_size_benchmark import (
     PROMPT,
     ROUNDS,
@@ -44,7 +44,9 @@ def test_a_model_is_tried_at_its_own_settings_for_a_few_steps(
 
     monkeypatch.setattr(sampler, "sample", watched)
     with room_on("cpu", 1.0) as room:
-        found = find_knee(trials(sampler, PARAMS, room), room.room_bytes, 1, budget_s=1.0)
+        found = find_best_batch_size(
+            trials(sampler, PARAMS, room), room.room_bytes, 1, budget_s=1.0
+        )
     sizes = [trial.batch_size for trial in found.trials]
     assert seen[: ROUNDS * len(sizes)] == [
         (size, TRIAL_STEPS, size) for size in sizes for _ in range(ROUNDS)

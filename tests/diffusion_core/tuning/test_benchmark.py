@@ -12,8 +12,8 @@ from nightpress.diffusion_core.models.loading import LoadedModel, ModelSpec
 from nightpress.diffusion_core.sampling.request import ImageRequest, SamplingParams
 from nightpress.diffusion_core.sampling.sampler import Fault, SampledBatch, Sampler
 from nightpress.diffusion_core.tuning import benchmark
-from nightpress.diffusion_core.tuning.benchmark import Entrant, Made, Work, compared, in_turn
-from nightpress.diffusion_core.tuning.candidates import Way
+from nightpress.diffusion_core.tuning.benchmark import Candidate, Made, Work, compared, in_turn
+from nightpress.diffusion_core.tuning.candidates import TuningConfig
 
 PARAMS = SamplingParams(width=64, height=32, num_inference_steps=3, guidance_scale=4.0)
 IMAGES = [ImageRequest(f"the number {seed}", "", seed) for seed in range(5)]
@@ -21,7 +21,7 @@ IMAGES = [ImageRequest(f"the number {seed}", "", seed) for seed in range(5)]
 Loaded = Callable[[str], LoadedModel]
 
 
-class Slow(Entrant):
+class Slow(Candidate):
     """Samples nothing, and takes as long as it is told."""
 
     def __init__(self, name: str, seconds: Sequence[float], diary: list[str]) -> None:
@@ -66,7 +66,7 @@ def test_every_batch_is_sampled_by_all_in_turn() -> None:
 def test_a_ratio_is_the_median_over_batches_that_were_timed_beside_each_other() -> None:
     work = Work.of(IMAGES[:3], PARAMS, 1)
     trial = compared(
-        work, Way("bfloat16"), made(1.0, 2.0, 5.0, faults=[None] * 3), made(3.0, 4.0, 5.0)
+        work, TuningConfig("bfloat16"), made(1.0, 2.0, 5.0, faults=[None] * 3), made(3.0, 4.0, 5.0)
     )
     assert trial.ratio == 2.0
     assert trial.images_per_s == 0.5
@@ -75,29 +75,29 @@ def test_a_ratio_is_the_median_over_batches_that_were_timed_beside_each_other() 
 
 def test_a_batch_that_is_not_full_counts_by_its_images() -> None:
     work = Work.of(IMAGES[:1], PARAMS, 4)
-    assert compared(work, Way(), made(2.0), made(2.0)).images_per_s == 0.5
+    assert compared(work, TuningConfig(), made(2.0), made(2.0)).images_per_s == 0.5
 
 
 def test_pictures_that_the_reference_spoilt_do_not_count() -> None:
     work = Work.of(IMAGES[:2], PARAMS, 1)
     reference = made(1.0, 1.0, faults=[Fault.BLANK, None])
     now = made(1.0, 1.0, faults=[Fault.BLANK, None], value=1)
-    trial = compared(work, Way(), now, reference)
+    trial = compared(work, TuningConfig(), now, reference)
     assert trial.psnr_db == (pytest.approx(48.13, abs=0.01),)
     assert trial.fault is None
     with pytest.raises(ValueError, match="no sound picture"):
-        compared(work, Way(), now, made(1.0, faults=[Fault.BLANK]))
+        compared(work, TuningConfig(), now, made(1.0, faults=[Fault.BLANK]))
 
 
 def test_a_picture_that_only_a_way_spoils_is_told() -> None:
     work = Work.of(IMAGES[:1], PARAMS, 1)
-    trial = compared(work, Way(), made(1.0, faults=[Fault.NON_FINITE]), made(1.0))
+    trial = compared(work, TuningConfig(), made(1.0, faults=[Fault.NON_FINITE]), made(1.0))
     assert trial.fault == "its values are not finite"
 
 
 def test_what_is_timed_are_the_pictures_of_a_sampler(loaded: Loaded) -> None:
     work = Work.of(IMAGES, PARAMS, 2)
-    entrant = Entrant(loaded("sd"), work)
+    entrant = Candidate(loaded("sd"), work)
     (found,) = in_turn(work, [entrant])
     sampler = Sampler(loaded("sd"), 2)
     expected = [sampler.sample(batch, PARAMS).pixels for batch in work.batches]
@@ -109,18 +109,18 @@ def test_what_is_timed_are_the_pictures_of_a_sampler(loaded: Loaded) -> None:
 
 def test_a_reference_is_as_fast_and_as_near_as_itself(loaded: Loaded) -> None:
     work = Work.of(IMAGES[:1], PARAMS, 2)
-    (found,) = in_turn(work, [Entrant(loaded("sd"), work)])
-    trial = compared(work, Way(), found, found)
+    (found,) = in_turn(work, [Candidate(loaded("sd"), work)])
+    trial = compared(work, TuningConfig(), found, found)
     assert trial.ratio == 1.0
     assert trial.psnr_db == (math.inf,)
 
 
 def test_a_way_is_as_near_as_its_pictures_are(loaded: Loaded, saved: Callable[[str], Path]) -> None:
-    way = Way.of(deep_features={"interval": 3})
+    way = TuningConfig.of(deep_features={"interval": 3})
     spec = ModelSpec.model_validate(way.onto({"source": str(saved("sd"))}))
     work = Work.of(IMAGES[:2], PARAMS, 2)
     faster = loading.load(saved("sd"), spec, "cpu")
-    reference, found = in_turn(work, [Entrant(loaded("sd"), work), Entrant(faster, work)])
+    reference, found = in_turn(work, [Candidate(loaded("sd"), work), Candidate(faster, work)])
     trial = compared(work, way, found, reference)
     assert 0 < trial.lowest_db < math.inf
     assert trial.way == way
@@ -128,7 +128,7 @@ def test_a_way_is_as_near_as_its_pictures_are(loaded: Loaded, saved: Callable[[s
 
 def test_prompts_are_encoded_before_anything_is_timed(loaded: Loaded) -> None:
     work = Work.of(IMAGES, PARAMS, 2)
-    entrant = Entrant(loaded("sd"), work)
+    entrant = Candidate(loaded("sd"), work)
     conditioner = entrant._sampler._conditioner
 
     def encode(prompt: str) -> None:

@@ -8,7 +8,7 @@ import torch
 
 from nightpress.diffusion_core.models.loading import ModelSpec
 from nightpress.diffusion_core.tuning import candidates as candidates_module
-from nightpress.diffusion_core.tuning.candidates import Way, candidates, refusal
+from nightpress.diffusion_core.tuning.candidates import TuningConfig, candidates, refusal
 
 Saved = Callable[[str], Path]
 
@@ -18,16 +18,19 @@ BOTH = [("cpu", "float32"), ("cuda", "bfloat16")]
 @pytest.mark.parametrize(
     ("way", "name"),
     [
-        (Way(), "nothing chosen"),
-        (Way("bfloat16"), "bfloat16"),
-        (Way.of(channels_last=True), "channels_last"),
-        (Way.of(deep_features={"interval": 3, "branch": 2}), "deep_features interval 3 branch 2"),
-        (Way.of("float16", force_upcast=False), "float16, force_upcast false"),
-        (Way.of(taylorseer_cache={}), "taylorseer_cache"),
-        (Way.of(compile="full", quantization="int8_weight_only"), None),
+        (TuningConfig(), "nothing chosen"),
+        (TuningConfig("bfloat16"), "bfloat16"),
+        (TuningConfig.of(channels_last=True), "channels_last"),
+        (
+            TuningConfig.of(deep_features={"interval": 3, "branch": 2}),
+            "deep_features interval 3 branch 2",
+        ),
+        (TuningConfig.of("float16", force_upcast=False), "float16, force_upcast false"),
+        (TuningConfig.of(taylorseer_cache={}), "taylorseer_cache"),
+        (TuningConfig.of(compile="full", quantization="int8_weight_only"), None),
     ],
 )
-def test_a_way_is_called_by_what_it_says(way: Way, name: str | None) -> None:
+def test_a_way_is_called_by_what_it_says(way: TuningConfig, name: str | None) -> None:
     assert way.name == (name or "compile full, quantization int8_weight_only")
 
 
@@ -56,28 +59,34 @@ def test_nothing_compiles_unless_it_may(device: str, dtype: str) -> None:
 
 def test_images_are_not_decoded_in_parts_where_one_is_sampled_at_once() -> None:
     one, four = (candidates("cpu", "float32", size, compiles=False) for size in (1, 4))
-    assert set(four) - set(one) == {Way.of(vae_batch_size=1)}
+    assert set(four) - set(one) == {TuningConfig.of(vae_batch_size=1)}
 
 
 def test_ways_that_decide_different_things_go_together() -> None:
-    one, other = Way.of("bfloat16", channels_last=True), Way.of(deep_features={"interval": 2})
-    both = Way.of("bfloat16", channels_last=True, deep_features={"interval": 2})
+    one, other = (
+        TuningConfig.of("bfloat16", channels_last=True),
+        TuningConfig.of(deep_features={"interval": 2}),
+    )
+    both = TuningConfig.of("bfloat16", channels_last=True, deep_features={"interval": 2})
     assert one.beside(other) == other.beside(one) == both
     assert both.fields == {"dtype", "channels_last", "deep_features"}
-    assert Way().beside(one) == one
+    assert TuningConfig().beside(one) == one
 
 
 @pytest.mark.parametrize(
     ("one", "other"),
     [
-        (Way("bfloat16"), Way("float16")),
-        (Way.of(deep_features={"interval": 2}), Way.of(deep_features={"interval": 3})),
-        (Way.of(compile="full"), Way.of(deep_features={"interval": 2})),
-        (Way.of(compile="regional"), Way.of(taylorseer_cache={})),
-        (Way.of(taylorseer_cache={}), Way.of(pyramid_attention_broadcast={})),
+        (TuningConfig("bfloat16"), TuningConfig("float16")),
+        (
+            TuningConfig.of(deep_features={"interval": 2}),
+            TuningConfig.of(deep_features={"interval": 3}),
+        ),
+        (TuningConfig.of(compile="full"), TuningConfig.of(deep_features={"interval": 2})),
+        (TuningConfig.of(compile="regional"), TuningConfig.of(taylorseer_cache={})),
+        (TuningConfig.of(taylorseer_cache={}), TuningConfig.of(pyramid_attention_broadcast={})),
     ],
 )
-def test_ways_that_do_not_go_together_make_none(one: Way, other: Way) -> None:
+def test_ways_that_do_not_go_together_make_none(one: TuningConfig, other: TuningConfig) -> None:
     assert one.beside(other) is None
     assert other.beside(one) is None
 
@@ -85,31 +94,31 @@ def test_ways_that_do_not_go_together_make_none(one: Way, other: Way) -> None:
 def test_a_way_takes_the_place_of_all_that_a_model_chose_for_its_speed() -> None:
     model = {"source": "a", "dtype": "float16", "speed": {"channels_last": True}}
     plain = {"source": "a", "dtype": "float16", "speed": {}}
-    assert Way().onto(model) == plain
-    assert Way("bfloat16").onto(model) == plain | {"dtype": "bfloat16"}
-    fast = Way.of(compile="full").onto(model)
+    assert TuningConfig().onto(model) == plain
+    assert TuningConfig("bfloat16").onto(model) == plain | {"dtype": "bfloat16"}
+    fast = TuningConfig.of(compile="full").onto(model)
     assert ModelSpec.model_validate(fast).speed.chosen() == {"compile": "full"}
 
 
-def spec_of(folder: Path, way: Way) -> ModelSpec:
+def spec_of(folder: Path, way: TuningConfig) -> ModelSpec:
     return ModelSpec.model_validate(way.onto({"source": str(folder), "dtype": "float32"}))
 
 
 def test_nothing_is_against_a_model_as_it_is(saved: Saved) -> None:
-    assert refusal(saved("flux"), spec_of(saved("flux"), Way()), "cpu") is None
+    assert refusal(saved("flux"), spec_of(saved("flux"), TuningConfig()), "cpu") is None
 
 
 @pytest.mark.parametrize(
     ("family", "way", "words"),
     [
-        ("sd", Way.of(channels_last=True), None),
-        ("sd", Way.of(taylorseer_cache={}), "takes no cache"),
-        ("flux", Way.of(taylorseer_cache={}), None),
-        ("flux", Way.of(deep_features={"interval": 2}), "model.speed.deep_features: "),
+        ("sd", TuningConfig.of(channels_last=True), None),
+        ("sd", TuningConfig.of(taylorseer_cache={}), "takes no cache"),
+        ("flux", TuningConfig.of(taylorseer_cache={}), None),
+        ("flux", TuningConfig.of(deep_features={"interval": 2}), "model.speed.deep_features: "),
     ],
 )
 def test_a_model_takes_a_way_or_it_is_said_why_not(
-    saved: Saved, family: str, way: Way, words: str | None
+    saved: Saved, family: str, way: TuningConfig, words: str | None
 ) -> None:
     reason = refusal(saved(family), spec_of(saved(family), way), "cpu")
     if words is None:
@@ -134,7 +143,7 @@ def test_half_precision_is_for_processors_that_have_it(
     saved: Saved, monkeypatch: pytest.MonkeyPatch, told: dict[str, bool], has_it: bool
 ) -> None:
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: told, raising=False)
-    reason = refusal(saved("sd"), spec_of(saved("sd"), Way("bfloat16")), "cpu")
+    reason = refusal(saved("sd"), spec_of(saved("sd"), TuningConfig("bfloat16")), "cpu")
     assert reason is None if has_it else "no bfloat16 of its own" in str(reason)
 
 
@@ -149,7 +158,7 @@ def test_nothing_compiles_where_there_is_no_compiler(
 
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(cpp_builder, "get_cpp_compiler", none_there)
-    for way in (Way.of(compile="regional"), Way.of(compile="full")):
+    for way in (TuningConfig.of(compile="regional"), TuningConfig.of(compile="full")):
         reason = refusal(saved("sd"), spec_of(saved("sd"), way), "cpu")
         assert "needs a C++ compiler" in str(reason)
 

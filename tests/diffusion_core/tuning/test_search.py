@@ -6,36 +6,36 @@ from collections.abc import Callable, Sequence
 
 import pytest
 
-from nightpress.diffusion_core.tuning.candidates import Way
+from nightpress.diffusion_core.tuning.candidates import TuningConfig
 from nightpress.diffusion_core.tuning.search import WORTH, Trial, fastest, ways_to_try
 
-HALF = Way("bfloat16")
+HALF = TuningConfig("bfloat16")
 EVERY_OTHER, ONE_IN_THREE, ONE_IN_FIVE = (
-    Way.of(deep_features={"interval": interval}) for interval in (2, 3, 5)
+    TuningConfig.of(deep_features={"interval": interval}) for interval in (2, 3, 5)
 )
-LAST = Way.of(channels_last=True)
-FUSED = Way.of(fuse_qkv_projections=True)
-WHOLE = Way.of(compile="full")
+LAST = TuningConfig.of(channels_last=True)
+FUSED = TuningConfig.of(fuse_qkv_projections=True)
+WHOLE = TuningConfig.of(compile="full")
 
 ORDERS = list(itertools.permutations([HALF, EVERY_OTHER, ONE_IN_THREE]))
 
-Measure = Callable[[Way], Trial | None]
+Measure = Callable[[TuningConfig], Trial | None]
 
 
-def trial(way: Way, ratio: float, *psnr_db: float, fault: str | None = None) -> Trial:
+def trial(way: TuningConfig, ratio: float, *psnr_db: float, fault: str | None = None) -> Trial:
     return Trial(way, ratio, ratio, psnr_db or (math.inf,), 0.0, fault)
 
 
-def says(way: Way, part: Way) -> bool:
+def says(way: TuningConfig, part: TuningConfig) -> bool:
     """Whether a way holds all that another one says."""
     speeds = (each.speed.chosen().items() for each in (part, way))
     return part.dtype in (None, way.dtype) and next(speeds) <= next(speeds)
 
 
-def machine(figures: dict[Way, tuple[float, float]]) -> Measure:
+def machine(figures: dict[TuningConfig, tuple[float, float]]) -> Measure:
     """Gains multiply and errors add, as they do where ways have nothing to do with each other."""
 
-    def measure(way: Way) -> Trial:
+    def measure(way: TuningConfig) -> Trial:
         parts = [figures[part] for part in figures if says(way, part)]
         error = sum(10 ** (-db / 10) for _, db in parts)
         decibels = -10 * math.log10(error) if error else math.inf
@@ -44,8 +44,10 @@ def machine(figures: dict[Way, tuple[float, float]]) -> Measure:
     return measure
 
 
-def tried(ways: Sequence[Way], measure: Measure, tolerance_db: float) -> dict[Way, Trial | None]:
-    found: dict[Way, Trial | None] = {}
+def tried(
+    ways: Sequence[TuningConfig], measure: Measure, tolerance_db: float
+) -> dict[TuningConfig, Trial | None]:
+    found: dict[TuningConfig, Trial | None] = {}
     for way in ways_to_try(ways, found, tolerance_db):
         assert way not in found, "a way was tried twice"
         found[way] = measure(way)
@@ -60,7 +62,9 @@ BUILTIN = {
 }
 
 
-def best_way(figures: dict[Way, tuple[float, float]], tolerance_db: float) -> Way | None:
+def best_way(
+    figures: dict[TuningConfig, tuple[float, float]], tolerance_db: float
+) -> TuningConfig | None:
     found = fastest(tried(list(figures), machine(figures), tolerance_db), tolerance_db)
     return found.way if found is not None else None
 
@@ -88,14 +92,14 @@ def test_the_fastest_way_gives_place_where_two_lesser_ones_go_further() -> None:
 
 def test_three_ways_end_up_together_where_all_of_them_gain() -> None:
     figures = {HALF: (2.0, 45.0), EVERY_OTHER: (1.5, 40.0), LAST: (1.2, 80.0)}
-    together = Way.of("bfloat16", channels_last=True, deep_features={"interval": 2})
+    together = TuningConfig.of("bfloat16", channels_last=True, deep_features={"interval": 2})
     assert best_way(figures, 35.0) == together
 
 
 def test_a_combination_that_cannot_be_had_is_passed_over() -> None:
     whole = machine({HALF: (2.0, math.inf), WHOLE: (1.5, math.inf), LAST: (1.2, math.inf)})
 
-    def measure(way: Way) -> Trial | None:
+    def measure(way: TuningConfig) -> Trial | None:
         return None if {"dtype", "compile"} <= way.fields else whole(way)
 
     found = fastest(tried([HALF, WHOLE, LAST], measure, 30.0), 30.0)
@@ -104,7 +108,7 @@ def test_a_combination_that_cannot_be_had_is_passed_over() -> None:
 
 
 def test_a_combination_that_gains_nothing_is_not_taken_further() -> None:
-    def measure(way: Way) -> Trial:
+    def measure(way: TuningConfig) -> Trial:
         return trial(way, 2.0 if way == HALF else 1.9)
 
     found = tried([HALF, LAST, FUSED], measure, 30.0)
@@ -150,6 +154,6 @@ def test_a_faulty_picture_is_within_no_tolerance() -> None:
 
 
 @pytest.mark.parametrize("order", ORDERS)
-def test_the_order_of_the_ways_does_not_decide(order: tuple[Way, ...]) -> None:
+def test_the_order_of_the_ways_does_not_decide(order: tuple[TuningConfig, ...]) -> None:
     figures = {way: BUILTIN[way] for way in order}
     assert best_way(figures, 30.0) == HALF.beside(EVERY_OTHER)

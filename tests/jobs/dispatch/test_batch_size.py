@@ -176,7 +176,7 @@ def test_an_actor_tells_why_it_stopped_looking(make_spec: MakeSpec) -> None:
     model = ray.get(first.handle.describe.remote())
     ray.get(first.handle.load.remote(model.fingerprint, 4))
     params = SamplingParams(64, 64, 4, 3.0)
-    knee = ray.get(first.handle.find_knee.remote(params, [1_000], 4, 1.0, 0.001))
+    knee = ray.get(first.handle.find_best_batch_size.remote(params, [1_000], 4, 1.0, 0.001))
     assert (knee.ending.value, knee.batch_size) == ("the time for measuring was over", 4)
     assert [trial.batch_size for trial in knee.trials] == [1]
     ray.kill(first.handle)

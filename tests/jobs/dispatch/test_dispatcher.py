@@ -24,7 +24,7 @@ from nightpress.diffusion_core.models.loading import describe
 from nightpress.jobs.dispatch import actor_pool
 from nightpress.jobs.dispatch.actor import SamplerActor
 from nightpress.jobs.dispatch.batch_size import resolve_batch_size
-from nightpress.jobs.dispatch.config import Terms
+from nightpress.jobs.dispatch.config import DispatchConfig
 from nightpress.jobs.dispatch.dispatcher import Dispatcher
 from nightpress.jobs.errors import RunStopped
 from nightpress.jobs.progress.events import (
@@ -66,7 +66,7 @@ def dispatcher(
     factory = FactoryOf(spec.model, {}, cpus=1, gpus=0, threads=threads, kinds=list(kinds))
     others = {name: values.pop(name) for name in ("room", "reason_to_stop") if name in values}
     values = {"min_actors": 1, "max_actors": 1, "max_attempts": 3, "look_first": False} | values
-    return Dispatcher(store, record, factory, Terms(**values), **others)
+    return Dispatcher(store, record, factory, DispatchConfig(**values), **others)
 
 
 @pytest.mark.chaos

@@ -33,11 +33,11 @@ from nightpress import jobs
 from nightpress.jobs.cli import command
 from nightpress.jobs.dispatch import actor_pool, timing
 from nightpress.jobs.dispatch import dispatcher as dispatcher_module
-from nightpress.jobs.dispatch.actor import SamplerActor, Whereabouts
-from nightpress.jobs.dispatch.config import Terms
+from nightpress.jobs.dispatch.actor import ActorLocation, SamplerActor
+from nightpress.jobs.dispatch.config import DispatchConfig
 from nightpress.jobs.dispatch.dispatcher import Dispatcher
-from nightpress.jobs.dispatch.shard_queue import Piece, Worklist
-from nightpress.jobs.dispatch.workers import Flight, Worker
+from nightpress.jobs.dispatch.shard_queue import Piece, ShardQueue
+from nightpress.jobs.dispatch.workers import InFlightShard, Worker
 from nightpress.jobs.errors import RunStopped
 from nightpress.jobs.progress.events import ActorJoined, ActorLost, Event, ShardRetried
 from nightpress.jobs.runs import runner
@@ -45,7 +45,7 @@ from nightpress.pipelines import open_run
 from nightpress.pipelines.job.spec import RunSpec
 from nightpress.pipelines.run_directory.commit import committed_shards, read_commit, shard_path
 from nightpress.pipelines.run_directory.record import RunRecord, require_record
-from nightpress.pipelines.run_directory.verify import stray_images, verify
+from nightpress.pipelines.run_directory.verify import orphan_images, verify
 from nightpress.pipelines.shards.runner import BatchDone, ShardDone, ShardEvent, ShardLeft
 from nightpress.pipelines.storage import Store
 
@@ -107,7 +107,7 @@ def dispatcher(
     store, record = run
     factory = FactoryOf(record.spec.model, {}, cpus=1, gpus=0, threads=1, kinds=list(kinds))
     terms = {"min_actors": 1, "max_actors": 1, "max_attempts": 3, "look_first": False}
-    return Dispatcher(store, record, factory, Terms(**terms | values))
+    return Dispatcher(store, record, factory, DispatchConfig(**terms | values))
 
 
 @pytest.mark.parametrize("kind", [OriginalWins, CopyWins])
@@ -133,7 +133,7 @@ def test_a_straggler_is_copied_and_whichever_commits_first_wins(
     assert {name for name in after if name not in before} == {"go", "ended"}
     assert set(read_commit(store, 0).column("attempts").to_pylist()) == {kind.winner}
     assert hashes(spec) == undisturbed
-    assert stray_images(open_run(spec.url)) == []
+    assert orphan_images(open_run(spec.url)) == []
 
 
 @pytest.mark.parametrize(("reads_back", "copied"), [(False, {0, 1}), (True, set())])
@@ -145,10 +145,10 @@ def test_a_straggler_and_what_waits_behind_it_are_copied_unless_one_commit_could
 ) -> None:
     store, record = run
     press = dispatcher((store.reading_back() if reads_back else store, record), SamplerActor)
-    home = Whereabouts(node_id="here", host="here", pid=1, differences=())
+    home = ActorLocation(node_id="here", host="here", pid=1, differences=())
     busy, *idle = (Worker(None, None, None, home) for _ in range(4))  # type: ignore[arg-type]
-    busy.flights.append(Flight(Piece(0, 0, 11, attempt=1), stream=None, begun_at=0.0))
-    busy.flights.append(Flight(Piece(1, 0, 10, attempt=1), stream=None))
+    busy.flights.append(InFlightShard(Piece(0, 0, 11, attempt=1), stream=None, begun_at=0.0))
+    busy.flights.append(InFlightShard(Piece(1, 0, 10, attempt=1), stream=None))
     press.fleet.workers = [busy, *idle]
     press._pace.shard_done(1, 0.001)
     given: list[Piece] = []
@@ -163,17 +163,17 @@ def test_what_a_dead_process_had_in_hand_shares_no_actor(
     run: tuple[Store, RunRecord], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     press = dispatcher(run, SamplerActor)
-    home = Whereabouts(node_id="here", host="here", pid=1, differences=())
+    home = ActorLocation(node_id="here", host="here", pid=1, differences=())
     dead, *workers = (Worker(None, None, None, home) for _ in range(3))  # type: ignore[arg-type]
     press.fleet.workers = [dead, *workers]
-    press._work = Worklist(range(6), lambda shard: 10, max_attempts=3)
-    dead.flights = [Flight(press._work.take(), stream=None) for _ in range(2)]
+    press._work = ShardQueue(range(6), lambda shard: 10, max_attempts=3)
+    dead.flights = [InFlightShard(press._work.take(), stream=None) for _ in range(2)]
     monkeypatch.setattr(ray, "kill", lambda handle: None)
     monkeypatch.setattr(dispatcher_module, "alive_nodes", lambda: {home.node_id})
     list(press._worker_lost(dead, "it died", silent=False, blamed=dead.flights[0]))
 
     def give(worker: Worker, piece: Piece) -> None:
-        worker.flights.append(Flight(piece, stream=None))
+        worker.flights.append(InFlightShard(piece, stream=None))
 
     monkeypatch.setattr(press, "_give", give)
     in_hand = []
@@ -252,7 +252,7 @@ def test_a_deadline_that_is_near_leaves_a_report_of_what_there_is(spec: RunSpec)
 class NearItsDeadline(Dispatcher):
     """Its deadline is near once a batch is done."""
 
-    def _heard(self, flight: Flight, event: ShardEvent) -> Iterator[Event]:
+    def _heard(self, flight: InFlightShard, event: ShardEvent) -> Iterator[Event]:
         yield from super()._heard(flight, event)
         if isinstance(event, BatchDone):
             self._terms = replace(self._terms, deadline_at=time.time() + self._terms.drain_s)

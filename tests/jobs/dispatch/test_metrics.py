@@ -10,7 +10,7 @@ import ray
 from prometheus_client.parser import text_string_to_metric_families
 
 from nightpress.jobs.dispatch.actor import RemoteActor
-from nightpress.jobs.dispatch.config import Terms
+from nightpress.jobs.dispatch.config import DispatchConfig
 from nightpress.jobs.dispatch.dispatcher import Dispatcher
 from nightpress.jobs.runs.runner import actor_factory
 from nightpress.pipelines.job.spec import RunSpec
@@ -51,7 +51,7 @@ def test_prometheus_finds_the_images_and_the_busy_time_of_an_actor(
     for name in [*store.list("images"), shard_path(0)]:
         store.delete(name)
     record = require_record(store)
-    terms = Terms(min_actors=1, max_actors=1, max_attempts=1, look_first=False)
+    terms = DispatchConfig(min_actors=1, max_actors=1, max_attempts=1, look_first=False)
     with closing(Dispatcher(store, record, actor_factory(spec), terms)) as press:
         list(press.run([0]))
         (worker,) = press.fleet.workers

@@ -7,14 +7,14 @@ from dataclasses import replace
 import hypothesis.strategies as st
 from hypothesis import given, settings
 
-from nightpress.jobs.dispatch.shard_queue import LOSSES_PER_ATTEMPT, Piece, Worklist
+from nightpress.jobs.dispatch.shard_queue import LOSSES_PER_ATTEMPT, Piece, ShardQueue
 from nightpress.pipelines.records import FailureType
 
 KILLED = FailureType.WORKER_KILLED
 
 
-def worklist(*sizes: int, max_attempts: int = 3) -> Worklist:
-    return Worklist(range(len(sizes)), lambda shard: sizes[shard], max_attempts)
+def worklist(*sizes: int, max_attempts: int = 3) -> ShardQueue:
+    return ShardQueue(range(len(sizes)), lambda shard: sizes[shard], max_attempts)
 
 
 def rows(piece: Piece) -> set[int]:
@@ -22,7 +22,9 @@ def rows(piece: Piece) -> set[int]:
     return set(range(piece.start, piece.stop)) - {row.row for row in piece.set_aside}
 
 
-def work_off(work: Worklist, poison: dict[int, set[int]]) -> tuple[dict[int, Piece], Counter[int]]:
+def work_off(
+    work: ShardQueue, poison: dict[int, set[int]]
+) -> tuple[dict[int, Piece], Counter[int]]:
     """Do everything; a piece with poison in it crashes. The commits, and crashes by shard."""
     commits: dict[int, Piece] = {}
     crashes: Counter[int] = Counter()

@@ -1,4 +1,4 @@
-"""Pace: what may be expected, and what is far too long."""
+"""ShardTiming: what may be expected, and what is far too long."""
 
 from nightpress.jobs.dispatch.timing import (
     FIRST_SILENCE_S,
@@ -7,19 +7,19 @@ from nightpress.jobs.dispatch.timing import (
     SHORTEST_STRAGGLING_S,
     SILENT_BATCHES,
     STRAGGLING,
-    Pace,
+    ShardTiming,
 )
 
 
 def test_before_anything_is_done_nothing_is_expected_and_nobody_straggles() -> None:
-    pace = Pace()
+    pace = ShardTiming()
     assert pace.expected_s(10) is None
     assert not pace.is_straggling(10, 1e9)
     assert pace.longest_silence_s == FIRST_SILENCE_S
 
 
 def test_a_shard_is_expected_to_take_what_the_middle_one_took_by_its_rows() -> None:
-    pace = Pace()
+    pace = ShardTiming()
     for seconds in (10.0, 20.0, 900.0):
         pace.shard_done(10, seconds)
     assert pace.expected_s(10) == 20.0
@@ -27,7 +27,7 @@ def test_a_shard_is_expected_to_take_what_the_middle_one_took_by_its_rows() -> N
 
 
 def test_a_shard_straggles_when_it_takes_far_longer_than_expected() -> None:
-    pace = Pace()
+    pace = ShardTiming()
     pace.shard_done(10, 100.0)
     assert not pace.is_straggling(10, STRAGGLING * 100)
     assert pace.is_straggling(10, STRAGGLING * 100 + 1)
@@ -35,7 +35,7 @@ def test_a_shard_straggles_when_it_takes_far_longer_than_expected() -> None:
 
 
 def test_silence_is_measured_by_the_slowest_batch() -> None:
-    pace = Pace()
+    pace = ShardTiming()
     pace.batch_done(1.0)
     assert pace.longest_silence_s == SHORTEST_SILENCE_S
     pace.batch_done(60.0)
@@ -44,7 +44,7 @@ def test_silence_is_measured_by_the_slowest_batch() -> None:
 
 
 def test_a_slow_batch_is_forgotten_after_a_while() -> None:
-    pace = Pace()
+    pace = ShardTiming()
     pace.batch_done(60.0)
     for _ in range(REMEMBERED):
         pace.batch_done(20.0)
@@ -52,6 +52,6 @@ def test_a_slow_batch_is_forgotten_after_a_while() -> None:
 
 
 def test_where_batches_differ_much_silence_may_last_longer() -> None:
-    pace = Pace(spread=16.0)
+    pace = ShardTiming(spread=16.0)
     pace.batch_done(60.0)
     assert pace.longest_silence_s == SILENT_BATCHES * 60 * 16

@@ -8,7 +8,7 @@ import pytest
 import ray
 
 from nightpress.jobs.dispatch.shard_queue import Piece
-from nightpress.jobs.dispatch.workers import Flight, Worker
+from nightpress.jobs.dispatch.workers import InFlightShard, Worker
 from nightpress.pipelines.shards.runner import BatchDone, ShardBegun, ShardEvent
 
 pytestmark = pytest.mark.usefixtures("local_ray")
@@ -26,11 +26,11 @@ def telling(events: list[ShardEvent]) -> Iterator[ShardEvent]:
     raise RuntimeError("the process is gone")
 
 
-def flight(shard: int, *events: ShardEvent) -> Flight:
+def flight(shard: int, *events: ShardEvent) -> InFlightShard:
     """A piece whose actor told these things and ended."""
     stream = telling.options(num_returns="streaming").remote(list(events))
     ray.wait([stream.completed()], timeout=60)
-    return Flight(Piece(shard, 0, 4, attempt=2), stream, turn=shard)
+    return InFlightShard(Piece(shard, 0, 4, attempt=2), stream, turn=shard)
 
 
 @pytest.mark.parametrize(
@@ -63,7 +63,9 @@ def test_an_actor_is_asked_for_the_call_that_is_silent_and_not_for_its_shard() -
         return ray.put(turn == 8)
 
     handle = SimpleNamespace(is_sampling=SimpleNamespace(remote=is_sampling))
-    pieces = [Flight(Piece(3, n, n + 1, attempt=2), stream=None, turn=7 + n) for n in range(2)]
+    pieces = [
+        InFlightShard(Piece(3, n, n + 1, attempt=2), stream=None, turn=7 + n) for n in range(2)
+    ]
     worker = Worker(handle, None, None, flights=pieces)  # type: ignore[arg-type]
     assert not worker.hangs()
     assert asked == [7]

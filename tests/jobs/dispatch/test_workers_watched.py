@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from nightpress.jobs.dispatch import workers
-from nightpress.jobs.dispatch.workers import LONGEST_PAUSE_S, LOOKING_SHARE, Lookout
+from nightpress.jobs.dispatch.workers import LONGEST_PAUSE_S, LOOKING_SHARE, WorkerWatch
 
 
 class Ray:
@@ -29,10 +29,10 @@ class Ray:
         return self._spent_s
 
 
-def watched(monkeypatch: pytest.MonkeyPatch, fake: Ray) -> Lookout:
+def watched(monkeypatch: pytest.MonkeyPatch, fake: Ray) -> WorkerWatch:
     monkeypatch.setattr(workers, "ray", fake)
     monkeypatch.setattr(workers.time, "thread_time", fake.thread_time)
-    return Lookout()
+    return WorkerWatch()
 
 
 def test_all_that_have_news_are_told_by_one_look(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,14 +8,14 @@ from support.fakes.fake_press import press
 from support.servers import Server
 
 from nightpress.jobs.progress.events import Event, Message
-from nightpress.jobs.runs.repair import failed_amendments, mend_plans, sweep_strays
+from nightpress.jobs.runs.repair import failed_amendments, mend_plans, remove_orphans
 from nightpress.jobs.runs.runner import READS_BACK
 from nightpress.pipelines import Run
 from nightpress.pipelines.errors import LeaseLost, RunHeld
 from nightpress.pipelines.planning import units
 from nightpress.pipelines.run_directory.commit import failed_rows
 from nightpress.pipelines.run_directory.lease import acquire, new_claim
-from nightpress.pipelines.run_directory.verify import stray_images
+from nightpress.pipelines.run_directory.verify import orphan_images
 from nightpress.pipelines.shards.runner import Amendment
 from nightpress.pipelines.storage import Store
 
@@ -62,11 +62,11 @@ def test_nothing_is_swept_while_another_start_is_alive(run: Run) -> None:
     run.store.put("images/old.png", b"old")
     other = acquire(run.store, beat_s=0.1)
     with pytest.raises(RunHeld):
-        sweep_strays(run, ignore)
+        remove_orphans(run, ignore)
     other.release()
-    assert stray_images(run) == ["images/old.png"]
-    assert sweep_strays(run, ignore) == ["images/old.png"]
-    assert stray_images(run) == []
+    assert orphan_images(run) == ["images/old.png"]
+    assert remove_orphans(run, ignore) == ["images/old.png"]
+    assert orphan_images(run) == []
 
 
 def test_a_sweep_that_is_taken_over_puts_back_what_the_next_start_may_have_adopted(
@@ -82,7 +82,7 @@ def test_a_sweep_that_is_taken_over_puts_back_what_the_next_start_may_have_adopt
 
     monkeypatch.setattr(Store, "delete", delete_after_a_long_sleep)
     with pytest.raises(LeaseLost):
-        sweep_strays(run, ignore)
+        remove_orphans(run, ignore)
     assert run.store.read("images/old.png") == b"old"
 
 
@@ -95,6 +95,6 @@ def test_on_a_store_without_conditional_writes_a_sweep_says_so_and_reads_back(
         remote.put(path, run.store.read(path))
     remote.put("images/old.png", b"old")
     said: list[Any] = []
-    assert sweep_strays(Run(remote, run.record), said.append) == ["images/old.png"]
+    assert remove_orphans(Run(remote, run.record), said.append) == ["images/old.png"]
     assert said == [Message(READS_BACK, warning=True)]
     assert failed_rows(remote, 1) == (2, 3)

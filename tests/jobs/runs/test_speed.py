@@ -13,7 +13,7 @@ from support.run_files import hashes, read_metadata
 
 from nightpress import jobs
 from nightpress.jobs.cli import command
-from nightpress.jobs.dispatch.config import terms_of
+from nightpress.jobs.dispatch.config import dispatch_config_of
 from nightpress.pipelines.image_files.encoding import read_facts
 from nightpress.pipelines.job.spec import RunSpec
 from nightpress.pipelines.run_directory.lease import acquire
@@ -96,7 +96,7 @@ def test_a_batch_that_compiles_may_be_silent_for_as_long_as_one_that_loads(
     )
     lease = acquire(Store(spec.url))
     try:
-        assert terms_of(spec, lease, look_first=False).watchdog_s == watchdog_s
+        assert dispatch_config_of(spec, lease, look_first=False).watchdog_s == watchdog_s
     finally:
         lease.release()
 

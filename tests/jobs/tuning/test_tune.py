@@ -16,7 +16,7 @@ from nightpress.diffusion_core.errors import DeviceError, ModelError, OutOfMemor
 from nightpress.diffusion_core.models.loading import LoadedModel, ModelSpec
 from nightpress.diffusion_core.sampling.request import ImageRequest
 from nightpress.diffusion_core.sampling.sampler import SampledBatch
-from nightpress.diffusion_core.tuning.candidates import Way
+from nightpress.diffusion_core.tuning.candidates import TuningConfig
 from nightpress.diffusion_core.tuning.search import Trial
 from nightpress.jobs.cli import command
 from nightpress.jobs.tuning import tune as tune_module
@@ -24,16 +24,16 @@ from nightpress.jobs.tuning.report import TuneTeller, outcome, refusals
 from nightpress.jobs.tuning.tune import TuneOptions, Tuning, subject_of, tune
 from nightpress.pipelines.job.spec import RunSpec
 
-LAST = Way.of(channels_last=True)
-DEEP = Way.of(deep_features={"interval": 2})
-CACHE = Way.of(taylorseer_cache={})
-BOTH = Way.of(channels_last=True, deep_features={"interval": 2})
+LAST = TuningConfig.of(channels_last=True)
+DEEP = TuningConfig.of(deep_features={"interval": 2})
+CACHE = TuningConfig.of(taylorseer_cache={})
+BOTH = TuningConfig.of(channels_last=True, deep_features={"interval": 2})
 
 OPTIONS = TuneOptions(
     tolerance_db=1.0, num_images=5, reference_dtype="auto", device="cpu", compiles=False
 )
 
-Gains = dict[Way, float]
+Gains = dict[TuningConfig, float]
 MakeSpec = Callable[..., RunSpec]
 
 
@@ -51,7 +51,7 @@ def gains(monkeypatch: pytest.MonkeyPatch) -> Gains:
     told: Gains = {}
     timed = tune_module.compared
 
-    def compared(work: Any, way: Way, *made: Any) -> Trial:
+    def compared(work: Any, way: TuningConfig, *made: Any) -> Trial:
         return replace(timed(work, way, *made), ratio=told.get(way, 1.0))
 
     monkeypatch.setattr(tune_module, "compared", compared)
@@ -237,7 +237,7 @@ def tuned(spec: RunSpec) -> Tuning:
     return tune(spec, OPTIONS)
 
 
-def failing(way: Way, error: Exception) -> Callable[..., LoadedModel]:
+def failing(way: TuningConfig, error: Exception) -> Callable[..., LoadedModel]:
     """Loads models, but for one that is sampled in a way."""
     load = tune_module.load
 
@@ -278,7 +278,7 @@ def test_the_reference_is_the_model_with_nothing_chosen(
     model = {"source": str(tiny_model), "dtype": "bfloat16", "speed": {"channels_last": True}}
     subject = subject_of(make_spec(model=model), OPTIONS)
     assert subject.reference == ModelSpec(source=str(tiny_model), dtype="float32")
-    assert subject.own_way == Way.of("bfloat16", channels_last=True)
+    assert subject.own_way == TuningConfig.of("bfloat16", channels_last=True)
     half = subject_of(make_spec(model=model), replace(OPTIONS, reference_dtype="bfloat16"))
     assert half.reference.dtype == "bfloat16"
     assert half.own_way == LAST
@@ -307,7 +307,7 @@ def test_what_is_written_is_no_more_than_what_changes(make_spec: MakeSpec, gains
     assert found.changes(ModelSpec(speed=DEEP.speed)) == {}
     half = ModelSpec(dtype="bfloat16", speed=DEEP.speed)
     assert found.changes(half) == {"dtype": "auto"}
-    best = replace(found.best or found.reference, way=Way("bfloat16"))
+    best = replace(found.best or found.reference, way=TuningConfig("bfloat16"))
     changes = replace(found, best=best).changes(ModelSpec(speed=DEEP.speed))
     assert changes == {"dtype": "bfloat16", "speed": {}}
     assert ModelSpec.model_validate(changes) == ModelSpec(dtype="bfloat16")
@@ -321,7 +321,7 @@ def test_the_pairs_are_the_least_alike_and_come_from_the_reference(make_spec: Ma
     assert [pair.psnr_db for pair in pairs] == sorted(trial.psnr_db)[: len(pairs)]
     assert 0 < len(pairs) <= tune_module.MOST_PAIRS
     assert all((pair.pixels != found.pictures[pair.place]).any() for pair in pairs)
-    assert found.pairs[Way()] == ()
+    assert found.pairs[TuningConfig()] == ()
 
 
 class Counted:
@@ -353,7 +353,7 @@ def test_one_model_is_held_at_a_time_but_on_a_cpu_with_room_for_two(
     monkeypatch.setattr(tune_module, "resident_bytes", lambda: 10**9)
     subject = replace(subject_of(make_spec(), OPTIONS), device=device)
     monkeypatch.setattr(Counted, "made", [], raising=False)
-    monkeypatch.setattr(tune_module, "Entrant", Counted)
+    monkeypatch.setattr(tune_module, "Candidate", Counted)
     monkeypatch.setattr(tune_module, "load", lambda *of: None)
     monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
     rig = tune_module._Rig(subject)

@@ -12,7 +12,7 @@ from support.made_runs import record_of
 from support.plans import MODEL, job
 
 from nightpress.diffusion_core.sampling.request import SamplingParams
-from nightpress.diffusion_core.tuning.batch_size import Ending, Knee, SizeTrial
+from nightpress.diffusion_core.tuning.batch_size import BestBatchSize, Ending, SizeTrial
 from nightpress.pipelines.planning import SettingsCount, check, plan_part
 from nightpress.pipelines.planning.batch_sizes import (
     BatchSizes,
@@ -34,7 +34,7 @@ def count(side: int, num_images: int, guidance: float = 5.0, steps: int = 20) ->
 
 def measured(side: int, size: int, guided: bool = True) -> MeasuredKind:
     trials = (SizeTrial(1, 1.5, 100), SizeTrial(2, 2.5, 140))
-    return MeasuredKind(Kind(side, side, guided), Knee(size, Ending.RATE, trials))
+    return MeasuredKind(Kind(side, side, guided), BestBatchSize(size, Ending.RATE, trials))
 
 
 def test_a_small_run_is_not_worth_measuring() -> None:
@@ -120,7 +120,7 @@ def test_a_record_keeps_what_was_measured_and_its_fingerprint_the_sizes(tmp_path
     assert values["batch_size"] == 3
     assert values["trials"][1] == {"batch_size": 2, "images_per_s": 2.5, "peak_bytes": 140}
     other = replace(record, measured=(measured(512, 16), measured(1024, 4)))
-    slower = replace(measured(1024, 3), knee=Knee(3, Ending.TIME, ()))
+    slower = replace(measured(1024, 3), knee=BestBatchSize(3, Ending.TIME, ()))
     assert other.fingerprint != record.fingerprint
     assert replace(record, measured=(measured(512, 16), slower)).fingerprint == record.fingerprint
 
@@ -166,8 +166,8 @@ def test_each_size_of_image_is_sampled_in_batches_of_its_own_size(tmp_path: Path
     spec = job(tmp_path, path, sampling={"height": 64})
     found = BatchSizes.found(
         [
-            MeasuredKind(Kind(64, 64, True), Knee(4, Ending.RATE, ())),
-            MeasuredKind(Kind(128, 64, True), Knee(2, Ending.RATE, ())),
+            MeasuredKind(Kind(64, 64, True), BestBatchSize(4, Ending.RATE, ())),
+            MeasuredKind(Kind(128, 64, True), BestBatchSize(2, Ending.RATE, ())),
         ]
     )
     layout = check(spec, MODEL, found.most)

@@ -20,7 +20,7 @@ from nightpress.pipelines.run_directory.commit import (
     seal_commit,
     shard_path,
 )
-from nightpress.pipelines.run_directory.lease import Fence, new_claim
+from nightpress.pipelines.run_directory.lease import FencingToken, new_claim
 from nightpress.pipelines.run_directory.reader import Run
 from nightpress.pipelines.storage import Store
 
@@ -45,11 +45,11 @@ def test_some_columns_of_a_commit_are_read_alone(run: Run) -> None:
 
 def test_a_sealed_commit_says_what_it_said(run: Run) -> None:
     before, stored = read_commit(run.store, 1), run.store.read(shard_path(1))
-    seal_commit(run.store, 1, Fence(7, "mine"))
+    seal_commit(run.store, 1, FencingToken(7, "mine"))
     assert run.store.read(shard_path(1)) != stored
     assert read_commit(run.store, 1).equals(before)
     sealed = run.store.read(shard_path(1))
-    seal_commit(run.store, 1, Fence(7, "mine"))
+    seal_commit(run.store, 1, FencingToken(7, "mine"))
     assert run.store.read(shard_path(1)) == sealed
 
 
@@ -97,6 +97,6 @@ def test_who_slept_before_amending_and_was_taken_over_amends_nothing(
 
     sleeper = Sleeper(store.url, store.options)
     with pytest.raises(LeaseLost):
-        amend_commit(sleeper, 1, {1: by("the sleeper", failed(run, 5))}, Fence(1, "mine"))
+        amend_commit(sleeper, 1, {1: by("the sleeper", failed(run, 5))}, FencingToken(1, "mine"))
     row = read_commit(store, 1).to_pylist()[1]
     assert (row["worker"], row["status"]) == ("the next", "ok")

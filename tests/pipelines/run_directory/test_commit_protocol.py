@@ -20,7 +20,7 @@ from support.fakes.memory_store import MemoryFolder, MemoryStore, Moment
 
 from nightpress.pipelines.errors import LeaseLost, StoreError
 from nightpress.pipelines.run_directory.commit import committed_shards, read_commit
-from nightpress.pipelines.run_directory.lease import Fence, new_claim
+from nightpress.pipelines.run_directory.lease import FencingToken, new_claim
 from nightpress.pipelines.run_directory.record import RunRecord
 from nightpress.pipelines.shards.batching import planned_images
 from nightpress.pipelines.shards.runner import ShardRunner, ShardWork
@@ -49,7 +49,7 @@ class Press(RuleBasedStateMachine):
         self.attempt += 1
         store = MemoryStore(self.folder)
         runner = ShardRunner(
-            store, self.record, FakeSampler(), "w", Fence(epoch, "mine"), threads=1
+            store, self.record, FakeSampler(), "w", FencingToken(epoch, "mine"), threads=1
         )  # type: ignore[arg-type]
         self.runners.append(runner)
         work = ShardWork(0, self.rows, self.attempt, look_first=self.attempt > 1)

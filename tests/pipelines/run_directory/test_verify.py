@@ -25,7 +25,7 @@ from nightpress.pipelines.run_directory.verify import (
     Finding,
     _against_plan,
     _wrong_loras,
-    stray_images,
+    orphan_images,
     verify,
 )
 from nightpress.pipelines.storage import Store, local
@@ -49,7 +49,7 @@ def test_an_untouched_run_is_as_recorded(run: Run) -> None:
     assert [shard.findings for shard in shards] == [(), (), ()]
     assert sum(shard.num_checked for shard in shards) == 9
     assert sum(shard.num_failed for shard in shards) == 1
-    assert stray_images(run) == []
+    assert orphan_images(run) == []
 
 
 def flip_a_bit(path: Path) -> None:
@@ -131,16 +131,16 @@ def test_a_sample_reads_a_share_and_always_the_same(run: Run) -> None:
 
 def test_images_that_no_commit_names_are_strays(run: Run) -> None:
     Path(run.url, "images/old.png").write_bytes(b"old")
-    assert stray_images(run) == ["images/old.png"]
+    assert orphan_images(run) == ["images/old.png"]
 
 
 def test_no_image_of_a_run_that_committed_nothing_is_known(tmp_path: Path) -> None:
     run = Run(*press(tmp_path, ["nan", "nan too"]))
-    assert stray_images(run) == []
+    assert orphan_images(run) == []
     Path(run.url, "images/b").mkdir(parents=True)
     Path(run.url, "images/b/new.png").write_bytes(b"new")
     Path(run.url, "images/a.png").write_bytes(b"new")
-    assert stray_images(run) == ["images/a.png", "images/b/new.png"]
+    assert orphan_images(run) == ["images/a.png", "images/b/new.png"]
 
 
 def test_strays_are_found_page_by_page(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -150,7 +150,7 @@ def test_strays_are_found_page_by_page(run: Run, monkeypatch: pytest.MonkeyPatch
     strays = [f"images/{name}.png" for name in ("0", "00000003_000", "zzz")]
     for stray in strays:
         Path(run.url, stray).write_bytes(b"")
-    assert stray_images(run) == strays
+    assert orphan_images(run) == strays
 
 
 def forbid_images(store: Store, folder: str = "") -> dict[str, int]:

@@ -28,7 +28,7 @@ from nightpress.diffusion_core.sampling.sampler import SampledBatch
 from nightpress.pipelines.errors import Damaged, LeaseLost, StoreError
 from nightpress.pipelines.image_files.packing import is_as_named
 from nightpress.pipelines.run_directory.commit import failed_rows, read_commit, shard_path
-from nightpress.pipelines.run_directory.lease import Fence, new_claim
+from nightpress.pipelines.run_directory.lease import FencingToken, new_claim
 from nightpress.pipelines.run_directory.orphans import sweep
 from nightpress.pipelines.run_directory.reader import Run
 from nightpress.pipelines.run_directory.record import RunRecord
@@ -72,7 +72,7 @@ class Start:
         self.packing = packing
         self.record, self.rows = planned(packing)
         self.folder, self.store = folder, MemoryStore(folder)
-        self.fence = Fence(number, "mine")
+        self.fence = FencingToken(number, "mine")
         folder.objects[f"lease/{number:05d}.json"] = new_claim().to_json()
 
     def do(self, job: str) -> None:

@@ -127,7 +127,7 @@ def test_images_that_differ_in_their_guidance_alone_share_batches_where_a_model_
     rows = [{"prompt": f"p{n}", "guidance_scale": 0.5 + n % 10 / 2} for n in range(100)]
     images = plan_of(tmp_path, rows, 8, batch={"shard_size": 1_000})
     guided = [image for image in images if image.guidance_scale > 1]
-    made = list(batches(images, lambda image: 8, guides_rows=True))
+    made = list(batches(images, lambda image: 8, supports_per_image_guidance=True))
     assert len(made) == -(-len(guided) // 8) + -(-(100 - len(guided)) // 8) == 10 + 3
     assert all(len({image.guidance_scale > 1 for image in batch}) == 1 for batch in made)
     assert [image.request.guidance_scale for image in images] == [
@@ -147,7 +147,13 @@ def test_whole_batches_of_a_plan_are_those_of_what_may_share_them(tmp_path: Path
     widths = [image.width for image in images]
     assert widths == [64] * 56 + [128] * 60 + [64] * 4
     shards = [[image for image in images if image.shard == shard] for shard in range(15)]
-    assert sum(len(list(batches(rows, lambda i: 8, guides_rows=True))) for rows in shards) == 16
+    assert (
+        sum(
+            len(list(batches(rows, lambda i: 8, supports_per_image_guidance=True)))
+            for rows in shards
+        )
+        == 16
+    )
 
 
 def test_a_plan_cut_for_another_batch_is_the_plan_that_was_checked_for_it(tmp_path: Path) -> None:

@@ -1,16 +1,16 @@
-"""Turns come in the order of their numbers, whoever is ready first."""
+"""TicketLock come in the order of their numbers, whoever is ready first."""
 
 import threading
 from contextlib import ExitStack
 
 import pytest
 
-from nightpress.pipelines.shards.overlap import Turns
+from nightpress.pipelines.shards.overlap import TicketLock
 
 
 @pytest.mark.parametrize("told", [True, False])
 def test_turns_come_in_order_though_the_last_is_ready_first(told: bool) -> None:
-    turns = Turns()
+    turns = TicketLock()
     came: list[int] = []
     with ExitStack() as stack:
         taken = [turns.taken(n if told else None) for n in range(5)]
@@ -30,7 +30,7 @@ def test_turns_come_in_order_though_the_last_is_ready_first(told: bool) -> None:
 
 
 def test_a_number_that_nobody_has_had_yet_is_waited_for() -> None:
-    turns = Turns()
+    turns = TicketLock()
     came = threading.Event()
 
     def use() -> None:
@@ -48,7 +48,7 @@ def test_a_number_that_nobody_has_had_yet_is_waited_for() -> None:
 
 
 def test_a_turn_that_is_given_up_before_it_comes_holds_nobody_up() -> None:
-    turns = Turns()
+    turns = TicketLock()
     with turns.taken() as first:
         with turns.taken():
             pass

@@ -24,13 +24,13 @@ from nightpress.pipelines.run_directory.commit import (
     read_commit,
     shard_path,
 )
-from nightpress.pipelines.run_directory.lease import Fence, new_claim
+from nightpress.pipelines.run_directory.lease import FencingToken, new_claim
 from nightpress.pipelines.run_directory.orphans import sweep
 from nightpress.pipelines.run_directory.record import RunRecord
 from nightpress.pipelines.run_directory.verify import (
     Damage,
     in_the_same_packs,
-    stray_images,
+    orphan_images,
     verify,
 )
 from nightpress.pipelines.shards.batching import planned_images
@@ -193,13 +193,13 @@ def test_attempts_that_end_otherwise_write_two_packs_and_one_is_committed(
     assert list(late)[-1] == ShardDone(0, num_ok=2, num_failed=1)
     slow.close()
     assert read_commit(store, 0).equals(part)
-    assert stray_images(Run(store, record)) == []  # it looked for a commit before it stored a pack
+    assert orphan_images(Run(store, record)) == []  # it looked for a commit before it stored a pack
 
     store.delete(shard_path(0))
     run(store, record, ShardWork(0, rows), Mending())
     assert len(store.list("images")) == 2
     assert failed_rows(store, 0) == ()
-    assert stray_images(Run(store, record)) == part.column("file").drop_null().unique().to_pylist()
+    assert orphan_images(Run(store, record)) == part.column("file").drop_null().unique().to_pylist()
 
 
 def test_a_start_that_was_taken_over_stores_no_pack(
@@ -208,7 +208,7 @@ def test_a_start_that_was_taken_over_stores_no_pack(
     store, record, rows = prepared
     for epoch in (1, 2):
         store.put(f"lease/{epoch:05d}.json", new_claim().to_json())
-    fence = Fence(1, "mine")
+    fence = FencingToken(1, "mine")
     runner = ShardRunner(store, record, FakeSampler(), "here:1", fence)  # type: ignore[arg-type]
     with pytest.raises(LeaseLost):
         list(runner.run(ShardWork(0, rows)))
@@ -228,7 +228,7 @@ def test_rows_that_retry_makes_come_in_a_pack_of_their_own(tmp_path: Path, kind:
     assert len(images_of(store, part)) == 4
     assert [file == first for file in part.column("file").to_pylist()] == [True, False, True, False]
     assert part.take([0, 2]).equals(before.take([0, 2]))
-    assert stray_images(Run(store, record)) == []
+    assert orphan_images(Run(store, record)) == []
     second = part.column("file")[1].as_py()
     pictures = [n for n, _ in members_of(second, store.read(second)) if n.endswith(".png")]
     assert pictures == part.column("member").take([1, 3]).to_pylist()
@@ -304,7 +304,7 @@ def test_packs_on_s3_with_and_without_conditional_writes(
     for sample in (1.0, 0.999):
         found = [f for shard in verify(Run(store, record), sample) for f in shard.findings]
         assert [(f.damage, f.row) for f in found] == [(Damage.MISSING, 0), (Damage.MISSING, 2)]
-    assert stray_images(Run(store, record)) == []
+    assert orphan_images(Run(store, record)) == []
     repair = Amendment(in_the_same_packs(Run(store, record), 0, [0]), replaces=True)
     assert repair.rows == (0, 2)
     run(store, record, ShardWork(0, rows, look_first=True, amends=repair), FakeSampler())
@@ -325,7 +325,7 @@ def test_two_that_commit_at_once_agree_on_a_pack(kind: str, tmp_path: Path) -> N
     part = read_commit(store, 0)
     assert len(images_of(store, part)) == 2
     assert len(store.list("images")) == 2
-    assert len(stray_images(Run(store, record))) == 1
+    assert len(orphan_images(Run(store, record))) == 1
     first.close()
     second.close()
 
@@ -361,7 +361,7 @@ def test_an_untouched_run_verifies(pressed: Run) -> None:
     shards = list(verify(pressed))
     assert [shard.findings for shard in shards] == [(), ()]
     assert [(shard.num_checked, shard.num_failed) for shard in shards] == [(4, 0), (3, 1)]
-    assert stray_images(pressed) == []
+    assert orphan_images(pressed) == []
     assert pressed.packs == [str(pack_of(pressed, 0)), str(pack_of(pressed, 1))]
 
 
@@ -436,7 +436,7 @@ def test_a_row_that_cannot_be_made_again_leaves_its_pack(pressed: Run) -> None:
     assert failed_rows(pressed.store, 0) == (1,)
     assert pack_of(pressed, 0) != old
     assert len(images_of(pressed.store, part)) == 3
-    assert stray_images(pressed) == [str(old.relative_to(pressed.url))]
+    assert orphan_images(pressed) == [str(old.relative_to(pressed.url))]
     assert all(not shard.findings for shard in verify(pressed))
 
 
@@ -445,8 +445,8 @@ def test_packs_that_no_commit_names_are_swept_and_others_are_not(pressed: Run) -
     stray = pack_of(pressed, 0).with_name(f"shard-00000-{'0' * 16}{pack_of(pressed, 0).suffix}")
     stray.write_bytes(b"of an attempt that came to no commit")
     pressed.store.put("lease/00001.json", new_claim().to_json())
-    assert stray_images(pressed) == [f"images/{stray.name}"]
-    assert sweep(pressed, Fence(1, "mine")) == [f"images/{stray.name}"]
+    assert orphan_images(pressed) == [f"images/{stray.name}"]
+    assert sweep(pressed, FencingToken(1, "mine")) == [f"images/{stray.name}"]
     assert not stray.exists()
     assert {str(path) for path in Path(pressed.url, "images").iterdir()} == kept
     assert all(not shard.findings for shard in verify(pressed))

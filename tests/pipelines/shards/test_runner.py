@@ -22,7 +22,7 @@ from nightpress.pipelines.run_directory.commit import (
     metadata_part,
     read_commit,
 )
-from nightpress.pipelines.run_directory.lease import Fence, new_claim
+from nightpress.pipelines.run_directory.lease import FencingToken, new_claim
 from nightpress.pipelines.run_directory.record import RunRecord
 from nightpress.pipelines.shards import runner
 from nightpress.pipelines.shards.batching import batches, planned_images
@@ -412,7 +412,7 @@ def test_behind_a_fence_nothing_is_committed(
 ) -> None:
     store, record, rows = prepared
     store.create("lease/00002.json", new_claim().to_json())
-    runner = ShardRunner(store, record, FakeSampler(), "here:1", Fence(1, "mine"))  # type: ignore[arg-type]
+    runner = ShardRunner(store, record, FakeSampler(), "here:1", FencingToken(1, "mine"))  # type: ignore[arg-type]
     with pytest.raises(LeaseLost, match="taken over"):
         list(runner.run(ShardWork(0, rows)))
     runner.close()

@@ -30,7 +30,7 @@ from nightpress.pipelines.storage import Store
 class FakeSampler:
     """Paints an image in a colour that its seed decides; fails where the prompt says so."""
 
-    guides_rows = False
+    supports_per_image_guidance = False
 
     def __init__(self, fits: int = 100) -> None:
         self.fits = fits

@@ -13,7 +13,7 @@ import torch
 
 from nightpress.diffusion_core.errors import ModelError, SettingsError
 from nightpress.diffusion_core.tuning import device_memory
-from nightpress.diffusion_core.tuning.batch_size import Knee
+from nightpress.diffusion_core.tuning.batch_size import BestBatchSize
 from nightpress.jobs.dispatch.actor import CONTROL, ActorFactory, SamplerActor, remote_actor
 from nightpress.jobs.dispatch.shard_queue import Piece
 from nightpress.pipelines.shards.runner import Amendment, ShardWork
@@ -211,7 +211,7 @@ class CrampedActor(SamplerActor):
 class OverfilledActor(SamplerActor):
     """Its process is killed when the memory is measured."""
 
-    def find_knee(self, *args: Any) -> Knee:
+    def find_best_batch_size(self, *args: Any) -> BestBatchSize:
         os.kill(os.getpid(), signal.SIGKILL)
         raise AssertionError
 
@@ -219,5 +219,5 @@ class OverfilledActor(SamplerActor):
 class RefusingActor(SamplerActor):
     """Its model cannot be tried with so few steps."""
 
-    def find_knee(self, *args: Any) -> Knee:
+    def find_best_batch_size(self, *args: Any) -> BestBatchSize:
         raise SettingsError("4 steps are too few for this sampler")
