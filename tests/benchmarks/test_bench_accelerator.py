@@ -14,7 +14,7 @@ from nightpress.diffusion_core.tuning.candidates import TuningConfig
 
 @pytest.fixture
 def bench(monkeypatch: pytest.MonkeyPatch) -> Any:
-    monkeypatch.syspath_prepend(Path(__file__).parent / "benchmarks")
+    monkeypatch.syspath_prepend(Path(__file__).parent)
     import bench_accelerator
 
     return bench_accelerator

@@ -14,7 +14,7 @@ FIRST = 16
 
 @pytest.fixture
 def bench(monkeypatch: pytest.MonkeyPatch) -> Any:
-    monkeypatch.syspath_prepend(Path(__file__).parent / "benchmarks")
+    monkeypatch.syspath_prepend(Path(__file__).parent)
     import bench_rivals
 
     return bench_rivals

@@ -29,7 +29,7 @@ PUBLISHED = {
 
 @pytest.fixture
 def models(monkeypatch: pytest.MonkeyPatch) -> Any:
-    monkeypatch.syspath_prepend(Path(__file__).parent / "benchmarks")
+    monkeypatch.syspath_prepend(Path(__file__).parent)
     import random_models
 
     return random_models
@@ -37,7 +37,7 @@ def models(monkeypatch: pytest.MonkeyPatch) -> Any:
 
 @pytest.fixture
 def meters(monkeypatch: pytest.MonkeyPatch) -> Any:
-    monkeypatch.syspath_prepend(Path(__file__).parent / "benchmarks")
+    monkeypatch.syspath_prepend(Path(__file__).parent)
     import meters
 
     return meters

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import ray
 from support import tiny_models
+from support.forked_workers import forked_workers
 from support.run_files import PROMPTS
 
 from nightpress import jobs
@@ -26,19 +27,21 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def local_ray() -> Iterator[None]:
     """A Ray of this session's own, with room for three actors."""
-    ray.init(
-        address="local",
-        num_cpus=4,
-        include_dashboard=False,
-        object_store_memory=256 * 2**20,
-        logging_level="ERROR",
-        log_to_driver=False,
-        runtime_env={"env_vars": {"PYTHONPATH": str(Path(__file__).parents[1])}},
-        # Processes that no test asks for would take time from those that do.
-        _system_config={"prestart_worker_first_driver": False},
-    )
-    yield
-    ray.shutdown()
+    with forked_workers() as workers:
+        workers["env_vars"]["PYTHONPATH"] = str(Path(__file__).parents[1])
+        ray.init(
+            address="local",
+            num_cpus=4,
+            include_dashboard=False,
+            object_store_memory=256 * 2**20,
+            logging_level="ERROR",
+            log_to_driver=False,
+            runtime_env=workers,
+            # Processes that no test asks for would take time from those that do.
+            _system_config={"prestart_worker_first_driver": False},
+        )
+        yield
+        ray.shutdown()
 
 
 def write_manifest(folder: Path) -> Path:
