@@ -1,4 +1,4 @@
-"""What every test may ask for: S3 servers, started when first asked for, and places to write."""
+"""What every test may ask for: S3 servers, started when first asked for, places to write, devices."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -6,6 +6,25 @@ from pathlib import Path
 import pytest
 from support import servers
 from support.servers import Folder, Server
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out the tests marked `gpu` where no accelerator is present, and count them as deselected."""
+    for_gpus = [item for item in items if item.get_closest_marker("gpu")]
+    if not for_gpus:
+        return
+    import torch
+
+    if not torch.cuda.is_available():
+        items[:] = [item for item in items if not item.get_closest_marker("gpu")]
+        config.hook.pytest_deselected(items=for_gpus)
+
+
+@pytest.fixture(params=["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+def device(request: pytest.FixtureRequest) -> str:
+    """Where a model runs: `cpu`, then `cuda` on a machine that has an accelerator."""
+    name: str = request.param
+    return name
 
 
 @pytest.fixture(scope="session", autouse=True)
