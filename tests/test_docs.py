@@ -4,7 +4,6 @@ import ast
 import importlib
 import re
 import shlex
-import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
@@ -121,22 +120,13 @@ def test_every_relative_link_leads_somewhere(manual: str) -> None:
 # Trees
 
 
-@cache
-def tracked() -> tuple[Path, ...]:
-    listed = subprocess.run(
-        ["git", "ls-files", "--cached", "--others", "--exclude-standard"],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=True,
-    ).stdout
-    return tuple(Path(line) for line in listed.splitlines() if (ROOT / line).exists())
-
-
 def entries(folder: Path) -> set[str]:
     """What a tree shows of a folder: its files, and its folders with a slash behind."""
-    below = [path.relative_to(folder).parts for path in tracked() if path.is_relative_to(folder)]
-    names = {parts[0] if len(parts) == 1 else f"{parts[0]}/" for parts in below}
+    names = set()
+    for path in (path.relative_to(ROOT) for path in (ROOT / folder).rglob("*") if path.is_file()):
+        first, *rest = path.relative_to(folder).parts
+        if "__pycache__" not in path.parts and not first.startswith("."):
+            names.add(f"{first}/" if rest else first)
     return names - {"__init__.py", "README.md"}
 
 
