@@ -22,7 +22,7 @@ from pydantic import (
 
 from nightpress.diffusion_core.models.samplers import SAMPLER_NAMES
 from nightpress.pipelines.job.credentials import ADVICE, secret_option
-from nightpress.pipelines.storage.pacing import ceiling_of
+from nightpress.pipelines.storage.pacing import request_limit
 
 MAX_NAME_BYTES, MAX_PATH_BYTES = 255, 4_000
 """Of what lies on a disk."""
@@ -67,10 +67,12 @@ def _no_credentials(storage: Mapping[str, Mapping[str, Any]]) -> Mapping[str, Ma
     return storage
 
 
-def _sound_ceilings(storage: Mapping[str, Mapping[str, Any]]) -> Mapping[str, Mapping[str, Any]]:
+def _check_request_limits(
+    storage: Mapping[str, Mapping[str, Any]],
+) -> Mapping[str, Mapping[str, Any]]:
     for protocol, options in storage.items():
         try:
-            ceiling_of(options)
+            request_limit(options)
         except ValueError as error:
             raise ValueError(f"{protocol}.{error}") from error
     return storage
@@ -83,7 +85,7 @@ StorageOptions = Annotated[
         "requests_per_s, beside them: what each actor and the driver may ask in a second."
     ),
     AfterValidator(_no_credentials),
-    AfterValidator(_sound_ceilings),
+    AfterValidator(_check_request_limits),
 ]
 NO_OPTIONS: Mapping[str, Mapping[str, Any]] = {}
 

@@ -191,7 +191,7 @@ class Run:
     def reading(self) -> Iterator[None]:
         """Around reads of metadata: what goes wrong leaves in one line."""
         try:
-            with self.store.told("metadata"):
+            with self.store.as_store_errors("metadata"):
                 yield
         except pa.ArrowException as error:
             reason = " ".join(str(error).split())[:200]

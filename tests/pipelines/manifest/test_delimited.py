@@ -26,7 +26,7 @@ def read(data: bytes, separator: str = "\t") -> list[dict[str, str | None]]:
     stream.seek(start)
     tables = [
         form.parse(block, schema, lambda row, why: pytest.fail(f"{row}: {why}"))
-        for _, block in text.blocks(stream, form, start)
+        for _, block in text.split_into_blocks(stream, form, start)
     ]
     return pa.concat_tables(tables).to_pylist() if tables else []
 
@@ -84,8 +84,8 @@ def test_records_with_other_numbers_of_fields_are_told() -> None:
     table = form.parse(b"1,2\n3\n4,5,6\n7,8\n", schema, lambda *what: found.append(what))
     assert table.num_rows == 2
     assert found == [
-        (1, "it has 1 fields, and the header names 2"),
-        (2, "it has 3 fields, and the header names 2"),
+        (1, "it has 1 field, but the header names 2"),
+        (2, "it has 3 fields, but the header names 2"),
     ]
 
 
@@ -113,7 +113,7 @@ def test_blocks_change_nothing(rows: list[tuple[str, ...]], block_bytes: int) ->
     data, form = out.getvalue().encode(), Delimited("\t")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(text, "BLOCK_BYTES", block_bytes)
-        blocks = list(text.blocks(Trickle(data), form, 0))
+        blocks = list(text.split_into_blocks(Trickle(data), form, 0))
     assert b"".join(block for _, block in blocks) == data
     schema = pa.schema([("a", pa.string()), ("b", pa.string()), ("c", pa.string())])
     for place, block in blocks:
@@ -127,6 +127,6 @@ def test_a_quote_that_never_closes_does_not_take_the_file_into_memory(
     monkeypatch.setattr(delimited, "MAX_FIELD_BYTES", 100)
     monkeypatch.setattr(text, "BLOCK_BYTES", 64)
     data = b'"open\tx\n' + b"closed\ty\n" * 50
-    blocks = [block for _, block in text.blocks(io.BytesIO(data), Delimited("\t"), 0)]
+    blocks = [block for _, block in text.split_into_blocks(io.BytesIO(data), Delimited("\t"), 0)]
     assert b"".join(blocks) == data
     assert max(len(block) for block in blocks) < 300

@@ -45,7 +45,8 @@ def test_columns_of_a_diffusiondb_table_are_mapped(tmp_path: Path) -> None:
 def test_a_code_without_a_meaning_is_told(tmp_path: Path) -> None:
     row = {"prompt": "p", "sampler": 8, "cfg": 1, "step": 1}
     assert told(tmp_path, row, columns=DIFFUSIONDB) == [
-        "m.jsonl, row 0, column sampler: '8' has no meaning; the codes in the job file are: 1, 3"
+        "m.jsonl, row 0, column sampler: '8' is not one of the codes in the job file's "
+        "`columns`: 1, 3"
     ]
 
 
@@ -62,14 +63,14 @@ def test_codes_may_stand_for_numbers_and_may_be_missing(tmp_path: Path) -> None:
 
 def test_a_mapped_column_that_is_not_there_is_told(tmp_path: Path) -> None:
     assert told(tmp_path, {"Prompt": "a", "n": 1}, columns={"prompt": "caption"}) == [
-        "m.jsonl, column caption: columns.prompt names it, and there are only: Prompt, n"
+        "m.jsonl, column caption: columns.prompt names it, but the columns are: Prompt, n"
     ]
 
 
 def test_a_file_without_prompts_is_told_what_it_has(tmp_path: Path) -> None:
     (problem,) = told(tmp_path, {"Prompt": "a", "n": 1})
     assert problem.startswith(
-        "m.jsonl, column prompt: every file needs it, and this one has: Prompt, n"
+        "m.jsonl, column prompt: every file needs this column, but this one has: Prompt, n"
     )
 
 
@@ -92,15 +93,13 @@ def test_carried_columns_keep_their_values_and_give_way_in_name(tmp_path: Path) 
 
 def test_a_carried_name_that_is_taken_is_told(tmp_path: Path) -> None:
     (problem,) = told(tmp_path, {"prompt": "a", "file": "x", "manifest_file": "y"})
-    assert problem.startswith("m.jsonl, column file: it would be carried as manifest_file")
+    assert problem.startswith("m.jsonl, column file: it would be stored as manifest_file")
 
 
 @pytest.mark.parametrize("name", ["strength", "init_image", "control_image"])
 def test_columns_of_other_ways_to_make_images_are_refused(tmp_path: Path, name: str) -> None:
     (problem,) = told(tmp_path, {"prompt": "a", name: "x"})
-    assert problem.startswith(
-        f"m.jsonl, column {name}: images are not made from it by this version"
-    )
+    assert problem.startswith(f"m.jsonl, column {name}: this name is reserved for conditioning")
 
 
 def test_files_with_other_columns_share_one_plan(tmp_path: Path) -> None:
@@ -121,17 +120,17 @@ def test_ids_come_from_all_files_or_from_none(tmp_path: Path) -> None:
     two = write(tmp_path / "b.csv", [{"prompt": "b"}])
     (problem,) = problems_of(job(tmp_path, [one, two]))
     assert problem.startswith("b.csv, column id: ")
-    assert "give all files ids, or none" in problem
+    assert "give ids to all files or none" in problem
 
 
 @pytest.mark.parametrize(
     ("name", "type_", "wanted"),
     [
-        ("prompt", pa.int64(), "prompt is text"),
-        ("width", pa.bool_(), "width is a number"),
-        ("seed", pa.struct([("a", pa.int64())]), "seed is a number"),
-        ("scheduler", pa.int8(), "scheduler is text"),
-        ("id", pa.timestamp("ms"), "id is text or whole numbers"),
+        ("prompt", pa.int64(), "prompt must be text"),
+        ("width", pa.bool_(), "width must be a number"),
+        ("seed", pa.struct([("a", pa.int64())]), "seed must be a number"),
+        ("scheduler", pa.int8(), "scheduler must be text"),
+        ("id", pa.timestamp("ms"), "id must be text or whole numbers"),
     ],
 )
 def test_a_column_of_the_wrong_type_is_told_once(
@@ -140,7 +139,7 @@ def test_a_column_of_the_wrong_type_is_told_once(
     columns = {"prompt": pa.array(["a"] * 30)} | {name: pa.nulls(30, type_)}
     pq.write_table(pa.table(columns), tmp_path / "m.parquet")
     assert problems_of(job(tmp_path, tmp_path / "m.parquet")) == [
-        f"m.parquet, column {name}: it is of type {type_}, and {wanted}"
+        f"m.parquet, column {name}: its type is {type_}, but {wanted}"
     ]
 
 

@@ -12,15 +12,19 @@ from nightpress.pipelines.planning import check, manifest_changes
 @pytest.mark.parametrize(
     ("name", "data", "told"),
     [
-        ("m.csv", b"", "cannot be read as CSV: it is empty; the first line names the columns"),
-        ("m.csv", b"prompt\n", "there are no rows in it"),
+        (
+            "m.csv",
+            b"",
+            "cannot be read as CSV: the file is empty, but its first line must name the columns",
+        ),
+        ("m.csv", b"prompt\n", "the manifest has no rows"),
         ("m.csv", b"prompt,n\ra,b\r", "its lines end in CR alone"),
         ("m.csv", "prompt\na\n".encode("utf-16"), "not UTF-8 text: byte 0xff"),
-        ("m.jsonl", b'{"prompt": "\\ud800"}\n', "row 0: text with half of a character"),
+        ("m.jsonl", b'{"prompt": "\\ud800"}\n', "row 0: its text has half a character"),
         ("m.jsonl", b'[{"prompt": "a"}]', "row 0: not a JSON object"),
-        ("m.txt", b"", "there are no rows in it"),
+        ("m.txt", b"", "the manifest has no rows"),
         ("m.txt", b"caf\xe9\n", "not UTF-8 text: byte 0xe9"),
-        ("m.csv", b"prompt,prompt\na,b\n", "column 'prompt' is there twice"),
+        ("m.csv", b"prompt,prompt\na,b\n", "column 'prompt' appears twice"),
         ("m.parquet", b"PAR1nonsense", "cannot be read as Parquet: "),
         ("m.csv.gz", b"not gzip at all", "cannot be read as CSV: "),
     ],
@@ -37,8 +41,8 @@ def test_a_file_that_cannot_be_read_is_told(
 def test_records_that_do_not_fit_their_header_are_told(tmp_path: Path) -> None:
     (tmp_path / "m.csv").write_bytes(b"prompt,note\na,b\nc\nd,e,f\n")
     assert problems_of(job(tmp_path, tmp_path / "m.csv")) == [
-        "m.csv, row 1: it has 1 fields, and the header names 2",
-        "m.csv, row 2: it has 3 fields, and the header names 2",
+        "m.csv, row 1: it has 1 field, but the header names 2",
+        "m.csv, row 2: it has 3 fields, but the header names 2",
     ]
 
 
@@ -57,7 +61,7 @@ def test_text_files_have_a_prompt_a_line(tmp_path: Path) -> None:
 def test_an_empty_line_of_text_is_told(tmp_path: Path) -> None:
     (tmp_path / "m.txt").write_bytes(b"a\n\nb\n")
     assert problems_of(job(tmp_path, tmp_path / "m.txt")) == [
-        "m.txt, row 1, column prompt: empty prompt"
+        "m.txt, row 1, column prompt: the prompt is empty"
     ]
 
 
@@ -74,7 +78,7 @@ def test_a_folder_may_hold_other_files_and_a_name_may_not(tmp_path: Path) -> Non
     (tmp_path / "set" / "README.md").write_text("about")
     assert check(job(tmp_path, tmp_path / "set"), MODEL).num_rows == 1
     (problem,) = problems_of(job(tmp_path, tmp_path / "set" / "README.md"))
-    assert "no manifest by its name, which ends in one of: .parquet" in problem
+    assert "not a manifest by its name, which must end in one of: .parquet" in problem
     with pytest.raises(StoreMissing):
         check(job(tmp_path, tmp_path / "nowhere.csv"), MODEL)
 

@@ -163,10 +163,10 @@ def test_pieces_units_and_parts_of_any_size_change_no_image(
     monkeypatch.setattr(units, "MAX_PART_IMAGES", 50)
     monkeypatch.setattr("nightpress.pipelines.manifest.text.BLOCK_BYTES", 500)
     monkeypatch.setattr("nightpress.pipelines.manifest.files.BATCH_ROWS", 30)
-    layout, cut = planned(job(tmp_path / "cut", manifest))
+    layout, cut_into_shards = planned(job(tmp_path / "cut", manifest))
     assert len(layout.parts) > 5
     assert max(part.num_images for part in layout.parts) <= 50
-    assert images_by_id(cut, "shard") == images_by_id(whole, "shard")
+    assert images_by_id(cut_into_shards, "shard") == images_by_id(whole, "shard")
 
 
 @pytest.mark.parametrize("suffix", [".csv.gz", ".tsv.zst", ".jsonl.bz2", ".txt.gz"])
@@ -233,7 +233,7 @@ def test_shards_are_numbered_over_the_parts_and_cover_every_image(
     for shard, size in enumerate(sizes):
         assert read_shard(store, layout, shard)["shard"].to_pylist() == [shard] * size
     assert plan["id"].to_pylist() == [f"{n:08d}" for n in range(60)]
-    with pytest.raises(IndexError, match="shard 10 is not among the plan's 10"):
+    with pytest.raises(IndexError, match="shard 10 does not exist; the plan has 10 shards"):
         read_shard(store, layout, 10)
 
 
@@ -365,7 +365,7 @@ def test_a_manifest_that_changed_since_its_check_is_not_written(tmp_path: Path) 
 def test_parts_of_rows_too_large_for_any_part_are_single_rows() -> None:
     images = np.array([10, 100_000, 100_000, 1, 1])
     num_bytes = np.array([1, 1, 1, 1 << 30, 1])
-    assert units.cut_parts(images, num_bytes) == [(2, 100_010), (1, 100_000), (1, 1), (1, 1)]
+    assert units.split_into_parts(images, num_bytes) == [(2, 100_010), (1, 100_000), (1, 1), (1, 1)]
 
 
 def test_a_part_that_is_gone_is_told(tmp_path: Path) -> None:
@@ -373,7 +373,7 @@ def test_a_part_that_is_gone_is_told(tmp_path: Path) -> None:
     layout, _ = planned(spec)
     store = Store(spec.url)
     store.delete(layout.parts[0].path)
-    with pytest.raises(StoreMissing, match=r"plan/part-00000\.parquet: not there"):
+    with pytest.raises(StoreMissing, match=r"plan/part-00000\.parquet: not found"):
         read_shard(store, layout, 0)
 
 

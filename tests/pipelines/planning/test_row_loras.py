@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from support.plans import MODEL, images_by_id, job, planned, told, write
 
 from nightpress.diffusion_core.sampling.request import SamplingParams
-from nightpress.pipelines.planning import PlanLayout, check, mend_plan, read_shard, units
+from nightpress.pipelines.planning import PlanLayout, check, read_shard, rewrite_plan_part, units
 from nightpress.pipelines.records import LATER_IN_PLANS, PLAN_SCHEMA
 from nightpress.pipelines.shards.batching import PlannedImage, batches, planned_images
 from nightpress.pipelines.storage import Store
@@ -73,19 +73,19 @@ def test_an_empty_column_asks_for_nothing_where_the_job_has_no_loras(tmp_path: P
     [
         (
             {"lora": "oil"},
-            "column lora: there is no LoRA 'oil' in model.row_loras; one of: ink, clay",
+            "column lora: model.row_loras has no LoRA 'oil'; choose one of: ink, clay",
         ),
-        ({"lora_scale": 0.5}, "column lora_scale: 0.5 is a scale, and the row has no LoRA"),
+        ({"lora_scale": 0.5}, "column lora_scale: the scale is 0.5, but the row has no LoRA"),
         (
             {"lora": "", "lora_scale": 1},
-            "column lora_scale: 1 is a scale, and the row has no LoRA",
+            "column lora_scale: the scale is 1, but the row has no LoRA",
         ),
         (
             {"lora": "ink", "lora_scale": float("inf")},
             "column lora_scale: inf is not a finite number",
         ),
         ({"lora": "ink", "lora_scale": "much"}, "column lora_scale: 'much' is not a number"),
-        ({"lora": 7}, "column lora: it is of type int64, and lora is text"),
+        ({"lora": 7}, "column lora: its type is int64, but lora must be text"),
     ],
 )
 def test_what_no_lora_can_be_made_of_is_told(
@@ -97,7 +97,8 @@ def test_what_no_lora_can_be_made_of_is_told(
 
 def test_a_row_that_names_a_lora_of_a_job_that_has_none_is_told(tmp_path: Path) -> None:
     assert told(tmp_path, {"prompt": "p", "lora": "ink"}) == [
-        "m.jsonl, row 0, column lora: LoRA 'ink', and the job has no model.row_loras"
+        "m.jsonl, row 0, column lora: LoRA 'ink' cannot be used, because the job has no "
+        "model.row_loras"
     ]
 
 
@@ -258,7 +259,7 @@ def test_the_plan_of_an_older_run_is_read_and_mended(tmp_path: Path) -> None:
     )
     assert older.equals(plan)
     assert planned_images(older)[0].lora is None
-    mend_plan(spec, MODEL, layout, Store(spec.url), 0)
+    rewrite_plan_part(spec, MODEL, layout, Store(spec.url), 0)
     assert set(pq.read_schema(path).names) >= LATER_IN_PLANS
 
 

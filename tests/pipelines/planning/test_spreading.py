@@ -76,7 +76,7 @@ def test_a_column_of_that_name_which_no_file_is_called_by_is_carried(tmp_path: P
 def test_a_folder_alone_does_not_tell_images_apart(tmp_path: Path) -> None:
     images = {"file_name": "{spread}/cat.png"}
     (problem,) = told(tmp_path, {"prompt": "a"}, {"prompt": "b"}, images=images)
-    assert "file name 'images/00/cat.png' is taken by" in problem
+    assert "file name 'images/00/cat.png' is already used by" in problem
 
 
 def test_long_names_are_told_with_their_folder(tmp_path: Path) -> None:

@@ -3,7 +3,7 @@
 import pytest
 
 from nightpress.pipelines.job.sections import ImagesSpec
-from nightpress.pipelines.storage.drivers import Place
+from nightpress.pipelines.storage.drivers import StoreLocation
 
 
 @pytest.mark.parametrize(
@@ -16,13 +16,13 @@ from nightpress.pipelines.storage.drivers import Place
     ],
 )
 def test_a_browser_is_told_what_an_object_is(path: str, media_type: str) -> None:
-    assert Place("s3://press/runs", {}).write_options(path) == {"ContentType": media_type}
+    assert StoreLocation("s3://press/runs", {}).write_options(path) == {"ContentType": media_type}
 
 
 @pytest.mark.parametrize("image_format", ["png", "webp", "jpeg"])
 def test_every_image_format_has_a_media_type(image_format: str) -> None:
     name = f"images/cat.{ImagesSpec.model_validate({'format': image_format}).suffix}"
-    options = Place("s3a://press/runs", {}).write_options(name)
+    options = StoreLocation("s3a://press/runs", {}).write_options(name)
     assert options == {"ContentType": f"image/{image_format}"}
 
 
@@ -30,4 +30,4 @@ def test_every_image_format_has_a_media_type(image_format: str) -> None:
     ("url", "path"), [("s3://press", "plan/part"), ("memory://press", "a.png")]
 )
 def test_nothing_is_said_where_nothing_is_known_or_kept(url: str, path: str) -> None:
-    assert Place(url, {}).write_options(path) == {}
+    assert StoreLocation(url, {}).write_options(path) == {}

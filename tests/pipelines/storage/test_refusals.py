@@ -15,7 +15,7 @@ from support.servers import Folder, Server
 
 from nightpress.pipelines.errors import StoreDenied, StoreError
 from nightpress.pipelines.storage import RetryPolicy, Store, find
-from nightpress.pipelines.storage.drivers import Place, explain
+from nightpress.pipelines.storage.drivers import StoreLocation, store_error_for
 
 SECRET = "a-wrong-but-still-secret-value"
 
@@ -63,7 +63,7 @@ def test_an_endpoint_that_is_no_url() -> None:
 def test_an_endpoint_with_a_password_in_it() -> None:
     options = {"s3": {"endpoint_url": f"http://me:{SECRET}@127.0.0.1:9"}}
     message = refusal(Store("s3://press/run", options))
-    assert "endpoint_url 'http://127.0.0.1:9' holds more than an address" in message
+    assert "endpoint_url must be an address alone, such as 'http://127.0.0.1:9'" in message
 
 
 @pytest.mark.parametrize("server", ["seaweed", "moto_s3", "rclone_s3"])
@@ -82,7 +82,7 @@ def test_wrong_credentials(
     folder: Folder = request.getfixturevalue(server).folder()
     monkeypatch.setenv(variable, SECRET)
     message = refusal(Store(f"{folder.url}/run", folder.options))
-    assert "does not accept the credentials" in message
+    assert "rejects the credentials" in message
     assert "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY in the environment" in message
 
 
@@ -119,7 +119,7 @@ def test_reading_is_allowed_and_writing_is_not(seaweed: Server) -> None:
 @pytest.mark.parametrize("wrong", [{"endpoint": "x"}, {"config_kwargs": {"time_out": 5}}])
 def test_an_option_that_the_driver_does_not_know(wrong: dict[str, Any]) -> None:
     message = refusal(Store("s3://press/run", {"s3": wrong}))
-    assert message.startswith("s3://press/run: storage.s3 is not understood")
+    assert message.startswith("s3://press/run: the driver rejects the options in storage.s3 (")
 
 
 def test_a_driver_that_is_not_installed() -> None:
@@ -148,7 +148,7 @@ def test_a_protocol_that_nobody_knows() -> None:
 def test_a_file_where_the_folder_should_be(tmp_path: Path) -> None:
     (tmp_path / "out").write_bytes(b"1")
     message = refusal(Store(str(tmp_path / "out" / "run")))
-    assert message == f"{tmp_path}/out/run: {tmp_path}/out is a file, and not a folder"
+    assert message == f"{tmp_path}/out/run: {tmp_path}/out is a file, not a folder"
 
 
 def test_a_folder_that_cannot_be_written() -> None:
@@ -168,7 +168,7 @@ def test_finding_is_refused_too_until_the_credentials_are_right(bucket: Folder) 
     def look() -> None:
         with pytest.MonkeyPatch.context() as patch:
             patch.setenv("AWS_SECRET_ACCESS_KEY", SECRET)
-            with pytest.raises(StoreDenied, match="does not accept the credentials"):
+            with pytest.raises(StoreDenied, match="rejects the credentials"):
                 find([url], bucket.options)
         assert [source.url for source in find([url], bucket.options)] == [url]
 
@@ -187,5 +187,5 @@ def test_a_refusal_is_not_asked_again(bucket: Folder, monkeypatch: pytest.Monkey
 
 def test_credentials_in_a_driver_text_are_blacked_out(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", SECRET)
-    error = explain(OSError(f"tried\nwith {SECRET}"), Place("s3://press/run", {}))
+    error = store_error_for(OSError(f"tried\nwith {SECRET}"), StoreLocation("s3://press/run", {}))
     assert str(error) == "s3://press/run: tried with ***"

@@ -105,9 +105,9 @@ def test_files_come_in_the_order_asked_for_and_once(data: Folder) -> None:
     [
         (
             "none.csv",
-            r"none\.csv: no such file, nor a folder with manifest files in it \(\.parquet",
+            r"none\.csv: no such file, and no folder with manifest files in it \(\.parquet",
         ),
-        ("pictures", r"pictures: no such file, nor a folder with manifest files"),
+        ("pictures", r"pictures: no such file, and no folder with manifest files"),
         ("*.tsv", r"\*\.tsv: the pattern matches no file"),
         ("nowhere/**/*.csv", r"nowhere/\*\*/\*\.csv: the pattern matches no file"),
     ],
@@ -172,7 +172,7 @@ def test_parquet_is_read_through_a_source(run_url: Folder) -> None:
 
 
 def test_a_source_that_is_not_there(run_url: Folder) -> None:
-    with pytest.raises(StoreMissing, match=r"none\.csv: not there"):
+    with pytest.raises(StoreMissing, match=r"none\.csv: not found"):
         open_source(f"{run_url.url}/none.csv", run_url.options)
 
 

@@ -54,7 +54,7 @@ def test_a_part_of_an_object_is_read_alone(store: Store) -> None:
     assert store.read_part("images/pack.tar", 99_990, 512) == data[99_990:]
     assert store.read_part("images/pack.tar", 100_000, 512) == b""
     assert store.read_part("images/pack.tar", 200_000, 512) == b""
-    with pytest.raises(StoreMissing, match=r"images/nothing.tar: not there"):
+    with pytest.raises(StoreMissing, match=r"images/nothing.tar: not found"):
         store.read_part("images/nothing.tar", 0, 10)
 
 
@@ -75,7 +75,7 @@ def test_of_some_paths_those_that_are_there_are_known(store: Store) -> None:
 def test_paths_beyond_what_is_listed_are_asked_for_alone(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(listing, "WORTHWHILE", 2)
+    monkeypatch.setattr(listing, "PATHS_PER_PAGE", 2)
     monkeypatch.setattr(listing, "PAGE_NAMES", 1)
     store.create("images/b.png", b"1")
     assert store.present(["images/a.png", "images/b.png"]) == {"images/b.png"}
@@ -125,7 +125,7 @@ def test_who_slept_between_looking_and_replacing_replaces_nothing(
     store = Store(bucket.url, bucket.options)
     store.create("part", b"seen")
     folder: Any = store._folder
-    look = folder._as_it_is
+    look = folder._if_unchanged
 
     def look_and_sleep(driver: Any, key: str) -> dict[str, Any]:
         condition: dict[str, Any] = look(driver, key)
@@ -137,7 +137,7 @@ def test_who_slept_between_looking_and_replacing_replaces_nothing(
         Store(bucket.url, bucket.options).put("part", b"the next holder's")
         return b"seen"
 
-    monkeypatch.setattr(folder, "_as_it_is", look_and_sleep)
+    monkeypatch.setattr(folder, "_if_unchanged", look_and_sleep)
     assert not store.replace("part", b"late", seen=b"seen")
     assert store.read("part") == b"the next holder's"
 
@@ -149,7 +149,7 @@ def test_of_many_that_create_one_name_one_wins_and_its_bytes_stand(store: Store)
 
 def test_an_object_that_is_not_there_has_no_size_and_cannot_be_read(store: Store) -> None:
     assert store.size("images/none.png") is None
-    with pytest.raises(StoreMissing, match=r"run/images/none\.png: not there$"):
+    with pytest.raises(StoreMissing, match=r"run/images/none\.png: not found$"):
         store.read("images/none.png")
 
 
