@@ -10,7 +10,7 @@ import yaml
 
 from nightpress.pipelines.errors import SpecError
 from nightpress.pipelines.job import edit
-from nightpress.pipelines.job.edit import CannotEdit, edited, on_one_line, rewrite_model
+from nightpress.pipelines.job.edit import CannotEdit, edit_section, on_one_line, rewrite_model
 from nightpress.pipelines.job.spec import RunSpec
 
 PLAIN = "manifest: a.txt\noutput: out\n"
@@ -77,18 +77,18 @@ def test_a_file_then_says_what_was_meant_and_nothing_else(
     style: str, changes: dict[str, Any]
 ) -> None:
     text = STYLES[style]
-    assert yaml.safe_load(edited(text, "model", changes)) == meant(text, changes)
+    assert yaml.safe_load(edit_section(text, "model", changes)) == meant(text, changes)
 
 
 @pytest.mark.parametrize(("style", "changes"), CASES)
 def test_the_same_change_again_changes_nothing(style: str, changes: dict[str, Any]) -> None:
-    once = edited(STYLES[style], "model", changes)
-    assert edited(once, "model", changes) == once
+    once = edit_section(STYLES[style], "model", changes)
+    assert edit_section(once, "model", changes) == once
 
 
 @pytest.mark.parametrize(("style", "changes"), CASES)
 def test_comments_stay_but_for_those_on_lines_that_go(style: str, changes: dict[str, Any]) -> None:
-    before, after = STYLES[style], edited(STYLES[style], "model", changes)
+    before, after = STYLES[style], edit_section(STYLES[style], "model", changes)
     gone = {"slow to begin", "U-Net", "deep"} if "speed" in changes else set()
     assert set(comments(before)) - gone <= set(comments(after))
 
@@ -98,23 +98,23 @@ def test_lines_that_have_nothing_to_do_with_it_stand_in_their_order(
     style: str, changes: dict[str, Any]
 ) -> None:
     kept = [line for line in STYLES[style].splitlines() if line.startswith(("manifest", "output"))]
-    after = edited(STYLES[style], "model", changes).splitlines()
+    after = edit_section(STYLES[style], "model", changes).splitlines()
     assert [line for line in after if line.startswith(("manifest", "output"))] == kept
 
 
 def test_windows_keeps_its_ends_of_lines() -> None:
-    after = edited(STYLES["ends of lines of Windows"], "model", CHANGES[2])
+    after = edit_section(STYLES["ends of lines of Windows"], "model", CHANGES[2])
     assert after.count("\n") == after.count("\r\n") == 6
 
 
 def test_a_name_becomes_the_source_and_keeps_its_comment() -> None:
-    after = edited("model: builtin  # ours\noutput: out\n", "model", {"dtype": "bfloat16"})
+    after = edit_section("model: builtin  # ours\noutput: out\n", "model", {"dtype": "bfloat16"})
     assert after == "model:\n  source: builtin  # ours\n  dtype: bfloat16\noutput: out\n"
 
 
 def test_what_is_new_stands_behind_what_is_there() -> None:
     text = "model:\n  source: builtin\n  # tail\n\noutput: out\n"
-    after = edited(text, "model", {"speed": {"channels_last": True}})
+    after = edit_section(text, "model", {"speed": {"channels_last": True}})
     lines = "model:\n  source: builtin\n  speed: {channels_last: true}\n  # tail\n\noutput: out\n"
     assert after == lines
 
@@ -136,7 +136,7 @@ def test_what_is_new_stands_behind_what_is_there() -> None:
 )
 def test_what_is_not_written_plainly_is_left_to_its_author(text: str) -> None:
     with pytest.raises(CannotEdit):
-        edited(text, "model", {"dtype": "bfloat16", "speed": {"channels_last": True}})
+        edit_section(text, "model", {"dtype": "bfloat16", "speed": {"channels_last": True}})
 
 
 @pytest.mark.parametrize("value", ["full", True, 0.5, {"a": {"b": [1, 2]}}, "yes", "a: b", {}])

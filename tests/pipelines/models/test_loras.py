@@ -67,7 +67,9 @@ def test_a_lora_is_a_folder_a_file_or_a_local_url(
 
 @pytest.mark.parametrize("source", ["./nowhere", "a b", "nowhere.safetensors"])
 def test_what_is_nothing_is_refused_with_what_it_could_be(source: str) -> None:
-    with pytest.raises(ModelNotFound, match="a LoRA is a folder, a safetensors file, a hub id"):
+    with pytest.raises(
+        ModelNotFound, match="a LoRA must be a folder, a safetensors file, a hub id"
+    ):
         located(source)
 
 
@@ -91,7 +93,9 @@ def test_of_a_hub_repository_the_file_that_is_meant_is_fetched_alone(
     assert named["path"].endswith("/red.safetensors")
     assert hub.fetched[MANY] == ["red.safetensors"]
     assert "blue.safetensors, red.safetensors" in unclear["message"]
-    assert "LoRA 'studio/other': no folder here, and the hub has no such" in missing["message"]
+    assert (
+        "LoRA 'studio/other': no such local folder, and the hub has no such" in missing["message"]
+    )
     assert pickled["error"] == "UnsafeWeights"
     assert not any("\n" in answer.get("message", "") for answer in (unclear, missing, pickled))
     hub.shutdown()
@@ -156,9 +160,9 @@ def test_loras_in_a_job_file_are_sources_or_mappings_and_survive_json() -> None:
     ("loras", "message"),
     [
         (["a", {"source": "b", "strength": 1}], r"loras\.1\.strength.*scale"),
-        ([{"scale": 1.0}], r"loras\.0\.source: missing"),
+        ([{"scale": 1.0}], r"loras\.0\.source: this key is required"),
         ([{"source": "a", "scale": "big"}], r"loras\.0\.scale: 'big'"),
-        (["https://user:secret@host/lora.safetensors"], "the LoRA URL carries credentials"),
+        (["https://user:secret@host/lora.safetensors"], "the LoRA URL contains credentials"),
     ],
 )
 def test_a_wrong_lora_is_named_by_its_place(loras: list[Any], message: str) -> None:
@@ -209,7 +213,7 @@ def test_the_loras_of_rows_are_found_behind_those_of_every_image(ink: Path) -> N
 
 def test_a_url_of_a_row_s_lora_with_credentials_is_refused() -> None:
     url = "https://user:secret@host/lora.safetensors"
-    with pytest.raises(SpecError, match="the LoRA URL carries credentials") as caught:
+    with pytest.raises(SpecError, match="the LoRA URL contains credentials") as caught:
         made_runs.record_of("runs", model={"row_loras": [url]})
     assert "secret" not in str(caught.value)
 
