@@ -1,4 +1,4 @@
-"""Which kinds of images are worth measuring, and what the others get."""
+"""Which kinds of images are measured, and which batch sizes the others get."""
 
 import json
 from dataclasses import replace
@@ -56,14 +56,14 @@ def test_each_kind_with_enough_steps_is_measured_once_the_costliest_first() -> N
     assert found == [(1024, 5.0), (512, 5.0), (512, 1.0)]
 
 
-def test_a_kind_is_enough_by_all_its_settings_together() -> None:
+def test_a_kinds_steps_are_counted_over_all_its_settings() -> None:
     counts = [count(512, 400, guidance=g) for g in (3.0, 5.0, 7.5)]
     assert [ImageKind.of(each) for each in settings_to_measure(counts)] == [
         ImageKind(512, 512, True)
     ]
 
 
-def test_where_only_all_together_are_enough_the_costliest_is_measured() -> None:
+def test_if_only_all_kinds_together_have_enough_steps_the_costliest_is_measured() -> None:
     counts = [count(512, 900), count(1024, 300)]
     assert num_steps(counts) == 24_000
     assert settings_to_measure(counts) == [count(1024, 1).settings]
@@ -78,7 +78,7 @@ def test_without_a_measurement_every_kind_has_the_same_size() -> None:
     assert BatchSizes(6).text == "6"
 
 
-def test_what_was_measured_has_its_own_size() -> None:
+def test_a_measured_kind_has_its_measured_size() -> None:
     sizes = BatchSizes.from_measurements(
         [measured(512, 16), measured(1024, 3), measured(512, 32, False)]
     )
@@ -98,14 +98,14 @@ def test_what_was_measured_has_its_own_size() -> None:
         (ImageKind(4096, 4096, True), 1),
     ],
 )
-def test_another_kind_puts_no_more_pixels_into_a_batch(kind: ImageKind, size: int) -> None:
+def test_an_unmeasured_kind_puts_no_more_pixels_into_a_batch(kind: ImageKind, size: int) -> None:
     assert BatchSizes.from_measurements([measured(512, 16)]).of(kind) == size
 
 
 @given(
     width=st.integers(1, 512), height=st.integers(1, 512), guided=st.booleans(), size=st.integers(1)
 )
-def test_the_rule_stays_within_what_was_measured(
+def test_derived_sizes_stay_within_the_measured_ones(
     width: int, height: int, guided: bool, size: int
 ) -> None:
     kind, one = ImageKind(8 * width, 8 * height, guided), measured(512, size)
@@ -114,13 +114,13 @@ def test_the_rule_stays_within_what_was_measured(
     assert found == 1 or found * kind.weight <= size * one.kind.weight
 
 
-def test_of_several_the_nearest_is_followed() -> None:
+def test_an_unmeasured_kind_follows_the_most_similar_one() -> None:
     sizes = BatchSizes.from_measurements([measured(1024, 2), measured(512, 32)])
     assert sizes.of(ImageKind(768, 576, True)) == 16
     assert sizes.of(ImageKind(960, 960, True)) == 2
 
 
-def test_a_record_keeps_what_was_measured_and_its_fingerprint_the_sizes(tmp_path: Path) -> None:
+def test_a_record_keeps_measurements_and_its_fingerprint_the_sizes(tmp_path: Path) -> None:
     plain = record_of(str(tmp_path))
     record = replace(plain, batch_size=16, measured=(measured(512, 16), measured(1024, 3)))
     assert RunRecord.from_json(record.to_json()) == record
@@ -133,14 +133,14 @@ def test_a_record_keeps_what_was_measured_and_its_fingerprint_the_sizes(tmp_path
     assert replace(record, measured=(measured(512, 16), slower)).fingerprint == record.fingerprint
 
 
-def test_a_record_from_before_there_were_measurements_is_read(tmp_path: Path) -> None:
+def test_a_record_without_measurements_is_read(tmp_path: Path) -> None:
     record = record_of(str(tmp_path))
     values = json.loads(record.to_json())
     del values["measured"]
     assert RunRecord.from_json(json.dumps(values).encode()) == record
 
 
-def test_a_measured_size_that_does_not_fit_after_all_is_halved(tmp_path: Path) -> None:
+def test_a_measured_size_that_does_not_fit_is_halved(tmp_path: Path) -> None:
     store = Store(str(tmp_path))
     sizes = BatchSizes.from_measurements([measured(512, 16), measured(1024, 4)])
     working = WorkingSizes(store, sizes)
@@ -154,7 +154,7 @@ def test_a_measured_size_that_does_not_fit_after_all_is_halved(tmp_path: Path) -
     assert (later.of(large), later.of(small)) == (2, 16)
 
 
-def test_a_size_that_is_far_too_large_is_halved_until_the_run_gets_on(tmp_path: Path) -> None:
+def test_a_size_that_is_far_too_large_is_halved_until_it_fits(tmp_path: Path) -> None:
     store, record, rows = prepare(tmp_path, [f"picture {n}" for n in range(6)])
     record = replace(record, batch_size=4_096)
     sampler = FakeSampler(fits=3)
@@ -167,7 +167,7 @@ def test_a_size_that_is_far_too_large_is_halved_until_the_run_gets_on(tmp_path: 
     assert later.of(SamplingParams(128, 96, 20, 4.5)) == 2
 
 
-def test_each_size_of_image_is_sampled_in_batches_of_its_own_size(tmp_path: Path) -> None:
+def test_each_image_size_is_sampled_at_its_own_batch_size(tmp_path: Path) -> None:
     path = tmp_path / "m.jsonl"
     sides = [64] * 9 + [128] * 5
     path.write_text("".join(json.dumps({"prompt": "p", "width": w}) + "\n" for w in sides))

@@ -1,4 +1,4 @@
-"""The media types that object stores are told."""
+"""The media types sent to object stores."""
 
 import pytest
 
@@ -15,7 +15,7 @@ from nightpress.pipelines.storage.drivers import StoreLocation
         ("metadata/shard-00000.parquet", "application/vnd.apache.parquet"),
     ],
 )
-def test_a_browser_is_told_what_an_object_is(path: str, media_type: str) -> None:
+def test_objects_are_written_with_their_media_type(path: str, media_type: str) -> None:
     assert StoreLocation("s3://press/runs", {}).write_options(path) == {"ContentType": media_type}
 
 
@@ -29,5 +29,5 @@ def test_every_image_format_has_a_media_type(image_format: str) -> None:
 @pytest.mark.parametrize(
     ("url", "path"), [("s3://press", "plan/part"), ("memory://press", "a.png")]
 )
-def test_nothing_is_said_where_nothing_is_known_or_kept(url: str, path: str) -> None:
+def test_no_media_type_is_sent_if_unknown_or_not_stored(url: str, path: str) -> None:
     assert StoreLocation(url, {}).write_options(path) == {}
