@@ -220,7 +220,10 @@ class BatchSpec(Section):
     ] = "auto"
     shard_size: Annotated[
         PositiveInt | Auto,
-        Field(description="Images per shard, the unit that is assigned to an actor and committed."),
+        Field(
+            description="Images per shard, the unit that is assigned to an actor and committed. "
+            "auto: a 256th of the run's images, but from 16 to 1,024 (packed: 256)."
+        ),
     ] = "auto"
 
 

@@ -173,7 +173,7 @@ class RemoteFolder:
         scratch = f".nightpress-check-{uuid.uuid4().hex}"
         if not self._create(scratch, b"", QUICK):
             raise StoreDenied(
-                f"{self.location.public_url}: the store reports that a new random name is taken"
+                f"{self.location.public_url}: the store reports a random new name as already taken"
             )
         _, key = self._driver_and_key(scratch)
         self._run(scratch, lambda: driver.rm_file(key), QUICK)

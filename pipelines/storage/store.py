@@ -49,7 +49,7 @@ class Store:
         """The same folder, reading back what it writes; for stores that ignore `If-None-Match`."""
         return type(self)(self.url, self.options, self.policy, reads_back=True)
 
-    def patient(self, policy: RetryPolicy) -> Self:
+    def with_policy(self, policy: RetryPolicy) -> Self:
         """The same folder with another retry policy.
 
         It has a request queue of its own, so at a throttling store it does not wait behind uploads.

@@ -90,9 +90,9 @@ def test_a_listing_is_retried(store: Store, faulty: FaultyProxy) -> None:
 def test_a_listing_is_retried_as_often_as_other_requests(store: Store, faulty: FaultyProxy) -> None:
     """That is more often than the driver would by itself."""
     store.create("images/a.png", b"1")
-    patient = store.patient(RetryPolicy(attempts=40, first_wait_s=0.01, longest_wait_s=0.02))
+    persistent = store.with_policy(RetryPolicy(attempts=40, first_wait_s=0.01, longest_wait_s=0.02))
     faulty.order("GET", [Trouble.SLOW_DOWN] * 30)
-    assert patient.list("images") == {"images/a.png": 1}
+    assert persistent.list("images") == {"images/a.png": 1}
     assert faulty.requests["GET"] == 31
 
 
