@@ -18,6 +18,7 @@ from ray.exceptions import RayError, RayTaskError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 import nightpress
+from nightpress.diffusion_core.errors import one_line
 from nightpress.jobs.errors import ClusterError
 
 T = TypeVar("T")
@@ -100,7 +101,7 @@ def _init(failure: str, **settings: Any) -> None:
     try:
         ray.init(**settings)
     except Exception as error:  # Ray raises plain ones when a node does not come up
-        reason = " ".join(str(error).split())
+        reason = one_line(error, None)
         raise ClusterError(f"{failure}: {reason}") from error
 
 
@@ -233,5 +234,5 @@ def remote_value(reference: Any) -> Any:
     except RayTaskError as error:
         raise error.cause from None
     except RayError as error:
-        reason = " ".join(str(error).split())[:500]
+        reason = one_line(error)
         raise ClusterError(f"the cluster failed: {type(error).__name__}: {reason}") from error

@@ -141,7 +141,7 @@ def require_answer(store: Store) -> None:
     Raises:
         StoreError: it does not.
     """
-    store.patient(QUICK).size(RUN_FILE)
+    store.with_policy(QUICK).size(RUN_FILE)
 
 
 def open_images_argument(run: str, storage: tuple[str, ...]) -> Run:

@@ -22,10 +22,10 @@ from nightpress.pipelines.planning import PlanLayout
 from nightpress.pipelines.planning.batch_sizes import (
     STEPS_WORTH_MEASURING,
     BatchSizes,
-    Kind,
+    ImageKind,
     MeasuredKind,
     num_steps,
-    worth_measuring,
+    settings_to_measure,
 )
 from nightpress.pipelines.shards.batching import shared_settings
 
@@ -63,14 +63,14 @@ def decided(
     counts = list(_alike(layout, model).values())
     if device == "cpu" and usual > FAR * AUTO_BATCH_SIZE[device]:
         sizes = yield from _fitting(spec, layout, first, usual, max(counts))
-    yield from _padding_warning(counts, sizes.most)
+    yield from _padding_warning(counts, sizes.largest)
     return sizes
 
 
 def _measured(
     spec: RunSpec, model: ModelInfo, layout: PlanLayout, first: FirstActor, usual: int
 ) -> Generator[Event, None, BatchSizes]:
-    wanted = worth_measuring(layout.batches)
+    wanted = settings_to_measure(layout.batches)
     if not wanted:
         yield Message(
             f"batch.size auto: {usual}; it is measured from {STEPS_WORTH_MEASURING:,} denoising "
@@ -83,22 +83,24 @@ def _measured(
         left_s = min(KIND_S, end_at - time.monotonic())
         if left_s <= 0:
             break
-        counts = [number for each, number in alike.items() if Kind.of(each) == Kind.of(settings)]
+        counts = [
+            number for each, number in alike.items() if ImageKind.of(each) == ImageKind.of(settings)
+        ]
         knee = yield from first.measured(
             first.handle.find_best_batch_size.remote(settings, counts, usual, share, left_s)
         )
         if knee is None:
             break
-        found.append(MeasuredKind(Kind.of(settings), knee))
+        found.append(MeasuredKind(ImageKind.of(settings), knee))
         yield Message(f"batch.size auto: {_told(found[-1])}")
-    return BatchSizes.found(found) if found else BatchSizes(usual)
+    return BatchSizes.from_measurements(found) if found else BatchSizes(usual)
 
 
 def _fitting(
     spec: RunSpec, layout: PlanLayout, first: FirstActor, wanted: int, most_alike: int
 ) -> Generator[Event, None, BatchSizes]:
     """The size that is wanted if it fits; else halved, as long as it holds all that are alike."""
-    heaviest = max((each.settings for each in layout.batches), key=lambda s: Kind.of(s).weight)
+    heaviest = max((each.settings for each in layout.batches), key=lambda s: ImageKind.of(s).weight)
     share = memory_share(spec, first.factory)
     pending = first.handle.largest_fitting.remote(heaviest, wanted, share)
     knee = yield from first.measured(pending)
@@ -143,5 +145,5 @@ def _alike(layout: PlanLayout, model: ModelInfo) -> dict[SamplingParams, int]:
 
 
 def _told(measured: MeasuredKind) -> str:
-    knee = measured.knee
+    knee = measured.best
     return f"{knee.batch_size} at {measured.kind.name}; {knee.ending.value}"

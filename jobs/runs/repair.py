@@ -14,7 +14,7 @@ from nightpress.jobs.progress.events import Event, Planned
 from nightpress.jobs.progress.failure_limit import FailureLimit
 from nightpress.jobs.runs.runner import actor_factory, as_it_honours, dispatching, stopping_for_good
 from nightpress.pipelines.job.spec import RunSpec
-from nightpress.pipelines.planning import manifest_changes, mend_plan
+from nightpress.pipelines.planning import manifest_changes, rewrite_plan_part
 from nightpress.pipelines.reporting.report import write_report
 from nightpress.pipelines.run_directory.commit import failed_rows, read_commit
 from nightpress.pipelines.run_directory.lease import Lease, held, require_free
@@ -94,7 +94,7 @@ def mend_plans(
         refuse_changes(store, manifest_changes(record.layout, record.spec))
         for first in sorted({record.layout.part_of(shard).first_shard for shard in shards}):
             lease.fence.require(store)
-            mend_plan(record.spec, record.model, record.layout, store, first)
+            rewrite_plan_part(record.spec, record.model, record.layout, store, first)
 
 
 def remove_orphans(

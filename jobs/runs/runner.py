@@ -34,9 +34,9 @@ from nightpress.pipelines.models.location import absolute_source
 from nightpress.pipelines.planning import (
     Mapper,
     check,
-    cut,
+    cut_into_shards,
     manifest_changes,
-    mend_plan,
+    rewrite_plan_part,
     write_plan,
 )
 from nightpress.pipelines.reporting.report import write_report
@@ -262,7 +262,7 @@ class _Press:
         # A model that does not load leaves nothing behind.
         yield from first.loaded(loading, model.identity, usual)
         sizes = yield from decided(spec, model, layout, first)
-        layout = cut(spec, layout, sizes.most)
+        layout = cut_into_shards(spec, layout, sizes.largest)
         record = new_record(spec, model, factory.device, sizes, layout)
         with held(store, free) as lease:
             record = claim(store, record)
@@ -343,7 +343,7 @@ def dispatching(
         def mend(shard: int) -> None:
             lease.fence.require(store)
             refuse_changes(store, manifest_changes(record.layout, record.spec))
-            mend_plan(record.spec, record.model, record.layout, store, shard)
+            rewrite_plan_part(record.spec, record.model, record.layout, store, shard)
 
         dispatcher = Dispatcher(
             store, record, factory, terms, reason_to_stop=reason_to_stop, mend=mend

@@ -1,1 +1,1 @@
-"""The job file: reading, checking and editing it."""
+"""The job file: read, check and edit it."""

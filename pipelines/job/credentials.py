@@ -1,4 +1,4 @@
-"""What a job file must not hold: it is written into every run, and runs are shared."""
+"""Detect credentials in a job file, which is copied into every run, and runs are shared."""
 
 import re
 from collections.abc import Iterator
@@ -9,25 +9,25 @@ SECRET_OPTION = re.compile(
     r"key$|^sas$|access_key|secret|token|passw|pwd|credential|connection_string|auth|cookie",
     re.IGNORECASE,
 )
-"""Names of fsspec options that carry credentials."""
+"""Names of fsspec options that hold credentials."""
 
 SIGNED_QUERY = re.compile(r"(^|&)(x-(amz|goog)-\w+|sig|signature|token|key)=", re.IGNORECASE)
-"""What a presigned URL carries: whoever has the URL has access."""
+"""Query parameters of a presigned URL, which gives access to anyone who has it."""
 
 ADVICE = (
-    "a job file holds no credentials: they come from the environment (AWS_ACCESS_KEY_ID, ...), "
-    "a profile or the machine's role"
+    "a job file must not hold credentials; they come from the environment (AWS_ACCESS_KEY_ID, "
+    "...), a profile or the machine's role"
 )
 
 
 def has_credentials(url: str) -> bool:
-    """Whether a URL names a user, or is presigned."""
+    """Whether a URL names a user or is presigned."""
     parts = urlsplit(url)
     return bool(parts.scheme and ("@" in parts.netloc or SIGNED_QUERY.search(parts.query)))
 
 
 def secret_option(options: Any) -> str | None:
-    """The first option that by its name holds a credential, as `s3.client_kwargs.key`."""
+    """The path of the first option whose name suggests a credential: `s3.client_kwargs.key`."""
     paths = _paths(options)
     return next((".".join(path) for path in paths if SECRET_OPTION.search(path[-1])), None)
 

@@ -1,7 +1,6 @@
-"""A few values of a job file changed, and the rest of it left as its author wrote it.
+"""Change a few values in a job file and leave the rest as its author wrote it.
 
-Owns the edit of the text, and the proof that the file then says what was meant and nothing else.
-Which values change, and why, others know.
+After an edit the file is parsed again, to prove that it now says exactly what was intended.
 """
 
 import os
@@ -21,11 +20,11 @@ INDENT = "  "
 
 
 class CannotEdit(Exception):
-    """The text is written in a way that is better left to its author."""
+    """The text is written in a way that cannot be edited safely."""
 
 
 class Edit(NamedTuple):
-    """A span of the text, and what stands there instead."""
+    """A span of the text and its replacement."""
 
     start: int
     end: int
@@ -33,21 +32,23 @@ class Edit(NamedTuple):
 
 
 def rewrite_model(path: Path, before: RunSpec, after: RunSpec, values: Mapping[str, Any]) -> bool:
-    """Give the `model` of a job file some values, in one step.
+    """Set some keys of `model` in a job file, replacing the file in one step.
 
-    What was written is read again before it takes the file's place: it must be the job that is
-    wanted. So whoever changed the file meanwhile loses nothing.
+    The new file is parsed before it replaces the old one and must be exactly the job `after`. A
+    change that someone else made to the file in the meantime is not lost.
 
     Args:
-        path: of the file, which said `before` and is to say `after`.
-        values: under the keys of `model`.
+        path: the job file.
+        before: the job that the file holds now.
+        after: the job that it should hold.
+        values: the new values by their keys under `model`.
 
     Returns:
-        False where the file was left alone: its text cannot be changed without risk, or it is no
-        longer the job that it was.
+        False if the file was left alone, because its text cannot be edited safely or it no longer
+        holds the job `before`.
 
     Raises:
-        SpecError: it cannot be read or written.
+        SpecError: the file cannot be read or written.
     """
     name = path.name.removesuffix(path.suffix)
     target = path.resolve()
@@ -56,7 +57,7 @@ def rewrite_model(path: Path, before: RunSpec, after: RunSpec, values: Mapping[s
         data = target.read_bytes()
         if _job(target, name) != before:
             return False
-        partial.write_bytes(edited(data.decode("utf-8"), "model", values).encode("utf-8"))
+        partial.write_bytes(edit_section(data.decode("utf-8"), "model", values).encode("utf-8"))
         if _job(partial, name) != after or target.read_bytes() != data:
             return False
         shutil.copymode(target, partial)
@@ -71,21 +72,21 @@ def rewrite_model(path: Path, before: RunSpec, after: RunSpec, values: Mapping[s
 
 
 def _job(path: Path, name: str) -> RunSpec | None:
-    """The job in a file; None where it is none."""
+    """The job in a file; None if the file is not a valid job."""
     try:
         return RunSpec.from_dict({"name": name} | read_yaml(path), where=str(path))
     except SpecError:
         return None
 
 
-def edited(text: str, section: str, values: Mapping[str, Any]) -> str:
-    """A job file's text whose section has these values under these keys, all else as it stands.
+def edit_section(text: str, section: str, values: Mapping[str, Any]) -> str:
+    """Set some keys of one section in a job file's text, leaving everything else unchanged.
 
-    A section that is a mere string is the `source` of one. Values are written on one line, as
-    `{interval: 3}`.
+    A section given as a plain string becomes a mapping with the string as its `source`. Values are
+    written on one line, such as `{interval: 3}`.
 
     Raises:
-        CannotEdit: the text is no mapping, or what would change is not written plainly.
+        CannotEdit: the text is not a mapping, or the part to change is not written plainly.
     """
     newline = "\r\n" if "\r\n" in text else "\n"
     whole = text if text.endswith("\n") else text + newline
@@ -94,36 +95,36 @@ def edited(text: str, section: str, values: Mapping[str, Any]) -> str:
     except yaml.YAMLError as error:
         raise CannotEdit(str(error)) from error
     if not isinstance(root, MappingNode) or not root.value:
-        raise CannotEdit("no mapping of keys")
+        raise CannotEdit("not a mapping of keys")
     for start, end, new in sorted(_Editor(whole, newline).section(root, section, values))[::-1]:
         whole = whole[:start] + new + whole[end:]
     return whole
 
 
 class _Editor:
-    """Finds the spans of a text that change."""
+    """Finds the spans of a text to replace."""
 
     def __init__(self, text: str, newline: str) -> None:
         self._text, self._newline = text, newline
 
     def section(self, root: MappingNode, name: str, values: Mapping[str, Any]) -> Iterator[Edit]:
-        """The section gets these values."""
+        """Set these values in the section, adding the section if it is missing."""
         entry = _entry(root, name)
         if entry is None:
-            yield from self._add(root, {name: dict(values)}, spread=True)
+            yield from self._append(root, {name: dict(values)}, own_lines=True)
             return
         key, node = entry
-        _require_here(key, node)
+        _refuse_alias(key, node)
         if isinstance(node, MappingNode):
             yield from self._update(node, values)
         else:
-            yield from self._unfold(root, key, node, values)
+            yield from self._expand_string(root, key, node, values)
 
-    def _unfold(
+    def _expand_string(
         self, root: MappingNode, key: Node, source: Node, values: Mapping[str, Any]
     ) -> Iterator[Edit]:
-        """`model: builtin` becomes a mapping; a comment behind it stays where it is."""
-        span = _plain(source)
+        """Turn `model: builtin` into a mapping; a comment after it stays in place."""
+        span = _value_span(source)
         between = self._text[key.end_mark.index : span.start]
         if root.flow_style:
             inside = on_one_line(dict(values)).removeprefix("{")
@@ -133,30 +134,32 @@ class _Editor:
             raise CannotEdit("a comment stands between key and value")
         indent = " " * key.start_mark.column + INDENT
         yield Edit(key.end_mark.index, span.start, f":{self._newline}{indent}source: ")
-        yield self._lines(span.end, indent, values)
+        yield self._lines_below(span.end, indent, values)
 
     def _update(self, mapping: MappingNode, values: Mapping[str, Any]) -> Iterator[Edit]:
-        """Some keys of a mapping get these values, and the others keep theirs."""
+        """Set some keys of a mapping; other keys keep their values."""
         for name, value in values.items():
             entry = _entry(mapping, name)
             if entry is not None:
                 yield from self._replace(*entry, value)
         new = {name: value for name, value in values.items() if _entry(mapping, name) is None}
         if new:
-            yield from self._add(mapping, new)
+            yield from self._append(mapping, new)
 
     def _replace(self, key: Node, node: Node, value: Any) -> Iterator[Edit]:
-        _require_here(key, node)
+        _refuse_alias(key, node)
         if isinstance(node, MappingNode) and not node.flow_style and isinstance(value, Mapping):
-            yield from self._become(key, node, value)
+            yield from self._set_all_keys(key, node, value)
             return
-        span = _plain(node)
+        span = _value_span(node)
         if "#" in self._text[span.start : span.end]:
-            raise CannotEdit("what would be replaced holds a comment")
+            raise CannotEdit("the value to replace contains a comment")
         yield span._replace(text=on_one_line(value))
 
-    def _become(self, key: Node, mapping: MappingNode, values: Mapping[str, Any]) -> Iterator[Edit]:
-        """The lines of a mapping say these values and no others; comments of their own stay."""
+    def _set_all_keys(
+        self, key: Node, mapping: MappingNode, values: Mapping[str, Any]
+    ) -> Iterator[Edit]:
+        """Make a block mapping hold exactly these values; comments on their own lines stay."""
         for old_key, old in mapping.value:
             if old_key.value not in values:
                 start = self._text.rfind("\n", 0, old_key.start_mark.index) + 1
@@ -167,63 +170,63 @@ class _Editor:
             colon = self._text.index(":", key.end_mark.index) + 1
             yield Edit(colon, colon, " {}")
 
-    def _add(
-        self, mapping: MappingNode, values: Mapping[str, Any], spread: bool = False
+    def _append(
+        self, mapping: MappingNode, values: Mapping[str, Any], own_lines: bool = False
     ) -> Iterator[Edit]:
-        """New keys behind those that are there; of a new section each on a line of its own."""
+        """Append new keys to a mapping; with `own_lines`, each key of a new section gets a line."""
         if mapping.flow_style:
             end = _content_end(mapping.value[-1][1]) if mapping.value else None
-            place = mapping.end_mark.index - 1 if end is None else end
+            position = mapping.end_mark.index - 1 if end is None else end
             inside = on_one_line(dict(values))[1:-1]
-            yield Edit(place, place, inside if end is None else f", {inside}")
+            yield Edit(position, position, inside if end is None else f", {inside}")
             return
         first_key, _ = mapping.value[0]
         indent = " " * first_key.start_mark.column
-        if not spread:
-            yield self._lines(_content_end(mapping.value[-1][1]), indent, values)
+        if not own_lines:
+            yield self._lines_below(_content_end(mapping.value[-1][1]), indent, values)
             return
         for name, inner in values.items():
             head = f"{indent}{name}:{self._newline}"
-            lines = self._lines(len(self._text), indent + INDENT, inner)
+            lines = self._lines_below(len(self._text), indent + INDENT, inner)
             yield lines._replace(text=head + lines.text)
 
-    def _lines(self, after: int, indent: str, values: Mapping[str, Any]) -> Edit:
-        """A line for each value, below the line that a place is on."""
-        place = self._line_end(after)
+    def _lines_below(self, after: int, indent: str, values: Mapping[str, Any]) -> Edit:
+        """One line for each value, inserted after the line that holds the position `after`."""
+        position = self._line_end(after)
         lines = (f"{indent}{name}: {on_one_line(value)}" for name, value in values.items())
-        return Edit(place, place, "".join(line + self._newline for line in lines))
+        return Edit(position, position, "".join(line + self._newline for line in lines))
 
-    def _line_end(self, place: int) -> int:
-        """Where the line of a place ends, its end included; every text here ends with one."""
-        return self._text.find("\n", place) + 1 or len(self._text)
+    def _line_end(self, position: int) -> int:
+        """The end of the line at a position, including its newline."""
+        return self._text.find("\n", position) + 1 or len(self._text)
 
 
 def _entry(mapping: MappingNode, name: str) -> tuple[Node, Node] | None:
-    """Key and value; of a key that stands there twice the last, as a reader takes it."""
-    found = [
+    """A key and its value; the last one if the key is repeated, which is the one YAML uses."""
+    entries = [
         (key, value)
         for key, value in mapping.value
         if isinstance(key, ScalarNode) and key.value == name
     ]
-    return found[-1] if found else None
+    return entries[-1] if entries else None
 
 
-def _require_here(key: Node, node: Node) -> None:
-    """A value stands behind its key, and not where it got the name by which it is meant here."""
+def _refuse_alias(key: Node, node: Node) -> None:
+    """Refuse a value that is written elsewhere and only referred to by an alias here."""
     if node.start_mark.index < key.end_mark.index:
-        raise CannotEdit("it is an alias of what stands elsewhere")
+        raise CannotEdit("the value is an alias of one written elsewhere")
 
 
-def _plain(node: Node) -> Edit:
-    """The span of a value that stands on one line, or in brackets."""
+def _value_span(node: Node) -> Edit:
+    """The span of a value written on one line or in brackets."""
     in_lines = isinstance(node, ScalarNode) and node.start_mark.line != node.end_mark.line
     if in_lines or getattr(node, "flow_style", None) is False:
-        raise CannotEdit("what would be replaced has lines of its own")
+        raise CannotEdit("the value to replace spans lines of its own")
     return Edit(node.start_mark.index, node.end_mark.index, "")
 
 
 def _content_end(node: Node) -> int:
-    """Where a value ends, without the blank lines and comments that pyyaml counts to a block."""
+    """The end of a value, without the blank lines and comments that pyyaml includes in a block."""
     if isinstance(node, CollectionNode) and not node.flow_style and node.value:
         last = node.value[-1]
         return _content_end(last[1] if isinstance(node, MappingNode) else last)
@@ -231,6 +234,6 @@ def _content_end(node: Node) -> int:
 
 
 def on_one_line(value: Any) -> str:
-    """A value as YAML on one line."""
+    """Format a value as YAML on one line."""
     text = yaml.safe_dump([value], default_flow_style=True, sort_keys=False, width=1_000_000)
     return text.strip()[1:-1]

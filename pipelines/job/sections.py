@@ -1,7 +1,4 @@
-"""The sections of a job file: how each looks, and what is allowed in it.
-
-Knows nothing of how they make a job, or of the file they stand in.
-"""
+"""The sections of a job file, and what is allowed in each."""
 
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
@@ -22,30 +19,31 @@ from pydantic import (
 
 from nightpress.diffusion_core.models.samplers import SAMPLER_NAMES
 from nightpress.pipelines.job.credentials import ADVICE, secret_option
-from nightpress.pipelines.storage.pacing import ceiling_of
+from nightpress.pipelines.storage.pacing import request_limit
 
 MAX_NAME_BYTES, MAX_PATH_BYTES = 255, 4_000
-"""Of what lies on a disk."""
+"""The longest file name and path that common file systems accept."""
 
 
-def fits_a_disk(source: str) -> str:
-    """The source, unless it is a path that no file system takes.
+def check_path_length(source: str) -> str:
+    """Return a URL or path unchanged, after checking that a path is not too long.
 
     Raises:
-        ValueError: a name or the whole is too long.
+        ValueError: one name in the path, or the whole path, is too long.
     """
     if "://" in source:
         return source
     longest = max(len(name.encode()) for name in source.split("/"))
     if longest > MAX_NAME_BYTES or len(source.encode()) > MAX_PATH_BYTES:
         raise ValueError(
-            f"no path: a name may have {MAX_NAME_BYTES} bytes, and the whole {MAX_PATH_BYTES:,}"
+            f"the path is too long: at most {MAX_NAME_BYTES} bytes are allowed for one name and "
+            f"{MAX_PATH_BYTES:,} for the whole path"
         )
     return source
 
 
 Url = Annotated[
-    str, StringConstraints(min_length=1, strip_whitespace=True), AfterValidator(fits_a_disk)
+    str, StringConstraints(min_length=1, strip_whitespace=True), AfterValidator(check_path_length)
 ]
 Auto = Literal["auto"]
 Percent = Annotated[str, StringConstraints(pattern=r"^\d{1,2}(\.\d+)?%$")]
@@ -55,7 +53,7 @@ JobName = Annotated[
     str,
     Field(
         pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$",
-        description="Of the run's folder under output; the job file's own name unless set.",
+        description="Name of the run's folder under output; default: the job file's name.",
     ),
 ]
 
@@ -67,10 +65,12 @@ def _no_credentials(storage: Mapping[str, Mapping[str, Any]]) -> Mapping[str, Ma
     return storage
 
 
-def _sound_ceilings(storage: Mapping[str, Mapping[str, Any]]) -> Mapping[str, Mapping[str, Any]]:
+def _check_request_limits(
+    storage: Mapping[str, Mapping[str, Any]],
+) -> Mapping[str, Mapping[str, Any]]:
     for protocol, options in storage.items():
         try:
-            ceiling_of(options)
+            request_limit(options)
         except ValueError as error:
             raise ValueError(f"{protocol}.{error}") from error
     return storage
@@ -79,30 +79,29 @@ def _sound_ceilings(storage: Mapping[str, Mapping[str, Any]]) -> Mapping[str, Ma
 StorageOptions = Annotated[
     Mapping[str, Mapping[str, Any]],
     Field(
-        description="fsspec options by protocol: {s3: {endpoint_url: ...}}; no credentials. "
-        "requests_per_s, beside them: what each actor and the driver may ask in a second."
+        description="fsspec options by protocol, such as {s3: {endpoint_url: ...}}, without "
+        "credentials. The extra option requests_per_s limits how many requests each actor and the "
+        "driver send per second."
     ),
     AfterValidator(_no_credentials),
-    AfterValidator(_sound_ceilings),
+    AfterValidator(_check_request_limits),
 ]
 NO_OPTIONS: Mapping[str, Mapping[str, Any]] = {}
 
 
 class Section(BaseModel):
-    """A mapping in the job file: immutable, and closed to keys nobody knows."""
+    """A mapping in the job file: immutable, and unknown keys are errors."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
 class ColumnMap(Section):
-    """Where a setting is read from, when the manifest has other names or codes for it."""
+    """The manifest column that holds a setting, and what its codes mean."""
 
-    column: Annotated[
-        str, Field(min_length=1, description="The manifest's own name of the column.")
-    ]
+    column: Annotated[str, Field(min_length=1, description="The column's name in the manifest.")]
     values: Annotated[
         Mapping[str, str | int | float],
-        Field(description="Codes of the manifest and what they mean: {1: ddim, 3: euler}."),
+        Field(description="What the manifest's codes mean, such as {1: ddim, 3: euler}."),
     ] = {}
 
     @field_validator("values", mode="before")
@@ -112,53 +111,71 @@ class ColumnMap(Section):
 
 
 class SamplingSpec(Section):
-    """Sampling defaults for rows that do not say otherwise, under diffusers' argument names.
+    """Defaults for settings that manifest rows leave out, under diffusers' argument names.
 
-    None leaves the choice to the model.
+    A setting that is null is left to the model.
     """
 
-    width: Annotated[PositiveInt | None, Field(description="Pixels.")] = None
-    height: Annotated[PositiveInt | None, Field(description="Pixels.")] = None
-    num_inference_steps: Annotated[int | None, Field(ge=1, le=10_000)] = None
-    guidance_scale: NonNegativeFloat | None = None
-    scheduler: Annotated[str | None, Field(description=f"One of: {', '.join(SAMPLER_NAMES)}.")] = (
-        None
-    )
-    negative_prompt: str = ""
+    width: Annotated[
+        PositiveInt | None, Field(description="Width in pixels; default: the model's.")
+    ] = None
+    height: Annotated[
+        PositiveInt | None, Field(description="Height in pixels; default: the model's.")
+    ] = None
+    num_inference_steps: Annotated[
+        int | None, Field(ge=1, le=10_000, description="Denoising steps; default: the model's.")
+    ] = None
+    guidance_scale: Annotated[
+        NonNegativeFloat | None,
+        Field(description="Scale of classifier-free guidance; default: the model's."),
+    ] = None
+    scheduler: Annotated[
+        str | None,
+        Field(description=f"Sampler; default: the model's. One of: {', '.join(SAMPLER_NAMES)}."),
+    ] = None
+    negative_prompt: Annotated[
+        str, Field(description="Negative prompt for rows that have none of their own.")
+    ] = ""
     num_images: Annotated[
-        int, Field(ge=1, le=100_000, description="Images for each row of the manifest.")
+        int, Field(ge=1, le=100_000, description="Images to make for each row of the manifest.")
     ] = 1
 
     @field_validator("scheduler")
     @classmethod
     def _known_sampler(cls, name: str | None) -> str | None:
         if name is not None and name not in SAMPLER_NAMES:
-            raise ValueError(f"no such sampler; one of: {', '.join(SAMPLER_NAMES)}")
+            raise ValueError(f"no such sampler; choose one of: {', '.join(SAMPLER_NAMES)}")
         return name
 
 
 class ImagesSpec(Section):
-    """How the image files look and what they are called."""
+    """The format and the names of the image files."""
 
-    format: Literal["png", "webp", "jpeg"] = "png"
+    format: Annotated[
+        Literal["png", "webp", "jpeg"], Field(description="File format of the images.")
+    ] = "png"
     quality: Annotated[
         int | None,
-        Field(ge=1, le=100, description="jpeg: 95 unless set. webp: lossless unless set."),
+        Field(
+            ge=1,
+            le=100,
+            description="Quality for jpeg and webp. Default: 95 for jpeg, lossless for webp.",
+        ),
     ] = None
     file_name: Annotated[
         str | None,
         Field(
             min_length=1,
-            description="A template over the columns, such as {category}/{image_id}.png; "
-            "{image_id} and the format's suffix unless set. {spread}/ in front parts the rows "
-            "of a large run into 256 folders.",
+            description="Template over the columns, such as {category}/{image_id}.png. Default: "
+            "{image_id} and the format's suffix. A leading {spread}/ distributes the images of a "
+            "large run over 256 folders.",
         ),
     ] = None
     packing: Annotated[
         Literal["none", "webdataset", "parquet"],
         Field(
-            description="webdataset, parquet: all images of a shard in one object, which is made "
-            "again from its start when it is interrupted. none: an object for each image."
+            description="none: one object per image. webdataset or parquet: all images of a shard "
+            "in one object; an interrupted shard then starts again from its first image."
         ),
     ] = "none"
 
@@ -174,7 +191,7 @@ class ImagesSpec(Section):
 
     @property
     def template(self) -> str:
-        """The file-name template in force."""
+        """The file-name template in effect."""
         return self.file_name or f"{{image_id}}.{self.suffix}"
 
     @model_validator(mode="after")
@@ -186,95 +203,117 @@ class ImagesSpec(Section):
                 f"because format is {self.format}"
             )
         if self.format == "png" and self.quality is not None:
-            raise ValueError("quality is for jpeg and webp; png loses nothing")
+            raise ValueError("quality applies to jpeg and webp only; png is always lossless")
         return self
 
 
 class BatchSpec(Section):
-    """How much is sampled at once, and how much is committed at once."""
+    """How many images are sampled at once, and how many are committed at once."""
 
     size: Annotated[
         PositiveInt | Auto,
         Field(
-            description="Images in one batch; part of what decides the last bits of a pixel. auto: "
-            "measured before a run of 20,000 denoising steps or more; in others 4 on a CPU, 8 on a "
-            "GPU."
+            description="Images per batch; another size may change the last bits of a pixel. auto: "
+            "measured at the start of runs of 20,000 or more denoising steps, otherwise 4 on a CPU "
+            "and 8 on a GPU."
         ),
     ] = "auto"
     shard_size: Annotated[
         PositiveInt | Auto,
-        Field(description="Images in one shard, the unit that is handed out and committed."),
+        Field(
+            description="Images per shard, the unit that is assigned to an actor and committed. "
+            "auto: a 256th of the run's images, but from 16 to 1,024 (packed: 256)."
+        ),
     ] = "auto"
 
 
 class ActorRange(Section):
-    """How many actors a run may hold."""
+    """The fewest and the most actors of a run."""
 
-    min: PositiveInt = 1
-    max: PositiveInt | Auto = "auto"
+    min: Annotated[
+        PositiveInt,
+        Field(description="Fewest actors to request, even if the cluster has no room yet."),
+    ] = 1
+    max: Annotated[
+        PositiveInt | Auto,
+        Field(description="Most actors to use. auto: as many as the cluster has room for."),
+    ] = "auto"
 
     @model_validator(mode="after")
     def _ordered(self) -> Self:
         if isinstance(self.max, int) and self.max < self.min:
-            raise ValueError(f"max {self.max} is below min {self.min}")
+            raise ValueError(f"max ({self.max}) must not be below min ({self.min})")
         return self
 
 
 class ClusterSpec(Section):
-    """Where a run runs. Changing it never changes the run's name; see `RunSpec.changes`."""
+    """Where the job runs. These keys may change between starts of a run; see `RunSpec.changes`."""
 
     address: Annotated[
         str | None,
-        Field(description="Of a Ray cluster, as in ray.init; RAY_ADDRESS, else a local Ray."),
+        Field(
+            description="Address of a Ray cluster, as for ray.init. Default: RAY_ADDRESS, or else "
+            "a local Ray that is started for the run."
+        ),
     ] = None
     actors: Annotated[
         PositiveInt | Auto | ActorRange,
         Field(
-            description="Each holds one loaded model. auto: as many as the cluster has room for."
+            description="Number of actors, each with one loaded model; a number, or a range such "
+            "as {min: 2, max: 8}. auto: as many as the cluster has room for."
         ),
     ] = "auto"
     gpus_per_actor: Annotated[
-        NonNegativeFloat | Auto, Field(description="auto: 1 where the cluster has GPUs, else 0.")
+        NonNegativeFloat | Auto,
+        Field(description="GPUs per actor. auto: 1 if the cluster has GPUs, otherwise 0."),
     ] = "auto"
     cpus_per_actor: Annotated[
-        PositiveInt, Field(description="Also the threads of a model that runs on the CPU.")
+        PositiveInt,
+        Field(description="CPUs per actor, and the threads of a model that runs on the CPU."),
     ] = 1
     max_attempts: Annotated[
-        PositiveInt, Field(description="How often a shard may kill its worker before it fails.")
+        PositiveInt,
+        Field(
+            description="How often a shard may crash its worker before the images at fault are "
+            "recorded as failed."
+        ),
     ] = 3
     max_failures: Annotated[
         NonNegativeInt | Percent | None,
         Field(
-            description="Failed images at which a start stops early: a number, or a share of all "
-            "that are done, such as 5%."
+            description="Stop early when more images than this have failed: a number, or a share "
+            "of the finished images such as 5%. Default: no limit."
         ),
     ] = None
     watchdog_s: Annotated[
         PositiveFloat | None,
         Field(
-            description="Seconds of silence after which an actor is taken to hang; by default many "
-            "times what its slowest batch took."
+            description="Replace an actor that reports nothing for this many seconds. Default: "
+            "many times the duration of its slowest batch."
         ),
     ] = None
     load_timeout_s: Annotated[
         PositiveFloat,
         Field(
-            description="Seconds that an actor, once it has its place, may take to find and load "
-            "its model before another is started in its stead."
+            description="Seconds that a scheduled actor may take to fetch and load its model "
+            "before another replaces it."
         ),
     ] = 1800.0
     drain_s: Annotated[
         PositiveFloat,
-        Field(description="Seconds that the batches in hand may take when a run is to stop."),
+        Field(description="Seconds that running batches may take to finish when a run stops."),
     ] = 60.0
     ship_package: Annotated[
         bool,
-        Field(description="Send nightpress itself along; false where the nodes have it installed."),
+        Field(
+            description="Send the nightpress package to the cluster's nodes; false if it is "
+            "installed there."
+        ),
     ] = True
 
     @property
     def min_actors(self) -> int:
-        """The fewest actors to ask for."""
+        """The fewest actors to request."""
         match self.actors:
             case ActorRange(min=fewest):
                 return fewest
@@ -285,7 +324,7 @@ class ClusterSpec(Section):
 
     @property
     def max_actors(self) -> int | None:
-        """The most actors to hold; None for as many as fit."""
+        """The most actors to use; None for as many as fit."""
         match self.actors:
             case ActorRange(max=int(most)):
                 return most

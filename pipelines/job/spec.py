@@ -1,7 +1,6 @@
-"""The job file: what a person asks for, validated once, with errors that name key and value.
+"""`RunSpec`: a job file, validated once, with errors that name the key and the value.
 
-Owns `RunSpec` and how it is read, overridden and compared. Knows nothing of what is in the
-manifest or the model.
+Also how a job is read, overridden and compared with another.
 """
 
 import json
@@ -31,11 +30,11 @@ from nightpress.pipelines.job.sections import (
     Section,
     StorageOptions,
     Url,
-    fits_a_disk,
+    check_path_length,
 )
 
 MAX_SEED = 2**53 - 1
-"""The largest seed: every JSON reader and every spreadsheet keeps integers up to here."""
+"""The largest seed: JSON readers and spreadsheets keep integers exact up to here."""
 
 
 class RunSpec(Section):
@@ -44,18 +43,23 @@ class RunSpec(Section):
     name: JobName
     manifest: Annotated[
         Url | list[Url],
-        Field(description="Parquet, CSV, TSV, JSONL or text; a URL, folder, glob or list of them."),
+        Field(
+            description="Parquet, CSV, TSV, JSONL or text files: a URL, a folder, a glob, or a "
+            "list of these."
+        ),
     ]
     output: Annotated[Url, Field(description="URL of the folder that holds runs.")]
     columns: Annotated[
         Mapping[str, str | ColumnMap | None],
         Field(
-            description="Setting -> the manifest's column for it: {prompt: caption}; "
-            "null for a column that only looks like a setting."
+            description="Which manifest column holds a setting, such as {prompt: caption}; null if "
+            "a column of the setting's name is not that setting."
         ),
     ] = {}
     model: ModelSpec = ModelSpec()
-    seed: Annotated[int, Field(ge=0, le=MAX_SEED)] = 0
+    seed: Annotated[
+        int, Field(ge=0, le=MAX_SEED, description="Seed from which images' seeds are derived.")
+    ] = 0
     sampling: SamplingSpec = SamplingSpec()
     images: ImagesSpec = ImagesSpec()
     batch: BatchSpec = BatchSpec()
@@ -71,7 +75,7 @@ class RunSpec(Section):
     @classmethod
     def _sources_fit_a_disk(cls, model: ModelSpec) -> ModelSpec:
         for source in (model.source, *(lora.source for lora in model.all_loras)):
-            fits_a_disk(source)
+            check_path_length(source)
         return model
 
     @field_validator("columns")
@@ -82,7 +86,7 @@ class RunSpec(Section):
         unknown = sorted(set(columns) - set(SETTING_COLUMNS))
         if unknown:
             raise ValueError(
-                f"{unknown[0]!r} is no setting; the mapping goes setting -> manifest column, "
+                f"{unknown[0]!r} is not a setting; the mapping is setting -> manifest column, "
                 f"and the settings are: {', '.join(SETTING_COLUMNS)}"
             )
         return columns
@@ -96,15 +100,15 @@ class RunSpec(Section):
             *(("manifest", url) for url in self.manifests),
         ):
             if has_credentials(url):
-                raise ValueError(f"the {key} URL carries credentials; {ADVICE}")
+                raise ValueError(f"the {key} URL contains credentials; {ADVICE}")
         return self
 
     @model_validator(mode="after")
-    def _no_companions_in_a_decision(self) -> Self:
+    def _first_block_cache_needs_single_images(self) -> Self:
         if self.model.speed.first_block_cache and self.batch.size != 1:
             raise ValueError(
-                "model.speed.first_block_cache decides for a whole batch, and an image may not "
-                f"depend on others: batch.size must be 1, not {self.batch.size}"
+                "model.speed.first_block_cache decides for a whole batch, but an image must not "
+                f"depend on the others in it: batch.size must be 1, not {self.batch.size}"
             )
         return self
 
@@ -123,7 +127,7 @@ class RunSpec(Section):
         """Read a YAML job file; `overrides` are `a.b=value` strings that replace its keys.
 
         Raises:
-            SpecError: no such file, no YAML, or a job that cannot be run.
+            SpecError: the file cannot be read, is not YAML, or is not a valid job.
         """
         path = Path(path)
         values = read_yaml(path)
@@ -147,24 +151,24 @@ class RunSpec(Section):
             raise SpecError("\n".join(lines)) from error
 
     def as_dict(self) -> dict[str, Any]:
-        """The whole job as JSON-ready values, defaults included."""
+        """The whole job as JSON values, with defaults filled in."""
         return self.model_dump(mode="json")
 
     def changes(self, other: "RunSpec") -> list[Change]:
-        """What `other` says differently, among what decides names and pixels.
+        """How `other` differs in what decides names and pixels.
 
-        Where it runs, and how the store is reached, may change from one start to the next.
+        Where the job runs and how the store is reached may change between starts of a run.
         """
         return differences(dict(flatten(self.identity())), dict(flatten(other.identity())))
 
     def identity(self) -> dict[str, Any]:
-        """The part of the job that decides names and pixels, as JSON-ready values."""
-        values = {key: value for key, value in self.as_dict().items() if key not in ELSEWHERE}
+        """The part of the job that decides names and pixels, as JSON values."""
+        values = {key: value for key, value in self.as_dict().items() if key not in NOT_IN_IDENTITY}
         model = values["model"] | {"speed": self.model.speed.chosen()}
-        unsaid = [key for key in ("speed", "row_loras") if not model[key]]
+        omitted = [key for key in ("speed", "row_loras") if not model[key]]
         images = {k: v for k, v in values["images"].items() if (k, v) != ("packing", "none")}
         return values | {
-            "model": {key: model[key] for key in model if key not in unsaid},
+            "model": {key: model[key] for key in model if key not in omitted},
             "images": images,
         }
 
@@ -183,18 +187,18 @@ SETTING_COLUMNS = (
     "lora",
     "lora_scale",
 )
-"""The manifest columns that decide an image; every other column is carried through."""
+"""Manifest columns that are settings; every other column is carried through."""
 
 CONDITION_COLUMNS = ("strength", "init_image", "mask_image", "control_image")
-"""Names kept for conditioning images; a manifest that has one is refused."""
+"""Column names reserved for conditioning; a manifest that has one is refused."""
 
 
-ELSEWHERE = ("output", "storage", "cluster")
-"""The keys of a job that say where it happens, not what is made."""
+NOT_IN_IDENTITY = ("output", "storage", "cluster")
+"""Keys of a job that say where it runs, not what it makes."""
 
 
 def json_schema() -> dict[str, Any]:
-    """The JSON Schema of a job file, for editors; `name` may be left out of a file."""
+    """The JSON Schema of a job file, for editors; there `name` is optional."""
     schema = RunSpec.model_json_schema()
     schema["required"] = [key for key in schema["required"] if key != "name"]
     schema["properties"]["model"] = {
@@ -204,7 +208,7 @@ def json_schema() -> dict[str, Any]:
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[Change]:
-    """The fields of two flat mappings that differ, in alphabetical order."""
+    """The fields in which two flat mappings differ, in alphabetical order."""
     return [
         Change(field, old.get(field), new.get(field))
         for field in sorted(old.keys() | new.keys())
@@ -222,10 +226,10 @@ def flatten(values: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, 
 
 
 def nested_copy(values: Mapping[str, Any]) -> dict[str, Any]:
-    """A copy whose mappings can be changed, at every depth."""
+    """A copy whose mappings can be modified at every depth."""
     return {k: nested_copy(v) if isinstance(v, Mapping) else v for k, v in values.items()}
 
 
 def canonical_json(values: Any) -> str:
-    """JSON with sorted keys and no spaces: equal values, equal text."""
+    """JSON with sorted keys and no spaces, so that equal values give equal text."""
     return json.dumps(values, sort_keys=True, separators=(",", ":"), ensure_ascii=False)

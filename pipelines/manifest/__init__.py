@@ -1,4 +1,5 @@
-"""Manifests: files of prompts in any of five formats, as checked and typed Arrow columns.
+"""Manifests: read prompts in any of five file formats into checked, typed Arrow columns.
 
-`files` reads, `columns` says which column is what, `rows` checks and converts.
+`files` reads the files, `columns` decides what each column is for, `row_reader` checks and converts
+the rows.
 """

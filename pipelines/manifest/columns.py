@@ -1,7 +1,6 @@
-"""Which manifest column serves which setting, and which columns are carried through.
+"""Decide which manifest column holds which setting, and which columns are carried through.
 
-Settles the `columns` mapping of a job against the files that there are, before any row is read.
-Knows nothing of the rows.
+The job's `columns` mapping is resolved against the files' schemas before any row is read.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -20,13 +19,13 @@ TEXT_SETTINGS = frozenset({"prompt", "negative_prompt", "scheduler", "lora"})
 
 
 @dataclass(frozen=True)
-class Carried:
-    """A column that no setting is read from."""
+class CarriedColumn:
+    """A column that is copied to the plan and the metadata without being used as a setting."""
 
     source: str
-    """Its name in the manifest."""
+    """The column's name in the manifest."""
     name: str
-    """Its name in the plan and the metadata."""
+    """The column's name in the plan and the metadata."""
     type: pa.DataType
 
 
@@ -35,25 +34,25 @@ class Columns:
     """What each column of the manifest is for."""
 
     settings: Mapping[str, ColumnMap]
-    """Only settings that at least one file has a column for."""
-    carried: tuple[Carried, ...]
+    """The settings for which at least one file has a column."""
+    carried: tuple[CarriedColumn, ...]
 
     @property
     def has_ids(self) -> bool:
-        """Whether rows name themselves; else the row number is the id."""
+        """Whether the manifest has an id column; otherwise the row number is the id."""
         return "id" in self.settings
 
-    def shown(self, setting: str) -> str:
-        """What the manifest itself calls the column of a setting."""
+    def manifest_name(self, setting: str) -> str:
+        """The manifest's name for a setting's column, for messages."""
         return self.settings[setting].column if setting in self.settings else setting
 
-    def sources(self) -> list[str]:
-        """The manifest's own names of all these columns."""
+    def source_names(self) -> list[str]:
+        """The manifest's names of all these columns."""
         names = [column.column for column in self.settings.values()]
         return list(dict.fromkeys(names + [column.source for column in self.carried]))
 
     def carried_values(self, table: pa.Table) -> dict[str, pa.Array]:
-        """The carried columns under their names in the plan; null where a file lacks one."""
+        """The carried columns under their names in the plan; all null where a file lacks one."""
         return {
             column.name: one_chunk(as_type(table[column.source], column.type))
             if column.source in table.schema.names
@@ -62,12 +61,12 @@ class Columns:
         }
 
 
-def resolve(spec: RunSpec, files: Sequence[ManifestFile]) -> Columns:
-    """Settle every column.
+def resolve_columns(spec: RunSpec, files: Sequence[ManifestFile]) -> Columns:
+    """Decide what every column is for.
 
     Raises:
-        ManifestError: a mapped column that no file has, a file without prompts, ids in some files
-            only, a column of a type that its setting cannot have, or one not supported.
+        ManifestError: no file has a mapped column, a file has no prompts, only some files have
+            ids, a column's type does not suit its setting, or a column is not supported.
     """
     types = _types_by_name(files)
     problems = list(_unknown_mappings(spec, files, types))
@@ -88,12 +87,14 @@ def resolve(spec: RunSpec, files: Sequence[ManifestFile]) -> Columns:
         raise ManifestError(problems)
     return Columns(
         settings,
-        tuple(Carried(name, carried_name(name), common_type(types[name])) for name in carried),
+        tuple(
+            CarriedColumn(name, carried_name(name), common_type(types[name])) for name in carried
+        ),
     )
 
 
 def _mapping(spec: RunSpec) -> dict[str, ColumnMap | None]:
-    """Every setting's column: the job's, else the one of the setting's own name."""
+    """Each setting's column: the one the job names, else the column with the setting's own name."""
     mapping: dict[str, ColumnMap | None] = {}
     for setting in SETTING_COLUMNS:
         column = spec.columns.get(setting, setting)
@@ -115,7 +116,7 @@ def _unknown_mappings(
     for setting, column in spec.columns.items():
         name = column.column if isinstance(column, ColumnMap) else column
         if name is not None and name not in types:
-            message = f"columns.{setting} names it, and there are only: {', '.join(types)}"
+            message = f"columns.{setting} names it, but the columns are: {', '.join(types)}"
             yield Problem(files[0].url, None, name, message)
 
 
@@ -123,8 +124,8 @@ def _unsupported(files: Sequence[ManifestFile], carried: Sequence[str]) -> Itera
     for name in carried:
         if name in CONDITION_COLUMNS:
             message = (
-                "images are not made from it by this version, and it is no column that is carried; "
-                "rename or drop it"
+                "this name is reserved for conditioning, which this version does not support; "
+                "rename or drop the column"
             )
             yield Problem(_first_with(files, name).url, None, name, message)
 
@@ -132,7 +133,7 @@ def _unsupported(files: Sequence[ManifestFile], carried: Sequence[str]) -> Itera
 def _collisions(files: Sequence[ManifestFile], carried: Sequence[str]) -> Iterator[Problem]:
     for name in carried:
         if carried_name(name) != name and carried_name(name) in carried:
-            message = f"it would be carried as {carried_name(name)}, which is there too; rename it"
+            message = f"it would be stored as {carried_name(name)}, which also exists; rename one"
             yield Problem(_first_with(files, name).url, None, name, message)
 
 
@@ -143,13 +144,13 @@ def _problems_of(
     prompt = settings["prompt"].column if "prompt" in settings else "prompt"
     if prompt not in names:
         message = (
-            f"every file needs it, and this one has: {', '.join(names) or 'no columns'}; "
-            "the job file's `columns: {prompt: ...}` can name another"
+            f"every file needs this column, but this one has: {', '.join(names) or 'no columns'}; "
+            "`columns: {prompt: ...}` in the job file can name another"
         )
         yield Problem(file.url, None, prompt, message)
     if "id" in settings and settings["id"].column not in names:
         other = _first_with(files, settings["id"].column).url
-        message = f"{other} has it and this file does not; give all files ids, or none"
+        message = f"{other} has this column but this file does not; give ids to all files or none"
         yield Problem(file.url, None, settings["id"].column, message)
     for setting, column in settings.items():
         if column.column in names:
@@ -157,7 +158,7 @@ def _problems_of(
             if not _fits(setting, type_, coded=bool(column.values)):
                 wanted = "text" if setting in TEXT_SETTINGS else "a number"
                 wanted = "text or whole numbers" if setting == "id" else wanted
-                message = f"it is of type {type_}, and {setting} is {wanted}"
+                message = f"its type is {type_}, but {setting} must be {wanted}"
                 yield Problem(file.url, None, column.column, message)
 
 

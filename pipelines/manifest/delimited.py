@@ -1,9 +1,9 @@
-"""CSV and TSV: where records end, and which quotes are quotes.
+"""CSV and TSV: find where records end and which quotation marks delimit a field.
 
-Files in the wild mix two habits. MLPerf's captions quote a field and double the quotes inside;
+Real files mix two conventions. MLPerf's captions quote a field and double the quotes inside;
 PartiPrompts quotes nothing and has fields such as `"WOMBAT" painted on a wall`. One rule reads
-both: a field is quoted when it begins with a quote and that quote closes right before a separator
-or the end of the line; every other quote is text. Quoted fields may hold separators and newlines.
+both: a field is quoted if it begins with a quote and that quote closes right before a separator or
+the end of the line; any other quote is text. Quoted fields may contain separators and newlines.
 """
 
 import csv
@@ -14,34 +14,35 @@ from collections.abc import Callable
 import pyarrow as pa
 import pyarrow.csv
 
-from nightpress.pipelines.manifest.text import Found
+from nightpress.pipelines.formatting import plural
+from nightpress.pipelines.manifest.text import OnBadRecord
 
 MAX_FIELD_BYTES = 1 << 20
-"""A quote that has not closed after this many bytes is text: memory stays bounded."""
+"""A quote that is not closed within this many bytes is text, which bounds the memory used."""
 
 QUOTED = rb'"[^"]*+(?:""[^"]*+)*+"'
-"""A quoted field, whatever follows it."""
+"""Matches a quoted field, whatever follows it."""
 
 
 class Delimited:
-    """One dialect, told by what separates its fields: a comma or a tab."""
+    """Text with one record a line and fields separated by a comma or a tab."""
 
     has_header = True
 
     def __init__(self, separator: str) -> None:
         self.separator = separator
-        between = re.escape(separator.encode())
-        inside, end = b"[^" + between + rb"\r\n]", b"[" + between + rb"\r\n]"
+        separator_pattern = re.escape(separator.encode())
+        inside, end = b"[^" + separator_pattern + rb"\r\n]", b"[" + separator_pattern + rb"\r\n]"
         quoted = QUOTED + b"(?=" + end + b")"
         quoted_in_front = QUOTED + b'(?=[^"])' + inside + b"++"
         unquoted = b'(?!")' + inside + b"*+"
         field = b"(?:" + quoted + b"|" + quoted_in_front + b"|" + unquoted + b")"
         # Groups repeat greedily, not possessively: before Python 3.11.5 a possessive group loses
         # the alternatives inside it (CPython issue 106052).
-        record = field + b"(?:" + between + field + b")*" + rb"\r?\n"
+        record = field + b"(?:" + separator_pattern + field + b")*" + rb"\r?\n"
         self._record = re.compile(record)
         self._records = re.compile(b"(?:" + record + b")*")
-        self._fields = re.compile(b"(?:" + field + between + b")*")
+        self._fields = re.compile(b"(?:" + field + separator_pattern + b")*")
         self._sound = re.compile(b"(?:(?:" + QUOTED + b"|" + unquoted + b")" + end + b")*")
         self._inside = re.compile(inside + b"*+")
         self._quote_begins = re.compile(b"(?:^|" + end + b')"')
@@ -60,15 +61,15 @@ class Delimited:
             position = _past(self._inside, data, stuck)
 
     def header(self, data: bytes) -> tuple[pa.Schema, int]:
-        """The first record; a column without a name is called after its place."""
+        """The column names in the first record; a nameless column is called `unnamed_<number>`."""
         data = _ended(data)
         num_bytes = _past(self._record, data, 0) or data.index(b"\n") + 1
         text = self._canonical(data[:num_bytes]).decode()
         names = next(csv.reader(io.StringIO(text, newline=""), delimiter=self.separator), [])
-        fields = [(name or f"unnamed_{place}", pa.string()) for place, name in enumerate(names)]
+        fields = [(name or f"unnamed_{number}", pa.string()) for number, name in enumerate(names)]
         return pa.schema(fields), num_bytes
 
-    def parse(self, data: bytes, schema: pa.Schema, found: Found) -> pa.Table:
+    def parse(self, data: bytes, schema: pa.Schema, on_bad_record: OnBadRecord) -> pa.Table:
         """Strings in every column; an empty field is null unless it is quoted."""
         canonical = self._canonical(_ended(data))
         return pyarrow.csv.read_csv(
@@ -79,7 +80,7 @@ class Delimited:
             pyarrow.csv.ParseOptions(
                 delimiter=self.separator,
                 newlines_in_values=True,
-                invalid_row_handler=_reporter(found),
+                invalid_row_handler=_reporter(on_bad_record),
             ),
             pyarrow.csv.ConvertOptions(
                 column_types=schema,
@@ -90,7 +91,7 @@ class Delimited:
         )
 
     def _canonical(self, data: bytes) -> bytes:
-        """The same records, with quotes around fields that only begin with a quote."""
+        """The same records in standard CSV: fields that merely begin with a quote are quoted."""
         if not self._quote_begins.search(data):
             return data
         pieces, position = [], 0
@@ -108,16 +109,17 @@ def _ended(data: bytes) -> bytes:
 
 
 def _past(pattern: "re.Pattern[bytes]", data: bytes, position: int) -> int:
-    """Where a match of `pattern` at `position` ends; `position` if there is none."""
+    """The end of a match of `pattern` at `position`; `position` if it does not match."""
     match = pattern.match(data, position)
     return match.end() if match else position
 
 
-def _reporter(found: Found) -> Callable[["pyarrow.csv.InvalidRow"], str]:
+def _reporter(on_bad_record: OnBadRecord) -> Callable[["pyarrow.csv.InvalidRow"], str]:
     def report(row: "pyarrow.csv.InvalidRow") -> str:
-        found(
+        on_bad_record(
             row.number - 1,
-            f"it has {row.actual_columns} fields, and the header names {row.expected_columns}",
+            f"it has {plural(row.actual_columns, 'field')}, but the header names "
+            f"{row.expected_columns}",
         )
         return "skip"
 

@@ -1,13 +1,13 @@
-"""Manifest files: which format they have, what lies in them, and how to read any rows again.
+"""Manifest files: detect their format, scan them once, and read any range of rows again.
 
-Owns everything between a URL and an Arrow table of the file's own columns. Knows nothing of what
-the columns mean. Memory stays bounded: a file is read piece by piece.
+Turns a URL into Arrow tables of the file's own columns. A file is read block by block, so memory
+stays bounded.
 """
 
 import hashlib
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import islice
@@ -17,19 +17,20 @@ from typing import Any, BinaryIO
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from nightpress.pipelines.errors import ManifestError, Problem, StoreError
+from nightpress.diffusion_core.errors import one_line
+from nightpress.pipelines.errors import ManifestError, Problem
 from nightpress.pipelines.manifest.delimited import Delimited
-from nightpress.pipelines.manifest.findings import MAX_SHOWN
 from nightpress.pipelines.manifest.jsonl import JsonLines
+from nightpress.pipelines.manifest.row_problems import MAX_SHOWN
 from nightpress.pipelines.manifest.text import (
     BYTE_ORDER_MARK,
     PlainLines,
     TextFormat,
-    blocks,
     read_up_to,
+    split_into_blocks,
 )
 from nightpress.pipelines.manifest.types import as_type, common_type, plain_type
-from nightpress.pipelines.storage import Source, open_source
+from nightpress.pipelines.storage import Source, open_source, parsing
 
 Options = Mapping[str, Mapping[str, Any]]
 
@@ -44,34 +45,33 @@ SUFFIXES = {
 }
 
 COMPRESSIONS = {".gz": "gzip", ".zst": "zstd", ".bz2": "bz2"}
-"""Of text formats; Parquet compresses inside."""
+"""Compressions of whole files, for text formats only; Parquet compresses inside."""
 
 HASH_BYTES = 1 << 20
 
 BATCH_ROWS, BATCH_BYTES = 32_768, 16 << 20
-"""What is in memory at once while a Parquet file streams."""
+"""How much of a Parquet file is in memory at once."""
 
-BROKEN_BYTES = (pa.ArrowInvalid, pa.ArrowNotImplementedError, UnicodeDecodeError, EOFError)
-"""What readers raise about a file's bytes: no such format, a kind they do not know, no such text,
-an end too early. Anything else is no fault of the manifest, and is not made one."""
+MALFORMED = (pa.ArrowInvalid, pa.ArrowNotImplementedError, UnicodeDecodeError, EOFError)
+"""What parsers raise about a file's bytes: malformed, an unsupported kind, not UTF-8, truncated."""
 
 BUFFER_BYTES = 1 << 20
-"""Of each column that streams; without it a column of a whole row group is read at once."""
+"""The read buffer of each Parquet column; without one, a whole row group of it is read at once."""
 
 
 @dataclass(frozen=True)
-class Piece:
-    """Consecutive rows that can be read by themselves."""
+class Block:
+    """Consecutive rows of a file that can be read by themselves."""
 
     start: int
-    """A row group's number in Parquet, the first byte in a text file (decompressed)."""
+    """A row group's number in Parquet; in a text file the first byte, after decompression."""
     num_bytes: int
     num_rows: int
 
 
 @dataclass(frozen=True)
 class ManifestFile:
-    """One file as it was surveyed."""
+    """One file of a manifest, as it was scanned."""
 
     url: str
     version: str
@@ -80,17 +80,17 @@ class ManifestFile:
     format: str
     compression: str | None
     schema: pa.Schema
-    pieces: tuple[Piece, ...]
+    blocks: tuple[Block, ...]
 
     @cached_property
     def num_rows(self) -> int:
-        """Rows of the file."""
-        return sum(piece.num_rows for piece in self.pieces)
+        """The number of rows in the file."""
+        return sum(block.num_rows for block in self.blocks)
 
 
 @dataclass(frozen=True)
-class Slice:
-    """Some consecutive rows of one file."""
+class RowRange:
+    """Consecutive rows of one file."""
 
     file: ManifestFile
     first_row: int
@@ -98,7 +98,7 @@ class Slice:
 
 
 def format_of(url: str) -> tuple[str, str | None] | None:
-    """Format and compression by the suffix of the name; None for one that is no manifest."""
+    """Format and compression by the suffixes of a name; None if it is not a manifest's name."""
     path = PurePosixPath(url.partition("?")[0].lower())
     compression = COMPRESSIONS.get(path.suffix)
     if compression is not None:
@@ -109,21 +109,21 @@ def format_of(url: str) -> tuple[str, str | None] | None:
     return known, compression
 
 
-def survey(source: Source, options: Options) -> ManifestFile:
-    """Read a file once: its columns, where its rows lie, and its sha256.
+def scan(source: Source, options: Options) -> ManifestFile:
+    """Read a file once to find its columns, the positions of its rows, and its SHA-256.
 
     Raises:
-        ManifestError: it cannot be read, or records of it cannot.
+        ManifestError: the file or some of its records cannot be read.
         StoreError: the store fails.
     """
     kind = format_of(source.url)
     if kind is None:
         raise ValueError(f"{source.url} is not a manifest")
-    with _understood(source.url, kind[0]):
+    with _parsing(source.url, kind[0]):
         if kind[0] == "parquet":
-            schema, pieces = _survey_parquet(source.url, options)
+            schema, blocks = _scan_parquet(source.url, options)
         else:
-            schema, pieces = _survey_text(source.url, *kind, options)
+            schema, blocks = _scan_text(source.url, *kind, options)
     return ManifestFile(
         source.url,
         source.version,
@@ -131,12 +131,12 @@ def survey(source: Source, options: Options) -> ManifestFile:
         sha256_of(source.url, options),
         *kind,
         schema,
-        tuple(pieces),
+        tuple(blocks),
     )
 
 
 def sha256_of(url: str, options: Options) -> str:
-    """Of the file as it lies there; hexadecimal."""
+    """The SHA-256 of the stored file, in hexadecimal."""
     digest = hashlib.sha256()
     with open_source(url, options) as stream:
         while data := stream.read(HASH_BYTES):
@@ -144,56 +144,56 @@ def sha256_of(url: str, options: Options) -> str:
     return digest.hexdigest()
 
 
-def read(part: Slice, columns: Sequence[str], options: Options) -> Iterator[pa.Table]:
-    """The rows of a slice as a few tables, with those of `columns` that the file has.
+def read_rows(rows: RowRange, columns: Sequence[str], options: Options) -> Iterator[pa.Table]:
+    """Read a range of rows as a few tables, with those of `columns` that the file has.
 
     Raises:
-        ManifestError: the file cannot be read, or is not what was surveyed.
+        ManifestError: the file cannot be read, or it has changed since it was scanned.
     """
-    file = part.file
+    file = rows.file
     schema = pa.schema([field for field in file.schema if field.name in set(columns)])
-    pieces, skip = _covering(part)
-    reader = _read_parquet if file.format == "parquet" else _read_text
-    left = part.num_rows
-    with _understood(file.url, file.format):
-        for table in reader(file, pieces, schema, options):
-            rows = table.slice(skip, left)
+    blocks, skip = _covering_blocks(rows)
+    read = _read_parquet if file.format == "parquet" else _read_text
+    remaining = rows.num_rows
+    with _parsing(file.url, file.format):
+        for table in read(file, blocks, schema, options):
+            wanted = table.slice(skip, remaining)
             skip = max(0, skip - table.num_rows)
-            left -= rows.num_rows
-            if rows.num_rows:
-                yield rows
-            if not left:
+            remaining -= wanted.num_rows
+            if wanted.num_rows:
+                yield wanted
+            if not remaining:
                 return
-        raise pa.ArrowInvalid("changed since it was checked")
+        raise _changed(file)
 
 
-def _covering(part: Slice) -> tuple[list[Piece], int]:
-    """The pieces that hold the slice's rows, and how many rows of them come before it."""
-    pieces: list[Piece] = []
+def _covering_blocks(rows: RowRange) -> tuple[list[Block], int]:
+    """The blocks that hold a range of rows, and how many of their rows come before the range."""
+    blocks: list[Block] = []
     start = skip = 0
-    for piece in part.file.pieces:
-        end = start + piece.num_rows
-        if start < part.first_row + part.num_rows and end > part.first_row:
-            skip = skip if pieces else part.first_row - start
-            pieces.append(piece)
+    for block in rows.file.blocks:
+        end = start + block.num_rows
+        if start < rows.first_row + rows.num_rows and end > rows.first_row:
+            skip = skip if blocks else rows.first_row - start
+            blocks.append(block)
         start = end
-    return pieces, skip
+    return blocks, skip
 
 
-def _survey_parquet(url: str, options: Options) -> tuple[pa.Schema, list[Piece]]:
+def _scan_parquet(url: str, options: Options) -> tuple[pa.Schema, list[Block]]:
     with open_source(url, options) as stream, pq.ParquetFile(stream) as parquet:
         _refuse_repeated(parquet.schema_arrow)
         fields = [pa.field(f.name, plain_type(f.type)) for f in parquet.schema_arrow]
         groups = [parquet.metadata.row_group(i) for i in range(parquet.num_row_groups)]
-        pieces = [Piece(i, g.total_byte_size, g.num_rows) for i, g in enumerate(groups)]
-    return pa.schema(fields), pieces
+        blocks = [Block(i, g.total_byte_size, g.num_rows) for i, g in enumerate(groups)]
+    return pa.schema(fields), blocks
 
 
 def _read_parquet(
-    file: ManifestFile, pieces: Sequence[Piece], schema: pa.Schema, options: Options
+    file: ManifestFile, blocks: Sequence[Block], schema: pa.Schema, options: Options
 ) -> Iterator[pa.Table]:
-    groups = [piece.start for piece in pieces]
-    row_bytes = sum(p.num_bytes for p in pieces) / sum(p.num_rows for p in pieces)
+    groups = [block.start for block in blocks]
+    row_bytes = sum(p.num_bytes for p in blocks) / sum(p.num_rows for p in blocks)
     num_rows = max(1, min(BATCH_ROWS, int(BATCH_BYTES / max(row_bytes, 1))))
     with (
         open_source(file.url, options) as stream,
@@ -227,19 +227,19 @@ def _open_text(url: str, compression: str | None, options: Options) -> Iterator[
                 yield stream
 
 
-def _survey_text(
+def _scan_text(
     url: str, format_name: str, compression: str | None, options: Options
-) -> tuple[pa.Schema, list[Piece]]:
-    """Parse the whole file once; only counts and types are kept."""
+) -> tuple[pa.Schema, list[Block]]:
+    """Parse the whole file once, keeping only counts and types."""
     form = _text_format(format_name)
     header, start = _header(url, form, compression, options)
     types: dict[str, pa.DataType] = {field.name: field.type for field in header}
-    pieces: list[Piece] = []
+    blocks: list[Block] = []
     problems: list[Problem] = []
     num_rows = num_problems = 0
     with _open_text(url, compression, options) as stream:
         read_up_to(stream, start)
-        for place, data in blocks(stream, form, start):
+        for position, data in split_into_blocks(stream, form, start):
             data.decode()
             bad: dict[int, str] = {}
             table = form.parse(data, header, bad.__setitem__)
@@ -249,24 +249,24 @@ def _survey_text(
             shown = islice(bad.items(), MAX_SHOWN - len(problems))
             problems += [Problem(url, num_rows + row, None, why) for row, why in shown]
             num_problems += len(bad)
-            pieces.append(Piece(place, len(data), table.num_rows + len(bad)))
+            blocks.append(Block(position, len(data), table.num_rows + len(bad)))
             num_rows += table.num_rows + len(bad)
     if problems:
         raise ManifestError(problems, num_problems)
-    return pa.schema(list(types.items())), pieces
+    return pa.schema(list(types.items())), blocks
 
 
 def _header(
     url: str, form: TextFormat, compression: str | None, options: Options
 ) -> tuple[pa.Schema, int]:
-    """The columns, where the format names them in front, and the first record's place."""
+    """The columns that the header names, if there is one, and the position of the first record."""
     with _open_text(url, compression, options) as stream:
         data = read_up_to(stream, 1 << 20)
     mark = len(BYTE_ORDER_MARK) if data.startswith(BYTE_ORDER_MARK) else 0
     if form.has_header and not data[mark:].strip():
-        raise pa.ArrowInvalid("it is empty; the first line names the columns")
+        raise pa.ArrowInvalid("the file is empty, but its first line must name the columns")
     if form.has_header and b"\r" in data and b"\n" not in data:
-        raise pa.ArrowInvalid("its lines end in CR alone; save it with LF or CRLF")
+        raise pa.ArrowInvalid("its lines end in CR alone; save it with LF or CRLF line endings")
     schema, num_bytes = form.header(data[mark:])
     _refuse_repeated(schema)
     return schema, mark + num_bytes
@@ -275,31 +275,31 @@ def _header(
 def _refuse_repeated(schema: pa.Schema) -> None:
     repeated = [name for name, count in Counter(schema.names).items() if count > 1]
     if repeated:
-        raise pa.ArrowInvalid(f"column {repeated[0]!r} is there twice")
+        raise pa.ArrowInvalid(f"column {repeated[0]!r} appears twice")
 
 
 def _read_text(
-    file: ManifestFile, pieces: Sequence[Piece], schema: pa.Schema, options: Options
+    file: ManifestFile, blocks: Sequence[Block], schema: pa.Schema, options: Options
 ) -> Iterator[pa.Table]:
     form = _text_format(file.format)
     parsed = schema if file.format == "jsonl" else file.schema
     with _open_text(file.url, file.compression, options) as stream:
-        place = 0
-        for piece in pieces:
+        position = 0
+        for block in blocks:
             if file.compression is None:
-                stream.seek(piece.start)
+                stream.seek(block.start)
             else:
-                _skip(stream, piece.start - place)
-            data = read_up_to(stream, piece.num_bytes)
-            place = piece.start + piece.num_bytes
+                _skip(stream, block.start - position)
+            data = read_up_to(stream, block.num_bytes)
+            position = block.start + block.num_bytes
             table = form.parse(data, parsed, _refuse)
-            if table.num_rows != piece.num_rows:
-                raise pa.ArrowInvalid("changed since it was checked")
+            if table.num_rows != block.num_rows:
+                raise _changed(file)
             yield _conformed(table, schema)
 
 
 def _skip(stream: BinaryIO, num_bytes: int) -> None:
-    """Compressed text cannot be entered in the middle."""
+    """Read past `num_bytes`: a compressed stream cannot seek."""
     while num_bytes:
         num_bytes -= len(read_up_to(stream, min(num_bytes, 1 << 20))) or num_bytes
 
@@ -315,25 +315,26 @@ def _conformed(table: pa.Table, schema: pa.Schema) -> pa.Table:
     return pa.table(columns, schema=schema)
 
 
-@contextmanager
-def _understood(url: str, format_name: str) -> Iterator[None]:
-    """What a file's bytes do wrong is the manifest's fault; the rest is the store's."""
-    try:
-        yield
-    except BROKEN_BYTES as error:
-        message = _unreadable(format_name, error)
-        raise ManifestError([Problem(url, None, None, message)]) from error
-    except OSError as error:
-        if type(error) is not OSError or error.errno is not None:
-            raise StoreError(f"{url}: {error.strerror or error}") from error
-        # Arrow's own, without a number: broken Parquet or a broken compressed stream
-        message = _unreadable(format_name, error)
-        raise ManifestError([Problem(url, None, None, message)]) from error
+def _parsing(url: str, format_name: str) -> AbstractContextManager[None]:
+    """Report malformed files as problems of the manifest, other failures as those of the store."""
+
+    def error_for(error: Exception) -> ManifestError:
+        return _file_error(url, _malformed(format_name, error))
+
+    return parsing(url, MALFORMED, error_for)
 
 
-def _unreadable(format_name: str, error: Exception) -> str:
+def _malformed(format_name: str, error: Exception) -> str:
     if isinstance(error, UnicodeDecodeError):
         byte = error.object[error.start]
-        return f"not UTF-8 text: byte 0x{byte:02x} ({error.reason}); save it as UTF-8"
+        return f"not UTF-8 text: byte 0x{byte:02x} ({error.reason}); save the file as UTF-8"
     kind = "Parquet" if format_name == "parquet" else format_name.upper()
-    return f"cannot be read as {kind}: {' '.join(str(error).split())}"
+    return f"cannot be read as {kind}: {one_line(error, None)}"
+
+
+def _changed(file: ManifestFile) -> ManifestError:
+    return _file_error(file.url, "the file has changed since it was checked")
+
+
+def _file_error(url: str, message: str) -> ManifestError:
+    return ManifestError([Problem(url, None, None, message)])

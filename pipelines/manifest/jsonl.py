@@ -1,7 +1,7 @@
-"""JSON Lines: an object a line, its keys the columns.
+"""JSON Lines: one object a line, whose keys are the columns.
 
-Arrow's parser reads what it can; a block that mixes types in one column, or is broken, is read
-again line by line in Python, which says which line. Dates stay the text that they are.
+Arrow's parser reads most blocks. A block that is malformed or mixes types in a column is parsed
+again in Python, line by line, which tells which line is at fault. Dates stay text.
 """
 
 import json
@@ -11,12 +11,12 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.json
 
-from nightpress.pipelines.manifest.text import Found
+from nightpress.pipelines.manifest.text import OnBadRecord
 from nightpress.pipelines.manifest.types import to_text
 
 
 class JsonLines:
-    """One JSON object a line; blank lines do not count."""
+    """One JSON object a line; blank lines are skipped."""
 
     has_header = False
 
@@ -25,11 +25,11 @@ class JsonLines:
         return data.rfind(b"\n") + 1
 
     def header(self, data: bytes) -> tuple[pa.Schema, int]:
-        """Nothing: every object names its own columns."""
+        """No columns: every object names its own."""
         return pa.schema([]), 0
 
-    def parse(self, data: bytes, schema: pa.Schema, found: Found) -> pa.Table:
-        """Columns in order of first appearance, absent keys null, mixed types as text."""
+    def parse(self, data: bytes, schema: pa.Schema, on_bad_record: OnBadRecord) -> pa.Table:
+        """Columns in order of first appearance; missing keys are null, mixed types become text."""
         if not data.strip():
             return schema.empty_table()
         try:
@@ -39,7 +39,7 @@ class JsonLines:
             if dated and not schema.names:
                 table = _read(data, pa.schema([(name, pa.string()) for name in dated]), "infer")
         except pa.ArrowInvalid:
-            return _read_lines(data, schema, found)
+            return _read_lines(data, schema, on_bad_record)
         return table.select(names)
 
 
@@ -54,8 +54,8 @@ def _read(data: bytes, schema: pa.Schema, others: str = "ignore") -> pa.Table:
     )
 
 
-def _read_lines(data: bytes, schema: pa.Schema, found: Found) -> pa.Table:
-    rows = list(_objects(data, found))
+def _read_lines(data: bytes, schema: pa.Schema, on_bad_record: OnBadRecord) -> pa.Table:
+    rows = list(_objects(data, on_bad_record))
     types = {field.name: field.type for field in schema}
     if not types:
         types = dict.fromkeys(name for row in rows for name in row)
@@ -64,24 +64,24 @@ def _read_lines(data: bytes, schema: pa.Schema, found: Found) -> pa.Table:
     )
 
 
-def _objects(data: bytes, found: Found) -> Iterator[dict[str, Any]]:
+def _objects(data: bytes, on_bad_record: OnBadRecord) -> Iterator[dict[str, Any]]:
     lines = (line for line in data.decode().split("\n") if line.strip())
     for number, line in enumerate(lines):
         try:
             value = json.loads(line)
         except ValueError as error:
-            found(number, f"not JSON: {error}")
+            on_bad_record(number, f"not JSON: {error}")
             continue
         if _has_lone_surrogate(value):
-            found(number, "text with half of a character: a lone surrogate, such as \\ud800")
+            on_bad_record(number, "its text has half a character: a lone surrogate such as \\ud800")
         elif isinstance(value, dict):
             yield value
         else:
-            found(number, 'not a JSON object, such as {"prompt": "a cat"}')
+            on_bad_record(number, 'not a JSON object, such as {"prompt": "a cat"}')
 
 
 def _has_lone_surrogate(value: Any) -> bool:
-    """JSON can escape what UTF-8 cannot say."""
+    """Whether a string holds a surrogate that JSON can escape but UTF-8 cannot encode."""
     try:
         json.dumps(value, ensure_ascii=False).encode()
     except UnicodeEncodeError:
@@ -90,7 +90,7 @@ def _has_lone_surrogate(value: Any) -> bool:
 
 
 def _column(values: list[Any], type_: pa.DataType | None) -> pa.Array:
-    """The values under one type; as text where they share none."""
+    """The values as one column; as text where they share no type."""
     if type_ is not None and pa.types.is_string(type_):
         return to_text(values)
     try:

@@ -1,6 +1,7 @@
-"""Columns of numbers, whatever the file made of them: integers, floats, decimals or text.
+"""Convert columns of integers, floats, decimals or text to numbers.
 
-Checks and converts whole columns; a row that cannot be converted is noted, never raised.
+Whole columns are converted at once. A value that cannot be converted is recorded as a problem of
+its row, not raised.
 """
 
 from collections.abc import Callable
@@ -11,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from nightpress.pipelines.manifest.findings import Findings, Mask
+from nightpress.pipelines.manifest.row_problems import Mask, RowProblems
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
@@ -19,13 +20,13 @@ Floats = NDArray[np.float64]
 NUMBER = r"^[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?$"
 
 MAX_EXACT = 2.0**63
-"""Floats from here on do not fit 64 bits; every setting ends far below."""
+"""Floats from here on do not fit into an int64."""
 
 
-def whole_numbers(column: pa.Array, name: str, findings: Findings) -> tuple[Ints, Mask]:
-    """The column as integers; (n,) int64 and (n,) bool, True where there is a number.
+def whole_numbers(column: pa.Array, name: str, problems: RowProblems) -> tuple[Ints, Mask]:
+    """The column as integers: (n,) int64, and (n,) bool that is True where there is a number.
 
-    `7`, `7.0` and the text `"7"` are whole numbers; what is neither one nor null is noted.
+    `7`, `7.0` and the text `"7"` are whole numbers; other values except null are problems.
     """
     if pa.types.is_signed_integer(column.type) or (
         pa.types.is_integer(column.type) and column.type.bit_width < 64
@@ -36,21 +37,21 @@ def whole_numbers(column: pa.Array, name: str, findings: Findings) -> tuple[Ints
         try:
             return _numpy(pc.cast(column, pa.int64())), _valid(column)
         except pa.ArrowInvalid:
-            pass  # some row is no plain integer; the floats say which
-    values, given = numbers(column, name, findings)
+            pass  # some value is not a plain integer; the conversion to floats finds which
+    values, given = numbers(column, name, problems)
     with np.errstate(invalid="ignore"):
         fits = np.abs(values) < MAX_EXACT
         whole = np.floor(values) == values
-    findings.mark(given & ~fits, name, _shown(column, "is out of range"))
-    findings.mark(given & fits & ~whole, name, _shown(column, "is not a whole number"))
+    problems.add(given & ~fits, name, _shown(column, "is out of range"))
+    problems.add(given & fits & ~whole, name, _shown(column, "is not a whole number"))
     given &= fits & whole
     return np.where(given, values, 0.0).astype(np.int64), given
 
 
-def numbers(column: pa.Array, name: str, findings: Findings) -> tuple[Floats, Mask]:
-    """The column as floats; (n,) float64 and (n,) bool, True where there is a number.
+def numbers(column: pa.Array, name: str, problems: RowProblems) -> tuple[Floats, Mask]:
+    """The column as floats: (n,) float64, and (n,) bool that is True where there is a number.
 
-    float32 becomes the float64 with the same shortest text: 7.1 stays 7.1.
+    A float32 becomes the float64 with the same shortest decimal form: 7.1 stays 7.1.
     """
     if pa.types.is_null(column.type):
         return np.zeros(len(column)), np.zeros(len(column), np.bool_)
@@ -59,7 +60,7 @@ def numbers(column: pa.Array, name: str, findings: Findings) -> tuple[Floats, Ma
     if pa.types.is_string(column.type):
         column = _stripped(column)
         good = _flags(pc.match_substring_regex(column, NUMBER)) | ~_valid(column)
-        findings.mark(~good, name, _shown(column, "is not a number"))
+        problems.add(~good, name, _shown(column, "is not a number"))
         column = pc.if_else(pa.array(good), column, None)
     values = _numpy(pc.cast(column, pa.float64(), safe=False))
     return values, _valid(column)
@@ -72,7 +73,7 @@ def _widened(column: pa.Array) -> pa.Array:
 
 
 def _stripped(column: pa.Array) -> pa.Array:
-    """Without spaces around; null where nothing is left."""
+    """The texts without surrounding white space; null where nothing is left."""
     texts = pc.utf8_trim_whitespace(column)
     return pc.if_else(pc.equal(pc.binary_length(texts), 0), None, texts)
 
@@ -82,7 +83,7 @@ def _shown(column: pa.Array, what: str) -> Callable[[int], str]:
 
 
 def _numpy(column: pa.Array) -> NDArray[Any]:
-    """A copy with 0 for null, free to be written to."""
+    """A writable copy with 0 for null."""
     filled = pc.fill_null(column, 0) if column.null_count else column
     return np.array(filled)
 

@@ -1,7 +1,7 @@
-"""Text manifests: a file as blocks of whole records, and the plain form with a prompt a line.
+"""Text manifests: split a file into blocks of whole records; plain text with one prompt a line.
 
-A block can be read again by itself from its place in the file, so a large file is neither held
-whole nor read from its start for every part. Knows nothing of what the columns mean.
+Each block can be read again by itself from its position, so a large file is neither held in memory
+nor read from its start for every part of the plan.
 """
 
 from collections.abc import Callable, Iterator
@@ -14,33 +14,33 @@ BLOCK_BYTES = 4 << 20
 
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
-Found = Callable[[int, str], None]
-"""Called with a record's number in its block and what is wrong with it."""
+OnBadRecord = Callable[[int, str], None]
+"""Called with the number of a record in its block and what is wrong with it."""
 
 
 class TextFormat(Protocol):
-    """How one kind of text file is cut into records and read."""
+    """How one text format is split into records and parsed."""
 
     has_header: bool
 
     def whole_records(self, data: bytes) -> int:
-        """How many leading bytes of `data`, which begins with a record, are whole records."""
+        """How many leading bytes of `data`, which begins with a record, form whole records."""
 
     def header(self, data: bytes) -> tuple[pa.Schema, int]:
-        """The columns that `data` begins with naming, and how many bytes that takes."""
+        """The columns named at the beginning of `data`, and how many bytes the header takes."""
 
-    def parse(self, data: bytes, schema: pa.Schema, found: Found) -> pa.Table:
-        """Whole records as a table.
+    def parse(self, data: bytes, schema: pa.Schema, on_bad_record: OnBadRecord) -> pa.Table:
+        """Parse whole records into a table.
 
         Args:
             data: UTF-8 without a byte order mark.
-            schema: the columns and types to read; an empty one finds them in the data.
-            found: for a record that cannot be read, which the table then lacks.
+            schema: the columns and types to read; if empty, they are inferred from the data.
+            on_bad_record: called for each record that cannot be read; the table leaves it out.
         """
 
 
 class PlainLines:
-    """A prompt a line, every line a prompt."""
+    """Plain text: every line is a prompt."""
 
     has_header = False
 
@@ -49,22 +49,24 @@ class PlainLines:
         return data.rfind(b"\n") + 1
 
     def header(self, data: bytes) -> tuple[pa.Schema, int]:
-        """The one column; nothing in the file names it."""
+        """The one column, `prompt`; the file has no header."""
         return pa.schema([("prompt", pa.string())]), 0
 
-    def parse(self, data: bytes, schema: pa.Schema, found: Found) -> pa.Table:
-        """Lines without what ends them; an empty line is an empty prompt."""
+    def parse(self, data: bytes, schema: pa.Schema, on_bad_record: OnBadRecord) -> pa.Table:
+        """The lines without their line endings; an empty line is an empty prompt."""
         lines = pa.array([data.removesuffix(b"\n").decode()])
         prompts = pc.list_flatten(pc.split_pattern(lines, "\n"))
         return pa.table({"prompt": pc.utf8_rtrim(prompts, "\r")})
 
 
-def blocks(stream: BinaryIO, form: TextFormat, start: int) -> Iterator[tuple[int, bytes]]:
-    """Blocks of whole records and the places where they begin.
+def split_into_blocks(
+    stream: BinaryIO, form: TextFormat, start: int
+) -> Iterator[tuple[int, bytes]]:
+    """Blocks of whole records, each with the position in bytes where it begins.
 
     Args:
         stream: positioned at the first record.
-        start: that position, in bytes.
+        start: that position in bytes.
     """
     rest = b""
     while chunk := read_up_to(stream, BLOCK_BYTES):
@@ -79,7 +81,7 @@ def blocks(stream: BinaryIO, form: TextFormat, start: int) -> Iterator[tuple[int
 
 
 def read_up_to(stream: BinaryIO, num_bytes: int) -> bytes:
-    """That many bytes, fewer only at the end: where blocks end must not depend on the store."""
+    """Read `num_bytes` unless the stream ends, so that blocks do not depend on the store."""
     chunks = []
     while num_bytes and (chunk := stream.read(num_bytes)):
         chunks.append(bytes(chunk))

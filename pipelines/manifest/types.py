@@ -1,7 +1,6 @@
-"""Which Arrow types columns have here, and what happens when files disagree.
+"""The Arrow types that columns are read as, and what happens when files disagree.
 
-One rule a kind: text is `string`, categories are their values, and columns that share no type are
-carried as text. Knows nothing of what the columns mean.
+Text is `string`, categories become their values, and a column without a common type becomes text.
 """
 
 import json
@@ -13,7 +12,7 @@ import pyarrow.compute as pc
 
 
 def plain_type(type_: pa.DataType) -> pa.DataType:
-    """The type that a column of `type_` is read as: the same values, fewer encodings."""
+    """The type that a column of `type_` is read as: the same values in a plain encoding."""
     if pa.types.is_dictionary(type_) or pa.types.is_run_end_encoded(type_):
         return plain_type(type_.value_type)
     if pa.types.is_large_string(type_) or pa.types.is_string_view(type_):
@@ -24,7 +23,7 @@ def plain_type(type_: pa.DataType) -> pa.DataType:
 
 
 def common_type(types: Iterable[pa.DataType]) -> pa.DataType:
-    """A type for the values of all `types`, the wider number for numbers; else text."""
+    """A type that holds the values of all `types`: the widest for numbers, text if none fits."""
     common = pa.null()
     for type_ in types:
         schemas = [pa.schema([("", each)]) for each in (common, type_)]
@@ -36,7 +35,7 @@ def common_type(types: Iterable[pa.DataType]) -> pa.DataType:
 
 
 def as_type(column: pa.ChunkedArray, type_: pa.DataType) -> pa.ChunkedArray:
-    """The column as that type, which is `common_type` of its own and others."""
+    """Convert a column to `type_`, the `common_type` of its own type and others."""
     if column.type == type_:
         return column
     if pa.types.is_string(type_) and not _has_text_form(column.type):
@@ -45,7 +44,7 @@ def as_type(column: pa.ChunkedArray, type_: pa.DataType) -> pa.ChunkedArray:
 
 
 def to_text(values: Iterable[Any]) -> pa.Array:
-    """Each value as text: strings stay as they are, the rest as JSON writes it."""
+    """Each value as text: strings unchanged, everything else as JSON."""
     return pa.array(
         [value if value is None or isinstance(value, str) else _json(value) for value in values],
         pa.string(),
@@ -61,5 +60,5 @@ def _has_text_form(type_: pa.DataType) -> bool:
 
 
 def one_chunk(column: pa.ChunkedArray) -> pa.Array:
-    """The column as a plain array, without a copy where it is one."""
+    """The column as a single array, without copying if it has one chunk."""
     return column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()

@@ -1,1 +1,1 @@
-"""Finding models and LoRAs, and copying them to a node."""
+"""Find models and LoRAs, and copy remote ones to this machine."""

@@ -1,7 +1,7 @@
-"""Where the LoRAs of a model lie on this machine, fetched first if they must be.
+"""Find the weight files of a model's LoRAs on this machine, downloading them first if needed.
 
-Owns the kinds of LoRA source. Of a source that holds several files, the one that is needed is
-fetched alone; which one that is, and what is inside, `diffusion_core.models.lora_files` knows.
+Only the weight file itself is downloaded from a source with several files;
+`diffusion_core.models.lora_files` decides which one that is, and reads it.
 """
 
 import shutil
@@ -15,7 +15,7 @@ from nightpress.diffusion_core.models.loading import ModelSpec
 from nightpress.diffusion_core.models.lora_files import PICKLE_SUFFIXES, LoraSpec, weight_name
 from nightpress.pipelines import storage
 from nightpress.pipelines.errors import StoreMissing
-from nightpress.pipelines.models.location import HUB_ID, hub_error, mirrored
+from nightpress.pipelines.models.location import HUB_ID, hub_error, mirror_once
 from nightpress.pipelines.storage import Source
 from nightpress.pipelines.storage.urls import Options, local_path, public
 
@@ -33,14 +33,14 @@ def locate_loras(
         spec: each LoRA's `source` is a folder, a file, a hub id with an optional `@revision`, or
             the URL of a folder or file.
         options: fsspec options by protocol, for URLs.
-        cache: where remote files are mirrored, once for all processes of the machine; unless
-            given, the user's cache folder. Those of the hub lie in the hub's own cache.
+        cache: where remote files are mirrored, once for all processes of the machine; by default
+            the user's cache folder. Files from the hub are kept in the hub's own cache.
 
     Raises:
-        ModelNotFound: there is nothing, or several files where one has to be named.
-        UnsafeWeights: there are pickles only, and `spec.allow_pickle` is off.
+        ModelNotFound: there is no LoRA, or there are several files and none is named.
+        UnsafeWeights: there are only pickles, and `spec.allow_pickle` is off.
         ModelError: the download failed.
-        StoreError: the store behind a URL refused.
+        StoreError: the store behind a URL refuses or fails.
     """
     folder = cache or cache_folder() / "loras"
     return tuple(_locate(lora, spec.allow_pickle, options or {}, folder) for lora in spec.all_loras)
@@ -58,8 +58,8 @@ def _locate(lora: LoraSpec, allow_pickle: bool, options: Options, cache: Path) -
     if hub_id := HUB_ID.fullmatch(lora.source):
         return _from_hub(lora, hub_id["repo"], hub_id["revision"], allow_pickle)
     raise ModelNotFound(
-        f"LoRA {lora.source!r}: no such file or folder; a LoRA is a folder, a safetensors file, a "
-        "hub id such as owner/name@revision, or a URL"
+        f"LoRA {lora.source!r}: no such file or folder; a LoRA must be a folder, a safetensors "
+        "file, a hub id such as owner/name@revision, or a URL"
     )
 
 
@@ -78,11 +78,11 @@ def _from_url(lora: LoraSpec, allow_pickle: bool, options: Options, cache: Path)
         ):
             shutil.copyfileobj(stream, file)
 
-    return mirrored(lora.source, [source], cache, download) / name
+    return mirror_once(lora.source, [source], cache, download) / name
 
 
 def _chosen(lora: LoraSpec, sources: list[Source], allow_pickle: bool) -> Source:
-    """The source itself where it is a file, else the one that is meant below the folder."""
+    """The source itself if it is a file, otherwise the weight file below the folder."""
     base = lora.source.rstrip("/")
     names = {source.url.removeprefix(f"{base}/"): source for source in sources}
     if len(sources) == 1 and lora.weight_name is None:
@@ -91,22 +91,22 @@ def _chosen(lora: LoraSpec, sources: list[Source], allow_pickle: bool) -> Source
 
 
 def _from_hub(lora: LoraSpec, repo: str, revision: str | None, allow_pickle: bool) -> Path:
-    """The file of a repository of the hub, in the hub's cache."""
+    """Download a hub repository's weight file; returns its path in the hub's cache."""
     from huggingface_hub import hf_hub_download
 
     file = weight_name(_hub_files(lora.source, repo, revision), lora, allow_pickle)
-    return Path(_asked(lora.source, lambda: str(hf_hub_download(repo, file, revision=revision))))
+    return Path(_ask_hub(lora.source, lambda: str(hf_hub_download(repo, file, revision=revision))))
 
 
 def _hub_files(name: str, repo: str, revision: str | None) -> list[str]:
-    """What the hub lists; without a hub, what lies in its cache."""
+    """The files that the hub lists for a repository; those in its cache if it is unreachable."""
     from huggingface_hub import HfApi, snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
     from huggingface_hub.utils import httpx
 
     def listed() -> list[str]:
         try:
-            # Asked once: what lists a repository's tree tries for half a minute without a hub.
+            # One request: the calls that list a repository's tree retry for half a minute.
             files = HfApi().model_info(repo, revision=revision).siblings or []
             return [file.rfilename for file in files]
         except HfHubHTTPError:
@@ -115,11 +115,11 @@ def _hub_files(name: str, repo: str, revision: str | None) -> list[str]:
             folder = Path(snapshot_download(repo, revision=revision, local_files_only=True))
             return [p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file()]
 
-    return _asked(name, listed)
+    return _ask_hub(name, listed)
 
 
-def _asked(name: str, ask: Callable[[], T]) -> T:
-    """What the hub answers, or why it does not, in one line."""
+def _ask_hub(name: str, ask: Callable[[], T]) -> T:
+    """Call the hub, turning its failures into one-line errors."""
     from huggingface_hub.errors import HfHubHTTPError
     from huggingface_hub.utils import httpx
 

@@ -1,13 +1,13 @@
-"""Planning: from a manifest to every image to make, named, seeded, sorted and cut into shards.
+"""Planning: turn a manifest into a list of images, named, seeded, sorted and cut into shards.
 
-`check` validates everything and writes nothing; `write_plan` writes the plan;
-`read_shard` reads a piece of it back. Runs in one process, or wherever the caller's mapper does.
+`check` validates everything and writes nothing; `write_plan` writes the plan; `read_shard` reads
+one shard of it back. The work runs in one process, or wherever the caller's `mapper` sends it.
 """
 
-from nightpress.pipelines.planning.checking import check, cut, manifest_changes
+from nightpress.pipelines.planning.checking import check, cut_into_shards, manifest_changes
 from nightpress.pipelines.planning.duplicates import Mapper
 from nightpress.pipelines.planning.layout import PlanLayout, PlanPart, SettingsCount
-from nightpress.pipelines.planning.parts import mend_plan, plan_part, read_shard, write_plan
+from nightpress.pipelines.planning.parts import plan_part, read_shard, rewrite_plan_part, write_plan
 
 __all__ = [
     "Mapper",
@@ -15,10 +15,10 @@ __all__ = [
     "PlanPart",
     "SettingsCount",
     "check",
-    "cut",
+    "cut_into_shards",
     "manifest_changes",
-    "mend_plan",
     "plan_part",
     "read_shard",
+    "rewrite_plan_part",
     "write_plan",
 ]

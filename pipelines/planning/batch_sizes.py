@@ -1,7 +1,6 @@
-"""How many images of each kind a run samples at once: as its job says, or as was measured.
+"""The batch size for each kind of image in a run: set by the job, or measured.
 
-Owns which kinds are worth measuring, and the rule for the others. Knows nothing of how it is
-measured, nor of what is done where memory ends after all.
+Decides which kinds are worth measuring, and derives the batch size of the others.
 """
 
 import math
@@ -15,50 +14,50 @@ from nightpress.diffusion_core.tuning.batch_size import BestBatchSize, Ending, S
 from nightpress.pipelines.planning.layout import SettingsCount
 
 STEPS_WORTH_MEASURING = 20_000
-"""Denoising steps of all images together from which a kind is measured: 1,000 images of 20 steps.
-What it takes is then a few hundredths of the work."""
+"""A kind is measured if its images take at least this many denoising steps in all, such as 1,000
+images of 20 steps. Measuring then costs a few percent of the work."""
 
 
 @dataclass(frozen=True)
-class Kind:
-    """What decides how many images fit into memory, and pay: their size, and guidance."""
+class ImageKind:
+    """What decides which batch size fits into memory and is fastest: image size and guidance."""
 
     width: int
     """Pixels."""
     height: int
     guided: bool
-    """Whether each image is sampled twice, with its prompt and without."""
+    """Whether each image is sampled both with and without its prompt."""
 
     @classmethod
     def of(cls, settings: SamplingParams) -> Self:
-        """The kind of a batch with these settings."""
+        """The kind of images with these settings."""
         return cls(settings.width, settings.height, settings.guidance_scale > 1)
 
     @property
     def name(self) -> str:
-        """Such as `1024x768-guided`."""
+        """The kind in text, such as `1024x768-guided`."""
         return f"{self.width}x{self.height}-{'guided' if self.guided else 'unguided'}"
 
     @property
     def weight(self) -> int:
-        """Pixels that an image of it has in a batch."""
+        """Pixels that one image takes up in a batch; guidance doubles them."""
         return self.width * self.height * (2 if self.guided else 1)
 
 
 @dataclass(frozen=True)
 class MeasuredKind:
-    """A kind whose best batch size was looked for."""
+    """A kind of image and its measured batch size."""
 
-    kind: Kind
-    knee: BestBatchSize
+    kind: ImageKind
+    best: BestBatchSize
 
     def as_dict(self) -> dict[str, Any]:
-        """JSON-ready values."""
+        """The values as JSON."""
         return {
             **asdict(self.kind),
-            "batch_size": self.knee.batch_size,
-            "ending": self.knee.ending.value,
-            "trials": [asdict(trial) for trial in self.knee.trials],
+            "batch_size": self.best.batch_size,
+            "ending": self.best.ending.value,
+            "trials": [asdict(trial) for trial in self.best.trials],
         }
 
     @classmethod
@@ -66,65 +65,66 @@ class MeasuredKind:
         """The inverse of `as_dict`."""
         trials = tuple(SizeTrial(**trial) for trial in values["trials"])
         return cls(
-            kind=Kind(values["width"], values["height"], values["guided"]),
-            knee=BestBatchSize(values["batch_size"], Ending(values["ending"]), trials),
+            kind=ImageKind(values["width"], values["height"], values["guided"]),
+            best=BestBatchSize(values["batch_size"], Ending(values["ending"]), trials),
         )
 
 
 @dataclass(frozen=True)
 class BatchSizes:
-    """The batch size of each kind of image in one run."""
+    """The batch size for each kind of image in one run."""
 
-    most: int
-    """Of all kinds; of every kind, where none was measured."""
+    largest: int
+    """The largest of all batch sizes; the only one if no kind was measured."""
     measured: tuple[MeasuredKind, ...] = ()
 
     @classmethod
-    def found(cls, measured: Sequence[MeasuredKind]) -> Self:
-        """Those that were measured; at least one."""
-        return cls(max(each.knee.batch_size for each in measured), tuple(measured))
+    def from_measurements(cls, measured: Sequence[MeasuredKind]) -> Self:
+        """The batch sizes that follow from at least one measured kind."""
+        return cls(max(kind.best.batch_size for kind in measured), tuple(measured))
 
-    def of(self, kind: Kind) -> int:
-        """The batch size of a kind.
+    def of(self, kind: ImageKind) -> int:
+        """The batch size for a kind of image.
 
-        One that was not measured follows the measured one nearest to it: the power of two that
-        puts no more pixels into a batch, but never more images than the most that were measured.
+        For a kind that was not measured, it is derived from the most similar measured kind: the
+        largest power of two that puts no more pixels into a batch, and at most `largest`.
         """
         if not self.measured:
-            return self.most
-        nearest = min(self.measured, key=lambda each: _distance(each.kind, kind))
+            return self.largest
+        nearest = min(self.measured, key=lambda measured: _distance(measured.kind, kind))
         if nearest.kind == kind:
-            return nearest.knee.batch_size
-        as_many = nearest.knee.batch_size * nearest.kind.weight // kind.weight
-        return min(self.most, 1 << max(0, as_many.bit_length() - 1))
+            return nearest.best.batch_size
+        same_pixels = nearest.best.batch_size * nearest.kind.weight // kind.weight
+        return min(self.largest, 1 << max(0, same_pixels.bit_length() - 1))
 
     @property
     def text(self) -> str:
-        """In a few words, such as `8 (512x512-guided), 2 (1024x1024-guided)`."""
+        """A short description, such as `8 (512x512-guided), 2 (1024x1024-guided)`."""
         if not self.measured:
-            return str(self.most)
-        return ", ".join(f"{each.knee.batch_size} ({each.kind.name})" for each in self.measured)
+            return str(self.largest)
+        return ", ".join(f"{each.best.batch_size} ({each.kind.name})" for each in self.measured)
 
 
-def worth_measuring(counts: Sequence[SettingsCount]) -> list[SamplingParams]:
-    """The settings to measure, one of each kind that has enough steps, the costliest kind first.
+def settings_to_measure(counts: Sequence[SettingsCount]) -> list[SamplingParams]:
+    """Which settings to measure: one for each kind with enough steps, the costliest kind first.
 
-    Where only all kinds together have enough, the costliest alone; empty where not even they do.
+    If only all kinds together have enough steps, the costliest kind alone is measured; if not even
+    they do, none is.
 
     Args:
         counts: how many images have which settings.
     """
-    steps: dict[Kind, int] = defaultdict(int)
-    usual: dict[Kind, SettingsCount] = {}
-    for each in counts:
-        kind = Kind.of(each.settings)
-        steps[kind] += _steps(each)
-        usual[kind] = max(usual.get(kind, each), each, key=_steps)
+    steps: dict[ImageKind, int] = defaultdict(int)
+    typical: dict[ImageKind, SettingsCount] = {}
+    for count in counts:
+        kind = ImageKind.of(count.settings)
+        steps[kind] += _steps(count)
+        typical[kind] = max(typical.get(kind, count), count, key=_steps)
     kinds = sorted(steps, key=lambda kind: -steps[kind] * kind.weight)
-    enough = [kind for kind in kinds if steps[kind] >= STEPS_WORTH_MEASURING]
-    if not enough and num_steps(counts) >= STEPS_WORTH_MEASURING:
-        enough = kinds[:1]
-    return [usual[kind].settings for kind in enough]
+    chosen = [kind for kind in kinds if steps[kind] >= STEPS_WORTH_MEASURING]
+    if not chosen and num_steps(counts) >= STEPS_WORTH_MEASURING:
+        chosen = kinds[:1]
+    return [typical[kind].settings for kind in chosen]
 
 
 def num_steps(counts: Sequence[SettingsCount]) -> int:
@@ -132,10 +132,10 @@ def num_steps(counts: Sequence[SettingsCount]) -> int:
     return sum(map(_steps, counts))
 
 
-def _steps(each: SettingsCount) -> int:
-    return each.num_images * each.settings.num_inference_steps
+def _steps(count: SettingsCount) -> int:
+    return count.num_images * count.settings.num_inference_steps
 
 
-def _distance(one: Kind, other: Kind) -> tuple[bool, float]:
-    """How unlike two kinds are: none, if they are the same."""
+def _distance(one: ImageKind, other: ImageKind) -> tuple[bool, float]:
+    """How different two kinds are; equal kinds sort first."""
     return one != other, abs(math.log(one.weight / other.weight))

@@ -1,4 +1,4 @@
-"""Names that occur twice in a manifest of any size: found by hash, confirmed by reading again."""
+"""Find names that occur twice in a manifest of any size, by hash, and confirm them by reading."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -8,69 +8,70 @@ import numpy as np
 
 from nightpress.pipelines.errors import Problem
 from nightpress.pipelines.image_files.naming import folded
-from nightpress.pipelines.manifest.findings import MAX_SHOWN
 from nightpress.pipelines.manifest.numbers import Ints
+from nightpress.pipelines.manifest.row_problems import MAX_SHOWN
 from nightpress.pipelines.planning.images import Planner
 from nightpress.pipelines.planning.seeds import Hashes
-from nightpress.pipelines.planning.units import Unit, hashed_images, typed
+from nightpress.pipelines.planning.units import WorkUnit, images_to_compare, read_batches
 
 Mapper = Callable[..., Iterable[Any]]
 
 CONFIRMED_AT_ONCE = 64
+"""How many suspected duplicates are read again at a time."""
 
 
 @dataclass(frozen=True)
-class Place:
+class NamedRow:
     """A name and the row that has it."""
 
     name: str
     compared: str
-    """What must differ: a file name without letter case."""
+    """What is compared: the id, or the file name with its letter case folded."""
     file: str
     row: int
 
 
 @dataclass(frozen=True)
-class Lookup:
-    """Which names of a unit are wanted, by their places among its hashes."""
+class NameLookup:
+    """Which names of a unit to read, by the positions of their hashes."""
 
-    unit: Unit
+    unit: WorkUnit
     kind: str
     """`ids` or `names`."""
     positions: tuple[int, ...]
 
 
 def duplicates(
-    kind: str, units: Sequence[Unit], hashes: Sequence[Hashes], mapper: Mapper
+    kind: str, units: Sequence[WorkUnit], hashes: Sequence[Hashes], mapper: Mapper
 ) -> tuple[list[Problem], int]:
-    """The first names that an earlier row has too, and how many there are in all.
+    """A problem for each name that an earlier row has too: the first ones, and the total number.
 
     Args:
-        kind: `ids` or `names`, which `hashes` are of.
+        kind: `ids` or `names`: what was hashed.
         hashes: one array for each unit.
     """
-    later, earlier = repeated(np.concatenate(hashes))
-    ends = np.cumsum([len(each) for each in hashes])
+    later, earlier = find_repeats(np.concatenate(hashes))
+    ends = np.cumsum([len(unit_hashes) for unit_hashes in hashes])
     problems: list[Problem] = []
-    seen: dict[int, dict[str, Place]] = {}
-    false = 0
+    by_hash: dict[int, dict[str, NamedRow]] = {}
+    num_collisions = 0
     for start in range(0, len(later), CONFIRMED_AT_ONCE):
         chosen = slice(start, start + CONFIRMED_AT_ONCE)
-        places = _look_up(kind, units, ends, [later[chosen], earlier[chosen]], mapper)
+        rows = _look_up_all(kind, units, ends, [later[chosen], earlier[chosen]], mapper)
         for one, other in zip(later[chosen].tolist(), earlier[chosen].tolist(), strict=True):
-            alike = seen.setdefault(other, {places[other].compared: places[other]})
-            first = alike.setdefault(places[one].compared, places[one])
-            if first is places[one]:
-                false += 1
+            same_hash = by_hash.setdefault(other, {rows[other].compared: rows[other]})
+            first = same_hash.setdefault(rows[one].compared, rows[one])
+            if first is rows[one]:
+                num_collisions += 1
             else:
-                problems.append(_problem(kind, units[0].planner, places[one], first))
+                problems.append(_problem(kind, units[0].planner, rows[one], first))
         if len(problems) >= MAX_SHOWN:
             break
-    return problems[:MAX_SHOWN], len(later) - false
+    return problems[:MAX_SHOWN], len(later) - num_collisions
 
 
-def repeated(hashes: Hashes) -> tuple[Ints, Ints]:
-    """Places of values that stand further in front too, and the first place of each; in order."""
+def find_repeats(hashes: Hashes) -> tuple[Ints, Ints]:
+    """Positions of values that also occur earlier, in order, and each one's first position."""
     ordered = np.sort(hashes)
     if not (ordered[1:] == ordered[:-1]).any():
         return np.zeros(0, np.int64), np.zeros(0, np.int64)
@@ -83,24 +84,24 @@ def repeated(hashes: Hashes) -> tuple[Ints, Ints]:
     return later[in_order], earlier[in_order]
 
 
-def look_up(wanted: Lookup) -> list[Place]:
-    """Read a unit again for the names at some places; a top-level function."""
+def look_up_names(wanted: NameLookup) -> list[NamedRow]:
+    """Read a unit again for the names at some positions; a top-level function, to be picklable."""
     positions = np.array(wanted.positions)
-    return [place for group in _places(wanted, positions) for place in group]
+    return [row for group in _named_rows(wanted, positions) for row in group]
 
 
-def _places(wanted: Lookup, positions: Ints) -> Iterator[list[Place]]:
+def _named_rows(wanted: NameLookup, positions: Ints) -> Iterator[list[NamedRow]]:
     start = 0
-    for batch in typed(wanted.unit, wanted.unit.planner.named_columns):
+    for batch in read_batches(wanted.unit, wanted.unit.planner.named_columns):
         if wanted.kind == "ids":
             texts = [(batch.rows.ids, batch.rows.ids, np.arange(len(batch.rows)))]
         else:
-            groups = hashed_images(wanted.unit.planner, batch)
-            texts = [(images.files, folded(images.files), images.picked) for images in groups]
+            groups = images_to_compare(wanted.unit.planner, batch)
+            texts = [(images.files, folded(images.files), images.row_indices) for images in groups]
         for names, compared, rows in texts:
             inside = positions[(positions >= start) & (positions < start + len(names))] - start
             yield [
-                Place(
+                NamedRow(
                     names[index].as_py(),
                     compared[index].as_py(),
                     batch.file,
@@ -111,27 +112,27 @@ def _places(wanted: Lookup, positions: Ints) -> Iterator[list[Place]]:
             start += len(names)
 
 
-def _look_up(
-    kind: str, units: Sequence[Unit], ends: Ints, wanted: Sequence[Ints], mapper: Mapper
-) -> dict[int, Place]:
+def _look_up_all(
+    kind: str, units: Sequence[WorkUnit], ends: Ints, wanted: Sequence[Ints], mapper: Mapper
+) -> dict[int, NamedRow]:
     positions = np.unique(np.concatenate(wanted))
     owners = np.searchsorted(ends, positions, "right")
     starts = np.concatenate([[0], ends])
     lookups = [
-        Lookup(units[owner], kind, tuple((positions[owners == owner] - starts[owner]).tolist()))
+        NameLookup(units[owner], kind, tuple((positions[owners == owner] - starts[owner]).tolist()))
         for owner in np.unique(owners).tolist()
     ]
-    places = [place for group in mapper(look_up, lookups) for place in group]
-    return dict(zip(positions.tolist(), places, strict=True))
+    rows = [row for group in mapper(look_up_names, lookups) for row in group]
+    return dict(zip(positions.tolist(), rows, strict=True))
 
 
-def _problem(kind: str, planner: Planner, place: Place, other: Place) -> Problem:
-    where = f"{other.file}, row {other.row}"
+def _problem(kind: str, planner: Planner, row: NamedRow, first: NamedRow) -> Problem:
+    where = f"{first.file}, row {first.row}"
     if kind == "ids":
-        message = f"id {place.name!r} is taken by {where}"
-        return Problem(place.file, place.row, planner.columns.shown("id"), message)
-    message = f"file name {place.name!r} is taken by {where}"
-    if place.name != other.name:
-        message += f" ({other.name!r} differs in letter case only)"
-    hint = "; put {image_id} into images.file_name to tell them apart"
-    return Problem(place.file, place.row, "images.file_name", message + hint)
+        message = f"id {row.name!r} is already used by {where}"
+        return Problem(row.file, row.row, planner.columns.manifest_name("id"), message)
+    message = f"file name {row.name!r} is already used by {where}"
+    if row.name != first.name:
+        message += f" ({first.name!r} differs only in letter case)"
+    hint = "; add {image_id} to images.file_name to make the names unique"
+    return Problem(row.file, row.row, "images.file_name", message + hint)

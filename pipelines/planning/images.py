@@ -1,6 +1,6 @@
-"""From checked rows to images: ids, seeds, names, and the order in which they are sampled.
+"""Expand checked rows into images: their ids, seeds, file names and sampling order.
 
-All in Arrow and numpy columns. Knows nothing of files, parts or stores.
+Everything runs on Arrow and numpy columns.
 """
 
 from dataclasses import dataclass, replace
@@ -19,111 +19,112 @@ from nightpress.pipelines.image_files.naming import SPREAD, Field, Template, saf
 from nightpress.pipelines.job.spec import RunSpec
 from nightpress.pipelines.manifest.columns import Columns
 from nightpress.pipelines.manifest.numbers import Floats, Ints
-from nightpress.pipelines.manifest.rows import Reader, Rows
+from nightpress.pipelines.manifest.row_reader import RowReader
+from nightpress.pipelines.manifest.rows import Rows
 from nightpress.pipelines.planning.seeds import Hashes, derive_seeds, hash64
 from nightpress.pipelines.records import PLAN_SCHEMA
 
 VARIANT_DIGITS = 2
 
-UNKNOWN_IN_NAMES = frozenset({"file", "shard"})
-"""Columns of the plan that come after the names."""
+NOT_IN_FILE_NAMES = frozenset({"file", "shard"})
+"""Columns of the plan that a file name cannot use, because they are decided later."""
 
-VARYING = frozenset({"image_id", "variant", "seed"})
-"""Columns in which the images of one row differ."""
+PER_IMAGE_COLUMNS = frozenset({"image_id", "variant", "seed"})
+"""Columns that differ between the images of one row."""
 
 
 class Planner:
-    """One job's rules for its rows; small and picklable, so that any worker can apply them."""
+    """How one job turns rows into images; small and picklable, so any worker can use it."""
 
     def __init__(self, spec: RunSpec, info: ModelInfo, columns: Columns) -> None:
         self.spec = spec
         self.columns = columns
-        self.reader = Reader(spec, info, columns)
+        self.row_reader = RowReader(spec, info, columns)
         types = {SPREAD: pa.string()} | {field.name: field.type for field in PLAN_SCHEMA}
         types |= {column.name: column.type for column in columns.carried}
-        allowed = {name: type_ for name, type_ in types.items() if name not in UNKNOWN_IN_NAMES}
+        allowed = {name: type_ for name, type_ in types.items() if name not in NOT_IN_FILE_NAMES}
         self.template = Template.parse(spec.images.template, allowed)
         self.supports_per_image_guidance = info.pipeline in MULTIPLY_BY_GUIDANCE
-        """Whether images whose guidance scales differ can share a batch."""
+        """Whether images with different guidance scales can share a batch."""
 
     @property
     def named_columns(self) -> Columns:
-        """Only the carried columns that file names are made from."""
-        used = tuple(each for each in self.columns.carried if each.name in self.template.fields)
-        return Columns(self.columns.settings, used)
+        """The settings' columns and only those carried columns that file names use."""
+        used = (column for column in self.columns.carried if column.name in self.template.fields)
+        return Columns(self.columns.settings, tuple(used))
 
     @property
     def names_are_row_numbers(self) -> bool:
-        """Whether file names can neither repeat nor be too long, whatever the rows say."""
-        of_rows = self.template.fields - {SPREAD} == {"image_id"}
-        return of_rows and not self.columns.has_ids and not self.named_columns.carried
+        """Whether file names depend on row numbers alone, so that they are unique and short."""
+        only_image_id = self.template.fields - {SPREAD} == {"image_id"}
+        return only_image_id and not self.columns.has_ids and not self.named_columns.carried
 
 
 @dataclass(frozen=True)
 class Images:
-    """The images of some rows; every column is made when it is asked for."""
+    """The m images of n rows; columns are computed on demand."""
 
     rows: Rows
     carried: dict[str, pa.Array]
     template: Template
     loras: tuple[str, ...]
-    """Those of the job that rows may name."""
+    """The job's LoRAs that rows can name."""
     run_seed: int
-    picked: Ints
-    """(m,) the row of each image."""
+    row_indices: Ints
+    """(m,) each image's row."""
     variants: Ints
-    """(m,) its number among those of its row."""
+    """(m,) each image's number within its row."""
 
     def __len__(self) -> int:
-        return len(self.picked)
+        return len(self.row_indices)
 
-    def expanded(self, values: pa.Array) -> pa.Array:
-        """Row values for every image; (m,)."""
-        return values if self._as_they_are else pc.take(values, pa.array(self.picked))
+    def per_image(self, values: pa.Array) -> pa.Array:
+        """Repeat row values for every image; (m,)."""
+        return values if self._one_image_per_row else pc.take(values, pa.array(self.row_indices))
 
-    def shared(self, values: pa.Array) -> pa.Array:
-        """Like `expanded`, but each distinct text is stored once."""
+    def per_image_encoded(self, values: pa.Array) -> pa.Array:
+        """Like `per_image`, but each distinct text is stored once."""
         if len(self) == len(self.rows) or not pa.types.is_string(values.type):
-            return self.expanded(values)
-        return pc.take(values.dictionary_encode(), pa.array(self.picked))
+            return self.per_image(values)
+        return pc.take(values.dictionary_encode(), pa.array(self.row_indices))
 
     @cached_property
     def id_hashes(self) -> Hashes:
-        """hash64 of the rows' ids, seeded with the run's seed; (n,)."""
+        """hash64 of the rows' ids with the run's seed; (n,)."""
         return hash64(self.rows.ids, self.run_seed)
 
     @cached_property
     def seeds(self) -> Ints:
-        """(m,)."""
-        given = self.rows.seeds[self.picked] + self.variants
+        """Each image's seed: the row's plus the variant, or derived from the id; (m,)."""
+        explicit = self.rows.seeds[self.row_indices] + self.variants
         if self.rows.has_seed.all():
-            return given
-        derived = derive_seeds(self.id_hashes[self.picked], self.variants)
-        return np.where(self.rows.has_seed[self.picked], given, derived)
+            return explicit
+        derived = derive_seeds(self.id_hashes[self.row_indices], self.variants)
+        return np.where(self.rows.has_seed[self.row_indices], explicit, derived)
 
     @cached_property
     def image_ids(self) -> pa.Array:
         """`<id>_<variant>`; (m,) string."""
         if not self.variants.any():
-            return pc.binary_join_element_wise(self.expanded(self.rows.ids), "0" * 2, "_")
+            return pc.binary_join_element_wise(self.per_image(self.rows.ids), "0" * 2, "_")
         texts = pc.cast(pa.array(self.variants), pa.string())
         padded = pc.utf8_lpad(texts, VARIANT_DIGITS, "0")
-        return pc.binary_join_element_wise(self.expanded(self.rows.ids), padded, "_")
+        return pc.binary_join_element_wise(self.per_image(self.rows.ids), padded, "_")
 
     @cached_property
     def files(self) -> pa.Array:
-        """Names relative to the run directory; (m,) string."""
+        """File names relative to the run directory; (m,) string."""
         return self.template.join(
             [part if isinstance(part, str) else self._text(part) for part in self.template.parts]
         )
 
     def _text(self, field: Field) -> pa.Array:
-        if field.name in VARYING:
+        if field.name in PER_IMAGE_COLUMNS:
             return safe_text(field, self.column(field.name))
-        return self.expanded(safe_text(field, self._of_rows(field.name)))
+        return self.per_image(safe_text(field, self._row_column(field.name)))
 
     def column(self, name: str) -> pa.Array:
-        """A column of the plan, less `shard`; (m,)."""
+        """Any column of the plan except `shard`; (m,)."""
         match name:
             case "image_id":
                 return self.image_ids
@@ -136,9 +137,9 @@ class Images:
             case "lora" | "lora_scale" if not self.rows.lora.any():
                 return pa.nulls(len(self), PLAN_SCHEMA.field(name).type)
             case _:
-                return self.shared(self._of_rows(name))
+                return self.per_image_encoded(self._row_column(name))
 
-    def _of_rows(self, name: str) -> pa.Array:
+    def _row_column(self, name: str) -> pa.Array:
         match name:
             case "id":
                 return self.rows.ids
@@ -163,68 +164,71 @@ class Images:
                 return self.carried[name]
 
     @cached_property
-    def _as_they_are(self) -> bool:
-        return len(self) == len(self.rows) and bool((np.diff(self.picked) == 1).all())
+    def _one_image_per_row(self) -> bool:
+        return len(self) == len(self.rows) and bool((np.diff(self.row_indices) == 1).all())
 
 
-def all_images(planner: Planner, rows: Rows, carried: dict[str, pa.Array], order: Ints) -> Images:
-    """Every image of the rows, the rows in that order and their variants counting up."""
+def expand_rows(planner: Planner, rows: Rows, carried: dict[str, pa.Array], order: Ints) -> Images:
+    """Every image of the rows: rows in the given order, variants counting up."""
     counts = rows.num_images[order]
     starts = np.cumsum(counts) - counts
     variants = np.arange(counts.sum()) - np.repeat(starts, counts)
     return _images(planner, rows, carried, np.repeat(order, counts), variants)
 
 
-def in_sampling_order(
+def sort_for_sampling(
     planner: Planner, rows: Rows, carried: dict[str, pa.Array], batch_size: int
 ) -> Images:
-    """Every image of the rows: whole batches of each setting, then what is left of each.
+    """Every image of the rows: the full batches of each setting, then the leftovers of each.
 
-    So a setting is padded once, wherever shards are cut, since they are whole batches, too. What is
-    left comes in the opposite order: it begins and ends with the settings that are beside it.
+    Shards consist of whole batches too, so each setting is padded only once, wherever shards are
+    cut. Leftovers come in reverse order of settings: they start with those just sampled and end
+    with those that the next part starts with.
     """
     groups = group_by_settings(rows)
-    images = all_images(planner, rows, carried, np.argsort(groups, kind="stable"))
+    images = expand_rows(planner, rows, carried, np.argsort(groups, kind="stable"))
     if not groups.any():
         return images
     if planner.supports_per_image_guidance:
-        groups = group_by_settings(rows, supports_per_image_guidance=True)
-    order = whole_batches_first(groups[images.picked], batch_size)
-    return replace(images, picked=images.picked[order], variants=images.variants[order])
+        groups = group_by_settings(rows, merge_guidance_scales=True)
+    order = full_batches_first(groups[images.row_indices], batch_size)
+    return replace(images, row_indices=images.row_indices[order], variants=images.variants[order])
 
 
-def whole_batches_first(groups: Ints, batch_size: int) -> Ints:
-    """An order in which whole batches of each group come first, and behind them what is left.
+def full_batches_first(groups: Ints, batch_size: int) -> Ints:
+    """An order with the full batches of each group first and the leftovers after them.
 
     Args:
-        groups: (m,) in order, from 0.
+        groups: (m,) group numbers from 0, sorted.
+        batch_size: images in a full batch.
     """
     counts = np.bincount(groups)
-    number = np.arange(len(groups)) - np.repeat(np.cumsum(counts) - counts, counts)
-    is_left = number >= (counts - counts % batch_size)[groups]
-    return np.argsort(np.where(is_left, 2 * len(counts) - groups, groups), kind="stable")
+    number_in_group = np.arange(len(groups)) - np.repeat(np.cumsum(counts) - counts, counts)
+    is_leftover = number_in_group >= (counts - counts % batch_size)[groups]
+    return np.argsort(np.where(is_leftover, 2 * len(counts) - groups, groups), kind="stable")
 
 
-def first_images(planner: Planner, rows: Rows, carried: dict[str, pa.Array]) -> Images:
-    """One image of each row, variant 0."""
+def first_image_of_each_row(planner: Planner, rows: Rows, carried: dict[str, pa.Array]) -> Images:
+    """The first image of each row: variant 0."""
     zeros = np.zeros(len(rows), np.int64)
     return _images(planner, rows, carried, np.arange(len(rows)), zeros)
 
 
 def _images(
-    planner: Planner, rows: Rows, carried: dict[str, pa.Array], picked: Ints, variants: Ints
+    planner: Planner, rows: Rows, carried: dict[str, pa.Array], row_indices: Ints, variants: Ints
 ) -> Images:
-    loras, seed = planner.reader.loras, planner.spec.seed
-    return Images(rows, carried, planner.template, loras, seed, picked, variants)
+    loras, seed = planner.row_reader.loras, planner.spec.seed
+    return Images(rows, carried, planner.template, loras, seed, row_indices, variants)
 
 
-def group_by_settings(rows: Rows, supports_per_image_guidance: bool = False) -> Ints:
-    """Which of the rows' distinct settings each has, numbered in sampling order; (n,).
+def group_by_settings(rows: Rows, merge_guidance_scales: bool = False) -> Ints:
+    """Number the rows' distinct settings in sampling order; returns each row's number, (n,).
 
-    LoRAs come first in it, so that they are switched as seldom as can be.
+    LoRAs sort first, so that they are switched as seldom as possible.
 
     Args:
-        supports_per_image_guidance: count scales of guidance as one; the order is that of the settings still.
+        merge_guidance_scales: tell only guided from unguided images, whatever their scales; for
+            models that support per-image guidance. The order of settings stays the same.
     """
     groups = np.zeros(len(rows), np.int64)
     for column in (
@@ -234,7 +238,7 @@ def group_by_settings(rows: Rows, supports_per_image_guidance: bool = False) -> 
         rows.height,
         rows.scheduler,
         rows.num_inference_steps,
-        rows.guidance_scale > 1 if supports_per_image_guidance else rows.guidance_scale,
+        rows.guidance_scale > 1 if merge_guidance_scales else rows.guidance_scale,
     ):
         if (column == column[:1]).all():
             continue
@@ -244,9 +248,9 @@ def group_by_settings(rows: Rows, supports_per_image_guidance: bool = False) -> 
 
 
 def _ranks(column: Ints | Floats | NDArray[np.bool_]) -> tuple[Ints, int]:
-    """Each value's place among the distinct ones in order, and how many those are.
+    """Each value's rank among the distinct values, and how many distinct values there are.
 
-    Like `np.unique`, by hashing: there are few distinct values and many rows.
+    Like `np.unique`, but by hashing, which is faster for many rows with few distinct values.
     """
     encoded = pa.array(column).dictionary_encode()
     order = np.argsort(np.array(encoded.dictionary))
@@ -264,6 +268,6 @@ def settings_of(planner: Planner, rows: Rows, row: int) -> SamplingParams:
         num_inference_steps=int(rows.num_inference_steps[row]),
         guidance_scale=float(rows.guidance_scale[row]),
         scheduler=SAMPLER_NAMES[rows.scheduler[row]],
-        lora=planner.reader.loras[lora - 1] if lora else None,
+        lora=planner.row_reader.loras[lora - 1] if lora else None,
         lora_scale=float(rows.lora_scale[row]) if lora else None,
     )

@@ -1,6 +1,6 @@
-"""The shape of a plan: its parts, its shards, and where in the manifest each part's rows lie.
+"""The layout of a plan: its parts and shards, and which manifest rows each part comes from.
 
-Small even for a large manifest, and JSON-ready, so it is kept with the run.
+The layout is small even for a large manifest and is stored as JSON with the run.
 """
 
 import base64
@@ -14,9 +14,10 @@ from typing import Any, Self
 import pyarrow as pa
 
 from nightpress.diffusion_core.sampling.request import SamplingParams
-from nightpress.pipelines.manifest.files import ManifestFile, Piece, Slice
+from nightpress.pipelines.manifest.files import Block, ManifestFile, RowRange
 
 ROW_GROUP_IMAGES = 8_192
+"""About how many images a row group of a part holds."""
 
 _SETTINGS = frozenset(field.name for field in fields(SamplingParams))
 
@@ -26,7 +27,7 @@ class SettingsCount:
     """How many images have these settings."""
 
     settings: SamplingParams
-    """The scale of a LoRA is always said: the row's, or the LoRA's own."""
+    """A LoRA's scale is always set: the row's, or else the LoRA's own."""
     num_images: int
 
 
@@ -36,40 +37,40 @@ class PlanPart:
 
     path: str
     unit: int
-    """Parts of one unit are cheapest when written one after the other, by one worker."""
+    """The unit of work whose rows the part is made of; one worker writes all parts of a unit."""
     first_row: int
-    """Among all rows of the manifest."""
+    """Counted over the whole manifest."""
     num_rows: int
     num_images: int
     first_shard: int
     num_shards: int
 
 
-class RowPlaces:
-    """Where rows of a whole manifest lie in its files."""
+class RowLocator:
+    """Finds rows of a whole manifest in its files."""
 
     def __init__(self, files: Sequence[ManifestFile]) -> None:
         self._files = files
         self._ends = list(accumulate(file.num_rows for file in files))
 
-    def slices(self, first_row: int, num_rows: int) -> tuple[Slice, ...]:
-        """The places of consecutive rows, file by file."""
-        found = []
+    def row_ranges(self, first_row: int, num_rows: int) -> tuple[RowRange, ...]:
+        """Split consecutive rows of the manifest into one range per file."""
+        ranges = []
         index = bisect_right(self._ends, first_row)
         while num_rows:
             file, end = self._files[index], self._ends[index]
-            taken = min(num_rows, end - first_row)
-            if taken:
-                found.append(Slice(file, first_row - (end - file.num_rows), taken))
-            first_row += taken
-            num_rows -= taken
+            count = min(num_rows, end - first_row)
+            if count:
+                ranges.append(RowRange(file, first_row - (end - file.num_rows), count))
+            first_row += count
+            num_rows -= count
             index += 1
-        return tuple(found)
+        return tuple(ranges)
 
 
 @dataclass(frozen=True)
 class PlanLayout:
-    """A checked manifest and how it is cut."""
+    """A checked manifest and how it is cut into parts and shards."""
 
     parts: tuple[PlanPart, ...]
     shard_size: int
@@ -77,32 +78,32 @@ class PlanLayout:
     """The most frequent settings, most images first."""
     files: tuple[ManifestFile, ...]
     batch_size: int = 1
-    """Images sampled at once; see `images.in_sampling_order`."""
+    """Images sampled at once; see `images.sort_for_sampling`."""
 
     @property
     def num_rows(self) -> int:
-        """Rows of the manifest."""
+        """The number of rows in the manifest."""
         return sum(part.num_rows for part in self.parts)
 
     @property
     def num_images(self) -> int:
-        """Images to make."""
+        """The number of images to make."""
         return sum(part.num_images for part in self.parts)
 
     @property
     def num_shards(self) -> int:
-        """Shards to hand out, numbered from 0."""
+        """The number of shards; they are numbered from 0."""
         return sum(part.num_shards for part in self.parts)
 
     @property
     def cost_ratio(self) -> float:
-        """Pixels times steps of the hardest images, over those of the easiest; 1.0 of no images."""
-        settings = [each.settings for each in self.batches]
-        costs = [each.width * each.height * each.num_inference_steps for each in settings]
+        """Pixels times steps of the costliest images over those of the cheapest; 1.0 if empty."""
+        settings = [count.settings for count in self.batches]
+        costs = [one.width * one.height * one.num_inference_steps for one in settings]
         return max(costs) / min(costs) if costs else 1.0
 
     def in_shards(self, shard_size: int, batch_size: int) -> Self:
-        """The same images in shards and batches of other sizes."""
+        """The same images, cut into shards and batches of other sizes."""
         num_shards = [-(-part.num_images // shard_size) for part in self.parts]
         first_shards = accumulate(num_shards, initial=0)
         parts = tuple(
@@ -113,7 +114,7 @@ class PlanLayout:
 
     @property
     def row_group_size(self) -> int:
-        """Images in a row group of a part: whole shards, so that a shard lies in one."""
+        """Images per row group: a multiple of the shard size, so that no shard spans two groups."""
         return self.shard_size * max(1, ROW_GROUP_IMAGES // self.shard_size)
 
     def part_of(self, shard: int) -> PlanPart:
@@ -123,26 +124,26 @@ class PlanLayout:
             IndexError: there is no such shard.
         """
         if not 0 <= shard < self.num_shards:
-            raise IndexError(f"shard {shard} is not among the plan's {self.num_shards}")
+            raise IndexError(f"shard {shard} does not exist; the plan has {self.num_shards} shards")
         return self.parts[bisect_right(self._first_shards, shard) - 1]
 
     def shard_images(self, shard: int) -> int:
-        """How many images a shard has: the last of each part may be short."""
+        """The number of images in a shard; the last shard of a part may be smaller."""
         part = self.part_of(shard)
         before = (shard - part.first_shard) * self.shard_size
         return min(self.shard_size, part.num_images - before)
 
     @cached_property
-    def rows(self) -> RowPlaces:
-        """Where the manifest's rows lie."""
-        return RowPlaces(self.files)
+    def row_locator(self) -> RowLocator:
+        """Finds the manifest's rows in its files."""
+        return RowLocator(self.files)
 
     @cached_property
     def _first_shards(self) -> list[int]:
         return [part.first_shard for part in self.parts]
 
     def as_dict(self) -> dict[str, Any]:
-        """JSON-ready values; schemas that files share are written once."""
+        """The values as JSON; a schema that several files share is written once."""
         schemas = list(dict.fromkeys(_encode(file.schema) for file in self.files))
         return {
             "shard_size": self.shard_size,
@@ -152,7 +153,7 @@ class PlanLayout:
             "num_shards": self.num_shards,
             "parts": [asdict(part) for part in self.parts],
             "batches": [
-                {**asdict(each.settings), "num_images": each.num_images} for each in self.batches
+                {**asdict(count.settings), "num_images": count.num_images} for count in self.batches
             ],
             "files": [_file_as_dict(file, schemas) for file in self.files],
             "schemas": schemas,
@@ -188,13 +189,15 @@ def _file_as_dict(file: ManifestFile, schemas: Sequence[str]) -> dict[str, Any]:
         "format": file.format,
         "compression": file.compression,
         "schema": schemas.index(_encode(file.schema)),
-        "pieces": [[piece.start, piece.num_bytes, piece.num_rows] for piece in file.pieces],
+        "pieces": [[block.start, block.num_bytes, block.num_rows] for block in file.blocks],
     }
 
 
 def _file_from_dict(values: Mapping[str, Any], schemas: Sequence[pa.Schema]) -> ManifestFile:
-    pieces = tuple(Piece(*piece) for piece in values["pieces"])
-    return ManifestFile(**{**values, "schema": schemas[values["schema"]], "pieces": pieces})
+    blocks = tuple(Block(*block) for block in values["pieces"])
+    schema = schemas[values["schema"]]
+    others = {key: value for key, value in values.items() if key not in ("pieces", "schema")}
+    return ManifestFile(**others, schema=schema, blocks=blocks)
 
 
 def _encode(schema: pa.Schema) -> str:

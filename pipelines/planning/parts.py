@@ -1,7 +1,7 @@
-"""The second pass: the parts of a plan, written once each, and shards read back from them.
+"""The second pass over a manifest: write the parts of the plan, and read shards back from them.
 
-Writing a part reads only the manifest rows that it is made of, and gives the same bytes on every
-machine, so planning resumes wherever it stopped.
+Each part is written once. Writing it reads only its own manifest rows and gives the same bytes on
+every machine, so interrupted planning resumes where it stopped.
 """
 
 import io
@@ -13,31 +13,32 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from nightpress.diffusion_core.errors import one_line
 from nightpress.diffusion_core.models.loading import ModelInfo
 from nightpress.pipelines.errors import PlanDamaged
 from nightpress.pipelines.job.spec import RunSpec
-from nightpress.pipelines.manifest.columns import resolve
-from nightpress.pipelines.manifest.rows import Rows, join_rows
+from nightpress.pipelines.manifest.columns import resolve_columns
+from nightpress.pipelines.manifest.rows import Rows, concat_rows
 from nightpress.pipelines.manifest.types import plain_type
 from nightpress.pipelines.planning.duplicates import Mapper
-from nightpress.pipelines.planning.images import Images, Planner, in_sampling_order
+from nightpress.pipelines.planning.images import Images, Planner, sort_for_sampling
 from nightpress.pipelines.planning.layout import PlanLayout, PlanPart
-from nightpress.pipelines.planning.units import Unit, typed
+from nightpress.pipelines.planning.units import WorkUnit, read_batches
 from nightpress.pipelines.records import LATER_IN_PLANS, PLAN_SCHEMA, carried_name
 from nightpress.pipelines.storage import Store, open_source
 
 DICTIONARY_BYTES = 64 << 20
-"""A prompt that many images share is stored once, however long."""
+"""The dictionary size limit, so large that a prompt shared by many images is stored once."""
 
 DISTINCT = frozenset({"image_id", "id", "file", "prompt", "seed"})
-"""Columns in which looking for repeated values costs more than it saves."""
+"""Columns with mostly distinct values, where a Parquet dictionary costs more than it saves."""
 
 
 @dataclass(frozen=True)
-class PartsJob:
-    """Consecutive parts that are made from the rows of one unit."""
+class PartsTask:
+    """Consecutive parts to write from the rows of one unit."""
 
-    unit: Unit
+    unit: WorkUnit
     parts: tuple[PlanPart, ...]
     shard_size: int
     row_group_size: int
@@ -45,71 +46,73 @@ class PartsJob:
 
 
 def plan_part(spec: RunSpec, info: ModelInfo, layout: PlanLayout, index: int) -> pa.Table:
-    """One part of the plan, with nothing written: PLAN_SCHEMA, then the carried columns.
+    """Compute one part of the plan without writing it: PLAN_SCHEMA, then the carried columns.
 
     Raises:
-        ManifestError: the manifest is no longer what was checked.
-        StoreError: it cannot be read.
+        ManifestError: the manifest has changed since it was checked.
+        StoreError: the manifest cannot be read.
     """
-    planner = Planner(spec, info, resolve(spec, layout.files))
-    (table,) = (table for _, table in _tables(_job(planner, layout, [layout.parts[index]])))
+    planner = Planner(spec, info, resolve_columns(spec, layout.files))
+    (table,) = (table for _, table in _tables(_task_for(planner, layout, [layout.parts[index]])))
     return _plain(table)
 
 
 def write_plan(
     spec: RunSpec, info: ModelInfo, layout: PlanLayout, store: Store, mapper: Mapper = map
 ) -> Iterator[str]:
-    """Write every part that is not there yet, yielding the paths as they are done.
+    """Write every part that does not exist yet; yields the path of each part written.
 
-    Parts of one unit go to one call, which reads their rows once.
+    The parts of one unit are written by one call, which reads their rows once.
     """
-    planner = Planner(spec, info, resolve(spec, layout.files))
-    there = store.list("plan")
-    missing = [part for part in layout.parts if part.path not in there]
-    jobs = [
-        (_job(planner, layout, list(parts)), store)
+    planner = Planner(spec, info, resolve_columns(spec, layout.files))
+    present = store.list("plan")
+    missing = [part for part in layout.parts if part.path not in present]
+    tasks = [
+        (_task_for(planner, layout, list(parts)), store)
         for _, parts in groupby(missing, key=lambda part: part.unit)
     ]
-    for paths in mapper(write_parts, jobs):
+    for paths in mapper(write_parts, tasks):
         yield from paths
 
 
-def write_parts(call: tuple[PartsJob, Store]) -> list[str]:
-    """Write the parts of a job and return those that were not there; a top-level function."""
-    job, store = call
+def write_parts(call: tuple[PartsTask, Store]) -> list[str]:
+    """Write the parts of a task; returns the paths that are new. Top-level, to be picklable."""
+    task, store = call
     return [
         part.path
-        for part, table in _tables(job)
-        if store.create(part.path, _encode(table, job.row_group_size))
+        for part, table in _tables(task)
+        if store.create(part.path, _encode(table, task.row_group_size))
     ]
 
 
-def mend_plan(spec: RunSpec, info: ModelInfo, layout: PlanLayout, store: Store, shard: int) -> None:
-    """Write the part that holds a shard again, over what is there.
+def rewrite_plan_part(
+    spec: RunSpec, info: ModelInfo, layout: PlanLayout, store: Store, shard: int
+) -> None:
+    """Write the part that holds a shard again, replacing what is stored.
 
     Raises:
-        ManifestError: the manifest is no longer what was checked.
-        StoreError: it cannot be read, or the part not be written.
+        ManifestError: the manifest has changed since it was checked.
+        StoreError: the manifest cannot be read, or the part cannot be written.
     """
-    planner = Planner(spec, info, resolve(spec, layout.files))
+    planner = Planner(spec, info, resolve_columns(spec, layout.files))
     part = layout.part_of(shard)
-    ((_, table),) = _tables(_job(planner, layout, [part]))
+    ((_, table),) = _tables(_task_for(planner, layout, [part]))
     store.put(part.path, _encode(table, layout.row_group_size))
 
 
 def read_shard(store: Store, layout: PlanLayout, shard: int) -> pa.Table:
     """The images of one shard in sampling order: PLAN_SCHEMA, then the carried columns.
 
-    Reads the row group that they lie in, at most a few thousand rows.
+    Reads the one row group that holds them, at most a few thousand rows.
 
     Raises:
         IndexError: the plan has no such shard.
-        PlanDamaged: its part is not what was written; `mend_plan` writes it again.
-        StoreError: it cannot be read.
+        PlanDamaged: the part is not what was written; `rewrite_plan_part` writes it again.
+        StoreError: the part cannot be read.
     """
     part = layout.part_of(shard)
-    place = (shard - part.first_shard) * layout.shard_size
-    group, offset = divmod(place, layout.row_group_size)
+    first_image = (shard - part.first_shard) * layout.shard_size
+    group, offset = divmod(first_image, layout.row_group_size)
     url = f"{store.url}/{part.path}"
     try:
         with (
@@ -118,16 +121,16 @@ def read_shard(store: Store, layout: PlanLayout, shard: int) -> pa.Table:
         ):
             table = parquet.read_row_group(group, use_threads=False)
     except (pa.ArrowException, OSError) as error:
-        reason = " ".join(str(error).split())[:200]
+        reason = one_line(error, 200)
         raise PlanDamaged(f"{url}: this part of the plan is damaged: {reason}", shard) from error
     return _plain(table.slice(offset, layout.shard_size))
 
 
 def _plain(table: pa.Table) -> pa.Table:
-    """A part's rows under their schema, shared text written out, what older plans lack null.
+    """Cast a part's rows to the plan's schema, with dictionary-encoded text decoded.
 
-    A column that an older plan carries, and whose name is taken by now, has the name that it would
-    be carried under today.
+    Columns that older plans lack are null. If an older plan carries a column whose name the plan
+    itself uses by now, it gets the name under which it would be carried today.
     """
     table = table.rename_columns(
         [name if name in PLAN_SCHEMA.names else carried_name(name) for name in table.column_names]
@@ -144,48 +147,52 @@ def _plain(table: pa.Table) -> pa.Table:
     return table.select(schema.names).cast(schema)
 
 
-def _job(planner: Planner, layout: PlanLayout, parts: Sequence[PlanPart]) -> PartsJob:
+def _task_for(planner: Planner, layout: PlanLayout, parts: Sequence[PlanPart]) -> PartsTask:
     first, last = parts[0], parts[-1]
     num_rows = last.first_row + last.num_rows - first.first_row
-    unit = Unit(planner, first.first_row, layout.rows.slices(first.first_row, num_rows))
+    unit = WorkUnit(
+        planner, first.first_row, layout.row_locator.row_ranges(first.first_row, num_rows)
+    )
     sizes = layout.shard_size, layout.row_group_size, layout.batch_size
-    return PartsJob(unit, tuple(parts), *sizes)
+    return PartsTask(unit, tuple(parts), *sizes)
 
 
-def _tables(job: PartsJob) -> Iterator[tuple[PlanPart, pa.Table]]:
-    """Each part of a job with its images in sampling order."""
-    for part, rows, carried in _rows_of_parts(job):
-        images = in_sampling_order(job.unit.planner, rows, carried, job.batch_size)
-        yield part, _table(images, part, job.shard_size)
+def _tables(task: PartsTask) -> Iterator[tuple[PlanPart, pa.Table]]:
+    """Each part of a task with its images in sampling order."""
+    for part, rows, carried in _rows_of_parts(task):
+        images = sort_for_sampling(task.unit.planner, rows, carried, task.batch_size)
+        yield part, _table(images, part, task.shard_size)
 
 
-def _rows_of_parts(job: PartsJob) -> Iterator[tuple[PlanPart, Rows, dict[str, pa.Array]]]:
-    """The rows of each part, gathered from batches that end elsewhere."""
-    parts = list(job.parts)
-    gathered: list[tuple[Rows, dict[str, pa.Array]]] = []
-    end = job.unit.first_row
-    for batch in typed(job.unit, job.unit.planner.columns):
-        batch.findings.refuse()
+def _rows_of_parts(task: PartsTask) -> Iterator[tuple[PlanPart, Rows, dict[str, pa.Array]]]:
+    """The rows of each part, joined from batches whose boundaries differ from the parts'."""
+    parts = list(task.parts)
+    chunks: list[tuple[Rows, dict[str, pa.Array]]] = []
+    end = task.unit.first_row
+    for batch in read_batches(task.unit, task.unit.planner.columns):
+        batch.problems.raise_if_any()
         start, end = end, end + len(batch.rows)
         while parts and parts[0].first_row < end:
             part = parts[0]
             low = max(part.first_row - start, 0)
             high = min(part.first_row + part.num_rows - start, len(batch.rows))
-            piece = {name: column.slice(low, high - low) for name, column in batch.carried.items()}
-            gathered.append((batch.rows.between(low, high), piece))
+            carried = {
+                name: column.slice(low, high - low) for name, column in batch.carried.items()
+            }
+            chunks.append((batch.rows.between(low, high), carried))
             if part.first_row + part.num_rows > end:
                 break
-            yield part, *_joined(gathered)
-            gathered = []
+            yield part, *_join(chunks)
+            chunks = []
             parts.pop(0)
 
 
-def _joined(
-    gathered: Sequence[tuple[Rows, dict[str, pa.Array]]],
+def _join(
+    chunks: Sequence[tuple[Rows, dict[str, pa.Array]]],
 ) -> tuple[Rows, dict[str, pa.Array]]:
-    rows = join_rows([rows for rows, _ in gathered])
-    names = gathered[0][1]
-    return rows, {name: pa.concat_arrays([c[name] for _, c in gathered]) for name in names}
+    rows = concat_rows([rows for rows, _ in chunks])
+    names = chunks[0][1]
+    return rows, {name: pa.concat_arrays([c[name] for _, c in chunks]) for name in names}
 
 
 def _table(images: Images, part: PlanPart, shard_size: int) -> pa.Table:
@@ -200,7 +207,7 @@ def _table(images: Images, part: PlanPart, shard_size: int) -> pa.Table:
 
 
 def _encode(table: pa.Table, row_group_size: int) -> bytes:
-    """Parquet bytes; equal tables give equal bytes."""
+    """Encode as Parquet; equal tables give equal bytes."""
     shared = {field.name for field in table.schema if pa.types.is_dictionary(field.type)}
     sink = io.BytesIO()
     pq.write_table(

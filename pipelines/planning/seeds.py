@@ -1,7 +1,7 @@
-"""Stable 64-bit hashes of whole Arrow columns, and the seeds that are drawn from them.
+"""Stable 64-bit hashes of whole Arrow columns, and the seeds derived from them.
 
-The values are part of the contract: a derived seed decides pixels, so neither the platform nor a
-library version may change it. Knows nothing of manifests.
+The values are part of the contract: a derived seed decides pixels, so it must not depend on the
+platform or on a library's version.
 """
 
 import numpy as np
@@ -17,7 +17,7 @@ WORD_BYTES = 8
 
 
 def mix64(values: Hashes) -> Hashes:
-    """The finaliser of splitmix64: a bijection of 64-bit integers that spreads every bit.
+    """The finaliser of splitmix64: a bijection of 64-bit integers in which every bit affects all.
 
     Reference: Steele, Lea and Flood, Fast Splittable Pseudorandom Number Generators, 2014.
     """
@@ -32,13 +32,13 @@ def mix64(values: Hashes) -> Hashes:
 def hash64(strings: pa.Array, seed: int) -> Hashes:
     """Hash each string's UTF-8 bytes; (n,) uint64.
 
-    Words of eight little-endian bytes are mixed in one after another, all strings at once; a
-    string drops out when its bytes are used up. The length goes in first, so that zero bytes at
-    the end count.
+    Words of eight little-endian bytes are mixed in one after the other, for all strings at once; a
+    string drops out when its bytes are used up. The length is mixed in first, so that trailing
+    zero bytes count.
 
     Args:
         strings: (n,) of type string, without nulls.
-        seed: at least 0 and below 2^64; another seed gives unrelated hashes.
+        seed: at least 0 and below 2^64; different seeds give unrelated hashes.
     """
     starts, lengths, words = _words(strings)
     state = mix64(lengths.astype(np.uint64) * GOLDEN + mix64(np.array([seed], np.uint64)))
@@ -52,18 +52,18 @@ def hash64(strings: pa.Array, seed: int) -> Hashes:
 
 
 def derive_seeds(hashes: Hashes, variants: NDArray[np.int64]) -> NDArray[np.int64]:
-    """A seed below 2^53 for each image.
+    """Derive a seed below 2^53 for each image; (n,).
 
     Args:
-        hashes: (n,) hash64 of the image's id, seeded with the run's seed.
-        variants: (n,) the image's number among those of its row.
+        hashes: (n,) hash64 of each image's row id, with the run's seed.
+        variants: (n,) each image's number within its row.
     """
     mixed = mix64(hashes + variants.astype(np.uint64) * GOLDEN)
     return (mixed >> np.uint64(11)).astype(np.int64)
 
 
 def _words(strings: pa.Array) -> tuple[NDArray[np.int64], NDArray[np.int64], Hashes]:
-    """Where each string starts, its bytes, and the word that starts at every byte."""
+    """Each string's first byte, its length in bytes, and the 8-byte word at every byte."""
     _, offset_buffer, data = strings.buffers()
     offsets = np.frombuffer(offset_buffer, np.int32)[strings.offset :][: len(strings) + 1]
     if not len(strings):
@@ -78,6 +78,6 @@ def _words(strings: pa.Array) -> tuple[NDArray[np.int64], NDArray[np.int64], Has
 
 
 def _mask(num_bytes: NDArray[np.int64]) -> Hashes:
-    """Keeps the first `num_bytes` bytes of a little-endian word."""
+    """A mask that keeps the first `num_bytes` bytes of a little-endian word."""
     unused_bits = 64 - 8 * np.minimum(num_bytes, WORD_BYTES)
     return np.uint64(0xFFFFFFFFFFFFFFFF) >> unused_bits.astype(np.uint64)

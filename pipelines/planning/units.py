@@ -1,6 +1,7 @@
-"""Units of work: consecutive rows of a manifest that one worker checks, and later writes.
+"""Units of work: consecutive manifest rows that one worker checks and later plans.
 
-A unit streams, so its memory does not grow with it. What a worker gets and gives back is small.
+Rows are streamed, so memory does not grow with a unit's size, and what is sent to and from a worker
+is small.
 """
 
 from collections import Counter
@@ -15,51 +16,51 @@ from nightpress.diffusion_core.sampling.request import SamplingParams
 from nightpress.pipelines.errors import Problem
 from nightpress.pipelines.image_files.naming import folded, overlong
 from nightpress.pipelines.manifest.columns import Columns
-from nightpress.pipelines.manifest.files import ManifestFile, Slice, read
-from nightpress.pipelines.manifest.findings import MAX_SHOWN, Findings
+from nightpress.pipelines.manifest.files import ManifestFile, RowRange, read_rows
 from nightpress.pipelines.manifest.numbers import Ints
+from nightpress.pipelines.manifest.row_problems import MAX_SHOWN, RowProblems
 from nightpress.pipelines.manifest.rows import Rows
 from nightpress.pipelines.planning.images import (
     Images,
     Planner,
-    all_images,
-    first_images,
+    expand_rows,
+    first_image_of_each_row,
     group_by_settings,
     settings_of,
 )
-from nightpress.pipelines.planning.layout import RowPlaces
+from nightpress.pipelines.planning.layout import RowLocator
 from nightpress.pipelines.planning.seeds import Hashes, hash64
 
 MAX_PART_IMAGES = 131_072
 MAX_PART_BYTES = 64 << 20
-"""Of a part's rows before compression."""
+"""The most images, and uncompressed bytes of rows, in one part of the plan."""
 
 MAX_SETTINGS = 1_000
-"""A unit tells its most frequent settings; they may be as many as there are rows."""
+"""How many of its most frequent settings a unit reports; there may be as many as rows."""
 
 
 @dataclass(frozen=True)
-class Unit:
-    """Some consecutive rows and the rules for them."""
+class WorkUnit:
+    """Consecutive rows of a manifest, and the planner for them."""
 
     planner: Planner
     first_row: int
-    """Among all rows of the manifest."""
-    slices: tuple[Slice, ...]
+    """Counted over the whole manifest."""
+    row_ranges: tuple[RowRange, ...]
 
 
 @dataclass(frozen=True)
-class Batch:
-    """A few rows of one file, typed."""
+class RowBatch:
+    """A few typed rows of one file."""
 
     file: str
     first_row: int
     """Within the file."""
-    findings: Findings
+    problems: RowProblems
     rows: Rows
     carried: dict[str, pa.Array]
     row_bytes: float
-    """What a row of this file takes on average."""
+    """The average size of a row in this file."""
 
 
 def _no_hashes() -> Hashes:
@@ -71,73 +72,73 @@ class UnitReport:
     """What checking a unit found."""
 
     parts: list[tuple[int, int]] = field(default_factory=list)
-    """Rows and images of each part that it will be cut into."""
+    """The number of rows and images in each part that the unit will be split into."""
     settings: "Counter[SamplingParams]" = field(default_factory=Counter)
     problems: list[Problem] = field(default_factory=list)
     num_problems: int = 0
     ids: Hashes = field(default_factory=_no_hashes)
-    """One a row, if rows name themselves."""
+    """One hash per row, if the manifest has ids."""
     names: Hashes = field(default_factory=_no_hashes)
-    """One for each of `hashed_images`, if two names could be the same."""
+    """One hash for each of `images_to_compare`, if two file names could be equal."""
 
 
-def cut_units(planner: Planner, files: Sequence[ManifestFile]) -> list[Unit]:
-    """Whole pieces, together at most a part's worth of rows unless one alone has more."""
+def split_into_units(planner: Planner, files: Sequence[ManifestFile]) -> list[WorkUnit]:
+    """Group whole blocks into units of at most one part's size; a larger block is its own unit."""
     spans: list[tuple[int, int]] = []
     start = num_rows = num_bytes = 0
-    for piece in [piece for file in files for piece in file.pieces]:
-        full = num_rows + piece.num_rows > MAX_PART_IMAGES
-        if num_rows and (full or num_bytes + piece.num_bytes > MAX_PART_BYTES):
+    for block in [block for file in files for block in file.blocks]:
+        full = num_rows + block.num_rows > MAX_PART_IMAGES
+        if num_rows and (full or num_bytes + block.num_bytes > MAX_PART_BYTES):
             spans.append((start, num_rows))
             start, num_rows, num_bytes = start + num_rows, 0, 0
-        num_rows += piece.num_rows
-        num_bytes += piece.num_bytes
+        num_rows += block.num_rows
+        num_bytes += block.num_bytes
     spans += [(start, num_rows)] if num_rows else []
-    places = RowPlaces(files)
-    return [Unit(planner, first, places.slices(first, count)) for first, count in spans]
+    places = RowLocator(files)
+    return [WorkUnit(planner, first, places.row_ranges(first, count)) for first, count in spans]
 
 
-def check_unit(unit: Unit) -> UnitReport:
-    """Check every row of a unit; a top-level function, so that any mapper can send it."""
+def check_unit(unit: WorkUnit) -> UnitReport:
+    """Check every row of a unit; a top-level function, so that it can be pickled."""
     report = UnitReport()
     images, weights, ids, names = [], [], [_no_hashes()], [_no_hashes()]
-    for batch in typed(unit, unit.planner.named_columns):
-        if not batch.findings.total:
+    for batch in read_batches(unit, unit.planner.named_columns):
+        if not batch.problems.total:
             images.append(batch.rows.num_images)
             weights.append(_weights(batch))
             _count_settings(report.settings, unit.planner, batch.rows)
             ids += _hash_ids(unit.planner, batch)
             names += _hash_names(unit.planner, batch)
-        report.num_problems += batch.findings.total
-        report.problems += batch.findings.problems[: MAX_SHOWN - len(report.problems)]
+        report.num_problems += batch.problems.total
+        report.problems += batch.problems.first[: MAX_SHOWN - len(report.problems)]
     if not report.num_problems:
-        report.parts = cut_parts(np.concatenate(images), np.concatenate(weights))
+        report.parts = split_into_parts(np.concatenate(images), np.concatenate(weights))
     report.settings = Counter(dict(report.settings.most_common(MAX_SETTINGS)))
     report.ids, report.names = np.concatenate(ids), np.concatenate(names)
     return report
 
 
-def typed(unit: Unit, columns: Columns) -> Iterator[Batch]:
-    """The unit's rows, with those carried columns that `columns` has."""
-    sources = columns.sources()
+def read_batches(unit: WorkUnit, columns: Columns) -> Iterator[RowBatch]:
+    """The unit's rows in small typed batches, with the carried columns of `columns`."""
+    sources = columns.source_names()
     number = unit.first_row
-    for part in unit.slices:
+    for part in unit.row_ranges:
         row = part.first_row
-        row_bytes = sum(piece.num_bytes for piece in part.file.pieces) / part.file.num_rows
-        for table in read(part, sources, unit.planner.spec.storage):
-            findings = Findings(part.file.url, row)
-            rows = unit.planner.reader.rows(table, number, findings)
+        row_bytes = sum(block.num_bytes for block in part.file.blocks) / part.file.num_rows
+        for table in read_rows(part, sources, unit.planner.spec.storage):
+            problems = RowProblems(part.file.url, row)
+            rows = unit.planner.row_reader.read(table, number, problems)
             carried = columns.carried_values(table)
-            yield Batch(part.file.url, row, findings, rows, carried, row_bytes)
+            yield RowBatch(part.file.url, row, problems, rows, carried, row_bytes)
             row += table.num_rows
             number += table.num_rows
 
 
-def cut_parts(images: Ints, num_bytes: Ints) -> list[tuple[int, int]]:
-    """Rows and images of parts within bounds; a row that is too large alone is a part alone.
+def split_into_parts(images: Ints, num_bytes: Ints) -> list[tuple[int, int]]:
+    """The number of rows and images in each part; a row above the limits gets its own part.
 
     Args:
-        images, num_bytes: (n,) of each row.
+        images, num_bytes: (n,) each row's number of images and size.
     """
     image_ends, byte_ends = np.cumsum(images), np.cumsum(num_bytes)
     parts, start, images_before, bytes_before = [], 0, 0, 0
@@ -152,53 +153,53 @@ def cut_parts(images: Ints, num_bytes: Ints) -> list[tuple[int, int]]:
     return parts
 
 
-def hashed_images(planner: Planner, batch: Batch) -> Iterator[Images]:
-    """The images whose names must be compared to know that all names differ.
+def images_to_compare(planner: Planner, batch: RowBatch) -> Iterator[Images]:
+    """The images whose file names must be compared to know that all names differ.
 
-    Where the template tells images apart by itself, the first image of a row speaks for all.
+    Where the template makes the names of a row's images distinct, its first image is enough.
     """
     if planner.template.tells_images_apart:
-        yield first_images(planner, batch.rows, batch.carried)
+        yield first_image_of_each_row(planner, batch.rows, batch.carried)
         return
     start = 0
-    for num_rows, _ in cut_parts(batch.rows.num_images, np.zeros(len(batch.rows), np.int64)):
+    for num_rows, _ in split_into_parts(batch.rows.num_images, np.zeros(len(batch.rows), np.int64)):
         order = np.arange(start, start + num_rows)
-        yield all_images(planner, batch.rows, batch.carried, order)
+        yield expand_rows(planner, batch.rows, batch.carried, order)
         start += num_rows
 
 
-def _hash_ids(planner: Planner, batch: Batch) -> list[Hashes]:
+def _hash_ids(planner: Planner, batch: RowBatch) -> list[Hashes]:
     return [hash64(batch.rows.ids, 0)] if planner.columns.has_ids else []
 
 
-def _hash_names(planner: Planner, batch: Batch) -> list[Hashes]:
-    """Hashes of the names, and a problem for each that is too long."""
+def _hash_names(planner: Planner, batch: RowBatch) -> list[Hashes]:
+    """Hash the file names, and add a problem for each that is too long."""
     if planner.names_are_row_numbers:
         return []
     hashes = []
-    for images in hashed_images(planner, batch):
-        rows = np.unique(images.picked[overlong(images.files)])
+    for images in images_to_compare(planner, batch):
+        rows = np.unique(images.row_indices[overlong(images.files)])
         too_long = np.zeros(len(batch.rows), np.bool_)
         too_long[rows] = True
-        batch.findings.mark(
+        batch.problems.add(
             too_long,
             "images.file_name",
-            lambda row: "the file name would be too long; cut a value, as in {prompt:.30}",
+            lambda row: "the file name would be too long; shorten a value, as in {prompt:.30}",
         )
         hashes.append(hash64(folded(images.files), 0))
     unique = planner.template.tells_images_apart and not planner.columns.has_ids
     return [] if unique else hashes
 
 
-def _weights(batch: Batch) -> Ints:
-    """Bytes of each row in memory, roughly: its texts, and what a row of the file takes."""
+def _weights(batch: RowBatch) -> Ints:
+    """The rough size of each row in memory: its texts plus the file's average row size."""
     texts = [batch.rows.prompts, batch.rows.negative_prompts]
     lengths = [np.array(pc.binary_length(text)).astype(np.int64) for text in texts]
     return lengths[0] + lengths[1] + int(batch.row_bytes)
 
 
 def _count_settings(counter: "Counter[SamplingParams]", planner: Planner, rows: Rows) -> None:
-    """Add the rows' images; where settings are many, the rarest are forgotten."""
+    """Count the rows' images by settings; the rarest settings are dropped if there are many."""
     groups = group_by_settings(rows)
     counts = np.bincount(groups, weights=rows.num_images)
     for group in np.argsort(-counts, kind="stable")[:MAX_SETTINGS].tolist():

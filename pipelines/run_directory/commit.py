@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from nightpress.diffusion_core.errors import one_line
 from nightpress.pipelines.errors import Damaged, StoreMissing
 from nightpress.pipelines.records import LATER_COLUMNS, METADATA_SCHEMA, PLAN_SCHEMA, ImageRecord
 from nightpress.pipelines.run_directory.lease import FencingToken
@@ -169,7 +170,7 @@ def _decoded(
     try:
         return pq.read_table(pa.BufferReader(data), columns=names, page_checksum_verification=True)
     except (pa.ArrowException, OSError) as error:
-        reason = " ".join(str(error).split())[:200]
+        reason = one_line(error, 200)
         raise Damaged(
             f"{store.url}/{shard_path(shard)} is damaged ({reason}); nightpress verify --repair "
             "makes it again",

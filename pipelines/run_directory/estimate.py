@@ -88,7 +88,7 @@ def _run_urls(spec: RunSpec) -> list[str]:
 def _rates_of(url: str, spec: RunSpec) -> dict[RateKey, Rate]:
     settings = ["width", "height", "num_inference_steps", "guidance_scale"]
     run = open_run(url, spec.storage)
-    with run.store.told("metadata"):
+    with run.store.as_store_errors("metadata"):
         table = run.shards(even(run.committed, SHARDS_LOOKED_AT)).to_table(
             columns=[*settings, "sampling_s", "num_bytes"],
             filter=ds.field("sampling_s").is_valid(),

@@ -120,7 +120,7 @@ class Lease:
 
     def __init__(self, store: Store, number: int, claim: Claim, beat_s: float = BEAT_S) -> None:
         self.fence = FencingToken(number, claim.token)
-        self._store, self._claim = store.patient(QUICK), claim
+        self._store, self._claim = store.with_policy(QUICK), claim
         self._beat_s = beat_s
         self._lost: LeaseLost | None = None
         self._end = threading.Event()

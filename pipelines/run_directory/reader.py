@@ -18,6 +18,7 @@ import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 from PIL import Image
 
+from nightpress.diffusion_core.errors import one_line
 from nightpress.pipelines.errors import Damaged, ImageNotFound
 from nightpress.pipelines.image_files.packing import image_bytes, packed_shard
 from nightpress.pipelines.job.spec import RunSpec
@@ -191,10 +192,10 @@ class Run:
     def reading(self) -> Iterator[None]:
         """Around reads of metadata: what goes wrong leaves in one line."""
         try:
-            with self.store.told("metadata"):
+            with self.store.as_store_errors("metadata"):
                 yield
         except pa.ArrowException as error:
-            reason = " ".join(str(error).split())[:200]
+            reason = one_line(error, 200)
             raise Damaged(
                 f"{self.url}/metadata: a part is damaged ({reason}); nightpress verify says which, "
                 "and with --repair makes it again"

@@ -68,7 +68,7 @@ class RunRecord:
             identity["row_loras"] = {each.name: each.sha256 for each in self.model.row_loras}
         if self.measured:
             identity["batch_sizes"] = {
-                each.kind.name: each.knee.batch_size for each in self.measured
+                each.kind.name: each.best.batch_size for each in self.measured
             }
         return hashlib.sha256(canonical_json(identity).encode()).hexdigest()
 
@@ -163,7 +163,7 @@ def new_record(
         device=device,
         dtype=resolve_dtype(spec.model.dtype, device),
         threads=threads_for(spec, device),
-        batch_size=sizes.most,
+        batch_size=sizes.largest,
         layout=layout,
         created_at=datetime.now(UTC).isoformat(timespec="seconds"),
         versions=package_versions(),

@@ -8,7 +8,7 @@ import json
 import re
 
 from nightpress.diffusion_core.sampling.request import SamplingParams
-from nightpress.pipelines.planning.batch_sizes import BatchSizes, Kind
+from nightpress.pipelines.planning.batch_sizes import BatchSizes, ImageKind
 from nightpress.pipelines.storage import Store
 
 FOLDER = "batch"
@@ -38,14 +38,14 @@ class WorkingSizes:
 
     def of(self, params: SamplingParams) -> int:
         """The size that a batch with these settings has."""
-        kind = Kind.of(params)
+        kind = ImageKind.of(params)
         first = self._first.of(kind)
         return min(first, self._smaller.get(kind.name, first))
 
     def halve(self, params: SamplingParams, failed: int) -> int:
         """Learn that `failed` images at once were too many; returns what is tried instead."""
         self.refresh()
-        kind, size = Kind.of(params).name, max(1, failed // 2)
+        kind, size = ImageKind.of(params).name, max(1, failed // 2)
         if self.of(params) > size:
             facts = {"kind": kind, "batch_size": size, "too_large": failed}
             self._store.create(f"{FOLDER}/{kind}-{size}.json", json.dumps(facts).encode())

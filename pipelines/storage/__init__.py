@@ -1,14 +1,13 @@
-"""Objects, wherever they lie: the only room of the project that touches fsspec.
+"""Objects at any fsspec URL: create once, replace, read, list, find.
 
-Owns how bytes are created once, replaced, read, listed and found at any fsspec URL, what is tried
-again and how fast, and what a person reads when the store refuses. Knows nothing of runs, shards
-or images.
+The only folder of the project that uses fsspec. It also holds the retries, the request rate at a
+throttling store, and the messages for what a store refuses.
 """
 
 from nightpress.pipelines.storage.retries import QUICK, RetryPolicy
 from nightpress.pipelines.storage.sources import Source, contents, download_folder, find
 from nightpress.pipelines.storage.store import Store
-from nightpress.pipelines.storage.streams import open_source
+from nightpress.pipelines.storage.streams import open_source, parsing
 from nightpress.pipelines.storage.urls import Options, is_local, is_url
 
 __all__ = [
@@ -23,4 +22,5 @@ __all__ = [
     "is_local",
     "is_url",
     "open_source",
+    "parsing",
 ]

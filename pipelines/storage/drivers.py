@@ -1,6 +1,7 @@
-"""fsspec file systems, opened so that nothing is cached, nothing waits long, and all is told.
+"""Opening fsspec file systems, and turning their errors into messages a person can act on.
 
-Owns the settings of the drivers and the sentences for their errors.
+Drivers are opened without listing caches, with short timeouts, and without retries of their own
+where nightpress retries itself.
 """
 
 import os
@@ -11,28 +12,36 @@ from functools import cached_property
 from pathlib import PurePosixPath
 from typing import Any
 
+from nightpress.diffusion_core.errors import one_line
 from nightpress.pipelines.errors import StoreDenied, StoreError, StoreMissing
-from nightpress.pipelines.storage.faults import Fault, answer, chain, classify, driver_errors, reset
-from nightpress.pipelines.storage.pacing import ceiling_of, driver_options
+from nightpress.pipelines.storage.faults import (
+    Fault,
+    classify,
+    connection_reset,
+    driver_errors,
+    error_chain,
+    error_code_and_status,
+)
+from nightpress.pipelines.storage.pacing import driver_options, request_limit
 from nightpress.pipelines.storage.urls import Options, protocol_of, public
 
 S3 = ("s3", "s3a")
 SAME_STORE = (S3, ("gs", "gcs"), ("az", "abfs", "abfss"))
-"""Protocols that share their options: a job file names any one of them."""
+"""Protocols that share their options; a job file may use any of their names."""
 
 CONNECT_TIMEOUT_S = 5
 READ_TIMEOUT_S = 30
 POOL_CONNECTIONS = 32
 CLIENT_ATTEMPTS = 6
-"""Attempts of botocore's own, where requests are made below our reach."""
+"""How often botocore itself tries a request that nightpress cannot retry."""
 
 EXTRAS = {"s3": "nightpress[s3]", "s3a": "nightpress[s3]", "gs": "gcsfs", "gcs": "gcsfs"}
 EXTRAS |= dict.fromkeys(("az", "abfs", "abfss", "adl"), "adlfs")
 
-REFUSALS = (Fault.NO_CREDENTIALS, Fault.WRONG_CREDENTIALS, Fault.DENIED)
+ACCESS_FAULTS = (Fault.NO_CREDENTIALS, Fault.WRONG_CREDENTIALS, Fault.DENIED)
 
-MARK = "nightpress-write"
-"""The name of the user metadata that holds the mark of one write."""
+WRITE_ID_KEY = "nightpress-write"
+"""The user-metadata key of an S3 object that stores the id of the write that made it."""
 
 MEDIA_TYPES = {
     ".html": "text/html; charset=utf-8",
@@ -44,39 +53,39 @@ MEDIA_TYPES = {
     ".tar": "application/x-tar",
     ".webp": "image/webp",
 }
-"""What a browser is told: an object without a type is downloaded where it should be shown."""
+"""Media types by suffix: a browser downloads an object without one instead of showing it."""
 
 SECRET_VARIABLES = ("AWS_SECRET_ACCESS_KEY", "AWS_ACCESS_KEY_ID", "AWS_SESSION_TOKEN")
 
 
 @dataclass(frozen=True)
-class Place:
-    """A URL with the options for it: what is needed to open it, and to speak of it."""
+class StoreLocation:
+    """A URL with its fsspec options: enough to open it, and to name it in messages."""
 
     url: str
     options: Options
 
     @property
     def protocol(self) -> str:
-        """The protocol that the options and the messages are about: a chain's last link."""
+        """The protocol of the store that is contacted: the last link of a chained URL."""
         return protocol_of(self.url.rpartition("::")[2])
 
     @property
     def settings(self) -> dict[str, Any]:
-        """The options of its protocol that are its driver's."""
+        """The options for this protocol, without those that nightpress itself reads."""
         return driver_options(self._options)
 
     @property
     def requests_per_s(self) -> float:
-        """The most that one process may ask; infinite if the options do not say.
+        """The most requests a second that one process may send; infinite unless set.
 
         Raises:
-            StoreDenied: they say what is no such number.
+            StoreDenied: the option is not a number in range.
         """
         try:
-            return ceiling_of(self._options)
+            return request_limit(self._options)
         except ValueError as error:
-            raise StoreDenied(f"{self.shown}: storage.{self.protocol}.{error}") from error
+            raise StoreDenied(f"{self.public_url}: storage.{self.protocol}.{error}") from error
 
     @property
     def _options(self) -> Mapping[str, Any]:
@@ -85,25 +94,25 @@ class Place:
         return next(named, {})
 
     def write_options(self, path: str) -> dict[str, str]:
-        """What goes with the bytes of an object: its media type, where the store keeps one."""
+        """Arguments for writing an object: on S3, its media type."""
         media_type = MEDIA_TYPES.get(PurePosixPath(path).suffix.lower())
         return {"ContentType": media_type} if media_type and self.protocol in S3 else {}
 
     @property
     def read_options(self) -> dict[str, int]:
-        """What has s3fs read an object in one request, without asking for its size before."""
+        """Arguments that make s3fs read an object in one request, without a HEAD request first."""
         return {"max_concurrency": 1} if self.protocol in S3 else {}
 
-    def mark_options(self, mark: str) -> dict[str, Any]:
-        """What goes with the bytes to tell one writer's object from another's; S3 keeps it."""
+    def write_id_options(self, write_id: str) -> dict[str, Any]:
+        """Arguments that store a write id in an object's metadata; empty except on S3."""
         if self.protocol not in S3:
             return {}
         own = (self.settings.get("s3_additional_kwargs") or {}).get("Metadata") or {}
-        return {"Metadata": {**own, MARK: mark}}
+        return {"Metadata": {**own, WRITE_ID_KEY: write_id}}
 
     @property
-    def own_endpoint(self) -> str | None:
-        """The endpoint that options or environment name, in botocore's order."""
+    def configured_endpoint(self) -> str | None:
+        """The endpoint set in the options or the environment, in botocore's order of precedence."""
         named = (
             self.settings.get("endpoint_url"),
             (self.settings.get("client_kwargs") or {}).get("endpoint_url"),
@@ -114,21 +123,21 @@ class Place:
 
     @property
     def endpoint(self) -> str:
-        """Who answers, as messages name it."""
+        """The server's name in messages."""
         if self.protocol in S3:
-            return public(self.own_endpoint or "Amazon S3")
+            return public(self.configured_endpoint or "Amazon S3")
         return f"the {self.protocol}:// store"
 
     @property
     def bucket(self) -> str:
-        """What comes right after the protocol."""
+        """The bucket or container: the first part of the path."""
         return self.url.rpartition("::")[2].partition("://")[2].partition("/")[0]
 
     @property
     def credentials(self) -> str:
-        """Where credentials are looked for."""
+        """Where the driver looks for credentials, as messages say it."""
         if self.protocol not in S3:
-            return f"the usual places of {EXTRAS.get(self.protocol, self.protocol)}"
+            return f"the default locations of {EXTRAS.get(self.protocol, self.protocol)}"
         profile = self.settings.get("profile") or os.environ.get("AWS_PROFILE") or "default"
         return (
             "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY in the environment, "
@@ -136,59 +145,72 @@ class Place:
         )
 
     @cached_property
-    def shown(self) -> str:
-        """The URL as messages name it."""
+    def public_url(self) -> str:
+        """The URL in messages: without user, password or query."""
         return public(self.url)
 
 
-def open_driver(place: Place, client_attempts: int, fresh: bool = False) -> tuple[Any, str]:
-    """The file system behind a URL, and the URL's path in it.
+def open_driver(
+    location: StoreLocation, client_attempts: int, fresh: bool = False
+) -> tuple[Any, str]:
+    """Open the file system of a URL; returns it with the URL's path in it.
 
     Args:
-        place: what to open.
-        client_attempts: how often the driver itself tries a request, where it can be told. 1 for
-            whoever must see every failure.
-        fresh: with the credentials that are in force now, instead of an instance of this thread.
+        location: what to open.
+        client_attempts: how often the driver itself tries a request, where that can be set; 1 for
+            callers that must see every failure.
+        fresh: make a new instance, which reads the credentials again, instead of a cached one.
 
     Raises:
-        StoreDenied: no driver, options that it does not know, or no credentials.
+        StoreDenied: no driver is installed, it rejects an option, or there are no credentials.
     """
     import fsspec
 
-    options = {name: driver_options(values) for name, values in place.options.items()}
-    settings = _s3_settings(place, client_attempts) if place.protocol in S3 else place.settings
-    caching = {"use_listings_cache": False, "skip_instance_cache": fresh}
-    options[place.protocol] = {**settings, **caching}
+    options = _driver_options(location, client_attempts, fresh)
     try:
-        driver, path = fsspec.url_to_fs(place.url, **options)
-        if place.protocol in S3 and place.protocol in driver.protocol:
+        driver, path = fsspec.url_to_fs(location.url, **options)
+        if location.protocol in S3 and location.protocol in driver.protocol:
             driver.retries = 1 if client_attempts == 1 else 2
             driver.connect()
     except ImportError as error:
-        wanted = EXTRAS.get(place.protocol, str(error))
+        wanted = EXTRAS.get(location.protocol, str(error))
         raise StoreDenied(
-            f"{place.shown}: no driver for {place.protocol}:// is installed; install {wanted}"
+            f"{location.public_url}: no driver for {location.protocol}:// is installed; "
+            f"install {wanted}"
         ) from error
     except (TypeError, ValueError) as error:
         raise StoreDenied(
-            f"{place.shown}: storage.{place.protocol} is not understood ({_one_line(error)})"
+            f"{location.public_url}: the driver rejects the options in storage.{location.protocol} "
+            f"({_safe_text(error)})"
         ) from error
     except driver_errors() as error:
-        raise explain(error, place) from error
+        raise store_error_for(error, location) from error
     return driver, str(path)
 
 
-def _s3_settings(place: Place, client_attempts: int) -> dict[str, Any]:
-    """The user's options over ours; only how often botocore tries is ours alone."""
-    endpoint = place.own_endpoint
+def _driver_options(
+    location: StoreLocation, client_attempts: int, fresh: bool
+) -> dict[str, dict[str, Any]]:
+    """The keyword arguments for fsspec, by protocol."""
+    options = {name: driver_options(values) for name, values in location.options.items()}
+    is_s3 = location.protocol in S3
+    settings = _s3_settings(location, client_attempts) if is_s3 else location.settings
+    caching = {"use_listings_cache": False, "skip_instance_cache": fresh}
+    return options | {location.protocol: {**settings, **caching}}
+
+
+def _s3_settings(location: StoreLocation, client_attempts: int) -> dict[str, Any]:
+    """The user's options merged over the defaults; the number of attempts cannot be overridden."""
+    endpoint = location.configured_endpoint
     if endpoint is not None and not endpoint.startswith(("http://", "https://")):
         raise StoreDenied(
-            f"{place.shown}: endpoint_url {public(endpoint)!r} must begin with http:// or https://"
+            f"{location.public_url}: endpoint_url {public(endpoint)!r} must begin with http:// or "
+            "https://"
         )
     if endpoint is not None and endpoint != public(endpoint):
         raise StoreDenied(
-            f"{place.shown}: endpoint_url {public(endpoint)!r} holds more than an address; "
-            f"credentials are looked for in {place.credentials}"
+            f"{location.public_url}: endpoint_url must be an address alone, such as "
+            f"{public(endpoint)!r}; credentials come from {location.credentials}"
         )
     config: dict[str, Any] = {
         "connect_timeout": CONNECT_TIMEOUT_S,
@@ -196,89 +218,92 @@ def _s3_settings(place: Place, client_attempts: int) -> dict[str, Any]:
         "max_pool_connections": POOL_CONNECTIONS,
     }
     if endpoint is not None:
-        # Stores other than Amazon's know few of its newer checksums, and some answer wrongly.
+        # Many S3-compatible stores do not support Amazon's newer checksums; some return wrong ones.
         config["request_checksum_calculation"] = "when_required"
         config["response_checksum_validation"] = "when_required"
-    config |= place.settings.get("config_kwargs") or {}
+    config |= location.settings.get("config_kwargs") or {}
     config["retries"] = {"total_max_attempts": client_attempts, "mode": "standard"}
-    return {**place.settings, "config_kwargs": config}
+    return {**location.settings, "config_kwargs": config}
 
 
 @contextmanager
-def told(place: Place, path: str = "") -> Iterator[None]:
-    """Turn a driver's error into one sentence about the place.
+def as_store_errors(location: StoreLocation, path: str = "") -> Iterator[None]:
+    """Turn a driver's errors into StoreErrors that name the location.
 
-    Drivers whose credentials were refused are forgotten, so that better ones are seen.
+    After refused credentials the driver's cached instances are dropped, so that the next attempt
+    reads new ones.
     """
     try:
         yield
     except driver_errors() as error:
-        if place.protocol != "file" and classify(error) in REFUSALS:
+        if location.protocol != "file" and classify(error) in ACCESS_FAULTS:
             import fsspec
 
-            fsspec.get_filesystem_class(place.protocol).clear_instance_cache()
-        raise explain(error, place, path) from error
+            fsspec.get_filesystem_class(location.protocol).clear_instance_cache()
+        raise store_error_for(error, location, path) from error
 
 
-def explain(error: BaseException, place: Place, path: str = "") -> StoreError:
-    """The error that says in one line what a person can do."""
-    where = f"{place.shown}/{path}" if path else place.shown
+def store_error_for(error: BaseException, location: StoreLocation, path: str = "") -> StoreError:
+    """The StoreError for a driver's error: one line that says what a person can do."""
+    where = f"{location.public_url}/{path}" if path else location.public_url
     match classify(error):
         case Fault.MISSING:
-            return StoreMissing(f"{where}: not there")
+            return StoreMissing(f"{where}: not found")
         case Fault.NO_BUCKET:
-            return StoreDenied(f"{where}: {place.endpoint} has no bucket {place.bucket!r}")
+            return StoreDenied(f"{where}: {location.endpoint} has no bucket {location.bucket!r}")
         case Fault.NO_CREDENTIALS:
             return StoreDenied(
-                f"{where}: no credentials ({_one_line(error)}); looked for in {place.credentials}"
+                f"{where}: no credentials ({_safe_text(error)}); "
+                f"looked for in {location.credentials}"
             )
         case Fault.WRONG_CREDENTIALS:
             return StoreDenied(
-                f"{where}: {place.endpoint} does not accept the credentials "
-                f"({_code(error)}); they come from {place.credentials}"
+                f"{where}: {location.endpoint} rejects the credentials "
+                f"({_error_code(error)}); they come from {location.credentials}"
             )
         case Fault.WRONG_REGION:
             return StoreDenied(
-                f"{where}: bucket {place.bucket!r} is in another region ({_code(error)}); set "
-                "storage.s3.client_kwargs.region_name or AWS_DEFAULT_REGION"
+                f"{where}: bucket {location.bucket!r} is in another region "
+                f"({_error_code(error)}); set storage.s3.client_kwargs.region_name or "
+                "AWS_DEFAULT_REGION"
             )
         case Fault.DENIED:
-            return StoreDenied(f"{where}: {_denial(error, place)}")
+            return StoreDenied(f"{where}: {_denial(error, location)}")
         case Fault.UNREACHABLE:
-            return StoreDenied(f"{where}: cannot reach {place.endpoint} ({_root(error)})")
+            return StoreDenied(f"{where}: cannot reach {location.endpoint} ({_root_cause(error)})")
         case Fault.BUSY:
-            cause = _one_line(reset(error) or error)
-            return StoreError(f"{where}: {place.endpoint} keeps failing ({cause})")
+            cause = _safe_text(connection_reset(error) or error)
+            return StoreError(f"{where}: {location.endpoint} keeps failing ({cause})")
         case _:
-            return StoreError(f"{where}: {_one_line(error)}")
+            return StoreError(f"{where}: {_safe_text(error)}")
 
 
-def _denial(error: BaseException, place: Place) -> str:
-    if place.protocol == "file":
-        return f"permission denied ({_one_line(error)})"
-    code = _code(error)
-    # What is asked with HEAD gets no reason but its status.
-    doubt = "or does not accept the credentials " if code == "403" else ""
+def _denial(error: BaseException, location: StoreLocation) -> str:
+    if location.protocol == "file":
+        return f"permission denied ({_safe_text(error)})"
+    code = _error_code(error)
+    # The answer to a HEAD request has no body, so a 403 does not say which of the two it was.
+    doubt = "or rejects the credentials " if code == "403" else ""
     return (
-        f"{place.endpoint} denies permission {doubt}({code}); the credentials come from "
-        f"{place.credentials}"
+        f"{location.endpoint} denies permission {doubt}({code}); the credentials come from "
+        f"{location.credentials}"
     )
 
 
-def _code(error: BaseException) -> str:
-    code, status = answer(error)
+def _error_code(error: BaseException) -> str:
+    code, status = error_code_and_status(error)
     return code or str(status or type(error).__name__)
 
 
-def _root(error: BaseException) -> str:
-    """The text of what all the other errors come from."""
-    *_, root = chain(error)
-    return _one_line(root)
+def _root_cause(error: BaseException) -> str:
+    """The text of the first error in the chain of causes."""
+    *_, root = error_chain(error)
+    return _safe_text(root)
 
 
-def _one_line(error: BaseException) -> str:
-    """An error's text, short, in one line, and free of the credentials in force."""
-    text = " ".join(str(error).split()) or type(error).__name__
+def _safe_text(error: BaseException) -> str:
+    """An error's text on one short line, with the current credentials removed."""
+    text = one_line(error, None) or type(error).__name__
     for name in SECRET_VARIABLES:
         if secret := os.environ.get(name):
             text = text.replace(secret, "***")

@@ -1,8 +1,8 @@
-"""What went wrong in a store, told apart by what a person or a program can do about it.
+"""Classify store errors by what a person or a program can do about them.
 
-Drivers raise what they like: s3fs makes OSErrors of some answers and lets botocore's own errors
-through for others. Nothing here imports a driver; it looks at status codes, error codes and the
-names of classes.
+Drivers raise inconsistent errors: s3fs turns some responses into OSErrors and lets botocore's own
+errors through for others. Nothing here imports a driver: errors are classified by HTTP status,
+error code and class name.
 """
 
 import sys
@@ -15,12 +15,12 @@ from typing import Any
 
 
 class Fault(Enum):
-    """The kinds of failure that need different answers."""
+    """The kinds of failure that are handled or reported differently."""
 
-    TAKEN = auto()
+    NAME_TAKEN = auto()
     MISSING = auto()
-    NO_SUCH_PART = auto()
-    """The object ends before it."""
+    PAST_THE_END = auto()
+    """A range that begins after the object's last byte."""
     NO_BUCKET = auto()
     NO_CREDENTIALS = auto()
     WRONG_CREDENTIALS = auto()
@@ -31,15 +31,15 @@ class Fault(Enum):
     OTHER = auto()
 
 
-PASSING = (Fault.BUSY, Fault.UNREACHABLE)
-"""Faults that may be gone at the next attempt."""
+TRANSIENT = (Fault.BUSY, Fault.UNREACHABLE)
+"""Faults that a retry may get past."""
 
 THROTTLE_CODES = (
     *("SlowDown", "ServiceUnavailable", "Throttling", "ThrottlingException"),
     *("RequestLimitExceeded", "BandwidthLimitExceeded", "TooManyRequests"),
 )
 THROTTLE_STATUSES = (HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE)
-"""By which stores say that they are asked too much; a part of what is busy."""
+"""How a store asks for fewer requests; these are also classified as BUSY."""
 
 BY_CODE = {
     "NoSuchBucket": Fault.NO_BUCKET,
@@ -63,10 +63,10 @@ BY_STATUS = {
     HTTPStatus.FORBIDDEN: Fault.DENIED,
     HTTPStatus.NOT_FOUND: Fault.MISSING,
     HTTPStatus.REQUEST_TIMEOUT: Fault.BUSY,
-    # Two conditional writes met; S3 asks to send it again.
+    # Two conditional writes collided; S3 asks the client to retry.
     HTTPStatus.CONFLICT: Fault.BUSY,
-    HTTPStatus.PRECONDITION_FAILED: Fault.TAKEN,
-    HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE: Fault.NO_SUCH_PART,
+    HTTPStatus.PRECONDITION_FAILED: Fault.NAME_TAKEN,
+    HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE: Fault.PAST_THE_END,
     HTTPStatus.TOO_MANY_REQUESTS: Fault.BUSY,
     HTTPStatus.INTERNAL_SERVER_ERROR: Fault.BUSY,
     HTTPStatus.BAD_GATEWAY: Fault.BUSY,
@@ -88,7 +88,7 @@ BY_CLASS = {
     "ClientConnectorError": Fault.UNREACHABLE,
     "ConnectionRefusedError": Fault.UNREACHABLE,
     "gaierror": Fault.UNREACHABLE,
-    "FileExistsError": Fault.TAKEN,
+    "FileExistsError": Fault.NAME_TAKEN,
     "FileNotFoundError": Fault.MISSING,
     "PermissionError": Fault.DENIED,
     "TimeoutError": Fault.BUSY,
@@ -99,9 +99,9 @@ BY_CLASS = {
     "ClientConnectionError": Fault.BUSY,
     "ResponseParserError": Fault.BUSY,
 }
-"""For errors that carry no answer of a server; the nearest class of an error's line counts."""
+"""For errors without a server response; of an error's base classes the nearest one counts."""
 
-DRIVER_ERRORS = (
+DRIVER_ERROR_CLASSES = (
     ("botocore.exceptions", "BotoCoreError"),
     ("botocore.exceptions", "ClientError"),
     ("botocore.parsers", "ResponseParserError"),
@@ -109,14 +109,14 @@ DRIVER_ERRORS = (
     ("gcsfs.retry", "HttpError"),
     ("azure.core.exceptions", "AzureError"),
 )
-"""The roots of what drivers raise beside OSError."""
+"""The base classes of what drivers raise besides OSError."""
 
 
 def driver_errors() -> tuple[type[BaseException], ...]:
-    """What the drivers that are loaded in this process may raise."""
+    """The exceptions that the drivers loaded in this process can raise."""
     loaded = [
         getattr(sys.modules[module], name)
-        for module, name in DRIVER_ERRORS
+        for module, name in DRIVER_ERROR_CLASSES
         if module in sys.modules
     ]
     return (OSError, *loaded)
@@ -124,34 +124,34 @@ def driver_errors() -> tuple[type[BaseException], ...]:
 
 def classify(error: BaseException) -> Fault:
     """The kind of failure behind a driver's error."""
-    code, status = answer(error)
+    code, status = error_code_and_status(error)
     if code in BY_CODE:
         return BY_CODE[code]
     if status in BY_STATUS:
         return BY_STATUS[HTTPStatus(status)]
-    if reset(error) is not None:
+    if connection_reset(error) is not None:
         return Fault.BUSY
-    for link in chain(error):
+    for link in error_chain(error):
         for kind in type(link).__mro__:
             if kind.__name__ in BY_CLASS:
                 return BY_CLASS[kind.__name__]
     return Fault.OTHER
 
 
-def is_passing(error: BaseException) -> bool:
-    """Whether it may be gone at the next attempt."""
-    return classify(error) in PASSING
+def is_transient(error: BaseException) -> bool:
+    """Whether a retry may succeed."""
+    return classify(error) in TRANSIENT
 
 
 def is_throttle(error: BaseException) -> bool:
     """Whether the store asks for fewer requests."""
-    code, status = answer(error)
+    code, status = error_code_and_status(error)
     return code in THROTTLE_CODES or status in THROTTLE_STATUSES
 
 
 def retry_after_s(error: BaseException) -> float:
-    """How long the store asks to wait, in seconds or until a date; 0 if it does not."""
-    texts = (_headers(link).get("retry-after") for link in chain(error))
+    """Seconds to wait according to the response's Retry-After header; 0 without one."""
+    texts = (_headers(link).get("retry-after") for link in error_chain(error))
     text = next((str(text).strip() for text in texts if text), "")
     if text.isdecimal():
         return float(text)
@@ -161,17 +161,19 @@ def retry_after_s(error: BaseException) -> float:
         return 0.0
 
 
-def reset(error: BaseException) -> OSError | None:
-    """The end of a connection that had been made; botocore says that it could not be made."""
-    ends = (
-        link for link in chain(error) if isinstance(link, ConnectionResetError | BrokenPipeError)
+def connection_reset(error: BaseException) -> OSError | None:
+    """The reset of an established connection, which botocore reports as a failure to connect."""
+    resets = (
+        link
+        for link in error_chain(error)
+        if isinstance(link, ConnectionResetError | BrokenPipeError)
     )
-    return next(ends, None)
+    return next(resets, None)
 
 
-def answer(error: BaseException) -> tuple[str, int]:
-    """The store's own error code and HTTP status behind an error; empty and 0 without one."""
-    for link in chain(error):
+def error_code_and_status(error: BaseException) -> tuple[str, int]:
+    """The store's error code and HTTP status behind an error; empty and 0 without a response."""
+    for link in error_chain(error):
         response = getattr(link, "response", None)
         if isinstance(response, Mapping):
             status = response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
@@ -183,7 +185,7 @@ def answer(error: BaseException) -> tuple[str, int]:
 
 
 def _headers(link: BaseException) -> Mapping[str, Any]:
-    """Of the answer that an error carries: botocore's in lower case, others in any."""
+    """The response headers that an error carries; botocore's names are in lower case."""
     response = getattr(link, "response", None)
     if isinstance(response, Mapping):
         found = response.get("ResponseMetadata", {}).get("HTTPHeaders")
@@ -192,8 +194,8 @@ def _headers(link: BaseException) -> Mapping[str, Any]:
     return found if isinstance(found, Mapping) else {}
 
 
-def chain(error: BaseException | None) -> Iterator[BaseException]:
-    """An error, then what caused it."""
+def error_chain(error: BaseException | None) -> Iterator[BaseException]:
+    """An error and then its causes, nearest first."""
     seen: set[int] = set()
     while error is not None and id(error) not in seen:
         seen.add(id(error))

@@ -1,7 +1,7 @@
-"""A folder in this machine's file system.
+"""A store in a local folder.
 
-A file is written in full beside the others, in `.partial`, and then gets its name in one step:
-whatever dies in the middle leaves no half file under a name that anyone reads.
+A file is first written in full to the subfolder `.partial` and then linked or renamed into place in
+one step, so a process that dies halfway never leaves a half-written file under its final name.
 """
 
 import errno
@@ -17,16 +17,16 @@ from typing import Any
 from filelock import FileLock
 
 from nightpress.pipelines.errors import StoreDenied, StoreError
-from nightpress.pipelines.storage.drivers import Place, told
+from nightpress.pipelines.storage.drivers import StoreLocation, as_store_errors
 from nightpress.pipelines.storage.urls import local_path
 
 PARTIAL_FOLDER = ".partial"
 PAGE_NAMES = 1000
 STALE_S = 24 * 3600
-"""After a day, a partial file belongs to a process that is gone."""
+"""A partial file older than a day belongs to a process that is gone."""
 
 LOCK_S = 60.0
-"""How long one waits for whoever replaces something at the same time."""
+"""How long `replace` waits for another process that is replacing something."""
 
 NO_HARD_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EXDEV)
 
@@ -34,31 +34,31 @@ NO_HARD_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errn
 class LocalFolder:
     """The operations of `Store` on a local path."""
 
-    def __init__(self, place: Place) -> None:
-        self.place = place
-        self.root = local_path(place.url)
+    def __init__(self, location: StoreLocation) -> None:
+        self.location = location
+        self.root = local_path(location.url)
 
     def create(self, path: str, data: bytes) -> bool:
-        """Give new bytes a name, unless it is taken."""
-        with told(self.place, path):
+        """Write a new file; False if the name is taken."""
+        with as_store_errors(self.location, path):
             target = self._target(path)
             with self._partial(data) as partial:
                 created = _link(partial, target)
             if created:
-                _sync_folder(target.parent)
+                _fsync_folder(target.parent)
             return created
 
     def put(self, path: str, data: bytes) -> None:
-        """Replace."""
-        with told(self.place, path):
+        """Write a file, replacing any that is there."""
+        with as_store_errors(self.location, path):
             target = self._target(path)
             with self._partial(data) as partial:
                 os.replace(partial, target)
-            _sync_folder(target.parent)
+            _fsync_folder(target.parent)
 
     def replace(self, path: str, data: bytes, seen: bytes) -> bool:
-        """Replace what has been seen, if it is still there."""
-        with told(self.place, path):
+        """Replace a file if it still holds the bytes `seen`."""
+        with as_store_errors(self.location, path):
             target = self.root / path
             with (
                 self._partial(data) as partial,
@@ -67,64 +67,64 @@ class LocalFolder:
                 if target.read_bytes() != seen:
                     return False
                 os.replace(partial, target)
-            _sync_folder(target.parent)
+            _fsync_folder(target.parent)
             return True
 
     def read(self, path: str) -> bytes:
-        """The bytes."""
-        with told(self.place, path):
+        """The file's bytes."""
+        with as_store_errors(self.location, path):
             return (self.root / path).read_bytes()
 
     def read_part(self, path: str, start: int, num_bytes: int) -> bytes:
-        """Some of the bytes."""
-        with told(self.place, path), (self.root / path).open("rb") as stream:
+        """A range of the file's bytes."""
+        with as_store_errors(self.location, path), (self.root / path).open("rb") as stream:
             stream.seek(start)
             return stream.read(num_bytes)
 
     def size(self, path: str) -> int | None:
-        """In bytes; None where no file is."""
-        with told(self.place, path):
+        """The file's size in bytes; None if there is no such file."""
+        with as_store_errors(self.location, path):
             target = self.root / path
             return target.stat().st_size if target.is_file() else None
 
     def list(self, folder: str) -> dict[str, int]:
-        """Every file below a folder, but no partial ones."""
+        """Every file below a folder, partial files excepted."""
         return dict(sorted(item for page in self.pages(folder) for item in page.items()))
 
     def pages(self, folder: str) -> Iterator[dict[str, int]]:
-        """Every file below a folder, in the order of the disk."""
-        with told(self.place, folder):
+        """Every file below a folder, page by page in the order of the disk."""
+        with as_store_errors(self.location, folder):
             files = self._walk(self.root / folder)
             while page := dict(islice(files, PAGE_NAMES)):
                 yield page
 
     def present(self, paths: Sequence[str]) -> set[str]:
-        """Those that are files; a disk is quicker asked for each than listed."""
+        """The paths that are files; on a disk, checking each is quicker than listing."""
         return {path for path in paths if self.size(path) is not None}
 
     def delete(self, path: str) -> None:
-        """Remove; nothing there is as good."""
-        with told(self.place, path):
+        """Remove a file; a missing file is no error."""
+        with as_store_errors(self.location, path):
             (self.root / path).unlink(missing_ok=True)
 
     def check(self) -> None:
-        """Write and remove a file in the nearest folder that exists; makes no folder."""
+        """Create and remove a file in the nearest existing folder; creates no folders."""
         nearest = self.root
         while not nearest.exists():
             nearest = nearest.parent
         if not nearest.is_dir():
-            raise StoreDenied(f"{self.place.shown}: {nearest} is a file, and not a folder")
+            raise StoreDenied(f"{self.location.public_url}: {nearest} is a file, not a folder")
         scratch = nearest / f".nightpress-check-{uuid.uuid4().hex}"
         try:
-            with told(self.place):
+            with as_store_errors(self.location):
                 scratch.touch(exist_ok=False)
                 scratch.unlink()
         except StoreError as error:
-            raise StoreDenied(f"{self.place.shown}: {nearest} is not writable") from error
-        self._sweep()
+            raise StoreDenied(f"{self.location.public_url}: {nearest} is not writable") from error
+        self._remove_stale_partials()
 
     def arrow(self) -> tuple[Any, str]:
-        """For pyarrow."""
+        """The file system and the folder's path, for pyarrow."""
         from pyarrow.fs import LocalFileSystem
 
         return LocalFileSystem(), str(self.root)
@@ -136,7 +136,7 @@ class LocalFolder:
 
     @contextmanager
     def _partial(self, data: bytes) -> Iterator[Path]:
-        """A file that holds the data, on disk and not only in memory, until it has its name."""
+        """A temporary file that holds the data, synced to disk; removed at the end."""
         folder = self.root / PARTIAL_FOLDER
         folder.mkdir(parents=True, exist_ok=True)
         partial = folder / uuid.uuid4().hex
@@ -150,9 +150,9 @@ class LocalFolder:
             partial.unlink(missing_ok=True)
 
     def _walk(self, folder: Path) -> Iterator[tuple[str, int]]:
-        """Paths and bytes. Files may go while we look; then they are not there.
+        """Paths and sizes, one at a time: a folder may hold more names than fit in memory.
 
-        One by one, because a folder may hold more names than should be held in memory.
+        Files that disappear during the walk are skipped.
         """
         folders = [os.fspath(folder)]
         skip = len(os.path.join(self.root, ""))
@@ -165,8 +165,8 @@ class LocalFolder:
                         if entry.is_file():
                             yield entry.path[skip:], entry.stat().st_size
 
-    def _sweep(self) -> None:
-        """Remove what killed processes left behind; whoever is faster may do it for us."""
+    def _remove_stale_partials(self) -> None:
+        """Remove partial files of killed processes; another process may be doing the same."""
         folder = self.root / PARTIAL_FOLDER
         if not folder.is_dir():
             return
@@ -177,7 +177,7 @@ class LocalFolder:
 
 
 def _link(partial: Path, target: Path) -> bool:
-    """Give a file its name in one step; False if the name is taken."""
+    """Link a file to its final name in one step; False if the name is taken."""
     try:
         os.link(partial, target)
     except FileExistsError:
@@ -190,10 +190,10 @@ def _link(partial: Path, target: Path) -> bool:
 
 
 def _rename_under_lock(partial: Path, target: Path) -> bool:
-    """As `_link` where hard links are not supported.
+    """Like `_link`, for file systems without hard links.
 
-    A rename replaces what is there, so looking and renaming happen under one lock, which the
-    system takes back from a process that dies.
+    A rename would replace an existing file, so the check and the rename share a lock, which the
+    system releases when a process dies.
     """
     with FileLock(partial.parent / "names.lock"):
         if os.path.lexists(target):
@@ -202,8 +202,8 @@ def _rename_under_lock(partial: Path, target: Path) -> bool:
     return True
 
 
-def _sync_folder(folder: Path) -> None:
-    """Have the name survive a power cut, as the bytes do."""
+def _fsync_folder(folder: Path) -> None:
+    """Sync a folder, so that new names survive a power cut as the bytes do."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -1,11 +1,9 @@
-"""How fast a process asks a store that throttles: all of its threads together, each in its turn.
+"""Limit the rate at which one process, over all its threads, sends requests to a store.
 
-Until a store says that it is asked too much (503, 429, SlowDown), nobody waits. Then the rate
-falls at each throttle and rises slowly in between: additive increase, multiplicative decrease, by
-which many that know nothing of each other come to share a limit fairly (Chiu and Jain, Analysis
-of the Increase and Decrease Algorithms for Congestion Avoidance, 1989).
-
-Knows nothing of what is asked.
+Until a store throttles (503, 429, SlowDown), no request waits. After that the rate falls at each
+throttle and rises slowly in between. With additive increase and multiplicative decrease (AIMD),
+independent clients converge on a fair share of a limit (Chiu and Jain, Analysis of the Increase and
+Decrease Algorithms for Congestion Avoidance, 1989).
 """
 
 import math
@@ -20,145 +18,145 @@ from nightpress.pipelines.storage.faults import driver_errors, is_throttle, retr
 
 T = TypeVar("T")
 
-CEILING = "requests_per_s"
-"""The name of the option, among those of a protocol, that says how fast a process may ask."""
+REQUEST_LIMIT_OPTION = "requests_per_s"
+"""The storage option, beside a protocol's fsspec options, that limits a process's request rate."""
 
-LOWEST_CEILING, HIGHEST_CEILING = 0.1, 1_000_000
+MIN_REQUEST_LIMIT, MAX_REQUEST_LIMIT = 0.1, 1_000_000
 
-FALL = 0.8
-"""What a throttle leaves of the rate."""
+DECREASE_FACTOR = 0.8
+"""A throttle multiplies the rate by this."""
 
-WON_BACK_S = 10.0
-"""How long it takes until the rate is what it was before it fell."""
+RECOVERY_S = 10.0
+"""How long the rate takes to return to what it was before a throttle."""
 
 CALM_S = 30.0
-"""So long after the last throttle, nobody waits any more."""
+"""This long after the last throttle, requests no longer wait."""
 
-FIRST_RATE = 20.0
-"""Whoever was asking more slowly is taken to have asked so fast: one throttle may be by chance."""
+ASSUMED_RATE = 20.0
+"""A throttle at a lower measured rate counts as one at this rate, since it may be a coincidence."""
 
-LOWEST_RATE = 5.0
-"""Below it, the growing waits between attempts do what is left to do."""
+MIN_RATE = 5.0
+"""The rate falls no lower; the growing waits between retries then slow the process down further."""
 
 WINDOW_S = 0.25
-"""Over which one looks how fast requests went out."""
+"""The window over which the current request rate is measured."""
 
 SLACK_S = 0.02
-"""So much time is made up for by who wakes up late."""
+"""How much time a thread that wakes up late may make up for."""
 
-LONGEST_PAUSE_S = 30.0
-"""What a store can ask for with `Retry-After`, at most."""
+MAX_PAUSE_S = 30.0
+"""The longest `Retry-After` that is honoured."""
 
 
-def ceiling_of(options: Mapping[str, Any]) -> float:
-    """The most requests a second that a protocol's options allow; infinite if they do not say.
+def request_limit(options: Mapping[str, Any]) -> float:
+    """The most requests a second that a protocol's options allow; infinite unless set.
 
     Raises:
-        ValueError: no such number.
+        ValueError: the option is not a number in range.
     """
-    value = options.get(CEILING)
+    value = options.get(REQUEST_LIMIT_OPTION)
     if value is None:
         return math.inf
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    if not is_number or not LOWEST_CEILING <= value <= HIGHEST_CEILING:
-        allowed = f"from {LOWEST_CEILING} to {HIGHEST_CEILING:,}"
-        raise ValueError(f"{CEILING}: {value!r} is no number {allowed}")
+    if not is_number or not MIN_REQUEST_LIMIT <= value <= MAX_REQUEST_LIMIT:
+        allowed = f"from {MIN_REQUEST_LIMIT} to {MAX_REQUEST_LIMIT:,}"
+        raise ValueError(f"{REQUEST_LIMIT_OPTION}: {value!r} is not a number {allowed}")
     return float(value)
 
 
 def driver_options(options: Mapping[str, Any]) -> dict[str, Any]:
-    """A protocol's options without ours."""
-    return {name: value for name, value in options.items() if name != CEILING}
+    """A protocol's options without the request limit, which is nightpress's own."""
+    return {name: value for name, value in options.items() if name != REQUEST_LIMIT_OPTION}
 
 
-class Recent:
-    """How many requests a second went out lately: a window that slides."""
+class RequestWindow:
+    """A sliding window that measures how many requests a second were sent recently."""
 
     def __init__(self) -> None:
         self._start = -math.inf
         self._before = self._current = 0
 
     def count(self, moment: float) -> None:
-        """One goes out."""
+        """Count a request that is sent now."""
         self._move(moment)
         self._current += 1
 
     def per_s(self, moment: float) -> float:
-        """As of now; of a window that has only begun, by what there is of it."""
+        """The recent rate; early in the first window, over the time that has passed."""
         self._move(moment)
-        gone_s = moment - self._start
+        elapsed_s = moment - self._start
         if not self._before:
-            return self._current / max(gone_s, WINDOW_S / 5)
-        return (self._before * (1 - gone_s / WINDOW_S) + self._current) / WINDOW_S
+            return self._current / max(elapsed_s, WINDOW_S / 5)
+        return (self._before * (1 - elapsed_s / WINDOW_S) + self._current) / WINDOW_S
 
     def _move(self, moment: float) -> None:
-        gone_s = moment - self._start
-        if gone_s >= 2 * WINDOW_S:
+        elapsed_s = moment - self._start
+        if elapsed_s >= 2 * WINDOW_S:
             self._start, self._before, self._current = moment, 0, 0
-        elif gone_s >= WINDOW_S:
+        elif elapsed_s >= WINDOW_S:
             self._start, self._before, self._current = self._start + WINDOW_S, self._current, 0
 
 
-class Rate:
-    """The arithmetic of pacing. All moments are those of one clock, in seconds.
+class AdaptiveRate:
+    """The AIMD rate. All moments are in seconds of one clock.
 
-    In any t seconds at most `ceiling * (t + SLACK_S) + 1` requests go out.
+    In any t seconds at most `limit * (t + SLACK_S) + 1` requests are sent.
     """
 
-    def __init__(self, ceiling: float = math.inf) -> None:
-        self._ceiling = ceiling
-        self._recent = Recent()
+    def __init__(self, limit: float = math.inf) -> None:
+        self._limit = limit
+        self._recent = RequestWindow()
         self._next = self._fell_at = -math.inf
         self._fallen = self._slope = 0.0
 
     def at(self, moment: float) -> float:
-        """Requests a second that are allowed."""
+        """The requests a second allowed at a moment."""
         since_s = moment - self._fell_at
         if since_s >= CALM_S:
-            return self._ceiling
-        return min(self._ceiling, self._fallen + self._slope * since_s)
+            return self._limit
+        return min(self._limit, self._fallen + self._slope * since_s)
 
     def wait_s(self, moment: float) -> float:
-        """How long the next request has to wait from now on."""
+        """How long the next request must wait."""
         return max(0.0, self._next - moment)
 
     def send(self, moment: float) -> None:
-        """A request goes out."""
+        """Record that a request is sent."""
         self._recent.count(moment)
         self._next = max(self._next, moment - SLACK_S) + 1 / self.at(moment)
 
     def throttled(self, moment: float, sent_at: float, pause_s: float = 0.0) -> None:
-        """The store has turned a request away.
+        """Lower the rate because the store rejected a request.
 
-        Of all that were on their way when the rate fell, none makes it fall again.
+        Requests that were already in flight when the rate last fell do not lower it again.
 
         Args:
-            sent_at: when the request went out.
-            pause_s: what the store asks for before the next.
+            sent_at: when the rejected request was sent.
+            pause_s: how long the store asks to wait before the next request.
         """
-        self._next = max(self._next, moment + min(pause_s, LONGEST_PAUSE_S))
+        self._next = max(self._next, moment + min(pause_s, MAX_PAUSE_S))
         if sent_at <= self._fell_at:
             return
-        asked = max(self._recent.per_s(moment), FIRST_RATE)
-        before = min(self.at(moment), asked)
-        self._fallen = max(before * FALL, min(before, LOWEST_RATE))
-        self._slope = before * (1 - FALL) / WON_BACK_S
+        measured = max(self._recent.per_s(moment), ASSUMED_RATE)
+        before = min(self.at(moment), measured)
+        self._fallen = max(before * DECREASE_FACTOR, min(before, MIN_RATE))
+        self._slope = before * (1 - DECREASE_FACTOR) / RECOVERY_S
         self._fell_at = moment
 
 
-class Line:
-    """Threads that wait for their turns, in the order in which they came."""
+class RequestQueue:
+    """Threads waiting to send a request, first come, first served."""
 
-    def __init__(self, rate: Rate, clock: Callable[[], float]) -> None:
+    def __init__(self, rate: AdaptiveRate, clock: Callable[[], float]) -> None:
         self._rate, self._clock = rate, clock
         self._moved = threading.Condition()
         self._waiting: deque[object] = deque()
 
-    def turn(self, until: float) -> float:
-        """Return when a request may go out; returns that moment.
+    def wait_for_turn(self, until: float) -> float:
+        """Block until a request may be sent; returns that moment.
 
         Raises:
-            TimeoutError: its turn did not come by a moment of the clock.
+            TimeoutError: the turn did not come by `until`, a moment of the clock.
         """
         me = object()
         with self._moved:
@@ -170,16 +168,10 @@ class Line:
                 self._moved.notify_all()
 
     def throttled(self, sent_at: float, pause_s: float) -> None:
-        """A request that went out then was turned away."""
+        """Lower the rate because a request sent at `sent_at` was rejected."""
         with self._moved:
             self._rate.throttled(self._clock(), sent_at, pause_s)
             self._moved.notify_all()
-
-    @property
-    def rate(self) -> float:
-        """Requests a second that are allowed now."""
-        with self._moved:
-            return self._rate.at(self._clock())
 
     def _wait(self, me: object, until: float) -> float:
         while True:
@@ -190,53 +182,50 @@ class Line:
                 self._rate.send(moment)
                 return moment
             if moment >= until:
-                paced = f"{self._rate.at(moment):.3g} requests a second"
-                raise TimeoutError(f"no turn in time: the store throttles, it is asked for {paced}")
+                raise TimeoutError(
+                    "no request could be sent in time: the store is throttling, and the rate has "
+                    f"fallen to {self._rate.at(moment):.3g} requests a second"
+                )
             self._moved.wait(min(wait_s, until - moment))
 
 
 class Pacer:
-    """The pace of one process at one store; safe among threads and forks.
+    """Limits one process's requests to one store; safe to share between threads and across forks.
 
     Args:
-        ceiling: requests a second that are never exceeded, whatever the store says.
-        clock: as of `time.monotonic`.
+        limit: the most requests a second, even when the store does not throttle.
+        clock: seconds, like `time.monotonic`.
     """
 
     def __init__(
-        self, ceiling: float = math.inf, clock: Callable[[], float] = time.monotonic
+        self, limit: float = math.inf, clock: Callable[[], float] = time.monotonic
     ) -> None:
-        self._ceiling, self._clock = ceiling, clock
-        self._lines: dict[int, Line] = {}
+        self._limit, self._clock = limit, clock
+        self._queues: dict[int, RequestQueue] = {}
 
-    @property
-    def rate(self) -> float:
-        """Requests a second that are allowed now; infinite when nobody waits."""
-        return self._line.rate
-
-    def ask(self, action: Callable[[], T], until: float) -> T:
-        """Ask the store in turn, and take note if it throttles.
+    def run(self, action: Callable[[], T], until: float) -> T:
+        """Run a request when its turn comes, and lower the rate if the store throttles.
 
         Args:
             action: one request, or a few that belong together and count as one.
-            until: the moment of the clock after which nobody waits for the turn.
+            until: the moment of the clock at which to stop waiting for the turn.
 
         Raises:
-            TimeoutError: the turn did not come in time; nothing was asked.
-            OSError: or another of the driver's errors: the action's own.
+            TimeoutError: the turn did not come in time; nothing was sent.
+            OSError: from the action, as any of the driver's own errors.
         """
-        sent_at = self._line.turn(until)
+        sent_at = self._queue.wait_for_turn(until)
         try:
             return action()
         except driver_errors() as error:
             if is_throttle(error):
-                self._line.throttled(sent_at, retry_after_s(error))
+                self._queue.throttled(sent_at, retry_after_s(error))
             raise
 
     @property
-    def _line(self) -> Line:
-        """One a process: those who wait in a line that a fork inherits are elsewhere."""
+    def _queue(self) -> RequestQueue:
+        """This process's queue; the threads that wait in an inherited one are the parent's."""
         pid = os.getpid()
-        return self._lines.get(pid) or self._lines.setdefault(
-            pid, Line(Rate(self._ceiling), self._clock)
+        return self._queues.get(pid) or self._queues.setdefault(
+            pid, RequestQueue(AdaptiveRate(self._limit), self._clock)
         )

@@ -1,7 +1,7 @@
-"""What is tried again, how often, and how long it waits between.
+"""Retry store requests that fail for a transient reason.
 
-Waits grow exponentially with full jitter (Brooker, "Exponential Backoff And Jitter", 2015), so
-that many workers which a store turned away together do not come back together.
+Waits grow exponentially with full jitter (Brooker, "Exponential Backoff And Jitter", 2015), so that
+workers rejected at the same moment do not all come back at the same moment.
 """
 
 import time
@@ -11,7 +11,7 @@ from functools import partial
 from random import SystemRandom
 from typing import TypeVar
 
-from nightpress.pipelines.storage.faults import driver_errors, is_passing
+from nightpress.pipelines.storage.faults import driver_errors, is_transient
 from nightpress.pipelines.storage.pacing import Pacer
 
 T = TypeVar("T")
@@ -19,9 +19,9 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class RetryPolicy:
-    """Bounds in number and in time; whichever comes first ends it.
+    """How often and how long to retry; whichever bound is reached first ends it.
 
-    As it comes, a store may be away for some minutes, whether it refuses at once or says nothing.
+    The defaults bridge an outage of some minutes, whether the store refuses or does not respond.
     """
 
     attempts: int = 40
@@ -30,30 +30,30 @@ class RetryPolicy:
     longest_wait_s: float = 20.0
 
     def run(self, action: Callable[[], T], pacer: Pacer | None = None) -> T:
-        """The result of an action that may be repeated without harm.
+        """Run an action that can safely be repeated, and return its result.
 
         Args:
-            action: what is tried.
-            pacer: whose turn each attempt waits for, `total_s` at most for all of them.
+            action: the request.
+            pacer: makes each attempt wait for its turn, at most `total_s` over all attempts.
 
         Raises:
-            OSError: or another of the driver's own errors: the last one that came.
+            OSError: the last attempt's error, or any of the driver's own error classes.
         """
         deadline = time.monotonic() + self.total_s
-        attempt = action if pacer is None else partial(pacer.ask, action, deadline)
+        attempt = action if pacer is None else partial(pacer.run, action, deadline)
         for wait_s in self._waits():
             try:
                 return attempt()
             except driver_errors() as error:
-                if not is_passing(error) or time.monotonic() + wait_s > deadline:
+                if not is_transient(error) or time.monotonic() + wait_s > deadline:
                     raise
             time.sleep(wait_s)
         return attempt()
 
     def _waits(self) -> Iterator[float]:
-        """One wait after each attempt but the last.
+        """The wait after each attempt but the last.
 
-        Drawn from the system, because forked workers would share a seeded generator's state.
+        The randomness is the system's: forked workers would share a seeded generator's state.
         """
         random = SystemRandom()
         for attempt in range(self.attempts - 1):
@@ -61,4 +61,4 @@ class RetryPolicy:
 
 
 QUICK = RetryPolicy(attempts=5, total_s=10.0)
-"""For questions that a person waits for."""
+"""For requests that a person is waiting for."""

@@ -1,4 +1,4 @@
-"""Finding files that a run reads: manifests and models, wherever they lie."""
+"""Find and download the files that a run reads, such as manifests and models, at any URL."""
 
 import os
 import shutil
@@ -10,24 +10,31 @@ from pathlib import Path
 from typing import Any
 
 from nightpress.pipelines.errors import StoreMissing
-from nightpress.pipelines.storage.drivers import CLIENT_ATTEMPTS, Place, open_driver, told
+from nightpress.pipelines.storage.drivers import (
+    CLIENT_ATTEMPTS,
+    StoreLocation,
+    as_store_errors,
+    open_driver,
+)
 from nightpress.pipelines.storage.faults import Fault, classify
 from nightpress.pipelines.storage.streams import open_source
 from nightpress.pipelines.storage.urls import (
     Options,
     absolute,
     has_glob,
-    inside,
     is_local,
     literal_folder,
     local_path,
+    require_inside,
 )
 
 MANIFEST_SUFFIXES = (".parquet", ".pq", ".csv", ".tsv", ".jsonl", ".ndjson", ".txt")
 COMPRESSED_SUFFIXES = (".gz", ".zst", ".bz2")
+"""What `find` looks for below a folder by default; `manifest.files` maps the same suffixes to
+formats."""
 
 DOWNLOAD_BYTES = 32 * 2**20
-"""What one request of a download asks for."""
+"""The size of one request of a download."""
 
 DOWNLOAD_THREADS = 8
 
@@ -35,12 +42,12 @@ VERSION_KEYS = (
     *("ETag", "etag", "md5Hash", "mtime", "LastModified", "last_modified", "updated"),
     *("Last-Modified", "created"),
 )
-"""What drivers call the thing that changes with the content, the surest first."""
+"""The keys under which drivers report something that changes with the content, surest first."""
 
 
 @dataclass(frozen=True)
 class Source:
-    """A file to read: `version` changes when its content does."""
+    """A file to read; `version` changes when its content does."""
 
     url: str
     num_bytes: int
@@ -50,15 +57,17 @@ class Source:
 def find(
     urls: Sequence[str], options: Options | None = None, suffixes: Sequence[str] = ()
 ) -> list[Source]:
-    """The files that URLs name, in the order of the URLs and sorted within each, each once.
+    """The files that URLs name, without repeats, in the order of the URLs and sorted within each.
 
-    A folder stands for the manifest files below it, a pattern (`*`, `**`, `?`, `[ab]`) for what
-    it matches. Names that begin with `_` or `.` count only where they are spelled out.
+    A folder stands for the files with a matching suffix below it, a pattern (`*`, `**`, `?`,
+    `[ab]`) for the files that it matches. Names that begin with `_` or `.` are skipped unless they
+    are spelled out.
 
     Args:
-        urls: of files, folders and patterns.
+        urls: files, folders and patterns.
         options: fsspec options by protocol.
-        suffixes: of the files that count below a folder, lower case; those of manifests if none.
+        suffixes: the suffixes to look for below a folder, in lower case; by default those of
+            manifests.
 
     Raises:
         StoreMissing: a URL names nothing.
@@ -67,20 +76,20 @@ def find(
     found: dict[str, Source] = {}
     for url in urls:
         files = _files(url, options or {})
-        with told(files.place):
+        with as_store_errors(files.location):
             sources = _named(files, suffixes)
         if not sources:
-            raise StoreMissing(_nothing_at(url, suffixes))
+            raise StoreMissing(_not_found_message(url, suffixes))
         found |= {source.url: source for source in sources if source.url not in found}
     return list(found.values())
 
 
 def _named(files: "_LocalFiles | _RemoteFiles", suffixes: Sequence[str]) -> list[Source]:
-    """What a URL stands for; of a folder, the files that count."""
-    counts = (lambda name: name.lower().endswith(tuple(suffixes))) if suffixes else _is_manifest
+    """The files that one URL stands for."""
+    is_wanted = (lambda name: name.lower().endswith(tuple(suffixes))) if suffixes else _is_manifest
     if (single := files.file()) is not None:
         return [single]
-    url = files.place.url
+    url = files.location.url
     if has_glob(url):
         base = literal_folder(url)
         return [
@@ -91,7 +100,7 @@ def _named(files: "_LocalFiles | _RemoteFiles", suffixes: Sequence[str]) -> list
     return [
         source
         for source in files.below()
-        if counts(source.url) and not _is_hidden(source.url[len(url) :].split("/"))
+        if is_wanted(source.url) and not _is_hidden(source.url[len(url) :].split("/"))
     ]
 
 
@@ -99,14 +108,14 @@ def contents(url: str, options: Options | None = None) -> list[Source]:
     """Every file below a folder, whatever its name, sorted.
 
     Raises:
-        StoreMissing: there is none.
+        StoreMissing: there are no files.
         StoreError: the store refuses or fails.
     """
     files = _files(url, options or {})
-    with told(files.place):
+    with as_store_errors(files.location):
         sources = files.below()
     if not sources:
-        raise StoreMissing(f"{files.place.shown}: no such folder, or nothing in it")
+        raise StoreMissing(f"{files.location.public_url}: no such folder, or the folder is empty")
     return sources
 
 
@@ -114,14 +123,14 @@ def download_folder(url: str, into: Path, options: Options | None = None) -> Non
     """Copy every file below a folder to a folder on this machine.
 
     Raises:
-        StoreMissing: there is none.
+        StoreMissing: there are no files.
         StoreError: the store refuses or fails.
     """
     base = absolute(url)
     sources = contents(url, options)
 
     def copy(source: Source) -> None:
-        target = into / inside(source.url.removeprefix(f"{base}/"), base)
+        target = into / require_inside(source.url.removeprefix(f"{base}/"), base)
         target.parent.mkdir(parents=True, exist_ok=True)
         with (
             open_source(source.url, options, DOWNLOAD_BYTES) as stream,
@@ -134,11 +143,11 @@ def download_folder(url: str, into: Path, options: Options | None = None) -> Non
 
 
 class _LocalFiles:
-    """What a local path or pattern names."""
+    """The files that a local path or pattern names."""
 
-    def __init__(self, place: Place) -> None:
-        self.place = place
-        self.path = str(local_path(place.url))
+    def __init__(self, location: StoreLocation) -> None:
+        self.location = location
+        self.path = str(local_path(location.url))
 
     def file(self) -> Source | None:
         """The file itself, if it is one."""
@@ -147,7 +156,7 @@ class _LocalFiles:
     def matches(self) -> list[Source]:
         """The files that the pattern matches."""
         names = iglob(self.path, recursive=True, include_hidden=True)
-        return _in_order(_local_source(name) for name in names if os.path.isfile(name))
+        return _sorted_by_url(_local_source(name) for name in names if os.path.isfile(name))
 
     def below(self) -> list[Source]:
         """Every file below the folder."""
@@ -156,20 +165,20 @@ class _LocalFiles:
             for parent, _, files in os.walk(self.path, onerror=_raise_unless_missing)
             for name in files
         )
-        return _in_order(_local_source(name) for name in names)
+        return _sorted_by_url(_local_source(name) for name in names)
 
 
 class _RemoteFiles:
-    """What a URL names; the driver itself tries again, because one listing is many requests."""
+    """The files that a remote URL names; a listing is many requests, so the driver retries them."""
 
-    def __init__(self, place: Place) -> None:
-        self.place = place
-        self.driver, path = open_driver(place, CLIENT_ATTEMPTS)
+    def __init__(self, location: StoreLocation) -> None:
+        self.location = location
+        self.driver, path = open_driver(location, CLIENT_ATTEMPTS)
         self.path = path.rstrip("/")
 
     def file(self) -> Source | None:
         """The file itself, if it is one."""
-        if has_glob(self.place.url):
+        if has_glob(self.location.url):
             return None
         try:
             info = self.driver.info(self.path)
@@ -188,15 +197,15 @@ class _RemoteFiles:
         return self._sources(self.driver.find(self.path, detail=True))
 
     def _sources(self, infos: Mapping[str, Mapping[str, Any]]) -> list[Source]:
-        return _in_order(
+        return _sorted_by_url(
             self._source(path, info)
             for path, info in infos.items()
             if info["type"] == "file" and not path.endswith("/")
         )
 
     def _source(self, path: str, info: Mapping[str, Any]) -> Source:
-        """In a chain of URLs, only the first link has a path of its own."""
-        url = self.place.url
+        """The source for a driver's path; in a chained URL only the first link holds a path."""
+        url = self.location.url
         first = url.partition("::")[0]
         if "://" not in first:
             first = url
@@ -208,16 +217,16 @@ class _RemoteFiles:
 
 
 def _files(url: str, options: Options) -> _LocalFiles | _RemoteFiles:
-    place = Place(absolute(url), options)
-    return _LocalFiles(place) if is_local(url) else _RemoteFiles(place)
+    location = StoreLocation(absolute(url), options)
+    return _LocalFiles(location) if is_local(url) else _RemoteFiles(location)
 
 
 def _local_source(path: str) -> Source:
-    facts = os.stat(path) if os.path.exists(path) else os.lstat(path)  # a link to nothing
-    return Source(path, facts.st_size, f"{facts.st_mtime_ns}-{facts.st_size}")
+    stat = os.stat(path) if os.path.exists(path) else os.lstat(path)  # a broken symbolic link
+    return Source(path, stat.st_size, f"{stat.st_mtime_ns}-{stat.st_size}")
 
 
-def _in_order(sources: Iterable[Source]) -> list[Source]:
+def _sorted_by_url(sources: Iterable[Source]) -> list[Source]:
     return sorted(sources, key=lambda source: source.url)
 
 
@@ -227,7 +236,7 @@ def _raise_unless_missing(error: OSError) -> None:
 
 
 def _is_manifest(name: str) -> bool:
-    """Whether a file below a folder is one of those that a manifest consists of."""
+    """Whether a file below a folder is part of a manifest, by its suffix."""
     name = name.lower()
     for suffix in COMPRESSED_SUFFIXES:
         name = name.removesuffix(suffix)
@@ -235,19 +244,19 @@ def _is_manifest(name: str) -> bool:
 
 
 def _is_hidden(parts: Iterable[str], pattern: str = "") -> bool:
-    """Whether a name below a folder is hidden, and the pattern does not spell that out."""
+    """Whether a name below a folder begins with `_` or `.` without the pattern spelling it out."""
     spelled = tuple(part[0] for part in pattern.split("/") if part[:1] in ("_", "."))
     return any(part[0] in "_." and part[0] not in spelled for part in parts if part)
 
 
-def _nothing_at(url: str, suffixes: Sequence[str]) -> str:
-    shown = Place(absolute(url), {}).shown
+def _not_found_message(url: str, suffixes: Sequence[str]) -> str:
+    where = StoreLocation(absolute(url), {}).public_url
     if has_glob(url):
-        return f"{shown}: the pattern matches no file"
+        return f"{where}: the pattern matches no file"
     if suffixes:
-        return f"{shown}: no such file, nor a folder with {' '.join(suffixes)} files in it"
+        return f"{where}: no such file, and no folder with {' '.join(suffixes)} files in it"
     return (
-        f"{shown}: no such file, nor a folder with manifest files in it "
-        f"({' '.join(MANIFEST_SUFFIXES)}, the text ones also with "
-        f"{' '.join(COMPRESSED_SUFFIXES)}); a pattern such as data/**/*.parquet is allowed too"
+        f"{where}: no such file, and no folder with manifest files in it "
+        f"({' '.join(MANIFEST_SUFFIXES)}, text formats also compressed as "
+        f"{' '.join(COMPRESSED_SUFFIXES)}); a pattern such as data/**/*.parquet works too"
     )

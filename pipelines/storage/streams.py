@@ -1,14 +1,15 @@
-"""Files that are read where they lie, by ranges."""
+"""Open files for reading; remote files are read by ranges, without a local copy."""
 
 import io
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, BinaryIO, TypeVar, cast
 
-from nightpress.pipelines.errors import StoreMissing
-from nightpress.pipelines.storage.drivers import Place, open_driver, told
+from nightpress.pipelines.errors import StoreError, StoreMissing
+from nightpress.pipelines.storage.drivers import StoreLocation, as_store_errors, open_driver
 from nightpress.pipelines.storage.retries import RetryPolicy
-from nightpress.pipelines.storage.urls import Options, absolute, is_local, local_path
+from nightpress.pipelines.storage.urls import Options, absolute, is_local, local_path, public
 
 T = TypeVar("T")
 
@@ -18,56 +19,83 @@ BLOCK_BYTES = 4 * 2**20
 def open_source(
     url: str, options: Options | None = None, block_bytes: int = BLOCK_BYTES
 ) -> BinaryIO:
-    """A file to read from, seekable; a context manager.
+    """Open a file for reading; the stream is seekable and a context manager.
 
     Args:
-        url: of the file.
+        url: the file's URL.
         options: fsspec options by protocol.
-        block_bytes: what a remote file is read ahead by.
+        block_bytes: how many bytes of a remote file are read at once.
 
     Raises:
-        StoreMissing: it is not there.
-        StoreError: now or while reading: the store refuses or fails.
+        StoreMissing: there is no such file.
+        StoreError: the store refuses or fails, now or while reading.
     """
-    place = Place(absolute(url), options or {})
+    location = StoreLocation(absolute(url), options or {})
     if is_local(url):
-        with told(place):
+        with as_store_errors(location):
             return local_path(url).open("rb")
-    raw = RemoteFile(place, RetryPolicy())
+    raw = RemoteFile(location, RetryPolicy())
     return cast("BinaryIO", io.BufferedReader(raw, block_bytes))
 
 
-class RemoteFile(io.RawIOBase):
-    """A remote file, read by ranges; each range is asked for again when the store falters."""
+@contextmanager
+def parsing(
+    url: str,
+    malformed: tuple[type[Exception], ...],
+    error_for: Callable[[Exception], Exception],
+) -> Iterator[None]:
+    """Separate malformed files from store failures while a file is parsed.
 
-    def __init__(self, place: Place, policy: RetryPolicy) -> None:
+    Args:
+        url: the file's URL.
+        malformed: what the parser raises about a file's bytes. A plain OSError without an errno
+            counts too: that is how Arrow reports some damaged files.
+        error_for: makes the error to raise for a malformed file.
+
+    Raises:
+        StoreError: any other OSError.
+    """
+    try:
+        yield
+    except malformed as error:
+        raise error_for(error) from error
+    except OSError as error:
+        if type(error) is OSError and error.errno is None:
+            raise error_for(error) from error
+        raise StoreError(f"{public(url)}: {error.strerror or error}") from error
+
+
+class RemoteFile(io.RawIOBase):
+    """A remote file, read by ranges; each range is retried by itself."""
+
+    def __init__(self, location: StoreLocation, policy: RetryPolicy) -> None:
         super().__init__()
-        self._place = place
+        self._location = location
         self._policy = policy
-        self._driver, self._path = open_driver(place, client_attempts=1)
+        self._driver, self._path = open_driver(location, client_attempts=1)
         info = self._run(lambda: self._driver.info(self._path))
         if info["type"] != "file":
-            raise StoreMissing(f"{place.shown}: a folder, and not a file")
+            raise StoreMissing(f"{location.public_url}: a folder, not a file")
         self._whole: bytes | None = None
-        if info["size"] is None:  # a server that does not say how long its answer will be
+        if info["size"] is None:  # the server does not announce the length of its response
             self._whole = self._run(lambda: bytes(self._driver.cat_file(self._path)))
         self._size = int(info["size"] if self._whole is None else len(self._whole))
         self._offset = 0
 
     def readable(self) -> bool:
-        """Yes."""
+        """Always true."""
         return True
 
     def seekable(self) -> bool:
-        """Yes."""
+        """Always true."""
         return True
 
     def tell(self) -> int:
-        """The place of the next byte."""
+        """The position of the next byte."""
         return self._offset
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        """Move, as in any file."""
+        """Move to a position, as in any file."""
         start = {os.SEEK_SET: 0, os.SEEK_CUR: self._offset, os.SEEK_END: self._size}[whence]
         if start + offset < 0:
             raise ValueError(f"negative seek position {start + offset}")
@@ -75,13 +103,13 @@ class RemoteFile(io.RawIOBase):
         return self._offset
 
     def readall(self) -> bytes:
-        """The rest in one request; the inherited one would make many small ones."""
+        """The rest of the file in one request; the inherited method would send many small ones."""
         data = self._range(self._offset, self._size) if self._offset < self._size else b""
         self._offset += len(data)
         return data
 
     def readinto(self, buffer: Any) -> int:
-        """Fill a buffer as far as the file goes."""
+        """Fill a buffer, or as much of it as the file has bytes left."""
         view = memoryview(buffer).cast("B")
         end = min(self._offset + len(view), self._size)
         if end <= self._offset:
@@ -97,9 +125,9 @@ class RemoteFile(io.RawIOBase):
         data = self._run(lambda: bytes(self._driver.cat_file(self._path, start=start, end=end)))
         if len(data) <= end - start:
             return data
-        self._whole = data  # the server knows no ranges and has sent everything
+        self._whole = data  # the server ignores ranges and has sent the whole file
         return data[start:end]
 
     def _run(self, action: Callable[[], T]) -> T:
-        with told(self._place):
+        with as_store_errors(self._location):
             return self._policy.run(action)

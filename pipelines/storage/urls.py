@@ -1,4 +1,4 @@
-"""What a URL says before anything is asked of the store behind it."""
+"""Parse and normalise URLs and paths, without contacting any store."""
 
 import os
 import re
@@ -17,55 +17,55 @@ _GLOB = re.compile(r"[*?\[]")
 
 
 def protocol_of(url: str) -> str:
-    """`s3` of `s3://bucket/key`, `file` of a plain path; of a chain, its first link."""
+    """`s3` for `s3://bucket/key`, `file` for a plain path; the first link of a chained URL."""
     match = _PROTOCOL.match(url)
     return match.group(1).lower() if match else "file"
 
 
 def is_url(source: str) -> bool:
-    """Whether it names its protocol, as a plain path does not."""
+    """Whether a string names a protocol; a plain path does not."""
     return _PROTOCOL.match(source) is not None
 
 
 def is_local(url: str) -> bool:
-    """Whether it lies in this machine's own file system."""
+    """Whether a URL is in this machine's file system."""
     return protocol_of(url) in ("file", "local")
 
 
 def local_path(url: str) -> Path:
-    """The absolute path of a local URL; a worker with another working folder finds it too."""
+    """The absolute path of a local URL, valid in workers with another working folder."""
     path = re.sub(r"^(?:file|local)://", "", url, flags=re.IGNORECASE)
     return Path(os.path.abspath(Path(path).expanduser()))
 
 
 def absolute(url: str) -> str:
-    """The URL as it means the same everywhere: local paths made absolute, no slash at the end."""
+    """The URL with local paths made absolute and without a trailing slash."""
     return str(local_path(url)) if is_local(url) else re.sub(r"(?<=[^:/])/+$", "", url)
 
 
 def has_glob(url: str) -> bool:
-    """Whether it is a pattern."""
+    """Whether a URL is a glob pattern."""
     return _GLOB.search(url) is not None
 
 
 def literal_folder(url: str) -> str:
-    """The folder of a pattern up to where it begins to vary, without a slash at the end."""
+    """The folder of a pattern before its first wildcard, without a trailing slash."""
     return _GLOB.split(url, maxsplit=1)[0].rpartition("/")[0]
 
 
 def public(url: str) -> str:
-    """The URL as it may be shown: no user, no password, no query."""
+    """The URL without user, password and query, safe to show."""
     if "://" not in url or ("@" not in url and "?" not in url):
         return url
     parts = urlsplit(url)
     return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
 
 
-def inside(path: str, url: str) -> str:
-    """A path that stays below a folder, as it was given.
+def require_inside(path: str, url: str) -> str:
+    """Return a relative path unchanged, after checking that it stays below a folder.
 
     Raises:
-        StoreError: it is absolute, empty, or climbs out.
+        StoreError: the path is empty or absolute, or contains `..` or a null byte.
     """
     parts = PurePosixPath(path).parts
     if not parts or path.startswith("/") or ".." in parts or "\0" in path:

@@ -42,7 +42,7 @@ from nightpress.pipelines.storage.remote import RemoteFolder  # noqa: E402
 class Heedless(Pacer):
     """Asks whenever it likes."""
 
-    def ask(self, action: Callable[[], Any], until: float) -> Any:
+    def run(self, action: Callable[[], Any], until: float) -> Any:
         return action()
 
 

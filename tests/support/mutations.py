@@ -1,4 +1,4 @@
-"""Job files and manifests as nobody means to write them."""
+"""Randomly damaged job files and manifests."""
 
 import json
 from collections.abc import Callable
@@ -15,7 +15,7 @@ ODD_VALUES: tuple[Any, ...] = (
 
 
 def mutated_job(job: dict[str, Any], random: Random) -> bytes:
-    """A job file with something wrong in it."""
+    """A job file with random mistakes."""
     if random.random() < 0.3:
         return mutated_bytes(yaml.safe_dump(job, allow_unicode=True).encode(), random)
     values = json.loads(json.dumps(job))
@@ -25,24 +25,24 @@ def mutated_job(job: dict[str, Any], random: Random) -> bytes:
 
 
 def _change(values: dict[str, Any], random: Random) -> None:
-    """Drop, rename, replace or add a key somewhere."""
-    place = values
+    """Drop, rename, replace or add a key in some section."""
+    section = values
     while True:
-        inner = [key for key, value in place.items() if isinstance(value, dict) and value]
+        inner = [key for key, value in section.items() if isinstance(value, dict) and value]
         if not inner or random.random() < 0.5:
             break
-        place = place[random.choice(inner)]
-    if not place or random.random() < 0.2:
-        place[random.choice(["prompt", "", "__proto__", "modle", "größe"])] = _odd(random)
+        section = section[random.choice(inner)]
+    if not section or random.random() < 0.2:
+        section[random.choice(["prompt", "", "__proto__", "modle", "größe"])] = _odd(random)
         return
-    key = random.choice(list(place))
+    key = random.choice(list(section))
     match random.randrange(3):
         case 0:
-            del place[key]
+            del section[key]
         case 1:
-            place[f"{key}s"] = place.pop(key)
+            section[f"{key}s"] = section.pop(key)
         case _:
-            place[key] = _odd(random)
+            section[key] = _odd(random)
 
 
 def _odd(random: Random) -> Any:
@@ -50,7 +50,7 @@ def _odd(random: Random) -> Any:
 
 
 def mutated_bytes(data: bytes, random: Random) -> bytes:
-    """Bits flipped, bytes cut, repeated or put in."""
+    """The data with some bits flipped and some bytes removed, repeated or inserted."""
     changed = bytearray(data)
     for _ in range(random.randrange(1, 6)):
         at = random.randrange(len(changed) + 1)

@@ -1,4 +1,4 @@
-"""Plans made whole in one process: a manifest on disk, checked, written, and read back."""
+"""Complete plans made in one process: a manifest is written, checked, planned and read back."""
 
 import csv
 import io
@@ -37,7 +37,7 @@ Row = Mapping[str, Any]
 
 
 def job(folder: Path, manifest: Path | Sequence[Path], **values: Any) -> RunSpec:
-    """A job over those manifests, its output beside them."""
+    """A job for these manifests whose output is in the same folder."""
     paths = [manifest] if isinstance(manifest, Path) else manifest
     return RunSpec.from_dict(
         {
@@ -50,7 +50,7 @@ def job(folder: Path, manifest: Path | Sequence[Path], **values: Any) -> RunSpec
 
 
 def write(path: Path, rows: Sequence[Row]) -> Path:
-    """Rows as a manifest of the format that the path's suffix names."""
+    """Write rows as a manifest in the format of the path's suffix."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(encoded(path.suffix, rows))
     return path
@@ -79,7 +79,7 @@ def encoded(suffix: str, rows: Sequence[Row]) -> bytes:
 def planned(
     spec: RunSpec, info: ModelInfo = MODEL, batch_size: int = 1
 ) -> tuple[PlanLayout, pa.Table]:
-    """The layout, and every image of the plan as the shards give them back."""
+    """Plan a job; returns the layout and every image of the plan, read shard by shard."""
     layout = check(spec, info, batch_size)
     store = Store(spec.url, spec.storage)
     list(write_plan(spec, info, layout, store))
@@ -88,19 +88,19 @@ def planned(
 
 
 def images_by_id(table: pa.Table, *without: str) -> dict[str, dict[str, Any]]:
-    """Rows by image_id, less some columns: those that tell where in the plan an image lies."""
+    """The rows by image_id, without some columns, such as those that depend on the plan's order."""
     rows = table.drop_columns([name for name in without if name in table.schema.names])
     return {row["image_id"]: row for row in rows.to_pylist()}
 
 
 def problems_of(spec: RunSpec, info: ModelInfo = MODEL) -> list[str]:
-    """The problems that checking finds, as text without the folder."""
+    """The problems that `check` finds, as text without the folder."""
     with pytest.raises(ManifestError) as caught:
         check(spec, info)
     folder = str(Path(spec.output).parent) + "/"
     return [str(problem).replace(folder, "") for problem in caught.value.problems]
 
 
-def told(tmp_path: Path, *rows: dict[str, Any], **values: Any) -> list[str]:
-    """The problems of rows written as JSON Lines."""
+def problems_of_rows(tmp_path: Path, *rows: dict[str, Any], **values: Any) -> list[str]:
+    """The problems that `check` finds in rows written as JSON Lines."""
     return problems_of(job(tmp_path, write(tmp_path / "m.jsonl", rows), **values))

@@ -1,6 +1,6 @@
-"""S3 servers on loopback, each in a process that does not outlive the tests.
+"""S3 servers on loopback, each in a process that ends with the tests.
 
-Knows three: SeaweedFS, a real object store; moto, a light one; and rclone over a folder, which
+There are three: SeaweedFS, a real object store; moto, a light one; and rclone over a folder, which
 ignores conditional writes as some stores do.
 """
 
@@ -36,20 +36,20 @@ CREDENTIALS = {
     "AWS_SECRET_ACCESS_KEY": SECRET_KEY,
     "AWS_DEFAULT_REGION": REGION,
 }
-"""The environment that lets a client in."""
+"""The environment variables that a client needs."""
 
 FOREIGN_VARIABLES = (
     *("AWS_PROFILE", "AWS_SESSION_TOKEN", "AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3"),
     *("AWS_REGION", "AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE"),
 )
-"""What a developer's machine may say, and tests must not hear."""
+"""Variables of a developer's machine that must not influence the tests."""
 
 START_S = 60
 
 
 @contextmanager
 def environment() -> Iterator[None]:
-    """The credentials of these servers, and nothing of the machine's own."""
+    """Set the credentials of these servers and hide the machine's own settings."""
     with pytest.MonkeyPatch.context() as patch:
         for name in FOREIGN_VARIABLES:
             patch.delenv(name, raising=False)
@@ -61,12 +61,12 @@ def environment() -> Iterator[None]:
         yield
 
 
-TRIES = 3
+START_ATTEMPTS = 3
 
 
 @dataclass(frozen=True)
 class Server:
-    """A server that answers."""
+    """A running server."""
 
     endpoint: str
     pid: int
@@ -74,22 +74,22 @@ class Server:
 
     @property
     def options(self) -> dict[str, dict[str, str]]:
-        """As in a job file's `storage`."""
+        """The options for a job file's `storage`."""
         return {"s3": {"endpoint_url": self.endpoint}}
 
     def folder(self) -> "Folder":
-        """A new folder in this server's bucket; a bucket for each would fill it with volumes."""
+        """A new folder in this server's bucket; a bucket per test would need too many volumes."""
         return Folder(f"s3://{BUCKET}/{uuid.uuid4().hex[:12]}", self.options)
 
     def driver(self) -> Any:
-        """s3fs, for what a store does not do: buckets and their policies."""
+        """s3fs, for what `Store` cannot do: create buckets and set their policies."""
         patience = {"connect_timeout": 2, "read_timeout": 3}
         return fsspec.filesystem(
             "s3", use_listings_cache=False, config_kwargs=patience, **self.options["s3"]
         )
 
     def prepare(self) -> None:
-        """Make the bucket and write to it; a store may listen before it can do that."""
+        """Create the bucket and write to it, retrying: a server may listen before it is ready."""
         driver = self.driver()
         deadline = time.monotonic() + START_S
         while True:
@@ -105,7 +105,7 @@ class Server:
 
 
 class Folder(NamedTuple):
-    """Somewhere to write: a URL, and the storage options for it."""
+    """A place to write to: a URL and its storage options."""
 
     url: str
     options: dict[str, dict[str, str]]
@@ -113,7 +113,7 @@ class Folder(NamedTuple):
 
 @contextmanager
 def seaweed(folder: Path) -> Iterator[Server]:
-    """SeaweedFS with its data below a folder; its sockets in /tmp go with it."""
+    """SeaweedFS with its data in a folder; its sockets in /tmp are removed afterwards."""
 
     drawn: set[str] = set()
 
@@ -140,14 +140,14 @@ def seaweed(folder: Path) -> Iterator[Server]:
 
     with started(command, folder) as server:
         yield server
-    for left in Path("/tmp").glob("seaweedfs-*.sock"):
-        if left.stem.rpartition("-")[2] in drawn:
-            left.unlink()
+    for leftover in Path("/tmp").glob("seaweedfs-*.sock"):
+        if leftover.stem.rpartition("-")[2] in drawn:
+            leftover.unlink()
 
 
 @contextmanager
 def moto(folder: Path) -> Iterator[Server]:
-    """moto: in memory, and it takes any credentials."""
+    """moto: keeps objects in memory and accepts any credentials."""
 
     def command(ports: Iterator[int]) -> tuple[list[str], int]:
         port = next(ports)
@@ -159,7 +159,7 @@ def moto(folder: Path) -> Iterator[Server]:
 
 @contextmanager
 def rclone(folder: Path) -> Iterator[Server]:
-    """rclone: a bucket is a folder below `folder`; conditional writes are not heard."""
+    """rclone: a bucket is a folder below `folder`; conditions on writes are ignored."""
 
     def command(ports: Iterator[int]) -> tuple[list[str], int]:
         port = next(ports)
@@ -177,16 +177,16 @@ def started(
 ) -> Iterator[Server]:
     """Run a server until the block ends.
 
-    Ports are free when they are drawn and may be taken a moment later, so a server that does not
-    come up is started again with others.
+    A free port may be taken before the server binds it, so a server that does not come up is
+    started again with other ports.
 
     Args:
-        command: the command line, and which of the ports it draws speaks S3.
-        folder: where the server may write; its log lies beside it.
+        command: takes ports from an iterator; returns the command line and the S3 port.
+        folder: where the server may write; its log is next to it.
     """
     folder.mkdir(parents=True, exist_ok=True)
     log = folder.with_suffix(".log")
-    for _ in range(TRIES):
+    for _ in range(START_ATTEMPTS):
         arguments, port = command(iter(free_ports(12)))
         process = spawn(arguments, log, {**os.environ, **CREDENTIALS})
         try:
@@ -206,7 +206,7 @@ def started(
 def spawn(
     arguments: Sequence[str], log: Path, environment: Mapping[str, str]
 ) -> subprocess.Popen[bytes]:
-    """A process group of its own, which ends with this process however this one ends."""
+    """Start a process group that ends with this process, however this process ends."""
     with log.open("ab") as stream:
         process = subprocess.Popen(
             arguments,
@@ -222,24 +222,24 @@ def spawn(
 
 
 def die_with_parent() -> None:
-    """Ask Linux for SIGKILL when the parent is gone: prctl(PR_SET_PDEATHSIG, SIGKILL)."""
+    """Ask Linux to send SIGKILL when the parent dies: prctl(PR_SET_PDEATHSIG, SIGKILL)."""
     ctypes.CDLL(None).prctl(1, signal.SIGKILL)
 
 
 def stop(process: subprocess.Popen[bytes]) -> None:
-    """End a server and whatever it started."""
+    """End a server and the processes that it started."""
     if process.poll() is None:
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
 
 
 def answers(port: int, process: subprocess.Popen[bytes]) -> bool:
-    """Wait until the port speaks HTTP; False if the process ends or time does."""
+    """Wait until the port answers HTTP; False if the process ends or time runs out."""
     deadline = time.monotonic() + START_S
     while time.monotonic() < deadline and process.poll() is None:
         try:
             urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=5).close()
-        except urllib.error.HTTPError as refusal:  # an answer all the same
+        except urllib.error.HTTPError as refusal:  # still an answer
             refusal.close()
             if refusal.code < 500:
                 return True
@@ -252,7 +252,7 @@ def answers(port: int, process: subprocess.Popen[bytes]) -> bool:
 
 
 def free_ports(number: int) -> list[int]:
-    """Ports that nobody listens on now, all different."""
+    """Distinct ports that are free now."""
     sockets = [socket.socket() for _ in range(number)]
     try:
         for each in sockets:
@@ -264,7 +264,7 @@ def free_ports(number: int) -> list[int]:
 
 
 def program(name: str) -> str:
-    """A program of this environment, whether or not it is activated."""
+    """The path of a program installed in this environment, whether or not it is activated."""
     beside = Path(sys.executable).parent / name
     found = str(beside) if beside.exists() else shutil.which(name)
     if found is None:

@@ -1,4 +1,4 @@
-"""The servers of the tests end with the tests, however those end."""
+"""Test servers end with the tests, however the tests end."""
 
 import os
 import signal
@@ -22,7 +22,7 @@ with getattr(servers, sys.argv[1])(Path(sys.argv[2])) as server:
 
 
 def server_of(then: str, kind: str, folder: Path) -> tuple[subprocess.Popen[bytes], int]:
-    """A process that holds a server, and the server's own process."""
+    """A process that runs a server, and the server's own process id."""
     process = subprocess.Popen(
         [sys.executable, "-c", SCRIPT.format(then=then), kind, str(folder / "data")],
         env={**os.environ, "PYTHONPATH": str(Path(servers.__file__).parent)},
@@ -34,7 +34,7 @@ def server_of(then: str, kind: str, folder: Path) -> tuple[subprocess.Popen[byte
 
 
 def ends(pid: int) -> bool:
-    """Whether a process is gone within a while."""
+    """Whether a process ends within 20 seconds."""
     deadline = time.monotonic() + 20
     while time.monotonic() < deadline:
         try:
@@ -42,7 +42,7 @@ def ends(pid: int) -> bool:
         except ProcessLookupError:
             return True
         if "\nState:\tZ" in Path(f"/proc/{pid}/status").read_text():
-            return True  # dead, and only not yet buried by whoever adopted it
+            return True  # dead, but not yet reaped by its new parent
         time.sleep(0.05)
     return False
 

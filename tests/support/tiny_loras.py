@@ -6,13 +6,13 @@ from typing import Any
 import torch
 
 FAMILIES = ("sd", "lcm", "sdxl", "sd3", "flux", "sana")
-"""Those of the tiny models whose pipelines take LoRAs."""
+"""The tiny models whose pipelines support LoRAs."""
 
 ATTENTION = ["to_k", "to_q", "to_v", "to_out.0"]
 
 
 def save(pipeline: Any, folder: Path, seed: int = 0, with_text: bool = False) -> Path:
-    """Give the pipeline's parts adapters with random weights, and save them as a LoRA's folder."""
+    """Add adapters with random weights to a pipeline and save them as a LoRA folder."""
     from diffusers.utils import convert_state_dict_to_diffusers
     from peft import LoraConfig
     from peft.utils import get_peft_model_state_dict

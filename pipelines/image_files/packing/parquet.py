@@ -13,6 +13,7 @@ from io import BytesIO
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from nightpress.diffusion_core.errors import one_line
 from nightpress.pipelines.image_files.packing.members import Member, Pack, Place
 from nightpress.pipelines.records import METADATA_SCHEMA, ImageFacts
 
@@ -64,7 +65,7 @@ def members(data: bytes) -> Iterator[tuple[str, bytes]]:
                 for image in batch.column("image").to_pylist():
                     yield image["path"], image["bytes"]
     except (pa.ArrowException, OSError) as error:
-        reason = " ".join(str(error).split())[:200]
+        reason = one_line(error, 200)
         raise ValueError(f"it is no whole Parquet file: {reason}") from error
 
 

@@ -3,13 +3,15 @@
 import posixpath
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from nightpress.diffusion_core.errors import one_line
 from nightpress.pipelines.errors import DataError, StoreError
-from nightpress.pipelines.storage import Options, Source, is_url, open_source
+from nightpress.pipelines.storage import Options, Source, is_url, open_source, parsing
 from nightpress.pipelines.storage.urls import public
 from nightpress.pipelines.training.data.finding import Place
 from nightpress.pipelines.training.data.pictures import BadPicture
@@ -24,9 +26,8 @@ BATCH_ROWS, BATCH_BYTES = 1024, 32 << 20
 
 BUFFER_BYTES = 1 << 20
 
-BROKEN_BYTES = (pa.ArrowInvalid, pa.ArrowNotImplementedError)
-"""What Arrow raises about a file's bytes: no Parquet, or a kind of it that Arrow does not read.
-Anything else is no fault of the data, and is not made one."""
+MALFORMED = (pa.ArrowInvalid, pa.ArrowNotImplementedError)
+"""What Arrow raises about a file's bytes: not Parquet, or a kind that Arrow does not support."""
 
 
 class Tables:
@@ -120,7 +121,7 @@ class Tables:
     @contextmanager
     def _open(self, source: Source) -> Iterator[pq.ParquetFile]:
         with (
-            _understood(source.url),
+            parsing(source.url, MALFORMED, partial(_unreadable, source.url)),
             open_source(source.url, self._options) as stream,
             pq.ParquetFile(stream, buffer_size=BUFFER_BYTES, pre_buffer=False) as parquet,
         ):
@@ -168,18 +169,5 @@ def _batch_rows(parquet: pq.ParquetFile) -> int:
     return max(1, min(BATCH_ROWS, int(BATCH_BYTES / max(row_bytes, 1))))
 
 
-@contextmanager
-def _understood(url: str) -> Iterator[None]:
-    """What the bytes of a file do wrong, in a line."""
-    try:
-        yield
-    except BROKEN_BYTES as error:
-        raise DataError(f"{public(url)}: cannot be read as Parquet: {_line(error)}") from error
-    except OSError as error:
-        if error.errno is not None:
-            raise StoreError(f"{public(url)}: {error.strerror or error}") from error
-        raise DataError(f"{public(url)}: cannot be read as Parquet: {_line(error)}") from error
-
-
-def _line(error: Exception) -> str:
-    return " ".join(str(error).split())
+def _unreadable(url: str, error: Exception) -> DataError:
+    return DataError(f"{public(url)}: cannot be read as Parquet: {one_line(error)}")

@@ -12,10 +12,11 @@ import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, BinaryIO, cast
 
-from nightpress.pipelines.errors import DataError, StoreError
-from nightpress.pipelines.storage import Options, Source, open_source
+from nightpress.pipelines.errors import DataError
+from nightpress.pipelines.storage import Options, Source, open_source, parsing
 from nightpress.pipelines.storage.urls import public
 from nightpress.pipelines.training.data.finding import Place
 from nightpress.pipelines.training.data.pictures import MAX_BYTES, BadPicture
@@ -31,6 +32,9 @@ from nightpress.pipelines.training.data.spec import CAPTION_NAMES, IMAGE_SUFFIXE
 MEMBER = re.compile(r"(?P<key>(?:.*/)?[^./][^./]*)\.(?P<extension>[^/]+)")
 IMAGES = tuple(suffix.removeprefix(".") for suffix in IMAGE_SUFFIXES)
 TEXTS = ("txt", *CAPTION_NAMES)
+
+MALFORMED = (tarfile.TarError, EOFError, gzip.BadGzipFile, zlib.error)
+"""What reading a truncated or invalid tar raises."""
 
 
 @dataclass
@@ -99,7 +103,7 @@ class Tars:
     def _members(self, source: Source) -> Iterator[tuple[str, str, bytes | None]]:
         wanted = {*self._images, *self._texts, "json"}
         with (
-            _understood(source.url),
+            parsing(source.url, MALFORMED, partial(_unreadable, source.url)),
             open_source(source.url, self._options) as stream,
             _uncompressed(source, stream) as blocks,
             tarfile.open(fileobj=blocks, mode="r|") as tar,
@@ -176,12 +180,5 @@ def _bytes(tar: tarfile.TarFile, member: tarfile.TarInfo) -> bytes | None:
     return stream.read() if stream is not None else None
 
 
-@contextmanager
-def _understood(url: str) -> Iterator[None]:
-    """What the bytes of a tar do wrong, in a line."""
-    try:
-        yield
-    except (tarfile.TarError, EOFError, gzip.BadGzipFile, zlib.error) as error:
-        raise DataError(f"{public(url)}: cannot be read as a tar: {error}") from error
-    except OSError as error:
-        raise StoreError(f"{public(url)}: {error.strerror or error}") from error
+def _unreadable(url: str, error: Exception) -> DataError:
+    return DataError(f"{public(url)}: cannot be read as a tar: {error}")

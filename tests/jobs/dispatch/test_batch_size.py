@@ -19,7 +19,7 @@ from nightpress.jobs.progress.events import Event, Message
 from nightpress.pipelines import open_run
 from nightpress.pipelines.job.spec import RunSpec
 from nightpress.pipelines.planning import batch_sizes, check
-from nightpress.pipelines.planning.batch_sizes import BatchSizes, Kind
+from nightpress.pipelines.planning.batch_sizes import BatchSizes, ImageKind
 
 MakeSpec = Callable[..., RunSpec]
 
@@ -64,13 +64,13 @@ def test_a_measured_size_is_kept_with_the_run_and_used_by_whoever_goes_on(
     jobs.run(spec, seen.append)
     run = open_run(spec.url)
     sizes = run.record.batch_sizes
-    kinds = {Kind(64, 64, True), Kind(32, 64, True)}
+    kinds = {ImageKind(64, 64, True), ImageKind(32, 64, True)}
     assert {each.kind for each in sizes.measured} == kinds
-    assert sizes.most == max(each.knee.batch_size for each in sizes.measured)
-    assert run.record.layout.batch_size == sizes.most
+    assert sizes.largest == max(each.best.batch_size for each in sizes.measured)
+    assert run.record.layout.batch_size == sizes.largest
     assert len([text for text in texts(seen) if "batch.size auto:" in text]) == 2
     for row in read_metadata(spec).to_pylist():
-        assert row["batch_size"] == sizes.of(Kind(row["width"], row["height"], True))
+        assert row["batch_size"] == sizes.of(ImageKind(row["width"], row["height"], True))
     recorded = json.loads((Path(spec.url) / "run.json").read_text())["measured"]
     for each in recorded:
         assert each["trials"][0]["batch_size"] == 1
@@ -134,11 +134,11 @@ def test_a_size_that_memory_does_not_hold_is_halved_before_it_ends_a_process(
 ) -> None:
     spec = make_spec(batch={"size": 1_000_000})
     sizes, said = decide(spec, first_of(spec, CrampedActor))
-    assert sizes.most in {1_000_000 >> k for k in range(8, 20)}
+    assert sizes.largest in {1_000_000 >> k for k in range(8, 20)}
     assert not sizes.measured
     assert texts(said)[0] == (
         "batch.size: 1,000,000 images would not fit into the memory of an actor at once; it takes "
-        f"{sizes.most:,}"
+        f"{sizes.largest:,}"
     )
 
 

@@ -144,7 +144,7 @@ def test_a_row_that_names_what_the_job_has_not_is_refused(mixed: RunSpec, tmp_pa
     path = write(tmp_path / "job.yaml", mixed)
     refused = nightpress("plan", path, "--set", f"manifest={rows}")
     assert refused.exit_code == 2
-    assert "column lora: there is no LoRA 'oil' in model.row_loras; one of: ink, clay" in (
+    assert "column lora: model.row_loras has no LoRA 'oil'; choose one of: ink, clay" in (
         refused.stderr
     )
 

@@ -1,4 +1,4 @@
-"""Job files changed in place: they say what was meant, and all else stands as it was written."""
+"""Editing job files: they hold the intended job, and everything else stays as written."""
 
 import itertools
 import os
@@ -10,7 +10,7 @@ import yaml
 
 from nightpress.pipelines.errors import SpecError
 from nightpress.pipelines.job import edit
-from nightpress.pipelines.job.edit import CannotEdit, edited, on_one_line, rewrite_model
+from nightpress.pipelines.job.edit import CannotEdit, edit_section, on_one_line, rewrite_model
 from nightpress.pipelines.job.spec import RunSpec
 
 PLAIN = "manifest: a.txt\noutput: out\n"
@@ -73,48 +73,46 @@ CASES = list(itertools.product(STYLES, CHANGES))
 
 
 @pytest.mark.parametrize(("style", "changes"), CASES)
-def test_a_file_then_says_what_was_meant_and_nothing_else(
-    style: str, changes: dict[str, Any]
-) -> None:
+def test_an_edited_file_holds_exactly_the_intended_job(style: str, changes: dict[str, Any]) -> None:
     text = STYLES[style]
-    assert yaml.safe_load(edited(text, "model", changes)) == meant(text, changes)
+    assert yaml.safe_load(edit_section(text, "model", changes)) == meant(text, changes)
 
 
 @pytest.mark.parametrize(("style", "changes"), CASES)
 def test_the_same_change_again_changes_nothing(style: str, changes: dict[str, Any]) -> None:
-    once = edited(STYLES[style], "model", changes)
-    assert edited(once, "model", changes) == once
+    once = edit_section(STYLES[style], "model", changes)
+    assert edit_section(once, "model", changes) == once
 
 
 @pytest.mark.parametrize(("style", "changes"), CASES)
-def test_comments_stay_but_for_those_on_lines_that_go(style: str, changes: dict[str, Any]) -> None:
-    before, after = STYLES[style], edited(STYLES[style], "model", changes)
+def test_comments_stay_except_on_lines_that_are_removed(
+    style: str, changes: dict[str, Any]
+) -> None:
+    before, after = STYLES[style], edit_section(STYLES[style], "model", changes)
     gone = {"slow to begin", "U-Net", "deep"} if "speed" in changes else set()
     assert set(comments(before)) - gone <= set(comments(after))
 
 
 @pytest.mark.parametrize(("style", "changes"), CASES)
-def test_lines_that_have_nothing_to_do_with_it_stand_in_their_order(
-    style: str, changes: dict[str, Any]
-) -> None:
+def test_unrelated_lines_stay_in_order(style: str, changes: dict[str, Any]) -> None:
     kept = [line for line in STYLES[style].splitlines() if line.startswith(("manifest", "output"))]
-    after = edited(STYLES[style], "model", changes).splitlines()
+    after = edit_section(STYLES[style], "model", changes).splitlines()
     assert [line for line in after if line.startswith(("manifest", "output"))] == kept
 
 
-def test_windows_keeps_its_ends_of_lines() -> None:
-    after = edited(STYLES["ends of lines of Windows"], "model", CHANGES[2])
+def test_windows_line_endings_are_kept() -> None:
+    after = edit_section(STYLES["ends of lines of Windows"], "model", CHANGES[2])
     assert after.count("\n") == after.count("\r\n") == 6
 
 
-def test_a_name_becomes_the_source_and_keeps_its_comment() -> None:
-    after = edited("model: builtin  # ours\noutput: out\n", "model", {"dtype": "bfloat16"})
+def test_a_model_string_becomes_the_source_and_keeps_its_comment() -> None:
+    after = edit_section("model: builtin  # ours\noutput: out\n", "model", {"dtype": "bfloat16"})
     assert after == "model:\n  source: builtin  # ours\n  dtype: bfloat16\noutput: out\n"
 
 
-def test_what_is_new_stands_behind_what_is_there() -> None:
+def test_new_keys_are_appended() -> None:
     text = "model:\n  source: builtin\n  # tail\n\noutput: out\n"
-    after = edited(text, "model", {"speed": {"channels_last": True}})
+    after = edit_section(text, "model", {"speed": {"channels_last": True}})
     lines = "model:\n  source: builtin\n  speed: {channels_last: true}\n  # tail\n\noutput: out\n"
     assert after == lines
 
@@ -134,13 +132,13 @@ def test_what_is_new_stands_behind_what_is_there() -> None:
         "model:\n  dtype: |\n    auto\n",
     ],
 )
-def test_what_is_not_written_plainly_is_left_to_its_author(text: str) -> None:
+def test_text_that_is_not_written_plainly_is_not_edited(text: str) -> None:
     with pytest.raises(CannotEdit):
-        edited(text, "model", {"dtype": "bfloat16", "speed": {"channels_last": True}})
+        edit_section(text, "model", {"dtype": "bfloat16", "speed": {"channels_last": True}})
 
 
 @pytest.mark.parametrize("value", ["full", True, 0.5, {"a": {"b": [1, 2]}}, "yes", "a: b", {}])
-def test_a_value_on_one_line_is_the_value_again(value: object) -> None:
+def test_a_value_on_one_line_is_read_back_as_the_value(value: object) -> None:
     text = on_one_line(value)
     assert "\n" not in text
     assert yaml.safe_load(text) == value
@@ -169,7 +167,7 @@ def test_a_job_file_is_replaced_in_one_step_and_keeps_its_mode(job: Path) -> Non
     assert list(job.parent.iterdir()) == [job]
 
 
-def test_a_link_to_a_job_file_stays_one(job: Path, tmp_path: Path) -> None:
+def test_a_symbolic_link_to_a_job_file_stays_a_link(job: Path, tmp_path: Path) -> None:
     link = tmp_path / "tonight.yaml"
     link.symlink_to(job)
     assert rewritten(link, {"dtype": "float32"})
@@ -177,7 +175,7 @@ def test_a_link_to_a_job_file_stays_one(job: Path, tmp_path: Path) -> None:
     assert RunSpec.from_file(job).model.dtype == "float32"
 
 
-def test_a_file_that_changed_meanwhile_is_left_alone(job: Path) -> None:
+def test_a_file_that_changed_in_the_meantime_is_left_alone(job: Path) -> None:
     before = RunSpec.from_file(job)
     after = before.model_copy(
         update={"model": before.model.model_copy(update={"dtype": "bfloat16"})}
@@ -197,16 +195,14 @@ def test_a_file_that_changed_meanwhile_is_left_alone(job: Path) -> None:
         "manifest: a.txt\noutput: &o out\nmodel: {source: builtin, dtype: &d auto, variant: *d}\n",
     ],
 )
-def test_a_file_that_cannot_be_changed_without_risk_is_left_alone(job: Path, text: str) -> None:
+def test_a_file_that_cannot_be_edited_safely_is_left_alone(job: Path, text: str) -> None:
     job.write_text(text)
     assert not rewritten(job, {"dtype": "bfloat16"})
     assert job.read_text() == text
     assert list(job.parent.iterdir()) == [job]
 
 
-def test_a_disk_that_takes_no_more_leaves_the_file_as_it_was(
-    job: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_full_disk_leaves_the_file_unchanged(job: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     text = job.read_text()
 
     def full(*paths: object) -> None:

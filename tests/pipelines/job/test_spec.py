@@ -1,4 +1,4 @@
-"""The job file: what is accepted, what is refused and in which words, what counts as a change."""
+"""The job file: what is accepted, what is refused with which message, what counts as a change."""
 
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ def refusal(**values: Any) -> str:
     return str(caught.value)
 
 
-def test_the_smallest_job_file_takes_its_own_name(tmp_path: Path) -> None:
+def test_the_smallest_job_is_named_after_its_file(tmp_path: Path) -> None:
     path = tmp_path / "campaign.v2.yaml"
     path.write_text("manifest: prompts.txt\noutput: s3://press/runs/\n")
     spec = RunSpec.from_file(path)
@@ -33,7 +33,7 @@ def test_the_smallest_job_file_takes_its_own_name(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("text", ["5e0", "50e-1", "0.5E+1", "5.0"])
-def test_a_number_may_have_an_exponent_and_no_point(tmp_path: Path, text: str) -> None:
+def test_a_number_can_have_an_exponent_without_a_point(tmp_path: Path, text: str) -> None:
     path = tmp_path / "job.yaml"
     path.write_text(f"manifest: p.txt\noutput: runs\nsampling: {{guidance_scale: {text}}}\n")
     assert RunSpec.from_file(path).sampling.guidance_scale == 5.0
@@ -48,7 +48,7 @@ def test_a_spec_survives_its_own_json() -> None:
     assert RunSpec.from_dict(spec.as_dict()) == spec
 
 
-def test_a_model_may_be_a_string_or_a_mapping() -> None:
+def test_a_model_can_be_a_string_or_a_mapping() -> None:
     assert job(model="org/name@v1") == job(model={"source": "org/name@v1"})
 
 
@@ -73,7 +73,10 @@ def test_an_override_replaces_any_key(override: str, read: Any) -> None:
     [
         ({"samplin": {}}, ["samplin", "no such key", "sampling"]),
         ({"cluster": {"actors": {"mn": 1}}}, ["cluster.actors.mn", "min, max"]),
-        ({"cluster": {"actors": {"min": 3, "max": 2}}}, ["cluster.actors", "max 2 is below min 3"]),
+        (
+            {"cluster": {"actors": {"min": 3, "max": 2}}},
+            ["cluster.actors", "max (2) must not be below min (3)"],
+        ),
         ({"batch": {"size": "many"}}, ["batch.size", "'many'", "integer", "'auto'"]),
         ({"sampling": {"scheduler": "k_lms"}}, ["sampling.scheduler", "'k_lms'", "ddim", "heun"]),
         ({"sampling": {"width": -8}}, ["sampling.width", "-8", "greater than 0"]),
@@ -88,7 +91,7 @@ def test_an_override_replaces_any_key(override: str, read: Any) -> None:
         ({"model": {"dtype": "int3"}}, ["model.dtype", "'int3'", "bfloat16"]),
     ],
 )
-def test_a_refusal_names_key_value_and_what_is_allowed(
+def test_an_error_names_the_key_the_value_and_what_is_allowed(
     values: dict[str, Any], words: list[str]
 ) -> None:
     text = refusal(**values)
@@ -96,13 +99,13 @@ def test_a_refusal_names_key_value_and_what_is_allowed(
     assert len(text.splitlines()) == 1
 
 
-def test_every_mistake_is_named_at_once() -> None:
+def test_all_mistakes_are_reported_at_once() -> None:
     text = refusal(seed=-1, name="a b", batch={"size": 0})
     assert len(text.splitlines()) == 3
 
 
-def test_a_missing_key_is_named() -> None:
-    with pytest.raises(SpecError, match="output: missing"):
+def test_a_missing_key_is_reported() -> None:
+    with pytest.raises(SpecError, match="output: this key is required"):
         RunSpec.from_dict({"name": "x", "manifest": "y"})
 
 
@@ -152,11 +155,11 @@ def test_a_url_with_credentials_is_refused_without_being_shown(place: dict[str, 
         {"columns": {"prompt": 7}},
     ],
 )
-def test_a_value_of_another_kind_is_refused(values: dict[str, Any]) -> None:
+def test_a_value_of_the_wrong_type_is_refused(values: dict[str, Any]) -> None:
     assert refusal(**values)
 
 
-def test_an_identifier_of_a_key_is_no_credential() -> None:
+def test_a_key_id_is_not_a_credential() -> None:
     options = {"s3": {"s3_additional_kwargs": {"SSEKMSKeyId": "alias/press"}, "profile": "p"}}
     assert job(storage=options).storage == options
 
@@ -164,13 +167,13 @@ def test_an_identifier_of_a_key_is_no_credential() -> None:
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        (b"a: [1", "not YAML"),
+        (b"a: [1", "not valid YAML"),
         (b"just text", "mapping of keys"),
-        (b"\xff\xfe\x00", "not a text file"),
+        (b"\xff\xfe\x00", "not a UTF-8 text file"),
         (b"", "mapping of keys"),
     ],
 )
-def test_a_file_that_is_no_job_is_refused_in_one_line(
+def test_a_file_that_is_not_a_job_is_refused_in_one_line(
     tmp_path: Path, content: bytes, words: str
 ) -> None:
     path = tmp_path / "job.yaml"
@@ -180,7 +183,7 @@ def test_a_file_that_is_no_job_is_refused_in_one_line(
     assert len(str(caught.value).splitlines()) == 1
 
 
-def test_a_missing_file_is_named(tmp_path: Path) -> None:
+def test_a_missing_file_is_reported(tmp_path: Path) -> None:
     with pytest.raises(SpecError, match=r"none\.yaml: No such file"):
         RunSpec.from_file(tmp_path / "none.yaml")
 
@@ -190,14 +193,14 @@ def test_an_override_without_a_value_is_refused() -> None:
         RunSpec.from_dict(SMALLEST, ["batch.size"])
 
 
-def test_where_a_run_runs_is_no_change_but_what_it_makes_is() -> None:
+def test_where_a_job_runs_may_change_but_not_what_it_makes() -> None:
     before = job(cluster={"actors": 2}, storage={"s3": {"endpoint_url": "http://a"}})
     assert before.changes(job(output="s3://b", cluster={"actors": 9})) == []
     changes = before.changes(job(seed=7, sampling={"width": 256}))
     assert [str(change) for change in changes] == ["sampling.width: None -> 256", "seed: 0 -> 7"]
 
 
-def test_what_makes_a_run_faster_is_part_of_what_it_is() -> None:
+def test_speed_options_are_part_of_a_runs_identity() -> None:
     plain, fast = job(), job(model={"speed": {"deep_features": {"interval": 3}}})
     assert [str(change) for change in plain.changes(fast)] == [
         "model.speed.deep_features.branch: None -> 0",
@@ -206,7 +209,7 @@ def test_what_makes_a_run_faster_is_part_of_what_it_is() -> None:
     assert fast.changes(RunSpec.from_dict(fast.as_dict())) == []
 
 
-def test_a_run_that_is_not_made_faster_is_the_run_that_it_always_was() -> None:
+def test_omitted_speed_options_do_not_change_a_runs_identity() -> None:
     later = ("speed", "row_loras")
     older = {k: v for k, v in job().as_dict()["model"].items() if k not in later}
     assert job().identity()["model"] == older
@@ -215,7 +218,7 @@ def test_a_run_that_is_not_made_faster_is_the_run_that_it_always_was() -> None:
     assert job(model=older).changes(job(model={"speed": {"channels_last": False}})) == []
 
 
-def test_the_loras_that_rows_may_name_are_part_of_what_a_run_is() -> None:
+def test_row_loras_are_part_of_a_runs_identity() -> None:
     plain, inked = job(), job(model={"row_loras": ["a/ink"]})
     assert [change.field for change in plain.changes(inked)] == ["model.row_loras"]
     louder = job(model={"row_loras": [{"source": "a/ink", "scale": 0.5}]})
@@ -224,13 +227,13 @@ def test_the_loras_that_rows_may_name_are_part_of_what_a_run_is() -> None:
     assert "row_loras: 2 are called 'ink'" in refusal(model={"row_loras": ["a/ink", "b/ink"]})
 
 
-def test_a_decision_for_a_whole_batch_needs_batches_of_one() -> None:
+def test_first_block_cache_needs_a_batch_size_of_one() -> None:
     model = {"speed": {"first_block_cache": {}}}
     assert "batch.size must be 1, not auto" in refusal(model=model)
     assert job(model=model, batch={"size": 1}).batch.size == 1
 
 
-def test_the_schema_asks_for_what_a_file_needs() -> None:
+def test_the_schema_requires_what_a_file_needs() -> None:
     schema = json_schema()
     assert set(schema["required"]) == {"manifest", "output"}
     assert "scheduler" in schema["$defs"]["SamplingSpec"]["properties"]
@@ -252,7 +255,7 @@ def test_the_schema_asks_for_what_a_file_needs() -> None:
         max_leaves=12,
     )
 )
-def test_any_mapping_is_a_job_or_a_refusal_in_words(values: Any) -> None:
+def test_any_mapping_is_a_job_or_a_spec_error(values: Any) -> None:
     if not isinstance(values, dict):
         values = {"manifest": values}
     words = "accepted"

@@ -1,4 +1,4 @@
-"""CSV and TSV as they are in the wild."""
+"""CSV and TSV with the quoting found in real files."""
 
 import csv
 import io
@@ -13,7 +13,7 @@ from nightpress.pipelines.manifest.delimited import Delimited
 
 
 class Trickle(io.BytesIO):
-    """A stream that gives a few bytes at a time, as networks do."""
+    """A stream that returns a few bytes at a time, like a network."""
 
     def read(self, size: int | None = -1) -> bytes:
         return super().read(min(size or 0, 3))
@@ -26,7 +26,7 @@ def read(data: bytes, separator: str = "\t") -> list[dict[str, str | None]]:
     stream.seek(start)
     tables = [
         form.parse(block, schema, lambda row, why: pytest.fail(f"{row}: {why}"))
-        for _, block in text.blocks(stream, form, start)
+        for _, block in text.split_into_blocks(stream, form, start)
     ]
     return pa.concat_tables(tables).to_pylist() if tables else []
 
@@ -47,7 +47,7 @@ def test_a_field_that_only_begins_with_a_quote_is_text() -> None:
     assert prompts(data) == ['"WOMBAT" painted on a wall', '"a" and "b"', '"open']
 
 
-def test_a_quoted_field_loses_its_quotes_and_halves_those_inside() -> None:
+def test_a_quoted_field_loses_its_quotes_and_unescapes_those_inside() -> None:
     data = b'prompt\tnote\n"a frisbee that says ""Cheese Shop"" on it."\tx\n'
     assert prompts(data) == ['a frisbee that says "Cheese Shop" on it.']
 
@@ -78,14 +78,14 @@ def test_a_header_may_be_quoted_and_may_leave_names_out() -> None:
     assert read(b',"prompt"\n0,a cat\n', ",") == [{"unnamed_0": "0", "prompt": "a cat"}]
 
 
-def test_records_with_other_numbers_of_fields_are_told() -> None:
+def test_records_with_a_wrong_number_of_fields_are_reported() -> None:
     form, found = Delimited(","), []
     schema = pa.schema([("a", pa.string()), ("b", pa.string())])
     table = form.parse(b"1,2\n3\n4,5,6\n7,8\n", schema, lambda *what: found.append(what))
     assert table.num_rows == 2
     assert found == [
-        (1, "it has 1 fields, and the header names 2"),
-        (2, "it has 3 fields, and the header names 2"),
+        (1, "it has 1 field, but the header names 2"),
+        (2, "it has 3 fields, but the header names 2"),
     ]
 
 
@@ -107,13 +107,15 @@ def test_what_the_csv_module_writes_is_read_back(
 
 
 @given(FIELDS, st.integers(1, 40))
-def test_blocks_change_nothing(rows: list[tuple[str, ...]], block_bytes: int) -> None:
+def test_the_block_size_does_not_change_what_is_read(
+    rows: list[tuple[str, ...]], block_bytes: int
+) -> None:
     out = io.StringIO(newline="")
     csv.writer(out, delimiter="\t").writerows(rows)
     data, form = out.getvalue().encode(), Delimited("\t")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(text, "BLOCK_BYTES", block_bytes)
-        blocks = list(text.blocks(Trickle(data), form, 0))
+        blocks = list(text.split_into_blocks(Trickle(data), form, 0))
     assert b"".join(block for _, block in blocks) == data
     schema = pa.schema([("a", pa.string()), ("b", pa.string()), ("c", pa.string())])
     for place, block in blocks:
@@ -121,12 +123,12 @@ def test_blocks_change_nothing(rows: list[tuple[str, ...]], block_bytes: int) ->
         assert form.parse(block, schema, lambda row, why: pytest.fail(why)).num_rows
 
 
-def test_a_quote_that_never_closes_does_not_take_the_file_into_memory(
+def test_an_unclosed_quote_does_not_load_the_whole_file_into_memory(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(delimited, "MAX_FIELD_BYTES", 100)
     monkeypatch.setattr(text, "BLOCK_BYTES", 64)
     data = b'"open\tx\n' + b"closed\ty\n" * 50
-    blocks = [block for _, block in text.blocks(io.BytesIO(data), Delimited("\t"), 0)]
+    blocks = [block for _, block in text.split_into_blocks(io.BytesIO(data), Delimited("\t"), 0)]
     assert b"".join(blocks) == data
     assert max(len(block) for block in blocks) < 300

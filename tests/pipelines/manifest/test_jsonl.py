@@ -1,4 +1,4 @@
-"""JSON Lines, tidy and not."""
+"""JSON Lines, well-formed and not."""
 
 import json
 
@@ -37,7 +37,7 @@ def test_columns_of_mixed_types_are_text() -> None:
     assert found == []
 
 
-def test_lines_that_are_no_objects_are_told_by_number() -> None:
+def test_lines_that_are_not_objects_are_reported_by_number() -> None:
     table, found = infer('{"prompt": "a"}', "[1]", "{oops", '"text"')
     assert table["prompt"].to_pylist() == ["a"]
     assert [row for row, _ in found] == [1, 2, 3]

@@ -1,4 +1,4 @@
-"""What happens when files disagree on a column's type."""
+"""Columns whose type differs between files."""
 
 import pyarrow as pa
 import pytest
@@ -17,18 +17,18 @@ from nightpress.pipelines.manifest.types import as_type, common_type, plain_type
         ([pa.bool_(), pa.int8()], pa.string()),
     ],
 )
-def test_columns_meet_in_the_wider_type_or_in_text(
+def test_columns_of_different_types_become_the_wider_type_or_text(
     types: list[pa.DataType], common: pa.DataType
 ) -> None:
     assert common_type(types) == common
     assert common_type(reversed(types)) == common
 
 
-def test_other_encodings_of_text_are_text() -> None:
+def test_text_in_other_arrow_encodings_is_read_as_text() -> None:
     for type_ in (pa.large_string(), pa.string_view(), pa.dictionary(pa.int8(), pa.string())):
         assert plain_type(type_) == pa.string()
 
 
-def test_lists_become_text_as_json_writes_them() -> None:
+def test_lists_become_json_text() -> None:
     column = pa.chunked_array([pa.array([[1, 2], None])])
     assert as_type(column, pa.string()).to_pylist() == ["[1, 2]", None]

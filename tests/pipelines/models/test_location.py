@@ -1,3 +1,5 @@
+"""Locating models: built in, local, on the hub and at URLs."""
+
 import json
 import os
 import shutil
@@ -38,7 +40,7 @@ for values in json.loads(sys.argv[1]):
     except ModelError as error:
         print(json.dumps({"error": type(error).__name__, "message": str(error)}))
 """
-"""Where models are, by a process of its own: the hub's library reads its settings once."""
+"""Locates models in a separate process, because the hub's library reads its settings once."""
 
 
 @pytest.fixture(scope="session")
@@ -48,7 +50,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def hub(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[FakeHub]:
-    """A hub with the tiny model among files that nobody needs, and with one of pickles only."""
+    """A hub with the tiny model among unneeded files, and with a model that has only pickles."""
     whole, pickled = (tmp_path_factory.mktemp("hub") / name for name in ("whole", "pickled"))
     for root in (whole, pickled):
         shutil.copytree(tiny, root)
@@ -63,7 +65,7 @@ def hub(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[FakeHu
 
 
 def ask(hub: FakeHub, home: Path, *specs: dict[str, Any]) -> list[dict[str, str]]:
-    """Locate models in a process of its own."""
+    """Locate models in a separate process."""
     environment = {**os.environ, "HF_ENDPOINT": hub.url, "HF_HOME": str(home)}
     command = [sys.executable, "-c", LOCATE, json.dumps(specs)]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
@@ -73,13 +75,13 @@ def ask(hub: FakeHub, home: Path, *specs: dict[str, Any]) -> list[dict[str, str]
 
 @pytest.fixture(scope="module")
 def hub_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The cache of the hub's library."""
+    """The cache folder of the hub's library."""
     return tmp_path_factory.mktemp("hf")
 
 
 @pytest.fixture(scope="module")
 def answers(hub: FakeHub, hub_home: Path) -> dict[str, dict[str, str]]:
-    """Where things are while the hub is there."""
+    """What locating gives while the hub is reachable."""
     asked = {
         "at": {"source": f"{REPO}@v1"},
         "revision": {"source": REPO, "revision": "v1"},
@@ -91,11 +93,11 @@ def answers(hub: FakeHub, hub_home: Path) -> dict[str, dict[str, str]]:
     return dict(zip(asked, ask(hub, hub_home, *asked.values()), strict=True))
 
 
-def test_the_built_in_model_is_where_its_package_says() -> None:
+def test_the_builtin_model_is_in_its_package() -> None:
     assert locate(ModelSpec()) == builtin.folder()
 
 
-def test_a_folder_is_used_where_it_lies(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_local_folder_is_used_in_place(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert locate(ModelSpec(source=str(tiny))) == tiny
     monkeypatch.chdir(tiny.parent)
     assert locate(ModelSpec(source=tiny.name)) == tiny
@@ -103,17 +105,17 @@ def test_a_folder_is_used_where_it_lies(tiny: Path, monkeypatch: pytest.MonkeyPa
 
 
 @pytest.mark.parametrize("source", ["./nowhere", "/no/such/folder", "a b", "nowhere"])
-def test_what_is_nothing_is_refused_with_what_it_could_be(source: str) -> None:
+def test_an_unknown_source_is_refused_with_what_is_allowed(source: str) -> None:
     with pytest.raises(ModelNotFound, match="`builtin`, a folder, a hub id"):
         locate(ModelSpec(source=source))
 
 
-def test_two_revisions_are_one_too_many() -> None:
-    with pytest.raises(ModelError, match=r"model\.revision another: 'v2'"):
+def test_two_different_revisions_are_refused() -> None:
+    with pytest.raises(ModelError, match=r"names another revision than model\.revision, 'v2'"):
         locate(ModelSpec(source="a/b@v1", revision="v2"))
 
 
-def test_a_hub_model_is_fetched_once_and_only_what_it_needs(
+def test_only_the_needed_files_of_a_hub_model_are_downloaded_once(
     hub: FakeHub, answers: dict[str, dict[str, str]], tiny: Path
 ) -> None:
     assert answers["at"] == answers["revision"]
@@ -124,7 +126,7 @@ def test_a_hub_model_is_fetched_once_and_only_what_it_needs(
     assert loading.describe(folder, ModelSpec(source=REPO)).pipeline == "StableDiffusionPipeline"
 
 
-def test_a_variant_of_a_hub_model_is_fetched_alone(
+def test_only_the_variant_of_a_hub_model_is_downloaded(
     hub: FakeHub, answers: dict[str, dict[str, str]]
 ) -> None:
     assert "path" in answers["half"]
@@ -132,22 +134,22 @@ def test_a_variant_of_a_hub_model_is_fetched_alone(
     assert weights == ["unet/diffusion_pytorch_model.fp16.safetensors"]
 
 
-def test_what_the_hub_does_not_have_is_told_in_one_line(
+def test_what_the_hub_does_not_have_is_reported_in_one_line(
     hub: FakeHub, answers: dict[str, dict[str, str]]
 ) -> None:
-    told = {
+    expected = {
         "no model": ("ModelNotFound", "the hub has no such model"),
         "no revision": ("ModelNotFound", "not that revision"),
         "pickled": ("UnsafeWeights", "model.allow_pickle: true"),
     }
-    for case, (kind, message) in told.items():
+    for case, (kind, message) in expected.items():
         assert answers[case]["error"] == kind
         assert message in answers[case]["message"]
         assert "\n" not in answers[case]["message"]
     assert not any(file.endswith(".bin") for file in hub.fetched[PICKLED])
 
 
-def test_a_hub_model_is_found_in_the_cache_when_the_hub_is_gone(
+def test_a_cached_hub_model_is_found_when_the_hub_is_unreachable(
     hub: FakeHub, hub_home: Path, answers: dict[str, dict[str, str]]
 ) -> None:
     hub.shutdown()
@@ -162,7 +164,8 @@ def test_a_hub_model_is_found_in_the_cache_when_the_hub_is_gone(
 MIRROR = """
 import json, sys, time
 from pathlib import Path
-from pipelines import models, storage
+from nightpress.pipelines import storage
+from nightpress.pipelines.models import location
 
 url, options, cache, log = sys.argv[1:]
 download = storage.download_folder
@@ -174,9 +177,9 @@ def slowly(*args):
     download(*args)
 
 storage.download_folder = slowly
-print(models.locate(models.ModelSpec(source=url), json.loads(options), Path(cache)))
+print(location.locate(location.ModelSpec(source=url), json.loads(options), Path(cache)))
 """
-"""An actor that needs a remote model: the download is slow and leaves a line in a log."""
+"""An actor that needs a remote model; its download is slow and writes a line to a log."""
 
 
 @pytest.fixture(scope="module")
@@ -213,7 +216,7 @@ def content(folder: Path) -> dict[str, bytes]:
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}
 
 
-def test_a_remote_model_is_mirrored_whole_and_once(
+def test_a_remote_model_is_mirrored_completely_and_once(
     remote: str, options: Options, tiny: Path, tmp_path: Path
 ) -> None:
     folder = locate(ModelSpec(source=remote), options, tmp_path / "cache")
@@ -237,7 +240,7 @@ def test_actors_that_race_for_a_remote_model_download_it_once(
     assert not list(cache.glob("*.partial-*"))
 
 
-def test_an_actor_that_dies_half_way_leaves_nothing_that_looks_like_a_model(
+def test_an_actor_that_dies_halfway_leaves_no_partial_model(
     remote: str, options: Options, tiny: Path, tmp_path: Path
 ) -> None:
     log, cache = tmp_path / "log", tmp_path / "cache"
@@ -254,7 +257,7 @@ def test_an_actor_that_dies_half_way_leaves_nothing_that_looks_like_a_model(
     assert not list(cache.glob("*.partial-*"))
 
 
-def test_a_download_that_fails_is_taken_back(
+def test_a_failed_download_is_removed(
     remote: str, options: Options, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fails(_url: str, into: Path, _options: object) -> None:
@@ -270,7 +273,7 @@ def test_a_download_that_fails_is_taken_back(
     assert not [path for path in (tmp_path / "cache").iterdir() if path.is_dir()]
 
 
-def test_a_changed_remote_model_is_another_mirror(
+def test_a_changed_remote_model_is_mirrored_again(
     remote: str, options: Options, s3: s3fs.S3FileSystem, tiny: Path, tmp_path: Path
 ) -> None:
     first = locate(ModelSpec(source=remote), options, tmp_path / "cache")
@@ -282,12 +285,12 @@ def test_a_changed_remote_model_is_another_mirror(
     assert b"relu" in (second / "unet" / "config.json").read_bytes()
 
 
-def test_a_url_of_no_model_is_refused_before_anything_is_fetched(
+def test_a_url_without_a_model_is_refused_before_downloading(
     s3: s3fs.S3FileSystem, options: Options, tmp_path: Path
 ) -> None:
     s3.pipe_file("models/holiday/sea.txt", b"blue")
     for url, message in {
-        "s3://models/holiday": r"no model_index\.json there",
+        "s3://models/holiday": r"not a saved diffusers model: model_index\.json is missing",
         "s3://models/nowhere": "no such folder",
     }.items():
         with pytest.raises(ModelNotFound, match=message):
@@ -295,7 +298,7 @@ def test_a_url_of_no_model_is_refused_before_anything_is_fetched(
     assert not (tmp_path / "cache").exists()
 
 
-def test_a_part_of_the_built_in_model_is_found_by_name(tmp_path: Path) -> None:
+def test_a_part_of_the_builtin_model_is_found_by_name(tmp_path: Path) -> None:
     assert component_folder("builtin/text_encoder") == builtin.folder() / "text_encoder"
     (tmp_path / "vae").mkdir()
     assert component_folder(str(tmp_path / "vae")) == tmp_path / "vae"
@@ -303,7 +306,7 @@ def test_a_part_of_the_built_in_model_is_found_by_name(tmp_path: Path) -> None:
         component_folder("builtin/crystal_ball")
 
 
-def test_importing_this_loads_no_framework() -> None:
+def test_importing_the_module_loads_no_framework() -> None:
     code = (
         "import sys, nightpress.pipelines.models.location, nightpress.pipelines.job.spec\n"
         "print([m for m in ('torch', 'diffusers', 'transformers') if m in sys.modules])"

@@ -1,3 +1,5 @@
+"""Locating LoRAs, naming them in a job file, and recording them with images."""
+
 import json
 import os
 import subprocess
@@ -41,14 +43,14 @@ for lora in json.loads(sys.argv[1]):
     except ModelError as error:
         print(json.dumps({"error": type(error).__name__, "message": str(error)}))
 """
-"""Where LoRAs are, by a process of its own: the hub's library reads its settings once."""
+"""Locates LoRAs in a separate process, because the hub's library reads its settings once."""
 
 INFO = LoraInfo(name="ink", sha256="a" * 64, scale=0.5)
 
 
 @pytest.fixture(scope="session")
 def ink(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a LoRA of the tiny Stable Diffusion."""
+    """The folder of a LoRA for the tiny Stable Diffusion."""
     return tiny_loras.save(tiny_models.sd(), tmp_path_factory.mktemp("loras") / "ink")
 
 
@@ -66,14 +68,16 @@ def test_a_lora_is_a_folder_a_file_or_a_local_url(
 
 
 @pytest.mark.parametrize("source", ["./nowhere", "a b", "nowhere.safetensors"])
-def test_what_is_nothing_is_refused_with_what_it_could_be(source: str) -> None:
-    with pytest.raises(ModelNotFound, match="a LoRA is a folder, a safetensors file, a hub id"):
+def test_an_unknown_source_is_refused_with_what_is_allowed(source: str) -> None:
+    with pytest.raises(
+        ModelNotFound, match="a LoRA must be a folder, a safetensors file, a hub id"
+    ):
         located(source)
 
 
 @pytest.fixture(scope="module")
 def hub(ink: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[FakeHub]:
-    """A hub with a LoRA in each of two repositories, one of which holds further files."""
+    """A hub with a LoRA in each of two repositories, one of which holds other files too."""
     many = tmp_path_factory.mktemp("many")
     for name in ("red.safetensors", "blue.safetensors", "old.bin"):
         (many / name).write_bytes((ink / LORA_FILE).read_bytes())
@@ -81,7 +85,7 @@ def hub(ink: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[FakeHub
         yield hub
 
 
-def test_of_a_hub_repository_the_file_that_is_meant_is_fetched_alone(
+def test_only_the_weight_file_of_a_hub_repository_is_downloaded(
     hub: FakeHub, tmp_path: Path
 ) -> None:
     red = {"source": f"{MANY}@v1", "weight_name": "red.safetensors"}
@@ -91,7 +95,9 @@ def test_of_a_hub_repository_the_file_that_is_meant_is_fetched_alone(
     assert named["path"].endswith("/red.safetensors")
     assert hub.fetched[MANY] == ["red.safetensors"]
     assert "blue.safetensors, red.safetensors" in unclear["message"]
-    assert "LoRA 'studio/other': no folder here, and the hub has no such" in missing["message"]
+    assert (
+        "LoRA 'studio/other': no such local folder, and the hub has no such" in missing["message"]
+    )
     assert pickled["error"] == "UnsafeWeights"
     assert not any("\n" in answer.get("message", "") for answer in (unclear, missing, pickled))
     hub.shutdown()
@@ -107,7 +113,7 @@ def ask(hub: FakeHub, home: Path, loras: list[Any]) -> list[dict[str, str]]:
     return [json.loads(line) for line in done.stdout.splitlines()]
 
 
-def test_a_remote_lora_is_mirrored_once_and_alone(
+def test_only_the_weight_file_of_a_remote_lora_is_mirrored_once(
     ink: Path, bucket: Folder, tmp_path: Path
 ) -> None:
     from nightpress.pipelines.storage import Store
@@ -156,18 +162,18 @@ def test_loras_in_a_job_file_are_sources_or_mappings_and_survive_json() -> None:
     ("loras", "message"),
     [
         (["a", {"source": "b", "strength": 1}], r"loras\.1\.strength.*scale"),
-        ([{"scale": 1.0}], r"loras\.0\.source: missing"),
+        ([{"scale": 1.0}], r"loras\.0\.source: this key is required"),
         ([{"source": "a", "scale": "big"}], r"loras\.0\.scale: 'big'"),
-        (["https://user:secret@host/lora.safetensors"], "the LoRA URL carries credentials"),
+        (["https://user:secret@host/lora.safetensors"], "the LoRA URL contains credentials"),
     ],
 )
-def test_a_wrong_lora_is_named_by_its_place(loras: list[Any], message: str) -> None:
+def test_an_invalid_lora_is_named_by_its_index(loras: list[Any], message: str) -> None:
     with pytest.raises(SpecError, match=message) as caught:
         job(*loras)
     assert "secret" not in str(caught.value)
 
 
-def test_the_schema_knows_both_ways_to_name_a_lora() -> None:
+def test_the_schema_allows_a_lora_as_a_string_or_a_mapping() -> None:
     loras = json_schema()["$defs"]["ModelSpec"]["properties"]["loras"]
     assert {"type": "string"} in loras["items"]["anyOf"]
 
@@ -186,7 +192,7 @@ def test_a_run_with_another_lora_or_scale_is_another_run(tmp_path: Path) -> None
     assert fields == ["model.loras: sha256 of ink", "model_fingerprint"]
 
 
-def test_a_run_with_another_file_under_the_name_of_a_row_s_lora_is_another_run(
+def test_another_file_under_a_row_loras_name_is_another_run(
     tmp_path: Path,
 ) -> None:
     plain = made_runs.record_of(str(tmp_path))
@@ -201,30 +207,30 @@ def test_a_run_with_another_file_under_the_name_of_a_row_s_lora_is_another_run(
     assert record.model.fingerprint == plain.model.fingerprint
 
 
-def test_the_loras_of_rows_are_found_behind_those_of_every_image(ink: Path) -> None:
+def test_row_loras_are_located_after_the_models_loras(ink: Path) -> None:
     file = ink / LORA_FILE
     spec = ModelSpec(loras=[str(ink)], row_loras=[str(file)])
     assert locate_loras(spec) == (file, file)
 
 
-def test_a_url_of_a_row_s_lora_with_credentials_is_refused() -> None:
+def test_a_row_loras_url_with_credentials_is_refused() -> None:
     url = "https://user:secret@host/lora.safetensors"
-    with pytest.raises(SpecError, match="the LoRA URL carries credentials") as caught:
+    with pytest.raises(SpecError, match="the LoRA URL contains credentials") as caught:
         made_runs.record_of("runs", model={"row_loras": [url]})
     assert "secret" not in str(caught.value)
 
 
-def test_an_image_says_which_loras_it_was_made_with() -> None:
+def test_an_image_file_names_its_loras() -> None:
     facts = replace(made_runs.FACTS, image_id="a_00", id="a", loras=(INFO,))
-    told = json.loads(facts_json(facts))
-    assert told["loras"] == [{"name": "ink", "sha256": "a" * 64, "scale": 0.5}]
+    stored = json.loads(facts_json(facts))
+    assert stored["loras"] == [{"name": "ink", "sha256": "a" * 64, "scale": 0.5}]
     for kind in ("png", "webp", "jpeg"):
         data = encode(np.zeros((16, 16, 3), np.uint8), facts, ImagesSpec(format=kind))
         assert read_facts(data) == facts
         assert read_facts(data) != replace(facts, loras=())
 
 
-def test_the_metadata_says_which_loras_each_image_was_made_with() -> None:
+def test_the_metadata_names_each_images_loras() -> None:
     import pyarrow as pa
 
     facts = replace(made_runs.FACTS, image_id="a_00", id="a", loras=(INFO,))
@@ -239,7 +245,7 @@ def test_the_metadata_says_which_loras_each_image_was_made_with() -> None:
     ]
 
 
-def test_the_model_s_record_of_its_loras_is_what_lies_in_the_file(
+def test_the_models_record_of_its_loras_matches_the_files(
     ink: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import hashlib

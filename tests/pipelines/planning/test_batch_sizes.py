@@ -1,4 +1,4 @@
-"""Which kinds of images are worth measuring, and what the others get."""
+"""Which kinds of images are measured, and which batch sizes the others get."""
 
 import json
 from dataclasses import replace
@@ -16,10 +16,10 @@ from nightpress.diffusion_core.tuning.batch_size import BestBatchSize, Ending, S
 from nightpress.pipelines.planning import SettingsCount, check, plan_part
 from nightpress.pipelines.planning.batch_sizes import (
     BatchSizes,
-    Kind,
+    ImageKind,
     MeasuredKind,
     num_steps,
-    worth_measuring,
+    settings_to_measure,
 )
 from nightpress.pipelines.run_directory.commit import read_commit
 from nightpress.pipelines.run_directory.record import RunRecord, new_record
@@ -34,14 +34,14 @@ def count(side: int, num_images: int, guidance: float = 5.0, steps: int = 20) ->
 
 def measured(side: int, size: int, guided: bool = True) -> MeasuredKind:
     trials = (SizeTrial(1, 1.5, 100), SizeTrial(2, 2.5, 140))
-    return MeasuredKind(Kind(side, side, guided), BestBatchSize(size, Ending.RATE, trials))
+    return MeasuredKind(ImageKind(side, side, guided), BestBatchSize(size, Ending.RATE, trials))
 
 
 def test_a_small_run_is_not_worth_measuring() -> None:
-    assert worth_measuring([count(512, 999)]) == []
-    assert worth_measuring([count(512, 4_999, steps=4)]) == []
-    assert worth_measuring([count(512, 500), count(768, 499)]) == []
-    assert worth_measuring([count(512, 1_000)]) == [count(512, 1).settings]
+    assert settings_to_measure([count(512, 999)]) == []
+    assert settings_to_measure([count(512, 4_999, steps=4)]) == []
+    assert settings_to_measure([count(512, 500), count(768, 499)]) == []
+    assert settings_to_measure([count(512, 1_000)]) == [count(512, 1).settings]
 
 
 def test_each_kind_with_enough_steps_is_measured_once_the_costliest_first() -> None:
@@ -52,67 +52,75 @@ def test_each_kind_with_enough_steps_is_measured_once_the_costliest_first() -> N
         count(512, 1_500, guidance=1.0),
         count(768, 10),
     ]
-    found = [(each.width, each.guidance_scale) for each in worth_measuring(counts)]
+    found = [(each.width, each.guidance_scale) for each in settings_to_measure(counts)]
     assert found == [(1024, 5.0), (512, 5.0), (512, 1.0)]
 
 
-def test_a_kind_is_enough_by_all_its_settings_together() -> None:
+def test_a_kinds_steps_are_counted_over_all_its_settings() -> None:
     counts = [count(512, 400, guidance=g) for g in (3.0, 5.0, 7.5)]
-    assert [Kind.of(each) for each in worth_measuring(counts)] == [Kind(512, 512, True)]
+    assert [ImageKind.of(each) for each in settings_to_measure(counts)] == [
+        ImageKind(512, 512, True)
+    ]
 
 
-def test_where_only_all_together_are_enough_the_costliest_is_measured() -> None:
+def test_if_only_all_kinds_together_have_enough_steps_the_costliest_is_measured() -> None:
     counts = [count(512, 900), count(1024, 300)]
     assert num_steps(counts) == 24_000
-    assert worth_measuring(counts) == [count(1024, 1).settings]
+    assert settings_to_measure(counts) == [count(1024, 1).settings]
 
 
 def test_without_a_measurement_every_kind_has_the_same_size() -> None:
-    assert BatchSizes(6).of(Kind(512, 512, True)) == BatchSizes(6).of(Kind(64, 64, False)) == 6
+    assert (
+        BatchSizes(6).of(ImageKind(512, 512, True))
+        == BatchSizes(6).of(ImageKind(64, 64, False))
+        == 6
+    )
     assert BatchSizes(6).text == "6"
 
 
-def test_what_was_measured_has_its_own_size() -> None:
-    sizes = BatchSizes.found([measured(512, 16), measured(1024, 3), measured(512, 32, False)])
-    assert sizes.most == 32
-    assert sizes.of(Kind(512, 512, True)) == 16
-    assert sizes.of(Kind(1024, 1024, True)) == 3
+def test_a_measured_kind_has_its_measured_size() -> None:
+    sizes = BatchSizes.from_measurements(
+        [measured(512, 16), measured(1024, 3), measured(512, 32, False)]
+    )
+    assert sizes.largest == 32
+    assert sizes.of(ImageKind(512, 512, True)) == 16
+    assert sizes.of(ImageKind(1024, 1024, True)) == 3
     assert sizes.text == "16 (512x512-guided), 3 (1024x1024-guided), 32 (512x512-unguided)"
 
 
 @pytest.mark.parametrize(
     ("kind", "size"),
     [
-        (Kind(1024, 1024, True), 4),
-        (Kind(1024, 1024, False), 8),
-        (Kind(768, 512, True), 8),
-        (Kind(256, 256, True), 16),
-        (Kind(4096, 4096, True), 1),
+        (ImageKind(1024, 1024, True), 4),
+        (ImageKind(1024, 1024, False), 8),
+        (ImageKind(768, 512, True), 8),
+        (ImageKind(256, 256, True), 16),
+        (ImageKind(4096, 4096, True), 1),
     ],
 )
-def test_another_kind_puts_no_more_pixels_into_a_batch(kind: Kind, size: int) -> None:
-    assert BatchSizes.found([measured(512, 16)]).of(kind) == size
+def test_an_unmeasured_kind_puts_no_more_pixels_into_a_batch(kind: ImageKind, size: int) -> None:
+    assert BatchSizes.from_measurements([measured(512, 16)]).of(kind) == size
 
 
 @given(
     width=st.integers(1, 512), height=st.integers(1, 512), guided=st.booleans(), size=st.integers(1)
 )
-def test_the_rule_stays_within_what_was_measured(
+def test_derived_sizes_stay_within_the_measured_ones(
     width: int, height: int, guided: bool, size: int
 ) -> None:
-    kind, one = Kind(8 * width, 8 * height, guided), measured(512, size)
-    found = BatchSizes.found([one]).of(kind)
+    kind, one = ImageKind(8 * width, 8 * height, guided), measured(512, size)
+    found = BatchSizes.from_measurements([one]).of(kind)
     assert 1 <= found <= size
     assert found == 1 or found * kind.weight <= size * one.kind.weight
 
 
-def test_of_several_the_nearest_is_followed() -> None:
-    sizes = BatchSizes.found([measured(1024, 2), measured(512, 32)])
-    assert sizes.of(Kind(768, 576, True)) == 16
-    assert sizes.of(Kind(960, 960, True)) == 2
+def test_an_unmeasured_kind_follows_the_most_similar_one() -> None:
+    sizes = BatchSizes.from_measurements([measured(1024, 2), measured(512, 32)])
+    assert sizes.of(ImageKind(768, 576, True)) == 16
+    assert sizes.of(ImageKind(960, 960, True)) == 2
 
 
-def test_a_record_keeps_what_was_measured_and_its_fingerprint_the_sizes(tmp_path: Path) -> None:
+def test_a_record_keeps_measurements_and_its_fingerprint_the_sizes(tmp_path: Path) -> None:
     plain = record_of(str(tmp_path))
     record = replace(plain, batch_size=16, measured=(measured(512, 16), measured(1024, 3)))
     assert RunRecord.from_json(record.to_json()) == record
@@ -120,21 +128,21 @@ def test_a_record_keeps_what_was_measured_and_its_fingerprint_the_sizes(tmp_path
     assert values["batch_size"] == 3
     assert values["trials"][1] == {"batch_size": 2, "images_per_s": 2.5, "peak_bytes": 140}
     other = replace(record, measured=(measured(512, 16), measured(1024, 4)))
-    slower = replace(measured(1024, 3), knee=BestBatchSize(3, Ending.TIME, ()))
+    slower = replace(measured(1024, 3), best=BestBatchSize(3, Ending.TIME, ()))
     assert other.fingerprint != record.fingerprint
     assert replace(record, measured=(measured(512, 16), slower)).fingerprint == record.fingerprint
 
 
-def test_a_record_from_before_there_were_measurements_is_read(tmp_path: Path) -> None:
+def test_a_record_without_measurements_is_read(tmp_path: Path) -> None:
     record = record_of(str(tmp_path))
     values = json.loads(record.to_json())
     del values["measured"]
     assert RunRecord.from_json(json.dumps(values).encode()) == record
 
 
-def test_a_measured_size_that_does_not_fit_after_all_is_halved(tmp_path: Path) -> None:
+def test_a_measured_size_that_does_not_fit_is_halved(tmp_path: Path) -> None:
     store = Store(str(tmp_path))
-    sizes = BatchSizes.found([measured(512, 16), measured(1024, 4)])
+    sizes = BatchSizes.from_measurements([measured(512, 16), measured(1024, 4)])
     working = WorkingSizes(store, sizes)
     large, small = SamplingParams(1024, 1024, 20, 5.0), SamplingParams(512, 512, 20, 5.0)
     assert (working.of(large), working.of(small)) == (4, 16)
@@ -146,7 +154,7 @@ def test_a_measured_size_that_does_not_fit_after_all_is_halved(tmp_path: Path) -
     assert (later.of(large), later.of(small)) == (2, 16)
 
 
-def test_a_size_that_is_far_too_large_is_halved_until_the_run_gets_on(tmp_path: Path) -> None:
+def test_a_size_that_is_far_too_large_is_halved_until_it_fits(tmp_path: Path) -> None:
     store, record, rows = prepare(tmp_path, [f"picture {n}" for n in range(6)])
     record = replace(record, batch_size=4_096)
     sampler = FakeSampler(fits=3)
@@ -159,18 +167,18 @@ def test_a_size_that_is_far_too_large_is_halved_until_the_run_gets_on(tmp_path: 
     assert later.of(SamplingParams(128, 96, 20, 4.5)) == 2
 
 
-def test_each_size_of_image_is_sampled_in_batches_of_its_own_size(tmp_path: Path) -> None:
+def test_each_image_size_is_sampled_at_its_own_batch_size(tmp_path: Path) -> None:
     path = tmp_path / "m.jsonl"
     sides = [64] * 9 + [128] * 5
     path.write_text("".join(json.dumps({"prompt": "p", "width": w}) + "\n" for w in sides))
     spec = job(tmp_path, path, sampling={"height": 64})
-    found = BatchSizes.found(
+    found = BatchSizes.from_measurements(
         [
-            MeasuredKind(Kind(64, 64, True), BestBatchSize(4, Ending.RATE, ())),
-            MeasuredKind(Kind(128, 64, True), BestBatchSize(2, Ending.RATE, ())),
+            MeasuredKind(ImageKind(64, 64, True), BestBatchSize(4, Ending.RATE, ())),
+            MeasuredKind(ImageKind(128, 64, True), BestBatchSize(2, Ending.RATE, ())),
         ]
     )
-    layout = check(spec, MODEL, found.most)
+    layout = check(spec, MODEL, found.largest)
     record, sampler = new_record(spec, MODEL, "cpu", found, layout), FakeSampler()
     rows = plan_part(spec, MODEL, layout, 0)
     run(Store(spec.url), record, ShardWork(0, rows), sampler)

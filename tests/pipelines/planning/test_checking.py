@@ -1,4 +1,4 @@
-"""What a bad row is told, and how good ones are read."""
+"""How rows are read, and what is reported about bad ones."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -8,7 +8,16 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from support.plans import MODEL, SIZELESS, images_by_id, job, planned, problems_of, told, write
+from support.plans import (
+    MODEL,
+    SIZELESS,
+    images_by_id,
+    job,
+    planned,
+    problems_of,
+    problems_of_rows,
+    write,
+)
 
 from nightpress.diffusion_core.models.samplers import SAMPLER_NAMES
 from nightpress.pipelines.errors import ManifestError, SpecError
@@ -20,58 +29,60 @@ SAMPLERS = "default, ddim, euler, dpmsolver++"
 @pytest.mark.parametrize(
     ("row", "problem"),
     [
-        ({"prompt": ""}, "column prompt: empty prompt"),
-        ({"prompt": " \t\u3000"}, "column prompt: empty prompt"),
-        ({"prompt": None}, "column prompt: empty prompt"),
-        ({"width": 100}, "column width: 100 is not a multiple of 8 from 8 to 16,384"),
-        ({"width": 0}, "column width: 0 is not a multiple of 8 from 8 to 16,384"),
-        ({"height": -64}, "column height: -64 is not a multiple of 8 from 8 to 16,384"),
-        ({"height": 16_392}, "column height: 16392 is not a multiple of 8 from 8 to 16,384"),
+        ({"prompt": ""}, "column prompt: the prompt is empty"),
+        ({"prompt": " \t\u3000"}, "column prompt: the prompt is empty"),
+        ({"prompt": None}, "column prompt: the prompt is empty"),
+        ({"width": 100}, "column width: 100 is not a multiple of 8 between 8 and 16,384"),
+        ({"width": 0}, "column width: 0 is not a multiple of 8 between 8 and 16,384"),
+        ({"height": -64}, "column height: -64 is not a multiple of 8 between 8 and 16,384"),
+        ({"height": 16_392}, "column height: 16392 is not a multiple of 8 between 8 and 16,384"),
         ({"width": 64.5}, "column width: 64.5 is not a whole number"),
         ({"width": "wide"}, "column width: 'wide' is not a number"),
         ({"width": "64.5"}, "column width: '64.5' is not a whole number"),
-        ({"num_images": 0}, "column num_images: 0 is not from 1 to 100,000"),
-        ({"num_images": 100_001}, "column num_images: 100001 is not from 1 to 100,000"),
-        ({"num_inference_steps": 0}, "column num_inference_steps: 0 is not from 1 to 10,000"),
-        ({"guidance_scale": -1}, "column guidance_scale: -1.0 is not a finite number from 0"),
+        ({"num_images": 0}, "column num_images: 0 is not between 1 and 100,000"),
+        ({"num_images": 100_001}, "column num_images: 100001 is not between 1 and 100,000"),
+        ({"num_inference_steps": 0}, "column num_inference_steps: 0 is not between 1 and 10,000"),
+        ({"guidance_scale": -1}, "column guidance_scale: -1.0 is not a finite number of 0 or more"),
         ({"guidance_scale": "x"}, "column guidance_scale: 'x' is not a number"),
-        ({"seed": -1}, "column seed: -1 is not from 0 to 2^53 - 1"),
+        ({"seed": -1}, "column seed: -1 is not between 0 and 2^53 - 1"),
         ({"seed": 1e30}, "column seed: 1e+30 is out of range"),
-        ({"seed": 2**53}, f"column seed: {2**53} is not from 0 to 2^53 - 1"),
+        ({"seed": 2**53}, f"column seed: {2**53} is not between 0 and 2^53 - 1"),
         (
             {"seed": 2**53 - 2, "num_images": 3},
-            f"column seed: {2**53 - 2} plus 3 images passes 2^53 - 1",
+            f"column seed: the seeds of the 3 images of this row, from {2**53 - 2} up, would "
+            "exceed 2^53 - 1",
         ),
         (
             {"scheduler": "plms"},
-            f"column scheduler: there is no sampler 'plms'; one of: {SAMPLERS}",
+            f"column scheduler: there is no sampler 'plms'; choose one of: {SAMPLERS}",
         ),
         (
             {"scheduler": "flow-euler"},
-            f"column scheduler: sampler 'flow-euler' does not fit this model; one of: {SAMPLERS}",
+            "column scheduler: sampler 'flow-euler' does not work with this model; choose one of: "
+            f"{SAMPLERS}",
         ),
-        ({"id": ""}, "column id: empty id"),
-        ({"id": "é" * 101}, "column id: 202 bytes; an id has at most 200"),
+        ({"id": ""}, "column id: the id is empty"),
+        ({"id": "é" * 101}, "column id: the id has 202 bytes, but at most 200 are allowed"),
     ],
 )
-def test_a_bad_row_is_told_with_its_place_and_what_is_allowed(
+def test_a_bad_row_is_reported_with_its_position_and_what_is_allowed(
     tmp_path: Path, row: dict[str, Any], problem: str
 ) -> None:
     good = {"prompt": "fine"} | ({"id": "other"} if "id" in row else {})
-    assert told(tmp_path, good, {"prompt": "p"} | row) == [f"m.jsonl, row 1, {problem}"]
+    assert problems_of_rows(tmp_path, good, {"prompt": "p"} | row) == [f"m.jsonl, row 1, {problem}"]
 
 
-def test_floats_that_are_no_numbers_are_told(tmp_path: Path) -> None:
+def test_nan_and_infinity_are_reported(tmp_path: Path) -> None:
     path = tmp_path / "m.parquet"
     values = pa.array([1.0, float("nan"), float("inf")])
     pq.write_table(pa.table({"prompt": ["a"] * 3, "guidance_scale": values}), path)
     assert problems_of(job(tmp_path, path)) == [
-        "m.parquet, row 1, column guidance_scale: nan is not a finite number from 0",
-        "m.parquet, row 2, column guidance_scale: inf is not a finite number from 0",
+        "m.parquet, row 1, column guidance_scale: nan is not a finite number of 0 or more",
+        "m.parquet, row 2, column guidance_scale: inf is not a finite number of 0 or more",
     ]
 
 
-def test_problems_are_in_order_and_the_first_twenty_stand_for_all(tmp_path: Path) -> None:
+def test_the_first_twenty_problems_are_reported_in_order(tmp_path: Path) -> None:
     rows = [{"prompt": "", "width": 7}] * 15
     paths = [write(tmp_path / f"{name}.csv", rows) for name in "ab"]
     with pytest.raises(ManifestError) as caught:
@@ -87,7 +98,7 @@ def test_problems_are_in_order_and_the_first_twenty_stand_for_all(tmp_path: Path
     assert str(caught.value).endswith("... and 40 more")
 
 
-def test_text_that_is_a_number_is_one(tmp_path: Path) -> None:
+def test_numbers_in_text_columns_are_read(tmp_path: Path) -> None:
     rows = [
         {
             "prompt": "p",
@@ -110,14 +121,14 @@ def test_text_that_is_a_number_is_one(tmp_path: Path) -> None:
     assert images["00000001_00"]["width"] == MODEL.width
 
 
-def test_a_single_precision_number_keeps_its_shortest_text(tmp_path: Path) -> None:
+def test_a_float32_keeps_its_shortest_decimal_form(tmp_path: Path) -> None:
     table = pa.table({"prompt": ["p"], "guidance_scale": pa.array([7.1], pa.float32())})
     pq.write_table(table, tmp_path / "m.parquet")
     _, plan = planned(job(tmp_path, tmp_path / "m.parquet"))
     assert plan["guidance_scale"].to_pylist() == [7.1]
 
 
-def test_rows_that_say_nothing_get_the_jobs_word_and_then_the_models(tmp_path: Path) -> None:
+def test_missing_settings_come_from_the_job_and_then_from_the_model(tmp_path: Path) -> None:
     rows = [{"prompt": "a", "width": 64, "scheduler": "ddim"}, {"prompt": "b"}]
     sampling = {"width": 32, "scheduler": "euler", "negative_prompt": "blur", "num_images": 2}
     _, plan = planned(job(tmp_path, write(tmp_path / "m.jsonl", rows), sampling=sampling))
@@ -131,14 +142,14 @@ def test_rows_that_say_nothing_get_the_jobs_word_and_then_the_models(tmp_path: P
     assert silent["guidance_scale"] == MODEL.guidance_scale
 
 
-def test_an_empty_negative_prompt_is_one_and_a_missing_one_is_the_jobs(tmp_path: Path) -> None:
+def test_an_empty_negative_prompt_is_kept_and_a_missing_one_is_the_jobs(tmp_path: Path) -> None:
     rows = [{"prompt": "a", "negative_prompt": ""}, {"prompt": "b"}]
     manifest = write(tmp_path / "m.jsonl", rows)
     _, plan = planned(job(tmp_path, manifest, sampling={"negative_prompt": "blur"}))
     assert plan["negative_prompt"].to_pylist() == ["", "blur"]
 
 
-def test_a_negative_prompt_needs_a_model_that_takes_one(tmp_path: Path) -> None:
+def test_a_negative_prompt_is_refused_if_the_model_takes_none(tmp_path: Path) -> None:
     model = replace(MODEL, takes_negative_prompt=False)
     manifest = write(tmp_path / "m.jsonl", [{"prompt": "a", "negative_prompt": "b"}])
     assert problems_of(job(tmp_path, manifest), model) == [
@@ -157,11 +168,12 @@ def test_a_negative_prompt_needs_a_model_that_takes_one(tmp_path: Path) -> None:
         ({"height": 20_000}, "sampling.height: 20000 is not a multiple of 8 up to 16,384"),
         (
             {"scheduler": "flow-euler"},
-            f"sampling.scheduler: 'flow-euler' does not fit this model; one of: {SAMPLERS}",
+            "sampling.scheduler: 'flow-euler' does not work with this model; choose one of: "
+            f"{SAMPLERS}",
         ),
     ],
 )
-def test_the_jobs_own_settings_must_fit_the_model(
+def test_the_jobs_defaults_must_suit_the_model(
     tmp_path: Path, sampling: dict[str, Any], message: str
 ) -> None:
     manifest = write(tmp_path / "m.jsonl", [{"prompt": "a"}])
@@ -170,15 +182,15 @@ def test_the_jobs_own_settings_must_fit_the_model(
     assert str(caught.value).startswith(message)
 
 
-def test_a_size_must_come_from_somewhere(tmp_path: Path) -> None:
+def test_a_size_must_come_from_the_row_the_job_or_the_model(tmp_path: Path) -> None:
     none = job(tmp_path, write(tmp_path / "m.jsonl", [{"prompt": "a"}]))
     with pytest.raises(SpecError, match=r"sampling\.width: not set, and neither the model nor"):
         check(none, SIZELESS)
     rows = [{"prompt": "a", "width": 64, "height": 64}, {"prompt": "b", "width": 64}]
     some = job(tmp_path, write(tmp_path / "some.jsonl", rows))
     assert problems_of(some, SIZELESS) == [
-        "some.jsonl, row 1, column height: none given, and neither the job nor the model has a "
-        "size of its own"
+        "some.jsonl, row 1, column height: no height given, and neither the job nor the model sets "
+        "a default"
     ]
     given = job(tmp_path, write(tmp_path / "given.jsonl", rows[:1]))
     assert check(given, SIZELESS).num_images == 1
@@ -199,13 +211,13 @@ def test_ids_may_be_whole_numbers(tmp_path: Path) -> None:
         assert plan["image_id"].to_pylist() == ["7_00", "12_00"]
 
 
-def test_repeated_ids_are_told_with_both_places(tmp_path: Path) -> None:
+def test_repeated_ids_are_reported_with_both_rows(tmp_path: Path) -> None:
     one = write(tmp_path / "a.csv", [{"id": "x", "prompt": "p"}, {"id": "y", "prompt": "p"}])
     two = write(tmp_path / "b.csv", [{"id": "z", "prompt": "p"}, {"id": "y", "prompt": "p"}] * 2)
     assert problems_of(job(tmp_path, [one, two])) == [
-        "b.csv, row 1, column id: id 'y' is taken by a.csv, row 1",
-        "b.csv, row 2, column id: id 'z' is taken by b.csv, row 0",
-        "b.csv, row 3, column id: id 'y' is taken by a.csv, row 1",
+        "b.csv, row 1, column id: id 'y' is already used by a.csv, row 1",
+        "b.csv, row 2, column id: id 'z' is already used by b.csv, row 0",
+        "b.csv, row 3, column id: id 'y' is already used by a.csv, row 1",
     ]
 
 
@@ -217,32 +229,32 @@ def test_many_repeated_ids_are_counted(tmp_path: Path) -> None:
     assert [problem.row for problem in caught.value.problems] == list(range(100, 120))
 
 
-def test_file_names_that_meet_are_told_with_a_hint(tmp_path: Path) -> None:
+def test_equal_file_names_are_reported_with_a_hint(tmp_path: Path) -> None:
     rows = [{"prompt": "p", "kind": "Cat"}, {"prompt": "q", "kind": "cat"}]
     manifest = write(tmp_path / "m.csv", rows)
     assert problems_of(job(tmp_path, manifest, images={"file_name": "{kind}.png"})) == [
-        "m.csv, row 1, column images.file_name: file name 'images/cat.png' is taken by m.csv, "
-        "row 0 ('images/Cat.png' differs in letter case only); put {image_id} into "
-        "images.file_name to tell them apart"
+        "m.csv, row 1, column images.file_name: file name 'images/cat.png' is already used by "
+        "m.csv, row 0 ('images/Cat.png' differs only in letter case); add {image_id} to "
+        "images.file_name to make the names unique"
     ]
     _, plan = planned(job(tmp_path, manifest, images={"file_name": "{kind}/{image_id}.png"}))
     assert plan["file"].to_pylist() == ["images/Cat/00000000_00.png", "images/cat/00000001_00.png"]
 
 
-def test_variants_with_one_name_are_told(tmp_path: Path) -> None:
+def test_variants_with_the_same_file_name_are_reported(tmp_path: Path) -> None:
     manifest = write(tmp_path / "m.csv", [{"prompt": "p", "num_images": 3}])
     problems = problems_of(job(tmp_path, manifest, images={"file_name": "{id}.png"}))
     assert len(problems) == 2
-    assert "file name 'images/00000000.png' is taken by m.csv, row 0" in problems[0]
+    assert "file name 'images/00000000.png' is already used by m.csv, row 0" in problems[0]
 
 
-def test_ids_that_look_alike_as_file_names_are_told(tmp_path: Path) -> None:
+def test_different_ids_that_give_the_same_file_name_are_reported(tmp_path: Path) -> None:
     rows = [{"id": "a/b", "prompt": "p"}, {"id": "a_b", "prompt": "p"}]
     (problem,) = problems_of(job(tmp_path, write(tmp_path / "m.csv", rows)))
-    assert "file name 'images/a_b_00.png' is taken by m.csv, row 0" in problem
+    assert "file name 'images/a_b_00.png' is already used by m.csv, row 0" in problem
 
 
-def test_hashes_that_meet_are_no_duplicates(
+def test_hash_collisions_are_not_duplicates(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
@@ -252,7 +264,7 @@ def test_hashes_that_meet_are_no_duplicates(
     assert check(job(tmp_path, write(tmp_path / "m.csv", rows)), MODEL).num_images == 200
     rows.append({"id": "199", "prompt": "p"})
     assert problems_of(job(tmp_path, write(tmp_path / "n.csv", rows))) == [
-        "n.csv, row 200, column id: id '199' is taken by n.csv, row 199"
+        "n.csv, row 200, column id: id '199' is already used by n.csv, row 199"
     ]
 
 
@@ -260,15 +272,15 @@ def _few(texts: pa.Array) -> Any:
     return np.array([len(text) for text in texts.to_pylist()], np.uint64)
 
 
-def test_overlong_file_names_are_told(tmp_path: Path) -> None:
+def test_overlong_file_names_are_reported(tmp_path: Path) -> None:
     manifest = write(tmp_path / "m.csv", [{"prompt": "猫" * 100}])
     (problem,) = problems_of(job(tmp_path, manifest, images={"file_name": "{prompt}-{id}.png"}))
-    assert "the file name would be too long; cut a value, as in {prompt:.30}" in problem
+    assert "the file name would be too long; shorten a value, as in {prompt:.30}" in problem
     fine = job(tmp_path, manifest, images={"file_name": "{prompt:.30}-{id}.png"})
     assert planned(fine)[1]["file"].to_pylist() == [f"images/{'猫' * 30}-00000000.png"]
 
 
-def test_a_sampler_takes_only_so_many_steps(tmp_path: Path) -> None:
+def test_too_many_steps_for_a_sampler_are_reported(tmp_path: Path) -> None:
     model = replace(MODEL, samplers=("euler", "lcm"), max_steps=100)
     rows = [
         {"prompt": "a", "scheduler": "lcm", "num_inference_steps": 50},
@@ -277,15 +289,17 @@ def test_a_sampler_takes_only_so_many_steps(tmp_path: Path) -> None:
     ]
     manifest = write(tmp_path / "m.csv", rows)
     assert problems_of(job(tmp_path, manifest), model) == [
-        "m.csv, row 1, column num_inference_steps: 51 steps, and lcm takes at most 50",
-        "m.csv, row 2, column num_inference_steps: 101 steps, and euler takes at most 100",
+        "m.csv, row 1, column num_inference_steps: 51 steps are more than the 50 that lcm allows",
+        "m.csv, row 2, column num_inference_steps: 101 steps are more than the 100 that "
+        "euler allows",
     ]
     spec = job(tmp_path, manifest, sampling={"num_inference_steps": 200})
-    with pytest.raises(SpecError, match=r"sampling\.num_inference_steps: 200 is more than the 100"):
+    said = r"sampling\.num_inference_steps: 200 steps are more than the 100 that the model allows"
+    with pytest.raises(SpecError, match=said):
         check(spec, model)
 
 
-def test_a_number_of_trailing_steps_that_comes_out_as_another_is_told(tmp_path: Path) -> None:
+def test_a_number_of_trailing_steps_that_diffusers_would_change_is_reported(tmp_path: Path) -> None:
     model = replace(MODEL, samplers=("euler", "euler-trailing"), max_steps=1000)
     rows = [
         {"prompt": "a", "scheduler": "euler", "num_inference_steps": 61},
@@ -294,12 +308,12 @@ def test_a_number_of_trailing_steps_that_comes_out_as_another_is_told(tmp_path: 
     ]
     manifest = write(tmp_path / "m.csv", rows)
     assert problems_of(job(tmp_path, manifest), model) == [
-        "m.csv, row 1, column num_inference_steps: 61 trailing timesteps come out as one more in "
-        "diffusers; take one more or one less"
+        "m.csv, row 1, column num_inference_steps: diffusers would make 62 trailing timesteps "
+        "instead of 61; use one step more or less"
     ]
 
 
-def test_settings_as_many_as_rows_are_told_in_part(
+def test_only_the_most_frequent_settings_are_counted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("nightpress.pipelines.planning.units.MAX_SETTINGS", 3)

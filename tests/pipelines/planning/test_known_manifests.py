@@ -1,4 +1,4 @@
-"""Manifests that people really have: their headers, their quotes, and the whole files if near."""
+"""Real manifests: their headers and quotes, and the whole files if they are available."""
 
 from pathlib import Path
 from typing import Any
@@ -56,7 +56,7 @@ def test_mlperf_captions_lose_their_quotes(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", [name for name in WHOLE if (NEARBY / name).exists()])
-def test_every_row_of_the_whole_file_is_planned(tmp_path: Path, name: str) -> None:
+def test_every_row_of_a_real_manifest_is_planned(tmp_path: Path, name: str) -> None:
     num_rows, columns = WHOLE[name]
     layout = check(job(tmp_path, NEARBY / name, columns=columns), MODEL)
     assert (layout.num_rows, layout.num_images) == (num_rows, num_rows)

@@ -1,11 +1,11 @@
-"""Which columns are settings, which are carried, and what is told of the others."""
+"""Which columns are settings, which are carried, and what is reported about the others."""
 
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from support.plans import MODEL, images_by_id, job, planned, problems_of, told, write
+from support.plans import MODEL, images_by_id, job, planned, problems_of, problems_of_rows, write
 
 DIFFUSIONDB = {"guidance_scale": "cfg", "num_inference_steps": "step"} | {
     "scheduler": {"column": "sampler", "values": {1: "ddim", 3: "euler"}}
@@ -42,10 +42,11 @@ def test_columns_of_a_diffusiondb_table_are_mapped(tmp_path: Path) -> None:
     assert images["00000001_00"]["scheduler"] == "ddim"
 
 
-def test_a_code_without_a_meaning_is_told(tmp_path: Path) -> None:
+def test_an_unknown_code_is_reported(tmp_path: Path) -> None:
     row = {"prompt": "p", "sampler": 8, "cfg": 1, "step": 1}
-    assert told(tmp_path, row, columns=DIFFUSIONDB) == [
-        "m.jsonl, row 0, column sampler: '8' has no meaning; the codes in the job file are: 1, 3"
+    assert problems_of_rows(tmp_path, row, columns=DIFFUSIONDB) == [
+        "m.jsonl, row 0, column sampler: '8' is not one of the codes in the job file's "
+        "`columns`: 1, 3"
     ]
 
 
@@ -60,16 +61,16 @@ def test_codes_may_stand_for_numbers_and_may_be_missing(tmp_path: Path) -> None:
     }
 
 
-def test_a_mapped_column_that_is_not_there_is_told(tmp_path: Path) -> None:
-    assert told(tmp_path, {"Prompt": "a", "n": 1}, columns={"prompt": "caption"}) == [
-        "m.jsonl, column caption: columns.prompt names it, and there are only: Prompt, n"
+def test_a_missing_mapped_column_is_reported(tmp_path: Path) -> None:
+    assert problems_of_rows(tmp_path, {"Prompt": "a", "n": 1}, columns={"prompt": "caption"}) == [
+        "m.jsonl, column caption: columns.prompt names it, but the columns are: Prompt, n"
     ]
 
 
-def test_a_file_without_prompts_is_told_what_it_has(tmp_path: Path) -> None:
-    (problem,) = told(tmp_path, {"Prompt": "a", "n": 1})
+def test_a_file_without_prompts_is_reported_with_its_columns(tmp_path: Path) -> None:
+    (problem,) = problems_of_rows(tmp_path, {"Prompt": "a", "n": 1})
     assert problem.startswith(
-        "m.jsonl, column prompt: every file needs it, and this one has: Prompt, n"
+        "m.jsonl, column prompt: every file needs this column, but this one has: Prompt, n"
     )
 
 
@@ -82,7 +83,7 @@ def test_a_column_can_be_kept_from_being_a_setting(tmp_path: Path) -> None:
     assert (row["manifest_width"], row["manifest_height"]) == (33, 77)
 
 
-def test_carried_columns_keep_their_values_and_give_way_in_name(tmp_path: Path) -> None:
+def test_carried_columns_keep_their_values_and_are_renamed_if_necessary(tmp_path: Path) -> None:
     rows = [{"prompt": "a", "zip": "007", "image_id": "x", "file": "y", "sha256": "z"}]
     _, plan = planned(job(tmp_path, write(tmp_path / "m.csv", rows)))
     (row,) = plan.to_pylist()
@@ -90,20 +91,18 @@ def test_carried_columns_keep_their_values_and_give_way_in_name(tmp_path: Path) 
     assert (row["manifest_image_id"], row["manifest_file"], row["manifest_sha256"]) == tuple("xyz")
 
 
-def test_a_carried_name_that_is_taken_is_told(tmp_path: Path) -> None:
-    (problem,) = told(tmp_path, {"prompt": "a", "file": "x", "manifest_file": "y"})
-    assert problem.startswith("m.jsonl, column file: it would be carried as manifest_file")
+def test_a_carried_name_that_is_taken_is_reported(tmp_path: Path) -> None:
+    (problem,) = problems_of_rows(tmp_path, {"prompt": "a", "file": "x", "manifest_file": "y"})
+    assert problem.startswith("m.jsonl, column file: it would be stored as manifest_file")
 
 
 @pytest.mark.parametrize("name", ["strength", "init_image", "control_image"])
-def test_columns_of_other_ways_to_make_images_are_refused(tmp_path: Path, name: str) -> None:
-    (problem,) = told(tmp_path, {"prompt": "a", name: "x"})
-    assert problem.startswith(
-        f"m.jsonl, column {name}: images are not made from it by this version"
-    )
+def test_conditioning_columns_are_refused(tmp_path: Path, name: str) -> None:
+    (problem,) = problems_of_rows(tmp_path, {"prompt": "a", name: "x"})
+    assert problem.startswith(f"m.jsonl, column {name}: this name is reserved for conditioning")
 
 
-def test_files_with_other_columns_share_one_plan(tmp_path: Path) -> None:
+def test_files_with_different_columns_share_one_plan(tmp_path: Path) -> None:
     one = write(tmp_path / "a.jsonl", [{"prompt": "a", "n": 1, "only_a": [1]}])
     two = write(tmp_path / "b.csv", [{"only_b": "x", "n": "07", "prompt": "b"}])
     three = write(tmp_path / "c.txt", [{"prompt": "c"}])
@@ -116,31 +115,31 @@ def test_files_with_other_columns_share_one_plan(tmp_path: Path) -> None:
     ]
 
 
-def test_ids_come_from_all_files_or_from_none(tmp_path: Path) -> None:
+def test_either_all_files_have_ids_or_none(tmp_path: Path) -> None:
     one = write(tmp_path / "a.csv", [{"prompt": "a", "id": "x"}])
     two = write(tmp_path / "b.csv", [{"prompt": "b"}])
     (problem,) = problems_of(job(tmp_path, [one, two]))
     assert problem.startswith("b.csv, column id: ")
-    assert "give all files ids, or none" in problem
+    assert "give ids to all files or none" in problem
 
 
 @pytest.mark.parametrize(
     ("name", "type_", "wanted"),
     [
-        ("prompt", pa.int64(), "prompt is text"),
-        ("width", pa.bool_(), "width is a number"),
-        ("seed", pa.struct([("a", pa.int64())]), "seed is a number"),
-        ("scheduler", pa.int8(), "scheduler is text"),
-        ("id", pa.timestamp("ms"), "id is text or whole numbers"),
+        ("prompt", pa.int64(), "prompt must be text"),
+        ("width", pa.bool_(), "width must be a number"),
+        ("seed", pa.struct([("a", pa.int64())]), "seed must be a number"),
+        ("scheduler", pa.int8(), "scheduler must be text"),
+        ("id", pa.timestamp("ms"), "id must be text or whole numbers"),
     ],
 )
-def test_a_column_of_the_wrong_type_is_told_once(
+def test_a_column_of_the_wrong_type_is_reported_once(
     tmp_path: Path, name: str, type_: pa.DataType, wanted: str
 ) -> None:
     columns = {"prompt": pa.array(["a"] * 30)} | {name: pa.nulls(30, type_)}
     pq.write_table(pa.table(columns), tmp_path / "m.parquet")
     assert problems_of(job(tmp_path, tmp_path / "m.parquet")) == [
-        f"m.parquet, column {name}: it is of type {type_}, and {wanted}"
+        f"m.parquet, column {name}: its type is {type_}, but {wanted}"
     ]
 
 

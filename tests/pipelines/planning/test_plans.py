@@ -1,4 +1,4 @@
-"""The laws of a plan: what it must be whatever the manifest's format, files and order."""
+"""What holds for every plan, whatever the manifest's format, files and order."""
 
 import json
 import pickle
@@ -90,7 +90,7 @@ def test_variants_count_up_from_the_seed_of_their_row(tmp_path: Path) -> None:
     assert images["00000001_00"]["seed"] != images["00000001_01"]["seed"]
 
 
-def test_the_runs_seed_moves_every_derived_seed_and_no_other(tmp_path: Path) -> None:
+def test_the_runs_seed_changes_derived_seeds_only(tmp_path: Path) -> None:
     manifest = write(tmp_path / "m.jsonl", [{"prompt": "a", "seed": 5}, {"prompt": "b"}])
     _, one = planned(job(tmp_path / "1", manifest, seed=1))
     _, two = planned(job(tmp_path / "2", manifest, seed=2))
@@ -133,7 +133,7 @@ def test_a_prompt_may_be_long(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("suffix", FORMATS)
-def test_other_files_of_the_same_rows_change_no_image(tmp_path: Path, suffix: str) -> None:
+def test_splitting_the_rows_into_other_files_changes_no_image(tmp_path: Path, suffix: str) -> None:
     rows = [{"prompt": f"prompt {n}", "num_images": 1 + n % 3, "n": f"{n}"} for n in range(20)]
     whole = write(tmp_path / f"whole{suffix}", rows)
     pieces = [
@@ -150,7 +150,7 @@ def test_other_files_of_the_same_rows_change_no_image(tmp_path: Path, suffix: st
 
 
 @pytest.mark.parametrize("suffix", [*FORMATS, ".txt"])
-def test_pieces_units_and_parts_of_any_size_change_no_image(
+def test_the_sizes_of_blocks_units_and_parts_change_no_image(
     tmp_path: Path, suffix: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rows = [{"prompt": f"prompt {n}", "num_images": 1 + n % 3} for n in range(300)]
@@ -163,14 +163,14 @@ def test_pieces_units_and_parts_of_any_size_change_no_image(
     monkeypatch.setattr(units, "MAX_PART_IMAGES", 50)
     monkeypatch.setattr("nightpress.pipelines.manifest.text.BLOCK_BYTES", 500)
     monkeypatch.setattr("nightpress.pipelines.manifest.files.BATCH_ROWS", 30)
-    layout, cut = planned(job(tmp_path / "cut", manifest))
+    layout, cut_into_shards = planned(job(tmp_path / "cut", manifest))
     assert len(layout.parts) > 5
     assert max(part.num_images for part in layout.parts) <= 50
-    assert images_by_id(cut, "shard") == images_by_id(whole, "shard")
+    assert images_by_id(cut_into_shards, "shard") == images_by_id(whole, "shard")
 
 
 @pytest.mark.parametrize("suffix", [".csv.gz", ".tsv.zst", ".jsonl.bz2", ".txt.gz"])
-def test_compressed_text_is_read_in_the_middle_too(
+def test_compressed_text_can_be_read_from_the_middle(
     tmp_path: Path, suffix: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("nightpress.pipelines.manifest.text.BLOCK_BYTES", 200)
@@ -185,7 +185,7 @@ def test_compressed_text_is_read_in_the_middle_too(
     assert plan["prompt"].to_pylist() == [row["prompt"] for row in rows]
 
 
-def test_images_of_equal_settings_lie_together_in_row_order(tmp_path: Path) -> None:
+def test_images_with_equal_settings_are_adjacent_and_in_row_order(tmp_path: Path) -> None:
     rows = [
         {
             "prompt": "p",
@@ -209,7 +209,7 @@ def test_images_of_equal_settings_lie_together_in_row_order(tmp_path: Path) -> N
         assert ids == sorted(ids)
 
 
-def test_a_layout_says_how_far_apart_its_images_are_in_pixels_and_steps(tmp_path: Path) -> None:
+def test_a_layouts_cost_ratio_counts_pixels_and_steps(tmp_path: Path) -> None:
     rows = [
         {"prompt": "p", "width": 64, "height": 128, "num_inference_steps": 10},
         {"prompt": "p", "width": 256, "height": 64, "num_inference_steps": 30},
@@ -233,7 +233,7 @@ def test_shards_are_numbered_over_the_parts_and_cover_every_image(
     for shard, size in enumerate(sizes):
         assert read_shard(store, layout, shard)["shard"].to_pylist() == [shard] * size
     assert plan["id"].to_pylist() == [f"{n:08d}" for n in range(60)]
-    with pytest.raises(IndexError, match="shard 10 is not among the plan's 10"):
+    with pytest.raises(IndexError, match="shard 10 does not exist; the plan has 10 shards"):
         read_shard(store, layout, 10)
 
 
@@ -276,11 +276,11 @@ def test_packed_shards_are_smaller_unless_the_job_says_so(tmp_path: Path) -> Non
     manifest = write(tmp_path / "m.parquet", rows)
     packed = {"images": {"packing": "parquet"}}
     assert check(job(tmp_path, manifest, **packed), MODEL, 6).shard_size == 258
-    told = job(tmp_path, manifest, **packed, batch={"shard_size": 900})
-    assert check(told, MODEL, 6).shard_size == 900
+    fixed = job(tmp_path, manifest, **packed, batch={"shard_size": 900})
+    assert check(fixed, MODEL, 6).shard_size == 900
 
 
-def test_one_row_may_ask_for_a_hundred_thousand_images(tmp_path: Path) -> None:
+def test_one_row_can_have_a_hundred_thousand_images(tmp_path: Path) -> None:
     rows = [{"prompt": "p" * 10_000, "num_images": 100_000, "note": "n"}] * 2
     spec = job(tmp_path, write(tmp_path / "m.parquet", rows))
     layout, store = check(spec, MODEL), Store(spec.url)
@@ -315,7 +315,7 @@ def test_planning_resumes_where_it_stopped_with_the_same_bytes(
         assert Store(torn.url).read(part.path) == Store(whole.url).read(part.path)
 
 
-def test_a_part_in_memory_is_the_part_that_is_written(tmp_path: Path) -> None:
+def test_a_part_computed_in_memory_equals_the_written_one(tmp_path: Path) -> None:
     rows = [{"prompt": f"prompt {n}", "num_images": 2, "note": f"n{n}"} for n in range(9)]
     spec = job(tmp_path, write(tmp_path / "m.parquet", rows))
     layout, plan = planned(spec)
@@ -339,7 +339,7 @@ def test_checking_writes_nothing(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["m.csv"]
 
 
-def test_a_mapper_gets_calls_that_can_be_pickled(tmp_path: Path) -> None:
+def test_a_mapper_gets_picklable_calls(tmp_path: Path) -> None:
     def mapper(function: Any, calls: Any) -> Any:
         for call in calls:
             sent = pickle.loads(pickle.dumps((function, call)))
@@ -353,7 +353,7 @@ def test_a_mapper_gets_calls_that_can_be_pickled(tmp_path: Path) -> None:
     assert read_shard(Store(spec.url), layout, 0).num_rows == 9
 
 
-def test_a_manifest_that_changed_since_its_check_is_not_written(tmp_path: Path) -> None:
+def test_a_manifest_that_changed_since_it_was_checked_is_not_planned(tmp_path: Path) -> None:
     manifest = write(tmp_path / "m.csv", [{"prompt": f"prompt {n}"} for n in range(9)])
     spec = job(tmp_path, manifest)
     layout = check(spec, MODEL)
@@ -362,22 +362,22 @@ def test_a_manifest_that_changed_since_its_check_is_not_written(tmp_path: Path) 
         list(write_plan(spec, MODEL, layout, Store(spec.url)))
 
 
-def test_parts_of_rows_too_large_for_any_part_are_single_rows() -> None:
+def test_a_row_too_large_for_a_part_gets_its_own_part() -> None:
     images = np.array([10, 100_000, 100_000, 1, 1])
     num_bytes = np.array([1, 1, 1, 1 << 30, 1])
-    assert units.cut_parts(images, num_bytes) == [(2, 100_010), (1, 100_000), (1, 1), (1, 1)]
+    assert units.split_into_parts(images, num_bytes) == [(2, 100_010), (1, 100_000), (1, 1), (1, 1)]
 
 
-def test_a_part_that_is_gone_is_told(tmp_path: Path) -> None:
+def test_a_missing_part_is_reported(tmp_path: Path) -> None:
     spec = job(tmp_path, write(tmp_path / "m.csv", [{"prompt": "p"}]))
     layout, _ = planned(spec)
     store = Store(spec.url)
     store.delete(layout.parts[0].path)
-    with pytest.raises(StoreMissing, match=r"plan/part-00000\.parquet: not there"):
+    with pytest.raises(StoreMissing, match=r"plan/part-00000\.parquet: not found"):
         read_shard(store, layout, 0)
 
 
-def test_a_manifest_and_its_plan_may_lie_on_s3(bucket: Folder, tmp_path: Path) -> None:
+def test_a_manifest_and_its_plan_can_be_on_s3(bucket: Folder, tmp_path: Path) -> None:
     rows = [{"prompt": f"prompt {n}", "num_images": 2} for n in range(50)]
     manifests = Store(f"{bucket.url}/prompts", bucket.options)
     for name, part in {"a.parquet": rows[:30], "b.csv": rows[30:]}.items():

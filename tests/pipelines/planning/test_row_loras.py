@@ -1,4 +1,4 @@
-"""The columns `lora` and `lora_scale`: what rows may say, and what a plan makes of it."""
+"""The columns `lora` and `lora_scale`: what is allowed, and how images are planned."""
 
 import json
 from collections import Counter
@@ -12,10 +12,10 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from support.plans import MODEL, images_by_id, job, planned, told, write
+from support.plans import MODEL, images_by_id, job, planned, problems_of_rows, write
 
 from nightpress.diffusion_core.sampling.request import SamplingParams
-from nightpress.pipelines.planning import PlanLayout, check, mend_plan, read_shard, units
+from nightpress.pipelines.planning import PlanLayout, check, read_shard, rewrite_plan_part, units
 from nightpress.pipelines.records import LATER_IN_PLANS, PLAN_SCHEMA
 from nightpress.pipelines.shards.batching import PlannedImage, batches, planned_images
 from nightpress.pipelines.storage import Store
@@ -27,7 +27,7 @@ Adapter = tuple[str | None, float | None]
 
 
 def loras_of(tmp_path: Path, *rows: dict[str, Any], suffix: str = ".jsonl") -> list[Adapter]:
-    """What the plan has for each row, in the manifest's order."""
+    """The plan's values for each row, in the manifest's order."""
     manifest = write(tmp_path / f"m{suffix}", rows)
     _, plan = planned(job(tmp_path, manifest, model=LORAS))
     images = images_by_id(plan)
@@ -35,9 +35,7 @@ def loras_of(tmp_path: Path, *rows: dict[str, Any], suffix: str = ".jsonl") -> l
 
 
 @pytest.mark.parametrize("suffix", [".jsonl", ".parquet", ".csv", ".tsv"])
-def test_a_row_has_the_lora_that_it_names_with_its_scale_or_the_lora_s(
-    tmp_path: Path, suffix: str
-) -> None:
+def test_a_row_gets_its_lora_with_its_own_scale_or_the_loras(tmp_path: Path, suffix: str) -> None:
     rows: list[dict[str, Any]] = [
         {"prompt": "a", "lora": "ink", "lora_scale": None},
         {"prompt": "b", "lora": "clay", "lora_scale": 0.25},
@@ -58,11 +56,11 @@ def test_a_row_has_the_lora_that_it_names_with_its_scale_or_the_lora_s(
     ]
 
 
-def test_a_job_with_loras_that_no_column_names_is_one_without(tmp_path: Path) -> None:
+def test_row_loras_without_a_lora_column_are_not_used(tmp_path: Path) -> None:
     assert loras_of(tmp_path, {"prompt": "a"}, {"prompt": "b"}) == [(None, None)] * 2
 
 
-def test_an_empty_column_asks_for_nothing_where_the_job_has_no_loras(tmp_path: Path) -> None:
+def test_an_empty_lora_column_is_fine_in_a_job_without_loras(tmp_path: Path) -> None:
     rows = [{"prompt": "a", "lora": None}, {"prompt": "b", "lora": " "}]
     _, plan = planned(job(tmp_path, write(tmp_path / "m.jsonl", rows)))
     assert plan["lora"].null_count == 2
@@ -73,35 +71,34 @@ def test_an_empty_column_asks_for_nothing_where_the_job_has_no_loras(tmp_path: P
     [
         (
             {"lora": "oil"},
-            "column lora: there is no LoRA 'oil' in model.row_loras; one of: ink, clay",
+            "column lora: model.row_loras has no LoRA 'oil'; choose one of: ink, clay",
         ),
-        ({"lora_scale": 0.5}, "column lora_scale: 0.5 is a scale, and the row has no LoRA"),
+        ({"lora_scale": 0.5}, "column lora_scale: the scale is 0.5, but the row has no LoRA"),
         (
             {"lora": "", "lora_scale": 1},
-            "column lora_scale: 1 is a scale, and the row has no LoRA",
+            "column lora_scale: the scale is 1, but the row has no LoRA",
         ),
         (
             {"lora": "ink", "lora_scale": float("inf")},
             "column lora_scale: inf is not a finite number",
         ),
         ({"lora": "ink", "lora_scale": "much"}, "column lora_scale: 'much' is not a number"),
-        ({"lora": 7}, "column lora: it is of type int64, and lora is text"),
+        ({"lora": 7}, "column lora: its type is int64, but lora must be text"),
     ],
 )
-def test_what_no_lora_can_be_made_of_is_told(
-    tmp_path: Path, row: dict[str, Any], problem: str
-) -> None:
-    (found,) = told(tmp_path, {"prompt": "p", **row}, model=LORAS)
+def test_invalid_loras_are_reported(tmp_path: Path, row: dict[str, Any], problem: str) -> None:
+    (found,) = problems_of_rows(tmp_path, {"prompt": "p", **row}, model=LORAS)
     assert found.endswith(problem)
 
 
-def test_a_row_that_names_a_lora_of_a_job_that_has_none_is_told(tmp_path: Path) -> None:
-    assert told(tmp_path, {"prompt": "p", "lora": "ink"}) == [
-        "m.jsonl, row 0, column lora: LoRA 'ink', and the job has no model.row_loras"
+def test_naming_a_lora_in_a_job_without_loras_is_reported(tmp_path: Path) -> None:
+    assert problems_of_rows(tmp_path, {"prompt": "p", "lora": "ink"}) == [
+        "m.jsonl, row 0, column lora: LoRA 'ink' cannot be used, because the job has no "
+        "model.row_loras"
     ]
 
 
-def test_other_names_and_codes_are_mapped(tmp_path: Path) -> None:
+def test_lora_columns_can_be_mapped_and_coded(tmp_path: Path) -> None:
     columns = {
         "lora": {"column": "style", "values": {0: "", 1: "ink", 2: "clay"}},
         "lora_scale": "strength_of_style",
@@ -125,7 +122,7 @@ def test_other_names_and_codes_are_mapped(tmp_path: Path) -> None:
     assert plan["lora"].to_pylist() == [None]
 
 
-def test_a_file_name_may_have_the_lora_in_it(tmp_path: Path) -> None:
+def test_a_file_name_can_contain_the_lora(tmp_path: Path) -> None:
     rows = [{"prompt": "a", "lora": "ink"}, {"prompt": "b"}]
     spec = job(
         tmp_path,
@@ -138,7 +135,7 @@ def test_a_file_name_may_have_the_lora_in_it(tmp_path: Path) -> None:
 
 
 def mixed(num_rows: int, seed: int = 3) -> list[dict[str, Any]]:
-    """Rows of two sizes, two samplers, two LoRAs or none, in no order."""
+    """Rows with two sizes, two samplers, and two LoRAs or none, in random order."""
     random = np.random.default_rng(seed)
     return [
         {
@@ -152,9 +149,9 @@ def mixed(num_rows: int, seed: int = 3) -> list[dict[str, Any]]:
 
 
 def adapters(images: list[PlannedImage]) -> list[Adapter]:
-    """Those that consecutive images work with, less repetitions."""
-    told = [(image.lora, image.lora_scale) for image in images]
-    return [told[0], *(now for before, now in pairwise(told) if now != before)]
+    """The LoRAs of consecutive images, without repetitions."""
+    loras = [(image.lora, image.lora_scale) for image in images]
+    return [loras[0], *(now for before, now in pairwise(loras) if now != before)]
 
 
 def plan_of(folder: Path, rows: list[dict[str, Any]], size: int) -> list[PlannedImage]:
@@ -162,7 +159,7 @@ def plan_of(folder: Path, rows: list[dict[str, Any]], size: int) -> list[Planned
     return planned_images(planned(job(folder, manifest, model=LORAS), MODEL, size)[1])
 
 
-def test_a_plan_goes_once_through_the_loras_and_once_back_with_what_is_left(
+def test_a_part_goes_through_the_loras_once_and_back_with_the_leftovers(
     tmp_path: Path,
 ) -> None:
     images = plan_of(tmp_path, mixed(300), 8)
@@ -174,7 +171,7 @@ def test_a_plan_goes_once_through_the_loras_and_once_back_with_what_is_left(
     assert adapters(plan_of(tmp_path / "whole", same, 8)) == [none, ink, clay]
 
 
-def test_over_many_shards_a_lora_is_begun_at_most_twice_in_a_part(
+def test_over_many_shards_a_part_switches_to_a_lora_at_most_twice(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(units, "MAX_PART_IMAGES", 150)
@@ -197,7 +194,7 @@ def test_over_many_shards_a_lora_is_begun_at_most_twice_in_a_part(
 
 
 @given(st.lists(st.tuples(st.integers(0, 2), st.integers(0, 3)), min_size=1, max_size=40))
-def test_a_shard_takes_up_each_lora_once(rows: list[tuple[int, int]]) -> None:
+def test_a_shard_switches_to_each_lora_once(rows: list[tuple[int, int]]) -> None:
     images = [
         PlannedImage(
             image_id=f"{n}_00",
@@ -225,7 +222,7 @@ def test_a_shard_takes_up_each_lora_once(rows: list[tuple[int, int]]) -> None:
     assert len(taken_up) == len(set(taken_up))
 
 
-def test_settings_that_differ_in_the_lora_alone_are_counted_apart(tmp_path: Path) -> None:
+def test_settings_that_differ_only_in_the_lora_are_counted_separately(tmp_path: Path) -> None:
     rows = [
         {"prompt": "a", "lora": "ink"},
         {"prompt": "b", "lora": "ink", "lora_scale": 0.5, "num_images": 2},
@@ -247,7 +244,7 @@ def test_the_layout_of_an_older_run_is_read(tmp_path: Path) -> None:
     assert again.batches[0].settings == SamplingParams(128, 96, 20, 4.5, "default", None, None)
 
 
-def test_the_plan_of_an_older_run_is_read_and_mended(tmp_path: Path) -> None:
+def test_the_plan_of_an_older_run_is_read_and_rewritten(tmp_path: Path) -> None:
     spec = job(tmp_path, write(tmp_path / "m.jsonl", [{"prompt": "a", "mood": "calm"}] * 3))
     layout, plan = planned(spec)
     assert plan.schema.names == [*PLAN_SCHEMA.names, "mood"]
@@ -258,11 +255,11 @@ def test_the_plan_of_an_older_run_is_read_and_mended(tmp_path: Path) -> None:
     )
     assert older.equals(plan)
     assert planned_images(older)[0].lora is None
-    mend_plan(spec, MODEL, layout, Store(spec.url), 0)
+    rewrite_plan_part(spec, MODEL, layout, Store(spec.url), 0)
     assert set(pq.read_schema(path).names) >= LATER_IN_PLANS
 
 
-def test_what_an_older_plan_carries_under_a_name_of_today_is_renamed(tmp_path: Path) -> None:
+def test_an_older_plans_carried_column_with_a_name_now_taken_is_renamed(tmp_path: Path) -> None:
     spec = job(tmp_path, write(tmp_path / "m.jsonl", [{"prompt": "a", "speed": "calm"}] * 3))
     layout, plan = planned(spec)
     path = Path(spec.url, layout.parts[0].path)

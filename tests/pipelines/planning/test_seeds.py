@@ -1,4 +1,4 @@
-"""The hashes and seeds that every run depends on."""
+"""The hashes and seeds, which must never change."""
 
 import numpy as np
 import pyarrow as pa
@@ -37,7 +37,7 @@ def hash_by_hand(text: str, seed: int) -> int:
     return state
 
 
-def test_the_finaliser_is_that_of_splitmix64() -> None:
+def test_mix64_is_the_finaliser_of_splitmix64() -> None:
     # the first outputs of splitmix64 seeded with 0, as published with the generator
     states = np.arange(1, 4, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)
     assert [f"{value:016x}" for value in mix64(states)] == [
@@ -58,7 +58,7 @@ def test_seeds_never_change() -> None:
 
 
 @given(st.lists(st.text()), st.integers(0, MAX_SEED))
-def test_columns_hash_as_single_strings_do(texts: list[str], seed: int) -> None:
+def test_a_column_hashes_like_its_single_strings(texts: list[str], seed: int) -> None:
     expected = [hash_by_hand(text, seed) for text in texts]
     assert hash64(pa.array(texts, pa.string()), seed).tolist() == expected
 
@@ -69,11 +69,11 @@ def test_a_slice_of_a_column_hashes_like_a_copy_of_it(texts: list[str]) -> None:
     assert hash64(whole[1:-1], 3).tolist() == hash64(pa.array(texts[1:-1], pa.string()), 3).tolist()
 
 
-def test_zero_bytes_at_the_end_count() -> None:
+def test_trailing_zero_bytes_change_the_hash() -> None:
     assert len(set(hash64(pa.array(["", "\0", "\0\0", "\0" * 8, "\0" * 9]), 0).tolist())) == 5
 
 
-def test_a_hundred_thousand_row_numbers_have_different_seeds_within_bounds() -> None:
+def test_a_hundred_thousand_row_numbers_have_distinct_seeds_within_bounds() -> None:
     hashes = hash64(pa.array([f"{number:08d}" for number in range(100_000)]), 0)
     seeds = derive_seeds(hashes, np.zeros(100_000, np.int64))
     assert len(np.unique(seeds)) == 100_000

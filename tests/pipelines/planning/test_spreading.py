@@ -1,10 +1,10 @@
-"""Names that are spread over folders: what they are made of, and what they leave as it is."""
+"""`{spread}` in file names: which folders it gives, and what it does not change."""
 
 from pathlib import Path
 from typing import Any
 
 import pytest
-from support.plans import MODEL, images_by_id, job, planned, told, write
+from support.plans import MODEL, images_by_id, job, planned, problems_of_rows, write
 
 from nightpress.pipelines.planning import check, units
 from nightpress.pipelines.planning import checking as checking_module
@@ -18,7 +18,7 @@ def rows(number: int, **each: Any) -> list[dict[str, Any]]:
     return [{"prompt": f"prompt {n}", **each} for n in range(number)]
 
 
-def test_the_folder_tells_in_which_thousand_a_row_stands(tmp_path: Path) -> None:
+def test_spread_folders_change_every_thousand_rows(tmp_path: Path) -> None:
     manifest = write(tmp_path / "m.parquet", rows(2_100))
     _, plan = planned(job(tmp_path, manifest, images=SPREAD))
     files = plan["file"].to_pylist()
@@ -27,14 +27,14 @@ def test_the_folder_tells_in_which_thousand_a_row_stands(tmp_path: Path) -> None
     assert files[-1] == "images/40/00002099_00.png"
 
 
-def test_one_digit_is_sixteen_folders(tmp_path: Path) -> None:
+def test_one_digit_gives_sixteen_folders(tmp_path: Path) -> None:
     manifest = write(tmp_path / "m.parquet", rows(1_001))
     images = {"file_name": "{spread:.1}-{image_id}.png"}
     _, plan = planned(job(tmp_path, manifest, images=images))
     assert plan["file"].to_pylist()[-1] == "images/8-00001000_00.png"
 
 
-def test_spreading_changes_names_and_nothing_else(tmp_path: Path) -> None:
+def test_spread_changes_only_file_names(tmp_path: Path) -> None:
     manifest = write(tmp_path / "m.jsonl", rows(1_100, num_images=3))
     _, plain = planned(job(tmp_path / "plain", manifest))
     _, apart = planned(job(tmp_path / "apart", manifest, images=SPREAD))
@@ -45,7 +45,7 @@ def test_spreading_changes_names_and_nothing_else(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("batch", [{"shard_size": 7}, {"shard_size": 512}, {}])
-def test_neither_shards_nor_batches_nor_files_move_a_name(
+def test_spread_folders_do_not_depend_on_shards_batches_or_files(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, batch: dict[str, int]
 ) -> None:
     mixed = [{**row, "width": 64 + 8 * (n % 3)} for n, row in enumerate(rows(2_500))]
@@ -59,37 +59,39 @@ def test_neither_shards_nor_batches_nor_files_move_a_name(
     assert images_by_id(plan, "shard") == images_by_id(wanted, "shard")
 
 
-def test_a_column_of_that_name_goes_before(tmp_path: Path) -> None:
+def test_a_manifest_column_named_spread_takes_precedence(tmp_path: Path) -> None:
     manifest = write(tmp_path / "m.jsonl", [{"prompt": "p", "spread": "wide"}])
     _, plan = planned(job(tmp_path, manifest, images=SPREAD))
     assert plan["file"].to_pylist() == ["images/wide/00000000_00.png"]
     assert plan["spread"].to_pylist() == ["wide"]
 
 
-def test_a_column_of_that_name_which_no_file_is_called_by_is_carried(tmp_path: Path) -> None:
+def test_a_spread_column_that_no_file_name_uses_is_carried(tmp_path: Path) -> None:
     manifest = write(tmp_path / "m.jsonl", [{"prompt": "p", "spread": "wide"}])
     _, plan = planned(job(tmp_path, manifest))
     assert plan["spread"].to_pylist() == ["wide"]
     assert plan["file"].to_pylist() == ["images/00000000_00.png"]
 
 
-def test_a_folder_alone_does_not_tell_images_apart(tmp_path: Path) -> None:
+def test_a_spread_folder_does_not_make_names_unique(tmp_path: Path) -> None:
     images = {"file_name": "{spread}/cat.png"}
-    (problem,) = told(tmp_path, {"prompt": "a"}, {"prompt": "b"}, images=images)
-    assert "file name 'images/00/cat.png' is taken by" in problem
+    (problem,) = problems_of_rows(tmp_path, {"prompt": "a"}, {"prompt": "b"}, images=images)
+    assert "file name 'images/00/cat.png' is already used by" in problem
 
 
-def test_long_names_are_told_with_their_folder(tmp_path: Path) -> None:
+def test_a_names_length_includes_its_spread_folder(tmp_path: Path) -> None:
     long = "x" * 80
     row = {"prompt": "p", "a": long, "b": long, "c": long}
-    (problem,) = told(tmp_path, row, images={"file_name": "{spread}/{a}{b}{c}{image_id}.png"})
+    (problem,) = problems_of_rows(
+        tmp_path, row, images={"file_name": "{spread}/{a}{b}{c}{image_id}.png"}
+    )
     assert "the file name would be too long" in problem
 
 
-def test_names_of_row_numbers_are_not_compared(
+def test_names_made_of_row_numbers_are_not_compared(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Comparing costs time and memory for each of millions; it is for names that may repeat."""
+    """Comparing millions of names costs time and memory, and is needed only if they can repeat."""
     planners: list[Planner] = []
     plain = checking_module.Planner
 
@@ -112,7 +114,7 @@ def test_names_of_row_numbers_are_not_compared(
     assert found == [True, True, False, False, False]
 
 
-def test_another_folder_rule_is_another_run(tmp_path: Path) -> None:
+def test_another_spread_is_another_run(tmp_path: Path) -> None:
     manifest = write(tmp_path / "m.jsonl", rows(1))
     plain, apart = job(tmp_path, manifest), job(tmp_path, manifest, images=SPREAD)
     assert [change.field for change in plain.changes(apart)] == ["images.file_name"]

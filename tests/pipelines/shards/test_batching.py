@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support.plans import MODEL, job, planned, write
 
-from nightpress.pipelines.planning import check, cut, units
-from nightpress.pipelines.planning.images import whole_batches_first
+from nightpress.pipelines.planning import check, cut_into_shards, units
+from nightpress.pipelines.planning.images import full_batches_first
 from nightpress.pipelines.shards.batching import PlannedImage, batches, planned_images
 
 SIZES = ((64, 64), (128, 64), (64, 128), (128, 128), (192, 128), (256, 256))
@@ -109,7 +109,7 @@ def test_a_part_takes_up_each_lora_twice_at_most_and_its_shards_hold_whole_batch
 def test_whole_batches_come_first_and_every_image_once(groups: list[int], size: int) -> None:
     _, ranked = np.unique(groups, return_inverse=True)
     ranked = np.sort(ranked)
-    order = whole_batches_first(ranked, size)
+    order = full_batches_first(ranked, size)
     assert sorted(order) == list(range(len(groups)))
     counts = np.bincount(ranked)
     num_whole = int((counts // size * size).sum())
@@ -158,10 +158,10 @@ def test_whole_batches_of_a_plan_are_those_of_what_may_share_them(tmp_path: Path
 
 def test_a_plan_cut_for_another_batch_is_the_plan_that_was_checked_for_it(tmp_path: Path) -> None:
     spec = job(tmp_path, write(tmp_path / "m.jsonl", mixed(5_000)), model=ROW_LORAS)
-    assert cut(spec, check(spec, MODEL), 12) == check(spec, MODEL, 12)
+    assert cut_into_shards(spec, check(spec, MODEL), 12) == check(spec, MODEL, 12)
     fixed = job(tmp_path, tmp_path / "m.jsonl", model=ROW_LORAS, batch={"shard_size": 7})
-    assert cut(fixed, check(fixed, MODEL), 12) == check(fixed, MODEL, 12)
-    assert cut(fixed, check(fixed, MODEL), 12).shard_size == 7
+    assert cut_into_shards(fixed, check(fixed, MODEL), 12) == check(fixed, MODEL, 12)
+    assert cut_into_shards(fixed, check(fixed, MODEL), 12).shard_size == 7
 
 
 def test_a_batch_size_may_shrink_from_one_batch_to_the_next(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""How many requests a look into a bucket costs, counted on a bucket in memory."""
+"""How many requests it takes to list or check objects, counted on a bucket in memory."""
 
 import os
 from bisect import bisect_right
@@ -19,13 +19,13 @@ FAST = RetryPolicy(attempts=30, first_wait_s=0.001, longest_wait_s=0.002)
 
 
 class Bucket:
-    """What s3fs is asked for, answered from memory."""
+    """A stand-in for s3fs that answers from memory."""
 
     protocol = ("s3", "s3a")
 
     def __init__(self, paths: Sequence[str]) -> None:
         self.keys = sorted(f"runs/night/{path}" for path in paths)
-        self.questions: list[str] = []
+        self.requests: list[str] = []
         self.failing = 0
 
     def split_path(self, path: str) -> tuple[str, str, None]:
@@ -33,7 +33,7 @@ class Bucket:
         return bucket, key, None
 
     def info(self, path: str) -> dict[str, Any]:
-        self.questions.append("HEAD")
+        self.requests.append("HEAD")
         if path.partition("/")[2] not in self.keys:
             raise FileNotFoundError(path)
         return {"size": 1, "type": "file"}
@@ -47,7 +47,7 @@ class Bucket:
         ContinuationToken: str = "",  # noqa: N803
         **_: str,
     ) -> dict[str, Any]:
-        self.questions.append(method)
+        self.requests.append(method)
         if self.failing:
             self.failing -= 1
             raise TimeoutError("the bucket is busy")
@@ -72,29 +72,29 @@ def name(number: int) -> str:
     return f"images/{number:08d}_00.png"
 
 
-def test_a_shard_of_a_mixed_manifest_is_looked_up_by_listing_it_alone() -> None:
-    """Of six formats in turn, a shard holds every sixth name of 3,000."""
+def test_listing_covers_only_the_pages_of_a_mixed_shard() -> None:
+    """With six image sizes in turn, a shard holds every sixth of 3,000 names."""
     bucket = Bucket([name(n) for n in range(20_000)])
     shard = [name(n) for n in range(6_000, 9_000, 6)]
     assert store_of(bucket).present(shard) == set(shard)
-    assert bucket.questions == ["list_objects_v2"] * 3
+    assert bucket.requests == ["list_objects_v2"] * 3
 
 
-def test_a_shard_whose_names_span_more_pages_is_listed_to_its_end() -> None:
-    """Half of it is missing, as when a run was stopped."""
+def test_a_half_finished_shard_is_listed_to_its_end() -> None:
+    """Half of its images are missing, as after an interruption."""
     bucket = Bucket([name(n) for n in range(12_000) if n % 12])
     shard = [name(n) for n in range(0, 12_000, 6)][:1000]
     there = {path for path in shard if f"runs/night/{path}" in bucket.keys}
     assert len(there) == 500
     assert store_of(bucket).present(shard) == there
-    assert bucket.questions == ["list_objects_v2"] * 6
+    assert bucket.requests == ["list_objects_v2"] * 6
 
 
-def test_gaps_between_the_names_of_a_shard_cost_nothing() -> None:
+def test_gaps_between_a_shards_names_cost_no_requests() -> None:
     bucket = Bucket([name(n) for n in range(60_000)])
     shard = [name(start + n) for start in (0, 30_000, 59_000) for n in range(100)]
     assert store_of(bucket).present([*shard, name(70_000)]) == set(shard)
-    assert bucket.questions == ["list_objects_v2"] * 3
+    assert bucket.requests == ["list_objects_v2"] * 3
 
 
 def spread_name(number: int) -> str:
@@ -112,52 +112,52 @@ def spread_name(number: int) -> str:
     ],
     ids=["two folders", "three folders", "six settings", "eighteen settings"],
 )
-def test_spreading_names_costs_a_listing_more_at_most(shard: range) -> None:
+def test_spread_names_cost_at_most_one_more_listing(shard: range) -> None:
     num_listings = []
     for name_of in (name, spread_name):
         bucket = Bucket([name_of(n) for n in range(shard.start - 3_000, shard.stop + 3_000)])
         wanted = [name_of(n) for n in shard]
         assert store_of(bucket).present(wanted) == set(wanted)
-        assert set(bucket.questions) == {"list_objects_v2"}
-        num_listings.append(len(bucket.questions))
+        assert set(bucket.requests) == {"list_objects_v2"}
+        num_listings.append(len(bucket.requests))
     plain, apart = num_listings
     assert plain <= -(-(shard.stop - shard.start) // 1000)
     assert apart <= plain + 1
 
 
-def test_a_sparse_folder_is_asked_for_alone_and_a_dense_one_is_listed() -> None:
+def test_a_sparse_folder_is_checked_singly_and_a_dense_one_listed() -> None:
     every = [f"images/{folder}/{n:06d}.png" for folder in ("a", "b") for n in range(20_000)]
     wanted = [*every[:20_000:200], *every[30_000:30_900]]
     bucket = Bucket(every)
     assert store_of(bucket).present([*wanted, "images/a/none.png"]) == set(wanted)
-    assert bucket.questions.count("list_objects_v2") == 2
-    assert bucket.questions.count("HEAD") <= 100
+    assert bucket.requests.count("list_objects_v2") == 2
+    assert bucket.requests.count("HEAD") <= 100
 
 
-def test_names_that_lie_far_apart_are_asked_for_alone() -> None:
+def test_names_that_are_far_apart_are_checked_singly() -> None:
     bucket = Bucket([name(n) for n in range(100_000)])
     shard = [name(n) for n in range(0, 100_000, 400)]
     missing = name(100_001)
     assert store_of(bucket).present([*shard, missing]) == set(shard)
-    assert bucket.questions.count("list_objects_v2") == 1
-    assert bucket.questions.count("HEAD") <= len(shard)
+    assert bucket.requests.count("list_objects_v2") == 1
+    assert bucket.requests.count("HEAD") <= len(shard)
 
 
 @pytest.mark.parametrize("wanted", [[], [name(7)], [name(7), name(12)]])
-def test_few_names_are_one_request_or_none(wanted: list[str]) -> None:
+def test_few_names_take_one_request_or_none(wanted: list[str]) -> None:
     bucket = Bucket([name(n) for n in range(5_000)])
     assert store_of(bucket).present(wanted) == set(wanted)
-    assert len(bucket.questions) == bool(wanted)
+    assert len(bucket.requests) == bool(wanted)
 
 
-def test_a_listing_comes_page_by_page_and_each_is_tried_again() -> None:
+def test_a_listing_comes_page_by_page_and_each_page_is_retried() -> None:
     paths = [name(n) for n in range(3_500)]
     bucket = Bucket([*paths, "images/", "images2/other.png", "run.json"])
     store, sizes = store_of(bucket), []
     for page in store.pages("images"):
         sizes.append(len(page))
         bucket.failing = 20
-    assert sizes == [999, 1000, 1000, 501]  # a folder's marker is no object
+    assert sizes == [999, 1000, 1000, 501]  # the folder's marker is not an object
     assert list(store.list("images")) == paths
     assert len(list(store.list())) == len(paths) + 2
 
@@ -170,7 +170,7 @@ def files(folder: Path) -> Iterator[str]:
         yield path.relative_to(folder).as_posix()
 
 
-def test_the_pages_of_a_local_folder_are_its_files_and_nothing_else(tmp_path: Path) -> None:
+def test_the_pages_of_a_local_folder_are_exactly_its_files(tmp_path: Path) -> None:
     there = set(files(tmp_path))
     for other in (PARTIAL_FOLDER, "elsewhere"):
         (tmp_path / other).mkdir()

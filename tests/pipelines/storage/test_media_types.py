@@ -1,9 +1,9 @@
-"""The media types that object stores are told."""
+"""The media types sent to object stores."""
 
 import pytest
 
 from nightpress.pipelines.job.sections import ImagesSpec
-from nightpress.pipelines.storage.drivers import Place
+from nightpress.pipelines.storage.drivers import StoreLocation
 
 
 @pytest.mark.parametrize(
@@ -15,19 +15,19 @@ from nightpress.pipelines.storage.drivers import Place
         ("metadata/shard-00000.parquet", "application/vnd.apache.parquet"),
     ],
 )
-def test_a_browser_is_told_what_an_object_is(path: str, media_type: str) -> None:
-    assert Place("s3://press/runs", {}).write_options(path) == {"ContentType": media_type}
+def test_objects_are_written_with_their_media_type(path: str, media_type: str) -> None:
+    assert StoreLocation("s3://press/runs", {}).write_options(path) == {"ContentType": media_type}
 
 
 @pytest.mark.parametrize("image_format", ["png", "webp", "jpeg"])
 def test_every_image_format_has_a_media_type(image_format: str) -> None:
     name = f"images/cat.{ImagesSpec.model_validate({'format': image_format}).suffix}"
-    options = Place("s3a://press/runs", {}).write_options(name)
+    options = StoreLocation("s3a://press/runs", {}).write_options(name)
     assert options == {"ContentType": f"image/{image_format}"}
 
 
 @pytest.mark.parametrize(
     ("url", "path"), [("s3://press", "plan/part"), ("memory://press", "a.png")]
 )
-def test_nothing_is_said_where_nothing_is_known_or_kept(url: str, path: str) -> None:
-    assert Place(url, {}).write_options(path) == {}
+def test_no_media_type_is_sent_if_unknown_or_not_stored(url: str, path: str) -> None:
+    assert StoreLocation(url, {}).write_options(path) == {}

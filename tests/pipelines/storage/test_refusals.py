@@ -1,4 +1,4 @@
-"""What a person reads when a store cannot be used: one line, the place, and no credential."""
+"""Messages for stores that cannot be used: one line with the URL and without credentials."""
 
 import json
 import subprocess
@@ -15,7 +15,7 @@ from support.servers import Folder, Server
 
 from nightpress.pipelines.errors import StoreDenied, StoreError
 from nightpress.pipelines.storage import RetryPolicy, Store, find
-from nightpress.pipelines.storage.drivers import Place, explain
+from nightpress.pipelines.storage.drivers import StoreLocation, store_error_for
 
 SECRET = "a-wrong-but-still-secret-value"
 
@@ -30,7 +30,7 @@ def refusal(store: Store) -> str:
     return message
 
 
-def test_nobody_at_the_endpoint(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_endpoint_where_nothing_listens(monkeypatch: pytest.MonkeyPatch) -> None:
     (port,) = servers.free_ports(1)
     endpoint = f"http://127.0.0.1:{port}"
     message = refusal(Store("s3://press/run", {"s3": {"endpoint_url": endpoint}}))
@@ -39,7 +39,7 @@ def test_nobody_at_the_endpoint(monkeypatch: pytest.MonkeyPatch) -> None:
     assert refusal(Store("s3://press/run")) == message
 
 
-def test_an_endpoint_that_hangs_up_is_no_wrong_endpoint() -> None:
+def test_an_endpoint_that_resets_connections_is_not_called_wrong() -> None:
     with proxy("http://127.0.0.1:9") as faulty:
         faulty.order("GET", [Trouble.LOST_REQUEST] * 20)
         with pytest.raises(StoreError) as caught:
@@ -49,25 +49,25 @@ def test_an_endpoint_that_hangs_up_is_no_wrong_endpoint() -> None:
     assert str(caught.value) == said
 
 
-def test_no_such_host() -> None:
+def test_an_unknown_host() -> None:
     options = {"s3": {"endpoint_url": "http://store.invalid:9000"}}
     message = refusal(Store("s3://press/run", options))
     assert "cannot reach http://store.invalid:9000" in message
 
 
-def test_an_endpoint_that_is_no_url() -> None:
+def test_an_endpoint_that_is_not_a_url() -> None:
     message = refusal(Store("s3://press/run", {"s3": {"endpoint_url": "127.0.0.1:9000"}}))
     assert "endpoint_url '127.0.0.1:9000' must begin with http:// or https://" in message
 
 
-def test_an_endpoint_with_a_password_in_it() -> None:
+def test_an_endpoint_that_contains_a_password() -> None:
     options = {"s3": {"endpoint_url": f"http://me:{SECRET}@127.0.0.1:9"}}
     message = refusal(Store("s3://press/run", options))
-    assert "endpoint_url 'http://127.0.0.1:9' holds more than an address" in message
+    assert "endpoint_url must be an address alone, such as 'http://127.0.0.1:9'" in message
 
 
 @pytest.mark.parametrize("server", ["seaweed", "moto_s3", "rclone_s3"])
-def test_no_such_bucket(server: str, request: pytest.FixtureRequest) -> None:
+def test_a_missing_bucket(server: str, request: pytest.FixtureRequest) -> None:
     running: Server = request.getfixturevalue(server)
     message = refusal(Store("s3://nobody-made-this/run", running.options))
     expected = f"s3://nobody-made-this/run: {running.endpoint} has no bucket 'nobody-made-this'"
@@ -82,7 +82,7 @@ def test_wrong_credentials(
     folder: Folder = request.getfixturevalue(server).folder()
     monkeypatch.setenv(variable, SECRET)
     message = refusal(Store(f"{folder.url}/run", folder.options))
-    assert "does not accept the credentials" in message
+    assert "rejects the credentials" in message
     assert "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY in the environment" in message
 
 
@@ -94,13 +94,13 @@ def test_no_credentials(bucket: Folder, monkeypatch: pytest.MonkeyPatch) -> None
     assert "looked for in AWS_ACCESS_KEY_ID" in message
 
 
-def test_no_such_profile(bucket: Folder) -> None:
+def test_an_unknown_profile(bucket: Folder) -> None:
     options = {"s3": {**bucket.options["s3"], "profile": "studio"}}
     message = refusal(Store(f"{bucket.url}/run", options))
     assert "profile 'studio' (storage.s3.profile or AWS_PROFILE)" in message
 
 
-def test_reading_is_allowed_and_writing_is_not(seaweed: Server) -> None:
+def test_a_bucket_that_can_only_be_read(seaweed: Server) -> None:
     name = f"readers-{uuid.uuid4().hex[:8]}"
     driver = seaweed.driver()
     driver.mkdir(name)
@@ -117,9 +117,9 @@ def test_reading_is_allowed_and_writing_is_not(seaweed: Server) -> None:
 
 
 @pytest.mark.parametrize("wrong", [{"endpoint": "x"}, {"config_kwargs": {"time_out": 5}}])
-def test_an_option_that_the_driver_does_not_know(wrong: dict[str, Any]) -> None:
+def test_an_option_that_the_driver_rejects(wrong: dict[str, Any]) -> None:
     message = refusal(Store("s3://press/run", {"s3": wrong}))
-    assert message.startswith("s3://press/run: storage.s3 is not understood")
+    assert message.startswith("s3://press/run: the driver rejects the options in storage.s3 (")
 
 
 def test_a_driver_that_is_not_installed() -> None:
@@ -128,7 +128,7 @@ def test_a_driver_that_is_not_installed() -> None:
     )
 
 
-def test_s3_without_its_extra_names_the_extra() -> None:
+def test_s3_without_its_extra_says_what_to_install() -> None:
     script = (
         "import sys; sys.modules['s3fs'] = None\n"
         "from nightpress.pipelines.storage import Store\n"
@@ -141,18 +141,18 @@ def test_s3_without_its_extra_names_the_extra() -> None:
     assert printed.stdout == expected, printed.stderr
 
 
-def test_a_protocol_that_nobody_knows() -> None:
+def test_an_unknown_protocol() -> None:
     assert "nosuch" in refusal(Store("nosuch://press/run"))
 
 
-def test_a_file_where_the_folder_should_be(tmp_path: Path) -> None:
+def test_a_file_in_place_of_the_folder(tmp_path: Path) -> None:
     (tmp_path / "out").write_bytes(b"1")
     message = refusal(Store(str(tmp_path / "out" / "run")))
-    assert message == f"{tmp_path}/out/run: {tmp_path}/out is a file, and not a folder"
+    assert message == f"{tmp_path}/out/run: {tmp_path}/out is a file, not a folder"
 
 
 def test_a_folder_that_cannot_be_written() -> None:
-    # Not even root can make a file there.
+    # Not even root can create a file there.
     assert refusal(Store("/proc/night/run")).endswith("is not writable")
 
 
@@ -161,14 +161,14 @@ def test_a_name_that_the_disk_cannot_hold(tmp_path: Path) -> None:
         Store(str(tmp_path)).create("x" * 300, b"1")
 
 
-def test_finding_is_refused_too_until_the_credentials_are_right(bucket: Folder) -> None:
+def test_find_is_refused_until_the_credentials_are_right(bucket: Folder) -> None:
     Store(*bucket).create("prompts.txt", b"a cat")
     url = f"{bucket.url}/prompts.txt"
 
     def look() -> None:
         with pytest.MonkeyPatch.context() as patch:
             patch.setenv("AWS_SECRET_ACCESS_KEY", SECRET)
-            with pytest.raises(StoreDenied, match="does not accept the credentials"):
+            with pytest.raises(StoreDenied, match="rejects the credentials"):
                 find([url], bucket.options)
         assert [source.url for source in find([url], bucket.options)] == [url]
 
@@ -176,7 +176,7 @@ def test_finding_is_refused_too_until_the_credentials_are_right(bucket: Folder) 
         pool.submit(look).result()
 
 
-def test_a_refusal_is_not_asked_again(bucket: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_refused_request_is_not_retried(bucket: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", SECRET)
     with proxy(bucket.options["s3"]["endpoint_url"]) as faulty:
         store = Store(bucket.url, faulty.options, RetryPolicy(attempts=5))
@@ -185,7 +185,7 @@ def test_a_refusal_is_not_asked_again(bucket: Folder, monkeypatch: pytest.Monkey
         assert faulty.requests["PUT"] == 1
 
 
-def test_credentials_in_a_driver_text_are_blacked_out(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_credentials_in_a_drivers_message_are_masked(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", SECRET)
-    error = explain(OSError(f"tried\nwith {SECRET}"), Place("s3://press/run", {}))
+    error = store_error_for(OSError(f"tried\nwith {SECRET}"), StoreLocation("s3://press/run", {}))
     assert str(error) == "s3://press/run: tried with ***"

@@ -1,4 +1,4 @@
-"""What is tried again, on a real server behind a proxy that fails on purpose."""
+"""Retries, on a real server behind a proxy that fails on purpose."""
 
 import time
 from collections.abc import Iterator
@@ -23,7 +23,7 @@ def faulty(bucket: Folder) -> Iterator[FaultyProxy]:
 
 @pytest.fixture
 def store(bucket: Folder, faulty: FaultyProxy) -> Store:
-    """Its connections are open and used, so that a reset meets one that is reused."""
+    """A store whose connections are already open, so that resets hit reused connections."""
     store = Store(f"{bucket.url}/run", {"s3": {**faulty.options["s3"], **IMPATIENT}}, FAST)
     store.check()
     return store
@@ -42,7 +42,7 @@ def store(bucket: Folder, faulty: FaultyProxy) -> Store:
     ],
     ids=lambda troubles: "-".join(trouble.name.lower() for trouble in troubles),
 )
-def test_what_was_created_in_the_end_counts_as_created(
+def test_an_object_created_after_retries_counts_as_created(
     store: Store, faulty: FaultyProxy, troubles: list[Trouble]
 ) -> None:
     faulty.order("PUT", troubles)
@@ -52,7 +52,7 @@ def test_what_was_created_in_the_end_counts_as_created(
 
 
 @pytest.mark.parametrize("trouble", list(Trouble))
-def test_what_another_wrote_is_never_taken_for_ours(
+def test_another_writers_object_is_never_taken_for_ours(
     store: Store, bucket: Folder, faulty: FaultyProxy, trouble: Trouble
 ) -> None:
     Store(store.url, bucket.options).create("images/a.png", b"theirs")
@@ -61,13 +61,13 @@ def test_what_another_wrote_is_never_taken_for_ours(
     assert store.read("images/a.png") == b"theirs"
 
 
-def test_an_answer_lost_for_good_is_looked_up(store: Store, faulty: FaultyProxy) -> None:
+def test_after_a_lost_response_the_object_is_checked(store: Store, faulty: FaultyProxy) -> None:
     faulty.order("PUT", [Trouble.STALL])
     once = Store(store.url, store.options, RetryPolicy(attempts=1))
     assert once.create("images/a.png", b"mine")
 
 
-def test_reading_and_replacing_are_tried_again(store: Store, faulty: FaultyProxy) -> None:
+def test_reading_and_replacing_are_retried(store: Store, faulty: FaultyProxy) -> None:
     faulty.order("PUT", [Trouble.SLOW_DOWN, Trouble.LOST_ANSWER])
     store.put("report.html", b"<p>")
     faulty.order("GET", [Trouble.LOST_ANSWER, Trouble.SLOW_DOWN, Trouble.BAD_GATEWAY])
@@ -81,22 +81,22 @@ def test_an_object_is_read_in_one_request(store: Store, faulty: FaultyProxy) -> 
     assert faulty.requests == {"GET": 1}
 
 
-def test_a_listing_is_tried_again(store: Store, faulty: FaultyProxy) -> None:
+def test_a_listing_is_retried(store: Store, faulty: FaultyProxy) -> None:
     store.create("images/a.png", b"1")
     faulty.order("GET", [Trouble.SLOW_DOWN, Trouble.LOST_ANSWER])
     assert store.list("images") == {"images/a.png": 1}
 
 
-def test_a_listing_is_tried_as_long_as_all_else(store: Store, faulty: FaultyProxy) -> None:
-    """More often than a driver would by itself."""
+def test_a_listing_is_retried_as_often_as_other_requests(store: Store, faulty: FaultyProxy) -> None:
+    """That is more often than the driver would by itself."""
     store.create("images/a.png", b"1")
-    patient = store.patient(RetryPolicy(attempts=40, first_wait_s=0.01, longest_wait_s=0.02))
+    persistent = store.with_policy(RetryPolicy(attempts=40, first_wait_s=0.01, longest_wait_s=0.02))
     faulty.order("GET", [Trouble.SLOW_DOWN] * 30)
-    assert patient.list("images") == {"images/a.png": 1}
+    assert persistent.list("images") == {"images/a.png": 1}
     assert faulty.requests["GET"] == 31
 
 
-def test_a_range_of_a_source_is_tried_again(store: Store, faulty: FaultyProxy) -> None:
+def test_a_range_of_a_file_is_retried(store: Store, faulty: FaultyProxy) -> None:
     store.create("prompts.txt", b"a cat\na dog\n")
     with open_source(f"{store.url}/prompts.txt", store.options) as stream:
         faulty.order("GET", [Trouble.SLOW_DOWN, Trouble.LOST_ANSWER, Trouble.BAD_GATEWAY])
@@ -104,7 +104,7 @@ def test_a_range_of_a_source_is_tried_again(store: Store, faulty: FaultyProxy) -
     assert [source.num_bytes for source in contents(store.url, store.options)] == [12]
 
 
-def test_a_source_is_read_in_few_requests(store: Store, faulty: FaultyProxy) -> None:
+def test_a_file_is_read_in_few_requests(store: Store, faulty: FaultyProxy) -> None:
     data = bytes(9_000_000)
     store.create("weights", data)
     for size in (-1, 10_000, 5_000_000):
@@ -114,7 +114,7 @@ def test_a_source_is_read_in_few_requests(store: Store, faulty: FaultyProxy) -> 
             assert faulty.requests["GET"] <= 3
 
 
-def test_a_store_that_keeps_failing_is_given_up_in_one_line(
+def test_a_store_that_keeps_failing_is_reported_in_one_line(
     store: Store, faulty: FaultyProxy
 ) -> None:
     faulty.order("PUT", [Trouble.SLOW_DOWN] * 50)
@@ -126,7 +126,7 @@ def test_a_store_that_keeps_failing_is_given_up_in_one_line(
     assert message.startswith(f"{store.url}/images/a.png: {faulty.endpoint} keeps failing")
 
 
-def test_waits_grow_but_stay_below_their_bounds() -> None:
+def test_waits_grow_but_stay_within_their_bounds() -> None:
     policy = RetryPolicy(attempts=12, first_wait_s=0.5, longest_wait_s=4.0)
     for _ in range(50):
         waits = list(policy._waits())
@@ -134,7 +134,7 @@ def test_waits_grow_but_stay_below_their_bounds() -> None:
         assert all(0 <= wait <= min(4.0, 0.5 * 2**i) for i, wait in enumerate(waits))
 
 
-def test_no_wait_begins_that_would_end_after_the_time_that_is_left() -> None:
+def test_no_wait_starts_that_would_exceed_the_total_time() -> None:
     calls: list[float] = []
 
     def fail() -> None:
@@ -149,7 +149,7 @@ def test_no_wait_begins_that_would_end_after_the_time_that_is_left() -> None:
 
 
 @pytest.mark.parametrize("error", [PermissionError(13, "no"), FileNotFoundError(2, "no")])
-def test_what_will_not_pass_is_tried_once(error: OSError) -> None:
+def test_a_permanent_error_is_not_retried(error: OSError) -> None:
     calls = []
 
     def fail() -> None:

@@ -1,4 +1,4 @@
-"""Finding and reading what others wrote, at every kind of place."""
+"""Finding and reading files in local folders, on S3, in archives and on the web."""
 
 import io
 import os
@@ -43,7 +43,7 @@ LAYOUT = (
 
 @pytest.fixture
 def data(run_url: Folder) -> Folder:
-    """A folder with the layouts that Spark, Hive and people leave behind."""
+    """A folder with files as Spark, Hive and people name them."""
     folder = Folder(f"{run_url.url}/data", run_url.options)
     store = Store(*folder)
     for name in LAYOUT:
@@ -52,7 +52,7 @@ def data(run_url: Folder) -> Folder:
 
 
 def names(urls: list[str] | str, folder: Folder) -> list[str]:
-    """What is found, relative to the folder."""
+    """The URLs that are found, relative to the folder."""
     full = [f"{folder.url}/{url}" for url in ([urls] if isinstance(urls, str) else urls)]
     return [source.url.removeprefix(f"{folder.url}/") for source in find(full, folder.options)]
 
@@ -94,7 +94,7 @@ def test_a_file_is_found_whatever_its_name(data: Folder) -> None:
     assert names("notes.md", data) == ["notes.md"]
 
 
-def test_files_come_in_the_order_asked_for_and_once(data: Folder) -> None:
+def test_files_come_in_the_requested_order_without_repeats(data: Folder) -> None:
     assert names(["day=2", "*.parquet", "b.parquet", "a.csv"], data) == [
         *("day=2/part-0.jsonl.gz", "b.parquet", "a.csv"),
     ]
@@ -105,14 +105,14 @@ def test_files_come_in_the_order_asked_for_and_once(data: Folder) -> None:
     [
         (
             "none.csv",
-            r"none\.csv: no such file, nor a folder with manifest files in it \(\.parquet",
+            r"none\.csv: no such file, and no folder with manifest files in it \(\.parquet",
         ),
-        ("pictures", r"pictures: no such file, nor a folder with manifest files"),
+        ("pictures", r"pictures: no such file, and no folder with manifest files"),
         ("*.tsv", r"\*\.tsv: the pattern matches no file"),
         ("nowhere/**/*.csv", r"nowhere/\*\*/\*\.csv: the pattern matches no file"),
     ],
 )
-def test_nothing_there_names_the_url_and_what_would_do(
+def test_a_url_that_names_nothing_is_reported_with_what_is_allowed(
     data: Folder, url: str, message: str
 ) -> None:
     with pytest.raises(StoreMissing, match=message):
@@ -130,14 +130,14 @@ def test_a_version_changes_with_the_content(data: Folder) -> None:
     assert after.num_bytes == before.num_bytes
 
 
-def test_contents_are_every_file(data: Folder) -> None:
+def test_contents_lists_every_file(data: Folder) -> None:
     found = contents(data.url, data.options)
     assert [s.url.removeprefix(f"{data.url}/") for s in found] == sorted(LAYOUT)
     with pytest.raises(StoreMissing, match="nowhere: no such folder"):
         contents(f"{data.url}/nowhere", data.options)
 
 
-def test_a_download_is_the_folder(data: Folder, tmp_path: Path) -> None:
+def test_a_downloaded_folder_equals_the_original(data: Folder, tmp_path: Path) -> None:
     target = tmp_path / "copy"
     download_folder(data.url, target, data.options)
     copied = {p.relative_to(target).as_posix(): p for p in target.rglob("*") if p.is_file()}
@@ -145,7 +145,7 @@ def test_a_download_is_the_folder(data: Folder, tmp_path: Path) -> None:
     assert all(path.read_bytes() == name.encode() for name, path in copied.items())
 
 
-def test_a_source_reads_like_a_local_file(run_url: Folder) -> None:
+def test_a_remote_file_reads_like_a_local_one(run_url: Folder) -> None:
     data = random.Random(7).randbytes(9_000_000)
     Store(*run_url).create("weights", data)
     local = io.BytesIO(data)
@@ -160,7 +160,7 @@ def test_a_source_reads_like_a_local_file(run_url: Folder) -> None:
         assert stream.read() == data
 
 
-def test_parquet_is_read_through_a_source(run_url: Folder) -> None:
+def test_parquet_is_read_through_open_source(run_url: Folder) -> None:
     table = pa.table({"prompt": [f"prompt {i}" for i in range(20_000)]})
     sink = pa.BufferOutputStream()
     pq.write_table(table, sink, row_group_size=5_000)
@@ -171,8 +171,8 @@ def test_parquet_is_read_through_a_source(run_url: Folder) -> None:
         assert file.read() == table
 
 
-def test_a_source_that_is_not_there(run_url: Folder) -> None:
-    with pytest.raises(StoreMissing, match=r"none\.csv: not there"):
+def test_opening_a_missing_file(run_url: Folder) -> None:
+    with pytest.raises(StoreMissing, match=r"none\.csv: not found"):
         open_source(f"{run_url.url}/none.csv", run_url.options)
 
 
@@ -184,7 +184,7 @@ def test_ranges_are_read_from_rclone(rclone_s3: Server) -> None:
         assert stream.read(4) == bytes([64, 65, 66, 67])
 
 
-def test_a_local_name_with_brackets_is_a_name(tmp_path: Path) -> None:
+def test_an_existing_local_file_with_brackets_is_not_a_pattern(tmp_path: Path) -> None:
     (tmp_path / "set [1].csv").write_bytes(b"1")
     (source,) = find([f"{tmp_path}/set [1].csv"])
     assert source.num_bytes == 1
@@ -201,7 +201,7 @@ def test_a_relative_path_is_found_as_an_absolute_one(
     assert [s.url for s in find([f"file://{tmp_path}/prompts.txt"])] == expected
 
 
-def test_a_chain_of_urls_is_found_and_read(tmp_path: Path) -> None:
+def test_a_chained_url_is_found_and_read(tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / "set.zip", "w") as archive:
         archive.writestr("inner/prompts.csv", "prompt\na cat\n")
     url = f"zip://inner/*.csv::file://{tmp_path}/set.zip"
@@ -213,11 +213,11 @@ def test_a_chain_of_urls_is_found_and_read(tmp_path: Path) -> None:
 
 @pytest.fixture
 def web(tmp_path: Path) -> Iterator[str]:
-    """A plain web server, which knows no ranges."""
+    """A plain web server, which does not support ranges."""
 
     class Quiet(SimpleHTTPRequestHandler):
         def log_message(self, *_: object) -> None:
-            """Say nothing."""
+            """Log nothing."""
 
     with ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(tmp_path))) as server:
         thread = threading.Thread(target=server.serve_forever, daemon=True)
@@ -250,6 +250,6 @@ def test_a_file_on_the_web_is_found_and_read(web: str, tmp_path: Path) -> None:
         ("memory://x", True, False),
     ],
 )
-def test_kinds_of_sources_are_told_apart(source: str, url: bool, local: bool) -> None:
+def test_urls_and_local_paths_are_recognised(source: str, url: bool, local: bool) -> None:
     assert is_url(source) is url
     assert is_local(source) is local

@@ -1,4 +1,4 @@
-"""A run directory, locally and on a real S3 server: the same laws for both."""
+"""`Store` on a local folder and on a real S3 server, with the same tests for both."""
 
 import multiprocessing
 import os
@@ -27,7 +27,7 @@ def store(run_url: Folder) -> Store:
 
 
 def race(store: Store, path: str, writers: int = 16) -> list[bytes]:
-    """Let writers with different bytes meet at one name; returns what the winners wrote."""
+    """Let writers create one name at the same time; returns the bytes of those that succeeded."""
     together = threading.Barrier(writers)
 
     def write(number: int) -> bytes | None:
@@ -39,14 +39,14 @@ def race(store: Store, path: str, writers: int = 16) -> list[bytes]:
         return [data for data in pool.map(write, range(writers)) if data is not None]
 
 
-def test_what_is_created_is_read_back(store: Store) -> None:
+def test_a_created_object_is_read_back(store: Store) -> None:
     data = os.urandom(100_000)
     assert store.create("images/ä b/cat 01.png", data)
     assert store.read("images/ä b/cat 01.png") == data
     assert store.size("images/ä b/cat 01.png") == len(data)
 
 
-def test_a_part_of_an_object_is_read_alone(store: Store) -> None:
+def test_a_range_of_an_object_is_read(store: Store) -> None:
     data = os.urandom(100_000)
     store.create("images/pack.tar", data)
     assert store.read_part("images/pack.tar", 0, 10) == data[:10]
@@ -54,11 +54,11 @@ def test_a_part_of_an_object_is_read_alone(store: Store) -> None:
     assert store.read_part("images/pack.tar", 99_990, 512) == data[99_990:]
     assert store.read_part("images/pack.tar", 100_000, 512) == b""
     assert store.read_part("images/pack.tar", 200_000, 512) == b""
-    with pytest.raises(StoreMissing, match=r"images/nothing.tar: not there"):
+    with pytest.raises(StoreMissing, match=r"images/nothing.tar: not found"):
         store.read_part("images/nothing.tar", 0, 10)
 
 
-def test_of_some_paths_those_that_are_there_are_known(store: Store) -> None:
+def test_present_returns_the_paths_that_exist(store: Store) -> None:
     there = [f"images/{n:04d}.png" for n in range(0, 40, 2)] + ["images/ä.png", "images/z/1.png"]
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(lambda path: store.create(path, b"1"), there))
@@ -72,29 +72,29 @@ def test_of_some_paths_those_that_are_there_are_known(store: Store) -> None:
     assert store.present(["nowhere/1.png"]) == set()
 
 
-def test_paths_beyond_what_is_listed_are_asked_for_alone(
+def test_paths_that_no_page_covers_are_checked_singly(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(listing, "WORTHWHILE", 2)
+    monkeypatch.setattr(listing, "PATHS_PER_PAGE", 2)
     monkeypatch.setattr(listing, "PAGE_NAMES", 1)
     store.create("images/b.png", b"1")
     assert store.present(["images/a.png", "images/b.png"]) == {"images/b.png"}
 
 
-def test_a_name_is_given_once(store: Store) -> None:
+def test_a_name_is_created_once(store: Store) -> None:
     assert store.create("metadata/part", b"first")
     assert not store.create("metadata/part", b"second")
     assert not store.create("metadata/part", b"first")
     assert store.read("metadata/part") == b"first"
 
 
-def test_put_replaces_what_is_there(store: Store) -> None:
+def test_put_replaces_an_object(store: Store) -> None:
     store.put("report.html", b"old and longer")
     store.put("report.html", b"new")
     assert store.read("report.html") == b"new"
 
 
-def test_what_was_seen_is_replaced_and_nothing_else(store: Store) -> None:
+def test_replace_replaces_only_the_bytes_that_were_seen(store: Store) -> None:
     store.create("metadata/part", b"first")
     assert store.replace("metadata/part", b"second", seen=b"first")
     assert store.read("metadata/part") == b"second"
@@ -105,7 +105,7 @@ def test_what_was_seen_is_replaced_and_nothing_else(store: Store) -> None:
     assert list(store.list()) == ["metadata/part"]
 
 
-def test_of_many_that_replace_what_they_saw_one_succeeds(store: Store) -> None:
+def test_of_many_concurrent_replacements_one_succeeds(store: Store) -> None:
     store.create("part", b"seen by all")
     together = threading.Barrier(12)
 
@@ -119,13 +119,11 @@ def test_of_many_that_replace_what_they_saw_one_succeeds(store: Store) -> None:
     assert winners == [store.read("part")]
 
 
-def test_who_slept_between_looking_and_replacing_replaces_nothing(
-    bucket: Folder, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_stale_replacement_does_nothing(bucket: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
     store = Store(bucket.url, bucket.options)
     store.create("part", b"seen")
     folder: Any = store._folder
-    look = folder._as_it_is
+    look = folder._if_unchanged
 
     def look_and_sleep(driver: Any, key: str) -> dict[str, Any]:
         condition: dict[str, Any] = look(driver, key)
@@ -137,28 +135,28 @@ def test_who_slept_between_looking_and_replacing_replaces_nothing(
         Store(bucket.url, bucket.options).put("part", b"the next holder's")
         return b"seen"
 
-    monkeypatch.setattr(folder, "_as_it_is", look_and_sleep)
+    monkeypatch.setattr(folder, "_if_unchanged", look_and_sleep)
     assert not store.replace("part", b"late", seen=b"seen")
     assert store.read("part") == b"the next holder's"
 
 
-def test_of_many_that_create_one_name_one_wins_and_its_bytes_stand(store: Store) -> None:
+def test_of_many_concurrent_creations_one_wins_and_its_bytes_stay(store: Store) -> None:
     winners = race(store, "images/one.png")
     assert winners == [store.read("images/one.png")]
 
 
-def test_an_object_that_is_not_there_has_no_size_and_cannot_be_read(store: Store) -> None:
+def test_a_missing_object_has_no_size_and_cannot_be_read(store: Store) -> None:
     assert store.size("images/none.png") is None
-    with pytest.raises(StoreMissing, match=r"run/images/none\.png: not there$"):
+    with pytest.raises(StoreMissing, match=r"run/images/none\.png: not found$"):
         store.read("images/none.png")
 
 
-def test_a_folder_is_no_object(store: Store) -> None:
+def test_a_folder_is_not_an_object(store: Store) -> None:
     store.create("images/a.png", b"1")
     assert store.size("images") is None
 
 
-def test_deleting_twice_is_deleting(store: Store) -> None:
+def test_deleting_twice_is_fine(store: Store) -> None:
     store.create("a", b"1")
     store.delete("a")
     store.delete("a")
@@ -166,7 +164,7 @@ def test_deleting_twice_is_deleting(store: Store) -> None:
     assert store.create("a", b"2")
 
 
-def test_a_listing_is_recursive_sorted_and_only_of_its_folder(store: Store) -> None:
+def test_a_listing_is_recursive_sorted_and_limited_to_its_folder(store: Store) -> None:
     for path in ("images/b/2.png", "images/a.png", "images2/c.png", "run.json"):
         store.create(path, path.encode())
     assert list(store.list("images").items()) == [("images/a.png", 12), ("images/b/2.png", 14)]
@@ -187,7 +185,7 @@ def test_a_listing_shows_what_another_process_has_just_written(store: Store) -> 
 
 @pytest.mark.parametrize("method", ["spawn", "fork"])
 @pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")
-def test_a_store_that_was_used_goes_on_in_another_process(store: Store, method: str) -> None:
+def test_a_used_store_works_in_another_process(store: Store, method: str) -> None:
     store.create("here", b"1")
     process: Any = multiprocessing.get_context(method).Process(
         target=store.create, args=("there", b"22")
@@ -215,14 +213,14 @@ def test_moto_honours_create_only(moto_s3: Server) -> None:
     assert Store(folder.url, folder.options).honours_create_only()
 
 
-def test_a_store_that_ignores_the_condition_is_known(rclone_s3: Server) -> None:
+def test_a_store_that_ignores_the_condition_is_recognised(rclone_s3: Server) -> None:
     folder = rclone_s3.folder()
     store = Store(f"{folder.url}/run", folder.options)
     assert not store.honours_create_only()
     assert store.list() == {}
 
 
-def test_reading_back_gives_a_name_once_where_the_store_does_not(rclone_s3: Server) -> None:
+def test_reading_back_creates_a_name_once_where_the_store_does_not(rclone_s3: Server) -> None:
     folder = rclone_s3.folder()
     store = Store(f"{folder.url}/run", folder.options).reading_back()
     assert store.honours_create_only()
@@ -233,7 +231,7 @@ def test_reading_back_gives_a_name_once_where_the_store_does_not(rclone_s3: Serv
     assert not again.create("images/a.png", b"third")
 
 
-def test_a_store_that_ignores_the_condition_is_looked_at_before_it_is_replaced(
+def test_reading_back_replaces_only_seen_bytes_where_the_store_does_not(
     rclone_s3: Server,
 ) -> None:
     folder = rclone_s3.folder()
@@ -244,8 +242,8 @@ def test_a_store_that_ignores_the_condition_is_looked_at_before_it_is_replaced(
     assert store.read("part") == b"second"
 
 
-def test_reading_back_sees_a_writer_that_came_between(store: Store) -> None:
-    """On a store of one's own it is a plain folder; the other writer is played by `put`."""
+def test_reading_back_notices_an_intervening_writer(store: Store) -> None:
+    """A second store plays the other writer, right after each `put`."""
     behind = type(store)(store.url, store.options)
 
     class Interfered(Store):
@@ -279,7 +277,7 @@ def test_pyarrow_reads_where_the_store_wrote(store: Store) -> None:
     assert pq.read_table(f"{root}/metadata/part.parquet", filesystem=filesystem) == table
 
 
-def test_objects_of_many_parts_are_created_once_too(bucket: Folder) -> None:
+def test_multipart_objects_are_created_once_too(bucket: Folder) -> None:
     store = Store(bucket.url, bucket.options)
     data = os.urandom(2**20) * 101  # s3fs sends 100 MiB and more in parts
     assert store.create("weights", data)
@@ -288,7 +286,7 @@ def test_objects_of_many_parts_are_created_once_too(bucket: Folder) -> None:
     assert store.size("weights") == len(data)
 
 
-def test_a_browser_is_told_the_media_type_of_an_object(seaweed: Server, bucket: Folder) -> None:
+def test_the_media_type_is_stored_with_an_object(seaweed: Server, bucket: Folder) -> None:
     store = Store(bucket.url, bucket.options)
     store.create("images/a.png", b"1")
     store.put("report.html", b"<p>")
@@ -296,7 +294,7 @@ def test_a_browser_is_told_the_media_type_of_an_object(seaweed: Server, bucket: 
     assert types == ["image/png", "text/html; charset=utf-8"]
 
 
-def test_a_local_store_means_the_same_folder_from_everywhere(
+def test_a_local_store_is_the_same_folder_from_any_working_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -315,7 +313,7 @@ def test_memory_is_a_store(request: pytest.FixtureRequest) -> None:
     assert store.list() == {"a/b": 1}
 
 
-def test_where_hard_links_are_unknown_one_still_wins(
+def test_without_hard_links_one_creation_still_wins(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def link(*_: object) -> None:
@@ -327,7 +325,7 @@ def test_where_hard_links_are_unknown_one_still_wins(
     assert list(store.list()) == ["images/one.png"]
 
 
-def test_a_process_killed_before_it_gave_the_name_leaves_the_name_free(tmp_path: Path) -> None:
+def test_a_process_killed_before_linking_leaves_the_name_free(tmp_path: Path) -> None:
     script = (
         "import os, sys, time\n"
         "from nightpress.pipelines.storage import Store\n"
@@ -347,7 +345,7 @@ def test_a_process_killed_before_it_gave_the_name_leaves_the_name_free(tmp_path:
     assert store.read("images/a.png") == b"whole"
 
 
-def test_no_partial_file_outlives_its_call(tmp_path: Path) -> None:
+def test_no_partial_file_remains_after_a_call(tmp_path: Path) -> None:
     store = Store(str(tmp_path))
     store.create("a", b"1")
     store.create("a", b"2")
@@ -355,7 +353,7 @@ def test_no_partial_file_outlives_its_call(tmp_path: Path) -> None:
     assert list((tmp_path / PARTIAL_FOLDER).iterdir()) == []
 
 
-def test_only_partial_files_of_yesterday_are_swept(tmp_path: Path) -> None:
+def test_only_stale_partial_files_are_removed(tmp_path: Path) -> None:
     folder = tmp_path / PARTIAL_FOLDER
     folder.mkdir()
     for name in ("old", "new"):

@@ -12,7 +12,7 @@ COMMIT = "c0ffee" + "0" * 34
 
 
 class FakeHub(ThreadingHTTPServer):
-    """Serves `repos` at the revisions `main` and `v1`; remembers which files were fetched."""
+    """Serves `repos` at the revisions `main` and `v1`, and records which files were fetched."""
 
     def __init__(self, repos: Mapping[str, Path]) -> None:
         super().__init__(("127.0.0.1", 0), Handler)
@@ -33,7 +33,7 @@ class Handler(BaseHTTPRequestHandler):
     repo: str
 
     def log_message(self, *_args: object) -> None:
-        """Quietly."""
+        """Log nothing."""
 
     def do_HEAD(self) -> None:
         self.do_GET()
@@ -90,7 +90,7 @@ class Handler(BaseHTTPRequestHandler):
 
 @contextmanager
 def serving(repos: Mapping[str, Path]) -> Iterator[FakeHub]:
-    """A hub that answers for as long as the block runs."""
+    """Run a hub until the block ends."""
     hub = FakeHub(repos)
     thread = threading.Thread(target=hub.serve_forever, daemon=True)
     thread.start()

@@ -18,25 +18,25 @@ class Trouble(Enum):
     """What happens to a request."""
 
     SLOW_DOWN = auto()
-    """503, as S3 throttles; the server never sees the request."""
+    """503, like a throttling S3; the server never sees the request."""
     BAD_GATEWAY = auto()
-    """502 from something in between."""
+    """502, as from a gateway in between."""
     LOST_REQUEST = auto()
     """The connection is reset before the server sees the request."""
     LOST_ANSWER = auto()
-    """The server does what is asked; the connection is reset instead of its answer."""
+    """The server handles the request; the connection is reset instead of a response."""
     CUT_UPLOAD = auto()
-    """The connection is reset when part of the request's body has come."""
+    """The connection is reset after part of the request's body."""
     CUT_ANSWER = auto()
-    """The server does what is asked; the connection is reset in the middle of the answer's body."""
+    """The server handles the request; the connection is reset in the middle of the response."""
     SLOW_ANSWER = auto()
-    """The server does what is asked; the answer's body comes in drops, for `TRICKLE_S`."""
+    """The server handles the request; the response body trickles in over `TRICKLE_S`."""
     STALL = auto()
-    """The server does what is asked; the answer never comes."""
+    """The server handles the request; the response never comes."""
 
 
 LIST = "LIST"
-"""Trouble for listings alone, which are requests of the method GET."""
+"""Selects listings only, which are GET requests too."""
 
 TRICKLE_S = 3.0
 DROPS = 20
@@ -44,17 +44,17 @@ DROPS = 20
 
 @dataclass
 class Limit:
-    """So many requests a second, as a store counts them: what is not used is saved, to a bound."""
+    """A token bucket, as stores limit requests."""
 
     requests_per_s: float
     burst: float
-    """Requests that can be saved up."""
+    """The most tokens that can be saved up."""
     since: float
-    """The moment from which on one counts."""
+    """When the tokens were last counted."""
     saved: float = 0.0
 
     def admits(self, moment: float) -> bool:
-        """Whether a request that comes now is within the limit; if so, it is counted."""
+        """Whether a request at this moment is within the limit; if so, it takes a token."""
         gained = (moment - self.since) * self.requests_per_s
         self.since, self.saved = moment, min(self.burst, self.saved + gained)
         if self.saved < 1:
@@ -63,41 +63,41 @@ class Limit:
         return True
 
 
-class Line:
-    """A line that carries so many bytes a second, of all who share it together."""
+class Link:
+    """A network link with a bandwidth that all connections share."""
 
     def __init__(self) -> None:
         self.bytes_per_s: float | None = None
-        """None for as many as come."""
+        """None for no limit."""
         self.num_bytes = 0
-        """That it has carried."""
+        """Bytes carried so far."""
         self._free_at = 0.0
         self._lock = threading.Lock()
 
     def carry(self, num_bytes: int) -> None:
-        """Return when they have come through, behind all that came before."""
+        """Return once the bytes have passed, after all bytes before them."""
         with self._lock:
             self.num_bytes += num_bytes
             if self.bytes_per_s is None:
                 return
-            begins_at = max(self._free_at, time.monotonic())
-            self._free_at = arrives_at = begins_at + num_bytes / self.bytes_per_s
+            starts_at = max(self._free_at, time.monotonic())
+            self._free_at = arrives_at = starts_at + num_bytes / self.bytes_per_s
         time.sleep(max(0.0, arrives_at - time.monotonic()))
 
 
 class FaultyProxy:
-    """Passes requests on, but for those that trouble was ordered for."""
+    """Forwards requests, except those for which trouble was ordered."""
 
     def __init__(self, target: str) -> None:
         self.target = urlsplit(target).netloc
         self.requests: Counter[str] = Counter()
-        """Requests that came in, by method."""
+        """Requests received, by method."""
         self.num_throttled = 0
-        """Requests that were answered with 503 SlowDown."""
-        self.upward = Line()
-        """To the store."""
+        """Requests answered with 503 SlowDown."""
+        self.upward = Link()
+        """The link to the store."""
         self.retry_after: str | None = None
-        """What goes along with a SlowDown in the header of that name."""
+        """The Retry-After header sent with a SlowDown."""
         self._limit: Limit | None = None
         self._troubles: dict[str, list[Trouble]] = {}
         self._silent_until = 0.0
@@ -112,17 +112,17 @@ class FaultyProxy:
 
     @property
     def options(self) -> dict[str, dict[str, str]]:
-        """As in a job file's `storage`."""
+        """The options for a job file's `storage`."""
         return {"s3": {"endpoint_url": self.endpoint}}
 
     def order(self, method: str, troubles: Sequence[Trouble]) -> None:
-        """Trouble for the next requests of a method or `LIST`, in this order; count from now."""
+        """Order troubles for the next requests of a method or `LIST`, and reset the counters."""
         with self._lock:
             self.requests.clear()
             self._troubles[method] = list(troubles)
 
     def limit(self, requests_per_s: float | None) -> None:
-        """Answer SlowDown to what comes faster; a tenth of a second's worth can be saved up."""
+        """Answer SlowDown to faster requests; bursts of a tenth of a second are allowed."""
         with self._lock:
             self.num_throttled = 0
             self._limit = None
@@ -131,22 +131,22 @@ class FaultyProxy:
                 self._limit = Limit(requests_per_s, burst, time.monotonic(), burst)
 
     def fall_silent(self, seconds: float) -> None:
-        """No request is passed on, and none answered, for so long."""
+        """Neither forward nor answer any request for some seconds."""
         self._silent_until = time.monotonic() + seconds
 
     @property
     def silent(self) -> bool:
-        """Whether it is silent now."""
+        """Whether requests are ignored now."""
         return time.monotonic() < self._silent_until and not self.stopping.is_set()
 
     @property
     def is_in_trouble(self) -> bool:
-        """Whether trouble waits for requests."""
+        """Whether ordered troubles remain."""
         with self._lock:
             return any(self._troubles.values())
 
     def next_trouble(self, method: str, path: str) -> Trouble | None:
-        """What happens to the request that has just come in."""
+        """The trouble for the request that has just arrived, if any."""
         with self._lock:
             self.requests[method] += 1
             lists = method == "GET" and "list-type=" in urlsplit(path).query
@@ -168,7 +168,7 @@ class FaultyProxy:
 
 @contextmanager
 def proxy(target: str) -> Iterator[FaultyProxy]:
-    """A proxy in front of an endpoint until the block ends."""
+    """Run a proxy in front of an endpoint until the block ends."""
     faulty = FaultyProxy(target)
     thread = threading.Thread(target=faulty.run, daemon=True)
     thread.start()
@@ -278,7 +278,7 @@ def _handler(faulty: FaultyProxy) -> type[BaseHTTPRequestHandler]:
                 faulty.stopping.wait(TRICKLE_S / DROPS)
 
         def reset(self) -> None:
-            """Close without lingering: the peer gets RST, not FIN."""
+            """Close without lingering, so that the peer gets RST instead of FIN."""
             linger = struct.pack("ii", 1, 0)
             self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
             self.connection.close()
@@ -302,6 +302,6 @@ def _handler(faulty: FaultyProxy) -> type[BaseHTTPRequestHandler]:
                     self.connection.setblocking(True)
 
         def log_message(self, *_: object) -> None:
-            """Say nothing."""
+            """Log nothing."""
 
     return Handler

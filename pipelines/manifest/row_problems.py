@@ -1,4 +1,4 @@
-"""Problems of rows, found by the column: the first few kept in order, all of them counted."""
+"""Problems found in rows, column by column: the first few are kept in order, all are counted."""
 
 from collections.abc import Callable, Iterable
 
@@ -12,7 +12,7 @@ MAX_SHOWN = 20
 Mask = NDArray[np.bool_]
 
 
-class Findings:
+class RowProblems:
     """What is wrong with some consecutive rows of one file."""
 
     def __init__(self, file: str, first_row: int) -> None:
@@ -21,8 +21,14 @@ class Findings:
         self.total = 0
         self._found: list[tuple[int, int, Problem]] = []
 
-    def mark(self, bad: Mask, column: str, message: Callable[[int], str]) -> None:
-        """Note every row where `bad`, (n,), is True; `message` gets the row's index."""
+    def add(self, bad: Mask, column: str, message: Callable[[int], str]) -> None:
+        """Record a problem for every row where `bad`, (n,), is True.
+
+        Args:
+            bad: (n,) bool.
+            column: the column's name in messages.
+            message: gets a row's index and returns what is wrong with it.
+        """
         rows = np.flatnonzero(bad)
         self.total += len(rows)
         for index in rows[:MAX_SHOWN].tolist():
@@ -30,20 +36,20 @@ class Findings:
             self._found.append((index, len(self._found), problem))
 
     @property
-    def problems(self) -> list[Problem]:
-        """The first ones, by row and then in the order of the checks."""
+    def first(self) -> list[Problem]:
+        """The first problems, by row and then in the order of the checks."""
         return [problem for *_, problem in sorted(self._found, key=lambda found: found[:2])][
             :MAX_SHOWN
         ]
 
-    def refuse(self) -> None:
-        """Raise a ManifestError if anything was found."""
+    def raise_if_any(self) -> None:
+        """Raise a ManifestError if there are any problems."""
         if self.total:
-            raise ManifestError(self.problems, self.total)
+            raise ManifestError(self.first, self.total)
 
 
-def first_of(groups: Iterable[Iterable[Problem]]) -> list[Problem]:
-    """The first problems of groups that are in order."""
+def first_problems(groups: Iterable[Iterable[Problem]]) -> list[Problem]:
+    """The first problems of several ordered groups."""
     shown: list[Problem] = []
     for group in groups:
         shown += list(group)[: MAX_SHOWN - len(shown)]

@@ -1,0 +1,311 @@
+"""Check and convert the rows of a manifest: every setting present, every value within bounds.
+
+One call takes a table as the file has it, records what is wrong, and returns columns that planning
+can rely on. Everything runs on Arrow and numpy columns, without a Python loop over rows.
+"""
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from nightpress.diffusion_core.models.loading import ModelInfo
+from nightpress.diffusion_core.models.samplers import SAMPLER_NAMES
+from nightpress.diffusion_core.sampling.schedulers import is_uneven, max_steps, solver_and_suffix
+from nightpress.pipelines.job.sections import ColumnMap
+from nightpress.pipelines.job.spec import MAX_SEED, RunSpec
+from nightpress.pipelines.manifest.columns import Columns
+from nightpress.pipelines.manifest.numbers import Floats, Ints, numbers, whole_numbers
+from nightpress.pipelines.manifest.row_problems import Mask, RowProblems
+from nightpress.pipelines.manifest.rows import Defaults, Rows, row_number_ids
+from nightpress.pipelines.manifest.types import one_chunk
+
+MAX_PIXELS = 16_384
+MAX_STEPS = 10_000
+MAX_IMAGES = 100_000
+MAX_ID_BYTES = 200
+
+
+class RowReader:
+    """Checks and converts tables of one manifest; picklable, and independent of its files."""
+
+    def __init__(self, spec: RunSpec, info: ModelInfo, columns: Columns) -> None:
+        self.columns = columns
+        self.info = info
+        self.defaults = Defaults.of(spec, info)
+        self.samplers = ("default", *(name for name in info.samplers if name != "default"))
+        self.loras = tuple(lora.label for lora in spec.model.row_loras)
+        self.lora_scales = np.array([0.0, *(lora.scale for lora in spec.model.row_loras)])
+
+    def read(self, table: pa.Table, first_row: int, problems: RowProblems) -> Rows:
+        """Check and convert a table; the rows are valid only if no problems are added.
+
+        Args:
+            table: columns as the file has them.
+            first_row: the number of the table's first row, counted over the whole manifest.
+            problems: receives what is wrong with the rows.
+        """
+        ids = self._ids(table, first_row, problems)
+        prompts = self._prompts(table, problems)
+        negative_prompts = self._negative_prompts(table, problems)
+        num_images = self._whole("num_images", table, (1, MAX_IMAGES), problems)
+        seeds, has_seed = self._seeds(table, num_images, problems)
+        multiple = self.info.size_multiple
+        scheduler = self._schedulers(table, problems)
+        lora = self._loras(table, problems)
+        return Rows(
+            numbers=np.arange(first_row, first_row + table.num_rows),
+            ids=ids,
+            prompts=prompts,
+            negative_prompts=negative_prompts,
+            seeds=seeds,
+            has_seed=has_seed,
+            num_images=num_images,
+            width=self._whole("width", table, (1, MAX_PIXELS), problems, multiple),
+            height=self._whole("height", table, (1, MAX_PIXELS), problems, multiple),
+            num_inference_steps=self._steps(table, scheduler, problems),
+            guidance_scale=self._guidance(table, problems),
+            scheduler=scheduler,
+            lora=lora,
+            lora_scale=self._lora_scales(table, lora, problems),
+        )
+
+    def _column(self, setting: str, table: pa.Table, problems: RowProblems) -> pa.Array | None:
+        """A setting's column with codes replaced by their meanings; None if there is no column."""
+        column = self.columns.settings.get(setting)
+        if column is None or column.column not in table.schema.names:
+            return None
+        values = one_chunk(table[column.column])
+        return _decoded(values, column, problems) if column.values else values
+
+    def _whole(
+        self,
+        setting: str,
+        table: pa.Table,
+        bounds: tuple[int, int],
+        problems: RowProblems,
+        multiple: int = 1,
+    ) -> Ints:
+        default = getattr(self.defaults, setting)
+        column = self._column(setting, table, problems)
+        if column is None and default is not None:
+            return np.full(table.num_rows, default, np.int64)
+        if column is None:
+            column = pa.nulls(table.num_rows)
+        name = self.columns.manifest_name(setting)
+        before = problems.total
+        values, given = whole_numbers(column, name, problems)
+        low, high = bounds
+        bad = given & ((values < low) | (values > high) | (values % multiple != 0))
+        rule = f"a multiple of {multiple} between {multiple}" if multiple > 1 else f"between {low}"
+        problems.add(bad, name, lambda row: f"{values[row]} is not {rule} and {high:,}")
+        if default is None and problems.total == before:
+            why = f"no {setting} given, and neither the job nor the model sets a default"
+            problems.add(~given, name, lambda row: why)
+        return np.where(given & ~bad, values, default or 1)
+
+    def _seeds(self, table: pa.Table, num_images: Ints, problems: RowProblems) -> tuple[Ints, Mask]:
+        column = self._column("seed", table, problems)
+        if column is None:
+            return np.zeros(table.num_rows, np.int64), np.zeros(table.num_rows, np.bool_)
+        name = self.columns.manifest_name("seed")
+        seeds, given = whole_numbers(column, name, problems)
+        outside = given & ((seeds < 0) | (seeds > MAX_SEED))
+        problems.add(outside, name, lambda row: f"{seeds[row]} is not between 0 and 2^53 - 1")
+        past = given & ~outside & (seeds > MAX_SEED - num_images + 1)
+        problems.add(
+            past,
+            name,
+            lambda row: (
+                f"the seeds of the {num_images[row]} images of this row, from {seeds[row]} up, "
+                "would exceed 2^53 - 1"
+            ),
+        )
+        return seeds, given
+
+    def _steps(self, table: pa.Table, scheduler: Ints, problems: RowProblems) -> Ints:
+        steps = self._whole("num_inference_steps", table, (1, MAX_STEPS), problems)
+        most = np.array([max_steps(name, self.info.max_steps) for name in SAMPLER_NAMES])
+        problems.add(
+            steps > most[scheduler],
+            self.columns.manifest_name("num_inference_steps"),
+            lambda row: (
+                f"{steps[row]} steps are more than the {most[scheduler[row]]} that "
+                f"{SAMPLER_NAMES[scheduler[row]]} allows"
+            ),
+        )
+        problems.add(
+            self._uneven(steps, scheduler),
+            self.columns.manifest_name("num_inference_steps"),
+            lambda row: (
+                f"diffusers would make {steps[row] + 1} trailing timesteps instead of "
+                f"{steps[row]}; use one step more or less"
+            ),
+        )
+        return steps
+
+    def _uneven(self, steps: Ints, scheduler: Ints) -> Mask:
+        """Where diffusers' trailing spacing would not give the requested number of steps."""
+        suffixes = [solver_and_suffix(name)[1] for name in SAMPLER_NAMES]
+        trailing: Mask = (np.array(suffixes) == "-trailing")[scheduler]
+        if not trailing.any():
+            return trailing
+        most = self.info.max_steps
+        uneven = [count for count in range(1, most + 1) if is_uneven(count, most)]
+        return trailing & np.isin(steps, uneven)
+
+    def _guidance(self, table: pa.Table, problems: RowProblems) -> Floats:
+        default = self.defaults.guidance_scale
+        column = self._column("guidance_scale", table, problems)
+        if column is None:
+            return np.full(table.num_rows, default, np.float64)
+        name = self.columns.manifest_name("guidance_scale")
+        values, given = numbers(column, name, problems)
+        bad = given & ~(np.isfinite(values) & (values >= 0))
+        problems.add(bad, name, lambda row: f"{values[row]} is not a finite number of 0 or more")
+        # adding 0.0 makes -0.0 the same setting as 0.0
+        return np.where(given & ~bad, values, default) + 0.0
+
+    def _schedulers(self, table: pa.Table, problems: RowProblems) -> Ints:
+        default = SAMPLER_NAMES.index(self.defaults.scheduler)
+        column = self._column("scheduler", table, problems)
+        if column is None or pa.types.is_null(column.type):
+            return np.full(table.num_rows, default, np.int64)
+        encoded = pc.utf8_trim_whitespace(column).dictionary_encode()
+        names = encoded.dictionary.to_pylist()
+        indices = [
+            default if name == "" else SAMPLER_NAMES.index(name) if name in self.samplers else -1
+            for name in names
+        ]
+        codes = np.array([*indices, default])[_indices(encoded)]
+        problems.add(
+            codes < 0,
+            self.columns.manifest_name("scheduler"),
+            lambda row: self._sampler_problem(column[row].as_py().strip()),
+        )
+        return codes
+
+    def _sampler_problem(self, name: str) -> str:
+        allowed = ", ".join(self.samplers)
+        if name in SAMPLER_NAMES:
+            return f"sampler {name!r} does not work with this model; choose one of: {allowed}"
+        return f"there is no sampler {name!r}; choose one of: {allowed}"
+
+    def _loras(self, table: pa.Table, problems: RowProblems) -> Ints:
+        column = self._column("lora", table, problems)
+        if column is None or pa.types.is_null(column.type):
+            return np.zeros(table.num_rows, np.int64)
+        encoded = pc.utf8_trim_whitespace(column).dictionary_encode()
+        numbers_by_label = {"": 0} | {label: number for number, label in enumerate(self.loras, 1)}
+        labels = encoded.dictionary.to_pylist()
+        codes = np.array([numbers_by_label.get(label, -1) for label in labels] + [0])
+        lora: Ints = codes[_indices(encoded)]
+        problems.add(
+            lora < 0,
+            self.columns.manifest_name("lora"),
+            lambda row: self._lora_problem(column[row].as_py().strip()),
+        )
+        return lora
+
+    def _lora_problem(self, name: str) -> str:
+        if not self.loras:
+            return f"LoRA {name!r} cannot be used, because the job has no model.row_loras"
+        return f"model.row_loras has no LoRA {name!r}; choose one of: {', '.join(self.loras)}"
+
+    def _lora_scales(self, table: pa.Table, lora: Ints, problems: RowProblems) -> Floats:
+        column = self._column("lora_scale", table, problems)
+        if column is None:
+            return self.lora_scales[lora]
+        name = self.columns.manifest_name("lora_scale")
+        values, given = numbers(column, name, problems)
+        bad = given & ~np.isfinite(values)
+        problems.add(bad, name, lambda row: f"{values[row]} is not a finite number")
+        without_lora = given & (lora == 0)
+        problems.add(
+            without_lora & ~bad,
+            name,
+            lambda row: f"the scale is {values[row]:g}, but the row has no LoRA",
+        )
+        # adding 0.0 makes -0.0 the same setting as 0.0
+        return np.where(given & ~bad & ~without_lora, values, self.lora_scales[lora]) + 0.0
+
+    def _prompts(self, table: pa.Table, problems: RowProblems) -> pa.Array:
+        column = self._column("prompt", table, problems)
+        name = self.columns.manifest_name("prompt")
+        if column is None or pa.types.is_null(column.type):
+            column = pa.nulls(table.num_rows, pa.string())
+        problems.add(_blank(column), name, lambda row: "the prompt is empty")
+        return column
+
+    def _negative_prompts(self, table: pa.Table, problems: RowProblems) -> pa.Array:
+        default = self.defaults.negative_prompt
+        column = self._column("negative_prompt", table, problems)
+        if column is None or pa.types.is_null(column.type):
+            return _constant(default, table.num_rows)
+        if not self.info.takes_negative_prompt:
+            problems.add(
+                ~_blank(column),
+                self.columns.manifest_name("negative_prompt"),
+                lambda row: "this model takes no negative prompt",
+            )
+        return pc.fill_null(column, default) if column.null_count else column
+
+    def _ids(self, table: pa.Table, first_row: int, problems: RowProblems) -> pa.Array:
+        if not self.columns.has_ids:
+            return row_number_ids(first_row, table.num_rows)
+        column = self._column("id", table, problems)
+        name = self.columns.manifest_name("id")
+        if column is None or pa.types.is_null(column.type):
+            column = pa.nulls(table.num_rows, pa.string())
+        if not pa.types.is_string(column.type):
+            values, given = whole_numbers(column, name, problems)
+            column = pc.if_else(pa.array(given), pc.cast(pa.array(values), pa.string()), None)
+        problems.add(_blank(column), name, lambda row: "the id is empty")
+        lengths = np.array(pc.fill_null(pc.binary_length(column), 0))
+        problems.add(
+            lengths > MAX_ID_BYTES,
+            name,
+            lambda row: f"the id has {lengths[row]} bytes, but at most {MAX_ID_BYTES} are allowed",
+        )
+        return column
+
+
+def _decoded(values: pa.Array, column: ColumnMap, problems: RowProblems) -> pa.Array:
+    """Replace codes by the text of their meanings; null stays null."""
+    encoded = _as_codes(values).dictionary_encode()
+    codes = encoded.dictionary.to_pylist()
+    known = np.array([code in column.values or not code for code in codes] + [True])
+    problems.add(
+        ~known[_indices(encoded)],
+        column.column,
+        lambda row: (
+            f"{encoded[row].as_py()!r} is not one of the codes in the job file's `columns`: "
+            f"{', '.join(column.values)}"
+        ),
+    )
+    meanings = [str(column.values[code]) if code in column.values else None for code in codes]
+    return pc.take(pa.array(meanings, pa.string()), encoded.indices)
+
+
+def _as_codes(values: pa.Array) -> pa.Array:
+    if pa.types.is_string(values.type):
+        return pc.utf8_trim_whitespace(values)
+    if pa.types.is_floating(values.type):
+        whole = pc.all(pc.equal(values, pc.floor(values))).as_py()
+        values = pc.cast(values, pa.int64()) if whole else values
+    return pc.cast(values, pa.string())
+
+
+def _indices(encoded: pa.DictionaryArray) -> Ints:
+    """Each value's index in the dictionary; -1 for null, the last item of a list one longer."""
+    return np.array(pc.fill_null(encoded.indices, -1))
+
+
+def _blank(column: pa.Array) -> Mask:
+    """Where a text is null, empty or white space only; (n,) bool."""
+    empty = pc.or_(pc.equal(pc.binary_length(column), 0), pc.utf8_is_space(column))
+    return np.array(pc.fill_null(empty, True) if empty.null_count else empty)
+
+
+def _constant(text: str, num_rows: int) -> pa.Array:
+    zeros = pa.array(np.zeros(num_rows, np.int32))
+    return pc.take(pa.array([text], pa.string()), zeros)
