@@ -144,4 +144,4 @@ def _alike(layout: PlanLayout, model: ModelInfo) -> dict[SamplingParams, int]:
 
 def _told(measured: MeasuredKind) -> str:
     knee = measured.knee
-    return f"{knee.batch_size} at {measured.kind.name}; {knee.ending.value}"
+    return f"{knee.batch_size} at {measured.kind.name}; {knee.ending.explanation}"
