@@ -89,8 +89,8 @@ def find_best_batch_size(
     Args:
         measure: samples one batch.
         limit_bytes: the most memory that may be in use.
-        default: batch size; up to it, a low gain does not stop the search, and the result is at
-            least this size if the time runs out.
+        default: up to this size a low gain does not stop the search; it is also the smallest
+            result if the time runs out.
         budget_s: seconds; after the first trial, none is started that is expected to exceed it.
         efficiency: batch size -> the share of sampled images that are not padding.
         clock: seconds.
@@ -102,9 +102,8 @@ def find_best_batch_size(
         if trials and started_at + 2 * last_s > end_at:
             ending = Ending.TIME
             break
-        fits = predicted_peak_bytes(trials, size) <= limit_bytes
-        trial = _measured(measure, size) if fits else None
-        if trial is None or (trials and trial.peak_bytes > limit_bytes):
+        trial = _measured(measure, size, trials, limit_bytes)
+        if trial is None:
             ending = Ending.MEMORY
             break
         trials.append(trial)
@@ -113,8 +112,8 @@ def find_best_batch_size(
             ending = Ending.RATE
             break
     best = nearly_best(_effective_rates(trials, efficiency))
-    best = max(best, default) if ending is Ending.TIME else best
-    return BestBatchSize(best, ending, tuple(trials))
+    at_least = default if ending is Ending.TIME else 1
+    return BestBatchSize(max(best, at_least), ending, tuple(trials))
 
 
 def largest_fitting(measure: MeasureBatch, limit_bytes: int, wanted: int) -> BestBatchSize:
@@ -125,7 +124,7 @@ def largest_fitting(measure: MeasureBatch, limit_bytes: int, wanted: int) -> Bes
     """
     trials: list[SizeTrial] = []
     for size in _powers_of_two(min(wanted, LINEAR_MEMORY_SIZE)):
-        trial = _measured(measure, size)
+        trial = _sampled(measure, size)
         if trial is None:
             return BestBatchSize(max(1, size // 2), Ending.MEMORY, tuple(trials))
         trials.append(trial)
@@ -149,8 +148,18 @@ def predicted_peak_bytes(trials: Sequence[SizeTrial], size: int) -> int:
     return int(last.peak_bytes + max(0.0, per_image) * (size - last.batch_size))
 
 
-def _measured(measure: MeasureBatch, size: int) -> SizeTrial | None:
-    """The trial of a batch size; None if it does not fit."""
+def _measured(
+    measure: MeasureBatch, size: int, trials: Sequence[SizeTrial], limit_bytes: int
+) -> SizeTrial | None:
+    """The trial of a batch size that fits, or None; the first trial counts as fitting."""
+    if predicted_peak_bytes(trials, size) > limit_bytes:
+        return None
+    trial = _sampled(measure, size)
+    return None if trial is not None and trials and trial.peak_bytes > limit_bytes else trial
+
+
+def _sampled(measure: MeasureBatch, size: int) -> SizeTrial | None:
+    """The trial of a batch size; None if it runs out of memory."""
     try:
         found = measure(size)
     except OutOfMemory:
