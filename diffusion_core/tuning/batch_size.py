@@ -89,9 +89,8 @@ def find_best_batch_size(
     Args:
         measure: samples one batch.
         limit_bytes: the most memory that may be in use.
-        default: up to this size a low gain does not stop the search; it is also the smallest
-            result if the time runs out.
-        budget_s: seconds; after the first trial, none is started that is expected to exceed it.
+        default: a low gain stops the search only above it; the smallest result if time runs out.
+        budget_s: after the first trial, none is started that is expected to exceed it.
         efficiency: batch size -> the share of sampled images that are not padding.
         clock: seconds.
     """
@@ -111,9 +110,9 @@ def find_best_batch_size(
         if size > default and nearly_best(_effective_rates(trials, efficiency)) < size:
             ending = Ending.RATE
             break
-    best = nearly_best(_effective_rates(trials, efficiency))
-    at_least = default if ending is Ending.TIME else 1
-    return BestBatchSize(max(best, at_least), ending, tuple(trials))
+    smallest = default if ending is Ending.TIME else 1
+    best = max(smallest, nearly_best(_effective_rates(trials, efficiency)))
+    return BestBatchSize(best, ending, tuple(trials))
 
 
 def largest_fitting(measure: MeasureBatch, limit_bytes: int, wanted: int) -> BestBatchSize:
