@@ -1,11 +1,11 @@
-"""Denoising made visible: from a prompt to a strip, an animation, or a study of samplers.
+"""Show how denoising works: a strip and an animation of one image, or a comparison of samplers.
 
-Runs in this process, without Ray: there is one image. What happens in a model `diffusion_core`
-knows, and how it looks `pipelines.reporting.step_pictures`; this joins them.
+Runs in this process, without Ray, because there is only one image. `diffusion_core.inspection`
+records what happens in the model, `pipelines.reporting.step_pictures` draws it.
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Self
@@ -17,9 +17,14 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from nightpress.diffusion_core.errors import SettingsError
-from nightpress.diffusion_core.inspection import sampler_study, trajectory
-from nightpress.diffusion_core.inspection.sampler_study import Study, TrialResult, plan_study
-from nightpress.diffusion_core.inspection.trajectory import Frame, OnStep
+from nightpress.diffusion_core.inspection.sampler_study import (
+    SamplerResult,
+    SamplerStudy,
+    check_sampler,
+    plan_study,
+    run_study,
+)
+from nightpress.diffusion_core.inspection.trajectory import Frame, OnStep, frames, no_progress
 from nightpress.diffusion_core.models.loading import (
     LoadedModel,
     ModelInfo,
@@ -28,6 +33,7 @@ from nightpress.diffusion_core.models.loading import (
     load,
 )
 from nightpress.diffusion_core.sampling.request import ImageRequest, SamplingParams
+from nightpress.diffusion_core.silence_libraries import errors_only
 from nightpress.pipelines.formatting import duration, plural
 from nightpress.pipelines.models.location import locate
 from nightpress.pipelines.reporting.step_pictures import (
@@ -39,27 +45,30 @@ from nightpress.pipelines.reporting.step_pictures import (
 )
 
 __all__ = [
+    "ImageSetup",
+    "SamplerComparison",
+    "SamplerResult",
+    "SamplerStudy",
     "StepBar",
-    "Study",
-    "Subject",
+    "StepsResult",
     "as_values",
+    "compare_samplers",
     "explanation",
-    "line",
     "plan_study",
+    "result_line",
     "show_steps",
-    "study_samplers",
     "terminal_table",
 ]
 
-MOST_FRAMES = 21
-"""Unless more are asked for: two bands of a strip."""
+MAX_FRAMES = 21
+"""Frames unless more are requested: they fill two bands of a strip."""
 
-LEGEND = "Above: what the network sees. Below: the picture that it expects."
+LEGEND = "Above: the denoiser's input. Below: the image that it predicts."
 
 
 @dataclass(frozen=True)
-class Subject:
-    """What is made: one image, of one model, with one noise."""
+class ImageSetup:
+    """The model, prompt and settings that make one image."""
 
     spec: ModelSpec
     info: ModelInfo
@@ -77,14 +86,16 @@ class Subject:
         height: int | None = None,
         guidance_scale: float | None = None,
     ) -> Self:
-        """Find the model, and let it fill in what is left open.
+        """Find the model; settings that are None get the model's own values.
 
         Raises:
-            ModelError: there is no such model, or it cannot be driven.
-            SettingsError: a size or negative prompt that it cannot do, or no size at all.
+            ModelError: there is no such model, or it is not supported.
+            SettingsError: the model takes no negative prompt, or has no size of its own and none
+                was given.
         """
-        folder = locate(spec)
-        info = describe(folder, spec)
+        with errors_only():
+            folder = locate(spec)
+            info = describe(folder, spec)
         if request.negative_prompt and not info.takes_negative_prompt:
             raise SettingsError(f"{info.source}: {info.pipeline} takes no negative prompt")
         params = SamplingParams(
@@ -95,10 +106,10 @@ class Subject:
         )
         return cls(spec, info, folder, request, params)
 
-    def sampled_by(self, scheduler: str | None, num_inference_steps: int | None) -> Self:
-        """The same with another sampler and number of steps; None keeps what is."""
-        asked = {"scheduler": scheduler, "num_inference_steps": num_inference_steps}
-        changes: dict[str, Any] = {k: v for k, v in asked.items() if v is not None}
+    def with_sampler(self, scheduler: str | None, num_inference_steps: int | None) -> Self:
+        """The same image with another sampler and number of steps; None keeps the current one."""
+        settings = {"scheduler": scheduler, "num_inference_steps": num_inference_steps}
+        changes: dict[str, Any] = {k: v for k, v in settings.items() if v is not None}
         return replace(self, params=replace(self.params, **changes))
 
     @property
@@ -108,40 +119,64 @@ class Subject:
         return f"{self.request.prompt} | {facts}, seed {self.request.seed}"
 
     @property
-    def way(self) -> str:
+    def sampler(self) -> str:
         """`20 steps of ddim`."""
         own = self.params.scheduler == "default"
-        sampler = "the model's own sampler" if own else self.params.scheduler
-        return f"{plural(self.params.num_inference_steps, 'step')} of {sampler}"
+        name = "the model's own sampler" if own else self.params.scheduler
+        return f"{plural(self.params.num_inference_steps, 'step')} of {name}"
 
     def load(self) -> LoadedModel:
-        """The model in memory, on the accelerator if there is one."""
+        """Load the model, on the accelerator if there is one."""
         device = "cuda" if torch.cuda.is_available() else "cpu"
         if device == "cpu":
-            torch.set_num_threads(1)  # as an actor has: their number decides the last bits
+            torch.set_num_threads(1)  # as in an actor: the number of threads changes the last bits
         return load(self.folder, self.spec, device)
 
 
+@dataclass(frozen=True)
+class StepsResult:
+    """The frames of one image, and the files that show them."""
+
+    frames: tuple[Frame, ...]
+    strip: Path
+    animation: Path
+
+
+@dataclass(frozen=True)
+class SamplerComparison:
+    """The results of a study, and the file that shows them."""
+
+    study: SamplerStudy
+    results: tuple[SamplerResult, ...]
+    table: Path
+
+
 def show_steps(
-    subject: Subject, path: Path, num_frames: int | None = None, on_step: OnStep = trajectory.silent
-) -> list[Frame]:
-    """Write the strip to `path` and the animation beside it, as GIF; returns the frames.
+    setup: ImageSetup, path: Path, num_frames: int | None = None, on_step: OnStep = no_progress
+) -> StepsResult:
+    """Write a strip of frames to `path`, and beside it an animation as GIF.
+
+    Args:
+        num_frames: at least 2; by default one for each step, up to `MAX_FRAMES`.
+        on_step: called before every step.
 
     Raises:
-        SettingsError: a sampler or number of steps that the model cannot do.
+        SettingsError: the model does not support the sampler or the number of steps.
         SamplingError, UnsupportedModel: as `trajectory.frames` does.
     """
-    params = subject.params
-    sampler_study.check(subject.info, params.scheduler, params.num_inference_steps)
-    model = subject.load()
-    number = num_frames or min(MOST_FRAMES, params.num_inference_steps + 1)
-    frames = list(trajectory.frames(model, subject.request, params, number, on_step))
+    params = setup.params
+    check_sampler(setup.info, params.scheduler, params.num_inference_steps)
+    count = num_frames or min(MAX_FRAMES, params.num_inference_steps + 1)
+    with errors_only():
+        recorded = tuple(frames(setup.load(), setup.request, params, count, on_step))
     pictures = [
-        StepPicture(Image.fromarray(f.noisy), Image.fromarray(f.guess), caption(f)) for f in frames
+        StepPicture(Image.fromarray(frame.noisy), Image.fromarray(frame.guess), caption(frame))
+        for frame in recorded
     ]
-    strip(pictures, f"{subject.title}, {subject.way}. {LEGEND}").save(path)
-    save_animation(animation(pictures, subject.request.prompt), path.with_suffix(".gif"))
-    return frames
+    strip(pictures, f"{setup.title}, {setup.sampler}. {LEGEND}").save(path)
+    gif = path.with_suffix(".gif")
+    save_animation(animation(pictures, setup.request.prompt), gif)
+    return StepsResult(recorded, path, gif)
 
 
 def caption(frame: Frame) -> str:
@@ -149,20 +184,33 @@ def caption(frame: Frame) -> str:
     return f"{frame.step}/{frame.num_steps}  sigma {frame.sigma:.3f}"
 
 
-def study_samplers(
-    subject: Subject, study: Study, path: Path, on_step: OnStep = trajectory.silent
-) -> Iterator[TrialResult]:
-    """Make the trials of a study, yielding each; at the end the table of pictures is written."""
-    model = subject.load()
+def compare_samplers(
+    setup: ImageSetup,
+    study: SamplerStudy,
+    path: Path,
+    on_step: OnStep = no_progress,
+    on_result: Callable[[SamplerResult], None] = lambda result: None,
+) -> SamplerComparison:
+    """Make the trials of a study, and write the table of their images to `path`.
+
+    Args:
+        on_step: called before every step of every trial.
+        on_result: called after every trial.
+
+    Raises:
+        SettingsError, SamplingError: as `Sampler.sample` does.
+    """
     results = []
-    for result in sampler_study.conduct(study, model, subject.request, subject.params, on_step):
-        results.append(result)
-        yield result
-    picture_table(results, subject.title).save(path)
+    with errors_only():
+        for result in run_study(study, setup.load(), setup.request, setup.params, on_step):
+            results.append(result)
+            on_result(result)
+    picture_table(results, setup.title).save(path)
+    return SamplerComparison(study, tuple(results), path)
 
 
-def picture_table(results: list[TrialResult], title: str) -> Image.Image:
-    """Samplers down, numbers of steps across; those with noise of their own come last."""
+def picture_table(results: Sequence[SamplerResult], title: str) -> Image.Image:
+    """Images by sampler and number of steps; DDPM, which adds noise at each step, comes last."""
     ordered = sorted(results, key=lambda result: result.trial.scheduler == "ddpm")
     rows = list(dict.fromkeys(result.trial.name for result in ordered))
     counts = sorted({result.trial.num_inference_steps for result in results})
@@ -176,8 +224,8 @@ def picture_table(results: list[TrialResult], title: str) -> Image.Image:
     return table(rows, [plural(count, "step") for count in counts], cells, title)
 
 
-def verdict(result: TrialResult) -> str:
-    """`31.2 dB`, `reference`, or what is wrong with the picture."""
+def verdict(result: SamplerResult) -> str:
+    """`31.2 dB`, `reference`, or what is wrong with the image."""
     if result.fault is not None:
         return result.fault
     if result.trial == result.compared_with:
@@ -185,20 +233,20 @@ def verdict(result: TrialResult) -> str:
     return "the same" if math.isinf(result.psnr) else f"{result.psnr:.1f} dB"
 
 
-def line(result: TrialResult) -> str:
+def result_line(result: SamplerResult) -> str:
     """`ddim 20: 0.4 s, 31.2 dB`."""
     return f"{result.trial}: {duration(result.seconds)}, {verdict(result)}"
 
 
-def terminal_table(results: list[TrialResult]) -> Table:
-    """The figures of a study."""
-    made = Table(box=None, pad_edge=False, header_style="bold")
-    made.add_column("sampler")
+def terminal_table(results: Sequence[SamplerResult]) -> Table:
+    """The figures of a study as a table for the terminal."""
+    figures = Table(box=None, pad_edge=False, header_style="bold")
+    figures.add_column("sampler")
     for name in ("steps", "network calls", "seconds", "RMSE of 255", "PSNR dB"):
-        made.add_column(name, justify="right")
-    made.add_column("compared with")
+        figures.add_column(name, justify="right")
+    figures.add_column("compared with")
     for result in results:
-        made.add_row(
+        figures.add_row(
             result.trial.name,
             str(result.trial.num_inference_steps),
             str(result.num_evaluations),
@@ -207,22 +255,22 @@ def terminal_table(results: list[TrialResult]) -> Table:
             verdict(result).removesuffix(" dB"),
             str(result.compared_with),
         )
-    return made
+    return figures
 
 
-def explanation(study: Study) -> str:
+def explanation(study: SamplerStudy) -> str:
     """What the figures mean, in a sentence or two."""
-    said = f"Distances are to {study.reference}, from the same noise."
+    text = f"Distances are to {study.reference}, from the same noise."
     if study.stochastic:
-        said += (
-            " ddpm adds noise of its own at every step, so it ends at another picture; the row "
-            '"other noise" is its distance to itself.'
+        text += (
+            " ddpm adds fresh noise at every step, so it arrives at another image; the row "
+            '"other noise" compares two such images.'
         )
-    return said
+    return text
 
 
-def as_values(result: TrialResult) -> dict[str, object]:
-    """A result as JSON-ready values; `psnr_db` is null for equal pictures."""
+def as_values(result: SamplerResult) -> dict[str, object]:
+    """A result as JSON-ready values; `psnr_db` is null for equal images."""
     return {
         "scheduler": result.trial.scheduler,
         "num_inference_steps": result.trial.num_inference_steps,
@@ -237,7 +285,7 @@ def as_values(result: TrialResult) -> dict[str, object]:
 
 
 class StepBar:
-    """A bar on a terminal, and nothing elsewhere: `on_step` of one sampling after the other."""
+    """A progress bar for denoising steps on a terminal; elsewhere it shows nothing."""
 
     def __init__(self, console: Console) -> None:
         self._progress = Progress(
@@ -258,18 +306,18 @@ class StepBar:
     def __exit__(self, *exception: object) -> None:
         self._progress.stop()
 
-    def say(self, text: str) -> None:
-        """A line that stays."""
+    def print(self, text: str) -> None:
+        """Print a line above the bar."""
         self._progress.console.print(text, highlight=False, markup=False, soft_wrap=True)
 
     def on_step(self, done: int, total: int) -> None:
-        """Move on."""
+        """Advance the bar."""
         self._progress.update(self._task, completed=done + 1, total=total)
 
 
-def _side(info: ModelInfo, name: str, asked: int | None) -> int:
-    """Width or height in pixels; the sampler itself looks at multiples."""
+def _side(info: ModelInfo, name: str, value: int | None) -> int:
+    """Width or height in pixels; the sampler checks that it is a valid multiple."""
     own = getattr(info, name)
-    if asked is None and own is None:
-        raise SettingsError(f"{info.source} does not say its own {name}; give --{name}")
-    return int(asked if asked is not None else own)
+    if value is None and own is None:
+        raise SettingsError(f"{info.source} has no {name} of its own; give --{name}")
+    return int(value if value is not None else own)

@@ -1,10 +1,5 @@
 """Numbers as a person reads them, in reports and on the terminal."""
 
-from collections.abc import Sequence
-from typing import TypeVar
-
-T = TypeVar("T")
-
 
 def plural(number: int, noun: str) -> str:
     """`1 shard`, `1,632 shards`."""
@@ -29,9 +24,3 @@ def size(num_bytes: float) -> str:
             return f"{num_bytes:.0f} {unit}" if unit == "B" else f"{num_bytes:.1f} {unit}"
         num_bytes /= 1000
     return f"{num_bytes:,.1f} TB"
-
-
-def even(items: Sequence[T], most: int) -> list[T]:
-    """At most that many of the items, in order and evenly spread."""
-    count = min(most, len(items))
-    return [items[index * len(items) // count] for index in range(count)]

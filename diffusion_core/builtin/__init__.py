@@ -1,6 +1,6 @@
-"""The model that ships inside the package, and the recipe that made it.
+"""The model that ships with the package, and the recipe that made it.
 
-`model/` is a diffusers pipeline folder; the other modules build its data, train it and measure it.
+`model/` is a diffusers pipeline folder; `recipe/` builds its data set, trains it and evaluates it.
 Importing this package loads no weights.
 """
 

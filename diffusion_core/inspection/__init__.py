@@ -1,1 +1,1 @@
-"""Looking at sampling: the trajectory of one image, and samplers compared."""
+"""Look inside sampling: record the steps of one image, and compare samplers."""

@@ -1,12 +1,11 @@
-"""What more steps buy: samplers and step counts against a reference of very many steps.
+"""Compare samplers and numbers of steps with a reference of very many steps.
 
-Owns what is compared with what. All samplers start from the same noise, so the deterministic ones
-make for the same picture and can be compared with it pixel by pixel. DDPM adds noise of its own at
-every step: it ends at another picture of the same kind, and is compared with itself as well.
+All samplers start from the same noise, so the deterministic ones approach the same image and can be
+compared with it pixel by pixel. DDPM adds fresh noise at every step: it arrives at another image of
+the same kind, so it is also compared with itself under other noise.
 """
 
 import itertools
-import math
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -14,30 +13,36 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from nightpress.diffusion_core.errors import SettingsError
-from nightpress.diffusion_core.inspection.trajectory import OnStep, StepCall, WatchedSampler, silent
+from nightpress.diffusion_core.inspection.trajectory import (
+    OnStep,
+    StepCall,
+    WatchedSampler,
+    no_progress,
+)
 from nightpress.diffusion_core.models.loading import LoadedModel, ModelInfo
 from nightpress.diffusion_core.sampling import schedulers
 from nightpress.diffusion_core.sampling.request import ImageRequest, SamplingParams
 from nightpress.diffusion_core.sampling.sampler import Pixels
+from nightpress.diffusion_core.theory.psnr import psnr_db
 
 STEP_COUNTS = (5, 10, 20, 50)
 SAMPLERS = ("ddim", "dpmsolver++", "unipc", "euler", "heun")
 FLOW_SAMPLERS = ("flow-euler", "dpmsolver++", "unipc")
 
 REFERENCES = ("ddim", "flow-euler")
-"""Deterministic, and known to end at the solution when steps are many."""
+"""Deterministic samplers that converge to the exact solution as the steps increase."""
 
 WARM_UP_STEPS = 2
 
 
 @dataclass(frozen=True)
-class Trial:
+class SamplerTrial:
     """One sampler at one number of steps."""
 
     scheduler: str
     num_inference_steps: int
     other_step_noise: bool = False
-    """Whether the noise that is added on the way is not that of the plain trial."""
+    """Whether the noise added at each step has another seed than in the plain trial."""
 
     @property
     def name(self) -> str:
@@ -50,42 +55,42 @@ class Trial:
 
 
 @dataclass(frozen=True)
-class TrialResult:
-    """What a trial made and took, and how far it ended from the trial it is compared with."""
+class SamplerResult:
+    """The image of a trial, its cost, and its distance from the trial it is compared with."""
 
-    trial: Trial
-    compared_with: Trial
+    trial: SamplerTrial
+    compared_with: SamplerTrial
     num_evaluations: int
-    """Of the network; samplers of second order ask it twice a step."""
+    """Denoiser calls; second-order samplers make two in each step."""
     seconds: float
-    """For the image: denoising and decoding, with the prompt encoded before."""
+    """For denoising and decoding the image; the prompt is encoded before."""
     rmse: float
-    """Root mean squared difference of the pixels, in levels of 0 to 255."""
+    """Root mean squared difference of the pixels, in levels from 0 to 255."""
     fault: str | None
-    """As in `SampledBatch`; the picture is black then."""
+    """As in `SampledBatch`; the image is black then."""
     pixels: Pixels
 
     @property
     def psnr(self) -> float:
-        """Of the difference, in dB; infinite for equal pictures."""
-        return math.inf if self.rmse == 0 else 20 * math.log10(255 / self.rmse)
+        """PSNR in dB against `compared_with`; infinite for equal images."""
+        return psnr_db(self.rmse**2)
 
 
 @dataclass(frozen=True)
-class Study:
-    """Which trials are made: the references first, then samplers times step counts."""
+class SamplerStudy:
+    """The trials to make: the references first, then every sampler at every number of steps."""
 
-    reference: Trial
-    stochastic: tuple[Trial, ...]
-    """The same number of steps with noise on the way, twice; none for a flow."""
+    reference: SamplerTrial
+    stochastic: tuple[SamplerTrial, ...]
+    """DDPM at the reference's number of steps, twice with different noise; empty for a flow."""
     samplers: tuple[str, ...]
     step_counts: tuple[int, ...]
 
     @property
-    def trials(self) -> list[Trial]:
-        """In the order in which they are made."""
-        grid = [Trial(name, count) for name in self.samplers for count in self.step_counts]
-        return [self.reference, *self.stochastic, *grid]
+    def trials(self) -> list[SamplerTrial]:
+        """All trials in the order in which they are made."""
+        pairs = itertools.product(self.samplers, self.step_counts)
+        return [self.reference, *self.stochastic, *itertools.starmap(SamplerTrial, pairs)]
 
 
 def plan_study(
@@ -93,96 +98,95 @@ def plan_study(
     samplers: Sequence[str] = (),
     step_counts: Sequence[int] | None = None,
     reference_steps: int | None = None,
-) -> Study:
-    """The trials for a model; what is left open becomes what suits it.
+) -> SamplerStudy:
+    """The trials for a model; arguments that are left out get defaults that suit the model.
 
     Raises:
-        SettingsError: a sampler that does not fit, a number of steps that one cannot take, or a
-            model with no deterministic sampler.
+        SettingsError: the model does not support a sampler or a number of steps, or has no
+            deterministic sampler.
     """
     reference = next((name for name in REFERENCES if name in info.samplers), None)
     if reference is None:
         raise SettingsError(
-            f"{info.source} samples with {', '.join(info.samplers)}; none of them is deterministic "
-            "and fit for a reference"
+            f"{info.source} supports only the samplers {', '.join(info.samplers)}; none of them is "
+            "deterministic, so there is no reference"
         )
-    usual = FLOW_SAMPLERS if reference == "flow-euler" else SAMPLERS
-    names = tuple(samplers) or tuple(name for name in usual if name in info.samplers)
+    suitable = FLOW_SAMPLERS if reference == "flow-euler" else SAMPLERS
+    names = tuple(samplers) or tuple(name for name in suitable if name in info.samplers)
     most = reference_steps or info.max_steps
     counts = tuple(step_counts or STEP_COUNTS)
     for name, count in itertools.product(names, counts):
-        check(info, name, count)
-    check(info, reference, most)
-    ddpm = [Trial("ddpm", most), Trial("ddpm", most, other_step_noise=True)]
+        check_sampler(info, name, count)
+    check_sampler(info, reference, most)
+    ddpm = [SamplerTrial("ddpm", most), SamplerTrial("ddpm", most, other_step_noise=True)]
     stochastic = tuple(ddpm) if "ddpm" in info.samplers else ()
-    return Study(Trial(reference, most), stochastic, names, counts)
+    return SamplerStudy(SamplerTrial(reference, most), stochastic, names, counts)
 
 
-def check(info: ModelInfo, sampler: str, num_inference_steps: int) -> None:
-    """Refuse a sampler that does not fit a model, or a number of steps that it cannot take.
+def check_sampler(info: ModelInfo, sampler: str, num_inference_steps: int) -> None:
+    """Check that a model supports a sampler and that the sampler can take so many steps.
 
     Raises:
-        SettingsError: with what is allowed.
+        SettingsError: it does not; the message says what is allowed.
     """
     if sampler not in info.samplers:
         raise SettingsError(
-            f"scheduler {sampler!r}: {info.source} samples with {', '.join(info.samplers)}"
+            f"scheduler {sampler!r}: {info.source} supports {', '.join(info.samplers)}"
         )
     most = schedulers.max_steps(sampler, info.max_steps)
     if not 1 <= num_inference_steps <= most:
         raise SettingsError(f"steps {num_inference_steps}: {sampler} takes 1 to {most}")
 
 
-def conduct(
-    study: Study,
+def run_study(
+    study: SamplerStudy,
     model: LoadedModel,
     request: ImageRequest,
     params: SamplingParams,
-    on_step: OnStep = silent,
-) -> Iterator[TrialResult]:
-    """Make the trials; yields each result when it is there.
+    on_step: OnStep = no_progress,
+) -> Iterator[SamplerResult]:
+    """Make the trials of a study; yields each result as soon as it is known.
 
-    `scheduler` and `num_inference_steps` of `params` are those of the trials.
+    The trials replace `scheduler` and `num_inference_steps` of `params`.
 
     Raises:
         SettingsError, SamplingError: as `Sampler.sample` does.
     """
-    sampler, made = WatchedSampler(model), dict[Trial, Pixels]()
+    sampler, images = WatchedSampler(model), dict[SamplerTrial, Pixels]()
     warm_up = replace(study.reference, num_inference_steps=WARM_UP_STEPS)
-    sampler.sample([request], _settings(params, warm_up))
+    sampler.sample([request], _with_trial(params, warm_up))
     for trial in study.trials:
-        # The second of a stochastic pair is compared with the first.
-        against = replace(trial, other_step_noise=False)
-        against = against if trial.other_step_noise else study.reference
-        counter = Counter(on_step)
+        # The second trial of a stochastic pair is compared with the first.
+        plain = replace(trial, other_step_noise=False)
+        compared_with = plain if trial.other_step_noise else study.reference
+        counter = _CallCounter(on_step)
         sampler.watch = counter
         sampler.step_noise = request.seed + 1 if trial.other_step_noise else None
-        began = time.perf_counter()
-        batch = sampler.sample([request], _settings(params, trial))
-        seconds = time.perf_counter() - began
-        made[trial] = pixels = batch.pixels[0]
-        distance, fault = rmse(pixels, made[against]), batch.faults[0]
-        yield TrialResult(trial, against, counter.calls, seconds, distance, fault, pixels)
+        started_at = time.perf_counter()
+        batch = sampler.sample([request], _with_trial(params, trial))
+        seconds = time.perf_counter() - started_at
+        images[trial] = pixels = batch.pixels[0]
+        distance, fault = rmse(pixels, images[compared_with]), batch.faults[0]
+        yield SamplerResult(trial, compared_with, counter.calls, seconds, distance, fault, pixels)
 
 
-class Counter:
-    """Counts the calls of the network in one trial, and tells of them."""
+class _CallCounter:
+    """Counts the denoiser calls of one trial and reports them."""
 
     def __init__(self, on_step: OnStep) -> None:
         self.calls = 0
         self._on_step = on_step
 
     def __call__(self, call: StepCall) -> None:
-        """Take one call."""
         self._on_step(self.calls, len(call.scheduler.timesteps))
         self.calls += 1
 
 
-def _settings(params: SamplingParams, trial: Trial) -> SamplingParams:
+def _with_trial(params: SamplingParams, trial: SamplerTrial) -> SamplingParams:
     return replace(params, scheduler=trial.scheduler, num_inference_steps=trial.num_inference_steps)
 
 
-def rmse(one: Pixels, other: Pixels) -> float:
-    """Root mean squared difference of two pictures, in levels of 0 to 255."""
-    difference = one.astype(np.float64) - other.astype(np.float64)
+def rmse(image: Pixels, other: Pixels) -> float:
+    """Root mean squared difference of two images, in levels from 0 to 255."""
+    difference = image.astype(np.float64) - other.astype(np.float64)
     return float(np.sqrt(np.mean(difference**2)))

@@ -1,1 +1,1 @@
-"""Noise, prediction targets and guidance as equations, each with its source."""
+"""The equations of diffusion, each with its source, and arithmetic that all layers share."""

@@ -2,17 +2,17 @@
 
 Every process here is `x_t = alpha_t * x0 + sigma_t * noise`. The variance-preserving ones keep
 alpha^2 + sigma^2 = 1 and come from a beta schedule over T discrete steps (`NoiseSchedule`); flow
-matching moves on a straight line with alpha + sigma = 1 and a continuous time (`FlowPath`). Both
-answer the same three questions, so a trainer need not know which one it has:
+matching follows a straight line with alpha + sigma = 1 in continuous time (`FlowPath`). Both have
+the same three methods, so that training works with either:
 
 - `alpha_sigma(timesteps)`: the coefficients at timesteps;
-- `timesteps_at(fractions)`: the timesteps that lie at fractions of the way from data to noise;
+- `timesteps_at(fractions)`: the timesteps at fractions of the way from data to noise;
 - `timesteps_of(log_ratio)`: the timesteps at which ln(sigma / alpha) has these values.
 
-Timesteps are always what the network is told, in [0, T], as diffusers' schedulers count them.
+A timestep is always the network's timestep input, in [0, T], as diffusers' schedulers count it.
 
-This module owns the coefficients only: not what a network predicts (`prediction`), not how to walk
-back (`schedulers`), and no random numbers: noise is always an argument.
+Noise is always an argument; this module draws no random numbers. `prediction` defines what a
+network predicts, the schedulers of `sampling` reverse the process.
 """
 
 from dataclasses import dataclass
@@ -24,18 +24,18 @@ import torch
 from torch import Tensor
 
 BetaSchedule = Literal["linear", "scaled_linear", "squaredcos_cap_v2"]
-"""Names as diffusers' schedulers spell them."""
+"""Beta schedules under the names of diffusers' schedulers."""
 
 
 def linear_betas(num_steps: int, beta_start: float = 1e-4, beta_end: float = 0.02) -> Tensor:
-    """(T,) betas rising in a straight line; Ho et al. 2020, section 4."""
+    """(T,) betas that rise linearly; Ho et al. 2020, section 4."""
     return torch.linspace(beta_start, beta_end, num_steps, dtype=torch.float64)
 
 
 def scaled_linear_betas(
     num_steps: int, beta_start: float = 0.00085, beta_end: float = 0.012
 ) -> Tensor:
-    """(T,) betas whose square roots rise in a straight line; Rombach et al. 2022, released code."""
+    """(T,) betas whose square roots rise linearly; Rombach et al. 2022, released code."""
     return torch.linspace(beta_start**0.5, beta_end**0.5, num_steps, dtype=torch.float64) ** 2
 
 
@@ -47,7 +47,7 @@ def cosine_betas(num_steps: int, max_beta: float = 0.999) -> Tensor:
 
 
 def alpha_bar(betas: Tensor) -> Tensor:
-    """(T,) signal variance left after each step, prod(1 - beta); Ho et al. 2020, eq. 4."""
+    """(T,) remaining signal variance after each step, prod(1 - beta); Ho et al. 2020, eq. 4."""
     return torch.cumprod(1 - betas, dim=0)
 
 
@@ -61,7 +61,7 @@ def rescale_to_zero_terminal_snr(betas: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class NoiseSchedule:
-    """A variance-preserving process of T steps, as a trainer and a scheduler must agree on it."""
+    """A variance-preserving process of T steps; training and sampling must use the same one."""
 
     num_steps: int = 1000
     kind: BetaSchedule = "scaled_linear"
@@ -100,7 +100,7 @@ class NoiseSchedule:
         return torch.bucketize(log_ratio.double(), (ratios[:-1] + ratios[1:]) / 2, right=True)
 
     def scheduler_config(self) -> dict[str, Any]:
-        """What diffusers' schedulers call these settings."""
+        """These settings as arguments of diffusers' schedulers."""
         return {
             "num_train_timesteps": self.num_steps,
             "beta_schedule": self.kind,
@@ -111,27 +111,27 @@ class NoiseSchedule:
 
 
 def alpha_t(alpha_bar_t: Tensor) -> Tensor:
-    """(B, 1, 1, 1) scale of the signal, sqrt(alpha_bar); Ho et al. 2020, eq. 4."""
+    """(B, 1, 1, 1) signal scale, sqrt(alpha_bar); Ho et al. 2020, eq. 4."""
     return alpha_bar_t.sqrt().float().view(-1, 1, 1, 1)
 
 
 def sigma_t(alpha_bar_t: Tensor) -> Tensor:
-    """(B, 1, 1, 1) scale of the noise, sqrt(1 - alpha_bar); Ho et al. 2020, eq. 4."""
+    """(B, 1, 1, 1) noise scale, sqrt(1 - alpha_bar); Ho et al. 2020, eq. 4."""
     return (1 - alpha_bar_t).sqrt().float().view(-1, 1, 1, 1)
 
 
 @dataclass(frozen=True)
 class FlowPath:
-    """The straight path of flow matching, whose network is told T * t for a time t in [0, 1].
+    """The straight path of flow matching; the network's timestep input is T * t, t in [0, 1].
 
-    `shift` above 1 moves training and sampling towards noise, as large images need.
+    A `shift` above 1 moves training and sampling towards noise, which large images need.
     """
 
     num_steps: int = 1000
     shift: float = 1.0
 
     def alpha_sigma(self, timesteps: Tensor) -> tuple[Tensor, Tensor]:
-        """Coefficients at `timesteps` (B,), any numbers in [0, T]: two (B, 1, 1, 1) float32."""
+        """Coefficients at `timesteps` (B,), real numbers in [0, T]: two (B, 1, 1, 1) float32."""
         return flow_alpha_sigma(timesteps.float() / self.num_steps)
 
     def timesteps_at(self, fractions: Tensor) -> Tensor:
@@ -139,34 +139,34 @@ class FlowPath:
         return shifted(fractions.float(), self.shift) * self.num_steps
 
     def timesteps_of(self, log_ratio: Tensor) -> Tensor:
-        """(B,) float32 in [0, T]: ln(sigma / alpha) = ln(t / (1 - t)) is `log_ratio` (B,)."""
+        """(B,) float32 in [0, T] whose ln(sigma / alpha) = ln(t / (1 - t)) is `log_ratio` (B,)."""
         return torch.sigmoid(log_ratio.float()) * self.num_steps
 
     def scheduler_config(self) -> dict[str, Any]:
-        """What diffusers' `FlowMatchEulerDiscreteScheduler` calls these settings."""
+        """These settings as arguments of diffusers' `FlowMatchEulerDiscreteScheduler`."""
         return {"num_train_timesteps": self.num_steps, "shift": self.shift}
 
 
 def flow_alpha_sigma(t: Tensor) -> tuple[Tensor, Tensor]:
     """Coefficients 1 - t and t of the straight path at `t` (B,) in [0, 1]: two (B, 1, 1, 1).
 
-    Liu et al. 2023, eq. 1; Esser et al. 2024, eq. 13 (t = 1 is noise).
+    t = 1 is noise; Liu et al. 2023, eq. 1; Esser et al. 2024, eq. 13.
     """
     t = t.float().view(-1, 1, 1, 1)
     return 1 - t, t
 
 
 def shifted(t: Tensor, shift: float) -> Tensor:
-    """Times moved towards noise, s t / (1 + (s - 1) t); Esser et al. 2024, eq. 23."""
+    """Shift times towards noise, s t / (1 + (s - 1) t); Esser et al. 2024, eq. 23."""
     return shift * t / (1 + (shift - 1) * t)
 
 
 NoiseProcess = NoiseSchedule | FlowPath
-"""Anything that a denoiser can be trained on."""
+"""A process that a denoiser can be trained on."""
 
 
 def add_noise(x0: Tensor, noise: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
-    """x_t of shape (B, C, h, w) from x0 and noise of that shape; Ho et al. 2020, eq. 4."""
+    """x_t, (B, C, h, w), from x0 and noise of the same shape; Ho et al. 2020, eq. 4."""
     return alpha * x0 + sigma * noise
 
 

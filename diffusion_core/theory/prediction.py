@@ -1,8 +1,8 @@
-"""What a denoiser is asked to predict, and how to read a clean sample from its answer.
+"""Prediction targets of a denoiser, and how to recover a clean sample from its output.
 
 With `x_t = alpha * x0 + sigma * noise`, the four usual targets carry the same information; they
-differ in how errors are weighted and in where they are well conditioned. Names are those of
-diffusers' schedulers. Nothing here knows of processes or networks.
+differ in how errors are weighted and where they are well conditioned. Their names are those of
+diffusers' schedulers.
 """
 
 from typing import Literal, get_args
@@ -15,10 +15,10 @@ PREDICTION_TYPES: tuple[PredictionType, ...] = get_args(PredictionType)
 
 
 def target(kind: PredictionType, x0: Tensor, noise: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
-    """What the network should answer.
+    """The output that the network should give.
 
     Args:
-        kind: the parametrisation.
+        kind: the prediction type.
         x0, noise: (B, C, h, w).
         alpha, sigma: (B, 1, 1, 1).
 
@@ -42,8 +42,8 @@ def to_x0(
     """Recover x0 from a network output, with x_t = alpha * x0 + sigma * noise.
 
     Args:
-        kind: the parametrisation of `output`.
-        output, x_t: (B, C, h, w); x_t is what the network saw.
+        kind: the prediction type of `output`.
+        output, x_t: (B, C, h, w); x_t is the network's input.
         alpha, sigma: (B, 1, 1, 1).
 
     References: eps, Ho et al. 2020 eq. 15; v, Salimans & Ho 2022 app. D.
@@ -82,21 +82,22 @@ def convert(
     alpha: Tensor,
     sigma: Tensor,
 ) -> Tensor:
-    """The answer in another parametrisation; arguments as `to_x0`."""
+    """Convert an output to the prediction type `wanted`; other arguments as `to_x0`."""
     x0 = to_x0(kind, output, x_t, alpha, sigma)
     noise = to_noise(kind, output, x_t, alpha, sigma)
     return target(wanted, x0, noise, alpha, sigma)
 
 
 def error_scales(kind: PredictionType, alpha: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
-    """How large a unit error of the answer is in the x0, and in the noise, that is read from it.
+    """The errors in x0 and in the noise that a unit error of the output causes.
 
-    The derivatives of `to_x0` and `to_noise` by the answer, without their signs. Their ratio is
-    sigma / alpha for every kind; infinite where that answer says nothing of the other.
+    They are the absolute derivatives of `to_x0` and `to_noise` with respect to the output. Their
+    ratio is sigma / alpha for every prediction type. A scale is infinite where the output carries
+    no information about x0 or the noise.
 
     Args:
-        kind: the parametrisation.
-        alpha, sigma: of any one shape, which both scales have too.
+        kind: the prediction type.
+        alpha, sigma: of equal shape; both results have that shape too.
     """
     match kind:
         case "epsilon":

@@ -1,7 +1,7 @@
-"""What happens in one training step: losses, their weights, and the average that is shipped.
+"""The computations of one training step: losses, their weights, and the averaged weights.
 
-Knows no data set, no file and no loop: the caller brings batches, optimizers and random generators,
-so a step is a function of what is handed to it.
+A step is a function of its arguments: the caller provides batches, optimizers and random
+generators.
 """
 
 from nightpress.diffusion_core.theory.guidance import drop_text

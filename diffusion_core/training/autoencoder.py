@@ -1,7 +1,7 @@
-"""Training an autoencoder: pixels to latents and back.
+"""Train an autoencoder: pixels to latents and back.
 
-Owns what one step computes, and how the trained network gets latents of unit variance. Knows no
-data set, no optimizer and no loop.
+Holds the loss of one step, and the whitening that gives the trained network latents of unit
+variance.
 """
 
 from collections.abc import Iterable
@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from nightpress.diffusion_core.errors import SettingsError
+from nightpress.diffusion_core.theory.latents import denormalize, normalize
 from nightpress.diffusion_core.training.objectives import AutoencoderObjective, autoencoder_terms
 
 if TYPE_CHECKING:
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
 
 class AutoencoderTraining(nn.Module):
-    """One step of an `AutoencoderKL`, as a module that returns its loss."""
+    """One training step of an `AutoencoderKL`, as a module that returns its loss."""
 
     def __init__(
         self,
@@ -33,92 +34,90 @@ class AutoencoderTraining(nn.Module):
         self.latent_noise = latent_noise
 
     def forward(self, images: Tensor, noise: Tensor, blur: Tensor) -> dict[str, Tensor]:
-        """The loss terms of a batch, `loss` being what is minimised.
+        """The loss terms of a batch; `loss` is the one to minimise.
 
         Args:
             images: (B, 3, H, W) in [-1, 1].
             noise: (B, C, h, w), standard normal; samples the posterior.
-            blur: (B,) in [0, 1): how much of `latent_noise` the latents of each picture receive. A
-                decoder that has seen inexact latents forgives what a denoiser leaves over.
+            blur: (B,) in [0, 1): the share of `latent_noise` that is added to each image's latents.
+                A decoder trained on inexact latents tolerates the errors of a denoiser.
         """
         posterior = self.autoencoder.encode(images).latent_dist
         mean, logvar = posterior.mean.float(), posterior.logvar.float()
-        own_spread = mean.detach().flatten(1).std(dim=1)
-        spread = (self.latent_noise * blur * own_spread).view(-1, 1, 1, 1)
-        std = (logvar.exp() + spread.square()).sqrt()
+        latent_std = mean.detach().flatten(1).std(dim=1)
+        noise_std = (self.latent_noise * blur * latent_std).view(-1, 1, 1, 1)
+        std = (logvar.exp() + noise_std.square()).sqrt()
         output = self.autoencoder.decode(mean + std * noise).sample
         return autoencoder_terms(self.objective, images, output.float(), mean, logvar)
 
 
 def pixels_of_a_latent(autoencoder: "AutoencoderKL") -> int:
-    """How many pixels a side one place of the latents stands for."""
+    """The downsampling factor: pixels per latent position, along each side."""
     return int(2 ** (len(autoencoder.config.block_out_channels) - 1))
 
 
 def require_multiple(key: str, size: int, multiple: int) -> None:
-    """Refuse a size that the networks cannot divide.
+    """Check that a size can be divided by the networks' downsampling factor.
 
     Raises:
-        SettingsError: naming the job's key.
+        SettingsError: it cannot; the message names the job's key.
     """
     if size % multiple:
         raise SettingsError(f"{key} {size}: must be a multiple of {multiple}")
 
 
 def require_whitening(autoencoder: "AutoencoderKL") -> None:
-    """Refuse to train what `whiten_latents` could not finish.
+    """Check before training that `whiten_latents` will be able to change the network.
 
     Raises:
-        SettingsError: the network has no 1 x 1 convolutions around its latents.
+        SettingsError: it has no 1 x 1 convolutions around its latents.
     """
     if autoencoder.quant_conv is None or autoencoder.post_quant_conv is None:
         raise SettingsError(
-            "model.autoencoder: use_quant_conv and use_post_quant_conv must be true; the latents "
-            "are whitened through them"
+            "model.autoencoder: use_quant_conv and use_post_quant_conv must be true, because these "
+            "convolutions whiten the latents"
         )
 
 
 def require_plain_scaling(autoencoder: "AutoencoderKL") -> None:
-    """Refuse latents that the pipelines of new denoisers would decode without their shift.
+    """Check that the pipelines of new denoisers will decode the latents correctly.
 
     Raises:
-        SettingsError: the configuration shifts latents, or scales them channel by channel.
+        SettingsError: the configuration shifts latents or scales each channel, which these
+            pipelines ignore.
     """
     for key in ("shift_factor", "latents_mean", "latents_std"):
         if autoencoder.config.get(key):
             raise SettingsError(
-                f"model.autoencoder: its configuration has a {key}, which the pipelines of this "
-                "recipe would not undo; only a scaling_factor is allowed"
+                f"model.autoencoder: its configuration has {key}, which the pipelines of this "
+                "recipe ignore; only scaling_factor is allowed"
             )
 
 
 def latent_size(autoencoder: "AutoencoderKL", height: int, width: int) -> tuple[int, int, int]:
-    """(C, h, w) of the latents of pictures of that size."""
+    """(C, h, w) of the latents of images of this size."""
     factor = pixels_of_a_latent(autoencoder)
     return autoencoder.config.latent_channels, height // factor, width // factor
 
 
 @torch.no_grad()
 def encode(autoencoder: "AutoencoderKL", images: Tensor) -> Tensor:
-    """(B, C, h, w) latents as a denoiser sees them, of (B, 3, H, W) pictures in [-1, 1].
+    """Encode images (B, 3, H, W) in [-1, 1] to the latents (B, C, h, w) that a denoiser sees.
 
-    The posterior's mean, shifted and scaled as the configuration says.
+    These are the posterior's means, shifted and scaled as the configuration says.
     """
-    mean: Tensor = autoencoder.encode(images).latent_dist.mean
-    shift = autoencoder.config.get("shift_factor") or 0.0
-    return (mean - shift) * float(autoencoder.config.scaling_factor)
+    return normalize(autoencoder.config, autoencoder.encode(images).latent_dist.mean)
 
 
 @torch.no_grad()
 def decode(autoencoder: "AutoencoderKL", latents: Tensor) -> Tensor:
-    """The inverse of `encode`, up to what the latents do not hold."""
-    shift = autoencoder.config.get("shift_factor") or 0.0
-    pixels: Tensor = autoencoder.decode(latents / autoencoder.config.scaling_factor + shift).sample
+    """Decode latents (B, C, h, w), as `encode` makes them, to images in about [-1, 1]."""
+    pixels: Tensor = autoencoder.decode(denormalize(autoencoder.config, latents)).sample
     return pixels
 
 
 def latent_statistics(batches: Iterable[Tensor]) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation (C,) of latents that come as (B, C, h, w) batches."""
+    """Mean and standard deviation, (C,), of latents in (B, C, h, w) batches."""
     num, total, squares = 0, torch.zeros(()), torch.zeros(())
     for batch in batches:
         values = batch.double()
@@ -133,9 +132,11 @@ def latent_statistics(batches: Iterable[Tensor]) -> tuple[Tensor, Tensor]:
 def whiten_latents(autoencoder: "AutoencoderKL", mean: Tensor, std: Tensor) -> None:
     """Give latents zero mean and unit variance per channel by changing the two 1 x 1 convolutions.
 
-    `mean` and `std` (C,) are those of the posterior's means as they are. What is decoded from
-    encoded latents stays the same, and pipelines that know only a scalar `scaling_factor`, which
-    becomes 1, get whitened latents.
+    Images decoded from encoded latents stay the same. Pipelines that apply only a scalar
+    `scaling_factor`, which becomes 1, get whitened latents.
+
+    Args:
+        mean, std: (C,), of the posterior's means before the change.
 
     Raises:
         SettingsError: the network has no such convolutions.
@@ -153,5 +154,5 @@ def whiten_latents(autoencoder: "AutoencoderKL", mean: Tensor, std: Tensor) -> N
 
 
 def save_autoencoder(autoencoder: "AutoencoderKL", folder: Path) -> None:
-    """Write a folder that `AutoencoderKL.from_pretrained` loads; float32 safetensors."""
+    """Write a folder that `AutoencoderKL.from_pretrained` loads, as safetensors in float32."""
     autoencoder.save_pretrained(folder, safe_serialization=True)

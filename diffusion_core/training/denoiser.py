@@ -1,7 +1,6 @@
-"""Training a text-conditional latent denoiser, a U-Net or a transformer of diffusers.
+"""Train a text-conditional latent denoiser: a U-Net or a transformer of diffusers.
 
-Owns which denoisers, text encoders and pipelines belong together, and what one step computes.
-Knows no data set, no optimizer and no loop.
+Lists which denoisers, text encoders and pipelines belong together, and holds the loss of one step.
 """
 
 from collections.abc import Mapping, Sequence
@@ -16,20 +15,20 @@ from nightpress.diffusion_core.theory.noise import FlowPath
 from nightpress.diffusion_core.training.objectives import Objective, denoising_loss
 
 MAX_T5_TOKENS = 300
-"""What PixArt-Sigma's pipeline cuts prompts to unless told otherwise."""
+"""The prompt length of PixArt-Sigma's pipeline, which it uses by default."""
 
 
 @dataclass(frozen=True)
 class Family:
-    """A denoiser class of diffusers with the text encoder and the pipeline that go with it."""
+    """A denoiser class of diffusers with its text encoders and its pipeline."""
 
     denoiser: str
     pipeline: str
     text_encoders: tuple[str, ...]
     part: str
-    """What the pipeline calls the denoiser."""
+    """The pipeline's name for the denoiser."""
     call_settings: Mapping[str, Any] = field(default_factory=dict)
-    """What its call must be told to draw a size and a prompt as they are."""
+    """Arguments with which the pipeline uses the size and the prompt unchanged."""
 
 
 FAMILIES = {
@@ -48,7 +47,12 @@ FAMILIES = {
 
 
 class TextEncoding(nn.Module):
-    """Prompts to embeddings, as the pipeline of the family does it."""
+    """Encodes prompts as the family's pipeline does.
+
+    Read against diffusers 0.42.1: `StableDiffusionPipeline` passes CLIP no attention mask;
+    `PixArtSigmaPipeline` lower-cases and strips prompts, cuts them to 300 tokens and passes T5 the
+    mask.
+    """
 
     def __init__(self, tokenizer: Any, text_encoder: nn.Module) -> None:
         super().__init__()
@@ -59,39 +63,38 @@ class TextEncoding(nn.Module):
         self.max_tokens = min(limit, MAX_T5_TOKENS) if self.masked else limit
 
     def tokenize(self, prompts: Sequence[str]) -> tuple[Tensor, Tensor]:
-        """(B, n) token ids and (B, n) mask of those that are not padding."""
-        # PixArt's pipeline lowers and strips its prompts.
+        """Token ids (B, n), and the mask (B, n) of those that are not padding."""
         texts = [p.lower().strip() if self.masked else p for p in prompts]
-        found = self.tokenizer(
+        tokens = self.tokenizer(
             texts,
             padding="max_length",
             max_length=self.max_tokens,
             truncation=True,
             return_tensors="pt",
         )
-        return found.input_ids, found.attention_mask
+        return tokens.input_ids, tokens.attention_mask
 
     def forward(self, input_ids: Tensor, mask: Tensor) -> Tensor:
-        """(B, n, d) embeddings."""
+        """Embeddings (B, n, d)."""
         attention_mask = mask if self.masked else None
         hidden: Tensor = self.text_encoder(input_ids, attention_mask=attention_mask)[0]
         return hidden
 
     @torch.no_grad()
-    def remembered(self, prompt: str, cache: EmbeddingCache) -> Tensor:
-        """(1, n, d) embeddings of a prompt, encoded alone and once, in CPU memory."""
+    def encode_cached(self, prompt: str, cache: EmbeddingCache) -> Tensor:
+        """Embeddings (1, n, d) of one prompt in CPU memory; each prompt is encoded once, alone."""
         key = ("prompt", prompt)
-        held = cache.get(key)
-        if held is None:
+        cached = cache.get(key)
+        if cached is None:
             device = next(self.text_encoder.parameters()).device
             input_ids, mask = self.tokenize([prompt])
             hidden = self(input_ids.to(device), mask.to(device))
-            held = cache.put(key, {"embeddings": hidden.cpu()})
-        return held["embeddings"]
+            cached = cache.put(key, {"embeddings": hidden.cpu()})
+        return cached["embeddings"]
 
 
 class DenoiserTraining(nn.Module):
-    """One step of a denoiser and, if it is trained along, its text encoder."""
+    """One training step of a denoiser, and of its text encoder if that is trained too."""
 
     def __init__(
         self, denoiser: nn.Module, text: TextEncoding, objective: Objective, train_text: bool
@@ -103,8 +106,8 @@ class DenoiserTraining(nn.Module):
         self.train_text = train_text
 
     def train(self, mode: bool = True) -> Self:
-        """Training mode, but not for a text encoder that stays as it is."""
-        # Not even for a moment: a thread may be encoding prompts with it.
+        """Set training mode, but never on a frozen text encoder."""
+        # Not even briefly, because another thread may be encoding prompts with it.
         self.training = mode
         self.denoiser.train(mode)
         self.text.train(mode and self.train_text)
@@ -123,22 +126,22 @@ class DenoiserTraining(nn.Module):
 
         Args:
             x0, noise: (B, C, h, w) latents of unit variance, and normal noise.
-            times: (B,) as the objective's schedule counts them.
+            times: (B,) timesteps of the objective's process.
             input_ids, mask: (B, n) tokens of the prompts.
-            embeddings: (B, n, d), where a frozen text encoder has encoded them before.
+            embeddings: (B, n, d) of the prompts, if a frozen text encoder has encoded them already.
         """
         if embeddings is None:
             with torch.set_grad_enabled(self.train_text and torch.is_grad_enabled()):
                 embeddings = self.text(input_ids, mask)
 
-        def answer(x_t: Tensor, timesteps: Tensor, text: Tensor) -> Tensor:
+        def predict(x_t: Tensor, timesteps: Tensor, text: Tensor) -> Tensor:
             return self.predict(x_t, timesteps, text, mask)
 
-        loss = denoising_loss(answer, self.objective, x0, noise, times, embeddings)
+        loss = denoising_loss(predict, self.objective, x0, noise, times, embeddings)
         return {"loss": loss}
 
     def predict(self, x_t: Tensor, timesteps: Tensor, text: Tensor, mask: Tensor) -> Tensor:
-        """The denoiser's answer (B, C, h, w), its variance channels left out."""
+        """The denoiser's output (B, C, h, w), without variance channels."""
         extra: dict[str, Any] = {}
         if self.text.masked:
             extra = {
@@ -154,12 +157,12 @@ class DenoiserTraining(nn.Module):
 
 
 def new_scheduler(objective: Objective) -> Any:
-    """The default sampler of a trained pipeline: DPM-Solver++, good pictures in 20 steps."""
+    """The default sampler of a trained pipeline: DPM-Solver++, which needs about 20 steps."""
     from diffusers import DPMSolverMultistepScheduler
 
     settings: dict[str, Any] = {
         "prediction_type": objective.prediction_type,
-        "steps_offset": 1,  # diffusers warns of any other, needed or not
+        "steps_offset": 1,  # diffusers warns about any other value
     }
     if isinstance(objective.schedule, FlowPath):
         settings |= {
@@ -173,7 +176,7 @@ def new_scheduler(objective: Objective) -> Any:
         timestep_spacing="trailing",
         **settings,
     )
-    # For DDIM and DDPM made from this configuration: their default clips latents to [-1, 1].
+    # DDIM and DDPM made from this configuration would clip latents to [-1, 1] by default.
     scheduler.register_to_config(clip_sample=False)
     return scheduler
 
@@ -186,9 +189,9 @@ def new_pipeline(
     tokenizer: Any,
     scheduler: Any,
 ) -> Any:
-    """The diffusers pipeline of these parts, silent; it shares their weights.
+    """Assemble a diffusers pipeline from its parts, without progress bars; it shares their weights.
 
-    The tokenizer should be the pipeline's own: it is changed by how it was used last.
+    Pass a tokenizer that nothing else uses, because each use changes its state.
     """
     import diffusers
 

@@ -1,10 +1,15 @@
-"""What a pipeline hands to its denoiser, seen by watching the pipeline itself.
+"""Record the arguments that a pipeline passes to its denoiser.
 
-Every family conditions its denoiser in another way: pooled embeddings, sizes, positions, masks,
-guidance. Training needs the same arguments, so the pipeline's own call is driven up to its denoiser
-and what arrives there is kept. Owns that watching, and what follows from it: which arguments
-belong to a prompt and which to the size, how times are told, and the answer's sign. Knows nothing
-of losses, latents or adapters.
+Each family conditions its denoiser differently: pooled embeddings, sizes, positions, masks,
+guidance. Training needs the same arguments, so the pipeline itself is run up to its denoiser and
+the arguments are recorded there. Several recorded calls show which arguments depend on the prompt,
+how the timestep is scaled, and which sign the output has.
+
+Read against diffusers 0.42.1 and torch 2.13.0. Relies on `nn.Module` to call `self.forward`, and on
+the pipeline to use `self.scheduler`, to call its `set_timesteps`, `scale_model_input` (if any) and
+`step`, to pass the denoiser the latents as the first argument and a `timestep` or `timesteps`, and
+to pass the denoiser's output, or its negative, to `step`. A pipeline that does otherwise raises
+`UnsupportedModel`.
 """
 
 import contextlib
@@ -22,55 +27,54 @@ from nightpress.diffusion_core.models.loading import LoadedModel
 from nightpress.diffusion_core.patching import shadowed
 from nightpress.diffusion_core.sampling import schedulers
 
-PROBES = ("a", "b c")
-TIMES = (0.25, 0.75)
-"""Fractions of the process at which a pipeline is watched."""
+PROBE_PROMPTS = ("a", "b c")
+PROBE_FRACTIONS = (0.25, 0.75)
+"""Fractions of the process at which calls are recorded."""
 
 Arguments = dict[str, Any]
-"""Of the denoiser's `forward`; what is inside a mapping is called `outer/inner`."""
+"""Arguments of the denoiser's `forward`; entries of a mapping are named `outer/inner`."""
 
 
 @dataclass(frozen=True)
-class Calling:
-    """How the pipeline calls its denoiser, whatever the prompt."""
+class CallTemplate:
+    """How a pipeline calls its denoiser, for any prompt."""
 
     sample: str
-    """The argument that carries the noisy latents."""
+    """Name of the argument with the noisy latents."""
     time: str
-    """The argument that carries the time."""
+    """Name of the argument with the timestep."""
     time_scale: float
     time_shift: float
-    """The denoiser is told `time_scale * timestep + time_shift`."""
+    """The denoiser's timestep input is `time_scale * timestep + time_shift`."""
     time_dtype: torch.dtype
     sign: int
-    """What the scheduler gets, divided by what the denoiser answers: 1 or -1."""
-    shape: tuple[int, ...]
-    """Of one sample's latents as the denoiser takes them."""
-    latents: tuple[int, ...]
-    """Of one sample's latents as the pipeline was given them."""
+    """The scheduler's input divided by the denoiser's output: 1 or -1."""
+    sample_shape: tuple[int, ...]
+    """Shape of one image's latents in the denoiser's layout."""
     shared: Arguments
-    """Arguments that are the same for every prompt and any batch."""
+    """Arguments that are the same for every prompt and batch size."""
     per_prompt: tuple[str, ...]
-    """Names of those with one row for each prompt."""
+    """Names of the arguments with one row per prompt."""
 
     def times(self, timesteps: Tensor) -> Tensor:
-        """(B,) what the denoiser is told at the scheduler's `timesteps` (B,)."""
+        """The denoiser's timestep input (B,) at the scheduler's `timesteps` (B,)."""
         return (timesteps.double() * self.time_scale + self.time_shift).to(self.time_dtype)
 
     def arguments(self, x_t: Tensor, timesteps: Tensor, prompts: Mapping[str, Tensor]) -> Arguments:
-        """The denoiser's arguments for noisy latents (B, ...) of these prompts."""
+        """The denoiser's arguments for noisy latents (B, ...) and the recorded prompts."""
         flat = {**self.shared, **prompts, self.sample: x_t, self.time: self.times(timesteps)}
         return _nested(flat)
 
 
-class Recorder:
-    """Watches the calls of one pipeline at one size.
+class CallRecorder:
+    """Records the denoiser calls of one pipeline at one image size.
 
     Args:
-        model: whose pipeline is watched; its scheduler is put back afterwards.
-        part: what the pipeline calls its denoiser.
-        height, width: of the pictures, in pixels.
-        guidance_scale: told to denoisers that take one; at 1 the others are called once, unguided.
+        model: its pipeline is run; the pipeline's scheduler is restored afterwards.
+        part: the pipeline's name for its denoiser.
+        height, width: of the images, in pixels.
+        guidance_scale: input of denoisers that take one; at 1 the others are called once, without
+            guidance.
     """
 
     def __init__(
@@ -88,104 +92,97 @@ class Recorder:
         flat = _flat(self._arguments([prompt], self._num_steps // 2))
         return {name: flat[name].detach().cpu().clone() for name in names}
 
-    def calling(self) -> Calling:
+    def template(self) -> CallTemplate:
         """How the pipeline calls its denoiser.
 
         Raises:
-            UnsupportedModel: in a way that training cannot repeat.
+            UnsupportedModel: in a way that training cannot reproduce.
         """
-        early, late = (int(self._num_steps * fraction) for fraction in TIMES)
-        names = list(inspect.signature(self._denoiser.forward).parameters)
-        one = _flat(self._arguments([PROBES[0]], early))
-        later = _flat(self._arguments([PROBES[0]], late))
-        two = _flat(self._arguments(list(PROBES), early))
-        sample, time = names[0], next((n for n in names if n in ("timestep", "timesteps")), "")
-        if not isinstance(one.get(sample), Tensor) or not isinstance(one.get(time), Tensor):
-            raise self._unsupported("does not hand tensors of latents and times to it")
-        conditions = [name for name in one if name not in (sample, time)]
-        if changing := [n for n in conditions if not _equal(one[n], later[n])]:
-            raise self._unsupported(f"hands it another {changing[0]} at another time")
-        per_prompt = tuple(n for n in conditions if _rows(two[n]) == 2 and _rows(one[n]) == 1)
-        scale, shift = self._time_map((early, one[time]), (late, later[time]))
-        return Calling(
+        early, late = (int(self._num_steps * fraction) for fraction in PROBE_FRACTIONS)
+        first = _flat(self._arguments([PROBE_PROMPTS[0]], early))
+        later = _flat(self._arguments([PROBE_PROMPTS[0]], late))
+        both = _flat(self._arguments(list(PROBE_PROMPTS), early))
+        sample, time = self._sample_and_time_names(first)
+        others = [name for name in first if name not in (sample, time)]
+        if changing := [n for n in others if not _equal(first[n], later[n])]:
+            raise self._unsupported(f"passes another {changing[0]} at another timestep")
+        per_prompt = tuple(n for n in others if _rows(both[n]) == 2 and _rows(first[n]) == 1)
+        scale, shift = self._time_map((early, first[time]), (late, later[time]))
+        return CallTemplate(
             sample=sample,
             time=time,
             time_scale=scale,
             time_shift=shift,
-            time_dtype=one[time].dtype,
+            time_dtype=first[time].dtype,
             sign=self._sign(early),
-            shape=tuple(one[sample].shape[1:]),
-            latents=self._latents_shape(early),
-            shared={name: one[name] for name in conditions if name not in per_prompt},
+            sample_shape=tuple(first[sample].shape[1:]),
+            shared={name: first[name] for name in others if name not in per_prompt},
             per_prompt=per_prompt,
         )
 
+    def _sample_and_time_names(self, arguments: Arguments) -> tuple[str, str]:
+        """The names of the arguments with the latents and the timestep."""
+        names = list(inspect.signature(self._denoiser.forward).parameters)
+        sample, time = names[0], next((n for n in names if n in ("timestep", "timesteps")), "")
+        if not all(isinstance(arguments.get(name), Tensor) for name in (sample, time)):
+            raise self._unsupported("does not pass the latents and the timestep as tensors")
+        return sample, time
+
     def _time_map(self, early: tuple[int, Tensor], late: tuple[int, Tensor]) -> tuple[float, float]:
-        """The straight line through two points; rounded, because half precision is not exact."""
-        told = [float(value.reshape(-1)[0]) for _, value in (early, late)]
-        scale = (told[1] - told[0]) / (late[0] - early[0])
+        """Scale and shift of the line through two points; rounded, as half precision is inexact."""
+        inputs = [float(value.reshape(-1)[0]) for _, value in (early, late)]
+        scale = (inputs[1] - inputs[0]) / (late[0] - early[0])
         whole = round(scale * self._num_steps)
-        shift = round(told[0] - whole / self._num_steps * early[0])
+        shift = round(inputs[0] - whole / self._num_steps * early[0])
         if abs(scale * self._num_steps - whole) > 0.02 * max(1, abs(whole)) or not whole:
-            raise self._unsupported("tells it the time in a way that is no multiple of it")
+            raise self._unsupported("does not pass the timestep scaled by a constant factor")
         return whole / self._num_steps, float(shift)
 
     def _sign(self, timestep: int) -> int:
-        """Whether the scheduler gets the denoiser's answer as it is, or its negative."""
-        answers: list[Tensor] = []
+        """1 if the scheduler gets the denoiser's output, -1 if it gets its negative."""
+        outputs: list[Tensor] = []
 
         def watched(*args: Any, **kwargs: Any) -> Any:
             output = forward(*args, **kwargs)
-            answers.append(output[0])
+            outputs.append(output[0])
             return output
 
         forward = self._denoiser.forward
         with shadowed(self._denoiser, "forward", watched):
-            stepped = self._until("step", [PROBES[0]], timestep)
-        given = (*stepped.args, *stepped.kwargs.values())[0]
-        answer = answers[0][:, : given.shape[1]] if answers[0].shape != given.shape else answers[0]
+            step = self._run_until("step", [PROBE_PROMPTS[0]], timestep)
+        passed = (*step.args, *step.kwargs.values())[0]
+        output = (
+            outputs[0][:, : passed.shape[1]] if outputs[0].shape != passed.shape else outputs[0]
+        )
         for sign in (1, -1):
-            if given.shape == answer.shape and torch.equal(given.float(), sign * answer.float()):
+            if passed.shape == output.shape and torch.equal(passed.float(), sign * output.float()):
                 return sign
-        raise self._unsupported("hands something else than its answer to the scheduler")
-
-    def _latents_shape(self, timestep: int) -> tuple[int, ...]:
-        found: list[Tensor] = []
-
-        def watched(*args: Any, **kwargs: Any) -> Any:
-            latents = prepare(*args, **kwargs)
-            found.append(latents[0] if isinstance(latents, tuple) else latents)
-            return latents
-
-        prepare = self._pipeline.prepare_latents
-        with shadowed(self._pipeline, "prepare_latents", watched):
-            self._arguments([PROBES[0]], timestep)
-        return tuple(found[0].shape[1:])
+        raise self._unsupported("passes the scheduler something else than the denoiser's output")
 
     def _arguments(self, prompts: list[str], timestep: int) -> Arguments:
-        """What the denoiser is called with at a timestep of the scheduler."""
-        call = self._until("forward", prompts, timestep)
+        """The denoiser's arguments at a timestep of the scheduler."""
+        call = self._run_until("forward", prompts, timestep)
         bound = inspect.signature(self._denoiser.forward).bind(*call.args, **call.kwargs)
         return dict(bound.arguments)
 
-    def _until(self, method: str, prompts: list[str], timestep: int) -> "_Reached":
-        """Drive the pipeline to its denoiser's `forward` or its scheduler's `step`, and stop."""
+    def _run_until(self, method: str, prompts: list[str], timestep: int) -> "_MethodCalled":
+        """Run the pipeline until it calls the denoiser's `forward` or the scheduler's `step`."""
         scheduler = schedulers.make("default", self._model.scheduler_config)
         owner = self._denoiser if method == "forward" else scheduler
 
-        def reached(*args: Any, **kwargs: Any) -> Any:
-            raise _Reached(args, kwargs)
+        def stop(*args: Any, **kwargs: Any) -> Any:
+            raise _MethodCalled(args, kwargs)
 
-        kept = self._pipeline.scheduler
+        before = self._pipeline.scheduler
         self._pipeline.scheduler = scheduler
         try:
-            with _fixed_time(scheduler, timestep), shadowed(owner, method, reached):
+            with _fixed_time(scheduler, timestep), shadowed(owner, method, stop):
                 self._pipeline(**self._settings(prompts))
-        except _Reached as call:
+        except _MethodCalled as call:
             return call
         finally:
-            self._pipeline.scheduler = kept
-        raise self._unsupported("never calls it")
+            self._pipeline.scheduler = before
+        raise self._unsupported(f"never calls {method} of its {type(owner).__name__}")
 
     def _settings(self, prompts: list[str]) -> dict[str, Any]:
         settings = {
@@ -203,11 +200,11 @@ class Recorder:
 
     def _unsupported(self, what: str) -> UnsupportedModel:
         pipeline, denoiser = type(self._pipeline).__name__, type(self._denoiser).__name__
-        return UnsupportedModel(f"{pipeline} cannot be trained: {what} ({denoiser})")
+        return UnsupportedModel(f"{pipeline} with {denoiser} cannot be trained: it {what}")
 
 
-class _Reached(Exception):
-    """The pipeline has come to the method that is watched, and need not go on."""
+class _MethodCalled(Exception):
+    """Stops a pipeline at the watched method, and carries the arguments of the call."""
 
     def __init__(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         super().__init__("the watched method was called")
@@ -216,14 +213,14 @@ class _Reached(Exception):
 
 @contextlib.contextmanager
 def _fixed_time(scheduler: Any, timestep: int) -> Iterator[None]:
-    """A scheduler whose steps all lie at one timestep, and which leaves latents as they are."""
+    """Make a scheduler place all steps at one timestep and leave latents unscaled."""
     set_timesteps = scheduler.set_timesteps
 
     def at_one_time(*args: Any, **kwargs: Any) -> None:
         set_timesteps(*args, **kwargs)
         scheduler.timesteps = torch.full_like(scheduler.timesteps, timestep)
 
-    # Pipelines look at the signature to learn what the scheduler takes.
+    # Pipelines inspect the signature to learn which arguments the scheduler takes.
     at_one_time.__signature__ = inspect.signature(set_timesteps)  # type: ignore[attr-defined]
     with contextlib.ExitStack() as stack:
         stack.enter_context(shadowed(scheduler, "set_timesteps", at_one_time))
@@ -238,7 +235,7 @@ def _flat(arguments: Arguments) -> Arguments:
     flat: Arguments = {}
     for name, value in arguments.items():
         if isinstance(value, Mapping) and value:
-            flat |= {f"{name}/{inner}": held for inner, held in value.items()}
+            flat |= {f"{name}/{inner}": element for inner, element in value.items()}
         else:
             flat[name] = value
     return flat

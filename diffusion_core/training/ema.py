@@ -1,16 +1,17 @@
-"""The moving average of weights that is shipped."""
+"""The exponential moving average of the weights, which is the trained model."""
 
 from collections.abc import Iterable
 
 import torch
 from torch import nn
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 
 class Ema:
-    """The exponential moving average of a model's weights, with a warm-up of its decay.
+    """The exponential moving average of a model's weights, whose decay warms up.
 
-    decay_k = min(decay, (1 + k) / (10 + k)) after k updates: a young average forgets its random
-    beginnings. Tarvainen & Valpola 2017, eq. 1.
+    decay_k = min(decay, (1 + k) / (10 + k)) after k updates, so that a young average quickly
+    forgets the random initial weights. Tarvainen & Valpola 2017, eq. 1.
     """
 
     def __init__(self, parameters: Iterable[nn.Parameter], decay: float = 0.999) -> None:
@@ -20,10 +21,11 @@ class Ema:
 
     @torch.no_grad()
     def update(self, parameters: Iterable[nn.Parameter]) -> None:
-        """Move the average a step towards `parameters`, in the order given at the start."""
+        """Move the average one step towards `parameters`, which come in the order of `__init__`."""
         self.num_updates += 1
         decay = min(self.decay, (1 + self.num_updates) / (10 + self.num_updates))
-        torch._foreach_lerp_(self.shadow, [p.detach() for p in parameters], 1 - decay)
+        update = get_ema_multi_avg_fn(decay)  # type: ignore[no-untyped-call]
+        update(self.shadow, [parameter.detach() for parameter in parameters], self.num_updates)
 
     @torch.no_grad()
     def copy_to(self, parameters: Iterable[nn.Parameter]) -> None:

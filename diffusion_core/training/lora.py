@@ -1,9 +1,13 @@
-"""Training a LoRA: a small adapter on the denoiser of any model that can be sampled.
+"""Train a LoRA: a small adapter on the denoiser of any model that can be sampled.
 
-Owns where the adapter sits, how pictures become the latents that the denoiser takes, and what one
-step computes. How a family conditions its denoiser is recorded from its pipeline; what is
-predicted, and on which process, its scheduler's configuration says. Knows no data set, no
-optimizer and no loop.
+Chooses the layers to adapt, encodes images to the latents that the denoiser takes, and holds the
+loss of one step. The conditioning of the denoiser is recorded from its pipeline; the prediction
+target and the process come from its scheduler's configuration.
+
+Read against diffusers 0.42.1 and peft 0.21.2. Relies on `add_adapter` and `peft_config` of a
+denoiser, on `save_lora_weights` of a pipeline and the names of its arguments, and on
+`_pack_latents(latents, batch_size, channels, height, width)` of pipelines that pack latents. A
+pipeline without them is refused.
 """
 
 import inspect
@@ -20,42 +24,43 @@ from nightpress.diffusion_core.models.loading import LoadedModel
 from nightpress.diffusion_core.models.lora_files import require_peft
 from nightpress.diffusion_core.sampling.prompt_embeddings import CACHE_BYTES, EmbeddingCache
 from nightpress.diffusion_core.sampling.scheduler_config import prediction_type_of, process_of
+from nightpress.diffusion_core.theory.latents import normalize
 from nightpress.diffusion_core.theory.noise import add_noise
 from nightpress.diffusion_core.theory.prediction import target
-from nightpress.diffusion_core.training.denoiser_calls import Calling, Recorder
+from nightpress.diffusion_core.training.denoiser_calls import CallRecorder, CallTemplate
 from nightpress.diffusion_core.training.objectives import Objective
 from nightpress.diffusion_core.training.weighting import TimeSampling
 
 ATTENTION = ("to_k", "to_q", "to_v", "to_out.0")
-"""The projections of diffusers' attention layers."""
+"""Names of the projections in diffusers' attention layers."""
 
-LEAST_SHARE = 0.05
-"""Where attention holds less of a denoiser's weights, its other layers are adapted too."""
+MIN_ATTENTION_SHARE = 0.05
+"""If attention holds a smaller share of a denoiser's weights, its other layers are adapted too."""
 
 
 @dataclass(frozen=True)
 class LoraSettings:
-    """The adapter, under the names of peft and diffusers' training scripts."""
+    """Settings of an adapter and its loss, named as in peft and diffusers' training scripts."""
 
     rank: int = 8
     lora_alpha: float | None = None
-    """The adapter's answer is scaled by alpha / rank; None for the rank."""
+    """The adapter's output is scaled by alpha / rank; None means alpha = rank."""
     lora_dropout: float = 0.0
     target_modules: tuple[str, ...] = ()
-    """Ends of layer names; chosen by `default_targets` if empty."""
+    """Suffixes of layer names; if empty, `default_targets` chooses the layers."""
     snr_gamma: float | None = None
     time_sampling: TimeSampling = field(default_factory=TimeSampling)
     guidance_scale: float = 1.0
-    """Told to denoisers that take it as an input, as FLUX does."""
+    """Input of denoisers that take the guidance scale, such as FLUX."""
     seed: int = 0
-    """Of the adapter's first weights."""
+    """Seed of the adapter's initial weights."""
 
 
 def default_targets(denoiser: nn.Module) -> list[str]:
-    """The layers to adapt when nobody says which.
+    """The layers to adapt by default.
 
-    The attention projections, where they hold at least `LEAST_SHARE` of the weights; else every
-    linear and convolutional layer by its full name.
+    These are the attention projections if they hold at least `MIN_ATTENTION_SHARE` of the weights;
+    otherwise every linear and convolutional layer, by its full name.
     """
     weights = {
         name: layer.weight.numel()
@@ -64,24 +69,24 @@ def default_targets(denoiser: nn.Module) -> list[str]:
     }
     attention = sum(num for name, num in weights.items() if name.endswith(ATTENTION))
     total = sum(parameter.numel() for parameter in denoiser.parameters())
-    return list(ATTENTION) if attention >= LEAST_SHARE * total else sorted(weights)
+    return list(ATTENTION) if attention >= MIN_ATTENTION_SHARE * total else sorted(weights)
 
 
 class LoraTraining(nn.Module):
-    """A denoiser whose own weights stay as they are, with an adapter that is trained.
+    """A denoiser with frozen weights and a trainable adapter.
 
-    While the pipeline of `model` is sampled, the module should be in evaluation mode, or
-    `lora_dropout` is at work.
+    Put the module in evaluation mode before sampling with the pipeline of `model`; otherwise
+    `lora_dropout` is active.
 
     Args:
-        model: changed in place: its denoiser carries the adapter from now on.
+        model: changed in place; its denoiser carries the adapter from now on.
         settings: of the adapter and the loss.
-        height, width: of the pictures, in pixels; one size for all.
+        height, width: of the images, in pixels; all images have one size.
 
     Raises:
-        UnsupportedModel: the pipeline's class cannot save LoRAs, or drives its denoiser in a way
-            that training cannot repeat.
-        SettingsError: sizes or layers that the model has not.
+        UnsupportedModel: the pipeline's class cannot save LoRAs, or calls its denoiser in a way
+            that training cannot reproduce.
+        SettingsError: the model does not support the size, or has no such layers.
         ModelError: peft is not installed.
     """
 
@@ -99,21 +104,21 @@ class LoraTraining(nn.Module):
         )
         _check_size(model, height, width)
         self.denoiser: nn.Module = getattr(model.pipeline, self._part)
-        self._recorder = Recorder(model, self._part, height, width, settings.guidance_scale)
-        self.calling: Calling = self._recorder.calling()
+        self._recorder = CallRecorder(model, self._part, height, width, settings.guidance_scale)
+        self.call_template: CallTemplate = self._recorder.template()
         self._cache = EmbeddingCache(CACHE_BYTES)
         _add_adapter(self.denoiser, settings)
 
     @torch.no_grad()
     def encode_images(self, pixels: Tensor, generator: Generator | None = None) -> Tensor:
-        """Latents (B, ...) as the denoiser takes them, of pictures (B, 3, H, W) in [-1, 1].
+        """Encode images (B, 3, H, W) in [-1, 1] to latents (B, ...) as the denoiser takes them.
 
         Args:
-            pixels: of the size that this module was made for.
-            generator: samples the autoencoder's posterior; its mean if None.
+            pixels: images of the size that this module was made for.
+            generator: samples the autoencoder's posterior; if None, the posterior's mean is used.
 
         Raises:
-            UnsupportedModel: the family arranges its latents in a way that is not known here.
+            UnsupportedModel: the pipeline packs its latents in an unknown way.
         """
         vae = self._model.pipeline.vae
         encoded = vae.encode(pixels.to(vae.device, vae.dtype))
@@ -122,34 +127,35 @@ class LoraTraining(nn.Module):
             latents = posterior.mean if generator is None else posterior.sample(generator)
         else:
             latents = encoded.latent
-        return self._packed(_normalised(vae.config, latents)).float()
+        return self._packed(normalize(vae.config, latents)).float()
 
     @torch.no_grad()
     def encode_prompts(self, prompts: Sequence[str]) -> dict[str, Tensor]:
-        """What conditions the denoiser on these prompts: argument -> (B, ...), in CPU memory.
+        """The denoiser's arguments for these prompts: name -> (B, ...), in CPU memory.
 
-        A prompt is encoded once, alone, and remembered.
+        Each prompt is encoded once, alone, and cached.
 
         Raises:
-            SettingsError: prompts whose embeddings differ in length; train them one at a time.
+            SettingsError: the embeddings of these prompts differ in length.
         """
         rows = [self._encoded(prompt) for prompt in prompts]
         shapes = {tuple(value.shape for value in row.values()) for row in rows}
         if len(shapes) > 1:
             raise SettingsError(
-                f"{self._owner.__name__} encodes prompts to different lengths, which share no "
-                "batch; use train_batch_size 1"
+                f"{self._owner.__name__} encodes prompts to different lengths, which cannot share "
+                "a batch; use train_batch_size 1"
             )
-        return {name: torch.cat([row[name] for row in rows]) for name in self.calling.per_prompt}
+        names = self.call_template.per_prompt
+        return {name: torch.cat([row[name] for row in rows]) for name in names}
 
     def forward(
         self, x0: Tensor, noise: Tensor, times: Tensor, **conditioning: Tensor
     ) -> dict[str, Tensor]:
-        """The loss of a batch: weighted squared errors of what this model predicts.
+        """The loss of a batch: the weighted squared error of the model's prediction.
 
         Args:
-            x0, noise: (B, ...) from `encode_images`, and normal noise of that shape.
-            times: (B,) as the objective's schedule counts them.
+            x0, noise: (B, ...) from `encode_images`, and normal noise of the same shape.
+            times: (B,) timesteps of the objective's process.
             conditioning: from `encode_prompts`.
         """
         alpha, sigma = (
@@ -162,12 +168,12 @@ class LoraTraining(nn.Module):
         return {"loss": (self.objective.weights(alpha, sigma) * errors).mean()}
 
     def predict(self, x_t: Tensor, times: Tensor, conditioning: dict[str, Tensor]) -> Tensor:
-        """The model's prediction for noisy latents (B, ...), float32, of their shape."""
+        """The model's prediction for noisy latents (B, ...), of the same shape in float32."""
         dtype = getattr(torch, self._model.dtype)
-        arguments = self.calling.arguments(x_t.to(dtype), times, conditioning)
+        arguments = self.call_template.arguments(x_t.to(dtype), times, conditioning)
         output: Tensor = self.denoiser(**arguments | {"return_dict": False})[0]
-        # Some answer with a variance too, in further channels.
-        return self.calling.sign * output[:, : x_t.shape[1]].float()
+        # Some denoisers predict a variance too, in additional channels.
+        return self.call_template.sign * output[:, : x_t.shape[1]].float()
 
     def save(self, folder: Path) -> None:
         """Write `pytorch_lora_weights.safetensors`, as diffusers' `load_lora_weights` reads it."""
@@ -183,37 +189,40 @@ class LoraTraining(nn.Module):
         self._owner.save_lora_weights(folder, **{k: v for k, v in arguments.items() if k in takes})
 
     def _encoded(self, prompt: str) -> dict[str, Tensor]:
-        held = self._cache.get(("prompt", prompt))
-        if held is None:
-            encoded = self._recorder.prompt(prompt, self.calling.per_prompt)
-            held = self._cache.put(("prompt", prompt), encoded)
-        return dict(held)
+        cached = self._cache.get(("prompt", prompt))
+        if cached is None:
+            encoded = self._recorder.prompt(prompt, self.call_template.per_prompt)
+            cached = self._cache.put(("prompt", prompt), encoded)
+        return dict(cached)
 
     def _packed(self, latents: Tensor) -> Tensor:
-        """The latents in the order in which the denoiser takes them."""
-        if tuple(latents.shape[1:]) == self.calling.shape:
+        """The latents in the layout that the denoiser takes."""
+        wanted = self.call_template.sample_shape
+        if tuple(latents.shape[1:]) == wanted:
             return latents
         pack = getattr(self._model.pipeline, "_pack_latents", None)
         if pack is not None and len(inspect.signature(pack).parameters) == 5:
             packed: Tensor = pack(latents, *latents.shape)
-            if tuple(packed.shape[1:]) == self.calling.shape:
+            if tuple(packed.shape[1:]) == wanted:
                 return packed
         raise UnsupportedModel(
             f"{self._owner.__name__} cannot be trained: its autoencoder makes latents of shape "
-            f"{tuple(latents.shape[1:])}, and its denoiser takes {self.calling.shape}"
+            f"{tuple(latents.shape[1:])}, but its denoiser takes {wanted}"
         )
 
 
 def _denoiser_of(model: LoadedModel) -> str:
-    """What the pipeline calls its denoiser."""
+    """The pipeline's name for its denoiser."""
     owner = type(model.pipeline)
     if not hasattr(owner, "save_lora_weights"):
-        raise UnsupportedModel(f"{owner.__name__} cannot be trained: it saves no LoRAs")
+        raise UnsupportedModel(f"{owner.__name__} cannot be trained: it cannot save LoRAs")
     for part in ("unet", "transformer"):
         denoiser = getattr(model.pipeline, part, None)
         if denoiser is not None and hasattr(denoiser, "add_adapter"):
             if getattr(denoiser, "peft_config", None):
-                raise SettingsError("model.loras: a LoRA is trained on a model that has none")
+                raise SettingsError(
+                    "model.loras: a LoRA can only be trained on a model without one"
+                )
             return part
     raise UnsupportedModel(f"{owner.__name__} cannot be trained: it has no unet or transformer")
 
@@ -225,7 +234,7 @@ def _check_size(model: LoadedModel, height: int, width: int) -> None:
 
 
 def _add_adapter(denoiser: Any, settings: LoraSettings) -> None:
-    """Freeze the network and give it an adapter in float32, whose second half is zero."""
+    """Freeze the network and add a float32 adapter; its second matrix starts at zero."""
     from peft import LoraConfig
 
     config = LoraConfig(
@@ -246,15 +255,3 @@ def _add_adapter(denoiser: Any, settings: LoraSettings) -> None:
     for parameter in denoiser.parameters():
         if parameter.requires_grad:
             parameter.data = parameter.data.float()
-
-
-def _normalised(config: Any, latents: Tensor) -> Tensor:
-    """Latents of about unit variance, as the autoencoder's configuration says."""
-    mean, std = config.get("latents_mean"), config.get("latents_std")
-    if mean is not None and std is not None:
-        shape = (1, -1, *[1] * (latents.ndim - 2))
-        latents = (latents - latents.new_tensor(mean).view(shape)) / latents.new_tensor(std).view(
-            shape
-        )
-    shift = config.get("shift_factor") or 0.0
-    return (latents - shift) * float(config.get("scaling_factor") or 1.0)

@@ -1,6 +1,7 @@
-"""Networks by configuration or folder, as diffusers and transformers know them.
+"""Create networks from a configuration, or load them from a folder.
 
-Owns which classes are allowed and how a wrong configuration is told. Knows nothing of training.
+The networks are those of diffusers and transformers. Checks that a class is allowed, and explains
+what is wrong with a configuration.
 """
 
 import inspect
@@ -23,22 +24,22 @@ from nightpress.diffusion_core.errors import (
 from nightpress.diffusion_core.silence_libraries import no_progress_bars
 
 WRONG_ARGUMENTS = (TypeError, ValueError, NotImplementedError, AttributeError, ZeroDivisionError)
-"""diffusers does not check its arguments: it raises what goes wrong first as it computes with them.
-Memory, files and devices are not among these: they are no mistake in a configuration."""
+"""Errors that diffusers raises for a wrong configuration. It does not validate its arguments, so
+the first computation with them fails. Errors of memory, files and devices are not among these."""
 
 
 def new_module(config: Mapping[str, Any], allowed: Sequence[str], seed: int) -> nn.Module:
-    """An untrained network of diffusers; the same seed, the same weights.
+    """Create an untrained diffusers network; the same seed gives the same weights.
 
     Raises:
-        SettingsError: a class that is not allowed here, or arguments that it does not take.
+        SettingsError: the class is not allowed here, or does not take these arguments.
     """
     import diffusers
 
     values = {key: value for key, value in config.items() if key != "_diffusers_version"}
     name = values.pop("_class_name", None)
     if name not in allowed:
-        raise SettingsError(f"_class_name {name!r}: one of: {', '.join(allowed)}")
+        raise SettingsError(f"_class_name {name!r}: must be one of {', '.join(allowed)}")
     owner = getattr(diffusers, name)
     known = inspect.signature(owner.__init__).parameters
     for key in values:
@@ -53,16 +54,18 @@ def new_module(config: Mapping[str, Any], allowed: Sequence[str], seed: int) -> 
 
 
 def saved_module(folder: Path, allowed: Sequence[str]) -> nn.Module:
-    """A network that `save_pretrained` of diffusers or transformers wrote, in float32.
+    """Load a network that `save_pretrained` of diffusers or transformers wrote, in float32.
 
     Raises:
-        ModelNotFound, UnsafeWeights, ModelError: no such folder, no safetensors, another class.
+        ModelNotFound: there is no saved network in the folder.
+        UnsafeWeights: its weights are not safetensors.
+        ModelError: it has another class, or cannot be loaded.
     """
     name = class_name(folder)
     if name not in allowed:
-        raise ModelError(f"{folder}: holds a {name}; one of these is wanted: {', '.join(allowed)}")
+        raise ModelError(f"{folder}: holds a {name}; must be one of {', '.join(allowed)}")
     if not any(folder.glob("*.safetensors")):
-        raise UnsafeWeights(f"{folder}: no safetensors in it")
+        raise UnsafeWeights(f"{folder}: holds no safetensors file, the only allowed format")
     with in_one_line(f"{folder}: cannot load {name}"), no_progress_bars():
         module: nn.Module = _owner(name).from_pretrained(
             folder, local_files_only=True, use_safetensors=True, dtype=torch.float32
@@ -76,24 +79,24 @@ def class_name(folder: Path) -> str:
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
-        raise ModelNotFound(f"{folder}: no config.json, so no saved network") from error
+        raise ModelNotFound(f"{folder}: no saved network here (config.json is missing)") from error
     except (OSError, ValueError) as error:
         raise ModelError(f"{path}: {one_line(error, None)}") from error
     return str(config.get("_class_name") or (config.get("architectures") or ["?"])[0])
 
 
 def saved_tokenizer(folder: Path) -> Any:
-    """The tokenizer in a folder.
+    """Load the tokenizer in a folder.
 
     Raises:
-        ModelError: there is none that transformers can load.
+        ModelError: transformers cannot load one.
     """
     from transformers import AutoTokenizer
 
     try:
         return AutoTokenizer.from_pretrained(folder, local_files_only=True)
     except (OSError, ValueError, KeyError) as error:
-        raise ModelError(f"{folder}: no tokenizer: {one_line(error, 300)}") from error
+        raise ModelError(f"{folder}: cannot load a tokenizer: {one_line(error, 300)}") from error
 
 
 def _owner(name: str) -> Any:

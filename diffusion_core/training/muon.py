@@ -1,8 +1,8 @@
-"""Muon: momentum whose matrices are made orthogonal, and AdamW for what is no matrix.
+"""Muon: momentum with orthogonalized updates for matrices, and AdamW for all other weights.
 
 References: Jordan et al. 2024, "Muon: an optimizer for hidden layers in neural networks"; the
-scale of an update and its decoupled weight decay, Liu et al. 2025 (Moonlight), section 2.2.
-`torch.optim.Muon` takes only two-dimensional weights; here a convolution's kernel counts as the
+scale of an update and the decoupled weight decay, Liu et al. 2025 (Moonlight), section 2.2.
+`torch.optim.Muon` accepts only two-dimensional weights; here a convolution kernel counts as a
 matrix (channels out, channels in * height * width), and one optimizer holds the whole network.
 """
 
@@ -15,20 +15,21 @@ from torch import Tensor, distributed, nn
 MOMENTUM = 0.95
 NUM_ITERATIONS = 5
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
-"""Of the quintic iteration; chosen for steepness at 0, so singular values end near 1, not at it."""
-MATCHING_SCALE = 0.2
-"""Brings the size of an update to that of AdamW, whose learning rates so keep their meaning."""
-NO_MATRICES = ("conv_in", "conv_out", "embedding.weight", "embeddings")
-"""Parts of names of weights at the rim of a network, which AdamW takes whatever their shape."""
+"""Of the quintic iteration; chosen for a steep slope at 0, so singular values end near 1, not at
+it."""
+UPDATE_RMS = 0.2
+"""Root mean square of an update. It matches AdamW's, so learning rates keep their meaning."""
+ADAMW_NAMES = ("conv_in", "conv_out", "embedding.weight", "embeddings")
+"""Parts of the names of input, output and embedding weights, which AdamW updates in any shape."""
 
 
 def uses_muon(name: str, parameter: Tensor) -> bool:
-    """Whether Muon takes a weight: a hidden layer's matrix or convolution kernel."""
-    return parameter.ndim >= 2 and not any(part in name for part in NO_MATRICES)
+    """Whether Muon updates a weight: a hidden layer's matrix or convolution kernel."""
+    return parameter.ndim >= 2 and not any(part in name for part in ADAMW_NAMES)
 
 
 def zeropower_via_newtonschulz5(matrix: Tensor) -> Tensor:
-    """The nearest matrix to (m, n) with all singular values about 1, in bfloat16.
+    """The nearest semi-orthogonal matrix, (m, n) in bfloat16; its singular values are near 1.
 
     Newton-Schulz iteration X <- aX + b(XX')X + c(XX')^2 X; Jordan et al. 2024.
     """
@@ -43,31 +44,31 @@ def zeropower_via_newtonschulz5(matrix: Tensor) -> Tensor:
     return x.T if tall else x
 
 
-def shared_turns(matrices: Sequence[Tensor]) -> list[Tensor]:
-    """`zeropower_via_newtonschulz5` of each; workers of one training turn a share each and exchange them.
+def orthogonalize_all(matrices: Sequence[Tensor]) -> list[Tensor]:
+    """`zeropower_via_newtonschulz5` of every matrix, divided among the workers of a training.
 
-    All workers must bring the same matrices. What comes out does not depend on their number.
+    All workers must pass the same matrices. The result does not depend on their number.
     """
     if not distributed.is_initialized() or distributed.get_world_size() == 1:
         return [zeropower_via_newtonschulz5(matrix) for matrix in matrices]
-    rank, owners = distributed.get_rank(), even_owners(matrices, distributed.get_world_size())
+    rank, owners = distributed.get_rank(), assign_owners(matrices, distributed.get_world_size())
     sizes = [matrix.numel() for matrix in matrices]
-    turned = torch.zeros(sum(sizes), dtype=torch.bfloat16, device=matrices[0].device)
-    places = torch.split(turned, sizes)
-    for matrix, owner, place in zip(matrices, owners, places, strict=True):
+    flat = torch.zeros(sum(sizes), dtype=torch.bfloat16, device=matrices[0].device)
+    results = torch.split(flat, sizes)
+    for matrix, owner, result in zip(matrices, owners, results, strict=True):
         if owner == rank:
-            place.copy_(zeropower_via_newtonschulz5(matrix).flatten())
-    distributed.all_reduce(turned)  # every place has one owner, and the others bring zeros
-    return [place.view(matrix.shape) for place, matrix in zip(places, matrices, strict=True)]
+            result.copy_(zeropower_via_newtonschulz5(matrix).flatten())
+    distributed.all_reduce(flat)  # each result is non-zero on its owner only
+    return [result.view(matrix.shape) for result, matrix in zip(results, matrices, strict=True)]
 
 
-def even_owners(matrices: Sequence[Tensor], num_workers: int) -> list[int]:
-    """Which worker turns which matrix: the costliest first, each to whoever has least to do."""
+def assign_owners(matrices: Sequence[Tensor], num_workers: int) -> list[int]:
+    """The worker of each matrix: the costliest matrices first, each to the least loaded worker."""
     costs = [min(matrix.shape) * matrix.numel() for matrix in matrices]
     loads, owners = [0] * num_workers, [0] * len(matrices)
-    for place in sorted(range(len(matrices)), key=lambda i: -costs[i]):
-        owners[place] = loads.index(min(loads))
-        loads[owners[place]] += costs[place]
+    for index in sorted(range(len(matrices)), key=lambda i: -costs[i]):
+        owners[index] = loads.index(min(loads))
+        loads[owners[index]] += costs[index]
     return owners
 
 
@@ -75,10 +76,10 @@ class Muon(torch.optim.Optimizer):
     """Muon for the matrices among `parameters`, AdamW at half their learning rate for the rest.
 
     Args:
-        parameters: by name, which decides who is no matrix.
-        lr: of an update whose elements have root mean square 0.2 in Muon's part.
-        betas: of AdamW's part.
-        weight_decay: of the matrices; the rest does not decay.
+        parameters: by name; see `uses_muon` for the names that AdamW updates.
+        lr: learning rate; the elements of a Muon update have root mean square `UPDATE_RMS` * lr.
+        betas: AdamW's coefficients.
+        weight_decay: for the matrices; the other weights do not decay.
     """
 
     def __init__(
@@ -106,25 +107,26 @@ class Muon(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> None:  # type: ignore[override]
-        """One update; parameters without a gradient stay."""
+        """Update all parameters that have a gradient."""
         for group in self.param_groups:
-            moving = [p for p in group["params"] if p.grad is not None]
+            parameters = [p for p in group["params"] if p.grad is not None]
             if group["matrices"]:
-                self._turn(moving, group)
+                self._muon_update(parameters, group)
             else:
-                for parameter in moving:
-                    self._adam(parameter, group)
+                for parameter in parameters:
+                    self._adamw_update(parameter, group)
 
-    def _turn(self, parameters: Sequence[nn.Parameter], group: Mapping[str, Any]) -> None:
-        directions = [self._direction(parameter) for parameter in parameters]
-        for parameter, update in zip(parameters, shared_turns(directions), strict=True):
-            scale = MATCHING_SCALE * max(update.shape) ** 0.5
+    def _muon_update(self, parameters: Sequence[nn.Parameter], group: Mapping[str, Any]) -> None:
+        """Jordan et al. 2024, scaled as in Liu et al. 2025, section 2.2."""
+        momenta = [self._momentum(parameter) for parameter in parameters]
+        for parameter, update in zip(parameters, orthogonalize_all(momenta), strict=True):
+            scale = UPDATE_RMS * max(update.shape) ** 0.5
             parameter.mul_(1 - group["lr"] * group["weight_decay"])
-            turned = update.view(parameter.shape).to(parameter.dtype)
-            parameter.add_(turned, alpha=-group["lr"] * scale)
+            update = update.view(parameter.shape).to(parameter.dtype)
+            parameter.add_(update, alpha=-group["lr"] * scale)
 
-    def _direction(self, parameter: nn.Parameter) -> Tensor:
-        """(m, n): the gradient with Nesterov momentum."""
+    def _momentum(self, parameter: nn.Parameter) -> Tensor:
+        """The gradient with Nesterov momentum, as a matrix (m, n)."""
         gradient = _gradient(parameter)
         state = self.state[parameter]
         if not state:
@@ -132,7 +134,7 @@ class Muon(torch.optim.Optimizer):
         state["momentum_buffer"].lerp_(gradient, 1 - MOMENTUM)
         return gradient.lerp(state["momentum_buffer"], MOMENTUM).flatten(1)
 
-    def _adam(self, parameter: nn.Parameter, group: Mapping[str, Any]) -> None:
+    def _adamw_update(self, parameter: nn.Parameter, group: Mapping[str, Any]) -> None:
         """Loshchilov & Hutter 2019, algorithm 2."""
         gradient = _gradient(parameter)
         state = self.state[parameter]
@@ -140,15 +142,15 @@ class Muon(torch.optim.Optimizer):
             state["step"] = torch.zeros(())
             state["exp_avg"] = torch.zeros_like(parameter)
             state["exp_avg_sq"] = torch.zeros_like(parameter)
-        state["step"] = state["step"].cpu() + 1  # a checkpoint may have put it on the accelerator
+        state["step"] = state["step"].cpu() + 1  # a checkpoint may load it on the accelerator
         beta1, beta2 = group["betas"]
         state["exp_avg"].lerp_(gradient, 1 - beta1)
         state["exp_avg_sq"].lerp_(gradient.square(), 1 - beta2)
         step = float(state["step"])
         mean = state["exp_avg"] / (1 - beta1**step)
-        spread = (state["exp_avg_sq"] / (1 - beta2**step)).sqrt() + group["eps"]
+        root = (state["exp_avg_sq"] / (1 - beta2**step)).sqrt() + group["eps"]
         parameter.mul_(1 - group["lr"] * group["weight_decay"])
-        parameter.addcdiv_(mean, spread, value=-group["lr"])
+        parameter.addcdiv_(mean, root, value=-group["lr"])
 
 
 def _gradient(parameter: nn.Parameter) -> Tensor:

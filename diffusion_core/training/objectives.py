@@ -1,7 +1,4 @@
-"""What a network is trained for: the losses of the latent denoiser and of the autoencoder.
-
-Knows no data set, no file and no loop: a loss is a function of what is handed to it.
-"""
+"""The losses of the latent denoiser and of the autoencoder, as functions of their arguments."""
 
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -20,7 +17,7 @@ from nightpress.diffusion_core.training.weighting import (
 
 
 class Denoiser(Protocol):
-    """A network that answers for noisy latents (B, C, h, w), timesteps (B,) and text (B, n, d)."""
+    """A network of noisy latents (B, C, h, w), timesteps (B,) and text embeddings (B, n, d)."""
 
     def __call__(self, x_t: Tensor, timesteps: Tensor, text: Tensor) -> Tensor:
         """The prediction, (B, C, h, w)."""
@@ -29,13 +26,13 @@ class Denoiser(Protocol):
 
 @dataclass(frozen=True)
 class Objective:
-    """What a denoiser is trained for: on which process, to answer what, at which times.
+    """The training objective of a denoiser: its process, prediction target and training times.
 
-    `min_snr_gamma` None weighs the squared errors of all times alike.
+    With `min_snr_gamma` None, the squared errors of all times have equal weight.
 
     Raises:
-        SettingsError: noise is asked for on a process that ends in nothing else, where a right
-            answer would say nothing of the picture.
+        SettingsError: `epsilon` on a process that ends in pure noise, where a correct prediction
+            carries no information about the image.
     """
 
     schedule: NoiseProcess = field(default_factory=NoiseSchedule)
@@ -47,8 +44,8 @@ class Objective:
         pure = isinstance(self.schedule, FlowPath) or self.schedule.zero_terminal_snr
         if pure and self.prediction_type == "epsilon":
             raise SettingsError(
-                "prediction_type 'epsilon': this process ends in pure noise, from which no picture "
-                "can be read; use v_prediction, flow_prediction or sample"
+                "prediction_type 'epsilon': this process ends in pure noise, where the predicted "
+                "noise does not determine an image; use v_prediction, flow_prediction or sample"
             )
 
     def timesteps(self, uniform: Tensor) -> Tensor:
@@ -56,7 +53,7 @@ class Objective:
         return times_from_uniform(uniform, self.schedule, self.time_sampling)
 
     def weights(self, alpha: Tensor, sigma: Tensor) -> Tensor:
-        """Of the squared errors where the process has these coefficients; of their shape."""
+        """Weights of the squared errors at these coefficients, in their shape."""
         if self.min_snr_gamma is None:
             return alpha.new_ones(alpha.shape)
         return min_snr_weight(self.prediction_type, alpha, sigma, self.min_snr_gamma)
@@ -89,7 +86,7 @@ def denoising_loss(
 
 @dataclass(frozen=True)
 class AutoencoderObjective:
-    """How the terms of the autoencoder's loss are weighed."""
+    """Weights of the terms of the autoencoder's loss."""
 
     gradient_weight: float = 1.0
     kl_weight: float = 1e-4
@@ -101,9 +98,12 @@ def image_gradients(images: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def gradient_difference(output: Tensor, wanted: Tensor) -> Tensor:
-    """Mean absolute difference of image gradients, which keeps edges; Mathieu et al. 2016, eq. 6.
+    """Mean absolute difference of image gradients, which keeps edges sharp.
 
-    Both (B, C, H, W).
+    Mathieu et al. 2016, eq. 6.
+
+    Args:
+        output, wanted: (B, C, H, W).
     """
     pairs = zip(image_gradients(output), image_gradients(wanted), strict=True)
     return sum((functional.l1_loss(a, b) for a, b in pairs), start=output.new_zeros(()))
@@ -117,13 +117,14 @@ def kl_to_standard_normal(mean: Tensor, logvar: Tensor) -> Tensor:
 def autoencoder_terms(
     objective: AutoencoderObjective, images: Tensor, output: Tensor, mean: Tensor, logvar: Tensor
 ) -> dict[str, Tensor]:
-    """Reconstruction, edges and a light pull of the latents to N(0, 1), and their weighted `loss`.
+    """The terms `reconstruction`, `gradient` (edges) and `kl`, and their weighted sum `loss`.
 
     Args:
         objective: the weights.
         images, output: (B, 3, H, W) in [-1, 1].
-        mean, logvar: (B, C, h, w), the posterior's.
-    References: Rombach et al. 2022, eq. 25 with edges in the place of the critic.
+        mean, logvar: (B, C, h, w), of the posterior.
+
+    References: Rombach et al. 2022, eq. 25, with the edge term instead of the critic.
     """
     reconstruction = functional.l1_loss(output, images)
     edges = gradient_difference(output, images)

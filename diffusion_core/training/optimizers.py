@@ -1,7 +1,7 @@
-"""Which optimizer, and how its learning rate rises and falls.
+"""The optimizer and its learning-rate schedule.
 
-The rate is a function of the step alone, so a resumed run needs no state for it, and a run need not
-know its length until it is to end.
+The rate is a function of the step alone, so a resumed run needs no state for it, and the length of
+a run may be decided late.
 """
 
 from collections.abc import Mapping
@@ -17,7 +17,7 @@ from nightpress.diffusion_core.training.muon import Muon
 
 @dataclass(frozen=True)
 class Optimization:
-    """Settings under the names of diffusers' training scripts."""
+    """Optimizer settings under the names of diffusers' training scripts."""
 
     optimizer: Literal["adamw", "muon"] = "adamw"
     learning_rate: float = 1e-4
@@ -32,10 +32,10 @@ class Optimization:
 
 
 def learning_rate(settings: Optimization, step: int) -> float:
-    """The rate of a step, counted from 0.
+    """The learning rate of a step, counted from 0.
 
     References: cosine, Loshchilov & Hutter 2017, eq. 5; warmup_stable_decay, Hu et al. 2024, eq. 1
-        with a straight decay.
+        with a linear decay.
     """
     warmup, total = settings.lr_warmup_steps, settings.max_train_steps
     if step < warmup:
@@ -54,7 +54,7 @@ def learning_rate(settings: Optimization, step: int) -> float:
 def new_optimizer(
     settings: Optimization, parameters: Mapping[str, nn.Parameter]
 ) -> torch.optim.Optimizer:
-    """The optimizer of these parameters, without a step behind it."""
+    """A fresh optimizer for these parameters."""
     if settings.optimizer == "muon":
         return Muon(parameters, settings.learning_rate, settings.betas, settings.weight_decay)
     return torch.optim.AdamW(

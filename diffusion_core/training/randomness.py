@@ -1,20 +1,20 @@
-"""Random numbers that depend on nothing but their place in a training run.
+"""Random numbers that depend only on the position in a training run.
 
-A restarted run, or one on another number of workers, draws for a sample what it would have drawn.
+A restarted run, or a run with another number of workers, draws the same numbers for each sample.
 """
 
 import torch
 from torch import Generator, Tensor
 
 STEP_STRIDE = 2**32
-"""Samples of one step lie this far from those of the next; a batch is smaller."""
+"""Distance between the random streams of two steps; larger than any batch."""
 
 
 def place_generator(seed: int, step: int, index: int = 0) -> Generator:
-    """The random numbers of sample `index` of the whole batch of `step`.
+    """The random generator of sample `index` in the global batch of `step`.
 
-    The three numbers are mixed by splitmix64 (Steele et al. 2014), so that neighbours do not
-    resemble each other.
+    The three numbers are mixed by splitmix64 (Steele et al. 2014), so that neighbouring streams are
+    not correlated.
     """
     return Generator().manual_seed(place_seed(seed, step, index))
 
@@ -27,8 +27,8 @@ def place_seed(seed: int, step: int, index: int = 0) -> int:
 def strata(seed: int, step: int, batch_size: int) -> Tensor:
     """(B,) uniform numbers in [0, 1), one from each of B equal strata, in random order.
 
-    Used for the times of a batch: strata lower the variance of its loss at no cost; Kingma et al.
-    2021, appendix I.
+    Used for the times of a batch, because stratification lowers the variance of its loss at no
+    cost; Kingma et al. 2021, appendix I.
     """
     generator = place_generator(seed, step, STEP_STRIDE - 1)
     offsets = torch.rand(batch_size, generator=generator)

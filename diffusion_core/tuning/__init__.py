@@ -1,1 +1,1 @@
-"""Measuring speed settings and batch sizes on this machine."""
+"""Measure speed settings and batch sizes on this machine."""

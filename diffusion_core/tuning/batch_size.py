@@ -1,7 +1,6 @@
-"""How many images to sample at once: as few as make nearly as many a second as any number does.
+"""Find the batch size: the smallest one that samples nearly as many images a second as any other.
 
-Owns the search, and the line by which memory is foretold. Knows nothing of models and devices:
-whoever calls it samples, and reads the clock and the memory.
+Owns the search and the prediction of memory use. The caller samples, times and reads the memory.
 """
 
 import time
@@ -11,37 +10,49 @@ from enum import StrEnum
 
 from nightpress.diffusion_core.errors import OutOfMemory
 
-MOST = 512
-"""Images at once beyond which nothing is looked for."""
+MAX_BATCH_SIZE = 512
+"""The largest batch size that is tried."""
 
-NEARLY = 0.97
-"""Of the best rate: who makes so much of it is as good."""
+NEARLY_BEST = 0.97
+"""Share of the best rate from which a batch size counts as equally fast."""
 
-FORETOLD_FROM = 8
-"""Images at once from which memory grows by the image, and no more by what lies about."""
+LINEAR_MEMORY_SIZE = 8
+"""Batch size from which peak memory grows linearly with the number of images."""
 
 
 class Ending(StrEnum):
-    """Why larger batches were not tried, in words."""
+    """Why the search stopped; the values are stored in `run.json`."""
 
     RATE = "more at once make no more a second"
     MEMORY = "more would not fit into the memory"
     TIME = "the time for measuring was over"
     ENOUGH = "more are not wanted"
 
+    @property
+    def explanation(self) -> str:
+        """The reason in words, for messages."""
+        return _EXPLANATIONS[self]
+
+
+_EXPLANATIONS = {
+    Ending.RATE: "larger batches are no faster",
+    Ending.MEMORY: "larger batches do not fit into memory",
+    Ending.TIME: "the time for measuring ran out",
+    Ending.ENOUGH: "no larger batch is needed",
+}
+
 
 @dataclass(frozen=True)
-class Reading:
-    """What sampling some images at once took."""
+class Measurement:
+    """Time and peak memory of sampling one batch."""
 
     seconds: float
     peak_bytes: int
-    """The most memory that was in use."""
 
 
 @dataclass(frozen=True)
 class SizeTrial:
-    """A number of images that were sampled at once, and fitted."""
+    """A batch size that was sampled and fits into memory."""
 
     batch_size: int
     images_per_s: float
@@ -50,81 +61,84 @@ class SizeTrial:
 
 @dataclass(frozen=True)
 class BestBatchSize:
-    """The number to sample at once, and what it was found from."""
+    """The batch size to use, and the trials that it was found from."""
 
     batch_size: int
     ending: Ending
     trials: tuple[SizeTrial, ...]
-    """By size."""
+    """Ordered by batch size."""
 
 
-Sample = Callable[[int], Reading]
-"""Samples so many images at once; raises OutOfMemory where they do not fit."""
+MeasureBatch = Callable[[int], Measurement]
+"""Sample a batch of this many images; raises OutOfMemory if it does not fit."""
 
 
 def find_best_batch_size(
-    sample: Sample,
-    room_bytes: int,
-    usual: int,
+    measure: MeasureBatch,
+    limit_bytes: int,
+    default: int,
     budget_s: float,
-    useful: Callable[[int], float] = lambda size: 1.0,
+    efficiency: Callable[[int], float] = lambda size: 1.0,
     clock: Callable[[], float] = time.perf_counter,
 ) -> BestBatchSize:
-    """The smallest power of two whose useful rate is `NEARLY` the best of all that fit.
+    """The smallest power of two whose rate is at least `NEARLY_BEST` of the best that fits.
 
-    Sizes are doubled until one gains less than that, or would not fit, or the time is over.
+    Batch sizes are doubled until a doubling gains less than that, does not fit, or would take
+    longer than the remaining time.
 
     Args:
-        sample: tries one size.
-        room_bytes: the most memory that may be in use.
-        usual: up to this size the rate ends nothing; it is taken if the time is over before.
-        budget_s: seconds; after the first trial, none is begun that would last longer.
-        useful: size -> the share of what is sampled that is no padding.
+        measure: samples one batch.
+        limit_bytes: the most memory that may be in use.
+        default: a low gain stops the search only above it; the smallest result if time runs out.
+        budget_s: after the first trial, none is started that is expected to exceed it.
+        efficiency: batch size -> the share of sampled images that are not padding.
         clock: seconds.
     """
     trials: list[SizeTrial] = []
-    ending, end_at, lasted_s = Ending.ENOUGH, clock() + budget_s, 0.0
-    for size in _doubled(MOST):
+    ending, end_at, last_s = Ending.ENOUGH, clock() + budget_s, 0.0
+    for size in _powers_of_two(MAX_BATCH_SIZE):
         started_at = clock()
-        if trials and started_at + 2 * lasted_s > end_at:
+        if trials and started_at + 2 * last_s > end_at:
             ending = Ending.TIME
             break
-        trial = _tried(sample, size) if predicted_peak_bytes(trials, size) <= room_bytes else None
-        if trial is None or (trials and trial.peak_bytes > room_bytes):
+        trial = _measured(measure, size, trials, limit_bytes)
+        if trial is None:
             ending = Ending.MEMORY
             break
         trials.append(trial)
-        lasted_s = clock() - started_at
-        if size > usual and nearly_best(_useful_rates(trials, useful)) < size:
+        last_s = clock() - started_at
+        if size > default and nearly_best(_effective_rates(trials, efficiency)) < size:
             ending = Ending.RATE
             break
-    knee = nearly_best(_useful_rates(trials, useful))
-    return BestBatchSize(max(knee, usual) if ending is Ending.TIME else knee, ending, tuple(trials))
+    smallest = default if ending is Ending.TIME else 1
+    best = max(smallest, nearly_best(_effective_rates(trials, efficiency)))
+    return BestBatchSize(best, ending, tuple(trials))
 
 
-def largest_fitting(sample: Sample, room_bytes: int, wanted: int) -> BestBatchSize:
-    """`wanted` images at once if the memory holds them; else halved until it does.
+def largest_fitting(measure: MeasureBatch, limit_bytes: int, wanted: int) -> BestBatchSize:
+    """`wanted` if a batch of that size fits into memory; else halved until it does.
 
-    Only small batches are sampled, and what larger ones need is foretold: for devices on which
-    the process ends where the memory does.
+    Only small batches are sampled; the memory of larger ones is predicted. Meant for devices on
+    which running out of memory ends the process.
     """
     trials: list[SizeTrial] = []
-    for size in _doubled(min(wanted, FORETOLD_FROM)):
-        trial = _tried(sample, size)
+    for size in _powers_of_two(min(wanted, LINEAR_MEMORY_SIZE)):
+        trial = _sampled(measure, size)
         if trial is None:
             return BestBatchSize(max(1, size // 2), Ending.MEMORY, tuple(trials))
         trials.append(trial)
     fitting = wanted
-    while fitting > 1 and predicted_peak_bytes(trials, fitting) > room_bytes:
+    while fitting > 1 and predicted_peak_bytes(trials, fitting) > limit_bytes:
         fitting //= 2
     ending = Ending.ENOUGH if fitting == wanted else Ending.MEMORY
     return BestBatchSize(fitting, ending, tuple(trials))
 
 
 def predicted_peak_bytes(trials: Sequence[SizeTrial], size: int) -> int:
-    """The peak of a larger batch, on the line through the last two trials; 0 before there are two.
+    """The peak memory of a larger batch, on the line through the last two trials.
 
-    What a batch needs grows with its images; weights and what else lies in memory do not.
+    0 before there are two trials. The slope is the memory of one image; weights and everything
+    else in memory do not grow with the batch.
     """
     if len(trials) < 2:
         return 0
@@ -133,43 +147,56 @@ def predicted_peak_bytes(trials: Sequence[SizeTrial], size: int) -> int:
     return int(last.peak_bytes + max(0.0, per_image) * (size - last.batch_size))
 
 
-def _tried(sample: Sample, size: int) -> SizeTrial | None:
-    """The trial of a size; None if it does not fit."""
+def _measured(
+    measure: MeasureBatch, size: int, trials: Sequence[SizeTrial], limit_bytes: int
+) -> SizeTrial | None:
+    """The trial of a batch size that fits, or None; the first trial counts as fitting."""
+    if predicted_peak_bytes(trials, size) > limit_bytes:
+        return None
+    trial = _sampled(measure, size)
+    return None if trial is not None and trials and trial.peak_bytes > limit_bytes else trial
+
+
+def _sampled(measure: MeasureBatch, size: int) -> SizeTrial | None:
+    """The trial of a batch size; None if it runs out of memory."""
     try:
-        reading = sample(size)
+        found = measure(size)
     except OutOfMemory:
         return None
-    return SizeTrial(size, size / reading.seconds, reading.peak_bytes)
+    return SizeTrial(size, size / found.seconds, found.peak_bytes)
 
 
-def _useful_rates(trials: Sequence[SizeTrial], useful: Callable[[int], float]) -> dict[int, float]:
-    return {trial.batch_size: trial.images_per_s * useful(trial.batch_size) for trial in trials}
+def _effective_rates(
+    trials: Sequence[SizeTrial], efficiency: Callable[[int], float]
+) -> dict[int, float]:
+    """Images/s by batch size, padding not counted."""
+    return {trial.batch_size: trial.images_per_s * efficiency(trial.batch_size) for trial in trials}
 
 
 def nearly_best(rates: Mapping[int, float]) -> int:
-    """The smallest size whose rate is `NEARLY` the best; 1 where there is none.
+    """The smallest batch size whose rate is at least `NEARLY_BEST` of the best; 1 if there is none.
 
     Args:
-        rates: by size, images/s.
+        rates: images/s by batch size.
     """
-    enough = NEARLY * max(rates.values(), default=0.0)
+    enough = NEARLY_BEST * max(rates.values(), default=0.0)
     return min((size for size, rate in rates.items() if rate >= enough), default=1)
 
 
 def padding_efficiency(counts: Sequence[int]) -> Callable[[int], float]:
-    """Size -> the share of what is sampled that is no padding, where like images share batches.
+    """Batch size -> the share of sampled images that are not padding.
 
     Args:
-        counts: how many images are alike, of each sort.
+        counts: the number of images in each group that can share batches.
     """
 
-    def share(size: int) -> float:
+    def efficiency(size: int) -> float:
         return sum(counts) / sum(-(-count // size) * size for count in counts)
 
-    return share
+    return efficiency
 
 
-def _doubled(most: int) -> Iterator[int]:
+def _powers_of_two(most: int) -> Iterator[int]:
     size = 1
     while size <= most:
         yield size

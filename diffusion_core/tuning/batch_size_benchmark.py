@@ -1,58 +1,51 @@
-"""A model's batches tried for a few steps: how long they take, and how much memory.
+"""Measure batches of a model for a few steps: how long they take and how much memory they need.
 
-Owns what is sampled for that. What follows from it, `batch_knee` says.
+`batch_size.py` decides which sizes to measure and what follows from the result.
 """
 
-import time
-from collections.abc import Callable
 from dataclasses import replace
 
 import torch
 
 from nightpress.diffusion_core.sampling.request import ImageRequest, SamplingParams
 from nightpress.diffusion_core.sampling.sampler import Sampler
-from nightpress.diffusion_core.tuning.batch_size import Reading, Sample
-from nightpress.diffusion_core.tuning.device_memory import HostMemory, Memory
+from nightpress.diffusion_core.tuning.batch_size import MeasureBatch, Measurement
+from nightpress.diffusion_core.tuning.benchmark import clock_for
+from nightpress.diffusion_core.tuning.device_memory import DeviceMemory, HostMemory
 
 TRIAL_STEPS = 4
-"""Denoising steps of a trial, or fewer where the images have fewer. So the decoder weighs a little
-more in it than in the images."""
+"""Denoising steps of a trial, or fewer if the images have fewer. With so few steps, decoding takes
+a slightly larger share of the time than it does in real images."""
 
 ROUNDS = 2
-"""Times that a size is sampled; the faster one counts, since the first one warms it up."""
+"""How often each batch size is sampled; the fastest round counts, since the first warms up."""
 
 PROMPT = "a photograph"
 
 
-def trials(
+def batch_benchmark(
     sampler: Sampler,
     params: SamplingParams,
-    memory: Memory,
+    memory: DeviceMemory,
     steps: int = TRIAL_STEPS,
     rounds: int = ROUNDS,
-) -> Sample:
-    """What tries a number of images with these settings, for `batch_knee`.
+) -> MeasureBatch:
+    """A function that samples a batch with these settings and measures it.
 
-    A compiled model is tried as it is uncompiled: each number would be compiled anew.
+    Compiled models run uncompiled here, because each batch size would be compiled again.
     """
-    few = replace(params, num_inference_steps=min(steps, params.num_inference_steps))
-    seconds = _clock(memory)
+    trial_params = replace(params, num_inference_steps=min(steps, params.num_inference_steps))
+    clock = clock_for("cpu" if isinstance(memory, HostMemory) else "cuda")
 
-    def sample(size: int) -> Reading:
+    def measure(size: int) -> Measurement:
         requests = [ImageRequest(PROMPT, "", seed) for seed in range(size)]
-        memory.forget()
-        lasted = []
+        memory.reset_peak()
+        seconds = []
         with torch.compiler.set_stance("force_eager"):
             for _ in range(rounds):
-                begun_at = seconds()
-                sampler.sample(requests, few, size)
-                lasted.append(seconds() - begun_at)
-        return Reading(min(lasted), memory.peak_bytes())
+                started_at = clock()
+                sampler.sample(requests, trial_params, size)
+                seconds.append(clock() - started_at)
+        return Measurement(min(seconds), memory.peak_bytes())
 
-    return sample
-
-
-def _clock(memory: Memory) -> Callable[[], float]:
-    """Seconds; of work where one thread does all of it, so that who shares its core counts less."""
-    alone = isinstance(memory, HostMemory) and torch.get_num_threads() == 1
-    return time.thread_time if alone else time.perf_counter
+    return measure

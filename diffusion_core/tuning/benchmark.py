@@ -1,7 +1,8 @@
-"""Sampling the same images in several ways, timed beside each other.
+"""Sample the same images with several configurations and time them side by side.
 
-Owns what is fair: every way is warm before it is timed, all sample the same batches, and each batch
-is sampled by all of them in turn, so that what else the machine does meets all alike.
+The comparison is fair: every candidate is warm before it is timed, all of them sample the same
+batches, and each batch is sampled by every candidate in turn, so that other load on the machine
+affects all of them alike.
 """
 
 import math
@@ -17,20 +18,20 @@ import torch
 from nightpress.diffusion_core.models.loading import LoadedModel
 from nightpress.diffusion_core.sampling.request import ImageRequest, SamplingParams
 from nightpress.diffusion_core.sampling.sampler import Fault, Pixels, SampledBatch, Sampler
+from nightpress.diffusion_core.theory.psnr import image_psnrs_db
 from nightpress.diffusion_core.tuning.candidates import TuningConfig
-from nightpress.diffusion_core.tuning.psnr import psnr_db
-from nightpress.diffusion_core.tuning.search import Trial
+from nightpress.diffusion_core.tuning.search import ConfigTrial
 
 WARM_UP_STEPS = 2
-"""Denoising steps by which a batch's prompts are encoded; the first batch is sampled whole."""
+"""Denoising steps that encode a batch's prompts; the first batch is sampled in full."""
 
-FEWEST_TIMINGS = 3
-"""Of a way; where there are fewer batches, they are sampled again."""
+MIN_TIMINGS = 3
+"""Timings per candidate; if there are fewer batches, they are sampled again."""
 
 
 @dataclass(frozen=True)
-class Work:
-    """The images that every way makes: full batches, but for the last one perhaps."""
+class Workload:
+    """The images that every candidate samples, in full batches except perhaps the last."""
 
     batches: tuple[tuple[ImageRequest, ...], ...]
     params: SamplingParams
@@ -38,10 +39,10 @@ class Work:
 
     @classmethod
     def of(cls, requests: Sequence[ImageRequest], params: SamplingParams, batch_size: int) -> Self:
-        """The images cut into batches.
+        """Cut the images into batches.
 
         Raises:
-            ValueError: there are none.
+            ValueError: there are no images.
         """
         if not requests:
             raise ValueError("there is no image to sample")
@@ -51,108 +52,116 @@ class Work:
 
     @property
     def num_images(self) -> int:
-        """Of all batches."""
+        """Images in all batches together."""
         return sum(map(len, self.batches))
 
     @property
     def num_rounds(self) -> int:
-        """How often all batches are sampled, for enough timings."""
-        return math.ceil(FEWEST_TIMINGS / len(self.batches))
+        """How often all batches are sampled to get `MIN_TIMINGS` timings."""
+        return math.ceil(MIN_TIMINGS / len(self.batches))
 
 
 @dataclass(frozen=True)
-class Made:
-    """What was made of all the work in one way."""
+class CandidateResult:
+    """What one candidate made of the whole workload, and how long it took."""
 
     pixels: Pixels
     """(n, H, W, 3)."""
     faults: tuple[Fault | None, ...]
     batch_s: tuple[float, ...]
-    """Of each batch, round by round."""
+    """Seconds for each batch, round after round."""
     warm_s: float
 
 
 class Candidate:
-    """A loaded model that samples in one way; warm once it is made.
+    """A model loaded with one configuration; it is warm once it has been constructed.
 
     Raises:
         SettingsError, SamplingError: as `Sampler.sample` does.
     """
 
-    def __init__(self, model: LoadedModel, work: Work) -> None:
-        self._sampler = Sampler(model, work.batch_size)
-        self._params = work.params
-        self._clock = clock_of(model.device)
+    def __init__(self, model: LoadedModel, workload: Workload) -> None:
+        self._sampler = Sampler(model, workload.batch_size)
+        self._params = workload.params
+        self._clock = clock_for(model.device)
         start = time.perf_counter()
-        self._warm_up(work)
+        self._warm_up(workload)
         self.warm_s = time.perf_counter() - start
 
-    def _warm_up(self, work: Work) -> None:
-        first, *others = work.batches
+    def _warm_up(self, workload: Workload) -> None:
+        first, *others = workload.batches
         self._sampler.sample(first, self._params)
         steps = min(WARM_UP_STEPS, self._params.num_inference_steps)
         for batch in others:
             self._sampler.sample(batch, replace(self._params, num_inference_steps=steps))
 
     def sample(self, batch: Sequence[ImageRequest]) -> tuple[SampledBatch, float]:
-        """The images, and the seconds that they took."""
+        """The images of a batch, and the seconds they took."""
         start = self._clock()
         sampled = self._sampler.sample(batch, self._params)
         return sampled, self._clock() - start
 
 
-def clock_of(device: str) -> Callable[[], float]:
-    """Seconds; of work where one thread does all of it, so that who shares its core counts less."""
-    alone = device == "cpu" and torch.get_num_threads() == 1
-    return time.thread_time if alone else time.perf_counter
+def clock_for(device: str) -> Callable[[], float]:
+    """A clock in seconds for timing work on a device.
+
+    If a single CPU thread does all the work, it is that thread's CPU time, so that other processes
+    on the same core distort it less; otherwise it is wall time.
+    """
+    single_thread = device == "cpu" and torch.get_num_threads() == 1
+    return time.thread_time if single_thread else time.perf_counter
 
 
-def in_turn(work: Work, entrants: Sequence[Candidate]) -> list[Made]:
-    """Have all sample all of the work, batch by batch; what each of them made.
+def sample_in_turn(workload: Workload, candidates: Sequence[Candidate]) -> list[CandidateResult]:
+    """Sample the workload with every candidate, taking turns batch by batch.
 
     Raises:
         SamplingError: as `Sampler.sample` does.
     """
-    done: list[list[tuple[SampledBatch, float]]] = [[] for _ in entrants]
-    for _ in range(work.num_rounds):
-        for batch in work.batches:
-            for entrant, so_far in zip(entrants, done, strict=True):
-                so_far.append(entrant.sample(batch))
-    pairs = zip(entrants, done, strict=True)
-    return [_made(work, entrant, batches) for entrant, batches in pairs]
+    timed: list[list[tuple[SampledBatch, float]]] = [[] for _ in candidates]
+    for _ in range(workload.num_rounds):
+        for batch in workload.batches:
+            for candidate, batches in zip(candidates, timed, strict=True):
+                batches.append(candidate.sample(batch))
+    pairs = zip(candidates, timed, strict=True)
+    return [_result(workload, candidate, batches) for candidate, batches in pairs]
 
 
-def _made(work: Work, entrant: Candidate, done: Sequence[tuple[SampledBatch, float]]) -> Made:
-    """Pictures are those of the first round; the same are made in every other."""
-    first = [sampled for sampled, _ in done[: len(work.batches)]]
-    return Made(
-        pixels=np.concatenate([sampled.pixels for sampled in first]),
-        faults=tuple(fault for sampled in first for fault in sampled.faults),
-        batch_s=tuple(seconds for _, seconds in done),
-        warm_s=entrant.warm_s,
+def _result(
+    workload: Workload, candidate: Candidate, timed: Sequence[tuple[SampledBatch, float]]
+) -> CandidateResult:
+    """Keep the images of the first round only; the later rounds make the same ones."""
+    first_round = [sampled for sampled, _ in timed[: len(workload.batches)]]
+    return CandidateResult(
+        pixels=np.concatenate([sampled.pixels for sampled in first_round]),
+        faults=tuple(fault for sampled in first_round for fault in sampled.faults),
+        batch_s=tuple(seconds for _, seconds in timed),
+        warm_s=candidate.warm_s,
     )
 
 
-def compared(work: Work, way: TuningConfig, made: Made, reference: Made) -> Trial:
-    """A way's speed, and its pictures' likeness to the reference's.
+def compare(
+    workload: Workload, config: TuningConfig, result: CandidateResult, reference: CandidateResult
+) -> ConfigTrial:
+    """How fast a configuration is, and how close its images are to the reference's.
 
-    Pictures that are faulty in the reference do not count.
+    Images that are faulty in the reference are left out.
 
     Raises:
-        ValueError: every picture of the reference is faulty.
+        ValueError: every image of the reference is faulty.
     """
     sound = [place for place, fault in enumerate(reference.faults) if fault is None]
     if not sound:
         raise ValueError("the reference has no sound picture")
-    images_a_batch = work.num_images / len(work.batches)
-    faults = (made.faults[place] for place in sound)
-    return Trial(
-        way=way,
-        images_per_s=images_a_batch / statistics.median(made.batch_s),
+    images_per_batch = workload.num_images / len(workload.batches)
+    faults = (result.faults[place] for place in sound)
+    return ConfigTrial(
+        config=config,
+        images_per_s=images_per_batch / statistics.median(result.batch_s),
         ratio=statistics.median(
-            before / now for before, now in zip(reference.batch_s, made.batch_s, strict=True)
+            before / now for before, now in zip(reference.batch_s, result.batch_s, strict=True)
         ),
-        psnr_db=tuple(psnr_db(made.pixels[sound], reference.pixels[sound])),
-        warm_s=made.warm_s,
+        psnr_db=tuple(image_psnrs_db(result.pixels[sound], reference.pixels[sound])),
+        warm_s=result.warm_s,
         fault=next((fault.value for fault in faults if fault is not None), None),
     )

@@ -1,7 +1,7 @@
-"""Ways of sampling faster that are worth a try, and what is against them on a model and a machine.
+"""Speed configurations worth trying, and why a model or a machine cannot use some of them.
 
-A way is a choice of `model.dtype` and `model.speed`. `diffusion_core.acceleration`
-applies it and `benchmark.py` times it. Importing this loads no framework.
+A configuration is a choice of `model.dtype` and `model.speed`. `diffusion_core.acceleration`
+applies it and `benchmark.py` times it. Importing this module loads no framework.
 """
 
 from collections.abc import Mapping
@@ -18,42 +18,42 @@ from nightpress.diffusion_core.models.loading import DType, ModelSpec
 
 @dataclass(frozen=True)
 class TuningConfig:
-    """Choices that are taken together; what it leaves open stays as it is."""
+    """Speed settings that are used together; fields that it does not set keep their values."""
 
     dtype: DType | None = None
     speed: SpeedSpec = field(default_factory=SpeedSpec)
 
     @classmethod
     def of(cls, dtype: DType | None = None, **speed: Any) -> Self:
-        """With the keys of `model.speed` as arguments.
+        """A configuration from a dtype and the keys of `model.speed`.
 
         Raises:
-            ValidationError: they do not go together.
+            ValidationError: the keys cannot be combined.
         """
         return cls(dtype, SpeedSpec.model_validate(speed))
 
     @property
     def values(self) -> dict[str, Any]:
-        """What it says, JSON-ready and under the keys of a job's `model`, defaults left out."""
+        """Its settings under the keys of a job's `model`, JSON-ready, without defaults."""
         speed = self.speed.model_dump(mode="json", exclude_defaults=True)
         dtype = {"dtype": self.dtype} if self.dtype is not None else {}
         return dtype | ({"speed": speed} if speed else {})
 
     @property
     def fields(self) -> frozenset[str]:
-        """The names of what it decides."""
+        """Names of the settings that it sets."""
         dtype = {"dtype"} if self.dtype is not None else set()
         return frozenset(dtype | self.speed.chosen().keys())
 
     @property
     def name(self) -> str:
-        """`bfloat16, deep_features interval 3`; of no choice at all, `nothing chosen`."""
+        """`bfloat16, deep_features interval 3`, or `nothing chosen` if it sets nothing."""
         dtype = [self.dtype] if self.dtype is not None else []
-        speed = [_words(key, value) for key, value in self.values.get("speed", {}).items()]
+        speed = [_label(key, value) for key, value in self.values.get("speed", {}).items()]
         return ", ".join([*dtype, *speed]) or "nothing chosen"
 
-    def beside(self, other: "TuningConfig") -> "TuningConfig | None":
-        """Both at once; None where they decide the same thing, or do not go together."""
+    def combined_with(self, other: "TuningConfig") -> "TuningConfig | None":
+        """Both together; None if they set the same field or are incompatible."""
         if self.fields & other.fields:
             return None
         try:
@@ -62,12 +62,12 @@ class TuningConfig:
             return None
         return TuningConfig(self.dtype or other.dtype, speed)
 
-    def onto(self, model: Mapping[str, Any]) -> dict[str, Any]:
-        """The values of a job's `model` with this in the place of what was chosen for its speed."""
+    def applied_to(self, model: Mapping[str, Any]) -> dict[str, Any]:
+        """A job's `model` values with this configuration in place of its speed settings."""
         return {**model, **self.values, "speed": self.speed.chosen()}
 
 
-def _words(key: str, value: Any) -> str:
+def _label(key: str, value: Any) -> str:
     if value is True:
         return key
     if isinstance(value, Mapping):
@@ -75,7 +75,7 @@ def _words(key: str, value: Any) -> str:
     return f"{key} {'false' if value is False else value}"
 
 
-ATTENTION: dict[str, tuple[str, ...]] = {
+ATTENTION_BACKENDS: dict[str, tuple[str, ...]] = {
     "cpu": ("_native_math", "_native_flash"),
     "cuda": (
         "_native_flash",
@@ -87,27 +87,30 @@ ATTENTION: dict[str, tuple[str, ...]] = {
         "xformers",
     ),
 }
-"""By device: the backends that may be faster than what torch takes by itself."""
+"""By device: backends that may be faster than the one torch selects by itself."""
 
-HALVES: dict[str, tuple[DType, ...]] = {"cpu": ("bfloat16",), "cuda": ("bfloat16", "float16")}
+HALF_PRECISION: dict[str, tuple[DType, ...]] = {
+    "cpu": ("bfloat16",),
+    "cuda": ("bfloat16", "float16"),
+}
 
 
 def candidates(device: str, dtype: str, batch_size: int, compiles: bool) -> list[TuningConfig]:
-    """What to try on a device, each by itself; some of it may not be for the model.
+    """Configurations to try one by one on a device; a model may not support all of them.
 
     Args:
         device: `cpu` or `cuda`.
-        dtype: what is sampled in anyhow, such as `float32`.
-        batch_size: images at once.
-        compiles: whether those that compile are wanted, each of which takes minutes.
+        dtype: the reference's precision, such as `float32`; it is not tried again.
+        batch_size: images sampled at once.
+        compiles: whether to include configurations that compile, each of which takes minutes.
     """
-    parts = [TuningConfig.of(vae_batch_size=1)] if batch_size > 1 else []
+    decode_singly = [TuningConfig.of(vae_batch_size=1)] if batch_size > 1 else []
     return [
-        *_halves(device, dtype),
-        *(TuningConfig.of(attention_backend=name) for name in ATTENTION[device]),
+        *_half_precision(device, dtype),
+        *(TuningConfig.of(attention_backend=name) for name in ATTENTION_BACKENDS[device]),
         TuningConfig.of(channels_last=True),
         TuningConfig.of(fuse_qkv_projections=True),
-        *parts,
+        *decode_singly,
         *(TuningConfig.of(deep_features={"interval": interval}) for interval in (2, 3, 5)),
         TuningConfig.of(deep_features={"interval": 3, "branch": 2}),
         TuningConfig.of(taylorseer_cache={}),
@@ -117,12 +120,13 @@ def candidates(device: str, dtype: str, batch_size: int, compiles: bool) -> list
     ]
 
 
-def _halves(device: str, dtype: str) -> list[TuningConfig]:
-    """Half precision, and the decoder that diffusers would rather leave in float32 there."""
-    ways = [TuningConfig(half) for half in HALVES[device] if half != dtype]
-    if "float16" in HALVES[device]:
-        ways.append(TuningConfig.of(None if dtype == "float16" else "float16", force_upcast=False))
-    return ways
+def _half_precision(device: str, dtype: str) -> list[TuningConfig]:
+    """Half precision, also with a float16 decoder, which diffusers would run in float32."""
+    configs = [TuningConfig(half) for half in HALF_PRECISION[device] if half != dtype]
+    if "float16" in HALF_PRECISION[device]:
+        half: DType | None = None if dtype == "float16" else "float16"
+        configs.append(TuningConfig.of(half, force_upcast=False))
+    return configs
 
 
 def _compiled() -> list[TuningConfig]:
@@ -132,23 +136,24 @@ def _compiled() -> list[TuningConfig]:
     return [TuningConfig.of(compile="regional"), TuningConfig.of(compile="full"), *quantized]
 
 
-def refusal(folder: Path, spec: ModelSpec, device: str) -> str | None:
-    """Why a model cannot be sampled so on this machine; None where nothing is known against it.
+def unsupported_reason(folder: Path, spec: ModelSpec, device: str) -> str | None:
+    """Why this machine cannot sample a model with these settings; None if no reason is known.
 
-    No weight is read.
+    Reads no weights.
 
     Args:
-        folder: of the pipeline.
-        spec: the model, sampled in that way.
+        folder: the pipeline's folder.
+        spec: the model with the settings to check.
         device: `cpu` or `cuda`.
 
     Raises:
-        ModelError: the folder holds no pipeline that can be driven.
+        ModelError: the folder holds no supported pipeline.
     """
     from nightpress.diffusion_core.models import loading, pipeline_folder
 
     if spec.dtype == "bfloat16" and not _has_bfloat16(device):
-        return f"model.dtype: this {_noun(device)} has no bfloat16 of its own, and emulates it"
+        processor = "CPU" if device == "cpu" else "GPU"
+        return f"model.dtype: this {processor} has no bfloat16 instructions and would emulate them"
     if not spec.speed.chosen():
         return None
     model = pipeline_folder.PipelineFolder.read(folder)
@@ -160,15 +165,15 @@ def refusal(folder: Path, spec: ModelSpec, device: str) -> str | None:
     return None
 
 
-def _noun(device: str) -> str:
-    return "processor" if device == "cpu" else "GPU"
-
-
 def _has_bfloat16(device: str) -> bool:
-    """Whether there are instructions for it: AVX-512, AMX or Arm's on a CPU."""
+    """Whether the device has bfloat16 instructions: on a CPU those of AVX-512, AMX or Arm.
+
+    `torch.cpu.get_capabilities` was read in torch 2.13 and is missing from older releases; without
+    it bfloat16 counts as emulated.
+    """
     import torch
 
     if device != "cpu":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    told: Mapping[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
-    return any(told.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16", "sve_bf16"))
+    capabilities: Mapping[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
+    return any(capabilities.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16", "sve_bf16"))

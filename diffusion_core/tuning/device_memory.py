@@ -1,6 +1,6 @@
-"""The memory that a process may fill on its device, and the most that it has filled.
+"""How much device memory a process may use, and the peak that it has used.
 
-On CUDA it is what torch has allocated, on a CPU what the process holds. Knows nothing of models.
+On CUDA this counts torch's allocations, on a CPU the process's resident memory.
 """
 
 import contextlib
@@ -13,63 +13,63 @@ from typing import Protocol
 
 import torch
 
-HEAD_ROOM = 0.1
-"""Share of the memory that no trial may fill: it is not all in one piece, and others grow."""
+HEADROOM = 0.1
+"""Share of the memory that trials leave free, for fragmentation and for growth elsewhere."""
 
 
-class Memory(Protocol):
-    """The memory that a process may fill on its device."""
+class DeviceMemory(Protocol):
+    """The memory of a device that a process may use."""
 
-    room_bytes: int
+    limit_bytes: int
     """The most that may be in use."""
 
-    def forget(self) -> None:
-        """Begin a new peak."""
+    def reset_peak(self) -> None:
+        """Start a new peak."""
 
     def peak_bytes(self) -> int:
-        """The most that was in use since."""
+        """The most that was in use since `reset_peak`."""
 
 
 class CudaMemory:
     """The memory of the current GPU.
 
     Args:
-        share: of the whole, where several processes hold it together.
+        share: this process's share of the GPU's memory, if several processes use it.
     """
 
     def __init__(self, share: float = 1.0) -> None:
         free, total = torch.cuda.mem_get_info()
         ours = min(free + torch.cuda.memory_reserved(), int(share * total))
-        self.room_bytes = int((1 - HEAD_ROOM) * ours)
+        self.limit_bytes = int((1 - HEADROOM) * ours)
 
-    def forget(self) -> None:
-        """Give back what earlier batches held, and begin a new peak."""
+    def reset_peak(self) -> None:
+        """Release the memory that torch has cached, and start a new peak."""
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
 
     def peak_bytes(self) -> int:
-        """The most that tensors have taken since."""
+        """The most memory that tensors have occupied since `reset_peak`."""
         return torch.cuda.max_memory_allocated()
 
 
 class HostMemory:
-    """The memory of this machine, or of the container that the process lives in.
+    """The memory of this machine, or of the container that the process runs in.
 
     Args:
-        share: of what is free, where several processes grow together.
+        share: this process's share of the free memory, if several processes grow at once.
     """
 
     def __init__(self, share: float = 1.0) -> None:
-        available = int((1 - HEAD_ROOM) * share * available_bytes())
-        self.room_bytes = resident_bytes() + available
+        available = int((1 - HEADROOM) * share * available_bytes())
+        self.limit_bytes = resident_bytes() + available
 
-    def forget(self) -> None:
-        """Begin a new peak, where the system can."""
-        with contextlib.suppress(OSError):  # elsewhere a peak is the highest of all
+    def reset_peak(self) -> None:
+        """Start a new peak, if the system supports it."""
+        with contextlib.suppress(OSError):  # without it the peak is that of the whole process
             CLEAR_REFS.write_text("5")
 
     def peak_bytes(self) -> int:
-        """The most that this process has held since, or ever where the system tells no more."""
+        """The most that this process has held since `reset_peak`; ever, if that is unsupported."""
         values = _kilobytes(STATUS)
         if "VmHWM" in values:
             return values["VmHWM"]
@@ -86,11 +86,11 @@ CONTAINER = (
         Path("/sys/fs/cgroup/memory/memory.usage_in_bytes"),
     ),
 )
-"""Limit and use, of both versions of control groups."""
+"""Limit and usage files of control groups, version 2 and version 1."""
 
 
 def available_bytes() -> int:
-    """What processes here may still take; where no system file says, half of what there is."""
+    """Memory that processes can still allocate; half of all memory if no system file tells."""
     whole = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     available = _kilobytes(MEMINFO).get("MemAvailable", whole // 2)
     for limit, used in CONTAINER:
@@ -101,12 +101,12 @@ def available_bytes() -> int:
 
 
 def resident_bytes() -> int:
-    """What this process holds now; 0 where no system file says."""
+    """Resident memory of this process; 0 if no system file tells."""
     return _kilobytes(STATUS).get("VmRSS", 0)
 
 
 def _kilobytes(path: Path) -> dict[str, int]:
-    """Name -> bytes, of a file with lines such as `VmRSS:  1234 kB`."""
+    """Name -> bytes, from a file with lines such as `VmRSS:  1234 kB`."""
     if not path.is_file():
         return {}
     lines = (line.split() for line in path.read_text().splitlines())
@@ -118,15 +118,15 @@ def _kilobytes(path: Path) -> dict[str, int]:
 
 
 @contextlib.contextmanager
-def room_on(device: str, share: float) -> Iterator[Memory]:
-    """The memory that trials on a device may fill; afterwards they hold none of it.
+def trial_memory(device: str, share: float) -> Iterator[DeviceMemory]:
+    """The memory that trials on a device may use; it is released afterwards.
 
     Args:
         device: `cpu` or `cuda`.
-        share: of the device's, for this process.
+        share: this process's share of the device's memory.
     """
-    memory: Memory = CudaMemory(share) if device == "cuda" else HostMemory(share)
+    memory: DeviceMemory = CudaMemory(share) if device == "cuda" else HostMemory(share)
     try:
         yield memory
     finally:
-        memory.forget()
+        memory.reset_peak()

@@ -1,7 +1,7 @@
-"""Which ways of sampling faster are tried, in which order, and which of them is taken.
+"""Which speed configurations to try, in which order, and which one to use.
 
-Owns the rules. Knows nothing of models: whoever asks for the next way tries it, and notes what came
-of it.
+Owns the rules of the search. The caller tries each configuration and records its result before it
+asks for the next one.
 """
 
 import math
@@ -11,102 +11,104 @@ from dataclasses import dataclass
 
 from nightpress.diffusion_core.tuning.candidates import TuningConfig
 
-WORTH = 1.03
-"""Times as fast: less than that is not worth a choice, and may be chance."""
+MIN_SPEEDUP = 1.03
+"""A smaller speed-up is not worth a setting and may be noise."""
 
 
 @dataclass(frozen=True)
-class Trial:
-    """What sampling in one way took, and how near its pictures stayed to those of the reference."""
+class ConfigTrial:
+    """How fast one configuration sampled, and how close its images are to the reference's."""
 
-    way: TuningConfig
+    config: TuningConfig
     images_per_s: float
     ratio: float
-    """Times as fast as the reference, the median over batches that were timed beside it."""
+    """Speed-up over the reference: the median over batches that were timed side by side."""
     psnr_db: tuple[float, ...]
-    """Of each picture; infinite where no pixel differs."""
+    """PSNR of each image; infinite if no pixel differs."""
     warm_s: float
-    """What came before: compiling, if it does, and a first batch."""
+    """Seconds before the first timing: compilation, if any, and a first batch."""
     fault: str | None = None
-    """What is wrong with a picture that the reference made well."""
+    """What is wrong with an image that the reference made without a fault."""
 
     @property
     def lowest_db(self) -> float:
-        """Of the picture that is least alike."""
+        """PSNR of the image that differs most."""
         return min(self.psnr_db)
 
     @property
     def mean_db(self) -> float:
-        """Over the pictures that differ; infinite where none does."""
+        """Mean PSNR of the images that differ; infinite if none does."""
         differing = [value for value in self.psnr_db if not math.isinf(value)]
         return statistics.mean(differing) if differing else math.inf
 
     @property
-    def pays(self) -> bool:
-        """Whether it is faster than the reference by more than chance."""
-        return self.ratio >= WORTH
+    def is_faster(self) -> bool:
+        """Whether it beats the reference by at least `MIN_SPEEDUP`."""
+        return self.ratio >= MIN_SPEEDUP
 
     def within(self, tolerance_db: float) -> bool:
-        """Whether every picture is as near as that; none may differ where it is infinite."""
+        """Whether every image has at least this PSNR; if infinite, no pixel may differ."""
         return self.fault is None and self.lowest_db >= tolerance_db
 
 
-Tried = Mapping[TuningConfig, Trial | None]
-"""What came of each way that was tried; None where it could not be done."""
+Trials = Mapping[TuningConfig, ConfigTrial | None]
+"""The result of each configuration that was tried; None if it could not be used."""
 
 
-def ways_to_try(
-    ways: Sequence[TuningConfig], tried: Tried, tolerance_db: float
+def configs_to_try(
+    configs: Sequence[TuningConfig], trials: Trials, tolerance_db: float
 ) -> Iterator[TuningConfig]:
-    """The ways by themselves, then those that pay, combined in turn.
+    """Yield each configuration alone, then combinations of those that are faster.
 
-    Combining begins with the fastest way of each kind, for two that lose much may be too much
-    together where a third would have gone with one of them. To it is added, fastest first, each
-    that goes with what is there already, gains, and stays within the tolerance. That is greedy: not
-    every combination is tried.
+    Combining starts from the fastest configuration of each kind, because two that each lose much
+    quality may lose too much together, where a third one would still combine with one of them. To
+    each start, the other faster configurations are added in order of speed; one stays if it is
+    compatible, gains speed and keeps the images within the tolerance. The search is greedy: it does
+    not try every combination.
 
     Args:
-        ways: by themselves.
-        tried: what came of a way must be in here before the next one is asked for.
-        tolerance_db: the lowest PSNR that a picture may have.
+        configs: the ones to try alone.
+        trials: must hold the result of each yielded configuration before the next one is requested.
+        tolerance_db: the lowest PSNR that an image may have.
     """
-    yield from ways
-    paying = [trial for trial in map(tried.get, ways) if trial is not None]
-    paying = [trial for trial in paying if trial.pays and trial.within(tolerance_db)]
-    paying.sort(key=lambda trial: -trial.ratio)
-    for best in _leaders(paying):
-        for other in paying:
-            both = best.way.beside(other.way)
-            if both is None:
+    yield from configs
+    alone = [trial for trial in map(trials.get, configs) if trial is not None]
+    faster = [trial for trial in alone if trial.is_faster and trial.within(tolerance_db)]
+    faster.sort(key=lambda trial: -trial.ratio)
+    for best in _leaders(faster):
+        for other in faster:
+            combined = best.config.combined_with(other.config)
+            if combined is None:
                 continue
-            if both not in tried:
-                yield both
-            trial = tried[both]
-            gains = trial is not None and trial.ratio >= WORTH * best.ratio
-            if trial is not None and gains and trial.within(tolerance_db):
+            if combined not in trials:
+                yield combined
+            trial = trials[combined]
+            if trial is None or trial.ratio < MIN_SPEEDUP * best.ratio:
+                continue
+            if trial.within(tolerance_db):
                 best = trial
 
 
-def _leaders(trials: Sequence[Trial]) -> list[Trial]:
-    """Of the fastest first, those that decide nothing that one before them does."""
-    leaders: list[Trial] = []
-    decided: frozenset[str] = frozenset()
+def _leaders(trials: Sequence[ConfigTrial]) -> list[ConfigTrial]:
+    """The trials that set no field that an earlier, faster one sets."""
+    leaders: list[ConfigTrial] = []
+    fields: frozenset[str] = frozenset()
     for trial in trials:
-        if not decided & trial.way.fields:
+        if not fields & trial.config.fields:
             leaders.append(trial)
-            decided |= trial.way.fields
+            fields |= trial.config.fields
     return leaders
 
 
-def fastest(tried: Tried, tolerance_db: float) -> Trial | None:
-    """The way to take: of those that are nearly the fastest within the tolerance, the simplest.
+def fastest(trials: Trials, tolerance_db: float) -> ConfigTrial | None:
+    """The simplest of the configurations that are nearly the fastest within the tolerance.
 
-    None where nothing within it pays.
+    None if no configuration within the tolerance is faster than the reference.
     """
-    trials = [trial for trial in tried.values() if trial is not None]
-    fitting = [trial for trial in trials if trial.pays and trial.within(tolerance_db)]
-    if not fitting:
+    done = [trial for trial in trials.values() if trial is not None]
+    eligible = [trial for trial in done if trial.is_faster and trial.within(tolerance_db)]
+    if not eligible:
         return None
-    best = max(trial.ratio for trial in fitting)
-    nearly = [trial for trial in fitting if trial.ratio * WORTH > best]
-    return min(nearly, key=lambda trial: (len(trial.way.fields), -trial.lowest_db, -trial.ratio))
+    best = max(trial.ratio for trial in eligible)
+    nearly = [trial for trial in eligible if trial.ratio * MIN_SPEEDUP > best]
+    return min(nearly, key=lambda trial: (len(trial.config.fields), -trial.lowest_db, -trial.ratio))

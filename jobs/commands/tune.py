@@ -18,17 +18,11 @@ from nightpress.jobs.commands.common import (
     stop_politely,
 )
 from nightpress.jobs.errors import RunStopped
-from nightpress.pipelines.errors import SpecError
-from nightpress.pipelines.job.edit import rewrite_model
+from nightpress.jobs.tuning.options import DEFAULTS, TuneOptions
 from nightpress.pipelines.job.spec import RunSpec
 
 if TYPE_CHECKING:
-    from nightpress.jobs.tuning.tune import TuneOptions, Tuning
-
-REFUSED_LATER = (
-    "a run of this job that has begun goes on only as it began: let it end first, or give this job "
-    "another name"
-)
+    from nightpress.jobs.tuning.tune import Tuning
 
 
 class Decibels(click.ParamType[float]):
@@ -39,7 +33,7 @@ class Decibels(click.ParamType[float]):
     def convert(
         self, value: Any, param: click.Parameter | None, ctx: click.Context | None
     ) -> float:
-        """A positive number; infinite where no pixel may differ."""
+        """A positive number; infinite for `lossless`."""
         if value == "lossless":
             return math.inf
         try:
@@ -47,7 +41,7 @@ class Decibels(click.ParamType[float]):
         except ValueError:
             number = math.nan
         if not 0 < number < math.inf:
-            self.fail(f"{value!r}: a PSNR in dB above 0 such as 30, or lossless", param, ctx)
+            self.fail(f"{value!r} is not a PSNR above 0 dB, such as 30, or lossless", param, ctx)
         return number
 
 
@@ -57,41 +51,43 @@ class Decibels(click.ParamType[float]):
 @click.option(
     "--tolerance",
     type=Decibels(),
-    default="30",
+    default=f"{DEFAULTS.tolerance_db:g}",
     show_default=True,
-    help="The lowest PSNR that a picture may have, or lossless: no pixel may differ.",
+    help="Lowest PSNR that an image may have, or lossless: no pixel may differ.",
 )
 @click.option(
     "--images",
     "num_images",
     type=click.IntRange(1, 10_000),
-    default=16,
+    default=DEFAULTS.num_images,
     show_default=True,
-    help="Images of the job to sample in every way, rounded up to whole batches.",
+    help="Images of the job to sample with each configuration, rounded up to whole batches.",
 )
 @click.option(
     "--reference-dtype",
     type=click.Choice(["auto", "float32", "bfloat16", "float16"]),
-    default="auto",
+    default=DEFAULTS.reference_dtype,
     show_default=True,
     help="Precision of the reference. auto: float32 on a CPU, bfloat16 on an accelerator.",
 )
 @click.option(
-    "--device", type=click.Choice(["cpu", "cuda"]), help="[default: as the job would use here]"
+    "--device",
+    type=click.Choice(["cpu", "cuda"]),
+    help="Device to measure on. [default: the one that the job would use here]",
 )
 @click.option(
     "--compile/--no-compile",
     "compiles",
-    default=True,
+    default=DEFAULTS.compiles,
     show_default=True,
-    help="Whether ways that compile are tried, each of which may take minutes.",
+    help="Whether to try configurations that compile, each of which may take minutes.",
 )
-@click.option("--dry-run", is_flag=True, help="Leave the job file as it is.")
+@click.option("--dry-run", is_flag=True, help="Do not change the job file.")
 @click.option(
     "-o",
     "--output",
     type=click.Path(dir_okay=False, path_type=Path),
-    help="The page to write, with pairs of pictures. [default: <name>-tune.html]",
+    help="HTML page to write, with pairs of images. [default: <name>-tune.html]",
 )
 @json_option
 def command(
@@ -106,48 +102,35 @@ def command(
     output: Path | None,
     as_json: bool,
 ) -> None:
-    """Find the fastest way to sample JOB on this machine, and write it into JOB.
+    """Find the fastest speed settings for JOB on this machine, and write them to JOB.
 
-    Samples the job's first images, of those with its most frequent settings, with nothing chosen;
-    that is the reference. Then it samples them in each way that model and device can take, and in
-    combinations of those that pay. Tells images/s, and how far each way's pictures are from the
-    reference's. Writes model.dtype and model.speed of the fastest way whose pictures all stay
-    within the tolerance; the rest of the file stays as it is.
+    Samples the job's first images that have its most frequent settings: once without speed settings
+    as the reference, once with each configuration that the model and the device support, and with
+    combinations of the faster ones. Prints images/s and how much each configuration's images differ
+    from the reference's. Writes model.dtype and model.speed of the fastest configuration whose
+    images are all within the tolerance; the rest of the file stays as it is.
 
-    Both decide pixels, so a run that began without them refuses to go on with them.
+    Both settings change pixels, so a run that was started without them cannot resume with them.
     """
     spec, before = read_job(job, overrides), RunSpec.from_file(job)
     page = output or Path(f"{spec.name}-tune.html")
     _require_writable(page, Path(job), overrides, dry_run)
     stop_politely()
-    from nightpress.jobs.tuning import (
-        report as report,  # loads the frameworks, which help does without
-    )
-    from nightpress.jobs.tuning.tune import TuneOptions
-
     options = TuneOptions(tolerance, num_images, reference_dtype, device, compiles)
-    tuning = _tuned(job, spec, options)
+    tuning = _tune(job, spec, options)
     if not as_json:
-        _show(tuning)
-    _write(page, tuning)
-    changes = tuning.changes(before.model)
-    written = not dry_run and bool(changes) and _rewritten(Path(job), before, changes)
-    if as_json:
-        told = {"changes": changes, "written": written, "page": str(page)}
-        click.echo(json.dumps(report.as_values(tuning) | told))
-        return
-    for line in _what_happened(tuning, job, changes, written, dry_run):
-        click.echo(line)
-    click.echo(f"wrote {page}")
+        _print_trials(tuning)
+    _write_page(tuning, page)
+    _update_job(tuning, job, before, page, dry_run, as_json)
 
 
-def _tuned(job: str, spec: RunSpec, options: "TuneOptions") -> "Tuning":
-    """Try everything, telling of each way on stderr.
+def _tune(job: str, spec: RunSpec, options: TuneOptions) -> "Tuning":
+    """Try all configurations, with progress on stderr.
 
     Raises:
-        RunStopped: it was interrupted.
+        RunStopped: interrupted.
     """
-    from nightpress.jobs.tuning.report import display_for
+    from nightpress.jobs.tuning.report import display_for  # loads torch; --help should not
     from nightpress.jobs.tuning.tune import tune
 
     display = display_for(Console(stderr=True))
@@ -155,13 +138,13 @@ def _tuned(job: str, spec: RunSpec, options: "TuneOptions") -> "Tuning":
         with display:
             return tune(spec, options, display.show)
     except KeyboardInterrupt:
-        raise RunStopped(f"stopped; {job} is as it was") from None
+        raise RunStopped(f"stopped; {job} is unchanged") from None
 
 
 def _require_writable(page: Path, job: Path, overrides: tuple[str, ...], dry_run: bool) -> None:
-    """See before any work that its results can be kept."""
+    """Check before any work that the results can be written."""
     if page.suffix.lower() not in (".html", ".htm"):
-        raise click.UsageError(f"-o {page}: the page is HTML; let its name end in .html")
+        raise click.UsageError(f"-o {page}: the page is HTML, so its name must end in .html")
     require_writable("-o", page)
     if dry_run:
         return
@@ -170,26 +153,16 @@ def _require_writable(page: Path, job: Path, overrides: tuple[str, ...], dry_run
     ]
     if of_model:
         raise click.UsageError(
-            f"--set {of_model[0]}: what is found would be written into {job}, which has another "
-            "model; change it there, or add --dry-run"
+            f"--set {of_model[0]}: the result would be written to {job}, which describes another "
+            "model; change the model there, or add --dry-run"
         )
     file = job.resolve()
     if not (os.access(file, os.W_OK) and os.access(file.parent, os.W_OK)):
-        raise click.UsageError(f"{job}: cannot be written; --dry-run leaves it as it is")
+        raise click.UsageError(f"{job}: not writable; add --dry-run to leave it unchanged")
 
 
-def _write(page: Path, tuning: "Tuning") -> None:
-    from nightpress.jobs.tuning.report import page_of
-    from nightpress.pipelines.reporting.tuning_page import render
-
-    try:
-        page.write_text(render(page_of(tuning)), encoding="utf-8")
-    except OSError as error:
-        raise click.FileError(str(page), error.strerror) from error
-
-
-def _show(tuning: "Tuning") -> None:
-    """The table, what cannot be had, and which way is the fastest."""
+def _print_trials(tuning: "Tuning") -> None:
+    """The table, the configurations that are not available, and which one is the fastest."""
     from nightpress.jobs.tuning.report import outcome, refusals, terminal_table
 
     Console().print(terminal_table(tuning), highlight=False)
@@ -197,28 +170,26 @@ def _show(tuning: "Tuning") -> None:
         click.echo(line)
 
 
-def _rewritten(job: Path, before: RunSpec, changes: dict[str, Any]) -> bool:
-    """Whether the file now says the changes; False where it is better left to its author."""
-    values = before.as_dict()
+def _write_page(tuning: "Tuning", page: Path) -> None:
+    from nightpress.jobs.tuning.report import write_page
+
     try:
-        after = RunSpec.from_dict(values | {"model": values["model"] | changes}, where=str(job))
-    except SpecError:  # it holds with --set only
-        return False
-    return rewrite_model(job, before, after, changes)
+        write_page(tuning, page)
+    except OSError as error:
+        raise click.FileError(str(page), error.strerror) from error
 
 
-def _what_happened(
-    tuning: "Tuning", job: str, changes: dict[str, Any], written: bool, dry_run: bool
-) -> list[str]:
-    """What became of the job file, in lines."""
-    from nightpress.jobs.tuning.report import lines_for
+def _update_job(
+    tuning: "Tuning", job: str, before: RunSpec, page: Path, dry_run: bool, as_json: bool
+) -> None:
+    """Change the job file, and print what was written."""
+    from nightpress.jobs.tuning.job_file import update_job
+    from nightpress.jobs.tuning.report import as_values, update_lines
 
-    if not changes:
-        has_it = "has it already" if tuning.best is not None else "stays as it is"
-        return [f"{job} {has_it}"]
-    lines = lines_for(changes)
-    if written:
-        return [f"wrote into {job}:", lines, REFUSED_LATER]
-    if dry_run:
-        return [f"{job} would say:", lines]
-    return [f"{job} changed meanwhile, or is better changed by its author; say in it:", lines]
+    update = update_job(tuning, Path(job), before, dry_run)
+    if as_json:
+        written = {"changes": update.changes, "written": update.written, "page": str(page)}
+        click.echo(json.dumps(as_values(tuning) | written))
+        return
+    for line in [*update_lines(tuning, job, update, dry_run), f"wrote {page}"]:
+        click.echo(line)

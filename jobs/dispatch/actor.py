@@ -24,8 +24,8 @@ from nightpress.diffusion_core.tuning.batch_size import (
     largest_fitting,
     padding_efficiency,
 )
-from nightpress.diffusion_core.tuning.batch_size_benchmark import trials
-from nightpress.diffusion_core.tuning.device_memory import room_on
+from nightpress.diffusion_core.tuning.batch_size_benchmark import batch_benchmark
+from nightpress.diffusion_core.tuning.device_memory import trial_memory
 from nightpress.jobs.dispatch.metrics import ActorMetrics
 from nightpress.jobs.dispatch.shard_queue import Piece
 from nightpress.pipelines.models.location import locate
@@ -144,23 +144,23 @@ class SamplerActor:
         share: float,
         budget_s: float,
     ) -> BestBatchSize:
-        """Look for the batch size that pays, with these settings; see `batch_knee.find_best_batch_size`.
+        """Measure the best batch size for these settings; see `tuning.batch_size`.
 
         Args:
             counts: how many images can share batches.
             share: of the device's memory that is this actor's.
         """
-        with room_on(self._device, share) as memory:
-            tried = trials(self._loaded, params, memory)
+        with trial_memory(self._device, share) as memory:
+            measure = batch_benchmark(self._loaded, params, memory)
             return find_best_batch_size(
-                tried, memory.room_bytes, usual, budget_s, padding_efficiency(counts)
+                measure, memory.limit_bytes, usual, budget_s, padding_efficiency(counts)
             )
 
     def largest_fitting(self, params: SamplingParams, wanted: int, share: float) -> BestBatchSize:
         """The largest batch up to `wanted` images that memory holds, halved until it does."""
-        with room_on(self._device, share) as memory:
-            tried = trials(self._loaded, params, memory, steps=1, rounds=1)
-            return largest_fitting(tried, memory.room_bytes, wanted)
+        with trial_memory(self._device, share) as memory:
+            measure = batch_benchmark(self._loaded, params, memory, steps=1, rounds=1)
+            return largest_fitting(measure, memory.limit_bytes, wanted)
 
     @property
     def _loaded(self) -> Sampler:

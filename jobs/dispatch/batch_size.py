@@ -145,5 +145,5 @@ def _alike(layout: PlanLayout, model: ModelInfo) -> dict[SamplingParams, int]:
 
 
 def _told(measured: MeasuredKind) -> str:
-    knee = measured.best
-    return f"{knee.batch_size} at {measured.kind.name}; {knee.ending.value}"
+    best = measured.best
+    return f"{best.batch_size} at {measured.kind.name}; {best.ending.explanation}"

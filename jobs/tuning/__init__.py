@@ -1,1 +1,1 @@
-"""Finding the fastest way to sample a job on this machine."""
+"""Find the fastest way to sample a job on this machine."""

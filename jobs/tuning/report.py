@@ -1,57 +1,68 @@
-"""What a person sees of a tuning: a line a way, a table, a page with pairs of pictures, or JSON.
-
-Owns the words. How lines are shown `jobs.progress.displays` knows, and how the page looks
-`pipelines.reporting.tuning_page`.
-"""
+"""The output of `nightpress tune`: progress lines, a table, an HTML page and JSON."""
 
 import math
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
-from nightpress.diffusion_core.tuning.search import Trial
+from nightpress.diffusion_core.tuning.search import ConfigTrial
 from nightpress.jobs.progress.displays import Display, display
-from nightpress.jobs.tuning.tune import Begun, Refused, Subject, Tried, Trying, TuneEvent, Tuning
+from nightpress.jobs.tuning.job_file import JobUpdate
+from nightpress.jobs.tuning.tune import (
+    ConfigMeasured,
+    ConfigRefused,
+    ConfigStarted,
+    TuneEvent,
+    Tuning,
+    TuningSetup,
+    TuningStarted,
+)
 from nightpress.pipelines.formatting import duration, plural
 from nightpress.pipelines.job.edit import on_one_line
-from nightpress.pipelines.reporting.tuning_page import Page, Row, ShownPair
+from nightpress.pipelines.reporting.tuning_page import Page, PairView, Row, render
 
-COLUMNS = ("way", "images/s", "ratio", "PSNR dB", "lowest", "warm-up", "")
-"""PSNR is the mean over the pictures that differ, and then the lowest of all."""
+COLUMNS = ("configuration", "images/s", "ratio", "PSNR dB", "lowest", "warm-up", "")
+"""`PSNR dB` is the mean over the images that differ, `lowest` the smallest of them."""
 
-REASON_LETTERS = 200
+MAX_REASON_LENGTH = 200
+
+NO_RESUME = (
+    "a run that this job has already started cannot resume with these settings: let it finish "
+    "first, or give this job another name"
+)
 
 
 def display_for(console: Console) -> Display[TuneEvent]:
-    """A live display where the console is a terminal, plain lines where it is not."""
-    return display(console, TuneTeller())
+    """A live display on a terminal, plain lines elsewhere."""
+    return display(console, TuneProgress())
 
 
-class TuneTeller:
-    """The words for a tuning's events."""
+class TuneProgress:
+    """Turns the events of a tuning into text."""
 
     def __init__(self) -> None:
         self._done = self._total = 0
         self._now = ""
 
     def add(self, event: TuneEvent) -> str | None:
-        """Take an event into account; what is news comes back as text."""
+        """Record an event; returns a line to print, if there is one."""
         match event:
-            case Begun():
-                self._total = event.num_ways + 1
+            case TuningStarted():
+                self._total = event.num_configs + 1
                 self._now = "the reference"
-                return what_is_sampled(event.subject)
-            case Trying():
-                self._now = event.way.name
+                return describe_setup(event.setup)
+            case ConfigStarted():
+                self._now = event.config.name
                 return None
-            case Tried():
+            case ConfigMeasured():
                 self._done, self._now = self._done + 1, ""
                 return trial_line(event.trial)
-            case Refused():
+            case ConfigRefused():
                 self._done, self._now = self._done + 1, ""
-                return refusal_line([event.way.name], event.reason)
+                return refusal_line([event.config.name], event.reason)
 
     def line(self) -> str:
         """Such as `trying channels_last, 3 of 14`."""
@@ -61,106 +72,106 @@ class TuneTeller:
         return f"trying {self._now}{place}"
 
     def share(self) -> tuple[int, int]:
-        """Ways tried, of those that are tried by themselves."""
+        """Configurations done and their total, combinations not counted."""
         return min(self._done, self._total), self._total
 
 
-def what_is_sampled(subject: Subject) -> str:
+def describe_setup(setup: TuningSetup) -> str:
     """`16 images, 4 at once, 128 x 128, 20 steps of ddim, guidance 3; compared with ...`."""
-    work = subject.work
-    params = work.params
+    workload = setup.workload
+    params = workload.params
     own = "the model's own sampler"
     sampler = own if params.scheduler == "default" else params.scheduler
     lora = "" if params.lora is None else f", LoRA {params.lora} at {params.lora_scale:g}"
     return (
-        f"{plural(work.num_images, 'image')}, {work.batch_size} at once, "
+        f"{plural(workload.num_images, 'image')}, {workload.batch_size} at once, "
         f"{params.width} x {params.height}, {plural(params.num_inference_steps, 'step')} of "
         f"{sampler}, guidance {params.guidance_scale:g}{lora}; compared with "
-        f"{subject.reference.dtype} on {subject.device}, nothing chosen"
+        f"{setup.reference.dtype} on {setup.device} without speed settings"
     )
 
 
-def decibels(value: float) -> str:
-    """`38.1`, or `same` where no pixel differs."""
-    return "same" if math.isinf(value) else f"{value:.1f}"
+def format_psnr(value_db: float) -> str:
+    """`38.1`, or `same` if no pixel differs."""
+    return "same" if math.isinf(value_db) else f"{value_db:.1f}"
 
 
-def rate(images_per_s: float) -> str:
+def format_rate(images_per_s: float) -> str:
     """`3.14`, `0.0271`."""
     return f"{images_per_s:.3g}" if images_per_s < 1 else f"{images_per_s:.2f}"
 
 
-def trial_line(trial: Trial) -> str:
+def trial_line(trial: ConfigTrial) -> str:
     """`channels_last: 3.14 images/s, 1.02 x, lowest PSNR 88.1 dB, warm after 2.1 s`."""
-    told = f"{rate(trial.images_per_s)} images/s"
+    rate = f"{format_rate(trial.images_per_s)} images/s"
     warm = f"warm after {duration(trial.warm_s)}"
-    if not trial.way.fields:
-        return f"reference: {told}, {warm}"
-    near = trial.fault or (
+    if not trial.config.fields:
+        return f"reference: {rate}, {warm}"
+    quality = trial.fault or (
         "the same pixels"
         if math.isinf(trial.lowest_db)
         else f"lowest PSNR {trial.lowest_db:.1f} dB"
     )
-    return f"{trial.way.name}: {told}, {trial.ratio:.2f} x, {near}, {warm}"
+    return f"{trial.config.name}: {rate}, {trial.ratio:.2f} x, {quality}, {warm}"
 
 
 def refusal_line(names: Sequence[str], reason: str) -> str:
-    """`cannot be had: taylorseer_cache (...)`, the reason cut where it is long."""
-    short = reason if len(reason) <= REASON_LETTERS else f"{reason[:REASON_LETTERS]}…"
-    return f"cannot be had: {'; '.join(names)} ({short})"
+    """`not available: taylorseer_cache (...)`, with the reason cut if it is long."""
+    short = reason if len(reason) <= MAX_REASON_LENGTH else f"{reason[:MAX_REASON_LENGTH]}…"
+    return f"not available: {'; '.join(names)} ({short})"
 
 
 def refusals(tuning: Tuning) -> list[str]:
-    """A line for each reason, with the ways that it stands against."""
+    """One line for each reason, with all configurations that it rules out."""
     names: dict[str, list[str]] = {}
     for refused in tuning.refused:
-        names.setdefault(refused.reason, []).append(refused.way.name)
-    return [refusal_line(ways, reason) for reason, ways in names.items()]
+        names.setdefault(refused.reason, []).append(refused.config.name)
+    return [refusal_line(configs, reason) for reason, configs in names.items()]
 
 
-def verdict(tuning: Tuning, trial: Trial) -> str:
-    """What became of a way, in a few words; nothing where it was merely not the fastest."""
+def verdict(tuning: Tuning, trial: ConfigTrial) -> str:
+    """Why a configuration was chosen or rejected; empty if it merely was not the fastest."""
     if trial is tuning.reference:
         return "reference"
-    if tuning.best is not None and trial.way == tuning.best.way:
+    if tuning.best is not None and trial.config == tuning.best.config:
         return "fastest"
     if trial.fault is not None:
         return trial.fault
     limit = tuning.options.tolerance_db
     if not trial.within(limit):
         return "pixels differ" if math.isinf(limit) else f"below {limit:g} dB"
-    return "" if trial.pays else "no gain"
+    return "" if trial.is_faster else "no gain"
 
 
-def cells(tuning: Tuning, trial: Trial) -> tuple[str, ...]:
-    """A row of the table."""
+def cells(tuning: Tuning, trial: ConfigTrial) -> tuple[str, ...]:
+    """A trial's row of the table."""
     is_reference = trial is tuning.reference
     return (
-        name_of(tuning, trial),
-        rate(trial.images_per_s),
+        display_name(tuning, trial),
+        format_rate(trial.images_per_s),
         f"{trial.ratio:.2f} x",
-        "" if is_reference else decibels(trial.mean_db),
-        "" if is_reference else decibels(trial.lowest_db),
+        "" if is_reference else format_psnr(trial.mean_db),
+        "" if is_reference else format_psnr(trial.lowest_db),
         duration(trial.warm_s),
         verdict(tuning, trial),
     )
 
 
-def name_of(tuning: Tuning, trial: Trial) -> str:
-    """The way's name, in a table."""
+def display_name(tuning: Tuning, trial: ConfigTrial) -> str:
+    """The name of a trial's configuration in the table."""
     if trial is tuning.reference:
-        return f"{tuning.subject.reference.dtype}, nothing chosen"
-    own = " (the job's own)" if trial.way == tuning.subject.own_way else ""
-    return f"{trial.way.name}{own}"
+        return f"{tuning.setup.reference.dtype}, no speed settings"
+    own = " (the job's own)" if trial.config == tuning.setup.job_config else ""
+    return f"{trial.config.name}{own}"
 
 
-def ranked(tuning: Tuning) -> list[Trial]:
-    """The reference, then the others from the fastest on."""
+def ranked(tuning: Tuning) -> list[ConfigTrial]:
+    """The reference, then the other trials, fastest first."""
     return [tuning.reference, *sorted(tuning.trials, key=lambda trial: -trial.ratio)]
 
 
 def terminal_table(tuning: Tuning) -> Table:
-    """The figures of all ways."""
+    """All trials as a table for the terminal."""
     table = Table(box=None, pad_edge=False, header_style="bold")
     for number, name in enumerate(COLUMNS):
         right = 0 < number < len(COLUMNS) - 1
@@ -171,48 +182,64 @@ def terminal_table(tuning: Tuning) -> Table:
 
 
 def outcome(tuning: Tuning) -> str:
-    """Which way is the fastest, in a sentence."""
-    db = tuning.options.tolerance_db
-    limit = f"with no picture below {db:g} dB"
-    if math.isinf(db):
-        limit = "without a pixel that differs"
+    """Which configuration is the fastest, in a sentence."""
+    limit_db = tuning.options.tolerance_db
+    limit = f"with every image at {limit_db:g} dB or more"
+    if math.isinf(limit_db):
+        limit = "with every pixel unchanged"
     if tuning.best is None:
-        return f"nothing is faster {limit}"
+        return f"no configuration is faster {limit}"
     best = tuning.best
-    near = "" if math.isinf(best.lowest_db) else f", lowest PSNR {best.lowest_db:.1f} dB"
-    return f"fastest {limit}: {best.way.name}, {best.ratio:.2f} x{near}"
+    quality = "" if math.isinf(best.lowest_db) else f", lowest PSNR {best.lowest_db:.1f} dB"
+    return f"fastest {limit}: {best.config.name}, {best.ratio:.2f} x{quality}"
 
 
-def lines_for(changes: dict[str, Any]) -> str:
-    """What a job file says of its model after these changes."""
+def update_lines(tuning: Tuning, job: str, update: JobUpdate, dry_run: bool) -> list[str]:
+    """What happened to the job file, in lines."""
+    if not update.changes:
+        state = "already uses it" if tuning.best is not None else "is unchanged"
+        return [f"{job} {state}"]
+    settings = model_lines(update.changes)
+    if update.written:
+        return [f"wrote to {job}:", settings, NO_RESUME]
+    if dry_run:
+        return [f"dry run, would write to {job}:", settings]
+    return [
+        f"{job} is unchanged: it was edited meanwhile, or it cannot be edited safely; set in it:",
+        settings,
+    ]
+
+
+def model_lines(changes: dict[str, Any]) -> str:
+    """The changes as the `model` section of a job file."""
     lines = [f"  {key}: {on_one_line(value)}" for key, value in changes.items()]
     return "\n".join(["model:", *lines])
 
 
 def as_values(tuning: Tuning) -> dict[str, Any]:
-    """All of it as JSON-ready values; a PSNR is null where no pixel differs."""
-    subject, work = tuning.subject, tuning.subject.work
+    """The whole tuning as JSON-ready values; a PSNR is null if no pixel differs."""
+    setup, workload = tuning.setup, tuning.setup.workload
     limit = tuning.options.tolerance_db
     return {
-        "model": subject.info.source,
-        "model_fingerprint": subject.info.fingerprint,
-        "device": subject.device,
-        "num_images": work.num_images,
-        "batch_size": work.batch_size,
+        "model": setup.info.source,
+        "model_fingerprint": setup.info.fingerprint,
+        "device": setup.device,
+        "num_images": workload.num_images,
+        "batch_size": workload.batch_size,
         "tolerance_db": None if math.isinf(limit) else limit,
-        "reference": {"dtype": subject.reference.dtype, **trial_values(tuning.reference)},
+        "reference": {"dtype": setup.reference.dtype, **trial_values(tuning.reference)},
         "trials": [trial_values(trial) for trial in tuning.trials],
         "refused": [
-            {"way": refused.way.values, "reason": refused.reason} for refused in tuning.refused
+            {"way": refused.config.values, "reason": refused.reason} for refused in tuning.refused
         ],
         "best": None if tuning.best is None else trial_values(tuning.best),
     }
 
 
-def trial_values(trial: Trial) -> dict[str, Any]:
+def trial_values(trial: ConfigTrial) -> dict[str, Any]:
     """A trial as JSON-ready values."""
     return {
-        "way": trial.way.values,
+        "way": trial.config.values,
         "images_per_s": round(trial.images_per_s, 4),
         "ratio": round(trial.ratio, 4),
         "psnr_db": [None if math.isinf(value) else round(value, 2) for value in trial.psnr_db],
@@ -221,27 +248,36 @@ def trial_values(trial: Trial) -> dict[str, Any]:
     }
 
 
+def write_page(tuning: Tuning, path: Path) -> None:
+    """Write the HTML page.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    path.write_text(render(page_of(tuning)), encoding="utf-8")
+
+
 def page_of(tuning: Tuning) -> Page:
-    """What the page shows."""
-    requests = [request for batch in tuning.subject.work.batches for request in batch]
+    """The contents of the HTML page."""
+    requests = [request for batch in tuning.setup.workload.batches for request in batch]
     return Page(
-        title=tuning.subject.spec.name,
-        subtitle=f"{tuning.subject.info.source} · {what_is_sampled(tuning.subject)}",
+        title=tuning.setup.spec.name,
+        subtitle=f"{tuning.setup.info.source} · {describe_setup(tuning.setup)}",
         outcome=outcome(tuning),
         columns=COLUMNS,
         rows=tuple(_row(tuning, trial) for trial in ranked(tuning)),
         refused=tuple(refusals(tuning)),
         prompts=tuple(request.prompt for request in requests),
-        references=tuning.pictures,
+        references=tuning.reference_pixels,
     )
 
 
-def _row(tuning: Tuning, trial: Trial) -> Row:
+def _row(tuning: Tuning, trial: ConfigTrial) -> Row:
     limit, verdict_ = tuning.options.tolerance_db, verdict(tuning, trial)
     outside = trial is not tuning.reference and not trial.within(limit)
     tone = "good" if verdict_ == "fastest" else "bad" if outside else ""
     pairs = tuple(
-        ShownPair(pair.place, f"{pair.psnr_db:.1f} dB", pair.pixels)
-        for pair in tuning.pairs[trial.way]
+        PairView(pair.index, f"{pair.psnr_db:.1f} dB", pair.pixels)
+        for pair in tuning.pairs[trial.config]
     )
     return Row(cells(tuning, trial), tone, pairs)

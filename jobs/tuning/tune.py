@@ -1,7 +1,8 @@
-"""Tuning: a job's images sampled in every way that may be faster, beside the plain way.
+"""Tune a job: sample its images with every speed configuration and compare it with the reference.
 
-Runs in this process, without Ray: what is measured is one model on one device. Which ways are tried
-and which is taken, `diffusion_core.tuning.search` says; this joins it to a job. Writes nothing.
+Runs in this process, without Ray: it measures one model on one device. `diffusion_core.tuning`
+decides which configurations to try and which one to use; this module applies that to a job. Writes
+nothing.
 """
 
 import gc
@@ -33,15 +34,26 @@ from nightpress.diffusion_core.models.loading import (
 )
 from nightpress.diffusion_core.sampling.sampler import Pixels
 from nightpress.diffusion_core.silence_libraries import errors_only
-from nightpress.diffusion_core.tuning.benchmark import Candidate, Made, Work, compared, in_turn
-from nightpress.diffusion_core.tuning.candidates import TuningConfig, candidates, refusal
+from nightpress.diffusion_core.tuning.benchmark import (
+    Candidate,
+    CandidateResult,
+    Workload,
+    compare,
+    sample_in_turn,
+)
+from nightpress.diffusion_core.tuning.candidates import (
+    TuningConfig,
+    candidates,
+    unsupported_reason,
+)
 from nightpress.diffusion_core.tuning.device_memory import (
-    HEAD_ROOM,
+    HEADROOM,
     available_bytes,
     resident_bytes,
 )
-from nightpress.diffusion_core.tuning.search import Trial, fastest, ways_to_try
+from nightpress.diffusion_core.tuning.search import ConfigTrial, configs_to_try, fastest
 from nightpress.jobs.dispatch.batch_size import resolve_batch_size
+from nightpress.jobs.tuning.options import DEFAULTS, TuneOptions
 from nightpress.pipelines.errors import SpecError
 from nightpress.pipelines.job.spec import RunSpec
 from nightpress.pipelines.models.location import locate
@@ -51,28 +63,13 @@ from nightpress.pipelines.run_directory.record import threads_for
 from nightpress.pipelines.shards.batching import PlannedImage, planned_images
 from nightpress.pipelines.storage import find
 
-MOST_PAIRS = 4
-"""Pictures of a way that are kept to be shown: those that are least alike."""
+MAX_PAIRS = 4
+"""Images of each configuration that are kept for display: those that differ most."""
 
 
 @dataclass(frozen=True)
-class TuneOptions:
-    """What a person may decide about it."""
-
-    tolerance_db: float
-    """The lowest PSNR that a picture may have; infinite where none may differ."""
-    num_images: int
-    """At least; batches are filled."""
-    reference_dtype: DType
-    device: str | None
-    """`cpu` or `cuda`; None for what the job would use here."""
-    compiles: bool
-    """Whether ways that compile are tried."""
-
-
-@dataclass(frozen=True)
-class Subject:
-    """What is sampled in every way."""
+class TuningSetup:
+    """What every configuration is measured on: a job's model, device and images."""
 
     spec: RunSpec
     info: ModelInfo
@@ -80,55 +77,55 @@ class Subject:
     lora_files: tuple[Path, ...]
     device: str
     reference: ModelSpec
-    """The job's model with nothing chosen for its speed."""
-    work: Work
+    """The job's model without any speed settings."""
+    workload: Workload
 
     @property
-    def own_way(self) -> TuningConfig:
-        """What the job has chosen so far."""
+    def job_config(self) -> TuningConfig:
+        """The speed settings that the job has now."""
         dtype = cast("DType", resolve_dtype(self.spec.model.dtype, self.device))
         return TuningConfig(None if dtype == self.reference.dtype else dtype, self.spec.model.speed)
 
 
 @dataclass(frozen=True)
-class Begun:
+class TuningStarted:
     """The reference is about to be sampled."""
 
-    subject: Subject
-    num_ways: int
+    setup: TuningSetup
+    num_configs: int
 
 
 @dataclass(frozen=True)
-class Trying:
-    """A way is about to be tried."""
+class ConfigStarted:
+    """A configuration is about to be tried."""
 
-    way: TuningConfig
-
-
-@dataclass(frozen=True)
-class Tried:
-    """A way was tried; the first one is the reference."""
-
-    trial: Trial
+    config: TuningConfig
 
 
 @dataclass(frozen=True)
-class Refused:
-    """A way that cannot be had, and why."""
+class ConfigMeasured:
+    """A configuration was measured; the first one is the reference."""
 
-    way: TuningConfig
+    trial: ConfigTrial
+
+
+@dataclass(frozen=True)
+class ConfigRefused:
+    """A configuration that cannot be used, and why."""
+
+    config: TuningConfig
     reason: str
 
 
-TuneEvent = Begun | Trying | Tried | Refused
+TuneEvent = TuningStarted | ConfigStarted | ConfigMeasured | ConfigRefused
 
 
 @dataclass(frozen=True)
-class Pair:
-    """A picture made in some way; the reference has its counterpart at the same place."""
+class ImagePair:
+    """An image of one configuration; its counterpart is the reference image at the same index."""
 
-    place: int
-    """Among the images."""
+    index: int
+    """Position among the images of the workload."""
     psnr_db: float
     pixels: Pixels
     """(H, W, 3)."""
@@ -136,74 +133,82 @@ class Pair:
 
 @dataclass(frozen=True)
 class Tuning:
-    """What came of it."""
+    """The result of tuning a job."""
 
-    subject: Subject
+    setup: TuningSetup
     options: TuneOptions
-    reference: Trial
-    trials: tuple[Trial, ...]
-    """Of ways by themselves and then of combinations, as they were tried."""
-    refused: tuple[Refused, ...]
-    best: Trial | None
-    """The one to take; None where nothing within the tolerance is faster than the reference."""
-    pictures: Pixels
-    """Of the reference, (n, H, W, 3)."""
-    pairs: Mapping[TuningConfig, tuple[Pair, ...]]
-    """Of each way, the least alike first; none where no pixel differs."""
+    reference: ConfigTrial
+    trials: tuple[ConfigTrial, ...]
+    """Single configurations, then combinations, in the order in which they were tried."""
+    refused: tuple[ConfigRefused, ...]
+    best: ConfigTrial | None
+    """The one to use; None if nothing within the tolerance is faster than the reference."""
+    reference_pixels: Pixels
+    """Images of the reference, (n, H, W, 3)."""
+    pairs: Mapping[TuningConfig, tuple[ImagePair, ...]]
+    """Images of each configuration, largest difference first; empty if no pixel differs."""
 
     def changes(self, model: ModelSpec) -> dict[str, Any]:
-        """The values that a job's `model` has to be given; empty where it has the best way."""
+        """The values to set in a job's `model`; empty if it already uses the best configuration."""
         if self.best is None:
             return {}
-        way, values = self.best.way, dict[str, Any]()
-        dtype = way.dtype or self.subject.reference.dtype
-        if resolve_dtype(model.dtype, self.subject.device) != dtype:
-            values["dtype"] = way.dtype or self.options.reference_dtype
-        if model.speed != way.speed:
-            values["speed"] = way.values.get("speed", {})
+        config, values = self.best.config, dict[str, Any]()
+        dtype = config.dtype or self.setup.reference.dtype
+        if resolve_dtype(model.dtype, self.setup.device) != dtype:
+            values["dtype"] = config.dtype or self.options.reference_dtype
+        if model.speed != config.speed:
+            values["speed"] = config.values.get("speed", {})
         return values
 
 
 def tune(
-    spec: RunSpec, options: TuneOptions, on_event: Callable[[TuneEvent], None] = lambda event: None
+    spec: RunSpec,
+    options: TuneOptions = DEFAULTS,
+    on_event: Callable[[TuneEvent], None] = lambda event: None,
 ) -> Tuning:
-    """Sample a job's images in every way that may be faster, and find the fastest to take.
+    """Find the fastest configuration whose images stay close enough to the reference's.
+
+    Args:
+        spec: the job; its first images with its most frequent settings are sampled.
+        options: tolerance, number of images, reference precision, device.
+        on_event: called before and after each configuration.
 
     Raises:
         SpecError, ManifestError, StoreError: the job or its manifest cannot be read.
-        ModelError, SettingsError: the model cannot be had, or the device.
+        ModelError, SettingsError: the model or the device is not available.
         SamplingError: the reference cannot be sampled.
     """
-    subject = subject_of(spec, options)
+    setup = prepare(spec, options)
     with errors_only():
-        return _Tuner(subject, options, on_event).run()
+        return _Tuner(setup, options, on_event).run()
 
 
-def subject_of(spec: RunSpec, options: TuneOptions) -> Subject:
-    """The model and the images that a job is tuned on; nothing is loaded."""
+def prepare(spec: RunSpec, options: TuneOptions) -> TuningSetup:
+    """Find the model and the images to tune a job on; loads no weights."""
     find(spec.manifests, spec.storage)
-    device = options.device or _usual_device(spec)
+    device = options.device or _default_device(spec)
     if device == "cuda" and not torch.cuda.is_available():
-        raise SettingsError("--device cuda: torch finds no such device on this machine")
+        raise SettingsError("device 'cuda': torch finds no CUDA device on this machine")
     dtype = resolve_dtype(options.reference_dtype, device)
     reference = spec.model.model_copy(update={"dtype": dtype, "speed": SpeedSpec()})
     folder, lora_files = locate(reference, spec.storage), locate_loras(reference, spec.storage)
     info = describe(folder, reference, lora_files)
     batch_size = resolve_batch_size(spec, device)
-    images = images_alike(spec, info, batch_size, options.num_images)
-    work = Work.of([image.request for image in images], images[0].params, batch_size)
-    return Subject(spec, info, folder, lora_files, device, reference, work)
+    images = images_to_sample(spec, info, batch_size, options.num_images)
+    requests = [image.request for image in images]
+    workload = Workload.of(requests, images[0].params, batch_size)
+    return TuningSetup(spec, info, folder, lora_files, device, reference, workload)
 
 
-def _usual_device(spec: RunSpec) -> str:
-    wanted = spec.cluster.gpus_per_actor != 0
-    return "cuda" if wanted and torch.cuda.is_available() else "cpu"
+def _default_device(spec: RunSpec) -> str:
+    wants_gpu = spec.cluster.gpus_per_actor != 0
+    return "cuda" if wants_gpu and torch.cuda.is_available() else "cpu"
 
 
-def images_alike(
+def images_to_sample(
     spec: RunSpec, info: ModelInfo, batch_size: int, num_images: int
 ) -> list[PlannedImage]:
-    """The first images with a job's most frequent settings: whole batches, if it has so many."""
+    """The first images with the job's most frequent settings, in whole batches if it has enough."""
     layout = check(spec, info, batch_size)
     settings = asdict(layout.batches[0].settings)
     wanted = math.ceil(num_images / batch_size) * batch_size
@@ -219,148 +224,154 @@ def images_alike(
     return images
 
 
-class _Rig:
-    """The reference, and a place for one other model beside it.
+class _Bench:
+    """Samples the reference, and one other model at a time beside it.
 
-    On a CPU, which others may share, both sample in turn. An accelerator is nobody else's, and its
-    memory may not hold two models: there the reference is timed once, and let go. So it is on a CPU
-    whose memory would not hold another one.
+    On a CPU, which other processes may share, both sample in turn. An accelerator is not shared and
+    may not hold two models, so there the reference is timed once and then released. The same holds
+    for a CPU whose memory does not fit a second model.
     """
 
-    def __init__(self, subject: Subject) -> None:
-        self._subject = subject
-        threads = threads_for(subject.spec, subject.device)
+    def __init__(self, setup: TuningSetup) -> None:
+        self._setup = setup
+        threads = threads_for(setup.spec, setup.device)
         if threads:
             torch.set_num_threads(threads)
-        plain = self._entrant(subject.reference)
-        (self.reference,) = in_turn(subject.work, [plain])
-        in_turns = subject.device == "cpu" and has_room_for_another()
-        self._beside = plain if in_turns else None
+        reference = self._candidate(setup.reference)
+        (self.reference,) = sample_in_turn(setup.workload, [reference])
+        keep = setup.device == "cpu" and fits_second_model()
+        self._kept_reference = reference if keep else None
 
-    def made(self, model: ModelSpec) -> tuple[Made, Made]:
-        """What is made with a model, and what the reference makes beside it.
+    def measure(self, model: ModelSpec) -> tuple[CandidateResult, CandidateResult]:
+        """The result of a model, and that of the reference to compare it with.
 
         Raises:
-            ModelError, SettingsError, SamplingError: the model cannot be loaded, or sampled.
+            ModelError, SettingsError, SamplingError: the model cannot be loaded or sampled.
         """
-        self._release()
+        self._free_memory()
         try:
-            entrant = self._entrant(model)
-            if self._beside is None:
-                return in_turn(self._subject.work, [entrant])[0], self.reference
-            reference, made = in_turn(self._subject.work, [self._beside, entrant])
-            return made, reference
+            candidate = self._candidate(model)
+            if self._kept_reference is None:
+                return sample_in_turn(self._setup.workload, [candidate])[0], self.reference
+            pair = [self._kept_reference, candidate]
+            reference, result = sample_in_turn(self._setup.workload, pair)
+            return result, reference
         finally:
             if model.speed.compile is not None:
-                torch.compiler.reset()  # or the graphs of all models would be held
+                torch.compiler.reset()  # otherwise the graphs of all models stay in memory
 
-    def _entrant(self, spec: ModelSpec) -> Candidate:
-        subject = self._subject
-        with in_one_line("it does not load"):
-            model = load(subject.folder, spec, subject.device, subject.lora_files)
-        return Candidate(model, subject.work)
+    def _candidate(self, spec: ModelSpec) -> Candidate:
+        setup = self._setup
+        with in_one_line("the model does not load"):
+            model = load(setup.folder, spec, setup.device, setup.lora_files)
+        return Candidate(model, setup.workload)
 
-    def _release(self) -> None:
-        """The model before is held by cycles, and its memory by torch."""
+    def _free_memory(self) -> None:
+        """Free the previous model: reference cycles hold it, and torch caches its memory."""
         gc.collect()
-        if self._subject.device != "cpu":
+        if self._setup.device != "cpu":
             torch.cuda.empty_cache()
 
 
-def has_room_for_another() -> bool:
-    """Whether all that this process holds would fit into the memory once more."""
-    return resident_bytes() <= (1 - HEAD_ROOM) * available_bytes()
+def fits_second_model() -> bool:
+    """Whether everything that this process holds would fit into memory a second time."""
+    return resident_bytes() <= (1 - HEADROOM) * available_bytes()
 
 
 class _Tuner:
     """One tuning, from the reference to the last combination."""
 
     def __init__(
-        self, subject: Subject, options: TuneOptions, on_event: Callable[[TuneEvent], None]
+        self, setup: TuningSetup, options: TuneOptions, on_event: Callable[[TuneEvent], None]
     ) -> None:
-        self._subject, self._options, self._on_event = subject, options, on_event
-        self._tried: dict[TuningConfig, Trial | None] = {}
-        self._refused: list[Refused] = []
-        self._pairs: dict[TuningConfig, tuple[Pair, ...]] = {}
+        self._setup, self._options, self._on_event = setup, options, on_event
+        self._trials: dict[TuningConfig, ConfigTrial | None] = {}
+        self._refused: list[ConfigRefused] = []
+        self._pairs: dict[TuningConfig, tuple[ImagePair, ...]] = {}
 
     def run(self) -> Tuning:
-        """The whole of it."""
-        ways = self._ways()
-        self._on_event(Begun(self._subject, len(ways)))
-        rig = _Rig(self._subject)
-        reference = self._compared(TuningConfig(), rig.reference, rig.reference)
+        """Measure the reference and all configurations, and choose the best."""
+        configs = self._configs()
+        self._on_event(TuningStarted(self._setup, len(configs)))
+        bench = _Bench(self._setup)
+        reference = self._compare(TuningConfig(), bench.reference, bench.reference)
         tolerance_db = self._options.tolerance_db
-        for way in ways_to_try(ways, self._tried, tolerance_db):
-            self._on_event(Trying(way))
-            self._tried[way] = self._try(rig, way)
+        for config in configs_to_try(configs, self._trials, tolerance_db):
+            self._on_event(ConfigStarted(config))
+            self._trials[config] = self._try(bench, config)
         return Tuning(
-            subject=self._subject,
+            setup=self._setup,
             options=self._options,
             reference=reference,
-            trials=tuple(trial for trial in self._tried.values() if trial is not None),
+            trials=tuple(trial for trial in self._trials.values() if trial is not None),
             refused=tuple(self._refused),
-            best=fastest(self._tried, tolerance_db),
-            pictures=rig.reference.pixels,
+            best=fastest(self._trials, tolerance_db),
+            reference_pixels=bench.reference.pixels,
             pairs=self._pairs,
         )
 
-    def _ways(self) -> list[TuningConfig]:
-        """The job's own way first, unless it has chosen nothing."""
-        subject, dtype = self._subject, self._subject.reference.dtype
-        own = [subject.own_way] if subject.own_way.fields else []
-        others = candidates(subject.device, dtype, subject.work.batch_size, self._options.compiles)
+    def _configs(self) -> list[TuningConfig]:
+        """The job's own configuration first, unless it is empty; then the candidates."""
+        setup, dtype = self._setup, self._setup.reference.dtype
+        own = [setup.job_config] if setup.job_config.fields else []
+        batch_size, compiles = setup.workload.batch_size, self._options.compiles
+        others = candidates(setup.device, dtype, batch_size, compiles)
         return list(dict.fromkeys([*own, *others]))
 
-    def _try(self, rig: _Rig, way: TuningConfig) -> Trial | None:
+    def _try(self, bench: _Bench, config: TuningConfig) -> ConfigTrial | None:
         try:
-            return self._compared(way, *rig.made(self._model(way)))
+            return self._compare(config, *bench.measure(self._model(config)))
         except DeviceError as error:
             if not isinstance(error, OutOfMemory):
                 raise
-            self._refuse(way, f"it does not fit into the memory: {error}")
+            self._refuse(config, f"it does not fit into memory: {error}")
         except (SpecError, ModelError, SettingsError, SamplingError) as error:
-            self._refuse(way, str(error))
+            self._refuse(config, str(error))
         return None
 
-    def _refuse(self, way: TuningConfig, error: str) -> None:
+    def _refuse(self, config: TuningConfig, error: str) -> None:
         reason = error.splitlines()[0].removeprefix("job: ")
-        self._refused.append(Refused(way, reason))
+        self._refused.append(ConfigRefused(config, reason))
         self._on_event(self._refused[-1])
 
-    def _model(self, way: TuningConfig) -> ModelSpec:
-        """The model of the job in this way.
+    def _model(self, config: TuningConfig) -> ModelSpec:
+        """The job's model with a configuration.
 
         Raises:
-            SpecError: the job's LoRAs or its batches do not go with it.
-            ModelError: the model or this machine cannot do it.
+            SpecError: it conflicts with the job's LoRAs or batches.
+            ModelError: the model or this machine does not support it.
         """
-        subject = self._subject
-        model = way.onto(subject.reference.model_dump(mode="json"))
-        spec = RunSpec.from_dict(subject.spec.as_dict() | {"model": model}).model
-        reason = refusal(subject.folder, spec, subject.device)
+        setup = self._setup
+        model = config.applied_to(setup.reference.model_dump(mode="json"))
+        spec = RunSpec.from_dict(setup.spec.as_dict() | {"model": model}).model
+        reason = unsupported_reason(setup.folder, spec, setup.device)
         if reason is not None:
             raise ModelError(reason)
         return spec
 
-    def _compared(self, way: TuningConfig, made: Made, reference: Made) -> Trial:
-        """Against what the reference made beside it.
+    def _compare(
+        self, config: TuningConfig, result: CandidateResult, reference: CandidateResult
+    ) -> ConfigTrial:
+        """The trial of a configuration against a reference; keeps the images that differ most.
 
         Raises:
-            SamplingError: that is no picture at all.
+            SamplingError: every image of the reference is faulty.
         """
         if all(reference.faults):
-            raise SamplingError(f"no picture of the reference is sound: {reference.faults[0]}")
-        trial = compared(self._subject.work, way, made, reference)
-        self._pairs[way] = _least_alike(trial, made, reference)
-        self._on_event(Tried(trial))
+            raise SamplingError(f"every image of the reference is faulty: {reference.faults[0]}")
+        trial = compare(self._setup.workload, config, result, reference)
+        self._pairs[config] = _largest_differences(trial, result, reference)
+        self._on_event(ConfigMeasured(trial))
         return trial
 
 
-def _least_alike(trial: Trial, made: Made, reference: Made) -> tuple[Pair, ...]:
-    sound = [place for place, fault in enumerate(reference.faults) if fault is None]
-    worst = sorted(zip(trial.psnr_db, sound, strict=True))[:MOST_PAIRS]
+def _largest_differences(
+    trial: ConfigTrial, result: CandidateResult, reference: CandidateResult
+) -> tuple[ImagePair, ...]:
+    sound = [index for index, fault in enumerate(reference.faults) if fault is None]
+    worst = sorted(zip(trial.psnr_db, sound, strict=True))[:MAX_PAIRS]
     return tuple(
-        Pair(place, psnr_db, made.pixels[place].copy())
-        for psnr_db, place in worst
+        ImagePair(index, psnr_db, result.pixels[index].copy())
+        for psnr_db, index in worst
         if not math.isinf(psnr_db)
     )

@@ -18,8 +18,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset as ds
 
+from nightpress.diffusion_core.theory.spacing import evenly_spaced
 from nightpress.pipelines.errors import StoreMissing
-from nightpress.pipelines.formatting import duration, even, size
+from nightpress.pipelines.formatting import duration, size
 from nightpress.pipelines.image_files.embedded_metadata import readable
 from nightpress.pipelines.image_files.encoding import decoded
 from nightpress.pipelines.image_files.packing import image_bytes
@@ -175,18 +176,18 @@ def totals(progress: RunProgress) -> list[Total]:
 
 def spread(run: Run, schema: pa.Schema, most: int) -> list[dict[str, Any]]:
     """Rows of at most that many images that are ok, at even distances over the run."""
-    shards = even(run.committed, most)
+    shards = evenly_spaced(run.committed, most, endpoint=False)
     share = math.ceil(most / len(shards)) if shards else 0
 
     def some(shard: int) -> list[dict[str, Any]]:
         made = run.shards([shard], schema).to_table(filter=ds.field("status") == "ok")
-        places = pa.array(even(range(made.num_rows), share), pa.int64())
+        places = pa.array(evenly_spaced(range(made.num_rows), share, endpoint=False), pa.int64())
         chosen: list[dict[str, Any]] = made.take(places).to_pylist()
         return chosen
 
     with ThreadPoolExecutor(READ_THREADS) as pool:
         rows = [row for part in pool.map(some, shards) for row in part]
-    return even(rows, most)
+    return evenly_spaced(rows, most, endpoint=False)
 
 
 def failed_rows(metadata: ds.Dataset, most: int) -> list[dict[str, Any]]:

@@ -1,6 +1,6 @@
-"""How denoising looks: a strip of moments, an animation of them, and a table of trials.
+"""Draw denoising: a strip of frames, an animation of them, and a table of images.
 
-Owns their looks. Knows nothing of samplers: pictures and words come in, pictures go out.
+Takes images and text and returns images.
 """
 
 import math
@@ -20,53 +20,53 @@ from nightpress.pipelines.reporting.contact_sheet import (
 )
 
 SMALLEST, LARGEST = 128, 256
-"""Sides of a picture on a sheet, in pixels."""
+"""Side of an image on a sheet, in pixels."""
 
-MOST_COLUMNS = 11
+MAX_COLUMNS = 11
 FRAME_MS, LAST_FRAME_MS = 160, 2000
-
-Pair = tuple[Image.Image, Image.Image]
 
 
 @dataclass(frozen=True)
 class StepPicture:
-    """A moment of denoising: what the network saw, what it took it for, and words for both."""
+    """One frame of denoising."""
 
     noisy: Image.Image
+    """The denoiser's input."""
     guess: Image.Image
+    """The image that it predicts."""
     caption: str
 
 
 @dataclass(frozen=True)
-class Lettering:
-    """The type that goes with pictures of one side."""
+class SheetStyle:
+    """Font and spacing for images of one size."""
 
     side: int
 
     @property
     def font(self) -> ImageFont.FreeTypeFont:
-        """About a tenth of a picture."""
+        """A font about a tenth of an image high."""
         return default_font(max(11, self.side // 13))
 
     @property
     def line(self) -> int:
-        """Pixels from one line to the next."""
+        """Line height in pixels."""
         return math.ceil(sum(self.font.getmetrics()) * 1.2)
 
     @property
     def gap(self) -> int:
-        """Between pictures."""
+        """Space between images, in pixels."""
         return self.side // 16
 
     @property
     def margin(self) -> int:
-        """Around everything."""
+        """Space around the sheet, in pixels."""
         return self.side // 6
 
     def write(
         self, sheet: Image.Image, at: tuple[int, int], text: str, width: int, num_lines: int = 1
     ) -> None:
-        """Draw text; what does not fit ends in an ellipsis."""
+        """Draw text on up to `num_lines` lines; text that does not fit ends in an ellipsis."""
         draw, font = ImageDraw.Draw(sheet), self.font
         lines = wrapped(drawable(text, font), width, font.getlength, num_lines)
         for number, line in enumerate(lines):
@@ -74,66 +74,66 @@ class Lettering:
 
 
 def side_of(image: Image.Image) -> int:
-    """How large to draw pictures of that size."""
+    """Side, in pixels, at which to draw images of this size."""
     return min(LARGEST, max(SMALLEST, *image.size))
 
 
 def fitted(image: Image.Image, side: int) -> Image.Image:
-    """The picture centred in a square."""
+    """The image centred in a square."""
     return ImageOps.pad(image.convert("RGB"), (side, side), Image.Resampling.LANCZOS, CELL)
 
 
 def strip(pictures: Sequence[StepPicture], title: str) -> Image.Image:
-    """Moments from left to right, the guess under each, over as many bands as it takes.
+    """Frames from left to right with the prediction below each, in as many bands as needed.
 
     Raises:
-        ValueError: no pictures.
+        ValueError: there are no pictures.
     """
     if not pictures:
         raise ValueError("a strip needs at least one picture")
-    bands = math.ceil(len(pictures) / MOST_COLUMNS)
+    bands = math.ceil(len(pictures) / MAX_COLUMNS)
     columns = math.ceil(len(pictures) / bands)
     side = side_of(pictures[0].noisy)
-    type_ = Lettering(side)
-    band = 2 * side + type_.gap // 2 + 2 * type_.line
-    top = type_.margin + 2 * type_.line
-    width = 2 * type_.margin + columns * (side + type_.gap) - type_.gap
-    sheet = Image.new("RGB", (width, top + bands * (band + type_.gap) + type_.margin // 2), PAPER)
-    type_.write(sheet, (type_.margin, type_.margin // 2), title, width - 2 * type_.margin, 2)
-    for place, picture in enumerate(pictures):
-        row, column = divmod(place, columns)
-        x = type_.margin + column * (side + type_.gap)
-        y = top + row * (band + type_.gap)
+    style = SheetStyle(side)
+    band = 2 * side + style.gap // 2 + 2 * style.line
+    top = style.margin + 2 * style.line
+    width = 2 * style.margin + columns * (side + style.gap) - style.gap
+    sheet = Image.new("RGB", (width, top + bands * (band + style.gap) + style.margin // 2), PAPER)
+    style.write(sheet, (style.margin, style.margin // 2), title, width - 2 * style.margin, 2)
+    for index, picture in enumerate(pictures):
+        row, column = divmod(index, columns)
+        x = style.margin + column * (side + style.gap)
+        y = top + row * (band + style.gap)
         sheet.paste(fitted(picture.noisy, side), (x, y))
-        sheet.paste(fitted(picture.guess, side), (x, y + side + type_.gap // 2))
-        type_.write(sheet, (x, y + 2 * side + type_.gap), picture.caption, side)
+        sheet.paste(fitted(picture.guess, side), (x, y + side + style.gap // 2))
+        style.write(sheet, (x, y + 2 * side + style.gap), picture.caption, side)
     return sheet
 
 
 def animation(pictures: Sequence[StepPicture], title: str) -> list[Image.Image]:
-    """One frame a moment: what the network saw on the left, its guess on the right."""
+    """One image per frame: the denoiser's input on the left, its prediction on the right."""
     side = LARGEST
-    type_ = Lettering(side)
-    width = 2 * side + type_.gap + 2 * type_.margin
-    height = side + type_.margin + 2 * type_.line + 2 * type_.gap
+    style = SheetStyle(side)
+    width = 2 * side + style.gap + 2 * style.margin
+    height = side + style.margin + 2 * style.line + 2 * style.gap
     frames = []
     for picture in pictures:
         frame = Image.new("RGB", (width, height), PAPER)
-        x, y = type_.margin, type_.margin // 2 + type_.line + type_.gap
-        type_.write(frame, (x, type_.margin // 2), title, width - 2 * type_.margin)
-        for image, words in (
+        x, y = style.margin, style.margin // 2 + style.line + style.gap
+        style.write(frame, (x, style.margin // 2), title, width - 2 * style.margin)
+        for image, text in (
             (picture.noisy, picture.caption),
-            (picture.guess, "the picture it expects"),
+            (picture.guess, "the predicted image"),
         ):
             frame.paste(fitted(image, side), (x, y))
-            type_.write(frame, (x, y + side + type_.gap // 2), words, side)
-            x += side + type_.gap
+            style.write(frame, (x, y + side + style.gap // 2), text, side)
+            x += side + style.gap
         frames.append(frame)
     return frames
 
 
 def save_animation(frames: Sequence[Image.Image], path: Path) -> None:
-    """Write a GIF that plays for ever and rests on its last frame."""
+    """Write a GIF that loops and holds its last frame."""
     durations = [FRAME_MS] * (len(frames) - 1) + [LAST_FRAME_MS]
     flat = [frame.quantize(256, Image.Quantize.MEDIANCUT) for frame in frames]
     flat[0].save(path, save_all=True, append_images=flat[1:], duration=durations, loop=0)
@@ -145,33 +145,33 @@ def table(
     cells: Mapping[tuple[str, str], tuple[Image.Image, str]],
     title: str,
 ) -> Image.Image:
-    """Pictures with a caption each, in named rows and columns.
+    """Captioned images in named rows and columns.
 
     Args:
         rows, columns: their names.
-        cells: by row and column; places without one stay empty.
-        title: above all, on up to two lines.
+        cells: image and caption by row and column; missing cells stay empty.
+        title: drawn above the table, on up to two lines.
 
     Raises:
-        ValueError: no cells.
+        ValueError: there are no cells.
     """
     if not cells:
         raise ValueError("a table needs at least one cell")
     side = side_of(next(iter(cells.values()))[0])
-    type_ = Lettering(side)
-    label = math.ceil(max(type_.font.getlength(row) for row in rows)) + type_.gap
-    step_x, step_y = side + type_.gap, side + 2 * type_.line + type_.gap
-    left, top = type_.margin + label, type_.margin + 4 * type_.line
-    size = (left + len(columns) * step_x + type_.margin, top + len(rows) * step_y + type_.margin)
+    style = SheetStyle(side)
+    label = math.ceil(max(style.font.getlength(row) for row in rows)) + style.gap
+    step_x, step_y = side + style.gap, side + 2 * style.line + style.gap
+    left, top = style.margin + label, style.margin + 4 * style.line
+    size = (left + len(columns) * step_x + style.margin, top + len(rows) * step_y + style.margin)
     sheet = Image.new("RGB", size, PAPER)
-    type_.write(sheet, (type_.margin, type_.margin // 2), title, size[0] - 2 * type_.margin, 2)
+    style.write(sheet, (style.margin, style.margin // 2), title, size[0] - 2 * style.margin, 2)
     for number, name in enumerate(columns):
-        type_.write(sheet, (left + number * step_x, top - type_.line - type_.gap), name, side)
+        style.write(sheet, (left + number * step_x, top - style.line - style.gap), name, side)
     for number, name in enumerate(rows):
-        y = top + number * step_y + (side - type_.line) // 2
-        type_.write(sheet, (type_.margin, y), name, label)
+        y = top + number * step_y + (side - style.line) // 2
+        style.write(sheet, (style.margin, y), name, label)
     for (row, column), (image, caption) in cells.items():
         x, y = left + columns.index(column) * step_x, top + rows.index(row) * step_y
         sheet.paste(fitted(image, side), (x, y))
-        type_.write(sheet, (x, y + side + type_.gap // 2), caption, side, 2)
+        style.write(sheet, (x, y + side + style.gap // 2), caption, side, 2)
     return sheet

@@ -1,7 +1,6 @@
-"""A page on ways of sampling: their figures, and pairs of pictures side by side.
+"""The HTML page of a tuning: a table of configurations, and pairs of images side by side.
 
-Owns its looks; static, self-contained, safe for any prompt. Knows nothing of how anything was
-measured: words and pictures come in.
+The page is static and self-contained, and prompts are escaped.
 """
 
 from base64 import b64encode
@@ -15,39 +14,39 @@ from PIL import Image
 
 from nightpress.pipelines.image_files.embedded_metadata import readable
 
-Pixels = npt.NDArray[np.uint8]
+ImageArray = npt.NDArray[np.uint8]
+"""(H, W, 3)."""
 
 LOSSLESS_SIDE = 256
-"""Pictures up to so many pixels a side are shown to the bit."""
+"""Images up to this side, in pixels, are embedded losslessly."""
 
 QUALITY, METHOD = 92, 4
-"""Of WebP for larger ones, which would make the page very heavy."""
+"""WebP settings; lossless files of larger images would make the page too large."""
 
 
 @dataclass(frozen=True)
-class ShownPair:
-    """A picture and its counterpart among the references."""
+class PairView:
+    """An image, shown beside the reference image at the same index."""
 
-    place: int
-    """Of both, among all images."""
+    index: int
+    """Position among `Page.references` and `Page.prompts`."""
     caption: str
-    pixels: Pixels
-    """(H, W, 3)."""
+    pixels: ImageArray
 
 
 @dataclass(frozen=True)
 class Row:
-    """A way: its cells in the table, and some of its pictures."""
+    """One configuration: its cells in the table, and some of its images."""
 
     cells: tuple[str, ...]
     tone: str = ""
-    """`good`, `bad` or nothing."""
-    pairs: tuple[ShownPair, ...] = ()
+    """`good`, `bad` or empty."""
+    pairs: tuple[PairView, ...] = ()
 
 
 @dataclass(frozen=True)
 class Page:
-    """All that is shown."""
+    """Everything that the page shows."""
 
     title: str
     subtitle: str
@@ -56,14 +55,14 @@ class Page:
     rows: tuple[Row, ...]
     refused: tuple[str, ...]
     prompts: tuple[str, ...]
-    """Of every image."""
-    references: Pixels
+    """One for each reference."""
+    references: ImageArray
     """(n, H, W, 3)."""
 
 
 @dataclass(frozen=True)
-class Picture:
-    """A reference that is on the page once, and shown wherever it is needed."""
+class ReferenceImage:
+    """A reference that is embedded once and shown in several places."""
 
     id: str
     url: str
@@ -71,7 +70,7 @@ class Picture:
 
 def render(page: Page) -> str:
     """The page as HTML."""
-    places = sorted({pair.place for row in page.rows for pair in row.pairs})
+    indices = sorted({pair.index for row in page.rows for pair in row.pairs})
     height, width = page.references.shape[1:3]
     loader = jinja2.PackageLoader("nightpress.pipelines.reporting")
     template = jinja2.Environment(loader=loader, autoescape=True).get_template("tuning.html.j2")
@@ -80,13 +79,16 @@ def render(page: Page) -> str:
         prompts=[readable(prompt) for prompt in page.prompts],
         width=width,
         height=height,
-        references=[Picture(f"reference-{n}", data_url(page.references[n])) for n in places],
+        references=[
+            ReferenceImage(f"reference-{index}", data_url(page.references[index]))
+            for index in indices
+        ],
         data_url=data_url,
     )
 
 
-def data_url(pixels: Pixels) -> str:
-    """A picture as a URL that holds it."""
+def data_url(pixels: ImageArray) -> str:
+    """An image as a `data:` URL."""
     image, file = Image.fromarray(pixels), BytesIO()
     if max(image.size) <= LOSSLESS_SIDE:
         image.save(file, "WEBP", lossless=True, method=METHOD)

@@ -11,8 +11,8 @@ import pyarrow.compute as pc
 import pyarrow.dataset as ds
 
 from nightpress.diffusion_core.sampling.request import SamplingParams
+from nightpress.diffusion_core.theory.spacing import evenly_spaced
 from nightpress.pipelines.errors import RunNotFound, StoreMissing
-from nightpress.pipelines.formatting import even
 from nightpress.pipelines.job.spec import RunSpec
 from nightpress.pipelines.planning import SettingsCount
 from nightpress.pipelines.run_directory.reader import open_run
@@ -89,7 +89,7 @@ def _rates_of(url: str, spec: RunSpec) -> dict[RateKey, Rate]:
     settings = ["width", "height", "num_inference_steps", "guidance_scale"]
     run = open_run(url, spec.storage)
     with run.store.as_store_errors("metadata"):
-        table = run.shards(even(run.committed, SHARDS_LOOKED_AT)).to_table(
+        table = run.shards(evenly_spaced(run.committed, SHARDS_LOOKED_AT, endpoint=False)).to_table(
             columns=[*settings, "sampling_s", "num_bytes"],
             filter=ds.field("sampling_s").is_valid(),
         )

@@ -15,6 +15,7 @@ from nightpress.diffusion_core.models.loading import LoadedModel
 from nightpress.diffusion_core.models.lora_files import LoraInfo
 from nightpress.diffusion_core.sampling.request import ImageRequest, SamplingParams
 from nightpress.diffusion_core.sampling.sampler import Sampler
+from nightpress.diffusion_core.theory.psnr import psnr_db
 from nightpress.pipelines.image_files.encoding import decoded, encode, opened
 from nightpress.pipelines.job.sections import ImagesSpec
 from nightpress.pipelines.records import ImageFacts
@@ -150,7 +151,7 @@ def compare(data: bytes, again: bytes) -> Reproduction:
         same_file=data == again,
         same_pixels=not largest,
         max_difference=largest,
-        psnr_db=float(10 * np.log10(255**2 / mean_square)) if largest else None,
+        psnr_db=psnr_db(mean_square) if largest else None,
     )
 
 

@@ -4,11 +4,12 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from nightpress.diffusion_core.models.weight_files import fingerprint_of_tensors
+from nightpress.diffusion_core.theory.psnr import psnr_db
+from nightpress.diffusion_core.theory.spacing import evenly_spaced
 from nightpress.diffusion_core.training import AutoencoderObjective
 from nightpress.diffusion_core.training.autoencoder import (
     AutoencoderTraining,
@@ -92,27 +93,23 @@ class AutoencoderRecipe:
     def sample(self) -> tuple[list[Picture], list[str]]:
         """Pictures of the data set, each beside its way through the latents."""
         pictures, names = [], []
-        for number in self._spread(self.spec.samples.num_images):
+        for number in evenly_spaced(range(len(self.data)), self.spec.samples.num_images):
             original = self._pixels([number])
             output = decode(self.autoencoder, encode(self.autoencoder, original))
             error = (output.clamp(-1, 1) - original).square().mean()
             pictures += to_pictures(torch.cat([original, output]))
-            names += [self.data.name(number), f"{10 * torch.log10(4 / error):.1f} dB"]
+            names += [self.data.name(number), f"{psnr_db(error.item(), peak=2.0):.1f} dB"]
         return pictures, names
 
     @torch.no_grad()
     def save(self, folder: Path) -> None:
         """The autoencoder with its latents whitened over the data set."""
-        numbers = self._spread(STATISTICS_IMAGES)
+        numbers = evenly_spaced(range(len(self.data)), STATISTICS_IMAGES)
         chunks = (numbers[i : i + 16] for i in range(0, len(numbers), 16))
         batches = (self.autoencoder.encode(self._pixels(c)).latent_dist.mean for c in chunks)
         mean, std = latent_statistics(batch.cpu() for batch in batches)
         whiten_latents(self.autoencoder, mean.to(self.device), std.to(self.device))
         save_autoencoder(self.autoencoder, folder)
-
-    def _spread(self, num: int) -> list[int]:
-        places = np.linspace(0, len(self.data) - 1, min(num, len(self.data)))
-        return [int(place) for place in places.round()]
 
     def _pixels(self, numbers: Sequence[int]) -> Tensor:
         resolution = self.spec.training.resolution

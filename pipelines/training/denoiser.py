@@ -113,7 +113,7 @@ class DenoiserRecipe:
             "mask": mask,
         }
         if not self.spec.model.train_text_encoder:
-            known = [self.text.remembered(caption, self.known_captions) for caption in captions]
+            known = [self.text.encode_cached(caption, self.known_captions) for caption in captions]
             batch["embeddings"] = torch.cat(known)
         return batch
 

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageOps, UnidentifiedImageError
 
+from nightpress.diffusion_core.theory.spacing import evenly_spaced
 from nightpress.pipelines.errors import DataError, StoreMissing
 from nightpress.pipelines.reporting.contact_sheet import (
     INK,
@@ -64,7 +65,7 @@ def film_strip(store: Store) -> bytes:
     paths = [sheet_path(step) for step in sheets_of(store)]
     if not paths:
         raise StoreMissing(f"{store.url}/{SAMPLES_FOLDER}: no samples to make a film of")
-    chosen = evenly(paths, MAX_FRAMES)
+    chosen = evenly_spaced(paths, MAX_FRAMES)
     last = _frame(store, chosen[-1])
     # Sheets of an earlier start may have another number of pictures: all get the last one's size.
     frames = [ImageOps.pad(_frame(store, path), last.size, color=PAPER) for path in chosen[:-1]]
@@ -75,14 +76,6 @@ def film_strip(store: Store) -> bytes:
         buffer, "GIF", save_all=True, append_images=frames[1:], duration=durations, loop=0
     )
     return buffer.getvalue()
-
-
-def evenly(paths: Sequence[str], most: int) -> list[str]:
-    """At most so many of them, first and last among them, the others at even distances."""
-    if len(paths) <= most:
-        return list(paths)
-    places = np.linspace(0, len(paths) - 1, most).round().astype(int)
-    return [paths[place] for place in places]
 
 
 def _titled(sheet: Image.Image, title: str, thumb: int) -> Image.Image:

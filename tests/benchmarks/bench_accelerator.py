@@ -44,7 +44,7 @@ from nightpress.diffusion_core.errors import DiffusionError, OutOfMemory, Sampli
 from nightpress.diffusion_core.sampling.request import ImageRequest, SamplingParams
 from nightpress.diffusion_core.sampling.sampler import Sampler
 from nightpress.diffusion_core.tuning.batch_size import nearly_best
-from nightpress.diffusion_core.tuning.benchmark import clock_of
+from nightpress.diffusion_core.tuning.benchmark import clock_for
 from nightpress.diffusion_core.tuning.candidates import TuningConfig, candidates
 
 NOTHING = TuningConfig()
@@ -101,7 +101,7 @@ class Bench:
         self._setup = setup
         self.peaks: dict[str, float] = {}
         """FLOP/s by dtype."""
-        self._clock = clock_of(setup.device)
+        self._clock = clock_for(setup.device)
         self._numbers = count()
         self._plain_sizes: set[int] = set()
         self._model = setup.loaded(NOTHING)

@@ -24,7 +24,7 @@ from nightpress.diffusion_core.acceleration.deepcache import reusing_deep_featur
 from nightpress.diffusion_core.models.loading import ModelSpec, load
 from nightpress.diffusion_core.sampling.request import ImageRequest
 from nightpress.diffusion_core.sampling.sampler import Sampler
-from nightpress.diffusion_core.tuning.psnr import psnr_db
+from nightpress.diffusion_core.theory.psnr import image_psnrs_db
 from nightpress.pipelines.models.location import locate
 
 PLAIN = 0
@@ -73,7 +73,7 @@ def main() -> None:
             start = time.perf_counter()
             pictures = bench.sample(batch, interval)
             seconds[interval].append(time.perf_counter() - start)
-            likeness[interval] += psnr_db(pictures, plain)
+            likeness[interval] += image_psnrs_db(pictures, plain)
     print(f"{options.model}, {options.images} images in batches of {options.batch_size}, ", end="")
     print(f"branch {options.branch}, {options.device}")
     print("interval  images/s  against plain  multiply-adds  PSNR dB: mean  lowest")

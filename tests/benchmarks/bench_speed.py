@@ -20,9 +20,9 @@ import torch
 from nightpress.diffusion_core.errors import ModelError, SamplingError
 from nightpress.diffusion_core.models.loading import ModelSpec, describe, load
 from nightpress.diffusion_core.sampling.request import ImageRequest, SamplingParams
-from nightpress.diffusion_core.tuning.benchmark import Candidate, Work, compared, in_turn
-from nightpress.diffusion_core.tuning.candidates import TuningConfig, candidates, refusal
-from nightpress.diffusion_core.tuning.search import Trial
+from nightpress.diffusion_core.tuning.benchmark import Candidate, Workload, compare, sample_in_turn
+from nightpress.diffusion_core.tuning.candidates import TuningConfig, candidates, unsupported_reason
+from nightpress.diffusion_core.tuning.search import ConfigTrial
 from nightpress.pipelines.models.location import locate
 
 PROMPTS = Path(__file__).resolve().parents[2] / "jobs" / "examples" / "prompts.txt"
@@ -46,29 +46,29 @@ def main() -> None:
     folder = locate(ModelSpec(source=options.model), {})
     work = work_of(options, folder)
     loaded = dict(entrants(options, folder, work))
-    made = dict(zip(loaded, in_turn(work, list(loaded.values())), strict=True))
+    made = dict(zip(loaded, sample_in_turn(work, list(loaded.values())), strict=True))
     print(f"\n{options.model}, {options.images} images, batches of {options.batch_size}, ", end="")
     print(f"{options.device}, {options.threads} threads\n")
     print(f"{'':<44}{'images/s':>9}{'ratio':>8}{'PSNR dB':>9}{'lowest':>8}")
     for way in loaded:
-        show(compared(work, way, made[way], made[PLAIN]))
+        show(compare(work, way, made[way], made[PLAIN]))
 
 
-def show(trial: Trial) -> None:
+def show(trial: ConfigTrial) -> None:
     """A line of the table."""
-    print(f"{trial.way.name:<44}{trial.images_per_s:>9.2f}{trial.ratio:>7.2f}x", end="")
+    print(f"{trial.config.name:<44}{trial.images_per_s:>9.2f}{trial.ratio:>7.2f}x", end="")
     print(f"{trial.mean_db:>9.1f}{trial.lowest_db:>8.1f}", flush=True)
 
 
 def entrants(
-    options: argparse.Namespace, folder: Path, work: Work
+    options: argparse.Namespace, folder: Path, work: Workload
 ) -> Iterator[tuple[TuningConfig, Candidate]]:
     """The plain way first; those that the model cannot take are named."""
     for way in ways(options):
         spec = ModelSpec.model_validate(
-            way.onto({"source": options.model, "dtype": way.dtype or "float32"})
+            way.applied_to({"source": options.model, "dtype": way.dtype or "float32"})
         )
-        reason = refusal(folder, spec, options.device)
+        reason = unsupported_reason(folder, spec, options.device)
         if reason is not None:
             print(f"{way.name}: {reason}", flush=True)
             continue
@@ -89,7 +89,7 @@ def ways(options: argparse.Namespace) -> list[TuningConfig]:
     return [PLAIN, *(way for way in others if not options.only or way.name in options.only)]
 
 
-def work_of(options: argparse.Namespace, folder: Path) -> Work:
+def work_of(options: argparse.Namespace, folder: Path) -> Workload:
     """The examples' prompts over and over, each image with a seed of its own; all are full."""
     if options.images % options.batch_size:
         raise SystemExit(f"{options.images} images do not fill batches of {options.batch_size}")
@@ -102,7 +102,7 @@ def work_of(options: argparse.Namespace, folder: Path) -> Work:
     )
     prompts = PROMPTS.read_text(encoding="utf-8").split("\n")[:-1]
     images = [ImageRequest(prompts[i % len(prompts)], "", i) for i in range(options.images)]
-    return Work.of(images, params, options.batch_size)
+    return Workload.of(images, params, options.batch_size)
 
 
 def parse() -> argparse.Namespace:

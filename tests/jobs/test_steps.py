@@ -1,4 +1,4 @@
-"""`nightpress steps`: what it writes and says."""
+"""`nightpress steps`: what it writes and prints."""
 
 import json
 from collections.abc import Callable
@@ -13,7 +13,7 @@ from nightpress.diffusion_core.models.loading import ModelSpec, load
 from nightpress.diffusion_core.sampling.request import ImageRequest
 from nightpress.diffusion_core.sampling.sampler import Sampler
 from nightpress.jobs.cli import command
-from nightpress.jobs.steps import Subject, show_steps
+from nightpress.jobs.steps import ImageSetup, show_steps
 
 Steps = Callable[..., Result]
 
@@ -36,7 +36,7 @@ def test_a_strip_and_an_animation_are_written_beside_each_other(
 ) -> None:
     result = steps("--steps", "4", "--scheduler", "ddim")
     assert result.exit_code == 0, result.stderr
-    assert "wrote a-red-fox-steps.png and a-red-fox-steps.gif, 5 moments each" in result.stdout
+    assert "wrote a-red-fox-steps.png and a-red-fox-steps.gif, 5 frames each" in result.stdout
     with Image.open(tmp_path / "a-red-fox-steps.gif") as animation:
         assert animation.n_frames == 5
     with Image.open(tmp_path / "a-red-fox-steps.png") as strip:
@@ -46,18 +46,18 @@ def test_a_strip_and_an_animation_are_written_beside_each_other(
     assert (tmp_path / "a-red-fox-steps.png").read_bytes() == first
 
 
-def test_the_last_moment_is_the_picture_of_a_run(tiny_model: Path, tmp_path: Path) -> None:
+def test_the_last_frame_is_the_image_of_a_run(tiny_model: Path, tmp_path: Path) -> None:
     request, spec = ImageRequest("a red fox", "blur", 7), ModelSpec(source=str(tiny_model))
-    subject = Subject.of(spec, request, width=32, height=64, guidance_scale=4.0)
-    subject = subject.sampled_by("dpmsolver++", 3)
-    frames = show_steps(subject, tmp_path / "fox.png")
+    setup = ImageSetup.of(spec, request, width=32, height=64, guidance_scale=4.0)
+    setup = setup.with_sampler("dpmsolver++", 3)
+    frames = show_steps(setup, tmp_path / "fox.png").frames
     sampler = Sampler(load(tiny_model, spec, "cpu"), batch_size=1)
-    made = sampler.sample([request], subject.params).pixels[0]
+    made = sampler.sample([request], setup.params).pixels[0]
     np.testing.assert_array_equal(frames[-1].noisy, made)
     assert [frame.step for frame in frames] == [0, 1, 2, 3]
 
 
-def test_json_tells_files_and_noise(steps: Steps) -> None:
+def test_json_holds_files_and_noise_levels(steps: Steps) -> None:
     options = ["--steps", "9", "--frames", "4", "--scheduler", "euler", "-o", "fox.png"]
     values = json.loads(steps(*options, "--json").stdout)
     assert values["png"] == "fox.png"
@@ -66,11 +66,11 @@ def test_json_tells_files_and_noise(steps: Steps) -> None:
     assert values["sigmas"] == sorted(values["sigmas"], reverse=True)
 
 
-def test_a_sweep_writes_a_table_of_pictures_and_figures(steps: Steps, tmp_path: Path) -> None:
+def test_a_sweep_writes_a_table_of_images_and_figures(steps: Steps, tmp_path: Path) -> None:
     options = ["--sweep", "--scheduler", "ddim,heun", "--steps", "2,8", "--reference-steps", "8"]
     result = steps(*options)
     assert result.exit_code == 0, result.stderr
-    assert "Distances are to ddim 8, from the same noise. ddpm adds noise" in result.stdout
+    assert "Distances are to ddim 8, from the same noise. ddpm adds fresh noise" in result.stdout
     assert "wrote a-red-fox-sweep.png" in result.stdout
     values = json.loads(steps(*options, "--json").stdout)
     assert [(t["scheduler"], t["num_inference_steps"]) for t in values["trials"]] == [
@@ -92,36 +92,36 @@ def test_a_sweep_writes_a_table_of_pictures_and_figures(steps: Steps, tmp_path: 
 
 
 @pytest.mark.parametrize(
-    ("options", "told"),
+    ("options", "message"),
     [
         (["--scheduler", "k_lms"], "scheduler 'k_lms'"),
         (["--steps", "1001", "--scheduler", "ddim"], "steps 1001: ddim takes 1 to 1000"),
         (["--steps", "0"], "steps 0: default takes 1 to 1000"),
-        (["--steps", "ten"], "'ten' is no list of whole numbers"),
+        (["--steps", "ten"], "'ten' is not a list of whole numbers"),
         (["--steps", "5,10"], "--steps takes one value"),
         (["--scheduler", "ddim,euler"], "--scheduler takes one value"),
         (["--scheduler", "ddim,"], "'ddim,' has an empty name"),
         (["--frames", "1"], "--frames"),
-        (["--sweep", "--frames", "5"], "--frames does not go with --sweep"),
-        (["--reference-steps", "50"], "--reference-steps goes with --sweep only"),
+        (["--sweep", "--frames", "5"], "--frames cannot be used with --sweep"),
+        (["--reference-steps", "50"], "--reference-steps requires --sweep"),
         (["--sweep", "--steps", "5,2000"], "steps 2000"),
         (["--seed", "-1"], "--seed"),
         (["--width", "33"], "width 33 is not a multiple of 8"),
-        (["-o", "fox.gif"], "-o fox.gif: the picture is a PNG"),
+        (["-o", "fox.gif"], "-o fox.gif: the output is a PNG"),
         (["-o", "nowhere/fox.png"], "nowhere is no folder"),
     ],
 )
-def test_what_cannot_be_done_is_said_in_words_and_nothing_is_written(
-    steps: Steps, tmp_path: Path, options: list[str], told: str
+def test_bad_usage_is_explained_and_nothing_is_written(
+    steps: Steps, tmp_path: Path, options: list[str], message: str
 ) -> None:
     result = steps(*options)
     assert result.exit_code == 2
-    assert told in result.stderr
+    assert message in result.stderr
     assert "Traceback" not in result.stderr
     assert not list(tmp_path.glob("*.png"))
 
 
-def test_a_model_that_is_not_there_is_said_in_one_line(steps: Steps) -> None:
+def test_a_missing_model_is_reported_in_one_line(steps: Steps) -> None:
     result = steps(model="no/such/model")
     assert result.exit_code == 2
     assert result.stderr.startswith("error: model 'no/such/model'")

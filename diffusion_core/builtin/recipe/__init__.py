@@ -1,1 +1,1 @@
-"""How the built-in model is made: its data set, captions, training jobs and evaluation."""
+"""The recipe of the built-in model: data set, captions, training jobs and evaluation."""

@@ -1,8 +1,8 @@
-"""What is said of a picture: captions that name only what is true of it, and enough of it.
+"""Captions that are true of a picture and name everything unusual about it.
 
-A caption that names no background means white, no number means one, no place means the middle and
-no size means the usual one. A caption that names no style means Fluent 3D: Noto's pictures are
-always called flat, or by their name.
+A caption without a background means white, without a number one, without a place the middle, and
+without a size the normal one. A caption without a style means Fluent 3D: captions of Noto pictures
+always say `flat` or `noto`.
 """
 
 from dataclasses import dataclass
@@ -57,7 +57,7 @@ _SIZES: dict[Size, tuple[str, ...]] = {
 
 @dataclass(frozen=True)
 class Facts:
-    """What a picture shows, as it was laid out."""
+    """What a picture shows: the thing, its style and its layout."""
 
     label: str
     hexcode: str
@@ -69,28 +69,28 @@ class Facts:
 
     @property
     def is_plain(self) -> bool:
-        """One, in the middle, of the usual size, on white."""
+        """Whether it shows one thing in the middle, at normal size, on white."""
         return self == Facts(self.label, self.hexcode, self.style)
 
 
 def captions(concept: Concept, facts: Facts, dice: Dice, num: int = 6) -> list[str]:
-    """Up to `num` different captions; those of a plain picture lean on the bare label."""
+    """Up to `num` different random captions; those of a plain picture favour the bare label."""
     texts = [_caption(concept, facts, dice) for _ in range(2 * num)]
     return list(dict.fromkeys(texts))[:num]
 
 
-def plainly(facts: Facts) -> str:
-    """The one plainest caption that says all of it, for measuring and for lists of prompts."""
+def plain_caption(facts: Facts) -> str:
+    """The simplest caption that states all facts, for evaluation and lists of prompts."""
     label = grammar.spoken(facts.label)
     size = "" if facts.size == "normal" else facts.size + " "
     thing = grammar.with_article(size + label)
-    words = [grammar.many(label, facts.count)[0] if facts.count > 1 else thing]
+    words = [grammar.count_phrases(label, facts.count)[0] if facts.count > 1 else thing]
     if facts.position != "center":
         words.append(_PLACES[facts.position][0])
     if facts.background != WHITE:
         words.append(f"on {grammar.with_article(facts.background)} background")
-    said = " ".join(words)
-    return said if facts.style == "fluent-3d" else f"a flat emoji of {said}"
+    text = " ".join(words)
+    return text if facts.style == "fluent-3d" else f"a flat emoji of {text}"
 
 
 def _caption(concept: Concept, facts: Facts, dice: Dice) -> str:
@@ -107,7 +107,7 @@ def _caption(concept: Concept, facts: Facts, dice: Dice) -> str:
 def _thing(concept: Concept, facts: Facts, dice: Dice) -> str:
     label = grammar.spoken(concept.label)
     if facts.count > 1:
-        return dice.one_of(grammar.many(label, facts.count))
+        return dice.one_of(grammar.count_phrases(label, facts.count))
     size = dice.one_of(_SIZES[facts.size])
     if size:
         sized = size + label

@@ -1,4 +1,4 @@
-"""The named background colours, and how far apart two colours look.
+"""The named background colours, and the perceived distance of two colours.
 
 Distances are Euclidean in CIELAB (CIE 1976), where about 2 is just noticeable.
 """
@@ -22,14 +22,14 @@ COLOURS: dict[str, tuple[int, int, int]] = {
     "pink": (245, 150, 195),
     "brown": (125, 80, 45),
 }
-"""sRGB; picked to lie at least 25 apart, so that a measured background has one name."""
+"""sRGB values. They are at least 25 apart, so that a measured background has only one name."""
 
 _TO_XYZ = np.array([[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]])
 _D65 = _TO_XYZ.sum(axis=1)
 
 
 def to_lab(rgb: NDArray[np.generic]) -> NDArray[np.float64]:
-    """(..., 3) sRGB in 0 to 255 -> (..., 3) CIELAB under D65. Reference: IEC 61966-2-1; CIE 15."""
+    """(..., 3) sRGB in 0 to 255 -> (..., 3) CIELAB under D65. References: IEC 61966-2-1; CIE 15."""
     encoded = np.asarray(rgb, dtype=np.float64) / 255
     linear = np.where(encoded <= 0.04045, encoded / 12.92, ((encoded + 0.055) / 1.055) ** 2.4)
     xyz = linear @ _TO_XYZ.T / _D65
@@ -39,22 +39,22 @@ def to_lab(rgb: NDArray[np.generic]) -> NDArray[np.float64]:
 
 
 def distance(one: NDArray[np.generic], other: NDArray[np.generic]) -> NDArray[np.float64]:
-    """(..., 3) and (..., 3) sRGB -> (...) how different they look."""
+    """The perceived distance (...) of two arrays (..., 3) of sRGB colours."""
     difference = to_lab(one) - to_lab(other)
     result: NDArray[np.float64] = np.linalg.norm(difference, axis=-1)
     return result
 
 
 def nearest_name(rgb: NDArray[np.generic]) -> str:
-    """The named colour that (3,) sRGB looks most like."""
+    """The name of the colour that is nearest to an sRGB colour (3,)."""
     names = list(COLOURS)
     return names[int(distance(np.array([COLOURS[name] for name in names]), rgb).argmin())]
 
 
-def border_likeness(rgba: NDArray[np.uint8], colour: str, near: float = 22.0) -> float:
-    """The share of a (H, W, 4) picture's outline that is nearer than `near` to a named colour.
+def border_similarity(rgba: NDArray[np.uint8], colour: str, near: float = 22.0) -> float:
+    """The share of a drawing's outline, (H, W, 4), that is closer than `near` to a named colour.
 
-    The outline is what is opaque beside what is not. A snowman has 0.9 against white.
+    The outline is the opaque pixels next to transparent ones. A snowman has 0.9 against white.
     """
     opaque = rgba[..., 3] > 127
     padded = np.pad(opaque, 2)

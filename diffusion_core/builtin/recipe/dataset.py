@@ -5,9 +5,9 @@
     python -m nightpress.diffusion_core.builtin.recipe.dataset --out build/emoji
 
 Each member is `<key>.png`, 128 x 128, and `<key>.json` with `caption`, a list of true captions of
-which training draws one at each step, and the facts that they say. The tars are the same, byte for
-byte, wherever they are built: names, order, choices and times depend on nothing but the packages.
-Beside them lie `tokenizer/` and `text_encoder/`, made by `words` from the captions.
+which training draws one at each step, and the facts that they state. The tars are identical byte
+for byte wherever they are built: names, order, choices and times depend only on the packages. The
+folders `tokenizer/` and `text_encoder/` beside them are made by `words` from the captions.
 """
 
 import argparse
@@ -25,26 +25,26 @@ from PIL import Image
 
 from nightpress.diffusion_core.builtin.recipe import grammar, layout, words
 from nightpress.diffusion_core.builtin.recipe.captions import Facts, captions
-from nightpress.diffusion_core.builtin.recipe.colours import COLOURS, WHITE, border_likeness
+from nightpress.diffusion_core.builtin.recipe.colours import COLOURS, WHITE, border_similarity
 from nightpress.diffusion_core.builtin.recipe.counting import is_one_piece
 from nightpress.diffusion_core.builtin.recipe.dice import Dice
 from nightpress.diffusion_core.builtin.recipe.sources import (
     Concept,
-    Picture,
+    Drawing,
+    read_drawings,
     read_member,
-    read_pictures,
 )
 
 NUM_PLAIN, NUM_COLOURED = 3, 3
 SHARD_SIZE = 3000
-MOST_LIKENESS = 0.3
-"""Where more of a picture's outline than this looks like a background, it is not put there."""
+MAX_SIMILARITY = 0.3
+"""A background is not used for a drawing if a larger share of its outline has that colour."""
 SEED = 1
 
 
 @dataclass(frozen=True)
 class Member:
-    """A picture of the set before it is drawn: the facts, the places, and what is said of it."""
+    """A picture of the set before it is composed: its facts, boxes and captions."""
 
     key: str
     facts: Facts
@@ -54,7 +54,7 @@ class Member:
 
 @dataclass(frozen=True)
 class Entry:
-    """A member of the set as it is read back."""
+    """A member of the set as it is read from a tar."""
 
     key: str
     facts: Facts
@@ -68,9 +68,9 @@ class Entry:
 
 
 def held_out(hexcode: str, background: str, count: int) -> bool:
-    """Whether this thing in this number on this colour is in no picture of the set: 1 in 20.
+    """Whether the set leaves out this thing in this number on this colour, as it does 1 in 20.
 
-    One of a thing on white is never held out.
+    A single thing on white is never left out.
     """
     if (background, count) == (WHITE, 1):
         return False
@@ -78,91 +78,95 @@ def held_out(hexcode: str, background: str, count: int) -> bool:
 
 
 def backgrounds(image: Image.Image, dice: Dice) -> list[str]:
-    """The colours that an RGBA picture stands out from, in any order."""
+    """The colours that an RGBA drawing stands out from, in random order."""
     pixels = np.asarray(image.resize((128, 128), Image.Resampling.LANCZOS))
-    names = [name for name in COLOURS if border_likeness(pixels, name) <= MOST_LIKENESS]
+    names = [name for name in COLOURS if border_similarity(pixels, name) <= MAX_SIMILARITY]
     return dice.shuffled(names)
 
 
 def is_countable(concept: Concept, image: Image.Image) -> bool:
-    """Whether copies can be told apart: a picture in one piece, with a name for one thing."""
+    """Whether copies can be counted: the drawing is one piece and its name is that of one thing."""
     label = grammar.spoken(concept.label)
-    numbered = set(label.split()) & set(grammar.NUMBERS.values())
-    return not grammar.is_plural(label) and not numbered and is_one_piece(image)
+    numbers = set(label.split()) & set(grammar.NUMBERS.values())
+    return not grammar.is_plural(label) and not numbers and is_one_piece(image)
 
 
 def variants(plain: Facts, colours: list[str], countable: bool, dice: Dice) -> Iterator[Facts]:
-    """Every picture of one thing in one style: 12 in all, plain ones first.
+    """The facts of all 12 pictures of one thing in one style, plain ones first.
 
-    `colours` are those that it may stand on; without white, copies only stand on colours.
+    Args:
+        plain: the facts of the plain picture.
+        colours: backgrounds that the drawing stands out from; without white among them, copies are
+            never put on white.
+        countable: whether there may be several copies.
+        dice: makes the choices.
     """
     others = [c for c in colours if c != WHITE] or [WHITE]
-    on_white = [WHITE] if WHITE in colours else others
-    taken = 0
+    white_first = [WHITE] if WHITE in colours else others
+    num_chosen = 0
 
-    def free(count: int, choices: list[str]) -> str:
+    def next_colour(count: int, choices: list[str]) -> str:
         """The next colour in turn that is not held out."""
-        nonlocal taken
+        nonlocal num_chosen
         for i in range(len(choices)):
-            colour = choices[(taken + i) % len(choices)]
+            colour = choices[(num_chosen + i) % len(choices)]
             if not held_out(plain.hexcode, colour, count):
                 break
         else:
             colour = next(c for c in others if not held_out(plain.hexcode, c, count))
-        taken += 1
+        num_chosen += 1
         return colour
 
     yield from [plain] * NUM_PLAIN
     for _ in range(NUM_COLOURED if countable else NUM_COLOURED + 2):
-        yield replace(plain, background=free(1, others))
-    counts = dice.shuffled((2, 3, 4)) if countable else []
-    for i, count in enumerate(counts):
-        colour = free(count, on_white if i == 0 else others)
+        yield replace(plain, background=next_colour(1, others))
+    for i, count in enumerate(dice.shuffled((2, 3, 4)) if countable else []):
+        colour = next_colour(count, white_first if i == 0 else others)
         yield replace(plain, background=colour, count=count)
-    places = dice.shuffled(layout.POSITIONS[1:])[: 2 if countable else 3]
-    for i, place in enumerate(places):
-        colour = free(1, [WHITE] if i == 0 else others)
-        yield replace(plain, background=colour, position=place)
-    small_or_large: layout.Size = "small" if dice.below(2) else "large"
-    colour = free(1, [WHITE] if dice.below(2) else others)
-    yield replace(plain, background=colour, size=small_or_large)
+    positions = dice.shuffled(layout.POSITIONS[1:])[: 2 if countable else 3]
+    for i, position in enumerate(positions):
+        colour = next_colour(1, [WHITE] if i == 0 else others)
+        yield replace(plain, background=colour, position=position)
+    size: layout.Size = "small" if dice.below(2) else "large"
+    colour = next_colour(1, [WHITE] if dice.below(2) else others)
+    yield replace(plain, background=colour, size=size)
 
 
-def members(picture: Picture) -> Iterator[tuple[Member, bytes]]:
-    """Every member of one thing in one style, with its PNG."""
-    concept, style = picture.concept, picture.style
-    image = picture.render()
+def members(drawing: Drawing) -> Iterator[tuple[Member, bytes]]:
+    """Every member of one thing in one style, with its PNG file."""
+    concept, style = drawing.concept, drawing.style
+    image = drawing.render()
     dice = Dice(SEED, concept.hexcode, style)
     plain = Facts(concept.label, concept.hexcode, style)
-    facts_of = variants(plain, backgrounds(image, dice), is_countable(concept, image), dice)
-    drawn: dict[Facts, bytes] = {}
-    for i, facts in enumerate(facts_of):
+    all_facts = variants(plain, backgrounds(image, dice), is_countable(concept, image), dice)
+    pngs: dict[Facts, bytes] = {}
+    for i, facts in enumerate(all_facts):
         if facts.count > 1:
             boxes = layout.copies(facts.count, dice.below(2))
         else:
             boxes = [layout.single(facts.position, facts.size)]
         key = f"{style}-{concept.hexcode}-{i:02d}"
         texts = captions(concept, facts, dice)
-        if facts not in drawn:
-            drawn[facts] = to_png(layout.compose(image, boxes, facts.background))
-        yield Member(key, facts, tuple(boxes), tuple(texts)), drawn[facts]
+        if facts not in pngs:
+            pngs[facts] = to_png(layout.compose(image, boxes, facts.background))
+        yield Member(key, facts, tuple(boxes), tuple(texts)), pngs[facts]
 
 
 def to_png(image: Image.Image) -> bytes:
-    """The file's bytes."""
+    """Encode an image as a PNG file."""
     buffer = io.BytesIO()
     image.save(buffer, "PNG", compress_level=6)
     return buffer.getvalue()
 
 
 def to_json(member: Member) -> bytes:
-    """The facts beside a picture."""
+    """The JSON file of a member: its captions and facts."""
     record = {"caption": member.captions, **asdict(member.facts)}
     return json.dumps(record, ensure_ascii=False).encode()
 
 
 def add_file(tar: tarfile.TarFile, name: str, content: bytes) -> None:
-    """A plain file that tells nothing of who wrote it or when."""
+    """Add a file to a tar without an owner or a time."""
     info = tarfile.TarInfo(name)
     info.size, info.mode = len(content), 0o644
     tar.addfile(info, io.BytesIO(content))
@@ -171,7 +175,11 @@ def add_file(tar: tarfile.TarFile, name: str, content: bytes) -> None:
 def write_shards(
     out: Path, entries: Iterable[tuple[Member, bytes]], size: int = SHARD_SIZE
 ) -> dict[str, int]:
-    """Write `emoji-000000.tar` and on, members in any order; the number in each by file name."""
+    """Write the members in random order to `emoji-000000.tar` and so on.
+
+    Returns:
+        The number of members by file name.
+    """
     out.mkdir(parents=True, exist_ok=True)
     order = Dice(SEED, "order").shuffled(sorted(entries, key=lambda entry: entry[0].key))
     numbers = {}
@@ -185,18 +193,18 @@ def write_shards(
     return numbers
 
 
-def draw_all(pictures: list[Picture]) -> Iterator[tuple[Member, bytes]]:
-    """The members of every picture, telling how far it is."""
-    began = time.perf_counter()
-    for i, picture in enumerate(pictures, 1):
-        yield from members(picture)
-        if i % 200 == 0 or i == len(pictures):
-            seconds = time.perf_counter() - began
-            print(f"{i} of {len(pictures)} pictures drawn, {seconds:.0f} s", flush=True)
+def draw_all(drawings: list[Drawing]) -> Iterator[tuple[Member, bytes]]:
+    """The members of every drawing; prints progress."""
+    started_at = time.perf_counter()
+    for i, drawing in enumerate(drawings, 1):
+        yield from members(drawing)
+        if i % 200 == 0 or i == len(drawings):
+            seconds = time.perf_counter() - started_at
+            print(f"{i} of {len(drawings)} drawings done, {seconds:.0f} s", flush=True)
 
 
 def read_entries(folder: Path) -> Iterator[Entry]:
-    """Every member of a built set, in the order of its tars."""
+    """Every member of a data set, in the order of its tars."""
     for shard in sorted(folder.glob("emoji-*.tar")):
         with tarfile.open(shard) as tar:
             png = b""
@@ -206,23 +214,25 @@ def read_entries(folder: Path) -> Iterator[Entry]:
                     png = content
                 else:
                     record = json.loads(content)
-                    said = tuple(record.pop("caption"))
-                    yield Entry(info.name.removesuffix(".json"), Facts(**record), said, png)
+                    texts = tuple(record.pop("caption"))
+                    yield Entry(info.name.removesuffix(".json"), Facts(**record), texts, png)
 
 
 def build(out: Path, cache: Path) -> dict[str, int]:
-    """Write the whole set; the number of members by shard."""
-    numbers = write_shards(out, draw_all(read_pictures(cache)))
+    """Build the whole data set; returns the number of members by tar."""
+    numbers = write_shards(out, draw_all(read_drawings(cache)))
     texts = {text for entry in read_entries(out) for text in entry.captions}
     words.build_from_package(sorted(texts), out)
     return numbers
 
 
 def main() -> None:
-    """Command line; see the module's docstring."""
+    """Run the command line; see the module's docstring."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--out", type=Path, required=True, help="folder for the tars")
-    parser.add_argument("--cache", type=Path, default=Path("build/npm"), help="where tarballs stay")
+    parser.add_argument(
+        "--cache", type=Path, default=Path("build/npm"), help="folder for downloaded npm packages"
+    )
     arguments = parser.parse_args()
     numbers = build(arguments.out, arguments.cache)
     num_bytes = sum((arguments.out / name).stat().st_size for name in numbers)

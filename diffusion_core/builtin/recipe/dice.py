@@ -1,4 +1,4 @@
-"""Random choices that are the same on every machine and in every version of every library."""
+"""Random choices that are the same on every machine and with every library version."""
 
 import hashlib
 from collections.abc import Iterable, Sequence
@@ -8,24 +8,24 @@ T = TypeVar("T")
 
 
 class Dice:
-    """Draws from SHA-256 of a key and a counter."""
+    """A random generator that hashes a key and a counter with SHA-256."""
 
     def __init__(self, *key: object) -> None:
         self._key = repr(key).encode()
         self._num_draws = 0
 
     def below(self, limit: int) -> int:
-        """A whole number from 0 to `limit` - 1."""
+        """A random integer from 0 to `limit` - 1."""
         text = self._key + self._num_draws.to_bytes(8, "big")
         self._num_draws += 1
         return int.from_bytes(hashlib.sha256(text).digest()[:8], "big") % limit
 
     def one_of(self, choices: Sequence[T]) -> T:
-        """Any of the choices, all alike."""
+        """A random element; all are equally likely."""
         return choices[self.below(len(choices))]
 
     def shuffled(self, items: Iterable[T]) -> list[T]:
-        """All of them, in any order (Fisher and Yates)."""
+        """All items in random order (Fisher-Yates)."""
         order = list(items)
         for last in range(len(order) - 1, 0, -1):
             chosen = self.below(last + 1)

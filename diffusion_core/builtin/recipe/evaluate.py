@@ -1,4 +1,4 @@
-r"""Measure a model against the set it was trained on, and draw grids to look at.
+r"""Evaluate a model on the data set it was trained on, and draw grids of images.
 
 ::
 
@@ -6,8 +6,8 @@ r"""Measure a model against the set it was trained on, and draw grids to look at
     python -m nightpress.diffusion_core.builtin.recipe.evaluate --grid grid.png \
         --prompts jobs/examples/prompts.txt
 
-Without `--model` it is the shipped one. Every figure is printed with what it was taken at. Pictures
-are compared after their backgrounds were made white, so that a colour is not taken for a thing.
+The default `--model` is the shipped one. The settings are printed with the figures. Pictures are
+compared with their backgrounds made white, so that a colour does not count as part of a thing.
 """
 
 import argparse
@@ -25,7 +25,7 @@ from PIL import Image
 from torch import Generator, Tensor
 
 from nightpress.diffusion_core.builtin import folder
-from nightpress.diffusion_core.builtin.recipe.captions import Facts, plainly
+from nightpress.diffusion_core.builtin.recipe.captions import Facts, plain_caption
 from nightpress.diffusion_core.builtin.recipe.colours import COLOURS, WHITE, nearest_name
 from nightpress.diffusion_core.builtin.recipe.counting import (
     background_of,
@@ -33,6 +33,8 @@ from nightpress.diffusion_core.builtin.recipe.counting import (
     foreground,
 )
 from nightpress.diffusion_core.builtin.recipe.dataset import Entry, held_out, read_entries
+from nightpress.diffusion_core.theory.psnr import psnr_db
+from nightpress.diffusion_core.theory.spacing import evenly_spaced
 
 NUM_STEPS = 20
 GUIDANCE_SCALE = 3.0
@@ -41,14 +43,14 @@ Pixels = NDArray[np.uint8]
 
 @dataclass(frozen=True)
 class Case:
-    """What is asked for: the facts, and how they are said."""
+    """A picture to generate: the facts it should show, and the prompt that states them."""
 
     facts: Facts
     prompt: str
 
 
 def load(model: Path) -> Any:
-    """The pipeline of a folder in float32, its bars silent."""
+    """Load the pipeline of a folder in float32, without progress bars."""
     pipeline = DiffusionPipeline.from_pretrained(model, dtype=torch.float32)
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
@@ -62,7 +64,7 @@ def generate(
     guidance_scale: float = GUIDANCE_SCALE,
     seed: int = 0,
 ) -> Iterator[Tensor]:
-    """One (3, H, W) picture in [-1, 1] a prompt; picture i starts from noise of `seed` + i."""
+    """Generate one picture (3, H, W) in [-1, 1] per prompt; picture i has seed `seed` + i."""
     for start in range(0, len(prompts), batch_size):
         chunk = list(prompts[start : start + batch_size])
         generators = [Generator().manual_seed(seed + start + i) for i in range(len(chunk))]
@@ -77,58 +79,55 @@ def generate(
 
 
 def to_tensor(pictures: Sequence[Pixels]) -> Tensor:
-    """(H, W, 3) bytes -> (N, 3, H, W) in [-1, 1]."""
+    """Stack uint8 pictures (H, W, 3) to a tensor (N, 3, H, W) in [-1, 1]."""
     return torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2).float() / 127.5 - 1
 
 
 def to_pixels(image: Tensor) -> Pixels:
-    """(3, H, W) in [-1, 1] -> (H, W, 3) bytes."""
+    """Convert a picture (3, H, W) in [-1, 1] to uint8 (H, W, 3)."""
     scaled = ((image.clamp(-1, 1) + 1) * 127.5).round().byte().permute(1, 2, 0)
     pixels: Pixels = scaled.cpu().numpy()
     return pixels
 
 
 def on_white(pixels: Pixels) -> Pixels:
-    """The picture with its background, whatever colour it has, made white."""
+    """The picture with its background, of any colour, made white."""
     return np.where(foreground(pixels)[..., None], pixels, np.uint8(255))
 
 
 @torch.no_grad()
 def encode_all(autoencoder: AutoencoderKL, images: Tensor, batch_size: int = 16) -> Tensor:
-    """(N, C, h, w) most likely latents of (N, 3, H, W) pictures in [-1, 1]."""
+    """The modes of the latents, (N, C, h, w), of pictures (N, 3, H, W) in [-1, 1]."""
     batches = torch.split(images, batch_size)
     return torch.cat([autoencoder.encode(batch).latent_dist.mode() for batch in batches])
 
 
 @torch.no_grad()
 def autoencoder_psnr(autoencoder: AutoencoderKL, images: Tensor, batch_size: int = 16) -> Tensor:
-    """(N,) decibels of (N, 3, H, W) pictures in [-1, 1] against their way through the latents."""
-    psnrs = []
+    """PSNR, (N,) in dB, of pictures (N, 3, H, W) in [-1, 1] that are encoded and decoded."""
+    psnrs: list[float] = []
     for batch in torch.split(images, batch_size):
         output = autoencoder.decode(encode_all(autoencoder, batch)).sample.clamp(-1, 1)
         errors = (output - batch).square().mean(dim=(1, 2, 3))
-        psnrs.append(10 * torch.log10(4 / errors))
-    return torch.cat(psnrs)
+        psnrs += [psnr_db(error, peak=2.0) for error in errors.tolist()]
+    return torch.tensor(psnrs)
 
 
 def ranks(found: Tensor, wanted: Sequence[int], references: Tensor) -> Tensor:
-    """How many references lie nearer to each of `found` than the one it should be; 0 is best.
+    """For each of `found`, the number of references nearer than the wanted one; 0 is best.
 
-    `found` (M, D), `references` (N, D), `wanted` M indices into references.
+    Args:
+        found: (M, D).
+        wanted: M indices into `references`.
+        references: (N, D).
     """
     distances = torch.cdist(found, references)
     own = distances[torch.arange(len(found)), torch.tensor(list(wanted))]
     return (distances < own[:, None]).sum(dim=1)
 
 
-def evenly(items: Sequence[Any], num: int) -> list[Any]:
-    """`num` of the items, or all, spread over their order."""
-    num = min(num, len(items))
-    return [items[i] for i in np.linspace(0, len(items) - 1, num).round().astype(int)]
-
-
 def plain_entries(entries: Sequence[Entry]) -> list[Entry]:
-    """One plain picture a thing and style, by key: what generated pictures are compared with."""
+    """One plain picture per thing and style, ordered by key, to compare generated pictures with."""
     first: dict[Facts, Entry] = {}
     for entry in sorted(entries, key=lambda entry: entry.key):
         if entry.facts.is_plain:
@@ -137,15 +136,15 @@ def plain_entries(entries: Sequence[Entry]) -> list[Entry]:
 
 
 def taught_cases(entries: Sequence[Entry], num: int) -> list[Case]:
-    """Coloured singles of the set, in the words that say them most plainly."""
+    """Single centred things of normal size on coloured backgrounds, as the data set has them."""
     facts = [e.facts for e in entries if e.facts.background != WHITE and e.facts.count == 1]
-    usual = [f for f in facts if f.position == "center" and f.size == "normal"]
-    usual.sort(key=lambda f: (f.background, f.hexcode, f.style))
-    return [Case(f, plainly(f)) for f in evenly(usual, num)]
+    centred = [f for f in facts if f.position == "center" and f.size == "normal"]
+    centred.sort(key=lambda f: (f.background, f.hexcode, f.style))
+    return [Case(f, plain_caption(f)) for f in evenly_spaced(centred, num)]
 
 
 def counted_cases(entries: Sequence[Entry], num: int) -> list[Case]:
-    """As many of each number from one to four, on any background, of things that have copies."""
+    """Equally many cases of one to four things, on any background, of things that have copies."""
     several = {e.facts for e in entries if e.facts.count > 1}
     copied = {(f.hexcode, f.style) for f in several}
     ones = {
@@ -155,12 +154,12 @@ def counted_cases(entries: Sequence[Entry], num: int) -> list[Case]:
     for count in (1, 2, 3, 4):
         alike = [f for f in several | ones if f.count == count]
         alike.sort(key=lambda f: (f.hexcode, f.style, f.background))
-        chosen += evenly(alike, num // 4)
-    return [Case(f, plainly(f)) for f in chosen]
+        chosen += evenly_spaced(alike, num // 4)
+    return [Case(f, plain_caption(f)) for f in chosen]
 
 
 def unseen_cases(entries: Sequence[Entry], num: int) -> list[Case]:
-    """Things in colours and numbers that the set leaves out, in Fluent's style."""
+    """Combinations of thing, colour and number that the data set holds out, in Fluent's style."""
     several = [e.facts for e in entries if e.facts.count > 1 and e.facts.style == "fluent-3d"]
     things = {f.hexcode: replace(f, background=WHITE, count=1) for f in several}
     cases = [
@@ -170,11 +169,11 @@ def unseen_cases(entries: Sequence[Entry], num: int) -> list[Case]:
         for count in (1, 2, 3, 4)
         if held_out(code, colour, count) and colour != WHITE
     ]
-    return [Case(f, plainly(f)) for f in evenly(cases, num)]
+    return [Case(f, plain_caption(f)) for f in evenly_spaced(cases, num)]
 
 
-class Judge:
-    """Says what generated pictures show; knows the plain picture of every thing in both styles."""
+class ReferenceIndex:
+    """Latents of the plain picture of every thing in both styles; ranks pictures among them."""
 
     def __init__(self, autoencoder: AutoencoderKL, plain: Sequence[Entry]) -> None:
         self._autoencoder = autoencoder
@@ -191,7 +190,7 @@ class Judge:
         }
 
     def ranks(self, cases: Sequence[Case], pictures: Sequence[Pixels]) -> Tensor:
-        """How many pictures of the same style lie nearer than the one asked for; 0 is best."""
+        """For each picture, the number of references nearer than the wanted one; 0 is best."""
         found = encode_all(self._autoencoder, to_tensor([on_white(p) for p in pictures]))
         rows = []
         for case, latents in zip(cases, found.flatten(1), strict=True):
@@ -201,7 +200,7 @@ class Judge:
 
 
 def colours_right(cases: Sequence[Case], pictures: Sequence[Pixels]) -> float:
-    """The share of pictures whose background looks most like the colour asked for."""
+    """The share of pictures whose background is nearest to the wanted colour."""
     right = [
         nearest_name(background_of(p)) == c.facts.background
         for c, p in zip(cases, pictures, strict=True)
@@ -210,7 +209,7 @@ def colours_right(cases: Sequence[Case], pictures: Sequence[Pixels]) -> float:
 
 
 def counts_right(cases: Sequence[Case], pictures: Sequence[Pixels]) -> dict[int, float]:
-    """The share of pictures with as many things as asked for, by that number."""
+    """The share of pictures with the wanted number of things, by that number."""
     right: dict[int, list[bool]] = {}
     for case, pixels in zip(cases, pictures, strict=True):
         number = case.facts.count
@@ -219,17 +218,17 @@ def counts_right(cases: Sequence[Case], pictures: Sequence[Pixels]) -> dict[int,
 
 
 def seconds_for_one(pipeline: Any, num: int = 8, **settings: Any) -> float:
-    """Median wall seconds of a call for a single picture, after one to warm up."""
+    """Median wall seconds to generate a single picture, after a warm-up call."""
     times = []
     for i in range(num + 1):
-        began = time.perf_counter()
+        started_at = time.perf_counter()
         list(generate(pipeline, ["a red apple"], seed=i, **settings))
-        times.append(time.perf_counter() - began)
+        times.append(time.perf_counter() - started_at)
     return float(np.median(times[1:]))
 
 
 def grid(images: Tensor, columns: int) -> Image.Image:
-    """Lay (N, 3, H, W) pictures in [-1, 1] out in rows."""
+    """Arrange pictures (N, 3, H, W) in [-1, 1] in rows."""
     pixels = [to_pixels(image) for image in images]
     height, width = pixels[0].shape[:2]
     rows = -(-len(pixels) // columns)
@@ -240,10 +239,10 @@ def grid(images: Tensor, columns: int) -> Image.Image:
 
 
 def measure(pipeline: Any, data: Path, num: int, **settings: Any) -> Iterator[str]:
-    """Every figure, a line each, as soon as it is known."""
+    """Yield every figure as a line of text, as soon as it is known."""
     entries = list(read_entries(data))
     plain = plain_entries(entries)
-    judge = Judge(pipeline.vae, plain)
+    index = ReferenceIndex(pipeline.vae, plain)
     yield from _autoencoder_lines(pipeline.vae, entries, plain)
     one = seconds_for_one(pipeline, **settings)
     yield f"seconds for one image alone: {one:.2f} ({torch.get_num_threads()} threads, float32)"
@@ -254,68 +253,74 @@ def measure(pipeline: Any, data: Path, num: int, **settings: Any) -> Iterator[st
 
     for style in ("fluent-3d", "noto"):
         facts = [e.facts for e in plain if e.facts.style == style]
-        cases = [Case(f, plainly(f)) for f in evenly(facts, num // 2)]
-        yield _alignment_line(f"{style}, on white", judge.ranks(cases, draw(cases)), len(facts))
+        cases = [Case(f, plain_caption(f)) for f in evenly_spaced(facts, num // 2)]
+        yield _alignment_line(f"{style}, on white", index.ranks(cases, draw(cases)), len(facts))
     cases = taught_cases(entries, num // 2)
     pictures = draw(cases)
-    yield _alignment_line("on colours", judge.ranks(cases, pictures), len(plain) // 2)
+    yield _alignment_line("on colours", index.ranks(cases, pictures), len(plain) // 2)
     yield f"background right, {len(cases)} captions: {colours_right(cases, pictures):.1%}"
     cases = counted_cases(entries, num // 2)
     yield _counts_line(f"number right, {len(cases)} captions", counts_right(cases, draw(cases)))
-    yield from _unseen_lines(judge, unseen_cases(entries, num // 2), draw)
+    yield from _unseen_lines(index, unseen_cases(entries, num // 2), draw)
 
 
 def _autoencoder_lines(
     autoencoder: AutoencoderKL, entries: Sequence[Entry], plain: Sequence[Entry]
 ) -> Iterator[str]:
-    for name, some in (("plain pictures", plain), ("of all pictures", evenly(entries, 1024))):
+    sample = evenly_spaced(entries, 1024)
+    for name, some in (("plain pictures", plain), ("of all pictures", sample)):
         psnr = autoencoder_psnr(autoencoder, to_tensor([entry.pixels() for entry in some]))
         yield f"autoencoder PSNR over {len(some)} {name}: {psnr.mean():.2f} dB"
-    real = [e for e in evenly(entries, 2048) if e.facts.position == "center"]
+    real = [e for e in evenly_spaced(entries, 2048) if e.facts.position == "center"]
     cases = [Case(e.facts, "") for e in real]
     pixels = [entry.pixels() for entry in real]
-    yield f"the measure of backgrounds itself, {len(real)} real: {colours_right(cases, pixels):.1%}"
-    yield _counts_line(f"the counter itself, {len(real)} real", counts_right(cases, pixels))
+    yield f"background measure on {len(real)} real pictures: {colours_right(cases, pixels):.1%}"
+    yield _counts_line(f"counter on {len(real)} real pictures", counts_right(cases, pixels))
 
 
-def _unseen_lines(judge: Judge, cases: Sequence[Case], draw: Any) -> Iterator[str]:
+def _unseen_lines(index: ReferenceIndex, cases: Sequence[Case], draw: Any) -> Iterator[str]:
     pictures = draw(cases)
-    what = f"in colours and numbers that no picture of them has, {len(cases)} captions"
+    what = f"held-out combinations of thing, colour and number, {len(cases)} captions"
     yield f"{what}: background right {colours_right(cases, pictures):.1%}"
     yield _counts_line(f"{what}: number right", counts_right(cases, pictures))
     single = [(c, p) for c, p in zip(cases, pictures, strict=True) if c.facts.count == 1]
     if single:
-        rank = judge.ranks([c for c, _ in single], [p for _, p in single])
-        yield _alignment_line("one, in a colour that no picture of it has", rank)
+        rank = index.ranks([c for c, _ in single], [p for _, p in single])
+        yield _alignment_line("of one thing in a held-out colour", rank)
 
 
 def _alignment_line(what: str, rank: Tensor, num: int | None = None) -> str:
     top1, top5 = (rank < 1).float().mean().item(), (rank < 5).float().mean().item()
     among = f" among {num}" if num else ""
-    return f"nearest picture{among} is the named one, {len(rank)} captions {what}: " + (
+    return (
+        f"nearest picture{among} is the named one, {len(rank)} captions {what}: "
         f"top-1 {top1:.1%}, top-5 {top5:.1%}"
     )
 
 
 def _counts_line(what: str, right: dict[int, float]) -> str:
-    each = ", ".join(f"{number}: {share:.1%}" for number, share in right.items())
-    return f"{what}: {np.mean(list(right.values())):.1%} ({each})"
+    by_number = ", ".join(f"{number}: {share:.1%}" for number, share in right.items())
+    return f"{what}: {np.mean(list(right.values())):.1%} ({by_number})"
 
 
 def main() -> None:
-    """Command line; see the module's docstring."""
+    """Run the command line; see the module's docstring."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--model", type=Path, default=folder(), help="a pipeline folder")
-    parser.add_argument("--data", type=Path, help="what `dataset` built: print the figures")
-    parser.add_argument("--captions", type=int, default=256, help="how many to ask for")
-    parser.add_argument("--grid", type=Path, help="write a PNG of --prompts here")
-    parser.add_argument("--prompts", type=Path, help="a text file, one prompt a line")
-    parser.add_argument("--columns", type=int, default=8)
-    parser.add_argument("--steps", type=int, default=NUM_STEPS)
-    parser.add_argument("--guidance-scale", type=float, default=GUIDANCE_SCALE)
+    parser.add_argument("--model", type=Path, default=folder(), help="pipeline folder")
+    parser.add_argument("--data", type=Path, help="data set folder; print the figures")
+    parser.add_argument(
+        "--captions", type=int, default=256, help="captions; each figure uses half of them"
+    )
+    parser.add_argument("--grid", type=Path, help="PNG to write with an image per prompt")
+    parser.add_argument("--prompts", type=Path, help="text file with one prompt per line")
+    parser.add_argument("--columns", type=int, default=8, help="images per row of the grid")
+    parser.add_argument("--steps", type=int, default=NUM_STEPS, help="denoising steps")
+    parser.add_argument(
+        "--guidance-scale", type=float, default=GUIDANCE_SCALE, help="guidance scale"
+    )
     arguments = parser.parse_args()
     if bool(arguments.grid) != bool(arguments.prompts):
-        parser.error("--grid and --prompts go together")
+        parser.error("--grid and --prompts must be used together")
     pipeline = load(arguments.model)
     settings = {"steps": arguments.steps, "guidance_scale": arguments.guidance_scale}
     print(f"{arguments.steps} steps, guidance {arguments.guidance_scale}")

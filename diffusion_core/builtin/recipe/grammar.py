@@ -1,6 +1,6 @@
-"""English for labels: how Unicode's names are said, their articles and their plurals.
+"""English grammar for labels: spoken forms of Unicode's names, articles and plurals.
 
-Careful rather than complete: where a plural is not sure, `many` says "two copies of" instead.
+Careful rather than complete: if a plural is uncertain, `count_phrases` says "two copies of".
 """
 
 import re
@@ -69,7 +69,7 @@ _SPOKEN_LETTERS = re.compile(r"^(?:[AEFHILMNORSX]|ATM|NG|SOS|OK)\b")
 
 
 def spoken(label: str) -> str:
-    """Unicode's label as one says it: `woman: bald` -> `bald woman`, `keycap: 3` -> `keycap 3`."""
+    """Unicode's label in spoken form: `woman: bald` -> `bald woman`, `keycap: 3` -> `keycap 3`."""
     text = label.replace("\u2019", "'").replace("\u201c", '"').replace("\u201d", '"')
     whole, _, part = text.partition(": ")
     if not part:
@@ -86,7 +86,7 @@ def spoken(label: str) -> str:
 
 
 def head(label: str) -> str:
-    """The noun that the label is about: `nest with eggs` -> `nest`."""
+    """The head noun of a label: `nest with eggs` -> `nest`."""
     first, *rest = label.lower().split()
     if first in _PEOPLE and any(word.endswith("ing") for word in rest):
         return first
@@ -94,7 +94,7 @@ def head(label: str) -> str:
 
 
 def is_plural(label: str) -> bool:
-    """Whether the label already names several things, or a pair."""
+    """Whether a label already names several things, or a pair."""
     noun = head(label)
     if noun in ("people", "men", "women"):
         return True
@@ -104,7 +104,7 @@ def is_plural(label: str) -> bool:
 
 
 def with_article(label: str) -> str:
-    """`apple` -> `an apple`; names, plurals and what cannot be counted stay as they are."""
+    """`apple` -> `an apple`; proper names, plurals and uncountable nouns get no article."""
     first = label.split()[0].lower()
     if is_plural(label) or first in _NAMES or head(label) in _NO_COUNT:
         return label
@@ -116,7 +116,7 @@ def with_article(label: str) -> str:
 
 
 def plural(label: str) -> str | None:
-    """`red apple` -> `red apples`; nothing where the plural is not sure."""
+    """`red apple` -> `red apples`; None if the plural is uncertain."""
     words = label.split()
     last = words[-1]
     moving = any(word.endswith(("ing", "ed", "ly")) for word in words[1:])
@@ -146,13 +146,13 @@ def _plural_of(noun: str) -> str:
     return noun + "s"
 
 
-def many(label: str, count: int) -> list[str]:
-    """Every way to say `count` (2 to 4) of it; all of them name the number."""
-    ways = [
+def count_phrases(label: str, count: int) -> list[str]:
+    """Phrases for `count` (2 to 4) things of a label; each of them names the number."""
+    phrases = [
         f"{NUMBERS[count]} copies of {with_article(label)}",
         f"{count} x {label}",
     ]
     several = plural(label)
     if several is not None:
-        ways = [f"{NUMBERS[count]} {several}", f"{count} {several}"] * 2 + ways
-    return ways
+        phrases = [f"{NUMBERS[count]} {several}", f"{count} {several}"] * 2 + phrases
+    return phrases

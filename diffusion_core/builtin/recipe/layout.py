@@ -1,6 +1,6 @@
-"""Where copies of a picture lie on the canvas, and how they are laid on a background.
+"""Positions of drawings on the canvas, and their composition over a background.
 
-The sizes are multiples of eight pixels where that can be, one step of the autoencoder's grid.
+Most sizes are multiples of eight pixels, one step of the autoencoder's grid.
 """
 
 from dataclasses import dataclass
@@ -24,9 +24,11 @@ POSITIONS = (
 )
 Size = Literal["normal", "small", "large"]
 SIDES: dict[Size, int] = {"normal": 112, "small": 48, "large": 128}
-"""Pixels a side of a single picture in the middle."""
+"""Side of a single centred drawing, in pixels."""
 OFF_CENTER_SIDE = 64
+"""Side of a single drawing elsewhere, in pixels."""
 COPY_SIDE = 56
+"""Side of each of several drawings, in pixels."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +41,7 @@ class Box:
 
 
 def single(position: str, size: Size) -> Box:
-    """The place of one picture: in the middle at one of three sizes, or half the canvas aside."""
+    """The box of one drawing: centred at one of three sizes, or half the canvas wide elsewhere."""
     if position == "center":
         side = SIDES[size]
         return Box((NUM_PIXELS - side) // 2, (NUM_PIXELS - side) // 2, side)
@@ -50,7 +52,7 @@ def single(position: str, size: Size) -> Box:
 
 
 def copies(count: int, arrangement: int) -> list[Box]:
-    """Two to four places with clear gaps; two and three have two arrangements each (0 or 1)."""
+    """Two to four boxes with clear gaps; two and three have two arrangements each (0 or 1)."""
     low, middle, high = 0, (NUM_PIXELS - COPY_SIDE) // 2, NUM_PIXELS - COPY_SIDE
     places = {
         (2, 0): [(low, middle), (high, middle)],
@@ -63,7 +65,7 @@ def copies(count: int, arrangement: int) -> list[Box]:
 
 
 def compose(picture: Image.Image, boxes: list[Box], background: str) -> Image.Image:
-    """Lay an RGBA picture into every box over a named colour; RGB, `NUM_PIXELS` a side."""
+    """Draw an RGBA picture in every box over a named colour; returns RGB, `NUM_PIXELS` a side."""
     canvas = Image.new("RGBA", (NUM_PIXELS, NUM_PIXELS), COLOURS[background])
     sides = {box.side for box in boxes}
     scaled = {s: picture.resize((s, s), Image.Resampling.LANCZOS) for s in sides}

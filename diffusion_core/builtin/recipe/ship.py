@@ -1,11 +1,11 @@
-r"""Put a trained pipeline folder in the place of the shipped model.
+r"""Replace the shipped model by a trained pipeline folder.
 
 ::
 
     python -m nightpress.diffusion_core.builtin.recipe.ship build/training/builtin-denoiser/model
 
-Weights become float16. The model card stays, unless the trained folder has one of its own; so does
-`nightpress.json`. Nothing is replaced when the folder would be too large for the package.
+Weights are converted to float16. The model card and `nightpress.json` are kept unless the trained
+folder has its own. Nothing is replaced if the result would be too large for the package.
 """
 
 import argparse
@@ -19,22 +19,22 @@ from diffusers import DiffusionPipeline
 
 from nightpress.diffusion_core.builtin import folder
 
-MOST_BYTES = 40_000_000
-BESIDE = ("README.md", "nightpress.json")
-"""The card, and the steps and guidance to use when nobody says otherwise: no part of a pipeline."""
+MAX_BYTES = 40_000_000
+KEPT_FILES = ("README.md", "nightpress.json")
+"""The model card, and the recommended steps and guidance; not part of a diffusers pipeline."""
 
 
 class TooLarge(ValueError):
-    """The weights would make the package larger than it may be."""
+    """The model is larger than the package may hold."""
 
 
 def num_bytes(model: Path) -> int:
-    """Of all files under a folder."""
+    """Size of all files in a folder."""
     return sum(file.stat().st_size for file in model.rglob("*") if file.is_file())
 
 
-def forget_where_it_was(model: Path) -> None:
-    """Remove from configurations the folder that they were read from: it is the maker's own."""
+def remove_local_paths(model: Path) -> None:
+    """Remove `_name_or_path`, a path on the machine that trained the model, from configurations."""
     for file in model.rglob("*.json"):
         config = json.loads(file.read_text(encoding="utf-8"))
         if isinstance(config, dict) and config.pop("_name_or_path", None) is not None:
@@ -42,20 +42,24 @@ def forget_where_it_was(model: Path) -> None:
             file.write_text(text, encoding="utf-8")
 
 
-def ship(trained: Path, target: Path, most_bytes: int = MOST_BYTES) -> int:
-    """Write `trained` in float16 to `target`; returns its bytes, or raises `TooLarge`."""
+def ship(trained: Path, target: Path, max_bytes: int = MAX_BYTES) -> int:
+    """Write `trained` in float16 to `target`; returns its size in bytes.
+
+    Raises:
+        TooLarge: it would have more than `max_bytes`; `target` is unchanged.
+    """
     pipeline = DiffusionPipeline.from_pretrained(trained, dtype=torch.float16)
     with tempfile.TemporaryDirectory(dir=target.parent) as scratch:
         new = Path(scratch) / "model"
         pipeline.save_pretrained(new, safe_serialization=True)
-        forget_where_it_was(new)
-        for name in BESIDE:
+        remove_local_paths(new)
+        for name in KEPT_FILES:
             kept = trained / name if (trained / name).exists() else target / name
             if kept.exists():
                 shutil.copyfile(kept, new / name)
         size = num_bytes(new)
-        if size > most_bytes:
-            raise TooLarge(f"{trained} has {size:,} bytes in float16; at most {most_bytes:,} ship")
+        if size > max_bytes:
+            raise TooLarge(f"{trained}: {size:,} bytes in float16; at most {max_bytes:,} may ship")
         for file in new.rglob("*"):
             file.chmod(0o755 if file.is_dir() else 0o644)
         new.chmod(0o755)
@@ -66,10 +70,10 @@ def ship(trained: Path, target: Path, most_bytes: int = MOST_BYTES) -> int:
 
 
 def main() -> None:
-    """Command line; see the module's docstring."""
+    """Run the command line; see the module's docstring."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("trained", type=Path, help="a diffusers pipeline folder")
-    parser.add_argument("--target", type=Path, default=folder(), help="what to replace")
+    parser.add_argument("trained", type=Path, help="diffusers pipeline folder")
+    parser.add_argument("--target", type=Path, default=folder(), help="folder to replace")
     arguments = parser.parse_args()
     try:
         size = ship(arguments.trained, arguments.target)

@@ -1,7 +1,7 @@
-"""The built-in model's tokenizer: CLIP's kind, a lower-case byte-level BPE, that knows whole words.
+"""The built-in model's tokenizer: a lower-case byte-level BPE as CLIP has, with whole words.
 
-Plain BPE gives rare words two tokens or three. Here the merges go on until every word of a list is
-one token, so that a word can have a vector of its own. Any other text still passes, in pieces.
+Ordinary BPE splits rare words into two or three tokens. Here merging continues until every word of
+a list is one token, so that each word can have its own vector. Other text is split into pieces.
 """
 
 import json
@@ -35,7 +35,7 @@ def _normalizer() -> normalizers.Normalizer:
 
 
 def split_words(texts: Iterable[str]) -> list[str]:
-    """The different words of texts in order of first sight, as the tokenizer sees them."""
+    """The distinct words of texts, as the tokenizer splits them, in order of first occurrence."""
     splitter, normalizer = _splitter(), _normalizer()
     found: dict[str, None] = {}
     for text in texts:
@@ -45,10 +45,11 @@ def split_words(texts: Iterable[str]) -> list[str]:
 
 
 def learn_merges(words: Sequence[str]) -> list[Merge]:
-    """Merges until every word is one token; the most frequent pair first (Sennrich et al. 2016).
+    """Learn merges until every word is one token, most frequent pair first.
 
-    Each word counts once and ties go to the pair that sorts first, so that the same words always
-    give the same merges, which the trainer of `tokenizers` does not promise.
+    Sennrich et al. 2016. Each word counts once and ties go to the pair that sorts first, so that
+    the same words always give the same merges, which the trainer of `tokenizers` does not
+    guarantee.
     """
     spelled = [[*word[:-1], word[-1] + WORD_END] for word in sorted(set(words))]
     places: dict[Merge, Counter[int]] = defaultdict(Counter)
@@ -61,7 +62,7 @@ def learn_merges(words: Sequence[str]) -> list[Merge]:
     while queue:
         count, pair = heappop(queue)
         found = places.pop(pair, Counter())
-        if found.total() != -count:  # an entry from before other merges
+        if found.total() != -count:  # a stale entry; other merges have changed the count since
             if found:
                 places[pair] = found
             continue
@@ -73,7 +74,7 @@ def learn_merges(words: Sequence[str]) -> list[Merge]:
             gone, come = Counter(pairwise(before)), Counter(pairwise(spelled[i]))
             for other in (gone.keys() | come.keys()) - {pair}:
                 places[other][i] += come[other] - gone[other]
-                places[other] += Counter()  # drops what is at zero
+                places[other] += Counter()  # removes entries that are zero
                 changed.add(other)
         for other in sorted(changed):
             if places[other]:
@@ -82,7 +83,7 @@ def learn_merges(words: Sequence[str]) -> list[Merge]:
 
 
 def join_pair(pieces: Sequence[str], pair: Merge) -> list[str]:
-    """The pieces with every occurrence of a pair made one, from the left."""
+    """Join every occurrence of a pair of pieces, from the left."""
     joined: list[str] = []
     for piece in pieces:
         if joined and (joined[-1], piece) == pair:
@@ -93,7 +94,7 @@ def join_pair(pieces: Sequence[str], pair: Merge) -> list[str]:
 
 
 def apply_merges(word: str, ranks: dict[Merge, int]) -> list[str]:
-    """The pieces of a word: the earliest merge first, until none fits."""
+    """Split a word into pieces by applying the merges, lowest rank first."""
     pieces = [*word[:-1], word[-1] + WORD_END]
     while len(pieces) > 1:
         best = min(pairwise(pieces), key=lambda pair: ranks.get(pair, len(ranks)))
@@ -104,14 +105,14 @@ def apply_merges(word: str, ranks: dict[Merge, int]) -> list[str]:
 
 
 def tokens_of(merges: Sequence[Merge]) -> list[str]:
-    """The vocabulary in order: bytes, bytes at the end of a word, merged pieces, two marks."""
+    """The vocabulary in order: bytes, bytes that end a word, merged pieces, start and end marks."""
     letters = _letters()
     tokens = letters + [letter + WORD_END for letter in letters]
     return [*dict.fromkeys([*tokens, *("".join(pair) for pair in merges)]), START, END]
 
 
 def save_tokenizer(merges: Sequence[Merge], folder: Path, max_tokens: int) -> CLIPTokenizer:
-    """Write a folder that `CLIPTokenizer.from_pretrained` reads; nothing is unknown to it."""
+    """Write a folder that `CLIPTokenizer.from_pretrained` reads; no text is unknown to it."""
     tokenizer = CLIPTokenizer(
         vocab={token: i for i, token in enumerate(tokens_of(merges))},
         merges=list(merges),
@@ -129,7 +130,7 @@ def save_tokenizer(merges: Sequence[Merge], folder: Path, max_tokens: int) -> CL
 
 
 def decode_token(token: str) -> str:
-    """The text of a token, with bytes that are no text by themselves as `\ufffd`."""
+    """The text of a token; bytes that are not text by themselves become `\ufffd`."""
     plain: str = decoders.ByteLevel().decode([token.removesuffix(WORD_END)])
     return plain
 

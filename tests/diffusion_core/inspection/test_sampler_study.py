@@ -1,4 +1,4 @@
-"""Samplers and numbers of steps against their reference."""
+"""Samplers and numbers of steps compared with their reference."""
 
 import dataclasses
 import math
@@ -13,11 +13,11 @@ from nightpress.diffusion_core.inspection.sampler_study import (
     FLOW_SAMPLERS,
     SAMPLERS,
     STEP_COUNTS,
-    Trial,
-    TrialResult,
-    conduct,
+    SamplerResult,
+    SamplerTrial,
     plan_study,
     rmse,
+    run_study,
 )
 from nightpress.diffusion_core.models.loading import LoadedModel, ModelInfo, ModelSpec, describe
 from nightpress.diffusion_core.sampling.request import ImageRequest, SamplingParams
@@ -35,20 +35,20 @@ def described(saved: Callable[[str], Path]) -> Described:
 
 
 @pytest.fixture(scope="module")
-def results(loaded: Loaded, described: Described) -> list[TrialResult]:
+def results(loaded: Loaded, described: Described) -> list[SamplerResult]:
     study = plan_study(described("sd"), ("ddim", "euler", "heun"), (2, 20), reference_steps=20)
-    return list(conduct(study, loaded("sd"), REQUEST, PARAMS))
+    return list(run_study(study, loaded("sd"), REQUEST, PARAMS))
 
 
-def test_the_reference_has_no_distance_to_itself(results: list[TrialResult]) -> None:
-    assert results[0].trial == results[0].compared_with == Trial("ddim", 20)
+def test_the_reference_has_no_distance_to_itself(results: list[SamplerResult]) -> None:
+    assert results[0].trial == results[0].compared_with == SamplerTrial("ddim", 20)
     assert results[0].rmse == 0
     assert math.isinf(results[0].psnr)
-    again = next(r for r in results[1:] if r.trial == Trial("ddim", 20))
+    again = next(r for r in results[1:] if r.trial == SamplerTrial("ddim", 20))
     np.testing.assert_array_equal(again.pixels, results[0].pixels)
 
 
-def test_every_trial_is_made_once_in_the_planned_order(results: list[TrialResult]) -> None:
+def test_every_trial_runs_once_in_the_planned_order(results: list[SamplerResult]) -> None:
     names = [str(result.trial) for result in results]
     assert names == [
         "ddim 20",
@@ -60,14 +60,14 @@ def test_every_trial_is_made_once_in_the_planned_order(results: list[TrialResult
     assert all(result.seconds > 0 and result.fault is None for result in results)
 
 
-def test_more_steps_come_nearer_to_the_reference(results: list[TrialResult]) -> None:
+def test_more_steps_come_closer_to_the_reference(results: list[SamplerResult]) -> None:
     by_trial = {result.trial: result.rmse for result in results[1:]}
     for name in ("ddim", "euler", "heun"):
-        assert by_trial[Trial(name, 20)] < by_trial[Trial(name, 2)]
+        assert by_trial[SamplerTrial(name, 20)] < by_trial[SamplerTrial(name, 2)]
 
 
-def test_noise_on_the_way_leads_elsewhere_and_is_compared_with_itself(
-    results: list[TrialResult],
+def test_ddpm_arrives_elsewhere_and_is_compared_with_itself(
+    results: list[SamplerResult],
 ) -> None:
     plain, other = results[1:3]
     assert other.compared_with == plain.trial
@@ -75,7 +75,7 @@ def test_noise_on_the_way_leads_elsewhere_and_is_compared_with_itself(
     assert min(plain.rmse, other.rmse) > 1
 
 
-def test_a_trial_is_what_a_run_makes(results: list[TrialResult], loaded: Loaded) -> None:
+def test_a_trial_makes_the_image_of_a_run(results: list[SamplerResult], loaded: Loaded) -> None:
     for result in results:
         if not result.trial.other_step_noise:
             params = dataclasses.replace(
@@ -90,7 +90,7 @@ def test_a_trial_is_what_a_run_makes(results: list[TrialResult], loaded: Loaded)
 def test_a_flow_is_compared_with_its_own_samplers(loaded: Loaded, described: Described) -> None:
     study = plan_study(described("sd3"), step_counts=(2,), reference_steps=6)
     assert study.samplers == FLOW_SAMPLERS
-    results = list(conduct(study, loaded("sd3"), REQUEST, PARAMS))
+    results = list(run_study(study, loaded("sd3"), REQUEST, PARAMS))
     assert [str(r.trial) for r in results] == [
         "flow-euler 6",
         "flow-euler 2",
@@ -99,34 +99,38 @@ def test_a_flow_is_compared_with_its_own_samplers(loaded: Loaded, described: Des
     ]
 
 
-def test_what_is_left_open_suits_the_model(described: Described) -> None:
+def test_defaults_suit_the_model(described: Described) -> None:
     study = plan_study(described("sd"))
     assert (study.samplers, study.step_counts) == (SAMPLERS, STEP_COUNTS)
-    assert study.reference == Trial("ddim", 1000)
+    assert study.reference == SamplerTrial("ddim", 1000)
     assert plan_study(described("flux")).samplers == ("flow-euler", "dpmsolver++", "unipc")
 
 
 @pytest.mark.parametrize(
-    ("family", "samplers", "counts", "told"),
+    ("family", "samplers", "counts", "message"),
     [
-        ("sd", ("k_lms",), (5,), "scheduler 'k_lms': sd samples with default, ddpm, "),
+        ("sd", ("k_lms",), (5,), "scheduler 'k_lms': sd supports default, ddpm, "),
         ("sd", ("flow-euler",), (5,), "scheduler 'flow-euler'"),
         ("sd", ("ddim",), (5, 1001), "steps 1001: ddim takes 1 to 1000"),
         ("sd", ("lcm",), (51,), "steps 51: lcm takes 1 to 50"),
         ("lcm", (), (5,), "none of them is deterministic"),
     ],
 )
-def test_trials_that_cannot_be_made_are_refused_before_any(
-    family: str, samplers: tuple[str, ...], counts: tuple[int, ...], told: str, described: Described
+def test_impossible_trials_are_refused_before_any_runs(
+    family: str,
+    samplers: tuple[str, ...],
+    counts: tuple[int, ...],
+    message: str,
+    described: Described,
 ) -> None:
-    with pytest.raises(SettingsError, match=told):
+    with pytest.raises(SettingsError, match=message):
         plan_study(described(family), samplers, counts)
 
 
-def test_distance_is_in_levels_and_decibels() -> None:
+def test_distances_are_in_levels_and_decibels() -> None:
     black = np.zeros((4, 4, 3), np.uint8)
     assert rmse(black, black + 255) == 255
     one_off = rmse(black, black + 1)
     assert one_off == 1
-    result = TrialResult(Trial("a", 1), Trial("b", 1), 1, 1.0, one_off, None, black)
+    result = SamplerResult(SamplerTrial("a", 1), SamplerTrial("b", 1), 1, 1.0, one_off, None, black)
     assert result.psnr == pytest.approx(48.13, abs=0.01)

@@ -1,4 +1,4 @@
-"""What is watched is what a run makes, for every family of models and every sampler."""
+"""Recorded images are those of a run, for every family of models and every sampler."""
 
 import dataclasses
 import functools
@@ -11,7 +11,12 @@ from support import tiny_models
 
 from nightpress.diffusion_core import builtin
 from nightpress.diffusion_core.errors import SamplingError, SettingsError, UnsupportedModel
-from nightpress.diffusion_core.inspection.trajectory import Frame, WatchedSampler, frames, spread
+from nightpress.diffusion_core.inspection.trajectory import (
+    Frame,
+    WatchedSampler,
+    alpha_sigma_of,
+    frames,
+)
 from nightpress.diffusion_core.models import loading, samplers
 from nightpress.diffusion_core.models.loading import LoadedModel, ModelSpec
 from nightpress.diffusion_core.sampling.request import ImageRequest, SamplingParams
@@ -36,7 +41,7 @@ def shipped() -> LoadedModel:
 
 
 @pytest.mark.parametrize("family", tiny_models.FAMILIES)
-def test_the_last_frame_is_the_picture_that_a_run_makes(family: str, loaded: Loaded) -> None:
+def test_the_last_frame_is_the_image_of_a_run(family: str, loaded: Loaded) -> None:
     made = Sampler(loaded(family), batch_size=1).sample([REQUEST], PARAMS).pixels[0]
     seen = watched(loaded(family), PARAMS)
     np.testing.assert_array_equal(seen[-1].noisy, made)
@@ -45,7 +50,7 @@ def test_the_last_frame_is_the_picture_that_a_run_makes(family: str, loaded: Loa
 
 
 @pytest.mark.parametrize("sampler", samplers.DIFFUSION_SAMPLERS)
-def test_every_sampler_can_be_watched_and_noise_only_falls(sampler: str, loaded: Loaded) -> None:
+def test_every_sampler_can_be_recorded_and_noise_only_falls(sampler: str, loaded: Loaded) -> None:
     seen = watched(loaded("sd"), dataclasses.replace(PARAMS, scheduler=sampler))
     sigmas = [frame.sigma for frame in seen]
     assert sigmas == sorted(sigmas, reverse=True)
@@ -70,7 +75,7 @@ def test_every_sampler_can_be_watched_and_noise_only_falls(sampler: str, loaded:
         ("pixart", "default"),
     ],
 )
-def test_the_guess_before_the_last_step_is_the_picture(
+def test_the_prediction_before_the_last_step_is_the_image(
     family: str, sampler: str, loaded: Loaded
 ) -> None:
     params = dataclasses.replace(PARAMS, scheduler=sampler)
@@ -80,7 +85,7 @@ def test_the_guess_before_the_last_step_is_the_picture(
 
 
 @pytest.mark.parametrize("sampler", ["default", "euler", "ddpm"])
-def test_guesses_of_a_trained_model_draw_nearer_to_the_picture(
+def test_predictions_of_a_trained_model_approach_the_image(
     sampler: str, shipped: LoadedModel
 ) -> None:
     params = SamplingParams(64, 64, 8, 3.0, sampler)
@@ -90,7 +95,7 @@ def test_guesses_of_a_trained_model_draw_nearer_to_the_picture(
     assert left[0] > 5 * left[-2]
 
 
-def test_all_samplers_begin_with_the_same_noise(loaded: Loaded) -> None:
+def test_all_samplers_start_from_the_same_noise(loaded: Loaded) -> None:
     firsts = [
         watched(loaded("sd"), dataclasses.replace(PARAMS, scheduler=name), 2)[0].noisy
         for name in ("ddim", "dpmsolver++", "heun", "ddpm")
@@ -101,27 +106,19 @@ def test_all_samplers_begin_with_the_same_noise(loaded: Loaded) -> None:
 @pytest.mark.parametrize(
     ("num_frames", "steps"), [(2, [0, 10]), (3, [0, 5, 10]), (6, [0, 2, 4, 6, 8, 10])]
 )
-def test_few_frames_are_evenly_spread(num_frames: int, steps: list[int], loaded: Loaded) -> None:
+def test_few_frames_are_evenly_spaced(num_frames: int, steps: list[int], loaded: Loaded) -> None:
     params = dataclasses.replace(PARAMS, scheduler="ddim", num_inference_steps=10)
     assert [frame.step for frame in watched(loaded("sd"), params, num_frames)] == steps
 
 
-@pytest.mark.parametrize(("total", "num"), [(1, 5), (2, 2), (7, 3), (50, 50), (1001, 12)])
-def test_a_spread_has_both_ends_and_no_number_twice(total: int, num: int) -> None:
-    picks = spread(total, num)
-    assert len(set(picks)) == len(picks) == min(total, num)
-    assert picks[0] == 0
-    assert picks[-1] == total - 1
-
-
-def test_steps_are_told_while_they_are_taken(loaded: Loaded) -> None:
-    told: list[tuple[int, int]] = []
+def test_progress_is_reported_for_every_call(loaded: Loaded) -> None:
+    calls: list[tuple[int, int]] = []
     params = dataclasses.replace(PARAMS, scheduler="heun")
-    list(frames(loaded("sd"), REQUEST, params, 2, lambda done, total: told.append((done, total))))
-    assert told == [(call, 7) for call in range(7)]  # two calls a step, and one in the last
+    list(frames(loaded("sd"), REQUEST, params, 2, lambda done, total: calls.append((done, total))))
+    assert calls == [(call, 7) for call in range(7)]  # two calls a step, and one in the last
 
 
-def test_other_noise_on_the_way_leads_ddpm_elsewhere_and_ddim_nowhere(loaded: Loaded) -> None:
+def test_other_step_noise_changes_ddpm_and_not_ddim(loaded: Loaded) -> None:
     def made(sampler: str, step_noise: int | None) -> Pixels:
         watching = WatchedSampler(loaded("sd"))
         watching.step_noise = step_noise
@@ -134,21 +131,21 @@ def test_other_noise_on_the_way_leads_ddpm_elsewhere_and_ddim_nowhere(loaded: Lo
     np.testing.assert_array_equal(made("ddim", None), made("ddim", 5))
 
 
-def test_less_than_two_frames_are_refused(loaded: Loaded) -> None:
+def test_fewer_than_two_frames_are_refused(loaded: Loaded) -> None:
     with pytest.raises(SettingsError, match="frames 1: at least 2"):
         watched(loaded("sd"), PARAMS, 1)
 
 
-def test_a_picture_that_is_not_finite_is_an_error(loaded: Loaded) -> None:
-    with pytest.raises(SamplingError, match="no picture came of it: its values are not finite"):
+def test_an_image_that_is_not_finite_is_an_error(loaded: Loaded) -> None:
+    with pytest.raises(SamplingError, match="sampling made no image: its values are not finite"):
         watched(loaded("sd"), dataclasses.replace(PARAMS, guidance_scale=3e38))
 
 
-def test_a_pipeline_that_decodes_in_its_own_way_is_refused(loaded: Loaded) -> None:
+def test_a_pipeline_with_unknown_decoding_is_refused(loaded: Loaded) -> None:
     from diffusers import StableDiffusionPipeline
 
     class Mirrored(StableDiffusionPipeline):
-        """Its pictures are not what its decoder makes of its latents."""
+        """Flips its images after decoding."""
 
         @functools.wraps(StableDiffusionPipeline.__call__)
         def __call__(self, *args: Any, **kwargs: Any) -> Any:
@@ -158,5 +155,32 @@ def test_a_pipeline_that_decodes_in_its_own_way_is_refused(loaded: Loaded) -> No
 
     pipeline = Mirrored(**loaded("sd").pipeline.components, requires_safety_checker=False)
     pipeline.set_progress_bar_config(disable=True)
-    with pytest.raises(UnsupportedModel, match="Mirrored decodes its latents in a way of its own"):
+    with pytest.raises(
+        UnsupportedModel, match="Mirrored decodes its latents in a way that is not known here"
+    ):
         watched(dataclasses.replace(loaded("sd"), pipeline=pipeline), PARAMS)
+
+
+def test_a_scheduler_whose_step_has_other_arguments_is_refused(
+    loaded: Loaded, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from nightpress.diffusion_core.sampling import schedulers
+
+    make = schedulers.make
+
+    def moved(name: str, config: Any) -> Any:
+        scheduler = make(name, config)
+        step = scheduler.step
+        scheduler.step = lambda output, timestep, sample, **rest: step(
+            output, timestep, sample, **rest
+        )
+        return scheduler
+
+    monkeypatch.setattr(schedulers, "make", moved)
+    with pytest.raises(UnsupportedModel, match=r"step has no argument model_output"):
+        watched(loaded("sd"), PARAMS)
+
+
+def test_a_scheduler_without_a_noise_level_is_refused() -> None:
+    with pytest.raises(UnsupportedModel, match="neither sigmas nor alphas"):
+        alpha_sigma_of(object(), 0)

@@ -19,26 +19,26 @@ def answers() -> tuple[Tensor, Tensor]:
     return conditional, unconditional
 
 
-def test_a_scale_of_one_is_the_conditional_answer_and_zero_the_other() -> None:
+def test_scale_one_gives_the_conditional_output_and_zero_the_unconditional() -> None:
     conditional, unconditional = answers()
     torch.testing.assert_close(guide(conditional, unconditional, 1.0), conditional)
     assert torch.equal(guide(conditional, unconditional, 0.0), unconditional)
 
 
-def test_guidance_is_the_equation_of_its_paper() -> None:
+def test_guidance_is_the_equation_of_the_paper() -> None:
     conditional, unconditional = answers()
     w = 6.5
     paper = (1 + w) * conditional - w * unconditional
     torch.testing.assert_close(guide(conditional, unconditional, 1 + w), paper)
 
 
-def test_where_the_prompt_says_nothing_guidance_does_nothing() -> None:
+def test_guidance_changes_nothing_if_both_outputs_agree() -> None:
     same, _ = answers()
     assert torch.equal(guide(same, same, 7.5), same)
 
 
 @pytest.mark.parametrize("kind", PREDICTION_TYPES)
-def test_guiding_one_kind_of_answer_guides_every_kind(kind: PredictionType) -> None:
+def test_guidance_commutes_with_converting_the_prediction_type(kind: PredictionType) -> None:
     conditional, unconditional = answers()
     x_t = torch.randn(3, 4, 8, 8, generator=seeded(1))
     alpha, sigma = NoiseSchedule().alpha_sigma(torch.tensor([100, 400, 700]))
@@ -55,7 +55,7 @@ def test_guiding_one_kind_of_answer_guides_every_kind(kind: PredictionType) -> N
 
 
 @pytest.mark.parametrize("guidance_rescale", [0.0, 0.3, 0.7, 1.0])
-def test_rescaling_is_that_of_diffusers(guidance_rescale: float) -> None:
+def test_rescaling_agrees_with_diffusers(guidance_rescale: float) -> None:
     conditional, unconditional = answers()
     guided = guide(conditional, unconditional, 7.5)
     torch.testing.assert_close(
@@ -64,7 +64,7 @@ def test_rescaling_is_that_of_diffusers(guidance_rescale: float) -> None:
     )
 
 
-def test_rescaled_whole_an_answer_has_the_contrast_of_the_conditional_one() -> None:
+def test_full_rescaling_restores_the_conditional_contrast() -> None:
     conditional, unconditional = answers()
     guided = guide(conditional, unconditional, 7.5)
     assert bool((guided.std(dim=(1, 2, 3)) > 2 * conditional.std(dim=(1, 2, 3))).all())
@@ -73,7 +73,7 @@ def test_rescaled_whole_an_answer_has_the_contrast_of_the_conditional_one() -> N
 
 
 @pytest.mark.parametrize(("probability", "left"), [(0.0, 1.0), (1.0, 0.0), (0.25, 0.75)])
-def test_prompts_are_dropped_as_often_as_asked(probability: float, left: float) -> None:
+def test_prompts_are_dropped_with_the_given_probability(probability: float, left: float) -> None:
     kept = [bool(text) for text in drop_text(["x"] * 2000, probability, seeded())]
     assert sum(kept) / len(kept) == pytest.approx(left, abs=0.03)
 

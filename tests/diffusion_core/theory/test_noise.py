@@ -1,4 +1,4 @@
-"""Laws of the forward process, and agreement with the schedulers that walk it back."""
+"""Properties of the forward process, and agreement with diffusers' schedulers."""
 
 from collections.abc import Callable
 from typing import Any
@@ -36,7 +36,7 @@ def sample(seed: int) -> Tensor:
 
 
 def twin(schedule: NoiseSchedule) -> DDPMScheduler:
-    """Diffusers' scheduler of the same process."""
+    """The diffusers scheduler of the same process."""
     return DDPMScheduler(**schedule.scheduler_config())
 
 
@@ -60,7 +60,7 @@ def test_snr_only_falls(schedule: NoiseSchedule) -> None:
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES, ids=str)
-def test_noising_is_that_of_diffusers(schedule: NoiseSchedule) -> None:
+def test_adding_noise_agrees_with_diffusers(schedule: NoiseSchedule) -> None:
     timesteps = torch.tensor([0, 7, schedule.num_steps // 2, schedule.num_steps - 1])
     x0, drawn = sample(0), sample(1)
     x_t = noise.add_noise(x0, drawn, *schedule.alpha_sigma(timesteps))
@@ -86,7 +86,7 @@ def test_the_straight_path_runs_from_data_to_noise() -> None:
 
 
 @pytest.mark.parametrize("path", PATHS, ids=str)
-def test_the_straight_path_is_that_of_diffusers(path: FlowPath) -> None:
+def test_the_straight_path_agrees_with_diffusers(path: FlowPath) -> None:
     scheduler = FlowMatchEulerDiscreteScheduler(**path.scheduler_config())
     timesteps = scheduler.timesteps[[0, 10, path.num_steps // 2, path.num_steps - 1]]
     x0, drawn = sample(0), sample(1)
@@ -95,14 +95,14 @@ def test_the_straight_path_is_that_of_diffusers(path: FlowPath) -> None:
 
 
 @pytest.mark.parametrize("path", PATHS, ids=str)
-def test_times_along_a_straight_path_are_shifted_as_diffusers_shifts_them(path: FlowPath) -> None:
+def test_shifted_times_agree_with_diffusers(path: FlowPath) -> None:
     theirs = FlowMatchEulerDiscreteScheduler(**path.scheduler_config()).timesteps
     fractions = torch.arange(path.num_steps, 0, -1) / path.num_steps
     torch.testing.assert_close(path.timesteps_at(fractions), theirs)
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES[:3], ids=str)
-def test_the_ratio_of_noise_to_signal_is_the_sigma_of_diffusers_euler(
+def test_sigma_over_alpha_is_the_sigma_of_diffusers_euler(
     schedule: NoiseSchedule,
 ) -> None:
     scheduler = EulerDiscreteScheduler(**schedule.scheduler_config())
@@ -113,7 +113,7 @@ def test_the_ratio_of_noise_to_signal_is_the_sigma_of_diffusers_euler(
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES[:3], ids=str)
-def test_zero_terminal_snr_is_that_of_diffusers(schedule: NoiseSchedule) -> None:
+def test_zero_terminal_snr_agrees_with_diffusers(schedule: NoiseSchedule) -> None:
     betas = schedule.betas()
     torch.testing.assert_close(
         noise.rescale_to_zero_terminal_snr(betas), rescale_zero_terminal_snr(betas)
@@ -121,7 +121,7 @@ def test_zero_terminal_snr_is_that_of_diffusers(schedule: NoiseSchedule) -> None
 
 
 @pytest.mark.parametrize("process", [*SCHEDULES, *PATHS], ids=str)
-def test_fractions_of_the_way_rise_from_data_to_noise(process: NoiseProcess) -> None:
+def test_timesteps_rise_from_data_to_noise(process: NoiseProcess) -> None:
     timesteps = process.timesteps_at(torch.linspace(0, 1, 1001))
     assert bool((timesteps.diff() >= 0).all())
     alpha, sigma = process.alpha_sigma(timesteps)
@@ -131,14 +131,14 @@ def test_fractions_of_the_way_rise_from_data_to_noise(process: NoiseProcess) -> 
 
 
 @pytest.mark.parametrize("process", [*SCHEDULES, *PATHS], ids=str)
-def test_a_timestep_is_found_again_by_its_ratio_of_noise_to_signal(process: NoiseProcess) -> None:
+def test_a_timestep_is_recovered_from_its_noise_to_signal_ratio(process: NoiseProcess) -> None:
     timesteps = process.timesteps_at(torch.tensor([0.05, 0.3, 0.55, 0.9]))
     alpha, sigma = process.alpha_sigma(timesteps)
     torch.testing.assert_close(process.timesteps_of((sigma / alpha).log().flatten()), timesteps)
 
 
 @pytest.mark.parametrize("process", [*SCHEDULES, *PATHS], ids=str)
-def test_ratios_beyond_the_ends_are_the_ends(process: NoiseProcess) -> None:
+def test_ratios_out_of_range_give_the_ends(process: NoiseProcess) -> None:
     ends = process.timesteps_of(torch.tensor([-float("inf"), float("inf")]))
     assert torch.equal(ends, process.timesteps_at(torch.tensor([0.0, 1.0])))
 
@@ -147,14 +147,14 @@ def test_ratios_beyond_the_ends_are_the_ends(process: NoiseProcess) -> None:
     "scheduler", [DDPMScheduler, DDIMScheduler, EulerDiscreteScheduler, DPMSolverMultistepScheduler]
 )
 @pytest.mark.parametrize("schedule", SCHEDULES, ids=str)
-def test_a_schedule_is_read_back_from_any_scheduler_made_for_it(
+def test_a_schedule_is_recovered_from_the_schedulers_made_for_it(
     schedule: NoiseSchedule, scheduler: Callable[..., Any]
 ) -> None:
     assert process_of(scheduler(**schedule.scheduler_config()).config) == schedule
 
 
 @pytest.mark.parametrize("path", PATHS, ids=str)
-def test_a_path_is_read_back_from_the_scheduler_made_for_it(path: FlowPath) -> None:
+def test_a_path_is_recovered_from_the_schedulers_made_for_it(path: FlowPath) -> None:
     made = FlowMatchEulerDiscreteScheduler(**path.scheduler_config())
     assert process_of({**made.config, "_class_name": type(made).__name__}) == path
     solver = DPMSolverMultistepScheduler(
@@ -167,7 +167,7 @@ def test_a_path_is_read_back_from_the_scheduler_made_for_it(path: FlowPath) -> N
 
 
 @pytest.mark.parametrize(
-    ("config", "told"),
+    ("config", "message"),
     [
         ({"beta_schedule": "sigmoid"}, "beta_schedule 'sigmoid': known are linear, scaled_linear"),
         (
@@ -176,8 +176,8 @@ def test_a_path_is_read_back_from_the_scheduler_made_for_it(path: FlowPath) -> N
         ),
     ],
 )
-def test_betas_that_follow_no_known_schedule_are_refused(config: dict[str, Any], told: str) -> None:
-    with pytest.raises(SettingsError, match=told):
+def test_unknown_beta_schedules_are_refused(config: dict[str, Any], message: str) -> None:
+    with pytest.raises(SettingsError, match=message):
         process_of(config)
 
 

@@ -1,3 +1,5 @@
+"""LoRA training on every family of models, compared with the pipelines of diffusers."""
+
 import copy
 import dataclasses
 from collections.abc import Callable, Mapping
@@ -33,7 +35,7 @@ Loaded = Callable[[str], LoadedModel]
 
 @pytest.fixture
 def fresh(saved: Saved) -> Loaded:
-    """Family -> its tiny model, loaded for one test alone: an adapter changes it."""
+    """Family -> its tiny model, loaded again for each test because an adapter changes it."""
 
     def load(family: str, dtype: Any = "auto") -> LoadedModel:
         folder = saved(family)
@@ -62,7 +64,7 @@ def trained(module: LoraTraining) -> list[torch.nn.Parameter]:
 
 
 def frozen(module: LoraTraining) -> dict[str, Tensor]:
-    """The model's own weights, under the names that they had before."""
+    """The model's own weights, under their names without the adapter."""
     return {
         name.replace(".base_layer", ""): value.detach().clone()
         for name, value in module.denoiser.named_parameters()
@@ -83,10 +85,10 @@ def teach(module: LoraTraining, num_steps: int = 30, rate: float = 1e-2) -> list
 
 
 @pytest.mark.parametrize("family", tiny_loras.FAMILIES)
-def test_an_adapter_at_zero_answers_as_the_pipeline_s_own_denoiser_does(
+def test_an_untrained_adapter_predicts_what_the_pipeline_predicts(
     family: str, fresh: Loaded
 ) -> None:
-    """Sampling one picture, each call of the denoiser is repeated as training would make it."""
+    """Repeat each denoiser call of a sampled image as training would make it."""
     module = training(fresh(family))
     pipeline: Any = module._model.pipeline
     calls: list[tuple[Tensor, Tensor, Tensor]] = []
@@ -98,7 +100,7 @@ def test_an_adapter_at_zero_answers_as_the_pipeline_s_own_denoiser_does(
     inputs: list[Tensor] = []
 
     def watched_forward(*args: Any, **kwargs: Any) -> Any:
-        inputs.append(args[0] if args else kwargs[module.calling.sample])
+        inputs.append(args[0] if args else kwargs[module.call_template.sample])
         return forward(*args, **kwargs)
 
     step, forward = pipeline.scheduler.step, module.denoiser.forward
@@ -124,7 +126,7 @@ def sample(pipeline: Any, prompt: str, **settings: Any) -> Any:
 
 
 @pytest.mark.parametrize("family", tiny_loras.FAMILIES)
-def test_a_batch_is_answered_as_its_prompts_are_alone(family: str, fresh: Loaded) -> None:
+def test_a_batch_is_predicted_like_its_prompts_alone(family: str, fresh: Loaded) -> None:
     module = training(fresh(family))
     batch = batch_of(module)
     x0, times = batch["x0"], batch["times"]
@@ -138,8 +140,8 @@ def test_a_batch_is_answered_as_its_prompts_are_alone(family: str, fresh: Loaded
 
 
 @pytest.mark.parametrize("family", tiny_loras.FAMILIES)
-def test_what_is_encoded_is_what_the_pipeline_decodes(family: str, fresh: Loaded) -> None:
-    """A scheduler that ends at the encoded latents makes the autoencoder's own reconstruction."""
+def test_the_pipeline_decodes_what_training_encodes(family: str, fresh: Loaded) -> None:
+    """A scheduler that ends at the encoded latents gives the autoencoder's own reconstruction."""
     module = training(fresh(family))
     pipeline: Any = module._model.pipeline
     latents, vae = module.encode_images(pictures(1)), pipeline.vae
@@ -156,7 +158,7 @@ def test_what_is_encoded_is_what_the_pipeline_decodes(family: str, fresh: Loaded
 
 
 @pytest.mark.parametrize("family", tiny_loras.FAMILIES)
-def test_training_lowers_the_loss_and_leaves_the_model_s_own_weights(
+def test_training_lowers_the_loss_and_keeps_the_model_s_own_weights(
     family: str, fresh: Loaded
 ) -> None:
     loaded = fresh(family)
@@ -172,7 +174,7 @@ def test_training_lowers_the_loss_and_leaves_the_model_s_own_weights(
 
 
 @pytest.mark.parametrize("family", tiny_loras.FAMILIES)
-def test_a_trained_lora_draws_the_same_in_training_in_plain_diffusers_and_here(
+def test_a_trained_lora_makes_the_same_image_in_training_in_diffusers_and_here(
     family: str, fresh: Loaded, saved: Saved, plain: Callable[[str], Any], tmp_path: Path
 ) -> None:
     module = training(fresh(family))
@@ -189,7 +191,7 @@ def test_a_trained_lora_draws_the_same_in_training_in_plain_diffusers_and_here(
     np.testing.assert_allclose(sample(used.pipeline, PROMPTS[0]), drawn, atol=1e-6)
 
 
-def test_the_saved_file_says_how_it_was_made(fresh: Loaded, tmp_path: Path) -> None:
+def test_the_saved_file_holds_the_adapter_settings(fresh: Loaded, tmp_path: Path) -> None:
     from safetensors import safe_open
 
     training(fresh("sd"), rank=2, lora_alpha=6.0).save(tmp_path)
@@ -198,7 +200,7 @@ def test_the_saved_file_says_how_it_was_made(fresh: Loaded, tmp_path: Path) -> N
     assert '"unet.lora_alpha": 6.0' in metadata["lora_adapter_metadata"]
 
 
-def test_the_alpha_is_kept_by_whoever_loads_the_file(
+def test_the_alpha_survives_loading_in_diffusers(
     fresh: Loaded, plain: Callable[[str], Any], tmp_path: Path
 ) -> None:
     module = training(fresh("sd"), rank=2, lora_alpha=16.0)
@@ -211,34 +213,34 @@ def test_the_alpha_is_kept_by_whoever_loads_the_file(
 
 
 @pytest.mark.parametrize("family", ["sd", "flux", "sana"])
-def test_half_precision_trains_an_adapter_of_float32(family: str, fresh: Loaded) -> None:
+def test_a_half_precision_model_trains_a_float32_adapter(family: str, fresh: Loaded) -> None:
     module = training(fresh(family, "bfloat16"))
     assert {parameter.dtype for parameter in trained(module)} == {torch.float32}
     single = training(fresh(family))
     told = [
-        module.calling.times(torch.tensor([500.0])).float(),
-        single.calling.times(torch.tensor([500.0])).float(),
+        module.call_template.times(torch.tensor([500.0])).float(),
+        single.call_template.times(torch.tensor([500.0])).float(),
     ]
     torch.testing.assert_close(told[0], told[1], rtol=1e-2, atol=0)
-    assert module.calling.time_scale == single.calling.time_scale
+    assert module.call_template.time_scale == single.call_template.time_scale
     losses = teach(module)
     assert losses[-1] < losses[0]
 
 
-def test_the_same_seed_begins_with_the_same_adapter(fresh: Loaded) -> None:
+def test_the_same_seed_gives_the_same_initial_adapter(fresh: Loaded) -> None:
     first, again, other = (training(fresh("sd"), seed=seed) for seed in (1, 1, 2))
     pairs = list(zip(trained(first), trained(again), trained(other), strict=True))
     assert all(torch.equal(a, b) for a, b, _ in pairs)
     assert not all(torch.equal(a, c) for a, _, c in pairs)
 
 
-def test_making_it_draws_no_random_numbers_of_the_process(fresh: Loaded) -> None:
+def test_creating_an_adapter_leaves_the_global_random_state(fresh: Loaded) -> None:
     loaded, state = fresh("sd"), torch.get_rng_state()
     training(loaded)
     assert torch.equal(torch.get_rng_state(), state)
 
 
-def test_attention_is_adapted_where_there_is_enough_of_it(
+def test_attention_is_adapted_if_it_holds_enough_weights(
     loaded: Loaded, builtin_model: LoadedModel
 ) -> None:
     assert default_targets(loaded("sd").pipeline.unet) == list(ATTENTION)
@@ -253,7 +255,7 @@ def builtin_model() -> LoadedModel:
     return loading.load(folder, ModelSpec(), "cpu")
 
 
-def test_the_built_in_model_learns_a_lora_that_draws_the_same_elsewhere(
+def test_a_lora_of_the_built_in_model_makes_the_same_image_when_loaded(
     builtin_model: LoadedModel, tmp_path: Path
 ) -> None:
     side = 128
@@ -283,12 +285,12 @@ def test_the_built_in_model_learns_a_lora_that_draws_the_same_elsewhere(
     assert (plain.sample([request], params).pixels != drawn).any()
 
 
-def test_a_pipeline_that_saves_no_loras_is_refused_by_name(loaded: Loaded) -> None:
+def test_a_pipeline_that_cannot_save_loras_is_refused_by_name(loaded: Loaded) -> None:
     with pytest.raises(UnsupportedModel, match="PixArtSigmaPipeline cannot be trained"):
         training(loaded("pixart"))
 
 
-def test_layers_and_sizes_that_are_not_there_are_refused(fresh: Loaded) -> None:
+def test_unknown_layers_and_bad_sizes_are_refused(fresh: Loaded) -> None:
     with pytest.raises(SettingsError, match=r"target_modules \('nowhere',\)") as caught:
         training(fresh("sd"), target_modules=("nowhere",))
     assert "\n" not in str(caught.value)
@@ -296,8 +298,23 @@ def test_layers_and_sizes_that_are_not_there_are_refused(fresh: Loaded) -> None:
         LoraTraining(fresh("sd"), SETTINGS, 30, 32)
 
 
-def test_a_model_with_a_lora_is_not_trained_further(fresh: Loaded) -> None:
+def test_a_model_that_has_a_lora_is_refused(fresh: Loaded) -> None:
     loaded = fresh("sd")
     training(loaded)
     with pytest.raises(SettingsError, match=r"model\.loras"):
+        training(loaded)
+
+
+def test_a_pipeline_that_calls_its_denoiser_in_another_way_is_refused_in_words(
+    fresh: Loaded, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loaded = fresh("sd")
+    owner = type(loaded.pipeline)
+
+    def call(self: Any, prompt: Any = None, height: Any = None, width: Any = None) -> None:
+        """Never calls the denoiser."""
+
+    monkeypatch.setattr(owner, "__call__", call)
+    expected = "StableDiffusionPipeline with UNet2DConditionModel cannot be trained: it never calls"
+    with pytest.raises(UnsupportedModel, match=expected):
         training(loaded)

@@ -1,4 +1,4 @@
-"""Laws of the training step, and a run so small that it fits here."""
+"""Properties of the training step, and tiny training runs."""
 
 from collections.abc import Sequence
 
@@ -46,7 +46,7 @@ def seeded(seed: int = 0) -> Generator:
 
 
 class Oracle:
-    """A denoiser that knows the answer."""
+    """A denoiser that always predicts the target."""
 
     def __init__(self, objective: Objective, x0: Tensor, noise: Tensor) -> None:
         self.objective, self.x0, self.noise = objective, x0, noise
@@ -58,7 +58,7 @@ class Oracle:
 
 @pytest.mark.parametrize("kind", PREDICTION_TYPES)
 @pytest.mark.parametrize("process", PROCESSES, ids=str)
-def test_the_right_answer_costs_nothing_and_a_wrong_one_costs(
+def test_the_loss_is_zero_only_for_the_right_prediction(
     process: NoiseProcess, kind: PredictionType
 ) -> None:
     if kind == "epsilon" and process is not PROCESSES[0]:
@@ -74,7 +74,7 @@ def test_the_right_answer_costs_nothing_and_a_wrong_one_costs(
     assert denoising_loss(mistaken, objective, x0, noise, timesteps, text).item() > 0.01
 
 
-def test_the_loss_is_the_plain_squared_error_where_no_weight_is_asked_for() -> None:
+def test_without_weights_the_loss_is_the_mean_squared_error() -> None:
     objective = Objective(prediction_type="epsilon", min_snr_gamma=None)
     x0, noise = torch.randn(2, 4, 4, 4, 4, generator=seeded())
     wrong = Oracle(objective, x0, noise + 0.5)
@@ -85,7 +85,7 @@ def test_the_loss_is_the_plain_squared_error_where_no_weight_is_asked_for() -> N
 
 @pytest.mark.parametrize("kind", PREDICTION_TYPES)
 @pytest.mark.parametrize("process", PROCESSES, ids=str)
-def test_min_snr_has_the_gradient_of_one_x0_loss_whatever_is_predicted(
+def test_min_snr_has_the_same_gradient_for_every_prediction_type(
     process: NoiseProcess, kind: PredictionType
 ) -> None:
     alpha, sigma = process.alpha_sigma(process.timesteps_at(torch.tensor([0.1, 0.4, 0.8])))
@@ -108,7 +108,7 @@ def test_min_snr_is_finite_at_both_ends_of_the_path(kind: PredictionType) -> Non
 
 
 @pytest.mark.parametrize(("kind", "more"), [("epsilon", 0), ("v_prediction", 1)])
-def test_min_snr_is_that_of_diffusers_training_scripts(kind: PredictionType, more: int) -> None:
+def test_min_snr_agrees_with_diffusers_training_scripts(kind: PredictionType, more: int) -> None:
     timesteps = torch.tensor([0, 100, 400, 999])
     ratio = compute_snr(DDPMScheduler(beta_schedule="linear"), timesteps)
     schedule = NoiseSchedule(kind="linear", beta_start=1e-4, beta_end=0.02)
@@ -116,27 +116,27 @@ def test_min_snr_is_that_of_diffusers_training_scripts(kind: PredictionType, mor
     torch.testing.assert_close(ours, ratio.clamp(max=5.0) / (ratio + more), atol=0, rtol=1e-3)
 
 
-def test_snr_is_that_of_diffusers_training_utilities() -> None:
+def test_snr_agrees_with_diffusers_training_utilities() -> None:
     timesteps = torch.tensor([0, 400, 999])
     scheduler = DDPMScheduler(beta_schedule="linear")
     ours = snr(*NoiseSchedule(kind="linear", beta_start=1e-4, beta_end=0.02).alpha_sigma(timesteps))
     torch.testing.assert_close(ours.flatten(), compute_snr(scheduler, timesteps), atol=0, rtol=1e-3)
 
 
-def test_kl_is_zero_for_a_standard_normal_only() -> None:
+def test_kl_is_zero_only_for_a_standard_normal() -> None:
     zeros = torch.zeros(1, 4, 2, 2)
     assert kl_to_standard_normal(zeros, zeros).item() == 0
     assert kl_to_standard_normal(zeros + 1, zeros).item() == pytest.approx(0.5)
     assert kl_to_standard_normal(zeros, zeros - 2).item() > 0
 
 
-def test_edges_count_shape_and_not_brightness() -> None:
+def test_the_edge_term_measures_shape_and_not_brightness() -> None:
     picture = torch.rand(2, 3, 8, 8, generator=seeded())
     assert gradient_difference(picture + 0.3, picture).item() == pytest.approx(0, abs=1e-6)
     assert gradient_difference(picture.flip(-1), picture).item() > 0.1
 
 
-def test_the_average_starts_young_and_ends_where_the_weights_stay() -> None:
+def test_the_average_follows_quickly_at_first_and_converges() -> None:
     model = nn.Linear(2, 2)
     ema = Ema(model.parameters(), decay=0.9)
     before = ema.shadow[0].clone()
@@ -149,7 +149,7 @@ def test_the_average_starts_young_and_ends_where_the_weights_stay() -> None:
     torch.testing.assert_close(ema.shadow[0], model.weight.detach())
 
 
-def test_the_average_can_be_put_in_place() -> None:
+def test_the_average_can_replace_the_weights() -> None:
     model = nn.Linear(2, 2)
     ema = Ema(model.parameters())
     kept = model.weight.detach().clone()
@@ -159,7 +159,7 @@ def test_the_average_can_be_put_in_place() -> None:
     assert torch.equal(model.weight, kept)
 
 
-def test_the_average_is_that_of_diffusers() -> None:
+def test_the_average_agrees_with_diffusers() -> None:
     model = nn.Linear(3, 3)
     ours = Ema(model.parameters(), decay=0.9)
     theirs = EMAModel(model.parameters(), decay=0.9)
@@ -181,7 +181,7 @@ def test_the_average_is_that_of_diffusers() -> None:
     ],
     ids=lambda objective: objective.prediction_type,
 )
-def test_a_tiny_denoiser_learns_two_pictures(objective: Objective) -> None:
+def test_a_tiny_denoiser_learns_two_images(objective: Objective) -> None:
     torch.manual_seed(0)
     unet = UNet2DConditionModel(
         sample_size=8,
@@ -212,7 +212,7 @@ def test_a_tiny_denoiser_learns_two_pictures(objective: Objective) -> None:
     assert mean(losses[-10:]) < 0.6 * mean(losses[:5])
 
 
-def test_a_tiny_autoencoder_learns_one_picture() -> None:
+def test_a_tiny_autoencoder_learns_one_image() -> None:
     torch.manual_seed(0)
     autoencoder = AutoencoderKL(
         block_out_channels=(8, 16),

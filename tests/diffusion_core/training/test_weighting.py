@@ -1,4 +1,4 @@
-"""Laws of the times at which a denoiser is trained."""
+"""Properties of the times that a denoiser is trained at."""
 
 import pytest
 import torch
@@ -28,13 +28,13 @@ def seeded(seed: int = 0) -> Generator:
 
 
 def even(num: int) -> Tensor:
-    """The middles of equal strata."""
+    """The midpoints of equal strata."""
     return (torch.arange(num) + 0.5) / num
 
 
 @pytest.mark.parametrize("sampling", SAMPLINGS, ids=str)
 @pytest.mark.parametrize("process", PROCESSES, ids=str)
-def test_times_rise_with_their_uniform_numbers_and_stay_on_the_path(
+def test_times_rise_with_the_uniform_numbers_and_stay_in_range(
     process: NoiseProcess, sampling: TimeSampling
 ) -> None:
     uniform = torch.cat([torch.zeros(1), even(500), torch.ones(1)])
@@ -46,12 +46,12 @@ def test_times_rise_with_their_uniform_numbers_and_stay_on_the_path(
     assert bool(torch.isfinite(alpha + sigma).all())
 
 
-def test_uniform_times_are_every_timestep_once() -> None:
+def test_uniform_times_hit_every_timestep_once() -> None:
     timesteps = times_from_uniform(even(1000), NoiseSchedule())
     assert torch.equal(timesteps, torch.arange(1000))
 
 
-def test_a_shift_trains_heavy_noise_as_often_as_a_shifted_path_does() -> None:
+def test_a_shift_has_the_effect_of_a_shifted_path() -> None:
     shifted = times_from_uniform(even(1000), FlowPath(), TimeSampling(shift=3.0))
     assert torch.allclose(shifted, times_from_uniform(even(1000), FlowPath(shift=3.0)))
     timesteps = times_from_uniform(even(1000), NoiseSchedule(), TimeSampling(shift=3.0))
@@ -75,7 +75,7 @@ def test_logit_normal_times_have_the_density_of_diffusers(
 
 
 @pytest.mark.parametrize("process", PROCESSES, ids=str)
-def test_snr_times_have_the_asked_for_ratios_whatever_the_schedule(process: NoiseProcess) -> None:
+def test_snr_times_have_the_requested_ratios_under_every_schedule(process: NoiseProcess) -> None:
     timesteps = times_from_uniform(even(4000), process, TimeSampling("snr", -1.0, 0.5))
     alpha, sigma = process.alpha_sigma(timesteps)
     log_ratio = (sigma / alpha).log()
@@ -83,7 +83,7 @@ def test_snr_times_have_the_asked_for_ratios_whatever_the_schedule(process: Nois
     assert log_ratio.std().item() == pytest.approx(0.5, abs=0.02)
 
 
-def test_on_a_straight_path_snr_and_logit_normal_are_one() -> None:
+def test_on_a_straight_path_snr_and_logit_normal_are_equal() -> None:
     ours = [
         times_from_uniform(even(99), FlowPath(), TimeSampling(d)) for d in ("snr", "logit_normal")
     ]

@@ -1,4 +1,4 @@
-"""Ways of sampling faster: what they say, which go together, and what is against them."""
+"""Speed configurations: their names, their combinations, and why some cannot be used."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -8,7 +8,7 @@ import torch
 
 from nightpress.diffusion_core.models.loading import ModelSpec
 from nightpress.diffusion_core.tuning import candidates as candidates_module
-from nightpress.diffusion_core.tuning.candidates import TuningConfig, candidates, refusal
+from nightpress.diffusion_core.tuning.candidates import TuningConfig, candidates, unsupported_reason
 
 Saved = Callable[[str], Path]
 
@@ -16,7 +16,7 @@ BOTH = [("cpu", "float32"), ("cuda", "bfloat16")]
 
 
 @pytest.mark.parametrize(
-    ("way", "name"),
+    ("config", "name"),
     [
         (TuningConfig(), "nothing chosen"),
         (TuningConfig("bfloat16"), "bfloat16"),
@@ -30,47 +30,47 @@ BOTH = [("cpu", "float32"), ("cuda", "bfloat16")]
         (TuningConfig.of(compile="full", quantization="int8_weight_only"), None),
     ],
 )
-def test_a_way_is_called_by_what_it_says(way: TuningConfig, name: str | None) -> None:
-    assert way.name == (name or "compile full, quantization int8_weight_only")
+def test_a_config_is_named_after_its_settings(config: TuningConfig, name: str | None) -> None:
+    assert config.name == (name or "compile full, quantization int8_weight_only")
 
 
 @pytest.mark.parametrize(("device", "dtype"), BOTH)
 def test_no_two_candidates_are_the_same_or_have_the_same_name(device: str, dtype: str) -> None:
-    ways = candidates(device, dtype, 4, compiles=True)
-    assert len(set(ways)) == len({way.name for way in ways}) == len(ways)
-    assert all(way.fields for way in ways)
-    assert all(way.dtype != dtype for way in ways)
+    configs = candidates(device, dtype, 4, compiles=True)
+    assert len(set(configs)) == len({config.name for config in configs}) == len(configs)
+    assert all(config.fields for config in configs)
+    assert all(config.dtype != dtype for config in configs)
 
 
 @pytest.mark.parametrize(("device", "dtype"), BOTH)
-def test_what_a_candidate_says_is_the_way_again_when_a_job_says_it(device: str, dtype: str) -> None:
-    for way in candidates(device, dtype, 4, compiles=True):
-        model = ModelSpec.model_validate(way.values)
-        assert model.speed == way.speed
-        assert model.dtype == (way.dtype or "auto")
+def test_the_values_of_a_candidate_give_the_same_config_in_a_job(device: str, dtype: str) -> None:
+    for config in candidates(device, dtype, 4, compiles=True):
+        model = ModelSpec.model_validate(config.values)
+        assert model.speed == config.speed
+        assert model.dtype == (config.dtype or "auto")
 
 
 @pytest.mark.parametrize(("device", "dtype"), BOTH)
-def test_nothing_compiles_unless_it_may(device: str, dtype: str) -> None:
+def test_no_candidate_compiles_unless_it_may(device: str, dtype: str) -> None:
     with_, without = (candidates(device, dtype, 4, compiles) for compiles in (True, False))
-    assert {way for way in with_ if way.speed.compile is None} == set(without)
+    assert {config for config in with_ if config.speed.compile is None} == set(without)
     assert len(with_) > len(without)
 
 
-def test_images_are_not_decoded_in_parts_where_one_is_sampled_at_once() -> None:
+def test_decoding_one_at_a_time_is_no_candidate_for_batches_of_one() -> None:
     one, four = (candidates("cpu", "float32", size, compiles=False) for size in (1, 4))
     assert set(four) - set(one) == {TuningConfig.of(vae_batch_size=1)}
 
 
-def test_ways_that_decide_different_things_go_together() -> None:
+def test_configs_that_set_different_fields_can_be_combined() -> None:
     one, other = (
         TuningConfig.of("bfloat16", channels_last=True),
         TuningConfig.of(deep_features={"interval": 2}),
     )
     both = TuningConfig.of("bfloat16", channels_last=True, deep_features={"interval": 2})
-    assert one.beside(other) == other.beside(one) == both
+    assert one.combined_with(other) == other.combined_with(one) == both
     assert both.fields == {"dtype", "channels_last", "deep_features"}
-    assert TuningConfig().beside(one) == one
+    assert TuningConfig().combined_with(one) == one
 
 
 @pytest.mark.parametrize(
@@ -86,30 +86,30 @@ def test_ways_that_decide_different_things_go_together() -> None:
         (TuningConfig.of(taylorseer_cache={}), TuningConfig.of(pyramid_attention_broadcast={})),
     ],
 )
-def test_ways_that_do_not_go_together_make_none(one: TuningConfig, other: TuningConfig) -> None:
-    assert one.beside(other) is None
-    assert other.beside(one) is None
+def test_configs_that_conflict_cannot_be_combined(one: TuningConfig, other: TuningConfig) -> None:
+    assert one.combined_with(other) is None
+    assert other.combined_with(one) is None
 
 
-def test_a_way_takes_the_place_of_all_that_a_model_chose_for_its_speed() -> None:
+def test_a_config_replaces_all_speed_settings_of_a_model() -> None:
     model = {"source": "a", "dtype": "float16", "speed": {"channels_last": True}}
     plain = {"source": "a", "dtype": "float16", "speed": {}}
-    assert TuningConfig().onto(model) == plain
-    assert TuningConfig("bfloat16").onto(model) == plain | {"dtype": "bfloat16"}
-    fast = TuningConfig.of(compile="full").onto(model)
+    assert TuningConfig().applied_to(model) == plain
+    assert TuningConfig("bfloat16").applied_to(model) == plain | {"dtype": "bfloat16"}
+    fast = TuningConfig.of(compile="full").applied_to(model)
     assert ModelSpec.model_validate(fast).speed.chosen() == {"compile": "full"}
 
 
-def spec_of(folder: Path, way: TuningConfig) -> ModelSpec:
-    return ModelSpec.model_validate(way.onto({"source": str(folder), "dtype": "float32"}))
+def spec_of(folder: Path, config: TuningConfig) -> ModelSpec:
+    return ModelSpec.model_validate(config.applied_to({"source": str(folder), "dtype": "float32"}))
 
 
-def test_nothing_is_against_a_model_as_it_is(saved: Saved) -> None:
-    assert refusal(saved("flux"), spec_of(saved("flux"), TuningConfig()), "cpu") is None
+def test_a_model_without_speed_settings_is_always_supported(saved: Saved) -> None:
+    assert unsupported_reason(saved("flux"), spec_of(saved("flux"), TuningConfig()), "cpu") is None
 
 
 @pytest.mark.parametrize(
-    ("family", "way", "words"),
+    ("family", "config", "words"),
     [
         ("sd", TuningConfig.of(channels_last=True), None),
         ("sd", TuningConfig.of(taylorseer_cache={}), "takes no cache"),
@@ -117,10 +117,10 @@ def test_nothing_is_against_a_model_as_it_is(saved: Saved) -> None:
         ("flux", TuningConfig.of(deep_features={"interval": 2}), "model.speed.deep_features: "),
     ],
 )
-def test_a_model_takes_a_way_or_it_is_said_why_not(
-    saved: Saved, family: str, way: TuningConfig, words: str | None
+def test_a_model_supports_a_config_or_the_reason_is_given(
+    saved: Saved, family: str, config: TuningConfig, words: str | None
 ) -> None:
-    reason = refusal(saved(family), spec_of(saved(family), way), "cpu")
+    reason = unsupported_reason(saved(family), spec_of(saved(family), config), "cpu")
     if words is None:
         assert reason is None
     else:
@@ -130,7 +130,7 @@ def test_a_model_takes_a_way_or_it_is_said_why_not(
 
 
 @pytest.mark.parametrize(
-    ("told", "has_it"),
+    ("capabilities", "has_bfloat16"),
     [
         ({"avx512_f": True}, False),
         ({"avx512_bf16": True}, True),
@@ -139,17 +139,15 @@ def test_a_model_takes_a_way_or_it_is_said_why_not(
         ({}, False),
     ],
 )
-def test_half_precision_is_for_processors_that_have_it(
-    saved: Saved, monkeypatch: pytest.MonkeyPatch, told: dict[str, bool], has_it: bool
+def test_bfloat16_needs_a_cpu_that_has_bfloat16(
+    saved: Saved, monkeypatch: pytest.MonkeyPatch, capabilities: dict[str, bool], has_bfloat16: bool
 ) -> None:
-    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: told, raising=False)
-    reason = refusal(saved("sd"), spec_of(saved("sd"), TuningConfig("bfloat16")), "cpu")
-    assert reason is None if has_it else "no bfloat16 of its own" in str(reason)
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities, raising=False)
+    reason = unsupported_reason(saved("sd"), spec_of(saved("sd"), TuningConfig("bfloat16")), "cpu")
+    assert reason is None if has_bfloat16 else "no bfloat16 instructions" in str(reason)
 
 
-def test_nothing_compiles_where_there_is_no_compiler(
-    saved: Saved, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_nothing_compiles_without_a_compiler(saved: Saved, monkeypatch: pytest.MonkeyPatch) -> None:
     from torch._inductor import cpp_builder
     from torch._inductor.exc import InvalidCxxCompiler
 
@@ -158,17 +156,17 @@ def test_nothing_compiles_where_there_is_no_compiler(
 
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(cpp_builder, "get_cpp_compiler", none_there)
-    for way in (TuningConfig.of(compile="regional"), TuningConfig.of(compile="full")):
-        reason = refusal(saved("sd"), spec_of(saved("sd"), way), "cpu")
+    for config in (TuningConfig.of(compile="regional"), TuningConfig.of(compile="full")):
+        reason = unsupported_reason(saved("sd"), spec_of(saved("sd"), config), "cpu")
         assert "needs a C++ compiler" in str(reason)
 
 
-def test_every_way_of_the_table_is_one_that_a_job_may_choose() -> None:
+def test_a_job_may_choose_every_attention_backend_and_quantization() -> None:
     from typing import get_args
 
     from nightpress.diffusion_core.acceleration.spec import AttentionBackend, Quantization
 
-    named = {name for names in candidates_module.ATTENTION.values() for name in names}
+    named = {name for names in candidates_module.ATTENTION_BACKENDS.values() for name in names}
     assert named | {"native", "_native_math"} == set(get_args(AttentionBackend))
-    tried = {way.speed.quantization for way in candidates("cpu", "float32", 1, True)}
+    tried = {config.speed.quantization for config in candidates("cpu", "float32", 1, True)}
     assert tried - {None} == set(get_args(Quantization))

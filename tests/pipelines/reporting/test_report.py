@@ -16,7 +16,6 @@ from support.fakes.fake_press import press
 from support.made_runs import NUM_IMAGES, begin, commit, failed, finish, made
 
 from nightpress.diffusion_core.models.lora_files import LoraInfo
-from nightpress.pipelines.formatting import even
 from nightpress.pipelines.reporting.report import (
     duration,
     render,
@@ -228,14 +227,6 @@ def test_a_large_run_shows_an_even_spread(run: Run) -> None:
         commit(run, shard, [made(run, number) for number in range(first, first + 4)])
     rows = spread(run, run.metadata.schema, 6)
     assert [row["seed"] for row in rows] == [0, 2, 4, 6, 8, 10]
-
-
-@pytest.mark.parametrize(
-    ("number", "most", "places"),
-    [(0, 3, []), (2, 3, [0, 1]), (3, 3, [0, 1, 2]), (6, 3, [0, 2, 4]), (10, 4, [0, 2, 5, 7])],
-)
-def test_even_keeps_the_order_and_the_distance(number: int, most: int, places: list[int]) -> None:
-    assert even(range(number), most) == places
 
 
 def test_long_values_are_cut() -> None:

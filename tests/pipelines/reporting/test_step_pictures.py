@@ -1,4 +1,4 @@
-"""Pictures of denoising: everything is on them, and in its place."""
+"""Pictures of denoising show everything in its place."""
 
 from pathlib import Path
 
@@ -18,7 +18,7 @@ def shade(level: int) -> Image.Image:
     return Image.new("RGB", (128, 128), (level, 0, 255 - level))
 
 
-def moments(count: int) -> list[StepPicture]:
+def pictures(count: int) -> list[StepPicture]:
     return [StepPicture(shade(i * 8), shade(255 - i * 8), f"{i}/{count - 1}") for i in range(count)]
 
 
@@ -29,16 +29,16 @@ def colours(image: Image.Image) -> set[tuple[int, int, int]]:
 
 
 @pytest.mark.parametrize("count", [1, 2, 11, 12, 21])
-def test_every_moment_is_on_the_strip_with_its_guess(count: int) -> None:
-    sheet = strip(moments(count), "a title")
+def test_every_frame_is_on_the_strip_with_its_prediction(count: int) -> None:
+    sheet = strip(pictures(count), "a title")
     seen = colours(sheet)
     for i in range(count):
         assert (i * 8, 0, 255 - i * 8) in seen
         assert (255 - i * 8, 0, i * 8) in seen
 
 
-def test_a_guess_stands_under_its_moment() -> None:
-    sheet = strip(moments(3), "a title")
+def test_a_prediction_is_below_its_frame() -> None:
+    sheet = strip(pictures(3), "a title")
     pixels = {sheet.getpixel((x, y)): (x, y) for x in range(sheet.width) for y in (90, 230)}
     for i in range(3):
         noisy = pixels[(i * 8, 0, 255 - i * 8)]
@@ -47,14 +47,14 @@ def test_a_guess_stands_under_its_moment() -> None:
         assert abs(noisy[0] - guess[0]) < 5
 
 
-def test_long_strips_go_on_in_the_next_band() -> None:
-    short, long = strip(moments(11), "a title"), strip(moments(21), "a title")
+def test_long_strips_continue_in_another_band() -> None:
+    short, long = strip(pictures(11), "a title"), strip(pictures(21), "a title")
     assert long.width == short.width
     assert long.height > 1.7 * short.height
 
 
-def test_an_animation_has_a_frame_a_moment_and_rests_on_the_last(tmp_path: Path) -> None:
-    frames = animation(moments(7), "a title")
+def test_an_animation_shows_every_frame_and_holds_the_last(tmp_path: Path) -> None:
+    frames = animation(pictures(7), "a title")
     save_animation(frames, tmp_path / "steps.gif")
     with Image.open(tmp_path / "steps.gif") as read:
         assert read.n_frames == 7
@@ -67,7 +67,7 @@ def test_an_animation_has_a_frame_a_moment_and_rests_on_the_last(tmp_path: Path)
     assert durations[-1] > 5 * max(durations[:-1])
 
 
-def test_a_table_has_its_cells_in_their_rows_and_columns_and_may_have_holes() -> None:
+def test_cells_are_in_their_rows_and_columns_and_may_be_missing() -> None:
     cells = {("ddim", "5"): (shade(0), "a"), ("heun", "50"): (shade(200), "b")}
     sheet = table(["ddim", "heun"], ["5", "50"], cells, "a title")
     middles = {}

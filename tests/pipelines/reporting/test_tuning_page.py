@@ -1,4 +1,4 @@
-"""The page of a tuning: each pair on it once, nothing that could run or load from elsewhere."""
+"""The page of a tuning: each image embedded once, nothing that runs or loads from elsewhere."""
 
 from base64 import b64decode
 from html.parser import HTMLParser
@@ -11,8 +11,8 @@ from PIL import Image
 from nightpress.pipelines.reporting.tuning_page import (
     LOSSLESS_SIDE,
     Page,
+    PairView,
     Row,
-    ShownPair,
     data_url,
     render,
 )
@@ -21,7 +21,7 @@ HOSTILE = '</svg></title><script>alert(1)</script>"><img src=x onerror=alert(1)>
 
 
 class Elements(HTMLParser):
-    """The elements of a page and its words."""
+    """The elements of a page and its text."""
 
     def __init__(self, html: str) -> None:
         super().__init__()
@@ -46,21 +46,21 @@ def picture(value: int, side: int = 16) -> np.ndarray:
 
 def page(prompt: str = "a red fox", side: int = 16) -> Page:
     rows = (
-        Row(("float32, nothing chosen", "3.10", "reference")),
+        Row(("float32, no speed settings", "3.10", "reference")),
         Row(
             ("bfloat16", "6.70", "fastest"),
             "good",
-            (ShownPair(1, "38.1 dB", picture(10, side)), ShownPair(0, "41.0 dB", picture(11))),
+            (PairView(1, "38.1 dB", picture(10, side)), PairView(0, "41.0 dB", picture(11))),
         ),
-        Row(("channels_last", "3.20", ""), "", (ShownPair(1, "88.0 dB", picture(12, side)),)),
+        Row(("channels_last", "3.20", ""), "", (PairView(1, "88.0 dB", picture(12, side)),)),
     )
     return Page(
         title="night",
         subtitle="builtin",
         outcome="fastest: bfloat16",
-        columns=("way", "images/s", ""),
+        columns=("configuration", "images/s", ""),
         rows=rows,
-        refused=("cannot be had: taylorseer_cache",),
+        refused=("not available: taylorseer_cache",),
         prompts=(prompt, "two ships", "nobody asks"),
         references=np.stack([picture(number, side) for number in range(3)]),
     )
@@ -73,7 +73,7 @@ def decoded(url: str) -> np.ndarray:
         return np.asarray(image.convert("RGB"))
 
 
-def test_each_reference_is_on_the_page_once_and_beside_every_picture() -> None:
+def test_each_reference_is_embedded_once_and_shown_beside_every_image() -> None:
     elements = Elements(render(page()))
     stored = dict(
         zip(elements.values("image", "id"), elements.values("image", "href"), strict=True)
@@ -86,28 +86,28 @@ def test_each_reference_is_on_the_page_once_and_beside_every_picture() -> None:
         assert (decoded(url) == picture(number)).all()
 
 
-def test_figures_and_words_are_on_the_page() -> None:
+def test_the_page_holds_the_figures_and_the_prompts() -> None:
     words = Elements(render(page())).words
     for word in ("night", "fastest: bfloat16", "6.70", "38.1 dB", "two ships", "images/s"):
         assert word in words
-    assert "cannot be had: taylorseer_cache" in words
+    assert "not available: taylorseer_cache" in words
     assert "nobody asks" not in words
 
 
-def test_a_way_in_the_table_leads_to_its_pictures() -> None:
+def test_a_config_in_the_table_links_to_its_images() -> None:
     elements = Elements(render(page()))
     targets = [f"#{name}" for name in elements.values("h2", "id")]
-    assert elements.values("a", "href") == targets == ["#way-2", "#way-3"]
+    assert elements.values("a", "href") == targets == ["#config-2", "#config-3"]
 
 
-def test_no_prompt_breaks_out_of_its_place() -> None:
+def test_prompts_are_escaped() -> None:
     elements = Elements(render(page(HOSTILE)))
     assert "script" not in [tag for tag, _ in elements.found]
     assert len(elements.values("img", "src")) == 3
     assert any("{{ 7 * 7 }}" in word for word in elements.words)
 
 
-def test_the_page_needs_nothing_but_itself() -> None:
+def test_the_page_is_self_contained() -> None:
     html = render(page())
     elements = Elements(html)
     links = [*elements.values("image", "href"), *elements.values("img", "src")]
@@ -117,7 +117,7 @@ def test_the_page_needs_nothing_but_itself() -> None:
 
 
 @pytest.mark.parametrize(("side", "lossless"), [(LOSSLESS_SIDE, True), (LOSSLESS_SIDE + 2, False)])
-def test_small_pictures_are_shown_to_the_bit_and_large_ones_nearly(
+def test_small_images_are_embedded_losslessly_and_large_ones_are_not(
     side: int, lossless: bool
 ) -> None:
     shown = decoded(data_url(picture(5, side)))

@@ -15,7 +15,6 @@ from nightpress.pipelines.training.grids import (
     FRAME_SIDE,
     LAST_FRAME_MS,
     MAX_FRAMES,
-    evenly,
     film_strip,
     sample_sheet,
 )
@@ -125,12 +124,3 @@ def test_a_damaged_sheet_is_named(store: Store) -> None:
     store.put("samples/step-00000005.png", b"no picture")
     with pytest.raises(DataError, match=r"step-00000005\.png: no picture"):
         film_strip(store)
-
-
-def test_an_even_choice_keeps_both_ends_and_the_order() -> None:
-    paths = [f"{n:03d}" for n in range(100)]
-    for most in (2, 7, 60, 99, 100):
-        chosen = evenly(paths, most)
-        assert len(chosen) == most
-        assert chosen == sorted(set(chosen))
-        assert (chosen[0], chosen[-1]) == ("000", "099")
