@@ -24,8 +24,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from nightpress.diffusion_core.errors import NightpressError
 
-class PipelineError(Exception):
+
+class PipelineError(NightpressError):
     """The base: anything `pipelines` raises on purpose."""
 
 
