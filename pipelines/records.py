@@ -32,9 +32,6 @@ PLAN_SCHEMA = pa.schema(
 )
 """One planned image a row, in sampling order; carried columns follow these."""
 
-LATER_IN_PLANS = frozenset({"lora", "lora_scale"})
-"""Older plans do not have them: there they are null."""
-
 LORA_TYPE = pa.struct(
     [
         pa.field("name", pa.string(), nullable=False),
@@ -82,9 +79,6 @@ METADATA_SCHEMA = pa.schema(
 The image is the object `file`; where that is a pack, it is `num_bytes` of it from `member_offset`
 on, and has the name `member` in there.
 """
-
-LATER_COLUMNS = frozenset({"member", "member_offset", "speed"})
-"""Older parts do not have them: there they are null."""
 
 RESERVED_COLUMNS = frozenset(PLAN_SCHEMA.names) | frozenset(METADATA_SCHEMA.names)
 """Names that a carried column may not take; see `carried_name`."""

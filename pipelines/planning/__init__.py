@@ -6,6 +6,7 @@
 
 from nightpress.pipelines.planning.checking import check, cut, manifest_changes
 from nightpress.pipelines.planning.duplicates import Mapper
+from nightpress.pipelines.planning.index import candidate_shards
 from nightpress.pipelines.planning.layout import PlanLayout, PlanPart, SettingsCount
 from nightpress.pipelines.planning.parts import mend_plan, plan_part, read_shard, write_plan
 
@@ -14,6 +15,7 @@ __all__ = [
     "PlanLayout",
     "PlanPart",
     "SettingsCount",
+    "candidate_shards",
     "check",
     "cut",
     "manifest_changes",

@@ -21,9 +21,10 @@ from nightpress.pipelines.manifest.rows import Rows, join_rows
 from nightpress.pipelines.manifest.types import plain_type
 from nightpress.pipelines.planning.duplicates import Mapper
 from nightpress.pipelines.planning.images import Images, Planner, in_sampling_order
+from nightpress.pipelines.planning.index import encoded_index, index_path
 from nightpress.pipelines.planning.layout import PlanLayout, PlanPart
 from nightpress.pipelines.planning.units import Unit, typed
-from nightpress.pipelines.records import LATER_IN_PLANS, PLAN_SCHEMA, carried_name
+from nightpress.pipelines.records import PLAN_SCHEMA
 from nightpress.pipelines.storage import Store, open_source
 
 DICTIONARY_BYTES = 64 << 20
@@ -52,8 +53,8 @@ def plan_part(spec: RunSpec, info: ModelInfo, layout: PlanLayout, index: int) ->
         StoreError: it cannot be read.
     """
     planner = Planner(spec, info, resolve(spec, layout.files))
-    (table,) = (table for _, table in _tables(_job(planner, layout, [layout.parts[index]])))
-    return _plain(table)
+    ((part, images),) = _images_of_parts(_job(planner, layout, [layout.parts[index]]))
+    return _plain(_table(images, part, layout.shard_size))
 
 
 def write_plan(
@@ -77,11 +78,14 @@ def write_plan(
 def write_parts(call: tuple[PartsJob, Store]) -> list[str]:
     """Write the parts of a job and return those that were not there; a top-level function."""
     job, store = call
-    return [
-        part.path
-        for part, table in _tables(job)
-        if store.create(part.path, _encode(table, job.row_group_size))
-    ]
+    written = []
+    for part, images in _images_of_parts(job):
+        # First, so that a part that is there has its index.
+        store.create(index_path(part), encoded_index(images, job.shard_size))
+        table = _table(images, part, job.shard_size)
+        if store.create(part.path, _encode(table, job.row_group_size)):
+            written.append(part.path)
+    return written
 
 
 def mend_plan(spec: RunSpec, info: ModelInfo, layout: PlanLayout, store: Store, shard: int) -> None:
@@ -93,7 +97,9 @@ def mend_plan(spec: RunSpec, info: ModelInfo, layout: PlanLayout, store: Store, 
     """
     planner = Planner(spec, info, resolve(spec, layout.files))
     part = layout.part_of(shard)
-    ((_, table),) = _tables(_job(planner, layout, [part]))
+    ((_, images),) = _images_of_parts(_job(planner, layout, [part]))
+    store.put(index_path(part), encoded_index(images, layout.shard_size))
+    table = _table(images, part, layout.shard_size)
     store.put(part.path, _encode(table, layout.row_group_size))
 
 
@@ -124,22 +130,12 @@ def read_shard(store: Store, layout: PlanLayout, shard: int) -> pa.Table:
 
 
 def _plain(table: pa.Table) -> pa.Table:
-    """A part's rows under their schema, shared text written out, what older plans lack null.
-
-    A column that an older plan carries, and whose name is taken by now, has the name that it would
-    be carried under today.
-    """
-    table = table.rename_columns(
-        [name if name in PLAN_SCHEMA.names else carried_name(name) for name in table.column_names]
-    )
+    """A part's rows under the plan's schema, without dictionary encoding."""
     carried = [
         pa.field(field.name, plain_type(field.type))
         for field in table.schema
         if field.name not in PLAN_SCHEMA.names
     ]
-    for name in sorted(LATER_IN_PLANS.difference(table.schema.names)):
-        field = PLAN_SCHEMA.field(name)
-        table = table.append_column(field, pa.nulls(len(table), field.type))
     schema = pa.schema([*PLAN_SCHEMA, *carried])
     return table.select(schema.names).cast(schema)
 
@@ -152,11 +148,10 @@ def _job(planner: Planner, layout: PlanLayout, parts: Sequence[PlanPart]) -> Par
     return PartsJob(unit, tuple(parts), *sizes)
 
 
-def _tables(job: PartsJob) -> Iterator[tuple[PlanPart, pa.Table]]:
+def _images_of_parts(job: PartsJob) -> Iterator[tuple[PlanPart, Images]]:
     """Each part of a job with its images in sampling order."""
     for part, rows, carried in _rows_of_parts(job):
-        images = in_sampling_order(job.unit.planner, rows, carried, job.batch_size)
-        yield part, _table(images, part, job.shard_size)
+        yield part, in_sampling_order(job.unit.planner, rows, carried, job.batch_size)
 
 
 def _rows_of_parts(job: PartsJob) -> Iterator[tuple[PlanPart, Rows, dict[str, pa.Array]]]:

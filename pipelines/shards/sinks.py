@@ -25,7 +25,7 @@ from nightpress.pipelines.image_files.packing import (
     packed_shard,
 )
 from nightpress.pipelines.records import PLAN_SCHEMA, FailureType, ImageFacts, ImageRecord
-from nightpress.pipelines.run_directory.commit import as_recorded
+from nightpress.pipelines.run_directory.commit import metadata_columns
 from nightpress.pipelines.run_directory.lease import FencingToken
 from nightpress.pipelines.run_directory.record import RunRecord
 from nightpress.pipelines.run_directory.rewriting import rewrite
@@ -225,7 +225,7 @@ class Packs:
     ) -> Iterator[tuple[PlannedImage, bytes]]:
         """By the commit: what still has the bytes that it names."""
         packs: dict[str, bytes | None] = {}
-        for row in as_recorded(standing).to_pylist():
+        for row in metadata_columns(standing).to_pylist():
             path, start = row["file"], row["member_offset"]
             if start is None or row["image_id"] not in images:
                 continue

@@ -9,10 +9,9 @@ from support.made_runs import begin, failed, finish, made
 from support.servers import Folder
 
 from nightpress.pipelines.errors import Damaged, LeaseLost, StoreMissing
-from nightpress.pipelines.records import LATER_COLUMNS, ImageRecord
+from nightpress.pipelines.records import ImageRecord
 from nightpress.pipelines.run_directory.commit import (
     amend_commit,
-    as_recorded,
     failed_rows,
     metadata_part,
     read_commit,
@@ -63,14 +62,6 @@ def test_a_damaged_commit_is_replaced_by_a_new_one(run: Run) -> None:
     recommit_shard(run.store, 0, metadata_part(records, rows))
     again = read_commit(run.store, 0)
     assert again.column("sha256") == before.column("sha256")
-
-
-def test_what_an_older_part_carried_under_a_later_name_is_not_taken_for_ours(run: Run) -> None:
-    part = read_commit(run.store, 0)
-    older = part.drop_columns(sorted(LATER_COLUMNS))
-    carried = older.append_column("speed", pa.array(range(len(part))))
-    assert as_recorded(part).equals(as_recorded(older))
-    assert as_recorded(carried).equals(as_recorded(older))
 
 
 def test_what_has_no_commit_is_not_amended(run: Run) -> None:

@@ -29,7 +29,7 @@ from nightpress.pipelines.run_directory.orphans import sweep
 from nightpress.pipelines.run_directory.record import RunRecord
 from nightpress.pipelines.run_directory.verify import (
     Damage,
-    in_the_same_packs,
+    rows_in_same_packs,
     orphan_images,
     verify,
 )
@@ -305,7 +305,7 @@ def test_packs_on_s3_with_and_without_conditional_writes(
         found = [f for shard in verify(Run(store, record), sample) for f in shard.findings]
         assert [(f.damage, f.row) for f in found] == [(Damage.MISSING, 0), (Damage.MISSING, 2)]
     assert orphan_images(Run(store, record)) == []
-    repair = Amendment(in_the_same_packs(Run(store, record), 0, [0]), replaces=True)
+    repair = Amendment(rows_in_same_packs(Run(store, record), 0, [0]), replaces=True)
     assert repair.rows == (0, 2)
     run(store, record, ShardWork(0, rows, look_first=True, amends=repair), FakeSampler())
     assert store.read(path) == whole
@@ -351,7 +351,7 @@ def flip(path: Path, place: int) -> None:
 def repaired(run_: Run, shard: int, rows: Sequence[int], **how: bool) -> FakeSampler:
     """Do what `verify --repair` does for the rows."""
     sampler = FakeSampler()
-    amends = Amendment(in_the_same_packs(run_, shard, rows) if rows else tuple(range(4)), **how)
+    amends = Amendment(rows_in_same_packs(run_, shard, rows) if rows else tuple(range(4)), **how)
     planned = read_shard(run_.store, run_.record.layout, shard)
     run(run_.store, run_.record, ShardWork(shard, planned, look_first=True, amends=amends), sampler)
     return sampler
@@ -430,7 +430,7 @@ def test_a_row_that_cannot_be_made_again_leaves_its_pack(pressed: Run) -> None:
             raise RuntimeError("not any more")
 
     planned = read_shard(pressed.store, pressed.record.layout, 0)
-    amends = Amendment(in_the_same_packs(pressed, 0, [1]), replaces=True)
+    amends = Amendment(rows_in_same_packs(pressed, 0, [1]), replaces=True)
     run(pressed.store, pressed.record, ShardWork(0, planned, amends=amends), Failing())
     part = read_commit(pressed.store, 0)
     assert failed_rows(pressed.store, 0) == (1,)
