@@ -6,7 +6,8 @@ afterwards: to record rows that were made again, or because the part is damaged.
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -17,7 +18,7 @@ from nightpress.pipelines.records import METADATA_SCHEMA, PLAN_SCHEMA, ImageReco
 from nightpress.pipelines.run_directory.lease import FencingToken
 from nightpress.pipelines.run_directory.rewriting import rewrite
 from nightpress.pipelines.run_directory.summary import SUMMARY_COLUMNS, Summary
-from nightpress.pipelines.storage import Store
+from nightpress.pipelines.storage import Store, open_source
 
 METADATA_FOLDER = "metadata"
 
@@ -26,6 +27,9 @@ SEAL = b"nightpress.sealed_by"
 
 SUMMARY = b"nightpress.summary"
 """Key in a part's Parquet footer: the `Summary` of its rows, as JSON."""
+
+SMALL_PART_BYTES = 4 << 20
+"""A part up to this size is read as a whole where some of its columns are wanted."""
 
 FOOTER_BYTES = 16 << 10
 """Enough for the footer of a part, unless its texts are very long."""
@@ -82,14 +86,32 @@ def decode_commit(
         Damaged: the part is not what was written.
     """
     names = None if columns is None else list(columns)
-    try:
+    with _damage_named(store, shard):
         return pq.read_table(pa.BufferReader(data), columns=names, page_checksum_verification=True)
-    except (pa.ArrowException, OSError) as error:
-        raise Damaged(
-            f"{store.url}/{shard_path(shard)} is damaged ({one_line(error, 200)}); nightpress "
-            "verify --repair makes it again",
-            shard,
-        ) from error
+
+
+@contextmanager
+def open_commit(store: Store, shard: int, num_bytes: int) -> Iterator[pq.ParquetFile]:
+    """Open the metadata part of a committed shard, to read some of its columns or several times.
+
+    A small part is read by one request; of a large one, only the columns that are asked for.
+
+    Args:
+        num_bytes: size of the part, as listed.
+
+    Raises:
+        Damaged: the part is not what was written.
+    """
+    path = shard_path(shard)
+    small = num_bytes <= SMALL_PART_BYTES
+    with (
+        _damage_named(store, shard),
+        pa.BufferReader(store.read(path))
+        if small
+        else open_source(f"{store.url}/{path}", store.options) as source,
+        pq.ParquetFile(source, page_checksum_verification=True) as file,
+    ):
+        yield file
 
 
 def read_summary(store: Store, shard: int, num_bytes: int) -> Summary:
@@ -199,6 +221,19 @@ def metadata_part(records: Sequence[ImageRecord], rows: pa.Table) -> pa.Table:
         if name not in PLAN_SCHEMA.names:
             part = part.append_column(rows.schema.field(name), rows.column(name))
     return part
+
+
+@contextmanager
+def _damage_named(store: Store, shard: int) -> Iterator[None]:
+    """Turn what pyarrow raises for a part that is damaged into `Damaged`."""
+    try:
+        yield
+    except (pa.ArrowException, OSError) as error:
+        raise Damaged(
+            f"{store.url}/{shard_path(shard)} is damaged ({one_line(error, 200)}); nightpress "
+            "verify --repair makes it again",
+            shard,
+        ) from error
 
 
 def _footer(store: Store, path: str, num_bytes: int) -> pq.FileMetaData:

@@ -4,13 +4,12 @@ It only reads. The caller decides what to do about the findings.
 """
 
 import hashlib
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from enum import StrEnum
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -24,9 +23,8 @@ from nightpress.pipelines.planning import read_shard
 from nightpress.pipelines.planning.seeds import Hashes, hash64
 from nightpress.pipelines.records import METADATA_SCHEMA, PLAN_SCHEMA, ImageFacts
 from nightpress.pipelines.run_directory.commit import metadata_columns, read_commit, shard_path
+from nightpress.pipelines.run_directory.map_ahead import map_ahead
 from nightpress.pipelines.run_directory.reader import Run
-
-T = TypeVar("T")
 
 READ_THREADS = 16
 
@@ -98,7 +96,7 @@ def verify(run: Run, sample: float = 1.0, seed: int = 0) -> Iterator[ShardVerifi
     """
     with ThreadPoolExecutor(READ_THREADS) as images, ThreadPoolExecutor(SHARDS_AHEAD) as shards:
         check = partial(_verify_shard, run, sample=sample, seed=seed, pool=images)
-        yield from _map_ahead(shards, check, run.committed, SHARDS_AHEAD)
+        yield from map_ahead(shards, check, run.committed, SHARDS_AHEAD)
 
 
 def rows_in_same_packs(run: Run, shard: int, rows: Iterable[int]) -> tuple[int, ...]:
@@ -139,7 +137,7 @@ def orphan_images(run: Run) -> list[str]:
 def _named_files(run: Run) -> Hashes:
     """Sorted hashes of the files that commits name, with the largest 64-bit number at the end."""
     with ThreadPoolExecutor(READ_THREADS) as pool:
-        hashes = list(_map_ahead(pool, partial(_file_hashes, run), run.committed, READ_THREADS))
+        hashes = list(map_ahead(pool, partial(_file_hashes, run), run.committed, READ_THREADS))
     named = np.concatenate([*hashes, np.array([2**64 - 1], np.uint64)])
     hashes.clear()
     named.sort()
@@ -149,19 +147,6 @@ def _named_files(run: Run) -> Hashes:
 def _file_hashes(run: Run, shard: int) -> Hashes:
     files = read_commit(run.store, shard, ["file"]).column("file").drop_null()
     return hash64(files.combine_chunks().cast(pa.string()), 0)
-
-
-def _map_ahead(
-    pool: ThreadPoolExecutor, function: Callable[[int], T], shards: Iterable[int], num_ahead: int
-) -> Iterator[T]:
-    """Like `pool.map`, but working at most `num_ahead` shards ahead of the caller."""
-    pending: deque[Future[T]] = deque()
-    for shard in shards:
-        pending.append(pool.submit(function, shard))
-        if len(pending) > num_ahead:
-            yield pending.popleft().result()
-    while pending:
-        yield pending.popleft().result()
 
 
 def _verify_shard(

@@ -16,16 +16,9 @@ from support.fakes.fake_press import press
 from support.made_runs import NUM_IMAGES, begin, commit, failed, finish, made
 
 from nightpress.diffusion_core.models.lora_files import LoraInfo
-from nightpress.pipelines.formatting import even
-from nightpress.pipelines.reporting.report import (
-    duration,
-    render,
-    settings,
-    size,
-    spread,
-    text,
-    write_report,
-)
+from nightpress.pipelines.formatting import duration, even, size
+from nightpress.pipelines.reporting.collect import Limits, collect
+from nightpress.pipelines.reporting.report import render, text, write_report
 from nightpress.pipelines.run_directory.reader import Run
 
 HOSTILE = (
@@ -206,8 +199,9 @@ def test_settings_are_told_apart_by_the_loras_that_worked(run: Run) -> None:
     facts = [replace(r.facts, loras=loras) for r, loras in zip(records, used, strict=True)]
     commit(run, 0, [replace(r, facts=f) for r, f in zip(records[:2], facts[:2], strict=True)])
     commit(run, 1, [replace(r, facts=f) for r, f in zip(records[2:], facts[2:], strict=True)])
-    told = {setting.loras: setting.num_images for setting in settings(run.metadata)}
-    assert told == {"": "1", "brand at 0.8": "1", "brand at 0.8, ink at 1": "2"}
+    settings = collect(run, Limits(images=4, failures=4)).settings
+    counts = {row["with_loras"]: row["num_images"] for row in settings}
+    assert counts == {"": 1, "brand at 0.8": 1, "brand at 0.8, ink at 1": 2}
     words = Page(render(run)).words
     assert words.count("brand at 0.8, ink at 1") == 3  # two pictures and a setting
     assert "LoRAs" in words
@@ -226,8 +220,8 @@ def test_a_large_run_shows_an_even_spread(run: Run) -> None:
     for shard in range(3):
         first = shard * 4
         commit(run, shard, [made(run, number) for number in range(first, first + 4)])
-    rows = spread(run, run.metadata.schema, 6)
-    assert [row["seed"] for row in rows] == [0, 2, 4, 6, 8, 10]
+    images = collect(run, Limits(images=6, failures=0)).images
+    assert [row["seed"] for row in images] == [0, 2, 4, 6, 8, 10]
 
 
 @pytest.mark.parametrize(

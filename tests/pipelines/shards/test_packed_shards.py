@@ -29,8 +29,8 @@ from nightpress.pipelines.run_directory.orphans import sweep
 from nightpress.pipelines.run_directory.record import RunRecord
 from nightpress.pipelines.run_directory.verify import (
     Damage,
-    rows_in_same_packs,
     orphan_images,
+    rows_in_same_packs,
     verify,
 )
 from nightpress.pipelines.shards.batching import planned_images

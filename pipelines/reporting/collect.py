@@ -1,0 +1,165 @@
+"""What the report shows of a run's metadata, collected in one pass over the commits.
+
+Each commit is read once, a few at a time, so memory does not grow with the number of images.
+"""
+
+import math
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from nightpress.pipelines.formatting import even
+from nightpress.pipelines.run_directory.commit import commit_sizes, open_commit
+from nightpress.pipelines.run_directory.map_ahead import map_ahead
+from nightpress.pipelines.run_directory.reader import READ_THREADS, Run
+from nightpress.pipelines.run_directory.summary import SUMMARY_COLUMNS, Summary
+
+SETTINGS = ("width", "height", "num_inference_steps", "guidance_scale", "scheduler")
+
+SETTINGS_KEYS = [*SETTINGS, "with_loras"]
+"""Columns of the table of settings that tell settings apart; `with_loras` is text."""
+
+READ_COLUMNS = [*SUMMARY_COLUMNS, *SETTINGS, "loras"]
+"""Columns that are read of every commit."""
+
+FAILURE_COLUMNS = ["image_id", "prompt", "error_type", "error", "attempts"]
+
+SUMS = ["num_images", "num_failed", "sampling_s", "num_sampled"]
+
+PARTS_PER_MERGE = 64
+"""Commits whose tables of settings are kept until they are added up."""
+
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Limits:
+    """How many rows the report shows."""
+
+    images: int
+    failures: int
+
+
+@dataclass(frozen=True)
+class Collected:
+    """What the report shows of the metadata."""
+
+    num_commits: int
+    totals: Summary
+    images: list[Row]
+    """Metadata rows of images that are ok, evenly spaced over the run."""
+    failures: list[Row]
+    """The first failed rows, in sampling order."""
+    settings: list[Row]
+    """`SETTINGS_KEYS` and `SUMS` of all distinct settings, those with the most images first."""
+
+
+@dataclass(frozen=True)
+class _Part:
+    """What the report may show of one commit."""
+
+    summary: Summary
+    settings: pa.Table
+    images: list[Row]
+    failures: list[Row]
+
+
+def collect(run: Run, limits: Limits) -> Collected:
+    """Read every commit of a run once.
+
+    Raises:
+        Damaged: a commit is not what was written.
+        StoreError: the store failed.
+    """
+    sizes = commit_sizes(run.store)
+    shown = even(sorted(sizes), limits.images)
+    images_per_shard = math.ceil(limits.images / len(shown)) if shown else 0
+    num_images = dict.fromkeys(shown, images_per_shard)
+    read = partial(_read_part, run, sizes, num_images, limits.failures)
+    summaries, images, failures = list[Summary](), list[Row](), list[Row]()
+    settings = list[pa.Table]()
+    with ThreadPoolExecutor(READ_THREADS) as pool:
+        for part in map_ahead(pool, read, sorted(sizes), READ_THREADS):
+            summaries.append(part.summary)
+            images += part.images
+            failures += part.failures[: limits.failures - len(failures)]
+            settings.append(part.settings)
+            if len(settings) > PARTS_PER_MERGE:
+                settings = [_added_up(settings)]
+    return Collected(
+        num_commits=len(sizes),
+        totals=Summary.total(summaries),
+        images=even(images, limits.images),
+        failures=failures,
+        settings=_most_images_first(settings),
+    )
+
+
+def _read_part(
+    run: Run, sizes: dict[int, int], num_images: dict[int, int], max_failures: int, shard: int
+) -> _Part:
+    with open_commit(run.store, shard, sizes[shard]) as file:
+        rows = file.read(READ_COLUMNS, use_threads=False)
+        ok = pc.equal(rows.column("status"), "ok").to_numpy()
+        images = even(np.flatnonzero(ok).tolist(), num_images.get(shard, 0))
+        failures = np.flatnonzero(~ok)[:max_failures].tolist()
+        return _Part(
+            Summary.of(rows),
+            _settings_of(rows),
+            _rows(file, images),
+            _rows(file, failures, FAILURE_COLUMNS),
+        )
+
+
+def _rows(
+    file: pq.ParquetFile, numbers: Sequence[int], columns: list[str] | None = None
+) -> list[Row]:
+    """Some rows of a commit."""
+    if not numbers:
+        return []
+    rows: list[Row] = file.read(columns, use_threads=False).take(pa.array(numbers)).to_pylist()
+    return rows
+
+
+def _settings_of(rows: pa.Table) -> pa.Table:
+    """The settings of some rows: `SETTINGS_KEYS` and `SUMS`, a row for each distinct settings."""
+    sampling_s = rows.column("sampling_s")
+    columns = {name: rows.column(name) for name in SETTINGS} | {
+        "with_loras": _loras_as_text(rows.column("loras").combine_chunks()),
+        "num_images": pa.array(np.ones(len(rows), np.int64)),
+        "num_failed": pc.cast(pc.equal(rows.column("status"), "failed"), "int64"),
+        "sampling_s": sampling_s,
+        "num_sampled": pc.cast(pc.is_valid(sampling_s), "int64"),
+    }
+    return _added_up([pa.table(columns)])
+
+
+def _added_up(tables: Sequence[pa.Table]) -> pa.Table:
+    """The sums of several tables of settings."""
+    grouped = pa.concat_tables(tables).group_by(SETTINGS_KEYS, use_threads=False)
+    return grouped.aggregate([(name, "sum") for name in SUMS]).rename_columns(
+        [*SETTINGS_KEYS, *SUMS]
+    )
+
+
+def _most_images_first(tables: Sequence[pa.Table]) -> list[Row]:
+    if not tables:
+        return []
+    rows: list[Row] = _added_up(tables).sort_by([("num_images", "descending")]).to_pylist()
+    return rows
+
+
+def _loras_as_text(loras: pa.ListArray) -> pa.Array:
+    """The LoRAs of each row as `brand at 0.8, ink at 1`; (n,) string."""
+    each = loras.flatten()
+    scales = pc.cast(each.field("scale"), pa.string())
+    texts = pc.binary_join_element_wise(each.field("name"), scales, " at ")
+    starts = pc.subtract(loras.offsets, loras.offsets[0])
+    return pc.binary_join(pa.ListArray.from_arrays(starts, texts), ", ")
