@@ -25,8 +25,8 @@ from nightpress.pipelines.run_directory.reader import Run
 from nightpress.pipelines.run_directory.verify import (
     Damage,
     Finding,
-    rows_in_same_packs,
     orphan_images,
+    rows_in_same_packs,
     verify,
 )
 from nightpress.pipelines.shards.runner import Amendment

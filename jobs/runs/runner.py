@@ -59,6 +59,7 @@ from nightpress.pipelines.run_directory.record import (
     refuse_changes,
     threads_for,
 )
+from nightpress.pipelines.run_directory.summary_index import summary_index_kept
 from nightpress.pipelines.shards.timeline import TimeSpent
 from nightpress.pipelines.storage import Store, find, is_local
 
@@ -291,7 +292,8 @@ class _Press:
         store, record = run.store, run.record
         yield from _write_plan(self.spec, store, record)
         try:
-            yield from self._dispatch(run)
+            with summary_index_kept(store):
+                yield from self._dispatch(run)
         except RunStopped:
             if self._deadline_at is not None:  # complete up to there, the page included
                 write_report(Run(store, record), store)

@@ -1,14 +1,15 @@
-"""The index of a plan: which shard holds an image, found in one small read for each part.
+"""The index of a plan: which shard holds an image, found by one small read per plan part.
 
-Beside each part lies an index of the images in it: sorted 64-bit integers in a NumPy file. The
-upper 40 bits of each are a hash of the image's id, the lower 24 the number of its shard within the
-part. Hashes are spread evenly, so a reader knows about where one must be and reads only there.
+Each plan part has an index of its images: sorted 64-bit integers in a NumPy file. The upper 40 bits
+of each are a hash of the image's id, the lower 24 bits the number of its shard within the part.
+Hashes are spread evenly, so their place in the file is known closely enough to read only there.
 """
 
 import io
 import math
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from pathlib import PurePosixPath
 
 import numpy as np
 import pyarrow as pa
@@ -19,6 +20,9 @@ from nightpress.pipelines.planning.images import Images
 from nightpress.pipelines.planning.layout import PlanLayout, PlanPart
 from nightpress.pipelines.planning.seeds import GOLDEN, Hashes, hash64, mix64
 from nightpress.pipelines.storage import Store
+
+INDEX_FOLDER = ".index"
+"""Lookup tables made from `plan/` and `metadata/`; without them, lookups are slow but right."""
 
 SHARD_BITS = 24
 SHARD_MASK = np.uint64(2**SHARD_BITS - 1)
@@ -34,8 +38,8 @@ READ_THREADS = 16
 
 
 def index_path(part: PlanPart) -> str:
-    """`plan/_index-00000.npy`: readers of `plan/` as Parquet skip names that begin with `_`."""
-    return part.path.replace("/part-", "/_index-").removesuffix(".parquet") + ".npy"
+    """`.index/part-00000.npy` for `plan/part-00000.parquet`."""
+    return f"{INDEX_FOLDER}/{PurePosixPath(part.path).stem}.npy"
 
 
 def encoded_index(images: Images, shard_size: int) -> bytes:

@@ -16,25 +16,26 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from nightpress.pipelines.formatting import even
-from nightpress.pipelines.run_directory.commit import commit_sizes, open_commit
+from nightpress.pipelines.run_directory.commit import commit_sizes, open_commit, summary_of
 from nightpress.pipelines.run_directory.map_ahead import map_ahead
 from nightpress.pipelines.run_directory.reader import READ_THREADS, Run
-from nightpress.pipelines.run_directory.summary import SUMMARY_COLUMNS, Summary
+from nightpress.pipelines.run_directory.summary import Summary
+from nightpress.pipelines.run_directory.summary_index import CommitTotals
 
 SETTINGS = ("width", "height", "num_inference_steps", "guidance_scale", "scheduler")
 
 SETTINGS_KEYS = [*SETTINGS, "with_loras"]
 """Columns of the table of settings that tell settings apart; `with_loras` is text."""
 
-READ_COLUMNS = [*SUMMARY_COLUMNS, *SETTINGS, "loras"]
-"""Columns that are read of every commit."""
+SETTINGS_COLUMNS = [*SETTINGS, "loras", "status", "sampling_s"]
+"""Columns that the table of settings is made from; they are read from every commit."""
 
 FAILURE_COLUMNS = ["image_id", "prompt", "error_type", "error", "attempts"]
 
 SUMS = ["num_images", "num_failed", "sampling_s", "num_sampled"]
 
-PARTS_PER_MERGE = 64
-"""Commits whose tables of settings are kept until they are added up."""
+COMMITS_PER_SUM = 64
+"""Commits whose rows are kept until they are added to the table of settings."""
 
 Row = dict[str, Any]
 
@@ -51,8 +52,8 @@ class Limits:
 class Collected:
     """What the report shows of the metadata."""
 
-    num_commits: int
-    totals: Summary
+    totals: dict[int, CommitTotals]
+    """Shard -> size and totals of its commit."""
     images: list[Row]
     """Metadata rows of images that are ok, evenly spaced over the run."""
     failures: list[Row]
@@ -66,7 +67,8 @@ class _Part:
     """What the report may show of one commit."""
 
     summary: Summary
-    settings: pa.Table
+    rows: pa.Table
+    """Every row, with `SETTINGS_COLUMNS`."""
     images: list[Row]
     failures: list[Row]
 
@@ -83,22 +85,20 @@ def collect(run: Run, limits: Limits) -> Collected:
     images_per_shard = math.ceil(limits.images / len(shown)) if shown else 0
     num_images = dict.fromkeys(shown, images_per_shard)
     read = partial(_read_part, run, sizes, num_images, limits.failures)
-    summaries, images, failures = list[Summary](), list[Row](), list[Row]()
-    settings = list[pa.Table]()
+    totals, images, failures = dict[int, CommitTotals](), list[Row](), list[Row]()
+    settings = _SettingsTable()
     with ThreadPoolExecutor(READ_THREADS) as pool:
-        for part in map_ahead(pool, read, sorted(sizes), READ_THREADS):
-            summaries.append(part.summary)
+        parts = map_ahead(pool, read, sorted(sizes), READ_THREADS)
+        for shard, part in zip(sorted(sizes), parts, strict=True):
+            totals[shard] = CommitTotals(sizes[shard], part.summary)
             images += part.images
             failures += part.failures[: limits.failures - len(failures)]
-            settings.append(part.settings)
-            if len(settings) > PARTS_PER_MERGE:
-                settings = [_added_up(settings)]
+            settings.add(part.rows)
     return Collected(
-        num_commits=len(sizes),
-        totals=Summary.total(summaries),
+        totals=totals,
         images=even(images, limits.images),
         failures=failures,
-        settings=_most_images_first(settings),
+        settings=settings.most_images_first(),
     )
 
 
@@ -106,13 +106,13 @@ def _read_part(
     run: Run, sizes: dict[int, int], num_images: dict[int, int], max_failures: int, shard: int
 ) -> _Part:
     with open_commit(run.store, shard, sizes[shard]) as file:
-        rows = file.read(READ_COLUMNS, use_threads=False)
+        rows = file.read(SETTINGS_COLUMNS, use_threads=False)
         ok = pc.equal(rows.column("status"), "ok").to_numpy()
         images = even(np.flatnonzero(ok).tolist(), num_images.get(shard, 0))
         failures = np.flatnonzero(~ok)[:max_failures].tolist()
         return _Part(
-            Summary.of(rows),
-            _settings_of(rows),
+            summary_of(file),
+            rows,
             _rows(file, images),
             _rows(file, failures, FAILURE_COLUMNS),
         )
@@ -128,8 +128,34 @@ def _rows(
     return rows
 
 
-def _settings_of(rows: pa.Table) -> pa.Table:
-    """The settings of some rows: `SETTINGS_KEYS` and `SUMS`, a row for each distinct settings."""
+class _SettingsTable:
+    """Sums over metadata rows, by their settings."""
+
+    def __init__(self) -> None:
+        self._rows = list[pa.Table]()
+        self._sums = list[pa.Table]()
+
+    def add(self, rows: pa.Table) -> None:
+        """Add rows that have `SETTINGS_COLUMNS`."""
+        self._rows.append(rows)
+        if len(self._rows) == COMMITS_PER_SUM:
+            self._sum()
+
+    def most_images_first(self) -> list[Row]:
+        """`SETTINGS_KEYS` and `SUMS` of all distinct settings."""
+        self._sum()
+        (table,) = self._sums or [pa.table({"num_images": pa.array([], pa.int64())})]
+        rows: list[Row] = table.sort_by([("num_images", "descending")]).to_pylist()
+        return rows
+
+    def _sum(self) -> None:
+        if self._rows:
+            self._sums = [_added_up([*self._sums, _countable(pa.concat_tables(self._rows))])]
+            self._rows = []
+
+
+def _countable(rows: pa.Table) -> pa.Table:
+    """Metadata rows as `SETTINGS_KEYS` and `SUMS` of one image each."""
     sampling_s = rows.column("sampling_s")
     columns = {name: rows.column(name) for name in SETTINGS} | {
         "with_loras": _loras_as_text(rows.column("loras").combine_chunks()),
@@ -138,22 +164,15 @@ def _settings_of(rows: pa.Table) -> pa.Table:
         "sampling_s": sampling_s,
         "num_sampled": pc.cast(pc.is_valid(sampling_s), "int64"),
     }
-    return _added_up([pa.table(columns)])
+    return pa.table(columns)
 
 
 def _added_up(tables: Sequence[pa.Table]) -> pa.Table:
-    """The sums of several tables of settings."""
+    """The sums of `SUMS` by `SETTINGS_KEYS`, over several tables."""
     grouped = pa.concat_tables(tables).group_by(SETTINGS_KEYS, use_threads=False)
     return grouped.aggregate([(name, "sum") for name in SUMS]).rename_columns(
         [*SETTINGS_KEYS, *SUMS]
     )
-
-
-def _most_images_first(tables: Sequence[pa.Table]) -> list[Row]:
-    if not tables:
-        return []
-    rows: list[Row] = _added_up(tables).sort_by([("num_images", "descending")]).to_pylist()
-    return rows
 
 
 def _loras_as_text(loras: pa.ListArray) -> pa.Array:

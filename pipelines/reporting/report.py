@@ -18,14 +18,15 @@ from nightpress.pipelines.image_files.embedded_metadata import readable
 from nightpress.pipelines.image_files.encoding import decoded
 from nightpress.pipelines.image_files.packing import image_bytes
 from nightpress.pipelines.records import METADATA_SCHEMA
-from nightpress.pipelines.reporting.collect import Limits, collect
+from nightpress.pipelines.reporting.collect import Collected, Limits, collect
 from nightpress.pipelines.run_directory.reader import READ_THREADS, Run, RunProgress
+from nightpress.pipelines.run_directory.summary import Summary
+from nightpress.pipelines.run_directory.summary_index import write_summary_index
 from nightpress.pipelines.storage import Store
 
 REPORT_FILE = "report.html"
 
-MAX_IMAGES = 200
-MAX_FAILURES = 100
+LIMITS = Limits(images=200, failures=100)
 MAX_SETTINGS = 100
 MAX_TEXT = 2_000
 """Characters of one value on the page; the metadata has the full text."""
@@ -118,20 +119,22 @@ class SettingsRow:
 
 
 def write_report(run: Run, store: Store) -> None:
-    """Write the report of a run, as far as the run is, to its store."""
-    store.put(REPORT_FILE, render(run).encode())
+    """Write the report of a run, as far as the run is, and the index of its commits."""
+    found = collect(run, LIMITS)
+    write_summary_index(store, found.totals)
+    store.put(REPORT_FILE, render(run, found).encode())
 
 
-def render(run: Run) -> str:
-    """The report as HTML."""
-    found = collect(run, Limits(MAX_IMAGES, MAX_FAILURES))
-    progress = run.progress_of(found.totals, found.num_commits)
+def render(run: Run, found: Collected) -> str:
+    """The report as HTML, given what was collected from the metadata."""
+    total = Summary.total(each.summary for each in found.totals.values())
+    progress = run.progress_of(total, len(found.totals))
     with ThreadPoolExecutor(READ_THREADS) as pool:
         images = list(pool.map(partial(gallery_image, run), found.images))
     shown_settings = found.settings[:MAX_SETTINGS]
     loader = jinja2.PackageLoader("nightpress.pipelines.reporting")
-    page = jinja2.Environment(loader=loader, autoescape=True).get_template("report.html.j2")
-    return page.render(
+    template = jinja2.Environment(loader=loader, autoescape=True).get_template("report.html.j2")
+    return template.render(
         title=run.spec.name,
         where=f"{run.url} · started {moment(run.record.created_at)}",
         totals=totals(progress),

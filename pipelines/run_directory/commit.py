@@ -5,9 +5,11 @@ first part wins and the other worker adopts it. Only the holder of the run's lea
 afterwards: to record rows that were made again, or because the part is damaged.
 """
 
+import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -27,6 +29,9 @@ SEAL = b"nightpress.sealed_by"
 
 SUMMARY = b"nightpress.summary"
 """Key in a part's Parquet footer: the `Summary` of its rows, as JSON."""
+
+PADDING = b"nightpress.padding"
+"""Key in a part's Parquet footer: blanks that make the part longer than the one it replaces."""
 
 SMALL_PART_BYTES = 4 << 20
 """A part up to this size is read as a whole where some of its columns are wanted."""
@@ -57,8 +62,7 @@ def recommit_shard(
     Raises:
         LeaseLost: another process has taken over the run.
     """
-    data = _encoded(part)
-    rewrite(store, shard_path(shard), lambda seen: data, fence)
+    rewrite(store, shard_path(shard), lambda seen: _encoded(part, replaces=seen), fence)
     return part
 
 
@@ -124,11 +128,15 @@ def read_summary(store: Store, shard: int, num_bytes: int) -> Summary:
         Damaged: the part is not what was written.
     """
     try:
-        metadata = _footer(store, shard_path(shard), num_bytes).metadata
-        return Summary.from_json(metadata[SUMMARY])
-    except (pa.ArrowException, OSError, ValueError, TypeError, KeyError):
-        # Another program wrote the part, or it was replaced since it was listed.
-        return Summary.of(read_commit(store, shard, SUMMARY_COLUMNS))
+        summary = _summary_in(_footer(store, shard_path(shard), num_bytes))
+    except (pa.ArrowException, OSError):  # it was replaced since it was listed, or is damaged
+        summary = None
+    return summary or Summary.of(read_commit(store, shard, SUMMARY_COLUMNS))
+
+
+def summary_of(file: pq.ParquetFile) -> Summary:
+    """The totals of an open metadata part."""
+    return _summary_in(file.metadata) or Summary.of(file.read(list(SUMMARY_COLUMNS)))
 
 
 def amend_commit(
@@ -155,7 +163,7 @@ def amend_commit(
         nonlocal part
         current = _current_part(store, shard, seen)
         part = _amended(current, changed)
-        return None if part is current else _encoded(part)
+        return None if part is current else _encoded(part, replaces=seen)
 
     rewrite(store, shard_path(shard), amended, fence)
     return part
@@ -171,13 +179,15 @@ def seal_commit(store: Store, shard: int, fence: FencingToken) -> None:
         Damaged: the part is not what was written.
         LeaseLost: another process has taken over the run.
     """
-    mark = {SEAL: str(fence.number).encode()}
-    rewrite(
-        store,
-        shard_path(shard),
-        lambda seen: _encoded(_current_part(store, shard, seen).replace_schema_metadata(mark)),
-        fence,
-    )
+    number = str(fence.number).encode()
+
+    def sealed(seen: bytes | None) -> bytes | None:
+        part = _current_part(store, shard, seen)
+        if (part.schema.metadata or {}).get(SEAL) == number:
+            return None
+        return _encoded(part.replace_schema_metadata({SEAL: number}), replaces=seen)
+
+    rewrite(store, shard_path(shard), sealed, fence)
 
 
 def failed_rows(store: Store, shard: int) -> tuple[int, ...]:
@@ -221,6 +231,14 @@ def metadata_part(records: Sequence[ImageRecord], rows: pa.Table) -> pa.Table:
         if name not in PLAN_SCHEMA.names:
             part = part.append_column(rows.schema.field(name), rows.column(name))
     return part
+
+
+def _summary_in(footer: pq.FileMetaData) -> Summary | None:
+    """The summary in a footer; None if another program wrote the part."""
+    try:
+        return Summary.from_dict(json.loads(footer.metadata[SUMMARY]))
+    except (ValueError, TypeError, KeyError):
+        return None
 
 
 @contextmanager
@@ -279,16 +297,27 @@ def _table(records: Sequence[ImageRecord]) -> pa.Table:
     return pa.Table.from_pylist(values, schema=METADATA_SCHEMA)
 
 
-def _encoded(part: pa.Table) -> bytes:
-    """A part as Parquet, with the summary of its rows in the footer."""
-    metadata = {**(part.schema.metadata or {}), SUMMARY: Summary.of(part).to_json()}
+def _encoded(part: pa.Table, replaces: bytes | None = None) -> bytes:
+    """A part as Parquet, with the summary of its rows in the footer.
+
+    It is longer than the part that it replaces. A listing then shows that a commit has changed.
+    """
+    metadata = {**(part.schema.metadata or {}), SUMMARY: _json(Summary.of(part).as_dict())}
+    metadata.pop(PADDING, None)
+    data = _parquet(part.replace_schema_metadata(metadata))
+    missing = len(replaces) + 1 - len(data) if replaces is not None else 0
+    if missing > 0:
+        data = _parquet(part.replace_schema_metadata({**metadata, PADDING: b" " * missing}))
+    return data
+
+
+def _json(values: Mapping[str, Any]) -> bytes:
+    return json.dumps(values, separators=(",", ":")).encode()
+
+
+def _parquet(part: pa.Table) -> bytes:
     sink = pa.BufferOutputStream()
-    pq.write_table(
-        part.replace_schema_metadata(metadata),
-        sink,
-        compression="zstd",
-        write_page_checksum=True,
-    )
+    pq.write_table(part, sink, compression="zstd", write_page_checksum=True)
     data: bytes = sink.getvalue().to_pybytes()
     return data
 

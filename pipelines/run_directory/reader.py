@@ -25,15 +25,14 @@ from nightpress.pipelines.job.spec import RunSpec
 from nightpress.pipelines.planning import candidate_shards
 from nightpress.pipelines.records import METADATA_SCHEMA
 from nightpress.pipelines.run_directory.commit import (
-    commit_sizes,
     committed_shards,
     metadata_columns,
     read_commit_if_any,
-    read_summary,
     shard_path,
 )
 from nightpress.pipelines.run_directory.record import RunRecord, require_record
 from nightpress.pipelines.run_directory.summary import Summary
+from nightpress.pipelines.run_directory.summary_index import read_totals
 from nightpress.pipelines.storage import Store
 
 READ_THREADS = 16
@@ -160,18 +159,14 @@ class Run:
         return [f"{self.url}/{file}" for file in files if packed_shard(file) is not None]
 
     def progress(self, committed: list[int] | None = None) -> RunProgress:
-        """How far the run is, from the footers of its commits.
+        """How far the run is, by the totals of its commits.
 
         Args:
             committed: count only these shards, which are committed; all if None.
         """
-        sizes = commit_sizes(self.store)
-        shards = list(sizes) if committed is None else committed
-        with ThreadPoolExecutor(READ_THREADS) as pool:
-            summaries = pool.map(
-                lambda shard: read_summary(self.store, shard, sizes[shard]), shards
-            )
-            total = Summary.total(summaries)
+        totals = read_totals(self.store)
+        shards = list(totals) if committed is None else committed
+        total = Summary.total(totals[shard].summary for shard in shards)
         return self.progress_of(total, len(shards))
 
     def progress_of(self, total: Summary, num_committed_shards: int) -> RunProgress:

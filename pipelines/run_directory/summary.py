@@ -4,10 +4,9 @@ Each commit holds the totals of its shard in the footer of its Parquet file, so 
 run can be read without its rows.
 """
 
-import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 import pyarrow as pa
@@ -71,21 +70,19 @@ class Summary:
         """Seconds in which images were being sampled anywhere, gaps of up to `PAUSE_S` included."""
         return sum(end - start for start, end in self.sampling)
 
-    def to_json(self) -> bytes:
-        """As written to the footer of a commit."""
-        return json.dumps(asdict(self), separators=(",", ":")).encode()
+    def as_dict(self) -> dict[str, Any]:
+        """JSON-ready values."""
+        return asdict(self)
 
     @classmethod
-    def from_json(cls, data: bytes) -> Self:
-        """The inverse of `to_json`.
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        """The inverse of `as_dict`.
 
         Raises:
-            ValueError, TypeError: it is not a summary.
+            TypeError, ValueError, KeyError: these are not the values of a summary.
         """
-        values = json.loads(data)
-        return cls(
-            **values | {"sampling": tuple((start, end) for start, end in values["sampling"])}
-        )
+        sampling = tuple((begin, end) for begin, end in values["sampling"])
+        return cls(**{**values, "sampling": sampling})
 
 
 def _sampled_batches(rows: pa.Table) -> pa.Table:

@@ -36,9 +36,13 @@ from support.plans import MODEL  # noqa: E402
 from nightpress.pipelines import Run, RunSpec, open_run  # noqa: E402
 from nightpress.pipelines.planning import PlanLayout, check, write_plan  # noqa: E402
 from nightpress.pipelines.records import METADATA_SCHEMA, PLAN_SCHEMA  # noqa: E402
-from nightpress.pipelines.reporting.report import render  # noqa: E402
+from nightpress.pipelines.reporting.report import write_report  # noqa: E402
 from nightpress.pipelines.run_directory.commit import commit_shard  # noqa: E402
 from nightpress.pipelines.run_directory.record import RUN_FILE, new_record  # noqa: E402
+from nightpress.pipelines.run_directory.summary_index import (  # noqa: E402
+    read_totals,
+    write_summary_index,
+)
 from nightpress.pipelines.storage import Options, Store, is_local  # noqa: E402
 
 THREADS = 32
@@ -66,9 +70,13 @@ def main() -> None:
         print(f"{'':24}{'seconds':>10}{'requests':>10}")
         for image_id in ids:
             show("image(id)", spec.url, spec.storage, lambda run, i=image_id: run.image(i))
-        show("status", spec.url, spec.storage, Run.progress)
+        show("status, no index", spec.url, spec.storage, Run.progress)
         if arguments.report:
-            show("report", spec.url, spec.storage, render)
+            show("report", spec.url, spec.storage, lambda run: write_report(run, run.store))
+        else:
+            store = Store(spec.url, spec.storage)
+            write_summary_index(store, read_totals(store))
+        show("status", spec.url, spec.storage, Run.progress)
 
 
 @contextmanager

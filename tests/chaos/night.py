@@ -331,7 +331,7 @@ class Night:
     def plan_cut(self) -> int | None:
         """A part of the plan is cut short."""
         store = Store(self.spec.url, self.place.bucket.options)
-        parts = sorted(path for path in store.list("plan") if path.endswith(".parquet"))
+        parts = sorted(store.list("plan"))
         if not parts:
             return None
         part = self.random.choice(parts)
