@@ -53,7 +53,7 @@ from nightpress.pipelines.run_directory.lease import (
 from nightpress.pipelines.run_directory.reader import Run, RunProgress
 from nightpress.pipelines.run_directory.record import (
     RunRecord,
-    claim,
+    create_record,
     new_record,
     read_record,
     refuse_changes,
@@ -266,7 +266,7 @@ class _Press:
         layout = cut(spec, layout, sizes.most)
         record = new_record(spec, model, factory.device, sizes, layout)
         with held(store, free) as lease:
-            record = claim(store, record)
+            record = create_record(store, record)
             with stopping_for_good():
                 yield from self._make(_Claimed(store, record, lease, factory, first, False))
 

@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 import pyarrow.dataset as ds
 
 from nightpress.diffusion_core.sampling.request import SamplingParams
-from nightpress.pipelines.errors import RunNotFound, StoreMissing
+from nightpress.pipelines.errors import RunNotFound, StoreMissing, UnsupportedFormat
 from nightpress.pipelines.formatting import even
 from nightpress.pipelines.job.spec import RunSpec
 from nightpress.pipelines.planning import SettingsCount
@@ -67,7 +67,7 @@ def measured_rates(spec: RunSpec, model_fingerprint: str) -> dict[RateKey, Rate]
     for url in _run_urls(spec):
         try:
             record = require_record(Store(url, spec.storage))
-        except RunNotFound:  # a neighbour of another version, or no run at all
+        except (RunNotFound, UnsupportedFormat):
             continue
         if record.model.fingerprint == model_fingerprint:
             alike.append((record.created_at, url))

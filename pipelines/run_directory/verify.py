@@ -189,7 +189,7 @@ def _verify_packs(
         check = partial(_verify_member, run, shard, data)
         findings = list(pool.map(check, members, members.values()))
         if data is not None and not any(findings) and not is_as_named(path, data):
-            text = "the images in it are as recorded, but other bytes of the pack have changed"
+            text = "its images are as recorded, but the bytes around them have changed"
             findings = [Finding(Damage.CHANGED, shard, path, text, min(members))]
         found += findings
     return found
