@@ -43,12 +43,12 @@ from nightpress.pipelines.reporting.report import write_report
 from nightpress.pipelines.run_directory.commit import committed_shards
 from nightpress.pipelines.run_directory.lease import (
     SILENCE_S,
-    Claim,
-    Free,
+    FreeLease,
+    Holder,
     Lease,
     held,
     require_free,
-    require_nobody_since,
+    require_still_free,
 )
 from nightpress.pipelines.run_directory.reader import Run, RunProgress
 from nightpress.pipelines.run_directory.record import (
@@ -247,14 +247,14 @@ class _Press:
                 with held(store, free) as lease:
                     yield from self._go_on(store, record, lease)
 
-    def _watching(self, claim: Claim) -> None:
+    def _watching(self, claim: Holder) -> None:
         text = f"this run was begun by {claim}; watching for {SILENCE_S:.0f} s whether it still is"
         self._on_event(Message(text))
 
-    def _begin(self, store: Store, free: Free) -> Iterator[Event]:
+    def _begin(self, store: Store, free: FreeLease) -> Iterator[Event]:
         """A new run: nothing is written before all of it is known to be right."""
         spec, factory = self.spec, actor_factory(self.spec, self._traced)
-        first = self._first_actor(factory, lambda: require_nobody_since(store, free))
+        first = self._first_actor(factory, lambda: require_still_free(store, free))
         model = yield from first.described()
         yield from _thread_warning(factory)
         usual = resolve_batch_size(spec, factory.device)

@@ -19,7 +19,7 @@ from nightpress.pipelines.run_directory.commit import (
     seal_commit,
     shard_path,
 )
-from nightpress.pipelines.run_directory.lease import FencingToken, new_claim
+from nightpress.pipelines.run_directory.lease import FencingToken, current_process
 from nightpress.pipelines.run_directory.reader import Run
 from nightpress.pipelines.storage import Store
 
@@ -76,13 +76,13 @@ def test_who_slept_before_amending_and_was_taken_over_amends_nothing(
     store = Store(f"{run_url.url}/run", run_url.options)
     for path in run.store.list():
         store.put(path, run.store.read(path))
-    store.create("lease/00001.json", new_claim().to_json())
+    store.create("lease/00001.json", current_process().to_json())
 
     class Sleeper(Store):
         """Sleeps right before it replaces, while another start takes over."""
 
         def replace(self, path: str, data: bytes, seen: bytes) -> bool:
-            if store.create("lease/00002.json", new_claim().to_json()):
+            if store.create("lease/00002.json", current_process().to_json()):
                 amend_commit(store, 1, {1: by("the next", made(run, 5))})
             return super().replace(path, data, seen)
 

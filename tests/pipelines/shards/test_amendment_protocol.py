@@ -28,7 +28,7 @@ from nightpress.diffusion_core.sampling.sampler import SampledBatch
 from nightpress.pipelines.errors import Damaged, LeaseLost, StoreError
 from nightpress.pipelines.image_files.packing import is_as_named
 from nightpress.pipelines.run_directory.commit import failed_rows, read_commit, shard_path
-from nightpress.pipelines.run_directory.lease import FencingToken, new_claim
+from nightpress.pipelines.run_directory.lease import FencingToken, current_process
 from nightpress.pipelines.run_directory.orphans import sweep
 from nightpress.pipelines.run_directory.reader import Run
 from nightpress.pipelines.run_directory.record import RunRecord
@@ -73,7 +73,7 @@ class Start:
         self.record, self.rows = planned(packing)
         self.folder, self.store = folder, MemoryStore(folder)
         self.fence = FencingToken(number, "mine")
-        folder.objects[f"lease/{number:05d}.json"] = new_claim().to_json()
+        folder.objects[f"lease/{number:05d}.json"] = current_process().to_json()
 
     def do(self, job: str) -> None:
         """Look what there is to do, and do it."""

@@ -24,7 +24,7 @@ from nightpress.pipelines.run_directory.commit import (
     read_commit,
     shard_path,
 )
-from nightpress.pipelines.run_directory.lease import FencingToken, new_claim
+from nightpress.pipelines.run_directory.lease import FencingToken, current_process
 from nightpress.pipelines.run_directory.orphans import sweep
 from nightpress.pipelines.run_directory.record import RunRecord
 from nightpress.pipelines.run_directory.verify import (
@@ -207,7 +207,7 @@ def test_a_start_that_was_taken_over_stores_no_pack(
 ) -> None:
     store, record, rows = prepared
     for epoch in (1, 2):
-        store.put(f"lease/{epoch:05d}.json", new_claim().to_json())
+        store.put(f"lease/{epoch:05d}.json", current_process().to_json())
     fence = FencingToken(1, "mine")
     runner = ShardRunner(store, record, FakeSampler(), "here:1", fence)  # type: ignore[arg-type]
     with pytest.raises(LeaseLost):
@@ -444,7 +444,7 @@ def test_packs_that_no_commit_names_are_swept_and_others_are_not(pressed: Run) -
     kept = set(pressed.packs)
     stray = pack_of(pressed, 0).with_name(f"shard-00000-{'0' * 16}{pack_of(pressed, 0).suffix}")
     stray.write_bytes(b"of an attempt that came to no commit")
-    pressed.store.put("lease/00001.json", new_claim().to_json())
+    pressed.store.put("lease/00001.json", current_process().to_json())
     assert orphan_images(pressed) == [f"images/{stray.name}"]
     assert sweep(pressed, FencingToken(1, "mine")) == [f"images/{stray.name}"]
     assert not stray.exists()
