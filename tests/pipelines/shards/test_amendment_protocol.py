@@ -29,7 +29,7 @@ from nightpress.pipelines.errors import Damaged, LeaseLost, StoreError
 from nightpress.pipelines.image_files.packing import is_as_named
 from nightpress.pipelines.run_directory.commit import failed_rows, read_commit, shard_path
 from nightpress.pipelines.run_directory.lease import FencingToken, current_process
-from nightpress.pipelines.run_directory.orphans import sweep
+from nightpress.pipelines.run_directory.orphans import delete_orphans
 from nightpress.pipelines.run_directory.reader import Run
 from nightpress.pipelines.run_directory.record import RunRecord
 from nightpress.pipelines.shards.runner import Amendment, ShardRunner, ShardWork
@@ -79,7 +79,7 @@ class Start:
         """Look what there is to do, and do it."""
         if job == "sweep":
             with suppress(Damaged):  # nobody knows what may go
-                sweep(Run(self.store, self.record), self.fence)
+                delete_orphans(Run(self.store, self.record), self.fence)
             return
         amends = self.amends(job)
         if amends is None or not amends.rows:

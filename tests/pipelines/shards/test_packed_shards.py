@@ -25,7 +25,7 @@ from nightpress.pipelines.run_directory.commit import (
     shard_path,
 )
 from nightpress.pipelines.run_directory.lease import FencingToken, current_process
-from nightpress.pipelines.run_directory.orphans import sweep
+from nightpress.pipelines.run_directory.orphans import delete_orphans
 from nightpress.pipelines.run_directory.record import RunRecord
 from nightpress.pipelines.run_directory.verify import (
     Damage,
@@ -446,7 +446,7 @@ def test_packs_that_no_commit_names_are_swept_and_others_are_not(pressed: Run) -
     stray.write_bytes(b"of an attempt that came to no commit")
     pressed.store.put("lease/00001.json", current_process().to_json())
     assert orphan_images(pressed) == [f"images/{stray.name}"]
-    assert sweep(pressed, FencingToken(1, "mine")) == [f"images/{stray.name}"]
+    assert delete_orphans(pressed, FencingToken(1, "mine")) == [f"images/{stray.name}"]
     assert not stray.exists()
     assert {str(path) for path in Path(pressed.url, "images").iterdir()} == kept
     assert all(not shard.findings for shard in verify(pressed))
