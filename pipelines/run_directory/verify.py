@@ -18,7 +18,7 @@ from nightpress.diffusion_core.models.loading import ModelInfo
 from nightpress.pipelines.errors import Damaged, PlanDamaged, StoreMissing
 from nightpress.pipelines.image_files.encoding import decoded, opened, read_facts
 from nightpress.pipelines.image_files.naming import FOLDER
-from nightpress.pipelines.image_files.packing import image_bytes, is_as_named
+from nightpress.pipelines.image_files.packing import image_bytes, is_intact_pack
 from nightpress.pipelines.planning import read_shard
 from nightpress.pipelines.planning.seeds import Hashes, hash64
 from nightpress.pipelines.records import METADATA_SCHEMA, PLAN_SCHEMA, ImageFacts
@@ -188,7 +188,7 @@ def _verify_packs(
         data = run.store.read_if_any(path)
         check = partial(_verify_member, run, shard, data)
         findings = list(pool.map(check, members, members.values()))
-        if data is not None and not any(findings) and not is_as_named(path, data):
+        if data is not None and not any(findings) and not is_intact_pack(path, data):
             text = "its images are as recorded, but the bytes around them have changed"
             findings = [Finding(Damage.CHANGED, shard, path, text, min(members))]
         found += findings

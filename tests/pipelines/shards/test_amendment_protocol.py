@@ -26,7 +26,7 @@ from support.fakes.memory_store import MemoryFolder, MemoryStore, Moment
 
 from nightpress.diffusion_core.sampling.sampler import SampledBatch
 from nightpress.pipelines.errors import Damaged, LeaseLost, StoreError
-from nightpress.pipelines.image_files.packing import is_as_named
+from nightpress.pipelines.image_files.packing import is_intact_pack
 from nightpress.pipelines.run_directory.commit import failed_rows, read_commit, shard_path
 from nightpress.pipelines.run_directory.lease import FencingToken, current_process
 from nightpress.pipelines.run_directory.orphans import delete_orphans
@@ -291,7 +291,7 @@ def _is_whole(folder: MemoryFolder, row: dict[str, Any]) -> bool:
     data = folder.objects.get(row["file"], b"")
     if row["member"] is None:
         return len(data) == row["num_bytes"]
-    return is_as_named(row["file"], data)
+    return is_intact_pack(row["file"], data)
 
 
 @cache

@@ -15,7 +15,7 @@ from support.fakes.memory_store import MemoryFolder, MemoryStore
 from nightpress.diffusion_core.sampling.sampler import ImageRequest, SampledBatch, SamplingParams
 from nightpress.pipelines import Run
 from nightpress.pipelines.errors import LeaseLost
-from nightpress.pipelines.image_files.packing import is_as_named, members_of
+from nightpress.pipelines.image_files.packing import is_intact_pack, members_of
 from nightpress.pipelines.planning import read_shard, write_plan
 from nightpress.pipelines.records import FailureType
 from nightpress.pipelines.run_directory.commit import (
@@ -96,7 +96,7 @@ def test_unpacked_they_are_the_files_of_a_run_that_packs_nothing(tmp_path: Path,
     events = run(store, record, ShardWork(0, rows), FakeSampler())
     part, path = read_commit(store, 0), the_pack(store)
     assert events[-1] == ShardDone(0, num_ok=6, num_failed=1)
-    assert is_as_named(path, store.read(path))
+    assert is_intact_pack(path, store.read(path))
     assert images_of(store, part) == wanted
     inside = dict(members_of(path, store.read(path)))
     pictures = {name: data for name, data in inside.items() if name.endswith(".png")}
