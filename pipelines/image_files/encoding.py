@@ -146,7 +146,7 @@ def is_whole(data: bytes) -> bool:
 
 
 def without_digest(data: bytes) -> bytes:
-    """The bytes of a file without its digest; the sizes of the blocks around it stay as they are."""
+    """The bytes of a file without its digest; sizes stored in the file stay as they are."""
     digest = _digest_slice(data)
     if not digest.stop:
         return data

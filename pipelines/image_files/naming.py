@@ -165,13 +165,13 @@ def _field(
 ) -> Field:
     shown = f"{{{name}}}"
     if conversion is not None:
-        raise _refusal(
-            text, f"conversion !{conversion} is not allowed; write {shown} or {{{name}:spec}}"
-        )
+        raise _refusal(text, f"!{conversion} is not allowed; write {shown} or {{{name}:spec}}")
     if "{" in spec:
         raise _refusal(text, f"the format of {shown} cannot contain another column")
     if name not in types:
-        raise _refusal(text, f"there is no column {shown}; columns: {', '.join(sorted(types))}")
+        raise _refusal(
+            text, f"there is no column {shown}; the columns are: {', '.join(sorted(types))}"
+        )
     if pa.types.is_nested(types[name]) or pa.types.is_binary(types[name]):
         raise _refusal(text, f"column {shown} is of type {types[name]}, which has no text form")
     try:
