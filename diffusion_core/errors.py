@@ -17,6 +17,10 @@ import contextlib
 from collections.abc import Iterator
 
 
+class NightpressError(Exception):
+    """The base of every error that nightpress raises on purpose."""
+
+
 class DiffusionError(Exception):
     """The base: anything `diffusion_core` raises on purpose."""
 

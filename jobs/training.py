@@ -31,7 +31,7 @@ from nightpress.pipelines.errors import (
     TrainingDiverged,
 )
 from nightpress.pipelines.models.location import absolute_source
-from nightpress.pipelines.run_directory.lease import SILENCE_S, Free, Lease, held, require_free
+from nightpress.pipelines.run_directory.lease import SILENCE_S, FreeLease, Lease, held, require_free
 from nightpress.pipelines.storage import Store
 from nightpress.pipelines.storage.urls import absolute
 from nightpress.pipelines.training.events import (
@@ -65,7 +65,7 @@ class TrainResult:
 class Board:
     """An actor: the workers' events for the driver, and the driver's wishes for them."""
 
-    def __init__(self, free: Free) -> None:
+    def __init__(self, free: FreeLease) -> None:
         self._free = free
         self._events: list[TrainingEvent] = []
         self._error: Exception | None = None
@@ -76,11 +76,11 @@ class Board:
         self._events.append(event)
         return self._stop
 
-    def found_free(self) -> Free:
+    def found_free(self) -> FreeLease:
         """What is known of the lease: what the driver found, or the workers' own."""
         return self._free
 
-    def hold(self, own: Free) -> None:
+    def hold(self, own: FreeLease) -> None:
         """The workers hold the lease; those that replace them may take it again."""
         self._free = own
 
@@ -146,7 +146,7 @@ def train(
     return TrainResult(spec.url, last[Finished].step, loss, f"{spec.url}/{last[Finished].path}")
 
 
-def _events(spec: TrainSpec, store: Store, free: Free) -> Iterator[TrainingEvent]:
+def _events(spec: TrainSpec, store: Store, free: FreeLease) -> Iterator[TrainingEvent]:
     """What the workers tell; a first interruption asks them for a checkpoint, a second ends it."""
     board = _board_here(free)
     stopping = False
@@ -169,7 +169,7 @@ def _events(spec: TrainSpec, store: Store, free: Free) -> Iterator[TrainingEvent
         raise _as_stop(error) from error
 
 
-def _board_here(free: Free) -> Any:
+def _board_here(free: FreeLease) -> Any:
     """The board, on the driver's own node: it must not go with a worker's."""
     node = ray.get_runtime_context().get_node_id()
     here = NodeAffinitySchedulingStrategy(node, soft=False)
@@ -248,7 +248,7 @@ def worker_loop(config: dict[str, Any]) -> None:
     @contextmanager
     def hold(store: Store) -> Iterator[Lease]:
         with held(store, ray.get(board.found_free.remote())) as lease:
-            ray.get(board.hold.remote(lease.again))
+            ray.get(board.hold.remote(lease.handover))
             yield lease
 
     try:

@@ -1,10 +1,10 @@
 """The data flow: manifest, plan, shard, batch, encode, store, commit, report.
 
-Runs whole in one process, with no cluster. Knows nothing of Ray or the command line.
+All of it runs in one process; it needs no cluster.
 
 ::
 
-    from pipelines import RunSpec, open_run
+    from nightpress.pipelines import open_run
 
     run = open_run("s3://press/runs/campaign")
     run.metadata.to_table(columns=["image_id", "prompt", "seed"])
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Run", "RunSpec", "TrainSpec", "open_run", "read_train_spec"]
 
-_HOMES = {
+_MODULES = {
     "Run": "nightpress.pipelines.run_directory.reader",
     "open_run": "nightpress.pipelines.run_directory.reader",
     "RunSpec": "nightpress.pipelines.job.spec",
@@ -30,9 +30,9 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> Any:
-    """Import what is asked for, when it is asked for: `import pipelines` stays cheap."""
-    if name in _HOMES:
+    """Import a name when it is first used, so that importing the package stays cheap."""
+    if name in _MODULES:
         from importlib import import_module
 
-        return getattr(import_module(_HOMES[name]), name)
+        return getattr(import_module(_MODULES[name]), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

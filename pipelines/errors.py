@@ -2,43 +2,49 @@
 
 ::
 
-    PipelineError
-    ├── SpecError              the job file is wrong; the message names key, value, what is allowed
-    ├── ManifestError          the manifest is wrong; carries its `problems`
-    ├── ChangedRunError        the run directory belongs to a job that has changed since
-    ├── RunNotFound            there is no run at that place
-    ├── RunHeld                another live start holds the run directory
-    ├── LeaseLost              this start held it, and another one has taken it over
-    ├── ImageNotFound          the run has no such image, or failed to make it
-    ├── DataError              the training pictures or their captions cannot be used
-    ├── CheckpointError        a checkpoint is damaged, or of another network
-    ├── TrainingDiverged       the loss is no longer a number; the last checkpoint is kept
-    └── StoreError             the store cannot be used as asked
-        ├── StoreMissing       no such object
-        ├── Damaged            an object is not what was written
-        │   └── PlanDamaged    a part of the plan, which can be written again
-        └── StoreDenied        wrong credentials, bucket, endpoint or permissions
+    NightpressError
+    └── PipelineError
+        ├── SpecError              the job file is wrong; the message names the key and the value
+        ├── ManifestError          the manifest is wrong; carries its `problems`
+        ├── ChangedRunError        the job differs from the one that began the run
+        ├── RunNotFound            there is no run at that URL
+        ├── UnsupportedFormat      the run was written by a newer nightpress
+        ├── RunHeld                another live process holds the run directory
+        ├── LeaseLost              another process has taken over the run directory
+        ├── ImageNotFound          the run has no such image, or the image failed
+        ├── DataError              the training images or their captions cannot be used
+        ├── CheckpointError        a checkpoint is damaged, or of another network
+        ├── TrainingDiverged       the loss is not finite; the last checkpoint is kept
+        └── StoreError             a request to the store failed
+            ├── StoreMissing       the object does not exist
+            ├── Damaged            the object is not what was written
+            │   └── PlanDamaged    a part of the plan is damaged; it can be written again
+            └── StoreDenied        wrong credentials, bucket, endpoint or permissions
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from nightpress.diffusion_core.errors import NightpressError
 
-class PipelineError(Exception):
-    """The base: anything `pipelines` raises on purpose."""
+MAX_PROBLEMS = 20
+
+
+class PipelineError(NightpressError):
+    """The base of every error that `pipelines` raises on purpose."""
 
 
 class SpecError(PipelineError, ValueError):
-    """A job file that cannot be run."""
+    """The job file is wrong."""
 
 
 @dataclass(frozen=True)
 class Problem:
-    """One thing wrong in a manifest: where it stands and what would have been right.
+    """One mistake in a manifest: where it is, and what is allowed there.
 
-    `row` counts from 0 within its file, like the ids of rows that name none; None means that
-    the whole file is meant.
+    `row` counts from 0 within its file, like the ids of rows without an id. It is None if the
+    problem concerns the whole file.
     """
 
     file: str
@@ -57,10 +63,10 @@ class Problem:
 
 
 class ManifestError(PipelineError, ValueError):
-    """A manifest with problems: at most the first twenty, and how many there are in all."""
+    """The manifest has problems: carries the first twenty, and their total number."""
 
     def __init__(self, problems: Sequence[Problem], total: int | None = None) -> None:
-        self.problems = tuple(problems[:20])
+        self.problems = tuple(problems[:MAX_PROBLEMS])
         self.total = len(problems) if total is None else total
         lines = [str(problem) for problem in self.problems]
         if self.total > len(self.problems):
@@ -68,13 +74,13 @@ class ManifestError(PipelineError, ValueError):
         super().__init__("\n".join(lines))
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Survive pickling between processes."""
+        """Allow pickling, so that the error can cross processes."""
         return type(self), (self.problems, self.total)
 
 
 @dataclass(frozen=True)
 class Change:
-    """A field of the job that is not what the run was started with."""
+    """A field of the job that has changed since the run began."""
 
     field: str
     old: object
@@ -86,7 +92,7 @@ class Change:
 
 
 class ChangedRunError(PipelineError):
-    """The run directory was started by a job that makes other pixels or other names."""
+    """The job would give other pixels or names than the one that began the run."""
 
     def __init__(self, run: str, changes: Sequence[Change]) -> None:
         self.run = run
@@ -94,44 +100,48 @@ class ChangedRunError(PipelineError):
         lines = "\n".join(f"  {change}" for change in self.changes)
         super().__init__(
             f"{run} was started by another job; changed since:\n{lines}\n"
-            "Put the old values back, or give this job another name."
+            "Restore the old values, or give this job another name."
         )
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Survive pickling between processes."""
+        """Allow pickling, so that the error can cross processes."""
         return type(self), (self.run, self.changes)
 
 
 class RunNotFound(PipelineError):
-    """No run.json at that place."""
+    """There is no run at that URL."""
+
+
+class UnsupportedFormat(PipelineError):
+    """The run was written in a newer format than this version reads."""
 
 
 class RunHeld(PipelineError):
-    """The run directory is held by another start that lives; the message names it."""
+    """Another live process holds the run directory; the message names it."""
 
 
 class LeaseLost(PipelineError):
-    """Another start has taken the run directory over; this one must change nothing more."""
+    """Another process has taken over the run directory; this one must not change it any more."""
 
 
 class ImageNotFound(PipelineError, LookupError):
-    """The run has committed no image of that id, or failed to make it."""
+    """The run has committed no image with that id, or the image failed."""
 
 
 class DataError(PipelineError, ValueError):
-    """Training data that cannot be used; the message says what was looked for and what is there."""
+    """The training data cannot be used; the message says what was expected and what was found."""
 
 
 class CheckpointError(PipelineError):
-    """A checkpoint that this training cannot go on from."""
+    """Training cannot resume from this checkpoint."""
 
 
 class TrainingDiverged(PipelineError):
-    """The loss or its gradient is not finite; no weight was changed by it."""
+    """The loss or its gradient is not finite; the weights were not updated with it."""
 
 
 class StoreError(PipelineError):
-    """The store refused or failed; the message is one line that a person can act on."""
+    """A request to the store failed; the message is one line that a person can act on."""
 
 
 class StoreMissing(StoreError):
@@ -139,20 +149,20 @@ class StoreMissing(StoreError):
 
 
 class Damaged(StoreError):
-    """An object of the run is not what was written; `shard` is the one that it belongs to."""
+    """An object of the run is not what was written; `shard` is the shard that it belongs to."""
 
     def __init__(self, message: str, shard: int | None = None) -> None:
         self.shard = shard
         super().__init__(message)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Survive pickling between processes."""
+        """Allow pickling, so that the error can cross processes."""
         return type(self), (str(self), self.shard)
 
 
 class PlanDamaged(Damaged):
-    """A part of the plan is not what was written; the manifest gives the same part again."""
+    """A part of the plan is not what was written; it can be written again from the manifest."""
 
 
 class StoreDenied(StoreError):
-    """The store cannot be reached, or does not let us in."""
+    """The store cannot be reached, or denies access."""

@@ -1,4 +1,4 @@
-"""Numbers as a person reads them, in reports and on the terminal."""
+"""Numbers formatted for people, in reports and on the terminal."""
 
 
 def plural(number: int, noun: str) -> str:

@@ -1,6 +1,6 @@
-"""The rows that cross boundaries: what is planned, what is inside an image, what was done.
+"""Typed records: planned images, the facts of an image, and how each image ended.
 
-Owns the Arrow schemas of `plan/` and `metadata/`. Knows nothing of storage or models.
+This module defines the Arrow schemas of `plan/` and `metadata/`.
 """
 
 from dataclasses import asdict, dataclass
@@ -30,10 +30,7 @@ PLAN_SCHEMA = pa.schema(
         pa.field("lora_scale", pa.float64()),
     ]
 )
-"""One planned image a row, in sampling order; carried columns follow these."""
-
-LATER_IN_PLANS = frozenset({"lora", "lora_scale"})
-"""Older plans do not have them: there they are null."""
+"""One row per planned image, in sampling order; carried columns follow."""
 
 LORA_TYPE = pa.struct(
     [
@@ -42,7 +39,7 @@ LORA_TYPE = pa.struct(
         pa.field("scale", pa.float64(), nullable=False),
     ]
 )
-"""One LoRA that an image was made with."""
+"""A LoRA that an image was made with."""
 
 METADATA_SCHEMA = pa.schema(
     [
@@ -77,21 +74,18 @@ METADATA_SCHEMA = pa.schema(
         pa.field("speed", pa.string()),
     ]
 )
-"""One finished image a row; carried columns follow these.
+"""One row per finished image; carried columns follow.
 
-The image is the object `file`; where that is a pack, it is `num_bytes` of it from `member_offset`
-on, and has the name `member` in there.
+The image is the object `file`. In a pack, it is the member `member`: `num_bytes` bytes of `file`
+from `member_offset` on.
 """
 
-LATER_COLUMNS = frozenset({"member", "member_offset", "speed"})
-"""Older parts do not have them: there they are null."""
-
 RESERVED_COLUMNS = frozenset(PLAN_SCHEMA.names) | frozenset(METADATA_SCHEMA.names)
-"""Names that a carried column may not take; see `carried_name`."""
+"""Names that a carried column may not have; see `carried_name`."""
 
 
 def carried_name(name: str) -> str:
-    """What a column of the manifest is called in the plan and the metadata."""
+    """The name in plan and metadata of a column that is carried through from the manifest."""
     if not name:
         return "unnamed"
     return f"manifest_{name}" if name in RESERVED_COLUMNS else name
@@ -99,9 +93,9 @@ def carried_name(name: str) -> str:
 
 @dataclass(frozen=True)
 class ImageFacts:
-    """What made one image: the same for every attempt, so the image's bytes are too.
+    """What determines one image. It is the same in every attempt, and so are the image's bytes.
 
-    Written into the image file and, column for column, into its metadata row.
+    The facts are embedded in the image file, and are columns of its metadata row.
     """
 
     image_id: str
@@ -121,47 +115,47 @@ class ImageFacts:
     batch_size: int
     loras: tuple[LoraInfo, ...] = ()
     speed: str | None = None
-    """How the model was made faster: `SpeedSpec.as_text`; None where it was not."""
+    """How the model was accelerated, as `SpeedSpec.as_text`; None if it was not."""
 
     def as_dict(self) -> dict[str, Any]:
-        """The facts as JSON-ready values, in a fixed order; `speed` only where there is one."""
+        """The facts as JSON-ready values in a fixed order; `speed` is left out if it is None."""
         values = {**asdict(self), "loras": [asdict(lora) for lora in self.loras]}
         return values if self.speed is not None else {k: values[k] for k in values if k != "speed"}
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Self:
-        """The inverse of `as_dict`; keys it does not know are left out."""
+        """The inverse of `as_dict`; other keys are ignored."""
         loras = tuple(LoraInfo(**lora) for lora in values["loras"])
         known = {name: values[name] for name in cls.__dataclass_fields__ if name != "speed"}
         return cls(**known | {"loras": loras, "speed": values.get("speed")})
 
 
 class FailureType(StrEnum):
-    """Why an image could not be made: `error_type` of its metadata row."""
+    """Why an image failed: `error_type` in its metadata row."""
 
     NON_FINITE = "NonFinite"
-    """The model gave values that are no numbers, in float32 too."""
+    """The model's output was not finite, also in float32."""
     BLANK = "Blank"
     """Every pixel has the same colour."""
     FLAGGED = "Flagged"
-    """The model's own safety checker refused the image."""
+    """The model's safety checker refused the image."""
     SAMPLING = "SamplingError"
-    """The model raised an error on this image alone."""
+    """The model raised an error for this image, also when it was sampled alone."""
     OUT_OF_MEMORY = "OutOfMemory"
-    """It does not fit into memory even alone."""
+    """The image does not fit into memory, even alone."""
     TIMEOUT = "Timeout"
-    """It was still not done when the watchdog ended its process."""
+    """The image was not finished when the watchdog ended its process."""
     WORKER_KILLED = "WorkerKilled"
-    """It ended its process whenever it was tried alone."""
+    """Its process died each time the image was tried alone."""
     ENCODING = "EncodingError"
-    """Its pixels could not be made a file."""
+    """The pixels could not be encoded as a file."""
     NAME_TAKEN = "NameTaken"
-    """Its name holds another file."""
+    """Another file has the image's name."""
 
 
 @dataclass(frozen=True)
 class ImageRecord:
-    """How one planned image ended: the metadata row, less the carried columns."""
+    """How one planned image ended: its metadata row without the carried columns."""
 
     facts: ImageFacts
     status: Literal["ok", "failed"]
@@ -170,14 +164,14 @@ class ImageRecord:
     started_at: float
     """Seconds since the epoch, UTC."""
     file: str | None = None
-    """Relative to the run directory, `images/...`; None when failed."""
+    """Relative to the run directory, `images/...`; None if the image failed."""
     member: str | None = None
-    """Its name in the pack that `file` is; None when it is no pack."""
+    """The image's name in the pack `file`; None if `file` is not a pack."""
     member_offset: int | None = None
-    """Where in the pack its bytes begin."""
+    """Offset of the image in the pack."""
     sha256: str | None = None
     num_bytes: int | None = None
     sampling_s: float | None = None
-    """This image's share of its batch's sampling time; None when it was found in the store."""
+    """This image's share of its batch's sampling time; None if it was found in the store."""
     error_type: FailureType | None = None
     error: str | None = None

@@ -1,4 +1,4 @@
-"""What every test may ask for: S3 servers, started when first asked for, places to write, devices."""
+"""Fixtures for every test: S3 servers that start on first use, places to write, devices."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,7 +9,7 @@ from support.servers import Folder, Server
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out the tests marked `gpu` where no accelerator is present, and count them as deselected."""
+    """Deselect the tests marked `gpu` where there is no accelerator."""
     for_gpus = [item for item in items if item.get_closest_marker("gpu")]
     if not for_gpus:
         return

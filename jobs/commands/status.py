@@ -13,7 +13,7 @@ from nightpress.jobs.commands.common import (
     storage_option,
 )
 from nightpress.pipelines.formatting import duration, plural, size
-from nightpress.pipelines.run_directory.lease import Claim, holder
+from nightpress.pipelines.run_directory.lease import Holder, last_holder
 from nightpress.pipelines.run_directory.reader import Run, RunProgress
 from nightpress.pipelines.training.runs import Checkpoint, TrainingProgress, TrainingRun, age_s
 
@@ -29,7 +29,7 @@ def command(run: str, storage: tuple[str, ...], as_json: bool) -> None:
     """
     opened = open_run_argument(run, storage)
     values: dict[str, object] = {"url": opened.url, "created_at": opened.record.created_at}
-    claim = holder(opened.store)
+    claim = last_holder(opened.store)
     values["holder"] = None if claim is None or claim.is_dead else holder_values(claim)
     if isinstance(opened, TrainingRun):
         training = opened.progress()
@@ -42,12 +42,12 @@ def command(run: str, storage: tuple[str, ...], as_json: bool) -> None:
     click.echo(json.dumps(values) if as_json else text)
 
 
-def holder_values(claim: Claim) -> dict[str, object]:
+def holder_values(claim: Holder) -> dict[str, object]:
     """Who may be working on it, for programs."""
     return {name: getattr(claim, name) for name in ("host", "user", "pid", "since", "beats")}
 
 
-def holder_line(claim: Claim | None) -> str:
+def holder_line(claim: Holder | None) -> str:
     """Who may be working on it, by the last heartbeat in the store."""
     if claim is None or claim.is_dead:
         return "nobody"
@@ -62,7 +62,7 @@ def finite(values: dict[str, object]) -> dict[str, object]:
     }
 
 
-def describe(run: Run, progress: RunProgress, claim: Claim | None) -> str:
+def describe(run: Run, progress: RunProgress, claim: Holder | None) -> str:
     """The status in a few lines."""
     done = progress.num_ok + progress.num_failed
     share = done / progress.num_images if progress.num_images else 1.0
@@ -88,7 +88,7 @@ def describe(run: Run, progress: RunProgress, claim: Claim | None) -> str:
     return "\n".join(lines)
 
 
-def describe_training(run: TrainingRun, progress: TrainingProgress, claim: Claim | None) -> str:
+def describe_training(run: TrainingRun, progress: TrainingProgress, claim: Holder | None) -> str:
     """The status of a training in a few lines."""
     state = "complete" if progress.complete else "not complete"
     step, total = progress.step, progress.max_train_steps

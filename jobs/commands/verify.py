@@ -25,8 +25,8 @@ from nightpress.pipelines.run_directory.reader import Run
 from nightpress.pipelines.run_directory.verify import (
     Damage,
     Finding,
-    in_the_same_packs,
     orphan_images,
+    rows_in_same_packs,
     verify,
 )
 from nightpress.pipelines.shards.runner import Amendment
@@ -154,7 +154,7 @@ def remedies(findings: tuple[Finding, ...], run: Run) -> dict[int, Amendment]:
         if finding.row is not None:
             rows[finding.shard].append(finding.row)
     amendments = {
-        shard: Amendment(in_the_same_packs(run, shard, each), replaces=True)
+        shard: Amendment(rows_in_same_packs(run, shard, each), replaces=True)
         for shard, each in rows.items()
         if shard not in damaged
     }

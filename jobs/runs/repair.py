@@ -18,7 +18,7 @@ from nightpress.pipelines.planning import manifest_changes, rewrite_plan_part
 from nightpress.pipelines.reporting.report import write_report
 from nightpress.pipelines.run_directory.commit import failed_rows, read_commit
 from nightpress.pipelines.run_directory.lease import Lease, held, require_free
-from nightpress.pipelines.run_directory.orphans import sweep
+from nightpress.pipelines.run_directory.orphans import delete_orphans
 from nightpress.pipelines.run_directory.reader import Run
 from nightpress.pipelines.run_directory.record import refuse_changes
 from nightpress.pipelines.shards.runner import Amendment
@@ -108,7 +108,7 @@ def remove_orphans(
     """
     store = as_it_honours(run.store, on_event)
     with held(store, require_free(store, take_over)) as lease:
-        return sweep(Run(store, run.record), lease.fence)
+        return delete_orphans(Run(store, run.record), lease.fence)
 
 
 def _made(

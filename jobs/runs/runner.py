@@ -43,22 +43,23 @@ from nightpress.pipelines.reporting.report import write_report
 from nightpress.pipelines.run_directory.commit import committed_shards
 from nightpress.pipelines.run_directory.lease import (
     SILENCE_S,
-    Claim,
-    Free,
+    FreeLease,
+    Holder,
     Lease,
     held,
     require_free,
-    require_nobody_since,
+    require_still_free,
 )
 from nightpress.pipelines.run_directory.reader import Run, RunProgress
 from nightpress.pipelines.run_directory.record import (
     RunRecord,
-    claim,
+    create_record,
     new_record,
     read_record,
     refuse_changes,
     threads_for,
 )
+from nightpress.pipelines.run_directory.summary_index import summary_index_kept
 from nightpress.pipelines.shards.timeline import TimeSpent
 from nightpress.pipelines.storage import Store, find, is_local
 
@@ -246,14 +247,14 @@ class _Press:
                 with held(store, free) as lease:
                     yield from self._go_on(store, record, lease)
 
-    def _watching(self, claim: Claim) -> None:
+    def _watching(self, claim: Holder) -> None:
         text = f"this run was begun by {claim}; watching for {SILENCE_S:.0f} s whether it still is"
         self._on_event(Message(text))
 
-    def _begin(self, store: Store, free: Free) -> Iterator[Event]:
+    def _begin(self, store: Store, free: FreeLease) -> Iterator[Event]:
         """A new run: nothing is written before all of it is known to be right."""
         spec, factory = self.spec, actor_factory(self.spec, self._traced)
-        first = self._first_actor(factory, lambda: require_nobody_since(store, free))
+        first = self._first_actor(factory, lambda: require_still_free(store, free))
         model = yield from first.described()
         yield from _thread_warning(factory)
         usual = resolve_batch_size(spec, factory.device)
@@ -265,7 +266,7 @@ class _Press:
         layout = cut_into_shards(spec, layout, sizes.largest)
         record = new_record(spec, model, factory.device, sizes, layout)
         with held(store, free) as lease:
-            record = claim(store, record)
+            record = create_record(store, record)
             with stopping_for_good():
                 yield from self._make(_Claimed(store, record, lease, factory, first, False))
 
@@ -291,7 +292,8 @@ class _Press:
         store, record = run.store, run.record
         yield from _write_plan(self.spec, store, record)
         try:
-            yield from self._dispatch(run)
+            with summary_index_kept(store):
+                yield from self._dispatch(run)
         except RunStopped:
             if self._deadline_at is not None:  # complete up to there, the page included
                 write_report(Run(store, record), store)

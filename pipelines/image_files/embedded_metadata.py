@@ -1,7 +1,7 @@
-"""What an image file says of itself, as text: A1111 parameters, JSON, XMP.
+"""The metadata embedded in an image file, as text: A1111 parameters, JSON and XMP.
 
-Nothing here names a time, a worker or a version, so equal facts are equal text on every machine
-and in every attempt. Knows nothing of image formats, and no digest: it only gives it a place.
+It holds no time, worker or version, so equal facts give equal text on every machine and in every
+attempt. The digest of a file is computed elsewhere; the XMP packet only has a place for it.
 """
 
 import json
@@ -14,10 +14,10 @@ from nightpress.diffusion_core.sampling.schedulers import solver_and_suffix
 from nightpress.pipelines.records import ImageFacts
 
 CREATOR = "nightpress"
-"""No version: a package that travels with its job has none, and bytes must not depend on it."""
+"""Has no version, because the bytes of an image must not depend on it."""
 
 NAMESPACE = "urn:nightpress:1.0#"
-"""Of our own XMP property, `nightpress:facts`."""
+"""Namespace of our own XMP property, `nightpress:facts`."""
 
 AI_GENERATED = "http://cv.iptc.org/newscodes/digitalsourcetype/trainedAlgorithmicMedia"
 """IPTC's term for media made by a trained model."""
@@ -34,10 +34,10 @@ A1111_SAMPLERS = {
     "lcm": "LCM",
     "flow-euler": "Euler",
 }
-"""Our sampler names, without a suffix, as A1111 and its readers write them."""
+"""Sampler name without its suffix -> the name that A1111 and its readers use."""
 
 SCHEDULE_TYPES = {"": None, "-karras": "Karras", "-trailing": "SGM Uniform"}
-"""The suffixes of our sampler names, as they write them."""
+"""Suffix of a sampler name -> the schedule type that A1111 and its readers use."""
 
 _NAMESPACES = {
     "rdf": "http://www.w3.org/1999/02/22-rdf-syntax-ns#",
@@ -52,15 +52,15 @@ _ABOUT = '<rdf:Description rdf:about=""'
 
 DIGEST_NAME = ' nightpress:sha256="'
 DIGEST_MARK = f"{_ABOUT}{DIGEST_NAME}".encode()
-"""What a file's own digest follows. No text in a packet looks like it: there, `<` is `&lt;`."""
+"""Comes right before a file's digest. No text in a packet contains it: there, `<` is `&lt;`."""
 
 _NOT_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 
 def parameters_text(facts: ImageFacts) -> str:
-    """The settings as A1111 writes them under a picture.
+    """The prompt and settings in the format that A1111 writes.
 
-    Its last line is `key: value` pairs; a value that would break the pairing is quoted as JSON.
+    The last line is `key: value` pairs; a value that would break the pairs is quoted as JSON.
     """
     sampler, suffix = solver_and_suffix(facts.scheduler)
     settings: dict[str, object] = {
@@ -82,18 +82,18 @@ def parameters_text(facts: ImageFacts) -> str:
 
 
 def readable(text: str) -> str:
-    """The text with U+FFFD for the control characters that XML and PNG cannot hold."""
+    """Replace the control characters that XML and PNG cannot hold by U+FFFD."""
     return _NOT_XML.sub("\ufffd", text)
 
 
 def facts_json(facts: ImageFacts) -> str:
-    r"""The facts as JSON on one line, in which a character that XML cannot hold is `\uXXXX`."""
+    r"""The facts as JSON on one line; characters that XML cannot hold are escaped as `\uXXXX`."""
     text = json.dumps(facts.as_dict(), ensure_ascii=False, separators=(",", ":"))
     return _NOT_XML.sub(lambda match: f"\\u{ord(match.group()):04x}", text)
 
 
 def facts_from_json(text: str | bytes) -> ImageFacts | None:
-    """The inverse of `facts_json`; None for any other text."""
+    """The inverse of `facts_json`; None if the text holds no facts."""
     try:
         return ImageFacts.from_dict(json.loads(text))
     except (ValueError, KeyError, TypeError, RecursionError):
@@ -101,32 +101,32 @@ def facts_from_json(text: str | bytes) -> ImageFacts | None:
 
 
 def xmp_packet(facts: ImageFacts, digest: str | None = None) -> bytes:
-    """The XMP packet: how the image came to be, its prompt, and all its facts.
+    """The XMP packet: the origin of the image, its prompt, and all of its facts.
 
     Args:
-        facts: what made the image.
-        digest: of the file that holds the packet, where that is to be known from the file alone.
+        facts: the facts of the image.
+        digest: digest of the file that holds the packet, so that the file can prove to be intact.
     """
     return _packet([*_origin(facts), *_content(facts)], digest)
 
 
 def xmp_extension(facts: ImageFacts) -> bytes:
-    """The bulk of the packet, for a format that cannot hold it in one piece."""
+    """The main content of the packet, for a format that cannot hold the packet in one piece."""
     return _document(_content(facts)).encode()
 
 
 def xmp_main(facts: ImageFacts, extension_guid: str, digest: str) -> bytes:
-    """The rest of the packet; it names its extension by GUID (the MD5, 32 hex digits)."""
+    """The rest of the packet; it names its extension by GUID (the MD5 in 32 hex digits)."""
     pointer = _element("xmpNote:HasExtendedXMP", extension_guid)
     return _packet([*_origin(facts), pointer], digest)
 
 
 def facts_from_xmp(packet: bytes) -> ImageFacts | None:
-    """The facts in an XMP packet, whoever wrote it; None when it has none."""
-    if b"<!DOCTYPE" in packet:  # XMP has none, and entities are how XML is made to explode
+    """The facts in an XMP packet, also if another program rewrote it; None if it has none."""
+    if b"<!DOCTYPE" in packet:  # XMP has none; entities could expand without bound
         return None
     try:
-        root = ElementTree.fromstring(packet)  # noqa: S314 - without a DTD there is no danger
+        root = ElementTree.fromstring(packet)  # noqa: S314 - safe without a DTD
     except (ElementTree.ParseError, LookupError, ValueError):
         return None
     name = f"{{{NAMESPACE}}}facts"

@@ -1,7 +1,7 @@
-"""Pixels to the bytes of an image file, with what made the image inside; and back to the facts.
+"""Image files: encode pixels with embedded facts, and read the facts back.
 
-The same pixels and facts give the same bytes, and a file can tell by itself whether all of them are
-as they were written. Knows nothing of where the bytes go.
+Equal pixels and facts give equal bytes. A file contains checksums or a digest of itself, so that it
+can be checked without its metadata row.
 """
 
 import hashlib
@@ -16,6 +16,7 @@ from PIL import ExifTags, Image
 from PIL.JpegImagePlugin import JpegImageFile
 from PIL.PngImagePlugin import PngInfo
 
+from nightpress.diffusion_core.errors import one_line
 from nightpress.pipelines.image_files.embedded_metadata import (
     DIGEST_MARK,
     DIGEST_NAME,
@@ -33,39 +34,43 @@ from nightpress.pipelines.records import ImageFacts
 JPEG_QUALITY = 95
 
 ZLIB_RLE = 3
-"""zlib's strategy: about the size of level 6 on pictures, at a third of its time."""
+"""A zlib strategy: about the file size of level 6 on typical images, in a third of the time."""
 
 WEBP_LOSSLESS_METHOD = 1
-"""Of 0 to 6. Method 0 is ten times larger on flat art; 4 is a tenth smaller, and slower still."""
+"""From 0 to 6. Method 0 makes flat art ten times larger; 4 saves a tenth, but is slower."""
 
 SEGMENT_BYTES = 65_533
-"""What one segment of a JPEG file holds."""
+"""The most that one segment of a JPEG file holds."""
 
 TIFF_LONG, TIFF_UNDEFINED = 4, 7
-"""Types of EXIF values: a number of 32 bits, and bytes that the tag explains."""
+"""Types of EXIF values: a 32-bit number, and bytes whose meaning depends on the tag."""
 
 XMP_HEADER = b"http://ns.adobe.com/xap/1.0/\0"
 XMP_EXTENSION_HEADER = b"http://ns.adobe.com/xmp/extension/\0"
 EXTENSION_PREFIX = struct.Struct(">32sII")
-"""GUID, bytes of the whole extension, offset of this piece."""
+"""GUID, size of the whole extension in bytes, offset of this piece."""
 
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 PNG_CHUNK = struct.Struct(">I4s")
-"""What a chunk begins with: bytes of its content, and its name, which the checksum covers too."""
+"""Begin of a chunk: size of its content, and its name, which the checksum covers as well."""
 
 NO_DIGEST = "0" * 64
-"""Stands where a file's SHA-256 will, while that is taken."""
+"""Takes the place of a file's SHA-256 while that is computed."""
 
 BROKEN = (OSError, SyntaxError, IndexError, TypeError, struct.error)
-"""What Pillow raises, and takes itself, for a file that is not as its format says."""
+"""What Pillow raises for a file that violates its format."""
+
+
+MAX_REASON = 200
+"""Characters of another library's error in an error message."""
 
 
 def encode(pixels: np.ndarray, facts: ImageFacts, images: ImagesSpec) -> bytes:
-    """The image file, its facts inside.
+    """Encode an image file with embedded facts.
 
     Args:
         pixels: uint8 (H, W, 3), RGB.
-        facts: what made the image.
+        facts: the facts of the image.
         images: format and quality.
     """
     image = Image.fromarray(pixels)
@@ -82,41 +87,37 @@ def encode(pixels: np.ndarray, facts: ImageFacts, images: ImagesSpec) -> bytes:
 
 
 def opened(data: bytes) -> Image.Image:
-    """An image file of one of our formats, its pixels not decoded yet; a context manager.
+    """Open a PNG, WebP or JPEG file without decoding its pixels; a context manager.
 
     Raises:
-        ValueError: it is none, or its decoded pixels might fill the memory.
+        ValueError: another format, or too large to decode safely.
     """
     try:
         return Image.open(BytesIO(data), formats=("PNG", "WEBP", "JPEG"))
     except Image.DecompressionBombError as error:
-        raise ValueError("it says that it has more pixels than any image should") from error
+        raise ValueError("its header claims more pixels than any image should have") from error
     except BROKEN as error:
-        raise ValueError("it is no PNG, WebP or JPEG file") from error
-    except ValueError as error:  # such as compressed text that grows beyond all measure
-        raise ValueError(f"it is no sound image: {_one_line(error)}") from error
+        raise ValueError("not a PNG, WebP or JPEG file") from error
+    except ValueError as error:  # such as compressed text that expands without bound
+        raise ValueError(f"invalid image: {one_line(error, MAX_REASON)}") from error
 
 
 def decoded(data: bytes) -> Image.Image:
-    """An image file of one of our formats with its pixels.
+    """Open and decode a PNG, WebP or JPEG file.
 
     Raises:
-        ValueError: it is none, is not whole, or its pixels might fill the memory.
+        ValueError: another format, truncated, invalid, or too large to decode safely.
     """
     image = opened(data)
     try:
         image.load()
     except (*BROKEN, ValueError) as error:
-        raise ValueError(f"it is no whole image: {_one_line(error)}") from error
+        raise ValueError(f"truncated or invalid image: {one_line(error, MAX_REASON)}") from error
     return image
 
 
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:200]
-
-
 def read_facts(data: bytes) -> ImageFacts | None:
-    """The facts inside an image file; None when there are none, or it is no image file."""
+    """The facts embedded in an image file; None if there are none, or it is not an image file."""
     try:
         image = opened(data)
     except ValueError:
@@ -133,61 +134,61 @@ def read_facts(data: bytes) -> ImageFacts | None:
 
 
 def is_whole(data: bytes) -> bool:
-    """Whether an image file of ours proves by itself that every bit is as it was written.
+    """Whether the checksums in an image file show that every bit is as it was written.
 
-    PNG has a checksum for each of its chunks; the others hold a digest of all their bytes. A
-    file without such a proof, as older versions wrote it, is not known to be whole.
+    A PNG file has a checksum for each of its chunks; the other formats hold a digest of the whole
+    file. A file without a digest is not known to be whole.
     """
     if data.startswith(PNG_SIGNATURE):
-        return _has_its_checksums(data)
-    digest = data[_digest_place(data)]
+        return _has_valid_checksums(data)
+    digest = data[_digest_slice(data)]
     return bool(digest) and digest == _own_digest(data)
 
 
 def without_digest(data: bytes) -> bytes:
-    """The bytes of a file as older versions wrote it, but for the lengths of what holds its XMP."""
-    digest = _digest_place(data)
+    """The bytes of a file without its digest; sizes stored in the file stay as they are."""
+    digest = _digest_slice(data)
     if not digest.stop:
         return data
-    older = data[: digest.start - len(DIGEST_NAME)] + data[digest.stop + len('"') :]
-    return older + bytes(len(older) % 2)  # what is odd in a WebP file is padded
+    rest = data[: digest.start - len(DIGEST_NAME)] + data[digest.stop + len('"') :]
+    return rest + bytes(len(rest) % 2)  # WebP pads to an even size
 
 
 def _with_digest(data: bytes) -> bytes:
-    place = _digest_place(data)
-    return data[: place.start] + _own_digest(data) + data[place.stop :]
+    digest = _digest_slice(data)
+    return data[: digest.start] + _own_digest(data) + data[digest.stop :]
 
 
 def _own_digest(data: bytes) -> bytes:
-    """SHA-256, in hex digits, of a file with `NO_DIGEST` where its digest is."""
-    place = _digest_place(data)
-    blank = data[: place.start] + NO_DIGEST.encode() + data[place.stop :]
+    """SHA-256, in hex digits, of a file with `NO_DIGEST` in place of its digest."""
+    digest = _digest_slice(data)
+    blank = data[: digest.start] + NO_DIGEST.encode() + data[digest.stop :]
     return hashlib.sha256(blank).hexdigest().encode()
 
 
-def _digest_place(data: bytes) -> slice:
-    """Where a file holds its digest; nowhere, (0, 0), if it has none.
+def _digest_slice(data: bytes) -> slice:
+    """Where the digest lies in a file; `slice(0, 0)` if there is none.
 
-    The last mark counts: only what lies before the XMP can hold others, as a prompt in EXIF may.
+    The last mark counts: a prompt in EXIF, which comes before the XMP, may contain another.
     """
     mark = data.rfind(DIGEST_MARK)
     start = mark + len(DIGEST_MARK)
     return slice(start, start + len(NO_DIGEST)) if mark >= 0 else slice(0, 0)
 
 
-def _has_its_checksums(png: bytes) -> bool:
-    """Whether a PNG file is chunks with right checksums up to its last byte, the last one IEND.
+def _has_valid_checksums(png: bytes) -> bool:
+    """Whether a PNG file consists of chunks with valid checksums and ends with IEND.
 
     Reference: PNG specification (third edition), section 5.3, "Chunk layout".
     """
-    view, place, name = memoryview(png), len(PNG_SIGNATURE), b""
-    while name != b"IEND" and place + PNG_CHUNK.size <= len(png):
-        length, name = PNG_CHUNK.unpack_from(png, place)
-        end = place + PNG_CHUNK.size + length
-        if zlib.crc32(view[place + 4 : end]).to_bytes(4) != png[end : end + 4]:
+    view, offset, name = memoryview(png), len(PNG_SIGNATURE), b""
+    while name != b"IEND" and offset + PNG_CHUNK.size <= len(png):
+        length, name = PNG_CHUNK.unpack_from(png, offset)
+        end = offset + PNG_CHUNK.size + length
+        if zlib.crc32(view[offset + 4 : end]).to_bytes(4) != png[end : end + 4]:
             return False
-        place = end + 4
-    return name == b"IEND" and place == len(png)
+        offset = end + 4
+    return name == b"IEND" and offset == len(png)
 
 
 def _png_options(facts: ImageFacts) -> dict[str, Any]:
@@ -199,14 +200,14 @@ def _png_options(facts: ImageFacts) -> dict[str, Any]:
 
 
 def _webp_options(facts: ImageFacts, quality: int | None) -> dict[str, Any]:
-    inside = {"xmp": xmp_packet(facts, NO_DIGEST), "exif": _exif(facts)}
+    embedded = {"xmp": xmp_packet(facts, NO_DIGEST), "exif": _exif(facts)}
     if quality is None:
-        return {"lossless": True, "method": WEBP_LOSSLESS_METHOD, **inside}
-    return {"quality": quality, **inside}
+        return {"lossless": True, "method": WEBP_LOSSLESS_METHOD, **embedded}
+    return {"quality": quality, **embedded}
 
 
 def _jpeg_options(facts: ImageFacts, quality: int | None) -> dict[str, Any]:
-    """Full colour resolution: drawings and lettering have edges between pure colours."""
+    """Options for JPEG, with full colour resolution: drawings have edges between pure colours."""
     options: dict[str, Any] = {"quality": quality or JPEG_QUALITY, "subsampling": "4:4:4"}
     exif = _exif(facts)
     if len(exif) <= SEGMENT_BYTES:
@@ -215,9 +216,10 @@ def _jpeg_options(facts: ImageFacts, quality: int | None) -> dict[str, Any]:
 
 
 def _exif(facts: ImageFacts) -> bytes:
-    """EXIF with the parameters as user comment, where readers look when there are no PNG chunks.
+    """EXIF with the A1111 parameters as the user comment, where readers expect them outside PNG.
 
-    Two directories of one entry each: the image's points to the EXIF one, which holds the comment.
+    It has two directories with one entry each: the image directory points to the EXIF directory,
+    which holds the comment.
     """
     comment = b"UNICODE\0" + parameters_text(facts).encode("utf-16-be")
     exif_pointer = (1, ExifTags.IFD.Exif, TIFF_LONG, 1, 26, 0)
@@ -227,7 +229,7 @@ def _exif(facts: ImageFacts) -> bytes:
 
 
 def _xmp_segments(facts: ImageFacts) -> Iterator[bytes]:
-    """APP1 segments: one packet where it fits, else its head and the pieces of its extension.
+    """APP1 segments with the XMP packet, split into a main part and extension pieces if it is long.
 
     References: XMP specification part 3, section 1.1.3.1, "Extended XMP in JPEG".
     """

@@ -1,7 +1,6 @@
-"""What image files are called: a template over the columns, filled in for whole columns at once.
+"""Names of image files: a template over the columns, rendered for whole columns at once.
 
-Owns the template language and what a value may look like inside a name. Knows nothing of where
-the columns come from, or of stores.
+This module defines the template language, and how a value is made safe for a name.
 """
 
 import re
@@ -18,44 +17,44 @@ from numpy.typing import NDArray
 from nightpress.pipelines.errors import SpecError
 
 FOLDER = "images/"
-"""Every image lies below it, relative to the run directory."""
+"""The folder of all images, relative to the run directory."""
 
 MAX_VALUE_CHARS = 80
-"""A value is cut to this length; ids never are, because they tell images apart."""
+"""Values are cut to this length, except ids, which tell images apart."""
 
 MAX_COMPONENT_BYTES = 240
-"""Disks allow 255; the rest is for long variant numbers and for names while writing."""
+"""File systems allow 255; the rest is for long variant numbers and temporary names."""
 
 MAX_NAME_BYTES = 900
-"""S3 allows 1,024 for the whole key; the rest is for the folder that holds the run."""
+"""S3 allows 1,024 for the whole key; the rest is for the URL of the run."""
 
 PLAIN_BYTES = np.array(
     [0x20 <= byte < 0x7F and chr(byte) not in '/\\<>:"|?*' for byte in range(256)]
 )
-"""Bytes that stand for themselves in any name."""
+"""Bytes that any name may contain."""
 
-SOUND_EDGES = np.array([0x20 < byte < 0x7F and byte != ord(".") for byte in range(256)])
-"""Bytes that a value may begin and end with."""
+SAFE_EDGES = np.array([0x20 < byte < 0x7F and byte != ord(".") for byte in range(256)])
+"""Bytes that a value may begin or end with."""
 
 MAX_LITERAL_BYTES = 200
-"""Of a template itself; values come on top."""
+"""The most bytes of a template outside its fields."""
 
 UNCUT = frozenset({"image_id", "id"})
 
 SPREAD = "spread"
-"""A field that is no column, but made of the row's number; see `spread`."""
+"""A field that is computed from the row number instead of a column; see `spread`."""
 
 SPREAD_ROWS = 1_000
-"""Rows beside each other that share a folder: as many names as S3 lists at once."""
+"""Consecutive rows that share a folder: as many names as S3 lists in one page."""
 
 SPREAD_FOLDERS = tuple(f"{int(f'{number:08b}'[::-1], 2):02x}" for number in range(256))
-"""In the order in which blocks of rows take them: 00, 80, 40, c0, 20, ..."""
+"""Folders in the order in which blocks of rows use them: 00, 80, 40, c0, 20, ..."""
 
 FORBIDDEN = r'[\p{Cc}\x{2028}\x{2029}/\\<>:"|?*]'
-"""Separators, control characters, and what Windows refuses."""
+"""Separators, control characters, and characters that Windows does not allow."""
 
 EDGES = r"^[\s.]+|[\s.]+$"
-"""Dots in front hide a file or climb out of a folder; at the end Windows drops them."""
+"""Leading dots hide a file or leave the folder; Windows drops trailing ones."""
 
 
 @dataclass(frozen=True)
@@ -75,14 +74,14 @@ class Template:
 
     @classmethod
     def parse(cls, text: str, types: Mapping[str, pa.DataType]) -> "Template":
-        """Read a template such as `{category}/{image_id}.png`.
+        """Parse a template such as `{category}/{image_id}.png`.
 
         Args:
             text: `images.file_name` of the job file.
-            types: the columns that may be named, and their Arrow types.
+            types: the columns that the template may use, and their Arrow types.
 
         Raises:
-            SpecError: not a template, no such column, or a place outside the run.
+            SpecError: not a template, an unknown column, or a path outside the run.
         """
         try:
             parsed = list(string.Formatter().parse(text))
@@ -93,19 +92,19 @@ class Template:
             parts += [literal] if literal else []
             if name is not None:
                 parts.append(_field(text, name, spec or "", conversion, types))
-        _refuse_bad_places(text, parts)
+        _refuse_bad_paths(text, parts)
         return cls(text, tuple(parts))
 
     @cached_property
     def fields(self) -> frozenset[str]:
-        """The columns that the template names."""
+        """The columns that the template uses."""
         return frozenset(part.name for part in self.parts if isinstance(part, Field))
 
     @property
     def tells_images_apart(self) -> bool:
-        """Whether names differ wherever image_ids do, up to letter case and replaced characters.
+        """Whether different image ids give different names, up to case and replaced characters.
 
-        True when one path component holds `{image_id}` and no other field.
+        True if a path component holds `{image_id}` and no other field.
         """
         return any(
             [part for part in component if isinstance(part, Field)] == [Field("image_id", "")]
@@ -113,7 +112,7 @@ class Template:
         )
 
     def render(self, columns: Mapping[str, pa.Array]) -> pa.Array:
-        """The file names, relative to the run directory; (n,) string.
+        """Render file names, relative to the run directory; (n,) string.
 
         Args:
             columns: an array of n values for each of `fields`.
@@ -126,12 +125,12 @@ class Template:
         )
 
     def join(self, texts: Sequence[str | pa.Array]) -> pa.Array:
-        """The file names from one text for each of `parts`; (n,) string."""
+        """Join one text or column of texts for each of `parts` to file names; (n,) string."""
         return pc.binary_join_element_wise(FOLDER, *texts, "")
 
 
 def overlong(names: pa.Array) -> NDArray[np.bool_]:
-    """Which names are too long for a disk or for S3; (n,) bool."""
+    """Which names are too long for a file system or for S3; (n,) bool."""
     lengths = pc.binary_length(names).to_numpy(zero_copy_only=False)
     found = np.zeros(len(names), np.bool_)
     for index in np.flatnonzero(lengths > MAX_COMPONENT_BYTES):
@@ -143,21 +142,21 @@ def overlong(names: pa.Array) -> NDArray[np.bool_]:
 
 
 def spread(row_numbers: NDArray[np.int64]) -> pa.Array:
-    """Two hex digits for each row, which part the names of a run; (n,) string.
+    """Two hex digits for each row, which spread the names of a run evenly; (n,) string.
 
-    Blocks of rows take them in the order of van der Corput's sequence in base 2
-    (Verteilungsfunktionen, 1935): of 2^k blocks that follow each other, one lies in each 2^k-th of
-    the names' range, wherever a store cuts it. So does the first digit alone, `{spread:.1}`.
+    Blocks of rows use them in the order of van der Corput's sequence in base 2
+    (Verteilungsfunktionen, 1935): of any 2^k consecutive blocks, one falls into each 2^-k of the
+    range of names, however a store partitions it. So does the first digit alone, `{spread:.1}`.
 
     Args:
-        row_numbers: (n,) the rows' places in the whole manifest.
+        row_numbers: (n,) row numbers in the whole manifest.
     """
     blocks = row_numbers // SPREAD_ROWS % len(SPREAD_FOLDERS)
     return pc.take(pa.array(SPREAD_FOLDERS), pa.array(blocks))
 
 
 def folded(names: pa.Array) -> pa.Array:
-    """Names as a disk that ignores letter case compares them."""
+    """Names in lower case, as a case-insensitive file system compares them."""
     return pc.utf8_lower(names)
 
 
@@ -166,11 +165,13 @@ def _field(
 ) -> Field:
     shown = f"{{{name}}}"
     if conversion is not None:
-        raise _refusal(text, f"write {shown} or {{{name}:spec}}, without !{conversion}")
+        raise _refusal(text, f"!{conversion} is not allowed; write {shown} or {{{name}:spec}}")
     if "{" in spec:
-        raise _refusal(text, f"the format of {shown} cannot hold another column")
+        raise _refusal(text, f"the format of {shown} cannot contain another column")
     if name not in types:
-        raise _refusal(text, f"no column {shown}; there are: {', '.join(sorted(types))}")
+        raise _refusal(
+            text, f"there is no column {shown}; the columns are: {', '.join(sorted(types))}"
+        )
     if pa.types.is_nested(types[name]) or pa.types.is_binary(types[name]):
         raise _refusal(text, f"column {shown} is of type {types[name]}, which has no text form")
     try:
@@ -186,16 +187,16 @@ def _example(type_: pa.DataType) -> object:
     return 1.5 if pa.types.is_floating(type_) else "text"
 
 
-def _refuse_bad_places(text: str, parts: list[str | Field]) -> None:
+def _refuse_bad_paths(text: str, parts: list[str | Field]) -> None:
     plain = "".join(part if isinstance(part, str) else "x" for part in parts)
     if plain.startswith("/") or re.match(r"^[A-Za-z]:", plain) or "://" in plain:
-        raise _refusal(text, "names are relative to the run's images/ folder")
+        raise _refusal(text, "the path must be relative to the run's images/ folder")
     if re.search(r'[\x00-\x1f\x7f\\<>:"|?*]', plain):
         raise _refusal(text, 'control characters and any of \\ < > : " | ? * are not allowed')
     if any(component in ("", ".", "..") for component in plain.split("/")):
         raise _refusal(text, "no path component may be empty, . or ..")
     if len(plain.encode()) > MAX_LITERAL_BYTES:
-        raise _refusal(text, f"more than {MAX_LITERAL_BYTES} bytes")
+        raise _refusal(text, f"the text outside fields is longer than {MAX_LITERAL_BYTES} bytes")
 
 
 def _components(parts: tuple[str | Field, ...]) -> list[list[str | Field]]:
@@ -211,7 +212,7 @@ def _components(parts: tuple[str | Field, ...]) -> list[list[str | Field]]:
 
 
 def safe_text(field: Field, values: pa.Array) -> pa.Array:
-    """A column as it may stand in a name; (n,) string, nowhere empty."""
+    """A column as text that is safe in a name; (n,) string, never empty."""
     is_text = pa.types.is_string(values.type)
     if field.spec:
         values = _formatted(values, field.spec)
@@ -223,14 +224,14 @@ def safe_text(field: Field, values: pa.Array) -> pa.Array:
         values = pc.replace_substring_regex(values, FORBIDDEN, "_")
     if field.name not in UNCUT:
         values = pc.utf8_slice_codeunits(values, 0, MAX_VALUE_CHARS)
-    if _may_have_edges(values):
+    if _may_have_unsafe_edges(values):
         values = pc.replace_substring_regex(values, EDGES, "")
         values = pc.if_else(pc.equal(pc.binary_length(values), 0), "_", values)
     return values
 
 
 def _formatted(values: pa.Array, spec: str) -> pa.Array:
-    """Python's own formatting, once for each distinct value."""
+    """Format each distinct value with Python."""
     encoded = values.dictionary_encode()
     texts = ["" if value is None else format(value, spec) for value in _plain_values(encoded)]
     return pc.take(pa.array(texts, pa.string()), encoded.indices)
@@ -245,23 +246,23 @@ def _plain_values(encoded: pa.DictionaryArray) -> list[object]:
 
 
 def _is_plain(values: pa.Array) -> bool:
-    """Whether no byte of the column needs a second look: far cheaper than a regex a value."""
+    """Whether all bytes of the column are allowed; far cheaper than a regex per value."""
     offsets, data = _bytes(values)
     return bool(PLAIN_BYTES[data[offsets[0] : offsets[-1]]].all())
 
 
-def _may_have_edges(values: pa.Array) -> bool:
-    """Whether a value is empty, or begins or ends with a byte that needs a second look."""
+def _may_have_unsafe_edges(values: pa.Array) -> bool:
+    """Whether any value is empty, or begins or ends with a byte that may not be allowed."""
     offsets, data = _bytes(values)
     if len(values) == 0:
         return False
     if (offsets[1:] == offsets[:-1]).any():
         return True
-    return not (SOUND_EDGES[data[offsets[:-1]]].all() and SOUND_EDGES[data[offsets[1:] - 1]].all())
+    return not (SAFE_EDGES[data[offsets[:-1]]].all() and SAFE_EDGES[data[offsets[1:] - 1]].all())
 
 
 def _bytes(values: pa.Array) -> tuple[NDArray[np.int32], NDArray[np.uint8]]:
-    """The offsets and the bytes that they point into."""
+    """The offsets of the values, and the bytes that they point into."""
     _, offsets, data = values.buffers()
     empty = offsets is None or not len(values)
     return (

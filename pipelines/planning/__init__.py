@@ -6,6 +6,7 @@ one shard of it back. The work runs in one process, or wherever the caller's `ma
 
 from nightpress.pipelines.planning.checking import check, cut_into_shards, manifest_changes
 from nightpress.pipelines.planning.duplicates import Mapper
+from nightpress.pipelines.planning.index import candidate_shards
 from nightpress.pipelines.planning.layout import PlanLayout, PlanPart, SettingsCount
 from nightpress.pipelines.planning.parts import plan_part, read_shard, rewrite_plan_part, write_plan
 
@@ -14,6 +15,7 @@ __all__ = [
     "PlanLayout",
     "PlanPart",
     "SettingsCount",
+    "candidate_shards",
     "check",
     "cut_into_shards",
     "manifest_changes",

@@ -22,9 +22,10 @@ from nightpress.pipelines.manifest.rows import Rows, concat_rows
 from nightpress.pipelines.manifest.types import plain_type
 from nightpress.pipelines.planning.duplicates import Mapper
 from nightpress.pipelines.planning.images import Images, Planner, sort_for_sampling
+from nightpress.pipelines.planning.index import encoded_index, index_path
 from nightpress.pipelines.planning.layout import PlanLayout, PlanPart
 from nightpress.pipelines.planning.units import WorkUnit, read_batches
-from nightpress.pipelines.records import LATER_IN_PLANS, PLAN_SCHEMA, carried_name
+from nightpress.pipelines.records import PLAN_SCHEMA
 from nightpress.pipelines.storage import Store, open_source
 
 DICTIONARY_BYTES = 64 << 20
@@ -53,8 +54,8 @@ def plan_part(spec: RunSpec, info: ModelInfo, layout: PlanLayout, index: int) ->
         StoreError: the manifest cannot be read.
     """
     planner = Planner(spec, info, resolve_columns(spec, layout.files))
-    (table,) = (table for _, table in _tables(_task_for(planner, layout, [layout.parts[index]])))
-    return _plain(table)
+    ((part, images),) = _images_of_parts(_task_for(planner, layout, [layout.parts[index]]))
+    return _plain(_table(images, part, layout.shard_size))
 
 
 def write_plan(
@@ -78,11 +79,14 @@ def write_plan(
 def write_parts(call: tuple[PartsTask, Store]) -> list[str]:
     """Write the parts of a task; returns the paths that are new. Top-level, to be picklable."""
     task, store = call
-    return [
-        part.path
-        for part, table in _tables(task)
-        if store.create(part.path, _encode(table, task.row_group_size))
-    ]
+    written = []
+    for part, images in _images_of_parts(task):
+        # The index comes first, so that every part that exists has one.
+        store.create(index_path(part), encoded_index(images, task.shard_size))
+        table = _table(images, part, task.shard_size)
+        if store.create(part.path, _encode(table, task.row_group_size)):
+            written.append(part.path)
+    return written
 
 
 def rewrite_plan_part(
@@ -96,7 +100,9 @@ def rewrite_plan_part(
     """
     planner = Planner(spec, info, resolve_columns(spec, layout.files))
     part = layout.part_of(shard)
-    ((_, table),) = _tables(_task_for(planner, layout, [part]))
+    ((_, images),) = _images_of_parts(_task_for(planner, layout, [part]))
+    store.put(index_path(part), encoded_index(images, layout.shard_size))
+    table = _table(images, part, layout.shard_size)
     store.put(part.path, _encode(table, layout.row_group_size))
 
 
@@ -127,22 +133,12 @@ def read_shard(store: Store, layout: PlanLayout, shard: int) -> pa.Table:
 
 
 def _plain(table: pa.Table) -> pa.Table:
-    """Cast a part's rows to the plan's schema, with dictionary-encoded text decoded.
-
-    Columns that older plans lack are null. If an older plan carries a column whose name the plan
-    itself uses by now, it gets the name under which it would be carried today.
-    """
-    table = table.rename_columns(
-        [name if name in PLAN_SCHEMA.names else carried_name(name) for name in table.column_names]
-    )
+    """A part's rows under the plan's schema, without dictionary encoding."""
     carried = [
         pa.field(field.name, plain_type(field.type))
         for field in table.schema
         if field.name not in PLAN_SCHEMA.names
     ]
-    for name in sorted(LATER_IN_PLANS.difference(table.schema.names)):
-        field = PLAN_SCHEMA.field(name)
-        table = table.append_column(field, pa.nulls(len(table), field.type))
     schema = pa.schema([*PLAN_SCHEMA, *carried])
     return table.select(schema.names).cast(schema)
 
@@ -157,11 +153,10 @@ def _task_for(planner: Planner, layout: PlanLayout, parts: Sequence[PlanPart]) -
     return PartsTask(unit, tuple(parts), *sizes)
 
 
-def _tables(task: PartsTask) -> Iterator[tuple[PlanPart, pa.Table]]:
+def _images_of_parts(task: PartsTask) -> Iterator[tuple[PlanPart, Images]]:
     """Each part of a task with its images in sampling order."""
     for part, rows, carried in _rows_of_parts(task):
-        images = sort_for_sampling(task.unit.planner, rows, carried, task.batch_size)
-        yield part, _table(images, part, task.shard_size)
+        yield part, sort_for_sampling(task.unit.planner, rows, carried, task.batch_size)
 
 
 def _rows_of_parts(task: PartsTask) -> Iterator[tuple[PlanPart, Rows, dict[str, pa.Array]]]:

@@ -1,1 +1,1 @@
-"""Pages and pictures about a run: report, contact sheet, strips."""
+"""Pages and images about a run: report, contact sheet, sampling steps, tuning."""

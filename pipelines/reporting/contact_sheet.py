@@ -1,7 +1,4 @@
-"""Many pictures on one: a contact sheet with a caption under each.
-
-Owns its looks. Knows nothing of runs or files.
-"""
+"""Contact sheets: many images on one, with a caption under each."""
 
 import math
 import unicodedata
@@ -17,10 +14,10 @@ INK = (52, 50, 46)
 
 CAPTION_LINES = 2
 MISSING = "\uffff"
-"""No font has it, so it is drawn as the font's own box for a missing letter."""
+"""A character that no font has; it is drawn as the font's box for missing characters."""
 
-WIDE = 1.4
-"""The sheet's favourite proportion of columns to rows."""
+COLUMNS_PER_ROW = 1.4
+"""The preferred ratio of columns to rows."""
 
 Measure = Callable[[str], float]
 
@@ -31,16 +28,16 @@ def contact_sheet(
     columns: int | None = None,
     thumb: int = 256,
 ) -> Image.Image:
-    """The images in a grid, in order, each fitted into a square.
+    """Draw the images in a grid, in order, each fitted into a square.
 
     Args:
-        images: of any mode and size; small ones are enlarged.
-        captions: one for each image; what does not fit on two lines ends in an ellipsis.
-        columns: as many as make an even, somewhat wide sheet, unless set.
+        images: images of any mode and size; small ones are enlarged.
+        captions: one for each image; a caption longer than two lines ends in an ellipsis.
+        columns: number of columns; by default chosen for an even, somewhat wide sheet.
         thumb: side of a square in pixels.
 
     Raises:
-        ValueError: no images, or not one caption for each.
+        ValueError: there are no images, or not one caption for each.
     """
     if not images:
         raise ValueError("a contact sheet needs at least one image")
@@ -49,8 +46,8 @@ def contact_sheet(
     grid = Grid(columns or even_columns(len(images)), thumb, CAPTION_LINES * line)
     sheet = Image.new("RGB", grid.size(len(images)), PAPER)
     draw = ImageDraw.Draw(sheet)
-    for place, (image, caption) in enumerate(zip(images, captions, strict=True)):
-        x, y = grid.corner(place)
+    for index, (image, caption) in enumerate(zip(images, captions, strict=True)):
+        x, y = grid.corner(index)
         _paste_fitted(sheet, image, x, y, thumb)
         lines = wrapped(drawable(caption, font), thumb, font.getlength)
         for number, text in enumerate(lines):
@@ -60,31 +57,32 @@ def contact_sheet(
 
 @dataclass(frozen=True)
 class Grid:
-    """Where things are on a sheet, in pixels."""
+    """The layout of a sheet, in pixels."""
 
     columns: int
     thumb: int
+    """Side of a square."""
     caption: int
-    """Height of the text under a square."""
+    """Height of the caption under a square."""
 
     @property
     def gap(self) -> int:
-        """Between two squares."""
+        """Space between two squares."""
         return self.thumb // 12
 
     @property
     def margin(self) -> int:
-        """Around everything."""
+        """Space around the grid."""
         return self.thumb // 7
 
     @property
     def padding(self) -> int:
-        """Between a square and its caption."""
+        """Space between a square and its caption."""
         return self.thumb // 26
 
-    def corner(self, place: int) -> tuple[int, int]:
-        """The upper left corner of the n-th square."""
-        row, column = divmod(place, self.columns)
+    def corner(self, index: int) -> tuple[int, int]:
+        """The upper left corner of a square, counted from 0."""
+        row, column = divmod(index, self.columns)
         height = self.thumb + self.padding + self.caption + self.gap
         return self.margin + column * (self.thumb + self.gap), self.margin + row * height
 
@@ -97,26 +95,26 @@ class Grid:
 
 
 def even_columns(num_images: int) -> int:
-    """The number of columns that leaves the fewest places empty on a somewhat wide sheet."""
+    """The number of columns that leaves the fewest empty squares on a somewhat wide sheet."""
     root = math.sqrt(num_images)
 
     def waste(columns: int) -> tuple[int, float]:
         rows = math.ceil(num_images / columns)
-        return columns * rows - num_images, abs(columns / rows - WIDE)
+        return columns * rows - num_images, abs(columns / rows - COLUMNS_PER_ROW)
 
     return min(range(math.ceil(root), math.ceil(1.7 * root) + 1), key=waste)
 
 
 def default_font(size: int) -> ImageFont.FreeTypeFont:
-    """The font that comes with Pillow: the same on every machine, but little more than ASCII."""
+    """The font that comes with Pillow: the same on every machine, but with little beyond ASCII."""
     return cast("ImageFont.FreeTypeFont", ImageFont.load_default(size))
 
 
 def drawable(text: str, font: ImageFont.FreeTypeFont) -> str:
-    """The text in letters that the font has: accents fall off, other letters become a box."""
+    """Limit text to characters of the font: accents are dropped, other characters become a box."""
     box = bytes(font.getmask(MISSING))
 
-    def letter(char: str) -> str:
+    def replacement(char: str) -> str:
         if char.isspace():
             return " "
         parts: list[str] = [char, *unicodedata.normalize("NFKD", char)]
@@ -125,12 +123,12 @@ def drawable(text: str, font: ImageFont.FreeTypeFont) -> str:
                 return part
         return "" if unicodedata.category(char)[0] in "MC" else MISSING
 
-    known = {char: letter(char) for char in set(text)}
-    return " ".join("".join(known[char] for char in text).split())
+    replacements = {char: replacement(char) for char in set(text)}
+    return " ".join("".join(replacements[char] for char in text).split())
 
 
 def wrapped(text: str, width: float, length: Measure, num_lines: int = CAPTION_LINES) -> list[str]:
-    """The text cut into lines no longer than `width`; an ellipsis says that some is left out."""
+    """Wrap text into lines no longer than `width`; an ellipsis marks text that is left out."""
     lines: list[str] = []
     rest = text
     while rest and len(lines) < num_lines - 1:
@@ -147,7 +145,7 @@ def wrapped(text: str, width: float, length: Measure, num_lines: int = CAPTION_L
 
 
 def _longest(text: str, width: float, length: Measure) -> str:
-    """The longest beginning of the text that fits, at least one letter."""
+    """The longest prefix of the text that fits, at least one character."""
     low, high = 1, len(text)
     while low < high:
         middle = (low + high + 1) // 2
@@ -159,8 +157,8 @@ def _longest(text: str, width: float, length: Measure) -> str:
 
 
 def _paste_fitted(sheet: Image.Image, image: Image.Image, x: int, y: int, side: int) -> None:
-    """Centre the image in its square."""
+    """Paste an image into a square, scaled to fit and centred."""
     ImageDraw.Draw(sheet).rectangle((x, y, x + side - 1, y + side - 1), fill=CELL)
     fitted = ImageOps.contain(image.convert("RGB"), (side, side), Image.Resampling.LANCZOS)
-    place = (x + (side - fitted.width) // 2, y + (side - fitted.height) // 2)
-    sheet.paste(fitted, place)
+    corner = (x + (side - fitted.width) // 2, y + (side - fitted.height) // 2)
+    sheet.paste(fitted, corner)

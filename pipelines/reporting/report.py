@@ -1,50 +1,47 @@
-"""report.html: one page on a run, for people. Static, self-contained, safe for any prompt.
-
-Reads a run through its `Run`. Knows nothing of how the run was carried out.
-"""
+"""report.html: one page about a run. It is static, self-contained, and safe for any prompt."""
 
 import json
-import math
 from base64 import b64encode
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from io import BytesIO
 from typing import Any
 from urllib.parse import quote
 
 import jinja2
-import pyarrow as pa
-import pyarrow.compute as pc
-import pyarrow.dataset as ds
 
-from nightpress.diffusion_core.theory.spacing import evenly_spaced
 from nightpress.pipelines.errors import StoreMissing
 from nightpress.pipelines.formatting import duration, size
 from nightpress.pipelines.image_files.embedded_metadata import readable
 from nightpress.pipelines.image_files.encoding import decoded
 from nightpress.pipelines.image_files.packing import image_bytes
 from nightpress.pipelines.records import METADATA_SCHEMA
+from nightpress.pipelines.reporting.collect import Collected, Limits, collect
 from nightpress.pipelines.run_directory.reader import READ_THREADS, Run, RunProgress
+from nightpress.pipelines.run_directory.summary import Summary
+from nightpress.pipelines.run_directory.summary_index import write_summary_index
 from nightpress.pipelines.storage import Store
 
 REPORT_FILE = "report.html"
 
-MAX_PICTURES = 200
-THUMB = 384
-"""Pixels of the longer side of a picture that is inside the page, because its file is in a pack."""
-
-NOTHING = "data:image/gif;base64,R0lGODlhAQABAAAAACw="
-"""Stands for a picture whose pack is damaged or gone; verify says more."""
-
+LIMITS = Limits(images=200, failures=100)
 MAX_SETTINGS = 100
-MAX_FAILURES = 100
 MAX_TEXT = 2_000
-"""Characters of one value on the page; the metadata has the rest."""
+"""Characters of one value on the page; the metadata has the full text."""
+
+MAX_CAPTION = 400
+
+THUMBNAIL_SIZE = 384
+"""Pixels of the longer side of a packed image, which is embedded in the page."""
+
+EMPTY_GIF = "data:image/gif;base64,R0lGODlhAQABAAAAACw="
+"""Shown for an image whose pack is damaged or missing; `nightpress verify` reports that."""
 
 UNKNOWN = "\N{EM DASH}"
 
-PICTURE_FACTS = {
+IMAGE_FACTS = {
     "prompt": "prompt",
     "negative_prompt": "negative prompt",
     "image_id": "image id",
@@ -56,10 +53,9 @@ PICTURE_FACTS = {
     "member": "member",
     "sha256": "sha256",
 }
-"""Metadata column -> what the page calls it; the carried columns follow under their own names."""
+"""Metadata column -> its label on the page; carried columns follow under their own names."""
 
-SETTING = ("width", "height", "num_inference_steps", "guidance_scale", "scheduler")
-GROUPED = [*SETTING, "with_loras"]
+MONOSPACE = ("file", "member", "sha256", "image_id")
 
 
 @dataclass(frozen=True)
@@ -69,7 +65,7 @@ class Total:
     name: str
     value: str
     tone: str = ""
-    """`good`, `bad` or nothing."""
+    """`good`, `bad` or empty."""
 
 
 @dataclass(frozen=True)
@@ -82,11 +78,11 @@ class Fact:
 
 
 @dataclass(frozen=True)
-class Picture:
+class GalleryImage:
     """An image in the gallery."""
 
     url: str
-    """Relative to the page, percent-encoded; of a packed image, small, the image itself."""
+    """Relative to the page and percent-encoded; for a packed image, a thumbnail as a data URL."""
     caption: str
     image_id: str
     seed: int
@@ -97,7 +93,7 @@ class Picture:
 
 @dataclass(frozen=True)
 class Failure:
-    """An image that could not be made."""
+    """A row of the table of failed images."""
 
     image_id: str
     prompt: str
@@ -107,8 +103,8 @@ class Failure:
 
 
 @dataclass(frozen=True)
-class Setting:
-    """Images that share the settings of a batch."""
+class SettingsRow:
+    """A row of the table of settings: images with the same settings."""
 
     width: int
     height: int
@@ -116,40 +112,38 @@ class Setting:
     num_inference_steps: int
     guidance_scale: str
     loras: str
-    """`brand at 0.8, ink at 1`; empty where there are none."""
+    """`brand at 0.8, ink at 1`, or empty."""
     num_images: str
     num_failed: str
     sampling_s: str
 
 
 def write_report(run: Run, store: Store) -> None:
-    """Write the page of a run, as far as the run is, into its store."""
-    with run.reading():
-        page = render(run)
-    store.put(REPORT_FILE, page.encode())
+    """Write the report of a run, as far as the run is, and the index of its commits."""
+    found = collect(run, LIMITS)
+    write_summary_index(store, found.totals)
+    store.put(REPORT_FILE, render(run, found).encode())
 
 
-def render(run: Run) -> str:
-    """The page as HTML."""
-    progress = run.progress()
-    metadata = run.metadata
-    rows = spread(run, metadata.schema, MAX_PICTURES)
+def render(run: Run, found: Collected) -> str:
+    """The report as HTML, given what was collected from the metadata."""
+    total = Summary.total(each.summary for each in found.totals.values())
+    progress = run.progress_of(total, len(found.totals))
     with ThreadPoolExecutor(READ_THREADS) as pool:
-        pictures = list(pool.map(picture, rows, pool.map(lambda row: source(run, row), rows)))
-    failures = [failure(row) for row in failed_rows(metadata, MAX_FAILURES)]
-    used = settings(metadata)
+        images = list(pool.map(partial(gallery_image, run), found.images))
+    shown_settings = found.settings[:MAX_SETTINGS]
     loader = jinja2.PackageLoader("nightpress.pipelines.reporting")
-    page = jinja2.Environment(loader=loader, autoescape=True).get_template("report.html.j2")
-    return page.render(
+    template = jinja2.Environment(loader=loader, autoescape=True).get_template("report.html.j2")
+    return template.render(
         title=run.spec.name,
-        where=f"{run.url} · begun {moment(run.record.created_at)}",
+        where=f"{run.url} · started {moment(run.record.created_at)}",
         totals=totals(progress),
-        pictures=pictures,
-        pictures_note=_of(len(pictures), progress.num_ok, "a spread of them"),
-        failures=failures,
-        failures_note=_of(len(failures), progress.num_failed, "the first"),
-        settings=used[:MAX_SETTINGS],
-        settings_note=_of(min(len(used), MAX_SETTINGS), len(used), "the most frequent"),
+        images=images,
+        images_note=_count(len(images), progress.num_ok, "an even sample"),
+        failures=[failure(row) for row in found.failures],
+        failures_note=_count(len(found.failures), progress.num_failed, "the first"),
+        settings=[settings_row(row) for row in shown_settings],
+        settings_note=_count(len(shown_settings), len(found.settings), "the most frequent"),
         job=job_facts(run),
         model=model_facts(run),
         spec=json.dumps(run.spec.as_dict(), indent=2, ensure_ascii=False),
@@ -157,14 +151,14 @@ def render(run: Run) -> str:
 
 
 def totals(progress: RunProgress) -> list[Total]:
-    """The numbers at the top."""
+    """The numbers at the top of the page."""
     done = progress.num_ok + progress.num_failed
     rate = progress.images_per_s
     return [
         Total("images ok", f"{progress.num_ok:,}", "good" if progress.num_ok else ""),
         Total("failed", f"{progress.num_failed:,}", "bad" if progress.num_failed else ""),
         Total(
-            "of the plan done",
+            "of the plan complete",
             f"{done / progress.num_images:.0%}" if progress.num_images else UNKNOWN,
         ),
         Total("sampling time", duration(progress.active_s)),
@@ -174,108 +168,34 @@ def totals(progress: RunProgress) -> list[Total]:
     ]
 
 
-def spread(run: Run, schema: pa.Schema, most: int) -> list[dict[str, Any]]:
-    """Rows of at most that many images that are ok, at even distances over the run."""
-    shards = evenly_spaced(run.committed, most, endpoint=False)
-    share = math.ceil(most / len(shards)) if shards else 0
-
-    def some(shard: int) -> list[dict[str, Any]]:
-        made = run.shards([shard], schema).to_table(filter=ds.field("status") == "ok")
-        places = pa.array(evenly_spaced(range(made.num_rows), share, endpoint=False), pa.int64())
-        chosen: list[dict[str, Any]] = made.take(places).to_pylist()
-        return chosen
-
-    with ThreadPoolExecutor(READ_THREADS) as pool:
-        rows = [row for part in pool.map(some, shards) for row in part]
-    return evenly_spaced(rows, most, endpoint=False)
-
-
-def failed_rows(metadata: ds.Dataset, most: int) -> list[dict[str, Any]]:
-    """The first rows that failed."""
-    columns = ["image_id", "prompt", "error_type", "error", "attempts"]
-    failed = metadata.scanner(columns=columns, filter=ds.field("status") == "failed")
-    rows: list[dict[str, Any]] = failed.head(most).to_pylist()
-    return rows
-
-
-def settings(metadata: ds.Dataset) -> list[Setting]:
-    """What was sampled with which settings, the most frequent first; one pass over the rows."""
-    counted = []
-    for batch in metadata.to_batches(columns=[*SETTING, "status", "sampling_s", "loras"]):
-        rows = pa.Table.from_batches([batch])
-        failed = pc.cast(pc.equal(rows.column("status"), "failed"), "int64")
-        rows = rows.append_column("failed", failed)
-        rows = rows.append_column("with_loras", _as_texts(batch.column("loras")))
-        grouped = rows.group_by(GROUPED)
-        counted.append(
-            grouped.aggregate(
-                [
-                    ("status", "count"),
-                    ("failed", "sum"),
-                    ("sampling_s", "sum"),
-                    ("sampling_s", "count"),
-                ]
-            )
-        )
-    if not counted:
-        return []
-    sums = ["status_count", "failed_sum", "sampling_s_sum", "sampling_s_count"]
-    table = pa.concat_tables(counted).group_by(GROUPED).aggregate([(n, "sum") for n in sums])
-    return [setting(row) for row in table.sort_by([("status_count_sum", "descending")]).to_pylist()]
-
-
-def _as_texts(loras: pa.ListArray) -> pa.Array:
-    """The LoRAs of each row as `brand at 0.8, ink at 1`; (n,) string."""
-    each = loras.flatten()
-    scales = pc.cast(each.field("scale"), pa.string())
-    texts = pc.binary_join_element_wise(each.field("name"), scales, " at ")
-    starts = pc.subtract(loras.offsets, loras.offsets[0])
-    return pc.binary_join(pa.ListArray.from_arrays(starts, texts), ", ")
-
-
-def setting(row: dict[str, Any]) -> Setting:
-    """A row of the settings table."""
-    sampled = row["sampling_s_count_sum"]
-    return Setting(
+def settings_row(row: dict[str, Any]) -> SettingsRow:
+    """A row of the table of settings."""
+    sampled = row["num_sampled"]
+    return SettingsRow(
         width=row["width"],
         height=row["height"],
         scheduler=row["scheduler"],
         num_inference_steps=row["num_inference_steps"],
         guidance_scale=f"{row['guidance_scale']:g}",
-        loras=text(row["with_loras"], 400),
-        num_images=f"{row['status_count_sum']:,}",
-        num_failed=f"{row['failed_sum_sum']:,}",
-        sampling_s=f"{row['sampling_s_sum_sum'] / sampled:.3g}" if sampled else UNKNOWN,
+        loras=text(row["with_loras"], MAX_CAPTION),
+        num_images=f"{row['num_images']:,}",
+        num_failed=f"{row['num_failed']:,}",
+        sampling_s=f"{row['sampling_s'] / sampled:.3g}" if sampled else UNKNOWN,
     )
 
 
-def source(run: Run, row: dict[str, Any]) -> str:
-    """What the page shows an image by: its file, or itself where that is in a pack."""
-    if row["member"] is None:
-        return quote(row["file"])
-    try:
-        image = decoded(image_bytes(run.store, row)).convert("RGB")
-    except (StoreMissing, ValueError):
-        return NOTHING
-    image.thumbnail((THUMB, THUMB))
-    file = BytesIO()
-    image.save(file, "JPEG", quality=85)
-    return f"data:image/jpeg;base64,{b64encode(file.getvalue()).decode()}"
-
-
-def picture(row: dict[str, Any], url: str) -> Picture:
-    """An image in the gallery, with its own facts and then what the manifest said besides."""
+def gallery_image(run: Run, row: dict[str, Any]) -> GalleryImage:
+    """An image in the gallery: its own facts, then the carried columns."""
     carried = [name for name in row if name not in METADATA_SCHEMA.names]
     facts = [
-        Fact(label, text(row[name]), mono=name in ("file", "member", "sha256", "image_id"))
-        for name, label in PICTURE_FACTS.items()
+        Fact(label, text(row[name]), mono=name in MONOSPACE) for name, label in IMAGE_FACTS.items()
     ]
     loras = (f"{lora['name']} at {lora['scale']:g}" for lora in row["loras"])
     facts.append(Fact("LoRAs", text(", ".join(loras))))
     facts += [Fact(readable(name), text(row[name])) for name in carried]
-    return Picture(
-        url=url,
-        caption=text(row["prompt"], 400),
+    return GalleryImage(
+        url=image_url(run, row),
+        caption=text(row["prompt"], MAX_CAPTION),
         image_id=text(row["image_id"]),
         seed=row["seed"],
         width=row["width"],
@@ -284,11 +204,25 @@ def picture(row: dict[str, Any], url: str) -> Picture:
     )
 
 
+def image_url(run: Run, row: dict[str, Any]) -> str:
+    """The relative URL of an image file; for a packed image, a thumbnail as a data URL."""
+    if row["member"] is None:
+        return quote(row["file"])
+    try:
+        image = decoded(image_bytes(run.store, row)).convert("RGB")
+    except (StoreMissing, ValueError):
+        return EMPTY_GIF
+    image.thumbnail((THUMBNAIL_SIZE, THUMBNAIL_SIZE))
+    file = BytesIO()
+    image.save(file, "JPEG", quality=85)
+    return f"data:image/jpeg;base64,{b64encode(file.getvalue()).decode()}"
+
+
 def failure(row: dict[str, Any]) -> Failure:
-    """A row of the table of failures."""
+    """A row of the table of failed images."""
     return Failure(
         image_id=text(row["image_id"]),
-        prompt=text(row["prompt"], 400),
+        prompt=text(row["prompt"], MAX_CAPTION),
         error_type=text(row["error_type"]),
         error=text(row["error"]),
         attempts=row["attempts"],
@@ -296,7 +230,7 @@ def failure(row: dict[str, Any]) -> Failure:
 
 
 def job_facts(run: Run) -> list[Fact]:
-    """What was asked for."""
+    """The facts about the job."""
     spec, record = run.spec, run.record
     return [
         Fact("manifest", text("\n".join(spec.manifests)), mono=True),
@@ -311,7 +245,7 @@ def job_facts(run: Run) -> list[Fact]:
 
 
 def model_facts(run: Run) -> list[Fact]:
-    """What made it."""
+    """The facts about the model and the software."""
     record = run.record
     versions = (f"{name} {version}" for name, version in record.versions.items())
     return [
@@ -325,7 +259,7 @@ def model_facts(run: Run) -> list[Fact]:
 
 
 def text(value: object, most: int = MAX_TEXT) -> str:
-    """Any value of a metadata row as text that a page can show; empty for None."""
+    """A value of a metadata row as text for the page; empty for None."""
     match value:
         case None:
             return ""
@@ -345,6 +279,6 @@ def moment(iso: str) -> str:
     return datetime.fromisoformat(iso).astimezone(UTC).strftime("%Y-%m-%d %H:%M UTC")
 
 
-def _of(shown: int, number: int, which: str) -> str:
-    """`1,632`, or `a spread of them: 200 of 1,632`."""
-    return f"{number:,}" if shown == number else f"{which}: {shown:,} of {number:,}"
+def _count(shown: int, total: int, which: str) -> str:
+    """`1,632`, or `an even sample: 200 of 1,632` if not all are shown."""
+    return f"{total:,}" if shown == total else f"{which}: {shown:,} of {total:,}"

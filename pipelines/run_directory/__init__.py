@@ -1,1 +1,1 @@
-"""The run directory: run.json, lease, commits, reading a run back, verifying it."""
+"""The run directory: its record, lease and commits; reading a run back and verifying it."""

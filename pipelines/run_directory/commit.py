@@ -1,27 +1,43 @@
-"""The commit: one metadata part a shard, written last and only once.
+"""Commits: one metadata part per shard, created last and only once.
 
-Its presence says that every image of the shard is finished. Losing the race for it means that
-somebody else finished the shard, and then theirs is the truth. Only the holder of the run's lease
-changes it afterwards: a row that was made again, or a part that is damaged.
+A shard is finished when its metadata part exists. When two workers commit the same shard, the
+first part wins and the other worker adopts it. Only the holder of the run's lease replaces a part
+afterwards: to record rows that were made again, or because the part is damaged.
 """
 
+import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from nightpress.diffusion_core.errors import one_line
 from nightpress.pipelines.errors import Damaged, StoreMissing
-from nightpress.pipelines.records import LATER_COLUMNS, METADATA_SCHEMA, PLAN_SCHEMA, ImageRecord
+from nightpress.pipelines.records import METADATA_SCHEMA, PLAN_SCHEMA, ImageRecord
 from nightpress.pipelines.run_directory.lease import FencingToken
 from nightpress.pipelines.run_directory.rewriting import rewrite
-from nightpress.pipelines.storage import Store
+from nightpress.pipelines.run_directory.summary import SUMMARY_COLUMNS, Summary
+from nightpress.pipelines.storage import Store, open_source
 
 METADATA_FOLDER = "metadata"
 
 SEAL = b"nightpress.sealed_by"
-"""Key of a part's own metadata: the number of the lease under which it was written again."""
+"""Key in a part's Parquet footer: the number of the lease that sealed it; see `seal_commit`."""
+
+SUMMARY = b"nightpress.summary"
+"""Key in a part's Parquet footer: the `Summary` of its rows, as JSON."""
+
+PADDING = b"nightpress.padding"
+"""Key in a part's Parquet footer: blanks that make the part longer than the one it replaces."""
+
+SMALL_PART_BYTES = 4 << 20
+"""A part up to this size is read as a whole where some of its columns are wanted."""
+
+FOOTER_BYTES = 16 << 10
+"""Enough for the footer of a part, unless its texts are very long."""
 
 _SHARD_FILE = re.compile(r"metadata/shard-(\d{5,})\.parquet")
 
@@ -32,7 +48,7 @@ def shard_path(shard: int) -> str:
 
 
 def commit_shard(store: Store, shard: int, part: pa.Table) -> pa.Table:
-    """Commit a shard; returns the part that stands, ours or that of whoever came first."""
+    """Commit a shard. The first commit wins; returns the winning part."""
     if store.create(shard_path(shard), _encoded(part)):
         return part
     return read_commit(store, shard)
@@ -41,105 +57,165 @@ def commit_shard(store: Store, shard: int, part: pa.Table) -> pa.Table:
 def recommit_shard(
     store: Store, shard: int, part: pa.Table, fence: FencingToken | None = None
 ) -> pa.Table:
-    """Commit a shard again, in place of a commit that is damaged; returns the part.
+    """Replace a damaged commit; returns the new part.
 
     Raises:
-        LeaseLost: another start has taken the run over.
+        LeaseLost: another process has taken over the run.
     """
-    data = _encoded(part)
-    rewrite(store, shard_path(shard), lambda seen: data, fence)
+    rewrite(store, shard_path(shard), lambda seen: _encoded(part, replaces=seen), fence)
     return part
 
 
 def read_commit(store: Store, shard: int, columns: Sequence[str] | None = None) -> pa.Table:
-    """The metadata part of a committed shard, or some columns of it.
+    """Read the metadata part of a committed shard, or some of its columns.
 
     Raises:
-        Damaged: it is not what was written.
+        Damaged: the part is not what was written.
     """
-    return _decoded(store, shard, store.read(shard_path(shard)), columns)
+    return decode_commit(store, shard, store.read(shard_path(shard)), columns)
+
+
+def read_commit_if_any(store: Store, shard: int) -> pa.Table | None:
+    """Read the metadata part of a shard; None if the shard is not committed yet."""
+    data = store.read_if_any(shard_path(shard))
+    return None if data is None else decode_commit(store, shard, data)
+
+
+def decode_commit(
+    store: Store, shard: int, data: bytes, columns: Sequence[str] | None = None
+) -> pa.Table:
+    """Decode a metadata part that has been read, or some of its columns.
+
+    Raises:
+        Damaged: the part is not what was written.
+    """
+    names = None if columns is None else list(columns)
+    with _damage_named(store, shard):
+        return pq.read_table(pa.BufferReader(data), columns=names, page_checksum_verification=True)
+
+
+@contextmanager
+def open_commit(store: Store, shard: int, num_bytes: int) -> Iterator[pq.ParquetFile]:
+    """Open the metadata part of a committed shard, to read some of its columns or several times.
+
+    A small part is read by one request; of a large one, only the columns that are asked for.
+
+    Args:
+        num_bytes: size of the part, as listed.
+
+    Raises:
+        Damaged: the part is not what was written.
+    """
+    path = shard_path(shard)
+    small = num_bytes <= SMALL_PART_BYTES
+    with (
+        _damage_named(store, shard),
+        pa.BufferReader(store.read(path))
+        if small
+        else open_source(f"{store.url}/{path}", store.options) as source,
+        pq.ParquetFile(source, page_checksum_verification=True) as file,
+    ):
+        yield file
+
+
+def read_summary(store: Store, shard: int, num_bytes: int) -> Summary:
+    """Read the totals of a committed shard, normally by one small request for its footer.
+
+    Args:
+        num_bytes: size of the part, as listed.
+
+    Raises:
+        Damaged: the part is not what was written.
+    """
+    try:
+        summary = _summary_in(_footer(store, shard_path(shard), num_bytes))
+    except (pa.ArrowException, OSError):  # it was replaced since it was listed, or is damaged
+        summary = None
+    return summary or Summary.of(read_commit(store, shard, SUMMARY_COLUMNS))
+
+
+def summary_of(file: pq.ParquetFile) -> Summary:
+    """The totals of an open metadata part."""
+    return _summary_in(file.metadata) or Summary.of(file.read(list(SUMMARY_COLUMNS)))
 
 
 def amend_commit(
     store: Store, shard: int, changed: Mapping[int, ImageRecord], fence: FencingToken | None = None
 ) -> pa.Table:
-    """Put new records in place of some rows of a committed shard; returns the part as it is then.
+    """Replace some rows of a committed shard by new records; returns the part as it is then.
 
-    Only the holder of the run's lease may do it. Rows whose file is what the part says already
-    stay as they are, to the last bit.
+    Only the holder of the run's lease may call this. A row whose file and bytes are already
+    recorded stays as it is, to the last bit.
 
     Args:
-        store: of the run.
-        shard: it is committed.
+        store: the run directory.
+        shard: a committed shard.
         changed: row in the shard -> its new record.
-        fence: of the lease.
+        fence: the token of the lease.
 
     Raises:
-        Damaged: the commit is not what was written.
-        LeaseLost: another start has taken the run over.
+        Damaged: the part is not what was written.
+        LeaseLost: another process has taken over the run.
     """
     part: pa.Table = None
 
     def amended(seen: bytes | None) -> bytes | None:
         nonlocal part
-        standing = _standing(store, shard, seen)
-        part = _amended(standing, changed)
-        return None if part is standing else _encoded(part)
+        current = _current_part(store, shard, seen)
+        part = _amended(current, changed)
+        return None if part is current else _encoded(part, replaces=seen)
 
     rewrite(store, shard_path(shard), amended, fence)
     return part
 
 
 def seal_commit(store: Store, shard: int, fence: FencingToken) -> None:
-    """Write a commit again as it is, under the number of a lease.
+    """Rewrite a commit with the same rows and the number of our lease.
 
-    From then on no start that was taken over before can amend it: it does not find what it read.
+    A process that lost the lease earlier can then no longer amend the commit, because the bytes
+    that it read are gone.
 
     Raises:
-        Damaged: the commit is not what was written.
-        LeaseLost: another start has taken the run over.
+        Damaged: the part is not what was written.
+        LeaseLost: another process has taken over the run.
     """
-    mark = {SEAL: str(fence.number).encode()}
-    rewrite(
-        store,
-        shard_path(shard),
-        lambda seen: _encoded(_standing(store, shard, seen).replace_schema_metadata(mark)),
-        fence,
-    )
+    number = str(fence.number).encode()
 
+    def sealed(seen: bytes | None) -> bytes | None:
+        part = _current_part(store, shard, seen)
+        if (part.schema.metadata or {}).get(SEAL) == number:
+            return None
+        return _encoded(part.replace_schema_metadata({SEAL: number}), replaces=seen)
 
-def read_commit_if_any(store: Store, shard: int) -> pa.Table | None:
-    """The metadata part of a shard that may not be committed yet."""
-    data = store.read_if_any(shard_path(shard))
-    return None if data is None else _decoded(store, shard, data)
+    rewrite(store, shard_path(shard), sealed, fence)
 
 
 def failed_rows(store: Store, shard: int) -> tuple[int, ...]:
     """The rows of a committed shard that failed.
 
     Raises:
-        Damaged: the commit is not what was written.
+        Damaged: the part is not what was written.
     """
     statuses = read_commit(store, shard, ["status"]).column("status").to_pylist()
     return tuple(row for row, status in enumerate(statuses) if status == "failed")
 
 
 def committed_shards(store: Store) -> set[int]:
-    """The shards that are finished, by one listing."""
-    names = (_SHARD_FILE.fullmatch(name) for name in store.list(METADATA_FOLDER))
-    return {int(match.group(1)) for match in names if match}
+    """The shards that are committed, from one listing."""
+    return set(commit_sizes(store))
 
 
-def as_recorded(part: pa.Table) -> pa.Table:
-    """The metadata columns of a part, without the carried ones.
+def commit_sizes(store: Store) -> dict[int, int]:
+    """Shard -> bytes of its metadata part, for every committed shard, from one listing."""
+    return {
+        int(match.group(1)): num_bytes
+        for path, num_bytes in store.list(METADATA_FOLDER).items()
+        if (match := _SHARD_FILE.fullmatch(path))
+    }
 
-    Those that an older part lacks are null, even where it carries a column of such a name.
-    """
-    if part.column_names[: len(METADATA_SCHEMA)] != METADATA_SCHEMA.names:
-        part = part.drop_columns([n for n in part.column_names if n in LATER_COLUMNS])
-    for name in LATER_COLUMNS - set(part.column_names):
-        field = METADATA_SCHEMA.field(name)
-        part = part.append_column(field, pa.nulls(len(part), field.type))
+
+def metadata_columns(part: pa.Table) -> pa.Table:
+    """The columns of the metadata schema, without the carried ones."""
     return part.select(METADATA_SCHEMA.names).cast(METADATA_SCHEMA)
 
 
@@ -157,31 +233,46 @@ def metadata_part(records: Sequence[ImageRecord], rows: pa.Table) -> pa.Table:
     return part
 
 
-def _standing(store: Store, shard: int, seen: bytes | None) -> pa.Table:
-    if seen is None:
-        raise StoreMissing(f"{store.url}/{shard_path(shard)}: not there")
-    return _decoded(store, shard, seen)
-
-
-def _decoded(
-    store: Store, shard: int, data: bytes, columns: Sequence[str] | None = None
-) -> pa.Table:
-    names = None if columns is None else list(columns)
+def _summary_in(footer: pq.FileMetaData) -> Summary | None:
+    """The summary in a footer; None if another program wrote the part."""
     try:
-        return pq.read_table(pa.BufferReader(data), columns=names, page_checksum_verification=True)
+        return Summary.from_dict(json.loads(footer.metadata[SUMMARY]))
+    except (ValueError, TypeError, KeyError):
+        return None
+
+
+@contextmanager
+def _damage_named(store: Store, shard: int) -> Iterator[None]:
+    """Turn what pyarrow raises for a part that is damaged into `Damaged`."""
+    try:
+        yield
     except (pa.ArrowException, OSError) as error:
-        reason = one_line(error, 200)
         raise Damaged(
-            f"{store.url}/{shard_path(shard)} is damaged ({reason}); nightpress verify --repair "
-            "makes it again",
+            f"{store.url}/{shard_path(shard)} is damaged ({one_line(error, 200)}); nightpress "
+            "verify --repair makes it again",
             shard,
         ) from error
 
 
+def _footer(store: Store, path: str, num_bytes: int) -> pq.FileMetaData:
+    """Read the footer of a Parquet file of a known size."""
+    tail = store.read_part(path, max(0, num_bytes - FOOTER_BYTES), FOOTER_BYTES)
+    footer_bytes = int.from_bytes(tail[-8:-4], "little") + 8
+    if len(tail) < footer_bytes <= num_bytes:
+        tail = store.read_part(path, num_bytes - footer_bytes, footer_bytes)
+    return pq.read_metadata(pa.BufferReader(tail))
+
+
+def _current_part(store: Store, shard: int, seen: bytes | None) -> pa.Table:
+    if seen is None:
+        raise StoreMissing(f"{store.url}/{shard_path(shard)}: not there")
+    return decode_commit(store, shard, seen)
+
+
 def _amended(part: pa.Table, changed: Mapping[int, ImageRecord]) -> pa.Table:
-    """A part with new records in some rows; itself where that changes nothing."""
-    rows = as_recorded(part).to_pylist()
-    new = {row: record for row, record in changed.items() if not _is_told(record, rows[row])}
+    """A part with new records in some rows; the same object if no row changes."""
+    rows = metadata_columns(part).to_pylist()
+    new = {row: record for row, record in changed.items() if not _is_recorded(record, rows[row])}
     if not new:
         return part
     for row, values in zip(new, _table(list(new.values())).to_pylist(), strict=True):
@@ -193,12 +284,12 @@ def _amended(part: pa.Table, changed: Mapping[int, ImageRecord]) -> pa.Table:
     return amended
 
 
-def _is_told(record: ImageRecord, row: Mapping[str, object]) -> bool:
-    """Whether a row says already where an image is, and with which bytes."""
+def _is_recorded(record: ImageRecord, row: Mapping[str, object]) -> bool:
+    """Whether a metadata row already has the image's place and bytes."""
     if record.sha256 is None:
         return False
-    where = (record.file, record.member_offset, record.sha256)
-    return where == (row["file"], row["member_offset"], row["sha256"])
+    location = (record.file, record.member_offset, record.sha256)
+    return location == (row["file"], row["member_offset"], row["sha256"])
 
 
 def _table(records: Sequence[ImageRecord]) -> pa.Table:
@@ -206,7 +297,25 @@ def _table(records: Sequence[ImageRecord]) -> pa.Table:
     return pa.Table.from_pylist(values, schema=METADATA_SCHEMA)
 
 
-def _encoded(part: pa.Table) -> bytes:
+def _encoded(part: pa.Table, replaces: bytes | None = None) -> bytes:
+    """A part as Parquet, with the summary of its rows in the footer.
+
+    It is longer than the part that it replaces. A listing then shows that a commit has changed.
+    """
+    metadata = {**(part.schema.metadata or {}), SUMMARY: _json(Summary.of(part).as_dict())}
+    metadata.pop(PADDING, None)
+    data = _parquet(part.replace_schema_metadata(metadata))
+    missing = len(replaces) + 1 - len(data) if replaces is not None else 0
+    if missing > 0:
+        data = _parquet(part.replace_schema_metadata({**metadata, PADDING: b" " * missing}))
+    return data
+
+
+def _json(values: Mapping[str, Any]) -> bytes:
+    return json.dumps(values, separators=(",", ":")).encode()
+
+
+def _parquet(part: pa.Table) -> bytes:
     sink = pa.BufferOutputStream()
     pq.write_table(part, sink, compression="zstd", write_page_checksum=True)
     data: bytes = sink.getvalue().to_pybytes()

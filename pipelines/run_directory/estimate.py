@@ -1,7 +1,7 @@
-"""How fast and how large: measured rates from the runs that lie beside a job's own.
+"""Estimates of time and size, from rates that other runs in the same output folder measured.
 
-A rate is only ever taken from the same weights at the same settings; where there is none, there
-is no estimate.
+A rate counts only for the same weights and settings. Without one for every setting there is no
+estimate.
 """
 
 from collections.abc import Iterable, Mapping
@@ -12,18 +12,18 @@ import pyarrow.dataset as ds
 
 from nightpress.diffusion_core.sampling.request import SamplingParams
 from nightpress.diffusion_core.theory.spacing import evenly_spaced
-from nightpress.pipelines.errors import RunNotFound, StoreMissing
+from nightpress.pipelines.errors import RunNotFound, StoreMissing, UnsupportedFormat
 from nightpress.pipelines.job.spec import RunSpec
 from nightpress.pipelines.planning import SettingsCount
 from nightpress.pipelines.run_directory.reader import open_run
 from nightpress.pipelines.run_directory.record import RUN_FILE, require_record
 from nightpress.pipelines.storage import Store, find
 
-RUNS_LOOKED_AT = 8
-"""Of the runs beside this one, the latest that used the same model."""
+MAX_RUNS = 8
+"""The number of runs that are read: the latest that used the same model."""
 
-SHARDS_LOOKED_AT = 64
-"""Of each run, evenly spread."""
+MAX_SHARDS = 64
+"""The number of shards that are read from each run, evenly spaced."""
 
 RateKey = tuple[int, int, int, bool]
 """Width, height, steps, and whether guidance doubles the work."""
@@ -31,7 +31,7 @@ RateKey = tuple[int, int, int, bool]
 
 @dataclass(frozen=True)
 class Rate:
-    """What one image took."""
+    """The cost of one image."""
 
     sampling_s: float
     """Seconds of one actor."""
@@ -40,16 +40,16 @@ class Rate:
 
 @dataclass(frozen=True)
 class Estimate:
-    """What a job will take of one actor, and of the store."""
+    """The cost of a job: seconds of one actor, and bytes in the store."""
 
     actor_s: float
     num_bytes: float
 
 
 def estimate(counts: Iterable[SettingsCount], rates: Mapping[RateKey, Rate]) -> Estimate | None:
-    """The sum over a job's settings; None where one of them has not been measured.
+    """Add up the cost of a job's settings; None if one of them has not been measured.
 
-    A plan keeps the commonest thousand settings; a job with more is estimated from those.
+    A plan keeps the thousand most frequent settings; a job with more is estimated from those.
     """
     actor_s = num_bytes = 0.0
     for count in counts:
@@ -62,17 +62,17 @@ def estimate(counts: Iterable[SettingsCount], rates: Mapping[RateKey, Rate]) -> 
 
 
 def measured_rates(spec: RunSpec, model_fingerprint: str) -> dict[RateKey, Rate]:
-    """The rates of this model, by settings, from the runs under the job's output."""
-    alike: list[tuple[str, str]] = []
+    """Rates of this model by settings, from the runs in the job's output folder."""
+    same_model: list[tuple[str, str]] = []
     for url in _run_urls(spec):
         try:
             record = require_record(Store(url, spec.storage))
-        except RunNotFound:  # a neighbour of another version, or no run at all
+        except (RunNotFound, UnsupportedFormat):
             continue
         if record.model.fingerprint == model_fingerprint:
-            alike.append((record.created_at, url))
+            same_model.append((record.created_at, url))
     rates: dict[RateKey, Rate] = {}
-    for _, url in sorted(alike)[-RUNS_LOOKED_AT:]:
+    for _, url in sorted(same_model)[-MAX_RUNS:]:
         rates |= _rates_of(url, spec)
     return rates
 
@@ -89,7 +89,7 @@ def _rates_of(url: str, spec: RunSpec) -> dict[RateKey, Rate]:
     settings = ["width", "height", "num_inference_steps", "guidance_scale"]
     run = open_run(url, spec.storage)
     with run.store.as_store_errors("metadata"):
-        table = run.shards(evenly_spaced(run.committed, SHARDS_LOOKED_AT, endpoint=False)).to_table(
+        table = run.shards(evenly_spaced(run.committed, MAX_SHARDS, endpoint=False)).to_table(
             columns=[*settings, "sampling_s", "num_bytes"],
             filter=ds.field("sampling_s").is_valid(),
         )

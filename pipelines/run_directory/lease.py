@@ -1,12 +1,11 @@
-"""The lease: one live driver a run directory.
+"""The lease: at most one live process works on a run directory.
 
-Whoever starts creates the next number in `lease/`; the highest number holds the run. Numbers only
-grow, so they are a fence: an older holder finds a higher one and stops, and its workers commit
-nothing more. Whether a holder lives is seen by watching its heartbeat change, so no two clocks are
-ever compared. Knows nothing of what is done under the lease.
+A process takes the lease by creating the next number in `lease/`; the highest number holds the run.
+Numbers only grow, so they serve as fencing tokens: an earlier holder sees a higher number and
+stops, and its workers commit nothing more. A holder is alive while its heartbeat changes; no two
+clocks are compared.
 """
 
-import getpass
 import json
 import os
 import platform
@@ -19,43 +18,44 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Self
 
 from nightpress.pipelines.errors import LeaseLost, RunHeld, StoreError, StoreMissing
 from nightpress.pipelines.formatting import duration
+from nightpress.pipelines.run_directory.json_files import json_file
+from nightpress.pipelines.run_directory.processes import has_ended, process_mark, user_name
 from nightpress.pipelines.storage import QUICK, Store
 
 LEASE_FOLDER = "lease"
 
-BEAT_S = 5.0
-"""Between two heartbeats."""
+HEARTBEAT_S = 5.0
+"""Seconds between two heartbeats."""
 
 SILENCE_S = 30.0
-"""A holder whose heartbeat stands still while we watch for so long is dead."""
+"""A holder whose heartbeat does not change for this long, while it is watched, is dead."""
 
-LOOK_S = 1.0
-"""Between two looks at another's heartbeat."""
+POLL_S = 1.0
+"""Seconds between two reads of another process's heartbeat."""
 
 RELEASE_S = 6.0
-"""How long letting go may wait for a heartbeat that is under way."""
+"""The longest that a release waits for a heartbeat that is being written."""
 
 SETTLE_S = 2.0
-"""How long a claim must stand on a store where a later one replaces it."""
+"""On a store that lets a later writer replace an object: how long a new holder must stay."""
 
-_CLAIM_FILE = re.compile(r"lease/(\d{5,})\.json")
+_LEASE_FILE = re.compile(r"lease/(\d{5,})\.json")
 
 
 @dataclass(frozen=True)
-class Claim:
-    """What one holder writes of itself, under its number."""
+class Holder:
+    """The process that holds or held a lease, as written under the lease's number."""
 
     token: str
     host: str
     user: str
     pid: int
     process: str | None
-    """The process among all that ever ran on its machine; None where that cannot be told."""
+    """Identifies the process among all that ever ran on its machine; None if that is unknown."""
     since: str
     """UTC, ISO 8601, by the holder's own clock."""
     beats: int = 0
@@ -63,11 +63,11 @@ class Claim:
 
     def to_json(self) -> bytes:
         """As written to `lease/<number>.json`."""
-        return (json.dumps(asdict(self), indent=2, ensure_ascii=False) + "\n").encode()
+        return json_file(asdict(self))
 
     @classmethod
     def from_json(cls, data: bytes) -> Self:
-        """The inverse of `to_json`; of what is no claim, one that says nothing but that."""
+        """The inverse of `to_json`; unreadable data gives an unknown holder."""
         try:
             values = json.loads(data)
             return cls(**{name: values[name] for name in cls.__dataclass_fields__})
@@ -77,12 +77,15 @@ class Claim:
 
     @property
     def is_dead(self) -> bool:
-        """Whether it is known at once that nobody holds it: let go, or a process that is gone."""
-        return self.released or _is_gone(self.process, self.pid)
+        """Whether the lease is known to be free without watching: released, or the process ended.
+
+        A process on another machine cannot be looked up, so it is not known to be dead.
+        """
+        return self.released or has_ended(self.process, self.pid)
 
     @property
     def age(self) -> str:
-        """How long ago it began, if its clock and ours agree."""
+        """How long ago the holder began, if its clock and ours agree."""
         try:
             began = datetime.fromisoformat(self.since)
         except ValueError:
@@ -90,38 +93,40 @@ class Claim:
         return duration(max(0.0, (datetime.now(UTC) - began).total_seconds()))
 
     def __str__(self) -> str:
-        """`user@host, process 123, begun 2026-01-02T03:04:05+00:00`."""
-        return f"{self.user}@{self.host}, process {self.pid}, begun {self.since}"
+        """`user@host, process 123, since 2026-01-02T03:04:05+00:00`."""
+        return f"{self.user}@{self.host}, process {self.pid}, since {self.since}"
 
 
 @dataclass(frozen=True)
 class FencingToken:
-    """A lease as workers carry it."""
+    """What workers carry of a lease, to check that it is still held."""
 
     number: int
     token: str
 
     def require(self, store: Store) -> None:
-        """Look whether the lease still stands.
+        """Check that the lease is still held.
 
         Raises:
-            LeaseLost: another start holds the run.
+            LeaseLost: another process has taken over the run.
         """
         newest = _newest(store)
         if newest > self.number:
-            raise LeaseLost(_lost_to(store, newest))
-        # Where a later claim replaces an earlier one, two may believe in the same number.
+            raise LeaseLost(_loss_message(store, newest))
+        # If a later writer can replace an object, two processes may hold the same number.
         if store.reads_back and _read(store, self.number).token != self.token:
-            raise LeaseLost(_lost_to(store, self.number))
+            raise LeaseLost(_loss_message(store, self.number))
 
 
 class Lease:
-    """A lease that is held, and kept by a heartbeat of its own thread."""
+    """A lease that this process holds; a thread writes its heartbeat."""
 
-    def __init__(self, store: Store, number: int, claim: Claim, beat_s: float = BEAT_S) -> None:
-        self.fence = FencingToken(number, claim.token)
-        self._store, self._claim = store.with_policy(QUICK), claim
-        self._beat_s = beat_s
+    def __init__(
+        self, store: Store, number: int, holder: Holder, heartbeat_s: float = HEARTBEAT_S
+    ) -> None:
+        self.fence = FencingToken(number, holder.token)
+        self._store, self._holder = store.with_policy(QUICK), holder
+        self._heartbeat_s = heartbeat_s
         self._lost: LeaseLost | None = None
         self._end = threading.Event()
         self._thread = threading.Thread(target=self._keep, name="lease", daemon=True)
@@ -129,227 +134,229 @@ class Lease:
 
     @property
     def number(self) -> int:
-        """How many times the run was started."""
+        """The number of the lease: how many times the run was started."""
         return self.fence.number
 
     @property
-    def again(self) -> "Free":
-        """How the same start takes it once more, for a process that replaces this one."""
-        return Free(self.number, self._claim, take_over=True)
+    def handover(self) -> "FreeLease":
+        """Lets the process that replaces this one take the lease at once."""
+        return FreeLease(self.number, self._holder, take_over=True)
 
     def require(self) -> None:
-        """Go on only while it is held, by what the last heartbeat found.
+        """Check that the lease was still held at the last heartbeat.
 
         Raises:
-            LeaseLost: another start has taken the run over.
+            LeaseLost: another process has taken over the run.
         """
         if self._lost is not None:
             raise self._lost
 
     def release(self) -> None:
-        """Let go, so that the next start need not watch; a lost lease is left alone.
+        """Release the lease, so that the next process does not have to watch it.
 
-        It is a courtesy, for which nobody waits long.
+        A lost lease is left alone. If a heartbeat is slow to finish, the lease is not released.
         """
         self._end.set()
         self._thread.join(RELEASE_S)
         if self._lost is None and not self._thread.is_alive():
-            self._store.put(_path(self.number), replace(self._claim, released=True).to_json())
+            self._store.put(_path(self.number), replace(self._holder, released=True).to_json())
 
     def _keep(self) -> None:
-        while not self._end.wait(self._beat_s):
+        while not self._end.wait(self._heartbeat_s):
             try:
                 self._beat()
             except LeaseLost as lost:
                 self._lost = lost
                 return
             except StoreError:
-                continue  # the store is what all work waits for too; it says so itself
+                continue  # the workers meet the same failure and report it
 
     def _beat(self) -> None:
         self.fence.require(self._store)
-        self._claim = replace(self._claim, beats=self._claim.beats + 1)
-        self._store.put(_path(self.number), self._claim.to_json())
+        self._holder = replace(self._holder, beats=self._holder.beats + 1)
+        self._store.put(_path(self.number), self._holder.to_json())
 
 
 @dataclass(frozen=True)
-class Free:
-    """A lease that was found to be nobody's: the last claim, and what it looked like."""
+class FreeLease:
+    """A lease that was found free: its number, and its last holder when that was seen."""
 
     number: int = 0
-    claim: Claim | None = None
+    holder: Holder | None = None
     take_over: bool = False
-    """Whether it is taken even if its holder lives."""
+    """Whether to take the lease even if its holder is alive."""
 
 
 @contextmanager
-def held(store: Store, free: Free = Free()) -> Iterator[Lease]:
+def held(store: Store, free: FreeLease = FreeLease()) -> Iterator[Lease]:
     """Hold the lease of a run directory.
 
     Args:
         store: the run directory.
-        free: what `require_free` has found.
+        free: the result of `require_free`.
 
     Raises:
-        RunHeld: somebody else holds it.
+        RunHeld: another process holds the lease.
     """
     lease = acquire(store, free)
     try:
         yield lease
     finally:
-        with suppress(StoreError):  # who comes next then sees that it is silent
+        with suppress(StoreError):  # the next process then waits until the heartbeat is overdue
             lease.release()
 
 
 def acquire(
     store: Store,
-    free: Free = Free(),
+    free: FreeLease = FreeLease(),
     *,
     silence_s: float = SILENCE_S,
-    look_s: float = LOOK_S,
-    beat_s: float = BEAT_S,
+    poll_s: float = POLL_S,
+    heartbeat_s: float = HEARTBEAT_S,
 ) -> Lease:
-    """Take the lease; see `held`, which lets it go again."""
+    """Take the lease; `held` also releases it again."""
     while True:
         newest = _newest(store)
-        if newest and not _is_still(store, newest, free):
-            free = require_free(store, silence_s=silence_s, look_s=look_s)
+        if newest and not _is_unchanged(store, newest, free):
+            free = require_free(store, silence_s=silence_s, poll_s=poll_s)
             newest = free.number
-        claim = new_claim()
-        if _claim(store, newest + 1, claim):
-            _forget(store, newest)
-            return Lease(store, newest + 1, claim, beat_s)
-        free = Free()  # whoever was faster is watched like any other
+        holder = current_process()
+        if _take(store, newest + 1, holder):
+            _delete_old(store, newest)
+            return Lease(store, newest + 1, holder, heartbeat_s)
+        free = FreeLease()  # another process was faster; watch it like any other holder
 
 
 def require_free(
     store: Store,
     take_over: bool = False,
-    on_watch: Callable[[Claim], None] = lambda claim: None,
+    on_watch: Callable[[Holder], None] = lambda holder: None,
     *,
     silence_s: float = SILENCE_S,
-    look_s: float = LOOK_S,
-) -> Free:
-    """See whether the lease can be taken, and write nothing.
+    poll_s: float = POLL_S,
+) -> FreeLease:
+    """Check that the lease can be taken, without writing anything.
 
     Args:
         store: the run directory.
-        take_over: whether a holder that lives may be pushed aside.
-        on_watch: called with the claim of an earlier holder that must be watched for a while.
+        take_over: whether to take over from a live holder.
+        on_watch: called with the last holder if its heartbeat has to be watched for a while.
 
     Raises:
-        RunHeld: somebody else holds it.
+        RunHeld: another process holds the lease.
     """
     while True:
         newest = _newest(store)
         if not newest:
-            return Free()
+            return FreeLease()
         try:
-            claim = _read(store, newest)
+            holder = _read(store, newest)
             if not take_over:
-                claim = _dead(store, newest, claim, on_watch, silence_s, look_s)
-        except StoreMissing:  # it was swept away because there is a newer one
+                holder = _watch(store, newest, holder, on_watch, silence_s, poll_s)
+        except StoreMissing:  # deleted, because there is a newer lease
             continue
-        return Free(newest, claim, take_over)
+        return FreeLease(newest, holder, take_over)
 
 
-def require_nobody_since(store: Store, free: Free) -> None:
-    """See whether somebody has taken the lease since it was found free.
+def require_still_free(store: Store, free: FreeLease) -> None:
+    """Check that no process has taken the lease since it was found free.
 
     Raises:
-        RunHeld: somebody has, and lives.
+        RunHeld: a process has taken it, and is alive.
     """
     if _newest(store) > free.number:
         require_free(store)
 
 
-def holder(store: Store) -> Claim | None:
-    """Who held the run last, and may do so still; None if nobody ever did."""
+def last_holder(store: Store) -> Holder | None:
+    """The process that took the lease last, and may still hold it; None if there was none."""
     newest = _newest(store)
     return _read(store, newest) if newest else None
 
 
-def new_claim() -> Claim:
-    """A claim of this process."""
-    return Claim(
+def current_process() -> Holder:
+    """This process as a new holder."""
+    return Holder(
         token=uuid.uuid4().hex,
         host=platform.node(),
-        user=_user(),
+        user=user_name(),
         pid=os.getpid(),
-        process=_process_mark(os.getpid()),
+        process=process_mark(os.getpid()),
         since=datetime.now(UTC).isoformat(timespec="seconds"),
     )
 
 
-def _claim(store: Store, number: int, claim: Claim) -> bool:
-    """Write the claim under its number; False if another start was faster."""
-    if not store.create(_path(number), claim.to_json()):
+def _take(store: Store, number: int, holder: Holder) -> bool:
+    """Create a lease with this number; False if another process was faster."""
+    if not store.create(_path(number), holder.to_json()):
         return False
     if store.reads_back:
         time.sleep(SETTLE_S)
-    # A start that was slow to list may have taken a number that others have passed by now.
-    return _newest(store) == number and _read(store, number).token == claim.token
+    # After a slow listing, the number may already be below that of another process.
+    return _newest(store) == number and _read(store, number).token == holder.token
 
 
-def _is_still(store: Store, number: int, free: Free) -> bool:
-    """Whether the last claim is the one that was found free, and has not moved since."""
-    if number != free.number or free.claim is None:
+def _is_unchanged(store: Store, number: int, free: FreeLease) -> bool:
+    """Whether the newest lease is the one that was found free, with the same heartbeat."""
+    if number != free.number or free.holder is None:
         return False
-    claim = _read(store, number)
-    return claim.token == free.claim.token and (free.take_over or claim.beats == free.claim.beats)
+    holder = _read(store, number)
+    if holder.token != free.holder.token:
+        return False
+    return free.take_over or holder.beats == free.holder.beats
 
 
-def _dead(
+def _watch(
     store: Store,
     number: int,
-    first: Claim,
-    on_watch: Callable[[Claim], None],
+    first: Holder,
+    on_watch: Callable[[Holder], None],
     silence_s: float,
-    look_s: float,
-) -> Claim:
-    """Watch a holder's heartbeat until it moves or has been still for long enough.
+    poll_s: float,
+) -> Holder:
+    """Watch a holder's heartbeat until it has been silent for long enough.
 
-    Looks count, not the time that a store takes to answer them: one that stalls holds up the
-    heartbeat too.
+    The reads are counted, not the time that the store takes for them: a store that stalls delays
+    the heartbeat, too.
 
     Raises:
-        RunHeld: it moves.
+        RunHeld: the heartbeat changes.
     """
     if first.is_dead:
         return first
     on_watch(first)
     silent_s = 0.0
     while silent_s < silence_s:
-        time.sleep(look_s)
+        time.sleep(poll_s)
         now = _read(store, number)
         if now.released:
             return now
         if now.beats != first.beats or now.token != first.token:
             raise RunHeld(
-                f"{store.url} is being worked on by {now}, {now.age} ago; wait for it, stop it, or "
-                "push it aside with --take-over"
+                f"{store.url} is held by {now} ({now.age} ago); wait for that process, stop it, or "
+                "take over from it with --take-over"
             )
-        silent_s += look_s
+        silent_s += poll_s
     return first
 
 
-def _forget(store: Store, newest: int) -> None:
-    """Remove the claims below the newest before ours: numbers need only never come down."""
+def _delete_old(store: Store, newest: int) -> None:
+    """Delete the leases below the newest earlier one, which is kept so that numbers never fall."""
     for number in _numbers(store):
         if number < newest:
             store.delete(_path(number))
 
 
-def _lost_to(store: Store, number: int) -> str:
+def _loss_message(store: Store, number: int) -> str:
     try:
-        who = str(_read(store, number))
+        holder = str(_read(store, number))
     except StoreError:
-        who = f"start {number}"
-    return f"{store.url} was taken over by {who}; this start stops, what is committed stays"
+        holder = f"the holder of lease {number}"
+    return f"{store.url} was taken over by {holder}; this process stops, its commits stay"
 
 
-def _read(store: Store, number: int) -> Claim:
-    return Claim.from_json(store.read(_path(number)))
+def _read(store: Store, number: int) -> Holder:
+    return Holder.from_json(store.read(_path(number)))
 
 
 def _newest(store: Store) -> int:
@@ -357,44 +364,9 @@ def _newest(store: Store) -> int:
 
 
 def _numbers(store: Store) -> list[int]:
-    found = (_CLAIM_FILE.fullmatch(name) for name in store.list(LEASE_FOLDER))
-    return [int(match.group(1)) for match in found if match]
+    matches = (_LEASE_FILE.fullmatch(path) for path in store.list(LEASE_FOLDER))
+    return [int(match.group(1)) for match in matches if match]
 
 
 def _path(number: int) -> str:
     return f"{LEASE_FOLDER}/{number:05d}.json"
-
-
-def _user() -> str:
-    try:
-        return getpass.getuser()
-    except (KeyError, OSError):  # a container may run under a number without a name
-        return str(os.getuid())
-
-
-def _machine() -> str | None:
-    """This boot of this machine, and the process numbers that are seen from here."""
-    try:
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
-        return f"{boot} {os.readlink('/proc/self/ns/pid')}"
-    except OSError:
-        return None
-
-
-def _process_mark(pid: int) -> str | None:
-    """A process by machine and start time; None if there is none, or no way to tell."""
-    machine = _machine()
-    try:
-        facts = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return None
-    started = facts.rpartition(")")[2].split()[19]
-    return f"{machine} {started}" if machine else None
-
-
-def _is_gone(process: str | None, pid: int) -> bool:
-    """Whether a process of this very machine has ended; of others that cannot be told."""
-    machine = _machine()
-    if process is None or machine is None or not process.startswith(machine):
-        return False
-    return _process_mark(pid) != process

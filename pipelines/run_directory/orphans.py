@@ -1,7 +1,7 @@
-"""Sweeping: images and packs that no commit names are deleted, by the holder of the run's lease.
+"""Orphans: images and packs that no commit names, deleted by the holder of the run's lease.
 
-It is the only thing that takes an image away, and a start that was taken over may do anything
-late. So what one may still commit must not go, and what was adopted must come back.
+This is the only code that deletes images. A process that has lost the lease may still do anything
+late, so what it may yet commit is not deleted, and what a new holder may have adopted is put back.
 """
 
 from nightpress.pipelines.errors import LeaseLost, StoreError
@@ -11,20 +11,20 @@ from nightpress.pipelines.run_directory.lease import FencingToken
 from nightpress.pipelines.run_directory.reader import Run
 from nightpress.pipelines.run_directory.verify import orphan_images
 
-TOGETHER = 32
-"""Images that are held in memory until it is certain that they may go."""
+DELETE_BATCH = 32
+"""Images that are kept in memory until it is certain that they may be deleted."""
 
 
-def sweep(run: Run, fence: FencingToken) -> list[str]:
-    """Delete the images that no commit names; returns their paths.
+def delete_orphans(run: Run, fence: FencingToken) -> list[str]:
+    """Delete the images and packs that no commit names, and return their paths.
 
-    Every shard of the run is committed. An earlier holder may be about to put an image in the
-    place of a failed row, or a pack in that of another; sealed, the commit is not what it read
-    any more.
+    Every shard of the run must be committed. An earlier holder may be about to name an orphan in a
+    commit with failed rows, or an orphaned pack in its shard's commit. Those commits are sealed
+    first, so that it can no longer amend them.
 
     Raises:
-        LeaseLost: another start has taken the run over; what it may have adopted is put back.
-        Damaged: a commit cannot be read, so that nobody knows which images it names.
+        LeaseLost: another process has taken over the run; what it may have adopted is put back.
+        Damaged: a commit cannot be read, so the images that it names are unknown.
         StoreError: the store failed.
     """
     before = orphan_images(run)
@@ -35,12 +35,12 @@ def sweep(run: Run, fence: FencingToken) -> list[str]:
     for shard in committed:
         if shard in packed or failed_rows(run.store, shard):
             seal_commit(run.store, shard, fence)
-    # A pack that came only now may be about to be named by a commit that is not sealed.
-    strays = [path for path in orphan_images(run) if packed_shard(path) in {None, *packed}]
-    together = 1 if run.spec.images.is_packed else TOGETHER
-    for start in range(0, len(strays), together):
-        _delete(run, strays[start : start + together], fence)
-    return strays
+    # A pack that was stored only now may be about to be named by a commit that is not sealed.
+    orphans = [path for path in orphan_images(run) if packed_shard(path) in {None, *packed}]
+    batch = 1 if run.spec.images.is_packed else DELETE_BATCH
+    for start in range(0, len(orphans), batch):
+        _delete(run, orphans[start : start + batch], fence)
+    return orphans
 
 
 def _delete(run: Run, paths: list[str], fence: FencingToken) -> None:
@@ -52,7 +52,7 @@ def _delete(run: Run, paths: list[str], fence: FencingToken) -> None:
             store.delete(path)
         fence.require(store)
     except (LeaseLost, StoreError):
-        # Whoever has taken over since may have found them, and named them in a commit.
+        # The new holder may have found them and named them in a commit.
         for path, data in images.items():
             if data is not None:
                 store.create(path, data)

@@ -1,6 +1,6 @@
-"""A run as its reader sees it: the job, the metadata, the images, and how far it is.
+"""A run as its readers see it: the job, the metadata, the images, and how far it is.
 
-Everything comes from the store, so any machine can look. Writes nothing.
+Everything is read from the store, so any machine can do it. Nothing is written.
 """
 
 from collections.abc import Iterator, Mapping
@@ -8,10 +8,10 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from io import BytesIO
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset as ds
@@ -22,44 +22,46 @@ from nightpress.diffusion_core.errors import one_line
 from nightpress.pipelines.errors import Damaged, ImageNotFound
 from nightpress.pipelines.image_files.packing import image_bytes, packed_shard
 from nightpress.pipelines.job.spec import RunSpec
+from nightpress.pipelines.planning import candidate_shards
 from nightpress.pipelines.records import METADATA_SCHEMA
-from nightpress.pipelines.run_directory.commit import committed_shards, shard_path
+from nightpress.pipelines.run_directory.commit import (
+    committed_shards,
+    metadata_columns,
+    read_commit_if_any,
+    shard_path,
+)
 from nightpress.pipelines.run_directory.record import RunRecord, require_record
+from nightpress.pipelines.run_directory.summary import Summary
+from nightpress.pipelines.run_directory.summary_index import read_totals
 from nightpress.pipelines.storage import Store
 
 READ_THREADS = 16
 
 IMAGES_AHEAD = 32
-"""Images that may be read before they are asked for."""
-
-WHERE = ("file", "member_offset", "num_bytes")
-"""Columns that say where an image lies."""
-
-PAUSE_S = 60.0
-"""A longer time in which nothing was sampled lies between two starts of a run."""
+"""Images that are read before the caller asks for them."""
 
 
 @dataclass(frozen=True)
 class RunProgress:
-    """How far a run is, by what it has committed."""
+    """How far a run is, by its commits."""
 
     num_images: int
-    """Planned."""
+    """Images in the plan."""
     num_ok: int
     num_failed: int
     num_shards: int
     num_committed_shards: int
     num_bytes: int
-    """Of the images that are ok."""
+    """Size of the image files that are ok."""
     active_s: float
-    """Seconds from the first sample to the last, less the pauses between starts."""
+    """Seconds from the first sampled batch to the last, without the pauses between two starts."""
     images_per_s: float | None
-    """Sampled in that time; None before the first."""
+    """Images sampled per second of `active_s`; None before the first."""
     first_at: str | None
     """UTC, ISO 8601."""
     last_at: str | None
     complete: bool
-    """Every shard is committed; some images may have failed."""
+    """Whether every shard is committed; some images may have failed."""
 
 
 class Run:
@@ -83,12 +85,12 @@ class Run:
 
     @property
     def url(self) -> str:
-        """Of the run directory."""
+        """URL of the run directory."""
         return self.store.url
 
     @property
     def spec(self) -> RunSpec:
-        """The job that made it."""
+        """The job that made the run."""
         return self.record.spec
 
     @property
@@ -98,12 +100,12 @@ class Run:
 
     @property
     def metadata(self) -> ds.Dataset:
-        """The metadata that is committed now: one row an image, carried columns last."""
+        """The metadata that is committed now: one row per image, carried columns last."""
         shards = self.committed
         return self.shards(shards, self._schema(shards))
 
     def shards(self, shards: list[int], schema: pa.Schema = METADATA_SCHEMA) -> ds.Dataset:
-        """The metadata of some committed shards, in the columns of a schema."""
+        """The metadata of some committed shards, with the columns of a schema."""
         if not shards:
             return ds.dataset(schema.empty_table())
         filesystem, root = self.store.arrow()
@@ -111,18 +113,16 @@ class Run:
         return ds.dataset(paths, schema=schema, format="parquet", filesystem=filesystem)
 
     def image(self, image_id: str) -> Image.Image:
-        """One image by its id.
+        """Read one image by its id.
+
+        The plan's index tells which shard to look in, so this reads one commit of any number.
 
         Raises:
-            ImageNotFound: the run has no such image, or failed to make it.
+            ImageNotFound: no such image is committed, or it failed.
         """
-        wanted = ds.field("image_id") == image_id
-        columns = ["status", *WHERE, "error_type", "error"]
-        with self.reading():
-            rows = self.metadata.to_table(columns=columns, filter=wanted).to_pylist()
-        if not rows:
+        row = self._metadata_row(image_id)
+        if row is None:
             raise ImageNotFound(f"{self.url}: no image {image_id!r} is committed")
-        row = rows[0]
         if row["status"] != "ok":
             raise ImageNotFound(
                 f"{self.url}: image {image_id!r} failed: {row['error_type']}: {row['error']}"
@@ -150,7 +150,7 @@ class Run:
     def packs(self) -> list[str]:
         """URLs of the packs that are committed now, in sampling order.
 
-        Others may lie beside them, of attempts that came to no commit.
+        Other packs in the folder come from attempts that did not commit.
         """
         files: dict[str, None] = {}
         with self.reading():
@@ -159,27 +159,47 @@ class Run:
         return [f"{self.url}/{file}" for file in files if packed_shard(file) is not None]
 
     def progress(self, committed: list[int] | None = None) -> RunProgress:
-        """How far the run is now, or was when these shards were listed as committed."""
-        shards = self.committed if committed is None else committed
-        with self.reading():
-            tally = _Tally.of(self.shards(shards))
-        layout = self.record.layout
+        """How far the run is, by the totals of its commits.
+
+        Args:
+            committed: count only these shards, which are committed; all if None.
+        """
+        totals = read_totals(self.store)
+        shards = list(totals) if committed is None else committed
+        total = Summary.total(totals[shard].summary for shard in shards)
+        return self.progress_of(total, len(shards))
+
+    def progress_of(self, total: Summary, num_committed_shards: int) -> RunProgress:
+        """How far the run is, given the totals of its committed shards."""
+        layout, sampling = self.record.layout, total.sampling
         return RunProgress(
             num_images=layout.num_images,
-            num_ok=tally.num_ok,
-            num_failed=tally.num_failed,
+            num_ok=total.num_ok,
+            num_failed=total.num_failed,
             num_shards=layout.num_shards,
-            num_committed_shards=len(shards),
-            num_bytes=tally.num_bytes,
-            active_s=tally.active_s,
-            images_per_s=tally.num_sampled / tally.active_s if tally.active_s else None,
-            first_at=_iso(tally.starts.min()) if len(tally.starts) else None,
-            last_at=_iso((tally.starts + tally.durations).max()) if len(tally.starts) else None,
-            complete=len(shards) == layout.num_shards,
+            num_committed_shards=num_committed_shards,
+            num_bytes=total.num_bytes,
+            active_s=total.active_s,
+            images_per_s=total.num_sampled / total.active_s if total.active_s else None,
+            first_at=_iso(sampling[0][0]) if sampling else None,
+            last_at=_iso(sampling[-1][1]) if sampling else None,
+            complete=num_committed_shards == layout.num_shards,
         )
 
+    @contextmanager
+    def reading(self) -> Iterator[None]:
+        """Turn what goes wrong while metadata is read into an error of one line."""
+        try:
+            with self.store.as_store_errors("metadata"):
+                yield
+        except pa.ArrowException as error:
+            raise Damaged(
+                f"{self.url}/metadata: a part is damaged ({one_line(error, 200)}); nightpress "
+                "verify says which, and with --repair makes it again"
+            ) from error
+
     def _schema(self, shards: list[int]) -> pa.Schema:
-        """The metadata's columns, then the carried ones, which are the same in every shard."""
+        """The metadata columns, then the carried ones, which are the same in every shard."""
         if not shards:
             return METADATA_SCHEMA
         filesystem, root = self.store.arrow()
@@ -188,18 +208,20 @@ class Run:
         carried = [_plain(field) for field in part if field.name not in METADATA_SCHEMA.names]
         return pa.schema([*METADATA_SCHEMA, *carried])
 
-    @contextmanager
-    def reading(self) -> Iterator[None]:
-        """Around reads of metadata: what goes wrong leaves in one line."""
-        try:
-            with self.store.as_store_errors("metadata"):
-                yield
-        except pa.ArrowException as error:
-            reason = one_line(error, 200)
-            raise Damaged(
-                f"{self.url}/metadata: a part is damaged ({reason}); nightpress verify says which, "
-                "and with --repair makes it again"
-            ) from error
+    def _metadata_row(self, image_id: str) -> dict[str, Any] | None:
+        """The metadata row of an image, if it is committed."""
+        layout, seed = self.record.layout, self.spec.seed
+        shards = candidate_shards(self.store, layout, seed, image_id)
+        with ThreadPoolExecutor(READ_THREADS) as pool:
+            rows = pool.map(partial(self._row_in_shard, image_id), shards)
+            return next((row for row in rows if row is not None), None)
+
+    def _row_in_shard(self, image_id: str, shard: int) -> dict[str, Any] | None:
+        part = read_commit_if_any(self.store, shard)
+        if part is None:
+            return None
+        rows = metadata_columns(part).filter(pc.field("image_id") == image_id).to_pylist()
+        return rows[0] if rows else None
 
     def _open(self, row: Mapping[str, Any]) -> Image.Image:
         image = Image.open(BytesIO(image_bytes(self.store, row)))
@@ -208,10 +230,10 @@ class Run:
 
 
 def open_run(url: str, storage: Mapping[str, Mapping[str, Any]] | None = None) -> Run:
-    """The run in a run directory, finished or not.
+    """Open the run in a run directory, finished or not.
 
     Args:
-        url: of the folder with run.json in it, anywhere fsspec reaches.
+        url: URL of the folder that holds run.json, anywhere fsspec reaches.
         storage: fsspec options by protocol, as in a job file.
 
     Raises:
@@ -222,71 +244,8 @@ def open_run(url: str, storage: Mapping[str, Mapping[str, Any]] | None = None) -
     return Run(store, require_record(store))
 
 
-@dataclass(frozen=True)
-class _Tally:
-    """Sums over metadata rows."""
-
-    num_ok: int
-    num_failed: int
-    num_bytes: int
-    num_sampled: int
-    starts: np.ndarray
-    """(batches,) seconds since the epoch, of every batch that was sampled."""
-    durations: np.ndarray
-    """(batches,) seconds."""
-
-    @classmethod
-    def of(cls, dataset: ds.Dataset) -> "_Tally":
-        """One pass over four columns, a batch at a time."""
-        num_ok = num_failed = num_bytes = num_sampled = 0
-        sampled: list[pa.Table] = []
-        for batch in dataset.to_batches(
-            columns=["status", "num_bytes", "started_at", "sampling_s"]
-        ):
-            ok = pc.sum(pc.equal(batch.column("status"), "ok")).as_py() or 0
-            num_ok += ok
-            num_failed += batch.num_rows - ok
-            num_bytes += pc.sum(batch.column("num_bytes")).as_py() or 0
-            sampled.append(_sampled_batches(batch))
-            num_sampled += pc.sum(sampled[-1].column("sampling_s_count")).as_py() or 0
-        starts = [table.column("started_at").to_numpy() for table in sampled]
-        durations = [table.column("sampling_s_sum").to_numpy() for table in sampled]
-        return cls(
-            num_ok,
-            num_failed,
-            num_bytes,
-            num_sampled,
-            np.concatenate([np.empty(0), *starts]),
-            np.concatenate([np.empty(0), *durations]),
-        )
-
-    @property
-    def active_s(self) -> float:
-        """Seconds in which something was being sampled somewhere, short gaps included."""
-        if not len(self.starts):
-            return 0.0
-        order = np.argsort(self.starts)
-        starts, durations = self.starts[order], self.durations[order]
-        busy_until = np.maximum.accumulate(starts + durations)
-        gaps = starts[1:] - busy_until[:-1]
-        return float(busy_until[-1] - starts[0] - gaps[gaps > PAUSE_S].sum())
-
-
-def _sampled_batches(rows: pa.RecordBatch) -> pa.Table:
-    """Start and length in seconds of what was sampled together: rows share their batch's start."""
-    table = pa.table(
-        {
-            "started_at": pc.divide(
-                pc.cast(rows.column("started_at").cast("int64"), "float64"), 1e6
-            ),
-            "sampling_s": rows.column("sampling_s"),
-        }
-    ).filter(pc.is_valid(rows.column("sampling_s")))
-    return table.group_by("started_at").aggregate([("sampling_s", "sum"), ("sampling_s", "count")])
-
-
 def _plain(field: pa.Field) -> pa.Field:
-    """The field without the dictionary that some part may have been written with."""
+    """The field without dictionary encoding, which some parts may have been written with."""
     if pa.types.is_dictionary(field.type):
         return field.with_type(field.type.value_type).remove_metadata()
     return field.remove_metadata()

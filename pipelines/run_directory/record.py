@@ -1,6 +1,6 @@
-"""`run.json`: what a run directory says of itself, written once when the run begins.
+"""`run.json`: the record of a run, written once when the run begins.
 
-Owns what is compared when a run is resumed. Knows nothing of how the run is carried out.
+It holds all that a machine needs to resume the run, and what a job must agree with to do so.
 """
 
 import hashlib
@@ -13,23 +13,27 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any, Self
 
 from nightpress.diffusion_core.models.loading import ModelInfo, resolve_dtype
-from nightpress.pipelines.errors import Change, ChangedRunError, RunNotFound
+from nightpress.pipelines.errors import Change, ChangedRunError, RunNotFound, UnsupportedFormat
 from nightpress.pipelines.job.spec import RunSpec, canonical_json
 from nightpress.pipelines.planning import PlanLayout
 from nightpress.pipelines.planning.batch_sizes import BatchSizes, MeasuredKind
+from nightpress.pipelines.run_directory.json_files import json_file
 from nightpress.pipelines.storage import Store
 
 RUN_FILE = "run.json"
 
+FORMAT_VERSION = 1
+"""Format of the run directory. It changes when older versions could not read or resume a run."""
+
 PIXEL_PACKAGES = ("diffusers", "numpy", "pillow", "torch", "transformers")
-"""Another version of these may change a last bit of a pixel, or of an image file."""
+"""Packages of which another version may change the last bits of a pixel or an image file."""
 
 RECORDED_PACKAGES = ("nightpress", "ray", "pyarrow", *PIXEL_PACKAGES)
 
 
 @dataclass(frozen=True)
 class RunRecord:
-    """Everything a machine needs to go on with a run that another machine began."""
+    """Everything a machine needs to resume a run that another machine began."""
 
     spec: RunSpec
     model: ModelInfo
@@ -37,24 +41,24 @@ class RunRecord:
     """`cpu` or `cuda`."""
     dtype: str
     threads: int
-    """Of the model on a CPU, where their number decides the last bits; 0 on an accelerator."""
+    """Threads of the model on a CPU, where their number affects the last bits; else 0."""
     batch_size: int
-    """The largest of any kind of image."""
+    """The largest batch size of any kind of image."""
     layout: PlanLayout
     created_at: str
     """UTC, ISO 8601."""
     versions: dict[str, str]
     measured: tuple[MeasuredKind, ...] = ()
-    """Where the batch size was measured."""
+    """The kinds of images whose batch size was measured."""
 
     @property
     def batch_sizes(self) -> BatchSizes:
-        """How many images of each kind are sampled at once."""
+        """The batch size of each kind of image."""
         return BatchSizes(self.batch_size, self.measured)
 
     @property
     def fingerprint(self) -> str:
-        """sha256 over what decides names and pixels: the same text, the same image set."""
+        """SHA-256 of all that decides names and pixels: equal fingerprints, equal image sets."""
         identity = {
             "job": self.spec.identity(),
             "model": self.model.fingerprint,
@@ -75,6 +79,7 @@ class RunRecord:
     def to_json(self) -> bytes:
         """As written to `run.json`."""
         values = {
+            "format_version": FORMAT_VERSION,
             "nightpress": self.versions["nightpress"],
             "created_at": self.created_at,
             "fingerprint": self.fingerprint,
@@ -88,20 +93,27 @@ class RunRecord:
             "plan": self.layout.as_dict(),
             "versions": self.versions,
         }
-        return (json.dumps(values, indent=2, ensure_ascii=False) + "\n").encode()
+        return json_file(values)
 
     @classmethod
-    def from_json(cls, data: bytes) -> Self:
+    def from_json(cls, data: bytes, url: str) -> Self:
         """The inverse of `to_json`.
 
+        Args:
+            data: the content of `run.json`.
+            url: URL of the run, for error messages.
+
         Raises:
-            RunNotFound: it is not the record of a run that this version can read.
+            UnsupportedFormat: the run was written in a newer format.
+            RunNotFound: this is not the record of a run.
         """
         try:
-            return cls._from_values(json.loads(data))
+            values = json.loads(data)
+            _require_supported(values["format_version"], url)
+            return cls._from_values(values)
         except (ValueError, KeyError, TypeError) as error:
             reason = f"{type(error).__name__}: {error}"
-            raise RunNotFound(f"{RUN_FILE} is no run of this version ({reason})") from error
+            raise RunNotFound(f"{url}/{RUN_FILE}: not the record of a run ({reason})") from error
 
     @classmethod
     def _from_values(cls, values: dict[str, Any]) -> Self:
@@ -115,30 +127,30 @@ class RunRecord:
             layout=PlanLayout.from_dict(values["plan"]),
             created_at=values["created_at"],
             versions=values["versions"],
-            measured=tuple(map(MeasuredKind.from_dict, values.get("measured", []))),
+            measured=tuple(map(MeasuredKind.from_dict, values["measured"])),
         )
 
     def changes(self, spec: RunSpec, model: ModelInfo, device: str) -> list[Change]:
-        """What a job that wants to go on with this run says differently."""
-        found = self.spec.changes(spec)
-        found += [
+        """What differs from the record in a job that is to resume the run."""
+        changes = self.spec.changes(spec)
+        changes += [
             Change(f"model.{kind}: sha256 of {mine.name}", mine.sha256, other.sha256)
             for kind in ("loras", "row_loras")
             for mine, other in zip(getattr(self.model, kind), getattr(model, kind), strict=False)
             if mine.name == other.name and mine.sha256 != other.sha256
         ]
         if model.fingerprint != self.model.fingerprint:
-            found.append(Change("model_fingerprint", self.model.fingerprint, model.fingerprint))
+            changes.append(Change("model_fingerprint", self.model.fingerprint, model.fingerprint))
         if device != self.device:
-            found.append(Change("device", self.device, device))
+            changes.append(Change("device", self.device, device))
         elif threads_for(spec, device) != self.threads:
-            found.append(
+            changes.append(
                 Change("cluster.cpus_per_actor", self.threads, spec.cluster.cpus_per_actor)
             )
-        return found
+        return changes
 
     def package_differences(self) -> list[str]:
-        """How this process differs from the one that began the run, in words."""
+        """Warnings about packages whose version has changed since the run began."""
         now = package_versions()
         return [
             f"{name} is {now[name]} and was {self.versions[name]} when the run began; "
@@ -155,7 +167,7 @@ def new_record(
     batch_sizes: BatchSizes | int,
     layout: PlanLayout,
 ) -> RunRecord:
-    """The record of a run that begins now."""
+    """Make the record of a run that begins now."""
     sizes = BatchSizes(batch_sizes) if isinstance(batch_sizes, int) else batch_sizes
     return RunRecord(
         spec=spec,
@@ -177,16 +189,22 @@ def threads_for(spec: RunSpec, device: str) -> int:
 
 
 def read_record(store: Store) -> RunRecord | None:
-    """The record of the run in this store; None where no run has begun."""
+    """Read the record of the run in this store; None if no run has begun.
+
+    Raises:
+        UnsupportedFormat: the run was written in a newer format.
+        RunNotFound: `run.json` is not the record of a run.
+    """
     data = store.read_if_any(RUN_FILE)
-    return None if data is None else RunRecord.from_json(data)
+    return None if data is None else RunRecord.from_json(data, store.url)
 
 
 def require_record(store: Store) -> RunRecord:
-    """The record of the run in this store.
+    """Read the record of the run in this store.
 
     Raises:
-        RunNotFound: there is none.
+        UnsupportedFormat: the run was written in a newer format.
+        RunNotFound: there is no run.
     """
     record = read_record(store)
     if record is None:
@@ -194,11 +212,11 @@ def require_record(store: Store) -> RunRecord:
     return record
 
 
-def claim(store: Store, record: RunRecord) -> RunRecord:
-    """Write `run.json`; of several that begin at once, all get the first one's record.
+def create_record(store: Store, record: RunRecord) -> RunRecord:
+    """Write `run.json`. If several processes begin at once, all get the record of the first.
 
     Raises:
-        ChangedRunError: the first one's job was another.
+        ChangedRunError: the first process began another job.
     """
     if store.create(RUN_FILE, record.to_json()):
         return record
@@ -208,17 +226,26 @@ def claim(store: Store, record: RunRecord) -> RunRecord:
 
 
 def refuse_changes(store: Store, changes: Sequence[Change]) -> None:
-    """Raise ChangedRunError when there are any."""
+    """Raise ChangedRunError if there are changes."""
     if changes:
         raise ChangedRunError(store.url, changes)
 
 
 def package_versions() -> dict[str, str]:
-    """The versions that a run is made with, by package name."""
-    found = {"python": platform.python_version()}
+    """Package name -> installed version, for the packages that a record names."""
+    versions = {"python": platform.python_version()}
     for package in RECORDED_PACKAGES:
         try:
-            found[package] = version(package)
-        except PackageNotFoundError:  # the package travelled with the job and is not installed
-            found[package] = "source"
-    return found
+            versions[package] = version(package)
+        except PackageNotFoundError:  # it was shipped with the job as source
+            versions[package] = "source"
+    return versions
+
+
+def _require_supported(format_version: int, url: str) -> None:
+    """Refuse a run in a newer format than this version reads."""
+    if format_version > FORMAT_VERSION:
+        raise UnsupportedFormat(
+            f"{url}: this run was written in format {format_version}; this nightpress reads up to "
+            f"format {FORMAT_VERSION}. Upgrade nightpress."
+        )

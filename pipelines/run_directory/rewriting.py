@@ -1,7 +1,4 @@
-"""Changing an object that is there, under a lease, so that a start that was taken over cannot.
-
-Knows nothing of what the object is.
-"""
+"""Replacing an object under a lease, so that a process that lost the lease cannot do it."""
 
 from collections.abc import Callable
 
@@ -15,21 +12,21 @@ def rewrite(
     change: Callable[[bytes | None], bytes | None],
     fence: FencingToken | None = None,
 ) -> None:
-    """Put what `change` makes of an object in its place.
+    """Replace an object by what `change` makes of it.
 
-    The order makes it safe: the object is read, then the lease is looked at, and then it is
-    replaced only if it is still what was read. Whoever sleeps anywhere between, and is taken over
-    meanwhile, undoes nothing that the next holder has done.
+    The order makes this safe: read the object, check the lease, then replace the object only if it
+    is still what was read. A process that is delayed anywhere in between and loses the lease
+    meanwhile cannot undo anything that the next holder has done.
 
     Args:
-        store: where.
-        path: of the object.
-        change: what is there, None for nothing -> what is to be there, None to leave it. Called
-            again when somebody else was faster.
-        fence: of the lease that is held.
+        store: the run directory.
+        path: path of the object.
+        change: maps the current bytes, or None if there is no object, to the new bytes, or None to
+            leave the object alone. It is called again if another writer was faster.
+        fence: the token of the lease.
 
     Raises:
-        LeaseLost: another start has taken over.
+        LeaseLost: another process has taken over the run.
         StoreError: the store failed.
     """
     while True:

@@ -17,7 +17,7 @@ from nightpress.pipelines.image_files.naming import FOLDER
 from nightpress.pipelines.image_files.packing import (
     Member,
     Packing,
-    is_as_named,
+    is_intact_pack,
     member_name,
     members_of,
     pack,
@@ -25,7 +25,7 @@ from nightpress.pipelines.image_files.packing import (
     packed_shard,
 )
 from nightpress.pipelines.records import PLAN_SCHEMA, FailureType, ImageFacts, ImageRecord
-from nightpress.pipelines.run_directory.commit import as_recorded
+from nightpress.pipelines.run_directory.commit import metadata_columns
 from nightpress.pipelines.run_directory.lease import FencingToken
 from nightpress.pipelines.run_directory.record import RunRecord
 from nightpress.pipelines.run_directory.rewriting import rewrite
@@ -199,8 +199,10 @@ class Packs:
             # Its name says what it should hold: this very pack, or what is left of one.
             rewrite(each.store, path, lambda seen: made.data, each.fence)
         return dict(records) | {
-            row: replace(records[row], file=path, member=place.member, member_offset=place.offset)
-            for row, place in zip(ok, made.places, strict=True)
+            row: replace(
+                records[row], file=path, member=location.member, member_offset=location.offset
+            )
+            for row, location in zip(ok, made.locations, strict=True)
         }
 
     def _hold(self, image: PlannedImage, data: bytes) -> None:
@@ -225,7 +227,7 @@ class Packs:
     ) -> Iterator[tuple[PlannedImage, bytes]]:
         """By the commit: what still has the bytes that it names."""
         packs: dict[str, bytes | None] = {}
-        for row in as_recorded(standing).to_pylist():
+        for row in metadata_columns(standing).to_pylist():
             path, start = row["file"], row["member_offset"]
             if start is None or row["image_id"] not in images:
                 continue
@@ -243,7 +245,7 @@ class Packs:
             if packed_shard(path) != each.shard:
                 continue
             data = each.store.read_if_any(path) or b""
-            if is_as_named(path, data):
+            if is_intact_pack(path, data):
                 found = members_of(path, data)
                 yield from ((names[name], image) for name, image in found if name in names)
 

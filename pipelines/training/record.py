@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from typing import Any, Self
 
 from nightpress.pipelines.errors import Change, ChangedRunError, RunNotFound
+from nightpress.pipelines.run_directory.json_files import json_file
 from nightpress.pipelines.run_directory.record import package_versions
 from nightpress.pipelines.storage import Store
 from nightpress.pipelines.training.spec import TrainSpec, train_spec
@@ -40,7 +41,7 @@ class TrainRecord:
             "base": self.base,
             "versions": self.versions,
         }
-        return (json.dumps(values, indent=2, ensure_ascii=False) + "\n").encode()
+        return json_file(values)
 
     @classmethod
     def from_json(cls, data: bytes) -> Self:

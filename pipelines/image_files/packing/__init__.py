@@ -1,7 +1,6 @@
 """Packs: all images of a shard in one object, a WebDataset tar or a Parquet file.
 
-What is in a pack are the very bytes that would have been files of their own. Knows nothing of
-sampling or commits.
+A pack holds the same bytes as the image files that it replaces.
 """
 
 from collections.abc import Iterable
@@ -10,9 +9,9 @@ from typing import Literal
 import pyarrow as pa
 
 from nightpress.pipelines.image_files.packing import parquet, webdataset
-from nightpress.pipelines.image_files.packing.members import Member, Pack, Place
+from nightpress.pipelines.image_files.packing.members import Member, MemberLocation, Pack
 from nightpress.pipelines.image_files.packing.names import (
-    is_as_named,
+    is_intact_pack,
     pack_path,
     packed_shard,
     split_member,
@@ -23,11 +22,11 @@ Packing = Literal["webdataset", "parquet"]
 
 __all__ = [
     "Member",
+    "MemberLocation",
     "Pack",
     "Packing",
-    "Place",
     "image_bytes",
-    "is_as_named",
+    "is_intact_pack",
     "member_name",
     "member_of",
     "members_of",
@@ -39,17 +38,17 @@ __all__ = [
 
 
 def member_name(packing: Packing, name: str) -> str:
-    """What a file below `images/` is called in a pack."""
+    """The name in a pack of a file below `images/`."""
     return webdataset.member_name(name) if packing == "webdataset" else name
 
 
 def pack(packing: Packing, members: Iterable[Member], carried: pa.Table) -> Pack:
-    """A pack of images: equal members, equal bytes.
+    """Pack images; equal members give equal bytes.
 
     Args:
-        packing: which kind.
-        members: in order; each is asked for once, and let go when it is packed.
-        carried: what the manifest says besides, a row for each member.
+        packing: the kind of pack.
+        members: the images in order; each is released once it is packed.
+        carried: the carried columns, one row for each member.
     """
     match packing:
         case "webdataset":

@@ -1,4 +1,4 @@
-"""What goes into a pack, and what comes out of packing."""
+"""The images of a pack: what goes in, and where each of them ends up."""
 
 from dataclasses import dataclass
 
@@ -7,27 +7,27 @@ from nightpress.pipelines.records import ImageFacts
 
 @dataclass(frozen=True)
 class Member:
-    """One image on its way into a pack."""
+    """One image to be packed."""
 
     name: str
-    """Of the file that it would have been, below `images/`."""
+    """The name that its file would have below `images/`."""
     data: bytes
     facts: ImageFacts
 
 
 @dataclass(frozen=True)
-class Place:
+class MemberLocation:
     """Where an image lies in its pack."""
 
     member: str
     offset: int
-    """Of the first of its bytes, which follow each other."""
+    """Offset of the image's bytes, which are contiguous."""
 
 
 @dataclass(frozen=True)
 class Pack:
-    """The bytes of a pack, and where its images are in them."""
+    """The bytes of a pack, and where its images lie in them."""
 
     data: bytes
-    places: tuple[Place, ...]
-    """Of each member, in order."""
+    locations: tuple[MemberLocation, ...]
+    """One for each member, in order."""

@@ -1,8 +1,8 @@
-"""What packs are called: `images/shard-00012-<what its bytes hash to>.tar`.
+"""Names of packs: `images/shard-00012-<hash of its bytes>.tar`.
 
-The name tells the content. So two attempts at a shard that end alike write one and the same
-object, two that do not (a row failed in one of them) cannot meet, and whoever reads a pack can
-tell whether it is as it was written. Which of them counts, the commit says.
+The name depends on the content. Two attempts at a shard with the same result write the same object;
+with different results (a row failed in one of them) they write different objects. The commit says
+which of them counts, and a reader can check that a pack is as it was written.
 """
 
 import hashlib
@@ -13,7 +13,7 @@ from nightpress.pipelines.image_files.naming import FOLDER
 SUFFIXES = {"webdataset": "tar", "parquet": "parquet"}
 
 DIGITS = 16
-"""Of the pack's sha256 in hex: 64 bits, among the few packs that one shard may ever have."""
+"""Hex digits of the SHA-256 in a name: 64 bits are enough for the few packs of one shard."""
 
 _FILE = rf"shard-(\d{{5,}})-([0-9a-f]{{{DIGITS}}})\.(?:tar|parquet)"
 _PACK = re.compile(FOLDER + _FILE)
@@ -26,21 +26,21 @@ def pack_path(packing: str, shard: int, data: bytes) -> str:
 
 
 def packed_shard(path: str) -> int | None:
-    """The shard whose pack has this name; None for what is no name of a pack."""
+    """The shard that a pack belongs to; None if this is not the name of a pack."""
     match = _PACK.fullmatch(path)
     return int(match.group(1)) if match else None
 
 
-def is_as_named(path: str, data: bytes) -> bool:
-    """Whether a pack is as it was written, to the last bit."""
+def is_intact_pack(path: str, data: bytes) -> bool:
+    """Whether a pack's bytes match the hash in its name."""
     match = _PACK.fullmatch(path)
     return match is not None and match.group(2) == _digest(data)
 
 
 def split_member(url: str) -> tuple[str, str] | None:
-    """`.../shard-00012-...tar/cat/0_00.png` as the pack's URL and the member's name.
+    """Split `.../shard-00012-...tar/cat/0_00.png` into the pack's URL and the member's name.
 
-    The member is empty where the URL is that of a pack; None where no pack is named.
+    The member is empty if the URL is that of a pack. None if the URL names no pack.
     """
     match = _MEMBER.match(url)
     return (match.group(), url[match.end() + 1 :]) if match else None

@@ -1,8 +1,8 @@
-"""Parquet files with the image bytes inside, as Hugging Face's `datasets` reads them.
+"""Packs as Parquet files that hold the image bytes, as Hugging Face's `datasets` reads them.
 
-The column `image` holds `bytes` and `path`, and the file's own metadata says that it is an image;
-the facts and what the manifest carries follow. Pages have checksums. The bytes of an image stand
-in the file as they are, so they can also be read without Parquet.
+The column `image` holds `bytes` and `path`, and the file's metadata marks it as an image; the facts
+and the carried columns follow. Pages have checksums. The image bytes are stored uncompressed and
+contiguous, so they can also be read without Parquet.
 Reference: huggingface.co/docs/datasets, "Create an image dataset", the features in the schema.
 """
 
@@ -14,11 +14,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from nightpress.diffusion_core.errors import one_line
-from nightpress.pipelines.image_files.packing.members import Member, Pack, Place
+from nightpress.pipelines.image_files.packing.members import Member, MemberLocation, Pack
 from nightpress.pipelines.records import METADATA_SCHEMA, ImageFacts
 
 ROW_GROUP_IMAGES, ROW_GROUP_BYTES = 100, 32 << 20
-"""What a reader holds at once, and what is copied at once while a file is written."""
+"""Limits of a row group: what a reader or writer holds in memory."""
 
 IMAGE = pa.field("image", pa.struct([("bytes", pa.binary()), ("path", pa.string())]))
 
@@ -29,15 +29,15 @@ FACTS = [
 ]
 
 FEATURES = {"info": {"features": {"image": {"_type": "Image"}}}}
-"""What `datasets` is told; the other columns are what their types say."""
+"""Tells `datasets` which column is an image; it infers the other columns from their types."""
 
 
 def pack(members: Iterable[Member], carried: pa.Table) -> Pack:
-    """A Parquet file of the members; see `pipelines.image_files.packing.pack`."""
-    carried = _beside_images(carried)
+    """Pack members as a Parquet file; see `pipelines.image_files.packing.pack`."""
+    carried = _plain_carried(carried)
     schema = pa.schema([IMAGE, *FACTS, *carried.schema], {"huggingface": json.dumps(FEATURES)})
     short = [field.name for field in schema if not pa.types.is_nested(field.type)]
-    file, places = BytesIO(), list[Place]()
+    file, locations = BytesIO(), list[MemberLocation]()
     with pq.ParquetWriter(
         file,
         schema,
@@ -48,16 +48,16 @@ def pack(members: Iterable[Member], carried: pa.Table) -> Pack:
     ) as writer:
         for group in _row_groups(members):
             start = file.tell()
-            writer.write_table(_rows(group, carried.slice(len(places), len(group)), schema))
-            places += _places(group, file, start)
-    return Pack(file.getvalue(), tuple(places))
+            writer.write_table(_rows(group, carried.slice(len(locations), len(group)), schema))
+            locations += _locations(group, file, start)
+    return Pack(file.getvalue(), tuple(locations))
 
 
 def members(data: bytes) -> Iterator[tuple[str, bytes]]:
-    """The images of a Parquet file, by their paths.
+    """Path and bytes of each image in a Parquet file.
 
     Raises:
-        ValueError: it is none, or not whole.
+        ValueError: truncated or invalid.
     """
     try:
         with pq.ParquetFile(pa.BufferReader(data), page_checksum_verification=True) as file:
@@ -65,8 +65,7 @@ def members(data: bytes) -> Iterator[tuple[str, bytes]]:
                 for image in batch.column("image").to_pylist():
                     yield image["path"], image["bytes"]
     except (pa.ArrowException, OSError) as error:
-        reason = one_line(error, 200)
-        raise ValueError(f"it is no whole Parquet file: {reason}") from error
+        raise ValueError(f"truncated or invalid Parquet file: {one_line(error, 200)}") from error
 
 
 def _row_groups(members: Iterable[Member]) -> Iterator[list[Member]]:
@@ -88,23 +87,26 @@ def _rows(group: Sequence[Member], carried: pa.Table, schema: pa.Schema) -> pa.T
     return pa.Table.from_arrays(columns, schema=schema)
 
 
-def _places(group: Sequence[Member], file: BytesIO, start: int) -> Iterator[Place]:
-    """Where in the row group that was written last the images are: in order, each in one piece."""
+def _locations(group: Sequence[Member], file: BytesIO, start: int) -> Iterator[MemberLocation]:
+    """Where the images lie in the row group that was written last, from offset `start` on.
+
+    Parquet keeps their order, and each image is contiguous.
+    """
     file.seek(start)
-    written, place = file.read(), 0
+    written, offset = file.read(), 0
     for member in group:
-        place = written.index(member.data, place)
-        yield Place(member.name, start + place)
-        place += len(member.data)
+        offset = written.index(member.data, offset)
+        yield MemberLocation(member.name, start + offset)
+        offset += len(member.data)
 
 
-def _beside_images(carried: pa.Table) -> pa.Table:
-    """Carried columns as they may stand beside `image`, each text by itself."""
+def _plain_carried(carried: pa.Table) -> pa.Table:
+    """The carried columns without dictionary encoding, and without the name of the image column."""
     fields = []
     for field in carried.schema:
-        of_text = pa.types.is_dictionary(field.type)
+        is_encoded = pa.types.is_dictionary(field.type)
         name = f"manifest_{field.name}" if field.name == IMAGE.name else field.name
         while name != field.name and name in carried.column_names:
             name = f"manifest_{name}"
-        fields.append(pa.field(name, field.type.value_type if of_text else field.type))
+        fields.append(pa.field(name, field.type.value_type if is_encoded else field.type))
     return carried.rename_columns([field.name for field in fields]).cast(pa.schema(fields))

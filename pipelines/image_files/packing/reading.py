@@ -1,4 +1,4 @@
-"""Reading what is packed: one image of a run, or of a pack that somebody has."""
+"""Reading one image of a run, or the members of any pack."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -6,12 +6,15 @@ from typing import Any
 from nightpress.pipelines.image_files.packing import parquet, webdataset
 from nightpress.pipelines.storage import Store
 
+MAX_EXAMPLES = 3
+"""Members that an error message names."""
+
 
 def image_bytes(store: Store, row: Mapping[str, Any]) -> bytes:
-    """The file of an image, by its metadata row: an object, or a part of a pack.
+    """Read an image file by its metadata row: an object, or a range of a pack.
 
     Raises:
-        StoreMissing: the object is not there.
+        StoreMissing: the object does not exist.
     """
     if row["member_offset"] is None:
         return store.read(row["file"])
@@ -19,30 +22,31 @@ def image_bytes(store: Store, row: Mapping[str, Any]) -> bytes:
 
 
 def members_of(path: str, data: bytes) -> Iterator[tuple[str, bytes]]:
-    """Every member of a pack by its name; of a tar also those that are no images.
+    """Name and bytes of every member of a pack; those of a tar are not all images.
 
     Args:
-        path: of the pack, whose suffix says what it is.
-        data: its bytes.
+        path: path of the pack; the suffix tells its kind.
+        data: bytes of the pack.
 
     Raises:
-        ValueError: it is no whole pack.
+        ValueError: truncated or invalid.
     """
     return parquet.members(data) if path.endswith(".parquet") else webdataset.members(data)
 
 
 def member_of(path: str, data: bytes, name: str) -> bytes:
-    """One member of a pack, by its name; see `members_of`.
+    """One member of a pack by its name; see `members_of`.
 
     Raises:
-        ValueError: it is no whole pack, or has no such member.
+        ValueError: the pack is truncated or invalid, or has no such member.
     """
-    some: list[str] = []
-    for member, image in members_of(path, data):
+    examples: list[str] = []
+    for member, content in members_of(path, data):
         if member == name:
-            return image
-        some += [member] if len(some) < 3 and not member.endswith((".json", ".txt")) else []
-    shown = ", ".join([*some, "..."])
+            return content
+        if len(examples) < MAX_EXAMPLES and not member.endswith((".json", ".txt")):
+            examples.append(member)
+    shown = ", ".join([*examples, "..."])
     if not name:
-        raise ValueError(f"it is a pack; behind it, the name of an image in it is needed: {shown}")
-    raise ValueError(f"no member {name!r} in it; there are: {shown}")
+        raise ValueError(f"this is a pack; append the name of an image in it: {shown}")
+    raise ValueError(f"this pack has no member {name!r}; it has: {shown}")

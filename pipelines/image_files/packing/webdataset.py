@@ -1,6 +1,6 @@
-"""WebDataset tars: `<key>.png`, `<key>.json` with the facts, `<key>.txt` with the prompt.
+"""Packs as WebDataset tars: `<key>.png`, `<key>.json` with the facts, `<key>.txt` with the prompt.
 
-Headers name no time, user or machine, so equal members are equal bytes.
+Headers hold no time, user or machine, so equal members give equal bytes.
 Reference: webdataset's format, github.com/webdataset/webdataset: a member's key is its name up to
 the first dot after the last slash.
 """
@@ -14,27 +14,28 @@ from typing import Any
 
 import pyarrow as pa
 
-from nightpress.pipelines.image_files.packing.members import Member, Pack, Place
+from nightpress.pipelines.image_files.packing.members import Member, MemberLocation, Pack
 
 
 def pack(members: Iterable[Member], carried: pa.Table) -> Pack:
-    """A tar of the members; see `pipelines.image_files.packing.pack`."""
-    tar, places = BytesIO(), []
+    """Pack members as a tar; see `pipelines.image_files.packing.pack`."""
+    tar, locations = BytesIO(), []
     for member, values in zip(members, carried.to_pylist(), strict=True):
         name = member_name(member.name)
-        places.append(Place(name, _append(tar, name, member.data)))
+        locations.append(MemberLocation(name, _append(tar, name, member.data)))
         key = name.rpartition(".")[0]
         _append(tar, f"{key}.json", _json(member.facts.as_dict() | values))
         _append(tar, f"{key}.txt", member.facts.prompt.encode())
     end = tar.tell() + 2 * tarfile.BLOCKSIZE
     tar.write(bytes(2 * tarfile.BLOCKSIZE + -end % tarfile.RECORDSIZE))
-    return Pack(tar.getvalue(), tuple(places))
+    return Pack(tar.getvalue(), tuple(locations))
 
 
 def member_name(name: str) -> str:
-    """A file's name as its readers take it: no dot in the key, and none that they would skip.
+    """The name of a file in a tar: the key has no dot, and does not begin with `__`.
 
-    Percent-encoded where needed, and `%` itself, so that names that differ still do.
+    WebDataset splits names at the first dot and skips `__...`. Such characters are percent-encoded,
+    and `%` itself, so that different names stay different.
     """
     folder, slash, file = name.replace("%", "%25").rpartition("/")
     stem, dot, suffix = file.rpartition(".")
@@ -43,10 +44,10 @@ def member_name(name: str) -> str:
 
 
 def members(data: bytes) -> Iterator[tuple[str, bytes]]:
-    """The files of a tar.
+    """Name and bytes of each file in a tar.
 
     Raises:
-        ValueError: it is none, or not whole.
+        ValueError: truncated or invalid.
     """
     try:
         with tarfile.open(fileobj=BytesIO(data), mode="r:") as tar:
@@ -55,11 +56,11 @@ def members(data: bytes) -> Iterator[tuple[str, bytes]]:
                 if stream is not None:
                     yield info.name, stream.read()
     except tarfile.TarError as error:
-        raise ValueError(f"it is no whole tar: {error}") from error
+        raise ValueError(f"truncated or invalid tar: {error}") from error
 
 
 def _append(tar: BytesIO, name: str, data: bytes) -> int:
-    """Add a file; returns where its bytes begin."""
+    """Append a file; returns the offset of its content."""
     info = tarfile.TarInfo(name)
     info.size = len(data)
     tar.write(info.tobuf(tarfile.PAX_FORMAT, "utf-8", "surrogateescape"))
@@ -75,7 +76,7 @@ def _json(values: dict[str, Any]) -> bytes:
 
 
 def _plain(value: Any) -> Any:
-    """A value of a manifest as JSON has it: bytes in base64, what is no number as null."""
+    """A value of a manifest in JSON: bytes as base64, NaN and infinity as null."""
     match value:
         case None | bool() | int() | str():
             return value

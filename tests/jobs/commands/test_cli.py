@@ -230,7 +230,7 @@ def test_a_run_json_of_something_else_is_no_run(tmp_path: Path) -> None:
     (tmp_path / "run.json").write_text("{}")
     result = nightpress("status", str(tmp_path))
     assert result.exit_code == 2
-    assert "no run of this version" in one_line_error(result)
+    assert "run.json: not the record of a run" in one_line_error(result)
 
 
 @pytest.mark.parametrize("path", ["sheet.gif", "nowhere/sheet.png"])

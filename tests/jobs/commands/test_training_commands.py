@@ -40,7 +40,7 @@ def write(job: TrainSpec, path: Path) -> str:
 
 
 def test_a_second_start_exits_5_and_says_who_trains(job: TrainSpec, tmp_path: Path) -> None:
-    lease = acquire(Store(job.url), beat_s=0.2)
+    lease = acquire(Store(job.url), heartbeat_s=0.2)
     try:
         result = nightpress("train", write(job, tmp_path / "tiny.yaml"))
     finally:

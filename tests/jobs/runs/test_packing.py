@@ -82,7 +82,7 @@ def test_a_packed_run_is_made_damaged_verified_repaired_swept_and_reproduced(
     assert "bit-exact: the same file" in again.stdout, again.output
     nameless = nightpress("reproduce", str(path))
     assert nameless.exit_code == 2
-    assert "it is a pack; behind it, the name of an image in it is needed: " in nameless.stderr
+    assert "this is a pack; append the name of an image in it: " in nameless.stderr
     unknown = nightpress("reproduce", f"{path}/nothing.png")
     assert unknown.exit_code == 2
     assert len(unknown.stderr.strip().splitlines()) == 1

@@ -14,7 +14,7 @@ from nightpress.pipelines import Run
 from nightpress.pipelines.errors import LeaseLost, RunHeld
 from nightpress.pipelines.planning import units
 from nightpress.pipelines.run_directory.commit import failed_rows
-from nightpress.pipelines.run_directory.lease import acquire, new_claim
+from nightpress.pipelines.run_directory.lease import acquire, current_process
 from nightpress.pipelines.run_directory.verify import orphan_images
 from nightpress.pipelines.shards.runner import Amendment
 from nightpress.pipelines.storage import Store
@@ -49,7 +49,7 @@ def test_a_plan_is_mended_only_as_long_as_the_lease_is_held(
     def put_and_be_taken_over(store: Store, path: str, data: bytes) -> None:
         plain(store, path, data)
         if path == parts[0]:
-            plain(store, "lease/00009.json", new_claim().to_json())
+            plain(store, "lease/00009.json", current_process().to_json())
 
     monkeypatch.setattr(Store, "put", put_and_be_taken_over)
     with pytest.raises(LeaseLost):
@@ -60,7 +60,7 @@ def test_a_plan_is_mended_only_as_long_as_the_lease_is_held(
 
 def test_nothing_is_swept_while_another_start_is_alive(run: Run) -> None:
     run.store.put("images/old.png", b"old")
-    other = acquire(run.store, beat_s=0.1)
+    other = acquire(run.store, heartbeat_s=0.1)
     with pytest.raises(RunHeld):
         remove_orphans(run, ignore)
     other.release()
@@ -77,7 +77,7 @@ def test_a_sweep_that_is_taken_over_puts_back_what_the_next_start_may_have_adopt
 
     def delete_after_a_long_sleep(store: Store, path: str) -> None:
         if path == "images/old.png":
-            store.put("lease/00009.json", new_claim().to_json())
+            store.put("lease/00009.json", current_process().to_json())
         plain(store, path)
 
     monkeypatch.setattr(Store, "delete", delete_after_a_long_sleep)

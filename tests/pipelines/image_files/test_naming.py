@@ -64,12 +64,15 @@ def test_double_braces_are_braces() -> None:
 @pytest.mark.parametrize(
     ("template", "why"),
     [
-        ("{nope}.png", "no column {nope}; there are: category, id, image_id, score, tags, variant"),
+        (
+            "{nope}.png",
+            "no column {nope}; the columns are: category, id, image_id, score, tags, variant",
+        ),
         ("{}.png", "no column {}"),
         ("{id.__class__}.png", "no column {id.__class__}"),
         ("{id[0]}.png", "no column {id[0]}"),
-        ("{id!r}.png", "without !r"),
-        ("{id:{variant}}.png", "cannot hold another column"),
+        ("{id!r}.png", "!r is not allowed; write {id}"),
+        ("{id:{variant}}.png", "cannot contain another column"),
         ("{id:04d}.png", "{id:04d}: Unknown format code 'd'"),
         ("{tags}.png", "column {tags} is of type list"),
         ("{id", "not a template"),
@@ -82,10 +85,10 @@ def test_double_braces_are_braces() -> None:
         ("a\\{id}.png", "are not allowed"),
         ("a\n{id}.png", "are not allowed"),
         ("a?{id}.png", "are not allowed"),
-        ("x" * 201 + "{id}.png", "more than 200 bytes"),
+        ("x" * 201 + "{id}.png", "longer than 200 bytes"),
     ],
 )
-def test_a_template_that_cannot_be_is_refused(template: str, why: str) -> None:
+def test_an_invalid_template_is_refused(template: str, why: str) -> None:
     with pytest.raises(SpecError) as caught:
         Template.parse(template, TYPES)
     assert str(caught.value).startswith(f"images.file_name: {template!r}: ")
@@ -134,7 +137,7 @@ def test_plain_values_stay_as_they_are(value: str) -> None:
 
 
 @given(st.lists(st.text()))
-def test_a_value_means_the_same_in_any_company(values: list[str]) -> None:
+def test_a_value_gives_the_same_text_whatever_other_values_there_are(values: list[str]) -> None:
     together = safe_text(Field("category", ""), pa.array(values, pa.string())).to_pylist()
     assert together == [text_of(value) for value in values]
 

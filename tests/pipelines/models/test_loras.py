@@ -198,7 +198,7 @@ def test_another_file_under_a_row_loras_name_is_another_run(
     plain = made_runs.record_of(str(tmp_path))
     record = made_runs.record_of(str(tmp_path), model={"row_loras": ["a/ink"]})
     record = replace(record, model=replace(record.model, row_loras=(INFO,)))
-    assert RunRecord.from_json(record.to_json()) == record
+    assert RunRecord.from_json(record.to_json(), "run") == record
     other = replace(record.model, row_loras=(replace(INFO, sha256="b" * 64),))
     fields = [change.field for change in record.changes(record.spec, other, "cpu")]
     assert fields == ["model.row_loras: sha256 of ink"]

@@ -123,7 +123,7 @@ def test_an_unmeasured_kind_follows_the_most_similar_one() -> None:
 def test_a_record_keeps_measurements_and_its_fingerprint_the_sizes(tmp_path: Path) -> None:
     plain = record_of(str(tmp_path))
     record = replace(plain, batch_size=16, measured=(measured(512, 16), measured(1024, 3)))
-    assert RunRecord.from_json(record.to_json()) == record
+    assert RunRecord.from_json(record.to_json(), "run") == record
     values = json.loads(record.to_json())["measured"][1]
     assert values["batch_size"] == 3
     assert values["trials"][1] == {"batch_size": 2, "images_per_s": 2.5, "peak_bytes": 140}
@@ -131,13 +131,6 @@ def test_a_record_keeps_measurements_and_its_fingerprint_the_sizes(tmp_path: Pat
     slower = replace(measured(1024, 3), best=BestBatchSize(3, Ending.TIME, ()))
     assert other.fingerprint != record.fingerprint
     assert replace(record, measured=(measured(512, 16), slower)).fingerprint == record.fingerprint
-
-
-def test_a_record_without_measurements_is_read(tmp_path: Path) -> None:
-    record = record_of(str(tmp_path))
-    values = json.loads(record.to_json())
-    del values["measured"]
-    assert RunRecord.from_json(json.dumps(values).encode()) == record
 
 
 def test_a_measured_size_that_does_not_fit_is_halved(tmp_path: Path) -> None:

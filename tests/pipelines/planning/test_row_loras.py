@@ -7,16 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from support.plans import MODEL, images_by_id, job, planned, problems_of_rows, write
 
 from nightpress.diffusion_core.sampling.request import SamplingParams
-from nightpress.pipelines.planning import PlanLayout, check, read_shard, rewrite_plan_part, units
-from nightpress.pipelines.records import LATER_IN_PLANS, PLAN_SCHEMA
+from nightpress.pipelines.planning import PlanLayout, check, read_shard, units
 from nightpress.pipelines.shards.batching import PlannedImage, batches, planned_images
 from nightpress.pipelines.storage import Store
 
@@ -242,29 +239,3 @@ def test_the_layout_of_an_older_run_is_read(tmp_path: Path) -> None:
     again = PlanLayout.from_dict(values)
     assert again == layout
     assert again.batches[0].settings == SamplingParams(128, 96, 20, 4.5, "default", None, None)
-
-
-def test_the_plan_of_an_older_run_is_read_and_rewritten(tmp_path: Path) -> None:
-    spec = job(tmp_path, write(tmp_path / "m.jsonl", [{"prompt": "a", "mood": "calm"}] * 3))
-    layout, plan = planned(spec)
-    assert plan.schema.names == [*PLAN_SCHEMA.names, "mood"]
-    path = Path(spec.url, layout.parts[0].path)
-    pq.write_table(pq.read_table(path).drop_columns(sorted(LATER_IN_PLANS)), path)
-    older = pa.concat_tables(
-        [read_shard(Store(spec.url), layout, shard) for shard in range(layout.num_shards)]
-    )
-    assert older.equals(plan)
-    assert planned_images(older)[0].lora is None
-    rewrite_plan_part(spec, MODEL, layout, Store(spec.url), 0)
-    assert set(pq.read_schema(path).names) >= LATER_IN_PLANS
-
-
-def test_an_older_plans_carried_column_with_a_name_now_taken_is_renamed(tmp_path: Path) -> None:
-    spec = job(tmp_path, write(tmp_path / "m.jsonl", [{"prompt": "a", "speed": "calm"}] * 3))
-    layout, plan = planned(spec)
-    path = Path(spec.url, layout.parts[0].path)
-    written = pq.read_table(path)
-    names = ["speed" if name == "manifest_speed" else name for name in written.column_names]
-    pq.write_table(written.rename_columns(names), path)
-    assert "speed" in pq.read_schema(path).names
-    assert read_shard(Store(spec.url), layout, 0).equals(plan)

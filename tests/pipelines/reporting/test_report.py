@@ -16,15 +16,9 @@ from support.fakes.fake_press import press
 from support.made_runs import NUM_IMAGES, begin, commit, failed, finish, made
 
 from nightpress.diffusion_core.models.lora_files import LoraInfo
-from nightpress.pipelines.reporting.report import (
-    duration,
-    render,
-    settings,
-    size,
-    spread,
-    text,
-    write_report,
-)
+from nightpress.pipelines.formatting import duration, size
+from nightpress.pipelines.reporting.collect import Limits, collect
+from nightpress.pipelines.reporting.report import LIMITS, render, text, write_report
 from nightpress.pipelines.run_directory.reader import Run
 
 HOSTILE = (
@@ -72,6 +66,11 @@ class Page(HTMLParser):
         ]
 
 
+def html(run: Run) -> str:
+    """The report of a run."""
+    return render(run, collect(run, LIMITS))
+
+
 @pytest.fixture
 def run(tmp_path: Path) -> Run:
     return begin(str(tmp_path))
@@ -83,23 +82,23 @@ def test_the_report_is_written_beside_the_record_and_again_when_asked(run: Run) 
     finish(run)
     write_report(run, run.store)
     assert run.store.read("report.html") != first
-    assert run.store.read("report.html").decode() == render(run)
+    assert run.store.read("report.html").decode() == html(run)
 
 
 def test_the_same_run_makes_the_same_report(run: Run) -> None:
     finish(run)
-    assert render(run) == render(run)
+    assert html(run) == html(run)
 
 
 def test_a_run_that_has_just_begun_has_a_report(run: Run) -> None:
-    page = Page(render(run))
+    page = Page(html(run))
     assert page.pictures() == []
     assert "0 / 3" in page.words
 
 
 def test_the_totals_and_fingerprints_are_on_the_page(run: Run) -> None:
     finish(run)
-    words = Page(render(run)).words
+    words = Page(html(run)).words
     for value in ("9", "1", "100%", "10 s", "0.90", "3 / 3"):
         assert value in words
     assert words[words.index("0.90") + 1] == "images per second of sampling"
@@ -109,7 +108,7 @@ def test_the_totals_and_fingerprints_are_on_the_page(run: Run) -> None:
 
 def test_every_picture_is_a_file_of_the_run_by_a_relative_address(run: Run) -> None:
     finish(run)
-    pictures = Page(render(run)).pictures()
+    pictures = Page(html(run)).pictures()
     assert len(pictures) == 9
     for address in pictures:
         assert run.store.size(unquote(address)) is not None
@@ -118,7 +117,7 @@ def test_every_picture_is_a_file_of_the_run_by_a_relative_address(run: Run) -> N
 def test_file_names_are_percent_encoded(run: Run) -> None:
     name = 'images/ä b/100% #1?&"<x>.png'
     commit(run, 0, [made(run, 0, file=name)])
-    (address,) = Page(render(run)).pictures()
+    (address,) = Page(html(run)).pictures()
     assert address.isascii()
     assert not set(address) & set(' #?&"<>')
     assert unquote(address) == name
@@ -127,7 +126,7 @@ def test_file_names_are_percent_encoded(run: Run) -> None:
 @pytest.mark.parametrize("packing", ["webdataset", "parquet"])
 def test_pictures_that_lie_in_packs_are_in_the_page_itself(tmp_path: Path, packing: str) -> None:
     packed = Run(*press(tmp_path, ["a", "b", "c", "nan"], shard_size=2, packing=packing))
-    pictures = Page(render(packed)).pictures()
+    pictures = Page(html(packed)).pictures()
     assert len(pictures) == 3
     for row, address in zip(packed.metadata.to_table().to_pylist(), pictures, strict=False):
         start, _, data = address.partition(",")
@@ -137,25 +136,25 @@ def test_pictures_that_lie_in_packs_are_in_the_page_itself(tmp_path: Path, packi
         assert shown.size == (row["width"], row["height"])
         wanted = (seed % 256, seed // 256 % 256, 7)
         assert np.abs(np.subtract(shown.getpixel((9, 9)), wanted)).max() < 8  # type: ignore[arg-type]
-    assert packing in Page(render(packed)).words
+    assert packing in Page(html(packed)).words
 
 
 def test_a_picture_whose_pack_is_gone_leaves_its_place_empty(tmp_path: Path) -> None:
     packed = Run(*press(tmp_path, ["a", "b", "c"], shard_size=2, packing="webdataset"))
     Path(packed.packs[1]).unlink()
-    kinds = [address.partition(";")[0] for address in Page(render(packed)).pictures()]
+    kinds = [address.partition(";")[0] for address in Page(html(packed)).pictures()]
     assert kinds == ["data:image/jpeg", "data:image/jpeg", "data:image/gif"]
 
 
 def test_nothing_is_loaded_from_elsewhere(run: Run) -> None:
     finish(run)
-    page = Page(render(run))
+    page = Page(html(run))
     assert not {"link", "iframe", "object", "embed", "base"} & {tag for tag, _ in page.elements}
     for attribute in ("src", "href", "srcset", "action"):
         for value in page.values(attribute):
             assert value.startswith(("images/", "#"))
-    assert "@import" not in render(run)
-    assert "url(" not in render(run)
+    assert "@import" not in html(run)
+    assert "url(" not in html(run)
 
 
 @pytest.mark.parametrize("hostile", HOSTILE)
@@ -166,17 +165,17 @@ def test_whatever_a_row_says_stays_text(run: Run, hostile: str) -> None:
     mild = begin(run.url, name="mild")
     commit(mild, 0, [made(mild, 0), failed(mild, 1)], topic=pa.array(["a", "b"]))
 
-    page, expected = Page(render(run)), Page(render(mild))
+    page, expected = Page(html(run)), Page(html(mild))
     assert [tag for tag, _ in page.elements] == [tag for tag, _ in expected.elements]
     assert [set(attrs) for _, attrs in page.elements] == [set(a) for _, a in expected.elements]
     shown = hostile.replace("\x00", "\ufffd").replace("\x07", "\ufffd")
     assert page.words.count(shown) >= 5
-    assert "\x00" not in render(run)
+    assert "\x00" not in html(run)
 
 
 def test_failed_rows_are_listed_with_their_errors(run: Run) -> None:
     finish(run)
-    words = Page(render(run)).words
+    words = Page(html(run)).words
     assert "NonFinite" in words
     assert "not finite" in words
     assert "5_00" in words
@@ -184,14 +183,14 @@ def test_failed_rows_are_listed_with_their_errors(run: Run) -> None:
 
 def test_only_the_first_hundred_failures_are_listed(run: Run) -> None:
     commit(run, 0, [failed(run, number) for number in range(130)])
-    words = Page(render(run)).words
+    words = Page(html(run)).words
     assert words.count("NonFinite") == 100
     assert "the first: 100 of 130" in words
 
 
 def test_settings_are_summed_over_shards(run: Run) -> None:
     finish(run)
-    words = Page(render(run)).words
+    words = Page(html(run)).words
     row = words[words.index(SIZE) :]
     cells = [word for word in row if word][:7]
     assert cells == [SIZE, "euler", "20", "4.5", str(NUM_IMAGES), "1", "1"]
@@ -205,9 +204,10 @@ def test_settings_are_told_apart_by_the_loras_that_worked(run: Run) -> None:
     facts = [replace(r.facts, loras=loras) for r, loras in zip(records, used, strict=True)]
     commit(run, 0, [replace(r, facts=f) for r, f in zip(records[:2], facts[:2], strict=True)])
     commit(run, 1, [replace(r, facts=f) for r, f in zip(records[2:], facts[2:], strict=True)])
-    told = {setting.loras: setting.num_images for setting in settings(run.metadata)}
-    assert told == {"": "1", "brand at 0.8": "1", "brand at 0.8, ink at 1": "2"}
-    words = Page(render(run)).words
+    settings = collect(run, Limits(images=4, failures=4)).settings
+    counts = {row["with_loras"]: row["num_images"] for row in settings}
+    assert counts == {"": 1, "brand at 0.8": 1, "brand at 0.8, ink at 1": 2}
+    words = Page(html(run)).words
     assert words.count("brand at 0.8, ink at 1") == 3  # two pictures and a setting
     assert "LoRAs" in words
 
@@ -215,7 +215,7 @@ def test_settings_are_told_apart_by_the_loras_that_worked(run: Run) -> None:
 def test_carried_columns_are_shown_and_empty_values_are_not(run: Run) -> None:
     values = pa.array([{"x": 1}, None], pa.struct([("x", pa.int64())]))
     commit(run, 0, [made(run, 0), made(run, 1)], box=values, raw=pa.array([b"1234", None]))
-    words = Page(render(run)).words
+    words = Page(html(run)).words
     assert '{"x": 1}' in words
     assert "4 bytes" in words
     assert words.count("box") == words.count("raw") == 1
@@ -225,8 +225,8 @@ def test_a_large_run_shows_an_even_spread(run: Run) -> None:
     for shard in range(3):
         first = shard * 4
         commit(run, shard, [made(run, number) for number in range(first, first + 4)])
-    rows = spread(run, run.metadata.schema, 6)
-    assert [row["seed"] for row in rows] == [0, 2, 4, 6, 8, 10]
+    images = collect(run, Limits(images=6, failures=0)).images
+    assert [row["seed"] for row in images] == [0, 2, 4, 6, 8, 10]
 
 
 def test_long_values_are_cut() -> None:

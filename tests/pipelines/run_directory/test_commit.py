@@ -9,10 +9,9 @@ from support.made_runs import begin, failed, finish, made
 from support.servers import Folder
 
 from nightpress.pipelines.errors import Damaged, LeaseLost, StoreMissing
-from nightpress.pipelines.records import LATER_COLUMNS, ImageRecord
+from nightpress.pipelines.records import ImageRecord
 from nightpress.pipelines.run_directory.commit import (
     amend_commit,
-    as_recorded,
     failed_rows,
     metadata_part,
     read_commit,
@@ -20,7 +19,7 @@ from nightpress.pipelines.run_directory.commit import (
     seal_commit,
     shard_path,
 )
-from nightpress.pipelines.run_directory.lease import FencingToken, new_claim
+from nightpress.pipelines.run_directory.lease import FencingToken, current_process
 from nightpress.pipelines.run_directory.reader import Run
 from nightpress.pipelines.storage import Store
 
@@ -65,14 +64,6 @@ def test_a_damaged_commit_is_replaced_by_a_new_one(run: Run) -> None:
     assert again.column("sha256") == before.column("sha256")
 
 
-def test_what_an_older_part_carried_under_a_later_name_is_not_taken_for_ours(run: Run) -> None:
-    part = read_commit(run.store, 0)
-    older = part.drop_columns(sorted(LATER_COLUMNS))
-    carried = older.append_column("speed", pa.array(range(len(part))))
-    assert as_recorded(part).equals(as_recorded(older))
-    assert as_recorded(carried).equals(as_recorded(older))
-
-
 def test_what_has_no_commit_is_not_amended(run: Run) -> None:
     run.store.delete(shard_path(0))
     with pytest.raises(StoreMissing):
@@ -85,13 +76,13 @@ def test_who_slept_before_amending_and_was_taken_over_amends_nothing(
     store = Store(f"{run_url.url}/run", run_url.options)
     for path in run.store.list():
         store.put(path, run.store.read(path))
-    store.create("lease/00001.json", new_claim().to_json())
+    store.create("lease/00001.json", current_process().to_json())
 
     class Sleeper(Store):
         """Sleeps right before it replaces, while another start takes over."""
 
         def replace(self, path: str, data: bytes, seen: bytes) -> bool:
-            if store.create("lease/00002.json", new_claim().to_json()):
+            if store.create("lease/00002.json", current_process().to_json()):
                 amend_commit(store, 1, {1: by("the next", made(run, 5))})
             return super().replace(path, data, seen)
 

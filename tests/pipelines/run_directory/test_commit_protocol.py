@@ -20,7 +20,7 @@ from support.fakes.memory_store import MemoryFolder, MemoryStore, Moment
 
 from nightpress.pipelines.errors import LeaseLost, StoreError
 from nightpress.pipelines.run_directory.commit import committed_shards, read_commit
-from nightpress.pipelines.run_directory.lease import FencingToken, new_claim
+from nightpress.pipelines.run_directory.lease import FencingToken, current_process
 from nightpress.pipelines.run_directory.record import RunRecord
 from nightpress.pipelines.shards.batching import planned_images
 from nightpress.pipelines.shards.runner import ShardRunner, ShardWork
@@ -41,7 +41,7 @@ class Press(RuleBasedStateMachine):
         self.workers: dict[int, Iterator[Any]] = {}
         self.runners: list[ShardRunner] = []
         self.epoch = 1
-        self.folder.objects["lease/00001.json"] = new_claim().to_json()
+        self.folder.objects["lease/00001.json"] = current_process().to_json()
         self.seen: dict[str, bytes] = {}
         self.attempt = 0
 
@@ -87,7 +87,7 @@ class Press(RuleBasedStateMachine):
     @rule()
     def take_over(self) -> None:
         self.epoch += 1
-        self.folder.objects[f"lease/{self.epoch:05d}.json"] = new_claim().to_json()
+        self.folder.objects[f"lease/{self.epoch:05d}.json"] = current_process().to_json()
 
     @invariant()
     def what_is_there_never_changes(self) -> None:

@@ -1,4 +1,4 @@
-"""The lease: who holds a run, who may take it, and what becomes of the one that is pushed aside."""
+"""The lease: who holds a run, who may take it over, and how an earlier holder is fenced."""
 
 import json
 import os
@@ -16,19 +16,19 @@ from support.servers import Folder, Server
 from nightpress.pipelines.errors import LeaseLost, RunHeld, StoreError
 from nightpress.pipelines.run_directory import lease
 from nightpress.pipelines.run_directory.lease import (
-    Claim,
+    Holder,
     Lease,
     acquire,
+    current_process,
     held,
-    holder,
-    new_claim,
+    last_holder,
     require_free,
-    require_nobody_since,
+    require_still_free,
 )
 from nightpress.pipelines.storage import Store
 
 BEAT_S = 0.05
-QUICK = {"silence_s": 0.5, "look_s": 0.1, "beat_s": BEAT_S}
+QUICK = {"silence_s": 0.5, "poll_s": 0.1, "heartbeat_s": BEAT_S}
 
 
 @pytest.fixture
@@ -36,9 +36,9 @@ def store(run_url: Folder) -> Store:
     return Store(run_url.url, run_url.options)
 
 
-def elsewhere(claim: Claim) -> Claim:
-    """The claim as another machine would write it: whether its process lives cannot be told."""
-    return replace(claim, host="far-away", process=None)
+def elsewhere(holder: Holder) -> Holder:
+    """A holder on another machine, so that its process cannot be looked up."""
+    return replace(holder, host="far-away", process=None)
 
 
 def wait_for(condition: Callable[[], bool]) -> None:
@@ -48,35 +48,35 @@ def wait_for(condition: Callable[[], bool]) -> None:
         time.sleep(0.02)
 
 
-def test_the_first_start_holds_it_and_the_second_is_told_by_whom(store: Store) -> None:
+def test_a_second_process_is_refused_and_told_who_holds_the_lease(store: Store) -> None:
     first = acquire(store, **QUICK)
-    with pytest.raises(RunHeld) as told:
+    with pytest.raises(RunHeld) as caught:
         acquire(store, **QUICK)
-    text = str(told.value)
+    text = str(caught.value)
     assert f"process {os.getpid()}" in text
-    assert new_claim().host in text
+    assert current_process().host in text
     assert "--take-over" in text
     assert "\n" not in text
     first.require()
     first.release()
 
 
-def test_a_lease_that_was_let_go_is_taken_at_once(store: Store) -> None:
-    watched: list[Claim] = []
+def test_a_released_lease_is_taken_at_once(store: Store) -> None:
+    watched: list[Holder] = []
     for number in (1, 2, 3):
         with held(store, require_free(store, on_watch=watched.append)) as lease:
             assert lease.number == number
     assert watched == []
 
 
-def test_numbers_grow_and_old_ones_are_swept(store: Store) -> None:
+def test_numbers_grow_and_old_leases_are_deleted(store: Store) -> None:
     for _ in range(4):
         with held(store):
             pass
     assert list(store.list("lease")) == ["lease/00003.json", "lease/00004.json"]
 
 
-def test_a_holder_whose_process_is_gone_is_not_waited_for(tmp_path: Path) -> None:
+def test_a_lease_whose_process_has_ended_is_taken_at_once(tmp_path: Path) -> None:
     code = (
         "import os, sys; from nightpress.pipelines.run_directory.lease import acquire; "
         "from nightpress.pipelines.storage import Store;"
@@ -84,37 +84,37 @@ def test_a_holder_whose_process_is_gone_is_not_waited_for(tmp_path: Path) -> Non
     )
     killed = subprocess.run([sys.executable, "-c", code, str(tmp_path / "run")])
     assert killed.returncode == -9
-    watched: list[Claim] = []
+    watched: list[Holder] = []
     store = Store(str(tmp_path / "run"))
     acquire(store, require_free(store, on_watch=watched.append)).release()
     assert watched == []
 
 
-def test_a_holder_elsewhere_that_stays_silent_is_taken_over(store: Store) -> None:
-    store.create("lease/00001.json", elsewhere(new_claim()).to_json())
-    watched: list[Claim] = []
+def test_a_silent_holder_on_another_machine_is_taken_over(store: Store) -> None:
+    store.create("lease/00001.json", elsewhere(current_process()).to_json())
+    watched: list[Holder] = []
     began = time.monotonic()
-    free = require_free(store, on_watch=watched.append, silence_s=0.5, look_s=0.1)
+    free = require_free(store, on_watch=watched.append, silence_s=0.5, poll_s=0.1)
     assert time.monotonic() - began >= 0.5
     lease = acquire(store, free, **QUICK)
-    assert (lease.number, [claim.host for claim in watched]) == (2, ["far-away"])
+    assert (lease.number, [holder.host for holder in watched]) == (2, ["far-away"])
     lease.release()
 
 
-def test_clocks_that_differ_by_hours_change_nothing(store: Store) -> None:
+def test_clocks_may_differ_by_hours(store: Store) -> None:
     for since in ("1999-01-01T00:00:00+00:00", "2999-01-01T00:00:00+00:00"):
-        claim = elsewhere(replace(new_claim(), since=since))
+        holder = elsewhere(replace(current_process(), since=since))
         number = max([0, *lease._numbers(store)]) + 1
-        store.create(f"lease/{number:05d}.json", claim.to_json())
-        beating = Lease(store, number, claim, BEAT_S)
+        store.create(f"lease/{number:05d}.json", holder.to_json())
+        beating = Lease(store, number, holder, BEAT_S)
         with pytest.raises(RunHeld, match="far-away"):
             acquire(store, **QUICK)
-        beating._end.set()  # it falls silent, and lets nothing go
+        beating._end.set()  # it falls silent without releasing the lease
         beating._thread.join()
         acquire(store, **QUICK).release()
 
 
-def test_taking_over_fences_the_one_that_held_it(store: Store) -> None:
+def test_taking_over_fences_the_earlier_holder(store: Store) -> None:
     old = acquire(store, **QUICK)
     new = acquire(store, require_free(store, take_over=True), **QUICK)
     with pytest.raises(LeaseLost, match="taken over by"):
@@ -124,45 +124,45 @@ def test_taking_over_fences_the_one_that_held_it(store: Store) -> None:
         old.require()
     new.fence.require(store)
     new.require()
-    old.release()  # says nothing over the new holder's head
-    assert not holder(store).released
+    old.release()  # does not touch the new holder's lease
+    assert not last_holder(store).released
     new.release()
-    assert holder(store).released
+    assert last_holder(store).released
 
 
-def test_a_start_takes_its_own_lease_again_in_another_process_at_once(store: Store) -> None:
+def test_a_process_hands_its_lease_over_to_its_replacement(store: Store) -> None:
     lost = acquire(store, **QUICK)
-    mine = acquire(store, lost.again, **QUICK)
+    mine = acquire(store, lost.handover, **QUICK)
     assert mine.number == lost.number + 1
     with pytest.raises(LeaseLost):
         lost.fence.require(store)
-    with pytest.raises(RunHeld):  # but not from whoever came between
-        acquire(store, lost.again, **QUICK)
+    with pytest.raises(RunHeld):  # the lease has another holder by now
+        acquire(store, lost.handover, **QUICK)
     mine.release()
 
 
-def test_a_holder_that_comes_to_life_before_it_is_replaced_keeps_its_lease(store: Store) -> None:
-    claim = elsewhere(new_claim())
-    store.create("lease/00001.json", claim.to_json())
-    free = require_free(store, silence_s=0.3, look_s=0.1)
-    awake = Lease(store, 1, claim, BEAT_S)
-    wait_for(lambda: holder(store).beats > 0)
+def test_a_holder_whose_heartbeat_returns_in_time_keeps_its_lease(store: Store) -> None:
+    holder = elsewhere(current_process())
+    store.create("lease/00001.json", holder.to_json())
+    free = require_free(store, silence_s=0.3, poll_s=0.1)
+    awake = Lease(store, 1, holder, BEAT_S)
+    wait_for(lambda: last_holder(store).beats > 0)
     with pytest.raises(RunHeld):
         acquire(store, free, **QUICK)
     awake.require()
     awake.release()
 
 
-def test_one_that_came_between_is_seen(store: Store) -> None:
+def test_a_process_that_took_the_lease_meanwhile_is_noticed(store: Store) -> None:
     free = require_free(store)
     between = acquire(store, **QUICK)
     with pytest.raises(RunHeld):
-        require_nobody_since(store, free)
+        require_still_free(store, free)
     between.release()
-    require_nobody_since(store, free)
+    require_still_free(store, free)
 
 
-def test_a_claim_that_cannot_be_read_is_watched_like_any_other(store: Store) -> None:
+def test_an_unreadable_lease_is_watched_like_any_other(store: Store) -> None:
     store.create("lease/00001.json", b"not json")
     lease = acquire(store, **QUICK)
     assert lease.number == 2
@@ -172,33 +172,33 @@ def test_a_claim_that_cannot_be_read_is_watched_like_any_other(store: Store) -> 
     lease.release()
 
 
-def test_of_starts_at_the_same_instant_one_holds_it(store: Store) -> None:
-    barrier, got, told = threading.Barrier(8), [], []
+def test_of_processes_that_start_at_the_same_instant_one_holds_the_lease(store: Store) -> None:
+    barrier, leases, errors = threading.Barrier(8), [], []
 
     def start() -> None:
         barrier.wait()
         try:
-            got.append(acquire(store, **QUICK))
+            leases.append(acquire(store, **QUICK))
         except RunHeld as error:
-            told.append(error)
+            errors.append(error)
 
     threads = [threading.Thread(target=start) for _ in range(8)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert (len(got), len(told)) == (1, 7)
-    got[0].release()
+    assert (len(leases), len(errors)) == (1, 7)
+    leases[0].release()
 
 
-def test_a_start_that_was_slow_to_list_does_not_get_a_number_of_the_past(store: Store) -> None:
+def test_a_process_that_was_slow_to_list_cannot_take_a_past_number(store: Store) -> None:
     for _ in range(3):
         with held(store):
             pass
-    assert not lease._claim(store, 1, new_claim())
+    assert not lease._take(store, 1, current_process())
 
 
-def test_on_a_store_that_replaces_the_later_claim_stands(
+def test_on_a_store_without_conditional_writes_the_later_holder_wins(
     rclone_s3: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(lease, "SETTLE_S", 0.5)
@@ -207,9 +207,9 @@ def test_on_a_store_that_replaces_the_later_claim_stands(
     barrier, results = threading.Barrier(2), []
 
     def start() -> None:
-        claim = new_claim()
+        holder = current_process()
         barrier.wait()
-        results.append((claim.token, lease._claim(store, 1, claim)))
+        results.append((holder.token, lease._take(store, 1, holder)))
 
     threads = [threading.Thread(target=start) for _ in range(2)]
     for thread in threads:
@@ -220,14 +220,14 @@ def test_on_a_store_that_replaces_the_later_claim_stands(
     assert winners == [json.loads(store.read("lease/00001.json"))["token"]]
 
 
-def test_on_a_store_that_replaces_a_holder_sees_that_its_claim_is_gone(
+def test_on_a_store_without_conditional_writes_a_replaced_holder_notices(
     rclone_s3: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(lease, "SETTLE_S", 0.0)
     folder = rclone_s3.folder()
     store = Store(folder.url, folder.options).reading_back()
     first = acquire(store, **QUICK)
-    store.put("lease/00001.json", new_claim().to_json())
+    store.put("lease/00001.json", current_process().to_json())
     wait_for(lambda: first._lost is not None)
     first.release()
 
@@ -242,16 +242,16 @@ class StallingStore(Store):
         return super().read(path)
 
 
-def test_time_in_which_the_store_does_not_answer_is_no_silence(tmp_path: Path) -> None:
+def test_a_stalled_store_does_not_count_as_silence_of_the_holder(tmp_path: Path) -> None:
     slow, store = StallingStore(str(tmp_path)), Store(str(tmp_path))
-    claim = elsewhere(new_claim())
-    store.create("lease/00001.json", claim.to_json())
-    slow.stall_s = 1.5  # longer than the silence that is allowed
+    holder = elsewhere(current_process())
+    store.create("lease/00001.json", holder.to_json())
+    slow.stall_s = 1.5  # longer than a holder may be silent
 
     def come_back() -> None:
         time.sleep(2.5)
         slow.stall_s = 0.0
-        store.put("lease/00001.json", replace(claim, beats=1).to_json())
+        store.put("lease/00001.json", replace(holder, beats=1).to_json())
 
     thread = threading.Thread(target=come_back)
     thread.start()
@@ -276,14 +276,14 @@ def failing(tmp_path: Path) -> FailingStore:
     return FailingStore(str(tmp_path))
 
 
-def test_a_store_that_fails_for_a_while_costs_no_lease(
+def test_a_store_that_fails_for_a_while_does_not_cost_the_lease(
     failing: FailingStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     kept = acquire(failing, **QUICK)
     monkeypatch.setattr(FailingStore, "fails", True)
     time.sleep(4 * BEAT_S)
     monkeypatch.setattr(FailingStore, "fails", False)
-    before = holder(failing).beats
-    wait_for(lambda: holder(failing).beats > before)
+    before = last_holder(failing).beats
+    wait_for(lambda: last_holder(failing).beats > before)
     kept.require()
     kept.release()

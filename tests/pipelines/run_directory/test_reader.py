@@ -11,7 +11,8 @@ from support.made_runs import BEGIN, begin, colour, commit, finish, made, record
 from nightpress.pipelines import open_run
 from nightpress.pipelines.errors import ImageNotFound, RunNotFound
 from nightpress.pipelines.records import METADATA_SCHEMA
-from nightpress.pipelines.run_directory.reader import PAUSE_S, Run
+from nightpress.pipelines.run_directory.reader import Run
+from nightpress.pipelines.run_directory.summary import PAUSE_S
 
 
 @pytest.fixture

@@ -23,8 +23,8 @@ from nightpress.pipelines.run_directory.commit import read_commit, shard_path
 from nightpress.pipelines.run_directory.verify import (
     Damage,
     Finding,
-    _against_plan,
     _wrong_loras,
+    _wrong_values,
     orphan_images,
     verify,
 )
@@ -109,7 +109,7 @@ def test_metadata_that_is_not_what_was_planned_is_found(run: Run) -> None:
     wrong, short = findings(run)
     assert (wrong.damage, wrong.row) == (Damage.METADATA, None)
     assert "row 3, column seed" in wrong.text
-    assert "2 rows, and the plan has 4" in short.text
+    assert "2 rows, but the plan has 4" in short.text
 
 
 def test_metadata_that_cannot_be_read_is_found(run: Run) -> None:
@@ -181,11 +181,11 @@ def test_at_most_a_few_shards_are_read_ahead_of_whoever_looks(
 def test_a_carried_value_that_is_no_number_is_no_difference(run: Run) -> None:
     part, planned = read_commit(run.store, 0), read_shard(run.store, run.record.layout, 0)
     scores = pa.array([float("nan"), 1.0, None, 2.0])
-    assert _against_plan(part, planned) is None
+    assert _wrong_values(part, planned) is None
     with_scores = [table.append_column("score", scores) for table in (part, planned)]
-    assert _against_plan(*with_scores) is None
+    assert _wrong_values(*with_scores) is None
     other = planned.append_column("score", pa.array([0.0, 1.0, None, 2.0]))
-    assert "row 0, column score: nan" in str(_against_plan(with_scores[0], other))
+    assert "row 0, column score: nan" in str(_wrong_values(with_scores[0], other))
 
 
 def test_an_image_too_large_to_be_opened_is_found(run: Run) -> None:

@@ -26,10 +26,10 @@ from support.fakes.memory_store import MemoryFolder, MemoryStore, Moment
 
 from nightpress.diffusion_core.sampling.sampler import SampledBatch
 from nightpress.pipelines.errors import Damaged, LeaseLost, StoreError
-from nightpress.pipelines.image_files.packing import is_as_named
+from nightpress.pipelines.image_files.packing import is_intact_pack
 from nightpress.pipelines.run_directory.commit import failed_rows, read_commit, shard_path
-from nightpress.pipelines.run_directory.lease import FencingToken, new_claim
-from nightpress.pipelines.run_directory.orphans import sweep
+from nightpress.pipelines.run_directory.lease import FencingToken, current_process
+from nightpress.pipelines.run_directory.orphans import delete_orphans
 from nightpress.pipelines.run_directory.reader import Run
 from nightpress.pipelines.run_directory.record import RunRecord
 from nightpress.pipelines.shards.runner import Amendment, ShardRunner, ShardWork
@@ -73,13 +73,13 @@ class Start:
         self.record, self.rows = planned(packing)
         self.folder, self.store = folder, MemoryStore(folder)
         self.fence = FencingToken(number, "mine")
-        folder.objects[f"lease/{number:05d}.json"] = new_claim().to_json()
+        folder.objects[f"lease/{number:05d}.json"] = current_process().to_json()
 
     def do(self, job: str) -> None:
         """Look what there is to do, and do it."""
         if job == "sweep":
             with suppress(Damaged):  # nobody knows what may go
-                sweep(Run(self.store, self.record), self.fence)
+                delete_orphans(Run(self.store, self.record), self.fence)
             return
         amends = self.amends(job)
         if amends is None or not amends.rows:
@@ -291,7 +291,7 @@ def _is_whole(folder: MemoryFolder, row: dict[str, Any]) -> bool:
     data = folder.objects.get(row["file"], b"")
     if row["member"] is None:
         return len(data) == row["num_bytes"]
-    return is_as_named(row["file"], data)
+    return is_intact_pack(row["file"], data)
 
 
 @cache

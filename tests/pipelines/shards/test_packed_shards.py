@@ -15,7 +15,7 @@ from support.fakes.memory_store import MemoryFolder, MemoryStore
 from nightpress.diffusion_core.sampling.sampler import ImageRequest, SampledBatch, SamplingParams
 from nightpress.pipelines import Run
 from nightpress.pipelines.errors import LeaseLost
-from nightpress.pipelines.image_files.packing import is_as_named, members_of
+from nightpress.pipelines.image_files.packing import is_intact_pack, members_of
 from nightpress.pipelines.planning import read_shard, write_plan
 from nightpress.pipelines.records import FailureType
 from nightpress.pipelines.run_directory.commit import (
@@ -24,13 +24,13 @@ from nightpress.pipelines.run_directory.commit import (
     read_commit,
     shard_path,
 )
-from nightpress.pipelines.run_directory.lease import FencingToken, new_claim
-from nightpress.pipelines.run_directory.orphans import sweep
+from nightpress.pipelines.run_directory.lease import FencingToken, current_process
+from nightpress.pipelines.run_directory.orphans import delete_orphans
 from nightpress.pipelines.run_directory.record import RunRecord
 from nightpress.pipelines.run_directory.verify import (
     Damage,
-    in_the_same_packs,
     orphan_images,
+    rows_in_same_packs,
     verify,
 )
 from nightpress.pipelines.shards.batching import planned_images
@@ -96,7 +96,7 @@ def test_unpacked_they_are_the_files_of_a_run_that_packs_nothing(tmp_path: Path,
     events = run(store, record, ShardWork(0, rows), FakeSampler())
     part, path = read_commit(store, 0), the_pack(store)
     assert events[-1] == ShardDone(0, num_ok=6, num_failed=1)
-    assert is_as_named(path, store.read(path))
+    assert is_intact_pack(path, store.read(path))
     assert images_of(store, part) == wanted
     inside = dict(members_of(path, store.read(path)))
     pictures = {name: data for name, data in inside.items() if name.endswith(".png")}
@@ -207,7 +207,7 @@ def test_a_start_that_was_taken_over_stores_no_pack(
 ) -> None:
     store, record, rows = prepared
     for epoch in (1, 2):
-        store.put(f"lease/{epoch:05d}.json", new_claim().to_json())
+        store.put(f"lease/{epoch:05d}.json", current_process().to_json())
     fence = FencingToken(1, "mine")
     runner = ShardRunner(store, record, FakeSampler(), "here:1", fence)  # type: ignore[arg-type]
     with pytest.raises(LeaseLost):
@@ -305,7 +305,7 @@ def test_packs_on_s3_with_and_without_conditional_writes(
         found = [f for shard in verify(Run(store, record), sample) for f in shard.findings]
         assert [(f.damage, f.row) for f in found] == [(Damage.MISSING, 0), (Damage.MISSING, 2)]
     assert orphan_images(Run(store, record)) == []
-    repair = Amendment(in_the_same_packs(Run(store, record), 0, [0]), replaces=True)
+    repair = Amendment(rows_in_same_packs(Run(store, record), 0, [0]), replaces=True)
     assert repair.rows == (0, 2)
     run(store, record, ShardWork(0, rows, look_first=True, amends=repair), FakeSampler())
     assert store.read(path) == whole
@@ -351,7 +351,7 @@ def flip(path: Path, place: int) -> None:
 def repaired(run_: Run, shard: int, rows: Sequence[int], **how: bool) -> FakeSampler:
     """Do what `verify --repair` does for the rows."""
     sampler = FakeSampler()
-    amends = Amendment(in_the_same_packs(run_, shard, rows) if rows else tuple(range(4)), **how)
+    amends = Amendment(rows_in_same_packs(run_, shard, rows) if rows else tuple(range(4)), **how)
     planned = read_shard(run_.store, run_.record.layout, shard)
     run(run_.store, run_.record, ShardWork(shard, planned, look_first=True, amends=amends), sampler)
     return sampler
@@ -405,7 +405,7 @@ def test_what_is_around_the_images_is_verified_and_repaired_without_sampling(pre
     whole = path.read_bytes()
     flip(path, len(whole) - 1)
     (finding,) = [f for shard in verify(pressed) for f in shard.findings]
-    assert "what is around them is not" in finding.text
+    assert "the bytes around them have changed" in finding.text
     assert repaired(pressed, 0, [finding.row or 0], replaces=True).seeds == []
     assert path.read_bytes() == whole
 
@@ -430,7 +430,7 @@ def test_a_row_that_cannot_be_made_again_leaves_its_pack(pressed: Run) -> None:
             raise RuntimeError("not any more")
 
     planned = read_shard(pressed.store, pressed.record.layout, 0)
-    amends = Amendment(in_the_same_packs(pressed, 0, [1]), replaces=True)
+    amends = Amendment(rows_in_same_packs(pressed, 0, [1]), replaces=True)
     run(pressed.store, pressed.record, ShardWork(0, planned, amends=amends), Failing())
     part = read_commit(pressed.store, 0)
     assert failed_rows(pressed.store, 0) == (1,)
@@ -444,9 +444,9 @@ def test_packs_that_no_commit_names_are_swept_and_others_are_not(pressed: Run) -
     kept = set(pressed.packs)
     stray = pack_of(pressed, 0).with_name(f"shard-00000-{'0' * 16}{pack_of(pressed, 0).suffix}")
     stray.write_bytes(b"of an attempt that came to no commit")
-    pressed.store.put("lease/00001.json", new_claim().to_json())
+    pressed.store.put("lease/00001.json", current_process().to_json())
     assert orphan_images(pressed) == [f"images/{stray.name}"]
-    assert sweep(pressed, FencingToken(1, "mine")) == [f"images/{stray.name}"]
+    assert delete_orphans(pressed, FencingToken(1, "mine")) == [f"images/{stray.name}"]
     assert not stray.exists()
     assert {str(path) for path in Path(pressed.url, "images").iterdir()} == kept
     assert all(not shard.findings for shard in verify(pressed))

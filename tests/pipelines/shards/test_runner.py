@@ -22,7 +22,7 @@ from nightpress.pipelines.run_directory.commit import (
     metadata_part,
     read_commit,
 )
-from nightpress.pipelines.run_directory.lease import FencingToken, new_claim
+from nightpress.pipelines.run_directory.lease import FencingToken, current_process
 from nightpress.pipelines.run_directory.record import RunRecord
 from nightpress.pipelines.shards import runner
 from nightpress.pipelines.shards.batching import batches, planned_images
@@ -411,7 +411,7 @@ def test_behind_a_fence_nothing_is_committed(
     prepared: tuple[Store, RunRecord, pa.Table],
 ) -> None:
     store, record, rows = prepared
-    store.create("lease/00002.json", new_claim().to_json())
+    store.create("lease/00002.json", current_process().to_json())
     runner = ShardRunner(store, record, FakeSampler(), "here:1", FencingToken(1, "mine"))  # type: ignore[arg-type]
     with pytest.raises(LeaseLost, match="taken over"):
         list(runner.run(ShardWork(0, rows)))

@@ -22,7 +22,7 @@ from support.made_runs import FACTS
 from nightpress.pipelines.image_files.encoding import encode, read_facts
 from nightpress.pipelines.image_files.packing import (
     Member,
-    is_as_named,
+    is_intact_pack,
     member_of,
     pack,
     pack_path,
@@ -64,9 +64,9 @@ def test_both_kinds_hold_the_bytes_of_the_files_where_they_say() -> None:
             ours = members([f"cat/{n}_00.{suffix}" for n in range(230)], image_format)
             made = pack(kind, ours, carried(row=range(230)))  # type: ignore[arg-type]
             path = pack_path(kind, 3, made.data)
-            for member, place in zip(ours, made.places, strict=True):
-                assert made.data[place.offset :][: len(member.data)] == member.data
-            assert member_of(path, made.data, made.places[117].member) == ours[117].data
+            for member, location in zip(ours, made.locations, strict=True):
+                assert made.data[location.offset :][: len(member.data)] == member.data
+            assert member_of(path, made.data, made.locations[117].member) == ours[117].data
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -106,7 +106,7 @@ def test_names_of_any_length_and_script_come_back_from_a_tar() -> None:
     with tarfile.open(fileobj=io.BytesIO(made.data)) as tar:
         found = [name for name in tar.getnames() if name.endswith(".png")]
     assert found == [names[0], names[1], "100%25.png"]
-    assert found == [place.member for place in made.places]
+    assert found == [location.member for location in made.locations]
 
 
 @given(st.sets(st.text("ab._%5EF2/", min_size=1, max_size=6), min_size=2, max_size=8))
@@ -196,8 +196,8 @@ def test_columns_of_any_type_are_carried_into_a_parquet_pack() -> None:
 def test_a_page_of_a_parquet_pack_that_was_changed_is_refused() -> None:
     made = pack("parquet", members(["a.png", "b.png"]), no_columns(2))
     damaged = bytearray(made.data)
-    damaged[made.places[1].offset + 40] ^= 1
-    with pytest.raises(ValueError, match="no whole Parquet file"):
+    damaged[made.locations[1].offset + 40] ^= 1
+    with pytest.raises(ValueError, match="truncated or invalid Parquet file"):
         member_of("x.parquet", bytes(damaged), "b.png")
 
 
@@ -214,8 +214,8 @@ def test_a_row_group_of_large_images_holds_fewer(monkeypatch: pytest.MonkeyPatch
     file = pq.ParquetFile(io.BytesIO(made.data))
     assert [file.metadata.row_group(n).num_rows for n in range(2)] == [2, 1]
     assert file.read().column("topic").to_pylist() == ["x", "y", "z"]
-    for member, place in zip(ours, made.places, strict=True):
-        assert made.data[place.offset :][: len(member.data)] == member.data
+    for member, location in zip(ours, made.locations, strict=True):
+        assert made.data[location.offset :][: len(member.data)] == member.data
 
 
 def test_the_name_of_a_pack_tells_its_shard_and_its_content() -> None:
@@ -223,11 +223,11 @@ def test_the_name_of_a_pack_tells_its_shard_and_its_content() -> None:
     digest = hashlib.sha256(b"bytes").hexdigest()
     assert path == f"images/shard-00012-{digest[:16]}.tar"
     assert packed_shard(path) == 12
-    assert is_as_named(path, b"bytes")
-    assert not is_as_named(path, b"other")
+    assert is_intact_pack(path, b"bytes")
+    assert not is_intact_pack(path, b"other")
     for other in ("images/a.png", "images/shard-1-00.tar", f"{path}.tar", "metadata/x.parquet"):
         assert packed_shard(other) is None
-        assert not is_as_named(other, b"")
+        assert not is_intact_pack(other, b"")
 
 
 def test_a_member_is_named_by_its_pack_and_its_own_name() -> None:
@@ -245,7 +245,7 @@ def test_a_member_is_named_by_its_pack_and_its_own_name() -> None:
 def test_a_pack_without_the_member_or_of_another_kind_is_told_so(kind: Any) -> None:
     made = pack(kind, members(["a.png"]), no_columns(1))
     path = pack_path(kind, 0, made.data)
-    with pytest.raises(ValueError, match=r"no member 'b.png' in it; there are: a.png"):
+    with pytest.raises(ValueError, match=r"no member 'b.png'; it has: a.png"):
         member_of(path, made.data, "b.png")
-    with pytest.raises(ValueError, match="it is no whole"):
+    with pytest.raises(ValueError, match="truncated or invalid"):
         member_of(path, b"nothing of the kind" * 100, "a.png")

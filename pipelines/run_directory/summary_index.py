@@ -1,0 +1,90 @@
+"""The totals of all commits in one object, so that progress is read without opening each commit.
+
+An entry counts only while the commit still has the size that it had. Every rewrite of a commit
+makes it longer, so an entry that is out of date is always noticed, and so is a missing one: the
+totals of those commits are read from their footers.
+"""
+
+import json
+import threading
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+
+from nightpress.pipelines.errors import StoreError
+from nightpress.pipelines.planning.index import INDEX_FOLDER
+from nightpress.pipelines.run_directory.commit import commit_sizes, read_summary
+from nightpress.pipelines.run_directory.summary import Summary
+from nightpress.pipelines.storage import Store
+
+SUMMARY_INDEX = f"{INDEX_FOLDER}/commits.json"
+
+READ_THREADS = 16
+
+UPDATE_S = 120.0
+"""Seconds between two updates of the index while a run works."""
+
+
+@dataclass(frozen=True)
+class CommitTotals:
+    """The size of a commit and the totals of its rows."""
+
+    num_bytes: int
+    """Size of the metadata part."""
+    summary: Summary
+
+
+def read_totals(store: Store) -> dict[int, CommitTotals]:
+    """Shard -> size and totals, for every committed shard.
+
+    Raises:
+        Damaged: a commit is not what was written.
+        StoreError: the store failed.
+    """
+    sizes = commit_sizes(store)
+    indexed = _read_index(store).items()
+    known = {shard: each for shard, each in indexed if sizes.get(shard) == each.num_bytes}
+    others = [shard for shard in sizes if shard not in known]
+    with ThreadPoolExecutor(READ_THREADS) as pool:
+        summaries = pool.map(lambda shard: read_summary(store, shard, sizes[shard]), others)
+        return known | {
+            shard: CommitTotals(sizes[shard], summary)
+            for shard, summary in zip(others, summaries, strict=True)
+        }
+
+
+def write_summary_index(store: Store, totals: Mapping[int, CommitTotals]) -> None:
+    """Write the index, in place of an earlier one."""
+    entries = [[shard, each.num_bytes, each.summary.as_dict()] for shard, each in totals.items()]
+    store.put(SUMMARY_INDEX, json.dumps(entries, separators=(",", ":")).encode())
+
+
+@contextmanager
+def summary_index_kept(store: Store, update_s: float = UPDATE_S) -> Iterator[None]:
+    """Update the index now and then, in a thread, while shards are committed."""
+    ended = threading.Event()
+
+    def update() -> None:
+        while not ended.wait(update_s):
+            with suppress(StoreError):  # the next update, or whoever reads, has all it needs
+                write_summary_index(store, read_totals(store))
+
+    thread = threading.Thread(target=update, name="summary-index", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+
+
+def _read_index(store: Store) -> dict[int, CommitTotals]:
+    """Shard -> what the index says of it; empty where there is no index that can be read."""
+    try:
+        entries = json.loads(store.read_if_any(SUMMARY_INDEX) or b"[]")
+        return {
+            shard: CommitTotals(num_bytes, Summary.from_dict(values))
+            for shard, num_bytes, values in entries
+        }
+    except (ValueError, TypeError, KeyError):
+        return {}
