@@ -1,4 +1,4 @@
-"""The first request to stop is heard, the second one obeyed at once."""
+"""Signals: the first request to stop is left to the program, the second interrupts it at once."""
 
 import signal
 import threading
@@ -9,20 +9,23 @@ from types import FrameType
 
 @contextmanager
 def first_interruption() -> Iterator[threading.Event]:
-    """An event that the first SIGINT or SIGTERM sets; the second one interrupts as usual."""
-    asked = threading.Event()
+    """An event that the first SIGINT or SIGTERM sets; a second one raises KeyboardInterrupt.
+
+    Outside the main thread, which alone can handle signals, the event is never set.
+    """
+    stop_requested = threading.Event()
     if threading.current_thread() is not threading.main_thread():
-        yield asked  # whose signals they are, the main thread decides
+        yield stop_requested
         return
 
-    def ask(number: int, frame: FrameType | None) -> None:
-        if asked.is_set():
+    def on_signal(number: int, frame: FrameType | None) -> None:
+        if stop_requested.is_set():
             raise KeyboardInterrupt
-        asked.set()
+        stop_requested.set()
 
-    kept = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    previous = {n: signal.signal(n, on_signal) for n in (signal.SIGINT, signal.SIGTERM)}
     try:
-        yield asked
+        yield stop_requested
     finally:
-        for number, handler in kept.items():
+        for number, handler in previous.items():
             signal.signal(number, handler)

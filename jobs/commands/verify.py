@@ -29,7 +29,7 @@ from nightpress.pipelines.run_directory.verify import (
     rows_in_same_packs,
     verify,
 )
-from nightpress.pipelines.shards.runner import Amendment
+from nightpress.pipelines.shards.work import Amendment
 
 SHOWN = 50
 """Findings that are listed; `--json` has them all."""

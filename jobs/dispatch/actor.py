@@ -1,6 +1,6 @@
 """The actor: a process that holds a loaded model and makes shards.
 
-Everything it makes goes to the store; only small events travel back.
+Images go straight to the store; only small events travel back to the driver.
 """
 
 import os
@@ -27,61 +27,56 @@ from nightpress.diffusion_core.tuning.batch_size import (
 from nightpress.diffusion_core.tuning.batch_size_benchmark import batch_benchmark
 from nightpress.diffusion_core.tuning.device_memory import trial_memory
 from nightpress.jobs.dispatch.metrics import ActorMetrics
-from nightpress.jobs.dispatch.shard_queue import Piece
 from nightpress.pipelines.models.location import locate
 from nightpress.pipelines.models.loras import locate_loras
 from nightpress.pipelines.planning import read_shard
 from nightpress.pipelines.run_directory.lease import FencingToken
 from nightpress.pipelines.run_directory.record import RunRecord
 from nightpress.pipelines.shards.batching import PlannedImage, batches
-from nightpress.pipelines.shards.overlap import relayed
-from nightpress.pipelines.shards.runner import (
-    Amendment,
-    ShardBegun,
-    ShardEvent,
-    ShardRunner,
-    ShardWork,
-)
+from nightpress.pipelines.shards.events import ShardBegun, ShardEvent
+from nightpress.pipelines.shards.overlap import handed_off
+from nightpress.pipelines.shards.runner import ShardRunner
 from nightpress.pipelines.shards.timeline import Timeline, TimeSpent
+from nightpress.pipelines.shards.work import ShardWork
 from nightpress.pipelines.storage import Store
 
 CONTROL = "control"
-"""Calls that are heard while a shard is being made."""
+"""Concurrency group of the calls that are answered while a shard is being made."""
 
 SHARDS = "shards"
 SHARDS_AT_ONCE = 2
-"""One is sampled, while the one before it is stored or the one after it is read."""
+"""One shard is sampled while the one before it is stored or the one after it is read."""
 
-OF_ROWS = ", the files of model.row_loras among it"
-
-KEPT_SPANS = 100_000
-"""Of an actor's timeline, where one is asked for, and which a trace then says to be cut: a batch
-has one or two, so it is a day and more of batches of two seconds."""
+MAX_SPANS = 100_000
+"""How many spans of its timeline a traced actor keeps: one or two a batch, so more than a day of
+batches of two seconds. A trace says when spans are missing."""
 
 
 @dataclass(frozen=True)
 class ActorLocation:
-    """Where an actor lives."""
+    """Where an actor runs."""
 
     node_id: str
     host: str
     pid: int
     differences: tuple[str, ...] = ()
-    """Packages that decide a pixel's last bits and are not those that the run began with."""
+    """Packages that affect the last bits of pixels and have changed since the run began."""
 
 
 Sampled = tuple[str, np.ndarray, str | None]
-"""An image's id, its pixels, uint8 (H, W, 3), and what is wrong with them."""
+"""An image's id, its pixels (H, W, 3) uint8, and what is wrong with them, if anything."""
 
 
 class SamplerActor:
     """Holds one model and samples with it.
 
     Args:
-        spec, options: which model, and how the stores it may lie on are reached.
+        spec: the model.
+        options: options of the stores that the model may be on.
         device: `cpu` or `cuda`.
-        threads: of torch on a CPU; their number decides the last bits of a pixel.
-        traced: whether every span of its timeline is kept.
+        threads: number of torch threads on a CPU, which affects the last bits of pixels; 0 leaves
+            it as it is.
+        traced: whether to keep the spans of the timeline.
     """
 
     def __init__(
@@ -100,13 +95,13 @@ class SamplerActor:
         self._record: RunRecord | None = None
         self._batch_size = 1
         self._worker = f"{platform.node()}:{os.getpid()}"
-        self._meters = ActorMetrics()
-        self._timeline = Timeline(self._worker, KEPT_SPANS if traced else 0, self._meters.span)
+        self._metrics = ActorMetrics()
+        self._timeline = Timeline(self._worker, MAX_SPANS if traced else 0, self._metrics.add_span)
         if threads:
             torch.set_num_threads(threads)
 
     def describe(self) -> ModelInfo:
-        """Find the model on this node and say what it is, without loading it."""
+        """Find the model on this node and describe it, without loading it."""
         return describe(
             locate(self._spec, self._options),
             self._spec,
@@ -114,14 +109,14 @@ class SamplerActor:
         )
 
     def load(self, fingerprint: str, batch_size: int) -> None:
-        """Load the model, unless that is done.
+        """Load the model, unless it is loaded already.
 
         Args:
             fingerprint: the `identity` of the run's model.
-            batch_size: the most that a batch will hold.
+            batch_size: the largest batch size that will be used.
 
         Raises:
-            ModelError: this node's weights are not those of the run.
+            ModelError: the weights on this node are not those of the run.
         """
         if self._sampler is not None:
             return
@@ -129,9 +124,10 @@ class SamplerActor:
         loras = locate_loras(self._spec, self._options)
         found = describe(folder, self._spec, loras).identity
         if found != fingerprint:
+            scope = ", including the files of model.row_loras" if self._spec.row_loras else ""
             raise ModelError(
-                f"{self._spec.source}: on {platform.node()} its fingerprint is {found[:12]}, "
-                f"and the run needs {fingerprint[:12]}{OF_ROWS if self._spec.row_loras else ''}"
+                f"{self._spec.source}: its fingerprint on {platform.node()} is {found[:12]}, but "
+                f"the run needs {fingerprint[:12]}{scope}"
             )
         self._sampler = Sampler(load(folder, self._spec, self._device, loras), batch_size)
         self._batch_size = batch_size
@@ -147,8 +143,10 @@ class SamplerActor:
         """Measure the best batch size for these settings; see `tuning.batch_size`.
 
         Args:
-            counts: how many images can share batches.
-            share: of the device's memory that is this actor's.
+            counts: the size of each group of images that can share batches.
+            usual: the batch size to use if nothing is measured.
+            share: this actor's share of the device's memory.
+            budget_s: seconds that measuring may take.
         """
         with trial_memory(self._device, share) as memory:
             measure = batch_benchmark(self._loaded, params, memory)
@@ -157,7 +155,7 @@ class SamplerActor:
             )
 
     def largest_fitting(self, params: SamplingParams, wanted: int, share: float) -> BestBatchSize:
-        """The largest batch up to `wanted` images that memory holds, halved until it does."""
+        """Halve the batch size `wanted` until it fits in this actor's share of the memory."""
         with trial_memory(self._device, share) as memory:
             measure = batch_benchmark(self._loaded, params, memory, steps=1, rounds=1)
             return largest_fitting(measure, memory.limit_bytes, wanted)
@@ -165,11 +163,11 @@ class SamplerActor:
     @property
     def _loaded(self) -> Sampler:
         if self._sampler is None:
-            raise RuntimeError("sampling before load")
+            raise RuntimeError("the actor must load its model first")
         return self._sampler
 
     def begin(self, store: Store, record: RunRecord, fence: FencingToken | None) -> ActorLocation:
-        """Make ready for the shards of a run."""
+        """Prepare for the shards of a run."""
         self.load(record.model.identity, record.batch_size)
         self._runner = ShardRunner(
             store, record, self._loaded, self._worker, fence, timeline=self._timeline
@@ -184,58 +182,40 @@ class SamplerActor:
         )
 
     @ray.method(concurrency_group=SHARDS)  # type: ignore[untyped-decorator]
-    def run_piece(
-        self,
-        piece: Piece,
-        look_first: bool,
-        amends: Amendment | None = None,
-        turn: int | None = None,
-    ) -> Iterator[ShardEvent]:
-        """Make a shard, or some rows of one, telling of each batch.
+    def run_shard(self, work: ShardWork, ticket: int | None = None) -> Iterator[ShardEvent]:
+        """Do the work on a shard; yields its events.
 
         Args:
-            piece: what to make.
-            look_first: whether some of it may be stored.
-            amends: rows of a committed shard, to be made again.
-            turn: the number of this call, from 0: calls begin beside each other, and whoever made
-                them listens to one after the other.
+            work: what to make.
+            ticket: the number of this call, from 0. Calls run side by side, and may start in
+                another order than the one in which the caller reads their events.
         """
         if self._runner is None or self._record is None:
-            raise RuntimeError("run_piece before begin")
-        with self._runner.turns.taken(turn) as taken:
-            work = ShardWork(
-                shard=piece.shard,
-                rows=read_shard(self._runner.store, self._record.layout, piece.shard),
-                attempt=piece.attempt,
-                look_first=look_first,
-                start=piece.start,
-                stop=piece.stop,
-                commits=piece.commits,
-                set_aside=piece.set_aside,
-                amends=amends,
-            )
-            for event in relayed(self._runner.run(work, taken), _decides_blame):
-                self._meters.event(event)
+            raise RuntimeError("the actor must begin a run before it runs a shard")
+        with self._runner.accelerator_lock.ticket(ticket) as number:
+            rows = read_shard(self._runner.store, self._record.layout, work.shard)
+            for event in handed_off(self._runner.run(work, rows, number), _needs_ack):
+                self._metrics.add_event(event)
                 yield event
 
     @ray.method(concurrency_group=CONTROL)  # type: ignore[untyped-decorator]
-    def is_sampling(self, turn: int) -> bool:
-        """Whether it is in the middle of a batch of a call, and does not wait for its store."""
-        return self._runner is not None and self._runner.is_sampling(turn)
+    def is_sampling(self, ticket: int) -> bool:
+        """Whether the call with this ticket is in the middle of a batch; not while it stores."""
+        return self._runner is not None and self._runner.is_sampling(ticket)
 
     @ray.method(concurrency_group=CONTROL)  # type: ignore[untyped-decorator]
     def time_spent(self) -> TimeSpent:
-        """What it did with its time so far."""
+        """How the actor has spent its time so far."""
         return self._timeline.spent()
 
     @ray.method(concurrency_group=CONTROL)  # type: ignore[untyped-decorator]
     def drain(self) -> None:
-        """Have what is running end after the batch in hand, while it runs."""
+        """Make the running shards stop after the current batch."""
         if self._runner is not None:
             self._runner.drain()
 
     def sample(self, images: Sequence[PlannedImage]) -> Iterator[list[Sampled]]:
-        """Sample images without storing them: pixels and faults, for previews, by the batch."""
+        """Sample images for a preview, without storing them; yields them batch by batch."""
         sampler = self._loaded
         for batch in batches(
             list(images), lambda image: self._batch_size, sampler.supports_per_image_guidance
@@ -245,13 +225,16 @@ class SamplerActor:
             yield list(zip(ids, sampled.pixels, sampled.faults, strict=True))
 
 
-def _decides_blame(event: ShardEvent) -> bool:
-    """Whether the driver must have heard it before the process can end of what follows."""
+def _needs_ack(event: ShardEvent) -> bool:
+    """Whether the driver must have the event before the process may end of what follows.
+
+    The driver blames the loss of a process on the last shard that the accelerator had started on.
+    """
     return isinstance(event, ShardBegun)
 
 
 RemoteActor = Any
-"""A handle of a `SamplerActor` on the cluster."""
+"""The Ray handle of a `SamplerActor`."""
 
 
 @dataclass(frozen=True)
@@ -267,21 +250,21 @@ class ActorFactory:
 
     @property
     def device(self) -> str:
-        """`cuda` where an actor gets a GPU, or a share of one."""
+        """`cuda` if an actor gets a GPU or a share of one, else `cpu`."""
         return "cuda" if self.gpus > 0 else "cpu"
 
     def start(self) -> RemoteActor:
-        """A new actor; it is placed when the cluster has room for it."""
+        """Start a new actor; it is placed when the cluster has room for it."""
         return self._actor.remote(self.spec, self.options, self.device, self.threads, self.traced)
 
     @cached_property
     def _actor(self) -> Any:
-        """Made once: each new one is examined, and sent to the cluster, again."""
+        """Cached, because Ray inspects and uploads each new remote class."""
         return remote_actor(SamplerActor, self.cpus, self.gpus)
 
 
-def remote_actor(kind: type[SamplerActor], cpus: float, gpus: float) -> Any:
-    """The class as Ray starts it: shards overlap, and beside them are calls that control it."""
+def remote_actor(actor_class: type[SamplerActor], cpus: float, gpus: float) -> Any:
+    """The class as a Ray actor, with concurrency groups for shards and for control calls."""
     groups = {CONTROL: 1, SHARDS: SHARDS_AT_ONCE}
     options = {"max_restarts": 0, "max_task_retries": 0, "concurrency_groups": groups}
-    return ray.remote(num_cpus=cpus, num_gpus=gpus, **options)(kind)
+    return ray.remote(num_cpus=cpus, num_gpus=gpus, **options)(actor_class)

@@ -1,7 +1,4 @@
-"""The actors of a run: how many there are, which are loading, which must go.
-
-Their number follows the cluster. Knows nothing of what they are given to do.
-"""
+"""The actors of a run: starting them, dropping them, and matching their number to the cluster."""
 
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -21,11 +18,11 @@ from nightpress.pipelines.run_directory.record import RunRecord
 from nightpress.pipelines.shards.timeline import TimeSpent
 from nightpress.pipelines.storage import Store
 
-LOOK_S = 1.0
-"""How often the cluster is looked at."""
+CHECK_S = 1.0
+"""Seconds between two looks at the cluster, and between two looks for stuck actors."""
 
-LONGEST_WAIT_S = 60.0
-"""Before another actor is started, after some did not start."""
+MAX_WAIT_S = 60.0
+"""The longest wait before another actor is started after some failed to start."""
 
 
 class ActorPool:
@@ -34,8 +31,8 @@ class ActorPool:
     Args:
         store, record: of the run.
         factory: starts actors.
-        terms: what the job asks for.
-        room: how many actors of so many CPUs and GPUs the cluster can hold.
+        config: how many actors the job wants, and how patient it is.
+        room: returns how many actors of a number of CPUs and GPUs the cluster can hold.
     """
 
     def __init__(
@@ -43,107 +40,116 @@ class ActorPool:
         store: Store,
         record: RunRecord,
         factory: ActorFactory,
-        terms: DispatchConfig,
+        config: DispatchConfig,
         room: Callable[[float, float], int] = room,
     ) -> None:
         self.workers: list[Worker] = []
         self._factory = factory
-        self._terms = terms
+        self._config = config
         self._room = room
-        self._begin_args = (ray.put(store), ray.put(record), terms.fence)
+        self._begin_args = (ray.put(store), ray.put(record), config.fence)
         self._start_failures = 0
-        self._next_look = self._next_check = 0.0
+        self._next_scaling = self._next_stuck_check = 0.0
         self._spent: list[TimeSpent] = []
 
     def __len__(self) -> int:
-        """Actors that have a model loaded."""
-        return sum(worker.home is not None for worker in self.workers)
+        """How many actors have loaded their model."""
+        return sum(worker.location is not None for worker in self.workers)
 
     def adopt(self, handle: RemoteActor) -> None:
-        """Use an actor that was started earlier."""
-        ready = handle.begin.remote(*self._begin_args)
-        self.workers.append(Worker(handle, ready, Startup(handle)))
+        """Use an actor that is already started."""
+        pending = handle.begin.remote(*self._begin_args)
+        self.workers.append(Worker(handle, pending, Startup(handle)))
 
-    def follow_the_cluster(self, num_waiting: int) -> Iterator[Event]:
-        """See which nodes go away and who is stuck, and start actors where there is room.
+    def scale_to_cluster(self, num_waiting: int) -> Iterator[Event]:
+        """Drop stuck actors, drain those on departing nodes, and start actors where there is room.
+
+        Does nothing if it was called less than `CHECK_S` ago.
 
         Args:
-            num_waiting: pieces of work that nobody has yet.
+            num_waiting: how many pieces of work wait to be handed out.
         """
         now = time.monotonic()
-        if now >= self._next_check:
-            self._next_check = now + LOOK_S
-            yield from self._end_the_stuck()
-        if now < self._next_look:
+        if now >= self._next_stuck_check:
+            self._next_stuck_check = now + CHECK_S
+            yield from self._drop_stuck()
+        if now < self._next_scaling:
             return
-        self._next_look = now + LOOK_S
-        self._leave_nodes(draining_nodes())
-        for _ in range(self._wanted(num_waiting) - len(self.workers)):
+        self._next_scaling = now + CHECK_S
+        self._drain_nodes(draining_nodes())
+        for _ in range(self._target_size(num_waiting) - len(self.workers)):
             self.adopt(self._factory.start())
 
-    def started(self, worker: Worker) -> Iterator[Event]:
-        """An actor has answered: it stands, or it did not start."""
-        reference, worker.ready = worker.ready, None
+    def on_started(self, worker: Worker) -> Iterator[Event]:
+        """Handle the answer of an actor that was starting: it is ready, or it failed."""
+        reference, worker.pending_begin = worker.pending_begin, None
         try:
-            worker.home = ray.get(reference)
+            worker.location = ray.get(reference)
         except RayError as error:
             self.drop(worker)
             yield from self._start_failed(reason_of(error))
             return
         self._start_failures = 0
-        assert worker.home is not None  # noqa: S101 - begin always answers where it is
-        yield ActorJoined(worker.home.host, len(self))
-        for difference in worker.home.differences:
-            yield Message(f"on {worker.home.host} {difference}", warning=True)
+        assert worker.location is not None  # noqa: S101 - begin always returns a location
+        yield ActorJoined(worker.location.host, len(self))
+        for difference in worker.location.differences:
+            yield Message(f"on {worker.location.host} {difference}", warning=True)
 
     def drain(self) -> None:
-        """Have all of them finish the batch in hand, and take nothing more."""
+        """Have all actors finish their current batch; they are not given any more work."""
         for worker in self.workers:
             worker.drain()
 
     def drop(self, worker: Worker) -> None:
-        """Forget an actor, and make sure that it is no zombie."""
+        """Remove an actor and kill its process, if that still runs."""
         self.workers.remove(worker)
         ray.kill(worker.handle)
 
     def close(self) -> None:
-        """End every actor."""
+        """Kill every actor."""
         for worker in list(self.workers):
             self.drop(worker)
 
     def time_spent(self) -> list[TimeSpent]:
-        """What the actors did with their time, but for those that were lost."""
-        return [*self._spent, *times_spent([w for w in self.workers if w.home is not None])]
+        """How the actors spent their time, except those that were lost."""
+        loaded = [worker for worker in self.workers if worker.location is not None]
+        return [*self._spent, *times_spent(loaded)]
 
-    def _leave_nodes(self, going: Iterable[str]) -> None:
-        """Have actors on nodes that go away finish the batch in hand, and take nothing more."""
-        going = frozenset(going)
+    def _drain_nodes(self, node_ids: Iterable[str]) -> None:
+        """Drain the actors on nodes that go away, and drop those that have finished draining."""
+        node_ids = frozenset(node_ids)
         for worker in list(self.workers):
-            if worker.home is not None and worker.home.node_id in going and not worker.leaving:
+            location = worker.location
+            if location is not None and location.node_id in node_ids and not worker.is_leaving:
                 worker.drain()
-            if worker.leaving and not worker.flights:
+            if worker.is_leaving and not worker.held:
                 self._spent += times_spent([worker])
                 self.drop(worker)
 
-    def _wanted(self, num_waiting: int) -> int:
-        terms = self._terms
-        fitting = max(terms.min_actors, self._room(self._factory.cpus, self._factory.gpus))
-        most = fitting if terms.max_actors is None else min(fitting, terms.max_actors)
-        busy = sum(bool(worker.flights) for worker in self.workers)
+    def _target_size(self, num_waiting: int) -> int:
+        """How many actors the run can use now."""
+        config = self._config
+        fitting = max(config.min_actors, self._room(self._factory.cpus, self._factory.gpus))
+        most = fitting if config.max_actors is None else min(fitting, config.max_actors)
+        busy = sum(bool(worker.held) for worker in self.workers)
         return min(most, busy + num_waiting)
 
-    def _end_the_stuck(self) -> Iterator[Event]:
-        """End actors that have been loading their model for far too long."""
-        limit_s = self._terms.load_timeout_s
+    def _drop_stuck(self) -> Iterator[Event]:
+        """Drop actors that take too long to load their model."""
+        limit_s = self._config.load_timeout_s
         for worker in list(self.workers):
-            if worker.ready is not None and worker.startup.seconds > limit_s:
+            if worker.pending_begin is not None and worker.startup.seconds > limit_s:
                 self.drop(worker)
-                yield from self._start_failed(f"its model was not loaded in {limit_s:.0f} s")
+                yield from self._start_failed(f"it did not load its model within {limit_s:.0f} s")
 
     def _start_failed(self, reason: str) -> Iterator[Event]:
-        """Wait longer each time; stop when nobody else is working either."""
+        """Wait longer after each failure; stop the run if no other actor is left.
+
+        Raises:
+            RunStopped: several actors in a row failed to start.
+        """
         self._start_failures += 1
         if self._start_failures >= MAX_START_FAILURES and not self.workers:
-            raise RunStopped(f"{self._start_failures} actors in a row did not start: {reason}")
-        self._next_look = time.monotonic() + min(LONGEST_WAIT_S, 2.0**self._start_failures)
-        yield Message(f"an actor did not start: {reason}", warning=True)
+            raise RunStopped(f"{self._start_failures} actors in a row failed to start: {reason}")
+        self._next_scaling = time.monotonic() + min(MAX_WAIT_S, 2.0**self._start_failures)
+        yield Message(f"an actor failed to start: {reason}", warning=True)

@@ -1,7 +1,6 @@
-"""How many images a run samples at once: what its job says, if it fits, or what is measured.
+"""The batch sizes of a run: what its job asks for, if that fits in memory, or what is measured.
 
-Decided once, by the first actor, before the run's record is written. Knows nothing of how it is
-measured; `batch_sizes` knows which kinds are, and what the others get.
+They are decided once, with the first actor, before the run's record is written.
 """
 
 import time
@@ -30,88 +29,94 @@ from nightpress.pipelines.planning.batch_sizes import (
 from nightpress.pipelines.shards.batching import shared_settings
 
 AUTO_BATCH_SIZE = {"cpu": 4, "cuda": 8}
-"""What `batch.size: auto` stands for where it is not measured."""
+"""The batch size of `batch.size: auto` by device, where it is not measured."""
 
 MEASURING_S, KIND_S = 60.0, 30.0
-"""What all measuring together may take, and that of one kind of images."""
+"""The most seconds for all measurements together, and for one kind of image."""
 
-PADDING_WORTH_A_WORD = 0.5
-"""Share of what is sampled."""
+PADDING_WARNING_SHARE = 0.5
+"""The share of padding in all sampled images above which a warning is given."""
 
-FAR = 4
-"""A size that is so many times the usual one may be too large for the memory."""
+LARGE_FACTOR = 4
+"""A batch size above this many times the usual one is checked against the memory."""
 
 
 def resolve_batch_size(spec: RunSpec, device: str) -> int:
-    """`batch.size`, with `auto` as it is where nothing is measured."""
+    """`batch.size`, or the fixed size that `auto` stands for where nothing is measured."""
     return AUTO_BATCH_SIZE[device] if spec.batch.size == "auto" else spec.batch.size
 
 
-def decided(
+def decide_batch_sizes(
     spec: RunSpec, model: ModelInfo, layout: PlanLayout, first: FirstActor
 ) -> Generator[Event, None, BatchSizes]:
-    """The batch sizes of a run that begins; its first actor has loaded the model.
+    """Decide the batch sizes of a new run, whose first actor has loaded the model.
 
-    On an accelerator a batch that does not fit is refused and halved. On a CPU it would end its
-    process, so a size far beyond the usual one is tried in small, and foretold.
+    On an accelerator a batch that does not fit raises an error and is halved during the run. On a
+    CPU it would end its process, so the memory of an unusually large one is predicted beforehand.
     """
     device = first.factory.device
     usual = resolve_batch_size(spec, device)
     if spec.batch.size == "auto":
-        return (yield from _measured(spec, model, layout, first, usual))
+        return (yield from _measure(spec, model, layout, first, usual))
     sizes = BatchSizes(usual)
-    counts = list(_alike(layout, model).values())
-    if device == "cpu" and usual > FAR * AUTO_BATCH_SIZE[device]:
-        sizes = yield from _fitting(spec, layout, first, usual, max(counts))
+    counts = list(_group_sizes(layout, model).values())
+    if device == "cpu" and usual > LARGE_FACTOR * AUTO_BATCH_SIZE[device]:
+        sizes = yield from _fit_in_memory(spec, layout, first, usual, max(counts))
     yield from _padding_warning(counts, sizes.largest)
     return sizes
 
 
-def _measured(
+def _measure(
     spec: RunSpec, model: ModelInfo, layout: PlanLayout, first: FirstActor, usual: int
 ) -> Generator[Event, None, BatchSizes]:
-    wanted = settings_to_measure(layout.batches)
-    if not wanted:
+    """Measure the best batch size of each kind of image that has enough denoising steps."""
+    kinds = settings_to_measure(layout.batches)
+    if not kinds:
         yield Message(
-            f"batch.size auto: {usual}; it is measured from {STEPS_WORTH_MEASURING:,} denoising "
-            f"steps on, and these images have {num_steps(layout.batches):,}"
+            f"batch.size auto: {usual}, not measured: that needs at least "
+            f"{STEPS_WORTH_MEASURING:,} denoising steps, and this run has "
+            f"{num_steps(layout.batches):,}"
         )
     found: list[MeasuredKind] = []
-    alike = _alike(layout, model)
+    group_sizes = _group_sizes(layout, model)
     share, end_at = memory_share(spec, first.factory), time.monotonic() + MEASURING_S
-    for settings in wanted:
+    for settings in kinds:
         left_s = min(KIND_S, end_at - time.monotonic())
         if left_s <= 0:
             break
-        counts = [
-            number for each, number in alike.items() if ImageKind.of(each) == ImageKind.of(settings)
-        ]
-        knee = yield from first.measured(
+        kind = ImageKind.of(settings)
+        counts = [size for group, size in group_sizes.items() if ImageKind.of(group) == kind]
+        best = yield from first.measure(
             first.handle.find_best_batch_size.remote(settings, counts, usual, share, left_s)
         )
-        if knee is None:
+        if best is None:
             break
-        found.append(MeasuredKind(ImageKind.of(settings), knee))
-        yield Message(f"batch.size auto: {_told(found[-1])}")
+        found.append(MeasuredKind(kind, best))
+        yield Message(
+            f"batch.size auto: {best.batch_size} for {kind.name}; {best.ending.explanation}"
+        )
     return BatchSizes.from_measurements(found) if found else BatchSizes(usual)
 
 
-def _fitting(
-    spec: RunSpec, layout: PlanLayout, first: FirstActor, wanted: int, most_alike: int
+def _fit_in_memory(
+    spec: RunSpec, layout: PlanLayout, first: FirstActor, wanted: int, largest_group: int
 ) -> Generator[Event, None, BatchSizes]:
-    """The size that is wanted if it fits; else halved, as long as it holds all that are alike."""
+    """The wanted batch size, halved until it fits in memory.
+
+    If it was halved at all, it is halved further while a batch still holds the largest group.
+    """
     heaviest = max((each.settings for each in layout.batches), key=lambda s: ImageKind.of(s).weight)
     share = memory_share(spec, first.factory)
     pending = first.handle.largest_fitting.remote(heaviest, wanted, share)
-    knee = yield from first.measured(pending)
-    if knee is None or knee.ending is not Ending.MEMORY:
+    largest = yield from first.measure(pending)
+    if largest is None or largest.ending is not Ending.MEMORY:
         return BatchSizes(wanted)
-    size = knee.batch_size
-    while size // 2 >= most_alike:
+    size = largest.batch_size
+    while size // 2 >= largest_group:
         size //= 2
     yield Message(
-        f"batch.size: {wanted:,} images would not fit into the memory of an actor at once; it "
-        f"takes {size:,}",
+        f"batch.size: a batch of {wanted:,} images would not fit in the memory of an actor; using "
+        f"{size:,}",
         warning=True,
     )
     return BatchSizes(size)
@@ -119,31 +124,26 @@ def _fitting(
 
 def _padding_warning(counts: Sequence[int], size: int) -> Iterator[Event]:
     padding = 1.0 - padding_efficiency(counts)(size)
-    if padding > PADDING_WORTH_A_WORD:
+    if padding > PADDING_WARNING_SHARE:
         yield Message(
-            f"batch.size: in batches of {size:,}, {padding:.0%} of what is sampled is padding: no "
-            f"more than {plural(max(counts), 'image')} are alike in their settings",
+            f"batch.size: {padding:.0%} of what is sampled in batches of {size:,} is padding: no "
+            f"more than {plural(max(counts), 'image')} have the same settings",
             warning=True,
         )
 
 
 def memory_share(spec: RunSpec, factory: ActorFactory) -> float:
-    """The part of a device's memory that is one actor's, where a node holds as many as it can."""
+    """An actor's share of its device's memory, assuming that the node is full of actors."""
     if factory.gpus:
         return min(1.0, factory.gpus)
-    beside = max(1, int(most_cpus() // factory.cpus))
-    return 1.0 / min(beside, spec.cluster.max_actors or beside)
+    per_node = max(1, int(most_cpus() // factory.cpus))
+    return 1.0 / min(per_node, spec.cluster.max_actors or per_node)
 
 
-def _alike(layout: PlanLayout, model: ModelInfo) -> dict[SamplingParams, int]:
-    """How many images can share batches, by what they share."""
+def _group_sizes(layout: PlanLayout, model: ModelInfo) -> dict[SamplingParams, int]:
+    """Settings -> how many images have them, so that they can share batches."""
     counts: Counter[SamplingParams] = Counter()
     for each in layout.batches:
         shared = shared_settings(each.settings, model.pipeline in MULTIPLY_BY_GUIDANCE)
         counts[shared] += each.num_images
     return counts
-
-
-def _told(measured: MeasuredKind) -> str:
-    best = measured.best
-    return f"{best.batch_size} at {measured.kind.name}; {best.ending.explanation}"

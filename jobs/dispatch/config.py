@@ -1,4 +1,4 @@
-"""What a job asks of its dispatch: how many actors, how patient, until when."""
+"""Settings of a dispatch: how many actors, how patient, until when."""
 
 from dataclasses import dataclass
 
@@ -8,22 +8,20 @@ from nightpress.pipelines.run_directory.lease import FencingToken, Lease
 
 @dataclass(frozen=True)
 class DispatchConfig:
-    """What a job asks of its dispatch.
-
-    `max_attempts` is how often one shard may end its process before its rows are tried apart.
-    """
+    """Settings of a dispatch."""
 
     min_actors: int
     max_actors: int | None
     max_attempts: int
+    """How often a shard may end its process before its rows are tried separately."""
     look_first: bool
     """Whether earlier starts may have stored images of uncommitted shards."""
     watchdog_s: float | None = None
-    """Seconds of silence after which an actor is taken to hang; None to go by its pace."""
+    """Seconds of silence after which an actor counts as hung; None to go by its speed."""
     load_timeout_s: float = 1800.0
-    """How long an actor that has its place may take to load its model."""
+    """Seconds that a placed actor may take to load its model."""
     drain_s: float = 60.0
-    """How long the batches in hand may take to end when a run is asked to stop."""
+    """Seconds that the current batches may take to finish when a run is asked to stop."""
     fence: FencingToken | None = None
     deadline_at: float | None = None
     """Seconds since the epoch."""
@@ -32,9 +30,9 @@ class DispatchConfig:
 def dispatch_config_of(
     spec: RunSpec, lease: Lease, look_first: bool, deadline_at: float | None = None
 ) -> DispatchConfig:
-    """What a job asks of its dispatch, under a lease."""
+    """The settings that a job asks for, under a lease."""
     cluster = spec.cluster
-    # The first batch of each shape compiles, which is a kind of loading.
+    # The first batch of each shape is compiled, which can take as long as loading a model.
     watchdog_s = cluster.load_timeout_s if spec.model.speed.compile else None
     return DispatchConfig(
         min_actors=cluster.min_actors,

@@ -1,14 +1,12 @@
-"""Dispatch: shards to actors, bounded in flight, until none is left or it is time to stop.
+"""The dispatcher: hands shards to actors until none is left or it is time to stop.
 
-Actors pull: one that has finished a shard gets the next. What is handed out when, and to whom
-again, is decided here; `actor_pool.py` knows who there is, and `shard_queue.py` what a
-failure means.
+It decides what is handed out when, and to which actor, and it handles what the actors report.
+`actor_pool.py` keeps the actors, `shard_queue.py` decides what a failure means for a shard.
 """
 
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from dataclasses import replace
-from typing import Any
 
 import ray
 from ray.exceptions import RayError, RayTaskError
@@ -19,36 +17,35 @@ from nightpress.jobs.cluster.ray_errors import is_silence, reason_of
 from nightpress.jobs.dispatch.actor import ActorFactory
 from nightpress.jobs.dispatch.actor_pool import ActorPool
 from nightpress.jobs.dispatch.config import DispatchConfig
-from nightpress.jobs.dispatch.shard_queue import Piece, ShardQueue
+from nightpress.jobs.dispatch.shard_queue import ShardQueue
 from nightpress.jobs.dispatch.timing import ShardTiming
-from nightpress.jobs.dispatch.workers import InFlightShard, Worker, WorkerWatch
+from nightpress.jobs.dispatch.workers import InFlightShard, Worker, WorkerPoller
 from nightpress.jobs.errors import RunStopped
 from nightpress.jobs.progress.events import ActorLost, Event, Message, RowSetAside, ShardRetried
 from nightpress.pipelines.errors import LeaseLost, PlanDamaged, StoreError
 from nightpress.pipelines.planning import read_shard
 from nightpress.pipelines.records import FailureType
 from nightpress.pipelines.run_directory.record import RunRecord
-from nightpress.pipelines.shards.runner import (
-    Amendment,
+from nightpress.pipelines.shards.events import (
     BatchDone,
     BatchSampled,
     ShardBegun,
     ShardDone,
     ShardEvent,
     ShardLeft,
-    ShardWork,
-    fail_shard,
 )
+from nightpress.pipelines.shards.runner import fail_shard
+from nightpress.pipelines.shards.work import Amendment, ShardWork
 from nightpress.pipelines.storage import Store
 
-IN_FLIGHT = 2
-"""Shards an actor holds: one in hand, and one so that it never waits for the driver."""
+MAX_HELD = 2
+"""How many shards an actor holds: the current one, and the next so that it need not wait for it."""
 
 POLL_S = 1.0
-"""How long one wait for events lasts."""
+"""Seconds that one wait for news lasts at most."""
 
-MOST_AT_ONCE = 8
-"""Events that are taken from one actor before others have their turn."""
+MAX_EVENTS = 8
+"""How many events are taken from one worker before the others have their turn."""
 
 
 class Dispatcher:
@@ -57,10 +54,10 @@ class Dispatcher:
     Args:
         store, record: of the run.
         factory: starts actors.
-        terms: what the job asks for.
-        reason_to_stop: asked all the time; an answer ends the dispatch in good order.
-        mend: writes the plan of a shard again when it is damaged.
-        room: how many actors of so many CPUs and GPUs the cluster can hold.
+        config: how many actors the job wants, how patient it is, and until when it runs.
+        reason_to_stop: called all the time; if it returns a reason, the dispatch stops cleanly.
+        repair_plan: called with a shard whose plan is damaged, to write that plan again.
+        room: returns how many actors of a number of CPUs and GPUs the cluster can hold.
     """
 
     def __init__(
@@ -68,331 +65,329 @@ class Dispatcher:
         store: Store,
         record: RunRecord,
         factory: ActorFactory,
-        terms: DispatchConfig,
+        config: DispatchConfig,
         *,
         reason_to_stop: Callable[[], str | None] = lambda: None,
-        mend: Callable[[int], None] = lambda shard: None,
+        repair_plan: Callable[[int], None] = lambda shard: None,
         room: Callable[[float, float], int] = room,
     ) -> None:
         self._store = store
         self._record = record
-        self._terms = terms
+        self._config = config
         self._reason_to_stop = reason_to_stop
-        self._mend = mend
-        self.fleet = ActorPool(store, record, factory, terms, room)
+        self._repair_plan = repair_plan
+        self.pool = ActorPool(store, record, factory, config, room)
         self._amendments: dict[int, Amendment] = {}
-        self._work = ShardQueue([], self._num_rows, terms.max_attempts)
-        self._pace = ShardTiming(record.layout.cost_ratio)
+        self._queue = ShardQueue([], self._first_attempt, config.max_attempts)
+        self._timing = ShardTiming(record.layout.cost_ratio)
         self._copied: set[int] = set()
-        self._mended: set[int] = set()
+        self._repaired: set[int] = set()
         self._store_failures: dict[int, int] = {}
-        self._lookout = WorkerWatch()
-        self._next_watch = 0.0
-        self._winds_down = False
+        self._poller = WorkerPoller()
+        self._next_hang_check = 0.0
+        self._is_draining = False
 
     def run(
         self, shards: Iterable[int], amendments: Mapping[int, Amendment] | None = None
     ) -> Iterator[Event]:
-        """Make the shards; yields what happens.
+        """Make shards; yields what happens.
 
         Args:
-            shards: by number.
-            amendments: of shards that are committed, which rows to make again.
+            shards: the shard numbers.
+            amendments: shard -> the rows to make again, for shards that are already committed.
 
         Raises:
-            RunStopped: it was asked to stop, or the store or every actor fails for good; what is
+            RunStopped: it was asked to stop, or the store or every actor keeps failing; what is
                 committed stays.
             LeaseLost: another start has taken the run over.
         """
         self._amendments = dict(amendments or {})
-        self._work = ShardQueue(shards, self._num_rows, self._terms.max_attempts)
-        while not self._work.is_finished:
-            reason = self._reason_to_stop() or self._too_late()
+        self._queue = ShardQueue(shards, self._first_attempt, self._config.max_attempts)
+        while not self._queue.is_finished:
+            reason = self._reason_to_stop() or self._deadline_reason()
             if reason is not None:
-                yield from self._wind_down(reason)
-            yield from self.fleet.follow_the_cluster(len(self._work))
-            self._hand_out()
-            yield from self._handle_one_round()
-            yield from self._end_the_silent()
-
-    def _num_rows(self, shard: int) -> int:
-        """How many rows of a shard are to be made."""
-        amends = self._amendments.get(shard)
-        return self._record.layout.shard_images(shard) if amends is None else len(amends.rows)
+                yield from self._drain(reason)
+            yield from self.pool.scale_to_cluster(len(self._queue))
+            self._assign_work()
+            yield from self._handle_news()
+            yield from self._drop_hung_workers()
 
     def close(self) -> None:
-        """End every actor."""
-        self.fleet.close()
+        """Kill every actor."""
+        self.pool.close()
 
-    def _hand_out(self) -> None:
-        """Fill the actors evenly: everyone gets a first shard before anyone gets a second.
+    def _first_attempt(self, shard: int) -> ShardWork:
+        amends = self._amendments.get(shard)
+        num_rows = len(amends.rows) if amends else self._record.layout.shard_images(shard)
+        return ShardWork(shard, 0, num_rows, look_first=self._config.look_first, amends=amends)
 
-        Towards the end nobody gets a second, which an idle actor could have made. What is to be
-        alone is nobody's second, and has none behind it.
+    def _assign_work(self) -> None:
+        """Fill the actors evenly: every actor gets its first shard before any gets its second.
+
+        Towards the end no actor gets a second shard, which an idle actor could make instead.
+        Isolated work is never second, and has nothing behind it.
         """
-        for depth in range(IN_FLIGHT):
-            if not self._work or (depth and len(self._work) < len(self.fleet.workers)):
+        for depth in range(MAX_HELD):
+            if not self._queue or (depth and len(self._queue) < len(self.pool.workers)):
                 break
-            for worker in self.fleet.workers:
+            for worker in self.pool.workers:
                 if (
-                    len(worker.flights) <= depth  # the cheapest question first: most have enough
-                    and worker.takes_work
-                    and self._work
-                    and self._is_in_time(len(worker.flights))
+                    len(worker.held) <= depth  # the cheapest check first: most hold enough
+                    and worker.accepts_work
+                    and self._queue
+                    and self._fits_before_deadline(len(worker.held))
                 ):
-                    piece = self._work.take_beside() if worker.flights else self._work.take()
-                    if piece is not None:
-                        self._give(worker, piece)
-        if not self._work:
+                    work = self._queue.take_shared() if worker.held else self._queue.take()
+                    if work is not None:
+                        self._assign(worker, work)
+        if not self._queue:
             self._copy_stragglers()
 
+    def _assign(self, worker: Worker, work: ShardWork, is_copy: bool = False) -> None:
+        ticket = next(worker.tickets)
+        call = worker.handle.run_shard.options(num_returns="streaming")
+        worker.held.append(InFlightShard(work, call.remote(work, ticket), is_copy, ticket=ticket))
+        worker.start_next()
+
     def _copy_stragglers(self) -> None:
-        """Have idle actors try, too, what others take far too long for."""
-        if self._store.reads_back:  # two commits of one shard could replace each other there
+        """Have idle actors also try the work that takes other actors far too long."""
+        if self._store.reads_back:  # on such a store two commits of a shard could overwrite another
             return
-        idle = [worker for worker in self.fleet.workers if worker.takes_work and not worker.flights]
-        for worker, flight in zip(idle, self._stragglers(), strict=False):
-            self._copied.add(flight.piece.shard)
-            self._give(worker, flight.piece.again(), is_copy=True)
+        idle = [worker for worker in self.pool.workers if worker.accepts_work and not worker.held]
+        for worker, straggler in zip(idle, self._stragglers(), strict=False):
+            self._copied.add(straggler.work.shard)
+            self._assign(worker, straggler.work.next_attempt(), is_copy=True)
 
     def _stragglers(self) -> Iterator[InFlightShard]:
-        """What takes too long, and what waits behind it.
+        """Work that takes too long, and the work that waits behind it.
 
-        What is amended is not copied: two at once would replace each other's work.
+        Amendments are not copied: two of the same shard would overwrite each other's images.
         """
-        for worker in self.fleet.workers:
-            if worker.flights and self._is_straggling(worker.flights[0]):
-                for flight in worker.flights:
-                    once = flight.piece.shard not in self._copied | self._amendments.keys()
-                    if flight.piece.commits and once and not self._work.is_done(flight.piece.shard):
-                        yield flight
+        for worker in self.pool.workers:
+            current = worker.current
+            if current is None or current.begun_at is None:
+                continue
+            seconds = time.monotonic() - current.begun_at
+            if self._timing.is_straggling(current.work.num_rows, seconds):
+                yield from filter(self._may_copy, worker.held)
 
-    def _is_straggling(self, flight: InFlightShard) -> bool:
-        if flight.begun_at is None:
-            return False
-        seconds = time.monotonic() - flight.begun_at
-        return self._pace.is_straggling(flight.piece.num_rows, seconds)
+    def _may_copy(self, in_flight: InFlightShard) -> bool:
+        work = in_flight.work
+        is_new = work.shard not in self._copied and not self._queue.is_done(work.shard)
+        return is_new and work.commits and work.amends is None
 
-    def _give(self, worker: Worker, piece: Piece, is_copy: bool = False) -> None:
-        look_first = self._terms.look_first or piece.attempt > 1
-        amends = self._amendments.get(piece.shard)
-        call = worker.handle.run_piece.options(num_returns="streaming")
-        turn = next(worker.turns)
-        stream = call.remote(piece, look_first, amends, turn)
-        worker.flights.append(InFlightShard(piece, stream, is_copy, turn=turn))
-        worker.begin_next()
-
-    def _is_in_time(self, num_before: int) -> bool:
-        """Whether a piece can be done before the deadline, after so many others."""
-        deadline_at = self._terms.deadline_at
-        expected_s = self._pace.expected_s(self._record.layout.shard_size)
+    def _fits_before_deadline(self, num_before: int) -> bool:
+        """Whether a shard can be done before the deadline, after `num_before` others."""
+        deadline_at = self._config.deadline_at
+        expected_s = self._timing.expected_s(self._record.layout.shard_size)
         if deadline_at is None or expected_s is None:
             return True
         return time.time() + expected_s * (1 + num_before) < deadline_at
 
-    def _too_late(self) -> str | None:
-        """Why nothing more can be done before the deadline, if nothing can."""
-        deadline_at = self._terms.deadline_at
+    def _deadline_reason(self) -> str | None:
+        """Why nothing more can be done before the deadline; None if something can."""
+        deadline_at = self._config.deadline_at
         if deadline_at is None:
             return None
-        if time.time() + self._terms.drain_s >= deadline_at:
+        if time.time() + self._config.drain_s >= deadline_at:
             return "the deadline is near"
-        busy = any(worker.flights or worker.ready is not None for worker in self.fleet.workers)
-        if self._work and self.fleet.workers and not busy and not self._is_in_time(0):
+        busy = any(worker.awaited is not None for worker in self.pool.workers)
+        if self._queue and self.pool.workers and not busy and not self._fits_before_deadline(0):
             return "the next shard would not be done before the deadline"
         return None
 
-    def _wind_down(self, reason: str) -> Iterator[Event]:
-        """Let every batch in hand come to its end, and stop."""
-        self._winds_down = True
-        drain_s = self._terms.drain_s
-        # What is to be packed is stored with its whole shard only.
-        ending = "ending" if self._record.spec.images.is_packed else "storing"
-        yield Message(f"{reason}: {ending} the batches in hand, for at most {drain_s:.0f} s")
-        self.fleet.drain()
+    def _drain(self, reason: str) -> Iterator[Event]:
+        """Let the current batches finish, then stop.
+
+        Raises:
+            RunStopped: always, unless that finished the run.
+        """
+        self._is_draining = True
+        drain_s = self._config.drain_s
+        # Packed images are only stored with their whole shard.
+        ending = "finishing" if self._record.spec.images.is_packed else "storing"
+        yield Message(f"{reason}: {ending} the current batches, for at most {drain_s:.0f} s")
+        self.pool.drain()
         end = time.monotonic() + drain_s
-        while any(worker.flights for worker in self.fleet.workers) and time.monotonic() < end:
-            yield from self._handle_one_round()
-        if not self._work.is_finished:
-            raise RunStopped(f"stopped: {reason}; the same command goes on from here")
+        while any(worker.held for worker in self.pool.workers) and time.monotonic() < end:
+            yield from self._handle_news()
+        if not self._queue.is_finished:
+            raise RunStopped(f"stopped: {reason}; run the same command again to resume")
 
-    def _handle_one_round(self) -> Iterator[Event]:
-        waiting: dict[Any, Worker] = {}
-        for worker in self.fleet.workers:
-            if worker.ready is not None:
-                waiting[worker.ready] = worker
-            elif worker.flights:
-                waiting[worker.flights[0].stream] = worker
-        if not waiting:
-            time.sleep(POLL_S)
-            return
-        for reference in self._lookout.ready(list(waiting), POLL_S):
-            worker = waiting[reference]
-            handle = self._on_streams if worker.ready is None else self.fleet.started
-            yield from handle(worker)
+    def _handle_news(self) -> Iterator[Event]:
+        """Wait for news from the workers, and handle it."""
+        for worker in self._poller.with_news(self.pool.workers, POLL_S):
+            if worker.pending_begin is not None:
+                yield from self.pool.on_started(worker)
+            else:
+                yield from self._take_events(worker)
 
-    def _on_streams(self, worker: Worker) -> Iterator[Event]:
-        """Take what the worker has told by now, of one flight after the other."""
-        for _ in range(MOST_AT_ONCE):
-            goes_on = yield from self._on_stream(worker)
-            if not (goes_on and worker.flights and worker.flights[0].has_news):
+    def _take_events(self, worker: Worker) -> Iterator[Event]:
+        """Take the events that a worker has sent by now, in the order of its work."""
+        for _ in range(MAX_EVENTS):
+            is_alive = yield from self._take_event(worker)
+            if not (is_alive and worker.held and worker.held[0].has_news):
                 return
 
-    def _on_stream(self, worker: Worker) -> Generator[Event, None, bool]:
-        """Take one event from what the worker has in hand; whether more may be taken at once."""
-        flight = worker.flights[0]
+    def _take_event(self, worker: Worker) -> Generator[Event, None, bool]:
+        """Take one event of a worker's current work; returns whether to go on with the worker."""
+        in_flight = worker.held[0]
         try:
-            event: ShardEvent = ray.get(next(flight.stream))
+            event: ShardEvent = ray.get(next(in_flight.stream))
         except StopIteration:
-            self._flight_ended(worker)
+            self._on_end(worker)
         except RayTaskError as error:
-            yield from self._raised(worker, error)
+            yield from self._on_error(worker, error)
             return False
         except RayError as error:
-            yield from self._worker_lost(worker, reason_of(error), is_silence(error))
+            yield from self._on_lost(worker, reason_of(error), is_silence(error))
             return False
         else:
-            yield from self._heard(flight, event)
+            yield from self._on_event(in_flight, event)
         return True
 
-    def _flight_ended(self, worker: Worker) -> None:
-        flight = worker.flights.pop(0)
-        worker.begin_next()
-        if not flight.piece.commits and not flight.was_left:
-            self._work.done(flight.piece)
+    def _on_end(self, worker: Worker) -> None:
+        """Handle the end of a worker's current work."""
+        ended = worker.held.pop(0)
+        worker.start_next()
+        if not ended.work.commits and not ended.was_left:
+            self._queue.complete(ended.work)
 
-    def _heard(self, flight: InFlightShard, event: ShardEvent) -> Iterator[Event]:
+    def _on_event(self, in_flight: InFlightShard, event: ShardEvent) -> Iterator[Event]:
         now = time.monotonic()
         match event:
             case ShardBegun():
-                flight.begun_at = now
+                in_flight.begun_at = now
             case BatchSampled():
-                self._pace.batch_done(event.batch_s)
+                self._timing.add_batch(event.batch_s)
             case BatchDone():
                 if event.batch_s:
-                    self._pace.batch_done(event.batch_s)
-                flight.num_sampled += event.num_sampled
-                if not self._work.is_done(event.shard):
-                    # What is stored by pieces and copies is counted when the shard is committed.
-                    whole = flight.piece.commits and not flight.is_copy
-                    yield event if whole else event.only_sampled()
+                    self._timing.add_batch(event.batch_s)
+                in_flight.num_sampled += event.num_sampled
+                if not self._queue.is_done(event.shard):
+                    # Images stored by parts and copies are counted when the shard is committed.
+                    counts_now = in_flight.work.commits and not in_flight.is_copy
+                    yield event if counts_now else event.only_sampled()
             case ShardLeft():
-                flight.was_left = True
-                self._work.give_back(flight.piece.again())
-                if not self._winds_down:  # what it has stored will be counted again, as found
+                in_flight.was_left = True
+                self._queue.requeue(in_flight.work.next_attempt())
+                if not self._is_draining:  # the stored images will be counted again, as found
                     yield event
             case ShardDone():
-                flight.is_done = True
-                if flight.begun_at is not None and flight.num_sampled == flight.piece.num_rows:
-                    self._pace.shard_done(flight.num_sampled, now - flight.begun_at)
-                if not self._work.is_done(event.shard):
-                    self._work.close(event.shard)
+                in_flight.is_done = True
+                sampled_all = in_flight.num_sampled == in_flight.work.num_rows
+                if in_flight.begun_at is not None and sampled_all:
+                    self._timing.add_shard(in_flight.num_sampled, now - in_flight.begun_at)
+                if not self._queue.is_done(event.shard):
+                    self._queue.close(event.shard)
                     yield event
-        flight.heard_at = now
+        in_flight.heard_at = now
 
-    def _raised(self, worker: Worker, error: RayTaskError) -> Iterator[Event]:
-        """The shard's code raised; unless the device is to blame, the actor lives.
+    def _on_error(self, worker: Worker, error: RayTaskError) -> Iterator[Event]:
+        """Handle an error that a worker's current work raised.
 
-        What a device fails at says as little about an image as a node that goes away.
+        The actor stays in use unless its device failed, which says as little about the images as a
+        lost node does.
         """
         cause = error.cause
         if isinstance(cause, LeaseLost):
             raise cause from None
         if isinstance(cause, DeviceError):
-            failed = worker.flights[0]
-            yield from self._worker_lost(worker, reason_of(error), silent=True, blamed=failed)
+            yield from self._on_lost(worker, reason_of(error), True, culprit=worker.held[0])
             return
-        piece = worker.flights.pop(0).piece
-        worker.begin_next()
-        if isinstance(cause, PlanDamaged) and piece.shard not in self._mended:
-            self._mended.add(piece.shard)
-            self._mend(piece.shard)
-            self._work.give_back(piece)
+        work = worker.held.pop(0).work
+        worker.start_next()
+        if isinstance(cause, PlanDamaged) and work.shard not in self._repaired:
+            self._repaired.add(work.shard)
+            self._repair_plan(work.shard)
+            self._queue.requeue(work)
         elif isinstance(cause, StoreError):
-            yield from self._store_failed(piece, reason_of(error))
+            yield from self._on_store_error(work, reason_of(error))
         else:
-            yield from self._crashed(piece, FailureType.SAMPLING, reason_of(error))
+            yield from self._on_crash(work, FailureType.SAMPLING, reason_of(error))
 
-    def _store_failed(self, piece: Piece, reason: str) -> Iterator[Event]:
-        failures = self._store_failures.get(piece.shard, 0) + 1
-        self._store_failures[piece.shard] = failures
-        if failures >= self._terms.max_attempts:
-            raise RunStopped(f"the store failed time and again: {reason}")
-        self._work.give_back(piece.again())
-        yield ShardRetried(piece.shard, piece.attempt, reason)
+    def _on_store_error(self, work: ShardWork, reason: str) -> Iterator[Event]:
+        failures = self._store_failures.get(work.shard, 0) + 1
+        self._store_failures[work.shard] = failures
+        if failures >= self._config.max_attempts:
+            raise RunStopped(f"the store keeps failing: {reason}")
+        self._queue.requeue(work.next_attempt())
+        yield ShardRetried(work.shard, work.attempt, reason)
 
-    def _worker_lost(
+    def _on_lost(
         self,
         worker: Worker,
         reason: str,
-        silent: bool,
+        node_suspected: bool,
         error_type: FailureType = FailureType.WORKER_KILLED,
-        blamed: InFlightShard | None = None,
+        culprit: InFlightShard | None = None,
     ) -> Iterator[Event]:
-        """The actor is gone: blame the piece it was sampling, hand out again what it held."""
-        self.fleet.drop(worker)
-        assert worker.home is not None  # noqa: S101 - only a worker that has begun has shards
-        yield ActorLost(worker.home.host, len(self.fleet), reason)
-        blamed = blamed or worker.to_blame()
-        undone = worker.undone
-        for flight in reversed(undone):
-            if flight is not blamed and not flight.was_left:
-                began = flight is undone[0]
-                piece = flight.piece.again() if began else flight.piece
-                self._work.give_back(replace(piece, alone=True))
-                if began:  # what it has stored will be counted again, as found
-                    yield ShardLeft(flight.piece.shard)
-        if blamed is None or blamed.was_left:
+        """Handle the loss of a worker: blame what it was sampling, and retry all that it held.
+
+        Args:
+            node_suspected: whether the node or device may be at fault rather than the work.
+            culprit: the work to blame, if known.
+        """
+        self.pool.drop(worker)
+        assert worker.location is not None  # noqa: S101 - only a worker that has begun holds work
+        yield ActorLost(worker.location.host, len(self.pool), reason)
+        culprit = culprit or worker.find_culprit()
+        uncommitted = worker.uncommitted
+        for in_flight in reversed(uncommitted):
+            if in_flight is not culprit and not in_flight.was_left:
+                began, work = in_flight is uncommitted[0], in_flight.work
+                self._queue.requeue(replace(work.next_attempt() if began else work, isolated=True))
+                if began:  # the stored images will be counted again, as found
+                    yield ShardLeft(work.shard)
+        if culprit is None or culprit.was_left:
             return
-        piece = blamed.piece
-        self._copied.discard(piece.shard)
-        if worker.leaving or silent or worker.home.node_id not in alive_nodes():
-            goes_on = self._work.lost(piece)
-            yield from self._told(piece, goes_on, error_type, reason)
+        work = culprit.work
+        self._copied.discard(work.shard)
+        if worker.is_leaving or node_suspected or worker.location.node_id not in alive_nodes():
+            goes_on = self._queue.record_loss(work)
+            yield from self._retry_or_fail(work, goes_on, error_type, reason)
         else:
-            yield from self._crashed(piece, error_type, reason)
+            yield from self._on_crash(work, error_type, reason)
 
-    def _crashed(self, piece: Piece, error_type: FailureType, reason: str) -> Iterator[Event]:
-        aside = self._work.num_set_aside(piece.shard)
-        goes_on = self._work.crashed(piece, error_type, reason)
-        if self._work.num_set_aside(piece.shard) > aside:
-            amends = self._amendments.get(piece.shard)
-            row = piece.start if amends is None else amends.rows[piece.start]
-            yield RowSetAside(piece.shard, row, reason)
+    def _on_crash(self, work: ShardWork, error_type: FailureType, reason: str) -> Iterator[Event]:
+        num_before = self._queue.num_set_aside(work.shard)
+        goes_on = self._queue.record_crash(work, error_type, reason)
+        if self._queue.num_set_aside(work.shard) > num_before:
+            row = work.start if work.amends is None else work.amends.rows[work.start]
+            yield RowSetAside(work.shard, row, reason)
         else:
-            yield from self._told(piece, goes_on, error_type, reason)
+            yield from self._retry_or_fail(work, goes_on, error_type, reason)
 
-    def _told(
-        self, piece: Piece, goes_on: bool, error_type: FailureType, reason: str
+    def _retry_or_fail(
+        self, work: ShardWork, goes_on: bool, error_type: FailureType, reason: str
     ) -> Iterator[Event]:
-        """Say that a shard is tried again, or give it up."""
-        if self._work.is_done(piece.shard):
+        """Report that a shard is tried again, or commit it as failed."""
+        if self._queue.is_done(work.shard):
             return
         if goes_on:
-            yield ShardRetried(piece.shard, piece.attempt, reason)
+            yield ShardRetried(work.shard, work.attempt, reason)
             return
-        self._work.close(piece.shard)
-        if self._terms.fence is not None:
-            self._terms.fence.require(self._store)
-        if piece.shard in self._amendments:
-            yield ShardDone(piece.shard, num_ok=0, num_failed=self._num_rows(piece.shard))
+        self._queue.close(work.shard)
+        if self._config.fence is not None:
+            self._config.fence.require(self._store)
+        if work.amends is not None:  # its commit stays as it is
+            yield ShardDone(work.shard, num_ok=0, num_failed=len(work.amends.rows))
             return
-        rows = read_shard(self._store, self._record.layout, piece.shard)
-        work = ShardWork(piece.shard, rows, attempt=piece.attempt)
-        yield fail_shard(self._store, self._record, work, error_type, reason)
+        rows = read_shard(self._store, self._record.layout, work.shard)
+        yield fail_shard(self._store, self._record, work, rows, error_type, reason)
 
-    def _end_the_silent(self) -> Iterator[Event]:
-        """End actors that have been in one batch for so long that they must hang."""
-        if time.monotonic() < self._next_watch:
+    def _drop_hung_workers(self) -> Iterator[Event]:
+        """Drop the workers that have been in one batch for so long that they must be hung."""
+        if time.monotonic() < self._next_hang_check:
             return
-        self._next_watch = time.monotonic() + POLL_S
-        limit_s = self._terms.watchdog_s or self._pace.longest_silence_s
-        for worker in list(self.fleet.workers):
-            flight = worker.flights[0] if worker.flights else None
-            if flight is None or time.monotonic() - flight.heard_at < limit_s:
+        self._next_hang_check = time.monotonic() + POLL_S
+        limit_s = self._config.watchdog_s or self._timing.hang_timeout_s
+        for worker in list(self.pool.workers):
+            current = worker.current
+            if current is None or time.monotonic() - current.heard_at < limit_s:
                 continue
-            if not worker.hangs():
-                flight.heard_at = time.monotonic()
+            if not worker.is_hung():
+                current.heard_at = time.monotonic()
                 continue
             reason = f"it was in one batch for more than {limit_s:.0f} s"
-            yield from self._worker_lost(worker, reason, False, FailureType.TIMEOUT, flight)
+            yield from self._on_lost(worker, reason, False, FailureType.TIMEOUT, current)

@@ -1,6 +1,6 @@
-"""The first actor of a run: placed, asked for its model, and loaded; another where it is lost.
+"""The first actor of a run: start it, describe and load its model, replace it if it is lost.
 
-What it finds out is known before anything is written.
+A run needs its answers before it writes anything.
 """
 
 import math
@@ -20,119 +20,117 @@ from nightpress.jobs.dispatch.workers import Startup
 from nightpress.jobs.errors import ClusterError, RunStopped
 from nightpress.jobs.progress.events import Event, Message
 
-LONG_S = 20.0
-"""A wait of more seconds is worth a word."""
+NOTICE_S = 20.0
+"""A wait longer than this is reported."""
 
 POLL_S = 1.0
 
-LOADING = "to find and load its model"
-MEASURING = "to measure its batch size"
-LATE = {LOADING: "its model was not loaded", MEASURING: "nothing was found out"}
+LOADING = "load its model"
+MEASURING = "measure its batch size"
 
 MAX_START_FAILURES = 3
-"""Actors that may fail to start, one after the other, before the run stops."""
+"""How many actors in a row may fail to start before the run stops."""
 
 
 @dataclass
 class FirstActor:
-    """The first actor of a start, and its successors.
+    """The first actor of a start, and those that replace it.
 
     Args:
         factory: starts actors.
-        load_timeout_s: how long one may take to describe its model, and to load it.
-        go_on: called while one is waited for; raises when it is time to stop.
+        load_timeout_s: how long an actor may take to describe its model, and to load it.
+        check: called while an actor is waited for; raises when it is time to stop.
     """
 
     factory: ActorFactory
     load_timeout_s: float
-    go_on: Callable[[], None]
+    check: Callable[[], None]
     handle: RemoteActor = field(init=False)
     _startup: Startup = field(init=False)
     _failures: int = field(default=0, init=False)
-    _doing: str = field(default=LOADING, init=False)
+    _task: str = field(default=LOADING, init=False)
 
-    def described(self) -> Generator[Event, None, ModelInfo]:
-        """Start one, and say what its model is.
+    def start(self) -> Generator[Event, None, ModelInfo]:
+        """Start an actor; returns what its model is.
 
         Raises:
-            ModelError: it has no usable model.
-            RunStopped: several in a row were lost.
+            ModelError: the actor has no usable model.
+            RunStopped: several actors in a row were lost.
         """
         while True:
             self.handle = self.factory.start()
-            self._startup, self._doing = Startup(self.handle), LOADING
+            self._startup, self._task = Startup(self.handle), LOADING
             try:
-                model: ModelInfo = yield from self._answer(self.handle.describe.remote())
+                model: ModelInfo = yield from self._wait(self.handle.describe.remote())
             except ClusterError as error:
                 yield self._lost(error)
             else:
                 return model
 
-    def load(self, fingerprint: str, batch_size: int) -> Any:
-        """Have it load its model, while others plan; for `loaded`."""
+    def begin_loading(self, fingerprint: str, batch_size: int) -> Any:
+        """Make the actor load its model; returns a reference for `finish_loading`."""
         self._startup = Startup(self.handle)
         return self.handle.load.remote(fingerprint, batch_size)
 
-    def loaded(self, pending: Any, fingerprint: str, batch_size: int) -> Iterator[Event]:
-        """Wait until the model is loaded.
+    def finish_loading(self, pending: Any, fingerprint: str, batch_size: int) -> Iterator[Event]:
+        """Wait until the model is loaded, in another actor if this one is lost.
 
         Raises:
-            ModelError: it does not load.
+            ModelError: the model cannot be loaded.
             RunStopped: several actors in a row were lost.
         """
         while True:
             try:
-                yield from self._answer(pending)
+                yield from self._wait(pending)
             except ClusterError as error:
                 yield self._lost(error)
-                yield from self.described()
-                pending = self.load(fingerprint, batch_size)
+                yield from self.start()
+                pending = self.begin_loading(fingerprint, batch_size)
             else:
                 return
 
-    def measured(self, pending: Any) -> Generator[Event, None, BestBatchSize | None]:
-        """What the loaded actor finds out about its batches; None if it could not.
+    def measure(self, pending: Any) -> Generator[Event, None, BestBatchSize | None]:
+        """Wait for a measurement of the batch size; returns None if it failed.
 
-        It then is replaced by one that has not loaded yet.
+        In that case a new actor is started, which has not loaded its model yet.
         """
-        self._startup, self._doing = Startup(self.handle), MEASURING
+        self._startup, self._task = Startup(self.handle), MEASURING
         try:
-            knee: BestBatchSize = yield from self._answer(pending)
+            best: BestBatchSize = yield from self._wait(pending)
         except (ClusterError, SamplingError, SettingsError) as error:
             yield Message(f"the batch size could not be measured: {error}", warning=True)
             ray.kill(self.handle)
-            yield from self.described()
+            yield from self.start()
             return None
-        return knee
+        return best
 
     def _lost(self, error: ClusterError) -> Message:
         ray.kill(self.handle)
         self._failures += 1
         if self._failures >= MAX_START_FAILURES:
             raise RunStopped(
-                f"{self._failures} actors in a row did not start: {error}; the same command goes "
-                "on from here"
+                f"{self._failures} actors in a row failed to start: {error}; run the same command "
+                "again to resume"
             ) from error
-        return Message(f"an actor did not start: {error}", warning=True)
+        return Message(f"an actor failed to start: {error}", warning=True)
 
-    def _answer(self, reference: Any) -> Generator[Event, None, Any]:
-        """Wait for an answer; say what is waited for, if it takes long."""
+    def _wait(self, reference: Any) -> Generator[Event, None, Any]:
+        """Wait for an answer, and report what is waited for if it takes long."""
         fits = room(self.factory.cpus, self.factory.gpus) > 0
-        said_at = time.monotonic() + (LONG_S if fits else 0.0)
+        notice_at = time.monotonic() + (NOTICE_S if fits else 0.0)
         while not ray.wait([reference], timeout=POLL_S, fetch_local=False)[0]:
-            self.go_on()
+            self.check()
             if self._startup.seconds > self.load_timeout_s:
-                raise ClusterError(f"{LATE[self._doing]} in {self.load_timeout_s:.0f} s")
-            if time.monotonic() > said_at:
-                said_at = math.inf
+                raise ClusterError(f"it did not {self._task} within {self.load_timeout_s:.0f} s")
+            if time.monotonic() > notice_at:
+                notice_at = math.inf
                 yield self._waiting(fits)
         return remote_value(reference)
 
     def _waiting(self, fits: bool) -> Message:
-        placed = self._startup.is_placed
-        what = self._doing if placed else "to be placed"
+        task = self._task if self._startup.is_placed else "be placed"
         return Message(
-            f"waiting for the first actor {what}: it needs {self.factory.cpus:g} CPUs and "
-            f"{self.factory.gpus:g} GPUs of one node",
+            f"waiting for the first actor to {task}; it needs {self.factory.cpus:g} CPUs and "
+            f"{self.factory.gpus:g} GPUs on one node",
             warning=not fits,
         )

@@ -1,9 +1,9 @@
-"""The worklist: which rows of which shards are still to be made, and what their failures mean.
+"""The queue of shards: what is still to be made, and how failures change it.
 
-A shard is handed out whole. One that keeps ending its process is halved until the row that does it
-stands alone; that row is set aside, and the rest is committed. Whatever a process had in hand when
-it ended has the next one to itself, for an end must say whose fault it is: what a dying process
-told last may not have been sent. Pure state: knows nothing of actors, clocks or stores.
+A shard is handed out whole. One that keeps ending its process is halved until the rows that do it
+stand alone; those rows are set aside, and the rest is committed. Whatever a process held when it
+ended is retried in isolation: the last events of a dying process may never have arrived, so only
+the end of a process that held a single piece of work says for certain which work ended it.
 """
 
 from collections import deque
@@ -12,222 +12,194 @@ from dataclasses import dataclass, field, replace
 from enum import Enum, auto
 
 from nightpress.pipelines.records import FailureType
-from nightpress.pipelines.shards.runner import SetAside
+from nightpress.pipelines.shards.work import SetAsideRow, ShardWork
 
-DEATHS_ALONE = 2
-"""Processes that a row has to end all alone before it is set aside: one may end by chance."""
+MIN_DEATHS_ALONE = 2
+"""How many processes a row must end all alone before it is set aside: one may end by chance."""
 
 LOSSES_PER_ATTEMPT = 5
-"""A lost node counts less than a crash, but a row that takes whole nodes down must end too."""
-
-
-@dataclass(frozen=True)
-class Piece:
-    """Rows of one shard that are handed out together."""
-
-    shard: int
-    start: int
-    stop: int
-    attempt: int
-    commits: bool = True
-    """Whether it is the whole shard and ends in its commit; else its images are only stored."""
-    set_aside: tuple[SetAside, ...] = ()
-    """Rows that are not tried again."""
-    alone: bool = False
-    """Whether its actor may have nothing else in hand: a process that had it has ended."""
-    deaths: int = 0
-    """Of processes that had these very rows and no others; counted once the shard is halved."""
-
-    @property
-    def num_rows(self) -> int:
-        """How many it holds."""
-        return self.stop - self.start
-
-    def halves(self) -> tuple["Piece", "Piece"]:
-        """Both halves, to be tried without a commit."""
-        middle = self.start + self.num_rows // 2
-        attempt = self.attempt + 1
-        return (
-            Piece(self.shard, self.start, middle, attempt, commits=False, alone=True),
-            Piece(self.shard, middle, self.stop, attempt, commits=False, alone=True),
-        )
-
-    def again(self) -> "Piece":
-        """The same rows, a further time."""
-        return replace(self, attempt=self.attempt + 1)
+"""How many lost nodes count as one attempt: a row that takes whole nodes down must end as well."""
 
 
 class Stage(Enum):
     """How a shard is tried."""
 
     WHOLE = auto()
-    HALVES = auto()
-    """In pieces that do not commit, until each row that ends its process stands alone."""
-    LAST = auto()
-    """Whole again, without those rows."""
+    DIVIDED = auto()
+    """In parts that do not commit, until each row that ends its process stands alone."""
+    FINAL = auto()
+    """Whole again, without the rows that were set aside."""
 
 
 @dataclass
-class Shard:
-    """A shard on its way."""
+class ShardState:
+    """A shard that was handed out and is not finished."""
 
-    num_rows: int
+    whole: ShardWork
+    """Its first attempt."""
     stage: Stage = Stage.WHOLE
     crashes: int = 0
-    """Of its whole, in all stages."""
+    """How many processes ended while they made the whole shard, in any stage."""
     losses: int = 0
+    """How many nodes were lost while they made any part of it."""
     attempts: int = 1
-    """The most that any of its rows had."""
-    open_pieces: int = 1
-    """Handed out or waiting."""
-    set_aside: list[SetAside] = field(default_factory=list)
+    """The highest attempt number of any part that crashed."""
+    open_parts: int = 1
+    """How many parts are handed out or waiting."""
+    set_aside: list[SetAsideRow] = field(default_factory=list)
 
 
 class ShardQueue:
-    """What is left of a run.
+    """The work that is left of a run.
 
     Args:
-        shards: to be made.
-        num_rows: how many rows a shard has.
-        max_attempts: how often a shard may end its process: the last time but one in a whole.
+        shards: the shards to make.
+        first_attempt: returns the work of a shard's first attempt.
+        max_attempts: a whole shard is divided after it has ended `max_attempts - 1` processes, and
+            given up after it has ended twice `max_attempts`.
     """
 
     def __init__(
-        self, shards: Iterable[int], num_rows: Callable[[int], int], max_attempts: int
+        self, shards: Iterable[int], first_attempt: Callable[[int], ShardWork], max_attempts: int
     ) -> None:
-        self._shards: dict[int, Shard] = {}
-        self._num_rows = num_rows
+        self._states: dict[int, ShardState] = {}
+        self._first_attempt = first_attempt
         self._max_attempts = max_attempts
         self._fresh = deque(shards)
-        self._again: deque[Piece] = deque()
+        self._retries: deque[ShardWork] = deque()
         self._done: set[int] = set()
 
     def __len__(self) -> int:
-        """Pieces that wait to be handed out."""
-        return len(self._again) + len(self._fresh)
+        """How many pieces of work wait to be handed out."""
+        return len(self._retries) + len(self._fresh)
 
     @property
     def is_finished(self) -> bool:
         """Whether nothing waits and nothing is handed out."""
-        return not self and not self._shards
+        return not self and not self._states
 
-    def take(self) -> Piece:
-        """The next piece; those that were handed out before come first."""
-        return self._again.popleft() if self._again else self._take_fresh()
+    def take(self) -> ShardWork:
+        """Take the next work; retries come before fresh shards."""
+        return self._retries.popleft() if self._retries else self._take_fresh()
 
-    def take_beside(self) -> Piece | None:
-        """The next piece that an actor may have behind another; None if none may be."""
-        for piece in self._again:
-            if not piece.alone:
-                self._again.remove(piece)
-                return piece
+    def take_shared(self) -> ShardWork | None:
+        """Take the next work that may share an actor with other work; None if there is none."""
+        for work in self._retries:
+            if not work.isolated:
+                self._retries.remove(work)
+                return work
         return self._take_fresh() if self._fresh else None
 
-    def _take_fresh(self) -> Piece:
-        shard = self._fresh.popleft()
-        num_rows = self._num_rows(shard)
-        self._shards[shard] = Shard(num_rows)
-        return Piece(shard, 0, num_rows, attempt=1)
+    def _take_fresh(self) -> ShardWork:
+        work = self._first_attempt(self._fresh.popleft())
+        self._states[work.shard] = ShardState(work)
+        return work
 
-    def give_back(self, piece: Piece) -> None:
-        """It comes back, and nobody is to blame; it is handed out again before others."""
-        if piece.shard not in self._done:
-            self._again.appendleft(piece)
+    def requeue(self, work: ShardWork) -> None:
+        """Put work that was not done back at the front, with no blame."""
+        if work.shard not in self._done:
+            self._retries.appendleft(work)
 
-    def done(self, piece: Piece) -> bool:
-        """A piece came to its end; True if its shard has now, for the first time."""
-        if piece.shard in self._done:
+    def complete(self, work: ShardWork) -> bool:
+        """Note that work is done; returns whether that finishes its shard for the first time."""
+        if work.shard in self._done:
             return False
-        if piece.commits:
-            self.close(piece.shard)
+        if work.commits:
+            self.close(work.shard)
             return True
-        self._piece_ended(piece)
+        self._complete_part(work.shard)
         return False
 
     def is_done(self, shard: int) -> bool:
-        """Whether a shard came to its end."""
+        """Whether a shard is committed or given up."""
         return shard in self._done
 
     def num_set_aside(self, shard: int) -> int:
-        """The rows of a shard that are not tried again."""
-        return len(self._shards[shard].set_aside) if shard in self._shards else 0
+        """How many rows of an unfinished shard are not tried again."""
+        return len(self._states[shard].set_aside) if shard in self._states else 0
 
-    def lost(self, piece: Piece) -> bool:
-        """The machine below a piece went away, which says little about the piece.
+    def record_loss(self, work: ShardWork) -> bool:
+        """Note that the node under some work was lost, which says little about the work.
 
         Returns:
-            Whether the shard goes on; False when it is time to give it up.
+            Whether to go on with the shard; False when it is time to give it up.
         """
-        shard = self._shards.get(piece.shard)
-        if shard is None:
+        state = self._states.get(work.shard)
+        if state is None:
             return True
-        shard.losses += 1
-        if piece.commits and shard.stage is Stage.HALVES:
+        state.losses += 1
+        if work.commits and state.stage is Stage.DIVIDED:
             return True
-        if shard.losses >= LOSSES_PER_ATTEMPT * self._max_attempts:
-            return self.crashed(piece, FailureType.WORKER_KILLED, "it was on too many lost nodes")
-        self._repeat(piece)
+        if state.losses >= LOSSES_PER_ATTEMPT * self._max_attempts:
+            reason = "too many nodes were lost while they made it"
+            return self.record_crash(work, FailureType.WORKER_KILLED, reason)
+        self._retry_isolated(work)
         return True
 
-    def crashed(self, piece: Piece, error_type: FailureType, error: str) -> bool:
-        """The process that had a piece in hand ended, or hung.
+    def record_crash(self, work: ShardWork, error_type: FailureType, error: str) -> bool:
+        """Note that a process ended or hung because of some work.
 
         Returns:
-            Whether the shard goes on; False when it is time to give it up.
+            Whether to go on with the shard; False when it is time to give it up.
         """
-        shard = self._shards.get(piece.shard)
-        if shard is None:
+        state = self._states.get(work.shard)
+        if state is None:
             return True
-        shard.attempts = max(shard.attempts, piece.attempt)
-        if piece.commits:
-            shard.crashes += 1
-            return self._whole_crashed(shard, piece)
-        if piece.num_rows > 1:
-            self._split(shard, piece)
-        elif piece.deaths + 1 < DEATHS_ALONE:
-            self._repeat(replace(piece, deaths=piece.deaths + 1))
+        state.attempts = max(state.attempts, work.attempt)
+        if work.commits:
+            state.crashes += 1
+            return self._retry_whole(state, work)
+        if work.num_rows > 1:
+            self._divide(state, work)
+        elif work.deaths + 1 < MIN_DEATHS_ALONE:
+            self._retry_isolated(replace(work, deaths=work.deaths + 1))
         else:
-            shard.set_aside.append(SetAside(piece.start, piece.attempt, error_type, error))
-            self._piece_ended(piece)
+            state.set_aside.append(SetAsideRow(work.start, work.attempt, error_type, error))
+            self._complete_part(work.shard)
         return True
 
-    def _whole_crashed(self, shard: Shard, piece: Piece) -> bool:
-        match shard.stage:
-            case Stage.WHOLE if shard.crashes < self._max_attempts - 1:
-                self._repeat(piece)
+    def _retry_whole(self, state: ShardState, work: ShardWork) -> bool:
+        match state.stage:
+            case Stage.WHOLE if state.crashes < self._max_attempts - 1:
+                self._retry_isolated(work)
             case Stage.WHOLE:
-                self._split(shard, piece)
-            case Stage.HALVES:  # a copy of the whole, handed out before it was halved
+                self._divide(state, work)
+            case Stage.DIVIDED:  # a copy of the whole shard, handed out before it was divided
                 pass
-            case Stage.LAST if shard.crashes < 2 * self._max_attempts:
-                self._repeat(piece)
-            case Stage.LAST:
+            case Stage.FINAL if state.crashes < 2 * self._max_attempts:
+                self._retry_isolated(work)
+            case Stage.FINAL:
                 return False
         return True
 
-    def _split(self, shard: Shard, piece: Piece) -> None:
-        alone = replace(piece.again(), commits=False, alone=True, deaths=shard.crashes)
-        parts = piece.halves() if piece.num_rows > 1 else (alone,)
-        shard.open_pieces += len(parts) - 1
-        shard.stage = Stage.HALVES
-        self._again.extendleft(reversed(parts))
+    def _divide(self, state: ShardState, work: ShardWork) -> None:
+        """Queue the halves of some work, or a single row by itself."""
+        single = replace(work.next_attempt(), commits=False, isolated=True, deaths=state.crashes)
+        parts = work.halves() if work.num_rows > 1 else (single,)
+        state.open_parts += len(parts) - 1
+        state.stage = Stage.DIVIDED
+        self._retries.extendleft(reversed(parts))
 
-    def _repeat(self, piece: Piece) -> None:
-        self._again.appendleft(replace(piece.again(), alone=True))
+    def _retry_isolated(self, work: ShardWork) -> None:
+        self._retries.appendleft(replace(work.next_attempt(), isolated=True))
 
-    def _piece_ended(self, piece: Piece) -> None:
-        """After the last piece of a halved shard comes its commit."""
-        shard = self._shards[piece.shard]
-        shard.open_pieces -= 1
-        if not shard.open_pieces:
-            shard.open_pieces, shard.stage = 1, Stage.LAST
-            aside = tuple(sorted(shard.set_aside, key=lambda row: row.row))
-            attempt = shard.attempts + 1
-            whole = Piece(piece.shard, 0, shard.num_rows, attempt, set_aside=aside, alone=True)
-            self._again.appendleft(whole)
+    def _complete_part(self, shard: int) -> None:
+        """Queue the final attempt, which commits, once the last part of a divided shard is done."""
+        state = self._states[shard]
+        state.open_parts -= 1
+        if not state.open_parts:
+            state.open_parts, state.stage = 1, Stage.FINAL
+            final = replace(
+                state.whole,
+                attempt=state.attempts + 1,
+                set_aside=tuple(sorted(state.set_aside, key=lambda row: row.row)),
+                look_first=True,
+                isolated=True,
+            )
+            self._retries.appendleft(final)
 
     def close(self, shard: int) -> None:
-        """It is committed, or given up: nothing more is handed out of it."""
-        self._shards.pop(shard, None)
+        """Finish a shard, committed or given up, and drop all of its work that waits."""
+        self._states.pop(shard, None)
         self._done.add(shard)
-        self._again = deque(piece for piece in self._again if piece.shard != shard)
+        self._retries = deque(work for work in self._retries if work.shard != shard)

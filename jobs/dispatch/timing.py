@@ -1,59 +1,56 @@
-"""How fast a run goes: what may be expected of the next shard, and what is far too long.
-
-Knows nothing of actors; whoever times them tells it.
-"""
+"""How long batches and shards take: what to expect of the next shard, and what takes too long."""
 
 from collections import deque
 from statistics import median
 
-REMEMBERED = 100
-"""Shards and batches whose time counts; the latest say most about the ones to come."""
+NUM_REMEMBERED = 100
+"""How many shards and batches count, the latest ones: they say most about the next."""
 
-STRAGGLING = 3.0
-"""A shard that takes so many times what is expected is tried elsewhere as well."""
-SHORTEST_STRAGGLING_S = 30.0
+STRAGGLER_FACTOR = 3.0
+"""A shard that takes this many times as long as expected is tried on another actor as well."""
+MIN_STRAGGLER_S = 30.0
 
-SILENT_BATCHES = 20.0
-"""A worker that is silent for as long as so many of the slowest batches take hangs."""
-SHORTEST_SILENCE_S = 300.0
-FIRST_SILENCE_S = 3600.0
-"""As long as no batch is done, nobody knows how long one takes."""
+HANG_FACTOR = 20.0
+"""A worker hangs if it is silent for this many times as long as the slowest batch took."""
+MIN_HANG_S = 300.0
+FIRST_BATCH_HANG_S = 3600.0
+"""The limit until the first batch is done, since nobody knows how long one takes."""
 
 
 class ShardTiming:
     """Times of batches and shards.
 
     Args:
-        spread: how many times longer than the easiest batch of a run its hardest may take.
+        cost_ratio: how many times as long as a run's cheapest batch its most expensive one takes.
     """
 
-    def __init__(self, spread: float = 1.0) -> None:
-        self._spread = spread
-        self._row_s: deque[float] = deque(maxlen=REMEMBERED)
-        self._batch_s: deque[float] = deque(maxlen=REMEMBERED)
+    def __init__(self, cost_ratio: float = 1.0) -> None:
+        self._cost_ratio = cost_ratio
+        self._row_s: deque[float] = deque(maxlen=NUM_REMEMBERED)
+        self._batch_s: deque[float] = deque(maxlen=NUM_REMEMBERED)
 
-    def batch_done(self, seconds: float) -> None:
-        """A worker has sampled a batch in so long; what its store took is not part of it."""
+    def add_batch(self, seconds: float) -> None:
+        """Add the time that a batch took to sample, without the time to store it."""
         self._batch_s.append(seconds)
 
-    def shard_done(self, num_rows: int, seconds: float) -> None:
-        """A worker has made a whole shard in so long."""
+    def add_shard(self, num_rows: int, seconds: float) -> None:
+        """Add the time that one worker took for a whole shard."""
         self._row_s.append(seconds / num_rows)
 
     def expected_s(self, num_rows: int) -> float | None:
-        """What so many rows take one worker; None as long as nobody knows."""
+        """The seconds that one worker needs for a number of rows; None before any shard is done."""
         return median(self._row_s) * num_rows if self._row_s else None
 
     def is_straggling(self, num_rows: int, seconds: float) -> bool:
-        """Whether a worker has been busy with so many rows for far too long."""
-        if seconds <= SHORTEST_STRAGGLING_S:
+        """Whether `seconds` is far too long for a number of rows."""
+        if seconds <= MIN_STRAGGLER_S:
             return False
         expected_s = self.expected_s(num_rows)
-        return expected_s is not None and seconds > STRAGGLING * expected_s
+        return expected_s is not None and seconds > STRAGGLER_FACTOR * expected_s
 
     @property
-    def longest_silence_s(self) -> float:
-        """How long a worker may be silent before it is taken to hang."""
+    def hang_timeout_s(self) -> float:
+        """How long a worker may be silent before it counts as hung."""
         if not self._batch_s:
-            return FIRST_SILENCE_S
-        return max(SHORTEST_SILENCE_S, SILENT_BATCHES * max(self._batch_s) * self._spread)
+            return FIRST_BATCH_HANG_S
+        return max(MIN_HANG_S, HANG_FACTOR * max(self._batch_s) * self._cost_ratio)

@@ -1,4 +1,4 @@
-"""Actors as their driver sees them: what they have in hand, and since when."""
+"""Actors as the driver sees them: what each one holds, since when, and which have news."""
 
 import time
 from collections.abc import Iterator, Sequence
@@ -11,42 +11,50 @@ import ray
 from ray.exceptions import GetTimeoutError, RayError
 
 from nightpress.jobs.dispatch.actor import CONTROL, ActorLocation, RemoteActor
-from nightpress.jobs.dispatch.shard_queue import Piece
-from nightpress.pipelines.shards.runner import ShardBegun
+from nightpress.pipelines.shards.events import ShardBegun
 from nightpress.pipelines.shards.timeline import TimeSpent
+from nightpress.pipelines.shards.work import ShardWork
 
 ANSWER_S = 5.0
-"""How long an actor may take to say what it is doing."""
+"""How long an actor may take to answer a question about itself."""
+
+MAX_POLL_SHARE = 0.02
+"""The most of the driver's time that goes into polling."""
+
+MAX_PAUSE_S = 0.25
+"""The longest pause between two polls while there is news."""
 
 
 @dataclass
 class InFlightShard:
-    """A piece handed to an actor."""
+    """Work that was handed to an actor."""
 
-    piece: Piece
+    work: ShardWork
     stream: Any
+    """The actor's events, as a Ray generator."""
     is_copy: bool = False
-    """Whether another actor has the same piece."""
+    """Whether another actor has the same work."""
     begun_at: float | None = None
-    """When its actor came to it, by the monotonic clock; None while others are before it."""
+    """When the actor started on it, by the monotonic clock; None while it waits behind others."""
     heard_at: float = 0.0
+    """When the actor last reported on it, by the monotonic clock."""
     num_sampled: int = 0
     is_done: bool = False
-    """Whether its shard is committed, and only the end of its stream is to come."""
+    """Whether its shard is committed, so that only the end of its stream is missing."""
     was_left: bool = False
-    """Whether its actor was asked to stop before the end of it."""
-    turn: int = 0
-    """Its number among those of its actor."""
+    """Whether the actor stopped before the end of it, on request."""
+    ticket: int = 0
+    """Its number among everything its actor was handed."""
 
     @property
     def has_news(self) -> bool:
-        """Whether its stream has something to tell, be it its end."""
+        """Whether its stream has an event, an error or its end to deliver."""
         return bool(ray.wait([self.stream], timeout=0.0, fetch_local=False)[0])
 
-    def has_the_accelerator(self) -> bool:
-        """Whether its actor had come to sample it; asked when the actor is gone.
+    def reached_the_accelerator(self) -> bool:
+        """Whether a lost actor had started to sample it.
 
-        What was found in the store is told before that.
+        Reads the rest of the stream, in which the images found in the store come before that event.
         """
         while self.has_news:
             try:
@@ -59,7 +67,7 @@ class InFlightShard:
 
 
 class Startup:
-    """How long an actor has been busy since it has its place; waiting for one does not count."""
+    """How long an actor has been starting, not counting the time it waited to be placed."""
 
     def __init__(self, handle: RemoteActor) -> None:
         self._placed = handle.__ray_ready__.options(concurrency_group=CONTROL).remote()
@@ -67,14 +75,14 @@ class Startup:
 
     @property
     def is_placed(self) -> bool:
-        """Whether its process runs."""
+        """Whether the actor's process is running."""
         if self._since is None and ray.wait([self._placed], timeout=0.0, fetch_local=False)[0]:
             self._since = time.monotonic()
         return self._since is not None
 
     @property
     def seconds(self) -> float:
-        """Since its process was first seen to run."""
+        """Seconds since the process was first seen running."""
         return time.monotonic() - self._since if self.is_placed and self._since else 0.0
 
 
@@ -83,101 +91,105 @@ class Worker:
     """An actor as the driver sees it."""
 
     handle: RemoteActor
-    ready: Any
-    """The reference of `begin`; None once it has answered."""
+    pending_begin: Any
+    """The reference of the actor's `begin`; None once it has answered."""
     startup: Startup
-    home: ActorLocation | None = None
-    flights: list[InFlightShard] = field(default_factory=list)
-    """What it has in hand, the one being worked on first."""
-    leaving: bool = False
-    """Whether it takes nothing more."""
-    turns: Iterator[int] = field(default_factory=count)
-    """The numbers of what it will be handed."""
+    location: ActorLocation | None = None
+    held: list[InFlightShard] = field(default_factory=list)
+    """The work it was handed, current work first."""
+    is_leaving: bool = False
+    """Whether it is not given any more work."""
+    tickets: Iterator[int] = field(default_factory=count)
+    """The numbers of the work it will be handed."""
 
     @property
-    def takes_work(self) -> bool:
-        """Whether it may be given a shard."""
-        has_room = not any(flight.piece.alone for flight in self.flights)
-        return has_room and self.home is not None and not self.leaving
-
-    def begin_next(self) -> None:
-        """Note that it comes to its first flight now."""
-        if self.flights and self.flights[0].begun_at is None:
-            now = time.monotonic()
-            self.flights[0].begun_at = self.flights[0].heard_at = now
+    def accepts_work(self) -> bool:
+        """Whether it may be given work now."""
+        is_shared = not any(in_flight.work.isolated for in_flight in self.held)
+        return is_shared and self.location is not None and not self.is_leaving
 
     @property
-    def undone(self) -> list[InFlightShard]:
-        """What it has in hand and has not committed."""
-        return [flight for flight in self.flights if not flight.is_done]
+    def awaited(self) -> Any:
+        """The reference or stream that its next news comes from; None if none is expected."""
+        if self.pending_begin is not None:
+            return self.pending_begin
+        return self.current.stream if self.current is not None else None
 
-    def to_blame(self) -> InFlightShard | None:
-        """What it was sampling when it ended: the last flight that the accelerator had come to.
+    @property
+    def current(self) -> InFlightShard | None:
+        """The work that it is doing, if any."""
+        return self.held[0] if self.held else None
 
-        Those before it were being stored, those after it were waiting. It may be the one before
-        that, if the process had no time to send what it told last.
+    @property
+    def uncommitted(self) -> list[InFlightShard]:
+        """The work that it holds and has not committed."""
+        return [in_flight for in_flight in self.held if not in_flight.is_done]
+
+    def start_next(self) -> None:
+        """Note that it now starts on the first work that it holds."""
+        if self.current is not None and self.current.begun_at is None:
+            self.current.begun_at = self.current.heard_at = time.monotonic()
+
+    def find_culprit(self) -> InFlightShard | None:
+        """The work that a lost worker was sampling: the last that had reached the accelerator.
+
+        Work before it was being stored, work after it was waiting. The answer may be one too early
+        if the process had no time to send its last event.
         """
-        if not self.undone:
+        if not self.uncommitted:
             return None
-        begun = [flight for flight in self.undone[1:] if flight.has_the_accelerator()]
-        return begun[-1] if begun else self.undone[0]
+        begun = [each for each in self.uncommitted[1:] if each.reached_the_accelerator()]
+        return begun[-1] if begun else self.uncommitted[0]
 
     def drain(self) -> None:
-        """Have it finish the batch in hand, and take nothing more."""
-        self.leaving = True
-        if self.home is not None:
+        """Have it finish the current batch; it is not given any more work."""
+        self.is_leaving = True
+        if self.location is not None:
             self.handle.drain.remote()
 
-    def hangs(self) -> bool:
-        """Whether it is stuck in a batch of its first flight; who waits for a store is not."""
-        turn = self.flights[0].turn
+    def is_hung(self) -> bool:
+        """Whether it is stuck in a batch of its current work, rather than waiting for a store."""
+        ticket = self.held[0].ticket
         try:
-            sampling: bool = ray.get(self.handle.is_sampling.remote(turn), timeout=ANSWER_S)
+            sampling: bool = ray.get(self.handle.is_sampling.remote(ticket), timeout=ANSWER_S)
         except GetTimeoutError:
-            return True  # stuck so deep that it cannot even answer
+            return True  # so stuck that it cannot even answer
         except RayError:
             return False  # it is gone, as its stream will say
         return sampling
 
 
-def times_spent(workers: Sequence[Worker]) -> Iterator[TimeSpent]:
-    """What actors did with their time, of those that say so in `ANSWER_S`; asked all at once."""
-    asked = [worker.handle.time_spent.remote() for worker in workers]
-    ready, _ = ray.wait(asked, num_returns=len(asked), timeout=ANSWER_S)
-    for answer in ready:
-        with suppress(RayError):  # it is gone
-            yield ray.get(answer)
+class WorkerPoller:
+    """Finds the workers that have news, without spending much of the driver's time on it.
 
-
-LOOKING_SHARE = 0.02
-"""Of the driver's time, that goes into looking."""
-
-LONGEST_PAUSE_S = 0.25
-"""Between two looks at most, while there is something to tell."""
-
-
-class WorkerWatch:
-    """Looks no more often than keeps the cost of looking small: meanwhile news gather.
-
-    So each costs much the same among few streams and among many. A single one is heard at once.
+    A poll costs more the more workers there are, so it is followed by a pause in proportion to its
+    cost, during which news gathers. News of a single worker arrives at once.
     """
 
     def __init__(self) -> None:
         self._pause_s = 0.0
 
-    def ready(self, waiting: list[Any], timeout_s: float) -> list[Any]:
-        """Those that have something to tell; none, if for so long none has.
-
-        Args:
-            waiting: references, and streams that are taken from by nobody else; at least one.
-            timeout_s: beside the pause.
-        """
+    def with_news(self, workers: Sequence[Worker], timeout_s: float) -> list[Worker]:
+        """The workers that have news; none if none has any for `timeout_s` after the pause."""
+        by_reference = {each.awaited: each for each in workers if each.awaited is not None}
+        if not by_reference:
+            time.sleep(timeout_s)
+            return []
+        references = list(by_reference)
         began = time.thread_time()
         ready, _ = ray.wait(
-            waiting, num_returns=len(waiting), timeout=self._pause_s, fetch_local=False
+            references, num_returns=len(references), timeout=self._pause_s, fetch_local=False
         )
-        looked_s = time.thread_time() - began
-        self._pause_s = min(LONGEST_PAUSE_S, looked_s / LOOKING_SHARE)
+        self._pause_s = min(MAX_PAUSE_S, (time.thread_time() - began) / MAX_POLL_SHARE)
         if not ready:
-            ready, _ = ray.wait(waiting, num_returns=1, timeout=timeout_s, fetch_local=False)
-        return list(ready)
+            ready, _ = ray.wait(references, num_returns=1, timeout=timeout_s, fetch_local=False)
+        return [by_reference[reference] for reference in ready]
+
+
+def times_spent(workers: Sequence[Worker]) -> Iterator[TimeSpent]:
+    """Ask all workers at once how they spent their time; yields the answers within `ANSWER_S`."""
+    answers = [worker.handle.time_spent.remote() for worker in workers]
+    ready, _ = ray.wait(answers, num_returns=len(answers), timeout=ANSWER_S)
+    for answer in ready:
+        with suppress(RayError):  # the actor is gone
+            yield ray.get(answer)

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from nightpress.pipelines.shards.runner import BatchDone, ShardDone, ShardLeft
+from nightpress.pipelines.shards.events import BatchDone, ShardDone, ShardLeft
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 from collections import Counter
 
 from nightpress.jobs.progress.events import Event, RowSetAside, ShardRetried
-from nightpress.pipelines.shards.runner import BatchDone, ShardDone, ShardLeft
+from nightpress.pipelines.shards.events import BatchDone, ShardDone, ShardLeft
 
 FEWEST_JUDGED = 50
 """Images that must be done before a share of them says something."""

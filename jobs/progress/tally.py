@@ -12,7 +12,7 @@ from nightpress.jobs.progress.events import (
     RowSetAside,
     ShardRetried,
 )
-from nightpress.pipelines.shards.runner import BatchDone, ShardDone, ShardLeft
+from nightpress.pipelines.shards.events import BatchDone, ShardDone, ShardLeft
 
 
 @dataclass

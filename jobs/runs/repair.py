@@ -21,7 +21,7 @@ from nightpress.pipelines.run_directory.lease import Lease, held, require_free
 from nightpress.pipelines.run_directory.orphans import delete_orphans
 from nightpress.pipelines.run_directory.reader import Run
 from nightpress.pipelines.run_directory.record import refuse_changes
-from nightpress.pipelines.shards.runner import Amendment
+from nightpress.pipelines.shards.work import Amendment
 from nightpress.pipelines.storage import Store
 
 
@@ -117,7 +117,7 @@ def _made(
     store, record = run.store, run.record
     factory = actor_factory(spec)
     first = FirstActor(factory, spec.cluster.load_timeout_s, lease.require)
-    model = yield from first.described()
+    model = yield from first.start()
     refuse_changes(store, record.changes(spec, model, factory.device))
     num_images = sum(len(each.rows) for each in amendments.values())
     yield Planned(num_images=num_images, num_shards=len(amendments), num_done=0)
@@ -125,7 +125,7 @@ def _made(
     limit = FailureLimit(spec.cluster.max_failures)
     with stopping_for_good():
         with dispatching(store, record, factory, terms, lease, limit) as dispatcher:
-            dispatcher.fleet.adopt(first.handle)
+            dispatcher.pool.adopt(first.handle)
             for event in dispatcher.run(sorted(amendments), amendments):
                 limit.add(event)
                 yield event

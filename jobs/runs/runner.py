@@ -12,7 +12,7 @@ from nightpress.diffusion_core.models.loading import ModelSpec
 from nightpress.jobs.cluster.connection import alive_nodes, cluster, resolved_gpus, spread_map
 from nightpress.jobs.cluster.preflight import require_store_on_every_node
 from nightpress.jobs.dispatch.actor import ActorFactory
-from nightpress.jobs.dispatch.batch_size import decided, resolve_batch_size
+from nightpress.jobs.dispatch.batch_size import decide_batch_sizes, resolve_batch_size
 from nightpress.jobs.dispatch.config import DispatchConfig, dispatch_config_of
 from nightpress.jobs.dispatch.dispatcher import Dispatcher
 from nightpress.jobs.dispatch.first_actor import FirstActor
@@ -255,14 +255,14 @@ class _Press:
         """A new run: nothing is written before all of it is known to be right."""
         spec, factory = self.spec, actor_factory(self.spec, self._traced)
         first = self._first_actor(factory, lambda: require_still_free(store, free))
-        model = yield from first.described()
+        model = yield from first.start()
         yield from _thread_warning(factory)
         usual = resolve_batch_size(spec, factory.device)
-        loading = first.load(model.identity, usual)  # beside the planning
+        loading = first.begin_loading(model.identity, usual)  # beside the planning
         layout = check(spec, model, usual, mapper=planning_mapper(spec))
         # A model that does not load leaves nothing behind.
-        yield from first.loaded(loading, model.identity, usual)
-        sizes = yield from decided(spec, model, layout, first)
+        yield from first.finish_loading(loading, model.identity, usual)
+        sizes = yield from decide_batch_sizes(spec, model, layout, first)
         layout = cut_into_shards(spec, layout, sizes.largest)
         record = new_record(spec, model, factory.device, sizes, layout)
         with held(store, free) as lease:
@@ -273,7 +273,7 @@ class _Press:
     def _go_on(self, store: Store, record: RunRecord, lease: Lease) -> Iterator[Event]:
         factory = actor_factory(self.spec, self._traced)
         first = self._first_actor(factory, lease.require)
-        model = yield from first.described()
+        model = yield from first.start()
         yield from _thread_warning(factory)
         refuse_changes(store, record.changes(self.spec, model, factory.device))
         yield from _version_warnings(record)
@@ -317,13 +317,13 @@ class _Press:
         limit = FailureLimit(self.spec.cluster.max_failures)
         with dispatching(run.store, run.record, run.factory, terms, run.lease, limit) as dispatcher:
             if left:
-                dispatcher.fleet.adopt(run.first.handle)
+                dispatcher.pool.adopt(run.first.handle)
             try:
                 for event in dispatcher.run(left):
                     limit.add(event)
                     yield event
             finally:  # while they live: they end with their dispatcher
-                self.spent = dispatcher.fleet.time_spent()
+                self.spent = dispatcher.pool.time_spent()
 
 
 @contextmanager
@@ -348,7 +348,7 @@ def dispatching(
             rewrite_plan_part(record.spec, record.model, record.layout, store, shard)
 
         dispatcher = Dispatcher(
-            store, record, factory, terms, reason_to_stop=reason_to_stop, mend=mend
+            store, record, factory, terms, reason_to_stop=reason_to_stop, repair_plan=mend
         )
         with closing(dispatcher):
             yield dispatcher

@@ -1,7 +1,7 @@
-"""Batch sizes that fit: the run's own, until a batch of some kind was too large for the memory.
+"""Batch sizes that fit in memory: those of the run, made smaller where a batch did not fit.
 
-What was learnt is kept with the run, so that other workers and later starts need not learn it
-again. Knows nothing of what a batch is made of.
+Smaller sizes are stored with the run, so that other workers and later starts use them from the
+beginning.
 """
 
 import json
@@ -16,41 +16,41 @@ FOLDER = "batch"
 _SIZE_FILE = re.compile(r"batch/(\d+x\d+-(?:un)?guided)-(\d+)\.json")
 
 
-class WorkingSizes:
-    """The batch size of each kind of batch of one run.
+class BatchSizeFallback:
+    """The batch size that fits, for each kind of batch of a run.
 
     Args:
-        store: of the run.
-        sizes: those that it began with.
+        store: the run's store.
+        sizes: the batch sizes that the run began with.
     """
 
     def __init__(self, store: Store, sizes: BatchSizes) -> None:
         self._store = store
-        self._first = sizes
+        self._sizes = sizes
         self._smaller: dict[str, int] = {}
 
     def refresh(self) -> None:
-        """Read what others have learnt."""
+        """Read the smaller sizes that other workers have stored."""
         for name in self._store.list(FOLDER):
             match = _SIZE_FILE.fullmatch(name)
             if match:
-                self._note(match.group(1), int(match.group(2)))
+                self._lower(match.group(1), int(match.group(2)))
 
-    def of(self, params: SamplingParams) -> int:
-        """The size that a batch with these settings has."""
+    def size_for(self, params: SamplingParams) -> int:
+        """The size of a batch with these settings."""
         kind = ImageKind.of(params)
-        first = self._first.of(kind)
-        return min(first, self._smaller.get(kind.name, first))
+        planned = self._sizes.of(kind)
+        return min(planned, self._smaller.get(kind.name, planned))
 
-    def halve(self, params: SamplingParams, failed: int) -> int:
-        """Learn that `failed` images at once were too many; returns what is tried instead."""
+    def halve(self, params: SamplingParams, too_large: int) -> int:
+        """Record that `too_large` images did not fit; returns the size to try instead."""
         self.refresh()
-        kind, size = ImageKind.of(params).name, max(1, failed // 2)
-        if self.of(params) > size:
-            facts = {"kind": kind, "batch_size": size, "too_large": failed}
+        kind, size = ImageKind.of(params).name, max(1, too_large // 2)
+        if self.size_for(params) > size:
+            facts = {"kind": kind, "batch_size": size, "too_large": too_large}
             self._store.create(f"{FOLDER}/{kind}-{size}.json", json.dumps(facts).encode())
-            self._note(kind, size)
-        return self.of(params)
+            self._lower(kind, size)
+        return self.size_for(params)
 
-    def _note(self, kind: str, size: int) -> None:
+    def _lower(self, kind: str, size: int) -> None:
         self._smaller[kind] = min(size, self._smaller.get(kind, size))

@@ -1,4 +1,4 @@
-"""Batches: rows of equal sampling settings, never more than a batch holds."""
+"""Batches: planned images grouped by their sampling settings and cut to the batch size."""
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
@@ -11,7 +11,7 @@ from nightpress.pipelines.records import PLAN_SCHEMA
 
 @dataclass(frozen=True)
 class PlannedImage:
-    """One row of the plan, less its carried columns."""
+    """One row of the plan, without its carried columns."""
 
     image_id: str
     id: str
@@ -31,7 +31,7 @@ class PlannedImage:
 
     @property
     def params(self) -> SamplingParams:
-        """The settings that a whole batch must share."""
+        """The settings that all images of a batch share."""
         return SamplingParams(
             width=self.width,
             height=self.height,
@@ -44,7 +44,7 @@ class PlannedImage:
 
     @property
     def request(self) -> ImageRequest:
-        """What this image alone asks of the sampler."""
+        """The part of the sampler's input that differs from image to image."""
         return ImageRequest(
             prompt=self.prompt,
             negative_prompt=self.negative_prompt,
@@ -59,9 +59,10 @@ def planned_images(rows: pa.Table) -> list[PlannedImage]:
 
 
 def shared_settings(settings: SamplingParams, supports_per_image_guidance: bool) -> SamplingParams:
-    """What the images of a batch have in common: all settings, or all but the guidance scale.
+    """The settings by which images are grouped into batches.
 
-    Even then guided images share none with others: each of them is sampled twice.
+    Where a model supports guidance per image, guidance scales may differ within a batch. Guided and
+    unguided images still go into different batches, because a guided image is sampled twice.
     """
     if not supports_per_image_guidance:
         return settings
@@ -73,15 +74,16 @@ def batches(
     size: Callable[[PlannedImage], int],
     supports_per_image_guidance: bool = False,
 ) -> Iterator[list[PlannedImage]]:
-    """Cut images into batches of equal settings; the last one of each setting may be short.
+    """Cut images into batches of equal settings; the last batch of each setting may be short.
 
-    A short batch is sampled in the shape of a whole one, padded: only so are an image's bits the
-    same beside any others.
+    The sampler pads a short batch to the full size, so that an image's bits do not depend on how
+    many others share its batch.
 
     Args:
-        images: in order; LoRAs, and settings with each, come in that of their first images.
-        size: how many the batch of an image holds, asked anew for each batch.
-        supports_per_image_guidance: whether images whose guidance scales differ may share one, if all have some.
+        images: in plan order; LoRAs, and the settings of each LoRA, keep the order of their first
+            image.
+        size: the batch size for an image; called again for each batch, since it may shrink.
+        supports_per_image_guidance: whether guidance scales may differ within a batch.
     """
     groups: dict[tuple[SamplingParams, int], list[PlannedImage]] = {}
     for image in images:
@@ -89,24 +91,24 @@ def batches(
         groups.setdefault((settings, size(image)), []).append(image)
     for members in _by_lora(groups.values()):
         while members:
-            number = size(members[0])
-            yield members[:number]
-            members = members[number:]
+            batch_size = size(members[0])
+            yield members[:batch_size]
+            members = members[batch_size:]
 
 
 def _by_lora(groups: Iterable[list[PlannedImage]]) -> Iterator[list[PlannedImage]]:
-    """Groups with one LoRA and scale behind each other, so that it is switched once."""
-    together: dict[tuple[str | None, float | None], list[list[PlannedImage]]] = {}
+    """Order groups so that those with the same LoRA and scale follow each other."""
+    by_lora: dict[tuple[str | None, float | None], list[list[PlannedImage]]] = {}
     for members in groups:
-        together.setdefault((members[0].lora, members[0].lora_scale), []).append(members)
-    for alike in together.values():
-        yield from alike
+        by_lora.setdefault((members[0].lora, members[0].lora_scale), []).append(members)
+    for same_lora in by_lora.values():
+        yield from same_lora
 
 
-def with_the_next(
+def with_next(
     cut: Iterable[list[PlannedImage]],
 ) -> Iterator[tuple[list[PlannedImage], list[PlannedImage]]]:
-    """Each batch and the one after it, which is empty after the last; one is asked for ahead."""
+    """Pair each batch with the one after it, an empty one after the last; reads one ahead."""
     coming = iter(cut)
     batch = next(coming, None)
     while batch is not None:

@@ -1,4 +1,10 @@
-"""Overlap inside one actor: turns on the accelerator, prompt prefetch, and hand-off of events."""
+"""Overlap inside one actor, which keeps its accelerator busy.
+
+Shards run side by side but sample one at a time, in the order of their tickets (`TicketLock`). The
+prompts of the next batch are encoded while this one is sampled (`PromptPrefetcher`). A shard runs
+in a thread of its own and hands its events off, so that a slow listener does not hold it up
+(`handed_off`).
+"""
 
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -13,70 +19,70 @@ from nightpress.pipelines.shards.batching import PlannedImage
 
 
 class TicketLock:
-    """Numbered turns: each begins when all before it have ended."""
+    """A lock that serves numbered tickets one at a time, in order."""
 
     def __init__(self) -> None:
-        self._condition = threading.Condition()
-        self._given = self._current = 0
-        self._ended: set[int] = set()
+        self._changed = threading.Condition()
+        self._next_number = self._serving = 0
+        self._released: set[int] = set()
 
     @contextmanager
-    def taken(self, number: int | None = None) -> Iterator[int]:
-        """Have a turn until the block ends.
+    def ticket(self, number: int | None = None) -> Iterator[int]:
+        """Hold a ticket, and release it when the block ends.
 
         Args:
-            number: from 0, where others say in which order they come; each number is had once,
-                and none is left out. Unless given, they come in the order in which they ask.
+            number: the ticket's number, if the caller assigns them: from 0, each exactly once and
+                without gaps. By default tickets are numbered in the order in which they are taken.
         """
         if number is None:
-            with self._condition:
-                number, self._given = self._given, self._given + 1
+            with self._changed:
+                number, self._next_number = self._next_number, self._next_number + 1
         try:
             yield number
         finally:
-            self.end(number)
+            self.release(number)
 
     @property
-    def current(self) -> int:
-        """The turn that has come."""
-        with self._condition:
-            return self._current
+    def serving(self) -> int:
+        """The ticket that has the lock."""
+        with self._changed:
+            return self._serving
 
     def wait(self, number: int) -> None:
-        """Return when its turn has come."""
-        with self._condition:
-            self._condition.wait_for(lambda: self._current >= number)
+        """Block until a ticket has the lock."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._serving >= number)
 
-    def end(self, number: int) -> None:
-        """Let the next one begin; also of a turn that was not waited for, or has ended."""
-        with self._condition:
-            if number >= self._current:
-                self._ended.add(number)
-            while self._current in self._ended:
-                self._ended.remove(self._current)
-                self._current += 1
-            self._condition.notify_all()
+    def release(self, number: int) -> None:
+        """Give a ticket up, whether or not it was served yet; does nothing the second time."""
+        with self._changed:
+            if number >= self._serving:
+                self._released.add(number)
+            while self._serving in self._released:
+                self._released.remove(self._serving)
+                self._serving += 1
+            self._changed.notify_all()
 
 
 class PromptPrefetcher:
-    """One thread, which has the sampler encode what it is told of, in that order."""
+    """Encodes prompts ahead of their batches, in one thread."""
 
     def __init__(self, sampler: Sampler) -> None:
         self._sampler = sampler
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="prompts")
 
-    def begin(self, batch: Sequence[PlannedImage]) -> None:
-        """Encode the prompts of a batch, and do not wait for it; nothing to do for an empty one.
+    def prefetch(self, batch: Sequence[PlannedImage]) -> None:
+        """Start to encode the prompts of a batch, which may be empty, and return at once.
 
-        What fails here fails again where the batch is sampled, and is told there, row by row: so
-        the outcome is nobody's to ask for, and the thread goes on.
+        Errors are dropped: they occur again when the batch is sampled, and are handled there row by
+        row.
         """
         if batch:
             requests = [image.request for image in batch]
             self._thread.submit(self._sampler.prepare, requests, batch[0].params)
 
     def close(self) -> None:
-        """End the thread; what is in hand is finished, and nothing else begun."""
+        """Finish the batch being encoded, drop those that wait, and end the thread."""
         self._thread.shutdown(cancel_futures=True)
 
 
@@ -84,47 +90,49 @@ T = TypeVar("T")
 
 
 class _End:
-    """The end of what is told, and the error in it, if it ended in one."""
+    """The end of an iterator, with the error that ended it, if any."""
 
     def __init__(self, error: BaseException | None) -> None:
         self.error = error
 
 
-def relayed(work: Iterator[T], weighty: Callable[[T], bool] = lambda each: False) -> Iterator[T]:
-    """What an iterator yields, in order, and the error that it ends in.
+def handed_off(
+    work: Iterator[T], needs_ack: Callable[[T], bool] = lambda item: False
+) -> Iterator[T]:
+    """Run an iterator in a thread; yields its items in order and raises the error that ends it.
 
-    It is not held up by whoever takes from this one, and runs to its end even if nobody does.
+    The thread does not wait for the consumer, and runs to the end even if the consumer stops early.
 
     Args:
-        work: goes on in a thread.
-        weighty: of what it yields, whether it goes on only when that was taken, and more asked for:
-            if the process ends of what comes then, this must be known.
+        work: the iterator to run.
+        needs_ack: picks the items after which the thread pauses until the consumer has asked for
+            the next one: items that must not get lost if what follows ends the process.
     """
-    told: SimpleQueue[T | _End] = SimpleQueue()
-    taken, alone = Event(), Event()
+    items: SimpleQueue[T | _End] = SimpleQueue()
+    acknowledged, consumer_left = Event(), Event()
 
-    def go_on() -> None:
+    def run() -> None:
         error: BaseException | None = None
         try:
-            for each in work:
-                taken.clear()
-                told.put(each)
-                if weighty(each) and not alone.is_set():
-                    taken.wait()
+            for item in work:
+                acknowledged.clear()
+                items.put(item)
+                if needs_ack(item) and not consumer_left.is_set():
+                    acknowledged.wait()
         except BaseException as raised:
             error = raised
-        told.put(_End(error))
+        items.put(_End(error))
 
-    thread = Thread(target=go_on, name="shard")
+    thread = Thread(target=run, name="shard")
     thread.start()
     try:
-        while not isinstance(each := told.get(), _End):
-            yield each
-            if weighty(each):
-                taken.set()
+        while not isinstance(item := items.get(), _End):
+            yield item
+            if needs_ack(item):
+                acknowledged.set()
     finally:
-        alone.set()
-        taken.set()
+        consumer_left.set()
+        acknowledged.set()
         thread.join()
-    if each.error is not None:
-        raise each.error
+    if item.error is not None:
+        raise item.error

@@ -1,7 +1,4 @@
-"""Reproduce: one image from what it says of itself, and how near the new one comes.
-
-Knows nothing of runs: the image file is all it is given, and a model that is loaded.
-"""
+"""Reproduce one image from its embedded metadata, and measure how close the new image comes."""
 
 import json
 from dataclasses import dataclass
@@ -15,53 +12,53 @@ from nightpress.diffusion_core.models.loading import LoadedModel
 from nightpress.diffusion_core.models.lora_files import LoraInfo
 from nightpress.diffusion_core.sampling.request import ImageRequest, SamplingParams
 from nightpress.diffusion_core.sampling.sampler import Sampler
-from nightpress.diffusion_core.theory.psnr import psnr_db
+from nightpress.diffusion_core.theory.psnr import image_psnrs_db
 from nightpress.pipelines.image_files.encoding import decoded, encode, opened
 from nightpress.pipelines.job.sections import ImagesSpec
 from nightpress.pipelines.records import ImageFacts
 
-MOST = {"width": 16_384, "height": 16_384, "num_inference_steps": 10_000, "batch_size": 1024}
-"""What no image goes beyond."""
+MAXIMUM = {"width": 16_384, "height": 16_384, "num_inference_steps": 10_000, "batch_size": 1024}
+"""The largest values that embedded metadata may have."""
 
 
 @dataclass(frozen=True)
 class Reproduction:
-    """How an image compares with the one that it was made again as."""
+    """How a reproduced image compares with the original."""
 
     same_file: bool
-    """Byte for byte."""
+    """Whether the files are equal byte for byte."""
     same_pixels: bool
     max_difference: int
-    """Of 255, over all pixels and channels."""
+    """The largest difference of any pixel in any channel, out of 255."""
     psnr_db: float | None
-    """Peak signal-to-noise ratio; None where the pixels are the same."""
+    """Peak signal-to-noise ratio; None if the pixels are the same."""
 
     def __str__(self) -> str:
-        """In words."""
+        """The comparison in words."""
         if self.same_file:
             return "bit-exact: the same file"
         if self.same_pixels:
-            return "bit-exact pixels; the file around them differs"
+            return "bit-exact pixels, but a different file"
         return f"differs by at most {self.max_difference} of 255, PSNR {self.psnr_db:.1f} dB"
 
 
 def reproduce(
     data: bytes, facts: ImageFacts, model: LoadedModel, images: ImagesSpec
 ) -> tuple[Reproduction, bytes]:
-    """Make an image again and compare.
+    """Make an image again and compare it with the original.
 
     Args:
-        data: the image file.
-        facts: what it says of itself.
-        model: the one that it names.
-        images: format and quality of the file.
+        data: the original image file.
+        facts: its embedded metadata.
+        model: the model that the metadata names.
+        images: format and quality of the new file.
 
     Returns:
-        The comparison, and the new file.
+        The comparison and the new file.
 
     Raises:
-        ValueError: the file is no whole image, or has another size than it says.
-        ModelError: it has other LoRAs than the model.
+        ValueError: the file is not an intact image, or its size is not the one in its metadata.
+        ModelError: the image was made with other LoRAs than the model has.
     """
     require_size(data, facts)
     sampler = Sampler(model, facts.batch_size)
@@ -82,76 +79,82 @@ def reproduce(
     return compare(data, again), again
 
 
-def own_lora(facts: ImageFacts, num_of_all: int) -> LoraInfo | None:
-    """The LoRA that an image's row named, behind those that work on every image of its run.
+def own_lora(facts: ImageFacts, num_shared: int) -> LoraInfo | None:
+    """The LoRA that the image's own row names, if any.
+
+    Args:
+        facts: lists the LoRAs of the run first, then that of the row.
+        num_shared: how many LoRAs the run applies to every image.
 
     Raises:
-        ModelError: there are others than these.
+        ModelError: the image does not have `num_shared` LoRAs and at most one more.
     """
-    own = facts.loras[num_of_all:]
-    if len(facts.loras) < num_of_all or len(own) > 1:
+    own = facts.loras[num_shared:]
+    if len(facts.loras) < num_shared or len(own) > 1:
         raise ModelError(
-            f"it was made with {len(facts.loras)} LoRAs, and of its run {num_of_all} work on "
-            "every image, and one or none on the images of a row"
+            f"the image was made with {len(facts.loras)} LoRAs, but its run applies {num_shared} "
+            "to every image and at most one more to the images of a row"
         )
     return own[0] if own else None
 
 
 def require_sound(facts: ImageFacts) -> ImageFacts:
-    """The facts, which anybody may have written, if they can be those of an image.
+    """Check embedded metadata, which anybody may have written; returns it.
 
     Raises:
-        ValueError: a value of another kind, or beyond what any run makes.
+        ValueError: a value has the wrong type or is out of range.
     """
     try:
         sound = TypeAdapter(ImageFacts).validate_json(json.dumps(facts.as_dict()), strict=True)
     except ValidationError as error:
         first = error.errors()[0]
-        place = ".".join(map(str, first["loc"]))
-        raise ValueError(f"what it says of itself is not sound: {place}: {first['msg']}") from error
-    for name, most in MOST.items():
+        key = ".".join(map(str, first["loc"]))
+        raise ValueError(f"invalid embedded metadata: {key}: {first['msg']}") from error
+    for name, most in MAXIMUM.items():
         value = getattr(sound, name)
         if not 1 <= value <= most:
-            raise ValueError(f"what it says of itself is not sound: {name} {value}, at most {most}")
+            raise ValueError(
+                f"invalid embedded metadata: {name} is {value}, allowed are 1 to {most}"
+            )
     try:
         SpeedSpec.from_text(sound.speed)
     except ValueError as error:
-        raise ValueError(f"what it says of itself is not sound: {error}") from error
+        raise ValueError(f"invalid embedded metadata: {error}") from error
     return sound
 
 
 def require_size(data: bytes, facts: ImageFacts) -> None:
-    """See, before any work, that an image file can be what it says of itself.
+    """Check that an image file has the size that its metadata states, without decoding it.
 
     Raises:
-        ValueError: it is no image, or has another size.
+        ValueError: the file is not an image, or has another size.
     """
     with opened(data) as image:
         width, height = image.size
     if (width, height) != (facts.width, facts.height):
         raise ValueError(
-            f"it has {width} x {height} pixels, and says that it was made with "
+            f"the image has {width} x {height} pixels, but its embedded metadata says "
             f"{facts.width} x {facts.height}"
         )
 
 
 def compare(data: bytes, again: bytes) -> Reproduction:
-    """Two image files.
+    """Compare two image files.
 
     Raises:
-        ValueError: the first is no whole image, or has another size.
+        ValueError: the first file is not an intact image, or the sizes differ.
     """
-    ours, theirs = _pixels(data), _pixels(again)
-    if ours.shape != theirs.shape:
-        raise ValueError(f"it has {_size(ours)} pixels and was made with {_size(theirs)}")
-    difference = np.abs(ours - theirs)
-    largest = int(difference.max())
-    mean_square = float((difference.astype(np.float64) ** 2).mean())
+    original, new = _pixels(data), _pixels(again)
+    if original.shape != new.shape:
+        raise ValueError(
+            f"the image has {_size(original)} pixels, but its model makes {_size(new)}"
+        )
+    largest = int(np.abs(original.astype(np.int16) - new).max())
     return Reproduction(
         same_file=data == again,
         same_pixels=not largest,
         max_difference=largest,
-        psnr_db=psnr_db(mean_square) if largest else None,
+        psnr_db=image_psnrs_db([original], [new])[0] if largest else None,
     )
 
 
@@ -160,5 +163,5 @@ def _size(pixels: np.ndarray) -> str:
 
 
 def _pixels(data: bytes) -> np.ndarray:
-    """(H, W, 3) int16, so that differences fit."""
-    return np.asarray(decoded(data).convert("RGB"), dtype=np.int16)
+    """(H, W, 3) uint8."""
+    return np.asarray(decoded(data).convert("RGB"))

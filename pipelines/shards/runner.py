@@ -1,22 +1,19 @@
-"""The whole story of one shard: look, sample, encode, store, commit.
+"""The whole story of one shard: find what is stored, sample the rest, encode, store, commit.
 
-Sampling runs in the calling thread. In threads beside it the prompts of the batch after it are
-encoded, and those before it are copied off the device, made into files and uploaded. Knows nothing
-of clusters: whoever calls it may be an actor or a test.
+Sampling runs in the calling thread. Other threads meanwhile encode the prompts of the next batch,
+and copy the images of earlier batches off the device, encode them and upload them.
 """
 
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import AbstractContextManager, nullcontext
+from itertools import chain
 
 import pyarrow as pa
 
-from nightpress.diffusion_core.acceleration.compilation import compilation_told
-from nightpress.diffusion_core.errors import DeviceError, OutOfMemory
-from nightpress.diffusion_core.sampling.sampler import Fault, SampledBatch, Sampler
+from nightpress.diffusion_core.sampling.sampler import Fault, Sampler
 from nightpress.pipelines.image_files.encoding import encode
 from nightpress.pipelines.records import FailureType, ImageRecord
 from nightpress.pipelines.run_directory.commit import (
@@ -28,47 +25,30 @@ from nightpress.pipelines.run_directory.commit import (
 )
 from nightpress.pipelines.run_directory.lease import FencingToken
 from nightpress.pipelines.run_directory.record import RunRecord
-from nightpress.pipelines.shards.batch_size_fallback import WorkingSizes
+from nightpress.pipelines.shards.attempt import Attempt, EncodedImage
+from nightpress.pipelines.shards.batch_sampler import BatchSampler, SampledImages, UnsampledImage
 from nightpress.pipelines.shards.batching import (
     PlannedImage,
     batches,
     planned_images,
-    with_the_next,
+    with_next,
 )
-from nightpress.pipelines.shards.outcomes import adopt, failed_record, image_facts
-from nightpress.pipelines.shards.overlap import PromptPrefetcher, TicketLock
-from nightpress.pipelines.shards.sinks import Attempt, Files, ImageSink, MadeImage, Packs
-from nightpress.pipelines.shards.timeline import Activity, Timeline
-from nightpress.pipelines.shards.work import (
-    Amendment,
+from nightpress.pipelines.shards.events import (
     BatchDone,
     BatchSampled,
-    SetAside,
     ShardBegun,
     ShardDone,
     ShardEvent,
     ShardLeft,
-    ShardWork,
 )
+from nightpress.pipelines.shards.overlap import PromptPrefetcher, TicketLock
+from nightpress.pipelines.shards.sinks import FileSink, ImageSink, PackSink
+from nightpress.pipelines.shards.timeline import Activity, Timeline
+from nightpress.pipelines.shards.work import ShardWork
 from nightpress.pipelines.storage import Store
 
-__all__ = [
-    "Amendment",
-    "BatchDone",
-    "BatchSampled",
-    "SetAside",
-    "ShardBegun",
-    "ShardDone",
-    "ShardEvent",
-    "ShardLeft",
-    "ShardRunner",
-    "ShardWork",
-    "fail_shard",
-    "shard_done",
-]
-
 PENDING_BATCHES = 2
-"""Batches that may wait for their upload before sampling waits for them."""
+"""How many batches may wait for their upload before sampling waits for them."""
 
 FAILURES = {
     Fault.NON_FINITE: FailureType.NON_FINITE,
@@ -78,7 +58,16 @@ FAILURES = {
 
 
 class ShardRunner:
-    """Runs shards of one run with one sampler, in one process."""
+    """Runs the shards of one run in one process, with one sampler.
+
+    Args:
+        store, record: of the run.
+        sampler: samples single batches.
+        worker: the name of this process in the metadata, `host:pid`.
+        fence: checked before every commit.
+        threads: how many threads encode and upload.
+        timeline: records what the process does; a new one by default.
+    """
 
     def __init__(
         self,
@@ -92,315 +81,236 @@ class ShardRunner:
     ) -> None:
         self.store = store
         self.record = record
-        self.sampler = sampler
-        self.worker = worker
+        self._supports_per_image_guidance = sampler.supports_per_image_guidance
+        self._worker = worker
         self._fence = fence
-        self._sizes = WorkingSizes(store, record.batch_sizes)
-        self._sizes.refresh()
-        self._recorded: dict[str, int] = {}
-        """Image id -> the size of the batch that it was made in, where its bytes are to return."""
         self._draining = threading.Event()
-        self._sampling = False
-        self.turns = TicketLock()
-        """In which the shards that are run at once are sampled."""
+        self.accelerator_lock = TicketLock()
+        """Lets the shards that run side by side sample one at a time."""
         self._attempts: dict[int, int] = {}
-        """Turn -> which attempt it is at its shard; of those in hand."""
-        self._prompts = PromptPrefetcher(sampler)
+        """Ticket -> attempt number, of the shards that are running."""
         self.timeline = timeline or Timeline(worker)
         self.timeline.switch(Activity.INPUT)
+        self._batch_sampler = BatchSampler(sampler, store, record, self.timeline)
+        self._prompts = PromptPrefetcher(sampler)
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="store")
 
     def close(self) -> None:
-        """End the threads; what they have in hand is finished first."""
+        """Finish what the threads are doing, and end them."""
         self._prompts.close()
         self._pool.shutdown()
 
-    def is_sampling(self, turn: int) -> bool:
-        """Whether it is in the middle of a batch of that turn, seen from any thread."""
-        return self._sampling and self.turns.current == turn
+    def is_sampling(self, ticket: int) -> bool:
+        """Whether the shard with this ticket is in the middle of a batch; asked from any thread."""
+        return self._batch_sampler.is_sampling and self.accelerator_lock.serving == ticket
 
     def drain(self) -> None:
-        """Have `run` end after the batch in hand; from any thread."""
+        """Make `run` stop after the current batch; called from any thread."""
         self._draining.set()
 
-    def run(self, work: ShardWork, turn: int | None = None) -> Iterator[ShardEvent]:
-        """Make a shard's missing images, then commit it.
+    def run(
+        self, work: ShardWork, rows: pa.Table, ticket: int | None = None
+    ) -> Iterator[ShardEvent]:
+        """Make the missing images of a shard, then commit it.
 
-        May run in several threads at once: they sample one after the other, in the order of their
-        turns, and read and store beside each other.
+        May run in several threads at once: shards are read and stored side by side, and sampled one
+        after the other in the order of their tickets.
 
         Args:
-            work: which shard, and what of it.
-            turn: one of `turns`, that the caller has; the next one unless given.
+            work: which rows to make, and how.
+            rows: the plan's rows, all of the shard.
+            ticket: a ticket of `accelerator_lock` that the caller holds; by default the next one.
 
         Raises:
             StoreError: the store failed for longer than its retries; nothing is committed.
             LeaseLost: another start has taken the run over; nothing is committed.
-            DeviceError: the accelerator failed; this process should make no more shards.
+            DeviceError: the accelerator failed; this process should not be given more shards.
         """
-        if turn is None:
-            with self.turns.taken() as next_turn:
-                yield from self.run(work, next_turn)
+        if ticket is None:
+            with self.accelerator_lock.ticket() as next_ticket:
+                yield from self.run(work, rows, next_ticket)
             return
-        self._attempts[turn] = work.attempt
+        self._attempts[ticket] = work.attempt
         try:
-            yield from self._run(work, turn)
+            yield from self._run(work, rows, ticket)
         finally:
-            del self._attempts[turn]
+            del self._attempts[ticket]
 
-    def _run(self, work: ShardWork, turn: int) -> Iterator[ShardEvent]:
-        recommits = work.amends is not None and work.amends.recommits
-        standing = None if recommits else read_commit_if_any(self.store, work.shard)
+    def _run(self, work: ShardWork, rows: pa.Table, ticket: int) -> Iterator[ShardEvent]:
+        standing = None if work.recommits else read_commit_if_any(self.store, work.shard)
         if standing is not None and work.amends is None:
-            yield shard_done(work.shard, standing)
+            yield ShardDone.of(work.shard, standing)
             return
-        numbers = range(len(work.rows)) if work.amends is None else work.amends.rows
-        images = planned_images(work.rows.take(list(numbers)))
-        aside = {row.row: row for row in work.set_aside}
+        numbers = range(len(rows)) if work.amends is None else work.amends.rows
+        images = planned_images(rows.take(list(numbers)))
         wanted = range(len(images))[work.start : work.stop]
-        keeper = self._keeper(work, standing)
-        found = keeper.found([images[n] for n in wanted])
-        made = {n: found[images[n].image_id] for n in wanted if images[n].image_id in found}
-        # What was set aside may have been stored by the attempt that its row was blamed for.
-        lost = [n for n in wanted if n in aside and n not in made]
-        made |= {n: self._set_aside(images[n], aside[n]) for n in lost}
+        attempt = Attempt(self.store, self.record, work, self._worker, self._fence)
+        sink = self._sink(attempt, standing)
+        made = _known_records(attempt, sink, {n: images[n] for n in wanted})
         if made:
-            yield _batch_done(work.shard, list(made.values()))
-        trying = [images[n] for n in wanted if n not in made]
-        self._prepare_first(trying, turn)
-        self.turns.wait(turn)
+            yield BatchDone.of(work.shard, list(made.values()))
+        missing = [images[n] for n in wanted if n not in made]
+        self._prefetch_first_batch(missing, ticket)
+        self.accelerator_lock.wait(ticket)
         yield ShardBegun(work.shard)
-        self._recorded = _batch_sizes(standing) if _replaces(work) else {}
-        places = {images[n].image_id: n for n in wanted}
-        for records, batch_s in self._make(trying, work, keeper, turn):
-            made |= {places[record.facts.image_id]: record for record in records}
-            done = _batch_done(work.shard, records, batch_s)
+        self._batch_sampler.begin_shard(_batch_sizes(standing) if work.replaces else {})
+        positions = {images[n].image_id: n for n in wanted}
+        for records, batch_s in self._make(missing, attempt, sink, ticket):
+            made |= {positions[record.facts.image_id]: record for record in records}
+            done = BatchDone.of(work.shard, records, batch_s)
             yield done if records else BatchSampled(work.shard, batch_s)
         if len(made) < len(wanted):
             yield ShardLeft(work.shard)
         elif work.commits:
-            yield self._commit({numbers[n]: made[n] for n in wanted}, work, keeper)
+            yield self._commit({numbers[n]: made[n] for n in wanted}, attempt, sink, rows)
 
-    def _prepare_first(self, images: list[PlannedImage], turn: int) -> None:
-        """Encode the prompts of a shard's first batch, while another shard is being sampled.
-
-        Not beside a shard that is tried again, or for one: if its process ends of a prompt, the
-        shard that is sampled is blamed, which may be innocent once, but not row by row.
-        """
-        in_hand = dict(self._attempts)
-        known = all(earlier in in_hand for earlier in range(self.turns.current, turn))
-        if known and set(in_hand.values()) == {1}:
-            cut = batches(
-                images, lambda i: self._sizes.of(i.params), self.sampler.supports_per_image_guidance
-            )
-            self._prompts.begin(next(cut, []))
-
-    def _commit(
-        self, made: Mapping[int, ImageRecord], work: ShardWork, keeper: ImageSink
-    ) -> ShardDone:
-        if self.record.spec.images.is_packed and work.amends is None:
-            standing = read_commit_if_any(self.store, work.shard)
-            if standing is not None:  # somebody was faster, and a second pack would be a stray
-                return shard_done(work.shard, standing)
-        records = keeper.settled(made, work.rows)
-        if self._fence is not None:
-            self._fence.require(self.store)
-        if work.amends is not None and not work.amends.recommits:
-            part = amend_commit(self.store, work.shard, records, self._fence)
-            return shard_done(work.shard, part.take(list(work.amends.rows)))
-        part = metadata_part(list(records.values()), work.rows)
-        if work.amends is None:
-            part = commit_shard(self.store, work.shard, part)
-        else:
-            recommit_shard(self.store, work.shard, part, self._fence)
-        return shard_done(work.shard, part)
-
-    def _set_aside(self, image: PlannedImage, row: SetAside) -> ImageRecord:
-        return failed_record(
-            image, self.record, row.attempts, self.worker, row.error_type, row.error
-        )
-
-    def _keeper(self, work: ShardWork, standing: pa.Table | None) -> ImageSink:
-        """Where the images of this attempt go."""
-        recommits = work.amends is not None and work.amends.recommits
-        attempt = Attempt(
-            store=self.store,
-            record=self.record,
-            shard=work.shard,
-            number=work.attempt,
-            worker=self.worker,
-            fence=self._fence,
-            replaces=_replaces(work),
-            recommits=recommits,
-        )
+    def _sink(self, attempt: Attempt, standing: pa.Table | None) -> ImageSink:
         packing = self.record.spec.images.packing
         if packing == "none":
-            return Files(attempt, work.look_first, self._pool)
-        return Packs(attempt, packing, standing)
+            return FileSink(attempt, self._pool)
+        return PackSink(attempt, packing, standing)
+
+    def _prefetch_first_batch(self, images: list[PlannedImage], ticket: int) -> None:
+        """Encode the prompts of a shard's first batch while another shard is being sampled.
+
+        Only if every shard from that one to this is at its first attempt. A prompt that ends the
+        process is blamed on the shard being sampled: an innocent shard can bear that once, but not
+        when it is retried, perhaps row by row.
+        """
+        attempts = dict(self._attempts)
+        earlier = range(self.accelerator_lock.serving, ticket)
+        if all(number in attempts for number in earlier) and set(attempts.values()) == {1}:
+            size = self._batch_sampler.planned_size
+            cut = batches(images, size, self._supports_per_image_guidance)
+            self._prompts.prefetch(next(cut, []))
 
     def _make(
-        self, images: list[PlannedImage], work: ShardWork, keeper: ImageSink, turn: int
+        self, images: list[PlannedImage], attempt: Attempt, sink: ImageSink, ticket: int
     ) -> Iterator[tuple[list[ImageRecord], float]]:
-        """Sample batch after batch, while the threads store the ones before.
+        """Sample batch after batch, while the threads store the earlier ones.
 
-        Yields after each batch what is stored by then, if anything is, and what the batch took.
+        Yields after each batch the records that are complete by then, if any, and the seconds that
+        the batch took to sample.
         """
-        pending: deque[list[Future[ImageRecord]]] = deque()
-        cut = batches(images, self._size_of, self.sampler.supports_per_image_guidance)
+
+        def submit(outcome: SampledImages | UnsampledImage) -> list[Future[ImageRecord]]:
+            return self._submit(outcome, attempt, sink)
+
+        sampler, pending = self._batch_sampler, deque[list[Future[ImageRecord]]]()
+        cut = batches(images, sampler.size_for, self._supports_per_image_guidance)
         try:
-            for batch, following in with_the_next(cut):
+            for batch, following in with_next(cut):
                 if self._draining.is_set():
                     break
-                self._prompts.begin(following)
+                self._prompts.prefetch(following)
                 clock = time.perf_counter()
                 self.timeline.switch(Activity.BUSY)
-                pending.append(self._sample(batch, work, keeper))
+                # map, unlike a loop variable, does not keep pixels alive while more are sampled.
+                pending.append(list(chain.from_iterable(map(submit, sampler.sample(batch)))))
                 self.timeline.switch(Activity.OUTPUT)
                 batch_s = time.perf_counter() - clock
                 full = len(pending) > PENDING_BATCHES
                 yield [future.result() for future in pending.popleft()] if full else [], batch_s
         finally:
             self.timeline.switch(Activity.INPUT)
-            self.turns.end(turn)
+            self.accelerator_lock.release(ticket)
         while pending:
             yield [future.result() for future in pending.popleft()], 0.0
 
-    def _sample(
-        self, batch: list[PlannedImage], work: ShardWork, keeper: ImageSink
+    def _submit(
+        self, outcome: SampledImages | UnsampledImage, attempt: Attempt, sink: ImageSink
     ) -> list[Future[ImageRecord]]:
-        """Sample a batch; one that fails as a whole, in smaller ones or each image alone."""
-        params = batch[0].params
-        size = self._size_of(batch[0])
-        if len(batch) > size:  # it was cut before a smaller size was learnt
-            return self._sample_in(batch, size, work, keeper)
-        started_at, clock = time.time(), time.perf_counter()
-        too_large = broken = ""  # words alone: a traceback holds on to what fills the memory
-        try:
-            sampled = self._sampled(batch, size)
-        except OutOfMemory as error:
-            too_large = str(error)
-        except DeviceError:
-            raise
-        except Exception as error:  # whatever a row does to the model, it must fail alone
-            broken = f"{type(error).__name__}: {error}"
-        if too_large and size > 1:
-            self._recorded.clear()
-            return self._sample_in(batch, self._sizes.halve(params, size), work, keeper)
-        if too_large:
-            return [self._failed(batch[0], work, FailureType.OUT_OF_MEMORY, too_large)]
-        if broken and len(batch) > 1:
-            return self._sample_in(batch, 1, work, keeper)
-        if broken:
-            return [self._failed(batch[0], work, FailureType.SAMPLING, broken)]
-        share_s = (time.perf_counter() - clock) / len(batch)
+        """Have the threads encode and store what was sampled."""
+        if isinstance(outcome, UnsampledImage):
+            failure = outcome.image, outcome.error_type, outcome.error
+            return [self._pool.submit(attempt.failed, *failure)]
         return [
-            self._pool.submit(
-                self._keep, image, sampled, i, size, work, keeper, started_at, share_s
-            )
-            for i, image in enumerate(batch)
+            self._pool.submit(self._encode_and_store, outcome, index, attempt, sink)
+            for index in range(len(outcome.images))
         ]
 
-    def _sampled(self, batch: Sequence[PlannedImage], size: int) -> SampledBatch:
-        self._sampling = True
-        try:
-            with self._compiling():
-                return self.sampler.sample(
-                    [image.request for image in batch], batch[0].params, size
-                )
-        finally:
-            self._sampling = False
-
-    def _compiling(self) -> AbstractContextManager[None]:
-        """Where torch may compile, have the timeline say when it does."""
-        if self.record.spec.model.speed.compile is None:
-            return nullcontext()
-        switch = self.timeline.switch
-        return compilation_told(lambda: switch(Activity.COMPILING), lambda: switch(Activity.BUSY))
-
-    def _size_of(self, image: PlannedImage) -> int:
-        return self._recorded.get(image.image_id) or self._sizes.of(image.params)
-
-    def _sample_in(
-        self, images: list[PlannedImage], size: int, work: ShardWork, keeper: ImageSink
-    ) -> list[Future[ImageRecord]]:
-        """Sample images of equal settings, so many at a time."""
-        parts = (images[start : start + size] for start in range(0, len(images), size))
-        return [future for part in parts for future in self._sample(part, work, keeper)]
-
-    def _failed(
-        self, image: PlannedImage, work: ShardWork, error_type: FailureType, error: str
-    ) -> Future[ImageRecord]:
-        failed = self.failure(image, work.attempt, error_type, error)
-        return self._pool.submit(lambda: failed)
-
-    def _keep(
-        self,
-        image: PlannedImage,
-        sampled: SampledBatch,
-        index: int,
-        batch_size: int,
-        work: ShardWork,
-        keeper: ImageSink,
-        started_at: float,
-        sampling_s: float,
+    def _encode_and_store(
+        self, sampled: SampledImages, index: int, attempt: Attempt, sink: ImageSink
     ) -> ImageRecord:
-        """Encode and store one sampled image; runs in a thread."""
-        fault = sampled.faults[index]
+        image, fault = sampled.images[index], sampled.batch.faults[index]
         if fault is not None:
-            return self.failure(image, work.attempt, FAILURES[fault], fault.value)
-        facts = image_facts(image, self.record, batch_size)
-        pixels = sampled.pixels[index]  # a device that fails here ends the shard, not the image
+            return attempt.failed(image, FAILURES[fault], fault.value)
+        facts = attempt.facts(image, sampled.batch_size)
+        pixels = sampled.batch.pixels[index]  # a device error here ends the shard, not the image
         try:
             data = encode(pixels, facts, self.record.spec.images)
         except Exception as error:  # whatever an image does to its encoder, it must fail alone
             reason = f"{type(error).__name__}: {error}"
-            return self.failure(image, work.attempt, FailureType.ENCODING, reason)
-        return keeper.keep(MadeImage(image, facts, data, started_at, sampling_s))
+            return attempt.failed(image, FailureType.ENCODING, reason)
+        return sink.store(EncodedImage(image, facts, data, sampled.started_at, sampled.sampling_s))
 
-    def failure(
-        self, image: PlannedImage, attempts: int, error_type: FailureType, error: str
-    ) -> ImageRecord:
-        """The record of an image that cannot be made."""
-        return failed_record(image, self.record, attempts, self.worker, error_type, error)
+    def _commit(
+        self, made: Mapping[int, ImageRecord], attempt: Attempt, sink: ImageSink, rows: pa.Table
+    ) -> ShardDone:
+        shard, amends = attempt.work.shard, attempt.work.amends
+        if self.record.spec.images.is_packed and amends is None:
+            standing = read_commit_if_any(self.store, shard)
+            if standing is not None:  # another attempt was faster; a second pack would be an orphan
+                return ShardDone.of(shard, standing)
+        records = sink.flush(made, rows)
+        if self._fence is not None:
+            self._fence.require(self.store)
+        if amends is not None and not amends.recommits:
+            part = amend_commit(self.store, shard, records, self._fence)
+            return ShardDone.of(shard, part.take(list(amends.rows)))
+        part = metadata_part(list(records.values()), rows)
+        if amends is None:
+            part = commit_shard(self.store, shard, part)
+        else:
+            recommit_shard(self.store, shard, part, self._fence)
+        return ShardDone.of(shard, part)
+
+
+def _known_records(
+    attempt: Attempt, sink: ImageSink, images: Mapping[int, PlannedImage]
+) -> dict[int, ImageRecord]:
+    """The records of images that need not be sampled: found by the sink, or set aside.
+
+    A row that was set aside may have been stored by the attempt that it was blamed for.
+
+    Args:
+        images: row -> image.
+    """
+    found = sink.find(list(images.values()))
+    known = {n: found[image.image_id] for n, image in images.items() if image.image_id in found}
+    for row in attempt.work.set_aside:
+        if row.row in images and row.row not in known:
+            known[row.row] = attempt.set_aside(images[row.row], row)
+    return known
 
 
 def _batch_sizes(part: pa.Table | None) -> dict[str, int]:
-    """Image id -> the size of its batch, of a metadata part."""
+    """Image id -> the size of its batch, in a metadata part."""
     if part is None:
         return {}
     ids, sizes = (part.column(name).to_pylist() for name in ("image_id", "batch_size"))
     return dict(zip(ids, sizes, strict=True))
 
 
-def _replaces(work: ShardWork) -> bool:
-    return work.amends is not None and work.amends.replaces
-
-
 def fail_shard(
-    store: Store, record: RunRecord, work: ShardWork, error_type: FailureType, error: str
+    store: Store,
+    record: RunRecord,
+    work: ShardWork,
+    rows: pa.Table,
+    error_type: FailureType,
+    error: str,
 ) -> ShardDone:
-    """Commit a shard that no worker survives: what is not in the store is failed."""
+    """Commit a shard that no worker survives: images that are not in the store are failed.
+
+    Args:
+        rows: the plan's rows, all of the shard.
+    """
+    attempt = Attempt(store, record, work, worker="driver")
     packed = record.spec.images.is_packed
     records = [
-        (None if packed else adopt(store, record, image, work.attempt, "driver", time.time()))
-        or failed_record(image, record, work.attempt, "driver", error_type, error)
-        for image in planned_images(work.rows)
+        (None if packed else attempt.adopt_file(image, time.time()))
+        or attempt.failed(image, error_type, error)
+        for image in planned_images(rows)
     ]
-    part = metadata_part(records, work.rows)
-    return shard_done(work.shard, commit_shard(store, work.shard, part))
-
-
-def shard_done(shard: int, part: pa.Table) -> ShardDone:
-    """The counts of a committed metadata part."""
-    statuses = part.column("status").to_pylist()
-    return ShardDone(shard, statuses.count("ok"), statuses.count("failed"))
-
-
-def _batch_done(shard: int, records: Sequence[ImageRecord], batch_s: float = 0.0) -> BatchDone:
-    return BatchDone(
-        shard=shard,
-        num_ok=sum(record.status == "ok" for record in records),
-        num_failed=sum(record.status == "failed" for record in records),
-        num_sampled=sum(record.sampling_s is not None for record in records),
-        batch_s=batch_s,
-    )
+    part = metadata_part(records, rows)
+    return ShardDone.of(work.shard, commit_shard(store, work.shard, part))

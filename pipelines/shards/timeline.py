@@ -1,6 +1,6 @@
-"""Where a worker's time goes: sampling, or waiting for what comes before it and after it.
+"""Where a worker's time goes: loading, sampling, or waiting for input or output.
 
-At every moment a worker does exactly one of these, so that they add up to its life.
+A worker has exactly one activity at a time, so the activities add up to its lifetime.
 """
 
 import threading
@@ -12,28 +12,28 @@ from enum import StrEnum
 
 
 class Activity(StrEnum):
-    """What a worker does."""
+    """What a worker is doing."""
 
     LOADING = "loading the model"
     COMPILING = "compiling"
-    """torch.compile at work, at the first batch of each shape."""
+    """torch.compile is compiling, in the first batch of each shape."""
     BUSY = "busy"
-    """Denoising, decoding, and encoding those prompts that were not encoded ahead."""
+    """Denoising, decoding, and encoding the prompts that were not prefetched."""
     INPUT = "waiting for input"
-    """Nothing to sample: no shard, or its plan and what is stored of it are being read."""
+    """Nothing to sample: there is no shard, or its plan and stored images are still being read."""
     OUTPUT = "waiting for output"
-    """What is sampled must be stored first: encoding or the store is slower than sampling."""
+    """Sampled images must be stored first: encoding or the store is slower than sampling."""
 
 
 IN_A_BATCH = (Activity.COMPILING, Activity.BUSY)
 
-KEPT_PAUSES = 1000
-"""Of the latest between batches, for their median."""
+MAX_PAUSES = 1000
+"""How many pauses between batches are kept, the latest ones, for their median."""
 
 
 @dataclass(frozen=True)
 class Span:
-    """One stretch of time."""
+    """One stretch of time with one activity."""
 
     activity: Activity
     began: float
@@ -43,56 +43,57 @@ class Span:
 
 @dataclass(frozen=True)
 class TimeSpent:
-    """What a worker did with its time."""
+    """How a worker spent its time."""
 
     worker: str
     """`host:pid`."""
     seconds: Mapping[Activity, float]
     spans: tuple[Span, ...]
-    """The first of them, in order; none unless they were asked for."""
+    """The first spans, in order; empty unless the timeline keeps spans."""
     between_batches_s: tuple[float, ...] = ()
-    """From the end of one batch to the beginning of the next, whatever was waited for; the latest
-    `KEPT_PAUSES`."""
+    """Pauses from the end of one batch to the start of the next, whatever their reason: the latest
+    `MAX_PAUSES`."""
     num_dropped: int = 0
-    """Spans that came after those that were kept."""
+    """How many later spans were not kept."""
 
 
 class Timeline:
-    """Adds up the time of one worker.
+    """Adds up the time that one worker spends on each activity.
 
     Args:
         worker: `host:pid`.
-        keep: how many spans are kept; the sums are of all.
-        on_span: called with each span that ends.
-        clock: seconds since the epoch.
+        max_spans: how many spans to keep; the sums count all of them.
+        on_span: called with each span when it ends.
+        clock: returns seconds since the epoch.
     """
 
     def __init__(
         self,
         worker: str,
-        keep: int = 0,
+        max_spans: int = 0,
         on_span: Callable[[Span], None] = lambda span: None,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        self._worker, self._keep, self._on_span, self._clock = worker, keep, on_span, clock
+        self._worker, self._max_spans = worker, max_spans
+        self._on_span, self._clock = on_span, clock
         self._seconds = dict.fromkeys(Activity, 0.0)
         self._spans: list[Span] = []
         self._num_dropped = 0
-        self._pauses: deque[float] = deque(maxlen=KEPT_PAUSES)
+        self._pauses: deque[float] = deque(maxlen=MAX_PAUSES)
         self._batch_ended: float | None = None
-        self._now, self._since = Activity.LOADING, clock()
+        self._activity, self._since = Activity.LOADING, clock()
         self._lock = threading.Lock()
 
     def switch(self, activity: Activity) -> None:
-        """From now on it does this."""
+        """End the current activity and start another."""
         with self._lock:
-            if activity is not self._now:
-                self._end(activity)
+            if activity is not self._activity:
+                self._end_span(activity)
 
     def spent(self) -> TimeSpent:
-        """Until now."""
+        """How the time was spent until now."""
         with self._lock:
-            self._end(self._now)
+            self._end_span(self._activity)
             return TimeSpent(
                 worker=self._worker,
                 seconds=dict(self._seconds),
@@ -101,17 +102,17 @@ class Timeline:
                 num_dropped=self._num_dropped,
             )
 
-    def _end(self, following: Activity) -> None:
+    def _end_span(self, following: Activity) -> None:
         now = self._clock()
-        span = Span(self._now, self._since, max(0.0, now - self._since))
+        span = Span(self._activity, self._since, max(0.0, now - self._since))
         self._seconds[span.activity] += span.seconds
-        if len(self._spans) < self._keep:
+        if len(self._spans) < self._max_spans:
             self._spans.append(span)
         else:
             self._num_dropped += 1
         self._on_span(span)
         self._note_pause(span.activity in IN_A_BATCH, following in IN_A_BATCH, now)
-        self._now, self._since = following, now
+        self._activity, self._since = following, now
 
     def _note_pause(self, was_in_a_batch: bool, is_in_a_batch: bool, now: float) -> None:
         if was_in_a_batch and not is_in_a_batch:

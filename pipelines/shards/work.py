@@ -1,71 +1,17 @@
-"""What whoever makes shards is given, and what it tells while it makes them."""
+"""The work on one attempt at a shard: what the driver hands out and an actor does."""
 
-from dataclasses import dataclass, field
-
-import pyarrow as pa
+from dataclasses import dataclass, replace
+from typing import Self
 
 from nightpress.pipelines.records import FailureType
 
 
 @dataclass(frozen=True)
-class ShardBegun:
-    """The accelerator has come to a shard."""
-
-    shard: int
-
-
-@dataclass(frozen=True)
-class BatchSampled:
-    """A batch of a shard is sampled, and none of it stored yet: a sign of life."""
-
-    shard: int
-    batch_s: float = field(default=0.0, compare=False)
-    """Seconds that the latest batch took to sample."""
-
-
-@dataclass(frozen=True)
-class BatchDone:
-    """Some images of a shard are stored, or have failed for good."""
-
-    shard: int
-    num_ok: int
-    num_failed: int
-    num_sampled: int
-    """Of those that are ok; the others were found in the store."""
-    batch_s: float = field(default=0.0, compare=False)
-    """Seconds that the latest batch took to sample; 0 where none was."""
-
-    def only_sampled(self) -> "BatchDone":
-        """As it counts when these images will be counted again, as found."""
-        return BatchDone(self.shard, 0, 0, self.num_sampled, self.batch_s)
-
-
-@dataclass(frozen=True)
-class ShardDone:
-    """A shard is committed; the counts are those of the commit that stands."""
-
-    shard: int
-    num_ok: int
-    num_failed: int
-
-
-@dataclass(frozen=True)
-class ShardLeft:
-    """Work on a shard ended at a batch's end because it was asked to; what is made is stored."""
-
-    shard: int
-
-
-ShardEvent = ShardBegun | BatchSampled | BatchDone | ShardDone | ShardLeft
-"""What is told while a shard is made."""
-
-
-@dataclass(frozen=True)
-class SetAside:
-    """A row that is not tried any more."""
+class SetAsideRow:
+    """A row that is not tried again, because it ended its process even alone."""
 
     row: int
-    """Among those of its work."""
+    """Its position among the rows of its work."""
     attempts: int
     error_type: FailureType
     error: str
@@ -73,29 +19,62 @@ class SetAside:
 
 @dataclass(frozen=True)
 class Amendment:
-    """Rows of a committed shard that are made again; work on it counts among these alone."""
+    """Rows of a committed shard that are made again."""
 
     rows: tuple[int, ...]
+    """Their positions in the shard."""
     replaces: bool = False
-    """Whether the files under their names are damaged, and to be replaced."""
+    """Whether the files under their names are damaged and must be replaced."""
     recommits: bool = False
-    """Whether the commit itself is damaged, and to be replaced; the rows are all of the shard's."""
+    """Whether the commit is damaged and must be replaced; `rows` then holds every row."""
 
 
 @dataclass(frozen=True)
 class ShardWork:
-    """One attempt at one shard, or at some rows of it."""
+    """One attempt at some rows of a shard, usually at all of them.
+
+    Rows are counted in the shard or, where it is amended, among the rows of its amendment. The rows
+    themselves are not part of the work: the actor reads them from the plan.
+    """
 
     shard: int
-    rows: pa.Table
-    """Of the plan: all of the shard's."""
+    start: int
+    """The first row to make."""
+    stop: int
+    """The row after the last one to make."""
     attempt: int = 1
-    look_first: bool = False
-    """Whether an earlier attempt may have stored some of its images."""
-    start: int = 0
-    stop: int | None = None
-    """Which of the rows to make; all of them unless told."""
     commits: bool = True
-    """Whether the shard is committed at the end."""
-    set_aside: tuple[SetAside, ...] = ()
+    """Whether the attempt makes the whole shard and commits it; otherwise it only stores images."""
+    set_aside: tuple[SetAsideRow, ...] = ()
+    look_first: bool = False
+    """Whether an earlier attempt may have stored some of the images."""
     amends: Amendment | None = None
+    isolated: bool = False
+    """Whether its actor may hold no other work, because a process that held this work has ended."""
+    deaths: int = 0
+    """How many processes ended while they worked on exactly these rows of a divided shard."""
+
+    @property
+    def num_rows(self) -> int:
+        """How many rows to make."""
+        return self.stop - self.start
+
+    @property
+    def replaces(self) -> bool:
+        """Whether the files under the images' names are damaged and must be replaced."""
+        return self.amends is not None and self.amends.replaces
+
+    @property
+    def recommits(self) -> bool:
+        """Whether the commit of the shard is damaged and must be replaced."""
+        return self.amends is not None and self.amends.recommits
+
+    def next_attempt(self) -> Self:
+        """The same rows, one attempt later."""
+        return replace(self, attempt=self.attempt + 1, look_first=True)
+
+    def halves(self) -> tuple[Self, Self]:
+        """Both halves, each to be tried in isolation and without a commit."""
+        middle = self.start + self.num_rows // 2
+        half = replace(self.next_attempt(), commits=False, isolated=True)
+        return replace(half, stop=middle), replace(half, start=middle)

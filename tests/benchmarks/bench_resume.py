@@ -36,7 +36,7 @@ from nightpress.jobs.progress.events import Event, Planned  # noqa: E402
 from nightpress.pipelines.job.spec import RunSpec  # noqa: E402
 from nightpress.pipelines.run_directory.commit import shard_path  # noqa: E402
 from nightpress.pipelines.run_directory.record import read_record  # noqa: E402
-from nightpress.pipelines.shards.runner import BatchDone, BatchSampled  # noqa: E402
+from nightpress.pipelines.shards.events import BatchDone, BatchSampled  # noqa: E402
 from nightpress.pipelines.storage import Store  # noqa: E402
 
 THREADS = 32

@@ -21,9 +21,9 @@ from subprocess import TimeoutExpired
 TESTS = Path(__file__).parents[1]
 sys.path[:0] = [str(TESTS), str(TESTS / "chaos")]
 
+from environment import STORES, Environment, environment_in  # noqa: E402
 from fault_tally import Tally  # noqa: E402
 from night import POISON, Night  # noqa: E402
-from place import STORES, Place, place_at  # noqa: E402
 from support import servers  # noqa: E402
 
 
@@ -44,7 +44,7 @@ def main() -> None:
             night = Night(here, seed, arguments.faults, poison)
             try:
                 with night:
-                    night.pass_by()
+                    night.run_to_end()
             except (AssertionError, TimeoutExpired) as error:
                 wrong.append(seed)
                 print(f"night {seed} went wrong: {error}", flush=True)
@@ -64,13 +64,13 @@ def conclude(what: str, total: Tally, wrong: Sequence[int] = ()) -> int:
 
 
 @contextmanager
-def place(store: str) -> Iterator[Place]:
+def place(store: str) -> Iterator[Environment]:
     """A store of its own, and a cluster."""
     with ExitStack() as stack:
         root = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         stack.enter_context(servers.environment())
         server = stack.enter_context(STORES[store](root / "store")) if store in STORES else None
-        yield stack.enter_context(place_at(root, server))
+        yield stack.enter_context(environment_in(root, server))
 
 
 if __name__ == "__main__":

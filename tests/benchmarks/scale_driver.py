@@ -31,7 +31,7 @@ from nightpress.jobs.progress.lines import display_for
 from nightpress.jobs.runs import runner
 from nightpress.pipelines import open_run
 from nightpress.pipelines.job.spec import RunSpec
-from nightpress.pipelines.shards.runner import BatchDone, ShardDone
+from nightpress.pipelines.shards.events import BatchDone, ShardDone
 
 
 @dataclass(frozen=True)

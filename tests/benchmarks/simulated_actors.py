@@ -23,11 +23,11 @@ from nightpress.jobs.dispatch.actor import (
     SamplerActor,
     remote_actor,
 )
-from nightpress.jobs.dispatch.shard_queue import Piece
 from nightpress.pipelines.run_directory.lease import FencingToken
 from nightpress.pipelines.run_directory.record import RunRecord
-from nightpress.pipelines.shards.runner import Amendment, ShardEvent
+from nightpress.pipelines.shards.events import ShardEvent
 from nightpress.pipelines.shards.timeline import TimeSpent
+from nightpress.pipelines.shards.work import ShardWork
 from nightpress.pipelines.storage import Store
 
 SIDE = 32
@@ -110,19 +110,14 @@ class ActorHouse:
         return self._actors[seat].begin(store, record, fence)
 
     @ray.method(concurrency_group=SHARDS)
-    def run_piece(
-        self,
-        seat: int,
-        piece: Piece,
-        look_first: bool,
-        amends: Amendment | None = None,
-        turn: int | None = None,
+    def run_shard(
+        self, seat: int, work: ShardWork, ticket: int | None = None
     ) -> Iterator[ShardEvent]:
-        yield from self._actors[seat].run_piece(piece, look_first, amends, turn)
+        yield from self._actors[seat].run_shard(work, ticket)
 
     @ray.method(concurrency_group=CONTROL)
-    def is_sampling(self, seat: int, turn: int) -> bool:
-        return self._actors[seat].is_sampling(turn)
+    def is_sampling(self, seat: int, ticket: int) -> bool:
+        return self._actors[seat].is_sampling(ticket)
 
     @ray.method(concurrency_group=CONTROL)
     def time_spent(self, seat: int) -> TimeSpent:

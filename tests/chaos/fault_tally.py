@@ -1,4 +1,4 @@
-"""What nights came to, in numbers."""
+"""The totals of chaos nights."""
 
 from collections import Counter
 from dataclasses import dataclass, field
@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 @dataclass
 class Tally:
-    """What a night, or many of them, came to."""
+    """The totals of one night or of several."""
 
     faults: Counter[str] = field(default_factory=Counter)
     images: int = 0
@@ -24,7 +24,7 @@ class Tally:
 
     @property
     def is_whole(self) -> bool:
-        """Whether nothing is lost, doubled or different."""
+        """Whether no image is lost, doubled or different."""
         return not (self.lost or self.doubled or self.different)
 
     def __str__(self) -> str:

@@ -1,7 +1,7 @@
-"""One night: a small run on a cluster of several nodes, everything that can befall it, and proof.
+"""One night: a small run on a cluster of several nodes, with random faults, and its checks.
 
-A seed decides what happens and when. Afterwards every planned image must exist once, with the
-bytes that an undisturbed run gives it.
+A seed decides which faults happen and when. Afterwards every planned image must exist exactly once,
+with the bytes that it has in a run without faults.
 """
 
 import hashlib
@@ -18,8 +18,8 @@ from typing import Any, Self
 
 import psutil
 import yaml
+from environment import ACTORS_PER_NODE, NOTICE_S, NUM_ACTORS, Environment, actors_on, notify
 from fault_tally import Tally
-from place import ACTORS_PER_NODE, NOTICE_S, NUM_ACTORS, Place, actors_on, notify
 from support.fakes.faulty_proxy import LIST, Trouble
 
 from nightpress.pipelines import open_run
@@ -29,13 +29,13 @@ from nightpress.pipelines.shards.runner import PENDING_BATCHES
 from nightpress.pipelines.storage import Store
 
 NUM_HEALTHY = 48
-"""Rows of a whole night that are no poison."""
+"""Rows of a night that are not poisonous."""
 
 BATCH_SIZE = 2
 SHARD_SIZE = 8
 WINDOW = (1 + PENDING_BATCHES) * BATCH_SIZE
-"""Images that an actor may have begun to sample and not stored: the batch in hand, and those that
-wait for their upload."""
+"""How many images an actor may have begun to sample and not stored: those of the current batch and
+of the batches that wait for their upload."""
 
 GIVE_UP_S = 600.0
 
@@ -52,66 +52,66 @@ POISON = {
     "NAN": "NonFinite",
     "BLANK": "Blank",
 }
-"""What a prompt says -> the reason that its row must fail with; one that is cramped fits alone."""
+"""A word in a prompt -> the error type its row must fail with. A CRAMPED row only fits alone."""
 
 SMALL = ("MEMORY", "CRAMPED")
-"""Kinds of another size than healthy rows, whose batches must stay as large as they are."""
+"""Kinds whose images are smaller than those of healthy rows, whose batch size must not shrink."""
 
-MOST_TROUBLES = 9
-"""In a row, for the requests of one method: more than any client tries by itself."""
+MAX_TROUBLES = 9
+"""The most failures in a row for one request method: more than any client retries by itself."""
 
 
 class Night:
-    """A run, what befalls it, and what it must come to; with it end all of its commands."""
+    """A run with random faults. Leaving its context kills every command that it started."""
 
     def __init__(
         self,
-        place: Place,
+        environment: Environment,
         seed: int,
         num_faults: int,
         poison: tuple[str, ...],
         num_healthy: int = NUM_HEALTHY,
     ) -> None:
-        self.place, self.seed, self.poison = place, seed, poison
+        self.environment, self.seed, self.poison = environment, seed, poison
         self.num_healthy = num_healthy
         self.random = Random(seed)
         self.num_faults = num_faults
         self.tally = Tally()
-        self.spec = self.spec_for(f"night-{seed}", place.storage)
+        self.spec = self.spec_for(f"night-{seed}", environment.storage)
         self.driver: subprocess.Popen[str] | None = None
         self.commands: list[subprocess.Popen[str]] = []
-        """All that were started, whoever waits for them."""
+        """All commands that were started."""
         self.is_stopping = False
         """Whether the driver was asked to stop."""
-        self.at_stake = 0
-        """Images that may be sampled again for what has happened, but for what the log tells."""
+        self.may_resample = 0
+        """How many images may be sampled again because of faults, besides those in the log."""
         self.said: list[str] = []
         self.damaged = False
-        """Whether a stored image was, or the plan.
+        """Whether a stored image or the plan was damaged.
 
-        `verify --repair` is for what no start came upon: an image that was committed by then, a
-        part of the plan of which nothing was left to make.
+        `verify --repair` then repairs what no start has come across: images that were already
+        committed, and parts of the plan whose images were all made.
         """
 
-    def pass_by(self) -> Tally:
-        """Run it to its end, whatever happens, and prove that nothing is missing or wrong."""
+    def run_to_end(self) -> Tally:
+        """Run the job to its end, with faults, and check that nothing is missing or wrong."""
         self.start()
         end = time.monotonic() + GIVE_UP_S
         while True:
-            assert time.monotonic() < end, self.story()
+            assert time.monotonic() < end, self.report()
             code = self.await_end(self.random.uniform(0.5, 4.0))
             if code in (0, 3):
                 break
             if code is not None:
-                assert code in (4, 5, -signal.SIGKILL), f"exit code {code}; {self.story()}"
+                assert code in (4, 5, -signal.SIGKILL), f"exit code {code}; {self.report()}"
                 self.start()
             elif self.tally.faults.total() < self.num_faults:
-                self.befall(self.random.choice(sorted(FAULTS | self._store_faults)))
+                self.inject(self.random.choice(sorted(FAULTS | self._store_faults)))
         failing = any(POISON[kind] != MADE for kind in self.poison)
-        assert code == (3 if failing else 0), self.story()
+        assert code == (3 if failing else 0), self.report()
         if self.damaged:
             self._repair()
-        self.prove()
+        self.check()
         return self.tally
 
     def spec_for(self, name: str, storage: dict[str, Any]) -> RunSpec:
@@ -119,12 +119,12 @@ class Night:
             {
                 "name": name,
                 "manifest": str(self._manifest()),
-                "output": f"{self.place.bucket.url}/runs",
-                "model": str(self.place.model),
+                "output": f"{self.environment.bucket.url}/runs",
+                "model": str(self.environment.model),
                 "sampling": {"num_inference_steps": 30, "guidance_scale": 3.0},
                 "batch": {"size": BATCH_SIZE, "shard_size": SHARD_SIZE},
                 "cluster": {
-                    "address": self.place.cluster.address,
+                    "address": self.environment.cluster.address,
                     "ship_package": False,
                     "watchdog_s": 20.0,
                     "drain_s": 30.0,
@@ -134,18 +134,18 @@ class Night:
         )
 
     def _manifest(self) -> Path:
-        """Healthy rows, and among them those that are poison."""
+        """Write a manifest of healthy rows, with the poisonous ones among them."""
         rows = [(f"picture-{number}", f"picture {number}") for number in range(self.num_healthy)]
         for kind in self.poison:
             rows.insert(self.random.randrange(len(rows)), (kind, f"this row says {kind}"))
-        path = self.place.folder / f"prompts-{self.seed}.csv"
+        path = self.environment.folder / f"prompts-{self.seed}.csv"
         sides = {name: 32 if name in SMALL else 64 for name, _ in rows}
         lines = [f"{n},{seed_of(prompt)},{prompt},{sides[n]},{sides[n]}" for n, prompt in rows]
         path.write_text("\n".join(["id,seed,prompt,width,height", *lines]) + "\n")
         return path
 
     def command(self, verb: str, *arguments: str) -> "subprocess.Popen[str]":
-        job = self.place.folder / f"{self.spec.name}.yaml"
+        job = self.environment.folder / f"{self.spec.name}.yaml"
         job.write_text(yaml.safe_dump(self.spec.as_dict()))
         program = Path(sys.executable).parent / "nightpress"
         self.tally.starts += 1
@@ -161,67 +161,69 @@ class Night:
 
     def start(self, *arguments: str) -> None:
         if not self.tally.starts:
-            self.place.log.write_text("")
+            self.environment.log.write_text("")
         self.driver, self.is_stopping = self.command("run", *arguments), False
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *error: object) -> None:
-        """End what still runs, so that a night that went wrong does not disturb the next one."""
+        """Kill what still runs, so that a failed night does not disturb the next one."""
         for process in self.commands:
             process.kill()
             process.communicate()
-        while any(map(actors_on, self.place.cluster.worker_nodes)):
+        while any(map(actors_on, self.environment.cluster.worker_nodes)):
             time.sleep(0.1)
 
     def _repair(self) -> None:
-        """What was damaged after its commit is found and made again."""
-        self.driver = self.command("verify", "--repair", "--address", self.place.cluster.address)
-        assert self.await_end(GIVE_UP_S) == 0, self.story()
+        """Find and repair what was damaged after it was committed."""
+        self.driver = self.command(
+            "verify", "--repair", "--address", self.environment.cluster.address
+        )
+        assert self.await_end(GIVE_UP_S) == 0, self.report()
 
     def await_end(self, seconds: float) -> int | None:
-        """The driver's exit code; None if it still runs after so long."""
+        """Wait for the driver; returns its exit code, or None if it is still running."""
         assert self.driver is not None
         try:
             said, _ = self.driver.communicate(timeout=seconds)
         except subprocess.TimeoutExpired:
             return None
         self.said.append(said)
-        assert "Traceback" not in said, self.story()
+        assert "Traceback" not in said, self.report()
         return self.driver.returncode
 
-    def befall(self, kind: str) -> None:
-        """Have it happen, and note what it may cost."""
-        at_stake = {**FAULTS, **self._store_faults}[kind](self)
-        if at_stake is not None:
+    def inject(self, kind: str) -> None:
+        """Inject a fault, and note how many images may be sampled again because of it."""
+        cost = {**FAULTS, **self._store_faults}[kind](self)
+        if cost is not None:
             self.tally.faults[kind] += 1
-            self.at_stake += at_stake
+            self.may_resample += cost
 
     @property
     def _store_faults(self) -> dict[str, "Fault"]:
-        return DISK_FAULTS if self.place.proxy is None else SERVER_FAULTS
+        return DISK_FAULTS if self.environment.proxy is None else SERVER_FAULTS
 
     @property
     def _store_is_in_trouble(self) -> bool:
-        proxy = self.place.proxy
+        proxy = self.environment.proxy
         return proxy is not None and (proxy.silent or proxy.is_in_trouble)
 
     @property
-    def _all_actors(self) -> int:
-        """What is in flight in all of them."""
-        return WINDOW * sum(map(len, map(actors_on, self.place.cluster.worker_nodes)))
+    def _all_in_flight(self) -> int:
+        """How many images may be in flight in all actors."""
+        return WINDOW * sum(map(len, map(actors_on, self.environment.cluster.worker_nodes)))
 
     @property
-    def _hasty(self) -> int:
-        """What a store that does not answer may cost a driver whose time to stop is limited."""
-        return self._all_actors if self.is_stopping else 0
+    def _lost_by_stopping(self) -> int:
+        """How many images a silent store may cost a driver that is stopping, with limited time."""
+        return self._all_in_flight if self.is_stopping else 0
 
-    # What can happen; each says how many images it may cost, None if it did not happen.
+    # The faults. Each returns how many images may be sampled again, or None if it did not happen.
 
     def actor_killed(self) -> int | None:
-        """An actor's process is gone between two instructions."""
-        nodes = sorted(self.place.cluster.worker_nodes, key=lambda node: node.node_id)
+        """Kill an actor's process."""
+        nodes = sorted(self.environment.cluster.worker_nodes, key=lambda node: node.node_id)
         actors = [actor for node in nodes for actor in actors_on(node)]
         if not actors:
             return None
@@ -230,71 +232,72 @@ class Night:
         return WINDOW
 
     def node_killed(self) -> int:
-        """A machine is gone, and another one comes."""
-        nodes = sorted(self.place.cluster.worker_nodes, key=lambda node: node.node_id)
+        """Remove a node and add another."""
+        nodes = sorted(self.environment.cluster.worker_nodes, key=lambda node: node.node_id)
         return self._removed(self.random.choice(nodes))
 
     def node_drained(self) -> int:
-        """A spot machine is told that it will be gone in a moment, and then it is."""
-        nodes = sorted(self.place.cluster.worker_nodes, key=lambda node: node.node_id)
+        """Give a spot machine notice, and remove it when the notice is over."""
+        nodes = sorted(self.environment.cluster.worker_nodes, key=lambda node: node.node_id)
         node = self.random.choice(nodes)
-        notify(self.place.cluster, node)
+        notify(self.environment.cluster, node)
         time.sleep(NOTICE_S)
         return self._removed(node)
 
     def _removed(self, node: Any) -> int:
         num_actors = len(actors_on(node))
-        self.place.cluster.remove_node(node, allow_graceful=False)
-        self.place.cluster.add_node(num_cpus=ACTORS_PER_NODE)
+        self.environment.cluster.remove_node(node, allow_graceful=False)
+        self.environment.cluster.add_node(num_cpus=ACTORS_PER_NODE)
         return WINDOW * num_actors
 
     def driver_killed(self) -> int:
-        """The driver is gone."""
+        """Kill the driver."""
         assert self.driver is not None
-        at_stake = self._all_actors
+        cost = self._all_in_flight
         self.driver.kill()
-        return at_stake
+        return cost
 
     def driver_stopped(self) -> int:
-        """The driver is asked to stop; asked again, or before a silent store, it loses what it has.
+        """Ask the driver to stop.
 
-        Else it stores what is in hand, so that it costs nothing.
+        It stores the current batches, so that this costs nothing, unless it was asked before or the
+        store is in trouble.
         """
         assert self.driver is not None
-        at_stake = self._all_actors if self.is_stopping or self._store_is_in_trouble else 0
+        cost = self._all_in_flight if self.is_stopping or self._store_is_in_trouble else 0
         self.driver.terminate()
         self.is_stopping = True
-        return at_stake
+        return cost
 
     def store_falters(self) -> int:
-        """The store throttles, breaks connections, or answers slowly."""
-        assert self.place.proxy is not None
+        """Make the store throttle requests, break connections or answer slowly."""
+        assert self.environment.proxy is not None
         kinds = [kind for kind in Trouble if kind is not Trouble.STALL]
         for method in ("PUT", "GET", "HEAD", LIST):
-            number = self.random.randrange(1, MOST_TROUBLES)
-            self.place.proxy.order(method, [self.random.choice(kinds) for _ in range(number)])
-        return self._hasty
+            number = self.random.randrange(1, MAX_TROUBLES)
+            self.environment.proxy.order(method, [self.random.choice(kinds) for _ in range(number)])
+        return self._lost_by_stopping
 
     def store_silent(self) -> int:
-        """The store takes requests and answers none; shards may be copied to idle actors."""
-        assert self.place.proxy is not None
-        self.place.proxy.fall_silent(self.random.uniform(2.0, 40.0))
-        return self._hasty + (NUM_ACTORS - 1) * SHARD_SIZE
+        """Make the store answer nothing for a while; shards may be copied to idle actors."""
+        assert self.environment.proxy is not None
+        self.environment.proxy.fall_silent(self.random.uniform(2.0, 40.0))
+        return self._lost_by_stopping + (NUM_ACTORS - 1) * SHARD_SIZE
 
     def disk_full(self) -> int:
-        """The disk takes no more for a while; the log tells how many writes failed.
+        """Fill the disk for a while; the log says how many writes failed.
 
-        Writes that still wait when their shard is given up may yet end well, and be done again.
+        Writes that still wait when their shard is given up may succeed later, and be repeated.
         """
-        at_stake = self._all_actors
-        self.place.full.touch()
+        cost = self._all_in_flight
+        self.environment.full.touch()
         time.sleep(self.random.uniform(1.0, 10.0))
-        self.place.full.unlink()
-        return at_stake
+        self.environment.full.unlink()
+        return cost
 
     def image_damaged(self) -> int | None:
-        """A stored image has another bit, or is cut short."""
-        store = Store(self.spec.url, self.place.bucket.options)
+        """Flip a bit of a stored image, or truncate it."""
+        store = Store(self.spec.url, self.environment.bucket.options)
         images = sorted(store.list("images"))
         if not images:
             return None
@@ -307,7 +310,7 @@ class Night:
         return 1
 
     def second_driver(self) -> int:
-        """Somebody starts the same job again."""
+        """Start the same job again beside the driver."""
         troubled = self._store_is_in_trouble
         other = self.command("run")
         said, _ = other.communicate(timeout=180)
@@ -318,19 +321,19 @@ class Night:
         return 0
 
     def taken_over(self) -> int:
-        """Somebody else takes the job over."""
+        """Take the run over from the driver."""
         first = self.driver
         assert first is not None
         self.start("--take-over")
         said, _ = first.communicate(timeout=180)
         self.said.append(said)
-        assert "Traceback" not in said, self.story()
-        assert first.returncode in (0, 3, 4, 5), self.story()
+        assert "Traceback" not in said, self.report()
+        assert first.returncode in (0, 3, 4, 5), self.report()
         return NUM_ACTORS * WINDOW
 
     def plan_cut(self) -> int | None:
-        """A part of the plan is cut short."""
-        store = Store(self.spec.url, self.place.bucket.options)
+        """Truncate a part of the plan."""
+        store = Store(self.spec.url, self.environment.bucket.options)
         parts = sorted(store.list("plan"))
         if not parts:
             return None
@@ -339,11 +342,11 @@ class Night:
         self.damaged = True
         return 0
 
-    # What must be true afterwards.
+    # The checks.
 
-    def prove(self) -> None:
-        """Count what is lost, doubled or different, and refuse a wrong failure."""
-        run = open_run(self.spec.url, self.place.bucket.options)
+    def check(self) -> None:
+        """Count lost, doubled and different images; check failed rows and repeated samples."""
+        run = open_run(self.spec.url, self.environment.bucket.options)
         rows = run.metadata.to_table().to_pylist()
         ids = Counter(row["image_id"] for row in rows)
         planned = self.num_healthy + len(self.poison)
@@ -351,18 +354,18 @@ class Night:
         self.tally.images = planned
         self.tally.doubled = sum(count - 1 for count in ids.values()) + len(orphan_images(run))
         self.tally.lost = planned - len(ids) + sum(row["status"] != "ok" for row in healthy)
-        undisturbed = undisturbed_at(self.place, self.num_healthy)
+        undisturbed = undisturbed_in(self.environment, self.num_healthy)
         for row in healthy:
             if row["status"] == "ok":
                 data = run.store.read(row["file"])
                 same = hashlib.sha256(data).hexdigest() == row["sha256"]
                 self.tally.different += not same or undisturbed[row["image_id"]] != data
-        self._prove_failures(rows)
-        self._prove_window()
+        self._check_failures(rows)
+        self._check_resampled()
         findings = [str(finding) for shard in verify(run) for finding in shard.findings]
-        assert findings == [], f"{findings}; {self.story()}"
+        assert findings == [], f"{findings}; {self.report()}"
 
-    def _prove_failures(self, rows: list[dict[str, Any]]) -> None:
+    def _check_failures(self, rows: list[dict[str, Any]]) -> None:
         for row in rows:
             kind = next((kind for kind in self.poison if kind in row["prompt"]), None)
             if kind is not None:
@@ -370,17 +373,17 @@ class Night:
             if kind == "CRAMPED":
                 assert row["batch_size"] == 1, row
 
-    def _prove_window(self) -> None:
-        """No fault costs more samples than what was in flight when it came."""
-        log = [line.split() for line in self.place.log.read_text().splitlines()]
+    def _check_resampled(self) -> None:
+        """Check that no fault cost more samples than were in flight when it happened."""
+        log = [line.split() for line in self.environment.log.read_text().splitlines()]
         healthy = {str(seed_of(f"picture {number}")) for number in range(self.num_healthy)}
         begun = [words[1] for words in log if words[0] == "sampled" and words[1] in healthy]
-        assert len(set(begun)) == self.num_healthy, f"{len(set(begun))} begun; {self.story()}"
+        assert len(set(begun)) == self.num_healthy, f"{len(set(begun))} begun; {self.report()}"
         self.tally.resampled = len(begun) - self.num_healthy
-        most = self.at_stake + sum(told_by(*words) for words in log)
-        assert self.tally.resampled <= most, f"{self.tally.resampled} > {most}; {self.story()}"
+        most = self.may_resample + sum(cost_of(*words) for words in log)
+        assert self.tally.resampled <= most, f"{self.tally.resampled} > {most}; {self.report()}"
 
-    def story(self) -> str:
+    def report(self) -> str:
         faults = ", ".join(f"{count} {kind}" for kind, count in self.tally.faults.items())
         return f"seed {self.seed} after {faults}:\n" + "\n----\n".join(self.said)
 
@@ -401,23 +404,25 @@ SERVER_FAULTS: dict[str, Fault] = {
 DISK_FAULTS: dict[str, Fault] = {"disk_full": Night.disk_full}
 
 
-def undisturbed_at(place: Place, num_healthy: int) -> dict[str, bytes]:
-    """The bytes of every healthy image when nothing happens, by image id; made once."""
-    if len(place.undisturbed) < num_healthy:
-        log = place.log.read_text()
-        with Night(place, -num_healthy, 0, (), num_healthy) as quiet:
-            quiet.spec = quiet.spec_for(f"undisturbed-{num_healthy}", place.bucket.options)
+def undisturbed_in(environment: Environment, num_healthy: int) -> dict[str, bytes]:
+    """Image id -> bytes of every healthy image in a run without faults, which is made once."""
+    if len(environment.undisturbed) < num_healthy:
+        log = environment.log.read_text()
+        with Night(environment, -num_healthy, 0, (), num_healthy) as quiet:
+            quiet.spec = quiet.spec_for(f"undisturbed-{num_healthy}", environment.bucket.options)
             quiet.start()
-            assert quiet.await_end(GIVE_UP_S) == 0, quiet.story()
-        place.log.write_text(log)
-        run = open_run(quiet.spec.url, place.bucket.options)
+            assert quiet.await_end(GIVE_UP_S) == 0, quiet.report()
+        environment.log.write_text(log)
+        run = open_run(quiet.spec.url, environment.bucket.options)
         rows = run.metadata.to_table(columns=["image_id", "file"]).to_pylist()
-        place.undisturbed.update({row["image_id"]: run.store.read(row["file"]) for row in rows})
-    return place.undisturbed
+        environment.undisturbed.update(
+            {row["image_id"]: run.store.read(row["file"]) for row in rows}
+        )
+    return environment.undisturbed
 
 
-def told_by(what: str, number: str = "0") -> int:
-    """How many healthy images may be sampled again for a line of the log."""
+def cost_of(what: str, number: str = "0") -> int:
+    """How many healthy images may be sampled again because of a line of the log."""
     match what:
         case "ended":
             return WINDOW
@@ -430,5 +435,5 @@ def told_by(what: str, number: str = "0") -> int:
 
 
 def seed_of(text: str) -> int:
-    """A row's own seed, by which the log of samples knows it."""
+    """A row's own seed, which identifies it in the log."""
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:6])

@@ -1,4 +1,4 @@
-"""The command that counts nights: its exit code says whether anything was wrong."""
+"""The command that runs many nights: its exit code says whether anything went wrong."""
 
 from collections import Counter
 from pathlib import Path
@@ -18,7 +18,7 @@ from fault_tally import Tally
     ],
     ids=["whole", "lost", "doubled", "different", "odd"],
 )
-def test_nights_that_went_wrong_end_in_exit_code_1_and_a_line(
+def test_nights_that_went_wrong_give_exit_code_1_and_an_error_line(
     tally: Tally,
     wrong: list[int],
     code: int,

@@ -1,4 +1,4 @@
-"""Troubles of the proxy do what they say, and a run's store gets over each of them."""
+"""The faults of the proxy do what they say, and a run's store survives each of them."""
 
 from collections.abc import Iterator
 from contextlib import closing
@@ -12,7 +12,7 @@ from support.servers import Folder, Server
 from nightpress.pipelines.storage import RetryPolicy, Store
 
 MANY = 7
-"""More failures in a row than a client gets over by itself."""
+"""More failures in a row than a client survives by itself."""
 
 
 @pytest.fixture
@@ -30,7 +30,7 @@ def store(bucket: Folder, faulty: FaultyProxy) -> Store:
 
 
 def ask(faulty: FaultyProxy, method: str, body: bytes = b"") -> list[bytes]:
-    """A plain request, without a client that tries again; the answer's body as it comes."""
+    """Send a plain request without retries; returns the pieces of the answer's body."""
     with closing(HTTPConnection(urlsplit(faulty.endpoint).netloc, timeout=30)) as connection:
         connection.request(method, "/", body)
         with connection.getresponse() as response:
@@ -49,7 +49,7 @@ def test_an_upload_that_is_cut_never_reaches_the_server(
     assert Store(store.url, bucket.options).read("images/a.png") == bytes(100_000)
 
 
-def test_an_answer_that_is_cut_is_asked_for_again(store: Store, faulty: FaultyProxy) -> None:
+def test_a_truncated_answer_is_requested_again(store: Store, faulty: FaultyProxy) -> None:
     store.create("images/a.png", bytes(100_000))
     faulty.order("GET", [Trouble.CUT_ANSWER])
     with pytest.raises((IncompleteRead, ConnectionResetError)):
@@ -58,7 +58,7 @@ def test_an_answer_that_is_cut_is_asked_for_again(store: Store, faulty: FaultyPr
     assert store.read("images/a.png") == bytes(100_000)
 
 
-def test_an_answer_that_comes_in_drops_is_waited_for(store: Store, faulty: FaultyProxy) -> None:
+def test_an_answer_that_arrives_slowly_is_waited_for(store: Store, faulty: FaultyProxy) -> None:
     store.create("images/a.png", bytes(100_000))
     faulty.order("GET", [Trouble.SLOW_ANSWER])
     assert len(ask(faulty, "GET")) > DROPS // 2
@@ -68,7 +68,7 @@ def test_an_answer_that_comes_in_drops_is_waited_for(store: Store, faulty: Fault
 
 
 @pytest.mark.parametrize("trouble", [Trouble.SLOW_DOWN, Trouble.LOST_REQUEST, Trouble.CUT_ANSWER])
-def test_a_listing_that_fails_many_times_comes_in_the_end(
+def test_a_listing_that_fails_many_times_succeeds_in_the_end(
     store: Store, faulty: FaultyProxy, trouble: Trouble
 ) -> None:
     store.create("images/a.png", b"1")

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pyarrow as pa
 import pytest
-from support.fakes.fake_press import prepare
+from support.fakes.fake_runs import prepare
 
 from nightpress.pipelines.run_directory.record import RunRecord
 from nightpress.pipelines.storage import Store

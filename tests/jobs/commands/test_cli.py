@@ -364,7 +364,7 @@ def test_a_run_that_is_killed_and_then_stopped_ends_as_if_nothing_had_happened(
     process.send_signal(signal.SIGTERM)
     _, said = process.communicate(timeout=60)
     assert process.returncode == 4
-    assert "the same command goes on from here" in said
+    assert "run the same command again to resume" in said
     assert "Traceback" not in said
     stopped = made_of(spec)
     assert {name: stopped[name] for name in killed} == killed

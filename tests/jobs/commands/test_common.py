@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from support.fakes.fake_press import press
+from support.fakes.fake_runs import finished_run
 
 from nightpress.jobs.commands.common import working_spec
 from nightpress.pipelines import Run
@@ -16,7 +16,7 @@ from nightpress.pipelines.job.sections import ClusterSpec
 @pytest.fixture
 def run(tmp_path: Path) -> Run:
     """Begun with `max_failures: 0`, on a cluster that is no more."""
-    store, record = press(tmp_path, ["a picture"])
+    store, record = finished_run(tmp_path, ["a picture"])
     begun_on = ClusterSpec(address="gone:6379", max_failures=0, drain_s=5)
     spec = record.spec.model_copy(update={"cluster": begun_on})
     return Run(store, replace(record, spec=spec))

@@ -1,4 +1,4 @@
-"""The batch size of a run: decided once, kept with it, and small enough in the end."""
+"""The batch sizes of a run: decided once, recorded, and halved where they do not fit."""
 
 import json
 from collections.abc import Callable
@@ -13,7 +13,7 @@ from nightpress import jobs
 from nightpress.diffusion_core.sampling.request import SamplingParams
 from nightpress.jobs.dispatch import batch_size
 from nightpress.jobs.dispatch.actor import ActorFactory, SamplerActor
-from nightpress.jobs.dispatch.batch_size import AUTO_BATCH_SIZE, decided, memory_share
+from nightpress.jobs.dispatch.batch_size import AUTO_BATCH_SIZE, decide_batch_sizes, memory_share
 from nightpress.jobs.dispatch.first_actor import FirstActor
 from nightpress.jobs.progress.events import Event, Message
 from nightpress.pipelines import open_run
@@ -29,14 +29,14 @@ AUTO = {"size": "auto", "shard_size": 7}
 
 
 def texts(events: list[Event]) -> list[str]:
-    """What was said, but for what a slow machine is waited for."""
+    """The messages, except those about waiting for a slow machine."""
     said = [event.text for event in events if isinstance(event, Message)]
     return [text for text in said if not text.startswith("waiting for")]
 
 
 @pytest.fixture
 def measuring(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Even small runs are worth it, and it may take some seconds."""
+    """Measure even small runs, for a few seconds."""
     monkeypatch.setattr(batch_sizes, "STEPS_WORTH_MEASURING", 10)
     monkeypatch.setattr(batch_size, "KIND_S", 2.0)
 
@@ -47,8 +47,8 @@ def test_a_small_run_is_not_measured_and_says_so(make_spec: MakeSpec) -> None:
     jobs.run(spec, seen.append)
     said = [text for text in texts(seen) if text.startswith("batch.size")]
     assert said == [
-        f"batch.size auto: 4; it is measured from 20,000 denoising steps on, and these images have "
-        f"{2 * PROMPTS}"
+        "batch.size auto: 4, not measured: that needs at least 20,000 denoising steps, and this "
+        f"run has {2 * PROMPTS}"
     ]
     record = open_run(spec.url).record
     assert (record.batch_size, record.measured) == (AUTO_BATCH_SIZE["cpu"], ())
@@ -56,7 +56,7 @@ def test_a_small_run_is_not_measured_and_says_so(make_spec: MakeSpec) -> None:
 
 
 @pytest.mark.usefixtures("measuring")
-def test_a_measured_size_is_kept_with_the_run_and_used_by_whoever_goes_on(
+def test_a_measured_size_is_recorded_and_used_by_a_later_start(
     make_spec: MakeSpec, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[Event] = []
@@ -94,15 +94,16 @@ def first_of(spec: RunSpec, *kinds: type[SamplerActor]) -> FirstActor:
 
 
 def decide(spec: RunSpec, first: FirstActor) -> tuple[BatchSizes, list[Event]]:
-    """What is decided for a job, and what was said."""
+    """Decide the batch sizes of a job; returns the events as well."""
     said: list[Event] = []
 
-    def story() -> object:
-        model = yield from first.described()  # type: ignore[misc]
-        yield from first.loaded(first.load(model.fingerprint, 4), model.fingerprint, 4)
-        return (yield from decided(spec, model, check(spec, model, 4), first))
+    def deciding() -> object:
+        model = yield from first.start()  # type: ignore[misc]
+        loading = first.begin_loading(model.fingerprint, 4)
+        yield from first.finish_loading(loading, model.fingerprint, 4)
+        return (yield from decide_batch_sizes(spec, model, check(spec, model, 4), first))
 
-    steps = story()
+    steps = deciding()
     try:
         while True:
             said.append(next(steps))  # type: ignore[call-overload]
@@ -117,7 +118,7 @@ def decide(spec: RunSpec, first: FirstActor) -> tuple[BatchSizes, list[Event]]:
     ("kind", "reason"),
     [(OverfilledActor, "the cluster failed: ActorDiedError"), (RefusingActor, "4 steps are too")],
 )
-def test_where_it_cannot_be_measured_the_usual_size_is_taken(
+def test_if_measuring_fails_the_usual_size_is_used(
     make_spec: MakeSpec, kind: type[SamplerActor], reason: str
 ) -> None:
     first = first_of(make_spec(), kind, SamplerActor)
@@ -129,7 +130,7 @@ def test_where_it_cannot_be_measured_the_usual_size_is_taken(
     assert reason in texts(said)[0]
 
 
-def test_a_size_that_memory_does_not_hold_is_halved_before_it_ends_a_process(
+def test_a_size_that_would_not_fit_in_memory_is_halved_before_it_ends_a_process(
     make_spec: MakeSpec,
 ) -> None:
     spec = make_spec(batch={"size": 1_000_000})
@@ -137,20 +138,20 @@ def test_a_size_that_memory_does_not_hold_is_halved_before_it_ends_a_process(
     assert sizes.largest in {1_000_000 >> k for k in range(8, 20)}
     assert not sizes.measured
     assert texts(said)[0] == (
-        "batch.size: 1,000,000 images would not fit into the memory of an actor at once; it takes "
+        "batch.size: a batch of 1,000,000 images would not fit in the memory of an actor; using "
         f"{sizes.largest:,}"
     )
 
 
-def test_a_size_that_is_mostly_padding_is_warned_about(make_spec: MakeSpec) -> None:
+def test_a_size_that_is_mostly_padding_gives_a_warning(make_spec: MakeSpec) -> None:
     spec = make_spec(batch={"size": 40})
     sizes, said = decide(spec, first_of(spec, SamplerActor))
     assert sizes == BatchSizes(40)
     assert len(texts(said)) == 1
-    assert "% of what is sampled is padding: no more than" in texts(said)[0]
+    assert "% of what is sampled in batches of 40 is padding: no more than" in texts(said)[0]
 
 
-def test_a_size_that_is_filled_is_taken_without_a_word(make_spec: MakeSpec) -> None:
+def test_a_size_that_batches_fill_gives_no_message(make_spec: MakeSpec) -> None:
     spec = make_spec(batch={"size": 4})
     sizes, said = decide(spec, first_of(spec, SamplerActor))
     assert (sizes, texts(said)) == (BatchSizes(4), [])
@@ -169,21 +170,21 @@ def test_actors_on_one_node_share_its_memory(make_spec: MakeSpec) -> None:
     assert share(1, 2) == 1.0
 
 
-def test_an_actor_tells_why_it_stopped_looking(make_spec: MakeSpec) -> None:
+def test_an_actor_says_why_it_stopped_measuring(make_spec: MakeSpec) -> None:
     first = first_of(make_spec(), SamplerActor)
-    for _ in first.described():
+    for _ in first.start():
         pass
     model = ray.get(first.handle.describe.remote())
     ray.get(first.handle.load.remote(model.fingerprint, 4))
     params = SamplingParams(64, 64, 4, 3.0)
-    knee = ray.get(first.handle.find_best_batch_size.remote(params, [1_000], 4, 1.0, 0.001))
-    assert (knee.ending.value, knee.batch_size) == ("the time for measuring was over", 4)
-    assert [trial.batch_size for trial in knee.trials] == [1]
+    best = ray.get(first.handle.find_best_batch_size.remote(params, [1_000], 4, 1.0, 0.001))
+    assert (best.ending.value, best.batch_size) == ("the time for measuring was over", 4)
+    assert [trial.batch_size for trial in best.trials] == [1]
     ray.kill(first.handle)
 
 
 @pytest.mark.chaos
-def test_images_of_mixed_guidance_have_the_same_bits_however_they_are_put_together(
+def test_images_of_mixed_guidance_have_the_same_bits_in_any_batch(
     make_spec: MakeSpec, tmp_path: Path
 ) -> None:
     path = tmp_path / "guidance.csv"

@@ -1,4 +1,4 @@
-"""Dispatch with real actors in real processes: the ones that die, and the ones that join."""
+"""Dispatch with real actors in real processes: some die, hang or never start, some join."""
 
 import os
 import signal
@@ -40,7 +40,7 @@ from nightpress.pipelines.models.location import locate
 from nightpress.pipelines.planning import check, write_plan
 from nightpress.pipelines.run_directory.commit import committed_shards, read_commit
 from nightpress.pipelines.run_directory.record import RUN_FILE, RunRecord, new_record
-from nightpress.pipelines.shards.runner import BatchDone, ShardDone
+from nightpress.pipelines.shards.events import BatchDone, ShardDone
 from nightpress.pipelines.storage import Store
 
 MakeSpec = Callable[..., RunSpec]
@@ -49,7 +49,7 @@ pytestmark = pytest.mark.usefixtures("local_ray")
 
 
 def begun(spec: RunSpec) -> tuple[Store, RunRecord]:
-    """A run that is planned, and of which nothing is made."""
+    """A run that is planned, with no image made."""
     store, model = Store(spec.url), describe(locate(spec.model, {}), spec.model)
     batch_size = resolve_batch_size(spec, "cpu")
     layout = check(spec, model, batch_size)
@@ -59,7 +59,7 @@ def begun(spec: RunSpec) -> tuple[Store, RunRecord]:
     return store, record
 
 
-def dispatcher(
+def dispatcher_of(
     spec: RunSpec, store: Store, record: RunRecord, *kinds: type[SamplerActor], **values: Any
 ) -> Dispatcher:
     threads = values.pop("threads", 1)
@@ -70,14 +70,14 @@ def dispatcher(
 
 
 @pytest.mark.chaos
-def test_a_shard_whose_every_row_kills_fails_and_the_others_are_made(
+def test_a_shard_whose_every_row_kills_its_process_fails_and_the_others_are_made(
     make_spec: MakeSpec,
 ) -> None:
     spec = make_spec(batch={"size": 2, "shard_size": 2})
     store, record = begun(spec)
-    press = dispatcher(spec, store, record, DeadlyActor)
-    seen: list[Event] = list(press.run(range(record.layout.num_shards)))
-    press.close()
+    dispatcher = dispatcher_of(spec, store, record, DeadlyActor)
+    seen: list[Event] = list(dispatcher.run(range(record.layout.num_shards)))
+    dispatcher.close()
     assert committed_shards(store) == set(range(record.layout.num_shards))
     rows = [row for n in committed_shards(store) for row in read_commit(store, n).to_pylist()]
     failed = [row for row in rows if row["status"] == "failed"]
@@ -90,82 +90,82 @@ def test_a_shard_whose_every_row_kills_fails_and_the_others_are_made(
     assert [event.shard for event in seen if isinstance(event, RowSetAside)] == [deadly] * 2
     retried = [event.shard for event in seen if isinstance(event, ShardRetried)]
     assert retried.count(deadly) == 4
-    # A death may be seen on the shard before, which is then blamed in vain, and once at most.
-    blamed_in_vain = [shard for shard in retried if shard != deadly]
-    assert len(blamed_in_vain) == len(set(blamed_in_vain))
-    assert sum(isinstance(event, ActorLost) for event in seen) - len(blamed_in_vain) == 6
+    # A death may be blamed on the shard before, but only once.
+    wrongly_blamed = [shard for shard in retried if shard != deadly]
+    assert len(wrongly_blamed) == len(set(wrongly_blamed))
+    assert sum(isinstance(event, ActorLost) for event in seen) - len(wrongly_blamed) == 6
 
 
-def test_actors_that_never_start_stop_the_run_with_their_reason(make_spec: MakeSpec) -> None:
+def test_actors_that_never_start_stop_the_run_with_their_error(make_spec: MakeSpec) -> None:
     spec = make_spec()
     store, record = begun(spec)
-    press = dispatcher(spec, store, record, BrokenActor)
+    dispatcher = dispatcher_of(spec, store, record, BrokenActor)
     with pytest.raises(RunStopped, match="the weights on this node are not those of the run"):
-        list(press.run(range(record.layout.num_shards)))
-    press.close()
+        list(dispatcher.run(range(record.layout.num_shards)))
+    dispatcher.close()
     assert committed_shards(store) == set()
 
 
-def test_an_actor_that_cannot_start_does_not_stop_those_that_work(
+def test_an_actor_that_cannot_start_does_not_stop_the_others(
     make_spec: MakeSpec, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(actor_pool, "MAX_START_FAILURES", 1)
     spec = make_spec()
     store, record = begun(spec)
-    press = dispatcher(spec, store, record, WaitingActor, BrokenActor, max_actors=2)
+    dispatcher = dispatcher_of(spec, store, record, WaitingActor, BrokenActor, max_actors=2)
     said = []
-    for event in press.run(range(record.layout.num_shards)):
+    for event in dispatcher.run(range(record.layout.num_shards)):
         if isinstance(event, Message):
             said.append(event.text)
             store.put("go", b"")
-    press.close()
+    dispatcher.close()
     assert "the weights on this node are not those of the run" in said[0]
     assert committed_shards(store) == set(range(record.layout.num_shards))
 
 
 @pytest.mark.chaos
-def test_an_actor_whose_model_never_comes_is_replaced(make_spec: MakeSpec) -> None:
+def test_an_actor_that_never_loads_its_model_is_replaced(make_spec: MakeSpec) -> None:
     spec = make_spec()
     store, record = begun(spec)
-    press = dispatcher(spec, store, record, StuckActor, SamplerActor, load_timeout_s=15.0)
-    said = [event.text for event in press.run([0]) if isinstance(event, Message)]
-    press.close()
-    assert said == ["an actor did not start: its model was not loaded in 15 s"]
+    dispatcher = dispatcher_of(spec, store, record, StuckActor, SamplerActor, load_timeout_s=15.0)
+    said = [event.text for event in dispatcher.run([0]) if isinstance(event, Message)]
+    dispatcher.close()
+    assert said == ["an actor failed to start: it did not load its model within 15 s"]
     assert committed_shards(store) == {0}
 
 
-def test_actors_join_when_room_appears_and_the_bits_stay_the_same(
+def test_actors_join_when_the_cluster_grows_and_the_bits_stay_the_same(
     make_spec: MakeSpec, finished: MakeSpec
 ) -> None:
     spec = make_spec(batch={"size": 4, "shard_size": 4})
     store, record = begun(spec)
     places = {"room": 1}
-    press = dispatcher(
+    dispatcher = dispatcher_of(
         spec, store, record, WaitingActor, max_actors=None, room=lambda cpus, gpus: places["room"]
     )
     joined = 0
-    for event in press.run(range(record.layout.num_shards)):
+    for event in dispatcher.run(range(record.layout.num_shards)):
         if isinstance(event, ShardDone):
             places["room"] = 3
         joined += isinstance(event, ActorJoined)
         if joined == 3:
             store.put("go", b"")
-    press.close()
+    dispatcher.close()
     assert joined == 3
     assert len(set(read_metadata(spec).column("worker").to_pylist())) == 3
     assert hashes(spec) == hashes(finished())
     assert committed_shards(store) == set(range(record.layout.num_shards))
 
 
-def test_an_actor_killed_in_mid_shard_costs_nothing(
+def test_an_actor_killed_in_the_middle_of_a_shard_costs_no_image(
     make_spec: MakeSpec, finished: MakeSpec
 ) -> None:
     spec = make_spec()
     store, record = begun(spec)
-    press = dispatcher(spec, store, record, WaitingActor)
+    dispatcher = dispatcher_of(spec, store, record, WaitingActor)
     lost: list[ActorLost] = []
     retried: list[ShardRetried] = []
-    for event in press.run(range(record.layout.num_shards)):
+    for event in dispatcher.run(range(record.layout.num_shards)):
         if isinstance(event, ShardDone) and not lost:
             _kill_the_one_that_waits(store)
         if isinstance(event, ActorLost):
@@ -173,7 +173,7 @@ def test_an_actor_killed_in_mid_shard_costs_nothing(
             store.put("go", b"")
         if isinstance(event, ShardRetried):
             retried.append(event)
-    press.close()
+    dispatcher.close()
 
     assert len(lost) == 1
     assert [(event.shard, event.attempt) for event in retried] == [(1, 1)]
@@ -186,29 +186,29 @@ def test_an_actor_killed_in_mid_shard_costs_nothing(
 def test_a_row_that_hangs_is_set_aside_and_the_others_are_made(make_spec: MakeSpec) -> None:
     spec = make_spec(batch={"size": 2, "shard_size": 4})
     store, record = begun(spec)
-    press = dispatcher(spec, store, record, HangingActor, watchdog_s=3.0, max_attempts=1)
-    list(press.run(range(record.layout.num_shards)))
-    press.close()
+    dispatcher = dispatcher_of(spec, store, record, HangingActor, watchdog_s=3.0, max_attempts=1)
+    list(dispatcher.run(range(record.layout.num_shards)))
+    dispatcher.close()
     rows = read_metadata(spec).to_pylist()
     failed = [(row["id"], row["error_type"]) for row in rows if row["status"] == "failed"]
     assert failed == [("00000003", "Timeout")]
     assert len(rows) == PROMPTS
 
 
-def test_a_run_that_is_asked_to_stop_stores_the_batch_in_hand_and_goes_on_later(
+def test_a_run_that_is_asked_to_stop_stores_its_current_batch_and_can_be_resumed(
     make_spec: MakeSpec, finished: MakeSpec
 ) -> None:
     spec = make_spec(batch={"size": 4, "shard_size": 21})
     store, record = begun(spec)
     asked: list[str] = []
-    press = dispatcher(
+    dispatcher = dispatcher_of(
         spec, store, record, SamplerActor, reason_to_stop=lambda: asked[0] if asked else None
     )
-    events = press.run(range(record.layout.num_shards))
+    events = dispatcher.run(range(record.layout.num_shards))
     asked += ["tired" for event in islice(events, 3) if isinstance(event, BatchDone)]
-    with pytest.raises(RunStopped, match="tired; the same command goes on"):
+    with pytest.raises(RunStopped, match="tired; run the same command again to resume"):
         list(events)
-    press.close()
+    dispatcher.close()
     there = store.list("images")
     assert 0 < len(there) < PROMPTS
     assert committed_shards(store) == set()
@@ -216,20 +216,20 @@ def test_a_run_that_is_asked_to_stop_stores_the_batch_in_hand_and_goes_on_later(
     assert hashes(spec) == hashes(finished())
 
 
-def test_before_a_deadline_only_what_can_be_done_is_begun(make_spec: MakeSpec) -> None:
+def test_before_a_deadline_only_shards_that_will_be_done_are_begun(make_spec: MakeSpec) -> None:
     spec = make_spec(batch={"size": 2, "shard_size": 2})
     store, record = begun(spec)
-    slow = dispatcher(
+    dispatcher = dispatcher_of(
         spec, store, record, SamplerActor, deadline_at=time.time() + 100.0, drain_s=1.0
     )
-    slow._pace.shard_done(1, 60.0)  # a minute an image: nothing would be done in time
+    dispatcher._timing.add_shard(1, 60.0)  # a minute per image: nothing is done in time
     with pytest.raises(RunStopped, match="would not be done before the deadline"):
-        list(slow.run(range(record.layout.num_shards)))
-    slow.close()
+        list(dispatcher.run(range(record.layout.num_shards)))
+    dispatcher.close()
     assert committed_shards(store) == set()
 
 
-def test_a_plan_that_was_cut_is_mended_and_used(make_spec: MakeSpec) -> None:
+def test_a_truncated_plan_is_written_again_and_used(make_spec: MakeSpec) -> None:
     spec = make_spec()
     store, record = begun(spec)
     part = record.layout.parts[0].path
@@ -239,17 +239,19 @@ def test_a_plan_that_was_cut_is_mended_and_used(make_spec: MakeSpec) -> None:
     assert store.read(part) == whole
 
 
-def test_shards_are_made_with_the_threads_of_the_run(make_spec: MakeSpec) -> None:
+def test_shards_are_made_with_the_number_of_threads_of_the_run(make_spec: MakeSpec) -> None:
     spec = make_spec()
     store, record = begun(spec)
-    press = dispatcher(spec, store, record, ThreadsActor, threads=2)  # Ray sets 1 for one CPU
-    list(press.run([0]))
-    press.close()
+    dispatcher = dispatcher_of(
+        spec, store, record, ThreadsActor, threads=2
+    )  # Ray sets 1 for one CPU
+    list(dispatcher.run([0]))
+    dispatcher.close()
     assert store.read("threads") == b"2"
 
 
 def _kill_the_one_that_waits(store: Store) -> None:
-    """SIGKILL the actor's process once it has shard 1 in hand."""
+    """SIGKILL the actor's process once it works on shard 1."""
     store.delete("pid")
     while store.size("pid") is None:
         time.sleep(0.05)

@@ -1,4 +1,4 @@
-"""Dispatch at its edges: copies of stragglers, drained nodes, near deadlines, second signals."""
+"""Dispatch in rare cases: copies of stragglers, drained nodes, deadlines, second signals."""
 
 import json
 import os
@@ -36,7 +36,7 @@ from nightpress.jobs.dispatch import dispatcher as dispatcher_module
 from nightpress.jobs.dispatch.actor import ActorLocation, SamplerActor
 from nightpress.jobs.dispatch.config import DispatchConfig
 from nightpress.jobs.dispatch.dispatcher import Dispatcher
-from nightpress.jobs.dispatch.shard_queue import Piece, ShardQueue
+from nightpress.jobs.dispatch.shard_queue import ShardQueue
 from nightpress.jobs.dispatch.workers import InFlightShard, Worker
 from nightpress.jobs.errors import RunStopped
 from nightpress.jobs.progress.events import ActorJoined, ActorLost, Event, ShardRetried
@@ -46,7 +46,8 @@ from nightpress.pipelines.job.spec import RunSpec
 from nightpress.pipelines.run_directory.commit import committed_shards, read_commit, shard_path
 from nightpress.pipelines.run_directory.record import RunRecord, require_record
 from nightpress.pipelines.run_directory.verify import orphan_images, verify
-from nightpress.pipelines.shards.runner import BatchDone, ShardDone, ShardEvent, ShardLeft
+from nightpress.pipelines.shards.events import BatchDone, ShardDone, ShardEvent, ShardLeft
+from nightpress.pipelines.shards.work import ShardWork
 from nightpress.pipelines.storage import Store
 
 MakeSpec = Callable[..., RunSpec]
@@ -62,7 +63,7 @@ def at_its_end(
     make_in: Callable[[Path], MakeSpec],
     local_ray: None,
 ) -> tuple[RunSpec, dict[Path, bytes]]:
-    """A run of two shards that met no trouble, and its files."""
+    """A finished run of two shards, and its files."""
     spec = make_in(tmp_path_factory.mktemp("edges"))(
         columns={"width": None, "scheduler": None},
         sampling={"width": 64, "height": 64, "num_inference_steps": 2},
@@ -75,7 +76,7 @@ def at_its_end(
 
 @pytest.fixture
 def spec(at_its_end: tuple[RunSpec, dict[Path, bytes]]) -> RunSpec:
-    """Its job; its folder is as it was at its end."""
+    """The job of a finished run, whose folder is restored."""
     spec, files = at_its_end
     shutil.rmtree(spec.url)
     for path, data in files.items():
@@ -86,7 +87,7 @@ def spec(at_its_end: tuple[RunSpec, dict[Path, bytes]]) -> RunSpec:
 
 @pytest.fixture
 def undisturbed(spec: RunSpec) -> dict[str, str]:
-    """The sums of its images; its plan stays, its images and commits go."""
+    """Remove the images and commits of the run, but not its plan; returns the images' hashes."""
     sums = hashes(spec)
     store = Store(spec.url)
     for name in [*store.list("images"), *store.list("metadata"), "report.html"]:
@@ -96,38 +97,38 @@ def undisturbed(spec: RunSpec) -> dict[str, str]:
 
 @pytest.fixture
 def run(spec: RunSpec, undisturbed: dict[str, str]) -> tuple[Store, RunRecord]:
-    """A run of two shards that is planned, and of which nothing is made."""
+    """A run of two shards that is planned, with no image made."""
     store = Store(spec.url)
     return store, require_record(store)
 
 
-def dispatcher(
+def dispatcher_of(
     run: tuple[Store, RunRecord], *kinds: type[SamplerActor], **values: Any
 ) -> Dispatcher:
     store, record = run
     factory = FactoryOf(record.spec.model, {}, cpus=1, gpus=0, threads=1, kinds=list(kinds))
-    terms = {"min_actors": 1, "max_actors": 1, "max_attempts": 3, "look_first": False}
-    return Dispatcher(store, record, factory, DispatchConfig(**terms | values))
+    values = {"min_actors": 1, "max_actors": 1, "max_attempts": 3, "look_first": False} | values
+    return Dispatcher(store, record, factory, DispatchConfig(**values))
 
 
 @pytest.mark.parametrize("kind", [OriginalWins, CopyWins])
-def test_a_straggler_is_copied_and_whichever_commits_first_wins(
+def test_a_straggler_is_copied_and_the_first_commit_wins(
     spec: RunSpec,
     undisturbed: dict[str, str],
     run: tuple[Store, RunRecord],
     kind: type[RacingActor],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(timing, "SHORTEST_STRAGGLING_S", 0.5)
+    monkeypatch.setattr(timing, "MIN_STRAGGLER_S", 0.5)
     store, record = run
-    press = dispatcher(run, kind, min_actors=2, max_actors=2)
-    seen: list[Event] = list(press.run(range(record.layout.num_shards)))
+    dispatcher = dispatcher_of(run, kind, min_actors=2, max_actors=2)
+    seen: list[Event] = list(dispatcher.run(range(record.layout.num_shards)))
     assert sorted(e.shard for e in seen if isinstance(e, ShardDone)) == [0, 1]
     assert not [event for event in seen if isinstance(event, ShardRetried | ActorLost)]
     before = files_of(spec)
-    store.put("go", b"")  # the other one makes the rest as well, and comes too late
+    store.put("go", b"")  # the other one also makes the rest, and commits too late
     wait_for(store, "ended")
-    press.close()
+    dispatcher.close()
     after = files_of(spec)
     assert {name: after[name] for name in before} == before
     assert {name for name in after if name not in before} == {"go", "ended"}
@@ -137,54 +138,56 @@ def test_a_straggler_is_copied_and_whichever_commits_first_wins(
 
 
 @pytest.mark.parametrize(("reads_back", "copied"), [(False, {0, 1}), (True, set())])
-def test_a_straggler_and_what_waits_behind_it_are_copied_unless_one_commit_could_replace_another(
+def test_stragglers_are_copied_unless_one_commit_could_overwrite_another(
     run: tuple[Store, RunRecord],
     monkeypatch: pytest.MonkeyPatch,
     reads_back: bool,
     copied: set[int],
 ) -> None:
     store, record = run
-    press = dispatcher((store.reading_back() if reads_back else store, record), SamplerActor)
-    home = ActorLocation(node_id="here", host="here", pid=1, differences=())
-    busy, *idle = (Worker(None, None, None, home) for _ in range(4))  # type: ignore[arg-type]
-    busy.flights.append(InFlightShard(Piece(0, 0, 11, attempt=1), stream=None, begun_at=0.0))
-    busy.flights.append(InFlightShard(Piece(1, 0, 10, attempt=1), stream=None))
-    press.fleet.workers = [busy, *idle]
-    press._pace.shard_done(1, 0.001)
-    given: list[Piece] = []
-    monkeypatch.setattr(press, "_give", lambda worker, piece, is_copy: given.append(piece))
-    press._hand_out()
-    press._hand_out()
-    assert {piece.shard for piece in given} == copied
-    assert len(given) == len(copied)
+    dispatcher = dispatcher_of(
+        (store.reading_back() if reads_back else store, record), SamplerActor
+    )
+    location = ActorLocation(node_id="here", host="here", pid=1, differences=())
+    busy, *idle = (Worker(None, None, None, location) for _ in range(4))  # type: ignore[arg-type]
+    busy.held.append(InFlightShard(ShardWork(0, 0, 11), stream=None, begun_at=0.0))
+    busy.held.append(InFlightShard(ShardWork(1, 0, 10), stream=None))
+    dispatcher.pool.workers = [busy, *idle]
+    dispatcher._timing.add_shard(1, 0.001)
+    copies: list[ShardWork] = []
+    monkeypatch.setattr(dispatcher, "_assign", lambda worker, work, is_copy: copies.append(work))
+    dispatcher._assign_work()
+    dispatcher._assign_work()
+    assert {work.shard for work in copies} == copied
+    assert len(copies) == len(copied)
 
 
-def test_what_a_dead_process_had_in_hand_shares_no_actor(
+def test_work_of_a_dead_process_shares_no_actor(
     run: tuple[Store, RunRecord], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    press = dispatcher(run, SamplerActor)
-    home = ActorLocation(node_id="here", host="here", pid=1, differences=())
-    dead, *workers = (Worker(None, None, None, home) for _ in range(3))  # type: ignore[arg-type]
-    press.fleet.workers = [dead, *workers]
-    press._work = ShardQueue(range(6), lambda shard: 10, max_attempts=3)
-    dead.flights = [InFlightShard(press._work.take(), stream=None) for _ in range(2)]
+    dispatcher = dispatcher_of(run, SamplerActor)
+    location = ActorLocation(node_id="here", host="here", pid=1, differences=())
+    dead, *workers = (Worker(None, None, None, location) for _ in range(3))  # type: ignore[arg-type]
+    dispatcher.pool.workers = [dead, *workers]
+    dispatcher._queue = ShardQueue(range(6), lambda shard: ShardWork(shard, 0, 10), max_attempts=3)
+    dead.held = [InFlightShard(dispatcher._queue.take(), stream=None) for _ in range(2)]
     monkeypatch.setattr(ray, "kill", lambda handle: None)
-    monkeypatch.setattr(dispatcher_module, "alive_nodes", lambda: {home.node_id})
-    list(press._worker_lost(dead, "it died", silent=False, blamed=dead.flights[0]))
+    monkeypatch.setattr(dispatcher_module, "alive_nodes", lambda: {location.node_id})
+    list(dispatcher._on_lost(dead, "it died", node_suspected=False, culprit=dead.held[0]))
 
-    def give(worker: Worker, piece: Piece) -> None:
-        worker.flights.append(InFlightShard(piece, stream=None))
+    def assign(worker: Worker, work: ShardWork) -> None:
+        worker.held.append(InFlightShard(work, stream=None))
 
-    monkeypatch.setattr(press, "_give", give)
-    in_hand = []
+    monkeypatch.setattr(dispatcher, "_assign", assign)
+    held = []
     for _ in range(2):
-        press._hand_out()
-        in_hand.append([[flight.piece.shard for flight in worker.flights] for worker in workers])
-        workers[0].flights.clear()
-    assert in_hand == [[[0], [1]], [[2, 3], [1]]]
+        dispatcher._assign_work()
+        held.append([[each.work.shard for each in worker.held] for worker in workers])
+        workers[0].held.clear()
+    assert held == [[[0], [1]], [[2, 3], [1]]]
 
 
-def test_an_actor_on_a_drained_node_stores_its_batch_and_takes_nothing_more(
+def test_an_actor_on_a_drained_node_stores_its_batch_and_takes_no_more_work(
     spec: RunSpec,
     undisturbed: dict[str, str],
     run: tuple[Store, RunRecord],
@@ -193,17 +196,17 @@ def test_an_actor_on_a_drained_node_stores_its_batch_and_takes_nothing_more(
     going: set[str] = set()
     monkeypatch.setattr(actor_pool, "draining_nodes", lambda: going)
     num_shards = run[1].layout.num_shards
-    press = dispatcher(run, ObedientActor, SamplerActor)
+    dispatcher = dispatcher_of(run, ObedientActor, SamplerActor)
     seen: list[Event] = []
     told = False
-    for event in press.run(range(num_shards)):
+    for event in dispatcher.run(range(num_shards)):
         if isinstance(event, BatchDone) and not told:
             told = True
             going.add(ray.get_runtime_context().get_node_id())
         if isinstance(event, ActorJoined):  # on another node, as it were
             going.clear()
         seen.append(event)
-    press.close()
+    dispatcher.close()
     assert sum(isinstance(event, ActorJoined) for event in seen) == 2
     assert not [event for event in seen if isinstance(event, ShardRetried | ActorLost)]
     assert [event.shard for event in seen if isinstance(event, ShardLeft)] == [0, 1]
@@ -212,26 +215,27 @@ def test_an_actor_on_a_drained_node_stores_its_batch_and_takes_nothing_more(
     assert hashes(spec) == undisturbed
 
 
-def test_a_deadline_that_comes_near_stores_the_batch_in_hand_and_begins_nothing(
+def test_a_near_deadline_stores_the_current_batch_and_begins_no_other(
     spec: RunSpec, undisturbed: dict[str, str], run: tuple[Store, RunRecord]
 ) -> None:
     store, record = run
-    press = dispatcher(run, ObedientActor)
+    dispatcher = dispatcher_of(run, ObedientActor)
 
     def bring_near(event: Event) -> None:
         if isinstance(event, BatchDone):
-            press._terms = replace(press._terms, deadline_at=time.time() + press._terms.drain_s)
+            deadline_at = time.time() + dispatcher._config.drain_s
+            dispatcher._config = replace(dispatcher._config, deadline_at=deadline_at)
 
-    with pytest.raises(RunStopped, match="the deadline is near; the same command goes on"):
-        list(map(bring_near, press.run(range(record.layout.num_shards))))
-    press.close()
+    with pytest.raises(RunStopped, match="the deadline is near; run the same command again"):
+        list(map(bring_near, dispatcher.run(range(record.layout.num_shards))))
+    dispatcher.close()
     assert len(store.list("images")) == BATCHES_TILL_DRAINED * BATCH_SIZE
     assert committed_shards(store) == set()
     assert jobs.run(spec).num_ok == PROMPTS
     assert hashes(spec) == undisturbed
 
 
-def test_a_deadline_that_is_near_leaves_a_report_of_what_there_is(spec: RunSpec) -> None:
+def test_a_near_deadline_leaves_a_report_of_what_is_committed(spec: RunSpec) -> None:
     store = Store(spec.url)
     (row, *_) = read_commit(store, 1).to_pylist()
     for name in (shard_path(1), row["file"], "report.html"):
@@ -250,12 +254,13 @@ def test_a_deadline_that_is_near_leaves_a_report_of_what_there_is(spec: RunSpec)
 
 
 class NearItsDeadline(Dispatcher):
-    """Its deadline is near once a batch is done."""
+    """Its deadline comes near as soon as a batch is done."""
 
-    def _heard(self, flight: InFlightShard, event: ShardEvent) -> Iterator[Event]:
-        yield from super()._heard(flight, event)
+    def _on_event(self, in_flight: InFlightShard, event: ShardEvent) -> Iterator[Event]:
+        yield from super()._on_event(in_flight, event)
         if isinstance(event, BatchDone):
-            self._terms = replace(self._terms, deadline_at=time.time() + self._terms.drain_s)
+            deadline_at = time.time() + self._config.drain_s
+            self._config = replace(self._config, deadline_at=deadline_at)
 
 
 def obedient_factory(spec: RunSpec, traced: bool = False) -> FactoryOf:
@@ -265,7 +270,7 @@ def obedient_factory(spec: RunSpec, traced: bool = False) -> FactoryOf:
 
 
 @pytest.mark.usefixtures("undisturbed")
-def test_a_run_that_a_deadline_stops_says_what_its_actors_did_and_leaves_a_trace(
+def test_a_run_stopped_by_a_deadline_reports_how_actors_spent_their_time_and_leaves_a_trace(
     spec: RunSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     job, trace = tmp_path / "job.yaml", tmp_path / "trace.json"
@@ -280,7 +285,7 @@ def test_a_run_that_a_deadline_stops_says_what_its_actors_did_and_leaves_a_trace
     assert {name for name in told if name in line} >= {"loading the model", "busy"}
 
 
-def test_a_second_signal_stops_at_once_and_what_is_committed_stays(
+def test_a_second_signal_stops_at_once_and_commits_stay(
     make_spec: MakeSpec, tmp_path: Path
 ) -> None:
     manifest, log = tmp_path / "hang.txt", tmp_path / "sampled"
@@ -294,7 +299,7 @@ def test_a_second_signal_stops_at_once_and_what_is_committed_stays(
     process = start_with_trouble(tmp_path / "job.yaml", spec, log)
     try:
         end = time.monotonic() + 120
-        while "ended" not in log.read_text():  # the log's word for: it hangs
+        while "ended" not in log.read_text():  # what the log says when a process hangs
             assert process.poll() is None, process.communicate()
             assert time.monotonic() < end
             time.sleep(0.05)
@@ -306,7 +311,7 @@ def test_a_second_signal_stops_at_once_and_what_is_committed_stays(
         process.send_signal(signal.SIGTERM)
         assert process.stderr is not None
         for line in process.stderr:
-            if "storing the batches in hand" in line:
+            if "storing the current batches" in line:
                 break
         process.send_signal(signal.SIGINT)
         _, said = process.communicate(timeout=60)
@@ -323,7 +328,7 @@ def test_a_second_signal_stops_at_once_and_what_is_committed_stays(
 
 
 def start_with_trouble(job: Path, spec: RunSpec, log: Path) -> "subprocess.Popen[str]":
-    """A driver with a Ray of its own, in whose workers prompts are obeyed."""
+    """Start a driver with its own Ray, whose workers do what prompts tell them."""
     job.write_text(yaml.safe_dump(spec.as_dict()))
     trouble = Path(__file__).parents[2] / "chaos/trouble"
     path = os.pathsep.join(filter(None, [str(trouble), os.environ.get("PYTHONPATH", "")]))
@@ -339,7 +344,7 @@ def start_with_trouble(job: Path, spec: RunSpec, log: Path) -> "subprocess.Popen
     )
 
 
-def test_a_repair_counts_the_bytes_that_are_not_those_that_were_recorded(spec: RunSpec) -> None:
+def test_a_repair_counts_images_whose_bytes_differ_from_the_record(spec: RunSpec) -> None:
     sums = hashes(spec)
     path = Path(spec.url, shard_path(0))
     part = pq.read_table(path)

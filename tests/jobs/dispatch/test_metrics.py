@@ -1,4 +1,4 @@
-"""What an actor tells Ray's metrics, as Prometheus would read it from the node."""
+"""The metrics of an actor, as Prometheus reads them from its node."""
 
 import time
 from collections.abc import Callable
@@ -20,13 +20,13 @@ from nightpress.pipelines.shards.timeline import Activity
 from nightpress.pipelines.storage import Store
 
 PATIENCE_S = 30.0
-"""Ray's processes tell their metrics every ten seconds."""
+"""Ray's processes export their metrics every ten seconds."""
 
 SECONDS, IMAGES = "ray_nightpress_actor_seconds_total", "ray_nightpress_images_total"
 
 
-def shown(actor: RemoteActor) -> dict[tuple[str, str], float]:
-    """(metric, activity or status) -> the value that its node shows of an actor."""
+def exported(actor: RemoteActor) -> dict[tuple[str, str], float]:
+    """(metric, activity or status) -> the value that the node of an actor exports."""
     worker_id = ray.get(
         actor.__ray_call__.remote(lambda self: ray.get_runtime_context().get_worker_id())
     )
@@ -43,7 +43,7 @@ def shown(actor: RemoteActor) -> dict[tuple[str, str], float]:
 
 
 @pytest.mark.usefixtures("local_ray")
-def test_prometheus_finds_the_images_and_the_busy_time_of_an_actor(
+def test_the_images_and_the_busy_time_of_an_actor_are_exported(
     finished: Callable[..., RunSpec],
 ) -> None:
     spec = finished()
@@ -51,11 +51,11 @@ def test_prometheus_finds_the_images_and_the_busy_time_of_an_actor(
     for name in [*store.list("images"), shard_path(0)]:
         store.delete(name)
     record = require_record(store)
-    terms = DispatchConfig(min_actors=1, max_actors=1, max_attempts=1, look_first=False)
-    with closing(Dispatcher(store, record, actor_factory(spec), terms)) as press:
-        list(press.run([0]))
-        (worker,) = press.fleet.workers
-        (spent,) = press.fleet.time_spent()
+    config = DispatchConfig(min_actors=1, max_actors=1, max_attempts=1, look_first=False)
+    with closing(Dispatcher(store, record, actor_factory(spec), config)) as dispatcher:
+        list(dispatcher.run([0]))
+        (worker,) = dispatcher.pool.workers
+        (spent,) = dispatcher.pool.time_spent()
         expected = {
             (IMAGES, "ok"): record.layout.shard_images(0),
             (SECONDS, "busy"): pytest.approx(spent.seconds[Activity.BUSY]),
@@ -64,6 +64,6 @@ def test_prometheus_finds_the_images_and_the_busy_time_of_an_actor(
         while {key: found.get(key) for key in expected} != expected:
             assert time.monotonic() < end, found
             time.sleep(0.5)
-            found = shown(worker.handle)
+            found = exported(worker.handle)
     assert found[SECONDS, "loading the model"] > 0
     assert (IMAGES, "failed") not in found

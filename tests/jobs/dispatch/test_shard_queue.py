@@ -1,4 +1,4 @@
-"""The worklist: whatever fails how often, every shard ends once and only poison is set aside."""
+"""The shard queue: whatever fails, every shard ends once and only poisonous rows are set aside."""
 
 import math
 from collections import Counter
@@ -7,78 +7,82 @@ from dataclasses import replace
 import hypothesis.strategies as st
 from hypothesis import given, settings
 
-from nightpress.jobs.dispatch.shard_queue import LOSSES_PER_ATTEMPT, Piece, ShardQueue
+from nightpress.jobs.dispatch.shard_queue import LOSSES_PER_ATTEMPT, ShardQueue
 from nightpress.pipelines.records import FailureType
+from nightpress.pipelines.shards.work import ShardWork
 
 KILLED = FailureType.WORKER_KILLED
 
 
-def worklist(*sizes: int, max_attempts: int = 3) -> ShardQueue:
-    return ShardQueue(range(len(sizes)), lambda shard: sizes[shard], max_attempts)
+def queue_of(*sizes: int, max_attempts: int = 3) -> ShardQueue:
+    """A queue of shards with these numbers of rows."""
+    return ShardQueue(
+        range(len(sizes)), lambda shard: ShardWork(shard, 0, sizes[shard]), max_attempts
+    )
 
 
-def rows(piece: Piece) -> set[int]:
+def rows(work: ShardWork) -> set[int]:
     """The rows that are tried."""
-    return set(range(piece.start, piece.stop)) - {row.row for row in piece.set_aside}
+    return set(range(work.start, work.stop)) - {row.row for row in work.set_aside}
 
 
-def work_off(
-    work: ShardQueue, poison: dict[int, set[int]]
-) -> tuple[dict[int, Piece], Counter[int]]:
-    """Do everything; a piece with poison in it crashes. The commits, and crashes by shard."""
-    commits: dict[int, Piece] = {}
+def do_all(
+    queue: ShardQueue, poison: dict[int, set[int]]
+) -> tuple[dict[int, ShardWork], Counter[int]]:
+    """Do all work; poisonous work crashes. Returns the commits, and the crashes by shard."""
+    commits: dict[int, ShardWork] = {}
     crashes: Counter[int] = Counter()
-    while not work.is_finished:
-        piece = work.take()
-        if rows(piece) & poison.get(piece.shard, set()):
-            crashes[piece.shard] += 1
-            assert work.crashed(piece, KILLED, "it died")
-        elif work.done(piece):
-            assert piece.shard not in commits
-            commits[piece.shard] = piece
+    while not queue.is_finished:
+        work = queue.take()
+        if rows(work) & poison.get(work.shard, set()):
+            crashes[work.shard] += 1
+            assert queue.record_crash(work, KILLED, "it died")
+        elif queue.complete(work):
+            assert work.shard not in commits
+            commits[work.shard] = work
     return commits, crashes
 
 
-def test_without_trouble_each_shard_is_handed_out_whole_and_in_order() -> None:
-    work = worklist(4, 4, 2)
-    pieces = [work.take() for _ in range(3)]
-    assert [(p.shard, p.start, p.stop, p.attempt, p.commits) for p in pieces] == [
+def test_without_failures_each_shard_is_handed_out_whole_and_in_order() -> None:
+    queue = queue_of(4, 4, 2)
+    works = [queue.take() for _ in range(3)]
+    assert [(p.shard, p.start, p.stop, p.attempt, p.commits) for p in works] == [
         (0, 0, 4, 1, True),
         (1, 0, 4, 1, True),
         (2, 0, 2, 1, True),
     ]
-    assert not work.is_finished
-    assert all(work.done(piece) for piece in pieces)
-    assert work.is_finished
+    assert not queue.is_finished
+    assert all(queue.complete(work) for work in works)
+    assert queue.is_finished
 
 
-def test_one_crash_blames_nobody() -> None:
-    work = worklist(8)
-    piece = work.take()
-    assert work.crashed(piece, KILLED, "once")
-    again = work.take()
+def test_after_one_crash_the_whole_shard_is_retried() -> None:
+    queue = queue_of(8)
+    work = queue.take()
+    assert queue.record_crash(work, KILLED, "once")
+    again = queue.take()
     assert (again.start, again.stop, again.attempt, again.commits) == (0, 8, 2, True)
-    assert work.done(again)
+    assert queue.complete(again)
 
 
-def test_a_row_that_always_kills_stands_alone_after_logarithmically_many_crashes() -> None:
+def test_a_row_that_always_kills_is_isolated_after_logarithmically_many_crashes() -> None:
     for size in (1, 2, 7, 64, 1000):
         for bad in {0, size // 2, size - 1}:
-            commits, crashes = work_off(worklist(size), {0: {bad}})
+            commits, crashes = do_all(queue_of(size), {0: {bad}})
             assert [row.row for row in commits[0].set_aside] == [bad]
             assert commits[0].set_aside[0].error_type == KILLED
             assert crashes[0] <= 4 + math.ceil(math.log2(size))
 
 
-def test_a_row_that_stands_alone_is_not_blamed_for_one_death() -> None:
-    work = worklist(4)
-    while (piece := work.take()).num_rows > 1:
-        assert work.crashed(piece, KILLED, "a neighbour, or nobody")
-    assert work.crashed(piece, KILLED, "by chance")
-    again = work.take()
-    assert (again.start, again.num_rows, again.attempt) == (piece.start, 1, piece.attempt + 1)
-    work.done(again)
-    commits, _ = work_off(work, {})
+def test_a_single_row_is_not_set_aside_after_one_death() -> None:
+    queue = queue_of(4)
+    while (work := queue.take()).num_rows > 1:
+        assert queue.record_crash(work, KILLED, "a neighbour, or nobody")
+    assert queue.record_crash(work, KILLED, "by chance")
+    again = queue.take()
+    assert (again.start, again.num_rows, again.attempt) == (work.start, 1, work.attempt + 1)
+    queue.complete(again)
+    commits, _ = do_all(queue, {})
     assert not commits[0].set_aside
 
 
@@ -88,14 +92,14 @@ def test_a_row_that_stands_alone_is_not_blamed_for_one_death() -> None:
     data=st.data(),
 )
 @settings(deadline=None)
-def test_exactly_the_poison_is_set_aside_wherever_it_lies(
+def test_exactly_the_poisonous_rows_are_set_aside(
     sizes: list[int], max_attempts: int, data: st.DataObject
 ) -> None:
     poison = {
         shard: data.draw(st.sets(st.integers(0, size - 1), max_size=4))
         for shard, size in enumerate(sizes)
     }
-    commits, crashes = work_off(worklist(*sizes, max_attempts=max_attempts), poison)
+    commits, crashes = do_all(queue_of(*sizes, max_attempts=max_attempts), poison)
     assert set(commits) == set(range(len(sizes)))
     for shard, size in enumerate(sizes):
         assert {row.row for row in commits[shard].set_aside} == poison[shard]
@@ -109,100 +113,101 @@ def test_exactly_the_poison_is_set_aside_wherever_it_lies(
     data=st.data(),
 )
 @settings(deadline=None)
-def test_exactly_the_poison_is_set_aside_though_a_dying_process_tells_nothing(
+def test_exactly_the_poisonous_rows_are_set_aside_though_a_dying_process_reports_nothing(
     sizes: list[int], max_attempts: int, data: st.DataObject
 ) -> None:
-    """An actor has two pieces in hand, and wherever one of them is innocent, it is blamed."""
+    """An actor holds two pieces of work; if one of them is innocent, that one is blamed."""
     poison = {
         shard: data.draw(st.sets(st.integers(0, size - 1), max_size=2))
         for shard, size in enumerate(sizes)
     }
-    work, set_aside = worklist(*sizes, max_attempts=max_attempts), {}
-    while not work.is_finished:
-        in_hand = [work.take()]
-        if not in_hand[0].alone and (second := work.take_beside()) is not None:
-            in_hand.append(second)
-        ends = [bool(rows(piece) & poison[piece.shard]) for piece in in_hand]
+    queue, set_aside = queue_of(*sizes, max_attempts=max_attempts), {}
+    while not queue.is_finished:
+        held = [queue.take()]
+        if not held[0].isolated and (second := queue.take_shared()) is not None:
+            held.append(second)
+        ends = [bool(rows(work) & poison[work.shard]) for work in held]
         if not any(ends):
-            for piece in in_hand:
-                if work.done(piece):
-                    set_aside[piece.shard] = {row.row for row in piece.set_aside}
+            for work in held:
+                if queue.complete(work):
+                    set_aside[work.shard] = {row.row for row in work.set_aside}
             continue
-        blamed = in_hand.pop(ends.index(min(ends)))
-        for piece in in_hand:
-            work.give_back(replace(piece, alone=True))
-        assert work.crashed(blamed, KILLED, "it died")
+        blamed = held.pop(ends.index(min(ends)))
+        for work in held:
+            queue.requeue(replace(work, isolated=True))
+        assert queue.record_crash(blamed, KILLED, "it died")
     assert set_aside == poison
 
 
 @given(data=st.data())
 @settings(deadline=None)
-def test_under_any_mixture_of_troubles_every_shard_ends_once(data: st.DataObject) -> None:
+def test_under_any_mixture_of_failures_every_shard_ends_once(data: st.DataObject) -> None:
     sizes = data.draw(st.lists(st.integers(1, 12), min_size=1, max_size=4))
-    work = worklist(*sizes)
-    flying: list[Piece] = []
+    queue = queue_of(*sizes)
+    in_flight: list[ShardWork] = []
     ended: Counter[int] = Counter()
-    troubles = 0
-    while not work.is_finished:
-        if work and (not flying or data.draw(st.booleans())):
-            flying.append(work.take())
+    num_failures = 0
+    while not queue.is_finished:
+        if queue and (not in_flight or data.draw(st.booleans())):
+            in_flight.append(queue.take())
             continue
-        piece = flying.pop(data.draw(st.integers(0, len(flying) - 1)))
-        kinds = ["done", "crash", "loss", "back", "copy"] if troubles < 40 else ["done"]
-        troubles += 1
+        work = in_flight.pop(data.draw(st.integers(0, len(in_flight) - 1)))
+        kinds = ["done", "crash", "loss", "back", "copy"] if num_failures < 40 else ["done"]
+        num_failures += 1
         match data.draw(st.sampled_from(kinds)):
             case "done":
-                ended[piece.shard] += work.done(piece)
+                ended[work.shard] += queue.complete(work)
             case "crash" | "loss" as kind:
-                goes_on = (
-                    work.crashed(piece, KILLED, "it died") if kind == "crash" else work.lost(piece)
-                )
+                if kind == "crash":
+                    goes_on = queue.record_crash(work, KILLED, "it died")
+                else:
+                    goes_on = queue.record_loss(work)
                 if not goes_on:
-                    work.close(piece.shard)
-                    ended[piece.shard] += 1
+                    queue.close(work.shard)
+                    ended[work.shard] += 1
             case "back":
-                work.give_back(piece)
-            case "copy" if piece.commits:
-                flying += [piece, piece.again()]
+                queue.requeue(work)
+            case "copy" if work.commits:
+                in_flight += [work, work.next_attempt()]
             case _:
-                flying.append(piece)
+                in_flight.append(work)
     assert ended == Counter(range(len(sizes)))
 
 
-def test_lost_nodes_are_forgiven_but_not_for_ever() -> None:
-    work = worklist(4, max_attempts=2)
+def test_lost_nodes_are_forgiven_but_not_forever() -> None:
+    queue = queue_of(4, max_attempts=2)
     for _ in range(LOSSES_PER_ATTEMPT * 2):
-        piece = work.take()
-        assert piece.commits
-        assert work.lost(piece)
-    assert [work.take().commits for _ in range(2)] == [False, False]
+        work = queue.take()
+        assert work.commits
+        assert queue.record_loss(work)
+    assert [queue.take().commits for _ in range(2)] == [False, False]
 
 
-def test_what_was_left_is_handed_out_again_first() -> None:
-    work = worklist(4, 4)
-    first = work.take()
-    work.give_back(first)
-    assert work.take() == first
+def test_requeued_work_is_handed_out_first() -> None:
+    queue = queue_of(4, 4)
+    first = queue.take()
+    queue.requeue(first)
+    assert queue.take() == first
 
 
-def test_a_copy_that_comes_second_counts_nothing() -> None:
-    work = worklist(4)
-    piece = work.take()
-    copy = piece.again()
-    assert work.done(copy)
-    assert not work.done(piece)
-    assert work.crashed(piece, KILLED, "late")
-    assert work.is_finished
+def test_a_copy_that_finishes_second_counts_nothing() -> None:
+    queue = queue_of(4)
+    work = queue.take()
+    copy = work.next_attempt()
+    assert queue.complete(copy)
+    assert not queue.complete(work)
+    assert queue.record_crash(work, KILLED, "late")
+    assert queue.is_finished
 
 
-def test_a_commit_that_never_succeeds_is_given_up() -> None:
-    work = worklist(2, max_attempts=2)
+def test_a_shard_whose_commit_never_succeeds_is_given_up() -> None:
+    queue = queue_of(2, max_attempts=2)
     given_up = False
     while not given_up:
-        piece = work.take()
-        if piece.commits:
-            given_up = not work.crashed(piece, KILLED, "always")
+        work = queue.take()
+        if work.commits:
+            given_up = not queue.record_crash(work, KILLED, "always")
         else:
-            work.done(piece)
-    work.close(0)
-    assert work.is_finished
+            queue.complete(work)
+    queue.close(0)
+    assert queue.is_finished

@@ -1,4 +1,4 @@
-"""Whom a driver blames when an actor is gone, by what real streams had told by then."""
+"""What the driver blames for the loss of an actor, by the events in real Ray streams."""
 
 from collections.abc import Iterator
 from types import SimpleNamespace
@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 import ray
 
-from nightpress.jobs.dispatch.shard_queue import Piece
 from nightpress.jobs.dispatch.workers import InFlightShard, Worker
-from nightpress.pipelines.shards.runner import BatchDone, ShardBegun, ShardEvent
+from nightpress.pipelines.shards.events import BatchDone, ShardBegun, ShardEvent
+from nightpress.pipelines.shards.work import ShardWork
 
 pytestmark = pytest.mark.usefixtures("local_ray")
 
@@ -21,53 +21,54 @@ def iter_of(events: list[ShardEvent]) -> Iterator[ShardEvent]:
 
 
 @ray.remote(num_cpus=0)
-def telling(events: list[ShardEvent]) -> Iterator[ShardEvent]:
+def reporting(events: list[ShardEvent]) -> Iterator[ShardEvent]:
     yield from iter_of(events)
     raise RuntimeError("the process is gone")
 
 
-def flight(shard: int, *events: ShardEvent) -> InFlightShard:
-    """A piece whose actor told these things and ended."""
-    stream = telling.options(num_returns="streaming").remote(list(events))
+def in_flight(shard: int, *events: ShardEvent) -> InFlightShard:
+    """Work whose actor sent these events and then ended."""
+    stream = reporting.options(num_returns="streaming").remote(list(events))
     ray.wait([stream.completed()], timeout=60)
-    return InFlightShard(Piece(shard, 0, 4, attempt=2), stream, turn=shard)
+    return InFlightShard(ShardWork(shard, 0, 4, attempt=2), stream, ticket=shard)
 
 
 @pytest.mark.parametrize(
-    ("told", "blamed"),
+    ("events", "culprit"),
     [((), 0), ((FOUND,), 0), ((ShardBegun(1),), 1), ((FOUND, ShardBegun(1)), 1)],
 )
-def test_the_last_that_the_accelerator_had_come_to_is_blamed(
-    told: tuple[ShardEvent, ...], blamed: int
+def test_the_last_work_that_reached_the_accelerator_is_blamed(
+    events: tuple[ShardEvent, ...], culprit: int
 ) -> None:
-    flights = [flight(0), flight(1, *told)]
-    worker = Worker(None, None, None, flights=flights)  # type: ignore[arg-type]
-    assert worker.to_blame() is flights[blamed]
+    held = [in_flight(0), in_flight(1, *events)]
+    worker = Worker(None, None, None, held=held)  # type: ignore[arg-type]
+    assert worker.find_culprit() is held[culprit]
 
 
-def test_what_is_committed_is_not_blamed() -> None:
-    done, other = flight(0), flight(1)
+def test_committed_work_is_not_blamed() -> None:
+    done, other = in_flight(0), in_flight(1)
     done.is_done = True
-    worker = Worker(None, None, None, flights=[done, other])  # type: ignore[arg-type]
-    assert worker.to_blame() is other
+    worker = Worker(None, None, None, held=[done, other])  # type: ignore[arg-type]
+    assert worker.find_culprit() is other
     other.is_done = True
-    assert worker.to_blame() is None
+    assert worker.find_culprit() is None
 
 
-def test_an_actor_is_asked_for_the_call_that_is_silent_and_not_for_its_shard() -> None:
-    """Two pieces of one shard may be in hand: one that waits for the store, one that is sampled."""
+def test_a_worker_is_asked_about_the_silent_call_and_not_about_its_shard() -> None:
+    """It may hold two parts of one shard: one that waits for the store, one that is sampled."""
     asked: list[int] = []
 
-    def is_sampling(turn: int) -> Any:
-        asked.append(turn)
-        return ray.put(turn == 8)
+    def is_sampling(ticket: int) -> Any:
+        asked.append(ticket)
+        return ray.put(ticket == 8)
 
     handle = SimpleNamespace(is_sampling=SimpleNamespace(remote=is_sampling))
-    pieces = [
-        InFlightShard(Piece(3, n, n + 1, attempt=2), stream=None, turn=7 + n) for n in range(2)
+    parts = [
+        InFlightShard(ShardWork(3, n, n + 1, attempt=2), stream=None, ticket=7 + n)
+        for n in range(2)
     ]
-    worker = Worker(handle, None, None, flights=pieces)  # type: ignore[arg-type]
-    assert not worker.hangs()
+    worker = Worker(handle, None, None, held=parts)  # type: ignore[arg-type]
+    assert not worker.is_hung()
     assert asked == [7]
-    worker.flights.pop(0)
-    assert worker.hangs()
+    worker.held.pop(0)
+    assert worker.is_hung()

@@ -4,7 +4,7 @@ import pytest
 
 from nightpress.jobs.progress.events import Message, RowSetAside, ShardRetried
 from nightpress.jobs.progress.failure_limit import FEWEST_JUDGED, FailureLimit
-from nightpress.pipelines.shards.runner import BatchDone, ShardDone
+from nightpress.pipelines.shards.events import BatchDone, ShardDone
 
 
 def counted(limit: int | str | None, *shards: tuple[int, int]) -> FailureLimit:

@@ -15,7 +15,7 @@ from nightpress.jobs.progress.events import (
 )
 from nightpress.jobs.progress.lines import RunTeller, display_for, news, progress_line
 from nightpress.jobs.progress.tally import Tally
-from nightpress.pipelines.shards.runner import BatchDone, ShardDone
+from nightpress.pipelines.shards.events import BatchDone, ShardDone
 
 EVENTS: list[Event] = [
     Planned(num_images=1632, num_shards=102, num_done=0),

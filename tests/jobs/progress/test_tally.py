@@ -4,7 +4,7 @@ import random
 
 from nightpress.jobs.progress.events import ActorJoined, ActorLost, Planned, ShardRetried
 from nightpress.jobs.progress.tally import Tally
-from nightpress.pipelines.shards.runner import BatchDone, ShardDone, ShardLeft
+from nightpress.pipelines.shards.events import BatchDone, ShardDone, ShardLeft
 
 
 class Clock:

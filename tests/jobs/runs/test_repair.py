@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.fakes.fake_press import press
+from support.fakes.fake_runs import finished_run
 from support.servers import Server
 
 from nightpress.jobs.progress.events import Event, Message
@@ -16,7 +16,7 @@ from nightpress.pipelines.planning import units
 from nightpress.pipelines.run_directory.commit import failed_rows
 from nightpress.pipelines.run_directory.lease import acquire, current_process
 from nightpress.pipelines.run_directory.verify import orphan_images
-from nightpress.pipelines.shards.runner import Amendment
+from nightpress.pipelines.shards.work import Amendment
 from nightpress.pipelines.storage import Store
 
 PROMPTS = [f"picture {n}" for n in range(6)] + ["nan", "nan too"]
@@ -24,7 +24,7 @@ PROMPTS = [f"picture {n}" for n in range(6)] + ["nan", "nan too"]
 
 @pytest.fixture
 def run(tmp_path: Path) -> Run:
-    return Run(*press(tmp_path, PROMPTS))
+    return Run(*finished_run(tmp_path, PROMPTS))
 
 
 def ignore(event: Event) -> None:
@@ -39,7 +39,7 @@ def test_a_plan_is_mended_only_as_long_as_the_lease_is_held(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(units, "MAX_PART_IMAGES", 4)
-    run = Run(*press(tmp_path, PROMPTS))
+    run = Run(*finished_run(tmp_path, PROMPTS))
     parts = [part.path for part in run.record.layout.parts]
     assert len(parts) == 2
     for path in parts:

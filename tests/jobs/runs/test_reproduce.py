@@ -70,7 +70,7 @@ def of_another_size() -> bytes:
     [
         (bomb, "more pixels than any image should have"),
         (text_bomb, "invalid image: Decompressed data too large"),
-        (of_another_size, "48 x 32 pixels, and says that it was made with 4096 x 4096"),
+        (of_another_size, "48 x 32 pixels, but its embedded metadata says 4096 x 4096"),
         (lambda: b"GIF89a" + bytes(99), "not a PNG, WebP or JPEG file"),
     ],
     ids=["bomb", "text bomb", "another size", "another format"],

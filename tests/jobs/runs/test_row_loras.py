@@ -155,7 +155,7 @@ def test_an_actor_with_another_file_refuses_to_work(mixed: RunSpec, clay: Path) 
     actor = SamplerActor(mixed.model, {}, "cpu", 1)
     assert actor.describe().identity == info.identity
     (clay / LORA_FILE).write_bytes(files[0].read_bytes())
-    with pytest.raises(ModelError, match=r"the files of model\.row_loras among it"):
+    with pytest.raises(ModelError, match=r"including the files of model\.row_loras"):
         SamplerActor(mixed.model, {}, "cpu", 1).load(info.identity, 4)
 
 

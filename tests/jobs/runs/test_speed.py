@@ -57,7 +57,7 @@ def test_each_image_says_how_it_was_made_faster_and_is_reproduced_so(
     assert "bit-exact: the same file" in again.stdout
     odd = nightpress("reproduce", str(asking_for_more(image, tmp_path)), "--model", "builtin")
     assert odd.exit_code == 2
-    assert "not sound: speed: compile" in odd.stderr
+    assert "invalid embedded metadata: speed: compile" in odd.stderr
     plain = make_spec(name="plain")
     jobs.run(plain)
     assert set(read_metadata(plain).column("speed").to_pylist()) == {None}

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from support.fakes.fake_press import FakeSampler, prepare, run
+from support.fakes.fake_runs import FakeSampler, make_shard, prepare
 from support.made_runs import record_of
 from support.plans import MODEL, job
 
@@ -23,8 +23,8 @@ from nightpress.pipelines.planning.batch_sizes import (
 )
 from nightpress.pipelines.run_directory.commit import read_commit
 from nightpress.pipelines.run_directory.record import RunRecord, new_record
-from nightpress.pipelines.shards.batch_size_fallback import WorkingSizes
-from nightpress.pipelines.shards.runner import ShardDone, ShardWork
+from nightpress.pipelines.shards.batch_size_fallback import BatchSizeFallback
+from nightpress.pipelines.shards.events import ShardDone
 from nightpress.pipelines.storage import Store
 
 
@@ -136,28 +136,28 @@ def test_a_record_keeps_measurements_and_its_fingerprint_the_sizes(tmp_path: Pat
 def test_a_measured_size_that_does_not_fit_is_halved(tmp_path: Path) -> None:
     store = Store(str(tmp_path))
     sizes = BatchSizes.from_measurements([measured(512, 16), measured(1024, 4)])
-    working = WorkingSizes(store, sizes)
+    working = BatchSizeFallback(store, sizes)
     large, small = SamplingParams(1024, 1024, 20, 5.0), SamplingParams(512, 512, 20, 5.0)
-    assert (working.of(large), working.of(small)) == (4, 16)
+    assert (working.size_for(large), working.size_for(small)) == (4, 16)
     assert working.halve(large, 4) == 2
-    assert (working.of(large), working.of(small)) == (2, 16)
-    later = WorkingSizes(store, sizes)
-    assert later.of(large) == 4
+    assert (working.size_for(large), working.size_for(small)) == (2, 16)
+    later = BatchSizeFallback(store, sizes)
+    assert later.size_for(large) == 4
     later.refresh()
-    assert (later.of(large), later.of(small)) == (2, 16)
+    assert (later.size_for(large), later.size_for(small)) == (2, 16)
 
 
 def test_a_size_that_is_far_too_large_is_halved_until_it_fits(tmp_path: Path) -> None:
     store, record, rows = prepare(tmp_path, [f"picture {n}" for n in range(6)])
     record = replace(record, batch_size=4_096)
     sampler = FakeSampler(fits=3)
-    events = run(store, record, ShardWork(0, rows), sampler)
+    events = make_shard(store, record, rows, sampler)
     assert events[-1] == ShardDone(0, num_ok=6, num_failed=0)
     assert sampler.batches == [2, 2, 2]
     assert set(read_commit(store, 0).column("batch_size").to_pylist()) == {2}
-    later = WorkingSizes(store, record.batch_sizes)
+    later = BatchSizeFallback(store, record.batch_sizes)
     later.refresh()
-    assert later.of(SamplingParams(128, 96, 20, 4.5)) == 2
+    assert later.size_for(SamplingParams(128, 96, 20, 4.5)) == 2
 
 
 def test_each_image_size_is_sampled_at_its_own_batch_size(tmp_path: Path) -> None:
@@ -174,7 +174,7 @@ def test_each_image_size_is_sampled_at_its_own_batch_size(tmp_path: Path) -> Non
     layout = check(spec, MODEL, found.largest)
     record, sampler = new_record(spec, MODEL, "cpu", found, layout), FakeSampler()
     rows = plan_part(spec, MODEL, layout, 0)
-    run(Store(spec.url), record, ShardWork(0, rows), sampler)
+    make_shard(Store(spec.url), record, rows, sampler)
     assert sampler.batches == [4, 4, 1, 2, 2, 1]
     made = read_commit(Store(spec.url), 0)
     sizes = zip(made["width"].to_pylist(), made["batch_size"].to_pylist(), strict=True)

@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from PIL import Image
-from support.fakes.fake_press import press
+from support.fakes.fake_runs import finished_run
 from support.made_runs import NUM_IMAGES, begin, commit, failed, finish, made
 
 from nightpress.diffusion_core.models.lora_files import LoraInfo
@@ -125,7 +125,7 @@ def test_file_names_are_percent_encoded(run: Run) -> None:
 
 @pytest.mark.parametrize("packing", ["webdataset", "parquet"])
 def test_pictures_that_lie_in_packs_are_in_the_page_itself(tmp_path: Path, packing: str) -> None:
-    packed = Run(*press(tmp_path, ["a", "b", "c", "nan"], shard_size=2, packing=packing))
+    packed = Run(*finished_run(tmp_path, ["a", "b", "c", "nan"], shard_size=2, packing=packing))
     pictures = Page(html(packed)).pictures()
     assert len(pictures) == 3
     for row, address in zip(packed.metadata.to_table().to_pylist(), pictures, strict=False):
@@ -140,7 +140,7 @@ def test_pictures_that_lie_in_packs_are_in_the_page_itself(tmp_path: Path, packi
 
 
 def test_a_picture_whose_pack_is_gone_leaves_its_place_empty(tmp_path: Path) -> None:
-    packed = Run(*press(tmp_path, ["a", "b", "c"], shard_size=2, packing="webdataset"))
+    packed = Run(*finished_run(tmp_path, ["a", "b", "c"], shard_size=2, packing="webdataset"))
     Path(packed.packs[1]).unlink()
     kinds = [address.partition(";")[0] for address in Page(html(packed)).pictures()]
     assert kinds == ["data:image/jpeg", "data:image/jpeg", "data:image/gif"]

@@ -15,7 +15,7 @@ import hypothesis.strategies as st
 import pyarrow as pa
 from hypothesis import settings
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
-from support.fakes.fake_press import FakeSampler, prepare
+from support.fakes.fake_runs import FakeSampler, prepare, work_on
 from support.fakes.memory_store import MemoryFolder, MemoryStore, Moment
 
 from nightpress.pipelines.errors import LeaseLost, StoreError
@@ -23,7 +23,7 @@ from nightpress.pipelines.run_directory.commit import committed_shards, read_com
 from nightpress.pipelines.run_directory.lease import FencingToken, current_process
 from nightpress.pipelines.run_directory.record import RunRecord
 from nightpress.pipelines.shards.batching import planned_images
-from nightpress.pipelines.shards.runner import ShardRunner, ShardWork
+from nightpress.pipelines.shards.runner import ShardRunner
 
 NUM_IMAGES = 7
 WORKERS = 3
@@ -52,8 +52,8 @@ class Press(RuleBasedStateMachine):
             store, self.record, FakeSampler(), "w", FencingToken(epoch, "mine"), threads=1
         )  # type: ignore[arg-type]
         self.runners.append(runner)
-        work = ShardWork(0, self.rows, self.attempt, look_first=self.attempt > 1)
-        return iter(runner.run(work))
+        work = work_on(self.rows, attempt=self.attempt, look_first=self.attempt > 1)
+        return iter(runner.run(work, self.rows))
 
     @rule(number=st.integers(0, WORKERS - 1))
     def start(self, number: int) -> None:
@@ -140,7 +140,7 @@ def undisturbed(packing: str) -> dict[str, bytes]:
     record, rows = planned(packing)
     folder = MemoryFolder()
     runner = ShardRunner(MemoryStore(folder), record, FakeSampler(), "w", threads=1)  # type: ignore[arg-type]
-    list(runner.run(ShardWork(0, rows)))
+    list(runner.run(work_on(rows), rows))
     runner.close()
     return {path: data for path, data in folder.objects.items() if path.startswith("images/")}
 

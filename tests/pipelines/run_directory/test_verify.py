@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
-from support.fakes.fake_press import press
+from support.fakes.fake_runs import finished_run
 from support.plans import MODEL
 
 from nightpress.diffusion_core.models.lora_files import LoraInfo
@@ -33,7 +33,7 @@ from nightpress.pipelines.storage import Store, local
 
 @pytest.fixture
 def run(tmp_path: Path) -> Run:
-    return Run(*press(tmp_path, [f"picture {i}" for i in range(9)] + ["nan"]))
+    return Run(*finished_run(tmp_path, [f"picture {i}" for i in range(9)] + ["nan"]))
 
 
 def findings(run: Run, **options: float) -> list[Finding]:
@@ -135,7 +135,7 @@ def test_images_that_no_commit_names_are_strays(run: Run) -> None:
 
 
 def test_no_image_of_a_run_that_committed_nothing_is_known(tmp_path: Path) -> None:
-    run = Run(*press(tmp_path, ["nan", "nan too"]))
+    run = Run(*finished_run(tmp_path, ["nan", "nan too"]))
     assert orphan_images(run) == []
     Path(run.url, "images/b").mkdir(parents=True)
     Path(run.url, "images/b/new.png").write_bytes(b"new")

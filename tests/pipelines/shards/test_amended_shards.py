@@ -1,22 +1,23 @@
-"""Shards made again in part: failed rows in their places, damaged images as they were."""
+"""Amendments: rows of a committed shard that are made again."""
 
 from pathlib import Path
 
 import pyarrow as pa
-from support.fakes.fake_press import FakeSampler, prepare, run
+from support.fakes.fake_runs import FakeSampler, make_shard, prepare, work_on
 
 from nightpress.diffusion_core.sampling.sampler import SampledBatch
 from nightpress.pipelines.run_directory.commit import read_commit
 from nightpress.pipelines.run_directory.record import RunRecord
-from nightpress.pipelines.shards.batch_size_fallback import WorkingSizes
+from nightpress.pipelines.shards.batch_size_fallback import BatchSizeFallback
 from nightpress.pipelines.shards.batching import planned_images
-from nightpress.pipelines.shards.runner import Amendment, ShardDone, ShardWork
+from nightpress.pipelines.shards.events import ShardDone
+from nightpress.pipelines.shards.work import Amendment
 from nightpress.pipelines.storage import Store
 
 
-def test_failed_rows_are_made_again_in_their_places(tmp_path: Path) -> None:
+def test_failed_rows_are_made_again_and_keep_their_positions(tmp_path: Path) -> None:
     store, record, rows = prepare(tmp_path, ["a", "nan", "b", "nan too", "c"])
-    run(store, record, ShardWork(0, rows), FakeSampler())
+    make_shard(store, record, rows, FakeSampler())
     before = read_commit(store, 0).to_pylist()
 
     class Better(FakeSampler):
@@ -25,8 +26,8 @@ def test_failed_rows_are_made_again_in_their_places(tmp_path: Path) -> None:
             return SampledBatch(made.pixels, (None,) * len(requests))
 
     sampler = Better()
-    work = ShardWork(0, rows, look_first=True, amends=Amendment((1, 3), replaces=False))
-    events = run(store, record, work, sampler)
+    work = work_on(rows, look_first=True, amends=Amendment((1, 3), replaces=False))
+    events = make_shard(store, record, rows, sampler, work)
     assert events[-1] == ShardDone(0, num_ok=2, num_failed=0)
     assert len(sampler.seeds) == 2
     after = read_commit(store, 0).to_pylist()
@@ -35,34 +36,34 @@ def test_failed_rows_are_made_again_in_their_places(tmp_path: Path) -> None:
     assert [after[n] for n in (0, 2, 4)] == [before[n] for n in (0, 2, 4)]
 
 
-def test_damaged_images_are_replaced_and_what_is_the_same_stays_as_it_was(
+def test_damaged_images_are_replaced_and_the_commit_does_not_change(
     prepared: tuple[Store, RunRecord, pa.Table],
 ) -> None:
     store, record, rows = prepared
-    run(store, record, ShardWork(0, rows), FakeSampler())
+    make_shard(store, record, rows, FakeSampler())
     before = read_commit(store, 0)
     image = planned_images(rows)[3].file
     whole = store.read(image)
     store.put(image, whole[:-9] + b"\0" + whole[-8:])
-    work = ShardWork(0, rows, look_first=True, amends=Amendment((3,), replaces=True))
-    run(store, record, work, FakeSampler())
+    work = work_on(rows, look_first=True, amends=Amendment((3,), replaces=True))
+    make_shard(store, record, rows, FakeSampler(), work)
     assert store.read(image) == whole
     assert read_commit(store, 0).equals(before)
 
 
-def test_a_damaged_image_is_made_again_in_a_batch_of_the_size_that_it_was_made_in(
+def test_a_damaged_image_is_made_again_with_its_original_batch_size(
     prepared: tuple[Store, RunRecord, pa.Table],
 ) -> None:
     store, record, rows = prepared
-    run(store, record, ShardWork(0, rows), FakeSampler())
+    make_shard(store, record, rows, FakeSampler())
     image = planned_images(rows)[3]
     whole = store.read(image.file)
     store.delete(image.file)
-    WorkingSizes(store, record.batch_sizes).halve(image.params, 4)
-    work = ShardWork(0, rows, look_first=True, amends=Amendment((3,), replaces=True))
-    run(store, record, work, FakeSampler())
+    BatchSizeFallback(store, record.batch_sizes).halve(image.params, 4)
+    work = work_on(rows, look_first=True, amends=Amendment((3,), replaces=True))
+    make_shard(store, record, rows, FakeSampler(), work)
     assert store.read(image.file) == whole
     store.delete(image.file)
-    events = run(store, record, work, FakeSampler(fits=2))
+    events = make_shard(store, record, rows, FakeSampler(fits=2), work)
     assert events[-1] == ShardDone(0, num_ok=1, num_failed=0)
     assert store.read(image.file) != whole

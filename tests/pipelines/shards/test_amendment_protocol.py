@@ -21,7 +21,7 @@ import pyarrow as pa
 import pytest
 from hypothesis import settings
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
-from support.fakes.fake_press import FakeSampler, prepare
+from support.fakes.fake_runs import FakeSampler, prepare, work_on
 from support.fakes.memory_store import MemoryFolder, MemoryStore, Moment
 
 from nightpress.diffusion_core.sampling.sampler import SampledBatch
@@ -32,7 +32,8 @@ from nightpress.pipelines.run_directory.lease import FencingToken, current_proce
 from nightpress.pipelines.run_directory.orphans import delete_orphans
 from nightpress.pipelines.run_directory.reader import Run
 from nightpress.pipelines.run_directory.record import RunRecord
-from nightpress.pipelines.shards.runner import Amendment, ShardRunner, ShardWork
+from nightpress.pipelines.shards.runner import ShardRunner
+from nightpress.pipelines.shards.work import Amendment
 
 PROMPTS = ("a", "nan", "b", "nan too", "c")
 JOBS = ("retry", "repair", "recommit", "sweep")
@@ -88,7 +89,7 @@ class Start:
             self.store, self.record, Painter(self.fence.number), "w", self.fence, threads=1
         )  # type: ignore[arg-type]
         runner._pool = Inline()  # type: ignore[assignment]
-        list(runner.run(ShardWork(0, self.rows, look_first=True, amends=amends)))
+        list(runner.run(work_on(self.rows, look_first=True, amends=amends), self.rows))
 
     def amends(self, job: str) -> Amendment | None:
         """The rows that a job is about."""
@@ -319,7 +320,7 @@ def _made_by(sampler: FakeSampler, packing: str) -> dict[str, bytes]:
     record, rows = planned(packing)
     folder = MemoryFolder()
     runner = ShardRunner(MemoryStore(folder), record, sampler, "w", threads=1)  # type: ignore[arg-type]
-    list(runner.run(ShardWork(0, rows)))
+    list(runner.run(work_on(rows), rows))
     runner.close()
     return folder.objects
 

@@ -1,4 +1,4 @@
-"""Shards of one worker that overlap: one is sampled while another is being stored."""
+"""Shards of one worker overlap: one is sampled while another is being stored."""
 
 import threading
 import time
@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pyarrow.compute as pc
 import pytest
-from support.fakes.fake_press import FakeSampler, prepare
+from support.fakes.fake_runs import FakeSampler, prepare, work_on
 
 from nightpress.pipelines.run_directory.commit import committed_shards, read_commit
-from nightpress.pipelines.shards.runner import ShardDone, ShardRunner, ShardWork
+from nightpress.pipelines.shards.events import ShardDone
+from nightpress.pipelines.shards.runner import ShardRunner
 from nightpress.pipelines.storage import Store
 
 
@@ -38,8 +39,8 @@ def test_the_next_shard_is_sampled_while_this_one_is_being_stored(
 
     runner = ShardRunner(Slow(store.url), record, Watched(), "here:1")  # type: ignore[arg-type]
     with ThreadPoolExecutor(2) as threads:
-        first = threads.submit(lambda: list(runner.run(ShardWork(0, shards[0]))))
-        second = threads.submit(lambda: list(runner.run(ShardWork(1, shards[1]))))
+        first = threads.submit(lambda: list(runner.run(work_on(shards[0]), shards[0])))
+        second = threads.submit(lambda: list(runner.run(work_on(shards[1], 1), shards[1])))
         assert isinstance(first.result(30)[-1], ShardDone)
         assert isinstance(second.result(30)[-1], ShardDone)
     runner.close()
@@ -50,18 +51,18 @@ def test_the_next_shard_is_sampled_while_this_one_is_being_stored(
     assert committed_shards(store) == {0, 1}
 
 
-def test_shards_are_sampled_in_the_order_of_their_turns_whoever_asks_first(tmp_path: Path) -> None:
+def test_shards_are_sampled_in_the_order_of_their_tickets(tmp_path: Path) -> None:
     prompts = [f"picture {i}" for i in range(8)]
     store, record, rows = prepare(tmp_path, prompts, shard_size=4)
     shards = [rows.filter(pc.equal(rows.column("shard"), shard)) for shard in (0, 1)]
     sampler = FakeSampler()
     runner = ShardRunner(store, record, sampler, "here:1")  # type: ignore[arg-type]
-    turns = runner.turns
-    with ThreadPoolExecutor(2) as threads, turns.taken(0) as first, turns.taken(1) as second:
-        later = threads.submit(lambda: list(runner.run(ShardWork(1, shards[1]), second)))
-        time.sleep(0.2)  # for it to come to where it waits
+    lock = runner.accelerator_lock
+    with ThreadPoolExecutor(2) as threads, lock.ticket(0) as first, lock.ticket(1) as second:
+        later = threads.submit(lambda: list(runner.run(work_on(shards[1], 1), shards[1], second)))
+        time.sleep(0.2)  # until it waits for its ticket
         assert sampler.seeds == []
-        list(runner.run(ShardWork(0, shards[0]), first))
+        list(runner.run(work_on(shards[0]), shards[0], first))
         assert isinstance(later.result(30)[-1], ShardDone)
     runner.close()
     assert sampler.seeds == rows.column("seed").to_pylist()

@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
-from support.fakes.fake_press import FakeSampler, prepare, press, run
+from support.fakes.fake_runs import FakeSampler, finished_run, make_shard, prepare, work_on
 from support.fakes.memory_store import MemoryFolder, MemoryStore
 
 from nightpress.diffusion_core.sampling.sampler import ImageRequest, SampledBatch, SamplingParams
@@ -34,15 +34,9 @@ from nightpress.pipelines.run_directory.verify import (
     verify,
 )
 from nightpress.pipelines.shards.batching import planned_images
-from nightpress.pipelines.shards.runner import (
-    Amendment,
-    SetAside,
-    ShardDone,
-    ShardLeft,
-    ShardRunner,
-    ShardWork,
-    fail_shard,
-)
+from nightpress.pipelines.shards.events import ShardDone, ShardLeft
+from nightpress.pipelines.shards.runner import ShardRunner, fail_shard
+from nightpress.pipelines.shards.work import Amendment, SetAsideRow
 from nightpress.pipelines.storage import Store
 
 KINDS = ("webdataset", "parquet")
@@ -88,12 +82,12 @@ def the_pack(store: Store) -> str:
 
 def test_unpacked_they_are_the_files_of_a_run_that_packs_nothing(tmp_path: Path, kind: str) -> None:
     plain_store, plain, rows = prepare(tmp_path / "plain", [*PROMPTS, "nan"])
-    run(plain_store, plain, ShardWork(0, rows), FakeSampler())
+    make_shard(plain_store, plain, rows, FakeSampler())
     files = {image.file: image.image_id for image in planned_images(rows)}
     wanted = {files[path]: plain_store.read(path) for path in plain_store.list("images")}
 
     store, record, rows = prepare(tmp_path / "packed", [*PROMPTS, "nan"], packing=kind)
-    events = run(store, record, ShardWork(0, rows), FakeSampler())
+    events = make_shard(store, record, rows, FakeSampler())
     part, path = read_commit(store, 0), the_pack(store)
     assert events[-1] == ShardDone(0, num_ok=6, num_failed=1)
     assert is_intact_pack(path, store.read(path))
@@ -124,7 +118,7 @@ def test_what_the_manifest_carries_is_in_the_pack(
 ) -> None:
     store, record, rows = prepared
     rows = rows.append_column("topic", pa.array([f"topic {n}" for n in range(6)]))
-    run(store, record, ShardWork(0, rows), FakeSampler())
+    make_shard(store, record, rows, FakeSampler())
     assert b"topic 5" in store.read(the_pack(store))
 
 
@@ -140,12 +134,12 @@ def test_a_shard_that_was_left_is_made_again_from_its_start(
             return super().sample(*args)
 
     runner = ShardRunner(store, record, Interrupted(), "here:1")  # type: ignore[arg-type]
-    events = list(runner.run(ShardWork(0, rows)))
+    events = list(runner.run(work_on(rows), rows))
     runner.close()
     assert events[-1] == ShardLeft(0)
     assert store.list("images") == {}
     again = FakeSampler()
-    run(store, record, ShardWork(0, rows, attempt=2, look_first=True), again)
+    make_shard(store, record, rows, again, work_on(rows, attempt=2, look_first=True))
     assert len(again.seeds) == 6
     assert committed_shards(store) == {0}
 
@@ -154,10 +148,10 @@ def test_killed_between_pack_and_commit_the_same_pack_is_committed(
     prepared: tuple[Store, RunRecord, pa.Table],
 ) -> None:
     store, record, rows = prepared
-    run(store, record, ShardWork(0, rows), FakeSampler())
+    make_shard(store, record, rows, FakeSampler())
     path, part = the_pack(store), read_commit(store, 0)
     store.delete(shard_path(0))
-    run(store, record, ShardWork(0, rows, attempt=2, look_first=True), FakeSampler())
+    make_shard(store, record, rows, FakeSampler(), work_on(rows, attempt=2, look_first=True))
     assert the_pack(store) == path
     assert read_commit(store, 0).column("file").equals(part.column("file"))
 
@@ -169,12 +163,12 @@ def test_what_a_power_cut_left_of_a_pack_is_made_good(
     prepared: tuple[Store, RunRecord, pa.Table], harm: Any
 ) -> None:
     store, record, rows = prepared
-    run(store, record, ShardWork(0, rows), FakeSampler())
+    make_shard(store, record, rows, FakeSampler())
     path = the_pack(store)
     whole = store.read(path)
     store.delete(shard_path(0))
     store.put(path, harm(whole))
-    run(store, record, ShardWork(0, rows, attempt=2, look_first=True), FakeSampler())
+    make_shard(store, record, rows, FakeSampler(), work_on(rows, attempt=2, look_first=True))
     assert store.read(the_pack(store)) == whole
 
 
@@ -184,11 +178,11 @@ def test_attempts_that_end_otherwise_write_two_packs_and_one_is_committed(
     """A row fails in one of them; the other is the slower one, and does not see the commit."""
     store, record, rows = prepare(tmp_path, ["a", "nan", "c"], packing=kind)
     slow = ShardRunner(store, record, Mending(), "slow:1")  # type: ignore[arg-type]
-    late = slow.run(ShardWork(0, rows))
+    late = slow.run(work_on(rows), rows)
     for event in late:
         if type(event).__name__ == "BatchSampled":
             break
-    run(store, record, ShardWork(0, rows), FakeSampler())
+    make_shard(store, record, rows, FakeSampler())
     part = read_commit(store, 0)
     assert list(late)[-1] == ShardDone(0, num_ok=2, num_failed=1)
     slow.close()
@@ -196,7 +190,7 @@ def test_attempts_that_end_otherwise_write_two_packs_and_one_is_committed(
     assert orphan_images(Run(store, record)) == []  # it looked for a commit before it stored a pack
 
     store.delete(shard_path(0))
-    run(store, record, ShardWork(0, rows), Mending())
+    make_shard(store, record, rows, Mending())
     assert len(store.list("images")) == 2
     assert failed_rows(store, 0) == ()
     assert orphan_images(Run(store, record)) == part.column("file").drop_null().unique().to_pylist()
@@ -211,18 +205,20 @@ def test_a_start_that_was_taken_over_stores_no_pack(
     fence = FencingToken(1, "mine")
     runner = ShardRunner(store, record, FakeSampler(), "here:1", fence)  # type: ignore[arg-type]
     with pytest.raises(LeaseLost):
-        list(runner.run(ShardWork(0, rows)))
+        list(runner.run(work_on(rows), rows))
     runner.close()
     assert store.list("images") == {}
 
 
 def test_rows_that_retry_makes_come_in_a_pack_of_their_own(tmp_path: Path, kind: str) -> None:
     store, record, rows = prepare(tmp_path, ["a", "nan", "c", "nan too"], packing=kind)
-    run(store, record, ShardWork(0, rows), FakeSampler())
+    make_shard(store, record, rows, FakeSampler())
     first, before = the_pack(store), read_commit(store, 0)
     sampler = Mending()
-    work = ShardWork(0, rows, amends=Amendment((1, 3)), look_first=True)
-    assert run(store, record, work, sampler)[-1] == ShardDone(0, num_ok=2, num_failed=0)
+    work = work_on(rows, amends=Amendment((1, 3)), look_first=True)
+    assert make_shard(store, record, rows, sampler, work)[-1] == ShardDone(
+        0, num_ok=2, num_failed=0
+    )
     assert len(sampler.seeds) == 2
     part = read_commit(store, 0)
     assert len(images_of(store, part)) == 4
@@ -238,16 +234,18 @@ def test_rows_tried_apart_leave_nothing_until_the_shard_is_whole(
     prepared: tuple[Store, RunRecord, pa.Table],
 ) -> None:
     store, record, rows = prepared
-    run(store, record, ShardWork(0, rows, start=2, stop=4, commits=False), FakeSampler())
+    make_shard(store, record, rows, FakeSampler(), work_on(rows, start=2, stop=4, commits=False))
     assert store.list("images") == {}
-    aside = (SetAside(2, 5, FailureType.WORKER_KILLED, "it died"),)
-    work = ShardWork(0, rows, attempt=7, look_first=True, set_aside=aside)
-    assert run(store, record, work, FakeSampler())[-1] == ShardDone(0, num_ok=5, num_failed=1)
+    aside = (SetAsideRow(2, 5, FailureType.WORKER_KILLED, "it died"),)
+    work = work_on(rows, attempt=7, look_first=True, set_aside=aside)
+    assert make_shard(store, record, rows, FakeSampler(), work)[-1] == ShardDone(
+        0, num_ok=5, num_failed=1
+    )
 
 
 def test_a_shard_of_failures_alone_has_no_pack(tmp_path: Path, kind: str) -> None:
     store, record, rows = prepare(tmp_path, ["nan", "nan too"], packing=kind)
-    assert run(store, record, ShardWork(0, rows), FakeSampler())[-1] == ShardDone(0, 0, 2)
+    assert make_shard(store, record, rows, FakeSampler())[-1] == ShardDone(0, 0, 2)
     assert store.list("images") == {}
     assert failed_rows(store, 0) == (0, 1)
 
@@ -256,7 +254,7 @@ def test_a_shard_that_no_worker_survives_is_committed_as_failed(
     prepared: tuple[Store, RunRecord, pa.Table],
 ) -> None:
     store, record, rows = prepared
-    done = fail_shard(store, record, ShardWork(0, rows), FailureType.WORKER_KILLED, "it died")
+    done = fail_shard(store, record, work_on(rows), rows, FailureType.WORKER_KILLED, "it died")
     assert done == ShardDone(0, num_ok=0, num_failed=6)
 
 
@@ -265,7 +263,7 @@ def test_on_a_store_that_replaces_what_has_a_name_a_pack_is_written_once(
 ) -> None:
     store, record, rows = prepared
     careful = store.reading_back()
-    run(careful, record, ShardWork(0, rows), FakeSampler())
+    make_shard(careful, record, rows, FakeSampler())
     path, part = the_pack(store), read_commit(store, 0)
     written: list[str] = []
     put = type(careful._folder).put
@@ -273,7 +271,7 @@ def test_on_a_store_that_replaces_what_has_a_name_a_pack_is_written_once(
         type(careful._folder), "put", lambda self, p, d: written.append(p) or put(self, p, d)
     )
     store.delete(shard_path(0))
-    run(careful, record, ShardWork(0, rows, attempt=2, look_first=True), FakeSampler())
+    make_shard(careful, record, rows, FakeSampler(), work_on(rows, attempt=2, look_first=True))
     assert written == [shard_path(0)]
     assert the_pack(store) == path
     assert read_commit(store, 0).column("sha256").equals(part.column("sha256"))
@@ -289,17 +287,17 @@ def test_packs_on_s3_with_and_without_conditional_writes(
     store = store if store.honours_create_only() else store.reading_back()
     assert store.reads_back == (server == "rclone_s3")
     list(write_plan(record.spec, record.model, record.layout, store))
-    run(store, record, ShardWork(0, rows), FakeSampler())
+    make_shard(store, record, rows, FakeSampler())
     path, part = the_pack(store), read_commit(store, 0)
     whole = store.read(path)
     assert len(images_of(store, part)) == 2
     store.delete(shard_path(0))
     store.put(path, whole[:-700])
-    run(store, record, ShardWork(0, rows, attempt=2, look_first=True), FakeSampler())
+    make_shard(store, record, rows, FakeSampler(), work_on(rows, attempt=2, look_first=True))
     assert store.read(the_pack(store)) == whole
     assert read_commit(store, 0).column("file").equals(part.column("file"))
-    retried = ShardWork(0, rows, look_first=True, amends=Amendment((1,)))
-    run(store, record, retried, Mending())
+    retried = work_on(rows, look_first=True, amends=Amendment((1,)))
+    make_shard(store, record, rows, Mending(), retried)
     store.delete(path)
     for sample in (1.0, 0.999):
         found = [f for shard in verify(Run(store, record), sample) for f in shard.findings]
@@ -307,7 +305,7 @@ def test_packs_on_s3_with_and_without_conditional_writes(
     assert orphan_images(Run(store, record)) == []
     repair = Amendment(rows_in_same_packs(Run(store, record), 0, [0]), replaces=True)
     assert repair.rows == (0, 2)
-    run(store, record, ShardWork(0, rows, look_first=True, amends=repair), FakeSampler())
+    make_shard(store, record, rows, FakeSampler(), work_on(rows, look_first=True, amends=repair))
     assert store.read(path) == whole
     assert len(images_of(store, read_commit(store, 0))) == 3
 
@@ -320,8 +318,8 @@ def test_two_that_commit_at_once_agree_on_a_pack(kind: str, tmp_path: Path) -> N
     first = ShardRunner(store, record, FakeSampler(), "one:1")  # type: ignore[arg-type]
     second = ShardRunner(store, record, Mending(), "two:1")  # type: ignore[arg-type]
     # It asks for the commit, at its start and again before it packs; then comes the pack itself.
-    folder.meanwhile = {2: lambda: list(second.run(ShardWork(0, rows)))}  # type: ignore[dict-item]
-    assert list(first.run(ShardWork(0, rows)))[-1] == ShardDone(0, num_ok=2, num_failed=0)
+    folder.meanwhile = {2: lambda: list(second.run(work_on(rows), rows))}  # type: ignore[dict-item]
+    assert list(first.run(work_on(rows), rows))[-1] == ShardDone(0, num_ok=2, num_failed=0)
     part = read_commit(store, 0)
     assert len(images_of(store, part)) == 2
     assert len(store.list("images")) == 2
@@ -335,7 +333,7 @@ def test_two_that_commit_at_once_agree_on_a_pack(kind: str, tmp_path: Path) -> N
 
 @pytest.fixture
 def pressed(tmp_path: Path, kind: str) -> Run:
-    return Run(*press(tmp_path, [*PROMPTS, "nan", "b"], shard_size=4, packing=kind))
+    return Run(*finished_run(tmp_path, [*PROMPTS, "nan", "b"], shard_size=4, packing=kind))
 
 
 def pack_of(run_: Run, shard: int) -> Path:
@@ -353,7 +351,13 @@ def repaired(run_: Run, shard: int, rows: Sequence[int], **how: bool) -> FakeSam
     sampler = FakeSampler()
     amends = Amendment(rows_in_same_packs(run_, shard, rows) if rows else tuple(range(4)), **how)
     planned = read_shard(run_.store, run_.record.layout, shard)
-    run(run_.store, run_.record, ShardWork(shard, planned, look_first=True, amends=amends), sampler)
+    make_shard(
+        run_.store,
+        run_.record,
+        planned,
+        sampler,
+        work_on(planned, shard, look_first=True, amends=amends),
+    )
     return sampler
 
 
@@ -431,7 +435,7 @@ def test_a_row_that_cannot_be_made_again_leaves_its_pack(pressed: Run) -> None:
 
     planned = read_shard(pressed.store, pressed.record.layout, 0)
     amends = Amendment(rows_in_same_packs(pressed, 0, [1]), replaces=True)
-    run(pressed.store, pressed.record, ShardWork(0, planned, amends=amends), Failing())
+    make_shard(pressed.store, pressed.record, planned, Failing(), work_on(planned, amends=amends))
     part = read_commit(pressed.store, 0)
     assert failed_rows(pressed.store, 0) == (1,)
     assert pack_of(pressed, 0) != old

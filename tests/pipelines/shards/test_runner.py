@@ -9,7 +9,7 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 import torch
-from support.fakes.fake_press import FakeSampler, prepare, run
+from support.fakes.fake_runs import FakeSampler, make_shard, prepare, work_on
 
 from nightpress.diffusion_core.errors import DeviceError, OutOfMemory
 from nightpress.diffusion_core.sampling.copy_to_host import Copy
@@ -26,17 +26,15 @@ from nightpress.pipelines.run_directory.lease import FencingToken, current_proce
 from nightpress.pipelines.run_directory.record import RunRecord
 from nightpress.pipelines.shards import runner
 from nightpress.pipelines.shards.batching import batches, planned_images
-from nightpress.pipelines.shards.runner import (
+from nightpress.pipelines.shards.events import (
     BatchDone,
     BatchSampled,
-    SetAside,
     ShardBegun,
     ShardDone,
     ShardLeft,
-    ShardRunner,
-    ShardWork,
-    fail_shard,
 )
+from nightpress.pipelines.shards.runner import ShardRunner, fail_shard
+from nightpress.pipelines.shards.work import SetAsideRow
 from nightpress.pipelines.storage import Store
 
 KILLED = FailureType.WORKER_KILLED
@@ -47,7 +45,7 @@ def test_a_shard_is_sampled_in_batches_and_committed_last(
 ) -> None:
     store, record, rows = prepared
     sampler = FakeSampler()
-    events = run(store, record, ShardWork(0, rows), sampler)
+    events = make_shard(store, record, rows, sampler)
     assert sampler.batches == [4, 2]
     assert [type(event) for event in events] == [BatchDone, BatchDone, ShardDone]
     assert events[-1] == ShardDone(0, num_ok=6, num_failed=0)
@@ -59,13 +57,13 @@ def test_images_of_an_earlier_attempt_are_adopted_and_not_sampled(
     prepared: tuple[Store, RunRecord, pa.Table],
 ) -> None:
     store, record, rows = prepared
-    run(store, record, ShardWork(0, rows), FakeSampler())
+    make_shard(store, record, rows, FakeSampler())
     first = read_commit(store, 0)
     store.delete("metadata/shard-00000.parquet")
     missing = planned_images(rows)[2]
     store.delete(missing.file)
     sampler = FakeSampler()
-    run(store, record, ShardWork(0, rows, attempt=2, look_first=True), sampler)
+    make_shard(store, record, rows, sampler, work_on(rows, attempt=2, look_first=True))
     assert sampler.seeds == [missing.seed]
     assert read_commit(store, 0).column("sha256") == first.column("sha256")
 
@@ -74,9 +72,9 @@ def test_an_attempt_that_does_not_look_first_still_adopts_what_it_finds(
     prepared: tuple[Store, RunRecord, pa.Table],
 ) -> None:
     store, record, rows = prepared
-    run(store, record, ShardWork(0, rows), FakeSampler())
+    make_shard(store, record, rows, FakeSampler())
     store.delete("metadata/shard-00000.parquet")
-    events = run(store, record, ShardWork(0, rows), FakeSampler())
+    events = make_shard(store, record, rows, FakeSampler())
     assert events[-1] == ShardDone(0, num_ok=6, num_failed=0)
 
 
@@ -92,13 +90,15 @@ def test_a_half_written_or_flipped_copy_of_an_image_is_made_good(
     prepared: tuple[Store, RunRecord, pa.Table], harm: Callable[[bytes], bytes], look_first: bool
 ) -> None:
     store, record, rows = prepared
-    run(store, record, ShardWork(0, rows), FakeSampler())
+    make_shard(store, record, rows, FakeSampler())
     store.delete("metadata/shard-00000.parquet")
     harmed = planned_images(rows)[2]
     whole = store.read(harmed.file)
     store.put(harmed.file, harm(whole))
-    work = ShardWork(0, rows, attempt=2, look_first=look_first)
-    assert run(store, record, work, FakeSampler())[-1] == ShardDone(0, num_ok=6, num_failed=0)
+    work = work_on(rows, attempt=2, look_first=look_first)
+    assert make_shard(store, record, rows, FakeSampler(), work)[-1] == ShardDone(
+        0, num_ok=6, num_failed=0
+    )
     assert store.read(harmed.file) == whole
 
 
@@ -106,12 +106,12 @@ def test_another_image_under_the_name_is_kept(
     prepared: tuple[Store, RunRecord, pa.Table],
 ) -> None:
     store, record, rows = prepared
-    run(store, record, ShardWork(0, rows), FakeSampler())
+    make_shard(store, record, rows, FakeSampler())
     store.delete("metadata/shard-00000.parquet")
     first, second = planned_images(rows)[:2]
     others = store.read(second.file)
     store.put(first.file, others)
-    events = run(store, record, ShardWork(0, rows, look_first=True), FakeSampler())
+    events = make_shard(store, record, rows, FakeSampler(), work_on(rows, look_first=True))
     assert events[-1] == ShardDone(0, num_ok=5, num_failed=1)
     assert store.read(first.file) == others
     assert read_commit(store, 0).column("error_type")[0].as_py() == "NameTaken"
@@ -119,7 +119,7 @@ def test_another_image_under_the_name_is_kept(
 
 def test_a_row_that_makes_its_batch_fail_fails_alone(tmp_path: Path) -> None:
     store, record, rows = prepare(tmp_path, ["a", "explode", "b", "nan", "c"])
-    events = run(store, record, ShardWork(0, rows), FakeSampler())
+    events = make_shard(store, record, rows, FakeSampler())
     assert events[-1] == ShardDone(0, num_ok=3, num_failed=2)
     failed = {
         row["prompt"]: (row["error_type"], row["error"], row["file"])
@@ -136,10 +136,10 @@ def test_a_shard_that_is_given_up_keeps_the_images_it_has(
     prepared: tuple[Store, RunRecord, pa.Table],
 ) -> None:
     store, record, rows = prepared
-    run(store, record, ShardWork(0, rows), FakeSampler())
+    make_shard(store, record, rows, FakeSampler())
     store.delete("metadata/shard-00000.parquet")
     store.delete(planned_images(rows)[3].file)
-    done = fail_shard(store, record, ShardWork(0, rows, attempt=3), KILLED, "it died")
+    done = fail_shard(store, record, work_on(rows, attempt=3), rows, KILLED, "it died")
     assert done == ShardDone(0, num_ok=5, num_failed=1)
 
 
@@ -153,7 +153,7 @@ def test_a_device_that_fails_ends_the_shard_and_blames_no_image(
             raise DeviceError("CUDA error: an illegal memory access was encountered")
 
     with pytest.raises(DeviceError):
-        run(store, record, ShardWork(0, rows), Dying())
+        make_shard(store, record, rows, Dying())
     assert committed_shards(store) == set()
 
 
@@ -172,7 +172,7 @@ def test_a_device_that_fails_while_pixels_are_copied_off_ends_the_shard_too(
             return SampledBatch(Copy(torch.from_numpy(made.pixels), Failed()), made.faults)
 
     with pytest.raises(DeviceError, match="illegal memory access"):
-        run(store, record, ShardWork(0, rows), Owing())
+        make_shard(store, record, rows, Owing())
     assert committed_shards(store) == set()
     assert store.list("images") == {}
 
@@ -189,7 +189,7 @@ def test_an_image_that_cannot_be_encoded_fails_alone(
         return plain(pixels, facts, images)
 
     monkeypatch.setattr(runner, "encode", picky)
-    events = run(store, record, ShardWork(0, rows), FakeSampler())
+    events = make_shard(store, record, rows, FakeSampler())
     assert events[-1] == ShardDone(0, num_ok=5, num_failed=1)
 
 
@@ -206,9 +206,9 @@ def test_a_lost_commit_race_adopts_the_winning_commit(
     prepared: tuple[Store, RunRecord, pa.Table],
 ) -> None:
     store, record, rows = prepared
-    fail_shard(store, record, ShardWork(0, rows, attempt=9), KILLED, "it died")
+    fail_shard(store, record, work_on(rows, attempt=9), rows, KILLED, "it died")
     winner = read_commit(store, 0)
-    events = run(store, record, ShardWork(0, rows), FakeSampler())
+    events = make_shard(store, record, rows, FakeSampler())
     assert events[-1] == ShardDone(0, num_ok=0, num_failed=6)
     assert read_commit(store, 0).equals(winner)
 
@@ -217,7 +217,7 @@ def test_of_many_that_commit_at_once_one_wins_and_all_see_it(
     prepared: tuple[Store, RunRecord, pa.Table],
 ) -> None:
     store, record, rows = prepared
-    fail_shard(store, record, ShardWork(5, rows), KILLED, "it died")
+    fail_shard(store, record, work_on(rows, 5), rows, KILLED, "it died")
     part = read_commit(store, 5)
     parts = [
         part.set_column(
@@ -245,7 +245,7 @@ def test_carried_columns_follow_the_record_untouched(
     store, record, rows = prepared
     tags = pa.array([[f"tag {i}", None] for i in range(len(rows))], pa.list_(pa.string()))
     rows = rows.append_column("tags", tags)
-    run(store, record, ShardWork(0, rows), FakeSampler())
+    make_shard(store, record, rows, FakeSampler())
     assert read_commit(store, 0).column("tags").to_pylist() == tags.to_pylist()
 
 
@@ -261,7 +261,7 @@ def test_a_metadata_part_has_a_record_for_each_row(
     prepared: tuple[Store, RunRecord, pa.Table],
 ) -> None:
     store, record, rows = prepared
-    run(store, record, ShardWork(0, rows), FakeSampler())
+    make_shard(store, record, rows, FakeSampler())
     part = read_commit(store, 0)
     assert part.column("image_id").to_pylist() == rows.column("image_id").to_pylist()
     assert metadata_part([], rows.slice(0, 0)).num_rows == 0
@@ -271,9 +271,12 @@ def test_rows_that_were_set_aside_are_failed_and_not_tried(
     prepared: tuple[Store, RunRecord, pa.Table],
 ) -> None:
     store, record, rows = prepared
-    aside = (SetAside(2, 5, KILLED, "it died"), SetAside(4, 6, FailureType.TIMEOUT, "it hung"))
+    aside = (
+        SetAsideRow(2, 5, KILLED, "it died"),
+        SetAsideRow(4, 6, FailureType.TIMEOUT, "it hung"),
+    )
     sampler = FakeSampler()
-    events = run(store, record, ShardWork(0, rows, attempt=7, set_aside=aside), sampler)
+    events = make_shard(store, record, rows, sampler, work_on(rows, attempt=7, set_aside=aside))
     assert events[-1] == ShardDone(0, num_ok=4, num_failed=2)
     assert len(sampler.seeds) == 4
     part = read_commit(store, 0).to_pylist()
@@ -287,10 +290,10 @@ def test_a_row_that_was_set_aside_after_it_was_stored_is_no_failure(
     prepared: tuple[Store, RunRecord, pa.Table],
 ) -> None:
     store, record, rows = prepared
-    run(store, record, ShardWork(0, rows, start=2, stop=3, commits=False), FakeSampler())
-    aside = (SetAside(2, 5, KILLED, "it died"), SetAside(4, 6, KILLED, "it died"))
-    work = ShardWork(0, rows, attempt=7, look_first=True, set_aside=aside)
-    events = run(store, record, work, FakeSampler())
+    make_shard(store, record, rows, FakeSampler(), work_on(rows, start=2, stop=3, commits=False))
+    aside = (SetAsideRow(2, 5, KILLED, "it died"), SetAsideRow(4, 6, KILLED, "it died"))
+    work = work_on(rows, attempt=7, look_first=True, set_aside=aside)
+    events = make_shard(store, record, rows, FakeSampler(), work)
     assert events[-1] == ShardDone(0, num_ok=5, num_failed=1)
     failed = [row["status"] == "failed" for row in read_commit(store, 0).to_pylist()]
     assert failed == [False, False, False, False, True, False]
@@ -300,13 +303,15 @@ def test_some_rows_of_a_shard_are_stored_and_not_committed(
     prepared: tuple[Store, RunRecord, pa.Table],
 ) -> None:
     store, record, rows = prepared
-    events = run(store, record, ShardWork(0, rows, start=2, stop=5, commits=False), FakeSampler())
+    events = make_shard(
+        store, record, rows, FakeSampler(), work_on(rows, start=2, stop=5, commits=False)
+    )
     assert [type(event) for event in events] == [BatchDone]
     assert committed_shards(store) == set()
     images = planned_images(rows)
     assert sorted(store.list("images")) == [image.file for image in images[2:5]]
     sampler = FakeSampler()
-    run(store, record, ShardWork(0, rows, attempt=2, look_first=True), sampler)
+    make_shard(store, record, rows, sampler, work_on(rows, attempt=2, look_first=True))
     assert committed_shards(store) == {0}
 
 
@@ -314,9 +319,9 @@ def test_a_shard_that_is_committed_is_not_made_again(
     prepared: tuple[Store, RunRecord, pa.Table],
 ) -> None:
     store, record, rows = prepared
-    run(store, record, ShardWork(0, rows), FakeSampler())
+    make_shard(store, record, rows, FakeSampler())
     sampler = FakeSampler()
-    events = run(store, record, ShardWork(0, rows, attempt=2), sampler)
+    events = make_shard(store, record, rows, sampler, work_on(rows, attempt=2))
     assert events == [ShardDone(0, num_ok=6, num_failed=0)]
     assert sampler.seeds == []
 
@@ -326,7 +331,7 @@ def test_a_batch_that_does_not_fit_is_halved_and_the_size_is_remembered(
 ) -> None:
     store, record, rows = prepared
     sampler = FakeSampler(fits=1)
-    events = run(store, record, ShardWork(0, rows), sampler)
+    events = make_shard(store, record, rows, sampler)
     assert events[-1] == ShardDone(0, num_ok=6, num_failed=0)
     assert sampler.batches == [1] * 6
     assert set(read_commit(store, 0).column("batch_size").to_pylist()) == {1}
@@ -338,7 +343,7 @@ def test_a_batch_that_does_not_fit_is_halved_and_the_size_is_remembered(
     for name in store.list("images"):
         store.delete(name)
     later = FakeSampler(fits=2)
-    run(store, record, ShardWork(0, rows), later)
+    make_shard(store, record, rows, later)
     assert later.batches == [1] * 6
 
 
@@ -346,11 +351,11 @@ def test_images_of_a_smaller_batch_are_adopted_as_they_are(
     prepared: tuple[Store, RunRecord, pa.Table],
 ) -> None:
     store, record, rows = prepared
-    run(store, record, ShardWork(0, rows), FakeSampler(fits=2))
+    make_shard(store, record, rows, FakeSampler(fits=2))
     sizes = read_commit(store, 0).column("batch_size")
     store.delete("metadata/shard-00000.parquet")
     sampler = FakeSampler()
-    run(store, record, ShardWork(0, rows, look_first=True), sampler)
+    make_shard(store, record, rows, sampler, work_on(rows, look_first=True))
     assert sampler.seeds == []
     assert read_commit(store, 0).column("batch_size") == sizes
 
@@ -371,14 +376,14 @@ def test_what_a_failed_batch_held_is_let_go_of_before_smaller_ones_are_tried(
             assert [each() for each in held] == [None] * len(held)
             return super().sample(requests, params, batch_size)
 
-    events = run(store, record, ShardWork(0, rows), Filling())
+    events = make_shard(store, record, rows, Filling())
     assert events[-1] == ShardDone(0, num_ok=6, num_failed=0)
     assert len(held) >= 2
 
 
 def test_a_row_that_does_not_fit_alone_fails_alone(tmp_path: Path) -> None:
     store, record, rows = prepare(tmp_path, ["a", "b"])
-    events = run(store, record, ShardWork(0, rows), FakeSampler(fits=0))
+    events = make_shard(store, record, rows, FakeSampler(fits=0))
     assert events[-1] == ShardDone(0, num_ok=0, num_failed=2)
     assert set(read_commit(store, 0).column("error_type").to_pylist()) == {"OutOfMemory"}
 
@@ -395,7 +400,7 @@ def test_draining_ends_a_shard_after_the_batch_in_hand_and_stores_it(
 
     sampler = Interrupted()
     runner = ShardRunner(store, record, sampler, "here:1")  # type: ignore[arg-type]
-    events = list(runner.run(ShardWork(0, rows)))
+    events = list(runner.run(work_on(rows), rows))
     runner.close()
     assert events == [
         ShardBegun(0),
@@ -414,6 +419,6 @@ def test_behind_a_fence_nothing_is_committed(
     store.create("lease/00002.json", current_process().to_json())
     runner = ShardRunner(store, record, FakeSampler(), "here:1", FencingToken(1, "mine"))  # type: ignore[arg-type]
     with pytest.raises(LeaseLost, match="taken over"):
-        list(runner.run(ShardWork(0, rows)))
+        list(runner.run(work_on(rows), rows))
     runner.close()
     assert committed_shards(store) == set()

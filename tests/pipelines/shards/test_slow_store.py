@@ -8,13 +8,13 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from support.fakes.fake_press import FakeSampler, prepare
+from support.fakes.fake_runs import FakeSampler, prepare, work_on
 from support.fakes.faulty_proxy import proxy
 from support.servers import Folder
 
 from nightpress.diffusion_core.sampling.sampler import ImageRequest, SampledBatch, SamplingParams
 from nightpress.pipelines.run_directory.commit import read_commit
-from nightpress.pipelines.shards.runner import PENDING_BATCHES, ShardRunner, ShardWork
+from nightpress.pipelines.shards.runner import PENDING_BATCHES, ShardRunner
 from nightpress.pipelines.shards.timeline import Activity
 from nightpress.pipelines.storage import Store
 
@@ -86,4 +86,4 @@ def test_a_line_of_20_mb_a_second_is_waited_for_and_nothing_piles_up(
 
 
 def _make(runner: ShardRunner, number: int, rows: pa.Table) -> None:
-    list(runner.run(ShardWork(number, rows)))
+    list(runner.run(work_on(rows, number), rows))

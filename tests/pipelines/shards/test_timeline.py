@@ -1,18 +1,18 @@
-"""A worker's time adds up to its life, whatever it does."""
+"""The activities of a worker add up to its lifetime."""
 
 from itertools import pairwise
 
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nightpress.pipelines.shards.timeline import KEPT_PAUSES, Activity, Span, Timeline
+from nightpress.pipelines.shards.timeline import MAX_PAUSES, Activity, Span, Timeline
 
 
 @given(st.lists(st.tuples(st.sampled_from(Activity), st.floats(0, 1e6)), max_size=30))
 def test_spans_follow_each_other_and_add_up(doings: list[tuple[Activity, float]]) -> None:
     now = 1000.0
     told: list[Span] = []
-    timeline = Timeline("here:1", keep=100, on_span=told.append, clock=lambda: now)
+    timeline = Timeline("here:1", max_spans=100, on_span=told.append, clock=lambda: now)
     for activity, seconds in doings:
         timeline.switch(activity)
         now += seconds
@@ -23,9 +23,9 @@ def test_spans_follow_each_other_and_add_up(doings: list[tuple[Activity, float]]
         assert abs(earlier.began + earlier.seconds - later.began) < 1e-6 * now
 
 
-def test_sums_are_of_all_spans_though_few_are_kept() -> None:
+def test_the_sums_count_spans_that_are_not_kept() -> None:
     now, told = 0.0, list[Span]()
-    timeline = Timeline("here:1", keep=2, on_span=told.append, clock=lambda: now)
+    timeline = Timeline("here:1", max_spans=2, on_span=told.append, clock=lambda: now)
     for _ in range(10):
         for activity in (Activity.BUSY, Activity.OUTPUT):
             timeline.switch(activity)
@@ -36,15 +36,13 @@ def test_sums_are_of_all_spans_though_few_are_kept() -> None:
     assert spent.num_dropped == len(told[2:]) > 0
 
 
-def test_without_being_asked_it_keeps_no_spans() -> None:
+def test_by_default_no_spans_are_kept() -> None:
     timeline = Timeline("here:1")
     timeline.switch(Activity.BUSY)
     assert timeline.spent().spans == ()
 
 
-def test_a_pause_is_from_the_end_of_a_batch_to_the_beginning_of_the_next_whatever_is_between() -> (
-    None
-):
+def test_a_pause_lasts_from_the_end_of_a_batch_to_the_start_of_the_next() -> None:
     now = 0.0
     timeline = Timeline("here:1", clock=lambda: now)
     for activity, seconds in (
@@ -62,18 +60,18 @@ def test_a_pause_is_from_the_end_of_a_batch_to_the_beginning_of_the_next_whateve
     ):
         timeline.switch(activity)
         now += seconds
-        timeline.spent()  # who asks changes nothing
+        timeline.spent()  # asking changes nothing
     assert timeline.spent().between_batches_s == (0.25, 0.625)
 
 
-def test_of_many_pauses_the_latest_are_kept() -> None:
+def test_only_the_latest_pauses_are_kept() -> None:
     now = 0.0
     timeline = Timeline("here:1", clock=lambda: now)
-    for pause in range(KEPT_PAUSES + 5):
+    for pause in range(MAX_PAUSES + 5):
         timeline.switch(Activity.BUSY)
         timeline.switch(Activity.OUTPUT)
         now += pause
     timeline.switch(Activity.BUSY)
     kept = timeline.spent().between_batches_s
-    assert len(kept) == KEPT_PAUSES
-    assert (kept[0], kept[-1]) == (5.0, KEPT_PAUSES + 4.0)
+    assert len(kept) == MAX_PAUSES
+    assert (kept[0], kept[-1]) == (5.0, MAX_PAUSES + 4.0)

@@ -1,4 +1,4 @@
-"""Actors that die or never start, importable by Ray's workers."""
+"""Actors that die, hang, race or never start; Ray's workers import them from here."""
 
 import os
 import signal
@@ -15,15 +15,14 @@ from nightpress.diffusion_core.errors import ModelError, SettingsError
 from nightpress.diffusion_core.tuning import device_memory
 from nightpress.diffusion_core.tuning.batch_size import BestBatchSize
 from nightpress.jobs.dispatch.actor import CONTROL, ActorFactory, SamplerActor, remote_actor
-from nightpress.jobs.dispatch.shard_queue import Piece
-from nightpress.pipelines.shards.runner import Amendment, ShardWork
+from nightpress.pipelines.shards.work import ShardWork
 from nightpress.pipelines.storage import Store
 
 PATIENCE_S = 120.0
 
 
 def wait_for(store: Store, name: str) -> None:
-    """Until the store holds an object of that name."""
+    """Wait until the store holds an object of that name."""
     end = time.monotonic() + PATIENCE_S
     while store.size(name) is None:
         if time.monotonic() > end:
@@ -32,18 +31,12 @@ def wait_for(store: Store, name: str) -> None:
 
 
 class DeadlyActor(SamplerActor):
-    """Its process dies, as of a segmentation fault, whenever it is given shard 1, whatever row."""
+    """Its process is killed whenever it works on shard 1, whichever rows it makes."""
 
-    def run_piece(
-        self,
-        piece: Piece,
-        look_first: bool,
-        amends: Amendment | None = None,
-        turn: int | None = None,
-    ) -> Iterator[Any]:
-        if piece.shard == 1 and len(piece.set_aside) < piece.num_rows:
+    def run_shard(self, work: ShardWork, ticket: int | None = None) -> Iterator[Any]:
+        if work.shard == 1 and len(work.set_aside) < work.num_rows:
             os.kill(os.getpid(), signal.SIGKILL)
-        yield from super().run_piece(piece, look_first, amends, turn)
+        yield from super().run_shard(work, ticket)
 
 
 class BrokenActor(SamplerActor):
@@ -54,31 +47,25 @@ class BrokenActor(SamplerActor):
 
 
 class WaitingActor(SamplerActor):
-    """Makes shard 0, and the others once the store holds an object named `go`.
+    """Makes shard 0, and the other shards once the store holds an object named `go`.
 
-    The object named `pid` says which process was given the latest shard.
+    The object named `pid` holds the id of the process that has the latest shard.
     """
 
-    def run_piece(
-        self,
-        piece: Piece,
-        look_first: bool,
-        amends: Amendment | None = None,
-        turn: int | None = None,
-    ) -> Iterator[Any]:
+    def run_shard(self, work: ShardWork, ticket: int | None = None) -> Iterator[Any]:
         store = self._runner.store
         end = time.monotonic() + PATIENCE_S
-        while piece.shard and store.size("go") is None:
+        while work.shard and store.size("go") is None:
             store.put("pid", str(os.getpid()).encode())
             if time.monotonic() > end:
-                raise TimeoutError("nobody said go")
+                raise TimeoutError("nobody wrote go")
             time.sleep(0.05)
-        yield from super().run_piece(piece, look_first, amends, turn)
+        yield from super().run_shard(work, ticket)
 
 
 @dataclass(frozen=True)
 class FactoryOf(ActorFactory):
-    """Starts actors of other classes: each once in turn, the last one again and again."""
+    """Starts one actor of each of some classes, then more of the last class."""
 
     kinds: list[type[SamplerActor]] = field(default_factory=list)
 
@@ -90,7 +77,7 @@ class FactoryOf(ActorFactory):
 
 
 class HangingActor(SamplerActor):
-    """It never comes back from a batch that holds the image of row 3."""
+    """Hangs in the batch that contains the image of row 3."""
 
     def load(self, fingerprint: str, batch_size: int) -> None:
         super().load(fingerprint, batch_size)
@@ -105,21 +92,15 @@ class HangingActor(SamplerActor):
 
 
 class ThreadsActor(SamplerActor):
-    """Says how many threads torch has where shards are made."""
+    """Stores the number of torch threads with which it makes shards."""
 
-    def run_piece(
-        self,
-        piece: Piece,
-        look_first: bool,
-        amends: Amendment | None = None,
-        turn: int | None = None,
-    ) -> Iterator[Any]:
+    def run_shard(self, work: ShardWork, ticket: int | None = None) -> Iterator[Any]:
         self._runner.store.put("threads", str(torch.get_num_threads()).encode())
-        yield from super().run_piece(piece, look_first, amends, turn)
+        yield from super().run_shard(work, ticket)
 
 
 class StuckActor(SamplerActor):
-    """Its model never comes, as from a share that does not answer."""
+    """Hangs while it loads its model, as on a network share that does not answer."""
 
     def load(self, fingerprint: str, batch_size: int) -> None:
         time.sleep(3600)
@@ -133,19 +114,19 @@ class FallingActor(SamplerActor):
 
 
 class RacingActor(SamplerActor):
-    """Two attempts at shard 0 meet: each samples a batch and waits until the other has, too.
+    """Two attempts at shard 0 run at once: each begins and waits until the other has begun, too.
 
-    Attempt `winner` then ends. The other one goes on when the store holds `go`, and says that it
-    has come to its end: `ended`.
+    Attempt `winner` then finishes. The other one goes on when the store holds `go`, and stores
+    `ended` when it has finished.
     """
 
     winner: int
 
     def begin(self, *args: Any) -> Any:
-        stands = super().begin(*args)
+        location = super().begin(*args)
         plain = self._runner.run
-        self._runner.run = lambda work, turn: self._race(plain(work, turn), work)
-        return stands
+        self._runner.run = lambda work, *rest: self._race(plain(work, *rest), work)
+        return location
 
     def _race(self, events: Iterator[Any], work: ShardWork) -> Iterator[Any]:
         store = self._runner.store
@@ -179,16 +160,18 @@ BATCHES_TILL_DRAINED = 4
 
 
 class ObedientActor(SamplerActor):
-    """It is told to drain in its fourth batch: it goes on with it no sooner."""
+    """Waits in its fourth batch until it is told to drain."""
 
     def load(self, fingerprint: str, batch_size: int) -> None:
         super().load(fingerprint, batch_size)
-        self._told, self._num_batches = threading.Event(), 0
+        self._drain_called, self._num_batches = threading.Event(), 0
         plain = self._sampler.sample
 
         def sample(requests: Any, params: Any, batch_size: int | None = None) -> Any:
             self._num_batches += 1
-            if self._num_batches >= BATCHES_TILL_DRAINED and not self._told.wait(PATIENCE_S):
+            if self._num_batches >= BATCHES_TILL_DRAINED and not self._drain_called.wait(
+                PATIENCE_S
+            ):
                 raise TimeoutError("nobody told it to drain")
             return plain(requests, params, batch_size)
 
@@ -197,7 +180,7 @@ class ObedientActor(SamplerActor):
     @ray.method(concurrency_group=CONTROL)
     def drain(self) -> None:
         SamplerActor.drain(self)
-        self._told.set()
+        self._drain_called.set()
 
 
 class CrampedActor(SamplerActor):
@@ -209,7 +192,7 @@ class CrampedActor(SamplerActor):
 
 
 class OverfilledActor(SamplerActor):
-    """Its process is killed when the memory is measured."""
+    """Its process is killed when it measures the batch size."""
 
     def find_best_batch_size(self, *args: Any) -> BestBatchSize:
         os.kill(os.getpid(), signal.SIGKILL)
@@ -217,7 +200,7 @@ class OverfilledActor(SamplerActor):
 
 
 class RefusingActor(SamplerActor):
-    """Its model cannot be tried with so few steps."""
+    """Its model cannot be measured with so few steps."""
 
     def find_best_batch_size(self, *args: Any) -> BestBatchSize:
         raise SettingsError("4 steps are too few for this sampler")

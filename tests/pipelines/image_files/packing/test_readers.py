@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
-from support.fakes.fake_press import press
+from support.fakes.fake_runs import finished_run
 
 from nightpress.pipelines.run_directory.reader import Run
 
@@ -16,7 +16,7 @@ PROMPTS = ["a cat", "a v1.2 dog", "ein Käse", "nan", "a 猫"]
 
 def packed(folder: Path, packing: str) -> Run:
     """A run of three packs, of whose images one came to nothing."""
-    return Run(*press(folder, PROMPTS, shard_size=2, packing=packing))
+    return Run(*finished_run(folder, PROMPTS, shard_size=2, packing=packing))
 
 
 def facts(run: Run) -> list[dict[str, Any]]:

@@ -1,7 +1,4 @@
-"""Where nights happen: a store, a cluster of several nodes with trouble in them, a model.
-
-Knows nothing of runs.
-"""
+"""The environment of chaos tests: a store, a cluster of several nodes, and a model."""
 
 import os
 import time
@@ -24,37 +21,37 @@ ACTORS_PER_NODE = 1
 NUM_ACTORS = NUM_NODES * ACTORS_PER_NODE
 
 NOTICE_S = 5.0
-"""Between a spot machine's notice and its end."""
+"""Seconds between a spot machine's notice and its end."""
 
 PREEMPTION = 2
-"""Ray's number for that reason."""
+"""Ray's number for preemption as the reason to drain a node."""
 
 
 @dataclass
-class Place:
-    """Where a night happens."""
+class Environment:
+    """Where a chaos test runs."""
 
     folder: Path
-    """Of this machine, for job files and logs."""
+    """A local folder for job files and logs."""
     bucket: Folder
     """The store itself."""
     proxy: FaultyProxy | None
-    """In front of it; a local folder has none."""
+    """A proxy in front of the store; a local folder has none."""
     cluster: Cluster
     model: Path
     log: Path
-    """What is sampled, and why it is sampled again; see `trouble/sitecustomize.py`."""
+    """What is sampled, and why it may be sampled again; see `trouble/sitecustomize.py`."""
     undisturbed: dict[str, bytes] = field(default_factory=dict)
-    """The bytes of every healthy image when nothing happens, by image id, once they were made."""
+    """Image id -> bytes of every healthy image in a run without faults, once there was one."""
 
     @property
     def full(self) -> Path:
-        """While this file is there, the disk takes no more."""
+        """While this file exists, the disk is full."""
         return self.log.with_suffix(".full")
 
     @property
     def storage(self) -> dict[str, Any]:
-        """As in a job file, with the proxy before the store."""
+        """The `storage` section of a job file, with the proxy in front of the store."""
         return self.bucket.options if self.proxy is None else self.proxy.options
 
 
@@ -62,12 +59,12 @@ STORES = {"seaweed": servers.seaweed, "rclone": servers.rclone}
 
 
 @contextmanager
-def place_at(folder: Path, server: servers.Server | None) -> Iterator[Place]:
-    """A place with a model, a log and a cluster.
+def environment_in(folder: Path, server: servers.Server | None) -> Iterator[Environment]:
+    """An environment with a model, a log and a cluster.
 
     Args:
-        folder: of this machine; without a server, the runs lie there too.
-        server: the store; trouble stands before it.
+        folder: a local folder, which also holds the runs if there is no server.
+        server: the store, which is used through a faulty proxy.
     """
     model = tiny_models.save("sd", folder / "model")
     log = folder / "sampled"
@@ -76,24 +73,24 @@ def place_at(folder: Path, server: servers.Server | None) -> Iterator[Place]:
         faulty = None if server is None else stack.enter_context(proxy(server.endpoint))
         bucket = Folder(f"{folder}/out", {}) if server is None else server.folder()
         cluster = stack.enter_context(cluster_of_nodes(log))
-        yield Place(folder, bucket, faulty, cluster, model, log)
+        yield Environment(folder, bucket, faulty, cluster, model, log)
 
 
 @contextmanager
 def cluster_of_nodes(log: Path) -> Iterator[Cluster]:
-    """A head that runs no actors, and nodes that do, with trouble in their workers."""
+    """A head node without actors, and worker nodes whose processes do what prompts tell them."""
     tests = Path(__file__).parents[1]
     path = [str(tests / "chaos/trouble"), str(tests), os.environ.get("PYTHONPATH", "")]
-    environment = {
+    variables = {
         "PYTHONPATH": os.pathsep.join(filter(None, path)),
         "NIGHTPRESS_CHAOS_LOG": str(log),
-        # Dead nodes are seen in seconds, as in a cluster that is set up for spot machines.
+        # Dead nodes are noticed within seconds, as in a cluster set up for spot machines.
         "RAY_health_check_period_ms": "500",
         "RAY_health_check_timeout_ms": "1000",
         "RAY_health_check_failure_threshold": "3",
     }
-    kept = {name: os.environ.get(name) for name in environment}
-    os.environ.update(environment)
+    previous = {name: os.environ.get(name) for name in variables}
+    os.environ.update(variables)
     try:
         cluster = Cluster(
             initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False}
@@ -105,7 +102,7 @@ def cluster_of_nodes(log: Path) -> Iterator[Cluster]:
         finally:
             cluster.shutdown()
     finally:
-        for name, value in kept.items():
+        for name, value in previous.items():
             if value is None:
                 del os.environ[name]
             else:
@@ -113,7 +110,7 @@ def cluster_of_nodes(log: Path) -> Iterator[Cluster]:
 
 
 def actors_on(node: Any) -> list[psutil.Process]:
-    """The processes of actors on one node of this cluster, and on no other of this machine."""
+    """The actor processes of one node of this cluster."""
     (raylet,) = node.all_processes[PROCESS_TYPE_RAYLET]
     actors = []
     for process in psutil.Process(raylet.process.pid).children(recursive=True):
@@ -124,7 +121,7 @@ def actors_on(node: Any) -> list[psutil.Process]:
 
 
 def notify(cluster: Cluster, node: Any) -> None:
-    """Tell a spot machine that it will be gone in `NOTICE_S`."""
+    """Give a spot machine notice that it will be gone in `NOTICE_S`."""
     soon_ms = int((time.time() + NOTICE_S) * 1000)
     client = GcsClient(address=cluster.address)
     accepted, why = client.drain_node(node.node_id, PREEMPTION, "spot", soon_ms)

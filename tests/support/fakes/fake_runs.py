@@ -1,7 +1,8 @@
-"""A press without a model: pictures that are a function of the seed, made in one process."""
+"""Runs without a model: each image is a colour that its seed decides, made in one process."""
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -17,18 +18,14 @@ from nightpress.diffusion_core.sampling.sampler import (
 from nightpress.pipelines.job.spec import RunSpec
 from nightpress.pipelines.planning import check, plan_part, read_shard, write_plan
 from nightpress.pipelines.run_directory.record import RUN_FILE, RunRecord, new_record
-from nightpress.pipelines.shards.runner import (
-    BatchSampled,
-    ShardBegun,
-    ShardEvent,
-    ShardRunner,
-    ShardWork,
-)
+from nightpress.pipelines.shards.events import BatchSampled, ShardBegun, ShardEvent
+from nightpress.pipelines.shards.runner import ShardRunner
+from nightpress.pipelines.shards.work import ShardWork
 from nightpress.pipelines.storage import Store
 
 
 class FakeSampler:
-    """Paints an image in a colour that its seed decides; fails where the prompt says so."""
+    """Fills each image with a colour that its seed decides; fails where the prompt says so."""
 
     supports_per_image_guidance = False
 
@@ -63,7 +60,7 @@ class FakeSampler:
 def prepare(
     tmp_path: Path, prompts: Sequence[str], shard_size: int = 100, packing: str = "none"
 ) -> tuple[Store, RunRecord, pa.Table]:
-    """A run that is planned in memory and has nothing in its store: store, record, first part."""
+    """Plan a run in memory, with an empty store: store, record, first part of the plan."""
     tmp_path.mkdir(parents=True, exist_ok=True)
     path = tmp_path / "prompts.txt"
     path.write_text("\n".join(prompts) + "\n")
@@ -81,17 +78,29 @@ def prepare(
     return Store(spec.url), record, plan_part(spec, MODEL, layout, 0)
 
 
-def run(store: Store, record: RunRecord, work: ShardWork, sampler: FakeSampler) -> list[ShardEvent]:
-    """Make a shard, or some of its rows; the events but for signs of life."""
+def work_on(rows: pa.Table, shard: int = 0, **values: Any) -> ShardWork:
+    """Work on all rows of a shard, or on all rows of its amendment."""
+    amends = values.get("amends")
+    num_rows = len(rows) if amends is None else len(amends.rows)
+    return ShardWork(shard, **{"start": 0, "stop": num_rows} | values)
+
+
+def make_shard(
+    store: Store,
+    record: RunRecord,
+    rows: pa.Table,
+    sampler: FakeSampler,
+    work: ShardWork | None = None,
+) -> list[ShardEvent]:
+    """Make shard 0, or do other work; returns the events except signs of life."""
     runner = ShardRunner(store, record, sampler, "here:1")  # type: ignore[arg-type]
-    events = [
-        event for event in runner.run(work) if not isinstance(event, BatchSampled | ShardBegun)
-    ]
+    events = runner.run(work or work_on(rows), rows)
+    telling = [event for event in events if not isinstance(event, BatchSampled | ShardBegun)]
     runner.close()
-    return events
+    return telling
 
 
-def press(
+def finished_run(
     folder: Path, prompts: Sequence[str], shard_size: int = 4, packing: str = "none"
 ) -> tuple[Store, RunRecord]:
     """A whole run: record, plan, images and commits."""
@@ -100,5 +109,5 @@ def press(
     list(write_plan(record.spec, MODEL, record.layout, store))
     for shard in range(record.layout.num_shards):
         rows = read_shard(store, record.layout, shard)
-        run(store, record, ShardWork(shard, rows), FakeSampler())
+        make_shard(store, record, rows, FakeSampler(), work_on(rows, shard))
     return store, record

@@ -1,11 +1,11 @@
-"""What lies in the store already: adopted if it is this very image, to the last bit."""
+"""Images that are already in the store: adopted only if they are intact to the last bit."""
 
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
-from support.fakes.fake_press import FakeSampler, prepare, run
+from support.fakes.fake_runs import FakeSampler, make_shard, prepare, work_on
 
 from nightpress.pipelines.image_files import encoding
 from nightpress.pipelines.image_files.embedded_metadata import xmp_packet
@@ -13,9 +13,9 @@ from nightpress.pipelines.image_files.encoding import encode, is_whole, read_fac
 from nightpress.pipelines.job.sections import ImagesSpec
 from nightpress.pipelines.records import ImageFacts
 from nightpress.pipelines.run_directory.commit import read_commit, shard_path
+from nightpress.pipelines.shards.attempt import Attempt
 from nightpress.pipelines.shards.batching import PlannedImage, planned_images
-from nightpress.pipelines.shards.outcomes import adopt, is_damaged_copy
-from nightpress.pipelines.shards.runner import ShardWork
+from nightpress.pipelines.shards.sinks import is_damaged_copy
 
 KINDS = [("png", None), ("webp", None), ("webp", 80), ("jpeg", None)]
 
@@ -36,12 +36,13 @@ class Made:
 
     def run(self) -> FakeSampler:
         sampler = FakeSampler()
-        work = ShardWork(0, self.rows, attempt=2, look_first=True)
-        run(self.store, self.record, work, sampler)
+        work = work_on(self.rows, attempt=2, look_first=True)
+        make_shard(self.store, self.record, self.rows, sampler, work)
         return sampler
 
     def adopted(self) -> bool:
-        return adopt(self.store, self.record, self.image, 2, "here:1", 0.0) is not None
+        attempt = Attempt(self.store, self.record, work_on(self.rows, attempt=2), "here:1")
+        return attempt.adopt_file(self.image, 0.0) is not None
 
 
 @pytest.fixture(params=KINDS, ids=lambda kind: f"{kind[0]}-{kind[1]}")
@@ -50,7 +51,7 @@ def made(request: pytest.FixtureRequest, tmp_path: Path) -> Made:
 
 
 def flips(data: bytes, number: int) -> list[bytes]:
-    """The data with one other bit, at places spread over all of it."""
+    """Copies of the data with one bit flipped, at random positions."""
     places = np.random.default_rng(7).integers(0, 8 * len(data), number).tolist()
     flipped = []
     for place in places:
@@ -60,18 +61,20 @@ def flips(data: bytes, number: int) -> list[bytes]:
     return flipped
 
 
-def test_what_is_this_very_image_is_adopted(made: Made) -> None:
+def test_an_intact_image_is_adopted(made: Made) -> None:
     assert made.adopted()
 
 
-def test_an_image_with_another_bit_is_never_adopted_and_known_for_a_copy(made: Made) -> None:
+def test_an_image_with_a_flipped_bit_is_not_adopted_and_recognised_as_a_damaged_copy(
+    made: Made,
+) -> None:
     for flipped in flips(made.data, 200):
         made.store.put(made.image.file, flipped)
         assert not made.adopted()
         assert is_damaged_copy(flipped, made.data)
 
 
-def test_a_shard_is_committed_with_the_true_bytes_of_images_that_lay_there_damaged(
+def test_a_shard_replaces_the_damaged_images_it_finds_before_it_commits(
     made: Made,
 ) -> None:
     in_the_facts = bytearray(made.data)
@@ -87,7 +90,7 @@ def test_a_shard_is_committed_with_the_true_bytes_of_images_that_lay_there_damag
 
 
 def without_proof(data: bytes, facts: ImageFacts, kind: str, quality: int | None) -> bytes:
-    """The same picture as versions wrote it that put no digest into it."""
+    """The same image as older versions wrote it, without a digest."""
     pixels = np.asarray(encoding.opened(data).convert("RGB"))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(encoding, "xmp_packet", lambda facts, _: xmp_packet(facts))
@@ -98,7 +101,7 @@ def without_proof(data: bytes, facts: ImageFacts, kind: str, quality: int | None
 
 
 @pytest.mark.parametrize(("kind", "quality"), [("webp", None), ("jpeg", None)])
-def test_an_image_of_an_older_version_is_made_again_whole_or_not(
+def test_an_image_of_an_older_version_is_made_again_even_if_it_is_intact(
     tmp_path: Path, kind: str, quality: int | None
 ) -> None:
     made = Made(tmp_path, kind, quality)
@@ -116,7 +119,7 @@ def test_an_image_of_an_older_version_is_made_again_whole_or_not(
     assert made.store.read(made.image.file) == made.data
 
 
-def test_what_somebody_else_put_there_is_no_copy_and_stays(made: Made) -> None:
+def test_a_file_that_somebody_else_put_there_stays(made: Made) -> None:
     other = made.store.read(planned_images(made.rows)[2].file)
     assert not is_damaged_copy(other, made.data)
     for theirs in (other, b"a note to myself", made.data + b"and more"):

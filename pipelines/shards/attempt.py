@@ -1,0 +1,117 @@
+"""One attempt at a shard by one worker, and the record it makes of each image."""
+
+import hashlib
+import time
+from dataclasses import dataclass
+
+from nightpress.pipelines.image_files.encoding import is_whole, read_facts
+from nightpress.pipelines.records import FailureType, ImageFacts, ImageRecord
+from nightpress.pipelines.run_directory.lease import FencingToken
+from nightpress.pipelines.run_directory.record import RunRecord
+from nightpress.pipelines.shards.batching import PlannedImage
+from nightpress.pipelines.shards.work import SetAsideRow, ShardWork
+from nightpress.pipelines.storage import Store
+
+
+@dataclass(frozen=True)
+class EncodedImage:
+    """An image as a file in memory."""
+
+    image: PlannedImage
+    facts: ImageFacts
+    data: bytes
+    started_at: float
+    """Seconds since the epoch."""
+    sampling_s: float | None = None
+    """Its share of its batch's sampling time; None if it was found in the store."""
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """One attempt at a shard by one worker; every `ImageRecord` is made here."""
+
+    store: Store
+    record: RunRecord
+    work: ShardWork
+    worker: str
+    """`host:pid`, or `driver`."""
+    fence: FencingToken | None = None
+
+    def facts(self, image: PlannedImage, batch_size: int) -> ImageFacts:
+        """The facts that go into the image file and its metadata row."""
+        model = self.record.model
+        return ImageFacts(
+            image_id=image.image_id,
+            id=image.id,
+            variant=image.variant,
+            prompt=image.prompt,
+            negative_prompt=image.negative_prompt,
+            seed=image.seed,
+            width=image.width,
+            height=image.height,
+            num_inference_steps=image.num_inference_steps,
+            guidance_scale=image.guidance_scale,
+            scheduler=image.scheduler,
+            model=model.source,
+            model_fingerprint=model.fingerprint,
+            dtype=self.record.dtype,
+            batch_size=batch_size,
+            loras=model.loras_of(image.lora, image.lora_scale),
+            speed=self.record.spec.model.speed.as_text(),
+        )
+
+    def ok(self, encoded: EncodedImage) -> ImageRecord:
+        """The record of an image whose bytes are in the store or will be at the commit."""
+        return ImageRecord(
+            facts=encoded.facts,
+            status="ok",
+            attempts=self.work.attempt,
+            worker=self.worker,
+            started_at=encoded.started_at,
+            file=encoded.image.file,
+            sha256=hashlib.sha256(encoded.data).hexdigest(),
+            num_bytes=len(encoded.data),
+            sampling_s=encoded.sampling_s,
+        )
+
+    def adopt_file(self, image: PlannedImage, started_at: float) -> ImageRecord | None:
+        """The record of an image whose own file is in the store; None if it is not there intact."""
+        data = self.store.read_if_any(image.file)
+        return None if data is None else self.adopt(image, data, started_at)
+
+    def adopt(self, image: PlannedImage, data: bytes, started_at: float) -> ImageRecord | None:
+        """The record of an image that was found as `data`; None if that is not this image, intact.
+
+        The batch size may be smaller than planned, since a batch that did not fit was made smaller.
+        """
+        facts = read_facts(data) if is_whole(data) else None
+        if facts is None or not 1 <= facts.batch_size <= self.record.batch_size:
+            return None
+        if facts != self.facts(image, facts.batch_size):
+            return None
+        return self.ok(EncodedImage(image, facts, data, started_at))
+
+    def failed(self, image: PlannedImage, error_type: FailureType, error: str) -> ImageRecord:
+        """The record of an image that cannot be made.
+
+        Args:
+            error: recorded as one line of at most 500 characters.
+        """
+        return self._failed(image, self.work.attempt, error_type, error)
+
+    def set_aside(self, image: PlannedImage, row: SetAsideRow) -> ImageRecord:
+        """The record of an image whose row is not tried again."""
+        return self._failed(image, row.attempts, row.error_type, row.error)
+
+    def _failed(
+        self, image: PlannedImage, attempts: int, error_type: FailureType, error: str
+    ) -> ImageRecord:
+        return ImageRecord(
+            facts=self.facts(image, self.record.batch_size),
+            status="failed",
+            attempts=attempts,
+            worker=self.worker,
+            started_at=time.time(),
+            error_type=error_type,
+            error=" ".join(error.split())[:500],
+        )

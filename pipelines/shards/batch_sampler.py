@@ -1,0 +1,135 @@
+"""Sampling one batch, whole if possible and otherwise in smaller ones, so that rows fail alone."""
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+
+from nightpress.diffusion_core.acceleration.compilation import compilation_told
+from nightpress.diffusion_core.errors import DeviceError, OutOfMemory
+from nightpress.diffusion_core.sampling.sampler import SampledBatch, Sampler
+from nightpress.pipelines.records import FailureType
+from nightpress.pipelines.run_directory.record import RunRecord
+from nightpress.pipelines.shards.batch_size_fallback import BatchSizeFallback
+from nightpress.pipelines.shards.batching import PlannedImage
+from nightpress.pipelines.shards.timeline import Activity, Timeline
+from nightpress.pipelines.storage import Store
+
+
+@dataclass(frozen=True)
+class SampledImages:
+    """The images of a batch that was sampled as a whole."""
+
+    images: Sequence[PlannedImage]
+    batch: SampledBatch
+    batch_size: int
+    started_at: float
+    """Seconds since the epoch."""
+    sampling_s: float
+    """Each image's share of the time the batch took."""
+
+
+@dataclass(frozen=True)
+class UnsampledImage:
+    """An image that fails to sample even alone."""
+
+    image: PlannedImage
+    error_type: FailureType
+    error: str
+
+
+class BatchSampler:
+    """Samples the batches of one process, one at a time.
+
+    Args:
+        sampler: samples a single batch.
+        store, record: of the run.
+        timeline: told when torch compiles.
+    """
+
+    def __init__(
+        self, sampler: Sampler, store: Store, record: RunRecord, timeline: Timeline
+    ) -> None:
+        self._sampler = sampler
+        self._sizes = BatchSizeFallback(store, record.batch_sizes)
+        self._sizes.refresh()
+        self._exact_sizes: dict[str, int] = {}
+        self._may_compile = record.spec.model.speed.compile is not None
+        self._timeline = timeline
+        self.is_sampling = False
+        """Whether a batch is being sampled at this moment; read from any thread."""
+
+    def begin_shard(self, exact_sizes: Mapping[str, int]) -> None:
+        """Start on a shard.
+
+        Args:
+            exact_sizes: image id -> the size of the batch it was first made in, for images that
+                must get the same bits again.
+        """
+        self._exact_sizes = dict(exact_sizes)
+
+    def planned_size(self, image: PlannedImage) -> int:
+        """The size of a batch with the settings of an image, in any shard."""
+        return self._sizes.size_for(image.params)
+
+    def size_for(self, image: PlannedImage) -> int:
+        """The size of the batch that an image of this shard is sampled in."""
+        return self._exact_sizes.get(image.image_id) or self.planned_size(image)
+
+    def sample(self, images: Sequence[PlannedImage]) -> Iterator[SampledImages | UnsampledImage]:
+        """Sample images of equal settings.
+
+        They form one batch, unless it does not fit in memory or fails as a whole.
+
+        Raises:
+            DeviceError: the device failed; no image is to blame.
+        """
+        size = self.size_for(images[0])
+        if len(images) > size:  # the batch was cut before a smaller size was learnt
+            yield from self._sample_in(images, size)
+            return
+        started_at, clock = time.time(), time.perf_counter()
+        # Errors are kept as text: a traceback would keep alive what fills the memory.
+        too_large = error_text = None
+        try:
+            sampled = self._sample_batch(images, size)
+        except OutOfMemory as error:
+            too_large = str(error)
+        except DeviceError:
+            raise
+        except Exception as error:  # whatever a row does to the model, it must fail alone
+            error_text = f"{type(error).__name__}: {error}"
+        else:
+            share_s = (time.perf_counter() - clock) / len(images)
+            yield SampledImages(images, sampled, size, started_at, share_s)
+        if too_large is not None and size > 1:
+            self._exact_sizes.clear()
+            yield from self._sample_in(images, self._sizes.halve(images[0].params, size))
+        elif too_large is not None:
+            yield UnsampledImage(images[0], FailureType.OUT_OF_MEMORY, too_large)
+        elif error_text is not None and len(images) > 1:
+            yield from self._sample_in(images, 1)
+        elif error_text is not None:
+            yield UnsampledImage(images[0], FailureType.SAMPLING, error_text)
+
+    def _sample_in(
+        self, images: Sequence[PlannedImage], size: int
+    ) -> Iterator[SampledImages | UnsampledImage]:
+        """Sample images of equal settings, at most `size` at a time."""
+        for start in range(0, len(images), size):
+            yield from self.sample(images[start : start + size])
+
+    def _sample_batch(self, images: Sequence[PlannedImage], size: int) -> SampledBatch:
+        self.is_sampling = True
+        try:
+            with self._compilation_noted():
+                return self._sampler.sample([i.request for i in images], images[0].params, size)
+        finally:
+            self.is_sampling = False
+
+    def _compilation_noted(self) -> AbstractContextManager[None]:
+        """Switch the timeline while torch compiles, if it may."""
+        if not self._may_compile:
+            return nullcontext()
+        switch = self._timeline.switch
+        return compilation_told(lambda: switch(Activity.COMPILING), lambda: switch(Activity.BUSY))

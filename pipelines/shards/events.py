@@ -1,0 +1,79 @@
+"""What happens while a shard is made, as small values."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Self
+
+import pyarrow as pa
+
+from nightpress.pipelines.records import ImageRecord
+
+
+@dataclass(frozen=True)
+class ShardBegun:
+    """The accelerator starts on a shard."""
+
+    shard: int
+
+
+@dataclass(frozen=True)
+class BatchSampled:
+    """A batch was sampled, and no image has been stored since the last event: a sign of life."""
+
+    shard: int
+    batch_s: float = field(default=0.0, compare=False)
+    """Seconds that the batch took to sample."""
+
+
+@dataclass(frozen=True)
+class BatchDone:
+    """Some images of a shard are stored, or have failed for good."""
+
+    shard: int
+    num_ok: int
+    num_failed: int
+    num_sampled: int
+    """How many of the images that are ok were sampled; the others were found in the store."""
+    batch_s: float = field(default=0.0, compare=False)
+    """Seconds that the latest batch took to sample; 0 if none was sampled."""
+
+    @classmethod
+    def of(cls, shard: int, records: Sequence[ImageRecord], batch_s: float = 0.0) -> Self:
+        """Count the records of some images."""
+        return cls(
+            shard=shard,
+            num_ok=sum(record.status == "ok" for record in records),
+            num_failed=sum(record.status == "failed" for record in records),
+            num_sampled=sum(record.sampling_s is not None for record in records),
+            batch_s=batch_s,
+        )
+
+    def only_sampled(self) -> "BatchDone":
+        """The same event for images that a later event will count again as found in the store."""
+        return BatchDone(self.shard, 0, 0, self.num_sampled, self.batch_s)
+
+
+@dataclass(frozen=True)
+class ShardDone:
+    """A shard is committed; the counts are those of the commit that won."""
+
+    shard: int
+    num_ok: int
+    num_failed: int
+
+    @classmethod
+    def of(cls, shard: int, part: pa.Table) -> Self:
+        """Count the rows of a committed metadata part."""
+        statuses = part.column("status").to_pylist()
+        return cls(shard, statuses.count("ok"), statuses.count("failed"))
+
+
+@dataclass(frozen=True)
+class ShardLeft:
+    """Work on a shard stopped after a batch, on request; the images made so far are stored."""
+
+    shard: int
+
+
+ShardEvent = ShardBegun | BatchSampled | BatchDone | ShardDone | ShardLeft
+"""What a shard that is being made reports."""
