@@ -21,7 +21,7 @@ from nightpress.diffusion_core.errors import (
     OutOfMemory,
     SamplingError,
     SettingsError,
-    in_one_line,
+    as_model_error,
 )
 from nightpress.diffusion_core.models.loading import (
     DType,
@@ -256,7 +256,7 @@ class _Rig:
 
     def _entrant(self, spec: ModelSpec) -> Candidate:
         subject = self._subject
-        with in_one_line("it does not load"):
+        with as_model_error("it does not load"):
             model = load(subject.folder, spec, subject.device, subject.lora_files)
         return Candidate(model, subject.work)
 

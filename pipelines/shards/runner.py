@@ -14,7 +14,7 @@ from contextlib import AbstractContextManager, nullcontext
 
 import pyarrow as pa
 
-from nightpress.diffusion_core.acceleration.compilation import compilation_told
+from nightpress.diffusion_core.acceleration.compilation import on_compilation
 from nightpress.diffusion_core.errors import DeviceError, OutOfMemory
 from nightpress.diffusion_core.sampling.sampler import Fault, SampledBatch, Sampler
 from nightpress.pipelines.image_files.encoding import encode
@@ -315,7 +315,7 @@ class ShardRunner:
         if self.record.spec.model.speed.compile is None:
             return nullcontext()
         switch = self.timeline.switch
-        return compilation_told(lambda: switch(Activity.COMPILING), lambda: switch(Activity.BUSY))
+        return on_compilation(lambda: switch(Activity.COMPILING), lambda: switch(Activity.BUSY))
 
     def _size_of(self, image: PlannedImage) -> int:
         return self._recorded.get(image.image_id) or self._sizes.of(image.params)

@@ -169,10 +169,13 @@ def test_a_path_is_read_back_from_the_scheduler_made_for_it(path: FlowPath) -> N
 @pytest.mark.parametrize(
     ("config", "told"),
     [
-        ({"beta_schedule": "sigmoid"}, "beta_schedule 'sigmoid': known are linear, scaled_linear"),
+        (
+            {"beta_schedule": "sigmoid"},
+            "beta_schedule 'sigmoid': must be one of linear, scaled_linear",
+        ),
         (
             {"beta_schedule": "linear", "trained_betas": np.array([0.1, 0.2])},
-            "beta_schedule trained_betas: known are",
+            "beta_schedule trained_betas: must be one of",
         ),
     ],
 )
