@@ -113,6 +113,9 @@ def on_compilation(begin: Callable[[], None], end: Callable[[], None]) -> Iterat
     Read against torch 2.13.0. Relies on `callback_handler` in `torch._dynamo.callback`.
     """
     handler = patching.require("torch._dynamo.callback", "callback_handler", LISTEN)
+    for name in ("start_callback", "end_callback"):
+        for needed in (f"register_{name}", f"remove_{name}", f"{name}s"):
+            patching.require(handler, needed, LISTEN)
 
     def begun(*_: Any) -> None:
         begin()
@@ -120,15 +123,14 @@ def on_compilation(begin: Callable[[], None], end: Callable[[], None]) -> Iterat
     def ended(*_: Any) -> None:
         end()
 
-    patching.require(handler, "register_start_callback", LISTEN)(begun)
-    patching.require(handler, "register_end_callback", LISTEN)(ended)
+    handler.register_start_callback(begun)
+    handler.register_end_callback(ended)
     try:
         yield
     finally:
-        # `torch._dynamo.reset` removes all callbacks.
-        if begun in patching.require(handler, "start_callbacks", LISTEN):
+        if begun in handler.start_callbacks:  # `torch._dynamo.reset` removes all callbacks
             handler.remove_start_callback(begun)
-        if ended in patching.require(handler, "end_callbacks", LISTEN):
+        if ended in handler.end_callbacks:
             handler.remove_end_callback(ended)
 
 
