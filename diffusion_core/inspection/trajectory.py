@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from nightpress.diffusion_core.errors import SamplingError, SettingsError, UnsupportedModel
+from nightpress.diffusion_core.models.latent_scaling import unscale_latents
 from nightpress.diffusion_core.models.loading import LoadedModel
 from nightpress.diffusion_core.models.samplers import is_flow
 from nightpress.diffusion_core.sampling.request import ImageRequest, SamplingParams
@@ -207,21 +208,11 @@ def decode(model: LoadedModel, latents: Tensor, height: int, width: int) -> Pixe
     latents = latents.to(model.device)
     if hasattr(pipeline, "_unpack_latents"):
         latents = pipeline._unpack_latents(latents, height, width, pipeline.vae_scale_factor)
-    latents = _unscaled(latents, pipeline.vae.config).to(pipeline.vae.dtype)
+    latents = unscale_latents(latents, pipeline.vae.config).to(pipeline.vae.dtype)
     images: Tensor = pipeline.vae.decode(latents, return_dict=False)[0]
     images = (images.float() / 2 + 0.5).clamp(0, 1)[0].permute(1, 2, 0)
     pixels: Pixels = (images.nan_to_num() * 255).round().to(torch.uint8).cpu().numpy()
     return pixels
-
-
-def _unscaled(latents: Tensor, config: Any) -> Tensor:
-    """Latents as the decoder knows them; a model has means and deviations, or a shift, or none."""
-    scaling = config.get("scaling_factor") or 1.0
-    means, deviations = config.get("latents_mean"), config.get("latents_std")
-    if means is None or deviations is None:
-        return latents / scaling + (config.get("shift_factor") or 0.0)
-    mean, std = (latents.new_tensor(values).view(1, -1, 1, 1) for values in (means, deviations))
-    return latents * std / scaling + mean
 
 
 def _only_picture(sampler: Sampler, request: ImageRequest, params: SamplingParams) -> Pixels:

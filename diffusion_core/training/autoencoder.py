@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from nightpress.diffusion_core.errors import SettingsError
+from nightpress.diffusion_core.models.latent_scaling import scale_latents, unscale_latents
 from nightpress.diffusion_core.training.objectives import AutoencoderObjective, autoencoder_terms
 
 if TYPE_CHECKING:
@@ -105,15 +106,13 @@ def encode(autoencoder: "AutoencoderKL", images: Tensor) -> Tensor:
     The posterior's mean, shifted and scaled as the configuration says.
     """
     mean: Tensor = autoencoder.encode(images).latent_dist.mean
-    shift = autoencoder.config.get("shift_factor") or 0.0
-    return (mean - shift) * float(autoencoder.config.scaling_factor)
+    return scale_latents(mean, autoencoder.config)
 
 
 @torch.no_grad()
 def decode(autoencoder: "AutoencoderKL", latents: Tensor) -> Tensor:
     """The inverse of `encode`, up to what the latents do not hold."""
-    shift = autoencoder.config.get("shift_factor") or 0.0
-    pixels: Tensor = autoencoder.decode(latents / autoencoder.config.scaling_factor + shift).sample
+    pixels: Tensor = autoencoder.decode(unscale_latents(latents, autoencoder.config)).sample
     return pixels
 
 

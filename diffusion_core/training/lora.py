@@ -16,6 +16,7 @@ import torch
 from torch import Generator, Tensor, nn
 
 from nightpress.diffusion_core.errors import SettingsError, UnsupportedModel, one_line
+from nightpress.diffusion_core.models.latent_scaling import scale_latents
 from nightpress.diffusion_core.models.loading import LoadedModel
 from nightpress.diffusion_core.models.lora_files import require_peft
 from nightpress.diffusion_core.sampling.prompt_embeddings import CACHE_BYTES, EmbeddingCache
@@ -122,7 +123,7 @@ class LoraTraining(nn.Module):
             latents = posterior.mean if generator is None else posterior.sample(generator)
         else:
             latents = encoded.latent
-        return self._packed(_normalised(vae.config, latents)).float()
+        return self._packed(scale_latents(latents, vae.config)).float()
 
     @torch.no_grad()
     def encode_prompts(self, prompts: Sequence[str]) -> dict[str, Tensor]:
@@ -246,15 +247,3 @@ def _add_adapter(denoiser: Any, settings: LoraSettings) -> None:
     for parameter in denoiser.parameters():
         if parameter.requires_grad:
             parameter.data = parameter.data.float()
-
-
-def _normalised(config: Any, latents: Tensor) -> Tensor:
-    """Latents of about unit variance, as the autoencoder's configuration says."""
-    mean, std = config.get("latents_mean"), config.get("latents_std")
-    if mean is not None and std is not None:
-        shape = (1, -1, *[1] * (latents.ndim - 2))
-        latents = (latents - latents.new_tensor(mean).view(shape)) / latents.new_tensor(std).view(
-            shape
-        )
-    shift = config.get("shift_factor") or 0.0
-    return (latents - shift) * float(config.get("scaling_factor") or 1.0)

@@ -266,15 +266,18 @@ def test_projections_that_were_fused_are_marked_as_such(models: Models) -> None:
 
 def test_compiled_models_are_called_under_the_limits_for_graphs(loaded: Loaded) -> None:
     model = dataclasses.replace(loaded("sd"), speed=SpeedSpec(compile="regional"))
-    config, seen = torch._dynamo.config, []
-    handle = model.pipeline.unet.register_forward_pre_hook(
-        lambda *_: seen.append((config.recompile_limit, config.fail_on_recompile_limit_hit))
-    )
+    config, kernels, seen = torch._dynamo.config, torch._inductor.config, []
+
+    def look(*_: Any) -> None:
+        limits = (config.recompile_limit, config.fail_on_recompile_limit_hit)
+        seen.append((*limits, kernels.deterministic))
+
+    handle = model.pipeline.unet.register_forward_pre_hook(look)
     try:
         sample(model)
     finally:
         handle.remove()
-    assert set(seen) == {(compilation.MAX_GRAPHS, True)}
+    assert set(seen) == {(compilation.MAX_GRAPHS, True, True)}
     assert config.recompile_limit < compilation.MAX_GRAPHS
 
 

@@ -1,7 +1,9 @@
 import dataclasses
 import functools
 import math
+import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any
 
@@ -352,6 +354,22 @@ def test_what_shadowed_the_forward_before_does_so_again() -> None:
         ask(unet, noise(2))
     assert len(deep) == 1
     assert vars(unet)["forward"] is forward
+
+
+def test_two_threads_that_share_a_u_net_reuse_each_their_own_features() -> None:
+    unet, together = tiny_unet(), threading.Barrier(2)
+    samples = [[noise(10 * thread + call) for call in range(4)] for thread in range(2)]
+
+    def answers(thread: int, wait: Callable[[], Any] = lambda: None) -> list[torch.Tensor]:
+        with reuse_deep_features(unet, 2):
+            return [(wait(), ask(unet, x_t))[1] for x_t in samples[thread]]
+
+    alone = [answers(thread) for thread in range(2)]
+    with ThreadPoolExecutor(2) as threads:
+        asked = [threads.submit(answers, n, lambda: together.wait(20)) for n in range(2)]
+        for expected, made in zip(alone, asked, strict=True):
+            assert all(map(torch.equal, expected, made.result(20)))
+    assert untouched(unet)
 
 
 def test_a_whole_call_that_fails_is_whole_again() -> None:
