@@ -1,10 +1,10 @@
-"""The folder for what nightpress keeps on this machine between runs."""
+"""The folder in which nightpress keeps caches on this machine between runs."""
 
 import os
 from pathlib import Path
 
 
 def cache_folder() -> Path:
-    """The folder for what can be made again: `$XDG_CACHE_HOME` or `~/.cache`, `/nightpress`."""
+    """`$XDG_CACHE_HOME/nightpress`, or `~/.cache/nightpress` if the variable is not set."""
     base = os.environ.get("XDG_CACHE_HOME")
     return (Path(base) if base else Path.home() / ".cache") / "nightpress"

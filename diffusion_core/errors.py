@@ -2,15 +2,17 @@
 
 ::
 
-    DiffusionError
-    ├── ModelError
-    │   ├── ModelNotFound      no such folder, package or revision
-    │   ├── UnsafeWeights      the weights are pickles and the caller did not allow them
-    │   └── UnsupportedModel   a pipeline that cannot be driven text-to-image
-    ├── SettingsError          a sampler name, size or dtype that the model cannot do
-    └── SamplingError          the model failed on an image
-        └── DeviceError        the device failed; no image is to blame
-            └── OutOfMemory    a smaller batch may fit
+    NightpressError
+    └── DiffusionError
+        ├── ModelError
+        │   ├── ModelNotFound         no such folder, package or revision
+        │   ├── UnsafeWeights         the weights are pickles, and the caller did not allow them
+        │   ├── UnsupportedModel      a pipeline that cannot be driven text-to-image
+        │   └── IncompatibleLibrary   an upgrade of a library has moved something we patch
+        ├── SettingsError             a sampler, size or dtype that the model does not support
+        └── SamplingError             the model failed on an image
+            └── DeviceError           the device failed; no image is to blame
+                └── OutOfMemory       a smaller batch may fit
 """
 
 import contextlib
@@ -21,28 +23,32 @@ class NightpressError(Exception):
     """The base of every error that nightpress raises on purpose."""
 
 
-class DiffusionError(Exception):
-    """The base: anything `diffusion_core` raises on purpose."""
+class DiffusionError(NightpressError):
+    """The base of the errors that `diffusion_core` raises on purpose."""
 
 
 class ModelError(DiffusionError):
-    """A model that cannot be found, trusted or driven."""
+    """A model that cannot be found, trusted, loaded or driven."""
 
 
 class ModelNotFound(ModelError):
-    """There is no model at that source."""
+    """There is no model at the given source."""
 
 
 class UnsafeWeights(ModelError):
-    """The weights would have to be unpickled, which runs code."""
+    """The weights are pickles, and unpickling runs code; the caller did not allow it."""
 
 
 class UnsupportedModel(ModelError):
     """The pipeline does not follow the conventions that sampling relies on."""
 
 
+class IncompatibleLibrary(ModelError):
+    """An upgrade of a library has moved an internal that nightpress replaces or reads."""
+
+
 class SettingsError(DiffusionError, ValueError):
-    """A setting that this model or sampler cannot honour; the message says what it can."""
+    """A setting that this model or sampler does not support; the message says what it does."""
 
 
 class SamplingError(DiffusionError):
@@ -50,21 +56,25 @@ class SamplingError(DiffusionError):
 
 
 class DeviceError(SamplingError):
-    """The accelerator failed: the process should end, the images are fine."""
+    """The accelerator failed; no image is to blame, and the process should end."""
 
 
 class OutOfMemory(DeviceError):
     """The batch does not fit into memory; the process can go on with a smaller one."""
 
 
-def one_line(error: BaseException, most: int | None = 500) -> str:
-    """What it says, in one line of at most so many characters."""
-    return " ".join(str(error).split())[:most]
+def one_line(error: BaseException, max_length: int | None = 500) -> str:
+    """An error's message on one line, cut to `max_length` characters; None for all of it."""
+    return " ".join(str(error).split())[:max_length]
 
 
 @contextlib.contextmanager
-def in_one_line(what: str) -> Iterator[None]:
-    """Turn what diffusers, transformers and safetensors raise while loading into a ModelError."""
+def as_model_error(what: str) -> Iterator[None]:
+    """Turn what diffusers, transformers and safetensors raise while loading into a ModelError.
+
+    Args:
+        what: the beginning of the message, such as `FOLDER: cannot load NAME`.
+    """
     from safetensors import SafetensorError
 
     faults = (

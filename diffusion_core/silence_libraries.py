@@ -1,4 +1,4 @@
-"""Keeping the progress bars and notices of diffusers and transformers off the terminal."""
+"""Silencing the progress bars and log messages of diffusers and transformers."""
 
 import contextlib
 from collections.abc import Iterator
@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 @contextlib.contextmanager
 def no_progress_bars() -> Iterator[None]:
-    """Loading and saving draw no progress bars; the previous setting is restored."""
+    """Turn off the progress bars of loading and saving; restore the previous setting afterwards."""
     from diffusers.utils import logging as diffusers_logging
     from transformers.utils import logging as transformers_logging
 
@@ -24,7 +24,7 @@ def no_progress_bars() -> Iterator[None]:
 
 @contextlib.contextmanager
 def errors_only() -> Iterator[None]:
-    """The libraries log errors and nothing else; the previous level is restored."""
+    """Let the libraries log only errors; restore the previous level afterwards."""
     from diffusers.utils import logging as diffusers_logging
     from transformers.utils import logging as transformers_logging
 

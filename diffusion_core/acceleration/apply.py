@@ -1,11 +1,10 @@
-"""How a model is made faster: each choice of a job, done to a pipeline or refused before anything.
+"""Applying a job's choices for acceleration to a pipeline, or refusing them before it is loaded.
 
-Owns the table of choices. `spec.py` says what can be chosen. Whether a model can take it
-is tried on a skeleton: its own networks, made from their configurations without a weight.
+Owns what each choice does; `spec.py` has the choices. Whether a model supports one is tried on a
+skeleton: the model's networks, made from their configurations without weights.
 """
 
 import contextlib
-import inspect
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -13,93 +12,104 @@ from typing import Any
 import torch
 from torch import nn
 
+from nightpress.diffusion_core import patching
 from nightpress.diffusion_core.acceleration import attention, quantization
 from nightpress.diffusion_core.acceleration.clock import Clock
-from nightpress.diffusion_core.acceleration.compilation import keep_compiled_code, require_compiler
-from nightpress.diffusion_core.acceleration.deepcache import reusing_deep_features
+from nightpress.diffusion_core.acceleration.compilation import (
+    keep_compiled_code,
+    one_graph_per_shape,
+    require_compiler,
+)
+from nightpress.diffusion_core.acceleration.deepcache import reuse_deep_features
 from nightpress.diffusion_core.acceleration.spec import DeepFeaturesSpec, SpeedSpec
-from nightpress.diffusion_core.errors import ModelError, SamplingError, SettingsError
+from nightpress.diffusion_core.errors import ModelError, SettingsError
 
 DENOISERS = ("transformer", "unet")
-"""The components that are asked at every step, of which a pipeline has one."""
+"""The components that run at every step; a pipeline has one of them."""
 
-MAX_GRAPHS = 1024
-"""Compiled shapes of one function: beyond it torch would go on uncompiled, with other bits."""
+CACHE = "keep a cache in a transformer"
+FUSE = "fuse the projections of attention"
+COMPILE = "compile the blocks that a network repeats"
 
 
 @dataclass(frozen=True)
 class Parts:
-    """What can be made faster, of a pipeline or of its skeleton."""
+    """The parts of a pipeline, or of its skeleton, that can be accelerated."""
 
     pipeline: Any
-    owner: Any
-    """The pipeline's class."""
+    """The pipeline, or its skeleton."""
+    pipeline_class: Any
     dtype: str = ""
-    """As the job has it."""
+    """`model.dtype` of the job."""
     takes_negative_prompt: bool = False
-    """The pipeline may ask its denoiser twice a step, with the prompt and with the negative one."""
+    """The pipeline may call its denoiser twice a step, for the prompt and the negative prompt."""
     elsewhere: bool = False
-    """Another machine is to sample with it, so what this one lacks does not matter."""
+    """Another machine will sample, so what this one lacks does not matter."""
 
     @property
     def denoiser(self) -> Any:
-        """The transformer or U-Net."""
+        """The transformer or U-Net; None if there is neither."""
         found = [getattr(self.pipeline, name, None) for name in DENOISERS]
         return next((network for network in found if network is not None), None)
 
     @property
     def vae(self) -> Any:
-        """The autoencoder; None where there is none."""
+        """The autoencoder; None if there is none."""
         return getattr(self.pipeline, "vae", None)
 
 
-def check(parts: Parts, speed: SpeedSpec) -> None:
-    """See, without a weight, that a model and this machine can do what is chosen.
+def check_speed(parts: Parts, speed: SpeedSpec) -> None:
+    """Check, without loading a weight, that a model and this machine support the choices.
 
     Args:
-        parts: of the pipeline's skeleton.
-        speed: what is chosen.
+        parts: those of the pipeline's skeleton.
+        speed: the choices.
 
     Raises:
-        ModelError: one of the choices cannot be had; what can, is in the message.
+        ModelError: one of them is not supported; the message says what is.
     """
     if parts.denoiser is None:
-        raise ModelError(f"model.speed: {parts.owner.__name__} has neither transformer nor unet")
-    _do(parts, speed, REBUILDING)
-    _do(parts, speed, REQUIREMENTS)
+        raise ModelError(
+            f"model.speed: {parts.pipeline_class.__name__} has neither transformer nor unet"
+        )
+    _apply(parts, speed, MODIFICATIONS)
+    _apply(parts, speed, REQUIREMENTS)
 
 
-def apply(parts: Parts, speed: SpeedSpec) -> None:
-    """Do to a loaded pipeline what is chosen; LoRAs are in it already.
+def apply_speed(parts: Parts, speed: SpeedSpec) -> None:
+    """Apply the choices to a loaded pipeline, after its LoRAs are loaded.
 
     Raises:
-        ModelError: as `check` does.
+        ModelError: as `check_speed`.
     """
-    _do(parts, speed, REBUILDING)
-    _do(parts, speed, REQUIREMENTS)
-    _do(parts, speed, FINISHING)
+    _apply(parts, speed, MODIFICATIONS)
+    _apply(parts, speed, REQUIREMENTS)
+    _apply(parts, speed, FINAL_MODIFICATIONS)
 
 
 @contextlib.contextmanager
-def at_work(pipeline: Any, speed: SpeedSpec) -> Iterator[None]:
-    """For one call of the pipeline, what must be set up around it and put back afterwards."""
+def around_call(pipeline: Any, speed: SpeedSpec) -> Iterator[None]:
+    """Set up what the choices need around one call of the pipeline, and undo it afterwards.
+
+    Read against diffusers 0.42.1. Relies on a denoiser's `_reset_stateful_cache`.
+    """
     parts = Parts(pipeline, type(pipeline))
     with contextlib.ExitStack() as stack:
         if speed.deep_features is not None:
             stack.enter_context(_deep_features(parts, speed.deep_features))
         if speed.compile is not None:
-            stack.enter_context(_one_graph_a_shape())
-        if speed.caches:
-            parts.denoiser._reset_stateful_cache()  # what a call that failed has left
+            stack.enter_context(one_graph_per_shape())
+        if speed.caches:  # a call that failed may have left something in them
+            patching.require(parts.denoiser, "_reset_stateful_cache", CACHE)()
         yield
 
 
-def _do(parts: Parts, speed: SpeedSpec, table: dict[str, Callable[[Parts, Any], None]]) -> None:
-    for name, do in table.items():
+def _apply(parts: Parts, speed: SpeedSpec, steps: dict[str, Callable[[Parts, Any], None]]) -> None:
+    for name, step in steps.items():
         if name not in speed.chosen():
             continue
         try:
-            do(parts, getattr(speed, name))
+            step(parts, getattr(speed, name))
         except SettingsError as error:
             raise ModelError(f"model.speed.{name}: {error}") from error
 
@@ -109,13 +119,18 @@ def _kind(network: Any) -> str:
 
 
 def _fuse_qkv(parts: Parts, _: bool) -> None:
+    """Compute queries, keys and values in one matrix product.
+
+    Read against diffusers 0.42.1. Relies on `fuse_qkv_projections` setting `fused_projections` on
+    every attention layer that it fuses.
+    """
     from diffusers.models.attention import AttentionModuleMixin
     from diffusers.models.attention_processor import Attention
 
     kind = _kind(parts.denoiser)
     fuse = getattr(parts.denoiser, "fuse_qkv_projections", None)
     if fuse is None:
-        raise SettingsError(f"{kind} has no such method in diffusers")
+        raise SettingsError(f"{kind} cannot fuse its projections in diffusers")
     try:
         fuse()
     except ValueError as error:  # networks with projections of their own
@@ -123,44 +138,50 @@ def _fuse_qkv(parts: Parts, _: bool) -> None:
     layers = [
         m for m in parts.denoiser.modules() if isinstance(m, Attention | AttentionModuleMixin)
     ]
-    if not any(layer.fused_projections for layer in layers):
+    if not any(patching.require(layer, "fused_projections", FUSE) for layer in layers):
         raise SettingsError(f"{kind} has no attention whose projections can be fused")
 
 
 def _channels_last(parts: Parts, _: bool) -> None:
     convolutions = [m for m in parts.denoiser.modules() if isinstance(m, nn.Conv2d)]
     if len(convolutions) < 2:
-        raise SettingsError(f"{_kind(parts.denoiser)} is no network of convolutions, as U-Nets are")
+        raise SettingsError(
+            f"{_kind(parts.denoiser)} is not a network of convolutions like a U-Net"
+        )
     for network in (parts.denoiser, parts.vae):
         if network is not None:
             network.to(memory_format=torch.channels_last)
 
 
 def _attention_backend(parts: Parts, backend: str) -> None:
-    attention.use(parts.denoiser, backend)
+    attention.set_backend(parts.denoiser, backend)
     if not parts.elsewhere:
-        attention.require(backend)
+        attention.require_backend(backend)
 
 
 def _vae_batch_size(parts: Parts, _: int) -> None:
     if not hasattr(parts.vae, "decode"):
-        raise SettingsError(f"{parts.owner.__name__} has no VAE that decodes")
+        raise SettingsError(f"{parts.pipeline_class.__name__} has no VAE with a decoder")
 
 
 def _force_upcast(parts: Parts, _: bool) -> None:
-    pipeline = parts.owner.__name__
-    names = inspect.unwrap(parts.owner.__call__).__code__.co_names
-    if "force_upcast" not in names or not parts.vae.config.force_upcast:
-        raise SettingsError(f"{pipeline} does not decode this VAE in float32 anyhow")
+    """Keep the VAE in half precision.
+
+    Read against diffusers 0.42.1. Relies on the pipeline reading `vae.config.force_upcast`.
+    """
+    pipeline = parts.pipeline_class.__name__
+    upcasts = patching.refers_to(parts.pipeline_class.__call__, "force_upcast")
+    if not upcasts or not parts.vae.config.force_upcast:
+        raise SettingsError(f"{pipeline} does not decode in float32 with this VAE")
     if parts.dtype != "float16":
-        raise SettingsError(f"{pipeline} decodes in float32 with model.dtype: float16 only")
+        raise SettingsError(f"{pipeline} decodes in float32 only with model.dtype: float16")
     parts.vae.register_to_config(force_upcast=False)
 
 
 def _deep_features(
     parts: Parts, chosen: DeepFeaturesSpec
 ) -> contextlib.AbstractContextManager[Any]:
-    return reusing_deep_features(parts.denoiser, chosen.interval, chosen.branch)
+    return reuse_deep_features(parts.denoiser, chosen.interval, chosen.branch)
 
 
 def _try_deep_features(parts: Parts, chosen: DeepFeaturesSpec) -> None:
@@ -189,12 +210,15 @@ def _pyramid_attention_broadcast(parts: Parts, chosen: Any) -> None:
     _require_cacheable(parts)
     if parts.takes_negative_prompt:
         raise SettingsError(
-            f"{parts.owner.__name__} may ask twice a step, and the answers would be mixed up"
+            f"{parts.pipeline_class.__name__} may call its denoiser twice a step, and this cache "
+            "would mix up the outputs"
         )
     clock = Clock(parts.pipeline)
     _enable(
         parts,
-        PyramidAttentionBroadcastConfig(**chosen.model_dump(), current_timestep_callback=clock.now),
+        PyramidAttentionBroadcastConfig(
+            **chosen.model_dump(), current_timestep_callback=clock.timestep
+        ),
     )
 
 
@@ -203,36 +227,47 @@ def _require_cacheable(parts: Parts) -> None:
 
     if not isinstance(parts.denoiser, CacheMixin):
         raise SettingsError(
-            f"{_kind(parts.denoiser)} takes no cache in diffusers; FLUX and its kin do, and "
-            "deep_features are for U-Nets"
+            f"{_kind(parts.denoiser)} takes no cache in diffusers; transformers like FLUX do, and "
+            "U-Nets have deep_features"
         )
 
 
 def _require_contexts(parts: Parts) -> None:
-    """A cache keeps guided and unguided calls apart by what the pipeline tells it of them."""
+    """Require a pipeline that names its guided and unguided calls, so that a cache separates them.
+
+    Read against diffusers 0.42.1. Relies on such pipelines using `cache_context` in `__call__`.
+    """
     _require_cacheable(parts)
-    if "cache_context" not in inspect.unwrap(parts.owner.__call__).__code__.co_names:
-        raise SettingsError(f"{parts.owner.__name__} does not tell caches which call it makes")
+    if not patching.refers_to(parts.pipeline_class.__call__, "cache_context"):
+        raise SettingsError(f"{parts.pipeline_class.__name__} does not name its calls for a cache")
 
 
 def _enable(parts: Parts, config: Any) -> None:
+    """Enable a cache, and refuse it if no layer takes it.
+
+    Read against diffusers 0.42.1. Relies on layers with a hook having the attribute
+    `_diffusers_hook`, which `HookRegistry` sets.
+    """
+    registry = patching.require("diffusers.hooks", "HookRegistry", CACHE)
+    initialize = patching.require(registry, "check_if_exists_or_initialize", CACHE)
+    patching.require_reference(initialize, "_diffusers_hook", CACHE)
     kind = _kind(parts.denoiser)
     try:
         parts.denoiser.enable_cache(config)
-    except (ValueError, LookupError) as error:  # blocks that it does not know, or has too few of
+    except (ValueError, LookupError) as error:  # unknown blocks, or too few
         raise SettingsError(f"{kind}: {error}") from error
     hooked = [m for m in parts.denoiser.modules() if getattr(m, "_diffusers_hook", None)]
     if all(module is parts.denoiser for module in hooked):
-        raise SettingsError(f"{kind} has no layer that this cache knows")
+        raise SettingsError(f"{kind} has no layer that this cache supports")
 
 
 def _require_quantization(parts: Parts, name: str) -> None:
     if not any(isinstance(module, nn.Linear) for module in parts.denoiser.modules()):
-        raise SettingsError(f"{_kind(parts.denoiser)} has no matrix products")
+        raise SettingsError(f"{_kind(parts.denoiser)} has no linear layers to quantise")
     if name.startswith("float8_dynamic") and parts.dtype in ("float32", "float16"):
         raise SettingsError(f"{name} needs model.dtype: bfloat16, not {parts.dtype}")
     if not parts.elsewhere:
-        quantization.require(name)
+        quantization.require_quantization(name)
 
 
 def _quantize(parts: Parts, name: str) -> None:
@@ -240,19 +275,24 @@ def _quantize(parts: Parts, name: str) -> None:
 
 
 def _require_compiler(parts: Parts, which: str) -> None:
-    if which == "regional" and not _repeated(parts.denoiser):
-        raise SettingsError(f"{_kind(parts.denoiser)} names no blocks that it repeats; full does")
+    if which == "regional" and not _repeated_blocks(parts.denoiser):
+        raise SettingsError(f"{_kind(parts.denoiser)} names no repeated blocks; use full")
     if not parts.elsewhere:
         require_compiler()
 
 
-def _repeated(denoiser: Any) -> list[nn.Module]:
-    names = getattr(denoiser, "_repeated_blocks", None) or ()
+def _repeated_blocks(denoiser: Any) -> list[nn.Module]:
+    """The blocks that regional compilation compiles.
+
+    Read against diffusers 0.42.1. Relies on the class attribute `_repeated_blocks`, class names
+    that `compile_repeated_blocks` reads.
+    """
+    names = patching.require(denoiser, "_repeated_blocks", COMPILE) or ()
     return [module for module in denoiser.modules() if _kind(module) in names]
 
 
 def _compile(parts: Parts, which: str) -> None:
-    """Compiled code is kept on disk: another process, or another day, finds it there."""
+    """Compile, and keep the compiled code on disk for other processes and later runs."""
     keep_compiled_code()
     if which == "regional":
         parts.denoiser.compile_repeated_blocks(dynamic=False)
@@ -263,32 +303,7 @@ def _compile(parts: Parts, which: str) -> None:
         decoder.compile(dynamic=False)
 
 
-@contextlib.contextmanager
-def _one_graph_a_shape() -> Iterator[None]:
-    """Never one graph for several shapes, and never none: bits must not depend on what came before.
-
-    Where torch can, kernels are chosen without timing them too.
-    """
-    import torch._dynamo
-    import torch._inductor
-
-    limits = {
-        "recompile_limit": MAX_GRAPHS,
-        "accumulated_recompile_limit": 16 * MAX_GRAPHS,
-        "fail_on_recompile_limit_hit": True,
-    }
-    kernels = torch._inductor.config
-    deterministic = {"deterministic": True} if hasattr(kernels, "deterministic") else {}
-    try:
-        with torch._dynamo.config.patch(limits), kernels.patch(deterministic):
-            yield
-    except torch._dynamo.exc.FailOnRecompileLimitHit as error:
-        raise SamplingError(
-            f"more than {MAX_GRAPHS} shapes or LoRA scales for one compiled function"
-        ) from error
-
-
-REBUILDING: dict[str, Callable[[Parts, Any], None]] = {
+MODIFICATIONS: dict[str, Callable[[Parts, Any], None]] = {
     "fuse_qkv_projections": _fuse_qkv,
     "channels_last": _channels_last,
     "attention_backend": _attention_backend,
@@ -299,14 +314,16 @@ REBUILDING: dict[str, Callable[[Parts, Any], None]] = {
     "pyramid_attention_broadcast": _pyramid_attention_broadcast,
     "taylorseer_cache": _taylorseer_cache,
 }
-"""Done to a skeleton first, then to the pipeline; in this order, as fused layers are new ones."""
+"""Applied to a skeleton first, then to the pipeline, in this order: fusing makes new layers."""
 
 REQUIREMENTS: dict[str, Callable[[Parts, Any], None]] = {
     "quantization": _require_quantization,
     "compile": _require_compiler,
 }
-FINISHING: dict[str, Callable[[Parts, Any], None]] = {
+"""What the model and this machine need; checked after the modifications."""
+
+FINAL_MODIFICATIONS: dict[str, Callable[[Parts, Any], None]] = {
     "quantization": _quantize,
     "compile": _compile,
 }
-"""Done to a pipeline only, last of all."""
+"""Applied to a pipeline only, after all else."""

@@ -1,6 +1,6 @@
-"""By which kernel a network computes attention, under diffusers' names for them.
+"""Which kernel computes a network's attention, by diffusers' names for them.
 
-Knows no pipeline. diffusers itself sets a backend for the whole process; here it is one network's.
+diffusers itself sets a backend for the whole process; here it is set for one network.
 """
 
 import copy
@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from nightpress.diffusion_core import patching
 from nightpress.diffusion_core.errors import SettingsError
 
 KERNELS = {
@@ -18,78 +19,88 @@ KERNELS = {
     "_native_efficient": SDPBackend.EFFICIENT_ATTENTION,
     "_native_cudnn": SDPBackend.CUDNN_ATTENTION,
 }
-"""Of torch's `scaled_dot_product_attention`; `native` leaves the choice to it."""
+"""Backend -> kernel of torch's `scaled_dot_product_attention`; `native` lets torch choose."""
 
 CUDA_ONLY = ("_native_efficient", "_native_cudnn", "flash", "_flash_3", "sage", "xformers")
 
+CHOOSE = "choose the attention kernel of one network"
+DISPATCH = "diffusers.models.attention_dispatch"
 
-def require(backend: str) -> None:
-    """See that this machine has a backend.
+
+def require_backend(backend: str) -> None:
+    """Check that this machine has a backend.
+
+    Read against diffusers 0.42.1. Relies on `_check_attention_backend_requirements` in
+    `diffusers.models.attention_dispatch`, which raises RuntimeError.
 
     Raises:
         SettingsError: it is not installed, or needs another device.
     """
-    from diffusers.models import attention_dispatch
-
     if backend in CUDA_ONLY and not torch.cuda.is_available():
-        raise SettingsError(f"{backend} needs a CUDA device; on a CPU: native, {_on_a_cpu()}")
-    name = attention_dispatch.AttentionBackendName(backend)
+        available = ", ".join(name for name in KERNELS if name not in CUDA_ONLY)
+        raise SettingsError(f"{backend} needs a CUDA device; on a CPU: native, {available}")
+    name = patching.require(DISPATCH, "AttentionBackendName", CHOOSE)(backend)
     try:
-        attention_dispatch._check_attention_backend_requirements(name)
+        patching.require(DISPATCH, "_check_attention_backend_requirements", CHOOSE)(name)
     except RuntimeError as error:
         raise SettingsError(f"{backend} is not installed: {error}") from error
 
 
-def use(network: Any, backend: str) -> None:
-    """Have all attention of a network computed by one backend.
+def set_backend(network: Any, backend: str) -> None:
+    """Have one backend compute all attention of a network.
+
+    Read against diffusers 0.42.1. Relies on attention layers having a `processor`, which either
+    looks its backend up in its attribute `_attention_backend`, or calls torch's
+    `scaled_dot_product_attention` in its `__call__`.
 
     Args:
-        network: of diffusers, its projections fused already if they are to be.
-        backend: as `diffusion_core.acceleration.spec.AttentionBackend` has it.
+        network: a network of diffusers, whose projections are fused already if they are to be.
+        backend: one of `diffusion_core.acceleration.spec.AttentionBackend`.
 
     Raises:
-        SettingsError: the network cannot choose it.
+        SettingsError: the network does not support it.
+        IncompatibleLibrary: diffusers keeps a network's backend elsewhere.
     """
+    mixin = patching.require("diffusers.models.attention", "AttentionModuleMixin", CHOOSE)
+    setter = patching.require(mixin, "set_attention_backend", CHOOSE)
+    patching.require_reference(setter, "_attention_backend", CHOOSE)
     layers = [m for m in network.modules() if getattr(m, "processor", None) is not None]
     if any(hasattr(layer.processor, "_attention_backend") for layer in layers):
-        _dispatch(layers, backend)
-    elif any(_is_torch_s(layer.processor) for layer in layers):
+        _set_dispatched(layers, backend)
+    elif any(_calls_torch(layer.processor) for layer in layers):
         _pin(layers, backend, type(network).__name__)
     else:
-        raise SettingsError(f"{type(network).__name__} has no attention that can be chosen")
+        raise SettingsError(f"the attention kernel of {type(network).__name__} cannot be chosen")
 
 
-def _on_a_cpu() -> str:
-    return ", ".join(name for name in KERNELS if name not in CUDA_ONLY)
-
-
-def _dispatch(layers: list[Any], backend: str) -> None:
-    """Networks whose processors look up a backend by its name."""
-    from diffusers.models import attention_dispatch
-
-    name = attention_dispatch.AttentionBackendName(backend)
+def _set_dispatched(layers: list[Any], backend: str) -> None:
+    """Set the backend of processors that look it up by name."""
+    name = patching.require(DISPATCH, "AttentionBackendName", CHOOSE)(backend)
     for layer in layers:
         if hasattr(layer.processor, "_attention_backend"):
             layer.processor._attention_backend = name
 
 
-def _pin(layers: list[Any], backend: str, kind: str) -> None:
-    """Networks whose processors call torch's function, U-Nets among them."""
+def _pin(layers: list[Any], backend: str, network: str) -> None:
+    """Set the kernel of processors that call torch's function, as those of U-Nets do."""
     if backend != "native" and backend not in KERNELS:
-        raise SettingsError(f"{kind} takes native, {', '.join(KERNELS)}")
+        raise SettingsError(f"{network} takes native, {', '.join(KERNELS)}")
     if backend == "native":
         return
     for layer in layers:
-        if _is_torch_s(layer.processor):
+        if _calls_torch(layer.processor):
             layer.processor = _pinned(layer.processor, KERNELS[backend])
 
 
-def _is_torch_s(processor: Any) -> bool:
-    return "scaled_dot_product_attention" in type(processor).__call__.__code__.co_names
+def _calls_torch(processor: Any) -> bool:
+    return patching.refers_to(type(processor).__call__, "scaled_dot_product_attention")
 
 
 def _pinned(processor: Any, kernel: SDPBackend) -> Any:
-    """The processor again, its class a subclass: diffusers reads its name and its signature."""
+    """A copy of a processor that computes attention with one kernel.
+
+    Its class is a subclass of the same name: diffusers reads a processor's name and signature.
+    """
     kind = type(processor)
 
     @functools.wraps(kind.__call__)
@@ -97,6 +108,6 @@ def _pinned(processor: Any, kernel: SDPBackend) -> Any:
         with sdpa_kernel(kernel):
             return kind.__call__(self, *args, **kwargs)
 
-    twin = copy.copy(processor)
-    twin.__class__ = type(kind.__name__, (kind,), {"__call__": call})
-    return twin
+    pinned = copy.copy(processor)
+    pinned.__class__ = type(kind.__name__, (kind,), {"__call__": call})
+    return pinned

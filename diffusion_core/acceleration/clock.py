@@ -1,19 +1,28 @@
-"""The timestep of the current denoising step, for caches in a network."""
+"""The timestep of the current denoising step, for caches inside a network."""
 
 from typing import Any
 
+from nightpress.diffusion_core import patching
+
+READ_STEP = "tell a cache the current timestep"
+
 
 class Clock:
-    """The time of the step at hand, as a number, for hooks in a network."""
+    """Reads the timestep of the current step as a number, without asking the accelerator.
+
+    Read against diffusers 0.42.1. Relies on the pipeline's `scheduler`, a new one for each
+    sampling, and on its `timesteps` and `step_index`.
+    """
 
     def __init__(self, pipeline: Any) -> None:
         self._pipeline = pipeline
         self._scheduler: Any = None
         self._timesteps: list[float] = []
 
-    def now(self) -> float:
-        """Of 1000 to 0."""
+    def timestep(self) -> float:
+        """The current timestep, between 1000 and 0."""
         scheduler = self._pipeline.scheduler
-        if scheduler is not self._scheduler:  # there is a new one for each sampling
-            self._scheduler, self._timesteps = scheduler, scheduler.timesteps.tolist()
-        return self._timesteps[scheduler.step_index or 0]
+        if scheduler is not self._scheduler:
+            timesteps = patching.require(scheduler, "timesteps", READ_STEP)
+            self._scheduler, self._timesteps = scheduler, timesteps.tolist()
+        return self._timesteps[patching.require(scheduler, "step_index", READ_STEP) or 0]

@@ -1,7 +1,7 @@
-"""A denoiser's matrix products in 8 bits, by torchao.
+"""A denoiser's matrix products in 8 bits, with torchao.
 
-Owns which layers are quantised and with which settings. Knows no pipeline; whether a model and its
-precision suit is `diffusion_core.acceleration.apply`'s to see.
+Owns which layers are quantised and with which settings. `diffusion_core.acceleration.apply` checks
+whether a model and its precision are suitable.
 """
 
 from typing import Any
@@ -11,7 +11,7 @@ from torch import nn
 
 from nightpress.diffusion_core.errors import SettingsError
 
-OF_TOKENS = (
+TOKEN_LAYERS = (
     "attn",
     "attention",
     "self_attention",
@@ -23,26 +23,28 @@ OF_TOKENS = (
     "proj_mlp",
     "proj_out",
 )
-"""What diffusers calls attention, feed-forward networks, and what lies behind both in FLUX."""
+"""diffusers' names for attention, for feed-forward networks, and for what follows both in FLUX."""
 
 
-def require(name: str) -> None:
-    """See that this machine can quantise in a way.
+def require_quantization(name: str) -> None:
+    """Check that this machine supports a quantisation.
 
     Args:
-        name: as `diffusion_core.acceleration.spec.Quantization` has it.
+        name: one of `diffusion_core.acceleration.spec.Quantization`.
 
     Raises:
-        SettingsError: torchao is not installed, or the way needs another device.
+        SettingsError: torchao is not installed, or the quantisation needs another device.
     """
     try:
-        import torchao  # noqa: F401 - to see whether it is there
+        import torchao  # noqa: F401 - only to see whether it is installed
     except ImportError as error:
         raise SettingsError(
-            f"{name} needs torchao; pip install 'nightpress[quantization]'"
+            f"{name} needs torchao; install it with: pip install 'nightpress[quantization]'"
         ) from error
     if name.startswith("float8") and not _has_float8():
-        raise SettingsError(f"{name} needs a GPU of compute capability 8.9; int8_... do without")
+        raise SettingsError(
+            f"{name} needs a GPU of compute capability 8.9 or higher; int8_... does not"
+        )
 
 
 def _has_float8() -> bool:
@@ -50,30 +52,30 @@ def _has_float8() -> bool:
 
 
 def quantize(denoiser: nn.Module, name: str) -> None:
-    """Quantise a network in place, in a way that `require` has let pass.
+    """Quantise a network in place, as `require_quantization` allows.
 
-    Scales are each row's own: what is shared by a batch would make its images companions.
+    Every row has a scale of its own: with one for a batch, an image would depend on the others.
     """
     from torchao import quantization
 
     camel = "".join(word.capitalize() for word in name.split("_"))
-    settings: dict[str, Any] = {"set_inductor_config": False}  # those would be of the whole process
+    settings: dict[str, Any] = {"set_inductor_config": False}  # it would change the whole process
     if name.startswith("float8_dynamic"):
         settings["granularity"] = quantization.PerRow()
     config = getattr(quantization, f"{camel}Config")(**settings)
-    quantization.quantize_(denoiser, config, LAYERS.get(name))
+    quantization.quantize_(denoiser, config, LAYER_FILTERS.get(name))
 
 
 def takes_tokens(module: nn.Module, name: str) -> bool:
-    """Whether a layer is a matrix product of an image's many tokens, by its name in the denoiser.
+    """Whether a layer multiplies the many tokens of an image, by its name in the denoiser.
 
-    Others get one row of numbers an image, such as its time, and few images make few rows: CUDA's
-    product of 8-bit integers takes more than 16. A network that calls its layers otherwise has
-    fewer of them quantised.
+    Other layers get one row of numbers for each image, such as its timestep, and a batch has few
+    images: CUDA's 8-bit integer product needs more than 16 rows. In a network with other layer
+    names, fewer layers are quantised.
     """
     parts = name.split(".")
-    return isinstance(module, nn.Linear) and any(part.startswith(OF_TOKENS) for part in parts)
+    return isinstance(module, nn.Linear) and any(part.startswith(TOKEN_LAYERS) for part in parts)
 
 
-LAYERS = {"int8_dynamic_activation_int8_weight": takes_tokens}
-"""Where not all matrix products can be."""
+LAYER_FILTERS = {"int8_dynamic_activation_int8_weight": takes_tokens}
+"""Quantisation -> which layers it can be applied to; all matrix products if it is not here."""

@@ -23,12 +23,12 @@ import torch
 from torch import Tensor
 
 from nightpress.diffusion_core.errors import SamplingError, SettingsError, UnsupportedModel
+from nightpress.diffusion_core.models.latent_scaling import unscale_latents
 from nightpress.diffusion_core.models.loading import LoadedModel
 from nightpress.diffusion_core.models.samplers import is_flow
 from nightpress.diffusion_core.sampling.request import ImageRequest, SamplingParams
 from nightpress.diffusion_core.sampling.sampler import Pixels, Sampler
 from nightpress.diffusion_core.sampling.scheduler_config import prediction_type_of
-from nightpress.diffusion_core.theory.latents import denormalize
 from nightpress.diffusion_core.theory.noise import alpha_t, sigma_t
 from nightpress.diffusion_core.theory.prediction import to_x0
 from nightpress.diffusion_core.theory.spacing import evenly_spaced
@@ -219,7 +219,7 @@ def decode(model: LoadedModel, latents: Tensor, height: int, width: int) -> Pixe
     latents = latents.to(model.device)
     if hasattr(pipeline, "_unpack_latents"):
         latents = pipeline._unpack_latents(latents, height, width, pipeline.vae_scale_factor)
-    latents = denormalize(pipeline.vae.config, latents).to(pipeline.vae.dtype)
+    latents = unscale_latents(latents, pipeline.vae.config).to(pipeline.vae.dtype)
     images: Tensor = pipeline.vae.decode(latents, return_dict=False)[0]
     images = (images.float() / 2 + 0.5).clamp(0, 1)[0].permute(1, 2, 0)
     pixels: Pixels = (images.nan_to_num() * 255).round().to(torch.uint8).cpu().numpy()

@@ -1,4 +1,4 @@
-"""A model: how a job names it, what can be known before loading it, and the loaded thing."""
+"""A model: how a job names it, what is known of it before it is loaded, and how it is loaded."""
 
 import hashlib
 import inspect
@@ -12,13 +12,13 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from nightpress.diffusion_core.acceleration.spec import SpeedSpec
-from nightpress.diffusion_core.errors import ModelError, in_one_line
+from nightpress.diffusion_core.errors import ModelError, as_model_error
 from nightpress.diffusion_core.models import pipeline_folder, samplers, weight_files
 from nightpress.diffusion_core.models.lora_files import (
     LoraInfo,
     LoraSpec,
     NamedLora,
-    check_lora_file,
+    check_lora_files,
     load_loras,
 )
 from nightpress.diffusion_core.models.lora_switching import RowLoras
@@ -29,7 +29,7 @@ DType = Literal["auto", "float32", "bfloat16", "float16"]
 
 
 class ModelSpec(BaseModel):
-    """Which model, in which precision, with which LoRAs, and how it is made faster."""
+    """A job's choice of model, precision, LoRAs and acceleration."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
@@ -37,8 +37,10 @@ class ModelSpec(BaseModel):
         str,
         Field(min_length=1, description="`builtin`, a folder, a hub id (`@revision`), or a URL."),
     ] = "builtin"
-    revision: Annotated[str | None, Field(description="Of a hub id: branch, tag or commit.")] = None
-    variant: Annotated[str | None, Field(description="Of the weight files, such as fp16.")] = None
+    revision: Annotated[str | None, Field(description="Branch, tag or commit of a hub id.")] = None
+    variant: Annotated[
+        str | None, Field(description="Variant of the weight files, such as fp16.")
+    ] = None
     dtype: Annotated[
         DType, Field(description="auto: float32 on a CPU, bfloat16 on an accelerator.")
     ] = "auto"
@@ -47,95 +49,98 @@ class ModelSpec(BaseModel):
     ] = False
     loras: Annotated[
         tuple[NamedLora, ...],
-        Field(strict=False, description="Each by its source alone, or with its scale and name."),
+        Field(
+            strict=False,
+            description="LoRAs on every image, each a source or a mapping with scale, name, ...",
+        ),
     ] = ()
     row_loras: Annotated[
         tuple[NamedLora, ...],
         Field(
             strict=False,
-            description="LoRAs that a row may name in its column `lora`; they work on those alone.",
+            description="LoRAs that rows may name in their column `lora`; off for other rows.",
         ),
     ] = ()
-    speed: Annotated[SpeedSpec, Field(description="Ways of sampling faster; none unless set.")] = (
+    speed: Annotated[SpeedSpec, Field(description="Ways to sample faster; none unless set.")] = (
         SpeedSpec()
     )
 
     @property
     def all_loras(self) -> tuple[LoraSpec, ...]:
-        """Those of every image, then those of rows."""
+        """The LoRAs of every image, then the row LoRAs."""
         return (*self.loras, *self.row_loras)
 
     @model_validator(mode="after")
-    def _loras_stay_visible(self) -> Self:
+    def _loras_keep_their_effect(self) -> Self:
         for name in ("fuse_qkv_projections", "quantization"):
             if self.all_loras and getattr(self.speed, name):
-                raise ValueError(f"speed.{name} would leave out the loras; use one of the two")
+                raise ValueError(f"speed.{name} would ignore the loras; use one of the two")
         return self
 
     @model_validator(mode="after")
-    def _rows_can_name_their_loras(self) -> Self:
-        times = Counter(lora.label for lora in self.row_loras)
-        for label, number in times.items():
+    def _row_loras_have_distinct_names(self) -> Self:
+        numbers = Counter(lora.label for lora in self.row_loras)
+        for label, number in numbers.items():
             if not label or label != label.strip():
-                raise ValueError(f"row_loras: no row could say {label!r}; give it a `name`")
+                raise ValueError(f"row_loras: no row can name {label!r}; give that LoRA a `name`")
             if number > 1:
                 raise ValueError(
-                    f"row_loras: {number} are called {label!r}, and rows could not tell them "
-                    "apart; give each a `name`"
+                    f"row_loras: {number} are called {label!r}; give each a `name` of its own"
                 )
         return self
 
 
 @dataclass(frozen=True)
 class ModelInfo:
-    """What can be said of a model from its folder, without loading it."""
+    """What is known of a model from its folder, without loading it."""
 
     source: str
     fingerprint: str
-    """sha256 over every weight and configuration file that decides a pixel of every image.
+    """SHA-256 over every weight and configuration file that decides a pixel of every image.
 
-    `loras` are among them. `row_loras` are not: the facts of an image name its own.
+    It covers `loras`, and not `row_loras`: an image's metadata names its own.
     """
     pipeline: str
     """Name of the diffusers pipeline class."""
     size_multiple: int
     """Widths and heights must be multiples of this many pixels."""
     width: int | None
-    """Pixels, the model's own size; None when its configuration does not say."""
+    """The model's native size in pixels; None if its configuration does not say."""
     height: int | None
     num_inference_steps: int
-    """What the pipeline uses when nobody says otherwise."""
+    """The default number of denoising steps."""
     guidance_scale: float
+    """The default guidance scale."""
     samplers: tuple[str, ...]
     """The sampler names that fit what the model predicts."""
     takes_negative_prompt: bool
     max_steps: int = 1000
-    """The most denoising steps; a sampler may take fewer, see `schedulers.max_steps`."""
+    """The most denoising steps; some samplers take fewer, see `schedulers.max_steps`."""
     loras: tuple[LoraInfo, ...] = ()
-    """They work on every image."""
+    """The LoRAs that are active for every image."""
     row_loras: tuple[LoraInfo, ...] = ()
-    """Each works on the images whose row names it, with that row's scale or this one."""
+    """The LoRAs that are active for images whose row names them, with the row's scale or this."""
 
     @property
     def identity(self) -> str:
-        """What machines that work together must agree on: the fingerprint, and the rows' LoRAs."""
+        """A hash that all machines of a run must agree on: of `fingerprint` and the row LoRAs."""
         if not self.row_loras:
             return self.fingerprint
-        decides = json.dumps(
-            [self.fingerprint, [[each.name, each.sha256] for each in self.row_loras]]
+        content = json.dumps(
+            [self.fingerprint, [[lora.name, lora.sha256] for lora in self.row_loras]]
         )
-        return hashlib.sha256(decides.encode()).hexdigest()
+        return hashlib.sha256(content.encode()).hexdigest()
 
     def loras_of(self, lora: str | None, scale: float | None) -> tuple[LoraInfo, ...]:
-        """The LoRAs that work on an image, in that order.
+        """The LoRAs that are active for an image, in order.
 
         Args:
-            lora: the name of its row's own, if it has one.
-            scale: in force, where there is a `lora`; None for the LoRA's own.
+            lora: the name of the LoRA in the image's row; None if there is none.
+            scale: the scale in the row; None for the LoRA's own.
         """
         if lora is None:
             return self.loras
-        (own,) = (each for each in self.row_loras if each.name == lora)
+        (own,) = (info for info in self.row_loras if info.name == lora)
         return (*self.loras, own if scale is None else replace(own, scale=scale))
 
     def as_dict(self) -> dict[str, Any]:
@@ -154,25 +159,25 @@ class ModelInfo:
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """A pipeline in memory, ready to sample, and what its sampler must know of it."""
+    """A pipeline in memory, ready to sample, and what its sampler needs to know."""
 
     pipeline: Any
     """The diffusers pipeline, on its device."""
     device: str
     dtype: str
-    """Of the weights, such as `float32`."""
+    """Type of the weights, such as `float32`."""
     size_multiple: int
     scheduler_config: Mapping[str, Any]
-    """Of the model's own scheduler, `_class_name` included."""
+    """Configuration of the model's own scheduler, `_class_name` included."""
     takes_negative_prompt: bool
     speed: SpeedSpec = field(default_factory=SpeedSpec)
-    """What was done to the pipeline, and what is to be done around each of its calls."""
+    """The acceleration: applied to the pipeline, or to be applied around each of its calls."""
     row_loras: RowLoras = field(default_factory=RowLoras)
-    """Which LoRAs work in the pipeline just now."""
+    """Switches between the LoRAs in the pipeline."""
 
 
-class OwnDefaults(BaseModel):
-    """`nightpress.json` in a model folder: what its makers advise, over the class's defaults."""
+class FolderDefaults(BaseModel):
+    """`nightpress.json` in a model folder: its makers' defaults, which override the pipeline's."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -183,43 +188,39 @@ class OwnDefaults(BaseModel):
 def describe(
     folder: Path, spec: ModelSpec, lora_files: Sequence[Path] = (), elsewhere: bool = False
 ) -> ModelInfo:
-    """What can be said of a saved pipeline without loading it; every weight file is hashed.
+    """Describe a saved pipeline without loading it; every weight file is hashed.
 
     Args:
-        folder: of the pipeline.
-        spec: as the job has it.
-        lora_files: where the LoRAs of `spec.all_loras` lie, one for each.
-        elsewhere: another machine is to sample it, and what this one lacks does not matter.
+        folder: the pipeline's folder.
+        spec: the model as the job names it.
+        lora_files: one file for each of `spec.all_loras`.
+        elsewhere: another machine will sample, so what this one lacks does not matter.
 
     Raises:
-        ModelNotFound: no folder, no `model_index.json`, or a component's files are missing.
-        UnsafeWeights: pickled weights, and `spec.allow_pickle` is off.
-        UnsupportedModel: not a text-to-image pipeline of the installed diffusers, or it takes no
-            LoRAs and some are asked for.
-        ModelError: a configuration file is damaged, or something in `spec.speed` is not for it.
+        ModelNotFound: the folder, its `model_index.json` or a component's files are missing.
+        UnsafeWeights: the weights are pickles, and `spec.allow_pickle` is off.
+        UnsupportedModel: not a text-to-image pipeline of the installed diffusers, or LoRAs are
+            asked for and it takes none.
+        ModelError: a configuration file is damaged, or the model does not support `spec.speed`.
     """
     model = PipelineFolder.read(folder)
-    owner = pipeline_folder.text_to_image_class(model)
-    infos = _lora_infos(spec, lora_files, owner)
+    pipeline_class = pipeline_folder.text_to_image_class(model)
+    infos = _lora_infos(spec, lora_files, pipeline_class)
     loras, row_loras = infos[: len(spec.loras)], infos[len(spec.loras) :]
-    check_speed(model, owner, spec, elsewhere)
-    used = weight_files.used_files(folder, model.components, spec.variant, spec.allow_pickle)
-    width, height = pipeline_folder.native_size(model, owner) or (None, None)
-    advice = _own_defaults(folder)
+    check_speed(model, pipeline_class, spec, elsewhere)
+    width, height = pipeline_folder.native_size(model, pipeline_class) or (None, None)
+    steps, guidance_scale = _defaults(folder, pipeline_class)
     return ModelInfo(
         source=spec.source,
-        fingerprint=_with_loras(weight_files.fingerprint(folder, used), loras),
+        fingerprint=_fingerprint(model, spec, loras),
         pipeline=model.class_name,
-        size_multiple=pipeline_folder.size_multiple(model, owner),
+        size_multiple=pipeline_folder.size_multiple(model, pipeline_class),
         width=width,
         height=height,
-        num_inference_steps=advice.num_inference_steps
-        or int(pipeline_folder.call_default(owner, "num_inference_steps") or 50),
-        guidance_scale=_first(
-            advice.guidance_scale, pipeline_folder.call_default(owner, "guidance_scale"), 1.0
-        ),
-        samplers=_samplers(model, owner),
-        takes_negative_prompt=pipeline_folder.takes_negative_prompt(owner),
+        num_inference_steps=steps,
+        guidance_scale=guidance_scale,
+        samplers=_samplers(model, pipeline_class),
+        takes_negative_prompt=pipeline_folder.takes_negative_prompt(pipeline_class),
         max_steps=int(model.scheduler.get("num_train_timesteps", 1000)),
         loras=loras,
         row_loras=row_loras,
@@ -229,153 +230,159 @@ def describe(
 def load(
     folder: Path, spec: ModelSpec, device: str, lora_files: Sequence[Path] = ()
 ) -> LoadedModel:
-    """Load a saved pipeline onto a device, and its LoRAs into it; the network is never asked.
+    """Load a saved pipeline and its LoRAs onto a device, without using the network.
 
     Args:
-        folder: of the pipeline.
-        spec: as the job has it.
-        device: As torch names it: `cpu`, `cuda`, `cuda:0`.
-        lora_files: where the LoRAs of `spec.all_loras` lie, one for each.
+        folder: the pipeline's folder.
+        spec: the model as the job names it.
+        device: torch's name of the device, such as `cpu`, `cuda` or `cuda:0`.
+        lora_files: one file for each of `spec.all_loras`.
 
     Raises:
-        ModelNotFound, UnsafeWeights, UnsupportedModel: as `describe` does.
-        ModelError: diffusers could not load it, or a LoRA or something in `spec.speed` does not
-            fit; the message is one line.
+        ModelNotFound, UnsafeWeights, UnsupportedModel: as `describe`.
+        ModelError: diffusers cannot load it, or a LoRA or `spec.speed` does not fit; the message
+            is one line.
     """
     model = PipelineFolder.read(folder)
-    owner = pipeline_folder.text_to_image_class(model)
-    loras = _checked_loras(spec, lora_files, owner)
-    used = weight_files.used_files(folder, model.components, spec.variant, spec.allow_pickle)
-    import torch
-
-    dtype: torch.dtype = getattr(torch, resolve_dtype(spec.dtype, device))
-    with in_one_line(f"{folder}: cannot load {model.class_name}"), no_progress_bars():
-        pipeline = owner.from_pretrained(
-            folder,
-            dtype=dtype,
-            variant=_present_variant(used, spec.variant),
-            use_safetensors=None if spec.allow_pickle else True,
-            local_files_only=True,
-            **_fixed_arguments(owner),
-        ).to(device)
+    pipeline_class = pipeline_folder.text_to_image_class(model)
+    loras = check_lora_files(spec.all_loras, lora_files, pipeline_class, spec.allow_pickle)
+    dtype = resolve_dtype(spec.dtype, device)
+    pipeline = _load_pipeline(model, pipeline_class, spec, dtype, device)
     number = len(spec.loras)
-    row_loras = load_loras(
-        pipeline, loras[:number], str(folder), spec.allow_pickle, of_rows=loras[number:]
+    scheduler = pipeline.scheduler
+    switching = load_loras(
+        pipeline, loras[:number], str(folder), spec.allow_pickle, row_loras=loras[number:]
     )
-    _make_faster(pipeline, owner, spec)
+    _accelerate(pipeline, pipeline_class, spec)
     pipeline.set_progress_bar_config(disable=True)
     return LoadedModel(
         pipeline=pipeline,
         device=device,
-        dtype=str(dtype).removeprefix("torch."),
-        size_multiple=pipeline_folder.size_multiple(model, owner),
-        scheduler_config=_scheduler_config(pipeline.scheduler),
-        takes_negative_prompt=pipeline_folder.takes_negative_prompt(owner),
+        dtype=dtype,
+        size_multiple=pipeline_folder.size_multiple(model, pipeline_class),
+        scheduler_config={**scheduler.config, "_class_name": type(scheduler).__name__},
+        takes_negative_prompt=pipeline_folder.takes_negative_prompt(pipeline_class),
         speed=spec.speed,
-        row_loras=row_loras,
+        row_loras=switching,
     )
 
 
+def _load_pipeline(
+    model: PipelineFolder, pipeline_class: Any, spec: ModelSpec, dtype: str, device: str
+) -> Any:
+    import torch
+
+    used = weight_files.used_files(model.path, model.components, spec.variant, spec.allow_pickle)
+    with as_model_error(f"{model.path}: cannot load {model.class_name}"), no_progress_bars():
+        return pipeline_class.from_pretrained(
+            model.path,
+            dtype=getattr(torch, dtype),
+            variant=_present_variant(used, spec.variant),
+            use_safetensors=None if spec.allow_pickle else True,
+            local_files_only=True,
+            **_fixed_arguments(pipeline_class),
+        ).to(device)
+
+
 def resolve_dtype(dtype: DType, device: str) -> str:
-    """The precision in force: `auto` is float32 on a CPU and bfloat16 on an accelerator."""
+    """Resolve `auto`: float32 on a CPU, bfloat16 on an accelerator."""
     if dtype != "auto":
         return dtype
     return "float32" if device == "cpu" else "bfloat16"
 
 
 def check_speed(
-    model: PipelineFolder, owner: Any, spec: ModelSpec, elsewhere: bool = False
+    model: PipelineFolder, pipeline_class: Any, spec: ModelSpec, elsewhere: bool = False
 ) -> None:
-    """See, without a weight, that a model can be sampled as `spec.speed` says.
+    """Check, without loading a weight, that a model supports `spec.speed`.
 
     Args:
         model: the folder of a saved pipeline.
-        owner: its class.
-        spec: the model as a job has it.
-        elsewhere: it will be sampled on another machine, and this one is not asked.
+        pipeline_class: the pipeline's class.
+        spec: the model as the job names it.
+        elsewhere: another machine will sample, so what this one lacks does not matter.
 
     Raises:
-        ModelError: one of the choices cannot be had; what can, is in the message.
+        ModelError: it does not support one of the choices; the message says what it does.
     """
     if spec.speed.chosen():
         from nightpress.diffusion_core.acceleration import apply
 
         with no_progress_bars():
             networks = pipeline_folder.skeleton(model)
-            apply.check(_parts(networks, owner, spec, elsewhere), spec.speed)
+            apply.check_speed(_parts(networks, pipeline_class, spec, elsewhere), spec.speed)
 
 
-def _make_faster(pipeline: Any, owner: Any, spec: ModelSpec) -> None:
+def _accelerate(pipeline: Any, pipeline_class: Any, spec: ModelSpec) -> None:
     if spec.speed.chosen():
         from nightpress.diffusion_core.acceleration import apply
 
-        apply.apply(_parts(pipeline, owner, spec), spec.speed)
+        apply.apply_speed(_parts(pipeline, pipeline_class, spec), spec.speed)
 
 
-def _parts(pipeline: Any, owner: Any, spec: ModelSpec, elsewhere: bool = False) -> Any:
+def _parts(pipeline: Any, pipeline_class: Any, spec: ModelSpec, elsewhere: bool = False) -> Any:
     from nightpress.diffusion_core.acceleration.apply import Parts
 
-    negative = pipeline_folder.takes_negative_prompt(owner)
-    return Parts(pipeline, owner, spec.dtype, negative, elsewhere)
+    negative = pipeline_folder.takes_negative_prompt(pipeline_class)
+    return Parts(pipeline, pipeline_class, spec.dtype, negative, elsewhere)
 
 
-def _checked_loras(
-    spec: ModelSpec, files: Sequence[Path], owner: Any
-) -> list[tuple[LoraSpec, Path]]:
-    if len(files) != len(spec.all_loras):
-        raise ModelError(f"{spec.source}: {len(spec.all_loras)} LoRAs, and files of {len(files)}")
-    loras = list(zip(spec.all_loras, files, strict=True))
-    for lora, file in loras:
-        check_lora_file(file, lora, owner, spec.allow_pickle)
-    return loras
-
-
-def _lora_infos(spec: ModelSpec, files: Sequence[Path], owner: Any) -> tuple[LoraInfo, ...]:
+def _lora_infos(
+    spec: ModelSpec, files: Sequence[Path], pipeline_class: Any
+) -> tuple[LoraInfo, ...]:
     return tuple(
         LoraInfo(lora.label, weight_files.fingerprint_of_file(file), lora.scale)
-        for lora, file in _checked_loras(spec, files, owner)
+        for lora, file in check_lora_files(spec.all_loras, files, pipeline_class, spec.allow_pickle)
     )
 
 
-def _with_loras(fingerprint: str, loras: Sequence[LoraInfo]) -> str:
-    """The model's own fingerprint, unless LoRAs change what it draws; their order counts."""
+def _fingerprint(model: PipelineFolder, spec: ModelSpec, loras: Sequence[LoraInfo]) -> str:
+    """A hash of everything that decides the pixels of every image; the order of LoRAs counts."""
+    used = weight_files.used_files(model.path, model.components, spec.variant, spec.allow_pickle)
+    fingerprint = weight_files.fingerprint(model.path, used)
     if not loras:
         return fingerprint
-    decides = json.dumps([fingerprint, [[lora.sha256, lora.scale] for lora in loras]])
-    return hashlib.sha256(decides.encode()).hexdigest()
+    content = json.dumps([fingerprint, [[lora.sha256, lora.scale] for lora in loras]])
+    return hashlib.sha256(content.encode()).hexdigest()
 
 
-def _own_defaults(folder: Path) -> OwnDefaults:
+def _defaults(folder: Path, pipeline_class: Any) -> tuple[int, float]:
+    """The default `num_inference_steps` and `guidance_scale`: the folder's, else the pipeline's."""
+    advised = _folder_defaults(folder)
+    steps = advised.num_inference_steps or pipeline_folder.call_default(
+        pipeline_class, "num_inference_steps"
+    )
+    scales = (
+        advised.guidance_scale,
+        pipeline_folder.call_default(pipeline_class, "guidance_scale"),
+        1.0,
+    )
+    return int(steps or 50), float(next(scale for scale in scales if scale is not None))
+
+
+def _folder_defaults(folder: Path) -> FolderDefaults:
     path = folder / "nightpress.json"
     if not path.is_file():
-        return OwnDefaults()
+        return FolderDefaults()
     try:
-        return OwnDefaults.model_validate(pipeline_folder.read_json(path))
+        return FolderDefaults.model_validate(pipeline_folder.read_json(path))
     except ValidationError as error:
         detail = error.errors()[0]
         key = ".".join(str(part) for part in detail["loc"])
         raise ModelError(f"{path}: {key}: {detail['msg']}") from error
 
 
-def _samplers(model: PipelineFolder, owner: Any) -> tuple[str, ...]:
-    lcm_only = "original_inference_steps" in pipeline_folder.call_parameters(owner)
-    return samplers.fitting(model.scheduler, owner.__name__, lcm_only)
+def _samplers(model: PipelineFolder, pipeline_class: Any) -> tuple[str, ...]:
+    lcm_only = "original_inference_steps" in pipeline_folder.call_parameters(pipeline_class)
+    return samplers.compatible_samplers(model.scheduler, pipeline_class.__name__, lcm_only)
 
 
-def _fixed_arguments(owner: Any) -> dict[str, Any]:
-    """Constructor arguments whose default depends on what else is installed on a machine."""
-    takes = inspect.signature(owner.__init__).parameters
+def _fixed_arguments(pipeline_class: Any) -> dict[str, Any]:
+    """Constructor arguments whose default depends on which other packages are installed."""
+    takes = inspect.signature(pipeline_class.__init__).parameters
     return {"add_watermarker": False} if "add_watermarker" in takes else {}
 
 
 def _present_variant(used: Iterable[Path], variant: str | None) -> str | None:
-    """The variant, or None where no component has it, for which diffusers has only a warning."""
+    """The variant, or None if no component has it: diffusers would only warn about that."""
     return variant if any(f".{variant}" in path.name for path in used) else None
-
-
-def _scheduler_config(scheduler: Any) -> dict[str, Any]:
-    return {**scheduler.config, "_class_name": type(scheduler).__name__}
-
-
-def _first(*values: float | None) -> float:
-    return float(next(value for value in values if value is not None))

@@ -1,8 +1,8 @@
-"""LoRAs on a model: how a job names them, what their files say, and how they get into a pipeline.
+"""LoRAs on a model: how a job names them, what their files hold, and how a pipeline loads them.
 
-Owns which file of several is meant, what makes a file a LoRA that can be read, and whether all of
-it found its place. The layers are peft's, the layouts diffusers'. Importing this loads no
-framework; what is said of a LoRA before it is loaded comes from its file's header.
+Owns which of several files is meant, which files can be read as a LoRA, and whether every layer of
+a LoRA was placed. The layers are peft's, the file layouts diffusers'. Importing this loads no
+framework; what is known of a LoRA before it is loaded comes from its file's header.
 """
 
 import contextlib
@@ -16,27 +16,37 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
+from nightpress.diffusion_core import patching
 from nightpress.diffusion_core.errors import (
     ModelError,
     ModelNotFound,
     UnsafeWeights,
     UnsupportedModel,
-    in_one_line,
+    as_model_error,
+    one_line,
 )
 from nightpress.diffusion_core.models.lora_switching import Adapter, RowLoras, num_layers_with
 
 LORA_FILE = "pytorch_lora_weights.safetensors"
-"""What diffusers calls the file in a LoRA's folder."""
+"""diffusers' name for the file in a LoRA's folder."""
 
 PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt")
 
 _NAME = r"^[A-Za-z0-9][A-Za-z0-9 ._-]{0,127}$"
 _LAYER = re.compile(r"^(.+?)[._](lora|lokr)_?(A|B|a|b|up|down|w1|w2|linear_layer|\.)")
-"""A tensor of an adapter, and the layer that it belongs to."""
+"""Matches the name of an adapter's tensor; the first group is its layer."""
+_OVERWRITTEN = {
+    "_transformer_norm_layers": "load_lora_weights",
+    "_overwritten_params": "_maybe_expand_transformer_param_shape_or_error_",
+}
+"""Attribute of a transformer with the weights that a LoRA has overwritten -> what sets it."""
+
+NOTICE_OVERWRITTEN = "notice a row LoRA that overwrites weights of the model"
+COUNT_LAYERS = "see that every layer of a LoRA was placed"
 
 
 class LoraSpec(BaseModel):
-    """One LoRA, and how strongly it works."""
+    """One LoRA and its scale."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
@@ -48,23 +58,22 @@ class LoraSpec(BaseModel):
         ),
     ]
     weight_name: Annotated[
-        str | None, Field(min_length=1, description="The file, where the source holds several.")
+        str | None, Field(min_length=1, description="File name, if the source holds several files.")
     ] = None
-    scale: Annotated[
-        float, Field(description="The adapter's weight; 0 leaves it without effect.")
-    ] = 1.0
+    scale: Annotated[float, Field(description="Weight of the adapter; 0 turns it off.")] = 1.0
     name: Annotated[
         str | None,
-        Field(pattern=_NAME, description="As the images' metadata says it; the file's unless set."),
+        Field(
+            pattern=_NAME, description="Name in the images' metadata; the file's name unless set."
+        ),
     ] = None
 
     @property
     def label(self) -> str:
-        """The name in force."""
+        """The name by which rows and metadata call it: `name`, or one made from the source."""
         if self.name:
             return self.name
-        told = self.weight_name or self.source.rstrip("/").partition("@")[0]
-        path = PurePosixPath(told)
+        path = PurePosixPath(self.weight_name or self.source.rstrip("/").partition("@")[0])
         folder = path.parent.name if path.name == LORA_FILE and path.parent.name else ""
         return folder or path.name.removesuffix(".safetensors")
 
@@ -74,62 +83,81 @@ def _by_source(value: Any) -> Any:
 
 
 NamedLora = Annotated[LoraSpec, BeforeValidator(_by_source, json_schema_input_type=str | LoraSpec)]
-"""A LoRA as a job file has it: its source alone, or a mapping."""
+"""A LoRA as a job file writes it: its source alone, or a mapping."""
 
 
 @dataclass(frozen=True)
 class LoraInfo:
-    """What decides a LoRA's share in a pixel."""
+    """What decides a LoRA's effect on the pixels, and its name."""
 
     name: str
     sha256: str
-    """Of its file."""
+    """SHA-256 of the LoRA file."""
     scale: float
 
 
 def weight_name(names: Sequence[str], spec: LoraSpec, allow_pickle: bool) -> str:
-    """Which of the files of a folder or repository holds the LoRA.
+    """Choose the file of a folder or repository that holds the LoRA.
 
-    The one that the job names; else diffusers' own file name; else the only one there is.
+    The file that the job names; else diffusers' own file name; else the only file there is.
 
     Args:
-        names: relative to the folder, `/` between parts.
+        names: the files, relative to the folder, with `/` between parts.
+        spec: the LoRA as the job names it.
+        allow_pickle: whether the file may be a pickle.
 
     Raises:
-        ModelNotFound: it is not there, or there are none, or several and the job names none.
-        UnsafeWeights: what is there is pickled, and that is not allowed.
+        ModelNotFound: the named file is missing, or none is named and there are none or several.
+        UnsafeWeights: the file is a pickle, and that is not allowed.
     """
     weights = sorted(n for n in names if n.endswith((".safetensors", *PICKLE_SUFFIXES)))
     if spec.weight_name is not None:
         if spec.weight_name not in weights:
             raise ModelNotFound(
-                f"LoRA {spec.source!r} has no weights {spec.weight_name!r}; {_found(weights)}"
+                f"LoRA {spec.source!r}: no file {spec.weight_name!r} (`weight_name`); "
+                f"{_found(weights)}"
             )
         return _require_safe(spec, spec.weight_name, allow_pickle)
     top = [name for name in weights if "/" not in name]
     safe = [name for name in top if name.endswith(".safetensors")]
     candidates = [LORA_FILE] if LORA_FILE in safe else safe or top
     if not candidates:
-        raise ModelNotFound(f"LoRA {spec.source!r}: no weights there; {_found(weights)}")
+        raise ModelNotFound(f"LoRA {spec.source!r}: no weight file; {_found(weights)}")
     if len(candidates) > 1:
         raise ModelNotFound(
-            f"LoRA {spec.source!r} holds several files; say which one in `weight_name`: "
+            f"LoRA {spec.source!r}: there are several weight files; set `weight_name` to one of: "
             f"{_listed(candidates)}"
         )
     return _require_safe(spec, candidates[0], allow_pickle)
 
 
-def check_lora_file(file: Path, spec: LoraSpec, pipeline: Any, allow_pickle: bool) -> None:
-    """Refuse, without loading it, what cannot be a LoRA of that pipeline class.
+def check_lora_files(
+    specs: Sequence[LoraSpec], files: Sequence[Path], pipeline: Any, allow_pickle: bool
+) -> list[tuple[LoraSpec, Path]]:
+    """Pair LoRAs with their files, each checked by `check_lora_file`.
 
     Raises:
-        ModelNotFound: no such file.
-        UnsafeWeights: a pickle, and that is not allowed.
+        ModelError: there is not one file for each, or a file cannot be used.
+    """
+    if len(files) != len(specs):
+        raise ModelError(f"{len(files)} files for {len(specs)} LoRAs; expected one each")
+    loras = list(zip(specs, files, strict=True))
+    for spec, file in loras:
+        check_lora_file(file, spec, pipeline, allow_pickle)
+    return loras
+
+
+def check_lora_file(file: Path, spec: LoraSpec, pipeline: Any, allow_pickle: bool) -> None:
+    """Refuse, without loading it, a file that cannot be a LoRA for a pipeline class.
+
+    Raises:
+        ModelNotFound: there is no such file.
+        UnsafeWeights: it is a pickle, and that is not allowed.
         UnsupportedModel: the pipeline takes no LoRA, or the file's layout cannot be read.
         ModelError: peft is not installed, or the file is damaged.
     """
     if not file.is_file():
-        raise ModelNotFound(f"LoRA {spec.source!r}: no such file as {file}")
+        raise ModelNotFound(f"LoRA {spec.source!r}: no such file: {file}")
     if not hasattr(pipeline, "load_lora_weights"):
         raise UnsupportedModel(f"LoRA {spec.source!r}: {pipeline.__name__} takes no LoRAs")
     require_peft()
@@ -139,9 +167,9 @@ def check_lora_file(file: Path, spec: LoraSpec, pipeline: Any, allow_pickle: boo
 
 
 def require_peft() -> None:
-    """Raise ModelError where peft, which holds the layers, is not installed."""
+    """Raise ModelError if peft, whose layers hold LoRAs, is not installed."""
     if importlib.util.find_spec("peft") is None:
-        raise ModelError("LoRAs need peft: pip install 'nightpress[lora]'")
+        raise ModelError("LoRAs need peft; install it with: pip install 'nightpress[lora]'")
 
 
 def load_loras(
@@ -149,45 +177,57 @@ def load_loras(
     loras: Sequence[tuple[LoraSpec, Path]],
     model: str,
     allow_pickle: bool,
-    of_rows: Sequence[tuple[LoraSpec, Path]] = (),
+    row_loras: Sequence[tuple[LoraSpec, Path]] = (),
 ) -> RowLoras:
-    """Put LoRAs into a pipeline, in this order, each with its scale.
+    """Load LoRAs into a pipeline, in this order, each with its scale.
 
     Args:
-        pipeline: of diffusers, on its device.
-        loras: those of every image, each with its file; they work from now on.
-        model: what an error calls the model.
+        pipeline: a diffusers pipeline, on its device.
+        loras: those of every image, each with its file; they are active from now on.
+        model: the model's name in error messages.
         allow_pickle: whether a file may be a pickle.
-        of_rows: those that rows name; they work when they are asked for.
+        row_loras: those that rows may name; they are active when a row asks for them.
 
     Raises:
-        ModelError: one of them does not fit; parts of it, or all, found no layer; one of a row
-            changes weights of the model itself.
+        ModelError: a LoRA does not fit, some or all of its layers found no place, or a row LoRA
+            overwrites weights of the model itself.
     """
     always = [
-        _load(pipeline, lora, f"adapter_{n}", model, allow_pickle) for n, lora in enumerate(loras)
+        _load_lora(pipeline, lora, f"adapter_{number}", model, allow_pickle)
+        for number, lora in enumerate(loras)
     ]
-    before = _overwritten(pipeline)
-    rows = [
-        _load(pipeline, lora, f"row_{n}", model, allow_pickle) for n, lora in enumerate(of_rows)
+    of_rows = _load_row_loras(pipeline, row_loras, model, allow_pickle)
+    with _silenced():
+        by_label = {spec.label: own for (spec, _), own in zip(row_loras, of_rows, strict=True)}
+        return RowLoras(pipeline, always, by_label)
+
+
+def _load_row_loras(
+    pipeline: Any, loras: Sequence[tuple[LoraSpec, Path]], model: str, allow_pickle: bool
+) -> list[Adapter]:
+    if not loras:
+        return []
+    before = _overwritten_weights(pipeline)
+    adapters = [
+        _load_lora(pipeline, lora, f"row_{number}", model, allow_pickle)
+        for number, lora in enumerate(loras)
     ]
-    if any(now is not then for now, then in zip(_overwritten(pipeline), before, strict=True)):
-        labels = ", ".join(spec.label for spec, _ in of_rows)
+    after = _overwritten_weights(pipeline)
+    if any(now is not then for now, then in zip(after, before, strict=True)):
+        labels = ", ".join(spec.label for spec, _ in loras)
         raise ModelError(
-            f"row LoRAs {labels}: one of them changes weights of the model itself, and so would "
-            "work on every image; a control LoRA does"
+            f"row LoRAs {labels}: one of them overwrites weights of the model itself, as control "
+            "LoRAs do, and so would change every image"
         )
-    with _silent():
-        named = {spec.label: adapter for (spec, _), adapter in zip(of_rows, rows, strict=True)}
-        return RowLoras(pipeline, always, named)
+    return adapters
 
 
-def _load(
+def _load_lora(
     pipeline: Any, lora: tuple[LoraSpec, Path], name: str, model: str, allow_pickle: bool
 ) -> Adapter:
     spec, file = lora
     misfit = f"LoRA {spec.source!r} does not fit {type(pipeline).__name__} {model}"
-    with in_one_line(misfit), _silent(), _recorded(pipeline) as read:
+    with as_model_error(misfit), _silenced(), _tensor_names_read(pipeline) as tensors:
         pipeline.load_lora_weights(
             str(file.parent),
             weight_name=file.name,
@@ -195,49 +235,67 @@ def _load(
             local_files_only=True,
             use_safetensors=None if allow_pickle else True,
         )
-    _require_all_placed(pipeline, name, misfit, read)
+    _require_all_placed(pipeline, name, misfit, tensors)
     return Adapter(name, spec.scale)
 
 
-def _overwritten(pipeline: Any) -> list[Any]:
-    """What diffusers keeps of weights that LoRAs have written over, which none but FLUX's may."""
-    names = ("_transformer_norm_layers", "_overwritten_params")
-    parts = pipeline.components.values()
-    return [vars(part).get(name) for part in parts if hasattr(part, "__dict__") for name in names]
+def _overwritten_weights(pipeline: Any) -> list[Any]:
+    """The weights that diffusers keeps because a LoRA has overwritten them, or None, for each part.
+
+    Read against diffusers 0.42.1. Relies on FLUX's loader being the only one that may overwrite
+    weights, and keeping them in the attributes in `_OVERWRITTEN`.
+    """
+    loader = patching.require("diffusers.loaders", "FluxLoraLoaderMixin", NOTICE_OVERWRITTEN)
+    for attribute, method in _OVERWRITTEN.items():
+        setter = patching.require(loader, method, NOTICE_OVERWRITTEN)
+        patching.require_reference(setter, attribute, NOTICE_OVERWRITTEN)
+    parts = [part for part in pipeline.components.values() if hasattr(part, "__dict__")]
+    return [vars(part).get(name) for part in parts for name in _OVERWRITTEN]
 
 
-def _require_all_placed(pipeline: Any, name: str, misfit: str, read: Sequence[str]) -> None:
-    """Diffusers only logs that it left something out; an image must not silently lack it."""
-    wanted = sorted({match[1] for key in read if (match := _LAYER.match(key))})
+def _require_all_placed(pipeline: Any, name: str, misfit: str, tensors: Sequence[str]) -> None:
+    """Refuse a LoRA that was loaded in part, which diffusers only logs."""
+    layers = sorted({match[1] for tensor in tensors if (match := _LAYER.match(tensor))})
     placed = sum(num_layers_with(name, part) for part in pipeline.components.values())
-    if not placed or placed < len(wanted):
+    if not placed or placed < len(layers):
         raise ModelError(
-            f"{misfit}: {placed} of its {len(wanted)} layers are in the model; it has "
-            f"{_listed(wanted or list(read))}"
+            f"{misfit}: {placed} of its {len(layers)} layers are in the model; its layers are "
+            f"{_listed(layers or list(tensors))}"
         )
 
 
 @contextlib.contextmanager
-def _recorded(pipeline: Any) -> Iterator[list[str]]:
-    """The tensor names of a LoRA as diffusers has translated them, once it is loaded."""
+def _tensor_names_read(pipeline: Any) -> Iterator[list[str]]:
+    """Yield a list that holds, after loading, a LoRA's tensor names as diffusers translates them.
+
+    Read against diffusers 0.42.1. Relies on `load_lora_weights` calling `self.lora_state_dict`,
+    which returns a mapping, or a tuple that begins with one.
+
+    Raises:
+        IncompatibleLibrary: a LoRA was loaded without it.
+    """
     names: list[str] = []
-    translate = pipeline.lora_state_dict
+    translate = patching.require(pipeline, "lora_state_dict", COUNT_LAYERS)
+    called = False
 
-    def watched(*args: Any, **kwargs: Any) -> Any:
-        found = translate(*args, **kwargs)
-        names.extend(found[0] if isinstance(found, tuple) else found)
-        return found
+    def recorded(*args: Any, **kwargs: Any) -> Any:
+        nonlocal called
+        called = True
+        translated = translate(*args, **kwargs)
+        names.extend(translated[0] if isinstance(translated, tuple) else translated)
+        return translated
 
-    pipeline.lora_state_dict = watched
-    try:
+    with patching.shadowed(pipeline, "lora_state_dict", recorded):
         yield names
-    finally:
-        del pipeline.lora_state_dict
+    if not called:
+        raise patching.incompatible(
+            pipeline, "load_lora_weights no longer calls lora_state_dict", COUNT_LAYERS
+        )
 
 
 @contextlib.contextmanager
-def _silent() -> Iterator[None]:
-    """No log lines of diffusers and no warnings of peft: what matters becomes an error here."""
+def _silenced() -> Iterator[None]:
+    """Hide the log of diffusers and the warnings of peft; what matters becomes an error here."""
     from diffusers.utils import logging
 
     verbosity = logging.get_verbosity()
@@ -257,17 +315,17 @@ def _tensor_names(file: Path) -> list[str]:
         with safe_open(file, framework="numpy") as tensors:
             return list(tensors.keys())
     except (SafetensorError, OSError) as error:
-        raise ModelError(f"{file}: no readable safetensors file ({error})") from error
+        raise ModelError(f"{file}: not a readable safetensors file: {one_line(error)}") from error
 
 
 def _check_layout(spec: LoraSpec, names: Sequence[str]) -> None:
     if any("dora_scale" in name for name in names):
         raise UnsupportedModel(
-            f"LoRA {spec.source!r} is a DoRA, whose magnitudes diffusers leaves out"
+            f"LoRA {spec.source!r}: it is a DoRA, whose magnitudes diffusers would ignore"
         )
     if not any("lora" in name or "lokr_" in name for name in names):
         raise UnsupportedModel(
-            f"LoRA {spec.source!r}: no LoRA in the file; its tensors are called "
+            f"LoRA {spec.source!r}: the file holds no LoRA; its tensors are "
             f"{_listed(sorted(names))}"
         )
 
@@ -275,14 +333,14 @@ def _check_layout(spec: LoraSpec, names: Sequence[str]) -> None:
 def _require_safe(spec: LoraSpec, name: str, allow_pickle: bool) -> str:
     if not name.endswith(".safetensors") and not allow_pickle:
         raise UnsafeWeights(
-            f"LoRA {spec.source!r}: {name} is no safetensors file, and loading a pickle runs "
-            "code; say `model.allow_pickle: true` if you trust it"
+            f"LoRA {spec.source!r}: {name} is not a safetensors file, and loading a pickle runs "
+            "code; set `model.allow_pickle: true` if you trust it"
         )
     return name
 
 
 def _found(names: Sequence[str]) -> str:
-    return f"it has {_listed(names)}" if names else "it has none"
+    return f"found: {_listed(names)}" if names else "found none"
 
 
 def _listed(names: Sequence[str]) -> str:

@@ -1,8 +1,8 @@
-"""Which of the LoRAs in a pipeline work just now: those of every image, and one that a row names.
+"""Which of the LoRAs in a pipeline are active: those of every image, and one that a row names.
 
-Owns the switching from one row's LoRA to another's. The networks that encode prompts are switched
-apart from the rest, as a prompt may be encoded long before its image is denoised. How LoRAs get
-into a pipeline `diffusion_core.models.lora_files` knows. Importing this loads no framework.
+The networks that encode prompts are switched apart from the rest, as a prompt may be encoded long
+before its image is denoised. `lora_files` puts the LoRAs into the pipeline. Importing this loads no
+framework.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -10,10 +10,13 @@ from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any
 
+from nightpress.diffusion_core import patching
 from nightpress.diffusion_core.errors import SettingsError
 
 ENCODER = "text_encoder"
-"""What diffusers calls the networks that encode prompts; a second one has a number behind."""
+"""What diffusers calls the networks that encode prompts; further ones end in a number."""
+
+SWITCH = "switch between LoRAs"
 
 
 @dataclass(frozen=True)
@@ -21,7 +24,7 @@ class Adapter:
     """A LoRA that is in a pipeline."""
 
     name: str
-    """Under which peft has it."""
+    """The name peft knows it by."""
     scale: float
 
 
@@ -29,104 +32,119 @@ _NONE: Mapping[str, Adapter] = MappingProxyType({})
 
 
 class RowLoras:
-    """The LoRAs of one pipeline; whoever samples with it says before each batch which work.
+    """The LoRAs of one pipeline; the sampler says before each batch which of them are active.
 
-    Where none does, the layers are passed by, so an image has the bits of a model without any.
+    Where none is, the adapter layers are bypassed, so an image has the bits of a model without any.
 
     Args:
-        pipeline: of diffusers, with all of them loaded; None where it has none.
-        always: those of every image, in this order.
-        of_rows: by the names that rows give them.
+        pipeline: the diffusers pipeline, with all of them loaded; None where it has none.
+        always: the adapters of every image, in this order.
+        by_label: the adapters that rows may name, by their labels.
     """
 
     def __init__(
         self,
         pipeline: Any = None,
         always: Sequence[Adapter] = (),
-        of_rows: Mapping[str, Adapter] = _NONE,
+        by_label: Mapping[str, Adapter] = _NONE,
     ) -> None:
-        self._of_rows = dict(of_rows)
+        self._by_label = dict(by_label)
         self.num_always = len(always)
-        adapters = [*always, *of_rows.values()]
+        adapters = [*always, *by_label.values()]
         components = dict(pipeline.components) if adapters else {}
-        held = {name: _held(part, adapters) for name, part in components.items()}
-        self._parts = {name: components[name] for name, names in held.items() if names}
-        self._held = {name: held[name] for name in self._parts}
+        held = {name: _adapters_in(part, adapters) for name, part in components.items()}
+        self._networks = {name: components[name] for name, adapters in held.items() if adapters}
+        self._held = {name: held[name] for name in self._networks}
         self._always = tuple(always)
-        self._working: dict[str, tuple[Adapter, ...]] = {}
-        self.denoise_with(None)
-        self.encode_with(None)
+        self._active: dict[str, tuple[Adapter, ...]] = {}
+        self.use_for_denoising(None)
+        self.use_for_encoding(None)
 
     def require(self, lora: str | None) -> None:
-        """Raise SettingsError unless rows may name this one."""
-        if lora is not None and lora not in self._of_rows:
-            known = ", ".join(self._of_rows) or "none"
-            raise SettingsError(f"this model has no LoRA {lora!r} for rows; it has: {known}")
+        """Check that rows may name this LoRA.
 
-    def denoise_with(self, lora: str | None, scale: float | None = None) -> None:
-        """Have a row's LoRA, or none, work in all networks but those that encode prompts.
+        Raises:
+            SettingsError: they may not; the message lists those they may.
+        """
+        if lora is not None and lora not in self._by_label:
+            known = ", ".join(self._by_label) or "none"
+            raise SettingsError(f"lora {lora!r}: the model's row LoRAs are: {known}")
+
+    def use_for_denoising(self, lora: str | None, scale: float | None = None) -> None:
+        """Activate a row's LoRA, or none, in every network that does not encode prompts.
 
         Args:
-            lora: its name, or None.
-            scale: None for its own.
+            lora: its label, or None.
+            scale: None for the LoRA's own.
         """
-        self._use([name for name in self._parts if not name.startswith(ENCODER)], lora, scale)
+        self._use([name for name in self._networks if not name.startswith(ENCODER)], lora, scale)
 
-    def encode_with(self, lora: str | None, scale: float | None = None) -> None:
-        """The same in the networks that encode prompts."""
-        self._use([name for name in self._parts if name.startswith(ENCODER)], lora, scale)
+    def use_for_encoding(self, lora: str | None, scale: float | None = None) -> None:
+        """`use_for_denoising` for the networks that encode prompts."""
+        self._use([name for name in self._networks if name.startswith(ENCODER)], lora, scale)
 
     def in_encoders(self, lora: str | None, scale: float | None) -> tuple[str, float] | None:
-        """What of a row's LoRA decides its prompt's embedding: None where it has no say in it."""
+        """The row LoRA and scale that a prompt's embedding depends on; None if on neither."""
         if lora is None:
             return None
-        own = self._own(lora, scale)
-        encoders = (self._held[name] for name in self._parts if name.startswith(ENCODER))
-        return (lora, own.scale) if any(own.name in held for held in encoders) else None
+        adapter = self._row_adapter(lora, scale)
+        encoders = (self._held[name] for name in self._networks if name.startswith(ENCODER))
+        return (lora, adapter.scale) if any(adapter.name in held for held in encoders) else None
 
-    def _use(self, parts: Sequence[str], lora: str | None, scale: float | None) -> None:
-        own = () if lora is None else (self._own(lora, scale),)
-        for part in parts:
-            wanted = tuple(a for a in (*self._always, *own) if a.name in self._held[part])
-            if self._working.get(part) != wanted:
-                self._working.pop(part, None)  # nobody knows what a switch that fails has left
-                switch(self._parts[part], wanted)
-                self._working[part] = wanted
+    def _use(self, networks: Sequence[str], lora: str | None, scale: float | None) -> None:
+        of_row = () if lora is None else (self._row_adapter(lora, scale),)
+        for network in networks:
+            wanted = tuple(a for a in (*self._always, *of_row) if a.name in self._held[network])
+            if self._active.get(network) != wanted:
+                # A switch that fails leaves the network in an unknown state.
+                self._active.pop(network, None)
+                activate(self._networks[network], wanted)
+                self._active[network] = wanted
 
-    def _own(self, lora: str, scale: float | None) -> Adapter:
-        adapter = self._of_rows[lora]
+    def _row_adapter(self, lora: str, scale: float | None) -> Adapter:
+        adapter = self._by_label[lora]
         return adapter if scale is None else replace(adapter, scale=scale)
 
 
-def switch(network: Any, adapters: Sequence[Adapter]) -> None:
-    """Have these adapters work in a network, in this order and no others."""
-    from diffusers.utils import set_adapter_layers, set_weights_and_activate_adapters
+def activate(network: Any, adapters: Sequence[Adapter]) -> None:
+    """Activate these adapters in a network, in this order, and no others.
 
+    Read against diffusers 0.42.1. Relies on `set_weights_and_activate_adapters` and
+    `set_adapter_layers` in `diffusers.utils`, which call peft.
+    """
     if adapters:
-        names, scales = [each.name for each in adapters], [each.scale for each in adapters]
-        set_weights_and_activate_adapters(network, names, scales)
-    set_adapter_layers(network, enabled=bool(adapters))
+        names, scales = [a.name for a in adapters], [a.scale for a in adapters]
+        patching.require("diffusers.utils", "set_weights_and_activate_adapters", SWITCH)(
+            network, names, scales
+        )
+    patching.require("diffusers.utils", "set_adapter_layers", SWITCH)(
+        network, enabled=bool(adapters)
+    )
 
 
 def num_layers_with(adapter: str, component: Any) -> int:
-    """In how many layers of a pipeline's component an adapter is."""
+    """The number of layers of a pipeline's component that hold an adapter."""
     return sum(adapter in names for names in _adapters_of_layers(component))
 
 
-def _held(component: Any, adapters: Sequence[Adapter]) -> frozenset[str]:
-    """Which of the adapters are in a component."""
+def _adapters_in(component: Any, adapters: Sequence[Adapter]) -> frozenset[str]:
+    """The names of those adapters that are in a component."""
     names = frozenset().union(*_adapters_of_layers(component))
-    return names & {each.name for each in adapters}
+    return names & {adapter.name for adapter in adapters}
 
 
 def _adapters_of_layers(component: Any) -> Iterator[frozenset[str]]:
-    from peft.tuners.tuners_utils import BaseTunerLayer
+    """The names of the adapters in each layer of a component that has any.
+
+    Read against peft 0.21.2. Relies on `BaseTunerLayer.adapter_layer_names`, the attributes that
+    hold a layer's adapters by name.
+    """
     from torch import nn
 
     if not isinstance(component, nn.Module):
         return
+    tuner_layer = patching.require("peft.tuners.tuners_utils", "BaseTunerLayer", SWITCH)
     for layer in component.modules():
-        if isinstance(layer, BaseTunerLayer):
-            yield frozenset().union(
-                *(getattr(layer, each, ()) for each in layer.adapter_layer_names)
-            )
+        if isinstance(layer, tuner_layer):
+            attributes = patching.require(layer, "adapter_layer_names", SWITCH)
+            yield frozenset().union(*(getattr(layer, name, ()) for name in attributes))

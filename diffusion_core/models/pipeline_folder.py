@@ -1,7 +1,6 @@
-"""What diffusers pipelines have in common, read from their classes and configuration files.
+"""What is known of a diffusers pipeline from its class and its configuration files.
 
-Owns the rules by which any text-to-image pipeline of the library can be described without
-loading a weight. Knows nothing of the weights themselves.
+Owns the rules that describe any text-to-image pipeline of the library without loading a weight.
 """
 
 import inspect
@@ -13,20 +12,21 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+from nightpress.diffusion_core import patching
 from nightpress.diffusion_core.errors import (
     ModelError,
     ModelNotFound,
     UnsupportedModel,
-    in_one_line,
+    as_model_error,
 )
 
 NEEDED_ARGUMENTS = ("prompt", "height", "width", "num_inference_steps", "generator", "output_type")
-"""What `__call__` must take for a pipeline to be driven."""
+"""Arguments that a pipeline's `__call__` must have."""
 
 FOREIGN_INPUTS = ("mask_image", "control_image", "images", "reference_image", "source_embeds")
-"""Arguments of pipelines that cannot do with a prompt alone."""
+"""Arguments of pipelines for which a prompt alone is not enough."""
 
-PICTURE_IS_OPTIONAL = (
+IMAGE_IS_OPTIONAL = (
     "Flux2KleinPipeline",
     "Flux2Pipeline",
     "FluxKontextPipeline",
@@ -34,8 +34,7 @@ PICTURE_IS_OPTIONAL = (
     "QwenImage21Pipeline",
     "ZImageOmniPipeline",
 )
-"""Pipelines that take an `image` and do without; in all others it is what they work on."""
-
+"""Pipelines whose argument `image` is optional; all others with that argument need it."""
 
 MULTIPLY_BY_GUIDANCE = frozenset(
     {
@@ -47,143 +46,158 @@ MULTIPLY_BY_GUIDANCE = frozenset(
         "StableDiffusionXLPipeline",
     }
 )
-"""Pipelines that do nothing with a guidance scale above 1 but multiply by it, unless their denoiser
-is told the scale; only these very classes, whatever is derived from them."""
+"""Pipelines that only multiply by a guidance scale above 1, unless the scale is an input of their
+denoiser. Subclasses do not count: they may do anything with it."""
+
+PACK = "find the multiple that widths and heights must have"
 
 
 @dataclass(frozen=True)
 class PipelineFolder:
-    """A folder that a diffusers pipeline was saved to."""
+    """A folder in which a diffusers pipeline was saved."""
 
     path: Path
     index: dict[str, Any]
-    """`model_index.json`."""
+    """The content of `model_index.json`."""
 
     @classmethod
     def read(cls, path: Path) -> "PipelineFolder":
         """Read the folder's index.
 
         Raises:
-            ModelNotFound: no folder, or no `model_index.json` in it.
-            ModelError: an index that is damaged.
+            ModelNotFound: there is no folder, or no `model_index.json` in it.
+            ModelError: the index is damaged.
         """
         if not path.is_dir():
             raise ModelNotFound(f"{path}: no such model folder")
         if not (path / "model_index.json").is_file():
-            raise ModelNotFound(f"{path}: no model_index.json, so no saved diffusers pipeline")
+            raise ModelNotFound(
+                f"{path}: not a saved diffusers pipeline: there is no model_index.json"
+            )
         return cls(path, read_json(path / "model_index.json"))
 
     @property
     def class_name(self) -> str:
-        """The pipeline class that the index names."""
+        """Name of the pipeline class.
+
+        Raises:
+            UnsupportedModel: the index names none of diffusers.
+        """
         name = self.index.get("_class_name")
         if not isinstance(name, str):
             raise UnsupportedModel(
-                f"{self.path}: model_index.json names the class {name!r}; pipelines that bring "
-                "their own code are not driven"
+                f"{self.path}: model_index.json names the class {name!r}; pipelines with code of "
+                "their own are not supported"
             )
         return name
 
     @property
     def components(self) -> dict[str, str]:
-        """Component -> class name, of those that are loaded from their own folder."""
+        """Component -> class name, for the components that have a folder of their own."""
         return {
             name: entry[1]
             for name, entry in self.index.items()
             if isinstance(entry, list)
             and len(entry) == 2
-            and all(isinstance(e, str) for e in entry)
+            and all(isinstance(part, str) for part in entry)
         }
 
     @cached_property
     def denoiser(self) -> dict[str, Any]:
-        """Configuration of the transformer or U-Net; empty if it has neither."""
+        """Configuration of the transformer or U-Net; empty if there is neither."""
         return self.config("transformer") or self.config("unet")
 
     @cached_property
     def scheduler(self) -> dict[str, Any]:
-        """The scheduler's configuration, under the class that the index names."""
+        """The scheduler's configuration, with the class that the index names."""
         values = self.config("scheduler", "scheduler_config.json")
         return values | {"_class_name": self.components.get("scheduler")}
 
     def config(self, component: str, file: str = "config.json") -> dict[str, Any]:
-        """A component's configuration, what the file leaves out filled in by its class."""
+        """A component's configuration, completed by the defaults of its class."""
         path = self.path / component / file
         if component not in self.components or not path.is_file():
             return {}
         import diffusers
 
-        owner = getattr(diffusers, self.components[component], None)
-        parameters = inspect.signature(owner.__init__).parameters.values() if owner else ()
+        kind = getattr(diffusers, self.components[component], None)
+        parameters = inspect.signature(kind.__init__).parameters.values() if kind else ()
         defaults = {p.name: p.default for p in parameters if p.default is not p.empty}
         return defaults | read_json(path)
 
 
 def skeleton(folder: PipelineFolder) -> SimpleNamespace:
-    """The denoiser and the VAE without weights, under the pipeline's names for them.
+    """The denoiser and the VAE on the meta device, without weights, by the pipeline's names.
 
     Raises:
-        ModelError: a configuration that its class does not take.
+        ModelError: a class rejects its configuration.
     """
     import diffusers
     import torch
 
     networks = {}
     for name in ("transformer", "unet", "vae"):
-        owner = getattr(diffusers, folder.components.get(name, ""), None)
-        if owner is not None:
-            with in_one_line(f"{folder.path}: {name}: no {owner.__name__}"), torch.device("meta"):
-                networks[name] = owner.from_config(folder.config(name))
+        network = getattr(diffusers, folder.components.get(name, ""), None)
+        if network is not None:
+            invalid = f"{folder.path}: {name}: not a valid {network.__name__}"
+            with as_model_error(invalid), torch.device("meta"):
+                networks[name] = network.from_config(folder.config(name))
     return SimpleNamespace(**networks)
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """A JSON mapping from a file.
+    """Read a JSON mapping from a file.
 
     Raises:
-        ModelError: it cannot be read, or is something else.
+        ModelError: the file cannot be read, or holds something else.
     """
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ModelError(f"{path}: {error.strerror or error}") from error
     except ValueError as error:
-        raise ModelError(f"{path}: not JSON: {error}") from error
+        raise ModelError(f"{path}: not valid JSON: {error}") from error
     if not isinstance(values, dict):
-        raise ModelError(f"{path}: expected a mapping of keys")
+        raise ModelError(f"{path}: not a JSON object")
     return values
 
 
 def text_to_image_class(folder: PipelineFolder) -> Any:
-    """The diffusers class that the folder names.
+    """The diffusers class of the pipeline in a folder.
 
     Raises:
-        UnsupportedModel: unknown to the installed diffusers, or it needs more than a prompt.
+        UnsupportedModel: the installed diffusers does not have it, or it needs more than a prompt.
     """
     import diffusers
 
     name = folder.class_name
-    owner = getattr(diffusers, name, None)
-    if not (inspect.isclass(owner) and issubclass(owner, diffusers.DiffusionPipeline)):
+    pipeline_class = getattr(diffusers, name, None)
+    if not (
+        inspect.isclass(pipeline_class) and issubclass(pipeline_class, diffusers.DiffusionPipeline)
+    ):
         raise UnsupportedModel(
-            f"{folder.path}: {name} is no pipeline of the installed diffusers "
+            f"{folder.path}: {name} is not a pipeline of the installed diffusers "
             f"{diffusers.__version__}"
         )
-    if reason := _why_not_text_to_image(owner):
-        raise UnsupportedModel(f"{folder.path}: {name} is no text-to-image pipeline: it {reason}")
-    return owner
+    if reason := _why_not_text_to_image(pipeline_class):
+        raise UnsupportedModel(
+            f"{folder.path}: {name} is not a text-to-image pipeline: it {reason}"
+        )
+    return pipeline_class
 
 
-def _why_not_text_to_image(owner: Any) -> str | None:
-    parameters = call_parameters(owner)
+def _why_not_text_to_image(pipeline_class: Any) -> str | None:
+    parameters = call_parameters(pipeline_class)
     if missing := [name for name in NEEDED_ARGUMENTS if name not in parameters]:
         return f"takes no {', '.join(missing)}"
-    if film := [name for name in parameters if "video" in name or "frames" in name]:
-        return f"makes films ({film[0]})"
+    if video := [name for name in parameters if "video" in name or "frames" in name]:
+        return f"makes videos ({video[0]})"
     foreign = [name for name in FOREIGN_INPUTS if name in parameters]
-    if "image" in parameters and owner.__name__ not in PICTURE_IS_OPTIONAL:
+    if "image" in parameters and pipeline_class.__name__ not in IMAGE_IS_OPTIONAL:
         foreign.append("image")
-    foreign += [name for name in inspect.signature(owner.__init__).parameters if "control" in name]
+    foreign += [
+        name for name in inspect.signature(pipeline_class.__init__).parameters if "control" in name
+    ]
     foreign += [
         name
         for name, parameter in parameters.items()
@@ -194,32 +208,33 @@ def _why_not_text_to_image(owner: Any) -> str | None:
     return f"needs {', '.join(dict.fromkeys(foreign))}" if foreign else None
 
 
-def call_parameters(owner: Any) -> dict[str, inspect.Parameter]:
-    """The arguments of a pipeline class's `__call__`, without self."""
-    parameters = dict(inspect.signature(owner.__call__).parameters)
+def call_parameters(pipeline_class: Any) -> dict[str, inspect.Parameter]:
+    """The parameters of a pipeline class's `__call__`, without self."""
+    parameters = dict(inspect.signature(pipeline_class.__call__).parameters)
     parameters.pop("self", None)
     return parameters
 
 
-def call_default(owner: Any, name: str) -> Any:
-    """The default of one argument of `__call__`; None where it has none."""
-    parameter = call_parameters(owner).get(name)
+def call_default(pipeline_class: Any, name: str) -> Any:
+    """The default of a parameter of `__call__`; None if it has none."""
+    parameter = call_parameters(pipeline_class).get(name)
     return None if parameter is None or parameter.default is parameter.empty else parameter.default
 
 
-def takes_negative_prompt(owner: Any) -> bool:
-    """Whether guidance steers away from a second prompt unless it is told otherwise.
+def takes_negative_prompt(pipeline_class: Any) -> bool:
+    """Whether guidance uses a negative prompt by default.
 
-    FLUX has the argument, but its guidance is distilled: `true_cfg_scale` of 1 leaves it unused.
+    FLUX has the argument, but its guidance is distilled: its default `true_cfg_scale` of 1 leaves
+    the negative prompt unused.
     """
-    if "negative_prompt" not in call_parameters(owner):
+    if "negative_prompt" not in call_parameters(pipeline_class):
         return False
-    scale = call_default(owner, "true_cfg_scale")
+    scale = call_default(pipeline_class, "true_cfg_scale")
     return scale is None or scale > 1
 
 
 def vae_factor(folder: PipelineFolder) -> int:
-    """Pixels along one side of one latent."""
+    """Pixels along one side of the square that one latent stands for."""
     config = folder.config("vae")
     if not config:
         return 8
@@ -232,23 +247,34 @@ def vae_factor(folder: PipelineFolder) -> int:
     return 8
 
 
-def size_multiple(folder: PipelineFolder, owner: Any) -> int:
-    """Widths and heights that the pipeline makes are multiples of this many pixels."""
+def size_multiple(folder: PipelineFolder, pipeline_class: Any) -> int:
+    """The number of pixels of which widths and heights must be multiples."""
     patch = folder.denoiser.get("patch_size") or 1
     patch = max(patch) if isinstance(patch, (list, tuple)) else int(patch)
-    # FLUX and its kin pack 2 x 2 latents into one token; some call that their patch size too.
-    patch = max(patch, 2) if hasattr(owner, "_pack_latents") else patch
-    least = 32 if owner.__name__.startswith("Sana") else 8
+    # Pipelines like FLUX pack 2 x 2 latents into one token; some call that their patch size too.
+    patch = max(patch, 2) if _packs_latents(pipeline_class) else patch
+    least = 32 if pipeline_class.__name__.startswith("Sana") else 8
     return math.lcm(least, vae_factor(folder) * patch)
 
 
-def native_size(folder: PipelineFolder, owner: Any) -> tuple[int, int] | None:
-    """(width, height) in pixels that the model was made for; None when its files do not say."""
+def native_size(folder: PipelineFolder, pipeline_class: Any) -> tuple[int, int] | None:
+    """(width, height) in pixels that the model was trained for; None if its files do not say."""
     sample_size = folder.denoiser.get("sample_size")
-    if sample_size is None and hasattr(owner, "_pack_latents"):
-        sample_size = 128  # what FLUX and its kin write into their constructors
+    if sample_size is None and _packs_latents(pipeline_class):
+        sample_size = 128  # the default size in the constructors of pipelines like FLUX
     if sample_size is None:
         return None
     sides = sample_size if isinstance(sample_size, (list, tuple)) else (sample_size, sample_size)
     factor = vae_factor(folder)
     return int(sides[1]) * factor, int(sides[0]) * factor
+
+
+def _packs_latents(pipeline_class: Any) -> bool:
+    """Whether a pipeline class packs squares of latents into the tokens of a transformer.
+
+    Read against diffusers 0.42.1. Relies on such classes having the method `_pack_latents`, those
+    of FLUX first of all.
+    """
+    if pipeline_class.__name__.startswith("Flux"):
+        patching.require(pipeline_class, "_pack_latents", PACK)
+    return hasattr(pipeline_class, "_pack_latents")

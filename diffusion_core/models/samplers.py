@@ -1,4 +1,4 @@
-"""The names of the samplers, and which of them fit a model."""
+"""The names of the samplers, and which of them work with a model."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -29,10 +29,10 @@ SAMPLER_NAMES = (
     "lcm",
     "flow-euler",
 )
-"""Every sampler a row can ask for; `default` is the scheduler that the model's folder names."""
+"""Every sampler that a row can name; `default` is the scheduler in the model's folder."""
 
 DIFFUSION_SAMPLERS = SAMPLER_NAMES[:-1]
-"""For models that predict noise, velocity or the image on a diffusion process."""
+"""The samplers for models that predict noise, velocity or the image of a diffusion process."""
 
 
 def is_flow(config: Mapping[str, Any]) -> bool:
@@ -44,18 +44,20 @@ def is_flow(config: Mapping[str, Any]) -> bool:
     )
 
 
-def fitting(config: Mapping[str, Any], pipeline: str, takes_steps_of_lcm: bool) -> tuple[str, ...]:
+def compatible_samplers(
+    config: Mapping[str, Any], pipeline: str, is_lcm_only: bool
+) -> tuple[str, ...]:
     """The sampler names that work with a model.
 
     Args:
-        config: The scheduler configuration in the model's folder.
-        pipeline: Name of its diffusers pipeline class.
-        takes_steps_of_lcm: The pipeline hands `original_inference_steps` to its scheduler, as
-            only a latent consistency scheduler understands.
+        config: the scheduler configuration in the model's folder.
+        pipeline: the name of its diffusers pipeline class.
+        is_lcm_only: the pipeline passes `original_inference_steps` to its scheduler, which only
+            a latent consistency scheduler accepts.
     """
     if is_flow(config):
         return ("default", *_flow_samplers(config, pipeline))
-    if takes_steps_of_lcm:
+    if is_lcm_only:
         return ("default", "lcm")
     return DIFFUSION_SAMPLERS if "beta_schedule" in config else ("default",)
 
@@ -63,11 +65,11 @@ def fitting(config: Mapping[str, Any], pipeline: str, takes_steps_of_lcm: bool) 
 def _flow_samplers(config: Mapping[str, Any], pipeline: str) -> tuple[str, ...]:
     if pipeline in ("SanaPipeline", "SanaPAGPipeline"):
         return ("dpmsolver++", "dpmsolver-sde", "unipc", "flow-euler")
-    # These pipelines hand no generator to a step, so samplers that add noise have none of ours.
+    # These pipelines pass no generator to `step`, so samplers cannot add noise of the row's seed.
     solvers = ("dpmsolver++", "unipc", "flow-euler")
     if pipeline in ("StableDiffusion3Pipeline", "StableDiffusion3PAGPipeline"):
         return solvers
-    # FLUX always hands over a shift, which the solvers take only where the model shifts by size.
+    # FLUX always passes a shift, which the solvers accept only if it depends on the image's size.
     if pipeline == "FluxPipeline" and config.get("use_dynamic_shifting"):
         return solvers
     return ("flow-euler",)

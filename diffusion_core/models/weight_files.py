@@ -1,7 +1,6 @@
 """Which files of a model folder decide its pixels, whether they are safe, and their fingerprint.
 
-Owns the rules for weight file names and the memo of file hashes. Knows nothing of what the files
-hold; no weight is ever loaded here.
+Owns the rules for the names of weight files and the cache of file hashes. No weight is loaded here.
 """
 
 import contextlib
@@ -26,30 +25,35 @@ CONFIG_SUFFIXES = frozenset(
 )
 PICKLE_SUFFIXES = frozenset({".bin", ".ckpt", ".pt", ".pth", ".pkl"})
 NOT_WEIGHTS = re.compile(r"Scheduler|Tokenizer|Processor|FeatureExtractor")
-"""Classes of components that hold no weights."""
+"""Matches the classes of components that have no weights."""
 
 _STEM = re.compile(r"^(?:diffusion_pytorch_model|pytorch_model|model)(?P<rest>[.\-].*)?$")
 _SHARD = re.compile(r"-\d{5}-of-\d{5}")
 _SETTLED_NS = 2_000_000_000
-"""A file younger than this may still change under the same time stamp, so it is not memoised."""
+"""Younger files may still change under the same time stamp, so their hashes are not cached."""
 
 
 def used_files(
     folder: Path, components: Mapping[str, str], variant: str | None, allow_pickle: bool
 ) -> list[Path]:
-    """Every file that loading the model reads: weights of the variant, and configurations.
+    """Every file that loading the model reads: configurations, and weights of the variant.
 
     Args:
-        components: Name of each component folder -> its class.
+        folder: the pipeline's folder.
+        components: name of each component's folder -> its class.
+        variant: of the weight files, such as fp16; None for the plain ones.
+        allow_pickle: whether pickled weights may be read.
 
     Raises:
-        UnsafeWeights: a component has pickled weights only, and those are not allowed.
+        UnsafeWeights: a component has only pickled weights, and those are not allowed.
         ModelNotFound: a component's folder or its weights are missing.
     """
     files = [folder / name for name in ("model_index.json", "nightpress.json")]
     for name, class_name in components.items():
         if not (folder / name).is_dir():
-            raise ModelNotFound(f"{folder}: model_index.json names {name!r}, but has no {name}/")
+            raise ModelNotFound(
+                f"{folder}: model_index.json names {name!r}, but there is no {name}/"
+            )
         files += _config_files(folder / name)
         if not NOT_WEIGHTS.search(class_name):
             files += weight_files(folder / name, variant, allow_pickle)
@@ -59,7 +63,11 @@ def used_files(
 def weight_files(component: Path, variant: str | None, allow_pickle: bool) -> list[Path]:
     """The weight files that diffusers would load for one component.
 
-    The variant's own files where there are any, else the plain ones; safetensors before pickles.
+    These are the variant's files if there are any, else the plain ones, and safetensors before
+    pickles.
+
+    Raises:
+        UnsafeWeights, ModelNotFound: as `used_files`.
     """
     present = sorted(path for path in component.iterdir() if path.is_file())
     safe = [path for path in present if path.suffix == ".safetensors"]
@@ -70,15 +78,15 @@ def weight_files(component: Path, variant: str | None, allow_pickle: bool) -> li
                 return chosen
     if pickled and not allow_pickle:
         raise UnsafeWeights(
-            f"{component}: the only weights are pickles ({_names(pickled)}), and loading those "
-            "runs code; say `model.allow_pickle: true` if you trust them"
+            f"{component}: the only weights are pickles ({_names(pickled)}), and loading a pickle "
+            "runs code; set `model.allow_pickle: true` if you trust them"
         )
     found = f"only {_names(safe)}" if safe else "none"
     raise ModelNotFound(f"{component}: no weights without a variant; found {found}")
 
 
 def fingerprint(folder: Path, files: Iterable[Path]) -> str:
-    """Sha256 over the sorted (relative path, sha256) pairs of `files`; unchanged files are cheap.
+    """SHA-256 over the sorted (relative path, SHA-256) pairs of `files`; unchanged files are cheap.
 
     Raises:
         ModelError: a file cannot be read.
@@ -95,10 +103,10 @@ def fingerprint(folder: Path, files: Iterable[Path]) -> str:
 
 
 def fingerprint_of_file(file: Path) -> str:
-    """Sha256 of one file; cheap where it is unchanged.
+    """SHA-256 of one file; cheap if it has not changed.
 
     Raises:
-        ModelError: it cannot be read.
+        ModelError: the file cannot be read.
     """
     memo = HashMemo(cache_folder() / "hashes.json")
     try:
@@ -110,7 +118,7 @@ def fingerprint_of_file(file: Path) -> str:
 
 
 def fingerprint_of_tensors(module: "nn.Module") -> str:
-    """sha256 over the names, shapes and values of a network's weights, wherever they came from."""
+    """SHA-256 over the names, shapes and values of a network's weights."""
     digest = hashlib.sha256()
     for name, tensor in sorted(module.state_dict().items()):
         values = tensor.detach().cpu().float().contiguous()
@@ -120,18 +128,18 @@ def fingerprint_of_tensors(module: "nn.Module") -> str:
 
 
 class HashMemo:
-    """Sha256 of files, remembered by (path, size, modification time) in a small JSON file.
+    """A cache of SHA-256 by (path, size, modification time) in a small JSON file.
 
-    A damaged memo is an empty one. Processes that save at once lose at most each other's news.
+    A damaged file counts as empty. Processes that save at once may lose each other's new entries.
     """
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self._known = _read_memo(path)
-        self._news: dict[str, str] = {}
+        self._new: dict[str, str] = {}
 
     def sha256(self, path: Path) -> str:
-        """The file's sha256; read only when it is not the file that was hashed before."""
+        """The file's SHA-256; the file is read only if its size or modification time is new."""
         stat = path.stat()
         key = f"{path.resolve()}|{stat.st_size}|{stat.st_mtime_ns}"
         if known := self._known.get(key):
@@ -139,22 +147,22 @@ class HashMemo:
         with path.open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
         if time.time_ns() - stat.st_mtime_ns > _SETTLED_NS:
-            self._news[key] = digest
+            self._new[key] = digest
         return digest
 
     def save(self) -> None:
-        """Write what is new; a cache that cannot be written is done without."""
-        if not self._news:
+        """Write the new entries, if the file can be written."""
+        if not self._new:
             return
-        text = json.dumps(_read_memo(self._path) | self._news, indent=0)
-        # A read-only home costs the next start some seconds, never this one its run.
+        text = json.dumps(_read_memo(self._path) | self._new, indent=0)
+        # A home that cannot be written costs the next start some seconds, and never a run.
         with contextlib.suppress(OSError):
             self._path.parent.mkdir(parents=True, exist_ok=True)
-            _replace(self._path, text)
+            _write_atomically(self._path, text)
 
 
-def _replace(path: Path, text: str) -> None:
-    """Write a file whole or not at all, whoever else does the same."""
+def _write_atomically(path: Path, text: str) -> None:
+    """Write a file atomically, whatever other processes do."""
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f"{path.name}-")
     try:
         with os.fdopen(handle, "w", encoding="utf-8") as file:
@@ -179,7 +187,7 @@ def _config_files(component: Path) -> list[Path]:
     return [
         path
         for path in component.iterdir()
-        # An index only says which shard holds what; the shards themselves are hashed.
+        # An index only maps tensors to shards, and the shards themselves are hashed.
         if path.suffix in CONFIG_SUFFIXES and ".index." not in path.name
     ]
 

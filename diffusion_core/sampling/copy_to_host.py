@@ -1,6 +1,7 @@
-"""A stream beside the device's own: what is computed or copied on it while a batch is denoised.
+"""A second stream of the device, on which prompts are encoded and images copied to host memory.
 
-Owns the stream, and what must wait for what. On a CPU there is none; everything is done at once.
+What runs on it runs while a batch is denoised. Owns the stream, and what must wait for what. On a
+CPU there is no stream, and everything is done at once.
 """
 
 import contextlib
@@ -17,18 +18,18 @@ class Copy:
     """A tensor on its way into host memory; any thread may ask for it.
 
     Args:
-        host: where it arrives.
-        done: an event of the stream that copies; None where it is there.
+        host: the tensor that is being filled.
+        done: an event recorded after the copy; None if the copy is complete.
     """
 
     def __init__(self, host: torch.Tensor, done: Any = None) -> None:
         self._host, self._done = host, done
 
     def tensor(self) -> torch.Tensor:
-        """The copy, once it is whole.
+        """Wait until the copy is complete, and return it.
 
         Raises:
-            DeviceError: the device failed, at the copy or at what was before it.
+            DeviceError: the device failed, during the copy or before it.
         """
         if self._done is not None:
             try:
@@ -38,42 +39,42 @@ class Copy:
         return self._host
 
     def numpy(self) -> npt.NDArray[Any]:
-        """As `tensor`, for numpy."""
+        """`tensor` as a numpy array."""
         array: npt.NDArray[Any] = np.asarray(self.tensor().numpy())
         return array
 
 
 class CopyStream:
-    """A stream of one device; for one thread at a time.
+    """A stream of one device, used by one thread at a time.
 
     Args:
-        device: as torch names it.
-        cuda: where streams come from.
+        device: torch's name of the device.
+        cuda: the module that makes streams.
     """
 
     def __init__(self, device: str, cuda: Any = torch.cuda) -> None:
         self._cuda = cuda
         self._stream = cuda.Stream(device) if torch.device(device).type == "cuda" else None
-        self.follow()
+        self.wait_for_current_stream()
 
-    def follow(self) -> None:
-        """Have what comes next wait for what the calling thread has given the device so far."""
+    def wait_for_current_stream(self) -> None:
+        """Make later work on this stream wait for what the calling thread has queued so far."""
         if self._stream is not None:
             self._stream.wait_stream(self._cuda.current_stream(self._stream.device))
 
-    def entered(self) -> contextlib.AbstractContextManager[Any]:
-        """Within it, what the calling thread gives the device is done on this stream."""
+    def as_current(self) -> contextlib.AbstractContextManager[Any]:
+        """Within the block, the calling thread's work for the device goes to this stream."""
         return contextlib.nullcontext() if self._stream is None else self._cuda.stream(self._stream)
 
     def copy_to_host(self, tensor: torch.Tensor) -> Copy:
-        """Begin to copy a tensor into page-locked host memory, and do not wait for it.
+        """Start copying a tensor into page-locked host memory, without waiting for the copy.
 
-        The memory below the tensor is not given to another before it is copied.
+        The tensor's memory is not reused before the copy is complete.
         """
-        if self._stream is None or not tensor.is_cuda:  # some pipelines end in numpy
+        if self._stream is None or not tensor.is_cuda:  # some pipelines return numpy arrays
             return Copy(tensor.cpu())
-        self.follow()
-        with self.entered():
+        self.wait_for_current_stream()
+        with self.as_current():
             host = page_locked(tensor)
             host.copy_(tensor, non_blocking=True)
             done = self._stream.record_event()
@@ -82,5 +83,5 @@ class CopyStream:
 
 
 def page_locked(tensor: torch.Tensor) -> torch.Tensor:
-    """Room for a copy, which a device can fill by itself; nothing is in it yet."""
+    """An empty tensor of the same shape and type in host memory that a device can write to."""
     return torch.empty_like(tensor, device="cpu", pin_memory=True)

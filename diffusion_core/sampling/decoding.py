@@ -1,7 +1,6 @@
-"""What is done around a pipeline's decoder: smaller parts, and an eye on what is not finite.
+"""Decoding latents in smaller chunks, and finding what is not finite while it still shows.
 
-Owns how latents become images where memory or half precision stands in the way. The decoder is
-the pipeline's own, shadowed for one call. Knows nothing of prompts, samplers or batches of rows.
+The decoder is the pipeline's own; its `decode` is replaced for the length of one call.
 """
 
 import contextlib
@@ -11,93 +10,121 @@ from typing import Any
 
 import torch
 
+from nightpress.diffusion_core import patching
 from nightpress.diffusion_core.errors import OutOfMemory, one_line
-from nightpress.diffusion_core.patching import shadowed
 
-__all__ = ["finite", "in_parts", "watched"]
+__all__ = ["all_finite", "decode_in_chunks", "watch_decoder"]
 
-HALVES = (torch.float16, torch.bfloat16)
-"""In which a decoder may lose what float32 holds."""
+HALF_PRECISION = (torch.float16, torch.bfloat16)
+"""Types in which a decoder may overflow where float32 does not."""
+
+DECODE = "decode images in chunks and see which of them are finite"
 
 
 @contextlib.contextmanager
-def in_parts(pipeline: Any, part_size: int | None) -> Iterator[None]:
-    """Have the decoder work on so many images at once, always in the same shape.
+def decode_in_chunks(pipeline: Any, chunk_size: int | None) -> Iterator[None]:
+    """Decode at most `chunk_size` images at once, always in the same shape; None for the batch.
 
-    The last part is padded with its last image, so that no bit depends on where an image stands.
+    The last chunk is padded with its last image, so that no bit of an image depends on its place.
+
+    Read against diffusers 0.42.1. Relies on the pipeline calling `vae.decode(latents, ...)`, which
+    returns a tuple, or an output made of `sample` that can be indexed.
     """
-    if part_size is None:
+    if chunk_size is None:
         yield
         return
-    decode = pipeline.vae.decode
+    decode = patching.require(pipeline.vae, "decode", DECODE)
 
-    def decode_parts(latents: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+    def decode_chunks(latents: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
         size = len(latents)
-        if size <= part_size:
+        if size <= chunk_size:
             return decode(latents, *args, **kwargs)
-        padded = torch.cat([latents, latents[-1:].expand(-size % part_size, *latents.shape[1:])])
-        parts = [decode(part, *args, **kwargs) for part in torch.split(padded, part_size)]
-        whole = torch.cat([part[0] for part in parts])[:size]
-        return (whole,) if isinstance(parts[0], tuple) else type(parts[0])(sample=whole)
+        padding = latents[-1:].expand(-size % chunk_size, *latents.shape[1:])
+        chunks = torch.split(torch.cat([latents, padding]), chunk_size)
+        decoded = [decode(chunk, *args, **kwargs) for chunk in chunks]
+        images = torch.cat([chunk[0] for chunk in decoded])[:size]
+        return _like(decoded[0], images)
 
-    with shadowed(pipeline.vae, "decode", decode_parts):
+    with patching.shadowed(pipeline.vae, "decode", decode_chunks):
         yield
 
 
 @contextlib.contextmanager
-def watched(pipeline: Any, batch_size: int) -> Iterator[list[torch.Tensor]]:
-    """Watch the decoder: which images went in and came out finite, (B,) of bool for each call.
+def watch_decoder(pipeline: Any, batch_size: int) -> Iterator[list[torch.Tensor]]:
+    """Yield a list that gets, for each decoded batch, which images went in and came out finite.
 
-    Infinities end as white once the pipeline clamps them, so they must be seen before. Only where
-    the decoder works in half precision, and may have to do it again, is the device waited for.
+    Each entry is (B,) of bool. The pipeline clamps infinities to white, so they must be seen before
+    that. The host waits for the device only where the decoder works in half precision, which may
+    mean decoding again.
+
+    Read against diffusers 0.42.1. Relies on what `decode_in_chunks` relies on, and on `vae.dtype`.
+
+    Raises:
+        IncompatibleLibrary: the pipeline made its images without calling `vae.decode`.
     """
-    seen: list[torch.Tensor] = []
+    finite_images: list[torch.Tensor] = []
     vae = getattr(pipeline, "vae", None)
     if vae is None:
-        yield seen
+        yield finite_images
         return
-    decode, dtype = vae.decode, vae.dtype
+    decode, called = patching.require(vae, "decode", DECODE), False
 
     def decode_watched(latents: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+        nonlocal called
+        called = True
         decoded = decode(latents, *args, **kwargs)
         if latents.shape[0] != batch_size:
             return decoded
-        sampled = finite(latents)
-        if vae.dtype in HALVES and bool((sampled & ~finite(decoded[0])).any()):
-            decoded = _mended(vae, decode, decoded, latents, *args, **kwargs)
-        seen.append(sampled & finite(decoded[0]))
+        finite_before = all_finite(latents)
+        if vae.dtype in HALF_PRECISION and bool((finite_before & ~all_finite(decoded[0])).any()):
+            decoded = _redecode_in_float32(vae, decode, decoded, latents, *args, **kwargs)
+        finite_images.append(finite_before & all_finite(decoded[0]))
         return decoded
 
+    shadow = _raise_our_out_of_memory(decode_watched)
+    with _type_restored(vae), patching.shadowed(vae, "decode", shadow):
+        yield finite_images
+    if not called:
+        kind = type(pipeline).__name__
+        raise patching.incompatible(pipeline, f"{kind} decodes without vae.decode", DECODE)
+
+
+@contextlib.contextmanager
+def _type_restored(vae: Any) -> Iterator[None]:
+    """Restore the type of a VAE's weights after a failure.
+
+    Pipelines that decode in float32 leave the VAE in it when they fail.
+    """
+    dtype = vae.dtype
     try:
-        with shadowed(vae, "decode", _telling_of_memory(decode_watched)):
-            yield seen
+        yield
     except BaseException as error:
-        if vae.dtype != dtype:  # pipelines that decode in float32 leave it at that when they fail
-            _let_go(error)
+        if vae.dtype != dtype:
+            _release_frames(error)
             vae.to(dtype)
         raise
 
 
-def _let_go(error: BaseException | None) -> None:
-    """Have an error, and those behind it, hold on to nothing that its calls had in memory."""
+def _release_frames(error: BaseException | None) -> None:
+    """Free what the calls behind an error, and behind its causes, still hold in memory."""
     while error is not None:
         traceback.clear_frames(error.__traceback__)
         error = error.__context__
 
 
-def _telling_of_memory(decode: Callable[..., Any]) -> Callable[..., Any]:
-    """The decoder, whose want of memory is an error of ours: some pipelines swallow torch's."""
+def _raise_our_out_of_memory(decode: Callable[..., Any]) -> Callable[..., Any]:
+    """Wrap a decoder so that it raises our OutOfMemory: some pipelines swallow torch's."""
 
-    def telling(*args: Any, **kwargs: Any) -> Any:
+    def decode_or_raise(*args: Any, **kwargs: Any) -> Any:
         try:
             return decode(*args, **kwargs)
         except torch.OutOfMemoryError as error:
             raise OutOfMemory(one_line(error) or "out of memory") from error
 
-    return telling
+    return decode_or_raise
 
 
-def _mended(
+def _redecode_in_float32(
     vae: Any,
     decode: Callable[..., Any],
     decoded: Any,
@@ -105,9 +132,9 @@ def _mended(
     *args: Any,
     **kwargs: Any,
 ) -> Any:
-    """What a decoder in half precision lost, decoded again in float32; the rest stays as it was.
+    """Replace the images that overflowed in half precision by float32 ones; the rest stay.
 
-    The whole batch is decoded, so that a row's bits do not depend on which others were lost.
+    The whole batch is decoded again, so that an image's bits do not depend on which others failed.
     """
     dtype, images = vae.dtype, decoded[0]
     vae.to(torch.float32)
@@ -115,10 +142,15 @@ def _mended(
         again = decode(latents.float(), *args, **kwargs)[0]
     finally:
         vae.to(dtype)
-    whole = torch.where(finite(images).view(-1, 1, 1, 1), images, again.to(images.dtype))
-    return (whole,) if isinstance(decoded, tuple) else type(decoded)(sample=whole)
+    finite = all_finite(images).view(-1, 1, 1, 1)
+    return _like(decoded, torch.where(finite, images, again.to(images.dtype)))
 
 
-def finite(values: torch.Tensor) -> torch.Tensor:
-    """(B,) whether each of (B, ...) is finite as a whole."""
+def _like(decoded: Any, images: torch.Tensor) -> Any:
+    """Images in the kind of output that the decoder gave."""
+    return (images,) if isinstance(decoded, tuple) else type(decoded)(sample=images)
+
+
+def all_finite(values: torch.Tensor) -> torch.Tensor:
+    """(B,) whether every value of each image of (B, ...) is finite."""
     return torch.isfinite(values).flatten(1).all(1)

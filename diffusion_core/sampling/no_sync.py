@@ -1,104 +1,150 @@
-"""Scheduler steps that never make the host wait for the accelerator."""
+"""Scheduler steps that never make the host wait for the accelerator.
+
+diffusers' steps wait in three places: noise from a CPU generator is copied from pageable memory,
+the current timestep is looked up by comparing tensors on the accelerator, and UniPC solves a small
+system of equations there and checks the result. The patches below remove these waits without
+changing a bit of an image. They are installed on one fresh scheduler, by way of copies of its
+methods, so no other scheduler and no other thread sees them.
+"""
 
 import functools
-import sys
+import inspect
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
 import torch
 
-from nightpress.diffusion_core.patching import shadowed
+from nightpress.diffusion_core import patching
+from nightpress.diffusion_core.errors import IncompatibleLibrary
+from nightpress.diffusion_core.sampling.schedulers import SCHEDULERS
+
+UNIPC_UPDATES = ("multistep_uni_p_bh_update", "multistep_uni_c_bh_update")
+"""UniPC's predictor and corrector."""
+
+DRAW_NOISE = "draw a step's noise without waiting for the accelerator"
+READ_TIMESTEPS = "keep a step's timestep in host memory"
+SOLVE = "solve UniPC's equations without waiting for the accelerator"
 
 
-def bring_without_waiting(scheduler: Any) -> Any:
-    """Have the steps of a fresh scheduler draw their noise as ever, and not wait for its copy.
+def install(scheduler: Any) -> Any:
+    """Patch a fresh scheduler so that its steps do not wait; returns that scheduler.
 
-    The values are the same, so no bit changes. For generators of the host only.
+    Schedulers that `SCHEDULERS` does not name are patched as far as the patches fit them.
+
+    Raises:
+        IncompatibleLibrary: an upgrade of diffusers has moved what a patch replaces.
     """
-    home = sys.modules[type(scheduler).__module__]
-    draw = getattr(home, "randn_tensor", None)
-    if draw is None:  # it adds none
-        return scheduler
-    step = scheduler.step
+    known = type(scheduler).__name__ in {class_name for class_name, _ in SCHEDULERS.values()}
+    parameters = inspect.signature(scheduler.step).parameters
+    if patching.refers_to(scheduler.step, "randn_tensor") or (known and "generator" in parameters):
+        upload_noise(scheduler)
+    if type(scheduler).__name__ == "UniPCMultistepScheduler":
+        solve_on_device(scheduler)
+    if known or list(parameters)[:2] == ["model_output", "timestep"]:
+        use_host_timesteps(scheduler)
+    return scheduler
+
+
+def upload_noise(scheduler: Any) -> None:
+    """Have the steps of a fresh scheduler draw noise on the host and upload it without a wait.
+
+    The values are those that diffusers draws. For CPU generators only.
+
+    Read against diffusers 0.42.1. Relies on `step` calling the global `randn_tensor` with the shape
+    first and `device` by keyword.
+    """
+    draw = patching.require("diffusers.utils.torch_utils", "randn_tensor", DRAW_NOISE)
 
     def drawn(shape: Any, *, device: Any = None, **settings: Any) -> torch.Tensor:
         return upload(draw(shape, device=torch.device("cpu"), **settings), device)
 
-    @functools.wraps(step)
-    def stepped(*args: Any, **kwargs: Any) -> Any:
-        with shadowed(home, "randn_tensor", drawn):
-            return step(*args, **kwargs)
-
-    scheduler.step = stepped
-    return scheduler
+    scheduler.step = patching.with_globals(scheduler.step, DRAW_NOISE, randn_tensor=drawn)
 
 
 def upload(tensor: torch.Tensor, device: Any) -> torch.Tensor:
-    """A tensor of the host on a device, from page-locked memory where that makes it no wait."""
+    """Copy a host tensor to a device; to CUDA from page-locked memory, so that nothing waits."""
     target = torch.device(device or "cpu")
     if target.type != "cuda":
         return tensor.to(target)
     return tensor.pin_memory().to(target, non_blocking=True)
 
 
-def keep_at_hand(scheduler: Any) -> Any:
-    """Have a fresh scheduler's steps take their times from a copy in the host's memory.
+def use_host_timesteps(scheduler: Any) -> None:
+    """Have the steps of a fresh scheduler read their timesteps from a copy in host memory.
 
-    The copy is made at the first step, once for all: by then the pipeline has its own list of
-    them. The values are the same, so no bit changes.
+    The copy is made at the first step: by then the pipeline has a list of timesteps of its own.
+
+    Read against diffusers 0.42.1. Relies on `step(model_output, timestep, ...)`, on the attribute
+    `timesteps`, and on pipelines that call `step` once for each of them, in their order.
     """
     step = scheduler.step
-    times: list[Any] = []
+    if list(inspect.signature(step).parameters)[:2] != ["model_output", "timestep"]:
+        raise _moved(scheduler, "step does not begin with model_output and timestep")
+    timesteps: list[torch.Tensor] = []
+    copied = False
 
     @functools.wraps(step)
     def stepped(model_output: Any, timestep: Any, *args: Any, **kwargs: Any) -> Any:
-        if not times:
+        nonlocal copied
+        if not copied:
+            if "timesteps" not in vars(scheduler):
+                raise _moved(scheduler, "set_timesteps leaves no attribute timesteps")
             scheduler.timesteps = scheduler.timesteps.to("cpu", copy=True)
-            times.extend(reversed(scheduler.timesteps.unbind()))
-        return step(model_output, times.pop(), *args, **kwargs)
+            timesteps.extend(reversed(scheduler.timesteps.unbind()))
+            copied = True
+        if not timesteps:
+            raise _moved(scheduler, "step is called more often than there are timesteps")
+        return step(model_output, timesteps.pop(), *args, **kwargs)
 
     scheduler.step = stepped
-    return scheduler
 
 
-UPDATES = ("multistep_uni_p_bh_update", "multistep_uni_c_bh_update")
-"""UniPC's methods that predict a sample, and correct it."""
+def solve_on_device(scheduler: Any) -> None:
+    """Have the steps of a fresh UniPC scheduler solve their equations without a wait.
 
+    The noise levels are uploaded once, at the first update, and the solution is not checked: a
+    system without one gives values that are not finite, where diffusers raises an error.
 
-def solve_without_waiting(scheduler: Any) -> Any:
-    """Have the steps of a fresh UniPC scheduler not wait for the accelerator; others stay.
-
-    Its noise levels are brought there at the first step, all at once. The values are the same, so
-    no bit changes. A system without a solution ends in values that are not finite, and not in an
-    error.
+    Read against diffusers 0.42.1. Relies on `step` calling the methods in `UNIPC_UPDATES` with a
+    network's output first, and on their reading `self.sigmas` and calling `torch.linalg.solve`.
     """
-    there: list[torch.Tensor] = []
-    for name in UPDATES:
-        if hasattr(scheduler, name):
-            setattr(scheduler, name, _sparing_waits(scheduler, getattr(scheduler, name), there))
-    return scheduler
+    on_device: list[torch.Tensor] = []
+    for name in UNIPC_UPDATES:
+        patching.require_reference(scheduler.step, name, SOLVE)
+        update = patching.require(scheduler, name, SOLVE)
+        for part in ("sigmas", "linalg", "solve"):
+            patching.require_reference(update, part, SOLVE)
+        update = patching.with_globals(update, SOLVE, torch=_Torch())
+        setattr(scheduler, name, _with_sigmas_on_device(scheduler, update, on_device))
 
 
-def _sparing_waits(
-    scheduler: Any, update: Callable[..., torch.Tensor], there: list[torch.Tensor]
+def _with_sigmas_on_device(
+    scheduler: Any, update: Callable[..., torch.Tensor], on_device: list[torch.Tensor]
 ) -> Callable[..., torch.Tensor]:
-    """An update that finds the noise levels on the accelerator; the first one brings them."""
-    home = sys.modules[type(scheduler).__module__]
+    """An update that finds the noise levels on the accelerator; `on_device` keeps them there."""
 
     @functools.wraps(update)
     def updated(*args: Any, **kwargs: Any) -> torch.Tensor:
-        if not there:
-            answer = (*args, *kwargs.values())[0]
-            there.append(upload(scheduler.sigmas, answer.device))
-        with shadowed(scheduler, "sigmas", there[0]), shadowed(home, "torch", _Torch()):
+        output = (*args, *kwargs.values())[0]
+        on_host = scheduler.sigmas
+        if not on_device:
+            on_device.append(upload(on_host, output.device))
+        scheduler.sigmas = on_device[0]
+        try:
             return update(*args, **kwargs)
+        finally:
+            scheduler.sigmas = on_host
 
     return updated
 
 
+def _moved(scheduler: Any, what: str) -> IncompatibleLibrary:
+    return patching.incompatible(scheduler, f"{type(scheduler).__name__}: {what}", READ_TIMESTEPS)
+
+
 class _Torch:
-    """torch, as the module of the scheduler sees it during a step."""
+    """torch as UniPC's updates see it: it solves equations without checking the result."""
 
     linalg = SimpleNamespace(solve=lambda a, b: torch.linalg.solve_ex(a, b).result)
 

@@ -1,9 +1,8 @@
 """Prompts to embeddings, each distinct prompt encoded once.
 
-Owns the conventions of `encode_prompt` and a bounded memory of what was encoded. A prompt is
-always encoded alone, so its embedding never depends on the company it is sampled in. One thread
-may encode the prompts of a batch to come while another samples. Knows nothing of noise, steps or
-pixels.
+Owns the conventions of `encode_prompt` and a bounded cache of embeddings. A prompt is always
+encoded alone, so its embedding never depends on the batch it is sampled in. One thread may encode
+the prompts of a later batch while another samples.
 """
 
 import contextlib
@@ -21,8 +20,8 @@ from nightpress.diffusion_core.models.loading import LoadedModel
 from nightpress.diffusion_core.sampling.copy_to_host import CopyStream
 
 Embedding = Mapping[str, torch.Tensor]
-"""Argument of `__call__` -> its value for one image, (1, ...), in host memory, page-locked where
-there is an accelerator."""
+"""Argument of a pipeline's `__call__` -> its value for one image, (1, ...), in host memory that is
+page-locked where there is an accelerator."""
 
 LAYOUTS: tuple[tuple[str, ...], ...] = (
     ("prompt_embeds", "negative_prompt_embeds"),
@@ -43,24 +42,25 @@ LAYOUTS: tuple[tuple[str, ...], ...] = (
 """What `encode_prompt` returns, in order: Stable Diffusion; SDXL and SD3; PixArt and Sana; FLUX."""
 
 PROBES = ("", " ".join(["a"] * 70))
-"""Prompts of unequal length: where their embeddings differ in shape, they cannot share a batch."""
+"""A short and a long prompt: if their embeddings differ in shape, prompts cannot share a batch."""
 
 CACHE_BYTES = 512 * 2**20
+"""Host memory for embeddings, unless the caller sets another limit."""
 
 RowLora = tuple[str | None, float | None]
-"""The LoRA that rows name, and its scale: see `SamplingParams`."""
+"""`lora` and `lora_scale` of `SamplingParams`."""
 
 NO_LORA: RowLora = (None, None)
 
 Key = tuple[str, str, tuple[str, float] | None]
-"""`prompt` or `negative`, its text, and the LoRA that has a say in its embedding."""
+"""`prompt` or `negative`, its text, and the LoRA (name, scale) that affects its embedding."""
 
 
 class Conditioner:
     """Makes the prompt arguments of a pipeline's `__call__` for a batch.
 
-    Pipelines whose `encode_prompt` has one of the `LAYOUTS` get embeddings; any other gets the
-    strings themselves, and encodes them in every batch.
+    Pipelines whose `encode_prompt` returns one of the `LAYOUTS` get embeddings; any other pipeline
+    gets the strings and encodes them in every batch.
     """
 
     def __init__(self, model: LoadedModel, cache_bytes: int = CACHE_BYTES) -> None:
@@ -70,31 +70,30 @@ class Conditioner:
         self._takes_negative = model.takes_negative_prompt
         self._cache = EmbeddingCache(cache_bytes)
         self._encoding = threading.RLock()
-        self._side = CopyStream(model.device)
+        self._stream = CopyStream(model.device)
         self._layout = self._find_layout()
 
     @property
     def encodes(self) -> bool:
-        """Whether prompts are encoded here, once each; otherwise the pipeline does it."""
+        """Whether prompts are encoded here, once each, and not by the pipeline."""
         return self._layout is not None
 
     @contextlib.contextmanager
-    def alone(self) -> Iterator[None]:
-        """While it lasts no other thread encodes.
+    def exclusive(self) -> Iterator[None]:
+        """Keep all other threads from encoding for the length of a block.
 
-        For who changes the model, or moves a switch of torch's that all threads obey.
-
-        What is encoded afterwards sees the change.
+        Callers that modify the model, or change a setting of torch that all threads share, must
+        hold this. What is encoded afterwards sees the change.
         """
         with self._encoding:
             yield
-            self._side.follow()
+            self._stream.wait_for_current_stream()
 
-    def alike(self, negative_prompts: Sequence[str]) -> list[list[int]]:
-        """The rows that may share one call, as lists of places.
+    def group_by_call(self, negative_prompts: Sequence[str]) -> list[list[int]]:
+        """Group images that may share one call of the pipeline, by their places.
 
-        Pipelines that are given strings treat "no negative prompt" as a setting of the whole
-        call, so rows with one and rows without must not meet.
+        Pipelines that get strings treat "no negative prompt" as a setting of the whole call, so
+        images with a negative prompt and images without one need separate calls.
         """
         places = range(len(negative_prompts))
         if self.encodes:
@@ -112,12 +111,13 @@ class Conditioner:
         guided: bool,
         lora: RowLora = NO_LORA,
     ) -> dict[str, Any]:
-        """The arguments of `__call__` that carry these prompts, one image each.
+        """The arguments of `__call__` that carry these prompts, one for each image.
 
         Args:
-            negative_prompts: As many as `prompts`; "" asks for the pipeline's own default.
-            guided: Whether negative prompts are used at all.
-            lora: Which of the rows' LoRAs works while they are encoded.
+            prompts: (B,) of the images.
+            negative_prompts: (B,) likewise; "" for the pipeline's own default.
+            guided: whether negative prompts are used at all.
+            lora: the row LoRA that is active while they are encoded.
         """
         if not self.encodes:
             guided = guided and self._takes_negative
@@ -136,9 +136,9 @@ class Conditioner:
         guided: bool,
         lora: RowLora = NO_LORA,
     ) -> None:
-        """Encode what `arguments` will be asked for, as far as it is not encoded yet.
+        """Encode what `arguments` will need, unless it is cached already.
 
-        From any thread, beside any call; where pipelines are given strings it does nothing.
+        May be called from any thread, at any time. Does nothing for pipelines that get strings.
         """
         if self.encodes:
             self._embeddings(prompts, negative_prompts, guided, lora)
@@ -161,7 +161,7 @@ class Conditioner:
         return {"prompt": list(prompts)} | negative
 
     def _no_strings(self) -> dict[str, Any]:
-        """Pipelines whose `negative_prompt` is "" by default refuse it beside embeddings."""
+        """None for both strings: pipelines that default to "" refuse that beside embeddings."""
         names = ("prompt", "negative_prompt")
         return {
             n: None for n in names if n in pipeline_folder.call_parameters(type(self._pipeline))
@@ -170,20 +170,20 @@ class Conditioner:
     def _encode_pair(
         self, prompt: str, negative_prompt: str | None, lora: RowLora
     ) -> dict[str, torch.Tensor]:
-        working = self._row_loras.in_encoders(*lora)
-        positive = self._once(("prompt", prompt, working), self._encode)
+        active = self._row_loras.in_encoders(*lora)
+        positive = self._cached(("prompt", prompt, active), self._encode)
         if negative_prompt is None:
             return dict(positive)
-        negative = self._once(
-            ("negative", negative_prompt, working), lambda key: self._encode_negative(key, positive)
+        negative = self._cached(
+            ("negative", negative_prompt, active), lambda key: self._encode_negative(key, positive)
         )
         return {**positive, **negative}
 
-    def _once(self, key: Key, encode: Callable[[Key], Embedding]) -> Embedding:
-        """What is held under a key, or encoded now; of two threads that ask, one encodes."""
-        held = self._cache.get(key)
-        if held is not None:
-            return held
+    def _cached(self, key: Key, encode: Callable[[Key], Embedding]) -> Embedding:
+        """The cached embedding, or one encoded now; only one thread encodes at a time."""
+        cached = self._cache.get(key)
+        if cached is not None:
+            return cached
         with self._encoding:
             return self._cache.get(key) or self._cache.put(key, encode(key))
 
@@ -191,70 +191,76 @@ class Conditioner:
         _, prompt, lora = key
         if self._layout is None:
             raise SamplingError("this pipeline encodes its prompts itself")
-        self._row_loras.encode_with(*(lora or NO_LORA))
+        self._row_loras.use_for_encoding(*(lora or NO_LORA))
         embedding = self._call(self._layout, prompt=prompt, do_classifier_free_guidance=False)
         return {name: embedding[name] for name in _positive(embedding)}
 
     def _encode_negative(self, key: Key, positive: Embedding) -> Embedding:
-        """Encode a negative prompt beside any positive, which only lends its shape.
+        """Encode a negative prompt; any positive embedding will do, as only its shape is used.
 
-        It is not the same as encoding it as a prompt: SDXL may replace an empty one by zeros, and
-        Sana puts an instruction before prompts only.
+        Encoding it as if it were a prompt would differ: SDXL may replace an empty negative prompt
+        by zeros, and Sana puts an instruction before prompts only.
         """
         _, negative_prompt, lora = key
         if self._layout is None:
             raise SamplingError("this pipeline encodes its prompts itself")
-        self._row_loras.encode_with(*(lora or NO_LORA))
-        given = {"negative_prompt": negative_prompt} if negative_prompt else {}
+        self._row_loras.use_for_encoding(*(lora or NO_LORA))
+        text = {"negative_prompt": negative_prompt} if negative_prompt else {}
         embedding = self._call(
-            self._layout, prompt=None, do_classifier_free_guidance=True, **given, **positive
+            self._layout, prompt=None, do_classifier_free_guidance=True, **text, **positive
         )
         return {name: embedding[name] for name in _negative(embedding)}
 
-    def _call(self, layout: tuple[str, ...], **given: Any) -> dict[str, torch.Tensor]:
+    def _call(self, layout: tuple[str, ...], **arguments: Any) -> dict[str, torch.Tensor]:
+        """Call `encode_prompt`; empty if what it returns does not have this layout."""
         encode = self._pipeline.encode_prompt
-        takes = inspect.signature(encode).parameters
+        parameters = inspect.signature(encode).parameters
         always = {"device": torch.device(self._device), "num_images_per_prompt": 1}
-        arguments = self._call_defaults(takes) | always | given
-        with torch.inference_mode(), self._side.entered():
+        arguments = self._call_defaults(parameters) | always | arguments
+        with torch.inference_mode(), self._stream.as_current():
             values = encode(
-                **{name: self._there(v) for name, v in arguments.items() if name in takes}
+                **{name: self._on_device(v) for name, v in arguments.items() if name in parameters}
             )
             if not isinstance(values, tuple) or len(values) != len(layout):
                 return {}
             copies = {
-                name: self._side.copy_to_host(value)
+                name: self._stream.copy_to_host(value)
                 for name, value in zip(layout, values, strict=True)
                 if name != "text_ids" and isinstance(value, torch.Tensor)
             }
         return {name: copy.tensor() for name, copy in copies.items()}
 
-    def _there(self, value: Any) -> Any:
-        """A tensor on the device; anything else as it is."""
+    def _on_device(self, value: Any) -> Any:
+        """Move a tensor to the device; anything else stays as it is."""
         return value.to(self._device) if isinstance(value, torch.Tensor) else value
 
-    def _call_defaults(self, takes: Mapping[str, Any]) -> dict[str, Any]:
-        """What `__call__` itself would hand to `encode_prompt`, such as Sana's instruction."""
+    def _call_defaults(self, parameters: Mapping[str, Any]) -> dict[str, Any]:
+        """What `__call__` would pass to `encode_prompt` by default, such as Sana's instruction."""
         skipped = {"prompt", "clean_caption"}
         return {
             name: parameter.default
             for name, parameter in pipeline_folder.call_parameters(type(self._pipeline)).items()
-            if name in takes and name not in skipped and parameter.default is not parameter.empty
+            if name in parameters
+            and name not in skipped
+            and parameter.default is not parameter.empty
         }
 
     def _find_layout(self) -> tuple[str, ...] | None:
-        """The layout whose names `__call__` takes and whose shape `encode_prompt` returns."""
+        """The layout that `__call__` accepts and `encode_prompt` returns; None if there is none."""
         if not hasattr(self._pipeline, "encode_prompt"):
             return None
         return next((layout for layout in LAYOUTS if self._fits(layout)), None)
 
     def _fits(self, layout: tuple[str, ...]) -> bool:
-        takes = set(pipeline_folder.call_parameters(type(self._pipeline)))
-        asked = {n for n in takes if n.endswith(("_embeds", "_mask")) and "ip_adapter" not in n}
+        accepted = {
+            name
+            for name in pipeline_folder.call_parameters(type(self._pipeline))
+            if name.endswith(("_embeds", "_mask")) and "ip_adapter" not in name
+        }
         encodes = inspect.signature(self._pipeline.encode_prompt).parameters
         if _negative(layout) and "negative_prompt" not in encodes:
             return False
-        if _positive(asked) != _positive(layout):
+        if _positive(accepted) != _positive(layout):
             return False
         short, long = (
             self._call(layout, prompt=prompt, do_classifier_free_guidance=False)
@@ -277,28 +283,28 @@ def _negative(names: Iterable[str]) -> set[str]:
 
 
 class EmbeddingCache:
-    """The embeddings used last, in at most so many bytes of host memory; for several threads."""
+    """The most recently used embeddings, in at most `max_bytes` of host memory; thread-safe."""
 
     def __init__(self, max_bytes: int) -> None:
         self._max_bytes = max_bytes
-        self._held: OrderedDict[Hashable, Embedding] = OrderedDict()
+        self._embeddings: OrderedDict[Hashable, Embedding] = OrderedDict()
         self._bytes = 0
         self._lock = threading.Lock()
 
     def get(self, key: Hashable) -> Embedding | None:
-        """What was put under the key, if it is still held."""
+        """The embedding of a key; None if it was never put, or was dropped since."""
         with self._lock:
-            if key in self._held:
-                self._held.move_to_end(key)
-            return self._held.get(key)
+            if key in self._embeddings:
+                self._embeddings.move_to_end(key)
+            return self._embeddings.get(key)
 
     def put(self, key: Hashable, embedding: Embedding) -> Embedding:
-        """Hold an embedding, and let go of those unused for longest."""
+        """Keep an embedding, and drop the least recently used ones that no longer fit."""
         with self._lock:
-            self._held[key] = embedding
+            self._embeddings[key] = embedding
             self._bytes += _num_bytes(embedding)
-            while self._bytes > self._max_bytes and len(self._held) > 1:
-                _, dropped = self._held.popitem(last=False)
+            while self._bytes > self._max_bytes and len(self._embeddings) > 1:
+                _, dropped = self._embeddings.popitem(last=False)
                 self._bytes -= _num_bytes(dropped)
         return embedding
 

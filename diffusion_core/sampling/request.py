@@ -1,4 +1,4 @@
-"""What an image is asked for with. Light: importing it loads no framework."""
+"""What an image is made from. Importing this loads no framework."""
 
 from dataclasses import dataclass
 
@@ -10,14 +10,15 @@ class SamplingParams:
     width: int
     """Pixels."""
     height: int
+    """Pixels."""
     num_inference_steps: int
     guidance_scale: float
     scheduler: str = "default"
-    """One of `schedulers.SAMPLER_NAMES`."""
+    """One of `samplers.SAMPLER_NAMES`."""
     lora: str | None = None
-    """The one of `ModelSpec.row_loras` that works on them, by its label."""
+    """Label of the LoRA of `ModelSpec.row_loras` that is active; None for none of them."""
     lora_scale: float | None = None
-    """How strongly; None for its own scale."""
+    """Scale of that LoRA; None for the scale in the job."""
 
 
 @dataclass(frozen=True)
@@ -29,4 +30,4 @@ class ImageRequest:
     """"" for the pipeline's own default."""
     seed: int
     guidance_scale: float | None = None
-    """Its own, where the model takes one of each image: see `Sampler.supports_per_image_guidance`."""
+    """This image's own scale, where `Sampler.supports_per_image_guidance`; None for the batch's."""

@@ -1,4 +1,4 @@
-"""What a diffusers scheduler's configuration says of the process and the prediction target."""
+"""The noise process and the prediction type that a diffusers scheduler's configuration names."""
 
 from collections.abc import Mapping
 from typing import Any, get_args
@@ -15,10 +15,10 @@ from nightpress.diffusion_core.theory.prediction import PREDICTION_TYPES, Predic
 
 
 def prediction_type_of(config: Mapping[str, Any]) -> PredictionType:
-    """What a denoiser answers, from the configuration of its diffusers scheduler.
+    """What a denoiser predicts, from the configuration of its diffusers scheduler.
 
     Raises:
-        SettingsError: a parametrisation that is not one of `PREDICTION_TYPES`.
+        SettingsError: the prediction type is not one of `PREDICTION_TYPES`.
     """
     if samplers.is_flow(config):
         return "flow_prediction"
@@ -26,16 +26,16 @@ def prediction_type_of(config: Mapping[str, Any]) -> PredictionType:
     for kind in PREDICTION_TYPES:
         if kind == named:
             return kind
-    raise SettingsError(f"prediction_type {named!r}: known are {', '.join(PREDICTION_TYPES)}")
+    raise SettingsError(f"prediction_type {named!r}: must be one of {', '.join(PREDICTION_TYPES)}")
 
 
 def process_of(config: Mapping[str, Any]) -> NoiseProcess:
-    """The process that a diffusers scheduler walks back, from its configuration.
+    """The noise process that a diffusers scheduler reverses, from its configuration.
 
-    A shift that depends on the image's size is left out: it is a matter of sampling.
+    A shift that depends on the size of the image is left out: it belongs to sampling.
 
     Raises:
-        SettingsError: betas that follow none of the known schedules.
+        SettingsError: the betas follow none of the known schedules.
     """
     num_steps = int(config.get("num_train_timesteps", 1000))
     if samplers.is_flow(config):
@@ -45,8 +45,8 @@ def process_of(config: Mapping[str, Any]) -> NoiseProcess:
     kind: Any = config.get("beta_schedule")
     trained = config.get("trained_betas") is not None
     if trained or kind not in get_args(BetaSchedule):
-        told, known = "trained_betas" if trained else repr(kind), ", ".join(get_args(BetaSchedule))
-        raise SettingsError(f"beta_schedule {told}: known are {known}")
+        value, known = "trained_betas" if trained else repr(kind), ", ".join(get_args(BetaSchedule))
+        raise SettingsError(f"beta_schedule {value}: must be one of {known}")
     return NoiseSchedule(
         num_steps=num_steps,
         kind=kind,

@@ -1,8 +1,4 @@
-"""Sampler names and the fresh diffusers schedulers that they stand for.
-
-Knows what each name means and which names fit what a model predicts. Knows nothing of pipelines
-beyond the arguments that they hand to a scheduler.
-"""
+"""Sampler names, and the diffusers scheduler that each of them stands for."""
 
 import inspect
 import math
@@ -24,15 +20,15 @@ SCHEDULERS: dict[str, tuple[str, dict[str, Any]]] = {
     "lcm": ("LCMScheduler", {}),
     "flow-euler": ("FlowMatchEulerDiscreteScheduler", {}),
 }
-"""Sampler name without a suffix -> diffusers class and what sets it apart."""
+"""Sampler name without its suffix -> diffusers class, and the settings that distinguish it."""
 
 SPACINGS: dict[str, dict[str, Any]] = {
     "": {},
     "-karras": {"use_karras_sigmas": True},
     "-trailing": {"timestep_spacing": "trailing"},
 }
-"""Suffix of a sampler's name -> how it spaces its steps. Karras et al. 2022, eq. 5; from the very
-last timestep on, Lin et al. 2024, table 2, as models that were distilled to few steps need it."""
+"""Suffix of a sampler's name -> how its steps are spaced: as in Karras et al. 2022, eq. 5, or from
+the very last timestep on, Lin et al. 2024, table 2, which models distilled to few steps need."""
 
 PROCESS_KEYS = (
     "num_train_timesteps",
@@ -42,19 +38,19 @@ PROCESS_KEYS = (
     "trained_betas",
     "prediction_type",
 )
-"""What the model was trained with: never left to the defaults of another scheduler class."""
+"""What the model was trained with, so never taken from the defaults of another scheduler class."""
 
 LCM_STEPS = 50
-"""`original_inference_steps` of LCMScheduler, the most that it can take."""
+"""`original_inference_steps` of LCMScheduler, the most steps that it can take."""
 
 
 def make(name: str, config: Mapping[str, Any]) -> Any:
-    """A fresh scheduler; schedulers hold the state of a loop, so every batch has its own.
+    """Make a fresh scheduler; schedulers hold the state of a loop, so every batch needs its own.
 
     Args:
-        name: One of `SAMPLER_NAMES`.
-        config: Of the model's own scheduler, with its `_class_name`. Its process (betas,
-            prediction type, flow shift) is kept; the solver is what `name` says.
+        name: one of `SAMPLER_NAMES`.
+        config: the configuration of the model's own scheduler, `_class_name` included. Its process
+            (betas, prediction type, flow shift) is kept; `name` decides the solver.
 
     Raises:
         SettingsError: an unknown name, or one that does not fit what the model predicts.
@@ -65,7 +61,7 @@ def make(name: str, config: Mapping[str, Any]) -> Any:
         same = {key: value for key, value in config.items() if key != "_use_default_values"}
         return getattr(diffusers, config["_class_name"]).from_config(same)
     if name not in SAMPLER_NAMES:
-        raise SettingsError(f"no sampler {name!r}; one of: {', '.join(SAMPLER_NAMES)}")
+        raise SettingsError(f"scheduler {name!r}: must be one of {', '.join(SAMPLER_NAMES)}")
     solver, suffix = solver_and_suffix(name)
     class_name, settings = SCHEDULERS[solver]
     settings = settings | {"use_karras_sigmas": False} | SPACINGS[suffix]
@@ -76,7 +72,7 @@ def make(name: str, config: Mapping[str, Any]) -> Any:
 
 
 def solver_and_suffix(name: str) -> tuple[str, str]:
-    """A sampler's name in two: `euler`, `-karras`; the suffix is one of `SPACINGS`."""
+    """Split a sampler's name, such as `euler-karras`, into `euler` and one of `SPACINGS`."""
     suffix = next(end for end in reversed(SPACINGS) if name.endswith(end))
     return name.removesuffix(suffix), suffix
 
@@ -87,10 +83,10 @@ def max_steps(name: str, num_train_timesteps: int) -> int:
 
 
 def is_uneven(num_inference_steps: int, num_train_timesteps: int) -> bool:
-    """Whether diffusers divides the process into one trailing step too many, as with 61 of 1000.
+    """Whether diffusers makes one trailing timestep too many, as it does for 61 steps of 1000.
 
-    It counts down from the end by a fraction whose rounding leaves it just above 0 at its end, and
-    the step more is one at timestep -1, where DDIM and DDPM take the sample for pure noise.
+    It counts down by a fraction; where rounding leaves it just above 0 at the end, it adds a step
+    at timestep -1, where DDIM and DDPM take the sample for pure noise.
     """
     step = num_train_timesteps / num_inference_steps
     return math.ceil(num_train_timesteps / step) != num_inference_steps
@@ -100,8 +96,8 @@ def check_steps(scheduler: Any, num_inference_steps: int) -> None:
     """Refuse a number of steps that the scheduler cannot take.
 
     Raises:
-        SettingsError: more steps than the process has, fewer than one, or a number into which
-            diffusers cannot divide the process.
+        SettingsError: more steps than the process has, fewer than one, or a number for which
+            diffusers makes one trailing timestep too many.
     """
     most = int(scheduler.config.get("num_train_timesteps", 1000))
     if type(scheduler).__name__ == "LCMScheduler":
@@ -113,13 +109,13 @@ def check_steps(scheduler: Any, num_inference_steps: int) -> None:
         )
     if _is_trailing(scheduler) and is_uneven(num_inference_steps, most):
         raise SettingsError(
-            f"num_inference_steps {num_inference_steps}: {type(scheduler).__name__} makes one more "
-            "of them with trailing timesteps; take one more or one less"
+            f"num_inference_steps {num_inference_steps}: {type(scheduler).__name__} would take one "
+            "more with trailing timesteps; use one step more or one fewer"
         )
 
 
 def _is_trailing(scheduler: Any) -> bool:
-    """Whether it spaces its steps so; a consistency scheduler and flows have their own ways."""
+    """Whether its timesteps are trailing; LCM and flow schedulers have spacings of their own."""
     config = {**scheduler.config, "_class_name": type(scheduler).__name__}
     spaced = config.get("timestep_spacing") == "trailing" and not config.get("use_karras_sigmas")
     return spaced and config["_class_name"] != "LCMScheduler" and not is_flow(config)
@@ -127,9 +123,11 @@ def _is_trailing(scheduler: Any) -> bool:
 
 def _diffusion_settings(name: str, config: Mapping[str, Any]) -> dict[str, Any]:
     if name == "flow-euler":
-        raise SettingsError("flow-euler is for flow-matching models, and this one predicts noise")
+        raise SettingsError(
+            "scheduler flow-euler is for flow-matching models, and this one predicts noise"
+        )
     kept = {key: config[key] for key in PROCESS_KEYS if key in config}
-    # Latents go past 1; DDPM and DDIM would clip them where the model's own class never could.
+    # Latents exceed 1. DDPM and DDIM would clip them, even where the model's own class cannot.
     return kept | {"clip_sample": bool(config.get("clip_sample", False))}
 
 
@@ -140,15 +138,15 @@ def _flow_settings(name: str, config: Mapping[str, Any]) -> dict[str, Any]:
         return train | {"shift": shift}
     if name not in ("dpmsolver++", "dpmsolver-sde", "unipc"):
         raise SettingsError(
-            f"{name} is for diffusion models, and this one matches a flow; its samplers are among: "
+            f"scheduler {name} is for diffusion models, and this one matches a flow; it may take "
             "default, flow-euler, dpmsolver++, dpmsolver-sde, unipc"
         )
     flow = {"use_flow_sigmas": True, "prediction_type": "flow_prediction", "flow_shift": shift}
     return train | flow
 
 
-def _build(owner: Any, config: Mapping[str, Any], settings: dict[str, Any]) -> Any:
-    known = inspect.signature(owner.__init__).parameters
-    return owner.from_config(
+def _build(scheduler_class: Any, config: Mapping[str, Any], settings: dict[str, Any]) -> Any:
+    known = inspect.signature(scheduler_class.__init__).parameters
+    return scheduler_class.from_config(
         dict(config), **{key: value for key, value in settings.items() if key in known}
     )

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from nightpress.diffusion_core.errors import SettingsError
-from nightpress.diffusion_core.theory.latents import denormalize, normalize
+from nightpress.diffusion_core.models.latent_scaling import scale_latents, unscale_latents
 from nightpress.diffusion_core.training.objectives import AutoencoderObjective, autoencoder_terms
 
 if TYPE_CHECKING:
@@ -106,13 +106,14 @@ def encode(autoencoder: "AutoencoderKL", images: Tensor) -> Tensor:
 
     These are the posterior's means, shifted and scaled as the configuration says.
     """
-    return normalize(autoencoder.config, autoencoder.encode(images).latent_dist.mean)
+    mean: Tensor = autoencoder.encode(images).latent_dist.mean
+    return scale_latents(mean, autoencoder.config)
 
 
 @torch.no_grad()
 def decode(autoencoder: "AutoencoderKL", latents: Tensor) -> Tensor:
     """Decode latents (B, C, h, w), as `encode` makes them, to images in about [-1, 1]."""
-    pixels: Tensor = autoencoder.decode(denormalize(autoencoder.config, latents)).sample
+    pixels: Tensor = autoencoder.decode(unscale_latents(latents, autoencoder.config)).sample
     return pixels
 
 

@@ -20,11 +20,11 @@ import torch
 from torch import Generator, Tensor, nn
 
 from nightpress.diffusion_core.errors import SettingsError, UnsupportedModel, one_line
+from nightpress.diffusion_core.models.latent_scaling import scale_latents
 from nightpress.diffusion_core.models.loading import LoadedModel
 from nightpress.diffusion_core.models.lora_files import require_peft
 from nightpress.diffusion_core.sampling.prompt_embeddings import CACHE_BYTES, EmbeddingCache
 from nightpress.diffusion_core.sampling.scheduler_config import prediction_type_of, process_of
-from nightpress.diffusion_core.theory.latents import normalize
 from nightpress.diffusion_core.theory.noise import add_noise
 from nightpress.diffusion_core.theory.prediction import target
 from nightpress.diffusion_core.training.denoiser_calls import CallRecorder, CallTemplate
@@ -127,7 +127,7 @@ class LoraTraining(nn.Module):
             latents = posterior.mean if generator is None else posterior.sample(generator)
         else:
             latents = encoded.latent
-        return self._packed(normalize(vae.config, latents)).float()
+        return self._packed(scale_latents(latents, vae.config)).float()
 
     @torch.no_grad()
     def encode_prompts(self, prompts: Sequence[str]) -> dict[str, Tensor]:

@@ -18,7 +18,7 @@ from nightpress.diffusion_core.errors import (
     ModelNotFound,
     SettingsError,
     UnsafeWeights,
-    in_one_line,
+    as_model_error,
     one_line,
 )
 from nightpress.diffusion_core.silence_libraries import no_progress_bars
@@ -66,7 +66,7 @@ def saved_module(folder: Path, allowed: Sequence[str]) -> nn.Module:
         raise ModelError(f"{folder}: holds a {name}; must be one of {', '.join(allowed)}")
     if not any(folder.glob("*.safetensors")):
         raise UnsafeWeights(f"{folder}: holds no safetensors file, the only allowed format")
-    with in_one_line(f"{folder}: cannot load {name}"), no_progress_bars():
+    with as_model_error(f"{folder}: cannot load {name}"), no_progress_bars():
         module: nn.Module = _owner(name).from_pretrained(
             folder, local_files_only=True, use_safetensors=True, dtype=torch.float32
         )

@@ -22,7 +22,7 @@ from nightpress.diffusion_core.errors import (
     OutOfMemory,
     SamplingError,
     SettingsError,
-    in_one_line,
+    as_model_error,
 )
 from nightpress.diffusion_core.models.loading import (
     DType,
@@ -262,7 +262,7 @@ class _Bench:
 
     def _candidate(self, spec: ModelSpec) -> Candidate:
         setup = self._setup
-        with in_one_line("the model does not load"):
+        with as_model_error("the model does not load"):
             model = load(setup.folder, spec, setup.device, setup.lora_files)
         return Candidate(model, setup.workload)
 

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
-from nightpress.diffusion_core.acceleration.compilation import compilation_told
+from nightpress.diffusion_core.acceleration.compilation import on_compilation
 from nightpress.diffusion_core.errors import DeviceError, OutOfMemory
 from nightpress.diffusion_core.sampling.sampler import SampledBatch, Sampler
 from nightpress.pipelines.records import FailureType
@@ -132,4 +132,4 @@ class BatchSampler:
         if not self._may_compile:
             return nullcontext()
         switch = self._timeline.switch
-        return compilation_told(lambda: switch(Activity.COMPILING), lambda: switch(Activity.BUSY))
+        return on_compilation(lambda: switch(Activity.COMPILING), lambda: switch(Activity.BUSY))

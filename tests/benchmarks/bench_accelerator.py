@@ -88,7 +88,7 @@ class Setup:
         shared = shared if dtype == self.dtype else None
         try:
             pipeline = make(self.architecture, self.scale, dtype, self.device, shared)
-            apply.apply(apply.Parts(pipeline, type(pipeline), dtype), way.speed)
+            apply.apply_speed(apply.Parts(pipeline, type(pipeline), dtype), way.speed)
         except torch.OutOfMemoryError as error:
             raise OutOfMemory(str(error).split(".")[0]) from error
         return loaded(pipeline, self.architecture, dtype, self.device, way.speed)

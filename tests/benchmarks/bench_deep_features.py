@@ -20,7 +20,7 @@ import torch
 from bench_speed import work_of
 from meters import counted_flops
 
-from nightpress.diffusion_core.acceleration.deepcache import reusing_deep_features
+from nightpress.diffusion_core.acceleration.deepcache import reuse_deep_features
 from nightpress.diffusion_core.models.loading import ModelSpec, load
 from nightpress.diffusion_core.sampling.request import ImageRequest
 from nightpress.diffusion_core.sampling.sampler import Sampler
@@ -50,7 +50,7 @@ class Bench:
     def _reuse(self, interval: int) -> contextlib.AbstractContextManager[Any]:
         if interval == PLAIN:
             return contextlib.nullcontext()
-        return reusing_deep_features(self._model.pipeline.unet, interval, self._branch)
+        return reuse_deep_features(self._model.pipeline.unet, interval, self._branch)
 
     def flops(self, batch: Sequence[ImageRequest], interval: int) -> int:
         """Of the sampling of a batch."""

@@ -1,4 +1,4 @@
-"""Tiny models, saved and loaded once for the whole test session."""
+"""Tiny models, saved and loaded once for the whole test session, and other fixtures."""
 
 import functools
 from collections.abc import Callable
@@ -11,24 +11,25 @@ from support import tiny_models
 
 from nightpress.diffusion_core.models import loading
 from nightpress.diffusion_core.models.loading import LoadedModel, ModelSpec
+from nightpress.diffusion_core.sampling import no_sync, schedulers
 
 
 @pytest.fixture(scope="session", autouse=True)
 def one_thread() -> None:
-    """What an actor has, and what the law of equal bits asks for."""
+    """One thread, as an actor has, and as batch invariance needs on a CPU."""
     torch.set_num_threads(1)
 
 
 @pytest.fixture(autouse=True)
 def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """No test reads or writes the caches of whoever runs it."""
+    """A cache folder of the test's own, so that it never touches the caches of who runs it."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     return tmp_path / "cache" / "nightpress"
 
 
 @pytest.fixture(scope="session")
 def saved(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    """Family -> the folder of its tiny model; tests must not change it."""
+    """Family -> the folder of its tiny model, which tests must not change."""
 
     @functools.cache
     def save(family: str) -> Path:
@@ -39,7 +40,7 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
 
 @pytest.fixture(scope="session")
 def loaded(saved: Callable[[str], Path]) -> Callable[[str], LoadedModel]:
-    """Family -> its tiny model as nightpress loads it."""
+    """Family -> its tiny model, loaded by nightpress."""
 
     @functools.cache
     def load(family: str) -> LoadedModel:
@@ -50,7 +51,7 @@ def loaded(saved: Callable[[str], Path]) -> Callable[[str], LoadedModel]:
 
 @pytest.fixture
 def plain(saved: Callable[[str], Path]) -> Callable[[str], Any]:
-    """Family -> its tiny model as plain diffusers loads it."""
+    """Family -> its tiny model, loaded by plain diffusers."""
 
     def load(family: str) -> Any:
         from diffusers import DiffusionPipeline
@@ -60,3 +61,10 @@ def plain(saved: Callable[[str], Path]) -> Callable[[str], Any]:
         return pipeline
 
     return load
+
+
+@pytest.fixture
+def no_sync_on_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Install the no-sync patches on a CPU too, where a sampler leaves schedulers as they are."""
+    make = schedulers.make
+    monkeypatch.setattr(schedulers, "make", lambda *args: no_sync.install(make(*args)))

@@ -14,7 +14,7 @@ import torch
 
 from nightpress.diffusion_core import builtin
 from nightpress.diffusion_core.acceleration import apply, attention, quantization
-from nightpress.diffusion_core.acceleration.deepcache import reusing_deep_features
+from nightpress.diffusion_core.acceleration.deepcache import reuse_deep_features
 from nightpress.diffusion_core.errors import ModelError, SamplingError, SettingsError
 from nightpress.diffusion_core.models import loading
 from nightpress.diffusion_core.models.loading import LoadedModel, ModelSpec
@@ -153,7 +153,7 @@ def test_channels_last_is_how_the_weights_lie_in_memory(saved: Saved) -> None:
 def test_deep_features_are_those_of_the_block_around_the_call(saved: Saved, loaded: Loaded) -> None:
     shallow = pixels(faster(saved("sd"), deep_features={"interval": 3, "branch": 1}))
     plain = loaded("sd")
-    with reusing_deep_features(plain.pipeline.unet, 3, 1):
+    with reuse_deep_features(plain.pipeline.unet, 3, 1):
         by_hand = pixels(plain)
     assert (shallow == by_hand).all()
     assert (shallow != pixels(plain)).any()
@@ -221,7 +221,7 @@ def test_attention_is_broadcast_between_its_timesteps_only(saved: Saved, loaded:
 
 def test_a_first_block_cache_works_on_one_image_at_a_time(saved: Saved) -> None:
     loaded = faster(saved("flux"), first_block_cache={"threshold": 0.5})
-    with pytest.raises(SettingsError, match="that holds 1, not 3"):
+    with pytest.raises(SettingsError, match="batch size 3: must be 1 with first_block_cache"):
         pixels(loaded)
     alone = [pixels(loaded, [request], 1) for request in REQUESTS]
     assert (pixels(loaded, REQUESTS[2:], 1) == alone[2]).all()
@@ -308,8 +308,8 @@ def test_a_decoder_in_half_precision_is_upcast_only_where_it_has_to_be(
 
 
 def test_an_upcast_that_does_not_happen_cannot_be_left_out(saved: Saved) -> None:
-    assert "with model.dtype: float16 only" in refusal(saved("sdxl"), force_upcast=False)
-    assert "does not decode this VAE in float32" in refusal(
+    assert "only with model.dtype: float16" in refusal(saved("sdxl"), force_upcast=False)
+    assert "does not decode in float32 with this VAE" in refusal(
         saved("sd"), "float16", force_upcast=False
     )
 
@@ -408,7 +408,7 @@ def test_blocks_are_compiled_where_a_network_names_them(
     from diffusers import UNet2DConditionModel
 
     monkeypatch.setattr(UNet2DConditionModel, "_repeated_blocks", [])
-    assert "names no blocks that it repeats; full does" in refusal(saved("sd"), compile="regional")
+    assert "names no repeated blocks; use full" in refusal(saved("sd"), compile="regional")
 
 
 def test_a_configuration_that_makes_no_network_is_said_in_a_line(
@@ -419,6 +419,6 @@ def test_a_configuration_that_makes_no_network_is_said_in_a_line(
     path = folder / "unet" / "config.json"
     config = json.loads(path.read_text())
     path.write_text(json.dumps(config | {"down_block_types": ["MagicBlock"] * 2}))
-    with pytest.raises(ModelError, match="unet: no UNet2DConditionModel") as caught:
+    with pytest.raises(ModelError, match="unet: not a valid UNet2DConditionModel") as caught:
         loading.describe(folder, spec_of(folder, channels_last=True))
     assert len(str(caught.value).splitlines()) == 1

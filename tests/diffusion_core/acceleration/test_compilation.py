@@ -7,7 +7,7 @@ import torch
 import torch._dynamo
 from torch._dynamo.callback import callback_handler
 
-from nightpress.diffusion_core.acceleration.compilation import compilation_told
+from nightpress.diffusion_core.acceleration.compilation import on_compilation
 
 
 @pytest.fixture(autouse=True)
@@ -26,7 +26,7 @@ def test_each_shape_is_told_once_and_a_shape_that_is_known_is_not() -> None:
     compiled = network()
     for rows, heard in ((2, ["begins", "ends"]), (2, []), (3, ["begins", "ends"]), (2, [])):
         told.clear()
-        with compilation_told(lambda: told.append("begins"), lambda: told.append("ends")):
+        with on_compilation(lambda: told.append("begins"), lambda: told.append("ends")):
             compiled(torch.zeros(rows, 4))
         assert told == heard
 
@@ -39,7 +39,7 @@ def test_the_end_is_told_though_the_compiler_fails() -> None:
 
     compiled = network(failing)
     with (
-        compilation_told(lambda: told.append("begins"), lambda: told.append("ends")),
+        on_compilation(lambda: told.append("begins"), lambda: told.append("ends")),
         pytest.raises(torch._dynamo.exc.BackendCompilerFailed, match="no such operation"),
     ):
         compiled(torch.zeros(2, 4))
@@ -50,7 +50,7 @@ def test_nobody_is_told_any_more_afterwards_even_if_torch_has_forgotten_him() ->
     before = len(callback_handler.start_callbacks), len(callback_handler.end_callbacks)
     told: list[str] = []
     for forgets in (False, True):
-        with compilation_told(lambda: told.append("begins"), lambda: told.append("ends")):
+        with on_compilation(lambda: told.append("begins"), lambda: told.append("ends")):
             if forgets:
                 torch._dynamo.reset()
     network()(torch.zeros(2, 4))

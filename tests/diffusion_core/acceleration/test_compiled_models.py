@@ -12,8 +12,8 @@ import torch._inductor
 from support import tiny_loras, tiny_models
 from torch._dynamo.utils import counters
 
-from nightpress.diffusion_core.acceleration import apply
-from nightpress.diffusion_core.acceleration.compilation import compilation_told
+from nightpress.diffusion_core.acceleration import compilation
+from nightpress.diffusion_core.acceleration.compilation import on_compilation
 from nightpress.diffusion_core.errors import SamplingError
 from nightpress.diffusion_core.models import loading
 from nightpress.diffusion_core.models.loading import LoadedModel, ModelSpec
@@ -59,7 +59,7 @@ def test_compiled_blocks_keep_the_law_and_are_found_again_on_disk(
 ) -> None:
     fast = compiled(saved("sd"))
     told: list[str] = []
-    with compilation_told(lambda: told.append("begins"), lambda: told.append("ends")):
+    with on_compilation(lambda: told.append("begins"), lambda: told.append("ends")):
         together = pixels(fast)
         assert told == ["begins", "ends"] * (len(told) // 2) != []
         told.clear()
@@ -73,7 +73,7 @@ def test_compiled_blocks_keep_the_law_and_are_found_again_on_disk(
 
     # A shape too many is an error: torch's own way is to go on uncompiled, with other bits.
     with monkeypatch.context() as few:
-        few.setattr(apply, "MAX_GRAPHS", 1)
+        few.setattr(compilation, "MAX_GRAPHS", 1)
         with pytest.raises(SamplingError, match="more than 1 shapes"):
             Sampler(fast, 2).sample(REQUESTS, replace(PARAMS, width=32))
     assert (pixels(fast) == together).all()

@@ -1,7 +1,9 @@
 import dataclasses
 import functools
 import math
+import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any
 
@@ -12,7 +14,7 @@ from support import tiny_models
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from nightpress.diffusion_core.acceleration.deepcache import reusing_deep_features
+from nightpress.diffusion_core.acceleration.deepcache import reuse_deep_features
 from nightpress.diffusion_core.builtin import folder
 from nightpress.diffusion_core.errors import SettingsError
 from nightpress.diffusion_core.models import loading
@@ -93,7 +95,7 @@ def test_an_interval_of_one_changes_no_bit(
     family: str, params: SamplingParams, models: Loaded
 ) -> None:
     expected = sample(models(family), params)
-    with reusing_deep_features(models(family).pipeline.unet, interval=1):
+    with reuse_deep_features(models(family).pipeline.unet, interval=1):
         np.testing.assert_array_equal(sample(models(family), params), expected)
 
 
@@ -103,7 +105,7 @@ def test_whole_steps_are_plain_steps_and_the_others_are_not(
     family: str, params: SamplingParams, models: Loaded
 ) -> None:
     unet = models(family).pipeline.unet
-    with watched(unet) as calls, reusing_deep_features(unet, interval=3):
+    with watched(unet) as calls, reuse_deep_features(unet, interval=3):
         sample(models(family), params)
     with torch.inference_mode():
         plain = [unet(*args, **kwargs)[0] for args, kwargs, _ in calls]
@@ -122,7 +124,7 @@ def test_one_step_in_interval_goes_deep(
     with (
         watched(unet) as calls,
         watched(unet.mid_block) as deep,
-        reusing_deep_features(unet, interval),
+        reuse_deep_features(unet, interval),
     ):
         sample(models("sdxl"), params)
     assert (len(calls), len(deep)) == (num_steps, math.ceil(num_steps / interval))
@@ -156,7 +158,7 @@ def test_where_nothing_has_changed_a_shallow_call_is_a_whole_one_at_every_branch
     x_t = noise(2, 2, 4, *size)
     plain = ask(unet, x_t)
     for branch in range(num_branches(unet)):
-        with reusing_deep_features(unet, 2, branch), watched(unet.up_blocks[0].resnets[0]) as deep:
+        with reuse_deep_features(unet, 2, branch), watched(unet.up_blocks[0].resnets[0]) as deep:
             whole, shallow = ask(unet, x_t), ask(unet, x_t)
         assert torch.equal(whole, plain)
         assert torch.equal(shallow, plain)
@@ -166,7 +168,7 @@ def test_where_nothing_has_changed_a_shallow_call_is_a_whole_one_at_every_branch
 def test_the_deeper_the_branch_the_less_a_shallow_call_skips() -> None:
     unet, counts = tiny_unet(layers_per_block=2), []
     for branch in range(num_branches(unet)):
-        with reusing_deep_features(unet, 2, branch):
+        with reuse_deep_features(unet, 2, branch):
             whole, shallow = flops(unet), flops(unet)
         counts.append(shallow)
     assert 0 < counts[0] < whole / 4
@@ -186,7 +188,7 @@ def test_freeu_spoils_no_remembered_feature() -> None:
     unet.enable_freeu(s1=0.9, s2=0.2, b1=1.2, b2=1.4)
     plain = ask(unet, noise(2))
     for branch in range(num_branches(unet)):
-        with reusing_deep_features(unet, 3, branch):
+        with reuse_deep_features(unet, 3, branch):
             for _ in range(3):
                 assert torch.equal(ask(unet, noise(2)), plain)
 
@@ -194,7 +196,7 @@ def test_freeu_spoils_no_remembered_feature() -> None:
 def test_a_shallow_call_joins_old_deep_features_with_the_new_skip_and_the_new_time() -> None:
     unet = tiny_unet()
     last = unet.up_blocks[-1]
-    with reusing_deep_features(unet, interval=2), watched(last.resnets[0]) as layers:
+    with reuse_deep_features(unet, interval=2), watched(last.resnets[0]) as layers:
         ask(unet, noise(2), timestep=900)
         found = ask(unet, noise(3), timestep=100)
     (_, _, f_cache), *others = layers
@@ -214,19 +216,19 @@ def test_a_sampling_leaves_no_trace_in_the_next(
     sizes = dict(zip(("width", "height"), before, strict=True))
     other = dataclasses.replace(PARAMS, **sizes, num_inference_steps=num_before)
     unet = models("sd").pipeline.unet
-    with reusing_deep_features(unet, interval=3):
+    with reuse_deep_features(unet, interval=3):
         expected = sample(models("sd"))
-    with reusing_deep_features(unet, interval=3) as features:
+    with reuse_deep_features(unet, interval=3) as features:
         sample(models("sd"), other, REQUESTS[1:])
-        features.start()
+        features.reset()
         np.testing.assert_array_equal(sample(models("sd")), expected)
-    with reusing_deep_features(unet, interval=3):
+    with reuse_deep_features(unet, interval=3):
         np.testing.assert_array_equal(sample(models("sd")), expected)
 
 
 def test_a_call_of_another_shape_or_precision_goes_deep() -> None:
     unet = tiny_unet()
-    with reusing_deep_features(unet, 3), watched(unet.mid_block) as deep:
+    with reuse_deep_features(unet, 3), watched(unet.mid_block) as deep:
         for x_t in (noise(2), noise(2)[:1], noise(2)[:1, :, :8], noise(2)[:1, :, :8]):
             ask(unet, x_t)
         assert len(deep) == 3
@@ -241,7 +243,7 @@ def test_bits_depend_neither_on_place_nor_on_companions_nor_on_padding(
     family: str, models: Loaded
 ) -> None:
     def three(*requests: ImageRequest) -> np.ndarray:
-        with reusing_deep_features(models(family).pipeline.unet, interval=2):
+        with reuse_deep_features(models(family).pipeline.unet, interval=2):
             return sample(models(family), PARAMS, requests, batch_size=3)
 
     expected = three(*REQUESTS)
@@ -262,7 +264,7 @@ def test_the_more_is_reused_the_further_away_the_picture_is(
     plain = sample(builtin, params, requests)
 
     def error(interval: int, branch: int = 0) -> float:
-        with reusing_deep_features(builtin.pipeline.unet, interval, branch):
+        with reuse_deep_features(builtin.pipeline.unet, interval, branch):
             return float(np.square(sample(builtin, params, requests) - plain).mean())
 
     assert 0 < error(2) < error(4)
@@ -275,7 +277,7 @@ def test_transformers_are_refused_by_name(family: str, loaded: Loaded) -> None:
     name = type(transformer).__name__
     with (
         pytest.raises(SettingsError, match=f"^{name}: .* UNet2DConditionModel only"),
-        reusing_deep_features(transformer, 2),
+        reuse_deep_features(transformer, 2),
     ):
         pass
 
@@ -290,7 +292,7 @@ def test_blocks_without_a_skip_at_each_layer_are_refused_by_name() -> None:
     )
     with (
         pytest.raises(SettingsError, match="not every layer of a KDownBlock2D has a skip"),
-        reusing_deep_features(unet, 2),
+        reuse_deep_features(unet, 2),
     ):
         pass
 
@@ -298,8 +300,8 @@ def test_blocks_without_a_skip_at_each_layer_are_refused_by_name() -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"interval": 0}, "interval 0: 1 computes"),
-        ({"interval": -2}, "interval -2: 1 computes"),
+        ({"interval": 0}, "interval 0: must be 1 or more"),
+        ({"interval": -2}, "interval -2: must be 1 or more"),
         ({"interval": 2, "branch": -1}, "branch -1: this U-Net has 0 to 3"),
         ({"interval": 2, "branch": 4}, "branch 4: this U-Net has 0 to 3"),
     ],
@@ -308,15 +310,15 @@ def test_settings_that_the_unet_does_not_have_are_refused(
     settings: dict[str, int], message: str
 ) -> None:
     unet = tiny_unet()
-    with pytest.raises(SettingsError, match=message), reusing_deep_features(unet, **settings):
+    with pytest.raises(SettingsError, match=message), reuse_deep_features(unet, **settings):
         pass
     assert untouched(unet)
 
 
 def test_a_block_in_a_block_is_refused_and_ends_neither() -> None:
     unet = tiny_unet()
-    with reusing_deep_features(unet, 2), watched(unet.mid_block) as deep:
-        with pytest.raises(SettingsError, match="already"), reusing_deep_features(unet, 3):
+    with reuse_deep_features(unet, 2), watched(unet.mid_block) as deep:
+        with pytest.raises(SettingsError, match="already"), reuse_deep_features(unet, 3):
             pass
         ask(unet, noise(2))
         ask(unet, noise(2))
@@ -333,10 +335,10 @@ def untouched(unet: Any) -> bool:
 def test_the_unet_is_itself_again_after_the_block_and_after_an_error() -> None:
     unet = tiny_unet()
     names, plain = dict(unet.named_modules()).keys(), ask(unet, noise(2))
-    with reusing_deep_features(unet, 2):
+    with reuse_deep_features(unet, 2):
         ask(unet, noise(3))
     assert untouched(unet)
-    with pytest.raises(RuntimeError, match="size"), reusing_deep_features(unet, 2):
+    with pytest.raises(RuntimeError, match="size"), reuse_deep_features(unet, 2):
         ask(unet, noise(3, 2, 5, 16, 16))
     assert untouched(unet)
     assert dict(unet.named_modules()).keys() == names
@@ -347,16 +349,32 @@ def test_what_shadowed_the_forward_before_does_so_again() -> None:
     unet = tiny_unet()
     plain, forward = unet.forward, lambda *args, **kwargs: plain(*args, **kwargs)
     unet.forward = forward
-    with reusing_deep_features(unet, 2), watched(unet.mid_block) as deep:
+    with reuse_deep_features(unet, 2), watched(unet.mid_block) as deep:
         ask(unet, noise(2))
         ask(unet, noise(2))
     assert len(deep) == 1
     assert vars(unet)["forward"] is forward
 
 
+def test_two_threads_that_share_a_u_net_reuse_each_their_own_features() -> None:
+    unet, together = tiny_unet(), threading.Barrier(2)
+    samples = [[noise(10 * thread + call) for call in range(4)] for thread in range(2)]
+
+    def answers(thread: int, wait: Callable[[], Any] = lambda: None) -> list[torch.Tensor]:
+        with reuse_deep_features(unet, 2):
+            return [(wait(), ask(unet, x_t))[1] for x_t in samples[thread]]
+
+    alone = [answers(thread) for thread in range(2)]
+    with ThreadPoolExecutor(2) as threads:
+        asked = [threads.submit(answers, n, lambda: together.wait(20)) for n in range(2)]
+        for expected, made in zip(alone, asked, strict=True):
+            assert all(map(torch.equal, expected, made.result(20)))
+    assert untouched(unet)
+
+
 def test_a_whole_call_that_fails_is_whole_again() -> None:
     unet = tiny_unet()
-    with reusing_deep_features(unet, 2), watched(unet.mid_block) as deep:
+    with reuse_deep_features(unet, 2), watched(unet.mid_block) as deep:
         ask(unet, noise(2))
         ask(unet, noise(3))
         with pytest.raises(RuntimeError, match="shapes"):
@@ -376,7 +394,7 @@ def test_calls_with_the_residuals_of_a_controlnet_are_whole() -> None:
     }
     plain = ask(unet, noise(2), **residuals)
     assert not torch.equal(plain, ask(unet, noise(2)))
-    with reusing_deep_features(unet, 3):
+    with reuse_deep_features(unet, 3):
         for _ in range(3):
             assert torch.equal(ask(unet, noise(2), **residuals), plain)
 
@@ -386,13 +404,13 @@ def test_repeated_blocks_are_compiled_once_for_whole_and_shallow_calls() -> None
 
     unet, counter = tiny_unet(down_block_types=("CrossAttnDownBlock2D",) * 2), CompileCounter()
     answers = [noise(place) for place in range(5)]
-    with reusing_deep_features(unet, 3, branch=2):
+    with reuse_deep_features(unet, 3, branch=2):
         expected = [ask(unet, x_t) for x_t in answers]
     unet.compile_repeated_blocks(backend=counter)
     plain = ask(unet, noise(9))
     num_compiled = counter.frame_count
     for _ in range(2):
-        with reusing_deep_features(unet, 3, branch=2):
+        with reuse_deep_features(unet, 3, branch=2):
             assert all(map(torch.equal, (ask(unet, x_t) for x_t in answers), expected))
     assert counter.frame_count == num_compiled > 0
     assert torch.equal(ask(unet, noise(9)), plain)

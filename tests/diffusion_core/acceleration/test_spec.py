@@ -53,8 +53,8 @@ def test_equal_choices_are_equal_text() -> None:
     ("values", "words"),
     [
         ({"quantization": "int8_weight_only"}, "set compile too"),
-        ({"taylorseer_cache": {}, "pyramid_attention_broadcast": {}}, "one cache at a time"),
-        ({"taylorseer_cache": {}, "compile": "full"}, "taylorseer_cache decides anew"),
+        ({"taylorseer_cache": {}, "pyramid_attention_broadcast": {}}, "only one cache can be on"),
+        ({"taylorseer_cache": {}, "compile": "full"}, "taylorseer_cache decides at each step"),
         ({"deep_features": {"interval": 2}, "compile": "full"}, "compile: regional"),
         ({"deep_features": {"interval": 1}}, "greater than or equal to 2"),
         ({"deep_features": {}}, "Field required"),
@@ -76,7 +76,7 @@ def test_what_would_lose_a_lora_is_refused_beside_one(name: str) -> None:
     speed = {"fuse_qkv_projections": {"fuse_qkv_projections": True}}.get(
         name, {"quantization": "int8_weight_only", "compile": "full"}
     )
-    with pytest.raises(ValidationError, match=rf"speed\.{name} would leave out the loras"):
+    with pytest.raises(ValidationError, match=rf"speed\.{name} would ignore the loras"):
         ModelSpec.model_validate({"loras": ["a.safetensors"], "speed": speed})
 
 

@@ -231,16 +231,16 @@ def test_a_missing_component_is_named(copied: Path) -> None:
 @pytest.mark.parametrize(
     ("class_name", "reason"),
     [
-        ("NoSuchPipeline", "NoSuchPipeline is no pipeline of the installed diffusers"),
-        ("UNet2DConditionModel", "is no pipeline"),
+        ("NoSuchPipeline", "NoSuchPipeline is not a pipeline of the installed diffusers"),
+        ("UNet2DConditionModel", "is not a pipeline"),
         ("StableDiffusionImg2ImgPipeline", "takes no height"),
         ("StableDiffusionInpaintPipeline", "needs mask_image, image"),
         ("StableDiffusionControlNetPipeline", "needs image, controlnet"),
         ("FluxControlPipeline", "needs control_image"),
         ("DDPMPipeline", "takes no prompt"),
         ("StableVideoDiffusionPipeline", "takes no prompt"),
-        ("WanPipeline", "makes films"),
-        (["my_pipeline", "MyPipeline"], "their own code"),
+        ("WanPipeline", "makes videos"),
+        (["my_pipeline", "MyPipeline"], "code of their own"),
     ],
 )
 def test_what_is_no_text_to_image_pipeline_is_refused_with_the_reason(
@@ -254,7 +254,7 @@ def test_what_is_no_text_to_image_pipeline_is_refused_with_the_reason(
 @pytest.mark.parametrize("file", ["model_index.json", "unet/config.json"])
 def test_a_damaged_configuration_is_named(copied: Path, file: str) -> None:
     (copied / file).write_text("{")
-    with pytest.raises(ModelError, match=f"{file}: not JSON"):
+    with pytest.raises(ModelError, match=f"{file}: not valid JSON"):
         describe(copied)
 
 

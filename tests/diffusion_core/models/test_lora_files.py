@@ -183,9 +183,9 @@ def test_a_lora_of_which_a_part_finds_no_layer_is_refused(saved: Saved, lora: Ma
 
 def test_what_is_no_lora_is_refused_before_it_is_loaded(saved: Saved, tmp_path: Path) -> None:
     files = {
-        "nothing": (b"", "no readable safetensors file"),
-        "weights": ({"conv.weight": torch.zeros(1)}, "its tensors are called conv.weight"),
-        "dora": ({"unet.a.lora.dora_scale": torch.zeros(1)}, "is a DoRA"),
+        "nothing": (b"", "not a readable safetensors file"),
+        "weights": ({"conv.weight": torch.zeros(1)}, "its tensors are conv.weight"),
+        "dora": ({"unet.a.lora.dora_scale": torch.zeros(1)}, "it is a DoRA"),
     }
     for name, (content, message) in files.items():
         folder = tmp_path / name
@@ -260,10 +260,15 @@ def test_the_file_that_is_meant_is_found(
 @pytest.mark.parametrize(
     ("names", "wanted", "error", "message"),
     [
-        (["a.safetensors", "b.safetensors"], None, ModelNotFound, "`weight_name`: a.safe.*, b.s"),
-        (["README.md"], None, ModelNotFound, "it has none"),
-        (["a.safetensors"], "b.safetensors", ModelNotFound, "it has a.safetensors"),
-        (["a.bin"], None, UnsafeWeights, "a.bin is no safetensors file"),
+        (
+            ["a.safetensors", "b.safetensors"],
+            None,
+            ModelNotFound,
+            "`weight_name` to one of: a.safe.*, b.s",
+        ),
+        (["README.md"], None, ModelNotFound, "found none"),
+        (["a.safetensors"], "b.safetensors", ModelNotFound, "found: a.safetensors"),
+        (["a.bin"], None, UnsafeWeights, "a.bin is not a safetensors file"),
     ],
 )
 def test_what_is_missing_or_unclear_is_told_with_what_is_there(

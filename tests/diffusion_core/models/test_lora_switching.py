@@ -80,13 +80,13 @@ def alone(folder: Path, *loras: Any) -> np.ndarray:
 def switches(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
     """How often the adapters of which kind of network were switched."""
     counts: Counter[str] = Counter()
-    switch = lora_switching.switch
+    switch = lora_switching.activate
 
     def counted(network: Any, adapters: Sequence[Adapter]) -> None:
         counts[type(network).__name__] += 1
         switch(network, adapters)
 
-    monkeypatch.setattr(lora_switching, "switch", counted)
+    monkeypatch.setattr(lora_switching, "activate", counted)
     return counts
 
 
@@ -179,9 +179,9 @@ def test_what_a_failed_switch_has_left_is_not_trusted(
         switch(network, adapters)
         raise RuntimeError("the device is gone")
 
-    switch = lora_switching.switch
+    switch = lora_switching.activate
     with monkeypatch.context() as broken:
-        broken.setattr(lora_switching, "switch", half)
+        broken.setattr(lora_switching, "activate", half)
         with pytest.raises(SamplingError, match="the device is gone"):
             sample(sampler, "ink")
     np.testing.assert_array_equal(sample(sampler), plain)
@@ -221,9 +221,9 @@ def test_a_lora_that_the_model_does_not_have_is_refused_with_those_it_has(
     saved: Saved, lora: Made
 ) -> None:
     with_ink = Sampler(load(saved("sd"), of_rows=[lora("sd")]), 2)
-    with pytest.raises(SettingsError, match=r"no LoRA 'oil' for rows; it has: ink$"):
+    with pytest.raises(SettingsError, match=r"lora 'oil': the model's row LoRAs are: ink$"):
         sample(with_ink, "oil")
-    with pytest.raises(SettingsError, match=r"it has: none$"):
+    with pytest.raises(SettingsError, match=r"row LoRAs are: none$"):
         sample(Sampler(load(saved("sd")), 2), "ink")
     RowLoras().require(None)
 
@@ -276,19 +276,19 @@ def test_a_lora_that_changes_the_model_s_own_weights_is_none_of_a_row(
     own = {"transformer.transformer_blocks.0.attn.norm_q.weight": torch.full_like(norm, 2.0)}
     save_file(load_file(file) | own, file)
     assert load(saved("flux"), loras=[file.parent])
-    with pytest.raises(ModelError, match="row LoRAs ink: one of them changes weights") as caught:
+    with pytest.raises(ModelError, match="row LoRAs ink: one of them overwrites weights") as caught:
         load(saved("flux"), of_rows=[file.parent])
     assert "\n" not in str(caught.value)
 
 
 def test_rows_must_be_able_to_tell_their_loras_apart() -> None:
-    alike = ["studio/ink@v1", "/loras/ink.safetensors"]
+    same = ["studio/ink@v1", "/loras/ink.safetensors"]
     with pytest.raises(ValidationError, match="row_loras: 2 are called 'ink'"):
-        ModelSpec.model_validate({"row_loras": alike})
-    with pytest.raises(ValidationError, match="no row could say ''"):
+        ModelSpec.model_validate({"row_loras": same})
+    with pytest.raises(ValidationError, match="no row can name ''"):
         ModelSpec.model_validate({"row_loras": ["."]})
-    named = [alike[0], {"source": alike[1], "name": "ink 2"}]
-    spec = ModelSpec.model_validate({"loras": alike[:1], "row_loras": named})
+    named = [same[0], {"source": same[1], "name": "ink 2"}]
+    spec = ModelSpec.model_validate({"loras": same[:1], "row_loras": named})
     assert [each.label for each in spec.all_loras] == ["ink", "ink", "ink 2"]
 
 
@@ -300,5 +300,5 @@ def test_rows_must_be_able_to_tell_their_loras_apart() -> None:
     ],
 )
 def test_what_would_lose_a_row_lora_is_refused_beside_one(speed: dict[str, Any]) -> None:
-    with pytest.raises(ValidationError, match=r"speed\.\w+ would leave out the loras"):
+    with pytest.raises(ValidationError, match=r"speed\.\w+ would ignore the loras"):
         ModelSpec.model_validate({"row_loras": ["a.safetensors"], "speed": speed})

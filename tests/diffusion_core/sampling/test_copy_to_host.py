@@ -124,7 +124,7 @@ def test_copies_come_in_turn_and_each_keeps_its_own(cuda: LazyCuda) -> None:
 def test_what_is_copied_is_held_until_the_side_stream_has_done_with_it(cuda: LazyCuda) -> None:
     side, pixels = CopyStream("cuda", cuda), LazyTensor(cuda, "a fox")
     side.copy_to_host(pixels)  # type: ignore[arg-type]
-    with side.entered():
+    with side.as_current():
         assert pixels.held_for == [cuda.current]
     assert cuda.current is cuda.main
 
@@ -132,7 +132,7 @@ def test_what_is_copied_is_held_until_the_side_stream_has_done_with_it(cuda: Laz
 def test_what_is_computed_beside_the_device_does_not_wait_for_it(cuda: LazyCuda) -> None:
     side = CopyStream("cuda", cuda)
     cuda.main.queue.append(never)  # a batch that is being denoised
-    with side.entered():
+    with side.as_current():
         embedding = LazyTensor(cuda)
         embedding.becomes("a prompt")
         copy = side.copy_to_host(embedding)  # type: ignore[arg-type]
@@ -142,8 +142,8 @@ def test_what_is_computed_beside_the_device_does_not_wait_for_it(cuda: LazyCuda)
 def test_what_is_computed_after_a_change_sees_it(cuda: LazyCuda) -> None:
     side, weights = CopyStream("cuda", cuda), LazyTensor(cuda, "plain")
     weights.becomes("with an adapter")
-    side.follow()
-    with side.entered():
+    side.wait_for_current_stream()
+    with side.as_current():
         copy = side.copy_to_host(weights)  # type: ignore[arg-type]
     assert str(copy.numpy()) == "with an adapter"
 
@@ -152,7 +152,7 @@ def test_weights_that_are_still_being_loaded_are_waited_for(cuda: LazyCuda) -> N
     weights = LazyTensor(cuda)
     weights.becomes("loaded")
     side = CopyStream("cuda", cuda)
-    with side.entered():
+    with side.as_current():
         copy = side.copy_to_host(weights)  # type: ignore[arg-type]
     assert str(copy.numpy()) == "loaded"
 
@@ -169,9 +169,9 @@ def test_a_device_that_fails_before_the_copy_is_whole_is_told_as_such() -> None:
 
 def test_on_a_cpu_nothing_is_copied_and_nothing_waits() -> None:
     side, tensor = CopyStream("cpu", cuda=None), torch.arange(6).view(2, 3)
-    with side.entered():
+    with side.as_current():
         copy = side.copy_to_host(tensor)
-    side.follow()
+    side.wait_for_current_stream()
     assert copy.tensor() is tensor
     assert copy.numpy().tolist() == [[0, 1, 2], [3, 4, 5]]
 

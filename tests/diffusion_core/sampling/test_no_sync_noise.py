@@ -1,80 +1,81 @@
-"""Noise that a sampler adds is the same, however it comes to the accelerator."""
+"""Noise that a sampler adds has the same bits, however it gets to the accelerator."""
 
-import sys
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
 from nightpress.diffusion_core.models.loading import LoadedModel
 from nightpress.diffusion_core.sampling import no_sync, schedulers
-from nightpress.diffusion_core.sampling.no_sync import bring_without_waiting
 from nightpress.diffusion_core.sampling.sampler import ImageRequest, Sampler, SamplingParams
 
 Loaded = Callable[[str], LoadedModel]
 
-ADDING = ("ddpm", "dpmsolver-sde", "euler-ancestral", "lcm")
-OTHERS = ("ddim", "dpmsolver++", "euler", "heun", "unipc")
+ADD_NOISE = ("ddpm", "dpmsolver-sde", "euler-ancestral", "lcm")
+DETERMINISTIC = ("ddim", "dpmsolver++", "euler", "heun", "unipc")
 
 STEPS = 5
 
 
 @pytest.fixture
 def uploads(monkeypatch: pytest.MonkeyPatch) -> list[torch.Tensor]:
-    """What was brought to the device."""
-    brought: list[torch.Tensor] = []
+    """What `no_sync` uploads to the device."""
+    uploaded: list[torch.Tensor] = []
     upload = no_sync.upload
 
-    def noted(noise: torch.Tensor, device: Any) -> torch.Tensor:
-        brought.append(noise)
-        return upload(noise, device)
+    def recorded(tensor: torch.Tensor, device: Any) -> torch.Tensor:
+        uploaded.append(tensor)
+        return upload(tensor, device)
 
-    monkeypatch.setattr(no_sync, "upload", noted)
-    return brought
+    monkeypatch.setattr(no_sync, "upload", recorded)
+    return uploaded
 
 
-def sampled(model: LoadedModel, sampler: str) -> Any:
+def sample(model: LoadedModel, sampler: str) -> Any:
     requests = [ImageRequest("a red fox", "", seed) for seed in (1, 2)]
     return Sampler(model, 2).sample(requests, SamplingParams(64, 32, STEPS, 4.0, sampler)).pixels
 
 
-@pytest.mark.parametrize("sampler", ADDING)
-def test_all_noise_of_the_steps_takes_that_way_and_no_bit_changes(
-    loaded: Loaded, sampler: str, uploads: list[torch.Tensor], monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("name", ADD_NOISE)
+def test_all_noise_of_the_steps_is_uploaded_and_no_bit_changes(
+    loaded: Loaded, name: str, uploads: list[torch.Tensor], request: pytest.FixtureRequest
 ) -> None:
-    images = sampled(loaded("sd"), sampler)
+    plain = sample(loaded("sd"), name)
+    assert uploads == []
+    request.getfixturevalue("no_sync_on_cpu")
+    np.testing.assert_array_equal(sample(loaded("sd"), name), plain)
     assert STEPS - 1 <= len(uploads) <= STEPS
     assert {(noise.device.type, len(noise)) for noise in uploads} == {("cpu", 2)}
-    monkeypatch.setattr(no_sync, "bring_without_waiting", lambda scheduler: scheduler)
-    assert (sampled(loaded("sd"), sampler) == images).all()
-    assert len(uploads) <= STEPS
 
 
-@pytest.mark.parametrize("sampler", OTHERS)
-def test_samplers_that_add_none_bring_none(
-    loaded: Loaded, sampler: str, uploads: list[torch.Tensor]
+@pytest.mark.usefixtures("no_sync_on_cpu")
+@pytest.mark.parametrize("name", [name for name in DETERMINISTIC if name != "unipc"])
+def test_deterministic_samplers_upload_nothing(
+    loaded: Loaded, name: str, uploads: list[torch.Tensor]
 ) -> None:
-    sampled(loaded("sd"), sampler)
+    sample(loaded("sd"), name)
     assert uploads == []
 
 
-def test_noise_is_drawn_on_the_host_for_whatever_device(loaded: Loaded) -> None:
-    """A device that has no values of its own: they would have to come from the host."""
-    scheduler = bring_without_waiting(schedulers.make("ddpm", loaded("sd").scheduler_config))
+def test_noise_is_drawn_on_the_host_whatever_the_device(loaded: Loaded) -> None:
+    """The meta device has no values of its own, so noise must come from the host."""
+    scheduler = no_sync.install(schedulers.make("ddpm", loaded("sd").scheduler_config))
     scheduler.set_timesteps(STEPS)
     x = torch.zeros(1, 4, 8, 8, device="meta")
     noise = torch.Generator("cpu").manual_seed(0)
-    made = scheduler.step(x, scheduler.timesteps[0], x, generator=noise)
-    assert made.prev_sample.device.type == "meta"
+    output = scheduler.step(x, scheduler.timesteps[0], x, generator=noise)
+    assert output.prev_sample.device.type == "meta"
 
 
-def test_a_step_that_fails_leaves_diffusers_as_it_was(loaded: Loaded) -> None:
-    scheduler = schedulers.make("ddpm", loaded("sd").scheduler_config)
-    home = sys.modules[type(scheduler).__module__]
-    draw = home.randn_tensor
-    bring_without_waiting(scheduler)
-    scheduler.set_timesteps(STEPS)
-    with pytest.raises(AttributeError):
-        scheduler.step(None, 801, None)
-    assert home.randn_tensor is draw
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_the_patches_are_installed_on_accelerators_only(loaded: Loaded, device: str) -> None:
+    sampler = Sampler(loaded("sd"), 1)
+    sampler._model = replace(loaded("sd"), device=device)
+    for name in (*ADD_NOISE, *DETERMINISTIC):
+        scheduler = sampler._scheduler(SamplingParams(64, 32, STEPS, 4.0, name))
+        patched = {name for name, value in vars(scheduler).items() if callable(value)}
+        assert ("step" in patched) == (device == "cuda")
+        assert ("multistep_uni_c_bh_update" in patched) == (device == "cuda" and name == "unipc")

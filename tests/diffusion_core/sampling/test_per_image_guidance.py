@@ -12,9 +12,9 @@ from nightpress.diffusion_core.errors import SettingsError
 from nightpress.diffusion_core.models import loading
 from nightpress.diffusion_core.models.loading import LoadedModel, ModelSpec
 from nightpress.diffusion_core.sampling.per_image_guidance import (
-    RowScales,
-    multiplies,
-    scale_of_rows,
+    PerImageScale,
+    as_argument,
+    is_supported,
 )
 from nightpress.diffusion_core.sampling.request import ImageRequest, SamplingParams
 from nightpress.diffusion_core.sampling.sampler import Sampler
@@ -58,7 +58,7 @@ def test_a_model_that_is_told_the_scale_takes_one_for_the_batch(
 ) -> None:
     sampler = Sampler(loaded(family), batch_size=3)
     assert not sampler.supports_per_image_guidance
-    with pytest.raises(SettingsError, match=r"guidance 3\.0 and 4\.0 in one batch"):
+    with pytest.raises(SettingsError, match=r"guidance_scale 3\.0 and 4\.0 cannot share a batch"):
         sampler.sample(REQUESTS[:1], GUIDED)
 
 
@@ -69,13 +69,13 @@ def test_a_pipeline_that_is_derived_from_a_known_one_is_not_known(loaded: Loaded
         """It may do anything with the scale."""
 
     components = loaded("sd").pipeline.components
-    assert multiplies(loaded("sd").pipeline)
-    assert not multiplies(Other(**components, requires_safety_checker=False))
+    assert is_supported(loaded("sd").pipeline)
+    assert not is_supported(Other(**components, requires_safety_checker=False))
 
 
 def test_guided_and_unguided_images_share_no_batch(loaded: Loaded) -> None:
     sampler = Sampler(loaded("sd"), batch_size=2)
-    with pytest.raises(SettingsError, match=r"guidance 1\.0 and 4\.0 in one batch"):
+    with pytest.raises(SettingsError, match=r"guidance_scale 1\.0 and 4\.0 cannot share a batch"):
         sampler.sample([ImageRequest("a", "", 1, 1.0), REQUESTS[0]], GUIDED)
     unguided = dataclasses.replace(GUIDED, guidance_scale=0.5)
     pair = [ImageRequest("a", "", 1, 0.0), ImageRequest("a", "", 1, 1.0)]
@@ -87,13 +87,13 @@ def test_guided_and_unguided_images_share_no_batch(loaded: Loaded) -> None:
 def test_each_row_is_multiplied_as_by_a_plain_number(dtype: torch.dtype) -> None:
     answers = torch.randn(4, 3, 5, 5, generator=torch.Generator().manual_seed(1)).to(dtype)
     scales = [1.1, 7.3, 3.14159, 1e4]
-    product = RowScales(scales) * answers
+    product = PerImageScale(scales) * answers
     assert product.dtype is dtype
     for row, scale in enumerate(scales):
         assert torch.equal(product[row], scale * answers[row])
 
 
 def test_equal_scales_are_a_plain_number() -> None:
-    assert type(scale_of_rows([5.0, 5.0])) is float
-    assert scale_of_rows([1.5, 3.0]) == 3.0
-    assert scale_of_rows([1.5, 3.0]) > 1
+    assert type(as_argument([5.0, 5.0])) is float
+    assert as_argument([1.5, 3.0]) == 3.0
+    assert as_argument([1.5, 3.0]) > 1

@@ -219,7 +219,7 @@ def test_what_is_held_is_had_while_another_prompt_is_being_encoded(
 def test_who_is_alone_with_the_model_is_not_disturbed_and_may_encode(loaded: Loaded) -> None:
     conditioner = Conditioner(loaded("sd"))
     with ThreadPoolExecutor(1) as thread:
-        with conditioner.alone():
+        with conditioner.exclusive():
             ahead = thread.submit(conditioner.prepare, ["b"], [""], False)
             conditioner.arguments(["a"], [""], guided=False)
             with pytest.raises(TimeoutError):

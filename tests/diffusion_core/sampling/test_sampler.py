@@ -246,7 +246,9 @@ def test_images_of_another_size_are_an_error_and_never_stretched(
     change: Callable[[torch.Tensor], Any], found: str, loaded: Loaded
 ) -> None:
     sampler = Sampler(changing_output(loaded("sd"), change), batch_size=1)
-    with pytest.raises(SamplingError, match=rf"made {found} where images \(1, 3, 32, 64\)"):
+    with pytest.raises(
+        SamplingError, match=rf"returned {found}, expected images of shape \(1, 3, 32, 64\)"
+    ):
         sampler.sample(REQUESTS[:1], PARAMS)
 
 
@@ -373,7 +375,7 @@ def decoded_on_a_device_that_cannot_be_asked(dtype: torch.dtype) -> list[torch.T
     """What a decoder's watch has seen, where nothing has a value to wait for."""
     latents = torch.zeros(2, 4, 8, 8, device="meta")
     vae = SimpleNamespace(dtype=dtype, decode=lambda given: (given,))
-    with decoding.watched(SimpleNamespace(vae=vae), 2) as finite:
+    with decoding.watch_decoder(SimpleNamespace(vae=vae), 2) as finite:
         vae.decode(latents)
     return finite
 
@@ -453,7 +455,7 @@ def test_a_second_decoding_that_finds_no_memory_says_so_too() -> None:
         return (latents * float("nan"),)
 
     vae.decode = decode
-    watch = decoding.watched(SimpleNamespace(vae=vae), 1)
+    watch = decoding.watch_decoder(SimpleNamespace(vae=vae), 1)
     with pytest.raises(OutOfMemory, match="allocate"), watch:
         vae.decode(torch.ones(1, 4, 8, 8, dtype=torch.bfloat16))
     assert vae.dtype == torch.bfloat16
@@ -506,7 +508,7 @@ def test_what_the_safety_checker_flags_is_a_fault(loaded: Loaded) -> None:
         ({"num_inference_steps": 0}, "takes 1 to 1000"),
         ({"num_inference_steps": 51, "scheduler": "lcm"}, "takes 1 to 50"),
         ({"scheduler": "flow-euler"}, "flow-matching"),
-        ({"scheduler": "fastest"}, "no sampler 'fastest'"),
+        ({"scheduler": "fastest"}, "scheduler 'fastest': must be one of default, ddpm"),
     ],
 )
 def test_settings_that_the_model_cannot_do_are_refused_with_what_it_can(

@@ -70,7 +70,7 @@ def test_every_sampler_said_to_fit_a_flow_model_draws_its_own_image(
 ) -> None:
     model = loaded(family)
     pipeline = type(model.pipeline).__name__
-    names = samplers.fitting(model.scheduler_config, pipeline, takes_steps_of_lcm=False)
+    names = samplers.compatible_samplers(model.scheduler_config, pipeline, is_lcm_only=False)
     images = images_by_sampler(model, names)
     twin = "dpmsolver++" if family == "sana" else "flow-euler"
     assert images[twin].tobytes() == images["default"].tobytes()
@@ -253,9 +253,9 @@ def test_a_sampler_of_the_other_kind_is_refused(name: str, config: dict[str, Any
 
 def test_flux_without_a_shift_by_size_has_only_its_own_sampler() -> None:
     fixed = FLOW_CONFIG | {"use_dynamic_shifting": False}
-    assert samplers.fitting(fixed, "FluxPipeline", False) == ("default", "flow-euler")
+    assert samplers.compatible_samplers(fixed, "FluxPipeline", False) == ("default", "flow-euler")
     moving = FLOW_CONFIG | {"use_dynamic_shifting": True}
-    assert "unipc" in samplers.fitting(moving, "FluxPipeline", False)
+    assert "unipc" in samplers.compatible_samplers(moving, "FluxPipeline", False)
 
 
 def test_more_steps_than_the_process_has_are_refused() -> None:

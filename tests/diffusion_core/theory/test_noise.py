@@ -169,10 +169,13 @@ def test_a_path_is_recovered_from_the_schedulers_made_for_it(path: FlowPath) -> 
 @pytest.mark.parametrize(
     ("config", "message"),
     [
-        ({"beta_schedule": "sigmoid"}, "beta_schedule 'sigmoid': known are linear, scaled_linear"),
+        (
+            {"beta_schedule": "sigmoid"},
+            "beta_schedule 'sigmoid': must be one of linear, scaled_linear",
+        ),
         (
             {"beta_schedule": "linear", "trained_betas": np.array([0.1, 0.2])},
-            "beta_schedule trained_betas: known are",
+            "beta_schedule trained_betas: must be one of",
         ),
     ],
 )

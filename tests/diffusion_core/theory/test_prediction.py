@@ -121,5 +121,7 @@ def test_the_prediction_type_is_read_from_the_scheduler_config(kind: PredictionT
     assert prediction_type_of(DDPMScheduler(prediction_type=kind).config) == kind
     flow = {"_class_name": "FlowMatchEulerDiscreteScheduler"}
     assert prediction_type_of(flow) == "flow_prediction"
-    with pytest.raises(SettingsError, match="prediction_type 'score': known are epsilon, v_pred"):
+    with pytest.raises(
+        SettingsError, match="prediction_type 'score': must be one of epsilon, v_pred"
+    ):
         prediction_type_of({"prediction_type": "score"})

@@ -134,7 +134,10 @@ def test_only_the_weight_file_of_a_remote_lora_is_mirrored_once(
     again = locate_loras(spec, bucket.options, tmp_path)
     assert [file.stat().st_ino for file in again] == inodes
     assert [len(list(file.parent.iterdir())) for file in files] == [1, 1]
-    for source, message in (("ink", "holds several files"), ("nowhere", "LoRA .*: no such file")):
+    for source, message in (
+        ("ink", "there are several weight files"),
+        ("nowhere", "LoRA .*: no such file"),
+    ):
         with pytest.raises(ModelNotFound, match=message):
             locate_loras(ModelSpec(loras=[f"{bucket.url}/{source}"]), bucket.options, tmp_path)
 
@@ -143,7 +146,7 @@ def test_a_remote_pickle_is_refused(bucket: Folder, tmp_path: Path) -> None:
     from nightpress.pipelines.storage import Store
 
     Store(bucket.url, bucket.options).create("old/old.pt", b"whatever")
-    with pytest.raises(UnsafeWeights, match=r"old\.pt is no safetensors file"):
+    with pytest.raises(UnsafeWeights, match=r"old\.pt is not a safetensors file"):
         locate_loras(ModelSpec(loras=[f"{bucket.url}/old"]), bucket.options, tmp_path)
 
 
