@@ -1,7 +1,6 @@
-"""Latents of a data set, computed once and kept in the run's store.
+"""Latents of a data set, computed once and stored in chunks in the run directory.
 
-Owns how the work is cut into pieces that several workers share and a restart does not repeat.
-Knows nothing of what encodes.
+The workers share the chunks, and a restart computes only those that are missing.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -13,48 +12,48 @@ from torch import Tensor
 
 from nightpress.pipelines.storage import Store
 
-PIECE = 1024
-"""Pictures in one object."""
+CHUNK_IMAGES = 1024
+"""Images per chunk; each chunk is one object."""
 
 
 @dataclass(frozen=True)
 class LatentCache:
-    """Where the latents of `num_images` pictures lie; `key` names what they were made with."""
+    """Cached latents of `num_images` images; `key` identifies the images and their encoder."""
 
     store: Store
     key: str
     num_images: int
 
-    def path(self, piece: int) -> str:
-        """The object of a piece."""
-        return f"cache/latents-{self.key}-{piece:05d}.safetensors"
+    def path(self, chunk: int) -> str:
+        """The path of a chunk's object."""
+        return f"cache/latents-{self.key}-{chunk:05d}.safetensors"
 
     def fill(
         self, encode: Callable[[Sequence[int]], Tensor], rank: int = 0, world_size: int = 1
     ) -> Iterator[int]:
-        """Encode this worker's share of what is missing; yields the pictures done by it so far.
+        """Encode this worker's share of the missing chunks; yield the images encoded so far.
 
-        `encode` gives (B, C, h, w) latents of the pictures with these numbers.
+        `encode` returns the (B, C, h, w) latents of the images with the given indices.
         """
         present = self.store.list("cache")
         num = 0
-        for piece in range(rank, self.num_pieces, world_size):
-            if self.path(piece) in present:
+        for chunk in range(rank, self.num_chunks, world_size):
+            if self.path(chunk) in present:
                 continue
-            latents = encode(self._members(piece)).half().cpu().contiguous()
-            self.store.create(self.path(piece), safetensors.torch.save({"latents": latents}))
+            latents = encode(self._indices(chunk)).half().cpu().contiguous()
+            self.store.create(self.path(chunk), safetensors.torch.save({"latents": latents}))
             num += len(latents)
             yield num
 
     def read(self) -> Tensor:
-        """(N, C, h, w) float16; every piece must be there."""
-        pieces = (self.store.read(self.path(piece)) for piece in range(self.num_pieces))
-        return torch.cat([safetensors.torch.load(piece)["latents"] for piece in pieces])
+        """Read all chunks, none of which may be missing; (N, C, h, w) float16."""
+        chunks = (self.store.read(self.path(chunk)) for chunk in range(self.num_chunks))
+        return torch.cat([safetensors.torch.load(chunk)["latents"] for chunk in chunks])
 
     @property
-    def num_pieces(self) -> int:
-        """How many objects there are in all."""
-        return -(-self.num_images // PIECE)
+    def num_chunks(self) -> int:
+        """The number of chunks that hold all images."""
+        return -(-self.num_images // CHUNK_IMAGES)
 
-    def _members(self, piece: int) -> range:
-        return range(piece * PIECE, min((piece + 1) * PIECE, self.num_images))
+    def _indices(self, chunk: int) -> range:
+        return range(chunk * CHUNK_IMAGES, min((chunk + 1) * CHUNK_IMAGES, self.num_images))

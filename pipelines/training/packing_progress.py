@@ -1,58 +1,54 @@
-"""Telling how far the pictures are read while they are packed, which may take hours once.
-
-Owns the thread in which that goes on. Knows nothing of pictures.
-"""
+"""Report progress while a data set is packed, which may take hours the first time."""
 
 from collections.abc import Callable, Generator
 from concurrent.futures import CancelledError, ThreadPoolExecutor, wait
 from typing import TypeVar
 
-from nightpress.pipelines.training.events import DataRead
+from nightpress.pipelines.training.events import ImagesRead
 
 T = TypeVar("T")
 
-EVERY_S = 2.0
-"""Seconds between two events."""
+REPORT_EVERY_S = 2.0
 
 
-def told(
-    pack: Callable[[Callable[[int], None]], T], every_s: float = EVERY_S
-) -> Generator[DataRead, None, T]:
-    """Pack in a thread; yields how far it is now and then, and returns what `pack` gave.
+def pack_with_progress(
+    pack: Callable[[Callable[[int], None]], T], every_s: float = REPORT_EVERY_S
+) -> Generator[ImagesRead, None, T]:
+    """Pack in a thread; yield the number of images read so far, and return the result of `pack`.
 
-    Closing the generator ends the packing where it next tells its number.
+    Closing the generator cancels the packing at its next progress report.
 
     Args:
-        pack: gets a function that it calls with the number of pictures read so far.
-        every_s: seconds between two events; where nothing was read in them, there is none.
+        pack: receives a function to call with the number of images read so far.
+        every_s: seconds between two events; an event without progress is skipped.
     """
-    count = _Count()
+    counter = _Counter()
     with ThreadPoolExecutor(max_workers=1) as thread:
-        packing = thread.submit(pack, count)
+        packing = thread.submit(pack, counter)
         try:
-            yield from _numbers(count, lambda: bool(wait([packing], every_s).done))
+            yield from _changes(counter, lambda: bool(wait([packing], every_s).done))
         finally:
-            count.wanted = False
+            counter.cancelled = True
         return packing.result()
 
 
-def _numbers(count: "_Count", done: Callable[[], bool]) -> Generator[DataRead, None, None]:
-    before = 0
-    while not done():
-        if count.num > before:
-            before = count.num
-            yield DataRead(before)
+def _changes(counter: "_Counter", is_done: Callable[[], bool]) -> Generator[ImagesRead, None, None]:
+    last = 0
+    while not is_done():
+        if counter.num > last:
+            last = counter.num
+            yield ImagesRead(last)
 
 
-class _Count:
-    """The number that one thread writes and another reads."""
+class _Counter:
+    """The number of images read: written by the packing thread, read by the generator."""
 
     def __init__(self) -> None:
         self.num = 0
-        self.wanted = True
+        self.cancelled = False
 
     def __call__(self, num: int) -> None:
-        """Take the number of pictures read so far."""
-        if not self.wanted:
-            raise CancelledError("nobody waits for these pictures any more")
+        """Store the number of images read so far, or cancel the packing."""
+        if self.cancelled:
+            raise CancelledError("packing was cancelled")
         self.num = num

@@ -1,32 +1,32 @@
-"""How far packing is: told while it goes on, silent where there is nothing to do."""
+"""Progress events while images are packed."""
 
 from collections.abc import Callable
 from pathlib import Path
 from threading import Event
 
 import pytest
-from support.training_jobs import draw_pictures
+from support.training_jobs import draw_images
 
 from nightpress.pipelines.errors import DataError
 from nightpress.pipelines.training.data import DataSpec, PackedImages, pack
-from nightpress.pipelines.training.events import DataRead
-from nightpress.pipelines.training.reading import told
+from nightpress.pipelines.training.events import ImagesRead
+from nightpress.pipelines.training.packing_progress import pack_with_progress
 
-Tell = Callable[[int], None]
+Progress = Callable[[int], None]
 
 
-def test_numbers_are_told_while_it_goes_on_and_its_result_is_returned() -> None:
+def test_progress_is_reported_during_packing_and_the_result_is_returned() -> None:
     seen, results = Event(), []
 
-    def work(tell: Tell) -> str:
-        tell(7)
+    def work(progress: Progress) -> str:
+        progress(7)
         assert seen.wait(60)
-        tell(9)
+        progress(9)
         return "packed"
 
-    def consume() -> list[DataRead]:
+    def consume() -> list[ImagesRead]:
         events = []
-        steps = told(work, every_s=0.01)
+        steps = pack_with_progress(work, every_s=0.01)
         try:
             while True:
                 events.append(next(steps))
@@ -36,43 +36,45 @@ def test_numbers_are_told_while_it_goes_on_and_its_result_is_returned() -> None:
         return events
 
     events = consume()
-    assert events[0] == DataRead(7)
-    assert events in ([DataRead(7)], [DataRead(7), DataRead(9)])
+    assert events[0] == ImagesRead(7)
+    assert events in ([ImagesRead(7)], [ImagesRead(7), ImagesRead(9)])
     assert results == ["packed"]
 
 
-def test_an_error_comes_out_as_it_is() -> None:
-    def work(tell: Tell) -> None:
+def test_an_error_of_packing_is_raised_unchanged() -> None:
+    def work(progress: Progress) -> None:
         raise DataError("no pictures")
 
     with pytest.raises(DataError, match="no pictures"):
-        list(told(work))
+        list(pack_with_progress(work))
 
 
-def pack_pictures(root: Path, tell: Tell) -> PackedImages:
+def pack_images(root: Path, progress: Progress) -> PackedImages:
     spec = DataSpec(source=str(root / "pictures"))
-    return pack(spec, 16, True, {}, root / "cache", tell)
+    return pack(spec, 16, True, {}, root / "cache", progress)
 
 
-def test_closing_it_ends_the_packing_and_leaves_nothing_half_done(tmp_path: Path) -> None:
-    draw_pictures(tmp_path / "pictures", 3)
+def test_closing_the_generator_cancels_packing_and_leaves_no_partial_folder(tmp_path: Path) -> None:
+    draw_images(tmp_path / "pictures", 3)
 
-    def work(tell: Tell) -> PackedImages:
+    def work(progress: Progress) -> PackedImages:
         def endless(num: int) -> None:
             while True:
-                tell(num)
+                progress(num)
 
-        return pack_pictures(tmp_path, endless)
+        return pack_images(tmp_path, endless)
 
-    steps = told(work, every_s=0.01)
-    assert next(steps) == DataRead(1)
+    steps = pack_with_progress(work, every_s=0.01)
+    assert next(steps) == ImagesRead(1)
     steps.close()
     assert [path for path in (tmp_path / "cache").iterdir() if path.is_dir()] == []
 
 
-def test_what_is_packed_already_is_not_counted_again(tmp_path: Path) -> None:
-    draw_pictures(tmp_path / "pictures", 3)
+def test_no_progress_is_reported_for_images_that_are_packed_already(tmp_path: Path) -> None:
+    draw_images(tmp_path / "pictures", 3)
     counted: list[int] = []
-    pack_pictures(tmp_path, counted.append)
+    pack_images(tmp_path, counted.append)
     assert counted == [1, 2, 3]
-    assert list(told(lambda tell: pack_pictures(tmp_path, tell), every_s=0)) == []
+    assert (
+        list(pack_with_progress(lambda progress: pack_images(tmp_path, progress), every_s=0)) == []
+    )
