@@ -1,7 +1,7 @@
-"""A training job on a Ray cluster: `TorchTrainer` runs `pipelines.training` in each worker.
+"""Run a training job on a Ray cluster: a `TorchTrainer` runs `pipelines.training` in each worker.
 
-Owns the workers, what happens when one is lost, and how their events reach the driver. What a
-worker does, `pipelines.training.loop` knows.
+Starts the workers, replaces lost ones, and passes their events to the driver. What a worker does
+is in `pipelines.training.loop`.
 """
 
 import tempfile
@@ -35,35 +35,36 @@ from nightpress.pipelines.run_directory.lease import SILENCE_S, FreeLease, Lease
 from nightpress.pipelines.storage import Store
 from nightpress.pipelines.storage.urls import absolute
 from nightpress.pipelines.training.events import (
-    DataRead,
     Finished,
+    ImagesRead,
     StepDone,
     Stopped,
-    Stopping,
+    StopRequested,
     TrainingEvent,
-    Watching,
+    WaitingForLease,
 )
 from nightpress.pipelines.training.spec import TrainSpec, train_spec
 
 POLL_S = 0.2
 COLLECTIVE_WAIT_S = 24 * 3600
-"""How long workers wait for each other."""
+"""Timeout of collective operations, in which workers wait for each other."""
 
 
 @dataclass(frozen=True)
 class TrainResult:
-    """How a training ended."""
+    """The outcome of a finished training."""
 
     url: str
+    """URL of the run directory."""
     step: int
     loss: float | None
-    """Of the last row of metrics; None when nothing was left to train."""
+    """From the last row of metrics; None if there were no steps left to train."""
     model: str
     """URL of the trained model's folder."""
 
 
-class Board:
-    """An actor: the workers' events for the driver, and the driver's wishes for them."""
+class TrainingCoordinator:
+    """A Ray actor that passes events from the workers to the driver, and requests back to them."""
 
     def __init__(self, free: FreeLease) -> None:
         self._free = free
@@ -71,38 +72,38 @@ class Board:
         self._error: Exception | None = None
         self._stop = False
 
-    def tell(self, event: TrainingEvent) -> bool:
-        """Hand in an event; the answer is whether to stop."""
+    def report(self, event: TrainingEvent) -> bool:
+        """Store an event for the driver; return whether the workers should stop."""
         self._events.append(event)
         return self._stop
 
-    def found_free(self) -> FreeLease:
-        """What is known of the lease: what the driver found, or the workers' own."""
+    def free_lease(self) -> FreeLease:
+        """The lease to acquire: the one that the driver found free, or the workers' own."""
         return self._free
 
-    def hold(self, own: FreeLease) -> None:
-        """The workers hold the lease; those that replace them may take it again."""
+    def record_lease(self, own: FreeLease) -> None:
+        """Store the workers' own lease, so that their replacements may acquire it again."""
         self._free = own
 
-    def take(self) -> list[TrainingEvent]:
-        """The events since the last call."""
+    def take_events(self) -> list[TrainingEvent]:
+        """Return the events since the last call."""
         events, self._events = self._events, []
         return events
 
     def fail(self, error: Exception) -> None:
-        """Hand in what makes going on pointless; the first one counts."""
+        """Store an error that a retry cannot fix; only the first one is kept."""
         self._error = self._error or error
 
-    def failed(self) -> Exception | None:
-        """What was handed in."""
+    def error(self) -> Exception | None:
+        """The error passed to `fail`, if any."""
         return self._error
 
-    def stop(self) -> None:
-        """Ask the workers to end after the step in hand."""
+    def request_stop(self) -> None:
+        """Ask the workers to stop after the current step."""
         self._stop = True
 
-    def stopping(self) -> bool:
-        """Whether they were asked to."""
+    def stop_requested(self) -> bool:
+        """Whether the workers should stop."""
         return self._stop
 
 
@@ -112,75 +113,99 @@ def train(
     *,
     take_over: bool = False,
 ) -> TrainResult:
-    """Train on the job's cluster to the end, or go on with what was interrupted.
+    """Train on the job's cluster to the end, or resume an interrupted training.
 
     Args:
         spec: the job.
-        on_event: called with every event, for those who show progress.
-        take_over: push aside another start that works on the same training.
+        on_event: called with every event, for example to show progress.
+        take_over: take over from another process that is running the same training.
 
     Raises:
-        SpecError, DataError, DiffusionError, StoreDenied, ClusterError: nothing was written.
+        SpecError, DataError, DiffusionError, StoreDenied, ClusterError: the job cannot run;
+            nothing was written.
         ChangedRunError: the run directory belongs to another training.
-        RunHeld: another start works on it.
-        LeaseLost: another start took it over; this one stopped.
-        RunStopped: stopped early; calling this again goes on from the last checkpoint.
+        RunHeld: another process is running this training.
+        LeaseLost: another process took this training over.
+        RunStopped: training stopped early; calling this again resumes from the last checkpoint.
     """
     _require_ray_train()
     store = Store(spec.url, spec.storage)
     store.check()
     if not store.honours_create_only():
         store = store.reading_back()
-    free = require_free(store, take_over, lambda claim: on_event(Watching(str(claim), SILENCE_S)))
-    spec = _with_whole_paths(spec)
-    last: dict[type, Any] = {}
+    free = require_free(
+        store, take_over, lambda claim: on_event(WaitingForLease(str(claim), SILENCE_S))
+    )
+    spec = _with_absolute_paths(spec)
     with cluster(spec.cluster):
-        for event in _events(spec, store, free):
-            last[type(event)] = event
-            on_event(event)
-    if Finished not in last:
-        stopped = last.get(Stopped)
-        at = f" at step {stopped.step:,}" if stopped else ""
-        raise RunStopped(f"stopped{at}; the same command goes on from there")
-    loss = last[StepDone].metrics.loss if StepDone in last else None
-    return TrainResult(spec.url, last[Finished].step, loss, f"{spec.url}/{last[Finished].path}")
+        return _result(spec.url, _events(spec, store, free), on_event)
+
+
+def _result(
+    url: str, events: Iterator[TrainingEvent], on_event: Callable[[TrainingEvent], None]
+) -> TrainResult:
+    """Pass on all events, and summarize them.
+
+    Raises:
+        RunStopped: training ended before the last step.
+    """
+    loss: float | None = None
+    stopped_at = ""
+    result: TrainResult | None = None
+    for event in events:
+        on_event(event)
+        match event:
+            case StepDone():
+                loss = event.metrics.loss
+            case Stopped():
+                stopped_at = f" at step {event.step:,}"
+            case Finished():
+                result = TrainResult(url, event.step, loss, f"{url}/{event.path}")
+    if result is None:
+        raise RunStopped(f"training stopped{stopped_at}; run the same command again to resume")
+    return result
 
 
 def _events(spec: TrainSpec, store: Store, free: FreeLease) -> Iterator[TrainingEvent]:
-    """What the workers tell; a first interruption asks them for a checkpoint, a second ends it."""
-    board = _board_here(free)
+    """Run the workers and yield their events.
+
+    The first interruption asks the workers to stop with a checkpoint; the second one stops them at
+    once.
+    """
+    coordinator = _start_coordinator(free)
     stopping = False
-    with first_interruption() as asked:
-        fit = _beside(partial(_fit, spec, store, board))
+    with first_interruption() as interrupted:
+        fit = _run_in_thread(partial(_fit, spec, store, coordinator))
         try:
             while not fit.done():
-                yield from ray.get(board.take.remote())
+                yield from ray.get(coordinator.take_events.remote())
                 wait([fit], POLL_S)
-                if asked.is_set() and not stopping:
+                if interrupted.is_set() and not stopping:
                     stopping = True
-                    ray.get(board.stop.remote())
-                    yield Stopping()
+                    ray.get(coordinator.request_stop.remote())
+                    yield StopRequested()
         finally:
             if not fit.done():
-                ray.shutdown()  # takes the workers with it
-    yield from ray.get(board.take.remote())
-    error = ray.get(board.failed.remote()) or fit.exception()
+                ray.shutdown()  # also ends the workers
+    yield from ray.get(coordinator.take_events.remote())
+    error = ray.get(coordinator.error.remote()) or fit.exception()
     if error is not None:
-        raise _as_stop(error) from error
+        raise _driver_error(error) from error
 
 
-def _board_here(free: FreeLease) -> Any:
-    """The board, on the driver's own node: it must not go with a worker's."""
+def _start_coordinator(free: FreeLease) -> Any:
+    """Start the coordinator on the driver's node, so that it survives the loss of other nodes."""
     node = ray.get_runtime_context().get_node_id()
-    here = NodeAffinitySchedulingStrategy(node, soft=False)
-    return ray.remote(Board).options(num_cpus=0, scheduling_strategy=here).remote(free)
+    on_driver = NodeAffinitySchedulingStrategy(node, soft=False)
+    options = {"num_cpus": 0, "scheduling_strategy": on_driver}
+    return ray.remote(TrainingCoordinator).options(**options).remote(free)
 
 
-def _beside(function: Callable[[], object]) -> "Future[None]":
-    """Call it in a thread: the main one must keep its hand on signals.
+def _run_in_thread(function: Callable[[], object]) -> "Future[None]":
+    """Call a function in a thread, because the main thread must handle signals.
 
-    Nothing ever waits for the thread. Ray does not always wake one that waits for an answer when
-    it is shut down (seen with 2.60).
+    It is a daemon thread that nothing joins: Ray 2.60 does not always wake a thread that waits for
+    a result when Ray shuts down.
     """
     future: Future[None] = Future()
 
@@ -196,13 +221,13 @@ def _beside(function: Callable[[], object]) -> "Future[None]":
     return future
 
 
-def _fit(spec: TrainSpec, store: Store, board: Any) -> None:
+def _fit(spec: TrainSpec, store: Store, coordinator: Any) -> None:
     with tempfile.TemporaryDirectory() as scratch:
-        trainer(spec, store, board, scratch).fit()
+        trainer(spec, store, coordinator, scratch).fit()
 
 
-def trainer(spec: TrainSpec, store: Store, board: Any, scratch: str) -> Any:
-    """The `TorchTrainer` of a job. Its own storage holds nothing: checkpoints go to the run."""
+def trainer(spec: TrainSpec, store: Store, coordinator: Any, scratch: str) -> Any:
+    """Create a job's `TorchTrainer`; it stores nothing itself, checkpoints go to the run."""
     from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchConfig, TorchTrainer
 
@@ -210,13 +235,17 @@ def trainer(spec: TrainSpec, store: Store, board: Any, scratch: str) -> Any:
     cpus = spec.cluster.cpus_per_worker
     return TorchTrainer(
         worker_loop,
-        train_loop_config={"spec": spec.as_dict(), "store": store, "board": board},
+        train_loop_config={
+            "spec": spec.as_dict(),
+            "store": store,
+            "coordinator": coordinator,
+        },
         scaling_config=ScalingConfig(
             num_workers=num_workers(spec),
             use_gpu=gpus > 0,
             resources_per_worker={"CPU": cpus, **({"GPU": gpus} if gpus else {})},
         ),
-        # Others wait while one packs, encodes, draws or saves; Ray itself sees who died.
+        # The others wait while one worker packs, encodes, samples or saves; Ray detects dead ones.
         torch_config=TorchConfig(timeout_s=COLLECTIVE_WAIT_S),
         run_config=RunConfig(
             name=spec.name,
@@ -227,98 +256,101 @@ def trainer(spec: TrainSpec, store: Store, board: Any, scratch: str) -> Any:
 
 
 def worker_loop(config: dict[str, Any]) -> None:
-    """What each worker of the trainer runs."""
+    """Run the training loop in one worker of the trainer."""
     import torch
     from ray import train as ray_train
     from ray.train.torch import get_device
 
     from nightpress.pipelines.training.loop import train
-    from nightpress.pipelines.training.stepping import Place
+    from nightpress.pipelines.training.stepping import WorkerRank
 
-    board = config["board"]
-    if ray.get(board.failed.remote()) is not None:
-        return  # another worker's error has made going on pointless
+    coordinator = config["coordinator"]
+    if ray.get(coordinator.error.remote()) is not None:
+        return  # another worker failed in a way that a restart cannot fix
     spec = train_spec(config["spec"])
     if str(get_device()) == "cpu":
         torch.set_num_threads(spec.cluster.cpus_per_worker)
     context = ray_train.get_context()
-    place = Place(context.get_world_rank(), context.get_world_size(), str(get_device()))
-    stop = StopRequest(board)
-
-    @contextmanager
-    def hold(store: Store) -> Iterator[Lease]:
-        with held(store, ray.get(board.found_free.remote())) as lease:
-            ray.get(board.hold.remote(lease.handover))
-            yield lease
-
+    worker = WorkerRank(context.get_world_rank(), context.get_world_size(), str(get_device()))
+    should_stop = StopPoller(coordinator)
+    hold_lease = partial(_hold_lease, coordinator)
     try:
-        for event in train(spec, place, stop, store=config["store"], hold=hold):
-            # Of the workers of a machine only one packs, and that need not be the first.
-            if place.leads or isinstance(event, DataRead):
-                stop.heard(ray.get(board.tell.remote(event)))
+        for event in train(spec, worker, should_stop, store=config["store"], hold_lease=hold_lease):
+            # One worker per machine packs the data, and it need not be the main one.
+            if worker.is_main or isinstance(event, ImagesRead):
+                should_stop.update(ray.get(coordinator.report.remote(event)))
     except torch.OutOfMemoryError as error:
-        ray.get(board.fail.remote(_out_of_memory(error)))
+        ray.get(coordinator.fail.remote(_out_of_memory(error)))
         raise
     except (PipelineError, DiffusionError) as error:
-        ray.get(board.fail.remote(error))
+        ray.get(coordinator.fail.remote(error))
         raise
+
+
+@contextmanager
+def _hold_lease(coordinator: Any, store: Store) -> Iterator[Lease]:
+    """Hold the lease in the main worker, so that a worker that replaces it can acquire it again."""
+    with held(store, ray.get(coordinator.free_lease.remote())) as lease:
+        ray.get(coordinator.record_lease.remote(lease.handover))
+        yield lease
 
 
 def _out_of_memory(error: Exception) -> SettingsError:
     reason = str(error).split(". ")[0]
     return SettingsError(
-        f"the device has too little memory for this job ({reason}); less is needed with a larger "
-        "training.gradient_accumulation_steps, training.gradient_checkpointing: true, "
-        "mixed_precision: bf16, or a smaller resolution"
+        f"the device ran out of memory ({reason}); to use less, set "
+        "training.gradient_checkpointing: true or training.mixed_precision: bf16, raise "
+        "training.gradient_accumulation_steps, or lower training.resolution"
     )
 
 
-class StopRequest:
-    """Whether the driver wants the workers to stop; asked again when the last answer is there."""
+class StopPoller:
+    """Whether the driver wants the workers to stop, polled without waiting for the answer."""
 
-    def __init__(self, board: Any) -> None:
-        self._board = board
-        self._answer = board.stopping.remote()
+    def __init__(self, coordinator: Any) -> None:
+        self._coordinator = coordinator
+        self._answer = coordinator.stop_requested.remote()
         self._stop = False
 
-    def heard(self, stop: bool) -> None:
-        """An answer that came with another call."""
+    def update(self, stop: bool) -> None:
+        """Take into account an answer that another call returned."""
         self._stop = self._stop or stop
 
     def __call__(self) -> bool:
-        """The last answer; asks again without waiting."""
+        """Return the latest answer, and ask again once it has arrived."""
         ready, _ = ray.wait([self._answer], timeout=0)
         if ready:
-            self.heard(ray.get(self._answer))
-            self._answer = self._board.stopping.remote()
+            self.update(ray.get(self._answer))
+            self._answer = self._coordinator.stop_requested.remote()
         return self._stop
 
 
 def num_workers(spec: TrainSpec) -> int:
-    """The workers of a job; `auto` is the most that there is room for and that share evenly.
+    """The number of workers of a job; `auto` is the most that fit and split a batch evenly.
 
     Raises:
-        ClusterError: there is no room for them.
-        SpecError: they cannot share a batch evenly.
+        ClusterError: the cluster has no room for them.
+        SpecError: they cannot split a batch evenly.
     """
     cpus = spec.cluster.cpus_per_worker
     gpus = resolved_gpus(spec.cluster.gpus_per_worker)
     most = room(cpus, gpus)
     if spec.cluster.workers == "auto":
-        found = max((n for n in range(1, most + 1) if spec.shares_evenly(n)), default=min(most, 1))
+        even = (n for n in range(1, most + 1) if spec.shares_evenly(n))
+        num = max(even, default=min(most, 1))
     else:
-        found = spec.cluster.workers
-    if not 0 < found <= most:
+        num = spec.cluster.workers
+    if not 0 < num <= most:
         raise ClusterError(
-            f"the cluster has room for {most} workers of {cpus} CPUs and {gpus:g} GPUs; "
-            f"{max(found, 1)} are wanted"
+            f"cluster.workers: {max(num, 1)} workers need {cpus} CPUs and {gpus:g} GPUs each, but "
+            f"the cluster has room for {most}"
         )
-    spec.require_even_shares(found)
-    return found
+    spec.require_even_shares(num)
+    return num
 
 
-def _as_stop(error: BaseException) -> BaseException:
-    """What the driver raises: our own errors as they are, lost workers in a line."""
+def _driver_error(error: BaseException) -> BaseException:
+    """The error to raise in the driver: our own unchanged, lost workers as one line."""
     from ray.train.v2.api.exceptions import TrainingFailedError
 
     match error:
@@ -328,22 +360,21 @@ def _as_stop(error: BaseException) -> BaseException:
             return RunStopped(str(error))
         case TrainingFailedError() | RayError():
             reason = " ".join(str(error).split())[-500:]
-            return RunStopped(f"the workers failed: {reason}; the same command goes on")
+            return RunStopped(f"the workers failed: {reason}; run the same command again to resume")
         case _:
             return error
 
 
 def _require_ray_train() -> None:
-    missing = [name for name in ("pandas",) if find_spec(name) is None]
-    if missing:
+    if find_spec("pandas") is None:
         raise SpecError(
-            f"training needs ray[train] ({missing[0]} is missing): "
+            "training requires ray[train], but pandas is not installed: "
             'pip install -c infra/constraints.txt ".[train]"'
         )
 
 
-def _with_whole_paths(spec: TrainSpec) -> TrainSpec:
-    """Local folders by their full paths: workers stand elsewhere."""
+def _with_absolute_paths(spec: TrainSpec) -> TrainSpec:
+    """Make local paths absolute, because workers have another working directory."""
     values = spec.as_dict()
     values["output"] = absolute(values["output"])
     if values["training"]["tensorboard"] is not None:

@@ -29,13 +29,14 @@ def command(
     take_over: bool,
     as_json: bool,
 ) -> None:
-    """Train what JOB, a YAML file, describes: an autoencoder, a denoiser or a LoRA.
+    """Train the autoencoder, denoiser or LoRA that the YAML file JOB describes.
 
-    Checkpoints, metrics, samples and at the end the model land in <output>/<name>. Interrupt it at
-    any time: the same command goes on from the last checkpoint, with the same data order and noise.
+    Checkpoints, metrics, samples and the final model are written to <output>/<name>. You can
+    interrupt training at any time: run the same command again to resume from the last checkpoint,
+    with the same data order and noise.
     """
     spec = with_address(read_train_spec(job, overrides), address)
-    stop_politely()  # until the workers stand, who hear it themselves
+    stop_politely()  # until the workers have started; from then on, `train` handles signals
     display = display_for(Console(stderr=True))
     with display:
         result = train(spec, display.show, take_over=take_over)
@@ -43,7 +44,7 @@ def command(
 
 
 def summary(result: TrainResult) -> str:
-    """The closing lines: how far it came, and where things are."""
+    """The final message: the last step and loss, and where the results are."""
     loss = "" if result.loss is None else f", loss {result.loss:.4f}"
     return "\n".join(
         [

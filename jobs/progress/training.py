@@ -1,7 +1,4 @@
-"""What a person sees while a network is trained.
-
-Owns the words. How they are shown, `jobs.progress.displays` knows.
-"""
+"""The text that shows the progress of a training; `jobs.progress.displays` prints it."""
 
 import math
 
@@ -11,36 +8,37 @@ from nightpress.jobs.progress.displays import Display, display
 from nightpress.pipelines.formatting import duration, plural, size
 from nightpress.pipelines.training.events import (
     CheckpointSaved,
-    DataRead,
     DataReady,
     Finished,
+    ImagesRead,
     LatentsCached,
     Resumed,
     SamplesWritten,
     StepDone,
     Stopped,
-    Stopping,
+    StopRequested,
     TrainingEvent,
-    Watching,
+    WaitingForLease,
 )
 
 SMOOTHING = 0.9
-"""Weight of the rows before in the loss and the rate that are shown."""
+"""Weight of the previous rows in the displayed loss and rate."""
 
 MAX_BAD_NAMED = 10
+"""Unusable images that are named; the others are counted."""
 
 
 def display_for(console: Console) -> Display[TrainingEvent]:
-    """A live display where the console is a terminal, plain lines where it is not."""
-    return display(console, TrainingTeller())
+    """A live display if the console is a terminal, otherwise plain lines."""
+    return display(console, TrainingFormatter())
 
 
-class TrainingTeller:
-    """The words for a training's events."""
+class TrainingFormatter:
+    """Formats the events of a training and its current progress."""
 
     def __init__(self) -> None:
         self._done = self._total = 0
-        self._loss, self._rate = Smoothed(), Smoothed()
+        self._loss, self._rate = MovingAverage(), MovingAverage()
         self._left_s: float | None = None
         self._num_read = 0
         self._cached: LatentsCached | None = None
@@ -48,9 +46,9 @@ class TrainingTeller:
         self._sheet = ""
 
     def add(self, event: TrainingEvent) -> str | None:
-        """Take an event into account; what is news comes back as text."""
+        """Update the progress with an event; return its message, if it has one."""
         match event:
-            case DataRead():
+            case ImagesRead():
                 self._num_read = max(self._num_read, event.num_images)
             case DataReady():
                 self._num_read = 0
@@ -64,7 +62,7 @@ class TrainingTeller:
                 self._checkpoint = event.step
             case SamplesWritten():
                 self._sheet = event.path
-        return news(event)
+        return event_message(event)
 
     def _add_step(self, event: StepDone) -> None:
         row = event.metrics
@@ -72,11 +70,11 @@ class TrainingTeller:
         self._loss.add(row.loss)
         self._rate.add(row.images_per_s)
         if self._rate.value:
-            images_a_step = row.num_images / row.step
-            self._left_s = (self._total - self._done) * images_a_step / self._rate.value
+            images_per_step = row.num_images / row.step
+            self._left_s = (self._total - self._done) * images_per_step / self._rate.value
 
     def share(self) -> tuple[int, int]:
-        """Steps done, of all; pictures encoded, of all, before the first step."""
+        """Steps done and in total; before the first step, images encoded and in total."""
         if not self._total and self._cached is not None:
             return self._cached.done, self._cached.total
         return self._done, self._total
@@ -84,7 +82,7 @@ class TrainingTeller:
     def line(self) -> str:
         """`step 500 / 10,000 · loss 0.1234 · 52.1 images/s · 40 min left · checkpoint 500`."""
         if not self._total:
-            return self._line_before()
+            return self._preparation_line()
         parts = [
             f"step {self._done:,} / {self._total:,}",
             f"loss {self._loss.value:.4g}",
@@ -95,24 +93,24 @@ class TrainingTeller:
         ]
         return " · ".join(part for part in parts if part)
 
-    def _line_before(self) -> str:
-        """What goes on before the first step."""
+    def _preparation_line(self) -> str:
+        """The progress before the first step."""
         if self._cached is not None:
-            return f"{self._cached.done:,} / {self._cached.total:,} pictures encoded"
-        return f"{plural(self._num_read, 'picture')} read" if self._num_read else ""
+            return f"{self._cached.done:,} / {self._cached.total:,} images encoded"
+        return f"{plural(self._num_read, 'image')} read" if self._num_read else ""
 
 
-class Smoothed:
-    """An exponential moving average without a bias towards its start.
+class MovingAverage:
+    """An exponential moving average with bias correction.
 
-    What is not finite is told while it is the last value, and has no part in the average.
+    A value that is not finite is shown until the next one, but does not enter the average.
     """
 
     def __init__(self) -> None:
         self._total = self._weight = self._last = 0.0
 
     def add(self, value: float) -> None:
-        """Take a value."""
+        """Add a value."""
         self._last = value
         if math.isfinite(value):
             self._total = SMOOTHING * self._total + value
@@ -120,43 +118,43 @@ class Smoothed:
 
     @property
     def value(self) -> float:
-        """The average; 0 before the first value."""
+        """The average, or the last value if it is not finite; 0 before the first value."""
         if not math.isfinite(self._last):
             return self._last
         return self._total / self._weight if self._weight else 0.0
 
 
-def news(event: TrainingEvent) -> str | None:
-    """The event as text, where it is worth some."""
+def event_message(event: TrainingEvent) -> str | None:
+    """The message to print for an event, if it has one."""
     match event:
-        case Watching():
+        case WaitingForLease():
             return (
-                f"this training was begun by {event.holder}; watching for {event.silence_s:.0f} s "
-                "whether it still is"
+                f"{event.holder} may still be running this training; "
+                f"watching its heartbeat for {event.silence_s:.0f} s"
             )
         case DataReady():
-            return _data_news(event)
+            return _data_message(event)
         case Resumed():
-            return f"going on from step {event.step:,}"
+            return f"resuming from step {event.step:,}"
         case CheckpointSaved():
-            return f"step {event.step:,}: {event.path} ({size(event.num_bytes)})"
+            return f"step {event.step:,}: wrote {event.path} ({size(event.num_bytes)})"
         case SamplesWritten():
-            return f"step {event.step:,}: {event.path}"
-        case Stopping():
-            return "stopping after the step in hand; a second interruption stops at once"
+            return f"step {event.step:,}: wrote {event.path}"
+        case StopRequested():
+            return "stopping after this step; interrupt again to stop at once"
         case Stopped():
             return f"stopped at step {event.step:,}, with a checkpoint"
         case Finished():
-            return f"step {event.step:,}: the model is in {event.path}/"
+            return f"step {event.step:,}: wrote the model to {event.path}/"
         case _:
             return None
 
 
-def _data_news(event: DataReady) -> str:
-    lines = [f"{plural(event.num_images, 'picture')} to train on"]
+def _data_message(event: DataReady) -> str:
+    lines = [f"training on {plural(event.num_images, 'image')}"]
     lines += [f"warning: {warning}" for warning in event.warnings]
     if event.num_bad:
-        lines.append(f"warning: {plural(event.num_bad, 'picture')} cannot be used:")
+        lines.append(f"warning: {plural(event.num_bad, 'image')} cannot be used:")
         named = event.bad[:MAX_BAD_NAMED]
         lines += [f"  {bad}" for bad in named]
         if event.num_bad > len(named):

@@ -1,4 +1,4 @@
-"""Training: a job and pictures in, checkpoints and a model folder out, all in one store.
+"""Training: from a job and captioned images to checkpoints and a model folder in one store.
 
-Runs whole in one process; `jobs.training` runs it on a cluster.
+Runs in one process, or in several with torch.distributed; `jobs.training` starts them on Ray.
 """

@@ -1,4 +1,4 @@
-"""Recipe `autoencoder`: random windows of pictures in, an AutoencoderKL with white latents out."""
+"""Recipe `autoencoder`: train an AutoencoderKL on random windows, and whiten its latents."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -28,26 +28,26 @@ from nightpress.diffusion_core.training.randomness import normal
 from nightpress.pipelines.models.location import component_folder
 from nightpress.pipelines.storage import Store
 from nightpress.pipelines.training.data import PackedImages
+from nightpress.pipelines.training.data.decoding import ImageArray
 from nightpress.pipelines.training.events import TrainingEvent
-from nightpress.pipelines.training.order import Pick
 from nightpress.pipelines.training.recipes import (
-    Picture,
-    drawn_pictures,
-    on_device,
-    spare_memory,
-    to_pictures,
+    enable_gradient_checkpointing,
+    load_images,
+    to_device,
+    to_image_arrays,
     to_tensor,
 )
+from nightpress.pipelines.training.sample_order import BatchItem
 from nightpress.pipelines.training.spec import AutoencoderSpec
 
 STATISTICS_IMAGES = 2048
-"""Pictures that the spread of the latents is measured over, at most."""
+"""Images over which the statistics of the latents are measured, at most."""
 
 
 class AutoencoderRecipe:
-    """See `pipelines.training.recipes.Recipe`."""
+    """Implements `pipelines.training.recipes.Recipe`."""
 
-    looks_ahead = True
+    can_prefetch = True
 
     def __init__(self, spec: AutoencoderSpec, data: PackedImages, device: str) -> None:
         self.spec, self.data, self.device = spec, data, device
@@ -61,63 +61,63 @@ class AutoencoderRecipe:
             self.autoencoder = new_module(source, ("AutoencoderKL",), spec.seed)
             self.base = ""
         require_whitening(self.autoencoder)
-        spare_memory(self.autoencoder, spec.training.gradient_checkpointing)
+        enable_gradient_checkpointing(self.autoencoder, spec.training.gradient_checkpointing)
         multiple = pixels_of_a_latent(self.autoencoder)
         require_multiple("training.resolution", spec.training.resolution, multiple)
         require_multiple("crop", spec.crop or spec.training.resolution, multiple)
         objective = AutoencoderObjective(spec.losses.gradient_weight, spec.losses.kl_weight)
         module = AutoencoderTraining(self.autoencoder, objective, spec.losses.latent_noise)
-        self.module: nn.Module = on_device(module, device)
+        self.module: nn.Module = to_device(module, device)
 
     def prepare(self, store: Store, rank: int, world_size: int) -> Iterator[TrainingEvent]:
-        """Nothing is computed beforehand."""
+        """Do nothing: this recipe needs no preparation."""
         yield from ()
 
-    def ready(self, store: Store) -> None:
-        """Nothing to fetch."""
+    def load_prepared(self, store: Store) -> None:
+        """Do nothing: this recipe needs no preparation."""
 
-    def batch(self, picks: Sequence[Pick]) -> dict[str, Tensor]:
-        """Windows, and the noise that their latents are sampled with."""
+    def batch(self, items: Sequence[BatchItem]) -> dict[str, Tensor]:
+        """Image windows, the noise that samples their latents, and shares of `latent_noise`."""
         training = self.spec.training
         size = self.spec.crop or training.resolution
-        pictures = drawn_pictures(self.data, picks, training.resolution, training.random_flip)
-        windows = [window(p, size, pick) for p, pick in zip(pictures, picks, strict=True)]
-        generators = [pick.generator for pick in picks]
+        images = load_images(self.data, items, training.resolution, training.random_flip)
+        windows = [random_window(i, size, item) for i, item in zip(images, items, strict=True)]
+        generators = [item.generator for item in items]
         return {
             "images": to_tensor(windows),
             "noise": normal(latent_size(self.autoencoder, size, size), generators),
-            "blur": torch.tensor([pick.uniform for pick in picks]),
+            "blur": torch.tensor([item.uniform for item in items]),
         }
 
     @torch.no_grad()
-    def sample(self) -> tuple[list[Picture], list[str]]:
-        """Pictures of the data set, each beside its way through the latents."""
-        pictures, names = [], []
-        for number in evenly_spaced(range(len(self.data)), self.spec.samples.num_images):
-            original = self._pixels([number])
+    def sample(self) -> tuple[list[ImageArray], list[str]]:
+        """Images of the data set, each beside its reconstruction and its PSNR."""
+        images, captions = [], []
+        for index in evenly_spaced(range(len(self.data)), self.spec.samples.num_images):
+            original = self._pixels([index])
             output = decode(self.autoencoder, encode(self.autoencoder, original))
             error = (output.clamp(-1, 1) - original).square().mean()
-            pictures += to_pictures(torch.cat([original, output]))
-            names += [self.data.name(number), f"{psnr_db(error.item(), peak=2.0):.1f} dB"]
-        return pictures, names
+            images += to_image_arrays(torch.cat([original, output]))
+            captions += [self.data.name(index), f"{psnr_db(error.item(), peak=2.0):.1f} dB"]
+        return images, captions
 
     @torch.no_grad()
     def save(self, folder: Path) -> None:
-        """The autoencoder with its latents whitened over the data set."""
-        numbers = evenly_spaced(range(len(self.data)), STATISTICS_IMAGES)
-        chunks = (numbers[i : i + 16] for i in range(0, len(numbers), 16))
+        """Whiten the latents over the data set, and write the autoencoder."""
+        indices = evenly_spaced(range(len(self.data)), STATISTICS_IMAGES)
+        chunks = (indices[i : i + 16] for i in range(0, len(indices), 16))
         batches = (self.autoencoder.encode(self._pixels(c)).latent_dist.mean for c in chunks)
         mean, std = latent_statistics(batch.cpu() for batch in batches)
         whiten_latents(self.autoencoder, mean.to(self.device), std.to(self.device))
         save_autoencoder(self.autoencoder, folder)
 
-    def _pixels(self, numbers: Sequence[int]) -> Tensor:
+    def _pixels(self, indices: Sequence[int]) -> Tensor:
         resolution = self.spec.training.resolution
-        return to_tensor([self.data.pixels(n, resolution) for n in numbers]).to(self.device)
+        return to_tensor([self.data.pixels(i, resolution) for i in indices]).to(self.device)
 
 
-def window(picture: Picture, size: int, pick: Pick) -> Picture:
-    """A (size, size, 3) part at a random place."""
-    limit = picture.shape[0] - size + 1
-    y, x = torch.randint(limit, (2,), generator=pick.generator).tolist()
-    return picture[y : y + size, x : x + size]
+def random_window(image: ImageArray, size: int, item: BatchItem) -> ImageArray:
+    """Cut a (size, size, 3) window at a random position."""
+    limit = image.shape[0] - size + 1
+    y, x = torch.randint(limit, (2,), generator=item.generator).tolist()
+    return image[y : y + size, x : x + size]

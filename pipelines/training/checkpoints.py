@@ -1,6 +1,6 @@
-"""Checkpoints of a training run: one safetensors object each, create-only, found by listing.
+"""Checkpoints of a training: weights, moving averages and optimizer state in one safetensors file.
 
-Owns how weights, averages and optimizer state become one flat set of tensors.
+Checkpoints are created once and never overwritten; they are found by listing their folder.
 """
 
 from collections.abc import Mapping
@@ -14,19 +14,19 @@ from torch import Tensor, nn
 from nightpress.diffusion_core.training import Ema
 from nightpress.pipelines.errors import CheckpointError
 from nightpress.pipelines.storage import Store
-from nightpress.pipelines.training.layout import path_of, steps_of
+from nightpress.pipelines.training.layout import checkpoint_path, checkpoint_steps
 
 
 @dataclass
 class TrainingState:
-    """What a checkpoint holds: trained weights by name, their average, the optimizer's tensors."""
+    """The contents of a checkpoint: trained weights by name, their average and the optimizer."""
 
     parameters: Mapping[str, nn.Parameter]
     optimizer: torch.optim.Optimizer
     ema: Ema | None
 
     def tensors(self) -> dict[str, Tensor]:
-        """Everything as a flat mapping of tensors on the CPU."""
+        """The state as a flat mapping of tensors on the CPU."""
         names = list(self.parameters)
         found: dict[str, Tensor] = {f"model.{n}": p for n, p in self.parameters.items()}
         if self.ema is not None:
@@ -38,39 +38,43 @@ class TrainingState:
         return {key: value.detach().cpu().contiguous() for key, value in found.items()}
 
     def load(self, tensors: Mapping[str, Tensor], step: int, path: str) -> None:
-        """Put back what `tensors()` gave.
+        """Restore the state from the result of `tensors()`.
 
         Raises:
-            CheckpointError: it is of another network or optimizer; nothing was changed.
+            CheckpointError: the checkpoint belongs to another network; nothing was changed.
         """
-        self._require_fit(tensors, path)
+        self._require_same_network(tensors, path)
         with torch.no_grad():
             for name, parameter in self.parameters.items():
                 parameter.copy_(tensors[f"model.{name}"])
         if self.ema is not None:
             self.ema.shadow = [
-                _as_laid_out(tensors[f"ema.{name}"], parameter)
+                _in_layout_of(tensors[f"ema.{name}"], parameter)
                 for name, parameter in self.parameters.items()
             ]
             self.ema.num_updates = step
         self._load_optimizer(tensors)
 
-    def _require_fit(self, tensors: Mapping[str, Tensor], path: str) -> None:
+    def _require_same_network(self, tensors: Mapping[str, Tensor], path: str) -> None:
         kinds = ["model"] if self.ema is None else ["model", "ema"]
         for name, parameter in self.parameters.items():
             for kind in kinds:
                 found = tensors.get(f"{kind}.{name}")
                 if found is None:
-                    raise CheckpointError(f"{path}: of another model: no {kind}.{name} in it")
+                    raise CheckpointError(
+                        f"{path}: checkpoint of another model: it has no {kind}.{name}"
+                    )
                 if found.shape != parameter.shape:
                     raise CheckpointError(
-                        f"{path}: of another model: {kind}.{name} is {tuple(found.shape)} and "
-                        f"should be {tuple(parameter.shape)}"
+                        f"{path}: checkpoint of another model: {kind}.{name} has shape "
+                        f"{tuple(found.shape)} instead of {tuple(parameter.shape)}"
                     )
         known = {f"model.{name}" for name in self.parameters}
         unknown = [key for key in tensors if key.startswith("model.") and key not in known]
         if unknown:
-            raise CheckpointError(f"{path}: of another model: it holds {unknown[0]}, unknown here")
+            raise CheckpointError(
+                f"{path}: checkpoint of another model: this model has no {unknown[0]}"
+            )
 
     def _load_optimizer(self, tensors: Mapping[str, Tensor]) -> None:
         by_name: dict[str, dict[str, Tensor]] = {name: {} for name in self.parameters}
@@ -82,42 +86,46 @@ class TrainingState:
             self.optimizer.state[parameter] = {
                 key: value.to(parameter.device, copy=True)
                 if key == "step"
-                else _as_laid_out(value, parameter)
+                else _in_layout_of(value, parameter)
                 for key, value in by_name[name].items()
             }
 
 
-def _as_laid_out(value: Tensor, parameter: nn.Parameter) -> Tensor:
-    """A copy in the parameter's memory format, which fused optimizers take for granted."""
+def _in_layout_of(value: Tensor, parameter: nn.Parameter) -> Tensor:
+    """Copy into the parameter's memory format, which fused optimizers require."""
     return torch.empty_like(parameter).copy_(value).detach()
 
 
 def save(store: Store, step: int, state: TrainingState, metadata: Mapping[str, str]) -> int:
-    """Write the checkpoint of a step, whole or not at all; returns its bytes."""
+    """Write the checkpoint of a step atomically; return its size in bytes.
+
+    Raises:
+        CheckpointError: another process has written a checkpoint of this step.
+    """
     data = safetensors.torch.save(state.tensors(), {**metadata, "step": str(step)})
-    if not store.create(path_of(step), data):
+    if not store.create(checkpoint_path(step), data):
         raise CheckpointError(
-            f"{store.url}/{path_of(step)}: written meanwhile by another process; "
-            "a training must not be started twice at a time"
+            f"{store.url}/{checkpoint_path(step)}: already written by another process; "
+            "do not start the same training twice at a time"
         )
     return len(data)
 
 
 def load(store: Store, step: int, state: TrainingState) -> None:
-    """Go back to the checkpoint of a step.
+    """Restore the state from the checkpoint of a step.
 
     Raises:
-        CheckpointError: it is damaged, or of another network.
+        CheckpointError: the checkpoint is damaged or belongs to another network.
     """
-    path = f"{store.url}/{path_of(step)}"
+    path = f"{store.url}/{checkpoint_path(step)}"
     try:
-        tensors = safetensors.torch.load(store.read(path_of(step)))
+        tensors = safetensors.torch.load(store.read(checkpoint_path(step)))
     except safetensors.SafetensorError as error:
         raise CheckpointError(f"{path}: damaged: {error}") from error
     state.load(tensors, step, path)
 
 
 def prune(store: Store, keep: int) -> None:
-    """Delete all checkpoints but the newest `keep`."""
-    for step in steps_of(store)[:-keep]:
-        store.delete(path_of(step))
+    """Delete all but the newest `keep` checkpoints."""
+    for step in checkpoint_steps(store)[:-keep]:
+        store.delete(checkpoint_path(step))

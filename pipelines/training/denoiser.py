@@ -1,4 +1,4 @@
-"""Recipe `denoiser`: captioned pictures in, a diffusers text-to-image pipeline out."""
+"""Recipe `denoiser`: train a text-to-image diffusers pipeline on captioned images."""
 
 import hashlib
 import json
@@ -33,35 +33,34 @@ from nightpress.pipelines.job.spec import canonical_json
 from nightpress.pipelines.models.location import component_folder
 from nightpress.pipelines.storage import Store
 from nightpress.pipelines.training.data import PackedImages
-from nightpress.pipelines.training.encoded import EncodedPictures
+from nightpress.pipelines.training.data.decoding import ImageArray
 from nightpress.pipelines.training.events import TrainingEvent
-from nightpress.pipelines.training.order import Pick
+from nightpress.pipelines.training.image_latents import ImageLatents
 from nightpress.pipelines.training.recipes import (
-    Picture,
-    advice,
-    drawn_caption,
-    on_device,
+    choose_caption,
+    enable_gradient_checkpointing,
     sample_prompts,
-    spare_memory,
+    to_device,
 )
+from nightpress.pipelines.training.sample_order import BatchItem
 from nightpress.pipelines.training.sections import ScheduleSpec
 from nightpress.pipelines.training.spec import DenoiserSpec
 
 ENCODE_BATCH = 16
 SAMPLE_BATCH = 16
 PIPELINE_MULTIPLE = 8
-"""Of pixels, which the pipelines of all families ask for."""
+"""The resolution must be a multiple of this for the pipelines of all families."""
 
 
 class DenoiserRecipe:
-    """See `pipelines.training.recipes.Recipe`."""
+    """Implements `pipelines.training.recipes.Recipe`."""
 
-    looks_ahead = True
+    can_prefetch = True
 
     def __init__(self, spec: DenoiserSpec, data: PackedImages, device: str) -> None:
         self.spec, self.data, self.device = spec, data, device
         self.autoencoder = self._saved(spec.model.autoencoder, ("AutoencoderKL",)).to(device)
-        self.denoiser, new = self._denoiser()
+        self.denoiser, is_new = self._denoiser()
         self.family = FAMILIES[type(self.denoiser).__name__]
         text_encoder = self._saved(spec.model.text_encoder, self.family.text_encoders)
         self.text = TextEncoding(self._tokenizer(), text_encoder)
@@ -70,60 +69,62 @@ class DenoiserRecipe:
         module = DenoiserTraining(
             self.denoiser, self.text, self.objective, spec.model.train_text_encoder
         )
-        self.module: nn.Module = on_device(module, device)
-        parts = [self.autoencoder, text_encoder, *([] if new else [self.denoiser])]
-        marks = [fingerprint_of_tensors(part) for part in parts]
-        self.base = "-".join(mark[:16] for mark in (*marks, fingerprint_of_words(self.text)))
+        self.module: nn.Module = to_device(module, device)
+        pretrained = [self.autoencoder, text_encoder, *([] if is_new else [self.denoiser])]
+        fingerprints = [fingerprint_of_tensors(network) for network in pretrained]
+        fingerprints.append(fingerprint_of_tokenizer(self.text))
+        self.base = "-".join(fingerprint[:16] for fingerprint in fingerprints)
         require_plain_scaling(self.autoencoder)
-        self._require_channels()
-        spare_memory(self.denoiser, spec.training.gradient_checkpointing)
+        self._require_matching_widths()
+        enable_gradient_checkpointing(self.denoiser, spec.training.gradient_checkpointing)
         multiple = max(PIPELINE_MULTIPLE, pixels_of_a_latent(self.autoencoder))
         require_multiple("training.resolution", spec.training.resolution, multiple)
-        self.latents = EncodedPictures(
+        self.latents = ImageLatents(
             data,
             spec.training,
             lambda images: encode(self.autoencoder, images.to(device)).cpu(),
-            made_by=marks[0],
+            encoder_fingerprint=fingerprints[0],
             cached=spec.cache_latents,
             batch_size=ENCODE_BATCH,
         )
-        self.known_captions = EmbeddingCache(CACHE_BYTES)
+        self.caption_embeddings = EmbeddingCache(CACHE_BYTES)
 
     def prepare(self, store: Store, rank: int, world_size: int) -> Iterator[TrainingEvent]:
-        """Encode this worker's share of the pictures."""
+        """Encode this worker's share of the images."""
         yield from self.latents.prepare(store, rank, world_size)
 
-    def ready(self, store: Store) -> None:
-        """Fetch what all workers have encoded."""
-        self.latents.ready(store)
+    def load_prepared(self, store: Store) -> None:
+        """Read the latents that all workers have encoded."""
+        self.latents.load_prepared(store)
 
-    def batch(self, picks: Sequence[Pick]) -> dict[str, Tensor]:
-        """Latents, noise, times and tokens."""
+    def batch(self, items: Sequence[BatchItem]) -> dict[str, Tensor]:
+        """Latents, noise, times, tokens and, if the text encoder is frozen, embeddings."""
         schedule = self.spec.schedule
         captions = [
-            drawn_caption(self.data, pick, schedule.proportion_empty_prompts) for pick in picks
+            choose_caption(self.data, item, schedule.proportion_empty_prompts) for item in items
         ]
-        x0 = self.latents.of(picks)
+        x0 = self.latents.batch(items)
         input_ids, mask = self.text.tokenize(captions)
         batch = {
             "x0": x0,
-            "noise": normal(tuple(x0.shape[1:]), [pick.generator for pick in picks]),
-            "times": self.objective.timesteps(torch.tensor([pick.uniform for pick in picks])),
+            "noise": normal(tuple(x0.shape[1:]), [item.generator for item in items]),
+            "times": self.objective.timesteps(torch.tensor([item.uniform for item in items])),
             "input_ids": input_ids,
             "mask": mask,
         }
         if not self.spec.model.train_text_encoder:
-            known = [self.text.encode_cached(caption, self.known_captions) for caption in captions]
-            batch["embeddings"] = torch.cat(known)
+            cache = self.caption_embeddings
+            embeddings = [self.text.encode_cached(caption, cache) for caption in captions]
+            batch["embeddings"] = torch.cat(embeddings)
         return batch
 
     @torch.no_grad()
-    def sample(self) -> tuple[list[Picture], list[str]]:
-        """One picture for each of the job's prompts, always from the same noise."""
+    def sample(self) -> tuple[list[ImageArray], list[str]]:
+        """One image per prompt, from the same noise at every step."""
         samples = self.spec.samples
         prompts = sample_prompts(self.data, samples.prompts, samples.num_images)
         pipeline = self._pipeline()
-        pictures: list[Picture] = []
+        sampled: list[ImageArray] = []
         for start in range(0, len(prompts), SAMPLE_BATCH):
             chunk = prompts[start : start + SAMPLE_BATCH]
             seeds = [samples.seed + start + i for i in range(len(chunk))]
@@ -137,15 +138,18 @@ class DenoiserRecipe:
                 output_type="np",
                 **self.family.call_settings,
             ).images
-            pictures += list((images * 255).round().astype("uint8"))
-        return pictures, prompts
+            sampled += list((images * 255).round().astype("uint8"))
+        return sampled, prompts
 
     def save(self, folder: Path) -> None:
-        """The whole pipeline, and the steps and guidance to use when nobody says otherwise."""
+        """Write the pipeline, and its default sampling settings in `nightpress.json`."""
         self._pipeline().save_pretrained(folder, safe_serialization=True)
         samples = self.spec.samples
-        advised = advice(samples.num_inference_steps, samples.guidance_scale)
-        (folder / "nightpress.json").write_text(json.dumps(advised) + "\n", encoding="utf-8")
+        defaults = {
+            "num_inference_steps": samples.num_inference_steps,
+            "guidance_scale": samples.guidance_scale,
+        }
+        (folder / "nightpress.json").write_text(json.dumps(defaults) + "\n", encoding="utf-8")
 
     def _pipeline(self) -> Any:
         return new_pipeline(
@@ -158,7 +162,7 @@ class DenoiserRecipe:
         )
 
     def _denoiser(self) -> tuple[Any, bool]:
-        """The denoiser, and whether it is new."""
+        """The denoiser, and whether its weights are new."""
         source = self.spec.model.denoiser
         if isinstance(source, str):
             return self._saved(source, tuple(FAMILIES)), False
@@ -171,45 +175,51 @@ class DenoiserRecipe:
         return saved_tokenizer(component_folder(self.spec.model.tokenizer, self.spec.storage))
 
     def _freeze(self, text_encoder: nn.Module) -> None:
-        """Keep what is not trained; a name that no weight has is a mistake."""
+        """Freeze the text encoder, or those of its weights that the job names.
+
+        Raises:
+            SettingsError: no weight has such a name.
+        """
         model = self.spec.model
         text_encoder.requires_grad_(model.train_text_encoder)
         for part in model.frozen_parameters:
-            found = [p for name, p in text_encoder.named_parameters() if part in name]
-            if not found:
-                raise SettingsError(f"model.frozen_parameters: no weight has {part!r} in its name")
-            for parameter in found:
+            named = [p for name, p in text_encoder.named_parameters() if part in name]
+            if not named:
+                raise SettingsError(
+                    f"model.frozen_parameters: no text encoder weight has {part!r} in its name"
+                )
+            for parameter in named:
                 parameter.requires_grad_(False)
 
-    def _require_channels(self) -> None:
+    def _require_matching_widths(self) -> None:
+        """Check that the denoiser fits the autoencoder's latents and the text embeddings."""
+        config = self.denoiser.config
         channels = self.autoencoder.config.latent_channels
-        if self.denoiser.config.in_channels != channels:
+        if config.in_channels != channels:
             raise SettingsError(
-                f"model.denoiser: in_channels is {self.denoiser.config.in_channels}, and the "
-                f"autoencoder's latents have {channels}"
+                f"model.denoiser: in_channels is {config.in_channels}, but the autoencoder's "
+                f"latents have {channels} channels"
             )
-        config: Any = self.text.text_encoder.config
-        text_width = config.hidden_size
-        wanted = self.denoiser.config.get("cross_attention_dim")
-        wanted = self.denoiser.config.get("caption_channels") or wanted
-        if wanted != text_width:
+        text_config: Any = self.text.text_encoder.config
+        width = config.get("caption_channels") or config.get("cross_attention_dim")
+        if width != text_config.hidden_size:
             raise SettingsError(
-                f"model.denoiser: takes text of width {wanted}, and the text encoder's is "
-                f"{text_width}"
+                f"model.denoiser: it takes text embeddings of width {width}, but the text "
+                f"encoder's have width {text_config.hidden_size}"
             )
 
 
-def fingerprint_of_words(text: TextEncoding) -> str:
-    """sha256 over what the tokenizer makes of words."""
+def fingerprint_of_tokenizer(text: TextEncoding) -> str:
+    """SHA-256 of the tokenizer's vocabulary and maximum length."""
     vocabulary = sorted(text.tokenizer.get_vocab().items())
     return hashlib.sha256(canonical_json([text.max_tokens, vocabulary]).encode()).hexdigest()
 
 
 def objective_of(spec: DenoiserSpec) -> Objective:
-    """The job's `schedule` section as an objective."""
+    """Create the training objective from the job's `schedule` section."""
     schedule = spec.schedule
     return Objective(
-        schedule=process_of_spec(schedule),
+        schedule=noise_process_of(schedule),
         prediction_type=schedule.prediction_type,
         min_snr_gamma=schedule.snr_gamma,
         time_sampling=TimeSampling(
@@ -221,8 +231,8 @@ def objective_of(spec: DenoiserSpec) -> Objective:
     )
 
 
-def process_of_spec(schedule: ScheduleSpec) -> NoiseProcess:
-    """The straight path for `flow_prediction`, else the beta schedule."""
+def noise_process_of(schedule: ScheduleSpec) -> NoiseProcess:
+    """The flow matching path for `flow_prediction`, otherwise the beta schedule."""
     if schedule.prediction_type == "flow_prediction":
         return FlowPath(schedule.num_train_timesteps, schedule.shift)
     return NoiseSchedule(

@@ -1,4 +1,4 @@
-"""What happens while a network is trained, as the loop tells it and a display shows it."""
+"""Events of a training, emitted by the loop and shown by a progress display."""
 
 from dataclasses import dataclass
 
@@ -6,34 +6,34 @@ from nightpress.pipelines.training.metrics import StepMetrics
 
 
 @dataclass(frozen=True)
-class Watching:
-    """An earlier start is watched for a while: does it still work on the run?"""
+class WaitingForLease:
+    """Another process may still hold the run directory; its heartbeat is being watched."""
 
     holder: str
     silence_s: float
 
 
 @dataclass(frozen=True)
-class DataRead:
-    """Pictures read and checked so far; told only where they were not packed before."""
+class ImagesRead:
+    """Images read and checked so far; not emitted if they were packed before."""
 
     num_images: int
 
 
 @dataclass(frozen=True)
 class DataReady:
-    """The pictures are packed and can be read."""
+    """The images are packed and can be read."""
 
     num_images: int
     num_bad: int
     bad: tuple[str, ...]
-    """The first of those that cannot be used: name and reason."""
+    """The first images that cannot be used: name and reason."""
     warnings: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class LatentsCached:
-    """Pictures encoded so far, of those to encode."""
+    """Images encoded so far, and how many there are in total."""
 
     done: int
     total: int
@@ -41,14 +41,14 @@ class LatentsCached:
 
 @dataclass(frozen=True)
 class Resumed:
-    """Training goes on from the checkpoint of this step."""
+    """Training resumes from the checkpoint of this step."""
 
     step: int
 
 
 @dataclass(frozen=True)
 class StepDone:
-    """A row of metrics."""
+    """A new row of metrics."""
 
     metrics: StepMetrics
     max_train_steps: int
@@ -56,7 +56,7 @@ class StepDone:
 
 @dataclass(frozen=True)
 class CheckpointSaved:
-    """A checkpoint is in the store; `path` is relative to the run."""
+    """A checkpoint was written; `path` is relative to the run directory."""
 
     step: int
     path: str
@@ -65,42 +65,42 @@ class CheckpointSaved:
 
 @dataclass(frozen=True)
 class SamplesWritten:
-    """A sheet of samples is in the store; `path` is relative to the run."""
+    """A sample sheet was written; `path` is relative to the run directory."""
 
     step: int
     path: str
 
 
 @dataclass(frozen=True)
-class Stopping:
-    """The wish to stop was heard; the step in hand is finished and kept."""
+class StopRequested:
+    """The workers were asked to stop; they finish the current step and save a checkpoint."""
 
 
 @dataclass(frozen=True)
 class Stopped:
-    """Training ended early, as asked, with a checkpoint of this step."""
+    """Training stopped early, as requested, with a checkpoint of this step."""
 
     step: int
 
 
 @dataclass(frozen=True)
 class Finished:
-    """The trained model is in the store; `path` is relative to the run."""
+    """The trained model was written; `path` is relative to the run directory."""
 
     step: int
     path: str
 
 
 TrainingEvent = (
-    Watching
-    | DataRead
+    WaitingForLease
+    | ImagesRead
     | DataReady
     | LatentsCached
     | Resumed
     | StepDone
     | CheckpointSaved
     | SamplesWritten
-    | Stopping
+    | StopRequested
     | Stopped
     | Finished
 )

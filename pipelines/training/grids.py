@@ -1,13 +1,8 @@
-"""Sheets of samples, and the film of a training: pictures coming out of the noise.
-
-Owns their looks. Knows nothing of how samples are drawn.
-"""
+"""Draw sample sheets, and the animated GIF of all sheets of a training."""
 
 import io
 from collections.abc import Sequence
 
-import numpy as np
-from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageOps, UnidentifiedImageError
 
 from nightpress.diffusion_core.theory.spacing import evenly_spaced
@@ -22,52 +17,57 @@ from nightpress.pipelines.reporting.contact_sheet import (
     wrapped,
 )
 from nightpress.pipelines.storage import Store
-from nightpress.pipelines.training.layout import SAMPLES_FOLDER, sheet_path, sheets_of
+from nightpress.pipelines.training.data.decoding import ImageArray
+from nightpress.pipelines.training.layout import (
+    SAMPLES_FOLDER,
+    sample_sheet_path,
+    sample_sheet_steps,
+)
 
 SMALLEST, LARGEST = 128, 256
-"""Sides of a picture on a sheet, in pixels."""
+"""Limits of the side of an image on a sheet, in pixels."""
 
 MAX_FRAMES = 60
 FRAME_SIDE = 800
-"""The longer side of a film's frame, at most, in pixels."""
+"""Limit of the longer side of a GIF frame, in pixels."""
 FRAME_MS, LAST_FRAME_MS = 200, 3000
+"""How long a frame of the GIF is shown."""
 
 
-def sample_sheet(
-    pictures: Sequence[NDArray[np.uint8]], captions: Sequence[str], title: str
-) -> bytes:
-    """A PNG of all pictures under a title, a caption under each.
+def sample_sheet(images: Sequence[ImageArray], captions: Sequence[str], title: str) -> bytes:
+    """Draw a PNG of all images, with a caption under each and a title above.
 
     Args:
-        pictures: (H, W, 3) each, of any size.
-        captions: one for each picture.
+        images: (H, W, 3) each, of any size.
+        captions: one for each image.
 
     Raises:
-        ValueError: no pictures, or not one caption for each.
+        ValueError: there are no images, or not one caption for each.
     """
-    images = [Image.fromarray(picture) for picture in pictures]
-    longest = max((max(image.size) for image in images), default=SMALLEST)
+    pictures = [Image.fromarray(image) for image in images]
+    longest = max((max(picture.size) for picture in pictures), default=SMALLEST)
     thumb = min(LARGEST, max(SMALLEST, longest))
     buffer = io.BytesIO()
-    _titled(contact_sheet(images, captions, thumb=thumb), title, thumb).save(buffer, "PNG")
+    sheet = contact_sheet(pictures, captions, thumb=thumb)
+    _with_title(sheet, title, thumb).save(buffer, "PNG")
     return buffer.getvalue()
 
 
-def film_strip(store: Store) -> bytes:
-    """A GIF of all `samples/step-*.png` of a run, in order of steps; the last one is held.
+def training_film(store: Store) -> bytes:
+    """Animate all `samples/step-*.png` of a run as a GIF, in order; the last frame is held.
 
-    Of more than MAX_FRAMES sheets an even choice is shown, first and last among them.
+    Of more than MAX_FRAMES sheets it shows an even selection that includes the first and the last.
 
     Raises:
-        StoreMissing: there are none.
-        DataError: one of them is no picture.
+        StoreMissing: there are no sample sheets.
+        DataError: a sheet is not a readable image.
     """
-    paths = [sheet_path(step) for step in sheets_of(store)]
+    paths = [sample_sheet_path(step) for step in sample_sheet_steps(store)]
     if not paths:
-        raise StoreMissing(f"{store.url}/{SAMPLES_FOLDER}: no samples to make a film of")
+        raise StoreMissing(f"{store.url}/{SAMPLES_FOLDER}: no sample sheets to animate")
     chosen = evenly_spaced(paths, MAX_FRAMES)
     last = _frame(store, chosen[-1])
-    # Sheets of an earlier start may have another number of pictures: all get the last one's size.
+    # Sheets from before a restart may have another size: all are padded to that of the last one.
     frames = [ImageOps.pad(_frame(store, path), last.size, color=PAPER) for path in chosen[:-1]]
     durations = [FRAME_MS] * len(frames) + [LAST_FRAME_MS]
     frames = [image.quantize(dither=Image.Dither.NONE) for image in (*frames, last)]
@@ -78,23 +78,25 @@ def film_strip(store: Store) -> bytes:
     return buffer.getvalue()
 
 
-def _titled(sheet: Image.Image, title: str, thumb: int) -> Image.Image:
+def _with_title(sheet: Image.Image, title: str, thumb: int) -> Image.Image:
     font = default_font(max(13, thumb // 12))
     margin = Grid(1, thumb, 0).margin
     width = sheet.width - 2 * margin
     text = wrapped(drawable(title, font), width, font.getlength, num_lines=1)
     head = sum(font.getmetrics()) + margin // 2
-    found = Image.new("RGB", (sheet.width, sheet.height + head), PAPER)
-    found.paste(sheet, (0, head))
-    ImageDraw.Draw(found).text((margin, margin * 3 // 4), "".join(text), INK, font)
-    return found
+    titled = Image.new("RGB", (sheet.width, sheet.height + head), PAPER)
+    titled.paste(sheet, (0, head))
+    ImageDraw.Draw(titled).text((margin, margin * 3 // 4), "".join(text), INK, font)
+    return titled
 
 
 def _frame(store: Store, path: str) -> Image.Image:
     try:
         image = Image.open(io.BytesIO(store.read(path))).convert("RGB")
     except (UnidentifiedImageError, OSError, SyntaxError) as error:
-        raise DataError(f"{store.url}/{path}: no picture ({error}); delete it") from error
+        raise DataError(
+            f"{store.url}/{path}: not a readable image ({error}); delete it to continue"
+        ) from error
     if max(image.size) <= FRAME_SIDE:
         return image
     return ImageOps.contain(image, (FRAME_SIDE, FRAME_SIDE), Image.Resampling.LANCZOS)

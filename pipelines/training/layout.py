@@ -1,7 +1,4 @@
-"""Where things lie in the run directory of a training.
-
-Owns the names. Knows nothing of what is in the files.
-"""
+"""Paths in the run directory of a training."""
 
 import json
 import re
@@ -12,34 +9,34 @@ CHECKPOINTS_FOLDER = "checkpoints"
 SAMPLES_FOLDER = "samples"
 MODEL_FOLDER = "model"
 FINISHED_FILE = "finished.json"
-"""Says of which step the whole model is in `model/`; written after the last of its files."""
+"""The step whose complete model is in `model/`; written after the last of its files."""
 
 _STEP = re.compile(r".*/step-(?P<step>\d{8,})\.(safetensors|png)")
 
 
-def path_of(step: int) -> str:
+def checkpoint_path(step: int) -> str:
     """`checkpoints/step-00000500.safetensors`."""
     return f"{CHECKPOINTS_FOLDER}/step-{step:08d}.safetensors"
 
 
-def sheet_path(step: int) -> str:
+def sample_sheet_path(step: int) -> str:
     """`samples/step-00000500.png`."""
     return f"{SAMPLES_FOLDER}/step-{step:08d}.png"
 
 
 def finished_step(store: Store) -> int:
-    """The step whose model lies whole in the store; 0 without one."""
+    """The step whose model is complete in the store; 0 if there is none."""
     data = store.read_if_any(FINISHED_FILE)
     return 0 if data is None else int(json.loads(data)["step"])
 
 
-def steps_of(store: Store) -> list[int]:
-    """The steps that have a checkpoint, rising."""
+def checkpoint_steps(store: Store) -> list[int]:
+    """The steps that have a checkpoint, in ascending order."""
     return _steps(store, CHECKPOINTS_FOLDER)
 
 
-def sheets_of(store: Store) -> list[int]:
-    """The steps that have a sheet of samples, rising."""
+def sample_sheet_steps(store: Store) -> list[int]:
+    """The steps that have a sample sheet, in ascending order."""
     return _steps(store, SAMPLES_FOLDER)
 
 

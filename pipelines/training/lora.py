@@ -1,4 +1,4 @@
-"""Recipe `lora`: captioned pictures in, an adapter for a model that stays as it is out."""
+"""Recipe `lora`: train a LoRA for a frozen model on captioned images."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -16,36 +16,27 @@ from nightpress.diffusion_core.training.randomness import normal
 from nightpress.pipelines.models.location import locate
 from nightpress.pipelines.storage import Store
 from nightpress.pipelines.training.data import PackedImages
-from nightpress.pipelines.training.encoded import EncodedPictures
+from nightpress.pipelines.training.data.decoding import ImageArray
 from nightpress.pipelines.training.events import TrainingEvent
-from nightpress.pipelines.training.order import Pick
+from nightpress.pipelines.training.image_latents import ImageLatents
 from nightpress.pipelines.training.recipes import (
-    Picture,
-    drawn_caption,
+    choose_caption,
+    enable_gradient_checkpointing,
     sample_prompts,
-    spare_memory,
 )
+from nightpress.pipelines.training.sample_order import BatchItem
 from nightpress.pipelines.training.spec import LoraTrainSpec
 
 ENCODE_BATCH = 4
 
 
 class LoraRecipe:
-    """See `pipelines.training.recipes.Recipe`."""
+    """Implements `pipelines.training.recipes.Recipe`."""
 
-    looks_ahead = False  # prompts are encoded by a pipeline whose denoiser is being trained
+    can_prefetch = False  # the pipeline that encodes prompts contains the denoiser in training
 
     def __init__(self, spec: LoraTrainSpec, data: PackedImages, device: str) -> None:
-        if spec.model.all_loras:
-            raise SettingsError(
-                "model.loras and row_loras: a LoRA is trained on a model that has none"
-            )
-        if spec.model.speed.chosen():
-            raise SettingsError("model.speed: a LoRA is trained on the model as it is")
-        if spec.model.dtype == "float16":
-            raise SettingsError(
-                "model.dtype float16: gradients vanish in it; train in bfloat16 or float32"
-            )
+        _require_trainable(spec)
         self.spec, self.data, self.device = spec, data, device
         folder = locate(spec.model, spec.storage)
         self.info = describe(folder, spec.model)
@@ -53,40 +44,40 @@ class LoraRecipe:
         self.model = load(folder, spec.model, device)
         size = spec.training.resolution
         self.lora = LoraTraining(self.model, lora_settings(spec), height=size, width=size)
-        spare_memory(self.lora.denoiser, spec.training.gradient_checkpointing)
+        enable_gradient_checkpointing(self.lora.denoiser, spec.training.gradient_checkpointing)
         self.module: nn.Module = self.lora
-        self.latents = EncodedPictures(
+        self.latents = ImageLatents(
             data,
             spec.training,
             lambda images: self.lora.encode_images(images).cpu(),
-            made_by=self.base,
+            encoder_fingerprint=self.base,
             cached=not spec.training.random_flip,
             batch_size=ENCODE_BATCH,
         )
 
     def prepare(self, store: Store, rank: int, world_size: int) -> Iterator[TrainingEvent]:
-        """Encode this worker's share of the pictures."""
+        """Encode this worker's share of the images."""
         yield from self.latents.prepare(store, rank, world_size)
 
-    def ready(self, store: Store) -> None:
-        """Fetch what all workers have encoded."""
-        self.latents.ready(store)
+    def load_prepared(self, store: Store) -> None:
+        """Read the latents that all workers have encoded."""
+        self.latents.load_prepared(store)
 
-    def batch(self, picks: Sequence[Pick]) -> dict[str, Tensor]:
-        """Latents, noise, times, and what the prompts condition the denoiser with."""
+    def batch(self, items: Sequence[BatchItem]) -> dict[str, Tensor]:
+        """Latents, noise, times and prompt embeddings."""
         empty = self.spec.schedule.proportion_empty_prompts
-        captions = [drawn_caption(self.data, pick, empty) for pick in picks]
-        x0 = self.latents.of(picks)
-        uniforms = torch.tensor([pick.uniform for pick in picks])
+        captions = [choose_caption(self.data, item, empty) for item in items]
+        x0 = self.latents.batch(items)
+        uniforms = torch.tensor([item.uniform for item in items])
         return {
             "x0": x0,
-            "noise": normal(tuple(x0.shape[1:]), [pick.generator for pick in picks]),
+            "noise": normal(tuple(x0.shape[1:]), [item.generator for item in items]),
             "times": self.lora.objective.timesteps(uniforms),
             **self.lora.encode_prompts(captions),
         }
 
-    def sample(self) -> tuple[list[Picture], list[str]]:
-        """One picture for each of the job's prompts, always from the same noise."""
+    def sample(self) -> tuple[list[ImageArray], list[str]]:
+        """One image per prompt, from the same noise at every step."""
         samples = self.spec.samples
         prompts = sample_prompts(self.data, samples.prompts, samples.num_images)
         params = SamplingParams(
@@ -97,16 +88,31 @@ class LoraRecipe:
         )
         sampler = Sampler(self.model, batch_size=1)
         requests = [ImageRequest(p, "", samples.seed + i) for i, p in enumerate(prompts)]
-        pictures = [sampler.sample([request], params).pixels[0] for request in requests]
-        return pictures, prompts
+        images = [sampler.sample([request], params).pixels[0] for request in requests]
+        return images, prompts
 
     def save(self, folder: Path) -> None:
-        """The adapter alone, in diffusers' layout."""
+        """Write the LoRA alone, in diffusers' layout."""
         self.lora.save(folder)
 
 
+def _require_trainable(spec: LoraTrainSpec) -> None:
+    """Refuse model settings with which a LoRA cannot be trained."""
+    if spec.model.all_loras:
+        raise SettingsError(
+            "model.loras and model.row_loras are not allowed: "
+            "a LoRA is trained on a model without LoRAs"
+        )
+    if spec.model.speed.chosen():
+        raise SettingsError("model.speed is not allowed: a LoRA is trained on the unmodified model")
+    if spec.model.dtype == "float16":
+        raise SettingsError(
+            "model.dtype float16 is not allowed: gradients underflow in it; use bfloat16 or float32"
+        )
+
+
 def lora_settings(spec: LoraTrainSpec) -> LoraSettings:
-    """The job's `lora` and `schedule` sections."""
+    """Convert the job's `lora` and `schedule` sections."""
     lora, schedule = spec.lora, spec.schedule
     return LoraSettings(
         rank=lora.rank,

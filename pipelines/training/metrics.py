@@ -1,7 +1,4 @@
-"""`metrics.parquet`: what was measured while a network was trained, one row now and then.
-
-Owns the table's columns and how it goes on after a restart. Knows nothing of how it is drawn.
-"""
+"""`metrics.parquet`: its columns, how rows are measured, and how a restart continues the table."""
 
 import io
 import time
@@ -22,8 +19,8 @@ from nightpress.pipelines.storage import Store
 
 METRICS_FILE = "metrics.parquet"
 
-TERM = "loss_"
-"""Columns of loss terms begin with it."""
+TERM_PREFIX = "loss_"
+"""Prefix of the columns of loss terms."""
 
 COLUMNS = pa.schema(
     [
@@ -37,52 +34,52 @@ COLUMNS = pa.schema(
         pa.field("at", pa.timestamp("us", tz="UTC"), nullable=False),
     ]
 )
-"""The columns of every training. After them comes `loss_<term>`, float64, for each loss term.
+"""The columns of every training. A column `loss_<term>`, float64, follows for each loss term.
 
-A column a term rather than a map, so that `SELECT step, loss_kl` and a plot of it just work; it is
-null in rows that were written before the recipe had the term.
+Each term has its own column rather than a key in a map column, so that `SELECT step, loss_kl` just
+works. The value is null in rows from before the recipe had the term.
 """
 
 
 @dataclass(frozen=True)
 class StepMetrics:
-    """A row: means over the steps since the row before."""
+    """A row of metrics: means over the steps since the previous row."""
 
     step: int
-    """Steps done, this one included."""
+    """Number of steps done, including this one."""
     num_images: int
-    """Pictures seen so far, over all workers and starts."""
+    """Images seen so far, over all workers and restarts."""
     loss: float
-    """What is minimised."""
+    """The minimized loss."""
     terms: Mapping[str, float]
-    """What the loss is made of, by name."""
+    """The terms of the loss, by name."""
     learning_rate: float
     grad_norm: float
-    """Of this very step, before clipping."""
+    """Gradient norm of this step alone, before clipping."""
     images_per_s: float
     elapsed_s: float
-    """Since this start of the training."""
+    """Seconds since the training was started or last restarted."""
     at: datetime
     """UTC."""
 
 
-class Meter:
-    """Means over the steps since the last row of metrics."""
+class AverageMeter:
+    """Averages loss terms over the steps since the last row of metrics."""
 
     def __init__(self, batch_size: int) -> None:
         self.batch_size = batch_size
-        self.began = self.since = time.monotonic()
+        self.started_at = self.row_started_at = time.monotonic()
         self.sums: dict[str, float] = {}
         self.num = 0
 
     def add(self, terms: Mapping[str, float]) -> None:
-        """The terms of one step."""
+        """Add the loss terms of one step."""
         self.num += 1
         for name, value in terms.items():
             self.sums[name] = self.sums.get(name, 0.0) + value
 
     def metrics(self, step: int, rate: float, norm: float) -> StepMetrics:
-        """The row of this step; the sums start anew."""
+        """Return the row of this step, and start the next one."""
         now = time.monotonic()
         means = {name: total / self.num for name, total in self.sums.items()}
         loss = means.pop("loss")
@@ -93,99 +90,103 @@ class Meter:
             terms=means,
             learning_rate=rate,
             grad_norm=norm,
-            images_per_s=self.num * self.batch_size / max(now - self.since, 1e-9),
-            elapsed_s=now - self.began,
+            images_per_s=self.num * self.batch_size / max(now - self.row_started_at, 1e-9),
+            elapsed_s=now - self.started_at,
             at=datetime.now(UTC),
         )
-        self.sums, self.num, self.since = {}, 0, now
+        self.sums, self.num, self.row_started_at = {}, 0, now
         return row
 
 
 class MetricsLog:
-    """The rows of a training, those of earlier starts included.
+    """All rows of a training, including those from before a restart.
 
     Args:
-        store: of the run.
-        after_step: the checkpoint that training goes on from; rows of later steps are dropped,
-            for these steps are done again.
+        store: the run directory.
+        after_step: the checkpoint from which training resumes; rows of later steps are dropped,
+            because these steps are repeated.
 
     Raises:
         CheckpointError: the table in the store is damaged.
-        StoreError: the store refused.
+        StoreError: the store refuses or fails.
     """
 
     def __init__(self, store: Store, after_step: int = 0) -> None:
         self._store = store
-        before = read_metrics(store)
-        self._before = before.filter(pc.less_equal(before.column("step"), after_step))
+        table = read_metrics(store)
+        self._earlier = table.filter(pc.less_equal(table.column("step"), after_step))
         self._rows: list[StepMetrics] = []
 
     def add(self, row: StepMetrics) -> None:
-        """Take a row; it is in the store after the next `flush`."""
+        """Add a row; the next `flush` writes it."""
         self._rows.append(row)
 
     def table(self) -> pa.Table:
-        """All rows, in order of steps."""
-        return pa.concat_tables([self._before, as_table(self._rows)], promote_options="default")
+        """All rows, ordered by step."""
+        return pa.concat_tables(
+            [self._earlier, metrics_table(self._rows)], promote_options="default"
+        )
 
     def flush(self) -> None:
-        """Replace the table in the store by one with all rows."""
+        """Write all rows to the store, replacing the table there."""
         buffer = io.BytesIO()
         pq.write_table(self.table(), buffer, compression="zstd")
         self._store.put(METRICS_FILE, buffer.getvalue())
 
 
-def as_table(rows: list[StepMetrics]) -> pa.Table:
-    """The rows as a table of `COLUMNS` and their terms, terms in the order of first use."""
+def metrics_table(rows: list[StepMetrics]) -> pa.Table:
+    """Convert rows to a table of `COLUMNS` and their terms, in order of first appearance."""
     terms = list(dict.fromkeys(name for row in rows for name in row.terms))
     columns: dict[str, list[Any]] = {
         name: [getattr(row, name) for row in rows] for name in COLUMNS.names
     }
-    columns |= {TERM + name: [row.terms.get(name) for row in rows] for name in terms}
-    schema = pa.schema([*COLUMNS, *(pa.field(TERM + name, pa.float64()) for name in terms)])
+    columns |= {TERM_PREFIX + name: [row.terms.get(name) for row in rows] for name in terms}
+    schema = pa.schema([*COLUMNS, *(pa.field(TERM_PREFIX + name, pa.float64()) for name in terms)])
     return pa.table(columns, schema=schema)
 
 
 def read_metrics(store: Store) -> pa.Table:
-    """The table of a run; without rows where none was written yet.
+    """Read the metrics table of a training; it is empty if none was written yet.
 
     Raises:
-        CheckpointError: it is damaged, or no table of metrics.
+        CheckpointError: the file is damaged or not a metrics table.
     """
     data = store.read_if_any(METRICS_FILE)
     if data is None:
-        return as_table([])
+        return metrics_table([])
     where = f"{store.url}/{METRICS_FILE}"
     try:
         table = pq.read_table(io.BytesIO(data))
     except pa.ArrowException as error:
-        raise CheckpointError(f"{where}: damaged ({error}); delete it to go on without") from error
+        raise CheckpointError(
+            f"{where}: damaged ({error}); delete it to resume without its rows"
+        ) from error
     missing = [name for name in COLUMNS.names if name not in table.column_names]
     if missing:
-        raise CheckpointError(f"{where}: no table of metrics: it has no column {missing[0]}")
+        raise CheckpointError(f"{where}: not a metrics table: it has no column {missing[0]}")
     return table
 
 
-def rows_of(table: pa.Table) -> Iterator[StepMetrics]:
-    """The inverse of `as_table`."""
+def metrics_rows(table: pa.Table) -> Iterator[StepMetrics]:
+    """Convert a table to rows; the inverse of `metrics_table`."""
     for values in table.to_pylist():
         terms = {
-            name.removeprefix(TERM): value
+            name.removeprefix(TERM_PREFIX): value
             for name, value in values.items()
-            if name.startswith(TERM) and value is not None
+            if name.startswith(TERM_PREFIX) and value is not None
         }
         yield StepMetrics(**{name: values[name] for name in COLUMNS.names}, terms=terms)
 
 
 def require_tensorboard(folder: str) -> None:
-    """See that TensorBoard's files can be written there.
+    """Check that TensorBoard files can be written to a folder.
 
     Raises:
-        SpecError: tensorboardX is missing, or the folder cannot be made.
+        SpecError: tensorboardX is missing, or the folder cannot be created.
     """
     if find_spec("tensorboardX") is None:
         raise SpecError(
-            "training.tensorboard needs tensorboardX: "
+            "training.tensorboard requires tensorboardX: "
             "pip install -c infra/constraints.txt tensorboardX"
         )
     try:
@@ -194,19 +195,19 @@ def require_tensorboard(folder: str) -> None:
         raise SpecError(f"training.tensorboard: {folder}: {error.strerror or error}") from error
 
 
-class TensorBoard:
-    """The same figures for TensorBoard, in a folder of this machine; needs tensorboardX.
+class TensorBoardWriter:
+    """Writes the same metrics to a local folder for TensorBoard; requires tensorboardX.
 
     Args:
-        folder: of the training; TensorBoard shows the folders beside it as others.
-        after_step: the checkpoint that training goes on from; later steps are shown as they are
-            when they are done again.
+        folder: one per training; TensorBoard shows sibling folders as separate runs.
+        after_step: the checkpoint from which training resumes; TensorBoard replaces the values of
+            later steps as they are repeated.
     """
 
     def __init__(self, folder: str, after_step: int = 0) -> None:
         from tensorboardX import SummaryWriter
 
-        # Its files are told apart by whole seconds alone; starts from other steps may be closer.
+        # The default file name has a resolution of one second, and a restart may be faster.
         self._writer = SummaryWriter(
             folder, purge_step=after_step + 1, filename_suffix=f".from-{after_step + 1:08d}"
         )

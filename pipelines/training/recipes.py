@@ -1,71 +1,65 @@
-"""The recipes that train a whole network: from a job and pictures to batches, samples and a model.
+"""What a recipe provides to the training loop, and what the recipes share."""
 
-Owns what each recipe takes from the data, what it shows while it trains, and what it leaves at
-the end. What one step computes, `diffusion_core.training` knows.
-"""
-
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from nightpress.diffusion_core.errors import SettingsError
 from nightpress.diffusion_core.theory.guidance import drop_text
 from nightpress.pipelines.storage import Store
 from nightpress.pipelines.training.data import PackedImages
+from nightpress.pipelines.training.data.decoding import ImageArray
 from nightpress.pipelines.training.events import TrainingEvent
-from nightpress.pipelines.training.order import Pick
-
-Picture = NDArray[np.uint8]
+from nightpress.pipelines.training.sample_order import BatchItem
 
 
 class Recipe(Protocol):
-    """What the loop needs of a recipe; made inside the worker, on its device."""
+    """What the training loop needs from a recipe; created inside the worker, on its device."""
 
     module: nn.Module
-    """`module(**batch)` gives the loss terms; its parameters that require gradients are trained."""
+    """`module(**batch)` returns the loss terms; its parameters that require gradients train."""
     base: str
-    """Fingerprint of the weights that it begins from; empty where all are new."""
-    looks_ahead: bool
-    """Whether a thread may make the next batch while the networks are at work on this one."""
+    """Fingerprint of the initial weights; empty if all of them are new."""
+    can_prefetch: bool
+    """Whether a thread may prepare the next batch while the module computes."""
 
     def prepare(self, store: Store, rank: int, world_size: int) -> Iterator[TrainingEvent]:
-        """This worker's share of what is computed once, before the first step."""
+        """Compute this worker's share of what is needed before the first step."""
         ...
 
-    def ready(self, store: Store) -> None:
-        """Called when all workers have prepared."""
+    def load_prepared(self, store: Store) -> None:
+        """Load the results of `prepare`; called when every worker has finished it."""
         ...
 
-    def batch(self, picks: Sequence[Pick]) -> dict[str, Tensor]:
-        """What `module` is called with, on the CPU."""
+    def batch(self, items: Sequence[BatchItem]) -> dict[str, Tensor]:
+        """The arguments of `module`, on the CPU."""
         ...
 
-    def sample(self) -> tuple[list[Picture], list[str]]:
-        """Pictures that show how far it is, and what stands under each."""
+    def sample(self) -> tuple[list[ImageArray], list[str]]:
+        """Images that show the progress of training, and their captions."""
         ...
 
     def save(self, folder: Path) -> None:
-        """Write the model as it is now."""
+        """Write the model with its current weights."""
         ...
 
 
-def on_device(module: nn.Module, device: str) -> nn.Module:
-    """The network where it is trained, its convolutions laid out for speed."""
+def to_device(module: nn.Module, device: str) -> nn.Module:
+    """Move a module to its device, in the memory format that is fastest for convolutions."""
     return module.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
 
 
-def spare_memory(network: Any, wanted: bool) -> None:
-    """Compute activations twice instead of keeping them, if wanted; Chen et al. 2016.
+def enable_gradient_checkpointing(network: Any, enabled: bool) -> None:
+    """Recompute activations in the backward pass instead of storing them; Chen et al. 2016.
 
     Raises:
-        SettingsError: diffusers cannot do that with this network.
+        SettingsError: the network does not support it.
     """
-    if not wanted:
+    if not enabled:
         return
     if not getattr(network, "_supports_gradient_checkpointing", False):
         raise SettingsError(
@@ -74,47 +68,42 @@ def spare_memory(network: Any, wanted: bool) -> None:
     network.enable_gradient_checkpointing()
 
 
-def to_tensor(pictures: Sequence[Picture]) -> Tensor:
-    """(B, 3, H, W) in [-1, 1] of (H, W, 3) bytes."""
-    pixels = torch.from_numpy(np.stack(pictures))
+def to_tensor(images: Sequence[ImageArray]) -> Tensor:
+    """Convert (H, W, 3) uint8 images to one (B, 3, H, W) tensor in [-1, 1]."""
+    pixels = torch.from_numpy(np.stack(images))
     return pixels.permute(0, 3, 1, 2).float() / 127.5 - 1
 
 
-def to_pictures(images: Tensor) -> list[Picture]:
-    """(H, W, 3) bytes of (B, 3, H, W) in [-1, 1]."""
+def to_image_arrays(images: Tensor) -> list[ImageArray]:
+    """Convert a (B, 3, H, W) tensor in [-1, 1] to (H, W, 3) uint8 images."""
     pixels = ((images.float().clamp(-1, 1) + 1) * 127.5).round().byte()
     return list(pixels.permute(0, 2, 3, 1).cpu().numpy())
 
 
-def drawn_pictures(
-    data: PackedImages, picks: Sequence[Pick], resolution: int, random_flip: bool
-) -> list[Picture]:
-    """The pictures of the picks, some of them mirrored."""
-    pictures = [data.pixels(pick.image, resolution) for pick in picks]
+def load_images(
+    data: PackedImages, items: Sequence[BatchItem], resolution: int, random_flip: bool
+) -> list[ImageArray]:
+    """Load the images of a batch; with `random_flip`, mirror half of them at random."""
+    images = [data.pixels(item.image, resolution) for item in items]
     if not random_flip:
-        return pictures
-    mirrored = [bool(torch.rand((), generator=pick.generator) < 0.5) for pick in picks]
+        return images
+    flips = [bool(torch.rand((), generator=item.generator) < 0.5) for item in items]
     return [
-        np.ascontiguousarray(picture[:, ::-1]) if flip else picture
-        for picture, flip in zip(pictures, mirrored, strict=True)
+        np.ascontiguousarray(image[:, ::-1]) if flip else image
+        for image, flip in zip(images, flips, strict=True)
     ]
 
 
-def drawn_caption(data: PackedImages, pick: Pick, proportion_empty: float) -> str:
-    """One of the picture's captions, or none."""
-    captions = data.captions(pick.image)
-    which = int(torch.randint(len(captions), (), generator=pick.generator))
-    return drop_text([captions[which]], proportion_empty, pick.generator)[0]
+def choose_caption(data: PackedImages, item: BatchItem, proportion_empty: float) -> str:
+    """Pick one of the image's captions at random, or drop it with the given probability."""
+    captions = data.captions(item.image)
+    index = int(torch.randint(len(captions), (), generator=item.generator))
+    return drop_text([captions[index]], proportion_empty, item.generator)[0]
 
 
 def sample_prompts(data: PackedImages, prompts: Sequence[str], num: int) -> list[str]:
-    """The prompts asked for, else first captions of pictures spread over the data set."""
+    """The job's prompts; without any, the first captions of `num` evenly spaced images."""
     if prompts:
         return list(prompts)
-    places = np.linspace(0, len(data) - 1, min(num, len(data))).astype(int).tolist()
-    return [data.captions(place)[0] for place in places]
-
-
-def advice(num_inference_steps: int, guidance_scale: float) -> Mapping[str, Any]:
-    """What `nightpress.json` in a model folder says."""
-    return {"num_inference_steps": num_inference_steps, "guidance_scale": guidance_scale}
+    indices = np.linspace(0, len(data) - 1, min(num, len(data))).astype(int).tolist()
+    return [data.captions(index)[0] for index in indices]

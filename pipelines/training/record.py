@@ -1,15 +1,11 @@
-"""`train.json`: what a training run is, and whether a job may go on with it.
-
-Owns the record and its comparison. Knows nothing of weights.
-"""
+"""`train.json`: what a training trains, and whether a job may resume it."""
 
 import json
-from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Self
 
-from nightpress.pipelines.errors import Change, ChangedRunError, RunNotFound
+from nightpress.pipelines.errors import Change, ChangedRunError, RunNotFound, SpecError
 from nightpress.pipelines.run_directory.json_files import json_file
 from nightpress.pipelines.run_directory.record import package_versions
 from nightpress.pipelines.storage import Store
@@ -17,23 +13,27 @@ from nightpress.pipelines.training.spec import TrainSpec, train_spec
 
 TRAIN_FILE = "train.json"
 
+FORMAT_VERSION = 1
+"""Increased when an older nightpress could no longer resume or report a training."""
+
 
 @dataclass(frozen=True)
 class TrainRecord:
-    """Everything a machine needs to go on with a training that another machine began."""
+    """Everything that a machine needs to resume a training that another machine began."""
 
     spec: TrainSpec
     data_fingerprint: str
     num_images: int
     base: str
-    """Fingerprint of the weights that training began from, where there are any."""
+    """Fingerprint of the initial weights; empty if all of them were new."""
     created_at: str
     """UTC, ISO 8601."""
     versions: dict[str, str]
 
     def to_json(self) -> bytes:
-        """As written to `train.json`."""
+        """Serialize to the contents of `train.json`."""
         values = {
+            "format_version": FORMAT_VERSION,
             "nightpress": self.versions["nightpress"],
             "created_at": self.created_at,
             "spec": self.spec.as_dict(),
@@ -44,17 +44,25 @@ class TrainRecord:
         return json_file(values)
 
     @classmethod
-    def from_json(cls, data: bytes) -> Self:
-        """The inverse of `to_json`.
+    def from_json(cls, data: bytes, url: str) -> Self:
+        """Parse `train.json`; `url` is the run directory, as messages name it.
 
         Raises:
-            RunNotFound: it is not the record of a training that this version can read.
+            RunNotFound: the file is not the record of a training.
+            SpecError: it was written in a newer format.
         """
         try:
-            return cls._from_values(json.loads(data))
+            values = json.loads(data)
+            version = int(values["format_version"])
+            if version <= FORMAT_VERSION:
+                return cls._from_values(values)
         except (ValueError, KeyError, TypeError) as error:
             reason = f"{type(error).__name__}: {error}"
-            raise RunNotFound(f"{TRAIN_FILE} is no training of this version ({reason})") from error
+            raise RunNotFound(f"{url}/{TRAIN_FILE}: not a training record ({reason})") from error
+        raise SpecError(
+            f"{url}: this training was written in format {version}; this nightpress reads up to "
+            f"format {FORMAT_VERSION}. Upgrade nightpress."
+        )
 
     @classmethod
     def _from_values(cls, values: dict[str, Any]) -> Self:
@@ -69,16 +77,18 @@ class TrainRecord:
 
     def changes(self, other: "TrainRecord") -> list[Change]:
         """What `other` would train differently."""
-        found = self.spec.changes(other.spec)
+        changes = self.spec.changes(other.spec)
         if other.data_fingerprint != self.data_fingerprint:
-            found.append(Change("data_fingerprint", self.data_fingerprint, other.data_fingerprint))
+            changes.append(
+                Change("data_fingerprint", self.data_fingerprint, other.data_fingerprint)
+            )
         if other.base != self.base:
-            found.append(Change("base_weights", self.base, other.base))
-        return found
+            changes.append(Change("base_weights", self.base, other.base))
+        return changes
 
 
 def new_record(spec: TrainSpec, data_fingerprint: str, num_images: int, base: str) -> TrainRecord:
-    """The record of a training that begins now."""
+    """Create the record of a training that begins now."""
     return TrainRecord(
         spec=spec,
         data_fingerprint=data_fingerprint,
@@ -90,26 +100,23 @@ def new_record(spec: TrainSpec, data_fingerprint: str, num_images: int, base: st
 
 
 def read_record(store: Store) -> TrainRecord | None:
-    """The record of the training in this store; None where none has begun."""
+    """Read the record of the training in this store; None if none has begun."""
     data = store.read_if_any(TRAIN_FILE)
-    return None if data is None else TrainRecord.from_json(data)
+    return None if data is None else TrainRecord.from_json(data, store.url)
 
 
-def claim(store: Store, record: TrainRecord) -> TrainRecord:
-    """Write `train.json`, or find that this very training has begun already.
+def begin_or_resume(store: Store, record: TrainRecord) -> TrainRecord:
+    """Write `train.json`, or return the record of the same training if it has begun already.
 
     Raises:
-        ChangedRunError: what has begun here is another training.
+        ChangedRunError: the store holds another training.
     """
     if store.create(TRAIN_FILE, record.to_json()):
         return record
-    found = read_record(store)
-    if found is None:
-        raise RunNotFound(f"{store.url}: {TRAIN_FILE} was there and has gone")
-    _refuse(store, found.changes(record))
-    return found
-
-
-def _refuse(store: Store, changes: Sequence[Change]) -> None:
+    existing = read_record(store)
+    if existing is None:
+        raise RunNotFound(f"{store.url}: {TRAIN_FILE} was deleted while it was being read")
+    changes = existing.changes(record)
     if changes:
         raise ChangedRunError(store.url, changes)
+    return existing

@@ -1,4 +1,4 @@
-"""Which recipe a job asks for."""
+"""Create the recipe that a job names."""
 
 from nightpress.pipelines.training.autoencoder import AutoencoderRecipe
 from nightpress.pipelines.training.data import PackedImages
@@ -13,10 +13,10 @@ from nightpress.pipelines.training.spec import (
 
 
 def new_recipe(spec: TrainSpec, data: PackedImages, device: str) -> Recipe:
-    """The recipe of a job, its networks on the device.
+    """Create a job's recipe, with its networks on the device.
 
     Raises:
-        DiffusionError, StoreError: networks that cannot be made, found or joined.
+        DiffusionError, StoreError: a network cannot be created, found or combined with the others.
     """
     match spec:
         case AutoencoderSpec():
@@ -24,7 +24,7 @@ def new_recipe(spec: TrainSpec, data: PackedImages, device: str) -> Recipe:
         case DenoiserSpec():
             return DenoiserRecipe(spec, data, device)
         case LoraTrainSpec():
-            # peft and the adapters are heavy, and no other recipe needs them.
+            # peft is slow to import, and only this recipe needs it.
             from nightpress.pipelines.training.lora import LoraRecipe
 
             return LoraRecipe(spec, data, device)

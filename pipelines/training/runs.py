@@ -1,7 +1,4 @@
-"""A training as its reader sees it: the job, and how far it is.
-
-Everything comes from the store, so any machine can look. Writes nothing.
-"""
+"""Read a training and its progress from its run directory, on any machine; nothing is written."""
 
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -10,65 +7,65 @@ from statistics import median
 from nightpress.pipelines.storage import Store
 from nightpress.pipelines.training.layout import (
     MODEL_FOLDER,
+    checkpoint_path,
+    checkpoint_steps,
     finished_step,
-    path_of,
-    sheet_path,
-    sheets_of,
-    steps_of,
+    sample_sheet_path,
+    sample_sheet_steps,
 )
-from nightpress.pipelines.training.metrics import StepMetrics, read_metrics, rows_of
+from nightpress.pipelines.training.metrics import StepMetrics, metrics_rows, read_metrics
 from nightpress.pipelines.training.record import TrainRecord, read_record
 from nightpress.pipelines.training.spec import TrainSpec
 
 RATE_ROWS = 20
-"""The last rows of metrics, whose median is the rate."""
+"""Number of metrics rows whose median is the reported rate."""
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """The last one; a training that is stopped goes on from it."""
+    """The latest checkpoint, from which a stopped training resumes."""
 
     step: int
     path: str
-    """Relative to the run, like the other paths."""
+    """Relative to the run directory, like all paths here."""
     num_bytes: int
     at: str | None
-    """UTC, ISO 8601, of the metrics written with it; None where there are none."""
+    """When its last metrics were measured: UTC, ISO 8601; None without metrics."""
 
 
 @dataclass(frozen=True)
 class TrainingProgress:
-    """How far a training is, by what is in its store."""
+    """The progress of a training, according to its run directory."""
 
     step: int
-    """Of the last checkpoint: what came after it is not in the store."""
+    """The step of the latest checkpoint; later steps are not stored yet."""
     max_train_steps: int
     loss: float | None
-    """Of the last row of metrics up to there."""
+    """From the last row of metrics up to `step`."""
     images_per_s: float | None
     left_s: float | None
-    """At that rate; 0 at the end, None without a rate."""
+    """Seconds left at that rate; 0 at the end, None without a rate."""
     checkpoint: Checkpoint | None
     samples: str | None
-    """The last sheet."""
+    """Path of the latest sample sheet."""
     model: str | None
-    """Folder of the trained model; after a longer job has begun, the shorter one's."""
+    """Path of the trained model's folder; if the job was made longer, from before that."""
     complete: bool
-    """All steps are done, and the model is written."""
+    """Whether all steps are done and the model is written."""
 
 
 @dataclass(frozen=True)
 class TrainingRun:
-    """One run directory of `nightpress train`; `open_training` makes it."""
+    """A run directory of `nightpress train`; opened by `open_training`."""
 
     store: Store
     record: TrainRecord
     spec: TrainSpec
-    """The job that goes on: the record's, unless the job file says otherwise by now."""
+    """The current job: from the job file if it is known, otherwise from the record."""
 
     @property
     def url(self) -> str:
-        """Of the run directory."""
+        """URL of the run directory."""
         return self.store.url
 
     @property
@@ -77,15 +74,15 @@ class TrainingRun:
         return str(self.record.spec.as_dict()["recipe"])
 
     def progress(self) -> TrainingProgress:
-        """How far it is now.
+        """Read the current progress.
 
         Raises:
-            CheckpointError: the table of metrics is damaged.
+            CheckpointError: the metrics table is damaged.
             StoreError: the store cannot be reached.
         """
-        steps, sheets = steps_of(self.store), sheets_of(self.store)
+        steps, sheets = checkpoint_steps(self.store), sample_sheet_steps(self.store)
         step = steps[-1] if steps else 0
-        rows = [row for row in rows_of(read_metrics(self.store)) if row.step <= step]
+        rows = [row for row in metrics_rows(read_metrics(self.store)) if row.step <= step]
         rate = median(row.images_per_s for row in rows[-RATE_ROWS:]) if rows else None
         model = MODEL_FOLDER if self.store.list(MODEL_FOLDER) else None
         total = self.spec.training.max_train_steps
@@ -96,7 +93,7 @@ class TrainingRun:
             images_per_s=rate,
             left_s=self._left_s(step, rate),
             checkpoint=self._checkpoint(step, rows) if steps else None,
-            samples=sheet_path(sheets[-1]) if sheets else None,
+            samples=sample_sheet_path(sheets[-1]) if sheets else None,
             model=model,
             complete=finished_step(self.store) >= total,
         )
@@ -108,19 +105,20 @@ class TrainingRun:
 
     def _checkpoint(self, step: int, rows: list[StepMetrics]) -> Checkpoint:
         at = rows[-1].at.astimezone(UTC).isoformat(timespec="seconds") if rows else None
-        num_bytes = self.store.size(path_of(step)) or 0
-        return Checkpoint(step, path_of(step), num_bytes, at)
+        num_bytes = self.store.size(checkpoint_path(step)) or 0
+        return Checkpoint(step, checkpoint_path(step), num_bytes, at)
 
 
 def open_training(store: Store, spec: TrainSpec | None = None) -> TrainingRun | None:
-    """The training in a run directory, finished or not; None where none has begun.
+    """Open the training in a run directory, finished or not; None if none has begun.
 
     Args:
-        store: of the run directory.
-        spec: the job as its file says it by now, where that is known.
+        store: the run directory.
+        spec: the job according to its current file, if that is known.
 
     Raises:
-        RunNotFound: it is no training of this version.
+        RunNotFound: `train.json` is not the record of a training.
+        SpecError: it was written in a newer format.
         StoreError: the store cannot be reached.
     """
     record = read_record(store)
@@ -128,5 +126,5 @@ def open_training(store: Store, spec: TrainSpec | None = None) -> TrainingRun | 
 
 
 def age_s(at: str) -> float:
-    """Seconds since a moment of a record."""
+    """Seconds since a recorded time, UTC and ISO 8601."""
     return (datetime.now(UTC) - datetime.fromisoformat(at)).total_seconds()

@@ -1,7 +1,4 @@
-"""The sections of a training job: what each key is called, allows and defaults to.
-
-Which sections a recipe has, and how jobs are read and compared, `pipelines.training.spec` knows.
-"""
+"""The sections of a training job: the name, allowed values and default of each key."""
 
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal, Self
@@ -22,24 +19,31 @@ from nightpress.pipelines.storage import is_url
 
 LrScheduler = Literal["constant_with_warmup", "cosine", "warmup_stable_decay"]
 ModuleConfig = Mapping[str, Any]
-"""What a diffusers `config.json` holds: `_class_name` and the arguments of that class."""
+"""The contents of a diffusers `config.json`: `_class_name` and the arguments of that class."""
 
 
 class OptimizationSpec(Section):
-    """How long and in what strides, under the names of diffusers' training scripts."""
+    """Batch size, number of steps and optimizer, named as in diffusers' training scripts."""
 
     resolution: Annotated[
-        PositiveInt, Field(description="Pixels a side; pictures are resized and cropped to it.")
+        PositiveInt,
+        Field(description="Pixels per side; images are resized and center-cropped to it."),
     ] = 512
     train_batch_size: Annotated[
-        PositiveInt, Field(description="Pictures in a step, over all workers together.")
+        PositiveInt, Field(description="Images per step, over all workers.")
     ] = 16
     gradient_accumulation_steps: Annotated[
         PositiveInt,
-        Field(description="Parts in which a worker takes its share of a step, to save memory."),
+        Field(
+            description="Parts into which each worker splits its share of a batch, to save memory."
+        ),
     ] = 1
     gradient_checkpointing: Annotated[
-        bool, Field(description="Compute activations twice instead of keeping them.")
+        bool,
+        Field(
+            description="Save memory: recompute activations in the backward pass, do not store "
+            "them."
+        ),
     ] = False
     max_train_steps: PositiveInt = 1000
     learning_rate: PositiveFloat = 1e-4
@@ -47,35 +51,53 @@ class OptimizationSpec(Section):
     lr_warmup_steps: NonNegativeInt = 0
     lr_decay_steps: Annotated[
         NonNegativeInt,
-        Field(description="The last steps of warmup_stable_decay, in which the rate falls to 0."),
+        Field(
+            description="For warmup_stable_decay: the number of final steps in which the learning "
+            "rate decays to 0."
+        ),
     ] = 0
     optimizer: Literal["adamw", "muon"] = "adamw"
     adam_beta1: Annotated[float, Field(ge=0, lt=1)] = 0.9
     adam_beta2: Annotated[float, Field(ge=0, lt=1)] = 0.999
     adam_weight_decay: NonNegativeFloat = 1e-2
-    max_grad_norm: PositiveFloat = 1.0
+    max_grad_norm: Annotated[
+        PositiveFloat, Field(description="Gradients with a larger norm are clipped to it.")
+    ] = 1.0
     mixed_precision: Annotated[
-        Literal["no", "bf16"], Field(description="bf16: products in bfloat16, weights in float32.")
+        Literal["no", "bf16"],
+        Field(description="bf16: compute in bfloat16 under autocast, keep weights in float32."),
     ] = "no"
     ema_decay: Annotated[
         float,
         Field(
-            ge=0, lt=1, description="Of the moving average that is saved at the end; 0 for none."
+            ge=0,
+            lt=1,
+            description="Decay of the moving average of the weights. Samples and the final model "
+            "use the average; 0 disables it.",
         ),
     ] = 0.0
     random_flip: Annotated[
-        bool, Field(description="Mirror half of the pictures; wrong where left and right matter.")
+        bool,
+        Field(
+            description="Mirror half of the images at random; do not use it where left and right "
+            "differ in meaning."
+        ),
     ] = False
-    checkpointing_steps: PositiveInt = 500
+    checkpointing_steps: Annotated[
+        PositiveInt, Field(description="Steps between two checkpoints.")
+    ] = 500
     checkpoints_total_limit: Annotated[
-        PositiveInt, Field(description="Older checkpoints than the newest so many are deleted.")
+        PositiveInt, Field(description="Checkpoints to keep; older ones are deleted.")
     ] = 2
-    logging_steps: Annotated[PositiveInt, Field(description="Steps between rows of metrics.")] = 10
+    logging_steps: Annotated[
+        PositiveInt, Field(description="Steps between two rows of metrics.")
+    ] = 10
     tensorboard: Annotated[
         str | None,
         Field(
             min_length=1,
-            description="Folder of the first worker's machine, for TensorBoard to read as well.",
+            description="Folder on the first worker's machine to which the metrics are also "
+            "written for TensorBoard.",
         ),
     ] = None
 
@@ -83,30 +105,34 @@ class OptimizationSpec(Section):
     @classmethod
     def _local_folder(cls, value: str | None) -> str | None:
         if value is not None and is_url(value):
-            raise ValueError("a folder of this machine, not a URL; the run's store has the metrics")
+            raise ValueError(
+                "a URL is not allowed, only a local folder; the store already has the metrics"
+            )
         return value
 
     @model_validator(mode="after")
-    def _decay_fits(self) -> Self:
+    def _schedule_fits(self) -> Self:
         if self.lr_warmup_steps + self.lr_decay_steps > self.max_train_steps:
             raise ValueError(
-                f"lr_warmup_steps {self.lr_warmup_steps} and lr_decay_steps {self.lr_decay_steps} "
-                f"do not fit into max_train_steps {self.max_train_steps}"
+                f"lr_warmup_steps {self.lr_warmup_steps} plus lr_decay_steps "
+                f"{self.lr_decay_steps} exceeds max_train_steps {self.max_train_steps}"
             )
         return self
 
 
 class SamplesSpec(Section):
-    """Pictures drawn while training goes on, to watch them come out of the noise."""
+    """Sample sheets that are drawn during training to show its progress."""
 
     every_steps: Annotated[
-        NonNegativeInt, Field(description="0 for none but those at the end.")
+        NonNegativeInt,
+        Field(description="Steps between two sample sheets; 0 draws one at the end only."),
     ] = 500
     prompts: Annotated[
-        Sequence[str], Field(max_length=256, description="The first captions of the data if empty.")
+        Sequence[str],
+        Field(max_length=256, description="Prompts to sample; default: captions of the data."),
     ] = ()
     num_images: Annotated[
-        int, Field(ge=1, le=256, description="On a sheet, where no prompts are given.")
+        int, Field(ge=1, le=256, description="Images per sheet if there are no prompts.")
     ] = 16
     num_inference_steps: Annotated[int, Field(ge=1, le=1000)] = 20
     guidance_scale: NonNegativeFloat = 3.0
@@ -114,78 +140,99 @@ class SamplesSpec(Section):
 
 
 class TrainClusterSpec(Section):
-    """Where it trains."""
+    """The Ray cluster, and the workers on it."""
 
     address: Annotated[
         str | None,
-        Field(description="Of a Ray cluster, as in ray.init; RAY_ADDRESS, else a local Ray."),
+        Field(
+            description="Address of a Ray cluster, as in ray.init; default: RAY_ADDRESS, "
+            "otherwise a local Ray."
+        ),
     ] = None
     workers: Annotated[
         PositiveInt | Auto,
         Field(
-            description="Each trains on its share of a step. auto: as many as there is room for "
-            "and as share a step evenly."
+            description="Number of workers that split each batch. auto: the most that fit on the "
+            "cluster and divide the batch evenly."
         ),
     ] = "auto"
     gpus_per_worker: Annotated[
-        NonNegativeFloat | Auto, Field(description="auto: 1 where the cluster has GPUs, else 0.")
+        NonNegativeFloat | Auto,
+        Field(description="auto: 1 if the cluster has GPUs, otherwise 0."),
     ] = "auto"
     cpus_per_worker: Annotated[
-        PositiveInt, Field(description="Also the threads of a worker that trains on the CPU.")
+        PositiveInt,
+        Field(description="CPUs per worker; also its number of threads when it trains on the CPU."),
     ] = 1
     max_failures: Annotated[
-        NonNegativeInt, Field(description="How often lost workers are replaced before it stops.")
+        NonNegativeInt,
+        Field(description="How often lost workers are replaced before training stops."),
     ] = 3
     ship_package: Annotated[
         bool,
-        Field(description="Send nightpress itself along; false where the nodes have it installed."),
+        Field(
+            description="Ship the nightpress package to the nodes; set false if it is installed "
+            "there."
+        ),
     ] = True
 
 
 class AutoencoderModel(Section):
-    """The network between pixels and latents."""
+    """The autoencoder to train."""
 
     autoencoder: Annotated[
         ModuleConfig | Url,
-        Field(description="Configuration of a new AutoencoderKL, or a folder to go on from."),
+        Field(
+            description="Configuration of a new AutoencoderKL, or a folder with one to train "
+            "further."
+        ),
     ]
 
 
 class AutoencoderLosses(Section):
-    """Weights of the loss terms beside the reconstruction's 1."""
+    """Weights of the loss terms relative to the reconstruction loss, whose weight is 1."""
 
     gradient_weight: NonNegativeFloat = 1.0
     kl_weight: NonNegativeFloat = 1e-4
     latent_noise: Annotated[
         NonNegativeFloat,
-        Field(description="Noise on latents before decoding, in units of their spread, at most."),
+        Field(
+            description="Largest noise added to latents before decoding, in units of their "
+            "standard deviation."
+        ),
     ] = 0.0
 
 
 class DenoiserModel(Section):
-    """The parts of a text-to-image pipeline; the denoiser is trained, the text encoder may be."""
+    """The parts of a text-to-image pipeline: the denoiser trains, optionally the text encoder."""
 
     autoencoder: Annotated[Url, Field(description="Folder of a trained AutoencoderKL.")]
     denoiser: Annotated[
         ModuleConfig | Url,
-        Field(description="Configuration of a new UNet2DConditionModel or transformer, or folder."),
+        Field(
+            description="Configuration of a new UNet2DConditionModel or transformer, or a folder "
+            "with one to train further."
+        ),
     ]
     text_encoder: Annotated[
         Url,
         Field(
-            description="Folder of a CLIP text model or T5 encoder, such as builtin/text_encoder."
+            description="Folder of a CLIP text model or a T5 encoder, such as builtin/text_encoder."
         ),
     ]
     tokenizer: Annotated[Url, Field(description="Folder of the text encoder's tokenizer.")]
     train_text_encoder: bool = False
     frozen_parameters: Annotated[
         Sequence[str],
-        Field(description="Parts of names of text encoder weights that stay: [token_embedding]."),
+        Field(
+            description="Text encoder weights to keep frozen, by part of their name: "
+            "[token_embedding]."
+        ),
     ] = ()
 
 
 class ScheduleSpec(Section):
-    """The forward process and what is predicted, under the names of diffusers' schedulers."""
+    """The noise schedule and prediction target, named as in diffusers' schedulers."""
 
     prediction_type: Literal["epsilon", "v_prediction", "sample", "flow_prediction"] = (
         "v_prediction"
@@ -196,37 +243,49 @@ class ScheduleSpec(Section):
     num_train_timesteps: PositiveInt = 1000
     rescale_betas_zero_snr: bool = False
     shift: Annotated[
-        PositiveFloat, Field(description="Of flow matching's times towards noise.")
+        PositiveFloat,
+        Field(description="For flow matching: timestep shift of the scheduler towards noise."),
     ] = 1.0
     weighting_scheme: Annotated[
-        Literal["uniform", "logit_normal"], Field(description="How times are drawn.")
+        Literal["uniform", "logit_normal"],
+        Field(description="Distribution from which training timesteps are drawn."),
     ] = "uniform"
     logit_mean: float = 0.0
     logit_std: PositiveFloat = 1.0
     timestep_shift: Annotated[
-        PositiveFloat, Field(description="Above 1: times drawn are moved towards noise.")
+        PositiveFloat,
+        Field(description="Shift of the training timesteps; above 1 towards more noise."),
     ] = 1.0
     snr_gamma: Annotated[
-        PositiveFloat | None, Field(description="Of min-SNR loss weights; null weighs all alike.")
+        PositiveFloat | None,
+        Field(description="Gamma of min-SNR loss weighting; null weights all timesteps equally."),
     ] = None
     proportion_empty_prompts: Annotated[
-        float, Field(ge=0, le=1, description="Prompts left out, so that guidance can work.")
+        float,
+        Field(
+            ge=0,
+            le=1,
+            description="Share of prompts dropped, so that classifier-free guidance works.",
+        ),
     ] = 0.1
 
 
 class LoraSettingsSpec(Section):
-    """The adapter, under the names of peft and diffusers' training scripts."""
+    """The LoRA, named as in peft and diffusers' training scripts."""
 
     rank: PositiveInt = 8
-    lora_alpha: Annotated[PositiveFloat | None, Field(description="The rank unless set.")] = None
+    lora_alpha: Annotated[
+        PositiveFloat | None, Field(description="Scaling numerator; default: the rank.")
+    ] = None
     lora_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
     target_modules: Annotated[
-        Sequence[str], Field(description="Ends of layer names; the attention layers if empty.")
+        Sequence[str],
+        Field(description="Suffixes of the names of layers to adapt; default: attention layers."),
     ] = ()
 
 
 class LoraScheduleSpec(Section):
-    """How times are drawn and weighed; the forward process is the model's own."""
+    """How timesteps are drawn and weighted; the noise schedule is the model's own."""
 
     weighting_scheme: Literal["uniform", "logit_normal"] = "uniform"
     logit_mean: float = 0.0

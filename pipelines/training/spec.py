@@ -1,7 +1,6 @@
-"""The job file of `nightpress train`: three recipes, validated once.
+"""The job file of `nightpress train`: the keys of each recipe, and which may change on resume.
 
-Owns the keys of a training job and what may change when it is resumed. Knows nothing of what is in
-the data or in a model's folder.
+Validation does not look at the data or at model folders.
 """
 
 from collections.abc import Mapping, Sequence
@@ -38,7 +37,7 @@ from nightpress.pipelines.training.sections import (
 
 
 class TrainSpec(Section):
-    """What every training job has; each recipe adds its own sections."""
+    """The keys of every training job; each recipe adds its own sections."""
 
     name: JobName
     data: DataSpec
@@ -56,7 +55,7 @@ class TrainSpec(Section):
         for key, value in flatten(self.model_dump(mode="json", exclude={"storage"})):
             urls = value if isinstance(value, list) else [value]
             if any(isinstance(url, str) and has_credentials(url) for url in urls):
-                raise ValueError(f"the {key} URL carries credentials; {ADVICE}")
+                raise ValueError(f"the {key} URL contains credentials; {ADVICE}")
         return self
 
     @property
@@ -65,22 +64,23 @@ class TrainSpec(Section):
         return f"{self.output.rstrip('/')}/{self.name}"
 
     def require_even_shares(self, num_workers: int) -> None:
-        """Every worker must get as much of a batch, and be able to take it in equal parts.
+        """Check that the workers can split a batch into equal shares of equal parts.
 
         Raises:
-            SpecError: it cannot.
+            SpecError: they cannot.
         """
         if not self.shares_evenly(num_workers):
             size, num_parts = self.training.train_batch_size, self._num_parts
-            parts = f", each in {num_parts} parts" if num_parts > 1 else ""
+            divisor = f"{num_workers} workers"
+            if num_parts > 1:
+                divisor += f" with {num_parts} gradient_accumulation_steps each"
             raise SpecError(
-                f"training.train_batch_size {size} cannot be shared evenly by {num_workers} "
-                f"workers{parts}; change it, cluster.workers or "
-                "training.gradient_accumulation_steps"
+                f"training.train_batch_size {size} cannot be split evenly among {divisor}; it must "
+                f"be a multiple of {num_workers * num_parts}"
             )
 
     def shares_evenly(self, num_workers: int) -> bool:
-        """Whether so many workers get as much of a batch each, in equal parts."""
+        """Whether this number of workers can split a batch into equal shares of equal parts."""
         return self.training.train_batch_size % (num_workers * self._num_parts) == 0
 
     @property
@@ -88,32 +88,34 @@ class TrainSpec(Section):
         return self.training.gradient_accumulation_steps
 
     def as_dict(self) -> dict[str, Any]:
-        """The whole job as JSON-ready values, defaults included."""
+        """The whole job as JSON-compatible values, defaults included."""
         return self.model_dump(mode="json")
 
     def identity(self) -> dict[str, Any]:
-        """What decides the weights at a given step, as JSON-ready flat values."""
-        values = flatten({k: v for k, v in self.as_dict().items() if k not in ELSEWHERE})
-        kept = ((key, value) for key, value in values if key not in MAY_CHANGE)
-        return {key: "a folder" if self._is_place(key, value) else value for key, value in kept}
+        """The values that determine the weights at a given step, as a flat mapping."""
+        values = flatten({k: v for k, v in self.as_dict().items() if k not in NOT_IDENTITY})
+        kept = ((key, value) for key, value in values if key not in MAY_CHANGE_ON_RESUME)
+        return {
+            key: "a folder" if self._is_weight_source(key, value) else value for key, value in kept
+        }
 
-    def _is_place(self, key: str, value: Any) -> bool:
-        """Whether it says where weights lie, which are known by their fingerprint."""
-        return key in WEIGHT_PLACES and isinstance(value, str)
+    def _is_weight_source(self, key: str, value: Any) -> bool:
+        """Whether the value locates weights, which are compared by fingerprint instead."""
+        return key in WEIGHT_SOURCES and isinstance(value, str)
 
     def changes(self, other: "TrainSpec") -> list[Change]:
-        """What `other` says differently, among what decides the weights at a given step."""
+        """Differences to `other` in the values that determine the weights at a given step."""
         return differences(self.identity(), other.identity())
 
 
-ELSEWHERE = ("name", "data", "output", "storage", "cluster", "samples")
-"""Sections that say where things lie and what is watched; the data is known by its fingerprint."""
+NOT_IDENTITY = ("name", "data", "output", "storage", "cluster", "samples")
+"""Keys that do not affect the weights; the data is compared by its fingerprint instead."""
 
-WEIGHT_PLACES = frozenset(
+WEIGHT_SOURCES = frozenset(
     f"model.{key}" for key in ("source", "autoencoder", "denoiser", "text_encoder", "tokenizer")
 )
 
-MAY_CHANGE = frozenset(
+MAY_CHANGE_ON_RESUME = frozenset(
     f"training.{key}"
     for key in (
         "gradient_accumulation_steps",
@@ -130,24 +132,26 @@ MAY_CHANGE = frozenset(
         "tensorboard",
     )
 )
-"""What a resumed run may say differently: how long, how fast, and what is kept on the way."""
+"""Keys that a job may change when it resumes: duration, learning rate, memory and logging."""
 
 
 class AutoencoderSpec(TrainSpec):
-    """Recipe `autoencoder`: pixels to latents and back."""
+    """Recipe `autoencoder`: train an autoencoder between pixels and latents."""
 
     recipe: Literal["autoencoder"]
     model: AutoencoderModel
     losses: AutoencoderLosses = AutoencoderLosses()
     crop: Annotated[
         PositiveInt | None,
-        Field(description="Train on random windows of so many pixels; the resolution unless set."),
+        Field(
+            description="Pixels per side of the random windows to train on; default: whole images."
+        ),
     ] = None
 
     needs_captions: ClassVar[bool] = False
 
     @model_validator(mode="after")
-    def _window_fits(self) -> Self:
+    def _crop_fits(self) -> Self:
         if self.crop is not None and self.crop > self.training.resolution:
             raise ValueError(
                 f"crop {self.crop} is larger than training.resolution {self.training.resolution}"
@@ -156,24 +160,28 @@ class AutoencoderSpec(TrainSpec):
 
 
 class DenoiserSpec(TrainSpec):
-    """Recipe `denoiser`: a text-to-image latent diffusion model."""
+    """Recipe `denoiser`: train a text-to-image latent diffusion model."""
 
     recipe: Literal["denoiser"]
     model: DenoiserModel
     schedule: ScheduleSpec = ScheduleSpec()
     cache_latents: Annotated[
-        bool, Field(description="Encode each picture once, and keep the latents in the store.")
+        bool,
+        Field(description="Encode each image once, and store the latents in the run directory."),
     ] = True
 
     @model_validator(mode="after")
-    def _mirrored_latents(self) -> Self:
+    def _flips_need_fresh_latents(self) -> Self:
         if self.cache_latents and self.training.random_flip:
-            raise ValueError("random_flip needs cache_latents: false; cached latents do not mirror")
+            raise ValueError(
+                "training.random_flip requires cache_latents: false, because cached latents cannot "
+                "be mirrored"
+            )
         return self
 
 
 class LoraTrainSpec(TrainSpec):
-    """Recipe `lora`: a small adapter on a model that stays as it is."""
+    """Recipe `lora`: train a LoRA for a model whose own weights stay frozen."""
 
     recipe: Literal["lora"]
     model: ModelSpec
@@ -194,10 +202,10 @@ RECIPES: Mapping[str, type[TrainSpec]] = {
 
 
 def read_train_spec(path: str | Path, overrides: Sequence[str] = ()) -> TrainSpec:
-    """Read a YAML job file; `overrides` are `a.b=value` strings that replace its keys.
+    """Read a training job from a YAML file; `overrides` are `a.b=value` strings.
 
     Raises:
-        SpecError: no such file, no YAML, or a job that cannot be run.
+        SpecError: the file is missing, is not YAML, or is not a valid job.
     """
     path = Path(path)
     values = read_yaml(path)
@@ -214,8 +222,8 @@ def train_spec(
         apply_override(values, override)
     recipe = values.get("recipe")
     if not isinstance(recipe, str) or recipe not in RECIPES:
-        told = "missing" if recipe is None else f"{recipe!r}: no such recipe"
-        raise SpecError(f"{where}: recipe: {told}; one of: {', '.join(RECIPES)}")
+        problem = "missing" if recipe is None else f"{recipe!r} is not a recipe"
+        raise SpecError(f"{where}: recipe: {problem}; allowed are {', '.join(RECIPES)}")
     kind = RECIPES[recipe]
     try:
         return kind.model_validate(values)
@@ -225,7 +233,7 @@ def train_spec(
 
 
 def json_schema() -> dict[str, Any]:
-    """The JSON Schema of a training job file, for editors; `name` may be left out of a file."""
+    """The JSON Schema of a training job file, in which `name` is optional."""
     recipes = TypeAdapter(AutoencoderSpec | DenoiserSpec | LoraTrainSpec)
     schema = recipes.json_schema()
     for definition in schema["$defs"].values():

@@ -1,8 +1,4 @@
-"""One step of a training: forward, backward, clip, update, average.
-
-Owns the trained parameters, their optimizer and their moving average, in one worker. Knows nothing
-of stores, data sets or the order of things.
-"""
+"""One training step: forward, backward, gradient clipping, optimizer and moving average."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -19,124 +15,124 @@ from nightpress.diffusion_core.training.randomness import place_seed
 from nightpress.pipelines.training.checkpoints import TrainingState
 from nightpress.pipelines.training.spec import TrainSpec
 
-DROPOUT_PLACE = 2**31
-"""Beyond the samples of any batch."""
+DROPOUT_INDEX = 2**31
+"""Random stream of dropout: an index larger than that of any item of a batch."""
 
 
 @dataclass(frozen=True)
-class Place:
-    """Which worker this is, of how many, and what it computes on."""
+class WorkerRank:
+    """The rank of this worker, the number of workers, and this worker's device."""
 
     rank: int = 0
     world_size: int = 1
     device: str = "cpu"
 
     @property
-    def leads(self) -> bool:
-        """Whether this worker writes to the store and tells what happens."""
+    def is_main(self) -> bool:
+        """Whether this worker writes to the store and reports events."""
         return self.rank == 0
 
     def barrier(self) -> None:
-        """Wait until every worker is here."""
+        """Wait until every worker has reached this point."""
         if self.world_size > 1:
             distributed.barrier()
 
 
 @dataclass(frozen=True)
 class StepResult:
-    """What came of a step."""
+    """Loss and gradient norm of a step."""
 
     terms: Mapping[str, float]
-    """Means over this worker's share; `loss` is what was minimised."""
+    """Loss terms averaged over this worker's share; `loss` is the one that is minimized."""
     grad_norm: float
     """Before clipping, over all workers."""
 
     @property
     def is_finite(self) -> bool:
-        """Whether the weights were changed: gradients that are no numbers change nothing."""
+        """Whether the weights were updated: a gradient that is not finite is discarded."""
         return isfinite(self.grad_norm)
 
 
 class Stepper:
-    """The trained parameters of a module and what moves them.
+    """Updates the trained parameters of a module, on one worker.
 
     Raises:
-        SpecError: the batch cannot be shared evenly.
+        SpecError: the workers cannot split the batch evenly.
     """
 
-    def __init__(self, spec: TrainSpec, place: Place, module: nn.Module) -> None:
-        spec.require_even_shares(place.world_size)
+    def __init__(self, spec: TrainSpec, worker: WorkerRank, module: nn.Module) -> None:
+        spec.require_even_shares(worker.world_size)
         options = spec.training
-        self.spec, self.place, self.own = spec, place, module
+        self.spec, self.worker, self.module = spec, worker, module
         self.parameters = {n: p for n, p in module.named_parameters() if p.requires_grad}
         self.optimization = optimization_of(spec)
         self.optimizer = new_optimizer(self.optimization, self.parameters)
-        averaged = place.leads and options.ema_decay > 0
-        self.ema = Ema(self.parameters.values(), options.ema_decay) if averaged else None
+        keeps_average = worker.is_main and options.ema_decay > 0
+        self.ema = Ema(self.parameters.values(), options.ema_decay) if keeps_average else None
         self.state = TrainingState(self.parameters, self.optimizer, self.ema)
-        self.module = _distributed(module, place)
+        self.parallel_module = _data_parallel(module, worker)
 
-    def rate(self, step: int) -> float:
+    def learning_rate(self, step: int) -> float:
         """The learning rate of a step, counted from 0."""
         return learning_rate(self.optimization, step)
 
     def step(self, step: int, batch: Mapping[str, Tensor]) -> StepResult:
-        """One update from this worker's share of a batch."""
-        self.own.train()
-        # Dropout, where there is any, is the step's own too.
-        torch.manual_seed(place_seed(self.spec.seed, step, DROPOUT_PLACE - self.place.rank))
+        """Update the parameters with this worker's share of a batch."""
+        self.module.train()
+        # Dropout depends on the step and the rank alone, so that a resumed training repeats it.
+        torch.manual_seed(place_seed(self.spec.seed, step, DROPOUT_INDEX - self.worker.rank))
         self.optimizer.zero_grad(set_to_none=True)
-        terms = self._gradients(batch)
+        terms = self._accumulate_gradients(batch)
         trained = list(self.parameters.values())
         norm = float(nn.utils.clip_grad_norm_(trained, self.spec.training.max_grad_norm))
         result = StepResult(terms, norm)
         if result.is_finite:
             for group in self.optimizer.param_groups:
-                group["lr"] = group.get("lr_scale", 1.0) * self.rate(step)
+                group["lr"] = group.get("lr_scale", 1.0) * self.learning_rate(step)
             self.optimizer.step()
             if self.ema is not None:
                 self.ema.update(trained)
         return result
 
-    def _gradients(self, batch: Mapping[str, Tensor]) -> dict[str, float]:
-        """Forward and backward, part by part; returns the mean loss terms."""
+    def _accumulate_gradients(self, batch: Mapping[str, Tensor]) -> dict[str, float]:
+        """Run forward and backward part by part; return the mean loss terms."""
         num_parts = self.spec.training.gradient_accumulation_steps
         means: dict[str, float] = {}
         for number, part in enumerate(_parts(batch, num_parts), start=1):
-            moved = {name: value.to(self.place.device) for name, value in part.items()}
-            with self._synchronised(number == num_parts):
-                with autocast(self.spec.training.mixed_precision, self.place.device):
-                    terms: dict[str, Tensor] = self.module(**moved)
+            inputs = {name: value.to(self.worker.device) for name, value in part.items()}
+            with self._gradient_sync(is_last=number == num_parts):
+                with autocast(self.spec.training.mixed_precision, self.worker.device):
+                    terms: dict[str, Tensor] = self.parallel_module(**inputs)
                 (terms["loss"] / num_parts).backward()  # type: ignore[no-untyped-call]
             for name, term in terms.items():
                 means[name] = means.get(name, 0.0) + float(term.detach()) / num_parts
         return means
 
-    def _synchronised(self, last: bool) -> AbstractContextManager[None]:
-        """Workers exchange gradients once a step, after its last part."""
-        if last or not isinstance(self.module, DistributedDataParallel):
+    def _gradient_sync(self, is_last: bool) -> AbstractContextManager[None]:
+        """Let the workers exchange gradients once per step, after the last part."""
+        if is_last or not isinstance(self.parallel_module, DistributedDataParallel):
             return nullcontext()
-        waiting: AbstractContextManager[None] = self.module.no_sync()
-        return waiting
+        no_sync: AbstractContextManager[None] = self.parallel_module.no_sync()
+        return no_sync
 
     @contextmanager
-    def averaged(self) -> Iterator[None]:
-        """Within it, the networks have their averaged weights and are in evaluation mode."""
-        self.own.eval()
-        own = [parameter.detach().clone() for parameter in self.parameters.values()]
+    def averaged_weights(self) -> Iterator[None]:
+        """Switch to evaluation mode and, if there is one, to the moving average of the weights."""
+        self.module.eval()
+        current = [parameter.detach().clone() for parameter in self.parameters.values()]
         if self.ema is not None:
             self.ema.copy_to(self.parameters.values())
         try:
             yield
         finally:
             with torch.no_grad():
-                for parameter, value in zip(self.parameters.values(), own, strict=True):
+                for parameter, value in zip(self.parameters.values(), current, strict=True):
                     parameter.copy_(value)
-            self.own.train()
+            self.module.train()
 
 
 def optimization_of(spec: TrainSpec) -> Optimization:
-    """The job's `training` section, as far as the optimizer needs it."""
+    """Extract the optimizer's settings from the job's `training` section."""
     options = spec.training
     return Optimization(
         optimizer=options.optimizer,
@@ -151,7 +147,7 @@ def optimization_of(spec: TrainSpec) -> Optimization:
 
 
 def autocast(mixed_precision: str, device: str) -> AbstractContextManager[object]:
-    """Products in bfloat16, weights in float32; nothing for `no`."""
+    """Compute in bfloat16 with float32 weights; `no` changes nothing."""
     if mixed_precision == "no":
         return nullcontext()
     return torch.autocast(torch.device(device).type, dtype=torch.bfloat16)
@@ -163,8 +159,8 @@ def _parts(batch: Mapping[str, Tensor], num: int) -> Iterator[dict[str, Tensor]]
         yield {name: value[start : start + size] for name, value in batch.items()}
 
 
-def _distributed(module: nn.Module, place: Place) -> nn.Module:
-    if place.world_size == 1:
+def _data_parallel(module: nn.Module, worker: WorkerRank) -> nn.Module:
+    if worker.world_size == 1:
         return module
-    # Buffers are either constant or the same by construction; sending them costs a round trip.
+    # Buffers are the same on all workers, so broadcasting them would waste a round trip.
     return DistributedDataParallel(module, broadcast_buffers=False)

@@ -1,4 +1,4 @@
-"""Training on a real Ray: several workers, lost workers, signals, and what cannot be trained."""
+"""Training on a real Ray: several workers, lost workers, signals, and refused jobs."""
 
 import os
 import signal
@@ -15,14 +15,14 @@ import pytest
 import safetensors.torch
 import torch
 import yaml
-from support.training_jobs import autoencoder_job, denoiser_job, draw_pictures, save_parts
+from support.training_jobs import autoencoder_job, denoiser_job, draw_images, save_parts
 
 from nightpress.jobs.errors import ClusterError, RunStopped
 from nightpress.jobs.training import train
 from nightpress.pipelines.errors import DataError, SpecError, StoreDenied
 from nightpress.pipelines.storage import Store
-from nightpress.pipelines.training import checkpoints
 from nightpress.pipelines.training.events import CheckpointSaved, Resumed, StepDone, TrainingEvent
+from nightpress.pipelines.training.layout import checkpoint_path, checkpoint_steps
 from nightpress.pipelines.training.loop import train as train_here
 from nightpress.pipelines.training.metrics import read_metrics
 from nightpress.pipelines.training.spec import TrainSpec
@@ -32,18 +32,18 @@ TWO = {"workers": 2}
 
 @pytest.fixture
 def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder with pictures and the parts of a denoiser; packed data stays in it."""
+    """A folder with images and the parts of a denoiser; packed data is cached in it."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    draw_pictures(tmp_path / "pictures")
+    draw_images(tmp_path / "pictures")
     save_parts(tmp_path / "parts")
     return tmp_path
 
 
 def weights(spec: TrainSpec, step: int | None = None) -> dict[str, torch.Tensor]:
-    """The trained tensors of a step's checkpoint, or of the last one."""
+    """The trained tensors of a checkpoint, by default the last one."""
     store = Store(spec.url)
-    wanted = checkpoints.steps_of(store)[-1] if step is None else step
-    tensors = safetensors.torch.load(store.read(checkpoints.path_of(wanted)))
+    step = checkpoint_steps(store)[-1] if step is None else step
+    tensors = safetensors.torch.load(store.read(checkpoint_path(step)))
     return {key: value for key, value in tensors.items() if key.startswith("model.")}
 
 
@@ -51,7 +51,7 @@ def losses(spec: TrainSpec) -> list[float]:
     return [float(loss) for loss in read_metrics(Store(spec.url))["loss"].to_pylist()]
 
 
-def apart(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> float:
+def largest_difference(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> float:
     """The largest difference of any weight."""
     assert one.keys() == other.keys()
     return max(float((one[key] - other[key]).abs().max()) for key in one)
@@ -67,18 +67,18 @@ def training_workers() -> list[psutil.Process]:
 
 @pytest.mark.chaos
 @pytest.mark.usefixtures("local_ray")
-def test_two_workers_train_what_one_trains_even_if_one_of_them_dies(root: Path) -> None:
+def test_two_workers_train_the_same_weights_as_one_even_if_a_worker_dies(root: Path) -> None:
     steps = {"max_train_steps": 24, "checkpointing_steps": 6, "checkpoints_total_limit": 4}
     alone = denoiser_job(root, name="alone", training=steps)
-    calm = denoiser_job(root, name="calm", cluster=TWO, training=steps)
-    hit = denoiser_job(root, name="hit", cluster=TWO, training=steps)
+    undisturbed = denoiser_job(root, name="undisturbed", cluster=TWO, training=steps)
+    disturbed = denoiser_job(root, name="disturbed", cluster=TWO, training=steps)
     list(train_here(alone, cache=root / "cache"))
-    result = train(calm)
+    result = train(undisturbed)
     assert result.step == 24
     assert Path(result.model, "model_index.json").is_file()
-    # The order in which a batch is summed differs, and so do the last bits.
-    assert apart(weights(alone, 6), weights(calm, 6)) < 1e-4
-    assert losses(calm) == pytest.approx(losses(alone), rel=1e-3)
+    # Sums over a batch are rounded in another order.
+    assert largest_difference(weights(alone, 6), weights(undisturbed, 6)) < 1e-4
+    assert losses(undisturbed) == pytest.approx(losses(alone), rel=1e-3)
 
     killed: list[int] = []
     events: list[TrainingEvent] = []
@@ -90,23 +90,23 @@ def test_two_workers_train_what_one_trains_even_if_one_of_them_dies(root: Path) 
             killed.append(victim.pid)
             victim.kill()
 
-    assert train(hit, kill_once).step == 24
+    assert train(disturbed, kill_once).step == 24
     assert killed
     assert any(isinstance(event, Resumed) for event in events)
-    assert apart(weights(calm), weights(hit)) == 0
+    assert largest_difference(weights(undisturbed), weights(disturbed)) == 0
 
 
-def test_a_polite_stop_keeps_every_step_and_the_same_command_goes_on(root: Path) -> None:
+def test_sigterm_stops_with_a_checkpoint_and_exit_code_4(root: Path) -> None:
     spec = autoencoder_job(root, training={"max_train_steps": 400, "checkpointing_steps": 1000})
     with _started(root, spec) as process:
         _wait_for(lambda: (Path(spec.url) / "train.json").exists(), process)
         time.sleep(3)
         process.send_signal(signal.SIGTERM)
-        _, told = process.communicate(timeout=60)
-    assert process.returncode == 4, told
-    steps = checkpoints.steps_of(Store(spec.url))
+        _, stderr = process.communicate(timeout=60)
+    assert process.returncode == 4, stderr
+    steps = checkpoint_steps(Store(spec.url))
     assert len(steps) == 1
-    assert f"stopped at step {steps[0]:,}; the same command goes on" in told
+    assert f"training stopped at step {steps[0]:,}; run the same command again to resume" in stderr
 
 
 @pytest.mark.chaos
@@ -117,15 +117,15 @@ def test_a_second_interruption_stops_at_once(root: Path) -> None:
         process.send_signal(signal.SIGTERM)
         time.sleep(1)
         process.send_signal(signal.SIGTERM)
-        _, told = process.communicate(timeout=40)
-    assert process.returncode == 4, told
-    assert "Traceback" not in told
+        _, stderr = process.communicate(timeout=40)
+    assert process.returncode == 4, stderr
+    assert "Traceback" not in stderr
 
 
-def test_a_thread_that_ray_never_wakes_keeps_no_process_from_its_end() -> None:
+def test_a_thread_that_ray_never_wakes_does_not_keep_the_process_alive() -> None:
     hanging = (
         "import threading; from nightpress.jobs import training;"
-        "training._beside(threading.Event().wait)"
+        "training._run_in_thread(threading.Event().wait)"
     )
     subprocess.run([sys.executable, "-c", hanging], check=True, timeout=60)
 
@@ -143,32 +143,32 @@ def test_a_thread_that_ray_never_wakes_keeps_no_process_from_its_end() -> None:
         (denoiser_job, {"output": "/proc/nowhere"}, StoreDenied, "/proc/nowhere"),
     ],
 )
-def test_what_cannot_be_trained_is_told_in_a_line_and_nothing_is_written(
+def test_a_job_that_cannot_run_is_refused_in_one_line_before_anything_is_written(
     root: Path, job: Callable[..., TrainSpec], sections: Any, error: type[Exception], message: str
 ) -> None:
     (root / "empty").mkdir()
     if "data" in sections:
         sections = {"data": {"source": str(root / "empty")}}
     spec = job(root, **sections)
-    with pytest.raises(error, match=message) as told:
+    with pytest.raises(error, match=message) as caught:
         train(spec)
-    assert "\n" not in str(told.value)
+    assert "\n" not in str(caught.value)
     assert not Path(spec.url).exists()
 
 
 @pytest.mark.usefixtures("local_ray")
-def test_a_loss_that_is_no_number_stops_for_good(root: Path) -> None:
+def test_a_diverged_training_is_not_retried(root: Path) -> None:
     spec = denoiser_job(root, cluster=TWO, training={"max_train_steps": 30, "learning_rate": 1e30})
     events: list[TrainingEvent] = []
     with pytest.raises(RunStopped, match=r"the loss is (nan|inf)"):
         train(spec, events.append)
     seen = [event.metrics.step for event in events if isinstance(event, StepDone)]
-    assert seen == sorted(set(seen))  # nothing was tried again
+    assert seen == sorted(set(seen))  # no step was retried
 
 
 @contextmanager
 def _started(root: Path, spec: TrainSpec) -> Iterator["subprocess.Popen[str]"]:
-    """The command, which is gone afterwards whatever came of it."""
+    """Run the command in a process, and kill it afterwards."""
     job = root / "tiny.yaml"
     job.write_text(yaml.safe_dump(spec.as_dict()))
     process = subprocess.Popen(
@@ -192,4 +192,4 @@ def _wait_for(condition: Callable[[], bool], process: "subprocess.Popen[str]") -
         if process.poll() is not None:
             raise AssertionError(process.communicate()[1])
         time.sleep(0.1)
-    raise AssertionError("it did not begin")
+    raise AssertionError("the training did not begin")

@@ -1,4 +1,4 @@
-"""Training data to write: pictures, tars, tables, and where they are put."""
+"""Training data for tests: image files, tars and tables, and how to write and pack them."""
 
 import csv
 import io
@@ -25,13 +25,13 @@ Packed = Callable[..., PackedImages]
 """The fixture `packed`."""
 
 
-def picture(seed: int, size: tuple[int, int] = (SIDE, SIDE), form: str = "PNG") -> bytes:
-    """A picture file like no other: noise."""
+def image_file(seed: int, size: tuple[int, int] = (SIDE, SIDE), form: str = "PNG") -> bytes:
+    """An image file of random noise, which depends on the seed."""
     pixels = np.random.default_rng(seed).integers(0, 256, (size[1], size[0], 3), np.uint8)
-    return saved(Image.fromarray(pixels), form)
+    return encoded(Image.fromarray(pixels), form)
 
 
-def saved(image: Image.Image, form: str = "PNG", **options: Any) -> bytes:
+def encoded(image: Image.Image, form: str = "PNG", **options: Any) -> bytes:
     stream = io.BytesIO()
     image.save(stream, form, **options)
     return stream.getvalue()
@@ -66,30 +66,31 @@ def lines(*values: Any) -> bytes:
     return b"".join(json.dumps(value).encode() + b"\n" for value in values)
 
 
-PICTURES = [picture(n) for n in range(4)]
+IMAGES = [image_file(n) for n in range(4)]
 CAPTIONS = [f"noise number {n}" for n in range(4)]
 
 TAR = tar(
     (f"{n:03d}.{kind}", data)
     for n in range(4)
-    for kind, data in (("png", PICTURES[n]), ("txt", CAPTIONS[n].encode()))
+    for kind, data in (("png", IMAGES[n]), ("txt", CAPTIONS[n].encode()))
 )
 JSON_TAR = tar(
     (f"deep/{n:03d}.{kind}", data)
     for n in range(4)
     for kind, data in (
         ("json", json.dumps({"caption": CAPTIONS[n], "n": n}).encode()),
-        ("png", PICTURES[n]),
+        ("png", IMAGES[n]),
     )
 )
 
 
-def put(files: Files, place: Folder) -> None:
-    store = Store(*place)
+def put(files: Files, folder: Folder) -> None:
+    store = Store(*folder)
     for name, data in files.items():
         store.put(name, data)
 
 
-def only(image: Image.Image, packed: Packed, **options: Any) -> PackedImages:
+def pack_one(image: Image.Image, packed: Packed, **options: Any) -> PackedImages:
+    """Pack a data set of one image; `options` are passed to the encoder."""
     form = options.pop("form", "PNG")
-    return packed({f"set/1.{form.lower()}": saved(image, form, **options)}, need_captions=False)
+    return packed({f"set/1.{form.lower()}": encoded(image, form, **options)}, need_captions=False)

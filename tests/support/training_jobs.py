@@ -1,4 +1,4 @@
-"""Tiny training jobs over pictures that are drawn here: discs of four colours."""
+"""Tiny training jobs, and the images that they train on: discs in four colours."""
 
 from pathlib import Path
 from typing import Any
@@ -43,8 +43,8 @@ UNET = {
 }
 
 
-def draw_pictures(folder: Path, num: int = 12) -> Path:
-    """A picture folder with a caption beside each."""
+def draw_images(folder: Path, num: int = 12) -> Path:
+    """Write an image folder with a caption file beside each image."""
     folder.mkdir(parents=True, exist_ok=True)
     rows, columns = np.mgrid[:SIDE, :SIDE]
     for i in range(num):
@@ -58,7 +58,7 @@ def draw_pictures(folder: Path, num: int = 12) -> Path:
 
 
 def save_parts(folder: Path) -> Path:
-    """An autoencoder, a text encoder and a tokenizer, untrained, as a denoiser's job names them."""
+    """Write an untrained autoencoder, text encoder and tokenizer for `denoiser_job`."""
     import torch
 
     torch.manual_seed(0)
@@ -72,12 +72,12 @@ def save_parts(folder: Path) -> Path:
 
 
 def autoencoder_job(root: Path, **sections: Any) -> TrainSpec:
-    """Twelve pictures, six steps of four."""
+    """An autoencoder job over twelve images: six steps with a batch of four."""
     return _job(root, {"recipe": "autoencoder", "model": {"autoencoder": AUTOENCODER}}, sections)
 
 
 def denoiser_job(root: Path, **sections: Any) -> TrainSpec:
-    """As `autoencoder_job`, on the parts of `save_parts`, which must lie in `root / "parts"`."""
+    """A denoiser job like `autoencoder_job`; it needs `save_parts(root / "parts")`."""
     parts = root / "parts"
     model = {
         "autoencoder": str(parts / "vae"),
@@ -111,9 +111,9 @@ def _job(root: Path, values: dict[str, Any], sections: dict[str, Any]) -> TrainS
         "samples": {"every_steps": 0, "num_images": 2, "num_inference_steps": 2},
     }
     for key in defaults.keys() | sections.keys():
-        given = sections.get(key)
-        if isinstance(given, dict):
-            job[key] = {**defaults.get(key, job.get(key) or {}), **given}
+        value = sections.get(key)
+        if isinstance(value, dict):
+            job[key] = {**defaults.get(key, job.get(key) or {}), **value}
         else:
-            job[key] = defaults[key] if given is None else given
+            job[key] = defaults[key] if value is None else value
     return train_spec(job)

@@ -1,7 +1,7 @@
-"""Training data: pictures with captions from anywhere, as one checked local copy.
+"""Training data: captioned images from any store, as one checked copy on this machine.
 
-`pack` reads tars, Parquet files and folders once; `PackedImages` is what training reads from.
-Knows nothing of models or of the order in which samples are drawn.
+`pack` reads tars, Parquet files or image folders once; training reads from the `PackedImages`
+that it returns.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -18,7 +18,7 @@ _HOMES = {"BadImage": "packed", "PackedImages": "packed", "pack": "packing"}
 
 
 def __getattr__(name: str) -> Any:
-    """Import what reads pictures when it is asked for: a job file is checked without it."""
+    """Import the readers only when they are used: checking a job file does not need them."""
     if name in _HOMES:
         from importlib import import_module
 

@@ -1,4 +1,4 @@
-"""Which files a `data` section means, and of which kind they are."""
+"""Find the files that a `data` section refers to, and determine their kind."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,119 +17,121 @@ SUFFIXES: dict[Kind, tuple[str, ...]] = {
 }
 METADATA = ("metadata.jsonl", "metadata.csv")
 COMPANIONS = (".txt", *METADATA)
-"""What lies beside the pictures of a folder."""
+"""Files beside the images of a folder that hold captions."""
 
-
-WORDS: dict[Kind, str] = {
+KIND_NAMES: dict[Kind, str] = {
     "webdataset": "WebDataset tar",
     "parquet": "Parquet file",
-    "folder": "picture",
+    "folder": "image",
 }
 ALLOWED = "allowed are " + ", ".join(
-    f"{WORDS[kind]}s ({' '.join(suffixes)})" for kind, suffixes in SUFFIXES.items()
+    f"{KIND_NAMES[kind]}s ({' '.join(suffixes)})" for kind, suffixes in SUFFIXES.items()
 )
 
 
 @dataclass(frozen=True)
-class Place:
-    """What one URL of the section stands for."""
+class FoundSource:
+    """The files that one source URL refers to."""
 
     root: str
-    """The folder that names are relative to, without a slash at the end."""
+    """The folder that names are relative to, without a trailing slash."""
     files: tuple[Source, ...]
     companions: tuple[Source, ...]
-    """Captions and metadata of a picture folder."""
+    """Caption and metadata files of an image folder."""
     is_folder: bool
-    """Whether the URL names all that lies below the root, and not some of it."""
+    """Whether the URL is the root itself, so that every file below it belongs to the source."""
 
     def name(self, url: str) -> str:
-        """A file's name below the root."""
+        """A file's name relative to the root."""
         return url.removeprefix(f"{self.root}/")
 
 
 @dataclass(frozen=True)
-class Found:
-    """All the files of a data set, of one kind."""
+class FoundData:
+    """All files of a data set; they are of one kind."""
 
     kind: Kind
-    places: tuple[Place, ...]
+    sources: tuple[FoundSource, ...]
 
     def content(self) -> list[list[str | int]]:
-        """What changes when the content of a file does."""
+        """URL, size and version of each file: values that change when a file's content does."""
         return [
-            [source.url, source.num_bytes, source.version]
-            for place in self.places
-            for source in (*place.files, *place.companions)
+            [file.url, file.num_bytes, file.version]
+            for source in self.sources
+            for file in (*source.files, *source.companions)
         ]
 
 
-def find(spec: DataSpec, options: Options) -> Found:
-    """List what lies at the section's URLs; nothing is read.
+def find_data(spec: DataSpec, options: Options) -> FoundData:
+    """List the files at the section's URLs, without reading them.
 
     Raises:
-        DataError: there are no pictures, or several kinds of files and none was chosen.
+        DataError: there are no images, or several kinds of files and `kind` is `auto`.
         StoreError: a store refuses or fails.
     """
-    listings = _each_once([_listing(url, options) for url in spec.sources])
-    kind = _kind(spec, [source for listing in listings for source in listing])
-    places = [
-        _place(kind, url, listing, options)
+    listings = _without_repeats([_list(url, options) for url in spec.sources])
+    kind = _kind(spec, [file for listing in listings for file in listing])
+    sources = [
+        _source(kind, url, listing, options)
         for url, listing in zip(spec.sources, listings, strict=True)
     ]
-    for url, place in zip(spec.sources, places, strict=True):
-        if not place.files:
-            raise DataError(f"{_shown(url)}: {_none_of(kind)}")
-    return Found(kind, tuple(places))
+    for url, source in zip(spec.sources, sources, strict=True):
+        if not source.files:
+            raise DataError(
+                f"{_shown(url)}: found no {KIND_NAMES[kind]}s ({' '.join(SUFFIXES[kind])}), which "
+                f"data.kind: {kind} requires"
+            )
+    return FoundData(kind, tuple(sources))
 
 
-def _listing(url: str, options: Options) -> list[Source]:
-    known = [suffix for suffixes in SUFFIXES.values() for suffix in suffixes]
+def _list(url: str, options: Options) -> list[Source]:
+    suffixes = [suffix for each in SUFFIXES.values() for suffix in each]
     try:
-        return storage.find([url], options, [*known, *COMPANIONS])
+        return storage.find([url], options, [*suffixes, *COMPANIONS])
     except StoreMissing as error:
-        raise DataError(f"{_shown(url)}: nothing there; {ALLOWED}") from error
+        raise DataError(f"{_shown(url)}: found nothing; {ALLOWED}") from error
 
 
-def _each_once(listings: Sequence[Sequence[Source]]) -> list[list[Source]]:
-    """Without the files that an earlier URL names too."""
-    before: set[str] = set()
-    rest = []
+def _without_repeats(listings: Sequence[Sequence[Source]]) -> list[list[Source]]:
+    """Drop files that an earlier URL already lists."""
+    seen: set[str] = set()
+    unique = []
     for listing in listings:
-        rest.append([source for source in listing if source.url not in before])
-        before |= {source.url for source in listing}
-    return rest
+        unique.append([file for file in listing if file.url not in seen])
+        seen |= {file.url for file in listing}
+    return unique
 
 
-def _kind(spec: DataSpec, sources: Sequence[Source]) -> Kind:
+def _kind(spec: DataSpec, files: Sequence[Source]) -> Kind:
     if spec.kind != "auto":
         return spec.kind
-    numbers = {kind: len(_of(kind, sources)) for kind in SUFFIXES}
-    present = [kind for kind, number in numbers.items() if number]
+    counts = {kind: len(_of_kind(kind, files)) for kind in SUFFIXES}
+    present = [kind for kind, count in counts.items() if count]
     if not present:
-        raise DataError(f"{', '.join(map(_shown, spec.sources))}: no pictures there; {ALLOWED}")
+        raise DataError(f"{', '.join(map(_shown, spec.sources))}: found no images; {ALLOWED}")
     if len(present) > 1:
-        counted = ", ".join(plural(numbers[kind], WORDS[kind]) for kind in present)
+        counted = " and ".join(plural(counts[kind], KIND_NAMES[kind]) for kind in present)
         raise DataError(
-            f"{', '.join(map(_shown, spec.sources))}: {counted} are there; "
-            f"say which with data.kind: {' or '.join(present)}"
+            f"{', '.join(map(_shown, spec.sources))}: found {counted}; "
+            f"set data.kind to {' or '.join(present)}"
         )
     return present[0]
 
 
-def _of(kind: Kind, sources: Sequence[Source]) -> tuple[Source, ...]:
-    return tuple(s for s in sources if s.url.lower().endswith(SUFFIXES[kind]))
+def _of_kind(kind: Kind, files: Sequence[Source]) -> tuple[Source, ...]:
+    return tuple(file for file in files if file.url.lower().endswith(SUFFIXES[kind]))
 
 
-def _place(kind: Kind, url: str, listing: Sequence[Source], options: Options) -> Place:
+def _source(kind: Kind, url: str, listing: Sequence[Source], options: Options) -> FoundSource:
     root = _root(url, listing)
-    files = _of(kind, listing)
+    files = _of_kind(kind, listing)
     is_folder = root == absolute(url)
     if kind != "folder":
-        return Place(root, files, (), is_folder)
-    # A pattern or a single picture names no companions.
+        return FoundSource(root, files, (), is_folder)
+    # A glob or a single image lists no companions.
     beside = listing if is_folder or not files else _companions(root, options)
-    companions = tuple(s for s in beside if s.url.lower().endswith(COMPANIONS))
-    return Place(root, files, companions, is_folder)
+    companions = tuple(file for file in beside if file.url.lower().endswith(COMPANIONS))
+    return FoundSource(root, files, companions, is_folder)
 
 
 def _companions(root: str, options: Options) -> list[Source]:
@@ -150,7 +152,3 @@ def _root(url: str, listing: Sequence[Source]) -> str:
 
 def _shown(url: str) -> str:
     return public(absolute(url))
-
-
-def _none_of(kind: Kind) -> str:
-    return f"no {WORDS[kind]}s there ({' '.join(SUFFIXES[kind])}), as data.kind: {kind} wants"

@@ -1,7 +1,6 @@
-"""A packed data set: every picture's file in one blob, and an Arrow index of what is where.
+"""A packed data set: all image files in one blob, and an Arrow index of their offsets.
 
-Both are mapped into memory, so processes of one machine share their pages. Knows nothing of where
-the pictures came from.
+Both are memory-mapped, so that the processes of one machine share their pages.
 """
 
 import hashlib
@@ -11,7 +10,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -21,10 +20,7 @@ from numpy.typing import NDArray
 from nightpress.pipelines.errors import DataError
 from nightpress.pipelines.formatting import plural
 from nightpress.pipelines.job.spec import canonical_json
-from nightpress.pipelines.training.data.pictures import Pixels, decode, square
-
-if TYPE_CHECKING:
-    from torch import Generator
+from nightpress.pipelines.training.data.decoding import ImageArray, center_crop, decode
 
 BLOB, INDEX = "pictures.bin", "index.arrow"
 
@@ -37,41 +33,42 @@ SCHEMA = pa.schema(
         ("height", pa.int32()),
         ("sha256", pa.binary(32)),
         ("captions", pa.list_(pa.string())),
-        ("reason", pa.string()),  # why it cannot be used; null for a sound picture
+        ("reason", pa.string()),  # why the image cannot be used; null if it can
     ]
 )
 
 NUM_SHOWN = 3
-"""Bad pictures that an error names."""
+"""Images that a message names."""
 
 MAX_BAD = 100
+"""Images that `PackedImages.bad` lists."""
 
 
 @dataclass(frozen=True)
 class BadImage:
-    """A picture that is left out, and why."""
+    """An image that is left out, and why."""
 
     name: str
     reason: str
 
     def __str__(self) -> str:
-        """`cats/001.png: zero bytes`."""
+        """`cats/001.png: the file is empty`."""
         return f"{self.name}: {self.reason}"
 
 
 class PackedImages:
-    """The usable pictures of a packed folder, in the order of their source; numbers count from 0.
+    """The usable images of a packed folder, numbered from 0 in the order of their source.
 
-    Travels between processes as its arguments.
+    Pickles as its arguments; the receiving process maps the files itself.
 
     Args:
-        folder: as `pack` wrote it.
-        resolution: pixels; smaller pictures are left out.
-        need_captions: leave out pictures without a caption.
-        where: the source as messages name it.
+        folder: written by `pack`.
+        resolution: pixels; images with a smaller side are left out.
+        need_captions: leave out images without a caption.
+        where: the source, as messages name it.
 
     Raises:
-        DataError: no picture can be used, or captions are needed and there are none.
+        DataError: no image can be used, or captions are needed and there are none.
     """
 
     def __init__(self, folder: Path, resolution: int, need_captions: bool, where: str) -> None:
@@ -81,11 +78,12 @@ class PackedImages:
             self._index: pa.Table = pa.ipc.open_file(file).read_all()
         if need_captions and (missing := self._index.schema.metadata[b"no_captions"].decode()):
             raise DataError(missing)
-        sound, small, bare = self._sound(), self._small(), self._bare()
-        self._rows: NDArray[np.int64] = np.flatnonzero(sound & ~small & ~bare)
-        self.num_bad = len(sound) - len(self._rows)
+        decodable, small = self._is_decodable(), self._is_small()
+        usable = decodable & ~small & ~self._lacks_caption()
+        self._rows: NDArray[np.int64] = np.flatnonzero(usable)
+        self.num_bad = len(usable) - len(self._rows)
         if not len(self._rows):
-            raise DataError(f"{where}: {self._nothing_left(sound, small)}")
+            raise DataError(f"{where}: {self._why_none_usable(decodable, small)}")
         with (folder / BLOB).open("rb") as blob:
             self._blob = mmap.mmap(blob.fileno(), 0, access=mmap.ACCESS_READ)
 
@@ -96,52 +94,44 @@ class PackedImages:
         return len(self._rows)
 
     def name(self, i: int) -> str:
-        """What the picture is called below its source: `cats/001.png`, `train.parquet#7`."""
+        """The image's name within its source: `cats/001.png`, `train.parquet#7`."""
         return str(self._cell("name", self._rows[i]))
 
     def captions(self, i: int) -> tuple[str, ...]:
-        """All captions of a picture; at least one if they are needed."""
+        """All captions of an image; at least one if captions are needed."""
         return tuple(self._cell("captions", self._rows[i]))
 
     def bytes(self, i: int) -> bytes:
-        """The picture's file as it was found."""
+        """The image file, unchanged."""
         start = self._cell("offset", self._rows[i])
         return self._blob[start : start + self._cell("num_bytes", self._rows[i])]
 
-    def pixels(self, i: int, size: int) -> Pixels:
-        """The middle square of the picture, upright and on white; (size, size, 3), RGB."""
-        return square(decode(self.bytes(i)), size)
-
-    def window(self, i: int, size: int, generator: "Generator") -> Pixels:
-        """A random part of the picture's middle square at the resolution; (size, size, 3), RGB."""
-        import torch
-
-        room = self.resolution - size + 1
-        top, left = torch.randint(room, (2,), generator=generator).tolist()
-        return self.pixels(i, self.resolution)[top : top + size, left : left + size]
+    def pixels(self, i: int, size: int) -> ImageArray:
+        """The central square, upright and on white; (size, size, 3), RGB."""
+        return center_crop(decode(self.bytes(i)), size)
 
     @property
     def bad(self) -> tuple[BadImage, ...]:
-        """The first pictures that were left out, at most 100."""
+        """The first images that were left out, at most `MAX_BAD`."""
         return tuple(islice(self._bad(), MAX_BAD))
 
     @cached_property
     def warnings(self) -> tuple[str, ...]:
-        """What a person should know before it trains, a line each."""
+        """What the user should know before training, one line each."""
         found = []
         if self.num_bad:
             shown = "; ".join(map(str, self.bad[:NUM_SHOWN]))
-            found.append(f"{plural(self.num_bad, 'picture')} left out: {shown}")
-        if self.need_captions and (only := self._only_caption()) is not None:
+            found.append(f"{plural(self.num_bad, 'image')} left out: {shown}")
+        if self.need_captions and (caption := self._shared_caption()) is not None:
             found.append(
-                f"all {len(self):,} pictures have one caption, {only!r:.80}: "
-                "words will tell nothing apart"
+                f"all {len(self):,} images have the same caption, {caption!r:.80}: "
+                "the model cannot learn what prompts mean"
             )
         return tuple(found)
 
     @cached_property
     def fingerprint(self) -> str:
-        """sha256 of names, pictures and, if they are needed, captions; wherever they lie."""
+        """SHA-256 of names, images and, if needed, captions; independent of their location."""
         digest = hashlib.sha256()
         for i, row in enumerate(self._rows):
             captions = self.captions(i) if self.need_captions else ()
@@ -152,14 +142,15 @@ class PackedImages:
     def _cell(self, column: str, row: Any) -> Any:
         return self._index.column(column)[int(row)].as_py()
 
-    def _sound(self) -> NDArray[np.bool_]:
+    def _is_decodable(self) -> NDArray[np.bool_]:
         return np.asarray(self._index.column("reason").is_null(), bool)
 
-    def _small(self) -> NDArray[np.bool_]:
+    def _is_small(self) -> NDArray[np.bool_]:
         width, height = (self._index.column(c).to_numpy() for c in ("width", "height"))
         return np.asarray(np.minimum(width, height) < self.resolution, bool)
 
-    def _bare(self) -> NDArray[np.bool_]:
+    def _lacks_caption(self) -> NDArray[np.bool_]:
+        """Images without the caption that they need."""
         if not self.need_captions:
             return np.zeros(len(self._index), bool)
         lengths = pc.list_value_length(self._index.column("captions"))
@@ -177,22 +168,22 @@ class PackedImages:
         if reason is not None:
             return str(reason)
         if min(width, height) < self.resolution:
-            return f"{width} x {height} pixels, smaller than the resolution {self.resolution}"
+            return f"{width} x {height} pixels, smaller than training.resolution {self.resolution}"
         return "no caption"
 
-    def _nothing_left(self, sound: NDArray[np.bool_], small: NDArray[np.bool_]) -> str:
-        if sound.any() and small[sound].all():
+    def _why_none_usable(self, decodable: NDArray[np.bool_], small: NDArray[np.bool_]) -> str:
+        if decodable.any() and small[decodable].all():
             sides = [np.asarray(self._index.column(c)) for c in ("width", "height")]
-            largest = int(np.minimum(*sides)[sound].max())
+            largest = int(np.minimum(*sides)[decodable].max())
             return (
-                f"every picture is smaller than the resolution {self.resolution}; set "
-                f"training.resolution to {largest} or less"
+                f"every image is smaller than training.resolution {self.resolution}; "
+                f"set it to {largest} or less"
             )
         shown = "; ".join(map(str, islice(self._bad(), NUM_SHOWN)))
-        return f"none of {plural(len(sound), 'picture')} can be used: {shown}"
+        return f"none of {plural(len(decodable), 'image')} can be used: {shown}"
 
-    def _only_caption(self) -> str | None:
-        """The caption of every picture, if it is the same one."""
+    def _shared_caption(self) -> str | None:
+        """The caption of every image, if all have the same one."""
         first = self.captions(0)[0]
         same = all(set(self.captions(i)) == {first} for i in range(len(self)))
         return first if same else None

@@ -1,7 +1,6 @@
-"""Reading a data set once, checking every picture, and keeping it on this machine.
+"""Read a data set once, check every image, and keep a copy in this machine's cache.
 
-Owns the cache of packed data sets: one folder for each content, whole from the moment that it has
-its name. Knows nothing of how the kinds of sources are read.
+The cache has one folder per content; a folder gets its final name only when it is complete.
 """
 
 import hashlib
@@ -24,28 +23,32 @@ from nightpress.pipelines.formatting import size
 from nightpress.pipelines.job.spec import canonical_json
 from nightpress.pipelines.storage import Options
 from nightpress.pipelines.storage.urls import absolute, public
-from nightpress.pipelines.training.data.finding import Found, Place, find
+from nightpress.pipelines.training.data.decoding import (
+    BadImageError,
+    decode,
+    refuse_decompression_bombs,
+)
+from nightpress.pipelines.training.data.finding import FoundData, FoundSource, find_data
 from nightpress.pipelines.training.data.packed import BLOB, INDEX, SCHEMA, PackedImages
-from nightpress.pipelines.training.data.pictures import BadPicture, bombs_are_refused, decode
-from nightpress.pipelines.training.data.samples import Candidate, Reader
-from nightpress.pipelines.training.data.spec import DataSpec
+from nightpress.pipelines.training.data.samples import CandidateSample, SourceReader
+from nightpress.pipelines.training.data.spec import DataSpec, Kind
 
 T = TypeVar("T")
 R = TypeVar("R")
 
 VERSION = 1
-"""Of the packed form; another one is packed again."""
+"""Version of the packed format; data in another version is packed again."""
 
 THREADS = 8
-"""Reading waits for a store, and decoding leaves Python alone."""
+"""Threads that read and decode; reading waits for the store, decoding releases the GIL."""
 
-AHEAD = 32
-"""Pictures that are being read at once."""
+MAX_PENDING = 32
+"""Images that are read ahead of the one being written."""
 
 INDEX_ROWS = 65_536
 
-NAMES = {"encoding": "utf-8", "errors": "backslashreplace"}
-"""File names need not be text; they are told apart all the same."""
+NAME_ENCODING = {"encoding": "utf-8", "errors": "backslashreplace"}
+"""Keeps file names that are not valid UTF-8 distinct."""
 
 Row = dict[str, Any]
 Progress = Callable[[int], None]
@@ -59,100 +62,101 @@ def pack(
     cache: Path | None = None,
     progress: Progress | None = None,
 ) -> PackedImages:
-    """The usable pictures of a data set, read and checked once for this machine and content.
+    """Read and check a data set, or open the packed copy of the same content.
 
-    Pictures that a Parquet file only names are not looked at again while that file stays.
+    Images to which a Parquet file only refers are not checked for changes as long as that file
+    is unchanged.
 
     Args:
-        spec: where they are.
-        resolution: pixels; pictures with a smaller side are left out.
-        need_captions: leave out pictures without a caption, and refuse a data set without any.
+        spec: the job's `data` section.
+        resolution: pixels; images with a smaller side are left out.
+        need_captions: leave out images without a caption, and refuse a data set without any.
         options: fsspec options by protocol.
-        cache: where packed data sets are kept; unless given, in the user's cache folder.
-        progress: called with the number of pictures read so far; never where nothing is to do.
+        cache: folder for packed data sets; default: in the user's cache folder.
+        progress: called with the number of images read so far; not called for a cached data set.
 
     Raises:
-        DataError: there are no pictures, no captions though they are needed, or none is usable.
+        DataError: there are no images, no captions although they are needed, or no usable image.
         StoreError: a store refuses or fails.
     """
     options = options or {}
-    found = find(spec, options)
+    found = find_data(spec, options)
     cache = cache or cache_folder() / "data"
     folder = cache / _key(spec, found)
     where = ", ".join(public(absolute(url)) for url in spec.sources)
-    with _room(cache):
+    with _cache_errors(cache):
         cache.mkdir(parents=True, exist_ok=True)
         with FileLock(cache / f"{folder.name}.lock"):
             if not folder.is_dir():
-                readers = [_reader(found, place, spec, options) for place in found.places]
+                readers = [_reader(found.kind, source, spec, options) for source in found.sources]
                 if need_captions:
                     _refuse_without_captions(readers)
                 _write(folder, readers, progress or (lambda num: None))
     return PackedImages(folder, resolution, need_captions, where)
 
 
-def _key(spec: DataSpec, found: Found) -> str:
-    facts = [VERSION, spec.model_dump(mode="json"), found.content()]
-    return hashlib.sha256(canonical_json(facts).encode(**NAMES)).hexdigest()[:32]
+def _key(spec: DataSpec, found: FoundData) -> str:
+    content = [VERSION, spec.model_dump(mode="json"), found.content()]
+    return hashlib.sha256(canonical_json(content).encode(**NAME_ENCODING)).hexdigest()[:32]
 
 
-def _reader(found: Found, place: Place, spec: DataSpec, options: Options) -> Reader:
-    match found.kind:
+def _reader(kind: Kind, source: FoundSource, spec: DataSpec, options: Options) -> SourceReader:
+    match kind:
         case "webdataset":
-            from nightpress.pipelines.training.data.tars import Tars
+            from nightpress.pipelines.training.data.tars import TarReader
 
-            return Tars(place, spec, options)
+            return TarReader(source, spec, options)
         case "parquet":
-            from nightpress.pipelines.training.data.tables import Tables
+            from nightpress.pipelines.training.data.tables import ParquetReader
 
-            return Tables(place, spec, options)
+            return ParquetReader(source, spec, options)
         case "folder":
-            from nightpress.pipelines.training.data.folders import Folder
+            from nightpress.pipelines.training.data.folders import FolderReader
 
-            return Folder(place, spec, options)
+            return FolderReader(source, spec, options)
 
 
-def _write(folder: Path, readers: list[Reader], progress: Progress) -> None:
-    """Pack into a folder that has its name only when it is whole."""
-    # Whoever holds the lock is alone, so what lies there half done was left by the dead.
-    for left in folder.parent.glob(f"{folder.name}.partial-*"):
-        shutil.rmtree(left, ignore_errors=True)
+def _write(folder: Path, readers: list[SourceReader], progress: Progress) -> None:
+    """Pack into a temporary folder, and rename it when it is complete."""
+    # This process holds the lock, so partial folders belong to processes that have died.
+    for abandoned in folder.parent.glob(f"{folder.name}.partial-*"):
+        shutil.rmtree(abandoned, ignore_errors=True)
     partial = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f"{folder.name}.partial-"))
     try:
-        with (partial / BLOB).open("wb") as blob, bombs_are_refused():
+        with (partial / BLOB).open("wb") as blob, refuse_decompression_bombs():
             index = _batches(_rows(readers, blob, progress))
             _write_index(partial / "rows.arrow", SCHEMA, index)
-        missing = " ".join(filter(None, (reader.no_captions() for reader in readers)))
-        _finish_index(partial, missing)
+        reasons = " ".join(filter(None, (reader.missing_captions() for reader in readers)))
+        _finish_index(partial, reasons)
         os.replace(partial, folder)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 
 
-def _refuse_without_captions(readers: list[Reader]) -> None:
+def _refuse_without_captions(readers: list[SourceReader]) -> None:
     for reader in readers:
-        if missing := reader.no_captions():
-            raise DataError(missing)
+        if reason := reader.missing_captions():
+            raise DataError(reason)
 
 
-def _rows(readers: list[Reader], blob: BinaryIO, progress: Progress) -> Iterator[Row]:
-    """Write each sound picture to the blob; yields the index rows of all."""
+def _rows(readers: list[SourceReader], blob: BinaryIO, progress: Progress) -> Iterator[Row]:
+    """Write each decodable image to the blob; yield the index rows of all images."""
     candidates = (candidate for reader in readers for candidate in reader.candidates())
-    for num, (row, data) in enumerate(_in_order(_checked, candidates), 1):
+    for num, (row, data) in enumerate(_map_in_order(_check, candidates), 1):
         row["offset"] = blob.tell()
         blob.write(data)
         progress(num)
         yield row
 
 
-def _checked(candidate: Candidate) -> tuple[Row, bytes]:
-    """Load a picture and decode it fully; a bad one has a reason and no bytes."""
-    name = candidate.name.encode(**NAMES).decode()
+def _check(candidate: CandidateSample) -> tuple[Row, bytes]:
+    """Load an image and decode it fully; a bad one has a reason and no bytes."""
+    name = candidate.name.encode(**NAME_ENCODING).decode()
     row: Row = {"name": name, "num_bytes": 0, "width": 0, "height": 0, "captions": []}
     try:
         sample = candidate.load()
         image = decode(sample.data)
-    except BadPicture as error:
+    except BadImageError as error:
         return row | {"reason": str(error)}, b""
     row |= {"num_bytes": len(sample.data), "captions": list(sample.captions)}
     row |= {"width": image.width, "height": image.height}
@@ -160,19 +164,19 @@ def _checked(candidate: Candidate) -> tuple[Row, bytes]:
 
 
 def _batches(rows: Iterable[Row]) -> Iterator[pa.RecordBatch]:
-    held: list[Row] = []
+    buffered: list[Row] = []
     for row in rows:
-        held.append(row)
-        if len(held) == INDEX_ROWS:
-            yield pa.RecordBatch.from_pylist(held, SCHEMA)
-            held = []
-    if held:
-        yield pa.RecordBatch.from_pylist(held, SCHEMA)
+        buffered.append(row)
+        if len(buffered) == INDEX_ROWS:
+            yield pa.RecordBatch.from_pylist(buffered, SCHEMA)
+            buffered = []
+    if buffered:
+        yield pa.RecordBatch.from_pylist(buffered, SCHEMA)
 
 
-def _finish_index(partial: Path, missing: str) -> None:
-    """The index again under its name, with what is known when all is read."""
-    schema = SCHEMA.with_metadata({"no_captions": missing})
+def _finish_index(partial: Path, missing_captions: str) -> None:
+    """Write the final index, whose metadata says why captions are missing, if they are."""
+    schema = SCHEMA.with_metadata({"no_captions": missing_captions})
     with pa.memory_map(str(partial / "rows.arrow")) as file:
         reader = pa.ipc.open_file(file)
         batches = (reader.get_batch(n) for n in range(reader.num_record_batches))
@@ -186,29 +190,29 @@ def _write_index(path: Path, schema: pa.Schema, batches: Iterable[pa.RecordBatch
             writer.write_batch(batch.cast(schema))
 
 
-def _in_order(action: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
-    """The results of an action on each item, some of them worked on ahead in threads."""
+def _map_in_order(action: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
+    """Apply an action to each item in threads, ahead of the consumer; results in order."""
     with ThreadPoolExecutor(THREADS) as pool:
-        waiting: deque[Future[R]] = deque()
+        pending: deque[Future[R]] = deque()
         try:
             for item in items:
-                waiting.append(pool.submit(action, item))
-                if len(waiting) == AHEAD:
-                    yield waiting.popleft().result()
-            while waiting:
-                yield waiting.popleft().result()
+                pending.append(pool.submit(action, item))
+                if len(pending) == MAX_PENDING:
+                    yield pending.popleft().result()
+            while pending:
+                yield pending.popleft().result()
         finally:
             pool.shutdown(cancel_futures=True)
 
 
 @contextmanager
-def _room(cache: Path) -> Iterator[None]:
-    """What the cache's disk refuses, in a line; a source's own errors are no OSError."""
+def _cache_errors(cache: Path) -> Iterator[None]:
+    """Report an OSError of the cache's disk as a DataError; sources raise other errors."""
     try:
         yield
     except OSError as error:
         free = size(shutil.disk_usage(next(p for p in (cache, *cache.parents) if p.exists())).free)
         raise DataError(
-            f"{cache}: cannot keep the packed pictures there: {error.strerror or error} "
-            f"({free} free); XDG_CACHE_HOME names another place for the cache"
+            f"{cache}: cannot write the packed images: {error.strerror or error} ({free} free); "
+            "to use another folder, set XDG_CACHE_HOME"
         ) from error

@@ -1,6 +1,6 @@
-"""What the readers of tars, Parquet files and folders have in common.
+"""What the readers of tars, Parquet files and image folders share.
 
-A reader says which pictures there are; loading them is left to the caller's threads.
+A reader lists the images of its source; the caller's threads load them.
 """
 
 from collections.abc import Callable, Iterator
@@ -9,84 +9,84 @@ from typing import Any, Protocol
 
 from nightpress.pipelines.errors import StoreMissing
 from nightpress.pipelines.storage import Options, open_source
-from nightpress.pipelines.training.data.pictures import MAX_BYTES, BadPicture
+from nightpress.pipelines.training.data.decoding import MAX_BYTES, BadImageError
 
 Captions = tuple[str, ...]
 
 
 @dataclass(frozen=True)
 class Sample:
-    """A picture's file and its captions."""
+    """The bytes of an image file, and its captions."""
 
     data: bytes
     captions: Captions
 
 
 @dataclass(frozen=True)
-class Candidate:
-    """A picture that somebody named; `load` raises BadPicture if it cannot be had."""
+class CandidateSample:
+    """An image listed by a source; `load` raises BadImageError if it cannot be read."""
 
     name: str
     load: Callable[[], Sample]
 
 
-class Reader(Protocol):
-    """One source of one kind."""
+class SourceReader(Protocol):
+    """Reads one source of one kind."""
 
-    def no_captions(self) -> str:
-        """Why there are no captions, in a line; empty as long as there may be some."""
+    def missing_captions(self) -> str:
+        """Why there are no captions, in one line; empty while there may be some."""
         ...
 
-    def candidates(self) -> Iterator[Candidate]:
-        """Every picture, in an order that depends on nothing but the content."""
+    def candidates(self) -> Iterator[CandidateSample]:
+        """Every image, in an order that depends on the content alone."""
         ...
 
 
-def as_captions(value: Any) -> Captions:
-    """Captions of a text or a list of texts, without those that are empty.
+def parse_captions(value: Any) -> Captions:
+    """The non-empty captions in a string or a list of strings, stripped.
 
     Raises:
-        BadPicture: it is neither.
+        BadImageError: the value is neither.
     """
     values = value if isinstance(value, list) else [value]
     texts = [text for text in values if text is not None]
-    odd = next((text for text in texts if not isinstance(text, str)), None)
-    if odd is not None:
-        raise BadPicture(f"its caption is {odd!r:.60}, neither a text nor a list of texts")
+    wrong = next((text for text in texts if not isinstance(text, str)), None)
+    if wrong is not None:
+        raise BadImageError(f"its caption is {wrong!r:.60}, not a string or a list of strings")
     if not all(map(_is_unicode, texts)):
-        raise BadPicture("its caption has half of a character: a lone surrogate, such as \\ud800")
+        raise BadImageError("its caption contains a lone surrogate, such as \\ud800")
     return tuple(stripped for text in texts if (stripped := text.strip()))
 
 
 def _is_unicode(text: str) -> bool:
-    """JSON can escape what UTF-8 cannot say."""
+    """Whether UTF-8 can encode the text; JSON can escape surrogates, which it cannot."""
     return text.isascii() or not any("\ud800" <= letter <= "\udfff" for letter in text)
 
 
-def decoded(data: bytes) -> str:
-    """UTF-8 text.
+def decode_text(data: bytes) -> str:
+    """Decode a caption from UTF-8, with or without a byte order mark.
 
     Raises:
-        BadPicture: it is not.
+        BadImageError: the bytes are not UTF-8.
     """
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise BadPicture("its caption is not UTF-8 text") from error
+        raise BadImageError("its caption is not UTF-8 text") from error
 
 
 def fetch(url: str, options: Options) -> bytes:
-    """The bytes of a picture or a caption.
+    """Read the file of an image or a caption.
 
     Raises:
-        BadPicture: it is not there, or too large.
+        BadImageError: the file does not exist or is too large.
         StoreError: the store refuses or fails.
     """
     try:
         with open_source(url, options) as stream:
             data = stream.read(MAX_BYTES + 1)
     except StoreMissing as error:
-        raise BadPicture("not there") from error
+        raise BadImageError("file not found") from error
     if len(data) > MAX_BYTES:
-        raise BadPicture(f"larger than {MAX_BYTES:,} bytes")
+        raise BadImageError(f"larger than {MAX_BYTES:,} bytes")
     return data

@@ -9,52 +9,58 @@ from nightpress.pipelines.job.sections import Section, Url
 Kind = Literal["webdataset", "parquet", "folder"]
 
 CAPTION_NAMES = ("caption", "captions", "text", "texts", "prompt")
-"""Columns and JSON keys that hold captions, the likeliest first."""
+"""Columns and JSON keys that may hold captions, in order of preference."""
 
 IMAGE_NAMES = (
     *("image", "img", "jpg", "jpeg", "png", "webp", "bytes", "image_bytes"),
     *("image_path", "file_name", "path", "image_url", "url"),
 )
-"""Columns of a Parquet file that hold pictures or say where they lie, the likeliest first."""
+"""Parquet columns that may hold images, or their paths or URLs, in order of preference."""
 
 IMAGE_SUFFIXES = (*(".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif"),)
 
 
 class DataSpec(Section):
-    """Where the pictures and their captions are."""
+    """Where the images and their captions are."""
 
     source: Annotated[
         Url | Annotated[list[Url], Field(min_length=1)],
         Field(
-            description="WebDataset tars, Parquet files or pictures: a URL, folder, glob or list."
+            description="WebDataset tars, Parquet files or images: a URL, a folder, a glob, or a "
+            "list of these."
         ),
     ]
     kind: Annotated[
         Kind | Literal["auto"],
-        Field(description="auto: told by what lies there; needed only where kinds are mixed."),
+        Field(
+            description="What kind of files to read. auto detects it; set it where the source "
+            "holds several kinds."
+        ),
     ] = "auto"
     image: Annotated[
         str | None,
         Field(
             min_length=1,
-            description="The picture's column in a Parquet file (bytes, or a path or URL), or its "
-            "extension in a tar. Unless set, a usual column such as image, or any picture.",
+            description="In Parquet, the column that holds the image (its bytes, path or URL); in "
+            "a tar, the image's file extension. Default: a common column name such as image; in a "
+            "tar, any image file.",
         ),
     ] = None
     caption: Annotated[
         str | None,
         Field(
             min_length=1,
-            description="The caption's column in a Parquet file or metadata.jsonl, or its "
-            "extension or JSON key in a tar; a text or a list of texts. Unless set, txt files, "
-            f"else the first there is of: {', '.join(CAPTION_NAMES)}.",
+            description="In Parquet and metadata.jsonl, the caption's column; in a tar, its file "
+            "extension or JSON key. The value is a string or a list of strings. Default: .txt "
+            f"files, otherwise the first of {', '.join(CAPTION_NAMES)} that exists.",
         ),
     ] = None
     folder_names_as_captions: Annotated[
-        bool, Field(description="In a picture folder: each picture is captioned by its folder.")
+        bool,
+        Field(description="In an image folder, use the name of each image's folder as caption."),
     ] = False
 
     @property
     def sources(self) -> list[str]:
-        """The source's URLs as a list."""
+        """The source URLs as a list."""
         return [self.source] if isinstance(self.source, str) else list(self.source)

@@ -1,4 +1,4 @@
-"""WebDataset tars: members that share a key are one sample, read as the tar streams by.
+"""WebDataset tars, read as a stream: consecutive members with the same key form one sample.
 
 A member's key is its name up to the first dot after the last slash; the rest is its extension.
 Reference: webdataset's format, github.com/webdataset/webdataset.
@@ -18,20 +18,20 @@ from typing import Any, BinaryIO, cast
 from nightpress.pipelines.errors import DataError
 from nightpress.pipelines.storage import Options, Source, open_source, parsing
 from nightpress.pipelines.storage.urls import public
-from nightpress.pipelines.training.data.finding import Place
-from nightpress.pipelines.training.data.pictures import MAX_BYTES, BadPicture
+from nightpress.pipelines.training.data.decoding import MAX_BYTES, BadImageError
+from nightpress.pipelines.training.data.finding import FoundSource
 from nightpress.pipelines.training.data.samples import (
-    Candidate,
+    CandidateSample,
     Captions,
     Sample,
-    as_captions,
-    decoded,
+    decode_text,
+    parse_captions,
 )
 from nightpress.pipelines.training.data.spec import CAPTION_NAMES, IMAGE_SUFFIXES, DataSpec
 
 MEMBER = re.compile(r"(?P<key>(?:.*/)?[^./][^./]*)\.(?P<extension>[^/]+)")
-IMAGES = tuple(suffix.removeprefix(".") for suffix in IMAGE_SUFFIXES)
-TEXTS = ("txt", *CAPTION_NAMES)
+IMAGE_EXTENSIONS = tuple(suffix.removeprefix(".") for suffix in IMAGE_SUFFIXES)
+TEXT_EXTENSIONS = ("txt", *CAPTION_NAMES)
 
 MALFORMED = (tarfile.TarError, EOFError, gzip.BadGzipFile, zlib.error)
 """What reading a truncated or invalid tar raises."""
@@ -39,59 +39,64 @@ MALFORMED = (tarfile.TarError, EOFError, gzip.BadGzipFile, zlib.error)
 
 @dataclass
 class _Group:
-    """The members of one key, without those that nobody asked for."""
+    """The members of one key that may hold its image or caption."""
 
     key: str
     members: dict[str, bytes | None] = field(default_factory=dict)
-    """Extension -> bytes; None for one that is too large."""
+    """Extension -> bytes; None for a member that is too large."""
 
 
-class Tars:
-    """The samples of tars, in the order of their members."""
+class TarReader:
+    """Reads the samples of tars, in the order of their members."""
 
-    def __init__(self, place: Place, spec: DataSpec, options: Options) -> None:
-        self._place, self._options = place, options
-        self._images = IMAGES if spec.image is None else (spec.image.lower().lstrip("."),)
-        self._texts: Sequence[str] = TEXTS
+    def __init__(self, source: FoundSource, spec: DataSpec, options: Options) -> None:
+        self._source, self._options = source, options
+        self._image_extensions = (
+            IMAGE_EXTENSIONS if spec.image is None else (spec.image.lower().lstrip("."),)
+        )
+        self._text_extensions: Sequence[str] = TEXT_EXTENSIONS
         if spec.caption is not None:
-            self._texts = [name for name in (spec.caption.lower().lstrip("."),) if name != "json"]
-        self._keys = CAPTION_NAMES if spec.caption in (None, "json") else (str(spec.caption),)
-        self._seen: set[str] = set()
-        self._captioned = self._read = False
+            extension = spec.caption.lower().lstrip(".")
+            self._text_extensions = [] if extension == "json" else [extension]
+        self._json_keys = CAPTION_NAMES if spec.caption in (None, "json") else (str(spec.caption),)
+        self._seen_extensions: set[str] = set()
+        self._found_caption = self._read_all = False
 
-    def no_captions(self) -> str:
-        """Known when the tars have been read."""
-        if self._captioned or not self._read:
+    def missing_captions(self) -> str:
+        """Why there are no captions; empty until the tars have been read."""
+        if self._found_caption or not self._read_all:
             return ""
         return (
-            f"{public(self._place.root)}: no captions in the tars; looked for members "
-            f"{_dotted(self._texts)}, and for {', '.join(self._keys)} in .json; "
-            f"their members are {_dotted(sorted(self._seen))}"
+            f"{public(self._source.root)}: no captions in the tars: looked for members "
+            f"{_dotted(self._text_extensions)}, and for {', '.join(self._json_keys)} in .json; "
+            f"the members are {_dotted(sorted(self._seen_extensions))}"
         )
 
-    def candidates(self) -> Iterator[Candidate]:
-        """Each key with a picture, as its members come.
+    def candidates(self) -> Iterator[CandidateSample]:
+        """Each key that has an image, in the order of the members.
 
         Raises:
-            DataError: there is none, or a tar is broken.
+            DataError: there are no images, or a tar is truncated or invalid.
         """
         num = 0
-        for source in self._place.files:
-            for group in self._groups(source):
-                extensions = [name for name in self._images if name in group.members]
+        for file in self._source.files:
+            for group in self._groups(file):
+                extensions = [name for name in self._image_extensions if name in group.members]
                 if extensions:
                     num += 1
-                    yield self._candidate(self._place.name(source.url), group, extensions)
-        self._read = True
+                    yield self._candidate(self._source.name(file.url), group, extensions)
+        self._read_all = True
         if not num:
             raise DataError(
-                f"{public(self._place.root)}: no pictures in the tars; looked for members "
-                f"{_dotted(self._images)}; their members are {_dotted(sorted(self._seen))}"
+                f"{public(self._source.root)}: no images in the tars: looked for members "
+                f"{_dotted(self._image_extensions)}; "
+                f"the members are {_dotted(sorted(self._seen_extensions))}"
             )
 
-    def _groups(self, source: Source) -> Iterator[_Group]:
+    def _groups(self, file: Source) -> Iterator[_Group]:
+        """Group consecutive members by key; an extension that repeats begins a new group."""
         group: _Group | None = None
-        for key, extension, data in self._members(source):
+        for key, extension, data in self._members(file):
             if group is None or group.key != key or extension in group.members:
                 if group is not None:
                     yield group
@@ -100,12 +105,13 @@ class Tars:
         if group is not None:
             yield group
 
-    def _members(self, source: Source) -> Iterator[tuple[str, str, bytes | None]]:
-        wanted = {*self._images, *self._texts, "json"}
+    def _members(self, file: Source) -> Iterator[tuple[str, str, bytes | None]]:
+        """Key, extension and bytes of each member that may hold an image or a caption."""
+        wanted = {*self._image_extensions, *self._text_extensions, "json"}
         with (
-            parsing(source.url, MALFORMED, partial(_unreadable, source.url)),
-            open_source(source.url, self._options) as stream,
-            _uncompressed(source, stream) as blocks,
+            parsing(file.url, MALFORMED, partial(_unreadable, file.url)),
+            open_source(file.url, self._options) as stream,
+            _uncompressed(file, stream) as blocks,
             tarfile.open(fileobj=blocks, mode="r|") as tar,
         ):
             for member in tar:
@@ -113,63 +119,67 @@ class Tars:
                 if match is None or not member.isreg():
                     continue
                 extension = match["extension"].lower()
-                self._seen.add(extension)
+                self._seen_extensions.add(extension)
                 if extension in wanted:
                     yield match["key"], extension, _bytes(tar, member)
 
-    def _candidate(self, tar: str, group: _Group, extensions: list[str]) -> Candidate:
+    def _candidate(self, tar: str, group: _Group, extensions: list[str]) -> CandidateSample:
         name = f"{tar}/{group.key}.{extensions[0]}"
 
         def load() -> Sample:
             if len(extensions) > 1:
                 shown = " and ".join(f".{extension}" for extension in extensions)
-                raise BadPicture(f"{shown} have the same key; choose with data.image")
+                raise BadImageError(f"{shown} have the same key; choose one with data.image")
             data = group.members[extensions[0]]
             if data is None:
-                raise BadPicture(f"larger than {MAX_BYTES:,} bytes")
+                raise BadImageError(f"larger than {MAX_BYTES:,} bytes")
             return Sample(data, self._captions(group))
 
-        return Candidate(name, load)
+        return CandidateSample(name, load)
 
     def _captions(self, group: _Group) -> Captions:
+        """From the first text member that has a caption, otherwise from the .json."""
         captions: Captions = ()
-        for text in self._texts:
-            if not captions and (data := group.members.get(text)):
-                captions = as_captions(decoded(data))
+        for extension in self._text_extensions:
+            if not captions and (data := group.members.get(extension)):
+                captions = parse_captions(decode_text(data))
         if not captions and (data := group.members.get("json")):
-            captions = as_captions(self._value(_object(data)))
-        self._captioned = self._captioned or bool(captions)
+            captions = parse_captions(self._json_caption(_json_object(data)))
+        self._found_caption = self._found_caption or bool(captions)
         return captions
 
-    def _value(self, values: dict[str, Any]) -> Any:
-        return next((values[key] for key in self._keys if values.get(key) is not None), None)
+    def _json_caption(self, values: dict[str, Any]) -> Any:
+        return next((values[key] for key in self._json_keys if values.get(key) is not None), None)
 
 
 def _dotted(extensions: Sequence[str]) -> str:
     return " ".join(f".{extension}" for extension in extensions) or "none"
 
 
-def _object(data: bytes) -> dict[str, Any]:
+def _json_object(data: bytes) -> dict[str, Any]:
     try:
-        values = json.loads(decoded(data))
+        values = json.loads(decode_text(data))
     except (ValueError, RecursionError) as error:
-        raise BadPicture(f"its .json is not JSON: {error}") from error
+        raise BadImageError(f"its .json is not JSON: {error}") from error
     if not isinstance(values, dict):
-        raise BadPicture("its .json is not an object")
+        raise BadImageError("its .json is not an object")
     return values
 
 
 @contextmanager
-def _uncompressed(source: Source, stream: BinaryIO) -> Iterator[BinaryIO]:
-    """The blocks of a tar; `tarfile` itself would not notice where a file was cut short."""
-    if source.url.lower().endswith("gz"):
+def _uncompressed(file: Source, stream: BinaryIO) -> Iterator[BinaryIO]:
+    """The uncompressed bytes of a tar; detects truncation, which `tarfile` does not."""
+    if file.url.lower().endswith("gz"):
         with gzip.GzipFile(fileobj=stream) as blocks:
             yield cast("BinaryIO", blocks)
-            while blocks.read(1 << 20):  # only the end holds the checksum
+            while blocks.read(1 << 20):  # the checksum is at the end
                 pass
             return
-    if source.num_bytes % tarfile.BLOCKSIZE:
-        raise EOFError(f"{source.num_bytes:,} bytes are no whole number of blocks; cut short?")
+    if file.num_bytes % tarfile.BLOCKSIZE:
+        raise EOFError(
+            f"its {file.num_bytes:,} bytes are not a multiple of {tarfile.BLOCKSIZE}; "
+            "it is probably truncated"
+        )
     yield stream
 
 

@@ -1,4 +1,4 @@
-"""The commands around a training: what they print, and what they refuse."""
+"""`nightpress train` and `status` of a training: what they print and refuse."""
 
 import json
 from pathlib import Path
@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import yaml
 from click.testing import CliRunner, Result
-from support.training_jobs import autoencoder_job, draw_pictures
+from support.training_jobs import autoencoder_job, draw_images
 
 from nightpress.jobs.cli import command
 from nightpress.pipelines.run_directory.lease import acquire
@@ -21,7 +21,7 @@ def nightpress(*arguments: str) -> Result:
 
 
 def refusal(result: Result) -> str:
-    """The one line of an error; nothing on stdout."""
+    """The single line on stderr of a refused command."""
     assert result.exit_code == 2
     assert result.stdout == ""
     assert len(result.stderr.strip().splitlines()) == 1
@@ -30,7 +30,7 @@ def refusal(result: Result) -> str:
 
 @pytest.fixture
 def job(tmp_path: Path) -> TrainSpec:
-    draw_pictures(tmp_path / "pictures")
+    draw_images(tmp_path / "pictures")
     return autoencoder_job(tmp_path)
 
 
@@ -39,7 +39,7 @@ def write(job: TrainSpec, path: Path) -> str:
     return str(path)
 
 
-def test_a_second_start_exits_5_and_says_who_trains(job: TrainSpec, tmp_path: Path) -> None:
+def test_a_second_process_exits_with_5_and_names_the_first(job: TrainSpec, tmp_path: Path) -> None:
     lease = acquire(Store(job.url), heartbeat_s=0.2)
     try:
         result = nightpress("train", write(job, tmp_path / "tiny.yaml"))
@@ -50,40 +50,38 @@ def test_a_second_start_exits_5_and_says_who_trains(job: TrainSpec, tmp_path: Pa
     assert "--take-over" in result.stderr
 
 
-def test_status_of_a_training_is_read_from_the_store_alone(job: TrainSpec, tmp_path: Path) -> None:
+def test_the_status_of_a_training_is_read_from_the_store(job: TrainSpec, tmp_path: Path) -> None:
     events = train(job, cache=tmp_path / "cache")
     for event in events:
         if isinstance(event, StepDone) and event.metrics.step == 5:
             break
     events.close()
-    told = nightpress("status", job.url)
-    assert told.exit_code == 0, told.stderr
-    assert "not complete" in told.stdout
-    assert "held by     nobody" in told.stdout
-    assert "step        4 of 6 (66.7%)" in told.stdout
-    assert "checkpoint  checkpoints/step-00000004.safetensors (" in told.stdout
+    result = nightpress("status", job.url)
+    assert result.exit_code == 0, result.stderr
+    assert "not complete" in result.stdout
+    assert "held by     nobody" in result.stdout
+    assert "step        4 of 6 (66.7%)" in result.stdout
+    assert "checkpoint  checkpoints/step-00000004.safetensors (" in result.stdout
 
     list(train(job, cache=tmp_path / "cache"))
     file = write(job, tmp_path / "tiny.yaml")
-    told = nightpress("status", file)
-    assert f"{job.url}  complete" in told.stdout
-    assert "samples     samples/step-00000006.png" in told.stdout
-    assert "model       model/" in told.stdout
+    result = nightpress("status", file)
+    assert f"{job.url}  complete" in result.stdout
+    assert "samples     samples/step-00000006.png" in result.stdout
+    assert "model       model/" in result.stdout
     values = json.loads(nightpress("status", file, "--json").stdout)
     assert (values["recipe"], values["step"], values["complete"]) == ("autoencoder", 6, True)
     assert values["checkpoint"]["num_bytes"] > 1000
 
 
-def test_status_where_nothing_has_begun_says_what_was_looked_for(
+def test_the_status_of_a_folder_without_a_run_says_which_files_are_missing(
     job: TrainSpec, tmp_path: Path
 ) -> None:
     assert "neither run.json nor train.json" in refusal(nightpress("status", job.url))
-    told = refusal(nightpress("status", write(job, tmp_path / "tiny.yaml")))
-    assert "no training here (train.json is missing)" in told
+    result = refusal(nightpress("status", write(job, tmp_path / "tiny.yaml")))
+    assert "no training here (train.json is missing)" in result
 
 
-def test_status_of_a_broken_record_is_one_line(tmp_path: Path) -> None:
+def test_the_status_of_an_invalid_record_is_refused_in_one_line(tmp_path: Path) -> None:
     (tmp_path / "train.json").write_text("[]")
-    assert "train.json is no training of this version" in refusal(
-        nightpress("status", str(tmp_path))
-    )
+    assert "train.json: not a training record" in refusal(nightpress("status", str(tmp_path)))

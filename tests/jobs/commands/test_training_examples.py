@@ -1,4 +1,4 @@
-"""The commented examples of training jobs: valid, whole, and true about the defaults."""
+"""The commented example jobs: valid, complete, and correct about the defaults."""
 
 import json
 import re
@@ -20,7 +20,7 @@ from nightpress.pipelines.training.spec import RECIPES, TrainSpec, read_train_sp
 EXAMPLES = Path("jobs/examples")
 
 REFUSED = {"lora": {"model.loras", "model.row_loras", "model.speed"}}
-"""Keys that another recipe's section brings along, and this recipe does not take."""
+"""Keys that belong to a shared section, but are not allowed in this recipe."""
 
 
 def nightpress(*arguments: str) -> Result:
@@ -31,16 +31,16 @@ def text_of(recipe: str) -> str:
     return (EXAMPLES / f"train-{recipe}.yaml").read_text()
 
 
-def switched_on(text: str) -> dict[str, Any]:
-    """The job with each `# key: value` line as if it were no comment."""
-    on = re.sub(r"^( *)# ( *[a-z][a-z_0-9]*:( |$))", r"\1\2", text, flags=re.MULTILINE)
-    values = yaml.safe_load(on.replace("model: builtin\n", ""))
+def uncommented(text: str) -> dict[str, Any]:
+    """The job with each commented-out `# key: value` line uncommented."""
+    text = re.sub(r"^( *)# ( *[a-z][a-z_0-9]*:( |$))", r"\1\2", text, flags=re.MULTILINE)
+    values = yaml.safe_load(text.replace("model: builtin\n", ""))
     assert isinstance(values, dict)
     return values
 
 
 def keys_of(section: type[BaseModel], before: str = "") -> Iterator[str]:
-    """Every key that a section has, those of its sections included."""
+    """Every key of a section, including those of nested sections."""
     for name, field in section.model_fields.items():
         inner = [kind for kind in _kinds(field.annotation) if issubclass(kind, BaseModel)]
         if inner and name not in ("loras", "row_loras", "speed"):
@@ -66,33 +66,33 @@ def has(values: Any, key: str) -> bool:
 
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_an_example_shows_every_key(recipe: str) -> None:
-    values = switched_on(text_of(recipe))
+    values = uncommented(text_of(recipe))
     keys = set(keys_of(RECIPES[recipe])) - REFUSED.get(recipe, set())
     assert "training.max_train_steps" in keys
     assert [key for key in sorted(keys) if not has(values, key)] == []
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
-def test_what_an_example_shows_in_comments_is_the_default(recipe: str) -> None:
+def test_the_commented_values_of_an_example_are_the_defaults(recipe: str) -> None:
     path = EXAMPLES / f"train-{recipe}.yaml"
-    on = switched_on(path.read_text())
+    values = uncommented(path.read_text())
     plain = read_train_spec(path).as_dict()
-    whole = train_spec(on).as_dict()
+    whole = train_spec(values).as_dict()
     for key in ("name", "storage"):  # these show an example
         assert whole.pop(key) != plain.pop(key)
     assert whole == plain
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
-def test_a_default_that_a_line_tells_is_the_schemas(recipe: str) -> None:
+def test_the_defaults_in_comments_match_the_schema(recipe: str) -> None:
     defaults = {
         **TrainSpec.model_fields["training"].default.model_dump(),
         "every_steps": TrainSpec.model_fields["samples"].default.every_steps,
     }
-    told = re.findall(r"^  ([a-z_0-9]+): .*\bdefault ([\w.-]+)", text_of(recipe), re.MULTILINE)
-    assert len(told) >= 5
-    assert {key: yaml.safe_load(value) for key, value in told} == {
-        key: defaults[key] for key, _ in told
+    mentioned = re.findall(r"^  ([a-z_0-9]+): .*\bdefault ([\w.-]+)", text_of(recipe), re.MULTILINE)
+    assert len(mentioned) >= 5
+    assert {key: yaml.safe_load(value) for key, value in mentioned} == {
+        key: defaults[key] for key, _ in mentioned
     }
 
 
@@ -105,7 +105,7 @@ def test_the_schema_accepts_an_example_and_refuses_a_typo(recipe: str) -> None:
         jsonschema.validate(values | {"trainning": {}}, schema)
 
 
-def test_the_denoisers_example_fits_its_autoencoder_and_the_built_in_text_encoder() -> None:
+def test_the_denoiser_example_fits_the_autoencoder_example_and_the_builtin_text_encoder() -> None:
     model = yaml.safe_load(text_of("denoiser"))["model"]
     autoencoder = yaml.safe_load(text_of("autoencoder"))["model"]["autoencoder"]
     config = json.loads((component_folder(model["text_encoder"]) / "config.json").read_text())
@@ -131,7 +131,7 @@ def test_init_writes_a_training_job_and_refuses_to_replace_it(
     assert Path(f"{recipe}.yaml").is_file()
 
 
-def test_init_names_the_recipes_there_are() -> None:
+def test_init_refuses_an_unknown_recipe_and_lists_the_recipes() -> None:
     result = nightpress("init", "--recipe", "controlnet")
     assert result.exit_code == 2
     for recipe in RECIPES:

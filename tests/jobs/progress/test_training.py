@@ -1,16 +1,16 @@
-"""What a person sees of a training: plain lines in a pipe, one live line on a terminal."""
+"""The progress display of a training: plain lines in a pipe, a live line on a terminal."""
 
 import io
 from datetime import UTC, datetime
 
 from rich.console import Console
 
-from nightpress.jobs.progress.training import TrainingTeller, display_for, news
+from nightpress.jobs.progress.training import TrainingFormatter, display_for, event_message
 from nightpress.pipelines.training.events import (
     CheckpointSaved,
-    DataRead,
     DataReady,
     Finished,
+    ImagesRead,
     LatentsCached,
     Resumed,
     SamplesWritten,
@@ -27,7 +27,7 @@ def step(number: int, loss: float = 0.5, rate: float = 16.0) -> StepDone:
 
 
 EVENTS: list[TrainingEvent] = [
-    DataReady(200, 1, ("a[1].png: zero bytes",), ("one class only",)),
+    DataReady(200, 1, ("a[1].png: the file is empty",), ("one class only",)),
     LatentsCached(64, 200),
     step(10),
     CheckpointSaved(10, "checkpoints/step-00000010.safetensors", 2_000_000),
@@ -49,65 +49,65 @@ def test_a_pipe_gets_plain_lines() -> None:
     text = shown(terminal=False)
     assert "\x1b" not in text
     assert "warning: one class only" in text
-    assert "a[1].png: zero bytes" in text
+    assert "a[1].png: the file is empty" in text
     assert text.splitlines()[-1] == (
         "step 40 / 1,000 · loss 0.5 · 16.0 images/s · 16 min 00 s left · checkpoint 10 · "
         "samples/step-00000010.png"
     )
 
 
-def test_a_terminal_gets_a_line_that_moves_and_the_news_above_it() -> None:
+def test_a_terminal_gets_a_live_line_and_messages_above_it() -> None:
     text = shown(terminal=True)
     assert "\x1b[" in text
-    assert "a[1].png: zero bytes" in text
+    assert "a[1].png: the file is empty" in text
     assert "step 40 / 1,000" in text
 
 
-def test_pictures_read_are_counted_until_all_are_there() -> None:
-    teller = TrainingTeller()
-    assert teller.add(DataRead(2000)) is None
-    teller.add(DataRead(1000))  # of another machine
-    assert teller.line() == "2,000 pictures read"
-    assert teller.share() == (0, 0)
-    teller.add(DataReady(3000, 0, ()))
-    assert teller.line() == ""
+def test_images_read_are_counted_until_the_data_is_ready() -> None:
+    formatter = TrainingFormatter()
+    assert formatter.add(ImagesRead(2000)) is None
+    formatter.add(ImagesRead(1000))  # from another machine
+    assert formatter.line() == "2,000 images read"
+    assert formatter.share() == (0, 0)
+    formatter.add(DataReady(3000, 0, ()))
+    assert formatter.line() == ""
 
 
-def test_before_the_first_step_it_says_how_many_pictures_are_encoded() -> None:
-    teller = TrainingTeller()
-    assert teller.line() == ""
-    teller.add(LatentsCached(64, 200))
-    assert teller.line() == "64 / 200 pictures encoded"
-    assert teller.share() == (64, 200)
-    teller.add(step(1))
-    assert teller.share() == (1, 1000)
+def test_before_the_first_step_the_encoded_images_are_counted() -> None:
+    formatter = TrainingFormatter()
+    assert formatter.line() == ""
+    formatter.add(LatentsCached(64, 200))
+    assert formatter.line() == "64 / 200 images encoded"
+    assert formatter.share() == (64, 200)
+    formatter.add(step(1))
+    assert formatter.share() == (1, 1000)
 
 
 def test_the_loss_is_smoothed() -> None:
-    teller = TrainingTeller()
-    teller.add(step(1, loss=1.0))
-    teller.add(step(2, loss=0.0))
-    assert "loss 0.4737" in teller.line()  # 0.9 / (0.9 + 1)
+    formatter = TrainingFormatter()
+    formatter.add(step(1, loss=1.0))
+    formatter.add(step(2, loss=0.0))
+    assert "loss 0.4737" in formatter.line()  # 0.9 / (0.9 + 1)
 
 
-def test_a_loss_that_is_no_number_is_told_and_does_not_stay() -> None:
-    teller = TrainingTeller()
-    teller.add(step(1, loss=1.0))
-    teller.add(step(2, loss=float("nan")))
-    assert "loss nan" in teller.line()
-    teller.add(step(3, loss=0.0))
-    assert "loss 0.4737" in teller.line()
+def test_a_loss_that_is_not_finite_is_shown_until_the_next_one() -> None:
+    formatter = TrainingFormatter()
+    formatter.add(step(1, loss=1.0))
+    formatter.add(step(2, loss=float("nan")))
+    assert "loss nan" in formatter.line()
+    formatter.add(step(3, loss=0.0))
+    assert "loss 0.4737" in formatter.line()
 
 
 def test_a_resumed_training_names_its_checkpoint() -> None:
-    teller = TrainingTeller()
-    assert teller.add(Resumed(500)) == "going on from step 500"
-    teller.add(step(510))
-    assert "checkpoint 500" in teller.line()
+    formatter = TrainingFormatter()
+    assert formatter.add(Resumed(500)) == "resuming from step 500"
+    formatter.add(step(510))
+    assert "checkpoint 500" in formatter.line()
 
 
-def test_the_first_ten_bad_pictures_are_named_and_the_others_counted() -> None:
-    text = news(DataReady(100, 25, tuple(f"{n}.png: broken" for n in range(20))))
+def test_the_first_ten_bad_images_are_named_and_the_others_counted() -> None:
+    text = event_message(DataReady(100, 25, tuple(f"{n}.png: broken" for n in range(20))))
     assert text is not None
     assert "9.png: broken" in text
     assert "10.png" not in text

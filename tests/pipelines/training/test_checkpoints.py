@@ -1,4 +1,4 @@
-"""A checkpoint gives back what it was made of, or says why not."""
+"""A checkpoint restores the state that was saved, or says why it cannot."""
 
 import pytest
 import torch
@@ -9,6 +9,7 @@ from nightpress.pipelines.errors import CheckpointError
 from nightpress.pipelines.storage import Store
 from nightpress.pipelines.training import checkpoints
 from nightpress.pipelines.training.checkpoints import TrainingState
+from nightpress.pipelines.training.layout import checkpoint_path, checkpoint_steps
 
 
 @pytest.fixture
@@ -35,7 +36,7 @@ def take_steps(network: nn.Module, state: TrainingState, num: int) -> None:
             state.ema.update(network.parameters())
 
 
-def test_training_goes_on_as_if_it_had_never_stopped(store) -> None:
+def test_training_resumes_as_if_it_had_never_stopped(store) -> None:
     network, state = state_of(seed=0)
     take_steps(network, state, 5)
     checkpoints.save(store, 5, state, {})
@@ -51,7 +52,7 @@ def test_training_goes_on_as_if_it_had_never_stopped(store) -> None:
     assert state.ema.num_updates == resumed.ema.num_updates
 
 
-def test_a_worker_without_an_average_reads_the_same_checkpoint(store) -> None:
+def test_a_worker_without_a_moving_average_loads_the_same_checkpoint(store) -> None:
     network, state = state_of(seed=0)
     take_steps(network, state, 2)
     checkpoints.save(store, 2, state, {})
@@ -69,26 +70,26 @@ def test_a_checkpoint_of_another_network_is_refused_and_changes_nothing(store) -
     _, other = state_of(seed=1)
     before = other.tensors()
     with pytest.raises(
-        CheckpointError, match=r"model\.0\.weight is \(8, 3\) and should be \(4, 3\)"
+        CheckpointError, match=r"model\.0\.weight has shape \(8, 3\) instead of \(4, 3\)"
     ):
         checkpoints.load(store, 1, other)
     after = other.tensors()
     assert all(torch.equal(before[key], after[key]) for key in before)
 
 
-def test_a_damaged_checkpoint_is_told_by_its_place(store) -> None:
+def test_a_damaged_checkpoint_is_named(store) -> None:
     _, state = state_of(seed=0)
-    store.put(checkpoints.path_of(3), b"not a checkpoint")
+    store.put(checkpoint_path(3), b"not a checkpoint")
     with pytest.raises(CheckpointError, match=r"step-00000003\.safetensors: damaged"):
         checkpoints.load(store, 3, state)
 
 
-def test_only_the_newest_are_kept_and_other_objects_stay(store) -> None:
+def test_pruning_keeps_the_newest_checkpoints_and_other_objects(store) -> None:
     network, state = state_of(seed=0)
     take_steps(network, state, 1)
     for step in (10, 20, 30):
         checkpoints.save(store, step, state, {})
     store.put("checkpoints/notes.txt", b"mine")
     checkpoints.prune(store, keep=2)
-    assert checkpoints.steps_of(store) == [20, 30]
+    assert checkpoint_steps(store) == [20, 30]
     assert store.read("checkpoints/notes.txt") == b"mine"

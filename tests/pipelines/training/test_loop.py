@@ -1,4 +1,4 @@
-"""A training is a function of its job and its pictures, however often it is interrupted."""
+"""A training depends only on its job and its images, however often it is interrupted."""
 
 import io
 import resource
@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 from support import tiny_models
 from support.servers import Server
-from support.training_jobs import SIDE, autoencoder_job, denoiser_job, draw_pictures, save_parts
+from support.training_jobs import SIDE, autoencoder_job, denoiser_job, draw_images, save_parts
 
 from nightpress.diffusion_core.errors import SettingsError
 from nightpress.pipelines.errors import (
@@ -30,7 +30,6 @@ from nightpress.pipelines.errors import (
 )
 from nightpress.pipelines.run_directory.lease import held, require_free
 from nightpress.pipelines.storage import Store
-from nightpress.pipelines.training import checkpoints
 from nightpress.pipelines.training.data import pack
 from nightpress.pipelines.training.events import (
     CheckpointSaved,
@@ -41,18 +40,18 @@ from nightpress.pipelines.training.events import (
     StepDone,
     Stopped,
 )
-from nightpress.pipelines.training.layout import path_of
+from nightpress.pipelines.training.layout import checkpoint_path, checkpoint_steps
 from nightpress.pipelines.training.loop import train
 from nightpress.pipelines.training.metrics import read_metrics
-from nightpress.pipelines.training.order import Order
 from nightpress.pipelines.training.registry import new_recipe
+from nightpress.pipelines.training.sample_order import SampleOrder
 from nightpress.pipelines.training.spec import TrainSpec
-from nightpress.pipelines.training.stepping import Place
+from nightpress.pipelines.training.stepping import WorkerRank
 
 
 @pytest.fixture(autouse=True)
 def one_thread() -> Iterator[None]:
-    """Sums are rounded in one order only."""
+    """Fix the order in which sums are rounded."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -61,31 +60,31 @@ def one_thread() -> Iterator[None]:
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
-    """A folder with pictures and the parts of a denoiser."""
-    draw_pictures(tmp_path / "pictures")
+    """A folder with images and the parts of a denoiser."""
+    draw_images(tmp_path / "pictures")
     save_parts(tmp_path / "parts")
     return tmp_path
 
 
 def run(spec: TrainSpec, stop_after: int | None = None, **options: Any) -> list[Any]:
-    """Train; the polite stop comes after so many steps."""
-    done: list[Any] = []
+    """Train, and request a stop after `stop_after` steps."""
+    events: list[Any] = []
 
     def should_stop() -> bool:
-        steps = sum(isinstance(event, StepDone) for event in done)
+        steps = sum(isinstance(event, StepDone) for event in events)
         return stop_after is not None and steps + 1 >= stop_after
 
     cache = Path(spec.output).parent / "cache"
     for event in train(spec, should_stop=should_stop, cache=cache, **options):
-        done.append(event)
-    return done
+        events.append(event)
+    return events
 
 
 def weights(spec: TrainSpec) -> dict[str, torch.Tensor]:
     """The tensors of the last checkpoint."""
     store = Store(spec.url)
-    last = checkpoints.steps_of(store)[-1]
-    return safetensors.torch.load(store.read(checkpoints.path_of(last)))
+    last = checkpoint_steps(store)[-1]
+    return safetensors.torch.load(store.read(checkpoint_path(last)))
 
 
 def equal(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
@@ -93,7 +92,7 @@ def equal(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
 
 
 @pytest.mark.parametrize("job", [autoencoder_job, denoiser_job])
-def test_a_stopped_training_goes_on_to_the_same_bits(root: Path, job: Any) -> None:
+def test_a_stopped_training_resumes_to_the_same_bits(root: Path, job: Any) -> None:
     whole = job(root, name="whole")
     run(whole)
 
@@ -110,7 +109,7 @@ def test_a_stopped_training_goes_on_to_the_same_bits(root: Path, job: Any) -> No
     assert len(losses[0]) == 6
 
 
-def test_what_a_killed_worker_did_after_its_checkpoint_is_done_again_alike(root: Path) -> None:
+def test_steps_lost_after_the_last_checkpoint_are_repeated_to_the_same_bits(root: Path) -> None:
     whole, killed = denoiser_job(root, name="whole"), denoiser_job(root, name="killed")
     run(whole)
     events = train(killed, cache=root / "cache")
@@ -118,18 +117,18 @@ def test_what_a_killed_worker_did_after_its_checkpoint_is_done_again_alike(root:
         if isinstance(event, StepDone) and event.metrics.step == 5:
             break
     events.close()
-    assert checkpoints.steps_of(Store(killed.url)) == [2, 4]
+    assert checkpoint_steps(Store(killed.url)) == [2, 4]
     assert Resumed(4) in run(killed)
     assert equal(weights(whole), weights(killed))
 
 
-def test_training_draws_the_loss_down(root: Path) -> None:
+def test_training_lowers_the_loss(root: Path) -> None:
     spec = autoencoder_job(root, training={"max_train_steps": 40, "checkpointing_steps": 40})
     losses = [e.metrics.loss for e in run(spec) if isinstance(e, StepDone)]
     assert np.mean(losses[-5:]) < 0.7 * np.mean(losses[:5])
 
 
-def test_muon_trains_and_resumes_too(root: Path) -> None:
+def test_a_training_with_muon_resumes_to_the_same_bits(root: Path) -> None:
     optimizer = {"optimizer": "muon"}
     whole = denoiser_job(root, name="whole", training=optimizer)
     parts = denoiser_job(root, name="parts", training=optimizer)
@@ -139,18 +138,18 @@ def test_muon_trains_and_resumes_too(root: Path) -> None:
     assert equal(weights(whole), weights(parts))
 
 
-def test_a_share_taken_in_parts_trains_the_same(root: Path) -> None:
+def test_gradient_accumulation_trains_the_same_weights(root: Path) -> None:
     whole = denoiser_job(root, name="whole")
     parts = denoiser_job(root, name="parts", training={"gradient_accumulation_steps": 2})
     run(whole)
     run(parts)
     one, other = weights(whole), weights(parts)
-    # Sums are rounded in another order, and Adam's first steps make much of little.
+    # Sums are rounded in another order, which Adam's first steps amplify.
     assert max(float((one[key] - other[key]).abs().max()) for key in one) < 1e-3
 
 
 @pytest.mark.parametrize("job", [autoencoder_job, denoiser_job])
-def test_activations_computed_twice_train_the_same(root: Path, job: Any) -> None:
+def test_gradient_checkpointing_trains_the_same_weights(root: Path, job: Any) -> None:
     kept = job(root, name="kept")
     twice = job(root, name="twice", training={"gradient_checkpointing": True})
     run(kept)
@@ -159,8 +158,8 @@ def test_activations_computed_twice_train_the_same(root: Path, job: Any) -> None
     assert max(float((one[key] - other[key]).abs().max()) for key in one) < 1e-5
 
 
-def begun(spec: TrainSpec) -> Iterator[Any]:
-    """A training that has done its first step, and waits to be asked for the next."""
+def paused_training(spec: TrainSpec) -> Iterator[Any]:
+    """The events of a training that is paused after its first step."""
     events = train(spec, cache=Path(spec.output).parent / "cache")
     for event in events:
         if isinstance(event, StepDone):
@@ -168,9 +167,9 @@ def begun(spec: TrainSpec) -> Iterator[Any]:
     return events
 
 
-def test_a_second_training_of_the_same_run_is_refused(root: Path) -> None:
+def test_a_second_process_that_trains_the_same_run_is_refused(root: Path) -> None:
     spec = denoiser_job(root)
-    events = begun(spec)
+    events = paused_training(spec)
     with pytest.raises(RunHeld, match="--take-over"):
         run(spec)
     assert isinstance(list(events)[-1], Finished)
@@ -178,24 +177,24 @@ def test_a_second_training_of_the_same_run_is_refused(root: Path) -> None:
 
 def test_a_training_that_was_taken_over_writes_nothing_more(root: Path) -> None:
     spec = denoiser_job(root)
-    events = begun(spec)
+    events = paused_training(spec)
     taken = require_free(Store(spec.url), take_over=True)
-    assert isinstance(run(spec, hold=partial(held, free=taken))[-1], Finished)
-    files = written(spec)
+    assert isinstance(run(spec, hold_lease=partial(held, free=taken))[-1], Finished)
+    files = files_of(spec)
     with pytest.raises(LeaseLost, match="taken over"):
         list(events)
-    assert files == written(spec)
+    assert files == files_of(spec)
 
 
-def test_a_checkpoint_that_another_training_wrote_is_not_replaced(root: Path) -> None:
+def test_a_checkpoint_written_by_another_process_is_not_replaced(root: Path) -> None:
     spec = denoiser_job(root)
-    events = begun(spec)
-    Store(spec.url).put(path_of(2), b"another's")
-    with pytest.raises(CheckpointError, match="must not be started twice"):
+    events = paused_training(spec)
+    Store(spec.url).put(checkpoint_path(2), b"another's")
+    with pytest.raises(CheckpointError, match="do not start the same training twice"):
         list(events)
 
 
-def test_a_training_on_s3_goes_on_from_its_checkpoint(root: Path, moto_s3: Server) -> None:
+def test_a_training_on_s3_resumes_from_its_checkpoint(root: Path, moto_s3: Server) -> None:
     place = moto_s3.folder()
     spec = denoiser_job(root, output=place.url, storage=place.options)
     local = denoiser_job(root, name="local")
@@ -207,13 +206,13 @@ def test_a_training_on_s3_goes_on_from_its_checkpoint(root: Path, moto_s3: Serve
     events.close()
     assert Resumed(2) in list(train(spec, **cache))
     store = Store(spec.url, spec.storage)
-    remote = safetensors.torch.load(store.read(path_of(6)))
+    remote = safetensors.torch.load(store.read(checkpoint_path(6)))
     assert equal(weights(local), remote)
     assert "model/model_index.json" in store.list("model")
 
 
 @pytest.mark.parametrize("job", [autoencoder_job, denoiser_job])
-def test_products_in_bfloat16_leave_weights_in_float32_and_resume_to_the_same_bits(
+def test_mixed_precision_keeps_float32_weights_and_resumes_to_the_same_bits(
     root: Path, job: Any
 ) -> None:
     half = {"mixed_precision": "bf16"}
@@ -225,18 +224,20 @@ def test_products_in_bfloat16_leave_weights_in_float32_and_resume_to_the_same_bi
     assert {tensor.dtype for tensor in weights(whole).values()} == {torch.float32}
 
 
-def test_the_largest_seed_trains(root: Path) -> None:
+def test_the_largest_seed_is_accepted(root: Path) -> None:
     assert isinstance(run(denoiser_job(root, seed=2**53 - 1))[-1], Finished)
 
 
-def test_parts_may_lie_elsewhere_when_a_training_goes_on(root: Path) -> None:
+def test_model_parts_may_be_moved_before_a_training_resumes(root: Path) -> None:
     run(denoiser_job(root), stop_after=2)
     shutil.move(root / "parts/vae", root / "moved")
     moved = denoiser_job(root, model=_model(root, autoencoder=str(root / "moved")))
     assert Resumed(2) in run(moved)
 
 
-def test_what_was_killed_between_its_last_checkpoint_and_its_model_ends_whole(root: Path) -> None:
+def test_a_training_killed_between_its_last_checkpoint_and_its_model_is_completed(
+    root: Path,
+) -> None:
     spec = denoiser_job(root)
     events = train(spec, cache=root / "cache")
     for event in events:
@@ -250,7 +251,7 @@ def test_what_was_killed_between_its_last_checkpoint_and_its_model_ends_whole(ro
     assert store.size("model/model_index.json")
 
 
-def test_a_longer_training_goes_on_from_a_finished_one(root: Path) -> None:
+def test_a_finished_training_can_be_extended(root: Path) -> None:
     run(denoiser_job(root))
     longer = denoiser_job(root, training={"max_train_steps": 8})
     events = run(longer)
@@ -258,22 +259,22 @@ def test_a_longer_training_goes_on_from_a_finished_one(root: Path) -> None:
     assert events[-1].step == 8
 
 
-def written(spec: TrainSpec) -> dict[str, bytes]:
-    """All that is in the run but its leases, of which every start has one."""
+def files_of(spec: TrainSpec) -> dict[str, bytes]:
+    """All files of the run except its leases, which every start changes."""
     store = Store(spec.url)
     return {path: store.read(path) for path in store.list() if not path.startswith("lease/")}
 
 
-def test_running_it_again_changes_nothing(root: Path) -> None:
+def test_running_a_finished_training_again_changes_nothing(root: Path) -> None:
     spec = denoiser_job(root)
     run(spec)
-    files = written(spec)
+    files = files_of(spec)
     events = run(spec)
     assert not any(isinstance(event, StepDone) for event in events)
-    assert files == written(spec)
+    assert files == files_of(spec)
 
 
-def test_what_is_left_can_be_read_and_looked_at(root: Path) -> None:
+def test_checkpoints_metrics_and_images_can_be_read(root: Path) -> None:
     spec = denoiser_job(root, samples={"every_steps": 3})
     events = run(spec)
     folder = Path(spec.url)
@@ -286,14 +287,14 @@ def test_what_is_left_can_be_read_and_looked_at(root: Path) -> None:
     table = pq.read_table(folder / "metrics.parquet")
     assert table["step"].to_pylist() == [1, 2, 3, 4, 5, 6]
     assert table["num_images"].to_pylist()[-1] == 24
-    for picture in ("loss.png", "samples/step-00000003.png"):
-        with Image.open(folder / picture) as image:
+    for image_file in ("loss.png", "samples/step-00000003.png"):
+        with Image.open(folder / image_file) as image:
             assert image.size[0] > 64
-    with Image.open(folder / "samples/film.gif") as film:
-        assert film.n_frames == 2
+    with Image.open(folder / "samples/film.gif") as gif:
+        assert gif.n_frames == 2
 
 
-def test_the_denoiser_is_a_pipeline_that_plain_diffusers_loads(root: Path) -> None:
+def test_plain_diffusers_loads_the_trained_pipeline(root: Path) -> None:
     from diffusers import DiffusionPipeline
 
     spec = denoiser_job(root)
@@ -308,7 +309,9 @@ def test_the_denoiser_is_a_pipeline_that_plain_diffusers_loads(root: Path) -> No
     assert all(torch.equal(saved[key], averaged[key]) for key in saved)
 
 
-def test_the_autoencoder_has_white_latents_and_plain_diffusers_loads_it(root: Path) -> None:
+def test_plain_diffusers_loads_the_trained_autoencoder_and_its_latents_are_white(
+    root: Path,
+) -> None:
     from diffusers import AutoencoderKL
 
     spec = autoencoder_job(root, training={"max_train_steps": 30, "checkpointing_steps": 30})
@@ -324,7 +327,7 @@ def test_the_autoencoder_has_white_latents_and_plain_diffusers_loads_it(root: Pa
     assert autoencoder.config.scaling_factor == 1.0
 
 
-def test_a_text_encoder_that_is_not_trained_stays_as_it_is(root: Path) -> None:
+def test_a_frozen_text_encoder_does_not_change(root: Path) -> None:
     frozen = denoiser_job(root, model=_model(root, train_text_encoder=False, frozen_parameters=[]))
     run(frozen)
     before = safetensors.torch.load_file(root / "parts/text_encoder/model.safetensors")
@@ -364,20 +367,20 @@ def test_a_transformer_trains_on_a_frozen_t5_and_its_pipeline_samples(root: Path
     assert type(pipeline).__name__ == "PixArtSigmaPipeline"
 
 
-def test_remembered_captions_train_as_fresh_ones_do(root: Path) -> None:
+def test_cached_caption_embeddings_give_the_same_loss_as_fresh_ones(root: Path) -> None:
     spec = denoiser_job(root, model=_model(root, train_text_encoder=False, frozen_parameters=[]))
     data = pack(spec.data, SIDE, True, {}, root / "cache")
     recipe = new_recipe(spec, data, "cpu")
     store = Store(spec.url)
     list(recipe.prepare(store, 0, 1))
-    recipe.ready(store)
-    batch = recipe.batch(list(Order(0, len(data), 4).picks(0)))
-    with_known = recipe.module(**batch)["loss"]
+    recipe.load_prepared(store)
+    batch = recipe.batch(list(SampleOrder(0, len(data), 4).batch_items(0)))
+    with_cached = recipe.module(**batch)["loss"]
     del batch["embeddings"]
-    assert torch.allclose(recipe.module(**batch)["loss"], with_known, atol=1e-6)
+    assert torch.allclose(recipe.module(**batch)["loss"], with_cached, atol=1e-6)
 
 
-def test_named_weights_of_a_trained_text_encoder_stay(root: Path) -> None:
+def test_frozen_parameters_of_a_trained_text_encoder_do_not_change(root: Path) -> None:
     spec = denoiser_job(root)
     run(spec)
     before = safetensors.torch.load_file(root / "parts/text_encoder/model.safetensors")
@@ -387,13 +390,13 @@ def test_named_weights_of_a_trained_text_encoder_stay(root: Path) -> None:
     assert len(same) < len(before) / 2
 
 
-def test_latents_are_computed_once_and_those_left_over_when_killed_are_kept(root: Path) -> None:
+def test_cached_latents_are_not_computed_again_after_a_stop(root: Path) -> None:
     spec = denoiser_job(root)
     assert LatentsCached(12, 12) in run(spec, stop_after=1)
     assert not any(isinstance(event, LatentsCached) for event in run(spec))
 
 
-def test_cached_and_fresh_latents_train_alike(root: Path) -> None:
+def test_cached_and_fresh_latents_give_the_same_losses(root: Path) -> None:
     cached, fresh = (
         denoiser_job(root, name=name, cache_latents=kept)
         for name, kept in (("cached", True), ("fresh", False))
@@ -413,7 +416,7 @@ def test_cached_and_fresh_latents_train_alike(root: Path) -> None:
         {"prediction_type": "v_prediction", "rescale_betas_zero_snr": True},
     ],
 )
-def test_every_target_trains_and_its_pipeline_samples(root: Path, schedule: Any) -> None:
+def test_every_prediction_target_trains_and_its_pipeline_samples(root: Path, schedule: Any) -> None:
     spec = denoiser_job(root, schedule=schedule)
     events = run(spec)
     assert isinstance(events[-1], Finished)
@@ -421,7 +424,7 @@ def test_every_target_trains_and_its_pipeline_samples(root: Path, schedule: Any)
     assert np.asarray(sheet).std() > 0
 
 
-def test_another_job_is_refused_with_what_changed(root: Path) -> None:
+def test_a_changed_job_is_refused_with_what_changed(root: Path) -> None:
     run(denoiser_job(root), stop_after=2)
     with pytest.raises(ChangedRunError, match=r"training\.train_batch_size: 4 -> 6"):
         run(denoiser_job(root, training={"train_batch_size": 6}))
@@ -430,19 +433,19 @@ def test_another_job_is_refused_with_what_changed(root: Path) -> None:
         run(denoiser_job(root))
 
 
-def test_another_learning_rate_may_go_on(root: Path) -> None:
+def test_the_learning_rate_may_change_on_resume(root: Path) -> None:
     run(denoiser_job(root), stop_after=2)
     events = run(denoiser_job(root, training={"learning_rate": 1e-4, "max_train_steps": 4}))
     assert [e.metrics.learning_rate for e in events if isinstance(e, StepDone)] == [1e-4, 1e-4]
 
 
-def test_a_loss_that_is_no_number_stops_and_keeps_the_last_good_checkpoint(root: Path) -> None:
+def test_a_diverged_training_stops_and_keeps_the_last_good_checkpoint(root: Path) -> None:
     spec = denoiser_job(root, training={"max_train_steps": 4})
     run(spec, stop_after=2)
     good = weights(spec)
-    endless = denoiser_job(root, training={"max_train_steps": 30, "learning_rate": 1e30})
+    diverging = denoiser_job(root, training={"max_train_steps": 30, "learning_rate": 1e30})
     with pytest.raises(TrainingDiverged, match=r"step \d+: the loss is (nan|inf).*step-0000000\d"):
-        run(endless)
+        run(diverging)
     assert all(torch.isfinite(tensor).all() for tensor in weights(spec).values())
     assert good.keys() == weights(spec).keys()
 
@@ -453,15 +456,17 @@ def test_a_checkpoint_of_another_model_is_refused(root: Path) -> None:
     other = autoencoder_job(root, name="other")
     run(other, stop_after=3)
     store = Store(spec.url)
-    store.put(checkpoints.path_of(5), Store(other.url).read(checkpoints.path_of(3)))
-    with pytest.raises(CheckpointError, match=r"step-00000005\.safetensors: of another model"):
+    store.put(checkpoint_path(5), Store(other.url).read(checkpoint_path(3)))
+    with pytest.raises(
+        CheckpointError, match=r"step-00000005\.safetensors: checkpoint of another model"
+    ):
         run(spec)
 
 
-def test_a_full_disk_stops_it_and_keeps_the_last_good_checkpoint(root: Path) -> None:
+def test_a_full_disk_stops_training_and_keeps_the_last_good_checkpoint(root: Path) -> None:
     spec = denoiser_job(root)
     run(spec, stop_after=2)
-    size = Store(spec.url).size(checkpoints.path_of(2))
+    size = Store(spec.url).size(checkpoint_path(2))
     assert size is not None
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size // 2, limits[1]))
@@ -470,7 +475,7 @@ def test_a_full_disk_stops_it_and_keeps_the_last_good_checkpoint(root: Path) -> 
             run(spec)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-    assert checkpoints.steps_of(Store(spec.url)) == [2]
+    assert checkpoint_steps(Store(spec.url)) == [2]
     assert isinstance(run(spec)[-1], Finished)
 
 
@@ -482,12 +487,15 @@ def test_a_full_disk_stops_it_and_keeps_the_last_good_checkpoint(root: Path) -> 
             {"model": {"denoiser": {"_class_name": "UNet2DConditionModel", "widht": 3}}},
             "UNet2DConditionModel takes no 'widht'",
         ),
-        ({"model": {"frozen_parameters": ["no_such"]}}, "no weight has 'no_such' in its name"),
+        (
+            {"model": {"frozen_parameters": ["no_such"]}},
+            "no text encoder weight has 'no_such' in its name",
+        ),
         ({"training": {"resolution": 33}}, "resolution 33"),
         ({"model": {"autoencoder": "SHIFTED"}}, "has a shift_factor"),
     ],
 )
-def test_what_does_not_fit_is_told_before_anything_is_written(
+def test_a_job_whose_parts_do_not_fit_is_refused_before_anything_is_written(
     root: Path, sections: dict[str, Any], message: str
 ) -> None:
     if "model" in sections:
@@ -506,9 +514,11 @@ def test_what_does_not_fit_is_told_before_anything_is_written(
     assert not Path(spec.url).exists()
 
 
-def test_a_batch_that_workers_cannot_share_evenly_is_told(root: Path) -> None:
-    with pytest.raises(SpecError, match="train_batch_size 4 cannot be shared evenly by 3 workers"):
-        list(train(denoiser_job(root), Place(rank=0, world_size=3)))
+def test_a_batch_that_the_workers_cannot_split_evenly_is_refused(root: Path) -> None:
+    with pytest.raises(
+        SpecError, match="train_batch_size 4 cannot be split evenly among 3 workers"
+    ):
+        list(train(denoiser_job(root), WorkerRank(rank=0, world_size=3)))
 
 
 def _model(root: Path, **changes: Any) -> dict[str, Any]:

@@ -1,12 +1,13 @@
-"""A LoRA is trained from a job, and used by a generation job and by plain diffusers."""
+"""A job trains a LoRA that generation jobs and plain diffusers can load."""
 
+from itertools import count
 from pathlib import Path
 
 import pytest
 import safetensors.torch
 import torch
 from support import tiny_models
-from support.training_jobs import draw_pictures
+from support.training_jobs import draw_images
 
 from nightpress.diffusion_core.errors import SettingsError
 from nightpress.diffusion_core.models.loading import ModelSpec, load
@@ -19,8 +20,8 @@ from nightpress.pipelines.training.spec import TrainSpec, train_spec
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
-    """Pictures, and a tiny model to adapt."""
-    draw_pictures(tmp_path / "pictures", num=4)
+    """Images, and a tiny model to train a LoRA for."""
+    draw_images(tmp_path / "pictures", num=4)
     tiny_models.save("sd", tmp_path / "model")
     return tmp_path
 
@@ -48,26 +49,26 @@ def lora_job(root: Path, **values: object) -> TrainSpec:
     )
 
 
-def picture(model: ModelSpec, root: Path, loras: tuple[Path, ...] = ()) -> torch.Tensor:
+def sampled(model: ModelSpec, root: Path, loras: tuple[Path, ...] = ()) -> torch.Tensor:
     loaded = load(root / "model", model, "cpu", loras)
     params = SamplingParams(width=32, height=32, num_inference_steps=2, guidance_scale=2.0)
     batch = Sampler(loaded, batch_size=1).sample([ImageRequest("a red disc", "", 1)], params)
     return torch.from_numpy(batch.pixels[0].astype("int16"))
 
 
-def test_a_trained_lora_changes_what_the_model_draws(root: Path) -> None:
+def test_a_trained_lora_changes_the_images_of_the_model(root: Path) -> None:
     spec = lora_job(root)
     events = list(train(spec, cache=root / "cache"))
     assert LatentsCached(4, 4) in events
     assert isinstance(events[-1], Finished)
     weights = Path(spec.url) / "model/pytorch_lora_weights.safetensors"
     source = str(root / "model")
-    plain = picture(ModelSpec(source=source), root)
+    plain = sampled(ModelSpec(source=source), root)
     with_lora = ModelSpec.model_validate({"source": source, "loras": [{"source": str(weights)}]})
-    assert not torch.equal(plain, picture(with_lora, root, (weights,)))
+    assert not torch.equal(plain, sampled(with_lora, root, (weights,)))
 
 
-def test_plain_diffusers_loads_it(root: Path) -> None:
+def test_plain_diffusers_loads_the_lora(root: Path) -> None:
     from diffusers import DiffusionPipeline
 
     spec = lora_job(root)
@@ -77,14 +78,13 @@ def test_plain_diffusers_loads_it(root: Path) -> None:
     assert pipeline.get_active_adapters() == ["default_0"]
 
 
-def test_a_stopped_lora_goes_on_to_the_same_bits(root: Path) -> None:
+def test_a_stopped_lora_training_resumes_to_the_same_bits(root: Path) -> None:
     whole, parts = lora_job(root, name="whole"), lora_job(root, name="parts")
     list(train(whole, cache=root / "cache"))
-    asked: list[int] = []
+    calls = count(1)
 
     def after_two() -> bool:
-        asked.append(1)
-        return len(asked) >= 2
+        return next(calls) >= 2
 
     assert isinstance(list(train(parts, should_stop=after_two, cache=root / "cache"))[-1], Stopped)
     list(train(parts, cache=root / "cache"))
@@ -98,7 +98,9 @@ def test_a_stopped_lora_goes_on_to_the_same_bits(root: Path) -> None:
 
 def test_a_model_that_has_a_lora_already_is_refused(root: Path) -> None:
     spec = lora_job(root, model={"source": str(root / "model"), "loras": ["x.safetensors"]})
-    told = r"model\.loras and row_loras: a LoRA is trained on a model that has none"
-    with pytest.raises(SettingsError, match=told):
+    message = (
+        r"model\.loras and model\.row_loras are not allowed: a LoRA is trained on a model without"
+    )
+    with pytest.raises(SettingsError, match=message):
         list(train(spec, cache=root / "cache"))
     assert not Path(spec.url).exists()

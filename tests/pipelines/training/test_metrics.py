@@ -1,4 +1,4 @@
-"""Metrics: nothing is lost by a restart, nothing is counted twice."""
+"""A restart neither loses nor repeats a row of metrics."""
 
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -14,10 +14,10 @@ from nightpress.pipelines.training.metrics import (
     METRICS_FILE,
     MetricsLog,
     StepMetrics,
-    TensorBoard,
-    as_table,
+    TensorBoardWriter,
+    metrics_rows,
+    metrics_table,
     read_metrics,
-    rows_of,
 )
 
 
@@ -33,18 +33,18 @@ def store(tmp_path: Path) -> Store:
 
 def write(store: Store, rows: list[StepMetrics], after_step: int = 0) -> None:
     log = MetricsLog(store, after_step)
-    for one in rows:
-        log.add(one)
+    for new in rows:
+        log.add(new)
     log.flush()
 
 
-def test_rows_come_back_as_they_were_written(store: Store) -> None:
+def test_rows_are_read_as_they_were_written(store: Store) -> None:
     rows = [row(10, mse=0.5, kl=0.25), row(20, mse=0.125, kl=2.0)]
     write(store, rows)
-    assert list(rows_of(read_metrics(store))) == rows
+    assert list(metrics_rows(read_metrics(store))) == rows
 
 
-def test_a_resumed_training_drops_the_rows_of_steps_it_does_again(store: Store) -> None:
+def test_a_resumed_training_drops_the_rows_of_steps_that_it_repeats(store: Store) -> None:
     write(store, [row(step) for step in (10, 20, 30)])
     write(store, [row(30), row(40)], after_step=20)
     assert read_metrics(store).column("step").to_pylist() == [10, 20, 30, 40]
@@ -57,7 +57,7 @@ def test_resuming_and_flushing_without_a_new_row_changes_nothing(store: Store) -
     assert store.read(METRICS_FILE) == before
 
 
-def test_a_training_that_begins_anew_forgets_the_rows_of_another(store: Store) -> None:
+def test_a_training_without_checkpoint_drops_all_earlier_rows(store: Store) -> None:
     write(store, [row(10), row(20)])
     write(store, [row(5)])
     assert read_metrics(store).column("step").to_pylist() == [5]
@@ -71,12 +71,12 @@ def test_a_new_term_is_null_in_older_rows(store: Store) -> None:
     assert table.column("loss_kl").to_pylist() == [None, 0.1]
 
 
-def test_a_run_without_metrics_has_an_empty_table_of_the_same_columns(store: Store) -> None:
+def test_a_run_without_metrics_has_an_empty_table_with_the_same_columns(store: Store) -> None:
     assert read_metrics(store).schema == COLUMNS
     assert read_metrics(store).num_rows == 0
 
 
-def test_rows_are_in_the_store_after_a_flush_only(store: Store) -> None:
+def test_rows_are_stored_by_a_flush(store: Store) -> None:
     log = MetricsLog(store, 0)
     log.add(row(10))
     assert store.size(METRICS_FILE) is None
@@ -86,11 +86,11 @@ def test_rows_are_in_the_store_after_a_flush_only(store: Store) -> None:
     assert read_metrics(store).column("step").to_pylist() == [10, 20]
 
 
-def test_infinite_and_missing_figures_survive(store: Store) -> None:
+def test_infinite_and_nan_values_are_stored(store: Store) -> None:
     write(store, [replace(row(10), grad_norm=float("inf"), loss=float("nan"))])
-    (found,) = rows_of(read_metrics(store))
-    assert found.grad_norm == float("inf")
-    assert found.loss != found.loss
+    (read,) = metrics_rows(read_metrics(store))
+    assert read.grad_norm == float("inf")
+    assert read.loss != read.loss
 
 
 def test_a_damaged_table_is_named(store: Store) -> None:
@@ -99,7 +99,7 @@ def test_a_damaged_table_is_named(store: Store) -> None:
         MetricsLog(store, 0)
 
 
-def test_a_table_of_something_else_is_refused(store: Store) -> None:
+def test_a_table_without_the_columns_of_metrics_is_refused(store: Store) -> None:
     import io
 
     import pyarrow.parquet as pq
@@ -111,14 +111,14 @@ def test_a_table_of_something_else_is_refused(store: Store) -> None:
         read_metrics(store)
 
 
-def test_terms_keep_the_order_of_their_first_use() -> None:
-    names = as_table([row(1, b=1.0), row(2, a=1.0, b=1.0)]).column_names
+def test_terms_are_ordered_by_first_appearance() -> None:
+    names = metrics_table([row(1, b=1.0), row(2, a=1.0, b=1.0)]).column_names
     assert names == [*COLUMNS.names, "loss_b", "loss_a"]
 
 
-def test_tensorboard_gets_every_figure(tmp_path: Path) -> None:
-    with TensorBoard(str(tmp_path)) as board:
-        board.add(row(10, mse=0.5))
+def test_tensorboard_gets_every_value(tmp_path: Path) -> None:
+    with TensorBoardWriter(str(tmp_path)) as writer:
+        writer.add(row(10, mse=0.5))
     (events,) = tmp_path.iterdir()
     data = events.read_bytes()
     for name in (b"train/loss", b"train/learning_rate", b"train/images_per_s", b"terms/mse"):

@@ -1,4 +1,4 @@
-"""One step: gradients that are no numbers change nothing, and long ones are cut."""
+"""A step discards gradients that are not finite, and clips large ones."""
 
 from pathlib import Path
 from typing import Any
@@ -8,7 +8,7 @@ import torch
 from support.training_jobs import autoencoder_job
 from torch import Tensor, nn
 
-from nightpress.pipelines.training.stepping import Place, Stepper
+from nightpress.pipelines.training.stepping import Stepper, WorkerRank
 
 
 class Line(nn.Module):
@@ -22,24 +22,26 @@ class Line(nn.Module):
         return {"loss": (slope.mean() * self.weight).sum()}
 
 
-def stepper(tmp_path: Path, module: nn.Module, **training: Any) -> Stepper:
+def new_stepper(tmp_path: Path, module: nn.Module, **training: Any) -> Stepper:
     spec = autoencoder_job(tmp_path, training={"train_batch_size": 1, **training})
-    return Stepper(spec, Place(), module)
+    return Stepper(spec, WorkerRank(), module)
 
 
-def test_a_loss_that_is_no_number_stops_before_the_weights_change(tmp_path: Path) -> None:
+def test_a_loss_that_is_not_finite_does_not_change_the_weights(tmp_path: Path) -> None:
     line = Line()
-    mover = stepper(tmp_path, line)
-    average = [value.clone() for value in mover.ema.shadow]
-    result = mover.step(0, {"slope": torch.tensor([float("nan")])})
+    stepper = new_stepper(tmp_path, line)
+    average = [value.clone() for value in stepper.ema.shadow]
+    result = stepper.step(0, {"slope": torch.tensor([float("nan")])})
     assert not result.is_finite
     assert torch.equal(line.weight, torch.zeros(4))
-    assert not mover.optimizer.state
-    assert torch.equal(mover.ema.shadow[0], average[0])
+    assert not stepper.optimizer.state
+    assert torch.equal(stepper.ema.shadow[0], average[0])
 
 
 def test_a_large_gradient_is_clipped(tmp_path: Path) -> None:
     line = Line()
-    result = stepper(tmp_path, line, max_grad_norm=1.0).step(0, {"slope": torch.tensor([1000.0])})
+    result = new_stepper(tmp_path, line, max_grad_norm=1.0).step(
+        0, {"slope": torch.tensor([1000.0])}
+    )
     assert result.grad_norm == pytest.approx(2000.0)
     assert float(line.weight.grad.norm()) == pytest.approx(1.0, abs=1e-3)

@@ -1,10 +1,10 @@
-"""TensorBoard beside a training: asked for in the job, and no part of what is trained."""
+"""TensorBoard files are written if the job says so, and do not affect training."""
 
 import sys
 from pathlib import Path
 
 import pytest
-from support.training_jobs import autoencoder_job, draw_pictures
+from support.training_jobs import autoencoder_job, draw_images
 
 from nightpress.pipelines.errors import SpecError
 from nightpress.pipelines.training.events import Finished, TrainingEvent
@@ -14,35 +14,35 @@ from nightpress.pipelines.training.spec import TrainSpec
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
-    draw_pictures(tmp_path / "pictures")
+    draw_images(tmp_path / "pictures")
     return tmp_path
 
 
 def job(root: Path, folder: Path | str | None, steps: int = 2) -> TrainSpec:
-    told = None if folder is None else str(folder)
-    return autoencoder_job(root, training={"max_train_steps": steps, "tensorboard": told})
+    tensorboard = None if folder is None else str(folder)
+    return autoencoder_job(root, training={"max_train_steps": steps, "tensorboard": tensorboard})
 
 
 def run(root: Path, spec: TrainSpec) -> list[TrainingEvent]:
     return list(train(spec, cache=root / "cache"))
 
 
-def test_a_job_writes_its_figures_there_and_each_start_a_file(root: Path) -> None:
-    board = root / "board"
-    run(root, job(root, board))
-    (first,) = (board / "tiny").iterdir()
+def test_each_start_writes_one_tensorboard_file(root: Path) -> None:
+    folder = root / "board"
+    run(root, job(root, folder))
+    (first,) = (folder / "tiny").iterdir()
     assert b"train/loss" in first.read_bytes()
-    run(root, job(root, board, steps=4))
-    assert len(list((board / "tiny").iterdir())) == 2
+    run(root, job(root, folder, steps=4))
+    assert len(list((folder / "tiny").iterdir())) == 2
 
 
-def test_a_training_goes_on_with_it_or_without(root: Path) -> None:
+def test_tensorboard_may_be_switched_on_or_off_on_resume(root: Path) -> None:
     run(root, job(root, None))
     assert isinstance(run(root, job(root, root / "board", steps=3))[-1], Finished)
     assert isinstance(run(root, job(root, None, steps=4))[-1], Finished)
 
 
-def test_without_tensorboardx_it_is_told_in_a_line_and_nothing_is_written(
+def test_a_missing_tensorboardx_is_reported_before_anything_is_written(
     root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     missing = [name for name in sys.modules if name.partition(".")[0] == "tensorboardX"]
@@ -51,13 +51,13 @@ def test_without_tensorboardx_it_is_told_in_a_line_and_nothing_is_written(
     elsewhere = [path for path in sys.path if not Path(path, "tensorboardX").exists()]
     monkeypatch.setattr(sys, "path", elsewhere)
     spec = job(root, root / "board")
-    with pytest.raises(SpecError, match=r"needs tensorboardX: pip install") as told:
+    with pytest.raises(SpecError, match=r"requires tensorboardX: pip install") as caught:
         run(root, spec)
-    assert "\n" not in str(told.value)
+    assert "\n" not in str(caught.value)
     assert not Path(spec.url).exists()
 
 
-def test_a_folder_that_cannot_be_made_is_told_before_anything_is_written(root: Path) -> None:
+def test_a_folder_that_cannot_be_created_is_reported_before_anything_is_written(root: Path) -> None:
     (root / "file").write_text("")
     spec = job(root, root / "file" / "board")
     with pytest.raises(SpecError, match=r"training\.tensorboard: .*file/board: Not a directory"):
@@ -66,5 +66,5 @@ def test_a_folder_that_cannot_be_made_is_told_before_anything_is_written(root: P
 
 
 def test_a_url_is_refused(root: Path) -> None:
-    with pytest.raises(SpecError, match=r"training\.tensorboard.*a folder of this machine"):
+    with pytest.raises(SpecError, match=r"training\.tensorboard.*only a local folder"):
         job(root, "s3://bucket/board")

@@ -1,4 +1,4 @@
-"""Places for training data, and a short way to pack it."""
+"""Folders for training data, and a short way to pack it."""
 
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ from nightpress.pipelines.training.data import DataSpec, pack
 
 @pytest.fixture(params=["local", "s3"])
 def place(request: pytest.FixtureRequest, tmp_path: Path) -> Folder:
-    """A local folder, then a place on moto."""
+    """A local folder, then one on moto's S3."""
     if request.param == "local":
         return Folder(str(tmp_path / "data"), {})
     server: Server = request.getfixturevalue("moto_s3")

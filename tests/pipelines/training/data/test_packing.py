@@ -1,4 +1,4 @@
-"""One copy for a machine: made once, whole or not at all, and known by its content."""
+"""The packed copy of a data set: written once, atomically, and identified by its content."""
 
 import pickle
 import subprocess
@@ -8,16 +8,16 @@ from typing import Any
 
 import pytest
 from support.servers import Folder, Server
-from support.training_files import CAPTIONS, PICTURES, SIDE, TAR, Packed, picture, put
+from support.training_files import CAPTIONS, IMAGES, SIDE, TAR, Packed, image_file, put
 
 from nightpress.pipelines.storage import open_source
 from nightpress.pipelines.training.data import DataSpec, folders, pack, samples, tables, tars
 
 
-def test_what_is_packed_is_never_read_again(
+def test_packed_data_is_not_read_again(
     place: Folder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    put({"set/1.png": PICTURES[0], "set/1.txt": b"noise", "a.tar": TAR}, place)
+    put({"set/1.png": IMAGES[0], "set/1.txt": b"noise", "a.tar": TAR}, place)
     opened: list[str] = []
 
     def counted(url: str, *arguments: Any) -> Any:
@@ -39,20 +39,20 @@ def test_what_is_packed_is_never_read_again(
         opened.clear()
 
 
-def test_changed_content_is_packed_anew(packed: Packed) -> None:
-    before = packed({"set/1.png": PICTURES[0], "set/1.txt": b"noise"})
+def test_changed_content_is_packed_again(packed: Packed) -> None:
+    before = packed({"set/1.png": IMAGES[0], "set/1.txt": b"noise"})
     after = packed({"set/1.txt": b"another noise"})
     assert after.captions(0) == ("another noise",)
     assert before.captions(0) == ("noise",)
     assert before.fingerprint != after.fingerprint
-    assert packed({"set/1.png": PICTURES[1]}).fingerprint != after.fingerprint
+    assert packed({"set/1.png": IMAGES[1]}).fingerprint != after.fingerprint
     assert packed({}, need_captions=False).fingerprint != after.fingerprint
 
 
-def test_the_fingerprint_is_of_the_content_wherever_it_lies(
+def test_the_fingerprint_depends_on_the_content_and_not_on_its_location(
     moto_s3: Server, tmp_path: Path
 ) -> None:
-    pictures = {f"set/deep/{n}.png": PICTURES[n] for n in range(4)}
+    pictures = {f"set/deep/{n}.png": IMAGES[n] for n in range(4)}
     files = pictures | {f"set/deep/{n}.txt": CAPTIONS[n].encode() for n in range(4)}
     places = [Folder(str(tmp_path / "here"), {}), Folder(str(tmp_path / "there"), {})]
     prints = set()
@@ -70,10 +70,10 @@ def test_the_fingerprint_is_of_the_content_wherever_it_lies(
     assert pack(spec, SIDE, True, cache=tmp_path / "cache-0").fingerprint in prints
 
 
-def test_the_fingerprint_ignores_captions_that_nobody_needs(
+def test_the_fingerprint_ignores_captions_that_are_not_needed(
     packed: Packed,
 ) -> None:
-    before = packed({"set/1.png": PICTURES[0], "set/1.txt": b"a"}, need_captions=False)
+    before = packed({"set/1.png": IMAGES[0], "set/1.txt": b"a"}, need_captions=False)
     after = packed({"set/1.txt": b"b"}, need_captions=False)
     assert before.fingerprint == after.fingerprint
 
@@ -88,8 +88,8 @@ print(len(data), len(counts))
 """
 
 
-def test_two_processes_at_once_pack_once(tmp_path: Path) -> None:
-    put({f"set/{n}.png": PICTURES[n % 4] for n in range(60)}, Folder(str(tmp_path), {}))
+def test_two_concurrent_processes_pack_once(tmp_path: Path) -> None:
+    put({f"set/{n}.png": IMAGES[n % 4] for n in range(60)}, Folder(str(tmp_path), {}))
     command = [sys.executable, "-c", PACK, f"{tmp_path}/set", f"{tmp_path}/cache"]
     both = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(2)]
     assert sorted(process.communicate()[0] for process in both) == ["60 0\n", "60 60\n"]
@@ -98,8 +98,8 @@ def test_two_processes_at_once_pack_once(tmp_path: Path) -> None:
     assert sorted(path.name for path in folder.iterdir()) == ["index.arrow", "pictures.bin"]
 
 
-def test_what_a_dead_process_left_half_done_is_swept_and_packed_again(tmp_path: Path) -> None:
-    put({"set/1.png": PICTURES[0]}, Folder(str(tmp_path), {}))
+def test_the_partial_folder_of_a_dead_process_is_removed(tmp_path: Path) -> None:
+    put({"set/1.png": IMAGES[0]}, Folder(str(tmp_path), {}))
     spec, cache = DataSpec(source=f"{tmp_path}/set"), tmp_path / "cache"
     pack(spec, SIDE, False, cache=cache)
     (folder,) = (path for path in cache.iterdir() if path.is_dir())
@@ -122,20 +122,20 @@ except DataError as error:
 """
 
 
-def test_a_disk_that_takes_no_more_is_told_in_a_line_and_leaves_nothing(tmp_path: Path) -> None:
-    put({f"set/{n}.png": picture(n, (60, 60)) for n in range(9)}, Folder(str(tmp_path), {}))
+def test_a_full_disk_is_reported_in_one_line_and_leaves_no_partial_folder(tmp_path: Path) -> None:
+    put({f"set/{n}.png": image_file(n, (60, 60)) for n in range(9)}, Folder(str(tmp_path), {}))
     command = [sys.executable, "-c", FULL, f"{tmp_path}/set", f"{tmp_path}/cache"]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     (line,) = done.stdout.splitlines()
-    assert line.startswith(f"{tmp_path}/cache: cannot keep the packed pictures there: File too")
-    assert line.endswith("free); XDG_CACHE_HOME names another place for the cache")
+    assert line.startswith(f"{tmp_path}/cache: cannot write the packed images: File too")
+    assert line.endswith("free); to use another folder, set XDG_CACHE_HOME")
     assert [path.suffix for path in (tmp_path / "cache").iterdir()] == [".lock"]
 
 
-def test_it_travels_between_processes_by_its_path(packed: Packed) -> None:
+def test_packed_images_are_pickled_by_their_path(packed: Packed) -> None:
     data = packed({"a.tar": TAR}, "a.tar")
     pickled = pickle.dumps(data)
     assert len(pickled) < 1000
     again = pickle.loads(pickled)
-    assert [again.bytes(i) for i in range(len(again))] == PICTURES
+    assert [again.bytes(i) for i in range(len(again))] == IMAGES
     assert (again.fingerprint, again.num_bad) == (data.fingerprint, data.num_bad)

@@ -1,4 +1,4 @@
-"""Every kind of source, wherever it lies."""
+"""Every kind of source, local and on S3."""
 
 import json
 import subprocess
@@ -11,8 +11,8 @@ from pydantic import ValidationError
 from support.servers import Folder
 from support.training_files import (
     CAPTIONS,
+    IMAGES,
     JSON_TAR,
-    PICTURES,
     SIDE,
     TAR,
     Files,
@@ -34,12 +34,12 @@ KINDS: dict[str, tuple[str, Files]] = {
         "set/*.gz",
         {
             "set/a.tar.gz": tar(
-                [("9.png", PICTURES[0]), ("9.json", b'{"text": "noise number 0"}')]
+                [("9.png", IMAGES[0]), ("9.json", b'{"text": "noise number 0"}')]
                 + [
                     (f"{n}.{kind}", data)
                     for n in (1, 2, 3)
                     for kind, data in (
-                        ("png", PICTURES[n]),
+                        ("png", IMAGES[n]),
                         ("json", json.dumps({"text": [CAPTIONS[n]]}).encode()),
                     )
                 ],
@@ -50,14 +50,14 @@ KINDS: dict[str, tuple[str, Files]] = {
     "tars with json in front": ("a.tar", {"a.tar": JSON_TAR}),
     "parquet with bytes": (
         "a.parquet",
-        {"a.parquet": parquet({"image": PICTURES, "caption": CAPTIONS, "n": [1, 2, 3, 4]})},
+        {"a.parquet": parquet({"image": IMAGES, "caption": CAPTIONS, "n": [1, 2, 3, 4]})},
     ),
     "parquet of datasets": (
         "set",
         {
             f"set/train-{part}.parquet": parquet(
                 {
-                    "image": [{"bytes": PICTURES[n], "path": None} for n in rows],
+                    "image": [{"bytes": IMAGES[n], "path": None} for n in rows],
                     "text": [CAPTIONS[n] for n in rows],
                 }
             )
@@ -66,7 +66,7 @@ KINDS: dict[str, tuple[str, Files]] = {
     ),
     "parquet with paths": (
         "set/a.parquet",
-        {f"set/pictures/{n}.png": PICTURES[n] for n in range(4)}
+        {f"set/pictures/{n}.png": IMAGES[n] for n in range(4)}
         | {
             "set/a.parquet": parquet(
                 {"path": [f"pictures/{n}.png" for n in range(4)], "text": CAPTIONS}
@@ -75,17 +75,17 @@ KINDS: dict[str, tuple[str, Files]] = {
     ),
     "a folder with txt": (
         "set",
-        {f"set/deep/{n}.png": PICTURES[n] for n in range(4)}
+        {f"set/deep/{n}.png": IMAGES[n] for n in range(4)}
         | {f"set/deep/{n}.txt": CAPTIONS[n].encode() + b"\n" for n in range(4)},
     ),
     "a pattern with txt": (
         "set/*/*.png",
-        {f"set/deep/{n}.png": PICTURES[n] for n in range(4)}
+        {f"set/deep/{n}.png": IMAGES[n] for n in range(4)}
         | {f"set/deep/{n}.txt": CAPTIONS[n].encode() for n in range(4)},
     ),
     "a folder with metadata.jsonl": (
         "set",
-        {f"set/deep/{n}.PNG": PICTURES[n] for n in range(4)}
+        {f"set/deep/{n}.PNG": IMAGES[n] for n in range(4)}
         | {
             "set/metadata.jsonl": lines(
                 *({"file_name": f"deep/{n}.PNG", "prompt": CAPTIONS[n]} for n in (3, 2, 1, 0))
@@ -94,7 +94,7 @@ KINDS: dict[str, tuple[str, Files]] = {
     ),
     "a folder with metadata.csv": (
         "set",
-        {f"set/deep/{n}.png": PICTURES[n] for n in range(4)}
+        {f"set/deep/{n}.png": IMAGES[n] for n in range(4)}
         | {
             "set/deep/metadata.csv": table_of(
                 {"file_name": f"{n}.png", "text": CAPTIONS[n]} for n in range(4)
@@ -107,7 +107,7 @@ Put = Callable[[Files], str]
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_every_kind_of_source_gives_its_pictures_and_captions_in_order(
+def test_every_kind_of_source_gives_its_images_and_captions_in_order(
     kind: str, place: Folder, tmp_path: Path
 ) -> None:
     source, files = KINDS[kind]
@@ -115,55 +115,51 @@ def test_every_kind_of_source_gives_its_pictures_and_captions_in_order(
     data = pack(
         DataSpec(source=f"{place.url}/{source}"), SIDE, True, place.options, tmp_path / "cache"
     )
-    assert [data.bytes(i) for i in range(len(data))] == PICTURES
+    assert [data.bytes(i) for i in range(len(data))] == IMAGES
     assert [data.captions(i) for i in range(len(data))] == [(text,) for text in CAPTIONS]
     assert len({data.name(i) for i in range(len(data))}) == 4
     assert (data.num_bad, data.bad, data.warnings) == (0, (), ())
 
 
-def test_names_say_file_and_member_or_row(packed: Packed) -> None:
+def test_image_names_contain_the_file_and_the_member_or_row(packed: Packed) -> None:
     assert packed({"set/a.tar": JSON_TAR}).name(1) == "a.tar/deep/001.png"
-    rows = {"image": PICTURES, "text": CAPTIONS}
+    rows = {"image": IMAGES, "text": CAPTIONS}
     assert packed({"b.parquet": parquet(rows)}, "b.parquet").name(3) == "b.parquet#3"
-    files = {"c/deep/1.png": PICTURES[0], "c/deep/1.txt": b"noise"}
+    files = {"c/deep/1.png": IMAGES[0], "c/deep/1.txt": b"noise"}
     assert packed(files, "c").name(0) == "deep/1.png"
 
 
-def test_several_sources_come_in_their_order_and_each_file_once(tmp_path: Path) -> None:
-    put({"b/1.png": PICTURES[0], "a/1.png": PICTURES[1]}, Folder(str(tmp_path), {}))
+def test_several_sources_are_read_in_order_and_each_file_once(tmp_path: Path) -> None:
+    put({"b/1.png": IMAGES[0], "a/1.png": IMAGES[1]}, Folder(str(tmp_path), {}))
     spec = DataSpec(source=[f"{tmp_path}/b", f"{tmp_path}/a"])
     data = pack(spec, SIDE, False, cache=tmp_path / "cache")
-    assert [data.bytes(i) for i in range(len(data))] == PICTURES[:2]
+    assert [data.bytes(i) for i in range(len(data))] == IMAGES[:2]
     again = DataSpec(source=[f"{tmp_path}/b/1.png", f"{tmp_path}/*/1.png"])
     once = pack(again, SIDE, False, cache=tmp_path / "cache")
-    assert [once.bytes(i) for i in range(len(once))] == PICTURES[:2]
+    assert [once.bytes(i) for i in range(len(once))] == IMAGES[:2]
 
 
 @pytest.mark.parametrize(
     "files",
     [
+        {"set/a.tar": tar([("1.png", IMAGES[0]), ("1.json", b'{"text": [" a ", null, "", "b"]}')])},
+        {"set/a.parquet": parquet({"image": IMAGES[:1], "texts": [[" a ", None, "", "b"]]})},
         {
-            "set/a.tar": tar(
-                [("1.png", PICTURES[0]), ("1.json", b'{"text": [" a ", null, "", "b"]}')]
-            )
-        },
-        {"set/a.parquet": parquet({"image": PICTURES[:1], "texts": [[" a ", None, "", "b"]]})},
-        {
-            "set/1.png": PICTURES[0],
+            "set/1.png": IMAGES[0],
             "set/metadata.jsonl": lines({"file_name": "1.png", "text": [" a ", None, "", "b"]}),
         },
     ],
 )
-def test_a_caption_may_be_a_list_of_texts(files: Files, packed: Packed) -> None:
+def test_a_caption_may_be_a_list_of_strings(files: Files, packed: Packed) -> None:
     assert packed(files).captions(0) == ("a", "b")
 
 
 def test_the_chosen_column_extension_or_key_is_read(packed: Packed) -> None:
-    rows = {"image": PICTURES, "scan": PICTURES[::-1], "text": CAPTIONS, "alt": CAPTIONS[::-1]}
+    rows = {"image": IMAGES, "scan": IMAGES[::-1], "text": CAPTIONS, "alt": CAPTIONS[::-1]}
     data = packed({"a.parquet": parquet(rows)}, "a.parquet", image="scan", caption="alt")
-    assert (data.bytes(0), data.captions(0)) == (PICTURES[3], (CAPTIONS[3],))
+    assert (data.bytes(0), data.captions(0)) == (IMAGES[3], (CAPTIONS[3],))
     members = [
-        ("1.png", PICTURES[0]), ("1.left.png", PICTURES[1]), ("1.txt", b"text"),
+        ("1.png", IMAGES[0]), ("1.left.png", IMAGES[1]), ("1.txt", b"text"),
         ("1.alt", b"other"), ("1.json", b'{"title": "key", "caption": "usual"}'),
     ]  # fmt: skip
     chosen = {
@@ -175,28 +171,28 @@ def test_the_chosen_column_extension_or_key_is_read(packed: Packed) -> None:
         "title": ("key",),
         "json": ("usual",),
     }
-    assert chosen["alt"].bytes(0) == PICTURES[1]
+    assert chosen["alt"].bytes(0) == IMAGES[1]
 
 
-def test_folder_names_are_captions_when_asked_for(packed: Packed) -> None:
-    files = {"set/red fox/1.png": PICTURES[0], "set/heron/1.png": PICTURES[1]}
+def test_folder_names_are_used_as_captions_on_request(packed: Packed) -> None:
+    files = {"set/red fox/1.png": IMAGES[0], "set/heron/1.png": IMAGES[1]}
     with pytest.raises(DataError, match="folder_names_as_captions"):
         packed(files)
     data = packed(files, folder_names_as_captions=True)
     assert [data.captions(i) for i in range(2)] == [("heron",), ("red fox",)]
 
 
-def test_pictures_need_no_captions_unless_the_recipe_does(
+def test_images_need_captions_only_if_the_recipe_does(
     packed: Packed,
 ) -> None:
-    files = {f"set/{n}.png": PICTURES[n] for n in range(4)}
+    files = {f"set/{n}.png": IMAGES[n] for n in range(4)}
     assert len(packed(files, need_captions=False)) == 4
-    with pytest.raises(DataError, match=r"no captions; looked for a \.txt beside each picture"):
-        packed(files)  # packed before, and refused all the same
+    with pytest.raises(DataError, match=r"no captions: looked for a \.txt beside each image"):
+        packed(files)  # packed before, but refused all the same
     assert len(packed(files | {"set/1.txt": b"noise"})) == 1
 
 
-def test_the_section_says_what_is_wrong_with_it() -> None:
+def test_an_invalid_data_section_is_refused_and_every_key_has_a_description() -> None:
     assert DataSpec.model_validate({"source": "a"}).sources == ["a"]
     for wrong in ({}, {"source": []}, {"source": "a", "kind": "zip"}, {"source": "a", "url": "b"}):
         with pytest.raises(ValidationError):
@@ -205,7 +201,7 @@ def test_the_section_says_what_is_wrong_with_it() -> None:
     assert all("description" in values for values in properties.values())
 
 
-def test_reading_a_job_file_loads_no_reader_of_data() -> None:
+def test_reading_a_job_file_does_not_import_the_readers() -> None:
     code = (
         "import sys; from nightpress.pipelines.training import data;"
         "data.DataSpec; print('pyarrow' in sys.modules)"

@@ -1,7 +1,4 @@
-"""What a picture file has to be, and its pixels as training sees them.
-
-Knows nothing of where files lie.
-"""
+"""Decode and check image files, and turn them into the pixels that training uses."""
 
 import io
 import struct
@@ -15,56 +12,55 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-Pixels = NDArray[np.uint8]
+ImageArray = NDArray[np.uint8]
 """(H, W, 3), RGB."""
 
 MAX_BYTES = 256 * 2**20
-"""A larger file is no picture to train on."""
+"""The largest image file that is read."""
 
-BROKEN = (
+DECODING_ERRORS = (
     *(OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError, TypeError),
     *(OverflowError, SystemError, struct.error, zlib.error),
 )
-"""What Pillow's readers raise at bytes that they do not understand."""
+"""What Pillow's decoders raise on malformed files."""
 
 
-class BadPicture(Exception):
-    """A picture that cannot be used; the message is the reason."""
+class BadImageError(Exception):
+    """An image that cannot be used; the message is the reason."""
 
 
 @contextmanager
-def bombs_are_refused() -> Iterator[None]:
-    """Have Pillow refuse what it would only warn of; for all threads while it lasts."""
+def refuse_decompression_bombs() -> Iterator[None]:
+    """Turn Pillow's decompression bomb warning into an error, in all threads."""
     with catch_warnings():
         simplefilter("error", Image.DecompressionBombWarning)
         yield
 
 
 def decode(data: bytes) -> Image.Image:
-    """The picture upright, in RGB, on white where it is transparent; the first of an animation.
+    """Decode an image to RGB, upright and on white; of an animation, the first frame.
 
     Raises:
-        BadPicture: it is none, is cut short, or has more pixels than Pillow's limit.
+        BadImageError: the file is not an image, is truncated, or exceeds Pillow's pixel limit.
     """
     if not data:
-        raise BadPicture("zero bytes")
+        raise BadImageError("the file is empty")
     try:
         with Image.open(io.BytesIO(data)) as image:
             return _on_white(ImageOps.exif_transpose(_eight_bits(image)))
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise BadPicture(
-            f"more than {Image.MAX_IMAGE_PIXELS:,} pixels: a decompression bomb?"
+        raise BadImageError(
+            f"more than {Image.MAX_IMAGE_PIXELS:,} pixels: possibly a decompression bomb"
         ) from error
     except UnidentifiedImageError as error:
-        raise BadPicture("not a picture that Pillow can read") from error
-    except BROKEN as error:
-        raise BadPicture(f"broken: {' '.join(str(error).split()) or type(error).__name__}") from (
-            error
-        )
+        raise BadImageError("not an image that Pillow can read") from error
+    except DECODING_ERRORS as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise BadImageError(f"cannot be decoded: {reason}") from error
 
 
-def square(image: Image.Image, size: int) -> Pixels:
-    """The middle square of a picture, resampled with Lanczos' filter; (size, size, 3)."""
+def center_crop(image: Image.Image, size: int) -> ImageArray:
+    """Crop to the central square and resize it with a Lanczos filter; (size, size, 3)."""
     side = min(image.size)
     left, top = (image.width - side) / 2, (image.height - side) / 2
     box = (left, top, left + side, top + side)
@@ -72,9 +68,9 @@ def square(image: Image.Image, size: int) -> Pixels:
 
 
 def _eight_bits(image: Image.Image) -> Image.Image:
-    """Deeper greys scaled, where Pillow would clip them."""
+    """Scale 16-bit greyscale to 8 bits, which Pillow would clip instead."""
     if image.mode == "F":
-        raise BadPicture("its pixels are floating point numbers, and nothing says their range")
+        raise BadImageError("floating-point pixels, whose range is unknown")
     if not image.mode.startswith("I"):
         return image
     values: NDArray[Any] = np.asarray(image).astype(np.int64)
@@ -84,8 +80,9 @@ def _eight_bits(image: Image.Image) -> Image.Image:
 
 
 def _on_white(image: Image.Image) -> Image.Image:
+    """Composite transparent pixels onto white; RGB."""
     if not image.has_transparency_data:
         return image.convert("RGB")
-    picture = image.convert("RGBA")
-    white = Image.new("RGBA", picture.size, "white")
-    return Image.alpha_composite(white, picture).convert("RGB")
+    foreground = image.convert("RGBA")
+    white = Image.new("RGBA", foreground.size, "white")
+    return Image.alpha_composite(white, foreground).convert("RGB")

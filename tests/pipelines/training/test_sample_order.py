@@ -1,44 +1,44 @@
-"""What a sample is and draws depends on its place in the run alone."""
+"""A batch item and its random numbers depend only on seed, step and index."""
 
 import torch
 
 from nightpress.diffusion_core.training.randomness import normal, place_generator, strata
-from nightpress.pipelines.training.order import Order
+from nightpress.pipelines.training.sample_order import SampleOrder
 
 
-def test_every_pass_shows_each_picture_once() -> None:
-    order = Order(seed=3, num_images=10, batch_size=4)
+def test_every_epoch_shows_each_image_once() -> None:
+    order = SampleOrder(seed=3, num_images=10, batch_size=4)
     shown = [image for step in range(5) for image in order.images(step)]
     assert sorted(shown[:10]) == list(range(10))
     assert sorted(shown[10:]) == list(range(10))
     assert shown[:10] != shown[10:]
 
 
-def test_a_step_is_the_same_whether_one_walks_to_it_or_not() -> None:
-    walked = Order(seed=3, num_images=7, batch_size=4)
+def test_a_step_does_not_depend_on_the_steps_computed_before_it() -> None:
+    order = SampleOrder(seed=3, num_images=7, batch_size=4)
     for step in range(9):
-        walked.images(step)
-    assert walked.images(9) == Order(seed=3, num_images=7, batch_size=4).images(9)
+        order.images(step)
+    assert order.images(9) == SampleOrder(seed=3, num_images=7, batch_size=4).images(9)
 
 
-def test_workers_share_a_step_without_changing_it() -> None:
-    order = Order(seed=1, num_images=20, batch_size=6)
+def test_the_items_of_a_step_do_not_depend_on_the_number_of_workers() -> None:
+    order = SampleOrder(seed=1, num_images=20, batch_size=6)
 
     def drawn(world_size: int) -> dict[int, tuple[float, list[float]]]:
         return {
-            pick.image: (pick.uniform, torch.randn(3, generator=pick.generator).tolist())
+            item.image: (item.uniform, torch.randn(3, generator=item.generator).tolist())
             for rank in range(world_size)
-            for pick in order.picks(5, rank, world_size)
+            for item in order.batch_items(5, rank, world_size)
         }
 
     assert len(drawn(1)) == 6
     assert drawn(1) == drawn(2) == drawn(3)
 
 
-def test_another_seed_orders_and_draws_otherwise() -> None:
-    one, other = (Order(seed=seed, num_images=50, batch_size=8) for seed in (0, 1))
+def test_another_seed_gives_another_order_and_other_random_numbers() -> None:
+    one, other = (SampleOrder(seed=seed, num_images=50, batch_size=8) for seed in (0, 1))
     assert one.images(0) != other.images(0)
-    assert [p.uniform for p in one.picks(0)] != [p.uniform for p in other.picks(0)]
+    assert [p.uniform for p in one.batch_items(0)] != [p.uniform for p in other.batch_items(0)]
 
 
 def test_a_batch_has_one_number_from_each_stratum() -> None:
@@ -47,7 +47,7 @@ def test_a_batch_has_one_number_from_each_stratum() -> None:
     assert float(numbers.max()) < 1
 
 
-def test_neighbouring_places_draw_unlike_numbers() -> None:
+def test_random_numbers_of_neighbouring_items_are_uncorrelated() -> None:
     draws = torch.stack(
         [
             torch.randn(64, generator=place_generator(seed, step, index))
@@ -60,7 +60,7 @@ def test_neighbouring_places_draw_unlike_numbers() -> None:
     assert float(correlation.abs().max()) < 0.6
 
 
-def test_noise_of_a_sample_does_not_depend_on_its_companions() -> None:
+def test_the_noise_of_an_item_does_not_depend_on_the_rest_of_the_batch() -> None:
     alone = normal((4, 2, 2), [place_generator(0, 0, 5)])
     among = normal((4, 2, 2), [place_generator(0, 0, index) for index in range(8)])
     assert torch.equal(alone[0], among[5])
