@@ -2,23 +2,28 @@
 
 ::
 
-    DiffusionError
-    ├── ModelError
-    │   ├── ModelNotFound      no such folder, package or revision
-    │   ├── UnsafeWeights      the weights are pickles and the caller did not allow them
-    │   └── UnsupportedModel   a pipeline that cannot be driven text-to-image
-    ├── SettingsError          a sampler name, size or dtype that the model cannot do
-    └── SamplingError          the model failed on an image
-        └── DeviceError        the device failed; no image is to blame
-            └── OutOfMemory    a smaller batch may fit
+    NightpressError
+    └── DiffusionError
+        ├── ModelError
+        │   ├── ModelNotFound      no such folder, package or revision
+        │   ├── UnsafeWeights      the weights are pickles and the caller did not allow them
+        │   └── UnsupportedModel   a pipeline that cannot be driven text-to-image
+        ├── SettingsError          a sampler name, size or dtype that the model cannot do
+        └── SamplingError          the model failed on an image
+            └── DeviceError        the device failed; no image is to blame
+                └── OutOfMemory    a smaller batch may fit
 """
 
 import contextlib
 from collections.abc import Iterator
 
 
-class DiffusionError(Exception):
-    """The base: anything `diffusion_core` raises on purpose."""
+class NightpressError(Exception):
+    """The base of every error that nightpress raises on purpose."""
+
+
+class DiffusionError(NightpressError):
+    """The base of the errors that `diffusion_core` raises on purpose."""
 
 
 class ModelError(DiffusionError):

@@ -29,4 +29,4 @@ class ImageRequest:
     """"" for the pipeline's own default."""
     seed: int
     guidance_scale: float | None = None
-    """Its own, where the model takes one of each image: see `Sampler.supports_per_image_guidance`."""
+    """This image's own scale, where `Sampler.supports_per_image_guidance`; else the setting."""
