@@ -24,9 +24,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from nightpress.diffusion_core.errors import NightpressError
 
-class PipelineError(Exception):
-    """The base: anything `pipelines` raises on purpose."""
+
+class PipelineError(NightpressError):
+    """The base of the errors that `pipelines` raises on purpose."""
 
 
 class SpecError(PipelineError, ValueError):

@@ -313,7 +313,7 @@ def test_a_second_signal_stops_at_once_and_what_is_committed_stays(
     finally:
         process.kill()
     assert process.returncode == 4
-    assert "stopped; what is committed stays" in said
+    assert "stopped; committed work is kept" in said
     assert "Traceback" not in said
     after = files_of(spec)
     kept = {name for name in before if name.startswith(("images/", "metadata/"))}
