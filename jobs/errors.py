@@ -5,13 +5,21 @@
     NightpressError
     └── JobError
         ├── ClusterError     the Ray cluster does not exist, or cannot do what the job asks
-        ├── RunStopped       stopped early; the same command goes on from here
+        ├── RunStopped       stopped early; the same command resumes it
+        ├── UnfinishedRun    some shards are not committed yet, and the request needs all of them
         └── IncompleteRun    the images made and the images planned do not add up; a bug
 """
 
 from nightpress.diffusion_core.errors import NightpressError
 
-__all__ = ["ClusterError", "IncompleteRun", "JobError", "NightpressError", "RunStopped"]
+__all__ = [
+    "ClusterError",
+    "IncompleteRun",
+    "JobError",
+    "NightpressError",
+    "RunStopped",
+    "UnfinishedRun",
+]
 
 
 class JobError(NightpressError):
@@ -24,6 +32,10 @@ class ClusterError(JobError):
 
 class RunStopped(JobError):
     """The run stopped before its end; what is committed stays, and it can be resumed."""
+
+
+class UnfinishedRun(JobError):
+    """Some shards of the run have no commit yet; finish it first."""
 
 
 class IncompleteRun(JobError):

@@ -1,7 +1,4 @@
-"""What a person sees while a network is trained.
-
-Owns the words. How they are shown, `jobs.progress.displays` knows.
-"""
+"""A training run's events as lines of text; `jobs.progress.displays` shows them."""
 
 import math
 
@@ -25,18 +22,18 @@ from nightpress.pipelines.training.events import (
 )
 
 SMOOTHING = 0.9
-"""Weight of the rows before in the loss and the rate that are shown."""
+"""Weight of the earlier rows in the loss and the rate that are shown."""
 
-MAX_BAD_NAMED = 10
+MAX_BAD_LISTED = 10
 
 
 def display_for(console: Console) -> Display[TrainingEvent]:
-    """A live display where the console is a terminal, plain lines where it is not."""
-    return display(console, TrainingTeller())
+    """A live display on a terminal, plain lines elsewhere."""
+    return display(console, TrainingProgressText())
 
 
-class TrainingTeller:
-    """The words for a training's events."""
+class TrainingProgressText:
+    """Turns a training run's events into text, and keeps count of its progress."""
 
     def __init__(self) -> None:
         self._done = self._total = 0
@@ -48,7 +45,7 @@ class TrainingTeller:
         self._sheet = ""
 
     def add(self, event: TrainingEvent) -> str | None:
-        """Take an event into account; what is news comes back as text."""
+        """Record an event; returns a line to print, if the event is worth one."""
         match event:
             case DataRead():
                 self._num_read = max(self._num_read, event.num_images)
@@ -64,7 +61,7 @@ class TrainingTeller:
                 self._checkpoint = event.step
             case SamplesWritten():
                 self._sheet = event.path
-        return news(event)
+        return event_line(event)
 
     def _add_step(self, event: StepDone) -> None:
         row = event.metrics
@@ -76,7 +73,7 @@ class TrainingTeller:
             self._left_s = (self._total - self._done) * images_a_step / self._rate.value
 
     def share(self) -> tuple[int, int]:
-        """Steps done, of all; pictures encoded, of all, before the first step."""
+        """Steps done and all steps; before the first step, pictures encoded and all images."""
         if not self._total and self._cached is not None:
             return self._cached.done, self._cached.total
         return self._done, self._total
@@ -96,23 +93,23 @@ class TrainingTeller:
         return " · ".join(part for part in parts if part)
 
     def _line_before(self) -> str:
-        """What goes on before the first step."""
+        """The progress before the first step."""
         if self._cached is not None:
             return f"{self._cached.done:,} / {self._cached.total:,} pictures encoded"
         return f"{plural(self._num_read, 'picture')} read" if self._num_read else ""
 
 
 class Smoothed:
-    """An exponential moving average without a bias towards its start.
+    """An exponential moving average, corrected for the bias towards its start.
 
-    What is not finite is told while it is the last value, and has no part in the average.
+    A value that is not finite is shown while it is the latest, and left out of the average.
     """
 
     def __init__(self) -> None:
         self._total = self._weight = self._last = 0.0
 
     def add(self, value: float) -> None:
-        """Take a value."""
+        """Add a value."""
         self._last = value
         if math.isfinite(value):
             self._total = SMOOTHING * self._total + value
@@ -126,39 +123,39 @@ class Smoothed:
         return self._total / self._weight if self._weight else 0.0
 
 
-def news(event: TrainingEvent) -> str | None:
-    """The event as text, where it is worth some."""
+def event_line(event: TrainingEvent) -> str | None:
+    """The event as text; None if it is not worth a line."""
     match event:
         case Watching():
             return (
-                f"this training was begun by {event.holder}; watching for {event.silence_s:.0f} s "
-                "whether it still is"
+                f"this training run is held by {event.holder}; watching for "
+                f"{event.silence_s:.0f} s whether that process is still alive"
             )
         case DataReady():
-            return _data_news(event)
+            return _data_lines(event)
         case Resumed():
-            return f"going on from step {event.step:,}"
+            return f"resuming from step {event.step:,}"
         case CheckpointSaved():
             return f"step {event.step:,}: {event.path} ({size(event.num_bytes)})"
         case SamplesWritten():
             return f"step {event.step:,}: {event.path}"
         case Stopping():
-            return "stopping after the step in hand; a second interruption stops at once"
+            return "stopping after this step; a second interruption stops at once"
         case Stopped():
-            return f"stopped at step {event.step:,}, with a checkpoint"
+            return f"stopped at step {event.step:,}, and saved a checkpoint"
         case Finished():
             return f"step {event.step:,}: the model is in {event.path}/"
         case _:
             return None
 
 
-def _data_news(event: DataReady) -> str:
+def _data_lines(event: DataReady) -> str:
     lines = [f"{plural(event.num_images, 'picture')} to train on"]
     lines += [f"warning: {warning}" for warning in event.warnings]
     if event.num_bad:
         lines.append(f"warning: {plural(event.num_bad, 'picture')} cannot be used:")
-        named = event.bad[:MAX_BAD_NAMED]
-        lines += [f"  {bad}" for bad in named]
-        if event.num_bad > len(named):
-            lines.append(f"  and {event.num_bad - len(named):,} more")
+        listed = event.bad[:MAX_BAD_LISTED]
+        lines += [f"  {bad}" for bad in listed]
+        if event.num_bad > len(listed):
+            lines.append(f"  and {event.num_bad - len(listed):,} more")
     return "\n".join(lines)

@@ -1,5 +1,6 @@
 """Two nodes that share no disk: Ray's own multi-node cluster, and an S3 server between them."""
 
+import os
 import subprocess
 import sys
 import time
@@ -17,10 +18,11 @@ from nightpress import jobs
 from nightpress.jobs.cluster import preflight
 from nightpress.jobs.cluster.connection import connect, spread_map
 from nightpress.jobs.errors import ClusterError
-from nightpress.jobs.runs import runner
+from nightpress.jobs.runs import shared
 from nightpress.pipelines import Run, open_run
 from nightpress.pipelines.job.sections import ClusterSpec
 from nightpress.pipelines.job.spec import RunSpec
+from nightpress.pipelines.run_directory.commit import shard_path
 from nightpress.pipelines.storage import Store
 
 MakeSpec = Callable[..., RunSpec]
@@ -117,9 +119,9 @@ def test_the_streamless_ray_client_is_refused_in_words() -> None:
 def test_a_manifest_on_one_disk_is_planned_where_that_disk_is(
     make_spec: MakeSpec, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(runner, "alive_nodes", lambda: {"a": "10.0.0.1", "b": "10.0.0.2"})
-    assert runner.planning_mapper(make_spec()) is map
-    assert runner.planning_mapper(make_spec(manifest="s3://b/*.parquet")) is spread_map
+    monkeypatch.setattr(shared, "alive_nodes", lambda: {"a": "10.0.0.1", "b": "10.0.0.2"})
+    assert shared.planning_mapper(make_spec()) is map
+    assert shared.planning_mapper(make_spec(manifest="s3://b/*.parquet")) is spread_map
 
 
 @pytest.mark.parametrize(
@@ -131,6 +133,63 @@ def test_actors_may_be_a_number_a_range_or_auto(
 ) -> None:
     spec = ClusterSpec.model_validate({"actors": actors})
     assert (spec.min_actors, spec.max_actors) == (fewest, most)
+
+
+@pytest.fixture
+def hostile(tmp_path: Path) -> Path:
+    """A folder whose own modules have the names of our folders, and fail when they are imported."""
+    folder = tmp_path / "hostile"
+    for name in ("jobs", "pipelines"):
+        (folder / name).mkdir(parents=True)
+        (folder / name / "__init__.py").write_text(f"raise ImportError('the hostile {name}')\n")
+    for name in ("pipelines", "diffusion_core"):
+        (folder / f"{name}.py").write_text(f"raise ImportError('the hostile {name}.py')\n")
+    return folder
+
+
+def called_in(folder: Path, *command: str | Path) -> "subprocess.CompletedProcess[str]":
+    """A command in a process of its own, which finds no Ray that tests have started."""
+    environment = {k: v for k, v in os.environ.items() if k not in ("RAY_ADDRESS", "PYTHONPATH")}
+    return subprocess.run(
+        command, capture_output=True, text=True, check=False, cwd=folder, env=environment
+    )
+
+
+API = """
+from nightpress import RunSpec, plan, run
+spec = RunSpec.from_file("job.yaml")
+print(plan(spec).num_images, run(spec).num_ok)
+"""
+
+NAMES = """
+import nightpress
+print(*nightpress.__path__)
+from jobs import run
+"""
+
+
+def test_in_a_folder_with_a_jobs_of_its_own_that_one_is_imported(hostile: Path) -> None:
+    done = called_in(hostile, sys.executable, "-c", NAMES)
+    checkout = Path(__file__).parents[3]
+    assert done.stdout.split() == [str(checkout / ".src/nightpress")]
+    assert done.stderr.splitlines()[-1] == "ImportError: the hostile jobs"
+
+
+@pytest.mark.parametrize("joined", [False, True], ids=["local Ray", "joined cluster"])
+def test_a_job_and_the_python_api_run_in_a_folder_full_of_hostile_modules(
+    two_nodes: Cluster, hostile: Path, make_spec: MakeSpec, joined: bool
+) -> None:
+    cluster = {"actors": 2, "address": two_nodes.address} if joined else {"actors": 1}
+    spec = make_spec(cluster={**cluster, "ship_package": True})
+    (hostile / "job.yaml").write_text(yaml.safe_dump(spec.as_dict()))
+    (hostile / "notebook.py").write_text(API)
+    api = called_in(hostile, sys.executable, "notebook.py")
+    assert api.stdout.split() == [str(PROMPTS)] * 2, api.stderr
+    program = Path(sys.executable).parent / "nightpress"
+    Path(spec.url, shard_path(0)).unlink()
+    again = called_in(hostile, program, "run", "job.yaml")
+    assert again.returncode == 0, again.stderr
+    assert "ostile" not in api.stderr + again.stderr
 
 
 @pytest.mark.usefixtures("local_ray")

@@ -40,7 +40,7 @@ from nightpress.jobs.dispatch.shard_queue import Piece, ShardQueue
 from nightpress.jobs.dispatch.workers import InFlightShard, Worker
 from nightpress.jobs.errors import RunStopped
 from nightpress.jobs.progress.events import ActorJoined, ActorLost, Event, ShardRetried
-from nightpress.jobs.runs import runner
+from nightpress.jobs.runs import runner, shared
 from nightpress.pipelines import open_run
 from nightpress.pipelines.job.spec import RunSpec
 from nightpress.pipelines.run_directory.commit import committed_shards, read_commit, shard_path
@@ -270,7 +270,7 @@ def test_a_run_that_a_deadline_stops_says_what_its_actors_did_and_leaves_a_trace
 ) -> None:
     job, trace = tmp_path / "job.yaml", tmp_path / "trace.json"
     job.write_text(yaml.safe_dump(spec.as_dict()))
-    monkeypatch.setattr(runner, "Dispatcher", NearItsDeadline)
+    monkeypatch.setattr(shared, "Dispatcher", NearItsDeadline)
     monkeypatch.setattr(runner, "actor_factory", obedient_factory)
     result = CliRunner().invoke(command, ["run", str(job), "--trace", str(trace)])
     assert result.exit_code == 4, result.output

@@ -3,7 +3,7 @@
 import pytest
 
 from nightpress.jobs.progress.events import Message, RowSetAside, ShardRetried
-from nightpress.jobs.progress.failure_limit import FEWEST_JUDGED, FailureLimit
+from nightpress.jobs.progress.failure_limit import MIN_DONE, FailureLimit
 from nightpress.pipelines.shards.runner import BatchDone, ShardDone
 
 
@@ -26,7 +26,7 @@ def test_a_number_stops_when_there_are_more() -> None:
 
 
 def test_a_share_is_of_all_that_are_done_and_needs_some() -> None:
-    few = FEWEST_JUDGED // 2
+    few = MIN_DONE // 2
     assert counted("10%", (0, few)).exceeded is None
     assert counted("10%", (0, few), (0, few)).exceeded is not None
     assert counted("10%", (95, 5)).exceeded is None
@@ -54,7 +54,7 @@ def test_a_large_shard_that_fails_stops_a_run_long_before_its_end() -> None:
 
 def test_a_share_counts_what_is_under_way() -> None:
     limit = FailureLimit("10%")
-    for _ in range(FEWEST_JUDGED // 10):
+    for _ in range(MIN_DONE // 10):
         assert limit.exceeded is None
         limit.add(BatchDone(0, num_ok=8, num_failed=2, num_sampled=8))
     assert limit.exceeded is not None

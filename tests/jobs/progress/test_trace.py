@@ -40,7 +40,7 @@ def test_a_trace_says_where_it_was_cut() -> None:
     whole, longer = spent("a:1", 3.0, 1.0), spent("b:1", 2.0, 4.0)
     events = json.loads(chrome_trace([whole, replace(longer, num_dropped=1234)]))["traceEvents"]
     (cut,) = [event for event in events if event["ph"] == "i"]
-    assert cut["name"] == "cut here: 1,234 later stretches are not kept"
+    assert cut["name"] == "timeline cut here: 1,234 later spans were not kept"
     assert (cut["tid"], cut["ts"]) == (1, 106_000_000)  # where the last that is kept ends
 
 

@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 
 from rich.console import Console
 
-from nightpress.jobs.progress.training import TrainingTeller, display_for, news
+from nightpress.jobs.progress.training import TrainingProgressText, display_for, event_line
 from nightpress.pipelines.training.events import (
     CheckpointSaved,
     DataRead,
@@ -56,58 +56,58 @@ def test_a_pipe_gets_plain_lines() -> None:
     )
 
 
-def test_a_terminal_gets_a_line_that_moves_and_the_news_above_it() -> None:
+def test_a_terminal_gets_a_moving_line_with_notable_events_above_it() -> None:
     text = shown(terminal=True)
     assert "\x1b[" in text
     assert "a[1].png: zero bytes" in text
     assert "step 40 / 1,000" in text
 
 
-def test_pictures_read_are_counted_until_all_are_there() -> None:
-    teller = TrainingTeller()
-    assert teller.add(DataRead(2000)) is None
-    teller.add(DataRead(1000))  # of another machine
-    assert teller.line() == "2,000 pictures read"
-    assert teller.share() == (0, 0)
-    teller.add(DataReady(3000, 0, ()))
-    assert teller.line() == ""
+def test_pictures_are_counted_while_they_are_read() -> None:
+    progress = TrainingProgressText()
+    assert progress.add(DataRead(2000)) is None
+    progress.add(DataRead(1000))  # of another machine
+    assert progress.line() == "2,000 pictures read"
+    assert progress.share() == (0, 0)
+    progress.add(DataReady(3000, 0, ()))
+    assert progress.line() == ""
 
 
-def test_before_the_first_step_it_says_how_many_pictures_are_encoded() -> None:
-    teller = TrainingTeller()
-    assert teller.line() == ""
-    teller.add(LatentsCached(64, 200))
-    assert teller.line() == "64 / 200 pictures encoded"
-    assert teller.share() == (64, 200)
-    teller.add(step(1))
-    assert teller.share() == (1, 1000)
+def test_before_the_first_step_the_line_counts_encoded_pictures() -> None:
+    progress = TrainingProgressText()
+    assert progress.line() == ""
+    progress.add(LatentsCached(64, 200))
+    assert progress.line() == "64 / 200 pictures encoded"
+    assert progress.share() == (64, 200)
+    progress.add(step(1))
+    assert progress.share() == (1, 1000)
 
 
 def test_the_loss_is_smoothed() -> None:
-    teller = TrainingTeller()
-    teller.add(step(1, loss=1.0))
-    teller.add(step(2, loss=0.0))
-    assert "loss 0.4737" in teller.line()  # 0.9 / (0.9 + 1)
+    progress = TrainingProgressText()
+    progress.add(step(1, loss=1.0))
+    progress.add(step(2, loss=0.0))
+    assert "loss 0.4737" in progress.line()  # 0.9 / (0.9 + 1)
 
 
-def test_a_loss_that_is_no_number_is_told_and_does_not_stay() -> None:
-    teller = TrainingTeller()
-    teller.add(step(1, loss=1.0))
-    teller.add(step(2, loss=float("nan")))
-    assert "loss nan" in teller.line()
-    teller.add(step(3, loss=0.0))
-    assert "loss 0.4737" in teller.line()
+def test_a_loss_that_is_not_finite_is_shown_once_and_not_averaged() -> None:
+    progress = TrainingProgressText()
+    progress.add(step(1, loss=1.0))
+    progress.add(step(2, loss=float("nan")))
+    assert "loss nan" in progress.line()
+    progress.add(step(3, loss=0.0))
+    assert "loss 0.4737" in progress.line()
 
 
 def test_a_resumed_training_names_its_checkpoint() -> None:
-    teller = TrainingTeller()
-    assert teller.add(Resumed(500)) == "going on from step 500"
-    teller.add(step(510))
-    assert "checkpoint 500" in teller.line()
+    progress = TrainingProgressText()
+    assert progress.add(Resumed(500)) == "resuming from step 500"
+    progress.add(step(510))
+    assert "checkpoint 500" in progress.line()
 
 
 def test_the_first_ten_bad_pictures_are_named_and_the_others_counted() -> None:
-    text = news(DataReady(100, 25, tuple(f"{n}.png: broken" for n in range(20))))
+    text = event_line(DataReady(100, 25, tuple(f"{n}.png: broken" for n in range(20))))
     assert text is not None
     assert "9.png: broken" in text
     assert "10.png" not in text

@@ -211,7 +211,7 @@ def test_what_was_painted_over_differs_by_a_measured_amount(finished: MakeSpec) 
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({}, "not an image of nightpress"),
+        ({}, "not an image made by nightpress"),
         ({"width": "wide"}, "width"),
         ({"width": 10**9}, "at most"),
         ({"batch_size": 0}, "batch_size"),
