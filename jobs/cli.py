@@ -17,7 +17,7 @@ import click
 
 from nightpress.diffusion_core.errors import NightpressError
 from nightpress.jobs.commands.exit_codes import BAD_INPUT, HELD, STOPPED, UNEXPECTED
-from nightpress.jobs.errors import ClusterError, JobError, RunStopped
+from nightpress.jobs.errors import ClusterError, JobError, RunStopped, UnfinishedRun
 from nightpress.pipelines.errors import (
     LeaseLost,
     RunHeld,
@@ -80,7 +80,7 @@ def exit_code(error: Exception) -> int:
             return STOPPED
         case RunHeld() | LeaseLost():
             return HELD
-        case StoreDenied() | StoreMissing() | ClusterError():
+        case StoreDenied() | StoreMissing() | ClusterError() | UnfinishedRun():
             return BAD_INPUT
         case StoreError():  # a store that has failed for minutes may recover later
             return STOPPED

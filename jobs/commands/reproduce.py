@@ -18,9 +18,7 @@ from nightpress.jobs.runs.reproduce import ReproduceResult, reproduce
 
 @click.command("reproduce")
 @click.argument("image")
-@click.option(
-    "--model", metavar="SOURCE", help="Where the model is now. [default: where the image says]"
-)
+@click.option("--model", metavar="SOURCE", help="Where the model is now. [default: as recorded]")
 @click.option(
     "--device",
     type=click.Choice(["cpu", "cuda"]),

@@ -9,7 +9,7 @@ from nightpress.pipelines.training import spec as training_spec
 
 
 @click.command("schema")
-@click.option("--train", is_flag=True, help="Print that of a training job instead.")
+@click.option("--train", is_flag=True, help="Print the schema of a training job instead.")
 def command(train: bool) -> None:
     """Print the JSON Schema of a job file, so that editors can complete and check it.
 

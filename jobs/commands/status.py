@@ -80,7 +80,7 @@ def describe(found: RunStatus) -> str:
         f"shards   {progress.num_committed_shards:,} of {progress.num_shards:,} committed",
         f"stored   {size(progress.num_bytes)}",
         f"model    {found.model} {found.model_fingerprint[:12]}",
-        f"begun    {found.created_at}",
+        f"started  {found.created_at}",
     ]
     if progress.images_per_s:
         lines.append(f"rate     {progress.images_per_s:.2f} images/s of sampling time")
@@ -114,7 +114,7 @@ def describe_training(found: TrainingStatus) -> str:
         lines.append(f"checkpoint  {_checkpoint_line(progress.checkpoint)}")
     lines += [f"samples     {progress.samples}"] if progress.samples else []
     lines += [f"model       {progress.model}/"] if progress.model else []
-    lines.append(f"begun       {found.created_at}")
+    lines.append(f"started     {found.created_at}")
     if not progress.complete:
         lines.append(f"held by     {holder_line(found.holder)}")
         lines.append("to do       run `nightpress train` on its job to resume")

@@ -34,7 +34,7 @@ class Plan:
 
 
 def plan(spec: RunSpec, *, manifest: Frame | None = None) -> Plan:
-    """Check a whole job and say what it would make, without writing anything.
+    """Check a job and its whole manifest, and say what it would make, without writing anything.
 
     Ray is not asked: `batch.size: auto` counts as on a CPU unless `cluster.gpus_per_actor` is set,
     and only `run` finds out whether the cluster can do what `model.speed` needs.

@@ -1,6 +1,6 @@
 """`run`: one start of a run, from the job's checks to the report.
 
-Decides the order of the steps; the modules beside this one carry them out.
+Decides the order of the steps; the other modules of this folder carry them out.
 """
 
 import time
@@ -150,7 +150,7 @@ class _Session:
         deadline_at: float | None,
         trace: Trace | None,
     ) -> None:
-        self._spec = spec if table is None else table.job(spec)
+        self._spec = spec if table is None else table.kept_job(spec)
         self._table = table
         self._on_event = on_event
         self._take_over, self._deadline_at = take_over, deadline_at
@@ -266,7 +266,7 @@ class _Session:
     def _check(self, model: ModelInfo, batch_size: int) -> PlanLayout:
         if self._table is None:
             return check(self._spec, model, batch_size, mapper=planning_mapper(self._spec))
-        with self._table.before_writing(self._spec) as spec:
+        with self._table.temporary_job(self._spec) as spec:
             return check(spec, model, batch_size, mapper=planning_mapper(spec))
 
     def _first_actor(self, factory: ActorFactory, require_lease: Callable[[], None]) -> FirstActor:

@@ -42,7 +42,7 @@ class TrainingStatus:
 def status(target: Target, *, storage: Options | None = None) -> RunStatus | TrainingStatus:
     """Say how far a run or a training run is.
 
-    Everything is read from the store; the machine that makes the run is not asked.
+    Everything is read from the store; no request goes to the machine that makes the run.
 
     Args:
         target: the URL of a run directory, a job, or an opened run.

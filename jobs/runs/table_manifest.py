@@ -52,13 +52,13 @@ class TableManifest:
         """Path in the run directory."""
         return f"manifest/table-{self.sha256[:16]}.parquet"
 
-    def job(self, spec: RunSpec) -> RunSpec:
+    def kept_job(self, spec: RunSpec) -> RunSpec:
         """The job with this table, in its run directory, as the manifest."""
         store = Store(spec.url, spec.storage)
         return spec.model_copy(update={"manifest": f"{store.url}/{self.path}"})
 
     @contextmanager
-    def before_writing(self, spec: RunSpec) -> Iterator[RunSpec]:
+    def temporary_job(self, spec: RunSpec) -> Iterator[RunSpec]:
         """The job over a temporary copy of the table, to check and plan it before a run exists.
 
         Raises:
@@ -117,7 +117,7 @@ def readable_manifest(spec: RunSpec, frame: Frame | None) -> Iterator[RunSpec]:
         find(spec.manifests, spec.storage)
         yield spec
     else:
-        with TableManifest.of(frame).before_writing(spec) as over_copy:
+        with TableManifest.of(frame).temporary_job(spec) as over_copy:
             yield over_copy
 
 

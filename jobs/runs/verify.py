@@ -65,7 +65,7 @@ def verify(
     Args:
         target: the URL of a run directory, a job, or an opened run.
         on_event: called with every event of a repair, to show progress.
-        sample: share of the images to read; metadata and plan are always checked whole.
+        sample: share of the images to read; metadata and plan are always checked completely.
         repair: make what is missing or damaged again.
         remove_orphans: delete the images and packs that no commit names.
         address, max_failures, take_over, storage: of a repair; see `retry`.
@@ -115,7 +115,7 @@ def _repair(
     take_over: bool,
 ) -> VerifyResult:
     """Rewrite damaged plan parts first, since the rest is checked against them; then make rows."""
-    damaged_plan = [each.shard for each in result.findings if each.damage is Damage.PLAN]
+    damaged_plan = [finding.shard for finding in result.findings if finding.damage is Damage.PLAN]
     if damaged_plan:
         rewrite_plan_parts(run, damaged_plan, on_event, take_over=take_over)
         result = _check(run, sample)

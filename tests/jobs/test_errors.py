@@ -36,9 +36,23 @@ def test_both_packages_export_the_same_root() -> None:
     assert nightpress.NightpressError is jobs.NightpressError is NightpressError
 
 
-@pytest.mark.parametrize("error", [jobs_errors.RunStopped, jobs_errors.ClusterError])
-def test_an_error_survives_pickling_and_has_an_exit_code(error: type[NightpressError]) -> None:
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (jobs_errors.RunStopped, 4),
+        (jobs_errors.ClusterError, 2),
+        (jobs_errors.UnfinishedRun, 2),
+        (jobs_errors.IncompleteRun, 1),
+        (pipelines_errors.RunHeld, 5),
+        (pipelines_errors.StoreDenied, 2),
+        (pipelines_errors.StoreError, 4),
+        (diffusion_core_errors.ModelNotFound, 2),
+    ],
+)
+def test_an_error_survives_pickling_and_has_an_exit_code(
+    error: type[NightpressError], code: int
+) -> None:
     again = pickle.loads(pickle.dumps(error("no Ray here")))
     assert type(again) is error
     assert str(again) == "no Ray here"
-    assert exit_code(again) in {2, 4}
+    assert exit_code(again) == code

@@ -108,7 +108,7 @@ def test_a_sweep_writes_a_table_of_pictures_and_figures(steps: Steps, tmp_path: 
         (["--seed", "-1"], "--seed"),
         (["--width", "33"], "width 33 is not a multiple of 8"),
         (["-o", "fox.gif"], "-o fox.gif: the picture is a PNG"),
-        (["-o", "nowhere/fox.png"], "nowhere is no folder"),
+        (["-o", "nowhere/fox.png"], "nowhere is not a folder"),
     ],
 )
 def test_what_cannot_be_done_is_said_in_words_and_nothing_is_written(

@@ -1,4 +1,4 @@
-"""The commands around a training: what they print, and what they refuse."""
+"""The commands for training runs: what they print, and what they refuse."""
 
 import json
 from pathlib import Path
@@ -21,7 +21,7 @@ def nightpress(*arguments: str) -> Result:
 
 
 def refusal(result: Result) -> str:
-    """The one line of an error; nothing on stdout."""
+    """The one-line error, with nothing on stdout."""
     assert result.exit_code == 2
     assert result.stdout == ""
     assert len(result.stderr.strip().splitlines()) == 1
@@ -39,7 +39,9 @@ def write(job: TrainSpec, path: Path) -> str:
     return str(path)
 
 
-def test_a_second_start_exits_5_and_says_who_trains(job: TrainSpec, tmp_path: Path) -> None:
+def test_a_second_start_exits_5_and_names_the_process_that_trains(
+    job: TrainSpec, tmp_path: Path
+) -> None:
     lease = acquire(Store(job.url), beat_s=0.2)
     try:
         result = nightpress("train", write(job, tmp_path / "tiny.yaml"))
@@ -50,7 +52,9 @@ def test_a_second_start_exits_5_and_says_who_trains(job: TrainSpec, tmp_path: Pa
     assert "--take-over" in result.stderr
 
 
-def test_status_of_a_training_is_read_from_the_store_alone(job: TrainSpec, tmp_path: Path) -> None:
+def test_the_status_of_a_training_run_is_read_from_the_store_alone(
+    job: TrainSpec, tmp_path: Path
+) -> None:
     events = train(job, cache=tmp_path / "cache")
     for event in events:
         if isinstance(event, StepDone) and event.metrics.step == 5:
@@ -74,9 +78,7 @@ def test_status_of_a_training_is_read_from_the_store_alone(job: TrainSpec, tmp_p
     assert values["checkpoint"]["num_bytes"] > 1000
 
 
-def test_status_where_nothing_has_begun_says_what_was_looked_for(
-    job: TrainSpec, tmp_path: Path
-) -> None:
+def test_status_without_a_run_says_which_files_are_missing(job: TrainSpec, tmp_path: Path) -> None:
     assert "neither run.json nor train.json" in refusal(nightpress("status", job.url))
     told = refusal(nightpress("status", write(job, tmp_path / "tiny.yaml")))
     assert "no training here (train.json is missing)" in told

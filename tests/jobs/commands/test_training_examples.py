@@ -1,4 +1,4 @@
-"""The commented examples of training jobs: valid, whole, and true about the defaults."""
+"""The commented example training jobs: valid, complete, and right about the defaults."""
 
 import json
 import re
@@ -20,7 +20,7 @@ from nightpress.pipelines.training.spec import RECIPES, TrainSpec, read_train_sp
 EXAMPLES = Path("jobs/examples")
 
 REFUSED = {"lora": {"model.loras", "model.row_loras", "model.speed"}}
-"""Keys that another recipe's section brings along, and this recipe does not take."""
+"""Keys in a shared section that this recipe does not accept."""
 
 
 def nightpress(*arguments: str) -> Result:
@@ -32,7 +32,7 @@ def text_of(recipe: str) -> str:
 
 
 def switched_on(text: str) -> dict[str, Any]:
-    """The job with each `# key: value` line as if it were no comment."""
+    """The job with every `# key: value` line uncommented."""
     on = re.sub(r"^( *)# ( *[a-z][a-z_0-9]*:( |$))", r"\1\2", text, flags=re.MULTILINE)
     values = yaml.safe_load(on.replace("model: builtin\n", ""))
     assert isinstance(values, dict)
@@ -40,7 +40,7 @@ def switched_on(text: str) -> dict[str, Any]:
 
 
 def keys_of(section: type[BaseModel], before: str = "") -> Iterator[str]:
-    """Every key that a section has, those of its sections included."""
+    """Every key of a section and of the sections inside it."""
     for name, field in section.model_fields.items():
         inner = [kind for kind in _kinds(field.annotation) if issubclass(kind, BaseModel)]
         if inner and name not in ("loras", "row_loras", "speed"):
@@ -73,7 +73,7 @@ def test_an_example_shows_every_key(recipe: str) -> None:
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
-def test_what_an_example_shows_in_comments_is_the_default(recipe: str) -> None:
+def test_commented_out_values_are_the_defaults(recipe: str) -> None:
     path = EXAMPLES / f"train-{recipe}.yaml"
     on = switched_on(path.read_text())
     plain = read_train_spec(path).as_dict()
@@ -84,7 +84,7 @@ def test_what_an_example_shows_in_comments_is_the_default(recipe: str) -> None:
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
-def test_a_default_that_a_line_tells_is_the_schemas(recipe: str) -> None:
+def test_defaults_in_comments_are_those_of_the_schema(recipe: str) -> None:
     defaults = {
         **TrainSpec.model_fields["training"].default.model_dump(),
         "every_steps": TrainSpec.model_fields["samples"].default.every_steps,
@@ -105,7 +105,7 @@ def test_the_schema_accepts_an_example_and_refuses_a_typo(recipe: str) -> None:
         jsonschema.validate(values | {"trainning": {}}, schema)
 
 
-def test_the_denoisers_example_fits_its_autoencoder_and_the_built_in_text_encoder() -> None:
+def test_the_denoiser_example_fits_its_autoencoder_and_the_built_in_text_encoder() -> None:
     model = yaml.safe_load(text_of("denoiser"))["model"]
     autoencoder = yaml.safe_load(text_of("autoencoder"))["model"]["autoencoder"]
     config = json.loads((component_folder(model["text_encoder"]) / "config.json").read_text())
@@ -131,7 +131,7 @@ def test_init_writes_a_training_job_and_refuses_to_replace_it(
     assert Path(f"{recipe}.yaml").is_file()
 
 
-def test_init_names_the_recipes_there_are() -> None:
+def test_init_lists_the_recipes() -> None:
     result = nightpress("init", "--recipe", "controlnet")
     assert result.exit_code == 2
     for recipe in RECIPES:

@@ -1,4 +1,4 @@
-"""What a person sees: plain lines in a pipe, one live line on a terminal."""
+"""The progress of a run: plain lines in a pipe, one live line on a terminal."""
 
 import io
 

@@ -1,4 +1,4 @@
-"""What a person sees of a training: plain lines in a pipe, one live line on a terminal."""
+"""The progress of a training run: plain lines in a pipe, one live line on a terminal."""
 
 import io
 from datetime import UTC, datetime
@@ -99,14 +99,14 @@ def test_a_loss_that_is_not_finite_is_shown_once_and_not_averaged() -> None:
     assert "loss 0.4737" in progress.line()
 
 
-def test_a_resumed_training_names_its_checkpoint() -> None:
+def test_a_resumed_training_run_names_its_checkpoint() -> None:
     progress = TrainingProgressText()
     assert progress.add(Resumed(500)) == "resuming from step 500"
     progress.add(step(510))
     assert "checkpoint 500" in progress.line()
 
 
-def test_the_first_ten_bad_pictures_are_named_and_the_others_counted() -> None:
+def test_the_first_ten_bad_pictures_are_listed_and_the_others_counted() -> None:
     text = event_line(DataReady(100, 25, tuple(f"{n}.png: broken" for n in range(20))))
     assert text is not None
     assert "9.png: broken" in text

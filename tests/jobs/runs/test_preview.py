@@ -24,7 +24,7 @@ def test_a_preview_has_the_pixels_of_the_run(make_spec: Callable[..., RunSpec]) 
 
 
 @pytest.mark.usefixtures("local_ray")
-def test_a_preview_of_more_images_than_there_are_shows_all(
+def test_a_preview_shows_at_most_the_images_of_the_job(
     make_spec: Callable[..., RunSpec],
 ) -> None:
     assert len(sample_evenly(make_spec(), 400)) == PROMPTS

@@ -3,8 +3,6 @@
 import hashlib
 import io
 import json
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,9 +12,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from support.plans import MODEL
+from support.polars_like import PolarsLike
 from support.run_files import files_of, hashes, read_metadata
 
-from nightpress import RunSpec, open_run, plan, preview, run
+from nightpress import RunSpec, open_run, plan, preview, run, verify
 from nightpress.jobs.runs.table_manifest import TableManifest
 from nightpress.pipelines.errors import ChangedRunError, Damaged, ManifestError, SpecError
 from nightpress.pipelines.planning import PlanLayout, check
@@ -29,16 +28,6 @@ ROWS = [
     {"prompt": f"picture {n}", "seed": n, "width": 32, "mood": f"mood {n % 3}"} for n in range(6)
 ]
 TABLE = pa.Table.from_pylist(ROWS)
-
-
-class PolarsLike:
-    """A table that is only offered as an Arrow stream, as polars does."""
-
-    def __init__(self, table: pa.Table) -> None:
-        self._table = table
-
-    def __arrow_c_stream__(self, requested_schema: Any = None) -> Any:
-        return self._table.__arrow_c_stream__(requested_schema)
 
 
 FRAMES = {"pyarrow": TABLE, "pandas": pd.DataFrame(ROWS), "polars": PolarsLike(TABLE)}
@@ -82,8 +71,8 @@ def test_problems_of_a_table_name_the_table_row_and_column(spec: RunSpec) -> Non
 
 
 @pytest.mark.usefixtures("local_ray")
-def test_a_run_of_a_table_makes_its_rows_and_goes_on_without_it(
-    spec: RunSpec, make_spec: MakeSpec, tmp_path: Path
+def test_a_run_of_a_table_makes_its_rows_and_can_be_resumed_and_repaired_without_it(
+    spec: RunSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     result = run(spec, manifest=pd.DataFrame(ROWS))
     assert (result.num_images, result.num_ok) == (6, 6)
@@ -93,58 +82,44 @@ def test_a_run_of_a_table_makes_its_rows_and_goes_on_without_it(
     ]
     record = open_run(spec.url).record
     (file,) = record.layout.files
-    kept = Path(spec.url, "manifest")
-    (path,) = kept.iterdir()
-    assert Path(file.url) == Path(record.spec.manifest) == path
+    (path,) = Path(spec.url, "manifest").iterdir()
+    assert Path(file.url) == Path(record.spec.manifests[0]) == path
     assert hashlib.sha256(path.read_bytes()).hexdigest() == file.sha256
     assert pq.read_table(path).to_pylist() == ROWS
 
-    # The same table in another form, no table, and the run's own job all go on.
-    written, images = path.stat(), hashes(spec)
+    # The same table from another library, and no table at all, resume the run.
+    kept, images = path.stat(), hashes(spec)
     Path(spec.url, shard_path(1)).unlink()
     assert run(spec, manifest=PolarsLike(TABLE)).num_ok == 6
-    Path(spec.url, shard_path(1)).unlink()
-    Path(spec.url, "plan/part-00000.parquet").unlink()
-    Path(spec.url, "images/00000005_00.png").unlink()
+    for lost in (shard_path(1), "plan/part-00000.parquet", "images/00000005_00.png"):
+        Path(spec.url, lost).unlink()
     assert run(spec).num_made == 1
-    assert run(open_run(spec.url).spec).num_made == 0
-    assert path.stat().st_mtime_ns == written.st_mtime_ns
+    assert path.stat().st_mtime_ns == kept.st_mtime_ns
     assert hashes(spec) == images
-    file_of_rows = tmp_path / "rows.jsonl"
-    file_of_rows.write_text("".join(json.dumps(row) + "\n" for row in ROWS))
-    from_file = make_spec(name="file", manifest=str(file_of_rows), batch=dict(spec.batch))
-    run(from_file)
-    assert hashes(from_file) == images
 
-    # Another table is another run.
+    # Another table, or a file with the same rows, is another manifest.
     before = files_of(spec)
     for other in (TABLE.slice(1), TABLE.append_column("extra", [list("abcdef")])):
-        with pytest.raises(ChangedRunError, match="sha256 of the manifest table: "):
+        with pytest.raises(ChangedRunError, match=r"sha256 of the manifest table: "):
             run(spec, manifest=other)
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text("".join(json.dumps(row) + "\n" for row in ROWS))
     with pytest.raises(ChangedRunError, match=r"manifest: .*rows\.jsonl"):
-        run(spec.model_copy(update={"manifest": str(file_of_rows)}))
-    with pytest.raises(ChangedRunError, match=r"manifest: .*table-"):
-        run(from_file, manifest=TABLE)
+        run(spec.model_copy(update={"manifest": str(rows)}))
     assert files_of(spec) == before
 
-    # Another process repairs it, from elsewhere.
+    # A repair needs the run directory alone, wherever it is started.
     harmed = Path(spec.url, "images/00000004_00.png")
     whole = harmed.read_bytes()
     harmed.write_bytes(b"harmed")
     Path(spec.url, "plan/part-00000.parquet").write_bytes(b"harmed")
-    done = subprocess.run(
-        [Path(sys.executable).parent / "nightpress", "verify", spec.url, "--repair"],
-        capture_output=True,
-        text=True,
-        check=False,
-        cwd=tmp_path,
-    )
-    assert done.returncode == 0, done.stderr
+    monkeypatch.chdir(tmp_path)
+    assert verify(spec.url, repair=True).is_sound
     assert harmed.read_bytes() == whole
 
 
 @pytest.mark.usefixtures("local_ray")
-def test_a_bad_table_and_a_missing_model_leave_nothing_behind(spec: RunSpec) -> None:
+def test_a_bad_table_leaves_nothing_behind(spec: RunSpec) -> None:
     bad = pd.DataFrame(ROWS).assign(width=31)
     with pytest.raises(ManifestError, match="table, row 0, column width"):
         run(spec, manifest=bad)
@@ -153,13 +128,14 @@ def test_a_bad_table_and_a_missing_model_leave_nothing_behind(spec: RunSpec) -> 
 
 @pytest.mark.usefixtures("local_ray")
 def test_a_preview_takes_a_table(spec: RunSpec) -> None:
-    assert preview(spec, 2, manifest=TABLE).size == preview(spec, 2, manifest=FRAMES["pandas"]).size
+    assert preview(spec, 2, manifest=FRAMES["pandas"]).width > 32
+    assert not Path(spec.output).exists()
 
 
 def kept_in(store: Store, spec: RunSpec) -> tuple[TableManifest, PlanLayout]:
     """A table that is planned and then kept in a store."""
     table = TableManifest.of(TABLE)
-    with table.before_writing(spec) as over_copy:
+    with table.temporary_job(spec) as over_copy:
         layout = check(over_copy, MODEL)
     return table, table.keep(store, layout)
 

@@ -202,7 +202,7 @@ def test_an_interrupted_tuning_leaves_the_job_as_it_was(
         (["--tolerance", "near"], "'near'"),
         (["--images", "0"], "--images"),
         (["-o", "pairs.png"], "let its name end in .html"),
-        (["-o", "nowhere/pairs.html"], "nowhere is no folder"),
+        (["-o", "nowhere/pairs.html"], "nowhere is not a folder"),
         (["--device", "cuda"], "torch finds no such device"),
         (["--set", "model.dtype=bfloat16"], "add --dry-run"),
         (["--set", "model=nowhere/model", "--dry-run"], "nowhere/model"),

@@ -8,25 +8,12 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from support.polars_like import PolarsLike
 
 from nightpress.pipelines.errors import ManifestError
 from nightpress.pipelines.manifest.frames import rewritten, table_of, to_parquet
 
 ROWS = {"prompt": ["a cat", "a dog", "a cow"], "seed": [3, None, 5], "mood": ["x", "y", "x"]}
-
-
-class PolarsLike:
-    """A table that is only offered as an Arrow stream, with string views, as polars does."""
-
-    def __init__(self, table: pa.Table) -> None:
-        fields = [
-            pa.field(f.name, pa.string_view() if pa.types.is_string(f.type) else f.type)
-            for f in table.schema
-        ]
-        self._table = table.cast(pa.schema(fields))
-
-    def __arrow_c_stream__(self, requested_schema: Any = None) -> Any:
-        return self._table.__arrow_c_stream__(requested_schema)
 
 
 FRAMES = {
