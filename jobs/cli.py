@@ -1,7 +1,7 @@
-"""`nightpress`: the command line. One small module a command lies in `jobs/commands/`.
+"""The `nightpress` command: a group whose commands are modules in `jobs/commands/`.
 
-Owns how errors become one line and an exit code. The commands are imported when they are called,
-so that help is there at once.
+Turns expected errors into one line and an exit code. A command's module is imported when it is
+called, so `--help` answers at once.
 """
 
 import atexit
@@ -15,12 +15,11 @@ from typing import Any, NoReturn
 
 import click
 
-from nightpress.diffusion_core.errors import DiffusionError
+from nightpress.diffusion_core.errors import NightpressError
 from nightpress.jobs.commands.exit_codes import BAD_INPUT, HELD, STOPPED, UNEXPECTED
-from nightpress.jobs.errors import ClusterError, JobError, RunStopped
+from nightpress.jobs.errors import ClusterError, JobError, RunStopped, UnfinishedRun
 from nightpress.pipelines.errors import (
     LeaseLost,
-    PipelineError,
     RunHeld,
     StoreDenied,
     StoreError,
@@ -28,26 +27,26 @@ from nightpress.pipelines.errors import (
 )
 
 COMMANDS = {
-    "run": "Make every image of a job, or go on where it was interrupted.",
-    "plan": "Say what a job would make, and write nothing.",
+    "run": "Make every image of a job, or resume an interrupted run.",
+    "plan": "Show what a job would make, without writing anything.",
     "preview": "Make a contact sheet of a few rows before the long run.",
-    "tune": "Find the fastest way to sample a job on this machine, and write it into the job.",
+    "tune": "Find the fastest way to sample a job on this machine and save it in the job file.",
     "steps": "Show how a prompt becomes a picture, and what more steps buy.",
     "retry": "Make the failed rows of a run again.",
-    "verify": "Hold a run's images against its metadata and its plan, and repair them.",
-    "reproduce": "Make one image again from what it says of itself.",
-    "status": "Say how far a run or a training is, from its store alone.",
-    "train": "Train an autoencoder, a denoiser or a LoRA, or go on where it was interrupted.",
-    "init": "Write a commented example of a job file.",
+    "verify": "Check a run's images against its metadata and plan, and repair them.",
+    "reproduce": "Make one image again from its embedded metadata and compare.",
+    "status": "Show how far a run or a training run is, from its store alone.",
+    "train": "Train an autoencoder, a denoiser or a LoRA, or resume an interrupted training run.",
+    "init": "Write a commented example job file.",
     "schema": "Print the JSON Schema of a job file, for editors.",
 }
 
 
-class Press(click.Group):
-    """The group of commands; turns our own errors into one line and an exit code."""
+class CommandGroup(click.Group):
+    """The commands of `nightpress`, each imported when it is called."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        """In the order in which one needs them."""
+        """The commands in the order in which people need them."""
         return list(COMMANDS)
 
     def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
@@ -58,32 +57,32 @@ class Press(click.Group):
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """The list of commands, without importing any of them."""
+        """List the commands without importing any of them."""
         with formatter.section("Commands"):
             formatter.write_dl(list(COMMANDS.items()))
 
     def invoke(self, ctx: click.Context) -> Any:
-        """Run the command; an expected error ends in one line."""
+        """Run the command; an expected error becomes one line and an exit code."""
         try:
             return super().invoke(ctx)
-        except (DiffusionError, PipelineError, JobError) as error:
+        except NightpressError as error:
             click.echo(f"error: {error}", err=True)
             ctx.exit(exit_code(error))
         except KeyboardInterrupt:
-            click.echo("stopped; what is committed stays, run the same command to go on", err=True)
+            click.echo("stopped; committed work is kept: run the same command to resume", err=True)
             ctx.exit(STOPPED)
 
 
 def exit_code(error: Exception) -> int:
-    """The contract's exit code for one of our errors."""
+    """The exit code of an expected error."""
     match error:
         case RunStopped():
             return STOPPED
         case RunHeld() | LeaseLost():
             return HELD
-        case StoreDenied() | StoreMissing() | ClusterError():
+        case StoreDenied() | StoreMissing() | ClusterError() | UnfinishedRun():
             return BAD_INPUT
-        case StoreError():  # one that fails for minutes may be well again later
+        case StoreError():  # a store that has failed for minutes may recover later
             return STOPPED
         case JobError():
             return UNEXPECTED
@@ -99,7 +98,7 @@ def package_version() -> str:
         return "from source"
 
 
-@click.group(cls=Press, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=CommandGroup, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_version(), prog_name="nightpress")
 def command() -> None:
     """Turn a prompt manifest into a finished, verified, documented image set.
@@ -107,16 +106,19 @@ def command() -> None:
     It also trains the models that make the images.
 
     \b
-    Exit codes: 0 finished, every image ok; 1 unexpected error; 2 bad usage, job
-    file, manifest or training data (nothing was written); 3 finished, some rows
-    failed (they are in the metadata); 4 stopped early, run it again to go on;
-    5 another live start holds the run directory.
+    Exit codes:
+      0  finished, every image is ok
+      1  unexpected error
+      2  bad usage, job file, manifest or training data; nothing was written
+      3  finished, but some rows failed; the metadata says why
+      4  stopped early; run the same command again to resume
+      5  another process is working on this run directory
     """
 
 
 def main() -> None:
     """The console script."""
-    # A polite stop is heard from the first moment on, while much is still being imported.
+    # Handle SIGTERM from the first moment, while slow imports are still under way.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         command()
@@ -127,10 +129,10 @@ def main() -> None:
 
 
 def _leave(code: int) -> NoReturn:
-    """End the process as the command ended, whatever comes now.
+    """End the process with `code`, ignoring signals that arrive from now on.
 
-    Without Python's own end: threads of Arrow that still read a store for what has failed would
-    call into it, and abort.
+    Skips Python's own shutdown: Arrow threads that are still reading from a store would call into
+    a finalized interpreter and abort.
     """
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     signal.signal(signal.SIGINT, signal.SIG_IGN)

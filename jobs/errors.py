@@ -2,15 +2,28 @@
 
 ::
 
-    JobError
-    ├── ClusterError     no such cluster, or one that cannot do what the job asks
-    ├── RunStopped       stopped early; the same command goes on from here
-    └── IncompleteRun    the totals do not add up; never expected
+    NightpressError
+    └── JobError
+        ├── ClusterError     the Ray cluster does not exist, or cannot do what the job asks
+        ├── RunStopped       stopped early; the same command resumes it
+        ├── UnfinishedRun    some shards are not committed yet, and the request needs all of them
+        └── IncompleteRun    the images made and the images planned do not add up; a bug
 """
 
+from nightpress.diffusion_core.errors import NightpressError
 
-class JobError(Exception):
-    """The base: anything `jobs` raises on purpose."""
+__all__ = [
+    "ClusterError",
+    "IncompleteRun",
+    "JobError",
+    "NightpressError",
+    "RunStopped",
+    "UnfinishedRun",
+]
+
+
+class JobError(NightpressError):
+    """The base of the errors that `jobs` raises on purpose."""
 
 
 class ClusterError(JobError):
@@ -21,5 +34,9 @@ class RunStopped(JobError):
     """The run stopped before its end; what is committed stays, and it can be resumed."""
 
 
+class UnfinishedRun(JobError):
+    """Some shards of the run have no commit yet; finish it first."""
+
+
 class IncompleteRun(JobError):
-    """Every shard is committed and yet the counts differ from the plan."""
+    """Every shard is committed, but the counts differ from the plan."""

@@ -32,7 +32,7 @@ MAX_PROBLEMS = 20
 
 
 class PipelineError(NightpressError):
-    """The base of every error that `pipelines` raises on purpose."""
+    """The base of the errors that `pipelines` raises on purpose."""
 
 
 class SpecError(PipelineError, ValueError):

@@ -2,14 +2,18 @@
 
 ::
 
-    from nightpress import RunSpec, open_run, run
+    from nightpress import RunSpec, open_run, plan, run
 
-    result = run(RunSpec.from_file("campaign.yaml"))
-    images = open_run(result.url)
-    images.image("00000041_00").show()
+    spec = RunSpec.from_file("campaign.yaml")
+    print(plan(spec).num_images)
+    result = run(spec)
+    open_run(result.url).image("00000041_00").show()
+
+    spec = RunSpec.from_dict({"name": "evening", "output": "runs", "model": "builtin"})
+    run(spec, manifest=frame)  # the rows of a pyarrow, pandas or polars table
 
 What is exported here is the documented way in; `__init__.pyi` lists it with its types. Nothing
-heavy is imported until it is asked for.
+heavy is imported before it is used.
 """
 
 import lazy_loader

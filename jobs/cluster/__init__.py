@@ -1,1 +1,1 @@
-"""Joining or starting Ray, and what each node can do."""
+"""Connecting to a Ray cluster, or starting a local one, and checking its nodes."""

@@ -1,7 +1,4 @@
-"""The Ray cluster of a run: joining or starting it, its room, and tasks on it.
-
-Knows nothing of shards or models.
-"""
+"""The Ray cluster of a run: joining or starting it, its capacity, and tasks on its nodes."""
 
 import os
 import signal
@@ -25,30 +22,30 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 LOCAL_OBJECT_STORE_BYTES = 512 * 2**20
-"""Enough for a local Ray: pixels never travel through the object store."""
+"""Enough for a local Ray, because pixels never go through the object store."""
 
 CONNECT_TIMEOUT_S = 5.0
 
 
 class ClusterAddress(Protocol):
-    """What joining a cluster takes from a job."""
+    """The part of a job that says which cluster to join."""
 
     @property
     def address(self) -> str | None:
-        """As in ray.init."""
+        """Address as in `ray.init`; None for RAY_ADDRESS, or else a local Ray."""
         ...
 
     @property
     def ship_package(self) -> bool:
-        """Whether nightpress travels with the job."""
+        """Whether to send the nightpress package to the nodes."""
         ...
 
 
 @contextmanager
 def cluster(spec: ClusterAddress) -> Iterator[None]:
-    """Be connected to the job's cluster; a local Ray is started where none is named.
+    """Connect to the job's cluster, or start a local Ray if the job names none.
 
-    A connection that exists already, as in a notebook, is used and left open.
+    An existing connection, as in a notebook, is used and left open.
 
     Raises:
         ClusterError: the address cannot be reached.
@@ -66,7 +63,7 @@ def cluster(spec: ClusterAddress) -> Iterator[None]:
 
 @contextmanager
 def _own_signals() -> Iterator[None]:
-    """Keep the caller's handler of SIGTERM: Ray's own ends the process without a word."""
+    """Keep the caller's SIGTERM handler: Ray's own ends the process without a message."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -78,18 +75,18 @@ def _own_signals() -> Iterator[None]:
 
 
 def connect(spec: ClusterAddress) -> None:
-    """Join the cluster at the job's address or RAY_ADDRESS, else start a local Ray."""
+    """Join the cluster at the job's address or RAY_ADDRESS, or start a local Ray."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     address = address_of(spec)
     quiet: dict[str, Any] = {"logging_level": "ERROR", "log_to_driver": False}
     if address is None:
         quiet |= {"include_dashboard": False, "object_store_memory": LOCAL_OBJECT_STORE_BYTES}
-        _init("no Ray starts on this machine", address="local", **quiet)
+        _init("Ray does not start on this machine", address="local", **quiet)
         return
     if address.startswith("ray://"):
         raise ClusterError(
-            f"{address}: Ray Client does not carry the streams that a run is made of; start "
+            f"{address}: Ray Client does not support the streaming calls that a run needs; start "
             "nightpress on a node of the cluster, with the address host:6379 or auto"
         )
     _require_answer(address)
@@ -106,7 +103,7 @@ def _init(failure: str, **settings: Any) -> None:
 
 
 def _require_answer(address: str) -> None:
-    """Ask the port before Ray does, which waits for minutes."""
+    """Check that the port answers; Ray itself would wait for minutes."""
     host, colon, port = address.rpartition(":")
     if not (colon and port.isdigit()):
         return
@@ -118,25 +115,25 @@ def _require_answer(address: str) -> None:
 
 
 def address_of(spec: ClusterAddress) -> str | None:
-    """Of the cluster to join; None where a local Ray is started."""
+    """Address of the cluster to join; None to start a local Ray."""
     address = spec.address or os.environ.get("RAY_ADDRESS")
     return None if address in (None, "", "local") else address
 
 
 def runtime_env(spec: ClusterAddress) -> dict[str, Any]:
-    """What travels with the job: this very package, unless the nodes have it installed."""
+    """What the job sends to the nodes: this package, unless they have it installed."""
     if not spec.ship_package:
         return {}
     return {"py_modules": [str(installed_package())], "excludes": ["__pycache__"]}
 
 
 def installed_package() -> Path:
-    """The folder that `import nightpress` loads; in a checkout it holds links to the packages."""
+    """The folder that `import nightpress` loads; in a checkout it links to the packages."""
     return Path(nightpress.__file__).parent
 
 
 ROUNDING = 1e-9
-"""So that ten actors of a tenth of a GPU fit on one, whatever binary fractions say."""
+"""Lets ten actors of 0.1 GPU fit on one GPU in spite of binary rounding."""
 
 
 def has_gpus() -> bool:
@@ -145,15 +142,15 @@ def has_gpus() -> bool:
 
 
 def resolved_gpus(wanted: float | str) -> float:
-    """The GPUs of one process: 1 for `auto` where the cluster has any, else as they are."""
+    """GPUs of one process; `auto` is 1 if the cluster has any, otherwise 0."""
     if wanted == "auto":
         return 1.0 if has_gpus() else 0.0
     return float(wanted)
 
 
 def room(cpus: float, gpus: float) -> int:
-    """How many actors of that size all nodes together can hold when nothing else runs."""
-    going = draining_nodes()
+    """How many actors of this size all nodes together can hold when nothing else runs."""
+    draining = draining_nodes()
     return sum(
         int(
             min(
@@ -163,30 +160,30 @@ def room(cpus: float, gpus: float) -> int:
             )
         )
         for node in ray.nodes()
-        if node["Alive"] and node["NodeID"] not in going
+        if node["Alive"] and node["NodeID"] not in draining
     )
 
 
 def alive_nodes() -> dict[str, str]:
-    """Node id -> address of the nodes that are alive now."""
+    """Node id -> address, of the nodes that are alive now."""
     return {node["NodeID"]: node["NodeManagerAddress"] for node in ray.nodes() if node["Alive"]}
 
 
 def most_cpus() -> float:
-    """Of the node that has the most."""
-    return max(float(n["Resources"].get("CPU", 0)) for n in ray.nodes() if n["Alive"])
+    """CPUs of the node that has the most."""
+    return max(float(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"])
 
 
 def draining_nodes() -> set[str]:
-    """Ids of the nodes that are to go away: drained by hand, by the autoscaler, or preempted."""
-    # Ray's own libraries ask this way; there is no public one.
+    """Ids of the nodes that will go away: drained by hand, by the autoscaler, or preempted."""
+    # Ray's own libraries use this; there is no public function.
     return set(ray._private.state.state.get_draining_nodes() or {})
 
 
 def spread_map(function: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
-    """`map` over Ray tasks, results in order, at most one task a CPU in flight.
+    """`map` over Ray tasks, in order, with at most one task per CPU in flight.
 
-    The tasks reserve no CPU: actors that hold all of them must not make planning wait.
+    The tasks reserve no CPU, so planning does not wait for actors that hold all of them.
     """
     apply = _remote_apply(scheduling_strategy="SPREAD")
     limit = max(1, int(ray.cluster_resources().get("CPU", 1)))
@@ -200,7 +197,7 @@ def spread_map(function: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
 
 
 def on_every_node(function: Callable[[T], R], item: T) -> list[tuple[str, R]]:
-    """Call `function(item)` once on each node; node address and result."""
+    """Call `function(item)` once on each node; returns (node address, result) pairs."""
     nodes = alive_nodes()
     references = [
         _remote_apply(
@@ -214,12 +211,12 @@ def on_every_node(function: Callable[[T], R], item: T) -> list[tuple[str, R]]:
             found.append((address, remote_value(reference)))
         except ClusterError:
             if node_id in alive_nodes():
-                raise  # of a node that went away meanwhile, nothing need be known
+                raise  # unless the node has gone away in the meantime
     return found
 
 
 def _remote_apply(**options: Any) -> Any:
-    """A Ray task that calls a function; it reserves no CPU."""
+    """A Ray task that calls a function and reserves no CPU."""
     return ray.remote(_apply).options(num_cpus=0, max_retries=3, **options)
 
 
@@ -228,7 +225,11 @@ def _apply(function: Callable[[T], R], item: T) -> R:
 
 
 def remote_value(reference: Any) -> Any:
-    """The value, or the remote code's own error as if it had been raised here."""
+    """The value of a reference; the remote code's own error is raised as if it came from here.
+
+    Raises:
+        ClusterError: Ray failed.
+    """
     try:
         return ray.get(reference)
     except RayTaskError as error:

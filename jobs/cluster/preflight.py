@@ -1,4 +1,4 @@
-"""What must hold before a run begins on a cluster: every node reaches its output."""
+"""The check before a run on a cluster: every node must reach its output."""
 
 import uuid
 from pathlib import Path
@@ -11,10 +11,10 @@ from nightpress.pipelines.storage import Store, is_local
 
 
 def require_store_on_every_node(cluster: ClusterSpec, store: Store) -> None:
-    """Each node must reach the output: the same folder, or the store with credentials of its own.
+    """Check that every node can write the output: a shared folder, or a store with credentials.
 
     Raises:
-        ClusterError: naming the nodes that do not.
+        ClusterError: a node cannot; the message names it.
     """
     if address_of(cluster) is None and len(alive_nodes()) < 2:
         return
@@ -36,10 +36,10 @@ def _require_shared_disk(store: Store) -> None:
         seen = on_every_node(_exists, str(marker))
     finally:
         marker.unlink()
-    blind = sorted(node for node, sees in seen if not sees)
-    if blind:
+    without = sorted(node for node, sees in seen if not sees)
+    if without:
         raise ClusterError(
-            f"output {store.url} is a local folder that {', '.join(blind)} does not share; "
+            f"output {store.url} is a local folder that {', '.join(without)} does not share; "
             "use a URL that every node reaches, such as s3://bucket/runs"
         )
 
@@ -49,7 +49,7 @@ def _exists(path: str) -> bool:
 
 
 def _store_fault(store: Store) -> str | None:
-    """Why this node cannot write the run; None when it can."""
+    """Why this node cannot write the run; None if it can."""
     try:
         store.check()
     except StoreError as error:

@@ -1,15 +1,15 @@
-"""What Ray's errors say, in a line."""
+"""Reading Ray's errors: what happened, and the one line that says so."""
 
 from ray.exceptions import ActorUnavailableError, NodeDiedError, RayError, RayTaskError
 
 
 def is_silence(error: RayError) -> bool:
-    """Whether a node may be behind it: one that goes silent is only called dead after a while."""
+    """Whether a lost node may be the cause: Ray calls a silent node dead only after a while."""
     return isinstance(error, (ActorUnavailableError, NodeDiedError))
 
 
 def reason_of(error: Exception) -> str:
-    """The one line that says something, out of what Ray wraps around it."""
+    """The line of the error that says what happened, without what Ray adds around it."""
     cause = error.cause if isinstance(error, RayTaskError) else error
     lines = [line.strip() for line in str(cause).splitlines() if line.strip()]
     if not lines:

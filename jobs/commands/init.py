@@ -11,15 +11,15 @@ RECIPES = ("autoencoder", "denoiser", "lora")
 @click.command("init")
 @click.argument("job", type=click.Path(dir_okay=False, path_type=Path), required=False)
 @click.option(
-    "--recipe", type=click.Choice(RECIPES), help="Write a training job of this recipe instead."
+    "--recipe", type=click.Choice(RECIPES), help="Write a training job with this recipe instead."
 )
-@click.option("--force", is_flag=True, help="Replace the files if they exist.")
+@click.option("--force", is_flag=True, help="Overwrite existing files.")
 def command(job: Path | None, recipe: str | None, force: bool) -> None:
-    """Write a commented example of a job file to JOB.
+    """Write a commented example job file to JOB.
 
-    JOB is job.yaml unless given, and the prompts that it names are written beside it; the example
-    runs as it is: `nightpress run job.yaml`. With --recipe, it is a training job, <recipe>.yaml
-    unless given, and says where your pictures are expected.
+    JOB defaults to job.yaml, and its prompts are written next to it. The example runs as it is:
+    `nightpress run job.yaml`. With --recipe, JOB is a training job and defaults to <recipe>.yaml;
+    set data.source in it to where your pictures are.
     """
     if recipe is not None:
         _init_training(job or Path(f"{recipe}.yaml"), recipe, force)
@@ -42,7 +42,7 @@ def _init_training(job: Path, recipe: str, force: bool) -> None:
     )
     _write({job: text}, force)
     click.echo(
-        f"wrote {job}; next: name your pictures under data.source, then nightpress train {job}"
+        f"wrote {job}; next: set data.source to your pictures, then run nightpress train {job}"
     )
 
 
@@ -51,10 +51,10 @@ def _example(name: str) -> str:
 
 
 def _write(texts: dict[Path, str], force: bool) -> None:
-    """Write all of the files, or none where one of them is there."""
-    taken = [str(path) for path in texts if path.exists()]
-    if taken and not force:
-        raise click.UsageError(f"{' and '.join(taken)} exists already; --force replaces it")
+    """Write all of the files, or none if one of them exists."""
+    existing = [str(path) for path in texts if path.exists()]
+    if existing and not force:
+        raise click.UsageError(f"already there: {' and '.join(existing)}; use --force to overwrite")
     try:
         for path, text in texts.items():
             path.parent.mkdir(parents=True, exist_ok=True)

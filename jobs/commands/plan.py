@@ -7,17 +7,11 @@ import click
 from rich.console import Console
 from rich.table import Table
 
-from nightpress.diffusion_core.models.loading import ModelInfo, describe
 from nightpress.diffusion_core.sampling.request import SamplingParams
 from nightpress.jobs.commands.common import job_argument, json_option, read_job, set_option
-from nightpress.jobs.dispatch.batch_size import resolve_batch_size
+from nightpress.jobs.runs.plan import Plan, plan
 from nightpress.pipelines.formatting import duration, plural, size
 from nightpress.pipelines.job.spec import RunSpec
-from nightpress.pipelines.models.location import locate
-from nightpress.pipelines.models.loras import locate_loras
-from nightpress.pipelines.planning import PlanLayout, check
-from nightpress.pipelines.run_directory.estimate import Estimate, estimate, measured_rates
-from nightpress.pipelines.storage import find
 
 
 @click.command("plan")
@@ -25,96 +19,74 @@ from nightpress.pipelines.storage import find
 @set_option
 @json_option
 def command(job: str, overrides: tuple[str, ...], as_json: bool) -> None:
-    """Say what JOB would make: images, shards, batches by setting, bytes and time.
+    """Show what JOB would make: images, shards, batches by setting, bytes and time.
 
-    The whole manifest is validated, and nothing is written. Bytes and time are estimated from
-    the runs under the job's output that used the same weights at the same settings. The cluster
-    is not asked: `batch.size: auto` counts as on a CPU unless `cluster.gpus_per_actor` is set, and
-    as where it is not measured; and whether its machines have what `model.speed` needs, `run` finds
-    out.
+    The whole manifest is checked, and nothing is written. Bytes and time are estimated from runs
+    under the job's output that used the same weights with the same settings. Ray is not needed:
+    batch.size auto counts as on a CPU unless cluster.gpus_per_actor is set, and whether the cluster
+    can do what model.speed needs is only found out by `nightpress run`.
     """
     spec = read_job(job, overrides)
-    find(spec.manifests, spec.storage)
-    model = describe(
-        locate(spec.model, spec.storage),
-        spec.model,
-        locate_loras(spec.model, spec.storage),
-        elsewhere=True,
-    )
-    batch_size = planned_batch_size(spec)
-    layout = check(spec, model, batch_size)
-    guess = estimate(layout.batches, measured_rates(spec, model.fingerprint))
+    planned = plan(spec)
     if as_json:
-        click.echo(json.dumps(as_values(spec, model, layout, batch_size, guess)))
+        click.echo(json.dumps(as_values(planned)))
     else:
-        show(Console(), spec, model, layout, batch_size, guess)
+        show(Console(), spec, planned)
 
 
-def planned_batch_size(spec: RunSpec) -> int:
-    """`batch.size`, with `auto` resolved as far as it can be without the cluster."""
-    return resolve_batch_size(spec, "cpu" if spec.cluster.gpus_per_actor in ("auto", 0) else "cuda")
-
-
-def as_values(
-    spec: RunSpec, model: ModelInfo, layout: PlanLayout, batch_size: int, guess: Estimate | None
-) -> dict[str, object]:
+def as_values(planned: Plan) -> dict[str, object]:
     """The plan as JSON-ready values."""
+    estimate = planned.estimate
     return {
-        "run": spec.url,
-        "num_rows": layout.num_rows,
-        "num_images": layout.num_images,
-        "num_shards": layout.num_shards,
-        "shard_size": layout.shard_size,
-        "batch_size": batch_size,
-        "model": model.as_dict(),
+        "run": planned.url,
+        "num_rows": planned.num_rows,
+        "num_images": planned.num_images,
+        "num_shards": planned.num_shards,
+        "shard_size": planned.shard_size,
+        "batch_size": planned.batch_size,
+        "model": planned.model.as_dict(),
         "batches": [
-            {**asdict(each.settings), "num_images": each.num_images} for each in layout.batches
+            {**asdict(each.settings), "num_images": each.num_images} for each in planned.batches
         ],
-        "estimate": None if guess is None else asdict(guess),
+        "estimate": None if estimate is None else asdict(estimate),
     }
 
 
-def show(
-    console: Console,
-    spec: RunSpec,
-    model: ModelInfo,
-    layout: PlanLayout,
-    batch_size: int,
-    guess: Estimate | None,
-) -> None:
-    """The plan as a person reads it."""
+def show(console: Console, spec: RunSpec, planned: Plan) -> None:
+    """Print the plan for a person."""
+    model = planned.model
     lines = [
-        f"run      {spec.url}",
+        f"run      {planned.url}",
         f"model    {model.source} {model.fingerprint[:12]} ({model.pipeline})",
-        f"rows     {layout.num_rows:,}",
-        f"images   {layout.num_images:,}",
-        f"shards   {layout.num_shards:,} of up to {plural(layout.shard_size, 'image')}",
-        estimate_line(spec, guess),
+        f"rows     {planned.num_rows:,}",
+        f"images   {planned.num_images:,}",
+        f"shards   {planned.num_shards:,} of up to {plural(planned.shard_size, 'image')}",
+        estimate_line(spec, planned),
     ]
     console.print("\n".join(lines), highlight=False, markup=False, soft_wrap=True)
-    console.print(settings_table(layout, batch_size))
+    console.print(settings_table(planned))
 
 
-def estimate_line(spec: RunSpec, guess: Estimate | None) -> str:
-    """Bytes and time, or why there is no estimate."""
-    if guess is None:
-        return "takes    unknown: no run here has used this model at these settings yet"
+def estimate_line(spec: RunSpec, planned: Plan) -> str:
+    """Time and bytes, or why there is no estimate."""
+    if planned.estimate is None:
+        return "takes    unknown: no run here has used this model with these settings yet"
     actors = spec.cluster.actors if isinstance(spec.cluster.actors, int) else 1
     return (
-        f"takes    about {duration(guess.actor_s / actors)} on {plural(actors, 'actor')}, "
-        f"{size(guess.num_bytes)}"
+        f"takes    about {duration(planned.estimate.actor_s / actors)} on "
+        f"{plural(actors, 'actor')}, {size(planned.estimate.num_bytes)}"
     )
 
 
-def settings_table(layout: PlanLayout, batch_size: int) -> Table:
-    """A line for each setting that shares batches."""
+def settings_table(planned: Plan) -> Table:
+    """One line for each combination of settings that can share batches."""
     table = Table("size", "sampler", "steps", "guidance", "images", "batches", box=None)
     for column in table.columns[2:]:
         column.justify = "right"
-    with_loras = any(each.settings.lora is not None for each in layout.batches)
+    with_loras = any(each.settings.lora is not None for each in planned.batches)
     if with_loras:
         table.add_column("LoRA")
-    for each in layout.batches:
+    for each in planned.batches:
         settings = each.settings
         table.add_row(
             f"{settings.width} x {settings.height}",
@@ -122,7 +94,7 @@ def settings_table(layout: PlanLayout, batch_size: int) -> Table:
             f"{settings.num_inference_steps}",
             f"{settings.guidance_scale:g}",
             f"{each.num_images:,}",
-            f"{-(-each.num_images // batch_size):,}",
+            f"{-(-each.num_images // planned.batch_size):,}",
             *([_lora(settings)] if with_loras else []),
         )
     return table

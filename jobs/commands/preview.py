@@ -10,12 +10,19 @@ from nightpress.jobs.runs.preview import preview
 
 @click.command("preview")
 @job_options
-@click.option("-n", "num_images", type=click.IntRange(1, 400), default=16, show_default=True)
+@click.option(
+    "-n",
+    "num_images",
+    type=click.IntRange(1, 400),
+    default=16,
+    show_default=True,
+    help="Number of images.",
+)
 @click.option(
     "-o",
     "--output",
     type=click.Path(dir_okay=False, path_type=Path),
-    help="The PNG to write. [default: <name>-preview.png]",
+    help="PNG file to write. [default: <name>-preview.png]",
 )
 def command(
     job: str,
@@ -24,14 +31,15 @@ def command(
     num_images: int,
     output: Path | None,
 ) -> None:
-    """Make a contact sheet of a spread of JOB's rows before the long run.
+    """Make a contact sheet of evenly spread rows of JOB before the long run.
 
-    The rows are evenly spread over the whole job, and their pixels are those that the run makes.
+    The images have the pixels that the run will make. No run is started, and only the sheet is
+    written.
     """
     spec = read_job(job, overrides, address)
     path = output or Path(f"{spec.name}-preview.png")
     if path.suffix.lower() != ".png":
-        raise click.UsageError(f"-o {path}: the sheet is a PNG; let its name end in .png")
+        raise click.UsageError(f"-o {path}: the sheet is a PNG file, so the name must end in .png")
     require_writable("-o", path)
     preview(spec, num_images).save(path)
     click.echo(f"wrote {path}")

@@ -7,57 +7,60 @@ import click
 from rich.console import Console
 
 from nightpress.jobs.commands.common import (
+    image_target,
     json_option,
-    open_images_argument,
-    remaking_options,
+    repair_options,
     run_argument,
     stop_politely,
     storage_option,
-    working_spec,
+    storage_options,
 )
 from nightpress.jobs.commands.exit_codes import SOME_FAILED
 from nightpress.jobs.progress.lines import display_for
-from nightpress.jobs.runs.repair import RepairResult, failed_amendments, remake
+from nightpress.jobs.runs.repair import RepairResult
+from nightpress.jobs.runs.retry import retry
 from nightpress.pipelines.formatting import plural
 
 
 @click.command("retry")
 @run_argument
 @storage_option
-@remaking_options
+@repair_options
 @json_option
 @click.pass_context
 def command(
     ctx: click.Context,
     run: str,
-    storage: tuple[str, ...],
+    storage_overrides: tuple[str, ...],
     address: str | None,
-    max_failures: str | None,
+    max_failures: int | str | None,
     take_over: bool,
     as_json: bool,
 ) -> None:
-    """Make the failed rows of RUN again, and no others: its URL, or its job file.
+    """Make the failed rows of RUN again, and no others.
 
-    What is made takes the place of the failure in the metadata. Rows of shards that are not
-    committed yet are for `nightpress run`. A job file also says on which cluster; a URL means the
-    one that the run was begun on.
+    RUN is the URL of a run directory, or its job file. A row that succeeds replaces its failure in
+    the metadata. Rows of shards that are not committed yet are left to `nightpress run`. A job file
+    also names the cluster to use; with a URL, it is the one that the run was started on.
     """
-    opened = open_images_argument(run, storage)
+    target, storage = image_target(run, storage_overrides), storage_options(storage_overrides)
     stop_politely()
-    spec = working_spec(opened, run, address, max_failures)
-    failed = failed_amendments(opened)
-    if failed:
-        with display_for(Console(stderr=True)) as display:
-            result = remake(opened, spec, failed, display.show, take_over=take_over)
-    else:
-        result = RepairResult(opened.url, 0, 0, 0, 0, 0)
+    with display_for(Console(stderr=True)) as display:
+        result = retry(
+            target,
+            display.show,
+            address=address,
+            max_failures=max_failures,
+            take_over=take_over,
+            storage=storage,
+        )
     click.echo(json.dumps(asdict(result)) if as_json else summary(result))
     if result.num_failed:
         ctx.exit(SOME_FAILED)
 
 
 def summary(result: RepairResult) -> str:
-    """How it ended."""
+    """How many rows were tried, and how they turned out."""
     if not result.num_rows:
         return f"{result.url}: no committed row has failed"
     tried = plural(result.num_rows, "row")

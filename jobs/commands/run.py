@@ -28,16 +28,16 @@ from nightpress.pipelines.formatting import duration
 
 
 class Deadline(click.ParamType[float]):
-    """A time of day or a moment, as seconds since the epoch."""
+    """A time of day or a date and time, as seconds since the epoch."""
 
     name = "time"
 
     def convert(
         self, value: str, param: click.Parameter | None, ctx: click.Context | None
     ) -> float:
-        """See `next_moment`."""
+        """Parse with `next_time`."""
         try:
-            return next_moment(value, datetime.now().astimezone()).timestamp()
+            return next_time(value, datetime.now().astimezone()).timestamp()
         except ValueError as error:
             self.fail(str(error), param, ctx)
 
@@ -48,19 +48,19 @@ class Deadline(click.ParamType[float]):
     "--deadline",
     type=Deadline(),
     metavar="TIME",
-    help="Be complete up to there by 06:30, or by 2027-01-15T06:30: stop in time, exit code 4.",
+    help="Stop cleanly by this time, such as 06:30 or 2027-01-15T06:30, with exit code 4.",
 )
 @click.option(
     "--max-failures",
     metavar="N|N%",
-    help="Stop early when more images have failed: a number, or a share of all that are done.",
+    help="Stop early once more images have failed: a number, or a share of all that are done.",
 )
 @take_over_option
 @click.option(
     "--trace",
     type=click.Path(path_type=Path),
     metavar="FILE",
-    help="Write what each actor did when, for chrome://tracing or ui.perfetto.dev.",
+    help="File to write a timeline of the actors to, for chrome://tracing or ui.perfetto.dev.",
 )
 @json_option
 @click.pass_context
@@ -77,9 +77,10 @@ def command(
 ) -> None:
     """Make every image of JOB, a YAML job file.
 
-    Images, their metadata and a report land in <output>/<name>. Interrupt it at any time: it
-    stores the batches in hand, for at most cluster.drain_s seconds, and the same command goes on
-    and makes only what is missing. A second interruption stops it at once.
+    Images, their metadata and a report are written to <output>/<name>. Interrupt the run at any
+    time: it finishes and stores the batches that are being sampled, for at most cluster.drain_s
+    seconds, and the same command later makes only what is missing. A second interruption stops it
+    at once.
     """
     if trace is not None:
         require_writable("--trace", trace)
@@ -94,15 +95,15 @@ def command(
             display.show,
             take_over=take_over,
             deadline_at=deadline,
-            trace=None if trace is None else written_to(trace, display),
+            trace=None if trace is None else trace_writer(trace, display),
         )
     click.echo(json.dumps(asdict(result)) if as_json else summary(result))
     if result.num_failed:
         ctx.exit(SOME_FAILED)
 
 
-def written_to(path: Path, display: Display[Event]) -> Callable[[str], None]:
-    """What writes the trace; where the disk does not take it, the run still ends as it ended."""
+def trace_writer(path: Path, display: Display[Event]) -> Callable[[str], None]:
+    """A function that writes the trace; a failure to write is a warning and not the run's end."""
 
     def write(text: str) -> None:
         try:
@@ -115,8 +116,8 @@ def written_to(path: Path, display: Display[Event]) -> Callable[[str], None]:
 
 def summary(result: RunResult) -> str:
     """The closing lines: what was made, and where it is."""
-    steady = result.images_per_s
-    rate = "" if steady is None else f", {steady:.2f} images/s after the first batch"
+    per_s = result.images_per_s
+    rate = "" if per_s is None else f", {per_s:.2f} images/s after the first batch"
     failed = f", {result.num_failed:,} failed" if result.num_failed else ""
     lines = [
         f"{result.num_ok:,} of {result.num_images:,} images{failed}",
@@ -135,15 +136,15 @@ def summary(result: RunResult) -> str:
 _TIME_OF_DAY = re.compile(r"([01]?\d|2[0-3]):([0-5]\d)")
 
 
-def next_moment(text: str, now: datetime) -> datetime:
-    """The next moment that a text names.
+def next_time(text: str, now: datetime) -> datetime:
+    """The next time that a text means.
 
     Args:
         text: `06:30`, or ISO 8601 such as `2027-01-15T06:30+01:00`.
-        now: with its time zone, which is that of a text that names none.
+        now: the current time; its time zone applies to a text that names none.
 
     Raises:
-        ValueError: it is neither, or lies behind us.
+        ValueError: the text is neither, or its time has passed.
     """
     clock = _TIME_OF_DAY.fullmatch(text)
     if clock:
@@ -154,7 +155,7 @@ def next_moment(text: str, now: datetime) -> datetime:
         moment = datetime.fromisoformat(text)
     except ValueError:
         raise ValueError(
-            f"{text!r} is neither a time of day such as 06:30 nor a moment such as "
+            f"{text!r} is neither a time of day such as 06:30 nor a date and time such as "
             "2027-01-15T06:30+01:00"
         ) from None
     moment = moment if moment.tzinfo else moment.replace(tzinfo=now.tzinfo)

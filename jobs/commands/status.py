@@ -8,73 +8,79 @@ import click
 
 from nightpress.jobs.commands.common import (
     json_option,
-    open_run_argument,
     run_argument,
+    run_target,
     storage_option,
+    storage_options,
 )
+from nightpress.jobs.runs.status import RunStatus, TrainingStatus, status
 from nightpress.pipelines.formatting import duration, plural, size
-from nightpress.pipelines.run_directory.lease import Holder, last_holder
-from nightpress.pipelines.run_directory.reader import Run, RunProgress
-from nightpress.pipelines.training.runs import Checkpoint, TrainingProgress, TrainingRun, age_s
+from nightpress.pipelines.run_directory.lease import Holder
+from nightpress.pipelines.training.runs import Checkpoint, age_s
 
 
 @click.command("status")
 @run_argument
 @storage_option
 @json_option
-def command(run: str, storage: tuple[str, ...], as_json: bool) -> None:
-    """Say how far RUN is, of images or of training: the URL of a run directory, or its job file.
+def command(run: str, storage_overrides: tuple[str, ...], as_json: bool) -> None:
+    """Show how far RUN is, be it of images or of training.
 
-    Everything is read from the store; the machine that makes the run is not asked.
+    RUN is the URL of a run directory, or its job file. Everything is read from the store; the
+    machine that makes the run is not asked.
     """
-    opened = open_run_argument(run, storage)
-    values: dict[str, object] = {"url": opened.url, "created_at": opened.record.created_at}
-    claim = last_holder(opened.store)
-    values["holder"] = None if claim is None or claim.is_dead else holder_values(claim)
-    if isinstance(opened, TrainingRun):
-        training = opened.progress()
-        values |= {"recipe": opened.recipe, **finite(asdict(training))}
-        text = describe_training(opened, training, claim)
+    found = status(run_target(run, storage_overrides), storage=storage_options(storage_overrides))
+    if as_json:
+        click.echo(json.dumps(as_values(found)))
+    elif isinstance(found, TrainingStatus):
+        click.echo(describe_training(found))
     else:
-        progress = opened.progress()
-        values |= asdict(progress)
-        text = describe(opened, progress, claim)
-    click.echo(json.dumps(values) if as_json else text)
+        click.echo(describe(found))
 
 
-def holder_values(claim: Holder) -> dict[str, object]:
-    """Who may be working on it, for programs."""
+def as_values(found: RunStatus | TrainingStatus) -> dict[str, object]:
+    """The status as JSON-ready values."""
+    values: dict[str, object] = {
+        "url": found.url,
+        "created_at": found.created_at,
+        "holder": None if found.holder is None else _holder_values(found.holder),
+    }
+    if isinstance(found, TrainingStatus):
+        return values | {"recipe": found.recipe, **finite(asdict(found.progress))}
+    return values | asdict(found.progress)
+
+
+def _holder_values(claim: Holder) -> dict[str, object]:
     return {name: getattr(claim, name) for name in ("host", "user", "pid", "since", "beats")}
 
 
 def holder_line(claim: Holder | None) -> str:
-    """Who may be working on it, by the last heartbeat in the store."""
-    if claim is None or claim.is_dead:
-        return "nobody"
-    return f"{claim}, heartbeat {claim.beats:,}"
+    """Which process may be working on the run, by its last heartbeat in the store."""
+    return "nobody" if claim is None else f"{claim}, heartbeat {claim.beats:,}"
 
 
 def finite(values: dict[str, object]) -> dict[str, object]:
-    """The values with null in place of numbers that JSON does not have."""
+    """The values, with null for numbers that JSON does not have."""
     return {
         key: None if isinstance(value, float) and not math.isfinite(value) else value
         for key, value in values.items()
     }
 
 
-def describe(run: Run, progress: RunProgress, claim: Holder | None) -> str:
-    """The status in a few lines."""
+def describe(found: RunStatus) -> str:
+    """The status of a run of images, in a few lines."""
+    progress = found.progress
     done = progress.num_ok + progress.num_failed
     share = done / progress.num_images if progress.num_images else 1.0
     state = "complete" if progress.complete else "not complete"
     total, failed = progress.num_images, progress.num_failed
     lines = [
-        f"{run.url}  {state}",
+        f"{found.url}  {state}",
         f"images   {done:,} of {total:,} ({share:.1%}), {failed:,} failed",
         f"shards   {progress.num_committed_shards:,} of {progress.num_shards:,} committed",
         f"stored   {size(progress.num_bytes)}",
-        f"model    {run.record.model.source} {run.record.model.fingerprint[:12]}",
-        f"begun    {run.record.created_at}",
+        f"model    {found.model} {found.model_fingerprint[:12]}",
+        f"started  {found.created_at}",
     ]
     if progress.images_per_s:
         lines.append(f"rate     {progress.images_per_s:.2f} images/s of sampling time")
@@ -83,18 +89,19 @@ def describe(run: Run, progress: RunProgress, claim: Holder | None) -> str:
             lines.append(f"left     {duration(left_s)} at that rate")
     if not progress.complete:
         left = progress.num_shards - progress.num_committed_shards
-        lines.append(f"held by  {holder_line(claim)}")
-        lines.append(f"to do    {plural(left, 'shard')}; `nightpress run` of its job goes on")
+        lines.append(f"held by  {holder_line(found.holder)}")
+        lines.append(f"to do    {plural(left, 'shard')}; run `nightpress run` on its job to resume")
     return "\n".join(lines)
 
 
-def describe_training(run: TrainingRun, progress: TrainingProgress, claim: Holder | None) -> str:
-    """The status of a training in a few lines."""
+def describe_training(found: TrainingStatus) -> str:
+    """The status of a training run, in a few lines."""
+    progress = found.progress
     state = "complete" if progress.complete else "not complete"
     step, total = progress.step, progress.max_train_steps
     lines = [
-        f"{run.url}  {state}",
-        f"recipe      {run.recipe}, {plural(run.record.num_images, 'picture')}",
+        f"{found.url}  {state}",
+        f"recipe      {found.recipe}, {plural(found.num_images, 'picture')}",
         f"step        {step:,} of {total:,} ({min(1, step / total):.1%})",
     ]
     if progress.loss is not None:
@@ -107,10 +114,10 @@ def describe_training(run: TrainingRun, progress: TrainingProgress, claim: Holde
         lines.append(f"checkpoint  {_checkpoint_line(progress.checkpoint)}")
     lines += [f"samples     {progress.samples}"] if progress.samples else []
     lines += [f"model       {progress.model}/"] if progress.model else []
-    lines.append(f"begun       {run.record.created_at}")
+    lines.append(f"started     {found.created_at}")
     if not progress.complete:
-        lines.append(f"held by     {holder_line(claim)}")
-        lines.append("to do       `nightpress train` of its job goes on")
+        lines.append(f"held by     {holder_line(found.holder)}")
+        lines.append("to do       run `nightpress train` on its job to resume")
     return "\n".join(lines)
 
 

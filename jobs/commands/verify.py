@@ -1,200 +1,123 @@
 """`nightpress verify`."""
 
 import json
-from collections import defaultdict
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 
 import click
 from rich.console import Console
 
 from nightpress.jobs.commands.common import (
+    image_target,
     json_option,
-    open_images_argument,
-    remaking_options,
+    repair_options,
     run_argument,
     stop_politely,
     storage_option,
-    working_spec,
+    storage_options,
 )
 from nightpress.jobs.commands.exit_codes import SOME_FAILED
 from nightpress.jobs.progress.lines import display_for
-from nightpress.jobs.runs.repair import RepairResult, mend_plans, remake, remove_orphans
+from nightpress.jobs.runs.verify import VerifyResult, verify
 from nightpress.pipelines.formatting import plural
 from nightpress.pipelines.image_files.packing import packed_shard
-from nightpress.pipelines.run_directory.reader import Run
-from nightpress.pipelines.run_directory.verify import (
-    Damage,
-    Finding,
-    orphan_images,
-    rows_in_same_packs,
-    verify,
-)
-from nightpress.pipelines.shards.work import Amendment
 
-SHOWN = 50
-"""Findings that are listed; `--json` has them all."""
+MAX_LISTED = 50
+"""Findings that are printed; `--json` prints all of them."""
 
 
-class Share(click.ParamType[float]):
-    """`5%`, as a share."""
+class Percentage(click.ParamType[float]):
+    """`5%`, as the fraction 0.05."""
 
-    name = "share"
+    name = "percentage"
 
     def convert(
         self, value: str, param: click.Parameter | None, ctx: click.Context | None
     ) -> float:
-        """Of `5%`, 0.05."""
+        """Parse a percentage above 0% and up to 100%."""
         try:
-            share = float(value.removesuffix("%")) / 100
+            fraction = float(value.removesuffix("%")) / 100
         except ValueError:
-            share = 0.0
-        if not (value.endswith("%") and 0 < share <= 1):
-            self.fail(f"{value!r} is not a share such as 5%", param, ctx)
-        return share
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """What was found."""
-
-    url: str
-    num_checked: int
-    num_failed: int
-    num_uncommitted: int
-    findings: tuple[Finding, ...]
-    strays: tuple[str, ...]
-    """Images, or packs, that no commit names."""
-
-    @property
-    def damaged_plan(self) -> list[int]:
-        """Shards whose part of the plan cannot be read."""
-        return [each.shard for each in self.findings if each.damage is Damage.PLAN]
+            fraction = 0.0
+        if not (value.endswith("%") and 0 < fraction <= 1):
+            self.fail(
+                f"{value!r} is not a percentage from above 0% to 100%, such as 5%", param, ctx
+            )
+        return fraction
 
 
 @click.command("verify")
 @run_argument
 @storage_option
-@click.option("--sample", type=Share(), default="100%", metavar="N%", help="Read so many images.")
-@click.option("--repair", is_flag=True, help="Make what is missing or damaged again.")
-@click.option("--sweep", is_flag=True, help="Delete images and packs that no commit names.")
-@remaking_options
+@click.option(
+    "--sample",
+    type=Percentage(),
+    default="100%",
+    metavar="N%",
+    show_default=True,
+    help="Share of the images to read.",
+)
+@click.option("--repair", is_flag=True, help="Make missing and damaged images again.")
+@click.option(
+    "--remove-orphans",
+    "--sweep",
+    "remove_orphans",
+    is_flag=True,
+    help="Delete images and packs that no commit names.",
+)
+@repair_options
 @json_option
 @click.pass_context
 def command(
     ctx: click.Context,
     run: str,
-    storage: tuple[str, ...],
+    storage_overrides: tuple[str, ...],
     sample: float,
     repair: bool,
-    sweep: bool,
+    remove_orphans: bool,
     address: str | None,
-    max_failures: str | None,
+    max_failures: int | str | None,
     take_over: bool,
     as_json: bool,
 ) -> None:
-    """Hold every image of RUN against its metadata, and that against the plan.
+    """Check every image of RUN against its metadata, and the metadata against the plan.
 
     RUN is the URL of a run directory, or its job file. Each image is read again: its bytes and
-    sha256, its size and format, and what it says of itself. Exit code 3 when something is wrong
+    sha256, its size and format, and its embedded metadata. The exit code is 3 if something is wrong
     and was not repaired.
     """
-    opened = open_images_argument(run, storage)
+    target, storage = image_target(run, storage_overrides), storage_options(storage_overrides)
     stop_politely()
-    spec = working_spec(opened, run, address, max_failures)
-    verdict = verdict_on(opened, sample)
-    if sweep:
-        require_finished(verdict)
-    repaired, swept = None, []
     with display_for(Console(stderr=True)) as display:
-        if repair and verdict.damaged_plan:
-            mend_plans(opened, verdict.damaged_plan, display.show, take_over)
-            verdict = verdict_on(opened, sample)
-        if repair and verdict.findings:
-            amendments = remedies(verdict.findings, opened)
-            repaired = remake(opened, spec, amendments, display.show, take_over=take_over)
-        if sweep:
-            swept = remove_orphans(opened, display.show, take_over)
-    click.echo(as_values(verdict, repaired) if as_json else as_text(verdict, repaired, swept))
-    if verdict.findings and (repaired is None or repaired.num_failed):
+        result = verify(
+            target,
+            display.show,
+            sample=sample,
+            repair=repair,
+            remove_orphans=remove_orphans,
+            address=address,
+            max_failures=max_failures,
+            take_over=take_over,
+            storage=storage,
+        )
+    click.echo(json.dumps(as_values(result)) if as_json else as_text(result))
+    if not result.is_sound:
         ctx.exit(SOME_FAILED)
 
 
-def verdict_on(run: Run, sample: float) -> Verdict:
-    """Look at everything."""
-    findings: list[Finding] = []
-    num_checked = num_failed = num_shards = 0
-    for shard in verify(run, sample):
-        num_shards += 1
-        num_checked += shard.num_checked
-        num_failed += shard.num_failed
-        findings += shard.findings
-    return Verdict(
-        url=run.url,
-        num_checked=num_checked,
-        num_failed=num_failed,
-        num_uncommitted=run.record.layout.num_shards - num_shards,
-        findings=tuple(findings),
-        strays=() if nobody_knows(findings) else tuple(orphan_images(run)),
-    )
-
-
-def nobody_knows(findings: list[Finding]) -> bool:
-    """Whether a commit is damaged, so that nobody knows which images it names."""
-    return any(finding.row is None for finding in findings)
-
-
-def remedies(findings: tuple[Finding, ...], run: Run) -> dict[int, Amendment]:
-    """Rows to make again by shard: all of those whose commit is damaged.
-
-    A pack is made again as a whole; what is sound in it is not sampled again.
-    """
-    rows: defaultdict[int, list[int]] = defaultdict(list)
-    damaged = {finding.shard for finding in findings if finding.row is None}
-    for finding in findings:
-        if finding.row is not None:
-            rows[finding.shard].append(finding.row)
-    amendments = {
-        shard: Amendment(rows_in_same_packs(run, shard, each), replaces=True)
-        for shard, each in rows.items()
-        if shard not in damaged
-    }
-    for shard in damaged:
-        every = range(run.record.layout.shard_images(shard))
-        amendments[shard] = Amendment(tuple(every), recommits=True)
-    return amendments
-
-
-def require_finished(verdict: Verdict) -> None:
-    """Refuse to sweep a run that goes on: some of what no commit names may be its own.
-
-    Raises:
-        click.UsageError: it does.
-    """
-    if verdict.num_uncommitted:
-        raise click.UsageError(
-            f"--sweep: {plural(verdict.num_uncommitted, 'shard')} of this run have no commit yet, "
-            "and images may be theirs; finish it with nightpress run"
-        )
-
-
-def as_text(verdict: Verdict, repaired: RepairResult | None, swept: list[str]) -> str:
-    """In lines."""
-    lines = [str(finding) for finding in verdict.findings[:SHOWN]]
-    if len(verdict.findings) > SHOWN:
-        lines.append(f"... and {len(verdict.findings) - SHOWN:,} more")
-    wrong = plural(len(verdict.findings), "finding") if verdict.findings else "all as recorded"
-    lines.append(f"{plural(verdict.num_checked, 'image')} read: {wrong}")
-    if verdict.num_failed:
-        lines.append(f"{plural(verdict.num_failed, 'row')} failed; nightpress retry tries them")
-    if verdict.num_uncommitted:
-        lines.append(f"{plural(verdict.num_uncommitted, 'shard')} not committed yet")
-    strays = swept or verdict.strays
-    if strays:
-        done = "deleted" if swept else "kept; --sweep deletes them"
-        lines += [f"{path}: no commit names it" for path in strays[:SHOWN]]
-        kind = "image" if packed_shard(strays[0]) is None else "pack"
-        lines.append(f"{plural(len(strays), kind)} that no commit names, {done}")
-    if repaired is not None:
+def as_text(result: VerifyResult) -> str:
+    """The findings and the totals, for a person."""
+    lines = [str(finding) for finding in result.findings[:MAX_LISTED]]
+    if len(result.findings) > MAX_LISTED:
+        lines.append(f"... and {len(result.findings) - MAX_LISTED:,} more")
+    wrong = plural(len(result.findings), "finding") if result.findings else "all as recorded"
+    lines.append(f"{plural(result.num_checked, 'image')} read: {wrong}")
+    if result.num_failed:
+        lines.append(f"{plural(result.num_failed, 'row')} failed; nightpress retry tries them")
+    if result.num_uncommitted:
+        lines.append(f"{plural(result.num_uncommitted, 'shard')} not committed yet")
+    lines += _orphan_lines(result)
+    if result.repaired is not None:
+        repaired = result.repaired
         lines.append(
             f"{plural(repaired.num_rows, 'row')} made again: {repaired.num_same:,} with the bytes "
             f"that were recorded, {repaired.num_different:,} with others, "
@@ -203,7 +126,24 @@ def as_text(verdict: Verdict, repaired: RepairResult | None, swept: list[str]) -
     return "\n".join(lines)
 
 
-def as_values(verdict: Verdict, repaired: RepairResult | None) -> str:
-    """As JSON."""
-    values = asdict(verdict) | {"repaired": asdict(repaired) if repaired else None}
-    return json.dumps(values)
+def _orphan_lines(result: VerifyResult) -> list[str]:
+    orphans = result.deleted or result.orphans
+    if not orphans:
+        return []
+    outcome = "deleted" if result.deleted else "kept; --remove-orphans deletes them"
+    kind = "image" if packed_shard(orphans[0]) is None else "pack"
+    lines = [f"{path}: no commit names it" for path in orphans[:MAX_LISTED]]
+    return [*lines, f"{plural(len(orphans), kind)} that no commit names, {outcome}"]
+
+
+def as_values(result: VerifyResult) -> dict[str, object]:
+    """The result as JSON-ready values."""
+    return {
+        "url": result.url,
+        "num_checked": result.num_checked,
+        "num_failed": result.num_failed,
+        "num_uncommitted": result.num_uncommitted,
+        "findings": [asdict(finding) for finding in result.findings],
+        "strays": result.orphans,
+        "repaired": None if result.repaired is None else asdict(result.repaired),
+    }

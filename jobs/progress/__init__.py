@@ -1,1 +1,1 @@
-"""Events of a run, their tallies, and how a person sees them."""
+"""A run's events, their totals, and the displays that show them."""

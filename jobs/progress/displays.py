@@ -1,6 +1,6 @@
-"""What a person sees while something long goes on: a live line on a terminal, else plain lines.
+"""The two progress displays: a live line on a terminal, plain lines elsewhere.
 
-Owns the two displays. What they say, a teller knows: one for each kind of work.
+What they show comes from a `ProgressText`, of which there is one for each kind of work.
 """
 
 import time
@@ -18,24 +18,24 @@ E = TypeVar("E")
 E_contra = TypeVar("E_contra", contravariant=True)
 
 
-class Teller(Protocol[E_contra]):
-    """Puts the events of some work into words, and keeps how far it is."""
+class ProgressText(Protocol[E_contra]):
+    """Turns the events of some work into text, and keeps count of its progress."""
 
     def add(self, event: E_contra) -> str | None:
-        """Take an event into account; what is news comes back as text."""
+        """Record an event; returns a line to print, if the event is worth one."""
         ...
 
     def line(self) -> str:
-        """How far it is, in a line; empty before there is anything to say."""
+        """The progress so far, in one line; empty if there is none yet."""
         ...
 
     def share(self) -> tuple[int, int]:
-        """How much is done, of how much; of 0 while that is not known."""
+        """How much is done, and of how much in total; the total is 0 while it is unknown."""
         ...
 
 
 class Display(Protocol[E_contra]):
-    """Shows events as they come; a context manager around the work."""
+    """Shows events as they happen; a context manager around the work."""
 
     def __enter__(self) -> Self: ...
 
@@ -47,25 +47,25 @@ class Display(Protocol[E_contra]):
     ) -> None: ...
 
     def show(self, event: E_contra) -> None:
-        """Take one event."""
+        """Show one event."""
 
 
-def display(console: Console, teller: Teller[E]) -> Display[E]:
-    """A live display where the console is a terminal, plain lines where it is not."""
-    return Live(console, teller) if console.is_terminal else Plain(console, teller)
+def display(console: Console, text: ProgressText[E]) -> Display[E]:
+    """A live display on a terminal, plain lines elsewhere."""
+    return Live(console, text) if console.is_terminal else Plain(console, text)
 
 
 class Plain(Generic[E]):
-    """A line now and then: for logs, pipes and schedulers."""
+    """A line every few seconds: for logs, pipes and schedulers."""
 
     def __init__(
         self,
         console: Console,
-        teller: Teller[E],
+        text: ProgressText[E],
         every_s: float = PLAIN_EVERY_S,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._console, self._teller = console, teller
+        self._console, self._text = console, text
         self._every_s, self._clock = every_s, clock
         self._next_at = clock()
         self._last = ""
@@ -82,33 +82,33 @@ class Plain(Generic[E]):
         self._print_line()
 
     def show(self, event: E) -> None:
-        """Print what is news, and how far the work is when it is time again."""
-        text = self._teller.add(event)
-        if text is not None:
-            self._print(text)
+        """Print the event's line if it has one, or the progress if the last line is old enough."""
+        news = self._text.add(event)
+        if news is not None:
+            self._print(news)
         elif self._clock() >= self._next_at:
             self._next_at = self._clock() + self._every_s
             self._print_line()
 
     def _print_line(self) -> None:
-        line = self._teller.line()
+        line = self._text.line()
         if line and line != self._last:
             self._last = line
             self._print(line)
 
-    def _print(self, text: str) -> None:
-        self._console.print(text, highlight=False, markup=False, soft_wrap=True)
+    def _print(self, line: str) -> None:
+        self._console.print(line, highlight=False, markup=False, soft_wrap=True)
 
 
 class Live(Generic[E]):
-    """One line that moves, with the news above it."""
+    """A progress bar with one line of text; lines worth keeping are printed above it."""
 
-    def __init__(self, console: Console, teller: Teller[E]) -> None:
-        self._teller = teller
+    def __init__(self, console: Console, text: ProgressText[E]) -> None:
+        self._text = text
         self._progress = Progress(
             SpinnerColumn(),
             BarColumn(bar_width=28),
-            # Not markup: names of files may hold brackets.
+            # no markup, because file names may contain brackets
             TextColumn("{task.description}", markup=False),
             console=console,
             refresh_per_second=4,
@@ -129,11 +129,11 @@ class Live(Generic[E]):
         self._progress.stop()
 
     def show(self, event: E) -> None:
-        """Move the bar, and print what is news above it."""
-        text = self._teller.add(event)
-        if text is not None:
-            self._progress.console.print(text, highlight=False, markup=False)
-        done, total = self._teller.share()
-        line = self._teller.line()
+        """Update the bar, and print the event's line above it if it has one."""
+        news = self._text.add(event)
+        if news is not None:
+            self._progress.console.print(news, highlight=False, markup=False)
+        done, total = self._text.share()
+        line = self._text.line()
         if line:
             self._progress.update(self._bar, total=total or None, completed=done, description=line)

@@ -1,4 +1,4 @@
-"""What happens during a run, as small values: whoever shows progress consumes them."""
+"""The events of a run, as small values; progress displays consume them."""
 
 from dataclasses import dataclass
 
@@ -7,7 +7,7 @@ from nightpress.pipelines.shards.events import BatchDone, ShardDone, ShardLeft
 
 @dataclass(frozen=True)
 class Message:
-    """Something worth one line, such as what is being waited for."""
+    """A line to show, such as what the run is waiting for."""
 
     text: str
     warning: bool = False
@@ -15,12 +15,12 @@ class Message:
 
 @dataclass(frozen=True)
 class Planned:
-    """The plan stands; a resumed run has some of it behind it."""
+    """The plan is ready; in a resumed run some of it is done already."""
 
     num_images: int
     num_shards: int
     num_done: int
-    """Images of shards that were committed before this start."""
+    """Images of shards that earlier starts committed."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class ActorJoined:
 
 @dataclass(frozen=True)
 class ActorLost:
-    """An actor is gone; its shards go to others."""
+    """An actor is gone; other actors get its shards."""
 
     node: str
     num_actors: int
@@ -42,7 +42,7 @@ class ActorLost:
 
 @dataclass(frozen=True)
 class ShardRetried:
-    """An attempt at a shard failed, and the shard is handed out again."""
+    """An attempt at a shard failed, and the shard will be tried again."""
 
     shard: int
     attempt: int
@@ -51,11 +51,11 @@ class ShardRetried:
 
 @dataclass(frozen=True)
 class RowSetAside:
-    """A row ended its process even alone, and is not tried again."""
+    """A row crashed its process even on its own, and is not tried again."""
 
     shard: int
     row: int
-    """In the shard."""
+    """Row number in the shard."""
     reason: str
 
 
@@ -70,4 +70,4 @@ Event = (
     | ShardLeft
     | ShardDone
 )
-"""Everything that `jobs.run` reports."""
+"""Everything that `run`, `retry` and `verify` report."""

@@ -1,33 +1,33 @@
-"""How many failed rows are too many: a run that fails wholesale is stopped early."""
+"""The failure limit: a run in which too many rows fail is stopped early."""
 
 from collections import Counter
 
 from nightpress.jobs.progress.events import Event, RowSetAside, ShardRetried
 from nightpress.pipelines.shards.events import BatchDone, ShardDone, ShardLeft
 
-FEWEST_JUDGED = 50
-"""Images that must be done before a share of them says something."""
+MIN_DONE = 50
+"""Images that must be done before a percentage of them is judged."""
 
 
 class FailureLimit:
-    """Counts what a start makes, batch by batch. A row counts once, however often it is tried.
+    """Counts the failed images of one start. A row counts once, however often it is tried.
 
     Args:
-        limit: a number of failed images, a share of all done such as `5%`, or None.
+        limit: a number of failed images, a share of all that are done such as `5%`, or None.
     """
 
     def __init__(self, limit: int | str | None) -> None:
         self._limit = limit
         self._num_ok = self._num_failed = 0
-        """Of shards that are committed."""
+        """Images of committed shards."""
         self._under_way_ok: Counter[int] = Counter()
         self._under_way_failed: Counter[int] = Counter()
-        """Shard -> rows of the attempt that is running."""
-        self._aside: Counter[int] = Counter()
-        """Shard -> rows that no attempt tries any more; its last attempt counts them, too."""
+        """Shard -> images of the attempt that is running."""
+        self._set_aside: Counter[int] = Counter()
+        """Shard -> rows that are not tried again; the shard's last attempt counts them too."""
 
     def add(self, event: Event) -> None:
-        """Take an event into account."""
+        """Count an event."""
         match event:
             case BatchDone():
                 self._under_way_ok[event.shard] += event.num_ok
@@ -36,30 +36,30 @@ class FailureLimit:
                 self._forget_attempt(event.shard)
             case RowSetAside():
                 self._forget_attempt(event.shard)
-                self._aside[event.shard] += 1
+                self._set_aside[event.shard] += 1
             case ShardDone():
                 self._forget_attempt(event.shard)
-                del self._aside[event.shard]
+                del self._set_aside[event.shard]
                 self._num_ok += event.num_ok
                 self._num_failed += event.num_failed
 
     @property
     def exceeded(self) -> str | None:
-        """Why the run should stop, if it should."""
+        """Why the run should stop; None if it should not."""
         if self._limit is None:
             return None
-        num_failed = self._num_failed + (self._under_way_failed | self._aside).total()
+        num_failed = self._num_failed + (self._under_way_failed | self._set_aside).total()
         num_done = self._num_ok + self._under_way_ok.total() + num_failed
         match self._limit:
             case int(most):
                 over = num_failed > most
             case text:
                 share = float(text.removesuffix("%")) / 100
-                over = num_done >= FEWEST_JUDGED and num_failed > share * num_done
+                over = num_done >= MIN_DONE and num_failed > share * num_done
         if not over:
             return None
         return f"{num_failed:,} of {num_done:,} images failed, and max_failures is {self._limit}"
 
     def _forget_attempt(self, shard: int) -> None:
-        """The next attempt counts what this one has stored, as found."""
+        """Drop an attempt's counts: the next attempt counts its stored images again, as found."""
         del self._under_way_ok[shard], self._under_way_failed[shard]

@@ -1,7 +1,4 @@
-"""What a person sees while a run goes on.
-
-Owns the words. How they are shown, `jobs.progress.displays` knows.
-"""
+"""A run's events as lines of text; `jobs.progress.displays` shows them."""
 
 from rich.console import Console
 
@@ -20,27 +17,27 @@ from nightpress.pipelines.formatting import duration, plural
 
 
 def display_for(console: Console) -> Display[Event]:
-    """A live display where the console is a terminal, plain lines where it is not."""
-    return display(console, RunTeller())
+    """A live display on a terminal, plain lines elsewhere."""
+    return display(console, RunProgressText())
 
 
-class RunTeller:
-    """The words for a run's events."""
+class RunProgressText:
+    """Turns a run's events into text, and keeps count of its progress."""
 
     def __init__(self) -> None:
         self._tally = Tally()
 
     def add(self, event: Event) -> str | None:
-        """Take an event into account; what is news comes back as text."""
+        """Record an event; returns a line to print, if the event is worth one."""
         self._tally.add(event)
-        return news(event)
+        return event_line(event)
 
     def line(self) -> str:
-        """How far the run is; empty before it is planned."""
+        """The progress so far, in one line; empty before the run is planned."""
         return progress_line(self._tally) if self._tally.num_images else ""
 
     def share(self) -> tuple[int, int]:
-        """Images that need nothing more, of all."""
+        """Images that are done, and all images."""
         return self._tally.num_done, self._tally.num_images
 
 
@@ -57,21 +54,22 @@ def progress_line(tally: Tally) -> str:
     return " · ".join(part for part in parts if part)
 
 
-def news(event: Event) -> str | None:
-    """The event as a line, where it is worth one."""
+def event_line(event: Event) -> str | None:
+    """The event as a line of text; None if it is not worth one."""
     match event:
         case Message(text=text, warning=warning):
             return f"warning: {text}" if warning else text
         case Planned() if event.num_done:
-            return f"going on: {event.num_done:,} of {event.num_images:,} images are done already"
+            return f"resuming: {event.num_done:,} of {event.num_images:,} images are already done"
         case Planned():
             return f"{event.num_images:,} images in {plural(event.num_shards, 'shard')}"
         case ActorJoined():
-            return f"an actor on {event.node} has its model; {plural(event.num_actors, 'actor')}"
+            actors = plural(event.num_actors, "actor")
+            return f"an actor on {event.node} has loaded its model; {actors} ready"
         case ActorLost():
             return (
-                f"warning: an actor on {event.node} is gone ({event.reason}); "
-                f"{plural(event.num_actors, 'actor')} left, its shards go to others"
+                f"warning: lost an actor on {event.node} ({event.reason}); "
+                f"{plural(event.num_actors, 'actor')} left, which get its shards"
             )
         case ShardRetried():
             return f"warning: shard {event.shard}, attempt {event.attempt} failed: {event.reason}"

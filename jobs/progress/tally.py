@@ -17,7 +17,7 @@ from nightpress.pipelines.shards.events import BatchDone, ShardDone, ShardLeft
 
 @dataclass
 class Tally:
-    """How far a run is. An image counts once, however often its shard was tried."""
+    """How far a run is. An image counts once, however often its shard is tried."""
 
     num_images: int = 0
     num_shards: int = 0
@@ -25,23 +25,23 @@ class Tally:
     done_before: int = 0
     clock: Callable[[], float] = time.monotonic
     num_made: int = 0
-    """Images sampled and stored since this start; others were found in the store."""
+    """Images sampled and stored since this start; the others were found in the store."""
     committed_ok: int = 0
     committed_failed: int = 0
-    """Both of shards that were committed since this start."""
+    """Both count shards that were committed since this start."""
     under_way: dict[int, tuple[int, int]] = field(default_factory=dict)
     """Shard -> (ok, failed) of the attempt that is running."""
     rate_from: tuple[float, int] | None = None
-    """When the first batch was done, and its images: they were made before that moment."""
+    """When the first batch was done, and its number of images; the rate counts from there."""
     started_at: float = 0.0
     num_under_way: tuple[int, int] = (0, 0)
-    """(ok, failed) of all shards in `under_way`: every event asks for it."""
+    """(ok, failed) of all shards in `under_way`, kept up to date because every event needs it."""
 
     def __post_init__(self) -> None:
         self.started_at = self.clock()
 
     def add(self, event: Event) -> None:
-        """Take an event into account."""
+        """Count an event."""
         match event:
             case Planned():
                 self.num_images, self.num_shards = event.num_images, event.num_shards
@@ -49,20 +49,20 @@ class Tally:
             case ActorJoined() | ActorLost():
                 self.num_actors = event.num_actors
             case ShardRetried() | RowSetAside() | ShardLeft():
-                self._note(event.shard, None)
+                self._set_under_way(event.shard, None)
             case BatchDone():
                 ok, failed = self.under_way.get(event.shard, (0, 0))
-                self._note(event.shard, (ok + event.num_ok, failed + event.num_failed))
+                self._set_under_way(event.shard, (ok + event.num_ok, failed + event.num_failed))
                 self.num_made += event.num_sampled
                 if self.rate_from is None and event.num_sampled:
                     self.rate_from = (self.clock(), self.num_made)
             case ShardDone():
-                self._note(event.shard, None)
+                self._set_under_way(event.shard, None)
                 self.committed_ok += event.num_ok
                 self.committed_failed += event.num_failed
 
-    def _note(self, shard: int, counts: tuple[int, int] | None) -> None:
-        """What is under way of a shard; nothing, if it is None."""
+    def _set_under_way(self, shard: int, counts: tuple[int, int] | None) -> None:
+        """Replace a shard's counts under way; None removes them."""
         before, after = self.under_way.pop(shard, (0, 0)), counts or (0, 0)
         ok, failed = self.num_under_way
         self.num_under_way = ok - before[0] + after[0], failed - before[1] + after[1]
@@ -71,7 +71,7 @@ class Tally:
 
     @property
     def num_ok(self) -> int:
-        """Images that this start knows to be stored."""
+        """Images that are stored, as far as this start has seen."""
         return self.committed_ok + self.num_under_way[0]
 
     @property
@@ -81,7 +81,7 @@ class Tally:
 
     @property
     def num_done(self) -> int:
-        """Images that need nothing more, those of earlier starts included."""
+        """Images that are done, including those of earlier starts."""
         return self.done_before + self.num_ok + self.num_failed
 
     @property
@@ -91,15 +91,15 @@ class Tally:
 
     @property
     def images_per_s(self) -> float | None:
-        """Since the first batch that this start sampled; None before there is one to speak of."""
+        """Rate after the first batch that this start sampled; None within its first second."""
         if self.rate_from is None:
             return None
-        moment, number = self.rate_from
-        elapsed_s, made = self.clock() - moment, self.num_made - number
-        return made / elapsed_s if made and elapsed_s > 1.0 else None
+        since, num_before = self.rate_from
+        elapsed_s, num_made = self.clock() - since, self.num_made - num_before
+        return num_made / elapsed_s if num_made and elapsed_s > 1.0 else None
 
     @property
     def left_s(self) -> float | None:
-        """Seconds to go at the rate so far."""
+        """Seconds left at the rate so far."""
         rate = self.images_per_s
         return None if not rate else (self.num_images - self.num_done) / rate

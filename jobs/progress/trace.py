@@ -1,4 +1,4 @@
-"""What the actors of a run did with their time: in shares, in words, and as a trace for Chrome."""
+"""What the actors of a run did with their time: as shares, as text, and as a Chrome trace."""
 
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -11,27 +11,27 @@ from nightpress.pipelines.shards.timeline import Activity, Span, TimeSpent
 
 
 def shares(spent: Iterable[TimeSpent]) -> dict[str, float]:
-    """Activity -> its share of the time of all actors; empty where no time was spent."""
-    seconds = dict.fromkeys(Activity, 0.0)
-    for each in spent:
-        for activity, value in each.seconds.items():
-            seconds[activity] += value
-    total = sum(seconds.values())
-    return {str(name): value / total for name, value in seconds.items()} if total else {}
+    """Activity -> its share of the time of all actors; empty if no time was spent."""
+    totals = dict.fromkeys(Activity, 0.0)
+    for actor in spent:
+        for activity, seconds in actor.seconds.items():
+            totals[activity] += seconds
+    all_s = sum(totals.values())
+    return {str(activity): seconds / all_s for activity, seconds in totals.items()} if all_s else {}
 
 
 @dataclass(frozen=True)
 class BetweenBatches:
-    """From the end of an actor's batch to the beginning of its next, by the host's clock."""
+    """Pauses from the end of an actor's batch to the start of its next, by the host's clock."""
 
     median_ms: float
     p95_ms: float
-    """95 of 100 are shorter."""
+    """95th percentile."""
 
 
 def between_batches(spent: Iterable[TimeSpent]) -> BetweenBatches | None:
-    """Of the latest batches of all actors; None where no batch followed another."""
-    pauses_ms = [1000 * pause for each in spent for pause in each.between_batches_s]
+    """The pauses between the latest batches of all actors; None if no batch followed another."""
+    pauses_ms = [1000 * pause for actor in spent for pause in actor.between_batches_s]
     if not pauses_ms:
         return None
     median, p95 = np.percentile(pauses_ms, [50, 95])
@@ -39,7 +39,7 @@ def between_batches(spent: Iterable[TimeSpent]) -> BetweenBatches | None:
 
 
 def time_lines(shares: Mapping[str, float], between: BetweenBatches | None) -> list[str]:
-    """`actors: busy 93.1%, waiting for input 4.2%, ...`; nothing where none worked."""
+    """`actors: busy 93.1%, waiting for input 4.2%, ...`; no lines if no actor worked."""
     parts = [f"{name} {share:.1%}" for name, share in shares.items() if share]
     lines = [f"actors: {', '.join(parts)}"] if parts else []
     if between is not None:
@@ -48,31 +48,31 @@ def time_lines(shares: Mapping[str, float], between: BetweenBatches | None) -> l
 
 
 def chrome_trace(spent: Sequence[TimeSpent]) -> str:
-    """JSON in the Trace Event Format, for chrome://tracing or ui.perfetto.dev: a row an actor.
+    """JSON in the Trace Event Format, one row per actor, for chrome://tracing or ui.perfetto.dev.
 
-    Where an actor's timeline was longer than what is kept of it, an instant event says so.
+    If only the start of an actor's timeline was kept, an instant event says so.
     """
     return json.dumps({"traceEvents": list(_events(spent)), "displayTimeUnit": "ms"})
 
 
 def _events(spent: Sequence[TimeSpent]) -> Iterator[dict[str, Any]]:
-    for row, each in enumerate(spent):
-        place = {"pid": 0, "tid": row}
-        yield {"ph": "M", "name": "thread_name", "args": {"name": each.worker}, **place}
-        for span in each.spans:
+    for row, actor in enumerate(spent):
+        thread = {"pid": 0, "tid": row}
+        yield {"ph": "M", "name": "thread_name", "args": {"name": actor.worker}, **thread}
+        for span in actor.spans:
             yield {
                 "ph": "X",
                 "name": str(span.activity),
                 "ts": _us(span.began),
                 "dur": _us(span.seconds),
-                **place,
+                **thread,
             }
-        if each.num_dropped and each.spans:
-            yield _cut(each.spans[-1], each.num_dropped) | place
+        if actor.num_dropped and actor.spans:
+            yield _truncation(actor.spans[-1], actor.num_dropped) | thread
 
 
-def _cut(last: Span, num_dropped: int) -> dict[str, Any]:
-    name = f"cut here: {num_dropped:,} later stretches are not kept"
+def _truncation(last: Span, num_dropped: int) -> dict[str, Any]:
+    name = f"timeline cut here: {num_dropped:,} later spans were not kept"
     return {"ph": "i", "s": "t", "name": name, "ts": _us(last.began + last.seconds)}
 
 

@@ -1,1 +1,1 @@
-"""What one can do with a run: make, plan, preview, check, repair and reproduce it."""
+"""What can be done with a run: plan, preview, make, check, repair and reproduce it."""

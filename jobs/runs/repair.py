@@ -1,9 +1,9 @@
-"""What is done to a run that was made: rows made again, plans mended, strays swept.
+"""Changes to a run that was made: rows made again, plan parts rewritten, orphans deleted.
 
-All of it under the run's lease. What is wrong with a run, others find.
+Each holds the run's lease while it works. Finding out what is wrong is the caller's part.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from nightpress.jobs.cluster.connection import cluster
@@ -12,13 +12,20 @@ from nightpress.jobs.dispatch.config import dispatch_config_of
 from nightpress.jobs.dispatch.first_actor import FirstActor
 from nightpress.jobs.progress.events import Event, Planned
 from nightpress.jobs.progress.failure_limit import FailureLimit
-from nightpress.jobs.runs.runner import actor_factory, as_it_honours, dispatching, stopping_for_good
+from nightpress.jobs.runs.shared import (
+    OnEvent,
+    actor_factory,
+    create_only_store,
+    dispatching,
+    failures_as_run_stopped,
+    ignore,
+)
 from nightpress.pipelines.job.spec import RunSpec
 from nightpress.pipelines.planning import manifest_changes, rewrite_plan_part
 from nightpress.pipelines.reporting.report import write_report
-from nightpress.pipelines.run_directory.commit import failed_rows, read_commit
+from nightpress.pipelines.run_directory import orphans
+from nightpress.pipelines.run_directory.commit import read_commit
 from nightpress.pipelines.run_directory.lease import Lease, held, require_free
-from nightpress.pipelines.run_directory.orphans import delete_orphans
 from nightpress.pipelines.run_directory.reader import Run
 from nightpress.pipelines.run_directory.record import refuse_changes
 from nightpress.pipelines.shards.work import Amendment
@@ -27,69 +34,65 @@ from nightpress.pipelines.storage import Store
 
 @dataclass(frozen=True)
 class RepairResult:
-    """How it ended."""
+    """How rows that were made again turned out."""
 
     url: str
     num_rows: int
-    """Made again, or committed again."""
+    """Rows made again, or only committed again."""
     num_ok: int
     num_failed: int
     num_same: int
-    """Of those that were stored before: they have the bytes that their metadata named."""
+    """Images that were stored before and now have the bytes that their metadata named."""
     num_different: int
+    """Images that were stored before and now have other bytes."""
 
 
-def failed_amendments(run: Run) -> dict[int, Amendment]:
-    """Shard -> its rows that failed."""
-    found = ((shard, failed_rows(run.store, shard)) for shard in run.committed)
-    return {shard: Amendment(rows) for shard, rows in found if rows}
-
-
-def remake(
+def repair_rows(
     run: Run,
     spec: RunSpec,
     amendments: Mapping[int, Amendment],
-    on_event: Callable[[Event], None] = lambda event: None,
+    on_event: OnEvent = ignore,
     *,
     take_over: bool = False,
 ) -> RepairResult:
-    """Make rows of committed shards again and put them in their metadata.
+    """Make rows of committed shards again and replace them in the metadata.
 
     Args:
-        run: which.
-        spec: its job, on the cluster and with the failure limit that are meant here.
+        run: the run to repair.
+        spec: its job, with the cluster and the failure limit of this repair.
         amendments: shard -> rows.
         on_event: called with every event.
-        take_over: push aside another start that works on the same run.
+        take_over: take over from another process that works on this run.
 
     Raises:
-        RunHeld: another start works on it.
-        ChangedRunError: the model is not that of the run any more.
+        RunHeld: another process works on this run.
+        ChangedRunError: the model is no longer the one that the run was made with.
         RunStopped: stopped early; what was made is kept.
     """
-    run = Run(as_it_honours(run.store, on_event), run.record)
-    before = {shard: _sums(run.store, shard, amends) for shard, amends in amendments.items()}
+    run = Run(create_only_store(run.store, on_event), run.record)
+    before = {shard: _hashes(run.store, shard, amends) for shard, amends in amendments.items()}
     free = require_free(run.store, take_over)
     with cluster(spec.cluster):
         require_store_on_every_node(spec.cluster, run.store)
-        # Before any actor: those of a run that is taken over hold the room for ours.
+        # The lease comes before any actor: the actors of a process that is taken over still
+        # occupy the places that ours need.
         with held(run.store, free) as lease:
-            for event in _made(run, spec, lease, amendments):
+            for event in _repair(run, spec, lease, amendments):
                 on_event(event)
     return _compared(run, amendments, before)
 
 
-def mend_plans(
-    run: Run, shards: Sequence[int], on_event: Callable[[Event], None], take_over: bool = False
+def rewrite_plan_parts(
+    run: Run, shards: Sequence[int], on_event: OnEvent = ignore, *, take_over: bool = False
 ) -> None:
     """Write the parts of the plan that hold some shards again.
 
     Raises:
-        RunHeld: another start works on the run.
-        LeaseLost: another start has taken it over.
-        ChangedRunError: the manifest is not what it was.
+        RunHeld: another process works on this run.
+        LeaseLost: another process took the run over.
+        ChangedRunError: the manifest has changed since the run was started.
     """
-    store, record = as_it_honours(run.store, on_event), run.record
+    store, record = create_only_store(run.store, on_event), run.record
     with held(store, require_free(store, take_over)) as lease:
         refuse_changes(store, manifest_changes(record.layout, record.spec))
         for first in sorted({record.layout.part_of(shard).first_shard for shard in shards}):
@@ -97,21 +100,23 @@ def mend_plans(
             rewrite_plan_part(record.spec, record.model, record.layout, store, first)
 
 
-def remove_orphans(
-    run: Run, on_event: Callable[[Event], None], take_over: bool = False
-) -> list[str]:
-    """Delete what no commit names, looked at anew while nobody else may work on the run.
+def delete_orphans(
+    run: Run, on_event: OnEvent = ignore, *, take_over: bool = False
+) -> tuple[str, ...]:
+    """Delete the images and packs that no commit names; returns their paths.
+
+    They are looked up again under the lease, when no other process may work on the run.
 
     Raises:
-        RunHeld: another start works on the run.
-        LeaseLost: another start has taken it over.
+        RunHeld: another process works on this run.
+        LeaseLost: another process took the run over.
     """
-    store = as_it_honours(run.store, on_event)
+    store = create_only_store(run.store, on_event)
     with held(store, require_free(store, take_over)) as lease:
-        return delete_orphans(Run(store, run.record), lease.fence)
+        return tuple(orphans.delete_orphans(Run(store, run.record), lease.fence))
 
 
-def _made(
+def _repair(
     run: Run, spec: RunSpec, lease: Lease, amendments: Mapping[int, Amendment]
 ) -> Iterator[Event]:
     store, record = run.store, run.record
@@ -119,12 +124,12 @@ def _made(
     first = FirstActor(factory, spec.cluster.load_timeout_s, lease.require)
     model = yield from first.start()
     refuse_changes(store, record.changes(spec, model, factory.device))
-    num_images = sum(len(each.rows) for each in amendments.values())
+    num_images = sum(len(amends.rows) for amends in amendments.values())
     yield Planned(num_images=num_images, num_shards=len(amendments), num_done=0)
-    terms = dispatch_config_of(spec, lease, look_first=True)
+    config = dispatch_config_of(spec, lease, look_first=True)
     limit = FailureLimit(spec.cluster.max_failures)
-    with stopping_for_good():
-        with dispatching(store, record, factory, terms, lease, limit) as dispatcher:
+    with failures_as_run_stopped():
+        with dispatching(store, record, factory, config, lease, limit) as dispatcher:
             dispatcher.pool.adopt(first.handle)
             for event in dispatcher.run(sorted(amendments), amendments):
                 limit.add(event)
@@ -133,13 +138,13 @@ def _made(
         write_report(run, store)
 
 
-def _sums(store: Store, shard: int, amends: Amendment) -> list[str | None]:
-    """The sha256 that a commit has for the rows; None where it has none, or cannot be read."""
+def _hashes(store: Store, shard: int, amends: Amendment) -> list[str | None]:
+    """Each row's sha256 in the commit; None if it has none or the commit cannot be read."""
     if amends.recommits:
         return [None] * len(amends.rows)
     part = read_commit(store, shard, ["sha256"])
-    sums: list[str | None] = part.column("sha256").take(list(amends.rows)).to_pylist()
-    return sums
+    hashes: list[str | None] = part.column("sha256").take(list(amends.rows)).to_pylist()
+    return hashes
 
 
 def _compared(
@@ -148,13 +153,13 @@ def _compared(
     num_ok = num_failed = num_same = num_different = 0
     for shard, amends in amendments.items():
         part = read_commit(run.store, shard, ["status", "sha256"]).take(list(amends.rows))
-        statuses, sums = (part.column(name).to_pylist() for name in ("status", "sha256"))
+        statuses, hashes = (part.column(name).to_pylist() for name in ("status", "sha256"))
         num_ok += statuses.count("ok")
         num_failed += statuses.count("failed")
-        pairs = zip(before[shard], sums, strict=True)
-        stored = [(was, now) for was, now in pairs if was is not None and now is not None]
-        num_same += sum(was == now for was, now in stored)
-        num_different += sum(was != now for was, now in stored)
+        pairs = zip(before[shard], hashes, strict=True)
+        stored = [(old, new) for old, new in pairs if old is not None and new is not None]
+        num_same += sum(old == new for old, new in stored)
+        num_different += sum(old != new for old, new in stored)
     return RepairResult(
         url=run.url,
         num_rows=num_ok + num_failed,

@@ -1,6 +1,6 @@
-"""`run`: the whole story of a run, from a job to a finished image set.
+"""`run`: one start of a run, from the job's checks to the report.
 
-Owns the order of things. What each of them is, the rooms beside this one know.
+Decides the order of the steps; the other modules of this folder carry them out.
 """
 
 import time
@@ -8,15 +8,14 @@ from collections.abc import Callable, Generator, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 
-from nightpress.diffusion_core.models.loading import ModelSpec
-from nightpress.jobs.cluster.connection import alive_nodes, cluster, resolved_gpus, spread_map
+from nightpress.diffusion_core.models.loading import ModelInfo
+from nightpress.jobs.cluster.connection import cluster
 from nightpress.jobs.cluster.preflight import require_store_on_every_node
 from nightpress.jobs.dispatch.actor import ActorFactory
 from nightpress.jobs.dispatch.batch_size import decide_batch_sizes, resolve_batch_size
-from nightpress.jobs.dispatch.config import DispatchConfig, dispatch_config_of
-from nightpress.jobs.dispatch.dispatcher import Dispatcher
+from nightpress.jobs.dispatch.config import dispatch_config_of
 from nightpress.jobs.dispatch.first_actor import FirstActor
-from nightpress.jobs.errors import ClusterError, IncompleteRun, RunStopped
+from nightpress.jobs.errors import IncompleteRun, RunStopped
 from nightpress.jobs.progress.events import Event, Message, Planned
 from nightpress.jobs.progress.failure_limit import FailureLimit
 from nightpress.jobs.progress.tally import Tally
@@ -27,16 +26,24 @@ from nightpress.jobs.progress.trace import (
     shares,
     time_lines,
 )
-from nightpress.jobs.signals import first_interruption
-from nightpress.pipelines.errors import ManifestError, StoreError
+from nightpress.jobs.runs.shared import (
+    OnEvent,
+    actor_factory,
+    create_only_store,
+    dispatching,
+    failures_as_run_stopped,
+    ignore,
+    planning_mapper,
+)
+from nightpress.jobs.runs.table_manifest import TableManifest, kept_path, with_kept_table
+from nightpress.pipelines.errors import Change
 from nightpress.pipelines.job.spec import RunSpec
-from nightpress.pipelines.models.location import absolute_source
+from nightpress.pipelines.manifest.frames import Frame
 from nightpress.pipelines.planning import (
-    Mapper,
+    PlanLayout,
     check,
     cut_into_shards,
     manifest_changes,
-    rewrite_plan_part,
     write_plan,
 )
 from nightpress.pipelines.reporting.report import write_report
@@ -57,16 +64,11 @@ from nightpress.pipelines.run_directory.record import (
     new_record,
     read_record,
     refuse_changes,
-    threads_for,
 )
-from nightpress.pipelines.run_directory.summary_index import summary_index_kept
 from nightpress.pipelines.shards.timeline import TimeSpent
-from nightpress.pipelines.storage import Store, find, is_local
+from nightpress.pipelines.storage import Store, find
 
-READS_BACK = (
-    "this store lets a name be written twice (it ignores If-None-Match: *); every name is looked "
-    "for before it is written and read afterwards, which keeps the promise for one driver"
-)
+Trace = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -74,90 +76,65 @@ class RunResult:
     """How a run ended."""
 
     url: str
+    """URL of the run directory."""
     num_images: int
     num_ok: int
     num_failed: int
     num_made: int
-    """Images made since this start; the others were there."""
+    """Images made by this start; earlier starts made the others."""
     elapsed_s: float
     images_per_s: float | None
-    """Since the first batch, which warms the model up; None where nothing was made after it."""
+    """Rate after the first batch, which warms the model up; None if nothing was made after it."""
     time_shares: dict[str, float]
-    """What the actors did with their time: busy, waiting for input or output, and so on."""
+    """Activity -> share of the actors' time: busy, waiting for input, waiting for output, ..."""
     between_batches: BetweenBatches | None
-    """By the host's clock, from the end of one batch's sampling to the beginning of the next; None
-    without two batches."""
+    """Pauses between one batch and the next; None without two batches."""
 
 
 def run(
     spec: RunSpec,
-    on_event: Callable[[Event], None] = lambda event: None,
+    on_event: OnEvent = ignore,
     *,
+    manifest: Frame | None = None,
     take_over: bool = False,
     deadline_at: float | None = None,
-    trace: Callable[[str], None] | None = None,
+    trace: Trace | None = None,
 ) -> RunResult:
-    """Run a job to its end, or go on with one that was interrupted.
+    """Make every image of a job, or resume an interrupted run.
 
     Args:
         spec: the job.
-        on_event: called with every event, for those who show progress.
-        take_over: push aside another start that works on the same run.
-        deadline_at: stop in time for all that is begun to be committed by then; seconds since
-            the epoch.
-        trace: called at the end, an early one too, with what the actors did when, in Chrome's
-            trace format; not where the run ends before they have anything to do.
+        on_event: called with every event, to show progress.
+        manifest: a pyarrow Table, or a pandas or polars frame, whose rows are made instead of the
+            job's `manifest`. The run keeps it, so resuming needs neither; an index is not read.
+        take_over: take over from another process that works on this run.
+        deadline_at: stop cleanly by this time, in seconds since the epoch.
+        trace: called once at the end, even an early one, with what the actors did when, as a
+            Chrome trace; not called if the run ends before the actors have work.
+
+    Returns:
+        The counts, the rate, and where the images are.
 
     Raises:
         SpecError, ManifestError, ModelError, StoreDenied, ClusterError: nothing was written.
-        ChangedRunError: the run directory belongs to a job that has changed since.
-        RunHeld: another start works on it.
-        LeaseLost: another start took it over; this one stopped.
-        RunStopped: stopped early; calling this again goes on from there.
+        ChangedRunError: the run directory was started by another job or manifest.
+        RunHeld: another process works on this run.
+        LeaseLost: another process took the run over; this one stopped.
+        RunStopped: stopped early; call this again to resume.
     """
+    table = None if manifest is None else TableManifest.of(manifest)
+    session = _Session(spec, table, on_event, take_over, deadline_at, trace)
     tally = Tally()
-    store = Store(spec.url, spec.storage)
-    store.check()
-    find(spec.manifests, spec.storage)
-    press = _Press(spec, take_over, deadline_at, on_event, traced=trace is not None)
-    with _actors_time_told(press, on_event, trace), closing(press.events(store)) as events:
+    with session.reporting_time(), closing(session.events()) as events:
         for event in events:
             tally.add(event)
             on_event(event)
-    ended, spent = press.progress, press.spent or []
-    assert ended is not None  # noqa: S101 - events end in an error or in the totals
-    return RunResult(
-        url=spec.url,
-        num_images=ended.num_images,
-        num_ok=ended.num_ok,
-        num_failed=ended.num_failed,
-        num_made=tally.num_made,
-        elapsed_s=tally.elapsed_s,
-        images_per_s=tally.images_per_s,
-        time_shares=shares(spent),
-        between_batches=between_batches(spent),
-    )
-
-
-@contextmanager
-def _actors_time_told(
-    press: "_Press", on_event: Callable[[Event], None], trace: Callable[[str], None] | None
-) -> Iterator[None]:
-    """Tell what the actors did, however the run ends."""
-    try:
-        yield
-    finally:
-        spent = press.spent
-        if spent is not None and press.progress is None:  # there is no result that says it
-            for line in time_lines(shares(spent), between_batches(spent)):
-                on_event(Message(line))
-        if spent is not None and trace is not None:
-            trace(chrome_trace(spent))
+    return session.result(tally)
 
 
 @dataclass(frozen=True)
-class _Claimed:
-    """A run directory that is this start's own, and the actor that is at hand for it."""
+class _HeldRun:
+    """A run directory that this start holds, and the first actor, which is ready for it."""
 
     store: Store
     record: RunRecord
@@ -167,142 +144,159 @@ class _Claimed:
     resumed: bool
 
 
-def as_it_honours(store: Store, on_event: Callable[[Event], None]) -> Store:
-    """The store, reading back what it writes if it lets names be written twice."""
-    if store.honours_create_only():
-        return store
-    on_event(Message(READS_BACK, warning=True))
-    return store.reading_back()
-
-
-def actor_factory(spec: RunSpec, traced: bool = False) -> ActorFactory:
-    """Actors as the job asks for them, on the cluster that is connected."""
-    gpus = resolved_gpus(spec.cluster.gpus_per_actor)
-    cpus = spec.cluster.cpus_per_actor
-    return ActorFactory(
-        spec=_absolute_model(spec.model),
-        options=spec.storage,
-        cpus=cpus,
-        gpus=gpus,
-        threads=threads_for(spec, "cuda" if gpus else "cpu"),
-        traced=traced,
-    )
-
-
-def _absolute_model(model: ModelSpec) -> ModelSpec:
-    """The model with its local sources by their full paths: actors stand elsewhere.
-
-    A full path may end in another name, where there are links; LoRAs are called as the job has it.
-    """
-    loras = {
-        name: tuple(
-            lora.model_copy(update={"source": absolute_source(lora.source), "name": lora.label})
-            for lora in getattr(model, name)
-        )
-        for name in ("loras", "row_loras")
-    }
-    return model.model_copy(update={"source": absolute_source(model.source), **loras})
-
-
-def planning_mapper(spec: RunSpec) -> Mapper:
-    """Ray tasks, unless the manifest lies on a disk that only this machine may have."""
-    local = any(is_local(url) for url in spec.manifests)
-    return map if local and len(alive_nodes()) > 1 else spread_map
-
-
-class _Press:
+class _Session:
     """One start of a run, from its checks to its report."""
 
     def __init__(
         self,
         spec: RunSpec,
+        table: TableManifest | None,
+        on_event: OnEvent,
         take_over: bool,
         deadline_at: float | None,
-        on_event: Callable[[Event], None],
-        traced: bool,
+        trace: Trace | None,
     ) -> None:
-        self.spec = spec
+        self._spec = spec if table is None else table.kept_job(spec)
+        self._table = table
         self._on_event = on_event
-        self._traced = traced
-        self.spent: list[TimeSpent] | None = None
-        """What the actors did with their time, once they were given work and it has ended."""
-        self.progress: RunProgress | None = None
-        """The totals, once every shard is committed."""
         self._take_over, self._deadline_at = take_over, deadline_at
+        self._trace = trace
+        self._time_spent: list[TimeSpent] | None = None
+        """What the actors did, once they have had work and are finished."""
+        self._progress: RunProgress | None = None
+        """The totals, once every shard is committed."""
 
-    def events(self, store: Store) -> Generator[Event, None, None]:
-        """The whole of it."""
-        store = as_it_honours(store, self._on_event)
-        free = require_free(store, self._take_over, self._watching)
+    def events(self) -> Generator[Event, None, None]:
+        """Carry the run out, yielding what happens."""
+        store = self._checked_store()
+        free = require_free(store, self._take_over, self._on_waiting)
         record = read_record(store)
         if record is not None:
-            job_changes = record.spec.changes(self.spec)
-            refuse_changes(store, job_changes or manifest_changes(record.layout, self.spec))
-        with cluster(self.spec.cluster):
-            require_store_on_every_node(self.spec.cluster, store)
+            refuse_changes(store, self._changes(store, record))
+        with cluster(self._spec.cluster):
+            require_store_on_every_node(self._spec.cluster, store)
             if record is None:
                 yield from self._begin(store, free)
             else:
-                # Before any actor: those of a run that is taken over hold the room for ours.
+                # The lease comes before any actor: the actors of a process that is taken over
+                # still occupy the places that ours need.
                 with held(store, free) as lease:
-                    yield from self._go_on(store, record, lease)
+                    yield from self._resume(store, record, lease)
 
-    def _watching(self, claim: Holder) -> None:
-        text = f"this run was begun by {claim}; watching for {SILENCE_S:.0f} s whether it still is"
-        self._on_event(Message(text))
+    def result(self, tally: Tally) -> RunResult:
+        """How the run ended, after all events."""
+        progress, spent = self._progress, self._time_spent or []
+        assert progress is not None  # noqa: S101 - events end in an error or in the totals
+        return RunResult(
+            url=self._spec.url,
+            num_images=progress.num_images,
+            num_ok=progress.num_ok,
+            num_failed=progress.num_failed,
+            num_made=tally.num_made,
+            elapsed_s=tally.elapsed_s,
+            images_per_s=tally.images_per_s,
+            time_shares=shares(spent),
+            between_batches=between_batches(spent),
+        )
+
+    @contextmanager
+    def reporting_time(self) -> Iterator[None]:
+        """Around the run: report what the actors did with their time, however it ends."""
+        try:
+            yield
+        finally:
+            spent = self._time_spent
+            if spent is not None and self._progress is None:  # no result will say it
+                for line in time_lines(shares(spent), between_batches(spent)):
+                    self._on_event(Message(line))
+            if spent is not None and self._trace is not None:
+                self._trace(chrome_trace(spent))
+
+    def _checked_store(self) -> Store:
+        """The run directory's store; fails in seconds if it or the manifest cannot be reached."""
+        store = Store(self._spec.url, self._spec.storage)
+        store.check()
+        if self._table is None:
+            self._spec = with_kept_table(self._spec, store)
+            find(self._spec.manifests, self._spec.storage)
+        return create_only_store(store, self._on_event)
+
+    def _changes(self, store: Store, record: RunRecord) -> list[Change]:
+        """How the job and its manifest differ from those that the run was started with."""
+        if self._table is None or kept_path(record) is None:
+            job_changes = record.spec.changes(self._spec)
+            return job_changes or manifest_changes(record.layout, self._spec)
+        # Equal tables may be different bytes, and so have different names.
+        self._spec = self._spec.model_copy(update={"manifest": record.spec.manifest})
+        return record.spec.changes(self._spec) or self._table.changes(store, record)
+
+    def _on_waiting(self, claim: Holder) -> None:
+        self._on_event(
+            Message(
+                f"this run is held by {claim}; watching for {SILENCE_S:.0f} s whether that process "
+                "is still alive"
+            )
+        )
 
     def _begin(self, store: Store, free: FreeLease) -> Iterator[Event]:
-        """A new run: nothing is written before all of it is known to be right."""
-        spec, factory = self.spec, actor_factory(self.spec, self._traced)
+        """Start a new run; nothing is written before everything has been checked."""
+        spec, factory = self._spec, actor_factory(self._spec, self._trace is not None)
         first = self._first_actor(factory, lambda: require_still_free(store, free))
         model = yield from first.start()
         yield from _thread_warning(factory)
         usual = resolve_batch_size(spec, factory.device)
-        loading = first.begin_loading(model.identity, usual)  # beside the planning
-        layout = check(spec, model, usual, mapper=planning_mapper(spec))
-        # A model that does not load leaves nothing behind.
+        loading = first.begin_loading(model.identity, usual)  # while the manifest is checked
+        layout = self._check(model, usual)
+        # If the model does not load, nothing has been written.
         yield from first.finish_loading(loading, model.identity, usual)
         sizes = yield from decide_batch_sizes(spec, model, layout, first)
         layout = cut_into_shards(spec, layout, sizes.largest)
-        record = new_record(spec, model, factory.device, sizes, layout)
         with held(store, free) as lease:
-            record = create_record(store, record)
-            with stopping_for_good():
-                yield from self._make(_Claimed(store, record, lease, factory, first, False))
+            if self._table is not None:
+                layout = self._table.keep(store, layout)
+            record = create_record(store, new_record(spec, model, factory.device, sizes, layout))
+            with failures_as_run_stopped():
+                yield from self._make(_HeldRun(store, record, lease, factory, first, False))
 
-    def _go_on(self, store: Store, record: RunRecord, lease: Lease) -> Iterator[Event]:
-        factory = actor_factory(self.spec, self._traced)
+    def _resume(self, store: Store, record: RunRecord, lease: Lease) -> Iterator[Event]:
+        factory = actor_factory(self._spec, self._trace is not None)
         first = self._first_actor(factory, lease.require)
         model = yield from first.start()
         yield from _thread_warning(factory)
-        refuse_changes(store, record.changes(self.spec, model, factory.device))
-        yield from _version_warnings(record)
-        with stopping_for_good():
-            yield from self._make(_Claimed(store, record, lease, factory, first, True))
+        refuse_changes(store, record.changes(self._spec, model, factory.device))
+        for difference in record.package_differences():
+            yield Message(difference, warning=True)
+        with failures_as_run_stopped():
+            yield from self._make(_HeldRun(store, record, lease, factory, first, True))
 
-    def _first_actor(self, factory: ActorFactory, still_ours: Callable[[], None]) -> FirstActor:
-        def go_on() -> None:
-            still_ours()
+    def _check(self, model: ModelInfo, batch_size: int) -> PlanLayout:
+        if self._table is None:
+            return check(self._spec, model, batch_size, mapper=planning_mapper(self._spec))
+        with self._table.temporary_job(self._spec) as spec:
+            return check(spec, model, batch_size, mapper=planning_mapper(spec))
+
+    def _first_actor(self, factory: ActorFactory, require_lease: Callable[[], None]) -> FirstActor:
+        def keep_waiting() -> None:
+            require_lease()
             if self._deadline_at is not None and time.time() >= self._deadline_at:
-                raise RunStopped("stopped: no actor had started when the deadline came")
+                raise RunStopped("stopped: the deadline came before the first actor had started")
 
-        return FirstActor(factory, self.spec.cluster.load_timeout_s, go_on)
+        return FirstActor(factory, self._spec.cluster.load_timeout_s, keep_waiting)
 
-    def _make(self, run: _Claimed) -> Iterator[Event]:
+    def _make(self, run: _HeldRun) -> Iterator[Event]:
         store, record = run.store, run.record
-        yield from _write_plan(self.spec, store, record)
+        yield from _write_plan(self._spec, store, record)
         try:
-            with summary_index_kept(store):
-                yield from self._dispatch(run)
+            yield from self._dispatch(run)
         except RunStopped:
-            if self._deadline_at is not None:  # complete up to there, the page included
+            if self._deadline_at is not None:  # a clean stop leaves a report of what is done
                 write_report(Run(store, record), store)
             raise
         run.lease.require()
-        self.progress = _require_complete(store, record)
+        self._progress = _require_complete(store, record)
         write_report(Run(store, record), store)
 
-    def _dispatch(self, run: _Claimed) -> Iterator[Event]:
+    def _dispatch(self, run: _HeldRun) -> Iterator[Event]:
         committed = committed_shards(run.store)
         layout = run.record.layout
         yield Planned(
@@ -311,61 +305,30 @@ class _Press:
             num_done=sum(map(layout.shard_images, committed)),
         )
         left = [shard for shard in range(layout.num_shards) if shard not in committed]
-        terms = dispatch_config_of(
-            self.spec, run.lease, look_first=run.resumed, deadline_at=self._deadline_at
+        config = dispatch_config_of(
+            self._spec, run.lease, look_first=run.resumed, deadline_at=self._deadline_at
         )
-        limit = FailureLimit(self.spec.cluster.max_failures)
-        with dispatching(run.store, run.record, run.factory, terms, run.lease, limit) as dispatcher:
+        limit = FailureLimit(self._spec.cluster.max_failures)
+        with dispatching(
+            run.store, run.record, run.factory, config, run.lease, limit
+        ) as dispatcher:
             if left:
                 dispatcher.pool.adopt(run.first.handle)
             try:
                 for event in dispatcher.run(left):
                     limit.add(event)
                     yield event
-            finally:  # while they live: they end with their dispatcher
-                self.spent = dispatcher.pool.time_spent()
-
-
-@contextmanager
-def dispatching(
-    store: Store,
-    record: RunRecord,
-    factory: ActorFactory,
-    terms: DispatchConfig,
-    lease: Lease,
-    limit: FailureLimit,
-) -> Iterator[Dispatcher]:
-    """A dispatcher that stops when it is interrupted, fenced off, or fails too much."""
-    with first_interruption() as asked:
-
-        def reason_to_stop() -> str | None:
-            lease.require()
-            return "asked to stop" if asked.is_set() else limit.exceeded
-
-        def mend(shard: int) -> None:
-            lease.fence.require(store)
-            refuse_changes(store, manifest_changes(record.layout, record.spec))
-            rewrite_plan_part(record.spec, record.model, record.layout, store, shard)
-
-        dispatcher = Dispatcher(
-            store, record, factory, terms, reason_to_stop=reason_to_stop, repair_plan=mend
-        )
-        with closing(dispatcher):
-            yield dispatcher
-
-
-def _version_warnings(record: RunRecord) -> Iterator[Event]:
-    for difference in record.package_differences():
-        yield Message(difference, warning=True)
+            finally:  # the actors end with their dispatcher, so ask them before that
+                self._time_spent = dispatcher.pool.time_spent()
 
 
 def _write_plan(spec: RunSpec, store: Store, record: RunRecord) -> Iterator[Event]:
-    """Write the parts of the plan that are not there yet."""
+    """Write the plan parts that do not exist yet."""
     mapper = planning_mapper(spec)
     written = write_plan(spec, record.model, record.layout, store, mapper=mapper)
     for count, _ in enumerate(written, start=1):
         if count % 10 == 0:
-            yield Message(f"{count} of {len(record.layout.parts)} plan parts are written")
+            yield Message(f"{count} of {len(record.layout.parts)} plan parts written")
 
 
 def _require_complete(store: Store, record: RunRecord) -> RunProgress:
@@ -374,30 +337,21 @@ def _require_complete(store: Store, record: RunRecord) -> RunProgress:
     missing = set(range(record.layout.num_shards)) - set(committed)
     if missing:
         raise IncompleteRun(
-            f"{store.url}: {len(missing)} shards have no commit, the first is {min(missing)}"
+            f"{store.url}: {len(missing)} shards have no commit; the first is shard {min(missing)}"
         )
     progress = run.progress(committed)
     if progress.num_ok + progress.num_failed != record.layout.num_images:
         raise IncompleteRun(
-            f"{store.url}: {progress.num_ok:,} ok and {progress.num_failed:,} failed do not make "
-            f"the {record.layout.num_images:,} images of the plan"
+            f"{store.url}: {progress.num_ok:,} ok and {progress.num_failed:,} failed images do not "
+            f"add up to the {record.layout.num_images:,} images of the plan"
         )
     return progress
-
-
-@contextmanager
-def stopping_for_good() -> Iterator[None]:
-    """Around what writes: from there on a failure stops the run, and the same command goes on."""
-    try:
-        yield
-    except (StoreError, ManifestError, ClusterError) as error:
-        raise RunStopped(str(error)) from error
 
 
 def _thread_warning(factory: ActorFactory) -> Iterator[Event]:
     if factory.threads > 1:
         yield Message(
-            f"with {factory.threads} threads a model on a CPU may round a pixel differently from "
-            "one place in a batch to another; cluster.cpus_per_actor: 1 keeps every bit",
+            f"with {factory.threads} threads, a model on a CPU may round a pixel differently at "
+            "different places in a batch; set cluster.cpus_per_actor to 1 to keep every bit",
             warning=True,
         )

@@ -44,8 +44,9 @@ class RunSpec(Section):
     manifest: Annotated[
         Url | list[Url],
         Field(
+            default_factory=list,
             description="Parquet, CSV, TSV, JSONL or text files: a URL, a folder, a glob, or a "
-            "list of these."
+            "list of these.",
         ),
     ]
     output: Annotated[Url, Field(description="URL of the folder that holds runs.")]
@@ -97,7 +98,7 @@ class RunSpec(Section):
             ("output", self.output),
             ("model", self.model.source),
             *(("LoRA", lora.source) for lora in self.model.all_loras),
-            *(("manifest", url) for url in self.manifests),
+            *(("manifest", url) for url in self._manifests),
         ):
             if has_credentials(url):
                 raise ValueError(f"the {key} URL contains credentials; {ADVICE}")
@@ -119,7 +120,19 @@ class RunSpec(Section):
 
     @property
     def manifests(self) -> list[str]:
-        """The manifest's URLs as a list."""
+        """The manifest's URLs as a list.
+
+        Raises:
+            SpecError: the job names none.
+        """
+        if not self._manifests:
+            raise SpecError(
+                "job: manifest: missing; name its files, or pass a table as the argument `manifest`"
+            )
+        return self._manifests
+
+    @property
+    def _manifests(self) -> list[str]:
         return [self.manifest] if isinstance(self.manifest, str) else list(self.manifest)
 
     @classmethod
@@ -132,7 +145,10 @@ class RunSpec(Section):
         path = Path(path)
         values = read_yaml(path)
         values.setdefault("name", path.name.removesuffix(path.suffix))
-        return cls.from_dict(values, overrides, where=str(path))
+        spec = cls.from_dict(values, overrides, where=str(path))
+        if not spec.manifest:
+            raise SpecError(f"{path}: manifest: missing")
+        return spec
 
     @classmethod
     def from_dict(
@@ -198,9 +214,12 @@ NOT_IN_IDENTITY = ("output", "storage", "cluster")
 
 
 def json_schema() -> dict[str, Any]:
-    """The JSON Schema of a job file, for editors; there `name` is optional."""
+    """The JSON Schema of a job file, for editors.
+
+    A file may leave out `name` but not `manifest`; only Python callers can pass a table instead.
+    """
     schema = RunSpec.model_json_schema()
-    schema["required"] = [key for key in schema["required"] if key != "name"]
+    schema["required"] = ["manifest", *(key for key in schema["required"] if key != "name")]
     schema["properties"]["model"] = {
         "anyOf": [{"type": "string"}, schema["properties"]["model"]],
     }

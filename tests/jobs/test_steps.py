@@ -108,7 +108,7 @@ def test_a_sweep_writes_a_table_of_images_and_figures(steps: Steps, tmp_path: Pa
         (["--seed", "-1"], "--seed"),
         (["--width", "33"], "width 33 is not a multiple of 8"),
         (["-o", "fox.gif"], "-o fox.gif: the output is a PNG"),
-        (["-o", "nowhere/fox.png"], "nowhere is no folder"),
+        (["-o", "nowhere/fox.png"], "nowhere is not a folder"),
     ],
 )
 def test_bad_usage_is_explained_and_nothing_is_written(

@@ -1,5 +1,6 @@
-"""Two nodes that share no disk: Ray's own multi-node cluster, and an S3 server between them."""
+"""Joining clusters: two Ray nodes that share no disk, with an S3 server between them."""
 
+import os
 import subprocess
 import sys
 import time
@@ -17,7 +18,7 @@ from nightpress import jobs
 from nightpress.jobs.cluster import preflight
 from nightpress.jobs.cluster.connection import connect, spread_map
 from nightpress.jobs.errors import ClusterError
-from nightpress.jobs.runs import runner
+from nightpress.jobs.runs import shared
 from nightpress.pipelines import Run, open_run
 from nightpress.pipelines.job.sections import ClusterSpec
 from nightpress.pipelines.job.spec import RunSpec
@@ -48,7 +49,7 @@ with cluster(spec):
 
 
 @pytest.mark.parametrize("ship", [True, False])
-def test_the_package_travels_with_the_job_or_is_found_installed(
+def test_the_package_is_sent_with_the_job_or_found_installed(
     two_nodes: Cluster, tmp_path: Path, ship: bool
 ) -> None:
     code = WHERE.format(address=two_nodes.address, ship=ship)
@@ -61,7 +62,7 @@ def test_the_package_travels_with_the_job_or_is_found_installed(
     assert all(("py_modules" in place) == ship for place in places)
 
 
-def test_an_address_where_nobody_answers_is_said_in_one_line(make_spec: MakeSpec) -> None:
+def test_an_address_without_a_cluster_is_refused_in_one_line(make_spec: MakeSpec) -> None:
     job = make_spec(cluster={"address": "127.0.0.1:9"})
     program = Path(sys.executable).parent / "nightpress"
     path = Path(job.output).parent / "job.yaml"
@@ -85,7 +86,7 @@ def test_a_local_output_that_a_node_does_not_share_is_refused(
     assert not Path(make_spec().output).exists()
 
 
-def test_a_node_that_the_store_does_not_let_in_is_named(
+def test_a_node_that_cannot_write_to_the_store_is_named(
     make_spec: MakeSpec, bucket: Folder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     spec = make_spec(output="s3://no-such-bucket/runs", storage=bucket.options)
@@ -98,7 +99,7 @@ def test_a_node_that_the_store_does_not_let_in_is_named(
 
 
 @pytest.mark.parametrize("address", ["local", "auto"])
-def test_a_ray_that_does_not_come_up_is_said_in_one_line(
+def test_a_ray_that_does_not_start_is_reported_in_one_line(
     address: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def init(**settings: Any) -> None:
@@ -109,17 +110,17 @@ def test_a_ray_that_does_not_come_up_is_said_in_one_line(
         connect(ClusterSpec(address=address))
 
 
-def test_the_streamless_ray_client_is_refused_in_words() -> None:
+def test_ray_client_is_refused_with_the_alternative() -> None:
     with pytest.raises(ClusterError, match="host:6379"):
         connect(ClusterSpec(address="ray://head:10001"))
 
 
-def test_a_manifest_on_one_disk_is_planned_where_that_disk_is(
+def test_a_manifest_on_a_local_disk_is_planned_on_this_machine(
     make_spec: MakeSpec, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(runner, "alive_nodes", lambda: {"a": "10.0.0.1", "b": "10.0.0.2"})
-    assert runner.planning_mapper(make_spec()) is map
-    assert runner.planning_mapper(make_spec(manifest="s3://b/*.parquet")) is spread_map
+    monkeypatch.setattr(shared, "alive_nodes", lambda: {"a": "10.0.0.1", "b": "10.0.0.2"})
+    assert shared.planning_mapper(make_spec()) is map
+    assert shared.planning_mapper(make_spec(manifest="s3://b/*.parquet")) is spread_map
 
 
 @pytest.mark.parametrize(
@@ -131,6 +132,67 @@ def test_actors_may_be_a_number_a_range_or_auto(
 ) -> None:
     spec = ClusterSpec.model_validate({"actors": actors})
     assert (spec.min_actors, spec.max_actors) == (fewest, most)
+
+
+@pytest.fixture
+def hostile(tmp_path: Path) -> Path:
+    """A folder whose own modules have the names of our folders, and fail when they are imported."""
+    folder = tmp_path / "hostile"
+    for name in ("jobs", "pipelines"):
+        (folder / name).mkdir(parents=True)
+        (folder / name / "__init__.py").write_text(f"raise ImportError('the hostile {name}')\n")
+    for name in ("pipelines", "diffusion_core"):
+        (folder / f"{name}.py").write_text(f"raise ImportError('the hostile {name}.py')\n")
+    return folder
+
+
+def called_in(folder: Path, *command: str | Path) -> "subprocess.CompletedProcess[str]":
+    """A command in a process of its own, which finds no Ray that tests have started."""
+    environment = {k: v for k, v in os.environ.items() if k not in ("RAY_ADDRESS", "PYTHONPATH")}
+    return subprocess.run(
+        command, capture_output=True, text=True, check=False, cwd=folder, env=environment
+    )
+
+
+API = """
+from nightpress import RunSpec, plan, run
+spec = RunSpec.from_file("job.yaml")
+print(plan(spec).num_images, run(spec).num_ok)
+"""
+
+NAMES = """
+import nightpress
+print(*nightpress.__path__)
+from jobs import run
+"""
+
+
+def test_in_a_folder_with_a_jobs_of_its_own_that_one_is_imported(hostile: Path) -> None:
+    done = called_in(hostile, sys.executable, "-c", NAMES)
+    checkout = Path(__file__).parents[3]
+    assert done.stdout.split() == [str(checkout / ".src/nightpress")]
+    assert done.stderr.splitlines()[-1] == "ImportError: the hostile jobs"
+
+
+def test_the_python_api_works_in_a_folder_full_of_hostile_modules(
+    hostile: Path, make_spec: MakeSpec
+) -> None:
+    (hostile / "job.yaml").write_text(yaml.safe_dump(make_spec().as_dict()))
+    (hostile / "notebook.py").write_text(API)
+    done = called_in(hostile, sys.executable, "notebook.py")
+    assert done.stdout.split() == [str(PROMPTS)] * 2, done.stderr
+    assert "the hostile" not in done.stderr
+
+
+def test_a_job_runs_on_a_cluster_from_a_folder_full_of_hostile_modules(
+    two_nodes: Cluster, hostile: Path, make_spec: MakeSpec
+) -> None:
+    spec = make_spec(cluster={"actors": 2, "address": two_nodes.address, "ship_package": True})
+    (hostile / "job.yaml").write_text(yaml.safe_dump(spec.as_dict()))
+    done = called_in(hostile, Path(sys.executable).parent / "nightpress", "run", "job.yaml")
+    assert done.returncode == 0, done.stderr
+    assert f"{PROMPTS} of {PROMPTS} images" in done.stdout
+    assert "the hostile" not in done.stderr
 
 
 @pytest.mark.usefixtures("local_ray")
@@ -164,7 +226,7 @@ def test_two_nodes_make_one_image_set_though_one_of_them_dies(
 
 
 def pixels(run: Run) -> dict[str, bytes]:
-    """image_id -> its pixels; the files differ in the name of the model's place."""
+    """image_id -> its pixels; the files differ in the recorded source of the model."""
     return {row["image_id"]: image.tobytes() for row, image in run.images()}
 
 

@@ -28,7 +28,7 @@ MakeSpec = Callable[..., RunSpec]
 
 
 def nightpress(*arguments: str) -> Result:
-    """The command, in this process and on this session's Ray."""
+    """Run the command in this process, on this session's Ray."""
     return CliRunner().invoke(command, arguments)
 
 
@@ -43,7 +43,7 @@ def job(tmp_path: Path, make_spec: MakeSpec) -> Path:
 
 
 def one_line_error(result: Result) -> str:
-    """What stands on stderr of a refusal: no traceback, nothing on stdout."""
+    """The error on stderr, without a traceback and with nothing on stdout."""
     assert result.stdout == ""
     assert "Traceback" not in result.stderr
     return result.stderr
@@ -74,7 +74,9 @@ def test_run_makes_the_images_and_says_where_they_are(job: Path, make_spec: Make
         (None, "5 made now in 50 s"),
     ],
 )
-def test_the_summary_says_since_when_its_rate_is(images_per_s: float | None, line: str) -> None:
+def test_the_summary_says_that_the_rate_starts_after_the_first_batch(
+    images_per_s: float | None, line: str
+) -> None:
     result = RunResult("press/night", 9, 9, 0, 5, 50.0, images_per_s, {}, None)
     assert line in summary(result).splitlines()
 
@@ -111,7 +113,7 @@ def test_a_changed_job_exits_2_and_lists_the_change(finished: MakeSpec, tmp_path
     ],
 )
 @pytest.mark.usefixtures("local_ray")
-def test_a_job_that_cannot_run_exits_2_in_words_and_writes_nothing(
+def test_a_job_that_cannot_run_exits_2_with_a_message_and_writes_nothing(
     job: Path, make_spec: MakeSpec, arguments: list[str], words: str
 ) -> None:
     result = nightpress("run", str(job), *arguments)
@@ -128,7 +130,7 @@ def test_a_job_that_cannot_run_exits_2_in_words_and_writes_nothing(
         ({}, ["AWS_ACCESS_KEY_ID"]),
     ],
 )
-def test_a_wrong_bucket_endpoint_or_key_is_said_before_a_model_is_loaded(
+def test_a_wrong_bucket_endpoint_or_key_is_refused_before_the_model_is_loaded(
     make_spec: MakeSpec,
     bucket: Folder,
     tmp_path: Path,
@@ -151,16 +153,16 @@ def test_a_wrong_bucket_endpoint_or_key_is_said_before_a_model_is_loaded(
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_stop_that_comes_after_the_end_changes_nothing(number: signal.Signals) -> None:
+def test_a_signal_after_the_end_changes_nothing(number: signal.Signals) -> None:
     version_after(f"import atexit, os; atexit.register(os.kill, os.getpid(), {int(number)})")
 
 
-def test_a_thread_that_is_still_at_work_does_not_hold_up_the_end() -> None:
+def test_a_running_thread_does_not_delay_the_end() -> None:
     version_after("import threading, time; threading.Thread(target=time.sleep, args=[600]).start()")
 
 
 def version_after(preparation: str) -> None:
-    """`--version`, in a process in which something else goes on."""
+    """Run `--version` in a process that has something else going on."""
     code = f"{preparation}; from nightpress.jobs.cli import main; main()"
     command = [sys.executable, "-c", code, "--version"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
@@ -183,7 +185,7 @@ def test_plan_says_what_would_be_made_and_writes_nothing(job: Path, make_spec: M
     assert not Path(make_spec().url).exists()
 
 
-def test_plan_does_not_ask_this_machine_for_what_the_cluster_s_may_have(job: Path) -> None:
+def test_plan_does_not_require_the_cluster_s_devices_on_this_machine(job: Path) -> None:
     for_a_gpu = ["--set", "model.speed.attention_backend=_native_cudnn"]
     assert nightpress("plan", str(job), *for_a_gpu).exit_code == 0
     for_others = ["--set", "model.speed.taylorseer_cache.cache_interval=2"]
@@ -226,7 +228,7 @@ def test_status_of_a_store_that_does_not_answer_exits_2_in_one_line() -> None:
     assert "127.0.0.1:9" in one_line_error(result)
 
 
-def test_a_run_json_of_something_else_is_no_run(tmp_path: Path) -> None:
+def test_a_run_json_of_another_program_is_refused(tmp_path: Path) -> None:
     (tmp_path / "run.json").write_text("{}")
     result = nightpress("status", str(tmp_path))
     assert result.exit_code == 2
@@ -296,7 +298,7 @@ def test_the_schema_accepts_the_example_and_refuses_a_typo() -> None:
 
 
 def start(job: Path, *arguments: str) -> "subprocess.Popen[str]":
-    """A driver in a process of its own, with a Ray of its own."""
+    """Start a driver in its own process, with its own Ray."""
     program = Path(sys.executable).parent / "nightpress"
     environment = {k: v for k, v in os.environ.items() if k != "RAY_ADDRESS"}
     return subprocess.Popen(
@@ -310,7 +312,7 @@ def start(job: Path, *arguments: str) -> "subprocess.Popen[str]":
 
 
 def wait_for_images(spec: RunSpec, count: int, process: "subprocess.Popen[str]") -> None:
-    """Until so many images lie in the run directory."""
+    """Wait until the run directory has `count` images."""
     folder = Path(spec.url) / "images"
     end = time.monotonic() + 120
     while time.monotonic() < end and process.poll() is None:
@@ -321,12 +323,12 @@ def wait_for_images(spec: RunSpec, count: int, process: "subprocess.Popen[str]")
 
 
 def made_of(spec: RunSpec) -> dict[str, tuple[int, int]]:
-    """What the run has stored of images and commits, as `files_of` tells it."""
+    """The images and commits that the run has stored, as from `files_of`."""
     return {n: f for n, f in files_of(spec).items() if n.startswith(("images/", "metadata/"))}
 
 
 def settled(spec: RunSpec) -> dict[str, tuple[int, int]]:
-    """`made_of`, once actors that have lost their driver store nothing more."""
+    """`made_of`, once the actors of a killed driver have stopped storing."""
     before = None
     while (made := made_of(spec)) != before:
         before = made
@@ -339,13 +341,13 @@ def num_images(files: Iterable[str]) -> int:
 
 
 def sampled_since(spec: RunSpec, moment: datetime) -> set[str]:
-    """Files of images that are sampled, and not found, since then."""
+    """Files of the images that were sampled, not found, since a moment."""
     rows = read_metadata(spec).to_pylist()
     return {r["file"] for r in rows if r["sampling_s"] is not None and r["started_at"] >= moment}
 
 
 @pytest.mark.usefixtures("local_ray")
-def test_a_run_that_is_killed_and_then_stopped_ends_as_if_nothing_had_happened(
+def test_a_run_that_is_killed_and_then_stopped_ends_with_the_same_images(
     make_spec: MakeSpec, tmp_path: Path
 ) -> None:
     slow = {"num_inference_steps": 40, "height": 64, "guidance_scale": 3.0}

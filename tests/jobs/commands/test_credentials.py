@@ -1,4 +1,4 @@
-"""A planted credential, looked for in everything that a run leaves anywhere."""
+"""Planted credentials, searched for in everything that a run leaves behind."""
 
 import os
 import subprocess
@@ -21,7 +21,7 @@ WRONG = "planted-and-wrong-0123456789"
 PLANTED = [servers.SECRET_KEY, servers.ACCESS_KEY, TOKEN, WRONG]
 
 NAMESPACES = (None, b"fun", b"job", b"cluster", b"session", b"tune", b"default")
-"""Of Ray's key-value store: functions, jobs, runtime environments, what libraries keep."""
+"""Namespaces of Ray's key-value store: functions, jobs, runtime environments, libraries."""
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +51,7 @@ def planted_in(data: bytes) -> list[str]:
 
 
 def ray_metadata(node: Cluster) -> Iterator[tuple[str, bytes]]:
-    """What Ray keeps about the cluster and its jobs, by where it keeps it."""
+    """What Ray stores about the cluster and its jobs, with its place."""
     client = GcsClient(address=node.address)
     for namespace in NAMESPACES:
         for key in client.internal_kv_keys(b"", namespace):

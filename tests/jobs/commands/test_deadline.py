@@ -1,10 +1,10 @@
-"""Deadlines: which moment a text means."""
+"""Deadlines: which time a text means."""
 
 from datetime import UTC, datetime, timedelta, timezone
 
 import pytest
 
-from nightpress.jobs.commands.run import next_moment
+from nightpress.jobs.commands.run import next_time
 
 EVENING = datetime(2027, 1, 14, 22, 0, tzinfo=timezone(timedelta(hours=1)))
 
@@ -20,16 +20,18 @@ EVENING = datetime(2027, 1, 14, 22, 0, tzinfo=timezone(timedelta(hours=1)))
         ("2027-01-15T06:30Z", "2027-01-15T06:30:00+00:00"),
     ],
 )
-def test_a_time_of_day_is_the_next_one_and_a_moment_is_itself(text: str, expected: str) -> None:
-    assert next_moment(text, EVENING).isoformat() == expected
+def test_a_time_of_day_means_its_next_occurrence_and_a_date_means_itself(
+    text: str, expected: str
+) -> None:
+    assert next_time(text, EVENING).isoformat() == expected
 
 
 @pytest.mark.parametrize("text", ["25:00", "soon", "6.30", ""])
-def test_anything_else_is_refused_with_what_would_do(text: str) -> None:
+def test_anything_else_is_refused_with_an_example(text: str) -> None:
     with pytest.raises(ValueError, match="neither a time of day such as 06:30"):
-        next_moment(text, EVENING)
+        next_time(text, EVENING)
 
 
-def test_a_moment_that_has_passed_is_refused() -> None:
+def test_a_time_in_the_past_is_refused() -> None:
     with pytest.raises(ValueError, match="has passed"):
-        next_moment("2027-01-14T20:59Z", EVENING.astimezone(UTC))
+        next_time("2027-01-14T20:59Z", EVENING.astimezone(UTC))

@@ -1,4 +1,4 @@
-"""Mutated job files and manifests: each ends in 0 or 2, in words, with nothing half-written."""
+"""Mutated job files and manifests: exit code 0 or 2, a message, and nothing half-written."""
 
 import json
 from collections.abc import Callable
@@ -37,7 +37,7 @@ def job_over(manifest: Path) -> dict[str, Any]:
 
 
 def ends_in(codes: tuple[int, ...], verb: str, folder: Path, job: Path) -> int:
-    """The command ends in one of these codes, in words, and writes nothing."""
+    """Check that the command ends with one of these codes and a message, and writes nothing."""
     before = sorted(folder.rglob("*"))
     result = CliRunner().invoke(command, [verb, str(job)])
     assert result.exit_code in codes, (job.read_bytes(), result.output, result.exception)
@@ -48,12 +48,12 @@ def ends_in(codes: tuple[int, ...], verb: str, folder: Path, job: Path) -> int:
 
 
 def plan(folder: Path, job: Path) -> None:
-    """`plan` takes it or refuses it."""
+    """Check that `plan` accepts or refuses the job."""
     ends_in((0, 2), "plan", folder, job)
 
 
 def plan_and_run(folder: Path, job: Path) -> None:
-    """What `plan` refuses, `run` refuses too."""
+    """Check that `run` refuses what `plan` refuses."""
     if ends_in((0, 2), "plan", folder, job) == 2:
         ends_in((2,), "run", folder, job)
 
@@ -79,17 +79,19 @@ def fuzz_manifests(folder: Path, seeds: range, tried: Callable[[Path, Path], Non
         manifest.unlink()
 
 
-def test_mutated_job_files_are_refused_in_words(tmp_path: Path) -> None:
+def test_mutated_job_files_are_refused_with_a_message(tmp_path: Path) -> None:
     fuzz_jobs(tmp_path, range(60))
 
 
-def test_mutated_manifests_are_refused_in_words(tmp_path: Path) -> None:
+def test_mutated_manifests_are_refused_with_a_message(tmp_path: Path) -> None:
     fuzz_manifests(tmp_path, range(60))
 
 
 @pytest.mark.chaos
 @pytest.mark.timeout(1800)
-def test_a_thousand_mutated_job_files_and_manifests_are_refused_in_words(tmp_path: Path) -> None:
+def test_a_thousand_mutated_job_files_and_manifests_are_refused_with_a_message(
+    tmp_path: Path,
+) -> None:
     (tmp_path / "jobs").mkdir()
     (tmp_path / "manifests").mkdir()
     fuzz_jobs(tmp_path / "jobs", range(1000, 1500))
@@ -99,7 +101,7 @@ def test_a_thousand_mutated_job_files_and_manifests_are_refused_in_words(tmp_pat
 @pytest.mark.chaos
 @pytest.mark.timeout(1800)
 @pytest.mark.usefixtures("local_ray")
-def test_what_plan_refuses_run_refuses_and_leaves_no_run_behind(tmp_path: Path) -> None:
+def test_run_refuses_what_plan_refuses_and_leaves_no_run_behind(tmp_path: Path) -> None:
     (tmp_path / "jobs").mkdir()
     (tmp_path / "manifests").mkdir()
     fuzz_jobs(tmp_path / "jobs", range(2000, 2060), plan_and_run)

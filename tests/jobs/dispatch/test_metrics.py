@@ -12,7 +12,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from nightpress.jobs.dispatch.actor import RemoteActor
 from nightpress.jobs.dispatch.config import DispatchConfig
 from nightpress.jobs.dispatch.dispatcher import Dispatcher
-from nightpress.jobs.runs.runner import actor_factory
+from nightpress.jobs.runs.shared import actor_factory
 from nightpress.pipelines.job.spec import RunSpec
 from nightpress.pipelines.run_directory.commit import shard_path
 from nightpress.pipelines.run_directory.record import require_record

@@ -1,10 +1,10 @@
-"""The failure limit: when a run fails so much that going on is waste."""
+"""The failure limit: when too many failures stop a run."""
 
 import pytest
 
 from nightpress.jobs.progress.events import Message, RowSetAside, ShardRetried
-from nightpress.jobs.progress.failure_limit import FEWEST_JUDGED, FailureLimit
-from nightpress.pipelines.shards.events import BatchDone, ShardDone
+from nightpress.jobs.progress.failure_limit import MIN_DONE, FailureLimit
+from nightpress.pipelines.shards.runner import BatchDone, ShardDone
 
 
 def counted(limit: int | str | None, *shards: tuple[int, int]) -> FailureLimit:
@@ -15,18 +15,18 @@ def counted(limit: int | str | None, *shards: tuple[int, int]) -> FailureLimit:
 
 
 @pytest.mark.parametrize("limit", [None, 2, "2%"])
-def test_no_failures_never_stop_a_run(limit: int | str | None) -> None:
+def test_a_run_without_failures_is_never_stopped(limit: int | str | None) -> None:
     assert counted(limit, (500, 0)).exceeded is None
 
 
-def test_a_number_stops_when_there_are_more() -> None:
+def test_a_number_stops_the_run_once_it_is_exceeded() -> None:
     assert counted(2, (1, 2)).exceeded is None
     assert counted(2, (1, 2), (9, 1)).exceeded == ("3 of 13 images failed, and max_failures is 2")
     assert counted(0, (0, 1)).exceeded is not None
 
 
-def test_a_share_is_of_all_that_are_done_and_needs_some() -> None:
-    few = FEWEST_JUDGED // 2
+def test_a_percentage_is_of_all_that_are_done_and_needs_a_minimum() -> None:
+    few = MIN_DONE // 2
     assert counted("10%", (0, few)).exceeded is None
     assert counted("10%", (0, few), (0, few)).exceeded is not None
     assert counted("10%", (95, 5)).exceeded is None
@@ -44,7 +44,7 @@ def test_rows_that_were_set_aside_count_once() -> None:
     assert limit.exceeded is not None
 
 
-def test_a_large_shard_that_fails_stops_a_run_long_before_its_end() -> None:
+def test_failures_in_a_large_shard_stop_the_run_long_before_its_end() -> None:
     limit = FailureLimit(3)
     limit.add(BatchDone(0, num_ok=1, num_failed=3, num_sampled=1))
     assert limit.exceeded is None
@@ -52,15 +52,15 @@ def test_a_large_shard_that_fails_stops_a_run_long_before_its_end() -> None:
     assert limit.exceeded == "4 of 5 images failed, and max_failures is 3"
 
 
-def test_a_share_counts_what_is_under_way() -> None:
+def test_a_percentage_counts_images_under_way() -> None:
     limit = FailureLimit("10%")
-    for _ in range(FEWEST_JUDGED // 10):
+    for _ in range(MIN_DONE // 10):
         assert limit.exceeded is None
         limit.add(BatchDone(0, num_ok=8, num_failed=2, num_sampled=8))
     assert limit.exceeded is not None
 
 
-def test_a_commit_takes_the_place_of_its_batches() -> None:
+def test_a_commit_s_counts_replace_those_of_its_batches() -> None:
     limit = FailureLimit(3)
     limit.add(BatchDone(0, num_ok=2, num_failed=2, num_sampled=2))
     limit.add(ShardDone(0, 2, 2))
@@ -69,7 +69,7 @@ def test_a_commit_takes_the_place_of_its_batches() -> None:
     assert limit.exceeded is not None
 
 
-def test_what_is_tried_again_counts_once() -> None:
+def test_rows_that_are_tried_again_count_once() -> None:
     limit = FailureLimit(2)
     for attempt in range(1, 4):
         limit.add(BatchDone(0, num_ok=5, num_failed=2, num_sampled=5))

@@ -1,4 +1,4 @@
-"""What a person sees: plain lines in a pipe, one live line on a terminal."""
+"""The progress of a run: plain lines in a pipe, one live line on a terminal."""
 
 import io
 
@@ -13,7 +13,7 @@ from nightpress.jobs.progress.events import (
     Planned,
     ShardRetried,
 )
-from nightpress.jobs.progress.lines import RunTeller, display_for, news, progress_line
+from nightpress.jobs.progress.lines import RunProgressText, display_for, event_line, progress_line
 from nightpress.jobs.progress.tally import Tally
 from nightpress.pipelines.shards.events import BatchDone, ShardDone
 
@@ -43,11 +43,11 @@ def test_a_pipe_gets_plain_lines() -> None:
     assert "\x1b" not in text
     assert "\r" not in text
     assert "1,632 images in 102 shards" in text
-    assert "warning: an actor on gpu-1 is gone (the node is gone)" in text
+    assert "warning: lost an actor on gpu-1 (the node is gone); 0 actors left" in text
     assert text.splitlines()[-1] == "4 / 1,632 images · 1 failed · 0 actors"
 
 
-def test_a_terminal_gets_a_line_that_moves_and_the_news_above_it() -> None:
+def test_a_terminal_gets_a_moving_line_with_notable_events_above_it() -> None:
     text = shown(terminal=True)
     assert "\x1b[" in text
     assert "4 / 1,632 images" in text
@@ -56,31 +56,31 @@ def test_a_terminal_gets_a_line_that_moves_and_the_news_above_it() -> None:
 
 def test_a_plain_display_does_not_print_every_batch() -> None:
     stream = io.StringIO()
-    with Plain(Console(file=stream), RunTeller(), every_s=3600) as display:
+    with Plain(Console(file=stream), RunProgressText(), every_s=3600) as display:
         display.show(EVENTS[0])
         for shard in range(50):
             display.show(BatchDone(shard, 4, 0, 4))
     assert len(stream.getvalue().splitlines()) == 3
 
 
-def test_before_a_run_is_planned_there_is_nothing_to_say() -> None:
-    teller = RunTeller()
-    assert teller.add(ActorJoined("gpu-1", 1)) is not None
-    assert teller.line() == ""
-    teller.add(EVENTS[0])
-    teller.add(BatchDone(0, 4, 0, 4))
-    assert teller.share() == (4, 1632)
+def test_before_a_run_is_planned_there_is_no_progress_line() -> None:
+    progress = RunProgressText()
+    assert progress.add(ActorJoined("gpu-1", 1)) is not None
+    assert progress.line() == ""
+    progress.add(EVENTS[0])
+    progress.add(BatchDone(0, 4, 0, 4))
+    assert progress.share() == (4, 1632)
 
 
 def test_a_line_that_has_not_changed_is_not_printed_again() -> None:
     stream = io.StringIO()
-    with Plain(Console(file=stream), RunTeller(), every_s=0) as display:
+    with Plain(Console(file=stream), RunProgressText(), every_s=0) as display:
         for event in (EVENTS[0], *[BatchDone(0, 0, 0, 0)] * 3):
             display.show(event)
     assert len(stream.getvalue().splitlines()) == 2
 
 
-def test_the_line_says_how_far_how_fast_how_long_and_how_many() -> None:
+def test_the_line_shows_progress_rate_time_left_failures_and_actors() -> None:
     now = iter([0.0, 10.0, *[34.0] * 9])
     tally = Tally(clock=lambda: next(now))
     tally.add(Planned(num_images=100, num_shards=10, num_done=0))
@@ -92,11 +92,11 @@ def test_the_line_says_how_far_how_fast_how_long_and_how_many() -> None:
     )
 
 
-def test_a_resumed_run_says_what_is_there() -> None:
-    text = news(Planned(num_images=100, num_shards=10, num_done=42))
-    assert text == "going on: 42 of 100 images are done already"
+def test_a_resumed_run_says_how_much_is_already_done() -> None:
+    text = event_line(Planned(num_images=100, num_shards=10, num_done=42))
+    assert text == "resuming: 42 of 100 images are already done"
 
 
-def test_a_warning_is_marked_as_one() -> None:
-    assert news(Message("look out", warning=True)) == "warning: look out"
-    assert news(Message("by the way")) == "by the way"
+def test_a_warning_is_marked() -> None:
+    assert event_line(Message("look out", warning=True)) == "warning: look out"
+    assert event_line(Message("by the way")) == "by the way"

@@ -8,7 +8,7 @@ from nightpress.pipelines.shards.events import BatchDone, ShardDone, ShardLeft
 
 
 class Clock:
-    """A clock that stands still until it is told."""
+    """A clock that moves only when a test sets it."""
 
     def __init__(self) -> None:
         self.now = 100.0
@@ -36,14 +36,14 @@ def test_an_image_counts_once_however_often_its_shard_was_tried() -> None:
     assert (tally.num_ok, tally.num_failed, tally.num_done) == (4, 0, 4)
 
 
-def test_what_was_there_before_this_start_is_done_but_not_made() -> None:
+def test_images_of_earlier_starts_are_done_but_not_made() -> None:
     tally = Tally(clock=Clock())
     tally.add(planned(done=8))
     tally.add(BatchDone(3, 2, 0, 2))
     assert (tally.num_done, tally.num_made, tally.num_failed) == (10, 2, 0)
 
 
-def test_what_an_actor_leaves_when_it_goes_counts_once() -> None:
+def test_images_of_an_actor_that_leaves_count_once() -> None:
     tally = Tally(clock=Clock())
     tally.add(planned())
     for event in (BatchDone(0, 4, 0, 4), ShardLeft(0), BatchDone(0, 4, 0, 0)):
@@ -51,7 +51,7 @@ def test_what_an_actor_leaves_when_it_goes_counts_once() -> None:
     assert (tally.num_ok, tally.num_made) == (4, 4)
 
 
-def test_a_commit_counts_what_stands_and_not_what_this_attempt_saw() -> None:
+def test_a_commit_s_counts_replace_those_of_the_attempt() -> None:
     tally = Tally(clock=Clock())
     tally.add(planned())
     tally.add(BatchDone(0, 4, 0, 4))
@@ -74,7 +74,7 @@ def test_the_rate_runs_from_the_first_image_and_gives_the_time_left() -> None:
     assert tally.left_s == 12.0
 
 
-def test_one_batch_makes_no_rate_and_found_images_do_not_begin_one() -> None:
+def test_neither_one_batch_nor_found_images_give_a_rate() -> None:
     clock = Clock()
     tally = Tally(clock=clock)
     tally.add(planned())
@@ -87,14 +87,14 @@ def test_one_batch_makes_no_rate_and_found_images_do_not_begin_one() -> None:
     assert tally.images_per_s == 1.0
 
 
-def test_actors_come_and_go() -> None:
+def test_actors_are_counted_as_they_join_and_leave() -> None:
     tally = Tally(clock=Clock())
     tally.add(ActorJoined("a", 2))
     tally.add(ActorLost("a", 1, "gone"))
     assert tally.num_actors == 1
 
 
-def test_what_is_under_way_is_summed_as_it_changes() -> None:
+def test_counts_under_way_are_kept_up_to_date() -> None:
     tally, chance = Tally(clock=Clock()), random.Random(5)
     for _ in range(500):
         shard, ok, failed = chance.randrange(20), chance.randrange(5), chance.randrange(3)

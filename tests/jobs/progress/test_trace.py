@@ -1,4 +1,4 @@
-"""What the actors did with their time, in shares and as a trace."""
+"""What the actors did with their time, as shares and as a trace."""
 
 import json
 from dataclasses import asdict, replace
@@ -40,11 +40,11 @@ def test_a_trace_says_where_it_was_cut() -> None:
     whole, longer = spent("a:1", 3.0, 1.0), spent("b:1", 2.0, 4.0)
     events = json.loads(chrome_trace([whole, replace(longer, num_dropped=1234)]))["traceEvents"]
     (cut,) = [event for event in events if event["ph"] == "i"]
-    assert cut["name"] == "cut here: 1,234 later stretches are not kept"
+    assert cut["name"] == "timeline cut here: 1,234 later spans were not kept"
     assert (cut["tid"], cut["ts"]) == (1, 106_000_000)  # where the last that is kept ends
 
 
-def test_what_lies_between_batches_is_of_all_actors_and_in_milliseconds() -> None:
+def test_pauses_between_batches_are_of_all_actors_and_in_milliseconds() -> None:
     pauses = [n / 1000 for n in range(1, 102)]
     some = TimeSpent("a:1", {}, (), tuple(pauses[:30]))
     others = TimeSpent("b:1", {}, (), tuple(pauses[30:]))
@@ -55,12 +55,12 @@ def test_what_lies_between_batches_is_of_all_actors_and_in_milliseconds() -> Non
 
 
 def told(seconds: dict[Activity, float], between: BetweenBatches | None) -> list[str]:
-    """What a run says of its actors' time."""
+    """What a run prints about its actors' time."""
     spent = TimeSpent("a:1", dict.fromkeys(Activity, 0.0) | seconds, ())
     return time_lines(shares([spent]), between)
 
 
-def test_a_run_says_what_its_actors_did_and_leaves_out_what_they_did_not() -> None:
+def test_a_run_lists_only_the_activities_that_its_actors_had() -> None:
     seconds = {Activity.LOADING: 1.0, Activity.COMPILING: 2.0, Activity.BUSY: 7.0}
     assert told(seconds, BetweenBatches(2.345, 9.0)) == [
         "actors: loading the model 10.0%, compiling 20.0%, busy 70.0%",

@@ -1,4 +1,4 @@
-"""Leases, retries, repairs and reproductions, as a person meets them on the command line."""
+"""Leases, retries, repairs and reproductions on the command line."""
 
 import io
 import json
@@ -47,13 +47,15 @@ def job_file(folder: Path, spec: RunSpec) -> str:
 
 @pytest.fixture
 def other_start(spec: RunSpec) -> Iterator[Lease]:
-    """Another start of the run, alive."""
-    lease = acquire(Store(spec.url), heartbeat_s=0.2)
+    """The lease of another process that works on the run."""
+    lease = acquire(Store(spec.url), beat_s=0.2)
     yield lease
     lease.release()
 
 
-def test_a_second_start_exits_5_and_says_who_holds_the_run(job: str, other_start: Lease) -> None:
+def test_a_second_start_exits_5_and_names_the_process_that_holds_the_run(
+    job: str, other_start: Lease
+) -> None:
     result = nightpress("run", job)
     assert result.exit_code == 5
     assert result.stdout == ""
@@ -63,7 +65,7 @@ def test_a_second_start_exits_5_and_says_who_holds_the_run(job: str, other_start
     assert "--take-over" in line
 
 
-def test_taking_over_fences_the_other_and_makes_the_images(
+def test_a_takeover_stops_the_other_process_and_makes_the_images(
     job: str, spec: RunSpec, other_start: Lease
 ) -> None:
     assert nightpress("run", job, "--take-over").exit_code == 0
@@ -99,7 +101,7 @@ def test_retry_makes_the_failed_rows_and_no_others(
 
 
 @pytest.mark.chaos
-def test_the_limit_that_a_run_was_begun_with_stops_no_retry(job: str, spec: RunSpec) -> None:
+def test_the_run_s_own_failure_limit_does_not_stop_a_retry(job: str, spec: RunSpec) -> None:
     taken = [Path(spec.url, f"images/{row:08d}_00.png") for row in (0, 9, 18)]
     taken[0].parent.mkdir(parents=True)
     for path in taken:
@@ -137,7 +139,7 @@ def cut(path: Path) -> None:
     ],
     ids=["flipped image", "missing image", "cut metadata", "cut plan"],
 )
-def test_verify_finds_what_is_damaged_and_repairs_it_to_the_same_bytes(
+def test_verify_finds_damage_and_repairs_it_to_the_same_bytes(
     finished: MakeSpec, tmp_path: Path, harm: Callable[[Path], object], name: str
 ) -> None:
     spec = finished()
@@ -155,7 +157,7 @@ def test_verify_finds_what_is_damaged_and_repairs_it_to_the_same_bytes(
     assert nightpress("verify", spec.url).exit_code == 0
 
 
-def test_images_that_no_commit_names_are_listed_and_swept_only_when_asked(
+def test_orphans_are_listed_and_deleted_only_on_request(
     finished: MakeSpec,
 ) -> None:
     spec = finished()
@@ -175,7 +177,7 @@ def test_images_that_no_commit_names_are_listed_and_swept_only_when_asked(
     assert len(Store(spec.url).list("images")) == PROMPTS
 
 
-def test_an_image_is_reproduced_bit_for_bit_from_what_it_says_of_itself(
+def test_an_image_is_reproduced_bit_for_bit_from_its_embedded_metadata(
     finished: MakeSpec, tmp_path: Path
 ) -> None:
     spec = finished()
@@ -193,7 +195,7 @@ def test_an_image_is_reproduced_bit_for_bit_from_what_it_says_of_itself(
     assert json.loads(named.stdout)["same_file"] is True
 
 
-def test_what_was_painted_over_differs_by_a_measured_amount(finished: MakeSpec) -> None:
+def test_the_difference_of_an_edited_image_is_measured(finished: MakeSpec) -> None:
     image = Path(finished().url, "images/00000005_00.png")
     with Image.open(image) as opened:
         info, pixels = opened.info["nightpress"], np.asarray(opened).copy()
@@ -211,13 +213,13 @@ def test_what_was_painted_over_differs_by_a_measured_amount(finished: MakeSpec) 
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({}, "not an image of nightpress"),
+        ({}, "not an image made by nightpress"),
         ({"width": "wide"}, "width"),
-        ({"width": 10**9}, "width is 1000000000, allowed are 1 to 16384"),
+        ({"width": 10**9}, "at most"),
         ({"batch_size": 0}, "batch_size"),
     ],
 )
-def test_an_image_that_says_nothing_sound_is_refused_in_a_line(
+def test_an_image_with_unsound_metadata_is_refused_in_one_line(
     finished: MakeSpec, tmp_path: Path, change: dict[str, object], words: str
 ) -> None:
     from PIL.PngImagePlugin import PngInfo
@@ -240,7 +242,7 @@ def test_an_image_that_says_nothing_sound_is_refused_in_a_line(
 def failed_wholesale(
     make_spec: MakeSpec, folder: Path, num_rows: int, shard_size: int
 ) -> tuple[RunSpec, Result]:
-    """A run of rows that all end in no picture, and that may fail three times."""
+    """A run in which every row fails, with `--max-failures 3`."""
     manifest = folder / "guidance.csv"
     manifest.write_text("prompt,guidance_scale\n" + "a,3e38\n" * num_rows)
     wholesale = make_spec(
@@ -253,7 +255,9 @@ def failed_wholesale(
     return wholesale, nightpress("run", str(path), "--max-failures", "3")
 
 
-def test_a_run_that_fails_wholesale_is_stopped_early(make_spec: MakeSpec, tmp_path: Path) -> None:
+def test_a_run_in_which_every_row_fails_is_stopped_early(
+    make_spec: MakeSpec, tmp_path: Path
+) -> None:
     wholesale, result = failed_wholesale(make_spec, tmp_path, num_rows=12, shard_size=2)
     assert result.exit_code == 4
     assert "max_failures is 3" in result.stderr
@@ -261,7 +265,7 @@ def test_a_run_that_fails_wholesale_is_stopped_early(make_spec: MakeSpec, tmp_pa
     assert 3 < len(failed) < 12
 
 
-def test_a_large_shard_that_fails_wholesale_is_not_made_to_its_end(
+def test_a_large_shard_in_which_every_row_fails_is_stopped_before_its_end(
     make_spec: MakeSpec, tmp_path: Path
 ) -> None:
     wholesale, result = failed_wholesale(make_spec, tmp_path, num_rows=300, shard_size=300)
@@ -273,7 +277,7 @@ def test_a_large_shard_that_fails_wholesale_is_not_made_to_its_end(
 
 
 @pytest.mark.parametrize("text", ["25:00", "yesterday", "2001-01-01T00:00"])
-def test_a_deadline_that_is_none_is_refused(job: str, text: str) -> None:
+def test_a_deadline_that_is_not_a_time_is_refused(job: str, text: str) -> None:
     result = nightpress("run", job, "--deadline", text)
     assert result.exit_code == 2
     assert text in result.stderr

@@ -1,4 +1,4 @@
-"""Files that a person asks for: what cannot be written is refused before any work."""
+"""Output files: a path that cannot be written is refused before any work."""
 
 import os
 from pathlib import Path
@@ -17,12 +17,12 @@ COMMANDS = [
     (["steps", "a red fox"], "-o", "fox.png"),
     (["reproduce", "image.png"], "--out", "again.png"),
 ]
-"""What is typed, the option that names a file, and the name of one."""
+"""Arguments, the option that names an output file, and a file name."""
 
 
 @pytest.fixture(autouse=True)
 def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder with a job, in which everything is typed."""
+    """The working directory, with a job in it."""
     (tmp_path / "prompts.txt").write_text("a red fox\n")
     (tmp_path / "job.yaml").write_text("manifest: prompts.txt\noutput: runs\n")
     monkeypatch.chdir(tmp_path)
@@ -30,7 +30,7 @@ def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def refusal(arguments: list[str], desk: Path) -> str:
-    """The one line of a command that was refused, and had done nothing."""
+    """The one-line error of a command that wrote nothing."""
     before = sorted(desk.rglob("*"))
     result = CliRunner().invoke(command, arguments)
     assert result.exit_code == 2, result.output
@@ -41,16 +41,16 @@ def refusal(arguments: list[str], desk: Path) -> str:
 
 
 @pytest.mark.parametrize(("typed", "option", "name"), COMMANDS)
-def test_a_file_in_a_folder_that_is_not_there_is_refused(
+def test_a_file_in_a_missing_folder_is_refused(
     desk: Path, typed: list[str], option: str, name: str
 ) -> None:
     line = refusal([*typed, option, f"nowhere/{name}"], desk)
-    assert line == f"error: {option} nowhere/{name}: nowhere is no folder"
+    assert line == f"error: {option} nowhere/{name}: nowhere is not a folder"
 
 
 def test_a_trace_that_is_a_folder_is_refused(desk: Path) -> None:
     line = refusal(["run", "job.yaml", "--trace", str(desk)], desk)
-    assert line == f"error: --trace {desk}: a folder, where a file is to be written"
+    assert line == f"error: --trace {desk}: this is a folder, not a file"
 
 
 def test_a_trace_with_too_long_a_name_is_refused(desk: Path) -> None:
@@ -62,10 +62,10 @@ def test_a_trace_with_too_long_a_name_is_refused(desk: Path) -> None:
 def test_an_animation_that_cannot_be_written_is_refused_with_its_strip(desk: Path) -> None:
     (desk / "fox.gif").mkdir()
     line = refusal(["steps", "a red fox", "-o", "fox.png"], desk)
-    assert line == "error: -o fox.gif: a folder, where a file is to be written"
+    assert line == "error: -o fox.gif: this is a folder, not a file"
 
 
-def test_a_folder_is_asked_for_new_files_and_a_file_for_itself(
+def test_permission_is_checked_on_the_folder_of_a_new_file_and_on_an_existing_file(
     desk: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     there = desk / "there.png"

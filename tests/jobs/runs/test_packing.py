@@ -1,4 +1,4 @@
-"""Packed runs, as a person meets them on the command line."""
+"""Packed runs on the command line."""
 
 import json
 from collections.abc import Callable
@@ -41,7 +41,7 @@ def packs_of(spec: RunSpec) -> dict[Path, bytes]:
     return {path: path.read_bytes() for path in Path(spec.url, "images").iterdir()}
 
 
-def test_a_packed_run_is_made_damaged_verified_repaired_swept_and_reproduced(
+def test_a_packed_run_is_made_damaged_verified_repaired_and_reproduced(
     job: str, spec: RunSpec, make_spec: MakeSpec
 ) -> None:
     plain = make_spec(name="plain")
@@ -88,7 +88,7 @@ def test_a_packed_run_is_made_damaged_verified_repaired_swept_and_reproduced(
     assert len(unknown.stderr.strip().splitlines()) == 1
 
 
-def test_retry_leaves_packs_alone_whose_rows_fail_again(
+def test_retry_leaves_a_pack_unchanged_if_its_row_fails_again(
     make_spec: MakeSpec, tmp_path: Path
 ) -> None:
     manifest = tmp_path / "guidance.csv"

@@ -1,4 +1,4 @@
-"""What is done to runs that were made, without a cluster: plans mended, strays swept."""
+"""Repairing a run without a cluster: plan parts rewritten, orphans deleted."""
 
 from pathlib import Path
 from typing import Any
@@ -7,9 +7,10 @@ import pytest
 from support.fakes.fake_runs import finished_run
 from support.servers import Server
 
-from nightpress.jobs.progress.events import Event, Message
-from nightpress.jobs.runs.repair import failed_amendments, mend_plans, remove_orphans
-from nightpress.jobs.runs.runner import READS_BACK
+from nightpress.jobs.progress.events import Message
+from nightpress.jobs.runs.repair import delete_orphans, rewrite_plan_parts
+from nightpress.jobs.runs.retry import failed_amendments
+from nightpress.jobs.runs.shared import READS_BACK
 from nightpress.pipelines import Run
 from nightpress.pipelines.errors import LeaseLost, RunHeld
 from nightpress.pipelines.planning import units
@@ -27,15 +28,11 @@ def run(tmp_path: Path) -> Run:
     return Run(*finished_run(tmp_path, PROMPTS))
 
 
-def ignore(event: Event) -> None:
-    """For whoever shows nothing."""
-
-
-def test_what_failed_is_found_by_shard(run: Run) -> None:
+def test_failed_rows_are_found_by_shard(run: Run) -> None:
     assert failed_amendments(run) == {1: Amendment((2, 3))}
 
 
-def test_a_plan_is_mended_only_as_long_as_the_lease_is_held(
+def test_a_plan_is_rewritten_only_as_long_as_the_lease_is_held(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(units, "MAX_PART_IMAGES", 4)
@@ -46,30 +43,30 @@ def test_a_plan_is_mended_only_as_long_as_the_lease_is_held(
         run.store.put(path, b"cut")
     plain = Store.put
 
-    def put_and_be_taken_over(store: Store, path: str, data: bytes) -> None:
+    def put_and_lose_the_lease(store: Store, path: str, data: bytes) -> None:
         plain(store, path, data)
         if path == parts[0]:
             plain(store, "lease/00009.json", current_process().to_json())
 
-    monkeypatch.setattr(Store, "put", put_and_be_taken_over)
+    monkeypatch.setattr(Store, "put", put_and_lose_the_lease)
     with pytest.raises(LeaseLost):
-        mend_plans(run, [0, 1], ignore)
+        rewrite_plan_parts(run, [0, 1])
     assert run.store.read(parts[0]) != b"cut"
     assert run.store.read(parts[1]) == b"cut"
 
 
-def test_nothing_is_swept_while_another_start_is_alive(run: Run) -> None:
+def test_no_orphan_is_deleted_while_another_process_works_on_the_run(run: Run) -> None:
     run.store.put("images/old.png", b"old")
     other = acquire(run.store, heartbeat_s=0.1)
     with pytest.raises(RunHeld):
-        remove_orphans(run, ignore)
+        delete_orphans(run)
     other.release()
     assert orphan_images(run) == ["images/old.png"]
-    assert remove_orphans(run, ignore) == ["images/old.png"]
+    assert delete_orphans(run) == ("images/old.png",)
     assert orphan_images(run) == []
 
 
-def test_a_sweep_that_is_taken_over_puts_back_what_the_next_start_may_have_adopted(
+def test_a_deletion_that_is_taken_over_puts_back_what_the_next_start_may_have_adopted(
     run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run.store.put("images/old.png", b"old")
@@ -82,11 +79,11 @@ def test_a_sweep_that_is_taken_over_puts_back_what_the_next_start_may_have_adopt
 
     monkeypatch.setattr(Store, "delete", delete_after_a_long_sleep)
     with pytest.raises(LeaseLost):
-        remove_orphans(run, ignore)
+        delete_orphans(run)
     assert run.store.read("images/old.png") == b"old"
 
 
-def test_on_a_store_without_conditional_writes_a_sweep_says_so_and_reads_back(
+def test_on_a_store_without_conditional_writes_deleting_orphans_warns_and_reads_back(
     run: Run, rclone_s3: Server
 ) -> None:
     folder = rclone_s3.folder()
@@ -94,7 +91,7 @@ def test_on_a_store_without_conditional_writes_a_sweep_says_so_and_reads_back(
     for path in run.store.list():
         remote.put(path, run.store.read(path))
     remote.put("images/old.png", b"old")
-    said: list[Any] = []
-    assert remove_orphans(Run(remote, run.record), said.append) == ["images/old.png"]
-    assert said == [Message(READS_BACK, warning=True)]
+    messages: list[Any] = []
+    assert delete_orphans(Run(remote, run.record), messages.append) == ("images/old.png",)
+    assert messages == [Message(READS_BACK, warning=True)]
     assert failed_rows(remote, 1) == (2, 3)

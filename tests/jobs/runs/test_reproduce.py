@@ -1,4 +1,4 @@
-"""`nightpress reproduce`, given what it cannot work with: one line, before any work."""
+"""`nightpress reproduce` refuses unusable images in one line, before any work."""
 
 import struct
 import zlib
@@ -28,7 +28,7 @@ def reproduce(*arguments: str) -> Result:
 
 
 def refusal(result: Result) -> str:
-    """The one line of a command that was refused."""
+    """The one-line error of a command."""
     assert result.exit_code == 2, result.output
     assert result.stdout == ""
     (line,) = result.stderr.splitlines()
@@ -75,7 +75,7 @@ def of_another_size() -> bytes:
     ],
     ids=["bomb", "text bomb", "another size", "another format"],
 )
-def test_a_hostile_image_is_refused_in_a_line(
+def test_a_hostile_image_is_refused_in_one_line(
     tmp_path: Path, hostile: Callable[[], bytes], words: str
 ) -> None:
     path = tmp_path / "hostile.png"
@@ -86,10 +86,10 @@ def test_a_hostile_image_is_refused_in_a_line(
 def test_an_out_that_cannot_be_written_is_refused_before_anything_is_read(tmp_path: Path) -> None:
     out = tmp_path / "missing" / "x.png"
     line = refusal(reproduce(str(tmp_path / "none.png"), "--out", str(out)))
-    assert line == f"error: --out {out}: {out.parent} is no folder"
+    assert line == f"error: --out {out}: {out.parent} is not a folder"
 
 
-def test_an_out_beside_is_no_reason_to_refuse(tmp_path: Path) -> None:
+def test_a_writable_out_is_accepted_before_the_image_is_read(tmp_path: Path) -> None:
     image = image_file(tmp_path)
     result = reproduce(str(image), "--out", str(tmp_path / "x.png"))
     assert result.exit_code == 2

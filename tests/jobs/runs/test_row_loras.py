@@ -18,7 +18,7 @@ from nightpress.diffusion_core.models import loading
 from nightpress.diffusion_core.models.lora_files import LORA_FILE
 from nightpress.jobs.cli import command
 from nightpress.jobs.dispatch.actor import SamplerActor
-from nightpress.jobs.runs.runner import actor_factory
+from nightpress.jobs.runs.shared import actor_factory
 from nightpress.jobs.tuning.tune import images_alike
 from nightpress.pipelines.image_files.encoding import read_facts
 from nightpress.pipelines.job.spec import RunSpec
@@ -46,12 +46,12 @@ def ink(tiny_model: Path, tmp_path: Path) -> Path:
 
 @pytest.fixture
 def clay(tiny_model: Path, tmp_path: Path) -> Path:
-    """One that prompts are encoded with, too."""
+    """A LoRA that also changes the text encoder."""
     return tiny_loras.save(pipeline(tiny_model), tmp_path / "clay", seed=1, with_text=True)
 
 
 def row(number: int) -> dict[str, Any]:
-    """Of two sizes, two samplers, two LoRAs or none, one of them at two scales."""
+    """A job whose rows mix two sizes, two samplers, and two LoRAs or none, one at two scales."""
     return {
         "id": f"{number:02}",
         "prompt": f"a picture of the number {number}",
@@ -84,7 +84,7 @@ def write(path: Path, spec: RunSpec) -> str:
 
 
 @pytest.mark.usefixtures("local_ray")
-def test_a_mixed_manifest_is_made_row_by_row_with_its_own_loras(
+def test_every_row_of_a_mixed_manifest_is_made_with_its_own_lora(
     mixed: RunSpec, make_spec: MakeSpec, tmp_path: Path, clay: Path
 ) -> None:
     assert jobs.run(mixed).num_ok == ROWS
@@ -139,7 +139,9 @@ def test_a_plan_shows_the_loras_of_rows(mixed: RunSpec, tmp_path: Path) -> None:
     assert [each["name"] for each in told["model"]["row_loras"]] == ["ink", "clay"]
 
 
-def test_a_row_that_names_what_the_job_has_not_is_refused(mixed: RunSpec, tmp_path: Path) -> None:
+def test_a_row_that_names_a_lora_the_job_does_not_have_is_refused(
+    mixed: RunSpec, tmp_path: Path
+) -> None:
     rows = manifest(tmp_path, [row(1) | {"lora": "oil"}])
     path = write(tmp_path / "job.yaml", mixed)
     refused = nightpress("plan", path, "--set", f"manifest={rows}")
@@ -149,7 +151,7 @@ def test_a_row_that_names_what_the_job_has_not_is_refused(mixed: RunSpec, tmp_pa
     )
 
 
-def test_an_actor_with_another_file_refuses_to_work(mixed: RunSpec, clay: Path) -> None:
+def test_an_actor_with_a_different_lora_file_refuses_to_work(mixed: RunSpec, clay: Path) -> None:
     files = locate_loras(mixed.model)
     info = loading.describe(Path(mixed.model.source), mixed.model, files)
     actor = SamplerActor(mixed.model, {}, "cpu", 1)
@@ -160,7 +162,7 @@ def test_an_actor_with_another_file_refuses_to_work(mixed: RunSpec, clay: Path) 
 
 
 @pytest.mark.usefixtures("local_ray")
-def test_actors_call_a_lora_as_the_job_does_wherever_its_file_lies(
+def test_a_lora_keeps_the_job_s_name_for_it_wherever_its_file_is(
     make_spec: MakeSpec, tiny_model: Path, ink: Path, tmp_path: Path
 ) -> None:
     (tmp_path / "linked").symlink_to(ink)
@@ -170,7 +172,7 @@ def test_actors_call_a_lora_as_the_job_does_wherever_its_file_lies(
     assert (lora.label, Path(lora.source)) == ("linked", ink.resolve())
 
 
-def test_images_to_tune_on_share_the_lora_of_the_most(tmp_path: Path, mixed: RunSpec) -> None:
+def test_images_for_tuning_share_the_most_frequent_lora(tmp_path: Path, mixed: RunSpec) -> None:
     rows = [row(n) | {"width": 32, "scheduler": "ddim", "lora_scale": None} for n in range(6)]
     usual = [row(n) | {"width": 32, "scheduler": "ddim", "lora": None} for n in range(6, 9)]
     plain = [each | {"lora_scale": None} for each in usual]

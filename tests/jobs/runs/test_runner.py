@@ -1,4 +1,4 @@
-"""A whole run: what it leaves, that it can go on anywhere, that its bits depend on nothing else."""
+"""A whole run: what it leaves, how it is resumed, and what its bits depend on."""
 
 import hashlib
 import io
@@ -100,7 +100,7 @@ def test_running_a_finished_job_again_changes_no_image_and_no_commit(finished: M
     assert after == before
 
 
-def test_a_run_without_some_commits_and_images_makes_only_what_is_missing(
+def test_a_resumed_run_makes_only_the_images_that_are_missing(
     finished: MakeSpec,
 ) -> None:
     spec = finished()
@@ -171,7 +171,7 @@ def test_a_changed_manifest_is_refused(finished: MakeSpec) -> None:
         jobs.run(spec)
 
 
-def test_a_manifest_that_was_only_touched_is_the_same_manifest(finished: MakeSpec) -> None:
+def test_a_manifest_with_a_new_date_and_the_same_bytes_is_unchanged(finished: MakeSpec) -> None:
     spec = finished()
     manifest = Path(spec.manifests[0])
     manifest.write_bytes(manifest.read_bytes())
@@ -198,7 +198,7 @@ def test_other_weights_under_the_same_name_are_refused(
         jobs.run(spec)
 
 
-def test_a_row_that_ends_in_no_picture_fails_alone(make_spec: MakeSpec, tmp_path: Path) -> None:
+def test_a_row_without_finite_pixels_fails_alone(make_spec: MakeSpec, tmp_path: Path) -> None:
     path = tmp_path / "guidance.csv"
     rows = [f"picture {i},{'3e38' if i == 3 else 3}" for i in range(6)]
     path.write_text("prompt,guidance_scale\n" + "\n".join(rows) + "\n")
@@ -234,7 +234,7 @@ def test_a_bad_manifest_writes_nothing(make_spec: MakeSpec, tmp_path: Path) -> N
     assert not Path(spec.url).exists() or files_of(spec) == {}
 
 
-def test_an_output_that_cannot_be_written_is_said_before_a_model_is_loaded(
+def test_an_output_that_cannot_be_written_is_refused_before_the_model_is_loaded(
     make_spec: MakeSpec, tmp_path: Path
 ) -> None:
     (tmp_path / "file").write_text("in the way")
@@ -243,7 +243,7 @@ def test_an_output_that_cannot_be_written_is_said_before_a_model_is_loaded(
     assert len(str(caught.value).splitlines()) == 1
 
 
-def test_a_run_on_object_storage_is_the_run_on_a_local_disk(
+def test_a_run_on_object_storage_equals_the_run_on_a_local_disk(
     finished: MakeSpec, bucket: Folder
 ) -> None:
     url, storage = bucket.url, bucket.options
@@ -259,7 +259,7 @@ def test_a_run_on_object_storage_is_the_run_on_a_local_disk(
     assert run.progress().complete
 
 
-def test_a_store_without_create_only_writes_is_warned_about_and_works(
+def test_a_store_without_create_only_writes_works_with_a_warning(
     make_spec: MakeSpec, rclone_s3: Server
 ) -> None:
     folder = rclone_s3.folder()

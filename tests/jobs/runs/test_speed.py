@@ -1,4 +1,4 @@
-"""`model.speed` from job file to reproduction: recorded, restored, refused in a line."""
+"""`model.speed` from job file to reproduction: recorded, restored, or refused in one line."""
 
 import json
 from collections.abc import Callable
@@ -40,7 +40,7 @@ def fast(make_spec: MakeSpec, tiny_model: Path) -> RunSpec:
     return make_spec(model={"source": str(tiny_model), "speed": SPEED})
 
 
-def test_each_image_says_how_it_was_made_faster_and_is_reproduced_so(
+def test_each_image_records_its_speed_settings_and_is_reproduced_with_them(
     fast: RunSpec, make_spec: MakeSpec, tmp_path: Path
 ) -> None:
     jobs.run(fast)
@@ -66,7 +66,7 @@ def test_each_image_says_how_it_was_made_faster_and_is_reproduced_so(
 
 
 def asking_for_more(image: Path, folder: Path) -> Path:
-    """An image that says it was made in a way that there is not."""
+    """An image whose metadata names speed settings that do not exist."""
     with Image.open(image) as opened:
         facts, size = json.loads(opened.info["nightpress"]), opened.size
     text = PngInfo()
@@ -75,7 +75,7 @@ def asking_for_more(image: Path, folder: Path) -> Path:
     return folder / "odd.png"
 
 
-def test_a_run_goes_on_as_fast_as_it_began_or_not_at_all(
+def test_a_run_is_resumed_only_with_its_own_speed_settings(
     fast: RunSpec, make_spec: MakeSpec, tmp_path: Path
 ) -> None:
     jobs.run(fast)
@@ -88,7 +88,7 @@ def test_a_run_goes_on_as_fast_as_it_began_or_not_at_all(
 
 
 @pytest.mark.parametrize(("compiles", "watchdog_s"), [("regional", 77.0), (None, None)])
-def test_a_batch_that_compiles_may_be_silent_for_as_long_as_one_that_loads(
+def test_compiling_a_batch_may_take_as_long_as_loading_the_model(
     make_spec: MakeSpec, compiles: str | None, watchdog_s: float | None
 ) -> None:
     spec = make_spec(
@@ -111,7 +111,7 @@ def test_a_batch_that_compiles_may_be_silent_for_as_long_as_one_that_loads(
         ("model.speed.first_block_cache={}", "batch.size must be 1, not 4"),
     ],
 )
-def test_what_the_model_cannot_take_exits_2_in_a_line_and_writes_nothing(
+def test_speed_settings_that_the_model_does_not_support_exit_2_and_write_nothing(
     fast: RunSpec, tmp_path: Path, override: str, words: str
 ) -> None:
     path = write(tmp_path / "job.yaml", fast)

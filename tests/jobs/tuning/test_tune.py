@@ -206,7 +206,7 @@ def test_an_interrupted_tuning_leaves_the_job_unchanged(
         (["--tolerance", "near"], "'near'"),
         (["--images", "0"], "--images"),
         (["-o", "pairs.png"], "must end in .html"),
-        (["-o", "nowhere/pairs.html"], "nowhere is no folder"),
+        (["-o", "nowhere/pairs.html"], "nowhere is not a folder"),
         (["--device", "cuda"], "device 'cuda': torch finds no CUDA device"),
         (["--set", "model.dtype=bfloat16"], "add --dry-run"),
         (["--set", "model=nowhere/model", "--dry-run"], "nowhere/model"),

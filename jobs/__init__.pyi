@@ -1,0 +1,47 @@
+from .errors import (
+    ClusterError,
+    IncompleteRun,
+    JobError,
+    NightpressError,
+    RunStopped,
+    UnfinishedRun,
+)
+from .runs.plan import Plan, plan
+from .runs.preview import preview
+from .runs.repair import RepairResult
+from .runs.reproduce import ReproduceResult, reproduce
+from .runs.retry import retry
+from .runs.runner import RunResult, run
+from .runs.status import RunStatus, TrainingStatus, status
+from .runs.verify import VerifyResult, verify
+from .training import TrainResult, train
+from .tuning.options import TuneOptions
+from .tuning.tune import Tuning, tune
+
+__all__ = [
+    "ClusterError",
+    "IncompleteRun",
+    "JobError",
+    "NightpressError",
+    "Plan",
+    "RepairResult",
+    "ReproduceResult",
+    "RunResult",
+    "RunStatus",
+    "RunStopped",
+    "TrainResult",
+    "TrainingStatus",
+    "TuneOptions",
+    "Tuning",
+    "UnfinishedRun",
+    "VerifyResult",
+    "plan",
+    "preview",
+    "reproduce",
+    "retry",
+    "run",
+    "status",
+    "train",
+    "tune",
+    "verify",
+]

@@ -1,0 +1,232 @@
+"""`reproduce`: make one image again from its embedded metadata, and compare."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pyarrow.dataset as ds
+import torch
+
+from nightpress.diffusion_core.acceleration.spec import SpeedSpec
+from nightpress.diffusion_core.errors import ModelError
+from nightpress.diffusion_core.models.loading import (
+    LoadedModel,
+    ModelInfo,
+    ModelSpec,
+    describe,
+    load,
+)
+from nightpress.diffusion_core.models.lora_files import LoraInfo
+from nightpress.pipelines.errors import ImageNotFound
+from nightpress.pipelines.image_files.encoding import opened, read_facts
+from nightpress.pipelines.image_files.packing import member_of, split_member
+from nightpress.pipelines.job.sections import ImagesSpec
+from nightpress.pipelines.models.location import locate
+from nightpress.pipelines.models.loras import locate_loras
+from nightpress.pipelines.records import ImageFacts
+from nightpress.pipelines.run_directory.reader import Run
+from nightpress.pipelines.run_directory.record import RunRecord, read_record
+from nightpress.pipelines.shards import reproduce as reproduction
+from nightpress.pipelines.shards.reproduce import Reproduction
+from nightpress.pipelines.storage import Options, Store, open_source
+from nightpress.pipelines.storage.urls import absolute
+
+MAX_FOLDERS_UP = 8
+"""How many folders above an image its run is looked for."""
+
+
+@dataclass(frozen=True)
+class ReproduceResult:
+    """An image that was made again."""
+
+    facts: ImageFacts
+    """The original's embedded metadata."""
+    comparison: Reproduction
+    """How the new image differs from the original."""
+    image: bytes = field(repr=False)
+    """The new image file."""
+
+
+def reproduce(
+    image: str | Path | Run,
+    image_id: str | None = None,
+    *,
+    model: str | None = None,
+    device: str | None = None,
+    storage: Options | None = None,
+) -> ReproduceResult:
+    """Make one image again from its embedded metadata, and compare the two.
+
+    LoRAs, threads and the quality of a lossy format are those of the run that holds the image.
+
+    Args:
+        image: path or URL of an image file, `<pack>/<member>` of a packed one; or an opened run.
+        image_id: which image of the run.
+        model: where the model is now, if not where the image says.
+        device: `cpu` or `cuda`; the run's own device by default.
+        storage: fsspec options by protocol, for a URL.
+
+    Returns:
+        The new image, and how it compares.
+
+    Raises:
+        ImageNotFound: there is no such image, or nightpress did not make it.
+        ModelError: the model cannot be found, or is not the one that made the image.
+        StoreError: the image or its run cannot be read.
+    """
+    options: Options = storage or {}
+    if isinstance(image, Run):
+        options, image = image.store.options, _url_of(image, image_id)
+    url = str(image)
+    data = _read(url, options)
+    facts = _facts(url, data)
+    record = _run_around(url, options)
+    loaded = _load(facts, record, model, device, options)
+    try:
+        comparison, again = reproduction.reproduce(data, facts, loaded, _format(data, record))
+    except ValueError as error:
+        raise ImageNotFound(f"{url}: {error}") from error
+    return ReproduceResult(facts, comparison, again)
+
+
+def _url_of(run: Run, image_id: str | None) -> str:
+    """URL of an image's file in its run."""
+    if image_id is None:
+        raise ImageNotFound(f"{run.url}: say which image of the run, as its image_id")
+    wanted = ds.field("image_id") == image_id
+    with run.reading():
+        rows = run.metadata.to_table(["file", "member"], filter=wanted).to_pylist()
+    if not rows or rows[0]["file"] is None:
+        raise ImageNotFound(f"{run.url}: no image {image_id!r} is stored")
+    return "/".join(filter(None, (run.url, rows[0]["file"], rows[0]["member"])))
+
+
+def _read(url: str, options: Options) -> bytes:
+    """The bytes of an image file, or of a pack's member.
+
+    Raises:
+        StoreMissing: it does not exist.
+        ImageNotFound: it is a pack, or a pack without that member.
+    """
+    packed = split_member(url)
+    path, member = packed or (url, "")
+    with open_source(path, options) as stream:
+        data = stream.read()
+    try:
+        return data if packed is None else member_of(path, data, member)
+    except ValueError as error:
+        raise ImageNotFound(f"{path}: {error}") from error
+
+
+def _facts(url: str, data: bytes) -> ImageFacts:
+    """An image's embedded metadata, if it is sound and the image is of the size it says.
+
+    Raises:
+        ImageNotFound: there is none, it cannot be true, or the image is too large to open.
+    """
+    try:
+        with opened(data):
+            facts = read_facts(data)
+        if facts is None:
+            raise ValueError("not an image made by nightpress, or its metadata was stripped")
+        reproduction.require_size(data, reproduction.require_sound(facts))
+    except ValueError as error:
+        raise ImageNotFound(f"{url}: {error}") from error
+    return facts
+
+
+def _run_around(url: str, options: Options) -> RunRecord | None:
+    """The run that holds an image: the nearest folder above it with a run.json."""
+    path, _ = split_member(url) or (url, "")
+    folder = absolute(path)
+    for _ in range(MAX_FOLDERS_UP):
+        folder, slash, _ = folder.rpartition("/")
+        if not slash or folder.endswith((":", ":/")) or not folder:
+            return None
+        record = read_record(Store(folder, options))
+        if record is not None:
+            return record
+    return None
+
+
+def _load(
+    facts: ImageFacts,
+    record: RunRecord | None,
+    source: str | None,
+    device: str | None,
+    options: Options,
+) -> LoadedModel:
+    """Load the very model that made an image.
+
+    Raises:
+        ModelError: it cannot be found, or there is another one in its place.
+    """
+    spec, row_lora = _model_spec(facts, record, source)
+    folder, lora_files = locate(spec, options), locate_loras(spec, options)
+    info = describe(folder, spec, lora_files)
+    if info.fingerprint != facts.model_fingerprint:
+        raise ModelError(
+            f"{spec.source}: its fingerprint is {info.fingerprint[:12]}, but the image was made "
+            f"with {facts.model_fingerprint[:12]}; use --model to say where that model is"
+        )
+    if row_lora is not None:
+        _require_lora(row_lora, info)
+    torch.set_num_threads(record.threads if record is not None and record.threads else 1)
+    return load(
+        folder, spec, device or (record.device if record is not None else "cpu"), lora_files
+    )
+
+
+def _model_spec(
+    facts: ImageFacts, record: RunRecord | None, source: str | None
+) -> tuple[ModelSpec, LoraInfo | None]:
+    """The model that made an image, and the LoRA that its row named.
+
+    Raises:
+        ModelError: the image alone does not say where its model or its LoRAs are.
+    """
+    if record is None and source is None and facts.model != "builtin":
+        raise ModelError(
+            f"the image was made with {facts.model}; use --model to say where that model is, "
+            "because nothing is downloaded on an image's word alone"
+        )
+    if record is None and facts.loras:
+        names = ", ".join(lora.name for lora in facts.loras)
+        raise ModelError(
+            f"the image was made with LoRAs ({names}), and no folder above it has a run.json that "
+            "says where they are"
+        )
+    base = record.spec.model if record is not None else ModelSpec(source=facts.model)
+    own = reproduction.own_lora(facts, len(base.loras))
+    changes = {
+        "source": source or base.source,
+        "dtype": facts.dtype,
+        "speed": SpeedSpec.from_text(facts.speed),
+        "row_loras": tuple(lora for lora in base.row_loras if own and lora.label == own.name),
+    }
+    return base.model_copy(update=changes), own
+
+
+def _require_lora(lora: LoraInfo, model: ModelInfo) -> None:
+    """Check that the LoRA of an image's row is still the one that the image was made with.
+
+    Raises:
+        ModelError: the run's job no longer has it, or its file is another one now.
+    """
+    if not model.row_loras:
+        raise ModelError(
+            f"the image was made with LoRA {lora.name!r}, which is not among the row_loras of "
+            "run.json"
+        )
+    if model.row_loras[0].sha256 != lora.sha256:
+        raise ModelError(
+            f"LoRA {lora.name!r}: its sha256 is {model.row_loras[0].sha256[:12]}, but the image "
+            f"was made with {lora.sha256[:12]}"
+        )
+
+
+def _format(data: bytes, record: RunRecord | None) -> ImagesSpec:
+    """Format and quality of an image file."""
+    if record is not None:
+        return record.spec.images
+    with opened(data) as image:
+        return ImagesSpec.model_validate({"format": str(image.format).lower()})

@@ -1,0 +1,56 @@
+"""`retry`: make the failed rows of a run again."""
+
+from nightpress.jobs.runs.repair import RepairResult, repair_rows
+from nightpress.jobs.runs.shared import OnEvent, ignore
+from nightpress.jobs.runs.targets import ImageTarget, open_images, repair_spec
+from nightpress.pipelines.run_directory.commit import failed_rows
+from nightpress.pipelines.run_directory.reader import Run
+from nightpress.pipelines.shards.work import Amendment
+from nightpress.pipelines.storage import Options
+
+
+def retry(
+    target: ImageTarget,
+    on_event: OnEvent = ignore,
+    *,
+    address: str | None = None,
+    max_failures: int | str | None = None,
+    take_over: bool = False,
+    storage: Options | None = None,
+) -> RepairResult:
+    """Make the failed rows of a run again, and no others.
+
+    A row that succeeds replaces its failure in the metadata. Rows of shards that are not committed
+    yet are left to `run`.
+
+    Args:
+        target: the URL of a run directory, a job, or an opened run.
+        on_event: called with every event, to show progress.
+        address: Ray cluster to join, instead of the job's or the one that the run was started on.
+        max_failures: stop early once more rows have failed again: a number, or a share such as
+            `5%`; the job's own limit does not apply.
+        take_over: take over from another process that works on this run.
+        storage: fsspec options by protocol, for a URL; a job has its own.
+
+    Returns:
+        How many rows were tried, and how they turned out.
+
+    Raises:
+        RunNotFound: there is no run.
+        RunHeld: another process works on this run.
+        ChangedRunError: the model is no longer the one that the run was made with.
+        ModelError, StoreError, ClusterError: the model, the store or the cluster cannot be used.
+        RunStopped: stopped early; what was made is kept.
+    """
+    run = open_images(target, storage)
+    spec = repair_spec(run, target, address, max_failures)
+    failed = failed_amendments(run)
+    if not failed:
+        return RepairResult(run.url, 0, 0, 0, 0, 0)
+    return repair_rows(run, spec, failed, on_event, take_over=take_over)
+
+
+def failed_amendments(run: Run) -> dict[int, Amendment]:
+    """Shard -> its failed rows, of the shards that have any."""
+    found = ((shard, failed_rows(run.store, shard)) for shard in run.committed)
+    return {shard: Amendment(rows) for shard, rows in found if rows}

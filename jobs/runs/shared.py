@@ -1,0 +1,113 @@
+"""What running, previewing and repairing share: actors, the store's promise, and dispatching."""
+
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+
+from nightpress.diffusion_core.models.loading import ModelSpec
+from nightpress.jobs.cluster.connection import alive_nodes, resolved_gpus, spread_map
+from nightpress.jobs.dispatch.actor import ActorFactory
+from nightpress.jobs.dispatch.config import DispatchConfig
+from nightpress.jobs.dispatch.dispatcher import Dispatcher
+from nightpress.jobs.errors import ClusterError, RunStopped
+from nightpress.jobs.progress.events import Event, Message
+from nightpress.jobs.progress.failure_limit import FailureLimit
+from nightpress.jobs.signals import first_interruption
+from nightpress.pipelines.errors import ManifestError, StoreError
+from nightpress.pipelines.job.spec import RunSpec
+from nightpress.pipelines.models.location import absolute_source
+from nightpress.pipelines.planning import Mapper, manifest_changes, rewrite_plan_part
+from nightpress.pipelines.run_directory.lease import Lease
+from nightpress.pipelines.run_directory.record import RunRecord, refuse_changes, threads_for
+from nightpress.pipelines.storage import Store, is_local
+
+OnEvent = Callable[[Event], None]
+
+READS_BACK = (
+    "this store ignores If-None-Match: *, so it would let a name be written twice; nightpress "
+    "looks for each name before writing it and reads it back afterwards, which is safe for one "
+    "driver at a time"
+)
+
+
+def ignore(event: Event) -> None:
+    """Show nothing: the default of `on_event`."""
+
+
+def create_only_store(store: Store, on_event: OnEvent) -> Store:
+    """The store; if it lets a name be written twice, warn and have it read back what it writes."""
+    if store.honours_create_only():
+        return store
+    on_event(Message(READS_BACK, warning=True))
+    return store.reading_back()
+
+
+def actor_factory(spec: RunSpec, traced: bool = False) -> ActorFactory:
+    """Actors of the size that the job asks for, on the connected cluster."""
+    gpus = resolved_gpus(spec.cluster.gpus_per_actor)
+    cpus = spec.cluster.cpus_per_actor
+    return ActorFactory(
+        spec=_absolute_model(spec.model),
+        options=spec.storage,
+        cpus=cpus,
+        gpus=gpus,
+        threads=threads_for(spec, "cuda" if gpus else "cpu"),
+        traced=traced,
+    )
+
+
+def _absolute_model(model: ModelSpec) -> ModelSpec:
+    """The model with its local sources as full paths: actors have another working directory.
+
+    Following links may change the last part of a path, so LoRAs keep the names that the job gives.
+    """
+    loras = {
+        name: tuple(
+            lora.model_copy(update={"source": absolute_source(lora.source), "name": lora.label})
+            for lora in getattr(model, name)
+        )
+        for name in ("loras", "row_loras")
+    }
+    return model.model_copy(update={"source": absolute_source(model.source), **loras})
+
+
+def planning_mapper(spec: RunSpec) -> Mapper:
+    """Ray tasks, unless the manifest is on a disk that only this machine may have."""
+    local = any(is_local(url) for url in spec.manifests)
+    return map if local and len(alive_nodes()) > 1 else spread_map
+
+
+@contextmanager
+def failures_as_run_stopped() -> Iterator[None]:
+    """Turn failures into RunStopped: once something is written, the run can be resumed."""
+    try:
+        yield
+    except (StoreError, ManifestError, ClusterError) as error:
+        raise RunStopped(str(error)) from error
+
+
+@contextmanager
+def dispatching(
+    store: Store,
+    record: RunRecord,
+    factory: ActorFactory,
+    config: DispatchConfig,
+    lease: Lease,
+    limit: FailureLimit,
+) -> Iterator[Dispatcher]:
+    """A dispatcher that stops on an interruption, a lost lease, or too many failures."""
+    with first_interruption() as interrupted:
+
+        def reason_to_stop() -> str | None:
+            lease.require()
+            return "asked to stop" if interrupted.is_set() else limit.exceeded
+
+        def mend(shard: int) -> None:
+            lease.fence.require(store)
+            refuse_changes(store, manifest_changes(record.layout, record.spec))
+            rewrite_plan_part(record.spec, record.model, record.layout, store, shard)
+
+        dispatcher = Dispatcher(
+            store, record, factory, config, reason_to_stop=reason_to_stop, repair_plan=mend
+        )
+        with closing(dispatcher):
+            yield dispatcher

@@ -1,0 +1,90 @@
+"""`status`: how far a run or a training run is, read from its store alone."""
+
+from dataclasses import dataclass
+
+from nightpress.jobs.runs.targets import Target, open_any
+from nightpress.pipelines.run_directory.lease import Holder, last_holder
+from nightpress.pipelines.run_directory.reader import Run, RunProgress
+from nightpress.pipelines.storage import Options, Store
+from nightpress.pipelines.training.runs import TrainingProgress, TrainingRun
+
+
+@dataclass(frozen=True)
+class RunStatus:
+    """How far a run of images is."""
+
+    url: str
+    created_at: str
+    """UTC, ISO 8601."""
+    holder: Holder | None
+    """The process that may be working on the run, by the last heartbeat in the store."""
+    model: str
+    model_fingerprint: str
+    progress: RunProgress
+
+
+@dataclass(frozen=True)
+class TrainingStatus:
+    """How far a training run is."""
+
+    url: str
+    created_at: str
+    """UTC, ISO 8601."""
+    holder: Holder | None
+    """The process that may be working on the run, by the last heartbeat in the store."""
+    recipe: str
+    """`autoencoder`, `denoiser` or `lora`."""
+    num_images: int
+    """Training images."""
+    progress: TrainingProgress
+
+
+def status(target: Target, *, storage: Options | None = None) -> RunStatus | TrainingStatus:
+    """Say how far a run or a training run is.
+
+    Everything is read from the store; no request goes to the machine that makes the run.
+
+    Args:
+        target: the URL of a run directory, a job, or an opened run.
+        storage: fsspec options by protocol, for a URL; a job has its own.
+
+    Returns:
+        Its progress, and which process may be working on it.
+
+    Raises:
+        RunNotFound: there is no run.
+        StoreError: the store does not answer.
+        CheckpointError: the metrics of a training run are damaged.
+    """
+    opened = open_any(target, storage)
+    held_by = _live_holder(opened.store)
+    if isinstance(opened, TrainingRun):
+        return _training_status(opened, held_by)
+    return _run_status(opened, held_by)
+
+
+def _run_status(run: Run, held_by: Holder | None) -> RunStatus:
+    return RunStatus(
+        url=run.url,
+        created_at=run.record.created_at,
+        holder=held_by,
+        model=run.record.model.source,
+        model_fingerprint=run.record.model.fingerprint,
+        progress=run.progress(),
+    )
+
+
+def _training_status(run: TrainingRun, held_by: Holder | None) -> TrainingStatus:
+    return TrainingStatus(
+        url=run.url,
+        created_at=run.record.created_at,
+        holder=held_by,
+        recipe=run.recipe,
+        num_images=run.record.num_images,
+        progress=run.progress(),
+    )
+
+
+def _live_holder(store: Store) -> Holder | None:
+    claim = last_holder(store)
+    return None if claim is None or claim.is_dead else claim

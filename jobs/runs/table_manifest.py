@@ -1,0 +1,138 @@
+"""A run whose manifest is a table: where the table is kept, and how it is recognised again.
+
+The table is written once into the run directory, as a Parquet file whose name holds its sha256. The
+run's manifest is that file from then on, so the run can be resumed and repaired without the table.
+"""
+
+import hashlib
+import re
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Self
+
+import pyarrow as pa
+
+from nightpress.pipelines.errors import Change, Damaged, ManifestError
+from nightpress.pipelines.job.spec import RunSpec
+from nightpress.pipelines.manifest.frames import TABLE, Frame, rewritten, table_of, to_parquet
+from nightpress.pipelines.planning import PlanLayout
+from nightpress.pipelines.run_directory.record import RunRecord, read_record
+from nightpress.pipelines.storage import Store, find
+
+_KEPT = re.compile(r"/(manifest/table-[0-9a-f]{16}\.parquet)")
+
+
+@dataclass(frozen=True)
+class TableManifest:
+    """A table that was passed as a manifest, as the Parquet file that its run keeps."""
+
+    data: bytes = field(repr=False)
+
+    @classmethod
+    def of(cls, frame: Frame) -> Self:
+        """Convert a pyarrow Table, or a pandas or polars frame.
+
+        Raises:
+            TypeError: this is not a table.
+            ManifestError: the table cannot be converted.
+        """
+        return cls(to_parquet(table_of(frame)))
+
+    @cached_property
+    def sha256(self) -> str:
+        """SHA-256 of the Parquet file, hexadecimal."""
+        return hashlib.sha256(self.data).hexdigest()
+
+    @property
+    def path(self) -> str:
+        """Path in the run directory."""
+        return f"manifest/table-{self.sha256[:16]}.parquet"
+
+    def kept_job(self, spec: RunSpec) -> RunSpec:
+        """The job with this table, in its run directory, as the manifest."""
+        store = Store(spec.url, spec.storage)
+        return spec.model_copy(update={"manifest": f"{store.url}/{self.path}"})
+
+    @contextmanager
+    def temporary_job(self, spec: RunSpec) -> Iterator[RunSpec]:
+        """The job over a temporary copy of the table, to check and plan it before a run exists.
+
+        Raises:
+            ManifestError: raised inside; its problems name the table instead of the copy.
+        """
+        with tempfile.TemporaryDirectory(prefix="nightpress-") as folder:
+            path = Path(folder) / "table.parquet"
+            path.write_bytes(self.data)
+            try:
+                yield spec.model_copy(update={"manifest": str(path)})
+            except ManifestError as error:
+                problems = [replace(problem, file=TABLE) for problem in error.problems]
+                raise ManifestError(problems, error.total) from error
+
+    def keep(self, store: Store, layout: PlanLayout) -> PlanLayout:
+        """Write the table into the run directory, and return its plan over the file there.
+
+        Raises:
+            Damaged: another file has the table's name.
+        """
+        if not store.create(self.path, self.data) and store.read(self.path) != self.data:
+            raise Damaged(
+                f"{store.url}/{self.path}: this file is not the table that it is named for"
+            )
+        (source,) = find([f"{store.url}/{self.path}"], store.options)
+        (file,) = layout.files
+        kept = replace(file, url=source.url, version=source.version)
+        return replace(layout, files=(kept,))
+
+    def changes(self, store: Store, record: RunRecord) -> list[Change]:
+        """How this table differs from the one that a run keeps; empty if they are equal."""
+        path = kept_path(record)
+        if path is not None and self._equals(store.read(path)):
+            return []
+        old = ", ".join(file.sha256 for file in record.layout.files)
+        return [Change("sha256 of the manifest table", old, self.sha256)]
+
+    def _equals(self, data: bytes) -> bool:
+        """Whether a kept file holds the same table; another Arrow version may write other bytes."""
+        try:
+            return data == self.data or rewritten(data) == rewritten(self.data)
+        except (pa.ArrowException, OSError):  # the kept file is damaged
+            return False
+
+
+@contextmanager
+def readable_manifest(spec: RunSpec, frame: Frame | None) -> Iterator[RunSpec]:
+    """A job whose manifest can be read before a run exists: its files, or a copy of a table.
+
+    Raises:
+        SpecError: the job names no manifest, and no table was passed.
+        ManifestError: the table cannot be converted.
+        StoreError: the files cannot be found.
+    """
+    if frame is None:
+        find(spec.manifests, spec.storage)
+        yield spec
+    else:
+        with TableManifest.of(frame).temporary_job(spec) as over_copy:
+            yield over_copy
+
+
+def kept_path(record: RunRecord) -> str | None:
+    """Path, in the run directory, of the table that a run was started with; None for files."""
+    manifest = record.spec.manifest
+    found = _KEPT.search(manifest) if isinstance(manifest, str) else None
+    return None if found is None else found.group(1)
+
+
+def with_kept_table(spec: RunSpec, store: Store) -> RunSpec:
+    """A job that names no manifest, with the table that its run directory keeps, if any."""
+    if spec.manifest:
+        return spec
+    record = read_record(store)
+    if record is None or kept_path(record) is None:
+        return spec
+    return spec.model_copy(update={"manifest": record.spec.manifest})

@@ -1,0 +1,112 @@
+"""The run that a caller means: opened from a URL or a job, on the cluster that is to repair it."""
+
+from nightpress.pipelines.errors import RunNotFound
+from nightpress.pipelines.job.spec import RunSpec
+from nightpress.pipelines.run_directory.reader import Run, open_run
+from nightpress.pipelines.run_directory.record import RUN_FILE, read_record
+from nightpress.pipelines.storage import QUICK, Options, Store
+from nightpress.pipelines.training.record import TRAIN_FILE
+from nightpress.pipelines.training.runs import TrainingRun, open_training
+from nightpress.pipelines.training.spec import TrainSpec
+
+ImageTarget = str | Run | RunSpec
+"""A run of images: the URL of its directory, the opened run, or its job."""
+
+Target = ImageTarget | TrainingRun | TrainSpec
+"""A run of images, or a training run."""
+
+
+def open_images(target: ImageTarget, storage: Options | None = None) -> Run:
+    """Open a run of images.
+
+    Args:
+        target: the run; an opened one is returned as it is.
+        storage: fsspec options by protocol, for a URL; a job has its own.
+
+    Raises:
+        RunNotFound: there is no run, or it is a training run.
+        StoreError: the store does not answer.
+    """
+    opened = open_any(target, storage)
+    if isinstance(opened, TrainingRun):
+        raise RunNotFound(f"{opened.url}: this is a training run, not a run of images")
+    return opened
+
+
+def open_any(target: Target, storage: Options | None = None) -> Run | TrainingRun:
+    """Open a run of images or a training run; see `open_images`."""
+    match target:
+        case Run() | TrainingRun():
+            return target
+        case RunSpec():
+            _require_answer(Store(target.url, target.storage))
+            return open_run(target.url, target.storage)
+        case TrainSpec():
+            return _open_training_job(target)
+    store = Store(target, storage or {})
+    _require_answer(store)
+    record = read_record(store)
+    found = Run(store, record) if record is not None else open_training(store)
+    if found is None:
+        raise RunNotFound(f"{store.url}: no run here (found neither {RUN_FILE} nor {TRAIN_FILE})")
+    return found
+
+
+def repair_spec(
+    run: Run,
+    target: ImageTarget,
+    address: str | None = None,
+    max_failures: int | str | None = None,
+) -> RunSpec:
+    """The run's job, on the cluster where its rows are to be made again.
+
+    Args:
+        run: the opened run.
+        target: how the caller named it. A job says what its cluster is now; otherwise it is the
+            cluster that the run was started on.
+        address: Ray cluster to join instead.
+        max_failures: failure limit of this repair; the job's own limit does not apply.
+
+    Raises:
+        SpecError: the failure limit is neither a number nor a percentage.
+    """
+    cluster = target.cluster if isinstance(target, RunSpec) else run.spec.cluster
+    changes: dict[str, object] = {"max_failures": failure_limit(max_failures, "max_failures")}
+    if address is not None:
+        changes["address"] = address
+    return run.spec.model_copy(update={"cluster": cluster.model_copy(update=changes)})
+
+
+def failure_limit(limit: int | str | None, where: str) -> int | str | None:
+    """A failure limit such as 100 or `5%`, checked as a job file's `cluster.max_failures`.
+
+    Args:
+        limit: a number or percentage, as text too; None for no limit.
+        where: what an error message calls it.
+
+    Raises:
+        SpecError: it is neither.
+    """
+    if limit is None:
+        return None
+    job = {"name": "run", "output": "none"}  # the rest of a job, which is not read
+    override = f"cluster.max_failures={limit}"
+    return RunSpec.from_dict(job, (override,), where=where).cluster.max_failures
+
+
+def _open_training_job(job: TrainSpec) -> TrainingRun:
+    store = Store(job.url, job.storage)
+    _require_answer(store)
+    found = open_training(store, job)
+    if found is None:
+        raise RunNotFound(f"{job.url}: no training run here ({TRAIN_FILE} is missing)")
+    return found
+
+
+def _require_answer(store: Store) -> None:
+    """Fail within seconds, not minutes, if a store does not answer: a person is waiting.
+
+    Raises:
+        StoreError: it does not answer.
+    """
+    store.with_policy(QUICK).size(RUN_FILE)

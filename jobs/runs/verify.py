@@ -1,0 +1,157 @@
+"""`verify`: check a run's images against its metadata and plan, and repair what is wrong."""
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from nightpress.jobs.errors import UnfinishedRun
+from nightpress.jobs.runs.repair import (
+    RepairResult,
+    delete_orphans,
+    repair_rows,
+    rewrite_plan_parts,
+)
+from nightpress.jobs.runs.shared import OnEvent, ignore
+from nightpress.jobs.runs.targets import ImageTarget, open_images, repair_spec
+from nightpress.pipelines.formatting import plural
+from nightpress.pipelines.job.spec import RunSpec
+from nightpress.pipelines.run_directory import verify as checks
+from nightpress.pipelines.run_directory.reader import Run
+from nightpress.pipelines.run_directory.verify import Damage, Finding
+from nightpress.pipelines.shards.work import Amendment
+from nightpress.pipelines.storage import Options
+
+
+@dataclass(frozen=True)
+class VerifyResult:
+    """What checking a run found, and what was done about it."""
+
+    url: str
+    num_checked: int
+    """Images that were read."""
+    num_failed: int
+    """Rows that the metadata records as failed; they have no image to read."""
+    num_uncommitted: int
+    """Shards without a commit."""
+    findings: tuple[Finding, ...]
+    """What was wrong, before any repair of images."""
+    orphans: tuple[str, ...]
+    """Images or packs that no commit names; none are looked for if a commit is damaged."""
+    repaired: RepairResult | None = None
+    """How the rows that were made again turned out; None if none were."""
+    deleted: tuple[str, ...] = ()
+    """Orphans that were deleted."""
+
+    @property
+    def is_sound(self) -> bool:
+        """Nothing is wrong, or everything that was wrong has been repaired."""
+        return not self.findings or (self.repaired is not None and not self.repaired.num_failed)
+
+
+def verify(
+    target: ImageTarget,
+    on_event: OnEvent = ignore,
+    *,
+    sample: float = 1.0,
+    repair: bool = False,
+    remove_orphans: bool = False,
+    address: str | None = None,
+    max_failures: int | str | None = None,
+    take_over: bool = False,
+    storage: Options | None = None,
+) -> VerifyResult:
+    """Check every image of a run against its metadata, and the metadata against the plan.
+
+    Args:
+        target: the URL of a run directory, a job, or an opened run.
+        on_event: called with every event of a repair, to show progress.
+        sample: share of the images to read; metadata and plan are always checked completely.
+        repair: make what is missing or damaged again.
+        remove_orphans: delete the images and packs that no commit names.
+        address, max_failures, take_over, storage: of a repair; see `retry`.
+
+    Returns:
+        What was found, and what was repaired and deleted.
+
+    Raises:
+        UnfinishedRun: `remove_orphans` before every shard is committed.
+        RunNotFound, RunHeld, ChangedRunError, ModelError, StoreError, ClusterError, RunStopped: as
+            `retry` raises them.
+    """
+    run = open_images(target, storage)
+    spec = repair_spec(run, target, address, max_failures)
+    result = _check(run, sample)
+    if remove_orphans:
+        _require_finished(result)
+    if repair:
+        result = _repair(run, spec, result, sample, on_event, take_over)
+    if remove_orphans:
+        result = replace(result, deleted=delete_orphans(run, on_event, take_over=take_over))
+    return result
+
+
+def _check(run: Run, sample: float) -> VerifyResult:
+    """Check every committed shard, and look for orphans if every commit can be read."""
+    shards = list(checks.verify(run, sample))
+    findings = tuple(finding for shard in shards for finding in shard.findings)
+    # An unreadable commit may name any image.
+    all_named = all(finding.row is not None for finding in findings)
+    return VerifyResult(
+        url=run.url,
+        num_checked=sum(shard.num_checked for shard in shards),
+        num_failed=sum(shard.num_failed for shard in shards),
+        num_uncommitted=run.record.layout.num_shards - len(shards),
+        findings=findings,
+        orphans=tuple(checks.orphan_images(run)) if all_named else (),
+    )
+
+
+def _repair(
+    run: Run,
+    spec: RunSpec,
+    result: VerifyResult,
+    sample: float,
+    on_event: OnEvent,
+    take_over: bool,
+) -> VerifyResult:
+    """Rewrite damaged plan parts first, since the rest is checked against them; then make rows."""
+    damaged_plan = [finding.shard for finding in result.findings if finding.damage is Damage.PLAN]
+    if damaged_plan:
+        rewrite_plan_parts(run, damaged_plan, on_event, take_over=take_over)
+        result = _check(run, sample)
+    if not result.findings:
+        return result
+    amendments = _amendments(run, result.findings)
+    repaired = repair_rows(run, spec, amendments, on_event, take_over=take_over)
+    return replace(result, repaired=repaired)
+
+
+def _amendments(run: Run, findings: Sequence[Finding]) -> dict[int, Amendment]:
+    """Shard -> the rows to make again; every row of a shard whose commit is damaged.
+
+    A pack is made again as a whole, without sampling the images in it that are sound.
+    """
+    rows: defaultdict[int, list[int]] = defaultdict(list)
+    damaged = {finding.shard for finding in findings if finding.row is None}
+    for finding in findings:
+        if finding.row is not None:
+            rows[finding.shard].append(finding.row)
+    amendments = {
+        shard: Amendment(checks.rows_in_same_packs(run, shard, damaged_rows), replaces=True)
+        for shard, damaged_rows in rows.items()
+        if shard not in damaged
+    }
+    for shard in damaged:
+        every = range(run.record.layout.shard_images(shard))
+        amendments[shard] = Amendment(tuple(every), recommits=True)
+    return amendments
+
+
+def _require_finished(result: VerifyResult) -> None:
+    """Refuse to delete orphans of an unfinished run: its next commits may name them."""
+    if result.num_uncommitted:
+        raise UnfinishedRun(
+            f"{result.url}: cannot remove orphans while "
+            f"{plural(result.num_uncommitted, 'shard')} of the run have no commit, because those "
+            "images may belong to them; finish the run with nightpress run first"
+        )

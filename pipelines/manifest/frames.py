@@ -1,0 +1,97 @@
+"""A manifest that is a table in memory, such as a pyarrow Table or a pandas or polars frame.
+
+Turns the table into the Parquet file that a run keeps. Neither pandas nor polars is imported.
+"""
+
+import io
+from typing import Any, Protocol
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from nightpress.pipelines.errors import ManifestError, Problem
+from nightpress.pipelines.manifest.types import plain_type
+
+TABLE = "table"
+"""What error messages call a manifest that is no file."""
+
+ROW_GROUP_ROWS = 32_768
+"""Small enough that the rows of a large table are checked in parallel."""
+
+
+class Frame(Protocol):
+    """A table in memory with the Arrow PyCapsule interface, as in pyarrow, pandas and polars."""
+
+    def __arrow_c_stream__(self, requested_schema: Any = None) -> Any:
+        """The table's rows as an Arrow stream."""
+        ...
+
+
+def table_of(frame: Frame) -> pa.Table:
+    """The rows and columns of a frame, in plain types and without metadata.
+
+    The index of a pandas frame is not a column. An unnamed index (the row numbers that are left
+    after filtering or sorting) is dropped; a named one, which somebody set on purpose, is refused.
+
+    Raises:
+        TypeError: this is not a table.
+        ManifestError: the pandas index has a name, or a column has no Arrow type.
+    """
+    if not hasattr(frame, "__arrow_c_stream__"):
+        raise TypeError(
+            f"manifest: expected a pyarrow Table, or a pandas or polars frame, not a "
+            f"{type(frame).__name__}; to read files, name them in the job's `manifest`"
+        )
+    try:
+        table = pa.table(_without_index(frame))
+        fields = [pa.field(field.name, plain_type(field.type)) for field in table.schema]
+        columns = zip(table.columns, fields, strict=True)
+        plain = [column.cast(field.type) for column, field in columns]
+        return pa.table(plain, schema=pa.schema(fields)).combine_chunks()
+    except (pa.ArrowException, ValueError) as error:
+        if isinstance(error, ManifestError):
+            raise
+        reason = " ".join("; ".join(map(str, error.args)).split())
+        raise _refusal(None, f"cannot be read as an Arrow table: {reason}") from error
+
+
+def to_parquet(table: pa.Table) -> bytes:
+    """A table from `table_of` as a Parquet file.
+
+    Raises:
+        ManifestError: Parquet has no such column type.
+    """
+    sink = io.BytesIO()
+    try:
+        pq.write_table(table, sink, row_group_size=ROW_GROUP_ROWS, write_page_checksum=True)
+    except pa.ArrowException as error:
+        reason = " ".join(str(error).split())
+        raise _refusal(None, f"cannot be written as Parquet: {reason}") from error
+    return sink.getvalue()
+
+
+def rewritten(data: bytes) -> bytes:
+    """A file from `to_parquet` as this version of Arrow writes it: equal tables, equal bytes.
+
+    Raises:
+        ArrowException, OSError: the file is damaged.
+    """
+    return to_parquet(table_of(pq.read_table(io.BytesIO(data), page_checksum_verification=True)))
+
+
+def _without_index(frame: Any) -> Any:
+    """A pandas frame with plain row numbers as its index; any other frame as it is."""
+    if not hasattr(frame, "reset_index"):
+        return frame
+    named = [str(name) for name in frame.index.names if name is not None]
+    if named:
+        raise _refusal(
+            named[0],
+            "is the index of the pandas frame, which is not read; make it a column with "
+            "reset_index(), or drop it with reset_index(drop=True)",
+        )
+    return frame.reset_index(drop=True)
+
+
+def _refusal(column: str | None, message: str) -> ManifestError:
+    return ManifestError([Problem(TABLE, None, column, message)])

@@ -1,0 +1,67 @@
+"""The run that a caller means, and the cluster and failure limit of its repair."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from support.fakes.fake_press import press
+
+from nightpress.jobs.runs.targets import failure_limit, open_any, open_images, repair_spec
+from nightpress.pipelines import Run, RunSpec
+from nightpress.pipelines.errors import RunNotFound, SpecError
+from nightpress.pipelines.job.sections import ClusterSpec
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Run:
+    """A run that was started with `max_failures: 0`, on a cluster that no longer exists."""
+    store, record = press(tmp_path, ["a picture"])
+    started_on = ClusterSpec(address="gone:6379", max_failures=0, drain_s=5)
+    spec = record.spec.model_copy(update={"cluster": started_on})
+    return Run(store, replace(record, spec=spec))
+
+
+def test_a_run_is_opened_by_url_by_job_and_as_it_is(run: Run) -> None:
+    assert open_images(run) is run
+    assert open_images(run.url).record.fingerprint == run.record.fingerprint
+    output, _, name = run.url.rpartition("/")
+    job = RunSpec.from_dict(run.spec.as_dict() | {"output": output, "name": name})
+    assert open_images(job).url == run.url
+
+
+def test_a_place_without_a_run_is_named(tmp_path: Path) -> None:
+    with pytest.raises(RunNotFound, match=rf"{tmp_path}: no run here \(found neither run\.json"):
+        open_any(str(tmp_path))
+
+
+def test_a_job_says_what_its_cluster_is_now(run: Run) -> None:
+    cluster = {"address": "new:6379", "watchdog_s": 900, "max_failures": 3}
+    job = RunSpec.from_dict(run.spec.as_dict() | {"cluster": cluster})
+    found = repair_spec(run, job).cluster
+    assert (found.address, found.watchdog_s, found.drain_s) == ("new:6379", 900, 60)
+    assert repair_spec(run, job, "other:6379").cluster.address == "other:6379"
+
+
+def test_a_url_means_the_cluster_that_the_run_was_started_on(run: Run) -> None:
+    spec = repair_spec(run, run.url)
+    assert (spec.cluster.address, spec.cluster.drain_s) == ("gone:6379", 5)
+    assert spec.changes(run.spec) == []
+
+
+def test_a_repair_has_its_own_failure_limit_and_not_the_job_s(run: Run) -> None:
+    assert repair_spec(run, run.url).cluster.max_failures is None
+    assert repair_spec(run, run.url, None, 12).cluster.max_failures == 12
+    assert repair_spec(run, run.url, None, "5%").cluster.max_failures == "5%"
+
+
+@pytest.mark.parametrize(("limit", "read"), [(5, 5), ("5", 5), ("5%", "5%"), (None, None)], ids=str)
+def test_a_failure_limit_is_a_number_or_a_percentage(
+    limit: int | str | None, read: int | str | None
+) -> None:
+    assert failure_limit(limit, "--max-failures") == read
+
+
+@pytest.mark.parametrize("limit", ["many", -1, "-1%"])
+def test_another_failure_limit_is_refused(limit: int | str) -> None:
+    with pytest.raises(SpecError, match=r"^--max-failures: cluster\.max_failures: "):
+        failure_limit(limit, "--max-failures")

@@ -1,0 +1,58 @@
+"""One root for every error of the three packages, and a message in one piece across processes."""
+
+import inspect
+import pickle
+from types import ModuleType
+
+import pytest
+
+import nightpress
+from nightpress import NightpressError, jobs
+from nightpress.diffusion_core import errors as diffusion_core_errors
+from nightpress.jobs import errors as jobs_errors
+from nightpress.jobs.cli import exit_code
+from nightpress.pipelines import errors as pipelines_errors
+
+MODULES = (diffusion_core_errors, pipelines_errors, jobs_errors)
+
+
+def exceptions(module: ModuleType) -> list[type[BaseException]]:
+    """The exception classes that a module defines."""
+    return [
+        each
+        for _, each in inspect.getmembers(module, inspect.isclass)
+        if issubclass(each, BaseException) and each.__module__ == module.__name__
+    ]
+
+
+@pytest.mark.parametrize("module", MODULES, ids=lambda module: module.__name__)
+def test_every_error_derives_from_the_exported_root(module: ModuleType) -> None:
+    found = exceptions(module)
+    assert found
+    assert [each for each in found if not issubclass(each, NightpressError)] == []
+
+
+def test_both_packages_export_the_same_root() -> None:
+    assert nightpress.NightpressError is jobs.NightpressError is NightpressError
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (jobs_errors.RunStopped, 4),
+        (jobs_errors.ClusterError, 2),
+        (jobs_errors.UnfinishedRun, 2),
+        (jobs_errors.IncompleteRun, 1),
+        (pipelines_errors.RunHeld, 5),
+        (pipelines_errors.StoreDenied, 2),
+        (pipelines_errors.StoreError, 4),
+        (diffusion_core_errors.ModelNotFound, 2),
+    ],
+)
+def test_an_error_survives_pickling_and_has_an_exit_code(
+    error: type[NightpressError], code: int
+) -> None:
+    again = pickle.loads(pickle.dumps(error("no Ray here")))
+    assert type(again) is error
+    assert str(again) == "no Ray here"
+    assert exit_code(again) == code
