@@ -48,7 +48,7 @@ def job_file(folder: Path, spec: RunSpec) -> str:
 @pytest.fixture
 def other_start(spec: RunSpec) -> Iterator[Lease]:
     """The lease of another process that works on the run."""
-    lease = acquire(Store(spec.url), beat_s=0.2)
+    lease = acquire(Store(spec.url), heartbeat_s=0.2)
     yield lease
     lease.release()
 

@@ -19,7 +19,7 @@ from nightpress.diffusion_core.models.lora_files import LORA_FILE
 from nightpress.jobs.cli import command
 from nightpress.jobs.dispatch.actor import SamplerActor
 from nightpress.jobs.runs.shared import actor_factory
-from nightpress.jobs.tuning.tune import images_alike
+from nightpress.jobs.tuning.tune import images_to_sample
 from nightpress.pipelines.image_files.encoding import read_facts
 from nightpress.pipelines.job.spec import RunSpec
 from nightpress.pipelines.models.loras import locate_loras
@@ -178,5 +178,5 @@ def test_images_for_tuning_share_the_most_frequent_lora(tmp_path: Path, mixed: R
     plain = [each | {"lora_scale": None} for each in usual]
     for given, lora in (([*rows, rows[1] | {"id": "x"}], "ink"), ([*rows, *plain], None)):
         spec = mixed.model_copy(update={"manifest": manifest(tmp_path, given)})
-        images = images_alike(spec, MODEL, 2, 2)
+        images = images_to_sample(spec, MODEL, 2, 2)
         assert [image.lora for image in images] == [lora, lora]

@@ -4,7 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from support.fakes.fake_press import press
+from support.fakes.fake_runs import finished_run
 
 from nightpress.jobs.runs.targets import failure_limit, open_any, open_images, repair_spec
 from nightpress.pipelines import Run, RunSpec
@@ -15,7 +15,7 @@ from nightpress.pipelines.job.sections import ClusterSpec
 @pytest.fixture
 def run(tmp_path: Path) -> Run:
     """A run that was started with `max_failures: 0`, on a cluster that no longer exists."""
-    store, record = press(tmp_path, ["a picture"])
+    store, record = finished_run(tmp_path, ["a picture"])
     started_on = ClusterSpec(address="gone:6379", max_failures=0, drain_s=5)
     spec = record.spec.model_copy(update={"cluster": started_on})
     return Run(store, replace(record, spec=spec))
