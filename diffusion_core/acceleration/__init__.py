@@ -1,1 +1,1 @@
-"""What `model.speed` offers, one file an offer."""
+"""The ways to sample faster that `model.speed` offers, one file each."""

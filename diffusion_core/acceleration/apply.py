@@ -22,7 +22,7 @@ from nightpress.diffusion_core.acceleration.compilation import (
 )
 from nightpress.diffusion_core.acceleration.deepcache import reuse_deep_features
 from nightpress.diffusion_core.acceleration.spec import DeepFeaturesSpec, SpeedSpec
-from nightpress.diffusion_core.errors import ModelError, SettingsError
+from nightpress.diffusion_core.errors import ModelError, SettingsError, one_line
 
 DENOISERS = ("transformer", "unet")
 """The components that run at every step; a pipeline has one of them."""
@@ -134,7 +134,7 @@ def _fuse_qkv(parts: Parts, _: bool) -> None:
     try:
         fuse()
     except ValueError as error:  # networks with projections of their own
-        raise SettingsError(f"{kind}: {error}") from error
+        raise SettingsError(f"{kind}: {one_line(error)}") from error
     layers = [
         m for m in parts.denoiser.modules() if isinstance(m, Attention | AttentionModuleMixin)
     ]
@@ -255,7 +255,7 @@ def _enable(parts: Parts, config: Any) -> None:
     try:
         parts.denoiser.enable_cache(config)
     except (ValueError, LookupError) as error:  # unknown blocks, or too few
-        raise SettingsError(f"{kind}: {error}") from error
+        raise SettingsError(f"{kind}: {one_line(error)}") from error
     hooked = [m for m in parts.denoiser.modules() if getattr(m, "_diffusers_hook", None)]
     if all(module is parts.denoiser for module in hooked):
         raise SettingsError(f"{kind} has no layer that this cache supports")

@@ -11,7 +11,7 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from nightpress.diffusion_core import patching
-from nightpress.diffusion_core.errors import SettingsError
+from nightpress.diffusion_core.errors import SettingsError, one_line
 
 KERNELS = {
     "_native_math": SDPBackend.MATH,
@@ -43,7 +43,7 @@ def require_backend(backend: str) -> None:
     try:
         patching.require(DISPATCH, "_check_attention_backend_requirements", CHOOSE)(name)
     except RuntimeError as error:
-        raise SettingsError(f"{backend} is not installed: {error}") from error
+        raise SettingsError(f"{backend} is not installed: {one_line(error)}") from error
 
 
 def set_backend(network: Any, backend: str) -> None:

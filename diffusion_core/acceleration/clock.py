@@ -8,7 +8,7 @@ READ_STEP = "tell a cache the current timestep"
 
 
 class Clock:
-    """Reads the timestep of the current step as a number, without asking the accelerator.
+    """Reads the timestep of the current step as a number, without reading from the accelerator.
 
     Read against diffusers 0.42.1. Relies on the pipeline's `scheduler`, a new one for each
     sampling, and on its `timesteps` and `step_index`.

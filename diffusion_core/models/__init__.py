@@ -1,1 +1,1 @@
-"""Loading a model, its weight files, and LoRA files and switching."""
+"""Loading models and LoRAs, checking their files, and switching between LoRAs."""

@@ -81,7 +81,7 @@ def watch_decoder(pipeline: Any, batch_size: int) -> Iterator[list[torch.Tensor]
         finite_images.append(finite_before & all_finite(decoded[0]))
         return decoded
 
-    shadow = _raise_our_out_of_memory(decode_watched)
+    shadow = _translate_out_of_memory(decode_watched)
     with _type_restored(vae), patching.shadowed(vae, "decode", shadow):
         yield finite_images
     if not called:
@@ -112,8 +112,8 @@ def _release_frames(error: BaseException | None) -> None:
         error = error.__context__
 
 
-def _raise_our_out_of_memory(decode: Callable[..., Any]) -> Callable[..., Any]:
-    """Wrap a decoder so that it raises our OutOfMemory: some pipelines swallow torch's."""
+def _translate_out_of_memory(decode: Callable[..., Any]) -> Callable[..., Any]:
+    """Wrap a decoder so that it raises our own OutOfMemory: some pipelines swallow torch's."""
 
     def decode_or_raise(*args: Any, **kwargs: Any) -> Any:
         try:

@@ -91,6 +91,9 @@ class Sampler:
         model: the loaded model.
         batch_size: the most images that a batch holds; shorter batches are padded to it.
         cache_bytes: host memory for encoded prompts.
+
+    Raises:
+        IncompatibleLibrary: an upgrade of diffusers has moved what sampling replaces.
     """
 
     def __init__(self, model: LoadedModel, batch_size: int, cache_bytes: int = CACHE_BYTES) -> None:
@@ -105,6 +108,9 @@ class Sampler:
         """Settings and batch sizes for which everything is compiled already."""
         self.supports_per_image_guidance = per_image_guidance.is_supported(model.pipeline)
         """Whether the images of one batch may differ in their guidance scales."""
+        self._on_cpu = torch.device(model.device).type == "cpu"
+        if not self._on_cpu:  # an upgrade that has moved a patch must fail before any image does
+            no_sync.install(schedulers.make("default", model.scheduler_config))
 
     def sample(
         self,
@@ -254,9 +260,7 @@ class Sampler:
     def _scheduler(self, params: SamplingParams) -> Any:
         scheduler = schedulers.make(params.scheduler, self._model.scheduler_config)
         schedulers.check_steps(scheduler, params.num_inference_steps)
-        if torch.device(self._model.device).type == "cpu":
-            return scheduler
-        return no_sync.install(scheduler)
+        return scheduler if self._on_cpu else no_sync.install(scheduler)
 
     def _conditioning(
         self, batch: Sequence[ImageRequest], params: SamplingParams

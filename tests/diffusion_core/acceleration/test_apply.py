@@ -1,4 +1,4 @@
-"""Each way of sampling faster: the law holds under it, models that cannot take it are refused."""
+"""Each way to sample faster is batch-invariant, and refused for models that do not support it."""
 
 import json
 import shutil
@@ -31,7 +31,7 @@ FAMILIES = ("sd", "lcm", "sdxl", "sd3", "flux", "pixart", "sana")
 U_NETS = frozenset({"sd", "lcm", "sdxl"})
 CACHED = frozenset({"flux"})
 
-TAKERS: dict[str, tuple[Any, frozenset[str]]] = {
+SUPPORTED: dict[str, tuple[Any, frozenset[str]]] = {
     "attention_backend": ("_native_math", frozenset(FAMILIES)),
     "channels_last": (True, U_NETS | {"sana"}),
     "fuse_qkv_projections": (True, frozenset(FAMILIES) - {"sana"}),
@@ -42,12 +42,12 @@ TAKERS: dict[str, tuple[Any, frozenset[str]]] = {
     "pyramid_attention_broadcast": ({}, CACHED),
     "taylorseer_cache": ({"cache_interval": 2, "disable_cache_before_step": 2}, CACHED),
 }
-"""Of each choice: a value, and the families that can take it."""
+"""Choice -> a value of it, and the families that support it."""
 
-LAWFUL = [
+INVARIANT = [
     (family, name)
-    for name, (_, takers) in TAKERS.items()
-    for family in sorted(takers)
+    for name, (_, families) in SUPPORTED.items()
+    for family in sorted(families)
     if name != "first_block_cache"
 ]
 
@@ -77,38 +77,38 @@ def refusal(folder: Path, dtype: str = "auto", **speed: Any) -> str:
     return text
 
 
-@pytest.mark.parametrize("name", TAKERS)
+@pytest.mark.parametrize("name", SUPPORTED)
 @pytest.mark.parametrize("family", FAMILIES)
-def test_a_model_takes_a_choice_or_it_is_refused_before_any_weight_is_read(
+def test_a_choice_that_a_model_does_not_support_is_refused_before_any_weight_is_read(
     saved: Saved, family: str, name: str
 ) -> None:
-    value, takers = TAKERS[name]
-    if family in takers:
+    value, families = SUPPORTED[name]
+    if family in families:
         loading.describe(saved(family), spec_of(saved(family), **{name: value}))
     else:
         refusal(saved(family), **{name: value})
 
 
-@pytest.mark.parametrize(("family", "name"), LAWFUL)
-def test_an_image_depends_on_its_own_row_alone_under_every_choice(
+@pytest.mark.parametrize(("family", "name"), INVARIANT)
+def test_an_image_depends_on_its_own_row_only_under_every_choice(
     saved: Saved, family: str, name: str
 ) -> None:
-    loaded = faster(saved(family), **{name: TAKERS[name][0]})
+    loaded = faster(saved(family), **{name: SUPPORTED[name][0]})
     together = pixels(loaded)
     assert (pixels(loaded, REQUESTS[::-1])[::-1] == together).all()
     assert (pixels(loaded, REQUESTS[1:2]) == together[1:2]).all()
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_the_native_backend_and_parts_as_large_as_the_batch_change_no_bit(
+def test_the_native_backend_and_chunks_as_large_as_the_batch_change_no_bit(
     saved: Saved, loaded: Loaded, family: str
 ) -> None:
     same = faster(saved(family), attention_backend="native", vae_batch_size=3)
     assert (pixels(same) == pixels(loaded(family))).all()
 
 
-@pytest.mark.parametrize("family", sorted(TAKERS["fuse_qkv_projections"][1]))
-def test_fused_projections_change_no_bit_of_an_image_on_a_cpu_in_float32(
+@pytest.mark.parametrize("family", sorted(SUPPORTED["fuse_qkv_projections"][1]))
+def test_fused_projections_change_no_bit_on_a_cpu_in_float32(
     saved: Saved, loaded: Loaded, family: str
 ) -> None:
     fused = faster(saved(family), fuse_qkv_projections=True)
@@ -119,7 +119,7 @@ def test_fused_projections_change_no_bit_of_an_image_on_a_cpu_in_float32(
     "speed",
     [{"attention_backend": "native"}, {"fuse_qkv_projections": True}, {"vae_batch_size": 3}],
 )
-def test_the_built_in_model_keeps_its_bits_under_what_is_lossless(speed: dict[str, Any]) -> None:
+def test_lossless_choices_change_no_bit_of_the_built_in_model(speed: dict[str, Any]) -> None:
     params = SamplingParams(128, 128, num_inference_steps=2, guidance_scale=3.0)
     there, here = (
         Sampler(faster(builtin.folder(), **chosen), 3).sample(list(REQUESTS), params).pixels
@@ -137,20 +137,22 @@ def test_the_built_in_model_keeps_its_bits_under_what_is_lossless(speed: dict[st
         ("sdxl", {"vae_batch_size": 1}),
     ],
 )
-def test_what_only_reorders_sums_stays_within_a_level_of_255(
+def test_choices_that_only_reorder_sums_stay_within_one_level_of_255(
     saved: Saved, loaded: Loaded, family: str, speed: dict[str, Any]
 ) -> None:
     there, here = (pixels(m).astype(int) for m in (loaded(family), faster(saved(family), **speed)))
     assert np.abs(there - here).max() <= 1
 
 
-def test_channels_last_is_how_the_weights_lie_in_memory(saved: Saved) -> None:
+def test_channels_last_is_the_memory_format_of_the_weights(saved: Saved) -> None:
     pipeline = faster(saved("sd"), channels_last=True).pipeline
     for layer in (pipeline.unet.conv_in, pipeline.vae.decoder.conv_in):
         assert layer.weight.is_contiguous(memory_format=torch.channels_last)
 
 
-def test_deep_features_are_those_of_the_block_around_the_call(saved: Saved, loaded: Loaded) -> None:
+def test_deep_features_are_reused_as_in_a_block_around_the_call(
+    saved: Saved, loaded: Loaded
+) -> None:
     shallow = pixels(faster(saved("sd"), deep_features={"interval": 3, "branch": 1}))
     plain = loaded("sd")
     with reuse_deep_features(plain.pipeline.unet, 3, 1):
@@ -159,7 +161,7 @@ def test_deep_features_are_those_of_the_block_around_the_call(saved: Saved, load
     assert (shallow != pixels(plain)).any()
 
 
-def test_deep_features_begin_anew_with_each_batch(saved: Saved) -> None:
+def test_deep_features_start_anew_with_each_batch(saved: Saved) -> None:
     loaded = faster(saved("sd"), deep_features={"interval": 4})
     once = pixels(loaded)  # 6 steps: another batch would begin in the middle of an interval
     assert (pixels(loaded) == once).all()
@@ -175,7 +177,7 @@ def test_a_branch_that_the_u_net_does_not_have_is_refused_with_those_it_has(save
 def test_a_cache_is_empty_when_a_batch_begins_even_after_a_failure(
     saved: Saved, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
-    loaded = faster(saved("flux"), **{name: TAKERS[name][0]})
+    loaded = faster(saved("flux"), **{name: SUPPORTED[name][0]})
     before = pixels(loaded)
     step = "diffusers.FlowMatchEulerDiscreteScheduler.step"
     with monkeypatch.context() as broken:
@@ -192,7 +194,7 @@ def _raise(*_: Any, **__: Any) -> None:
 @pytest.mark.parametrize("name", ["pyramid_attention_broadcast", "taylorseer_cache"])
 def test_a_cache_computes_attention_on_fewer_steps(saved: Saved, name: str) -> None:
     all_steps = {"spatial_attention_timestep_skip_range": [0, 1001]}
-    value = all_steps if name == "pyramid_attention_broadcast" else TAKERS[name][0]
+    value = all_steps if name == "pyramid_attention_broadcast" else SUPPORTED[name][0]
     plain = _attention_calls(faster(saved("flux")))
     assert plain == 2 * PARAMS.num_inference_steps  # one block of each of its kinds
     assert _attention_calls(faster(saved("flux"), **{name: value})) < plain
@@ -213,13 +215,15 @@ def _attention_calls(loaded: LoadedModel) -> int:
     return len(calls)
 
 
-def test_attention_is_broadcast_between_its_timesteps_only(saved: Saved, loaded: Loaded) -> None:
+def test_attention_is_reused_only_between_the_chosen_timesteps(
+    saved: Saved, loaded: Loaded
+) -> None:
     never = {"spatial_attention_timestep_skip_range": (1000, 1001)}
     outside = faster(saved("flux"), pyramid_attention_broadcast=never)
     assert (pixels(outside) == pixels(loaded("flux"))).all()
 
 
-def test_a_first_block_cache_works_on_one_image_at_a_time(saved: Saved) -> None:
+def test_a_first_block_cache_needs_batches_of_one_image(saved: Saved) -> None:
     loaded = faster(saved("flux"), first_block_cache={"threshold": 0.5})
     with pytest.raises(SettingsError, match="batch size 3: must be 1 with first_block_cache"):
         pixels(loaded)
@@ -227,7 +231,7 @@ def test_a_first_block_cache_works_on_one_image_at_a_time(saved: Saved) -> None:
     assert (pixels(loaded, REQUESTS[2:], 1) == alone[2]).all()
 
 
-def test_the_backend_is_one_model_s_and_not_the_process_s(saved: Saved) -> None:
+def test_the_backend_is_set_for_one_model_and_not_for_the_process(saved: Saved) -> None:
     from diffusers.models.attention_dispatch import AttentionBackendName, _AttentionBackendRegistry
 
     before = _AttentionBackendRegistry.get_active_backend()
@@ -237,7 +241,7 @@ def test_the_backend_is_one_model_s_and_not_the_process_s(saved: Saved) -> None:
     assert _AttentionBackendRegistry.get_active_backend() == before
 
 
-def test_a_pinned_kernel_is_the_one_that_torch_is_left_with(
+def test_a_pinned_kernel_is_the_only_one_that_torch_may_use(
     saved: Saved, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from torch.nn.attention import _cur_sdpa_kernel_backends
@@ -255,7 +259,7 @@ def test_a_pinned_kernel_is_the_one_that_torch_is_left_with(
 
 
 @pytest.mark.parametrize("backend", ["flash", "sage", "xformers", "_native_cudnn"])
-def test_a_backend_of_another_device_is_refused_with_those_of_this_one(
+def test_a_backend_for_another_device_is_refused_with_those_for_this_one(
     saved: Saved, monkeypatch: pytest.MonkeyPatch, backend: str
 ) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
@@ -270,7 +274,7 @@ def test_a_backend_that_is_not_installed_is_refused_with_what_is_missing(
     assert "install `sageattention" in refusal(saved("flux"), attention_backend="sage")
 
 
-def test_a_u_net_takes_torch_s_own_kernels_only(
+def test_a_u_net_takes_only_the_kernels_of_torch(
     saved: Saved, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
@@ -279,7 +283,9 @@ def test_a_u_net_takes_torch_s_own_kernels_only(
 
 
 @pytest.mark.parametrize("part_size", [1, 2])
-def test_a_decoder_works_on_so_many_images_at_once(saved: Saved, part_size: int) -> None:
+def test_a_decoder_gets_at_most_the_chosen_number_of_images_at_once(
+    saved: Saved, part_size: int
+) -> None:
     loaded = faster(saved("sd"), vae_batch_size=part_size)
     sizes: list[int] = []
     loaded.pipeline.vae.decoder.register_forward_pre_hook(
@@ -290,7 +296,7 @@ def test_a_decoder_works_on_so_many_images_at_once(saved: Saved, part_size: int)
     assert "decode" not in vars(loaded.pipeline.vae)
 
 
-def test_a_decoder_in_half_precision_is_upcast_only_where_it_has_to_be(
+def test_a_decoder_in_half_precision_is_upcast_unless_that_is_turned_off(
     saved: Saved,
 ) -> None:
     kinds: dict[bool, set[torch.dtype]] = {}
@@ -301,20 +307,20 @@ def test_a_decoder_in_half_precision_is_upcast_only_where_it_has_to_be(
         loaded.pipeline.vae.decoder.register_forward_pre_hook(
             lambda _, inputs, seen=seen: seen.add(inputs[0].dtype)
         )
-        told = pytest.warns(FutureWarning, match="upcast_vae") if needless else nullcontext()
-        with told:
+        warned = pytest.warns(FutureWarning, match="upcast_vae") if needless else nullcontext()
+        with warned:
             pixels(loaded)
     assert kinds == {True: {torch.float32}, False: {torch.float16}}
 
 
-def test_an_upcast_that_does_not_happen_cannot_be_left_out(saved: Saved) -> None:
+def test_an_upcast_that_does_not_happen_cannot_be_turned_off(saved: Saved) -> None:
     assert "only with model.dtype: float16" in refusal(saved("sdxl"), force_upcast=False)
     assert "does not decode in float32 with this VAE" in refusal(
         saved("sd"), "float16", force_upcast=False
     )
 
 
-def test_quantization_without_torchao_is_refused_with_its_extra(
+def test_quantization_without_torchao_is_refused_with_the_extra_to_install(
     saved: Saved, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "torchao", None)
@@ -322,14 +328,14 @@ def test_quantization_without_torchao_is_refused_with_its_extra(
     assert "pip install 'nightpress[quantization]'" in words
 
 
-def test_a_dynamic_float8_is_for_a_model_in_bfloat16(saved: Saved) -> None:
+def test_dynamic_float8_needs_a_model_in_bfloat16(saved: Saved) -> None:
     dynamic = {"quantization": "float8_dynamic_activation_float8_weight", "compile": "full"}
     for dtype in ("float16", "float32"):
         assert "needs model.dtype: bfloat16" in refusal(saved("sd"), dtype, **dynamic)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_products_of_one_row_an_image_are_told_from_those_of_its_tokens(
+def test_layers_with_one_row_for_each_image_are_distinguished_from_those_of_tokens(
     saved: Saved, family: str
 ) -> None:
     loaded = loading.load(saved(family), spec_of(saved(family)), "cpu")
@@ -360,7 +366,7 @@ def test_products_of_one_row_an_image_are_told_from_those_of_its_tokens(
         {"quantization": "float8_weight_only", "compile": "full"},
     ],
 )
-def test_what_another_machine_is_to_do_is_not_asked_of_this_one(
+def test_what_another_machine_will_do_is_not_required_of_this_one(
     saved: Saved, monkeypatch: pytest.MonkeyPatch, choice: dict[str, Any]
 ) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
@@ -375,7 +381,7 @@ def test_what_another_machine_is_to_do_is_not_asked_of_this_one(
 @pytest.mark.parametrize(
     ("triton", "words"), [(False, "needs Triton"), (True, "needs a C compiler, such as gcc")]
 )
-def test_compiling_for_a_gpu_without_what_builds_its_kernels_is_refused(
+def test_compiling_for_a_gpu_without_triton_or_a_compiler_is_refused(
     saved: Saved, monkeypatch: pytest.MonkeyPatch, triton: bool, words: str
 ) -> None:
     from torch.utils import _triton
@@ -402,7 +408,7 @@ def test_compiling_without_a_compiler_is_refused(
     assert "needs a C++ compiler, such as g++" in refusal(saved("sd"), compile="full")
 
 
-def test_blocks_are_compiled_where_a_network_names_them(
+def test_regional_compilation_needs_a_network_that_names_its_repeated_blocks(
     saved: Saved, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from diffusers import UNet2DConditionModel
@@ -411,7 +417,7 @@ def test_blocks_are_compiled_where_a_network_names_them(
     assert "names no repeated blocks; use full" in refusal(saved("sd"), compile="regional")
 
 
-def test_a_configuration_that_makes_no_network_is_said_in_a_line(
+def test_an_invalid_configuration_of_a_network_is_reported_in_one_line(
     saved: Saved, tmp_path: Path
 ) -> None:
     folder = tmp_path / "odd"

@@ -1,4 +1,4 @@
-"""When torch compiles is told, to those who ask, for as long as they ask."""
+"""Callbacks are called when torch compiles, for the length of a block."""
 
 from collections.abc import Iterator
 
@@ -21,38 +21,38 @@ def network(backend: object = "eager") -> torch.nn.Module:
     return torch.compile(torch.nn.Linear(4, 4), backend=backend, dynamic=False)  # type: ignore[return-value, call-overload]
 
 
-def test_each_shape_is_told_once_and_a_shape_that_is_known_is_not() -> None:
-    told: list[str] = []
+def test_callbacks_are_called_once_for_each_new_shape() -> None:
+    events: list[str] = []
     compiled = network()
-    for rows, heard in ((2, ["begins", "ends"]), (2, []), (3, ["begins", "ends"]), (2, [])):
-        told.clear()
-        with on_compilation(lambda: told.append("begins"), lambda: told.append("ends")):
+    for rows, expected in ((2, ["begin", "end"]), (2, []), (3, ["begin", "end"]), (2, [])):
+        events.clear()
+        with on_compilation(lambda: events.append("begin"), lambda: events.append("end")):
             compiled(torch.zeros(rows, 4))
-        assert told == heard
+        assert events == expected
 
 
-def test_the_end_is_told_though_the_compiler_fails() -> None:
-    told: list[str] = []
+def test_the_end_is_reported_even_if_the_compiler_fails() -> None:
+    events: list[str] = []
 
     def failing(*_: object) -> None:
         raise ValueError("no such operation")
 
     compiled = network(failing)
     with (
-        on_compilation(lambda: told.append("begins"), lambda: told.append("ends")),
+        on_compilation(lambda: events.append("begin"), lambda: events.append("end")),
         pytest.raises(torch._dynamo.exc.BackendCompilerFailed, match="no such operation"),
     ):
         compiled(torch.zeros(2, 4))
-    assert told == ["begins", "ends"]
+    assert events == ["begin", "end"]
 
 
-def test_nobody_is_told_any_more_afterwards_even_if_torch_has_forgotten_him() -> None:
+def test_callbacks_are_removed_afterwards_even_after_a_reset_of_torch() -> None:
     before = len(callback_handler.start_callbacks), len(callback_handler.end_callbacks)
-    told: list[str] = []
+    events: list[str] = []
     for forgets in (False, True):
-        with on_compilation(lambda: told.append("begins"), lambda: told.append("ends")):
+        with on_compilation(lambda: events.append("begin"), lambda: events.append("end")):
             if forgets:
                 torch._dynamo.reset()
     network()(torch.zeros(2, 4))
-    assert told == []
+    assert events == []
     assert (len(callback_handler.start_callbacks), len(callback_handler.end_callbacks)) == before

@@ -1,4 +1,4 @@
-"""torch.compile: the law holds, one shape never changes another, and the work is kept on disk."""
+"""torch.compile: batch invariance holds, shapes are independent, compiled code is kept on disk."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -28,7 +28,7 @@ Saved = Callable[[str], Path]
 
 @pytest.fixture
 def fresh_process(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Nothing compiled in memory, and nobody's folder for it."""
+    """Nothing is compiled in memory, and no folder for compiled code is set."""
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", "somewhere")
     monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR")
     torch._dynamo.reset()
@@ -51,20 +51,20 @@ def pixels(loaded: LoadedModel, requests: list[ImageRequest] = REQUESTS) -> np.n
 
 @pytest.mark.timeout(900)
 @pytest.mark.usefixtures("fresh_process")
-def test_compiled_blocks_keep_the_law_and_are_found_again_on_disk(
+def test_compiled_blocks_are_batch_invariant_and_found_again_on_disk(
     saved: Saved,
     loaded: Callable[[str], LoadedModel],
     own_cache: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     fast = compiled(saved("sd"))
-    told: list[str] = []
-    with on_compilation(lambda: told.append("begins"), lambda: told.append("ends")):
+    events: list[str] = []
+    with on_compilation(lambda: events.append("begin"), lambda: events.append("end")):
         together = pixels(fast)
-        assert told == ["begins", "ends"] * (len(told) // 2) != []
-        told.clear()
+        assert events == ["begin", "end"] * (len(events) // 2) != []
+        events.clear()
         assert (pixels(fast) == together).all()
-        assert told == []
+        assert events == []
     assert np.abs(together.astype(int) - pixels(loaded("sd"))).max() <= 1
     assert (pixels(fast, REQUESTS[::-1])[::-1] == together).all()
     assert (pixels(fast, REQUESTS[1:]) == together[1:]).all()
@@ -86,7 +86,7 @@ def test_compiled_blocks_keep_the_law_and_are_found_again_on_disk(
 
 
 def smallest(folder: Path) -> Path:
-    """A model of a few convolutions, as each of its kernels is compiled by itself."""
+    """A model with few convolutions, because each of its kernels is compiled separately."""
     from diffusers import AutoencoderKL, UNet2DConditionModel
 
     narrow = {"block_out_channels": (4,), "norm_num_groups": 2}
@@ -109,7 +109,7 @@ def smallest(folder: Path) -> Path:
 @pytest.mark.chaos
 @pytest.mark.timeout(900)
 @pytest.mark.usefixtures("fresh_process")
-def test_a_denoiser_and_a_decoder_that_are_compiled_whole_keep_the_law(tmp_path: Path) -> None:
+def test_a_fully_compiled_denoiser_and_decoder_are_batch_invariant(tmp_path: Path) -> None:
     folder = smallest(tmp_path / "smallest")
     plain = loading.load(folder, ModelSpec(source=str(folder)), "cpu")
     fast = compiled(folder, "full")
@@ -125,7 +125,7 @@ def test_a_denoiser_and_a_decoder_that_are_compiled_whole_keep_the_law(tmp_path:
 @pytest.mark.chaos
 @pytest.mark.timeout(900)
 @pytest.mark.usefixtures("fresh_process")
-def test_a_lora_of_a_row_is_compiled_once_at_each_scale_and_has_its_own_bits(
+def test_a_row_lora_is_compiled_once_for_each_scale_and_has_its_own_bits(
     saved: Saved, plain: Callable[[str], Any], tmp_path: Path
 ) -> None:
     ink = tiny_loras.save(plain("sd"), tmp_path / "ink")

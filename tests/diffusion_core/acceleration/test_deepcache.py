@@ -35,7 +35,7 @@ Loaded = Callable[[str], LoadedModel]
 
 @pytest.fixture(scope="module")
 def models(loaded: Loaded) -> Loaded:
-    """Tiny models by family, and the one that ships."""
+    """Tiny models by family, and the built-in one."""
 
     @functools.cache
     def get(family: str) -> LoadedModel:
@@ -70,7 +70,7 @@ def watched(module: torch.nn.Module) -> Iterator[list[tuple[tuple[Any, ...], Any
 
 
 def tiny_unet(**settings: Any) -> Any:
-    """With random weights, the same each time; its skips are four unless told otherwise."""
+    """A U-Net with the same random weights each time, and four skips by default."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
         usual = tiny_models.unet(cross_attention_dim=16)
@@ -177,13 +177,13 @@ def test_the_deeper_the_branch_the_less_a_shallow_call_skips() -> None:
 
 
 def flops(unet: Any) -> int:
-    """Of one call, as torch counts them."""
+    """Floating-point operations of one call, as torch counts them."""
     with FlopCounterMode(display=False) as counter:
         ask(unet, noise(2))
     return int(counter.get_total_flops())
 
 
-def test_freeu_spoils_no_remembered_feature() -> None:
+def test_freeu_does_not_overwrite_cached_features() -> None:
     unet = tiny_unet()
     unet.enable_freeu(s1=0.9, s2=0.2, b1=1.2, b2=1.4)
     plain = ask(unet, noise(2))
@@ -210,7 +210,7 @@ def test_a_shallow_call_joins_old_deep_features_with_the_new_skip_and_the_new_ti
 
 @pytest.mark.parametrize("before", [(64, 32), (32, 32)], ids=["same size", "other size"])
 @pytest.mark.parametrize("num_before", [1, 2, 5])
-def test_a_sampling_leaves_no_trace_in_the_next(
+def test_one_sampling_leaves_no_trace_in_the_next(
     before: tuple[int, int], num_before: int, models: Loaded
 ) -> None:
     sizes = dict(zip(("width", "height"), before, strict=True))
@@ -226,7 +226,7 @@ def test_a_sampling_leaves_no_trace_in_the_next(
         np.testing.assert_array_equal(sample(models("sd")), expected)
 
 
-def test_a_call_of_another_shape_or_precision_goes_deep() -> None:
+def test_a_call_with_another_shape_or_precision_is_computed_whole() -> None:
     unet = tiny_unet()
     with reuse_deep_features(unet, 3), watched(unet.mid_block) as deep:
         for x_t in (noise(2), noise(2)[:1], noise(2)[:1, :, :8], noise(2)[:1, :, :8]):
@@ -239,7 +239,7 @@ def test_a_call_of_another_shape_or_precision_goes_deep() -> None:
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_bits_depend_neither_on_place_nor_on_companions_nor_on_padding(
+def test_bits_depend_neither_on_place_nor_on_other_images_nor_on_padding(
     family: str, models: Loaded
 ) -> None:
     def three(*requests: ImageRequest) -> np.ndarray:
@@ -253,7 +253,7 @@ def test_bits_depend_neither_on_place_nor_on_companions_nor_on_padding(
 
 
 @pytest.mark.parametrize("guidance_scale", [3.0, 1.0], ids=["guided", "unguided"])
-def test_the_more_is_reused_the_further_away_the_picture_is(
+def test_the_more_is_reused_the_more_the_image_changes(
     guidance_scale: float, models: Loaded
 ) -> None:
     builtin = models("builtin")
@@ -315,7 +315,7 @@ def test_settings_that_the_unet_does_not_have_are_refused(
     assert untouched(unet)
 
 
-def test_a_block_in_a_block_is_refused_and_ends_neither() -> None:
+def test_a_block_inside_a_block_is_refused_and_ends_neither() -> None:
     unet = tiny_unet()
     with reuse_deep_features(unet, 2), watched(unet.mid_block) as deep:
         with pytest.raises(SettingsError, match="already"), reuse_deep_features(unet, 3):
@@ -327,12 +327,12 @@ def test_a_block_in_a_block_is_refused_and_ends_neither() -> None:
 
 
 def untouched(unet: Any) -> bool:
-    """No method of it is shadowed, and no module in it has a hook."""
+    """Whether none of its methods is replaced, and no module in it has a hook."""
     modules = list(unet.modules())
     return not any("forward" in vars(module) or module._forward_hooks for module in modules)
 
 
-def test_the_unet_is_itself_again_after_the_block_and_after_an_error() -> None:
+def test_the_unet_is_unchanged_after_the_block_and_after_an_error() -> None:
     unet = tiny_unet()
     names, plain = dict(unet.named_modules()).keys(), ask(unet, noise(2))
     with reuse_deep_features(unet, 2):
@@ -345,7 +345,7 @@ def test_the_unet_is_itself_again_after_the_block_and_after_an_error() -> None:
     assert all(torch.equal(ask(unet, noise(2)), plain) for _ in range(2))
 
 
-def test_what_shadowed_the_forward_before_does_so_again() -> None:
+def test_an_earlier_replacement_of_the_forward_is_restored() -> None:
     unet = tiny_unet()
     plain, forward = unet.forward, lambda *args, **kwargs: plain(*args, **kwargs)
     unet.forward = forward
@@ -356,7 +356,7 @@ def test_what_shadowed_the_forward_before_does_so_again() -> None:
     assert vars(unet)["forward"] is forward
 
 
-def test_two_threads_that_share_a_u_net_reuse_each_their_own_features() -> None:
+def test_two_threads_that_share_a_u_net_each_reuse_their_own_features() -> None:
     unet, together = tiny_unet(), threading.Barrier(2)
     samples = [[noise(10 * thread + call) for call in range(4)] for thread in range(2)]
 
@@ -372,7 +372,7 @@ def test_two_threads_that_share_a_u_net_reuse_each_their_own_features() -> None:
     assert untouched(unet)
 
 
-def test_a_whole_call_that_fails_is_whole_again() -> None:
+def test_a_whole_call_that_fails_is_repeated_whole() -> None:
     unet = tiny_unet()
     with reuse_deep_features(unet, 2), watched(unet.mid_block) as deep:
         ask(unet, noise(2))
@@ -383,7 +383,7 @@ def test_a_whole_call_that_fails_is_whole_again() -> None:
     assert len(deep) == 2
 
 
-def test_calls_with_the_residuals_of_a_controlnet_are_whole() -> None:
+def test_calls_with_the_residuals_of_a_controlnet_are_computed_whole() -> None:
     unet = tiny_unet()
     residuals = {
         "down_block_additional_residuals": [

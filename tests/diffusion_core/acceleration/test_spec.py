@@ -1,4 +1,4 @@
-"""Which choices go together, and that what is written down says them all."""
+"""Which choices work together, and that the text of a choice is complete."""
 
 import json
 from typing import Any
@@ -23,14 +23,14 @@ CHOICES: dict[str, Any] = {
 }
 
 
-def test_nothing_is_chosen_unless_it_is_asked_for() -> None:
+def test_nothing_is_chosen_by_default() -> None:
     assert SpeedSpec().chosen() == {}
     assert SpeedSpec().as_text() is None
     assert ModelSpec().speed == SpeedSpec()
 
 
 @pytest.mark.parametrize("name", CHOICES)
-def test_a_choice_is_written_down_whole_and_read_again(name: str) -> None:
+def test_a_choice_survives_being_written_and_read(name: str) -> None:
     spec = SpeedSpec.model_validate({name: CHOICES[name]})
     text = spec.as_text()
     assert text is not None
@@ -38,7 +38,7 @@ def test_a_choice_is_written_down_whole_and_read_again(name: str) -> None:
     assert list(json.loads(text)) == [name]
 
 
-def test_what_is_written_down_does_not_rest_on_defaults_of_today() -> None:
+def test_defaults_are_written_down_so_that_later_ones_do_not_matter() -> None:
     text = SpeedSpec.model_validate({"deep_features": {"interval": 2}}).as_text()
     assert text == '{"deep_features":{"branch":0,"interval":2}}'
 
@@ -65,14 +65,16 @@ def test_equal_choices_are_equal_text() -> None:
         ({"chanels_last": True}, "Extra inputs"),
     ],
 )
-def test_what_does_not_go_together_is_refused_in_words(values: dict[str, Any], words: str) -> None:
+def test_choices_that_do_not_work_together_are_refused_in_words(
+    values: dict[str, Any], words: str
+) -> None:
     with pytest.raises(ValidationError, match="1 validation error") as caught:
         SpeedSpec.model_validate(values)
     assert words in str(caught.value)
 
 
 @pytest.mark.parametrize("name", ["fuse_qkv_projections", "quantization"])
-def test_what_would_lose_a_lora_is_refused_beside_one(name: str) -> None:
+def test_a_choice_that_would_ignore_loras_is_refused_with_loras(name: str) -> None:
     speed = {"fuse_qkv_projections": {"fuse_qkv_projections": True}}.get(
         name, {"quantization": "int8_weight_only", "compile": "full"}
     )
@@ -81,7 +83,7 @@ def test_what_would_lose_a_lora_is_refused_beside_one(name: str) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "no", "[1]", '{"speed":1}', '{"compile":"hard"}'])
-def test_text_that_says_no_choice_is_refused_in_a_line(text: str) -> None:
+def test_invalid_text_is_refused_in_one_line(text: str) -> None:
     with pytest.raises(ValueError, match="speed: ") as caught:
         SpeedSpec.from_text(text)
     assert len(str(caught.value).splitlines()) == 1

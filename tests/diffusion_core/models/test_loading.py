@@ -47,7 +47,7 @@ def describe(folder: Path, **settings: Any) -> ModelInfo:
 
 
 @pytest.mark.parametrize("family", tiny_models.FAMILIES)
-def test_a_model_is_described_as_the_plain_pipeline_would_behave(
+def test_a_model_is_described_as_the_plain_pipeline_behaves(
     family: str, saved: Saved, plain: Callable[[str], Any]
 ) -> None:
     info, pipeline = describe(saved(family)), plain(family)
@@ -70,7 +70,7 @@ def _keyword_defaults(pipeline: Any) -> tuple[list[str], list[Any]]:
 
 
 def test_real_sizes_follow_from_real_configurations(saved: Saved, tmp_path: Path) -> None:
-    """The published numbers: 512, 1024 and so on, from the published configurations."""
+    """The published sizes follow from the published configurations."""
     real = {
         "sd": ("unet", {"sample_size": 64}, 8, (512, 512)),
         "sdxl": ("unet", {"sample_size": 128}, 8, (1024, 1024)),
@@ -93,7 +93,7 @@ def edit(path: Path, **changes: Any) -> None:
     path.write_text(json.dumps(json.loads(path.read_text()) | changes))
 
 
-def test_width_and_height_are_told_apart(copied: Path) -> None:
+def test_width_and_height_are_not_confused(copied: Path) -> None:
     edit(copied / "unet" / "config.json", sample_size=[8, 24])
     info = describe(copied)
     assert (info.width, info.height) == (48, 16)
@@ -118,7 +118,7 @@ def test_info_survives_json(saved: Saved) -> None:
     assert ModelInfo.from_dict(json.loads(json.dumps(info.as_dict()))) == info
 
 
-def test_a_folders_own_advice_goes_over_the_classs_defaults(copied: Path) -> None:
+def test_the_defaults_of_a_folder_override_those_of_the_class(copied: Path) -> None:
     (copied / "nightpress.json").write_text('{"num_inference_steps": 12, "guidance_scale": 0}')
     info = describe(copied)
     assert (info.num_inference_steps, info.guidance_scale) == (12, 0.0)
@@ -127,7 +127,7 @@ def test_a_folders_own_advice_goes_over_the_classs_defaults(copied: Path) -> Non
         describe(copied)
 
 
-def test_the_fingerprint_is_of_the_content_alone(copied: Path, saved: Saved) -> None:
+def test_the_fingerprint_depends_on_the_content_only(copied: Path, saved: Saved) -> None:
     assert describe(copied).fingerprint == describe(saved("sd")).fingerprint
     (copied / "README.md").write_text("A model card decides no pixel.")
     assert describe(copied).fingerprint == describe(saved("sd")).fingerprint
@@ -176,7 +176,7 @@ def test_sharded_weights_count_as_plain_ones(copied: Path) -> None:
     assert loading.load(copied, ModelSpec(source=str(copied)), "cpu")
 
 
-def test_pickled_weights_are_refused_by_name_until_they_are_allowed(copied: Path) -> None:
+def test_pickled_weights_are_refused_by_name_unless_they_are_allowed(copied: Path) -> None:
     from safetensors.torch import load_file
 
     safe = copied / "unet" / "diffusion_pytorch_model.safetensors"
@@ -196,7 +196,7 @@ def load(folder: Path, **settings: Any) -> loading.LoadedModel:
 
 
 class Trap:
-    """A pickle that leaves a file where it was opened."""
+    """A pickle that creates a file when it is opened."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -214,7 +214,7 @@ def test_a_pickle_beside_safetensors_is_never_opened(copied: Path, tmp_path: Pat
     assert not sprung.exists()
 
 
-def test_no_model_says_so_in_one_line(tmp_path: Path) -> None:
+def test_a_missing_model_is_reported_in_one_line(tmp_path: Path) -> None:
     for refuse in (describe, load):
         with pytest.raises(ModelNotFound, match=r"nowhere: no such model folder$"):
             refuse(tmp_path / "nowhere")
@@ -243,7 +243,7 @@ def test_a_missing_component_is_named(copied: Path) -> None:
         (["my_pipeline", "MyPipeline"], "code of their own"),
     ],
 )
-def test_what_is_no_text_to_image_pipeline_is_refused_with_the_reason(
+def test_a_pipeline_that_is_not_text_to_image_is_refused_with_the_reason(
     copied: Path, class_name: Any, reason: str
 ) -> None:
     edit(copied / "model_index.json", _class_name=class_name)
@@ -258,7 +258,7 @@ def test_a_damaged_configuration_is_named(copied: Path, file: str) -> None:
         describe(copied)
 
 
-def test_weights_that_cannot_be_loaded_are_one_line(copied: Path) -> None:
+def test_weights_that_cannot_be_loaded_are_reported_in_one_line(copied: Path) -> None:
     path = copied / "unet" / "diffusion_pytorch_model.safetensors"
     path.write_bytes(path.read_bytes()[:1000])
     with pytest.raises(ModelError, match="cannot load StableDiffusionPipeline") as caught:
@@ -266,14 +266,12 @@ def test_weights_that_cannot_be_loaded_are_one_line(copied: Path) -> None:
     assert "\n" not in str(caught.value)
 
 
-def test_loading_draws_nothing_on_the_terminal(
-    saved: Saved, capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_loading_prints_no_progress_bar(saved: Saved, capfd: pytest.CaptureFixture[str]) -> None:
     load(saved("sd3"))
     assert "%|" not in "".join(capfd.readouterr())
 
 
-def test_dtype_is_float32_on_a_cpu_unless_told(saved: Saved) -> None:
+def test_dtype_is_float32_on_a_cpu_unless_it_is_set(saved: Saved) -> None:
     assert load(saved("sd")).dtype == "float32"
     half = load(saved("sd"), dtype="bfloat16")
     assert half.dtype == "bfloat16"
@@ -281,7 +279,7 @@ def test_dtype_is_float32_on_a_cpu_unless_told(saved: Saved) -> None:
 
 
 def age(folder: Path) -> None:
-    """Make every file old enough to be memoised."""
+    """Make every file old enough for its hash to be cached."""
     hour_ago = time.time() - 3600
     for path in folder.rglob("*"):
         os.utime(path, (hour_ago, hour_ago))
@@ -301,7 +299,9 @@ def test_a_file_is_read_once_until_it_changes(copied: Path, own_cache: Path) -> 
 
 
 @pytest.mark.parametrize("damage", ["", "[1]", '{"a": 1}', "\0\0", None])
-def test_a_damaged_memo_is_no_memo(copied: Path, own_cache: Path, damage: str | None) -> None:
+def test_a_damaged_hash_cache_counts_as_empty(
+    copied: Path, own_cache: Path, damage: str | None
+) -> None:
     age(copied)
     before = describe(copied).fingerprint
     memo = own_cache / "hashes.json"
@@ -311,7 +311,7 @@ def test_a_damaged_memo_is_no_memo(copied: Path, own_cache: Path, damage: str | 
     assert sorted(path.name for path in own_cache.iterdir()) == ["hashes.json"]
 
 
-def test_a_file_that_may_still_change_within_its_time_stamp_is_not_memoised(
+def test_the_hash_of_a_file_that_may_still_change_within_its_time_stamp_is_not_cached(
     tmp_path: Path,
 ) -> None:
     file = tmp_path / "file"
@@ -325,7 +325,7 @@ def test_a_file_that_may_still_change_within_its_time_stamp_is_not_memoised(
     assert found == weight_files.hashlib.sha256(b"two").hexdigest()
 
 
-def test_the_parts_that_the_command_line_needs_load_no_framework() -> None:
+def test_the_modules_that_the_command_line_needs_load_no_framework() -> None:
     code = (
         "import sys, nightpress.diffusion_core.models.loading\n"
         "import nightpress.diffusion_core.sampling.request\n"

@@ -89,7 +89,7 @@ def plain_image(pipeline: Any, family: str) -> np.ndarray:
 
 
 @pytest.mark.parametrize("family", tiny_loras.FAMILIES)
-def test_an_image_with_a_lora_is_the_very_image_of_plain_diffusers(
+def test_an_image_with_a_lora_is_exactly_the_image_of_plain_diffusers(
     family: str, saved: Saved, plain: Plain, lora: Made
 ) -> None:
     folder, pipeline = lora(family), plain(family)
@@ -122,7 +122,7 @@ def test_a_lora_of_scale_zero_changes_nothing(saved: Saved, lora: Made) -> None:
 
 
 @pytest.mark.parametrize("family", ["sd", "flux"])
-def test_bits_depend_neither_on_place_nor_on_companions(
+def test_bits_depend_neither_on_place_nor_on_other_images(
     family: str, saved: Saved, lora: Made
 ) -> None:
     sampler = Sampler(load(saved(family), lora(family)), batch_size=3)
@@ -143,9 +143,9 @@ def test_the_fingerprint_covers_files_scales_and_order(saved: Saved, lora: Made)
     assert prints[0] == loading.describe(saved("sd"), ModelSpec()).fingerprint
 
 
-def test_a_model_tells_its_loras_and_keeps_them_through_json(saved: Saved, lora: Made) -> None:
+def test_a_model_lists_its_loras_and_keeps_them_in_json(saved: Saved, lora: Made) -> None:
     info = describe(saved("sd"), {"source": str(lora("sd")), "scale": 0.5})
-    assert [(told.name, told.scale) for told in info.loras] == [("style", 0.5)]
+    assert [(each.name, each.scale) for each in info.loras] == [("style", 0.5)]
     assert len(info.loras[0].sha256) == 64
     assert ModelInfo.from_dict(json.loads(json.dumps(info.as_dict()))) == info
 
@@ -168,7 +168,7 @@ def test_a_lora_of_another_architecture_is_refused_in_one_line(
     assert "\n" not in str(caught.value)
 
 
-def test_a_lora_of_which_a_part_finds_no_layer_is_refused(saved: Saved, lora: Made) -> None:
+def test_a_lora_with_layers_that_the_model_lacks_is_refused(saved: Saved, lora: Made) -> None:
     file = lora("sd") / LORA_FILE
     tensors = load_file(file)
     extra = {
@@ -181,7 +181,9 @@ def test_a_lora_of_which_a_part_finds_no_layer_is_refused(saved: Saved, lora: Ma
         load(saved("sd"), file.parent)
 
 
-def test_what_is_no_lora_is_refused_before_it_is_loaded(saved: Saved, tmp_path: Path) -> None:
+def test_a_file_that_is_not_a_lora_is_refused_before_it_is_loaded(
+    saved: Saved, tmp_path: Path
+) -> None:
     files = {
         "nothing": (b"", "not a readable safetensors file"),
         "weights": ({"conv.weight": torch.zeros(1)}, "its tensors are conv.weight"),
@@ -198,12 +200,12 @@ def test_what_is_no_lora_is_refused_before_it_is_loaded(saved: Saved, tmp_path: 
             describe(saved("sd"), folder)
 
 
-def test_a_file_that_is_not_there_is_refused(saved: Saved, tmp_path: Path) -> None:
+def test_a_missing_file_is_refused(saved: Saved, tmp_path: Path) -> None:
     with pytest.raises(ModelNotFound, match="no such file"):
         describe(saved("sd"), tmp_path)
 
 
-def test_a_pickle_is_refused_until_it_is_allowed(saved: Saved, lora: Made, tmp_path: Path) -> None:
+def test_a_pickle_is_refused_unless_it_is_allowed(saved: Saved, lora: Made, tmp_path: Path) -> None:
     file = tmp_path / "old.bin"
     torch.save(load_file(lora("sd") / LORA_FILE), file)
     spec = spec_of(saved("sd"), {"source": str(file)})
@@ -215,7 +217,7 @@ def test_a_pickle_is_refused_until_it_is_allowed(saved: Saved, lora: Made, tmp_p
     np.testing.assert_array_equal(made, sample(load(saved("sd"), tmp_path / "style")))
 
 
-def test_a_pickle_of_a_layout_that_diffusers_cannot_read_is_one_line(
+def test_a_pickle_that_diffusers_cannot_read_is_reported_in_one_line(
     saved: Saved, tmp_path: Path
 ) -> None:
     file = tmp_path / "old.pt"
@@ -251,7 +253,7 @@ def test_without_peft_the_extra_is_named(
         (["a.safetensors", "more/b.safetensors"], "more/b.safetensors", "more/b.safetensors"),
     ],
 )
-def test_the_file_that_is_meant_is_found(
+def test_the_right_weight_file_is_chosen(
     names: list[str], wanted: str | None, expected: str
 ) -> None:
     assert weight_name(names, LoraSpec(source="x", weight_name=wanted), False) == expected
@@ -271,7 +273,7 @@ def test_the_file_that_is_meant_is_found(
         (["a.bin"], None, UnsafeWeights, "a.bin is not a safetensors file"),
     ],
 )
-def test_what_is_missing_or_unclear_is_told_with_what_is_there(
+def test_a_missing_or_ambiguous_file_is_refused_with_a_list_of_the_files(
     names: list[str], wanted: str | None, error: type[Exception], message: str
 ) -> None:
     with pytest.raises(error, match=message):

@@ -41,10 +41,10 @@ def lora(plain: Plain, tmp_path: Path) -> Made:
     return make
 
 
-def spec_of(folder: Path, loras: Sequence[Any] = (), of_rows: Sequence[Any] = ()) -> ModelSpec:
+def spec_of(folder: Path, loras: Sequence[Any] = (), row_loras: Sequence[Any] = ()) -> ModelSpec:
     named = [
         [str(each) if isinstance(each, Path) else each for each in some]
-        for some in (loras, of_rows)
+        for some in (loras, row_loras)
     ]
     return ModelSpec(source=str(folder), loras=named[0], row_loras=named[1])
 
@@ -53,13 +53,13 @@ def files(spec: ModelSpec) -> list[Path]:
     return [Path(each.source) / LORA_FILE for each in spec.all_loras]
 
 
-def load(folder: Path, loras: Sequence[Any] = (), of_rows: Sequence[Any] = ()) -> LoadedModel:
-    spec = spec_of(folder, loras, of_rows)
+def load(folder: Path, loras: Sequence[Any] = (), row_loras: Sequence[Any] = ()) -> LoadedModel:
+    spec = spec_of(folder, loras, row_loras)
     return loading.load(folder, spec, "cpu", files(spec))
 
 
-def describe(folder: Path, loras: Sequence[Any] = (), of_rows: Sequence[Any] = ()) -> ModelInfo:
-    spec = spec_of(folder, loras, of_rows)
+def describe(folder: Path, loras: Sequence[Any] = (), row_loras: Sequence[Any] = ()) -> ModelInfo:
+    spec = spec_of(folder, loras, row_loras)
     return loading.describe(folder, spec, files(spec))
 
 
@@ -72,13 +72,13 @@ def sample(sampler: Sampler, lora: str | None = None, scale: float | None = None
 
 
 def alone(folder: Path, *loras: Any) -> np.ndarray:
-    """What a model makes whose every image has these."""
+    """The images of a model with these LoRAs on every image."""
     return sample(Sampler(load(folder, loras), 2))
 
 
 @pytest.fixture
 def switches(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
-    """How often the adapters of which kind of network were switched."""
+    """Class of a network -> how often its adapters were switched."""
     counts: Counter[str] = Counter()
     switch = lora_switching.activate
 
@@ -104,16 +104,16 @@ def test_each_image_has_the_bits_of_a_model_with_its_own_lora_alone(
         ("clay", -1.0): alone(folder, at(clay, -1.0)),
     }
     assert len({pixels.tobytes() for pixels in expected.values()}) == len(expected)
-    sampler = Sampler(load(folder, of_rows=[at(ink, 0.8), clay]), 2)
+    sampler = Sampler(load(folder, row_loras=[at(ink, 0.8), clay]), 2)
     there = list(expected)
     for way in (*there, *reversed(there), there[2], there[0], there[3], there[1]):
         np.testing.assert_array_equal(sample(sampler, *way), expected[way], err_msg=str(way))
 
 
-def test_those_of_every_image_work_beside_those_of_rows(saved: Saved, lora: Made) -> None:
+def test_loras_of_every_image_work_together_with_row_loras(saved: Saved, lora: Made) -> None:
     folder, ink = saved("sd"), lora("sd", with_text=True)
     clay = lora("sd", "clay", seed=1, with_text=True)
-    sampler = Sampler(load(folder, loras=[at(ink, 0.5)], of_rows=[clay]), 2)
+    sampler = Sampler(load(folder, loras=[at(ink, 0.5)], row_loras=[clay]), 2)
     for _ in range(2):
         np.testing.assert_array_equal(sample(sampler), alone(folder, at(ink, 0.5)))
         both = alone(folder, at(ink, 0.5), at(clay, 0.3))
@@ -121,7 +121,7 @@ def test_those_of_every_image_work_beside_those_of_rows(saved: Saved, lora: Made
 
 
 def test_two_samplers_of_one_model_do_not_mix_up_their_loras(saved: Saved, lora: Made) -> None:
-    loaded = load(saved("sd"), of_rows=[lora("sd", with_text=True)])
+    loaded = load(saved("sd"), row_loras=[lora("sd", with_text=True)])
     one, other = Sampler(loaded, 2), Sampler(loaded, 2)
     plain, inked = sample(one), sample(other, "ink")
     assert (plain != inked).any()
@@ -129,12 +129,12 @@ def test_two_samplers_of_one_model_do_not_mix_up_their_loras(saved: Saved, lora:
     np.testing.assert_array_equal(sample(other, "ink"), inked)
 
 
-def test_a_pipeline_that_encodes_prompts_itself_does_so_with_the_row_s_lora(
+def test_a_pipeline_that_encodes_prompts_itself_uses_the_row_lora(
     saved: Saved, lora: Made, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(prompt_embeddings, "LAYOUTS", ())
     folder, ink = saved("sd"), lora("sd", with_text=True)
-    sampler = Sampler(load(folder, of_rows=[ink]), 2)
+    sampler = Sampler(load(folder, row_loras=[ink]), 2)
     for _ in range(2):
         np.testing.assert_array_equal(sample(sampler), alone(folder))
         np.testing.assert_array_equal(sample(sampler, "ink"), alone(folder, ink))
@@ -146,7 +146,7 @@ def test_prompts_of_another_lora_may_be_encoded_while_an_image_is_sampled(
     folder = saved("sd")
     ink, clay = (lora("sd", name, seed=n, with_text=True) for n, name in enumerate(("ink", "clay")))
     expected = {name: alone(folder, at(each, 1.0)) for name, each in (("ink", ink), ("clay", clay))}
-    sampler = Sampler(load(folder, of_rows=[ink, clay]), 2)
+    sampler = Sampler(load(folder, row_loras=[ink, clay]), 2)
     with ThreadPoolExecutor(1) as thread:
         for now, following in (("ink", "clay"), ("clay", "ink"), ("ink", "clay")):
             ahead = thread.submit(sampler.prepare, REQUESTS, replace(PARAMS, lora=following))
@@ -158,7 +158,7 @@ def test_networks_are_switched_once_for_each_change(
     saved: Saved, lora: Made, switches: Counter[str]
 ) -> None:
     clay = lora("sd", "clay", seed=1, with_text=True)
-    sampler = Sampler(load(saved("sd"), of_rows=[lora("sd"), clay]), 2)
+    sampler = Sampler(load(saved("sd"), row_loras=[lora("sd"), clay]), 2)
     switches.clear()
     for lora_of_row, scale in [(None, None), ("ink", None), ("ink", 0.5), ("clay", 0.5)]:
         for _ in range(3):
@@ -169,10 +169,10 @@ def test_networks_are_switched_once_for_each_change(
     assert switches.total() == 4
 
 
-def test_what_a_failed_switch_has_left_is_not_trusted(
+def test_after_a_failed_switch_the_network_is_switched_again(
     saved: Saved, lora: Made, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    sampler = Sampler(load(saved("sd"), of_rows=[lora("sd")]), 2)
+    sampler = Sampler(load(saved("sd"), row_loras=[lora("sd")]), 2)
     plain = sample(sampler)
 
     def half(network: Any, adapters: Sequence[Adapter]) -> None:
@@ -187,11 +187,11 @@ def test_what_a_failed_switch_has_left_is_not_trusted(
     np.testing.assert_array_equal(sample(sampler), plain)
 
 
-def test_prompts_are_encoded_again_only_for_a_lora_that_is_in_an_encoder(
+def test_prompts_are_encoded_again_only_for_a_lora_in_an_encoder(
     saved: Saved, lora: Made, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clay = lora("sd", "clay", seed=1, with_text=True)
-    loaded = load(saved("sd"), of_rows=[lora("sd"), clay])
+    loaded = load(saved("sd"), row_loras=[lora("sd"), clay])
     sampler = Sampler(loaded, 2)
     counts: Counter[str] = Counter()
     forward = type(loaded.pipeline.text_encoder).forward
@@ -220,7 +220,7 @@ def test_prompts_are_encoded_again_only_for_a_lora_that_is_in_an_encoder(
 def test_a_lora_that_the_model_does_not_have_is_refused_with_those_it_has(
     saved: Saved, lora: Made
 ) -> None:
-    with_ink = Sampler(load(saved("sd"), of_rows=[lora("sd")]), 2)
+    with_ink = Sampler(load(saved("sd"), row_loras=[lora("sd")]), 2)
     with pytest.raises(SettingsError, match=r"lora 'oil': the model's row LoRAs are: ink$"):
         sample(with_ink, "oil")
     with pytest.raises(SettingsError, match=r"row LoRAs are: none$"):
@@ -228,7 +228,7 @@ def test_a_lora_that_the_model_does_not_have_is_refused_with_those_it_has(
     RowLoras().require(None)
 
 
-def test_a_model_tells_its_row_loras_and_its_fingerprint_is_that_without_them(
+def test_a_model_lists_its_row_loras_and_its_fingerprint_leaves_them_out(
     saved: Saved, lora: Made
 ) -> None:
     ink, clay = lora("sd"), lora("sd", "clay", seed=1)
@@ -243,14 +243,14 @@ def test_a_model_tells_its_row_loras_and_its_fingerprint_is_that_without_them(
 
 
 def test_machines_must_agree_on_the_files_of_row_loras(saved: Saved, lora: Made) -> None:
-    info = describe(saved("sd"), of_rows=[lora("sd")])
+    info = describe(saved("sd"), row_loras=[lora("sd")])
     other = replace(info, row_loras=(replace(info.row_loras[0], sha256="0" * 64),))
     louder = replace(info, row_loras=(replace(info.row_loras[0], scale=2.0),))
     assert len({info.identity, other.identity, info.fingerprint}) == 3
     assert louder.identity == info.identity
 
 
-def test_a_model_s_record_keeps_row_loras_and_older_ones_have_none() -> None:
+def test_a_saved_description_keeps_row_loras_and_an_older_one_has_none() -> None:
     info = ModelInfo("m", "f" * 64, "P", 8, 8, 8, 1, 1.0, ("default",), True)
     with_ink = replace(info, row_loras=(LoraInfo("ink", "a" * 64, 0.5),))
     assert ModelInfo.from_dict(json.loads(json.dumps(with_ink.as_dict()))) == with_ink
@@ -259,16 +259,16 @@ def test_a_model_s_record_keeps_row_loras_and_older_ones_have_none() -> None:
     assert ModelInfo.from_dict(older) == info
 
 
-def test_a_file_that_is_not_there_or_does_not_fit_is_refused(
+def test_a_file_that_is_missing_or_does_not_fit_is_refused(
     saved: Saved, lora: Made, tmp_path: Path
 ) -> None:
     with pytest.raises(ModelNotFound, match="no such file"):
-        describe(saved("sd"), of_rows=[str(tmp_path / "none")])
+        describe(saved("sd"), row_loras=[str(tmp_path / "none")])
     with pytest.raises(ModelError, match="does not fit StableDiffusionPipeline"):
-        load(saved("sd"), of_rows=[lora("sdxl")])
+        load(saved("sd"), row_loras=[lora("sdxl")])
 
 
-def test_a_lora_that_changes_the_model_s_own_weights_is_none_of_a_row(
+def test_a_lora_that_overwrites_weights_of_the_model_cannot_be_a_row_lora(
     saved: Saved, lora: Made, plain: Plain
 ) -> None:
     file = lora("flux") / LORA_FILE
@@ -277,11 +277,11 @@ def test_a_lora_that_changes_the_model_s_own_weights_is_none_of_a_row(
     save_file(load_file(file) | own, file)
     assert load(saved("flux"), loras=[file.parent])
     with pytest.raises(ModelError, match="row LoRAs ink: one of them overwrites weights") as caught:
-        load(saved("flux"), of_rows=[file.parent])
+        load(saved("flux"), row_loras=[file.parent])
     assert "\n" not in str(caught.value)
 
 
-def test_rows_must_be_able_to_tell_their_loras_apart() -> None:
+def test_row_loras_need_distinct_names() -> None:
     same = ["studio/ink@v1", "/loras/ink.safetensors"]
     with pytest.raises(ValidationError, match="row_loras: 2 are called 'ink'"):
         ModelSpec.model_validate({"row_loras": same})
@@ -299,6 +299,8 @@ def test_rows_must_be_able_to_tell_their_loras_apart() -> None:
         {"quantization": "int8_weight_only", "compile": "full"},
     ],
 )
-def test_what_would_lose_a_row_lora_is_refused_beside_one(speed: dict[str, Any]) -> None:
+def test_a_choice_that_would_ignore_row_loras_is_refused_with_row_loras(
+    speed: dict[str, Any],
+) -> None:
     with pytest.raises(ValidationError, match=r"speed\.\w+ would ignore the loras"):
         ModelSpec.model_validate({"row_loras": ["a.safetensors"], "speed": speed})

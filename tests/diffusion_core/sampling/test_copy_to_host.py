@@ -1,7 +1,7 @@
-"""What waits for what on a stream beside the device's own, on a device that does nothing unasked.
+"""What the copy stream waits for, tested on a fake device that is as lazy as possible.
 
-The device keeps what it is given in queues, one for each stream, and works on them only as far as
-somebody waits for: what is not ordered is not done.
+The device queues all work, one queue for each stream, and does only the work that somebody waits
+for. So work that is not ordered correctly is not done.
 """
 
 from collections.abc import Callable, Iterator
@@ -18,7 +18,7 @@ from nightpress.diffusion_core.sampling.copy_to_host import Copy, CopyStream
 
 
 class LazyStream:
-    """Works on its queue in order, and no further than it must."""
+    """Does the work in its queue in order, and no more of it than it must."""
 
     def __init__(self, device: str) -> None:
         self.device = device
@@ -47,7 +47,7 @@ class LazyEvent:
 
 
 class LazyCuda:
-    """`torch.cuda` as far as streams go."""
+    """The part of `torch.cuda` that concerns streams."""
 
     def __init__(self) -> None:
         self.main = self.current = LazyStream("cuda:0")
@@ -68,7 +68,7 @@ class LazyCuda:
 
 
 class LazyTensor:
-    """Has a value once the device has come to it."""
+    """A tensor that has a value once the device has done the work for it."""
 
     is_cuda = True
 
@@ -98,10 +98,12 @@ def cuda(monkeypatch: pytest.MonkeyPatch) -> LazyCuda:
 
 
 def never() -> None:
-    raise AssertionError("it was not to be waited for")
+    raise AssertionError("nothing should wait for this")
 
 
-def test_a_copy_has_what_was_made_before_it_and_waits_for_nothing_after_it(cuda: LazyCuda) -> None:
+def test_a_copy_has_what_was_computed_before_it_and_waits_for_nothing_after_it(
+    cuda: LazyCuda,
+) -> None:
     side, pixels = CopyStream("cuda", cuda), LazyTensor(cuda)
     pixels.becomes("a fox")
     copy = side.copy_to_host(pixels)  # type: ignore[arg-type]
@@ -111,7 +113,7 @@ def test_a_copy_has_what_was_made_before_it_and_waits_for_nothing_after_it(cuda:
     assert str(copy.numpy()) == "a fox"
 
 
-def test_copies_come_in_turn_and_each_keeps_its_own(cuda: LazyCuda) -> None:
+def test_copies_are_made_in_order_and_each_keeps_its_own_values(cuda: LazyCuda) -> None:
     side = CopyStream("cuda", cuda)
     copies = []
     for text in ("a fox", "two ships"):
@@ -121,7 +123,7 @@ def test_copies_come_in_turn_and_each_keeps_its_own(cuda: LazyCuda) -> None:
     assert [str(copy.numpy()) for copy in reversed(copies)] == ["two ships", "a fox"]
 
 
-def test_what_is_copied_is_held_until_the_side_stream_has_done_with_it(cuda: LazyCuda) -> None:
+def test_a_tensor_is_kept_until_the_copy_stream_has_copied_it(cuda: LazyCuda) -> None:
     side, pixels = CopyStream("cuda", cuda), LazyTensor(cuda, "a fox")
     side.copy_to_host(pixels)  # type: ignore[arg-type]
     with side.as_current():
@@ -129,7 +131,7 @@ def test_what_is_copied_is_held_until_the_side_stream_has_done_with_it(cuda: Laz
     assert cuda.current is cuda.main
 
 
-def test_what_is_computed_beside_the_device_does_not_wait_for_it(cuda: LazyCuda) -> None:
+def test_work_on_the_copy_stream_does_not_wait_for_the_main_stream(cuda: LazyCuda) -> None:
     side = CopyStream("cuda", cuda)
     cuda.main.queue.append(never)  # a batch that is being denoised
     with side.as_current():
@@ -139,7 +141,7 @@ def test_what_is_computed_beside_the_device_does_not_wait_for_it(cuda: LazyCuda)
     assert str(copy.numpy()) == "a prompt"
 
 
-def test_what_is_computed_after_a_change_sees_it(cuda: LazyCuda) -> None:
+def test_work_after_waiting_for_the_main_stream_sees_its_changes(cuda: LazyCuda) -> None:
     side, weights = CopyStream("cuda", cuda), LazyTensor(cuda, "plain")
     weights.becomes("with an adapter")
     side.wait_for_current_stream()
@@ -148,7 +150,7 @@ def test_what_is_computed_after_a_change_sees_it(cuda: LazyCuda) -> None:
     assert str(copy.numpy()) == "with an adapter"
 
 
-def test_weights_that_are_still_being_loaded_are_waited_for(cuda: LazyCuda) -> None:
+def test_work_on_a_new_copy_stream_waits_for_weights_that_are_still_loading(cuda: LazyCuda) -> None:
     weights = LazyTensor(cuda)
     weights.becomes("loaded")
     side = CopyStream("cuda", cuda)
@@ -157,7 +159,7 @@ def test_weights_that_are_still_being_loaded_are_waited_for(cuda: LazyCuda) -> N
     assert str(copy.numpy()) == "loaded"
 
 
-def test_a_device_that_fails_before_the_copy_is_whole_is_told_as_such() -> None:
+def test_a_device_that_fails_before_the_copy_is_complete_is_a_device_error() -> None:
     class Failed:
         def synchronize(self) -> None:
             raise torch.AcceleratorError("CUDA error:\nan illegal memory access")
@@ -176,13 +178,13 @@ def test_on_a_cpu_nothing_is_copied_and_nothing_waits() -> None:
     assert copy.numpy().tolist() == [[0, 1, 2], [3, 4, 5]]
 
 
-def test_what_is_in_host_memory_already_is_not_copied_either(cuda: LazyCuda) -> None:
+def test_a_tensor_in_host_memory_is_not_copied(cuda: LazyCuda) -> None:
     tensor = torch.zeros(2, 3)
     assert CopyStream("cuda", cuda).copy_to_host(tensor).tensor() is tensor
 
 
 def test_a_lazy_device_does_only_what_is_waited_for(cuda: LazyCuda) -> None:
-    """The fake itself: without an order there is no value, so the tests above can fail."""
+    """A test of the fake: without an order there is no value, so the tests above can fail."""
     pixels: Any = LazyTensor(cuda)
     pixels.becomes("a fox")
     unordered = LazyTensor(cuda)

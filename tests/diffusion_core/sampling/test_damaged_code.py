@@ -1,4 +1,4 @@
-"""Compiled code that a killed process left half-written is removed, and nothing else is."""
+"""Only compiled code that a killed process left incomplete is removed."""
 
 import os
 from collections.abc import Callable
@@ -29,7 +29,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def unreadable(library: Path, words: str = "file too short") -> InductorError:
-    """What torch raises of a library that it cannot load."""
+    """The error that torch raises for a library that it cannot load."""
     return InductorError(ImportError(f"{library}: {words}"), None)
 
 
@@ -56,7 +56,7 @@ def test_no_other_error_and_no_other_folder_removes_a_file(cache: Path, tmp_path
     assert elsewhere.exists()
 
 
-def test_a_batch_that_comes_upon_damaged_code_is_sampled_without_it(
+def test_a_batch_that_runs_into_damaged_code_is_sampled_without_it(
     cache: Path, loaded: Callable[[str], LoadedModel], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sampler = Sampler(loaded("sd"), 1)
@@ -67,19 +67,19 @@ def test_a_batch_that_comes_upon_damaged_code_is_sampled_without_it(
         library.write_bytes(b"")
     run = Sampler._run
 
-    def stumbling(self: Sampler, *args: Any) -> Any:
+    def failing(self: Sampler, *args: Any) -> Any:
         for library in libraries:
             if library.exists():
                 raise SamplingError("no such kernel") from unreadable(library)
         return run(self, *args)
 
-    monkeypatch.setattr(Sampler, "_run", stumbling)
+    monkeypatch.setattr(Sampler, "_run", failing)
     assert (sampler.sample([request], PARAMS).pixels == whole).all()
     assert not any(library.exists() for library in libraries)
 
 
 @pytest.mark.parametrize("given", [None, "torch's own", "/fast/disk"])
-def test_what_torch_sets_by_itself_is_nobodys_choice(
+def test_the_cache_folder_that_torch_sets_does_not_count_as_chosen(
     given: str | None, monkeypatch: pytest.MonkeyPatch, own_cache: Path
 ) -> None:
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", given or "")

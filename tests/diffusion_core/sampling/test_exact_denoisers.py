@@ -1,7 +1,7 @@
-"""Sampling with denoisers that are known exactly gives back the distribution that they know.
+"""Sampling with an exact denoiser reproduces the distribution of the data.
 
 For Gaussian data the best denoiser is a formula, so samplers, prediction targets and the forward
-process can be checked together, with no network and no training.
+process can be tested together, without a network or training.
 """
 
 from dataclasses import dataclass
@@ -17,25 +17,25 @@ from nightpress.diffusion_core.theory.noise import FlowPath, NoiseProcess, Noise
 from nightpress.diffusion_core.theory.prediction import PREDICTION_TYPES, PredictionType, target
 
 DIFFUSION_KINDS: tuple[PredictionType, ...] = ("epsilon", "v_prediction", "sample")
-# A schedule that ends in 99.97% noise: what samplers take for pure noise is nearly that.
+# A schedule that ends in 99.97% noise: nearly the pure noise that samplers start from.
 LONG = NoiseSchedule(beta_end=0.02)
 NUM = 4000
 
 
 @dataclass(frozen=True)
 class Mixture:
-    """Numbers around a few means, each as often as the others, with one variance."""
+    """A mixture of equally likely Gaussians with one variance."""
 
     means: Tensor
     variance: float
 
-    def best_answer(
+    def best_prediction(
         self, kind: PredictionType, process: NoiseProcess, x_t: Tensor, timesteps: Tensor
     ) -> Tensor:
-        """The answer that squared errors ask for: the mean of the targets, given x_t (B, 1, 1, 1).
+        """The prediction with the least squared error: the mean target, given x_t (B, 1, 1, 1).
 
         Around one mean m, x0 and x_t are jointly normal: E[x0 | x_t] = m + gain (x_t - alpha m),
-        and x_t has the variance alpha^2 v + sigma^2. Means count by the likelihood of x_t.
+        and x_t has the variance alpha^2 v + sigma^2. Means are weighted by the likelihood of x_t.
         """
         alpha, sigma = process.alpha_sigma(timesteps.expand(len(x_t)))
         total = alpha**2 * self.variance + sigma**2
@@ -70,7 +70,7 @@ def config_of(process: NoiseProcess, kind: PredictionType) -> dict[str, Any]:
 def sampled(
     data: Mixture, sampler: str, process: NoiseProcess, kind: PredictionType, num_steps: int
 ) -> Tensor:
-    """(NUM,) numbers that the sampler makes of noise with the best denoiser of the data."""
+    """(NUM,) numbers that the sampler makes from noise with the best denoiser."""
     scheduler = schedulers.make(sampler, config_of(process, kind))
     scheduler.set_timesteps(num_steps)
     generator = Generator().manual_seed(0)
@@ -82,21 +82,21 @@ def sampled(
             scheduler.scale_model_input(x_t, t) if hasattr(scheduler, "scale_model_input") else x_t
         )
         timesteps = t if isinstance(process, FlowPath) else t.round().long()
-        answer = data.best_answer(kind, process, seen, timesteps.reshape(1))
-        x_t = scheduler.step(answer, t, x_t, **takes_noise).prev_sample
+        prediction = data.best_prediction(kind, process, seen, timesteps.reshape(1))
+        x_t = scheduler.step(prediction, t, x_t, **takes_noise).prev_sample
     return x_t.flatten()
 
 
 @pytest.mark.parametrize("kind", DIFFUSION_KINDS)
 @pytest.mark.parametrize("sampler", ["ddim", "dpmsolver++", "unipc", "euler", "heun", "ddpm"])
-def test_every_sampler_gives_the_spread_of_a_gaussian(sampler: str, kind: PredictionType) -> None:
+def test_every_sampler_reproduces_a_gaussian(sampler: str, kind: PredictionType) -> None:
     numbers = sampled(ONE, sampler, LONG, kind, num_steps=100)
     assert numbers.mean().item() == pytest.approx(0.7, abs=0.05)
     assert numbers.std().item() == pytest.approx(0.5, abs=0.05)
 
 
 @pytest.mark.parametrize("sampler", ["ddim", "dpmsolver++", "unipc", "euler", "heun"])
-def test_every_sampler_gives_both_heaps_of_a_mixture(sampler: str) -> None:
+def test_every_sampler_reproduces_both_modes_of_a_mixture(sampler: str) -> None:
     numbers = sampled(TWO, sampler, LONG, "v_prediction", num_steps=50)
     left = numbers < -0.3
     assert left.float().mean().item() == pytest.approx(0.5, abs=0.05)
@@ -116,14 +116,14 @@ def test_a_flow_carries_noise_to_the_mixture(sampler: str, path: FlowPath) -> No
 
 @pytest.mark.parametrize("sampler", ["ddim", "dpmsolver++", "euler", "heun"])
 @pytest.mark.parametrize("kind", DIFFUSION_KINDS)
-def test_where_there_is_one_picture_every_noise_becomes_it(
+def test_if_there_is_one_image_all_noise_becomes_that_image(
     sampler: str, kind: PredictionType
 ) -> None:
     numbers = sampled(POINT, sampler, LONG, kind, num_steps=20)
     torch.testing.assert_close(numbers, torch.full((NUM,), 0.7), atol=0.05, rtol=0)
 
 
-def test_on_a_straight_path_one_step_is_enough_for_one_picture() -> None:
+def test_on_a_straight_path_one_step_is_enough_for_one_image() -> None:
     numbers = sampled(POINT, "flow-euler", FlowPath(), "flow_prediction", num_steps=1)
     torch.testing.assert_close(numbers, torch.full((NUM,), 0.7), atol=1e-5, rtol=0)
 
@@ -146,7 +146,7 @@ def test_more_steps_come_nearer_to_the_distribution() -> None:
 
 
 @pytest.mark.parametrize("kind", PREDICTION_TYPES)
-def test_guidance_between_gaussians_moves_along_the_line_of_their_means(
+def test_guidance_between_gaussians_moves_along_the_line_through_their_means(
     kind: PredictionType,
 ) -> None:
     wide, near = Mixture(torch.tensor([0.0]), 0.25), Mixture(torch.tensor([0.6]), 0.25)
@@ -154,6 +154,8 @@ def test_guidance_between_gaussians_moves_along_the_line_of_their_means(
         torch.randn(64, 1, 1, 1, generator=Generator().manual_seed(0)),
         torch.tensor([400]),
     )
-    answers = [data.best_answer(kind, LONG, x_t, timestep) for data in (near, wide)]
-    further = Mixture(torch.tensor([0.6 * 4.0]), 0.25).best_answer(kind, LONG, x_t, timestep)
-    torch.testing.assert_close(guide(answers[0], answers[1], 4.0), further, atol=1e-4, rtol=1e-4)
+    predictions = [data.best_prediction(kind, LONG, x_t, timestep) for data in (near, wide)]
+    further = Mixture(torch.tensor([0.6 * 4.0]), 0.25).best_prediction(kind, LONG, x_t, timestep)
+    torch.testing.assert_close(
+        guide(predictions[0], predictions[1], 4.0), further, atol=1e-4, rtol=1e-4
+    )

@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 import torch
 
+from nightpress.diffusion_core.errors import IncompatibleLibrary
 from nightpress.diffusion_core.models.loading import LoadedModel
 from nightpress.diffusion_core.sampling import no_sync, schedulers
+from nightpress.diffusion_core.sampling import sampler as sampler_module
 from nightpress.diffusion_core.sampling.sampler import ImageRequest, Sampler, SamplingParams
 
 Loaded = Callable[[str], LoadedModel]
@@ -70,12 +72,34 @@ def test_noise_is_drawn_on_the_host_whatever_the_device(loaded: Loaded) -> None:
     assert output.prev_sample.device.type == "meta"
 
 
+class NoStream:
+    """Stands for a copy stream on a machine without an accelerator."""
+
+    def __init__(self, device: str) -> None:
+        pass
+
+
 @pytest.mark.parametrize("device", ["cpu", "cuda"])
-def test_the_patches_are_installed_on_accelerators_only(loaded: Loaded, device: str) -> None:
-    sampler = Sampler(loaded("sd"), 1)
-    sampler._model = replace(loaded("sd"), device=device)
+def test_the_patches_are_installed_on_accelerators_only(
+    loaded: Loaded, device: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sampler_module, "CopyStream", NoStream)
+    monkeypatch.setattr(sampler_module, "Conditioner", lambda *_: None)
+    sampler = Sampler(replace(loaded("sd"), device=device), 1)
     for name in (*ADD_NOISE, *DETERMINISTIC):
         scheduler = sampler._scheduler(SamplingParams(64, 32, STEPS, 4.0, name))
         patched = {name for name, value in vars(scheduler).items() if callable(value)}
         assert ("step" in patched) == (device == "cuda")
         assert ("multistep_uni_c_bh_update" in patched) == (device == "cuda" and name == "unipc")
+
+
+def test_a_sampler_on_an_accelerator_fails_at_once_if_a_patch_has_moved(
+    loaded: Loaded, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sampler_module, "CopyStream", NoStream)
+    monkeypatch.setattr(sampler_module, "Conditioner", lambda *_: None)
+    model = loaded("sdxl")  # its own scheduler may add noise
+    monkeypatch.delattr("diffusers.utils.torch_utils.randn_tensor")
+    Sampler(model, 1)
+    with pytest.raises(IncompatibleLibrary, match="randn_tensor"):
+        Sampler(replace(model, device="cuda"), 1)

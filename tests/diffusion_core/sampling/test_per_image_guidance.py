@@ -1,4 +1,4 @@
-"""Guidance scales of their own give images the bits that they have among their likes."""
+"""Images with different guidance scales have the bits of batches where all share one scale."""
 
 import dataclasses
 from collections.abc import Callable
@@ -28,7 +28,7 @@ MULTIPLYING = ("sd", "sdxl", "sd3", "pixart", "sana")
 
 
 def in_batches_of_their_own(sampler: Sampler, requests: list[ImageRequest]) -> list[np.ndarray]:
-    """Each image in a batch that has its scale throughout."""
+    """Each image from a batch in which all have its scale."""
     return [
         sampler.sample(
             [dataclasses.replace(request, guidance_scale=None)],
@@ -40,7 +40,7 @@ def in_batches_of_their_own(sampler: Sampler, requests: list[ImageRequest]) -> l
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("family", MULTIPLYING)
-def test_rows_of_different_scales_have_the_bits_of_batches_of_their_own(
+def test_images_with_different_scales_have_the_bits_of_batches_with_one_scale(
     family: str, dtype: str, saved: Callable[[str], Path]
 ) -> None:
     loaded = loading.load(saved(family), ModelSpec(dtype=dtype), "cpu")
@@ -53,7 +53,7 @@ def test_rows_of_different_scales_have_the_bits_of_batches_of_their_own(
 
 
 @pytest.mark.parametrize("family", ["flux", "lcm"])
-def test_a_model_that_is_told_the_scale_takes_one_for_the_batch(
+def test_a_model_with_the_scale_as_an_input_takes_one_scale_per_batch(
     family: str, loaded: Loaded
 ) -> None:
     sampler = Sampler(loaded(family), batch_size=3)
@@ -62,7 +62,7 @@ def test_a_model_that_is_told_the_scale_takes_one_for_the_batch(
         sampler.sample(REQUESTS[:1], GUIDED)
 
 
-def test_a_pipeline_that_is_derived_from_a_known_one_is_not_known(loaded: Loaded) -> None:
+def test_a_subclass_of_a_known_pipeline_is_not_known(loaded: Loaded) -> None:
     from diffusers import StableDiffusionPipeline
 
     class Other(StableDiffusionPipeline):
@@ -73,7 +73,7 @@ def test_a_pipeline_that_is_derived_from_a_known_one_is_not_known(loaded: Loaded
     assert not is_supported(Other(**components, requires_safety_checker=False))
 
 
-def test_guided_and_unguided_images_share_no_batch(loaded: Loaded) -> None:
+def test_guided_and_unguided_images_cannot_share_a_batch(loaded: Loaded) -> None:
     sampler = Sampler(loaded("sd"), batch_size=2)
     with pytest.raises(SettingsError, match=r"guidance_scale 1\.0 and 4\.0 cannot share a batch"):
         sampler.sample([ImageRequest("a", "", 1, 1.0), REQUESTS[0]], GUIDED)
@@ -84,7 +84,7 @@ def test_guided_and_unguided_images_share_no_batch(loaded: Loaded) -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
-def test_each_row_is_multiplied_as_by_a_plain_number(dtype: torch.dtype) -> None:
+def test_each_image_is_multiplied_as_by_a_plain_number(dtype: torch.dtype) -> None:
     answers = torch.randn(4, 3, 5, 5, generator=torch.Generator().manual_seed(1)).to(dtype)
     scales = [1.1, 7.3, 3.14159, 1e4]
     product = PerImageScale(scales) * answers

@@ -44,7 +44,7 @@ def test_every_family_gets_its_embeddings_under_its_own_names(
 
 
 @pytest.mark.parametrize("family", tiny_models.FAMILIES)
-def test_an_embedding_is_that_of_the_prompt_alone(family: str, loaded: Loaded) -> None:
+def test_an_embedding_does_not_depend_on_other_prompts(family: str, loaded: Loaded) -> None:
     conditioner = Conditioner(loaded(family))
     together = tensors(conditioner.arguments(["a fox", "b"], ["hats", ""], True))
     for place, (prompt, negative) in enumerate([("a fox", "hats"), ("b", "")]):
@@ -84,7 +84,7 @@ def encodings(loaded: Loaded, monkeypatch: pytest.MonkeyPatch) -> Counter[tuple[
     return counts
 
 
-def test_each_distinct_prompt_is_encoded_once_and_each_negative_one_too(
+def test_each_distinct_prompt_and_negative_prompt_is_encoded_once(
     loaded: Loaded, encodings: Counter[tuple[Any, Any]]
 ) -> None:
     conditioner = Conditioner(loaded("sd"))
@@ -103,7 +103,7 @@ def test_no_negative_prompt_is_encoded_without_guidance(
     assert encodings == {("a", "off"): 1}
 
 
-def test_a_full_memory_lets_go_of_what_was_unused_for_longest() -> None:
+def test_a_full_cache_drops_the_least_recently_used_embeddings() -> None:
     one = {"prompt_embeds": torch.zeros(1, 100)}  # 400 bytes
     cache = EmbeddingCache(max_bytes=1000)
     for text in ("a", "b"):
@@ -114,14 +114,14 @@ def test_a_full_memory_lets_go_of_what_was_unused_for_longest() -> None:
     assert held == ["a", "c"]
 
 
-def test_a_memory_too_small_for_anything_still_works(loaded: Loaded) -> None:
+def test_a_cache_too_small_for_anything_still_works(loaded: Loaded) -> None:
     small, large = Conditioner(loaded("sd"), cache_bytes=0), Conditioner(loaded("sd"))
     prompts, negatives = ["a", "b", "a"], ["x", "", "y"]
     ours, theirs = (c.arguments(prompts, negatives, True) for c in (small, large))
     assert all(torch.equal(ours[name], theirs[name]) for name in tensors(theirs))
 
 
-def test_sdxl_keeps_zeros_for_a_missing_negative_prompt(loaded: Loaded) -> None:
+def test_sdxl_uses_zeros_for_a_missing_negative_prompt(loaded: Loaded) -> None:
     arguments = Conditioner(loaded("sdxl")).arguments(["a", "a"], ["", "x"], guided=True)
     assert not arguments["negative_prompt_embeds"][0].any()
     assert arguments["negative_prompt_embeds"][1].any()
@@ -134,9 +134,7 @@ def test_sana_puts_its_instruction_before_prompts_only(loaded: Loaded) -> None:
 
 
 @pytest.mark.parametrize("family", ["sd", "sdxl", "flux", "sana"])
-def test_embeddings_of_another_thread_are_the_same_to_the_last_bit(
-    family: str, loaded: Loaded
-) -> None:
+def test_embeddings_from_another_thread_have_the_same_bits(family: str, loaded: Loaded) -> None:
     given = (["a fox, asleep", "two"], ["hats", ""], True)
     here = tensors(Conditioner(loaded(family)).arguments(*given))
     ahead = Conditioner(loaded(family))
@@ -160,7 +158,7 @@ def test_what_was_prepared_is_not_encoded_again(
     assert encodings.total() == 4
 
 
-def test_threads_that_ask_for_the_same_prompts_encode_each_once_and_one_at_a_time(
+def test_threads_that_need_the_same_prompts_encode_each_once_and_one_at_a_time(
     loaded: Loaded, encodings: Counter[tuple[Any, Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     conditioner = Conditioner(loaded("sd"))
@@ -193,7 +191,7 @@ def test_threads_that_ask_for_the_same_prompts_encode_each_once_and_one_at_a_tim
             assert torch.equal(value.roll(-turned, 0), other[name])
 
 
-def test_what_is_held_is_had_while_another_prompt_is_being_encoded(
+def test_cached_embeddings_are_available_while_another_prompt_is_encoded(
     loaded: Loaded, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     conditioner = Conditioner(loaded("sd"))
@@ -216,7 +214,7 @@ def test_what_is_held_is_had_while_another_prompt_is_being_encoded(
         ahead.result(20)
 
 
-def test_who_is_alone_with_the_model_is_not_disturbed_and_may_encode(loaded: Loaded) -> None:
+def test_a_thread_with_exclusive_access_may_encode_and_others_wait(loaded: Loaded) -> None:
     conditioner = Conditioner(loaded("sd"))
     with ThreadPoolExecutor(1) as thread:
         with conditioner.exclusive():
@@ -227,7 +225,7 @@ def test_who_is_alone_with_the_model_is_not_disturbed_and_may_encode(loaded: Loa
         ahead.result(20)
 
 
-def test_a_prompt_that_fails_in_one_thread_fails_in_the_next_and_spoils_no_other(
+def test_a_prompt_that_fails_in_one_thread_fails_in_the_next_and_affects_no_other(
     loaded: Loaded, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     conditioner = Conditioner(loaded("sd"))

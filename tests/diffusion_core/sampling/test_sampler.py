@@ -48,7 +48,7 @@ Loaded = Callable[[str], LoadedModel]
 def plain_images(
     pipeline: Any, requests: Sequence[ImageRequest], params: SamplingParams
 ) -> np.ndarray:
-    """What plain diffusers makes: one call with the list of prompts, as uint8."""
+    """The images that plain diffusers makes in one call with the list of prompts, as uint8."""
     takes = inspect.signature(pipeline.__call__).parameters
     negatives = [request.negative_prompt for request in requests]
     arguments = {
@@ -73,7 +73,7 @@ def steered(family: str) -> tuple[ImageRequest, ...]:
 
 @pytest.mark.parametrize("params", [PARAMS, UNGUIDED], ids=["guided", "unguided"])
 @pytest.mark.parametrize("family", tiny_models.FAMILIES)
-def test_alone_an_image_is_the_very_image_of_plain_diffusers(
+def test_a_batch_of_one_is_exactly_the_image_of_plain_diffusers(
     family: str, params: SamplingParams, loaded: Loaded, plain: Plain
 ) -> None:
     sampler, pipeline = Sampler(loaded(family), batch_size=1), plain(family)
@@ -83,7 +83,7 @@ def test_alone_an_image_is_the_very_image_of_plain_diffusers(
         np.testing.assert_array_equal(batch.pixels, plain_images(pipeline, [request], params))
 
 
-def test_pixels_lie_in_memory_as_pictures_do_and_without_those_of_the_padding(
+def test_pixels_are_contiguous_in_memory_and_padding_is_left_out(
     loaded: Loaded,
 ) -> None:
     pixels = Sampler(loaded("sd"), batch_size=3).sample(REQUESTS[:2], UNGUIDED).pixels
@@ -93,7 +93,7 @@ def test_pixels_lie_in_memory_as_pictures_do_and_without_those_of_the_padding(
 
 @pytest.mark.parametrize("params", [PARAMS, UNGUIDED], ids=["guided", "unguided"])
 @pytest.mark.parametrize("family", tiny_models.FAMILIES)
-def test_a_batch_is_what_plain_diffusers_makes_of_the_list(
+def test_a_batch_is_what_plain_diffusers_makes_of_a_list_of_prompts(
     family: str, params: SamplingParams, loaded: Loaded, plain: Plain
 ) -> None:
     batch = Sampler(loaded(family), batch_size=3).sample(steered(family), params)
@@ -105,7 +105,7 @@ def test_a_batch_is_what_plain_diffusers_makes_of_the_list(
 
 
 @pytest.mark.parametrize("family", tiny_models.FAMILIES)
-def test_bits_depend_neither_on_place_nor_on_companions_nor_on_padding(
+def test_bits_depend_neither_on_place_nor_on_other_images_nor_on_padding(
     family: str, loaded: Loaded
 ) -> None:
     sampler, requests = Sampler(loaded(family), batch_size=3), steered(family)
@@ -132,7 +132,7 @@ def test_prompt_seed_and_guidance_each_change_the_image(family: str, loaded: Loa
     assert all((pixels != base).any() for pixels in changed)
 
 
-def test_a_pipeline_of_another_kind_is_given_strings_and_keeps_the_law(loaded: Loaded) -> None:
+def test_a_pipeline_of_another_kind_gets_strings_and_is_batch_invariant(loaded: Loaded) -> None:
     from diffusers import StableDiffusionPipeline
 
     class Unconventional(StableDiffusionPipeline):
@@ -154,7 +154,7 @@ def test_a_pipeline_of_another_kind_is_given_strings_and_keeps_the_law(loaded: L
 
 
 @pytest.mark.parametrize("family", ["sd", "sdxl", "sd3", "pixart"])
-def test_prompts_prepared_beside_another_batch_change_no_bit_of_any(
+def test_preparing_prompts_during_another_batch_changes_no_bit_of_either(
     family: str, loaded: Loaded
 ) -> None:
     plain, ahead = (Sampler(loaded(family), batch_size=1) for _ in range(2))
@@ -176,10 +176,10 @@ def test_prompts_prepared_beside_another_batch_change_no_bit_of_any(
         (SpeedSpec(attention_backend="native"), [True] * 5),
     ],
 )
-def test_nobody_encodes_beside_a_batch_that_moves_a_switch_of_all_threads(
+def test_no_thread_encodes_during_a_batch_that_changes_a_setting_of_all_threads(
     loaded: Loaded, speed: SpeedSpec, expected: list[bool]
 ) -> None:
-    """`torch.compiler.is_compiling` is one, `sdpa_kernel` another; text encoders obey both."""
+    """Text encoders depend on `torch.compiler.is_compiling` and on `sdpa_kernel`."""
     switching = dataclasses.replace(loaded("sd"), speed=speed)
     sampler, wide = Sampler(switching, batch_size=1), dataclasses.replace(PARAMS, width=72)
     numbers, ahead, beside = itertools.count(), [], []
@@ -201,7 +201,7 @@ def test_nobody_encodes_beside_a_batch_that_moves_a_switch_of_all_threads(
     assert beside == expected
 
 
-def test_what_cannot_be_prepared_is_told_as_sampling_tells_it(
+def test_a_prompt_that_cannot_be_prepared_raises_what_sampling_raises(
     loaded: Loaded, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sampler = Sampler(loaded("sd"), batch_size=1)
@@ -216,7 +216,7 @@ def test_what_cannot_be_prepared_is_told_as_sampling_tells_it(
 
 
 def changing_output(model: LoadedModel, change: Callable[[torch.Tensor], Any]) -> LoadedModel:
-    """The same model, but its pipeline hands over something else than plain images."""
+    """The same model with a pipeline that returns something else than plain images."""
     from diffusers import StableDiffusionPipeline
 
     class Other(StableDiffusionPipeline):
@@ -231,7 +231,7 @@ def changing_output(model: LoadedModel, change: Callable[[torch.Tensor], Any]) -
     return dataclasses.replace(model, pipeline=pipeline)
 
 
-def test_a_pipeline_that_only_makes_numpy_images_is_understood(loaded: Loaded) -> None:
+def test_a_pipeline_that_only_makes_numpy_images_is_supported(loaded: Loaded) -> None:
     other = changing_output(loaded("sd"), lambda images: images.permute(0, 2, 3, 1).numpy())
     made = Sampler(other, batch_size=1).sample(REQUESTS[:1], PARAMS).pixels
     expected = Sampler(loaded("sd"), batch_size=1).sample(REQUESTS[:1], PARAMS).pixels
@@ -242,7 +242,7 @@ def test_a_pipeline_that_only_makes_numpy_images_is_understood(loaded: Loaded) -
     ("change", "found"),
     [(lambda images: images[:, :, :16], r"\(1, 3, 16, 64\)"), (lambda _: None, "NoneType")],
 )
-def test_images_of_another_size_are_an_error_and_never_stretched(
+def test_images_of_another_size_are_an_error_and_never_resized(
     change: Callable[[torch.Tensor], Any], found: str, loaded: Loaded
 ) -> None:
     sampler = Sampler(changing_output(loaded("sd"), change), batch_size=1)
@@ -253,7 +253,7 @@ def test_images_of_another_size_are_an_error_and_never_stretched(
 
 
 @pytest.mark.parametrize("scheduler", ["dpmsolver-sde", "euler-ancestral", "ddpm", "lcm"])
-def test_samplers_that_add_noise_keep_the_law(scheduler: str, loaded: Loaded) -> None:
+def test_samplers_that_add_noise_are_batch_invariant(scheduler: str, loaded: Loaded) -> None:
     params = dataclasses.replace(PARAMS, scheduler=scheduler)
     sampler = Sampler(loaded("sd"), batch_size=3)
     forth = sampler.sample(REQUESTS, params).pixels
@@ -261,7 +261,7 @@ def test_samplers_that_add_noise_keep_the_law(scheduler: str, loaded: Loaded) ->
     np.testing.assert_array_equal(sampler.sample(REQUESTS[1:2], params).pixels[0], forth[1])
 
 
-def test_a_bfloat16_model_keeps_the_law(saved: Callable[[str], Path]) -> None:
+def test_a_bfloat16_model_is_batch_invariant(saved: Callable[[str], Path]) -> None:
     spec = ModelSpec(source=str(saved("sd")), dtype="bfloat16")
     half = loading.load(saved("sd"), spec, "cpu")
     assert half.dtype == "bfloat16"
@@ -271,7 +271,7 @@ def test_a_bfloat16_model_keeps_the_law(saved: Callable[[str], Path]) -> None:
     np.testing.assert_array_equal(sampler.sample(STEERED[1:2], PARAMS).pixels[0], forth[1])
 
 
-def test_one_sampler_goes_from_setting_to_setting_without_a_trace(loaded: Loaded) -> None:
+def test_a_change_of_settings_leaves_no_trace_in_a_sampler(loaded: Loaded) -> None:
     sampler = Sampler(loaded("sd"), batch_size=2)
     first = sampler.sample(REQUESTS[:2], PARAMS).pixels
     wide = dataclasses.replace(PARAMS, width=40, num_inference_steps=2, scheduler="heun")
@@ -279,7 +279,7 @@ def test_one_sampler_goes_from_setting_to_setting_without_a_trace(loaded: Loaded
     np.testing.assert_array_equal(sampler.sample(REQUESTS[:2], PARAMS).pixels, first)
 
 
-def test_sampling_leaves_torchs_own_random_numbers_alone(loaded: Loaded) -> None:
+def test_sampling_does_not_touch_torchs_global_random_state(loaded: Loaded) -> None:
     state = torch.get_rng_state()
     Sampler(loaded("sd"), batch_size=1).sample(REQUESTS[:1], PARAMS)
     assert torch.equal(torch.get_rng_state(), state)
@@ -287,7 +287,7 @@ def test_sampling_leaves_torchs_own_random_numbers_alone(loaded: Loaded) -> None
 
 @contextmanager
 def poisoned(module: Any, place: int, value: float) -> Iterator[None]:
-    """One row of everything that the module puts out becomes `value`."""
+    """Set one row of every output of a module to `value`."""
 
     def poison(_module: Any, _inputs: Any, output: Any) -> Any:
         whole = output if isinstance(output, torch.Tensor) else output[0]
@@ -303,7 +303,7 @@ def poisoned(module: Any, place: int, value: float) -> Iterator[None]:
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_an_image_that_goes_non_finite_is_a_fault_and_spoils_no_other(
+def test_an_image_that_becomes_non_finite_is_a_fault_and_affects_no_other(
     value: float, loaded: Loaded
 ) -> None:
     sampler = Sampler(loaded("sd"), batch_size=3)
@@ -331,7 +331,7 @@ def test_an_image_of_one_colour_is_a_fault(loaded: Loaded) -> None:
 
 @contextmanager
 def poisoned_in(dtype: torch.dtype, module: Any, place: int) -> Iterator[None]:
-    """As `poisoned` with NaN, but only as long as the module works in that precision."""
+    """`poisoned` with NaN, but only while the module computes in that type."""
 
     def poison(_module: Any, _inputs: Any, output: torch.Tensor) -> torch.Tensor:
         output = output.clone()
@@ -346,7 +346,7 @@ def poisoned_in(dtype: torch.dtype, module: Any, place: int) -> Iterator[None]:
         handle.remove()
 
 
-def test_what_a_decoder_loses_in_half_precision_is_decoded_again_in_full(
+def test_an_image_that_overflows_in_half_precision_is_decoded_again_in_float32(
     saved: Callable[[str], Path],
 ) -> None:
     half = loading.load(saved("sd"), ModelSpec(dtype="bfloat16"), "cpu")
@@ -362,7 +362,7 @@ def test_what_a_decoder_loses_in_half_precision_is_decoded_again_in_full(
     np.testing.assert_array_equal(sampler.sample(REQUESTS, UNGUIDED).pixels, expected)
 
 
-def test_a_decoder_that_fails_in_full_precision_too_is_a_fault(
+def test_an_image_that_is_not_finite_in_float32_either_is_a_fault(
     saved: Callable[[str], Path],
 ) -> None:
     half = loading.load(saved("sd"), ModelSpec(dtype="bfloat16"), "cpu")
@@ -371,8 +371,8 @@ def test_a_decoder_that_fails_in_full_precision_too_is_a_fault(
     assert faults == (None, Fault.NON_FINITE)
 
 
-def decoded_on_a_device_that_cannot_be_asked(dtype: torch.dtype) -> list[torch.Tensor]:
-    """What a decoder's watch has seen, where nothing has a value to wait for."""
+def decoded_on_a_device_without_values(dtype: torch.dtype) -> list[torch.Tensor]:
+    """What `watch_decoder` finds on a device whose tensors have no values to read."""
     latents = torch.zeros(2, 4, 8, 8, device="meta")
     vae = SimpleNamespace(dtype=dtype, decode=lambda given: (given,))
     with decoding.watch_decoder(SimpleNamespace(vae=vae), 2) as finite:
@@ -380,14 +380,14 @@ def decoded_on_a_device_that_cannot_be_asked(dtype: torch.dtype) -> list[torch.T
     return finite
 
 
-def test_a_decoder_in_full_precision_is_watched_without_waiting_for_it() -> None:
-    (finite,) = decoded_on_a_device_that_cannot_be_asked(torch.float32)
+def test_watching_a_decoder_in_float32_does_not_wait_for_the_device() -> None:
+    (finite,) = decoded_on_a_device_without_values(torch.float32)
     assert finite.device.type == "meta"
     with pytest.raises(RuntimeError, match="meta"):
-        decoded_on_a_device_that_cannot_be_asked(torch.bfloat16)
+        decoded_on_a_device_without_values(torch.bfloat16)
 
 
-def test_pixels_that_a_failing_device_owes_are_no_images_fault() -> None:
+def test_a_device_that_fails_during_the_copy_is_no_images_fault() -> None:
     class Failed:
         def synchronize(self) -> None:
             raise torch.AcceleratorError("CUDA error: unspecified launch failure")
@@ -397,7 +397,7 @@ def test_pixels_that_a_failing_device_owes_are_no_images_fault() -> None:
         _ = batch.pixels
 
 
-def test_a_smaller_batch_is_the_batch_of_a_smaller_sampler(loaded: Loaded) -> None:
+def test_a_smaller_batch_equals_the_batch_of_a_smaller_sampler(loaded: Loaded) -> None:
     small = Sampler(loaded("sd"), batch_size=2).sample(REQUESTS[:2], PARAMS)
     reduced = Sampler(loaded("sd"), batch_size=3).sample(REQUESTS[:2], PARAMS, batch_size=2)
     np.testing.assert_array_equal(reduced.pixels, small.pixels)
@@ -413,7 +413,9 @@ def test_a_smaller_batch_is_the_batch_of_a_smaller_sampler(loaded: Loaded) -> No
         RuntimeError("cuDNN error: CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED, memory"),
     ],
 )
-def test_too_little_memory_is_told_from_other_failures(error: Exception, loaded: Loaded) -> None:
+def test_running_out_of_memory_is_distinguished_from_other_failures(
+    error: Exception, loaded: Loaded
+) -> None:
     def fail(*_: Any) -> None:
         raise error
 
@@ -427,10 +429,10 @@ def test_too_little_memory_is_told_from_other_failures(error: Exception, loaded:
 
 @pytest.mark.parametrize(("family", "dtype"), [("sdxl", "float16"), ("sana", "float32")])
 @pytest.mark.filterwarnings("ignore:.*upcast_vae:FutureWarning")
-def test_a_decoder_that_finds_no_memory_says_so_and_is_as_it_was_afterwards(
+def test_a_decoder_that_runs_out_of_memory_says_so_and_keeps_its_type(
     family: str, dtype: loading.DType, saved: Callable[[str], Path]
 ) -> None:
-    """SDXL's pipeline leaves it in float32 then, and Sana's goes on without a picture."""
+    """SDXL's pipeline would leave it in float32, and Sana's would go on without an image."""
     whole = loading.load(saved(family), ModelSpec(dtype=dtype), "cpu")
     sampler, vae = Sampler(whole, batch_size=1), whole.pipeline.vae
     expected = sampler.sample(REQUESTS[:1], PARAMS).pixels
@@ -446,7 +448,7 @@ def test_a_decoder_that_finds_no_memory_says_so_and_is_as_it_was_afterwards(
     np.testing.assert_array_equal(sampler.sample(REQUESTS[:1], PARAMS).pixels, expected)
 
 
-def test_a_second_decoding_that_finds_no_memory_says_so_too() -> None:
+def test_a_second_decoding_that_runs_out_of_memory_says_so_too() -> None:
     vae = SimpleNamespace(dtype=torch.bfloat16, to=lambda dtype: setattr(vae, "dtype", dtype))
 
     def decode(latents: torch.Tensor) -> tuple[torch.Tensor]:
@@ -462,7 +464,7 @@ def test_a_second_decoding_that_finds_no_memory_says_so_too() -> None:
 
 
 class FlagsTheSecond(torch.nn.Module):
-    """A safety checker with a fixed opinion, which blackens as the real one does."""
+    """A safety checker that always flags the second image, and blackens it as the real one does."""
 
     device, dtype = torch.device("cpu"), torch.float32
 
@@ -482,7 +484,7 @@ class Extractor:
         return BatchFeature({"pixel_values": torch.zeros(len(images), 3, 8, 8)})
 
 
-def test_what_the_safety_checker_flags_is_a_fault(loaded: Loaded) -> None:
+def test_an_image_that_the_safety_checker_flags_is_a_fault(loaded: Loaded) -> None:
     expected = Sampler(loaded("sd"), batch_size=3).sample(REQUESTS, PARAMS).pixels
     pipeline = loaded("sd").pipeline
     checked = type(pipeline)(
@@ -511,7 +513,7 @@ def test_what_the_safety_checker_flags_is_a_fault(loaded: Loaded) -> None:
         ({"scheduler": "fastest"}, "scheduler 'fastest': must be one of default, ddpm"),
     ],
 )
-def test_settings_that_the_model_cannot_do_are_refused_with_what_it_can(
+def test_settings_that_the_model_does_not_support_are_refused_with_those_it_does(
     changes: dict[str, Any], message: str, loaded: Loaded
 ) -> None:
     with pytest.raises(SettingsError, match=message):
@@ -530,7 +532,7 @@ def test_more_requests_than_a_batch_holds_are_refused(loaded: Loaded) -> None:
         Sampler(loaded("sd"), batch_size=2).sample(REQUESTS, PARAMS)
 
 
-def test_what_a_pipeline_raises_becomes_one_line_with_its_cause(loaded: Loaded) -> None:
+def test_an_error_of_a_pipeline_becomes_one_line_with_its_cause(loaded: Loaded) -> None:
     huge = dataclasses.replace(PARAMS, width=8 * 128, height=8)
     with pytest.raises(SamplingError, match="StableDiffusion3Pipeline: ValueError") as caught:
         Sampler(loaded("sd3"), batch_size=1).sample(REQUESTS[:1], huge)

@@ -56,7 +56,9 @@ def test_every_diffusion_sampler_draws_its_own_image(family: str, loaded: Loaded
     assert len(distinct) == len(images) - len(twins)
 
 
-def test_ddim_is_euler_and_ddpm_is_ancestral_euler_at_the_same_timesteps(loaded: Loaded) -> None:
+def test_ddim_equals_euler_and_ddpm_equals_ancestral_euler_at_the_same_timesteps(
+    loaded: Loaded,
+) -> None:
     pairs = (("ddim", "euler"), ("ddpm", "euler-ancestral"))
     images = images_by_sampler(loaded("sdxl"), tuple(name for pair in pairs for name in pair))
     for one, other in pairs:
@@ -65,9 +67,7 @@ def test_ddim_is_euler_and_ddpm_is_ancestral_euler_at_the_same_timesteps(loaded:
 
 
 @pytest.mark.parametrize("family", ["sd3", "flux", "sana"])
-def test_every_sampler_said_to_fit_a_flow_model_draws_its_own_image(
-    family: str, loaded: Loaded
-) -> None:
+def test_every_sampler_for_flow_models_draws_its_own_image(family: str, loaded: Loaded) -> None:
     model = loaded(family)
     pipeline = type(model.pipeline).__name__
     names = samplers.compatible_samplers(model.scheduler_config, pipeline, is_lcm_only=False)
@@ -79,8 +79,8 @@ def test_every_sampler_said_to_fit_a_flow_model_draws_its_own_image(
 
 
 @pytest.mark.parametrize("family", ["sd3", "flux", "sana"])
-def test_the_flow_samplers_agree_once_their_steps_are_many(family: str, loaded: Loaded) -> None:
-    """One ordinary differential equation has one solution, so a wrong shift or sign would show."""
+def test_the_flow_samplers_agree_after_many_steps(family: str, loaded: Loaded) -> None:
+    """A differential equation has one solution, so a wrong shift or sign would show."""
     sampler, images = Sampler(loaded(family), batch_size=1), []
     for name in ("flow-euler", "dpmsolver++", "unipc"):
         params = SamplingParams(32, 32, 60, 1.5, name)
@@ -113,7 +113,7 @@ def test_the_flow_samplers_agree_once_their_steps_are_many(family: str, loaded: 
         ("lcm", diffusers.LCMScheduler, {}),
     ],
 )
-def test_a_name_is_the_scheduler_that_diffusers_derives_from_the_models_own(
+def test_a_name_gives_the_scheduler_that_diffusers_derives_from_the_models_own(
     name: str, owner: Any, changes: dict[str, Any]
 ) -> None:
     ours, theirs = schedulers.make(name, SD_CONFIG), owner.from_config(SD_CONFIG, **changes)
@@ -127,7 +127,7 @@ def test_a_name_is_the_scheduler_that_diffusers_derives_from_the_models_own(
 
 
 @pytest.mark.parametrize("name", DIFFUSION_SAMPLERS)
-def test_the_process_is_the_models_own_even_where_its_file_leaves_it_to_a_class(name: str) -> None:
+def test_the_process_is_the_models_own_even_if_its_file_leaves_it_to_the_class(name: str) -> None:
     config = schedulers.make("default", {"_class_name": "LCMScheduler"}).config
     config = {**config, "_class_name": "LCMScheduler", "prediction_type": "v_prediction"}
     made = schedulers.make(name, config)
@@ -137,7 +137,7 @@ def test_the_process_is_the_models_own_even_where_its_file_leaves_it_to_a_class(
 
 
 @pytest.mark.parametrize("name", ["ddpm", "ddim"])
-def test_latents_are_never_clipped_by_a_default_of_another_class(name: str) -> None:
+def test_latents_are_not_clipped_by_the_default_of_another_class(name: str) -> None:
     config = {key: value for key, value in SD_CONFIG.items() if key != "clip_sample"}
     assert schedulers.make(name, config).config.clip_sample is False
 
@@ -161,7 +161,7 @@ def test_trailing_timesteps_are_those_of_diffusers_own_scheduler(name: str, num_
         assert torch.equal(ours.sigmas, theirs.sigmas)
 
 
-def test_every_diffusion_sampler_that_diffusers_spaces_so_can_be_trailing() -> None:
+def test_every_diffusion_sampler_with_trailing_timesteps_in_diffusers_has_a_trailing_name() -> None:
     config = SD_CONFIG | {"timestep_spacing": "trailing"}
     for name in set(schedulers.SCHEDULERS) - {"flow-euler"}:
         made = schedulers.make(name, config)
@@ -174,7 +174,7 @@ def test_every_diffusion_sampler_that_diffusers_spaces_so_can_be_trailing() -> N
 def test_few_trailing_steps_without_guidance_draw_what_plain_diffusers_draws(
     family: str, name: str, loaded: Loaded, plain: Callable[[str], Any]
 ) -> None:
-    """As models that were distilled to few steps are sampled."""
+    """Models that were distilled to few steps are sampled this way."""
     params = SamplingParams(32, 32, 4, 1.0, name)
     batch = Sampler(loaded(family), batch_size=1).sample([REQUEST], params)
     pipeline = plain(family)
@@ -200,7 +200,7 @@ def test_a_name_without_trailing_keeps_the_spacing_of_the_models_own() -> None:
 
 
 @pytest.mark.parametrize("name", TRAILING)
-def test_a_number_of_trailing_steps_is_taken_as_it_is_or_refused(name: str) -> None:
+def test_a_number_of_trailing_steps_is_either_exact_or_refused(name: str) -> None:
     made, refused = schedulers.make(name, SD_CONFIG), 0
     for num_steps in (4, 50, 61, 103, 244, 1000):
         made.set_timesteps(num_steps)
@@ -214,7 +214,7 @@ def test_a_number_of_trailing_steps_is_taken_as_it_is_or_refused(name: str) -> N
     assert refused == 3
 
 
-def test_a_name_without_karras_means_without(loaded: Loaded) -> None:
+def test_a_name_without_karras_turns_karras_sigmas_off(loaded: Loaded) -> None:
     made = schedulers.make("euler", SD_CONFIG | {"use_karras_sigmas": True})
     assert made.config.use_karras_sigmas is False
 
@@ -226,7 +226,7 @@ def test_default_is_the_models_own_scheduler(config: dict[str, Any]) -> None:
     assert all(made.config[key] == value for key, value in config.items() if key[0] != "_")
 
 
-def test_a_flow_shift_goes_from_scheduler_to_scheduler() -> None:
+def test_a_flow_shift_is_kept_when_the_scheduler_changes() -> None:
     assert schedulers.make("flow-euler", SANA_CONFIG).config.shift == 3.0
     for name in ("dpmsolver++", "unipc"):
         made = schedulers.make(name, FLOW_CONFIG).config
@@ -237,7 +237,7 @@ def test_every_scheduler_is_fresh() -> None:
     assert schedulers.make("heun", SD_CONFIG) is not schedulers.make("heun", SD_CONFIG)
 
 
-def test_an_unknown_name_is_refused_with_all_known_ones() -> None:
+def test_an_unknown_name_is_refused_with_a_list_of_all_names() -> None:
     with pytest.raises(SettingsError) as caught:
         schedulers.make("euler-a", SD_CONFIG)
     assert all(name in str(caught.value) for name in SAMPLER_NAMES)
@@ -251,7 +251,7 @@ def test_a_sampler_of_the_other_kind_is_refused(name: str, config: dict[str, Any
         schedulers.make(name, config)
 
 
-def test_flux_without_a_shift_by_size_has_only_its_own_sampler() -> None:
+def test_flux_without_a_size_dependent_shift_has_only_its_own_sampler() -> None:
     fixed = FLOW_CONFIG | {"use_dynamic_shifting": False}
     assert samplers.compatible_samplers(fixed, "FluxPipeline", False) == ("default", "flow-euler")
     moving = FLOW_CONFIG | {"use_dynamic_shifting": True}
