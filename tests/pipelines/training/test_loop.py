@@ -477,14 +477,14 @@ def test_a_full_disk_stops_it_and_keeps_the_last_good_checkpoint(root: Path) -> 
 @pytest.mark.parametrize(
     ("sections", "message"),
     [
-        ({"model": {"denoiser": {"_class_name": "Oracle"}}}, "_class_name 'Oracle': one of"),
+        ({"model": {"denoiser": {"_class_name": "Oracle"}}}, "_class_name 'Oracle': must be one of"),
         (
             {"model": {"denoiser": {"_class_name": "UNet2DConditionModel", "widht": 3}}},
             "UNet2DConditionModel takes no 'widht'",
         ),
         ({"model": {"frozen_parameters": ["no_such"]}}, "no weight has 'no_such' in its name"),
         ({"training": {"resolution": 33}}, "resolution 33"),
-        ({"model": {"autoencoder": "SHIFTED"}}, "has a shift_factor"),
+        ({"model": {"autoencoder": "SHIFTED"}}, "has shift_factor"),
     ],
 )
 def test_what_does_not_fit_is_told_before_anything_is_written(
