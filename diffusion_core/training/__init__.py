@@ -4,7 +4,6 @@ A step is a function of its arguments: the caller provides batches, optimizers a
 generators.
 """
 
-from nightpress.diffusion_core.theory.guidance import drop_text
 from nightpress.diffusion_core.training.ema import Ema
 from nightpress.diffusion_core.training.objectives import (
     AutoencoderObjective,
@@ -30,7 +29,6 @@ __all__ = [
     "TimeSampling",
     "autoencoder_terms",
     "denoising_loss",
-    "drop_text",
     "gradient_difference",
     "image_gradients",
     "kl_to_standard_normal",

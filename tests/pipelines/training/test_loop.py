@@ -482,7 +482,7 @@ def test_a_full_disk_stops_training_and_keeps_the_last_good_checkpoint(root: Pat
 @pytest.mark.parametrize(
     ("sections", "message"),
     [
-        ({"model": {"denoiser": {"_class_name": "Oracle"}}}, "_class_name 'Oracle': one of"),
+        ({"model": {"denoiser": {"_class_name": "Oracle"}}}, "_class_name 'Oracle': must be one of"),
         (
             {"model": {"denoiser": {"_class_name": "UNet2DConditionModel", "widht": 3}}},
             "UNet2DConditionModel takes no 'widht'",
@@ -492,7 +492,7 @@ def test_a_full_disk_stops_training_and_keeps_the_last_good_checkpoint(root: Pat
             "no text encoder weight has 'no_such' in its name",
         ),
         ({"training": {"resolution": 33}}, "resolution 33"),
-        ({"model": {"autoencoder": "SHIFTED"}}, "has a shift_factor"),
+        ({"model": {"autoencoder": "SHIFTED"}}, "has shift_factor"),
     ],
 )
 def test_a_job_whose_parts_do_not_fit_is_refused_before_anything_is_written(
