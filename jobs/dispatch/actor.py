@@ -92,7 +92,6 @@ class SamplerActor:
         self._device = device
         self._sampler: Sampler | None = None
         self._runner: ShardRunner | None = None
-        self._record: RunRecord | None = None
         self._batch_size = 1
         self._worker = f"{platform.node()}:{os.getpid()}"
         self._metrics = ActorMetrics()
@@ -172,7 +171,6 @@ class SamplerActor:
         self._runner = ShardRunner(
             store, record, self._loaded, self._worker, fence, timeline=self._timeline
         )
-        self._record = record
         node_id = ray.get_runtime_context().get_node_id()
         return ActorLocation(
             node_id=node_id,
@@ -187,14 +185,15 @@ class SamplerActor:
 
         Args:
             work: what to make.
-            ticket: the number of this call, from 0. Calls run side by side, and may start in
-                another order than the one in which the caller reads their events.
+            ticket: the number of this call, from 0. Calls run side by side and may start in any
+                order, but they sample in the order in which the driver reads their events.
         """
-        if self._runner is None or self._record is None:
+        runner = self._runner
+        if runner is None:
             raise RuntimeError("the actor must begin a run before it runs a shard")
-        with self._runner.accelerator_lock.ticket(ticket) as number:
-            rows = read_shard(self._runner.store, self._record.layout, work.shard)
-            for event in handed_off(self._runner.run(work, rows, number), _needs_ack):
+        with runner.accelerator_lock.ticket(ticket) as number:
+            rows = read_shard(runner.store, runner.record.layout, work.shard)
+            for event in handed_off(runner.run(work, rows, number), _needs_ack):
                 self._metrics.add_event(event)
                 yield event
 

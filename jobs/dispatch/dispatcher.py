@@ -39,7 +39,7 @@ from nightpress.pipelines.shards.work import Amendment, ShardWork
 from nightpress.pipelines.storage import Store
 
 MAX_HELD = 2
-"""How many shards an actor holds: the current one, and the next so that it need not wait for it."""
+"""How many shards an actor holds: the current one, and the next so that it has no gap."""
 
 POLL_S = 1.0
 """Seconds that one wait for news lasts at most."""

@@ -137,15 +137,15 @@ class ShardRunner:
             del self._attempts[ticket]
 
     def _run(self, work: ShardWork, rows: pa.Table, ticket: int) -> Iterator[ShardEvent]:
-        standing = None if work.recommits else read_commit_if_any(self.store, work.shard)
-        if standing is not None and work.amends is None:
-            yield ShardDone.of(work.shard, standing)
+        committed = None if work.recommits else read_commit_if_any(self.store, work.shard)
+        if committed is not None and work.amends is None:
+            yield ShardDone.of(work.shard, committed)
             return
-        numbers = range(len(rows)) if work.amends is None else work.amends.rows
-        images = planned_images(rows.take(list(numbers)))
+        row_numbers = range(len(rows)) if work.amends is None else work.amends.rows
+        images = planned_images(rows.take(list(row_numbers)))
         wanted = range(len(images))[work.start : work.stop]
         attempt = Attempt(self.store, self.record, work, self._worker, self._fence)
-        sink = self._sink(attempt, standing)
+        sink = self._sink(attempt, committed)
         made = _known_records(attempt, sink, {n: images[n] for n in wanted})
         if made:
             yield BatchDone.of(work.shard, list(made.values()))
@@ -153,22 +153,22 @@ class ShardRunner:
         self._prefetch_first_batch(missing, ticket)
         self.accelerator_lock.wait(ticket)
         yield ShardBegun(work.shard)
-        self._batch_sampler.begin_shard(_batch_sizes(standing) if work.replaces else {})
+        self._batch_sampler.begin_shard(_batch_sizes(committed) if work.replaces else {})
         positions = {images[n].image_id: n for n in wanted}
-        for records, batch_s in self._make(missing, attempt, sink, ticket):
+        for records, batch_s in self._make_images(missing, attempt, sink, ticket):
             made |= {positions[record.facts.image_id]: record for record in records}
             done = BatchDone.of(work.shard, records, batch_s)
             yield done if records else BatchSampled(work.shard, batch_s)
         if len(made) < len(wanted):
             yield ShardLeft(work.shard)
         elif work.commits:
-            yield self._commit({numbers[n]: made[n] for n in wanted}, attempt, sink, rows)
+            yield self._commit({row_numbers[n]: made[n] for n in wanted}, attempt, sink, rows)
 
-    def _sink(self, attempt: Attempt, standing: pa.Table | None) -> ImageSink:
+    def _sink(self, attempt: Attempt, committed: pa.Table | None) -> ImageSink:
         packing = self.record.spec.images.packing
         if packing == "none":
             return FileSink(attempt, self._pool)
-        return PackSink(attempt, packing, standing)
+        return PackSink(attempt, packing, committed)
 
     def _prefetch_first_batch(self, images: list[PlannedImage], ticket: int) -> None:
         """Encode the prompts of a shard's first batch while another shard is being sampled.
@@ -184,7 +184,7 @@ class ShardRunner:
             cut = batches(images, size, self._supports_per_image_guidance)
             self._prompts.prefetch(next(cut, []))
 
-    def _make(
+    def _make_images(
         self, images: list[PlannedImage], attempt: Attempt, sink: ImageSink, ticket: int
     ) -> Iterator[tuple[list[ImageRecord], float]]:
         """Sample batch after batch, while the threads store the earlier ones.
@@ -249,9 +249,11 @@ class ShardRunner:
     ) -> ShardDone:
         shard, amends = attempt.work.shard, attempt.work.amends
         if self.record.spec.images.is_packed and amends is None:
-            standing = read_commit_if_any(self.store, shard)
-            if standing is not None:  # another attempt was faster; a second pack would be an orphan
-                return ShardDone.of(shard, standing)
+            committed = read_commit_if_any(self.store, shard)
+            if (
+                committed is not None
+            ):  # another attempt was faster; a second pack would be an orphan
+                return ShardDone.of(shard, committed)
         records = sink.flush(made, rows)
         if self._fence is not None:
             self._fence.require(self.store)

@@ -108,11 +108,11 @@ class PackSink:
     Args:
         attempt: the attempt whose images are stored.
         packing: the pack format.
-        standing: the commit that the attempt amends, if any.
+        committed: the metadata part that the attempt amends, if any.
     """
 
-    def __init__(self, attempt: Attempt, packing: Packing, standing: pa.Table | None) -> None:
-        self._attempt, self._packing, self._standing = attempt, packing, standing
+    def __init__(self, attempt: Attempt, packing: Packing, committed: pa.Table | None) -> None:
+        self._attempt, self._packing, self._committed = attempt, packing, committed
         self._held: dict[str, tuple[PlannedImage, bytes]] = {}
         self._lock = threading.Lock()
 
@@ -165,15 +165,15 @@ class PackSink:
         """Read those of the images that existing packs hold, if this attempt can use them."""
         if self._attempt.work.recommits:
             yield from self._in_any_pack(images)
-        elif self._attempt.work.replaces and self._standing is not None:
-            yield from self._as_committed({i.image_id: i for i in images}, self._standing)
+        elif self._attempt.work.replaces and self._committed is not None:
+            yield from self._as_committed({i.image_id: i for i in images}, self._committed)
 
     def _as_committed(
-        self, images: Mapping[str, PlannedImage], standing: pa.Table
+        self, images: Mapping[str, PlannedImage], committed: pa.Table
     ) -> Iterator[tuple[PlannedImage, bytes]]:
         """Read the images whose bytes are still the ones that the commit names."""
         packs: dict[str, bytes | None] = {}
-        for row in metadata_columns(standing).to_pylist():
+        for row in metadata_columns(committed).to_pylist():
             path, start = row["file"], row["member_offset"]
             if start is None or row["image_id"] not in images:
                 continue

@@ -1,11 +1,11 @@
-"""Trouble inside worker processes, and a log of what they sample.
+"""Faults inside worker processes, and a log of what they sample.
 
-Python imports a module of this name at its start, so that having this folder on PYTHONPATH is
-enough. A prompt says what becomes of the process that samples it, or of its picture.
+Python imports a module of this name when it starts, so it is enough to have this folder on
+PYTHONPATH. A prompt says what happens to the process that samples it, or to its image.
 
-The log has a line for each image whose sampling begins, and one for each loss that follows:
-`sampled SEED`; `ended` where a process is about to end or hang; `again N` where a batch is to fail
-as a whole and N of its images are tried again; `unstored` where a write to a full disk failed.
+The log has a line for each image whose sampling begins, and for each loss that follows:
+`sampled SEED`; `ended` before a process ends or hangs; `again N` before a batch fails as a whole
+and N of its images are tried again; `unstored` when a write to a full disk fails.
 """
 
 import errno
@@ -24,7 +24,7 @@ LOG = os.environ.get("NIGHTPRESS_CHAOS_LOG")
 
 
 class Watch(MetaPathFinder):
-    """Waits for the module that samples, and changes it once it is there."""
+    """Patches the module that samples as soon as it is imported."""
 
     def find_spec(self, fullname: str, path: Any, target: Any = None) -> Any:
         if fullname != "nightpress.diffusion_core.sampling.sampler":
@@ -42,7 +42,7 @@ class Watch(MetaPathFinder):
 
 
 def trouble(module: Any) -> None:
-    """Have the sampler do what prompts say, and log the seeds of what it begins to sample."""
+    """Make the sampler do what prompts say, and log the seeds of the images it begins to sample."""
     plain = module.Sampler.sample
 
     def sample(self: Any, requests: Any, params: Any, batch_size: int | None = None) -> Any:
@@ -62,12 +62,12 @@ def note(*lines: str) -> None:
 
 
 def befall(prompts: list[str]) -> None:
-    """What rows do to the process that samples them."""
+    """Do what prompts say to the process that samples them."""
     said = " ".join(prompts)
     if "SEGFAULT" in said:
         note("ended")
         os.kill(os.getpid(), signal.SIGSEGV)
-    if "KILLED" in said:  # as the kernel does when memory is out
+    if "KILLED" in said:  # as the kernel does when memory runs out
         note("ended")
         os.kill(os.getpid(), signal.SIGKILL)
     if "HANG" in said:
@@ -80,7 +80,7 @@ def befall(prompts: list[str]) -> None:
 
 @contextmanager
 def spoiled(vae: Any, prompts: list[str]) -> Iterator[None]:
-    """Have the decoder do to each picture what its prompt says, while a batch is sampled."""
+    """Make the decoder do what each prompt says to its image, while a batch is sampled."""
     kind = type(vae)
     plain = kind.decode
 
@@ -99,7 +99,7 @@ def spoiled(vae: Any, prompts: list[str]) -> Iterator[None]:
 
 
 def refuse(prompts: list[str], batch_size: int) -> None:
-    """Rows that no memory, or no decoder, can hold."""
+    """Fail for rows that do not fit in memory or cannot be decoded."""
     import torch
 
     said = " ".join(prompts)
@@ -111,7 +111,7 @@ def refuse(prompts: list[str], batch_size: int) -> None:
 
 
 def spoil(picture: Any, prompt: str) -> None:
-    """Rows whose picture is none; (3, H, W), in place."""
+    """Spoil the image of a row in place; (3, H, W)."""
     if "NAN" in prompt:
         picture[0, 0, 0] = float("nan")
     if "BLANK" in prompt:
@@ -119,7 +119,7 @@ def spoil(picture: Any, prompt: str) -> None:
 
 
 def fill_the_disk(flag: Path) -> None:
-    """Have bytes reach no disk while the flag is there."""
+    """Make every fsync fail while the flag file exists."""
     plain = os.fsync
 
     def fsync(descriptor: int) -> None:

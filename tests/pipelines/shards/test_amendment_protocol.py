@@ -1,9 +1,9 @@
-"""What changes a commit or takes an image away, as a machine: starts that sleep at any moment.
+"""Retry, repair, recommit and sweep, as a state machine of starts that sleep at any moment.
 
-Each start retries, repairs, commits again or sweeps under a lease of its own. While it sleeps
-before any operation of the store, another takes the run over and does its own work whole. Whatever
-they do: what the newer start has left, the older one does not undo when it wakes; and once somebody
-is left to finish, every image is there as its metadata says: as a file, or in a pack.
+Each start does one of these under its own lease. While it sleeps before any operation of the store,
+another start takes the run over and does all of its own work. The older start must not undo any of
+that when it wakes. Once an undisturbed start has finished, every image must be stored as its
+metadata says, in a file or in a pack.
 """
 
 import hashlib
@@ -41,8 +41,8 @@ COMMIT = shard_path(0)
 MOMENTS = st.integers(0, 25)
 
 
-class Painter(FakeSampler):
-    """Makes every row, in a tint of its own: whose image it is can be seen."""
+class TintedSampler(FakeSampler):
+    """Makes every row, in a tint that tells whose image it is."""
 
     def __init__(self, tint: int) -> None:
         super().__init__()
@@ -54,8 +54,8 @@ class Painter(FakeSampler):
         return SampledBatch(pixels, (None,) * len(requests))
 
 
-class Inline(Executor):
-    """Does at once what it is given: a start that sleeps does so with all of its threads."""
+class InlineExecutor(Executor):
+    """Runs everything in the calling thread, so that a start sleeps with all of its threads."""
 
     def submit(self, action: Callable[..., Any], /, *args: Any, **named: Any) -> "Future[Any]":
         future: Future[Any] = Future()
@@ -67,7 +67,7 @@ class Inline(Executor):
 
 
 class Start:
-    """One start, which holds the lease until the next one comes."""
+    """A start, which holds the lease until the next start takes it over."""
 
     def __init__(self, folder: MemoryFolder, number: int, packing: str) -> None:
         self.packing = packing
@@ -77,22 +77,22 @@ class Start:
         folder.objects[f"lease/{number:05d}.json"] = current_process().to_json()
 
     def do(self, job: str) -> None:
-        """Look what there is to do, and do it."""
+        """Find out what there is to do, and do it."""
         if job == "sweep":
-            with suppress(Damaged):  # nobody knows what may go
+            with suppress(Damaged):  # a damaged commit does not say what may be deleted
                 delete_orphans(Run(self.store, self.record), self.fence)
             return
         amends = self.amends(job)
         if amends is None or not amends.rows:
             return
         runner = ShardRunner(
-            self.store, self.record, Painter(self.fence.number), "w", self.fence, threads=1
+            self.store, self.record, TintedSampler(self.fence.number), "w", self.fence, threads=1
         )  # type: ignore[arg-type]
-        runner._pool = Inline()  # type: ignore[assignment]
+        runner._pool = InlineExecutor()  # type: ignore[assignment]
         list(runner.run(work_on(self.rows, look_first=True, amends=amends), self.rows))
 
     def amends(self, job: str) -> Amendment | None:
-        """The rows that a job is about."""
+        """The rows that a job changes."""
         try:
             failed = failed_rows(self.store, 0)
         except Damaged:
@@ -103,15 +103,15 @@ class Start:
         return Amendment(wrong_rows(self.folder), replaces=True) if job == "repair" else None
 
 
-class Aftercare(RuleBasedStateMachine):
-    """A shard that is committed, with failed rows, and what is done to it afterwards."""
+class Amendments(RuleBasedStateMachine):
+    """Starts that amend a committed shard with failed rows."""
 
     packing = "none"
 
     @initialize()
-    def press(self) -> None:
+    def make_the_shard(self) -> None:
         self.folder = MemoryFolder()
-        self.folder.objects = dict(pressed(self.packing))
+        self.folder.objects = dict(first_made(self.packing))
         self.number = 1
 
     def next_start(self) -> Start:
@@ -136,8 +136,8 @@ class Aftercare(RuleBasedStateMachine):
 
     @rule(row=st.integers(0, len(PROMPTS) - 1))
     def an_upload_lands_late(self, row: int) -> None:
-        """Of a worker that is gone: the row failed without it."""
-        late = sorted(painted(self.packing).items())
+        """The upload of a lost worker, whose row failed."""
+        late = sorted(all_images(self.packing).items())
         path, data = late[row % len(late)]
         self.folder.objects.setdefault(path, data)
 
@@ -163,10 +163,13 @@ class Aftercare(RuleBasedStateMachine):
 
 
 def taken_over(next_start: Callable[[], Start], older: str, place: int, newer: str) -> bool:
-    """Have a start sleep before an operation while another takes over; whether it got so far.
+    """Have a start sleep before operation `place` while another start takes over.
 
-    When the older one has woken up and ended, each row that the newer one left sound is as it was,
-    and no other says falsely that it is.
+    When the older start has woken and ended, every row that the newer one left intact is unchanged,
+    and no other row has become wrong.
+
+    Returns:
+        Whether the older start got as far as that operation.
     """
     left: dict[int, object] = {}
     wrong: set[int] = set()
@@ -190,24 +193,24 @@ def taken_over(next_start: Callable[[], Start], older: str, place: int, newer: s
 
 
 def finish(next_start: Callable[[], Start]) -> None:
-    """Do everything, undisturbed; then nothing is failed, missing, changed or too much."""
+    """Run all jobs undisturbed; then no row is failed, missing or changed, and there is no orphan."""
     for job in ("recommit", "repair", "retry", "sweep"):
         next_start().do(job)
     last = next_start()
     assert len(sound_rows(last.folder)) == len(PROMPTS)
     files = set(read_commit(last.store, 0).column("file").to_pylist())
     assert set(last.store.list("images")) == files
-    assert last.packing != "none" or files == set(painted("none"))
+    assert last.packing != "none" or files == set(all_images("none"))
 
 
-def troubled(damaged_commit: bool, packing: str) -> MemoryFolder:
-    """The shard with a bit of everything that can be wrong."""
+def damaged(damaged_commit: bool, packing: str) -> MemoryFolder:
+    """The shard with every kind of damage."""
     folder = MemoryFolder()
-    folder.objects = dict(pressed(packing))
+    folder.objects = dict(first_made(packing))
     if packing != "none":
-        return with_troubled_packs(folder, damaged_commit)
-    files = sorted(painted("none"))
-    folder.objects[files[1]] = painted("none")[files[1]]  # of a failed row
+        return with_damaged_packs(folder, damaged_commit)
+    files = sorted(all_images("none"))
+    folder.objects[files[1]] = all_images("none")[files[1]]  # of a failed row
     folder.objects["images/old.png"] = b"old"
     if damaged_commit:
         folder.objects[COMMIT] = folder.objects[COMMIT][:-9]
@@ -217,10 +220,10 @@ def troubled(damaged_commit: bool, packing: str) -> MemoryFolder:
     return folder
 
 
-def with_troubled_packs(folder: MemoryFolder, damaged_commit: bool) -> MemoryFolder:
-    """One image of the pack is damaged; beside it lies that of an attempt without a commit."""
+def with_damaged_packs(folder: MemoryFolder, damaged_commit: bool) -> MemoryFolder:
+    """Damage an image or the commit, and add the pack of an attempt without a commit."""
     (path,) = (path for path in folder.objects if path.startswith("images/"))
-    folder.objects |= painted("webdataset")
+    folder.objects |= all_images("webdataset")
     row = read_commit(MemoryStore(folder), 0).to_pylist()[2]
     start, end = row["member_offset"], row["member_offset"] + row["num_bytes"]
     if damaged_commit:
@@ -239,19 +242,19 @@ def test_a_start_that_slept_at_any_moment_undoes_nothing_of_the_next(
     older: str, newer: str, damaged_commit: bool, packing: str
 ) -> None:
     for place in itertools.count():
-        folder, numbers = troubled(damaged_commit, packing), itertools.count(1)
+        folder, numbers = damaged(damaged_commit, packing), itertools.count(1)
         next_start = partial(lambda f, n: Start(f, next(n), packing), folder, numbers)
         if not taken_over(next_start, older, place, newer):
             return
         finish(next_start)
 
 
-def test_a_repair_that_slept_names_no_pack_that_was_swept_meanwhile() -> None:
-    """No row has failed, and it makes other bits: its pack has another name, until then a stray."""
+def test_a_repair_that_slept_does_not_commit_a_pack_that_was_swept() -> None:
+    """The repair makes other bits, so that its pack is new and an orphan until it is committed."""
     for place in itertools.count():
         folder, numbers = MemoryFolder(), itertools.count(1)
-        folder.objects = _made_by(Painter(0), "webdataset")
-        with_troubled_packs(folder, damaged_commit=False)
+        folder.objects = _made_by(TintedSampler(0), "webdataset")
+        with_damaged_packs(folder, damaged_commit=False)
         next_start = partial(lambda f, n: Start(f, next(n), "webdataset"), folder, numbers)
         if not taken_over(next_start, "repair", place, "sweep"):
             return
@@ -261,12 +264,12 @@ def test_a_repair_that_slept_names_no_pack_that_was_swept_meanwhile() -> None:
 
 
 def sound_rows(folder: MemoryFolder) -> dict[int, object]:
-    """The rows whose image is there as the commit has it -> record and image."""
+    """Row -> its record and image, for rows whose image is stored as the commit says."""
     return {n: (row, _image(folder, row)) for n, row in _stored(folder, sound=True)}
 
 
 def wrong_rows(folder: MemoryFolder) -> tuple[int, ...]:
-    """The rows whose image is not there as the commit has it."""
+    """The rows whose image is not stored as the commit says."""
     return tuple(n for n, _ in _stored(folder, sound=False))
 
 
@@ -288,7 +291,7 @@ def _image(folder: MemoryFolder, row: dict[str, Any]) -> bytes:
 
 
 def _is_whole(folder: MemoryFolder, row: dict[str, Any]) -> bool:
-    """Whether there is nothing more in the object, or that is as it was written, too."""
+    """Whether the rest of the object is intact as well."""
     data = folder.objects.get(row["file"], b"")
     if row["member"] is None:
         return len(data) == row["num_bytes"]
@@ -304,15 +307,15 @@ def planned(packing: str) -> tuple[RunRecord, pa.Table]:
 
 
 @cache
-def pressed(packing: str) -> dict[str, bytes]:
-    """What the first start left: two rows failed."""
+def first_made(packing: str) -> dict[str, bytes]:
+    """The objects after the first start, in which two rows failed."""
     return _made_by(FakeSampler(), packing)
 
 
 @cache
-def painted(packing: str) -> dict[str, bytes]:
-    """Every image, as a start paints it that fails at none."""
-    made = _made_by(Painter(0), packing)
+def all_images(packing: str) -> dict[str, bytes]:
+    """Every image, as a start makes it in which no row fails."""
+    made = _made_by(TintedSampler(0), packing)
     return {path: data for path, data in made.items() if path.startswith("images/")}
 
 
@@ -325,13 +328,13 @@ def _made_by(sampler: FakeSampler, packing: str) -> dict[str, bytes]:
     return folder.objects
 
 
-class PackedAftercare(Aftercare):
-    """The same, where the images share an object."""
+class PackedAmendments(Amendments):
+    """The same with packed images."""
 
     packing = "webdataset"
 
 
-TestAftercare = Aftercare.TestCase
-TestAftercare.settings = settings(max_examples=80, stateful_step_count=10, deadline=None)
-TestPackedAftercare = PackedAftercare.TestCase
-TestPackedAftercare.settings = settings(max_examples=60, stateful_step_count=10, deadline=None)
+TestAmendments = Amendments.TestCase
+TestAmendments.settings = settings(max_examples=80, stateful_step_count=10, deadline=None)
+TestPackedAmendments = PackedAmendments.TestCase
+TestPackedAmendments.settings = settings(max_examples=60, stateful_step_count=10, deadline=None)

@@ -1,4 +1,4 @@
-"""Batches of a plan: whole ones first, one padded for each setting, few changes of size."""
+"""Batches of a plan: full batches first, one padded batch for each setting, few size changes."""
 
 from collections import Counter
 from itertools import pairwise
@@ -22,7 +22,7 @@ ROW_LORAS = {"row_loras": [{"source": f"/loras/{name}.safetensors"} for name in 
 
 
 def mixed(num_rows: int) -> list[dict[str, Any]]:
-    """Rows of six sizes, three samplers, and two LoRAs or none, in no order."""
+    """Rows of six sizes, three samplers and two LoRAs or none, in random order."""
     random = np.random.default_rng(5)
     return [
         {
@@ -51,12 +51,12 @@ def plan_of(folder: Path, rows: list[dict[str, Any]], size: int, **values: Any) 
 
 
 def fewest(images: list[PlannedImage], size: int) -> int:
-    """Batches that no plan can do without."""
+    """The smallest possible number of batches."""
     return sum(-(-count // size) for count in Counter(image.params for image in images).values())
 
 
 @pytest.mark.parametrize("size", [1, 4, 8])
-def test_a_mixed_manifest_takes_hardly_more_batches_than_it_must(tmp_path: Path, size: int) -> None:
+def test_a_mixed_manifest_takes_few_more_batches_than_necessary(tmp_path: Path, size: int) -> None:
     images = plan_of(tmp_path, mixed(500), size)
     made = batches_of(images, size)
     assert sorted(image.image_id for batch in made for image in batch) == sorted(
@@ -69,12 +69,12 @@ def test_a_mixed_manifest_takes_hardly_more_batches_than_it_must(tmp_path: Path,
     assert sum(padded.values()) <= len(SIZES) * len(SAMPLERS) * len(LORAS) + len(last)
 
 
-def test_in_one_shard_every_setting_is_padded_once(tmp_path: Path) -> None:
+def test_within_one_shard_every_setting_is_padded_once(tmp_path: Path) -> None:
     images = plan_of(tmp_path, mixed(300), 8, batch={"shard_size": 1_000})
     assert len(batches_of(images, 8)) == fewest(images, 8)
 
 
-def test_the_size_changes_seldom_from_the_first_shard_to_the_last(
+def test_the_image_size_changes_rarely_from_the_first_shard_to_the_last(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(units, "MAX_PART_IMAGES", 250)
@@ -85,7 +85,7 @@ def test_the_size_changes_seldom_from_the_first_shard_to_the_last(
     assert changes == num_parts * (2 * len(SIZES) - 2)
 
 
-def test_a_part_takes_up_each_lora_twice_at_most_and_its_shards_hold_whole_batches(
+def test_a_part_switches_to_each_lora_at_most_twice_and_its_shards_hold_full_batches(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(units, "MAX_PART_IMAGES", 1_000)
@@ -106,7 +106,7 @@ def test_a_part_takes_up_each_lora_twice_at_most_and_its_shards_hold_whole_batch
 
 
 @given(groups=st.lists(st.integers(0, 5), min_size=1, max_size=200), size=st.integers(1, 9))
-def test_whole_batches_come_first_and_every_image_once(groups: list[int], size: int) -> None:
+def test_full_batches_come_first_and_every_image_comes_once(groups: list[int], size: int) -> None:
     _, ranked = np.unique(groups, return_inverse=True)
     ranked = np.sort(ranked)
     order = full_batches_first(ranked, size)
@@ -121,7 +121,7 @@ def test_whole_batches_come_first_and_every_image_once(groups: list[int], size: 
         assert (np.diff(order[ranked[order] == group]) > 0).all()
 
 
-def test_images_that_differ_in_their_guidance_alone_share_batches_where_a_model_lets_them(
+def test_images_that_differ_only_in_guidance_share_batches_if_the_model_supports_it(
     tmp_path: Path,
 ) -> None:
     rows = [{"prompt": f"p{n}", "guidance_scale": 0.5 + n % 10 / 2} for n in range(100)]
@@ -138,7 +138,7 @@ def test_images_that_differ_in_their_guidance_alone_share_batches_where_a_model_
     assert all(len({image.params for image in batch}) == 1 for batch in apart)
 
 
-def test_whole_batches_of_a_plan_are_those_of_what_may_share_them(tmp_path: Path) -> None:
+def test_a_plan_puts_images_that_can_share_batches_together(tmp_path: Path) -> None:
     rows = [
         {"prompt": f"p{n}", "guidance_scale": 2 + n % 7, "width": 64 + n % 2 * 64}
         for n in range(120)
@@ -156,7 +156,7 @@ def test_whole_batches_of_a_plan_are_those_of_what_may_share_them(tmp_path: Path
     )
 
 
-def test_a_plan_cut_for_another_batch_is_the_plan_that_was_checked_for_it(tmp_path: Path) -> None:
+def test_a_plan_cut_for_another_batch_size_equals_one_checked_for_it(tmp_path: Path) -> None:
     spec = job(tmp_path, write(tmp_path / "m.jsonl", mixed(5_000)), model=ROW_LORAS)
     assert cut_into_shards(spec, check(spec, MODEL), 12) == check(spec, MODEL, 12)
     fixed = job(tmp_path, tmp_path / "m.jsonl", model=ROW_LORAS, batch={"shard_size": 7})

@@ -1,4 +1,4 @@
-"""A shard whose images share an object: the same images, one commit, and nothing twice."""
+"""Packed shards: the same images as in single files, in one object, stored and committed once."""
 
 import hashlib
 from collections.abc import Sequence
@@ -43,8 +43,8 @@ KINDS = ("webdataset", "parquet")
 PROMPTS = [f"picture {n}" for n in range(6)]
 
 
-class Mending(FakeSampler):
-    """Makes even what others cannot."""
+class FaultlessSampler(FakeSampler):
+    """Also makes the images at which a `FakeSampler` fails."""
 
     def sample(
         self,
@@ -67,7 +67,7 @@ def prepared(tmp_path: Path, kind: str) -> tuple[Store, RunRecord, pa.Table]:
 
 
 def images_of(store: Store, part: pa.Table) -> dict[str, bytes]:
-    """Image id -> its bytes, as the commit says where they are."""
+    """Image id -> the bytes to which the commit refers."""
     return {
         row["image_id"]: store.read_part(row["file"], row["member_offset"], row["num_bytes"])
         for row in part.to_pylist()
@@ -75,12 +75,12 @@ def images_of(store: Store, part: pa.Table) -> dict[str, bytes]:
     }
 
 
-def the_pack(store: Store) -> str:
+def only_pack(store: Store) -> str:
     (path,) = store.list("images")
     return path
 
 
-def test_unpacked_they_are_the_files_of_a_run_that_packs_nothing(tmp_path: Path, kind: str) -> None:
+def test_a_pack_holds_the_files_of_an_unpacked_run(tmp_path: Path, kind: str) -> None:
     plain_store, plain, rows = prepare(tmp_path / "plain", [*PROMPTS, "nan"])
     make_shard(plain_store, plain, rows, FakeSampler())
     files = {image.file: image.image_id for image in planned_images(rows)}
@@ -88,7 +88,7 @@ def test_unpacked_they_are_the_files_of_a_run_that_packs_nothing(tmp_path: Path,
 
     store, record, rows = prepare(tmp_path / "packed", [*PROMPTS, "nan"], packing=kind)
     events = make_shard(store, record, rows, FakeSampler())
-    part, path = read_commit(store, 0), the_pack(store)
+    part, path = read_commit(store, 0), only_pack(store)
     assert events[-1] == ShardDone(0, num_ok=6, num_failed=1)
     assert is_intact_pack(path, store.read(path))
     assert images_of(store, part) == wanted
@@ -113,16 +113,16 @@ def test_unpacked_they_are_the_files_of_a_run_that_packs_nothing(tmp_path: Path,
     assert part.select(same).equals(read_commit(plain_store, 0).select(same))
 
 
-def test_what_the_manifest_carries_is_in_the_pack(
+def test_carried_columns_are_in_the_pack(
     prepared: tuple[Store, RunRecord, pa.Table], kind: str
 ) -> None:
     store, record, rows = prepared
     rows = rows.append_column("topic", pa.array([f"topic {n}" for n in range(6)]))
     make_shard(store, record, rows, FakeSampler())
-    assert b"topic 5" in store.read(the_pack(store))
+    assert b"topic 5" in store.read(only_pack(store))
 
 
-def test_a_shard_that_was_left_is_made_again_from_its_start(
+def test_a_shard_that_was_left_is_made_again_from_the_start(
     prepared: tuple[Store, RunRecord, pa.Table],
 ) -> None:
     store, record, rows = prepared
@@ -144,40 +144,40 @@ def test_a_shard_that_was_left_is_made_again_from_its_start(
     assert committed_shards(store) == {0}
 
 
-def test_killed_between_pack_and_commit_the_same_pack_is_committed(
+def test_after_a_crash_between_pack_and_commit_the_same_pack_is_committed(
     prepared: tuple[Store, RunRecord, pa.Table],
 ) -> None:
     store, record, rows = prepared
     make_shard(store, record, rows, FakeSampler())
-    path, part = the_pack(store), read_commit(store, 0)
+    path, part = only_pack(store), read_commit(store, 0)
     store.delete(shard_path(0))
     make_shard(store, record, rows, FakeSampler(), work_on(rows, attempt=2, look_first=True))
-    assert the_pack(store) == path
+    assert only_pack(store) == path
     assert read_commit(store, 0).column("file").equals(part.column("file"))
 
 
 @pytest.mark.parametrize(
     "harm", [lambda data: data[:-9], lambda data: data[:700] + b"?" + data[701:]]
 )
-def test_what_a_power_cut_left_of_a_pack_is_made_good(
+def test_a_pack_damaged_by_a_power_cut_is_replaced(
     prepared: tuple[Store, RunRecord, pa.Table], harm: Any
 ) -> None:
     store, record, rows = prepared
     make_shard(store, record, rows, FakeSampler())
-    path = the_pack(store)
+    path = only_pack(store)
     whole = store.read(path)
     store.delete(shard_path(0))
     store.put(path, harm(whole))
     make_shard(store, record, rows, FakeSampler(), work_on(rows, attempt=2, look_first=True))
-    assert store.read(the_pack(store)) == whole
+    assert store.read(only_pack(store)) == whole
 
 
-def test_attempts_that_end_otherwise_write_two_packs_and_one_is_committed(
+def test_attempts_with_different_results_write_two_packs_and_one_is_committed(
     tmp_path: Path, kind: str
 ) -> None:
-    """A row fails in one of them; the other is the slower one, and does not see the commit."""
+    """A row fails in one attempt; the other attempt is slower and does not see the commit."""
     store, record, rows = prepare(tmp_path, ["a", "nan", "c"], packing=kind)
-    slow = ShardRunner(store, record, Mending(), "slow:1")  # type: ignore[arg-type]
+    slow = ShardRunner(store, record, FaultlessSampler(), "slow:1")  # type: ignore[arg-type]
     late = slow.run(work_on(rows), rows)
     for event in late:
         if type(event).__name__ == "BatchSampled":
@@ -190,7 +190,7 @@ def test_attempts_that_end_otherwise_write_two_packs_and_one_is_committed(
     assert orphan_images(Run(store, record)) == []  # it looked for a commit before it stored a pack
 
     store.delete(shard_path(0))
-    make_shard(store, record, rows, Mending())
+    make_shard(store, record, rows, FaultlessSampler())
     assert len(store.list("images")) == 2
     assert failed_rows(store, 0) == ()
     assert orphan_images(Run(store, record)) == part.column("file").drop_null().unique().to_pylist()
@@ -210,11 +210,11 @@ def test_a_start_that_was_taken_over_stores_no_pack(
     assert store.list("images") == {}
 
 
-def test_rows_that_retry_makes_come_in_a_pack_of_their_own(tmp_path: Path, kind: str) -> None:
+def test_retried_rows_are_stored_in_a_new_pack(tmp_path: Path, kind: str) -> None:
     store, record, rows = prepare(tmp_path, ["a", "nan", "c", "nan too"], packing=kind)
     make_shard(store, record, rows, FakeSampler())
-    first, before = the_pack(store), read_commit(store, 0)
-    sampler = Mending()
+    first, before = only_pack(store), read_commit(store, 0)
+    sampler = FaultlessSampler()
     work = work_on(rows, amends=Amendment((1, 3)), look_first=True)
     assert make_shard(store, record, rows, sampler, work)[-1] == ShardDone(
         0, num_ok=2, num_failed=0
@@ -230,7 +230,7 @@ def test_rows_that_retry_makes_come_in_a_pack_of_their_own(tmp_path: Path, kind:
     assert pictures == part.column("member").take([1, 3]).to_pylist()
 
 
-def test_rows_tried_apart_leave_nothing_until_the_shard_is_whole(
+def test_parts_of_a_divided_shard_store_nothing(
     prepared: tuple[Store, RunRecord, pa.Table],
 ) -> None:
     store, record, rows = prepared
@@ -243,7 +243,7 @@ def test_rows_tried_apart_leave_nothing_until_the_shard_is_whole(
     )
 
 
-def test_a_shard_of_failures_alone_has_no_pack(tmp_path: Path, kind: str) -> None:
+def test_a_shard_whose_rows_all_fail_has_no_pack(tmp_path: Path, kind: str) -> None:
     store, record, rows = prepare(tmp_path, ["nan", "nan too"], packing=kind)
     assert make_shard(store, record, rows, FakeSampler())[-1] == ShardDone(0, 0, 2)
     assert store.list("images") == {}
@@ -258,13 +258,13 @@ def test_a_shard_that_no_worker_survives_is_committed_as_failed(
     assert done == ShardDone(0, num_ok=0, num_failed=6)
 
 
-def test_on_a_store_that_replaces_what_has_a_name_a_pack_is_written_once(
+def test_on_a_store_without_conditional_writes_a_pack_is_written_once(
     prepared: tuple[Store, RunRecord, pa.Table], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store, record, rows = prepared
     careful = store.reading_back()
     make_shard(careful, record, rows, FakeSampler())
-    path, part = the_pack(store), read_commit(store, 0)
+    path, part = only_pack(store), read_commit(store, 0)
     written: list[str] = []
     put = type(careful._folder).put
     monkeypatch.setattr(
@@ -273,7 +273,7 @@ def test_on_a_store_that_replaces_what_has_a_name_a_pack_is_written_once(
     store.delete(shard_path(0))
     make_shard(careful, record, rows, FakeSampler(), work_on(rows, attempt=2, look_first=True))
     assert written == [shard_path(0)]
-    assert the_pack(store) == path
+    assert only_pack(store) == path
     assert read_commit(store, 0).column("sha256").equals(part.column("sha256"))
 
 
@@ -288,16 +288,16 @@ def test_packs_on_s3_with_and_without_conditional_writes(
     assert store.reads_back == (server == "rclone_s3")
     list(write_plan(record.spec, record.model, record.layout, store))
     make_shard(store, record, rows, FakeSampler())
-    path, part = the_pack(store), read_commit(store, 0)
+    path, part = only_pack(store), read_commit(store, 0)
     whole = store.read(path)
     assert len(images_of(store, part)) == 2
     store.delete(shard_path(0))
     store.put(path, whole[:-700])
     make_shard(store, record, rows, FakeSampler(), work_on(rows, attempt=2, look_first=True))
-    assert store.read(the_pack(store)) == whole
+    assert store.read(only_pack(store)) == whole
     assert read_commit(store, 0).column("file").equals(part.column("file"))
     retried = work_on(rows, look_first=True, amends=Amendment((1,)))
-    make_shard(store, record, rows, Mending(), retried)
+    make_shard(store, record, rows, FaultlessSampler(), retried)
     store.delete(path)
     for sample in (1.0, 0.999):
         found = [f for shard in verify(Run(store, record), sample) for f in shard.findings]
@@ -310,14 +310,14 @@ def test_packs_on_s3_with_and_without_conditional_writes(
     assert len(images_of(store, read_commit(store, 0))) == 3
 
 
-def test_two_that_commit_at_once_agree_on_a_pack(kind: str, tmp_path: Path) -> None:
-    """The second one commits while the first sleeps right before it stores its pack."""
+def test_two_simultaneous_commits_agree_on_a_pack(kind: str, tmp_path: Path) -> None:
+    """The second runner commits just before the first one stores its pack."""
     _, record, rows = prepare(tmp_path, ["a", "nan"], packing=kind)
     folder = MemoryFolder()
     store = MemoryStore(folder)
     first = ShardRunner(store, record, FakeSampler(), "one:1")  # type: ignore[arg-type]
-    second = ShardRunner(store, record, Mending(), "two:1")  # type: ignore[arg-type]
-    # It asks for the commit, at its start and again before it packs; then comes the pack itself.
+    second = ShardRunner(store, record, FaultlessSampler(), "two:1")  # type: ignore[arg-type]
+    # The first runner looks for a commit at its start and before it packs; then it stores the pack.
     folder.meanwhile = {2: lambda: list(second.run(work_on(rows), rows))}  # type: ignore[dict-item]
     assert list(first.run(work_on(rows), rows))[-1] == ShardDone(0, num_ok=2, num_failed=0)
     part = read_commit(store, 0)
@@ -328,11 +328,11 @@ def test_two_that_commit_at_once_agree_on_a_pack(kind: str, tmp_path: Path) -> N
     second.close()
 
 
-# What is done to a run afterwards.
+# Verifying, repairing and sweeping a packed run.
 
 
 @pytest.fixture
-def pressed(tmp_path: Path, kind: str) -> Run:
+def packed(tmp_path: Path, kind: str) -> Run:
     return Run(*finished_run(tmp_path, [*PROMPTS, "nan", "b"], shard_size=4, packing=kind))
 
 
@@ -347,7 +347,7 @@ def flip(path: Path, place: int) -> None:
 
 
 def repaired(run_: Run, shard: int, rows: Sequence[int], **how: bool) -> FakeSampler:
-    """Do what `verify --repair` does for the rows."""
+    """Make rows again, as `verify --repair` does."""
     sampler = FakeSampler()
     amends = Amendment(rows_in_same_packs(run_, shard, rows) if rows else tuple(range(4)), **how)
     planned = read_shard(run_.store, run_.record.layout, shard)
@@ -361,96 +361,96 @@ def repaired(run_: Run, shard: int, rows: Sequence[int], **how: bool) -> FakeSam
     return sampler
 
 
-def test_an_untouched_run_verifies(pressed: Run) -> None:
-    shards = list(verify(pressed))
+def test_an_untouched_run_verifies(packed: Run) -> None:
+    shards = list(verify(packed))
     assert [shard.findings for shard in shards] == [(), ()]
     assert [(shard.num_checked, shard.num_failed) for shard in shards] == [(4, 0), (3, 1)]
-    assert orphan_images(pressed) == []
-    assert pressed.packs == [str(pack_of(pressed, 0)), str(pack_of(pressed, 1))]
+    assert orphan_images(packed) == []
+    assert packed.packs == [str(pack_of(packed, 0)), str(pack_of(packed, 1))]
 
 
-def test_images_are_read_out_of_their_packs(pressed: Run) -> None:
-    found = {row["image_id"]: np.asarray(image) for row, image in pressed.images()}
+def test_images_are_read_from_their_packs(packed: Run) -> None:
+    found = {row["image_id"]: np.asarray(image) for row, image in packed.images()}
     assert len(found) == 7
-    seed = pressed.metadata.to_table().column("seed")[2].as_py()
+    seed = packed.metadata.to_table().column("seed")[2].as_py()
     assert tuple(found["00000002_00"][0, 0]) == (seed % 256, seed // 256 % 256, 7)
-    assert np.array_equal(pressed.image("00000002_00"), found["00000002_00"])
+    assert np.array_equal(packed.image("00000002_00"), found["00000002_00"])
 
 
-def test_of_a_damaged_pack_only_the_damaged_image_is_made_again(pressed: Run) -> None:
-    path, before = pack_of(pressed, 0), read_commit(pressed.store, 0)
+def test_only_the_damaged_image_of_a_pack_is_sampled_again(packed: Run) -> None:
+    path, before = pack_of(packed, 0), read_commit(packed.store, 0)
     whole = path.read_bytes()
     row = before.to_pylist()[2]
     flip(path, row["member_offset"] + row["num_bytes"] // 2)
     for sample in (1.0, 0.999):
-        (finding,) = [f for shard in verify(pressed, sample) for f in shard.findings]
+        (finding,) = [f for shard in verify(packed, sample) for f in shard.findings]
         assert (finding.damage, finding.row) == (Damage.CHANGED, 2)
         assert finding.path == f"{row['file']}/{row['member']}"
-    sampler = repaired(pressed, 0, [2], replaces=True)
+    sampler = repaired(packed, 0, [2], replaces=True)
     assert sampler.seeds == [row["seed"]]
     assert path.read_bytes() == whole
-    assert read_commit(pressed.store, 0).equals(before)
-    assert all(not shard.findings for shard in verify(pressed))
+    assert read_commit(packed.store, 0).equals(before)
+    assert all(not shard.findings for shard in verify(packed))
 
 
-def test_a_pack_that_is_gone_is_made_again_under_its_name(pressed: Run) -> None:
-    path, before = pack_of(pressed, 1), read_commit(pressed.store, 1)
+def test_a_missing_pack_is_made_again_under_its_name(packed: Run) -> None:
+    path, before = pack_of(packed, 1), read_commit(packed.store, 1)
     whole = path.read_bytes()
     path.unlink()
-    findings = [f for shard in verify(pressed) for f in shard.findings]
+    findings = [f for shard in verify(packed) for f in shard.findings]
     assert [(f.damage, f.row) for f in findings] == [(Damage.MISSING, n) for n in (0, 1, 3)]
-    assert len(repaired(pressed, 1, [0], replaces=True).seeds) == 3
+    assert len(repaired(packed, 1, [0], replaces=True).seeds) == 3
     assert path.read_bytes() == whole
-    assert read_commit(pressed.store, 1).equals(before)
+    assert read_commit(packed.store, 1).equals(before)
 
 
-def test_what_is_around_the_images_is_verified_and_repaired_without_sampling(pressed: Run) -> None:
-    path = pack_of(pressed, 0)
+def test_damage_between_the_images_is_found_and_repaired_without_sampling(packed: Run) -> None:
+    path = pack_of(packed, 0)
     whole = path.read_bytes()
     flip(path, len(whole) - 1)
-    (finding,) = [f for shard in verify(pressed) for f in shard.findings]
+    (finding,) = [f for shard in verify(packed) for f in shard.findings]
     assert "the bytes around them have changed" in finding.text
-    assert repaired(pressed, 0, [finding.row or 0], replaces=True).seeds == []
+    assert repaired(packed, 0, [finding.row or 0], replaces=True).seeds == []
     assert path.read_bytes() == whole
 
 
-def test_a_damaged_commit_is_made_again_from_its_pack(pressed: Run) -> None:
-    before = read_commit(pressed.store, 0)
-    pressed.store.put(shard_path(0), b"PAR1 and no more")
-    assert repaired(pressed, 0, [], recommits=True).seeds == []
+def test_a_damaged_commit_is_made_again_from_its_pack(packed: Run) -> None:
+    before = read_commit(packed.store, 0)
+    packed.store.put(shard_path(0), b"PAR1 and no more")
+    assert repaired(packed, 0, [], recommits=True).seeds == []
     where = ["image_id", "file", "member", "member_offset", "sha256"]
-    assert read_commit(pressed.store, 0).select(where).equals(before.select(where))
-    assert all(not shard.findings for shard in verify(pressed))
+    assert read_commit(packed.store, 0).select(where).equals(before.select(where))
+    assert all(not shard.findings for shard in verify(packed))
 
 
-def test_a_row_that_cannot_be_made_again_leaves_its_pack(pressed: Run) -> None:
-    """The others go into a new pack, and no image is in two packs that commits name."""
-    old = pack_of(pressed, 0)
-    row = read_commit(pressed.store, 0).to_pylist()[1]
+def test_a_row_that_cannot_be_made_again_is_not_in_the_new_pack(packed: Run) -> None:
+    """The other rows move to a new pack, and the commit refers to no other."""
+    old = pack_of(packed, 0)
+    row = read_commit(packed.store, 0).to_pylist()[1]
     flip(old, row["member_offset"] + 99)
 
     class Failing(FakeSampler):
         def sample(self, *args: Any) -> SampledBatch:
             raise RuntimeError("not any more")
 
-    planned = read_shard(pressed.store, pressed.record.layout, 0)
-    amends = Amendment(rows_in_same_packs(pressed, 0, [1]), replaces=True)
-    make_shard(pressed.store, pressed.record, planned, Failing(), work_on(planned, amends=amends))
-    part = read_commit(pressed.store, 0)
-    assert failed_rows(pressed.store, 0) == (1,)
-    assert pack_of(pressed, 0) != old
-    assert len(images_of(pressed.store, part)) == 3
-    assert orphan_images(pressed) == [str(old.relative_to(pressed.url))]
-    assert all(not shard.findings for shard in verify(pressed))
+    planned = read_shard(packed.store, packed.record.layout, 0)
+    amends = Amendment(rows_in_same_packs(packed, 0, [1]), replaces=True)
+    make_shard(packed.store, packed.record, planned, Failing(), work_on(planned, amends=amends))
+    part = read_commit(packed.store, 0)
+    assert failed_rows(packed.store, 0) == (1,)
+    assert pack_of(packed, 0) != old
+    assert len(images_of(packed.store, part)) == 3
+    assert orphan_images(packed) == [str(old.relative_to(packed.url))]
+    assert all(not shard.findings for shard in verify(packed))
 
 
-def test_packs_that_no_commit_names_are_swept_and_others_are_not(pressed: Run) -> None:
-    kept = set(pressed.packs)
-    stray = pack_of(pressed, 0).with_name(f"shard-00000-{'0' * 16}{pack_of(pressed, 0).suffix}")
-    stray.write_bytes(b"of an attempt that came to no commit")
-    pressed.store.put("lease/00001.json", current_process().to_json())
-    assert orphan_images(pressed) == [f"images/{stray.name}"]
-    assert delete_orphans(pressed, FencingToken(1, "mine")) == [f"images/{stray.name}"]
-    assert not stray.exists()
-    assert {str(path) for path in Path(pressed.url, "images").iterdir()} == kept
-    assert all(not shard.findings for shard in verify(pressed))
+def test_only_packs_without_a_commit_are_swept(packed: Run) -> None:
+    kept = set(packed.packs)
+    orphan = pack_of(packed, 0).with_name(f"shard-00000-{'0' * 16}{pack_of(packed, 0).suffix}")
+    orphan.write_bytes(b"from an attempt without a commit")
+    packed.store.put("lease/00001.json", current_process().to_json())
+    assert orphan_images(packed) == [f"images/{orphan.name}"]
+    assert delete_orphans(packed, FencingToken(1, "mine")) == [f"images/{orphan.name}"]
+    assert not orphan.exists()
+    assert {str(path) for path in Path(packed.url, "images").iterdir()} == kept
+    assert all(not shard.findings for shard in verify(packed))

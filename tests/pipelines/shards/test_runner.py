@@ -1,4 +1,4 @@
-"""One shard in one process, with a sampler whose pictures are a function of the seed."""
+"""The shard runner in one process, with a sampler whose images are a function of their seeds."""
 
 import threading
 import weakref
@@ -79,14 +79,14 @@ def test_an_attempt_that_does_not_look_first_still_adopts_what_it_finds(
 
 
 def flipped(data: bytes) -> bytes:
-    """One bit of it is another."""
+    """The data with one bit flipped."""
     middle = len(data) // 2
     return data[:middle] + bytes([data[middle] ^ 4]) + data[middle + 1 :]
 
 
 @pytest.mark.parametrize("harm", [flipped, lambda data: data[:60], lambda data: b""])
 @pytest.mark.parametrize("look_first", [True, False])
-def test_a_half_written_or_flipped_copy_of_an_image_is_made_good(
+def test_a_truncated_or_flipped_copy_of_an_image_is_replaced(
     prepared: tuple[Store, RunRecord, pa.Table], harm: Callable[[bytes], bytes], look_first: bool
 ) -> None:
     store, record, rows = prepared
@@ -132,7 +132,7 @@ def test_a_row_that_makes_its_batch_fail_fails_alone(tmp_path: Path) -> None:
     }
 
 
-def test_a_shard_that_is_given_up_keeps_the_images_it_has(
+def test_a_shard_that_is_given_up_keeps_its_stored_images(
     prepared: tuple[Store, RunRecord, pa.Table],
 ) -> None:
     store, record, rows = prepared
@@ -143,7 +143,7 @@ def test_a_shard_that_is_given_up_keeps_the_images_it_has(
     assert done == ShardDone(0, num_ok=5, num_failed=1)
 
 
-def test_a_device_that_fails_ends_the_shard_and_blames_no_image(
+def test_a_device_error_ends_the_shard_and_fails_no_image(
     prepared: tuple[Store, RunRecord, pa.Table],
 ) -> None:
     store, record, rows = prepared
@@ -157,7 +157,7 @@ def test_a_device_that_fails_ends_the_shard_and_blames_no_image(
     assert committed_shards(store) == set()
 
 
-def test_a_device_that_fails_while_pixels_are_copied_off_ends_the_shard_too(
+def test_a_device_error_while_pixels_are_copied_to_the_host_ends_the_shard_too(
     prepared: tuple[Store, RunRecord, pa.Table],
 ) -> None:
     store, record, rows = prepared
@@ -193,7 +193,7 @@ def test_an_image_that_cannot_be_encoded_fails_alone(
     assert events[-1] == ShardDone(0, num_ok=5, num_failed=1)
 
 
-def test_only_parts_right_under_metadata_are_commits(
+def test_only_parts_directly_below_metadata_are_commits(
     prepared: tuple[Store, RunRecord, pa.Table],
 ) -> None:
     store, _, _ = prepared
@@ -213,7 +213,7 @@ def test_a_lost_commit_race_adopts_the_winning_commit(
     assert read_commit(store, 0).equals(winner)
 
 
-def test_of_many_that_commit_at_once_one_wins_and_all_see_it(
+def test_of_many_simultaneous_commits_one_wins_and_all_see_it(
     prepared: tuple[Store, RunRecord, pa.Table],
 ) -> None:
     store, record, rows = prepared
@@ -286,7 +286,7 @@ def test_rows_that_were_set_aside_are_failed_and_not_tried(
     ]
 
 
-def test_a_row_that_was_set_aside_after_it_was_stored_is_no_failure(
+def test_a_row_that_was_set_aside_after_its_image_was_stored_is_ok(
     prepared: tuple[Store, RunRecord, pa.Table],
 ) -> None:
     store, record, rows = prepared
@@ -347,7 +347,7 @@ def test_a_batch_that_does_not_fit_is_halved_and_the_size_is_remembered(
     assert later.batches == [1] * 6
 
 
-def test_images_of_a_smaller_batch_are_adopted_as_they_are(
+def test_images_of_a_smaller_batch_are_adopted(
     prepared: tuple[Store, RunRecord, pa.Table],
 ) -> None:
     store, record, rows = prepared
@@ -361,7 +361,7 @@ def test_images_of_a_smaller_batch_are_adopted_as_they_are(
 
 
 @pytest.mark.parametrize("error", [OutOfMemory("too large"), RuntimeError("a row is odd")])
-def test_what_a_failed_batch_held_is_let_go_of_before_smaller_ones_are_tried(
+def test_the_memory_of_a_failed_batch_is_released_before_smaller_ones_are_tried(
     prepared: tuple[Store, RunRecord, pa.Table], error: Exception
 ) -> None:
     store, record, rows = prepared
@@ -388,7 +388,7 @@ def test_a_row_that_does_not_fit_alone_fails_alone(tmp_path: Path) -> None:
     assert set(read_commit(store, 0).column("error_type").to_pylist()) == {"OutOfMemory"}
 
 
-def test_draining_ends_a_shard_after_the_batch_in_hand_and_stores_it(
+def test_draining_ends_a_shard_after_its_current_batch_which_is_stored(
     prepared: tuple[Store, RunRecord, pa.Table],
 ) -> None:
     store, record, rows = prepared
@@ -412,7 +412,7 @@ def test_draining_ends_a_shard_after_the_batch_in_hand_and_stores_it(
     assert len(store.list("images")) == 4
 
 
-def test_behind_a_fence_nothing_is_committed(
+def test_a_runner_that_is_fenced_off_commits_nothing(
     prepared: tuple[Store, RunRecord, pa.Table],
 ) -> None:
     store, record, rows = prepared

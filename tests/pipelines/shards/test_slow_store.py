@@ -1,4 +1,4 @@
-"""A sampler that is faster than the line to its store: it waits, and holds no more than it may."""
+"""A sampler that is faster than its store waits for it, and holds few images in memory."""
 
 import threading
 from collections.abc import Sequence
@@ -24,7 +24,7 @@ BATCH, SHARDS = 4, 3
 
 
 class NoiseSampler(FakeSampler):
-    """Pictures that no format makes smaller; notes how many were not stored when it was asked."""
+    """Makes incompressible images; notes how many were not stored when it was called."""
 
     def __init__(self, stored: "Counting") -> None:
         super().__init__()
@@ -45,7 +45,7 @@ class NoiseSampler(FakeSampler):
 
 
 class Counting(Store):
-    """Counts the images that have arrived."""
+    """Counts the stored images."""
 
     num_images = 0
     _counting = threading.Lock()
@@ -58,7 +58,7 @@ class Counting(Store):
         return created
 
 
-def test_a_line_of_20_mb_a_second_is_waited_for_and_nothing_piles_up(
+def test_a_connection_of_20_mb_per_second_is_waited_for_and_images_do_not_pile_up(
     tmp_path: Path, bucket: Folder
 ) -> None:
     prompts = [f"picture {i}" for i in range(4 * BATCH * SHARDS)]
@@ -76,10 +76,10 @@ def test_a_line_of_20_mb_a_second_is_waited_for_and_nothing_piles_up(
         runner.close()
         carried = line.upward.num_bytes
     spent = runner.timeline.spent().seconds
-    # Of two shards at a time each may have its batches on the way and one in hand.
+    # Two shards run at once; each may have a current batch and batches that are being stored.
     assert sampler.most_held <= 2 * (PENDING_BATCHES + 1) * BATCH + BATCH
     assert spent[Activity.OUTPUT] > spent[Activity.BUSY]
-    assert carried >= len(prompts) * SIDE * SIDE * 3  # each came, as large as it is
+    assert carried >= len(prompts) * SIDE * SIDE * 3  # each image was sent in full
     parts = [read_commit(Store(bucket.url, bucket.options), n) for n in range(SHARDS)]
     assert [part.column("status").to_pylist() for part in parts] == [["ok"] * 4 * BATCH] * SHARDS
     assert len(sampler.seeds) == len(set(sampler.seeds)) == len(prompts)
