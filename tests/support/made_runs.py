@@ -1,4 +1,4 @@
-"""Small runs without a model: a record, a few squares, and their commits."""
+"""Small runs without a model: a record, a few plain squares, and their commits."""
 
 import hashlib
 from collections.abc import Sequence
@@ -42,7 +42,7 @@ FACTS = ImageFacts(
 
 
 def colour(number: int) -> tuple[int, int, int]:
-    """Of an image by its number."""
+    """The colour of an image by its number."""
     return (number * 20, 255 - number * 20, 128)
 
 
@@ -68,7 +68,7 @@ def record_of(output: str, **job: Any) -> RunRecord:
 
 
 def begin(output: str, **job: Any) -> Run:
-    """A run that has begun and committed nothing; `job` are keys of its job file."""
+    """A run that has committed nothing yet; `job` holds keys of its job file."""
     record = record_of(output, **job)
     store = Store(record.spec.url)
     store.create(RUN_FILE, record.to_json())
@@ -76,7 +76,7 @@ def begin(output: str, **job: Any) -> Run:
 
 
 def made(run: Run, number: int, prompt: str = "a cat", **changes: Any) -> ImageRecord:
-    """An image that is stored: a plain square, two images a batch, a batch every two seconds."""
+    """Store an image, a plain square: two images per batch, and a batch every two seconds."""
     facts = replace(FACTS, image_id=f"{number}_00", id=str(number), seed=number, prompt=prompt)
     pixels = np.full((16, 16, 3), colour(number), np.uint8)
     data = encode(pixels, facts, ImagesSpec())
@@ -97,7 +97,7 @@ def made(run: Run, number: int, prompt: str = "a cat", **changes: Any) -> ImageR
 
 
 def failed(run: Run, number: int, prompt: str = "a cat") -> ImageRecord:
-    """An image that could not be made."""
+    """The record of an image that failed."""
     unmade: dict[str, Any] = {"file": None, "sha256": None, "num_bytes": None, "sampling_s": None}
     return made(
         run,
@@ -117,7 +117,7 @@ def commit(run: Run, shard: int, records: Sequence[ImageRecord], **carried: pa.A
 
 
 def finish(run: Run) -> None:
-    """Commit all ten images; number 5 has failed."""
+    """Commit all ten images; number 5 failed."""
     for shard in range(3):
         numbers = range(shard * SHARD_SIZE, min(NUM_IMAGES, (shard + 1) * SHARD_SIZE))
         records = [failed(run, n) if n == 5 else made(run, n) for n in numbers]

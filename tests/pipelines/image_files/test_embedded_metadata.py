@@ -1,4 +1,4 @@
-"""What an image says of itself, read back by the rules of those who read it."""
+"""Embedded metadata, read back by the rules of the programs that read it."""
 
 import json
 import re
@@ -61,12 +61,12 @@ def test_without_a_negative_prompt_there_is_no_line_for_it() -> None:
     assert text.split("\n")[1].startswith("Steps: 20, Sampler: Euler, CFG scale: 7.5,")
 
 
-def test_trailing_steps_have_the_name_that_others_know_them_by() -> None:
+def test_trailing_timesteps_have_the_name_that_a1111_uses() -> None:
     pairs = a1111_pairs(parameters_text(replace(FACTS, scheduler="euler-ancestral-trailing")))
     assert (pairs["Sampler"], pairs["Schedule type"]) == ("Euler a", "SGM Uniform")
 
 
-def test_whole_numbers_are_written_without_a_point() -> None:
+def test_integers_are_written_without_a_decimal_point() -> None:
     assert a1111_pairs(parameters_text(replace(FACTS, guidance_scale=7.0)))["CFG scale"] == "7"
 
 
@@ -78,7 +78,7 @@ def test_a_model_name_with_commas_colons_or_quotes_survives_the_pairing(model: s
     assert (pairs["Model"], pairs["Version"]) == (model, "nightpress")
 
 
-def test_every_sampler_has_the_name_that_others_know_it_by() -> None:
+def test_every_sampler_has_the_name_that_a1111_uses() -> None:
     from nightpress.diffusion_core.models.samplers import SAMPLER_NAMES
     from nightpress.diffusion_core.sampling.schedulers import SPACINGS, solver_and_suffix
 
@@ -146,12 +146,12 @@ def test_other_xmp_holds_no_facts(packet: bytes) -> None:
     assert facts_from_xmp(packet) is None
 
 
-def test_an_image_that_was_not_made_faster_says_what_it_always_said() -> None:
+def test_without_acceleration_the_facts_have_no_speed() -> None:
     assert "speed" not in facts_json(FACTS)
     assert facts_from_json(facts_json(FACTS)) == FACTS
 
 
-def test_how_an_image_was_made_faster_comes_back_from_json_and_xmp() -> None:
+def test_speed_settings_survive_json_and_xmp() -> None:
     fast = replace(FACTS, speed='{"channels_last":true}')
     assert facts_from_json(facts_json(fast)) == fast
     assert facts_from_xmp(xmp_packet(fast)) == fast

@@ -1,4 +1,4 @@
-"""Image files: what went in comes out, in every format and for every prompt."""
+"""Image files: facts and pixels come back, in every format and for every prompt."""
 
 import hashlib
 import struct
@@ -71,7 +71,7 @@ def test_the_same_image_is_the_same_bytes(kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", ["png", "webp"])
-def test_png_and_webp_lose_nothing(kind: str) -> None:
+def test_png_and_webp_are_lossless(kind: str) -> None:
     data = encode(picture(), FACTS, ImagesSpec(format=kind))
     assert np.array_equal(np.asarray(Image.open(BytesIO(data)).convert("RGB")), picture())
 
@@ -85,7 +85,7 @@ def test_a_lower_quality_makes_a_smaller_file(kind: str) -> None:
     assert len(small) < len(large)
 
 
-def test_jpeg_has_quality_95_and_full_colour_unless_told_otherwise() -> None:
+def test_jpeg_has_quality_95_and_full_colour_resolution_by_default() -> None:
     unset = encode(picture(), FACTS, ImagesSpec(format="jpeg"))
     assert unset == encode(picture(), FACTS, ImagesSpec(format="jpeg", quality=95))
     assert all(layer[1:3] == (1, 1) for layer in Image.open(BytesIO(unset)).layer)
@@ -158,7 +158,7 @@ def test_long_extensions_are_read_in_the_order_of_their_offsets() -> None:
 
 
 @pytest.mark.parametrize("kind", FORMATS)
-def test_an_image_of_somebody_else_has_no_facts(kind: str) -> None:
+def test_an_image_of_another_program_has_no_facts(kind: str) -> None:
     file = BytesIO()
     Image.fromarray(picture()).save(file, kind, xmp=b"<x/>")
     assert read_facts(file.getvalue()) is None
@@ -167,7 +167,7 @@ def test_an_image_of_somebody_else_has_no_facts(kind: str) -> None:
 @pytest.mark.parametrize(
     "data", [b"", b"not an image", b"\x89PNG\r\n\x1a\n", b"GIF89a" + b"\0" * 99]
 )
-def test_what_is_no_image_has_no_facts(data: bytes) -> None:
+def test_other_files_have_no_facts(data: bytes) -> None:
     assert read_facts(data) is None
 
 
@@ -182,7 +182,7 @@ WRITTEN = [("png", None), ("webp", None), ("webp", 80), ("jpeg", None)]
 
 
 @pytest.mark.parametrize(("kind", "quality"), WRITTEN)
-def test_no_file_with_another_bit_anywhere_passes_as_whole(kind: str, quality: int | None) -> None:
+def test_a_flipped_bit_anywhere_in_a_file_is_noticed(kind: str, quality: int | None) -> None:
     data = encode(picture(), FACTS, ImagesSpec(format=kind, quality=quality))
     assert is_whole(data)
     flipped = bytearray(data)
@@ -194,7 +194,7 @@ def test_no_file_with_another_bit_anywhere_passes_as_whole(kind: str, quality: i
 
 
 @pytest.mark.parametrize(("kind", "quality"), WRITTEN)
-def test_no_file_that_was_cut_or_has_more_passes_as_whole(kind: str, quality: int | None) -> None:
+def test_a_file_that_was_cut_or_extended_is_noticed(kind: str, quality: int | None) -> None:
     data = encode(picture(), FACTS, ImagesSpec(format=kind, quality=quality))
     assert not any(is_whole(data[:length]) for length in range(len(data)))
     assert not is_whole(data + b"\0")
@@ -209,7 +209,7 @@ def test_every_file_is_whole_as_it_is_written(kind: str, name: str) -> None:
 
 
 @pytest.mark.parametrize("kind", ["webp", "jpeg"])
-def test_a_prompt_that_looks_like_a_digest_is_none(kind: str) -> None:
+def test_a_prompt_that_looks_like_a_digest_is_not_taken_for_one(kind: str) -> None:
     """In EXIF, as UTF-16, a prompt can hold the very bytes."""
     mark = DIGEST_MARK if len(DIGEST_MARK) % 2 == 0 else DIGEST_MARK + b"0"
     prompt = (mark + b"0" * 64).decode("utf-16-be") + DIGEST_MARK.decode() + "0" * 64
@@ -232,7 +232,7 @@ def test_the_digest_of_a_file_is_an_attribute_of_its_xmp(kind: str) -> None:
     assert hashlib.sha256(blank).hexdigest() == digest
 
 
-def test_a_file_of_somebody_else_proves_nothing() -> None:
+def test_a_file_of_another_program_is_not_known_to_be_whole() -> None:
     for kind in ("webp", "jpeg"):
         file = BytesIO()
         Image.fromarray(picture()).save(file, kind)
@@ -250,7 +250,7 @@ def huge_png(width: int = 60_000, height: int = 60_000) -> bytes:
     return b"\x89PNG\r\n\x1a\n" + b"".join(framed)
 
 
-def test_an_image_that_would_fill_the_memory_is_not_opened() -> None:
+def test_an_image_that_would_fill_memory_is_not_opened() -> None:
     assert read_facts(huge_png()) is None
     with pytest.raises(ValueError, match="more pixels than any image should"):
         opened(huge_png())

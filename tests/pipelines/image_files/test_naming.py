@@ -1,4 +1,4 @@
-"""File names: what a template may say, and what values become."""
+"""File names: what templates may contain, and how values are made safe."""
 
 import string
 from typing import Any
@@ -47,7 +47,7 @@ def test_a_template_fills_in_whole_columns() -> None:
     assert names == ["images/Food/1_00.png", "images/Animals/2_00.png"]
 
 
-def test_format_specs_are_pythons_own() -> None:
+def test_format_specs_are_those_of_python() -> None:
     names = rendered(
         "{variant:04d}-{score:.1f}-{category:.3}.png",
         variant=[7, 7],
@@ -154,7 +154,7 @@ def test_a_value_gives_the_same_text_whatever_other_values_there_are(values: lis
         ("{category}.png", False),
     ],
 )
-def test_templates_know_whether_they_tell_images_apart(template: str, apart: bool) -> None:
+def test_a_template_tells_whether_its_names_are_unique(template: str, apart: bool) -> None:
     assert Template.parse(template, TYPES).tells_images_apart is apart
 
 
@@ -181,7 +181,7 @@ def folders_of(blocks: range) -> list[str]:
     return folders
 
 
-def test_rows_beside_each_other_share_a_folder() -> None:
+def test_consecutive_rows_share_a_folder() -> None:
     rows = np.arange(3 * SPREAD_ROWS)
     folders = spread(rows).to_pylist()
     assert folders == ["00"] * SPREAD_ROWS + ["80"] * SPREAD_ROWS + ["40"] * SPREAD_ROWS
@@ -190,7 +190,7 @@ def test_rows_beside_each_other_share_a_folder() -> None:
 
 
 @given(st.integers(0, 2**40), st.integers(0, 8))
-def test_blocks_that_follow_each_other_are_evenly_parted(first: int, log_size: int) -> None:
+def test_consecutive_blocks_are_spread_evenly(first: int, log_size: int) -> None:
     """Of 2^k blocks, one is in each 2^k-th of the names' range; by one digit, of each 16th."""
     size = 2**log_size
     folders = folders_of(range(first, first + size))

@@ -1,4 +1,4 @@
-"""Contact sheets: every picture in its place, every caption within its width."""
+"""Contact sheets: every image in its square, every caption within its width."""
 
 import numpy as np
 import pytest
@@ -60,7 +60,7 @@ def test_captions_are_drawn() -> None:
     assert blank.tobytes() != spoken.tobytes()
 
 
-def test_no_pictures_or_missing_captions_are_refused() -> None:
+def test_a_sheet_without_images_or_captions_is_refused() -> None:
     with pytest.raises(ValueError, match="at least one image"):
         contact_sheet([], [])
     with pytest.raises(ValueError, match="shorter"):
@@ -68,7 +68,7 @@ def test_no_pictures_or_missing_captions_are_refused() -> None:
 
 
 @pytest.mark.parametrize(("num_images", "columns"), [(1, 1), (2, 2), (6, 3), (12, 4), (16, 4)])
-def test_the_grid_is_even_where_it_can_be(num_images: int, columns: int) -> None:
+def test_the_grid_has_no_empty_squares_where_possible(num_images: int, columns: int) -> None:
     assert even_columns(num_images) == columns
 
 

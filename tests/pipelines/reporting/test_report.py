@@ -1,4 +1,4 @@
-"""The report: everything on one page, nothing on it that could run or load from elsewhere."""
+"""The report: everything on one page, which runs and loads nothing from elsewhere."""
 
 from base64 import b64decode
 from collections.abc import Iterator
@@ -76,7 +76,7 @@ def run(tmp_path: Path) -> Run:
     return begin(str(tmp_path))
 
 
-def test_the_report_is_written_beside_the_record_and_again_when_asked(run: Run) -> None:
+def test_the_report_is_written_beside_the_record_and_replaced_later(run: Run) -> None:
     write_report(run, run.store)
     first = run.store.read("report.html")
     finish(run)
@@ -106,7 +106,7 @@ def test_the_totals_and_fingerprints_are_on_the_page(run: Run) -> None:
     assert run.record.model.fingerprint in words
 
 
-def test_every_picture_is_a_file_of_the_run_by_a_relative_address(run: Run) -> None:
+def test_every_image_on_the_page_is_a_relative_url_of_a_file(run: Run) -> None:
     finish(run)
     pictures = Page(html(run)).pictures()
     assert len(pictures) == 9
@@ -124,7 +124,7 @@ def test_file_names_are_percent_encoded(run: Run) -> None:
 
 
 @pytest.mark.parametrize("packing", ["webdataset", "parquet"])
-def test_pictures_that_lie_in_packs_are_in_the_page_itself(tmp_path: Path, packing: str) -> None:
+def test_packed_images_are_embedded_in_the_page(tmp_path: Path, packing: str) -> None:
     packed = Run(*finished_run(tmp_path, ["a", "b", "c", "nan"], shard_size=2, packing=packing))
     pictures = Page(html(packed)).pictures()
     assert len(pictures) == 3
@@ -139,7 +139,7 @@ def test_pictures_that_lie_in_packs_are_in_the_page_itself(tmp_path: Path, packi
     assert packing in Page(html(packed)).words
 
 
-def test_a_picture_whose_pack_is_gone_leaves_its_place_empty(tmp_path: Path) -> None:
+def test_an_image_whose_pack_is_missing_is_shown_as_an_empty_one(tmp_path: Path) -> None:
     packed = Run(*finished_run(tmp_path, ["a", "b", "c"], shard_size=2, packing="webdataset"))
     Path(packed.packs[1]).unlink()
     kinds = [address.partition(";")[0] for address in Page(html(packed)).pictures()]
@@ -158,7 +158,7 @@ def test_nothing_is_loaded_from_elsewhere(run: Run) -> None:
 
 
 @pytest.mark.parametrize("hostile", HOSTILE)
-def test_whatever_a_row_says_stays_text(run: Run, hostile: str) -> None:
+def test_markup_in_a_row_stays_text(run: Run, hostile: str) -> None:
     records = [made(run, 0, hostile), failed(run, 1, hostile)]
     records[1] = replace(records[1], error_type=hostile, error=hostile)
     commit(run, 0, records, **{hostile: pa.array([hostile, hostile])})
@@ -197,7 +197,7 @@ def test_settings_are_summed_over_shards(run: Run) -> None:
     assert "LoRAs" not in words
 
 
-def test_settings_are_told_apart_by_the_loras_that_worked(run: Run) -> None:
+def test_settings_with_different_loras_are_counted_separately(run: Run) -> None:
     brand, ink = LoraInfo("brand", "b" * 64, 0.8), LoraInfo("ink", "a" * 64, 1.0)
     used = [(), (brand,), (brand, ink), (brand, ink)]
     records = [made(run, number) for number in range(4)]
@@ -221,7 +221,7 @@ def test_carried_columns_are_shown_and_empty_values_are_not(run: Run) -> None:
     assert words.count("box") == words.count("raw") == 1
 
 
-def test_a_large_run_shows_an_even_spread(run: Run) -> None:
+def test_a_large_run_shows_evenly_spaced_images(run: Run) -> None:
     for shard in range(3):
         first = shard * 4
         commit(run, shard, [made(run, number) for number in range(first, first + 4)])

@@ -1,4 +1,4 @@
-"""What is done to commits that stand: read in part, amended, sealed, replaced."""
+"""Commits after they are made: read in part, amended, sealed and replaced."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -32,17 +32,17 @@ def run(tmp_path: Path) -> Run:
     return found
 
 
-def by(worker: str, record: ImageRecord) -> ImageRecord:
+def made_by(worker: str, record: ImageRecord) -> ImageRecord:
     return replace(record, worker=worker)
 
 
-def test_some_columns_of_a_commit_are_read_alone(run: Run) -> None:
+def test_single_columns_of_a_commit_can_be_read(run: Run) -> None:
     assert read_commit(run.store, 1, ["sha256"]).column_names == ["sha256"]
     assert failed_rows(run.store, 1) == (1,)
     assert failed_rows(run.store, 2) == ()
 
 
-def test_a_sealed_commit_says_what_it_said(run: Run) -> None:
+def test_sealing_keeps_the_rows_of_a_commit(run: Run) -> None:
     before, stored = read_commit(run.store, 1), run.store.read(shard_path(1))
     seal_commit(run.store, 1, FencingToken(7, "mine"))
     assert run.store.read(shard_path(1)) != stored
@@ -64,13 +64,13 @@ def test_a_damaged_commit_is_replaced_by_a_new_one(run: Run) -> None:
     assert again.column("sha256") == before.column("sha256")
 
 
-def test_what_has_no_commit_is_not_amended(run: Run) -> None:
+def test_a_shard_without_a_commit_cannot_be_amended(run: Run) -> None:
     run.store.delete(shard_path(0))
     with pytest.raises(StoreMissing):
         amend_commit(run.store, 0, {0: made(run, 0)})
 
 
-def test_who_slept_before_amending_and_was_taken_over_amends_nothing(
+def test_a_process_that_lost_the_lease_while_it_slept_amends_nothing(
     run: Run, run_url: Folder
 ) -> None:
     store = Store(f"{run_url.url}/run", run_url.options)
@@ -79,15 +79,17 @@ def test_who_slept_before_amending_and_was_taken_over_amends_nothing(
     store.create("lease/00001.json", current_process().to_json())
 
     class Sleeper(Store):
-        """Sleeps right before it replaces, while another start takes over."""
+        """Sleeps right before it replaces, while another process takes over."""
 
         def replace(self, path: str, data: bytes, seen: bytes) -> bool:
             if store.create("lease/00002.json", current_process().to_json()):
-                amend_commit(store, 1, {1: by("the next", made(run, 5))})
+                amend_commit(store, 1, {1: made_by("the next", made(run, 5))})
             return super().replace(path, data, seen)
 
     sleeper = Sleeper(store.url, store.options)
     with pytest.raises(LeaseLost):
-        amend_commit(sleeper, 1, {1: by("the sleeper", failed(run, 5))}, FencingToken(1, "mine"))
+        amend_commit(
+            sleeper, 1, {1: made_by("the sleeper", failed(run, 5))}, FencingToken(1, "mine")
+        )
     row = read_commit(store, 1).to_pylist()[1]
     assert (row["worker"], row["status"]) == ("the next", "ok")

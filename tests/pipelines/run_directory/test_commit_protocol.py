@@ -1,7 +1,7 @@
-"""The commit protocol as a machine: workers that start, stall, die and meet, on a store that fails.
+"""The commit protocol as a state machine: workers start, stall, die and meet on a failing store.
 
-Whatever their order: an image, a pack or a commit that is there never changes, and once somebody
-is left to finish, every image is there once with the bytes that an undisturbed run gives it.
+In any order, an image, a pack or a commit that exists never changes. Once a worker can finish,
+every image exists once, with the bytes that an undisturbed run gives it.
 """
 
 from collections.abc import Iterator
@@ -97,7 +97,7 @@ class Press(RuleBasedStateMachine):
                 assert self.seen.setdefault(path, data) == data, path
 
     def teardown(self) -> None:
-        """Somebody finishes it, undisturbed; then nothing is missing, double or different."""
+        """A last worker finishes undisturbed; then no image is missing, doubled or different."""
         if not hasattr(self, "folder"):
             return
         self.folder.failures = {}

@@ -1,18 +1,26 @@
-"""Runs as their readers see them: metadata, images, progress; finished or not."""
+"""Reading runs, finished or not: metadata, images and progress."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.dataset as ds
 import pytest
 from PIL import Image
+from support.fakes.fake_press import press
 from support.made_runs import BEGIN, begin, colour, commit, finish, made, record_of
 
 from nightpress.pipelines import open_run
 from nightpress.pipelines.errors import ImageNotFound, RunNotFound
-from nightpress.pipelines.records import METADATA_SCHEMA
+from nightpress.pipelines.records import METADATA_SCHEMA, ImageFacts
+from nightpress.pipelines.run_directory.commit import (
+    amend_commit,
+    metadata_columns,
+    read_commit,
+)
 from nightpress.pipelines.run_directory.reader import Run
 from nightpress.pipelines.run_directory.summary import PAUSE_S
+from nightpress.pipelines.storage import Store
 
 
 @pytest.fixture
@@ -20,13 +28,13 @@ def run(tmp_path: Path) -> Run:
     return begin(str(tmp_path))
 
 
-def test_where_no_run_is_the_error_names_the_place_in_one_line(tmp_path: Path) -> None:
+def test_without_a_run_the_error_names_the_url_in_one_line(tmp_path: Path) -> None:
     with pytest.raises(RunNotFound, match=r"nothing-here.*run\.json") as caught:
         open_run(str(tmp_path / "nothing-here"))
     assert "\n" not in str(caught.value)
 
 
-def test_a_run_knows_its_job_and_its_place(run: Run, tmp_path: Path) -> None:
+def test_a_run_has_its_job_and_its_url(run: Run, tmp_path: Path) -> None:
     assert run.spec == record_of(str(tmp_path)).spec
     assert run.url in repr(run)
 
@@ -71,7 +79,7 @@ def test_an_image_is_found_by_its_id(run: Run) -> None:
     assert image.getpixel((3, 3)) == colour(7)
 
 
-def test_an_image_that_failed_or_is_unknown_is_named_in_the_error(run: Run) -> None:
+def test_the_error_names_an_image_that_failed_or_is_unknown(run: Run) -> None:
     finish(run)
     with pytest.raises(ImageNotFound, match="'5_00' failed: NonFinite: not finite"):
         run.image("5_00")
@@ -79,7 +87,7 @@ def test_an_image_that_failed_or_is_unknown_is_named_in_the_error(run: Run) -> N
         run.image("nobody")
 
 
-def test_images_come_with_their_rows_and_without_the_failed(run: Run) -> None:
+def test_images_come_with_their_rows_and_failed_ones_are_left_out(run: Run) -> None:
     finish(run)
     found = list(run.images())
     assert [row["id"] for row, _ in found] == [str(n) for n in range(10) if n != 5]
@@ -104,7 +112,7 @@ def test_progress_counts_what_is_committed(run: Run) -> None:
     assert progress.complete
 
 
-def test_progress_knows_the_rate_and_when_it_was(run: Run) -> None:
+def test_progress_has_the_rate_and_the_times_of_sampling(run: Run) -> None:
     finish(run)
     progress = run.progress()
     assert progress.active_s == pytest.approx(10.0)
@@ -122,7 +130,7 @@ def test_a_pause_between_two_starts_does_not_count(run: Run) -> None:
     assert run.progress().images_per_s == pytest.approx(1.0)
 
 
-def test_workers_that_sample_at_once_share_the_time(run: Run) -> None:
+def test_time_in_which_several_workers_sample_counts_once(run: Run) -> None:
     commit(run, 0, [made(run, n, started_at=BEGIN + n % 2 * 0.25) for n in range(4)])
     assert run.progress().active_s == pytest.approx(2.25)
 
@@ -131,3 +139,41 @@ def test_adopted_images_are_counted_but_not_timed(run: Run) -> None:
     commit(run, 0, [made(run, n, sampling_s=None) for n in range(4)])
     progress = run.progress()
     assert (progress.num_ok, progress.active_s, progress.images_per_s) == (4, 0.0, None)
+
+
+def test_an_image_is_found_by_reading_the_commit_of_its_shard_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pressed = Run(*press(tmp_path, [f"picture {n}" for n in range(40)]))
+    read: list[str] = []
+    read_whole = Store.read
+
+    def counted(store: Store, path: str) -> bytes:
+        read.append(path)
+        return read_whole(store, path)
+
+    monkeypatch.setattr(Store, "read", counted)
+    monkeypatch.setattr(Store, "list", None)
+    pressed.image("00000022_00")
+    assert read == ["metadata/shard-00005.parquet", "images/00000022_00.png"]
+
+
+def test_an_image_is_found_after_its_commit_was_amended(tmp_path: Path) -> None:
+    pressed = Run(*press(tmp_path, ["a", "nan", "c"]))
+    with pytest.raises(ImageNotFound, match="failed: NonFinite"):
+        pressed.image("00000001_00")
+    amend_commit(pressed.store, 0, {1: replace(made(pressed, 1), facts=facts_of(pressed, 1))})
+    assert pressed.image("00000001_00").getpixel((0, 0)) == colour(1)
+
+
+def facts_of(run: Run, row: int) -> ImageFacts:
+    (values,) = metadata_columns(read_commit(run.store, 0)).slice(row, 1).to_pylist()
+    return ImageFacts.from_dict(values)
+
+
+def test_an_image_of_a_shard_without_a_commit_is_not_found(tmp_path: Path) -> None:
+    pressed = Run(*press(tmp_path, [f"picture {n}" for n in range(8)]))
+    pressed.store.delete("metadata/shard-00001.parquet")
+    pressed.image("00000003_00")
+    with pytest.raises(ImageNotFound, match="no image '00000004_00' is committed"):
+        pressed.image("00000004_00")

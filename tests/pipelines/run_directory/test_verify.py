@@ -1,4 +1,4 @@
-"""Verify: every kind of damage is found and named, and nothing else is."""
+"""Verify finds every kind of damage, and reports nothing else."""
 
 import hashlib
 import struct
@@ -73,7 +73,7 @@ def repaint(path: Path) -> None:
     ],
     ids=["missing", "flipped", "repainted", "emptied", "cut"],
 )
-def test_harm_to_one_image_is_found_and_named(
+def test_damage_to_one_image_is_found_and_named(
     run: Run, harm: Callable[[Path], object], damage: Damage
 ) -> None:
     path = image_path(run, 1, 2)
@@ -84,8 +84,8 @@ def test_harm_to_one_image_is_found_and_named(
     assert "\n" not in str(found)
 
 
-def test_an_image_that_was_recorded_as_another_is_found(run: Run) -> None:
-    """Bytes and sha256 agree, and yet the file speaks of another image, or is no image."""
+def test_an_image_whose_embedded_metadata_differs_is_found(run: Run) -> None:
+    """Bytes and SHA-256 match the row, but the file is of another image, or not an image."""
     part = read_commit(run.store, 0)
     other = image_path(run, 1, 0).read_bytes()
     image_path(run, 0, 0).write_bytes(other)
@@ -120,7 +120,7 @@ def test_metadata_that_cannot_be_read_is_found(run: Run) -> None:
     assert "cannot be read" in found.text
 
 
-def test_a_sample_reads_a_share_and_always_the_same(run: Run) -> None:
+def test_a_sample_reads_the_same_share_of_images_each_time(run: Run) -> None:
     def checked(sample: float, seed: int = 0) -> int:
         return sum(shard.num_checked for shard in verify(run, sample, seed))
 
@@ -129,12 +129,12 @@ def test_a_sample_reads_a_share_and_always_the_same(run: Run) -> None:
     assert checked(0.5) == checked(0.5)
 
 
-def test_images_that_no_commit_names_are_strays(run: Run) -> None:
+def test_images_that_no_commit_names_are_orphans(run: Run) -> None:
     Path(run.url, "images/old.png").write_bytes(b"old")
     assert orphan_images(run) == ["images/old.png"]
 
 
-def test_no_image_of_a_run_that_committed_nothing_is_known(tmp_path: Path) -> None:
+def test_without_commits_every_image_is_an_orphan(tmp_path: Path) -> None:
     run = Run(*finished_run(tmp_path, ["nan", "nan too"]))
     assert orphan_images(run) == []
     Path(run.url, "images/b").mkdir(parents=True)
@@ -143,14 +143,16 @@ def test_no_image_of_a_run_that_committed_nothing_is_known(tmp_path: Path) -> No
     assert orphan_images(run) == ["images/a.png", "images/b/new.png"]
 
 
-def test_strays_are_found_page_by_page(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Never is the whole run listed at once."""
+def test_orphans_are_found_one_page_of_the_listing_at_a_time(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The whole run is never listed at once."""
     monkeypatch.setattr(Store, "list", forbid_images)
     monkeypatch.setattr(local, "PAGE_NAMES", 2)
-    strays = [f"images/{name}.png" for name in ("0", "00000003_000", "zzz")]
-    for stray in strays:
-        Path(run.url, stray).write_bytes(b"")
-    assert orphan_images(run) == strays
+    orphans = [f"images/{name}.png" for name in ("0", "00000003_000", "zzz")]
+    for orphan in orphans:
+        Path(run.url, orphan).write_bytes(b"")
+    assert orphan_images(run) == orphans
 
 
 def forbid_images(store: Store, folder: str = "") -> dict[str, int]:
@@ -158,7 +160,7 @@ def forbid_images(store: Store, folder: str = "") -> dict[str, int]:
     return store._folder.list(folder)
 
 
-def test_at_most_a_few_shards_are_read_ahead_of_whoever_looks(
+def test_at_most_a_few_shards_are_read_ahead_of_the_caller(
     run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     reads: list[int] = []
@@ -178,7 +180,7 @@ def test_at_most_a_few_shards_are_read_ahead_of_whoever_looks(
     looked.close()
 
 
-def test_a_carried_value_that_is_no_number_is_no_difference(run: Run) -> None:
+def test_nan_in_a_carried_column_equals_nan_in_the_plan(run: Run) -> None:
     part, planned = read_commit(run.store, 0), read_shard(run.store, run.record.layout, 0)
     scores = pa.array([float("nan"), 1.0, None, 2.0])
     assert _wrong_values(part, planned) is None
@@ -189,7 +191,7 @@ def test_a_carried_value_that_is_no_number_is_no_difference(run: Run) -> None:
 
 
 def test_an_image_too_large_to_be_opened_is_found(run: Run) -> None:
-    """With all else in order, as whoever can write to the store could leave it."""
+    """With valid checksums, as anybody who can write to the store could leave it."""
     header = struct.pack(">IIBBBBB", 60_000, 60_000, 8, 2, 0, 0, 0)
     chunks = (b"IHDR", header), (b"IDAT", zlib.compress(b"")), (b"IEND", b"")
     bomb = b"\x89PNG\r\n\x1a\n" + b"".join(

@@ -1,4 +1,4 @@
-"""A run directory in memory: it can fail at any operation, and others can act before any."""
+"""A store in memory that can fail at any operation, and let others act before it."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -12,9 +12,9 @@ class Moment(Enum):
     """When an operation fails."""
 
     BEFORE = auto()
-    """Nothing happened."""
+    """Before it has any effect."""
     AFTER = auto()
-    """It happened, and nobody was told."""
+    """After it took effect, so that the caller does not know."""
 
 
 class MemoryFolder:
@@ -23,12 +23,12 @@ class MemoryFolder:
     def __init__(self) -> None:
         self.objects: dict[str, bytes] = {}
         self.failures: dict[int, Moment] = {}
-        """Which of the next operations fails: 0 is the very next."""
+        """Which of the coming operations fail; 0 is the next one."""
         self.meanwhile: dict[int, Callable[[], None]] = {}
-        """What others do while whoever asks sleeps before one of the next operations."""
+        """What other processes do while the caller sleeps before one of the coming operations."""
 
     def create(self, path: str, data: bytes) -> bool:
-        """As a store that honours `If-None-Match`, asked again after an answer got lost."""
+        """Behave like a store that honours `If-None-Match`."""
         with self._operation():
             taken = path in self.objects
             if not taken:

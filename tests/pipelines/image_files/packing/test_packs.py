@@ -1,4 +1,4 @@
-"""Packs: what is in them is what would have been files, and readers find it."""
+"""Packs hold the bytes of image files, and other libraries can read them."""
 
 import hashlib
 import io
@@ -57,7 +57,7 @@ def carried(**columns: Any) -> pa.Table:
     return pa.table(columns)
 
 
-def test_both_kinds_hold_the_bytes_of_the_files_where_they_say() -> None:
+def test_a_pack_holds_the_bytes_of_the_files_at_their_locations() -> None:
     for kind in KINDS:
         for image_format in ("png", "webp", "jpeg"):
             suffix = ImagesSpec.model_validate({"format": image_format}).suffix
@@ -110,14 +110,14 @@ def test_names_of_any_length_and_script_come_back_from_a_tar() -> None:
 
 
 @given(st.sets(st.text("ab._%5EF2/", min_size=1, max_size=6), min_size=2, max_size=8))
-def test_names_that_differ_still_do_in_a_tar(stems: set[str]) -> None:
+def test_different_names_stay_different_in_a_tar(stems: set[str]) -> None:
     names = [member_name(f"x/{stem}.png") for stem in stems]
     names += [member_name(f"{stem}.png") for stem in stems]
     assert len(set(names)) == 2 * len(stems)
     assert all(name.rpartition("/")[2].count(".") == 1 for name in names)
 
 
-def test_what_readers_of_tars_would_skip_has_another_name() -> None:
+def test_names_that_webdataset_would_skip_are_encoded() -> None:
     assert member_name("__meta__/a.png") == "%5F_meta__/a.png"
 
 
@@ -159,7 +159,7 @@ def test_a_parquet_file_is_laid_out_as_datasets_expects() -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_packs_are_data_that_a_training_reads(tmp_path: Path, kind: Any) -> None:
+def test_packs_can_be_used_as_training_data(tmp_path: Path, kind: Any) -> None:
     ours = members(["cat/0_00.png", "cat/v1.2_00.png"])
     made = pack(kind, ours, no_columns(2))
     path = tmp_path / pack_path(kind, 0, made.data)
@@ -193,7 +193,7 @@ def test_columns_of_any_type_are_carried_into_a_parquet_pack() -> None:
     assert (told["amount"], told["tags"], told["half"]) == ("1.50", [["a", 1]], 0.5)
 
 
-def test_a_page_of_a_parquet_pack_that_was_changed_is_refused() -> None:
+def test_a_changed_page_of_a_parquet_pack_is_refused() -> None:
     made = pack("parquet", members(["a.png", "b.png"]), no_columns(2))
     damaged = bytearray(made.data)
     damaged[made.locations[1].offset + 40] ^= 1
@@ -242,7 +242,7 @@ def test_a_member_is_named_by_its_pack_and_its_own_name() -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_pack_without_the_member_or_of_another_kind_is_told_so(kind: Any) -> None:
+def test_a_missing_member_or_an_invalid_pack_is_an_error(kind: Any) -> None:
     made = pack(kind, members(["a.png"]), no_columns(1))
     path = pack_path(kind, 0, made.data)
     with pytest.raises(ValueError, match=r"no member 'b.png'; it has: a.png"):

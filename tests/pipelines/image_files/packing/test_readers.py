@@ -1,4 +1,4 @@
-"""Packs are read by the libraries whose layout they have, as the README says."""
+"""The `webdataset` and `datasets` libraries read packs, as the README says."""
 
 import io
 from pathlib import Path
