@@ -7,6 +7,7 @@
     ├── ManifestError          the manifest is wrong; carries its `problems`
     ├── ChangedRunError        the run directory belongs to a job that has changed since
     ├── RunNotFound            there is no run at that place
+    ├── UnsupportedFormat      the run was written by a newer nightpress
     ├── RunHeld                another live start holds the run directory
     ├── LeaseLost              this start held it, and another one has taken it over
     ├── ImageNotFound          the run has no such image, or failed to make it
@@ -104,6 +105,10 @@ class ChangedRunError(PipelineError):
 
 class RunNotFound(PipelineError):
     """No run.json at that place."""
+
+
+class UnsupportedFormat(PipelineError):
+    """The run was written in a newer format than this version reads."""
 
 
 class RunHeld(PipelineError):
