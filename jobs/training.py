@@ -113,19 +113,19 @@ def train(
     *,
     take_over: bool = False,
 ) -> TrainResult:
-    """Train on the job's cluster to the end, or resume an interrupted training.
+    """Train on the job's cluster to the end, or resume an interrupted training run.
 
     Args:
         spec: the job.
         on_event: called with every event, for example to show progress.
-        take_over: take over from another process that is running the same training.
+        take_over: take over from another process that is working on the same training run.
 
     Raises:
         SpecError, DataError, DiffusionError, StoreDenied, ClusterError: the job cannot run;
             nothing was written.
-        ChangedRunError: the run directory belongs to another training.
-        RunHeld: another process is running this training.
-        LeaseLost: another process took this training over.
+        ChangedRunError: the run directory belongs to another training run.
+        RunHeld: another process is working on this training run.
+        LeaseLost: another process took this training run over.
         RunStopped: training stopped early; calling this again resumes from the last checkpoint.
     """
     _require_ray_train()

@@ -1,4 +1,4 @@
-"""The text that shows the progress of a training; `jobs.progress.displays` prints it."""
+"""The text that shows the progress of a training run; `jobs.progress.displays` prints it."""
 
 import math
 
@@ -24,17 +24,17 @@ from nightpress.pipelines.training.events import (
 SMOOTHING = 0.9
 """Weight of the previous rows in the displayed loss and rate."""
 
-MAX_BAD_NAMED = 10
+MAX_BAD_LISTED = 10
 """Unusable images that are named; the others are counted."""
 
 
 def display_for(console: Console) -> Display[TrainingEvent]:
     """A live display if the console is a terminal, otherwise plain lines."""
-    return display(console, TrainingFormatter())
+    return display(console, TrainingProgressText())
 
 
-class TrainingFormatter:
-    """Formats the events of a training and its current progress."""
+class TrainingProgressText:
+    """Formats the events of a training run and its current progress."""
 
     def __init__(self) -> None:
         self._done = self._total = 0
@@ -62,7 +62,7 @@ class TrainingFormatter:
                 self._checkpoint = event.step
             case SamplesWritten():
                 self._sheet = event.path
-        return event_message(event)
+        return event_line(event)
 
     def _add_step(self, event: StepDone) -> None:
         row = event.metrics
@@ -124,16 +124,16 @@ class MovingAverage:
         return self._total / self._weight if self._weight else 0.0
 
 
-def event_message(event: TrainingEvent) -> str | None:
+def event_line(event: TrainingEvent) -> str | None:
     """The message to print for an event, if it has one."""
     match event:
         case WaitingForLease():
             return (
-                f"{event.holder} may still be running this training; "
+                f"{event.holder} may still be working on this training run; "
                 f"watching its heartbeat for {event.silence_s:.0f} s"
             )
         case DataReady():
-            return _data_message(event)
+            return _data_lines(event)
         case Resumed():
             return f"resuming from step {event.step:,}"
         case CheckpointSaved():
@@ -150,13 +150,13 @@ def event_message(event: TrainingEvent) -> str | None:
             return None
 
 
-def _data_message(event: DataReady) -> str:
+def _data_lines(event: DataReady) -> str:
     lines = [f"training on {plural(event.num_images, 'image')}"]
     lines += [f"warning: {warning}" for warning in event.warnings]
     if event.num_bad:
         lines.append(f"warning: {plural(event.num_bad, 'image')} cannot be used:")
-        named = event.bad[:MAX_BAD_NAMED]
-        lines += [f"  {bad}" for bad in named]
-        if event.num_bad > len(named):
-            lines.append(f"  and {event.num_bad - len(named):,} more")
+        listed = event.bad[:MAX_BAD_LISTED]
+        lines += [f"  {bad}" for bad in listed]
+        if event.num_bad > len(listed):
+            lines.append(f"  and {event.num_bad - len(listed):,} more")
     return "\n".join(lines)

@@ -1,4 +1,4 @@
-"""Checkpoints of a training: weights, moving averages and optimizer state in one safetensors file.
+"""Checkpoints of a training run: weights, averages and optimizer state in one safetensors file.
 
 Checkpoints are created once and never overwritten; they are found by listing their folder.
 """
@@ -106,7 +106,7 @@ def save(store: Store, step: int, state: TrainingState, metadata: Mapping[str, s
     if not store.create(checkpoint_path(step), data):
         raise CheckpointError(
             f"{store.url}/{checkpoint_path(step)}: already written by another process; "
-            "do not start the same training twice at a time"
+            "do not start the same training run twice"
         )
     return len(data)
 

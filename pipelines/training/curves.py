@@ -1,4 +1,4 @@
-"""Plot the metrics of a training: loss, loss terms, learning rate and speed."""
+"""Plot the metrics of a training run: loss, loss terms, learning rate and speed."""
 
 import io
 from typing import TYPE_CHECKING, Any

@@ -1,4 +1,4 @@
-"""Events of a training, emitted by the loop and shown by a progress display."""
+"""Events of a training run, emitted by the loop and shown by a progress display."""
 
 from dataclasses import dataclass
 

@@ -1,4 +1,4 @@
-"""Draw sample sheets, and the animated GIF of all sheets of a training."""
+"""Draw sample sheets, and the animated GIF of all sheets of a training run."""
 
 import io
 from collections.abc import Sequence

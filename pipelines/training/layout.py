@@ -1,4 +1,4 @@
-"""Paths in the run directory of a training."""
+"""Paths in the run directory of `nightpress train`."""
 
 import json
 import re

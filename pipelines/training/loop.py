@@ -65,7 +65,7 @@ def train(
     store: Store | None = None,
     hold_lease: Callable[[Store], AbstractContextManager[Lease]] = held,
 ) -> Iterator[TrainingEvent]:
-    """Train, or resume an interrupted training; yield events.
+    """Train, or resume an interrupted training run; yield events.
 
     Args:
         spec: the job.
@@ -77,7 +77,7 @@ def train(
 
     Raises:
         DataError, SpecError, DiffusionError: the job cannot run; nothing was written to the store.
-        ChangedRunError: the run directory belongs to another training.
+        ChangedRunError: the run directory belongs to another training run.
         RunHeld: another process is training in it.
         LeaseLost: another process has taken it over.
         CheckpointError: the last checkpoint is damaged or belongs to another network.
@@ -109,7 +109,7 @@ def _pack(spec: TrainSpec, cache: Path | None) -> Generator[TrainingEvent, None,
 
 
 class Training:
-    """The part of one worker in a training that is recorded in `train.json`."""
+    """The part of one worker in a training run that is recorded in `train.json`."""
 
     def __init__(
         self,
@@ -285,7 +285,7 @@ class Training:
         return self.recipe.batch(list(items))
 
     def _require_lease(self) -> None:
-        """Refuse to write once another process has taken the training over."""
+        """Refuse to write once another process has taken the training run over."""
         if self.lease is not None:
             self.lease.fence.require(self.store)
 

@@ -34,7 +34,7 @@ COLUMNS = pa.schema(
         pa.field("at", pa.timestamp("us", tz="UTC"), nullable=False),
     ]
 )
-"""The columns of every training. A column `loss_<term>`, float64, follows for each loss term.
+"""The columns of every training run. A column `loss_<term>`, float64, follows for each loss term.
 
 Each term has its own column rather than a key in a map column, so that `SELECT step, loss_kl` just
 works. The value is null in rows from before the recipe had the term.
@@ -58,7 +58,7 @@ class StepMetrics:
     """Gradient norm of this step alone, before clipping."""
     images_per_s: float
     elapsed_s: float
-    """Seconds since the training was started or last restarted."""
+    """Seconds since the training run was started or last restarted."""
     at: datetime
     """UTC."""
 
@@ -99,7 +99,7 @@ class AverageMeter:
 
 
 class MetricsLog:
-    """All rows of a training, including those from before a restart.
+    """All rows of a training run, including those from before a restart.
 
     Args:
         store: the run directory.
@@ -146,7 +146,7 @@ def metrics_table(rows: list[StepMetrics]) -> pa.Table:
 
 
 def read_metrics(store: Store) -> pa.Table:
-    """Read the metrics table of a training; it is empty if none was written yet.
+    """Read the metrics table of a training run; it is empty if none was written yet.
 
     Raises:
         CheckpointError: the file is damaged or not a metrics table.
@@ -199,7 +199,7 @@ class TensorBoardWriter:
     """Writes the same metrics to a local folder for TensorBoard; requires tensorboardX.
 
     Args:
-        folder: one per training; TensorBoard shows sibling folders as separate runs.
+        folder: one per training run; TensorBoard shows sibling folders as separate runs.
         after_step: the checkpoint from which training resumes; TensorBoard replaces the values of
             later steps as they are repeated.
     """

@@ -1,11 +1,11 @@
-"""`train.json`: what a training trains, and whether a job may resume it."""
+"""`train.json`: the job and the data of a training run, and whether a job may resume it."""
 
 import json
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Self
 
-from nightpress.pipelines.errors import Change, ChangedRunError, RunNotFound, SpecError
+from nightpress.pipelines.errors import Change, ChangedRunError, RunNotFound, UnsupportedFormat
 from nightpress.pipelines.run_directory.json_files import json_file
 from nightpress.pipelines.run_directory.record import package_versions
 from nightpress.pipelines.storage import Store
@@ -14,12 +14,12 @@ from nightpress.pipelines.training.spec import TrainSpec, train_spec
 TRAIN_FILE = "train.json"
 
 FORMAT_VERSION = 1
-"""Increased when an older nightpress could no longer resume or report a training."""
+"""Increased when an older nightpress could no longer resume or report a training run."""
 
 
 @dataclass(frozen=True)
 class TrainRecord:
-    """Everything that a machine needs to resume a training that another machine began."""
+    """Everything that a machine needs to resume a training run that another machine began."""
 
     spec: TrainSpec
     data_fingerprint: str
@@ -48,8 +48,8 @@ class TrainRecord:
         """Parse `train.json`; `url` is the run directory, as messages name it.
 
         Raises:
-            RunNotFound: the file is not the record of a training.
-            SpecError: it was written in a newer format.
+            RunNotFound: the file is not the record of a training run.
+            UnsupportedFormat: it was written in a newer format.
         """
         try:
             values = json.loads(data)
@@ -59,7 +59,7 @@ class TrainRecord:
         except (ValueError, KeyError, TypeError) as error:
             reason = f"{type(error).__name__}: {error}"
             raise RunNotFound(f"{url}/{TRAIN_FILE}: not a training record ({reason})") from error
-        raise SpecError(
+        raise UnsupportedFormat(
             f"{url}: this training was written in format {version}; this nightpress reads up to "
             f"format {FORMAT_VERSION}. Upgrade nightpress."
         )
@@ -88,7 +88,7 @@ class TrainRecord:
 
 
 def new_record(spec: TrainSpec, data_fingerprint: str, num_images: int, base: str) -> TrainRecord:
-    """Create the record of a training that begins now."""
+    """Create the record of a training run that begins now."""
     return TrainRecord(
         spec=spec,
         data_fingerprint=data_fingerprint,
@@ -100,16 +100,16 @@ def new_record(spec: TrainSpec, data_fingerprint: str, num_images: int, base: st
 
 
 def read_record(store: Store) -> TrainRecord | None:
-    """Read the record of the training in this store; None if none has begun."""
+    """Read the record of the training run in this store; None if none has begun."""
     data = store.read_if_any(TRAIN_FILE)
     return None if data is None else TrainRecord.from_json(data, store.url)
 
 
 def begin_or_resume(store: Store, record: TrainRecord) -> TrainRecord:
-    """Write `train.json`, or return the record of the same training if it has begun already.
+    """Write `train.json`, or return the record of the same training run if it has begun already.
 
     Raises:
-        ChangedRunError: the store holds another training.
+        ChangedRunError: the store holds another training run.
     """
     if store.create(TRAIN_FILE, record.to_json()):
         return record

@@ -1,4 +1,4 @@
-"""Read a training and its progress from its run directory, on any machine; nothing is written."""
+"""Read a training run and its progress from its run directory, on any machine."""
 
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -23,7 +23,7 @@ RATE_ROWS = 20
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """The latest checkpoint, from which a stopped training resumes."""
+    """The latest checkpoint, from which a stopped training run resumes."""
 
     step: int
     path: str
@@ -35,7 +35,7 @@ class Checkpoint:
 
 @dataclass(frozen=True)
 class TrainingProgress:
-    """The progress of a training, according to its run directory."""
+    """The progress of a training run, according to its run directory."""
 
     step: int
     """The step of the latest checkpoint; later steps are not stored yet."""
@@ -110,15 +110,15 @@ class TrainingRun:
 
 
 def open_training(store: Store, spec: TrainSpec | None = None) -> TrainingRun | None:
-    """Open the training in a run directory, finished or not; None if none has begun.
+    """Open the training run in a run directory, finished or not; None if none has begun.
 
     Args:
         store: the run directory.
         spec: the job according to its current file, if that is known.
 
     Raises:
-        RunNotFound: `train.json` is not the record of a training.
-        SpecError: it was written in a newer format.
+        RunNotFound: `train.json` is not the record of a training run.
+        UnsupportedFormat: it was written in a newer format.
         StoreError: the store cannot be reached.
     """
     record = read_record(store)

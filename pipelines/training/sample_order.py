@@ -27,7 +27,7 @@ class BatchItem:
 
 @dataclass(frozen=True)
 class SampleOrder:
-    """The batch items of every step of a training."""
+    """The batch items of every step of a training run."""
 
     seed: int
     num_images: int

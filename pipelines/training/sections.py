@@ -153,7 +153,7 @@ class TrainClusterSpec(Section):
         PositiveInt | Auto,
         Field(
             description="Number of workers that split each batch. auto: the most that fit on the "
-            "cluster and divide the batch evenly."
+            "cluster and split the batch evenly."
         ),
     ] = "auto"
     gpus_per_worker: Annotated[
@@ -275,7 +275,8 @@ class LoraSettingsSpec(Section):
 
     rank: PositiveInt = 8
     lora_alpha: Annotated[
-        PositiveFloat | None, Field(description="Scaling numerator; default: the rank.")
+        PositiveFloat | None,
+        Field(description="The LoRA is scaled by lora_alpha / rank; default: the rank."),
     ] = None
     lora_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
     target_modules: Annotated[

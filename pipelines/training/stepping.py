@@ -79,7 +79,7 @@ class Stepper:
     def step(self, step: int, batch: Mapping[str, Tensor]) -> StepResult:
         """Update the parameters with this worker's share of a batch."""
         self.module.train()
-        # Dropout depends on the step and the rank alone, so that a resumed training repeats it.
+        # Dropout depends on the step and the rank alone, so that a resumed run repeats it.
         torch.manual_seed(place_seed(self.spec.seed, step, DROPOUT_INDEX - self.worker.rank))
         self.optimizer.zero_grad(set_to_none=True)
         terms = self._accumulate_gradients(batch)

@@ -1,4 +1,4 @@
-"""`nightpress train` and `status` of a training: what they print and refuse."""
+"""`nightpress train` and `status` of a training run: what they print and refuse."""
 
 import json
 from pathlib import Path

@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 
 from rich.console import Console
 
-from nightpress.jobs.progress.training import TrainingFormatter, display_for, event_message
+from nightpress.jobs.progress.training import TrainingProgressText, display_for, event_line
 from nightpress.pipelines.training.events import (
     CheckpointSaved,
     DataReady,
@@ -64,50 +64,50 @@ def test_a_terminal_gets_a_live_line_and_messages_above_it() -> None:
 
 
 def test_images_read_are_counted_until_the_data_is_ready() -> None:
-    formatter = TrainingFormatter()
-    assert formatter.add(ImagesRead(2000)) is None
-    formatter.add(ImagesRead(1000))  # from another machine
-    assert formatter.line() == "2,000 images read"
-    assert formatter.share() == (0, 0)
-    formatter.add(DataReady(3000, 0, ()))
-    assert formatter.line() == ""
+    progress = TrainingProgressText()
+    assert progress.add(ImagesRead(2000)) is None
+    progress.add(ImagesRead(1000))  # from another machine
+    assert progress.line() == "2,000 images read"
+    assert progress.share() == (0, 0)
+    progress.add(DataReady(3000, 0, ()))
+    assert progress.line() == ""
 
 
 def test_before_the_first_step_the_encoded_images_are_counted() -> None:
-    formatter = TrainingFormatter()
-    assert formatter.line() == ""
-    formatter.add(LatentsCached(64, 200))
-    assert formatter.line() == "64 / 200 images encoded"
-    assert formatter.share() == (64, 200)
-    formatter.add(step(1))
-    assert formatter.share() == (1, 1000)
+    progress = TrainingProgressText()
+    assert progress.line() == ""
+    progress.add(LatentsCached(64, 200))
+    assert progress.line() == "64 / 200 images encoded"
+    assert progress.share() == (64, 200)
+    progress.add(step(1))
+    assert progress.share() == (1, 1000)
 
 
 def test_the_loss_is_smoothed() -> None:
-    formatter = TrainingFormatter()
-    formatter.add(step(1, loss=1.0))
-    formatter.add(step(2, loss=0.0))
-    assert "loss 0.4737" in formatter.line()  # 0.9 / (0.9 + 1)
+    progress = TrainingProgressText()
+    progress.add(step(1, loss=1.0))
+    progress.add(step(2, loss=0.0))
+    assert "loss 0.4737" in progress.line()  # 0.9 / (0.9 + 1)
 
 
 def test_a_loss_that_is_not_finite_is_shown_until_the_next_one() -> None:
-    formatter = TrainingFormatter()
-    formatter.add(step(1, loss=1.0))
-    formatter.add(step(2, loss=float("nan")))
-    assert "loss nan" in formatter.line()
-    formatter.add(step(3, loss=0.0))
-    assert "loss 0.4737" in formatter.line()
+    progress = TrainingProgressText()
+    progress.add(step(1, loss=1.0))
+    progress.add(step(2, loss=float("nan")))
+    assert "loss nan" in progress.line()
+    progress.add(step(3, loss=0.0))
+    assert "loss 0.4737" in progress.line()
 
 
 def test_a_resumed_training_names_its_checkpoint() -> None:
-    formatter = TrainingFormatter()
-    assert formatter.add(Resumed(500)) == "resuming from step 500"
-    formatter.add(step(510))
-    assert "checkpoint 500" in formatter.line()
+    progress = TrainingProgressText()
+    assert progress.add(Resumed(500)) == "resuming from step 500"
+    progress.add(step(510))
+    assert "checkpoint 500" in progress.line()
 
 
 def test_the_first_ten_bad_images_are_named_and_the_others_counted() -> None:
-    text = event_message(DataReady(100, 25, tuple(f"{n}.png: broken" for n in range(20))))
+    text = event_line(DataReady(100, 25, tuple(f"{n}.png: broken" for n in range(20))))
     assert text is not None
     assert "9.png: broken" in text
     assert "10.png" not in text

@@ -14,7 +14,7 @@ BEGAN = datetime(2026, 1, 1, tzinfo=UTC)
 
 
 def row(step: int, loss: float, start: int = 0, pause_s: float = 0.0) -> StepMetrics:
-    """A row of a training at 1 s per step that was started or restarted at step `start`."""
+    """A row of a training run at 1 s per step that was started or restarted at step `start`."""
     at = BEGAN + timedelta(seconds=step + pause_s)
     terms = {"mse": loss * 0.9, "kl": loss * 0.1}
     return StepMetrics(step, step * 16, loss, terms, 1e-4, 0.5, 16.0, float(step - start), at)

@@ -159,7 +159,7 @@ def test_gradient_checkpointing_trains_the_same_weights(root: Path, job: Any) ->
 
 
 def paused_training(spec: TrainSpec) -> Iterator[Any]:
-    """The events of a training that is paused after its first step."""
+    """The events of a training run that is paused after its first step."""
     events = train(spec, cache=Path(spec.output).parent / "cache")
     for event in events:
         if isinstance(event, StepDone):
@@ -190,13 +190,13 @@ def test_a_checkpoint_written_by_another_process_is_not_replaced(root: Path) -> 
     spec = denoiser_job(root)
     events = paused_training(spec)
     Store(spec.url).put(checkpoint_path(2), b"another's")
-    with pytest.raises(CheckpointError, match="do not start the same training twice"):
+    with pytest.raises(CheckpointError, match="do not start the same training run twice"):
         list(events)
 
 
 def test_a_training_on_s3_resumes_from_its_checkpoint(root: Path, moto_s3: Server) -> None:
-    place = moto_s3.folder()
-    spec = denoiser_job(root, output=place.url, storage=place.options)
+    folder = moto_s3.folder()
+    spec = denoiser_job(root, output=folder.url, storage=folder.options)
     local = denoiser_job(root, name="local")
     run(local)
     cache = {"cache": root / "cache"}

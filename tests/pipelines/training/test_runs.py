@@ -1,4 +1,4 @@
-"""The progress of a training, as any machine reads it from the store."""
+"""The progress of a training run, as any machine reads it from the store."""
 
 import json
 import re
@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from support.training_jobs import autoencoder_job, draw_images
 
-from nightpress.pipelines.errors import RunNotFound, SpecError
+from nightpress.pipelines.errors import RunNotFound, UnsupportedFormat
 from nightpress.pipelines.storage import Store
 from nightpress.pipelines.training.events import CheckpointSaved, StepDone
 from nightpress.pipelines.training.loop import train
@@ -104,7 +104,7 @@ def test_a_training_in_a_newer_format_is_refused(job: TrainSpec) -> None:
         f"{store.url}: this training was written in format 2; this nightpress reads up to "
         "format 1. Upgrade nightpress."
     )
-    with pytest.raises(SpecError, match=f"^{re.escape(message)}$"):
+    with pytest.raises(UnsupportedFormat, match=f"^{re.escape(message)}$"):
         open_training(store)
-    with pytest.raises(SpecError, match=f"^{re.escape(message)}$"):
+    with pytest.raises(UnsupportedFormat, match=f"^{re.escape(message)}$"):
         list(train(job, cache=Path(job.output).parent / "cache"))

@@ -11,7 +11,7 @@ from nightpress.pipelines.training.data import DataSpec, pack
 
 
 @pytest.fixture(params=["local", "s3"])
-def place(request: pytest.FixtureRequest, tmp_path: Path) -> Folder:
+def folder(request: pytest.FixtureRequest, tmp_path: Path) -> Folder:
     """A local folder, then one on moto's S3."""
     if request.param == "local":
         return Folder(str(tmp_path / "data"), {})

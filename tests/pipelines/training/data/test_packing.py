@@ -15,9 +15,9 @@ from nightpress.pipelines.training.data import DataSpec, folders, pack, samples,
 
 
 def test_packed_data_is_not_read_again(
-    place: Folder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    folder: Folder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    put({"set/1.png": IMAGES[0], "set/1.txt": b"noise", "a.tar": TAR}, place)
+    put({"set/1.png": IMAGES[0], "set/1.txt": b"noise", "a.tar": TAR}, folder)
     opened: list[str] = []
 
     def counted(url: str, *arguments: Any) -> Any:
@@ -27,13 +27,13 @@ def test_packed_data_is_not_read_again(
     for module in (folders, samples, tables, tars):
         monkeypatch.setattr(module, "open_source", counted)
     for source, num in (("set", 2), ("a.tar", 1)):
-        spec = DataSpec(source=f"{place.url}/{source}")
+        spec = DataSpec(source=f"{folder.url}/{source}")
         counts: list[int] = []
-        pack(spec, SIDE, True, place.options, tmp_path / "cache", counts.append)
+        pack(spec, SIDE, True, folder.options, tmp_path / "cache", counts.append)
         assert len(opened) == num
         assert counts == list(range(1, len(counts) + 1))
         for resolution, need_captions in ((SIDE, True), (SIDE - 1, False)):
-            pack(spec, resolution, need_captions, place.options, tmp_path / "cache", counts.append)
+            pack(spec, resolution, need_captions, folder.options, tmp_path / "cache", counts.append)
         assert len(opened) == num
         assert len(counts) == (1 if source == "set" else 4)
         opened.clear()
@@ -52,22 +52,22 @@ def test_changed_content_is_packed_again(packed: Packed) -> None:
 def test_the_fingerprint_depends_on_the_content_and_not_on_its_location(
     moto_s3: Server, tmp_path: Path
 ) -> None:
-    pictures = {f"set/deep/{n}.png": IMAGES[n] for n in range(4)}
-    files = pictures | {f"set/deep/{n}.txt": CAPTIONS[n].encode() for n in range(4)}
-    places = [Folder(str(tmp_path / "here"), {}), Folder(str(tmp_path / "there"), {})]
-    prints = set()
-    for number, place in enumerate([*places, moto_s3.folder()]):
-        put(files, place)
+    images = {f"set/deep/{n}.png": IMAGES[n] for n in range(4)}
+    files = images | {f"set/deep/{n}.txt": CAPTIONS[n].encode() for n in range(4)}
+    locations = [Folder(str(tmp_path / "here"), {}), Folder(str(tmp_path / "there"), {})]
+    fingerprints = set()
+    for number, folder in enumerate([*locations, moto_s3.folder()]):
+        put(files, folder)
         for source in ("set", "set/**/*.png"):
-            spec = DataSpec(source=f"{place.url}/{source}")
+            spec = DataSpec(source=f"{folder.url}/{source}")
             cache = tmp_path / f"cache-{number}"
-            prints.add(pack(spec, SIDE, True, place.options, cache).fingerprint)
-    assert len(prints) == 1
-    put({"set/deep/0.txt": b"something else"}, places[0])
-    spec = DataSpec(source=f"{places[0].url}/set")
-    assert pack(spec, SIDE, True, cache=tmp_path / "cache-0").fingerprint not in prints
-    put({"set/deep/0.txt": CAPTIONS[0].encode()}, places[0])
-    assert pack(spec, SIDE, True, cache=tmp_path / "cache-0").fingerprint in prints
+            fingerprints.add(pack(spec, SIDE, True, folder.options, cache).fingerprint)
+    assert len(fingerprints) == 1
+    put({"set/deep/0.txt": b"something else"}, locations[0])
+    spec = DataSpec(source=f"{locations[0].url}/set")
+    assert pack(spec, SIDE, True, cache=tmp_path / "cache-0").fingerprint not in fingerprints
+    put({"set/deep/0.txt": CAPTIONS[0].encode()}, locations[0])
+    assert pack(spec, SIDE, True, cache=tmp_path / "cache-0").fingerprint in fingerprints
 
 
 def test_the_fingerprint_ignores_captions_that_are_not_needed(
@@ -103,10 +103,10 @@ def test_the_partial_folder_of_a_dead_process_is_removed(tmp_path: Path) -> None
     spec, cache = DataSpec(source=f"{tmp_path}/set"), tmp_path / "cache"
     pack(spec, SIDE, False, cache=cache)
     (folder,) = (path for path in cache.iterdir() if path.is_dir())
-    left = folder.rename(cache / f"{folder.name}.partial-dead")
-    (left / "index.arrow").unlink()
+    partial = folder.rename(cache / f"{folder.name}.partial-dead")
+    (partial / "index.arrow").unlink()
     assert len(pack(spec, SIDE, False, cache=cache)) == 1
-    assert not left.exists()
+    assert not partial.exists()
 
 
 FULL = """

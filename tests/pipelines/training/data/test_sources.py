@@ -108,12 +108,12 @@ Put = Callable[[Files], str]
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_kind_of_source_gives_its_images_and_captions_in_order(
-    kind: str, place: Folder, tmp_path: Path
+    kind: str, folder: Folder, tmp_path: Path
 ) -> None:
     source, files = KINDS[kind]
-    put(files, place)
+    put(files, folder)
     data = pack(
-        DataSpec(source=f"{place.url}/{source}"), SIDE, True, place.options, tmp_path / "cache"
+        DataSpec(source=f"{folder.url}/{source}"), SIDE, True, folder.options, tmp_path / "cache"
     )
     assert [data.bytes(i) for i in range(len(data))] == IMAGES
     assert [data.captions(i) for i in range(len(data))] == [(text,) for text in CAPTIONS]
