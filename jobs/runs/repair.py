@@ -28,7 +28,7 @@ from nightpress.pipelines.run_directory.lease import Lease, held, require_free
 from nightpress.pipelines.run_directory.orphans import sweep
 from nightpress.pipelines.run_directory.reader import Run
 from nightpress.pipelines.run_directory.record import refuse_changes
-from nightpress.pipelines.shards.runner import Amendment
+from nightpress.pipelines.shards.work import Amendment
 from nightpress.pipelines.storage import Store
 
 

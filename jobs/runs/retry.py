@@ -5,7 +5,7 @@ from nightpress.jobs.runs.shared import OnEvent, ignore
 from nightpress.jobs.runs.targets import ImageTarget, open_images, repair_spec
 from nightpress.pipelines.run_directory.commit import failed_rows
 from nightpress.pipelines.run_directory.reader import Run
-from nightpress.pipelines.shards.runner import Amendment
+from nightpress.pipelines.shards.work import Amendment
 from nightpress.pipelines.storage import Options
 
 

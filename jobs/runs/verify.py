@@ -18,7 +18,7 @@ from nightpress.pipelines.job.spec import RunSpec
 from nightpress.pipelines.run_directory import verify as checks
 from nightpress.pipelines.run_directory.reader import Run
 from nightpress.pipelines.run_directory.verify import Damage, Finding
-from nightpress.pipelines.shards.runner import Amendment
+from nightpress.pipelines.shards.work import Amendment
 from nightpress.pipelines.storage import Options
 
 

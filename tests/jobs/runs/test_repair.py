@@ -17,7 +17,7 @@ from nightpress.pipelines.planning import units
 from nightpress.pipelines.run_directory.commit import failed_rows
 from nightpress.pipelines.run_directory.lease import acquire, new_claim
 from nightpress.pipelines.run_directory.verify import orphan_images
-from nightpress.pipelines.shards.runner import Amendment
+from nightpress.pipelines.shards.work import Amendment
 from nightpress.pipelines.storage import Store
 
 PROMPTS = [f"picture {n}" for n in range(6)] + ["nan", "nan too"]
