@@ -482,7 +482,10 @@ def test_a_full_disk_stops_training_and_keeps_the_last_good_checkpoint(root: Pat
 @pytest.mark.parametrize(
     ("sections", "message"),
     [
-        ({"model": {"denoiser": {"_class_name": "Oracle"}}}, "_class_name 'Oracle': must be one of"),
+        (
+            {"model": {"denoiser": {"_class_name": "Oracle"}}},
+            "_class_name 'Oracle': must be one of",
+        ),
         (
             {"model": {"denoiser": {"_class_name": "UNet2DConditionModel", "widht": 3}}},
             "UNet2DConditionModel takes no 'widht'",
