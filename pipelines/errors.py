@@ -116,10 +116,6 @@ class UnsupportedFormat(PipelineError):
     """The run was written in a newer format than this version reads."""
 
 
-class UnsupportedFormat(PipelineError):
-    """The run was written in a newer format than this version reads."""
-
-
 class RunHeld(PipelineError):
     """Another live process holds the run directory; the message names it."""
 
