@@ -193,7 +193,7 @@ def taken_over(next_start: Callable[[], Start], older: str, place: int, newer: s
 
 
 def finish(next_start: Callable[[], Start]) -> None:
-    """Run all jobs undisturbed; then no row is failed, missing or changed, and there is no orphan."""
+    """Run all jobs undisturbed; then no row is failed, missing or changed, and no orphan stays."""
     for job in ("recommit", "repair", "retry", "sweep"):
         next_start().do(job)
     last = next_start()
