@@ -60,7 +60,7 @@ class ActorLocation:
     host: str
     pid: int
     differences: tuple[str, ...] = ()
-    """Packages that affect the last bits of pixels and have changed since the run began."""
+    """Which packages that affect the last bits of pixels have changed since the run began."""
 
 
 Sampled = tuple[str, np.ndarray, str | None]
@@ -72,7 +72,7 @@ class SamplerActor:
 
     Args:
         spec: the model.
-        options: options of the stores that the model may be on.
+        options: fsspec options of the stores that the model may be on.
         device: `cpu` or `cuda`.
         threads: number of torch threads on a CPU, which affects the last bits of pixels; 0 leaves
             it as it is.

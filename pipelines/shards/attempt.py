@@ -75,12 +75,12 @@ class Attempt:
         )
 
     def adopt_file(self, image: PlannedImage, started_at: float) -> ImageRecord | None:
-        """The record of an image whose own file is in the store; None if it is not there intact."""
+        """The record of an image whose file is in the store, intact; otherwise None."""
         data = self.store.read_if_any(image.file)
         return None if data is None else self.adopt(image, data, started_at)
 
     def adopt(self, image: PlannedImage, data: bytes, started_at: float) -> ImageRecord | None:
-        """The record of an image that was found as `data`; None if that is not this image, intact.
+        """The record of an image found in the store; None unless `data` is exactly this image.
 
         The batch size may be smaller than planned, since a batch that did not fit was made smaller.
         """
