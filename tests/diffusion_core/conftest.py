@@ -39,26 +39,35 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
 
 
 @pytest.fixture(scope="session")
-def loaded(saved: Callable[[str], Path]) -> Callable[[str], LoadedModel]:
-    """Family -> its tiny model, loaded by nightpress."""
+def loaded_on(saved: Callable[[str], Path]) -> Callable[[str, str], LoadedModel]:
+    """Family, device -> its tiny model in float32, loaded by nightpress."""
 
     @functools.cache
-    def load(family: str) -> LoadedModel:
-        return loading.load(saved(family), ModelSpec(source=str(saved(family))), "cpu")
+    def load(family: str, device: str) -> LoadedModel:
+        spec = ModelSpec(source=str(saved(family)))
+        if device != "cpu":  # where `auto` is bfloat16
+            spec = spec.model_copy(update={"dtype": "float32"})
+        return loading.load(saved(family), spec, device)
 
     return load
 
 
-@pytest.fixture
-def plain(saved: Callable[[str], Path]) -> Callable[[str], Any]:
-    """Family -> its tiny model, loaded by plain diffusers."""
+@pytest.fixture(scope="session")
+def loaded(loaded_on: Callable[[str, str], LoadedModel]) -> Callable[[str], LoadedModel]:
+    """Family -> its tiny model on the CPU, loaded by nightpress."""
+    return lambda family: loaded_on(family, "cpu")
 
-    def load(family: str) -> Any:
+
+@pytest.fixture
+def plain(saved: Callable[[str], Path]) -> Callable[..., Any]:
+    """Family, device (the CPU unless given) -> its tiny model, loaded by plain diffusers."""
+
+    def load(family: str, device: str = "cpu") -> Any:
         from diffusers import DiffusionPipeline
 
         pipeline = DiffusionPipeline.from_pretrained(saved(family), local_files_only=True)
         pipeline.set_progress_bar_config(disable=True)
-        return pipeline
+        return pipeline.to(device)
 
     return load
 

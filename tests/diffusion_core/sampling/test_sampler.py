@@ -41,8 +41,9 @@ STEERED = tuple(
     for request, negative in zip(REQUESTS, ("blur", "", "no hats, no cats"), strict=True)
 )
 
-Plain = Callable[[str], Any]
+Plain = Callable[..., Any]
 Loaded = Callable[[str], LoadedModel]
+LoadedOn = Callable[[str, str], LoadedModel]
 
 
 def plain_images(
@@ -74,9 +75,9 @@ def steered(family: str) -> tuple[ImageRequest, ...]:
 @pytest.mark.parametrize("params", [PARAMS, UNGUIDED], ids=["guided", "unguided"])
 @pytest.mark.parametrize("family", tiny_models.FAMILIES)
 def test_a_batch_of_one_is_exactly_the_image_of_plain_diffusers(
-    family: str, params: SamplingParams, loaded: Loaded, plain: Plain
+    family: str, params: SamplingParams, loaded_on: LoadedOn, plain: Plain, device: str
 ) -> None:
-    sampler, pipeline = Sampler(loaded(family), batch_size=1), plain(family)
+    sampler, pipeline = Sampler(loaded_on(family, device), batch_size=1), plain(family, device)
     for request in steered(family)[:2]:
         batch = sampler.sample([request], params)
         assert batch.faults == (None,)
@@ -106,9 +107,9 @@ def test_a_batch_is_what_plain_diffusers_makes_of_a_list_of_prompts(
 
 @pytest.mark.parametrize("family", tiny_models.FAMILIES)
 def test_bits_depend_neither_on_place_nor_on_other_images_nor_on_padding(
-    family: str, loaded: Loaded
+    family: str, loaded_on: LoadedOn, device: str
 ) -> None:
-    sampler, requests = Sampler(loaded(family), batch_size=3), steered(family)
+    sampler, requests = Sampler(loaded_on(family, device), batch_size=3), steered(family)
     expected = sampler.sample(requests, PARAMS).pixels
     for order in itertools.permutations(range(3)):
         pixels = sampler.sample([requests[place] for place in order], PARAMS).pixels
@@ -253,9 +254,11 @@ def test_images_of_another_size_are_an_error_and_never_resized(
 
 
 @pytest.mark.parametrize("scheduler", ["dpmsolver-sde", "euler-ancestral", "ddpm", "lcm"])
-def test_samplers_that_add_noise_are_batch_invariant(scheduler: str, loaded: Loaded) -> None:
+def test_samplers_that_add_noise_are_batch_invariant(
+    scheduler: str, loaded_on: LoadedOn, device: str
+) -> None:
     params = dataclasses.replace(PARAMS, scheduler=scheduler)
-    sampler = Sampler(loaded("sd"), batch_size=3)
+    sampler = Sampler(loaded_on("sd", device), batch_size=3)
     forth = sampler.sample(REQUESTS, params).pixels
     np.testing.assert_array_equal(sampler.sample(REQUESTS[::-1], params).pixels[::-1], forth)
     np.testing.assert_array_equal(sampler.sample(REQUESTS[1:2], params).pixels[0], forth[1])
