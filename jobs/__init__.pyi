@@ -14,12 +14,14 @@ from .runs.retry import retry
 from .runs.runner import RunResult, run
 from .runs.status import RunStatus, TrainingStatus, status
 from .runs.verify import VerifyResult, verify
+from .steps import ImageSetup, SamplerComparison, StepsResult, compare_samplers, show_steps
 from .training import TrainResult, train
 from .tuning.options import TuneOptions
 from .tuning.tune import Tuning, tune
 
 __all__ = [
     "ClusterError",
+    "ImageSetup",
     "IncompleteRun",
     "JobError",
     "NightpressError",
@@ -29,17 +31,21 @@ __all__ = [
     "RunResult",
     "RunStatus",
     "RunStopped",
+    "SamplerComparison",
+    "StepsResult",
     "TrainResult",
     "TrainingStatus",
     "TuneOptions",
     "Tuning",
     "UnfinishedRun",
     "VerifyResult",
+    "compare_samplers",
     "plan",
     "preview",
     "reproduce",
     "retry",
     "run",
+    "show_steps",
     "status",
     "train",
     "tune",

@@ -3,7 +3,6 @@
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import pyarrow.dataset as ds
 import torch
 
 from nightpress.diffusion_core.acceleration.spec import SpeedSpec
@@ -92,12 +91,11 @@ def _url_of(run: Run, image_id: str | None) -> str:
     """URL of an image's file in its run."""
     if image_id is None:
         raise ImageNotFound(f"{run.url}: say which image of the run, as its image_id")
-    wanted = ds.field("image_id") == image_id
     with run.reading():
-        rows = run.metadata.to_table(["file", "member"], filter=wanted).to_pylist()
-    if not rows or rows[0]["file"] is None:
+        row = run.row(image_id)
+    if row is None or row["file"] is None:
         raise ImageNotFound(f"{run.url}: no image {image_id!r} is stored")
-    return "/".join(filter(None, (run.url, rows[0]["file"], rows[0]["member"])))
+    return "/".join(filter(None, (run.url, row["file"], row["member"])))
 
 
 def _read(url: str, options: Options) -> bytes:

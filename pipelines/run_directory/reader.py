@@ -112,6 +112,18 @@ class Run:
         paths = [f"{root}/{shard_path(shard)}" for shard in shards]
         return ds.dataset(paths, schema=schema, format="parquet", filesystem=filesystem)
 
+    def row(self, image_id: str) -> dict[str, Any] | None:
+        """The metadata row of an image, read from one commit; None if it is not committed.
+
+        Raises:
+            StoreError: the metadata cannot be read.
+        """
+        layout, seed = self.record.layout, self.spec.seed
+        shards = candidate_shards(self.store, layout, seed, image_id)
+        with ThreadPoolExecutor(READ_THREADS) as pool:
+            rows = pool.map(partial(self._row_in_shard, image_id), shards)
+            return next((row for row in rows if row is not None), None)
+
     def image(self, image_id: str) -> Image.Image:
         """Read one image by its id.
 
@@ -120,7 +132,7 @@ class Run:
         Raises:
             ImageNotFound: no such image is committed, or it failed.
         """
-        row = self._metadata_row(image_id)
+        row = self.row(image_id)
         if row is None:
             raise ImageNotFound(f"{self.url}: no image {image_id!r} is committed")
         if row["status"] != "ok":
@@ -207,14 +219,6 @@ class Run:
             part = pq.read_schema(f"{root}/{shard_path(shards[0])}", filesystem=filesystem)
         carried = [_plain(field) for field in part if field.name not in METADATA_SCHEMA.names]
         return pa.schema([*METADATA_SCHEMA, *carried])
-
-    def _metadata_row(self, image_id: str) -> dict[str, Any] | None:
-        """The metadata row of an image, if it is committed."""
-        layout, seed = self.record.layout, self.spec.seed
-        shards = candidate_shards(self.store, layout, seed, image_id)
-        with ThreadPoolExecutor(READ_THREADS) as pool:
-            rows = pool.map(partial(self._row_in_shard, image_id), shards)
-            return next((row for row in rows if row is not None), None)
 
     def _row_in_shard(self, image_id: str, shard: int) -> dict[str, Any] | None:
         part = read_commit_if_any(self.store, shard)
