@@ -121,11 +121,15 @@ def test_every_relative_link_leads_somewhere(manual: str) -> None:
 
 
 def entries(folder: Path) -> set[str]:
-    """What a tree shows of a folder: its files, and its folders with a slash behind."""
+    """What a tree shows of a folder: its files, and its folders with a slash behind.
+
+    It does not show the stubs that list what a package exports.
+    """
     names = set()
     for path in (path.relative_to(ROOT) for path in (ROOT / folder).rglob("*") if path.is_file()):
         first, *rest = path.relative_to(folder).parts
-        if "__pycache__" not in path.parts and not first.startswith("."):
+        is_listed = path.suffix != ".pyi" and "__pycache__" not in path.parts
+        if is_listed and not first.startswith("."):
             names.add(f"{first}/" if rest else first)
     return names - {"__init__.py", "README.md"}
 
