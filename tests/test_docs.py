@@ -1,19 +1,24 @@
 """The manuals say what is true of the tree: links, trees, commands, job files, Python examples."""
 
 import ast
+import dataclasses
 import importlib
+import inspect
 import re
 import shlex
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import click
 import pytest
 import yaml
 from pydantic import BaseModel
 
+import nightpress
+from nightpress.diffusion_core.errors import NightpressError
 from nightpress.diffusion_core.models.loading import ModelSpec
 from nightpress.diffusion_core.models.samplers import SAMPLER_NAMES
 from nightpress.jobs import cli
@@ -254,6 +259,61 @@ def test_every_python_example_compiles_and_imports_what_exists(block: Block) -> 
             module = importlib.import_module(node.module or "")
             for alias in node.names:
                 assert hasattr(module, alias.name), f"{node.module} has no {alias.name}"
+
+
+# The Python API
+
+
+def signature(function: Callable[..., Any]) -> list[tuple[str, bool]]:
+    """(name, whether it must be named) of each parameter."""
+    parameters = inspect.signature(function).parameters.values()
+    return [(each.name, each.kind is each.KEYWORD_ONLY) for each in parameters]
+
+
+def written_signature(span: str) -> tuple[str, list[tuple[str, bool]]]:
+    """The name and the parameters of a function as the manual writes it."""
+    (function,) = ast.parse(f"def {span}: ...").body
+    assert isinstance(function, ast.FunctionDef)
+    positional = [(each.arg, False) for each in function.args.args]
+    return function.name, positional + [(each.arg, True) for each in function.args.kwonlyargs]
+
+
+def fields(result: type) -> set[str]:
+    """What can be read from a result: its fields and properties."""
+    properties = {name for name, value in vars(result).items() if isinstance(value, property)}
+    is_record = dataclasses.is_dataclass(result)
+    return properties | ({each.name for each in dataclasses.fields(result)} if is_record else set())
+
+
+def exported(kind: Callable[[object], bool]) -> set[str]:
+    """What `nightpress` exports of a kind."""
+    return {name for name in nightpress.__all__ if kind(getattr(nightpress, name))}
+
+
+def test_the_manual_lists_every_function_with_its_parameters() -> None:
+    listed = set()
+    for row in table_under("jobs/README.md", "### Functions"):
+        name, parameters = written_signature(code_spans(row[0])[0])
+        assert parameters == signature(getattr(nightpress, name)), name
+        returned = inspect.signature(getattr(nightpress, name)).return_annotation
+        names = re.findall(r"\w+", getattr(returned, "__name__", str(returned)))
+        assert set(code_spans(row[2])) <= set(names), name
+        listed.add(name)
+    assert listed == exported(inspect.isfunction)
+
+
+def test_the_manual_lists_every_job_result_and_error() -> None:
+    jobs = [code_spans(row[0])[0] for row in table_under("jobs/README.md", "### Jobs")]
+    results = table_under("jobs/README.md", "### Results")
+    for row in results:
+        result = getattr(nightpress, code_spans(row[0])[0])
+        assert set(code_spans(row[1])) == fields(result), row[0]
+    listed = {*jobs, *(code_spans(row[0])[0] for row in results), "NightpressError"}
+    assert listed == exported(inspect.isclass)
+    for row in table_under("jobs/README.md", "### Errors"):
+        module = importlib.import_module(code_spans(row[0])[0])
+        for name in code_spans(row[1]):
+            assert issubclass(getattr(module, name), NightpressError), name
 
 
 # Tables
