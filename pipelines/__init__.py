@@ -1,6 +1,7 @@
-"""The data flow: manifest, plan, shard, batch, encode, store, commit, report.
+"""The data flow: manifest, plan, shard, batch, encode, store, commit, report; and training.
 
-Runs whole in one process, without a cluster. `__init__.pyi` lists what is exported, with its types.
+All of it can run in one process, without a cluster. `__init__.pyi` lists the exports and their
+types.
 
 ::
 

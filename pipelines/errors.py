@@ -13,7 +13,7 @@
         ├── LeaseLost              another process has taken over the run directory
         ├── ImageNotFound          the run has no such image, or the image failed
         ├── DataError              the training images or their captions cannot be used
-        ├── CheckpointError        a checkpoint is damaged, or of another network
+        ├── CheckpointError        a checkpoint is damaged, or belongs to another network
         ├── TrainingDiverged       the loss is not finite; the last checkpoint is kept
         └── StoreError             a request to the store failed
             ├── StoreMissing       the object does not exist
@@ -54,12 +54,12 @@ class Problem:
 
     def __str__(self) -> str:
         """`prompts.tsv, row 12, column width: 500 is not a multiple of 8`."""
-        place = [self.file]
+        parts = [self.file]
         if self.row is not None:
-            place.append(f"row {self.row}")
+            parts.append(f"row {self.row}")
         if self.column is not None:
-            place.append(f"column {self.column}")
-        return f"{', '.join(place)}: {self.message}"
+            parts.append(f"column {self.column}")
+        return f"{', '.join(parts)}: {self.message}"
 
 
 class ManifestError(PipelineError, ValueError):
@@ -99,7 +99,7 @@ class ChangedRunError(PipelineError):
         self.changes = tuple(changes)
         lines = "\n".join(f"  {change}" for change in self.changes)
         super().__init__(
-            f"{run} was started by another job; changed since:\n{lines}\n"
+            f"{run} was started with a different job; changed since then:\n{lines}\n"
             "Restore the old values, or give this job another name."
         )
 

@@ -82,7 +82,7 @@ def parameters_text(facts: ImageFacts) -> str:
 
 
 def readable(text: str) -> str:
-    """Replace the control characters that XML and PNG cannot hold by U+FFFD."""
+    """Replace the control characters that XML and PNG cannot hold with U+FFFD."""
     return _NOT_XML.sub("\ufffd", text)
 
 

@@ -52,14 +52,13 @@ EXTENSION_PREFIX = struct.Struct(">32sII")
 
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 PNG_CHUNK = struct.Struct(">I4s")
-"""Begin of a chunk: size of its content, and its name, which the checksum covers as well."""
+"""Start of a chunk: size of its content, and its name, which the checksum covers as well."""
 
 NO_DIGEST = "0" * 64
 """Takes the place of a file's SHA-256 while that is computed."""
 
 BROKEN = (OSError, SyntaxError, IndexError, TypeError, struct.error)
 """What Pillow raises for a file that violates its format."""
-
 
 MAX_REASON = 200
 """Characters of another library's error in an error message."""
@@ -240,10 +239,10 @@ def _xmp_segments(facts: ImageFacts) -> Iterator[bytes]:
     extension = xmp_extension(facts)
     guid = hashlib.md5(extension, usedforsecurity=False).hexdigest().upper()
     yield _app1(XMP_HEADER + xmp_main(facts, guid, NO_DIGEST))
-    room = SEGMENT_BYTES - len(XMP_EXTENSION_HEADER) - EXTENSION_PREFIX.size
-    for offset in range(0, len(extension), room):
+    piece_bytes = SEGMENT_BYTES - len(XMP_EXTENSION_HEADER) - EXTENSION_PREFIX.size
+    for offset in range(0, len(extension), piece_bytes):
         prefix = EXTENSION_PREFIX.pack(guid.encode(), len(extension), offset)
-        yield _app1(XMP_EXTENSION_HEADER + prefix + extension[offset : offset + room])
+        yield _app1(XMP_EXTENSION_HEADER + prefix + extension[offset : offset + piece_bytes])
 
 
 def _app1(content: bytes) -> bytes:

@@ -25,7 +25,7 @@ MAX_VALUE_CHARS = 80
 MAX_COMPONENT_BYTES = 240
 """File systems allow 255; the rest is for long variant numbers and temporary names."""
 
-MAX_NAME_BYTES = 900
+MAX_KEY_BYTES = 900
 """S3 allows 1,024 for the whole key; the rest is for the URL of the run."""
 
 PLAIN_BYTES = np.array(
@@ -135,7 +135,7 @@ def overlong(names: pa.Array) -> NDArray[np.bool_]:
     found = np.zeros(len(names), np.bool_)
     for index in np.flatnonzero(lengths > MAX_COMPONENT_BYTES):
         components = names[int(index)].as_py().encode().split(b"/")
-        found[index] = lengths[index] > MAX_NAME_BYTES or any(
+        found[index] = lengths[index] > MAX_KEY_BYTES or any(
             len(component) > MAX_COMPONENT_BYTES for component in components
         )
     return found

@@ -1,4 +1,4 @@
-"""Detect credentials in a job file, which is copied into every run, and runs are shared."""
+"""Detect credentials in a job file: it is copied into every run, and runs are shared."""
 
 import re
 from collections.abc import Iterator

@@ -131,7 +131,7 @@ class _Editor:
             yield Edit(*span[:2], f"{{source: {self._text[slice(*span[:2])]}, {inside}")
             return
         if "#" in between:
-            raise CannotEdit("a comment stands between key and value")
+            raise CannotEdit("there is a comment between key and value")
         indent = " " * key.start_mark.column + INDENT
         yield Edit(key.end_mark.index, span.start, f":{self._newline}{indent}source: ")
         yield self._lines_below(span.end, indent, values)
@@ -221,7 +221,7 @@ def _value_span(node: Node) -> Edit:
     """The span of a value written on one line or in brackets."""
     in_lines = isinstance(node, ScalarNode) and node.start_mark.line != node.end_mark.line
     if in_lines or getattr(node, "flow_style", None) is False:
-        raise CannotEdit("the value to replace spans lines of its own")
+        raise CannotEdit("the value to replace is not all on its key's line")
     return Edit(node.start_mark.index, node.end_mark.index, "")
 
 

@@ -6,22 +6,21 @@ stays bounded.
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import islice
 from pathlib import PurePosixPath
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from nightpress.diffusion_core.errors import one_line
-from nightpress.pipelines.errors import ManifestError, Problem
+from nightpress.pipelines.errors import MAX_PROBLEMS, ManifestError, Problem
 from nightpress.pipelines.manifest.delimited import Delimited
 from nightpress.pipelines.manifest.jsonl import JsonLines
-from nightpress.pipelines.manifest.row_problems import MAX_SHOWN
 from nightpress.pipelines.manifest.text import (
     BYTE_ORDER_MARK,
     PlainLines,
@@ -30,9 +29,7 @@ from nightpress.pipelines.manifest.text import (
     split_into_blocks,
 )
 from nightpress.pipelines.manifest.types import as_type, common_type, plain_type
-from nightpress.pipelines.storage import Source, open_source, parsing
-
-Options = Mapping[str, Mapping[str, Any]]
+from nightpress.pipelines.storage import Options, Source, open_source, parsing
 
 SUFFIXES = {
     ".parquet": "parquet",
@@ -193,7 +190,7 @@ def _read_parquet(
     file: ManifestFile, blocks: Sequence[Block], schema: pa.Schema, options: Options
 ) -> Iterator[pa.Table]:
     groups = [block.start for block in blocks]
-    row_bytes = sum(p.num_bytes for p in blocks) / sum(p.num_rows for p in blocks)
+    row_bytes = sum(block.num_bytes for block in blocks) / sum(block.num_rows for block in blocks)
     num_rows = max(1, min(BATCH_ROWS, int(BATCH_BYTES / max(row_bytes, 1))))
     with (
         open_source(file.url, options) as stream,
@@ -246,7 +243,7 @@ def _scan_text(
             for field in table.schema:
                 before = types.get(field.name, pa.null())
                 types[field.name] = common_type([before, plain_type(field.type)])
-            shown = islice(bad.items(), MAX_SHOWN - len(problems))
+            shown = islice(bad.items(), MAX_PROBLEMS - len(problems))
             problems += [Problem(url, num_rows + row, None, why) for row, why in shown]
             num_problems += len(bad)
             blocks.append(Block(position, len(data), table.num_rows + len(bad)))

@@ -9,11 +9,12 @@ from typing import Any, Protocol
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from nightpress.diffusion_core.errors import one_line
 from nightpress.pipelines.errors import ManifestError, Problem
 from nightpress.pipelines.manifest.types import plain_type
 
 TABLE = "table"
-"""What error messages call a manifest that is no file."""
+"""What error messages call a manifest that is not a file."""
 
 ROW_GROUP_ROWS = 32_768
 """Small enough that the rows of a large table are checked in parallel."""
@@ -65,7 +66,7 @@ def to_parquet(table: pa.Table) -> bytes:
     try:
         pq.write_table(table, sink, row_group_size=ROW_GROUP_ROWS, write_page_checksum=True)
     except pa.ArrowException as error:
-        reason = " ".join(str(error).split())
+        reason = one_line(error, None)
         raise _refusal(None, f"cannot be written as Parquet: {reason}") from error
     return sink.getvalue()
 

@@ -5,9 +5,7 @@ from collections.abc import Callable, Iterable
 import numpy as np
 from numpy.typing import NDArray
 
-from nightpress.pipelines.errors import ManifestError, Problem
-
-MAX_SHOWN = 20
+from nightpress.pipelines.errors import MAX_PROBLEMS, ManifestError, Problem
 
 Mask = NDArray[np.bool_]
 
@@ -31,7 +29,7 @@ class RowProblems:
         """
         rows = np.flatnonzero(bad)
         self.total += len(rows)
-        for index in rows[:MAX_SHOWN].tolist():
+        for index in rows[:MAX_PROBLEMS].tolist():
             problem = Problem(self.file, self.first_row + index, column, message(index))
             self._found.append((index, len(self._found), problem))
 
@@ -39,7 +37,7 @@ class RowProblems:
     def first(self) -> list[Problem]:
         """The first problems, by row and then in the order of the checks."""
         return [problem for *_, problem in sorted(self._found, key=lambda found: found[:2])][
-            :MAX_SHOWN
+            :MAX_PROBLEMS
         ]
 
     def raise_if_any(self) -> None:
@@ -52,5 +50,5 @@ def first_problems(groups: Iterable[Iterable[Problem]]) -> list[Problem]:
     """The first problems of several ordered groups."""
     shown: list[Problem] = []
     for group in groups:
-        shown += list(group)[: MAX_SHOWN - len(shown)]
+        shown += list(group)[: MAX_PROBLEMS - len(shown)]
     return shown

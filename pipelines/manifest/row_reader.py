@@ -19,7 +19,9 @@ from nightpress.pipelines.manifest.row_problems import Mask, RowProblems
 from nightpress.pipelines.manifest.rows import Defaults, Rows, row_number_ids
 from nightpress.pipelines.manifest.types import one_chunk
 
-MAX_PIXELS = 16_384
+MAX_SIDE = 16_384
+"""The largest width or height, in pixels."""
+
 MAX_STEPS = 10_000
 MAX_IMAGES = 100_000
 MAX_ID_BYTES = 200
@@ -60,8 +62,8 @@ class RowReader:
             seeds=seeds,
             has_seed=has_seed,
             num_images=num_images,
-            width=self._whole("width", table, (1, MAX_PIXELS), problems, multiple),
-            height=self._whole("height", table, (1, MAX_PIXELS), problems, multiple),
+            width=self._whole("width", table, (1, MAX_SIDE), problems, multiple),
+            height=self._whole("height", table, (1, MAX_SIDE), problems, multiple),
             num_inference_steps=self._steps(table, scheduler, problems),
             guidance_scale=self._guidance(table, problems),
             scheduler=scheduler,
@@ -270,7 +272,7 @@ class RowReader:
 
 
 def _decoded(values: pa.Array, column: ColumnMap, problems: RowProblems) -> pa.Array:
-    """Replace codes by the text of their meanings; null stays null."""
+    """Replace codes with the text of their meanings; null stays null."""
     encoded = _as_codes(values).dictionary_encode()
     codes = encoded.dictionary.to_pylist()
     known = np.array([code in column.values or not code for code in codes] + [True])

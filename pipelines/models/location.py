@@ -67,7 +67,7 @@ def _builtin() -> Path:
 def _revision(spec: ModelSpec, named: str | None) -> str | None:
     if named and spec.revision and named != spec.revision:
         raise ModelError(
-            f"model {spec.source!r} names another revision than model.revision, {spec.revision!r}; "
+            f"model {spec.source!r} names a revision other than model.revision, {spec.revision!r}; "
             "remove one of the two"
         )
     return named or spec.revision

@@ -17,13 +17,12 @@ from nightpress.pipelines.manifest.files import (
     COMPRESSIONS,
     SUFFIXES,
     ManifestFile,
-    Options,
     format_of,
     scan,
     sha256_of,
 )
 from nightpress.pipelines.manifest.row_problems import first_problems
-from nightpress.pipelines.manifest.row_reader import MAX_PIXELS
+from nightpress.pipelines.manifest.row_reader import MAX_SIDE
 from nightpress.pipelines.manifest.rows import Defaults
 from nightpress.pipelines.planning.duplicates import Mapper, duplicates
 from nightpress.pipelines.planning.images import Planner
@@ -35,7 +34,7 @@ from nightpress.pipelines.planning.units import (
     check_unit,
     split_into_units,
 )
-from nightpress.pipelines.storage import Source, find
+from nightpress.pipelines.storage import Options, Source, find
 
 MIN_SHARD_IMAGES, MAX_SHARD_IMAGES = 16, 1_024
 MAX_PACKED_IMAGES = 256
@@ -112,8 +111,8 @@ def _check_settings(spec: RunSpec, info: ModelInfo) -> None:
     """Check the job's defaults against what the model supports."""
     job = spec.sampling
     for key, value in (("width", job.width), ("height", job.height)):
-        if value is not None and (value % info.size_multiple or value > MAX_PIXELS):
-            rule = f"a multiple of {info.size_multiple} up to {MAX_PIXELS:,}"
+        if value is not None and (value % info.size_multiple or value > MAX_SIDE):
+            rule = f"a multiple of {info.size_multiple} up to {MAX_SIDE:,}"
             raise SpecError(f"sampling.{key}: {value} is not {rule}, as this model requires")
     if job.scheduler not in (None, "default", *info.samplers):
         allowed = ", ".join(("default", *(s for s in info.samplers if s != "default")))
@@ -151,7 +150,7 @@ def _manifest_sources(spec: RunSpec) -> list[Source]:
         }
         if not matches:
             message = (
-                f"not a manifest by its name, which must end in one of: {', '.join(SUFFIXES)} "
+                f"not a manifest file; its name must end in one of: {', '.join(SUFFIXES)} "
                 f"(text formats may also be compressed: {', '.join(COMPRESSIONS)})"
             )
             raise ManifestError([Problem(url, None, None, message)])

@@ -6,10 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from nightpress.pipelines.errors import Problem
+from nightpress.pipelines.errors import MAX_PROBLEMS, Problem
 from nightpress.pipelines.image_files.naming import folded
 from nightpress.pipelines.manifest.numbers import Ints
-from nightpress.pipelines.manifest.row_problems import MAX_SHOWN
 from nightpress.pipelines.planning.images import Planner
 from nightpress.pipelines.planning.seeds import Hashes
 from nightpress.pipelines.planning.units import WorkUnit, images_to_compare, read_batches
@@ -65,9 +64,9 @@ def duplicates(
                 num_collisions += 1
             else:
                 problems.append(_problem(kind, units[0].planner, rows[one], first))
-        if len(problems) >= MAX_SHOWN:
+        if len(problems) >= MAX_PROBLEMS:
             break
-    return problems[:MAX_SHOWN], len(later) - num_collisions
+    return problems[:MAX_PROBLEMS], len(later) - num_collisions
 
 
 def find_repeats(hashes: Hashes) -> tuple[Ints, Ints]:

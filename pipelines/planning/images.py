@@ -106,7 +106,9 @@ class Images:
     def image_ids(self) -> pa.Array:
         """`<id>_<variant>`; (m,) string."""
         if not self.variants.any():
-            return pc.binary_join_element_wise(self.per_image(self.rows.ids), "0" * 2, "_")
+            return pc.binary_join_element_wise(
+                self.per_image(self.rows.ids), "0" * VARIANT_DIGITS, "_"
+            )
         texts = pc.cast(pa.array(self.variants), pa.string())
         padded = pc.utf8_lpad(texts, VARIANT_DIGITS, "0")
         return pc.binary_join_element_wise(self.per_image(self.rows.ids), padded, "_")

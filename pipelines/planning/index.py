@@ -2,7 +2,8 @@
 
 Each plan part has an index of its images: sorted 64-bit integers in a NumPy file. The upper 40 bits
 of each are a hash of the image's id, the lower 24 bits the number of its shard within the part.
-Hashes are spread evenly, so their place in the file is known closely enough to read only there.
+Hashes are spread evenly, so an entry's position is known closely enough to read only the
+bytes around it.
 """
 
 import io
@@ -22,7 +23,7 @@ from nightpress.pipelines.planning.seeds import GOLDEN, Hashes, hash64, mix64
 from nightpress.pipelines.storage import Store
 
 INDEX_FOLDER = ".index"
-"""Lookup tables made from `plan/` and `metadata/`; without them, lookups are slow but right."""
+"""Lookup tables made from `plan/` and `metadata/`; without them, lookups are slow but correct."""
 
 SHARD_BITS = 24
 SHARD_MASK = np.uint64(2**SHARD_BITS - 1)

@@ -13,12 +13,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from nightpress.diffusion_core.sampling.request import SamplingParams
-from nightpress.pipelines.errors import Problem
+from nightpress.pipelines.errors import MAX_PROBLEMS, Problem
 from nightpress.pipelines.image_files.naming import folded, overlong
 from nightpress.pipelines.manifest.columns import Columns
 from nightpress.pipelines.manifest.files import ManifestFile, RowRange, read_rows
 from nightpress.pipelines.manifest.numbers import Ints
-from nightpress.pipelines.manifest.row_problems import MAX_SHOWN, RowProblems
+from nightpress.pipelines.manifest.row_problems import RowProblems
 from nightpress.pipelines.manifest.rows import Rows
 from nightpress.pipelines.planning.images import (
     Images,
@@ -94,8 +94,8 @@ def split_into_units(planner: Planner, files: Sequence[ManifestFile]) -> list[Wo
         num_rows += block.num_rows
         num_bytes += block.num_bytes
     spans += [(start, num_rows)] if num_rows else []
-    places = RowLocator(files)
-    return [WorkUnit(planner, first, places.row_ranges(first, count)) for first, count in spans]
+    locator = RowLocator(files)
+    return [WorkUnit(planner, first, locator.row_ranges(first, count)) for first, count in spans]
 
 
 def check_unit(unit: WorkUnit) -> UnitReport:
@@ -110,7 +110,7 @@ def check_unit(unit: WorkUnit) -> UnitReport:
             ids += _hash_ids(unit.planner, batch)
             names += _hash_names(unit.planner, batch)
         report.num_problems += batch.problems.total
-        report.problems += batch.problems.first[: MAX_SHOWN - len(report.problems)]
+        report.problems += batch.problems.first[: MAX_PROBLEMS - len(report.problems)]
     if not report.num_problems:
         report.parts = split_into_parts(np.concatenate(images), np.concatenate(weights))
     report.settings = Counter(dict(report.settings.most_common(MAX_SETTINGS)))

@@ -119,7 +119,7 @@ class SettingsRow:
 
 
 def write_report(run: Run, store: Store) -> None:
-    """Write the report of a run, as far as the run is, and the index of its commits."""
+    """Write the report of a run, finished or not, and the index of its commits."""
     found = collect(run, LIMITS)
     write_summary_index(store, found.totals)
     store.put(REPORT_FILE, render(run, found).encode())
@@ -230,7 +230,7 @@ def failure(row: dict[str, Any]) -> Failure:
 
 
 def job_facts(run: Run) -> list[Fact]:
-    """The facts about the job."""
+    """What the page lists about the job."""
     spec, record = run.spec, run.record
     return [
         Fact("manifest", text("\n".join(spec.manifests)), mono=True),
@@ -245,7 +245,7 @@ def job_facts(run: Run) -> list[Fact]:
 
 
 def model_facts(run: Run) -> list[Fact]:
-    """The facts about the model and the software."""
+    """What the page lists about the model and the software."""
     record = run.record
     versions = (f"{name} {version}" for name, version in record.versions.items())
     return [

@@ -34,7 +34,7 @@ PADDING = b"nightpress.padding"
 """Key in a part's Parquet footer: blanks that make the part longer than the one it replaces."""
 
 SMALL_PART_BYTES = 4 << 20
-"""A part up to this size is read as a whole where some of its columns are wanted."""
+"""A part up to this size is read whole, even if only some of its columns are needed."""
 
 FOOTER_BYTES = 16 << 10
 """Enough for the footer of a part, unless its texts are very long."""
@@ -90,15 +90,15 @@ def decode_commit(
         Damaged: the part is not what was written.
     """
     names = None if columns is None else list(columns)
-    with _damage_named(store, shard):
+    with _as_damaged(store, shard):
         return pq.read_table(pa.BufferReader(data), columns=names, page_checksum_verification=True)
 
 
 @contextmanager
 def open_commit(store: Store, shard: int, num_bytes: int) -> Iterator[pq.ParquetFile]:
-    """Open the metadata part of a committed shard, to read some of its columns or several times.
+    """Open the metadata part of a committed shard, for some columns or repeated reads.
 
-    A small part is read by one request; of a large one, only the columns that are asked for.
+    A small part is read in one request; of a large one, only the requested columns are read.
 
     Args:
         num_bytes: size of the part, as listed.
@@ -109,7 +109,7 @@ def open_commit(store: Store, shard: int, num_bytes: int) -> Iterator[pq.Parquet
     path = shard_path(shard)
     small = num_bytes <= SMALL_PART_BYTES
     with (
-        _damage_named(store, shard),
+        _as_damaged(store, shard),
         pa.BufferReader(store.read(path))
         if small
         else open_source(f"{store.url}/{path}", store.options) as source,
@@ -119,7 +119,7 @@ def open_commit(store: Store, shard: int, num_bytes: int) -> Iterator[pq.Parquet
 
 
 def read_summary(store: Store, shard: int, num_bytes: int) -> Summary:
-    """Read the totals of a committed shard, normally by one small request for its footer.
+    """Read the totals of a committed shard, normally with one small request for its footer.
 
     Args:
         num_bytes: size of the part, as listed.
@@ -142,7 +142,7 @@ def summary_of(file: pq.ParquetFile) -> Summary:
 def amend_commit(
     store: Store, shard: int, changed: Mapping[int, ImageRecord], fence: FencingToken | None = None
 ) -> pa.Table:
-    """Replace some rows of a committed shard by new records; returns the part as it is then.
+    """Replace some rows of a committed shard with new records; returns the resulting part.
 
     Only the holder of the run's lease may call this. A row whose file and bytes are already
     recorded stays as it is, to the last bit.
@@ -242,7 +242,7 @@ def _summary_in(footer: pq.FileMetaData) -> Summary | None:
 
 
 @contextmanager
-def _damage_named(store: Store, shard: int) -> Iterator[None]:
+def _as_damaged(store: Store, shard: int) -> Iterator[None]:
     """Turn what pyarrow raises for a part that is damaged into `Damaged`."""
     try:
         yield
@@ -265,7 +265,7 @@ def _footer(store: Store, path: str, num_bytes: int) -> pq.FileMetaData:
 
 def _current_part(store: Store, shard: int, seen: bytes | None) -> pa.Table:
     if seen is None:
-        raise StoreMissing(f"{store.url}/{shard_path(shard)}: not there")
+        raise StoreMissing(f"{store.url}/{shard_path(shard)}: not found")
     return decode_commit(store, shard, seen)
 
 
@@ -285,7 +285,7 @@ def _amended(part: pa.Table, changed: Mapping[int, ImageRecord]) -> pa.Table:
 
 
 def _is_recorded(record: ImageRecord, row: Mapping[str, object]) -> bool:
-    """Whether a metadata row already has the image's place and bytes."""
+    """Whether a metadata row already has the image's location and SHA-256."""
     if record.sha256 is None:
         return False
     location = (record.file, record.member_offset, record.sha256)

@@ -41,7 +41,8 @@ RELEASE_S = 6.0
 """The longest that a release waits for a heartbeat that is being written."""
 
 SETTLE_S = 2.0
-"""On a store that lets a later writer replace an object: how long a new holder must stay."""
+"""How long a new holder waits before it checks that its lease was not replaced, on a store where a
+later writer can replace an object."""
 
 _LEASE_FILE = re.compile(r"lease/(\d{5,})\.json")
 
@@ -129,7 +130,7 @@ class Lease:
         self._heartbeat_s = heartbeat_s
         self._lost: LeaseLost | None = None
         self._end = threading.Event()
-        self._thread = threading.Thread(target=self._keep, name="lease", daemon=True)
+        self._thread = threading.Thread(target=self._send_heartbeats, name="lease", daemon=True)
         self._thread.start()
 
     @property
@@ -161,7 +162,7 @@ class Lease:
         if self._lost is None and not self._thread.is_alive():
             self._store.put(_path(self.number), replace(self._holder, released=True).to_json())
 
-    def _keep(self) -> None:
+    def _send_heartbeats(self) -> None:
         while not self._end.wait(self._heartbeat_s):
             try:
                 self._beat()
@@ -352,7 +353,7 @@ def _loss_message(store: Store, number: int) -> str:
         holder = str(_read(store, number))
     except StoreError:
         holder = f"the holder of lease {number}"
-    return f"{store.url} was taken over by {holder}; this process stops, its commits stay"
+    return f"{store.url} was taken over by {holder}; this process stops, and its commits stay"
 
 
 def _read(store: Store, number: int) -> Holder:

@@ -1,7 +1,7 @@
 """Orphans: images and packs that no commit names, deleted by the holder of the run's lease.
 
-This is the only code that deletes images. A process that has lost the lease may still do anything
-late, so what it may yet commit is not deleted, and what a new holder may have adopted is put back.
+This is the only code that deletes images. A process that has lost the lease may still act late,
+so what it may yet commit is not deleted, and what a new holder may have adopted is put back.
 """
 
 from nightpress.pipelines.errors import LeaseLost, StoreError

@@ -1,4 +1,4 @@
-"""Processes: who runs this one, and whether another one of this machine has ended."""
+"""The user of this process, and whether another process on this machine has ended."""
 
 import getpass
 import os
@@ -14,7 +14,7 @@ def user_name() -> str:
 
 
 def process_mark(pid: int) -> str | None:
-    """Identifies a running process by machine and start time; None if there is none, or unknown."""
+    """Identify a running process by machine and start time; None if it has ended or is unknown."""
     machine = _machine_mark()
     try:
         stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
@@ -25,7 +25,7 @@ def process_mark(pid: int) -> str | None:
 
 
 def has_ended(mark: str | None, pid: int) -> bool:
-    """Whether a process of this machine has ended; False for processes of other machines."""
+    """Whether a process on this machine has ended; False for processes on other machines."""
     machine = _machine_mark()
     if mark is None or machine is None or not mark.startswith(machine):
         return False
@@ -33,7 +33,7 @@ def has_ended(mark: str | None, pid: int) -> bool:
 
 
 def _machine_mark() -> str | None:
-    """Identifies this boot of this machine and its PID namespace; None if that is unknown."""
+    """Identify this boot of this machine and its PID namespace; None if that is unknown."""
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
         return f"{boot} {os.readlink('/proc/self/ns/pid')}"

@@ -1,4 +1,4 @@
-"""A run as its readers see it: the job, the metadata, the images, and how far it is.
+"""A run as its readers see it: the job, the metadata, the images and the progress.
 
 Everything is read from the store, so any machine can do it. Nothing is written.
 """
@@ -43,7 +43,7 @@ IMAGES_AHEAD = 32
 
 @dataclass(frozen=True)
 class RunProgress:
-    """How far a run is, by its commits."""
+    """The progress of a run, from its commits."""
 
     num_images: int
     """Images in the plan."""
@@ -65,7 +65,7 @@ class RunProgress:
 
 
 class Run:
-    """One run directory; `open_run` makes it.
+    """One run directory, opened by `open_run`.
 
     ::
 
@@ -127,7 +127,7 @@ class Run:
     def image(self, image_id: str) -> Image.Image:
         """Read one image by its id.
 
-        The plan's index tells which shard to look in, so this reads one commit of any number.
+        The plan's index tells which shard to look in, so usually only one commit is read.
 
         Raises:
             ImageNotFound: no such image is committed, or it failed.
@@ -171,7 +171,7 @@ class Run:
         return [f"{self.url}/{file}" for file in files if packed_shard(file) is not None]
 
     def progress(self, committed: list[int] | None = None) -> RunProgress:
-        """How far the run is, by the totals of its commits.
+        """The run's progress, from the totals of its commits.
 
         Args:
             committed: count only these shards, which are committed; all if None.
@@ -182,7 +182,7 @@ class Run:
         return self.progress_of(total, len(shards))
 
     def progress_of(self, total: Summary, num_committed_shards: int) -> RunProgress:
-        """How far the run is, given the totals of its committed shards."""
+        """The run's progress, given the totals of its committed shards."""
         layout, sampling = self.record.layout, total.sampling
         return RunProgress(
             num_images=layout.num_images,
@@ -200,14 +200,14 @@ class Run:
 
     @contextmanager
     def reading(self) -> Iterator[None]:
-        """Turn what goes wrong while metadata is read into an error of one line."""
+        """Turn errors in reading metadata into one-line `PipelineError`s."""
         try:
             with self.store.as_store_errors("metadata"):
                 yield
         except pa.ArrowException as error:
             raise Damaged(
                 f"{self.url}/metadata: a part is damaged ({one_line(error, 200)}); nightpress "
-                "verify says which, and with --repair makes it again"
+                "verify tells which, and nightpress verify --repair makes it again"
             ) from error
 
     def _schema(self, shards: list[int]) -> pa.Schema:
@@ -242,6 +242,7 @@ def open_run(url: str, storage: Mapping[str, Mapping[str, Any]] | None = None) -
 
     Raises:
         RunNotFound: there is no run.
+        UnsupportedFormat: the run was written in a newer format.
         StoreError: the store cannot be reached.
     """
     store = Store(url, storage or {})

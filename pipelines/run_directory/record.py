@@ -1,6 +1,6 @@
 """`run.json`: the record of a run, written once when the run begins.
 
-It holds all that a machine needs to resume the run, and what a job must agree with to do so.
+It holds all that a machine needs to resume the run, and what a job must match to do so.
 """
 
 import hashlib
@@ -26,7 +26,7 @@ FORMAT_VERSION = 1
 """Format of the run directory. It changes when older versions could not read or resume a run."""
 
 PIXEL_PACKAGES = ("diffusers", "numpy", "pillow", "torch", "transformers")
-"""Packages of which another version may change the last bits of a pixel or an image file."""
+"""Packages whose version may affect the last bits of a pixel or an image file."""
 
 RECORDED_PACKAGES = ("nightpress", "ray", "pyarrow", *PIXEL_PACKAGES)
 

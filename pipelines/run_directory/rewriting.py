@@ -12,7 +12,7 @@ def rewrite(
     change: Callable[[bytes | None], bytes | None],
     fence: FencingToken | None = None,
 ) -> None:
-    """Replace an object by what `change` makes of it.
+    """Replace an object with the result of `change`.
 
     The order makes this safe: read the object, check the lease, then replace the object only if it
     is still what was read. A process that is delayed anywhere in between and loses the lease

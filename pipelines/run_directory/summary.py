@@ -20,7 +20,7 @@ PAUSE_S = 60.0
 """A longer time without sampling is a pause between two starts of a run, and does not count."""
 
 Interval = tuple[float, float]
-"""Begin and end in seconds since the epoch."""
+"""Start and end in seconds since the epoch."""
 
 
 @dataclass(frozen=True)

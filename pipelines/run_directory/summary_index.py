@@ -1,6 +1,6 @@
 """The totals of all commits in one object, so that progress is read without opening each commit.
 
-An entry counts only while the commit still has the size that it had. Every rewrite of a commit
+An entry counts only while its commit still has the recorded size. Every rewrite of a commit
 makes it longer, so an entry that is out of date is always noticed, and so is a missing one: the
 totals of those commits are read from their footers.
 """
@@ -23,7 +23,7 @@ SUMMARY_INDEX = f"{INDEX_FOLDER}/commits.json"
 READ_THREADS = 16
 
 UPDATE_S = 120.0
-"""Seconds between two updates of the index while a run works."""
+"""Seconds between two updates of the index while a run is running."""
 
 
 @dataclass(frozen=True)
@@ -62,12 +62,12 @@ def write_summary_index(store: Store, totals: Mapping[int, CommitTotals]) -> Non
 
 @contextmanager
 def summary_index_kept(store: Store, update_s: float = UPDATE_S) -> Iterator[None]:
-    """Update the index now and then, in a thread, while shards are committed."""
+    """Update the index every `update_s` seconds, in a thread, while shards are committed."""
     ended = threading.Event()
 
     def update() -> None:
         while not ended.wait(update_s):
-            with suppress(StoreError):  # the next update, or whoever reads, has all it needs
+            with suppress(StoreError):  # readers and the next update can do without it
                 write_summary_index(store, read_totals(store))
 
     thread = threading.Thread(target=update, name="summary-index", daemon=True)
@@ -79,7 +79,7 @@ def summary_index_kept(store: Store, update_s: float = UPDATE_S) -> Iterator[Non
 
 
 def _read_index(store: Store) -> dict[int, CommitTotals]:
-    """Shard -> what the index says of it; empty where there is no index that can be read."""
+    """Shard -> its entry in the index; empty if there is no readable index."""
     try:
         entries = json.loads(store.read_if_any(SUMMARY_INDEX) or b"[]")
         return {

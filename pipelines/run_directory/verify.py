@@ -45,7 +45,7 @@ class Damage(StrEnum):
     CHANGED = "changed"
     """The bytes of an image are not those that were stored."""
     UNREADABLE = "unreadable"
-    """The bytes are as stored, but are no complete image of the planned size and format."""
+    """The bytes are as stored, but not a complete image of the planned size and format."""
     FACTS = "facts"
     """The metadata embedded in an image differs from its metadata row."""
     METADATA = "metadata"
@@ -200,7 +200,7 @@ def _verify_member(
 ) -> Finding | None:
     path = f"{values['file']}/{values['member']}"
     if pack is None:
-        return Finding(Damage.MISSING, shard, path, "the pack is not there", row)
+        return Finding(Damage.MISSING, shard, path, "the pack is not in the store", row)
     start = values["member_offset"]
     data = pack[start : start + values["num_bytes"]]
     damage, text = _damage(data, values, run.spec.images.format)
@@ -252,7 +252,7 @@ def _verify_image(run: Run, shard: int, row: int, values: dict[str, Any]) -> Fin
     try:
         data = image_bytes(run.store, values)
     except StoreMissing:
-        return Finding(Damage.MISSING, shard, path, "the image is not there", row)
+        return Finding(Damage.MISSING, shard, path, "the image is not in the store", row)
     damage, text = _damage(data, values, run.spec.images.format)
     return None if damage is None else Finding(damage, shard, path, text, row)
 

@@ -44,7 +44,7 @@ class BatchSampler:
     Args:
         sampler: samples a single batch.
         store, record: of the run.
-        timeline: told when torch compiles.
+        timeline: switched to `COMPILING` while torch compiles.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""What happens while a shard is made, as small values."""
+"""Events that a shard reports while it is made."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -76,4 +76,4 @@ class ShardLeft:
 
 
 ShardEvent = ShardBegun | BatchSampled | BatchDone | ShardDone | ShardLeft
-"""What a shard that is being made reports."""
+"""Any of the events."""

@@ -114,7 +114,7 @@ def require_sound(facts: ImageFacts) -> ImageFacts:
         value = getattr(sound, name)
         if not 1 <= value <= most:
             raise ValueError(
-                f"invalid embedded metadata: {name} is {value}, allowed are 1 to {most}"
+                f"invalid embedded metadata: {name} is {value}, but must be from 1 to {most}"
             )
     try:
         SpeedSpec.from_text(sound.speed)

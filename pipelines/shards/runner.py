@@ -1,4 +1,4 @@
-"""The whole story of one shard: find what is stored, sample the rest, encode, store, commit.
+"""One shard from start to finish: find what is stored, sample the rest, encode, store, commit.
 
 Sampling runs in the calling thread. Other threads meanwhile encode the prompts of the next batch,
 and copy the images of earlier batches off the device, encode them and upload them.
@@ -101,7 +101,7 @@ class ShardRunner:
         self._pool.shutdown()
 
     def is_sampling(self, ticket: int) -> bool:
-        """Whether the shard with this ticket is in the middle of a batch; asked from any thread."""
+        """Whether the shard with this ticket is sampling a batch; called from any thread."""
         return self._batch_sampler.is_sampling and self.accelerator_lock.serving == ticket
 
     def drain(self) -> None:
@@ -123,7 +123,7 @@ class ShardRunner:
 
         Raises:
             StoreError: the store failed for longer than its retries; nothing is committed.
-            LeaseLost: another start has taken the run over; nothing is committed.
+            LeaseLost: another process has taken over the run; nothing is committed.
             DeviceError: the accelerator failed; this process should not be given more shards.
         """
         if ticket is None:
@@ -250,9 +250,8 @@ class ShardRunner:
         shard, amends = attempt.work.shard, attempt.work.amends
         if self.record.spec.images.is_packed and amends is None:
             committed = read_commit_if_any(self.store, shard)
-            if (
-                committed is not None
-            ):  # another attempt was faster; a second pack would be an orphan
+            # If another attempt was faster, a second pack would be an orphan.
+            if committed is not None:
                 return ShardDone.of(shard, committed)
         records = sink.flush(made, rows)
         if self._fence is not None:
@@ -302,7 +301,7 @@ def fail_shard(
     error_type: FailureType,
     error: str,
 ) -> ShardDone:
-    """Commit a shard that no worker survives: images that are not in the store are failed.
+    """Commit a shard that no worker survives: images not in the store are recorded as failed.
 
     Args:
         rows: the plan's rows, all of the shard.

@@ -99,7 +99,7 @@ BY_CLASS = {
     "ClientConnectionError": Fault.BUSY,
     "ResponseParserError": Fault.BUSY,
 }
-"""For errors without a server response; of an error's base classes the nearest one counts."""
+"""For errors without a server response; an error's nearest base class that is listed counts."""
 
 DRIVER_ERROR_CLASSES = (
     ("botocore.exceptions", "BotoCoreError"),

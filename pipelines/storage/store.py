@@ -83,7 +83,7 @@ class Store:
         self._folder.put(require_inside(path, self.url), data)
 
     def replace(self, path: str, data: bytes, seen: bytes) -> bool:
-        """Replace an object that holds the bytes `seen`; False if it holds others by now.
+        """Replace an object if it still holds the bytes `seen`; False if it does not.
 
         Of several writers that have seen the same bytes, one succeeds: on S3 through `If-Match`, in
         a local folder under a lock. Where a store ignores the condition, and with other drivers,

@@ -111,7 +111,7 @@ def test_an_unknown_source_is_refused_with_what_is_allowed(source: str) -> None:
 
 
 def test_two_different_revisions_are_refused() -> None:
-    with pytest.raises(ModelError, match=r"names another revision than model\.revision, 'v2'"):
+    with pytest.raises(ModelError, match=r"names a revision other than model\.revision, 'v2'"):
         locate(ModelSpec(source="a/b@v1", revision="v2"))
 
 

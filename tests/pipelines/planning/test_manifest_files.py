@@ -78,7 +78,7 @@ def test_other_files_are_skipped_in_a_folder_but_refused_by_name(tmp_path: Path)
     (tmp_path / "set" / "README.md").write_text("about")
     assert check(job(tmp_path, tmp_path / "set"), MODEL).num_rows == 1
     (problem,) = problems_of(job(tmp_path, tmp_path / "set" / "README.md"))
-    assert "not a manifest by its name, which must end in one of: .parquet" in problem
+    assert "not a manifest file; its name must end in one of: .parquet" in problem
     with pytest.raises(StoreMissing):
         check(job(tmp_path, tmp_path / "nowhere.csv"), MODEL)
 
