@@ -155,5 +155,5 @@ def test_a_name_that_holds_another_file_is_refused(spec: RunSpec) -> None:
     table, layout = kept_in(store, spec)
     assert table.keep(store, layout) == layout
     store.put(table.path, b"somebody else's")
-    with pytest.raises(Damaged, match="not the table that it is named for"):
+    with pytest.raises(Damaged, match="its content does not match the sha256 in its name"):
         table.keep(store, layout)
