@@ -110,7 +110,7 @@ def command() -> None:
       0  finished, every image is ok
       1  unexpected error
       2  bad usage, job file, manifest or training data; nothing was written
-      3  finished, but some rows failed; the metadata says why
+      3  finished, but some rows failed, or a check found a difference
       4  stopped early; run the same command again to resume
       5  another process is working on this run directory
     """

@@ -17,7 +17,7 @@ class DispatchConfig:
     look_first: bool
     """Whether earlier starts may have stored images of uncommitted shards."""
     watchdog_s: float | None = None
-    """Seconds of silence after which an actor counts as hung; None: many times the slowest batch."""
+    """Seconds of silence before an actor counts as hung; None: derived from the slowest batch."""
     load_timeout_s: float = 1800.0
     """Seconds that a placed actor may take to load its model."""
     drain_s: float = 60.0

@@ -66,7 +66,7 @@ def test_problems_of_a_table_name_the_table_row_and_column(spec: RunSpec) -> Non
         plan(spec, manifest=bad[1:])
     places = [(problem.file, problem.row, problem.column) for problem in caught.value.problems]
     assert places == [("table", 0, "width"), ("table", 4, "width")]
-    with pytest.raises(ManifestError, match="table: there are no rows in it"):
+    with pytest.raises(ManifestError, match="table: the manifest has no rows"):
         plan(spec, manifest=bad[:0])
 
 
