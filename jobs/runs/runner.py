@@ -37,6 +37,7 @@ from nightpress.jobs.runs.shared import (
 )
 from nightpress.jobs.runs.table_manifest import TableManifest, kept_path, with_kept_table
 from nightpress.pipelines.errors import Change
+from nightpress.pipelines.formatting import plural
 from nightpress.pipelines.job.spec import RunSpec
 from nightpress.pipelines.manifest.frames import Frame
 from nightpress.pipelines.planning import (
@@ -338,7 +339,8 @@ def _require_complete(store: Store, record: RunRecord) -> RunProgress:
     missing = set(range(record.layout.num_shards)) - set(committed)
     if missing:
         raise IncompleteRun(
-            f"{store.url}: {len(missing)} shards have no commit; the first is shard {min(missing)}"
+            f"{store.url}: {plural(len(missing), 'shard')} without a commit; the first is shard "
+            f"{min(missing)}"
         )
     progress = run.progress(committed)
     if progress.num_ok + progress.num_failed != record.layout.num_images:
