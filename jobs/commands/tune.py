@@ -15,7 +15,7 @@ from nightpress.jobs.commands.common import (
     read_job,
     require_writable,
     set_option,
-    stop_politely,
+    sigterm_as_ctrl_c,
 )
 from nightpress.jobs.errors import RunStopped
 from nightpress.jobs.tuning.options import DEFAULTS, TuneOptions
@@ -115,7 +115,7 @@ def command(
     spec, before = read_job(job, overrides), RunSpec.from_file(job)
     page = output or Path(f"{spec.name}-tune.html")
     _require_writable(page, Path(job), overrides, dry_run)
-    stop_politely()
+    sigterm_as_ctrl_c()
     options = TuneOptions(tolerance, num_images, reference_dtype, device, compiles)
     tuning = _tune(job, spec, options)
     if not as_json:

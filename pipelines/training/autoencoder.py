@@ -41,7 +41,7 @@ from nightpress.pipelines.training.sample_order import BatchItem
 from nightpress.pipelines.training.spec import AutoencoderSpec
 
 STATISTICS_IMAGES = 2048
-"""Images over which the statistics of the latents are measured, at most."""
+"""The most images over which the statistics of the latents are measured."""
 
 
 class AutoencoderRecipe:
