@@ -148,12 +148,12 @@ def _require_writable(page: Path, job: Path, overrides: tuple[str, ...], dry_run
     require_writable("-o", page)
     if dry_run:
         return
-    of_model = [
+    changed = [
         text for text in overrides if text.partition("=")[0].split(".")[0].strip() == "model"
     ]
-    if of_model:
+    if changed:
         raise click.UsageError(
-            f"--set {of_model[0]}: the result would be written to {job}, which describes another "
+            f"--set {changed[0]}: the result would be written to {job}, which describes another "
             "model; change the model there, or add --dry-run"
         )
     file = job.resolve()
