@@ -1,8 +1,8 @@
 """Replacing and reading what lies below the public interfaces of diffusers, torch and peft.
 
-Owns the thread-safe ways to replace a method, and the checks that turn an upgrade that has moved a
-patched thing into an error in words. Each patch names in its docstring the version it was read
-against and what it relies on; `READ_AGAINST` has the versions.
+Owns the thread-safe ways to replace a method, and the checks that raise a clear error when an
+upgrade has moved something that is patched. Each patch's docstring names the version it was read
+against and what it relies on; `READ_AGAINST` lists the versions.
 """
 
 import functools
@@ -37,7 +37,7 @@ READ_AGAINST = {
 """Library -> the version whose internals the patches were read against."""
 
 _LOCK = threading.Lock()
-"""Held while a shadow is put up or taken down, never during a call."""
+"""Held while a shadow is installed or removed, never during a call."""
 
 
 @contextmanager
@@ -76,11 +76,11 @@ def shadow_of(owner: Any, name: str) -> Callable[..., Any] | None:
 
 
 class _Dispatcher:
-    """Stands in the place of a method and sends each call to the calling thread's own shadow."""
+    """Takes the place of a method and sends each call to the calling thread's own shadow."""
 
     def __init__(self, owner: Any, name: str) -> None:
         self.num_open = 0
-        """Shadows of all threads that are up."""
+        """Number of installed shadows, over all threads."""
         self._owner, self._name = owner, name
         self._is_own = name in vars(owner)
         self._method = require(owner, name, "replace it for the length of a call")
@@ -106,7 +106,7 @@ class _Dispatcher:
     def remove(self) -> None:
         """Put back what was there before the first shadow."""
         if vars(self._owner).get(self._name) is not self:
-            return  # somebody else has replaced it since
+            return  # something else has replaced it since
         if self._is_own:
             setattr(self._owner, self._name, self._method)
         else:
@@ -114,20 +114,20 @@ class _Dispatcher:
 
 
 def with_globals(method: Any, purpose: str, **replaced: Any) -> Callable[..., Any]:
-    """A bound method, copied, whose code sees other objects under some global names.
+    """Copy a bound method so that its code sees other objects under some global names.
 
-    The module in which the method was written stays as it is, so other threads never notice.
+    The method's module stays unchanged, so other threads are not affected.
 
     Args:
-        method: written in Python, in a class.
+        method: a bound method written in Python.
         purpose: completes "nightpress uses it to ..." in an error.
         replaced: global name -> the object that the copy sees.
 
     Raises:
-        IncompatibleLibrary: it is no such method, or its code does not use one of the names.
+        IncompatibleLibrary: it is not such a method, or its code does not use one of the names.
     """
     if not isinstance(method, MethodType) or not isinstance(method.__func__, FunctionType):
-        raise incompatible(method, f"{_place(method)} is not a plain method", purpose)
+        raise incompatible(method, f"{_qualified_name(method)} is not a plain method", purpose)
     for name in replaced:
         require_reference(method, name, purpose)
     function = method.__func__
@@ -150,26 +150,28 @@ def require(owner: Any, name: str, purpose: str) -> Any:
         purpose: completes "nightpress uses it to ..." in an error.
 
     Raises:
-        IncompatibleLibrary: it is not there.
+        IncompatibleLibrary: there is no such attribute.
     """
     try:
         return getattr(importlib.import_module(owner) if isinstance(owner, str) else owner, name)
     except (AttributeError, ImportError) as error:
-        raise incompatible(owner, f"there is no {_place(owner)}.{name}", purpose) from error
+        raise incompatible(
+            owner, f"there is no {_qualified_name(owner)}.{name}", purpose
+        ) from error
 
 
 def require_reference(function: Any, name: str, purpose: str) -> None:
-    """See that the code of a function still uses a name, so that replacing it has an effect.
+    """Check that the code of a function still uses a name, so that replacing it has an effect.
 
     Raises:
         IncompatibleLibrary: it does not.
     """
     if not refers_to(function, name):
-        raise incompatible(function, f"{_place(function)} no longer uses {name}", purpose)
+        raise incompatible(function, f"{_qualified_name(function)} no longer uses {name}", purpose)
 
 
 def refers_to(function: Any, name: str) -> bool:
-    """Whether the code of a function uses a global, an attribute or a text of that name."""
+    """Whether the code of a function uses a global, an attribute or a string of that name."""
     return name in _words(inspect.unwrap(function).__code__)
 
 
@@ -178,7 +180,7 @@ def incompatible(owner: Any, what: str, purpose: str) -> IncompatibleLibrary:
 
     Args:
         owner: what belongs to the library: an object, a class, or the name of a module.
-        what: has changed, as a clause.
+        what: a clause that says what has changed.
         purpose: completes "nightpress uses it to ...".
     """
     library = _library(owner)
@@ -191,14 +193,14 @@ def incompatible(owner: Any, what: str, purpose: str) -> IncompatibleLibrary:
 
 
 def _words(code: CodeType) -> set[str]:
-    """Every name and text in some code, that of inner functions too."""
+    """Every name and string in a code object, including those of inner functions."""
     inner = [part for part in code.co_consts if isinstance(part, CodeType)]
     texts = {part for part in code.co_consts if isinstance(part, str)}
     return texts.union(code.co_names, *map(_words, inner))
 
 
-def _place(owner: Any) -> str:
-    """Where something stands, with its module's name."""
+def _qualified_name(owner: Any) -> str:
+    """The qualified name of an object, or of its class, with its module."""
     if isinstance(owner, str):
         return owner
     if isinstance(owner, ModuleType):
@@ -208,8 +210,11 @@ def _place(owner: Any) -> str:
 
 
 def _library(owner: Any) -> str:
-    """The first of the known libraries that an object, its class or a base of that comes from."""
+    """The library in `READ_AGAINST` that an object, its class or a base class comes from.
+
+    If there is none, the top-level package of the object.
+    """
     kind = owner if isinstance(owner, type) else type(owner)
-    places = [_place(owner), *(base.__module__ for base in kind.__mro__)]
-    names = [place.partition(".")[0] for place in places]
+    modules = [_qualified_name(owner), *(base.__module__ for base in kind.__mro__)]
+    names = [module.partition(".")[0] for module in modules]
     return next((name for name in names if name in READ_AGAINST), names[0])

@@ -1,7 +1,7 @@
-"""What runs on a cluster and what a person types: Ray actors, dispatch, the command line.
+"""Running jobs on a Ray cluster, from the command line or from Python.
 
-`__init__.pyi` lists what is exported, with its types. Ray and torch are imported when one of these
-is first used, so the command line answers at once.
+`__init__.pyi` lists the exports with their types. Ray and torch are imported when an export that
+needs them is first used, so the command line responds at once.
 """
 
 import lazy_loader

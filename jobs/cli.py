@@ -1,7 +1,7 @@
 """The `nightpress` command: a group whose commands are modules in `jobs/commands/`.
 
 Turns expected errors into one line and an exit code. A command's module is imported when it is
-called, so `--help` answers at once.
+called, so `--help` responds at once.
 """
 
 import atexit
@@ -31,11 +31,11 @@ COMMANDS = {
     "plan": "Show what a job would make, without writing anything.",
     "preview": "Make a contact sheet of a few rows before the long run.",
     "tune": "Find the fastest way to sample a job on this machine and save it in the job file.",
-    "steps": "Show how a prompt becomes a picture, and what more steps buy.",
+    "steps": "Show how a prompt becomes an image step by step, or compare samplers.",
     "retry": "Make the failed rows of a run again.",
     "verify": "Check a run's images against its metadata and plan, and repair them.",
     "reproduce": "Make one image again from its embedded metadata and compare.",
-    "status": "Show how far a run or a training run is, from its store alone.",
+    "status": "Show the progress of a run or a training run, from its store alone.",
     "train": "Train an autoencoder, a denoiser or a LoRA, or resume an interrupted training run.",
     "init": "Write a commented example job file.",
     "schema": "Print the JSON Schema of a job file, for editors.",
@@ -46,7 +46,7 @@ class CommandGroup(click.Group):
     """The commands of `nightpress`, each imported when it is called."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        """The commands in the order in which people need them."""
+        """The commands, in the order in which they are usually needed."""
         return list(COMMANDS)
 
     def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
@@ -110,7 +110,7 @@ def command() -> None:
       0  finished, every image is ok
       1  unexpected error
       2  bad usage, job file, manifest or training data; nothing was written
-      3  finished, but some rows failed; the metadata says why
+      3  finished, but some rows failed, or a check found a difference
       4  stopped early; run the same command again to resume
       5  another process is working on this run directory
     """

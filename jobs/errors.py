@@ -39,4 +39,4 @@ class UnfinishedRun(JobError):
 
 
 class IncompleteRun(JobError):
-    """Every shard is committed, but the counts differ from the plan."""
+    """Every shard was finished, but some have no commit or the counts differ from the plan."""

@@ -191,7 +191,7 @@ def compare_samplers(
     on_step: OnStep = no_progress,
     on_result: Callable[[SamplerResult], None] = lambda result: None,
 ) -> SamplerComparison:
-    """Make the trials of a study, and write the table of their images to `path`.
+    """Run the trials of a study, and write the table of their images to `path`.
 
     Args:
         on_step: called before every step of every trial.
@@ -263,7 +263,7 @@ def explanation(study: SamplerStudy) -> str:
     text = f"Distances are to {study.reference}, from the same noise."
     if study.stochastic:
         text += (
-            " ddpm adds fresh noise at every step, so it arrives at another image; the row "
+            " ddpm adds fresh noise at every step, so it ends at another image; the row "
             '"other noise" compares two such images.'
         )
     return text

@@ -52,7 +52,7 @@ COLLECTIVE_WAIT_S = 24 * 3600
 
 @dataclass(frozen=True)
 class TrainResult:
-    """The outcome of a finished training."""
+    """The outcome of a finished training run."""
 
     url: str
     """URL of the run directory."""
@@ -125,7 +125,7 @@ def train(
             nothing was written.
         ChangedRunError: the run directory belongs to another training run.
         RunHeld: another process is working on this training run.
-        LeaseLost: another process took this training run over.
+        LeaseLost: another process has taken this training run over.
         RunStopped: training stopped early; calling this again resumes from the last checkpoint.
     """
     _require_ray_train()
@@ -134,7 +134,7 @@ def train(
     if not store.honours_create_only():
         store = store.reading_back()
     free = require_free(
-        store, take_over, lambda claim: on_event(WaitingForLease(str(claim), SILENCE_S))
+        store, take_over, lambda holder: on_event(WaitingForLease(str(holder), SILENCE_S))
     )
     spec = _with_absolute_paths(spec)
     with cluster(spec.cluster):

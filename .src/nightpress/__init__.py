@@ -12,8 +12,8 @@
     spec = RunSpec.from_dict({"name": "evening", "output": "runs", "model": "builtin"})
     run(spec, manifest=frame)  # the rows of a pyarrow, pandas or polars table
 
-What is exported here is the documented way in; `__init__.pyi` lists it with its types. Nothing
-heavy is imported before it is used.
+These exports are the public API; `__init__.pyi` lists them with their types. Nothing heavy is
+imported before it is used.
 """
 
 import lazy_loader

@@ -1,6 +1,6 @@
-"""Applying a job's choices for acceleration to a pipeline, or refusing them before it is loaded.
+"""Applying a job's `model.speed` to a pipeline, or refusing it before the pipeline is loaded.
 
-Owns what each choice does; `spec.py` has the choices. Whether a model supports one is tried on a
+Owns what each choice does; `spec.py` lists the choices. Whether a model supports one is tried on a
 skeleton: the model's networks, made from their configurations without weights.
 """
 
@@ -146,7 +146,7 @@ def _channels_last(parts: Parts, _: bool) -> None:
     convolutions = [m for m in parts.denoiser.modules() if isinstance(m, nn.Conv2d)]
     if len(convolutions) < 2:
         raise SettingsError(
-            f"{_kind(parts.denoiser)} is not a network of convolutions like a U-Net"
+            f"{_kind(parts.denoiser)} is not a convolutional network such as a U-Net"
         )
     for network in (parts.denoiser, parts.vae):
         if network is not None:
@@ -239,7 +239,9 @@ def _require_contexts(parts: Parts) -> None:
     """
     _require_cacheable(parts)
     if not patching.refers_to(parts.pipeline_class.__call__, "cache_context"):
-        raise SettingsError(f"{parts.pipeline_class.__name__} does not name its calls for a cache")
+        raise SettingsError(
+            f"{parts.pipeline_class.__name__} does not call cache_context, which this cache needs"
+        )
 
 
 def _enable(parts: Parts, config: Any) -> None:
@@ -276,7 +278,7 @@ def _quantize(parts: Parts, name: str) -> None:
 
 def _require_compiler(parts: Parts, which: str) -> None:
     if which == "regional" and not _repeated_blocks(parts.denoiser):
-        raise SettingsError(f"{_kind(parts.denoiser)} names no repeated blocks; use full")
+        raise SettingsError(f"{_kind(parts.denoiser)} names no repeated blocks; use compile: full")
     if not parts.elsewhere:
         require_compiler()
 

@@ -84,7 +84,9 @@ def _set_dispatched(layers: list[Any], backend: str) -> None:
 def _pin(layers: list[Any], backend: str, network: str) -> None:
     """Set the kernel of processors that call torch's function, as those of U-Nets do."""
     if backend != "native" and backend not in KERNELS:
-        raise SettingsError(f"{network} takes native, {', '.join(KERNELS)}")
+        raise SettingsError(
+            f"{network} does not support {backend}, only native, {', '.join(KERNELS)}"
+        )
     if backend == "native":
         return
     for layer in layers:

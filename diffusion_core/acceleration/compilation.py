@@ -55,7 +55,9 @@ def _require_triton() -> None:
     Read against torch 2.13.0. Relies on `has_triton` in `torch.utils._triton`.
     """
     if not patching.require("torch.utils._triton", "has_triton", FIND_COMPILER)():
-        raise SettingsError("on a GPU torch.compile needs Triton, which does not support this one")
+        raise SettingsError(
+            "on a GPU torch.compile needs Triton, which is missing or does not support this GPU"
+        )
     if not ("CC" in os.environ or shutil.which("gcc") or shutil.which("clang")):
         raise SettingsError("on a GPU torch.compile needs a C compiler, such as gcc")
 
@@ -78,7 +80,7 @@ def keep_compiled_code() -> None:
 def remove_damaged_code(error: BaseException | None) -> bool:
     """Remove a library that is incomplete because a process was killed while it compiled.
 
-    torch would take it for complete, in every later run.
+    Otherwise torch would take it for complete in every later run.
 
     Read against torch 2.13.0. Relies on `InductorError.inner_exception`.
 
@@ -105,7 +107,7 @@ def remove_damaged_code(error: BaseException | None) -> bool:
 
 @contextlib.contextmanager
 def on_compilation(begin: Callable[[], None], end: Callable[[], None]) -> Iterator[None]:
-    """For the length of a block, call `begin` when torch starts to compile, and `end` afterwards.
+    """Within the block, call `begin` when torch starts to compile, and `end` afterwards.
 
     Both are called in the thread that compiles, with a lock of torch's held, so they must be brief.
     They are called for everything this process compiles, even if the result is found on disk.
@@ -138,10 +140,10 @@ def on_compilation(begin: Callable[[], None], end: Callable[[], None]) -> Iterat
 def one_graph_per_shape() -> Iterator[None]:
     """Compile a graph for each shape, and never run uncompiled: bits must not depend on the past.
 
-    Kernels are chosen without timing them, too, if this torch can.
+    Kernels are also chosen without timing them, if this version of torch supports that.
 
     Read against torch 2.13.0. Relies on the settings named here, in `torch._dynamo.config` and
-    `torch._inductor.config`, whose `patch` is the calling thread's alone.
+    `torch._inductor.config`, whose `patch` affects only the calling thread.
 
     Raises:
         SamplingError: more graphs than `MAX_GRAPHS`.
@@ -166,5 +168,5 @@ def one_graph_per_shape() -> Iterator[None]:
             yield
     except limit_hit as error:
         raise SamplingError(
-            f"more than {MAX_GRAPHS} shapes or LoRA scales for one compiled function"
+            f"one compiled function was called with more than {MAX_GRAPHS} shapes or LoRA scales"
         ) from error

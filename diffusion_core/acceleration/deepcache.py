@@ -71,11 +71,11 @@ REUSE = "reuse a U-Net's deep features"
 
 @contextlib.contextmanager
 def reuse_deep_features(unet: Any, interval: int, branch: int = 0) -> Iterator["DeepFeatures"]:
-    """For the length of a block, compute a U-Net whole on one call in `interval` only.
+    """Within the block, compute the whole U-Net on only one call in `interval`.
 
-    A block is one sampling, or several with `reset()` before each: without waiting for the
-    accelerator, a call does not show that another sampling has begun. The U-Net must be called once
-    a step, as diffusers' pipelines do, guided or not. A call with another shape, dtype or device
+    A block covers one sampling run, or several with `reset()` before each: a call does not show
+    that a new run has begun, unless it waits for the accelerator. The U-Net must be called once a
+    step, as diffusers' pipelines do, guided or not. A call with another shape, dtype or device
     than the one before it is computed whole, and so is one with the residuals of a ControlNet or
     T2I-Adapter.
 
@@ -89,7 +89,8 @@ def reuse_deep_features(unet: Any, interval: int, branch: int = 0) -> Iterator["
         branch: the skip at which a shallow call turns around; 0 is the shallowest and fastest.
 
     Raises:
-        SettingsError: another network, or an interval or branch that it does not have.
+        SettingsError: another kind of network, an interval or branch out of range, or a U-Net in
+            another such block.
     """
     sources = _feature_sources(unet)
     if interval < 1:
@@ -125,7 +126,7 @@ class DeepFeatures:
         self._kind: tuple[Any, ...] | None = None
 
     def reset(self) -> None:
-        """Drop all features: the next call is the first of another sampling."""
+        """Drop all features: the next call is the first of another sampling run."""
         self._kind, self._cached.deep = None, NOTHING
 
     def forward(self, sample: Tensor, *args: Any, **kwargs: Any) -> Any:

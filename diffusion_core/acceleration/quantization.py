@@ -43,7 +43,7 @@ def require_quantization(name: str) -> None:
         ) from error
     if name.startswith("float8") and not _has_float8():
         raise SettingsError(
-            f"{name} needs a GPU of compute capability 8.9 or higher; int8_... does not"
+            f"{name} needs a GPU of compute capability 8.9 or higher; the int8 settings do not"
         )
 
 

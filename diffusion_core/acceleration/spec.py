@@ -1,4 +1,4 @@
-"""The ways to sample faster that a job may choose, and how its choice is written down.
+"""The ways to sample faster that a job may choose as `model.speed`, and their JSON form.
 
 `apply.py` applies them, and checks which of them a model supports.
 """
@@ -140,7 +140,7 @@ class SpeedSpec(SpeedOption):
     def _check_combination(self) -> Self:
         caches = self.caches
         if self.quantization and not self.compile:
-            raise ValueError("quantization is slower than none without compile; set compile too")
+            raise ValueError("quantization makes uncompiled models slower; set compile too")
         if len(caches) > 1:
             raise ValueError(f"{' and '.join(caches)}: only one cache can be on")
         if self.compile and caches:

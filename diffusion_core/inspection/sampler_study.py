@@ -1,16 +1,15 @@
 """Compare samplers and numbers of steps with a reference of very many steps.
 
 All samplers start from the same noise, so the deterministic ones approach the same image and can be
-compared with it pixel by pixel. DDPM adds fresh noise at every step: it arrives at another image of
-the same kind, so it is also compared with itself under other noise.
+compared with it pixel by pixel. DDPM adds fresh noise at every step and ends at a different image,
+so it is also compared with itself under other noise.
 """
 
 import itertools
+import math
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-
-import numpy as np
 
 from nightpress.diffusion_core.errors import SettingsError
 from nightpress.diffusion_core.inspection.trajectory import (
@@ -23,7 +22,7 @@ from nightpress.diffusion_core.models.loading import LoadedModel, ModelInfo
 from nightpress.diffusion_core.sampling import schedulers
 from nightpress.diffusion_core.sampling.request import ImageRequest, SamplingParams
 from nightpress.diffusion_core.sampling.sampler import Pixels
-from nightpress.diffusion_core.theory.psnr import psnr_db
+from nightpress.diffusion_core.theory.psnr import mean_squared_error, psnr_db
 
 STEP_COUNTS = (5, 10, 20, 50)
 SAMPLERS = ("ddim", "dpmsolver++", "unipc", "euler", "heun")
@@ -78,7 +77,7 @@ class SamplerResult:
 
 @dataclass(frozen=True)
 class SamplerStudy:
-    """The trials to make: the references first, then every sampler at every number of steps."""
+    """The trials to run: the references first, then every sampler at every number of steps."""
 
     reference: SamplerTrial
     stochastic: tuple[SamplerTrial, ...]
@@ -88,7 +87,7 @@ class SamplerStudy:
 
     @property
     def trials(self) -> list[SamplerTrial]:
-        """All trials in the order in which they are made."""
+        """All trials in the order in which they run."""
         pairs = itertools.product(self.samplers, self.step_counts)
         return [self.reference, *self.stochastic, *itertools.starmap(SamplerTrial, pairs)]
 
@@ -124,7 +123,7 @@ def plan_study(
 
 
 def check_sampler(info: ModelInfo, sampler: str, num_inference_steps: int) -> None:
-    """Check that a model supports a sampler and that the sampler can take so many steps.
+    """Check that a model supports a sampler and that the sampler can take that many steps.
 
     Raises:
         SettingsError: it does not; the message says what is allowed.
@@ -145,7 +144,7 @@ def run_study(
     params: SamplingParams,
     on_step: OnStep = no_progress,
 ) -> Iterator[SamplerResult]:
-    """Make the trials of a study; yields each result as soon as it is known.
+    """Run the trials of a study; yields each result as soon as it is known.
 
     The trials replace `scheduler` and `num_inference_steps` of `params`.
 
@@ -188,5 +187,4 @@ def _with_trial(params: SamplingParams, trial: SamplerTrial) -> SamplingParams:
 
 def rmse(image: Pixels, other: Pixels) -> float:
     """Root mean squared difference of two images, in levels from 0 to 255."""
-    difference = image.astype(np.float64) - other.astype(np.float64)
-    return float(np.sqrt(np.mean(difference**2)))
+    return math.sqrt(mean_squared_error(image, other))

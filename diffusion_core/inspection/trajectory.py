@@ -144,7 +144,7 @@ def frames(
         UnsupportedModel: the scheduler or the pipeline does not expose its state in a known way.
     """
     if num_frames < 2:
-        raise SettingsError(f"frames {num_frames}: at least 2, the noise and the image")
+        raise SettingsError(f"frames {num_frames}: must be at least 2, the noise and the image")
     states: list[StepState] = []
 
     def watch(call: StepCall) -> None:
@@ -241,4 +241,4 @@ def _require_known_decoding(model: LoadedModel, latents: Tensor | None, image: P
         raise UnsupportedModel(f"{name} is not a latent diffusion pipeline, so it has no frames")
     ours = decode(model, latents, *image.shape[:2])
     if np.abs(ours.astype(int) - image.astype(int)).max() > 1:
-        raise UnsupportedModel(f"{name} decodes its latents in a way that is not known here")
+        raise UnsupportedModel(f"{name} decodes its latents in an unknown way")

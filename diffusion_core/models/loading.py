@@ -1,4 +1,4 @@
-"""A model: how a job names it, what is known of it before it is loaded, and how it is loaded."""
+"""A model: how a job names it, what is known about it before it is loaded, and how it is loaded."""
 
 import hashlib
 import inspect
@@ -92,7 +92,7 @@ class ModelSpec(BaseModel):
 
 @dataclass(frozen=True)
 class ModelInfo:
-    """What is known of a model from its folder, without loading it."""
+    """What is known about a model from its folder, without loading it."""
 
     source: str
     fingerprint: str
@@ -199,8 +199,8 @@ def describe(
     Raises:
         ModelNotFound: the folder, its `model_index.json` or a component's files are missing.
         UnsafeWeights: the weights are pickles, and `spec.allow_pickle` is off.
-        UnsupportedModel: not a text-to-image pipeline of the installed diffusers, or LoRAs are
-            asked for and it takes none.
+        UnsupportedModel: not a text-to-image pipeline of the installed diffusers, or the
+            job names LoRAs and it takes none.
         ModelError: a configuration file is damaged, or the model does not support `spec.speed`.
     """
     model = PipelineFolder.read(folder)

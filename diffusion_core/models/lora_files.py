@@ -1,8 +1,8 @@
 """LoRAs on a model: how a job names them, what their files hold, and how a pipeline loads them.
 
 Owns which of several files is meant, which files can be read as a LoRA, and whether every layer of
-a LoRA was placed. The layers are peft's, the file layouts diffusers'. Importing this loads no
-framework; what is known of a LoRA before it is loaded comes from its file's header.
+a LoRA was loaded. The layers are peft's, and the file layouts are those of diffusers. Importing
+this loads no framework; before a LoRA is loaded, only the header of its file is read.
 """
 
 import contextlib
@@ -42,7 +42,7 @@ _OVERWRITTEN = {
 """Attribute of a transformer with the weights that a LoRA has overwritten -> what sets it."""
 
 NOTICE_OVERWRITTEN = "notice a row LoRA that overwrites weights of the model"
-COUNT_LAYERS = "see that every layer of a LoRA was placed"
+COUNT_LAYERS = "check that every layer of a LoRA was loaded"
 
 
 class LoraSpec(BaseModel):
@@ -189,7 +189,7 @@ def load_loras(
         row_loras: those that rows may name; they are active when a row asks for them.
 
     Raises:
-        ModelError: a LoRA does not fit, some or all of its layers found no place, or a row LoRA
+        ModelError: a LoRA does not fit, the model lacks some of its layers, or a row LoRA
             overwrites weights of the model itself.
     """
     always = [
@@ -235,7 +235,7 @@ def _load_lora(
             local_files_only=True,
             use_safetensors=None if allow_pickle else True,
         )
-    _require_all_placed(pipeline, name, misfit, tensors)
+    _require_all_layers(pipeline, name, misfit, tensors)
     return Adapter(name, spec.scale)
 
 
@@ -253,7 +253,7 @@ def _overwritten_weights(pipeline: Any) -> list[Any]:
     return [vars(part).get(name) for part in parts for name in _OVERWRITTEN]
 
 
-def _require_all_placed(pipeline: Any, name: str, misfit: str, tensors: Sequence[str]) -> None:
+def _require_all_layers(pipeline: Any, name: str, misfit: str, tensors: Sequence[str]) -> None:
     """Refuse a LoRA that was loaded in part, which diffusers only logs."""
     layers = sorted({match[1] for tensor in tensors if (match := _LAYER.match(tensor))})
     placed = sum(num_layers_with(name, part) for part in pipeline.components.values())

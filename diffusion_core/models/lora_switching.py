@@ -1,7 +1,7 @@
 """Which of the LoRAs in a pipeline are active: those of every image, and one that a row names.
 
-The networks that encode prompts are switched apart from the rest, as a prompt may be encoded long
-before its image is denoised. `lora_files` puts the LoRAs into the pipeline. Importing this loads no
+The networks that encode prompts are switched separately, as a prompt may be encoded long before
+its image is denoised. `lora_files` puts the LoRAs into the pipeline. Importing this loads no
 framework.
 """
 
@@ -24,7 +24,7 @@ class Adapter:
     """A LoRA that is in a pipeline."""
 
     name: str
-    """The name peft knows it by."""
+    """Its name in peft."""
     scale: float
 
 
@@ -32,12 +32,13 @@ _NONE: Mapping[str, Adapter] = MappingProxyType({})
 
 
 class RowLoras:
-    """The LoRAs of one pipeline; the sampler says before each batch which of them are active.
+    """The LoRAs of one pipeline; the sampler sets before each batch which of them are active.
 
-    Where none is, the adapter layers are bypassed, so an image has the bits of a model without any.
+    If none is active, the adapter layers are bypassed, so an image has the bits of a model without
+    LoRAs.
 
     Args:
-        pipeline: the diffusers pipeline, with all of them loaded; None where it has none.
+        pipeline: the diffusers pipeline, with all of them loaded; None if there are none.
         always: the adapters of every image, in this order.
         by_label: the adapters that rows may name, by their labels.
     """
@@ -84,7 +85,7 @@ class RowLoras:
         self._use([name for name in self._networks if name.startswith(ENCODER)], lora, scale)
 
     def in_encoders(self, lora: str | None, scale: float | None) -> tuple[str, float] | None:
-        """The row LoRA and scale that a prompt's embedding depends on; None if on neither."""
+        """The row LoRA and scale that a prompt's embedding depends on, if any."""
         if lora is None:
             return None
         adapter = self._row_adapter(lora, scale)
@@ -92,9 +93,11 @@ class RowLoras:
         return (lora, adapter.scale) if any(adapter.name in held for held in encoders) else None
 
     def _use(self, networks: Sequence[str], lora: str | None, scale: float | None) -> None:
-        of_row = () if lora is None else (self._row_adapter(lora, scale),)
+        row_adapters = () if lora is None else (self._row_adapter(lora, scale),)
         for network in networks:
-            wanted = tuple(a for a in (*self._always, *of_row) if a.name in self._held[network])
+            wanted = tuple(
+                a for a in (*self._always, *row_adapters) if a.name in self._held[network]
+            )
             if self._active.get(network) != wanted:
                 # A switch that fails leaves the network in an unknown state.
                 self._active.pop(network, None)

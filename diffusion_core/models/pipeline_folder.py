@@ -1,4 +1,4 @@
-"""What is known of a diffusers pipeline from its class and its configuration files.
+"""What is known about a diffusers pipeline from its class and its configuration files.
 
 Owns the rules that describe any text-to-image pipeline of the library without loading a weight.
 """
@@ -81,7 +81,7 @@ class PipelineFolder:
         """Name of the pipeline class.
 
         Raises:
-            UnsupportedModel: the index names none of diffusers.
+            UnsupportedModel: the index names no class of diffusers.
         """
         name = self.index.get("_class_name")
         if not isinstance(name, str):
@@ -234,7 +234,7 @@ def takes_negative_prompt(pipeline_class: Any) -> bool:
 
 
 def vae_factor(folder: PipelineFolder) -> int:
-    """Pixels along one side of the square that one latent stands for."""
+    """The downsampling factor: pixels per latent position, along each side."""
     config = folder.config("vae")
     if not config:
         return 8

@@ -81,12 +81,15 @@ def weight_files(component: Path, variant: str | None, allow_pickle: bool) -> li
             f"{component}: the only weights are pickles ({_names(pickled)}), and loading a pickle "
             "runs code; set `model.allow_pickle: true` if you trust them"
         )
-    found = f"only {_names(safe)}" if safe else "none"
-    raise ModelNotFound(f"{component}: no weights without a variant; found {found}")
+    found = _names([*safe, *pickled]) or "none"
+    wanted = f"of variant {variant!r} or without a variant" if variant else "without a variant"
+    raise ModelNotFound(f"{component}: no weights {wanted}; found: {found}")
 
 
 def fingerprint(folder: Path, files: Iterable[Path]) -> str:
-    """SHA-256 over the sorted (relative path, SHA-256) pairs of `files`; unchanged files are cheap.
+    """SHA-256 over the sorted (relative path, SHA-256) pairs of `files`.
+
+    Only files that have changed since they were last hashed are read.
 
     Raises:
         ModelError: a file cannot be read.
@@ -103,7 +106,7 @@ def fingerprint(folder: Path, files: Iterable[Path]) -> str:
 
 
 def fingerprint_of_file(file: Path) -> str:
-    """SHA-256 of one file; cheap if it has not changed.
+    """SHA-256 of one file, which is read only if it has changed since it was last hashed.
 
     Raises:
         ModelError: the file cannot be read.
@@ -155,7 +158,7 @@ class HashMemo:
         if not self._new:
             return
         text = json.dumps(_read_memo(self._path) | self._new, indent=0)
-        # A home that cannot be written costs the next start some seconds, and never a run.
+        # An unwritable cache folder costs the next start some seconds, but must not stop a run.
         with contextlib.suppress(OSError):
             self._path.parent.mkdir(parents=True, exist_ok=True)
             _write_atomically(self._path, text)

@@ -15,7 +15,7 @@ from nightpress.diffusion_core.errors import DeviceError, one_line
 
 
 class Copy:
-    """A tensor on its way into host memory; any thread may ask for it.
+    """A tensor that is being copied to host memory; any thread may wait for it.
 
     Args:
         host: the tensor that is being filled.

@@ -1,4 +1,4 @@
-"""Decoding latents in smaller chunks, and finding what is not finite while it still shows.
+"""Decoding latents in chunks, and finding values that are not finite before they are clamped.
 
 The decoder is the pipeline's own; its `decode` is replaced for the length of one call.
 """
@@ -23,7 +23,7 @@ DECODE = "decode images in chunks and see which of them are finite"
 
 @contextlib.contextmanager
 def decode_in_chunks(pipeline: Any, chunk_size: int | None) -> Iterator[None]:
-    """Decode at most `chunk_size` images at once, always in the same shape; None for the batch.
+    """Decode at most `chunk_size` images at once, always in the same shape; None: all at once.
 
     The last chunk is padded with its last image, so that no bit of an image depends on its place.
 
@@ -51,11 +51,11 @@ def decode_in_chunks(pipeline: Any, chunk_size: int | None) -> Iterator[None]:
 
 @contextlib.contextmanager
 def watch_decoder(pipeline: Any, batch_size: int) -> Iterator[list[torch.Tensor]]:
-    """Yield a list that gets, for each decoded batch, which images went in and came out finite.
+    """Yield a list that gets, for each decoded batch, which images were finite before and after.
 
-    Each entry is (B,) of bool. The pipeline clamps infinities to white, so they must be seen before
-    that. The host waits for the device only where the decoder works in half precision, which may
-    mean decoding again.
+    Each entry is (B,) of bool. The pipeline clamps infinities to white, so they must be found
+    before that. The host waits for the device only where the decoder works in half precision, which
+    may mean decoding again.
 
     Read against diffusers 0.42.1. Relies on what `decode_in_chunks` relies on, and on `vae.dtype`.
 
@@ -147,7 +147,7 @@ def _redecode_in_float32(
 
 
 def _like(decoded: Any, images: torch.Tensor) -> Any:
-    """Images in the kind of output that the decoder gave."""
+    """Wrap images in the type of output that the decoder returned."""
     return (images,) if isinstance(decoded, tuple) else type(decoded)(sample=images)
 
 

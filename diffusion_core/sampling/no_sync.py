@@ -3,7 +3,7 @@
 diffusers' steps wait in three places: noise from a CPU generator is copied from pageable memory,
 the current timestep is looked up by comparing tensors on the accelerator, and UniPC solves a small
 system of equations there and checks the result. The patches below remove these waits without
-changing a bit of an image. They are installed on one fresh scheduler, by way of copies of its
+changing a bit of an image. They are installed on one fresh scheduler, as copies of its
 methods, so no other scheduler and no other thread sees them.
 """
 

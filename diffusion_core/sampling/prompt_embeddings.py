@@ -90,17 +90,17 @@ class Conditioner:
             self._stream.wait_for_current_stream()
 
     def group_by_call(self, negative_prompts: Sequence[str]) -> list[list[int]]:
-        """Group images that may share one call of the pipeline, by their places.
+        """Group the indices of images that may share one call of the pipeline.
 
         Pipelines that get strings treat "no negative prompt" as a setting of the whole call, so
         images with a negative prompt and images without one need separate calls.
         """
-        places = range(len(negative_prompts))
+        indices = range(len(negative_prompts))
         if self.encodes:
-            return [list(places)]
+            return [list(indices)]
         groups = (
-            [i for i in places if negative_prompts[i]],
-            [i for i in places if not negative_prompts[i]],
+            [i for i in indices if negative_prompts[i]],
+            [i for i in indices if not negative_prompts[i]],
         )
         return [group for group in groups if group]
 
@@ -161,7 +161,7 @@ class Conditioner:
         return {"prompt": list(prompts)} | negative
 
     def _no_strings(self) -> dict[str, Any]:
-        """None for both strings: pipelines that default to "" refuse that beside embeddings."""
+        """None for both strings: pipelines that default to "" refuse a string beside embeddings."""
         names = ("prompt", "negative_prompt")
         return {
             n: None for n in names if n in pipeline_folder.call_parameters(type(self._pipeline))

@@ -7,7 +7,7 @@ Batch invariance: an image's bits depend on its own request, the settings and th
 on its place in the batch, on the other images or on padding. Each image has its own CPU generator,
 its prompt is encoded alone, and a batch always has the same shape. On a CPU this holds with one
 thread (`torch.set_num_threads(1)`, which the caller must set): two threads already divide a matrix
-product by its rows, and then the last bits of an image depend on where it stands.
+product by its rows, and then the last bits of an image depend on its place in the batch.
 """
 
 import contextlib
@@ -58,9 +58,9 @@ OUT_OF_MEMORY = (
     "ALLOC_FAILED",
     "ALLOCATION_FAILED",
 )
-"""What messages say when memory is short: those of torch's allocators, of which only CUDA's has an
-error class of its own, of the driver about memory that torch does not manage, of cuBLAS and cuDNN.
-"""
+"""Parts of the messages that mean a lack of memory: from torch's allocators, of which only CUDA's
+has an error class of its own; from the driver, about memory that torch does not manage; and from
+cuBLAS and cuDNN."""
 
 Pixels = npt.NDArray[np.uint8]
 
@@ -85,7 +85,7 @@ class SampledBatch:
 
 
 class Sampler:
-    """Samples batches of fixed sizes with one model, in one thread; another one may `prepare`.
+    """Samples batches of fixed sizes with one model, in one thread; another may call `prepare`.
 
     Args:
         model: the loaded model.
@@ -136,8 +136,8 @@ class Sampler:
         self._model.row_loras.require(params.lora)
         groups = self._conditioner.group_by_call([r.negative_prompt for r in requests])
         batches = [
-            self._sample_padded([requests[place] for place in places], params, size)
-            for places in groups
+            self._sample_padded([requests[index] for index in group], params, size)
+            for group in groups
         ]
         return batches[0] if len(batches) == 1 else _merge(groups, batches)
 
@@ -198,9 +198,9 @@ class Sampler:
 
     @contextlib.contextmanager
     def _exclude_encoding(self, params: SamplingParams, batch_size: int) -> Iterator[None]:
-        """Let no other thread encode beside a batch that changes how torch runs in every thread.
+        """Keep other threads from encoding during a batch that changes how torch runs everywhere.
 
-        Two switches of torch belong to the whole process: the attention kernel that is chosen, and
+        Two switches of torch apply to the whole process: the attention kernel that is chosen, and
         `torch.compiler.is_compiling`, which may be on during the first batch with some settings.
         Settings count as compiled only once something was prepared: a batch sampled before that may
         have been a trial, which compiles nothing.
@@ -219,7 +219,7 @@ class Sampler:
     def _run_without_damaged_code(
         self, batch: Sequence[ImageRequest], params: SamplingParams
     ) -> tuple[torch.Tensor, torch.Tensor, Sequence[bool]]:
-        """`_run`, repeated where it ran into damaged compiled code on disk, which is removed."""
+        """Call `_run`; if it finds damaged compiled code on disk, remove that code and repeat."""
         for _ in range(MAX_DAMAGED_LIBRARIES):
             try:
                 return self._run(batch, params)
@@ -299,11 +299,11 @@ def _guidance_scales(requests: Sequence[ImageRequest], params: SamplingParams) -
 
 
 def _merge(groups: Sequence[Sequence[int]], batches: Sequence[SampledBatch]) -> SampledBatch:
-    """One batch of the images of several; `groups` has the places of each batch's images."""
+    """Merge batches into one; `groups` holds the indices of each batch's images in it."""
     order = np.argsort(np.concatenate(groups))
     faults = [fault for batch in batches for fault in batch.faults]
     pixels = np.concatenate([batch.pixels for batch in batches])
-    return SampledBatch(pixels[order], tuple(faults[place] for place in order))
+    return SampledBatch(pixels[order], tuple(faults[index] for index in order))
 
 
 def _fault(finite: bool, blank: bool, flagged: bool) -> Fault | None:

@@ -124,7 +124,7 @@ def _is_trailing(scheduler: Any) -> bool:
 def _diffusion_settings(name: str, config: Mapping[str, Any]) -> dict[str, Any]:
     if name == "flow-euler":
         raise SettingsError(
-            "scheduler flow-euler is for flow-matching models, and this one predicts noise"
+            "scheduler flow-euler is for flow-matching models, and this is a diffusion model"
         )
     kept = {key: config[key] for key in PROCESS_KEYS if key in config}
     # Latents exceed 1. DDPM and DDIM would clip them, even where the model's own class cannot.
@@ -138,8 +138,8 @@ def _flow_settings(name: str, config: Mapping[str, Any]) -> dict[str, Any]:
         return train | {"shift": shift}
     if name not in ("dpmsolver++", "dpmsolver-sde", "unipc"):
         raise SettingsError(
-            f"scheduler {name} is for diffusion models, and this one matches a flow; it may take "
-            "default, flow-euler, dpmsolver++, dpmsolver-sde, unipc"
+            f"scheduler {name} is for diffusion models, and this is a flow-matching model; use "
+            "default, flow-euler, dpmsolver++, dpmsolver-sde or unipc"
         )
     flow = {"use_flow_sigmas": True, "prediction_type": "flow_prediction", "flow_shift": shift}
     return train | flow

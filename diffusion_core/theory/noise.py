@@ -12,7 +12,7 @@ the same three methods, so that training works with either:
 A timestep is always the network's timestep input, in [0, T], as diffusers' schedulers count it.
 
 Noise is always an argument; this module draws no random numbers. `prediction` defines what a
-network predicts, the schedulers of `sampling` reverse the process.
+network predicts, and the schedulers of `sampling` reverse the process.
 """
 
 from dataclasses import dataclass

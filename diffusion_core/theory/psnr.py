@@ -27,9 +27,10 @@ def image_psnrs_db(
     Args:
         images, others: equally many, uint8 (H, W, 3) each.
     """
-    return [psnr_db(_mean_squared_error(*pair)) for pair in zip(images, others, strict=True)]
+    return [psnr_db(mean_squared_error(*pair)) for pair in zip(images, others, strict=True)]
 
 
-def _mean_squared_error(image: npt.NDArray[np.uint8], other: npt.NDArray[np.uint8]) -> float:
+def mean_squared_error(image: npt.NDArray[np.uint8], other: npt.NDArray[np.uint8]) -> float:
+    """Mean squared difference of two uint8 images, over all pixels and channels."""
     difference = image.astype(np.float64) - other.astype(np.float64)
     return float(np.mean(difference**2))

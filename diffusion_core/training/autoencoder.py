@@ -51,7 +51,7 @@ class AutoencoderTraining(nn.Module):
         return autoencoder_terms(self.objective, images, output.float(), mean, logvar)
 
 
-def pixels_of_a_latent(autoencoder: "AutoencoderKL") -> int:
+def downsampling_factor(autoencoder: "AutoencoderKL") -> int:
     """The downsampling factor: pixels per latent position, along each side."""
     return int(2 ** (len(autoencoder.config.block_out_channels) - 1))
 
@@ -96,7 +96,7 @@ def require_plain_scaling(autoencoder: "AutoencoderKL") -> None:
 
 def latent_size(autoencoder: "AutoencoderKL", height: int, width: int) -> tuple[int, int, int]:
     """(C, h, w) of the latents of images of this size."""
-    factor = pixels_of_a_latent(autoencoder)
+    factor = downsampling_factor(autoencoder)
     return autoencoder.config.latent_channels, height // factor, width // factor
 
 

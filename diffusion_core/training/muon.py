@@ -15,8 +15,8 @@ from torch import Tensor, distributed, nn
 MOMENTUM = 0.95
 NUM_ITERATIONS = 5
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
-"""Of the quintic iteration; chosen for a steep slope at 0, so singular values end near 1, not at
-it."""
+"""Coefficients of the quintic iteration, chosen for a steep slope at 0; singular values therefore
+end near 1, not exactly at 1."""
 UPDATE_RMS = 0.2
 """Root mean square of an update. It matches AdamW's, so learning rates keep their meaning."""
 ADAMW_NAMES = ("conv_in", "conv_out", "embedding.weight", "embeddings")
@@ -45,7 +45,7 @@ def zeropower_via_newtonschulz5(matrix: Tensor) -> Tensor:
 
 
 def orthogonalize_all(matrices: Sequence[Tensor]) -> list[Tensor]:
-    """`zeropower_via_newtonschulz5` of every matrix, divided among the workers of a training.
+    """`zeropower_via_newtonschulz5` of every matrix, divided among the workers of a training run.
 
     All workers must pass the same matrices. The result does not depend on their number.
     """

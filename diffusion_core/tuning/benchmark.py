@@ -23,7 +23,7 @@ from nightpress.diffusion_core.tuning.candidates import TuningConfig
 from nightpress.diffusion_core.tuning.search import ConfigTrial
 
 WARM_UP_STEPS = 2
-"""Denoising steps that encode a batch's prompts; the first batch is sampled in full."""
+"""Steps of a warm-up batch, enough to encode its prompts; the first batch is sampled in full."""
 
 MIN_TIMINGS = 3
 """Timings per candidate; if there are fewer batches, they are sampled again."""
@@ -45,7 +45,7 @@ class Workload:
             ValueError: there are no images.
         """
         if not requests:
-            raise ValueError("there is no image to sample")
+            raise ValueError("there are no images to sample")
         starts = range(0, len(requests), batch_size)
         batches = tuple(tuple(requests[start : start + batch_size]) for start in starts)
         return cls(batches, params, batch_size)
@@ -63,7 +63,7 @@ class Workload:
 
 @dataclass(frozen=True)
 class CandidateResult:
-    """What one candidate made of the whole workload, and how long it took."""
+    """The images that one candidate sampled from the whole workload, and how long it took."""
 
     pixels: Pixels
     """(n, H, W, 3)."""
@@ -150,11 +150,11 @@ def compare(
     Raises:
         ValueError: every image of the reference is faulty.
     """
-    sound = [place for place, fault in enumerate(reference.faults) if fault is None]
+    sound = [index for index, fault in enumerate(reference.faults) if fault is None]
     if not sound:
-        raise ValueError("the reference has no sound picture")
+        raise ValueError("every image of the reference is faulty")
     images_per_batch = workload.num_images / len(workload.batches)
-    faults = (result.faults[place] for place in sound)
+    faults = (result.faults[index] for index in sound)
     return ConfigTrial(
         config=config,
         images_per_s=images_per_batch / statistics.median(result.batch_s),

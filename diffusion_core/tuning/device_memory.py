@@ -65,7 +65,7 @@ class HostMemory:
 
     def reset_peak(self) -> None:
         """Start a new peak, if the system supports it."""
-        with contextlib.suppress(OSError):  # without it the peak is that of the whole process
+        with contextlib.suppress(OSError):  # then the peak is that of the process's whole life
             CLEAR_REFS.write_text("5")
 
     def peak_bytes(self) -> int:
@@ -90,7 +90,7 @@ CONTAINER = (
 
 
 def available_bytes() -> int:
-    """Memory that processes can still allocate; half of all memory if no system file tells."""
+    """Memory that processes can still allocate; half of all memory if no system file says."""
     whole = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     available = _kilobytes(MEMINFO).get("MemAvailable", whole // 2)
     for limit, used in CONTAINER:
@@ -101,7 +101,7 @@ def available_bytes() -> int:
 
 
 def resident_bytes() -> int:
-    """Resident memory of this process; 0 if no system file tells."""
+    """Resident memory of this process; 0 if no system file says."""
     return _kilobytes(STATUS).get("VmRSS", 0)
 
 

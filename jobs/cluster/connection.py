@@ -63,7 +63,7 @@ def cluster(spec: ClusterAddress) -> Iterator[None]:
 
 @contextmanager
 def _own_signals() -> Iterator[None]:
-    """Keep the caller's SIGTERM handler: Ray's own ends the process without a message."""
+    """Restore the caller's SIGTERM handler: Ray's own ends the process without a message."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -82,7 +82,7 @@ def connect(spec: ClusterAddress) -> None:
     quiet: dict[str, Any] = {"logging_level": "ERROR", "log_to_driver": False}
     if address is None:
         quiet |= {"include_dashboard": False, "object_store_memory": LOCAL_OBJECT_STORE_BYTES}
-        _init("Ray does not start on this machine", address="local", **quiet)
+        _init("cannot start Ray on this machine", address="local", **quiet)
         return
     if address.startswith("ray://"):
         raise ClusterError(
@@ -97,7 +97,7 @@ def connect(spec: ClusterAddress) -> None:
 def _init(failure: str, **settings: Any) -> None:
     try:
         ray.init(**settings)
-    except Exception as error:  # Ray raises plain ones when a node does not come up
+    except Exception as error:  # Ray raises plain exceptions when a node does not start
         reason = one_line(error, None)
         raise ClusterError(f"{failure}: {reason}") from error
 

@@ -39,7 +39,7 @@ def _require_shared_disk(store: Store) -> None:
     without = sorted(node for node, sees in seen if not sees)
     if without:
         raise ClusterError(
-            f"output {store.url} is a local folder that {', '.join(without)} does not share; "
+            f"output {store.url} is a local folder that is not shared by {', '.join(without)}; "
             "use a URL that every node reaches, such as s3://bucket/runs"
         )
 

@@ -1,10 +1,10 @@
-"""Reading Ray's errors: what happened, and the one line that says so."""
+"""Interpreting Ray's errors: whether a node was lost, and the reason in one line."""
 
 from ray.exceptions import ActorUnavailableError, NodeDiedError, RayError, RayTaskError
 
 
-def is_silence(error: RayError) -> bool:
-    """Whether a lost node may be the cause: Ray calls a silent node dead only after a while."""
+def may_be_node_loss(error: RayError) -> bool:
+    """Whether a lost node may be the cause: Ray declares a silent node dead only after a while."""
     return isinstance(error, (ActorUnavailableError, NodeDiedError))
 
 

@@ -45,8 +45,8 @@ def job_options(function: Callable[..., Any]) -> Callable[..., Any]:
     return job_argument(set_option(address_option(function)))
 
 
-def stop_politely() -> None:
-    """Make SIGTERM end a command as Ctrl-C does: with a message, and exit code 4."""
+def sigterm_as_ctrl_c() -> None:
+    """Make SIGTERM end the command as Ctrl-C does: with a message and exit code 4."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)
 
 
@@ -79,7 +79,7 @@ def read_job(job: str, overrides: tuple[str, ...], address: str | None = None) -
 
 
 def with_address(spec: S, address: str | None) -> S:
-    """The job on the cluster that the command line names, if any."""
+    """The job with the cluster address from the command line, if there is one."""
     if address is None:
         return spec
     cluster = spec.cluster.model_copy(update={"address": address})
@@ -135,8 +135,8 @@ _max_failures_option = click.option(
     "--max-failures",
     metavar="N|N%",
     callback=lambda context, option, value: failure_limit(value, "--max-failures"),
-    help="Stop early once more rows have failed again: a number, or a share of all that are done. "
-    "The job's own limit does not apply.",
+    help="Stop early when more rows than this have failed again: a number, or a share of the "
+    "finished rows such as 5%. The job's own limit does not apply.",
 )
 
 

@@ -19,7 +19,7 @@ def command(job: Path | None, recipe: str | None, force: bool) -> None:
 
     JOB defaults to job.yaml, and its prompts are written next to it. The example runs as it is:
     `nightpress run job.yaml`. With --recipe, JOB is a training job and defaults to <recipe>.yaml;
-    set data.source in it to where your pictures are.
+    set data.source in it to where your images are.
     """
     if recipe is not None:
         _init_training(job or Path(f"{recipe}.yaml"), recipe, force)
@@ -42,7 +42,7 @@ def _init_training(job: Path, recipe: str, force: bool) -> None:
     )
     _write({job: text}, force)
     click.echo(
-        f"wrote {job}; next: set data.source to your pictures, then run nightpress train {job}"
+        f"wrote {job}; next: set data.source to your images, then run nightpress train {job}"
     )
 
 

@@ -23,8 +23,8 @@ def command(job: str, overrides: tuple[str, ...], as_json: bool) -> None:
 
     The whole manifest is checked, and nothing is written. Bytes and time are estimated from runs
     under the job's output that used the same weights with the same settings. Ray is not needed:
-    batch.size auto counts as on a CPU unless cluster.gpus_per_actor is set, and whether the cluster
-    can do what model.speed needs is only found out by `nightpress run`.
+    batch.size auto is resolved as for a CPU unless cluster.gpus_per_actor is set, and only
+    `nightpress run` checks whether the cluster supports model.speed.
     """
     spec = read_job(job, overrides)
     planned = plan(spec)

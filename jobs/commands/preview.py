@@ -33,8 +33,7 @@ def command(
 ) -> None:
     """Make a contact sheet of evenly spread rows of JOB before the long run.
 
-    The images have the pixels that the run will make. No run is started, and only the sheet is
-    written.
+    The images have the same pixels as in the run. No run is started, and only the sheet is written.
     """
     spec = read_job(job, overrides, address)
     path = output or Path(f"{spec.name}-preview.png")

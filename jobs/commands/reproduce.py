@@ -25,7 +25,7 @@ from nightpress.jobs.runs.reproduce import ReproduceResult, reproduce
     help="Device to sample on. [default: the run's own]",
 )
 @click.option(
-    "--out", type=click.Path(dir_okay=False, path_type=Path), help="File to keep the new image in."
+    "--out", type=click.Path(dir_okay=False, path_type=Path), help="File to write the new image to."
 )
 @storage_option
 @json_option
@@ -41,9 +41,9 @@ def command(
 ) -> None:
     """Make IMAGE, a path or URL, again from its embedded metadata, and compare the two.
 
-    Prints whether the new image is bit-exact or how far it differs; if it differs, the exit code
-    is 3. LoRAs, threads and the quality of a lossy format are taken from the run that holds the
-    image. For an image in a pack, append its name to the pack's, as in
+    Prints whether the new image is bit-exact or by how much it differs; if the pixels differ, the
+    exit code is 3. LoRAs, threads and the quality of a lossy format are taken from the run that
+    holds the image. For an image in a pack, append its name to the pack's, as in
     RUN/images/shard-00000-0123456789abcdef.tar/0_00.png.
     """
     if out is not None:

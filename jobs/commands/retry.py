@@ -11,7 +11,7 @@ from nightpress.jobs.commands.common import (
     json_option,
     repair_options,
     run_argument,
-    stop_politely,
+    sigterm_as_ctrl_c,
     storage_option,
     storage_options,
 )
@@ -44,7 +44,7 @@ def command(
     also names the cluster to use; with a URL, it is the one that the run was started on.
     """
     target, storage = image_target(run, storage_overrides), storage_options(storage_overrides)
-    stop_politely()
+    sigterm_as_ctrl_c()
     with display_for(Console(stderr=True)) as display:
         result = retry(
             target,

@@ -15,7 +15,7 @@ from nightpress.jobs.commands.common import (
     json_option,
     read_job,
     require_writable,
-    stop_politely,
+    sigterm_as_ctrl_c,
     take_over_option,
 )
 from nightpress.jobs.commands.exit_codes import SOME_FAILED
@@ -53,7 +53,8 @@ class Deadline(click.ParamType[float]):
 @click.option(
     "--max-failures",
     metavar="N|N%",
-    help="Stop early once more images have failed: a number, or a share of all that are done.",
+    help="Stop early when more images than this have failed: a number, or a share of the finished "
+    "images such as 5%.",
 )
 @take_over_option
 @click.option(
@@ -87,7 +88,7 @@ def command(
     if max_failures is not None:
         overrides = (*overrides, f"cluster.max_failures={max_failures}")
     spec = read_job(job, overrides, address)
-    stop_politely()
+    sigterm_as_ctrl_c()
     display = display_for(Console(stderr=True))
     with display:
         result = run(
@@ -103,7 +104,7 @@ def command(
 
 
 def trace_writer(path: Path, display: Display[Event]) -> Callable[[str], None]:
-    """A function that writes the trace; a failure to write is a warning and not the run's end."""
+    """A function that writes the trace; if it cannot, it shows a warning and the run goes on."""
 
     def write(text: str) -> None:
         try:

@@ -24,10 +24,10 @@ from nightpress.pipelines.training.runs import Checkpoint, age_s
 @storage_option
 @json_option
 def command(run: str, storage_overrides: tuple[str, ...], as_json: bool) -> None:
-    """Show how far RUN is, be it of images or of training.
+    """Show the progress of RUN, a run of images or a training run.
 
     RUN is the URL of a run directory, or its job file. Everything is read from the store; the
-    machine that makes the run is not asked.
+    machine that works on the run is not contacted.
     """
     found = status(run_target(run, storage_overrides), storage=storage_options(storage_overrides))
     if as_json:
@@ -50,13 +50,13 @@ def as_values(found: RunStatus | TrainingStatus) -> dict[str, object]:
     return values | asdict(found.progress)
 
 
-def _holder_values(claim: Holder) -> dict[str, object]:
-    return {name: getattr(claim, name) for name in ("host", "user", "pid", "since", "beats")}
+def _holder_values(holder: Holder) -> dict[str, object]:
+    return {name: getattr(holder, name) for name in ("host", "user", "pid", "since", "beats")}
 
 
-def holder_line(claim: Holder | None) -> str:
+def holder_line(holder: Holder | None) -> str:
     """Which process may be working on the run, by its last heartbeat in the store."""
-    return "nobody" if claim is None else f"{claim}, heartbeat {claim.beats:,}"
+    return "nobody" if holder is None else f"{holder}, heartbeat {holder.beats:,}"
 
 
 def finite(values: dict[str, object]) -> dict[str, object]:
@@ -101,7 +101,7 @@ def describe_training(found: TrainingStatus) -> str:
     step, total = progress.step, progress.max_train_steps
     lines = [
         f"{found.url}  {state}",
-        f"recipe      {found.recipe}, {plural(found.num_images, 'picture')}",
+        f"recipe      {found.recipe}, {plural(found.num_images, 'image')}",
         f"step        {step:,} of {total:,} ({min(1, step / total):.1%})",
     ]
     if progress.loss is not None:

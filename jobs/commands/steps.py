@@ -122,7 +122,7 @@ def command(
     """
     path = output or Path(f"{_slug(prompt)}-{'sweep' if sweep else 'steps'}.png")
     _require_writable(path, animated=not sweep)
-    _require_fitting(sweep, scheduler, steps, frames, reference_steps)
+    _require_compatible_options(sweep, scheduler, steps, frames, reference_steps)
     from nightpress.jobs.steps import ImageSetup, plan_study  # loads torch; --help should not
 
     model_spec, request = ModelSpec(source=model), ImageRequest(prompt, negative_prompt, seed)
@@ -168,7 +168,7 @@ def _compare_samplers(
     click.echo(f"\n{steps.explanation(study)}\nwrote {path}")
 
 
-def _require_fitting(
+def _require_compatible_options(
     sweep: bool,
     scheduler: tuple[str, ...] | None,
     steps: tuple[int, ...] | None,
@@ -184,7 +184,7 @@ def _require_fitting(
         raise click.UsageError("--reference-steps requires --sweep")
     for name, values in (("--steps", steps), ("--scheduler", scheduler)):
         if not sweep and values is not None and len(values) > 1:
-            raise click.UsageError(f"{name} takes one value; only with --sweep it takes several")
+            raise click.UsageError(f"{name} takes one value, or several with --sweep")
 
 
 def _require_writable(path: Path, animated: bool) -> None:

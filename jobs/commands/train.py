@@ -9,7 +9,7 @@ from rich.console import Console
 from nightpress.jobs.commands.common import (
     job_options,
     json_option,
-    stop_politely,
+    sigterm_as_ctrl_c,
     take_over_option,
     with_address,
 )
@@ -36,7 +36,7 @@ def command(
     with the same data order and noise.
     """
     spec = with_address(read_train_spec(job, overrides), address)
-    stop_politely()  # until the workers have started; from then on, `train` handles signals
+    sigterm_as_ctrl_c()  # until the workers have started; from then on, `train` handles signals
     display = display_for(Console(stderr=True))
     with display:
         result = train(spec, display.show, take_over=take_over)

@@ -15,7 +15,7 @@ from nightpress.jobs.commands.common import (
     read_job,
     require_writable,
     set_option,
-    stop_politely,
+    sigterm_as_ctrl_c,
 )
 from nightpress.jobs.errors import RunStopped
 from nightpress.jobs.tuning.options import DEFAULTS, TuneOptions
@@ -115,7 +115,7 @@ def command(
     spec, before = read_job(job, overrides), RunSpec.from_file(job)
     page = output or Path(f"{spec.name}-tune.html")
     _require_writable(page, Path(job), overrides, dry_run)
-    stop_politely()
+    sigterm_as_ctrl_c()
     options = TuneOptions(tolerance, num_images, reference_dtype, device, compiles)
     tuning = _tune(job, spec, options)
     if not as_json:
@@ -148,12 +148,12 @@ def _require_writable(page: Path, job: Path, overrides: tuple[str, ...], dry_run
     require_writable("-o", page)
     if dry_run:
         return
-    of_model = [
+    changed = [
         text for text in overrides if text.partition("=")[0].split(".")[0].strip() == "model"
     ]
-    if of_model:
+    if changed:
         raise click.UsageError(
-            f"--set {of_model[0]}: the result would be written to {job}, which describes another "
+            f"--set {changed[0]}: the result would be written to {job}, which describes another "
             "model; change the model there, or add --dry-run"
         )
     file = job.resolve()

@@ -11,7 +11,7 @@ from nightpress.jobs.commands.common import (
     json_option,
     repair_options,
     run_argument,
-    stop_politely,
+    sigterm_as_ctrl_c,
     storage_option,
     storage_options,
 )
@@ -40,7 +40,7 @@ class Percentage(click.ParamType[float]):
             fraction = 0.0
         if not (value.endswith("%") and 0 < fraction <= 1):
             self.fail(
-                f"{value!r} is not a percentage from above 0% to 100%, such as 5%", param, ctx
+                f"{value!r} is not a percentage above 0% and up to 100%, such as 5%", param, ctx
             )
         return fraction
 
@@ -86,7 +86,7 @@ def command(
     and was not repaired.
     """
     target, storage = image_target(run, storage_overrides), storage_options(storage_overrides)
-    stop_politely()
+    sigterm_as_ctrl_c()
     with display_for(Console(stderr=True)) as display:
         result = verify(
             target,
@@ -112,15 +112,17 @@ def as_text(result: VerifyResult) -> str:
     wrong = plural(len(result.findings), "finding") if result.findings else "all as recorded"
     lines.append(f"{plural(result.num_checked, 'image')} read: {wrong}")
     if result.num_failed:
-        lines.append(f"{plural(result.num_failed, 'row')} failed; nightpress retry tries them")
+        lines.append(
+            f"{plural(result.num_failed, 'row')} failed; nightpress retry tries them again"
+        )
     if result.num_uncommitted:
         lines.append(f"{plural(result.num_uncommitted, 'shard')} not committed yet")
     lines += _orphan_lines(result)
     if result.repaired is not None:
         repaired = result.repaired
         lines.append(
-            f"{plural(repaired.num_rows, 'row')} made again: {repaired.num_same:,} with the bytes "
-            f"that were recorded, {repaired.num_different:,} with others, "
+            f"{plural(repaired.num_rows, 'row')} made again: {repaired.num_same:,} with the "
+            f"recorded bytes, {repaired.num_different:,} with different bytes, "
             f"{repaired.num_failed:,} failed"
         )
     return "\n".join(lines)

@@ -225,9 +225,9 @@ class SamplerActor:
 
 
 def _needs_ack(event: ShardEvent) -> bool:
-    """Whether the driver must have the event before the process may end of what follows.
+    """Whether the driver must receive the event before the actor does what may crash its process.
 
-    The driver blames the loss of a process on the last shard that the accelerator had started on.
+    The driver blames the loss of a process on the last shard that it had started to sample.
     """
     return isinstance(event, ShardBegun)
 

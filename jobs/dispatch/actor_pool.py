@@ -19,7 +19,7 @@ from nightpress.pipelines.shards.timeline import TimeSpent
 from nightpress.pipelines.storage import Store
 
 CHECK_S = 1.0
-"""Seconds between two looks at the cluster, and between two looks for stuck actors."""
+"""Seconds between two checks of the cluster's size, and between two checks for stuck actors."""
 
 MAX_WAIT_S = 60.0
 """The longest wait before another actor is started after some failed to start."""
@@ -31,8 +31,8 @@ class ActorPool:
     Args:
         store, record: of the run.
         factory: starts actors.
-        config: how many actors the job wants, and how patient it is.
-        room: returns how many actors of a number of CPUs and GPUs the cluster can hold.
+        config: number of actors and timeouts.
+        room: returns how many actors that need these CPUs and GPUs the cluster can hold.
     """
 
     def __init__(
@@ -101,7 +101,7 @@ class ActorPool:
             worker.drain()
 
     def drop(self, worker: Worker) -> None:
-        """Remove an actor and kill its process, if that still runs."""
+        """Remove an actor and kill its process, if it is still running."""
         self.workers.remove(worker)
         ray.kill(worker.handle)
 
@@ -116,7 +116,7 @@ class ActorPool:
         return [*self._spent, *times_spent(loaded)]
 
     def _drain_nodes(self, node_ids: Iterable[str]) -> None:
-        """Drain the actors on nodes that go away, and drop those that have finished draining."""
+        """Drain the actors on departing nodes, and drop those that have finished draining."""
         node_ids = frozenset(node_ids)
         for worker in list(self.workers):
             location = worker.location

@@ -127,7 +127,7 @@ def _padding_warning(counts: Sequence[int], size: int) -> Iterator[Event]:
     if padding > PADDING_WARNING_SHARE:
         yield Message(
             f"batch.size: {padding:.0%} of what is sampled in batches of {size:,} is padding: no "
-            f"more than {plural(max(counts), 'image')} have the same settings",
+            f"more than {plural(max(counts), 'image')} can share a batch",
             warning=True,
         )
 

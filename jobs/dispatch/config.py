@@ -1,4 +1,4 @@
-"""Settings of a dispatch: how many actors, how patient, until when."""
+"""Settings of a dispatch: number of actors, attempts, timeouts and deadline."""
 
 from dataclasses import dataclass
 
@@ -13,11 +13,11 @@ class DispatchConfig:
     min_actors: int
     max_actors: int | None
     max_attempts: int
-    """How often a shard may end its process before its rows are tried separately."""
+    """A shard is divided after it has crashed `max_attempts - 1` processes; see `ShardQueue`."""
     look_first: bool
     """Whether earlier starts may have stored images of uncommitted shards."""
     watchdog_s: float | None = None
-    """Seconds of silence after which an actor counts as hung; None to go by its speed."""
+    """Seconds of silence before an actor counts as hung; None: derived from the slowest batch."""
     load_timeout_s: float = 1800.0
     """Seconds that a placed actor may take to load its model."""
     drain_s: float = 60.0

@@ -1,7 +1,7 @@
 """The dispatcher: hands shards to actors until none is left or it is time to stop.
 
-It decides what is handed out when, and to which actor, and it handles what the actors report.
-`actor_pool.py` keeps the actors, `shard_queue.py` decides what a failure means for a shard.
+It decides which actor gets which shard and when, and handles what the actors report.
+`actor_pool.py` starts and drops actors, `shard_queue.py` decides what a failure means for a shard.
 """
 
 import time
@@ -13,7 +13,7 @@ from ray.exceptions import RayError, RayTaskError
 
 from nightpress.diffusion_core.errors import DeviceError
 from nightpress.jobs.cluster.connection import alive_nodes, room
-from nightpress.jobs.cluster.ray_errors import is_silence, reason_of
+from nightpress.jobs.cluster.ray_errors import may_be_node_loss, reason_of
 from nightpress.jobs.dispatch.actor import ActorFactory
 from nightpress.jobs.dispatch.actor_pool import ActorPool
 from nightpress.jobs.dispatch.config import DispatchConfig
@@ -45,7 +45,7 @@ POLL_S = 1.0
 """Seconds that one wait for news lasts at most."""
 
 MAX_EVENTS = 8
-"""How many events are taken from one worker before the others have their turn."""
+"""How many events are taken from one worker before the other workers get their turn."""
 
 
 class Dispatcher:
@@ -54,10 +54,10 @@ class Dispatcher:
     Args:
         store, record: of the run.
         factory: starts actors.
-        config: how many actors the job wants, how patient it is, and until when it runs.
-        reason_to_stop: called all the time; if it returns a reason, the dispatch stops cleanly.
+        config: number of actors, attempts, timeouts and deadline.
+        reason_to_stop: called repeatedly; if it returns a reason, the dispatch stops cleanly.
         repair_plan: called with a shard whose plan is damaged, to write that plan again.
-        room: returns how many actors of a number of CPUs and GPUs the cluster can hold.
+        room: returns how many actors that need these CPUs and GPUs the cluster can hold.
     """
 
     def __init__(
@@ -90,7 +90,7 @@ class Dispatcher:
     def run(
         self, shards: Iterable[int], amendments: Mapping[int, Amendment] | None = None
     ) -> Iterator[Event]:
-        """Make shards; yields what happens.
+        """Make shards; yields events.
 
         Args:
             shards: the shard numbers.
@@ -99,7 +99,7 @@ class Dispatcher:
         Raises:
             RunStopped: it was asked to stop, or the store or every actor keeps failing; what is
                 committed stays.
-            LeaseLost: another start has taken the run over.
+            LeaseLost: another process has taken the run over.
         """
         self._amendments = dict(amendments or {})
         self._queue = ShardQueue(shards, self._first_attempt, self._config.max_attempts)
@@ -240,7 +240,7 @@ class Dispatcher:
             yield from self._on_error(worker, error)
             return False
         except RayError as error:
-            yield from self._on_lost(worker, reason_of(error), is_silence(error))
+            yield from self._on_lost(worker, reason_of(error), may_be_node_loss(error))
             return False
         else:
             yield from self._on_event(in_flight, event)

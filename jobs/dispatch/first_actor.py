@@ -115,7 +115,7 @@ class FirstActor:
         return Message(f"an actor failed to start: {error}", warning=True)
 
     def _wait(self, reference: Any) -> Generator[Event, None, Any]:
-        """Wait for an answer, and report what is waited for if it takes long."""
+        """Wait for an answer; if it takes long, report what the wait is for."""
         fits = room(self.factory.cpus, self.factory.gpus) > 0
         notice_at = time.monotonic() + (NOTICE_S if fits else 0.0)
         while not ray.wait([reference], timeout=POLL_S, fetch_local=False)[0]:

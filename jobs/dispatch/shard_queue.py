@@ -1,9 +1,9 @@
 """The queue of shards: what is still to be made, and how failures change it.
 
-A shard is handed out whole. One that keeps ending its process is halved until the rows that do it
-stand alone; those rows are set aside, and the rest is committed. Whatever a process held when it
-ended is retried in isolation: the last events of a dying process may never have arrived, so only
-the end of a process that held a single piece of work says for certain which work ended it.
+A shard is handed out whole. One that keeps crashing its process is halved until the rows that do it
+are isolated; those rows are set aside, and the rest is committed. Whatever a process held when it
+crashed is retried in isolation: the last events of a dying process may never have arrived, so only
+the crash of a process that held a single piece of work shows for certain which work caused it.
 """
 
 from collections import deque
@@ -15,10 +15,10 @@ from nightpress.pipelines.records import FailureType
 from nightpress.pipelines.shards.work import SetAsideRow, ShardWork
 
 MIN_DEATHS_ALONE = 2
-"""How many processes a row must end all alone before it is set aside: one may end by chance."""
+"""How many processes a row must crash on its own before it is set aside: one may end by chance."""
 
 LOSSES_PER_ATTEMPT = 5
-"""How many lost nodes count as one attempt: a row that takes whole nodes down must end as well."""
+"""How many lost nodes count as one attempt: a row that takes down whole nodes must be given up."""
 
 
 class Stage(Enum):
@@ -26,7 +26,7 @@ class Stage(Enum):
 
     WHOLE = auto()
     DIVIDED = auto()
-    """In parts that do not commit, until each row that ends its process stands alone."""
+    """In parts that do not commit, until each row that crashes its process is isolated."""
     FINAL = auto()
     """Whole again, without the rows that were set aside."""
 
@@ -39,9 +39,9 @@ class ShardState:
     """Its first attempt."""
     stage: Stage = Stage.WHOLE
     crashes: int = 0
-    """How many processes ended while they made the whole shard, in any stage."""
+    """How many processes crashed while making the whole shard, in any stage."""
     losses: int = 0
-    """How many nodes were lost while they made any part of it."""
+    """How many nodes were lost while making any part of it."""
     attempts: int = 1
     """The highest attempt number of any part that crashed."""
     open_parts: int = 1
@@ -55,8 +55,8 @@ class ShardQueue:
     Args:
         shards: the shards to make.
         first_attempt: returns the work of a shard's first attempt.
-        max_attempts: a whole shard is divided after it has ended `max_attempts - 1` processes, and
-            given up after it has ended twice `max_attempts`.
+        max_attempts: a whole shard is divided after it has crashed `max_attempts - 1` processes,
+            and given up after it has crashed twice `max_attempts`.
     """
 
     def __init__(
@@ -131,7 +131,7 @@ class ShardQueue:
         if work.commits and state.stage is Stage.DIVIDED:
             return True
         if state.losses >= LOSSES_PER_ATTEMPT * self._max_attempts:
-            reason = "too many nodes were lost while they made it"
+            reason = "too many nodes were lost while making it"
             return self.record_crash(work, FailureType.WORKER_KILLED, reason)
         self._retry_isolated(work)
         return True

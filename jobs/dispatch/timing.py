@@ -4,17 +4,17 @@ from collections import deque
 from statistics import median
 
 NUM_REMEMBERED = 100
-"""How many shards and batches count, the latest ones: they say most about the next."""
+"""How many of the latest shards and batches are remembered; older ones say less about the next."""
 
 STRAGGLER_FACTOR = 3.0
 """A shard that takes this many times as long as expected is tried on another actor as well."""
 MIN_STRAGGLER_S = 30.0
 
 HANG_FACTOR = 20.0
-"""A worker hangs if it is silent for this many times as long as the slowest batch took."""
+"""A worker counts as hung if it is silent for this many times as long as the slowest batch took."""
 MIN_HANG_S = 300.0
 FIRST_BATCH_HANG_S = 3600.0
-"""The limit until the first batch is done, since nobody knows how long one takes."""
+"""The limit until the first batch is done, while it is unknown how long one takes."""
 
 
 class ShardTiming:

@@ -16,7 +16,7 @@ from nightpress.pipelines.shards.timeline import TimeSpent
 from nightpress.pipelines.shards.work import ShardWork
 
 ANSWER_S = 5.0
-"""How long an actor may take to answer a question about itself."""
+"""How long an actor may take to answer a control call."""
 
 MAX_POLL_SHARE = 0.02
 """The most of the driver's time that goes into polling."""

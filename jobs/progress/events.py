@@ -25,7 +25,7 @@ class Planned:
 
 @dataclass(frozen=True)
 class ActorJoined:
-    """An actor has loaded its model and takes shards."""
+    """An actor has loaded its model and accepts shards."""
 
     node: str
     num_actors: int

@@ -6,7 +6,7 @@ from nightpress.jobs.progress.events import Event, RowSetAside, ShardRetried
 from nightpress.pipelines.shards.events import BatchDone, ShardDone, ShardLeft
 
 MIN_DONE = 50
-"""Images that must be done before a percentage of them is judged."""
+"""Images that must be done before a limit in percent applies."""
 
 
 class FailureLimit:

@@ -17,7 +17,7 @@ from nightpress.pipelines.shards.events import BatchDone, ShardDone, ShardLeft
 
 @dataclass
 class Tally:
-    """How far a run is. An image counts once, however often its shard is tried."""
+    """The progress of a run. An image counts once, however often its shard is tried."""
 
     num_images: int = 0
     num_shards: int = 0

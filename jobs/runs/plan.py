@@ -36,8 +36,8 @@ class Plan:
 def plan(spec: RunSpec, *, manifest: Frame | None = None) -> Plan:
     """Check a job and its whole manifest, and say what it would make, without writing anything.
 
-    Ray is not asked: `batch.size: auto` counts as on a CPU unless `cluster.gpus_per_actor` is set,
-    and only `run` finds out whether the cluster can do what `model.speed` needs.
+    Ray is not used: `batch.size: auto` is resolved as for a CPU unless `cluster.gpus_per_actor` is
+    set, and only `run` checks whether the cluster supports `model.speed`.
 
     Args:
         spec: the job.
@@ -69,12 +69,12 @@ def plan(spec: RunSpec, *, manifest: Frame | None = None) -> Plan:
 
 
 def _describe(spec: RunSpec) -> ModelInfo:
-    """The job's model, without loading it and without asking what this machine can do."""
+    """The job's model, without loading it and without checking what this machine supports."""
     folder = locate(spec.model, spec.storage)
     lora_files = locate_loras(spec.model, spec.storage)
     return describe(folder, spec.model, lora_files, elsewhere=True)
 
 
 def _batch_size(spec: RunSpec) -> int:
-    """`batch.size`, with `auto` resolved as far as possible without asking the cluster."""
+    """`batch.size`, with `auto` resolved as far as possible without a cluster."""
     return resolve_batch_size(spec, "cpu" if spec.cluster.gpus_per_actor in ("auto", 0) else "cuda")

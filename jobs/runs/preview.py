@@ -29,13 +29,13 @@ class PreviewImage:
     pixels: np.ndarray
     """uint8 (H, W, 3)."""
     fault: str | None
-    """What is wrong with the pixels."""
+    """What is wrong with the pixels; None if nothing is."""
 
 
 def preview(spec: RunSpec, num_images: int = 16, *, manifest: Frame | None = None) -> Image.Image:
     """Sample images of evenly spread rows onto a contact sheet, without writing anything.
 
-    The pixels are those that the run will make, except that their last bits may differ if the run
+    The pixels are the same as in the run, except that their last bits may differ if the run
     measures its batch size. The whole manifest is checked first.
 
     Args:

@@ -1,6 +1,6 @@
-"""Changes to a run that was made: rows made again, plan parts rewritten, orphans deleted.
+"""Repairs of an existing run: make rows again, rewrite plan parts, delete orphans.
 
-Each holds the run's lease while it works. Finding out what is wrong is the caller's part.
+Each repair holds the run's lease while it works. The caller finds out what is wrong.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -62,10 +62,10 @@ def repair_rows(
         spec: its job, with the cluster and the failure limit of this repair.
         amendments: shard -> rows.
         on_event: called with every event.
-        take_over: take over from another process that works on this run.
+        take_over: take over from another process that is working on this run.
 
     Raises:
-        RunHeld: another process works on this run.
+        RunHeld: another process is working on this run.
         ChangedRunError: the model is no longer the one that the run was made with.
         RunStopped: stopped early; what was made is kept.
     """
@@ -74,8 +74,8 @@ def repair_rows(
     free = require_free(run.store, take_over)
     with cluster(spec.cluster):
         require_store_on_every_node(spec.cluster, run.store)
-        # The lease comes before any actor: the actors of a process that is taken over still
-        # occupy the places that ours need.
+        # Acquire the lease before starting any actor: the actors of a process that is taken over
+        # still hold the CPUs and GPUs that ours need.
         with held(run.store, free) as lease:
             for event in _repair(run, spec, lease, amendments):
                 on_event(event)
@@ -88,8 +88,8 @@ def rewrite_plan_parts(
     """Write the parts of the plan that hold some shards again.
 
     Raises:
-        RunHeld: another process works on this run.
-        LeaseLost: another process took the run over.
+        RunHeld: another process is working on this run.
+        LeaseLost: another process has taken the run over.
         ChangedRunError: the manifest has changed since the run was started.
     """
     store, record = create_only_store(run.store, on_event), run.record
@@ -108,8 +108,8 @@ def delete_orphans(
     They are looked up again under the lease, when no other process may work on the run.
 
     Raises:
-        RunHeld: another process works on this run.
-        LeaseLost: another process took the run over.
+        RunHeld: another process is working on this run.
+        LeaseLost: another process has taken the run over.
     """
     store = create_only_store(run.store, on_event)
     with held(store, require_free(store, take_over)) as lease:

@@ -30,7 +30,7 @@ from nightpress.pipelines.storage import Options, Store, open_source
 from nightpress.pipelines.storage.urls import absolute
 
 MAX_FOLDERS_UP = 8
-"""How many folders above an image its run is looked for."""
+"""How many folders above an image are searched for its run."""
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,7 @@ def reproduce(
 def _url_of(run: Run, image_id: str | None) -> str:
     """URL of an image's file in its run."""
     if image_id is None:
-        raise ImageNotFound(f"{run.url}: say which image of the run, as its image_id")
+        raise ImageNotFound(f"{run.url}: image_id is required to choose an image of the run")
     with run.reading():
         row = run.row(image_id)
     if row is None or row["file"] is None:
@@ -153,10 +153,10 @@ def _load(
     device: str | None,
     options: Options,
 ) -> LoadedModel:
-    """Load the very model that made an image.
+    """Load the exact model that made an image.
 
     Raises:
-        ModelError: it cannot be found, or there is another one in its place.
+        ModelError: it cannot be found, or its fingerprint differs.
     """
     spec, row_lora = _model_spec(facts, record, source)
     folder, lora_files = locate(spec, options), locate_loras(spec, options)
@@ -184,8 +184,8 @@ def _model_spec(
     """
     if record is None and source is None and facts.model != "builtin":
         raise ModelError(
-            f"the image was made with {facts.model}; use --model to say where that model is, "
-            "because nothing is downloaded on an image's word alone"
+            f"the image was made with {facts.model}; use --model to say where that model is; "
+            "a model is not downloaded only because an image names it"
         )
     if record is None and facts.loras:
         names = ", ".join(lora.name for lora in facts.loras)
@@ -208,7 +208,7 @@ def _require_lora(lora: LoraInfo, model: ModelInfo) -> None:
     """Check that the LoRA of an image's row is still the one that the image was made with.
 
     Raises:
-        ModelError: the run's job no longer has it, or its file is another one now.
+        ModelError: the run's job does not have it, or its file has changed.
     """
     if not model.row_loras:
         raise ModelError(

@@ -27,9 +27,9 @@ def retry(
         target: the URL of a run directory, a job, or an opened run.
         on_event: called with every event, to show progress.
         address: Ray cluster to join, instead of the job's or the one that the run was started on.
-        max_failures: stop early once more rows have failed again: a number, or a share such as
-            `5%`; the job's own limit does not apply.
-        take_over: take over from another process that works on this run.
+        max_failures: stop early when more rows than this have failed again: a number, or a share
+            such as `5%`; the job's own limit does not apply.
+        take_over: take over from another process that is working on this run.
         storage: fsspec options by protocol, for a URL; a job has its own.
 
     Returns:
@@ -37,7 +37,7 @@ def retry(
 
     Raises:
         RunNotFound: there is no run.
-        RunHeld: another process works on this run.
+        RunHeld: another process is working on this run.
         ChangedRunError: the model is no longer the one that the run was made with.
         ModelError, StoreError, ClusterError: the model, the store or the cluster cannot be used.
         RunStopped: stopped early; what was made is kept.

@@ -37,6 +37,7 @@ from nightpress.jobs.runs.shared import (
 )
 from nightpress.jobs.runs.table_manifest import TableManifest, kept_path, with_kept_table
 from nightpress.pipelines.errors import Change
+from nightpress.pipelines.formatting import plural
 from nightpress.pipelines.job.spec import RunSpec
 from nightpress.pipelines.manifest.frames import Frame
 from nightpress.pipelines.planning import (
@@ -106,11 +107,12 @@ def run(
         spec: the job.
         on_event: called with every event, to show progress.
         manifest: a pyarrow Table, or a pandas or polars frame, whose rows are made instead of the
-            job's `manifest`. The run keeps it, so resuming needs neither; an index is not read.
-        take_over: take over from another process that works on this run.
+            job's `manifest`. The run keeps a copy, so resuming needs neither; an unnamed pandas
+            index is dropped.
+        take_over: take over from another process that is working on this run.
         deadline_at: stop cleanly by this time, in seconds since the epoch.
-        trace: called once at the end, even an early one, with what the actors did when, as a
-            Chrome trace; not called if the run ends before the actors have work.
+        trace: called once at the end, even an early one, with a timeline of the actors as a Chrome
+            trace; not called if the run ends before the actors have work.
 
     Returns:
         The counts, the rate, and where the images are.
@@ -118,8 +120,8 @@ def run(
     Raises:
         SpecError, ManifestError, ModelError, StoreDenied, ClusterError: nothing was written.
         ChangedRunError: the run directory was started by another job or manifest.
-        RunHeld: another process works on this run.
-        LeaseLost: another process took the run over; this one stopped.
+        RunHeld: another process is working on this run.
+        LeaseLost: another process has taken the run over.
         RunStopped: stopped early; call this again to resume.
     """
     table = None if manifest is None else TableManifest.of(manifest)
@@ -167,7 +169,7 @@ class _Session:
         """The totals, once every shard is committed."""
 
     def events(self) -> Generator[Event, None, None]:
-        """Carry the run out, yielding what happens."""
+        """Carry out the run; yields its events."""
         store = self._checked_store()
         free = require_free(store, self._take_over, self._on_waiting)
         record = read_record(store)
@@ -178,8 +180,8 @@ class _Session:
             if record is None:
                 yield from self._begin(store, free)
             else:
-                # The lease comes before any actor: the actors of a process that is taken over
-                # still occupy the places that ours need.
+                # Acquire the lease before starting any actor: the actors of a process that is
+                # taken over still hold the CPUs and GPUs that ours need.
                 with held(store, free) as lease:
                     yield from self._resume(store, record, lease)
 
@@ -201,12 +203,12 @@ class _Session:
 
     @contextmanager
     def reporting_time(self) -> Iterator[None]:
-        """Around the run: report what the actors did with their time, however it ends."""
+        """Report what the actors did with their time when the run ends, however it ends."""
         try:
             yield
         finally:
             spent = self._time_spent
-            if spent is not None and self._progress is None:  # no result will say it
+            if spent is not None and self._progress is None:  # no result will report it
                 for line in time_lines(shares(spent), between_batches(spent)):
                     self._on_event(Message(line))
             if spent is not None and self._trace is not None:
@@ -230,11 +232,11 @@ class _Session:
         self._spec = self._spec.model_copy(update={"manifest": record.spec.manifest})
         return record.spec.changes(self._spec) or self._table.changes(store, record)
 
-    def _on_waiting(self, claim: Holder) -> None:
+    def _on_waiting(self, holder: Holder) -> None:
         self._on_event(
             Message(
-                f"this run is held by {claim}; watching for {SILENCE_S:.0f} s whether that process "
-                "is still alive"
+                f"{holder} may still be working on this run; watching its heartbeat for "
+                f"{SILENCE_S:.0f} s"
             )
         )
 
@@ -337,7 +339,8 @@ def _require_complete(store: Store, record: RunRecord) -> RunProgress:
     missing = set(range(record.layout.num_shards)) - set(committed)
     if missing:
         raise IncompleteRun(
-            f"{store.url}: {len(missing)} shards have no commit; the first is shard {min(missing)}"
+            f"{store.url}: {plural(len(missing), 'shard')} without a commit; the first is shard "
+            f"{min(missing)}"
         )
     progress = run.progress(committed)
     if progress.num_ok + progress.num_failed != record.layout.num_images:
@@ -352,6 +355,6 @@ def _thread_warning(factory: ActorFactory) -> Iterator[Event]:
     if factory.threads > 1:
         yield Message(
             f"with {factory.threads} threads, a model on a CPU may round a pixel differently at "
-            "different places in a batch; set cluster.cpus_per_actor to 1 to keep every bit",
+            "different places in a batch; set cluster.cpus_per_actor to 1 to prevent this",
             warning=True,
         )

@@ -1,4 +1,4 @@
-"""What running, previewing and repairing share: actors, the store's promise, and dispatching."""
+"""What running, previewing and repairing share: actors, create-only stores, and dispatching."""
 
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
@@ -30,7 +30,7 @@ READS_BACK = (
 
 
 def ignore(event: Event) -> None:
-    """Show nothing: the default of `on_event`."""
+    """Do nothing: the default of `on_event`."""
 
 
 def create_only_store(store: Store, on_event: OnEvent) -> Store:
@@ -42,7 +42,7 @@ def create_only_store(store: Store, on_event: OnEvent) -> Store:
 
 
 def actor_factory(spec: RunSpec, traced: bool = False) -> ActorFactory:
-    """Actors of the size that the job asks for, on the connected cluster."""
+    """A factory of actors of the size that the job asks for, on the connected cluster."""
     gpus = resolved_gpus(spec.cluster.gpus_per_actor)
     cpus = spec.cluster.cpus_per_actor
     return ActorFactory(
@@ -58,7 +58,7 @@ def actor_factory(spec: RunSpec, traced: bool = False) -> ActorFactory:
 def _absolute_model(model: ModelSpec) -> ModelSpec:
     """The model with its local sources as full paths: actors have another working directory.
 
-    Following links may change the last part of a path, so LoRAs keep the names that the job gives.
+    Resolving symbolic links may change the last part of a path, so LoRAs keep the job's names.
     """
     loras = {
         name: tuple(
@@ -71,7 +71,7 @@ def _absolute_model(model: ModelSpec) -> ModelSpec:
 
 
 def planning_mapper(spec: RunSpec) -> Mapper:
-    """Ray tasks, unless the manifest is on a disk that only this machine may have."""
+    """`map` over Ray tasks, unless the manifest is on a disk that only this machine may have."""
     local = any(is_local(url) for url in spec.manifests)
     return map if local and len(alive_nodes()) > 1 else spread_map
 
@@ -101,13 +101,13 @@ def dispatching(
             lease.require()
             return "asked to stop" if interrupted.is_set() else limit.exceeded
 
-        def mend(shard: int) -> None:
+        def repair_plan(shard: int) -> None:
             lease.fence.require(store)
             refuse_changes(store, manifest_changes(record.layout, record.spec))
             rewrite_plan_part(record.spec, record.model, record.layout, store, shard)
 
         dispatcher = Dispatcher(
-            store, record, factory, config, reason_to_stop=reason_to_stop, repair_plan=mend
+            store, record, factory, config, reason_to_stop=reason_to_stop, repair_plan=repair_plan
         )
         with closing(dispatcher):
             yield dispatcher

@@ -1,4 +1,4 @@
-"""`status`: how far a run or a training run is, read from its store alone."""
+"""`status`: the progress of a run or a training run, read from its store alone."""
 
 from dataclasses import dataclass
 
@@ -11,7 +11,7 @@ from nightpress.pipelines.training.runs import TrainingProgress, TrainingRun
 
 @dataclass(frozen=True)
 class RunStatus:
-    """How far a run of images is."""
+    """The status of a run of images."""
 
     url: str
     created_at: str
@@ -25,7 +25,7 @@ class RunStatus:
 
 @dataclass(frozen=True)
 class TrainingStatus:
-    """How far a training run is."""
+    """The status of a training run."""
 
     url: str
     created_at: str
@@ -40,9 +40,9 @@ class TrainingStatus:
 
 
 def status(target: Target, *, storage: Options | None = None) -> RunStatus | TrainingStatus:
-    """Say how far a run or a training run is.
+    """Read the status of a run or a training run.
 
-    Everything is read from the store; no request goes to the machine that makes the run.
+    Everything is read from the store; the machine that works on the run is not contacted.
 
     Args:
         target: the URL of a run directory, a job, or an opened run.
@@ -86,5 +86,5 @@ def _training_status(run: TrainingRun, held_by: Holder | None) -> TrainingStatus
 
 
 def _live_holder(store: Store) -> Holder | None:
-    claim = last_holder(store)
-    return None if claim is None or claim.is_dead else claim
+    holder = last_holder(store)
+    return None if holder is None or holder.is_dead else holder

@@ -59,7 +59,7 @@ class TableManifest:
 
     @contextmanager
     def temporary_job(self, spec: RunSpec) -> Iterator[RunSpec]:
-        """The job over a temporary copy of the table, to check and plan it before a run exists.
+        """The job with a temporary copy of the table as its manifest, for use before a run exists.
 
         Raises:
             ManifestError: raised inside; its problems name the table instead of the copy.
@@ -74,14 +74,14 @@ class TableManifest:
                 raise ManifestError(problems, error.total) from error
 
     def keep(self, store: Store, layout: PlanLayout) -> PlanLayout:
-        """Write the table into the run directory, and return its plan over the file there.
+        """Write the table into the run directory; return the layout with that file as its source.
 
         Raises:
             Damaged: another file has the table's name.
         """
         if not store.create(self.path, self.data) and store.read(self.path) != self.data:
             raise Damaged(
-                f"{store.url}/{self.path}: this file is not the table that it is named for"
+                f"{store.url}/{self.path}: its content does not match the sha256 in its name"
             )
         (source,) = find([f"{store.url}/{self.path}"], store.options)
         (file,) = layout.files
@@ -117,8 +117,8 @@ def readable_manifest(spec: RunSpec, frame: Frame | None) -> Iterator[RunSpec]:
         find(spec.manifests, spec.storage)
         yield spec
     else:
-        with TableManifest.of(frame).temporary_job(spec) as over_copy:
-            yield over_copy
+        with TableManifest.of(frame).temporary_job(spec) as job:
+            yield job
 
 
 def kept_path(record: RunRecord) -> str | None:
@@ -129,7 +129,7 @@ def kept_path(record: RunRecord) -> str | None:
 
 
 def with_kept_table(spec: RunSpec, store: Store) -> RunSpec:
-    """A job that names no manifest, with the table that its run directory keeps, if any."""
+    """The job; if it names no manifest, with the table that its run directory keeps, if any."""
     if spec.manifest:
         return spec
     record = read_record(store)

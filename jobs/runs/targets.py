@@ -1,4 +1,4 @@
-"""The run that a caller means: opened from a URL or a job, on the cluster that is to repair it."""
+"""Opening the run that a caller names by URL or job, and the job with which it is repaired."""
 
 from nightpress.pipelines.errors import RunNotFound
 from nightpress.pipelines.job.spec import RunSpec
@@ -58,11 +58,11 @@ def repair_spec(
     address: str | None = None,
     max_failures: int | str | None = None,
 ) -> RunSpec:
-    """The run's job, on the cluster where its rows are to be made again.
+    """The run's job, with the cluster and the failure limit of this repair.
 
     Args:
         run: the opened run.
-        target: how the caller named it. A job says what its cluster is now; otherwise it is the
+        target: how the caller named the run. If it is a job, its cluster is used; otherwise the
             cluster that the run was started on.
         address: Ray cluster to join instead.
         max_failures: failure limit of this repair; the job's own limit does not apply.

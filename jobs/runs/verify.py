@@ -151,7 +151,7 @@ def _require_finished(result: VerifyResult) -> None:
     """Refuse to delete orphans of an unfinished run: its next commits may name them."""
     if result.num_uncommitted:
         raise UnfinishedRun(
-            f"{result.url}: cannot remove orphans while "
-            f"{plural(result.num_uncommitted, 'shard')} of the run have no commit, because those "
-            "images may belong to them; finish the run with nightpress run first"
+            f"{result.url}: cannot remove orphans: the run has "
+            f"{plural(result.num_uncommitted, 'shard')} without a commit, to which those images "
+            "may belong; finish the run with nightpress run first"
         )

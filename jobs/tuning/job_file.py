@@ -26,7 +26,7 @@ def update_job(tuning: Tuning, job: Path, before: RunSpec, dry_run: bool = False
         tuning: of that job.
         job: the file.
         before: the job as the file described it before the tuning, without overrides.
-        dry_run: only say what would change.
+        dry_run: change nothing, and return what would change.
 
     Raises:
         SpecError: the file cannot be read or written.

@@ -65,7 +65,7 @@ class TuneProgress:
                 return refusal_line([event.config.name], event.reason)
 
     def line(self) -> str:
-        """Such as `trying channels_last, 3 of 14`."""
+        """`trying channels_last, 3 of 14`; empty between configurations."""
         if not self._now:
             return ""
         place = f", {self._done + 1} of {self._total}" if self._done < self._total else ""
@@ -205,7 +205,7 @@ def update_lines(tuning: Tuning, job: str, update: JobUpdate, dry_run: bool) -> 
     if dry_run:
         return [f"dry run, would write to {job}:", settings]
     return [
-        f"{job} is unchanged: it was edited meanwhile, or it cannot be edited safely; set in it:",
+        f"{job} is unchanged: it was edited in the meantime or cannot be edited safely; set in it:",
         settings,
     ]
 

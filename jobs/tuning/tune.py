@@ -229,7 +229,7 @@ class _Bench:
 
     On a CPU, which other processes may share, both sample in turn. An accelerator is not shared and
     may not hold two models, so there the reference is timed once and then released. The same holds
-    for a CPU whose memory does not fit a second model.
+    for a CPU whose memory cannot hold a second model.
     """
 
     def __init__(self, setup: TuningSetup) -> None:
@@ -262,7 +262,7 @@ class _Bench:
 
     def _candidate(self, spec: ModelSpec) -> Candidate:
         setup = self._setup
-        with as_model_error("the model does not load"):
+        with as_model_error("cannot load the model"):
             model = load(setup.folder, spec, setup.device, setup.lora_files)
         return Candidate(model, setup.workload)
 

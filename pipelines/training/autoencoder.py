@@ -14,10 +14,10 @@ from nightpress.diffusion_core.training import AutoencoderObjective
 from nightpress.diffusion_core.training.autoencoder import (
     AutoencoderTraining,
     decode,
+    downsampling_factor,
     encode,
     latent_size,
     latent_statistics,
-    pixels_of_a_latent,
     require_multiple,
     require_whitening,
     save_autoencoder,
@@ -41,7 +41,7 @@ from nightpress.pipelines.training.sample_order import BatchItem
 from nightpress.pipelines.training.spec import AutoencoderSpec
 
 STATISTICS_IMAGES = 2048
-"""Images over which the statistics of the latents are measured, at most."""
+"""The most images over which the statistics of the latents are measured."""
 
 
 class AutoencoderRecipe:
@@ -62,7 +62,7 @@ class AutoencoderRecipe:
             self.base = ""
         require_whitening(self.autoencoder)
         enable_gradient_checkpointing(self.autoencoder, spec.training.gradient_checkpointing)
-        multiple = pixels_of_a_latent(self.autoencoder)
+        multiple = downsampling_factor(self.autoencoder)
         require_multiple("training.resolution", spec.training.resolution, multiple)
         require_multiple("crop", spec.crop or spec.training.resolution, multiple)
         objective = AutoencoderObjective(spec.losses.gradient_weight, spec.losses.kl_weight)

@@ -15,8 +15,8 @@ from nightpress.diffusion_core.sampling.prompt_embeddings import CACHE_BYTES, Em
 from nightpress.diffusion_core.theory.noise import FlowPath, NoiseProcess, NoiseSchedule
 from nightpress.diffusion_core.training import Objective, TimeSampling
 from nightpress.diffusion_core.training.autoencoder import (
+    downsampling_factor,
     encode,
-    pixels_of_a_latent,
     require_multiple,
     require_plain_scaling,
 )
@@ -77,7 +77,7 @@ class DenoiserRecipe:
         require_plain_scaling(self.autoencoder)
         self._require_matching_widths()
         enable_gradient_checkpointing(self.denoiser, spec.training.gradient_checkpointing)
-        multiple = max(PIPELINE_MULTIPLE, pixels_of_a_latent(self.autoencoder))
+        multiple = max(PIPELINE_MULTIPLE, downsampling_factor(self.autoencoder))
         require_multiple("training.resolution", spec.training.resolution, multiple)
         self.latents = ImageLatents(
             data,

@@ -109,7 +109,7 @@ def _pack(spec: TrainSpec, cache: Path | None) -> Generator[TrainingEvent, None,
 
 
 class Training:
-    """The part of one worker in a training run that is recorded in `train.json`."""
+    """One worker's part in a training run whose `train.json` is already written."""
 
     def __init__(
         self,

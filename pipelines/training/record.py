@@ -60,8 +60,8 @@ class TrainRecord:
             reason = f"{type(error).__name__}: {error}"
             raise RunNotFound(f"{url}/{TRAIN_FILE}: not a training record ({reason})") from error
         raise UnsupportedFormat(
-            f"{url}: this training was written in format {version}; this nightpress reads up to "
-            f"format {FORMAT_VERSION}. Upgrade nightpress."
+            f"{url}: this training run was written in format {version}; this nightpress reads up "
+            f"to format {FORMAT_VERSION}. Upgrade nightpress."
         )
 
     @classmethod

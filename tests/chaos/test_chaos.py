@@ -35,6 +35,7 @@ def run_without_damage(night: Night) -> None:
     assert tally.is_whole, str(tally)
 
 
+@pytest.mark.chaos
 def test_a_night_with_a_few_faults_damages_nothing(
     environment: Environment,
 ) -> None:

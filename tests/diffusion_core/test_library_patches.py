@@ -171,9 +171,9 @@ def test_the_forward_of_a_u_net_is_shallow_on_some_steps(models: Models) -> None
 
 def test_a_row_lora_is_loaded_whole_and_switched(models: Models, monkeypatch: Patch) -> None:
     seen: list[list[str]] = []
-    require = lora_files._require_all_placed
+    require = lora_files._require_all_layers
     monkeypatch.setattr(
-        lora_files, "_require_all_placed", lambda *args: (seen.append(args[3]), require(*args))
+        lora_files, "_require_all_layers", lambda *args: (seen.append(args[3]), require(*args))
     )
     model = models.with_row_lora()
     assert seen[0]

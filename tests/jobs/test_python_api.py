@@ -101,7 +101,7 @@ def test_verify_finds_repairs_and_deletes(finished: MakeSpec) -> None:
 def test_orphans_of_an_unfinished_run_are_not_deleted(finished: MakeSpec) -> None:
     spec = finished()
     Path(spec.url, shard_path(1)).unlink()
-    with pytest.raises(UnfinishedRun, match="1 shard of the run"):
+    with pytest.raises(UnfinishedRun, match="the run has 1 shard without a commit"):
         verify(spec, remove_orphans=True)
     assert len(list(Path(spec.url, "images").iterdir())) == PROMPTS
 

@@ -156,6 +156,7 @@ def test_a_job_that_cannot_run_is_refused_in_one_line_before_anything_is_written
     assert not Path(spec.url).exists()
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("local_ray")
 def test_a_diverged_training_is_not_retried(root: Path) -> None:
     spec = denoiser_job(root, cluster=TWO, training={"max_train_steps": 30, "learning_rate": 1e30})

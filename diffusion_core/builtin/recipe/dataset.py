@@ -68,7 +68,7 @@ class Entry:
 
 
 def held_out(hexcode: str, background: str, count: int) -> bool:
-    """Whether the set leaves out this thing in this number on this colour, as it does 1 in 20.
+    """Whether the set leaves out this combination of thing, colour and number, as it does 1 in 20.
 
     A single thing on white is never left out.
     """

@@ -1,4 +1,4 @@
-r"""Replace the shipped model by a trained pipeline folder.
+"""Replace the shipped model with a trained pipeline folder.
 
 ::
 

@@ -71,9 +71,9 @@ def learn_merges(words: Sequence[str]) -> list[Merge]:
         for i in found:
             before = spelled[i]
             spelled[i] = join_pair(before, pair)
-            gone, come = Counter(pairwise(before)), Counter(pairwise(spelled[i]))
-            for other in (gone.keys() | come.keys()) - {pair}:
-                places[other][i] += come[other] - gone[other]
+            removed, added = Counter(pairwise(before)), Counter(pairwise(spelled[i]))
+            for other in (removed.keys() | added.keys()) - {pair}:
+                places[other][i] += added[other] - removed[other]
                 places[other] += Counter()  # removes entries that are zero
                 changed.add(other)
         for other in sorted(changed):

@@ -28,10 +28,10 @@ NUM_TOKENS = 32
 WIDTH = 192
 """Width of a token's vector, and of the denoiser's conditioning."""
 NUM_WORDS = 10_300
-"""Words with a token of their own, from captions and a list of common words; pieces bring the
-vocabulary to 16,000."""
+"""Number of words with a token of their own, from captions and a list of common words; pieces bring
+the vocabulary to 16,000."""
 NUM_FIRST = 3_000
-"""The first merges make pieces that occur in many words; this is their number."""
+"""Number of first merges, which make pieces that occur in many words."""
 RIDGE = 1.0
 
 Embedder = Callable[[Sequence[str]], Tensor]

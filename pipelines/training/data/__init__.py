@@ -1,7 +1,7 @@
-"""Training data: pictures with captions from anywhere, as one checked local copy.
+"""Training data: images and captions from any source, as one checked local copy.
 
-`pack` reads tars, Parquet files and folders once; training reads from `PackedImages`. What reads
-pictures is imported when it is first used: a job file is checked without it.
+`pack` reads tars, Parquet files and folders once; training reads from `PackedImages`. The
+exports are imported on first use, so that checking a job file does not load the image libraries.
 """
 
 import lazy_loader

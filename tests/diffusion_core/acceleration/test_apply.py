@@ -279,7 +279,10 @@ def test_a_u_net_takes_only_the_kernels_of_torch(
 ) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     words = refusal(saved("sd"), attention_backend="sage")
-    assert "UNet2DConditionModel takes native, _native_math, _native_flash" in words
+    assert (
+        "UNet2DConditionModel does not support sage, only native, _native_math, _native_flash"
+        in words
+    )
 
 
 @pytest.mark.parametrize("part_size", [1, 2])
@@ -414,7 +417,7 @@ def test_regional_compilation_needs_a_network_that_names_its_repeated_blocks(
     from diffusers import UNet2DConditionModel
 
     monkeypatch.setattr(UNet2DConditionModel, "_repeated_blocks", [])
-    assert "names no repeated blocks; use full" in refusal(saved("sd"), compile="regional")
+    assert "names no repeated blocks; use compile: full" in refusal(saved("sd"), compile="regional")
 
 
 def test_an_invalid_configuration_of_a_network_is_reported_in_one_line(

@@ -132,7 +132,7 @@ def test_other_step_noise_changes_ddpm_and_not_ddim(loaded: Loaded) -> None:
 
 
 def test_fewer_than_two_frames_are_refused(loaded: Loaded) -> None:
-    with pytest.raises(SettingsError, match="frames 1: at least 2"):
+    with pytest.raises(SettingsError, match="frames 1: must be at least 2"):
         watched(loaded("sd"), PARAMS, 1)
 
 
@@ -155,9 +155,7 @@ def test_a_pipeline_with_unknown_decoding_is_refused(loaded: Loaded) -> None:
 
     pipeline = Mirrored(**loaded("sd").pipeline.components, requires_safety_checker=False)
     pipeline.set_progress_bar_config(disable=True)
-    with pytest.raises(
-        UnsupportedModel, match="Mirrored decodes its latents in a way that is not known here"
-    ):
+    with pytest.raises(UnsupportedModel, match="Mirrored decodes its latents in an unknown way"):
         watched(dataclasses.replace(loaded("sd"), pipeline=pipeline), PARAMS)
 
 

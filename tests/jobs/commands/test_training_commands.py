@@ -79,7 +79,7 @@ def test_the_status_of_a_folder_without_a_run_says_which_files_are_missing(
 ) -> None:
     assert "neither run.json nor train.json" in refusal(nightpress("status", job.url))
     result = refusal(nightpress("status", write(job, tmp_path / "tiny.yaml")))
-    assert "no training here (train.json is missing)" in result
+    assert "no training run here (train.json is missing)" in result
 
 
 def test_the_status_of_an_invalid_record_is_refused_in_one_line(tmp_path: Path) -> None:

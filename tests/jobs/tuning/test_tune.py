@@ -258,7 +258,7 @@ def failing(config: TuningConfig, error: Exception) -> Callable[..., LoadedModel
     [
         (ModelError("no kernel"), "no kernel"),
         (OutOfMemory("17 GB"), "it does not fit into memory: 17 GB"),
-        (RuntimeError("two\nlines"), "the model does not load: two lines"),
+        (RuntimeError("two\nlines"), "cannot load the model: two lines"),
     ],
 )
 def test_a_config_that_fails_is_reported_and_the_others_are_tried(

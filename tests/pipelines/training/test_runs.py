@@ -101,7 +101,7 @@ def test_a_training_in_a_newer_format_is_refused(job: TrainSpec) -> None:
     assert record["format_version"] == 1
     store.put("train.json", json.dumps({**record, "format_version": 2}).encode())
     message = (
-        f"{store.url}: this training was written in format 2; this nightpress reads up to "
+        f"{store.url}: this training run was written in format 2; this nightpress reads up to "
         "format 1. Upgrade nightpress."
     )
     with pytest.raises(UnsupportedFormat, match=f"^{re.escape(message)}$"):
