@@ -1,4 +1,4 @@
-"""How long it takes to find one image of a large run, and to say how far the run is.
+"""How long it takes to find one image of a large run, and to tell how far the run is.
 
 ::
 
@@ -6,9 +6,10 @@
     python tests/benchmarks/bench_lookup.py --store seaweed
     python tests/benchmarks/bench_lookup.py --shards 2000 --shard-size 500
 
-The plan is written for real, from a manifest whose ids are in no order. The commits are real parts
-of metadata, made from the plan; of the images only those that are looked up are stored. Requests
-are counted where they leave the process: as S3 operations, or as reads of a local file.
+The plan is written from a manifest whose ids are in no order. The commits are real metadata parts,
+made from the plan; only the images that are looked up are stored. Requests are counted where they
+leave the process: as S3 operations, or as read calls on local files. A run without an index is one
+that was killed before its first update; its totals come from the footer of each commit.
 """
 
 import argparse
@@ -16,10 +17,13 @@ import hashlib
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from io import BytesIO
+from operator import methodcaller
 from pathlib import Path
+from typing import Any
 
 TESTS = Path(__file__).parents[1]
 sys.path.insert(0, str(TESTS))
@@ -43,7 +47,7 @@ from nightpress.pipelines.run_directory.summary_index import (  # noqa: E402
     read_totals,
     write_summary_index,
 )
-from nightpress.pipelines.storage import Options, Store, is_local  # noqa: E402
+from nightpress.pipelines.storage import Store, is_local  # noqa: E402
 
 THREADS = 32
 BATCH_SIZE = 4
@@ -56,7 +60,7 @@ def main() -> None:
     parser.add_argument("--shards", type=int, default=10_000)
     parser.add_argument("--shard-size", type=int, default=100)
     parser.add_argument("--store", choices=("folder", "seaweed"), default="folder")
-    parser.add_argument("--lookups", type=int, default=3)
+    parser.add_argument("--lookups", type=int, default=3, help="images to find")
     parser.add_argument("--report", action="store_true", help="time the report as well")
     arguments = parser.parse_args()
     with (
@@ -69,14 +73,14 @@ def main() -> None:
         print(f"{num_images:,} images in {arguments.shards:,} shards on {arguments.store}")
         print(f"{'':24}{'seconds':>10}{'requests':>10}")
         for image_id in ids:
-            show("image(id)", spec.url, spec.storage, lambda run, i=image_id: run.image(i))
-        show("status, no index", spec.url, spec.storage, Run.progress)
+            show("image(id)", spec, methodcaller("image", image_id))
+        show("status, no index", spec, Run.progress)
         if arguments.report:
-            show("report", spec.url, spec.storage, lambda run: write_report(run, run.store))
+            show("report", spec, lambda run: write_report(run, run.store))
         else:
             store = Store(spec.url, spec.storage)
             write_summary_index(store, read_totals(store))
-        show("status", spec.url, spec.storage, Run.progress)
+        show("status", spec, Run.progress)
 
 
 @contextmanager
@@ -176,25 +180,23 @@ def metadata_of(planned: pa.Table) -> pa.Table:
 
 def image_bytes() -> bytes:
     """A small image file."""
-    from io import BytesIO
-
     file = BytesIO()
     Image.new("RGB", (16, 16)).save(file, "PNG")
     return file.getvalue()
 
 
-def show(name: str, url: str, options: Options, action) -> None:
-    """Open the run, do something with it, and print what it took."""
-    with counted(url) as requests:
+def show(name: str, spec: RunSpec, action: Callable[[Run], object]) -> None:
+    """Open the run, do something with it, and print the time and the requests."""
+    with counted(spec.url) as requests:
         began = time.perf_counter()
-        action(open_run(url, options))
+        action(open_run(spec.url, spec.storage))
         took_s = time.perf_counter() - began
     print(f"{name:24}{took_s:>10.2f}{requests[0]:>10,}", flush=True)
 
 
 @contextmanager
 def counted(url: str) -> Iterator[list[int]]:
-    """The number of requests made meanwhile; of a local folder, the calls of `read`."""
+    """Count the requests of this process; for a local folder, its read calls."""
     count = [0]
     if is_local(url):
         before = local_reads()
@@ -203,7 +205,7 @@ def counted(url: str) -> Iterator[list[int]]:
         return
     call = AioBaseClient._make_api_call
 
-    async def counting(client, operation, parameters):
+    async def counting(client: AioBaseClient, operation: str, parameters: Any) -> Any:
         count[0] += 1
         return await call(client, operation, parameters)
 

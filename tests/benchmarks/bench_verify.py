@@ -1,9 +1,9 @@
-"""Memory and time that `verify` takes to find the images that no commit names.
+"""Time and memory that `verify` needs to find the images that no commit names.
 
     python tests/benchmarks/bench_verify.py --images 1000000
 
-The commits are real, and the images empty files in a local folder: for this, only names are looked
-at. Two in a thousand are strays.
+The commits are real; the images are empty files in a local folder, because only their names
+matter here. Two in a thousand are orphans.
 """
 
 import argparse
@@ -23,7 +23,7 @@ from nightpress.pipelines.run_directory.commit import commit_shard, metadata_par
 from nightpress.pipelines.run_directory.reader import Run
 from nightpress.pipelines.run_directory.verify import orphan_images
 
-STRAY_EVERY = 500
+ORPHAN_EVERY = 500
 
 
 def main() -> None:
@@ -40,17 +40,17 @@ def main() -> None:
         for shard, start in enumerate(range(0, arguments.images, arguments.shard_size)):
             make_shard(run, row, shard, range(start, start + arguments.shard_size))
         before, clock = peak_bytes(), time.perf_counter()
-        strays = orphan_images(run)
+        orphans = orphan_images(run)
         took_s, grown = time.perf_counter() - clock, peak_bytes() - before
         millions = arguments.images / 1e6
-        print(f"{arguments.images:,} images, {len(strays):,} of them strays: {took_s:.1f} s")
+        print(f"{arguments.images:,} images, {len(orphans):,} of them orphans: {took_s:.1f} s")
         print(
             f"memory: {grown / 1e6:.0f} MB more, {grown / 1e6 / millions:.0f} MB a million images"
         )
 
 
 def make_shard(run: Run, row: pa.Table, shard: int, numbers: range) -> None:
-    """Commit a shard of rows like this one and create its files, and a stray beside some."""
+    """Commit a shard of rows like this one, create its files, and an orphan for some of them."""
     images = Path(run.url, "images")
     part = pa.concat_tables([row] * len(numbers))
     files = [f"images/{number:08d}_00.png" for number in numbers]
@@ -58,12 +58,12 @@ def make_shard(run: Run, row: pa.Table, shard: int, numbers: range) -> None:
     commit_shard(run.store, shard, part.set_column(place, "file", pa.array(files)))
     for number in numbers:
         (images / f"{number:08d}_00.png").touch()
-        if number % STRAY_EVERY == 0:
+        if number % ORPHAN_EVERY == 0:
             (images / f"{number:08d}_01.png").touch()
 
 
 def peak_bytes() -> int:
-    """The most memory that this process has had."""
+    """The peak memory of this process."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
