@@ -75,7 +75,7 @@ class Attempt:
         )
 
     def adopt_file(self, image: PlannedImage, started_at: float) -> ImageRecord | None:
-        """The record of an image whose own file is stored; None if the file is absent or damaged."""
+        """The record of an image whose own file is stored; None if it is absent or damaged."""
         data = self.store.read_if_any(image.file)
         return None if data is None else self.adopt(image, data, started_at)
 
