@@ -75,12 +75,12 @@ class Attempt:
         )
 
     def adopt_file(self, image: PlannedImage, started_at: float) -> ImageRecord | None:
-        """The record of an image whose file is in the store, intact; otherwise None."""
+        """The record of an image whose own file is stored; None if it is absent or damaged."""
         data = self.store.read_if_any(image.file)
         return None if data is None else self.adopt(image, data, started_at)
 
     def adopt(self, image: PlannedImage, data: bytes, started_at: float) -> ImageRecord | None:
-        """The record of an image found in the store; None unless `data` is exactly this image.
+        """The record of an image found in the store; None if `data` is not exactly it.
 
         The batch size may be smaller than planned, since a batch that did not fit was made smaller.
         """
