@@ -9,6 +9,7 @@ import ray
 from PIL import Image
 
 from nightpress.diffusion_core.models.loading import ModelInfo
+from nightpress.diffusion_core.theory.spacing import evenly_spaced
 from nightpress.jobs.cluster.connection import cluster, remote_value
 from nightpress.jobs.dispatch.actor import ActorFactory, RemoteActor, Sampled
 from nightpress.jobs.dispatch.batch_size import resolve_batch_size
@@ -81,8 +82,7 @@ def _evenly_spread(
     spec: RunSpec, model: ModelInfo, layout: PlanLayout, num_images: int
 ) -> list[PlannedImage]:
     """Planned images at even distances over the whole plan."""
-    count = min(num_images, layout.num_images)
-    picks = [index * layout.num_images // count for index in range(count)]
+    picks = evenly_spaced(range(layout.num_images), num_images, endpoint=False)
     chosen: list[PlannedImage] = []
     start = 0
     for index, part in enumerate(layout.parts):

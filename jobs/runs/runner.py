@@ -66,6 +66,7 @@ from nightpress.pipelines.run_directory.record import (
     read_record,
     refuse_changes,
 )
+from nightpress.pipelines.run_directory.summary_index import summary_index_kept
 from nightpress.pipelines.shards.timeline import TimeSpent
 from nightpress.pipelines.storage import Store, find
 
@@ -289,7 +290,8 @@ class _Session:
         store, record = run.store, run.record
         yield from _write_plan(self._spec, store, record)
         try:
-            yield from self._dispatch(run)
+            with summary_index_kept(store):
+                yield from self._dispatch(run)
         except RunStopped:
             if self._deadline_at is not None:  # a clean stop leaves a report of what is done
                 write_report(Run(store, record), store)

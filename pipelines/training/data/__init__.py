@@ -1,7 +1,8 @@
-"""Training data: images and captions from any source, as one checked local copy.
+"""Training data: captioned images from any store, as one checked copy on this machine.
 
-`pack` reads tars, Parquet files and folders once; training reads from `PackedImages`. The
-exports are imported on first use, so that checking a job file does not load the image libraries.
+`pack` reads tars, Parquet files or image folders once; training reads from the `PackedImages`
+that it returns. The readers are imported when they are first used: checking a job file does not
+need them.
 """
 
 import lazy_loader

@@ -3,7 +3,9 @@
 import hashlib
 import io
 import json
+import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -13,11 +15,15 @@ from support.servers import Folder, Server
 
 from nightpress import jobs
 from nightpress.jobs.progress.events import Event, Message, Planned
+from nightpress.jobs.runs import runner
 from nightpress.pipelines import open_run
 from nightpress.pipelines.errors import ChangedRunError, ManifestError, StoreDenied
 from nightpress.pipelines.image_files.encoding import read_facts
 from nightpress.pipelines.job.spec import RunSpec
 from nightpress.pipelines.records import METADATA_SCHEMA
+from nightpress.pipelines.run_directory.summary_index import SUMMARY_INDEX, summary_index_kept
+from nightpress.pipelines.shards.events import ShardDone
+from nightpress.pipelines.storage import Store
 
 MakeSpec = Callable[..., RunSpec]
 
@@ -269,3 +275,23 @@ def test_a_store_without_create_only_writes_works_with_a_warning(
     warnings = [e.text for e in seen if isinstance(e, Message) and e.warning]
     assert len(warnings) == 1
     assert "If-None-Match" in warnings[0]
+
+
+def test_a_run_in_progress_keeps_the_totals_of_its_commits_in_the_store(
+    make_spec: MakeSpec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    often = partial(summary_index_kept, update_s=0.05)
+    monkeypatch.setattr(runner, "summary_index_kept", often)
+    spec = make_spec()
+    store, waited = Store(spec.url), []
+
+    def await_totals(event: Event) -> None:
+        if isinstance(event, ShardDone) and not waited:
+            end = time.monotonic() + 30
+            while store.size(SUMMARY_INDEX) is None and time.monotonic() < end:
+                time.sleep(0.05)
+            waited.append(store.size(SUMMARY_INDEX))
+
+    jobs.run(spec, await_totals)
+    assert len(waited) == 1
+    assert waited[0]
