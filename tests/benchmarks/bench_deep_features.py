@@ -1,8 +1,8 @@
-"""What a U-Net's deep features save when they are reused, and what that costs in likeness.
+"""How much time reusing a U-Net's deep features saves, and how far it changes the images.
 
-Every batch is sampled plainly and then with each interval, so that all are timed beside each other;
-prompts are encoded before. The multiply-adds are those of a whole sampling, decoding included, as
-shares of the plain one's. PSNR is each picture's against the plain picture, over its pixels.
+Every batch is sampled plainly and then with each interval, so that all are timed side by side;
+prompts are encoded beforehand. Multiply-adds cover the whole sampling and decoding, as a share of
+the plain run's. PSNR compares each image with the plain one, over its pixels.
 
     python tests/benchmarks/bench_deep_features.py --images 8
     python tests/benchmarks/bench_deep_features.py --model sdxl --branch 2 --device cuda
@@ -28,11 +28,11 @@ from nightpress.diffusion_core.theory.psnr import image_psnrs_db
 from nightpress.pipelines.models.location import locate
 
 PLAIN = 0
-"""Stands for an interval where the U-Net is left alone."""
+"""The interval that stands for the unchanged U-Net."""
 
 
 class Bench:
-    """One model, asked for the same batches in several ways."""
+    """One model that samples the same batches at several intervals."""
 
     def __init__(self, options: argparse.Namespace) -> None:
         spec = ModelSpec(source=options.model, dtype=options.dtype)
@@ -43,7 +43,7 @@ class Bench:
         self._branch = options.branch
 
     def sample(self, batch: Sequence[ImageRequest], interval: int) -> np.ndarray:
-        """uint8 (n, H, W, 3)."""
+        """Sample a batch; returns uint8 pixels (n, H, W, 3)."""
         with self._reuse(interval):
             return self._sampler.sample(batch, self.work.params).pixels
 
@@ -53,7 +53,7 @@ class Bench:
         return reuse_deep_features(self._model.pipeline.unet, interval, self._branch)
 
     def flops(self, batch: Sequence[ImageRequest], interval: int) -> int:
-        """Of the sampling of a batch."""
+        """FLOPs of sampling a batch."""
         return counted_flops(lambda: self.sample(batch, interval))
 
 
@@ -66,14 +66,14 @@ def main() -> None:
     bench.sample(batches[0], PLAIN)  # encodes its prompts
     counts = {interval: bench.flops(batches[0], interval) for interval in intervals}
     seconds: dict[int, list[float]] = {interval: [] for interval in intervals}
-    likeness: dict[int, list[float]] = {interval: [] for interval in intervals}
+    psnr_db: dict[int, list[float]] = {interval: [] for interval in intervals}
     for batch in batches:
         plain = bench.sample(batch, PLAIN)
         for interval in intervals:
             start = time.perf_counter()
-            pictures = bench.sample(batch, interval)
+            pixels = bench.sample(batch, interval)
             seconds[interval].append(time.perf_counter() - start)
-            likeness[interval] += image_psnrs_db(pictures, plain)
+            psnr_db[interval] += image_psnrs_db(pixels, plain)
     print(f"{options.model}, {options.images} images in batches of {options.batch_size}, ", end="")
     print(f"branch {options.branch}, {options.device}")
     print("interval  images/s  against plain  multiply-adds  PSNR dB: mean  lowest")
@@ -84,7 +84,7 @@ def main() -> None:
             f"{options.batch_size / statistics.median(seconds[interval]):>10.2f}"
             f"{ratio:>14.2f}x"
             f"{counts[interval] / counts[PLAIN]:>15.3f}"
-            f"{statistics.mean(likeness[interval]):>15.1f}{min(likeness[interval]):>8.1f}"
+            f"{statistics.mean(psnr_db[interval]):>15.1f}{min(psnr_db[interval]):>8.1f}"
         )
 
 
@@ -96,11 +96,11 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--model", default="builtin")
     parser.add_argument("--intervals", type=int, nargs="+", default=[1, 2, 3, 5])
     parser.add_argument("--branch", type=int, default=0)
-    parser.add_argument("--steps", type=int, help="the model's own unless set")
-    parser.add_argument("--size", type=int, help="in pixels; the model's own unless set")
+    parser.add_argument("--steps", type=int, help="default: the model's own")
+    parser.add_argument("--size", type=int, help="pixels; default: the model's own")
     parser.add_argument("--dtype", default="auto")
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--threads", type=int, default=1, help="of a CPU")
+    parser.add_argument("--threads", type=int, default=1, help="CPU threads")
     return parser.parse_args()
 
 

@@ -1,4 +1,4 @@
-"""How long it takes to find one image of a large run, and to tell how far the run is.
+"""How long it takes to find one image of a large run, and to read the run's progress.
 
 ::
 
@@ -6,7 +6,7 @@
     python tests/benchmarks/bench_lookup.py --store seaweed
     python tests/benchmarks/bench_lookup.py --shards 2000 --shard-size 500
 
-The plan is written from a manifest whose ids are in no order. The commits are real metadata parts,
+The plan is written from a manifest with ids in random order. The commits are real metadata parts,
 made from the plan; only the images that are looked up are stored. Requests are counted where they
 leave the process: as S3 operations, or as read calls on local files. A run without an index is one
 that was killed before its first update; its totals come from the footer of each commit.
@@ -55,7 +55,7 @@ FAILED_EVERY = 5_000
 
 
 def main() -> None:
-    """Command line; see the module's docstring."""
+    """Time the lookups and print a table."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--shards", type=int, default=10_000)
     parser.add_argument("--shard-size", type=int, default=100)
@@ -85,7 +85,7 @@ def main() -> None:
 
 @contextmanager
 def output(store: str, folder: Path) -> Iterator[servers.Folder]:
-    """Somewhere to write to."""
+    """A folder to write to, on the chosen store."""
     if store == "folder":
         yield servers.Folder(str(folder / "runs"), {})
         return
@@ -119,7 +119,7 @@ def plan(folder: Path, place: servers.Folder, num_images: int, shard_size: int) 
 
 
 def commit_all(spec: RunSpec, lookups: int) -> list[str]:
-    """Commit every shard and store a few images; returns the ids of those."""
+    """Commit every shard and store a few images; returns their ids."""
     store = Store(spec.url, spec.storage)
     record = open_run(spec.url, spec.storage).record
     ids: list[str] = []
@@ -134,7 +134,7 @@ def commit_all(spec: RunSpec, lookups: int) -> list[str]:
 
 
 def metadata_parts(layout: PlanLayout, store: Store) -> Iterator[dict[int, pa.Table]]:
-    """The metadata of each shard of a part of the plan, one part after the other."""
+    """For each part of the plan: shard number -> metadata."""
     for part in layout.parts:
         planned = pq.read_table(pa.BufferReader(store.read(part.path)))
         metadata = metadata_of(planned)
@@ -145,7 +145,7 @@ def metadata_parts(layout: PlanLayout, store: Store) -> Iterator[dict[int, pa.Ta
 
 
 def metadata_of(planned: pa.Table) -> pa.Table:
-    """Rows of the plan as rows of metadata; one in a few thousand has failed."""
+    """Metadata for rows of the plan; one image in `FAILED_EVERY` has failed."""
     numbers = np.arange(len(planned))
     failed = numbers % FAILED_EVERY == 0
     data = image_bytes()

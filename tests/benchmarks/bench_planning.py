@@ -1,7 +1,8 @@
 """How fast a Parquet manifest is planned, and in how much memory.
 
-Run by hand: `python tests/benchmarks/bench_planning.py --rows 10000000`. The manifest is made
-first, by another process, and does not count.
+    python tests/benchmarks/bench_planning.py --rows 10000000
+
+Another process makes the manifest first, so that its time and memory do not count.
 """
 
 import argparse
@@ -43,7 +44,7 @@ Mapper = Callable[..., Iterable[Any]]
 
 
 def make_manifest(path: Path, num_rows: int, row_group: int, ids: bool) -> None:
-    """Prompts of about 60 bytes, four sizes, three samplers, two guidance scales, a category."""
+    """Write a manifest: 60-byte prompts, three widths, three samplers, two guidance scales."""
     random = np.random.default_rng(0)
     words = np.array([f"word{index:03d}" for index in range(1000)])
     writer = None
@@ -69,7 +70,7 @@ def make_manifest(path: Path, num_rows: int, row_group: int, ids: bool) -> None:
 
 @contextmanager
 def mapper(processes: int) -> Iterator[Mapper]:
-    """`map`, or the same over that many processes."""
+    """`map`, or its equivalent over that many processes."""
     if processes == 1:
         yield map
         return
@@ -78,23 +79,23 @@ def mapper(processes: int) -> Iterator[Mapper]:
         yield pool.map
 
 
-def peak_bytes(whose: int) -> int:
-    """The largest resident set so far of this process, or of any of its children."""
-    return resource.getrusage(whose).ru_maxrss * 1024
+def peak_bytes(who: int) -> int:
+    """Peak resident memory of this process or, with RUSAGE_CHILDREN, of its largest child."""
+    return resource.getrusage(who).ru_maxrss * 1024
 
 
-def speed(what: str, num_rows: int, elapsed_s: float) -> str:
+def line(what: str, num_rows: int, elapsed_s: float) -> str:
     """A line of the report."""
     return f"{what:<16}{elapsed_s:.2f} s, {num_rows / elapsed_s:,.0f} rows/s"
 
 
 def main() -> None:
-    """Plan one manifest and print what it took."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    """Plan one manifest and print the time and memory that it took."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--rows", type=int, default=1_000_000)
     parser.add_argument("--processes", type=int, default=1)
     parser.add_argument("--row-group", type=int, default=131_072)
-    parser.add_argument("--ids", action="store_true", help="the manifest names its rows")
+    parser.add_argument("--ids", action="store_true", help="give the manifest an id column")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "manifest.parquet"
@@ -115,16 +116,18 @@ def main() -> None:
         shard = read_shard(store, layout, layout.num_shards // 2)
         read = time.perf_counter()
     print(f"{'rows':<16}{options.rows:,} in {len(parts)} parts, {layout.num_shards:,} shards")
-    print(speed("check", options.rows, checked - began))
-    print(speed("write", options.rows, written - checked))
-    print(speed("both", options.rows, written - began))
+    print(line("check", options.rows, checked - began))
+    print(line("write", options.rows, written - checked))
+    print(line("both", options.rows, written - began))
     if options.processes == 1:
-        print(speed("both, CPU time", options.rows, cpu))
+        print(line("both, CPU time", options.rows, cpu))
     print(f"{'read one shard':<16}{read - written:.4f} s, {shard.num_rows} images")
     print(f"{'peak RSS':<16}{peak_bytes(resource.RUSAGE_SELF) / 1e6:,.0f} MB in this process")
     if options.processes > 1:
         largest = peak_bytes(resource.RUSAGE_CHILDREN)
-        bound = "at most " if largest == made else ""  # then the maker was the largest
+        bound = (
+            "at most " if largest == made else ""
+        )  # the process that made the manifest was the largest
         print(f"{'':<16}{bound}{largest / 1e6:,.0f} MB in each of {options.processes} workers")
 
 

@@ -1,4 +1,4 @@
-"""How long a half-done run of many rows takes to hand out its first batch again.
+"""How long a half-done run of many rows takes from its start to its first batch.
 
 ::
 
@@ -6,9 +6,10 @@
     python tests/benchmarks/bench_resume.py --rows 10000000 --store seaweed
     python tests/benchmarks/bench_resume.py --rows 10000000 --mixed
 
-The plan is written for real. Every other shard is then given a commit by name, which is all that a
-resumed run looks at before its first batch; their images are not made. Rows have one setting, or
-with --mixed eighteen: widths, samplers and guidance scales as the manifest has them.
+The plan is real. Every other shard is then marked as committed by an object with the commit's name,
+which is all that a resumed run looks at before its first batch; the images of these shards are not
+made. All rows have the same settings or, with --mixed, one of eighteen combinations of the
+manifest's widths, samplers and guidance scales.
 """
 
 import argparse
@@ -42,21 +43,23 @@ from nightpress.pipelines.storage import Store  # noqa: E402
 THREADS = 32
 
 ONE_SETTING = {"width": None, "scheduler": None, "guidance_scale": None}
-"""Columns of the manifest that are not read."""
+"""Columns of the manifest to ignore."""
 
 
 def main() -> None:
-    """Command line; see the module's docstring."""
+    """Make the half-done run, start it several times and print the seconds."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--rows", type=int, default=10_000_000)
     parser.add_argument("--shard-size", type=int, default=512)
     parser.add_argument("--store", choices=("folder", "seaweed"), default="folder")
-    parser.add_argument("--mixed", action="store_true", help="rows of eighteen settings")
-    parser.add_argument("--starts", type=int, default=3, help="how often it is resumed")
+    parser.add_argument(
+        "--mixed", action="store_true", help="rows with eighteen combinations of settings"
+    )
+    parser.add_argument("--starts", type=int, default=3, help="how many times to resume the run")
     parser.add_argument("--job", type=Path, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.job is not None:
-        until_the_first_batch(arguments.job)
+        exit_at_first_batch(arguments.job)
     with (
         tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder,
         output(arguments.store, Path(folder)) as place,
@@ -74,7 +77,7 @@ def main() -> None:
 
 @contextmanager
 def output(store: str, folder: Path) -> Iterator[servers.Folder]:
-    """Somewhere to write to."""
+    """A folder to write to, on the chosen store."""
     if store == "folder":
         yield servers.Folder(str(folder / "runs"), {})
         return
@@ -85,7 +88,7 @@ def output(store: str, folder: Path) -> Iterator[servers.Folder]:
 def write_job(
     folder: Path, place: servers.Folder, rows: int, shard_size: int, columns: dict[str, None]
 ) -> Path:
-    """A job over so many rows, on a model that samples in milliseconds."""
+    """Write a job file for `rows` rows, with a model that samples in milliseconds."""
     manifest = folder / "prompts.parquet"
     make_manifest(manifest, rows, row_group=1 << 17, ids=False)
     job = {
@@ -105,21 +108,21 @@ def write_job(
 
 
 def seconds(job: Path) -> float:
-    """From the start of a process to its first batch, which ends it."""
+    """Seconds from the start of a process to its first batch, which ends the process."""
     began = time.time()
     command: Sequence[str] = (sys.executable, __file__, "--job", str(job))
     process = subprocess.Popen(command, stdout=PIPE, stderr=PIPE, text=True, start_new_session=True)
-    printed, said = process.communicate()
-    with suppress(ProcessLookupError):  # its Ray has ended by itself
+    printed, errors = process.communicate()
+    with suppress(ProcessLookupError):  # its Ray has already ended
         os.killpg(process.pid, signal.SIGKILL)
     try:
         return float(printed.split()[-1]) - began
     except (IndexError, ValueError):
-        raise SystemExit(said) from None
+        raise SystemExit(errors) from None
 
 
-def until_the_first_batch(job: Path) -> None:
-    """Run until a batch is sampled; print the time and die as on a killed machine."""
+def exit_at_first_batch(job: Path) -> None:
+    """Run until a batch is sampled; print the time and exit at once, as if killed."""
 
     def on_event(event: Event) -> None:
         if isinstance(event, Planned):
@@ -132,7 +135,7 @@ def until_the_first_batch(job: Path) -> None:
 
 
 def commit_every_other(spec: RunSpec) -> int:
-    """Create the commits of half of the shards; returns how many."""
+    """Create commits for half of the shards; returns how many."""
     store = Store(spec.url, spec.storage)
     record = read_record(store)
     assert record is not None

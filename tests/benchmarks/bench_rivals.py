@@ -1,4 +1,4 @@
-"""Throughput of `nightpress run` beside what people use today, on the same prompts.
+"""Throughput of `nightpress run` and of the tools that people use today, on the same prompts.
 
 ::
 
@@ -6,24 +6,23 @@
     python tests/benchmarks/bench_rivals.py --images 48 --only batched bare
     python tests/benchmarks/bench_rivals.py --images 200 --way "model.dtype=bfloat16"
 
-The rivals are the scripts in `rivals/`, each as its own documentation teaches it. All of them, and
-nightpress, make the same pictures, which is checked: the same rows and seeds, weights, precision,
-scheduler, steps, guidance and batches, with as many sampling threads in all, into a local folder.
-For each `--way`, settings of its job such as `nightpress tune` finds, nightpress runs again beside
-the same rivals; then its pictures are not the same, and how far they are is printed.
-They store a PNG an image, as Pillow saves it unless told otherwise, and a record of each; the bare
+The rivals are the scripts in `rivals/`, each written as the tool's documentation teaches. They and
+nightpress make the same images, which is checked: the same rows, seeds, weights, precision,
+scheduler, steps, guidance and batches, with the same number of sampling threads in total, written
+to a local folder. For each `--way`, a group of job settings such as `nightpress tune` finds,
+nightpress runs once more beside the same rivals; its images then differ, and the difference is
+printed. Every rival stores a PNG per image, with Pillow's defaults, and a record of each; the bare
 loop stores nothing.
 
-Each runs in processes of its own, and directly before or after nightpress, which together are a
-pair; the next pair is in the other order. Two figures are taken of each:
+Each rival runs in its own processes directly before or after nightpress, and the two form a pair;
+the next pair runs in the opposite order. There are two figures for each:
 
-- the rate is without start-up: the images that are stored after the first tenth are divided by the
-  seconds from there to the last image or metadata file, by the files' own times. The tenth is
-  rounded up to whole rounds of batches, one for each thread, as images come in such lots. In that
-  time nightpress writes each file through to the disk, and the rivals do not. The bare loop has no
-  files; there it is when a batch was sampled.
-- whole divides all images by the time from the start of the command to its end: imports, loading
-  the model, starting Ray and ending it, and nightpress's plan and report.
+- "rate" leaves out start-up: the images stored after the first tenth, divided by the seconds from
+  there to the last image or metadata file, by the files' modification times. The tenth is rounded
+  up to whole rounds of one batch per thread. In that time nightpress syncs each file to the disk,
+  and the rivals do not. The bare loop has no files, so the time of each sampled batch is used.
+- "whole" divides all images by the time from the start of the command to its end: imports, loading
+  the model, starting and stopping Ray, and nightpress's plan and report.
 """
 
 import argparse
@@ -39,9 +38,9 @@ from pathlib import Path
 
 import yaml
 from bench_first_image import ROOT
+from rivals.comparison import describe_difference, require_same_images
 from rivals.figures import Figures, count_records, figures, median, printed_moments, stored_figures
 from rivals.job import Job
-from rivals.likeness import apart, require_same_pictures
 from rivals.prompts import write_manifest
 
 from nightpress.diffusion_core.errors import DiffusionError
@@ -49,34 +48,34 @@ from nightpress.diffusion_core.models.loading import ModelInfo, ModelSpec, descr
 from nightpress.pipelines.models.location import locate
 
 PROMPTS = ROOT / "jobs" / "examples" / "prompts.txt"
-RIVALS = Path(__file__).parent / "rivals"
+SCRIPTS = Path(__file__).parent / "rivals"
 SHOWN_LINES = 15
 
-MIN_LOTS = 20
-"""Batches for each thread, below which a rate is mostly chance."""
+MIN_BATCHES = 20
+"""With fewer batches for each thread, a rate is mostly noise."""
 
 
 @dataclass(frozen=True)
 class Rival:
-    """Something to hold nightpress against."""
+    """A tool to compare nightpress with."""
 
     name: str
-    what: str
+    title: str
     goal: float
-    """How many times its rate nightpress's should be."""
+    """The ratio of rates, nightpress over the rival, to reach."""
     needs: str
-    """The package that it cannot do without."""
+    """The package that it requires."""
 
     def command(self, job: Job) -> list[str]:
-        """What starts it."""
-        script = [str(RIVALS / f"{self.name}.py"), *job.as_arguments()]
+        """The command line that runs it."""
+        script = [str(SCRIPTS / f"{self.name}.py"), *job.as_arguments()]
         if self.name != "accelerate_split":
             return [sys.executable, *script]
         launcher = ["-m", "torch.distributed.run", "--standalone"]
         return [sys.executable, *launcher, "--nproc-per-node", str(job.threads), *script]
 
 
-EVERY = (
+RIVALS = (
     Rival("bare", "the bare loop, nothing stored", 0.97, "diffusers"),
     Rival("naive", "diffusers, one prompt at a time", 2.5, "diffusers"),
     Rival("batched", "diffusers in batches", 1.10, "diffusers"),
@@ -87,59 +86,68 @@ EVERY = (
 
 @dataclass(frozen=True)
 class Pair:
-    """A rival's run, and those of nightpress beside it."""
+    """The figures of a rival, and of the nightpress runs beside it."""
 
     rival: Figures
     nightpress: tuple[Figures, ...]
-    """One for each way; the first is the plain one."""
+    """One for each variant; the first is the plain one."""
 
 
-Way = tuple[str, ...]
-"""Settings of nightpress's job, `KEY=VALUE` each; none of the plain way."""
+Variant = tuple[str, ...]
+"""Settings of nightpress's job as `KEY=VALUE`; empty for the plain variant."""
 
 
 def main() -> None:
     """Run the pairs and print the table."""
     options = arguments()
-    rivals = [rival for rival in EVERY if rival.name in options.only and is_installed(rival)]
+    rivals = [rival for rival in RIVALS if rival.name in options.only and is_installed(rival)]
     if not rivals:
         raise SystemExit("none of the rivals can run here")
     with tempfile.TemporaryDirectory() as scratch:
         folder = options.output or Path(scratch)
         job, settings = job_of(options, folder)
-        print("\n".join([settings, *doubts(job)]), flush=True)
+        print("\n".join([settings, *warnings(job)]), flush=True)
         pairs: dict[str, list[Pair]] = {rival.name: [] for rival in rivals}
         for number in range(options.pairs):
-            run_pairs(job, rivals, number, folder, pairs, options.ways)
+            run_pairs(job, rivals, number, folder, pairs, options.variants)
     print(f"\n{settings}; medians of {options.pairs} pairs")
-    for place, way in enumerate(options.ways):
-        print(f"\nnightpress with {' '.join(way) or 'the same settings'}\n")
+    for place, variant in enumerate(options.variants):
+        print(f"\nnightpress with {' '.join(variant) or 'the same settings'}\n")
         print("\n".join(table(rivals, pairs, place)))
 
 
 def arguments() -> argparse.Namespace:
-    """Command line; see the module's docstring."""
+    """Parse the command line."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--prompts", type=Path, default=PROMPTS, help="text, or with a column")
+    parser.add_argument(
+        "--prompts",
+        type=Path,
+        default=PROMPTS,
+        help="a text file, or a CSV or TSV file with a column Prompt",
+    )
     parser.add_argument("--images", type=int, default=500)
     parser.add_argument("--pairs", type=int, default=2)
-    parser.add_argument("--threads", type=int, default=2, help="in all; nightpress's actors")
+    parser.add_argument(
+        "--threads", type=int, default=2, help="sampling threads in total; also nightpress's actors"
+    )
     parser.add_argument("--batch-size", type=int, default=4)
-    parser.add_argument("--model", default="builtin", help="or a diffusers folder")
+    parser.add_argument("--model", default="builtin", help="builtin, or a diffusers folder")
     parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16"))
-    parser.add_argument("--num-inference-steps", type=int, help="the model's own unless set")
-    parser.add_argument("--guidance-scale", type=float, help="the model's own unless set")
-    parser.add_argument("--output", type=Path, help="keeps what is stored; temporary unless set")
+    parser.add_argument("--num-inference-steps", type=int, help="default: the model's own")
+    parser.add_argument("--guidance-scale", type=float, help="default: the model's own")
+    parser.add_argument(
+        "--output", type=Path, help="folder to keep all files in; default: temporary"
+    )
     parser.add_argument(
         "--way",
         action="append",
         type=lambda text: tuple(text.split()),
         default=[()],
-        dest="ways",
+        dest="variants",
         metavar="'KEY=VALUE ...'",
-        help="run nightpress also with these settings of its job",
+        help="also run nightpress with these job settings; may be repeated",
     )
-    names = [rival.name for rival in EVERY]
+    names = [rival.name for rival in RIVALS]
     parser.add_argument("--only", nargs="+", choices=names, default=names)
     options = parser.parse_args()
     if options.images <= options.batch_size * options.threads:
@@ -148,7 +156,7 @@ def arguments() -> argparse.Namespace:
 
 
 def is_installed(rival: Rival) -> bool:
-    """Whether its package is there; if not, it is said."""
+    """Whether its package is installed; if not, print that it is left out."""
     if find_spec(rival.needs) is not None:
         return True
     print(f"{rival.name} is left out: {rival.needs} is not installed")
@@ -156,7 +164,7 @@ def is_installed(rival: Rival) -> bool:
 
 
 def job_of(options: argparse.Namespace, folder: Path) -> tuple[Job, str]:
-    """The job as every rival gets it, less its output; and its settings in words."""
+    """The job that all rivals share, apart from its output, and its settings in words."""
     model, info = find_model(options.model)
     folder.mkdir(parents=True, exist_ok=True)
     job = Job(
@@ -175,26 +183,26 @@ def job_of(options: argparse.Namespace, folder: Path) -> tuple[Job, str]:
         f"{options.images} images of {options.prompts.name}, model {options.model}, "
         f"{info.width}x{info.height}, {job.num_inference_steps} steps, "
         f"guidance {job.guidance_scale:g}, {job.dtype}, batches of {job.batch_size}, "
-        f"{job.threads} threads in all"
+        f"{job.threads} threads in total"
     )
     return job, settings
 
 
-def doubts(job: Job) -> Iterator[str]:
-    """Why the figures may say little."""
-    lots = count_records(job.manifest) / (job.batch_size * job.threads)
-    if lots < MIN_LOTS:
-        yield f"only {lots:.0f} batches for each thread: too few for a rate"
+def warnings(job: Job) -> Iterator[str]:
+    """Reasons why the figures may be unreliable."""
+    num_batches = count_records(job.manifest) / (job.batch_size * job.threads)
+    if num_batches < MIN_BATCHES:
+        yield f"only {num_batches:.0f} batches for each thread: too few for a rate"
     load = os.getloadavg()[0]
     if load > 0.5:
         yield (
-            f"others keep {load:.1f} processors busy: programs of several threads that wait for "
-            "each other suffer from that more than programs of several processes"
+            f"the load average is {load:.1f}: other programs slow rivals with several threads, "
+            "which wait for each other, more than rivals with several processes"
         )
 
 
 def find_model(source: str) -> tuple[Path, ModelInfo]:
-    """The model's folder, and what is known of it."""
+    """The model's folder and its description."""
     spec = ModelSpec(source=source)
     try:
         folder = locate(spec, {})
@@ -209,44 +217,44 @@ def run_pairs(
     number: int,
     folder: Path,
     pairs: dict[str, list[Pair]],
-    ways: Sequence[Way],
+    variants: Sequence[Variant],
 ) -> None:
-    """Run each rival once, and nightpress between every two of them, in each way."""
-    for place, beside in enumerate(neighbours(rivals, number)):
-        folders = [folder / f"pair-{number}/nightpress-{place}-{way}" for way in range(len(ways))]
+    """Run each rival once, and all variants of nightpress between every two of them."""
+    for place, group in enumerate(neighbours(rivals, number)):
+        folders = [folder / f"pair-{number}/nightpress-{place}-{n}" for n in range(len(variants))]
         theirs: dict[str, Figures] = {}
         ours: list[Figures] = []
-        for rival in beside:
+        for rival in group:
             if rival is None:
-                for output, way in zip(folders, ways, strict=True):
-                    ours.append(told(output, run_nightpress(job, output, way)))
+                for output, variant in zip(folders, variants, strict=True):
+                    ours.append(shown(output, run_nightpress(job, output, variant)))
             else:
                 output = folder / f"pair-{number}" / rival.name
-                theirs[rival.name] = told(output, run_rival(rival, job, output))
-        for name, made in theirs.items():
-            compare_pictures(folder / f"pair-{number}" / name, folders, ways)
-            pairs[name].append(Pair(made, tuple(ours)))
+                theirs[rival.name] = shown(output, run_rival(rival, job, output))
+        for name, result in theirs.items():
+            compare_images(folder / f"pair-{number}" / name, folders, variants)
+            pairs[name].append(Pair(result, tuple(ours)))
 
 
-def told(output: Path, made: Figures) -> Figures:
-    """Print what a run came to."""
+def shown(output: Path, result: Figures) -> Figures:
+    """Print the figures of a run and return them."""
     where = f"{output.parent.name}: {output.name}"
-    print(f"{where} {made.rate:.2f} images/s, whole {made.whole:.2f}", flush=True)
-    return made
+    print(f"{where} {result.rate:.2f} images/s, whole {result.whole:.2f}", flush=True)
+    return result
 
 
-def compare_pictures(rival: Path, folders: Sequence[Path], ways: Sequence[Way]) -> None:
-    """Require those of the plain way to be the rival's, and say how far the others are."""
-    for folder, way in zip(folders, ways, strict=True):
-        if not way:
-            require_same_pictures(rival, folder / "run")
+def compare_images(rival: Path, folders: Sequence[Path], variants: Sequence[Variant]) -> None:
+    """Require the plain variant's images to equal the rival's; print how far others differ."""
+    for folder, variant in zip(folders, variants, strict=True):
+        if not variant:
+            require_same_images(rival, folder / "run")
         elif any(rival.glob("images/*.png")):
-            where = f"{rival.parent.name}: pictures of {folder.name} beside {rival.name}'s"
-            print(f"{where}: {apart(rival, folder / 'run')}", flush=True)
+            where = f"{rival.parent.name}: images of {folder.name} beside {rival.name}'s"
+            print(f"{where}: {describe_difference(rival, folder / 'run')}", flush=True)
 
 
 def neighbours(rivals: Sequence[Rival], number: int) -> Iterator[list[Rival | None]]:
-    """Rivals with nightpress, which is None, between them; in odd pairs on the other side."""
+    """Groups of one or two rivals around nightpress (None), which changes sides in odd pairs."""
     slots: list[list[Rival]] = [[]] * (number % 2) + [[rival] for rival in rivals]
     slots += [[]] * (len(slots) % 2)
     for before, after in zip(slots[::2], slots[1::2], strict=True):
@@ -254,7 +262,7 @@ def neighbours(rivals: Sequence[Rival], number: int) -> Iterator[list[Rival | No
 
 
 def run_rival(rival: Rival, job: Job, output: Path) -> Figures:
-    """Run a script and take its figures."""
+    """Run a rival's script and compute its figures."""
     printed, seconds = run_process(rival.command(replace(job, output=output)), output)
     if rival.name == "bare":
         moments = printed_moments(printed)
@@ -262,8 +270,8 @@ def run_rival(rival: Rival, job: Job, output: Path) -> Figures:
     return stored_figures(job, output, seconds)
 
 
-def run_nightpress(job: Job, output: Path, way: Way) -> Figures:
-    """Run the command on the same rows, in a way of its own; take its figures."""
+def run_nightpress(job: Job, output: Path, variant: Variant) -> Figures:
+    """Run nightpress on the same rows with a variant's settings and compute its figures."""
     output.mkdir(parents=True, exist_ok=True)
     spec = {
         "name": "run",
@@ -278,13 +286,13 @@ def run_nightpress(job: Job, output: Path, way: Way) -> Figures:
     path = output / "job.yaml"
     path.write_text(yaml.safe_dump(spec))
     program = Path(sys.executable).parent / "nightpress"
-    settings = [argument for each in way for argument in ("--set", each)]
+    settings = [argument for each in variant for argument in ("--set", each)]
     _, seconds = run_process([str(program), "run", str(path), *settings], output)
     return stored_figures(job, output / "run", seconds)
 
 
 def run_process(command: Sequence[str], output: Path) -> tuple[str, float]:
-    """What a command printed, and the seconds it took; ends with its last lines if it fails."""
+    """Run a command; returns its output and seconds, or exits with its last lines."""
     output.mkdir(parents=True, exist_ok=True)
     log = output / "log.txt"
     start = time.perf_counter()
@@ -304,19 +312,19 @@ def run_process(command: Sequence[str], output: Path) -> tuple[str, float]:
     return done.stdout, seconds
 
 
-def table(rivals: Sequence[Rival], pairs: dict[str, list[Pair]], way: int) -> Iterator[str]:
-    """Lines: images a second of each, how many times that nightpress makes in a way, the goal."""
+def table(rivals: Sequence[Rival], pairs: dict[str, list[Pair]], variant: int) -> Iterator[str]:
+    """Lines: images/s of each rival, the ratio of a nightpress variant to it, and the goal."""
     yield f"{'':38}{'images/s':>17}{'nightpress / it':>18}"
     yield f"{'':38}{'rate':>9}{'whole':>8}{'rate':>10}{'whole':>8}{'goal':>8}"
     for rival in rivals:
         own = median([pair.rival for pair in pairs[rival.name]])
-        ratio = median([pair.nightpress[way].over(pair.rival) for pair in pairs[rival.name]])
+        ratio = median([pair.nightpress[variant].over(pair.rival) for pair in pairs[rival.name]])
         verdict = "met" if ratio.rate >= rival.goal else "missed"
         yield (
-            f"{rival.what:38}{own.rate:9.2f}{own.whole:8.2f}"
+            f"{rival.title:38}{own.rate:9.2f}{own.whole:8.2f}"
             f"{ratio.rate:10.2f}{ratio.whole:8.2f}{rival.goal:8.2f} {verdict}"
         )
-    ours = median([pair.nightpress[way] for each in pairs.values() for pair in each])
+    ours = median([pair.nightpress[variant] for each in pairs.values() for pair in each])
     yield f"{'nightpress run':38}{ours.rate:9.2f}{ours.whole:8.2f}"
 
 

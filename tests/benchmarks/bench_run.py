@@ -1,12 +1,12 @@
-"""A whole run beside the bare loop on the same batches: what storing and documenting costs.
+"""A whole run against the bare loop on the same batches: what storing and recording costs.
 
-The bare loop is as many processes as the run has actors, each with one thread and its share of the
-same batches: prompts encoded, latents denoised and decoded, pixels dropped. The run does the same
-and encodes, stores, records and commits. Both are timed from the moment that the models are
-loaded; pairs alternate, and the median of their ratios is what counts.
+The bare loop runs in one process for each actor of the run, with one thread and its share of the
+same batches: it encodes prompts, denoises and decodes latents, and drops the pixels. The run does
+the same, and also encodes image files, stores, records and commits them. Both are timed from the
+moment the models are loaded. Pairs alternate, and the median of their ratios is the result.
 
-What lies between an actor's batches is from the end of one to the beginning of the next, by the
-host's clock, whatever was waited for: median and 95th percentile of the latest thousand of each.
+The pause between an actor's batches is the time from the end of one to the start of the next, by
+the host's clock and for any reason: median and 95th percentile of each actor's last thousand.
 
     python tests/benchmarks/bench_run.py --images 96 --actors 2 --pairs 3
 """
@@ -31,14 +31,16 @@ PROMPTS = Path(__file__).resolve().parents[2] / "jobs" / "examples" / "prompts.t
 
 
 def main() -> None:
-    """Time pairs of both and print the ratios."""
+    """Time pairs of runs and bare loops, and print their ratios."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--images", type=int, default=96)
     parser.add_argument("--actors", type=int, default=2)
     parser.add_argument("--batch-size", type=int, default=4)
     parser.add_argument("--pairs", type=int, default=3)
     parser.add_argument("--model", default="builtin")
-    parser.add_argument("--output", help="URL of a folder for the runs; a temporary one unless set")
+    parser.add_argument(
+        "--output", help="URL of a folder for the runs; default: a temporary folder"
+    )
     options = parser.parse_args()
     ratios, between = [], []
     with tempfile.TemporaryDirectory() as scratch:
@@ -63,7 +65,7 @@ def main() -> None:
 
 
 def job(options: argparse.Namespace, scratch: str, pair: int) -> RunSpec:
-    """The examples' prompts, as many images of each as it takes."""
+    """A job over the example prompts, repeated until there are enough images."""
     prompts = PROMPTS.read_text().split("\n")[:-1]
     manifest = Path(scratch) / "prompts.txt"
     rows = [prompts[i % len(prompts)] for i in range(options.images)]
@@ -81,17 +83,17 @@ def job(options: argparse.Namespace, scratch: str, pair: int) -> RunSpec:
 
 
 def run_rate(spec: RunSpec, actors: int) -> tuple[float, BetweenBatches]:
-    """Images a second of a run, from its last actor's model being loaded to its last commit.
+    """Images/s of a run with all its actors, and the pauses between their batches.
 
-    Beside them, what lay between the batches of its actors.
+    Each actor's time counts from the moment its model is loaded to the last commit.
     """
     joined: list[float] = []
 
-    def note(event: Event) -> None:
+    def on_event(event: Event) -> None:
         if isinstance(event, ActorJoined):
             joined.append(time.perf_counter())
 
-    result = run(spec, note)
+    result = run(spec, on_event)
     end = time.perf_counter()
     if len(joined) != actors or result.num_failed:
         raise SystemExit(f"{len(joined)} actors joined, {result.num_failed} images failed")
@@ -103,7 +105,7 @@ def run_rate(spec: RunSpec, actors: int) -> tuple[float, BetweenBatches]:
 
 
 def bare_rate(spec: RunSpec, processes: int, batch_size: int) -> float:
-    """Images a second of the loop alone."""
+    """Images/s of the bare loop."""
     info = describe(locate(spec.model, {}), spec.model)
     layout = check(spec, info, batch_size)
     images = [
@@ -132,7 +134,7 @@ def bare_rate(spec: RunSpec, processes: int, batch_size: int) -> float:
 def bare_loop(
     spec: ModelSpec, work: list[list[PlannedImage]], batch_size: int, barrier: object
 ) -> None:
-    """Load the model, wait for the others, sample."""
+    """Load the model, wait for the other processes, then sample."""
     import torch
 
     from nightpress.diffusion_core.sampling.sampler import Sampler

@@ -1,10 +1,10 @@
-"""What each way of sampling faster gains, and what it costs in likeness.
+"""How much each speed setting gains, and how far it changes the images.
 
-Every batch is sampled by all of them in turn, so that they are timed beside each other; before
-that each samples one batch untimed, which encodes its prompts and compiles. On a CPU with one
-thread the time is that of the thread itself, so that others on the machine count less. PSNR is
-each picture's against the plain float32 one, its mean over those that differ. `nightpress tune`
-does the same for a job, and looks for the best combination.
+All configurations sample every batch in turn, so that they are timed side by side. Before that,
+each samples one batch untimed, which encodes its prompts and compiles the model. On a CPU with one
+thread the time is that thread's CPU time, so that other programs matter less. PSNR compares each
+image with the plain float32 one; its mean is over the images that differ. `nightpress tune` does
+the same for a job, and searches for the best combination.
 
     python tests/benchmarks/bench_speed.py --images 16
     python tests/benchmarks/bench_speed.py --only bfloat16 "deep_features interval 3"
@@ -29,11 +29,11 @@ PROMPTS = Path(__file__).resolve().parents[2] / "jobs" / "examples" / "prompts.t
 
 PLAIN = TuningConfig("float32")
 NATIVE = TuningConfig.of(attention_backend="native")
-TOGETHER = [
+COMBINED = [
     TuningConfig.of("bfloat16", channels_last=True),
     TuningConfig.of("bfloat16", deep_features={"interval": 3}),
 ]
-COMPILED_TOGETHER = [
+COMPILED_COMBINED = [
     TuningConfig.of(channels_last=True, compile="full"),
     TuningConfig.of("bfloat16", compile="full"),
 ]
@@ -45,52 +45,55 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     folder = locate(ModelSpec(source=options.model), {})
     work = work_of(options, folder)
-    loaded = dict(entrants(options, folder, work))
-    made = dict(zip(loaded, sample_in_turn(work, list(loaded.values())), strict=True))
+    loaded = dict(supported(options, folder, work))
+    samples = dict(zip(loaded, sample_in_turn(work, list(loaded.values())), strict=True))
     print(f"\n{options.model}, {options.images} images, batches of {options.batch_size}, ", end="")
     print(f"{options.device}, {options.threads} threads\n")
     print(f"{'':<44}{'images/s':>9}{'ratio':>8}{'PSNR dB':>9}{'lowest':>8}")
-    for way in loaded:
-        show(compare(work, way, made[way], made[PLAIN]))
+    for config in loaded:
+        show(compare(work, config, samples[config], samples[PLAIN]))
 
 
 def show(trial: ConfigTrial) -> None:
-    """A line of the table."""
+    """Print a line of the table."""
     print(f"{trial.config.name:<44}{trial.images_per_s:>9.2f}{trial.ratio:>7.2f}x", end="")
     print(f"{trial.mean_db:>9.1f}{trial.lowest_db:>8.1f}", flush=True)
 
 
-def entrants(
+def supported(
     options: argparse.Namespace, folder: Path, work: Workload
 ) -> Iterator[tuple[TuningConfig, Candidate]]:
-    """The plain way first; those that the model cannot take are named."""
-    for way in ways(options):
+    """Load each supported configuration, plain first; print why the others are left out."""
+    for config in configs(options):
         spec = ModelSpec.model_validate(
-            way.applied_to({"source": options.model, "dtype": way.dtype or "float32"})
+            config.applied_to({"source": options.model, "dtype": config.dtype or "float32"})
         )
         reason = unsupported_reason(folder, spec, options.device)
         if reason is not None:
-            print(f"{way.name}: {reason}", flush=True)
+            print(f"{config.name}: {reason}", flush=True)
             continue
         try:
-            entrant = Candidate(load(folder, spec, options.device), work)
+            candidate = Candidate(load(folder, spec, options.device), work)
         except (ModelError, SamplingError) as error:
-            print(f"{way.name}: {error}", flush=True)
+            print(f"{config.name}: {error}", flush=True)
             continue
-        print(f"{way.name}: warm after {entrant.warm_s:.1f} s", flush=True)
-        yield way, entrant
+        print(f"{config.name}: warm after {candidate.warm_s:.1f} s", flush=True)
+        yield config, candidate
 
 
-def ways(options: argparse.Namespace) -> list[TuningConfig]:
-    """All of them, or those that are named."""
-    alone = candidates(options.device, "float32", options.batch_size, options.compile)
-    together = TOGETHER + (COMPILED_TOGETHER if options.compile else [])
-    others = [NATIVE, *alone, *together]
-    return [PLAIN, *(way for way in others if not options.only or way.name in options.only)]
+def configs(options: argparse.Namespace) -> list[TuningConfig]:
+    """The plain configuration, then all others or those named by `--only`."""
+    single = candidates(options.device, "float32", options.batch_size, options.compile)
+    combined = COMBINED + (COMPILED_COMBINED if options.compile else [])
+    others = [NATIVE, *single, *combined]
+    return [
+        PLAIN,
+        *(config for config in others if not options.only or config.name in options.only),
+    ]
 
 
 def work_of(options: argparse.Namespace, folder: Path) -> Workload:
-    """The examples' prompts over and over, each image with a seed of its own; all are full."""
+    """Full batches of the example prompts, repeated as needed; each image has its own seed."""
     if options.images % options.batch_size:
         raise SystemExit(f"{options.images} images do not fill batches of {options.batch_size}")
     info = describe(folder, ModelSpec(source=options.model))
@@ -111,12 +114,16 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--images", type=int, default=16)
     parser.add_argument("--batch-size", type=int, default=4)
     parser.add_argument("--model", default="builtin")
-    parser.add_argument("--only", nargs="+", help="names of ways, beside the plain one")
-    parser.add_argument("--compile", action="store_true", help="those that compile too")
-    parser.add_argument("--steps", type=int, help="the model's own unless set")
-    parser.add_argument("--size", type=int, help="in pixels; the model's own unless set")
+    parser.add_argument(
+        "--only", nargs="+", help="names of configurations to measure beside the plain one"
+    )
+    parser.add_argument(
+        "--compile", action="store_true", help="also measure configurations that compile"
+    )
+    parser.add_argument("--steps", type=int, help="default: the model's own")
+    parser.add_argument("--size", type=int, help="pixels; default: the model's own")
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
-    parser.add_argument("--threads", type=int, default=1, help="of a CPU")
+    parser.add_argument("--threads", type=int, default=1, help="CPU threads")
     return parser.parse_args()
 
 

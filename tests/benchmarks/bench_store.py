@@ -1,15 +1,16 @@
-"""How many small objects a second `Store.create` writes, alone and against a store that throttles.
+"""How many small objects per second `Store.create` writes, with and without throttling.
 
 ::
 
     python tests/benchmarks/bench_store.py
     python tests/benchmarks/bench_store.py --objects 4000 --threads 32 --processes 2 --limit 100
 
-First straight to SeaweedFS, with names in one folder and with names spread over 256; then through a
-proxy on this machine, without a limit, and with one above which it answers 503 SlowDown: once
-heedless of it but for the growing waits between attempts, once at the pace that the answers allow,
-and once below a ceiling that the job names. Processes are what actors are: each has a pace of its
-own. The proxy is a Python program that has one core at most, so compare only what goes through it.
+First straight to SeaweedFS, with names in one folder and with names spread over 256 folders; then
+through a proxy on this machine, without a limit and with a limit above which it answers 503
+SlowDown. With the limit there are three rows: without pacing, so that only the growing waits
+between attempts slow the client down; paced by the answers; and below a ceiling that the job sets.
+Each process paces itself, like an actor. The proxy is a Python program that uses at most one core,
+so compare only the rows that go through it.
 """
 
 import argparse
@@ -39,8 +40,8 @@ from nightpress.pipelines.storage.pacing import Pacer  # noqa: E402
 from nightpress.pipelines.storage.remote import RemoteFolder  # noqa: E402
 
 
-class Heedless(Pacer):
-    """Asks whenever it likes."""
+class Unpaced(Pacer):
+    """Sends every request at once."""
 
     def run(self, action: Callable[[], Any], until: float) -> Any:
         return action()
@@ -48,7 +49,7 @@ class Heedless(Pacer):
 
 @dataclass(frozen=True)
 class Share:
-    """What one process writes, and how."""
+    """The objects that one process writes, and how."""
 
     url: str
     options: Options
@@ -56,28 +57,30 @@ class Share:
     num_objects: int
     num_bytes: int
     threads: int
-    spreads: bool
-    heeds: bool
+    spread_names: bool
+    paced: bool
 
 
 @dataclass(frozen=True)
-class Written:
-    """What one process has written."""
+class Timing:
+    """The timing of one process."""
 
     began: float
     ended: float
     seconds: tuple[float, ...]
-    """What each object took, its waits included."""
+    """Seconds for each object, waits included."""
 
 
 def main() -> None:
-    """Command line; see the module's docstring."""
+    """Write the objects for each row and print the table."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--objects", type=int, default=2_000)
-    parser.add_argument("--bytes", type=int, default=20_000, help="of each object")
-    parser.add_argument("--threads", type=int, default=16, help="of each process")
+    parser.add_argument("--bytes", type=int, default=20_000, help="bytes in each object")
+    parser.add_argument("--threads", type=int, default=16, help="threads in each process")
     parser.add_argument("--processes", type=int, default=1)
-    parser.add_argument("--limit", type=float, default=50, help="requests/s that are answered")
+    parser.add_argument(
+        "--limit", type=float, default=50, help="requests/s that the proxy forwards"
+    )
     arguments = parser.parse_args()
     print(
         f"{arguments.objects:,} objects of {arguments.bytes:,} bytes, {arguments.processes} "
@@ -86,24 +89,24 @@ def main() -> None:
     print(f"{'':44}{'objects/s':>10}{'503s':>8}{'p50 s':>8}{'p99 s':>8}")
     with seaweed() as server:
         show("SeaweedFS, one folder", arguments, server, server.options)
-        show("SeaweedFS, 256 folders", arguments, server, server.options, spreads=True)
+        show("SeaweedFS, 256 folders", arguments, server, server.options, spread_names=True)
         with proxy(server.endpoint) as faulty:
             show("proxy, no limit", arguments, server, faulty.options, faulty)
             limited(arguments, server, faulty)
 
 
 def limited(arguments: argparse.Namespace, server: servers.Server, faulty: FaultyProxy) -> None:
-    """The rows in which the proxy throttles."""
+    """Show the rows for which the proxy throttles."""
     limit = arguments.limit
     ceiling = {"requests_per_s": 0.9 * limit / arguments.processes}
     below = {"s3": {**faulty.options["s3"], **ceiling}}
-    for name, options, heeds in (
+    for name, options, paced in (
         (f"proxy, {limit:g}/s, waits between attempts alone", faulty.options, False),
         (f"proxy, {limit:g}/s, paced", faulty.options, True),
         (f"proxy, {limit:g}/s, ceiling {ceiling['requests_per_s']:g}/s", below, True),
     ):
         faulty.limit(limit)
-        show(name, arguments, server, options, faulty, heeds=heeds)
+        show(name, arguments, server, options, faulty, paced=paced)
 
 
 def show(
@@ -112,57 +115,57 @@ def show(
     server: servers.Server,
     options: Options,
     faulty: FaultyProxy | None = None,
-    spreads: bool = False,
-    heeds: bool = True,
+    spread_names: bool = False,
+    paced: bool = True,
 ) -> None:
-    """Write all objects, and print a row about it."""
+    """Write all objects and print a row of the table."""
     url = f"{server.folder().url}/run"
     throttled = faulty.num_throttled if faulty else 0
     each = arguments.objects // arguments.processes
     shares = [
-        Share(url, options, n * each, each, arguments.bytes, arguments.threads, spreads, heeds)
+        Share(url, options, n * each, each, arguments.bytes, arguments.threads, spread_names, paced)
         for n in range(arguments.processes)
     ]
     with ProcessPoolExecutor(len(shares), multiprocessing.get_context("spawn")) as pool:
-        written = list(pool.map(write, shares))
+        timings = list(pool.map(write, shares))
     throttled = faulty.num_throttled - throttled if faulty else 0
-    elapsed_s = max(one.ended for one in written) - min(one.began for one in written)
+    elapsed_s = max(one.ended for one in timings) - min(one.began for one in timings)
     rate = each * len(shares) / elapsed_s
-    cuts = quantiles([second for one in written for second in one.seconds], n=100)
+    cuts = quantiles([second for one in timings for second in one.seconds], n=100)
     print(f"{name:44}{rate:10.1f}{throttled:8,}{cuts[49]:8.3f}{cuts[98]:8.3f}", flush=True)
 
 
-def write(share: Share) -> Written:
-    """Write a share of the objects; a top-level function, so that another process finds it."""
+def write(share: Share) -> Timing:
+    """Write a share of the objects; at module level, so that other processes can import it."""
     store = Store(share.url, share.options)
-    if not share.heeds and isinstance(store._folder, RemoteFolder):
-        store._folder.pacer = Heedless()
-    store.size("anything")  # the driver is there, and its first connection
+    if not share.paced and isinstance(store._folder, RemoteFolder):
+        store._folder.pacer = Unpaced()
+    store.size("anything")  # loads the driver and opens a connection
     data = os.urandom(share.num_bytes)
 
     def create(path: str) -> float:
         began = time.monotonic()
         if not store.create(path, data):
-            raise RuntimeError(f"{path} was taken")
+            raise RuntimeError(f"{path} already exists")
         return time.monotonic() - began
 
     began = time.time()
     with ThreadPoolExecutor(share.threads) as pool:
         seconds = tuple(pool.map(create, names(share)))
-    return Written(began, time.time(), seconds)
+    return Timing(began, time.time(), seconds)
 
 
 def names(share: Share) -> Iterator[str]:
-    """What the objects are called; each as if it stood for a whole block of rows."""
+    """Names for the objects; each is in the folder of another block of rows."""
     numbers = np.arange(share.first, share.first + share.num_objects)
     folders = spread(numbers * SPREAD_ROWS).to_pylist()
     for number, folder in zip(numbers.tolist(), folders, strict=True):
-        yield f"images/{folder}/{number}.png" if share.spreads else f"images/{number}.png"
+        yield f"images/{folder}/{number}.png" if share.spread_names else f"images/{number}.png"
 
 
 @contextmanager
 def seaweed() -> Iterator[servers.Server]:
-    """A store on this machine that goes with the block."""
+    """SeaweedFS on this machine until the block ends."""
     with (
         tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder,
         servers.environment(),

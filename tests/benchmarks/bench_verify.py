@@ -27,7 +27,7 @@ ORPHAN_EVERY = 500
 
 
 def main() -> None:
-    """Command line; see the module's docstring."""
+    """Make the run, look for its orphans and print the time and memory."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--images", type=int, default=1_000_000)
     parser.add_argument("--shard-size", type=int, default=500)
@@ -45,12 +45,12 @@ def main() -> None:
         millions = arguments.images / 1e6
         print(f"{arguments.images:,} images, {len(orphans):,} of them orphans: {took_s:.1f} s")
         print(
-            f"memory: {grown / 1e6:.0f} MB more, {grown / 1e6 / millions:.0f} MB a million images"
+            f"memory: {grown / 1e6:.0f} MB more, {grown / 1e6 / millions:.0f} MB per million images"
         )
 
 
 def make_shard(run: Run, row: pa.Table, shard: int, numbers: range) -> None:
-    """Commit a shard of rows like this one, create its files, and an orphan for some of them."""
+    """Commit a shard of copies of `row`; create its image files and some orphans."""
     images = Path(run.url, "images")
     part = pa.concat_tables([row] * len(numbers))
     files = [f"images/{number:08d}_00.png" for number in numbers]

@@ -1,11 +1,11 @@
-"""What a first run fetches: every package that pip would install, by size.
+"""What a first run downloads: every package that pip would install, by size.
 
 ::
 
     python tests/benchmarks/download_size.py
     python tests/benchmarks/download_size.py --extras test
 
-The built-in model is inside the package, so there is nothing else to fetch.
+The built-in model is inside the package, so nothing else is downloaded.
 """
 
 import argparse
@@ -23,21 +23,21 @@ SHOWN = 12
 
 
 def main() -> None:
-    """Command line; see the module's docstring."""
+    """Print the largest packages and the total."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--extras", default="", help="such as s3,train")
+    parser.add_argument("--extras", default="", help="extras to include, for example s3,train")
     arguments = parser.parse_args()
-    sizes = {name: size_of(url) for name, url in wanted(arguments.extras).items()}
+    sizes = {name: size_of(url) for name, url in packages_to_install(arguments.extras).items()}
     own = wheel_size()
     for name, size in sorted(sizes.items(), key=lambda item: -item[1])[:SHOWN]:
         print(f"{size / 1e6:8.1f} MB  {name}")
     total = sum(sizes.values()) + own
     print(f"{own / 1e6:8.1f} MB  nightpress, its model included")
-    print(f"{total / 1e6:8.1f} MB  in all, {len(sizes) + 1} packages")
+    print(f"{total / 1e6:8.1f} MB  in total, {len(sizes) + 1} packages")
 
 
-def wanted(extras: str) -> dict[str, str]:
-    """Name and version -> URL of what pip would fetch into an empty environment."""
+def packages_to_install(extras: str) -> dict[str, str]:
+    """Name and version -> URL of each package that pip would install from nothing."""
     what = f"{ROOT}[{extras}]" if extras else str(ROOT)
     report = pip("install", "--dry-run", "--ignore-installed", "--report", "-", what)
     packages: list[dict[str, Any]] = json.loads(report)["install"]
@@ -49,7 +49,7 @@ def wanted(extras: str) -> dict[str, str]:
 
 
 def size_of(url: str) -> int:
-    """Bytes behind a URL."""
+    """Size of the file at a URL, in bytes."""
     parts = urllib.parse.urlsplit(url)
     if parts.scheme == "file":
         return Path(urllib.parse.unquote(parts.path)).stat().st_size
@@ -59,7 +59,7 @@ def size_of(url: str) -> int:
 
 
 def wheel_size() -> int:
-    """Bytes of this project's own wheel."""
+    """Size of this project's own wheel, in bytes."""
     with tempfile.TemporaryDirectory() as folder:
         pip("wheel", "--no-deps", "--wheel-dir", folder, str(ROOT))
         (wheel,) = Path(folder).glob("*.whl")
@@ -67,7 +67,7 @@ def wheel_size() -> int:
 
 
 def pip(*arguments: str) -> str:
-    """What pip prints; its own words when it fails."""
+    """Run pip and return its output; exit with its errors if it fails."""
     constraints = ("-c", str(ROOT / "infra" / "constraints.txt"))
     command = [sys.executable, "-m", "pip", arguments[0], "--quiet", *constraints, *arguments[1:]]
     done = subprocess.run(command, capture_output=True, text=True, check=False)

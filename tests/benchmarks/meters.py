@@ -1,7 +1,4 @@
-"""What a device can do and how much of that is done: peak, work, busy time.
-
-Knows nothing of models: it is given what is to be watched.
-"""
+"""Measure a device: peak FLOP/s, FLOPs of some work, and the share of time it is busy."""
 
 import math
 import time
@@ -12,17 +9,17 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 SIDES = {"cuda": 8192, "cpu": 2048}
-"""Of the square matrices by which a peak is measured."""
+"""Side of the square matrices that measure the peak."""
 
 PRODUCTS = {"cuda": 20, "cpu": 2}
-"""In one round, one behind the other."""
+"""Matrix products in one round."""
 
 ROUNDS = 8
-"""Of which the fastest counts; the first ones warm it up."""
+"""Rounds, of which the fastest counts; the first ones warm up the device."""
 
 
 def measured_peak(device: str, dtype: str) -> float:
-    """The FLOP/s of a large matrix product, a multiplication and an addition counted as two."""
+    """The FLOP/s of a large matrix product, with a multiply-add counted as two."""
     side = SIDES[device]
     left, right = (torch.randn(side, side, device=device).to(getattr(torch, dtype)) for _ in "lr")
     out = torch.empty_like(left)
@@ -31,16 +28,16 @@ def measured_peak(device: str, dtype: str) -> float:
 
 
 def _products_s(device: str, left: torch.Tensor, right: torch.Tensor, out: torch.Tensor) -> float:
-    settle(device)
+    synchronize(device)
     start = time.perf_counter()
     for _ in range(PRODUCTS[device]):
         torch.matmul(left, right, out=out)
-    settle(device)
+    synchronize(device)
     return time.perf_counter() - start
 
 
-def settle(device: str) -> None:
-    """Wait until all that was asked of the device is done."""
+def synchronize(device: str) -> None:
+    """Wait until the device has finished all queued work."""
     if device == "cuda":
         torch.cuda.synchronize()
 
@@ -48,8 +45,8 @@ def settle(device: str) -> None:
 def counted_flops(work: Callable[[], object]) -> int:
     """The FLOPs of matrix products, convolutions and attention; other work is not counted.
 
-    Attention is computed by matrix products meanwhile, since torch counts its other kernels on
-    some devices only. What is compiled cannot be counted.
+    Attention is computed as matrix products during the count, because torch counts its other
+    kernels on some devices only. Compiled models cannot be counted.
     """
     with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
         work()
@@ -57,11 +54,11 @@ def counted_flops(work: Callable[[], object]) -> int:
 
 
 def busy_share(device: str, work: Callable[[], object]) -> float:
-    """The share of wall time in which the device works.
+    """The share of wall time in which the device is busy.
 
-    On CUDA the time in which at least one kernel or copy runs, as CUPTI records it for torch's
-    profiler with nothing of the host recorded; what recording costs counts as waiting, and where
-    CUPTI may not record, it is NaN. On a CPU the processor time of the thread that samples.
+    On CUDA, the time in which at least one kernel or copy runs, as CUPTI records it for torch's
+    profiler without host events. The cost of recording counts as idle time, and the share is NaN
+    where CUPTI is not allowed to record. On a CPU, the CPU time of the calling thread.
     """
     return _kernel_share(work) if device == "cuda" else _thread_share(work)
 
@@ -79,9 +76,9 @@ def _kernel_share(work: Callable[[], object]) -> float:
     with profile(activities=[ProfilerActivity.CUDA]) as profiler:
         start = time.perf_counter()
         work()
-        settle("cuda")
+        synchronize("cuda")
         wall_s = time.perf_counter() - start
-    # The events as they were recorded: to build torch's own list of them takes longer than work.
+    # The raw events: building torch's own list of events takes longer than the work itself.
     spans = [
         (event.start_ns(), event.end_ns())
         for event in profiler.profiler.kineto_results.events()
@@ -91,7 +88,7 @@ def _kernel_share(work: Callable[[], object]) -> float:
 
 
 def covered(spans: Iterable[tuple[int, int]]) -> int:
-    """The length of all spans (start, end) together, what they share counted once."""
+    """The total length of the spans (start, end), with overlaps counted once."""
     total, reached = 0, None
     for start, end in sorted(spans):
         begin = start if reached is None else max(start, reached)

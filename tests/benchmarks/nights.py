@@ -1,4 +1,4 @@
-"""Nights of trouble by the dozen, and what they came to.
+"""Run many nights of faults and print their totals.
 
 ::
 
@@ -6,7 +6,7 @@
     python tests/benchmarks/nights.py --nights 5 --store folder
 
 Exit code 1 if an image was lost, doubled or different, if too much was sampled again, or if
-anything else was not as it has to be; the other nights are passed all the same.
+any other check failed; the remaining nights run all the same.
 """
 
 import argparse
@@ -31,8 +31,8 @@ def main() -> None:
     """Command line; see the module's docstring."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--nights", type=int, default=25)
-    parser.add_argument("--faults", type=int, default=8, help="in each night")
-    parser.add_argument("--seed", type=int, default=0, help="of the first night")
+    parser.add_argument("--faults", type=int, default=8, help="faults in each night")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the first night")
     parser.add_argument("--store", choices=(*STORES, "folder"), default="seaweed")
     arguments = parser.parse_args()
     total, wrong = Tally(), []
@@ -54,10 +54,10 @@ def main() -> None:
 
 
 def conclude(what: str, total: Tally, wrong: Sequence[int] = ()) -> int:
-    """Print what they came to; the exit code, which is 1 where anything is missing or wrong."""
+    """Print the totals; returns exit code 1 if an image or a night went wrong, else 0."""
     print(f"\n{what}: {total}")
     errors = [] if total.is_whole else ["images were lost, doubled or different"]
-    errors += [f"night {seed} went wrong, as said above" for seed in wrong]
+    errors += [f"night {seed} went wrong; see above" for seed in wrong]
     for error in errors:
         print(f"error: {error}", file=sys.stderr)
     return 1 if errors else 0
@@ -65,7 +65,7 @@ def conclude(what: str, total: Tally, wrong: Sequence[int] = ()) -> int:
 
 @contextmanager
 def place(store: str) -> Iterator[Environment]:
-    """A store of its own, and a cluster."""
+    """An environment with its own store and cluster."""
     with ExitStack() as stack:
         root = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         stack.enter_context(servers.environment())

@@ -1,10 +1,9 @@
-"""Models of the true sizes with random weights: Stable Diffusion 1.5, SDXL and FLUX.1.
+"""Full-size models with random weights: Stable Diffusion 1.5, SDXL and FLUX.1.
 
-Owns their architectures, as the families' papers and model cards tell them, and the same ones made
-narrow, for machines without an accelerator. Nothing is downloaded or saved: networks are made on
-their device, in their precision, initialised as their classes do it, which keeps values finite.
-Vocabularies are the letters, and prompts are padded to their full length as always. Knows nothing
-of what is measured.
+The architectures are those of the papers and model cards, and there is a narrow version of each for
+machines without an accelerator. Nothing is downloaded or saved: networks are created on their
+device, in their precision, with the initialization of their classes, which keeps values finite.
+Vocabularies are single letters, and prompts are padded to their full length as usual.
 """
 
 import contextlib
@@ -28,20 +27,20 @@ from nightpress.diffusion_core.silence_libraries import no_progress_bars
 Scale = Literal["full", "tiny"]
 
 TINY_SIDE, TINY_STEPS = 128, 4
-"""Pixels and denoising steps of what narrow models make."""
+"""Side in pixels and denoising steps of the images of narrow models."""
 
 
 @dataclass(frozen=True)
 class Network:
-    """A component with weights: its class, how it is configured, and what is less when narrow."""
+    """A component with weights: its class, its configuration, and the changes to make it narrow."""
 
     library: Literal["diffusers", "transformers"]
     class_name: str
     config: Mapping[str, Any]
     tiny: Mapping[str, Any]
 
-    def made(self, scale: Scale) -> Any:
-        """It, with random weights, on the device and in the precision that are torch's default."""
+    def create(self, scale: Scale) -> Any:
+        """The network with random weights, on torch's default device and in its default dtype."""
         import diffusers
         import transformers
 
@@ -56,25 +55,25 @@ class Network:
 
 @dataclass(frozen=True)
 class Architecture:
-    """A family's pipeline, and the setting that it is measured in."""
+    """A model family's pipeline, and the settings that it is measured with."""
 
     title: str
     pipeline: str
     networks: Mapping[str, Network]
-    """By component."""
+    """Component name -> network."""
     tokenizers: Mapping[str, Literal["clip", "t5"]]
     scheduler: tuple[str, Mapping[str, Any]]
-    """Class and configuration; what every row is sampled with."""
+    """Class and configuration of the scheduler for every row."""
     side: int
-    """Pixels, of a square picture."""
+    """Side of a square image in pixels."""
     num_inference_steps: int
     guidance_scale: float
     size_multiple: int
-    others: Mapping[str, Any] = field(default_factory=dict)
+    extra_arguments: Mapping[str, Any] = field(default_factory=dict)
     """Further arguments of the pipeline's constructor."""
 
     def side_at(self, scale: Scale) -> int:
-        """Pixels."""
+        """Side of an image in pixels."""
         return TINY_SIDE if scale == "tiny" else self.side
 
     def steps_at(self, scale: Scale) -> int:
@@ -89,22 +88,22 @@ def make(
     device: str,
     shared: Mapping[str, Any] | None = None,
 ) -> Any:
-    """The pipeline, its weights drawn from seed 0.
+    """Make the pipeline with random weights from seed 0.
 
     Args:
-        architecture: what to make.
-        scale: in its true size or narrow.
-        dtype: of all weights, as torch names it.
+        architecture: the architecture to make.
+        scale: full size or narrow.
+        dtype: torch's name of the dtype of all weights.
         device: `cuda`, `cpu`, or `meta` for no weights at all.
-        shared: components that there are already, such as text encoders.
+        shared: existing components to reuse, such as text encoders.
     """
     import diffusers
 
     shared = shared or {}
     torch.manual_seed(0)
-    with no_progress_bars(), default(device, dtype):
+    with no_progress_bars(), torch_defaults(device, dtype):
         parts = {
-            name: network.made(scale).requires_grad_(False)
+            name: network.create(scale).requires_grad_(False)
             for name, network in architecture.networks.items()
             if name not in shared
         }
@@ -114,7 +113,7 @@ def make(
         **tokenizers,
         **parts,
         **shared,
-        **architecture.others,
+        **architecture.extra_arguments,
         scheduler=getattr(diffusers, kind)(**config),
     )
     pipeline.set_progress_bar_config(disable=True)
@@ -122,13 +121,13 @@ def make(
 
 
 def twin(pipeline: Any, architecture: Architecture) -> Any:
-    """Another pipeline of the same networks, with a scheduler and switches of its own."""
+    """Another pipeline with the same networks, but its own scheduler and settings."""
     kind = type(pipeline)
     parts = {
         **pipeline.components,
         "scheduler": type(pipeline.scheduler).from_config(pipeline.scheduler.config),
     }
-    other = kind(**{**parts, **architecture.others})
+    other = kind(**{**parts, **architecture.extra_arguments})
     other.set_progress_bar_config(disable=True)
     return other
 
@@ -136,7 +135,7 @@ def twin(pipeline: Any, architecture: Architecture) -> Any:
 def loaded(
     pipeline: Any, architecture: Architecture, dtype: str, device: str, speed: SpeedSpec
 ) -> LoadedModel:
-    """The pipeline as `Sampler` takes it; what `speed` asks for is done to it already."""
+    """The pipeline as `Sampler` takes it; `speed` must be applied to it already."""
     scheduler = pipeline.scheduler
     return LoadedModel(
         pipeline=pipeline,
@@ -150,8 +149,8 @@ def loaded(
 
 
 @contextlib.contextmanager
-def default(device: str, dtype: str) -> Iterator[None]:
-    """Tensors are made there and so, for a while."""
+def torch_defaults(device: str, dtype: str) -> Iterator[None]:
+    """Make torch create tensors on this device and in this dtype until the block ends."""
     before = torch.get_default_dtype()
     torch.set_default_dtype(getattr(torch, dtype))
     try:
@@ -162,14 +161,14 @@ def default(device: str, dtype: str) -> Iterator[None]:
 
 
 def clip(class_name: str, **config: Any) -> Network:
-    """A text encoder of the CLIP family, with the tokens of `tiny_models.clip_tokenizer`."""
+    """A text encoder of the CLIP family, for the tokens of `tiny_models.clip_tokenizer`."""
     tokens = {"bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 1}
     common = {"vocab_size": 49408, "max_position_embeddings": 77}
     return Network("transformers", class_name, common | tokens | config, TINY_TEXT)
 
 
 def autoencoder(**config: Any) -> Network:
-    """The autoencoder of Rombach et al. 2022, 8 pixels along a latent."""
+    """The autoencoder of Rombach et al. 2022, with 8 x 8 pixels to a latent."""
     common = {
         "block_out_channels": (128, 256, 512, 512),
         "layers_per_block": 2,
@@ -234,13 +233,13 @@ SD15 = Architecture(
     num_inference_steps=20,
     guidance_scale=7.5,
     size_multiple=8,
-    others={
+    extra_arguments={
         "safety_checker": None,
         "feature_extractor": None,
         "requires_safety_checker": False,
     },
 )
-"""Rombach et al. 2022. Twenty Euler steps, as SDXL."""
+"""Rombach et al. 2022. Twenty Euler steps, like SDXL."""
 
 SDXL = Architecture(
     title="SDXL, in MLPerf's setting",
@@ -290,7 +289,7 @@ SDXL = Architecture(
     num_inference_steps=20,
     guidance_scale=8.0,
     size_multiple=8,
-    others={"add_watermarker": False},
+    extra_arguments={"add_watermarker": False},
 )
 """Podell et al. 2023. MLPerf Inference: 1024 x 1024, 20 Euler steps, guidance 8."""
 
@@ -364,6 +363,6 @@ FLUX = Architecture(
     guidance_scale=3.5,
     size_multiple=16,
 )
-"""Esser et al. 2024, and what Black Forest Labs published of it; guidance is distilled."""
+"""Esser et al. 2024 and Black Forest Labs' published configuration; guidance is distilled."""
 
 ARCHITECTURES = {"sd15": SD15, "sdxl": SDXL, "flux": FLUX}

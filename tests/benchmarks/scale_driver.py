@@ -1,10 +1,10 @@
-"""One run with simulated actors, in a process and a Ray of its own, as `bench_scale.py` starts it.
+"""One run with simulated actors, in its own process and Ray; `bench_scale.py` starts it.
 
 ::
 
     python tests/benchmarks/scale_driver.py trial.json
 
-Prints `up` when all actors are up, and at the end what it has seen, as JSON.
+Prints `up` when all actors are up, and at the end the outcome as JSON.
 """
 
 import json
@@ -36,7 +36,7 @@ from nightpress.pipelines.shards.events import BatchDone, ShardDone
 
 @dataclass(frozen=True)
 class Moment:
-    """How far a driver is, and what it has taken."""
+    """A driver's progress and CPU time at one moment."""
 
     at: float
     """Seconds since the epoch."""
@@ -45,18 +45,18 @@ class Moment:
     num_images: int
 
     def rate_until(self, end: "Moment") -> float | None:
-        """Images a second; None where none came in between."""
+        """Images/s until a later moment; None if no image was made in between."""
         if end.num_images <= self.num_images:
             return None
         return (end.num_images - self.num_images) / (end.at - self.at)
 
     def cpu_ms_until(self, end: "Moment") -> float:
-        """For each image."""
+        """CPU time per image until a later moment."""
         return 1000 * (end.cpu_s - self.cpu_s) / (end.num_images - self.num_images)
 
 
-class Watch:
-    """Looks at the clocks when something happens in a run of so many actors."""
+class Meter:
+    """Measures a run of `actors` actors from its events."""
 
     def __init__(self, actors: int) -> None:
         self._actors = actors
@@ -64,12 +64,12 @@ class Watch:
         self._first: Moment | None = None
         self._up: Moment | None = None
         self._busy_until: Moment | None = None
-        """When as many shards were left as there are actors: fewer, and some have no work."""
+        """When as many shards were left as there are actors: with fewer, some have no work."""
         self._last: Moment | None = None
         self._rss_bytes = 0
         self._lost: list[str] = []
 
-    def see(self, event: Event) -> None:
+    def handle(self, event: Event) -> None:
         """Take an event into account."""
         match event:
             case Planned():
@@ -86,7 +86,7 @@ class Watch:
                 self._committed()
 
     def outcome(self, end: Moment, first_image_at: float) -> Outcome:
-        """What it has seen of a whole run."""
+        """The outcome of a finished run."""
         first, last = self._first, self._last
         assert first is not None
         assert last is not None
@@ -115,32 +115,32 @@ class Watch:
             self._rss_bytes = psutil.Process().memory_info().rss
 
     def now(self) -> Moment:
-        """How far the run is."""
+        """The present moment."""
         return Moment(time.time(), time.process_time(), self._num_images)
 
 
 def drive(trial: Trial) -> Outcome:
-    """Run the job of a trial."""
-    folder, watch = Path(trial.folder), Watch(trial.actors)
+    """Run a trial's job and measure it."""
+    folder, meter = Path(trial.folder), Meter(trial.actors)
     spec = RunSpec.from_file(folder / JOB)
-    # As for a person who looks through a pipe: the words are part of what a driver does.
+    # As in a real run through a pipe: the lines of progress are part of a driver's work.
     display = display_for(Console(stderr=True))
     with started_ray(trial, folder / "ray"), simulated(trial):
 
         def on_event(event: Event) -> None:
             display.show(event)
-            watch.see(event)
+            meter.handle(event)
 
         with display:
             result = runner.run(spec, on_event)
-        end = watch.now()
+        end = meter.now()
         if result.num_ok != trial.num_images:
             raise SystemExit(f"{result.num_ok:,} of {trial.num_images:,} images are ok")
-        return watch.outcome(end, first_batch_at(spec) + trial.batch_s)
+        return meter.outcome(end, first_batch_at(spec) + trial.batch_s)
 
 
 def first_batch_at(spec: RunSpec) -> float:
-    """When the batch that began first began, by the metadata; seconds since the epoch."""
+    """When the first batch started, in seconds since the epoch, by the metadata."""
     starts = open_run(spec.url, spec.storage).metadata.to_table(columns=["started_at"])
     earliest: int = pc.min(starts.column("started_at")).cast(pa.int64()).as_py()
     return earliest / 1e6
@@ -148,10 +148,10 @@ def first_batch_at(spec: RunSpec) -> float:
 
 @contextmanager
 def started_ray(trial: Trial, folder: Path) -> Iterator[None]:
-    """A Ray with room for the actors, on however few cores."""
+    """A local Ray that has a CPU for each actor, whatever the machine has."""
     ray.init(
         address="local",
-        num_cpus=trial.processes * trial.seats,
+        num_cpus=trial.processes * trial.actors_per_process,
         include_dashboard=False,
         object_store_memory=LOCAL_OBJECT_STORE_BYTES,
         logging_level="ERROR",
@@ -166,7 +166,7 @@ def started_ray(trial: Trial, folder: Path) -> Iterator[None]:
 
 @contextmanager
 def simulated(trial: Trial) -> Iterator[None]:
-    """Runs have simulated actors."""
+    """Make runs start and kill simulated actors."""
     plain = ray.kill
 
     def kill(actor: Any, **values: Any) -> None:
@@ -181,7 +181,7 @@ def simulated(trial: Trial) -> Iterator[None]:
             threads=1,
             traced=traced,
             batch_s=trial.batch_s,
-            seats=trial.seats,
+            actors_per_process=trial.actors_per_process,
         )
 
     with (

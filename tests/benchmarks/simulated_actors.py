@@ -1,7 +1,8 @@
-"""Actors that sleep where others denoise, importable by Ray's workers; all else in them is real.
+"""Actors that sleep instead of denoising; everything else about them is real.
 
-Each is a `SamplerActor` with shards, streams and threads of its own. Where memory is short several
-share a process, and the driver sees no difference: each has its own handle.
+Ray's workers import them from here. Each is a `SamplerActor` with its own shards, streams and
+threads. To save memory several can share a process; the driver sees no difference, because each
+has its own handle.
 """
 
 import time
@@ -31,7 +32,7 @@ from nightpress.pipelines.shards.work import ShardWork
 from nightpress.pipelines.storage import Store
 
 SIDE = 32
-"""Pixels."""
+"""Width and height of the images in pixels."""
 
 MODEL = ModelInfo(
     source="simulated",
@@ -48,7 +49,7 @@ MODEL = ModelInfo(
 
 
 class SimulatedSampler:
-    """Sleeps for as long as a batch takes; its pictures are noise that their seeds decide."""
+    """Sleeps for as long as a batch takes and returns noise that depends only on the seeds."""
 
     supports_per_image_guidance = False
 
@@ -56,7 +57,7 @@ class SimulatedSampler:
         self._batch_s = batch_s
 
     def prepare(self, requests: Sequence[ImageRequest], params: SamplingParams) -> None:
-        """There is nothing to encode."""
+        """Do nothing: there are no prompts to encode."""
 
     def sample(
         self,
@@ -64,20 +65,20 @@ class SimulatedSampler:
         params: SamplingParams,
         batch_size: int | None = None,
     ) -> SampledBatch:
-        """As `Sampler.sample` answers."""
+        """Return images like `Sampler.sample`."""
         time.sleep(self._batch_s)
         shape = (params.height, params.width, 3)
-        painters = [np.random.default_rng(request.seed) for request in requests]
-        pixels = np.stack([painter.integers(0, 256, shape, np.uint8) for painter in painters])
+        generators = [np.random.default_rng(request.seed) for request in requests]
+        pixels = np.stack([generator.integers(0, 256, shape, np.uint8) for generator in generators])
         return SampledBatch(pixels, (None,) * len(requests))
 
 
 class SimulatedActor(SamplerActor):
-    """Its model is a `SimulatedSampler`.
+    """An actor whose model is a `SimulatedSampler`.
 
     Args:
-        batch_s: seconds that a batch takes.
-        arguments: those of `SamplerActor`.
+        batch_s: how long a batch takes, in seconds.
+        arguments: the arguments of `SamplerActor`.
     """
 
     def __init__(self, batch_s: float, *arguments: Any) -> None:
@@ -92,93 +93,93 @@ class SimulatedActor(SamplerActor):
         self._batch_size = batch_size
 
 
-class ActorHouse:
-    """Some simulated actors in one process; the first argument of a call says which is meant."""
+class ActorGroup:
+    """Several simulated actors in one process; each call names one by its index."""
 
     def __init__(self, number: int, *arguments: Any) -> None:
         self._actors = [SimulatedActor(*arguments) for _ in range(number)]
 
-    def describe(self, seat: int) -> ModelInfo:
-        return self._actors[seat].describe()
+    def describe(self, index: int) -> ModelInfo:
+        return self._actors[index].describe()
 
-    def load(self, seat: int, fingerprint: str, batch_size: int) -> None:
-        self._actors[seat].load(fingerprint, batch_size)
+    def load(self, index: int, fingerprint: str, batch_size: int) -> None:
+        self._actors[index].load(fingerprint, batch_size)
 
     def begin(
-        self, seat: int, store: Store, record: RunRecord, fence: FencingToken | None
+        self, index: int, store: Store, record: RunRecord, fence: FencingToken | None
     ) -> ActorLocation:
-        return self._actors[seat].begin(store, record, fence)
+        return self._actors[index].begin(store, record, fence)
 
     @ray.method(concurrency_group=SHARDS)
     def run_shard(
-        self, seat: int, work: ShardWork, ticket: int | None = None
+        self, index: int, work: ShardWork, ticket: int | None = None
     ) -> Iterator[ShardEvent]:
-        yield from self._actors[seat].run_shard(work, ticket)
+        yield from self._actors[index].run_shard(work, ticket)
 
     @ray.method(concurrency_group=CONTROL)
-    def is_sampling(self, seat: int, ticket: int) -> bool:
-        return self._actors[seat].is_sampling(ticket)
+    def is_sampling(self, index: int, ticket: int) -> bool:
+        return self._actors[index].is_sampling(ticket)
 
     @ray.method(concurrency_group=CONTROL)
-    def time_spent(self, seat: int) -> TimeSpent:
-        return self._actors[seat].time_spent()
+    def time_spent(self, index: int) -> TimeSpent:
+        return self._actors[index].time_spent()
 
     @ray.method(concurrency_group=CONTROL)
-    def drain(self, seat: int) -> None:
-        self._actors[seat].drain()
+    def drain(self, index: int) -> None:
+        self._actors[index].drain()
 
 
 @dataclass(frozen=True)
-class SeatCall:
-    """A method of one actor in a house."""
+class MemberMethod:
+    """A remote method of one actor in a group."""
 
     method: Any
-    seat: int
+    index: int
 
-    def options(self, **values: Any) -> "SeatCall":
-        return SeatCall(self.method.options(**values), self.seat)
+    def options(self, **values: Any) -> "MemberMethod":
+        return MemberMethod(self.method.options(**values), self.index)
 
     def remote(self, *arguments: Any) -> Any:
-        return self.method.remote(self.seat, *arguments)
+        return self.method.remote(self.index, *arguments)
 
 
 @dataclass(frozen=True)
-class Seat:
-    """The handle of one actor in a house, as that of an actor with a process to itself."""
+class MemberHandle:
+    """The handle of one actor in a group; used like the handle of a separate actor."""
 
-    house: Any
-    number: int
+    group: Any
+    index: int
 
     def __getattr__(self, name: str) -> Any:
-        method = getattr(self.house, name)
-        # Ray's own methods, such as `__ray_ready__`, are the process's.
-        return method if name.startswith("__") else SeatCall(method, self.number)
+        method = getattr(self.group, name)
+        # Ray's own methods, such as `__ray_ready__`, belong to the whole process.
+        return method if name.startswith("__") else MemberMethod(method, self.index)
 
 
 @dataclass(frozen=True)
 class SimulatedFactory(ActorFactory):
-    """Starts simulated actors, `seats` of them in each process."""
+    """Starts simulated actors, with `actors_per_process` in each process."""
 
     batch_s: float = 1.0
-    seats: int = 1
-    free: list[Seat] = field(default_factory=list)
-    """Of the newest house."""
+    actors_per_process: int = 1
+    free: list[MemberHandle] = field(default_factory=list)
+    """Handles of the newest group that are not in use yet."""
 
     def start(self) -> Any:
         arguments = (self.batch_s, self.spec, self.options, self.device, self.threads, self.traced)
-        if self.seats == 1:
+        if self.actors_per_process == 1:
             return remote_actor(SimulatedActor, self.cpus, self.gpus).remote(*arguments)
         if not self.free:
-            house = self._house().remote(self.seats, *arguments)
-            self.free.extend(Seat(house, number) for number in range(self.seats))
+            group = self._group_class().remote(self.actors_per_process, *arguments)
+            self.free.extend(MemberHandle(group, index) for index in range(self.actors_per_process))
         return self.free.pop(0)
 
-    def _house(self) -> Any:
-        groups = {CONTROL: 1, SHARDS: SHARDS_AT_ONCE * self.seats}
+    def _group_class(self) -> Any:
+        groups = {CONTROL: 1, SHARDS: SHARDS_AT_ONCE * self.actors_per_process}
         options = {"max_restarts": 0, "max_task_retries": 0, "concurrency_groups": groups}
-        return ray.remote(num_cpus=self.cpus * self.seats, **options)(ActorHouse)
+        return ray.remote(num_cpus=self.cpus * self.actors_per_process, **options)(ActorGroup)
 
 
 def process_of(handle: Any) -> Any:
-    """What to kill where a simulated actor is to be ended: those who live with it end, too."""
-    return handle.house if isinstance(handle, Seat) else handle
+    """The Ray actor to kill to end a simulated actor; its whole group ends with it."""
+    return handle.group if isinstance(handle, MemberHandle) else handle

@@ -1,4 +1,4 @@
-"""The accelerator's benchmark: what it goes on after, and what it counts."""
+"""The accelerator benchmark: which failures it survives, and which rows count for its goals."""
 
 from argparse import Namespace
 from pathlib import Path
@@ -20,34 +20,34 @@ def bench(monkeypatch: pytest.MonkeyPatch) -> Any:
     return bench_accelerator
 
 
-class Tight:
-    """A device that holds two images, and a model that cannot be compiled."""
+class SmallDevice:
+    """A bench whose device fits two images and whose model cannot be compiled."""
 
     def __init__(self, bench: Any) -> None:
         self._bench = bench
 
-    def row(self, way: TuningConfig, batch_size: int) -> Any:
+    def row(self, config: TuningConfig, batch_size: int) -> Any:
         if batch_size > 2:
             raise OutOfMemory("out of memory")
-        if way.speed.compile:
+        if config.speed.compile:
             raise ModelError("no blocks")
-        return row(self._bench, way, batch_size)
+        return row(self._bench, config, batch_size)
 
 
 def row(
-    bench: Any, way: TuningConfig, batch_size: int, rate: float = 1.0, dtype: str = "bfloat16"
+    bench: Any, config: TuningConfig, batch_size: int, rate: float = 1.0, dtype: str = "bfloat16"
 ) -> Any:
-    return bench.Row(way, dtype, batch_size, rate, 1.0, rate, 0.5, 0.9, 3.0)
+    return bench.Row(config, dtype, batch_size, rate, 1.0, rate, 0.5, 0.9, 3.0)
 
 
-def test_what_does_not_fit_or_cannot_be_had_is_told_and_passed_over(
+def test_a_configuration_that_does_not_fit_or_is_unsupported_is_reported_and_skipped(
     bench: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    tried = [TuningConfig.of(compile="full"), TuningConfig("float16")]
-    monkeypatch.setattr(bench, "ways", lambda options: tried)
+    configs = [TuningConfig.of(compile="full"), TuningConfig("float16")]
+    monkeypatch.setattr(bench, "configs", lambda options: configs)
     options = Namespace(batch_sizes=[1, 2, 4, 8])
-    rows = list(bench.measured(Tight(bench), 60.0, options))
-    assert [(r.way.name, r.batch_size) for r in rows] == [
+    rows = list(bench.measured(SmallDevice(bench), 60.0, options))
+    assert [(r.config.name, r.batch_size) for r in rows] == [
         ("nothing chosen", 1),
         ("nothing chosen", 2),
         ("float16", 1),
@@ -58,49 +58,49 @@ def test_what_does_not_fit_or_cannot_be_had_is_told_and_passed_over(
     assert lines[4].endswith("no blocks")
 
 
-def test_ways_for_which_no_time_was_left_are_named(
+def test_configurations_for_which_no_time_is_left_are_named(
     bench: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(
-        bench, "ways", lambda options: [TuningConfig("float16"), TuningConfig("float32")]
+        bench, "configs", lambda options: [TuningConfig("float16"), TuningConfig("float32")]
     )
-    rows = list(bench.measured(Tight(bench), 0.0, Namespace(batch_sizes=[1])))
-    assert [r.way for r in rows] == [bench.NOTHING]
-    said = capsys.readouterr().out
-    assert said.endswith("not tried, as the time was over: float16; float32\n")
+    rows = list(bench.measured(SmallDevice(bench), 0.0, Namespace(batch_sizes=[1])))
+    assert [r.config for r in rows] == [bench.NOTHING]
+    printed = capsys.readouterr().out
+    assert printed.endswith("not measured, because the time was over: float16; float32\n")
 
 
-def test_a_faulty_picture_costs_its_row_and_no_other(bench: Any) -> None:
-    class Spoilt:
+def test_a_faulty_image_ends_its_row(bench: Any) -> None:
+    class FaultySampler:
         def sample(self, requests: Any, params: Any) -> SampledBatch:
             return SampledBatch(np.zeros((1, 8, 8, 3), np.uint8), (Fault.NON_FINITE,))
 
-    narrow = Namespace(_requests=list, _setup=Namespace(params=None), _clock=float)
-    with pytest.raises(SamplingError, match="a picture has a fault"):
-        bench.Bench._sample_s(narrow, Spoilt(), [])
+    stub = Namespace(_requests=list, _setup=Namespace(params=None), _clock=float)
+    with pytest.raises(SamplingError, match="a faulty image makes the time invalid"):
+        bench.Bench._sample_s(stub, FaultySampler(), [])
 
 
 class Scaling:
-    """A device on which larger batches are faster, by less and less."""
+    """A bench whose rate grows with the batch size, but ever more slowly."""
 
     RATES: ClassVar = {1: 1.0, 2: 1.9, 4: 2.95, 8: 3.0}
 
     def __init__(self, bench: Any) -> None:
         self._bench = bench
 
-    def row(self, way: TuningConfig, batch_size: int) -> Any:
-        return row(self._bench, way, batch_size, self.RATES[batch_size])
+    def row(self, config: TuningConfig, batch_size: int) -> Any:
+        return row(self._bench, config, batch_size, self.RATES[batch_size])
 
 
-def test_ways_are_tried_at_the_smallest_batch_that_is_nearly_the_fastest(
+def test_configurations_are_measured_at_the_smallest_batch_that_is_nearly_the_fastest(
     bench: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(bench, "ways", lambda options: [TuningConfig("float16")])
+    monkeypatch.setattr(bench, "configs", lambda options: [TuningConfig("float16")])
     rows = list(bench.measured(Scaling(bench), 60.0, Namespace(batch_sizes=[*Scaling.RATES])))
-    assert (rows[-1].way.name, rows[-1].batch_size) == ("float16", 4)
+    assert (rows[-1].config.name, rows[-1].batch_size) == ("float16", 4)
 
 
-def test_no_goal_counts_a_way_that_leaves_work_out(bench: Any) -> None:
+def test_a_configuration_that_skips_work_counts_for_no_goal(bench: Any) -> None:
     from accelerator_rows import counts_as
 
     float8 = TuningConfig.of(compile="full", quantization=bench.FLOAT8)
@@ -109,9 +109,9 @@ def test_no_goal_counts_a_way_that_leaves_work_out(bench: Any) -> None:
     half = TuningConfig("float16")
     counting = {
         precision: [
-            way.name
-            for way in (bench.NOTHING, float8, weights, deep, half)
-            if counts_as(row(bench, way, 1, dtype=way.dtype or "bfloat16"), precision)
+            config.name
+            for config in (bench.NOTHING, float8, weights, deep, half)
+            if counts_as(row(bench, config, 1, dtype=config.dtype or "bfloat16"), precision)
         ]
         for precision in ("bfloat16", "float8")
     }
@@ -121,7 +121,7 @@ def test_no_goal_counts_a_way_that_leaves_work_out(bench: Any) -> None:
 @pytest.mark.parametrize(
     ("memory_gib", "aim"), [(140, "; goal 1.9\n"), (79, "; an H200's goal is 1.9\n")]
 )
-def test_the_fastest_row_that_counts_stands_beside_the_goal(
+def test_the_fastest_row_that_counts_is_printed_beside_the_goal(
     memory_gib: int,
     aim: str,
     bench: Any,
@@ -137,25 +137,28 @@ def test_the_fastest_row_that_counts_stands_beside_the_goal(
         row(bench, bench.NOTHING, 4, 1.5),
         row(bench, deep, 4, 3.0),
     ]
-    bench.against_goals("sdxl", rows)
-    said = capsys.readouterr().out
-    assert said.startswith("best in bfloat16: 1.500 images/s (nothing chosen, batch 4)" + aim)
-    assert said.endswith("goal in float8: no row counts\n")
+    bench.print_goals("sdxl", rows)
+    printed = capsys.readouterr().out
+    assert printed.startswith("best in bfloat16: 1.500 images/s (nothing chosen, batch 4)" + aim)
+    assert printed.endswith("goal in float8: no row counts\n")
 
 
-def test_a_first_block_cache_is_never_tried_since_its_speed_depends_on_weights(bench: Any) -> None:
+def test_first_block_cache_is_not_measured_because_its_speed_depends_on_weights(
+    bench: Any,
+) -> None:
     options = Namespace(batch_sizes=[1, 2], compile=True, only=None)
-    names = [way.name for way in bench.ways(options)]
+    names = [config.name for config in bench.configs(options)]
     assert len(names) == len(set(names)) > 15
     assert not any("first_block_cache" in name for name in names)
     assert (
-        bench.ways(Namespace(**{**vars(options), "only": names[3:5]})) == bench.ways(options)[3:5]
+        bench.configs(Namespace(**{**vars(options), "only": names[3:5]}))
+        == bench.configs(options)[3:5]
     )
-    with pytest.raises(SystemExit, match="no way fast"):
-        bench.ways(Namespace(**{**vars(options), "only": ["fast"]}))
+    with pytest.raises(SystemExit, match="unknown configuration fast"):
+        bench.configs(Namespace(**{**vars(options), "only": ["fast"]}))
 
 
-def test_a_narrow_model_is_measured_whole_on_a_cpu(
+def test_a_narrow_model_is_measured_on_a_cpu(
     bench: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
     options = Namespace(

@@ -1,4 +1,4 @@
-"""The rivals' benchmark: what it reads off, and who runs beside whom."""
+"""The rivals benchmark: how it computes rates, and the order of its runs."""
 
 from pathlib import Path
 from typing import Any
@@ -36,10 +36,8 @@ def job(bench: Any, tmp_path: Path) -> Any:
     )
 
 
-def test_a_rate_is_of_what_comes_after_the_first_tenth_however_slow_that_was(
-    bench: Any, job: Any
-) -> None:
-    later = [1000.0 + k / 2 for k in range(1, NUM_IMAGES - FIRST + 1)]  # two a second
+def test_a_rate_leaves_out_the_first_tenth_however_slow_it_was(bench: Any, job: Any) -> None:
+    later = [1000.0 + k / 2 for k in range(1, NUM_IMAGES - FIRST + 1)]  # two images/s
     for first in ([1000.0] * FIRST, [*range(FIRST - 1), 1000.0]):
         found = bench.figures(job, [*reversed(later), *first], later[-1], 50.0)
         assert found == bench.Figures(rate=2.0, whole=2.0)
@@ -50,7 +48,7 @@ def test_a_last_record_that_comes_late_lowers_the_rate(bench: Any, job: Any) -> 
     assert bench.figures(job, moments, 84.0, 200.0) == bench.Figures(rate=1.0, whole=0.5)
 
 
-def test_an_image_that_is_missing_ends_the_benchmark(bench: Any, job: Any) -> None:
+def test_a_missing_image_ends_the_benchmark(bench: Any, job: Any) -> None:
     with pytest.raises(SystemExit, match="99 of 100 images were made"):
         bench.figures(job, [1.0] * 99, 2.0, 3.0)
 
@@ -60,7 +58,7 @@ def test_an_image_that_is_missing_ends_the_benchmark(bench: Any, job: Any) -> No
 def test_each_rival_runs_once_and_directly_beside_nightpress(
     bench: Any, count: int, number: int
 ) -> None:
-    rivals = bench.EVERY[:count]
+    rivals = bench.RIVALS[:count]
     groups = list(bench.neighbours(rivals, number))
     assert [rival for group in groups for rival in group if rival is not None] == list(rivals)
     for group in groups:
@@ -72,7 +70,7 @@ def test_in_the_next_pair_nightpress_is_on_the_other_side_of_each_rival(bench: A
     def is_before(number: int) -> dict[str, bool]:
         return {
             rival.name: place < group.index(None)
-            for group in bench.neighbours(bench.EVERY, number)
+            for group in bench.neighbours(bench.RIVALS, number)
             for place, rival in enumerate(group)
             if rival is not None
         }
@@ -82,11 +80,11 @@ def test_in_the_next_pair_nightpress_is_on_the_other_side_of_each_rival(bench: A
     assert is_before(2) == even
 
 
-def test_each_way_of_nightpress_has_a_table_of_its_own_and_its_own_verdicts(bench: Any) -> None:
-    (bare, naive, *_), two = bench.EVERY, bench.Figures(2.0, 2.0)
+def test_each_variant_of_nightpress_has_its_own_table_and_verdicts(bench: Any) -> None:
+    (bare, naive, *_), two = bench.RIVALS, bench.Figures(2.0, 2.0)
     ours = bench.Figures(2.0, 1.0), bench.Figures(6.0, 3.0)
     pairs = {rival.name: [bench.Pair(two, ours)] for rival in (bare, naive)}
-    plain, fast = (list(bench.table((bare, naive), pairs, way)) for way in (0, 1))
+    plain, fast = (list(bench.table((bare, naive), pairs, variant)) for variant in (0, 1))
     assert [line.split()[-4:] for line in plain[2:4]] == [
         ["1.00", "0.50", "0.97", "met"],
         ["1.00", "0.50", "2.50", "missed"],
@@ -98,30 +96,28 @@ def test_each_way_of_nightpress_has_a_table_of_its_own_and_its_own_verdicts(benc
     ]
 
 
-def test_ways_are_settings_after_the_plain_one(bench: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_variants_come_after_the_plain_one(bench: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.argv", ["bench", "--way", "a=1 b=2", "--way", "c=3"])
-    assert bench.arguments().ways == [(), ("a=1", "b=2"), ("c=3",)]
+    assert bench.arguments().variants == [(), ("a=1", "b=2"), ("c=3",)]
 
 
-def test_moments_are_one_for_each_image_of_a_printed_line(bench: Any) -> None:
+def test_a_printed_line_gives_a_moment_for_each_of_its_images(bench: Any) -> None:
     assert bench.printed_moments("12.5 2\n13.25 1\n") == [12.5, 12.5, 13.25]
     assert bench.printed_moments("") == []
 
 
-def test_pictures_that_were_sampled_another_way_are_told_apart_in_decibels(
-    bench: Any, tmp_path: Path
-) -> None:
+def test_the_difference_between_images_is_described_in_decibels(bench: Any, tmp_path: Path) -> None:
     for folder, shift in (("theirs", 0), ("ours", 10)):
         (tmp_path / folder / "images").mkdir(parents=True)
         for number in range(3):
-            picture = np.full((8, 8, 3), 100 + shift, np.uint8)
-            Image.fromarray(picture).save(tmp_path / folder / f"images/{number}.png")
-    told = bench.apart(tmp_path / "theirs", tmp_path / "ours")
+            pixels = np.full((8, 8, 3), 100 + shift, np.uint8)
+            Image.fromarray(pixels).save(tmp_path / folder / f"images/{number}.png")
+    text = bench.describe_difference(tmp_path / "theirs", tmp_path / "ours")
     lowest = "the others 28.1 dB on average, 28.1 dB at the lowest"  # 20 log10(255 / 10)
-    assert told == f"0 of 3 the same, {lowest}"
+    assert text == f"0 of 3 the same, {lowest}"
     Image.new("RGB", (8, 8), (100, 100, 100)).save(tmp_path / "ours/images/1.png")
-    told = bench.apart(tmp_path / "theirs", tmp_path / "ours")
-    assert told == f"1 of 3 the same, {lowest}"
-    assert bench.apart(tmp_path / "ours", tmp_path / "ours") == "3 of 3 the same"
+    text = bench.describe_difference(tmp_path / "theirs", tmp_path / "ours")
+    assert text == f"1 of 3 the same, {lowest}"
+    assert bench.describe_difference(tmp_path / "ours", tmp_path / "ours") == "3 of 3 the same"
     with pytest.raises(SystemExit, match=r"differs from nightpress's by 10.0 of 255"):
-        bench.require_same_pictures(tmp_path / "theirs", tmp_path / "ours")
+        bench.require_same_images(tmp_path / "theirs", tmp_path / "ours")

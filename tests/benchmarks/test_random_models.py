@@ -1,4 +1,4 @@
-"""The models that the accelerator is measured with are as large as those that they stand for."""
+"""The random models of the accelerator benchmark are as large as the released ones."""
 
 from pathlib import Path
 from typing import Any
@@ -45,10 +45,10 @@ def meters(monkeypatch: pytest.MonkeyPatch) -> Any:
 
 def test_every_network_has_as_many_parameters_as_the_released_one(models: Any) -> None:
     counted = {}
-    with models.default("meta", "bfloat16"):
+    with models.torch_defaults("meta", "bfloat16"):
         for name, architecture in models.ARCHITECTURES.items():
             for component, network in architecture.networks.items():
-                parameters = list(network.made("full").parameters())
+                parameters = list(network.create("full").parameters())
                 assert all(p.is_meta and p.dtype == torch.bfloat16 for p in parameters)
                 counted[name, component] = sum(p.numel() for p in parameters)
     assert counted == PUBLISHED
@@ -56,7 +56,7 @@ def test_every_network_has_as_many_parameters_as_the_released_one(models: Any) -
 
 
 @pytest.mark.parametrize("name", ["sd15", "sdxl", "flux"])
-def test_a_narrow_model_has_the_blocks_of_the_full_one_and_draws_sound_pictures(
+def test_a_narrow_model_has_the_blocks_of_the_full_one_and_samples_without_faults(
     name: str, models: Any
 ) -> None:
     architecture = models.ARCHITECTURES[name]
@@ -78,7 +78,7 @@ def test_a_narrow_model_has_the_blocks_of_the_full_one_and_draws_sound_pictures(
     )
 
 
-def test_attention_is_counted_among_the_work_of_a_sampling(meters: Any) -> None:
+def test_the_flops_of_attention_are_counted(meters: Any) -> None:
     tokens, width = 64, 32
     query = torch.ones(1, 2, tokens, width)
 
@@ -99,7 +99,7 @@ def test_attention_is_counted_among_the_work_of_a_sampling(meters: Any) -> None:
         ([(0, 3), (3, 4)], 4),
     ],
 )
-def test_kernels_that_run_at_one_time_are_busy_once(
+def test_overlapping_kernels_count_once(
     spans: list[tuple[int, int]], covered: int, meters: Any
 ) -> None:
     assert meters.covered(spans) == covered

@@ -1,9 +1,9 @@
-"""accelerate's way to many processes: each has the whole model and its split of the prompts.
+"""accelerate with many processes: each has the whole model and its split of the prompts.
 
-Each process saves the images of a batch before it begins the next; at the end the records are
-gathered, and the main process writes them.
+Each process saves the images of a batch before it starts the next one; at the end the records
+are gathered, and the main process writes them.
 
-`accelerate launch --cpu` starts one process, or several with MPI alone, so torchrun starts these::
+`accelerate launch --cpu` starts several processes only with MPI, so torchrun starts these::
 
     torchrun --standalone --nproc-per-node 2 accelerate_split.py ...
 """

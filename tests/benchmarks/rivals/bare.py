@@ -1,7 +1,8 @@
-"""Encode, denoise and decode the job's batches, and drop the pixels: the ceiling of the others.
+"""Encode, denoise and decode the job's batches and drop the pixels: an upper bound for the others.
 
-As many processes as the job has threads, each with one and its share of the batches. Prints when
-each batch was done, in seconds since the epoch, and how many images it had.
+Starts one single-threaded process for each of the job's threads; each samples its share of the
+batches. Prints the time at which each batch was done (seconds since the epoch) and its number of
+images.
 """
 
 import time
@@ -26,7 +27,7 @@ def main() -> None:
 
 
 def sample(job: Job, part: int) -> None:
-    """Every so many-th batch, beginning with one."""
+    """Sample every `job.threads`-th batch, beginning with batch `part`."""
     torch.set_num_threads(1)
     pipeline = DiffusionPipeline.from_pretrained(job.model, dtype=getattr(torch, job.dtype))
     pipeline.set_progress_bar_config(disable=True)

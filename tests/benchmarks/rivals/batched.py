@@ -1,6 +1,6 @@
-"""A diffusers pipeline that is given lists of prompts, with a generator for each image.
+"""A diffusers pipeline called with lists of prompts, and a generator for each image.
 
-The images of a batch are saved before the next is begun, the metadata at the end.
+The images of a batch are saved before the next batch starts, and the metadata at the end.
 """
 
 import json

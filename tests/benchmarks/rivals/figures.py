@@ -1,4 +1,4 @@
-"""Images a second of a run that has ended, by the times of what it stored or printed."""
+"""Images/s of a finished run, from the times of its files or its printed lines."""
 
 import statistics
 from collections.abc import Sequence
@@ -11,12 +11,12 @@ from rivals.job import Job
 
 @dataclass(frozen=True)
 class Figures:
-    """Images a second."""
+    """Images/s of a run, by two measures."""
 
     rate: float
-    """From the first tenth to the last file."""
+    """From the end of the first tenth to the last file."""
     whole: float
-    """Of the whole process."""
+    """Over the whole process, start-up included."""
 
     def over(self, other: "Figures") -> "Figures":
         """Both as multiples of the other's."""
@@ -24,13 +24,13 @@ class Figures:
 
 
 def printed_moments(printed: str) -> list[float]:
-    """When each image was made, by lines of a time and a number of images."""
+    """When each image was made, from lines with a time and a number of images."""
     lines = [line.split() for line in printed.splitlines()]
     return [float(moment) for moment, number in lines for _ in range(int(number))]
 
 
 def stored_figures(job: Job, folder: Path, seconds: float) -> Figures:
-    """By the times of the files in a folder, where every image and its record must be."""
+    """Figures from the times of a folder's files; exits unless all images have records."""
     images = list(folder.glob("images/*.png"))
     metadata = [*folder.glob("metadata/*.parquet"), *folder.glob("images/metadata.jsonl")]
     num_records = sum(map(count_records, metadata))
@@ -49,25 +49,25 @@ def count_records(path: Path) -> int:
 
 
 def figures(job: Job, moments: Sequence[float], end: float, seconds: float) -> Figures:
-    """The rate and the whole, as `bench_rivals` says.
+    """Both figures, as `bench_rivals` defines them.
 
     Args:
-        job: as it was run.
+        job: the job that was run.
         moments: when each image was stored, in seconds since the epoch.
-        end: when the last file was.
-        seconds: that the process took.
+        end: when the last file was stored.
+        seconds: how long the process took.
     """
     num_images = count_records(job.manifest)
     if len(moments) != num_images:
         raise SystemExit(f"{len(moments)} of {num_images} images were made")
-    lot = job.batch_size * job.threads
-    first = -(-num_images // (10 * lot)) * lot
+    round_size = job.batch_size * job.threads
+    first = -(-num_images // (10 * round_size)) * round_size
     start = sorted(moments)[first - 1]
     return Figures((num_images - first) / (end - start), num_images / seconds)
 
 
 def median(several: Sequence[Figures]) -> Figures:
-    """Of each figure alone."""
+    """The median of each figure separately."""
     return Figures(
         statistics.median(each.rate for each in several),
         statistics.median(each.whole for each in several),

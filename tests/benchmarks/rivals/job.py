@@ -1,7 +1,4 @@
-"""What each script of this folder is asked for: the same rows, model, settings and threads.
-
-Knows nothing of how the images are made or timed.
-"""
+"""The job that every script in this folder runs: the same rows, model, settings and threads."""
 
 import argparse
 from collections.abc import Iterator
@@ -22,13 +19,13 @@ class Row:
 
     @property
     def file_name(self) -> str:
-        """Of its image."""
+        """The name of the image file."""
         return f"{self.id}.png"
 
 
 @dataclass(frozen=True)
 class Job:
-    """A manifest, what to make of it, and where to put it."""
+    """A manifest, the settings for its images, and an output folder."""
 
     manifest: Path
     """Parquet, with the columns of `Row`."""
@@ -36,16 +33,16 @@ class Job:
     model: str
     """A diffusers folder."""
     dtype: str
-    """As torch names it."""
+    """Torch's name of the dtype."""
     num_inference_steps: int
     guidance_scale: float
     batch_size: int
     threads: int
-    """Of one process, or processes of one thread each."""
+    """Threads of one process, or the number of single-threaded processes."""
 
     @classmethod
     def from_arguments(cls) -> Self:
-        """From the command line: each field is an option; the folders are made."""
+        """Parse the command line, where each field is an option, and create the folders."""
         parser = argparse.ArgumentParser()
         for field in fields(cls):
             parser.add_argument(_option(field.name), type=field.type, required=True)
@@ -66,25 +63,25 @@ class Job:
 
     @property
     def sampling(self) -> dict[str, Any]:
-        """The settings of every image, as diffusers calls them."""
+        """The settings of every image, by diffusers' names."""
         return {
             "num_inference_steps": self.num_inference_steps,
             "guidance_scale": self.guidance_scale,
         }
 
     def rows(self) -> list[Row]:
-        """All of the manifest's."""
+        """All rows of the manifest."""
         return [Row(**row) for row in pq.read_table(self.manifest).to_pylist()]
 
     def batches(self, rows: list[Row]) -> Iterator[list[Row]]:
-        """The rows, so many at a time."""
+        """The rows in batches of `batch_size`."""
         for start in range(0, len(rows), self.batch_size):
             yield rows[start : start + self.batch_size]
 
     def record(self, row: Row) -> dict[str, Any]:
-        """What is noted of an image."""
-        made_by = {"model": self.model, "dtype": self.dtype, **self.sampling}
-        return {"file_name": row.file_name, **asdict(row), **made_by}
+        """The metadata record of an image."""
+        settings = {"model": self.model, "dtype": self.dtype, **self.sampling}
+        return {"file_name": row.file_name, **asdict(row), **settings}
 
 
 def _option(name: str) -> str:

@@ -1,4 +1,4 @@
-"""A diffusers pipeline in a loop: one prompt at a time, its image and metadata saved at once."""
+"""A diffusers pipeline in a loop: one prompt at a time, then its image and metadata saved."""
 
 import json
 

@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 
 
 def write_manifest(path: Path, prompts: Path, num_images: int) -> Path:
-    """The first prompts, over again where there are too few, each row with a seed of its own."""
+    """Write the first prompts, repeated if there are too few, each row with its own seed."""
     rows = list(islice(cycle(read_prompts(prompts)), num_images))
     table = {
         "id": [f"{number:05d}" for number in range(num_images)],
@@ -21,7 +21,7 @@ def write_manifest(path: Path, prompts: Path, num_images: int) -> Path:
 
 
 def read_prompts(path: Path) -> list[str]:
-    """One a line, or those of a table's column called Prompt, whatever its case."""
+    """The lines of a text file, or a table's column Prompt, in upper or lower case."""
     if not path.is_file():
         raise SystemExit(f"{path}: no such file of prompts")
     is_table = path.suffix in (".tsv", ".csv")
@@ -33,7 +33,7 @@ def read_prompts(path: Path) -> list[str]:
 
 
 def read_column(path: Path) -> list[str]:
-    """The column of prompts; in TSV a quotation mark is a letter."""
+    """The column of prompts; quotation marks are ordinary characters in TSV."""
     with path.open(newline="") as file:
         tabbed = csv.reader(file, delimiter="\t", quoting=csv.QUOTE_NONE)
         header, *rows = tabbed if path.suffix == ".tsv" else csv.reader(file)

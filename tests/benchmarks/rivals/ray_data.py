@@ -1,10 +1,10 @@
-"""Ray Data's way: a Parquet manifest, a pool of actors that hold the model, a Parquet of metadata.
+"""Ray Data: a Parquet manifest, a pool of actors that hold the model, and Parquet metadata.
 
-Saving is a step of its own, so that it goes on in other processes while the actors sample. Its own
-`write_images` would keep no metadata, and a dataset that is written twice is made twice.
+Saving is a separate step, so that it runs in other processes while the actors sample. Ray Data's
+`write_images` would keep no metadata, and a dataset that is written twice is computed twice.
 
-What is tuned: blocks of whole batches, as the reader's are cut anywhere; and one CPU more than
-there are actors, without which the reading and saving tasks would never be placed.
+Two settings are tuned: blocks are whole batches, because the reader cuts its blocks anywhere, and
+there is one CPU more than actors, or the reading and saving tasks would never be scheduled.
 """
 
 from typing import Any
@@ -19,7 +19,7 @@ from PIL import Image
 BATCHES_PER_BLOCK = 2
 
 
-class Painter:
+class ImageMaker:
     """Holds the model, one in each actor."""
 
     def __init__(self, job: Job) -> None:
@@ -31,7 +31,7 @@ class Painter:
         self.pipeline.set_progress_bar_config(disable=True)
 
     def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """The batch, with pixels."""
+        """Sample a batch; returns it with its pixels."""
         generators = [torch.Generator().manual_seed(int(seed)) for seed in batch["seed"]]
         images = self.pipeline(
             batch["prompt"].tolist(), generator=generators, output_type="np", **self.sampling
@@ -40,7 +40,7 @@ class Painter:
 
 
 def save(row: dict[str, Any], job: Job) -> dict[str, Any]:
-    """Save an image; its record goes on."""
+    """Save an image; returns its record."""
     made = Row(row["id"], row["prompt"], row["seed"])
     Image.fromarray(row["image"]).save(job.images / made.file_name)
     return job.record(made)
@@ -54,7 +54,7 @@ def main() -> None:
         ray.data.read_parquet(str(job.manifest))
         .repartition(target_num_rows_per_block=BATCHES_PER_BLOCK * job.batch_size, strict=True)
         .map_batches(
-            Painter,
+            ImageMaker,
             fn_constructor_args=(job,),
             batch_size=job.batch_size,
             compute=ray.data.ActorPoolStrategy(size=job.threads),
