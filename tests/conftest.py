@@ -1,4 +1,4 @@
-"""Fixtures for every test: S3 servers that start on first use, places to write, devices."""
+"""Fixtures for all tests: S3 servers that start on first use, folders to write to, devices."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,14 +22,14 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 @pytest.fixture(params=["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
 def device(request: pytest.FixtureRequest) -> str:
-    """Where a model runs: `cpu`, then `cuda` on a machine that has an accelerator."""
+    """The device a model runs on: `cpu`, then `cuda` on a machine with an accelerator."""
     name: str = request.param
     return name
 
 
 @pytest.fixture(scope="session", autouse=True)
 def aws_environment() -> Iterator[None]:
-    """The credentials of the loopback servers, and nothing of the machine's own.
+    """Set the credentials of the loopback servers and hide the machine's own settings.
 
     For the whole session, because processes that tests start early inherit them.
     """
@@ -46,7 +46,7 @@ def seaweed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 @pytest.fixture(scope="session")
 def moto_s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """moto: light, in memory, open to everybody."""
+    """moto: light, in memory, accepts any credentials."""
     with servers.moto(tmp_path_factory.mktemp("moto") / "data") as server:
         yield server
 
@@ -60,13 +60,13 @@ def rclone_s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 @pytest.fixture
 def bucket(seaweed: Server) -> Folder:
-    """A new place in a bucket on SeaweedFS: `url`, and `options` for a job file's `storage`."""
+    """A new folder in a bucket on SeaweedFS: `url`, and `options` for a job file's `storage`."""
     return seaweed.folder()
 
 
 @pytest.fixture(params=["local", "s3"])
 def run_url(request: pytest.FixtureRequest, tmp_path: Path) -> Folder:
-    """Where a run may write: a local folder, then a place on SeaweedFS."""
+    """Where a run may write: a local folder, then a folder on SeaweedFS."""
     if request.param == "local":
         return Folder(str(tmp_path / "out"), {})
     bucket: Folder = request.getfixturevalue("bucket")

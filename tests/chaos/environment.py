@@ -78,7 +78,7 @@ def environment_in(folder: Path, server: servers.Server | None) -> Iterator[Envi
 
 @contextmanager
 def cluster_of_nodes(log: Path) -> Iterator[Cluster]:
-    """A head node without actors, and worker nodes whose processes do what prompts tell them."""
+    """A head node without actors, and worker nodes whose processes fail as prompts say."""
     tests = Path(__file__).parents[1]
     path = [str(tests / "chaos/trouble"), str(tests), os.environ.get("PYTHONPATH", "")]
     variables = {

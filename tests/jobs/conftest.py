@@ -45,7 +45,7 @@ def local_ray() -> Iterator[None]:
 
 
 def write_manifest(folder: Path) -> Path:
-    """Rows of two sizes and two samplers, in mixed order, with a column to carry."""
+    """Rows of two sizes and two samplers, in mixed order, with one extra column."""
     rows = [
         {
             "prompt": f"a picture of the number {i}",
@@ -61,7 +61,7 @@ def write_manifest(folder: Path) -> Path:
 
 
 def maker(folder: Path, model: Path, manifest: Path) -> MakeSpec:
-    """Makes jobs whose runs lie in a folder."""
+    """A function that makes jobs whose runs are in a folder."""
 
     def make(**values: Any) -> RunSpec:
         job = {
@@ -80,7 +80,7 @@ def maker(folder: Path, model: Path, manifest: Path) -> MakeSpec:
 
 @pytest.fixture(scope="session")
 def make_in(tiny_model: Path) -> Callable[[Path], MakeSpec]:
-    """What makes jobs over a manifest in a folder, which holds their runs, too."""
+    """A function that writes a manifest to a folder and returns a maker of jobs over it."""
     return lambda folder: maker(folder, tiny_model, write_manifest(folder))
 
 
@@ -96,7 +96,7 @@ def kept(
     make_in: Callable[[Path], MakeSpec],
     local_ray: None,
 ) -> tuple[Path, MakeSpec]:
-    """A folder that holds a finished run, `home`, and the same again, `copy`."""
+    """A folder with a finished run in `home` and a copy of it in `copy`; and a maker of jobs."""
     folder = tmp_path_factory.mktemp("kept")
     home = folder / "home"
     home.mkdir()
@@ -108,7 +108,7 @@ def kept(
 
 @pytest.fixture
 def finished(kept: tuple[Path, MakeSpec]) -> MakeSpec:
-    """As `make_spec`, where the run of the job without overrides is at its end."""
+    """Like `make_spec`, but the run of the job without overrides is already finished."""
     folder, make = kept
     shutil.rmtree(folder / "home")
     shutil.copytree(folder / "copy", folder / "home")

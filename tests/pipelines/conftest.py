@@ -1,4 +1,4 @@
-"""What the tests of shards share."""
+"""A planned run for the tests of shards."""
 
 from pathlib import Path
 
@@ -12,5 +12,5 @@ from nightpress.pipelines.storage import Store
 
 @pytest.fixture
 def prepared(tmp_path: Path) -> tuple[Store, RunRecord, pa.Table]:
-    """Six pictures that are planned in memory, with nothing in their store."""
+    """A run of six images, planned in memory, with an empty store."""
     return prepare(tmp_path, [f"picture {i}" for i in range(6)])

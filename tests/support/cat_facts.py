@@ -1,4 +1,4 @@
-"""What the image of a cat says of itself, for tests of files and of what is in them."""
+"""The metadata of one image, for tests of image files and their embedded metadata."""
 
 from nightpress.pipelines.records import ImageFacts
 

@@ -76,7 +76,7 @@ def begin(output: str, **job: Any) -> Run:
 
 
 def made(run: Run, number: int, prompt: str = "a cat", **changes: Any) -> ImageRecord:
-    """Store an image, a plain square: two images per batch, and a batch every two seconds."""
+    """Store a plain square; returns its record: two images per batch, a batch every two seconds."""
     facts = replace(FACTS, image_id=f"{number}_00", id=str(number), seed=number, prompt=prompt)
     pixels = np.full((16, 16, 3), colour(number), np.uint8)
     data = encode(pixels, facts, ImagesSpec())

@@ -1,4 +1,4 @@
-"""A frame as polars has it: an Arrow stream with string views, and no other way to the table."""
+"""A stand-in for a polars frame: an Arrow stream with string views, and nothing else."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""What a local run directory holds, read without nightpress."""
+"""Read a local run directory without nightpress's own reader."""
 
 from pathlib import Path
 

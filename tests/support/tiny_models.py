@@ -1,6 +1,6 @@
 """Tiny seeded models of real architectures, made from their configuration classes.
 
-Nothing is downloaded: weights are random, vocabularies are the letters. What they draw is noise,
+Nothing is downloaded: weights are random, vocabularies are single letters. The images are noise,
 but every class, file and code path is that of the real family.
 """
 

@@ -19,7 +19,7 @@ import ray
 import yaml
 from click.testing import CliRunner
 from support.fakes.odd_actors import (
-    BATCHES_TILL_DRAINED,
+    BATCHES_UNTIL_DRAINED,
     CopyWins,
     FactoryOf,
     ObedientActor,
@@ -211,7 +211,7 @@ def test_an_actor_on_a_drained_node_stores_its_batch_and_takes_no_more_work(
     assert not [event for event in seen if isinstance(event, ShardRetried | ActorLost)]
     assert [event.shard for event in seen if isinstance(event, ShardLeft)] == [0, 1]
     found = [row for row in read_metadata(spec).to_pylist() if row["sampling_s"] is None]
-    assert len(found) == BATCHES_TILL_DRAINED * BATCH_SIZE
+    assert len(found) == BATCHES_UNTIL_DRAINED * BATCH_SIZE
     assert hashes(spec) == undisturbed
 
 
@@ -229,7 +229,7 @@ def test_a_near_deadline_stores_the_current_batch_and_begins_no_other(
     with pytest.raises(RunStopped, match="the deadline is near; run the same command again"):
         list(map(bring_near, dispatcher.run(range(record.layout.num_shards))))
     dispatcher.close()
-    assert len(store.list("images")) == BATCHES_TILL_DRAINED * BATCH_SIZE
+    assert len(store.list("images")) == BATCHES_UNTIL_DRAINED * BATCH_SIZE
     assert committed_shards(store) == set()
     assert jobs.run(spec).num_ok == PROMPTS
     assert hashes(spec) == undisturbed

@@ -161,19 +161,19 @@ def test_orphans_are_listed_and_deleted_only_on_request(
     finished: MakeSpec,
 ) -> None:
     spec = finished()
-    stray = Path(spec.url, "images/old.png")
-    stray.write_bytes(b"old")
+    orphan = Path(spec.url, "images/old.png")
+    orphan.write_bytes(b"old")
     listed = nightpress("verify", spec.url)
     assert listed.exit_code == 0
     assert "images/old.png: no commit names it" in listed.stdout
-    assert stray.exists()
+    assert orphan.exists()
     Path(spec.url, shard_path(0)).rename(Path(spec.url, "aside"))
     refused = nightpress("verify", spec.url, "--sweep")
     assert refused.exit_code == 2
-    assert stray.exists()
+    assert orphan.exists()
     Path(spec.url, "aside").rename(Path(spec.url, shard_path(0)))
     assert nightpress("verify", spec.url, "--sweep").exit_code == 0
-    assert not stray.exists()
+    assert not orphan.exists()
     assert len(Store(spec.url).list("images")) == PROMPTS
 
 

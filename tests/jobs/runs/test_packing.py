@@ -66,15 +66,15 @@ def test_a_packed_run_is_made_damaged_verified_repaired_and_reproduced(
     lost = next(each for each in packs if each != path)
     lost.unlink()
     Path(spec.url, shard_path(0)).write_bytes(b"no commit")
-    stray = path.with_name(f"shard-00000-{'0' * 16}{path.suffix}")
-    stray.write_bytes(b"of an attempt that came to no commit")
+    orphan = path.with_name(f"shard-00000-{'0' * 16}{path.suffix}")
+    orphan.write_bytes(b"of an attempt that never committed")
     found = nightpress("verify", job)
     assert found.exit_code == 3
     assert nightpress("verify", job, "--repair").exit_code == 0
-    assert packs_of(spec) == packs | {stray: stray.read_bytes()}
-    swept = nightpress("verify", job, "--sweep")
-    assert swept.exit_code == 0, swept.output
-    assert f"images/{stray.name}: no commit names it" in swept.stdout
+    assert packs_of(spec) == packs | {orphan: orphan.read_bytes()}
+    deleted = nightpress("verify", job, "--sweep")
+    assert deleted.exit_code == 0, deleted.output
+    assert f"images/{orphan.name}: no commit names it" in deleted.stdout
     assert packs_of(spec) == packs
     assert hashes(spec) == hashes(plain)
 

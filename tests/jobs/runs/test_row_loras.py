@@ -116,7 +116,7 @@ def test_every_row_of_a_mixed_manifest_is_made_with_its_own_lora(
     assert jobs.run(mixed).num_ok == ROWS
     assert hashes(mixed) == ours
 
-    # Another file under the same name is refused, by the run and by whoever reproduces.
+    # Another file under the same name is refused, by `run` and by `reproduce`.
     other = tiny_loras.save(pipeline(Path(mixed.model.source)), tmp_path / "other", seed=7)
     (clay / LORA_FILE).write_bytes((other / LORA_FILE).read_bytes())
     changed = nightpress("run", write(tmp_path / "job.yaml", mixed))

@@ -29,7 +29,7 @@ NUM_IMAGES = 7
 WORKERS = 3
 
 
-class Press(RuleBasedStateMachine):
+class CommitMachine(RuleBasedStateMachine):
     """Several workers on one shard, one step at a time."""
 
     packing = "none"
@@ -119,8 +119,8 @@ class Press(RuleBasedStateMachine):
             runner.close()
 
 
-class PackingPress(Press):
-    """The same, where the images of the shard share an object."""
+class PackingCommitMachine(CommitMachine):
+    """The same for a shard whose images are packed into one object."""
 
     packing = "webdataset"
 
@@ -136,7 +136,7 @@ def planned(packing: str) -> tuple[RunRecord, pa.Table]:
 
 @cache
 def undisturbed(packing: str) -> dict[str, bytes]:
-    """Its images, or its pack, when nothing happens."""
+    """The run's images, or its pack, when nothing goes wrong."""
     record, rows = planned(packing)
     folder = MemoryFolder()
     runner = ShardRunner(MemoryStore(folder), record, FakeSampler(), "w", threads=1)  # type: ignore[arg-type]
@@ -145,7 +145,7 @@ def undisturbed(packing: str) -> dict[str, bytes]:
     return {path: data for path, data in folder.objects.items() if path.startswith("images/")}
 
 
-TestPress = Press.TestCase
-TestPress.settings = settings(max_examples=100, stateful_step_count=25, deadline=None)
-TestPackingPress = PackingPress.TestCase
-TestPackingPress.settings = settings(max_examples=50, stateful_step_count=25, deadline=None)
+TestCommits = CommitMachine.TestCase
+TestCommits.settings = settings(max_examples=100, stateful_step_count=25, deadline=None)
+TestPackedCommits = PackingCommitMachine.TestCase
+TestPackedCommits.settings = settings(max_examples=50, stateful_step_count=25, deadline=None)

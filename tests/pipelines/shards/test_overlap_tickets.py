@@ -1,4 +1,4 @@
-"""`TicketLock`: tickets are served in the order of their numbers, whoever is ready first."""
+"""`TicketLock`: tickets are served in the order of their numbers, whichever is ready first."""
 
 import threading
 from contextlib import ExitStack

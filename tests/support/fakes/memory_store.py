@@ -1,4 +1,4 @@
-"""A store in memory that can fail at any operation, and let others act before it."""
+"""A store in memory that can fail at any operation, and run another process's work before it."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -14,7 +14,7 @@ class Moment(Enum):
     BEFORE = auto()
     """Before it has any effect."""
     AFTER = auto()
-    """After it took effect, so that the caller does not know."""
+    """After it took effect, so that the caller cannot know the result."""
 
 
 class MemoryFolder:
@@ -88,14 +88,14 @@ class MemoryFolder:
         moment = self.failures.pop(0, None)
         self.failures = {place - 1: each for place, each in self.failures.items()}
         if moment is Moment.BEFORE:
-            raise StoreError("memory: nothing happened")
+            raise StoreError("memory: not done")
         return _FailsAfter() if moment is Moment.AFTER else nullcontext()
 
 
 class _FailsAfter(AbstractContextManager[None]):
     def __exit__(self, kind: object, error: object, trace: object) -> None:
         if error is None:
-            raise StoreError("memory: it happened, and nobody was told")
+            raise StoreError("memory: done, but the answer is lost")
 
 
 class MemoryStore(Store):

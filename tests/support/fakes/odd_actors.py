@@ -156,11 +156,11 @@ class CopyWins(RacingActor):
     winner = 2
 
 
-BATCHES_TILL_DRAINED = 4
+BATCHES_UNTIL_DRAINED = 4
 
 
 class ObedientActor(SamplerActor):
-    """Waits in its fourth batch until it is told to drain."""
+    """Waits in its fourth batch until `drain` is called."""
 
     def load(self, fingerprint: str, batch_size: int) -> None:
         super().load(fingerprint, batch_size)
@@ -169,10 +169,10 @@ class ObedientActor(SamplerActor):
 
         def sample(requests: Any, params: Any, batch_size: int | None = None) -> Any:
             self._num_batches += 1
-            if self._num_batches >= BATCHES_TILL_DRAINED and not self._drain_called.wait(
+            if self._num_batches >= BATCHES_UNTIL_DRAINED and not self._drain_called.wait(
                 PATIENCE_S
             ):
-                raise TimeoutError("nobody told it to drain")
+                raise TimeoutError("drain was not called")
             return plain(requests, params, batch_size)
 
         self._sampler.sample = sample

@@ -15,17 +15,17 @@ PROMPTS = ["a cat", "a v1.2 dog", "ein Käse", "nan", "a 猫"]
 
 
 def packed(folder: Path, packing: str) -> Run:
-    """A run of three packs, of whose images one came to nothing."""
+    """A run with three packs; one of its images failed."""
     return Run(*finished_run(folder, PROMPTS, shard_size=2, packing=packing))
 
 
 def facts(run: Run) -> list[dict[str, Any]]:
-    """Of the images that were made, in sampling order."""
+    """The metadata rows of the images that are ok, in sampling order."""
     return [row for row in run.metadata.to_table().to_pylist() if row["status"] == "ok"]
 
 
 def pixels_of(run: Run, row: dict[str, Any]) -> np.ndarray[Any, Any]:
-    """What the pack holds where the metadata say that the image lies."""
+    """The pixels of an image, read from the pack at the offset in the metadata."""
     data = run.store.read(row["file"])[row["member_offset"] :][: row["num_bytes"]]
     return np.asarray(Image.open(io.BytesIO(data)))
 
