@@ -55,9 +55,14 @@ def read_totals(store: Store) -> dict[int, CommitTotals]:
 
 
 def write_summary_index(store: Store, totals: Mapping[int, CommitTotals]) -> None:
-    """Write the index, in place of an earlier one."""
-    entries = [[shard, each.num_bytes, each.summary.as_dict()] for shard, each in totals.items()]
-    store.put(SUMMARY_INDEX, json.dumps(entries, separators=(",", ":")).encode())
+    """Write the index in place of an earlier one, unless that says the same."""
+    entries = [
+        [shard, totals[shard].num_bytes, totals[shard].summary.as_dict()]
+        for shard in sorted(totals)
+    ]
+    index = json.dumps(entries, separators=(",", ":")).encode()
+    if store.read_if_any(SUMMARY_INDEX) != index:
+        store.put(SUMMARY_INDEX, index)
 
 
 @contextmanager

@@ -7,7 +7,7 @@ import pyarrow as pa
 import pyarrow.dataset as ds
 import pytest
 from PIL import Image
-from support.fakes.fake_press import press
+from support.fakes.fake_runs import finished_run
 from support.made_runs import BEGIN, begin, colour, commit, finish, made, record_of
 
 from nightpress.pipelines import open_run
@@ -144,7 +144,7 @@ def test_adopted_images_are_counted_but_not_timed(run: Run) -> None:
 def test_an_image_is_found_by_reading_the_commit_of_its_shard_alone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    pressed = Run(*press(tmp_path, [f"picture {n}" for n in range(40)]))
+    pressed = Run(*finished_run(tmp_path, [f"picture {n}" for n in range(40)]))
     read: list[str] = []
     read_whole = Store.read
 
@@ -159,7 +159,7 @@ def test_an_image_is_found_by_reading_the_commit_of_its_shard_alone(
 
 
 def test_an_image_is_found_after_its_commit_was_amended(tmp_path: Path) -> None:
-    pressed = Run(*press(tmp_path, ["a", "nan", "c"]))
+    pressed = Run(*finished_run(tmp_path, ["a", "nan", "c"]))
     with pytest.raises(ImageNotFound, match="failed: NonFinite"):
         pressed.image("00000001_00")
     amend_commit(pressed.store, 0, {1: replace(made(pressed, 1), facts=facts_of(pressed, 1))})
@@ -172,7 +172,7 @@ def facts_of(run: Run, row: int) -> ImageFacts:
 
 
 def test_an_image_of_a_shard_without_a_commit_is_not_found(tmp_path: Path) -> None:
-    pressed = Run(*press(tmp_path, [f"picture {n}" for n in range(8)]))
+    pressed = Run(*finished_run(tmp_path, [f"picture {n}" for n in range(8)]))
     pressed.store.delete("metadata/shard-00001.parquet")
     pressed.image("00000003_00")
     with pytest.raises(ImageNotFound, match="no image '00000004_00' is committed"):
