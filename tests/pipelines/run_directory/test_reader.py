@@ -144,7 +144,7 @@ def test_adopted_images_are_counted_but_not_timed(run: Run) -> None:
 def test_an_image_is_found_by_reading_the_commit_of_its_shard_alone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    pressed = Run(*finished_run(tmp_path, [f"picture {n}" for n in range(40)]))
+    run = Run(*finished_run(tmp_path, [f"picture {n}" for n in range(40)]))
     read: list[str] = []
     read_whole = Store.read
 
@@ -154,16 +154,16 @@ def test_an_image_is_found_by_reading_the_commit_of_its_shard_alone(
 
     monkeypatch.setattr(Store, "read", counted)
     monkeypatch.setattr(Store, "list", None)
-    pressed.image("00000022_00")
+    run.image("00000022_00")
     assert read == ["metadata/shard-00005.parquet", "images/00000022_00.png"]
 
 
 def test_an_image_is_found_after_its_commit_was_amended(tmp_path: Path) -> None:
-    pressed = Run(*finished_run(tmp_path, ["a", "nan", "c"]))
+    run = Run(*finished_run(tmp_path, ["a", "nan", "c"]))
     with pytest.raises(ImageNotFound, match="failed: NonFinite"):
-        pressed.image("00000001_00")
-    amend_commit(pressed.store, 0, {1: replace(made(pressed, 1), facts=facts_of(pressed, 1))})
-    assert pressed.image("00000001_00").getpixel((0, 0)) == colour(1)
+        run.image("00000001_00")
+    amend_commit(run.store, 0, {1: replace(made(run, 1), facts=facts_of(run, 1))})
+    assert run.image("00000001_00").getpixel((0, 0)) == colour(1)
 
 
 def facts_of(run: Run, row: int) -> ImageFacts:
@@ -172,8 +172,8 @@ def facts_of(run: Run, row: int) -> ImageFacts:
 
 
 def test_an_image_of_a_shard_without_a_commit_is_not_found(tmp_path: Path) -> None:
-    pressed = Run(*finished_run(tmp_path, [f"picture {n}" for n in range(8)]))
-    pressed.store.delete("metadata/shard-00001.parquet")
-    pressed.image("00000003_00")
+    run = Run(*finished_run(tmp_path, [f"picture {n}" for n in range(8)]))
+    run.store.delete("metadata/shard-00001.parquet")
+    run.image("00000003_00")
     with pytest.raises(ImageNotFound, match="no image '00000004_00' is committed"):
-        pressed.image("00000004_00")
+        run.image("00000004_00")
