@@ -77,7 +77,7 @@ def serve(path: str) -> None:
 
 
 def _preload() -> None:
-    """Import all that an actor imports but Ray, which reads its settings when it is imported."""
+    """Import all that an actor imports but Ray, which cannot be forked once it is imported."""
     import diffusers
     import pyarrow.dataset  # noqa: F401
     import transformers
