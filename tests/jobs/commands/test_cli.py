@@ -346,6 +346,7 @@ def sampled_since(spec: RunSpec, moment: datetime) -> set[str]:
     return {r["file"] for r in rows if r["sampling_s"] is not None and r["started_at"] >= moment}
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("local_ray")
 def test_a_run_that_is_killed_and_then_stopped_ends_with_the_same_images(
     make_spec: MakeSpec, tmp_path: Path
