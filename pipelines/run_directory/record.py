@@ -17,7 +17,7 @@ from nightpress.pipelines.errors import Change, ChangedRunError, RunNotFound, Un
 from nightpress.pipelines.job.spec import RunSpec, canonical_json
 from nightpress.pipelines.planning import PlanLayout
 from nightpress.pipelines.planning.batch_sizes import BatchSizes, MeasuredKind
-from nightpress.pipelines.run_directory.json_files import json_file
+from nightpress.pipelines.run_directory.json_files import json_file, what_is_wrong
 from nightpress.pipelines.storage import Store
 
 RUN_FILE = "run.json"
@@ -112,8 +112,8 @@ class RunRecord:
             _require_supported(values["format_version"], url)
             return cls._from_values(values)
         except (ValueError, KeyError, TypeError) as error:
-            reason = f"{type(error).__name__}: {error}"
-            raise RunNotFound(f"{url}/{RUN_FILE}: not the record of a run ({reason})") from error
+            wrong = what_is_wrong(error)
+            raise RunNotFound(f"{url}/{RUN_FILE}: not the record of a run: {wrong}") from error
 
     @classmethod
     def _from_values(cls, values: dict[str, Any]) -> Self:

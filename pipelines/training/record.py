@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from typing import Any, Self
 
 from nightpress.pipelines.errors import Change, ChangedRunError, RunNotFound, UnsupportedFormat
-from nightpress.pipelines.run_directory.json_files import json_file
+from nightpress.pipelines.run_directory.json_files import json_file, what_is_wrong
 from nightpress.pipelines.run_directory.record import package_versions
 from nightpress.pipelines.storage import Store
 from nightpress.pipelines.training.spec import TrainSpec, train_spec
@@ -57,8 +57,8 @@ class TrainRecord:
             if version <= FORMAT_VERSION:
                 return cls._from_values(values)
         except (ValueError, KeyError, TypeError) as error:
-            reason = f"{type(error).__name__}: {error}"
-            raise RunNotFound(f"{url}/{TRAIN_FILE}: not a training record ({reason})") from error
+            wrong = what_is_wrong(error)
+            raise RunNotFound(f"{url}/{TRAIN_FILE}: not a training record: {wrong}") from error
         raise UnsupportedFormat(
             f"{url}: this training run was written in format {version}; this nightpress reads up "
             f"to format {FORMAT_VERSION}. Upgrade nightpress."
