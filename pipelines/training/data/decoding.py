@@ -12,6 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from nightpress.diffusion_core.errors import one_line
+
 ImageArray = NDArray[np.uint8]
 """(H, W, 3), RGB."""
 
@@ -55,7 +57,7 @@ def decode(data: bytes) -> Image.Image:
     except UnidentifiedImageError as error:
         raise BadImageError("not an image that Pillow can read") from error
     except DECODING_ERRORS as error:
-        reason = " ".join(str(error).split()) or type(error).__name__
+        reason = one_line(error, None) or type(error).__name__
         raise BadImageError(f"cannot be decoded: {reason}") from error
 
 
