@@ -17,7 +17,13 @@ import click
 
 from nightpress.diffusion_core.errors import NightpressError
 from nightpress.jobs.commands.exit_codes import BAD_INPUT, HELD, STOPPED, UNEXPECTED
-from nightpress.jobs.errors import ClusterError, JobError, RunStopped, UnfinishedRun
+from nightpress.jobs.errors import (
+    ClusterError,
+    ClusterUnavailable,
+    JobError,
+    RunStopped,
+    UnfinishedRun,
+)
 from nightpress.pipelines.errors import (
     LeaseLost,
     RunHeld,
@@ -76,7 +82,7 @@ class CommandGroup(click.Group):
 def exit_code(error: Exception) -> int:
     """The exit code of an expected error."""
     match error:
-        case RunStopped():
+        case RunStopped() | ClusterUnavailable():
             return STOPPED
         case RunHeld() | LeaseLost():
             return HELD
