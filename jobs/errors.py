@@ -7,6 +7,7 @@
         ├── ClusterError            the Ray cluster does not exist, or cannot do what the job asks
         │   └── ClusterUnavailable  it does not start or answer in time; a later try may work
         ├── RunStopped              stopped early; the same command resumes it
+        │   └── StoppedOnRequest    by a signal or a deadline, so nothing went wrong
         ├── UnfinishedRun           some shards are not committed yet, and all are needed
         └── IncompleteRun           the images made and those planned do not add up; a bug
 """
@@ -20,6 +21,7 @@ __all__ = [
     "JobError",
     "NightpressError",
     "RunStopped",
+    "StoppedOnRequest",
     "UnfinishedRun",
 ]
 
@@ -38,6 +40,10 @@ class ClusterUnavailable(ClusterError):
 
 class RunStopped(JobError):
     """The run stopped before its end; what is committed stays, and it can be resumed."""
+
+
+class StoppedOnRequest(RunStopped):
+    """The work stopped early because someone asked: with a signal, or with a deadline."""
 
 
 class UnfinishedRun(JobError):

@@ -1,6 +1,5 @@
 """`nightpress plan`."""
 
-import json
 from dataclasses import asdict
 
 import click
@@ -9,6 +8,7 @@ from rich.table import Table
 
 from nightpress.diffusion_core.sampling.request import SamplingParams
 from nightpress.jobs.commands.common import job_argument, json_option, read_job, set_option
+from nightpress.jobs.commands.json_output import print_result
 from nightpress.jobs.runs.plan import Plan, plan
 from nightpress.pipelines.formatting import duration, plural, size
 from nightpress.pipelines.job.spec import RunSpec
@@ -29,7 +29,7 @@ def command(job: str, overrides: tuple[str, ...], as_json: bool) -> None:
     spec = read_job(job, overrides)
     planned = plan(spec)
     if as_json:
-        click.echo(json.dumps(as_values(planned)))
+        print_result(as_values(planned))
     else:
         show(Console(), spec, planned)
 
