@@ -27,7 +27,7 @@ from nightpress.jobs.cluster.capacity import (
     waiting_line,
 )
 from nightpress.jobs.cluster.connection import cluster, resolved_gpus, room
-from nightpress.jobs.errors import ClusterError, RunStopped
+from nightpress.jobs.errors import ClusterError, RunStopped, StoppedOnRequest
 from nightpress.jobs.signals import first_interruption
 from nightpress.jobs.training_worker import TrainingCoordinator, worker_loop
 from nightpress.pipelines.errors import (
@@ -135,7 +135,8 @@ def _result(
             case Finished():
                 result = TrainResult(url, event.step, loss, f"{url}/{event.path}")
     if result is None:
-        raise RunStopped(f"training stopped{stopped_at}; run the same command again to resume")
+        message = f"training stopped{stopped_at}; run the same command again to resume"
+        raise StoppedOnRequest(message) if stopped_at else RunStopped(message)
     return result
 
 

@@ -121,11 +121,12 @@ def trace_writer(path: Path, display: Display[Event]) -> Callable[[str], None]:
 def summary(result: RunResult) -> str:
     """The closing lines: what was made, and where it is."""
     per_s = result.images_per_s
-    rate = "" if per_s is None else f", {per_s:.2f} images/s after the first batch"
+    rate = [] if per_s is None else [f"{per_s:.2f} images/s of sampling time in the whole run"]
     failed = f", {result.num_failed:,} failed" if result.num_failed else ""
     lines = [
         f"{result.num_ok:,} of {result.num_images:,} images{failed}",
-        f"{result.num_made:,} made now in {duration(result.elapsed_s)}{rate}",
+        f"{result.num_made:,} made now in {duration(result.elapsed_s)}",
+        *rate,
         *time_lines(result.time_shares, result.between_batches),
         "",
         f"images    {result.url}/images/",

@@ -46,7 +46,7 @@ def as_values(found: RunStatus | TrainingStatus) -> dict[str, object]:
     }
     if isinstance(found, TrainingStatus):
         return values | {"recipe": found.recipe, **asdict(found.progress)}
-    return values | asdict(found.progress)
+    return values | asdict(found.progress) | {"num_done": found.progress.num_done}
 
 
 def _holder_values(holder: Holder) -> dict[str, object]:
@@ -61,15 +61,17 @@ def holder_line(holder: Holder | None) -> str:
 def describe(found: RunStatus) -> str:
     """The status of a run of images, in a few lines."""
     progress = found.progress
-    done = progress.num_ok + progress.num_failed
+    done = progress.num_done
     share = done / progress.num_images if progress.num_images else 1.0
     state = "complete" if progress.complete else "not complete"
     total, failed = progress.num_images, progress.num_failed
+    uncommitted = f"; {progress.num_stored:,} stored, not yet committed"
     lines = [
         f"{found.url}  {state}",
-        f"images   {done:,} of {total:,} ({share:.1%}), {failed:,} failed",
+        f"images   {done:,} of {total:,} done ({share:.1%}), {failed:,} failed"
+        f"{uncommitted if progress.num_stored else ''}",
         f"shards   {progress.num_committed_shards:,} of {progress.num_shards:,} committed",
-        f"stored   {size(progress.num_bytes)}",
+        f"size     {size(progress.num_bytes)}",
         f"model    {found.model} {found.model_fingerprint[:12]}",
         f"started  {found.created_at}",
     ]

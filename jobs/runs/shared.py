@@ -7,7 +7,7 @@ from nightpress.diffusion_core.models.loading import ModelSpec
 from nightpress.jobs.cluster.capacity import require_room
 from nightpress.jobs.cluster.connection import alive_nodes, resolved_gpus, spread_map
 from nightpress.jobs.dispatch.actor import ActorFactory
-from nightpress.jobs.dispatch.config import DispatchConfig
+from nightpress.jobs.dispatch.config import ASKED_TO_STOP, DispatchConfig
 from nightpress.jobs.dispatch.dispatcher import Dispatcher
 from nightpress.jobs.errors import ClusterError, RunStopped
 from nightpress.jobs.progress.events import Event, Message
@@ -107,7 +107,7 @@ def dispatching(
 
         def reason_to_stop() -> str | None:
             lease.require()
-            return "asked to stop" if interrupted.is_set() else limit.exceeded
+            return ASKED_TO_STOP if interrupted.is_set() else limit.exceeded
 
         def repair_plan(shard: int) -> None:
             lease.fence.require(store)
