@@ -264,11 +264,12 @@ class Dispatcher:
                 in_flight.begun_at = now
             case BatchSampled():
                 self._timing.add_batch(event.batch_s)
-                yield event
+                in_flight.unreported_s += event.batch_s
             case BatchDone():
                 if event.batch_s:
                     self._timing.add_batch(event.batch_s)
                 in_flight.num_sampled += event.num_sampled
+                event, in_flight.unreported_s = event.after(in_flight.unreported_s), 0.0
                 if not self._queue.is_done(event.shard):
                     # Images stored by parts and copies are counted when the shard is committed.
                     counts_now = in_flight.work.commits and not in_flight.is_copy

@@ -97,7 +97,7 @@ def failure_limit(limit: int | str | None, where: str) -> int | str | None:
 def _open_training_job(job: TrainSpec) -> TrainingRun:
     store = Store(job.url, job.storage)
     _require_answer(store)
-    found = open_training(store, job)
+    found = open_training(store)
     if found is None:
         raise RunNotFound(f"{job.url}: no training run here ({TRAIN_FILE} is missing)")
     return found
