@@ -172,13 +172,22 @@ def _field(
         raise _refusal(
             text, f"there is no column {shown}; the columns are: {', '.join(sorted(types))}"
         )
-    if pa.types.is_nested(types[name]) or pa.types.is_binary(types[name]):
+    if not _has_text_form(types[name]):
         raise _refusal(text, f"column {shown} is of type {types[name]}, which has no text form")
     try:
         format(_example(types[name]), spec)
     except ValueError as error:
         raise _refusal(text, f"{{{name}:{spec}}}: {error}") from error
     return Field(name, spec)
+
+
+def _has_text_form(type_: pa.DataType) -> bool:
+    return bool(
+        pa.types.is_primitive(type_)
+        or pa.types.is_null(type_)
+        or pa.types.is_string(type_)
+        or pa.types.is_decimal(type_)
+    )
 
 
 def _example(type_: pa.DataType) -> object:
@@ -238,11 +247,13 @@ def _formatted(values: pa.Array, spec: str) -> pa.Array:
 
 
 def _plain_values(encoded: pa.DictionaryArray) -> list[object]:
-    numeric = pa.types.is_integer(encoded.type.value_type) or pa.types.is_floating(
-        encoded.type.value_type
-    )
-    values = encoded.dictionary
-    return list((values if numeric else pc.cast(values, pa.string())).to_pylist())
+    values, type_ = encoded.dictionary, encoded.type.value_type
+    if pa.types.is_integer(type_) or pa.types.is_float64(type_):
+        return list(values.to_pylist())
+    texts = pc.cast(values, pa.string())
+    if pa.types.is_floating(type_):  # 0.1 as float32 is 0.1, not 0.10000000149011612
+        return list(pc.cast(texts, pa.float64()).to_pylist())
+    return list(texts.to_pylist())
 
 
 def _is_plain(values: pa.Array) -> bool:

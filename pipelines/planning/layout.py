@@ -5,10 +5,10 @@ The layout is small even for a large manifest and is stored as JSON with the run
 
 import base64
 from bisect import bisect_right
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from functools import cached_property
-from itertools import accumulate
+from itertools import accumulate, groupby
 from typing import Any, Self
 
 import pyarrow as pa
@@ -138,6 +138,14 @@ class PlanLayout:
         """Finds the manifest's rows in its files."""
         return RowLocator(self.files)
 
+    @property
+    def units(self) -> Iterator[tuple[int, tuple[RowRange, ...]]]:
+        """The rows of each unit of work: the first row's number, and where they are."""
+        for _, group in groupby(self.parts, key=lambda part: part.unit):
+            parts = list(group)
+            first = parts[0].first_row
+            yield first, self.row_locator.row_ranges(first, sum(p.num_rows for p in parts))
+
     @cached_property
     def _first_shards(self) -> list[int]:
         return [part.first_shard for part in self.parts]
@@ -189,6 +197,7 @@ def _file_as_dict(file: ManifestFile, schemas: Sequence[str]) -> dict[str, Any]:
         "format": file.format,
         "compression": file.compression,
         "schema": schemas.index(_encode(file.schema)),
+        "checksums": base64.b64encode(file.checksums).decode(),
         "pieces": [[block.start, block.num_bytes, block.num_rows] for block in file.blocks],
     }
 
@@ -196,8 +205,10 @@ def _file_as_dict(file: ManifestFile, schemas: Sequence[str]) -> dict[str, Any]:
 def _file_from_dict(values: Mapping[str, Any], schemas: Sequence[pa.Schema]) -> ManifestFile:
     blocks = tuple(Block(*block) for block in values["pieces"])
     schema = schemas[values["schema"]]
-    others = {key: value for key, value in values.items() if key not in ("pieces", "schema")}
-    return ManifestFile(**others, schema=schema, blocks=blocks)
+    checksums = base64.b64decode(values.get("checksums", ""))  # older versions wrote none
+    read = ("pieces", "schema", "checksums")
+    others = {key: value for key, value in values.items() if key not in read}
+    return ManifestFile(**others, schema=schema, blocks=blocks, checksums=checksums)
 
 
 def _encode(schema: pa.Schema) -> str:

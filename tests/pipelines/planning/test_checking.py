@@ -318,7 +318,7 @@ def test_only_the_most_frequent_settings_are_counted(
 ) -> None:
     monkeypatch.setattr("nightpress.pipelines.planning.units.MAX_SETTINGS", 3)
     monkeypatch.setattr("nightpress.pipelines.planning.checking.MAX_SETTINGS", 3)
-    monkeypatch.setattr("nightpress.pipelines.manifest.files.BATCH_ROWS", 10)
+    monkeypatch.setattr("nightpress.pipelines.manifest.parquet.BATCH_ROWS", 10)
     rows = [{"prompt": "p", "guidance_scale": 1.0 if n % 2 else n / 7} for n in range(200)]
     layout = check(job(tmp_path, write(tmp_path / "m.parquet", rows)), MODEL)
     assert len(layout.batches) == 3
