@@ -4,15 +4,15 @@ Turns a URL into Arrow tables of the file's own columns. A file is read block by
 stays bounded.
 """
 
-import hashlib
+import io
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import islice
 from pathlib import PurePosixPath
-from typing import BinaryIO
+from typing import BinaryIO, cast
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -21,6 +21,12 @@ from nightpress.diffusion_core.errors import one_line
 from nightpress.pipelines.errors import MAX_PROBLEMS, ManifestError, Problem
 from nightpress.pipelines.manifest.delimited import Delimited
 from nightpress.pipelines.manifest.jsonl import JsonLines
+from nightpress.pipelines.manifest.same_bytes import (
+    Content,
+    ScannedStream,
+    changed_error,
+    open_unchanged,
+)
 from nightpress.pipelines.manifest.text import (
     BYTE_ORDER_MARK,
     PlainLines,
@@ -44,13 +50,14 @@ SUFFIXES = {
 COMPRESSIONS = {".gz": "gzip", ".zst": "zstd", ".bz2": "bz2"}
 """Compressions of whole files, for text formats only; Parquet compresses inside."""
 
-HASH_BYTES = 1 << 20
-
 BATCH_ROWS, BATCH_BYTES = 32_768, 16 << 20
 """How much of a Parquet file is in memory at once."""
 
 MALFORMED = (pa.ArrowInvalid, pa.ArrowNotImplementedError, UnicodeDecodeError, EOFError)
 """What parsers raise about a file's bytes: malformed, an unsupported kind, not UTF-8, truncated."""
+
+HEADER_BYTES = 1 << 20
+"""How much of a text file is looked at to find its header."""
 
 BUFFER_BYTES = 1 << 20
 """The read buffer of each Parquet column; without one, a whole row group of it is read at once."""
@@ -78,6 +85,13 @@ class ManifestFile:
     compression: str | None
     schema: pa.Schema
     blocks: tuple[Block, ...]
+    checksums: bytes = b""
+    """Of the stored bytes, see `Content`; empty if an older version scanned the file."""
+
+    @property
+    def content(self) -> Content:
+        """The stored bytes that were scanned."""
+        return Content(self.num_bytes, self.sha256, self.checksums)
 
     @cached_property
     def num_rows(self) -> int:
@@ -118,27 +132,28 @@ def scan(source: Source, options: Options) -> ManifestFile:
         raise ValueError(f"{source.url} is not a manifest")
     with _parsing(source.url, kind[0]):
         if kind[0] == "parquet":
-            schema, blocks = _scan_parquet(source.url, options)
+            content = Content.of(source.url, options)
+            schema, blocks = _scan_parquet(source.url, content, options)
         else:
-            schema, blocks = _scan_text(source.url, *kind, options)
+            with open_source(source.url, options) as raw:
+                stream = ScannedStream(raw)
+                schema, blocks = _scan_text(source.url, cast("BinaryIO", stream), *kind)
+                content = stream.finish()
     return ManifestFile(
         source.url,
         source.version,
-        source.num_bytes,
-        sha256_of(source.url, options),
+        content.num_bytes,
+        content.sha256,
         *kind,
         schema,
         tuple(blocks),
+        content.checksums,
     )
 
 
 def sha256_of(url: str, options: Options) -> str:
     """The SHA-256 of the stored file, in hexadecimal."""
-    digest = hashlib.sha256()
-    with open_source(url, options) as stream:
-        while data := stream.read(HASH_BYTES):
-            digest.update(data)
-    return digest.hexdigest()
+    return Content.of(url, options).sha256
 
 
 def read_rows(rows: RowRange, columns: Sequence[str], options: Options) -> Iterator[pa.Table]:
@@ -161,7 +176,7 @@ def read_rows(rows: RowRange, columns: Sequence[str], options: Options) -> Itera
                 yield wanted
             if not remaining:
                 return
-        raise _changed(file)
+        raise changed_error(file.url)
 
 
 def _covering_blocks(rows: RowRange) -> tuple[list[Block], int]:
@@ -177,8 +192,8 @@ def _covering_blocks(rows: RowRange) -> tuple[list[Block], int]:
     return blocks, skip
 
 
-def _scan_parquet(url: str, options: Options) -> tuple[pa.Schema, list[Block]]:
-    with open_source(url, options) as stream, pq.ParquetFile(stream) as parquet:
+def _scan_parquet(url: str, content: Content, options: Options) -> tuple[pa.Schema, list[Block]]:
+    with open_unchanged(url, content, options) as stream, pq.ParquetFile(stream) as parquet:
         _refuse_repeated(parquet.schema_arrow)
         fields = [pa.field(f.name, plain_type(f.type)) for f in parquet.schema_arrow]
         groups = [parquet.metadata.row_group(i) for i in range(parquet.num_row_groups)]
@@ -193,7 +208,7 @@ def _read_parquet(
     row_bytes = sum(block.num_bytes for block in blocks) / sum(block.num_rows for block in blocks)
     num_rows = max(1, min(BATCH_ROWS, int(BATCH_BYTES / max(row_bytes, 1))))
     with (
-        open_source(file.url, options) as stream,
+        open_unchanged(file.url, file.content, options) as stream,
         pq.ParquetFile(stream, buffer_size=BUFFER_BYTES, pre_buffer=False) as parquet,
     ):
         for batch in parquet.iter_batches(
@@ -214,29 +229,27 @@ def _text_format(name: str) -> TextFormat:
             return PlainLines()
 
 
-@contextmanager
-def _open_text(url: str, compression: str | None, options: Options) -> Iterator[BinaryIO]:
-    with open_source(url, options) as raw:
-        if compression is None:
-            yield raw
-        else:
-            with pa.input_stream(raw, compression=compression) as stream:
-                yield stream
+def _decompressed(stored: BinaryIO, compression: str | None) -> AbstractContextManager[BinaryIO]:
+    if compression is None:
+        return nullcontext(stored)
+    stream: AbstractContextManager[BinaryIO] = pa.input_stream(stored, compression=compression)
+    return stream
 
 
 def _scan_text(
-    url: str, format_name: str, compression: str | None, options: Options
+    url: str, stored: BinaryIO, format_name: str, compression: str | None
 ) -> tuple[pa.Schema, list[Block]]:
     """Parse the whole file once, keeping only counts and types."""
     form = _text_format(format_name)
-    header, start = _header(url, form, compression, options)
-    types: dict[str, pa.DataType] = {field.name: field.type for field in header}
     blocks: list[Block] = []
     problems: list[Problem] = []
     num_rows = num_problems = 0
-    with _open_text(url, compression, options) as stream:
-        read_up_to(stream, start)
-        for position, data in split_into_blocks(stream, form, start):
+    with _decompressed(stored, compression) as stream:
+        beginning = read_up_to(stream, HEADER_BYTES)
+        header, start = _header(beginning, form)
+        types: dict[str, pa.DataType] = {field.name: field.type for field in header}
+        records = cast("BinaryIO", _Continued(beginning[start:], stream))
+        for position, data in split_into_blocks(records, form, start):
             data.decode()
             bad: dict[int, str] = {}
             table = form.parse(data, header, bad.__setitem__)
@@ -253,12 +266,21 @@ def _scan_text(
     return pa.schema(list(types.items())), blocks
 
 
-def _header(
-    url: str, form: TextFormat, compression: str | None, options: Options
-) -> tuple[pa.Schema, int]:
+class _Continued(io.RawIOBase):
+    """Bytes that were already read from a stream, then the rest of the stream."""
+
+    def __init__(self, data: bytes, rest: BinaryIO) -> None:
+        super().__init__()
+        self._data, self._rest = data, rest
+
+    def read(self, size: int = -1) -> bytes:
+        """The next bytes; at most `size`."""
+        data, self._data = self._data[:size], self._data[size:]
+        return data or self._rest.read(size)
+
+
+def _header(data: bytes, form: TextFormat) -> tuple[pa.Schema, int]:
     """The columns that the header names, if there is one, and the position of the first record."""
-    with _open_text(url, compression, options) as stream:
-        data = read_up_to(stream, 1 << 20)
     mark = len(BYTE_ORDER_MARK) if data.startswith(BYTE_ORDER_MARK) else 0
     if form.has_header and not data[mark:].strip():
         raise pa.ArrowInvalid("the file is empty, but its first line must name the columns")
@@ -280,7 +302,10 @@ def _read_text(
 ) -> Iterator[pa.Table]:
     form = _text_format(file.format)
     parsed = schema if file.format == "jsonl" else file.schema
-    with _open_text(file.url, file.compression, options) as stream:
+    with (
+        open_unchanged(file.url, file.content, options) as stored,
+        _decompressed(stored, file.compression) as stream,
+    ):
         position = 0
         for block in blocks:
             if file.compression is None:
@@ -291,7 +316,7 @@ def _read_text(
             position = block.start + block.num_bytes
             table = form.parse(data, parsed, _refuse)
             if table.num_rows != block.num_rows:
-                raise _changed(file)
+                raise changed_error(file.url)
             yield _conformed(table, schema)
 
 
@@ -327,10 +352,6 @@ def _malformed(format_name: str, error: Exception) -> str:
         return f"not UTF-8 text: byte 0x{byte:02x} ({error.reason}); save the file as UTF-8"
     kind = "Parquet" if format_name == "parquet" else format_name.upper()
     return f"cannot be read as {kind}: {one_line(error, None)}"
-
-
-def _changed(file: ManifestFile) -> ManifestError:
-    return _file_error(file.url, "the file has changed since it was checked")
 
 
 def _file_error(url: str, message: str) -> ManifestError:

@@ -189,6 +189,7 @@ def _file_as_dict(file: ManifestFile, schemas: Sequence[str]) -> dict[str, Any]:
         "format": file.format,
         "compression": file.compression,
         "schema": schemas.index(_encode(file.schema)),
+        "checksums": base64.b64encode(file.checksums).decode(),
         "pieces": [[block.start, block.num_bytes, block.num_rows] for block in file.blocks],
     }
 
@@ -196,8 +197,10 @@ def _file_as_dict(file: ManifestFile, schemas: Sequence[str]) -> dict[str, Any]:
 def _file_from_dict(values: Mapping[str, Any], schemas: Sequence[pa.Schema]) -> ManifestFile:
     blocks = tuple(Block(*block) for block in values["pieces"])
     schema = schemas[values["schema"]]
-    others = {key: value for key, value in values.items() if key not in ("pieces", "schema")}
-    return ManifestFile(**others, schema=schema, blocks=blocks)
+    checksums = base64.b64decode(values.get("checksums", ""))  # older versions wrote none
+    read = ("pieces", "schema", "checksums")
+    others = {key: value for key, value in values.items() if key not in read}
+    return ManifestFile(**others, schema=schema, blocks=blocks, checksums=checksums)
 
 
 def _encode(schema: pa.Schema) -> str:
