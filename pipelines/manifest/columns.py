@@ -12,10 +12,25 @@ from nightpress.pipelines.errors import ManifestError, Problem
 from nightpress.pipelines.job.sections import ColumnMap
 from nightpress.pipelines.job.spec import CONDITION_COLUMNS, SETTING_COLUMNS, RunSpec
 from nightpress.pipelines.manifest.files import ManifestFile
+from nightpress.pipelines.manifest.similar_names import likely_settings
 from nightpress.pipelines.manifest.types import as_type, common_type, one_chunk
 from nightpress.pipelines.records import carried_name
 
 TEXT_SETTINGS = frozenset({"prompt", "negative_prompt", "scheduler", "lora"})
+
+
+@dataclass(frozen=True)
+class ColumnUse:
+    """What one column of the manifest is read as."""
+
+    name: str
+    """The column's name in the manifest."""
+    settings: tuple[str, ...]
+    """The settings that it gives: one, or several if the job maps it so; none if it is carried."""
+    stored_as: str | None
+    """Its name in the metadata if it is carried, else None."""
+    did_you_mean: tuple[str, ...] = ()
+    """Of a carried column, the settings that it probably was meant to give; usually none."""
 
 
 @dataclass(frozen=True)
@@ -93,6 +108,26 @@ def resolve_columns(spec: RunSpec, files: Sequence[ManifestFile]) -> Columns:
     )
 
 
+def column_uses(spec: RunSpec, files: Sequence[ManifestFile]) -> tuple[ColumnUse, ...]:
+    """What every column of the manifest is read as, in order of first appearance.
+
+    A carried column may look like a setting: `Seed`, `steps`, `cfg_scale`, `heigth`. It does unless
+    the manifest has another column for that setting, or the job's `columns` says null for it.
+    """
+    names = list(_types_by_name(files))
+    mapping = {setting: column for setting, column in _mapping(spec).items() if column is not None}
+    missing = [setting for setting, column in mapping.items() if column.column not in names]
+    uses = []
+    for name in names:
+        settings = tuple(key for key, column in mapping.items() if column.column == name)
+        if settings:
+            uses.append(ColumnUse(name, settings, None))
+        else:
+            meant = likely_settings(name, missing)
+            uses.append(ColumnUse(name, (), carried_name(name), meant))
+    return tuple(uses)
+
+
 def _mapping(spec: RunSpec) -> dict[str, ColumnMap | None]:
     """Each setting's column: the one the job names, else the column with the setting's own name."""
     mapping: dict[str, ColumnMap | None] = {}
@@ -143,9 +178,11 @@ def _problems_of(
     names = file.schema.names
     prompt = settings["prompt"].column if "prompt" in settings else "prompt"
     if prompt not in names:
+        meant = [name for name in names if likely_settings(name, ["prompt"]) == ("prompt",)]
+        example = repr(meant[0]) if meant else "..."
         message = (
             f"every file needs this column, but this one has: {', '.join(names) or 'no columns'}; "
-            "`columns: {prompt: ...}` in the job file can name another"
+            f"`columns: {{prompt: {example}}}` in the job file can name another"
         )
         yield Problem(file.url, None, prompt, message)
     if "id" in settings and settings["id"].column not in names:
