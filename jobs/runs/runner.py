@@ -26,6 +26,7 @@ from nightpress.jobs.progress.trace import (
     shares,
     time_lines,
 )
+from nightpress.jobs.runs.existing_run import compare_with_run
 from nightpress.jobs.runs.shared import (
     OnEvent,
     actor_factory,
@@ -35,8 +36,7 @@ from nightpress.jobs.runs.shared import (
     ignore,
     planning_mapper,
 )
-from nightpress.jobs.runs.table_manifest import TableManifest, kept_path, with_kept_table
-from nightpress.pipelines.errors import Change
+from nightpress.jobs.runs.table_manifest import TableManifest, with_kept_table
 from nightpress.pipelines.formatting import plural
 from nightpress.pipelines.job.spec import RunSpec
 from nightpress.pipelines.manifest.frames import Frame
@@ -44,7 +44,8 @@ from nightpress.pipelines.planning import (
     PlanLayout,
     check,
     cut_into_shards,
-    manifest_changes,
+    manifest_sources,
+    require_unchanged,
     write_plan,
 )
 from nightpress.pipelines.reporting.report import write_report
@@ -68,7 +69,7 @@ from nightpress.pipelines.run_directory.record import (
 )
 from nightpress.pipelines.run_directory.summary_index import summary_index_kept
 from nightpress.pipelines.shards.timeline import TimeSpent
-from nightpress.pipelines.storage import Store, find
+from nightpress.pipelines.storage import Store
 
 Trace = Callable[[str], None]
 
@@ -175,7 +176,9 @@ class _Session:
         free = require_free(store, self._take_over, self._on_waiting)
         record = read_record(store)
         if record is not None:
-            refuse_changes(store, self._changes(store, record))
+            existing = compare_with_run(store, record, self._spec, self._table)
+            refuse_changes(store, existing.changes)
+            self._spec, record = existing.spec, existing.record
         with cluster(self._spec.cluster):
             require_store_on_every_node(self._spec.cluster, store)
             if record is None:
@@ -221,17 +224,8 @@ class _Session:
         store.check()
         if self._table is None:
             self._spec = with_kept_table(self._spec, store)
-            find(self._spec.manifests, self._spec.storage)
+            manifest_sources(self._spec)
         return create_only_store(store, self._on_event)
-
-    def _changes(self, store: Store, record: RunRecord) -> list[Change]:
-        """How the job and its manifest differ from those that the run was started with."""
-        if self._table is None or kept_path(record) is None:
-            job_changes = record.spec.changes(self._spec)
-            return job_changes or manifest_changes(record.layout, self._spec)
-        # Equal tables may be different bytes, and so have different names.
-        self._spec = self._spec.model_copy(update={"manifest": record.spec.manifest})
-        return record.spec.changes(self._spec) or self._table.changes(store, record)
 
     def _on_waiting(self, holder: Holder) -> None:
         self._on_event(
@@ -254,6 +248,8 @@ class _Session:
         yield from first.finish_loading(loading, model.identity, usual)
         sizes = yield from decide_batch_sizes(spec, model, layout, first)
         layout = cut_into_shards(spec, layout, sizes.largest)
+        if self._table is None:  # loading the model may have taken minutes
+            layout = require_unchanged(layout, spec)
         with held(store, free) as lease:
             if self._table is not None:
                 layout = self._table.keep(store, layout)

@@ -19,7 +19,7 @@ import pyarrow as pa
 from nightpress.pipelines.errors import Change, Damaged, ManifestError
 from nightpress.pipelines.job.spec import RunSpec
 from nightpress.pipelines.manifest.frames import TABLE, Frame, rewritten, table_of, to_parquet
-from nightpress.pipelines.planning import PlanLayout
+from nightpress.pipelines.planning import PlanLayout, manifest_sources
 from nightpress.pipelines.run_directory.record import RunRecord, read_record
 from nightpress.pipelines.storage import Store, find
 
@@ -114,7 +114,7 @@ def readable_manifest(spec: RunSpec, frame: Frame | None) -> Iterator[RunSpec]:
         StoreError: the files cannot be found.
     """
     if frame is None:
-        find(spec.manifests, spec.storage)
+        manifest_sources(spec)
         yield spec
     else:
         with TableManifest.of(frame).temporary_job(spec) as job:

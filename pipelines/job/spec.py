@@ -173,7 +173,8 @@ class RunSpec(Section):
     def changes(self, other: "RunSpec") -> list[Change]:
         """How `other` differs in what decides names and pixels.
 
-        Where the job runs and how the store is reached may change between starts of a run.
+        Where the job runs, how the store is reached and how the manifest's URL is spelled may
+        change between starts of a run; the manifest's content is compared by `planning`.
         """
         return differences(dict(flatten(self.identity())), dict(flatten(other.identity())))
 
@@ -209,8 +210,8 @@ CONDITION_COLUMNS = ("strength", "init_image", "mask_image", "control_image")
 """Column names reserved for conditioning; a manifest that has one is refused."""
 
 
-NOT_IN_IDENTITY = ("output", "storage", "cluster")
-"""Keys of a job that say where it runs, not what it makes."""
+NOT_IN_IDENTITY = ("manifest", "output", "storage", "cluster")
+"""Keys of a job that say where it runs and where its manifest is stored, not what it makes."""
 
 
 def json_schema() -> dict[str, Any]:

@@ -89,6 +89,11 @@ class ManifestFile:
     """Of the stored bytes, see `Content`; empty if an older version scanned the file."""
 
     @property
+    def identity(self) -> tuple[str, ...]:
+        """What makes two files the same part of a manifest, wherever they are stored."""
+        return identity_of(self.url, self.sha256)
+
+    @property
     def content(self) -> Content:
         """The stored bytes that were scanned."""
         return Content(self.num_bytes, self.sha256, self.checksums)
@@ -118,6 +123,12 @@ def format_of(url: str) -> tuple[str, str | None] | None:
     if known is None or (known == "parquet" and compression is not None):
         return None
     return known, compression
+
+
+def identity_of(url: str, sha256: str) -> tuple[str, ...]:
+    """What makes a file the same part of a manifest as another: its bytes and how they are read."""
+    format_name, compression = format_of(url) or ("", None)
+    return (sha256, format_name, compression or "uncompressed")
 
 
 def scan(source: Source, options: Options) -> ManifestFile:

@@ -52,6 +52,8 @@ class ScannedStream(io.RawIOBase):
         self._digest = hashlib.sha256()
         self._checksums: list[int] = []
         self._num_bytes = 0
+        self._ended = False
+        """Once the end was reached: what is appended later does not belong to what was read."""
 
     def readable(self) -> bool:
         """Always true."""
@@ -59,7 +61,8 @@ class ScannedStream(io.RawIOBase):
 
     def read(self, size: int = -1) -> bytes:
         """The next bytes, fewer than `size` at the end of the file."""
-        data = bytes(self._stream.read(size))
+        data = b"" if self._ended else bytes(self._stream.read(size))
+        self._ended = self._ended or (not data and size != 0)
         self._digest.update(data)
         rest = memoryview(data)
         while rest:

@@ -66,7 +66,7 @@ class RunRecord:
             "dtype": self.dtype,
             "threads": self.threads,
             "batch_size": self.batch_size,
-            "manifest": [file.sha256 for file in self.layout.files],
+            "manifest": [file.identity for file in self.layout.files],
         }
         if self.model.row_loras:
             identity["row_loras"] = {each.name: each.sha256 for each in self.model.row_loras}

@@ -53,6 +53,14 @@ def literal_folder(url: str) -> str:
     return _GLOB.split(url, maxsplit=1)[0].rpartition("/")[0]
 
 
+def glob_matches(pattern: str, url: str) -> bool:
+    """Whether a glob pattern matches a URL; `**` alone between slashes matches any folders."""
+    from fsspec.utils import glob_translate
+
+    parts = [part if part == "**" else re.sub(r"\*+", "*", part) for part in pattern.split("/")]
+    return re.match(glob_translate("/".join(parts)), url) is not None
+
+
 def public(url: str) -> str:
     """The URL without user, password and query, safe to show."""
     if "://" not in url or ("@" not in url and "?" not in url):
