@@ -26,6 +26,7 @@ from nightpress.jobs.progress.trace import (
     shares,
     time_lines,
 )
+from nightpress.jobs.runs.column_lines import column_messages
 from nightpress.jobs.runs.existing_run import compare_with_run
 from nightpress.jobs.runs.shared import (
     OnEvent,
@@ -39,6 +40,7 @@ from nightpress.jobs.runs.shared import (
 from nightpress.jobs.runs.table_manifest import TableManifest, with_kept_table
 from nightpress.pipelines.formatting import plural
 from nightpress.pipelines.job.spec import RunSpec
+from nightpress.pipelines.manifest.columns import column_uses
 from nightpress.pipelines.manifest.frames import Frame
 from nightpress.pipelines.planning import (
     PlanLayout,
@@ -244,6 +246,7 @@ class _Session:
         usual = resolve_batch_size(spec, factory.device)
         loading = first.begin_loading(model.identity, usual)  # while the manifest is checked
         layout = self._check(model, usual)
+        yield from column_messages(column_uses(spec, layout.files))
         # If the model does not load, nothing has been written.
         yield from first.finish_loading(loading, model.identity, usual)
         sizes = yield from decide_batch_sizes(spec, model, layout, first)
@@ -263,6 +266,7 @@ class _Session:
         model = yield from first.start()
         yield from _thread_warning(factory)
         refuse_changes(store, record.changes(self._spec, model, factory.device))
+        yield from column_messages(column_uses(self._spec, record.layout.files))
         for difference in record.package_differences():
             yield Message(difference, warning=True)
         with failures_as_run_stopped():

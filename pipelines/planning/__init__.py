@@ -9,6 +9,7 @@ from nightpress.pipelines.planning.duplicates import Mapper
 from nightpress.pipelines.planning.index import candidate_shards
 from nightpress.pipelines.planning.layout import PlanLayout, PlanPart, SettingsCount
 from nightpress.pipelines.planning.parts import plan_part, read_shard, rewrite_plan_part, write_plan
+from nightpress.pipelines.planning.selection import select_images
 from nightpress.pipelines.planning.sources import (
     ManifestComparison,
     compare_manifest,
@@ -35,5 +36,6 @@ __all__ = [
     "read_shard",
     "require_unchanged",
     "rewrite_plan_part",
+    "select_images",
     "write_plan",
 ]

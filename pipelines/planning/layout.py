@@ -5,10 +5,10 @@ The layout is small even for a large manifest and is stored as JSON with the run
 
 import base64
 from bisect import bisect_right
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from functools import cached_property
-from itertools import accumulate
+from itertools import accumulate, groupby
 from typing import Any, Self
 
 import pyarrow as pa
@@ -137,6 +137,14 @@ class PlanLayout:
     def row_locator(self) -> RowLocator:
         """Finds the manifest's rows in its files."""
         return RowLocator(self.files)
+
+    @property
+    def units(self) -> Iterator[tuple[int, tuple[RowRange, ...]]]:
+        """The rows of each unit of work: the first row's number, and where they are."""
+        for _, group in groupby(self.parts, key=lambda part: part.unit):
+            parts = list(group)
+            first = parts[0].first_row
+            yield first, self.row_locator.row_ranges(first, sum(p.num_rows for p in parts))
 
     @cached_property
     def _first_shards(self) -> list[int]:
