@@ -43,14 +43,15 @@ def as_values(found: RunStatus | TrainingStatus) -> dict[str, object]:
     values: dict[str, object] = {
         "url": found.url,
         "created_at": found.created_at,
-        "holder": None if found.holder is None else _holder_values(found.holder),
+        "holder": None if found.holder is None else holder_values(found.holder),
     }
     if isinstance(found, TrainingStatus):
         return values | {"recipe": found.recipe, **finite(asdict(found.progress))}
     return values | asdict(found.progress)
 
 
-def _holder_values(holder: Holder) -> dict[str, object]:
+def holder_values(holder: Holder) -> dict[str, object]:
+    """The process that may be working on the run as JSON-ready values."""
     return {name: getattr(holder, name) for name in ("host", "user", "pid", "since", "beats")}
 
 

@@ -14,7 +14,7 @@ from nightpress.jobs.dispatch.actor import ActorFactory, RemoteActor, Sampled
 from nightpress.jobs.dispatch.batch_size import resolve_batch_size
 from nightpress.jobs.runs.column_lines import column_messages
 from nightpress.jobs.runs.shared import OnEvent, actor_factory, ignore, planning_mapper
-from nightpress.jobs.runs.table_manifest import readable_manifest
+from nightpress.jobs.runs.table_manifest import TableManifest, readable_manifest
 from nightpress.pipelines.job.spec import RunSpec
 from nightpress.pipelines.manifest.columns import column_uses
 from nightpress.pipelines.manifest.frames import Frame
@@ -65,7 +65,8 @@ def preview(
     Raises:
         SpecError, ManifestError, ModelError, StoreError, ClusterError: as `run` raises them.
     """
-    with readable_manifest(spec, manifest) as readable:
+    table = None if manifest is None else TableManifest.of(manifest)
+    with readable_manifest(spec, table) as readable:
         samples = sample_images(readable, num_images, by, on_event)
     captions = [
         sample.image.prompt if sample.fault is None else f"[{sample.fault}] {sample.image.prompt}"

@@ -105,19 +105,18 @@ class TableManifest:
 
 
 @contextmanager
-def readable_manifest(spec: RunSpec, frame: Frame | None) -> Iterator[RunSpec]:
+def readable_manifest(spec: RunSpec, table: TableManifest | None) -> Iterator[RunSpec]:
     """A job whose manifest can be read before a run exists: its files, or a copy of a table.
 
     Raises:
         SpecError: the job names no manifest, and no table was passed.
-        ManifestError: the table cannot be converted.
         StoreError: the files cannot be found.
     """
-    if frame is None:
+    if table is None:
         manifest_sources(spec)
         yield spec
     else:
-        with TableManifest.of(frame).temporary_job(spec) as job:
+        with table.temporary_job(spec) as job:
             yield job
 
 

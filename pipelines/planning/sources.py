@@ -88,6 +88,12 @@ def manifest_changes(layout: PlanLayout, spec: RunSpec) -> list[Change]:
     return list(compare_manifest(layout, spec).changes)
 
 
+def layout_changes(layout: PlanLayout, new: PlanLayout) -> list[Change]:
+    """How the manifest of a new plan differs from that of an older one."""
+    before, after = ({file.url: file.identity for file in each.files} for each in (layout, new))
+    return list(_changes(before, after))
+
+
 def planned_file_changes(layout: PlanLayout, options: Options) -> list[Change]:
     """How the files that were planned have changed, at the URLs where they were found then.
 
