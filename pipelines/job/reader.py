@@ -37,6 +37,8 @@ def read_yaml(path: Path) -> dict[str, Any]:
 def apply_overrides(values: dict[str, Any], overrides: Sequence[str]) -> None:
     """Set keys of a nested mapping in place; an override is `a.b=value` with a YAML value.
 
+    The values of `TEXT_KEYS` need no quotes.
+
     Raises:
         SpecError: an override is not of that form, or replaces what an earlier one has set.
     """
@@ -67,15 +69,27 @@ def _replaces(path: tuple[str, ...], other: tuple[str, ...], value: Any) -> bool
     return True
 
 
+TEXT_KEYS = ("images.file_name", "sampling.negative_prompt", "output", "model.source")
+"""Keys whose values are text, whatever YAML would read in them: `{scene}/{image_id}.png`."""
+
+NO_TEXT = ("", "null", "~")
+"""What such a key is set to for no value."""
+
+
 def _override(override: str) -> tuple[tuple[str, ...], Any]:
     """The key of `a.b=value` in its parts, and the value."""
     key, equals, text = override.partition("=")
     path = tuple(key.strip().split("."))
     if not equals or not all(path):
         raise SpecError(f"--set {override}: must be key=value, such as batch.size=8")
+    plain = text.strip()
+    if key.strip() in TEXT_KEYS and plain not in NO_TEXT and plain[0] not in "'\"":
+        return path, plain
     try:
         return path, parsed(text)
     except NotPlain as error:
+        if path == ("manifest",) and plain[:1] in ("*", "{"):  # a pattern
+            return path, plain
         problem = str(error).removeprefix("line 1: ")
         quoted = "" if "quotes" in problem else f"; a text needs quotes: {key}='...'"
         raise SpecError(f"--set {override}: {problem}{quoted}") from error

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nightpress.pipelines.errors import SpecError
+from nightpress.pipelines.job.reader import apply_overrides
 from nightpress.pipelines.job.spec import RunSpec
 from nightpress.pipelines.job.yaml_text import NotPlain, parsed
 from nightpress.pipelines.training.spec import read_train_spec
@@ -184,7 +185,7 @@ def test_a_job_file_with_a_key_twice_is_refused_with_its_name(tmp_path: Path) ->
         (["batch.size=1", "batch={shard_size: 16}"], "batch.size is already set by"),
         (["batch={size: 1}", "batch.size=2"], "batch is already set by"),
         (["batch=1", "batch.size=2"], "batch is already set by"),
-        (["images.file_name={id}/x.png"], "a text needs quotes: images.file_name='...'"),
+        (["name={id}/x"], "a text needs quotes: name='...'"),
     ],
 )
 def test_an_override_is_exact_too(overrides: list[str], words: str) -> None:
@@ -192,6 +193,40 @@ def test_an_override_is_exact_too(overrides: list[str], words: str) -> None:
         RunSpec.from_dict({"name": "a", "manifest": "a.csv", "output": "out"}, overrides)
     assert words in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["{product}/x.png", "{scene}/{image_id}.png", "{image_id}", "[a] #1.png", "@{id}: x.png", "7"],
+)
+def test_a_file_name_on_the_command_line_needs_no_quotes(name: str) -> None:
+    job = {"name": "a", "manifest": "a.csv", "output": "out"}
+    for text in (name, f"'{name}'", f'"{name}"'):
+        values: dict[str, Any] = dict(job)
+        apply_overrides(values, [f"images.file_name={text}"])
+        assert values["images"]["file_name"] == name
+
+
+@pytest.mark.parametrize(
+    ("override", "key", "value"),
+    [
+        (
+            "sampling.negative_prompt=bad: art, {worst}",
+            "sampling",
+            {"negative_prompt": "bad: art, {worst}"},
+        ),
+        ("manifest=*.csv", "manifest", "*.csv"),
+        ("manifest=[a.csv, b.csv]", "manifest", ["a.csv", "b.csv"]),
+        ("images.file_name=null", "images", {"file_name": None}),
+        ("output=[night] #1", "output", "[night] #1"),
+    ],
+)
+def test_texts_on_the_command_line_are_taken_as_they_are(
+    override: str, key: str, value: object
+) -> None:
+    values: dict[str, Any] = {}
+    apply_overrides(values, [override])
+    assert values[key] == value
 
 
 def test_overrides_that_belong_together_are_allowed() -> None:
