@@ -18,7 +18,7 @@ from pydantic import (
 from nightpress.diffusion_core.models.loading import ModelSpec
 from nightpress.pipelines.errors import Change, SpecError
 from nightpress.pipelines.job.credentials import ADVICE, has_credentials
-from nightpress.pipelines.job.reader import apply_override, explain, read_yaml
+from nightpress.pipelines.job.reader import apply_overrides, explain, read_yaml
 from nightpress.pipelines.job.sections import (
     NO_OPTIONS,
     BatchSpec,
@@ -156,10 +156,7 @@ class RunSpec(Section):
     ) -> Self:
         """Validate a job given as a mapping; see `from_file`."""
         values = nested_copy(values)
-        if isinstance(values.get("model"), str):
-            values["model"] = {"source": values["model"]}
-        for override in overrides:
-            apply_override(values, override)
+        apply_overrides(values, overrides)
         try:
             return cls.model_validate(values)
         except ValidationError as error:
