@@ -6,7 +6,7 @@ key that is given twice. Keys are text, exactly as written.
 
 import math
 import re
-from typing import Any, ClassVar
+from typing import Any
 
 import yaml
 from yaml.nodes import Node, ScalarNode, SequenceNode
@@ -43,8 +43,6 @@ BY_PATTERN = {
 }
 """What a plain value is, in this order; anything else is text."""
 
-Resolvers = dict[str | None, list[tuple[str, re.Pattern[str]]]]
-
 
 class NotPlain(ValueError):
     """A text that is not YAML, or that YAML readers understand differently; names the line."""
@@ -53,9 +51,10 @@ class NotPlain(ValueError):
 class JobLoader(yaml.SafeLoader):
     """YAML 1.2's plain values; composes nodes, from which `parsed` makes the values."""
 
-    yaml_implicit_resolvers: ClassVar[Resolvers] = {
-        None: [(tag, re.compile(rf"(?:{pattern})$")) for tag, pattern in BY_PATTERN.items()]
-    }
+
+JobLoader.yaml_implicit_resolvers = {
+    None: [(tag, re.compile(rf"(?:{pattern})$")) for tag, pattern in BY_PATTERN.items()]
+}
 
 
 def parsed(text: str) -> Any:
