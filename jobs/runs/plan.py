@@ -11,6 +11,7 @@ from nightpress.pipelines.models.location import locate
 from nightpress.pipelines.models.loras import locate_loras
 from nightpress.pipelines.planning import SettingsCount, check
 from nightpress.pipelines.run_directory.estimate import Estimate, estimate, measured_rates
+from nightpress.pipelines.storage import require_answers
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,7 @@ def plan(spec: RunSpec, *, manifest: Frame | None = None) -> Plan:
         SpecError, ManifestError, ModelError: the job, the manifest or the model cannot be used.
         StoreError: the manifest or the model cannot be read.
     """
+    require_answers([spec.output], spec.storage)
     with readable_manifest(spec, manifest) as readable:
         model = _describe(spec)
         batch_size = _batch_size(spec)
