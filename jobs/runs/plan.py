@@ -18,6 +18,7 @@ from nightpress.pipelines.models.location import locate
 from nightpress.pipelines.models.loras import locate_loras
 from nightpress.pipelines.planning import PlanLayout, SettingsCount, check, sample_file_names
 from nightpress.pipelines.run_directory.estimate import Estimate, estimate, measured_rates
+from nightpress.pipelines.storage import require_answers
 
 
 @dataclass(frozen=True)
@@ -79,6 +80,7 @@ def plan(spec: RunSpec, *, manifest: Frame | None = None) -> Plan:
         SpecError, ManifestError, ModelError: the job, the manifest or the model cannot be used.
         StoreError: the manifest or the model cannot be read.
     """
+    require_answers([spec.output], spec.storage)
     found = look_for_run(spec)
     if manifest is None and found.record is not None:
         spec = with_kept_table(spec, found.store)

@@ -71,7 +71,7 @@ from nightpress.pipelines.run_directory.record import (
 )
 from nightpress.pipelines.run_directory.summary_index import summary_index_kept
 from nightpress.pipelines.shards.timeline import TimeSpent
-from nightpress.pipelines.storage import Store
+from nightpress.pipelines.storage import Store, require_answers
 
 Trace = Callable[[str], None]
 
@@ -224,6 +224,7 @@ class _Session:
         """The run directory's store; fails in seconds if it or the manifest cannot be reached."""
         store = Store(self._spec.url, self._spec.storage)
         store.check()
+        require_answers(self._spec.inputs, self._spec.storage)
         if self._table is None:
             self._spec = with_kept_table(self._spec, store)
             manifest_sources(self._spec)

@@ -14,7 +14,8 @@ import pyarrow.compute as pc
 
 from nightpress.diffusion_core.sampling.request import SamplingParams
 from nightpress.pipelines.errors import MAX_PROBLEMS, Problem
-from nightpress.pipelines.image_files.naming import folded, overlong
+from nightpress.pipelines.image_files.naming import overlong
+from nightpress.pipelines.image_files.portability import folded, reserved
 from nightpress.pipelines.manifest.columns import Columns
 from nightpress.pipelines.manifest.files import (
     ManifestFile,
@@ -186,22 +187,25 @@ def _hash_ids(planner: Planner, batch: RowBatch) -> list[Hashes]:
 
 
 def _hash_names(planner: Planner, batch: RowBatch) -> list[Hashes]:
-    """Hash the file names, and add a problem for each that is too long."""
+    """Hash the file names, and add a problem for each that is too long or reserved."""
     if planner.names_are_row_numbers:
         return []
     hashes = []
     for images in images_to_compare(planner, batch):
-        rows = np.unique(images.row_indices[overlong(images.files)])
-        too_long = np.zeros(len(batch.rows), np.bool_)
-        too_long[rows] = True
-        batch.problems.add(
-            too_long,
-            "images.file_name",
-            lambda row: "the file name would be too long; shorten a value, as in {prompt:.30}",
-        )
+        for is_bad, why in (
+            (overlong, "the file name would be too long; shorten a value, as in {prompt:.30}"),
+            (reserved, "the file name would hold a name that Windows reserves, such as con or aux"),
+        ):
+            _add_for_rows(batch, images.row_indices[is_bad(images.files)], why)
         hashes.append(hash64(folded(images.files), 0))
     unique = planner.template.tells_images_apart and not planner.columns.has_ids
     return [] if unique else hashes
+
+
+def _add_for_rows(batch: RowBatch, rows: Ints, why: str) -> None:
+    bad = np.zeros(len(batch.rows), np.bool_)
+    bad[rows] = True
+    batch.problems.add(bad, "images.file_name", lambda row: why)
 
 
 def _weights(batch: RowBatch) -> Ints:

@@ -246,6 +246,7 @@ def open_run(url: str, storage: Mapping[str, Mapping[str, Any]] | None = None) -
         StoreError: the store cannot be reached.
     """
     store = Store(url, storage or {})
+    store.require_answer()
     return Run(store, require_record(store))
 
 
