@@ -1,6 +1,5 @@
 """`nightpress plan`."""
 
-import json
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -13,6 +12,7 @@ from nightpress.diffusion_core.sampling.request import SamplingParams
 from nightpress.jobs.commands.common import job_argument, json_option, read_job, set_option
 from nightpress.jobs.commands.exit_codes import BAD_INPUT, OK, STOPPED
 from nightpress.jobs.commands.status import holder_line, holder_values
+from nightpress.jobs.commands.json_output import print_result
 from nightpress.jobs.runs.column_lines import carried_line, near_misses, settings_line
 from nightpress.jobs.runs.existing_run import RunState, State
 from nightpress.jobs.runs.plan import Plan, PlannedFile, plan
@@ -45,7 +45,7 @@ def command(ctx: click.Context, job: str, overrides: tuple[str, ...], as_json: b
     spec = read_job(job, overrides)
     planned = plan(spec)
     if as_json:
-        click.echo(json.dumps(as_values(planned), default=str))
+        print_result(as_values(planned), exit_code(planned.run_state))
     else:
         show(Console(), spec, planned)
         if refusal := refusal_line(planned):

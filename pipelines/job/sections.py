@@ -276,8 +276,9 @@ class ClusterSpec(Section):
     max_attempts: Annotated[
         PositiveInt,
         Field(
-            description="How often a shard may crash its worker before the images at fault are "
-            "recorded as failed."
+            description="Attempts at a shard that crashes its worker. The last one makes it in "
+            "parts, down to single images, and those at fault are recorded as failed. The others, "
+            "at least one, make it whole."
         ),
     ] = 3
     max_failures: Annotated[
