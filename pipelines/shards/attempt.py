@@ -51,7 +51,7 @@ class Attempt:
             height=image.height,
             num_inference_steps=image.num_inference_steps,
             guidance_scale=image.guidance_scale,
-            scheduler=image.scheduler,
+            scheduler=model.sampler_that_runs(image.scheduler),
             model=model.source,
             model_fingerprint=model.fingerprint,
             dtype=self.record.dtype,
