@@ -19,6 +19,7 @@ from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from nightpress.diffusion_core.errors import DiffusionError, SettingsError
+from nightpress.diffusion_core.silence_libraries import silence_process
 from nightpress.jobs.cluster.connection import cluster, resolved_gpus, room
 from nightpress.jobs.errors import ClusterError, RunStopped
 from nightpress.jobs.signals import first_interruption
@@ -264,6 +265,7 @@ def worker_loop(config: dict[str, Any]) -> None:
     from nightpress.pipelines.training.loop import train
     from nightpress.pipelines.training.stepping import WorkerRank
 
+    silence_process()
     coordinator = config["coordinator"]
     if ray.get(coordinator.error.remote()) is not None:
         return  # another worker failed in a way that a restart cannot fix

@@ -24,7 +24,7 @@ from nightpress.diffusion_core.models.lora_files import (
 )
 from nightpress.diffusion_core.models.lora_switching import RowLoras
 from nightpress.diffusion_core.models.pipeline_folder import PipelineFolder
-from nightpress.diffusion_core.silence_libraries import no_progress_bars
+from nightpress.diffusion_core.silence_libraries import errors_only, no_progress_bars
 
 DType = Literal["auto", "float32", "bfloat16", "float16"]
 
@@ -184,6 +184,7 @@ class LoadedModel:
     """Switches between the LoRAs in the pipeline."""
 
 
+@errors_only()
 def describe(
     folder: Path, spec: ModelSpec, lora_files: Sequence[Path] = (), elsewhere: bool = False
 ) -> ModelInfo:
@@ -226,6 +227,7 @@ def describe(
     )
 
 
+@errors_only()
 def load(
     folder: Path, spec: ModelSpec, device: str, lora_files: Sequence[Path] = ()
 ) -> LoadedModel:

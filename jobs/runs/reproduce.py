@@ -15,6 +15,7 @@ from nightpress.diffusion_core.models.loading import (
     load,
 )
 from nightpress.diffusion_core.models.lora_files import LoraInfo
+from nightpress.diffusion_core.silence_libraries import errors_only
 from nightpress.pipelines.errors import ImageNotFound
 from nightpress.pipelines.image_files.encoding import opened, read_facts
 from nightpress.pipelines.image_files.packing import member_of, split_member
@@ -81,7 +82,8 @@ def reproduce(
     record = _run_around(url, options)
     loaded = _load(facts, record, model, device, options)
     try:
-        comparison, again = reproduction.reproduce(data, facts, loaded, _format(data, record))
+        with errors_only():
+            comparison, again = reproduction.reproduce(data, facts, loaded, _format(data, record))
     except ValueError as error:
         raise ImageNotFound(f"{url}: {error}") from error
     return ReproduceResult(facts, comparison, again)
