@@ -24,6 +24,12 @@ from nightpress.diffusion_core.models.lora_files import (
 )
 from nightpress.diffusion_core.models.lora_switching import RowLoras
 from nightpress.diffusion_core.models.pipeline_folder import PipelineFolder
+from nightpress.diffusion_core.models.prompts import (
+    PromptLimits,
+    PromptsSpec,
+    limits_from_folder,
+    limits_of,
+)
 from nightpress.diffusion_core.silence_libraries import errors_only, no_progress_bars
 
 DType = Literal["auto", "float32", "bfloat16", "float16"]
@@ -65,6 +71,9 @@ class ModelSpec(BaseModel):
     speed: Annotated[SpeedSpec, Field(description="Ways to sample faster; none unless set.")] = (
         SpeedSpec()
     )
+    prompts: Annotated[
+        PromptsSpec, Field(description="What becomes of prompts that the model cannot take.")
+    ] = PromptsSpec()
 
     @property
     def all_loras(self) -> tuple[LoraSpec, ...]:
@@ -124,6 +133,8 @@ class ModelInfo:
     """The LoRAs that are active for every image."""
     row_loras: tuple[LoraInfo, ...] = ()
     """The LoRAs that are active for images whose row names them, with the row's scale or this."""
+    prompts: PromptLimits = field(default_factory=PromptLimits, compare=False, repr=False)
+    """How much of a prompt the model reads; it is not recorded with a run."""
 
     @property
     def identity(self) -> str:
@@ -152,8 +163,9 @@ class ModelInfo:
         return (*self.loras, own if scale is None else replace(own, scale=scale))
 
     def as_dict(self) -> dict[str, Any]:
-        """JSON-ready values."""
-        return asdict(self)
+        """JSON-ready values, without `prompts`."""
+        values = asdict(replace(self, prompts=PromptLimits()))
+        return {name: value for name, value in values.items() if name != "prompts"}
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Self:
@@ -182,6 +194,8 @@ class LoadedModel:
     """The acceleration: applied to the pipeline, or to be applied around each of its calls."""
     row_loras: RowLoras = field(default_factory=RowLoras)
     """Switches between the LoRAs in the pipeline."""
+    prompts: PromptLimits = field(default_factory=PromptLimits)
+    """How much of a prompt the model reads."""
 
 
 @errors_only()
@@ -202,8 +216,7 @@ def describe(
         UnsupportedModel: no text-to-image pipeline of this diffusers, or it takes no LoRAs.
         ModelError: a configuration file is damaged, or the model does not support `spec.speed`.
     """
-    model = PipelineFolder.read(folder)
-    pipeline_class = pipeline_folder.text_to_image_class(model)
+    model, pipeline_class = _read(folder)
     loras, row_loras = _lora_infos(spec, lora_files, pipeline_class)
     check_speed(model, pipeline_class, spec, elsewhere)
     width, height = pipeline_folder.native_size(model, pipeline_class) or (None, None)
@@ -224,6 +237,7 @@ def describe(
         max_steps=int(model.scheduler.get("num_train_timesteps", 1000)),
         loras=loras,
         row_loras=row_loras,
+        prompts=limits_from_folder(model, pipeline_class),
     )
 
 
@@ -244,8 +258,7 @@ def load(
         ModelError: diffusers cannot load it, or a LoRA or `spec.speed` does not fit; the message
             is one line.
     """
-    model = PipelineFolder.read(folder)
-    pipeline_class = pipeline_folder.text_to_image_class(model)
+    model, pipeline_class = _read(folder)
     loras = check_lora_files(spec.all_loras, lora_files, pipeline_class, spec.allow_pickle)
     dtype = resolve_dtype(spec.dtype, device)
     pipeline = _load_pipeline(model, pipeline_class, spec, dtype, device)
@@ -265,7 +278,14 @@ def load(
         takes_negative_prompt=pipeline_folder.takes_negative_prompt(pipeline_class),
         speed=spec.speed,
         row_loras=switching,
+        prompts=limits_of(model.components, pipeline.components.get, pipeline_class),
     )
+
+
+def _read(folder: Path) -> tuple[PipelineFolder, Any]:
+    """A pipeline's folder and class."""
+    model = PipelineFolder.read(folder)
+    return model, pipeline_folder.text_to_image_class(model)
 
 
 def _load_pipeline(

@@ -7,6 +7,7 @@ from nightpress.jobs.dispatch.batch_size import resolve_batch_size
 from nightpress.jobs.runs.table_manifest import readable_manifest
 from nightpress.pipelines.job.spec import RunSpec
 from nightpress.pipelines.manifest.frames import Frame
+from nightpress.pipelines.manifest.prompt_checks import PromptCounts
 from nightpress.pipelines.models.location import locate
 from nightpress.pipelines.models.loras import locate_loras
 from nightpress.pipelines.planning import SettingsCount, check
@@ -31,6 +32,8 @@ class Plan:
     """The most frequent settings, most images first."""
     estimate: Estimate | None
     """Time and bytes; None if no run under the job's output has measured these settings."""
+    prompts: PromptCounts
+    """Rows whose prompts the model does not take as they are."""
 
 
 def plan(spec: RunSpec, *, manifest: Frame | None = None) -> Plan:
@@ -64,6 +67,7 @@ def plan(spec: RunSpec, *, manifest: Frame | None = None) -> Plan:
         batch_size=batch_size,
         model=model,
         batches=layout.batches,
+        prompts=layout.prompts,
         estimate=estimate(layout.batches, measured_rates(spec, model.fingerprint)),
     )
 

@@ -46,6 +46,7 @@ class ReproduceResult:
     """The new image file."""
 
 
+@errors_only()
 def reproduce(
     image: str | Path | Run,
     image_id: str | None = None,
@@ -82,8 +83,7 @@ def reproduce(
     record = _run_around(url, options)
     loaded = _load(facts, record, model, device, options)
     try:
-        with errors_only():
-            comparison, again = reproduction.reproduce(data, facts, loaded, _format(data, record))
+        comparison, again = reproduction.reproduce(data, facts, loaded, _format(data, record))
     except ValueError as error:
         raise ImageNotFound(f"{url}: {error}") from error
     return ReproduceResult(facts, comparison, again)

@@ -254,6 +254,8 @@ class _Session:
         yield from first.finish_loading(loading, model.identity, usual)
         sizes = yield from decide_batch_sizes(spec, model, layout, first)
         layout = cut_into_shards(spec, layout, sizes.largest)
+        for warning in layout.prompts.warnings():
+            yield Message(warning, warning=True)
         with held(store, free) as lease:
             if self._table is not None:
                 layout = self._table.keep(store, layout)

@@ -36,7 +36,7 @@ OURS = re.compile(
     r"|[\d,]+ made now in .*|actors: loading the model .*|batch.size auto: .*"
     r"|an actor on \S+ has loaded its model.*|[\d,]+ / [\d,]+ images · .*"
     r"|read [\d,]+ .*|step .*|.*[\d,]+ / [\d,]+ steps.*|.*checkpoint.*|samples .*|loss .*"
-    r"|.*/runs/.*|training .*|.* loss [\d.]+.*|[\d,]+ steps?.*"
+    r"|[\d,]+ / [\d,]+ images encoded|.*/runs/.*|training .*|.* loss [\d.]+.*|[\d,]+ steps?.*"
 )
 """The lines of our own that the commands below print."""
 
