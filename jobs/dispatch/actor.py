@@ -18,6 +18,7 @@ from nightpress.diffusion_core.errors import ModelError
 from nightpress.diffusion_core.models.loading import ModelInfo, ModelSpec, describe, load
 from nightpress.diffusion_core.sampling.request import SamplingParams
 from nightpress.diffusion_core.sampling.sampler import Sampler
+from nightpress.diffusion_core.silence_libraries import silence_process
 from nightpress.diffusion_core.tuning.batch_size import (
     BestBatchSize,
     find_best_batch_size,
@@ -87,6 +88,7 @@ class SamplerActor:
         threads: int,
         traced: bool = False,
     ) -> None:
+        silence_process()
         self._spec = spec
         self._options = options
         self._device = device

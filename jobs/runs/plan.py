@@ -14,6 +14,7 @@ from nightpress.pipelines.errors import StoreError
 from nightpress.pipelines.job.spec import RunSpec
 from nightpress.pipelines.manifest.columns import ColumnUse, column_uses
 from nightpress.pipelines.manifest.frames import TABLE, Frame
+from nightpress.pipelines.manifest.prompt_checks import PromptCounts
 from nightpress.pipelines.models.location import locate
 from nightpress.pipelines.models.loras import locate_loras
 from nightpress.pipelines.planning import PlanLayout, SettingsCount, check, sample_file_names
@@ -59,6 +60,8 @@ class Plan:
     """The most frequent settings, most images first."""
     estimate: Estimate | None
     """Time and bytes; None if no run under the job's output has measured these settings."""
+    prompts: PromptCounts
+    """Rows whose prompts the model does not take as they are."""
 
 
 def plan(spec: RunSpec, *, manifest: Frame | None = None) -> Plan:
@@ -103,6 +106,7 @@ def plan(spec: RunSpec, *, manifest: Frame | None = None) -> Plan:
         batch_size=batch_size,
         model=model,
         batches=layout.batches,
+        prompts=layout.prompts,
         estimate=_estimate(found, spec, model, layout),
     )
 
