@@ -26,11 +26,10 @@ from nightpress.diffusion_core.errors import (
     one_line,
 )
 from nightpress.diffusion_core.models.lora_switching import Adapter, RowLoras, num_layers_with
+from nightpress.diffusion_core.models.weight_files import WEIGHT_SUFFIXES
 
 LORA_FILE = "pytorch_lora_weights.safetensors"
 """diffusers' name for the file in a LoRA's folder."""
-
-PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt")
 
 _NAME = r"^[A-Za-z0-9][A-Za-z0-9 ._-]{0,127}$"
 _LAYER = re.compile(r"^(.+?)[._](lora|lokr)_?(A|B|a|b|up|down|w1|w2|linear_layer|\.)")
@@ -110,7 +109,7 @@ def weight_name(names: Sequence[str], spec: LoraSpec, allow_pickle: bool) -> str
         ModelNotFound: the named file is missing, or none is named and there are none or several.
         UnsafeWeights: the file is a pickle, and that is not allowed.
     """
-    weights = sorted(n for n in names if n.endswith((".safetensors", *PICKLE_SUFFIXES)))
+    weights = sorted(n for n in names if n.endswith(WEIGHT_SUFFIXES))
     if spec.weight_name is not None:
         if spec.weight_name not in weights:
             raise ModelNotFound(
