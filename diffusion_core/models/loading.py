@@ -4,7 +4,7 @@ import hashlib
 import inspect
 import json
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from nightpress.diffusion_core.acceleration.spec import SpeedSpec
 from nightpress.diffusion_core.errors import as_model_error
-from nightpress.diffusion_core.models import pipeline_folder, samplers, weight_files
+from nightpress.diffusion_core.models import networks, pipeline_folder, samplers, weight_files
 from nightpress.diffusion_core.models.folder_defaults import defaults
 from nightpress.diffusion_core.models.lora_files import (
     LoraInfo,
@@ -253,6 +253,16 @@ def bare_fingerprint(folder: Path, spec: ModelSpec) -> str:
     return _fingerprint(PipelineFolder.read(folder), spec, ())
 
 
+def check_weights(folder: Path, spec: ModelSpec) -> None:
+    """Check, without loading a weight, that the files hold exactly the weights of the model.
+
+    Raises:
+        ModelError: they do not; the message names the component and its first such tensors.
+    """
+    model = PipelineFolder.read(folder)
+    networks.check_networks(model, spec.variant, spec.allow_pickle)
+
+
 @errors_only()
 def load(
     folder: Path, spec: ModelSpec, device: str, lora_files: Sequence[Path] = ()
@@ -305,16 +315,21 @@ def _load_pipeline(
 ) -> Any:
     import torch
 
-    used = weight_files.used_files(model.path, model.components, spec.variant, spec.allow_pickle)
-    with as_model_error(f"{model.path}: cannot load {model.class_name}"), no_progress_bars():
-        return pipeline_class.from_pretrained(
+    weight_files.used_files(model.path, model.components, spec.variant, spec.allow_pickle)
+    kind = getattr(torch, dtype)
+    parts = networks.load_networks(model, spec.variant, spec.allow_pickle, kind)
+    failure = f"{model.path}: cannot load {model.class_name}"
+    with as_model_error(failure), no_progress_bars():
+        pipeline = pipeline_class.from_pretrained(
             model.path,
-            dtype=getattr(torch, dtype),
-            variant=_present_variant(used, spec.variant),
-            use_safetensors=None if spec.allow_pickle else True,
+            dtype=kind,
             local_files_only=True,
+            use_safetensors=None if spec.allow_pickle else True,
+            **parts,
             **_fixed_arguments(pipeline_class),
         ).to(device)
+    networks.require_finite(pipeline, failure)
+    return pipeline
 
 
 def resolve_dtype(dtype: DType, device: str) -> str:
@@ -342,8 +357,8 @@ def check_speed(
         from nightpress.diffusion_core.acceleration import apply
 
         with no_progress_bars():
-            networks = pipeline_folder.skeleton(model)
-            apply.check_speed(_parts(networks, pipeline_class, spec, elsewhere), spec.speed)
+            unloaded = pipeline_folder.skeleton(model)
+            apply.check_speed(_parts(unloaded, pipeline_class, spec, elsewhere), spec.speed)
 
 
 def _accelerate(pipeline: Any, pipeline_class: Any, spec: ModelSpec) -> None:
@@ -390,8 +405,3 @@ def _fixed_arguments(pipeline_class: Any) -> dict[str, Any]:
     """Constructor arguments whose default depends on which other packages are installed."""
     takes = inspect.signature(pipeline_class.__init__).parameters
     return {"add_watermarker": False} if "add_watermarker" in takes else {}
-
-
-def _present_variant(used: Iterable[Path], variant: str | None) -> str | None:
-    """The variant, or None if no component has it: diffusers would only warn about that."""
-    return variant if any(f".{variant}" in path.name for path in used) else None

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from nightpress.diffusion_core.models.loading import ModelInfo, describe
+from nightpress.diffusion_core.models.loading import ModelInfo, check_weights, describe
 from nightpress.jobs.dispatch.batch_size import resolve_batch_size
 from nightpress.jobs.runs.existing_run import FoundRun, RunState, look_for_run, state_of
 from nightpress.jobs.runs.table_manifest import (
@@ -137,7 +137,9 @@ def _describe(spec: RunSpec) -> ModelInfo:
     """The job's model, without loading it and without checking what this machine supports."""
     folder = locate(spec.model, spec.storage)
     lora_files = locate_loras(spec.model, spec.storage)
-    return describe(folder, spec.model, lora_files, elsewhere=True)
+    model = describe(folder, spec.model, lora_files, elsewhere=True)
+    check_weights(folder, spec.model)
+    return model
 
 
 def _batch_size(spec: RunSpec) -> int:
