@@ -40,7 +40,7 @@ from nightpress.pipelines.errors import (
 from nightpress.pipelines.formatting import plural
 from nightpress.pipelines.models.location import absolute_source
 from nightpress.pipelines.run_directory.lease import SILENCE_S, FreeLease, require_free
-from nightpress.pipelines.storage import Store
+from nightpress.pipelines.storage import Store, require_answers
 from nightpress.pipelines.storage.urls import absolute
 from nightpress.pipelines.training.events import (
     Finished,
@@ -101,6 +101,7 @@ def train(
     _require_ray_train()
     store = Store(spec.url, spec.storage)
     store.check()
+    require_answers(spec.inputs, spec.storage)
     if not store.honours_create_only():
         store = store.reading_back()
     free = require_free(

@@ -1,5 +1,7 @@
 """`nightpress plan`."""
 
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import asdict
 
 import click
@@ -8,18 +10,32 @@ from rich.table import Table
 
 from nightpress.diffusion_core.sampling.request import SamplingParams
 from nightpress.jobs.commands.common import job_argument, json_option, read_job, set_option
+from nightpress.jobs.commands.exit_codes import BAD_INPUT, OK, STOPPED
 from nightpress.jobs.commands.json_output import print_result
-from nightpress.jobs.runs.plan import Plan, plan
+from nightpress.jobs.commands.status import holder_line, holder_values
+from nightpress.jobs.runs.column_lines import carried_line, near_misses, settings_line
+from nightpress.jobs.runs.existing_run import RunState, State
+from nightpress.jobs.runs.plan import Plan, PlannedFile, plan
+from nightpress.pipelines.errors import RunNotFound, StoreDenied, StoreMissing, UnsupportedFormat
 from nightpress.pipelines.formatting import duration, plural, size
 from nightpress.pipelines.job.spec import RunSpec
+from nightpress.pipelines.storage.urls import public
+
+MAX_FILES = 10
+"""How many of the manifest's files are listed for a person."""
 
 
 @click.command("plan")
 @job_argument
 @set_option
 @json_option
-def command(job: str, overrides: tuple[str, ...], as_json: bool) -> None:
+@click.pass_context
+def command(ctx: click.Context, job: str, overrides: tuple[str, ...], as_json: bool) -> None:
     """Show what JOB would make: images, shards, batches by setting, bytes and time.
+
+    Says first how far the run is, if it was started before, and what each file and column of the
+    manifest is read as. If `nightpress run` would refuse the job, because it has changed since the
+    run was started or the output cannot be reached, the exit code is that of `nightpress run`.
 
     The whole manifest is checked, and nothing is written. Bytes and time are estimated from runs
     under the job's output that used the same weights with the same settings. Ray is not needed:
@@ -29,16 +45,32 @@ def command(job: str, overrides: tuple[str, ...], as_json: bool) -> None:
     spec = read_job(job, overrides)
     planned = plan(spec)
     if as_json:
-        print_result(as_values(planned))
+        print_result(as_values(planned), exit_code(planned.run_state))
     else:
         show(Console(), spec, planned)
+        if refusal := refusal_line(planned):
+            click.echo(f"error: {refusal}", err=True)
+    ctx.exit(exit_code(planned.run_state))
 
 
 def as_values(planned: Plan) -> dict[str, object]:
     """The plan as JSON-ready values."""
     estimate = planned.estimate
+    state = planned.run_state
     return {
         "run": planned.url,
+        "run_state": {
+            "state": state.state.value,
+            "num_stored": state.num_stored,
+            "num_failed": state.num_failed,
+            "num_images": state.num_images,
+            "holder": None if state.holder is None else holder_values(state.holder),
+            "changes": [asdict(change) for change in state.changes],
+            "error": None if state.error is None else str(state.error),
+        },
+        "files": [asdict(file) for file in planned.files],
+        "columns": [asdict(use) for use in planned.columns],
+        "file_names": list(planned.file_names),
         "num_rows": planned.num_rows,
         "num_images": planned.num_images,
         "num_shards": planned.num_shards,
@@ -48,6 +80,7 @@ def as_values(planned: Plan) -> dict[str, object]:
         "batches": [
             {**asdict(each.settings), "num_images": each.num_images} for each in planned.batches
         ],
+        "prompts": asdict(planned.prompts),
         "estimate": None if estimate is None else asdict(estimate),
     }
 
@@ -57,19 +90,92 @@ def show(console: Console, spec: RunSpec, planned: Plan) -> None:
     model = planned.model
     lines = [
         f"run      {planned.url}",
+        *state_lines(planned.run_state),
+        *file_lines(planned.files),
+        f"reads    {settings_line(planned.columns)}",
+        *[f"carries  {line}" for line in [carried_line(planned.columns)] if line],
+        *[f"warning  {line}" for line in near_misses(planned.columns)],
         f"model    {model.source} {model.fingerprint[:12]} ({model.pipeline})",
         f"rows     {planned.num_rows:,}",
         f"images   {planned.num_images:,}",
+        f"names    {', '.join(planned.file_names)}",
         f"shards   {planned.num_shards:,} of up to {plural(planned.shard_size, 'image')}",
         estimate_line(spec, planned),
+        *(f"warning: {text}" for text in planned.prompts.warnings()),
     ]
     console.print("\n".join(lines), highlight=False, markup=False, soft_wrap=True)
     console.print(settings_table(planned))
 
 
+def state_lines(state: RunState) -> list[str]:
+    """How far the run is, and whether `nightpress run` would refuse the job."""
+    stored = f"{state.num_stored:,} of {state.num_images:,} images are stored"
+    stored += f", {state.num_failed:,} of them failed" if state.num_failed else ""
+    match state.state:
+        case State.NEW:
+            return []
+        case State.UNREADABLE:
+            return [f"state    unknown: {state.error}"]
+        case State.CHANGED:
+            return [
+                f"state    changed since it was started, so `nightpress run` refuses it; {stored}",
+                *(f"         {change}" for change in state.changes),
+            ]
+        case State.HELD:
+            return [f"state    held by {holder_line(state.holder)}; {stored}"]
+        case State.FINISHED:
+            return [f"state    finished: {stored}"]
+        case State.RESUMABLE:
+            return [f"state    resumable: {stored}"]
+
+
+def file_lines(files: Sequence[PlannedFile]) -> list[str]:
+    """The manifest's files, each with its format and rows; the first few if there are many."""
+    lines = [
+        f"{public(file.url)} ({format_name(file)}, {plural(file.num_rows, 'row')})"
+        for file in files[:MAX_FILES]
+    ]
+    if len(files) > 1:
+        counts = Counter(map(format_name, files))
+        kinds = ", ".join(f"{number:,} {kind}" for kind, number in counts.items())
+        lines.insert(0, f"{plural(len(files), 'file')}: {kinds}")
+    if len(files) > MAX_FILES:
+        lines.append(f"... and {len(files) - MAX_FILES:,} more")
+    return [f"{'' if number else 'manifest':<8} {line}" for number, line in enumerate(lines)]
+
+
+def format_name(file: PlannedFile) -> str:
+    """`csv`, or `csv in gzip`."""
+    return file.format if file.compression is None else f"{file.format} in {file.compression}"
+
+
+def refusal_line(planned: Plan) -> str | None:
+    """Why `nightpress run` would refuse the job; None if it would not."""
+    match planned.run_state.state:
+        case State.CHANGED:
+            return (
+                f"{planned.url} was started with a different job; restore the old values, or give "
+                "this job another name"
+            )
+        case State.UNREADABLE:
+            return str(planned.run_state.error)
+        case _:
+            return None
+
+
+def exit_code(state: RunState) -> int:
+    """The exit code with which `nightpress run` would refuse the job; 0 if it would not."""
+    if state.state is State.UNREADABLE:
+        lasting = (StoreDenied, StoreMissing, RunNotFound, UnsupportedFormat)
+        return BAD_INPUT if isinstance(state.error, lasting) else STOPPED
+    return BAD_INPUT if state.state is State.CHANGED else OK
+
+
 def estimate_line(spec: RunSpec, planned: Plan) -> str:
     """Time and bytes, or why there is no estimate."""
     if planned.estimate is None:
+        if planned.run_state.state is State.UNREADABLE:
+            return "takes    unknown: earlier runs cannot be read"
         return "takes    unknown: no run here has used this model with these settings yet"
     actors = spec.cluster.actors if isinstance(spec.cluster.actors, int) else 1
     return (

@@ -42,7 +42,7 @@ def as_values(found: RunStatus | TrainingStatus) -> dict[str, object]:
     values: dict[str, object] = {
         "url": found.url,
         "created_at": found.created_at,
-        "holder": None if found.holder is None else _holder_values(found.holder),
+        "holder": None if found.holder is None else holder_values(found.holder),
     }
     if isinstance(found, TrainingStatus):
         return values | {
@@ -53,7 +53,8 @@ def as_values(found: RunStatus | TrainingStatus) -> dict[str, object]:
     return values | asdict(found.progress) | {"num_done": found.progress.num_done}
 
 
-def _holder_values(holder: Holder) -> dict[str, object]:
+def holder_values(holder: Holder) -> dict[str, object]:
+    """The process that may be working on the run as JSON-ready values."""
     return {name: getattr(holder, name) for name in ("host", "user", "pid", "since", "beats")}
 
 

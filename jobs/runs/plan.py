@@ -2,15 +2,36 @@
 
 from dataclasses import dataclass
 
-from nightpress.diffusion_core.models.loading import ModelInfo, describe
+from nightpress.diffusion_core.models.loading import ModelInfo, check_weights, describe
 from nightpress.jobs.dispatch.batch_size import resolve_batch_size
-from nightpress.jobs.runs.table_manifest import readable_manifest
+from nightpress.jobs.runs.existing_run import FoundRun, RunState, look_for_run, state_of
+from nightpress.jobs.runs.table_manifest import (
+    TableManifest,
+    readable_manifest,
+    with_kept_table,
+)
+from nightpress.pipelines.errors import StoreError
 from nightpress.pipelines.job.spec import RunSpec
-from nightpress.pipelines.manifest.frames import Frame
+from nightpress.pipelines.manifest.columns import ColumnUse, column_uses
+from nightpress.pipelines.manifest.frames import TABLE, Frame
+from nightpress.pipelines.manifest.prompt_checks import PromptCounts
 from nightpress.pipelines.models.location import locate
 from nightpress.pipelines.models.loras import locate_loras
-from nightpress.pipelines.planning import SettingsCount, check
+from nightpress.pipelines.planning import PlanLayout, SettingsCount, check, sample_file_names
 from nightpress.pipelines.run_directory.estimate import Estimate, estimate, measured_rates
+from nightpress.pipelines.storage import require_answers
+
+
+@dataclass(frozen=True)
+class PlannedFile:
+    """One file of the manifest."""
+
+    url: str
+    format: str
+    """`parquet`, `csv`, `tsv`, `jsonl` or `text`."""
+    compression: str | None
+    num_rows: int
+    num_bytes: int
 
 
 @dataclass(frozen=True)
@@ -19,6 +40,14 @@ class Plan:
 
     url: str
     """URL of the run directory."""
+    run_state: RunState
+    """How far the run is, if it was started before, and whether this job may resume it."""
+    files: tuple[PlannedFile, ...]
+    """The manifest's files."""
+    columns: tuple[ColumnUse, ...]
+    """What each column of the manifest is read as."""
+    file_names: tuple[str, ...]
+    """A few of the image files, relative to the run directory."""
     num_rows: int
     """Rows of the manifest."""
     num_images: int
@@ -31,6 +60,8 @@ class Plan:
     """The most frequent settings, most images first."""
     estimate: Estimate | None
     """Time and bytes; None if no run under the job's output has measured these settings."""
+    prompts: PromptCounts
+    """Rows whose prompts the model does not take as they are."""
 
 
 def plan(spec: RunSpec, *, manifest: Frame | None = None) -> Plan:
@@ -45,18 +76,29 @@ def plan(spec: RunSpec, *, manifest: Frame | None = None) -> Plan:
             `manifest`; see `run`.
 
     Returns:
-        The counts, the settings, and an estimate from earlier runs.
+        How far the run is, what is read, the counts, the settings, and an estimate from earlier
+        runs. An output that cannot be read within seconds is told in `run_state`.
 
     Raises:
         SpecError, ManifestError, ModelError: the job, the manifest or the model cannot be used.
         StoreError: the manifest or the model cannot be read.
     """
-    with readable_manifest(spec, manifest) as readable:
+    require_answers([spec.output], spec.storage)
+    found = look_for_run(spec)
+    if manifest is None and found.record is not None:
+        spec = with_kept_table(spec, found.store)
+    table = None if manifest is None else TableManifest.of(manifest)
+    with readable_manifest(spec, table) as readable:
         model = _describe(spec)
         batch_size = _batch_size(spec)
         layout = check(readable, model, batch_size)
+        file_names = sample_file_names(readable, model, layout)
     return Plan(
         url=spec.url,
+        run_state=state_of(found, spec, model, layout, table),
+        files=_planned_files(layout, table is not None),
+        columns=column_uses(spec, layout.files),
+        file_names=tuple(file_names),
         num_rows=layout.num_rows,
         num_images=layout.num_images,
         num_shards=layout.num_shards,
@@ -64,15 +106,40 @@ def plan(spec: RunSpec, *, manifest: Frame | None = None) -> Plan:
         batch_size=batch_size,
         model=model,
         batches=layout.batches,
-        estimate=estimate(layout.batches, measured_rates(spec, model.fingerprint)),
+        prompts=layout.prompts,
+        estimate=_estimate(found, spec, model, layout),
     )
+
+
+def _planned_files(layout: PlanLayout, is_table: bool) -> tuple[PlannedFile, ...]:
+    return tuple(
+        PlannedFile(
+            TABLE if is_table else file.url,
+            file.format,
+            file.compression,
+            file.num_rows,
+            file.num_bytes,
+        )
+        for file in layout.files
+    )
+
+
+def _estimate(
+    found: FoundRun, spec: RunSpec, model: ModelInfo, layout: PlanLayout
+) -> Estimate | None:
+    """Time and bytes from earlier runs; None if the store does not answer."""
+    if isinstance(found.error, StoreError):
+        return None
+    return estimate(layout.batches, measured_rates(spec, model.fingerprint))
 
 
 def _describe(spec: RunSpec) -> ModelInfo:
     """The job's model, without loading it and without checking what this machine supports."""
     folder = locate(spec.model, spec.storage)
     lora_files = locate_loras(spec.model, spec.storage)
-    return describe(folder, spec.model, lora_files, elsewhere=True)
+    model = describe(folder, spec.model, lora_files, elsewhere=True)
+    check_weights(folder, spec.model)
+    return model
 
 
 def _batch_size(spec: RunSpec) -> int:

@@ -1,6 +1,6 @@
-"""`preview`: images of evenly spread rows, sampled as the run would sample them, on one sheet."""
+"""`preview`: a few varied images, sampled as the run would sample them, on one sheet."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -9,15 +9,16 @@ import ray
 from PIL import Image
 
 from nightpress.diffusion_core.models.loading import ModelInfo
-from nightpress.diffusion_core.theory.spacing import evenly_spaced
 from nightpress.jobs.cluster.connection import cluster, remote_value
 from nightpress.jobs.dispatch.actor import ActorFactory, RemoteActor, Sampled
 from nightpress.jobs.dispatch.batch_size import resolve_batch_size
-from nightpress.jobs.runs.shared import actor_factory, planning_mapper
-from nightpress.jobs.runs.table_manifest import readable_manifest
+from nightpress.jobs.runs.column_lines import column_messages
+from nightpress.jobs.runs.shared import OnEvent, actor_factory, ignore, planning_mapper
+from nightpress.jobs.runs.table_manifest import TableManifest, readable_manifest
 from nightpress.pipelines.job.spec import RunSpec
+from nightpress.pipelines.manifest.columns import column_uses
 from nightpress.pipelines.manifest.frames import Frame
-from nightpress.pipelines.planning import PlanLayout, check, plan_part
+from nightpress.pipelines.planning import check, select_images
 from nightpress.pipelines.reporting.contact_sheet import contact_sheet
 from nightpress.pipelines.shards.batching import PlannedImage, planned_images
 
@@ -33,8 +34,18 @@ class PreviewImage:
     """What is wrong with the pixels; None if nothing is."""
 
 
-def preview(spec: RunSpec, num_images: int = 16, *, manifest: Frame | None = None) -> Image.Image:
-    """Sample images of evenly spread rows onto a contact sheet, without writing anything.
+def preview(
+    spec: RunSpec,
+    num_images: int = 16,
+    *,
+    by: Sequence[str] | None = None,
+    manifest: Frame | None = None,
+    on_event: OnEvent = ignore,
+) -> Image.Image:
+    """Sample images that show the manifest's variety onto a contact sheet, writing nothing.
+
+    The images are chosen so that they show as many values of the columns as possible; columns with
+    few values come first. The same job always gives the same images.
 
     The pixels are the same as in the run, except that their last bits may differ if the run
     measures its batch size. The whole manifest is checked first.
@@ -42,8 +53,11 @@ def preview(spec: RunSpec, num_images: int = 16, *, manifest: Frame | None = Non
     Args:
         spec: the job.
         num_images: how many images to sample; all of them if the job has fewer.
+        by: the columns to spread over, as settings or under their names in the manifest; by default
+            the settings except prompt, id and seed, and the carried columns with few values.
         manifest: a pyarrow Table, or a pandas or polars frame, to preview instead of the job's
             `manifest`; see `run`.
+        on_event: called with what the manifest's columns are read as.
 
     Returns:
         The sheet, each image with its prompt below it.
@@ -51,8 +65,9 @@ def preview(spec: RunSpec, num_images: int = 16, *, manifest: Frame | None = Non
     Raises:
         SpecError, ManifestError, ModelError, StoreError, ClusterError: as `run` raises them.
     """
-    with readable_manifest(spec, manifest) as readable:
-        samples = sample_evenly(readable, num_images)
+    table = None if manifest is None else TableManifest.of(manifest)
+    with readable_manifest(spec, table) as readable:
+        samples = sample_images(readable, num_images, by, on_event)
     captions = [
         sample.image.prompt if sample.fault is None else f"[{sample.fault}] {sample.image.prompt}"
         for sample in samples
@@ -60,15 +75,22 @@ def preview(spec: RunSpec, num_images: int = 16, *, manifest: Frame | None = Non
     return contact_sheet([Image.fromarray(sample.pixels) for sample in samples], captions)
 
 
-def sample_evenly(spec: RunSpec, num_images: int) -> list[PreviewImage]:
-    """Sample images that are evenly spread over a job's plan, in plan order."""
+def sample_images(
+    spec: RunSpec,
+    num_images: int,
+    by: Sequence[str] | None = None,
+    on_event: OnEvent = ignore,
+) -> list[PreviewImage]:
+    """Sample images that show the values of the manifest's columns; see `preview`."""
     with cluster(spec.cluster):
         factory = actor_factory(spec)
         batch_size = resolve_batch_size(spec, factory.device)
         with _started(factory) as actor:
             model: ModelInfo = remote_value(actor.describe.remote())
             layout = check(spec, model, batch_size, mapper=planning_mapper(spec))
-            images = _evenly_spread(spec, model, layout, num_images)
+            for message in column_messages(column_uses(spec, layout.files)):
+                on_event(message)
+            images = planned_images(select_images(spec, model, layout, num_images, by))
             remote_value(actor.load.remote(model.identity, batch_size))
             by_id = {image.image_id: image for image in images}
             sampled = {
@@ -76,21 +98,6 @@ def sample_evenly(spec: RunSpec, num_images: int) -> list[PreviewImage]:
                 for image_id, pixels, fault in _sample(actor, images)
             }
             return [sampled[image.image_id] for image in images]
-
-
-def _evenly_spread(
-    spec: RunSpec, model: ModelInfo, layout: PlanLayout, num_images: int
-) -> list[PlannedImage]:
-    """Planned images at even distances over the whole plan."""
-    picks = evenly_spaced(range(layout.num_images), num_images, endpoint=False)
-    chosen: list[PlannedImage] = []
-    start = 0
-    for index, part in enumerate(layout.parts):
-        inside = [pick - start for pick in picks if start <= pick < start + part.num_images]
-        if inside:
-            chosen += planned_images(plan_part(spec, model, layout, index).take(inside))
-        start += part.num_images
-    return chosen
 
 
 def _sample(actor: RemoteActor, images: list[PlannedImage]) -> Iterator[Sampled]:

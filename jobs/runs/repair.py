@@ -21,7 +21,7 @@ from nightpress.jobs.runs.shared import (
     ignore,
 )
 from nightpress.pipelines.job.spec import RunSpec
-from nightpress.pipelines.planning import manifest_changes, rewrite_plan_part
+from nightpress.pipelines.planning import planned_file_changes, rewrite_plan_part
 from nightpress.pipelines.reporting.report import write_report
 from nightpress.pipelines.run_directory import orphans
 from nightpress.pipelines.run_directory.commit import read_commit
@@ -94,7 +94,7 @@ def rewrite_plan_parts(
     """
     store, record = create_only_store(run.store, on_event), run.record
     with held(store, require_free(store, take_over)) as lease:
-        refuse_changes(store, manifest_changes(record.layout, record.spec))
+        refuse_changes(store, planned_file_changes(record.layout, record.spec.storage))
         for first in sorted({record.layout.part_of(shard).first_shard for shard in shards}):
             lease.fence.require(store)
             rewrite_plan_part(record.spec, record.model, record.layout, store, first)

@@ -26,6 +26,8 @@ from nightpress.jobs.progress.trace import (
     shares,
     time_lines,
 )
+from nightpress.jobs.runs.column_lines import column_messages
+from nightpress.jobs.runs.existing_run import compare_with_run
 from nightpress.jobs.runs.finished import nothing_is_left
 from nightpress.jobs.runs.shared import (
     OnEvent,
@@ -36,16 +38,17 @@ from nightpress.jobs.runs.shared import (
     ignore,
     planning_mapper,
 )
-from nightpress.jobs.runs.table_manifest import TableManifest, kept_path, with_kept_table
-from nightpress.pipelines.errors import Change
+from nightpress.jobs.runs.table_manifest import TableManifest, with_kept_table
 from nightpress.pipelines.formatting import plural
 from nightpress.pipelines.job.spec import RunSpec
+from nightpress.pipelines.manifest.columns import column_uses
 from nightpress.pipelines.manifest.frames import Frame
 from nightpress.pipelines.planning import (
     PlanLayout,
     check,
     cut_into_shards,
-    manifest_changes,
+    manifest_sources,
+    require_unchanged,
     write_plan,
 )
 from nightpress.pipelines.reporting.report import write_report
@@ -69,7 +72,7 @@ from nightpress.pipelines.run_directory.record import (
 )
 from nightpress.pipelines.run_directory.summary_index import summary_index_kept
 from nightpress.pipelines.shards.timeline import TimeSpent
-from nightpress.pipelines.storage import Store, find
+from nightpress.pipelines.storage import Store, require_answers
 
 Trace = Callable[[str], None]
 
@@ -176,7 +179,9 @@ class _Session:
         free = require_free(store, self._take_over, self._on_waiting)
         record = read_record(store)
         if record is not None:
-            refuse_changes(store, self._changes(store, record))
+            existing = compare_with_run(store, record, self._spec, self._table)
+            refuse_changes(store, existing.changes)
+            self._spec, record = existing.spec, existing.record
             if nothing_is_left(self._spec, store, record):
                 yield from self._finish_again(store, record, free)
                 return
@@ -223,19 +228,11 @@ class _Session:
         """The run directory's store; fails in seconds if it or the manifest cannot be reached."""
         store = Store(self._spec.url, self._spec.storage)
         store.check()
+        require_answers(self._spec.inputs, self._spec.storage)
         if self._table is None:
             self._spec = with_kept_table(self._spec, store)
-            find(self._spec.manifests, self._spec.storage)
+            manifest_sources(self._spec)
         return create_only_store(store, self._on_event)
-
-    def _changes(self, store: Store, record: RunRecord) -> list[Change]:
-        """How the job and its manifest differ from those that the run was started with."""
-        if self._table is None or kept_path(record) is None:
-            job_changes = record.spec.changes(self._spec)
-            return job_changes or manifest_changes(record.layout, self._spec)
-        # Equal tables may be different bytes, and so have different names.
-        self._spec = self._spec.model_copy(update={"manifest": record.spec.manifest})
-        return record.spec.changes(self._spec) or self._table.changes(store, record)
 
     def _on_waiting(self, holder: Holder) -> None:
         self._on_event(
@@ -254,10 +251,15 @@ class _Session:
         usual = resolve_batch_size(spec, factory.device)
         loading = first.begin_loading(model.identity, usual)  # while the manifest is checked
         layout = self._check(model, usual)
+        yield from column_messages(column_uses(spec, layout.files))
         # If the model does not load, nothing has been written.
         yield from first.finish_loading(loading, model.identity, usual)
         sizes = yield from decide_batch_sizes(spec, model, layout, first)
         layout = cut_into_shards(spec, layout, sizes.largest)
+        if self._table is None:  # loading the model may have taken minutes
+            layout = require_unchanged(layout, spec)
+        for warning in layout.prompts.warnings():
+            yield Message(warning, warning=True)
         with held(store, free) as lease:
             if self._table is not None:
                 layout = self._table.keep(store, layout)
@@ -271,6 +273,7 @@ class _Session:
         model = yield from first.start()
         yield from _thread_warning(factory)
         refuse_changes(store, record.changes(self._spec, model, factory.device))
+        yield from column_messages(column_uses(self._spec, record.layout.files))
         for difference in record.package_differences():
             yield Message(difference, warning=True)
         with failures_as_run_stopped():

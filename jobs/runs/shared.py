@@ -16,7 +16,7 @@ from nightpress.jobs.signals import first_interruption
 from nightpress.pipelines.errors import ManifestError, StoreError
 from nightpress.pipelines.job.spec import RunSpec
 from nightpress.pipelines.models.location import absolute_source
-from nightpress.pipelines.planning import Mapper, manifest_changes, rewrite_plan_part
+from nightpress.pipelines.planning import Mapper, planned_file_changes, rewrite_plan_part
 from nightpress.pipelines.run_directory.lease import Lease
 from nightpress.pipelines.run_directory.record import RunRecord, refuse_changes, threads_for
 from nightpress.pipelines.storage import Store, is_local
@@ -111,7 +111,7 @@ def dispatching(
 
         def repair_plan(shard: int) -> None:
             lease.fence.require(store)
-            refuse_changes(store, manifest_changes(record.layout, record.spec))
+            refuse_changes(store, planned_file_changes(record.layout, record.spec.storage))
             rewrite_plan_part(record.spec, record.model, record.layout, store, shard)
 
         dispatcher = Dispatcher(

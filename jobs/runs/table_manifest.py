@@ -19,9 +19,9 @@ import pyarrow as pa
 from nightpress.pipelines.errors import Change, Damaged, ManifestError
 from nightpress.pipelines.job.spec import RunSpec
 from nightpress.pipelines.manifest.frames import TABLE, Frame, rewritten, table_of, to_parquet
-from nightpress.pipelines.planning import PlanLayout
+from nightpress.pipelines.planning import PlanLayout, manifest_sources
 from nightpress.pipelines.run_directory.record import RunRecord, read_record
-from nightpress.pipelines.storage import Store, find
+from nightpress.pipelines.storage import Store, find, require_answers
 
 _KEPT = re.compile(r"/(manifest/table-[0-9a-f]{16}\.parquet)")
 
@@ -105,19 +105,19 @@ class TableManifest:
 
 
 @contextmanager
-def readable_manifest(spec: RunSpec, frame: Frame | None) -> Iterator[RunSpec]:
+def readable_manifest(spec: RunSpec, table: TableManifest | None) -> Iterator[RunSpec]:
     """A job whose manifest can be read before a run exists: its files, or a copy of a table.
 
     Raises:
         SpecError: the job names no manifest, and no table was passed.
-        ManifestError: the table cannot be converted.
         StoreError: the files cannot be found.
     """
-    if frame is None:
-        find(spec.manifests, spec.storage)
+    require_answers(spec.inputs, spec.storage)
+    if table is None:
+        manifest_sources(spec)
         yield spec
     else:
-        with TableManifest.of(frame).temporary_job(spec) as job:
+        with table.temporary_job(spec) as job:
             yield job
 
 

@@ -22,6 +22,7 @@ from pydantic import (
 
 from nightpress.diffusion_core.models.samplers import SAMPLER_NAMES
 from nightpress.pipelines.job.credentials import ADVICE, secret_option
+from nightpress.pipelines.storage.options import check_protocols
 from nightpress.pipelines.storage.pacing import request_limit
 
 MAX_NAME_BYTES, MAX_PATH_BYTES = 255, 4_000
@@ -89,6 +90,7 @@ def _check_request_limits(
             request_limit(options)
         except ValueError as error:
             raise ValueError(f"{protocol}.{error}") from error
+    check_protocols(storage)
     return storage
 
 

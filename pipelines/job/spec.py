@@ -18,7 +18,7 @@ from pydantic import (
 from nightpress.diffusion_core.models.loading import ModelSpec
 from nightpress.pipelines.errors import Change, SpecError
 from nightpress.pipelines.job.credentials import ADVICE, has_credentials
-from nightpress.pipelines.job.reader import apply_override, explain, read_yaml
+from nightpress.pipelines.job.reader import apply_overrides, explain, read_yaml
 from nightpress.pipelines.job.sections import (
     NO_OPTIONS,
     BatchSpec,
@@ -135,6 +135,12 @@ class RunSpec(Section):
     def _manifests(self) -> list[str]:
         return [self.manifest] if isinstance(self.manifest, str) else list(self.manifest)
 
+    @property
+    def inputs(self) -> list[str]:
+        """The URLs and paths of everything that the job reads."""
+        loras = (lora.source for lora in self.model.all_loras)
+        return [*self._manifests, self.model.source, *loras]
+
     @classmethod
     def from_file(cls, path: str | Path, overrides: Sequence[str] = ()) -> Self:
         """Read a YAML job file; `overrides` are `a.b=value` strings that replace its keys.
@@ -156,10 +162,7 @@ class RunSpec(Section):
     ) -> Self:
         """Validate a job given as a mapping; see `from_file`."""
         values = nested_copy(values)
-        if isinstance(values.get("model"), str):
-            values["model"] = {"source": values["model"]}
-        for override in overrides:
-            apply_override(values, override)
+        apply_overrides(values, overrides)
         try:
             return cls.model_validate(values)
         except ValidationError as error:
@@ -173,7 +176,8 @@ class RunSpec(Section):
     def changes(self, other: "RunSpec") -> list[Change]:
         """How `other` differs in what decides names and pixels.
 
-        Where the job runs and how the store is reached may change between starts of a run.
+        Where the job runs, how the store is reached and how the manifest's URL is spelled may
+        change between starts of a run; the manifest's content is compared by `planning`.
         """
         return differences(dict(flatten(self.identity())), dict(flatten(other.identity())))
 
@@ -182,6 +186,7 @@ class RunSpec(Section):
         values = {key: value for key, value in self.as_dict().items() if key not in NOT_IN_IDENTITY}
         model = values["model"] | {"speed": self.model.speed.chosen()}
         omitted = [key for key in ("speed", "row_loras") if not model[key]]
+        omitted.append("prompts")  # decides which prompts are refused, and no pixel of the others
         images = {k: v for k, v in values["images"].items() if (k, v) != ("packing", "none")}
         return values | {
             "model": {key: model[key] for key in model if key not in omitted},
@@ -209,8 +214,8 @@ CONDITION_COLUMNS = ("strength", "init_image", "mask_image", "control_image")
 """Column names reserved for conditioning; a manifest that has one is refused."""
 
 
-NOT_IN_IDENTITY = ("output", "storage", "cluster")
-"""Keys of a job that say where it runs, not what it makes."""
+NOT_IN_IDENTITY = ("manifest", "output", "storage", "cluster")
+"""Keys of a job that say where it runs and where its manifest is stored, not what it makes."""
 
 
 def json_schema() -> dict[str, Any]:

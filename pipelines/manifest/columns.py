@@ -6,16 +6,33 @@ The job's `columns` mapping is resolved against the files' schemas before any ro
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import pyarrow as pa
 
 from nightpress.pipelines.errors import ManifestError, Problem
 from nightpress.pipelines.job.sections import ColumnMap
 from nightpress.pipelines.job.spec import CONDITION_COLUMNS, SETTING_COLUMNS, RunSpec
 from nightpress.pipelines.manifest.files import ManifestFile
-from nightpress.pipelines.manifest.types import as_type, common_type, one_chunk
+from nightpress.pipelines.manifest.row_problems import RowProblems
+from nightpress.pipelines.manifest.similar_names import likely_settings
+from nightpress.pipelines.manifest.types import ValueLost, as_type, common_type, one_chunk
 from nightpress.pipelines.records import carried_name
 
 TEXT_SETTINGS = frozenset({"prompt", "negative_prompt", "scheduler", "lora"})
+
+
+@dataclass(frozen=True)
+class ColumnUse:
+    """What one column of the manifest is read as."""
+
+    name: str
+    """The column's name in the manifest."""
+    settings: tuple[str, ...]
+    """The settings that it gives: one, or several if the job maps it so; none if it is carried."""
+    stored_as: str | None
+    """Its name in the metadata if it is carried, else None."""
+    did_you_mean: tuple[str, ...] = ()
+    """Of a carried column, the settings that it probably was meant to give; usually none."""
 
 
 @dataclass(frozen=True)
@@ -51,14 +68,33 @@ class Columns:
         names = [column.column for column in self.settings.values()]
         return list(dict.fromkeys(names + [column.source for column in self.carried]))
 
-    def carried_values(self, table: pa.Table) -> dict[str, pa.Array]:
-        """The carried columns under their names in the plan; all null where a file lacks one."""
+    def carried_values(self, table: pa.Table, problems: RowProblems) -> dict[str, pa.Array]:
+        """The carried columns under their names in the plan; all null where a file lacks one.
+
+        Args:
+            table: columns as the file has them.
+            problems: receives a value that the column's type in all files cannot hold.
+        """
         return {
-            column.name: one_chunk(as_type(table[column.source], column.type))
+            column.name: _converted(table, column, problems)
             if column.source in table.schema.names
             else pa.nulls(table.num_rows, column.type)
             for column in self.carried
         }
+
+
+def _converted(table: pa.Table, column: CarriedColumn, problems: RowProblems) -> pa.Array:
+    values = table[column.source]
+    try:
+        return one_chunk(as_type(values, column.type))
+    except ValueLost as lost:
+        message = (
+            f"a value cannot become {column.type}, the type that the column has in all files "
+            f"together, without a loss ({lost}); give it the same type in every file"
+        )
+        bad = np.arange(table.num_rows) == lost.row
+        problems.add(bad, column.source, lambda row: message)
+        return pa.nulls(table.num_rows, column.type)
 
 
 def resolve_columns(spec: RunSpec, files: Sequence[ManifestFile]) -> Columns:
@@ -83,14 +119,47 @@ def resolve_columns(spec: RunSpec, files: Sequence[ManifestFile]) -> Columns:
     problems += _collisions(files, carried)
     for file in files:
         problems += _problems_of(file, settings, files)
+    common = {name: common_type(types[name]) for name in carried}
+    problems += [_no_common_type(files, name) for name, type_ in common.items() if type_ is None]
     if problems:
         raise ManifestError(problems)
     return Columns(
         settings,
-        tuple(
-            CarriedColumn(name, carried_name(name), common_type(types[name])) for name in carried
-        ),
+        tuple(CarriedColumn(name, carried_name(name), type_) for name, type_ in common.items()),
     )
+
+
+def _no_common_type(files: Sequence[ManifestFile], name: str) -> Problem:
+    """The first file whose type of a column does not go with that of the files before it."""
+    having = [file for file in files if name in file.schema.names]
+    types = [file.schema.field(name).type for file in having]
+    number = next(n for n in range(len(types)) if common_type(types[: n + 1]) is None)
+    first = next(n for n in range(number) if common_type([types[n], types[number]]) is None)
+    message = (
+        f"its type is {types[number]}, but {types[first]} in {having[first].url}, and no type "
+        "holds the values of both exactly; give it the same type in every file"
+    )
+    return Problem(having[number].url, None, name, message)
+
+
+def column_uses(spec: RunSpec, files: Sequence[ManifestFile]) -> tuple[ColumnUse, ...]:
+    """What every column of the manifest is read as, in order of first appearance.
+
+    A carried column may look like a setting: `Seed`, `steps`, `cfg_scale`, `heigth`. It does unless
+    the manifest has another column for that setting, or the job's `columns` says null for it.
+    """
+    names = list(_types_by_name(files))
+    mapping = {setting: column for setting, column in _mapping(spec).items() if column is not None}
+    missing = [setting for setting, column in mapping.items() if column.column not in names]
+    uses = []
+    for name in names:
+        settings = tuple(key for key, column in mapping.items() if column.column == name)
+        if settings:
+            uses.append(ColumnUse(name, settings, None))
+        else:
+            meant = likely_settings(name, missing)
+            uses.append(ColumnUse(name, (), carried_name(name), meant))
+    return tuple(uses)
 
 
 def _mapping(spec: RunSpec) -> dict[str, ColumnMap | None]:
@@ -143,9 +212,11 @@ def _problems_of(
     names = file.schema.names
     prompt = settings["prompt"].column if "prompt" in settings else "prompt"
     if prompt not in names:
+        meant = [name for name in names if likely_settings(name, ["prompt"]) == ("prompt",)]
+        example = repr(meant[0]) if meant else "..."
         message = (
             f"every file needs this column, but this one has: {', '.join(names) or 'no columns'}; "
-            "`columns: {prompt: ...}` in the job file can name another"
+            f"`columns: {{prompt: {example}}}` in the job file can name another"
         )
         yield Problem(file.url, None, prompt, message)
     if "id" in settings and settings["id"].column not in names:

@@ -4,23 +4,28 @@ Turns a URL into Arrow tables of the file's own columns. A file is read block by
 stays bounded.
 """
 
-import hashlib
-from collections import Counter
+import io
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import islice
 from pathlib import PurePosixPath
-from typing import BinaryIO
+from typing import BinaryIO, cast
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from nightpress.diffusion_core.errors import one_line
 from nightpress.pipelines.errors import MAX_PROBLEMS, ManifestError, Problem
 from nightpress.pipelines.manifest.delimited import Delimited
 from nightpress.pipelines.manifest.jsonl import JsonLines
+from nightpress.pipelines.manifest.parquet import conformed, read_parquet, scan_parquet
+from nightpress.pipelines.manifest.same_bytes import (
+    Content,
+    ScannedStream,
+    changed_error,
+    open_unchanged,
+)
 from nightpress.pipelines.manifest.text import (
     BYTE_ORDER_MARK,
     PlainLines,
@@ -28,7 +33,12 @@ from nightpress.pipelines.manifest.text import (
     read_up_to,
     split_into_blocks,
 )
-from nightpress.pipelines.manifest.types import as_type, common_type, plain_type
+from nightpress.pipelines.manifest.types import (
+    BlockTypes,
+    first_bad_text,
+    repeated,
+    what_is_not_utf8,
+)
 from nightpress.pipelines.storage import Options, Source, open_source, parsing
 
 SUFFIXES = {
@@ -44,16 +54,11 @@ SUFFIXES = {
 COMPRESSIONS = {".gz": "gzip", ".zst": "zstd", ".bz2": "bz2"}
 """Compressions of whole files, for text formats only; Parquet compresses inside."""
 
-HASH_BYTES = 1 << 20
-
-BATCH_ROWS, BATCH_BYTES = 32_768, 16 << 20
-"""How much of a Parquet file is in memory at once."""
-
-MALFORMED = (pa.ArrowInvalid, pa.ArrowNotImplementedError, UnicodeDecodeError, EOFError)
+MALFORMED = (pa.ArrowException, UnicodeDecodeError, EOFError)
 """What parsers raise about a file's bytes: malformed, an unsupported kind, not UTF-8, truncated."""
 
-BUFFER_BYTES = 1 << 20
-"""The read buffer of each Parquet column; without one, a whole row group of it is read at once."""
+HEADER_BYTES = 1 << 20
+"""How much of a text file is looked at to find its header."""
 
 
 @dataclass(frozen=True)
@@ -78,6 +83,18 @@ class ManifestFile:
     compression: str | None
     schema: pa.Schema
     blocks: tuple[Block, ...]
+    checksums: bytes = b""
+    """Of the stored bytes, see `Content`; empty if an older version scanned the file."""
+
+    @property
+    def identity(self) -> tuple[str, ...]:
+        """What makes two files the same part of a manifest, wherever they are stored."""
+        return identity_of(self.url, self.sha256)
+
+    @property
+    def content(self) -> Content:
+        """The stored bytes that were scanned."""
+        return Content(self.num_bytes, self.sha256, self.checksums)
 
     @cached_property
     def num_rows(self) -> int:
@@ -106,6 +123,12 @@ def format_of(url: str) -> tuple[str, str | None] | None:
     return known, compression
 
 
+def identity_of(url: str, sha256: str) -> tuple[str, ...]:
+    """What makes a file the same part of a manifest as another: its bytes and how they are read."""
+    format_name, compression = format_of(url) or ("", None)
+    return (sha256, format_name, compression or "uncompressed")
+
+
 def scan(source: Source, options: Options) -> ManifestFile:
     """Read a file once to find its columns, the positions of its rows, and its SHA-256.
 
@@ -118,27 +141,28 @@ def scan(source: Source, options: Options) -> ManifestFile:
         raise ValueError(f"{source.url} is not a manifest")
     with _parsing(source.url, kind[0]):
         if kind[0] == "parquet":
-            schema, blocks = _scan_parquet(source.url, options)
+            content = Content.of(source.url, options)
+            schema, blocks = _scan_parquet(source.url, content, options)
         else:
-            schema, blocks = _scan_text(source.url, *kind, options)
+            with open_source(source.url, options) as raw:
+                stream = ScannedStream(raw)
+                schema, blocks = _scan_text(source.url, cast("BinaryIO", stream), *kind)
+                content = stream.finish()
     return ManifestFile(
         source.url,
         source.version,
-        source.num_bytes,
-        sha256_of(source.url, options),
+        content.num_bytes,
+        content.sha256,
         *kind,
         schema,
         tuple(blocks),
+        content.checksums,
     )
 
 
 def sha256_of(url: str, options: Options) -> str:
     """The SHA-256 of the stored file, in hexadecimal."""
-    digest = hashlib.sha256()
-    with open_source(url, options) as stream:
-        while data := stream.read(HASH_BYTES):
-            digest.update(data)
-    return digest.hexdigest()
+    return Content.of(url, options).sha256
 
 
 def read_rows(rows: RowRange, columns: Sequence[str], options: Options) -> Iterator[pa.Table]:
@@ -151,17 +175,35 @@ def read_rows(rows: RowRange, columns: Sequence[str], options: Options) -> Itera
     schema = pa.schema([field for field in file.schema if field.name in set(columns)])
     blocks, skip = _covering_blocks(rows)
     read = _read_parquet if file.format == "parquet" else _read_text
-    remaining = rows.num_rows
+    row, end = rows.first_row, rows.first_row + rows.num_rows
     with _parsing(file.url, file.format):
         for table in read(file, blocks, schema, options):
-            wanted = table.slice(skip, remaining)
+            wanted = table.slice(skip, end - row)
             skip = max(0, skip - table.num_rows)
-            remaining -= wanted.num_rows
             if wanted.num_rows:
                 yield wanted
-            if not remaining:
+            row += wanted.num_rows
+            if row == end:
                 return
-        raise _changed(file)
+        raise changed_error(file.url)
+
+
+def read_checked_rows(
+    rows: RowRange, columns: Sequence[str], options: Options
+) -> Iterator[pa.Table]:
+    """Read rows for the first time: as `read_rows`, after making sure that all text is UTF-8.
+
+    In a text file scanning has done so already; Arrow reads any bytes of a Parquet file as text.
+    """
+    row = rows.first_row
+    for table in read_rows(rows, columns, options):
+        for name in table.schema.names if rows.file.format == "parquet" else ():
+            bad = first_bad_text(table[name])
+            if bad is not None:
+                message = f"{what_is_not_utf8(table[name], bad)}; write UTF-8, or a binary column"
+                raise ManifestError([Problem(rows.file.url, row + bad, name, message)])
+        row += table.num_rows
+        yield table
 
 
 def _covering_blocks(rows: RowRange) -> tuple[list[Block], int]:
@@ -177,29 +219,23 @@ def _covering_blocks(rows: RowRange) -> tuple[list[Block], int]:
     return blocks, skip
 
 
-def _scan_parquet(url: str, options: Options) -> tuple[pa.Schema, list[Block]]:
-    with open_source(url, options) as stream, pq.ParquetFile(stream) as parquet:
-        _refuse_repeated(parquet.schema_arrow)
-        fields = [pa.field(f.name, plain_type(f.type)) for f in parquet.schema_arrow]
-        groups = [parquet.metadata.row_group(i) for i in range(parquet.num_row_groups)]
-        blocks = [Block(i, g.total_byte_size, g.num_rows) for i, g in enumerate(groups)]
-    return pa.schema(fields), blocks
+def _scan_parquet(url: str, content: Content, options: Options) -> tuple[pa.Schema, list[Block]]:
+    with open_unchanged(url, content, options) as stream:
+        schema, groups = scan_parquet(stream)
+    return schema, [Block(i, each.num_bytes, each.num_rows) for i, each in enumerate(groups)]
 
 
 def _read_parquet(
     file: ManifestFile, blocks: Sequence[Block], schema: pa.Schema, options: Options
 ) -> Iterator[pa.Table]:
-    groups = [block.start for block in blocks]
-    row_bytes = sum(block.num_bytes for block in blocks) / sum(block.num_rows for block in blocks)
-    num_rows = max(1, min(BATCH_ROWS, int(BATCH_BYTES / max(row_bytes, 1))))
-    with (
-        open_source(file.url, options) as stream,
-        pq.ParquetFile(stream, buffer_size=BUFFER_BYTES, pre_buffer=False) as parquet,
-    ):
-        for batch in parquet.iter_batches(
-            num_rows, groups, columns=schema.names, use_threads=False
-        ):
-            yield _conformed(pa.Table.from_batches([batch]), schema)
+    num_bytes, num_rows = (sum(each) for each in zip(*map(_size, blocks), strict=True))
+    with open_unchanged(file.url, file.content, options) as stream:
+        groups = [block.start for block in blocks]
+        yield from read_parquet(stream, groups, num_bytes / num_rows, schema)
+
+
+def _size(block: Block) -> tuple[int, int]:
+    return block.num_bytes, block.num_rows
 
 
 def _text_format(name: str) -> TextFormat:
@@ -214,35 +250,31 @@ def _text_format(name: str) -> TextFormat:
             return PlainLines()
 
 
-@contextmanager
-def _open_text(url: str, compression: str | None, options: Options) -> Iterator[BinaryIO]:
-    with open_source(url, options) as raw:
-        if compression is None:
-            yield raw
-        else:
-            with pa.input_stream(raw, compression=compression) as stream:
-                yield stream
+def _decompressed(stored: BinaryIO, compression: str | None) -> AbstractContextManager[BinaryIO]:
+    if compression is None:
+        return nullcontext(stored)
+    stream: AbstractContextManager[BinaryIO] = pa.input_stream(stored, compression=compression)
+    return stream
 
 
 def _scan_text(
-    url: str, format_name: str, compression: str | None, options: Options
+    url: str, stored: BinaryIO, format_name: str, compression: str | None
 ) -> tuple[pa.Schema, list[Block]]:
     """Parse the whole file once, keeping only counts and types."""
     form = _text_format(format_name)
-    header, start = _header(url, form, compression, options)
-    types: dict[str, pa.DataType] = {field.name: field.type for field in header}
     blocks: list[Block] = []
     problems: list[Problem] = []
     num_rows = num_problems = 0
-    with _open_text(url, compression, options) as stream:
-        read_up_to(stream, start)
-        for position, data in split_into_blocks(stream, form, start):
+    with _decompressed(stored, compression) as stream:
+        beginning = read_up_to(stream, HEADER_BYTES)
+        header, start = _header(beginning, form)
+        found = BlockTypes(header)
+        records = cast("BinaryIO", _Continued(beginning[start:], stream))
+        for position, data in split_into_blocks(records, form, start):
             data.decode()
             bad: dict[int, str] = {}
             table = form.parse(data, header, bad.__setitem__)
-            for field in table.schema:
-                before = types.get(field.name, pa.null())
-                types[field.name] = common_type([before, plain_type(field.type)])
+            found.add(table)
             shown = islice(bad.items(), MAX_PROBLEMS - len(problems))
             problems += [Problem(url, num_rows + row, None, why) for row, why in shown]
             num_problems += len(bad)
@@ -250,15 +282,24 @@ def _scan_text(
             num_rows += table.num_rows + len(bad)
     if problems:
         raise ManifestError(problems, num_problems)
-    return pa.schema(list(types.items())), blocks
+    return pa.schema(list(found.types.items())), blocks
 
 
-def _header(
-    url: str, form: TextFormat, compression: str | None, options: Options
-) -> tuple[pa.Schema, int]:
+class _Continued(io.RawIOBase):
+    """Bytes that were already read from a stream, then the rest of the stream."""
+
+    def __init__(self, data: bytes, rest: BinaryIO) -> None:
+        super().__init__()
+        self._data, self._rest = data, rest
+
+    def read(self, size: int = -1) -> bytes:
+        """The next bytes; at most `size`."""
+        data, self._data = self._data[:size], self._data[size:]
+        return data or self._rest.read(size)
+
+
+def _header(data: bytes, form: TextFormat) -> tuple[pa.Schema, int]:
     """The columns that the header names, if there is one, and the position of the first record."""
-    with _open_text(url, compression, options) as stream:
-        data = read_up_to(stream, 1 << 20)
     mark = len(BYTE_ORDER_MARK) if data.startswith(BYTE_ORDER_MARK) else 0
     if form.has_header and not data[mark:].strip():
         raise pa.ArrowInvalid("the file is empty, but its first line must name the columns")
@@ -270,9 +311,9 @@ def _header(
 
 
 def _refuse_repeated(schema: pa.Schema) -> None:
-    repeated = [name for name, count in Counter(schema.names).items() if count > 1]
-    if repeated:
-        raise pa.ArrowInvalid(f"column {repeated[0]!r} appears twice")
+    name = repeated(schema.names)
+    if name is not None:
+        raise pa.ArrowInvalid(f"column {name!r} appears twice")
 
 
 def _read_text(
@@ -280,7 +321,10 @@ def _read_text(
 ) -> Iterator[pa.Table]:
     form = _text_format(file.format)
     parsed = schema if file.format == "jsonl" else file.schema
-    with _open_text(file.url, file.compression, options) as stream:
+    with (
+        open_unchanged(file.url, file.content, options) as stored,
+        _decompressed(stored, file.compression) as stream,
+    ):
         position = 0
         for block in blocks:
             if file.compression is None:
@@ -291,8 +335,8 @@ def _read_text(
             position = block.start + block.num_bytes
             table = form.parse(data, parsed, _refuse)
             if table.num_rows != block.num_rows:
-                raise _changed(file)
-            yield _conformed(table, schema)
+                raise changed_error(file.url)
+            yield conformed(table, schema)
 
 
 def _skip(stream: BinaryIO, num_bytes: int) -> None:
@@ -305,13 +349,6 @@ def _refuse(row: int, why: str) -> None:
     raise pa.ArrowInvalid(f"record {row}: {why}")
 
 
-def _conformed(table: pa.Table, schema: pa.Schema) -> pa.Table:
-    columns = [as_type(table[field.name], field.type) for field in schema]
-    if not columns:
-        return table.select([])
-    return pa.table(columns, schema=schema)
-
-
 def _parsing(url: str, format_name: str) -> AbstractContextManager[None]:
     """Report malformed files as problems of the manifest, other failures as those of the store."""
 
@@ -322,15 +359,13 @@ def _parsing(url: str, format_name: str) -> AbstractContextManager[None]:
 
 
 def _malformed(format_name: str, error: Exception) -> str:
+    if isinstance(error, UnicodeDecodeError) and format_name == "parquet":
+        return f"the name of a column is not UTF-8 text: {error.object!r}"
     if isinstance(error, UnicodeDecodeError):
         byte = error.object[error.start]
         return f"not UTF-8 text: byte 0x{byte:02x} ({error.reason}); save the file as UTF-8"
     kind = "Parquet" if format_name == "parquet" else format_name.upper()
     return f"cannot be read as {kind}: {one_line(error, None)}"
-
-
-def _changed(file: ManifestFile) -> ManifestError:
-    return _file_error(file.url, "the file has changed since it was checked")
 
 
 def _file_error(url: str, message: str) -> ManifestError:

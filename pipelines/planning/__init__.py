@@ -4,23 +4,42 @@
 one shard of it back. The work runs in one process, or wherever the caller's `mapper` sends it.
 """
 
-from nightpress.pipelines.planning.checking import check, cut_into_shards, manifest_changes
+from nightpress.pipelines.planning.checking import check, cut_into_shards
 from nightpress.pipelines.planning.duplicates import Mapper
 from nightpress.pipelines.planning.index import candidate_shards
 from nightpress.pipelines.planning.layout import PlanLayout, PlanPart, SettingsCount
 from nightpress.pipelines.planning.parts import plan_part, read_shard, rewrite_plan_part, write_plan
+from nightpress.pipelines.planning.samples import sample_file_names
+from nightpress.pipelines.planning.selection import select_images
+from nightpress.pipelines.planning.sources import (
+    ManifestComparison,
+    compare_manifest,
+    layout_changes,
+    manifest_changes,
+    manifest_sources,
+    planned_file_changes,
+    require_unchanged,
+)
 
 __all__ = [
+    "ManifestComparison",
     "Mapper",
     "PlanLayout",
     "PlanPart",
     "SettingsCount",
     "candidate_shards",
     "check",
+    "compare_manifest",
     "cut_into_shards",
+    "layout_changes",
     "manifest_changes",
+    "manifest_sources",
     "plan_part",
+    "planned_file_changes",
     "read_shard",
+    "require_unchanged",
     "rewrite_plan_part",
+    "sample_file_names",
+    "select_images",
     "write_plan",
 ]

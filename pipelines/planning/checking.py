@@ -10,23 +10,18 @@ from collections.abc import Sequence
 from nightpress.diffusion_core.models.loading import ModelInfo
 from nightpress.diffusion_core.sampling.request import SamplingParams
 from nightpress.diffusion_core.sampling.schedulers import max_steps
-from nightpress.pipelines.errors import Change, ManifestError, Problem, SpecError
+from nightpress.pipelines.errors import ManifestError, Problem, SpecError
 from nightpress.pipelines.job.spec import RunSpec
 from nightpress.pipelines.manifest.columns import Columns, resolve_columns
-from nightpress.pipelines.manifest.files import (
-    COMPRESSIONS,
-    SUFFIXES,
-    ManifestFile,
-    format_of,
-    scan,
-    sha256_of,
-)
+from nightpress.pipelines.manifest.files import ManifestFile, scan
+from nightpress.pipelines.manifest.prompt_checks import PromptChecker, PromptCounts
 from nightpress.pipelines.manifest.row_problems import first_problems
 from nightpress.pipelines.manifest.row_reader import MAX_SIDE
 from nightpress.pipelines.manifest.rows import Defaults
 from nightpress.pipelines.planning.duplicates import Mapper, duplicates
 from nightpress.pipelines.planning.images import Planner
 from nightpress.pipelines.planning.layout import PlanLayout, PlanPart, SettingsCount
+from nightpress.pipelines.planning.sources import manifest_sources
 from nightpress.pipelines.planning.units import (
     MAX_SETTINGS,
     UnitReport,
@@ -34,7 +29,7 @@ from nightpress.pipelines.planning.units import (
     check_unit,
     split_into_units,
 )
-from nightpress.pipelines.storage import Options, Source, find
+from nightpress.pipelines.storage import Options, Source
 
 MIN_SHARD_IMAGES, MAX_SHARD_IMAGES = 16, 1_024
 MAX_PACKED_IMAGES = 256
@@ -84,29 +79,6 @@ def cut_into_shards(spec: RunSpec, layout: PlanLayout, batch_size: int) -> PlanL
     return layout.in_shards(-(-wanted // batch_size) * batch_size, batch_size)
 
 
-def manifest_changes(layout: PlanLayout, spec: RunSpec) -> list[Change]:
-    """How the manifest differs from the one that was planned; empty if it does not.
-
-    Versions are compared first, and only files whose version differs are read. The same bytes at
-    another URL are the same manifest.
-    """
-    planned = {file.url: file for file in layout.files}
-    new = {
-        source.url: planned[source.url].sha256
-        if source.url in planned and planned[source.url].version == source.version
-        else sha256_of(source.url, spec.storage)
-        for source in _manifest_sources(spec)
-    }
-    if list(new.values()) == [file.sha256 for file in layout.files]:
-        return []
-    old = {url: file.sha256 for url, file in planned.items()}
-    return [
-        Change(f"manifest {url}", old.get(url), new.get(url))
-        for url in sorted(old.keys() | new.keys())
-        if old.get(url) != new.get(url)
-    ]
-
-
 def _check_settings(spec: RunSpec, info: ModelInfo) -> None:
     """Check the job's defaults against what the model supports."""
     job = spec.sampling
@@ -128,6 +100,9 @@ def _check_settings(spec: RunSpec, info: ModelInfo) -> None:
         )
     if job.negative_prompt.strip() and not info.takes_negative_prompt:
         raise SpecError("sampling.negative_prompt: this model takes no negative prompt")
+    problem = PromptChecker(spec.model.prompts, info.prompts).problem(job.negative_prompt)
+    if problem is not None:
+        raise SpecError(f"sampling.negative_prompt: {problem}")
 
 
 def _check_sizes(spec: RunSpec, info: ModelInfo, columns: Columns) -> None:
@@ -139,27 +114,8 @@ def _check_sizes(spec: RunSpec, info: ModelInfo, columns: Columns) -> None:
             )
 
 
-def _manifest_sources(spec: RunSpec) -> list[Source]:
-    """The manifest's files; other files in the same folder are skipped."""
-    sources: dict[str, Source] = {}
-    for url in spec.manifests:
-        matches = {
-            source.url: source
-            for source in find([url], spec.storage)
-            if format_of(source.url) is not None
-        }
-        if not matches:
-            message = (
-                f"not a manifest file; its name must end in one of: {', '.join(SUFFIXES)} "
-                f"(text formats may also be compressed: {', '.join(COMPRESSIONS)})"
-            )
-            raise ManifestError([Problem(url, None, None, message)])
-        sources |= matches
-    return list(sources.values())
-
-
 def _scan_all(spec: RunSpec, mapper: Mapper) -> list[ManifestFile]:
-    calls = [(source, spec.storage) for source in _manifest_sources(spec)]
+    calls = [(source, spec.storage) for source in manifest_sources(spec)]
     files: list[ManifestFile] = []
     errors: list[ManifestError] = []
     for result in mapper(scan_or_error, calls):
@@ -203,7 +159,8 @@ def _uncut(
             parts.append(PlanPart(path, index, row, num_rows, num_images, first, num_images))
             row += num_rows
             first += num_images
-    return PlanLayout(tuple(parts), 1, _batches(reports), tuple(files))
+    prompts = sum((report.prompts for report in reports), PromptCounts())
+    return PlanLayout(tuple(parts), 1, _batches(reports), tuple(files), prompts=prompts)
 
 
 def _batches(reports: Sequence[UnitReport]) -> tuple[SettingsCount, ...]:

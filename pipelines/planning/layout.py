@@ -5,16 +5,17 @@ The layout is small even for a large manifest and is stored as JSON with the run
 
 import base64
 from bisect import bisect_right
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields, replace
 from functools import cached_property
-from itertools import accumulate
+from itertools import accumulate, groupby
 from typing import Any, Self
 
 import pyarrow as pa
 
 from nightpress.diffusion_core.sampling.request import SamplingParams
 from nightpress.pipelines.manifest.files import Block, ManifestFile, RowRange
+from nightpress.pipelines.manifest.prompt_checks import PromptCounts
 
 ROW_GROUP_IMAGES = 8_192
 """About how many images a row group of a part holds."""
@@ -79,6 +80,8 @@ class PlanLayout:
     files: tuple[ManifestFile, ...]
     batch_size: int = 1
     """Images sampled at once; see `images.sort_for_sampling`."""
+    prompts: PromptCounts = field(default_factory=PromptCounts)
+    """Rows whose prompts the model does not take as they are."""
 
     @property
     def num_rows(self) -> int:
@@ -138,6 +141,14 @@ class PlanLayout:
         """Finds the manifest's rows in its files."""
         return RowLocator(self.files)
 
+    @property
+    def units(self) -> Iterator[tuple[int, tuple[RowRange, ...]]]:
+        """The rows of each unit of work: the first row's number, and where they are."""
+        for _, group in groupby(self.parts, key=lambda part: part.unit):
+            parts = list(group)
+            first = parts[0].first_row
+            yield first, self.row_locator.row_ranges(first, sum(p.num_rows for p in parts))
+
     @cached_property
     def _first_shards(self) -> list[int]:
         return [part.first_shard for part in self.parts]
@@ -157,6 +168,7 @@ class PlanLayout:
             ],
             "files": [_file_as_dict(file, schemas) for file in self.files],
             "schemas": schemas,
+            "prompts": asdict(self.prompts),
         }
 
     @classmethod
@@ -177,6 +189,7 @@ class PlanLayout:
             ),
             files=tuple(_file_from_dict(file, schemas) for file in values["files"]),
             batch_size=values.get("batch_size", 1),
+            prompts=PromptCounts(**values.get("prompts", {})),
         )
 
 
@@ -189,6 +202,7 @@ def _file_as_dict(file: ManifestFile, schemas: Sequence[str]) -> dict[str, Any]:
         "format": file.format,
         "compression": file.compression,
         "schema": schemas.index(_encode(file.schema)),
+        "checksums": base64.b64encode(file.checksums).decode(),
         "pieces": [[block.start, block.num_bytes, block.num_rows] for block in file.blocks],
     }
 
@@ -196,8 +210,10 @@ def _file_as_dict(file: ManifestFile, schemas: Sequence[str]) -> dict[str, Any]:
 def _file_from_dict(values: Mapping[str, Any], schemas: Sequence[pa.Schema]) -> ManifestFile:
     blocks = tuple(Block(*block) for block in values["pieces"])
     schema = schemas[values["schema"]]
-    others = {key: value for key, value in values.items() if key not in ("pieces", "schema")}
-    return ManifestFile(**others, schema=schema, blocks=blocks)
+    checksums = base64.b64decode(values.get("checksums", ""))  # older versions wrote none
+    read = ("pieces", "schema", "checksums")
+    others = {key: value for key, value in values.items() if key not in read}
+    return ManifestFile(**others, schema=schema, blocks=blocks, checksums=checksums)
 
 
 def _encode(schema: pa.Schema) -> str:

@@ -55,7 +55,7 @@ def plan_part(spec: RunSpec, info: ModelInfo, layout: PlanLayout, index: int) ->
     """
     planner = Planner(spec, info, resolve_columns(spec, layout.files))
     ((part, images),) = _images_of_parts(_task_for(planner, layout, [layout.parts[index]]))
-    return _plain(_table(images, part, layout.shard_size))
+    return _plain(_table(images, part.first_shard, layout.shard_size))
 
 
 def write_plan(
@@ -83,7 +83,7 @@ def write_parts(call: tuple[PartsTask, Store]) -> list[str]:
     for part, images in _images_of_parts(task):
         # The index comes first, so that every part that exists has one.
         store.create(index_path(part), encoded_index(images, task.shard_size))
-        table = _table(images, part, task.shard_size)
+        table = _table(images, part.first_shard, task.shard_size)
         if store.create(part.path, _encode(table, task.row_group_size)):
             written.append(part.path)
     return written
@@ -102,7 +102,7 @@ def rewrite_plan_part(
     part = layout.part_of(shard)
     ((_, images),) = _images_of_parts(_task_for(planner, layout, [part]))
     store.put(index_path(part), encoded_index(images, layout.shard_size))
-    table = _table(images, part, layout.shard_size)
+    table = _table(images, part.first_shard, layout.shard_size)
     store.put(part.path, _encode(table, layout.row_group_size))
 
 
@@ -190,8 +190,13 @@ def _join(
     return rows, {name: pa.concat_arrays([c[name] for _, c in chunks]) for name in names}
 
 
-def _table(images: Images, part: PlanPart, shard_size: int) -> pa.Table:
-    shards = part.first_shard + np.arange(len(images)) // shard_size
+def images_table(images: Images) -> pa.Table:
+    """Images as rows of a plan that is not cut into shards: all are in shard 0."""
+    return _plain(_table(images, 0, max(1, len(images))))
+
+
+def _table(images: Images, first_shard: int, shard_size: int) -> pa.Table:
+    shards = first_shard + np.arange(len(images)) // shard_size
     columns = {
         name: pa.array(shards.astype(np.int32)) if name == "shard" else images.column(name)
         for name in (*PLAN_SCHEMA.names, *images.carried)

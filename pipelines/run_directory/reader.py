@@ -23,7 +23,7 @@ from nightpress.pipelines.errors import Damaged, ImageNotFound
 from nightpress.pipelines.image_files.packing import image_bytes, packed_shard
 from nightpress.pipelines.job.spec import RunSpec
 from nightpress.pipelines.planning import candidate_shards
-from nightpress.pipelines.records import METADATA_SCHEMA
+from nightpress.pipelines.records import METADATA_SCHEMA, python_rows
 from nightpress.pipelines.run_directory.commit import (
     committed_shards,
     metadata_columns,
@@ -165,7 +165,7 @@ class Run:
         batches = self.metadata.to_batches(filter=wanted, batch_size=IMAGES_AHEAD)
         with ThreadPoolExecutor(READ_THREADS) as pool:
             for batch in batches:
-                rows = batch.to_pylist()
+                rows = python_rows(pa.Table.from_batches([batch]))
                 yield from zip(rows, pool.map(self._open, rows), strict=True)
 
     @property
@@ -257,6 +257,7 @@ def open_run(url: str, storage: Mapping[str, Mapping[str, Any]] | None = None) -
         StoreError: the store cannot be reached.
     """
     store = Store(url, storage or {})
+    store.require_answer()
     return Run(store, require_record(store))
 
 

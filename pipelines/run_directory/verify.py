@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from nightpress.diffusion_core.models.loading import ModelInfo
 from nightpress.pipelines.errors import Damaged, PlanDamaged, StoreMissing
@@ -21,7 +22,7 @@ from nightpress.pipelines.image_files.naming import FOLDER
 from nightpress.pipelines.image_files.packing import image_bytes, is_intact_pack
 from nightpress.pipelines.planning import read_shard
 from nightpress.pipelines.planning.seeds import Hashes, hash64
-from nightpress.pipelines.records import METADATA_SCHEMA, PLAN_SCHEMA, ImageFacts
+from nightpress.pipelines.records import METADATA_SCHEMA, PLAN_SCHEMA, ImageFacts, python_values
 from nightpress.pipelines.run_directory.commit import metadata_columns, read_commit, shard_path
 from nightpress.pipelines.run_directory.map_ahead import map_ahead
 from nightpress.pipelines.run_directory.reader import Run
@@ -153,7 +154,7 @@ def _verify_shard(
     run: Run, shard: int, sample: float, seed: int, pool: ThreadPoolExecutor
 ) -> ShardVerified:
     try:
-        planned = read_shard(run.store, run.record.layout, shard)
+        planned = _as_recorded(read_shard(run.store, run.record.layout, shard), run.record.model)
     except PlanDamaged as error:
         path = run.record.layout.part_of(shard).path
         return ShardVerified(shard, 0, 0, (Finding(Damage.PLAN, shard, path, str(error)),))
@@ -215,6 +216,14 @@ def _sampled_rows(part: pa.Table, sample: float, seed: int) -> tuple[list[int], 
     return chosen, len(statuses) - len(stored)
 
 
+def _as_recorded(planned: pa.Table, model: ModelInfo) -> pa.Table:
+    """The plan's rows with the samplers as metadata names them."""
+    position = planned.schema.get_field_index("scheduler")
+    names = planned.column(position)
+    named = pc.if_else(pc.equal(names, "default"), model.own_sampler, names)
+    return planned.set_column(position, planned.schema.field(position), named)
+
+
 def _wrong_values(part: pa.Table, planned: pa.Table) -> str | None:
     """The first difference between a metadata part and the plan, if any."""
     carried = [name for name in planned.column_names if name not in PLAN_SCHEMA.names]
@@ -226,7 +235,7 @@ def _wrong_values(part: pa.Table, planned: pa.Table) -> str | None:
     for name in (*PLANNED, *carried):
         if part.column(name).equals(planned.column(name)):
             continue
-        values, expected = part.column(name).to_pylist(), planned.column(name).to_pylist()
+        values, expected = (python_values(table.column(name)) for table in (part, planned))
         for row, (value, plan) in enumerate(zip(values, expected, strict=True)):
             if value != plan and repr(value) != repr(plan):  # NaN equals NaN here
                 return f"row {row}, column {name}: {value!r}, but the plan has {plan!r}"

@@ -47,11 +47,12 @@ VERSION_KEYS = (
 
 @dataclass(frozen=True)
 class Source:
-    """A file to read; `version` changes when its content does."""
+    """A file to read."""
 
     url: str
     num_bytes: int
     version: str
+    """Changes when the content does; empty if the store reports nothing of the kind."""
 
 
 def find(
@@ -212,7 +213,7 @@ class _RemoteFiles:
         head = first.removesuffix(self.path.lstrip("/"))
         size = info["size"] or 0
         version = next((str(info[key]) for key in VERSION_KEYS if info.get(key)), "")
-        version = version.strip('"') or str(size)
+        version = version.strip('"')
         return Source(head + path.lstrip("/") + url.removeprefix(first), int(size), version)
 
 
@@ -223,7 +224,8 @@ def _files(url: str, options: Options) -> _LocalFiles | _RemoteFiles:
 
 def _local_source(path: str) -> Source:
     stat = os.stat(path) if os.path.exists(path) else os.lstat(path)  # a broken symbolic link
-    return Source(path, stat.st_size, f"{stat.st_mtime_ns}-{stat.st_size}")
+    version = f"{stat.st_mtime_ns}-{stat.st_size}-{stat.st_ino}-{stat.st_ctime_ns}"
+    return Source(path, stat.st_size, version)
 
 
 def _sorted_by_url(sources: Iterable[Source]) -> list[Source]:

@@ -24,7 +24,8 @@ def open_source(
     Args:
         url: the file's URL.
         options: fsspec options by protocol.
-        block_bytes: how many bytes of a remote file are read at once.
+        block_bytes: how many bytes of a remote file are read at once; 0 for a stream without a
+            buffer, whose `read` may return fewer bytes than asked for.
 
     Raises:
         StoreMissing: there is no such file.
@@ -33,8 +34,10 @@ def open_source(
     location = StoreLocation(absolute(url), options or {})
     if is_local(url):
         with as_store_errors(location):
-            return local_path(url).open("rb")
+            return local_path(url).open("rb", buffering=-1 if block_bytes else 0)
     raw = RemoteFile(location, RetryPolicy())
+    if not block_bytes:
+        return cast("BinaryIO", raw)
     return cast("BinaryIO", io.BufferedReader(raw, block_bytes))
 
 

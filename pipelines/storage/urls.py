@@ -39,8 +39,15 @@ def local_path(url: str) -> Path:
 
 
 def absolute(url: str) -> str:
-    """The URL with local paths made absolute and without a trailing slash."""
-    return str(local_path(url)) if is_local(url) else re.sub(r"(?<=[^:/])/+$", "", url)
+    """The URL with local paths made absolute, protocols in lower case and no trailing slash."""
+    if is_local(url):
+        return str(local_path(url))
+    lower = re.sub(r"(?:^|(?<=::))[a-zA-Z][a-zA-Z0-9+.-]*(?=://|::)", _in_lower_case, url)
+    return re.sub(r"(?<=[^:/])/+$", "", lower)
+
+
+def _in_lower_case(match: re.Match[str]) -> str:
+    return match.group().lower()
 
 
 def has_glob(url: str) -> bool:
@@ -51,6 +58,14 @@ def has_glob(url: str) -> bool:
 def literal_folder(url: str) -> str:
     """The folder of a pattern before its first wildcard, without a trailing slash."""
     return _GLOB.split(url, maxsplit=1)[0].rpartition("/")[0]
+
+
+def glob_matches(pattern: str, url: str) -> bool:
+    """Whether a glob pattern matches a URL; `**` alone between slashes matches any folders."""
+    from fsspec.utils import glob_translate
+
+    parts = [part if part == "**" else re.sub(r"\*+", "*", part) for part in pattern.split("/")]
+    return re.match(glob_translate("/".join(parts)), url) is not None
 
 
 def public(url: str) -> str:

@@ -7,7 +7,7 @@ import pytest
 from support.run_files import PROMPTS
 
 from nightpress import jobs
-from nightpress.jobs.runs.preview import sample_evenly
+from nightpress.jobs.runs.preview import sample_images
 from nightpress.pipelines import open_run
 from nightpress.pipelines.job.spec import RunSpec
 
@@ -15,7 +15,7 @@ from nightpress.pipelines.job.spec import RunSpec
 @pytest.mark.usefixtures("local_ray")
 def test_a_preview_has_the_pixels_of_the_run(make_spec: Callable[..., RunSpec]) -> None:
     spec = make_spec()
-    samples = sample_evenly(spec, 5)
+    samples = sample_images(spec, 5)
     assert len({sample.image.image_id for sample in samples}) == 5
     jobs.run(spec)
     run = open_run(spec.url)
@@ -27,4 +27,4 @@ def test_a_preview_has_the_pixels_of_the_run(make_spec: Callable[..., RunSpec]) 
 def test_a_preview_shows_at_most_the_images_of_the_job(
     make_spec: Callable[..., RunSpec],
 ) -> None:
-    assert len(sample_evenly(make_spec(), 400)) == PROMPTS
+    assert len(sample_images(make_spec(), 400)) == PROMPTS

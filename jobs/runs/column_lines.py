@@ -1,0 +1,51 @@
+"""What the manifest's columns are read as, in words."""
+
+from collections.abc import Iterator, Sequence
+
+from nightpress.jobs.progress.events import Message
+from nightpress.pipelines.manifest.columns import ColumnUse
+
+
+def settings_line(uses: Sequence[ColumnUse]) -> str:
+    """The columns that are settings, such as `prompt, width (column w)`."""
+    return ", ".join(
+        setting if setting == use.name else f"{setting} (column {use.name})"
+        for use in uses
+        for setting in use.settings
+    )
+
+
+def carried_line(uses: Sequence[ColumnUse]) -> str:
+    """The columns that are only copied, such as `scene, seed (as seed_)`; empty if none is."""
+    return ", ".join(
+        use.name if use.stored_as == use.name else f"{use.name} (as {use.stored_as})"
+        for use in uses
+        if use.stored_as is not None
+    )
+
+
+def near_misses(uses: Sequence[ColumnUse]) -> Iterator[str]:
+    """One line for each carried column that was probably meant to be a setting."""
+    for use in uses:
+        if len(use.did_you_mean) == 1:
+            (setting,) = use.did_you_mean
+            yield (
+                f"column {use.name!r} is carried and changes no image; did you mean {setting}? "
+                f"`columns: {{{setting}: {use.name}}}` in the job file uses it, "
+                f"{{{setting}: null}} leaves it as it is"
+            )
+        elif use.did_you_mean:
+            yield (
+                f"column {use.name!r} is carried and changes no image; did you mean "
+                f"{' and '.join(use.did_you_mean)}? Give them in columns of their own"
+            )
+
+
+def column_messages(uses: Sequence[ColumnUse]) -> Iterator[Message]:
+    """The same as events of a run; near misses are warnings."""
+    yield Message(f"reads the columns: {settings_line(uses)}")
+    carried = carried_line(uses)
+    if carried:
+        yield Message(f"carries the columns: {carried}")
+    for line in near_misses(uses):
+        yield Message(line, warning=True)

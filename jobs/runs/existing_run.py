@@ -1,0 +1,157 @@
+"""A run that a job finds already begun: how far it is, and whether the job may resume it."""
+
+from dataclasses import dataclass, replace
+from enum import StrEnum
+
+from nightpress.diffusion_core.models.loading import ModelInfo
+from nightpress.jobs.runs.table_manifest import TableManifest, kept_path
+from nightpress.pipelines.errors import Change, RunNotFound, StoreError, UnsupportedFormat
+from nightpress.pipelines.job.spec import RunSpec
+from nightpress.pipelines.planning import PlanLayout, compare_manifest, layout_changes
+from nightpress.pipelines.run_directory.lease import Holder, last_holder
+from nightpress.pipelines.run_directory.reader import Run
+from nightpress.pipelines.run_directory.record import RunRecord, read_record
+from nightpress.pipelines.storage import QUICK, Store
+
+
+@dataclass(frozen=True)
+class ExistingRun:
+    """The record of a run beside the job that is to resume it."""
+
+    changes: tuple[Change, ...]
+    """How the job and its manifest differ from those that the run was started with."""
+    spec: RunSpec
+    """The job; for a table, with the copy that the run keeps as its manifest."""
+    record: RunRecord
+    """The record, reading the manifest from where the job finds it now."""
+
+
+def compare_with_run(
+    store: Store, record: RunRecord, spec: RunSpec, table: TableManifest | None = None
+) -> ExistingRun:
+    """Compare a job with the run that it is to resume.
+
+    Args:
+        store: the run directory.
+        record: its record.
+        spec: the job.
+        table: the table that was passed as its manifest, if any.
+
+    Raises:
+        SpecError, ManifestError, StoreError: the manifest cannot be found or read.
+    """
+    job_changes = tuple(record.spec.changes(spec))
+    kept = kept_path(record)
+    if table is None:
+        comparison = compare_manifest(record.layout, spec)
+        where = {"manifest": spec.manifest, "storage": spec.storage}
+        moved = replace(record, layout=comparison.layout, spec=record.spec.model_copy(update=where))
+        return ExistingRun(job_changes + comparison.changes, spec, moved)
+    if kept is None:
+        return ExistingRun((*job_changes, _now_a_table(record)), spec, record)
+    # Equal tables may be different bytes, and so have different names.
+    spec = spec.model_copy(update={"manifest": record.spec.manifest})
+    return ExistingRun(job_changes + tuple(table.changes(store, record)), spec, record)
+
+
+class State(StrEnum):
+    """What `run` would find in the run directory."""
+
+    NEW = "new"
+    """There is no run yet."""
+    RESUMABLE = "resumable"
+    FINISHED = "finished"
+    HELD = "held"
+    """A process may be working on it, by the last heartbeat."""
+    CHANGED = "changed"
+    """It was started with another job, so `run` would refuse this one."""
+    UNREADABLE = "unreadable"
+    """The store does not answer, or what is there cannot be read."""
+
+
+@dataclass(frozen=True)
+class RunState:
+    """How far the run of a job is before the job is started."""
+
+    state: State
+    num_stored: int = 0
+    """Images that are done: stored, or failed for good."""
+    num_failed: int = 0
+    num_images: int = 0
+    """Images of the run; 0 if there is none."""
+    holder: Holder | None = None
+    changes: tuple[Change, ...] = ()
+    error: StoreError | RunNotFound | UnsupportedFormat | None = None
+    """Why the run directory cannot be read."""
+
+
+@dataclass(frozen=True)
+class FoundRun:
+    """What lies in a job's run directory, as far as it can be read within seconds."""
+
+    store: Store
+    record: RunRecord | None
+    error: StoreError | RunNotFound | UnsupportedFormat | None
+
+
+def look_for_run(spec: RunSpec) -> FoundRun:
+    """Look into a job's run directory; takes seconds if its store does not answer."""
+    store = Store(spec.url, spec.storage).with_policy(QUICK)
+    try:
+        return FoundRun(store, read_record(store), None)
+    except (StoreError, RunNotFound, UnsupportedFormat) as error:
+        return FoundRun(store, None, error)
+
+
+def state_of(
+    found: FoundRun,
+    spec: RunSpec,
+    model: ModelInfo,
+    layout: PlanLayout,
+    table: TableManifest | None = None,
+) -> RunState:
+    """How far a run is, and whether `run` would resume it with this job.
+
+    Args:
+        found: the run directory.
+        spec: the job; its model and device are those of the run unless the job says otherwise.
+        model: the job's model.
+        layout: the plan of the job's manifest.
+        table: the table that was passed as its manifest, if any.
+    """
+    if found.record is None:
+        return RunState(State.UNREADABLE if found.error else State.NEW, error=found.error)
+    store, record = found.store, found.record
+    try:
+        changes = record.changes(spec, model, record.device)
+        changes += _manifest_changes(store, record, layout, table)
+        progress = Run(store, record).progress()
+        holder = last_holder(store)
+    except StoreError as error:
+        return RunState(State.UNREADABLE, error=error)
+    if holder is not None and holder.is_dead:
+        holder = None
+    if changes:
+        state = State.CHANGED
+    elif progress.complete:
+        state = State.FINISHED
+    else:
+        state = State.RESUMABLE if holder is None else State.HELD
+    num_stored = progress.num_ok + progress.num_failed
+    return RunState(
+        state, num_stored, progress.num_failed, progress.num_images, holder, tuple(changes)
+    )
+
+
+def _manifest_changes(
+    store: Store, record: RunRecord, layout: PlanLayout, table: TableManifest | None
+) -> list[Change]:
+    if table is None:
+        return layout_changes(record.layout, layout)
+    if kept_path(record) is None:
+        return [_now_a_table(record)]
+    return table.changes(store, record)
+
+
+def _now_a_table(record: RunRecord) -> Change:
+    return Change("manifest", ", ".join(file.url for file in record.layout.files), "a table")

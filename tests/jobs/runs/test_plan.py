@@ -1,0 +1,171 @@
+"""What `plan` says: how far the run is, what is read, and which names the images get."""
+
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from click.testing import CliRunner, Result
+from support.fakes.fake_runs import finished_run
+from support.plans import MODEL, write
+
+from nightpress import jobs
+from nightpress.jobs.cli import command
+from nightpress.jobs.runs.existing_run import State
+from nightpress.pipelines.job.spec import RunSpec
+from nightpress.pipelines.run_directory.lease import Lease, current_process
+from nightpress.pipelines.storage import Store
+
+PROMPTS = ("a", "b", "c", "d", "e", "f")
+
+
+@pytest.fixture(autouse=True)
+def _fake_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("nightpress.jobs.runs.plan._describe", lambda spec: MODEL)
+
+
+def run_plan(folder: Path, spec: RunSpec, *arguments: str) -> Result:
+    (folder / "night.yaml").write_text(yaml.safe_dump(spec.as_dict()))
+    return CliRunner().invoke(command, ["plan", str(folder / "night.yaml"), *arguments])
+
+
+def values_of(result: Result) -> dict[str, Any]:
+    values: dict[str, Any] = json.loads(result.stdout)
+    return values
+
+
+@pytest.fixture
+def finished(tmp_path: Path) -> RunSpec:
+    _, record = finished_run(tmp_path, PROMPTS)
+    return record.spec
+
+
+def test_a_new_run_has_no_state(tmp_path: Path, finished: RunSpec) -> None:
+    result = run_plan(tmp_path, finished, "--set", "name=other")
+    assert result.exit_code == 0
+    assert "state " not in result.stdout
+    assert jobs.plan(finished.model_copy(update={"name": "other"})).run_state.state is State.NEW
+
+
+def test_a_finished_run_is_said_to_be_finished(tmp_path: Path, finished: RunSpec) -> None:
+    result = run_plan(tmp_path, finished)
+    assert result.exit_code == 0
+    assert result.stdout.splitlines()[1] == "state    finished: 6 of 6 images are stored"
+
+
+def test_a_run_that_can_go_on_is_said_to_be_resumable(tmp_path: Path, finished: RunSpec) -> None:
+    Store(finished.url).delete("metadata/shard-00001.parquet")
+    result = run_plan(tmp_path, finished)
+    assert result.exit_code == 0
+    assert result.stdout.splitlines()[1] == "state    resumable: 4 of 6 images are stored"
+    assert values_of(run_plan(tmp_path, finished, "--json"))["run_state"]["num_stored"] == 4
+
+
+def test_a_run_that_another_process_works_on_is_said_to_be_held(
+    tmp_path: Path, finished: RunSpec
+) -> None:
+    store = Store(finished.url)
+    store.delete("metadata/shard-00001.parquet")
+    holder = current_process()
+    store.create("lease/00001.json", holder.to_json())
+    lease = Lease(store, 1, holder)
+    try:
+        result = run_plan(tmp_path, finished)
+        assert result.exit_code == 0
+        assert result.stdout.splitlines()[1].startswith("state    held by ")
+        assert result.stdout.splitlines()[1].endswith("; 4 of 6 images are stored")
+    finally:
+        lease.release()
+
+
+def reseed(spec: RunSpec) -> RunSpec:
+    return spec.model_copy(update={"seed": 9})
+
+
+def edit_manifest(spec: RunSpec) -> RunSpec:
+    write(Path(str(spec.manifest)), [{"prompt": "other"}])
+    return spec
+
+
+@pytest.mark.parametrize(
+    ("change", "field"), [(reseed, "seed"), (edit_manifest, "manifest ")], ids=["job", "manifest"]
+)
+def test_a_run_that_has_changed_is_said_to_be_refused(
+    tmp_path: Path, finished: RunSpec, change: Callable[[RunSpec], RunSpec], field: str
+) -> None:
+    spec = change(finished)
+    result = run_plan(tmp_path, spec)
+    assert result.exit_code == 2
+    lines = result.stdout.splitlines()
+    assert lines[1].startswith("state    changed since it was started, so `nightpress run` refuses")
+    assert lines[2].startswith(f"         {field}")
+    assert "was started with a different job" in result.stderr
+    as_json = run_plan(tmp_path, spec, "--json")
+    assert as_json.exit_code == 2
+    (found,) = values_of(as_json)["run_state"]["changes"]
+    assert found["field"].startswith(field)
+
+
+def test_an_output_that_cannot_be_reached_is_told_within_seconds(
+    tmp_path: Path, finished: RunSpec
+) -> None:
+    away = finished.model_copy(
+        update={
+            "output": "s3://bucket/runs",
+            "storage": {"s3": {"endpoint_url": "http://127.0.0.1:9"}},
+        }
+    )
+    began = time.monotonic()
+    result = run_plan(tmp_path, away)
+    assert time.monotonic() - began < 30
+    assert result.exit_code == 2
+    assert result.stdout.splitlines()[1].startswith("state    unknown: s3://bucket/runs")
+    assert "images   6" in result.stdout
+    assert "Traceback" not in result.stderr
+
+
+def test_files_columns_and_names_are_listed(tmp_path: Path) -> None:
+    rows = [{"prompt": f"p{n}", "cfg_scale": "7", "scene": n % 2, "w": 64} for n in range(12)]
+    write(tmp_path / "set" / "a.csv", rows[:5])
+    write(tmp_path / "set" / "b.csv", rows[5:])
+    spec = RunSpec.from_dict(
+        {
+            "name": "night",
+            "manifest": f"{tmp_path}/set",
+            "output": f"{tmp_path}/runs",
+            "columns": {"width": "w"},
+            "images": {"file_name": "{scene}/{prompt}.png"},
+        }
+    )
+    result = run_plan(tmp_path, spec)
+    assert result.exit_code == 0
+    lines = result.stdout.splitlines()
+    assert lines[1:4] == [
+        "manifest 2 files: 2 csv",
+        f"         {tmp_path}/set/a.csv (csv, 5 rows)",
+        f"         {tmp_path}/set/b.csv (csv, 7 rows)",
+    ]
+    assert lines[4:6] == ["reads    prompt, width (column w)", "carries  cfg_scale, scene"]
+    assert "'cfg_scale' is carried and changes no image; did you mean guidance_scale?" in lines[6]
+    assert "names    images/0/p0.png, images/0/p4.png, images/1/p5.png" in lines
+    values = values_of(run_plan(tmp_path, spec, "--json"))
+    assert [file["num_rows"] for file in values["files"]] == [5, 7]
+    assert values["file_names"] == ["images/0/p0.png", "images/0/p4.png", "images/1/p5.png"]
+    uses = {use["name"]: use for use in values["columns"]}
+    assert uses["w"]["settings"] == ["width"]
+    assert uses["cfg_scale"]["did_you_mean"] == ["guidance_scale"]
+
+
+def test_many_files_are_counted_and_the_first_ten_listed(tmp_path: Path) -> None:
+    for number in range(12):
+        write(tmp_path / "set" / f"{number:02d}.csv", [{"prompt": "a"}])
+    spec = RunSpec.from_dict(
+        {"name": "night", "manifest": f"{tmp_path}/set", "output": f"{tmp_path}/runs"}
+    )
+    lines = run_plan(tmp_path, spec).stdout.splitlines()
+    assert lines[1] == "manifest 12 files: 12 csv"
+    assert lines[12] == "         ... and 2 more"
+    assert len(values_of(run_plan(tmp_path, spec, "--json"))["files"]) == 12
