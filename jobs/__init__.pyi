@@ -1,9 +1,11 @@
 from .errors import (
     ClusterError,
+    ClusterUnavailable,
     IncompleteRun,
     JobError,
     NightpressError,
     RunStopped,
+    StoppedOnRequest,
     UnfinishedRun,
 )
 from .runs.plan import Plan, plan
@@ -21,6 +23,7 @@ from .tuning.tune import Tuning, tune
 
 __all__ = [
     "ClusterError",
+    "ClusterUnavailable",
     "ImageSetup",
     "IncompleteRun",
     "JobError",
@@ -33,6 +36,7 @@ __all__ = [
     "RunStopped",
     "SamplerComparison",
     "StepsResult",
+    "StoppedOnRequest",
     "TrainResult",
     "TrainingStatus",
     "TuneOptions",

@@ -19,6 +19,7 @@ import click
 
 from nightpress.diffusion_core.errors import NightpressError
 from nightpress.diffusion_core.silence_libraries import silence_process
+from nightpress.jobs.cluster.shadowing import require_libraries
 from nightpress.jobs.commands.exit_codes import BAD_INPUT, HELD, STOPPED, UNEXPECTED
 from nightpress.jobs.commands.json_output import print_error
 from nightpress.jobs.errors import (
@@ -93,6 +94,7 @@ class CommandGroup(click.Group):
         """Run the command; an expected error becomes one line and an exit code."""
         with _errors_as_json(ctx.meta[AS_JSON]):
             try:
+                require_libraries()
                 return super().invoke(ctx)
             except NightpressError as error:
                 prefix = "" if isinstance(error, StoppedOnRequest) else "error: "
@@ -211,3 +213,7 @@ def _leave(code: int) -> NoReturn:
         sys.stdout.flush()
         sys.stderr.flush()
     os._exit(code)
+
+
+if __name__ == "__main__":
+    main()

@@ -7,7 +7,7 @@
         ├── ClusterError            the Ray cluster does not exist, or cannot do what the job asks
         │   └── ClusterUnavailable  it does not start or answer in time; a later try may work
         ├── RunStopped              stopped early; the same command resumes it
-        │   └── StoppedOnRequest    by a signal or a deadline, so nothing went wrong
+        │   └── StoppedOnRequest    stopped by a signal or a deadline, so nothing went wrong
         ├── UnfinishedRun           some shards are not committed yet, and all are needed
         └── IncompleteRun           the images made and those planned do not add up; a bug
 """

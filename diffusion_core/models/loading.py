@@ -224,7 +224,7 @@ def describe(
     names = _samplers(model, pipeline_class)
     return ModelInfo(
         source=spec.source,
-        fingerprint=_fingerprint(model, spec, loras),
+        fingerprint=fingerprint_of(model, spec, loras),
         pipeline=model.class_name,
         size_multiple=pipeline_folder.size_multiple(model, pipeline_class),
         width=width,
@@ -239,18 +239,6 @@ def describe(
         row_loras=row_loras,
         prompts=limits_from_folder(model, pipeline_class),
     )
-
-
-def bare_fingerprint(folder: Path, spec: ModelSpec) -> str:
-    """The fingerprint of a saved pipeline without LoRAs; much faster than all of `describe`.
-
-    Args:
-        folder, spec: as for `describe`.
-
-    Raises:
-        ModelError: as `describe` raises it for files that are missing, damaged or not allowed.
-    """
-    return _fingerprint(PipelineFolder.read(folder), spec, ())
 
 
 def check_weights(folder: Path, spec: ModelSpec) -> None:
@@ -386,7 +374,7 @@ def _lora_infos(
     return infos[: len(spec.loras)], infos[len(spec.loras) :]
 
 
-def _fingerprint(model: PipelineFolder, spec: ModelSpec, loras: Sequence[LoraInfo]) -> str:
+def fingerprint_of(model: PipelineFolder, spec: ModelSpec, loras: Sequence[LoraInfo]) -> str:
     """A hash of everything that decides the pixels of every image; the order of LoRAs counts."""
     used = weight_files.used_files(model.path, model.components, spec.variant, spec.allow_pickle)
     fingerprint = weight_files.fingerprint(model.path, used)

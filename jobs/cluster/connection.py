@@ -17,6 +17,8 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 import nightpress
 from nightpress.diffusion_core.errors import one_line
 from nightpress.jobs.cluster.address import provide_token, require_head
+from nightpress.jobs.cluster.import_path import worker_imports
+from nightpress.jobs.cluster.shadowing import require_libraries
 from nightpress.jobs.errors import ClusterError, ClusterUnavailable
 
 T = TypeVar("T")
@@ -54,8 +56,10 @@ def cluster(spec: ClusterAddress) -> Iterator[bool]:
         ClusterError, ClusterUnavailable: as `connect` raises them.
     """
     if ray.is_initialized():
+        require_libraries(also_in=[os.getcwd()])  # which its workers import from first
         yield False
         return
+    require_libraries()
     with _own_signals():
         connect(spec)
     try:
@@ -106,7 +110,7 @@ def _init(what: str, deed: str, **settings: Any) -> None:
         deed: what it fails to do, `start` or `answer`.
     """
     try:
-        ray.init(**settings)
+        ray.init(job_config=worker_imports(), **settings)
     except Exception as error:  # Ray raises plain exceptions when a node does not start
         reason = one_line(error, None)
         if isinstance(error, TimeoutError) or _OUT_OF_TIME.search(reason):

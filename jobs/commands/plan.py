@@ -82,6 +82,7 @@ def as_values(planned: Plan) -> dict[str, object]:
         ],
         "prompts": asdict(planned.prompts),
         "estimate": None if estimate is None else asdict(estimate),
+        "unread_runs": list(planned.unread_runs),
     }
 
 
@@ -101,6 +102,7 @@ def show(console: Console, spec: RunSpec, planned: Plan) -> None:
         f"names    {', '.join(planned.file_names)}",
         f"shards   {planned.num_shards:,} of up to {plural(planned.shard_size, 'image')}",
         estimate_line(spec, planned),
+        *(f"warning: left out of the estimate: {reason}" for reason in planned.unread_runs),
         *(f"warning: {text}" for text in planned.prompts.warnings()),
     ]
     console.print("\n".join(lines), highlight=False, markup=False, soft_wrap=True)

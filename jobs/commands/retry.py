@@ -65,6 +65,9 @@ def command(
 def summary(result: RepairResult) -> str:
     """How many rows were tried, and how they turned out."""
     if not result.num_rows:
-        return f"{result.url}: no committed row has failed"
+        return (
+            f"{result.url}: nothing to retry: no image has failed (those that are not made yet are "
+            "left to nightpress run)"
+        )
     tried = plural(result.num_rows, "row")
     return f"{tried} tried again: {result.num_ok:,} ok now, {result.num_failed:,} failed again"

@@ -24,6 +24,7 @@ from nightpress.jobs.progress.events import Event, Message
 from nightpress.jobs.progress.lines import display_for
 from nightpress.jobs.progress.trace import time_lines
 from nightpress.jobs.runs.runner import RunResult, run
+from nightpress.jobs.runs.targets import failure_limit
 from nightpress.pipelines.formatting import duration
 
 
@@ -53,6 +54,7 @@ class Deadline(click.ParamType[float]):
 @click.option(
     "--max-failures",
     metavar="N|N%",
+    callback=lambda context, option, value: failure_limit(value, "--max-failures"),
     help="Stop early when more images than this have failed: a number, or a share of the finished "
     "images such as 5%.",
 )
@@ -71,7 +73,7 @@ def command(
     overrides: tuple[str, ...],
     address: str | None,
     deadline: float | None,
-    max_failures: str | None,
+    max_failures: int | str | None,
     take_over: bool,
     trace: Path | None,
     as_json: bool,

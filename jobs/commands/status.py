@@ -45,7 +45,11 @@ def as_values(found: RunStatus | TrainingStatus) -> dict[str, object]:
         "holder": None if found.holder is None else holder_values(found.holder),
     }
     if isinstance(found, TrainingStatus):
-        return values | {"recipe": found.recipe, **asdict(found.progress)}
+        return values | {
+            "recipe": found.recipe,
+            **asdict(found.progress),
+            "job_steps": found.job_steps,
+        }
     return values | asdict(found.progress) | {"num_done": found.progress.num_done}
 
 
@@ -112,6 +116,11 @@ def describe_training(found: TrainingStatus) -> str:
     if not progress.complete:
         lines.append(f"held by     {holder_line(found.holder)}")
         lines.append("to do       run `nightpress train` on its job to resume")
+    if found.job_steps is not None:
+        lines.append(
+            f"job file    asks for {found.job_steps:,} steps, unlike the latest start, which was "
+            f"asked for {total:,}"
+        )
     return "\n".join(lines)
 
 

@@ -10,7 +10,7 @@ from nightpress.jobs.cluster.capacity import Notices, waiting_line
 from nightpress.jobs.cluster.connection import draining_nodes, room
 from nightpress.jobs.cluster.ray_errors import reason_of
 from nightpress.jobs.dispatch.actor import ActorFactory, RemoteActor
-from nightpress.jobs.dispatch.config import DispatchConfig
+from nightpress.jobs.dispatch.config import GO_ON, DispatchConfig
 from nightpress.jobs.dispatch.first_actor import MAX_START_FAILURES
 from nightpress.jobs.dispatch.workers import Startup, Worker, times_spent
 from nightpress.jobs.errors import RunStopped
@@ -167,6 +167,8 @@ class ActorPool:
         """
         self._start_failures += 1
         if self._start_failures >= MAX_START_FAILURES and not self.workers:
-            raise RunStopped(f"{self._start_failures} actors in a row failed to start: {reason}")
+            raise RunStopped(
+                f"{self._start_failures} actors in a row failed to start: {reason}; {GO_ON}"
+            )
         self._next_scaling = time.monotonic() + min(MAX_WAIT_S, 2.0**self._start_failures)
         yield Message(f"an actor failed to start: {reason}", warning=True)

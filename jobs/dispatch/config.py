@@ -9,6 +9,10 @@ ASKED_TO_STOP = "asked to stop"
 """The reason to stop that is no trouble: a person or a scheduler wants it."""
 
 
+GO_ON = "run the same command again to resume"
+"""How messages about an early stop end."""
+
+
 @dataclass(frozen=True)
 class DispatchConfig:
     """Settings of a dispatch."""

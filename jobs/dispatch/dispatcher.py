@@ -16,7 +16,7 @@ from nightpress.jobs.cluster.connection import alive_nodes, room
 from nightpress.jobs.cluster.ray_errors import may_be_node_loss, reason_of
 from nightpress.jobs.dispatch.actor import ActorFactory
 from nightpress.jobs.dispatch.actor_pool import ActorPool
-from nightpress.jobs.dispatch.config import ASKED_TO_STOP, DispatchConfig
+from nightpress.jobs.dispatch.config import ASKED_TO_STOP, GO_ON, DispatchConfig
 from nightpress.jobs.dispatch.shard_queue import ShardQueue
 from nightpress.jobs.dispatch.timing import ShardTiming
 from nightpress.jobs.dispatch.workers import InFlightShard, Worker, WorkerPoller
@@ -215,7 +215,7 @@ class Dispatcher:
         while any(worker.held for worker in self.pool.workers) and time.monotonic() < end:
             yield from self._handle_news()
         if not self._queue.is_finished:
-            message = f"stopped: {reason}; run the same command again to resume"
+            message = f"stopped: {reason}; {GO_ON}"
             raise StoppedOnRequest(message) if on_request else RunStopped(message)
 
     def _handle_news(self) -> Iterator[Event]:
@@ -264,11 +264,12 @@ class Dispatcher:
                 in_flight.begun_at = now
             case BatchSampled():
                 self._timing.add_batch(event.batch_s)
-                yield event
+                in_flight.unreported_s += event.batch_s
             case BatchDone():
                 if event.batch_s:
                     self._timing.add_batch(event.batch_s)
                 in_flight.num_sampled += event.num_sampled
+                event, in_flight.unreported_s = event.after(in_flight.unreported_s), 0.0
                 if not self._queue.is_done(event.shard):
                     # Images stored by parts and copies are counted when the shard is committed.
                     counts_now = in_flight.work.commits and not in_flight.is_copy
@@ -315,7 +316,7 @@ class Dispatcher:
         failures = self._store_failures.get(work.shard, 0) + 1
         self._store_failures[work.shard] = failures
         if failures >= self._config.max_attempts:
-            raise RunStopped(f"the store keeps failing: {reason}")
+            raise RunStopped(f"the store keeps failing: {reason}; {GO_ON}")
         self._queue.requeue(work.next_attempt())
         yield ShardRetried(work.shard, work.attempt, reason)
 

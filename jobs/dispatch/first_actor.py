@@ -107,7 +107,7 @@ class FirstActor:
         if self._failures >= MAX_START_FAILURES:
             raise RunStopped(
                 f"{self._failures} actors in a row failed to start: {error}; run the same command "
-                "again to resume"
+                "again when the cause is mended"
             ) from error
         return Message(f"an actor failed to start: {error}", warning=True)
 

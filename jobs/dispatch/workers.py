@@ -39,6 +39,8 @@ class InFlightShard:
     heard_at: float = 0.0
     """When the actor last reported on it, by the monotonic clock."""
     num_sampled: int = 0
+    unreported_s: float = 0.0
+    """Seconds of sampling since its last `BatchDone`."""
     is_done: bool = False
     """Whether its shard is committed, so that only the end of its stream is missing."""
     was_left: bool = False

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from nightpress.pipelines.shards.events import BatchDone, BatchSampled, ShardDone, ShardLeft
+from nightpress.pipelines.shards.events import BatchDone, ShardDone, ShardLeft
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,6 @@ Event = (
     | ActorLost
     | ShardRetried
     | RowSetAside
-    | BatchSampled
     | BatchDone
     | ShardLeft
     | ShardDone

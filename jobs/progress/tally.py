@@ -13,7 +13,7 @@ from nightpress.jobs.progress.events import (
     ShardRetried,
 )
 from nightpress.pipelines.run_directory.summary import PAUSE_S
-from nightpress.pipelines.shards.events import BatchDone, BatchSampled, ShardDone, ShardLeft
+from nightpress.pipelines.shards.events import BatchDone, ShardDone, ShardLeft
 
 
 @dataclass
@@ -62,8 +62,6 @@ class Tally:
                 self.num_made += event.num_sampled
                 if event.batch_s:
                     self._add_sampling(event.batch_s)
-            case BatchSampled():
-                self._add_sampling(event.batch_s)
             case ShardDone():
                 self._set_under_way(event.shard, None)
                 self.committed_ok += event.num_ok

@@ -1,5 +1,6 @@
 """`plan`: what a job would make, how large it would be, and how long it would take."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from nightpress.diffusion_core.models.loading import ModelInfo, check_weights, describe
@@ -60,6 +61,8 @@ class Plan:
     """The most frequent settings, most images first."""
     estimate: Estimate | None
     """Time and bytes; None if no run under the job's output has measured these settings."""
+    unread_runs: tuple[str, ...]
+    """Why runs under the job's output that cannot be read are left out of the estimate."""
     prompts: PromptCounts
     """Rows whose prompts the model does not take as they are."""
 
@@ -84,7 +87,7 @@ def plan(spec: RunSpec, *, manifest: Frame | None = None) -> Plan:
         StoreError: the manifest or the model cannot be read.
     """
     require_answers([spec.output], spec.storage)
-    found = look_for_run(spec)
+    found, unread = look_for_run(spec), list[str]()
     if manifest is None and found.record is not None:
         spec = with_kept_table(spec, found.store)
     table = None if manifest is None else TableManifest.of(manifest)
@@ -107,7 +110,8 @@ def plan(spec: RunSpec, *, manifest: Frame | None = None) -> Plan:
         model=model,
         batches=layout.batches,
         prompts=layout.prompts,
-        estimate=_estimate(found, spec, model, layout),
+        estimate=_estimate(found, spec, model, layout, unread.append),
+        unread_runs=tuple(unread),
     )
 
 
@@ -125,12 +129,16 @@ def _planned_files(layout: PlanLayout, is_table: bool) -> tuple[PlannedFile, ...
 
 
 def _estimate(
-    found: FoundRun, spec: RunSpec, model: ModelInfo, layout: PlanLayout
+    found: FoundRun,
+    spec: RunSpec,
+    model: ModelInfo,
+    layout: PlanLayout,
+    on_skipped: Callable[[str], None],
 ) -> Estimate | None:
     """Time and bytes from earlier runs; None if the store does not answer."""
     if isinstance(found.error, StoreError):
         return None
-    return estimate(layout.batches, measured_rates(spec, model.fingerprint))
+    return estimate(layout.batches, measured_rates(spec, model.fingerprint, on_skipped))
 
 
 def _describe(spec: RunSpec) -> ModelInfo:

@@ -1,5 +1,6 @@
 """`preview`: a few varied images, sampled as the run would sample them, on one sheet."""
 
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -9,9 +10,11 @@ import ray
 from PIL import Image
 
 from nightpress.diffusion_core.models.loading import ModelInfo
-from nightpress.jobs.cluster.connection import cluster, remote_value
+from nightpress.jobs.cluster.capacity import FIRST_NOTICE_S, Notices, waiting_line
+from nightpress.jobs.cluster.connection import cluster, remote_value, room
 from nightpress.jobs.dispatch.actor import ActorFactory, RemoteActor, Sampled
 from nightpress.jobs.dispatch.batch_size import resolve_batch_size
+from nightpress.jobs.progress.events import Message
 from nightpress.jobs.runs.column_lines import column_messages
 from nightpress.jobs.runs.shared import OnEvent, actor_factory, ignore, planning_mapper
 from nightpress.jobs.runs.table_manifest import TableManifest, readable_manifest
@@ -21,6 +24,9 @@ from nightpress.pipelines.manifest.frames import Frame
 from nightpress.pipelines.planning import check, select_images
 from nightpress.pipelines.reporting.contact_sheet import contact_sheet
 from nightpress.pipelines.shards.batching import PlannedImage, planned_images
+
+POLL_S = 1.0
+"""Seconds between two looks at whether a wait must be reported."""
 
 
 @dataclass(frozen=True)
@@ -86,7 +92,7 @@ def sample_images(
         factory = actor_factory(spec)
         batch_size = resolve_batch_size(spec, factory.device)
         with _started(factory) as actor:
-            model: ModelInfo = remote_value(actor.describe.remote())
+            model = _described(actor, factory, on_event)
             layout = check(spec, model, batch_size, mapper=planning_mapper(spec))
             for message in column_messages(column_uses(spec, layout.files)):
                 on_event(message)
@@ -98,6 +104,19 @@ def sample_images(
                 for image_id, pixels, fault in _sample(actor, images)
             }
             return [sampled[image.image_id] for image in images]
+
+
+def _described(actor: RemoteActor, factory: ActorFactory, on_event: OnEvent) -> ModelInfo:
+    """The actor's model; while the actor cannot start, says what it needs."""
+    pending = actor.describe.remote()
+    fits = room(factory.cpus, factory.gpus) > 0
+    notices = Notices(time.monotonic(), FIRST_NOTICE_S if fits else 0.0)
+    while not ray.wait([pending], timeout=POLL_S, fetch_local=False)[0]:
+        if notices.due(time.monotonic()):
+            line = waiting_line("the actor of the preview", factory.cpus, factory.gpus)
+            on_event(Message(line, warning=not fits))
+    model: ModelInfo = remote_value(pending)
+    return model
 
 
 def _sample(actor: RemoteActor, images: list[PlannedImage]) -> Iterator[Sampled]:

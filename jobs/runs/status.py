@@ -7,6 +7,7 @@ from nightpress.pipelines.run_directory.lease import Holder, last_holder
 from nightpress.pipelines.run_directory.reader import Run, RunProgress
 from nightpress.pipelines.storage import Options, Store
 from nightpress.pipelines.training.runs import TrainingProgress, TrainingRun
+from nightpress.pipelines.training.spec import TrainSpec
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,8 @@ class TrainingStatus:
     """`autoencoder`, `denoiser` or `lora`."""
     num_images: int
     """Training images."""
+    job_steps: int | None
+    """The steps that the given job asks for, if the latest start was asked for another number."""
     progress: TrainingProgress
 
 
@@ -59,7 +62,7 @@ def status(target: Target, *, storage: Options | None = None) -> RunStatus | Tra
     opened = open_any(target, storage)
     held_by = _live_holder(opened.store)
     if isinstance(opened, TrainingRun):
-        return _training_status(opened, held_by)
+        return _training_status(opened, held_by, target)
     return _run_status(opened, held_by)
 
 
@@ -74,13 +77,16 @@ def _run_status(run: Run, held_by: Holder | None) -> RunStatus:
     )
 
 
-def _training_status(run: TrainingRun, held_by: Holder | None) -> TrainingStatus:
+def _training_status(run: TrainingRun, held_by: Holder | None, target: Target) -> TrainingStatus:
+    asked = run.spec.training.max_train_steps
+    steps = target.training.max_train_steps if isinstance(target, TrainSpec) else asked
     return TrainingStatus(
         url=run.url,
         created_at=run.record.created_at,
         holder=held_by,
         recipe=run.recipe,
         num_images=run.record.num_images,
+        job_steps=None if steps == asked else steps,
         progress=run.progress(),
     )
 

@@ -1,8 +1,10 @@
 """Opening the run that a caller names by URL or job, and the job with which it is repaired."""
 
+import json
+
 from nightpress.pipelines.errors import RunNotFound
 from nightpress.pipelines.job.spec import RunSpec
-from nightpress.pipelines.run_directory.reader import Run, open_run
+from nightpress.pipelines.run_directory.reader import Run
 from nightpress.pipelines.run_directory.record import RUN_FILE, read_record
 from nightpress.pipelines.storage import Options, Store
 from nightpress.pipelines.training.record import TRAIN_FILE
@@ -39,7 +41,7 @@ def open_any(target: Target, storage: Options | None = None) -> Run | TrainingRu
         case Run() | TrainingRun():
             return target
         case RunSpec():
-            return open_run(target.url, target.storage)
+            return _open_job(target)
         case TrainSpec():
             return _open_training_job(target)
     store = Store(target, storage or {})
@@ -47,7 +49,10 @@ def open_any(target: Target, storage: Options | None = None) -> Run | TrainingRu
     record = read_record(store)
     found = Run(store, record) if record is not None else open_training(store)
     if found is None:
-        raise RunNotFound(f"{store.url}: no run here (found neither {RUN_FILE} nor {TRAIN_FILE})")
+        raise RunNotFound(
+            f"{store.url}: no run here (found neither {RUN_FILE} nor {TRAIN_FILE}); give the URL "
+            "of a run directory, which is <output>/<name>, or the job file"
+        )
     return found
 
 
@@ -89,14 +94,29 @@ def failure_limit(limit: int | str | None, where: str) -> int | str | None:
     if limit is None:
         return None
     job = {"name": "run", "output": "none"}  # the rest of a job, which is not read
-    override = f"cluster.max_failures={limit}"
+    text = str(limit)
+    value = text if text.isdecimal() else json.dumps(text)  # in quotes it is no other YAML
+    override = f"cluster.max_failures={value}"
     return RunSpec.from_dict(job, (override,), where=where).cluster.max_failures
+
+
+def _open_job(job: RunSpec) -> Run:
+    store = Store(job.url, job.storage)
+    store.require_answer()
+    record = read_record(store)
+    if record is None:
+        raise RunNotFound(
+            f"{store.url}: no run here ({RUN_FILE} is missing); nightpress run starts it"
+        )
+    return Run(store, record)
 
 
 def _open_training_job(job: TrainSpec) -> TrainingRun:
     store = Store(job.url, job.storage)
     store.require_answer()
-    found = open_training(store, job)
+    found = open_training(store)
     if found is None:
-        raise RunNotFound(f"{job.url}: no training run here ({TRAIN_FILE} is missing)")
+        raise RunNotFound(
+            f"{job.url}: no training run here ({TRAIN_FILE} is missing); nightpress train starts it"
+        )
     return found

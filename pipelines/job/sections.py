@@ -13,6 +13,9 @@ from pydantic import (
     PositiveFloat,
     PositiveInt,
     StringConstraints,
+    ValidationError,
+    ValidatorFunctionWrapHandler,
+    WrapValidator,
     field_validator,
     model_validator,
 )
@@ -48,6 +51,19 @@ Url = Annotated[
 ]
 Auto = Literal["auto"]
 Percent = Annotated[str, StringConstraints(pattern=r"^\d{1,2}(\.\d+)?%$")]
+FAILURE_LIMIT = "a number of images, such as 100, or a share of them below 100%, such as 5%"
+"""What a failure limit may be, as messages say it."""
+
+
+def _check_failure_limit(value: object, handler: ValidatorFunctionWrapHandler) -> object:
+    """Refuse a wrong failure limit in one sentence instead of one for each form."""
+    try:
+        return handler(value)
+    except ValidationError:
+        raise ValueError(f"must be {FAILURE_LIMIT}") from None
+
+
+FailureLimit = Annotated[NonNegativeInt | Percent | None, WrapValidator(_check_failure_limit)]
 
 
 JobName = Annotated[
@@ -282,7 +298,7 @@ class ClusterSpec(Section):
         ),
     ] = 3
     max_failures: Annotated[
-        NonNegativeInt | Percent | None,
+        FailureLimit,
         Field(
             description="Stop early when more images than this have failed: a number, or a share "
             "of the finished images such as 5%. Default: no limit."

@@ -4,15 +4,21 @@ A rate counts only for the same weights and settings. Without one for every sett
 estimate.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 import pyarrow.compute as pc
 import pyarrow.dataset as ds
 
+from nightpress.diffusion_core.errors import one_line
 from nightpress.diffusion_core.sampling.request import SamplingParams
 from nightpress.diffusion_core.theory.spacing import evenly_spaced
-from nightpress.pipelines.errors import RunNotFound, StoreMissing, UnsupportedFormat
+from nightpress.pipelines.errors import (
+    RunNotFound,
+    StoreError,
+    StoreMissing,
+    UnsupportedFormat,
+)
 from nightpress.pipelines.job.spec import RunSpec
 from nightpress.pipelines.planning import SettingsCount
 from nightpress.pipelines.run_directory.reader import open_run
@@ -61,19 +67,36 @@ def estimate(counts: Iterable[SettingsCount], rates: Mapping[RateKey, Rate]) -> 
     return Estimate(actor_s, num_bytes)
 
 
-def measured_rates(spec: RunSpec, model_fingerprint: str) -> dict[RateKey, Rate]:
-    """Rates of this model by settings, from the runs in the job's output folder."""
+def measured_rates(
+    spec: RunSpec,
+    model_fingerprint: str,
+    on_skipped: Callable[[str], None] = lambda reason: None,
+) -> dict[RateKey, Rate]:
+    """Rates of this model by settings, from the runs in the job's output folder.
+
+    Args:
+        spec: the job.
+        model_fingerprint: of its model.
+        on_skipped: called with the reason for each run that cannot be read.
+
+    Raises:
+        StoreDenied: the output folder cannot be listed.
+    """
     same_model: list[tuple[str, str]] = []
     for url in _run_urls(spec):
         try:
             record = require_record(Store(url, spec.storage))
-        except (RunNotFound, UnsupportedFormat):
+        except (RunNotFound, UnsupportedFormat, StoreError) as error:
+            on_skipped(one_line(error))
             continue
         if record.model.fingerprint == model_fingerprint:
             same_model.append((record.created_at, url))
     rates: dict[RateKey, Rate] = {}
     for _, url in sorted(same_model)[-MAX_RUNS:]:
-        rates |= _rates_of(url, spec)
+        try:
+            rates |= _rates_of(url, spec)
+        except StoreError as error:
+            on_skipped(one_line(error))
     return rates
 
 
@@ -88,7 +111,7 @@ def _run_urls(spec: RunSpec) -> list[str]:
 def _rates_of(url: str, spec: RunSpec) -> dict[RateKey, Rate]:
     settings = ["width", "height", "num_inference_steps", "guidance_scale"]
     run = open_run(url, spec.storage)
-    with run.store.as_store_errors("metadata"):
+    with run.reading():
         table = run.shards(evenly_spaced(run.committed, MAX_SHARDS, endpoint=False)).to_table(
             columns=[*settings, "sampling_s", "num_bytes"],
             filter=ds.field("sampling_s").is_valid(),

@@ -73,8 +73,7 @@ class Holder:
             values = json.loads(data)
             return cls(**{name: values[name] for name in cls.__dataclass_fields__})
         except (ValueError, TypeError, KeyError):
-            unknown = "an unreadable lease"
-            return cls("", unknown, "unknown", 0, None, unknown, beats=zlib.crc32(data))
+            return cls("", "unknown", "unknown", 0, None, "", beats=zlib.crc32(data))
 
     @property
     def is_dead(self) -> bool:
@@ -86,15 +85,18 @@ class Holder:
 
     @property
     def age(self) -> str:
-        """How long ago the holder began, if its clock and ours agree."""
+        """` (3 min 20 s ago)`: how long ago it began, if its clock and ours agree; else empty."""
         try:
             began = datetime.fromisoformat(self.since)
-        except ValueError:
-            return "an unknown time"
-        return duration(max(0.0, (datetime.now(UTC) - began).total_seconds()))
+            seconds = (datetime.now(UTC) - began).total_seconds()
+        except (ValueError, TypeError):  # TypeError: it names no time zone, or is no text
+            return ""
+        return f" ({duration(max(0.0, seconds))} ago)"
 
     def __str__(self) -> str:
         """`user@host, process 123, since 2026-01-02T03:04:05+00:00`."""
+        if not self.token:
+            return "an unknown process (an unreadable lease file)"
         return f"{self.user}@{self.host}, process {self.pid}, since {self.since}"
 
 
@@ -334,7 +336,7 @@ def _watch(
             return now
         if now.beats != first.beats or now.token != first.token:
             raise RunHeld(
-                f"{store.url} is held by {now} ({now.age} ago); wait for that process, stop it, or "
+                f"{store.url} is held by {now}{now.age}; wait for that process, stop it, or "
                 "take over from it with --take-over"
             )
         silent_s += poll_s

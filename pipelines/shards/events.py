@@ -1,7 +1,7 @@
 """Events that a shard reports while it is made."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Self
 
 import pyarrow as pa
@@ -35,7 +35,8 @@ class BatchDone:
     num_sampled: int
     """How many of the images that are ok were sampled; the others were found in the store."""
     batch_s: float = field(default=0.0, compare=False)
-    """Seconds that the latest batch took to sample; 0 if none was sampled."""
+    """Seconds that the latest batch took to sample; 0 if none was sampled. The driver adds those of
+    the batches since the last such event."""
 
     @classmethod
     def of(cls, shard: int, records: Sequence[ImageRecord], batch_s: float = 0.0) -> Self:
@@ -47,6 +48,10 @@ class BatchDone:
             num_sampled=sum(record.sampling_s is not None for record in records),
             batch_s=batch_s,
         )
+
+    def after(self, seconds: float) -> "BatchDone":
+        """The same event with the seconds of the batches before."""
+        return replace(self, batch_s=self.batch_s + seconds)
 
     def only_sampled(self) -> "BatchDone":
         """The same event for images that a later event will count again as found in the store."""

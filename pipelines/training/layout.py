@@ -3,6 +3,7 @@
 import json
 import re
 
+from nightpress.pipelines.run_directory.json_files import json_file
 from nightpress.pipelines.storage import Store
 
 CHECKPOINTS_FOLDER = "checkpoints"
@@ -10,6 +11,9 @@ SAMPLES_FOLDER = "samples"
 MODEL_FOLDER = "model"
 FINISHED_FILE = "finished.json"
 """The step whose complete model is in `model/`; written after the last of its files."""
+
+ASKED_FILE = "asked.json"
+"""The number of steps that the latest start was asked for, if not that of the first start."""
 
 _STEP = re.compile(r".*/step-(?P<step>\d{8,})\.(safetensors|png)")
 
@@ -28,6 +32,24 @@ def finished_step(store: Store) -> int:
     """The step whose model is complete in the store; 0 if there is none."""
     data = store.read_if_any(FINISHED_FILE)
     return 0 if data is None else int(json.loads(data)["step"])
+
+
+def asked_steps(store: Store) -> int | None:
+    """The number of steps that the latest start was asked for; None if it is the first one's."""
+    data = store.read_if_any(ASKED_FILE)
+    return None if data is None else int(json.loads(data)["max_train_steps"])
+
+
+def note_asked_steps(store: Store, steps: int, first: int) -> None:
+    """Note how many steps a start is asked for.
+
+    Args:
+        store: the run directory.
+        steps: the steps of this start.
+        first: the steps of the first start, which are in `train.json`.
+    """
+    if steps != (asked_steps(store) or first):
+        store.put(ASKED_FILE, json_file({"max_train_steps": steps}))
 
 
 def checkpoint_steps(store: Store) -> list[int]:

@@ -39,6 +39,7 @@ from nightpress.pipelines.training.layout import (
     checkpoint_path,
     checkpoint_steps,
     finished_step,
+    note_asked_steps,
     sample_sheet_path,
     sample_sheet_steps,
 )
@@ -50,7 +51,7 @@ from nightpress.pipelines.training.metrics import (
 )
 from nightpress.pipelines.training.packing_progress import pack_with_progress
 from nightpress.pipelines.training.recipes import Recipe
-from nightpress.pipelines.training.record import begin_or_resume, new_record
+from nightpress.pipelines.training.record import TrainRecord, begin_or_resume, new_record
 from nightpress.pipelines.training.registry import new_recipe
 from nightpress.pipelines.training.sample_order import SampleOrder
 from nightpress.pipelines.training.spec import TrainSpec
@@ -94,9 +95,15 @@ def train(
     store = store or Store(spec.url, spec.storage)
     with hold_lease(store) if worker.is_main else nullcontext() as lease:
         if lease is not None:
-            begin_or_resume(store, new_record(spec, data.fingerprint, len(data), recipe.base))
+            _begin(store, new_record(spec, data.fingerprint, len(data), recipe.base))
         worker.barrier()  # no worker looks for checkpoints before the lease is held
         yield from Training(spec, worker, store, data, recipe, lease).run(should_stop)
+
+
+def _begin(store: Store, record: TrainRecord) -> None:
+    """Write `train.json`, or check that it is the same training; note the steps of this start."""
+    first = begin_or_resume(store, record).spec.training.max_train_steps
+    note_asked_steps(store, record.spec.training.max_train_steps, first)
 
 
 def _pack(spec: TrainSpec, cache: Path | None) -> Generator[TrainingEvent, None, PackedImages]:

@@ -7,6 +7,7 @@ from statistics import median
 from nightpress.pipelines.storage import Store
 from nightpress.pipelines.training.layout import (
     MODEL_FOLDER,
+    asked_steps,
     checkpoint_path,
     checkpoint_steps,
     finished_step,
@@ -61,7 +62,7 @@ class TrainingRun:
     store: Store
     record: TrainRecord
     spec: TrainSpec
-    """The current job: from the job file if it is known, otherwise from the record."""
+    """The current job if the caller knows it, otherwise that of the latest start."""
 
     @property
     def url(self) -> str:
@@ -114,7 +115,7 @@ def open_training(store: Store, spec: TrainSpec | None = None) -> TrainingRun | 
 
     Args:
         store: the run directory.
-        spec: the job according to its current file, if that is known.
+        spec: the job whose number of steps counts; that of the latest start if None.
 
     Raises:
         RunNotFound: `train.json` is not the record of a training run.
@@ -122,7 +123,18 @@ def open_training(store: Store, spec: TrainSpec | None = None) -> TrainingRun | 
         StoreError: the store cannot be reached.
     """
     record = read_record(store)
-    return None if record is None else TrainingRun(store, record, spec or record.spec)
+    return (
+        None if record is None else TrainingRun(store, record, spec or _last_asked(store, record))
+    )
+
+
+def _last_asked(store: Store, record: TrainRecord) -> TrainSpec:
+    """The job as the latest start was asked for it: only the number of steps may have changed."""
+    steps = asked_steps(store)
+    if steps is None:
+        return record.spec
+    training = record.spec.training.model_copy(update={"max_train_steps": steps})
+    return record.spec.model_copy(update={"training": training})
 
 
 def age_s(at: str) -> float:

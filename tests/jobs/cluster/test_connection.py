@@ -157,6 +157,19 @@ def hostile(tmp_path: Path) -> Path:
     return folder
 
 
+LIBRARIES = ("torch", "ray", "json", "types", "random", "numpy", "pyarrow", "click", "nightpress")
+
+
+@pytest.fixture
+def very_hostile(hostile: Path) -> Path:
+    """The same with modules that have the names of libraries, and of the whole package."""
+    for name in LIBRARIES:
+        (hostile / f"{name}.py").write_text(f"raise ImportError('the hostile {name}.py')\n")
+    (hostile / "nightpress").mkdir()
+    (hostile / "nightpress/__init__.py").write_text("raise ImportError('the hostile nightpress')\n")
+    return hostile
+
+
 def called_in(folder: Path, *command: str | Path) -> "subprocess.CompletedProcess[str]":
     """A command in a process of its own, which finds no Ray that tests have started."""
     environment = {k: v for k, v in os.environ.items() if k not in ("RAY_ADDRESS", "PYTHONPATH")}
@@ -196,11 +209,11 @@ def test_the_python_api_works_in_a_folder_full_of_hostile_modules(
 
 
 def test_a_job_runs_on_a_cluster_from_a_folder_full_of_hostile_modules(
-    two_nodes: Cluster, hostile: Path, make_spec: MakeSpec
+    two_nodes: Cluster, very_hostile: Path, make_spec: MakeSpec
 ) -> None:
     spec = make_spec(cluster={"actors": 2, "address": two_nodes.address, "ship_package": True})
-    (hostile / "job.yaml").write_text(yaml.safe_dump(spec.as_dict()))
-    done = called_in(hostile, Path(sys.executable).parent / "nightpress", "run", "job.yaml")
+    (very_hostile / "job.yaml").write_text(yaml.safe_dump(spec.as_dict()))
+    done = called_in(very_hostile, Path(sys.executable).parent / "nightpress", "run", "job.yaml")
     assert done.returncode == 0, done.stderr
     assert f"{PROMPTS} of {PROMPTS} images" in done.stdout
     assert "the hostile" not in done.stderr

@@ -74,6 +74,27 @@ def test_the_status_of_a_training_is_read_from_the_store(job: TrainSpec, tmp_pat
     assert values["checkpoint"]["num_bytes"] > 1000
 
 
+def longer(job: TrainSpec, steps: int) -> TrainSpec:
+    training = job.training.model_copy(update={"max_train_steps": steps})
+    return job.model_copy(update={"training": training})
+
+
+def test_the_status_counts_the_steps_that_the_latest_start_was_asked_for(
+    job: TrainSpec, tmp_path: Path
+) -> None:
+    file = write(longer(job, 400), tmp_path / "tiny.yaml")  # each start overrides it with --set
+    for asked in (6, 8, 6):
+        list(train(longer(job, asked), cache=tmp_path / "cache"))
+        for target in (file, job.url):
+            values = json.loads(nightpress("status", target, "--json").stdout)
+            assert (values["max_train_steps"], values["complete"]) == (asked, True)
+    assert "job file    asks for 400 steps, unlike the latest start" in (
+        nightpress("status", file).stdout
+    )
+    assert "job file" not in nightpress("status", job.url).stdout
+    assert "job file" not in nightpress("status", write(job, tmp_path / "same.yaml")).stdout
+
+
 def test_the_status_of_a_folder_without_a_run_says_which_files_are_missing(
     job: TrainSpec, tmp_path: Path
 ) -> None:

@@ -65,3 +65,31 @@ def test_a_failure_limit_is_a_number_or_a_percentage(
 def test_another_failure_limit_is_refused(limit: int | str) -> None:
     with pytest.raises(SpecError, match=r"^--max-failures: cluster\.max_failures: "):
         failure_limit(limit, "--max-failures")
+
+
+@pytest.mark.parametrize("wrong", ["5x", "-1", -1, "101%", "100%", "%", "", "5 %", "five", "1.5"])
+def test_a_failure_limit_is_refused_in_words_and_under_the_name_it_was_given(
+    wrong: int | str, tmp_path: Path
+) -> None:
+    allowed = "a number of images, such as 100, or a share of them below 100%, such as 5%"
+    with pytest.raises(SpecError) as caught:
+        failure_limit(wrong, "--max-failures")
+    assert str(caught.value).startswith("--max-failures: ")
+    assert str(caught.value).endswith(f": must be {allowed}")
+    assert "pattern" not in str(caught.value)
+    job = {"name": "night", "output": str(tmp_path), "cluster": {"max_failures": wrong}}
+    with pytest.raises(SpecError) as caught:
+        RunSpec.from_dict(job)
+    assert f"must be {allowed}" in str(caught.value)
+    assert "pattern" not in str(caught.value)
+
+
+@pytest.mark.parametrize(("text", "limit"), [("5", 5), (0, 0), ("5%", "5%"), ("0.5%", "0.5%")])
+def test_a_failure_limit_is_a_number_or_a_share(text: int | str, limit: int | str) -> None:
+    assert failure_limit(text, "--max-failures") == limit
+
+
+def test_a_job_that_was_never_started_says_what_starts_it(tmp_path: Path) -> None:
+    spec = RunSpec.from_dict({"name": "night", "output": str(tmp_path)})
+    with pytest.raises(RunNotFound, match=r"run\.json is missing\); nightpress run starts it"):
+        open_images(spec)

@@ -287,3 +287,17 @@ def test_a_store_that_fails_for_a_while_does_not_cost_the_lease(
     wait_for(lambda: last_holder(failing).beats > before)
     kept.require()
     kept.release()
+
+
+@pytest.mark.parametrize("content", [b"", b"{}", b"[1]", b"\xff", b'{"token": 1}'])
+def test_an_unreadable_lease_is_named_as_a_person_would(content: bytes) -> None:
+    holder = Holder.from_json(content)
+    assert str(holder) == "an unknown process (an unreadable lease file)"
+    assert holder.age == ""
+
+
+def test_the_age_of_a_lease_is_left_out_if_its_time_cannot_be_compared() -> None:
+    holder = current_process()
+    assert holder.age.endswith(" ago)")
+    for since in ("yesterday", "2026-01-02T03:04:05", ""):
+        assert replace(holder, since=since).age == ""

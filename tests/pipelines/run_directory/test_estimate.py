@@ -1,0 +1,68 @@
+"""Estimates from other runs: those that cannot be read are left out, and said."""
+
+from pathlib import Path
+
+import pytest
+from support.fakes.fake_runs import finished_run
+
+from nightpress.pipelines.errors import StoreDenied
+from nightpress.pipelines.run_directory import estimate as estimates
+from nightpress.pipelines.run_directory.commit import shard_path
+from nightpress.pipelines.run_directory.estimate import measured_rates
+from nightpress.pipelines.run_directory.record import RUN_FILE, RunRecord
+from nightpress.pipelines.storage import Store
+
+
+@pytest.fixture
+def beside(tmp_path: Path) -> tuple[Store, RunRecord]:
+    """A finished run, in whose output folder other runs may be."""
+    return finished_run(tmp_path, [f"a picture of {n}" for n in range(8)])
+
+
+def skipped(record: RunRecord) -> tuple[bool, list[str]]:
+    """Whether anything was measured, and why other runs were left out."""
+    reasons: list[str] = []
+    rates = measured_rates(record.spec, record.model.fingerprint, reasons.append)
+    return bool(rates), reasons
+
+
+def test_a_run_in_the_same_folder_gives_rates(beside: tuple[Store, RunRecord]) -> None:
+    assert skipped(beside[1]) == (True, [])
+
+
+@pytest.mark.parametrize("content", [b"{}", b"not JSON", b"", b'{"format_version": 99}'])
+def test_a_record_that_cannot_be_read_is_left_out_and_said(
+    beside: tuple[Store, RunRecord], content: bytes
+) -> None:
+    store, record = beside
+    other = Path(store.url).parent / "other"
+    other.mkdir()
+    (other / RUN_FILE).write_bytes(content)
+    measured, reasons = skipped(record)
+    assert measured
+    (reason,) = reasons
+    assert str(other) in reason
+    assert "\n" not in reason
+
+
+def test_a_run_with_a_damaged_commit_is_left_out_and_said(
+    beside: tuple[Store, RunRecord],
+) -> None:
+    store, record = beside
+    store.put(shard_path(0), b"PAR1 no more")
+    measured, reasons = skipped(record)
+    assert not measured
+    (reason,) = reasons
+    assert store.url in reason
+    assert "damaged" in reason
+
+
+def test_a_run_that_may_not_be_read_is_left_out_and_said(
+    beside: tuple[Store, RunRecord], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def denied(store: Store) -> RunRecord:
+        raise StoreDenied(f"{store.url}/{RUN_FILE}: permission denied")
+
+    monkeypatch.setattr(estimates, "require_record", denied)
+    store, record = beside
+    assert skipped(record) == (False, [f"{store.url}/{RUN_FILE}: permission denied"])
