@@ -183,6 +183,8 @@ def read_rows(rows: RowRange, columns: Sequence[str], options: Options) -> Itera
             row += wanted.num_rows
             if row == end:
                 return
+        if file.format == "parquet":
+            raise pa.ArrowInvalid("its columns hold fewer rows than its footer says")
         raise changed_error(file.url)
 
 
