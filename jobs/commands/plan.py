@@ -1,6 +1,5 @@
 """`nightpress plan`."""
 
-import json
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -12,6 +11,7 @@ from rich.table import Table
 from nightpress.diffusion_core.sampling.request import SamplingParams
 from nightpress.jobs.commands.common import job_argument, json_option, read_job, set_option
 from nightpress.jobs.commands.exit_codes import BAD_INPUT, OK, STOPPED
+from nightpress.jobs.commands.json_output import print_result
 from nightpress.jobs.commands.status import holder_line, holder_values
 from nightpress.jobs.runs.column_lines import carried_line, near_misses, settings_line
 from nightpress.jobs.runs.existing_run import RunState, State
@@ -45,7 +45,7 @@ def command(ctx: click.Context, job: str, overrides: tuple[str, ...], as_json: b
     spec = read_job(job, overrides)
     planned = plan(spec)
     if as_json:
-        click.echo(json.dumps(as_values(planned), default=str))
+        print_result(as_values(planned), exit_code(planned.run_state))
     else:
         show(Console(), spec, planned)
         if refusal := refusal_line(planned):
@@ -80,6 +80,7 @@ def as_values(planned: Plan) -> dict[str, object]:
         "batches": [
             {**asdict(each.settings), "num_images": each.num_images} for each in planned.batches
         ],
+        "prompts": asdict(planned.prompts),
         "estimate": None if estimate is None else asdict(estimate),
     }
 
@@ -100,6 +101,7 @@ def show(console: Console, spec: RunSpec, planned: Plan) -> None:
         f"names    {', '.join(planned.file_names)}",
         f"shards   {planned.num_shards:,} of up to {plural(planned.shard_size, 'image')}",
         estimate_line(spec, planned),
+        *(f"warning: {text}" for text in planned.prompts.warnings()),
     ]
     console.print("\n".join(lines), highlight=False, markup=False, soft_wrap=True)
     console.print(settings_table(planned))

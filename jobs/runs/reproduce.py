@@ -15,6 +15,7 @@ from nightpress.diffusion_core.models.loading import (
     load,
 )
 from nightpress.diffusion_core.models.lora_files import LoraInfo
+from nightpress.diffusion_core.silence_libraries import errors_only
 from nightpress.pipelines.errors import ImageNotFound
 from nightpress.pipelines.image_files.encoding import opened, read_facts
 from nightpress.pipelines.image_files.packing import member_of, split_member
@@ -26,7 +27,7 @@ from nightpress.pipelines.run_directory.reader import Run
 from nightpress.pipelines.run_directory.record import RunRecord, read_record
 from nightpress.pipelines.shards import reproduce as reproduction
 from nightpress.pipelines.shards.reproduce import Reproduction
-from nightpress.pipelines.storage import Options, Store, open_source
+from nightpress.pipelines.storage import Options, Store, open_source, require_answers
 from nightpress.pipelines.storage.urls import absolute
 
 MAX_FOLDERS_UP = 8
@@ -45,6 +46,7 @@ class ReproduceResult:
     """The new image file."""
 
 
+@errors_only()
 def reproduce(
     image: str | Path | Run,
     image_id: str | None = None,
@@ -107,6 +109,7 @@ def _read(url: str, options: Options) -> bytes:
     """
     packed = split_member(url)
     path, member = packed or (url, "")
+    require_answers([path], options)
     with open_source(path, options) as stream:
         data = stream.read()
     try:
@@ -159,6 +162,7 @@ def _load(
         ModelError: it cannot be found, or its fingerprint differs.
     """
     spec, row_lora = _model_spec(facts, record, source)
+    require_answers([spec.source], options)
     folder, lora_files = locate(spec, options), locate_loras(spec, options)
     info = describe(folder, spec, lora_files)
     if info.fingerprint != facts.model_fingerprint:

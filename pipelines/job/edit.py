@@ -13,8 +13,9 @@ import yaml
 from yaml.nodes import CollectionNode, MappingNode, Node, ScalarNode
 
 from nightpress.pipelines.errors import SpecError
-from nightpress.pipelines.job.reader import JobLoader, read_yaml
+from nightpress.pipelines.job.reader import read_yaml
 from nightpress.pipelines.job.spec import RunSpec
+from nightpress.pipelines.job.yaml_text import JobLoader
 
 INDENT = "  "
 
@@ -202,13 +203,13 @@ class _Editor:
 
 
 def _entry(mapping: MappingNode, name: str) -> tuple[Node, Node] | None:
-    """A key and its value; the last one if the key is repeated, which is the one YAML uses."""
-    entries = [
+    """A key and its value; None if the mapping has no such key."""
+    entries = (
         (key, value)
         for key, value in mapping.value
         if isinstance(key, ScalarNode) and key.value == name
-    ]
-    return entries[-1] if entries else None
+    )
+    return next(entries, None)
 
 
 def _refuse_alias(key: Node, node: Node) -> None:

@@ -4,25 +4,15 @@ The keys of a job are defined in `pipelines.job.spec`.
 """
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_args
 
-import yaml
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from nightpress.diffusion_core.errors import one_line
 from nightpress.pipelines.errors import SpecError
-
-
-class JobLoader(yaml.SafeLoader):
-    """YAML 1.1, except that `1e-4` is a number, as in YAML 1.2."""
-
-
-JobLoader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$"), "-+0123456789"
-)
+from nightpress.pipelines.job.yaml_text import NotPlain, parsed
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
@@ -32,31 +22,86 @@ def read_yaml(path: Path) -> dict[str, Any]:
         SpecError: the file cannot be read, or it is not a YAML mapping in UTF-8.
     """
     try:
-        values = _parsed(path.read_text(encoding="utf-8"))
+        values = parsed(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise SpecError(f"{path}: {error.strerror or error}") from error
     except UnicodeDecodeError as error:
         raise SpecError(f"{path}: not a UTF-8 text file: {error.reason}") from error
-    except yaml.YAMLError as error:
-        raise SpecError(f"{path}: not valid YAML: {one_line(error)}") from error
+    except NotPlain as error:
+        raise SpecError(f"{path}: {error}") from error
     if not isinstance(values, dict):
         raise SpecError(f"{path}: a job file must be a mapping of keys, such as `manifest: ...`")
-    return {str(key): value for key, value in values.items()}
+    return values
 
 
-def apply_override(values: dict[str, Any], override: str) -> None:
-    """Set one key of a nested mapping in place; `override` is `a.b=value` with a YAML value."""
+def apply_overrides(values: dict[str, Any], overrides: Sequence[str]) -> None:
+    """Set keys of a nested mapping in place; an override is `a.b=value` with a YAML value.
+
+    The values of `TEXT_KEYS` need no quotes.
+
+    Raises:
+        SpecError: an override is not of that form, or replaces what an earlier one has set.
+    """
+    earlier: list[tuple[str, tuple[str, ...], Any]] = []
+    for override in overrides:
+        path, value = _override(override)
+        for text, other, set_before in earlier:
+            if _replaces(path, other, set_before):
+                raise SpecError(
+                    f"--set {override}: {'.'.join(other)} is already set by --set {text}"
+                )
+        earlier.append((override, path, value))
+        _set(values, path, value)
+
+
+def _replaces(path: tuple[str, ...], other: tuple[str, ...], value: Any) -> bool:
+    """Whether setting the key `path` would drop a part of `value`, to which `other` was set."""
+    if other[: len(path)] == path:
+        return True
+    if path[: len(other)] != other:
+        return False
+    for name in path[len(other) :]:
+        if not isinstance(value, dict):
+            return not (isinstance(value, str) and other == ("model",))
+        if name not in value:
+            return False
+        value = value[name]
+    return True
+
+
+TEXT_KEYS = ("images.file_name", "sampling.negative_prompt", "output", "model.source")
+"""Keys whose values are text, whatever YAML would read in them: `{scene}/{image_id}.png`."""
+
+NO_TEXT = ("", "null", "~")
+"""What such a key is set to for no value."""
+
+
+def _override(override: str) -> tuple[tuple[str, ...], Any]:
+    """The key of `a.b=value` in its parts, and the value."""
     key, equals, text = override.partition("=")
-    path = key.strip().split(".")
+    path = tuple(key.strip().split("."))
     if not equals or not all(path):
         raise SpecError(f"--set {override}: must be key=value, such as batch.size=8")
+    plain = text.strip()
+    if key.strip() in TEXT_KEYS and plain not in NO_TEXT and plain[0] not in "'\"":
+        return path, plain
     try:
-        value = _parsed(text)
-    except yaml.YAMLError as error:
-        raise SpecError(f"--set {override}: not valid YAML: {one_line(error)}") from error
+        return path, parsed(text)
+    except NotPlain as error:
+        if path == ("manifest",) and plain[:1] in ("*", "{"):  # a pattern
+            return path, plain
+        problem = str(error).removeprefix("line 1: ")
+        quoted = "" if "quotes" in problem else f"; a text needs quotes: {key}='...'"
+        raise SpecError(f"--set {override}: {problem}{quoted}") from error
+
+
+def _set(values: dict[str, Any], path: Sequence[str], value: Any) -> None:
     section = values
     for name in path[:-1]:
-        if not isinstance(section.get(name), dict):
+        inner = section.get(name)
+        if name == "model" and isinstance(inner, str):
+            section[name] = {"source": inner}
+        elif not isinstance(inner, dict):
             section[name] = {}
         section = section[name]
     section[path[-1]] = value
@@ -76,10 +121,6 @@ def explain(error: ValidationError, root: type[BaseModel], values: Mapping[str, 
         where = f"{'.'.join(keys)}: {shown}" if keys else ""
         messages.setdefault(where, []).append(_message(detail, root))
     return [f"{where}{' or '.join(dict.fromkeys(texts))}" for where, texts in messages.items()]
-
-
-def _parsed(text: str) -> Any:
-    return yaml.load(text, Loader=JobLoader)  # noqa: S506 - it is a SafeLoader
 
 
 def _locate(detail: ErrorDetails, values: Mapping[str, Any]) -> tuple[list[str], bool, object]:

@@ -18,7 +18,7 @@ from pydantic import (
 from nightpress.diffusion_core.models.loading import ModelSpec
 from nightpress.pipelines.errors import Change, SpecError
 from nightpress.pipelines.job.credentials import ADVICE, has_credentials
-from nightpress.pipelines.job.reader import apply_override, explain, read_yaml
+from nightpress.pipelines.job.reader import apply_overrides, explain, read_yaml
 from nightpress.pipelines.job.sections import (
     NO_OPTIONS,
     BatchSpec,
@@ -135,6 +135,12 @@ class RunSpec(Section):
     def _manifests(self) -> list[str]:
         return [self.manifest] if isinstance(self.manifest, str) else list(self.manifest)
 
+    @property
+    def inputs(self) -> list[str]:
+        """The URLs and paths of everything that the job reads."""
+        loras = (lora.source for lora in self.model.all_loras)
+        return [*self._manifests, self.model.source, *loras]
+
     @classmethod
     def from_file(cls, path: str | Path, overrides: Sequence[str] = ()) -> Self:
         """Read a YAML job file; `overrides` are `a.b=value` strings that replace its keys.
@@ -156,10 +162,7 @@ class RunSpec(Section):
     ) -> Self:
         """Validate a job given as a mapping; see `from_file`."""
         values = nested_copy(values)
-        if isinstance(values.get("model"), str):
-            values["model"] = {"source": values["model"]}
-        for override in overrides:
-            apply_override(values, override)
+        apply_overrides(values, overrides)
         try:
             return cls.model_validate(values)
         except ValidationError as error:
@@ -183,6 +186,7 @@ class RunSpec(Section):
         values = {key: value for key, value in self.as_dict().items() if key not in NOT_IN_IDENTITY}
         model = values["model"] | {"speed": self.model.speed.chosen()}
         omitted = [key for key in ("speed", "row_loras") if not model[key]]
+        omitted.append("prompts")  # decides which prompts are refused, and no pixel of the others
         images = {k: v for k, v in values["images"].items() if (k, v) != ("packing", "none")}
         return values | {
             "model": {key: model[key] for key in model if key not in omitted},

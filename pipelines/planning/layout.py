@@ -6,7 +6,7 @@ The layout is small even for a large manifest and is stored as JSON with the run
 import base64
 from bisect import bisect_right
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from functools import cached_property
 from itertools import accumulate, groupby
 from typing import Any, Self
@@ -15,6 +15,7 @@ import pyarrow as pa
 
 from nightpress.diffusion_core.sampling.request import SamplingParams
 from nightpress.pipelines.manifest.files import Block, ManifestFile, RowRange
+from nightpress.pipelines.manifest.prompt_checks import PromptCounts
 
 ROW_GROUP_IMAGES = 8_192
 """About how many images a row group of a part holds."""
@@ -79,6 +80,8 @@ class PlanLayout:
     files: tuple[ManifestFile, ...]
     batch_size: int = 1
     """Images sampled at once; see `images.sort_for_sampling`."""
+    prompts: PromptCounts = field(default_factory=PromptCounts)
+    """Rows whose prompts the model does not take as they are."""
 
     @property
     def num_rows(self) -> int:
@@ -165,6 +168,7 @@ class PlanLayout:
             ],
             "files": [_file_as_dict(file, schemas) for file in self.files],
             "schemas": schemas,
+            "prompts": asdict(self.prompts),
         }
 
     @classmethod
@@ -185,6 +189,7 @@ class PlanLayout:
             ),
             files=tuple(_file_from_dict(file, schemas) for file in values["files"]),
             batch_size=values.get("batch_size", 1),
+            prompts=PromptCounts(**values.get("prompts", {})),
         )
 
 

@@ -14,7 +14,8 @@ import pyarrow.compute as pc
 
 from nightpress.diffusion_core.sampling.request import SamplingParams
 from nightpress.pipelines.errors import MAX_PROBLEMS, Problem
-from nightpress.pipelines.image_files.naming import folded, overlong
+from nightpress.pipelines.image_files.naming import overlong
+from nightpress.pipelines.image_files.portability import folded, reserved
 from nightpress.pipelines.manifest.columns import Columns
 from nightpress.pipelines.manifest.files import (
     ManifestFile,
@@ -23,6 +24,7 @@ from nightpress.pipelines.manifest.files import (
     read_rows,
 )
 from nightpress.pipelines.manifest.numbers import Ints
+from nightpress.pipelines.manifest.prompt_checks import PromptCounts
 from nightpress.pipelines.manifest.row_problems import RowProblems
 from nightpress.pipelines.manifest.rows import Rows
 from nightpress.pipelines.planning.images import (
@@ -81,6 +83,7 @@ class UnitReport:
     settings: "Counter[SamplingParams]" = field(default_factory=Counter)
     problems: list[Problem] = field(default_factory=list)
     num_problems: int = 0
+    prompts: PromptCounts = field(default_factory=PromptCounts)
     ids: Hashes = field(default_factory=_no_hashes)
     """One hash per row, if the manifest has ids."""
     names: Hashes = field(default_factory=_no_hashes)
@@ -108,6 +111,7 @@ def check_unit(unit: WorkUnit) -> UnitReport:
     report = UnitReport()
     images, weights, ids, names = [], [], [_no_hashes()], [_no_hashes()]
     for batch in read_batches(unit, unit.planner.columns, read_checked_rows):
+        report.prompts += _check_prompts(unit.planner, batch)
         if not batch.problems.total:
             images.append(batch.rows.num_images)
             weights.append(_weights(batch))
@@ -186,22 +190,34 @@ def _hash_ids(planner: Planner, batch: RowBatch) -> list[Hashes]:
 
 
 def _hash_names(planner: Planner, batch: RowBatch) -> list[Hashes]:
-    """Hash the file names, and add a problem for each that is too long."""
+    """Hash the file names, and add a problem for each that is too long or reserved."""
     if planner.names_are_row_numbers:
         return []
     hashes = []
     for images in images_to_compare(planner, batch):
-        rows = np.unique(images.row_indices[overlong(images.files)])
-        too_long = np.zeros(len(batch.rows), np.bool_)
-        too_long[rows] = True
-        batch.problems.add(
-            too_long,
-            "images.file_name",
-            lambda row: "the file name would be too long; shorten a value, as in {prompt:.30}",
-        )
+        for is_bad, why in (
+            (overlong, "the file name would be too long; shorten a value, as in {prompt:.30}"),
+            (reserved, "the file name would hold a name that Windows reserves, such as con or aux"),
+        ):
+            _add_for_rows(batch, images.row_indices[is_bad(images.files)], why)
         hashes.append(hash64(folded(images.files), 0))
     unique = planner.template.tells_images_apart and not planner.columns.has_ids
     return [] if unique else hashes
+
+
+def _add_for_rows(batch: RowBatch, rows: Ints, why: str) -> None:
+    bad = np.zeros(len(batch.rows), np.bool_)
+    bad[rows] = True
+    batch.problems.add(bad, "images.file_name", lambda row: why)
+
+
+def _check_prompts(planner: Planner, batch: RowBatch) -> PromptCounts:
+    """Add a problem for each prompt and negative prompt that the job does not allow."""
+    columns = [(planner.columns.manifest_name("prompt"), batch.rows.prompts)]
+    if "negative_prompt" in planner.columns.settings or planner.spec.sampling.negative_prompt:
+        name = planner.columns.manifest_name("negative_prompt")
+        columns.append((name, batch.rows.negative_prompts))
+    return planner.prompt_checker.check(columns, batch.problems)
 
 
 def _weights(batch: RowBatch) -> Ints:

@@ -19,7 +19,7 @@ from pydantic import (
 from nightpress.diffusion_core.models.loading import ModelSpec
 from nightpress.pipelines.errors import Change, SpecError
 from nightpress.pipelines.job.credentials import ADVICE, has_credentials
-from nightpress.pipelines.job.reader import apply_override, explain, read_yaml
+from nightpress.pipelines.job.reader import apply_overrides, explain, read_yaml
 from nightpress.pipelines.job.sections import NO_OPTIONS, JobName, Section, StorageOptions, Url
 from nightpress.pipelines.job.spec import MAX_SEED, differences, flatten, nested_copy
 from nightpress.pipelines.training.data import DataSpec
@@ -98,6 +98,13 @@ class TrainSpec(Section):
         return {
             key: "a folder" if self._is_weight_source(key, value) else value for key, value in kept
         }
+
+    @property
+    def inputs(self) -> list[str]:
+        """The URLs and paths of everything that the job reads."""
+        values = flatten(self.as_dict())
+        weights = [value for key, value in values if self._is_weight_source(key, value)]
+        return [*self.data.sources, *weights]
 
     def _is_weight_source(self, key: str, value: Any) -> bool:
         """Whether the value locates weights, which are compared by fingerprint instead."""
@@ -218,8 +225,7 @@ def train_spec(
 ) -> TrainSpec:
     """Validate a training job given as a mapping; see `read_train_spec`."""
     values = nested_copy(values)
-    for override in overrides:
-        apply_override(values, override)
+    apply_overrides(values, overrides)
     recipe = values.get("recipe")
     if not isinstance(recipe, str) or recipe not in RECIPES:
         problem = "missing" if recipe is None else f"{recipe!r} is not a recipe"

@@ -45,7 +45,6 @@ STYLES = {
     "ends of lines of Windows": "manifest: a.txt\r\nmodel: builtin # ours\r\noutput: out\r\n",
     "comments at the end": PLAIN + "# model:\n#   dtype: bfloat16\n",
     "an explicit beginning": "---\n" + PLAIN,
-    "a key that stands there twice": PLAIN + "model: a\nmodel: builtin\n",
     "letters of others": "manifest: ä/猫.txt  # ü\nmodel: builtin\noutput: out\n",
 }
 
