@@ -65,7 +65,7 @@ def _read_by_pyarrow(data: bytes) -> pa.Table | None:
     try:
         table = pq.read_table(io.BytesIO(data))
         table.validate(full=True)
-    except pa.ArrowInvalid:
+    except (pa.ArrowInvalid, OSError):
         return None
     return table
 
