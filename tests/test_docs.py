@@ -23,7 +23,7 @@ from nightpress.diffusion_core.models.loading import ModelSpec
 from nightpress.diffusion_core.models.samplers import SAMPLER_NAMES
 from nightpress.jobs import cli
 from nightpress.pipelines.job.spec import SETTING_COLUMNS, RunSpec
-from nightpress.pipelines.manifest.files import SUFFIXES
+from nightpress.pipelines.manifest.formats import SUFFIXES
 from nightpress.pipelines.records import METADATA_SCHEMA, FailureType
 from nightpress.pipelines.training.spec import RECIPES, train_spec
 

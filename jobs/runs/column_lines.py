@@ -18,7 +18,8 @@ def settings_line(uses: Sequence[ColumnUse]) -> str:
 def carried_line(uses: Sequence[ColumnUse]) -> str:
     """The columns that are only copied, such as `scene, seed (as seed_)`; empty if none is."""
     return ", ".join(
-        use.name if use.stored_as == use.name else f"{use.name} (as {use.stored_as})"
+        (use.name if use.stored_as == use.name else f"{use.name} (as {use.stored_as})")
+        + (f" ({use.note})" if use.note else "")
         for use in uses
         if use.stored_as is not None
     )

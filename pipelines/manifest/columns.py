@@ -33,6 +33,8 @@ class ColumnUse:
     """Its name in the metadata if it is carried, else None."""
     did_you_mean: tuple[str, ...] = ()
     """Of a carried column, the settings that it probably was meant to give; usually none."""
+    note: str | None = None
+    """If files disagree about a carried column: `int64 and string, carried as string`."""
 
 
 @dataclass(frozen=True)
@@ -148,7 +150,8 @@ def column_uses(spec: RunSpec, files: Sequence[ManifestFile]) -> tuple[ColumnUse
     A carried column may look like a setting: `Seed`, `steps`, `cfg_scale`, `heigth`. It does unless
     the manifest has another column for that setting, or the job's `columns` says null for it.
     """
-    names = list(_types_by_name(files))
+    types = _types_by_name(files)
+    names = list(types)
     mapping = {setting: column for setting, column in _mapping(spec).items() if column is not None}
     missing = [setting for setting, column in mapping.items() if column.column not in names]
     uses = []
@@ -158,8 +161,16 @@ def column_uses(spec: RunSpec, files: Sequence[ManifestFile]) -> tuple[ColumnUse
             uses.append(ColumnUse(name, settings, None))
         else:
             meant = likely_settings(name, missing)
-            uses.append(ColumnUse(name, (), carried_name(name), meant))
+            uses.append(ColumnUse(name, (), carried_name(name), meant, _type_note(types[name])))
     return tuple(uses)
+
+
+def _type_note(types: Sequence[pa.DataType]) -> str | None:
+    """The types that a column has, and the one that it is carried as; None if they are the same."""
+    given = dict.fromkeys(str(type_) for type_ in types if not pa.types.is_null(type_))
+    if len(given) < 2:
+        return None
+    return f"{' and '.join(given)}, carried as {common_type(types)}"
 
 
 def _mapping(spec: RunSpec) -> dict[str, ColumnMap | None]:

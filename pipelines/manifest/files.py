@@ -10,7 +10,6 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import islice
-from pathlib import PurePosixPath
 from typing import BinaryIO, cast
 
 import pyarrow as pa
@@ -18,8 +17,14 @@ import pyarrow as pa
 from nightpress.diffusion_core.errors import one_line
 from nightpress.pipelines.errors import MAX_PROBLEMS, ManifestError, Problem
 from nightpress.pipelines.manifest.delimited import Delimited
+from nightpress.pipelines.manifest.formats import format_of
 from nightpress.pipelines.manifest.jsonl import JsonLines
 from nightpress.pipelines.manifest.parquet import conformed, read_parquet, scan_parquet
+from nightpress.pipelines.manifest.partitions import (
+    partition_texts,
+    refuse_other_values,
+    with_partition,
+)
 from nightpress.pipelines.manifest.same_bytes import (
     Content,
     ScannedStream,
@@ -39,20 +44,7 @@ from nightpress.pipelines.manifest.types import (
     repeated,
     what_is_not_utf8,
 )
-from nightpress.pipelines.storage import Options, Source, open_source, parsing
-
-SUFFIXES = {
-    ".parquet": "parquet",
-    ".pq": "parquet",
-    ".csv": "csv",
-    ".tsv": "tsv",
-    ".jsonl": "jsonl",
-    ".ndjson": "jsonl",
-    ".txt": "text",
-}
-
-COMPRESSIONS = {".gz": "gzip", ".zst": "zstd", ".bz2": "bz2"}
-"""Compressions of whole files, for text formats only; Parquet compresses inside."""
+from nightpress.pipelines.storage import Options, Partition, Source, open_source, parsing
 
 MALFORMED = (pa.ArrowException, UnicodeDecodeError, EOFError)
 """What parsers raise about a file's bytes: malformed, an unsupported kind, not UTF-8, truncated."""
@@ -82,14 +74,24 @@ class ManifestFile:
     format: str
     compression: str | None
     schema: pa.Schema
+    """The columns, those that only the file's folders give last."""
     blocks: tuple[Block, ...]
     checksums: bytes = b""
     """Of the stored bytes, see `Content`; empty if an older version scanned the file."""
+    partition: Partition = ()
+    """The columns that the file's folders give, see `partition_of`."""
+    num_stored_columns: int | None = None
+    """How many of the columns are in the file itself; all if None."""
+
+    @property
+    def stored_schema(self) -> pa.Schema:
+        """The columns that are in the file itself."""
+        return pa.schema(list(self.schema)[: self.num_stored_columns])
 
     @property
     def identity(self) -> tuple[str, ...]:
         """What makes two files the same part of a manifest, wherever they are stored."""
-        return identity_of(self.url, self.sha256)
+        return identity_of(self.url, self.sha256, self.partition)
 
     @property
     def content(self) -> Content:
@@ -111,22 +113,14 @@ class RowRange:
     num_rows: int
 
 
-def format_of(url: str) -> tuple[str, str | None] | None:
-    """Format and compression by the suffixes of a name; None if it is not a manifest's name."""
-    path = PurePosixPath(url.partition("?")[0].lower())
-    compression = COMPRESSIONS.get(path.suffix)
-    if compression is not None:
-        path = path.with_suffix("")
-    known = SUFFIXES.get(path.suffix)
-    if known is None or (known == "parquet" and compression is not None):
-        return None
-    return known, compression
+def identity_of(url: str, sha256: str, partition: Partition) -> tuple[str, ...]:
+    """What makes a file the same part of a manifest as another.
 
-
-def identity_of(url: str, sha256: str) -> tuple[str, ...]:
-    """What makes a file the same part of a manifest as another: its bytes and how they are read."""
+    Its bytes and how they are read, and the columns that its folders give.
+    """
     format_name, compression = format_of(url) or ("", None)
-    return (sha256, format_name, compression or "uncompressed")
+    compression = compression or "uncompressed"
+    return (sha256, format_name, compression, *partition_texts(partition))
 
 
 def scan(source: Source, options: Options) -> ManifestFile:
@@ -148,15 +142,19 @@ def scan(source: Source, options: Options) -> ManifestFile:
                 stream = ScannedStream(raw)
                 schema, blocks = _scan_text(source.url, cast("BinaryIO", stream), *kind)
                 content = stream.finish()
+    given = [pa.field(name, pa.string()) for name, _ in source.partition]
+    given = [field for field in given if field.name not in schema.names]
     return ManifestFile(
         source.url,
         source.version,
         content.num_bytes,
         content.sha256,
         *kind,
-        schema,
+        pa.schema([*schema, *given]),
         tuple(blocks),
         content.checksums,
+        source.partition,
+        len(schema) if given else None,
     )
 
 
@@ -172,7 +170,7 @@ def read_rows(rows: RowRange, columns: Sequence[str], options: Options) -> Itera
         ManifestError: the file cannot be read, or it has changed since it was scanned.
     """
     file = rows.file
-    schema = pa.schema([field for field in file.schema if field.name in set(columns)])
+    schema = pa.schema([field for field in file.stored_schema if field.name in set(columns)])
     blocks, skip = _covering_blocks(rows)
     read = _read_parquet if file.format == "parquet" else _read_text
     row, end = rows.first_row, rows.first_row + rows.num_rows
@@ -181,19 +179,22 @@ def read_rows(rows: RowRange, columns: Sequence[str], options: Options) -> Itera
             wanted = table.slice(skip, end - row)
             skip = max(0, skip - table.num_rows)
             if wanted.num_rows:
-                yield wanted
+                yield with_partition(wanted, file.partition, columns)
             row += wanted.num_rows
             if row == end:
                 return
+        if file.format == "parquet":
+            raise pa.ArrowInvalid("its columns hold fewer rows than its footer says")
         raise changed_error(file.url)
 
 
 def read_checked_rows(
     rows: RowRange, columns: Sequence[str], options: Options
 ) -> Iterator[pa.Table]:
-    """Read rows for the first time: as `read_rows`, after making sure that all text is UTF-8.
+    """Read rows for the first time: as `read_rows`, after a look at the values.
 
-    In a text file scanning has done so already; Arrow reads any bytes of a Parquet file as text.
+    All text must be UTF-8. In a text file scanning has made sure of that already, while Arrow reads
+    any bytes of a Parquet file as text. A column must not differ from what the folders say.
     """
     row = rows.first_row
     for table in read_rows(rows, columns, options):
@@ -202,6 +203,7 @@ def read_checked_rows(
             if bad is not None:
                 message = f"{what_is_not_utf8(table[name], bad)}; write UTF-8, or a binary column"
                 raise ManifestError([Problem(rows.file.url, row + bad, name, message)])
+        refuse_other_values(rows.file.url, row, table, rows.file.partition)
         row += table.num_rows
         yield table
 
@@ -320,7 +322,7 @@ def _read_text(
     file: ManifestFile, blocks: Sequence[Block], schema: pa.Schema, options: Options
 ) -> Iterator[pa.Table]:
     form = _text_format(file.format)
-    parsed = schema if file.format == "jsonl" else file.schema
+    parsed = schema if file.format == "jsonl" else file.stored_schema
     with (
         open_unchanged(file.url, file.content, options) as stored,
         _decompressed(stored, file.compression) as stream,

@@ -66,11 +66,32 @@ def read_parquet(
     ) as parquet:
         # Arrow cannot read categories inside lists and structs across row groups.
         alone = any(holds(field.type, pa.types.is_dictionary) for field in parquet.schema_arrow)
-        for together in [[group] for group in groups] if alone else [list(groups)]:
-            for batch in parquet.iter_batches(
-                num_rows, together, columns=schema.names, use_threads=False
-            ):
-                yield conformed(pa.Table.from_batches([batch]), schema)
+        together = [[group] for group in groups] if alone else [list(groups)]
+        try:
+            for each in together:
+                for batch in parquet.iter_batches(
+                    num_rows, each, columns=schema.names, use_threads=False
+                ):
+                    yield conformed(pa.Table.from_batches([batch]), schema)
+        except (pa.ArrowInvalid, OSError) as error:
+            is_of_the_file = getattr(error, "errno", None) is None  # else of the file system
+            column = _damaged_column(parquet, groups, schema.names) if is_of_the_file else None
+            if column is None:
+                raise
+            raise pa.ArrowInvalid(f"column {column!r}: {error}") from error
+
+
+def _damaged_column(
+    parquet: pq.ParquetFile, groups: Sequence[int], names: Sequence[str]
+) -> str | None:
+    """The first column that cannot be read by itself."""
+    for name in names:
+        try:
+            for group in groups:
+                parquet.read_row_group(group, columns=[name], use_threads=False)
+        except (pa.ArrowInvalid, OSError):
+            return name
+    return None
 
 
 def conformed(table: pa.Table, schema: pa.Schema) -> pa.Table:

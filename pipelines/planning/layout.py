@@ -194,7 +194,7 @@ class PlanLayout:
 
 
 def _file_as_dict(file: ManifestFile, schemas: Sequence[str]) -> dict[str, Any]:
-    return {
+    values = {
         "url": file.url,
         "version": file.version,
         "num_bytes": file.num_bytes,
@@ -205,15 +205,22 @@ def _file_as_dict(file: ManifestFile, schemas: Sequence[str]) -> dict[str, Any]:
         "checksums": base64.b64encode(file.checksums).decode(),
         "pieces": [[block.start, block.num_bytes, block.num_rows] for block in file.blocks],
     }
+    if file.partition:
+        values["partition"] = file.partition
+        values["num_stored_columns"] = file.num_stored_columns
+    return values
 
 
 def _file_from_dict(values: Mapping[str, Any], schemas: Sequence[pa.Schema]) -> ManifestFile:
     blocks = tuple(Block(*block) for block in values["pieces"])
     schema = schemas[values["schema"]]
     checksums = base64.b64decode(values.get("checksums", ""))  # older versions wrote none
-    read = ("pieces", "schema", "checksums")
+    partition = tuple((name, value) for name, value in values.get("partition", ()))
+    read = ("pieces", "schema", "checksums", "partition")
     others = {key: value for key, value in values.items() if key not in read}
-    return ManifestFile(**others, schema=schema, blocks=blocks, checksums=checksums)
+    return ManifestFile(
+        **others, schema=schema, blocks=blocks, checksums=checksums, partition=partition
+    )
 
 
 def _encode(schema: pa.Schema) -> str:

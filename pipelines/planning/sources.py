@@ -9,15 +9,11 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from itertools import takewhile
 
-from nightpress.pipelines.errors import Change, ManifestError, Problem
+from nightpress.pipelines.errors import Change, ManifestError
 from nightpress.pipelines.job.spec import RunSpec
-from nightpress.pipelines.manifest.files import (
-    COMPRESSIONS,
-    SUFFIXES,
-    format_of,
-    identity_of,
-    sha256_of,
-)
+from nightpress.pipelines.manifest.files import identity_of, sha256_of
+from nightpress.pipelines.manifest.formats import manifest_files
+from nightpress.pipelines.manifest.partitions import partition_of
 from nightpress.pipelines.manifest.same_bytes import changed_error
 from nightpress.pipelines.planning.layout import PlanLayout
 from nightpress.pipelines.planning.own_output import refuse_own_files, refuse_own_output
@@ -41,24 +37,15 @@ def manifest_sources(spec: RunSpec) -> list[Source]:
 
     Raises:
         SpecError: the job names no manifest, or one that covers the job's own run directory.
-        ManifestError: a URL names no manifest files.
+        ManifestError: a URL names no manifest files, or files that are not one manifest.
         StoreError: the files cannot be found.
     """
     refuse_own_output(spec)
     sources: dict[str, Source] = {}
     for url in spec.manifests:
-        matches = {
-            source.url: source
-            for source in find([url], spec.storage)
-            if format_of(source.url) is not None
-        }
-        if not matches:
-            message = (
-                f"not a manifest file; its name must end in one of: {', '.join(SUFFIXES)} "
-                f"(text formats may also be compressed: {', '.join(COMPRESSIONS)})"
-            )
-            raise ManifestError([Problem(url, None, None, message)])
-        sources |= matches
+        for source in manifest_files(url, find([url], spec.storage)):
+            partition = partition_of(source.url, url)
+            sources.setdefault(source.url, replace(source, partition=partition))
     refuse_own_files(spec, sources.values())
     return list(sources.values())
 
@@ -100,7 +87,9 @@ def planned_file_changes(layout: PlanLayout, options: Options) -> list[Change]:
     Raises:
         StoreError: they cannot be read.
     """
-    sources = find([file.url for file in layout.files], options)
+    partitions = {file.url: file.partition for file in layout.files}
+    found = find(list(partitions), options)
+    sources = [replace(source, partition=partitions[source.url]) for source in found]
     old = {file.url: file.identity for file in layout.files}
     return list(_changes(old, _identities(layout, sources, options)))
 
@@ -139,7 +128,7 @@ def _identities(
     with ThreadPoolExecutor(HASH_THREADS) as pool:
         hashes = list(pool.map(sha256, sources))
     return {
-        source.url: identity_of(source.url, digest)
+        source.url: identity_of(source.url, digest, source.partition)
         for source, digest in zip(sources, hashes, strict=True)
     }
 

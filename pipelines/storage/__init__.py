@@ -6,7 +6,13 @@ throttling store, and the messages for what a store refuses.
 
 from nightpress.pipelines.storage.first_contact import require_answers
 from nightpress.pipelines.storage.retries import QUICK, RetryPolicy
-from nightpress.pipelines.storage.sources import Source, contents, download_folder, find
+from nightpress.pipelines.storage.sources import (
+    Partition,
+    Source,
+    contents,
+    download_folder,
+    find,
+)
 from nightpress.pipelines.storage.store import Store
 from nightpress.pipelines.storage.streams import open_source, parsing
 from nightpress.pipelines.storage.urls import Options, is_local, is_url
@@ -14,6 +20,7 @@ from nightpress.pipelines.storage.urls import Options, is_local, is_url
 __all__ = [
     "QUICK",
     "Options",
+    "Partition",
     "RetryPolicy",
     "Source",
     "Store",

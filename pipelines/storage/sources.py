@@ -30,7 +30,7 @@ from nightpress.pipelines.storage.urls import (
 
 MANIFEST_SUFFIXES = (".parquet", ".pq", ".csv", ".tsv", ".jsonl", ".ndjson", ".txt")
 COMPRESSED_SUFFIXES = (".gz", ".zst", ".bz2")
-"""What `find` looks for below a folder by default; `manifest.files` maps the same suffixes to
+"""What `find` looks for below a folder by default; `manifest.formats` maps the same suffixes to
 formats."""
 
 DOWNLOAD_BYTES = 32 * 2**20
@@ -45,6 +45,10 @@ VERSION_KEYS = (
 """The keys under which drivers report something that changes with the content, surest first."""
 
 
+Partition = tuple[tuple[str, str | None], ...]
+"""Columns that the folders of a file give, with their values."""
+
+
 @dataclass(frozen=True)
 class Source:
     """A file to read."""
@@ -53,6 +57,8 @@ class Source:
     num_bytes: int
     version: str
     """Changes when the content does; empty if the store reports nothing of the kind."""
+    partition: Partition = ()
+    """Of a manifest file; `find` leaves it empty."""
 
 
 def find(

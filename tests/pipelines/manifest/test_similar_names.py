@@ -69,5 +69,12 @@ def test_every_column_has_one_use(tmp_path: Path) -> None:
     )
 
 
+def test_a_column_whose_type_differs_between_files_is_told(tmp_path: Path) -> None:
+    one = write(tmp_path / "a.csv", [{"prompt": "a", "price": "7", "note": "x"}])
+    two = write(tmp_path / "b.parquet", [{"prompt": "a", "price": 7, "note": "x"}])
+    _, price, note = uses_in(job(tmp_path, [one, two]))
+    assert (price.note, note.note) == ("string and int64, carried as string", None)
+
+
 def uses_in(spec: RunSpec) -> tuple[ColumnUse, ...]:
     return column_uses(spec, [scan(source, {}) for source in find(spec.manifests)])

@@ -23,7 +23,7 @@ def job(folder: Path, manifest: str | list[str]) -> RunSpec:
 def two_files(folder: Path) -> tuple[Path, Path]:
     return (
         write(folder / "a.csv", [{"prompt": "a"}]),
-        write(folder / "b" / "c.jsonl", [{"prompt": "b"}, {"prompt": "c"}]),
+        write(folder / "b" / "c.csv", [{"prompt": "b"}, {"prompt": "c"}]),
     )
 
 
@@ -47,8 +47,8 @@ SPELLINGS: dict[str, Spell] = {
     "a URL": lambda folder: f"file://{folder}/set",
     "through its parent": lambda folder: f"{folder}/set/b/..",
     "a pattern": lambda folder: f"{folder}/set/**/*",
-    "a list": lambda folder: [f"{folder}/set/a.csv", "set/b/c.jsonl"],
-    "a list of patterns": lambda folder: ["set/*.csv", "set/*/*.jsonl"],
+    "a list": lambda folder: [f"{folder}/set/a.csv", "set/b/c.csv"],
+    "a list of patterns": lambda folder: ["set/*.csv", "set/*/*.csv"],
     "a link": linked,
     "a mirror": mirrored,
 }
@@ -78,7 +78,7 @@ def test_a_resumed_run_reads_the_manifest_where_it_is_now(tmp_path: Path) -> Non
     found = compare_manifest(layout, moved).layout
     assert [file.url for file in found.files] == [
         f"{tmp_path}/moved/a.csv",
-        f"{tmp_path}/moved/b/c.jsonl",
+        f"{tmp_path}/moved/b/c.csv",
     ]
     assert list(write_plan(moved, MODEL, found, Store(moved.url))) == ["plan/part-00000.parquet"]
 

@@ -109,16 +109,22 @@ def test_text_that_is_not_utf8_is_refused_with_row_and_column(
     ]
 
 
-def test_text_inside_lists_and_categories_is_looked_at_too(tmp_path: Path) -> None:
-    prompts = pa.array(["a", "b"])
+def test_text_inside_lists_and_structs_is_looked_at_too(tmp_path: Path) -> None:
     for column in (
         pa.ListArray.from_arrays([0, 1, 2], not_utf8()),
         pa.StructArray.from_arrays([not_utf8()], ["a"]),
-        pa.DictionaryArray.from_arrays(pa.array([0, 1], pa.int8()), not_utf8()),
     ):
-        problem = refused(tmp_path, encoded(pa.table({"prompt": prompts, "c": column})))
-        assert problem.startswith("m.parquet, row 1, column c: ")
-        assert "UTF-8" in problem
+        table = pa.table({"prompt": ["a", "b"], "c": column})
+        assert refused(tmp_path, encoded(table)) == (
+            "m.parquet, row 1, column c: it holds text that is not UTF-8; write UTF-8, or a binary "
+            "column"
+        )
+
+
+def test_a_category_that_is_not_utf8_is_refused_by_column(tmp_path: Path) -> None:
+    column = pa.DictionaryArray.from_arrays(pa.array([0, 1], pa.int8()), not_utf8())
+    problem = refused(tmp_path, encoded(pa.table({"prompt": ["a", "b"], "c": column})))
+    assert problem == "m.parquet: cannot be read as Parquet: column 'c': Invalid UTF8 payload"
 
 
 def test_a_column_name_that_is_not_utf8_is_refused(tmp_path: Path) -> None:
@@ -155,6 +161,7 @@ def test_a_damaged_page_of_a_carried_column_is_found_before_the_run(tmp_path: Pa
     data = encoded(table, write_page_checksum=True, **plain)
     place = data.index((2**50).to_bytes(8, "little"))
     problem = refused(tmp_path, data[:place] + b"\x01" + data[place + 1 :])
+    assert "column 'c': " in problem
     assert "CRC checksum" in problem
 
 

@@ -383,7 +383,10 @@ def test_a_manifest_and_its_plan_can_be_on_s3(bucket: Folder, tmp_path: Path) ->
     for name, part in {"a.parquet": rows[:30], "b.csv": rows[30:]}.items():
         assert manifests.create(name, encoded(Path(name).suffix, part))
     far = RunSpec(
-        name="run", manifest=manifests.url, output=f"{bucket.url}/runs", storage=bucket.options
+        name="run",
+        manifest=[f"{manifests.url}/*.parquet", f"{manifests.url}/b.csv"],
+        output=f"{bucket.url}/runs",
+        storage=bucket.options,
     )
     near = job(
         tmp_path,

@@ -1,0 +1,146 @@
+"""The formats of manifest files by their names, and which files of a folder are one manifest."""
+
+import re
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import PurePosixPath
+
+from nightpress.pipelines.errors import ManifestError, Problem
+from nightpress.pipelines.formatting import plural
+from nightpress.pipelines.storage import Source
+from nightpress.pipelines.storage.urls import absolute, has_glob, literal_folder, public
+
+SUFFIXES = {
+    ".parquet": "parquet",
+    ".pq": "parquet",
+    ".csv": "csv",
+    ".tsv": "tsv",
+    ".jsonl": "jsonl",
+    ".ndjson": "jsonl",
+    ".txt": "text",
+}
+
+COMPRESSIONS = {".gz": "gzip", ".zst": "zstd", ".bz2": "bz2"}
+"""Compressions of whole files, for text formats only; Parquet compresses inside."""
+
+_OTHERS = """about authors changelog changes cmakelists constraints contributing contributors
+copying copyright credits disclaimer filelist index info install log manifest notes notice notices
+requirements robots sources terms todo urls version"""
+NO_PROMPTS = frozenset(_OTHERS.split())
+"""Text files that usually are about other files. In a folder they are refused, unless named."""
+
+NO_PROMPTS_WORDS = re.compile(r"read_?me|licen[cs]es?|checksums?|(sha|md5|crc|b2|b3)[0-9]*(sums?)?")
+"""Words that say the same, anywhere in a name between separators."""
+
+
+def format_of(url: str) -> tuple[str, str | None] | None:
+    """Format and compression by the suffixes of a name; None if it is not a manifest's name."""
+    path = PurePosixPath(url.partition("?")[0].lower())
+    compression = COMPRESSIONS.get(path.suffix)
+    if compression is not None:
+        path = path.with_suffix("")
+    known = SUFFIXES.get(path.suffix)
+    if known is None or (known == "parquet" and compression is not None):
+        return None
+    return known, compression
+
+
+def manifest_files(url: str, found: Sequence[Source]) -> list[Source]:
+    """Those of the files that one URL of a job names that are manifests: files of one format.
+
+    Files with other suffixes are skipped. A file that is named by itself may have any format.
+
+    Args:
+        url: a file, a folder or a pattern.
+        found: the files that it names.
+
+    Raises:
+        ManifestError: none is a manifest, or it is not clear which of them are.
+    """
+    files = [source for source in found if format_of(source.url) is not None]
+    if not files:
+        message = (
+            f"not a manifest file; its name must end in one of: {', '.join(SUFFIXES)} "
+            f"(text formats may also be compressed: {', '.join(COMPRESSIONS)})"
+        )
+        raise ManifestError([Problem(url, None, None, message)])
+    if [source.url for source in files] != [absolute(url)]:
+        for why in (_mixed(url, files), _twice(files), _about_others(url, files)):
+            if why is not None:
+                raise ManifestError([Problem(public(url), None, None, why)])
+    return files
+
+
+def _mixed(url: str, files: Sequence[Source]) -> str | None:
+    """Why files of several formats cannot be one manifest; None if they have one."""
+    by_format: dict[str, list[str]] = {}
+    for source in files:
+        by_format.setdefault(_format_name(source.url), []).append(_name(source.url))
+    if len(by_format) == 1:
+        return None
+    counts = ", ".join(
+        f"{plural(len(names), f'{kind} file')} ({names[0]}{', ...' if len(names) > 1 else ''})"
+        for kind, names in by_format.items()
+    )
+    example = next(source.url for source in files if _format_name(source.url) != "text")
+    return (
+        f"these are {counts}, and a folder or pattern stands for one format; name one, such as "
+        f"`manifest: {_pattern_for(url, example)}`"
+    )
+
+
+def _twice(files: Sequence[Source]) -> str | None:
+    """Why the same list may be there twice; None if all names differ without their suffixes."""
+    stems = [_stem(source.url) for source in files]
+    repeated = [stem for stem, count in Counter(stems).items() if count > 1]
+    if not repeated:
+        return None
+    names = [_name(s.url) for s, stem in zip(files, stems, strict=True) if stem == repeated[0]]
+    return (
+        f"{' and '.join(names)} look like the same list twice; name the files to read, or move one "
+        "away"
+    )
+
+
+def _about_others(url: str, files: Sequence[Source]) -> str | None:
+    """Why a text file is not taken for prompts; None if no name says that it holds none."""
+    for source in files:
+        name = _stem(_name(source.url)).lower()
+        words = re.split(r"[\W_]+", name)
+        is_about = name in NO_PROMPTS or any(map(NO_PROMPTS_WORDS.fullmatch, [name, *words]))
+        if is_about and _format_name(source.url) == "text":
+            return (
+                f"{_name(source.url)} does not sound like prompts, one a line; name the files to "
+                "read, or move it away"
+            )
+    return None
+
+
+def _format_name(url: str) -> str:
+    format_name, _ = format_of(url) or ("", None)
+    return format_name
+
+
+def _name(url: str) -> str:
+    return public(url).rpartition("/")[2]
+
+
+def _stem(url: str) -> str:
+    """The URL without the suffixes of format and compression."""
+    suffixes = _suffixes(url)
+    return url[: -len(suffixes)] if suffixes else url
+
+
+def _suffixes(url: str) -> str:
+    path = PurePosixPath(url.partition("?")[0])
+    if path.suffix.lower() in COMPRESSIONS:
+        return PurePosixPath(path.stem).suffix + path.suffix
+    return path.suffix
+
+
+def _pattern_for(url: str, example: str) -> str:
+    """A pattern for the files like `example` in the folder or below it, as the job spells it."""
+    folder = literal_folder(url) if has_glob(url) else url.rstrip("/")
+    below = public(example).removeprefix(public(absolute(folder))).strip("/")
+    nested = "**/" if "/" in below else ""
+    return f"{public(folder) or '.'}/{nested}*{_suffixes(example)}"
