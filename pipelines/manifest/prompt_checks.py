@@ -27,6 +27,9 @@ from nightpress.pipelines.manifest.row_problems import Mask, RowProblems
 MAX_LOST = 80
 """Characters of the lost text that a message shows."""
 
+LENGTH_ALLOWED = ", or set model.prompts.long: cut"
+TAG_ALLOWED = ", or set model.prompts.weights: literal"
+
 MAX_WORDS = 1_000_000
 """Distinct words whose number of tokens is remembered."""
 
@@ -83,12 +86,13 @@ class PromptChecker:
         return PromptCounts(int(cut.sum()), int(tagged.sum()), int((doubled & ~tagged).sum()))
 
     def problem(self, text: str) -> str | None:
-        """What is wrong with one text; None if the job allows it."""
-        tag = found_tag(text)
-        if tag is not None and self.spec.weights == "refuse":
-            return tag_problem(text)
+        """What is wrong with one text, with what a job may do about it; None if it is allowed."""
+        if self.spec.weights == "refuse" and found_tag(text) is not None:
+            return tag_problem(text) + TAG_ALLOWED
         cut = self.limits.cut(text)
-        return length_problem(cut) if cut is not None and self.spec.long == "refuse" else None
+        if cut is None or self.spec.long == "cut":
+            return None
+        return length_problem(cut) + LENGTH_ALLOWED
 
     def _check_length(self, name: str, texts: pa.Array, problems: RowProblems) -> Mask:
         cuts = self.cuts(texts)
@@ -96,7 +100,9 @@ class PromptChecker:
             return np.zeros(len(texts), np.bool_)
         found = np.array(pc.is_in(texts, pa.array(list(cuts), pa.string())))
         if self.spec.long == "refuse":
-            problems.add(found, name, lambda row: length_problem(cuts[texts[row].as_py()]))
+            problems.add(
+                found, name, lambda row: length_problem(cuts[texts[row].as_py()]) + LENGTH_ALLOWED
+            )
         return found
 
     def _check_syntax(self, name: str, texts: pa.Array, problems: RowProblems) -> tuple[Mask, Mask]:
@@ -109,7 +115,7 @@ class PromptChecker:
             for pattern in (ANY_SYNTAX, DOUBLED)
         )
         if self.spec.weights == "refuse":
-            problems.add(found, name, lambda row: tag_problem(texts[row].as_py()))
+            problems.add(found, name, lambda row: tag_problem(texts[row].as_py()) + TAG_ALLOWED)
         return found, doubled
 
     def cuts(self, texts: pa.Array) -> dict[str, Cut]:
@@ -159,7 +165,7 @@ def length_problem(cut: Cut) -> str:
     lost = cut.lost if len(cut.lost) <= MAX_LOST else f"{cut.lost[: MAX_LOST - 3]}..."
     return (
         f"{cut.num_tokens:,} tokens, but the model reads only {cut.max_tokens:,}: {lost!r} would "
-        "be lost; shorten the text, or set model.prompts.long: cut"
+        "be lost; shorten the text"
     )
 
 
@@ -171,10 +177,7 @@ def tag_problem(text: str) -> str:
         if syntax is LORA
         else "remove it"
     )
-    return (
-        f"{tag!r} {syntax.meaning} in other programs, but would be text here; {instead}, or set "
-        "model.prompts.weights: literal"
-    )
+    return f"{tag!r} {syntax.meaning} in other programs, but would be text here; {instead}"
 
 
 def _has_signs(texts: pa.Array) -> bool:
