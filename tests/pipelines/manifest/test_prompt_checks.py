@@ -1,5 +1,6 @@
 """Prompts that the model would not take as they are: refused when planning, or counted."""
 
+import random
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -106,7 +107,7 @@ def test_every_form_of_a_text_column_is_checked() -> None:
     padded = pa.array(["padding", *texts, "padding"])
     for column in (pa.array(texts), padded.slice(1, len(texts))):
         checker = PromptChecker(PromptsSpec(), BUILTIN)
-        assert set(checker.cuts(column)) == expected
+        assert checker.is_cut(column).tolist() == [text in expected for text in texts]
         problems = RowProblems("m.csv", 0)
         counts = checker.check([("prompt", column)], problems)
         assert problems.total == counts.num_cut == sum(text in expected for text in texts)
@@ -116,4 +117,33 @@ def test_short_prompts_need_no_tokenizer() -> None:
     (builtin,) = BUILTIN.tokenizers
     broken = PromptLimits((replace(builtin, packed=b"no tokenizer"),))
     short = pa.array(["a red circle (1)", "(a) b", "x" * builtin.safe_bytes] * 10)
-    assert PromptChecker(PromptsSpec(), broken).cuts(short) == {}
+    assert not PromptChecker(PromptsSpec(), broken).is_cut(short).any()
+
+
+@pytest.mark.parametrize("tokenizers", [1, 2])
+def test_every_text_is_judged_as_if_it_were_tokenised_whole(tokenizers: int) -> None:
+    chance = random.Random(5)
+    words = [
+        "circle",
+        "triangle,",
+        "zebra's",
+        "Über",
+        "猫犬",
+        "12345",
+        "x" * 9,
+        "\t",
+        "",
+        "...!",
+        "é",
+    ]
+    texts = [
+        " ".join(chance.choices(words, k=chance.randint(0, 40))) + chance.choice(("", f" {number}"))
+        for number in range(400)
+    ]
+    (builtin,) = BUILTIN.tokenizers
+    other = replace(builtin, max_tokens=40, splits_at_spaces=False)
+    limits = PromptLimits((builtin, other)[:tokenizers])
+    checker = PromptChecker(PromptsSpec(), limits)
+    judged = checker.is_cut(pa.array(texts)).tolist()
+    assert judged == [limits.cut(text) is not None for text in texts]
+    assert {True, False} == set(judged)

@@ -14,7 +14,7 @@ from nightpress.pipelines.image_files.encoding import encode, is_whole, read_fac
 from nightpress.pipelines.job.sections import ImagesSpec
 from nightpress.pipelines.records import ImageFacts
 from nightpress.pipelines.run_directory.commit import read_commit, shard_path
-from nightpress.pipelines.shards.attempt import Attempt
+from nightpress.pipelines.shards.attempt import Attempt, nothing_lost
 from nightpress.pipelines.shards.batching import PlannedImage, planned_images
 from nightpress.pipelines.shards.sinks import is_damaged_copy
 
@@ -172,5 +172,6 @@ def test_what_was_cut_from_a_prompt_is_recorded_with_its_image_alone(
     assert [each and each.prompt_cut for each in facts] == cut[:2]
     assert (b"prompt_cut" in store.read(images[0].file)) == (long == "cut")
     assert b"prompt_cut" not in store.read(images[1].file)
-    attempt = Attempt(store, record, work_on(rows), "here:1", lost=lambda text: cut[0])
+    lost = ShortSightedSampler().lost_text if long == "cut" else nothing_lost
+    attempt = Attempt(store, record, work_on(rows), "here:1", lost=lost)
     assert attempt.adopt_file(images[0], 0.0) is not None
