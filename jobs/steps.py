@@ -35,6 +35,7 @@ from nightpress.diffusion_core.models.loading import (
 from nightpress.diffusion_core.sampling.request import ImageRequest, SamplingParams
 from nightpress.diffusion_core.silence_libraries import errors_only
 from nightpress.pipelines.formatting import duration, plural
+from nightpress.pipelines.manifest.prompt_checks import LENGTH_ALLOWED, TAG_ALLOWED, PromptChecker
 from nightpress.pipelines.models.location import locate
 from nightpress.pipelines.reporting.step_pictures import (
     StepPicture,
@@ -91,8 +92,8 @@ class ImageSetup:
 
         Raises:
             ModelError: there is no such model, or it is not supported.
-            SettingsError: the model takes no negative prompt, or has no size of its own and none
-                was given.
+            SettingsError: the model does not take the prompts as they are, or has no size of its
+                own and none was given.
         """
         with errors_only():
             require_answers([spec.source])
@@ -100,6 +101,11 @@ class ImageSetup:
             info = describe(folder, spec)
         if request.negative_prompt and not info.takes_negative_prompt:
             raise SettingsError(f"{info.source}: {info.pipeline} takes no negative prompt")
+        for name in ("prompt", "negative_prompt"):
+            problem = PromptChecker(spec.prompts, info.prompts).problem(getattr(request, name))
+            if problem is not None:  # there is no job file that could allow it
+                shown = problem.removesuffix(LENGTH_ALLOWED).removesuffix(TAG_ALLOWED)
+                raise SettingsError(f"{name}: {shown}")
         params = SamplingParams(
             width=_side(info, "width", width),
             height=_side(info, "height", height),

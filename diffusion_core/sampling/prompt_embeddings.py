@@ -18,6 +18,7 @@ from nightpress.diffusion_core.errors import SamplingError
 from nightpress.diffusion_core.models import pipeline_folder
 from nightpress.diffusion_core.models.loading import LoadedModel
 from nightpress.diffusion_core.sampling.copy_to_host import CopyStream
+from nightpress.diffusion_core.silence_libraries import errors_only
 
 Embedding = Mapping[str, torch.Tensor]
 """Argument of a pipeline's `__call__` -> its value for one image, (1, ...), in host memory that is
@@ -249,7 +250,8 @@ class Conditioner:
         """The layout that `__call__` accepts and `encode_prompt` returns; None if there is none."""
         if not hasattr(self._pipeline, "encode_prompt"):
             return None
-        return next((layout for layout in LAYOUTS if self._fits(layout)), None)
+        with errors_only():  # the longer probe is cut, which the libraries remark upon
+            return next((layout for layout in LAYOUTS if self._fits(layout)), None)
 
     def _fits(self, layout: tuple[str, ...]) -> bool:
         accepted = {

@@ -1,8 +1,8 @@
 """Check the prompts of a manifest: their length in tokens, and tags of other programs in them.
 
 Few prompts are tokenised. A text in ASCII has at most one token for each byte, so a short one needs
-no further look; of the others, each distinct word is tokenised once, and only a text whose words
-have too many tokens together is tokenised as a whole.
+no further look. Of the others, each word that occurs often is tokenised once, and only a text for
+which that does not decide is tokenised as a whole.
 """
 
 from collections.abc import Sequence
@@ -19,13 +19,26 @@ from nightpress.diffusion_core.models.prompt_syntax import (
     SIGNS,
     found_tag,
 )
-from nightpress.diffusion_core.models.prompts import Cut, PromptLimits, PromptsSpec, PromptTokenizer
+from nightpress.diffusion_core.models.prompts import (
+    GROWTH,
+    OVERHEAD_TOKENS,
+    Cut,
+    PromptLimits,
+    PromptsSpec,
+    PromptTokenizer,
+)
 from nightpress.pipelines.formatting import plural
 from nightpress.pipelines.manifest.numbers import Ints
 from nightpress.pipelines.manifest.row_problems import Mask, RowProblems
 
 MAX_LOST = 80
 """Characters of the lost text that a message shows."""
+
+LENGTH_ALLOWED = ", or set model.prompts.long: cut"
+TAG_ALLOWED = ", or set model.prompts.weights: literal"
+
+UNKNOWN = 1 << 32
+"""Stands for any number of tokens."""
 
 MAX_WORDS = 1_000_000
 """Distinct words whose number of tokens is remembered."""
@@ -83,21 +96,24 @@ class PromptChecker:
         return PromptCounts(int(cut.sum()), int(tagged.sum()), int((doubled & ~tagged).sum()))
 
     def problem(self, text: str) -> str | None:
-        """What is wrong with one text; None if the job allows it."""
-        tag = found_tag(text)
-        if tag is not None and self.spec.weights == "refuse":
-            return tag_problem(text)
+        """What is wrong with one text, with what a job may do about it; None if it is allowed."""
+        if self.spec.weights == "refuse" and found_tag(text) is not None:
+            return tag_problem(text) + TAG_ALLOWED
         cut = self.limits.cut(text)
-        return length_problem(cut) if cut is not None and self.spec.long == "refuse" else None
+        if cut is None or self.spec.long == "cut":
+            return None
+        return length_problem(cut) + LENGTH_ALLOWED
 
     def _check_length(self, name: str, texts: pa.Array, problems: RowProblems) -> Mask:
-        cuts = self.cuts(texts)
-        if not cuts:
-            return np.zeros(len(texts), np.bool_)
-        found = np.array(pc.is_in(texts, pa.array(list(cuts), pa.string())))
+        found = self.is_cut(texts)
         if self.spec.long == "refuse":
-            problems.add(found, name, lambda row: length_problem(cuts[texts[row].as_py()]))
+            problems.add(found, name, lambda row: self._length_problem(texts[row].as_py()))
         return found
+
+    def _length_problem(self, text: str) -> str:
+        cut = self.limits.cut(text)
+        assert cut is not None  # noqa: S101 - the words alone are too many
+        return length_problem(cut) + LENGTH_ALLOWED
 
     def _check_syntax(self, name: str, texts: pa.Array, problems: RowProblems) -> tuple[Mask, Mask]:
         """Where a text has tags of other programs, and where it has doubled parentheses."""
@@ -109,49 +125,77 @@ class PromptChecker:
             for pattern in (ANY_SYNTAX, DOUBLED)
         )
         if self.spec.weights == "refuse":
-            problems.add(found, name, lambda row: tag_problem(texts[row].as_py()))
+            problems.add(found, name, lambda row: tag_problem(texts[row].as_py()) + TAG_ALLOWED)
         return found, doubled
 
-    def cuts(self, texts: pa.Array) -> dict[str, Cut]:
-        """The distinct texts that the model would cut, and what it would lose of each."""
-        if not self.limits.tokenizers:
-            return {}
-        lengths = pc.binary_length(texts)
-        safe = pc.and_(
-            pc.less_equal(lengths, self.limits.safe_bytes),
-            pc.or_(
-                pc.less_equal(lengths, self.limits.safe_bytes_of_any_text),
-                pc.string_is_ascii(texts),
-            ),
-        )
-        long = texts.filter(pc.invert(safe))
-        if not len(long):
-            return {}
-        distinct = pc.unique(long).drop_null()
-        for number, tokenizer in enumerate(self.limits.tokenizers):
-            if tokenizer.splits_at_spaces and len(distinct):
-                num_tokens = self._added_up(number, tokenizer, distinct)
-                distinct = distinct.filter(pa.array(num_tokens > tokenizer.max_tokens))
-        cuts = ((text, self.limits.cut(text)) for text in distinct.to_pylist())
-        return {text: cut for text, cut in cuts if cut is not None}
+    def is_cut(self, texts: pa.Array) -> Mask:
+        """Where the model would cut a text; (n,) bool."""
+        found = np.zeros(len(texts), np.bool_)
+        if self.limits.tokenizers:
+            long = np.flatnonzero(~self._is_short(texts))
+            if len(long):
+                encoded = texts.take(pa.array(long)).dictionary_encode()
+                found[long] = self._are_cut(encoded.dictionary)[np.array(encoded.indices)]
+        return found
 
-    def _added_up(self, number: int, tokenizer: PromptTokenizer, texts: pa.Array) -> Ints:
-        """The tokens of each text's words together; (n,)."""
+    def _is_short(self, texts: pa.Array) -> Mask:
+        """Where a text is missing, or has so few bytes that it certainly fits; (n,) bool."""
+        lengths = pc.binary_length(texts)
+        few = pc.less_equal(lengths, self.limits.safe_bytes)
+        fewer = pc.less_equal(lengths, self.limits.safe_bytes_of_any_text)
+        short = pc.and_(few, pc.or_(fewer, pc.string_is_ascii(texts)))
+        return np.array(pc.fill_null(short, True))
+
+    def _are_cut(self, texts: pa.Array) -> Mask:
+        """Which of these distinct texts the model would cut; (n,) bool."""
+        fits, cut = np.zeros(len(texts), np.bool_), np.ones(len(texts), np.bool_)
+        for number, tokenizer in enumerate(self.limits.tokenizers):
+            fewest, most = self._num_tokens_between(number, tokenizer, texts)
+            fits |= most <= tokenizer.max_tokens
+            cut &= fewest > tokenizer.max_tokens
+        for index in np.flatnonzero(~fits & ~cut).tolist():
+            cut[index] = self.limits.cut(texts[index].as_py()) is not None
+        return cut & ~fits
+
+    def _num_tokens_between(
+        self, number: int, tokenizer: PromptTokenizer, texts: pa.Array
+    ) -> tuple[Ints, Ints]:
+        """The fewest and the most tokens that each text can have; (n,) each.
+
+        A word that occurs once, such as a number, is not worth its own look.
+        """
+        if not tokenizer.splits_at_spaces:
+            return np.zeros(len(texts), np.int64), np.full(len(texts), UNKNOWN)
         words = pc.ascii_split_whitespace(texts)
         encoded = words.flatten().dictionary_encode()
-        known = self._num_tokens
-        if len(known) > MAX_WORDS:
-            known.clear()
-        counts = []
-        for word in encoded.dictionary.to_pylist():
-            if (number, word) not in known:
-                known[number, word] = tokenizer.count(word)
-            counts.append(known[number, word])
-        ends = np.cumsum(np.array(counts, np.int64)[np.array(encoded.indices)])
-        before = np.concatenate([np.zeros(1, np.int64), ends])
+        indices = np.array(encoded.indices, np.int64)
+        distinct = encoded.dictionary
+        fewest = np.zeros(len(distinct), np.int64)
+        most = _most_tokens(tokenizer, distinct)
+        often = np.flatnonzero(np.bincount(indices, minlength=len(distinct)) > 1)
+        for index, word in zip(often, distinct.take(pa.array(often)).to_pylist(), strict=True):
+            fewest[index] = most[index] = self._tokens_of(number, tokenizer, word)
         offsets = np.array(words.offsets) - words.offsets[0].as_py()
-        sums: Ints = np.diff(before[offsets])
-        return sums
+        ends = (np.concatenate([[0], np.cumsum(each[indices])]) for each in (fewest, most))
+        low, high = (np.diff(each[offsets]) for each in ends)
+        return low, high
+
+    def _tokens_of(self, number: int, tokenizer: PromptTokenizer, word: str) -> int:
+        known = self._num_tokens.get((number, word))
+        if known is None:
+            if len(self._num_tokens) >= MAX_WORDS:
+                self._num_tokens.clear()
+            known = self._num_tokens[number, word] = tokenizer.count(word)
+        return known
+
+
+def _most_tokens(tokenizer: PromptTokenizer, words: pa.Array) -> Ints:
+    """The most tokens that each word can have, going by its bytes; (n,)."""
+    if not tokenizer.is_bounded:
+        return np.full(len(words), UNKNOWN)
+    growth = np.where(np.array(pc.string_is_ascii(words)), 1, GROWTH)
+    most: Ints = growth * np.array(pc.binary_length(words), np.int64) + OVERHEAD_TOKENS
+    return most
 
 
 def length_problem(cut: Cut) -> str:
@@ -159,7 +203,7 @@ def length_problem(cut: Cut) -> str:
     lost = cut.lost if len(cut.lost) <= MAX_LOST else f"{cut.lost[: MAX_LOST - 3]}..."
     return (
         f"{cut.num_tokens:,} tokens, but the model reads only {cut.max_tokens:,}: {lost!r} would "
-        "be lost; shorten the text, or set model.prompts.long: cut"
+        "be lost; shorten the text"
     )
 
 
@@ -171,10 +215,7 @@ def tag_problem(text: str) -> str:
         if syntax is LORA
         else "remove it"
     )
-    return (
-        f"{tag!r} {syntax.meaning} in other programs, but would be text here; {instead}, or set "
-        "model.prompts.weights: literal"
-    )
+    return f"{tag!r} {syntax.meaning} in other programs, but would be text here; {instead}"
 
 
 def _has_signs(texts: pa.Array) -> bool:

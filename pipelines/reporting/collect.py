@@ -33,6 +33,8 @@ SETTINGS_COLUMNS = [*SETTINGS, "loras", "status", "sampling_s"]
 
 FAILURE_COLUMNS = ["image_id", "prompt", "error_type", "error", "attempts"]
 
+CUT_COLUMNS = ["image_id", "prompt_cut", "negative_prompt_cut"]
+
 SUMS = ["num_images", "num_failed", "sampling_s", "num_sampled"]
 
 COMMITS_PER_SUM = 64
@@ -61,6 +63,10 @@ class Collected:
     """The first failed rows, in sampling order."""
     settings: list[Row]
     """`SETTINGS_KEYS` and `SUMS` of all distinct settings, those with the most images first."""
+    num_cut: int
+    """Images of which the end of a prompt was cut."""
+    cut: list[Row]
+    """`CUT_COLUMNS` of the first of them."""
 
 
 @dataclass(frozen=True)
@@ -72,6 +78,8 @@ class _Part:
     """Every row, with `SETTINGS_COLUMNS`."""
     images: list[Row]
     failures: list[Row]
+    num_cut: int
+    cut: list[Row]
 
 
 def collect(run: Run, limits: Limits) -> Collected:
@@ -86,7 +94,8 @@ def collect(run: Run, limits: Limits) -> Collected:
     images_per_shard = math.ceil(limits.images / len(shown)) if shown else 0
     num_images = dict.fromkeys(shown, images_per_shard)
     read = partial(_read_part, run, sizes, num_images, limits.failures)
-    totals, images, failures = dict[int, CommitTotals](), list[Row](), list[Row]()
+    totals, images = dict[int, CommitTotals](), list[Row]()
+    failures, num_cut, cut = list[Row](), 0, list[Row]()
     settings = _SettingsTable()
     with ThreadPoolExecutor(READ_THREADS) as pool:
         parts = map_ahead(pool, read, sorted(sizes), READ_THREADS)
@@ -94,12 +103,16 @@ def collect(run: Run, limits: Limits) -> Collected:
             totals[shard] = CommitTotals(sizes[shard], part.summary)
             images += part.images
             failures += part.failures[: limits.failures - len(failures)]
+            num_cut += part.num_cut
+            cut += part.cut[: limits.failures - len(cut)]
             settings.add(part.rows)
     return Collected(
         totals=totals,
         images=evenly_spaced(images, limits.images, endpoint=False),
         failures=failures,
         settings=settings.most_images_first(),
+        num_cut=num_cut,
+        cut=cut,
     )
 
 
@@ -112,12 +125,23 @@ def _read_part(
         most = num_images.get(shard, 0)
         images = evenly_spaced(np.flatnonzero(ok).tolist(), most, endpoint=False)
         failures = np.flatnonzero(~ok)[:max_failures].tolist()
+        cut = _cut_rows(file) if run.spec.model.prompts.long == "cut" else []
         return _Part(
             summary_of(file),
             rows,
             _rows(file, images),
             _rows(file, failures, FAILURE_COLUMNS),
+            len(cut),
+            cut[:max_failures],
         )
+
+
+def _cut_rows(file: pq.ParquetFile) -> list[Row]:
+    """`CUT_COLUMNS` of the images of a commit whose prompts were cut."""
+    rows = file.read(CUT_COLUMNS, use_threads=False)
+    cut = pc.or_(*(pc.is_valid(rows.column(name)) for name in CUT_COLUMNS[1:]))
+    found: list[Row] = rows.filter(cut).to_pylist()
+    return found
 
 
 def _rows(

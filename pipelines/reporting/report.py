@@ -18,7 +18,7 @@ from nightpress.pipelines.image_files.embedded_metadata import readable
 from nightpress.pipelines.image_files.encoding import decoded
 from nightpress.pipelines.image_files.packing import image_bytes
 from nightpress.pipelines.records import METADATA_SCHEMA
-from nightpress.pipelines.reporting.collect import Collected, Limits, collect
+from nightpress.pipelines.reporting.collect import CUT_COLUMNS, Collected, Limits, collect
 from nightpress.pipelines.run_directory.reader import READ_THREADS, Run, RunProgress
 from nightpress.pipelines.run_directory.summary import Summary
 from nightpress.pipelines.run_directory.summary_index import write_summary_index
@@ -43,7 +43,9 @@ UNKNOWN = "\N{EM DASH}"
 
 IMAGE_FACTS = {
     "prompt": "prompt",
+    "prompt_cut": "cut from the prompt",
     "negative_prompt": "negative prompt",
+    "negative_prompt_cut": "cut from the negative prompt",
     "image_id": "image id",
     "seed": "seed",
     "scheduler": "sampler",
@@ -103,6 +105,15 @@ class Failure:
 
 
 @dataclass(frozen=True)
+class CutPrompt:
+    """A row of the table of images whose prompts were cut."""
+
+    image_id: str
+    prompt_cut: str
+    negative_prompt_cut: str
+
+
+@dataclass(frozen=True)
 class SettingsRow:
     """A row of the table of settings: images with the same settings."""
 
@@ -137,11 +148,13 @@ def render(run: Run, found: Collected) -> str:
     return template.render(
         title=run.spec.name,
         where=f"{run.url} · started {moment(run.record.created_at)}",
-        totals=totals(progress),
+        totals=totals(progress, found.num_cut),
         images=images,
         images_note=_count(len(images), progress.num_ok, "an even sample"),
         failures=[failure(row) for row in found.failures],
         failures_note=_count(len(found.failures), progress.num_failed, "the first"),
+        cut=[cut_prompt(row) for row in found.cut],
+        cut_note=_count(len(found.cut), found.num_cut, "the first"),
         settings=[settings_row(row) for row in shown_settings],
         settings_note=_count(len(shown_settings), len(found.settings), "the most frequent"),
         job=job_facts(run),
@@ -150,13 +163,14 @@ def render(run: Run, found: Collected) -> str:
     )
 
 
-def totals(progress: RunProgress) -> list[Total]:
+def totals(progress: RunProgress, num_cut: int = 0) -> list[Total]:
     """The numbers at the top of the page."""
     rate, num_stored = progress.images_per_s, progress.num_stored
     return [
         Total("images ok", f"{progress.num_ok:,}", "good" if progress.num_ok else ""),
         Total("failed", f"{progress.num_failed:,}", "bad" if progress.num_failed else ""),
         *([Total("stored, not yet committed", f"{num_stored:,}")] if num_stored else []),
+        *([Total("with a prompt that was cut", f"{num_cut:,}", "bad")] if num_cut else []),
         Total(
             "of all images done",
             f"{progress.num_done / progress.num_images:.0%}" if progress.num_images else UNKNOWN,
@@ -188,7 +202,8 @@ def gallery_image(run: Run, row: dict[str, Any]) -> GalleryImage:
     """An image in the gallery: its own facts, then the carried columns."""
     carried = [name for name in row if name not in METADATA_SCHEMA.names]
     facts = [
-        Fact(label, text(row[name]), mono=name in MONOSPACE) for name, label in IMAGE_FACTS.items()
+        Fact(label, text(row.get(name)), mono=name in MONOSPACE)
+        for name, label in IMAGE_FACTS.items()
     ]
     loras = (f"{lora['name']} at {lora['scale']:g}" for lora in row["loras"])
     facts.append(Fact("LoRAs", text(", ".join(loras))))
@@ -227,6 +242,11 @@ def failure(row: dict[str, Any]) -> Failure:
         error=text(row["error"]),
         attempts=row["attempts"],
     )
+
+
+def cut_prompt(row: dict[str, Any]) -> CutPrompt:
+    """A row of the table of images whose prompts were cut."""
+    return CutPrompt(*(text(row[name], MAX_CAPTION) for name in CUT_COLUMNS))
 
 
 def job_facts(run: Run) -> list[Fact]:

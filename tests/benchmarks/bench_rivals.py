@@ -277,7 +277,11 @@ def run_nightpress(job: Job, output: Path, variant: Variant) -> Figures:
         "name": "run",
         "manifest": str(job.manifest),
         "output": str(output),
-        "model": {"source": job.model, "dtype": job.dtype},
+        "model": {
+            "source": job.model,
+            "dtype": job.dtype,
+            "prompts": {"long": "cut"},  # as the other programs do
+        },
         "sampling": job.sampling,
         "images": {"file_name": "{id}.png"},
         "batch": {"size": job.batch_size},

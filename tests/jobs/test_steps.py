@@ -107,6 +107,8 @@ def test_a_sweep_writes_a_table_of_images_and_figures(steps: Steps, tmp_path: Pa
         (["--sweep", "--steps", "5,2000"], "steps 2000"),
         (["--seed", "-1"], "--seed"),
         (["--width", "33"], "width 33 is not a multiple of 8"),
+        (["--negative-prompt", "(bad:1.4)"], "negative_prompt: '(bad:1.4)' is a weight"),
+        (["--negative-prompt", "bad " * 99], "297 tokens, but the model reads only 75"),
         (["-o", "fox.gif"], "-o fox.gif: the output is a PNG"),
         (["-o", "nowhere/fox.png"], "nowhere is not a folder"),
     ],

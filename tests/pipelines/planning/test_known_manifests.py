@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 from support.plans import MODEL, images_by_id, job, planned
 
+from nightpress.pipelines.manifest.prompt_checks import PromptCounts
 from nightpress.pipelines.planning import check
 
 NEARBY = Path(__file__).parents[4] / "shared" / "manifests"
@@ -60,3 +61,4 @@ def test_every_row_of_a_real_manifest_is_planned(tmp_path: Path, name: str) -> N
     num_rows, columns = WHOLE[name]
     layout = check(job(tmp_path, NEARBY / name, columns=columns), MODEL)
     assert (layout.num_rows, layout.num_images) == (num_rows, num_rows)
+    assert layout.prompts == PromptCounts()  # no weights, no tags, no doubled parentheses

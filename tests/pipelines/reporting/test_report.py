@@ -254,3 +254,20 @@ def test_durations_read_well(seconds: float, words: str) -> None:
 )
 def test_sizes_read_well(num_bytes: float, words: str) -> None:
     assert size(num_bytes) == words
+
+
+def test_prompts_that_were_cut_are_counted_and_shown(tmp_path: Path) -> None:
+    run = begin(str(tmp_path), model={"prompts": {"long": "cut"}})
+    records = [made(run, number) for number in range(4)]
+    cut = replace(records[1].facts, prompt_cut="and a <b>fox</b>", negative_prompt_cut="blur")
+    records[1] = replace(records[1], facts=cut)
+    commit(run, 0, records)
+    found = collect(run, LIMITS)
+    assert (found.num_cut, [row["image_id"] for row in found.cut]) == (1, ["1_00"])
+    words = " ".join(Page(render(run, found)).words)
+    assert "1 with a prompt that was cut" in words
+    assert words.count("and a <b>fox</b>") == 2  # in the table, and with the image
+    assert "cut from the negative prompt blur" in words
+    uncut = begin(str(tmp_path / "other"))
+    commit(uncut, 0, [made(uncut, number) for number in range(4)])
+    assert "was cut" not in " ".join(Page(render(uncut, collect(uncut, LIMITS))).words)

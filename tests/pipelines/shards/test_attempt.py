@@ -7,13 +7,14 @@ import numpy as np
 import pytest
 from support.fakes.fake_runs import FakeSampler, make_shard, prepare, work_on
 
+from nightpress.diffusion_core.models.prompts import PromptsSpec
 from nightpress.pipelines.image_files import encoding
 from nightpress.pipelines.image_files.embedded_metadata import xmp_packet
 from nightpress.pipelines.image_files.encoding import encode, is_whole, read_facts
 from nightpress.pipelines.job.sections import ImagesSpec
 from nightpress.pipelines.records import ImageFacts
 from nightpress.pipelines.run_directory.commit import read_commit, shard_path
-from nightpress.pipelines.shards.attempt import Attempt
+from nightpress.pipelines.shards.attempt import Attempt, nothing_lost
 from nightpress.pipelines.shards.batching import PlannedImage, planned_images
 from nightpress.pipelines.shards.sinks import is_damaged_copy
 
@@ -143,3 +144,34 @@ def test_an_image_made_with_the_models_own_sampler_names_the_sampler_that_ran(
     facts = read_facts(store.read(image.file))
     assert (image.scheduler, facts and facts.scheduler) == ("default", own)
     assert read_commit(store, 0).column("scheduler").to_pylist() == [own]
+
+
+class ShortSightedSampler(FakeSampler):
+    """Sees the first word of a text."""
+
+    def lost_text(self, text: str) -> str | None:
+        return text.partition(" ")[2] or None
+
+
+@pytest.mark.parametrize("long", ["refuse", "cut"])
+def test_what_was_cut_from_a_prompt_is_recorded_with_its_image_alone(
+    long: str, tmp_path: Path
+) -> None:
+    store, record, rows = prepare(tmp_path, ["a red fox", "fox", "nan and more"])
+    model = record.spec.model.model_copy(
+        update={"prompts": PromptsSpec.model_validate({"long": long})}
+    )
+    record = replace(record, spec=record.spec.model_copy(update={"model": model}))
+    make_shard(store, record, rows, ShortSightedSampler())
+    part = read_commit(store, 0)
+    cut = ["red fox", None, None] if long == "cut" else [None] * 3
+    assert part.column("prompt_cut").to_pylist() == cut
+    assert part.column("negative_prompt_cut").null_count == 3
+    images = planned_images(rows)
+    facts = [read_facts(store.read(image.file)) for image in images[:2]]
+    assert [each and each.prompt_cut for each in facts] == cut[:2]
+    assert (b"prompt_cut" in store.read(images[0].file)) == (long == "cut")
+    assert b"prompt_cut" not in store.read(images[1].file)
+    lost = ShortSightedSampler().lost_text if long == "cut" else nothing_lost
+    attempt = Attempt(store, record, work_on(rows), "here:1", lost=lost)
+    assert attempt.adopt_file(images[0], 0.0) is not None
