@@ -26,6 +26,14 @@ MAX_NAME_BYTES, MAX_PATH_BYTES = 255, 4_000
 """The longest file name and path that common file systems accept."""
 
 
+MAX_PIXELS = 89_478_485
+"""Pixels of the largest image that Pillow opens without a warning: its MAX_IMAGE_PIXELS."""
+
+MAX_SIDE = 16_384
+WEBP_MAX_SIDE = 16_383
+"""Pixels. WebP has 14 bits for a side: developers.google.com/speed/webp/docs/riff_container."""
+
+
 def check_path_length(source: str) -> str:
     """Return a URL or path unchanged, after checking that a path is not too long.
 
@@ -185,6 +193,11 @@ class ImagesSpec(Section):
     def suffix(self) -> str:
         """The file suffix without its dot."""
         return {"png": "png", "webp": "webp", "jpeg": "jpg"}[self.format]
+
+    @property
+    def max_side(self) -> int:
+        """The largest width or height in pixels that a file of this format can have."""
+        return WEBP_MAX_SIDE if self.format == "webp" else MAX_SIDE
 
     @property
     def is_packed(self) -> bool:
