@@ -1,5 +1,6 @@
 """The sections of a job file, and what is allowed in each."""
 
+import os
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
 
@@ -51,8 +52,21 @@ def check_path_length(source: str) -> str:
     return source
 
 
+def _existing_or_stripped(url: str) -> str:
+    """The URL without spaces around it, unless a file has exactly this name."""
+    if "\0" in url:
+        raise ValueError("a path cannot contain a NUL character")
+    url = url if os.path.lexists(url) else url.strip()
+    if not url:
+        raise ValueError("must not be empty")
+    return url
+
+
 Url = Annotated[
-    str, StringConstraints(min_length=1, strip_whitespace=True), AfterValidator(check_path_length)
+    str,
+    StringConstraints(min_length=1),
+    AfterValidator(_existing_or_stripped),
+    AfterValidator(check_path_length),
 ]
 Auto = Literal["auto"]
 Percent = Annotated[str, StringConstraints(pattern=r"^\d{1,2}(\.\d+)?%$")]

@@ -183,7 +183,7 @@ def hub_error(name: str, error: Exception, kind: str = "model") -> ModelError:
 
 def absolute_source(source: str) -> str:
     """A local source as an absolute path, for workers with another working folder."""
-    path = Path(source).expanduser()
+    path = Path(source) if os.path.lexists(source) else Path(os.path.expanduser(source))
     return str(path.resolve()) if path.exists() else source
 
 
