@@ -99,7 +99,13 @@ def _init(failure: str, **settings: Any) -> None:
         ray.init(**settings)
     except Exception as error:  # Ray raises plain exceptions when a node does not start
         reason = one_line(error, None)
-        raise ClusterError(f"{failure}: {reason}") from error
+        advice = "; Ray needs a HOME and a /tmp that it can write" if _is_disk(error) else ""
+        raise ClusterError(f"{failure}: {reason}{advice}") from error
+
+
+def _is_disk(error: Exception) -> bool:
+    """Whether a file or folder could not be written."""
+    return isinstance(error, OSError) and error.filename is not None
 
 
 def _require_answer(address: str) -> None:

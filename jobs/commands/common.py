@@ -26,7 +26,7 @@ set_option = click.option(
     "overrides",
     multiple=True,
     metavar="KEY=VALUE",
-    help="Override a key of the job file, such as --set batch.size=8. May be repeated.",
+    help="Override a key of the job file, such as --set output=other-folder. May be repeated.",
 )
 
 address_option = click.option(

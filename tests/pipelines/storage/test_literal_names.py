@@ -131,3 +131,10 @@ def test_a_file_where_a_folder_is_expected_is_called_one(here: Path) -> None:
     (here / "some.json").write_bytes(b"{}")
     with pytest.raises(StoreDenied, match=r"some\.json/run\.json: this is a file"):
         Store("some.json").read("run.json")
+
+
+def test_a_link_to_nowhere_is_named_before_anything_is_written(here: Path) -> None:
+    os.symlink(here / "gone", here / "out")
+    with pytest.raises(StoreDenied, match=r"out is a link to .*gone, which does not exist"):
+        Store("out/night").check()
+    assert os.listdir(here) == ["out"]
