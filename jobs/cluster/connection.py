@@ -117,7 +117,13 @@ def _init(what: str, deed: str, **settings: Any) -> None:
             raise ClusterUnavailable(
                 f"{what} did not {deed} in time; try again when the machine is less busy: {reason}"
             ) from error
-        raise ClusterError(f"{what} cannot be used: {reason}") from error
+        advice = "; Ray needs a HOME and a /tmp that it can write" if _is_disk(error) else ""
+        raise ClusterError(f"{what} cannot be used: {reason}{advice}") from error
+
+
+def _is_disk(error: Exception) -> bool:
+    """Whether a file or folder could not be written."""
+    return isinstance(error, OSError) and error.filename is not None
 
 
 def address_of(spec: ClusterAddress) -> str | None:

@@ -31,11 +31,14 @@ def _require_shared_disk(store: Store) -> None:
     while not folder.is_dir():
         folder = folder.parent
     marker = folder / f".nightpress-{uuid.uuid4().hex}"
-    marker.touch()
+    try:
+        marker.touch()
+    except OSError as error:
+        raise ClusterError(f"output {store.url}: {folder}: {error.strerror or error}") from error
     try:
         seen = on_every_node(_exists, str(marker))
     finally:
-        marker.unlink()
+        marker.unlink(missing_ok=True)
     without = sorted(node for node, sees in seen if not sees)
     if without:
         raise ClusterError(

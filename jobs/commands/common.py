@@ -12,7 +12,9 @@ from nightpress.jobs.runs.targets import failure_limit
 from nightpress.pipelines.errors import RunNotFound, StoreDenied, StoreMissing
 from nightpress.pipelines.job.reader import read_yaml
 from nightpress.pipelines.job.spec import RunSpec
-from nightpress.pipelines.storage import Options
+from nightpress.pipelines.run_directory.record import RUN_FILE
+from nightpress.pipelines.storage import Options, is_url
+from nightpress.pipelines.training.record import TRAIN_FILE
 from nightpress.pipelines.training.spec import TrainSpec, read_train_spec
 
 S = TypeVar("S", RunSpec, TrainSpec)
@@ -24,7 +26,7 @@ set_option = click.option(
     "overrides",
     multiple=True,
     metavar="KEY=VALUE",
-    help="Override a key of the job file, such as --set batch.size=8. May be repeated.",
+    help="Override a key of the job file, such as --set output=other-folder. May be repeated.",
 )
 
 address_option = click.option(
@@ -87,6 +89,8 @@ def with_address(spec: S, address: str | None) -> S:
     return moved
 
 
+JOB_SUFFIXES = (".yaml", ".yml")
+
 run_argument = click.argument("run")
 
 storage_option = click.option(
@@ -110,12 +114,20 @@ def _of_storage(overrides: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def run_target(run: str, storage_overrides: tuple[str, ...]) -> str | RunSpec | TrainSpec:
-    """What RUN means: the job in a .yaml file, or the URL of a run directory."""
-    if not run.endswith((".yaml", ".yml")):
+    """What RUN means: the job in a file, or the URL of a run directory.
+
+    Raises:
+        RunNotFound: it is a file of a run directory.
+        SpecError: it is a file that is not a job.
+    """
+    path = Path(run)
+    if is_url(run) or path.is_dir() or not (path.is_file() or path.suffix in JOB_SUFFIXES):
         return run
+    if path.name in (RUN_FILE, TRAIN_FILE):
+        raise RunNotFound(f"{run}: this is a file of a run; name its folder, {path.parent}")
     overrides = _of_storage(storage_overrides)
-    if "recipe" in read_yaml(Path(run)):
-        return read_train_spec(Path(run), overrides)
+    if "recipe" in read_yaml(path):
+        return read_train_spec(path, overrides)
     return RunSpec.from_file(run, overrides)
 
 

@@ -1,5 +1,6 @@
 """The sections of a job file, and what is allowed in each."""
 
+import os
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
 
@@ -29,6 +30,14 @@ MAX_NAME_BYTES, MAX_PATH_BYTES = 255, 4_000
 """The longest file name and path that common file systems accept."""
 
 
+MAX_PIXELS = 89_478_485
+"""Pixels of the largest image that Pillow opens without a warning: its MAX_IMAGE_PIXELS."""
+
+MAX_SIDE = 16_384
+WEBP_MAX_SIDE = 16_383
+"""Pixels. WebP has 14 bits for a side: developers.google.com/speed/webp/docs/riff_container."""
+
+
 def check_path_length(source: str) -> str:
     """Return a URL or path unchanged, after checking that a path is not too long.
 
@@ -46,8 +55,21 @@ def check_path_length(source: str) -> str:
     return source
 
 
+def _existing_or_stripped(url: str) -> str:
+    """The URL without spaces around it, unless a file has exactly this name."""
+    if "\0" in url:
+        raise ValueError("a path cannot contain a NUL character")
+    url = url if os.path.lexists(url) else url.strip()
+    if not url:
+        raise ValueError("must not be empty")
+    return url
+
+
 Url = Annotated[
-    str, StringConstraints(min_length=1, strip_whitespace=True), AfterValidator(check_path_length)
+    str,
+    StringConstraints(min_length=1),
+    AfterValidator(_existing_or_stripped),
+    AfterValidator(check_path_length),
 ]
 Auto = Literal["auto"]
 Percent = Annotated[str, StringConstraints(pattern=r"^\d{1,2}(\.\d+)?%$")]
@@ -201,6 +223,11 @@ class ImagesSpec(Section):
     def suffix(self) -> str:
         """The file suffix without its dot."""
         return {"png": "png", "webp": "webp", "jpeg": "jpg"}[self.format]
+
+    @property
+    def max_side(self) -> int:
+        """The largest width or height in pixels that a file of this format can have."""
+        return WEBP_MAX_SIDE if self.format == "webp" else MAX_SIDE
 
     @property
     def is_packed(self) -> bool:

@@ -11,16 +11,13 @@ import pyarrow.compute as pc
 from nightpress.diffusion_core.models.loading import ModelInfo
 from nightpress.diffusion_core.models.samplers import SAMPLER_NAMES, solver_and_suffix
 from nightpress.diffusion_core.sampling.schedulers import is_uneven, max_steps
-from nightpress.pipelines.job.sections import ColumnMap
+from nightpress.pipelines.job.sections import MAX_PIXELS, ColumnMap
 from nightpress.pipelines.job.spec import MAX_SEED, RunSpec
 from nightpress.pipelines.manifest.columns import Columns
 from nightpress.pipelines.manifest.numbers import Floats, Ints, numbers, whole_numbers
 from nightpress.pipelines.manifest.row_problems import Mask, RowProblems
 from nightpress.pipelines.manifest.rows import Defaults, Rows, row_number_ids
 from nightpress.pipelines.manifest.types import one_chunk
-
-MAX_SIDE = 16_384
-"""The largest width or height, in pixels."""
 
 MAX_STEPS = 10_000
 MAX_IMAGES = 100_000
@@ -34,6 +31,7 @@ class RowReader:
         self.columns = columns
         self.info = info
         self.defaults = Defaults.of(spec, info)
+        self.images = spec.images
         self.samplers = ("default", *(name for name in info.samplers if name != "default"))
         self.loras = tuple(lora.label for lora in spec.model.row_loras)
         self.lora_scales = np.array([0.0, *(lora.scale for lora in spec.model.row_loras)])
@@ -51,7 +49,7 @@ class RowReader:
         negative_prompts = self._negative_prompts(table, problems)
         num_images = self._whole("num_images", table, (1, MAX_IMAGES), problems)
         seeds, has_seed = self._seeds(table, num_images, problems)
-        multiple = self.info.size_multiple
+        width, height = self._sides(table, problems)
         scheduler = self._schedulers(table, problems)
         lora = self._loras(table, problems)
         return Rows(
@@ -62,8 +60,8 @@ class RowReader:
             seeds=seeds,
             has_seed=has_seed,
             num_images=num_images,
-            width=self._whole("width", table, (1, MAX_SIDE), problems, multiple),
-            height=self._whole("height", table, (1, MAX_SIDE), problems, multiple),
+            width=width,
+            height=height,
             num_inference_steps=self._steps(table, scheduler, problems),
             guidance_scale=self._guidance(table, problems),
             scheduler=scheduler,
@@ -104,6 +102,21 @@ class RowReader:
             why = f"no {setting} given, and neither the job nor the model sets a default"
             problems.add(~given, name, lambda row: why)
         return np.where(given & ~bad, values, default or 1)
+
+    def _sides(self, table: pa.Table, problems: RowProblems) -> tuple[Ints, Ints]:
+        """Width and height in pixels; no image is too large to be opened again."""
+        bounds, multiple = (1, self.images.max_side), self.info.size_multiple
+        width = self._whole("width", table, bounds, problems, multiple)
+        height = self._whole("height", table, bounds, problems, multiple)
+        problems.add(
+            width * height > MAX_PIXELS,
+            self.columns.manifest_name("width"),
+            lambda row: (
+                f"{width[row]:,} x {height[row]:,} pixels are more than {MAX_PIXELS:,}, above "
+                "which Pillow does not open an image without a warning"
+            ),
+        )
+        return width, height
 
     def _seeds(self, table: pa.Table, num_images: Ints, problems: RowProblems) -> tuple[Ints, Mask]:
         column = self._column("seed", table, problems)

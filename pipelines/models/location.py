@@ -96,15 +96,21 @@ def mirror_once(
         download: copies the sources into a folder.
 
     Raises:
-        ModelError: fewer bytes arrived than were listed.
+        ModelError: fewer bytes arrived than were listed, or the cache cannot be written.
     """
     content = [[source.url, source.num_bytes, source.version] for source in sources]
     key = hashlib.sha256(canonical_json([url, content]).encode()).hexdigest()[:32]
     folder = cache / key
-    cache.mkdir(parents=True, exist_ok=True)
-    with FileLock(cache / f"{key}.lock"):
-        if not folder.is_dir():
-            _download(url, folder, sum(source.num_bytes for source in sources), download)
+    try:
+        cache.mkdir(parents=True, exist_ok=True)
+        with FileLock(cache / f"{key}.lock"):
+            if not folder.is_dir():
+                _download(url, folder, sum(source.num_bytes for source in sources), download)
+    except OSError as error:
+        raise ModelError(
+            f"{url}: cannot be kept in {cache}: {error.strerror or error}; to use another folder, "
+            "set XDG_CACHE_HOME"
+        ) from error
     return folder
 
 
@@ -183,7 +189,7 @@ def hub_error(name: str, error: Exception, kind: str = "model") -> ModelError:
 
 def absolute_source(source: str) -> str:
     """A local source as an absolute path, for workers with another working folder."""
-    path = Path(source).expanduser()
+    path = Path(source) if os.path.lexists(source) else Path(os.path.expanduser(source))
     return str(path.resolve()) if path.exists() else source
 
 

@@ -16,7 +16,6 @@ from nightpress.pipelines.manifest.columns import Columns, resolve_columns
 from nightpress.pipelines.manifest.files import ManifestFile, scan
 from nightpress.pipelines.manifest.prompt_checks import PromptChecker, PromptCounts
 from nightpress.pipelines.manifest.row_problems import first_problems
-from nightpress.pipelines.manifest.row_reader import MAX_SIDE
 from nightpress.pipelines.manifest.rows import Defaults
 from nightpress.pipelines.planning.duplicates import Mapper, duplicates
 from nightpress.pipelines.planning.images import Planner
@@ -83,9 +82,12 @@ def _check_settings(spec: RunSpec, info: ModelInfo) -> None:
     """Check the job's defaults against what the model supports."""
     job = spec.sampling
     for key, value in (("width", job.width), ("height", job.height)):
-        if value is not None and (value % info.size_multiple or value > MAX_SIDE):
-            rule = f"a multiple of {info.size_multiple} up to {MAX_SIDE:,}"
-            raise SpecError(f"sampling.{key}: {value} is not {rule}, as this model requires")
+        if value is not None and (value % info.size_multiple or value > spec.images.max_side):
+            rule = f"a multiple of {info.size_multiple} up to {spec.images.max_side:,}"
+            raise SpecError(
+                f"sampling.{key}: {value} is not {rule}, as this model and images.format "
+                f"{spec.images.format} require"
+            )
     if job.scheduler not in (None, "default", *info.samplers):
         allowed = ", ".join(("default", *(s for s in info.samplers if s != "default")))
         raise SpecError(

@@ -20,7 +20,7 @@ from nightpress.pipelines.errors import StoreMissing
 from nightpress.pipelines.planning.images import Images
 from nightpress.pipelines.planning.layout import PlanLayout, PlanPart
 from nightpress.pipelines.planning.seeds import GOLDEN, Hashes, hash64, mix64
-from nightpress.pipelines.storage import Store
+from nightpress.pipelines.storage import READ_THREADS, Store
 
 INDEX_FOLDER = ".index"
 """Lookup tables made from `plan/` and `metadata/`; without them, lookups are slow but correct."""
@@ -34,8 +34,6 @@ HEADER_BYTES = 128
 ENTRY_BYTES = 8
 
 MAX_VARIANT_DIGITS = 9
-
-READ_THREADS = 16
 
 
 def index_path(part: PlanPart) -> str:

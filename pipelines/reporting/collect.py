@@ -19,9 +19,10 @@ from nightpress.diffusion_core.theory.spacing import evenly_spaced
 from nightpress.pipelines.records import python_rows
 from nightpress.pipelines.run_directory.commit import commit_sizes, open_commit, summary_of
 from nightpress.pipelines.run_directory.map_ahead import map_ahead
-from nightpress.pipelines.run_directory.reader import READ_THREADS, Run
+from nightpress.pipelines.run_directory.reader import Run
 from nightpress.pipelines.run_directory.summary import Summary
 from nightpress.pipelines.run_directory.summary_index import CommitTotals
+from nightpress.pipelines.storage import READ_THREADS
 
 SETTINGS = ("width", "height", "num_inference_steps", "guidance_scale", "scheduler")
 

@@ -8,6 +8,8 @@ from typing import cast
 
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
+from nightpress.pipelines.job.sections import MAX_PIXELS
+
 PAPER = (250, 249, 246)
 CELL = (238, 236, 231)
 INK = (52, 50, 46)
@@ -34,16 +36,19 @@ def contact_sheet(
         images: images of any mode and size; small ones are enlarged.
         captions: one for each image; a caption longer than two lines ends in an ellipsis.
         columns: number of columns; by default chosen for an even, somewhat wide sheet.
-        thumb: side of a square in pixels.
+        thumb: side of a square in pixels; smaller where the sheet would have more pixels than
+            Pillow opens.
 
     Raises:
         ValueError: there are no images, or not one caption for each.
     """
     if not images:
         raise ValueError("a contact sheet needs at least one image")
-    font = default_font(max(11, thumb // 18))
-    line = math.ceil(sum(font.getmetrics()) * 1.15)
-    grid = Grid(columns or even_columns(len(images)), thumb, CAPTION_LINES * line)
+    columns = columns or even_columns(len(images))
+    grid, font, line = _layout(columns, thumb)
+    while math.prod(grid.size(len(images))) > MAX_PIXELS and thumb > 1:
+        thumb = max(1, thumb * 9 // 10)
+        grid, font, line = _layout(columns, thumb)
     sheet = Image.new("RGB", grid.size(len(images)), PAPER)
     draw = ImageDraw.Draw(sheet)
     for index, (image, caption) in enumerate(zip(images, captions, strict=True)):
@@ -92,6 +97,13 @@ class Grid:
         _, bottom = self.corner(num_images - 1)
         height = bottom + self.thumb + self.padding + self.caption + self.margin
         return right + self.thumb + self.margin, height
+
+
+def _layout(columns: int, thumb: int) -> tuple[Grid, ImageFont.FreeTypeFont, int]:
+    """The grid for squares of a size, the font of their captions, and a line's height."""
+    font = default_font(min(max(11, thumb // 18), max(1, thumb)))
+    line = math.ceil(sum(font.getmetrics()) * 1.15)
+    return Grid(columns, thumb, CAPTION_LINES * line), font, line
 
 
 def even_columns(num_images: int) -> int:

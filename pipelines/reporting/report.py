@@ -19,10 +19,10 @@ from nightpress.pipelines.image_files.encoding import decoded
 from nightpress.pipelines.image_files.packing import image_bytes
 from nightpress.pipelines.records import METADATA_SCHEMA
 from nightpress.pipelines.reporting.collect import CUT_COLUMNS, Collected, Limits, collect
-from nightpress.pipelines.run_directory.reader import READ_THREADS, Run, RunProgress
+from nightpress.pipelines.run_directory.reader import Run, RunProgress
 from nightpress.pipelines.run_directory.summary import Summary
 from nightpress.pipelines.run_directory.summary_index import write_summary_index
-from nightpress.pipelines.storage import Store
+from nightpress.pipelines.storage import READ_THREADS, Store
 
 REPORT_FILE = "report.html"
 

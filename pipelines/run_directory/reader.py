@@ -34,9 +34,7 @@ from nightpress.pipelines.run_directory.record import RunRecord, require_record
 from nightpress.pipelines.run_directory.stored import num_stored
 from nightpress.pipelines.run_directory.summary import Summary
 from nightpress.pipelines.run_directory.summary_index import read_totals
-from nightpress.pipelines.storage import Store
-
-READ_THREADS = 16
+from nightpress.pipelines.storage import READ_THREADS, Store
 
 IMAGES_AHEAD = 32
 """Images that are read before the caller asks for them."""

@@ -16,11 +16,9 @@ from nightpress.pipelines.errors import StoreError
 from nightpress.pipelines.planning.index import INDEX_FOLDER
 from nightpress.pipelines.run_directory.commit import commit_sizes, read_summary
 from nightpress.pipelines.run_directory.summary import Summary
-from nightpress.pipelines.storage import Store
+from nightpress.pipelines.storage import READ_THREADS, Store
 
 SUMMARY_INDEX = f"{INDEX_FOLDER}/commits.json"
-
-READ_THREADS = 16
 
 UPDATE_S = 120.0
 """Seconds between two updates of the index while a run is running."""

@@ -26,8 +26,7 @@ from nightpress.pipelines.records import METADATA_SCHEMA, PLAN_SCHEMA, ImageFact
 from nightpress.pipelines.run_directory.commit import metadata_columns, read_commit, shard_path
 from nightpress.pipelines.run_directory.map_ahead import map_ahead
 from nightpress.pipelines.run_directory.reader import Run
-
-READ_THREADS = 16
+from nightpress.pipelines.storage import READ_THREADS
 
 SHARDS_AHEAD = 4
 """Shards whose metadata and plan are read ahead while images are checked."""

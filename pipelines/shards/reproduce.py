@@ -14,10 +14,10 @@ from nightpress.diffusion_core.sampling.request import ImageRequest, SamplingPar
 from nightpress.diffusion_core.sampling.sampler import Sampler
 from nightpress.diffusion_core.theory.psnr import image_psnrs_db
 from nightpress.pipelines.image_files.encoding import decoded, encode, opened
-from nightpress.pipelines.job.sections import ImagesSpec
+from nightpress.pipelines.job.sections import MAX_SIDE, ImagesSpec
 from nightpress.pipelines.records import ImageFacts
 
-MAXIMUM = {"width": 16_384, "height": 16_384, "num_inference_steps": 10_000, "batch_size": 1024}
+MAXIMUM = {"width": MAX_SIDE, "height": MAX_SIDE, "num_inference_steps": 10_000, "batch_size": 1024}
 """The largest values that embedded metadata may have."""
 
 

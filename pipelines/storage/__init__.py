@@ -5,6 +5,7 @@ throttling store, and the messages for what a store refuses.
 """
 
 from nightpress.pipelines.storage.first_contact import require_answers
+from nightpress.pipelines.storage.remote import READ_THREADS
 from nightpress.pipelines.storage.retries import QUICK, RetryPolicy
 from nightpress.pipelines.storage.sources import (
     Partition,
@@ -19,6 +20,7 @@ from nightpress.pipelines.storage.urls import Options, is_local, is_url
 
 __all__ = [
     "QUICK",
+    "READ_THREADS",
     "Options",
     "Partition",
     "RetryPolicy",

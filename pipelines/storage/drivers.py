@@ -26,7 +26,7 @@ from nightpress.pipelines.storage.faults import (
 )
 from nightpress.pipelines.storage.options import S3, options_by_link, options_of
 from nightpress.pipelines.storage.pacing import driver_options, request_limit
-from nightpress.pipelines.storage.urls import Options, protocol_of, public
+from nightpress.pipelines.storage.urls import Options, links_of, protocol_of, public
 
 HTTP = ("http", "https")
 
@@ -69,7 +69,7 @@ class StoreLocation:
     @property
     def protocol(self) -> str:
         """The protocol of the store that is contacted: the last link of a chained URL."""
-        return protocol_of(self.url.rpartition("::")[2])
+        return protocol_of(links_of(self.url)[-1])
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -137,7 +137,7 @@ class StoreLocation:
     @property
     def last_link(self) -> "StoreLocation":
         """The store that is contacted: the last link of a chained URL, by itself."""
-        return StoreLocation(self.url.rpartition("::")[2], self.options)
+        return StoreLocation(links_of(self.url)[-1], self.options)
 
     @property
     def endpoint(self) -> str:
@@ -149,7 +149,7 @@ class StoreLocation:
     @property
     def bucket(self) -> str:
         """The bucket or container: the first part of the path."""
-        return self.url.rpartition("::")[2].partition("://")[2].partition("/")[0]
+        return links_of(self.url)[-1].partition("://")[2].partition("/")[0]
 
     @property
     def credentials(self) -> str:
@@ -186,11 +186,9 @@ def open_driver(
     Raises:
         StoreDenied: no driver is installed, it rejects an option, or there are no credentials.
     """
-    import fsspec
-
     options = _driver_options(location, client_attempts, fresh, read_timeout_s)
     try:
-        driver, path = fsspec.url_to_fs(location.url, **options)
+        driver, path = _opened(location.url, options)
         if location.protocol in S3 and location.protocol in driver.protocol:
             driver.retries = 1 if client_attempts == 1 else 2
             driver.connect()
@@ -204,6 +202,20 @@ def open_driver(
     except driver_errors() as error:
         raise store_error_for(error, location) from error
     return driver, str(path)
+
+
+def _opened(url: str, options: Mapping[str, Mapping[str, Any]]) -> tuple[Any, str]:
+    """The file system of a URL, and the URL's path in it."""
+    import fsspec
+
+    if len(links_of(url)) > 1 or "::" not in url:
+        driver, path = fsspec.url_to_fs(url, **options)
+        return driver, str(path)
+    # fsspec takes any `::` for the end of a link; here it is a part of a name.
+    protocol = protocol_of(url)
+    kind = fsspec.get_filesystem_class(protocol)
+    arguments = {**kind._get_kwargs_from_urls(url), **options[protocol]}
+    return fsspec.filesystem(protocol, **arguments), str(kind._strip_protocol(url))
 
 
 def _driver_options(
@@ -246,6 +258,11 @@ def _s3_settings(
     location: StoreLocation, client_attempts: int, read_timeout_s: float
 ) -> dict[str, Any]:
     """The user's options merged over the defaults; the number of attempts cannot be overridden."""
+    if "?versionId=" in location.url and not location.settings.get("version_aware"):
+        raise StoreDenied(
+            f"{location.url}: s3fs would take ?versionId=... for the version of an object; set "
+            "storage.s3.version_aware to read that version, or use another name"
+        )
     endpoint = location.configured_endpoint
     if endpoint is not None and not endpoint.startswith(("http://", "https://")):
         raise StoreDenied(
@@ -329,6 +346,8 @@ def _refusal(fault: Fault, error: BaseException, location: StoreLocation) -> str
             )
         case Fault.DENIED:
             return _denial(error, location)
+        case Fault.NOT_A_FOLDER:
+            return "this is a file, or lies below one, where a folder is expected"
         case Fault.UNREACHABLE:
             return f"cannot reach {location.endpoint} ({_root_cause(error)}){_tls_advice(error)}"
         case _:

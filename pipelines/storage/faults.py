@@ -26,6 +26,7 @@ class Fault(Enum):
     WRONG_CREDENTIALS = auto()
     WRONG_REGION = auto()
     DENIED = auto()
+    NOT_A_FOLDER = auto()
     UNREACHABLE = auto()
     BUSY = auto()
     OTHER = auto()
@@ -91,6 +92,7 @@ BY_CLASS = {
     "FileExistsError": Fault.NAME_TAKEN,
     "FileNotFoundError": Fault.MISSING,
     "PermissionError": Fault.DENIED,
+    "NotADirectoryError": Fault.NOT_A_FOLDER,
     "TimeoutError": Fault.BUSY,
     "ConnectionError": Fault.BUSY,
     "HTTPClientError": Fault.BUSY,

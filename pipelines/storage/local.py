@@ -111,6 +111,11 @@ class LocalFolder:
         """Create and remove a file in the nearest existing folder; creates no folders."""
         nearest = self.root
         while not nearest.exists():
+            if nearest.is_symlink():
+                raise StoreDenied(
+                    f"{self.location.public_url}: {nearest} is a link to {os.readlink(nearest)}, "
+                    "which does not exist; make that folder, or remove the link"
+                )
             nearest = nearest.parent
         if not nearest.is_dir():
             raise StoreDenied(f"{self.location.public_url}: {nearest} is a file, not a folder")

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from nightpress.pipelines.storage.pacing import REQUEST_LIMIT_OPTION, driver_options
-from nightpress.pipelines.storage.urls import Options, protocol_of
+from nightpress.pipelines.storage.urls import Options, links_of, protocol_of
 
 S3 = ("s3", "s3a")
 SAME_STORE = (
@@ -42,7 +42,7 @@ CHECKED = (
 
 def links(url: str) -> list[str]:
     """The protocols of a chained URL, first to last: `zip`, `s3` for `zip://x::s3://b/k`."""
-    *first, last = url.split("::")
+    *first, last = links_of(url)
     return [protocol_of(link if "://" in link else f"{link}::") for link in first] + [
         protocol_of(last)
     ]

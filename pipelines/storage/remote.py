@@ -33,8 +33,8 @@ T = TypeVar("T")
 ONE_REQUEST_BYTES = 5 * 2**30
 """The largest single upload that S3 accepts; s3fs drops conditions from multipart uploads."""
 
-PARALLEL_REQUESTS = 16
-"""How many objects are checked at the same time."""
+READ_THREADS = 16
+"""How many objects one process reads or checks at the same time."""
 
 
 class RemoteFolder:
@@ -133,7 +133,7 @@ class RemoteFolder:
         if listing is not None and paths:
             found, unlisted = listing.present(paths)
         if unlisted:
-            with ThreadPoolExecutor(min(PARALLEL_REQUESTS, len(unlisted))) as pool:
+            with ThreadPoolExecutor(min(READ_THREADS, len(unlisted))) as pool:
                 sizes = pool.map(self.size, unlisted)
                 pairs = zip(unlisted, sizes, strict=True)
                 found |= {path for path, size in pairs if size is not None}

@@ -2,10 +2,10 @@
 
 import os
 import shutil
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from glob import iglob
+from glob import escape, iglob
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from nightpress.pipelines.storage.urls import (
     absolute,
     has_glob,
     is_local,
+    links_of,
     literal_folder,
     local_path,
     require_inside,
@@ -97,7 +98,7 @@ def _named(files: "_LocalFiles | _RemoteFiles", suffixes: Sequence[str]) -> list
     if (single := files.file()) is not None:
         return [single]
     url = files.location.url
-    if has_glob(url):
+    if has_glob(url) and not files.is_folder():
         base = literal_folder(url)
         return [
             source
@@ -160,9 +161,15 @@ class _LocalFiles:
         """The file itself, if it is one."""
         return _local_source(self.path) if os.path.isfile(self.path) else None
 
+    def is_folder(self) -> bool:
+        """Whether there is a folder of exactly this name."""
+        return os.path.isdir(self.path)
+
     def matches(self) -> list[Source]:
-        """The files that the pattern matches."""
-        names = iglob(self.path, recursive=True, include_hidden=True)
+        """The files that the pattern matches; its folders that exist are no patterns."""
+        names = iglob(
+            _with_literal_start(self.path, os.path.isdir), recursive=True, include_hidden=True
+        )
         return _sorted_by_url(_local_source(name) for name in names if os.path.isfile(name))
 
     def below(self) -> list[Source]:
@@ -185,23 +192,36 @@ class _RemoteFiles:
 
     def file(self) -> Source | None:
         """The file itself, if it is one."""
-        if has_glob(self.location.url):
+        info = self._info(self.path)
+        if info is None or info["type"] != "file":
             return None
-        try:
-            info = self.driver.info(self.path)
-        except FileNotFoundError as error:
-            if classify(error) is Fault.NO_BUCKET:
-                raise
-            return None
-        return self._source(self.path, info) if info["type"] == "file" else None
+        return self._source(self.path, info)
+
+    def is_folder(self) -> bool:
+        """Whether there is a folder of exactly this name."""
+        return self._is_folder(self.path)
 
     def matches(self) -> list[Source]:
-        """The files that the pattern matches."""
-        return self._sources(self.driver.glob(self.path, detail=True))
+        """The files that the pattern matches; its folders that exist are no patterns."""
+        pattern = _with_literal_start(self.path, self._is_folder)
+        return self._sources(self.driver.glob(pattern, detail=True))
 
     def below(self) -> list[Source]:
         """Every file below the folder."""
         return self._sources(self.driver.find(self.path, detail=True))
+
+    def _is_folder(self, path: str) -> bool:
+        info = self._info(path)
+        return info is not None and info["type"] == "directory"
+
+    def _info(self, path: str) -> Mapping[str, Any] | None:
+        try:
+            info: Mapping[str, Any] = self.driver.info(path)
+        except FileNotFoundError as error:
+            if classify(error) is Fault.NO_BUCKET:
+                raise
+            return None
+        return info
 
     def _sources(self, infos: Mapping[str, Mapping[str, Any]]) -> list[Source]:
         return _sorted_by_url(
@@ -213,7 +233,7 @@ class _RemoteFiles:
     def _source(self, path: str, info: Mapping[str, Any]) -> Source:
         """The source for a driver's path; in a chained URL only the first link holds a path."""
         url = self.location.url
-        first = url.partition("::")[0]
+        first = links_of(url)[0]
         if "://" not in first:
             first = url
         head = first.removesuffix(self.path.lstrip("/"))
@@ -221,6 +241,15 @@ class _RemoteFiles:
         version = next((str(info[key]) for key in VERSION_KEYS if info.get(key)), "")
         version = version.strip('"')
         return Source(head + path.lstrip("/") + url.removeprefix(first), int(size), version)
+
+
+def _with_literal_start(pattern: str, is_folder: Callable[[str], bool]) -> str:
+    """The pattern with `[v2]` escaped where a folder of that very name exists."""
+    parts = pattern.split("/")
+    for number in range(1, len(parts)):
+        if has_glob(parts[number - 1]) and not is_folder("/".join(parts[:number])):
+            return "/".join([escape("/".join(parts[: number - 1])), *parts[number - 1 :]])
+    return "/".join([escape("/".join(parts[:-1])), parts[-1]])
 
 
 def _files(url: str, options: Options) -> _LocalFiles | _RemoteFiles:

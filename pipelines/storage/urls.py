@@ -5,7 +5,6 @@ import re
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
-from urllib.parse import urlsplit, urlunsplit
 
 from nightpress.pipelines.errors import StoreError
 
@@ -14,17 +13,46 @@ Options = Mapping[str, Mapping[str, Any]]
 
 _PROTOCOL = re.compile(r"([a-zA-Z][a-zA-Z0-9+.-]*)(?:://|::)")
 _GLOB = re.compile(r"[*?\[]")
+_WEB_GLOB = re.compile(r"[*\[]")
+
+_WRAPPERS = (
+    *("zip", "tar", "libarchive", "dir", "reference", "cached"),
+    *("simplecache", "filecache", "blockcache"),
+)
+"""Protocols of fsspec that read another file; only they begin a chained URL, such as `zip://a::b`.
+
+Elsewhere `::` is a part of a name.
+"""
 
 
 def protocol_of(url: str) -> str:
-    """`s3` for `s3://bucket/key`, `file` for a plain path; the first link of a chained URL."""
+    """`s3` for `s3://bucket/key`, `file` for a plain path; the first link of a chained URL.
+
+    A local path is one even where its name looks like a link: `notes::old.csv`.
+    """
+    return _named_protocol(url) or "file"
+
+
+def _named_protocol(url: str) -> str | None:
     match = _PROTOCOL.match(url)
-    return match.group(1).lower() if match else "file"
+    if match is None:
+        return None
+    protocol = match.group(1).lower()
+    if match.group().endswith("::") and (
+        protocol not in _WRAPPERS or os.path.lexists(url.partition("/")[0])
+    ):
+        return None
+    return protocol
+
+
+def links_of(url: str) -> list[str]:
+    """The links of a chained URL, first to last; any other URL by itself."""
+    return url.split("::") if protocol_of(url) in _WRAPPERS else [url]
 
 
 def is_url(source: str) -> bool:
     """Whether a string names a protocol; a plain path does not."""
-    return _PROTOCOL.match(source) is not None
+    return _named_protocol(source) is not None
 
 
 def is_local(url: str) -> bool:
@@ -33,17 +61,25 @@ def is_local(url: str) -> bool:
 
 
 def local_path(url: str) -> Path:
-    """The absolute path of a local URL, valid in workers with another working folder."""
+    """The absolute path of a local URL, valid in workers with another working folder.
+
+    `~` is the home folder, unless something here has that very name.
+    """
     path = re.sub(r"^(?:file|local)://", "", url, flags=re.IGNORECASE)
-    return Path(os.path.abspath(Path(path).expanduser()))
+    if not os.path.lexists(path):
+        path = os.path.expanduser(path)
+    if ".." not in path.split("/"):
+        return Path(os.path.abspath(path))
+    # Behind a symbolic link, `..` is the folder above the link's target.
+    return Path(os.path.realpath(os.path.dirname(path)), os.path.basename(path)).resolve()
 
 
 def absolute(url: str) -> str:
     """The URL with local paths made absolute, protocols in lower case and no trailing slash."""
     if is_local(url):
         return str(local_path(url))
-    lower = re.sub(r"(?:^|(?<=::))[a-zA-Z][a-zA-Z0-9+.-]*(?=://|::)", _in_lower_case, url)
-    return re.sub(r"(?<=[^:/])/+$", "", lower)
+    links = [re.sub(r"^[a-zA-Z0-9+.-]+(?=://|$)", _in_lower_case, link) for link in links_of(url)]
+    return re.sub(r"(?<=[^:/])/+$", "", "::".join(links))
 
 
 def _in_lower_case(match: re.Match[str]) -> str:
@@ -52,7 +88,8 @@ def _in_lower_case(match: re.Match[str]) -> str:
 
 def has_glob(url: str) -> bool:
     """Whether a URL is a glob pattern."""
-    return _GLOB.search(url) is not None
+    pattern = _WEB_GLOB if protocol_of(url) in ("http", "https") else _GLOB
+    return pattern.search(url) is not None
 
 
 def literal_folder(url: str) -> str:
@@ -70,10 +107,15 @@ def glob_matches(pattern: str, url: str) -> bool:
 
 def public(url: str) -> str:
     """The URL without user, password and query, safe to show."""
-    if "://" not in url or ("@" not in url and "?" not in url):
+    if len(links := links_of(url)) > 1:
+        return "::".join(map(public, links))
+    protocol, separator, rest = url.partition("://")
+    if not separator:
         return url
-    parts = urlsplit(url)
-    return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
+    place, slash, path = rest.partition("/")
+    if protocol_of(url) in ("http", "https") or "=" in path.rpartition("?")[2]:
+        place, path = place.partition("?")[0], path.partition("?")[0]
+    return f"{protocol}://{place.rpartition('@')[2]}{slash}{path}"
 
 
 def require_inside(path: str, url: str) -> str:

@@ -143,7 +143,7 @@ def _companions(root: str, options: Options) -> list[Source]:
 
 def _root(url: str, listing: Sequence[Source]) -> str:
     full = absolute(url)
-    if has_glob(url):
+    if has_glob(url) and not all(file.url.startswith(f"{full}/") for file in listing):
         return literal_folder(full)
     if len(listing) == 1 and listing[0].url == full:
         return full.rpartition("/")[0]

@@ -268,3 +268,25 @@ def wait_for_commits(store: Store, count: int, driver: "subprocess.Popen[str]") 
         time.sleep(0.1)
     driver.kill()
     raise AssertionError(f"no {count} commits: {driver.communicate()}")
+
+
+def test_a_home_that_cannot_be_written_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(**settings: Any) -> None:
+        raise FileNotFoundError(2, "No such file or directory", "/proc/nope")
+
+    monkeypatch.setattr("ray.init", refuse)
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    with pytest.raises(ClusterError, match=r"'/proc/nope'; Ray needs a HOME and a /tmp"):
+        connect(ClusterSpec())
+
+
+def test_an_output_that_lets_no_marker_be_written_is_refused_in_words(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(path: Path) -> None:
+        raise OSError(30, "Read-only file system", str(path))
+
+    monkeypatch.setattr(preflight, "alive_nodes", lambda: ["a", "b"])
+    monkeypatch.setattr(Path, "touch", refuse)
+    with pytest.raises(ClusterError, match="Read-only file system"):
+        preflight.require_store_on_every_node(ClusterSpec(), Store(str(tmp_path / "out")))

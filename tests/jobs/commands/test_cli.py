@@ -385,3 +385,13 @@ def test_a_run_that_is_killed_and_then_stopped_ends_with_the_same_images(
     undisturbed = make_spec(name="undisturbed", sampling=slow, batch=dict(spec.batch))
     jobs.run(undisturbed)
     assert hashes(spec) == hashes(undisturbed)
+
+
+@pytest.mark.parametrize("name", ["run.json", "train.json", "some.json", "some.txt"])
+def test_a_file_that_is_no_job_is_refused_in_words(name: str, tmp_path: Path) -> None:
+    path = tmp_path / name
+    path.write_text("{}")
+    result = CliRunner().invoke(command, ["status", str(path)])
+    assert result.exit_code == 2
+    assert "Errno" not in result.output
+    assert len(result.output.splitlines()) == 1

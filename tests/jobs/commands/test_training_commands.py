@@ -1,6 +1,7 @@
 """`nightpress train` and `status` of a training run: what they print and refuse."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ from click.testing import CliRunner, Result
 from support.training_jobs import autoencoder_job, draw_images
 
 from nightpress.jobs.cli import command
+from nightpress.pipelines.job.spec import RunSpec
 from nightpress.pipelines.run_directory.lease import acquire
 from nightpress.pipelines.storage import Store
 from nightpress.pipelines.training.events import StepDone
@@ -106,3 +108,12 @@ def test_the_status_of_a_folder_without_a_run_says_which_files_are_missing(
 def test_the_status_of_an_invalid_record_is_refused_in_one_line(tmp_path: Path) -> None:
     (tmp_path / "train.json").write_text("[]")
     assert "train.json: not a training record" in refusal(nightpress("status", str(tmp_path)))
+
+
+def test_the_key_that_help_shows_is_one_of_images_and_of_training() -> None:
+    for name in ("train", "run"):
+        text = " ".join(nightpress(name, "--help").output.split())
+        shown = re.search(r"such as --set ([a-z_.]+)=", text)
+        assert shown is not None
+        assert shown[1] in RunSpec.model_fields
+        assert shown[1] in TrainSpec.model_fields

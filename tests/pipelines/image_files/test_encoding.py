@@ -18,7 +18,7 @@ from nightpress.pipelines.image_files.embedded_metadata import (
     DIGEST_MARK,
     parameters_text,
 )
-from nightpress.pipelines.image_files.encoding import encode, is_whole, opened, read_facts
+from nightpress.pipelines.image_files.encoding import decoded, encode, is_whole, opened, read_facts
 from nightpress.pipelines.job.sections import ImagesSpec
 
 FORMATS = ("png", "webp", "jpeg")
@@ -254,3 +254,10 @@ def test_an_image_that_would_fill_memory_is_not_opened() -> None:
     assert read_facts(huge_png()) is None
     with pytest.raises(ValueError, match="more pixels than any image should"):
         opened(huge_png())
+
+
+@pytest.mark.parametrize("size", [(16_384, 5_456), (9_456, 9_456)])
+def test_images_at_the_limit_open_without_a_warning(size: tuple[int, int]) -> None:
+    file = BytesIO()
+    Image.new("1", size).save(file, "PNG")  # a bit for each pixel, so that this is quick
+    assert decoded(file.getvalue()).size == size

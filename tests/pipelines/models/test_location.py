@@ -22,7 +22,8 @@ from nightpress.diffusion_core.models import loading
 from nightpress.diffusion_core.models.loading import ModelSpec
 from nightpress.pipelines import storage
 from nightpress.pipelines.errors import StoreError
-from nightpress.pipelines.models.location import component_folder, locate
+from nightpress.pipelines.models.location import component_folder, locate, mirror_once
+from nightpress.pipelines.storage import Source
 from nightpress.pipelines.storage.urls import Options
 
 REPO, HALF, PICKLED = "studio/tiny", "studio/half", "studio/pickled"
@@ -313,3 +314,10 @@ def test_importing_the_module_loads_no_framework() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_a_cache_that_cannot_be_written_is_named_with_what_to_set(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    source = Source("s3://b/model_index.json", 2, "1")
+    with pytest.raises(ModelError, match=r"file/models: .*; to use another folder, set XDG_CACHE"):
+        mirror_once("s3://b", [source], tmp_path / "file" / "models", lambda into: None)

@@ -8,6 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from PIL import Image
 from support.plans import (
     MODEL,
     SIZELESS,
@@ -21,6 +22,7 @@ from support.plans import (
 
 from nightpress.diffusion_core.models.samplers import SAMPLER_NAMES
 from nightpress.pipelines.errors import ManifestError, SpecError
+from nightpress.pipelines.job.sections import MAX_PIXELS
 from nightpress.pipelines.planning import check
 
 SAMPLERS = "default, ddim, euler, dpmsolver++"
@@ -36,6 +38,11 @@ SAMPLERS = "default, ddim, euler, dpmsolver++"
         ({"width": 0}, "column width: 0 is not a multiple of 8 between 8 and 16,384"),
         ({"height": -64}, "column height: -64 is not a multiple of 8 between 8 and 16,384"),
         ({"height": 16_392}, "column height: 16392 is not a multiple of 8 between 8 and 16,384"),
+        (
+            {"width": 16_384, "height": 16_384},
+            "column width: 16,384 x 16,384 pixels are more than 89,478,485, above which Pillow "
+            "does not open an image without a warning",
+        ),
         ({"width": 64.5}, "column width: 64.5 is not a whole number"),
         ({"width": "wide"}, "column width: 'wide' is not a number"),
         ({"width": "64.5"}, "column width: '64.5' is not a whole number"),
@@ -180,6 +187,21 @@ def test_the_jobs_defaults_must_suit_the_model(
     with pytest.raises(SpecError) as caught:
         check(job(tmp_path, manifest, sampling=sampling), MODEL)
     assert str(caught.value).startswith(message)
+
+
+def test_the_largest_images_are_those_that_pillow_and_the_format_allow(tmp_path: Path) -> None:
+    def largest(width: int, height: int, images: str) -> int:
+        row = {"prompt": "a", "width": width, "height": height}
+        manifest = write(tmp_path / "m.jsonl", [row])
+        return check(job(tmp_path, manifest, images={"format": images}), MODEL).num_images
+
+    assert MAX_PIXELS == Image.MAX_IMAGE_PIXELS
+    assert largest(16_384, 5_456, "png") == largest(9_456, 9_456, "jpeg") == 1
+    assert largest(16_376, 5_456, "webp") == 1
+    with pytest.raises(ManifestError, match=r"between 8 and 16,383"):
+        largest(16_384, 64, "webp")
+    with pytest.raises(ManifestError, match=r"9,464 x 9,456 pixels are more than"):
+        largest(9_464, 9_456, "png")
 
 
 def test_a_size_must_come_from_the_row_the_job_or_the_model(tmp_path: Path) -> None:

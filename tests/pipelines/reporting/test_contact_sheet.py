@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from nightpress.pipelines.job.sections import MAX_PIXELS
 from nightpress.pipelines.reporting.contact_sheet import (
     MISSING,
     contact_sheet,
@@ -107,3 +108,10 @@ def test_no_line_is_wider_than_its_picture() -> None:
     font = default_font(14)
     for text in ("a cat on a mat " * 20, "w" * 200, "ill " * 100, "A, B; C: " * 30):
         assert all(font.getlength(line) <= 200 for line in wrapped(text, 200, font.getlength))
+
+
+def test_a_sheet_of_many_pictures_is_not_too_large_to_be_opened() -> None:
+    tiny = plain(COLOURS[0], (1, 1))
+    sheet = contact_sheet([tiny] * 2000, [""] * 2000)
+    assert sheet.width * sheet.height <= MAX_PIXELS
+    assert contact_sheet([tiny], [""]).width > 256
