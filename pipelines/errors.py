@@ -14,6 +14,7 @@
         ├── ImageNotFound          the run has no such image, or the image failed
         ├── DataError              the training images or their captions cannot be used
         ├── CheckpointError        a checkpoint is damaged, or belongs to another network
+        │   └── DamagedCheckpoint  its file is not whole
         ├── TrainingDiverged       the loss is not finite; the last checkpoint is kept
         └── StoreError             a request to the store failed
             ├── StoreMissing       the object does not exist
@@ -134,6 +135,10 @@ class DataError(PipelineError, ValueError):
 
 class CheckpointError(PipelineError):
     """Training cannot resume from this checkpoint."""
+
+
+class DamagedCheckpoint(CheckpointError):
+    """The file of a checkpoint is not whole; an older one may be."""
 
 
 class TrainingDiverged(PipelineError):

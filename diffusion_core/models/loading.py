@@ -277,7 +277,7 @@ def load(
     switching = load_loras(
         pipeline, loras[:number], str(folder), spec.allow_pickle, row_loras=loras[number:]
     )
-    _accelerate(pipeline, pipeline_class, spec)
+    _accelerate(pipeline, pipeline_class, spec.model_copy(update={"dtype": dtype}))
     pipeline.set_progress_bar_config(disable=True)
     return LoadedModel(
         pipeline=pipeline,

@@ -303,6 +303,8 @@ class EmbeddingCache:
     def put(self, key: Hashable, embedding: Embedding) -> Embedding:
         """Keep an embedding, and drop the least recently used ones that no longer fit."""
         with self._lock:
+            replaced = self._embeddings.pop(key, None)
+            self._bytes -= 0 if replaced is None else _num_bytes(replaced)
             self._embeddings[key] = embedding
             self._bytes += _num_bytes(embedding)
             while self._bytes > self._max_bytes and len(self._embeddings) > 1:

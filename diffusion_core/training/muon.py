@@ -6,6 +6,8 @@ scale of an update and the decoupled weight decay, Liu et al. 2025 (Moonlight), 
 matrix (channels out, channels in * height * width), and one optimizer holds the whole network.
 """
 
+import itertools
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -19,13 +21,26 @@ COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 end near 1, not exactly at 1."""
 UPDATE_RMS = 0.2
 """Root mean square of an update. It matches AdamW's, so learning rates keep their meaning."""
-ADAMW_NAMES = ("conv_in", "conv_out", "embedding.weight", "embeddings")
-"""Parts of the names of input, output and embedding weights, which AdamW updates in any shape."""
+NOT_HIDDEN = re.compile(r"embed|^adaln|^norm|^caption_projection$")
+"""Matches a part of the names of embeddings, modulation and projections of captions, which AdamW
+updates in any shape."""
+ENDS = re.compile(r"^(conv|proj|img|txt)_(in|out)$")
+"""Matches the first and the last layer of a network; inside its blocks they are hidden layers."""
 
 
 def uses_muon(name: str, parameter: Tensor) -> bool:
-    """Whether Muon updates a weight: a hidden layer's matrix or convolution kernel."""
-    return parameter.ndim >= 2 and not any(part in name for part in ADAMW_NAMES)
+    """Whether Muon updates a weight: a hidden layer's matrix or convolution kernel.
+
+    All others go to AdamW: biases and scales, tables such as PixArt's `scale_shift_table`,
+    embeddings with the layers that make them, modulation, and the first and the last layer.
+    """
+    *layers, weight = name.split(".")
+    if parameter.ndim < 2 or not weight.endswith("weight"):
+        return False
+    if any(NOT_HIDDEN.search(layer) for layer in layers):
+        return False
+    outside = itertools.takewhile(lambda layer: not layer.isdigit(), layers)
+    return not any(ENDS.match(layer) for layer in outside)
 
 
 def zeropower_via_newtonschulz5(matrix: Tensor) -> Tensor:
@@ -97,7 +112,7 @@ class Muon(torch.optim.Optimizer):
             {"params": rest, "matrices": False, "weight_decay": 0.0, "lr_scale": 0.5},
         ]
         super().__init__(
-            [group for group in groups if group["params"]],
+            groups,
             {
                 "lr": lr,
                 "betas": betas,
@@ -105,11 +120,30 @@ class Muon(torch.optim.Optimizer):
             },
         )
 
+    def follow_state(self) -> None:
+        """Update each parameter as its state in a checkpoint was: by Muon, or by AdamW.
+
+        A training that began under another rule than `uses_muon` then goes on as it began.
+        """
+        groups = {group["matrices"]: group for group in self.param_groups}
+        parameters = [p for group in self.param_groups for p in group["params"]]
+        kept = {id(p) for p in groups.get(True, {}).get("params", ())}
+        for matrices, group in groups.items():
+            group["params"] = [
+                p for p in parameters if self._was_matrix(p, id(p) in kept) == matrices
+            ]
+
+    def _was_matrix(self, parameter: nn.Parameter, default: bool) -> bool:
+        state = self.state.get(parameter) or {}
+        return "momentum_buffer" in state if state else default
+
     @torch.no_grad()
     def step(self, closure: Any = None) -> None:  # type: ignore[override]
         """Update all parameters that have a gradient."""
         for group in self.param_groups:
             parameters = [p for p in group["params"] if p.grad is not None]
+            if not parameters:
+                continue
             if group["matrices"]:
                 self._muon_update(parameters, group)
             else:

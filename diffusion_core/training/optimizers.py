@@ -51,6 +51,16 @@ def learning_rate(settings: Optimization, step: int) -> float:
     return settings.learning_rate * factor
 
 
+def set_learning_rate(optimizer: torch.optim.Optimizer, settings: Optimization, step: int) -> None:
+    """Set the rate of a step, counted from 0, in all groups of an optimizer.
+
+    A group with an `lr_scale` gets that share of it, as AdamW's weights do in Muon.
+    """
+    rate = learning_rate(settings, step)
+    for group in optimizer.param_groups:
+        group["lr"] = group.get("lr_scale", 1.0) * rate
+
+
 def new_optimizer(
     settings: Optimization, parameters: Mapping[str, nn.Parameter]
 ) -> torch.optim.Optimizer:

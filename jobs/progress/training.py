@@ -138,7 +138,12 @@ def event_line(event: TrainingEvent) -> str | None:
         case DataReady():
             return _data_lines(event)
         case Resumed():
-            return f"resuming from step {event.step:,}"
+            return "\n".join(
+                [
+                    *(f"warning: damaged checkpoint, kept as {path}" for path in event.damaged),
+                    f"resuming from step {event.step:,}",
+                ]
+            )
         case CheckpointSaved():
             return f"step {event.step:,}: wrote {event.path} ({size(event.num_bytes)})"
         case SamplesWritten():

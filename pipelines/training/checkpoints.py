@@ -3,7 +3,7 @@
 Checkpoints are created once and never overwritten; they are found by listing their folder.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import safetensors
@@ -12,9 +12,14 @@ import torch
 from torch import Tensor, nn
 
 from nightpress.diffusion_core.training import Ema
-from nightpress.pipelines.errors import CheckpointError
+from nightpress.diffusion_core.training.muon import Muon
+from nightpress.pipelines.errors import CheckpointError, DamagedCheckpoint
 from nightpress.pipelines.storage import Store
-from nightpress.pipelines.training.layout import checkpoint_path, checkpoint_steps
+from nightpress.pipelines.training.layout import (
+    checkpoint_path,
+    checkpoint_steps,
+    damaged_checkpoint_path,
+)
 
 
 @dataclass
@@ -89,6 +94,8 @@ class TrainingState:
                 else _in_layout_of(value, parameter)
                 for key, value in by_name[name].items()
             }
+        if isinstance(self.optimizer, Muon):
+            self.optimizer.follow_state()
 
 
 def _in_layout_of(value: Tensor, parameter: nn.Parameter) -> Tensor:
@@ -115,14 +122,45 @@ def load(store: Store, step: int, state: TrainingState) -> None:
     """Restore the state from the checkpoint of a step.
 
     Raises:
-        CheckpointError: the checkpoint is damaged or belongs to another network.
+        DamagedCheckpoint: the file is not whole.
+        CheckpointError: the checkpoint belongs to another network.
     """
     path = f"{store.url}/{checkpoint_path(step)}"
     try:
         tensors = safetensors.torch.load(store.read(checkpoint_path(step)))
     except safetensors.SafetensorError as error:
-        raise CheckpointError(f"{path}: damaged: {error}") from error
+        raise DamagedCheckpoint(f"{path}: damaged: {error}") from error
     state.load(tensors, step, path)
+
+
+def load_newest(store: Store, state: TrainingState) -> tuple[int, tuple[int, ...]]:
+    """Restore the state from the newest checkpoint that is whole.
+
+    Returns:
+        Its step, 0 if there is no checkpoint; and the steps of newer ones that are damaged.
+
+    Raises:
+        CheckpointError: all of them are damaged, or one belongs to another network.
+    """
+    faults: dict[int, DamagedCheckpoint] = {}
+    for step in reversed(checkpoint_steps(store)):
+        try:
+            load(store, step, state)
+        except DamagedCheckpoint as error:
+            faults[step] = error
+        else:
+            return step, tuple(faults)
+    if faults:
+        newest = next(iter(faults.values()))
+        raise CheckpointError(f"{newest}; no other checkpoint is whole") from newest
+    return 0, ()
+
+
+def set_aside(store: Store, steps: Sequence[int]) -> None:
+    """Move damaged checkpoints to names from which no training resumes."""
+    for step in steps:
+        store.put(damaged_checkpoint_path(step), store.read(checkpoint_path(step)))
+        store.delete(checkpoint_path(step))
 
 
 def prune(store: Store, keep: int) -> None:

@@ -51,6 +51,8 @@ class Resumed:
     """Training resumes from the checkpoint of this step."""
 
     step: int
+    damaged: tuple[str, ...] = ()
+    """Newer checkpoints that are not whole: the paths that they were moved to."""
 
 
 @dataclass(frozen=True)

@@ -5,10 +5,11 @@ from collections.abc import Callable, Iterator, Sequence
 import torch
 from torch import Tensor
 
+from nightpress.diffusion_core.cache_folder import cache_folder
 from nightpress.pipelines.storage import Store
 from nightpress.pipelines.training.data import PackedImages
 from nightpress.pipelines.training.events import LatentsCached
-from nightpress.pipelines.training.latent_cache import LatentCache
+from nightpress.pipelines.training.latent_cache import CachedLatents, LatentCache
 from nightpress.pipelines.training.recipes import load_images, to_tensor
 from nightpress.pipelines.training.sample_order import BatchItem
 from nightpress.pipelines.training.sections import OptimizationSpec
@@ -38,7 +39,7 @@ class ImageLatents:
         self._data, self._training, self._encode = data, training, encode
         self._key = f"{data.fingerprint[:16]}-{encoder_fingerprint[:16]}-{training.resolution}"
         self._is_cached, self._batch_size = cached, batch_size
-        self._latents: Tensor | None = None
+        self._latents: CachedLatents | None = None
 
     def prepare(self, store: Store, rank: int, world_size: int) -> Iterator[LatentsCached]:
         """Encode this worker's share of the images, if they are cached."""
@@ -47,14 +48,14 @@ class ImageLatents:
                 yield LatentsCached(min(num * world_size, len(self._data)), len(self._data))
 
     def load_prepared(self, store: Store) -> None:
-        """Read the cached latents of all workers."""
+        """Open the cached latents of all workers; rows are read as batches need them."""
         if self._is_cached:
-            self._latents = self._cache(store).read()
+            self._latents = self._cache(store).open(cache_folder() / "latents")
 
     def batch(self, items: Sequence[BatchItem]) -> Tensor:
         """(B, ...) float32 latents of the items' images."""
         if self._latents is not None:
-            return self._latents[[item.image for item in items]].float()
+            return self._latents.rows([item.image for item in items]).float()
         options = self._training
         images = load_images(self._data, items, options.resolution, options.random_flip)
         return self._encode(to_tensor(images))

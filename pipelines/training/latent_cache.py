@@ -3,17 +3,32 @@
 The workers share the chunks, and a restart computes only those that are missing.
 """
 
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import safetensors.torch
 import torch
 from torch import Tensor
 
-from nightpress.pipelines.storage import Store
+from nightpress.pipelines.storage import Store, is_local
 
 CHUNK_IMAGES = 1024
 """Images per chunk; each chunk is one object."""
+
+
+@dataclass(frozen=True)
+class CachedLatents:
+    """The latents of all images, in files that are mapped into memory."""
+
+    chunks: tuple[Tensor, ...]
+    """(CHUNK_IMAGES, C, h, w) float16 each, the last with fewer images."""
+
+    def rows(self, images: Sequence[int]) -> Tensor:
+        """(B, C, h, w) float16 latents of some images."""
+        places = (divmod(image, CHUNK_IMAGES) for image in images)
+        return torch.stack([self.chunks[chunk][row] for chunk, row in places])
 
 
 @dataclass(frozen=True)
@@ -45,10 +60,27 @@ class LatentCache:
             num += len(latents)
             yield num
 
-    def read(self) -> Tensor:
-        """Read all chunks, none of which may be missing; (N, C, h, w) float16."""
-        chunks = (self.store.read(self.path(chunk)) for chunk in range(self.num_chunks))
-        return torch.cat([safetensors.torch.load(chunk)["latents"] for chunk in chunks])
+    def open(self, scratch: Path) -> "CachedLatents":
+        """All chunks, none of which may be missing, without reading them.
+
+        Args:
+            scratch: a folder on this machine for copies of the chunks, if their store is elsewhere.
+        """
+        return CachedLatents(tuple(self._mapped(chunk, scratch) for chunk in self._paths()))
+
+    def _paths(self) -> Iterator[str]:
+        return (self.path(chunk) for chunk in range(self.num_chunks))
+
+    def _mapped(self, path: str, scratch: Path) -> Tensor:
+        """The latents of a chunk in a file that is mapped into memory, page by page as used."""
+        if is_local(self.store.url):
+            return _latents(f"{self.store.url}/{path}")
+        scratch.mkdir(parents=True, exist_ok=True)
+        # The mapping outlives the name, and the space is free again when this process ends.
+        with tempfile.NamedTemporaryFile(dir=scratch, prefix="latents-") as file:
+            file.write(self.store.read(path))
+            file.flush()
+            return _latents(file.name)
 
     @property
     def num_chunks(self) -> int:
@@ -57,3 +89,8 @@ class LatentCache:
 
     def _indices(self, chunk: int) -> range:
         return range(chunk * CHUNK_IMAGES, min((chunk + 1) * CHUNK_IMAGES, self.num_images))
+
+
+def _latents(file: str) -> Tensor:
+    latents: Tensor = safetensors.torch.load_file(file)["latents"]
+    return latents

@@ -23,6 +23,11 @@ def checkpoint_path(step: int) -> str:
     return f"{CHECKPOINTS_FOLDER}/step-{step:08d}.safetensors"
 
 
+def damaged_checkpoint_path(step: int) -> str:
+    """Where a damaged checkpoint is kept; no training resumes from it."""
+    return f"{checkpoint_path(step)}.damaged"
+
+
 def sample_sheet_path(step: int) -> str:
     """`samples/step-00000500.png`."""
     return f"{SAMPLES_FOLDER}/step-{step:08d}.png"

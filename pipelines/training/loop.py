@@ -38,6 +38,7 @@ from nightpress.pipelines.training.layout import (
     SAMPLES_FOLDER,
     checkpoint_path,
     checkpoint_steps,
+    damaged_checkpoint_path,
     finished_step,
     note_asked_steps,
     sample_sheet_path,
@@ -81,7 +82,7 @@ def train(
         ChangedRunError: the run directory belongs to another training run.
         RunHeld: another process is training in it.
         LeaseLost: another process has taken it over.
-        CheckpointError: the last checkpoint is damaged or belongs to another network.
+        CheckpointError: all checkpoints are damaged, or one belongs to another network.
         TrainingDiverged: the loss or its gradient is not finite.
         StoreError: the store refuses or fails.
     """
@@ -134,11 +135,14 @@ class Training:
 
     def run(self, should_stop: Callable[[], bool]) -> Iterator[TrainingEvent]:
         """Train from the last checkpoint to the end, or until `should_stop`."""
-        done = self._resume()
+        done, damaged = checkpoints.load_newest(self.store, self.stepper.state)
         if done:
-            yield Resumed(done)
+            yield Resumed(done, tuple(map(damaged_checkpoint_path, damaged)))
         yield from self.recipe.prepare(self.store, self.worker.rank, self.worker.world_size)
-        self.worker.barrier()
+        self.worker.barrier()  # every worker has looked for checkpoints
+        if damaged and self.worker.is_main:
+            self._require_lease()
+            checkpoints.set_aside(self.store, damaged)
         self.recipe.load_prepared(self.store)
         if done < self.spec.training.max_train_steps:
             done = yield from self._train_steps(done, should_stop)
@@ -146,14 +150,6 @@ class Training:
             yield from self._finish(done)
         else:
             yield Stopped(done)
-
-    def _resume(self) -> int:
-        """Load the newest checkpoint; return its step, or 0 if there is none."""
-        steps = checkpoint_steps(self.store)
-        if not steps:
-            return 0
-        checkpoints.load(self.store, steps[-1], self.stepper.state)
-        return steps[-1]
 
     def _train_steps(
         self, first: int, should_stop: Callable[[], bool]

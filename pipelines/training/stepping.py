@@ -10,7 +10,12 @@ from torch import Tensor, distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from nightpress.diffusion_core.training import Ema
-from nightpress.diffusion_core.training.optimizers import Optimization, learning_rate, new_optimizer
+from nightpress.diffusion_core.training.optimizers import (
+    Optimization,
+    learning_rate,
+    new_optimizer,
+    set_learning_rate,
+)
 from nightpress.diffusion_core.training.randomness import place_seed
 from nightpress.pipelines.training.checkpoints import TrainingState
 from nightpress.pipelines.training.spec import TrainSpec
@@ -87,8 +92,7 @@ class Stepper:
         norm = float(nn.utils.clip_grad_norm_(trained, self.spec.training.max_grad_norm))
         result = StepResult(terms, norm)
         if result.is_finite:
-            for group in self.optimizer.param_groups:
-                group["lr"] = group.get("lr_scale", 1.0) * self.learning_rate(step)
+            set_learning_rate(self.optimizer, self.optimization, step)
             self.optimizer.step()
             if self.ema is not None:
                 self.ema.update(trained)

@@ -138,6 +138,36 @@ def test_many_threads_that_shadow_one_method_never_hear_each_other() -> None:
     assert vars(greeter) == {}
 
 
+def test_shadows_of_many_threads_never_mix_however_often_threads_are_switched() -> None:
+    greeter, together = Greeter(), threading.Barrier(6)
+    before = sys.getswitchinterval()
+
+    def work(number: int) -> None:
+        together.wait(WAIT_S)
+        for turn in range(200):
+            held = greeter.greet
+
+            def below(name: str, label: str = f"{number}.{turn}") -> str:
+                return f"{label} {greeter.greet(name)}"
+
+            with patching.shadowed(greeter, "greet", below):
+                assert patching.shadow_of(greeter, "greet") is below
+                with patching.shadowed(greeter, "greet", lambda name: greeter.greet(name) + "!"):
+                    assert greeter.greet("fox") == f"{number}.{turn} hello fox!"
+                assert list(inspect.signature(greeter.greet).parameters) == ["name", "loudly"]
+            assert held("fox") == greeter.greet("fox") == "hello fox"
+            assert patching.shadow_of(greeter, "greet") is None
+
+    sys.setswitchinterval(1e-6)
+    try:
+        with ThreadPoolExecutor(6) as threads:
+            for done in [threads.submit(work, number) for number in range(6)]:
+                done.result(WAIT_S)
+    finally:
+        sys.setswitchinterval(before)
+    assert vars(greeter) == {}
+
+
 def test_a_method_that_is_missing_cannot_be_shadowed() -> None:
     scheduler = diffusers.DDIMScheduler()
     with (

@@ -4,8 +4,9 @@
 
     python -m nightpress.diffusion_core.builtin.recipe.ship build/training/builtin-denoiser/model
 
-Weights are converted to float16. The model card and `nightpress.json` are kept unless the trained
-folder has its own. Nothing is replaced if the result would be too large for the package.
+Weights are stored in float16, and loaded in float32 unless the caller says otherwise. The model
+card and `nightpress.json` are kept unless the trained folder has its own. Nothing is replaced if
+the result would be too large for the package.
 """
 
 import argparse
@@ -42,6 +43,19 @@ def remove_local_paths(model: Path) -> None:
             file.write_text(text, encoding="utf-8")
 
 
+def compute_in_float32(model: Path) -> None:
+    """Make float32 the type in which transformers loads the weights unless it is told one.
+
+    It otherwise takes the type of the files, and diffusers float32 for the other networks: a plain
+    `from_pretrained` would mix the two.
+    """
+    for file in model.glob("*/config.json"):
+        config = json.loads(file.read_text(encoding="utf-8"))
+        if "dtype" in config:
+            text = json.dumps(config | {"dtype": "float32"}, indent=2, sort_keys=True) + "\n"
+            file.write_text(text, encoding="utf-8")
+
+
 def ship(trained: Path, target: Path, max_bytes: int = MAX_BYTES) -> int:
     """Write `trained` in float16 to `target`; returns its size in bytes.
 
@@ -53,6 +67,7 @@ def ship(trained: Path, target: Path, max_bytes: int = MAX_BYTES) -> int:
         new = Path(scratch) / "model"
         pipeline.save_pretrained(new, safe_serialization=True)
         remove_local_paths(new)
+        compute_in_float32(new)
         for name in KEPT_FILES:
             kept = trained / name if (trained / name).exists() else target / name
             if kept.exists():

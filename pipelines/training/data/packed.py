@@ -117,11 +117,8 @@ class PackedImages:
 
     @cached_property
     def warnings(self) -> tuple[str, ...]:
-        """What the user should know before training, one line each."""
+        """What the user should know before training besides `bad`, one line each."""
         found = []
-        if self.num_bad:
-            shown = "; ".join(map(str, self.bad[:NUM_SHOWN]))
-            found.append(f"{plural(self.num_bad, 'image')} left out: {shown}")
         if self.need_captions and (caption := self._shared_caption()) is not None:
             found.append(
                 f"all {len(self):,} images have the same caption, {caption!r:.80}: "

@@ -96,7 +96,9 @@ def pack(
 
 
 def _key(spec: DataSpec, found: FoundData) -> str:
-    content = [VERSION, spec.model_dump(mode="json"), found.content()]
+    # Without roots, the key is that of versions that knew none.
+    values = spec.model_dump(mode="json", exclude=None if spec.roots else {"roots"})
+    content = [VERSION, values, found.content()]
     return hashlib.sha256(canonical_json(content).encode(**NAME_ENCODING)).hexdigest()[:32]
 
 

@@ -60,6 +60,15 @@ class DataSpec(Section):
         Field(description="In an image folder, use the name of each image's folder as caption."),
     ] = False
 
+    roots: Annotated[
+        list[Url],
+        Field(
+            default_factory=list,
+            description="Folders or URLs below which rows of Parquet files may name their images, "
+            "besides the file's own folder. They are read with this job's credentials.",
+        ),
+    ]
+
     @property
     def sources(self) -> list[str]:
         """The source URLs as a list."""

@@ -1,6 +1,5 @@
 """Parquet files with a column of images, or of paths or URLs of images, and one of captions."""
 
-import posixpath
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -11,10 +10,11 @@ import pyarrow.parquet as pq
 
 from nightpress.diffusion_core.errors import one_line
 from nightpress.pipelines.errors import DataError, StoreError
-from nightpress.pipelines.storage import Options, Source, is_url, open_source, parsing
+from nightpress.pipelines.storage import Options, Source, open_source, parsing
 from nightpress.pipelines.storage.urls import public
 from nightpress.pipelines.training.data.decoding import BadImageError
 from nightpress.pipelines.training.data.finding import FoundSource
+from nightpress.pipelines.training.data.roots import ImageRoots, OutsideRootsError
 from nightpress.pipelines.training.data.samples import (
     CandidateSample,
     Sample,
@@ -61,14 +61,15 @@ class ParquetReader:
         """Every row of every file.
 
         Raises:
-            DataError: there are no rows, or a file is malformed or has no image column.
+            DataError: there are no rows, a file is malformed or has no image column, or a row
+                names a file outside the table's folder and `data.roots`.
         """
         num = 0
         for file in self._source.files:
-            name, folder = self._source.name(file.url), file.url.rpartition("/")[0]
+            roots = ImageRoots(file.url.rpartition("/")[0], self._spec.roots)
             for number, (image, caption) in enumerate(self._rows(file)):
                 num += 1
-                yield self._candidate(f"{name}#{number}", image, caption, folder)
+                yield self._candidate(file, number, image, caption, roots)
         if not num:
             raise DataError(f"{public(self._source.root)}: the Parquet files have no rows")
 
@@ -86,24 +87,29 @@ class ParquetReader:
                 for row in range(batch.num_rows):
                     yield images[row].as_py(), captions and captions[row].as_py()
 
-    def _candidate(self, name: str, image: Any, caption: Any, folder: str) -> CandidateSample:
+    def _candidate(
+        self, file: Source, number: int, image: Any, caption: Any, roots: ImageRoots
+    ) -> CandidateSample:
+        value, where = _file_or_bytes(image), f"{public(file.url)}: row {number} (from 0)"
+        url = ""
+        if isinstance(value, str) and value:
+            with _as_data_error(where):
+                url = roots.resolve(value)
+
         def load() -> Sample:
-            return Sample(self._bytes(image, folder), parse_captions(caption))
+            if isinstance(value, bytes):
+                return Sample(value, parse_captions(caption))
+            if not value:
+                raise BadImageError("the row has no image")
+            with _as_data_error(where):
+                roots.require_real(url, value)
+            return Sample(self._fetch(url), parse_captions(caption))
 
-        return CandidateSample(name, load)
+        return CandidateSample(f"{self._source.name(file.url)}#{number}", load)
 
-    def _bytes(self, image: Any, folder: str) -> bytes:
-        """The image file of a cell: its bytes, or the file at its path or URL."""
-        if isinstance(image, dict):
-            data = image.get("bytes")
-            image = image.get("path") if data is None else data
-        if isinstance(image, bytes):
-            return image
-        if not image:
-            raise BadImageError("the row has no image")
-        url = image if is_url(image) or image.startswith("/") else f"{folder}/{image}"
+    def _fetch(self, url: str) -> bytes:
         try:
-            return fetch(url if is_url(url) else posixpath.normpath(url), self._options)
+            return fetch(url, self._options)
         except StoreError as error:
             if not url.lower().startswith(WEB):
                 raise
@@ -134,6 +140,23 @@ class ParquetReader:
             pq.ParquetFile(stream, buffer_size=BUFFER_BYTES, pre_buffer=False) as parquet,
         ):
             yield parquet
+
+
+def _file_or_bytes(image: Any) -> bytes | str | None:
+    """The image file of a cell, or its path or URL."""
+    if isinstance(image, dict):
+        data = image.get("bytes")
+        image = image.get("path") if data is None else data
+    value: bytes | str | None = image
+    return value
+
+
+@contextmanager
+def _as_data_error(where: str) -> Iterator[None]:
+    try:
+        yield
+    except OutsideRootsError as error:
+        raise DataError(f"{where}: {error}") from error
 
 
 def _first_column(

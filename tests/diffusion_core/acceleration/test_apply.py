@@ -335,6 +335,8 @@ def test_dynamic_float8_needs_a_model_in_bfloat16(saved: Saved) -> None:
     dynamic = {"quantization": "float8_dynamic_activation_float8_weight", "compile": "full"}
     for dtype in ("float16", "float32"):
         assert "needs model.dtype: bfloat16" in refusal(saved("sd"), dtype, **dynamic)
+    with pytest.raises(ModelError, match=r"needs model\.dtype: bfloat16, not float32"):
+        faster(saved("sd"), **dynamic)  # what auto means on a CPU
 
 
 @pytest.mark.parametrize("family", FAMILIES)

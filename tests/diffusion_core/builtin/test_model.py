@@ -1,7 +1,15 @@
 """The shipped model as an ordinary diffusers folder, and the functions that evaluate it."""
 
+import contextlib
+import importlib
+import io
 import json
+import re
+import shlex
+import sys
+import tomllib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,6 +24,10 @@ from nightpress.diffusion_core.builtin.recipe import evaluate, grammar, layout, 
 from nightpress.diffusion_core.builtin.recipe.captions import Facts
 from nightpress.diffusion_core.builtin.recipe.colours import COLOURS
 from nightpress.diffusion_core.builtin.recipe.dataset import Entry, to_png
+from nightpress.diffusion_core.models import loading
+from nightpress.diffusion_core.models.loading import ModelSpec
+from nightpress.diffusion_core.sampling.sampler import ImageRequest, Sampler, SamplingParams
+from nightpress.pipelines.training.spec import read_train_spec
 
 SHEET = Path(__file__).with_name("taught_pictures.png")
 """One row of 24 x 24 thumbnails of training pictures, named in the PNG's text."""
@@ -36,6 +48,76 @@ def test_its_card_contains_the_licence_of_the_pictures() -> None:
     card = (folder() / "README.md").read_text(encoding="utf-8")
     assert "Copyright (c) Microsoft Corporation" in card
     assert "The above copyright notice and this permission notice shall be included" in card
+
+
+def blocks(language: str) -> list[str]:
+    """The code blocks of the model card in a language."""
+    card = (folder() / "README.md").read_text(encoding="utf-8")
+    inside = card.split("\n```")[1::2]
+    return [block.partition("\n")[2] for block in inside if block.partition("\n")[0] == language]
+
+
+def test_the_python_in_its_card_draws() -> None:
+    (code,) = blocks("python")
+    names: dict[str, Any] = {}
+    exec(code, names)
+    assert names["picture"].size == (128, 128)
+    parts = names["pipeline"].components.values()
+    assert {part.dtype for part in parts if isinstance(part, nn.Module)} == {torch.float32}
+
+
+def test_plain_diffusers_draws_the_pixels_of_nightpress() -> None:
+    plain = DiffusionPipeline.from_pretrained(folder())
+    generator = torch.Generator().manual_seed(7)
+    settings: dict[str, Any] = {"num_inference_steps": 2, "guidance_scale": 3.0}
+    picture = plain(["a red apple"], generator=[generator], **settings).images[0]
+    model = loading.load(folder(), ModelSpec(), "cpu")
+    request, params = ImageRequest("a red apple", "", 7), SamplingParams(128, 128, **settings)
+    made = Sampler(model, batch_size=1).sample([request], params).pixels[0]
+    np.testing.assert_array_equal(np.asarray(picture), made)
+
+
+def test_the_commands_in_its_card_exist(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The block takes hours, so its programs only print their help, and its jobs are read."""
+    lines = [shlex.split(line) for block in blocks("") for line in block.splitlines()]
+    card = (folder() / "README.md").read_text(encoding="utf-8")
+    lines += [shlex.split(line) for line in re.findall(r"`(python -m [^`]*)`", card)]
+    root = folder().resolve().parents[2]
+    for line in lines:
+        match line:
+            case ["python", "-m", module, *options]:
+                helped = program_help(importlib.import_module(module), monkeypatch)
+                assert all(option in helped for option in options if option.startswith("--"))
+            case ["nightpress", "train", job]:
+                assert read_train_spec(root / job)
+            case ["pip", "install", "-c", constraints, extra]:
+                assert (root / constraints).is_file()
+                extras = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))
+                assert extra.strip(".[]") in extras["project"]["optional-dependencies"]
+            case _:
+                raise AssertionError(line)
+    assert len(lines) == 6
+
+
+def program_help(program: Any, monkeypatch: pytest.MonkeyPatch) -> str:
+    monkeypatch.setattr(sys, "argv", [program.__name__, "--help"])
+    with contextlib.redirect_stdout(io.StringIO()) as helped, pytest.raises(SystemExit):
+        program.main()
+    return helped.getvalue()
+
+
+def test_the_sizes_in_its_card_are_those_of_the_model(pipeline: DiffusionPipeline) -> None:
+    card = (folder() / "README.md").read_text(encoding="utf-8")
+    for name in ("vae", "unet", "text_encoder"):
+        millions = sum(weight.numel() for weight in getattr(pipeline, name).parameters()) / 1e6
+        assert re.search(rf"\| `{name}` \| .* \| {millions:.1f} M \|", card)
+    tokenizer = pipeline.tokenizer
+    assert f"{len(tokenizer):,} lower-case" in card
+    assert f"{tokenizer.model_max_length} tokens per prompt" in card
+    assert f"the whole folder has {ship.num_bytes(folder()) / 1e6:.1f} MB" in card
+    defaults = json.loads((folder() / "nightpress.json").read_text(encoding="utf-8"))
+    advised = f"{defaults['num_inference_steps']} steps and guidance {defaults['guidance_scale']}"
+    assert advised in card
 
 
 def test_the_default_size_is_128_by_128(pipeline: DiffusionPipeline) -> None:
@@ -123,6 +205,9 @@ def test_shipping_the_shipped_model_changes_no_weight(
     for file in folder().rglob("*.safetensors"):
         assert (tmp_path / "model" / file.relative_to(folder())).read_bytes() == file.read_bytes()
     assert "_name_or_path" not in (tmp_path / "model" / "model_index.json").read_text()
+    config = Path("text_encoder", "config.json")
+    shipped = json.loads((tmp_path / "model" / config).read_text())
+    assert shipped == json.loads((folder() / config).read_text())
     assert (tmp_path / "model" / "nightpress.json").exists()
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
 

@@ -114,6 +114,17 @@ def test_a_full_cache_drops_the_least_recently_used_embeddings() -> None:
     assert held == ["a", "c"]
 
 
+def test_a_replaced_embedding_is_counted_once() -> None:
+    one = {"prompt_embeds": torch.zeros(100)}
+    cache = EmbeddingCache(max_bytes=1000)
+    cache.put("a", one)
+    for _ in range(5):
+        cache.put("b", one)
+    assert cache.get("a") is not None
+    cache.put("b", {"prompt_embeds": torch.zeros(200)})  # 800 bytes, and 400 of "a"
+    assert cache.get("a") is None
+
+
 def test_a_cache_too_small_for_anything_still_works(loaded: Loaded) -> None:
     small, large = Conditioner(loaded("sd"), cache_bytes=0), Conditioner(loaded("sd"))
     prompts, negatives = ["a", "b", "a"], ["x", "", "y"]

@@ -1,17 +1,27 @@
 """Muon orthogonalizes matrices, leaves other weights to AdamW, and divides its work exactly."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from support import tiny_models
 from torch import Tensor, distributed, multiprocessing, nn
 
+from nightpress.diffusion_core.training.denoiser import FAMILIES
 from nightpress.diffusion_core.training.muon import (
+    UPDATE_RMS,
     Muon,
     assign_owners,
     orthogonalize_all,
     uses_muon,
     zeropower_via_newtonschulz5,
+)
+from nightpress.diffusion_core.training.optimizers import (
+    Optimization,
+    learning_rate,
+    new_optimizer,
+    set_learning_rate,
 )
 
 
@@ -43,6 +53,95 @@ def test_muon_updates_hidden_matrices_and_kernels_only() -> None:
     assert not uses_muon("attn.to_q.bias", torch.zeros(4))
     assert not uses_muon("conv_in.weight", torch.zeros(4, 4, 3, 3))
     assert not uses_muon("embeddings.position_embedding.weight", torch.zeros(4, 4))
+
+
+HIDDEN = {
+    "UNet2DConditionModel": {"down_blocks", "mid_block", "up_blocks"},
+    "PixArtTransformer2DModel": {"transformer_blocks"},
+    "SD3Transformer2DModel": {"transformer_blocks"},
+    "FluxTransformer2DModel": {"transformer_blocks", "single_transformer_blocks"},
+    "SanaTransformer2DModel": {"transformer_blocks"},
+}
+"""Class of a denoiser -> the parts that hold its hidden layers."""
+
+
+@pytest.mark.parametrize("family", tiny_models.FAMILIES)
+def test_muon_updates_the_matrices_inside_the_blocks_of_a_denoiser(family: str) -> None:
+    pipeline = tiny_models.MAKERS[family]()
+    denoiser = pipeline.components.get("transformer") or pipeline.unet
+    for prefix in ("", "denoiser."):
+        for name, weight in denoiser.named_parameters():
+            part, *inner = name.split(".")
+            last = inner[-1] if inner else ""
+            is_hidden = (
+                part in HIDDEN[type(denoiser).__name__]
+                and weight.ndim > 1
+                and last == "weight"
+                and not any(layer.startswith("norm") for layer in inner)
+            )
+            assert uses_muon(prefix + name, weight) == is_hidden, name
+
+
+def test_every_denoiser_that_can_be_trained_is_among_these() -> None:
+    assert set(FAMILIES) <= set(HIDDEN)
+
+
+def test_adamw_updates_the_tables_and_ends_of_pixart() -> None:
+    for name in ("scale_shift_table", "proj_out.weight", "pos_embed.proj.weight"):
+        assert not uses_muon(name, torch.zeros(8, 8))
+    assert not uses_muon("transformer_blocks.3.scale_shift_table", torch.zeros(6, 8))
+    assert uses_muon("single_transformer_blocks.3.proj_out.weight", torch.zeros(8, 8))
+
+
+@pytest.mark.parametrize("kind", ["constant_with_warmup", "cosine", "warmup_stable_decay"])
+def test_updates_of_both_kinds_follow_the_schedule(kind: Any) -> None:
+    settings = Optimization(
+        "muon", 0.1, kind, lr_warmup_steps=3, lr_decay_steps=4, max_train_steps=10, weight_decay=0.0
+    )
+    weights = {"a.weight": nn.Parameter(torch.zeros(6, 6)), "bias": nn.Parameter(torch.zeros(6))}
+    optimizer = new_optimizer(settings, weights)
+    gradient = torch.randn(6, 6, generator=torch.Generator().manual_seed(0))
+    for step in range(10):
+        before = {name: weight.detach().clone() for name, weight in weights.items()}
+        weights["a.weight"].grad, weights["bias"].grad = gradient.clone(), torch.ones(6)
+        set_learning_rate(optimizer, settings, step)
+        optimizer.step()
+        moved = {name: weight.detach() - before[name] for name, weight in weights.items()}
+        rate = learning_rate(settings, step)
+        rms = float(moved["a.weight"].square().mean().sqrt())
+        assert rms == pytest.approx(UPDATE_RMS * rate, rel=0.15, abs=1e-9)
+        torch.testing.assert_close(moved["bias"], torch.full((6,), -rate / 2))
+    assert learning_rate(settings, 0) == pytest.approx(0.1 / 3)
+    expected = {"constant_with_warmup": 0.1, "cosine": 0.00495, "warmup_stable_decay": 0.025}
+    assert learning_rate(settings, 9) == pytest.approx(expected[kind], rel=0.01)
+
+
+def test_a_training_that_began_under_another_rule_goes_on_as_it_began() -> None:
+    def weights() -> dict[str, nn.Parameter]:
+        values = torch.linspace(-1, 1, 16).view(4, 4)
+        return {f"{n}.weight": nn.Parameter(values.clone()) for n in ("proj_out", "hidden")}
+
+    began = weights()
+    old = Muon({f"blocks.0.{name}": weight for name, weight in began.items()}, lr=0.1)
+    resumed = weights()
+    new = Muon(resumed, lr=0.1)
+    for optimizer, named, steps in ((old, began, 2), (new, resumed, 0)):
+        take_steps(optimizer, named, steps)
+    for mine, theirs in zip(resumed.values(), began.values(), strict=True):
+        mine.data.copy_(theirs.data)
+        new.state[mine] = {key: value.clone() for key, value in old.state[theirs].items()}
+    new.follow_state()
+    for optimizer, named in ((old, began), (new, resumed)):
+        take_steps(optimizer, named, 2)
+    for name in began:
+        assert torch.equal(began[name], resumed[name])
+
+
+def take_steps(optimizer: Muon, weights: dict[str, nn.Parameter], num: int) -> None:
+    for _ in range(num):
+        for weight in weights.values():
+            weight.grad = weight.detach().sin() + 0.1
+        optimizer.step()
 
 
 def test_other_weights_are_updated_by_adamw() -> None:

@@ -84,6 +84,42 @@ def test_a_damaged_checkpoint_is_named(store) -> None:
         checkpoints.load(store, 3, state)
 
 
+@pytest.mark.parametrize("damage", [b"", b"not a checkpoint", None])
+def test_the_newest_checkpoint_that_is_whole_is_loaded(store, damage) -> None:
+    network, state = state_of(seed=0)
+    for step in (1, 2, 3):
+        take_steps(network, state, 1)
+        checkpoints.save(store, step, state, {})
+        if step == 1:
+            whole = {key: value.clone() for key, value in state.tensors().items()}
+    for step in (2, 3):
+        data = store.read(checkpoint_path(step))
+        store.put(checkpoint_path(step), data[:-100] if damage is None else damage)
+    _, resumed = state_of(seed=1)
+    assert checkpoints.load_newest(store, resumed) == (1, (3, 2))
+    assert all(torch.equal(whole[key], value) for key, value in resumed.tensors().items())
+    checkpoints.set_aside(store, (3, 2))
+    assert checkpoint_steps(store) == [1]
+    assert f"{checkpoint_path(3)}.damaged" in store.list("checkpoints")
+
+
+def test_checkpoints_none_of_which_is_whole_are_refused_and_kept(store) -> None:
+    _, state = state_of(seed=0)
+    assert checkpoints.load_newest(store, state) == (0, ())
+    for step in (3, 5):
+        store.put(checkpoint_path(step), b"not a checkpoint")
+    with pytest.raises(CheckpointError, match=r"00005\.safetensors: damaged.*; no other .* whole"):
+        checkpoints.load_newest(store, state)
+    assert checkpoint_steps(store) == [3, 5]
+
+
+def test_no_older_checkpoint_is_tried_when_one_belongs_to_another_network(store) -> None:
+    checkpoints.save(store, 1, state_of(seed=0)[1], {})
+    checkpoints.save(store, 2, state_of(seed=0, width=8)[1], {})
+    with pytest.raises(CheckpointError, match="checkpoint of another model"):
+        checkpoints.load_newest(store, state_of(seed=1)[1])
+
+
 def test_pruning_keeps_the_newest_checkpoints_and_other_objects(store) -> None:
     network, state = state_of(seed=0)
     take_steps(network, state, 1)

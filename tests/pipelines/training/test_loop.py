@@ -122,6 +122,17 @@ def test_steps_lost_after_the_last_checkpoint_are_repeated_to_the_same_bits(root
     assert equal(weights(whole), weights(killed))
 
 
+def test_a_damaged_checkpoint_costs_the_steps_since_the_one_before(root: Path) -> None:
+    whole, hurt = denoiser_job(root, name="whole"), denoiser_job(root, name="hurt")
+    run(whole)
+    run(hurt, stop_after=4)
+    store = Store(hurt.url)
+    store.put(checkpoint_path(4), store.read(checkpoint_path(4))[:-1])
+    assert Resumed(2, (f"{checkpoint_path(4)}.damaged",)) in run(hurt)
+    assert equal(weights(whole), weights(hurt))
+    assert f"{checkpoint_path(4)}.damaged" in store.list("checkpoints")
+
+
 def test_training_lowers_the_loss(root: Path) -> None:
     spec = autoencoder_job(root, training={"max_train_steps": 40, "checkpointing_steps": 40})
     losses = [e.metrics.loss for e in run(spec) if isinstance(e, StepDone)]
