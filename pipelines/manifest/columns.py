@@ -12,6 +12,7 @@ from nightpress.pipelines.errors import ManifestError, Problem
 from nightpress.pipelines.job.sections import ColumnMap
 from nightpress.pipelines.job.spec import CONDITION_COLUMNS, SETTING_COLUMNS, RunSpec
 from nightpress.pipelines.manifest.files import ManifestFile
+from nightpress.pipelines.manifest.text_scan import MIXED
 from nightpress.pipelines.manifest.types import as_type, common_type, one_chunk
 from nightpress.pipelines.records import carried_name
 
@@ -160,6 +161,14 @@ def _problems_of(
                 wanted = "text or whole numbers" if setting == "id" else wanted
                 message = f"its type is {type_}, but {setting} must be {wanted}"
                 yield Problem(file.url, None, column.column, message)
+            elif setting in TEXT_SETTINGS and not column.values and _is_mixed(file, column):
+                message = f"some of its values are not text, but {setting} must be text"
+                yield Problem(file.url, None, column.column, message)
+
+
+def _is_mixed(file: ManifestFile, column: ColumnMap) -> bool:
+    """Whether a column is read as text only because its values have no common type."""
+    return bool(file.schema.field(column.column).metadata == MIXED)
 
 
 def _fits(setting: str, type_: pa.DataType, coded: bool) -> bool:

@@ -6,11 +6,10 @@ stays bounded.
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import islice
 from pathlib import PurePosixPath
 from typing import BinaryIO
 
@@ -18,17 +17,18 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from nightpress.diffusion_core.errors import one_line
-from nightpress.pipelines.errors import MAX_PROBLEMS, ManifestError, Problem
-from nightpress.pipelines.manifest.delimited import Delimited
-from nightpress.pipelines.manifest.jsonl import JsonLines
-from nightpress.pipelines.manifest.text import (
-    BYTE_ORDER_MARK,
-    PlainLines,
-    TextFormat,
-    read_up_to,
-    split_into_blocks,
+from nightpress.pipelines.errors import ManifestError, Problem
+from nightpress.pipelines.manifest.text import read_up_to
+from nightpress.pipelines.manifest.text_scan import (
+    Block,
+    FileScan,
+    OpenText,
+    line_numbers_of_rows,
+    scan_text,
+    skip,
+    text_format,
 )
-from nightpress.pipelines.manifest.types import as_type, common_type, plain_type
+from nightpress.pipelines.manifest.types import as_type, plain_type
 from nightpress.pipelines.storage import Options, Source, open_source, parsing
 
 SUFFIXES = {
@@ -57,16 +57,6 @@ BUFFER_BYTES = 1 << 20
 
 
 @dataclass(frozen=True)
-class Block:
-    """Consecutive rows of a file that can be read by themselves."""
-
-    start: int
-    """A row group's number in Parquet; in a text file the first byte, after decompression."""
-    num_bytes: int
-    num_rows: int
-
-
-@dataclass(frozen=True)
 class ManifestFile:
     """One file of a manifest, as it was scanned."""
 
@@ -78,6 +68,8 @@ class ManifestFile:
     compression: str | None
     schema: pa.Schema
     blocks: tuple[Block, ...]
+    quotes_are_text: bool = False
+    """Whether this is TSV without quoting; see `delimited`."""
 
     @cached_property
     def num_rows(self) -> int:
@@ -118,17 +110,18 @@ def scan(source: Source, options: Options) -> ManifestFile:
         raise ValueError(f"{source.url} is not a manifest")
     with _parsing(source.url, kind[0]):
         if kind[0] == "parquet":
-            schema, blocks = _scan_parquet(source.url, options)
+            found = _scan_parquet(source.url, options)
         else:
-            schema, blocks = _scan_text(source.url, *kind, options)
+            found = scan_text(source.url, kind[0], _opener(source.url, kind[1], options))
     return ManifestFile(
         source.url,
         source.version,
         source.num_bytes,
         sha256_of(source.url, options),
         *kind,
-        schema,
-        tuple(blocks),
+        found.schema,
+        found.blocks,
+        found.quotes_are_text,
     )
 
 
@@ -164,6 +157,20 @@ def read_rows(rows: RowRange, columns: Sequence[str], options: Options) -> Itera
         raise _changed(file)
 
 
+def lines_of_rows(file: ManifestFile, rows: Iterable[int], options: Options) -> dict[int, int]:
+    """The line that each of these rows of a text file begins on; empty for Parquet.
+
+    Raises:
+        ManifestError: the file cannot be read.
+    """
+    if file.format == "parquet":
+        return {}
+    form = text_format(file.format, file.quotes_are_text)
+    opener = _opener(file.url, file.compression, options)
+    with _parsing(file.url, file.format):
+        return line_numbers_of_rows(opener, form, file.blocks, rows)
+
+
 def _covering_blocks(rows: RowRange) -> tuple[list[Block], int]:
     """The blocks that hold a range of rows, and how many of their rows come before the range."""
     blocks: list[Block] = []
@@ -177,13 +184,13 @@ def _covering_blocks(rows: RowRange) -> tuple[list[Block], int]:
     return blocks, skip
 
 
-def _scan_parquet(url: str, options: Options) -> tuple[pa.Schema, list[Block]]:
+def _scan_parquet(url: str, options: Options) -> FileScan:
     with open_source(url, options) as stream, pq.ParquetFile(stream) as parquet:
         _refuse_repeated(parquet.schema_arrow)
         fields = [pa.field(f.name, plain_type(f.type)) for f in parquet.schema_arrow]
         groups = [parquet.metadata.row_group(i) for i in range(parquet.num_row_groups)]
         blocks = [Block(i, g.total_byte_size, g.num_rows) for i, g in enumerate(groups)]
-    return pa.schema(fields), blocks
+    return FileScan(pa.schema(fields), tuple(blocks))
 
 
 def _read_parquet(
@@ -202,18 +209,6 @@ def _read_parquet(
             yield _conformed(pa.Table.from_batches([batch]), schema)
 
 
-def _text_format(name: str) -> TextFormat:
-    match name:
-        case "csv":
-            return Delimited(",")
-        case "tsv":
-            return Delimited("\t")
-        case "jsonl":
-            return JsonLines()
-        case _:
-            return PlainLines()
-
-
 @contextmanager
 def _open_text(url: str, compression: str | None, options: Options) -> Iterator[BinaryIO]:
     with open_source(url, options) as raw:
@@ -224,49 +219,8 @@ def _open_text(url: str, compression: str | None, options: Options) -> Iterator[
                 yield stream
 
 
-def _scan_text(
-    url: str, format_name: str, compression: str | None, options: Options
-) -> tuple[pa.Schema, list[Block]]:
-    """Parse the whole file once, keeping only counts and types."""
-    form = _text_format(format_name)
-    header, start = _header(url, form, compression, options)
-    types: dict[str, pa.DataType] = {field.name: field.type for field in header}
-    blocks: list[Block] = []
-    problems: list[Problem] = []
-    num_rows = num_problems = 0
-    with _open_text(url, compression, options) as stream:
-        read_up_to(stream, start)
-        for position, data in split_into_blocks(stream, form, start):
-            data.decode()
-            bad: dict[int, str] = {}
-            table = form.parse(data, header, bad.__setitem__)
-            for field in table.schema:
-                before = types.get(field.name, pa.null())
-                types[field.name] = common_type([before, plain_type(field.type)])
-            shown = islice(bad.items(), MAX_PROBLEMS - len(problems))
-            problems += [Problem(url, num_rows + row, None, why) for row, why in shown]
-            num_problems += len(bad)
-            blocks.append(Block(position, len(data), table.num_rows + len(bad)))
-            num_rows += table.num_rows + len(bad)
-    if problems:
-        raise ManifestError(problems, num_problems)
-    return pa.schema(list(types.items())), blocks
-
-
-def _header(
-    url: str, form: TextFormat, compression: str | None, options: Options
-) -> tuple[pa.Schema, int]:
-    """The columns that the header names, if there is one, and the position of the first record."""
-    with _open_text(url, compression, options) as stream:
-        data = read_up_to(stream, 1 << 20)
-    mark = len(BYTE_ORDER_MARK) if data.startswith(BYTE_ORDER_MARK) else 0
-    if form.has_header and not data[mark:].strip():
-        raise pa.ArrowInvalid("the file is empty, but its first line must name the columns")
-    if form.has_header and b"\r" in data and b"\n" not in data:
-        raise pa.ArrowInvalid("its lines end in CR alone; save it with LF or CRLF line endings")
-    schema, num_bytes = form.header(data[mark:])
-    _refuse_repeated(schema)
-    return schema, mark + num_bytes
+def _opener(url: str, compression: str | None, options: Options) -> OpenText:
+    return lambda: _open_text(url, compression, options)
 
 
 def _refuse_repeated(schema: pa.Schema) -> None:
@@ -278,7 +232,7 @@ def _refuse_repeated(schema: pa.Schema) -> None:
 def _read_text(
     file: ManifestFile, blocks: Sequence[Block], schema: pa.Schema, options: Options
 ) -> Iterator[pa.Table]:
-    form = _text_format(file.format)
+    form = text_format(file.format, file.quotes_are_text)
     parsed = schema if file.format == "jsonl" else file.schema
     with _open_text(file.url, file.compression, options) as stream:
         position = 0
@@ -286,23 +240,13 @@ def _read_text(
             if file.compression is None:
                 stream.seek(block.start)
             else:
-                _skip(stream, block.start - position)
+                skip(stream, block.start - position)
             data = read_up_to(stream, block.num_bytes)
             position = block.start + block.num_bytes
-            table = form.parse(data, parsed, _refuse)
+            table = form.parse(data, parsed)
             if table.num_rows != block.num_rows:
                 raise _changed(file)
             yield _conformed(table, schema)
-
-
-def _skip(stream: BinaryIO, num_bytes: int) -> None:
-    """Read past `num_bytes`: a compressed stream cannot seek."""
-    while num_bytes:
-        num_bytes -= len(read_up_to(stream, min(num_bytes, 1 << 20))) or num_bytes
-
-
-def _refuse(row: int, why: str) -> None:
-    raise pa.ArrowInvalid(f"record {row}: {why}")
 
 
 def _conformed(table: pa.Table, schema: pa.Schema) -> pa.Table:
@@ -322,9 +266,6 @@ def _parsing(url: str, format_name: str) -> AbstractContextManager[None]:
 
 
 def _malformed(format_name: str, error: Exception) -> str:
-    if isinstance(error, UnicodeDecodeError):
-        byte = error.object[error.start]
-        return f"not UTF-8 text: byte 0x{byte:02x} ({error.reason}); save the file as UTF-8"
     kind = "Parquet" if format_name == "parquet" else format_name.upper()
     return f"cannot be read as {kind}: {one_line(error, None)}"
 
