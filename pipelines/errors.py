@@ -87,13 +87,17 @@ def problem_lines(problems: Sequence[Problem]) -> list[str]:
 
 
 def _places(problems: Sequence[Problem]) -> str | None:
-    """`line 5`, `lines 5, 7 and 9`, or `rows 0, 1, 2, 3, 4 and 11 more (counted from 0)`."""
+    """`line 5`, `lines 5, 7 and 9`, or `rows 0, 1, 2, 3, 4 and 11 more (counted from 0)`.
+
+    One more than `MOST_PLACES` is named too, because "1 more" is no shorter.
+    """
     first = problems[0]
     numbers = [problem.row if first.line is None else problem.line for problem in problems]
     if len(problems) == 1 or None in numbers:
         return first.place
-    shown = [str(number) for number in numbers[:MOST_PLACES]]
-    more = len(numbers) - len(shown)
+    num_shown = len(numbers) if len(numbers) <= MOST_PLACES + 1 else MOST_PLACES
+    shown = [str(number) for number in numbers[:num_shown]]
+    more = len(numbers) - num_shown
     last = f"{more} more" if more else shown.pop()
     listed = f"{', '.join(shown)} and {last}"
     return f"rows {listed} (counted from 0)" if first.line is None else f"lines {listed}"

@@ -3,6 +3,7 @@
 import codecs
 import re
 import unicodedata
+from collections.abc import Sequence
 
 import numpy as np
 import pyarrow as pa
@@ -69,9 +70,26 @@ def check_characters(data: bytes, cut: bool = False) -> None:
     Raises:
         NotText: with the offset of the first such byte.
     """
-    found = [_control_character(data)]
-    if not data.isascii():
-        found += [_not_utf8(data, cut), _later_control(data), _byte_order_mark(data)]
+    _raise_first([_control_character(data), *_later_problems(data, cut)])
+
+
+def check_later_characters(data: bytes) -> None:
+    """The same for bytes without control characters below the blank.
+
+    Raises:
+        NotText: with the offset of the first other character that is not allowed.
+    """
+    deleted = _control_character(data) if b"\x7f" in data else None
+    _raise_first([deleted, *_later_problems(data, cut=False)])
+
+
+def _later_problems(data: bytes, cut: bool) -> list[NotText | None]:
+    if data.isascii():
+        return []
+    return [_not_utf8(data, cut), _later_control(data), _byte_order_mark(data)]
+
+
+def _raise_first(found: Sequence[NotText | None]) -> None:
     problems = [problem for problem in found if problem is not None]
     if problems:
         raise min(problems, key=lambda problem: problem.offset)

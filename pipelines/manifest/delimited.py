@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.csv
 
 from nightpress.pipelines.formatting import plural
-from nightpress.pipelines.manifest.characters import BadText
+from nightpress.pipelines.manifest.characters import BadText, check_characters
 from nightpress.pipelines.manifest.text import OnBadRecord, ScannedBlock, lone_cr, whole_lines
 
 QUOTED = rb'"[^"]*+(?:""[^"]*+)*+"'
@@ -95,6 +95,7 @@ class Delimited:
 
     def scan(self, data: bytes, header: pa.Schema, on_bad_record: OnBadRecord) -> ScannedBlock:
         """Count the records, and report those with another number of fields than the header."""
+        check_characters(data)
         num_bad = 0
 
         def report(row: "pyarrow.csv.InvalidRow") -> str:

@@ -16,7 +16,11 @@ import pyarrow as pa
 import pyarrow.json
 from numpy.typing import NDArray
 
-from nightpress.pipelines.manifest.characters import BadText
+from nightpress.pipelines.manifest.characters import (
+    BadText,
+    check_characters,
+    check_later_characters,
+)
 from nightpress.pipelines.manifest.json_types import (
     common_type,
     final_type,
@@ -76,11 +80,14 @@ class JsonLines:
     def scan(self, data: bytes, header: pa.Schema, on_bad_record: OnBadRecord) -> ScannedBlock:
         """Columns in order of first appearance."""
         if data.isspace():
+            check_characters(data)
             return ScannedBlock(0, {})
         lines = _as_lines(data)
         table = None if lines is None else _inferred(lines)
         if table is None:
+            check_characters(data)
             return _scan_lines(data, on_bad_record)
+        check_later_characters(data)  # Arrow refuses the control characters of ASCII itself
         types = {name: type_of_column(table[name]) for name in table.schema.names}
         return ScannedBlock(table.num_rows, types)
 

@@ -38,7 +38,8 @@ class ScannedBlock:
 class TextFormat(Protocol):
     """How one text format is split into records and parsed.
 
-    Data begins with a record and is UTF-8 without a byte order mark, unless said otherwise.
+    Data begins with a record, after a byte order mark, and holds whole records unless said
+    otherwise.
     """
 
     has_header: bool
@@ -66,6 +67,9 @@ class TextFormat(Protocol):
         Args:
             header: the columns that the header names.
             on_bad_record: called for each record that cannot be read.
+
+        Raises:
+            NotText: a character is not allowed.
         """
 
     def common_type(self, one: pa.DataType, other: pa.DataType) -> pa.DataType:
@@ -101,6 +105,7 @@ class PlainLines:
 
     def scan(self, data: bytes, header: pa.Schema, on_bad_record: OnBadRecord) -> ScannedBlock:
         """One row a line."""
+        check_characters(data)
         num_rows = data.count(b"\n") + (not data.endswith(b"\n"))
         return ScannedBlock(num_rows, {"prompt": pa.string()})
 
@@ -153,44 +158,42 @@ def split_into_blocks(
         start: that position in bytes.
 
     Raises:
-        BadText: the records are malformed, or one is too long; the offset counts from the
-            beginning of the stream.
+        BadText: a record has no end, or is too long; the offset counts from the beginning of the
+            stream.
     """
     rest = b""
     while chunk := read_up_to(stream, BLOCK_BYTES):
         data = rest + chunk
         end = _whole_records(form, data, start, last=False)
         if end:
-            yield start, _checked(data[:end], start)
+            yield start, data[:end]
         start += end
         rest = data[end:]
         if len(rest) > MAX_RECORD_BYTES:
-            _checked(rest, start, cut=True)
+            _check_characters(rest, start, cut=True)
             _whole_records(form, rest, start, last=True)  # says so if a quote is not closed
             size = f"{MAX_RECORD_BYTES >> 20} MiB"
             raise BadText(start, f"this record does not end within {size}, the most that is read")
     if rest:
         _whole_records(form, rest, start, last=True)
-        yield start, _checked(rest, start)
+        yield start, rest
 
 
 def _whole_records(form: TextFormat, data: bytes, start: int, last: bool) -> int:
     try:
         return form.whole_records(data, last)
     except BadText as error:
-        _checked(data, start, cut=not last)
+        _check_characters(data, start, cut=not last)
         error.offset += start
         raise
 
 
-def _checked(data: bytes, start: int, cut: bool = False) -> bytes:
-    """The same data, which begins at `start`, if all of it is text."""
+def _check_characters(data: bytes, start: int, cut: bool) -> None:
     try:
         check_characters(data, cut)
     except BadText as error:
         error.offset += start
         raise
-    return data
 
 
 def read_up_to(stream: BinaryIO, num_bytes: int) -> bytes:

@@ -25,6 +25,7 @@ from nightpress.pipelines.manifest.delimited import Delimited, QuotesAreText, Te
 from nightpress.pipelines.manifest.jsonl import JsonLines
 from nightpress.pipelines.manifest.text import (
     PlainLines,
+    ScannedBlock,
     TextFormat,
     read_up_to,
     split_into_blocks,
@@ -112,7 +113,7 @@ def _scan(
         read_up_to(stream, start)
         for position, data in split_into_blocks(stream, form, start):
             found: dict[int, str] = {}
-            block = form.scan(data, header, found.__setitem__)
+            block = _scan_block(form, position, data, header, found)
             for name, type_ in block.types.items():
                 types[name] = form.common_type(types.get(name, pa.null()), type_)
             if found and len(bad) < MAX_PROBLEMS:
@@ -125,6 +126,16 @@ def _scan(
         raise _record_errors(url, open_text, bad[:MAX_PROBLEMS], num_bad)
     fields = [_field(name, type_, form) for name, type_ in types.items()]
     return FileScan(pa.schema(fields), tuple(blocks), quotes_are_text)
+
+
+def _scan_block(
+    form: TextFormat, position: int, data: bytes, header: pa.Schema, found: dict[int, str]
+) -> ScannedBlock:
+    try:
+        return form.scan(data, header, found.__setitem__)
+    except BadText as error:
+        error.offset += position
+        raise
 
 
 def _field(name: str, type_: pa.DataType | None, form: TextFormat) -> pa.Field:
