@@ -143,23 +143,26 @@ def _struct(names: list[str], types: list[pa.DataType | None]) -> pa.DataType | 
     return pa.struct(list(zip(names, types, strict=True)))
 
 
-def may_differ(column: pa.ChunkedArray | pa.Array) -> bool:
+def may_differ(column: pa.ChunkedArray | pa.Array, depth: int = 0) -> bool:
     """Whether Arrow may have read something else than the JSON says.
 
     In objects it does not tell null from a missing key. Floats beyond 2^53 may have been integers,
     and infinite ones the word `Inf`, which is no JSON. It miscounts lists of nothing but null.
+    What is nested deeper than `MAX_DEPTH` is not looked at.
     """
     type_ = column.type
     if pa.types.is_floating(type_):
         bounds = pc.min_max(column)
         largest = max(abs(bounds["max"].as_py() or 0), abs(bounds["min"].as_py() or 0))
         return bool(largest >= MAX_EXACT_FLOAT)
+    if depth >= MAX_DEPTH and type_.num_fields:
+        return True
     if pa.types.is_list(type_):
-        return pa.types.is_null(type_.value_type) or may_differ(_items(column))
+        return pa.types.is_null(type_.value_type) or may_differ(_items(column), depth + 1)
     if not pa.types.is_struct(type_):
         return False
     children = [_child(column, index) for index in range(type_.num_fields)]
-    return any(child.null_count or may_differ(child) for child in children)
+    return any(child.null_count or may_differ(child, depth + 1) for child in children)
 
 
 def has_lists_of_null(type_: pa.DataType) -> bool:

@@ -198,13 +198,14 @@ def _object(line: str) -> dict[str, Any]:
     """
     try:
         value = DECODER.decode(line)
+        has_surrogate = "\\u" in line and _has_lone_surrogate(value)
     except json.JSONDecodeError as error:
         raise ValueError(f"not JSON: {error.msg} at character {error.colno}") from error
     except RecursionError as error:
         raise ValueError("its lists and objects are nested too deeply") from error
     if not isinstance(value, dict):
         raise ValueError(NOT_AN_OBJECT)
-    if "\\u" in line and _has_lone_surrogate(value):
+    if has_surrogate:
         raise ValueError("its text has half a character: a lone surrogate such as \\ud800")
     return value
 
@@ -247,7 +248,7 @@ def _parse_lines(data: bytes, schema: pa.Schema) -> pa.Table:
     try:
         rows = [_object(line) for line in lines]
         columns = [_column(field, rows, lines) for field in schema]
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, RecursionError) as error:
         raise pa.ArrowInvalid(str(error)) from error
     return pa.table(columns, schema=schema)
 

@@ -94,6 +94,8 @@ def _plain(values: list[Any]) -> list[Any]:
         ["[1, true]"],
         ["[" * 40 + "1.0" + "]" * 40],
         ["[" * 600 + "]" * 600],
+        ['{"a":' * 130 + "1" + "}" * 130],
+        ['{"a":' * 390 + '"\\u0041"' + "}" * 390],
     ],
 )
 def test_values_without_a_common_type_are_text_as_the_file_has_it(
