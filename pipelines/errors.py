@@ -44,23 +44,64 @@ class SpecError(PipelineError, ValueError):
 class Problem:
     """One mistake in a manifest: where it is, and what is allowed there.
 
-    `row` counts from 0 within its file, like the ids of rows without an id. It is None if the
-    problem concerns the whole file.
+    `row` counts from 0 within its file, like the ids of rows without an id; it is None if the
+    problem concerns no single row. `line` is where that row begins in a text file, counted from 1
+    as an editor shows it; it is None in Parquet and tables, which have no lines.
     """
 
     file: str
     row: int | None
     column: str | None
     message: str
+    line: int | None = None
+
+    @property
+    def place(self) -> str | None:
+        """`line 5`, or `row 3 (counted from 0)`; None if the problem concerns no single row."""
+        if self.line is not None:
+            return f"line {self.line}"
+        return None if self.row is None else f"row {self.row} (counted from 0)"
 
     def __str__(self) -> str:
-        """`prompts.tsv, row 12, column width: 500 is not a multiple of 8`."""
-        parts = [self.file]
-        if self.row is not None:
-            parts.append(f"row {self.row}")
-        if self.column is not None:
-            parts.append(f"column {self.column}")
-        return f"{', '.join(parts)}: {self.message}"
+        """`prompts.tsv, line 12, column width: 500 is not a multiple of 8`."""
+        return _in_words(self.file, self.place, self.column, self.message)
+
+
+def _in_words(file: str, place: str | None, column: str | None, message: str) -> str:
+    parts = [file, place, None if column is None else f"column {column}"]
+    return f"{', '.join(part for part in parts if part is not None)}: {message}"
+
+
+MOST_PLACES = 5
+"""How many places of one problem are named; the others are counted."""
+
+
+def problem_lines(problems: Sequence[Problem]) -> list[str]:
+    """The problems in words, one line for all that differ in their place only."""
+    groups: dict[tuple[str, str | None, str], list[Problem]] = {}
+    for problem in problems:
+        groups.setdefault((problem.file, problem.column, problem.message), []).append(problem)
+    return [
+        _in_words(file, _places(group), column, message)
+        for (file, column, message), group in groups.items()
+    ]
+
+
+def _places(problems: Sequence[Problem]) -> str | None:
+    """`line 5`, `lines 5, 7 and 9`, or `rows 0, 1, 2, 3, 4 and 11 more (counted from 0)`.
+
+    One more than `MOST_PLACES` is named too, because "1 more" is no shorter.
+    """
+    first = problems[0]
+    numbers = [problem.row if first.line is None else problem.line for problem in problems]
+    if len(problems) == 1 or None in numbers:
+        return first.place
+    num_shown = len(numbers) if len(numbers) <= MOST_PLACES + 1 else MOST_PLACES
+    shown = [str(number) for number in numbers[:num_shown]]
+    more = len(numbers) - num_shown
+    last = f"{more} more" if more else shown.pop()
+    listed = f"{', '.join(shown)} and {last}"
+    return f"rows {listed} (counted from 0)" if first.line is None else f"lines {listed}"
 
 
 class ManifestError(PipelineError, ValueError):
@@ -69,7 +110,7 @@ class ManifestError(PipelineError, ValueError):
     def __init__(self, problems: Sequence[Problem], total: int | None = None) -> None:
         self.problems = tuple(problems[:MAX_PROBLEMS])
         self.total = len(problems) if total is None else total
-        lines = [str(problem) for problem in self.problems]
+        lines = problem_lines(self.problems)
         if self.total > len(self.problems):
             lines.append(f"... and {self.total - len(self.problems):,} more")
         super().__init__("\n".join(lines))

@@ -15,6 +15,7 @@ from nightpress.pipelines.job.spec import CONDITION_COLUMNS, SETTING_COLUMNS, Ru
 from nightpress.pipelines.manifest.files import ManifestFile
 from nightpress.pipelines.manifest.row_problems import RowProblems
 from nightpress.pipelines.manifest.similar_names import likely_settings
+from nightpress.pipelines.manifest.text_scan import MIXED
 from nightpress.pipelines.manifest.types import ValueLost, as_type, common_type, one_chunk
 from nightpress.pipelines.records import carried_name
 
@@ -242,6 +243,14 @@ def _problems_of(
                 wanted = "text or whole numbers" if setting == "id" else wanted
                 message = f"its type is {type_}, but {setting} must be {wanted}"
                 yield Problem(file.url, None, column.column, message)
+            elif setting in TEXT_SETTINGS and not column.values and _is_mixed(file, column):
+                message = f"some of its values are not text, but {setting} must be text"
+                yield Problem(file.url, None, column.column, message)
+
+
+def _is_mixed(file: ManifestFile, column: ColumnMap) -> bool:
+    """Whether a column is read as text only because its values have no common type."""
+    return bool(file.schema.field(column.column).metadata == MIXED)
 
 
 def _fits(setting: str, type_: pa.DataType, coded: bool) -> bool:

@@ -4,21 +4,17 @@ Turns a URL into Arrow tables of the file's own columns. A file is read block by
 stays bounded.
 """
 
-import io
-from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import islice
-from typing import BinaryIO, cast
+from typing import BinaryIO
 
 import pyarrow as pa
 
 from nightpress.diffusion_core.errors import one_line
-from nightpress.pipelines.errors import MAX_PROBLEMS, ManifestError, Problem
-from nightpress.pipelines.manifest.delimited import Delimited
+from nightpress.pipelines.errors import ManifestError, Problem
 from nightpress.pipelines.manifest.formats import format_of
-from nightpress.pipelines.manifest.jsonl import JsonLines
 from nightpress.pipelines.manifest.parquet import conformed, read_parquet, scan_parquet
 from nightpress.pipelines.manifest.partitions import (
     partition_texts,
@@ -27,40 +23,24 @@ from nightpress.pipelines.manifest.partitions import (
 )
 from nightpress.pipelines.manifest.same_bytes import (
     Content,
-    ScannedStream,
     changed_error,
     open_unchanged,
 )
-from nightpress.pipelines.manifest.text import (
-    BYTE_ORDER_MARK,
-    PlainLines,
-    TextFormat,
-    read_up_to,
-    split_into_blocks,
+from nightpress.pipelines.manifest.text import read_up_to
+from nightpress.pipelines.manifest.text_scan import (
+    Block,
+    FileScan,
+    OpenText,
+    line_numbers_of_rows,
+    scan_text,
+    skip,
+    text_format,
 )
-from nightpress.pipelines.manifest.types import (
-    BlockTypes,
-    first_bad_text,
-    repeated,
-    what_is_not_utf8,
-)
-from nightpress.pipelines.storage import Options, Partition, Source, open_source, parsing
+from nightpress.pipelines.manifest.types import first_bad_text, what_is_not_utf8
+from nightpress.pipelines.storage import Options, Partition, Source, parsing
 
 MALFORMED = (pa.ArrowException, UnicodeDecodeError, EOFError)
 """What parsers raise about a file's bytes: malformed, an unsupported kind, not UTF-8, truncated."""
-
-HEADER_BYTES = 1 << 20
-"""How much of a text file is looked at to find its header."""
-
-
-@dataclass(frozen=True)
-class Block:
-    """Consecutive rows of a file that can be read by themselves."""
-
-    start: int
-    """A row group's number in Parquet; in a text file the first byte, after decompression."""
-    num_bytes: int
-    num_rows: int
 
 
 @dataclass(frozen=True)
@@ -82,6 +62,8 @@ class ManifestFile:
     """The columns that the file's folders give, see `partition_of`."""
     num_stored_columns: int | None = None
     """How many of the columns are in the file itself; all if None."""
+    quotes_are_text: bool = False
+    """Whether this is TSV without quoting; see `delimited`."""
 
     @property
     def stored_schema(self) -> pa.Schema:
@@ -134,27 +116,26 @@ def scan(source: Source, options: Options) -> ManifestFile:
     if kind is None:
         raise ValueError(f"{source.url} is not a manifest")
     with _parsing(source.url, kind[0]):
+        content = Content.of(source.url, options)
         if kind[0] == "parquet":
-            content = Content.of(source.url, options)
-            schema, blocks = _scan_parquet(source.url, content, options)
+            found = _scan_parquet(source.url, content, options)
         else:
-            with open_source(source.url, options) as raw:
-                stream = ScannedStream(raw)
-                schema, blocks = _scan_text(source.url, cast("BinaryIO", stream), *kind)
-                content = stream.finish()
+            open_text = _opener(source.url, content, kind[1], options)
+            found = scan_text(source.url, kind[0], open_text)
     given = [pa.field(name, pa.string()) for name, _ in source.partition]
-    given = [field for field in given if field.name not in schema.names]
+    given = [field for field in given if field.name not in found.schema.names]
     return ManifestFile(
         source.url,
         source.version,
         content.num_bytes,
         content.sha256,
         *kind,
-        pa.schema([*schema, *given]),
-        tuple(blocks),
+        pa.schema([*found.schema, *given]),
+        found.blocks,
         content.checksums,
         source.partition,
-        len(schema) if given else None,
+        len(found.schema) if given else None,
+        found.quotes_are_text,
     )
 
 
@@ -208,6 +189,20 @@ def read_checked_rows(
         yield table
 
 
+def lines_of_rows(file: ManifestFile, rows: Iterable[int], options: Options) -> dict[int, int]:
+    """The line that each of these rows of a text file begins on; empty for Parquet.
+
+    Raises:
+        ManifestError: the file cannot be read, or it has changed since it was scanned.
+    """
+    if file.format == "parquet":
+        return {}
+    form = text_format(file.format, file.quotes_are_text)
+    open_text = _opener(file.url, file.content, file.compression, options)
+    with _parsing(file.url, file.format):
+        return line_numbers_of_rows(open_text, form, file.blocks, rows)
+
+
 def _covering_blocks(rows: RowRange) -> tuple[list[Block], int]:
     """The blocks that hold a range of rows, and how many of their rows come before the range."""
     blocks: list[Block] = []
@@ -221,10 +216,11 @@ def _covering_blocks(rows: RowRange) -> tuple[list[Block], int]:
     return blocks, skip
 
 
-def _scan_parquet(url: str, content: Content, options: Options) -> tuple[pa.Schema, list[Block]]:
+def _scan_parquet(url: str, content: Content, options: Options) -> FileScan:
     with open_unchanged(url, content, options) as stream:
         schema, groups = scan_parquet(stream)
-    return schema, [Block(i, each.num_bytes, each.num_rows) for i, each in enumerate(groups)]
+    blocks = [Block(i, each.num_bytes, each.num_rows) for i, each in enumerate(groups)]
+    return FileScan(schema, tuple(blocks))
 
 
 def _read_parquet(
@@ -240,115 +236,40 @@ def _size(block: Block) -> tuple[int, int]:
     return block.num_bytes, block.num_rows
 
 
-def _text_format(name: str) -> TextFormat:
-    match name:
-        case "csv":
-            return Delimited(",")
-        case "tsv":
-            return Delimited("\t")
-        case "jsonl":
-            return JsonLines()
-        case _:
-            return PlainLines()
+@contextmanager
+def _open_text(
+    url: str, content: Content, compression: str | None, options: Options
+) -> Iterator[BinaryIO]:
+    with open_unchanged(url, content, options) as stored:
+        if compression is None:
+            yield stored
+        else:
+            with pa.input_stream(stored, compression=compression) as stream:
+                yield stream
 
 
-def _decompressed(stored: BinaryIO, compression: str | None) -> AbstractContextManager[BinaryIO]:
-    if compression is None:
-        return nullcontext(stored)
-    stream: AbstractContextManager[BinaryIO] = pa.input_stream(stored, compression=compression)
-    return stream
-
-
-def _scan_text(
-    url: str, stored: BinaryIO, format_name: str, compression: str | None
-) -> tuple[pa.Schema, list[Block]]:
-    """Parse the whole file once, keeping only counts and types."""
-    form = _text_format(format_name)
-    blocks: list[Block] = []
-    problems: list[Problem] = []
-    num_rows = num_problems = 0
-    with _decompressed(stored, compression) as stream:
-        beginning = read_up_to(stream, HEADER_BYTES)
-        header, start = _header(beginning, form)
-        found = BlockTypes(header)
-        records = cast("BinaryIO", _Continued(beginning[start:], stream))
-        for position, data in split_into_blocks(records, form, start):
-            data.decode()
-            bad: dict[int, str] = {}
-            table = form.parse(data, header, bad.__setitem__)
-            found.add(table)
-            shown = islice(bad.items(), MAX_PROBLEMS - len(problems))
-            problems += [Problem(url, num_rows + row, None, why) for row, why in shown]
-            num_problems += len(bad)
-            blocks.append(Block(position, len(data), table.num_rows + len(bad)))
-            num_rows += table.num_rows + len(bad)
-    if problems:
-        raise ManifestError(problems, num_problems)
-    return pa.schema(list(found.types.items())), blocks
-
-
-class _Continued(io.RawIOBase):
-    """Bytes that were already read from a stream, then the rest of the stream."""
-
-    def __init__(self, data: bytes, rest: BinaryIO) -> None:
-        super().__init__()
-        self._data, self._rest = data, rest
-
-    def read(self, size: int = -1) -> bytes:
-        """The next bytes; at most `size`."""
-        data, self._data = self._data[:size], self._data[size:]
-        return data or self._rest.read(size)
-
-
-def _header(data: bytes, form: TextFormat) -> tuple[pa.Schema, int]:
-    """The columns that the header names, if there is one, and the position of the first record."""
-    mark = len(BYTE_ORDER_MARK) if data.startswith(BYTE_ORDER_MARK) else 0
-    if form.has_header and not data[mark:].strip():
-        raise pa.ArrowInvalid("the file is empty, but its first line must name the columns")
-    if form.has_header and b"\r" in data and b"\n" not in data:
-        raise pa.ArrowInvalid("its lines end in CR alone; save it with LF or CRLF line endings")
-    schema, num_bytes = form.header(data[mark:])
-    _refuse_repeated(schema)
-    return schema, mark + num_bytes
-
-
-def _refuse_repeated(schema: pa.Schema) -> None:
-    name = repeated(schema.names)
-    if name is not None:
-        raise pa.ArrowInvalid(f"column {name!r} appears twice")
+def _opener(url: str, content: Content, compression: str | None, options: Options) -> OpenText:
+    return lambda: _open_text(url, content, compression, options)
 
 
 def _read_text(
     file: ManifestFile, blocks: Sequence[Block], schema: pa.Schema, options: Options
 ) -> Iterator[pa.Table]:
-    form = _text_format(file.format)
+    form = text_format(file.format, file.quotes_are_text)
     parsed = schema if file.format == "jsonl" else file.stored_schema
-    with (
-        open_unchanged(file.url, file.content, options) as stored,
-        _decompressed(stored, file.compression) as stream,
-    ):
+    with _open_text(file.url, file.content, file.compression, options) as stream:
         position = 0
         for block in blocks:
             if file.compression is None:
                 stream.seek(block.start)
             else:
-                _skip(stream, block.start - position)
+                skip(stream, block.start - position)
             data = read_up_to(stream, block.num_bytes)
             position = block.start + block.num_bytes
-            table = form.parse(data, parsed, _refuse)
+            table = form.parse(data, parsed)
             if table.num_rows != block.num_rows:
                 raise changed_error(file.url)
             yield conformed(table, schema)
-
-
-def _skip(stream: BinaryIO, num_bytes: int) -> None:
-    """Read past `num_bytes`: a compressed stream cannot seek."""
-    while num_bytes:
-        num_bytes -= len(read_up_to(stream, min(num_bytes, 1 << 20))) or num_bytes
-
-
-def _refuse(row: int, why: str) -> None:
-    raise pa.ArrowInvalid(f"record {row}: {why}")
 
 
 def _parsing(url: str, format_name: str) -> AbstractContextManager[None]:
@@ -363,9 +284,6 @@ def _parsing(url: str, format_name: str) -> AbstractContextManager[None]:
 def _malformed(format_name: str, error: Exception) -> str:
     if isinstance(error, UnicodeDecodeError) and format_name == "parquet":
         return f"the name of a column is not UTF-8 text: {error.object!r}"
-    if isinstance(error, UnicodeDecodeError):
-        byte = error.object[error.start]
-        return f"not UTF-8 text: byte 0x{byte:02x} ({error.reason}); save the file as UTF-8"
     kind = "Parquet" if format_name == "parquet" else format_name.upper()
     return f"cannot be read as {kind}: {one_line(error, None)}"
 

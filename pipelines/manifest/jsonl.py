@@ -1,18 +1,50 @@
 """JSON Lines: one object a line, whose keys are the columns.
 
-Arrow's parser reads most blocks. A block that is malformed or mixes types in a column is parsed
-again in Python, line by line, which tells which line is at fault. Dates stay text.
+Arrow's parser reads most blocks. It accepts more than JSON and changes some values, so a block is
+read by Python's `json`, line by line, if it may hold such a line. That also tells which line is
+wrong. Text that looks like a date stays text.
 """
 
 import json
-from collections.abc import Iterator
+import math
+from collections import Counter
+from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.json
+from numpy.typing import NDArray
 
-from nightpress.pipelines.manifest.text import OnBadRecord
-from nightpress.pipelines.manifest.types import to_text
+from nightpress.pipelines.manifest.characters import (
+    BadText,
+    check_characters,
+    check_later_characters,
+)
+from nightpress.pipelines.manifest.json_types import (
+    common_type,
+    final_type,
+    has_lists_of_null,
+    may_differ,
+    type_of_column,
+    type_of_values,
+)
+from nightpress.pipelines.manifest.text import (
+    OnBadRecord,
+    ScannedBlock,
+    line_starts,
+    whole_lines,
+)
+
+Bytes = NDArray[np.uint8]
+Ints = NDArray[np.int64]
+
+BLANK = b" \t\r"
+
+MAX_BRACKETS = 800
+"""A line with fewer brackets cannot be nested so deeply that Arrow's parser crashes."""
+
+NOT_AN_OBJECT = 'not a JSON object, such as {"prompt": "a cat"}'
 
 
 class JsonLines:
@@ -20,64 +52,162 @@ class JsonLines:
 
     has_header = False
 
-    def whole_records(self, data: bytes) -> int:
-        """Up to the last newline: inside JSON text a newline is always escaped."""
-        return data.rfind(b"\n") + 1
+    def whole_records(self, data: bytes, last: bool) -> int:
+        """Up to the last line end: inside JSON text one is always escaped."""
+        return whole_lines(data, last)
 
-    def header(self, data: bytes) -> tuple[pa.Schema, int]:
+    def record_starts(self, data: bytes) -> list[int]:
+        """The lines that are not blank."""
+        starts = line_starts(data)
+        ends = [*starts[1:], len(data)]
+        return [
+            start
+            for start, end in zip(starts, ends, strict=True)
+            if data[start:end].strip(BLANK + b"\n")
+        ]
+
+    def header(self, data: bytes, last: bool) -> tuple[pa.Schema, int]:
         """No columns: every object names its own."""
+        first, _, _ = data.lstrip(BLANK + b"\n").partition(b"\n")
+        if first.startswith(b"[") or first.strip() == b"{":
+            raise BadText(
+                data.index(first),
+                "it is one JSON value, but JSON Lines has one object a line; `jq -c .` writes an "
+                "object on one line, and `jq -c '.[]'` those of a list",
+            )
         return pa.schema([]), 0
 
-    def parse(self, data: bytes, schema: pa.Schema, on_bad_record: OnBadRecord) -> pa.Table:
-        """Columns in order of first appearance; missing keys are null, mixed types become text."""
-        if not data.strip():
+    def scan(self, data: bytes, header: pa.Schema, on_bad_record: OnBadRecord) -> ScannedBlock:
+        """Columns in order of first appearance."""
+        if data.isspace():
+            check_characters(data)
+            return ScannedBlock(0, {})
+        lines = _as_lines(data)
+        table = None if lines is None else _inferred(lines)
+        if table is None:
+            check_characters(data)
+            return _scan_lines(data, on_bad_record)
+        check_later_characters(data)  # Arrow refuses the control characters of ASCII itself
+        types = {name: type_of_column(table[name]) for name in table.schema.names}
+        return ScannedBlock(table.num_rows, types)
+
+    def common_type(self, one: pa.DataType | None, other: pa.DataType | None) -> pa.DataType | None:
+        """See `json_types`."""
+        return common_type(one, other)
+
+    def final_type(self, type_: pa.DataType | None) -> pa.DataType:
+        """See `json_types`."""
+        return final_type(type_)
+
+    def parse(self, data: bytes, schema: pa.Schema) -> pa.Table:
+        """Missing keys are null."""
+        if data.isspace():
             return schema.empty_table()
+        if any(has_lists_of_null(field.type) for field in schema):
+            return _parse_lines(data, schema)
         try:
-            table = _read(data, schema)
-            names = schema.names or table.schema.names
-            dated = [field.name for field in table.schema if pa.types.is_temporal(field.type)]
-            if dated and not schema.names:
-                table = _read(data, pa.schema([(name, pa.string()) for name in dated]), "infer")
+            return _read(data, schema).select(schema.names)
         except pa.ArrowInvalid:
-            return _read_lines(data, schema, on_bad_record)
-        return table.select(names)
+            return _parse_lines(data, schema)
 
 
-def _read(data: bytes, schema: pa.Schema, others: str = "ignore") -> pa.Table:
+@dataclass(frozen=True)
+class _Lines:
+    """Lines that each begin and end with braces, and may be given to Arrow."""
+
+    data: bytes
+    num_lines: int
+
+
+def _as_lines(data: bytes) -> _Lines | None:
+    """The lines without blank ones; None if one is no object, or nested too deeply for Arrow.
+
+    Where every line begins with `{` and ends with `}`, no object goes on over several lines. With
+    as many objects as lines, each is on a line of its own.
+    """
+    values = np.frombuffer(data, np.uint8)
+    ends = np.flatnonzero(values == ord("\n"))
+    first = np.concatenate([[0], ends[:-1] + 1])
+    simple = (
+        data.endswith(b"}\n")
+        and (values[first] == ord("{")).all()
+        and (values[np.maximum(ends - 1, 0)] == ord("}")).all()
+    )
+    if simple:
+        return _Lines(data, len(ends)) if _is_shallow(values, ends) else None
+    lines = [line for line in (line.strip(BLANK) for line in data.split(b"\n")) if line]
+    stripped = b"\n".join(lines) + b"\n"
+    return None if stripped == data else _as_lines(stripped)
+
+
+def _is_shallow(values: Bytes, ends: Ints) -> bool:
+    """Whether no line has so many brackets that it may be nested too deeply for Arrow's parser."""
+    if np.diff(ends, prepend=0).max() < MAX_BRACKETS:
+        return True
+    opening = np.flatnonzero((values == ord("{")) | (values == ord("[")))
+    per_line = np.diff(np.searchsorted(opening, ends), prepend=0)
+    return bool(per_line.max() < MAX_BRACKETS)
+
+
+def _inferred(lines: _Lines) -> pa.Table | None:
+    """The lines as Arrow reads them without a schema; None unless that is exactly what they say."""
+    try:
+        table = _read(lines.data, pa.schema([]))
+    except pa.ArrowInvalid:
+        return None
+    if table.num_rows != lines.num_lines or any(map(may_differ, table.columns)):
+        return None
+    return table
+
+
+def _read(data: bytes, schema: pa.Schema) -> pa.Table:
     return pyarrow.json.read_json(
         pa.BufferReader(data),
         pyarrow.json.ReadOptions(use_threads=False, block_size=len(data) + 1),
         pyarrow.json.ParseOptions(
             explicit_schema=schema,
-            unexpected_field_behavior=others if schema.names else "infer",
+            unexpected_field_behavior="ignore" if schema.names else "infer",
         ),
     )
 
 
-def _read_lines(data: bytes, schema: pa.Schema, on_bad_record: OnBadRecord) -> pa.Table:
-    rows = list(_objects(data, on_bad_record))
-    types = {field.name: field.type for field in schema}
-    if not types:
-        types = dict.fromkeys(name for row in rows for name in row)
-    return pa.table(
-        {name: _column([row.get(name) for row in rows], type_) for name, type_ in types.items()}
-    )
-
-
-def _objects(data: bytes, on_bad_record: OnBadRecord) -> Iterator[dict[str, Any]]:
-    lines = (line for line in data.decode().split("\n") if line.strip())
+def _scan_lines(data: bytes, on_bad_record: OnBadRecord) -> ScannedBlock:
+    columns: dict[str, list[Any]] = {}
+    lines = _lines(data)
     for number, line in enumerate(lines):
         try:
-            value = json.loads(line)
+            row = _object(line)
         except ValueError as error:
-            on_bad_record(number, f"not JSON: {error}")
+            on_bad_record(number, str(error))
             continue
-        if _has_lone_surrogate(value):
-            on_bad_record(number, "its text has half a character: a lone surrogate such as \\ud800")
-        elif isinstance(value, dict):
-            yield value
-        else:
-            on_bad_record(number, 'not a JSON object, such as {"prompt": "a cat"}')
+        for name, value in row.items():
+            columns.setdefault(name, []).append(value)
+    types = {name: type_of_values(values) for name, values in columns.items()}
+    return ScannedBlock(len(lines), types)
+
+
+def _lines(data: bytes) -> list[str]:
+    return [line for line in data.decode().split("\n") if line.strip(BLANK.decode())]
+
+
+def _object(line: str) -> dict[str, Any]:
+    """A line's object.
+
+    Raises:
+        ValueError: the line is not one JSON object, or it says something twice or not exactly.
+    """
+    try:
+        value = DECODER.decode(line)
+        has_surrogate = "\\u" in line and _has_lone_surrogate(value)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"not JSON: {error.msg} at character {error.colno}") from error
+    except RecursionError as error:
+        raise ValueError("its lists and objects are nested too deeply") from error
+    if not isinstance(value, dict):
+        raise ValueError(NOT_AN_OBJECT)
+    if has_surrogate:
+        raise ValueError("its text has half a character: a lone surrogate such as \\ud800")
+    return value
 
 
 def _has_lone_surrogate(value: Any) -> bool:
@@ -89,11 +219,63 @@ def _has_lone_surrogate(value: Any) -> bool:
     return False
 
 
-def _column(values: list[Any], type_: pa.DataType | None) -> pa.Array:
-    """The values as one column; as text where they share no type."""
-    if type_ is not None and pa.types.is_string(type_):
-        return to_text(values)
+def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    values = dict(pairs)
+    if len(values) < len(pairs):
+        (name, _), *_ = Counter(name for name, _ in pairs).most_common(1)
+        raise ValueError(f"it has the key {name!r} twice")
+    return values
+
+
+def _number(text: str) -> float:
+    value = float(text)
+    if math.isinf(value):
+        shown = text if len(text) <= 20 else f"{text[:10]}...{text[-5:]}"
+        raise ValueError(f"the number {shown} is larger than any float")
+    return value
+
+
+DECODER = json.JSONDecoder(object_pairs_hook=_without_repeats, parse_float=_number)
+
+
+def _parse_lines(data: bytes, schema: pa.Schema) -> pa.Table:
+    """A block that Arrow cannot read with this schema: some columns are the text of any JSON.
+
+    Raises:
+        ArrowInvalid: this is not the block that was scanned.
+    """
+    lines = _lines(data)
     try:
-        return pa.array(values, type_)
-    except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError):
-        return to_text(values)
+        rows = [_object(line) for line in lines]
+        columns = [_column(field, rows, lines) for field in schema]
+    except (ValueError, TypeError, RecursionError) as error:
+        raise pa.ArrowInvalid(str(error)) from error
+    return pa.table(columns, schema=schema)
+
+
+def _column(field: pa.Field, rows: list[dict[str, Any]], lines: list[str]) -> pa.Array:
+    values = [row.get(field.name) for row in rows]
+    if pa.types.is_string(field.type):
+        values = [
+            value if value is None or isinstance(value, str) else _as_written(line, field.name)
+            for value, line in zip(values, lines, strict=True)
+        ]
+    return pa.array(values, field.type)
+
+
+def _as_written(line: str, wanted: str) -> str:
+    """The JSON of one key's value, just as the line has it."""
+    position = _past_blanks(line, line.index("{") + 1)
+    while True:
+        name, position = DECODER.raw_decode(line, position)
+        start = _past_blanks(line, _past_blanks(line, position) + 1)
+        _, end = DECODER.raw_decode(line, start)
+        if name == wanted:
+            return line[start:end]
+        position = _past_blanks(line, _past_blanks(line, end) + 1)
+
+
+def _past_blanks(line: str, position: int) -> int:
+    while line[position] in " \t\r":
+        position += 1
+    return position

@@ -4,6 +4,7 @@ Whole columns are converted at once. A value that cannot be converted is recorde
 its row, not raised.
 """
 
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -18,6 +19,9 @@ Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
 
 NUMBER = r"^[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?$"
+
+WHOLE = r"^[+-]?\d*\.?0*$|[eE]"
+"""A number in text without a fraction, or with an exponent. As floats, more numbers are whole."""
 
 MAX_EXACT = 2.0**63
 """Floats from here on do not fit into an int64."""
@@ -35,13 +39,17 @@ def whole_numbers(column: pa.Array, name: str, problems: RowProblems) -> tuple[I
     if pa.types.is_string(column.type) or pa.types.is_decimal(column.type):
         column = _stripped(column) if pa.types.is_string(column.type) else column
         try:
-            return _numpy(pc.cast(column, pa.int64())), _valid(column)
+            integers = pc.cast(column, pa.int64())
         except pa.ArrowInvalid:
-            pass  # some value is not a plain integer; the conversion to floats finds which
+            integers = None  # some value is no plain integer; the conversion to floats finds which
+        if integers is not None and not _any_hexadecimal(column):
+            return _numpy(integers), _valid(column)
     values, given = numbers(column, name, problems)
     with np.errstate(invalid="ignore"):
         fits = np.abs(values) < MAX_EXACT
         whole = np.floor(values) == values
+    if pa.types.is_string(column.type):
+        whole &= _flags(pc.match_substring_regex(column, WHOLE))
     problems.add(given & ~fits, name, _shown(column, "is out of range"))
     problems.add(given & fits & ~whole, name, _shown(column, "is not a whole number"))
     given &= fits & whole
@@ -60,10 +68,20 @@ def numbers(column: pa.Array, name: str, problems: RowProblems) -> tuple[Floats,
     if pa.types.is_string(column.type):
         column = _stripped(column)
         good = _flags(pc.match_substring_regex(column, NUMBER)) | ~_valid(column)
-        problems.add(~good, name, _shown(column, "is not a number"))
+        problems.add(~good, name, lambda row: _not_a_number(column[row].as_py()))
         column = pc.if_else(pa.array(good), column, None)
     values = _numpy(pc.cast(column, pa.float64(), safe=False))
     return values, _valid(column)
+
+
+def _not_a_number(text: str) -> str:
+    hint = "; write a decimal point, not a comma" if re.fullmatch(r"[+-]?\d+,\d+", text) else ""
+    return f"{text!r} is not a number{hint}"
+
+
+def _any_hexadecimal(column: pa.Array) -> bool:
+    """Whether a text has an x: Arrow takes `0x1F` for an integer."""
+    return any(pc.any(pc.match_substring(column, letter)).as_py() for letter in "xX")
 
 
 def _widened(column: pa.Array) -> pa.Array:

@@ -1,11 +1,14 @@
 """Problems found in rows, column by column: the first few are kept in order, all are counted."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from nightpress.pipelines.errors import MAX_PROBLEMS, ManifestError, Problem
+from nightpress.pipelines.manifest.files import ManifestFile, lines_of_rows
+from nightpress.pipelines.storage import Options
 
 Mask = NDArray[np.bool_]
 
@@ -52,3 +55,28 @@ def first_problems(groups: Iterable[Iterable[Problem]]) -> list[Problem]:
     for group in groups:
         shown += list(group)[: MAX_PROBLEMS - len(shown)]
     return shown
+
+
+def with_lines(
+    problems: Sequence[Problem], files: Iterable[ManifestFile], options: Options
+) -> list[Problem]:
+    """The problems with the line of each row of a text file.
+
+    The files are read again for that, so call it only with the problems that will be shown.
+
+    Raises:
+        ManifestError, StoreError: a file cannot be read any more.
+    """
+    rows: dict[str, set[int]] = {}
+    for problem in problems:
+        if problem.row is not None and problem.line is None:
+            rows.setdefault(problem.file, set()).add(problem.row)
+    lines = {
+        file.url: lines_of_rows(file, rows[file.url], options) for file in files if file.url in rows
+    }
+    return [
+        problem
+        if problem.row is None or problem.line is not None
+        else replace(problem, line=lines.get(problem.file, {}).get(problem.row))
+        for problem in problems
+    ]

@@ -13,6 +13,11 @@ from nightpress.diffusion_core.models.samplers import SAMPLER_NAMES, solver_and_
 from nightpress.diffusion_core.sampling.schedulers import is_uneven, max_steps
 from nightpress.pipelines.job.sections import MAX_PIXELS, ColumnMap
 from nightpress.pipelines.job.spec import MAX_SEED, RunSpec
+from nightpress.pipelines.manifest.characters import (
+    CONTROL_CHARACTERS,
+    control_character,
+    has_control_characters,
+)
 from nightpress.pipelines.manifest.columns import Columns
 from nightpress.pipelines.manifest.numbers import Floats, Ints, numbers, whole_numbers
 from nightpress.pipelines.manifest.row_problems import Mask, RowProblems
@@ -249,6 +254,7 @@ class RowReader:
         if column is None or pa.types.is_null(column.type):
             column = pa.nulls(table.num_rows, pa.string())
         problems.add(_blank(column), name, lambda row: "the prompt is empty")
+        _refuse_control_characters(column, name, problems)
         return column
 
     def _negative_prompts(self, table: pa.Table, problems: RowProblems) -> pa.Array:
@@ -262,6 +268,8 @@ class RowReader:
                 self.columns.manifest_name("negative_prompt"),
                 lambda row: "this model takes no negative prompt",
             )
+        name = self.columns.manifest_name("negative_prompt")
+        _refuse_control_characters(column, name, problems)
         return pc.fill_null(column, default) if column.null_count else column
 
     def _ids(self, table: pa.Table, first_row: int, problems: RowProblems) -> pa.Array:
@@ -308,6 +316,17 @@ def _as_codes(values: pa.Array) -> pa.Array:
         whole = pc.all(pc.equal(values, pc.floor(values))).as_py()
         values = pc.cast(values, pa.int64()) if whole else values
     return pc.cast(values, pa.string())
+
+
+def _refuse_control_characters(column: pa.Array, name: str, problems: RowProblems) -> None:
+    """Add a problem for texts with control characters, which JSON and Parquet can hold."""
+    if has_control_characters(column):
+        found = pc.match_substring_regex(column, CONTROL_CHARACTERS)
+        problems.add(
+            np.array(pc.fill_null(found, False)),
+            name,
+            lambda row: f"it has {control_character(column[row].as_py())}, which is not text",
+        )
 
 
 def _indices(encoded: pa.DictionaryArray) -> Ints:

@@ -91,30 +91,6 @@ def as_type(column: pa.ChunkedArray, type_: pa.DataType) -> pa.ChunkedArray:
         raise ValueLost(row, one_line(error, 200)) from error
 
 
-class BlockTypes:
-    """The types of a text file's columns, from one block of it after the other.
-
-    Each block is parsed again later, with the types that all blocks together have: text where they
-    share no type, or where a float could not hold an integer exactly.
-    """
-
-    def __init__(self, header: pa.Schema) -> None:
-        self.types: dict[str, pa.DataType] = {field.name: field.type for field in header}
-        self._large: dict[str, set[pa.DataType]] = {}
-
-    def add(self, table: pa.Table) -> None:
-        """Take the columns of another block into account."""
-        for name in table.schema.names:
-            column = table[name]
-            type_ = plain_type(column.type)
-            if not _integers_fit_floats(column):
-                self._large.setdefault(name, set()).add(type_)
-            common = common_type([self.types.get(name, pa.null()), type_])
-            large = self._large.get(name, ())
-            is_lossy = common is not None and any(_become_floats(each, common) for each in large)
-            self.types[name] = pa.string() if common is None or is_lossy else common
-
-
 def first_bad_text(column: pa.ChunkedArray) -> int | None:
     """The first row with text that is not UTF-8, at any depth; None if there is none.
 
@@ -283,32 +259,6 @@ def _cast(column: pa.ChunkedArray, type_: pa.DataType) -> pa.ChunkedArray:
         if lost:
             raise pa.ArrowInvalid("it lies outside the calendar and has no text")
     return converted
-
-
-def _integers_fit_floats(column: pa.ChunkedArray) -> bool:
-    """Whether a float64 could hold each integer of the column, at any depth, exactly."""
-    if not holds(column.type, pa.types.is_integer):
-        return True
-    try:
-        pc.cast(column, _with_floats(column.type))
-    except pa.ArrowInvalid:
-        return False
-    return True
-
-
-def _with_floats(type_: pa.DataType) -> pa.DataType:
-    return with_types(type_, lambda inner: pa.float64() if pa.types.is_integer(inner) else inner)
-
-
-def _become_floats(type_: pa.DataType, target: pa.DataType) -> bool:
-    """Whether integers of one type, at any depth, are floats in the other."""
-    if pa.types.is_integer(type_):
-        return bool(pa.types.is_floating(target))
-    if pa.types.is_list(type_) and pa.types.is_list(target):
-        return _become_floats(type_.value_type, target.value_type)
-    if pa.types.is_struct(type_) and pa.types.is_struct(target):
-        return any(_become_floats(field.type, target.field(field.name).type) for field in type_)
-    return False
 
 
 def _first_row(column: pa.ChunkedArray, is_bad: Callable[[pa.ChunkedArray], bool]) -> int | None:

@@ -15,7 +15,7 @@ from nightpress.pipelines.job.spec import RunSpec
 from nightpress.pipelines.manifest.columns import Columns, resolve_columns
 from nightpress.pipelines.manifest.files import ManifestFile, scan
 from nightpress.pipelines.manifest.prompt_checks import PromptChecker, PromptCounts
-from nightpress.pipelines.manifest.row_problems import first_problems
+from nightpress.pipelines.manifest.row_problems import first_problems, with_lines
 from nightpress.pipelines.manifest.rows import Defaults
 from nightpress.pipelines.planning.duplicates import Mapper, duplicates
 from nightpress.pipelines.planning.images import Planner
@@ -59,7 +59,7 @@ def check(spec: RunSpec, info: ModelInfo, batch_size: int = 1, mapper: Mapper = 
     if not units:
         raise ManifestError([Problem(files[0].url, None, None, "the manifest has no rows")])
     reports = list(mapper(check_unit, units))
-    _refuse_problems(reports)
+    _refuse_problems(reports, files, spec.storage)
     for kind in ("ids", "names"):
         problems, total = duplicates(
             kind, units, [getattr(report, kind) for report in reports], mapper
@@ -142,10 +142,13 @@ def scan_or_error(call: tuple[Source, Options]) -> ManifestFile | ManifestError:
         return error
 
 
-def _refuse_problems(reports: Sequence[UnitReport]) -> None:
+def _refuse_problems(
+    reports: Sequence[UnitReport], files: Sequence[ManifestFile], options: Options
+) -> None:
     total = sum(report.num_problems for report in reports)
     if total:
-        raise ManifestError(first_problems(report.problems for report in reports), total)
+        problems = first_problems(report.problems for report in reports)
+        raise ManifestError(with_lines(problems, files, options), total)
 
 
 def _uncut(

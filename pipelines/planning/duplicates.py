@@ -1,7 +1,7 @@
 """Find names that occur twice in a manifest of any size, by hash, and confirm them by reading."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -9,7 +9,7 @@ import numpy as np
 from nightpress.pipelines.errors import MAX_PROBLEMS, Problem
 from nightpress.pipelines.image_files.portability import folded
 from nightpress.pipelines.manifest.numbers import Ints
-from nightpress.pipelines.planning.images import Planner
+from nightpress.pipelines.manifest.row_problems import with_lines
 from nightpress.pipelines.planning.seeds import Hashes
 from nightpress.pipelines.planning.units import WorkUnit, images_to_compare, read_batches
 
@@ -51,7 +51,7 @@ def duplicates(
     """
     later, earlier = find_repeats(np.concatenate(hashes))
     ends = np.cumsum([len(unit_hashes) for unit_hashes in hashes])
-    problems: list[Problem] = []
+    repeats: list[tuple[NamedRow, NamedRow]] = []
     by_hash: dict[int, dict[str, NamedRow]] = {}
     num_collisions = 0
     for start in range(0, len(later), CONFIRMED_AT_ONCE):
@@ -63,10 +63,10 @@ def duplicates(
             if first is rows[one]:
                 num_collisions += 1
             else:
-                problems.append(_problem(kind, units[0].planner, rows[one], first))
-        if len(problems) >= MAX_PROBLEMS:
+                repeats.append((rows[one], first))
+        if len(repeats) >= MAX_PROBLEMS:
             break
-    return problems[:MAX_PROBLEMS], len(later) - num_collisions
+    return _problems(kind, units, repeats[:MAX_PROBLEMS]), len(later) - num_collisions
 
 
 def find_repeats(hashes: Hashes) -> tuple[Ints, Ints]:
@@ -125,15 +125,31 @@ def _look_up_all(
     return dict(zip(positions.tolist(), rows, strict=True))
 
 
-def _problem(kind: str, planner: Planner, row: NamedRow, first: NamedRow) -> Problem:
-    where = f"{first.file}, row {first.row}"
+def _problems(
+    kind: str, units: Sequence[WorkUnit], repeats: Sequence[tuple[NamedRow, NamedRow]]
+) -> list[Problem]:
+    planner = units[0].planner
+    files = {part.file.url: part.file for unit in units for part in unit.row_ranges}
+    column = planner.columns.manifest_name("id") if kind == "ids" else "images.file_name"
+    places = with_lines(
+        [Problem(row.file, row.row, column, "") for pair in repeats for row in pair],
+        files.values(),
+        planner.spec.storage,
+    )
+    return [
+        replace(
+            place, message=_message(kind, row, first, f"{first_place.file}, {first_place.place}")
+        )
+        for (row, first), place, first_place in zip(repeats, places[::2], places[1::2], strict=True)
+    ]
+
+
+def _message(kind: str, row: NamedRow, first: NamedRow, where: str) -> str:
     if kind == "ids":
-        message = f"id {row.name!r} is already used by {where}"
-        return Problem(row.file, row.row, planner.columns.manifest_name("id"), message)
+        return f"id {row.name!r} is already used by {where}"
     message = f"file name {row.name!r} is already used by {where}"
     if row.name != first.name:
         only_case = row.name.lower() == first.name.lower()
         how = "letter case" if only_case else "case, Unicode form or invisible characters"
         message += f" ({first.name!r} differs only in {how})"
-    hint = "; add {image_id} to images.file_name to make the names unique"
-    return Problem(row.file, row.row, "images.file_name", message + hint)
+    return message + "; add {image_id} to images.file_name to make the names unique"

@@ -14,8 +14,9 @@ from typing import Any, Self
 import pyarrow as pa
 
 from nightpress.diffusion_core.sampling.request import SamplingParams
-from nightpress.pipelines.manifest.files import Block, ManifestFile, RowRange
+from nightpress.pipelines.manifest.files import ManifestFile, RowRange
 from nightpress.pipelines.manifest.prompt_checks import PromptCounts
+from nightpress.pipelines.manifest.text_scan import Block
 
 ROW_GROUP_IMAGES = 8_192
 """About how many images a row group of a part holds."""
@@ -201,6 +202,7 @@ def _file_as_dict(file: ManifestFile, schemas: Sequence[str]) -> dict[str, Any]:
         "sha256": file.sha256,
         "format": file.format,
         "compression": file.compression,
+        "quotes_are_text": file.quotes_are_text,
         "schema": schemas.index(_encode(file.schema)),
         "checksums": base64.b64encode(file.checksums).decode(),
         "pieces": [[block.start, block.num_bytes, block.num_rows] for block in file.blocks],

@@ -5,12 +5,12 @@ relative to the metadata file, and a caption column.
 """
 
 import csv
-import json
 import posixpath
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, BinaryIO
 
 from nightpress.pipelines.errors import DataError
+from nightpress.pipelines.manifest.jsonl import DECODER
 from nightpress.pipelines.storage import Options, Source, open_source
 from nightpress.pipelines.storage.urls import public
 from nightpress.pipelines.training.data.decoding import BadImageError
@@ -99,10 +99,10 @@ class FolderReader:
         folder = posixpath.dirname(self._source.name(file.url))
         captions: dict[str, Any] = {}
         with open_source(file.url, self._options) as stream:
-            for number, row in enumerate(_rows(file.url, stream)):
+            for number, (line, row) in enumerate(_rows(file.url, stream)):
                 if not isinstance(row.get(FILE_NAME), str):
                     raise DataError(
-                        f"{public(file.url)}, row {number}: no {FILE_NAME}; "
+                        f"{public(file.url)}, line {line}: no {FILE_NAME}; "
                         f"the columns are {', '.join(map(str, row)) or 'none'}"
                     )
                 if not number:
@@ -142,21 +142,23 @@ class _ImageLoader:
         return captions or parse_captions(self._folder_name)
 
 
-def _rows(url: str, stream: BinaryIO) -> Iterator[dict[str, Any]]:
+def _rows(url: str, stream: BinaryIO) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Each row with the line that it is on; the last one, if a row has several."""
     text = (line.decode("utf-8" if n else "utf-8-sig") for n, line in enumerate(stream))
     try:
         if url.lower().endswith(".csv"):
-            yield from csv.DictReader(text, strict=True)
+            reader = csv.DictReader(text, strict=True)
+            yield from ((reader.line_num, row) for row in reader)
         else:
             yield from _json_objects(text)
     except (ValueError, RecursionError, csv.Error) as error:
         raise DataError(f"{public(url)}: cannot be read: {error}") from error
 
 
-def _json_objects(lines: Iterable[str]) -> Iterator[dict[str, Any]]:
+def _json_objects(lines: Iterable[str]) -> Iterator[tuple[int, dict[str, Any]]]:
     for number, line in enumerate(lines, 1):
         if line.strip():
-            value = json.loads(line)
+            value = DECODER.decode(line)
             if not isinstance(value, dict):
                 raise ValueError(f"line {number} is not a JSON object")
-            yield value
+            yield number, value

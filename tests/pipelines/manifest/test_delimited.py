@@ -1,15 +1,20 @@
-"""CSV and TSV with the quoting found in real files."""
+"""CSV and TSV: the dialects that are read, and what is refused."""
 
 import csv
 import io
+from pathlib import Path
 
-import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from support.manifest_files import problem_of, rows_of
 
-from nightpress.pipelines.manifest import delimited, text
+from nightpress.pipelines.manifest import text
 from nightpress.pipelines.manifest.delimited import Delimited
+
+CHARACTERS = st.characters(exclude_categories=["Cs", "Cc"], exclude_characters="\ufeff")
+FIELD = st.text(CHARACTERS | st.sampled_from("\t\n\r\",'"), max_size=20)
+FIELDS = st.lists(st.tuples(FIELD, FIELD, FIELD), max_size=12)
 
 
 class Trickle(io.BytesIO):
@@ -19,95 +24,150 @@ class Trickle(io.BytesIO):
         return super().read(min(size or 0, 3))
 
 
-def read(data: bytes, separator: str = "\t") -> list[dict[str, str | None]]:
-    form = Delimited(separator)
-    schema, start = form.header(data)
-    stream = io.BytesIO(data)
-    stream.seek(start)
-    tables = [
-        form.parse(block, schema, lambda row, why: pytest.fail(f"{row}: {why}"))
-        for _, block in text.split_into_blocks(stream, form, start)
-    ]
-    return pa.concat_tables(tables).to_pylist() if tables else []
-
-
-def prompts(data: bytes) -> list[str | None]:
-    return [row["prompt"] for row in read(data)]
-
-
-def test_quotes_inside_an_unquoted_field_are_text() -> None:
-    assert prompts(b'prompt\tnote\na sign that says "STOP" in red\tx\n5" nails\ty\n') == [
+@pytest.mark.parametrize("separator", [",", "\t"])
+@pytest.mark.parametrize(
+    "field",
+    [
         'a sign that says "STOP" in red',
+        '5" nails',
+        ' "a"',
+        'a""b',
+        '"""a"""',
+        '""""',
+        '""""""',
+        '"a frisbee that says ""Cheese Shop"" on it."',
+        '"one,two\tthree\nfour\r\nfive\rsix"',
+        '"\n"',
+        '""',
+        "\\",
+        '\\"a\\"',
+        "\u2028",
+        "'a'",
+        "007",
+        "NA",
+    ],
+)
+def test_a_field_is_what_pythons_csv_makes_of_it(
+    tmp_path: Path, field: str, separator: str
+) -> None:
+    data = f"prompt{separator}note\r\n{field}{separator}x\r\ny{separator}{field}"
+    path = tmp_path / ("m.csv" if separator == "," else "m.tsv")
+    path.write_text(data, newline="")
+    lines = io.StringIO(data, newline="")
+    expected = list(csv.DictReader(lines, delimiter=separator, strict=True))
+    assert rows_of(path) == expected
+
+
+@pytest.mark.parametrize(
+    ("data", "line", "message"),
+    [
+        ('"WOMBAT" painted on a wall,x\n', 2, 'text follows a closing quote: "WOMBAT" painted on'),
+        ('a,x\n"b" ,x\n', 3, "text follows a closing quote"),
+        ('a,x\n"b\nc"d,x\n', 3, "text follows a closing quote"),
+        ('a,x\n\n"b""",x\nc,"""\n', 5, "a quote opens here and is not closed"),
+        ('a,"b\nc,d\ne,f\n', 2, "a quote opens here and is not closed"),
+        ("a,x\nb\rc,x\n", 3, "a line ends in CR alone; save the file with LF or CRLF line ends"),
+        ("a,x\nb,x\r\r\n", 3, "a line ends in CR alone"),
+        ('a,x\n"b"\rc,x\n', 3, "a line ends in CR alone"),
+        ('"b""c"d"\n",x\n', 2, "text follows a closing quote"),
+    ],
+)
+@pytest.mark.parametrize("block_bytes", [1, 5, 1 << 20])
+def test_quotes_and_line_ends_that_readers_disagree_on_are_refused(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    data: str,
+    line: int,
+    message: str,
+    block_bytes: int,
+) -> None:
+    monkeypatch.setattr(text, "BLOCK_BYTES", block_bytes)
+    (tmp_path / "m.csv").write_text(f"prompt,note\n{data}", newline="")
+    problem = problem_of(tmp_path / "m.csv")
+    assert problem.line == line
+    assert problem.message.startswith(message)
+
+
+def test_quotes_in_a_header_follow_the_same_rules(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text('"pro""mpt","x\ny"\n1,2\n')
+    assert rows_of(tmp_path / "a.csv") == [{'pro"mpt': "1", "x\ny": "2"}]
+    (tmp_path / "b.csv").write_text('"prompt"s,n\n1,2\n')
+    assert problem_of(tmp_path / "b.csv").line == 1
+
+
+def test_tsv_that_knows_nothing_of_quotes_is_read_without_quoting(tmp_path: Path) -> None:
+    data = 'prompt\tnote\n"WOMBAT" painted on a wall\tx\n"a" and "b"\ty\n"open\tz\n5" nails\t\n'
+    (tmp_path / "m.tsv").write_text(data)
+    assert [row["prompt"] for row in rows_of(tmp_path / "m.tsv")] == [
+        '"WOMBAT" painted on a wall',
+        '"a" and "b"',
+        '"open',
         '5" nails',
     ]
 
 
-def test_a_field_that_only_begins_with_a_quote_is_text() -> None:
-    data = b'prompt\tnote\n"WOMBAT" painted on a wall\tx\n"a" and "b"\ty\n"open\tz\n'
-    assert prompts(data) == ['"WOMBAT" painted on a wall', '"a" and "b"', '"open']
+@pytest.mark.parametrize("quoted", ['"whole"\tx', 'x\t"a ""b"" c"', '"two\nlines"\tx'])
+def test_tsv_with_both_kinds_of_quotes_is_refused(tmp_path: Path, quoted: str) -> None:
+    (tmp_path / "m.tsv").write_text(f'prompt\tnote\n"WOMBAT" painted\tx\n{quoted}\n')
+    assert problem_of(tmp_path / "m.tsv").message.startswith("text follows a closing quote")
 
 
-def test_a_quoted_field_loses_its_quotes_and_unescapes_those_inside() -> None:
-    data = b'prompt\tnote\n"a frisbee that says ""Cheese Shop"" on it."\tx\n'
-    assert prompts(data) == ['a frisbee that says "Cheese Shop" on it.']
+def test_tsv_whose_quote_is_not_closed_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "m.tsv").write_text('prompt\n"a cat\na dog\n')
+    assert "is not closed" in problem_of(tmp_path / "m.tsv").message
 
 
-def test_a_quoted_field_may_hold_separators_and_newlines() -> None:
-    data = b'prompt\tnote\n"one\ttwo\nthree\r\nfour"\tx\nnext\ty\n'
-    assert prompts(data) == ["one\ttwo\nthree\r\nfour", "next"]
-
-
-def test_an_empty_field_is_null_and_a_quoted_empty_field_is_empty() -> None:
-    assert read(b'prompt\tnote\na\t\nb\t""\n') == [
+def test_an_empty_field_is_null_and_a_quoted_empty_field_is_empty(tmp_path: Path) -> None:
+    (tmp_path / "m.tsv").write_text('prompt\tnote\na\t\nb\t""\n')
+    assert rows_of(tmp_path / "m.tsv") == [
         {"prompt": "a", "note": None},
         {"prompt": "b", "note": ""},
     ]
 
 
-def test_values_stay_text_whatever_they_look_like() -> None:
-    assert read(b"prompt,zip,flag,gone\n2024-01-01,007,true,NA\n", ",") == [
-        {"prompt": "2024-01-01", "zip": "007", "flag": "true", "gone": "NA"}
-    ]
+def test_a_header_may_leave_names_out(tmp_path: Path) -> None:
+    (tmp_path / "m.csv").write_text(',"prompt"\n0,a cat\n')
+    assert rows_of(tmp_path / "m.csv") == [{"unnamed_0": "0", "prompt": "a cat"}]
 
 
-def test_the_last_line_may_lack_its_newline() -> None:
-    assert prompts(b"prompt\tnote\na\tb\nc\td") == ["a", "c"]
+@pytest.mark.parametrize(
+    ("name", "data", "separators"),
+    [
+        ("m.csv", "prompt;guidance_scale\na cat;7,5\na dog;8\n", "semicolons"),
+        ("m.csv", "sep=;\nprompt;n\na;1\n", "semicolons"),
+        ("m.csv", "prompt;a,b;c\nx;y,z;1\n", "semicolons"),
+        ("m.csv", "prompt\tn\na\t1\n", "tabs"),
+        ("m.csv", "prompt|n\na|1\n", "vertical bars"),
+        ("m.tsv", "prompt,n\na,1\n", "commas"),
+        ("m.tsv", '"prompt","n"\n"a","1"\n', "commas"),
+    ],
+)
+def test_other_separators_are_named_once(
+    tmp_path: Path, name: str, data: str, separators: str
+) -> None:
+    (tmp_path / name).write_text(data)
+    problem = problem_of(tmp_path / name)
+    assert problem.line == 1
+    assert problem.message.startswith(f"it looks like {separators} separate its columns")
 
 
-def test_a_header_may_be_quoted_and_may_leave_names_out() -> None:
-    assert read(b',"prompt"\n0,a cat\n', ",") == [{"unnamed_0": "0", "prompt": "a cat"}]
-
-
-def test_records_with_a_wrong_number_of_fields_are_reported() -> None:
-    form, found = Delimited(","), []
-    schema = pa.schema([("a", pa.string()), ("b", pa.string())])
-    table = form.parse(b"1,2\n3\n4,5,6\n7,8\n", schema, lambda *what: found.append(what))
-    assert table.num_rows == 2
-    assert found == [
-        (1, "it has 1 field, but the header names 2"),
-        (2, "it has 3 fields, but the header names 2"),
-    ]
-
-
-FIELDS = st.lists(st.tuples(*[st.text(max_size=20)] * 3), max_size=12)
+def test_names_in_quotes_may_contain_other_separators(tmp_path: Path) -> None:
+    (tmp_path / "m.csv").write_text('"prompt; in English"\na; b\n')
+    assert rows_of(tmp_path / "m.csv") == [{"prompt; in English": "a; b"}]
 
 
 @given(FIELDS, st.sampled_from(["\t", ","]))
 def test_what_the_csv_module_writes_is_read_back(
-    rows: list[tuple[str, ...]], separator: str
+    tmp_path_factory: pytest.TempPathFactory, rows: list[tuple[str, ...]], separator: str
 ) -> None:
-    out = io.StringIO(newline="")
-    writer = csv.writer(out, delimiter=separator)
-    writer.writerows([("prompt", "x", "y"), *rows])
-    found = [
-        tuple(value or "" for value in row.values())
-        for row in read(out.getvalue().encode(), separator)
-    ]
-    assert found == rows
+    path = tmp_path_factory.mktemp("csv") / ("m.csv" if separator == "," else "m.tsv")
+    with path.open("w", newline="", encoding="utf-8") as stream:
+        csv.writer(stream, delimiter=separator).writerows([("prompt", "x", "y"), *rows])
+    assert [tuple(value or "" for value in row.values()) for row in rows_of(path)] == rows
 
 
 @given(FIELDS, st.integers(1, 40))
-def test_the_block_size_does_not_change_what_is_read(
+def test_blocks_hold_whole_records_at_any_size(
     rows: list[tuple[str, ...]], block_bytes: int
 ) -> None:
     out = io.StringIO(newline="")
@@ -117,18 +177,6 @@ def test_the_block_size_does_not_change_what_is_read(
         patch.setattr(text, "BLOCK_BYTES", block_bytes)
         blocks = list(text.split_into_blocks(Trickle(data), form, 0))
     assert b"".join(block for _, block in blocks) == data
-    schema = pa.schema([("a", pa.string()), ("b", pa.string()), ("c", pa.string())])
     for place, block in blocks:
         assert data[place : place + len(block)] == block
-        assert form.parse(block, schema, lambda row, why: pytest.fail(why)).num_rows
-
-
-def test_an_unclosed_quote_does_not_load_the_whole_file_into_memory(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(delimited, "MAX_FIELD_BYTES", 100)
-    monkeypatch.setattr(text, "BLOCK_BYTES", 64)
-    data = b'"open\tx\n' + b"closed\ty\n" * 50
-    blocks = [block for _, block in text.split_into_blocks(io.BytesIO(data), Delimited("\t"), 0)]
-    assert b"".join(blocks) == data
-    assert max(len(block) for block in blocks) < 300
+        assert form.whole_records(block, last=False) == len(block)

@@ -8,7 +8,6 @@ import pyarrow as pa
 import pytest
 
 from nightpress.pipelines.manifest.types import (
-    BlockTypes,
     ValueLost,
     as_type,
     common_type,
@@ -133,27 +132,6 @@ def test_text_in_other_arrow_encodings_is_read_as_text_at_any_depth() -> None:
         assert plain_type(type_) == pa.string()
         assert plain_type(pa.large_list(type_)) == pa.list_(pa.string())
         assert plain_type(pa.struct([("a", type_)])) == pa.struct([("a", pa.string())])
-
-
-@pytest.mark.parametrize(
-    ("blocks", "type_"),
-    [
-        ([[1], [1.5]], pa.float64()),
-        ([[2**53 + 1], [1.5]], pa.string()),
-        ([[1.5], [2**53 + 1]], pa.string()),
-        ([[2**53 + 1], [1], ["a"]], pa.string()),
-        ([[[2**53 + 1]], [[0.5]]], pa.string()),
-        ([[True], [1]], pa.string()),
-        ([[{"a": 2**53 + 1}], [{"a": 1}]], pa.struct([("a", pa.int64())])),
-    ],
-)
-def test_blocks_of_a_file_lose_no_integer_to_a_float(
-    blocks: list[list[Any]], type_: pa.DataType
-) -> None:
-    types = BlockTypes(pa.schema([]))
-    for values in blocks:
-        types.add(pa.table({"n": values}))
-    assert types.types == {"n": type_}
 
 
 def not_utf8(row: int) -> pa.Array:

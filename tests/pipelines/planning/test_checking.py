@@ -76,7 +76,9 @@ def test_a_bad_row_is_reported_with_its_position_and_what_is_allowed(
     tmp_path: Path, row: dict[str, Any], problem: str
 ) -> None:
     good = {"prompt": "fine"} | ({"id": "other"} if "id" in row else {})
-    assert problems_of_rows(tmp_path, good, {"prompt": "p"} | row) == [f"m.jsonl, row 1, {problem}"]
+    assert problems_of_rows(tmp_path, good, {"prompt": "p"} | row) == [
+        f"m.jsonl, line 2, {problem}"
+    ]
 
 
 def test_nan_and_infinity_are_reported(tmp_path: Path) -> None:
@@ -84,8 +86,9 @@ def test_nan_and_infinity_are_reported(tmp_path: Path) -> None:
     values = pa.array([1.0, float("nan"), float("inf")])
     pq.write_table(pa.table({"prompt": ["a"] * 3, "guidance_scale": values}), path)
     assert problems_of(job(tmp_path, path)) == [
-        "m.parquet, row 1, column guidance_scale: nan is not a finite number of 0 or more",
-        "m.parquet, row 2, column guidance_scale: inf is not a finite number of 0 or more",
+        f"m.parquet, row {row} (counted from 0), column guidance_scale: {value} is not a finite "
+        "number of 0 or more"
+        for row, value in ((1, "nan"), (2, "inf"))
     ]
 
 
@@ -160,7 +163,7 @@ def test_a_negative_prompt_is_refused_if_the_model_takes_none(tmp_path: Path) ->
     model = replace(MODEL, takes_negative_prompt=False)
     manifest = write(tmp_path / "m.jsonl", [{"prompt": "a", "negative_prompt": "b"}])
     assert problems_of(job(tmp_path, manifest), model) == [
-        "m.jsonl, row 0, column negative_prompt: this model takes no negative prompt"
+        "m.jsonl, line 1, column negative_prompt: this model takes no negative prompt"
     ]
     silent = write(tmp_path / "n.jsonl", [{"prompt": "a", "negative_prompt": " "}])
     assert check(job(tmp_path, silent), model).num_images == 1
@@ -211,8 +214,8 @@ def test_a_size_must_come_from_the_row_the_job_or_the_model(tmp_path: Path) -> N
     rows = [{"prompt": "a", "width": 64, "height": 64}, {"prompt": "b", "width": 64}]
     some = job(tmp_path, write(tmp_path / "some.jsonl", rows))
     assert problems_of(some, SIZELESS) == [
-        "some.jsonl, row 1, column height: no height given, and neither the job nor the model sets "
-        "a default"
+        "some.jsonl, line 2, column height: no height given, and neither the job nor the model "
+        "sets a default"
     ]
     given = job(tmp_path, write(tmp_path / "given.jsonl", rows[:1]))
     assert check(given, SIZELESS).num_images == 1
@@ -237,9 +240,9 @@ def test_repeated_ids_are_reported_with_both_rows(tmp_path: Path) -> None:
     one = write(tmp_path / "a.csv", [{"id": "x", "prompt": "p"}, {"id": "y", "prompt": "p"}])
     two = write(tmp_path / "b.csv", [{"id": "z", "prompt": "p"}, {"id": "y", "prompt": "p"}] * 2)
     assert problems_of(job(tmp_path, [one, two])) == [
-        "b.csv, row 1, column id: id 'y' is already used by a.csv, row 1",
-        "b.csv, row 2, column id: id 'z' is already used by b.csv, row 0",
-        "b.csv, row 3, column id: id 'y' is already used by a.csv, row 1",
+        "b.csv, line 3, column id: id 'y' is already used by a.csv, line 3",
+        "b.csv, line 4, column id: id 'z' is already used by b.csv, line 2",
+        "b.csv, line 5, column id: id 'y' is already used by a.csv, line 3",
     ]
 
 
@@ -255,8 +258,8 @@ def test_equal_file_names_are_reported_with_a_hint(tmp_path: Path) -> None:
     rows = [{"prompt": "p", "kind": "Cat"}, {"prompt": "q", "kind": "cat"}]
     manifest = write(tmp_path / "m.csv", rows)
     assert problems_of(job(tmp_path, manifest, images={"file_name": "{kind}.png"})) == [
-        "m.csv, row 1, column images.file_name: file name 'images/cat.png' is already used by "
-        "m.csv, row 0 ('images/Cat.png' differs only in letter case); add {image_id} to "
+        "m.csv, line 3, column images.file_name: file name 'images/cat.png' is already used by "
+        "m.csv, line 2 ('images/Cat.png' differs only in letter case); add {image_id} to "
         "images.file_name to make the names unique"
     ]
     _, plan = planned(job(tmp_path, manifest, images={"file_name": "{kind}/{image_id}.png"}))
@@ -280,13 +283,13 @@ def test_variants_with_the_same_file_name_are_reported(tmp_path: Path) -> None:
     manifest = write(tmp_path / "m.csv", [{"prompt": "p", "num_images": 3}])
     problems = problems_of(job(tmp_path, manifest, images={"file_name": "{id}.png"}))
     assert len(problems) == 2
-    assert "file name 'images/00000000.png' is already used by m.csv, row 0" in problems[0]
+    assert "file name 'images/00000000.png' is already used by m.csv, line 2" in problems[0]
 
 
 def test_different_ids_that_give_the_same_file_name_are_reported(tmp_path: Path) -> None:
     rows = [{"id": "a/b", "prompt": "p"}, {"id": "a_b", "prompt": "p"}]
     (problem,) = problems_of(job(tmp_path, write(tmp_path / "m.csv", rows)))
-    assert "file name 'images/a_b_00.png' is already used by m.csv, row 0" in problem
+    assert "file name 'images/a_b_00.png' is already used by m.csv, line 2" in problem
 
 
 def test_hash_collisions_are_not_duplicates(
@@ -299,7 +302,7 @@ def test_hash_collisions_are_not_duplicates(
     assert check(job(tmp_path, write(tmp_path / "m.csv", rows)), MODEL).num_images == 200
     rows.append({"id": "199", "prompt": "p"})
     assert problems_of(job(tmp_path, write(tmp_path / "n.csv", rows))) == [
-        "n.csv, row 200, column id: id '199' is already used by n.csv, row 199"
+        "n.csv, line 202, column id: id '199' is already used by n.csv, line 201"
     ]
 
 
@@ -324,8 +327,8 @@ def test_too_many_steps_for_a_sampler_are_reported(tmp_path: Path) -> None:
     ]
     manifest = write(tmp_path / "m.csv", rows)
     assert problems_of(job(tmp_path, manifest), model) == [
-        "m.csv, row 1, column num_inference_steps: 51 steps are more than the 50 that lcm allows",
-        "m.csv, row 2, column num_inference_steps: 101 steps are more than the 100 that "
+        "m.csv, line 3, column num_inference_steps: 51 steps are more than the 50 that lcm allows",
+        "m.csv, line 4, column num_inference_steps: 101 steps are more than the 100 that "
         "euler allows",
     ]
     spec = job(tmp_path, manifest, sampling={"num_inference_steps": 200})
@@ -343,7 +346,7 @@ def test_a_number_of_trailing_steps_that_diffusers_would_change_is_reported(tmp_
     ]
     manifest = write(tmp_path / "m.csv", rows)
     assert problems_of(job(tmp_path, manifest), model) == [
-        "m.csv, row 1, column num_inference_steps: diffusers would make 62 trailing timesteps "
+        "m.csv, line 3, column num_inference_steps: diffusers would make 62 trailing timesteps "
         "instead of 61; use one step more or less"
     ]
 

@@ -45,7 +45,7 @@ def test_columns_of_a_diffusiondb_table_are_mapped(tmp_path: Path) -> None:
 def test_an_unknown_code_is_reported(tmp_path: Path) -> None:
     row = {"prompt": "p", "sampler": 8, "cfg": 1, "step": 1}
     assert problems_of_rows(tmp_path, row, columns=DIFFUSIONDB) == [
-        "m.jsonl, row 0, column sampler: '8' is not one of the codes in the job file's "
+        "m.jsonl, line 1, column sampler: '8' is not one of the codes in the job file's "
         "`columns`: 1, 3"
     ]
 
@@ -140,6 +140,17 @@ def test_a_column_of_the_wrong_type_is_reported_once(
     pq.write_table(pa.table(columns), tmp_path / "m.parquet")
     assert problems_of(job(tmp_path, tmp_path / "m.parquet")) == [
         f"m.parquet, column {name}: its type is {type_}, but {wanted}"
+    ]
+
+
+@pytest.mark.parametrize("other", [5, True, ["a dog"], {"text": "a dog"}])
+@pytest.mark.parametrize("setting", ["prompt", "negative_prompt"])
+def test_json_values_beside_text_are_no_prompts(
+    tmp_path: Path, setting: str, other: object
+) -> None:
+    rows = [{"prompt": "a cat", "negative_prompt": "red"}] * 2
+    assert problems_of_rows(tmp_path, *rows, rows[0] | {setting: other}) == [
+        f"m.jsonl, column {setting}: some of its values are not text, but {setting} must be text"
     ]
 
 

@@ -1,11 +1,13 @@
 """Manifest files of every format: intact, malformed and changed."""
 
+import gzip
 from pathlib import Path
 
 import pytest
 from support.plans import MODEL, job, planned, problems_of, write
 
 from nightpress.pipelines.errors import ManifestError, StoreMissing
+from nightpress.pipelines.manifest import text
 from nightpress.pipelines.planning import check, manifest_changes
 
 
@@ -15,13 +17,19 @@ from nightpress.pipelines.planning import check, manifest_changes
         (
             "m.csv",
             b"",
-            "cannot be read as CSV: the file is empty, but its first line must name the columns",
+            "line 1: the file is empty, but its first line must name the columns",
         ),
         ("m.csv", b"prompt\n", "the manifest has no rows"),
-        ("m.csv", b"prompt,n\ra,b\r", "its lines end in CR alone"),
-        ("m.csv", "prompt\na\n".encode("utf-16"), "not UTF-8 text: byte 0xff"),
-        ("m.jsonl", b'{"prompt": "\\ud800"}\n', "row 0: its text has half a character"),
-        ("m.jsonl", b'[{"prompt": "a"}]', "row 0: not a JSON object"),
+        ("m.csv", b"prompt,n\ra,b\r", "line 1: a line ends in CR alone"),
+        (
+            "m.csv",
+            "prompt\na\n".encode("utf-16"),
+            "it is UTF-16 text; save the file as UTF-8",
+        ),
+        ("m.jsonl", b'{"prompt": "\\ud800"}\n', "line 1: its text has half a character"),
+        ("m.jsonl", b'"a"', "line 1: not a JSON object"),
+        ("m.jsonl", b'[{"prompt": "a"}]', "line 1: it is one JSON value, but JSON Lines has one"),
+        ("m.jsonl", b'\n{\n "prompt": "a"\n}', "line 2: it is one JSON value, but JSON Lines has"),
         ("m.txt", b"", "the manifest has no rows"),
         ("m.txt", b"caf\xe9\n", "not UTF-8 text: byte 0xe9"),
         ("m.csv", b"prompt,prompt\na,b\n", "column 'prompt' appears twice"),
@@ -41,15 +49,16 @@ def test_a_file_that_cannot_be_read_is_reported(
 def test_records_that_do_not_match_the_header_are_reported(tmp_path: Path) -> None:
     (tmp_path / "m.csv").write_bytes(b"prompt,note\na,b\nc\nd,e,f\n")
     assert problems_of(job(tmp_path, tmp_path / "m.csv")) == [
-        "m.csv, row 1: it has 1 field, but the header names 2",
-        "m.csv, row 2: it has 3 fields, but the header names 2",
+        "m.csv, line 3: it has 1 field, but the header names 2",
+        "m.csv, line 4: it has 3 fields, but the header names 2; a field that contains a comma "
+        "must be in quotes",
     ]
 
 
 def test_a_malformed_line_of_json_is_reported(tmp_path: Path) -> None:
     (tmp_path / "m.jsonl").write_text('{"prompt": "a"}\n{"prompt": \n')
     (problem,) = problems_of(job(tmp_path, tmp_path / "m.jsonl"))
-    assert problem.startswith("m.jsonl, row 1: not JSON: ")
+    assert problem.startswith("m.jsonl, line 2: not JSON: ")
 
 
 def test_each_line_of_a_text_file_is_a_prompt(tmp_path: Path) -> None:
@@ -58,10 +67,101 @@ def test_each_line_of_a_text_file_is_a_prompt(tmp_path: Path) -> None:
     assert plan["prompt"].to_pylist() == ['a "cat", asleep', " # not a comment", "last"]
 
 
+@pytest.mark.parametrize(
+    ("name", "data", "lines"),
+    [
+        ("m.csv", b'prompt,width\n"two\nlines",64\n\na,7\n"b\n\nc",64\nd,9\n', [5, 9]),
+        ("m.tsv", b"\xef\xbb\xbfprompt\twidth\r\na\t64\r\n\r\nb\t7\r\nc\t9\r\n", [4, 5]),
+        ("m.jsonl", b'\n{"prompt": "a", "width": 7}\n\n{"prompt": "b", "width": 9}', [2, 4]),
+    ],
+)
+@pytest.mark.parametrize("block_bytes", [1, 1 << 20])
+def test_a_bad_row_is_reported_with_its_line(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    name: str,
+    data: bytes,
+    lines: list[int],
+    block_bytes: int,
+) -> None:
+    monkeypatch.setattr(text, "BLOCK_BYTES", block_bytes)
+    (tmp_path / f"{name}.gz").write_bytes(gzip.compress(data))
+    assert problems_of(job(tmp_path, tmp_path / f"{name}.gz")) == [
+        f"{name}.gz, line {line}, column width: {value} is not a multiple of 8 between 8 and 16,384"
+        for line, value in zip(lines, (7, 9), strict=True)
+    ]
+
+
+def test_equal_ids_are_reported_with_the_lines_of_both(tmp_path: Path) -> None:
+    (tmp_path / "m.csv").write_text('prompt,id\n"a\nb",1\n\nc,2\nd,1\n')
+    assert problems_of(job(tmp_path, tmp_path / "m.csv")) == [
+        "m.csv, line 6, column id: id '1' is already used by m.csv, line 2"
+    ]
+
+
+def test_one_cause_in_many_rows_is_one_line(tmp_path: Path) -> None:
+    path = tmp_path / "m.csv"
+    path.write_text("prompt\n" + "a cat, asleep\n" * 16 + "a dog\n" + "a, b, c\n")
+    with pytest.raises(ManifestError) as caught:
+        check(job(tmp_path, path), MODEL)
+    hint = "but the header names 1; a field that contains a comma must be in quotes"
+    assert str(caught.value).splitlines() == [
+        f"{path}, lines 2, 3, 4, 5, 6 and 11 more: it has 2 fields, {hint}",
+        f"{path}, line 19: it has 3 fields, {hint}",
+    ]
+    assert len(caught.value.problems) == 17
+
+
+def test_a_semicolon_file_is_refused_once_and_its_decimals_are_not_read(tmp_path: Path) -> None:
+    (tmp_path / "m.csv").write_text("prompt;guidance_scale\n" + "a cat;7,5\n" * 16)
+    (problem,) = problems_of(job(tmp_path, tmp_path / "m.csv"))
+    assert problem.startswith("m.csv, line 1: it looks like semicolons separate its columns; save")
+
+
+@pytest.mark.parametrize(
+    ("value", "problem"),
+    [
+        ("7,5", "'7,5' is not a number; write a decimal point, not a comma"),
+        ("0x1F", "'0x1F' is not a number"),
+        ("1_000", "'1_000' is not a number"),
+        ("7.0000000000000000000001", "'7.0000000000000000000001' is not a whole number"),
+        ("NaN", "'NaN' is not a number"),
+        ("\u0663", "'\u0663' is not a number"),
+    ],
+)
+def test_text_that_only_some_readers_take_for_a_number_is_reported(
+    tmp_path: Path, value: str, problem: str
+) -> None:
+    path = write(
+        tmp_path / "m.csv", [{"prompt": "a", "seed": "0123"}, {"prompt": "b", "seed": value}]
+    )
+    assert problems_of(job(tmp_path, path)) == [f"m.csv, line 3, column seed: {problem}"]
+
+
+@pytest.mark.parametrize("suffix", [".jsonl", ".parquet"])
+@pytest.mark.parametrize("column", ["prompt", "negative_prompt"])
+@pytest.mark.parametrize(
+    ("bad", "what"),
+    [
+        ("a\0b", "a NUL character"),
+        ("\x1b[0m", "the control character U+001B"),
+        ("caf\x7f", "the control character U+007F"),
+        ("caf\x92", "the control character U+0092"),
+    ],
+)
+def test_control_characters_in_prompts_are_reported(
+    tmp_path: Path, suffix: str, column: str, bad: str, what: str
+) -> None:
+    rows = [{"prompt": "two\n\tlines é", "negative_prompt": ""}] * 2
+    path = write(tmp_path / f"m{suffix}", [*rows, rows[0] | {column: bad}])
+    (problem,) = problems_of(job(tmp_path, path))
+    assert problem.endswith(f"column {column}: it has {what}, which is not text")
+
+
 def test_an_empty_line_of_text_is_reported(tmp_path: Path) -> None:
     (tmp_path / "m.txt").write_bytes(b"a\n\nb\n")
     assert problems_of(job(tmp_path, tmp_path / "m.txt")) == [
-        "m.txt, row 1, column prompt: the prompt is empty"
+        "m.txt, line 2, column prompt: the prompt is empty"
     ]
 
 

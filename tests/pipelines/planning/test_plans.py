@@ -34,14 +34,15 @@ SEEDS = {"x_00": 188829763795983, "x_01": 3732687549306328, "y_00": 579933494510
 
 FORMATS = (".parquet", ".csv", ".tsv", ".jsonl")
 
-TEXT = st.text(min_size=1).filter(str.strip)
+CHARACTERS = st.characters(exclude_categories=["Cs", "Cc"], exclude_characters="\ufeff")
+TEXT = st.text(CHARACTERS | st.sampled_from("\t\n\r"), min_size=1).filter(str.strip)
 
 ROWS = st.lists(
     st.fixed_dictionaries(
         {
             "prompt": TEXT,
-            "negative_prompt": st.text(min_size=1),
-            "note": st.text(min_size=1),
+            "negative_prompt": TEXT,
+            "note": st.text(CHARACTERS, min_size=1),
         }
     ),
     min_size=1,

@@ -90,7 +90,7 @@ def test_invalid_loras_are_reported(tmp_path: Path, row: dict[str, Any], problem
 
 def test_naming_a_lora_in_a_job_without_loras_is_reported(tmp_path: Path) -> None:
     assert problems_of_rows(tmp_path, {"prompt": "p", "lora": "ink"}) == [
-        "m.jsonl, row 0, column lora: LoRA 'ink' cannot be used, because the job has no "
+        "m.jsonl, line 1, column lora: LoRA 'ink' cannot be used, because the job has no "
         "model.row_loras"
     ]
 

@@ -316,7 +316,13 @@ UNUSABLE = [
         {"set/1.png": IMAGES[0], "set/metadata.jsonl": lines({"image": "1.png", "text": "a"})},
         "set",
         {},
-        r"metadata\.jsonl, row 0: no file_name; the columns are image, text",
+        r"metadata\.jsonl, line 1: no file_name; the columns are image, text",
+    ),
+    (
+        {"set/1.png": IMAGES[0], "set/metadata.jsonl": b'{"file_name": "1.png", "n": 1, "n": 2}'},
+        "set",
+        {},
+        r"metadata\.jsonl: cannot be read: it has the key 'n' twice",
     ),
     (
         {"set/1.png": IMAGES[0], "set/metadata.jsonl": b'{"file_name": "1.png"}\n{"file'},
