@@ -59,6 +59,16 @@ def as_values(planned: Plan) -> dict[str, object]:
     state = planned.run_state
     return {
         "run": planned.url,
+        "num_rows": planned.num_rows,
+        "num_images": planned.num_images,
+        "num_shards": planned.num_shards,
+        "shard_size": planned.shard_size,
+        "batch_size": planned.batch_size,
+        "model": planned.model.as_dict(),
+        "batches": [
+            {**asdict(each.settings), "num_images": each.num_images} for each in planned.batches
+        ],
+        "estimate": None if estimate is None else asdict(estimate),
         "run_state": {
             "state": state.state.value,
             "num_stored": state.num_stored,
@@ -71,16 +81,6 @@ def as_values(planned: Plan) -> dict[str, object]:
         "files": [asdict(file) for file in planned.files],
         "columns": [asdict(use) for use in planned.columns],
         "file_names": list(planned.file_names),
-        "num_rows": planned.num_rows,
-        "num_images": planned.num_images,
-        "num_shards": planned.num_shards,
-        "shard_size": planned.shard_size,
-        "batch_size": planned.batch_size,
-        "model": planned.model.as_dict(),
-        "batches": [
-            {**asdict(each.settings), "num_images": each.num_images} for each in planned.batches
-        ],
-        "estimate": None if estimate is None else asdict(estimate),
     }
 
 

@@ -71,13 +71,9 @@ def plan(spec: RunSpec, *, manifest: Frame | None = None) -> Plan:
         manifest: a pyarrow Table, or a pandas or polars frame, to plan instead of the job's
             `manifest`; see `run`.
 
-    Returns:
-        How far the run is, what is read, the counts, the settings, and an estimate from earlier
-        runs. An output that cannot be read within seconds is told in `run_state`.
-
     Raises:
         SpecError, ManifestError, ModelError: the job, the manifest or the model cannot be used.
-        StoreError: the manifest or the model cannot be read.
+        StoreError: the manifest or the model cannot be read; `run_state` tells it of the output.
     """
     found = look_for_run(spec)
     if manifest is None and found.record is not None:

@@ -60,7 +60,7 @@ def test_plan_and_status_say_what_the_commands_print(finished: MakeSpec, tmp_pat
     values = printed("plan", str(job))
     assert list(values) == [
         *("run", "num_rows", "num_images", "num_shards", "shard_size", "batch_size", "model"),
-        *("batches", "estimate"),
+        *("batches", "estimate", "run_state", "files", "columns", "file_names"),
     ]
     assert values["estimate"]["actor_s"] == pytest.approx(planned.estimate.actor_s)
     told = printed("status", str(job))
