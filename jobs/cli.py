@@ -8,16 +8,26 @@ import atexit
 import os
 import signal
 import sys
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
+from itertools import takewhile
 from typing import Any, NoReturn
 
 import click
 
 from nightpress.diffusion_core.errors import NightpressError
 from nightpress.jobs.commands.exit_codes import BAD_INPUT, HELD, STOPPED, UNEXPECTED
-from nightpress.jobs.errors import ClusterError, JobError, RunStopped, UnfinishedRun
+from nightpress.jobs.commands.json_output import print_error
+from nightpress.jobs.errors import (
+    ClusterError,
+    ClusterUnavailable,
+    JobError,
+    RunStopped,
+    StoppedOnRequest,
+    UnfinishedRun,
+)
 from nightpress.pipelines.errors import (
     LeaseLost,
     RunHeld,
@@ -42,6 +52,18 @@ COMMANDS = {
 }
 
 
+AS_JSON = "nightpress.as_json"
+"""Key in the metadata of click's context: whether the command line has --json."""
+
+WHAT_IS_LEFT = {
+    "run": "committed work is kept: run the same command to resume",
+    "retry": "committed work is kept: run the same command to resume",
+    "verify": "what was repaired is kept: run the same command to go on",
+    "train": "the last checkpoint is kept: run the same command to resume",
+}
+"""What is said when a command is interrupted; the others change nothing before their end."""
+
+
 class CommandGroup(click.Group):
     """The commands of `nightpress`, each imported when it is called."""
 
@@ -61,22 +83,62 @@ class CommandGroup(click.Group):
         with formatter.section("Commands"):
             formatter.write_dl(list(COMMANDS.items()))
 
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Note whether errors are to be printed as JSON, even those of a wrong option."""
+        ctx.meta[AS_JSON] = asks_for_json(args)
+        return super().parse_args(ctx, args)
+
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command; an expected error becomes one line and an exit code."""
-        try:
-            return super().invoke(ctx)
-        except NightpressError as error:
-            click.echo(f"error: {error}", err=True)
-            ctx.exit(exit_code(error))
-        except KeyboardInterrupt:
-            click.echo("stopped; committed work is kept: run the same command to resume", err=True)
-            ctx.exit(STOPPED)
+        with _errors_as_json(ctx.meta[AS_JSON]):
+            try:
+                return super().invoke(ctx)
+            except NightpressError as error:
+                prefix = "" if isinstance(error, StoppedOnRequest) else "error: "
+                click.echo(f"{prefix}{error}", err=True)
+                raise _Reported(error) from error
+            except KeyboardInterrupt as error:
+                left = WHAT_IS_LEFT.get(ctx.invoked_subcommand or "", "nothing was changed")
+                click.echo(f"stopped; {left}", err=True)
+                raise _Reported(StoppedOnRequest(f"stopped; {left}")) from error
+
+
+class _Reported(click.exceptions.Exit):
+    """An error that was printed on stderr; ends the command with the error's exit code."""
+
+    def __init__(self, error: NightpressError) -> None:
+        super().__init__(exit_code(error))
+        self.error = error
+
+
+@contextmanager
+def _errors_as_json(as_json: bool) -> Iterator[None]:
+    """Print an error on stdout as JSON, too, if that is asked for, and let it pass on."""
+    try:
+        yield
+    except _Reported as reported:
+        if as_json:
+            print_error(reported.error, str(reported.error), reported.exit_code)
+        raise
+    except click.ClickException as error:
+        if as_json:
+            print_error(error, error.format_message(), error.exit_code)
+        raise
+    except Exception as error:  # the boundary of the process: its traceback follows
+        if as_json and not isinstance(error, (click.exceptions.Exit, click.Abort)):
+            print_error(error, str(error), UNEXPECTED)
+        raise
+
+
+def asks_for_json(arguments: Sequence[str]) -> bool:
+    """Whether a command line has the option --json."""
+    return "--json" in takewhile(lambda argument: argument != "--", arguments)
 
 
 def exit_code(error: Exception) -> int:
     """The exit code of an expected error."""
     match error:
-        case RunStopped():
+        case RunStopped() | ClusterUnavailable():
             return STOPPED
         case RunHeld() | LeaseLost():
             return HELD
@@ -113,6 +175,9 @@ def command() -> None:
       3  finished, but some rows failed, or a check found a difference
       4  stopped early; run the same command again to resume
       5  another process is working on this run directory
+
+    With --json, a command prints one JSON object on stdout, whatever the exit code: the result or,
+    if there is none, the error.
     """
 
 
@@ -124,7 +189,10 @@ def main() -> None:
         command()
     except SystemExit as end:
         _leave(end.code if isinstance(end.code, int) else int(end.code is not None))
-    except KeyboardInterrupt:
+    except KeyboardInterrupt:  # before or after the command itself
+        if asks_for_json(sys.argv[1:]):
+            with suppress(BrokenPipeError):
+                print_error(StoppedOnRequest(), "stopped", STOPPED)
         _leave(STOPPED)
 
 

@@ -4,20 +4,24 @@
 
     NightpressError
     └── JobError
-        ├── ClusterError     the Ray cluster does not exist, or cannot do what the job asks
-        ├── RunStopped       stopped early; the same command resumes it
-        ├── UnfinishedRun    some shards are not committed yet, and the request needs all of them
-        └── IncompleteRun    the images made and the images planned do not add up; a bug
+        ├── ClusterError            the Ray cluster does not exist, or cannot do what the job asks
+        │   └── ClusterUnavailable  it does not start or answer in time; a later try may work
+        ├── RunStopped              stopped early; the same command resumes it
+        │   └── StoppedOnRequest    by a signal or a deadline, so nothing went wrong
+        ├── UnfinishedRun           some shards are not committed yet, and all are needed
+        └── IncompleteRun           the images made and those planned do not add up; a bug
 """
 
 from nightpress.diffusion_core.errors import NightpressError
 
 __all__ = [
     "ClusterError",
+    "ClusterUnavailable",
     "IncompleteRun",
     "JobError",
     "NightpressError",
     "RunStopped",
+    "StoppedOnRequest",
     "UnfinishedRun",
 ]
 
@@ -30,8 +34,16 @@ class ClusterError(JobError):
     """The Ray cluster cannot be joined, or cannot run this job."""
 
 
+class ClusterUnavailable(ClusterError):
+    """Ray does not start, or the cluster does not answer, in time; a later try may work."""
+
+
 class RunStopped(JobError):
     """The run stopped before its end; what is committed stays, and it can be resumed."""
+
+
+class StoppedOnRequest(RunStopped):
+    """The work stopped early because someone asked: with a signal, or with a deadline."""
 
 
 class UnfinishedRun(JobError):

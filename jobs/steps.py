@@ -43,6 +43,7 @@ from nightpress.pipelines.reporting.step_pictures import (
     strip,
     table,
 )
+from nightpress.pipelines.storage import require_answers
 
 __all__ = [
     "ImageSetup",
@@ -94,6 +95,7 @@ class ImageSetup:
                 was given.
         """
         with errors_only():
+            require_answers([spec.source])
             folder = locate(spec)
             info = describe(folder, spec)
         if request.negative_prompt and not info.takes_negative_prompt:

@@ -6,9 +6,10 @@ is in `pipelines.training.loop`.
 
 import tempfile
 import threading
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, wait
-from contextlib import contextmanager
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from functools import partial
 from importlib.util import find_spec
@@ -18,34 +19,47 @@ import ray
 from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from nightpress.diffusion_core.errors import DiffusionError, SettingsError
+from nightpress.jobs.cluster.capacity import (
+    Notices,
+    can_grow,
+    cluster_line,
+    resources,
+    waiting_line,
+)
 from nightpress.jobs.cluster.connection import cluster, resolved_gpus, room
-from nightpress.jobs.errors import ClusterError, RunStopped
+from nightpress.jobs.errors import ClusterError, RunStopped, StoppedOnRequest
 from nightpress.jobs.signals import first_interruption
+from nightpress.jobs.training_worker import TrainingCoordinator, worker_loop
 from nightpress.pipelines.errors import (
-    PipelineError,
     SpecError,
     StoreDenied,
     StoreError,
     StoreMissing,
     TrainingDiverged,
 )
+from nightpress.pipelines.formatting import plural
 from nightpress.pipelines.models.location import absolute_source
-from nightpress.pipelines.run_directory.lease import SILENCE_S, FreeLease, Lease, held, require_free
-from nightpress.pipelines.storage import Store
+from nightpress.pipelines.run_directory.lease import SILENCE_S, FreeLease, require_free
+from nightpress.pipelines.storage import Store, require_answers
 from nightpress.pipelines.storage.urls import absolute
 from nightpress.pipelines.training.events import (
     Finished,
-    ImagesRead,
     StepDone,
     Stopped,
     StopRequested,
     TrainingEvent,
     WaitingForLease,
+    WaitingForRoom,
 )
 from nightpress.pipelines.training.spec import TrainSpec, train_spec
 
 POLL_S = 0.2
+NO_ROOM_S = 3.0
+"""Workers for which there is no room yet are reported after this time."""
+
+END_S = 20.0
+"""How long an interrupted training waits for its workers to end."""
+
 COLLECTIVE_WAIT_S = 24 * 3600
 """Timeout of collective operations, in which workers wait for each other."""
 
@@ -61,50 +75,6 @@ class TrainResult:
     """From the last row of metrics; None if there were no steps left to train."""
     model: str
     """URL of the trained model's folder."""
-
-
-class TrainingCoordinator:
-    """A Ray actor that passes events from the workers to the driver, and requests back to them."""
-
-    def __init__(self, free: FreeLease) -> None:
-        self._free = free
-        self._events: list[TrainingEvent] = []
-        self._error: Exception | None = None
-        self._stop = False
-
-    def report(self, event: TrainingEvent) -> bool:
-        """Store an event for the driver; return whether the workers should stop."""
-        self._events.append(event)
-        return self._stop
-
-    def free_lease(self) -> FreeLease:
-        """The lease to acquire: the one that the driver found free, or the workers' own."""
-        return self._free
-
-    def record_lease(self, own: FreeLease) -> None:
-        """Store the workers' own lease, so that their replacements may acquire it again."""
-        self._free = own
-
-    def take_events(self) -> list[TrainingEvent]:
-        """Return the events since the last call."""
-        events, self._events = self._events, []
-        return events
-
-    def fail(self, error: Exception) -> None:
-        """Store an error that a retry cannot fix; only the first one is kept."""
-        self._error = self._error or error
-
-    def error(self) -> Exception | None:
-        """The error passed to `fail`, if any."""
-        return self._error
-
-    def request_stop(self) -> None:
-        """Ask the workers to stop after the current step."""
-        self._stop = True
-
-    def stop_requested(self) -> bool:
-        """Whether the workers should stop."""
-        return self._stop
 
 
 def train(
@@ -131,18 +101,22 @@ def train(
     _require_ray_train()
     store = Store(spec.url, spec.storage)
     store.check()
+    require_answers(spec.inputs, spec.storage)
     if not store.honours_create_only():
         store = store.reading_back()
     free = require_free(
         store, take_over, lambda holder: on_event(WaitingForLease(str(holder), SILENCE_S))
     )
     spec = _with_absolute_paths(spec)
-    with cluster(spec.cluster):
-        return _result(spec.url, _events(spec, store, free), on_event)
+    with (
+        cluster(spec.cluster) as is_ours,
+        closing(_events(spec, store, free, ends_with_ray=is_ours)) as events,
+    ):
+        return _result(spec.url, events, on_event)
 
 
 def _result(
-    url: str, events: Iterator[TrainingEvent], on_event: Callable[[TrainingEvent], None]
+    url: str, events: Iterable[TrainingEvent], on_event: Callable[[TrainingEvent], None]
 ) -> TrainResult:
     """Pass on all events, and summarize them.
 
@@ -162,23 +136,32 @@ def _result(
             case Finished():
                 result = TrainResult(url, event.step, loss, f"{url}/{event.path}")
     if result is None:
-        raise RunStopped(f"training stopped{stopped_at}; run the same command again to resume")
+        message = f"training stopped{stopped_at}; run the same command again to resume"
+        raise StoppedOnRequest(message) if stopped_at else RunStopped(message)
     return result
 
 
-def _events(spec: TrainSpec, store: Store, free: FreeLease) -> Iterator[TrainingEvent]:
+def _events(
+    spec: TrainSpec, store: Store, free: FreeLease, ends_with_ray: bool
+) -> Generator[TrainingEvent, None, None]:
     """Run the workers and yield their events.
 
     The first interruption asks the workers to stop with a checkpoint; the second one stops them at
     once.
+
+    Args:
+        ends_with_ray: whether Ray is shut down afterwards, which ends what is left of the workers.
     """
+    num = num_workers(spec)
     coordinator = _start_coordinator(free)
     stopping = False
+    room_notices = _RoomNotices(spec, num)
     with first_interruption() as interrupted:
-        fit = _run_in_thread(partial(_fit, spec, store, coordinator))
+        fit = _run_in_thread(partial(_fit, spec, num, store, coordinator))
         try:
             while not fit.done():
                 yield from ray.get(coordinator.take_events.remote())
+                yield from room_notices.due(coordinator)
                 wait([fit], POLL_S)
                 if interrupted.is_set() and not stopping:
                     stopping = True
@@ -186,11 +169,39 @@ def _events(spec: TrainSpec, store: Store, free: FreeLease) -> Iterator[Training
                     yield StopRequested()
         finally:
             if not fit.done():
-                ray.shutdown()  # also ends the workers
+                _end_workers(coordinator)
+                wait([fit], 0.0 if ends_with_ray else END_S)
     yield from ray.get(coordinator.take_events.remote())
     error = ray.get(coordinator.error.remote()) or fit.exception()
     if error is not None:
         raise _driver_error(error) from error
+
+
+def _end_workers(coordinator: Any) -> None:
+    """End the workers at once, and nothing else: Ray and other work on it may be the caller's."""
+    with suppress(RayError):  # if Ray itself has ended, so have the workers
+        for worker in ray.get(coordinator.abort.remote()):
+            ray.kill(worker)
+
+
+class _RoomNotices:
+    """Reports, less and less often, that the workers wait for room on the cluster."""
+
+    def __init__(self, spec: TrainSpec, num: int) -> None:
+        self._num = num
+        self._cpus = float(spec.cluster.cpus_per_worker)
+        self._gpus = resolved_gpus(spec.cluster.gpus_per_worker)
+        self._started = room(self._cpus, self._gpus) >= num
+        self._notices = Notices(time.monotonic(), NO_ROOM_S)
+
+    def due(self, coordinator: Any) -> Iterator[TrainingEvent]:
+        """An event, if it is time for one and no worker has started."""
+        if self._started or not self._notices.due(time.monotonic()):
+            return
+        self._started = ray.get(coordinator.has_workers.remote())
+        if not self._started:
+            what = plural(self._num, "worker")
+            yield WaitingForRoom(waiting_line(what, self._cpus, self._gpus))
 
 
 def _start_coordinator(free: FreeLease) -> Any:
@@ -221,12 +232,12 @@ def _run_in_thread(function: Callable[[], object]) -> "Future[None]":
     return future
 
 
-def _fit(spec: TrainSpec, store: Store, coordinator: Any) -> None:
+def _fit(spec: TrainSpec, num: int, store: Store, coordinator: Any) -> None:
     with tempfile.TemporaryDirectory() as scratch:
-        trainer(spec, store, coordinator, scratch).fit()
+        trainer(spec, num, store, coordinator, scratch).fit()
 
 
-def trainer(spec: TrainSpec, store: Store, coordinator: Any, scratch: str) -> Any:
+def trainer(spec: TrainSpec, num: int, store: Store, coordinator: Any, scratch: str) -> Any:
     """Create a job's `TorchTrainer`; it stores nothing itself, checkpoints go to the run."""
     from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchConfig, TorchTrainer
@@ -241,7 +252,7 @@ def trainer(spec: TrainSpec, store: Store, coordinator: Any, scratch: str) -> An
             "coordinator": coordinator,
         },
         scaling_config=ScalingConfig(
-            num_workers=num_workers(spec),
+            num_workers=num,
             use_gpu=gpus > 0,
             resources_per_worker={"CPU": cpus, **({"GPU": gpus} if gpus else {})},
         ),
@@ -255,81 +266,11 @@ def trainer(spec: TrainSpec, store: Store, coordinator: Any, scratch: str) -> An
     )
 
 
-def worker_loop(config: dict[str, Any]) -> None:
-    """Run the training loop in one worker of the trainer."""
-    import torch
-    from ray import train as ray_train
-    from ray.train.torch import get_device
-
-    from nightpress.pipelines.training.loop import train
-    from nightpress.pipelines.training.stepping import WorkerRank
-
-    coordinator = config["coordinator"]
-    if ray.get(coordinator.error.remote()) is not None:
-        return  # another worker failed in a way that a restart cannot fix
-    spec = train_spec(config["spec"])
-    if str(get_device()) == "cpu":
-        torch.set_num_threads(spec.cluster.cpus_per_worker)
-    context = ray_train.get_context()
-    worker = WorkerRank(context.get_world_rank(), context.get_world_size(), str(get_device()))
-    should_stop = StopPoller(coordinator)
-    hold_lease = partial(_hold_lease, coordinator)
-    try:
-        for event in train(spec, worker, should_stop, store=config["store"], hold_lease=hold_lease):
-            # One worker per machine packs the data, and it need not be the main one.
-            if worker.is_main or isinstance(event, ImagesRead):
-                should_stop.update(ray.get(coordinator.report.remote(event)))
-    except torch.OutOfMemoryError as error:
-        ray.get(coordinator.fail.remote(_out_of_memory(error)))
-        raise
-    except (PipelineError, DiffusionError) as error:
-        ray.get(coordinator.fail.remote(error))
-        raise
-
-
-@contextmanager
-def _hold_lease(coordinator: Any, store: Store) -> Iterator[Lease]:
-    """Hold the lease in the main worker, so that a worker that replaces it can acquire it again."""
-    with held(store, ray.get(coordinator.free_lease.remote())) as lease:
-        ray.get(coordinator.record_lease.remote(lease.handover))
-        yield lease
-
-
-def _out_of_memory(error: Exception) -> SettingsError:
-    reason = str(error).split(". ")[0]
-    return SettingsError(
-        f"the device ran out of memory ({reason}); to use less, set "
-        "training.gradient_checkpointing: true or training.mixed_precision: bf16, raise "
-        "training.gradient_accumulation_steps, or lower training.resolution"
-    )
-
-
-class StopPoller:
-    """Whether the driver wants the workers to stop, polled without waiting for the answer."""
-
-    def __init__(self, coordinator: Any) -> None:
-        self._coordinator = coordinator
-        self._answer = coordinator.stop_requested.remote()
-        self._stop = False
-
-    def update(self, stop: bool) -> None:
-        """Take into account an answer that another call returned."""
-        self._stop = self._stop or stop
-
-    def __call__(self) -> bool:
-        """Return the latest answer, and ask again once it has arrived."""
-        ready, _ = ray.wait([self._answer], timeout=0)
-        if ready:
-            self.update(ray.get(self._answer))
-            self._answer = self._coordinator.stop_requested.remote()
-        return self._stop
-
-
 def num_workers(spec: TrainSpec) -> int:
     """The number of workers of a job; `auto` is the most that fit and split a batch evenly.
 
     Raises:
-        ClusterError: the cluster has no room for them.
+        ClusterError: the cluster has no room for them, and cannot grow.
         SpecError: they cannot split a batch evenly.
     """
     cpus = spec.cluster.cpus_per_worker
@@ -337,13 +278,13 @@ def num_workers(spec: TrainSpec) -> int:
     most = room(cpus, gpus)
     if spec.cluster.workers == "auto":
         even = (n for n in range(1, most + 1) if spec.shares_evenly(n))
-        num = max(even, default=min(most, 1))
+        num = max(even, default=1)
     else:
         num = spec.cluster.workers
-    if not 0 < num <= most:
+    if num > most and not can_grow():
         raise ClusterError(
-            f"cluster.workers: {max(num, 1)} workers need {cpus} CPUs and {gpus:g} GPUs each, but "
-            f"the cluster has room for {most}"
+            f"cluster.workers: {plural(num, 'worker')} of {resources(cpus, gpus)} each do not fit: "
+            f"there is room for {most}, since {cluster_line()}"
         )
     spec.require_even_shares(num)
     return num

@@ -51,6 +51,7 @@ LAYERS = {
         "commands",
         "runs",
         "training",
+        "training_worker",
         "tuning",
         "steps",
         "dispatch",

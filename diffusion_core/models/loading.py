@@ -227,6 +227,18 @@ def describe(
     )
 
 
+def bare_fingerprint(folder: Path, spec: ModelSpec) -> str:
+    """The fingerprint of a saved pipeline without LoRAs; much faster than all of `describe`.
+
+    Args:
+        folder, spec: as for `describe`.
+
+    Raises:
+        ModelError: as `describe` raises it for files that are missing, damaged or not allowed.
+    """
+    return _fingerprint(PipelineFolder.read(folder), spec, ())
+
+
 def load(
     folder: Path, spec: ModelSpec, device: str, lora_files: Sequence[Path] = ()
 ) -> LoadedModel:

@@ -1,8 +1,8 @@
 """The Ray cluster of a run: joining or starting it, its capacity, and tasks on its nodes."""
 
 import os
+import re
 import signal
-import socket
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -16,7 +16,8 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 import nightpress
 from nightpress.diffusion_core.errors import one_line
-from nightpress.jobs.errors import ClusterError
+from nightpress.jobs.cluster.address import provide_token, require_head
+from nightpress.jobs.errors import ClusterError, ClusterUnavailable
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -24,7 +25,8 @@ R = TypeVar("R")
 LOCAL_OBJECT_STORE_BYTES = 512 * 2**20
 """Enough for a local Ray, because pixels never go through the object store."""
 
-CONNECT_TIMEOUT_S = 5.0
+_OUT_OF_TIME = re.compile(r"time[d ]? ?out|overloaded|Failed to connect", re.IGNORECASE)
+"""What Ray's errors say when a process of its own was too slow."""
 
 
 class ClusterAddress(Protocol):
@@ -42,21 +44,22 @@ class ClusterAddress(Protocol):
 
 
 @contextmanager
-def cluster(spec: ClusterAddress) -> Iterator[None]:
+def cluster(spec: ClusterAddress) -> Iterator[bool]:
     """Connect to the job's cluster, or start a local Ray if the job names none.
 
-    An existing connection, as in a notebook, is used and left open.
+    An existing connection, as in a notebook, is used and left open. The value of the context says
+    whether the connection is ours, so that it ends with the context.
 
     Raises:
-        ClusterError: the address cannot be reached.
+        ClusterError, ClusterUnavailable: as `connect` raises them.
     """
     if ray.is_initialized():
-        yield
+        yield False
         return
     with _own_signals():
         connect(spec)
     try:
-        yield
+        yield True
     finally:
         ray.shutdown()
 
@@ -75,43 +78,42 @@ def _own_signals() -> Iterator[None]:
 
 
 def connect(spec: ClusterAddress) -> None:
-    """Join the cluster at the job's address or RAY_ADDRESS, or start a local Ray."""
+    """Join the cluster at the job's address or RAY_ADDRESS, or start a local Ray.
+
+    Raises:
+        ClusterError: there is no cluster at the address, or it refuses this process.
+        ClusterUnavailable: Ray does not start, or the cluster does not answer, in time.
+    """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     address = address_of(spec)
     quiet: dict[str, Any] = {"logging_level": "ERROR", "log_to_driver": False}
     if address is None:
         quiet |= {"include_dashboard": False, "object_store_memory": LOCAL_OBJECT_STORE_BYTES}
-        _init("cannot start Ray on this machine", address="local", **quiet)
+        provide_token()
+        _init("Ray on this machine", "start", address="local", **quiet)
         return
-    if address.startswith("ray://"):
-        raise ClusterError(
-            f"{address}: Ray Client does not support the streaming calls that a run needs; start "
-            "nightpress on a node of the cluster, with the address host:6379 or auto"
-        )
-    _require_answer(address)
-    failure = f"no Ray cluster answers at {address}"
-    _init(failure, address=address, runtime_env=runtime_env(spec), **quiet)
+    require_head(address)
+    where = f"the Ray cluster at {address}"
+    _init(where, "answer", address=address, runtime_env=runtime_env(spec), **quiet)
 
 
-def _init(failure: str, **settings: Any) -> None:
+def _init(what: str, deed: str, **settings: Any) -> None:
+    """Call ray.init; its failure becomes one line.
+
+    Args:
+        what: what is started or joined.
+        deed: what it fails to do, `start` or `answer`.
+    """
     try:
         ray.init(**settings)
     except Exception as error:  # Ray raises plain exceptions when a node does not start
         reason = one_line(error, None)
-        raise ClusterError(f"{failure}: {reason}") from error
-
-
-def _require_answer(address: str) -> None:
-    """Check that the port answers; Ray itself would wait for minutes."""
-    host, colon, port = address.rpartition(":")
-    if not (colon and port.isdigit()):
-        return
-    try:
-        socket.create_connection((host.strip("[]"), int(port)), CONNECT_TIMEOUT_S).close()
-    except OSError as error:
-        reason = error.strerror or error
-        raise ClusterError(f"no Ray cluster answers at {address}: {reason}") from error
+        if isinstance(error, TimeoutError) or _OUT_OF_TIME.search(reason):
+            raise ClusterUnavailable(
+                f"{what} did not {deed} in time; try again when the machine is less busy: {reason}"
+            ) from error
+        raise ClusterError(f"{what} cannot be used: {reason}") from error
 
 
 def address_of(spec: ClusterAddress) -> str | None:

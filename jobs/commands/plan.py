@@ -1,6 +1,5 @@
 """`nightpress plan`."""
 
-import json
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -12,6 +11,7 @@ from rich.table import Table
 from nightpress.diffusion_core.sampling.request import SamplingParams
 from nightpress.jobs.commands.common import job_argument, json_option, read_job, set_option
 from nightpress.jobs.commands.exit_codes import BAD_INPUT, OK, STOPPED
+from nightpress.jobs.commands.json_output import print_result
 from nightpress.jobs.commands.status import holder_line, holder_values
 from nightpress.jobs.runs.column_lines import carried_line, near_misses, settings_line
 from nightpress.jobs.runs.existing_run import RunState, State
@@ -45,7 +45,7 @@ def command(ctx: click.Context, job: str, overrides: tuple[str, ...], as_json: b
     spec = read_job(job, overrides)
     planned = plan(spec)
     if as_json:
-        click.echo(json.dumps(as_values(planned), default=str))
+        print_result(as_values(planned), exit_code(planned.run_state))
     else:
         show(Console(), spec, planned)
         if refusal := refusal_line(planned):
@@ -71,7 +71,7 @@ def as_values(planned: Plan) -> dict[str, object]:
         "estimate": None if estimate is None else asdict(estimate),
         "run_state": {
             "state": state.state.value,
-            "num_stored": state.num_stored,
+            "num_done": state.num_done,
             "num_failed": state.num_failed,
             "num_images": state.num_images,
             "holder": None if state.holder is None else holder_values(state.holder),
@@ -107,8 +107,8 @@ def show(console: Console, spec: RunSpec, planned: Plan) -> None:
 
 def state_lines(state: RunState) -> list[str]:
     """How far the run is, and whether `nightpress run` would refuse the job."""
-    stored = f"{state.num_stored:,} of {state.num_images:,} images are stored"
-    stored += f", {state.num_failed:,} of them failed" if state.num_failed else ""
+    done = f"{state.num_done:,} of {state.num_images:,} images are done"
+    done += f", {state.num_failed:,} of them failed" if state.num_failed else ""
     match state.state:
         case State.NEW:
             return []
@@ -116,15 +116,15 @@ def state_lines(state: RunState) -> list[str]:
             return [f"state    unknown: {state.error}"]
         case State.CHANGED:
             return [
-                f"state    changed since it was started, so `nightpress run` refuses it; {stored}",
+                f"state    changed since it was started, so `nightpress run` refuses it; {done}",
                 *(f"         {change}" for change in state.changes),
             ]
         case State.HELD:
-            return [f"state    held by {holder_line(state.holder)}; {stored}"]
+            return [f"state    held by {holder_line(state.holder)}; {done}"]
         case State.FINISHED:
-            return [f"state    finished: {stored}"]
+            return [f"state    finished: {done}"]
         case State.RESUMABLE:
-            return [f"state    resumable: {stored}"]
+            return [f"state    resumable: {done}"]
 
 
 def file_lines(files: Sequence[PlannedFile]) -> list[str]:

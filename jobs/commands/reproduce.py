@@ -1,6 +1,5 @@
 """`nightpress reproduce`."""
 
-import json
 from dataclasses import asdict
 from pathlib import Path
 
@@ -12,7 +11,8 @@ from nightpress.jobs.commands.common import (
     storage_option,
     storage_options,
 )
-from nightpress.jobs.commands.exit_codes import SOME_FAILED
+from nightpress.jobs.commands.exit_codes import OK, SOME_FAILED
+from nightpress.jobs.commands.json_output import print_result
 from nightpress.jobs.runs.reproduce import ReproduceResult, reproduce
 
 
@@ -52,9 +52,12 @@ def command(
     result = reproduce(image, model=model, device=device, storage=options)
     if out is not None:
         write_image(out, result.image)
-    click.echo(json.dumps(asdict(result.comparison)) if as_json else describe(result))
-    if not result.comparison.same_pixels:
-        ctx.exit(SOME_FAILED)
+    code = OK if result.comparison.same_pixels else SOME_FAILED
+    if as_json:
+        print_result(asdict(result.comparison), code)
+    else:
+        click.echo(describe(result))
+    ctx.exit(code)
 
 
 def write_image(out: Path, image: bytes) -> None:

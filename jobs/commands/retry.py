@@ -1,6 +1,5 @@
 """`nightpress retry`."""
 
-import json
 from dataclasses import asdict
 
 import click
@@ -15,7 +14,8 @@ from nightpress.jobs.commands.common import (
     storage_option,
     storage_options,
 )
-from nightpress.jobs.commands.exit_codes import SOME_FAILED
+from nightpress.jobs.commands.exit_codes import OK, SOME_FAILED
+from nightpress.jobs.commands.json_output import print_result
 from nightpress.jobs.progress.lines import display_for
 from nightpress.jobs.runs.repair import RepairResult
 from nightpress.jobs.runs.retry import retry
@@ -54,9 +54,12 @@ def command(
             take_over=take_over,
             storage=storage,
         )
-    click.echo(json.dumps(asdict(result)) if as_json else summary(result))
-    if result.num_failed:
-        ctx.exit(SOME_FAILED)
+    code = SOME_FAILED if result.num_failed else OK
+    if as_json:
+        print_result(asdict(result), code)
+    else:
+        click.echo(summary(result))
+    ctx.exit(code)
 
 
 def summary(result: RepairResult) -> str:

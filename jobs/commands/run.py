@@ -1,6 +1,5 @@
 """`nightpress run`."""
 
-import json
 import re
 from collections.abc import Callable
 from dataclasses import asdict
@@ -18,7 +17,8 @@ from nightpress.jobs.commands.common import (
     sigterm_as_ctrl_c,
     take_over_option,
 )
-from nightpress.jobs.commands.exit_codes import SOME_FAILED
+from nightpress.jobs.commands.exit_codes import OK, SOME_FAILED
+from nightpress.jobs.commands.json_output import print_result
 from nightpress.jobs.progress.displays import Display
 from nightpress.jobs.progress.events import Event, Message
 from nightpress.jobs.progress.lines import display_for
@@ -98,9 +98,12 @@ def command(
             deadline_at=deadline,
             trace=None if trace is None else trace_writer(trace, display),
         )
-    click.echo(json.dumps(asdict(result)) if as_json else summary(result))
-    if result.num_failed:
-        ctx.exit(SOME_FAILED)
+    code = SOME_FAILED if result.num_failed else OK
+    if as_json:
+        print_result(asdict(result), code)
+    else:
+        click.echo(summary(result))
+    ctx.exit(code)
 
 
 def trace_writer(path: Path, display: Display[Event]) -> Callable[[str], None]:
@@ -118,11 +121,12 @@ def trace_writer(path: Path, display: Display[Event]) -> Callable[[str], None]:
 def summary(result: RunResult) -> str:
     """The closing lines: what was made, and where it is."""
     per_s = result.images_per_s
-    rate = "" if per_s is None else f", {per_s:.2f} images/s after the first batch"
+    rate = [] if per_s is None else [f"{per_s:.2f} images/s of sampling time in the whole run"]
     failed = f", {result.num_failed:,} failed" if result.num_failed else ""
     lines = [
         f"{result.num_ok:,} of {result.num_images:,} images{failed}",
-        f"{result.num_made:,} made now in {duration(result.elapsed_s)}{rate}",
+        f"{result.num_made:,} made now in {duration(result.elapsed_s)}",
+        *rate,
         *time_lines(result.time_shares, result.between_batches),
         "",
         f"images    {result.url}/images/",

@@ -1,7 +1,5 @@
 """`nightpress status`."""
 
-import json
-import math
 from dataclasses import asdict
 
 import click
@@ -13,6 +11,7 @@ from nightpress.jobs.commands.common import (
     storage_option,
     storage_options,
 )
+from nightpress.jobs.commands.json_output import print_result
 from nightpress.jobs.runs.status import RunStatus, TrainingStatus, status
 from nightpress.pipelines.formatting import duration, plural, size
 from nightpress.pipelines.run_directory.lease import Holder
@@ -31,7 +30,7 @@ def command(run: str, storage_overrides: tuple[str, ...], as_json: bool) -> None
     """
     found = status(run_target(run, storage_overrides), storage=storage_options(storage_overrides))
     if as_json:
-        click.echo(json.dumps(as_values(found)))
+        print_result(as_values(found))
     elif isinstance(found, TrainingStatus):
         click.echo(describe_training(found))
     else:
@@ -46,8 +45,8 @@ def as_values(found: RunStatus | TrainingStatus) -> dict[str, object]:
         "holder": None if found.holder is None else holder_values(found.holder),
     }
     if isinstance(found, TrainingStatus):
-        return values | {"recipe": found.recipe, **finite(asdict(found.progress))}
-    return values | asdict(found.progress)
+        return values | {"recipe": found.recipe, **asdict(found.progress)}
+    return values | asdict(found.progress) | {"num_done": found.progress.num_done}
 
 
 def holder_values(holder: Holder) -> dict[str, object]:
@@ -60,26 +59,20 @@ def holder_line(holder: Holder | None) -> str:
     return "nobody" if holder is None else f"{holder}, heartbeat {holder.beats:,}"
 
 
-def finite(values: dict[str, object]) -> dict[str, object]:
-    """The values, with null for numbers that JSON does not have."""
-    return {
-        key: None if isinstance(value, float) and not math.isfinite(value) else value
-        for key, value in values.items()
-    }
-
-
 def describe(found: RunStatus) -> str:
     """The status of a run of images, in a few lines."""
     progress = found.progress
-    done = progress.num_ok + progress.num_failed
+    done = progress.num_done
     share = done / progress.num_images if progress.num_images else 1.0
     state = "complete" if progress.complete else "not complete"
     total, failed = progress.num_images, progress.num_failed
+    uncommitted = f"; {progress.num_stored:,} stored, not yet committed"
     lines = [
         f"{found.url}  {state}",
-        f"images   {done:,} of {total:,} ({share:.1%}), {failed:,} failed",
+        f"images   {done:,} of {total:,} done ({share:.1%}), {failed:,} failed"
+        f"{uncommitted if progress.num_stored else ''}",
         f"shards   {progress.num_committed_shards:,} of {progress.num_shards:,} committed",
-        f"stored   {size(progress.num_bytes)}",
+        f"size     {size(progress.num_bytes)}",
         f"model    {found.model} {found.model_fingerprint[:12]}",
         f"started  {found.created_at}",
     ]

@@ -1,6 +1,5 @@
 """`nightpress steps`."""
 
-import json
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,6 +10,7 @@ from rich.console import Console
 from nightpress.diffusion_core.models.loading import ModelSpec
 from nightpress.diffusion_core.sampling.request import ImageRequest
 from nightpress.jobs.commands.common import json_option, require_writable
+from nightpress.jobs.commands.json_output import print_result
 from nightpress.pipelines.job.spec import MAX_SEED
 
 if TYPE_CHECKING:
@@ -146,7 +146,7 @@ def _show_steps(setup: "ImageSetup", path: Path, num_frames: int | None, as_json
     if as_json:
         values = {"png": str(path), "gif": str(result.animation), "num_frames": num_frames}
         sigmas = [round(frame.sigma, 6) for frame in result.frames]
-        click.echo(json.dumps(values | {"sigmas": sigmas}))
+        print_result(values | {"sigmas": sigmas})
     else:
         click.echo(f"wrote {path} and {result.animation}, {num_frames} frames each")
 
@@ -162,7 +162,7 @@ def _compare_samplers(
         )
     if as_json:
         trials = [steps.as_values(result) for result in comparison.results]
-        click.echo(json.dumps({"png": str(path), "trials": trials}))
+        print_result({"png": str(path), "trials": trials})
         return
     Console().print(steps.terminal_table(comparison.results), highlight=False)
     click.echo(f"\n{steps.explanation(study)}\nwrote {path}")

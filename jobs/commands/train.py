@@ -1,6 +1,5 @@
 """`nightpress train`."""
 
-import json
 from dataclasses import asdict
 
 import click
@@ -13,6 +12,7 @@ from nightpress.jobs.commands.common import (
     take_over_option,
     with_address,
 )
+from nightpress.jobs.commands.json_output import print_result
 from nightpress.jobs.progress.training import display_for
 from nightpress.jobs.training import TrainResult, train
 from nightpress.pipelines.training.spec import read_train_spec
@@ -40,7 +40,10 @@ def command(
     display = display_for(Console(stderr=True))
     with display:
         result = train(spec, display.show, take_over=take_over)
-    click.echo(json.dumps(asdict(result)) if as_json else summary(result))
+    if as_json:
+        print_result(asdict(result))
+    else:
+        click.echo(summary(result))
 
 
 def summary(result: TrainResult) -> str:

@@ -1,6 +1,5 @@
 """`nightpress tune`."""
 
-import json
 import math
 import os
 from pathlib import Path
@@ -17,7 +16,8 @@ from nightpress.jobs.commands.common import (
     set_option,
     sigterm_as_ctrl_c,
 )
-from nightpress.jobs.errors import RunStopped
+from nightpress.jobs.commands.json_output import print_result
+from nightpress.jobs.errors import StoppedOnRequest
 from nightpress.jobs.tuning.options import DEFAULTS, TuneOptions
 from nightpress.pipelines.job.spec import RunSpec
 
@@ -128,7 +128,7 @@ def _tune(job: str, spec: RunSpec, options: TuneOptions) -> "Tuning":
     """Try all configurations, with progress on stderr.
 
     Raises:
-        RunStopped: interrupted.
+        StoppedOnRequest: interrupted.
     """
     from nightpress.jobs.tuning.report import display_for  # loads torch; --help should not
     from nightpress.jobs.tuning.tune import tune
@@ -138,7 +138,7 @@ def _tune(job: str, spec: RunSpec, options: TuneOptions) -> "Tuning":
         with display:
             return tune(spec, options, display.show)
     except KeyboardInterrupt:
-        raise RunStopped(f"stopped; {job} is unchanged") from None
+        raise StoppedOnRequest(f"stopped; {job} is unchanged") from None
 
 
 def _require_writable(page: Path, job: Path, overrides: tuple[str, ...], dry_run: bool) -> None:
@@ -189,7 +189,7 @@ def _update_job(
     update = update_job(tuning, Path(job), before, dry_run)
     if as_json:
         written = {"changes": update.changes, "written": update.written, "page": str(page)}
-        click.echo(json.dumps(as_values(tuning) | written))
+        print_result(as_values(tuning) | written)
         return
     for line in [*update_lines(tuning, job, update, dry_run), f"wrote {page}"]:
         click.echo(line)

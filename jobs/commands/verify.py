@@ -1,6 +1,5 @@
 """`nightpress verify`."""
 
-import json
 from dataclasses import asdict
 
 import click
@@ -15,7 +14,8 @@ from nightpress.jobs.commands.common import (
     storage_option,
     storage_options,
 )
-from nightpress.jobs.commands.exit_codes import SOME_FAILED
+from nightpress.jobs.commands.exit_codes import OK, SOME_FAILED
+from nightpress.jobs.commands.json_output import print_result
 from nightpress.jobs.progress.lines import display_for
 from nightpress.jobs.runs.verify import VerifyResult, verify
 from nightpress.pipelines.formatting import plural
@@ -99,9 +99,12 @@ def command(
             take_over=take_over,
             storage=storage,
         )
-    click.echo(json.dumps(as_values(result)) if as_json else as_text(result))
-    if not result.is_sound:
-        ctx.exit(SOME_FAILED)
+    code = OK if result.is_sound else SOME_FAILED
+    if as_json:
+        print_result(as_values(result), code)
+    else:
+        click.echo(as_text(result))
+    ctx.exit(code)
 
 
 def as_text(result: VerifyResult) -> str:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Iterator
 import ray
 from ray.exceptions import RayError
 
+from nightpress.jobs.cluster.capacity import Notices, waiting_line
 from nightpress.jobs.cluster.connection import draining_nodes, room
 from nightpress.jobs.cluster.ray_errors import reason_of
 from nightpress.jobs.dispatch.actor import ActorFactory, RemoteActor
@@ -50,6 +51,8 @@ class ActorPool:
         self._begin_args = (ray.put(store), ray.put(record), config.fence)
         self._start_failures = 0
         self._next_scaling = self._next_stuck_check = 0.0
+        self._notices: Notices | None = None
+        """Since when fewer actors are placed than the run asks for; None while that is not so."""
         self._spent: list[TimeSpent] = []
 
     def __len__(self) -> int:
@@ -79,6 +82,7 @@ class ActorPool:
         self._drain_nodes(draining_nodes())
         for _ in range(self._target_size(num_waiting) - len(self.workers)):
             self.adopt(self._factory.start())
+        yield from self._report_lack_of_room(now)
 
     def on_started(self, worker: Worker) -> Iterator[Event]:
         """Handle the answer of an actor that was starting: it is ready, or it failed."""
@@ -133,6 +137,19 @@ class ActorPool:
         most = fitting if config.max_actors is None else min(fitting, config.max_actors)
         busy = sum(bool(worker.held) for worker in self.workers)
         return min(most, busy + num_waiting)
+
+    def _report_lack_of_room(self, now: float) -> Iterator[Event]:
+        """Report, less and less often, that actors wait to be placed."""
+        waiting = [worker for worker in self.workers if not worker.startup.is_placed]
+        if not waiting:
+            self._notices = None
+            return
+        self._notices = self._notices or Notices(now)
+        if self._notices.due(now):
+            placed = len(self.workers) - len(waiting)
+            what = f"another actor ({placed} at work)" if placed else "an actor"
+            line = waiting_line(what, self._factory.cpus, self._factory.gpus)
+            yield Message(line, warning=not placed)
 
     def _drop_stuck(self) -> Iterator[Event]:
         """Drop actors that take too long to load their model."""

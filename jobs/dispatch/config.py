@@ -5,6 +5,9 @@ from dataclasses import dataclass
 from nightpress.pipelines.job.spec import RunSpec
 from nightpress.pipelines.run_directory.lease import FencingToken, Lease
 
+ASKED_TO_STOP = "asked to stop"
+"""The reason to stop that is no trouble: a person or a scheduler wants it."""
+
 
 @dataclass(frozen=True)
 class DispatchConfig:
@@ -13,7 +16,8 @@ class DispatchConfig:
     min_actors: int
     max_actors: int | None
     max_attempts: int
-    """A shard is divided after it has crashed `max_attempts - 1` processes; see `ShardQueue`."""
+    """A shard is made in parts once it has crashed `max_attempts - 1` processes, but at least one;
+    see `ShardQueue`."""
     look_first: bool
     """Whether earlier starts may have stored images of uncommitted shards."""
     watchdog_s: float | None = None

@@ -16,11 +16,11 @@ from nightpress.jobs.cluster.connection import alive_nodes, room
 from nightpress.jobs.cluster.ray_errors import may_be_node_loss, reason_of
 from nightpress.jobs.dispatch.actor import ActorFactory
 from nightpress.jobs.dispatch.actor_pool import ActorPool
-from nightpress.jobs.dispatch.config import DispatchConfig
+from nightpress.jobs.dispatch.config import ASKED_TO_STOP, DispatchConfig
 from nightpress.jobs.dispatch.shard_queue import ShardQueue
 from nightpress.jobs.dispatch.timing import ShardTiming
 from nightpress.jobs.dispatch.workers import InFlightShard, Worker, WorkerPoller
-from nightpress.jobs.errors import RunStopped
+from nightpress.jobs.errors import RunStopped, StoppedOnRequest
 from nightpress.jobs.progress.events import ActorLost, Event, Message, RowSetAside, ShardRetried
 from nightpress.pipelines.errors import LeaseLost, PlanDamaged, StoreError
 from nightpress.pipelines.planning import read_shard
@@ -97,16 +97,18 @@ class Dispatcher:
             amendments: shard -> the rows to make again, for shards that are already committed.
 
         Raises:
-            RunStopped: it was asked to stop, or the store or every actor keeps failing; what is
+            RunStopped: too many rows failed, or the store or every actor keeps failing; what is
                 committed stays.
+            StoppedOnRequest: it was asked to stop, or the deadline is near; likewise.
             LeaseLost: another process has taken the run over.
         """
         self._amendments = dict(amendments or {})
         self._queue = ShardQueue(shards, self._first_attempt, self._config.max_attempts)
         while not self._queue.is_finished:
-            reason = self._reason_to_stop() or self._deadline_reason()
-            if reason is not None:
-                yield from self._drain(reason)
+            if (reason := self._reason_to_stop()) is not None:
+                yield from self._drain(reason, reason == ASKED_TO_STOP)
+            elif (reason := self._deadline_reason()) is not None:
+                yield from self._drain(reason, on_request=True)
             yield from self.pool.scale_to_cluster(len(self._queue))
             self._assign_work()
             yield from self._handle_news()
@@ -196,11 +198,12 @@ class Dispatcher:
             return "the next shard would not be done before the deadline"
         return None
 
-    def _drain(self, reason: str) -> Iterator[Event]:
+    def _drain(self, reason: str, on_request: bool) -> Iterator[Event]:
         """Let the current batches finish, then stop.
 
         Raises:
-            RunStopped: always, unless that finished the run.
+            RunStopped: always, unless that finished the run; `StoppedOnRequest` if the reason is no
+                trouble.
         """
         self._is_draining = True
         drain_s = self._config.drain_s
@@ -212,7 +215,8 @@ class Dispatcher:
         while any(worker.held for worker in self.pool.workers) and time.monotonic() < end:
             yield from self._handle_news()
         if not self._queue.is_finished:
-            raise RunStopped(f"stopped: {reason}; run the same command again to resume")
+            message = f"stopped: {reason}; run the same command again to resume"
+            raise StoppedOnRequest(message) if on_request else RunStopped(message)
 
     def _handle_news(self) -> Iterator[Event]:
         """Wait for news from the workers, and handle it."""
@@ -260,6 +264,7 @@ class Dispatcher:
                 in_flight.begun_at = now
             case BatchSampled():
                 self._timing.add_batch(event.batch_s)
+                yield event
             case BatchDone():
                 if event.batch_s:
                     self._timing.add_batch(event.batch_s)

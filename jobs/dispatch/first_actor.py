@@ -3,7 +3,6 @@
 A run needs its answers before it writes anything.
 """
 
-import math
 import time
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass, field
@@ -14,14 +13,12 @@ import ray
 from nightpress.diffusion_core.errors import SamplingError, SettingsError
 from nightpress.diffusion_core.models.loading import ModelInfo
 from nightpress.diffusion_core.tuning.batch_size import BestBatchSize
+from nightpress.jobs.cluster.capacity import FIRST_NOTICE_S, Notices, waiting_line
 from nightpress.jobs.cluster.connection import remote_value, room
 from nightpress.jobs.dispatch.actor import ActorFactory, RemoteActor
 from nightpress.jobs.dispatch.workers import Startup
 from nightpress.jobs.errors import ClusterError, RunStopped
 from nightpress.jobs.progress.events import Event, Message
-
-NOTICE_S = 20.0
-"""A wait longer than this is reported."""
 
 POLL_S = 1.0
 
@@ -115,22 +112,19 @@ class FirstActor:
         return Message(f"an actor failed to start: {error}", warning=True)
 
     def _wait(self, reference: Any) -> Generator[Event, None, Any]:
-        """Wait for an answer; if it takes long, report what the wait is for."""
+        """Wait for an answer; while it takes long, report what the wait is for."""
         fits = room(self.factory.cpus, self.factory.gpus) > 0
-        notice_at = time.monotonic() + (NOTICE_S if fits else 0.0)
+        notices = Notices(time.monotonic(), FIRST_NOTICE_S if fits else 0.0)
         while not ray.wait([reference], timeout=POLL_S, fetch_local=False)[0]:
             self.check()
             if self._startup.seconds > self.load_timeout_s:
                 raise ClusterError(f"it did not {self._task} within {self.load_timeout_s:.0f} s")
-            if time.monotonic() > notice_at:
-                notice_at = math.inf
-                yield self._waiting(fits)
+            if notices.due(time.monotonic()):
+                yield self._waiting()
         return remote_value(reference)
 
-    def _waiting(self, fits: bool) -> Message:
-        task = self._task if self._startup.is_placed else "be placed"
-        return Message(
-            f"waiting for the first actor to {task}; it needs {self.factory.cpus:g} CPUs and "
-            f"{self.factory.gpus:g} GPUs on one node",
-            warning=not fits,
-        )
+    def _waiting(self) -> Message:
+        if self._startup.is_placed:
+            return Message(f"waiting for the first actor to {self._task}")
+        line = waiting_line("the first actor", self.factory.cpus, self.factory.gpus)
+        return Message(line, warning=True)

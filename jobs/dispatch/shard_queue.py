@@ -56,7 +56,7 @@ class ShardQueue:
         shards: the shards to make.
         first_attempt: returns the work of a shard's first attempt.
         max_attempts: a whole shard is divided after it has crashed `max_attempts - 1` processes,
-            and given up after it has crashed twice `max_attempts`.
+            but at least one, and given up after it has crashed twice `max_attempts`.
     """
 
     def __init__(

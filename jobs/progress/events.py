@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from nightpress.pipelines.shards.events import BatchDone, ShardDone, ShardLeft
+from nightpress.pipelines.shards.events import BatchDone, BatchSampled, ShardDone, ShardLeft
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class ShardRetried:
 
 @dataclass(frozen=True)
 class RowSetAside:
-    """A row crashed its process even on its own, and is not tried again."""
+    """A row crashed its process even on its own, and is recorded as failed."""
 
     shard: int
     row: int
@@ -66,6 +66,7 @@ Event = (
     | ActorLost
     | ShardRetried
     | RowSetAside
+    | BatchSampled
     | BatchDone
     | ShardLeft
     | ShardDone

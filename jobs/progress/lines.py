@@ -59,8 +59,12 @@ def event_line(event: Event) -> str | None:
     match event:
         case Message(text=text, warning=warning):
             return f"warning: {text}" if warning else text
+        case Planned() if event.num_done == event.num_images:
+            return f"all {event.num_images:,} images are already committed: nothing is left to make"
         case Planned() if event.num_done:
-            return f"resuming: {event.num_done:,} of {event.num_images:,} images are already done"
+            return (
+                f"resuming: {event.num_done:,} of {event.num_images:,} images are already committed"
+            )
         case Planned():
             return f"{event.num_images:,} images in {plural(event.num_shards, 'shard')}"
         case ActorJoined():
@@ -72,8 +76,14 @@ def event_line(event: Event) -> str | None:
                 f"{plural(event.num_actors, 'actor')} left, which get its shards"
             )
         case ShardRetried():
-            return f"warning: shard {event.shard}, attempt {event.attempt} failed: {event.reason}"
+            return (
+                f"warning: shard {event.shard}, attempt {event.attempt} failed: {event.reason}; "
+                "it is tried again"
+            )
         case RowSetAside():
-            return f"warning: row {event.row} of shard {event.shard} is set aside: {event.reason}"
+            return (
+                f"warning: row {event.row} of shard {event.shard} ends its process even alone, so "
+                f"it is recorded as failed: {event.reason}"
+            )
         case _:
             return None

@@ -12,7 +12,8 @@ from nightpress.jobs.progress.events import (
     RowSetAside,
     ShardRetried,
 )
-from nightpress.pipelines.shards.events import BatchDone, ShardDone, ShardLeft
+from nightpress.pipelines.run_directory.summary import PAUSE_S
+from nightpress.pipelines.shards.events import BatchDone, BatchSampled, ShardDone, ShardLeft
 
 
 @dataclass
@@ -25,14 +26,19 @@ class Tally:
     done_before: int = 0
     clock: Callable[[], float] = time.monotonic
     num_made: int = 0
-    """Images sampled and stored since this start; the others were found in the store."""
+    """Images sampled and stored since this start; the others were found in the store.
+
+    It lags behind sampling by the batches that are being stored.
+    """
     committed_ok: int = 0
     committed_failed: int = 0
     """Both count shards that were committed since this start."""
     under_way: dict[int, tuple[int, int]] = field(default_factory=dict)
     """Shard -> (ok, failed) of the attempt that is running."""
-    rate_from: tuple[float, int] | None = None
-    """When the first batch was done, and its number of images; the rate counts from there."""
+    active_s: float = 0.0
+    """Seconds from the first sampled batch of this start to the last, without long pauses."""
+    sampled_at: float | None = None
+    """When the last sampled batch was done; None before the first."""
     started_at: float = 0.0
     num_under_way: tuple[int, int] = (0, 0)
     """(ok, failed) of all shards in `under_way`, kept up to date because every event needs it."""
@@ -54,12 +60,21 @@ class Tally:
                 ok, failed = self.under_way.get(event.shard, (0, 0))
                 self._set_under_way(event.shard, (ok + event.num_ok, failed + event.num_failed))
                 self.num_made += event.num_sampled
-                if self.rate_from is None and event.num_sampled:
-                    self.rate_from = (self.clock(), self.num_made)
+                if event.batch_s:
+                    self._add_sampling(event.batch_s)
+            case BatchSampled():
+                self._add_sampling(event.batch_s)
             case ShardDone():
                 self._set_under_way(event.shard, None)
                 self.committed_ok += event.num_ok
                 self.committed_failed += event.num_failed
+
+    def _add_sampling(self, batch_s: float) -> None:
+        """Count the time since the last batch, unless it is a pause; see `Summary.active_s`."""
+        now, last = self.clock(), self.sampled_at
+        is_pause = last is None or now - batch_s - last > PAUSE_S
+        self.active_s += batch_s if is_pause or last is None else now - last
+        self.sampled_at = now
 
     def _set_under_way(self, shard: int, counts: tuple[int, int] | None) -> None:
         """Replace a shard's counts under way; None removes them."""
@@ -91,12 +106,11 @@ class Tally:
 
     @property
     def images_per_s(self) -> float | None:
-        """Rate after the first batch that this start sampled; None within its first second."""
-        if self.rate_from is None:
-            return None
-        since, num_before = self.rate_from
-        elapsed_s, num_made = self.clock() - since, self.num_made - num_before
-        return num_made / elapsed_s if num_made and elapsed_s > 1.0 else None
+        """Images that this start sampled, per second of sampling; None in the first second.
+
+        `RunProgress.images_per_s` is the same of the whole run, by the times in its metadata.
+        """
+        return self.num_made / self.active_s if self.active_s > 1.0 else None
 
     @property
     def left_s(self) -> float | None:

@@ -19,6 +19,7 @@ from nightpress.pipelines.training.events import (
     StopRequested,
     TrainingEvent,
     WaitingForLease,
+    WaitingForRoom,
 )
 
 SMOOTHING = 0.9
@@ -132,6 +133,8 @@ def event_line(event: TrainingEvent) -> str | None:
                 f"{event.holder} may still be working on this training run; "
                 f"watching its heartbeat for {event.silence_s:.0f} s"
             )
+        case WaitingForRoom():
+            return f"warning: {event.text}"
         case DataReady():
             return _data_lines(event)
         case Resumed():

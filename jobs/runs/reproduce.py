@@ -26,7 +26,7 @@ from nightpress.pipelines.run_directory.reader import Run
 from nightpress.pipelines.run_directory.record import RunRecord, read_record
 from nightpress.pipelines.shards import reproduce as reproduction
 from nightpress.pipelines.shards.reproduce import Reproduction
-from nightpress.pipelines.storage import Options, Store, open_source
+from nightpress.pipelines.storage import Options, Store, open_source, require_answers
 from nightpress.pipelines.storage.urls import absolute
 
 MAX_FOLDERS_UP = 8
@@ -107,6 +107,7 @@ def _read(url: str, options: Options) -> bytes:
     """
     packed = split_member(url)
     path, member = packed or (url, "")
+    require_answers([path], options)
     with open_source(path, options) as stream:
         data = stream.read()
     try:
@@ -159,6 +160,7 @@ def _load(
         ModelError: it cannot be found, or its fingerprint differs.
     """
     spec, row_lora = _model_spec(facts, record, source)
+    require_answers([spec.source], options)
     folder, lora_files = locate(spec, options), locate_loras(spec, options)
     info = describe(folder, spec, lora_files)
     if info.fingerprint != facts.model_fingerprint:

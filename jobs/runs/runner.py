@@ -15,7 +15,7 @@ from nightpress.jobs.dispatch.actor import ActorFactory
 from nightpress.jobs.dispatch.batch_size import decide_batch_sizes, resolve_batch_size
 from nightpress.jobs.dispatch.config import dispatch_config_of
 from nightpress.jobs.dispatch.first_actor import FirstActor
-from nightpress.jobs.errors import IncompleteRun, RunStopped
+from nightpress.jobs.errors import IncompleteRun, RunStopped, StoppedOnRequest
 from nightpress.jobs.progress.events import Event, Message, Planned
 from nightpress.jobs.progress.failure_limit import FailureLimit
 from nightpress.jobs.progress.tally import Tally
@@ -28,6 +28,7 @@ from nightpress.jobs.progress.trace import (
 )
 from nightpress.jobs.runs.column_lines import column_messages
 from nightpress.jobs.runs.existing_run import compare_with_run
+from nightpress.jobs.runs.finished import nothing_is_left
 from nightpress.jobs.runs.shared import (
     OnEvent,
     actor_factory,
@@ -71,7 +72,7 @@ from nightpress.pipelines.run_directory.record import (
 )
 from nightpress.pipelines.run_directory.summary_index import summary_index_kept
 from nightpress.pipelines.shards.timeline import TimeSpent
-from nightpress.pipelines.storage import Store
+from nightpress.pipelines.storage import Store, require_answers
 
 Trace = Callable[[str], None]
 
@@ -89,7 +90,7 @@ class RunResult:
     """Images made by this start; earlier starts made the others."""
     elapsed_s: float
     images_per_s: float | None
-    """Rate after the first batch, which warms the model up; None if nothing was made after it."""
+    """Images sampled per second of sampling time, in the whole run; None if none was sampled."""
     time_shares: dict[str, float]
     """Activity -> share of the actors' time: busy, waiting for input, waiting for output, ..."""
     between_batches: BetweenBatches | None
@@ -181,6 +182,9 @@ class _Session:
             existing = compare_with_run(store, record, self._spec, self._table)
             refuse_changes(store, existing.changes)
             self._spec, record = existing.spec, existing.record
+            if nothing_is_left(self._spec, store, record):
+                yield from self._finish_again(store, record, free)
+                return
         with cluster(self._spec.cluster):
             require_store_on_every_node(self._spec.cluster, store)
             if record is None:
@@ -202,7 +206,7 @@ class _Session:
             num_failed=progress.num_failed,
             num_made=tally.num_made,
             elapsed_s=tally.elapsed_s,
-            images_per_s=tally.images_per_s,
+            images_per_s=progress.images_per_s,
             time_shares=shares(spent),
             between_batches=between_batches(spent),
         )
@@ -224,6 +228,7 @@ class _Session:
         """The run directory's store; fails in seconds if it or the manifest cannot be reached."""
         store = Store(self._spec.url, self._spec.storage)
         store.check()
+        require_answers(self._spec.inputs, self._spec.storage)
         if self._table is None:
             self._spec = with_kept_table(self._spec, store)
             manifest_sources(self._spec)
@@ -272,6 +277,15 @@ class _Session:
         with failures_as_run_stopped():
             yield from self._make(_HeldRun(store, record, lease, factory, first, True))
 
+    def _finish_again(self, store: Store, record: RunRecord, free: FreeLease) -> Iterator[Event]:
+        """Count the images of a finished run, and write its report, which may be missing or old."""
+        layout = record.layout
+        with held(store, free) as lease, failures_as_run_stopped():
+            yield Planned(layout.num_images, layout.num_shards, num_done=layout.num_images)
+            self._progress = _require_complete(store, record)
+            lease.require()
+            write_report(Run(store, record), store)
+
     def _check(self, model: ModelInfo, batch_size: int) -> PlanLayout:
         if self._table is None:
             return check(self._spec, model, batch_size, mapper=planning_mapper(self._spec))
@@ -282,7 +296,9 @@ class _Session:
         def keep_waiting() -> None:
             require_lease()
             if self._deadline_at is not None and time.time() >= self._deadline_at:
-                raise RunStopped("stopped: the deadline came before the first actor had started")
+                raise StoppedOnRequest(
+                    "stopped: the deadline came before the first actor had started"
+                )
 
         return FirstActor(factory, self._spec.cluster.load_timeout_s, keep_waiting)
 

@@ -4,9 +4,10 @@ from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 
 from nightpress.diffusion_core.models.loading import ModelSpec
+from nightpress.jobs.cluster.capacity import require_room
 from nightpress.jobs.cluster.connection import alive_nodes, resolved_gpus, spread_map
 from nightpress.jobs.dispatch.actor import ActorFactory
-from nightpress.jobs.dispatch.config import DispatchConfig
+from nightpress.jobs.dispatch.config import ASKED_TO_STOP, DispatchConfig
 from nightpress.jobs.dispatch.dispatcher import Dispatcher
 from nightpress.jobs.errors import ClusterError, RunStopped
 from nightpress.jobs.progress.events import Event, Message
@@ -42,9 +43,16 @@ def create_only_store(store: Store, on_event: OnEvent) -> Store:
 
 
 def actor_factory(spec: RunSpec, traced: bool = False) -> ActorFactory:
-    """A factory of actors of the size that the job asks for, on the connected cluster."""
+    """A factory of actors of the size that the job asks for, on the connected cluster.
+
+    Raises:
+        ClusterError: the cluster has no node for such an actor, and cannot grow.
+    """
     gpus = resolved_gpus(spec.cluster.gpus_per_actor)
     cpus = spec.cluster.cpus_per_actor
+    require_room(
+        "cluster.gpus_per_actor" if gpus else "cluster.cpus_per_actor", cpus, gpus, "an actor"
+    )
     return ActorFactory(
         spec=_absolute_model(spec.model),
         options=spec.storage,
@@ -99,7 +107,7 @@ def dispatching(
 
         def reason_to_stop() -> str | None:
             lease.require()
-            return "asked to stop" if interrupted.is_set() else limit.exceeded
+            return ASKED_TO_STOP if interrupted.is_set() else limit.exceeded
 
         def repair_plan(shard: int) -> None:
             lease.fence.require(store)

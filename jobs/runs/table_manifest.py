@@ -21,7 +21,7 @@ from nightpress.pipelines.job.spec import RunSpec
 from nightpress.pipelines.manifest.frames import TABLE, Frame, rewritten, table_of, to_parquet
 from nightpress.pipelines.planning import PlanLayout, manifest_sources
 from nightpress.pipelines.run_directory.record import RunRecord, read_record
-from nightpress.pipelines.storage import Store, find
+from nightpress.pipelines.storage import Store, find, require_answers
 
 _KEPT = re.compile(r"/(manifest/table-[0-9a-f]{16}\.parquet)")
 
@@ -112,6 +112,7 @@ def readable_manifest(spec: RunSpec, table: TableManifest | None) -> Iterator[Ru
         SpecError: the job names no manifest, and no table was passed.
         StoreError: the files cannot be found.
     """
+    require_answers(spec.inputs, spec.storage)
     if table is None:
         manifest_sources(spec)
         yield spec

@@ -4,7 +4,7 @@ from nightpress.pipelines.errors import RunNotFound
 from nightpress.pipelines.job.spec import RunSpec
 from nightpress.pipelines.run_directory.reader import Run, open_run
 from nightpress.pipelines.run_directory.record import RUN_FILE, read_record
-from nightpress.pipelines.storage import QUICK, Options, Store
+from nightpress.pipelines.storage import Options, Store
 from nightpress.pipelines.training.record import TRAIN_FILE
 from nightpress.pipelines.training.runs import TrainingRun, open_training
 from nightpress.pipelines.training.spec import TrainSpec
@@ -39,12 +39,11 @@ def open_any(target: Target, storage: Options | None = None) -> Run | TrainingRu
         case Run() | TrainingRun():
             return target
         case RunSpec():
-            _require_answer(Store(target.url, target.storage))
             return open_run(target.url, target.storage)
         case TrainSpec():
             return _open_training_job(target)
     store = Store(target, storage or {})
-    _require_answer(store)
+    store.require_answer()
     record = read_record(store)
     found = Run(store, record) if record is not None else open_training(store)
     if found is None:
@@ -96,17 +95,8 @@ def failure_limit(limit: int | str | None, where: str) -> int | str | None:
 
 def _open_training_job(job: TrainSpec) -> TrainingRun:
     store = Store(job.url, job.storage)
-    _require_answer(store)
+    store.require_answer()
     found = open_training(store, job)
     if found is None:
         raise RunNotFound(f"{job.url}: no training run here ({TRAIN_FILE} is missing)")
     return found
-
-
-def _require_answer(store: Store) -> None:
-    """Fail within seconds, not minutes, if a store does not answer: a person is waiting.
-
-    Raises:
-        StoreError: it does not answer.
-    """
-    store.with_policy(QUICK).size(RUN_FILE)

@@ -61,6 +61,7 @@ from nightpress.pipelines.models.loras import locate_loras
 from nightpress.pipelines.planning import check, manifest_sources, plan_part
 from nightpress.pipelines.run_directory.record import threads_for
 from nightpress.pipelines.shards.batching import PlannedImage, planned_images
+from nightpress.pipelines.storage import require_answers
 
 MAX_PAIRS = 4
 """Images of each configuration that are kept for display: those that differ most."""
@@ -184,6 +185,7 @@ def tune(
 
 def prepare(spec: RunSpec, options: TuneOptions) -> TuningSetup:
     """Find the model and the images to tune a job on; loads no weights."""
+    require_answers(spec.inputs, spec.storage)
     manifest_sources(spec)
     device = options.device or _default_device(spec)
     if device == "cuda" and not torch.cuda.is_available():

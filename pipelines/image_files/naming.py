@@ -15,6 +15,12 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from nightpress.pipelines.errors import SpecError
+from nightpress.pipelines.image_files.portability import (
+    EDGES,
+    FORBIDDEN,
+    RESERVED,
+    name_bytes,
+)
 
 FOLDER = "images/"
 """The folder of all images, relative to the run directory."""
@@ -49,12 +55,6 @@ SPREAD_ROWS = 1_000
 
 SPREAD_FOLDERS = tuple(f"{int(f'{number:08b}'[::-1], 2):02x}" for number in range(256))
 """Folders in the order in which blocks of rows use them: 00, 80, 40, c0, 20, ..."""
-
-FORBIDDEN = r'[\p{Cc}\x{2028}\x{2029}/\\<>:"|?*]'
-"""Separators, control characters, and characters that Windows does not allow."""
-
-EDGES = r"^[\s.]+|[\s.]+$"
-"""Leading dots hide a file or leave the folder; Windows drops trailing ones."""
 
 
 @dataclass(frozen=True)
@@ -155,11 +155,6 @@ def spread(row_numbers: NDArray[np.int64]) -> pa.Array:
     return pc.take(pa.array(SPREAD_FOLDERS), pa.array(blocks))
 
 
-def folded(names: pa.Array) -> pa.Array:
-    """Names in lower case, as a case-insensitive file system compares them."""
-    return pc.utf8_lower(names)
-
-
 def _field(
     text: str, name: str, spec: str, conversion: str | None, types: Mapping[str, pa.DataType]
 ) -> Field:
@@ -172,13 +167,22 @@ def _field(
         raise _refusal(
             text, f"there is no column {shown}; the columns are: {', '.join(sorted(types))}"
         )
-    if pa.types.is_nested(types[name]) or pa.types.is_binary(types[name]):
+    if not _has_text_form(types[name]):
         raise _refusal(text, f"column {shown} is of type {types[name]}, which has no text form")
     try:
         format(_example(types[name]), spec)
     except ValueError as error:
         raise _refusal(text, f"{{{name}:{spec}}}: {error}") from error
     return Field(name, spec)
+
+
+def _has_text_form(type_: pa.DataType) -> bool:
+    return bool(
+        pa.types.is_primitive(type_)
+        or pa.types.is_null(type_)
+        or pa.types.is_string(type_)
+        or pa.types.is_decimal(type_)
+    )
 
 
 def _example(type_: pa.DataType) -> object:
@@ -193,8 +197,15 @@ def _refuse_bad_paths(text: str, parts: list[str | Field]) -> None:
         raise _refusal(text, "the path must be relative to the run's images/ folder")
     if re.search(r'[\x00-\x1f\x7f\\<>:"|?*]', plain):
         raise _refusal(text, 'control characters and any of \\ < > : " | ? * are not allowed')
-    if any(component in ("", ".", "..") for component in plain.split("/")):
-        raise _refusal(text, "no path component may be empty, . or ..")
+    for component in plain.split("/"):
+        if component in ("", ".", ".."):
+            raise _refusal(text, "no path component may be empty, . or ..")
+        if re.match(r"[\s.]|.*[\s.]$", component, re.DOTALL):
+            raise _refusal(text, "no path component may begin or end with a space or a dot")
+        if pc.match_substring_regex(f"/{component}", RESERVED).as_py():
+            raise _refusal(text, f"{component!r} is a device name on Windows")
+    if pc.match_substring_regex(plain.replace("/", ""), FORBIDDEN).as_py():
+        raise _refusal(text, "invisible characters are not allowed")
     if len(plain.encode()) > MAX_LITERAL_BYTES:
         raise _refusal(text, f"the text outside fields is longer than {MAX_LITERAL_BYTES} bytes")
 
@@ -238,39 +249,29 @@ def _formatted(values: pa.Array, spec: str) -> pa.Array:
 
 
 def _plain_values(encoded: pa.DictionaryArray) -> list[object]:
-    numeric = pa.types.is_integer(encoded.type.value_type) or pa.types.is_floating(
-        encoded.type.value_type
-    )
-    values = encoded.dictionary
-    return list((values if numeric else pc.cast(values, pa.string())).to_pylist())
+    values, type_ = encoded.dictionary, encoded.type.value_type
+    if pa.types.is_integer(type_) or pa.types.is_float64(type_):
+        return list(values.to_pylist())
+    texts = pc.cast(values, pa.string())
+    if pa.types.is_floating(type_):  # 0.1 as float32 is 0.1, not 0.10000000149011612
+        return list(pc.cast(texts, pa.float64()).to_pylist())
+    return list(texts.to_pylist())
 
 
 def _is_plain(values: pa.Array) -> bool:
     """Whether all bytes of the column are allowed; far cheaper than a regex per value."""
-    offsets, data = _bytes(values)
+    offsets, data = name_bytes(values)
     return bool(PLAIN_BYTES[data[offsets[0] : offsets[-1]]].all())
 
 
 def _may_have_unsafe_edges(values: pa.Array) -> bool:
     """Whether any value is empty, or begins or ends with a byte that may not be allowed."""
-    offsets, data = _bytes(values)
+    offsets, data = name_bytes(values)
     if len(values) == 0:
         return False
     if (offsets[1:] == offsets[:-1]).any():
         return True
     return not (SAFE_EDGES[data[offsets[:-1]]].all() and SAFE_EDGES[data[offsets[1:] - 1]].all())
-
-
-def _bytes(values: pa.Array) -> tuple[NDArray[np.int32], NDArray[np.uint8]]:
-    """The offsets of the values, and the bytes that they point into."""
-    _, offsets, data = values.buffers()
-    empty = offsets is None or not len(values)
-    return (
-        np.zeros(1, np.int32)
-        if empty
-        else np.frombuffer(offsets, np.int32)[values.offset :][: len(values) + 1],
-        np.zeros(0, np.uint8) if empty or data is None else np.frombuffer(data, np.uint8),
-    )
 
 
 def _refusal(text: str, why: str) -> SpecError:

@@ -19,6 +19,7 @@ from pydantic import (
 
 from nightpress.diffusion_core.models.samplers import SAMPLER_NAMES
 from nightpress.pipelines.job.credentials import ADVICE, secret_option
+from nightpress.pipelines.storage.options import check_protocols
 from nightpress.pipelines.storage.pacing import request_limit
 
 MAX_NAME_BYTES, MAX_PATH_BYTES = 255, 4_000
@@ -73,6 +74,7 @@ def _check_request_limits(
             request_limit(options)
         except ValueError as error:
             raise ValueError(f"{protocol}.{error}") from error
+    check_protocols(storage)
     return storage
 
 
@@ -274,8 +276,9 @@ class ClusterSpec(Section):
     max_attempts: Annotated[
         PositiveInt,
         Field(
-            description="How often a shard may crash its worker before the images at fault are "
-            "recorded as failed."
+            description="Attempts at a shard that crashes its worker. The last one makes it in "
+            "parts, down to single images, and those at fault are recorded as failed. The others, "
+            "at least one, make it whole."
         ),
     ] = 3
     max_failures: Annotated[

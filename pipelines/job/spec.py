@@ -135,6 +135,12 @@ class RunSpec(Section):
     def _manifests(self) -> list[str]:
         return [self.manifest] if isinstance(self.manifest, str) else list(self.manifest)
 
+    @property
+    def inputs(self) -> list[str]:
+        """The URLs and paths of everything that the job reads."""
+        loras = (lora.source for lora in self.model.all_loras)
+        return [*self._manifests, self.model.source, *loras]
+
     @classmethod
     def from_file(cls, path: str | Path, overrides: Sequence[str] = ()) -> Self:
         """Read a YAML job file; `overrides` are `a.b=value` strings that replace its keys.

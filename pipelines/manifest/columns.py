@@ -6,14 +6,16 @@ The job's `columns` mapping is resolved against the files' schemas before any ro
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import pyarrow as pa
 
 from nightpress.pipelines.errors import ManifestError, Problem
 from nightpress.pipelines.job.sections import ColumnMap
 from nightpress.pipelines.job.spec import CONDITION_COLUMNS, SETTING_COLUMNS, RunSpec
 from nightpress.pipelines.manifest.files import ManifestFile
+from nightpress.pipelines.manifest.row_problems import RowProblems
 from nightpress.pipelines.manifest.similar_names import likely_settings
-from nightpress.pipelines.manifest.types import as_type, common_type, one_chunk
+from nightpress.pipelines.manifest.types import ValueLost, as_type, common_type, one_chunk
 from nightpress.pipelines.records import carried_name
 
 TEXT_SETTINGS = frozenset({"prompt", "negative_prompt", "scheduler", "lora"})
@@ -66,14 +68,33 @@ class Columns:
         names = [column.column for column in self.settings.values()]
         return list(dict.fromkeys(names + [column.source for column in self.carried]))
 
-    def carried_values(self, table: pa.Table) -> dict[str, pa.Array]:
-        """The carried columns under their names in the plan; all null where a file lacks one."""
+    def carried_values(self, table: pa.Table, problems: RowProblems) -> dict[str, pa.Array]:
+        """The carried columns under their names in the plan; all null where a file lacks one.
+
+        Args:
+            table: columns as the file has them.
+            problems: receives a value that the column's type in all files cannot hold.
+        """
         return {
-            column.name: one_chunk(as_type(table[column.source], column.type))
+            column.name: _converted(table, column, problems)
             if column.source in table.schema.names
             else pa.nulls(table.num_rows, column.type)
             for column in self.carried
         }
+
+
+def _converted(table: pa.Table, column: CarriedColumn, problems: RowProblems) -> pa.Array:
+    values = table[column.source]
+    try:
+        return one_chunk(as_type(values, column.type))
+    except ValueLost as lost:
+        message = (
+            f"a value cannot become {column.type}, the type that the column has in all files "
+            f"together, without a loss ({lost}); give it the same type in every file"
+        )
+        bad = np.arange(table.num_rows) == lost.row
+        problems.add(bad, column.source, lambda row: message)
+        return pa.nulls(table.num_rows, column.type)
 
 
 def resolve_columns(spec: RunSpec, files: Sequence[ManifestFile]) -> Columns:
@@ -98,14 +119,27 @@ def resolve_columns(spec: RunSpec, files: Sequence[ManifestFile]) -> Columns:
     problems += _collisions(files, carried)
     for file in files:
         problems += _problems_of(file, settings, files)
+    common = {name: common_type(types[name]) for name in carried}
+    problems += [_no_common_type(files, name) for name, type_ in common.items() if type_ is None]
     if problems:
         raise ManifestError(problems)
     return Columns(
         settings,
-        tuple(
-            CarriedColumn(name, carried_name(name), common_type(types[name])) for name in carried
-        ),
+        tuple(CarriedColumn(name, carried_name(name), type_) for name, type_ in common.items()),
     )
+
+
+def _no_common_type(files: Sequence[ManifestFile], name: str) -> Problem:
+    """The first file whose type of a column does not go with that of the files before it."""
+    having = [file for file in files if name in file.schema.names]
+    types = [file.schema.field(name).type for file in having]
+    number = next(n for n in range(len(types)) if common_type(types[: n + 1]) is None)
+    first = next(n for n in range(number) if common_type([types[n], types[number]]) is None)
+    message = (
+        f"its type is {types[number]}, but {types[first]} in {having[first].url}, and no type "
+        "holds the values of both exactly; give it the same type in every file"
+    )
+    return Problem(having[number].url, None, name, message)
 
 
 def column_uses(spec: RunSpec, files: Sequence[ManifestFile]) -> tuple[ColumnUse, ...]:

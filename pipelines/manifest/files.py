@@ -5,7 +5,6 @@ stays bounded.
 """
 
 import io
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -15,12 +14,12 @@ from pathlib import PurePosixPath
 from typing import BinaryIO, cast
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from nightpress.diffusion_core.errors import one_line
 from nightpress.pipelines.errors import MAX_PROBLEMS, ManifestError, Problem
 from nightpress.pipelines.manifest.delimited import Delimited
 from nightpress.pipelines.manifest.jsonl import JsonLines
+from nightpress.pipelines.manifest.parquet import conformed, read_parquet, scan_parquet
 from nightpress.pipelines.manifest.same_bytes import (
     Content,
     ScannedStream,
@@ -34,7 +33,12 @@ from nightpress.pipelines.manifest.text import (
     read_up_to,
     split_into_blocks,
 )
-from nightpress.pipelines.manifest.types import as_type, common_type, plain_type
+from nightpress.pipelines.manifest.types import (
+    BlockTypes,
+    first_bad_text,
+    repeated,
+    what_is_not_utf8,
+)
 from nightpress.pipelines.storage import Options, Source, open_source, parsing
 
 SUFFIXES = {
@@ -50,17 +54,11 @@ SUFFIXES = {
 COMPRESSIONS = {".gz": "gzip", ".zst": "zstd", ".bz2": "bz2"}
 """Compressions of whole files, for text formats only; Parquet compresses inside."""
 
-BATCH_ROWS, BATCH_BYTES = 32_768, 16 << 20
-"""How much of a Parquet file is in memory at once."""
-
-MALFORMED = (pa.ArrowInvalid, pa.ArrowNotImplementedError, UnicodeDecodeError, EOFError)
+MALFORMED = (pa.ArrowException, UnicodeDecodeError, EOFError)
 """What parsers raise about a file's bytes: malformed, an unsupported kind, not UTF-8, truncated."""
 
 HEADER_BYTES = 1 << 20
 """How much of a text file is looked at to find its header."""
-
-BUFFER_BYTES = 1 << 20
-"""The read buffer of each Parquet column; without one, a whole row group of it is read at once."""
 
 
 @dataclass(frozen=True)
@@ -177,17 +175,35 @@ def read_rows(rows: RowRange, columns: Sequence[str], options: Options) -> Itera
     schema = pa.schema([field for field in file.schema if field.name in set(columns)])
     blocks, skip = _covering_blocks(rows)
     read = _read_parquet if file.format == "parquet" else _read_text
-    remaining = rows.num_rows
+    row, end = rows.first_row, rows.first_row + rows.num_rows
     with _parsing(file.url, file.format):
         for table in read(file, blocks, schema, options):
-            wanted = table.slice(skip, remaining)
+            wanted = table.slice(skip, end - row)
             skip = max(0, skip - table.num_rows)
-            remaining -= wanted.num_rows
             if wanted.num_rows:
                 yield wanted
-            if not remaining:
+            row += wanted.num_rows
+            if row == end:
                 return
         raise changed_error(file.url)
+
+
+def read_checked_rows(
+    rows: RowRange, columns: Sequence[str], options: Options
+) -> Iterator[pa.Table]:
+    """Read rows for the first time: as `read_rows`, after making sure that all text is UTF-8.
+
+    In a text file scanning has done so already; Arrow reads any bytes of a Parquet file as text.
+    """
+    row = rows.first_row
+    for table in read_rows(rows, columns, options):
+        for name in table.schema.names if rows.file.format == "parquet" else ():
+            bad = first_bad_text(table[name])
+            if bad is not None:
+                message = f"{what_is_not_utf8(table[name], bad)}; write UTF-8, or a binary column"
+                raise ManifestError([Problem(rows.file.url, row + bad, name, message)])
+        row += table.num_rows
+        yield table
 
 
 def _covering_blocks(rows: RowRange) -> tuple[list[Block], int]:
@@ -204,28 +220,22 @@ def _covering_blocks(rows: RowRange) -> tuple[list[Block], int]:
 
 
 def _scan_parquet(url: str, content: Content, options: Options) -> tuple[pa.Schema, list[Block]]:
-    with open_unchanged(url, content, options) as stream, pq.ParquetFile(stream) as parquet:
-        _refuse_repeated(parquet.schema_arrow)
-        fields = [pa.field(f.name, plain_type(f.type)) for f in parquet.schema_arrow]
-        groups = [parquet.metadata.row_group(i) for i in range(parquet.num_row_groups)]
-        blocks = [Block(i, g.total_byte_size, g.num_rows) for i, g in enumerate(groups)]
-    return pa.schema(fields), blocks
+    with open_unchanged(url, content, options) as stream:
+        schema, groups = scan_parquet(stream)
+    return schema, [Block(i, each.num_bytes, each.num_rows) for i, each in enumerate(groups)]
 
 
 def _read_parquet(
     file: ManifestFile, blocks: Sequence[Block], schema: pa.Schema, options: Options
 ) -> Iterator[pa.Table]:
-    groups = [block.start for block in blocks]
-    row_bytes = sum(block.num_bytes for block in blocks) / sum(block.num_rows for block in blocks)
-    num_rows = max(1, min(BATCH_ROWS, int(BATCH_BYTES / max(row_bytes, 1))))
-    with (
-        open_unchanged(file.url, file.content, options) as stream,
-        pq.ParquetFile(stream, buffer_size=BUFFER_BYTES, pre_buffer=False) as parquet,
-    ):
-        for batch in parquet.iter_batches(
-            num_rows, groups, columns=schema.names, use_threads=False
-        ):
-            yield _conformed(pa.Table.from_batches([batch]), schema)
+    num_bytes, num_rows = (sum(each) for each in zip(*map(_size, blocks), strict=True))
+    with open_unchanged(file.url, file.content, options) as stream:
+        groups = [block.start for block in blocks]
+        yield from read_parquet(stream, groups, num_bytes / num_rows, schema)
+
+
+def _size(block: Block) -> tuple[int, int]:
+    return block.num_bytes, block.num_rows
 
 
 def _text_format(name: str) -> TextFormat:
@@ -258,15 +268,13 @@ def _scan_text(
     with _decompressed(stored, compression) as stream:
         beginning = read_up_to(stream, HEADER_BYTES)
         header, start = _header(beginning, form)
-        types: dict[str, pa.DataType] = {field.name: field.type for field in header}
+        found = BlockTypes(header)
         records = cast("BinaryIO", _Continued(beginning[start:], stream))
         for position, data in split_into_blocks(records, form, start):
             data.decode()
             bad: dict[int, str] = {}
             table = form.parse(data, header, bad.__setitem__)
-            for field in table.schema:
-                before = types.get(field.name, pa.null())
-                types[field.name] = common_type([before, plain_type(field.type)])
+            found.add(table)
             shown = islice(bad.items(), MAX_PROBLEMS - len(problems))
             problems += [Problem(url, num_rows + row, None, why) for row, why in shown]
             num_problems += len(bad)
@@ -274,7 +282,7 @@ def _scan_text(
             num_rows += table.num_rows + len(bad)
     if problems:
         raise ManifestError(problems, num_problems)
-    return pa.schema(list(types.items())), blocks
+    return pa.schema(list(found.types.items())), blocks
 
 
 class _Continued(io.RawIOBase):
@@ -303,9 +311,9 @@ def _header(data: bytes, form: TextFormat) -> tuple[pa.Schema, int]:
 
 
 def _refuse_repeated(schema: pa.Schema) -> None:
-    repeated = [name for name, count in Counter(schema.names).items() if count > 1]
-    if repeated:
-        raise pa.ArrowInvalid(f"column {repeated[0]!r} appears twice")
+    name = repeated(schema.names)
+    if name is not None:
+        raise pa.ArrowInvalid(f"column {name!r} appears twice")
 
 
 def _read_text(
@@ -328,7 +336,7 @@ def _read_text(
             table = form.parse(data, parsed, _refuse)
             if table.num_rows != block.num_rows:
                 raise changed_error(file.url)
-            yield _conformed(table, schema)
+            yield conformed(table, schema)
 
 
 def _skip(stream: BinaryIO, num_bytes: int) -> None:
@@ -341,13 +349,6 @@ def _refuse(row: int, why: str) -> None:
     raise pa.ArrowInvalid(f"record {row}: {why}")
 
 
-def _conformed(table: pa.Table, schema: pa.Schema) -> pa.Table:
-    columns = [as_type(table[field.name], field.type) for field in schema]
-    if not columns:
-        return table.select([])
-    return pa.table(columns, schema=schema)
-
-
 def _parsing(url: str, format_name: str) -> AbstractContextManager[None]:
     """Report malformed files as problems of the manifest, other failures as those of the store."""
 
@@ -358,6 +359,8 @@ def _parsing(url: str, format_name: str) -> AbstractContextManager[None]:
 
 
 def _malformed(format_name: str, error: Exception) -> str:
+    if isinstance(error, UnicodeDecodeError) and format_name == "parquet":
+        return f"the name of a column is not UTF-8 text: {error.object!r}"
     if isinstance(error, UnicodeDecodeError):
         byte = error.object[error.start]
         return f"not UTF-8 text: byte 0x{byte:02x} ({error.reason}); save the file as UTF-8"

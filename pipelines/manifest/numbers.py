@@ -32,8 +32,8 @@ def whole_numbers(column: pa.Array, name: str, problems: RowProblems) -> tuple[I
         pa.types.is_integer(column.type) and column.type.bit_width < 64
     ):
         return _numpy(pc.cast(column, pa.int64())), _valid(column)
-    if pa.types.is_string(column.type):
-        column = _stripped(column)
+    if pa.types.is_string(column.type) or pa.types.is_decimal(column.type):
+        column = _stripped(column) if pa.types.is_string(column.type) else column
         try:
             return _numpy(pc.cast(column, pa.int64())), _valid(column)
         except pa.ArrowInvalid:

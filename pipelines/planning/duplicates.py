@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from nightpress.pipelines.errors import MAX_PROBLEMS, Problem
-from nightpress.pipelines.image_files.naming import folded
+from nightpress.pipelines.image_files.portability import folded
 from nightpress.pipelines.manifest.numbers import Ints
 from nightpress.pipelines.planning.images import Planner
 from nightpress.pipelines.planning.seeds import Hashes
@@ -25,7 +25,7 @@ class NamedRow:
 
     name: str
     compared: str
-    """What is compared: the id, or the file name with its letter case folded."""
+    """What is compared: the id, or the folded file name."""
     file: str
     row: int
 
@@ -132,6 +132,8 @@ def _problem(kind: str, planner: Planner, row: NamedRow, first: NamedRow) -> Pro
         return Problem(row.file, row.row, planner.columns.manifest_name("id"), message)
     message = f"file name {row.name!r} is already used by {where}"
     if row.name != first.name:
-        message += f" ({first.name!r} differs only in letter case)"
+        only_case = row.name.lower() == first.name.lower()
+        how = "letter case" if only_case else "case, Unicode form or invisible characters"
+        message += f" ({first.name!r} differs only in {how})"
     hint = "; add {image_id} to images.file_name to make the names unique"
     return Problem(row.file, row.row, "images.file_name", message + hint)

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from nightpress.pipelines.errors import SpecError
 from nightpress.pipelines.job.spec import RunSpec
 from nightpress.pipelines.storage import Source, is_local
-from nightpress.pipelines.storage.drivers import SAME_STORE
+from nightpress.pipelines.storage.options import SAME_STORE
 from nightpress.pipelines.storage.urls import (
     absolute,
     glob_matches,

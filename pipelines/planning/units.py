@@ -5,7 +5,7 @@ is small.
 """
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -14,9 +14,15 @@ import pyarrow.compute as pc
 
 from nightpress.diffusion_core.sampling.request import SamplingParams
 from nightpress.pipelines.errors import MAX_PROBLEMS, Problem
-from nightpress.pipelines.image_files.naming import folded, overlong
+from nightpress.pipelines.image_files.naming import overlong
+from nightpress.pipelines.image_files.portability import folded, reserved
 from nightpress.pipelines.manifest.columns import Columns
-from nightpress.pipelines.manifest.files import ManifestFile, RowRange, read_rows
+from nightpress.pipelines.manifest.files import (
+    ManifestFile,
+    RowRange,
+    read_checked_rows,
+    read_rows,
+)
 from nightpress.pipelines.manifest.numbers import Ints
 from nightpress.pipelines.manifest.row_problems import RowProblems
 from nightpress.pipelines.manifest.rows import Rows
@@ -102,7 +108,7 @@ def check_unit(unit: WorkUnit) -> UnitReport:
     """Check every row of a unit; a top-level function, so that it can be pickled."""
     report = UnitReport()
     images, weights, ids, names = [], [], [_no_hashes()], [_no_hashes()]
-    for batch in read_batches(unit, unit.planner.named_columns):
+    for batch in read_batches(unit, unit.planner.columns, read_checked_rows):
         if not batch.problems.total:
             images.append(batch.rows.num_images)
             weights.append(_weights(batch))
@@ -118,17 +124,25 @@ def check_unit(unit: WorkUnit) -> UnitReport:
     return report
 
 
-def read_batches(unit: WorkUnit, columns: Columns) -> Iterator[RowBatch]:
-    """The unit's rows in small typed batches, with the carried columns of `columns`."""
+def read_batches(
+    unit: WorkUnit, columns: Columns, read: Callable[..., Iterator[pa.Table]] = read_rows
+) -> Iterator[RowBatch]:
+    """The unit's rows in small typed batches, with the carried columns of `columns`.
+
+    Args:
+        unit: the rows.
+        columns: what each column is for.
+        read: `read_rows`, or `read_checked_rows` where nobody has read these rows before.
+    """
     sources = columns.source_names()
     number = unit.first_row
     for part in unit.row_ranges:
         row = part.first_row
         row_bytes = sum(block.num_bytes for block in part.file.blocks) / part.file.num_rows
-        for table in read_rows(part, sources, unit.planner.spec.storage):
+        for table in read(part, sources, unit.planner.spec.storage):
             problems = RowProblems(part.file.url, row)
             rows = unit.planner.row_reader.read(table, number, problems)
-            carried = columns.carried_values(table)
+            carried = columns.carried_values(table, problems)
             yield RowBatch(part.file.url, row, problems, rows, carried, row_bytes)
             row += table.num_rows
             number += table.num_rows
@@ -173,22 +187,25 @@ def _hash_ids(planner: Planner, batch: RowBatch) -> list[Hashes]:
 
 
 def _hash_names(planner: Planner, batch: RowBatch) -> list[Hashes]:
-    """Hash the file names, and add a problem for each that is too long."""
+    """Hash the file names, and add a problem for each that is too long or reserved."""
     if planner.names_are_row_numbers:
         return []
     hashes = []
     for images in images_to_compare(planner, batch):
-        rows = np.unique(images.row_indices[overlong(images.files)])
-        too_long = np.zeros(len(batch.rows), np.bool_)
-        too_long[rows] = True
-        batch.problems.add(
-            too_long,
-            "images.file_name",
-            lambda row: "the file name would be too long; shorten a value, as in {prompt:.30}",
-        )
+        for is_bad, why in (
+            (overlong, "the file name would be too long; shorten a value, as in {prompt:.30}"),
+            (reserved, "the file name would hold a name that Windows reserves, such as con or aux"),
+        ):
+            _add_for_rows(batch, images.row_indices[is_bad(images.files)], why)
         hashes.append(hash64(folded(images.files), 0))
     unique = planner.template.tells_images_apart and not planner.columns.has_ids
     return [] if unique else hashes
+
+
+def _add_for_rows(batch: RowBatch, rows: Ints, why: str) -> None:
+    bad = np.zeros(len(batch.rows), np.bool_)
+    bad[rows] = True
+    batch.problems.add(bad, "images.file_name", lambda row: why)
 
 
 def _weights(batch: RowBatch) -> Ints:

@@ -16,6 +16,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from nightpress.diffusion_core.theory.spacing import evenly_spaced
+from nightpress.pipelines.records import python_rows
 from nightpress.pipelines.run_directory.commit import commit_sizes, open_commit, summary_of
 from nightpress.pipelines.run_directory.map_ahead import map_ahead
 from nightpress.pipelines.run_directory.reader import READ_THREADS, Run
@@ -125,8 +126,7 @@ def _rows(
     """Some rows of a commit."""
     if not numbers:
         return []
-    rows: list[Row] = file.read(columns, use_threads=False).take(pa.array(numbers)).to_pylist()
-    return rows
+    return python_rows(file.read(columns, use_threads=False).take(pa.array(numbers)))
 
 
 class _SettingsTable:

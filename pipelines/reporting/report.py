@@ -128,7 +128,7 @@ def write_report(run: Run, store: Store) -> None:
 def render(run: Run, found: Collected) -> str:
     """The report as HTML, given what was collected from the metadata."""
     total = Summary.total(each.summary for each in found.totals.values())
-    progress = run.progress_of(total, len(found.totals))
+    progress = run.progress_of(total, found.totals)
     with ThreadPoolExecutor(READ_THREADS) as pool:
         images = list(pool.map(partial(gallery_image, run), found.images))
     shown_settings = found.settings[:MAX_SETTINGS]
@@ -152,17 +152,17 @@ def render(run: Run, found: Collected) -> str:
 
 def totals(progress: RunProgress) -> list[Total]:
     """The numbers at the top of the page."""
-    done = progress.num_ok + progress.num_failed
-    rate = progress.images_per_s
+    rate, num_stored = progress.images_per_s, progress.num_stored
     return [
         Total("images ok", f"{progress.num_ok:,}", "good" if progress.num_ok else ""),
         Total("failed", f"{progress.num_failed:,}", "bad" if progress.num_failed else ""),
+        *([Total("stored, not yet committed", f"{num_stored:,}")] if num_stored else []),
         Total(
-            "of the plan complete",
-            f"{done / progress.num_images:.0%}" if progress.num_images else UNKNOWN,
+            "of all images done",
+            f"{progress.num_done / progress.num_images:.0%}" if progress.num_images else UNKNOWN,
         ),
         Total("sampling time", duration(progress.active_s)),
-        Total("images per second of sampling", UNKNOWN if rate is None else f"{rate:.2f}"),
+        Total("images/s of sampling time", UNKNOWN if rate is None else f"{rate:.2f}"),
         Total("stored", size(progress.num_bytes)),
         Total("shards", f"{progress.num_committed_shards:,} / {progress.num_shards:,}"),
     ]

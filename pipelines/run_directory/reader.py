@@ -3,7 +3,7 @@
 Everything is read from the store, so any machine can do it. Nothing is written.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -23,7 +23,7 @@ from nightpress.pipelines.errors import Damaged, ImageNotFound
 from nightpress.pipelines.image_files.packing import image_bytes, packed_shard
 from nightpress.pipelines.job.spec import RunSpec
 from nightpress.pipelines.planning import candidate_shards
-from nightpress.pipelines.records import METADATA_SCHEMA
+from nightpress.pipelines.records import METADATA_SCHEMA, python_rows
 from nightpress.pipelines.run_directory.commit import (
     committed_shards,
     metadata_columns,
@@ -31,6 +31,7 @@ from nightpress.pipelines.run_directory.commit import (
     shard_path,
 )
 from nightpress.pipelines.run_directory.record import RunRecord, require_record
+from nightpress.pipelines.run_directory.stored import num_stored
 from nightpress.pipelines.run_directory.summary import Summary
 from nightpress.pipelines.run_directory.summary_index import read_totals
 from nightpress.pipelines.storage import Store
@@ -43,12 +44,16 @@ IMAGES_AHEAD = 32
 
 @dataclass(frozen=True)
 class RunProgress:
-    """The progress of a run, from its commits."""
+    """The progress of a run, from its commits and the images that no commit names yet."""
 
     num_images: int
     """Images in the plan."""
     num_ok: int
+    """Images that are committed and stored."""
     num_failed: int
+    """Images that are committed as failed."""
+    num_stored: int
+    """Images that are stored, but not yet committed; see `stored.num_stored` for its limit."""
     num_shards: int
     num_committed_shards: int
     num_bytes: int
@@ -56,12 +61,17 @@ class RunProgress:
     active_s: float
     """Seconds from the first sampled batch to the last, without the pauses between two starts."""
     images_per_s: float | None
-    """Images sampled per second of `active_s`; None before the first."""
+    """Images sampled per second of `active_s`; None before the first commit."""
     first_at: str | None
     """UTC, ISO 8601."""
     last_at: str | None
     complete: bool
     """Whether every shard is committed; some images may have failed."""
+
+    @property
+    def num_done(self) -> int:
+        """Images that are done: stored or failed, committed or not."""
+        return self.num_ok + self.num_failed + self.num_stored
 
 
 class Run:
@@ -155,7 +165,7 @@ class Run:
         batches = self.metadata.to_batches(filter=wanted, batch_size=IMAGES_AHEAD)
         with ThreadPoolExecutor(READ_THREADS) as pool:
             for batch in batches:
-                rows = batch.to_pylist()
+                rows = python_rows(pa.Table.from_batches([batch]))
                 yield from zip(rows, pool.map(self._open, rows), strict=True)
 
     @property
@@ -171,7 +181,7 @@ class Run:
         return [f"{self.url}/{file}" for file in files if packed_shard(file) is not None]
 
     def progress(self, committed: list[int] | None = None) -> RunProgress:
-        """The run's progress, from the totals of its commits.
+        """The run's progress, from the totals of its commits and the names of stored images.
 
         Args:
             committed: count only these shards, which are committed; all if None.
@@ -179,23 +189,24 @@ class Run:
         totals = read_totals(self.store)
         shards = list(totals) if committed is None else committed
         total = Summary.total(totals[shard].summary for shard in shards)
-        return self.progress_of(total, len(shards))
+        return self.progress_of(total, shards)
 
-    def progress_of(self, total: Summary, num_committed_shards: int) -> RunProgress:
-        """The run's progress, given the totals of its committed shards."""
+    def progress_of(self, total: Summary, committed: Collection[int]) -> RunProgress:
+        """The run's progress, given its committed shards and their totals."""
         layout, sampling = self.record.layout, total.sampling
         return RunProgress(
             num_images=layout.num_images,
             num_ok=total.num_ok,
             num_failed=total.num_failed,
+            num_stored=num_stored(self.store, self.record, committed),
             num_shards=layout.num_shards,
-            num_committed_shards=num_committed_shards,
+            num_committed_shards=len(committed),
             num_bytes=total.num_bytes,
             active_s=total.active_s,
             images_per_s=total.num_sampled / total.active_s if total.active_s else None,
             first_at=_iso(sampling[0][0]) if sampling else None,
             last_at=_iso(sampling[-1][1]) if sampling else None,
-            complete=num_committed_shards == layout.num_shards,
+            complete=len(committed) == layout.num_shards,
         )
 
     @contextmanager
@@ -246,6 +257,7 @@ def open_run(url: str, storage: Mapping[str, Mapping[str, Any]] | None = None) -
         StoreError: the store cannot be reached.
     """
     store = Store(url, storage or {})
+    store.require_answer()
     return Run(store, require_record(store))
 
 

@@ -21,7 +21,7 @@ from nightpress.pipelines.image_files.naming import FOLDER
 from nightpress.pipelines.image_files.packing import image_bytes, is_intact_pack
 from nightpress.pipelines.planning import read_shard
 from nightpress.pipelines.planning.seeds import Hashes, hash64
-from nightpress.pipelines.records import METADATA_SCHEMA, PLAN_SCHEMA, ImageFacts
+from nightpress.pipelines.records import METADATA_SCHEMA, PLAN_SCHEMA, ImageFacts, python_values
 from nightpress.pipelines.run_directory.commit import metadata_columns, read_commit, shard_path
 from nightpress.pipelines.run_directory.map_ahead import map_ahead
 from nightpress.pipelines.run_directory.reader import Run
@@ -226,7 +226,7 @@ def _wrong_values(part: pa.Table, planned: pa.Table) -> str | None:
     for name in (*PLANNED, *carried):
         if part.column(name).equals(planned.column(name)):
             continue
-        values, expected = part.column(name).to_pylist(), planned.column(name).to_pylist()
+        values, expected = (python_values(table.column(name)) for table in (part, planned))
         for row, (value, plan) in enumerate(zip(values, expected, strict=True)):
             if value != plan and repr(value) != repr(plan):  # NaN equals NaN here
                 return f"row {row}, column {name}: {value!r}, but the plan has {plan!r}"

@@ -4,6 +4,7 @@ The only folder of the project that uses fsspec. It also holds the retries, the 
 throttling store, and the messages for what a store refuses.
 """
 
+from nightpress.pipelines.storage.first_contact import require_answers
 from nightpress.pipelines.storage.retries import QUICK, RetryPolicy
 from nightpress.pipelines.storage.sources import Source, contents, download_folder, find
 from nightpress.pipelines.storage.store import Store
@@ -23,4 +24,5 @@ __all__ = [
     "is_url",
     "open_source",
     "parsing",
+    "require_answers",
 ]

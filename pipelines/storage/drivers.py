@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import PurePosixPath
 from typing import Any
+from urllib.parse import urlsplit
+from urllib.request import getproxies
 
 from nightpress.diffusion_core.errors import one_line
 from nightpress.pipelines.errors import StoreDenied, StoreError, StoreMissing
@@ -22,12 +24,11 @@ from nightpress.pipelines.storage.faults import (
     error_chain,
     error_code_and_status,
 )
+from nightpress.pipelines.storage.options import S3, options_by_link, options_of
 from nightpress.pipelines.storage.pacing import driver_options, request_limit
 from nightpress.pipelines.storage.urls import Options, protocol_of, public
 
-S3 = ("s3", "s3a")
-SAME_STORE = (S3, ("gs", "gcs"), ("az", "abfs", "abfss"))
-"""Protocols that share their options; a job file may use any of their names."""
+HTTP = ("http", "https")
 
 CONNECT_TIMEOUT_S = 5
 READ_TIMEOUT_S = 30
@@ -89,9 +90,7 @@ class StoreLocation:
 
     @property
     def _options(self) -> Mapping[str, Any]:
-        names = next((group for group in SAME_STORE if self.protocol in group), (self.protocol,))
-        named = (self.options[name] for name in (self.protocol, *names) if name in self.options)
-        return next(named, {})
+        return options_of(self.protocol, self.options)
 
     def write_options(self, path: str) -> dict[str, str]:
         """Arguments for writing an object: on S3, its media type."""
@@ -120,6 +119,25 @@ class StoreLocation:
             os.environ.get("AWS_ENDPOINT_URL"),
         )
         return next((str(endpoint) for endpoint in named if endpoint), None)
+
+    @property
+    def endpoint_advice(self) -> str:
+        """For messages about a store that does not answer as expected: where its address is set."""
+        if self.protocol not in S3:
+            return ""
+        if self.configured_endpoint is None:
+            return (
+                "; if this is not a bucket of Amazon S3, set the storage option s3.endpoint_url or "
+                "AWS_ENDPOINT_URL"
+            )
+        advice = "; the address comes from the storage option s3.endpoint_url or AWS_ENDPOINT_URL"
+        proxy = getproxies().get(urlsplit(self.configured_endpoint).scheme)
+        return f"{advice}, and the proxy {public(proxy)} from the environment" if proxy else advice
+
+    @property
+    def last_link(self) -> "StoreLocation":
+        """The store that is contacted: the last link of a chained URL, by itself."""
+        return StoreLocation(self.url.rpartition("::")[2], self.options)
 
     @property
     def endpoint(self) -> str:
@@ -151,7 +169,10 @@ class StoreLocation:
 
 
 def open_driver(
-    location: StoreLocation, client_attempts: int, fresh: bool = False
+    location: StoreLocation,
+    client_attempts: int,
+    fresh: bool = False,
+    read_timeout_s: float = READ_TIMEOUT_S,
 ) -> tuple[Any, str]:
     """Open the file system of a URL; returns it with the URL's path in it.
 
@@ -160,24 +181,21 @@ def open_driver(
         client_attempts: how often the driver itself tries a request, where that can be set; 1 for
             callers that must see every failure.
         fresh: make a new instance, which reads the credentials again, instead of a cached one.
+        read_timeout_s: how long an answer may take, where that can be set.
 
     Raises:
         StoreDenied: no driver is installed, it rejects an option, or there are no credentials.
     """
     import fsspec
 
-    options = _driver_options(location, client_attempts, fresh)
+    options = _driver_options(location, client_attempts, fresh, read_timeout_s)
     try:
         driver, path = fsspec.url_to_fs(location.url, **options)
         if location.protocol in S3 and location.protocol in driver.protocol:
             driver.retries = 1 if client_attempts == 1 else 2
             driver.connect()
     except ImportError as error:
-        wanted = EXTRAS.get(location.protocol, str(error))
-        raise StoreDenied(
-            f"{location.public_url}: no driver for {location.protocol}:// is installed; "
-            f"install {wanted}"
-        ) from error
+        raise _no_driver(location, error) from error
     except (TypeError, ValueError) as error:
         raise StoreDenied(
             f"{location.public_url}: the driver rejects the options in storage.{location.protocol} "
@@ -189,17 +207,44 @@ def open_driver(
 
 
 def _driver_options(
-    location: StoreLocation, client_attempts: int, fresh: bool
+    location: StoreLocation, client_attempts: int, fresh: bool, read_timeout_s: float
 ) -> dict[str, dict[str, Any]]:
     """The keyword arguments for fsspec, by protocol."""
-    options = {name: driver_options(values) for name, values in location.options.items()}
-    is_s3 = location.protocol in S3
-    settings = _s3_settings(location, client_attempts) if is_s3 else location.settings
+    try:
+        options = options_by_link(location.url, location.options)
+    except ValueError as error:
+        raise StoreDenied(f"{location.public_url}: {error}") from error
+    except ImportError as error:
+        raise _no_driver(location, error) from error
+    settings = options[location.protocol]
+    if location.protocol in S3:
+        settings = _s3_settings(location, client_attempts, read_timeout_s)
+    elif location.protocol in HTTP:
+        settings = _http_settings(settings, read_timeout_s)
     caching = {"use_listings_cache": False, "skip_instance_cache": fresh}
     return options | {location.protocol: {**settings, **caching}}
 
 
-def _s3_settings(location: StoreLocation, client_attempts: int) -> dict[str, Any]:
+def _no_driver(location: StoreLocation, error: ImportError) -> StoreDenied:
+    wanted = EXTRAS.get(location.protocol, str(error))
+    return StoreDenied(
+        f"{location.public_url}: no driver for {location.protocol}:// is installed; "
+        f"install {wanted}"
+    )
+
+
+def _http_settings(settings: Mapping[str, Any], read_timeout_s: float) -> dict[str, Any]:
+    """The user's options merged over the time-outs; aiohttp's own default is five minutes."""
+    from aiohttp import ClientTimeout
+
+    limits = ClientTimeout(total=None, sock_connect=CONNECT_TIMEOUT_S, sock_read=read_timeout_s)
+    client = {"timeout": limits, **(settings.get("client_kwargs") or {})}
+    return {**settings, "client_kwargs": client}
+
+
+def _s3_settings(
+    location: StoreLocation, client_attempts: int, read_timeout_s: float
+) -> dict[str, Any]:
     """The user's options merged over the defaults; the number of attempts cannot be overridden."""
     endpoint = location.configured_endpoint
     if endpoint is not None and not endpoint.startswith(("http://", "https://")):
@@ -214,7 +259,7 @@ def _s3_settings(location: StoreLocation, client_attempts: int) -> dict[str, Any
         )
     config: dict[str, Any] = {
         "connect_timeout": CONNECT_TIMEOUT_S,
-        "read_timeout": READ_TIMEOUT_S,
+        "read_timeout": read_timeout_s,
         "max_pool_connections": POOL_CONNECTIONS,
     }
     if endpoint is not None:
@@ -243,39 +288,51 @@ def as_store_errors(location: StoreLocation, path: str = "") -> Iterator[None]:
         raise store_error_for(error, location, path) from error
 
 
-def store_error_for(error: BaseException, location: StoreLocation, path: str = "") -> StoreError:
-    """The StoreError for a driver's error: one line that says what a person can do."""
+def store_error_for(
+    error: BaseException, location: StoreLocation, path: str = "", is_first: bool = False
+) -> StoreError:
+    """The StoreError for a driver's error: one line that says what a person can do.
+
+    With `is_first`, the store has never answered, so its address may be wrong.
+    """
     where = f"{location.public_url}/{path}" if path else location.public_url
-    match classify(error):
-        case Fault.MISSING:
-            return StoreMissing(f"{where}: not found")
+    fault = classify(error)
+    doubtful = is_first or fault is Fault.UNREACHABLE or not location.configured_endpoint
+    advice = location.endpoint_advice if doubtful else ""
+    if fault is Fault.MISSING:
+        return StoreMissing(f"{where}: not found")
+    if fault is Fault.BUSY:
+        cause = _safe_text(connection_reset(error) or error)
+        return StoreError(f"{where}: {location.endpoint} keeps failing ({cause}){advice}")
+    refused = _refusal(fault, error, location)
+    if refused is None:
+        return StoreError(f"{where}: {_safe_text(error)}")
+    return StoreDenied(f"{where}: {refused}{advice}")
+
+
+def _refusal(fault: Fault, error: BaseException, location: StoreLocation) -> str | None:
+    """What a person must fix; None if that is not known."""
+    match fault:
         case Fault.NO_BUCKET:
-            return StoreDenied(f"{where}: {location.endpoint} has no bucket {location.bucket!r}")
+            return f"{location.endpoint} has no bucket {location.bucket!r}"
         case Fault.NO_CREDENTIALS:
-            return StoreDenied(
-                f"{where}: no credentials ({_safe_text(error)}); "
-                f"looked for in {location.credentials}"
-            )
+            return f"no credentials ({_safe_text(error)}); looked for in {location.credentials}"
         case Fault.WRONG_CREDENTIALS:
-            return StoreDenied(
-                f"{where}: {location.endpoint} rejects the credentials "
-                f"({_error_code(error)}); they come from {location.credentials}"
+            return (
+                f"{location.endpoint} rejects the credentials ({_error_code(error)}); they come "
+                f"from {location.credentials}"
             )
         case Fault.WRONG_REGION:
-            return StoreDenied(
-                f"{where}: bucket {location.bucket!r} is in another region "
-                f"({_error_code(error)}); set storage.s3.client_kwargs.region_name or "
-                "AWS_DEFAULT_REGION"
+            return (
+                f"bucket {location.bucket!r} is in another region ({_error_code(error)}); set "
+                "storage.s3.client_kwargs.region_name or AWS_DEFAULT_REGION"
             )
         case Fault.DENIED:
-            return StoreDenied(f"{where}: {_denial(error, location)}")
+            return _denial(error, location)
         case Fault.UNREACHABLE:
-            return StoreDenied(f"{where}: cannot reach {location.endpoint} ({_root_cause(error)})")
-        case Fault.BUSY:
-            cause = _safe_text(connection_reset(error) or error)
-            return StoreError(f"{where}: {location.endpoint} keeps failing ({cause})")
+            return f"cannot reach {location.endpoint} ({_root_cause(error)}){_tls_advice(error)}"
         case _:
-            return StoreError(f"{where}: {_safe_text(error)}")
+            return None
 
 
 def _denial(error: BaseException, location: StoreLocation) -> str:
@@ -288,6 +345,15 @@ def _denial(error: BaseException, location: StoreLocation) -> str:
         f"{location.endpoint} denies permission {doubt}({code}); the credentials come from "
         f"{location.credentials}"
     )
+
+
+def _tls_advice(error: BaseException) -> str:
+    text = " ".join(str(link) for link in error_chain(error)).lower()
+    if "certificate verify failed" in text or "certificate_verify_failed" in text:
+        return "; its certificate is not trusted: set AWS_CA_BUNDLE to the file of its authority"
+    if "wrong_version_number" in text or "record layer failure" in text:
+        return "; it does not speak TLS: an address that begins with http:// may be right"
+    return ""
 
 
 def _error_code(error: BaseException) -> str:

@@ -17,7 +17,6 @@ from typing import Any, TypeVar
 from nightpress.pipelines.errors import StoreDenied, StoreError, StoreMissing
 from nightpress.pipelines.storage.drivers import (
     CLIENT_ATTEMPTS,
-    S3,
     WRITE_ID_KEY,
     StoreLocation,
     as_store_errors,
@@ -25,6 +24,7 @@ from nightpress.pipelines.storage.drivers import (
 )
 from nightpress.pipelines.storage.faults import Fault, classify, driver_errors
 from nightpress.pipelines.storage.listing import Listing
+from nightpress.pipelines.storage.options import S3
 from nightpress.pipelines.storage.pacing import Pacer
 from nightpress.pipelines.storage.retries import QUICK, RetryPolicy
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from nightpress.pipelines.errors import StoreMissing
 from nightpress.pipelines.storage.drivers import StoreLocation, as_store_errors
+from nightpress.pipelines.storage.first_contact import require_answer
 from nightpress.pipelines.storage.local import LocalFolder
 from nightpress.pipelines.storage.remote import RemoteFolder
 from nightpress.pipelines.storage.retries import RetryPolicy
@@ -140,6 +141,15 @@ class Store:
         """Remove an object; a missing object is no error."""
         self._folder.delete(require_inside(path, self.url))
 
+    def require_answer(self) -> None:
+        """Fail within seconds, not minutes, if the store does not answer: a person is waiting.
+
+        Raises:
+            StoreDenied: an address or option is wrong; the message says what to set.
+        """
+        if isinstance(self._folder, RemoteFolder):
+            require_answer(self._folder.location)
+
     def check(self) -> None:
         """Prove within seconds that objects can be listed, created and deleted here.
 
@@ -148,6 +158,7 @@ class Store:
         Raises:
             StoreDenied: one of these fails; the message says what to fix.
         """
+        self.require_answer()
         self._folder.check()
 
     def honours_create_only(self) -> bool:

@@ -39,8 +39,15 @@ def local_path(url: str) -> Path:
 
 
 def absolute(url: str) -> str:
-    """The URL with local paths made absolute and without a trailing slash."""
-    return str(local_path(url)) if is_local(url) else re.sub(r"(?<=[^:/])/+$", "", url)
+    """The URL with local paths made absolute, protocols in lower case and no trailing slash."""
+    if is_local(url):
+        return str(local_path(url))
+    lower = re.sub(r"(?:^|(?<=::))[a-zA-Z][a-zA-Z0-9+.-]*(?=://|::)", _in_lower_case, url)
+    return re.sub(r"(?<=[^:/])/+$", "", lower)
+
+
+def _in_lower_case(match: re.Match[str]) -> str:
+    return match.group().lower()
 
 
 def has_glob(url: str) -> bool:

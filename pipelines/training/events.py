@@ -14,6 +14,13 @@ class WaitingForLease:
 
 
 @dataclass(frozen=True)
+class WaitingForRoom:
+    """The cluster has no room for the workers yet; `text` says what they need and what it has."""
+
+    text: str
+
+
+@dataclass(frozen=True)
 class ImagesRead:
     """Images read and checked so far; not emitted if they were packed before."""
 
@@ -93,6 +100,7 @@ class Finished:
 
 TrainingEvent = (
     WaitingForLease
+    | WaitingForRoom
     | ImagesRead
     | DataReady
     | LatentsCached

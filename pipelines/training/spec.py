@@ -99,6 +99,13 @@ class TrainSpec(Section):
             key: "a folder" if self._is_weight_source(key, value) else value for key, value in kept
         }
 
+    @property
+    def inputs(self) -> list[str]:
+        """The URLs and paths of everything that the job reads."""
+        values = flatten(self.as_dict())
+        weights = [value for key, value in values if self._is_weight_source(key, value)]
+        return [*self.data.sources, *weights]
+
     def _is_weight_source(self, key: str, value: Any) -> bool:
         """Whether the value locates weights, which are compared by fingerprint instead."""
         return key in WEIGHT_SOURCES and isinstance(value, str)

@@ -41,6 +41,7 @@ def test_both_packages_export_the_same_root() -> None:
     [
         (jobs_errors.RunStopped, 4),
         (jobs_errors.ClusterError, 2),
+        (jobs_errors.ClusterUnavailable, 4),
         (jobs_errors.UnfinishedRun, 2),
         (jobs_errors.IncompleteRun, 1),
         (pipelines_errors.RunHeld, 5),

@@ -6,12 +6,13 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
+import ray
 import safetensors.torch
 import torch
 import yaml
@@ -58,11 +59,12 @@ def largest_difference(one: dict[str, torch.Tensor], other: dict[str, torch.Tens
 
 
 def training_workers() -> list[psutil.Process]:
-    return [
-        process
-        for process in psutil.Process().children(recursive=True)
-        if "RayTrainWorker" in " ".join(process.cmdline())
-    ]
+    found = []
+    for process in psutil.Process().children(recursive=True):
+        with suppress(psutil.NoSuchProcess):  # it has just ended
+            if "RayTrainWorker" in " ".join(process.cmdline()):
+                found.append(process)
+    return found
 
 
 @pytest.mark.chaos
@@ -194,3 +196,31 @@ def _wait_for(condition: Callable[[], bool], process: "subprocess.Popen[str]") -
             raise AssertionError(process.communicate()[1])
         time.sleep(0.1)
     raise AssertionError("the training did not begin")
+
+
+@ray.remote(num_cpus=0)
+class Notebook:
+    """Something of the caller's own on the same Ray."""
+
+    def answer(self) -> int:
+        return 42
+
+
+@pytest.mark.usefixtures("local_ray")
+def test_an_interrupted_training_ends_its_workers_and_nothing_else_of_the_callers_ray(
+    root: Path,
+) -> None:
+    notebook = Notebook.remote()
+    spec = autoencoder_job(root, training={"max_train_steps": 100_000})
+
+    def interrupt(event: TrainingEvent) -> None:
+        if isinstance(event, StepDone):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(spec, interrupt)
+    assert ray.is_initialized()
+    assert ray.get(notebook.answer.remote()) == 42
+    _, alive = psutil.wait_procs(training_workers(), timeout=30)
+    assert alive == []
+    ray.kill(notebook)

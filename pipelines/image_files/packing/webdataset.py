@@ -15,12 +15,13 @@ from typing import Any
 import pyarrow as pa
 
 from nightpress.pipelines.image_files.packing.members import Member, MemberLocation, Pack
+from nightpress.pipelines.records import nanoseconds_as_text, python_rows
 
 
 def pack(members: Iterable[Member], carried: pa.Table) -> Pack:
     """Pack members as a tar; see `pipelines.image_files.packing.pack`."""
     tar, locations = BytesIO(), []
-    for member, values in zip(members, carried.to_pylist(), strict=True):
+    for member, values in zip(members, python_rows(nanoseconds_as_text(carried)), strict=True):
         name = member_name(member.name)
         locations.append(MemberLocation(name, _append(tar, name, member.data)))
         key = name.rpartition(".")[0]

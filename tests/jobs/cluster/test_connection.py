@@ -15,9 +15,10 @@ from support.run_files import PROMPTS
 from support.servers import Folder
 
 from nightpress import jobs
-from nightpress.jobs.cluster import preflight
+from nightpress.jobs.cli import exit_code
+from nightpress.jobs.cluster import connection, preflight
 from nightpress.jobs.cluster.connection import connect, spread_map
-from nightpress.jobs.errors import ClusterError
+from nightpress.jobs.errors import ClusterError, ClusterUnavailable
 from nightpress.jobs.runs import shared
 from nightpress.pipelines import Run, open_run
 from nightpress.pipelines.job.sections import ClusterSpec
@@ -99,20 +100,30 @@ def test_a_node_that_cannot_write_to_the_store_is_named(
 
 
 @pytest.mark.parametrize("address", ["local", "auto"])
-def test_a_ray_that_does_not_start_is_reported_in_one_line(
+def test_a_ray_that_does_not_start_in_time_is_reported_in_one_line(
     address: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def init(**settings: Any) -> None:
         raise Exception("The current node timed out\nduring startup.")  # as Ray does
 
     monkeypatch.setattr("ray.init", init)
-    with pytest.raises(ClusterError, match=r": The current node timed out during startup\.$"):
+    monkeypatch.setattr(connection, "require_head", lambda address: None)
+    with pytest.raises(ClusterUnavailable, match="try again") as caught:
         connect(ClusterSpec(address=address))
+    assert str(caught.value).endswith(": The current node timed out during startup.")
+    assert exit_code(caught.value) == 4
 
 
-def test_ray_client_is_refused_with_the_alternative() -> None:
-    with pytest.raises(ClusterError, match="host:6379"):
-        connect(ClusterSpec(address="ray://head:10001"))
+def test_a_ray_that_cannot_start_at_all_is_not_tried_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def init(**settings: Any) -> None:
+        raise ValueError("object_store_memory must be at least 78643200")
+
+    monkeypatch.setattr("ray.init", init)
+    with pytest.raises(ClusterError, match="object_store_memory") as caught:
+        connect(ClusterSpec(address="local"))
+    assert exit_code(caught.value) == 2
 
 
 def test_a_manifest_on_a_local_disk_is_planned_on_this_machine(

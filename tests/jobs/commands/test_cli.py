@@ -70,11 +70,11 @@ def test_run_makes_the_images_and_says_where_they_are(job: Path, make_spec: Make
 @pytest.mark.parametrize(
     ("images_per_s", "line"),
     [
-        (2.113, "5 made now in 50 s, 2.11 images/s after the first batch"),
+        (2.113, "2.11 images/s of sampling time in the whole run"),
         (None, "5 made now in 50 s"),
     ],
 )
-def test_the_summary_says_that_the_rate_starts_after_the_first_batch(
+def test_the_summary_has_the_rate_of_the_whole_run_as_status_has_it(
     images_per_s: float | None, line: str
 ) -> None:
     result = RunResult("press/night", 9, 9, 0, 5, 50.0, images_per_s, {}, None)

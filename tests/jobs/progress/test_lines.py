@@ -81,12 +81,12 @@ def test_a_line_that_has_not_changed_is_not_printed_again() -> None:
 
 
 def test_the_line_shows_progress_rate_time_left_failures_and_actors() -> None:
-    now = iter([0.0, 10.0, *[34.0] * 9])
+    now = iter([0.0, 11.0, *[34.0] * 9])
     tally = Tally(clock=lambda: next(now))
     tally.add(Planned(num_images=100, num_shards=10, num_done=0))
     tally.add(ActorJoined("a", 2))
-    tally.add(BatchDone(0, 2, 0, 2))
-    tally.add(BatchDone(1, 48, 1, 48))
+    tally.add(BatchDone(0, 2, 0, 2, batch_s=2.0))
+    tally.add(BatchDone(1, 48, 1, 48, batch_s=20.0))
     assert progress_line(tally) == (
         "51 / 100 images · 2.00 images/s · 24 s left · 1 failed · 2 actors"
     )
@@ -94,7 +94,7 @@ def test_the_line_shows_progress_rate_time_left_failures_and_actors() -> None:
 
 def test_a_resumed_run_says_how_much_is_already_done() -> None:
     text = event_line(Planned(num_images=100, num_shards=10, num_done=42))
-    assert text == "resuming: 42 of 100 images are already done"
+    assert text == "resuming: 42 of 100 images are already committed"
 
 
 def test_a_warning_is_marked() -> None:

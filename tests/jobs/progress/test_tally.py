@@ -4,7 +4,8 @@ import random
 
 from nightpress.jobs.progress.events import ActorJoined, ActorLost, Planned, ShardRetried
 from nightpress.jobs.progress.tally import Tally
-from nightpress.pipelines.shards.events import BatchDone, ShardDone, ShardLeft
+from nightpress.pipelines.run_directory.summary import PAUSE_S
+from nightpress.pipelines.shards.events import BatchDone, BatchSampled, ShardDone, ShardLeft
 
 
 class Clock:
@@ -59,31 +60,46 @@ def test_a_commit_s_counts_replace_those_of_the_attempt() -> None:
     assert (tally.num_ok, tally.num_failed) == (3, 1)
 
 
-def test_the_rate_runs_from_the_first_image_and_gives_the_time_left() -> None:
+def test_the_rate_is_images_per_second_of_sampling_and_gives_the_time_left() -> None:
     clock = Clock()
     tally = Tally(clock=clock)
     tally.add(planned())
     assert tally.images_per_s is None
     assert tally.left_s is None
-    clock.now += 30
-    tally.add(BatchDone(0, 4, 0, 4))
-    clock.now += 4
-    tally.add(BatchDone(1, 4, 0, 4))
-    # The first batch was made before the clock of the rate began.
+    clock.now += 30  # the model loads
+    tally.add(BatchDone(0, 4, 0, 4, batch_s=4.0))
+    clock.now += 2
+    tally.add(BatchSampled(1, batch_s=2.0))  # its images are still being stored
+    clock.now += 2
+    tally.add(BatchDone(1, 4, 0, 4, batch_s=1.5))
     assert tally.images_per_s == 1.0
     assert tally.left_s == 12.0
+    clock.now += 50  # nothing is sampled any more
+    assert tally.images_per_s == 1.0
 
 
-def test_neither_one_batch_nor_found_images_give_a_rate() -> None:
+def test_a_long_pause_is_no_sampling_time_and_a_short_one_is() -> None:
+    clock = Clock()
+    tally = Tally(clock=clock)
+    tally.add(BatchDone(0, 4, 0, 4, batch_s=4.0))
+    clock.now += 4 + PAUSE_S + 1
+    tally.add(BatchDone(1, 4, 0, 4, batch_s=4.0))
+    assert tally.active_s == 8.0
+    clock.now += 4 + PAUSE_S
+    tally.add(BatchDone(2, 4, 0, 4, batch_s=4.0))
+    assert tally.active_s == 12.0 + PAUSE_S
+
+
+def test_found_images_give_no_rate() -> None:
     clock = Clock()
     tally = Tally(clock=clock)
     tally.add(planned())
     tally.add(BatchDone(0, 4, 0, 0))
     clock.now += 30
-    tally.add(BatchDone(1, 4, 0, 4))
-    clock.now += 4
+    tally.add(BatchDone(1, 4, 0, 0))
     assert tally.images_per_s is None
-    tally.add(BatchDone(2, 4, 0, 4))
+    clock.now += 4
+    tally.add(BatchDone(2, 4, 0, 4, batch_s=4.0))
     assert tally.images_per_s == 1.0
 
 

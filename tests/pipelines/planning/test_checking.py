@@ -241,6 +241,19 @@ def test_equal_file_names_are_reported_with_a_hint(tmp_path: Path) -> None:
     assert plan["file"].to_pylist() == ["images/Cat/00000000_00.png", "images/cat/00000001_00.png"]
 
 
+def test_names_that_other_systems_merge_or_reserve_are_reported(tmp_path: Path) -> None:
+    rows = [{"prompt": "p", "kind": kind} for kind in ("caf\xe9", "cafe\u0301", "aux", "x")]
+    manifest = write(tmp_path / "m.csv", rows)
+    problems = problems_of(job(tmp_path, manifest, images={"file_name": "{kind}.png"}))
+    assert problems == [
+        "m.csv, row 2, column images.file_name: the file name would hold a name that Windows "
+        "reserves, such as con or aux"
+    ]
+    manifest = write(tmp_path / "m.csv", rows[:2])
+    (problem,) = problems_of(job(tmp_path, manifest, images={"file_name": "{kind}.png"}))
+    assert "differs only in case, Unicode form or invisible characters" in problem
+
+
 def test_variants_with_the_same_file_name_are_reported(tmp_path: Path) -> None:
     manifest = write(tmp_path / "m.csv", [{"prompt": "p", "num_images": 3}])
     problems = problems_of(job(tmp_path, manifest, images={"file_name": "{id}.png"}))
@@ -318,7 +331,7 @@ def test_only_the_most_frequent_settings_are_counted(
 ) -> None:
     monkeypatch.setattr("nightpress.pipelines.planning.units.MAX_SETTINGS", 3)
     monkeypatch.setattr("nightpress.pipelines.planning.checking.MAX_SETTINGS", 3)
-    monkeypatch.setattr("nightpress.pipelines.manifest.files.BATCH_ROWS", 10)
+    monkeypatch.setattr("nightpress.pipelines.manifest.parquet.BATCH_ROWS", 10)
     rows = [{"prompt": "p", "guidance_scale": 1.0 if n % 2 else n / 7} for n in range(200)]
     layout = check(job(tmp_path, write(tmp_path / "m.parquet", rows)), MODEL)
     assert len(layout.batches) == 3

@@ -162,7 +162,7 @@ def test_the_sizes_of_blocks_units_and_parts_change_no_image(
     _, whole = planned(job(tmp_path / "whole", manifest))
     monkeypatch.setattr(units, "MAX_PART_IMAGES", 50)
     monkeypatch.setattr("nightpress.pipelines.manifest.text.BLOCK_BYTES", 500)
-    monkeypatch.setattr("nightpress.pipelines.manifest.files.BATCH_ROWS", 30)
+    monkeypatch.setattr("nightpress.pipelines.manifest.parquet.BATCH_ROWS", 30)
     layout, cut_into_shards = planned(job(tmp_path / "cut", manifest))
     assert len(layout.parts) > 5
     assert max(part.num_images for part in layout.parts) <= 50

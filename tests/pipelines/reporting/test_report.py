@@ -101,7 +101,7 @@ def test_the_totals_and_fingerprints_are_on_the_page(run: Run) -> None:
     words = Page(html(run)).words
     for value in ("9", "1", "100%", "10 s", "0.90", "3 / 3"):
         assert value in words
-    assert words[words.index("0.90") + 1] == "images per second of sampling"
+    assert words[words.index("0.90") + 1] == "images/s of sampling time"
     assert run.record.fingerprint in words
     assert run.record.model.fingerprint in words
 

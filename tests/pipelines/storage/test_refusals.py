@@ -46,7 +46,7 @@ def test_an_endpoint_that_resets_connections_is_not_called_wrong() -> None:
             Store("s3://press/run", faulty.options).check()
     assert not isinstance(caught.value, StoreDenied)
     said = f"s3://press/run: {faulty.endpoint} keeps failing ([Errno 104] Connection reset by peer)"
-    assert str(caught.value) == said
+    assert str(caught.value).startswith(said)
 
 
 def test_an_unknown_host() -> None:
@@ -116,7 +116,9 @@ def test_a_bucket_that_can_only_be_read(seaweed: Server) -> None:
     assert f"{seaweed.endpoint} denies permission (AccessDenied)" in message
 
 
-@pytest.mark.parametrize("wrong", [{"endpoint": "x"}, {"config_kwargs": {"time_out": 5}}])
+@pytest.mark.parametrize(
+    "wrong", [{"client_kwargs": {"region": "x"}}, {"config_kwargs": {"time_out": 5}}]
+)
 def test_an_option_that_the_driver_rejects(wrong: dict[str, Any]) -> None:
     message = refusal(Store("s3://press/run", {"s3": wrong}))
     assert message.startswith("s3://press/run: the driver rejects the options in storage.s3 (")

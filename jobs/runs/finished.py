@@ -1,0 +1,58 @@
+"""Whether a run has nothing left to make, decided without Ray and without loading a model."""
+
+from dataclasses import replace
+
+from nightpress.diffusion_core.errors import ModelError
+from nightpress.diffusion_core.models.loading import ModelInfo, bare_fingerprint, describe
+from nightpress.pipelines.job.spec import RunSpec
+from nightpress.pipelines.models.location import locate
+from nightpress.pipelines.models.loras import locate_loras
+from nightpress.pipelines.run_directory.commit import committed_shards
+from nightpress.pipelines.run_directory.record import RunRecord, refuse_changes
+from nightpress.pipelines.storage import Store
+
+
+def nothing_is_left(spec: RunSpec, store: Store, record: RunRecord) -> bool:
+    """Whether every shard is committed, the plan is complete, and the model is the same.
+
+    False if that cannot be decided here, such as for a model that only the nodes of a cluster have.
+
+    Args:
+        spec: the job, whose own keys and manifest are already known to be those of the run.
+        store, record: of the run.
+
+    Raises:
+        ChangedRunError: the model, or the device that the job asks for, is not that of the run.
+        StoreError: the store fails.
+    """
+    layout = record.layout
+    if len(committed_shards(store) & set(range(layout.num_shards))) < layout.num_shards:
+        return False
+    if not {part.path for part in layout.parts} <= set(store.list("plan")):
+        return False
+    model = _model_of(spec, record)
+    if model is None:
+        return False
+    refuse_changes(store, record.changes(spec, model, device_of(spec, record)))
+    return True
+
+
+def _model_of(spec: RunSpec, record: RunRecord) -> ModelInfo | None:
+    """The job's model, as far as its weights go; None if this machine does not have it."""
+    try:
+        folder = locate(spec.model, spec.storage)
+        if not spec.model.all_loras:
+            return replace(record.model, fingerprint=bare_fingerprint(folder, spec.model))
+        lora_files = locate_loras(spec.model, spec.storage)
+        return describe(folder, spec.model, lora_files, elsewhere=True)
+    except ModelError:
+        return None
+
+
+def device_of(spec: RunSpec, record: RunRecord) -> str:
+    """The device that the job asks for; the run's own for `auto`, as nothing will be sampled."""
+    match spec.cluster.gpus_per_actor:
+        case "auto":
+            return record.device
+        case gpus:
+            return "cuda" if gpus else "cpu"

@@ -1,0 +1,151 @@
+"""What runs in the workers of a training job, and the actor between them and the driver."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+
+import ray
+
+from nightpress.diffusion_core.errors import DiffusionError, SettingsError
+from nightpress.pipelines.errors import PipelineError
+from nightpress.pipelines.run_directory.lease import FreeLease, Lease, held
+from nightpress.pipelines.storage import Store
+from nightpress.pipelines.training.events import ImagesRead, TrainingEvent
+from nightpress.pipelines.training.spec import train_spec
+
+
+class TrainingCoordinator:
+    """A Ray actor that passes events from the workers to the driver, and requests back to them."""
+
+    def __init__(self, free: FreeLease) -> None:
+        self._free = free
+        self._events: list[TrainingEvent] = []
+        self._error: Exception | None = None
+        self._stop = self._aborted = False
+        self._workers: list[Any] = []
+
+    def join(self, worker: Any) -> bool:
+        """Note the Ray handle of a worker that starts; return whether it has anything to do.
+
+        It has not if the training was aborted, or failed in a way that a restart cannot fix.
+        """
+        self._workers.append(worker)
+        return self._error is None and not self._aborted
+
+    def abort(self) -> list[Any]:
+        """End the training: workers that start from now on return at once.
+
+        Returns:
+            The Ray handles of all workers so far, for the driver to end.
+        """
+        self._aborted = True
+        return self._workers
+
+    def has_workers(self) -> bool:
+        """Whether any worker has started."""
+        return bool(self._workers)
+
+    def report(self, event: TrainingEvent) -> bool:
+        """Store an event for the driver; return whether the workers should stop."""
+        self._events.append(event)
+        return self._stop
+
+    def free_lease(self) -> FreeLease:
+        """The lease to acquire: the one that the driver found free, or the workers' own."""
+        return self._free
+
+    def record_lease(self, own: FreeLease) -> None:
+        """Store the workers' own lease, so that their replacements may acquire it again."""
+        self._free = own
+
+    def take_events(self) -> list[TrainingEvent]:
+        """Return the events since the last call."""
+        events, self._events = self._events, []
+        return events
+
+    def fail(self, error: Exception) -> None:
+        """Store an error that a retry cannot fix; only the first one is kept."""
+        self._error = self._error or error
+
+    def error(self) -> Exception | None:
+        """The error passed to `fail`, if any."""
+        return self._error
+
+    def request_stop(self) -> None:
+        """Ask the workers to stop after the current step."""
+        self._stop = True
+
+    def stop_requested(self) -> bool:
+        """Whether the workers should stop."""
+        return self._stop
+
+
+def worker_loop(config: dict[str, Any]) -> None:
+    """Run the training loop in one worker of the trainer."""
+    import torch
+    from ray import train as ray_train
+    from ray.train.torch import get_device
+
+    from nightpress.pipelines.training.loop import train
+    from nightpress.pipelines.training.stepping import WorkerRank
+
+    coordinator = config["coordinator"]
+    if not ray.get(coordinator.join.remote(ray.get_runtime_context().current_actor)):
+        return
+    spec = train_spec(config["spec"])
+    if str(get_device()) == "cpu":
+        torch.set_num_threads(spec.cluster.cpus_per_worker)
+    context = ray_train.get_context()
+    worker = WorkerRank(context.get_world_rank(), context.get_world_size(), str(get_device()))
+    should_stop = StopPoller(coordinator)
+    hold_lease = partial(_hold_lease, coordinator)
+    try:
+        for event in train(spec, worker, should_stop, store=config["store"], hold_lease=hold_lease):
+            # One worker per machine packs the data, and it need not be the main one.
+            if worker.is_main or isinstance(event, ImagesRead):
+                should_stop.update(ray.get(coordinator.report.remote(event)))
+    except torch.OutOfMemoryError as error:
+        ray.get(coordinator.fail.remote(_out_of_memory(error)))
+        raise
+    except (PipelineError, DiffusionError) as error:
+        ray.get(coordinator.fail.remote(error))
+        raise
+
+
+@contextmanager
+def _hold_lease(coordinator: Any, store: Store) -> Iterator[Lease]:
+    """Hold the lease in the main worker, so that a worker that replaces it can acquire it again."""
+    with held(store, ray.get(coordinator.free_lease.remote())) as lease:
+        ray.get(coordinator.record_lease.remote(lease.handover))
+        yield lease
+
+
+def _out_of_memory(error: Exception) -> SettingsError:
+    reason = str(error).split(". ")[0]
+    return SettingsError(
+        f"the device ran out of memory ({reason}); to use less, set "
+        "training.gradient_checkpointing: true or training.mixed_precision: bf16, raise "
+        "training.gradient_accumulation_steps, or lower training.resolution"
+    )
+
+
+class StopPoller:
+    """Whether the driver wants the workers to stop, polled without waiting for the answer."""
+
+    def __init__(self, coordinator: Any) -> None:
+        self._coordinator = coordinator
+        self._answer = coordinator.stop_requested.remote()
+        self._stop = False
+
+    def update(self, stop: bool) -> None:
+        """Take into account an answer that another call returned."""
+        self._stop = self._stop or stop
+
+    def __call__(self) -> bool:
+        """Return the latest answer, and ask again once it has arrived."""
+        ready, _ = ray.wait([self._answer], timeout=0)
+        if ready:
+            self.update(ray.get(self._answer))
+            self._answer = self._coordinator.stop_requested.remote()
+        return self._stop
