@@ -64,6 +64,9 @@ def check(spec: RunSpec, info: ModelInfo, batch_size: int = 1, mapper: Mapper = 
         problems, total = duplicates(
             kind, units, [getattr(report, kind) for report in reports], mapper
         )
+        if kind == "names":
+            shared = [report.shared_name for report in reports if report.shared_name is not None]
+            problems, total = [*shared[:1], *problems], total + len(shared[:1])
         if problems:
             raise ManifestError(problems, total)
     return cut_into_shards(spec, _uncut(files, units, reports), batch_size)

@@ -84,6 +84,8 @@ class UnitReport:
     num_problems: int = 0
     ids: Hashes = field(default_factory=_no_hashes)
     """One hash per row, if the manifest has ids."""
+    shared_name: Problem | None = None
+    """The first row whose images would all have the same name."""
     names: Hashes = field(default_factory=_no_hashes)
     """One hash for each of `images_to_compare`, if two file names could be equal."""
 
@@ -115,6 +117,7 @@ def check_unit(unit: WorkUnit) -> UnitReport:
             _count_settings(report.settings, unit.planner, batch.rows)
             ids += _hash_ids(unit.planner, batch)
             names += _hash_names(unit.planner, batch)
+            report.shared_name = report.shared_name or _shared_name(unit.planner, batch)
         report.num_problems += batch.problems.total
         report.problems += batch.problems.first[: MAX_PROBLEMS - len(report.problems)]
     if not report.num_problems:
@@ -170,9 +173,10 @@ def split_into_parts(images: Ints, num_bytes: Ints) -> list[tuple[int, int]]:
 def images_to_compare(planner: Planner, batch: RowBatch) -> Iterator[Images]:
     """The images whose file names must be compared to know that all names differ.
 
-    Where the template makes the names of a row's images distinct, its first image is enough.
+    Where the template makes the names of a row's images distinct, or all the same, its first image
+    is enough.
     """
-    if planner.template.tells_images_apart:
+    if planner.template.tells_images_apart or planner.names_rows_only:
         yield first_image_of_each_row(planner, batch.rows, batch.carried)
         return
     start = 0
@@ -200,6 +204,22 @@ def _hash_names(planner: Planner, batch: RowBatch) -> list[Hashes]:
         hashes.append(hash64(folded(images.files), 0))
     unique = planner.template.tells_images_apart and not planner.columns.has_ids
     return [] if unique else hashes
+
+
+def _shared_name(planner: Planner, batch: RowBatch) -> Problem | None:
+    """A problem for the first row whose images would all have the same name."""
+    several = np.flatnonzero(batch.rows.num_images > 1)
+    if not planner.names_rows_only or not len(several):
+        return None
+    row = int(several[0])
+    name = expand_rows(planner, batch.rows, batch.carried, several[:1]).files[0].as_py()
+    return Problem(
+        batch.file,
+        batch.first_row + row,
+        "images.file_name",
+        f"its {batch.rows.num_images[row]} images would all be named {name!r}; add {{variant}} or "
+        "{image_id} to images.file_name",
+    )
 
 
 def _add_for_rows(batch: RowBatch, rows: Ints, why: str) -> None:
