@@ -16,7 +16,7 @@ from nightpress.pipelines.manifest.columns import ColumnUse, column_uses
 from nightpress.pipelines.manifest.frames import TABLE, Frame
 from nightpress.pipelines.models.location import locate
 from nightpress.pipelines.models.loras import locate_loras
-from nightpress.pipelines.planning import PlanLayout, SettingsCount, check, sample_file_names
+from nightpress.pipelines.planning import PlanLayout, SettingsCount, check
 from nightpress.pipelines.run_directory.estimate import Estimate, estimate, measured_rates
 
 
@@ -83,13 +83,12 @@ def plan(spec: RunSpec, *, manifest: Frame | None = None) -> Plan:
         model = _describe(spec)
         batch_size = _batch_size(spec)
         layout = check(readable, model, batch_size)
-        file_names = sample_file_names(readable, model, layout)
     return Plan(
         url=spec.url,
         run_state=state_of(found, spec, model, layout, table),
         files=_planned_files(layout, table is not None),
         columns=column_uses(spec, layout.files),
-        file_names=tuple(file_names),
+        file_names=layout.sample_files,
         num_rows=layout.num_rows,
         num_images=layout.num_images,
         num_shards=layout.num_shards,

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from nightpress.diffusion_core.models.loading import ModelInfo
 from nightpress.diffusion_core.sampling.request import SamplingParams
 from nightpress.diffusion_core.sampling.schedulers import max_steps
+from nightpress.diffusion_core.theory.spacing import evenly_spaced
 from nightpress.pipelines.errors import ManifestError, Problem, SpecError
 from nightpress.pipelines.job.spec import RunSpec
 from nightpress.pipelines.manifest.columns import Columns, resolve_columns
@@ -23,6 +24,7 @@ from nightpress.pipelines.planning.layout import PlanLayout, PlanPart, SettingsC
 from nightpress.pipelines.planning.sources import manifest_sources
 from nightpress.pipelines.planning.units import (
     MAX_SETTINGS,
+    SAMPLE_FILES,
     UnitReport,
     WorkUnit,
     check_unit,
@@ -158,7 +160,9 @@ def _uncut(
             parts.append(PlanPart(path, index, row, num_rows, num_images, first, num_images))
             row += num_rows
             first += num_images
-    return PlanLayout(tuple(parts), 1, _batches(reports), tuple(files))
+    names = [name for report in reports for name in report.sample_files]
+    shown = tuple(evenly_spaced(names, SAMPLE_FILES))
+    return PlanLayout(tuple(parts), 1, _batches(reports), tuple(files), sample_files=shown)
 
 
 def _batches(reports: Sequence[UnitReport]) -> tuple[SettingsCount, ...]:

@@ -6,7 +6,7 @@ The layout is small even for a large manifest and is stored as JSON with the run
 import base64
 from bisect import bisect_right
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from functools import cached_property
 from itertools import accumulate, groupby
 from typing import Any, Self
@@ -79,6 +79,8 @@ class PlanLayout:
     files: tuple[ManifestFile, ...]
     batch_size: int = 1
     """Images sampled at once; see `images.sort_for_sampling`."""
+    sample_files: tuple[str, ...] = field(default=(), compare=False)
+    """A few file names to show to a person, from a manifest that was just checked."""
 
     @property
     def num_rows(self) -> int:

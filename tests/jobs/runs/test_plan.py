@@ -156,10 +156,10 @@ def test_files_columns_and_names_are_listed(tmp_path: Path) -> None:
     ]
     assert lines[4:6] == ["reads    prompt, width (column w)", "carries  cfg_scale, scene"]
     assert "'cfg_scale' is carried and changes no image; did you mean guidance_scale?" in lines[6]
-    assert "names    images/0/p0.png, images/0/p4.png, images/1/p5.png" in lines
+    assert "names    images/0/p0.png, images/0/p4.png, images/1/p11.png" in lines
     values = values_of(run_plan(tmp_path, spec, "--json"))
     assert [file["num_rows"] for file in values["files"]] == [5, 7]
-    assert values["file_names"] == ["images/0/p0.png", "images/0/p4.png", "images/1/p5.png"]
+    assert values["file_names"] == ["images/0/p0.png", "images/0/p4.png", "images/1/p11.png"]
     uses = {use["name"]: use for use in values["columns"]}
     assert uses["w"]["settings"] == ["width"]
     assert uses["cfg_scale"]["did_you_mean"] == ["guidance_scale"]
