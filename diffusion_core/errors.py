@@ -75,9 +75,11 @@ def as_model_error(what: str) -> Iterator[None]:
     Args:
         what: the beginning of the message, such as `FOLDER: cannot load NAME`.
     """
+    from huggingface_hub.errors import StrictDataclassError
     from safetensors import SafetensorError
 
     faults = (
+        ArithmeticError,
         OSError,
         ValueError,
         TypeError,
@@ -89,5 +91,5 @@ def as_model_error(what: str) -> Iterator[None]:
     )
     try:
         yield
-    except (*faults, SafetensorError) as error:
+    except (*faults, SafetensorError, StrictDataclassError) as error:
         raise ModelError(f"{what}: {one_line(error)}") from error

@@ -1,7 +1,45 @@
-"""Silencing the progress bars and log messages of diffusers and transformers."""
+"""Keeping the notices, warnings and progress bars of libraries off the terminal.
+
+A process that is ours, such as a command or an actor, calls `silence_process` once. What a program
+calls in its own process silences the libraries only for the length of the call.
+"""
 
 import contextlib
+import logging
+import os
+import sys
+import warnings
 from collections.abc import Iterator
+
+QUIET = {
+    "TRANSFORMERS_VERBOSITY": "error",
+    "DIFFUSERS_VERBOSITY": "error",
+    "HF_HUB_VERBOSITY": "error",
+    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+    "TORCH_CPP_LOG_LEVEL": "ERROR",
+    "TOKENIZERS_PARALLELISM": "true",
+}
+"""Environment variables that the libraries read when they are first imported. The last one has its
+own default, and setting it keeps the tokenizers from commenting on every fork."""
+
+
+def silence_process() -> None:
+    """Let libraries report only errors, for the rest of this process and in its children.
+
+    What the person has set stays: these variables, and the options `-W` and `PYTHONWARNINGS`.
+    Libraries that are already imported no longer read the variables, so they are told.
+    """
+    for name, value in QUIET.items():
+        os.environ.setdefault(name, value)
+    for library in ("transformers", "diffusers"):
+        if library in sys.modules and os.environ[f"{library.upper()}_VERBOSITY"] == "error":
+            library_logging = sys.modules[library].utils.logging
+            library_logging.set_verbosity_error()
+            library_logging.disable_progress_bar()
+    if logging.lastResort is not None:  # prints what a library logs without any handler
+        logging.lastResort.setLevel(logging.ERROR)
+    if not sys.warnoptions:
+        warnings.simplefilter("ignore")
 
 
 @contextlib.contextmanager
@@ -24,7 +62,7 @@ def no_progress_bars() -> Iterator[None]:
 
 @contextlib.contextmanager
 def errors_only() -> Iterator[None]:
-    """Let the libraries log only errors; restore the previous level afterwards."""
+    """Let the libraries report only errors; restore the previous settings afterwards."""
     from diffusers.utils import logging as diffusers_logging
     from transformers.utils import logging as transformers_logging
 
@@ -32,7 +70,9 @@ def errors_only() -> Iterator[None]:
     for log, _ in before:
         log.set_verbosity_error()
     try:
-        yield
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)
+            yield
     finally:
         for log, verbosity in before:
             log.set_verbosity(verbosity)

@@ -18,6 +18,7 @@ from typing import Any, NoReturn
 import click
 
 from nightpress.diffusion_core.errors import NightpressError
+from nightpress.diffusion_core.silence_libraries import silence_process
 from nightpress.jobs.commands.exit_codes import BAD_INPUT, HELD, STOPPED, UNEXPECTED
 from nightpress.jobs.commands.json_output import print_error
 from nightpress.jobs.errors import (
@@ -185,6 +186,7 @@ def main() -> None:
     """The console script."""
     # Handle SIGTERM from the first moment, while slow imports are still under way.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
+    silence_process()
     try:
         command()
     except SystemExit as end:

@@ -8,6 +8,7 @@ from typing import Any
 import ray
 
 from nightpress.diffusion_core.errors import DiffusionError, SettingsError
+from nightpress.diffusion_core.silence_libraries import silence_process
 from nightpress.pipelines.errors import PipelineError
 from nightpress.pipelines.run_directory.lease import FreeLease, Lease, held
 from nightpress.pipelines.storage import Store
@@ -90,6 +91,7 @@ def worker_loop(config: dict[str, Any]) -> None:
     from nightpress.pipelines.training.loop import train
     from nightpress.pipelines.training.stepping import WorkerRank
 
+    silence_process()
     coordinator = config["coordinator"]
     if not ray.get(coordinator.join.remote(ray.get_runtime_context().current_actor)):
         return

@@ -73,6 +73,8 @@ METADATA_SCHEMA = pa.schema(
         pa.field("started_at", pa.timestamp("us", tz="UTC"), nullable=False),
         pa.field("sampling_s", pa.float64()),
         pa.field("speed", pa.string()),
+        pa.field("prompt_cut", pa.string()),
+        pa.field("negative_prompt_cut", pa.string()),
     ]
 )
 """One row per finished image; carried columns follow.
@@ -90,6 +92,10 @@ def carried_name(name: str) -> str:
     if not name:
         return "unnamed"
     return f"manifest_{name}" if name in RESERVED_COLUMNS else name
+
+
+OPTIONAL_FACTS = ("speed", "prompt_cut", "negative_prompt_cut")
+"""Facts that most images do not have; their files say nothing about them."""
 
 
 def python_rows(table: pa.Table) -> list[dict[str, Any]]:
@@ -171,18 +177,23 @@ class ImageFacts:
     loras: tuple[LoraInfo, ...] = ()
     speed: str | None = None
     """How the model was accelerated, as `SpeedSpec.as_text`; None if it was not."""
+    prompt_cut: str | None = None
+    """The end of the prompt that no text encoder saw; None if nothing was cut."""
+    negative_prompt_cut: str | None = None
 
     def as_dict(self) -> dict[str, Any]:
-        """The facts as JSON-ready values in a fixed order; `speed` is left out if it is None."""
+        """The facts as JSON-ready values in a fixed order; of `OPTIONAL_FACTS` only what is set."""
         values = {**asdict(self), "loras": [asdict(lora) for lora in self.loras]}
-        return values if self.speed is not None else {k: values[k] for k in values if k != "speed"}
+        left_out = [name for name in OPTIONAL_FACTS if values[name] is None]
+        return {name: value for name, value in values.items() if name not in left_out}
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Self:
         """The inverse of `as_dict`; other keys are ignored."""
         loras = tuple(LoraInfo(**lora) for lora in values["loras"])
-        known = {name: values[name] for name in cls.__dataclass_fields__ if name != "speed"}
-        return cls(**known | {"loras": loras, "speed": values.get("speed")})
+        optional = {name: values.get(name) for name in OPTIONAL_FACTS}
+        known = {n: values[n] for n in cls.__dataclass_fields__ if n not in OPTIONAL_FACTS}
+        return cls(**known | optional | {"loras": loras})
 
 
 class FailureType(StrEnum):

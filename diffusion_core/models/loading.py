@@ -4,16 +4,17 @@ import hashlib
 import inspect
 import json
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from nightpress.diffusion_core.acceleration.spec import SpeedSpec
-from nightpress.diffusion_core.errors import ModelError, as_model_error
-from nightpress.diffusion_core.models import pipeline_folder, samplers, weight_files
+from nightpress.diffusion_core.errors import as_model_error
+from nightpress.diffusion_core.models import networks, pipeline_folder, samplers, weight_files
+from nightpress.diffusion_core.models.folder_defaults import defaults
 from nightpress.diffusion_core.models.lora_files import (
     LoraInfo,
     LoraSpec,
@@ -23,7 +24,13 @@ from nightpress.diffusion_core.models.lora_files import (
 )
 from nightpress.diffusion_core.models.lora_switching import RowLoras
 from nightpress.diffusion_core.models.pipeline_folder import PipelineFolder
-from nightpress.diffusion_core.silence_libraries import no_progress_bars
+from nightpress.diffusion_core.models.prompts import (
+    PromptLimits,
+    PromptsSpec,
+    limits_from_folder,
+    limits_of,
+)
+from nightpress.diffusion_core.silence_libraries import errors_only, no_progress_bars
 
 DType = Literal["auto", "float32", "bfloat16", "float16"]
 
@@ -64,6 +71,9 @@ class ModelSpec(BaseModel):
     speed: Annotated[SpeedSpec, Field(description="Ways to sample faster; none unless set.")] = (
         SpeedSpec()
     )
+    prompts: Annotated[
+        PromptsSpec, Field(description="What becomes of prompts that the model cannot take.")
+    ] = PromptsSpec()
 
     @property
     def all_loras(self) -> tuple[LoraSpec, ...]:
@@ -114,12 +124,17 @@ class ModelInfo:
     samplers: tuple[str, ...]
     """The sampler names that fit what the model predicts."""
     takes_negative_prompt: bool
+    own_sampler: str = "default"
+    """The sampler that `default` stands for, or the class name of the model's scheduler if no
+    sampler's name does; `default` in the records of runs that were begun without it."""
     max_steps: int = 1000
     """The most denoising steps; some samplers take fewer, see `schedulers.max_steps`."""
     loras: tuple[LoraInfo, ...] = ()
     """The LoRAs that are active for every image."""
     row_loras: tuple[LoraInfo, ...] = ()
     """The LoRAs that are active for images whose row names them, with the row's scale or this."""
+    prompts: PromptLimits = field(default_factory=PromptLimits, compare=False, repr=False)
+    """How much of a prompt the model reads; it is not recorded with a run."""
 
     @property
     def identity(self) -> str:
@@ -130,6 +145,10 @@ class ModelInfo:
             [self.fingerprint, [[lora.name, lora.sha256] for lora in self.row_loras]]
         )
         return hashlib.sha256(content.encode()).hexdigest()
+
+    def sampler_that_runs(self, scheduler: str) -> str:
+        """What a row's sampler is called once it has run: `default` gets its proper name."""
+        return self.own_sampler if scheduler == "default" else scheduler
 
     def loras_of(self, lora: str | None, scale: float | None) -> tuple[LoraInfo, ...]:
         """The LoRAs that are active for an image, in order.
@@ -144,8 +163,9 @@ class ModelInfo:
         return (*self.loras, own if scale is None else replace(own, scale=scale))
 
     def as_dict(self) -> dict[str, Any]:
-        """JSON-ready values."""
-        return asdict(self)
+        """JSON-ready values, without `prompts`."""
+        values = asdict(replace(self, prompts=PromptLimits()))
+        return {name: value for name, value in values.items() if name != "prompts"}
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Self:
@@ -174,17 +194,11 @@ class LoadedModel:
     """The acceleration: applied to the pipeline, or to be applied around each of its calls."""
     row_loras: RowLoras = field(default_factory=RowLoras)
     """Switches between the LoRAs in the pipeline."""
+    prompts: PromptLimits = field(default_factory=PromptLimits)
+    """How much of a prompt the model reads."""
 
 
-class FolderDefaults(BaseModel):
-    """`nightpress.json` in a model folder: its makers' defaults, which override the pipeline's."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    num_inference_steps: Annotated[int, Field(ge=1)] | None = None
-    guidance_scale: Annotated[float, Field(ge=0)] | None = None
-
-
+@errors_only()
 def describe(
     folder: Path, spec: ModelSpec, lora_files: Sequence[Path] = (), elsewhere: bool = False
 ) -> ModelInfo:
@@ -199,17 +213,15 @@ def describe(
     Raises:
         ModelNotFound: the folder, its `model_index.json` or a component's files are missing.
         UnsafeWeights: the weights are pickles, and `spec.allow_pickle` is off.
-        UnsupportedModel: not a text-to-image pipeline of the installed diffusers, or the
-            job names LoRAs and it takes none.
+        UnsupportedModel: no text-to-image pipeline of this diffusers, or it takes no LoRAs.
         ModelError: a configuration file is damaged, or the model does not support `spec.speed`.
     """
-    model = PipelineFolder.read(folder)
-    pipeline_class = pipeline_folder.text_to_image_class(model)
-    infos = _lora_infos(spec, lora_files, pipeline_class)
-    loras, row_loras = infos[: len(spec.loras)], infos[len(spec.loras) :]
+    model, pipeline_class = _read(folder)
+    loras, row_loras = _lora_infos(spec, lora_files, pipeline_class)
     check_speed(model, pipeline_class, spec, elsewhere)
     width, height = pipeline_folder.native_size(model, pipeline_class) or (None, None)
-    steps, guidance_scale = _defaults(folder, pipeline_class)
+    steps, guidance_scale = defaults(folder, pipeline_class)
+    names = _samplers(model, pipeline_class)
     return ModelInfo(
         source=spec.source,
         fingerprint=_fingerprint(model, spec, loras),
@@ -219,11 +231,13 @@ def describe(
         height=height,
         num_inference_steps=steps,
         guidance_scale=guidance_scale,
-        samplers=_samplers(model, pipeline_class),
+        samplers=names,
+        own_sampler=samplers.own_sampler(model.scheduler, names),
         takes_negative_prompt=pipeline_folder.takes_negative_prompt(pipeline_class),
         max_steps=int(model.scheduler.get("num_train_timesteps", 1000)),
         loras=loras,
         row_loras=row_loras,
+        prompts=limits_from_folder(model, pipeline_class),
     )
 
 
@@ -239,6 +253,17 @@ def bare_fingerprint(folder: Path, spec: ModelSpec) -> str:
     return _fingerprint(PipelineFolder.read(folder), spec, ())
 
 
+def check_weights(folder: Path, spec: ModelSpec) -> None:
+    """Check, without loading a weight, that the files hold exactly the weights of the model.
+
+    Raises:
+        ModelError: they do not; the message names the component and its first such tensors.
+    """
+    model = PipelineFolder.read(folder)
+    networks.check_networks(model, spec.variant, spec.allow_pickle)
+
+
+@errors_only()
 def load(
     folder: Path, spec: ModelSpec, device: str, lora_files: Sequence[Path] = ()
 ) -> LoadedModel:
@@ -255,8 +280,7 @@ def load(
         ModelError: diffusers cannot load it, or a LoRA or `spec.speed` does not fit; the message
             is one line.
     """
-    model = PipelineFolder.read(folder)
-    pipeline_class = pipeline_folder.text_to_image_class(model)
+    model, pipeline_class = _read(folder)
     loras = check_lora_files(spec.all_loras, lora_files, pipeline_class, spec.allow_pickle)
     dtype = resolve_dtype(spec.dtype, device)
     pipeline = _load_pipeline(model, pipeline_class, spec, dtype, device)
@@ -276,7 +300,14 @@ def load(
         takes_negative_prompt=pipeline_folder.takes_negative_prompt(pipeline_class),
         speed=spec.speed,
         row_loras=switching,
+        prompts=limits_of(model.components, pipeline.components.get, pipeline_class),
     )
+
+
+def _read(folder: Path) -> tuple[PipelineFolder, Any]:
+    """A pipeline's folder and class."""
+    model = PipelineFolder.read(folder)
+    return model, pipeline_folder.text_to_image_class(model)
 
 
 def _load_pipeline(
@@ -284,16 +315,21 @@ def _load_pipeline(
 ) -> Any:
     import torch
 
-    used = weight_files.used_files(model.path, model.components, spec.variant, spec.allow_pickle)
-    with as_model_error(f"{model.path}: cannot load {model.class_name}"), no_progress_bars():
-        return pipeline_class.from_pretrained(
+    weight_files.used_files(model.path, model.components, spec.variant, spec.allow_pickle)
+    kind = getattr(torch, dtype)
+    parts = networks.load_networks(model, spec.variant, spec.allow_pickle, kind)
+    failure = f"{model.path}: cannot load {model.class_name}"
+    with as_model_error(failure), no_progress_bars():
+        pipeline = pipeline_class.from_pretrained(
             model.path,
-            dtype=getattr(torch, dtype),
-            variant=_present_variant(used, spec.variant),
-            use_safetensors=None if spec.allow_pickle else True,
+            dtype=kind,
             local_files_only=True,
+            use_safetensors=None if spec.allow_pickle else True,
+            **parts,
             **_fixed_arguments(pipeline_class),
         ).to(device)
+    networks.require_finite(pipeline, failure)
+    return pipeline
 
 
 def resolve_dtype(dtype: DType, device: str) -> str:
@@ -321,8 +357,8 @@ def check_speed(
         from nightpress.diffusion_core.acceleration import apply
 
         with no_progress_bars():
-            networks = pipeline_folder.skeleton(model)
-            apply.check_speed(_parts(networks, pipeline_class, spec, elsewhere), spec.speed)
+            unloaded = pipeline_folder.skeleton(model)
+            apply.check_speed(_parts(unloaded, pipeline_class, spec, elsewhere), spec.speed)
 
 
 def _accelerate(pipeline: Any, pipeline_class: Any, spec: ModelSpec) -> None:
@@ -341,11 +377,13 @@ def _parts(pipeline: Any, pipeline_class: Any, spec: ModelSpec, elsewhere: bool 
 
 def _lora_infos(
     spec: ModelSpec, files: Sequence[Path], pipeline_class: Any
-) -> tuple[LoraInfo, ...]:
-    return tuple(
+) -> tuple[tuple[LoraInfo, ...], tuple[LoraInfo, ...]]:
+    """The LoRAs of every image, and those that rows may name."""
+    infos = tuple(
         LoraInfo(lora.label, weight_files.fingerprint_of_file(file), lora.scale)
         for lora, file in check_lora_files(spec.all_loras, files, pipeline_class, spec.allow_pickle)
     )
+    return infos[: len(spec.loras)], infos[len(spec.loras) :]
 
 
 def _fingerprint(model: PipelineFolder, spec: ModelSpec, loras: Sequence[LoraInfo]) -> str:
@@ -358,32 +396,6 @@ def _fingerprint(model: PipelineFolder, spec: ModelSpec, loras: Sequence[LoraInf
     return hashlib.sha256(content.encode()).hexdigest()
 
 
-def _defaults(folder: Path, pipeline_class: Any) -> tuple[int, float]:
-    """The default `num_inference_steps` and `guidance_scale`: the folder's, else the pipeline's."""
-    advised = _folder_defaults(folder)
-    steps = advised.num_inference_steps or pipeline_folder.call_default(
-        pipeline_class, "num_inference_steps"
-    )
-    scales = (
-        advised.guidance_scale,
-        pipeline_folder.call_default(pipeline_class, "guidance_scale"),
-        1.0,
-    )
-    return int(steps or 50), float(next(scale for scale in scales if scale is not None))
-
-
-def _folder_defaults(folder: Path) -> FolderDefaults:
-    path = folder / "nightpress.json"
-    if not path.is_file():
-        return FolderDefaults()
-    try:
-        return FolderDefaults.model_validate(pipeline_folder.read_json(path))
-    except ValidationError as error:
-        detail = error.errors()[0]
-        key = ".".join(str(part) for part in detail["loc"])
-        raise ModelError(f"{path}: {key}: {detail['msg']}") from error
-
-
 def _samplers(model: PipelineFolder, pipeline_class: Any) -> tuple[str, ...]:
     lcm_only = "original_inference_steps" in pipeline_folder.call_parameters(pipeline_class)
     return samplers.compatible_samplers(model.scheduler, pipeline_class.__name__, lcm_only)
@@ -393,8 +405,3 @@ def _fixed_arguments(pipeline_class: Any) -> dict[str, Any]:
     """Constructor arguments whose default depends on which other packages are installed."""
     takes = inspect.signature(pipeline_class.__init__).parameters
     return {"add_watermarker": False} if "add_watermarker" in takes else {}
-
-
-def _present_variant(used: Iterable[Path], variant: str | None) -> str | None:
-    """The variant, or None if no component has it: diffusers would only warn about that."""
-    return variant if any(f".{variant}" in path.name for path in used) else None

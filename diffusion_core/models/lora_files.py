@@ -7,12 +7,11 @@ this loads no framework; before a LoRA is loaded, only the header of its file is
 
 import contextlib
 import importlib.util
-import re
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
@@ -23,18 +22,19 @@ from nightpress.diffusion_core.errors import (
     UnsafeWeights,
     UnsupportedModel,
     as_model_error,
-    one_line,
 )
 from nightpress.diffusion_core.models.lora_switching import Adapter, RowLoras, num_layers_with
+from nightpress.diffusion_core.models.tensor_headers import listed, read_headers
+from nightpress.diffusion_core.models.weight_files import WEIGHT_SUFFIXES
+from nightpress.diffusion_core.silence_libraries import errors_only
+
+if TYPE_CHECKING:
+    from nightpress.diffusion_core.models.lora_keys import Trace
 
 LORA_FILE = "pytorch_lora_weights.safetensors"
 """diffusers' name for the file in a LoRA's folder."""
 
-PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt")
-
 _NAME = r"^[A-Za-z0-9][A-Za-z0-9 ._-]{0,127}$"
-_LAYER = re.compile(r"^(.+?)[._](lora|lokr)_?(A|B|a|b|up|down|w1|w2|linear_layer|\.)")
-"""Matches the name of an adapter's tensor; the first group is its layer."""
 _OVERWRITTEN = {
     "_transformer_norm_layers": "load_lora_weights",
     "_overwritten_params": "_maybe_expand_transformer_param_shape_or_error_",
@@ -110,7 +110,7 @@ def weight_name(names: Sequence[str], spec: LoraSpec, allow_pickle: bool) -> str
         ModelNotFound: the named file is missing, or none is named and there are none or several.
         UnsafeWeights: the file is a pickle, and that is not allowed.
     """
-    weights = sorted(n for n in names if n.endswith((".safetensors", *PICKLE_SUFFIXES)))
+    weights = sorted(n for n in names if n.endswith(WEIGHT_SUFFIXES))
     if spec.weight_name is not None:
         if spec.weight_name not in weights:
             raise ModelNotFound(
@@ -126,7 +126,7 @@ def weight_name(names: Sequence[str], spec: LoraSpec, allow_pickle: bool) -> str
     if len(candidates) > 1:
         raise ModelNotFound(
             f"LoRA {spec.source!r}: there are several weight files; set `weight_name` to one of: "
-            f"{_listed(candidates)}"
+            f"{listed(candidates)}"
         )
     return _require_safe(spec, candidates[0], allow_pickle)
 
@@ -163,7 +163,7 @@ def check_lora_file(file: Path, spec: LoraSpec, pipeline: Any, allow_pickle: boo
     require_peft()
     _require_safe(spec, file.name, allow_pickle)
     if file.suffix == ".safetensors":
-        _check_layout(spec, _tensor_names(file))
+        _check_layout(spec, list(read_headers(file)))
 
 
 def require_peft() -> None:
@@ -227,7 +227,7 @@ def _load_lora(
 ) -> Adapter:
     spec, file = lora
     misfit = f"LoRA {spec.source!r} does not fit {type(pipeline).__name__} {model}"
-    with as_model_error(misfit), _silenced(), _tensor_names_read(pipeline) as tensors:
+    with as_model_error(misfit), _silenced(), _traced(pipeline, file) as traces:
         pipeline.load_lora_weights(
             str(file.parent),
             weight_name=file.name,
@@ -235,7 +235,7 @@ def _load_lora(
             local_files_only=True,
             use_safetensors=None if allow_pickle else True,
         )
-    _require_all_layers(pipeline, name, misfit, tensors)
+    _require_effect(pipeline, name, misfit, traces[0])
     return Adapter(name, spec.scale)
 
 
@@ -253,41 +253,44 @@ def _overwritten_weights(pipeline: Any) -> list[Any]:
     return [vars(part).get(name) for part in parts for name in _OVERWRITTEN]
 
 
-def _require_all_layers(pipeline: Any, name: str, misfit: str, tensors: Sequence[str]) -> None:
-    """Refuse a LoRA that was loaded in part, which diffusers only logs."""
-    layers = sorted({match[1] for tensor in tensors if (match := _LAYER.match(tensor))})
+def _require_effect(pipeline: Any, name: str, misfit: str, trace: "Trace") -> None:
+    """Refuse a LoRA some of whose tensors are not in the model, which diffusers only logs."""
+    from nightpress.diffusion_core.models import lora_keys
+
     placed = sum(num_layers_with(name, part) for part in pipeline.components.values())
-    if not placed or placed < len(layers):
-        raise ModelError(
-            f"{misfit}: {placed} of its {len(layers)} layers are in the model; its layers are "
-            f"{_listed(layers or list(tensors))}"
-        )
+    idle = lora_keys.without_effect(pipeline, name, trace)
+    if idle or not placed:
+        described = lora_keys.describe_idle(idle or trace.names, trace.names)
+        raise ModelError(f"{misfit}: {described}")
 
 
 @contextlib.contextmanager
-def _tensor_names_read(pipeline: Any) -> Iterator[list[str]]:
-    """Yield a list that holds, after loading, a LoRA's tensor names as diffusers translates them.
+def _traced(pipeline: Any, file: Path) -> Iterator[list["Trace"]]:
+    """Yield a list that holds, after loading, what became of the tensors of a LoRA file.
 
     Read against diffusers 0.42.1. Relies on `load_lora_weights` calling `self.lora_state_dict`,
-    which returns a mapping, or a tuple that begins with one.
+    which takes a path or the tensors themselves, and returns a mapping, or a tuple that begins
+    with one.
 
     Raises:
         IncompatibleLibrary: a LoRA was loaded without it.
+        ModelError: it left tensors out.
     """
-    names: list[str] = []
+    from nightpress.diffusion_core.models import lora_keys
+
+    traces: list[Trace] = []
     translate = patching.require(pipeline, "lora_state_dict", COUNT_LAYERS)
-    called = False
 
-    def recorded(*args: Any, **kwargs: Any) -> Any:
-        nonlocal called
-        called = True
-        translated = translate(*args, **kwargs)
-        names.extend(translated[0] if isinstance(translated, tuple) else translated)
-        return translated
+    def traced(*args: Any, **kwargs: Any) -> Any:
+        tensors = lora_keys.read_tensors(file)
+        traces.append(lora_keys.trace(lambda held: translate(held, **kwargs), tensors))
+        if idle := lora_keys.left_out(pipeline, traces[0]):
+            raise ValueError(lora_keys.describe_idle(idle, tensors))
+        return translate(*args, **kwargs)
 
-    with patching.shadowed(pipeline, "lora_state_dict", recorded):
-        yield names
-    if not called:
+    with patching.shadowed(pipeline, "lora_state_dict", traced):
+        yield traces
+    if not traces:
         raise patching.incompatible(
             pipeline, "load_lora_weights no longer calls lora_state_dict", COUNT_LAYERS
         )
@@ -295,27 +298,13 @@ def _tensor_names_read(pipeline: Any) -> Iterator[list[str]]:
 
 @contextlib.contextmanager
 def _silenced() -> Iterator[None]:
-    """Hide the log of diffusers and the warnings of peft; what matters becomes an error here."""
+    """Hide the libraries' logs and peft's warnings; what matters becomes an error here."""
     from diffusers.utils import logging
 
-    verbosity = logging.get_verbosity()
-    logging.set_verbosity(logging.CRITICAL)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.set_verbosity(verbosity)
-
-
-def _tensor_names(file: Path) -> list[str]:
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        with safe_open(file, framework="numpy") as tensors:
-            return list(tensors.keys())
-    except (SafetensorError, OSError) as error:
-        raise ModelError(f"{file}: not a readable safetensors file: {one_line(error)}") from error
+    with errors_only(), warnings.catch_warnings():
+        logging.set_verbosity(logging.CRITICAL)
+        warnings.simplefilter("ignore")
+        yield
 
 
 def _check_layout(spec: LoraSpec, names: Sequence[str]) -> None:
@@ -325,8 +314,7 @@ def _check_layout(spec: LoraSpec, names: Sequence[str]) -> None:
         )
     if not any("lora" in name or "lokr_" in name for name in names):
         raise UnsupportedModel(
-            f"LoRA {spec.source!r}: the file holds no LoRA; its tensors are "
-            f"{_listed(sorted(names))}"
+            f"LoRA {spec.source!r}: the file holds no LoRA; its tensors are {listed(sorted(names))}"
         )
 
 
@@ -340,9 +328,4 @@ def _require_safe(spec: LoraSpec, name: str, allow_pickle: bool) -> str:
 
 
 def _found(names: Sequence[str]) -> str:
-    return f"found: {_listed(names)}" if names else "found none"
-
-
-def _listed(names: Sequence[str]) -> str:
-    more = f" and {len(names) - 5} more" if len(names) > 5 else ""
-    return ", ".join(names[:5]) + more
+    return f"found: {listed(names)}" if names else "found none"

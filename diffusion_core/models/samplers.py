@@ -1,7 +1,9 @@
-"""The names of the samplers, and which of them work with a model."""
+"""The names of the samplers, what each of them stands for, and which of them work with a model."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
+
+from nightpress.diffusion_core.errors import SettingsError
 
 SAMPLER_NAMES = (
     "default",
@@ -33,6 +35,38 @@ SAMPLER_NAMES = (
 
 DIFFUSION_SAMPLERS = SAMPLER_NAMES[:-1]
 """The samplers for models that predict noise, velocity or the image of a diffusion process."""
+
+SCHEDULERS: dict[str, tuple[str, dict[str, Any]]] = {
+    "ddpm": ("DDPMScheduler", {}),
+    "ddim": ("DDIMScheduler", {}),
+    "dpmsolver++": ("DPMSolverMultistepScheduler", {"algorithm_type": "dpmsolver++"}),
+    "dpmsolver-sde": ("DPMSolverMultistepScheduler", {"algorithm_type": "sde-dpmsolver++"}),
+    "euler": ("EulerDiscreteScheduler", {}),
+    "euler-ancestral": ("EulerAncestralDiscreteScheduler", {}),
+    "heun": ("HeunDiscreteScheduler", {}),
+    "unipc": ("UniPCMultistepScheduler", {}),
+    "lcm": ("LCMScheduler", {}),
+    "flow-euler": ("FlowMatchEulerDiscreteScheduler", {}),
+}
+"""Sampler name without its suffix -> diffusers class, and the settings that distinguish it."""
+
+SPACINGS: dict[str, dict[str, Any]] = {
+    "": {},
+    "-karras": {"use_karras_sigmas": True},
+    "-trailing": {"timestep_spacing": "trailing"},
+}
+"""Suffix of a sampler's name -> how its steps are spaced: as in Karras et al. 2022, eq. 5, or from
+the very last timestep on, Lin et al. 2024, table 2, which models distilled to few steps need."""
+
+PROCESS_KEYS = (
+    "num_train_timesteps",
+    "beta_start",
+    "beta_end",
+    "beta_schedule",
+    "trained_betas",
+    "prediction_type",
+)
+"""What the model was trained with, so never taken from the defaults of another scheduler class."""
 
 
 def is_flow(config: Mapping[str, Any]) -> bool:
@@ -73,3 +107,74 @@ def _flow_samplers(config: Mapping[str, Any], pipeline: str) -> tuple[str, ...]:
     if pipeline == "FluxPipeline" and config.get("use_dynamic_shifting"):
         return solvers
     return ("flow-euler",)
+
+
+def solver_and_suffix(name: str) -> tuple[str, str]:
+    """Split a sampler's name, such as `euler-karras`, into `euler` and one of `SPACINGS`."""
+    suffix = next(end for end in reversed(SPACINGS) if name.endswith(end))
+    return name.removesuffix(suffix), suffix
+
+
+def settings_of(name: str, config: Mapping[str, Any]) -> dict[str, Any]:
+    """What a sampler changes in the configuration of a model's own scheduler.
+
+    Args:
+        name: one of `SAMPLER_NAMES`, but not `default`.
+        config: the configuration of the model's own scheduler.
+
+    Raises:
+        SettingsError: the sampler does not fit what the model predicts.
+    """
+    solver, suffix = solver_and_suffix(name)
+    settings = SCHEDULERS[solver][1] | {"use_karras_sigmas": False} | SPACINGS[suffix]
+    own = _flow_settings(name, config) if is_flow(config) else _diffusion_settings(name, config)
+    return settings | own
+
+
+def own_sampler(config: Mapping[str, Any], compatible: Sequence[str]) -> str:
+    """The name of the sampler that `default` stands for.
+
+    Args:
+        config: the configuration of the model's own scheduler, completed by the defaults of its
+            class, `_class_name` included.
+        compatible: the sampler names that work with the model.
+
+    Returns:
+        The sampler that would make the very same scheduler, with its suffix if several would; the
+        name of the scheduler's class if none would.
+    """
+    class_name = str(config.get("_class_name"))
+    for name in sorted(compatible, key=lambda name: "-" not in name):
+        same_class = name != "default" and SCHEDULERS[solver_and_suffix(name)[0]][0] == class_name
+        if same_class and _changes_nothing(name, config):
+            return name
+    return class_name
+
+
+def _changes_nothing(name: str, config: Mapping[str, Any]) -> bool:
+    settings = settings_of(name, config)
+    return all(config[key] == value for key, value in settings.items() if key in config)
+
+
+def _diffusion_settings(name: str, config: Mapping[str, Any]) -> dict[str, Any]:
+    if name == "flow-euler":
+        raise SettingsError(
+            "scheduler flow-euler is for flow-matching models, and this is a diffusion model"
+        )
+    kept = {key: config[key] for key in PROCESS_KEYS if key in config}
+    # Latents exceed 1. DDPM and DDIM would clip them, even where the model's own class cannot.
+    return kept | {"clip_sample": bool(config.get("clip_sample", False))}
+
+
+def _flow_settings(name: str, config: Mapping[str, Any]) -> dict[str, Any]:
+    shift = config.get("shift", config.get("flow_shift", 1.0))
+    train = {"num_train_timesteps": config.get("num_train_timesteps", 1000)}
+    if name == "flow-euler":
+        return train | {"shift": shift}
+    if name not in ("dpmsolver++", "dpmsolver-sde", "unipc"):
+        raise SettingsError(
+            f"scheduler {name} is for diffusion models, and this is a flow-matching model; use "
+            "default, flow-euler, dpmsolver++, dpmsolver-sde or unipc"
+        )
+    flow = {"use_flow_sigmas": True, "prediction_type": "flow_prediction", "flow_shift": shift}
+    return train | flow

@@ -23,7 +23,9 @@ if TYPE_CHECKING:
 CONFIG_SUFFIXES = frozenset(
     {".json", ".txt", ".model", ".jinja", ".tiktoken", ".spm", ".vocab", ".merges"}
 )
-PICKLE_SUFFIXES = frozenset({".bin", ".ckpt", ".pt", ".pth", ".pkl"})
+PICKLE_SUFFIXES = (".bin", ".ckpt", ".pt", ".pth", ".pkl")
+WEIGHT_SUFFIXES = (".safetensors", *PICKLE_SUFFIXES)
+"""The suffixes of files that may hold weights."""
 NOT_WEIGHTS = re.compile(r"Scheduler|Tokenizer|Processor|FeatureExtractor")
 """Matches the classes of components that have no weights."""
 
@@ -195,12 +197,15 @@ def _config_files(component: Path) -> list[Path]:
     ]
 
 
-def _is_variant(path: Path, variant: str | None) -> bool:
+def variant_of(path: Path) -> str | None:
+    """The variant in the name of a weight file, such as fp16; None for a plain file."""
     stem = _STEM.match(path.stem)
-    if stem is None:
-        return False
-    rest = _SHARD.sub("", stem["rest"] or "")
-    return rest == (f".{variant}" if variant else "")
+    rest = _SHARD.sub("", stem["rest"] or "") if stem else ""
+    return rest.removeprefix(".") or None
+
+
+def _is_variant(path: Path, variant: str | None) -> bool:
+    return _STEM.match(path.stem) is not None and variant_of(path) == variant
 
 
 def _names(paths: list[Path]) -> str:

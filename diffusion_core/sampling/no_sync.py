@@ -17,7 +17,7 @@ import torch
 
 from nightpress.diffusion_core import patching
 from nightpress.diffusion_core.errors import IncompatibleLibrary
-from nightpress.diffusion_core.sampling.schedulers import SCHEDULERS
+from nightpress.diffusion_core.models.samplers import SCHEDULERS
 
 UNIPC_UPDATES = ("multistep_uni_p_bh_update", "multistep_uni_c_bh_update")
 """UniPC's predictor and corrector."""

@@ -112,6 +112,11 @@ class Sampler:
         if not self._on_cpu:  # an upgrade that has moved a patch must fail before any image does
             no_sync.install(schedulers.make("default", model.scheduler_config))
 
+    def lost_text(self, text: str) -> str | None:
+        """The end of a prompt that no text encoder sees; None if all of it is seen."""
+        cut = self._model.prompts.cut(text)
+        return None if cut is None else cut.lost
+
     def sample(
         self,
         requests: Sequence[ImageRequest],

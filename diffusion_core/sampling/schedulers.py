@@ -1,4 +1,4 @@
-"""Sampler names, and the diffusers scheduler that each of them stands for."""
+"""Make the diffusers scheduler that a sampler's name stands for, and check its steps."""
 
 import inspect
 import math
@@ -6,39 +6,13 @@ from collections.abc import Mapping
 from typing import Any
 
 from nightpress.diffusion_core.errors import SettingsError
-from nightpress.diffusion_core.models.samplers import SAMPLER_NAMES, is_flow
-
-SCHEDULERS: dict[str, tuple[str, dict[str, Any]]] = {
-    "ddpm": ("DDPMScheduler", {}),
-    "ddim": ("DDIMScheduler", {}),
-    "dpmsolver++": ("DPMSolverMultistepScheduler", {"algorithm_type": "dpmsolver++"}),
-    "dpmsolver-sde": ("DPMSolverMultistepScheduler", {"algorithm_type": "sde-dpmsolver++"}),
-    "euler": ("EulerDiscreteScheduler", {}),
-    "euler-ancestral": ("EulerAncestralDiscreteScheduler", {}),
-    "heun": ("HeunDiscreteScheduler", {}),
-    "unipc": ("UniPCMultistepScheduler", {}),
-    "lcm": ("LCMScheduler", {}),
-    "flow-euler": ("FlowMatchEulerDiscreteScheduler", {}),
-}
-"""Sampler name without its suffix -> diffusers class, and the settings that distinguish it."""
-
-SPACINGS: dict[str, dict[str, Any]] = {
-    "": {},
-    "-karras": {"use_karras_sigmas": True},
-    "-trailing": {"timestep_spacing": "trailing"},
-}
-"""Suffix of a sampler's name -> how its steps are spaced: as in Karras et al. 2022, eq. 5, or from
-the very last timestep on, Lin et al. 2024, table 2, which models distilled to few steps need."""
-
-PROCESS_KEYS = (
-    "num_train_timesteps",
-    "beta_start",
-    "beta_end",
-    "beta_schedule",
-    "trained_betas",
-    "prediction_type",
+from nightpress.diffusion_core.models.samplers import (
+    SAMPLER_NAMES,
+    SCHEDULERS,
+    is_flow,
+    settings_of,
+    solver_and_suffix,
 )
-"""What the model was trained with, so never taken from the defaults of another scheduler class."""
 
 LCM_STEPS = 50
 """`original_inference_steps` of LCMScheduler, the most steps that it can take."""
@@ -62,19 +36,9 @@ def make(name: str, config: Mapping[str, Any]) -> Any:
         return getattr(diffusers, config["_class_name"]).from_config(same)
     if name not in SAMPLER_NAMES:
         raise SettingsError(f"scheduler {name!r}: must be one of {', '.join(SAMPLER_NAMES)}")
-    solver, suffix = solver_and_suffix(name)
-    class_name, settings = SCHEDULERS[solver]
-    settings = settings | {"use_karras_sigmas": False} | SPACINGS[suffix]
-    settings |= (
-        _flow_settings(name, config) if is_flow(config) else _diffusion_settings(name, config)
-    )
+    settings = settings_of(name, config)
+    class_name, _ = SCHEDULERS[solver_and_suffix(name)[0]]
     return _build(getattr(diffusers, class_name), config, settings)
-
-
-def solver_and_suffix(name: str) -> tuple[str, str]:
-    """Split a sampler's name, such as `euler-karras`, into `euler` and one of `SPACINGS`."""
-    suffix = next(end for end in reversed(SPACINGS) if name.endswith(end))
-    return name.removesuffix(suffix), suffix
 
 
 def max_steps(name: str, num_train_timesteps: int) -> int:
@@ -119,30 +83,6 @@ def _is_trailing(scheduler: Any) -> bool:
     config = {**scheduler.config, "_class_name": type(scheduler).__name__}
     spaced = config.get("timestep_spacing") == "trailing" and not config.get("use_karras_sigmas")
     return spaced and config["_class_name"] != "LCMScheduler" and not is_flow(config)
-
-
-def _diffusion_settings(name: str, config: Mapping[str, Any]) -> dict[str, Any]:
-    if name == "flow-euler":
-        raise SettingsError(
-            "scheduler flow-euler is for flow-matching models, and this is a diffusion model"
-        )
-    kept = {key: config[key] for key in PROCESS_KEYS if key in config}
-    # Latents exceed 1. DDPM and DDIM would clip them, even where the model's own class cannot.
-    return kept | {"clip_sample": bool(config.get("clip_sample", False))}
-
-
-def _flow_settings(name: str, config: Mapping[str, Any]) -> dict[str, Any]:
-    shift = config.get("shift", config.get("flow_shift", 1.0))
-    train = {"num_train_timesteps": config.get("num_train_timesteps", 1000)}
-    if name == "flow-euler":
-        return train | {"shift": shift}
-    if name not in ("dpmsolver++", "dpmsolver-sde", "unipc"):
-        raise SettingsError(
-            f"scheduler {name} is for diffusion models, and this is a flow-matching model; use "
-            "default, flow-euler, dpmsolver++, dpmsolver-sde or unipc"
-        )
-    flow = {"use_flow_sigmas": True, "prediction_type": "flow_prediction", "flow_shift": shift}
-    return train | flow
 
 
 def _build(scheduler_class: Any, config: Mapping[str, Any], settings: dict[str, Any]) -> Any:

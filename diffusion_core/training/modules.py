@@ -18,10 +18,10 @@ from nightpress.diffusion_core.errors import (
     ModelNotFound,
     SettingsError,
     UnsafeWeights,
-    as_model_error,
     one_line,
 )
-from nightpress.diffusion_core.silence_libraries import no_progress_bars
+from nightpress.diffusion_core.models import weight_files
+from nightpress.diffusion_core.models.networks import load_network
 
 WRONG_ARGUMENTS = (TypeError, ValueError, NotImplementedError, AttributeError, ZeroDivisionError)
 """Errors that diffusers raises for a wrong configuration. It does not validate its arguments, so
@@ -59,17 +59,19 @@ def saved_module(folder: Path, allowed: Sequence[str]) -> nn.Module:
     Raises:
         ModelNotFound: there is no saved network in the folder.
         UnsafeWeights: its weights are not safetensors.
-        ModelError: it has another class, or cannot be loaded.
+        ModelError: it has another class, cannot be loaded, or its files do not hold exactly its
+            weights.
     """
     name = class_name(folder)
     if name not in allowed:
         raise ModelError(f"{folder}: holds a {name}; must be one of {', '.join(allowed)}")
     if not any(folder.glob("*.safetensors")):
         raise UnsafeWeights(f"{folder}: holds no safetensors file, the only allowed format")
-    with as_model_error(f"{folder}: cannot load {name}"), no_progress_bars():
-        module: nn.Module = _owner(name).from_pretrained(
-            folder, local_files_only=True, use_safetensors=True, dtype=torch.float32
-        )
+    files = weight_files.weight_files(folder, variant=None, allow_pickle=False)
+    try:
+        module: nn.Module = load_network(_owner(name), folder, files, dtype=torch.float32)
+    except ModelError as error:
+        raise ModelError(f"{folder}: {error}") from error
     return module
 
 

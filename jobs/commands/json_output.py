@@ -16,10 +16,11 @@ def print_result(values: Mapping[str, Any], code: int = OK) -> None:
     """Print a result on stdout as one JSON object, with the exit code.
 
     Args:
-        values: JSON-ready values; numbers that JSON does not have become null.
+        values: JSON-ready values; numbers that JSON does not have become null. `error` is null
+            unless it is among them.
         code: the exit code that follows.
     """
-    click.echo(json.dumps(_finite({**values, "exit_code": code, "error": None})))
+    click.echo(json.dumps(_finite({"error": None, **values, "exit_code": code})))
 
 
 def print_error(error: Exception, message: str, code: int) -> None:

@@ -68,6 +68,7 @@ def as_values(planned: Plan) -> dict[str, object]:
         "batches": [
             {**asdict(each.settings), "num_images": each.num_images} for each in planned.batches
         ],
+        "prompts": asdict(planned.prompts),
         "estimate": None if estimate is None else asdict(estimate),
         "run_state": {
             "state": state.state.value,
@@ -100,6 +101,7 @@ def show(console: Console, spec: RunSpec, planned: Plan) -> None:
         f"names    {', '.join(planned.file_names)}",
         f"shards   {planned.num_shards:,} of up to {plural(planned.shard_size, 'image')}",
         estimate_line(spec, planned),
+        *(f"warning: {text}" for text in planned.prompts.warnings()),
     ]
     console.print("\n".join(lines), highlight=False, markup=False, soft_wrap=True)
     console.print(settings_table(planned))

@@ -15,9 +15,16 @@ import ray
 import torch
 
 from nightpress.diffusion_core.errors import ModelError
-from nightpress.diffusion_core.models.loading import ModelInfo, ModelSpec, describe, load
+from nightpress.diffusion_core.models.loading import (
+    ModelInfo,
+    ModelSpec,
+    check_weights,
+    describe,
+    load,
+)
 from nightpress.diffusion_core.sampling.request import SamplingParams
 from nightpress.diffusion_core.sampling.sampler import Sampler
+from nightpress.diffusion_core.silence_libraries import silence_process
 from nightpress.diffusion_core.tuning.batch_size import (
     BestBatchSize,
     find_best_batch_size,
@@ -87,6 +94,7 @@ class SamplerActor:
         threads: int,
         traced: bool = False,
     ) -> None:
+        silence_process()
         self._spec = spec
         self._options = options
         self._device = device
@@ -100,12 +108,15 @@ class SamplerActor:
             torch.set_num_threads(threads)
 
     def describe(self) -> ModelInfo:
-        """Find the model on this node and describe it, without loading it."""
-        return describe(
-            locate(self._spec, self._options),
-            self._spec,
-            locate_loras(self._spec, self._options),
-        )
+        """Find the model on this node and describe it, without loading it.
+
+        Raises:
+            ModelError: the model cannot be used, or its files do not hold exactly its weights.
+        """
+        folder = locate(self._spec, self._options)
+        model = describe(folder, self._spec, locate_loras(self._spec, self._options))
+        check_weights(folder, self._spec)
+        return model
 
     def load(self, fingerprint: str, batch_size: int) -> None:
         """Load the model, unless it is loaded already.

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from nightpress.diffusion_core.models.loading import ModelInfo, describe
+from nightpress.diffusion_core.models.loading import ModelInfo, check_weights, describe
 from nightpress.jobs.dispatch.batch_size import resolve_batch_size
 from nightpress.jobs.runs.existing_run import FoundRun, RunState, look_for_run, state_of
 from nightpress.jobs.runs.table_manifest import (
@@ -14,6 +14,7 @@ from nightpress.pipelines.errors import StoreError
 from nightpress.pipelines.job.spec import RunSpec
 from nightpress.pipelines.manifest.columns import ColumnUse, column_uses
 from nightpress.pipelines.manifest.frames import TABLE, Frame
+from nightpress.pipelines.manifest.prompt_checks import PromptCounts
 from nightpress.pipelines.models.location import locate
 from nightpress.pipelines.models.loras import locate_loras
 from nightpress.pipelines.planning import PlanLayout, SettingsCount, check
@@ -58,6 +59,8 @@ class Plan:
     """The most frequent settings, most images first."""
     estimate: Estimate | None
     """Time and bytes; None if no run under the job's output has measured these settings."""
+    prompts: PromptCounts
+    """Rows whose prompts the model does not take as they are."""
 
 
 def plan(spec: RunSpec, *, manifest: Frame | None = None) -> Plan:
@@ -96,6 +99,7 @@ def plan(spec: RunSpec, *, manifest: Frame | None = None) -> Plan:
         batch_size=batch_size,
         model=model,
         batches=layout.batches,
+        prompts=layout.prompts,
         estimate=_estimate(found, spec, model, layout),
     )
 
@@ -126,7 +130,9 @@ def _describe(spec: RunSpec) -> ModelInfo:
     """The job's model, without loading it and without checking what this machine supports."""
     folder = locate(spec.model, spec.storage)
     lora_files = locate_loras(spec.model, spec.storage)
-    return describe(folder, spec.model, lora_files, elsewhere=True)
+    model = describe(folder, spec.model, lora_files, elsewhere=True)
+    check_weights(folder, spec.model)
+    return model
 
 
 def _batch_size(spec: RunSpec) -> int:

@@ -15,6 +15,7 @@ from nightpress.diffusion_core.models.loading import (
     load,
 )
 from nightpress.diffusion_core.models.lora_files import LoraInfo
+from nightpress.diffusion_core.silence_libraries import errors_only
 from nightpress.pipelines.errors import ImageNotFound
 from nightpress.pipelines.image_files.encoding import opened, read_facts
 from nightpress.pipelines.image_files.packing import member_of, split_member
@@ -45,6 +46,7 @@ class ReproduceResult:
     """The new image file."""
 
 
+@errors_only()
 def reproduce(
     image: str | Path | Run,
     image_id: str | None = None,

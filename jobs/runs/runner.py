@@ -258,6 +258,8 @@ class _Session:
         layout = cut_into_shards(spec, layout, sizes.largest)
         if self._table is None:  # loading the model may have taken minutes
             layout = require_unchanged(layout, spec)
+        for warning in layout.prompts.warnings():
+            yield Message(warning, warning=True)
         with held(store, free) as lease:
             if self._table is not None:
                 layout = self._table.keep(store, layout)

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from xml.etree import ElementTree
 from xml.sax.saxutils import escape
 
-from nightpress.diffusion_core.sampling.schedulers import solver_and_suffix
+from nightpress.diffusion_core.models.samplers import solver_and_suffix
 from nightpress.pipelines.records import ImageFacts
 
 CREATOR = "nightpress"

@@ -186,6 +186,7 @@ class RunSpec(Section):
         values = {key: value for key, value in self.as_dict().items() if key not in NOT_IN_IDENTITY}
         model = values["model"] | {"speed": self.model.speed.chosen()}
         omitted = [key for key in ("speed", "row_loras") if not model[key]]
+        omitted.append("prompts")  # decides which prompts are refused, and no pixel of the others
         images = {k: v for k, v in values["images"].items() if (k, v) != ("packing", "none")}
         return values | {
             "model": {key: model[key] for key in model if key not in omitted},

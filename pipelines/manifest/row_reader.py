@@ -9,8 +9,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from nightpress.diffusion_core.models.loading import ModelInfo
-from nightpress.diffusion_core.models.samplers import SAMPLER_NAMES
-from nightpress.diffusion_core.sampling.schedulers import is_uneven, max_steps, solver_and_suffix
+from nightpress.diffusion_core.models.samplers import SAMPLER_NAMES, solver_and_suffix
+from nightpress.diffusion_core.sampling.schedulers import is_uneven, max_steps
 from nightpress.pipelines.job.sections import ColumnMap
 from nightpress.pipelines.job.spec import MAX_SEED, RunSpec
 from nightpress.pipelines.manifest.columns import Columns

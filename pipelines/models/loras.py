@@ -12,7 +12,8 @@ from typing import TypeVar
 from nightpress.diffusion_core.cache_folder import cache_folder
 from nightpress.diffusion_core.errors import ModelNotFound
 from nightpress.diffusion_core.models.loading import ModelSpec
-from nightpress.diffusion_core.models.lora_files import PICKLE_SUFFIXES, LoraSpec, weight_name
+from nightpress.diffusion_core.models.lora_files import LoraSpec, weight_name
+from nightpress.diffusion_core.models.weight_files import WEIGHT_SUFFIXES
 from nightpress.pipelines import storage
 from nightpress.pipelines.errors import StoreMissing
 from nightpress.pipelines.models.location import HUB_ID, hub_error, mirror_once
@@ -20,8 +21,6 @@ from nightpress.pipelines.storage import Source
 from nightpress.pipelines.storage.urls import Options, local_path, public
 
 T = TypeVar("T")
-
-SUFFIXES = (".safetensors", *PICKLE_SUFFIXES)
 
 
 def locate_loras(
@@ -65,7 +64,7 @@ def _locate(lora: LoraSpec, allow_pickle: bool, options: Options, cache: Path) -
 
 def _from_url(lora: LoraSpec, allow_pickle: bool, options: Options, cache: Path) -> Path:
     try:
-        sources = storage.find([lora.source], options, SUFFIXES)
+        sources = storage.find([lora.source], options, WEIGHT_SUFFIXES)
     except StoreMissing as error:
         raise ModelNotFound(f"LoRA {error}") from error
     source = _chosen(lora, sources, allow_pickle)

@@ -15,6 +15,7 @@ from nightpress.pipelines.errors import ManifestError, Problem, SpecError
 from nightpress.pipelines.job.spec import RunSpec
 from nightpress.pipelines.manifest.columns import Columns, resolve_columns
 from nightpress.pipelines.manifest.files import ManifestFile, scan
+from nightpress.pipelines.manifest.prompt_checks import PromptChecker, PromptCounts
 from nightpress.pipelines.manifest.row_problems import first_problems
 from nightpress.pipelines.manifest.row_reader import MAX_SIDE
 from nightpress.pipelines.manifest.rows import Defaults
@@ -104,6 +105,9 @@ def _check_settings(spec: RunSpec, info: ModelInfo) -> None:
         )
     if job.negative_prompt.strip() and not info.takes_negative_prompt:
         raise SpecError("sampling.negative_prompt: this model takes no negative prompt")
+    problem = PromptChecker(spec.model.prompts, info.prompts).problem(job.negative_prompt)
+    if problem is not None:
+        raise SpecError(f"sampling.negative_prompt: {problem}")
 
 
 def _check_sizes(spec: RunSpec, info: ModelInfo, columns: Columns) -> None:
@@ -161,8 +165,14 @@ def _uncut(
             row += num_rows
             first += num_images
     names = [name for report in reports for name in report.sample_files]
-    shown = tuple(evenly_spaced(names, SAMPLE_FILES))
-    return PlanLayout(tuple(parts), 1, _batches(reports), tuple(files), sample_files=shown)
+    return PlanLayout(
+        tuple(parts),
+        1,
+        _batches(reports),
+        tuple(files),
+        sample_files=tuple(evenly_spaced(names, SAMPLE_FILES)),
+        prompts=sum((report.prompts for report in reports), PromptCounts()),
+    )
 
 
 def _batches(reports: Sequence[UnitReport]) -> tuple[SettingsCount, ...]:

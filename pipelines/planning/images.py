@@ -19,6 +19,7 @@ from nightpress.pipelines.image_files.naming import SPREAD, Field, Template, saf
 from nightpress.pipelines.job.spec import RunSpec
 from nightpress.pipelines.manifest.columns import Columns
 from nightpress.pipelines.manifest.numbers import Floats, Ints
+from nightpress.pipelines.manifest.prompt_checks import PromptChecker
 from nightpress.pipelines.manifest.row_reader import RowReader
 from nightpress.pipelines.manifest.rows import Rows
 from nightpress.pipelines.planning.seeds import Hashes, derive_seeds, hash64
@@ -40,6 +41,7 @@ class Planner:
         self.spec = spec
         self.columns = columns
         self.row_reader = RowReader(spec, info, columns)
+        self.prompt_checker = PromptChecker(spec.model.prompts, info.prompts)
         types = {SPREAD: pa.string()} | {field.name: field.type for field in PLAN_SCHEMA}
         types |= {column.name: column.type for column in columns.carried}
         allowed = {name: type_ for name, type_ in types.items() if name not in NOT_IN_FILE_NAMES}

@@ -15,6 +15,7 @@ import pyarrow as pa
 
 from nightpress.diffusion_core.sampling.request import SamplingParams
 from nightpress.pipelines.manifest.files import Block, ManifestFile, RowRange
+from nightpress.pipelines.manifest.prompt_checks import PromptCounts
 
 ROW_GROUP_IMAGES = 8_192
 """About how many images a row group of a part holds."""
@@ -81,6 +82,8 @@ class PlanLayout:
     """Images sampled at once; see `images.sort_for_sampling`."""
     sample_files: tuple[str, ...] = field(default=(), compare=False)
     """A few file names to show to a person, from a manifest that was just checked."""
+    prompts: PromptCounts = field(default_factory=PromptCounts)
+    """Rows whose prompts the model does not take as they are."""
 
     @property
     def num_rows(self) -> int:
@@ -167,6 +170,7 @@ class PlanLayout:
             ],
             "files": [_file_as_dict(file, schemas) for file in self.files],
             "schemas": schemas,
+            "prompts": asdict(self.prompts),
         }
 
     @classmethod
@@ -187,6 +191,7 @@ class PlanLayout:
             ),
             files=tuple(_file_from_dict(file, schemas) for file in values["files"]),
             batch_size=values.get("batch_size", 1),
+            prompts=PromptCounts(**values.get("prompts", {})),
         )
 
 

@@ -25,6 +25,7 @@ from nightpress.pipelines.manifest.files import (
     read_rows,
 )
 from nightpress.pipelines.manifest.numbers import Ints
+from nightpress.pipelines.manifest.prompt_checks import PromptCounts
 from nightpress.pipelines.manifest.row_problems import RowProblems
 from nightpress.pipelines.manifest.rows import Rows, take_each
 from nightpress.pipelines.planning.images import (
@@ -87,6 +88,7 @@ class UnitReport:
     settings: "Counter[SamplingParams]" = field(default_factory=Counter)
     problems: list[Problem] = field(default_factory=list)
     num_problems: int = 0
+    prompts: PromptCounts = field(default_factory=PromptCounts)
     ids: Hashes = field(default_factory=_no_hashes)
     """One hash per row, if the manifest has ids."""
     sample_files: list[str] = field(default_factory=list)
@@ -118,6 +120,7 @@ def check_unit(unit: WorkUnit) -> UnitReport:
     report = UnitReport()
     images, weights, ids, names = [], [], [_no_hashes()], [_no_hashes()]
     for batch in read_batches(unit, unit.planner.columns, read_checked_rows):
+        report.prompts += _check_prompts(unit.planner, batch)
         if not batch.problems.total:
             images.append(batch.rows.num_images)
             weights.append(_weights(batch))
@@ -245,6 +248,15 @@ def _add_for_rows(batch: RowBatch, rows: Ints, why: str) -> None:
     bad = np.zeros(len(batch.rows), np.bool_)
     bad[rows] = True
     batch.problems.add(bad, "images.file_name", lambda row: why)
+
+
+def _check_prompts(planner: Planner, batch: RowBatch) -> PromptCounts:
+    """Add a problem for each prompt and negative prompt that the job does not allow."""
+    columns = [(planner.columns.manifest_name("prompt"), batch.rows.prompts)]
+    if "negative_prompt" in planner.columns.settings or planner.spec.sampling.negative_prompt:
+        name = planner.columns.manifest_name("negative_prompt")
+        columns.append((name, batch.rows.negative_prompts))
+    return planner.prompt_checker.check(columns, batch.problems)
 
 
 def _weights(batch: RowBatch) -> Ints:

@@ -7,12 +7,13 @@ import hashlib
 import json
 import platform
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any, Self
 
 from nightpress.diffusion_core.models.loading import ModelInfo, resolve_dtype
+from nightpress.diffusion_core.models.prompts import PromptLimits
 from nightpress.pipelines.errors import Change, ChangedRunError, RunNotFound, UnsupportedFormat
 from nightpress.pipelines.job.spec import RunSpec, canonical_json
 from nightpress.pipelines.manifest.columns import column_uses
@@ -173,7 +174,7 @@ def new_record(
     sizes = BatchSizes(batch_sizes) if isinstance(batch_sizes, int) else batch_sizes
     return RunRecord(
         spec=spec,
-        model=model,
+        model=replace(model, prompts=PromptLimits()),
         device=device,
         dtype=resolve_dtype(spec.model.dtype, device),
         threads=threads_for(spec, device),

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from nightpress.diffusion_core.models.loading import ModelInfo
 from nightpress.pipelines.errors import Damaged, PlanDamaged, StoreMissing
@@ -153,7 +154,7 @@ def _verify_shard(
     run: Run, shard: int, sample: float, seed: int, pool: ThreadPoolExecutor
 ) -> ShardVerified:
     try:
-        planned = read_shard(run.store, run.record.layout, shard)
+        planned = _as_recorded(read_shard(run.store, run.record.layout, shard), run.record.model)
     except PlanDamaged as error:
         path = run.record.layout.part_of(shard).path
         return ShardVerified(shard, 0, 0, (Finding(Damage.PLAN, shard, path, str(error)),))
@@ -213,6 +214,14 @@ def _sampled_rows(part: pa.Table, sample: float, seed: int) -> tuple[list[int], 
     stored = [n for n, status in enumerate(statuses) if status == "ok"]
     chosen = [n for n in stored if sample >= 1 or _sample_draw(ids[n], seed) < sample]
     return chosen, len(statuses) - len(stored)
+
+
+def _as_recorded(planned: pa.Table, model: ModelInfo) -> pa.Table:
+    """The plan's rows with the samplers as metadata names them."""
+    position = planned.schema.get_field_index("scheduler")
+    names = planned.column(position)
+    named = pc.if_else(pc.equal(names, "default"), model.own_sampler, names)
+    return planned.set_column(position, planned.schema.field(position), named)
 
 
 def _wrong_values(part: pa.Table, planned: pa.Table) -> str | None:

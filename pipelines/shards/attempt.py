@@ -2,7 +2,8 @@
 
 import hashlib
 import time
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 
 from nightpress.pipelines.image_files.encoding import is_whole, read_facts
 from nightpress.pipelines.records import FailureType, ImageFacts, ImageRecord
@@ -11,6 +12,13 @@ from nightpress.pipelines.run_directory.record import RunRecord
 from nightpress.pipelines.shards.batching import PlannedImage
 from nightpress.pipelines.shards.work import SetAsideRow, ShardWork
 from nightpress.pipelines.storage import Store
+
+LostText = Callable[[str], str | None]
+"""The end of a text that no text encoder of the model sees; None if all of it is seen."""
+
+
+def nothing_lost(text: str) -> None:
+    """The answer for a run that refuses what is too long."""
 
 
 @dataclass(frozen=True)
@@ -36,6 +44,8 @@ class Attempt:
     worker: str
     """`host:pid`, or `driver`."""
     fence: FencingToken | None = None
+    lost: LostText = nothing_lost
+    """What the model does not see of a text; asked only about images that were made."""
 
     def facts(self, image: PlannedImage, batch_size: int) -> ImageFacts:
         """The facts that go into the image file and its metadata row."""
@@ -51,13 +61,15 @@ class Attempt:
             height=image.height,
             num_inference_steps=image.num_inference_steps,
             guidance_scale=image.guidance_scale,
-            scheduler=image.scheduler,
+            scheduler=model.sampler_that_runs(image.scheduler),
             model=model.source,
             model_fingerprint=model.fingerprint,
             dtype=self.record.dtype,
             batch_size=batch_size,
             loras=model.loras_of(image.lora, image.lora_scale),
             speed=self.record.spec.model.speed.as_text(),
+            prompt_cut=self.lost(image.prompt),
+            negative_prompt_cut=self.lost(image.negative_prompt),
         )
 
     def ok(self, encoded: EncodedImage) -> ImageRecord:
@@ -106,8 +118,9 @@ class Attempt:
     def _failed(
         self, image: PlannedImage, attempts: int, error_type: FailureType, error: str
     ) -> ImageRecord:
+        facts = self.facts(image, self.record.batch_size)
         return ImageRecord(
-            facts=self.facts(image, self.record.batch_size),
+            facts=replace(facts, prompt_cut=None, negative_prompt_cut=None),
             status="failed",
             attempts=attempts,
             worker=self.worker,

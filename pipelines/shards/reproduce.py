@@ -71,12 +71,18 @@ def reproduce(
         height=facts.height,
         num_inference_steps=facts.num_inference_steps,
         guidance_scale=facts.guidance_scale,
-        scheduler=facts.scheduler,
+        scheduler=_scheduler(facts, model),
         lora=own.name if own else None,
         lora_scale=own.scale if own else None,
     )
     again = encode(sampler.sample([request], params).pixels[0], facts, images)
     return compare(data, again), again
+
+
+def _scheduler(facts: ImageFacts, model: LoadedModel) -> str:
+    """The sampler to use again; metadata may name the model's own scheduler by its class."""
+    own = facts.scheduler == model.scheduler_config["_class_name"]
+    return "default" if own else facts.scheduler
 
 
 def own_lora(facts: ImageFacts, num_shared: int) -> LoraInfo | None:

@@ -25,7 +25,7 @@ from nightpress.pipelines.run_directory.commit import (
 )
 from nightpress.pipelines.run_directory.lease import FencingToken
 from nightpress.pipelines.run_directory.record import RunRecord
-from nightpress.pipelines.shards.attempt import Attempt, EncodedImage
+from nightpress.pipelines.shards.attempt import Attempt, EncodedImage, LostText, nothing_lost
 from nightpress.pipelines.shards.batch_sampler import BatchSampler, SampledImages, UnsampledImage
 from nightpress.pipelines.shards.batching import (
     PlannedImage,
@@ -82,6 +82,8 @@ class ShardRunner:
         self.store = store
         self.record = record
         self._supports_per_image_guidance = sampler.supports_per_image_guidance
+        cuts = record.spec.model.prompts.long == "cut"
+        self._lost: LostText = sampler.lost_text if cuts else nothing_lost
         self._worker = worker
         self._fence = fence
         self._draining = threading.Event()
@@ -144,7 +146,7 @@ class ShardRunner:
         row_numbers = range(len(rows)) if work.amends is None else work.amends.rows
         images = planned_images(rows.take(list(row_numbers)))
         wanted = range(len(images))[work.start : work.stop]
-        attempt = Attempt(self.store, self.record, work, self._worker, self._fence)
+        attempt = Attempt(self.store, self.record, work, self._worker, self._fence, self._lost)
         sink = self._sink(attempt, committed)
         made = _known_records(attempt, sink, {n: images[n] for n in wanted})
         if made:

@@ -170,13 +170,13 @@ def test_the_forward_of_a_u_net_is_shallow_on_some_steps(models: Models) -> None
 
 
 def test_a_row_lora_is_loaded_whole_and_switched(models: Models, monkeypatch: Patch) -> None:
-    seen: list[list[str]] = []
-    require = lora_files._require_all_layers
+    seen: list[Any] = []
+    require = lora_files._require_effect
     monkeypatch.setattr(
-        lora_files, "_require_all_layers", lambda *args: (seen.append(args[3]), require(*args))
+        lora_files, "_require_effect", lambda *args: (seen.append(args[3]), require(*args))
     )
     model = models.with_row_lora()
-    assert seen[0]
+    assert seen[0].translated
     sampler = Sampler(model, batch_size=2)
     plain, with_lora = (
         sampler.sample(REQUESTS, dataclasses.replace(PARAMS, lora=lora)).pixels

@@ -29,6 +29,7 @@ MODEL = ModelInfo(
     guidance_scale=4.5,
     samplers=("ddim", "euler", "dpmsolver++"),
     takes_negative_prompt=True,
+    own_sampler="ddim",
 )
 
 SIZELESS = replace(MODEL, width=None, height=None)

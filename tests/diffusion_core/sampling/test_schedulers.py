@@ -148,7 +148,7 @@ TRAILING = [name for name in SAMPLER_NAMES if name.endswith("-trailing")]
 @pytest.mark.parametrize("name", TRAILING)
 @pytest.mark.parametrize("num_steps", [1, 2, 4, 7, 8])
 def test_trailing_timesteps_are_those_of_diffusers_own_scheduler(name: str, num_steps: int) -> None:
-    class_name, settings = schedulers.SCHEDULERS[name.removesuffix("-trailing")]
+    class_name, settings = samplers.SCHEDULERS[name.removesuffix("-trailing")]
     theirs = getattr(diffusers, class_name).from_config(
         SD_CONFIG, timestep_spacing="trailing", **settings
     )
@@ -163,7 +163,7 @@ def test_trailing_timesteps_are_those_of_diffusers_own_scheduler(name: str, num_
 
 def test_every_diffusion_sampler_with_trailing_timesteps_in_diffusers_has_a_trailing_name() -> None:
     config = SD_CONFIG | {"timestep_spacing": "trailing"}
-    for name in set(schedulers.SCHEDULERS) - {"flow-euler"}:
+    for name in set(samplers.SCHEDULERS) - {"flow-euler"}:
         made = schedulers.make(name, config)
         made.set_timesteps(4)
         assert (f"{name}-trailing" in TRAILING) == (made.timesteps.tolist()[-1] == 249), name
@@ -266,3 +266,62 @@ def test_more_steps_than_the_process_has_are_refused() -> None:
         made.set_timesteps(most)
         with pytest.raises(SettingsError, match=f"takes 1 to {most}"):
             schedulers.check_steps(made, most + 1)
+
+
+def completed(config: dict[str, Any]) -> dict[str, Any]:
+    """A configuration with the defaults of its class, as `PipelineFolder.scheduler` has it."""
+    own = getattr(diffusers, config["_class_name"]).from_config(config)
+    return {**own.config, "_class_name": config["_class_name"]}
+
+
+def names_for(config: dict[str, Any]) -> tuple[str, ...]:
+    return samplers.compatible_samplers(config, "StableDiffusion3Pipeline", is_lcm_only=False)
+
+
+@pytest.mark.parametrize(
+    ("config", "name"),
+    [
+        (SD_CONFIG, "PNDMScheduler"),
+        (SD_CONFIG | {"_class_name": "DDIMScheduler"}, "ddim"),
+        (SD_CONFIG | {"_class_name": "LMSDiscreteScheduler"}, "LMSDiscreteScheduler"),
+        (SD_CONFIG | {"_class_name": "EulerDiscreteScheduler"}, "euler"),
+        (
+            SD_CONFIG | {"_class_name": "EulerDiscreteScheduler", "use_karras_sigmas": True},
+            "euler-karras",
+        ),
+        (
+            SD_CONFIG | {"_class_name": "DDIMScheduler", "timestep_spacing": "trailing"},
+            "ddim-trailing",
+        ),
+        (
+            SD_CONFIG
+            | {"_class_name": "DPMSolverMultistepScheduler", "algorithm_type": "sde-dpmsolver++"},
+            "dpmsolver-sde",
+        ),
+        (FLOW_CONFIG, "flow-euler"),
+        (FLOW_CONFIG | {"use_karras_sigmas": True}, FLOW_CONFIG["_class_name"]),
+        (SANA_CONFIG, "dpmsolver++"),
+    ],
+)
+def test_the_models_own_sampler_is_called_by_the_name_that_makes_the_very_same_scheduler(
+    config: dict[str, Any], name: str
+) -> None:
+    config = completed(config)
+    assert samplers.own_sampler(config, names_for(config)) == name
+    if name in SAMPLER_NAMES:
+        own, named = schedulers.make("default", config), schedulers.make(name, config)
+        assert type(own) is type(named)
+        assert values_of(own) == values_of(named)
+
+
+def values_of(scheduler: Any) -> dict[str, Any]:
+    return {key: value for key, value in scheduler.config.items() if not key.startswith("_")}
+
+
+@pytest.mark.parametrize("name", SAMPLER_NAMES[1:])
+def test_a_sampler_saved_as_a_models_own_gets_a_name_of_the_same_scheduler(name: str) -> None:
+    config = completed(FLOW_CONFIG if name == "flow-euler" else SD_CONFIG)
+    made = schedulers.make(name, config)
+    saved = {**made.config, "_class_name": type(made).__name__}
+    found = samplers.own_sampler(saved, names_for(saved))
+    assert values_of(schedulers.make(found, saved)) == values_of(made)

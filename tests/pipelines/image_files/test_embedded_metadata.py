@@ -79,8 +79,11 @@ def test_a_model_name_with_commas_colons_or_quotes_survives_the_pairing(model: s
 
 
 def test_every_sampler_has_the_name_that_a1111_uses() -> None:
-    from nightpress.diffusion_core.models.samplers import SAMPLER_NAMES
-    from nightpress.diffusion_core.sampling.schedulers import SPACINGS, solver_and_suffix
+    from nightpress.diffusion_core.models.samplers import (
+        SAMPLER_NAMES,
+        SPACINGS,
+        solver_and_suffix,
+    )
 
     solvers, suffixes = zip(*map(solver_and_suffix, SAMPLER_NAMES), strict=True)
     assert set(A1111_SAMPLERS) == set(solvers) - {"default"}

@@ -210,12 +210,14 @@ def test_speed_options_are_part_of_a_runs_identity() -> None:
 
 
 def test_omitted_speed_options_do_not_change_a_runs_identity() -> None:
-    later = ("speed", "row_loras")
+    later = ("speed", "row_loras", "prompts")
     older = {k: v for k, v in job().as_dict()["model"].items() if k not in later}
     assert job().identity()["model"] == older
     assert "packing" not in job().identity()["images"]
     assert job(images={"packing": "parquet"}).identity()["images"]["packing"] == "parquet"
     assert job(model=older).changes(job(model={"speed": {"channels_last": False}})) == []
+    cut = {"prompts": {"long": "cut", "weights": "literal"}}
+    assert job(model=older).changes(job(model=cut)) == []  # the images of other prompts are equal
 
 
 def test_row_loras_are_part_of_a_runs_identity() -> None:

@@ -23,6 +23,7 @@ from nightpress.pipelines.run_directory.commit import read_commit, shard_path
 from nightpress.pipelines.run_directory.verify import (
     Damage,
     Finding,
+    _as_recorded,
     _wrong_loras,
     _wrong_values,
     orphan_images,
@@ -181,7 +182,8 @@ def test_at_most_a_few_shards_are_read_ahead_of_the_caller(
 
 
 def test_nan_in_a_carried_column_equals_nan_in_the_plan(run: Run) -> None:
-    part, planned = read_commit(run.store, 0), read_shard(run.store, run.record.layout, 0)
+    part = read_commit(run.store, 0)
+    planned = _as_recorded(read_shard(run.store, run.record.layout, 0), run.record.model)
     scores = pa.array([float("nan"), 1.0, None, 2.0])
     assert _wrong_values(part, planned) is None
     with_scores = [table.append_column("score", scores) for table in (part, planned)]

@@ -130,3 +130,16 @@ def test_a_file_that_somebody_else_put_there_stays(made: Made) -> None:
         assert part.column("error_type").to_pylist() == [None, "NameTaken", None]
         assert made.store.read(made.image.file) == theirs
         made.store.delete(shard_path(0))
+
+
+@pytest.mark.parametrize("own", ["ddim-trailing", "PNDMScheduler", "default"])
+def test_an_image_made_with_the_models_own_sampler_names_the_sampler_that_ran(
+    own: str, tmp_path: Path
+) -> None:
+    store, record, rows = prepare(tmp_path, ["a"])
+    record = replace(record, model=replace(record.model, own_sampler=own))
+    make_shard(store, record, rows, FakeSampler())
+    image = planned_images(rows)[0]
+    facts = read_facts(store.read(image.file))
+    assert (image.scheduler, facts and facts.scheduler) == ("default", own)
+    assert read_commit(store, 0).column("scheduler").to_pylist() == [own]

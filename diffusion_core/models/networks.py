@@ -1,0 +1,243 @@
+"""Loading the networks of a pipeline, each of them complete to the tensor.
+
+diffusers and transformers fill what a weight file lacks with random numbers, leave out what a
+configuration does not ask for, and log both. Here either is an error that names the tensors.
+"""
+
+import contextlib
+import importlib
+import importlib.util
+import re
+from collections.abc import Iterator, Mapping, Sequence, Sized
+from pathlib import Path
+from typing import Any
+
+from nightpress.diffusion_core.errors import (
+    ModelError,
+    ModelNotFound,
+    UnsafeWeights,
+    as_model_error,
+)
+from nightpress.diffusion_core.models import weight_files
+from nightpress.diffusion_core.models.pipeline_folder import PipelineFolder
+from nightpress.diffusion_core.models.tensor_headers import TensorHeader, listed, read_all_headers
+from nightpress.diffusion_core.silence_libraries import errors_only, no_progress_bars
+
+OTHER_PARTS = re.compile(
+    r"^(?:model\.)?(?:vision_model|vision_tower|visual|visual_projection|text_projection|"
+    r"multi_modal_projector|logit_scale|logit_bias|decoder|lm_head)(?:\.|$)"
+)
+"""Matches the tensors of published models that have more parts than the text encoder in them."""
+
+
+def load_networks(
+    model: PipelineFolder, variant: str | None, allow_pickle: bool, dtype: Any
+) -> dict[str, Any]:
+    """Load every network of a saved pipeline onto the CPU, by the pipeline's names.
+
+    Args:
+        model: the pipeline's folder.
+        variant: of the weight files; None for the plain ones.
+        allow_pickle: whether pickled weights may be read.
+        dtype: torch's type of the weights.
+
+    Raises:
+        ModelError: a network cannot be loaded, or its files do not hold exactly its weights; the
+            message is one line.
+    """
+    networks = {}
+    for name, kind in _network_classes(model):
+        with _named(model, name):
+            files = weight_files.weight_files(model.path / name, variant, allow_pickle)
+            networks[name] = load_network(kind, model.path / name, files, dtype=dtype)
+    return networks
+
+
+def check_networks(model: PipelineFolder, variant: str | None, allow_pickle: bool) -> None:
+    """Check without loading a weight that the files of each network hold exactly its weights.
+
+    Without accelerate, which makes networks without weights, only the headers of the files and
+    their indexes are checked; `load_networks` checks the rest. Single pickles are left to it too.
+
+    Raises:
+        ModelError: as `load_networks`.
+    """
+    can_skip_weights = importlib.util.find_spec("accelerate") is not None
+    for name, kind in _network_classes(model):
+        with _named(model, name):
+            files = weight_files.weight_files(model.path / name, variant, allow_pickle)
+            headers = read_all_headers(model.path / name, files)
+            if can_skip_weights and headers:
+                load_network(kind, model.path / name, files, device_map="meta")
+
+
+def load_network(kind: Any, folder: Path, files: Sequence[Path], **settings: Any) -> Any:
+    """Load one network of diffusers or transformers from its files.
+
+    Args:
+        kind: its class.
+        folder: where `save_pretrained` wrote it.
+        files: its weight files, as `weight_files.weight_files` finds them.
+        settings: further arguments of `from_pretrained`, such as `dtype`.
+
+    Raises:
+        ModelError: a file is damaged, or the files do not hold exactly the network's weights.
+    """
+    headers = read_all_headers(folder, files)
+    if "dtype" not in settings and (dtype := _stored_dtype(headers)) is not None:
+        settings["dtype"] = dtype  # anything else would be converted on the CPU
+    with as_model_error(f"cannot load {kind.__name__}"), no_progress_bars(), errors_only():
+        network, report = kind.from_pretrained(
+            folder,
+            variant=weight_files.variant_of(files[0]),
+            use_safetensors=all(file.suffix == ".safetensors" for file in files) or None,
+            local_files_only=True,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,
+            **settings,
+        )
+    _require_complete(network, report, files, on_meta=settings.get("device_map") == "meta")
+    _require_floating(network, headers)
+    return network
+
+
+def require_finite(pipeline: Any, failure: str) -> None:
+    """Refuse a pipeline some of whose weights are not numbers.
+
+    Args:
+        pipeline: the pipeline, on its device.
+        failure: the beginning of the error's message.
+
+    Raises:
+        ModelError: a weight is NaN or infinite, in its file or because the type of the weights
+            cannot hold it.
+    """
+    import torch
+    from torch import nn
+
+    for name, network in pipeline.components.items():
+        if not isinstance(network, nn.Module):
+            continue
+        weights = {key: value for key, value in network.named_parameters() if _can_test(value)}
+        wrong = [key for key, value in weights.items() if not torch.isfinite(value).all()]
+        if wrong:
+            dtype = str(weights[wrong[0]].dtype).removeprefix("torch.")
+            raise ModelError(
+                f"{failure}: {name}: {len(wrong)} of its {len(weights)} weights hold NaN or "
+                f"infinity in {dtype}: {listed(wrong)}"
+            )
+
+
+def _can_test(value: Any) -> bool:
+    return bool(value.is_floating_point() and value.element_size() > 1 and not value.is_meta)
+
+
+def _require_complete(
+    network: Any, report: Mapping[str, Any], files: Sequence[Path], on_meta: bool
+) -> None:
+    """Refuse a network some of whose weights do not come from its files."""
+    kind, where = type(network).__name__, _file_names(files)
+    num_tensors = len(network.state_dict())
+    lost = set(report["missing_keys"])
+    if not on_meta:
+        lost |= {name for name, value in network.named_parameters() if value.is_meta}
+    misshapen = {
+        str(key): (tuple(held), tuple(own)) for key, held, own in report["mismatched_keys"]
+    }
+    if missing := lost - set(misshapen):
+        raise ModelError(
+            f"{len(missing)} of the {num_tensors} tensors of {kind} are missing from {where}: "
+            f"{listed(missing)}"
+        )
+    if misshapen:
+        first = min(misshapen)
+        held, own = misshapen[first]
+        raise ModelError(
+            f"{where} holds {_tensors(misshapen)} of another shape than config.json gives {kind}: "
+            f"{listed(misshapen)}; {first} is {held}, not {own}"
+        )
+    if surplus := _surplus(network, report["unexpected_keys"]):
+        raise ModelError(
+            f"{where} holds {_tensors(surplus)} without a place in {kind} as config.json "
+            f"describes it: {listed(surplus)}"
+        )
+
+
+def _surplus(network: Any, names: Sequence[str]) -> list[str]:
+    """The tensors among `names` that the network should have used.
+
+    Left out are buffers that networks compute today and older files hold, and the other parts of a
+    published model of which the pipeline takes one.
+    """
+    buffers = {name.rpartition(".")[2] for name, _ in network.named_buffers()}
+    parts = {name for name, _ in network.named_children()}
+    return [
+        name
+        for name in names
+        if name.rpartition(".")[2] not in buffers
+        and not (OTHER_PARTS.match(name) and parts.isdisjoint(name.split(".")[:2]))
+    ]
+
+
+def _require_floating(network: Any, headers: Mapping[str, TensorHeader]) -> None:
+    """Refuse files that hold integers where the network has real numbers."""
+    if getattr(network, "hf_quantizer", None) is not None:
+        return
+    tensors = [*network.named_buffers(), *network.named_parameters()]
+    whole = {name.rpartition(".")[2] for name, value in tensors if not value.is_floating_point()}
+    wrong = [
+        name
+        for name, header in headers.items()
+        if not header.is_floating and name.rpartition(".")[2] not in whole
+    ]
+    if wrong:
+        raise ModelError(
+            f"{len(wrong)} of the {len(headers)} tensors of {type(network).__name__} are stored as "
+            f"whole numbers ({headers[min(wrong)].dtype}): {listed(wrong)}"
+        )
+
+
+def _network_classes(model: PipelineFolder) -> Iterator[tuple[str, Any]]:
+    """The name and class of each component that diffusers loads as a network."""
+    from diffusers import pipelines
+    from torch import nn
+
+    for name, class_name in model.components.items():
+        library = model.index[name][0]
+        if weight_files.NOT_WEIGHTS.search(class_name):
+            continue
+        with as_model_error(f"{model.path}: {name}: no class {class_name} in {library}"):
+            owner = getattr(pipelines, library, None) or importlib.import_module(library)
+            kind = getattr(owner, class_name)
+        if issubclass(kind, nn.Module) and hasattr(kind, "from_pretrained"):
+            yield name, kind
+
+
+def _stored_dtype(headers: Mapping[str, TensorHeader]) -> Any:
+    """torch's type of the floating-point tensors in a file; None if there are several, or none."""
+    import torch
+
+    types = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+    found = {header.dtype for header in headers.values() if header.is_floating}
+    return types.get(found.pop()) if len(found) == 1 else None
+
+
+def _file_names(files: Sequence[Path]) -> str:
+    return files[0].name if len(files) == 1 else f"the set of {len(files)} files"
+
+
+def _tensors(names: Sized) -> str:
+    return "1 tensor" if len(names) == 1 else f"{len(names)} tensors"
+
+
+@contextlib.contextmanager
+def _named(model: PipelineFolder, component: str) -> Iterator[None]:
+    """Begin the message of a ModelError with the pipeline and the component."""
+    try:
+        yield
+    except (ModelNotFound, UnsafeWeights):
+        raise
+    except ModelError as error:
+        raise ModelError(
+            f"{model.path}: cannot load {model.class_name}: {component}: {error}"
+        ) from error
