@@ -59,18 +59,6 @@ def as_values(planned: Plan) -> dict[str, object]:
     state = planned.run_state
     return {
         "run": planned.url,
-        "run_state": {
-            "state": state.state.value,
-            "num_stored": state.num_stored,
-            "num_failed": state.num_failed,
-            "num_images": state.num_images,
-            "holder": None if state.holder is None else holder_values(state.holder),
-            "changes": [asdict(change) for change in state.changes],
-            "error": None if state.error is None else str(state.error),
-        },
-        "files": [asdict(file) for file in planned.files],
-        "columns": [asdict(use) for use in planned.columns],
-        "file_names": list(planned.file_names),
         "num_rows": planned.num_rows,
         "num_images": planned.num_images,
         "num_shards": planned.num_shards,
@@ -83,6 +71,18 @@ def as_values(planned: Plan) -> dict[str, object]:
         "prompts": asdict(planned.prompts),
         "estimate": None if estimate is None else asdict(estimate),
         "unread_runs": list(planned.unread_runs),
+        "run_state": {
+            "state": state.state.value,
+            "num_done": state.num_done,
+            "num_failed": state.num_failed,
+            "num_images": state.num_images,
+            "holder": None if state.holder is None else holder_values(state.holder),
+            "changes": [asdict(change) for change in state.changes],
+            "error": None if state.error is None else str(state.error),
+        },
+        "files": [asdict(file) for file in planned.files],
+        "columns": [asdict(use) for use in planned.columns],
+        "file_names": list(planned.file_names),
     }
 
 
@@ -111,8 +111,8 @@ def show(console: Console, spec: RunSpec, planned: Plan) -> None:
 
 def state_lines(state: RunState) -> list[str]:
     """How far the run is, and whether `nightpress run` would refuse the job."""
-    stored = f"{state.num_stored:,} of {state.num_images:,} images are stored"
-    stored += f", {state.num_failed:,} of them failed" if state.num_failed else ""
+    done = f"{state.num_done:,} of {state.num_images:,} images are done"
+    done += f", {state.num_failed:,} of them failed" if state.num_failed else ""
     match state.state:
         case State.NEW:
             return []
@@ -120,15 +120,15 @@ def state_lines(state: RunState) -> list[str]:
             return [f"state    unknown: {state.error}"]
         case State.CHANGED:
             return [
-                f"state    changed since it was started, so `nightpress run` refuses it; {stored}",
+                f"state    changed since it was started, so `nightpress run` refuses it; {done}",
                 *(f"         {change}" for change in state.changes),
             ]
         case State.HELD:
-            return [f"state    held by {holder_line(state.holder)}; {stored}"]
+            return [f"state    held by {holder_line(state.holder)}; {done}"]
         case State.FINISHED:
-            return [f"state    finished: {stored}"]
+            return [f"state    finished: {done}"]
         case State.RESUMABLE:
-            return [f"state    resumable: {stored}"]
+            return [f"state    resumable: {done}"]
 
 
 def file_lines(files: Sequence[PlannedFile]) -> list[str]:

@@ -4,6 +4,7 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from nightpress.diffusion_core.models.loading import ModelInfo
+from nightpress.jobs.runs.finished import device_of
 from nightpress.jobs.runs.table_manifest import TableManifest, kept_path
 from nightpress.pipelines.errors import Change, RunNotFound, StoreError, UnsupportedFormat
 from nightpress.pipelines.job.spec import RunSpec
@@ -11,7 +12,7 @@ from nightpress.pipelines.planning import PlanLayout, compare_manifest, layout_c
 from nightpress.pipelines.run_directory.lease import Holder, last_holder
 from nightpress.pipelines.run_directory.reader import Run
 from nightpress.pipelines.run_directory.record import RunRecord, read_record
-from nightpress.pipelines.storage import QUICK, Store
+from nightpress.pipelines.storage import QUICK, Store, require_answers
 
 
 @dataclass(frozen=True)
@@ -74,8 +75,8 @@ class RunState:
     """How far the run of a job is before the job is started."""
 
     state: State
-    num_stored: int = 0
-    """Images that are done: stored, or failed for good."""
+    num_done: int = 0
+    """Images that are stored or have failed; the same count as in `status`."""
     num_failed: int = 0
     num_images: int = 0
     """Images of the run; 0 if there is none."""
@@ -98,6 +99,7 @@ def look_for_run(spec: RunSpec) -> FoundRun:
     """Look into a job's run directory; takes seconds if its store does not answer."""
     store = Store(spec.url, spec.storage).with_policy(QUICK)
     try:
+        require_answers([spec.output], spec.storage)
         return FoundRun(store, read_record(store), None)
     except (StoreError, RunNotFound, UnsupportedFormat) as error:
         return FoundRun(store, None, error)
@@ -114,7 +116,7 @@ def state_of(
 
     Args:
         found: the run directory.
-        spec: the job; its model and device are those of the run unless the job says otherwise.
+        spec: the job; the device of `auto` is that of the run.
         model: the job's model.
         layout: the plan of the job's manifest.
         table: the table that was passed as its manifest, if any.
@@ -123,7 +125,7 @@ def state_of(
         return RunState(State.UNREADABLE if found.error else State.NEW, error=found.error)
     store, record = found.store, found.record
     try:
-        changes = record.changes(spec, model, record.device)
+        changes = record.changes(spec, model, device_of(spec, record))
         changes += _manifest_changes(store, record, layout, table)
         progress = Run(store, record).progress()
         holder = last_holder(store)
@@ -137,10 +139,8 @@ def state_of(
         state = State.FINISHED
     else:
         state = State.RESUMABLE if holder is None else State.HELD
-    num_stored = progress.num_ok + progress.num_failed
-    return RunState(
-        state, num_stored, progress.num_failed, progress.num_images, holder, tuple(changes)
-    )
+    done = progress.num_done, progress.num_failed, progress.num_images
+    return RunState(state, *done, holder, tuple(changes))
 
 
 def _manifest_changes(

@@ -34,7 +34,7 @@ def nothing_is_left(spec: RunSpec, store: Store, record: RunRecord) -> bool:
     model = _model_of(spec, record)
     if model is None:
         return False
-    refuse_changes(store, record.changes(spec, model, _device_of(spec, record)))
+    refuse_changes(store, record.changes(spec, model, device_of(spec, record)))
     return True
 
 
@@ -51,7 +51,7 @@ def _model_of(spec: RunSpec, record: RunRecord) -> ModelInfo | None:
         return None
 
 
-def _device_of(spec: RunSpec, record: RunRecord) -> str:
+def device_of(spec: RunSpec, record: RunRecord) -> str:
     """The device that the job asks for; the run's own for `auto`, as nothing will be sampled."""
     match spec.cluster.gpus_per_actor:
         case "auto":

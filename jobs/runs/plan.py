@@ -18,9 +18,8 @@ from nightpress.pipelines.manifest.frames import TABLE, Frame
 from nightpress.pipelines.manifest.prompt_checks import PromptCounts
 from nightpress.pipelines.models.location import locate
 from nightpress.pipelines.models.loras import locate_loras
-from nightpress.pipelines.planning import PlanLayout, SettingsCount, check, sample_file_names
+from nightpress.pipelines.planning import PlanLayout, SettingsCount, check
 from nightpress.pipelines.run_directory.estimate import Estimate, estimate, measured_rates
-from nightpress.pipelines.storage import require_answers
 
 
 @dataclass(frozen=True)
@@ -78,15 +77,10 @@ def plan(spec: RunSpec, *, manifest: Frame | None = None) -> Plan:
         manifest: a pyarrow Table, or a pandas or polars frame, to plan instead of the job's
             `manifest`; see `run`.
 
-    Returns:
-        How far the run is, what is read, the counts, the settings, and an estimate from earlier
-        runs. An output that cannot be read within seconds is told in `run_state`.
-
     Raises:
         SpecError, ManifestError, ModelError: the job, the manifest or the model cannot be used.
-        StoreError: the manifest or the model cannot be read.
+        StoreError: the manifest or the model cannot be read; `run_state` tells it of the output.
     """
-    require_answers([spec.output], spec.storage)
     found, unread = look_for_run(spec), list[str]()
     if manifest is None and found.record is not None:
         spec = with_kept_table(spec, found.store)
@@ -95,13 +89,12 @@ def plan(spec: RunSpec, *, manifest: Frame | None = None) -> Plan:
         model = _describe(spec)
         batch_size = _batch_size(spec)
         layout = check(readable, model, batch_size)
-        file_names = sample_file_names(readable, model, layout)
     return Plan(
         url=spec.url,
         run_state=state_of(found, spec, model, layout, table),
         files=_planned_files(layout, table is not None),
         columns=column_uses(spec, layout.files),
-        file_names=tuple(file_names),
+        file_names=layout.sample_files,
         num_rows=layout.num_rows,
         num_images=layout.num_images,
         num_shards=layout.num_shards,

@@ -1,6 +1,6 @@
 """Typed rows of a manifest, and the defaults for settings that they leave out."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 
 import numpy as np
@@ -75,6 +75,23 @@ class Rows:
     def between(self, start: int, stop: int) -> "Rows":
         """Rows `start` to `stop`, without a copy."""
         return Rows(*(getattr(self, field.name)[start:stop] for field in fields(self)))
+
+    def take(self, indices: Ints) -> "Rows":
+        """The rows at some indices."""
+        columns = (getattr(self, field.name) for field in fields(self))
+        return Rows(
+            *(
+                pc.take(column, pa.array(indices))
+                if isinstance(column, pa.Array)
+                else column[indices]
+                for column in columns
+            )
+        )
+
+
+def take_each(columns: Mapping[str, pa.Array], indices: Ints) -> dict[str, pa.Array]:
+    """The values of some columns at some indices."""
+    return {name: pc.take(column, pa.array(indices)) for name, column in columns.items()}
 
 
 def concat_rows(parts: Sequence[Rows]) -> Rows:

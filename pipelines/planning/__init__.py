@@ -9,7 +9,6 @@ from nightpress.pipelines.planning.duplicates import Mapper
 from nightpress.pipelines.planning.index import candidate_shards
 from nightpress.pipelines.planning.layout import PlanLayout, PlanPart, SettingsCount
 from nightpress.pipelines.planning.parts import plan_part, read_shard, rewrite_plan_part, write_plan
-from nightpress.pipelines.planning.samples import sample_file_names
 from nightpress.pipelines.planning.selection import select_images
 from nightpress.pipelines.planning.sources import (
     ManifestComparison,
@@ -39,7 +38,6 @@ __all__ = [
     "read_shard",
     "require_unchanged",
     "rewrite_plan_part",
-    "sample_file_names",
     "select_images",
     "write_plan",
 ]

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from nightpress.diffusion_core.models.loading import ModelInfo
 from nightpress.diffusion_core.sampling.request import SamplingParams
 from nightpress.diffusion_core.sampling.schedulers import max_steps
+from nightpress.diffusion_core.theory.spacing import evenly_spaced
 from nightpress.pipelines.errors import ManifestError, Problem, SpecError
 from nightpress.pipelines.job.spec import RunSpec
 from nightpress.pipelines.manifest.columns import Columns, resolve_columns
@@ -23,6 +24,7 @@ from nightpress.pipelines.planning.layout import PlanLayout, PlanPart, SettingsC
 from nightpress.pipelines.planning.sources import manifest_sources
 from nightpress.pipelines.planning.units import (
     MAX_SETTINGS,
+    SAMPLE_FILES,
     UnitReport,
     WorkUnit,
     check_unit,
@@ -64,6 +66,9 @@ def check(spec: RunSpec, info: ModelInfo, batch_size: int = 1, mapper: Mapper = 
         problems, total = duplicates(
             kind, units, [getattr(report, kind) for report in reports], mapper
         )
+        if kind == "names":
+            shared = [report.shared_name for report in reports if report.shared_name is not None]
+            problems, total = [*shared[:1], *problems], total + len(shared[:1])
         if problems:
             raise ManifestError(problems, total)
     return cut_into_shards(spec, _uncut(files, units, reports), batch_size)
@@ -164,8 +169,15 @@ def _uncut(
             parts.append(PlanPart(path, index, row, num_rows, num_images, first, num_images))
             row += num_rows
             first += num_images
-    prompts = sum((report.prompts for report in reports), PromptCounts())
-    return PlanLayout(tuple(parts), 1, _batches(reports), tuple(files), prompts=prompts)
+    names = [name for report in reports for name in report.sample_files]
+    return PlanLayout(
+        tuple(parts),
+        1,
+        _batches(reports),
+        tuple(files),
+        sample_files=tuple(evenly_spaced(names, SAMPLE_FILES)),
+        prompts=sum((report.prompts for report in reports), PromptCounts()),
+    )
 
 
 def _batches(reports: Sequence[UnitReport]) -> tuple[SettingsCount, ...]:

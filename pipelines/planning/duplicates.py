@@ -43,15 +43,37 @@ class NameLookup:
 def duplicates(
     kind: str, units: Sequence[WorkUnit], hashes: Sequence[Hashes], mapper: Mapper
 ) -> tuple[list[Problem], int]:
-    """A problem for each name that an earlier row has too: the first ones, and the total number.
+    """A problem for each name that several rows have: the first ones, and the total number.
+
+    There is one for each id that an earlier row has too, but only one for a file name that many
+    rows have, because its cause is the template.
 
     Args:
         kind: `ids` or `names`: what was hashed.
         hashes: one array for each unit.
     """
-    later, earlier = find_repeats(np.concatenate(hashes))
+    repeats = find_repeats(np.concatenate(hashes))
     ends = np.cumsum([len(unit_hashes) for unit_hashes in hashes])
-    repeats: list[tuple[NamedRow, NamedRow]] = []
+    if kind == "names":
+        once = _first_of_each(*repeats)
+        problems, total = _confirm(kind, units, ends, once, mapper)
+        if total == len(once[0]):  # no two different names have the same hash
+            return problems, total
+    return _confirm(kind, units, ends, repeats, mapper)
+
+
+def _first_of_each(later: Ints, earlier: Ints) -> tuple[Ints, Ints]:
+    """Of all later positions with the same earlier one, the first."""
+    chosen = np.sort(np.unique(earlier, return_index=True)[1])
+    return later[chosen], earlier[chosen]
+
+
+def _confirm(
+    kind: str, units: Sequence[WorkUnit], ends: Ints, repeats: tuple[Ints, Ints], mapper: Mapper
+) -> tuple[list[Problem], int]:
+    """Read the names again; a problem for each that is the same, and their total number."""
+    later, earlier = repeats
+    found: list[tuple[NamedRow, NamedRow]] = []
     by_hash: dict[int, dict[str, NamedRow]] = {}
     num_collisions = 0
     for start in range(0, len(later), CONFIRMED_AT_ONCE):
@@ -63,10 +85,10 @@ def duplicates(
             if first is rows[one]:
                 num_collisions += 1
             else:
-                repeats.append((rows[one], first))
-        if len(repeats) >= MAX_PROBLEMS:
+                found.append((rows[one], first))
+        if len(found) >= MAX_PROBLEMS:
             break
-    return _problems(kind, units, repeats[:MAX_PROBLEMS]), len(later) - num_collisions
+    return _problems(kind, units, found[:MAX_PROBLEMS]), len(later) - num_collisions
 
 
 def find_repeats(hashes: Hashes) -> tuple[Ints, Ints]:

@@ -56,6 +56,11 @@ class Planner:
         return Columns(self.columns.settings, tuple(used))
 
     @property
+    def names_rows_only(self) -> bool:
+        """Whether all images of a row get the same name, because no field tells them apart."""
+        return not self.template.fields & PER_IMAGE_COLUMNS
+
+    @property
     def names_are_row_numbers(self) -> bool:
         """Whether file names depend on row numbers alone, so that they are unique and short."""
         only_image_id = self.template.fields - {SPREAD} == {"image_id"}

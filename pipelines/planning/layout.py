@@ -81,6 +81,8 @@ class PlanLayout:
     files: tuple[ManifestFile, ...]
     batch_size: int = 1
     """Images sampled at once; see `images.sort_for_sampling`."""
+    sample_files: tuple[str, ...] = field(default=(), compare=False)
+    """A few file names to show to a person, from a manifest that was just checked."""
     prompts: PromptCounts = field(default_factory=PromptCounts)
     """Rows whose prompts the model does not take as they are."""
 

@@ -5,7 +5,6 @@ Memory is bounded by the number of candidates, whatever the number of rows.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import fields
 from difflib import get_close_matches
 
 import numpy as np
@@ -17,7 +16,7 @@ from nightpress.pipelines.errors import SpecError
 from nightpress.pipelines.job.spec import RunSpec
 from nightpress.pipelines.manifest.columns import Columns, resolve_columns
 from nightpress.pipelines.manifest.numbers import Ints
-from nightpress.pipelines.manifest.rows import Rows, concat_rows
+from nightpress.pipelines.manifest.rows import Rows, concat_rows, take_each
 from nightpress.pipelines.manifest.types import to_text
 from nightpress.pipelines.planning.coverage import covering_rows
 from nightpress.pipelines.planning.images import Planner, expand_rows
@@ -194,19 +193,10 @@ def _images_of(planner: Planner, layout: PlanLayout, chosen: dict[int, int]) -> 
     for batch in _batches(planner, layout, wanted):
         inside = np.flatnonzero(np.isin(batch.rows.numbers, wanted))
         if len(inside):
-            parts.append(_take(batch.rows, inside))
-            carried.append(
-                {name: pc.take(c, pa.array(inside)) for name, c in batch.carried.items()}
-            )
+            parts.append(batch.rows.take(inside))
+            carried.append(take_each(batch.carried, inside))
     rows = concat_rows(parts)
     joined = {name: pa.concat_arrays([each[name] for each in carried]) for name in carried[0]}
     images = expand_rows(planner, rows, joined, np.arange(len(rows)))
     counts = np.array([chosen[number] for number in rows.numbers.tolist()])
     return images_table(images).filter(pa.array(images.variants < counts[images.row_indices]))
-
-
-def _take(rows: Rows, indices: Ints) -> Rows:
-    columns = (getattr(rows, each.name) for each in fields(Rows))
-    return Rows(
-        *(pc.take(c, pa.array(indices)) if isinstance(c, pa.Array) else c[indices] for c in columns)
-    )

@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from nightpress.diffusion_core.sampling.request import SamplingParams
+from nightpress.diffusion_core.theory.spacing import evenly_spaced
 from nightpress.pipelines.errors import MAX_PROBLEMS, Problem
 from nightpress.pipelines.image_files.naming import overlong
 from nightpress.pipelines.image_files.portability import folded, reserved
@@ -26,7 +27,7 @@ from nightpress.pipelines.manifest.files import (
 from nightpress.pipelines.manifest.numbers import Ints
 from nightpress.pipelines.manifest.prompt_checks import PromptCounts
 from nightpress.pipelines.manifest.row_problems import RowProblems
-from nightpress.pipelines.manifest.rows import Rows
+from nightpress.pipelines.manifest.rows import Rows, take_each
 from nightpress.pipelines.planning.images import (
     Images,
     Planner,
@@ -44,6 +45,10 @@ MAX_PART_BYTES = 64 << 20
 
 MAX_SETTINGS = 1_000
 """How many of its most frequent settings a unit reports; there may be as many as rows."""
+
+
+SAMPLE_FILES = 3
+"""How many file names a plan shows."""
 
 
 @dataclass(frozen=True)
@@ -86,6 +91,10 @@ class UnitReport:
     prompts: PromptCounts = field(default_factory=PromptCounts)
     ids: Hashes = field(default_factory=_no_hashes)
     """One hash per row, if the manifest has ids."""
+    sample_files: list[str] = field(default_factory=list)
+    """File names from the first and the last rows."""
+    shared_name: Problem | None = None
+    """The first row whose images would all have the same name."""
     names: Hashes = field(default_factory=_no_hashes)
     """One hash for each of `images_to_compare`, if two file names could be equal."""
 
@@ -118,6 +127,8 @@ def check_unit(unit: WorkUnit) -> UnitReport:
             _count_settings(report.settings, unit.planner, batch.rows)
             ids += _hash_ids(unit.planner, batch)
             names += _hash_names(unit.planner, batch)
+            report.sample_files[SAMPLE_FILES:] = _sample_files(unit.planner, batch)
+            report.shared_name = report.shared_name or _shared_name(unit.planner, batch)
         report.num_problems += batch.problems.total
         report.problems += batch.problems.first[: MAX_PROBLEMS - len(report.problems)]
     if not report.num_problems:
@@ -173,9 +184,10 @@ def split_into_parts(images: Ints, num_bytes: Ints) -> list[tuple[int, int]]:
 def images_to_compare(planner: Planner, batch: RowBatch) -> Iterator[Images]:
     """The images whose file names must be compared to know that all names differ.
 
-    Where the template makes the names of a row's images distinct, its first image is enough.
+    Where the template makes the names of a row's images distinct, or all the same, its first image
+    is enough.
     """
-    if planner.template.tells_images_apart:
+    if planner.template.tells_images_apart or planner.names_rows_only:
         yield first_image_of_each_row(planner, batch.rows, batch.carried)
         return
     start = 0
@@ -203,6 +215,33 @@ def _hash_names(planner: Planner, batch: RowBatch) -> list[Hashes]:
         hashes.append(hash64(folded(images.files), 0))
     unique = planner.template.tells_images_apart and not planner.columns.has_ids
     return [] if unique else hashes
+
+
+def _sample_files(planner: Planner, batch: RowBatch) -> list[str]:
+    """A few of a batch's file names, evenly spaced."""
+    rows = np.array(evenly_spaced(range(len(batch.rows)), SAMPLE_FILES), np.int64)
+    sample = batch.rows.take(rows), take_each(batch.carried, rows)
+    if len(rows) == SAMPLE_FILES:
+        names: list[str] = first_image_of_each_row(planner, *sample).files.to_pylist()
+        return names
+    images = expand_rows(planner, *sample, np.arange(len(rows)))
+    return evenly_spaced(images.files.to_pylist(), SAMPLE_FILES)
+
+
+def _shared_name(planner: Planner, batch: RowBatch) -> Problem | None:
+    """A problem for the first row whose images would all have the same name."""
+    several = np.flatnonzero(batch.rows.num_images > 1)
+    if not planner.names_rows_only or not len(several):
+        return None
+    row = int(several[0])
+    name = expand_rows(planner, batch.rows, batch.carried, several[:1]).files[0].as_py()
+    return Problem(
+        batch.file,
+        batch.first_row + row,
+        "images.file_name",
+        f"its {batch.rows.num_images[row]} images would all be named {name!r}; add {{variant}} or "
+        "{image_id} to images.file_name",
+    )
 
 
 def _add_for_rows(batch: RowBatch, rows: Ints, why: str) -> None:

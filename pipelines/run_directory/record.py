@@ -7,7 +7,7 @@ import hashlib
 import json
 import platform
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any, Self
@@ -16,6 +16,7 @@ from nightpress.diffusion_core.models.loading import ModelInfo, resolve_dtype
 from nightpress.diffusion_core.models.prompts import PromptLimits
 from nightpress.pipelines.errors import Change, ChangedRunError, RunNotFound, UnsupportedFormat
 from nightpress.pipelines.job.spec import RunSpec, canonical_json
+from nightpress.pipelines.manifest.columns import column_uses
 from nightpress.pipelines.planning import PlanLayout
 from nightpress.pipelines.planning.batch_sizes import BatchSizes, MeasuredKind
 from nightpress.pipelines.run_directory.json_files import json_file, what_is_wrong
@@ -78,7 +79,7 @@ class RunRecord:
         return hashlib.sha256(canonical_json(identity).encode()).hexdigest()
 
     def to_json(self) -> bytes:
-        """As written to `run.json`."""
+        """As written to `run.json`; `columns` says what each column is read as, for people."""
         values = {
             "format_version": FORMAT_VERSION,
             "nightpress": self.versions["nightpress"],
@@ -91,6 +92,7 @@ class RunRecord:
             "threads": self.threads,
             "batch_size": self.batch_size,
             "measured": [each.as_dict() for each in self.measured],
+            "columns": [asdict(use) for use in column_uses(self.spec, self.layout.files)],
             "plan": self.layout.as_dict(),
             "versions": self.versions,
         }

@@ -60,7 +60,17 @@ def test_plan_and_status_say_what_the_commands_print(finished: MakeSpec, tmp_pat
     values = printed("plan", str(job))
     assert list(values) == [
         *("run", "num_rows", "num_images", "num_shards", "shard_size", "batch_size", "model"),
-        *("batches", "estimate", "unread_runs", "exit_code", "error"),
+        *(
+            "batches",
+            "prompts",
+            "estimate",
+            "unread_runs",
+            "run_state",
+            "files",
+            "columns",
+            "file_names",
+        ),
+        *("exit_code", "error"),
     ]
     assert values["estimate"]["actor_s"] == pytest.approx(planned.estimate.actor_s)
     told = printed("status", str(job))

@@ -53,22 +53,28 @@ def test_a_new_run_has_no_state(tmp_path: Path, finished: RunSpec) -> None:
 def test_a_finished_run_is_said_to_be_finished(tmp_path: Path, finished: RunSpec) -> None:
     result = run_plan(tmp_path, finished)
     assert result.exit_code == 0
-    assert result.stdout.splitlines()[1] == "state    finished: 6 of 6 images are stored"
+    assert result.stdout.splitlines()[1] == "state    finished: 6 of 6 images are done"
+
+
+def interrupt(spec: RunSpec) -> None:
+    """Undo the second shard's commit, and one of its two images."""
+    for path in ("metadata/shard-00001.parquet", "images/00000005_00.png"):
+        Store(spec.url).delete(path)
 
 
 def test_a_run_that_can_go_on_is_said_to_be_resumable(tmp_path: Path, finished: RunSpec) -> None:
-    Store(finished.url).delete("metadata/shard-00001.parquet")
+    interrupt(finished)
     result = run_plan(tmp_path, finished)
     assert result.exit_code == 0
-    assert result.stdout.splitlines()[1] == "state    resumable: 4 of 6 images are stored"
-    assert values_of(run_plan(tmp_path, finished, "--json"))["run_state"]["num_stored"] == 4
+    assert result.stdout.splitlines()[1] == "state    resumable: 5 of 6 images are done"
+    assert values_of(run_plan(tmp_path, finished, "--json"))["run_state"]["num_done"] == 5
 
 
 def test_a_run_that_another_process_works_on_is_said_to_be_held(
     tmp_path: Path, finished: RunSpec
 ) -> None:
     store = Store(finished.url)
-    store.delete("metadata/shard-00001.parquet")
+    interrupt(finished)
     holder = current_process()
     store.create("lease/00001.json", holder.to_json())
     lease = Lease(store, 1, holder)
@@ -76,7 +82,7 @@ def test_a_run_that_another_process_works_on_is_said_to_be_held(
         result = run_plan(tmp_path, finished)
         assert result.exit_code == 0
         assert result.stdout.splitlines()[1].startswith("state    held by ")
-        assert result.stdout.splitlines()[1].endswith("; 4 of 6 images are stored")
+        assert result.stdout.splitlines()[1].endswith("; 5 of 6 images are done")
     finally:
         lease.release()
 
@@ -150,10 +156,10 @@ def test_files_columns_and_names_are_listed(tmp_path: Path) -> None:
     ]
     assert lines[4:6] == ["reads    prompt, width (column w)", "carries  cfg_scale, scene"]
     assert "'cfg_scale' is carried and changes no image; did you mean guidance_scale?" in lines[6]
-    assert "names    images/0/p0.png, images/0/p4.png, images/1/p5.png" in lines
+    assert "names    images/0/p0.png, images/0/p4.png, images/1/p11.png" in lines
     values = values_of(run_plan(tmp_path, spec, "--json"))
     assert [file["num_rows"] for file in values["files"]] == [5, 7]
-    assert values["file_names"] == ["images/0/p0.png", "images/0/p4.png", "images/1/p5.png"]
+    assert values["file_names"] == ["images/0/p0.png", "images/0/p4.png", "images/1/p11.png"]
     uses = {use["name"]: use for use in values["columns"]}
     assert uses["w"]["settings"] == ["width"]
     assert uses["cfg_scale"]["did_you_mean"] == ["guidance_scale"]

@@ -279,11 +279,35 @@ def test_names_that_other_systems_merge_or_reserve_are_reported(tmp_path: Path) 
     assert "differs only in case, Unicode form or invisible characters" in problem
 
 
-def test_variants_with_the_same_file_name_are_reported(tmp_path: Path) -> None:
-    manifest = write(tmp_path / "m.csv", [{"prompt": "p", "num_images": 3}])
-    problems = problems_of(job(tmp_path, manifest, images={"file_name": "{id}.png"}))
-    assert len(problems) == 2
-    assert "file name 'images/00000000.png' is already used by m.csv, line 2" in problems[0]
+def test_variants_with_the_same_file_name_are_reported_once(tmp_path: Path) -> None:
+    rows = [{"prompt": f"p{n}", "product": f"x{n}", "num_images": 1 + n % 4} for n in range(50)]
+    manifest = write(tmp_path / "m.csv", rows)
+    problems = problems_of(job(tmp_path, manifest, images={"file_name": "{product}.png"}))
+    assert len(problems) == 1
+    assert "line 3" in problems[0]
+    assert "column images.file_name: its 2 images would all be named 'images/x1.png'" in problems[0]
+    assert problems[0].endswith("; add {variant} or {image_id} to images.file_name")
+    named = job(tmp_path, manifest, images={"file_name": "{product}_{variant}.png"})
+    assert len(set(planned(named)[1]["file"].to_pylist())) == 123
+
+
+def test_a_file_name_of_many_rows_is_one_problem(tmp_path: Path) -> None:
+    rows = [{"prompt": "p", "kind": kind} for kind in "aba" * 500 + "c"]
+    with pytest.raises(ManifestError) as caught:
+        check(
+            job(
+                tmp_path,
+                write(tmp_path / "m.jsonl", rows),
+                images={"file_name": "{kind}.png"},
+                sampling={"num_images": 4},
+            ),
+            MODEL,
+        )
+    texts = [problem.message for problem in caught.value.problems]
+    assert caught.value.total == len(texts) == 3
+    assert "its 4 images would all be named 'images/a.png'" in texts[0]
+    assert "file name 'images/a.png' is already used by" in texts[1]
+    assert "file name 'images/b.png' is already used by" in texts[2]
 
 
 def test_different_ids_that_give_the_same_file_name_are_reported(tmp_path: Path) -> None:
