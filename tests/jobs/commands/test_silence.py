@@ -29,11 +29,12 @@ cluster: {actors: 1}
 """
 
 OURS = re.compile(
-    r"(run|model|rows|images|shards|takes|stored|started|rate|metadata|report) {2,}\S.*"
+    r"(run|model|rows|images|shards|takes|size|stored|started|rate|metadata|report) {2,}\S.*"
     r"| *size +sampler +steps.*| *[\d,]+ x [\d,]+ .*"
     r"|cat_00: builtin .*|differs by at most \d+ of 255, PSNR .*|bit-exact.*"
     r"|wrote .*|[\d,]+ images? (read: .*|in [\d,]+ shards?)|[\d,]+ of [\d,]+ images|"
-    r"|[\d,]+ made now in .*|actors: loading the model .*|batch.size auto: .*"
+    r"|[\d,]+ made now in .*|[\d.]+ images/s of sampling time in the whole run"
+    r"|actors: loading the model .*|batch.size auto: .*"
     r"|an actor on \S+ has loaded its model.*|[\d,]+ / [\d,]+ images · .*"
     r"|read [\d,]+ .*|step .*|.*[\d,]+ / [\d,]+ steps.*|.*checkpoint.*|samples .*|loss .*"
     r"|[\d,]+ / [\d,]+ images encoded|.*/runs/.*|training .*|.* loss [\d.]+.*|[\d,]+ steps?.*"
