@@ -249,7 +249,9 @@ def _http_settings(settings: Mapping[str, Any], read_timeout_s: float) -> dict[s
     """The user's options merged over the time-outs; aiohttp's own default is five minutes."""
     from aiohttp import ClientTimeout
 
-    limits = ClientTimeout(total=None, sock_connect=CONNECT_TIMEOUT_S, sock_read=read_timeout_s)
+    limits = ClientTimeout(
+        total=None, sock_connect=min(CONNECT_TIMEOUT_S, read_timeout_s), sock_read=read_timeout_s
+    )
     client = {"timeout": limits, **(settings.get("client_kwargs") or {})}
     return {**settings, "client_kwargs": client}
 
@@ -275,7 +277,7 @@ def _s3_settings(
             f"{public(endpoint)!r}; credentials come from {location.credentials}"
         )
     config: dict[str, Any] = {
-        "connect_timeout": CONNECT_TIMEOUT_S,
+        "connect_timeout": min(CONNECT_TIMEOUT_S, read_timeout_s),
         "read_timeout": read_timeout_s,
         "max_pool_connections": POOL_CONNECTIONS,
     }
@@ -382,7 +384,7 @@ def _error_code(error: BaseException) -> str:
 
 def _root_cause(error: BaseException) -> str:
     """The text of the first error in the chain of causes."""
-    *_, root = error_chain(error)
+    *_, root = (link for link in error_chain(error) if str(link) or link is error)
     return _safe_text(root)
 
 

@@ -133,6 +133,10 @@ def classify(error: BaseException) -> Fault:
         return BY_STATUS[HTTPStatus(status)]
     if connection_reset(error) is not None:
         return Fault.BUSY
+    if isinstance(error, FileNotFoundError) and error.__cause__ is not None:
+        # fsspec's web driver says "not found" whatever went wrong.
+        cause = classify(error.__cause__)
+        return cause if cause in TRANSIENT else Fault.MISSING
     for link in error_chain(error):
         for kind in type(link).__mro__:
             if kind.__name__ in BY_CLASS:

@@ -143,3 +143,10 @@ def test_each_store_is_asked_once(bucket: Folder, monkeypatch: pytest.MonkeyPatc
     )
     require_answers([f"{bucket.url}/{name}.csv" for name in "abc"], bucket.options)
     assert asked == [f"{bucket.url}/a.csv"]
+
+
+def test_a_web_server_that_does_not_answer_is_not_called_a_missing_file() -> None:
+    (port,) = servers.free_ports(1)
+    url = f"http://127.0.0.1:{port}/a.csv"
+    with pytest.raises(StoreDenied, match=r"a\.csv: cannot reach the http:// store"):
+        require_answers([url])
