@@ -7,6 +7,7 @@ from rich.console import Console
 from nightpress.jobs.progress.displays import Display, display
 from nightpress.pipelines.formatting import duration, plural, size
 from nightpress.pipelines.training.events import (
+    CaptionsCut,
     CheckpointSaved,
     DataReady,
     Finished,
@@ -137,6 +138,11 @@ def event_line(event: TrainingEvent) -> str | None:
             return f"warning: {event.text}"
         case DataReady():
             return _data_lines(event)
+        case CaptionsCut():
+            return (
+                f"warning: {plural(event.num_images, 'image')} with a caption that is longer than "
+                f"the model reads; the first one ends before {event.example!r:.80}"
+            )
         case Resumed():
             return "\n".join(
                 [

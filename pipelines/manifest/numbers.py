@@ -42,7 +42,8 @@ def whole_numbers(column: pa.Array, name: str, problems: RowProblems) -> tuple[I
             integers = pc.cast(column, pa.int64())
         except pa.ArrowInvalid:
             integers = None  # some value is no plain integer; the conversion to floats finds which
-        if integers is not None and not _any_hexadecimal(column):
+        is_text = pa.types.is_string(column.type)
+        if integers is not None and not (is_text and _any_hexadecimal(column)):
             return _numpy(integers), _valid(column)
     values, given = numbers(column, name, problems)
     with np.errstate(invalid="ignore"):

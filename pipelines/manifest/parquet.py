@@ -106,6 +106,8 @@ def _in_plain_type(column: pa.ChunkedArray, field: pa.Field) -> pa.ChunkedArray:
     if pa.types.is_dictionary(column.type):  # unlike a cast, this leaves text unexamined
         chunks = [chunk.dictionary_decode() for chunk in column.chunks]
         column = pa.chunked_array(chunks, column.type.value_type)
+    if column.type == field.type:  # Arrow 26 breaks lists of nulls when it casts them
+        return column
     try:
         return pc.cast(column, field.type)
     except pa.ArrowInvalid as error:

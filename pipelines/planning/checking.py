@@ -68,7 +68,8 @@ def check(spec: RunSpec, info: ModelInfo, batch_size: int = 1, mapper: Mapper = 
         )
         if kind == "names":
             shared = [report.shared_name for report in reports if report.shared_name is not None]
-            problems, total = [*shared[:1], *problems], total + len(shared[:1])
+            first = with_lines(shared[:1], files, spec.storage)
+            problems, total = [*first, *problems], total + len(first)
         if problems:
             raise ManifestError(problems, total)
     return cut_into_shards(spec, _uncut(files, units, reports), batch_size)

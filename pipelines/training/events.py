@@ -47,6 +47,16 @@ class LatentsCached:
 
 
 @dataclass(frozen=True)
+class CaptionsCut:
+    """The model does not read the end of some captions."""
+
+    num_images: int
+    """Images that have such a caption."""
+    example: str
+    """What is lost of the first one."""
+
+
+@dataclass(frozen=True)
 class Resumed:
     """Training resumes from the checkpoint of this step."""
 
@@ -106,6 +116,7 @@ TrainingEvent = (
     | ImagesRead
     | DataReady
     | LatentsCached
+    | CaptionsCut
     | Resumed
     | StepDone
     | CheckpointSaved

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from nightpress.diffusion_core.errors import SettingsError
 from nightpress.diffusion_core.models.loading import describe, load
+from nightpress.diffusion_core.models.prompts import PromptsSpec
 from nightpress.diffusion_core.sampling.request import ImageRequest
 from nightpress.diffusion_core.sampling.sampler import Sampler, SamplingParams
 from nightpress.diffusion_core.training import TimeSampling
@@ -17,7 +18,7 @@ from nightpress.pipelines.models.location import locate
 from nightpress.pipelines.storage import Store
 from nightpress.pipelines.training.data import PackedImages
 from nightpress.pipelines.training.data.decoding import ImageArray
-from nightpress.pipelines.training.events import TrainingEvent
+from nightpress.pipelines.training.events import CaptionsCut, TrainingEvent
 from nightpress.pipelines.training.image_latents import ImageLatents
 from nightpress.pipelines.training.recipes import (
     choose_caption,
@@ -57,7 +58,16 @@ class LoraRecipe:
 
     def prepare(self, store: Store, rank: int, world_size: int) -> Iterator[TrainingEvent]:
         """Encode this worker's share of the images."""
+        if rank == 0:
+            yield from self._cut_captions()
         yield from self.latents.prepare(store, rank, world_size)
+
+    def _cut_captions(self) -> Iterator[CaptionsCut]:
+        limits = self.info.prompts
+        cuts = ([limits.cut(text) for text in self.data.captions(i)] for i in range(len(self.data)))
+        lost = [found[0].lost for each in cuts if (found := [cut for cut in each if cut])]
+        if lost:
+            yield CaptionsCut(len(lost), lost[0])
 
     def load_prepared(self, store: Store) -> None:
         """Read the latents that all workers have encoded."""
@@ -105,6 +115,11 @@ def _require_trainable(spec: LoraTrainSpec) -> None:
         )
     if spec.model.speed.chosen():
         raise SettingsError("model.speed is not allowed: a LoRA is trained on the unmodified model")
+    if spec.model.prompts != PromptsSpec():
+        raise SettingsError(
+            "model.prompts is not allowed: a caption that is longer than the model reads is cut, "
+            "and training says how many are"
+        )
     if spec.model.dtype == "float16":
         raise SettingsError(
             "model.dtype float16 is not allowed: gradients underflow in it; use bfloat16 or float32"

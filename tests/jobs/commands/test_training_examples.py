@@ -19,7 +19,10 @@ from nightpress.pipelines.training.spec import RECIPES, TrainSpec, read_train_sp
 
 EXAMPLES = Path("jobs/examples")
 
-REFUSED = {"lora": {"model.loras", "model.row_loras", "model.speed"}}
+REFUSED = {
+    "lora": {"model.loras", "model.row_loras", "model.speed"}
+    | {"model.prompts.long", "model.prompts.weights"}
+}
 """Keys that belong to a shared section, but are not allowed in this recipe."""
 
 

@@ -124,14 +124,14 @@ def test_a_column_that_the_folder_gives_too_must_agree(
         assert planned(spec)[1]["kind"].to_pylist() == column.to_pylist()
     else:
         (problem,) = problems_of(spec)
-        assert "x.parquet, row 0, column kind: it is " in problem
+        assert "x.parquet, row 0 (counted from 0), column kind: it is " in problem
         assert "but the folder gives this column too" in problem
 
 
 def test_a_setting_in_a_folder_name_is_checked_like_any_other(tmp_path: Path) -> None:
     write(tmp_path / "set/width=100/x.csv", [{"prompt": "a"}])
     (problem,) = problems_of(job(tmp_path, tmp_path / "set"))
-    assert problem.startswith("set/width=100/x.csv, row 0, column width: 100 is not a multiple")
+    assert problem.startswith("set/width=100/x.csv, line 2, column width: 100 is not a multiple")
 
 
 def test_prompts_may_come_from_a_folder_alone(tmp_path: Path) -> None:

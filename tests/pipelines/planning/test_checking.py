@@ -271,7 +271,7 @@ def test_names_that_other_systems_merge_or_reserve_are_reported(tmp_path: Path) 
     manifest = write(tmp_path / "m.csv", rows)
     problems = problems_of(job(tmp_path, manifest, images={"file_name": "{kind}.png"}))
     assert problems == [
-        "m.csv, row 2, column images.file_name: the file name would hold a name that Windows "
+        "m.csv, line 4, column images.file_name: the file name would hold a name that Windows "
         "reserves, such as con or aux"
     ]
     manifest = write(tmp_path / "m.csv", rows[:2])

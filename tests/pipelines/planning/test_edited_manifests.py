@@ -12,7 +12,7 @@ from support.plans import MODEL, encoded, job
 
 from nightpress.pipelines.errors import ManifestError, StoreError
 from nightpress.pipelines.job.spec import RunSpec
-from nightpress.pipelines.manifest import files, same_bytes
+from nightpress.pipelines.manifest import same_bytes
 from nightpress.pipelines.planning import (
     PlanLayout,
     check,
@@ -86,8 +86,7 @@ class Moments:
             self.pass_one()
             return EditedStream(open_source(*arguments, **named), self.pass_one)
 
-        for module in (files, same_bytes):
-            monkeypatch.setattr(module, "open_source", open_edited)
+        monkeypatch.setattr(same_bytes, "open_source", open_edited)
         # Small blocks, so that a small file is read in several pieces.
         monkeypatch.setattr(same_bytes, "CHUNK_BYTES", 128)
         monkeypatch.setattr(same_bytes, "CACHED_CHUNKS", 2)

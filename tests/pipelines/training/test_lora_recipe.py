@@ -13,7 +13,7 @@ from nightpress.diffusion_core.errors import SettingsError
 from nightpress.diffusion_core.models.loading import ModelSpec, load
 from nightpress.diffusion_core.sampling.request import ImageRequest
 from nightpress.diffusion_core.sampling.sampler import Sampler, SamplingParams
-from nightpress.pipelines.training.events import Finished, LatentsCached, Stopped
+from nightpress.pipelines.training.events import CaptionsCut, Finished, LatentsCached, Stopped
 from nightpress.pipelines.training.loop import train
 from nightpress.pipelines.training.spec import TrainSpec, train_spec
 
@@ -104,3 +104,10 @@ def test_a_model_that_has_a_lora_already_is_refused(root: Path) -> None:
     with pytest.raises(SettingsError, match=message):
         list(train(spec, cache=root / "cache"))
     assert not Path(spec.url).exists()
+
+
+def test_captions_that_the_model_does_not_read_to_the_end_are_counted(root: Path) -> None:
+    (root / "pictures" / "0.txt").write_text("a red disc " * 40 + "and a dog")
+    cut = [event for event in train(lora_job(root)) if isinstance(event, CaptionsCut)]
+    assert [event.num_images for event in cut] == [1]
+    assert cut[0].example.endswith("and a dog")
