@@ -15,6 +15,8 @@ from support.plans import MODEL, job, planned, problems_of
 from nightpress.pipelines.errors import ManifestError
 from nightpress.pipelines.planning import check
 
+SECOND = "row 1 (counted from 0)"
+
 
 def refused(folder: Path, data: bytes) -> str:
     (folder / "m.parquet").write_bytes(data)
@@ -82,15 +84,11 @@ def test_types_of_two_files_that_do_not_go_together_are_refused(
 def test_a_value_that_the_common_type_cannot_hold_is_refused_with_its_row(tmp_path: Path) -> None:
     files = two_files(tmp_path, pa.array([0.5, 1.5]), pa.array([1, 2**53 + 1, 3]))
     (problem,) = problems_of(job(tmp_path, files))
-    assert problem.startswith(
-        "b.parquet, row 1 (counted from 0), column c: a value cannot become double"
-    )
+    assert problem.startswith(f"b.parquet, {SECOND}, column c: a value cannot become double")
     assert "9007199254740993" in problem
     files = two_files(tmp_path, pa.array([-1]), pa.array([0, 2**63], pa.uint64()))
     (problem,) = problems_of(job(tmp_path, files))
-    assert problem.startswith(
-        "b.parquet, row 1 (counted from 0), column c: a value cannot become int64"
-    )
+    assert problem.startswith(f"b.parquet, {SECOND}, column c: a value cannot become int64")
 
 
 def not_utf8() -> pa.Array:
@@ -108,7 +106,7 @@ def test_text_that_is_not_utf8_is_refused_with_row_and_column(
     pq.write_table(table, tmp_path / "m.parquet")
     spec = job(tmp_path, tmp_path / "m.parquet", images={"file_name": template})
     assert problems_of(spec) == [
-        f"m.parquet, row 1 (counted from 0), column {column}: not UTF-8 text: byte 0xe9 at position 3; write "
+        f"m.parquet, {SECOND}, column {column}: not UTF-8 text: byte 0xe9 at position 3; write "
         "UTF-8, or a binary column"
     ]
 
@@ -120,8 +118,8 @@ def test_text_inside_lists_and_structs_is_looked_at_too(tmp_path: Path) -> None:
     ):
         table = pa.table({"prompt": ["a", "b"], "c": column})
         assert refused(tmp_path, encoded(table)) == (
-            "m.parquet, row 1 (counted from 0), column c: it holds text that is not UTF-8; write UTF-8, or a binary "
-            "column"
+            f"m.parquet, {SECOND}, column c: it holds text that is not UTF-8; write UTF-8, "
+            "or a binary column"
         )
 
 

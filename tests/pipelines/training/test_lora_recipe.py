@@ -107,7 +107,7 @@ def test_a_model_that_has_a_lora_already_is_refused(root: Path) -> None:
 
 
 def test_captions_that_the_model_does_not_read_to_the_end_are_counted(root: Path) -> None:
-    (root / "pictures" / "0.txt").write_text("a red disc " * 40 + "and a dog")
+    (root / "pictures" / "000.txt").write_text("a red disc " * 40 + "and a dog")
     cut = [event for event in train(lora_job(root)) if isinstance(event, CaptionsCut)]
     assert [event.num_images for event in cut] == [1]
     assert cut[0].example.endswith("and a dog")
