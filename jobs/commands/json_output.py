@@ -20,7 +20,9 @@ def print_result(values: Mapping[str, Any], code: int = OK) -> None:
             unless it is among them.
         code: the exit code that follows.
     """
-    click.echo(json.dumps(_finite({"error": None, **values, "exit_code": code})))
+    others = {key: value for key, value in values.items() if key != "error"}
+    result = {**others, "exit_code": code, "error": values.get("error")}
+    click.echo(json.dumps(_finite(result)))
 
 
 def print_error(error: Exception, message: str, code: int) -> None:

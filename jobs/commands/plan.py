@@ -16,7 +16,13 @@ from nightpress.jobs.commands.status import holder_line, holder_values
 from nightpress.jobs.runs.column_lines import carried_line, near_misses, settings_line
 from nightpress.jobs.runs.existing_run import RunState, State
 from nightpress.jobs.runs.plan import Plan, PlannedFile, plan
-from nightpress.pipelines.errors import RunNotFound, StoreDenied, StoreMissing, UnsupportedFormat
+from nightpress.pipelines.errors import (
+    ChangedRunError,
+    RunNotFound,
+    StoreDenied,
+    StoreMissing,
+    UnsupportedFormat,
+)
 from nightpress.pipelines.formatting import duration, plural, size
 from nightpress.pipelines.job.spec import RunSpec
 from nightpress.pipelines.storage.urls import public
@@ -45,7 +51,9 @@ def command(ctx: click.Context, job: str, overrides: tuple[str, ...], as_json: b
     spec = read_job(job, overrides)
     planned = plan(spec)
     if as_json:
-        print_result(as_values(planned), exit_code(planned.run_state))
+        print_result(
+            as_values(planned) | {"error": _refusal_values(planned)}, exit_code(planned.run_state)
+        )
     else:
         show(Console(), spec, planned)
         if refusal := refusal_line(planned):
@@ -163,6 +171,15 @@ def refusal_line(planned: Plan) -> str | None:
             return str(planned.run_state.error)
         case _:
             return None
+
+
+def _refusal_values(planned: Plan) -> dict[str, str] | None:
+    """The refusal as an error in JSON; None if `nightpress run` would not refuse the job."""
+    message, error = refusal_line(planned), planned.run_state.error
+    if message is None:
+        return None
+    kind = ChangedRunError if error is None else type(error)
+    return {"type": kind.__name__, "message": message}
 
 
 def exit_code(state: RunState) -> int:

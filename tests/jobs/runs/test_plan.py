@@ -111,7 +111,9 @@ def test_a_run_that_has_changed_is_said_to_be_refused(
     assert "was started with a different job" in result.stderr
     as_json = run_plan(tmp_path, spec, "--json")
     assert as_json.exit_code == 2
-    (found,) = values_of(as_json)["run_state"]["changes"]
+    values = values_of(as_json)
+    assert (values["error"]["type"], values["exit_code"]) == ("ChangedRunError", 2)
+    (found,) = values["run_state"]["changes"]
     assert found["field"].startswith(field)
 
 

@@ -193,7 +193,7 @@ def test_an_interrupted_tuning_leaves_the_job_unchanged(
     result = nightpress_tune(job)
     assert result.exit_code == 4
     assert calls == [1, 2, 2]
-    assert f"error: stopped; {job} is unchanged" in result.stderr
+    assert f"\nstopped; {job} is unchanged" in result.stderr
     assert job.read_text() == text
     assert not list(tmp_path.glob("*.html"))
 
