@@ -110,8 +110,8 @@ def show(console: Console, spec: RunSpec, planned: Plan) -> None:
         f"names    {', '.join(planned.file_names)}",
         f"shards   {planned.num_shards:,} of up to {plural(planned.shard_size, 'image')}",
         estimate_line(spec, planned),
-        *(f"warning: left out of the estimate: {reason}" for reason in planned.unread_runs),
-        *(f"warning: {text}" for text in planned.prompts.warnings()),
+        *(f"warning  left out of the estimate: {reason}" for reason in planned.unread_runs),
+        *(f"warning  {text}" for text in planned.prompts.warnings()),
     ]
     console.print("\n".join(lines), highlight=False, markup=False, soft_wrap=True)
     console.print(settings_table(planned))

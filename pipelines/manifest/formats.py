@@ -8,7 +8,14 @@ from pathlib import PurePosixPath
 from nightpress.pipelines.errors import ManifestError, Problem
 from nightpress.pipelines.formatting import plural
 from nightpress.pipelines.storage import Source
-from nightpress.pipelines.storage.urls import absolute, has_glob, literal_folder, public
+from nightpress.pipelines.storage.urls import (
+    absolute,
+    has_glob,
+    links_of,
+    literal_folder,
+    protocol_of,
+    public,
+)
 
 SUFFIXES = {
     ".parquet": "parquet",
@@ -35,7 +42,7 @@ NO_PROMPTS_WORDS = re.compile(r"read_?me|licen[cs]es?|checksums?|(sha|md5|crc|b2
 
 def format_of(url: str) -> tuple[str, str | None] | None:
     """Format and compression by the suffixes of a name; None if it is not a manifest's name."""
-    path = PurePosixPath(url.partition("?")[0].lower())
+    path = PurePosixPath(_path_of(url).lower())
     compression = COMPRESSIONS.get(path.suffix)
     if compression is not None:
         path = path.with_suffix("")
@@ -78,14 +85,14 @@ def _mixed(url: str, files: Sequence[Source]) -> str | None:
         by_format.setdefault(_format_name(source.url), []).append(_name(source.url))
     if len(by_format) == 1:
         return None
-    counts = ", ".join(
+    counts = [
         f"{plural(len(names), f'{kind} file')} ({names[0]}{', ...' if len(names) > 1 else ''})"
         for kind, names in by_format.items()
-    )
+    ]
     example = next(source.url for source in files if _format_name(source.url) != "text")
     return (
-        f"these are {counts}, and a folder or pattern stands for one format; name one, such as "
-        f"`manifest: {_pattern_for(url, example)}`"
+        f"it holds {', '.join(counts[:-1])} and {counts[-1]}, but a folder or pattern must hold "
+        f"one format; name the format, such as `manifest: {_pattern_for(url, example)}`"
     )
 
 
@@ -116,6 +123,12 @@ def _about_others(url: str, files: Sequence[Source]) -> str | None:
     return None
 
 
+def _path_of(url: str) -> str:
+    """The part of a URL that ends in the file's name; only web addresses have a query."""
+    link = next((link for link in links_of(url) if "://" in link), url)
+    return link.partition("?")[0] if protocol_of(link) in ("http", "https") else link
+
+
 def _format_name(url: str) -> str:
     format_name, _ = format_of(url) or ("", None)
     return format_name
@@ -132,7 +145,7 @@ def _stem(url: str) -> str:
 
 
 def _suffixes(url: str) -> str:
-    path = PurePosixPath(url.partition("?")[0])
+    path = PurePosixPath(_path_of(url))
     if path.suffix.lower() in COMPRESSIONS:
         return PurePosixPath(path.stem).suffix + path.suffix
     return path.suffix

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 from support.plans import MODEL, job, problems_of
 
+from nightpress.pipelines.manifest.formats import format_of
 from nightpress.pipelines.planning import check
 
 DATA = {
@@ -47,8 +48,8 @@ def test_several_formats_are_counted_and_one_is_suggested(tmp_path: Path, patter
     folder = folder_with(tmp_path, "a.csv b.csv SHA256SUMS.txt README.md")
     (problem,) = problems_of(job(tmp_path, Path(f"{folder}{pattern}")))
     assert problem == (
-        f"set{pattern}: these are 1 text file (SHA256SUMS.txt), 2 csv files (a.csv, ...), and a "
-        "folder or pattern stands for one format; name one, such as `manifest: set/*.csv`"
+        f"set{pattern}: it holds 1 text file (SHA256SUMS.txt) and 2 csv files (a.csv, ...), but a "
+        "folder or pattern must hold one format; name the format, such as `manifest: set/*.csv`"
     )
 
 
@@ -86,3 +87,18 @@ def test_text_about_other_files_is_not_taken_for_prompts(tmp_path: Path, name: s
 def test_a_list_may_mix_formats(tmp_path: Path) -> None:
     folder = folder_with(tmp_path, "a.csv a.jsonl b.txt")
     assert check(job(tmp_path, sorted(folder.iterdir())), MODEL).num_rows == 3
+
+
+@pytest.mark.parametrize(
+    ("url", "format_name"),
+    [
+        ("what?.csv", "csv"),
+        ("s3://bucket/why?.txt", "text"),
+        ("https://host/a.csv?sig=x.parquet", "csv"),
+        ("simplecache::https://host/a.csv?sig=1", "csv"),
+        ("zip://a.jsonl::s3://bucket/lists.zip", "jsonl"),
+        ("notes::old.csv", "csv"),
+    ],
+)
+def test_the_format_is_that_of_the_files_own_name(url: str, format_name: str) -> None:
+    assert format_of(url) == (format_name, None)
