@@ -283,7 +283,7 @@ def names_for(config: dict[str, Any]) -> tuple[str, ...]:
     [
         (SD_CONFIG, "PNDMScheduler"),
         (SD_CONFIG | {"_class_name": "DDIMScheduler"}, "ddim"),
-        (SD_CONFIG | {"_class_name": "LMSDiscreteScheduler"}, "LMSDiscreteScheduler"),
+        (SD_CONFIG | {"_class_name": "DDIMParallelScheduler"}, "DDIMParallelScheduler"),
         (SD_CONFIG | {"_class_name": "EulerDiscreteScheduler"}, "euler"),
         (
             SD_CONFIG | {"_class_name": "EulerDiscreteScheduler", "use_karras_sigmas": True},

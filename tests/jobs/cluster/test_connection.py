@@ -198,6 +198,7 @@ def test_in_a_folder_with_a_jobs_of_its_own_that_one_is_imported(hostile: Path) 
     assert done.stderr.splitlines()[-1] == "ImportError: the hostile jobs"
 
 
+@pytest.mark.slow  # the next test shows the same of a joined cluster
 def test_the_python_api_works_in_a_folder_full_of_hostile_modules(
     hostile: Path, make_spec: MakeSpec
 ) -> None:
