@@ -279,7 +279,9 @@ class RowReader:
         name = self.columns.manifest_name("id")
         if column is None or pa.types.is_null(column.type):
             column = pa.nulls(table.num_rows, pa.string())
-        if not pa.types.is_string(column.type):
+        if _is_whole(column.type):
+            column = pc.cast(column, pa.string())
+        elif not pa.types.is_string(column.type):
             values, given = whole_numbers(column, name, problems)
             column = pc.if_else(pa.array(given), pc.cast(pa.array(values), pa.string()), None)
         problems.add(_blank(column), name, lambda row: "the id is empty")
@@ -290,6 +292,12 @@ class RowReader:
             lambda row: f"the id has {lengths[row]} bytes, but at most {MAX_ID_BYTES} are allowed",
         )
         return column
+
+
+def _is_whole(type_: pa.DataType) -> bool:
+    """Whether a type holds whole numbers only, which Arrow writes as text exactly."""
+    is_integer = pa.types.is_integer(type_)
+    return bool(is_integer or (pa.types.is_decimal(type_) and type_.scale == 0))
 
 
 def _decoded(values: pa.Array, column: ColumnMap, problems: RowProblems) -> pa.Array:

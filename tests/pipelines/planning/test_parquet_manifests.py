@@ -13,7 +13,7 @@ import pytest
 from support.plans import MODEL, job, planned, problems_of
 
 from nightpress.pipelines.errors import ManifestError
-from nightpress.pipelines.planning import check
+from nightpress.pipelines.planning import check, select_images
 
 SECOND = "row 1 (counted from 0)"
 
@@ -228,3 +228,38 @@ def test_a_large_decimal_id_keeps_every_digit(tmp_path: Path) -> None:
     pq.write_table(pa.table({"prompt": ["a", "b"], "id": ids}), tmp_path / "m.parquet")
     _, plan = planned(job(tmp_path, tmp_path / "m.parquet"))
     assert plan["id"].to_pylist() == ["9007199254740993", "9223372036854775807"]
+
+
+def test_a_large_unsigned_id_keeps_every_digit(tmp_path: Path) -> None:
+    ids = [2**53 + 1, 2**60 + 1, 2**63 + 1]
+    table = pa.table({"prompt": ["a", "b", "c"], "id": pa.array(ids, pa.uint64())})
+    pq.write_table(table, tmp_path / "m.parquet")
+    _, plan = planned(job(tmp_path, tmp_path / "m.parquet"))
+    assert sorted(plan["id"].to_pylist(), key=int) == [str(each) for each in ids]
+
+
+NULLS = [[None], [None, None]]
+
+
+@pytest.mark.parametrize(
+    ("type_", "values"),
+    [
+        (pa.list_(pa.null()), NULLS),
+        (pa.large_list(pa.null()), NULLS),
+        (pa.list_(pa.null(), 2), [[None, None]] * 2),
+        (pa.list_(pa.list_(pa.null())), [[each] for each in NULLS]),
+        (pa.large_list(pa.large_list(pa.null())), [[each] for each in NULLS]),
+        (pa.struct({"k": pa.list_(pa.null())}), [{"k": each} for each in NULLS]),
+        (pa.struct({"k": pa.large_list(pa.null())}), [{"k": each} for each in NULLS]),
+    ],
+    ids=str,
+)
+def test_lists_that_hold_only_null_are_carried_and_shown(
+    tmp_path: Path, type_: pa.DataType, values: list[Any]
+) -> None:
+    table = pa.table({"prompt": ["a", "b"], "c": pa.array(values, type_)})
+    pq.write_table(table, tmp_path / "m.parquet")
+    spec = job(tmp_path, tmp_path / "m.parquet")
+    layout, plan = planned(spec)
+    assert plan["c"].to_pylist() == values
+    assert select_images(spec, MODEL, layout, 2)["c"].to_pylist() == values
