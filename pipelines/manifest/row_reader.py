@@ -11,13 +11,10 @@ import pyarrow.compute as pc
 from nightpress.diffusion_core.models.loading import ModelInfo
 from nightpress.diffusion_core.models.samplers import SAMPLER_NAMES, solver_and_suffix
 from nightpress.diffusion_core.sampling.schedulers import is_uneven, max_steps
+from nightpress.pipelines.job.characters import not_text
 from nightpress.pipelines.job.sections import MAX_PIXELS, ColumnMap
 from nightpress.pipelines.job.spec import MAX_SEED, RunSpec
-from nightpress.pipelines.manifest.characters import (
-    CONTROL_CHARACTERS,
-    control_character,
-    has_control_characters,
-)
+from nightpress.pipelines.manifest.characters import CONTROL_CHARACTERS, has_control_characters
 from nightpress.pipelines.manifest.columns import Columns
 from nightpress.pipelines.manifest.numbers import Floats, Ints, numbers, whole_numbers
 from nightpress.pipelines.manifest.row_problems import Mask, RowProblems
@@ -333,7 +330,7 @@ def _refuse_control_characters(column: pa.Array, name: str, problems: RowProblem
         problems.add(
             np.array(pc.fill_null(found, False)),
             name,
-            lambda row: f"it has {control_character(column[row].as_py())}, which is not text",
+            lambda row: f"it has {not_text(column[row].as_py())}, which is not text",
         )
 
 
