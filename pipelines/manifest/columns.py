@@ -243,14 +243,14 @@ def _problems_of(
                 wanted = "text or whole numbers" if setting == "id" else wanted
                 message = f"its type is {type_}, but {setting} must be {wanted}"
                 yield Problem(file.url, None, column.column, message)
-            elif setting in TEXT_SETTINGS and not column.values and _is_mixed(file, column):
+            elif setting in TEXT_SETTINGS and is_mixed(file.schema, column):
                 message = f"some of its values are not text, but {setting} must be text"
                 yield Problem(file.url, None, column.column, message)
 
 
-def _is_mixed(file: ManifestFile, column: ColumnMap) -> bool:
-    """Whether a column is read as text only because its values have no common type."""
-    return bool(file.schema.field(column.column).metadata == MIXED)
+def is_mixed(schema: pa.Schema, column: ColumnMap) -> bool:
+    """Whether a column without codes is text only because its values have no common type."""
+    return not column.values and bool(schema.field(column.column).metadata == MIXED)
 
 
 def _fits(setting: str, type_: pa.DataType, coded: bool) -> bool:
