@@ -114,8 +114,24 @@ def _in_plain_type(column: pa.ChunkedArray, field: pa.Field) -> pa.ChunkedArray:
         raise pa.ArrowInvalid(f"column {field.name!r}: {error}") from error
 
 
+def kept_in_part(column: pa.Field) -> str | None:
+    """What is wrong with a column of pandas' periods or intervals, whose values Arrow has in part.
+
+    It stores a period as a number of days or months since 1970, and of an interval only the ends.
+    """
+    marked = (column.metadata or {}).get(b"ARROW:extension:name", b"").decode("utf-8", "replace")
+    name = getattr(column.type, "extension_name", marked)
+    if name not in ("pandas.period", "pandas.interval"):
+        return None
+    kind = name.removeprefix("pandas.")
+    return f"it holds {kind}s of pandas, which Arrow does not store as text; use .astype(str)"
+
+
 def _refuse_unusable(column: pa.Field) -> None:
     """Refuse a column whose values Python or another Parquet file could not hold."""
+    problem = kept_in_part(column)
+    if problem is not None:
+        raise pa.ArrowInvalid(f"column {column.name!r}: {problem}")
 
     def is_unusable(type_: pa.DataType) -> bool:
         if pa.types.is_struct(type_):
