@@ -45,13 +45,15 @@ def whole_numbers(column: pa.Array, name: str, problems: RowProblems) -> tuple[I
             return _numpy(integers), _valid(column)
     values, given = numbers(column, name, problems)
     with np.errstate(invalid="ignore"):
-        fits = np.abs(values) < MAX_EXACT
-        whole = np.floor(values) == values
+        is_nan = np.isnan(values)
+        fits = (np.abs(values) < MAX_EXACT) | is_nan
+        whole = (np.floor(values) == values) | is_nan
     if pa.types.is_string(column.type):
         whole &= _flags(pc.match_substring_regex(column, WHOLE))
+    problems.add(given & is_nan, name, _shown(column, "is not a number"))
     problems.add(given & ~fits, name, _shown(column, "is out of range"))
     problems.add(given & fits & ~whole, name, _shown(column, "is not a whole number"))
-    given &= fits & whole
+    given &= fits & whole & ~is_nan
     return np.where(given, values, 0.0).astype(np.int64), given
 
 
@@ -85,7 +87,11 @@ def numbers(column: pa.Array, name: str, problems: RowProblems) -> tuple[Floats,
 
 
 def _not_a_number(text: str) -> str:
-    hint = "; write a decimal point, not a comma" if re.fullmatch(r"[+-]?\d+,\d+", text) else ""
+    hint = ""
+    if re.fullmatch(r"[+-]?\d{1,3}(,\d{3})+(\.\d*)?", text):
+        hint = "; write it without commas between the thousands"
+    elif re.fullmatch(r"[+-]?\d+,\d+", text):
+        hint = "; write a decimal point, not a comma"
     return f"{text!r} is not a number{hint}"
 
 

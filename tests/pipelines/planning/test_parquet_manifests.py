@@ -210,6 +210,8 @@ def test_whole_numbers_of_any_type_are_seeds(tmp_path: Path, column: pa.Array, s
         (pa.array([2**64 - 1], pa.uint64()), "is out of range"),
         (pa.array([2**53]), "is not between 0 and 2^53 - 1"),
         (pa.array([0.5]), "is not a whole number"),
+        (pa.array([float("nan")]), "nan is not a number"),
+        (pa.array([float("inf")]), "inf is out of range"),
         (pa.array([Decimal("7.01")]), "is not a whole number"),
         (pa.array([Decimal(2**64)]), "is out of range"),
         (pa.array([[7]]), "seed must be a number"),
