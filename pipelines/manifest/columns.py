@@ -13,6 +13,7 @@ from nightpress.pipelines.errors import ManifestError, Problem
 from nightpress.pipelines.job.sections import ColumnMap
 from nightpress.pipelines.job.spec import CONDITION_COLUMNS, SETTING_COLUMNS, RunSpec
 from nightpress.pipelines.manifest.files import ManifestFile
+from nightpress.pipelines.manifest.null_lists import cast_with
 from nightpress.pipelines.manifest.row_problems import RowProblems
 from nightpress.pipelines.manifest.similar_names import likely_settings
 from nightpress.pipelines.manifest.text_scan import MIXED
@@ -89,7 +90,7 @@ class Columns:
 def _converted(table: pa.Table, column: CarriedColumn, problems: RowProblems) -> pa.Array:
     values = table[column.source]
     try:
-        return one_chunk(as_type(values, column.type))
+        return one_chunk(cast_with(as_type, values, column.type))
     except ValueLost as lost:
         message = (
             f"a value cannot become {column.type}, the type that the column has in all files "

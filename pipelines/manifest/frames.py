@@ -7,10 +7,12 @@ import io
 from typing import Any, Protocol
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from nightpress.diffusion_core.errors import one_line
 from nightpress.pipelines.errors import ManifestError, Problem
+from nightpress.pipelines.manifest.null_lists import cast_with
 from nightpress.pipelines.manifest.parquet import kept_in_part
 from nightpress.pipelines.manifest.types import plain_type
 
@@ -71,8 +73,8 @@ def _plain(field: pa.Field, column: pa.ChunkedArray) -> pa.ChunkedArray:
     if problem is not None:
         raise _refusal(field.name, problem)
     type_ = plain_type(field.type)
-    try:  # Arrow 26 breaks lists of nulls when it casts them to their own type
-        return column if column.type == type_ else column.cast(type_)
+    try:
+        return column if column.type == type_ else cast_with(pc.cast, column, type_)
     except pa.ArrowException as error:
         raise _refusal(field.name, f"cannot be read as {type_}: {_reason(error)}") from error
 

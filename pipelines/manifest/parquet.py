@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from nightpress.pipelines.manifest.null_lists import cast_with
 from nightpress.pipelines.manifest.types import holds, plain_type, repeated
 
 BATCH_ROWS, BATCH_BYTES = 32_768, 16 << 20
@@ -106,10 +107,10 @@ def _in_plain_type(column: pa.ChunkedArray, field: pa.Field) -> pa.ChunkedArray:
     if pa.types.is_dictionary(column.type):  # unlike a cast, this leaves text unexamined
         chunks = [chunk.dictionary_decode() for chunk in column.chunks]
         column = pa.chunked_array(chunks, column.type.value_type)
-    if column.type == field.type:  # Arrow 26 breaks lists of nulls when it casts them
+    if column.type == field.type:
         return column
     try:
-        return pc.cast(column, field.type)
+        return cast_with(pc.cast, column, field.type)
     except pa.ArrowInvalid as error:
         raise pa.ArrowInvalid(f"column {field.name!r}: {error}") from error
 

@@ -265,3 +265,30 @@ def test_lists_that_hold_only_null_are_carried_and_shown(
     layout, plan = planned(spec)
     assert plan["c"].to_pylist() == values
     assert select_images(spec, MODEL, layout, 2)["c"].to_pylist() == values
+
+
+PAIRS = [{"k": each, "n": 1} for each in (*NULLS, None)]
+
+
+@pytest.mark.parametrize(
+    ("one", "two"),
+    [
+        (pa.array(PAIRS), pa.array([{"k": [None], "n": 0.5}])),
+        (pa.array([[each] for each in PAIRS]), pa.array([[{"k": [None], "n": 0.5}], None])),
+        (
+            pa.array([{"k": [None, None], "t": "x"}, None]).cast(
+                pa.struct({"k": pa.list_(pa.null()), "t": pa.large_string()})
+            ),
+            pa.array([{"k": [None], "t": "y"}]),
+        ),
+        (pa.array([[[None, None]]], pa.large_list(pa.list_(pa.null()))), pa.array([[[None]]])),
+        (pa.array(NULLS), pa.array([[1], None])),
+    ],
+)
+def test_lists_of_null_stay_what_they_are_where_other_parts_change(
+    tmp_path: Path, one: pa.Array, two: pa.Array
+) -> None:
+    _, plan = planned(job(tmp_path, two_files(tmp_path, one, two)))
+    plan["c"].validate(full=True)
+    values = dict(zip(plan["prompt"].to_pylist(), plan["c"].to_pylist(), strict=True))
+    assert list(map(values.get, sorted(values))) == one.to_pylist() + two.to_pylist()
