@@ -115,18 +115,23 @@ class Template:
         """Render file names, relative to the run directory; (n,) string.
 
         Args:
-            columns: an array of n values for each of `fields`.
+            columns: an array of n values for each of `fields`, of which there is at least one.
         """
-        return self.join(
-            [
-                part if isinstance(part, str) else safe_text(part, columns[part.name])
-                for part in self.parts
-            ]
-        )
+        texts = [
+            part if isinstance(part, str) else safe_text(part, columns[part.name])
+            for part in self.parts
+        ]
+        return self.join(texts, len(next(iter(columns.values()))))
 
-    def join(self, texts: Sequence[str | pa.Array]) -> pa.Array:
-        """Join one text or column of texts for each of `parts` to file names; (n,) string."""
-        return pc.binary_join_element_wise(FOLDER, *texts, "")
+    def join(self, texts: Sequence[str | pa.Array], num_names: int) -> pa.Array:
+        """Join one text or column of texts for each of `parts` to file names; (n,) string.
+
+        Args:
+            texts: `num_names` texts in each column.
+            num_names: n; without columns all names are the same.
+        """
+        names = pc.binary_join_element_wise(FOLDER, *texts, "")
+        return names if self.fields else pa.repeat(names, num_names)
 
 
 def overlong(names: pa.Array) -> NDArray[np.bool_]:

@@ -12,6 +12,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from nightpress.pipelines.errors import SpecError
+from nightpress.pipelines.job.characters import not_text
 from nightpress.pipelines.job.yaml_text import NotPlain, parsed
 
 
@@ -67,6 +68,33 @@ def _replaces(path: tuple[str, ...], other: tuple[str, ...], value: Any) -> bool
             return False
         value = value[name]
     return True
+
+
+def refuse_what_is_not_text(values: Mapping[str, Any], where: str) -> None:
+    """Refuse control characters and surrogates in a job that is given in Python or by overrides.
+
+    Raises:
+        SpecError: names the first key with such a text.
+    """
+    for keys, text in _texts(values, ()):
+        wrong = not_text(text)
+        if wrong is not None:
+            key = repr(".".join(keys))[1:-1]  # the key itself may not be text
+            raise SpecError(f"{where}: {key}: it has {wrong}, which is not text")
+
+
+def _texts(value: Any, keys: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], str]]:
+    """Every text in a value, keys too, each with the keys that lead to it."""
+    match value:
+        case str():
+            yield keys, value
+        case Mapping():
+            for key, inner in value.items():
+                yield (*keys, str(key)), str(key)
+                yield from _texts(inner, (*keys, str(key)))
+        case list() | tuple():
+            for inner in value:
+                yield from _texts(inner, keys)
 
 
 TEXT_KEYS = ("images.file_name", "sampling.negative_prompt", "output", "model.source")

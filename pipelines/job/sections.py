@@ -147,7 +147,16 @@ class ColumnMap(Section):
     @field_validator("values", mode="before")
     @classmethod
     def _codes_as_text(cls, values: Any) -> Any:
-        return {str(k): v for k, v in values.items()} if isinstance(values, Mapping) else values
+        """Without blanks around them, like the cells of the column."""
+        if not isinstance(values, Mapping):
+            return values
+        codes: dict[str, Any] = {}
+        for key, value in values.items():
+            code = str(key).strip()
+            if code in codes:
+                raise ValueError(f"the code {code!r} is given twice; blanks around it do not count")
+            codes[code] = value
+        return codes
 
 
 class SamplingSpec(Section):

@@ -18,7 +18,12 @@ from pydantic import (
 from nightpress.diffusion_core.models.loading import ModelSpec
 from nightpress.pipelines.errors import Change, SpecError
 from nightpress.pipelines.job.credentials import ADVICE, has_credentials
-from nightpress.pipelines.job.reader import apply_overrides, explain, read_yaml
+from nightpress.pipelines.job.reader import (
+    apply_overrides,
+    explain,
+    read_yaml,
+    refuse_what_is_not_text,
+)
 from nightpress.pipelines.job.sections import (
     NO_OPTIONS,
     BatchSpec,
@@ -163,6 +168,7 @@ class RunSpec(Section):
         """Validate a job given as a mapping; see `from_file`."""
         values = nested_copy(values)
         apply_overrides(values, overrides)
+        refuse_what_is_not_text(values, where)
         try:
             return cls.model_validate(values)
         except ValidationError as error:

@@ -12,6 +12,7 @@ import yaml
 from yaml.nodes import Node, ScalarNode, SequenceNode
 
 from nightpress.diffusion_core.errors import one_line
+from nightpress.pipelines.job.characters import not_text
 
 MAX_VALUES = 100_000
 """The most values of one text, counting what aliases repeat: they can grow exponentially."""
@@ -148,14 +149,14 @@ def _key(node: Node) -> str:
         raise _at(node, "a key must be text, not a list or a mapping")
     if node.tag not in (*BY_PATTERN, TEXT):
         raise _at(node, _about_tag(node))
-    return str(node.value)
+    return _text(node)
 
 
 def _scalar(node: ScalarNode) -> Any:
     text = node.value
     match node.tag.removeprefix(TAG):
         case "str" | "merge":
-            return text
+            return _text(node)
         case "null" if not text or _is_plain(node):
             return None
         case "bool" if _is_plain(node):
@@ -172,6 +173,14 @@ def _scalar(node: ScalarNode) -> Any:
                 f"'{text}' in quotes if it is a text",
             )
     raise _at(node, _about_tag(node))
+
+
+def _text(node: ScalarNode) -> str:
+    text = str(node.value)
+    wrong = not_text(text)
+    if wrong is not None:
+        raise _at(node, f"it has {wrong}, which is not text")
+    return text
 
 
 def _is_plain(node: ScalarNode) -> bool:

@@ -2,7 +2,6 @@
 
 import codecs
 import re
-import unicodedata
 from collections.abc import Sequence
 
 import numpy as np
@@ -103,12 +102,6 @@ def has_control_characters(column: pa.StringArray) -> bool:
     ends = np.frombuffer(offsets, np.int32)[column.offset : column.offset + len(column) + 1]
     data = memoryview(values)[ends[0] : ends[-1]].tobytes()
     return _has_low_bytes(data) or b"\xc2" in data
-
-
-def control_character(text: str) -> str:
-    """The first control character of a text that has one, in words."""
-    found = next(c for c in text if unicodedata.category(c) == "Cc" and c not in "\t\n\r")
-    return "a NUL character" if found == "\0" else f"the control character U+{ord(found):04X}"
 
 
 def kind_of(start: bytes) -> str | None:

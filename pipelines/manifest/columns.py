@@ -13,6 +13,7 @@ from nightpress.pipelines.errors import ManifestError, Problem
 from nightpress.pipelines.job.sections import ColumnMap
 from nightpress.pipelines.job.spec import CONDITION_COLUMNS, SETTING_COLUMNS, RunSpec
 from nightpress.pipelines.manifest.files import ManifestFile
+from nightpress.pipelines.manifest.null_lists import cast_with
 from nightpress.pipelines.manifest.row_problems import RowProblems
 from nightpress.pipelines.manifest.similar_names import likely_settings
 from nightpress.pipelines.manifest.text_scan import MIXED
@@ -89,7 +90,7 @@ class Columns:
 def _converted(table: pa.Table, column: CarriedColumn, problems: RowProblems) -> pa.Array:
     values = table[column.source]
     try:
-        return one_chunk(as_type(values, column.type))
+        return one_chunk(cast_with(as_type, values, column.type))
     except ValueLost as lost:
         message = (
             f"a value cannot become {column.type}, the type that the column has in all files "
@@ -243,14 +244,14 @@ def _problems_of(
                 wanted = "text or whole numbers" if setting == "id" else wanted
                 message = f"its type is {type_}, but {setting} must be {wanted}"
                 yield Problem(file.url, None, column.column, message)
-            elif setting in TEXT_SETTINGS and not column.values and _is_mixed(file, column):
+            elif setting in TEXT_SETTINGS and is_mixed(file.schema, column):
                 message = f"some of its values are not text, but {setting} must be text"
                 yield Problem(file.url, None, column.column, message)
 
 
-def _is_mixed(file: ManifestFile, column: ColumnMap) -> bool:
-    """Whether a column is read as text only because its values have no common type."""
-    return bool(file.schema.field(column.column).metadata == MIXED)
+def is_mixed(schema: pa.Schema, column: ColumnMap) -> bool:
+    """Whether a column without codes is text only because its values have no common type."""
+    return not column.values and bool(schema.field(column.column).metadata == MIXED)
 
 
 def _fits(setting: str, type_: pa.DataType, coded: bool) -> bool:

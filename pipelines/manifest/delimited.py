@@ -87,11 +87,9 @@ class Delimited:
         line = data[:num_bytes]
         if not line.strip():
             raise BadText(0, "this line is empty, but the first line must name the columns")
-        fields = [
-            (name or f"unnamed_{number}", pa.string())
-            for number, name in enumerate(self._names(line))
-        ]
-        return pa.schema(fields), num_bytes
+        self._refuse_separator_line(line)
+        names = _all_named(self._names(line))
+        return pa.schema([(name, pa.string()) for name in names]), num_bytes
 
     def scan(self, data: bytes, header: pa.Schema, on_bad_record: OnBadRecord) -> ScannedBlock:
         """Count the records, and report those with another number of fields than the header."""
@@ -180,11 +178,17 @@ class Delimited:
         for separator, name in SEPARATORS.items():
             if separator != self.separator and text.count(separator) > own:
                 right = SEPARATORS[self.separator]
+                otherwise = f"or put the name of a column in quotes if {name} belong to it"
+                if _is_separator_line(line, separator):
+                    otherwise = "without Excel's separator line"
                 raise BadText(
                     0,
-                    f"it looks like {name} separate its columns; save it with {right}, or put "
-                    f"the name of a column in quotes if {name} belong to it",
+                    f"it looks like {name} separate its columns; save it with {right}, {otherwise}",
                 )
+
+    def _refuse_separator_line(self, line: bytes) -> None:
+        if _is_separator_line(line, self.separator):
+            raise BadText(0, "this is Excel's separator line, not the names of columns; delete it")
 
     def _wrong_count(self, row: "pyarrow.csv.InvalidRow") -> str:
         found = plural(row.actual_columns, "field")
@@ -233,6 +237,25 @@ class QuotesAreText(Delimited):
 
     def _names(self, line: bytes) -> list[str]:
         return line.decode().rstrip("\r\n").split(self.separator)
+
+
+def _all_named(names: list[str]) -> list[str]:
+    """The names of all columns, with a name for those that have none."""
+    named = [name or f"unnamed_{number}" for number, name in enumerate(names)]
+    for number, (name, given) in enumerate(zip(named, names, strict=True), 1):
+        if not given and name in names:
+            raise BadText(
+                0,
+                f"column number {number} has no name, and {name!r}, which it would get, is that "
+                "of another column; give it a name",
+            )
+    return named
+
+
+def _is_separator_line(line: bytes, separator: str) -> bool:
+    """Whether it is `sep=,`, which tells Excel how the lines below are separated."""
+    text = line.decode("utf-8", "ignore").strip("\r\n").lower()
+    return text.strip('"') == f"sep={separator}"
 
 
 def _ended(data: bytes) -> bytes:

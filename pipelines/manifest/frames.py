@@ -7,10 +7,13 @@ import io
 from typing import Any, Protocol
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from nightpress.diffusion_core.errors import one_line
 from nightpress.pipelines.errors import ManifestError, Problem
+from nightpress.pipelines.manifest.null_lists import cast_with
+from nightpress.pipelines.manifest.parquet import kept_in_part
 from nightpress.pipelines.manifest.types import plain_type
 
 TABLE = "table"
@@ -36,24 +39,66 @@ def table_of(frame: Frame) -> pa.Table:
 
     Raises:
         TypeError: this is not a table.
-        ManifestError: the pandas index has a name, or a column has no Arrow type.
+        ManifestError: the pandas index has a name, or a column has no Arrow type that holds all of
+            its values.
     """
     if not hasattr(frame, "__arrow_c_stream__"):
         raise TypeError(
             f"manifest: expected a pyarrow Table, or a pandas or polars frame, not a "
             f"{type(frame).__name__}; to read files, name them in the job's `manifest`"
         )
+    rows = _without_index(frame)
     try:
-        table = pa.table(_without_index(frame))
-        fields = [pa.field(field.name, plain_type(field.type)) for field in table.schema]
-        columns = zip(table.columns, fields, strict=True)
-        plain = [column.cast(field.type) for column, field in columns]
-        return pa.table(plain, schema=pa.schema(fields)).combine_chunks()
-    except (pa.ArrowException, ValueError) as error:
+        table = pa.table(rows)
+        columns = [_plain(*each) for each in zip(table.schema, table.columns, strict=True)]
+        return pa.table(columns, names=table.column_names).combine_chunks()
+    except CONVERSION_ERRORS as error:
         if isinstance(error, ManifestError):
             raise
-        reason = " ".join("; ".join(map(str, error.args)).split())
-        raise _refusal(None, f"cannot be read as an Arrow table: {reason}") from error
+        message = f"cannot be read as an Arrow table: {_reason(error)}"
+        raise _refusal(_column_at_fault(rows), message) from error
+
+
+CONVERSION_ERRORS = (pa.ArrowException, ValueError, TypeError, OverflowError)
+"""What Arrow raises for values that it has no type for."""
+
+
+def _plain(field: pa.Field, column: pa.ChunkedArray) -> pa.ChunkedArray:
+    """A column in its plain type.
+
+    Raises:
+        ManifestError: Arrow holds its values only in part.
+    """
+    problem = kept_in_part(field)
+    if problem is not None:
+        raise _refusal(field.name, problem)
+    type_ = plain_type(field.type)
+    try:
+        return column if column.type == type_ else cast_with(pc.cast, column, type_)
+    except pa.ArrowException as error:
+        raise _refusal(field.name, f"cannot be read as {type_}: {_reason(error)}") from error
+
+
+def _column_at_fault(frame: Any) -> str | None:
+    """The first column of a pandas frame that cannot be converted by itself."""
+    if not hasattr(frame, "iloc") or not hasattr(frame, "columns"):
+        return None
+    for number, name in enumerate(frame.columns):
+        try:
+            pa.table(frame.iloc[:, [number]])
+        except CONVERSION_ERRORS:
+            return str(name)
+    return None
+
+
+def _reason(error: Exception) -> str:
+    """What was wrong, in one line."""
+    if isinstance(error, UnicodeEncodeError):
+        return "its text has half a character: a lone surrogate such as \\ud800"
+    reason = " ".join("; ".join(map(str, error.args)).split())
+    if isinstance(error, OverflowError):
+        return f"a number is too large for a column of numbers, but text can hold it ({reason})"
+    return reason
 
 
 def to_parquet(table: pa.Table) -> bytes:

@@ -68,8 +68,9 @@ class JsonLines:
 
     def header(self, data: bytes, last: bool) -> tuple[pa.Schema, int]:
         """No columns: every object names its own."""
-        first, _, _ = data.lstrip(BLANK + b"\n").partition(b"\n")
-        if first.startswith(b"[") or first.strip() == b"{":
+        first, _, others = data.lstrip(BLANK + b"\n").partition(b"\n")
+        are_lists = bool(others.strip()) and _is_json(first)
+        if (first.startswith(b"[") and not are_lists) or first.strip() == b"{":
             raise BadText(
                 data.index(first),
                 "it is one JSON value, but JSON Lines has one object a line; `jq -c .` writes an "
@@ -208,6 +209,15 @@ def _object(line: str) -> dict[str, Any]:
     if has_surrogate:
         raise ValueError("its text has half a character: a lone surrogate such as \\ud800")
     return value
+
+
+def _is_json(line: bytes) -> bool:
+    """Whether a line is a whole JSON value by itself."""
+    try:
+        DECODER.decode(line.decode().strip())
+    except (ValueError, RecursionError):
+        return False
+    return True
 
 
 def _has_lone_surrogate(value: Any) -> bool:

@@ -32,10 +32,8 @@ def whole_numbers(column: pa.Array, name: str, problems: RowProblems) -> tuple[I
 
     `7`, `7.0` and the text `"7"` are whole numbers; other values except null are problems.
     """
-    if pa.types.is_signed_integer(column.type) or (
-        pa.types.is_integer(column.type) and column.type.bit_width < 64
-    ):
-        return _numpy(pc.cast(column, pa.int64())), _valid(column)
+    if pa.types.is_integer(column.type):
+        return _integers(column, name, problems)
     if pa.types.is_string(column.type) or pa.types.is_decimal(column.type):
         column = _stripped(column) if pa.types.is_string(column.type) else column
         try:
@@ -47,14 +45,27 @@ def whole_numbers(column: pa.Array, name: str, problems: RowProblems) -> tuple[I
             return _numpy(integers), _valid(column)
     values, given = numbers(column, name, problems)
     with np.errstate(invalid="ignore"):
-        fits = np.abs(values) < MAX_EXACT
-        whole = np.floor(values) == values
+        is_nan = np.isnan(values)
+        fits = (np.abs(values) < MAX_EXACT) | is_nan
+        whole = (np.floor(values) == values) | is_nan
     if pa.types.is_string(column.type):
         whole &= _flags(pc.match_substring_regex(column, WHOLE))
+    problems.add(given & is_nan, name, _shown(column, "is not a number"))
     problems.add(given & ~fits, name, _shown(column, "is out of range"))
     problems.add(given & fits & ~whole, name, _shown(column, "is not a whole number"))
-    given &= fits & whole
+    given &= fits & whole & ~is_nan
     return np.where(given, values, 0.0).astype(np.int64), given
+
+
+def _integers(column: pa.Array, name: str, problems: RowProblems) -> tuple[Ints, Mask]:
+    """Integers of any width, never by way of floats; those of 2^63 and more are problems."""
+    given = _valid(column)
+    if pa.types.is_uint64(column.type):
+        too_large = _flags(pc.greater_equal(column, pa.scalar(2**63, pa.uint64())))
+        problems.add(too_large, name, _shown(column, "is out of range"))
+        given &= ~too_large
+        column = pc.if_else(pa.array(given), column, None)
+    return _numpy(pc.cast(column, pa.int64())), given
 
 
 def numbers(column: pa.Array, name: str, problems: RowProblems) -> tuple[Floats, Mask]:
@@ -76,7 +87,11 @@ def numbers(column: pa.Array, name: str, problems: RowProblems) -> tuple[Floats,
 
 
 def _not_a_number(text: str) -> str:
-    hint = "; write a decimal point, not a comma" if re.fullmatch(r"[+-]?\d+,\d+", text) else ""
+    hint = ""
+    if re.fullmatch(r"[+-]?\d{1,3}(,\d{3})+(\.\d*)?", text):
+        hint = "; write it without commas between the thousands"
+    elif re.fullmatch(r"[+-]?\d+,\d+", text):
+        hint = "; write a decimal point, not a comma"
     return f"{text!r} is not a number{hint}"
 
 

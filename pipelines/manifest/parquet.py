@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from nightpress.pipelines.manifest.null_lists import cast_with
 from nightpress.pipelines.manifest.types import holds, plain_type, repeated
 
 BATCH_ROWS, BATCH_BYTES = 32_768, 16 << 20
@@ -106,16 +107,32 @@ def _in_plain_type(column: pa.ChunkedArray, field: pa.Field) -> pa.ChunkedArray:
     if pa.types.is_dictionary(column.type):  # unlike a cast, this leaves text unexamined
         chunks = [chunk.dictionary_decode() for chunk in column.chunks]
         column = pa.chunked_array(chunks, column.type.value_type)
-    if column.type == field.type:  # Arrow 26 breaks lists of nulls when it casts them
+    if column.type == field.type:
         return column
     try:
-        return pc.cast(column, field.type)
+        return cast_with(pc.cast, column, field.type)
     except pa.ArrowInvalid as error:
         raise pa.ArrowInvalid(f"column {field.name!r}: {error}") from error
 
 
+def kept_in_part(column: pa.Field) -> str | None:
+    """What is wrong with a column of pandas' periods or intervals, whose values Arrow has in part.
+
+    It stores a period as a number of days or months since 1970, and of an interval only the ends.
+    """
+    marked = (column.metadata or {}).get(b"ARROW:extension:name", b"").decode("utf-8", "replace")
+    name = getattr(column.type, "extension_name", marked)
+    if name not in ("pandas.period", "pandas.interval"):
+        return None
+    kind = name.removeprefix("pandas.")
+    return f"it holds {kind}s of pandas, which Arrow does not store as text; use .astype(str)"
+
+
 def _refuse_unusable(column: pa.Field) -> None:
     """Refuse a column whose values Python or another Parquet file could not hold."""
+    problem = kept_in_part(column)
+    if problem is not None:
+        raise pa.ArrowInvalid(f"column {column.name!r}: {problem}")
 
     def is_unusable(type_: pa.DataType) -> bool:
         if pa.types.is_struct(type_):

@@ -4,6 +4,8 @@ One call takes a table as the file has it, records what is wrong, and returns co
 can rely on. Everything runs on Arrow and numpy columns, without a Python loop over rows.
 """
 
+import json
+
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -11,15 +13,18 @@ import pyarrow.compute as pc
 from nightpress.diffusion_core.models.loading import ModelInfo
 from nightpress.diffusion_core.models.samplers import SAMPLER_NAMES, solver_and_suffix
 from nightpress.diffusion_core.sampling.schedulers import is_uneven, max_steps
+from nightpress.pipelines.job.characters import not_text
 from nightpress.pipelines.job.sections import MAX_PIXELS, ColumnMap
 from nightpress.pipelines.job.spec import MAX_SEED, RunSpec
-from nightpress.pipelines.manifest.characters import (
-    CONTROL_CHARACTERS,
-    control_character,
-    has_control_characters,
+from nightpress.pipelines.manifest.characters import CONTROL_CHARACTERS, has_control_characters
+from nightpress.pipelines.manifest.columns import Columns, is_mixed
+from nightpress.pipelines.manifest.numbers import (
+    MAX_EXACT,
+    Floats,
+    Ints,
+    numbers,
+    whole_numbers,
 )
-from nightpress.pipelines.manifest.columns import Columns
-from nightpress.pipelines.manifest.numbers import Floats, Ints, numbers, whole_numbers
 from nightpress.pipelines.manifest.row_problems import Mask, RowProblems
 from nightpress.pipelines.manifest.rows import Defaults, Rows, row_number_ids
 from nightpress.pipelines.manifest.types import one_chunk
@@ -27,6 +32,9 @@ from nightpress.pipelines.manifest.types import one_chunk
 MAX_STEPS = 10_000
 MAX_IMAGES = 100_000
 MAX_ID_BYTES = 200
+
+PERHAPS_JSON = r"^(?:[\[{]|true$|false$|-?\d+[.eE])"
+"""Matches the JSON of every value that is neither text nor a whole number, and some texts."""
 
 
 class RowReader:
@@ -279,9 +287,20 @@ class RowReader:
         name = self.columns.manifest_name("id")
         if column is None or pa.types.is_null(column.type):
             column = pa.nulls(table.num_rows, pa.string())
-        if not pa.types.is_string(column.type):
+        if _is_whole(column.type):
+            column = pc.cast(column, pa.string())
+        elif not pa.types.is_string(column.type):
             values, given = whole_numbers(column, name, problems)
             column = pc.if_else(pa.array(given), pc.cast(pa.array(values), pa.string()), None)
+        elif is_mixed(table.schema, self.columns.settings["id"]):
+            problems.add(
+                _other_json(column),
+                name,
+                lambda row: (
+                    f"{column[row].as_py()[:60]!r} is neither text nor a whole number; ids that "
+                    "are text must be in quotes in every row"
+                ),
+            )
         problems.add(_blank(column), name, lambda row: "the id is empty")
         lengths = np.array(pc.fill_null(pc.binary_length(column), 0))
         problems.add(
@@ -292,29 +311,60 @@ class RowReader:
         return column
 
 
+def _is_whole(type_: pa.DataType) -> bool:
+    """Whether a type holds whole numbers only, which Arrow writes as text exactly."""
+    is_integer = pa.types.is_integer(type_)
+    return bool(is_integer or (pa.types.is_decimal(type_) and type_.scale == 0))
+
+
+def _other_json(column: pa.StringArray) -> Mask:
+    """Where the text of mixed JSON values is an object, a list, a boolean or a fraction; (n,)."""
+    found = np.array(pc.fill_null(pc.match_substring_regex(column, PERHAPS_JSON), False))
+    for index in np.flatnonzero(found).tolist():
+        try:
+            found[index] = isinstance(json.loads(column[index].as_py()), dict | list | bool | float)
+        except (ValueError, RecursionError):
+            found[index] = False
+    return found
+
+
 def _decoded(values: pa.Array, column: ColumnMap, problems: RowProblems) -> pa.Array:
     """Replace codes with the text of their meanings; null stays null."""
     encoded = _as_codes(values).dictionary_encode()
+    is_decimal = pa.types.is_decimal(values.type)
     codes = encoded.dictionary.to_pylist()
-    known = np.array([code in column.values or not code for code in codes] + [True])
+    meanings = [_meaning(code, column, is_decimal) for code in codes]
+    unknown = [
+        meaning is None and code != "" for meaning, code in zip(meanings, codes, strict=True)
+    ]
     problems.add(
-        ~known[_indices(encoded)],
+        np.array([*unknown, False])[_indices(encoded)],
         column.column,
         lambda row: (
             f"{encoded[row].as_py()!r} is not one of the codes in the job file's `columns`: "
             f"{', '.join(column.values)}"
         ),
     )
-    meanings = [str(column.values[code]) if code in column.values else None for code in codes]
     return pc.take(pa.array(meanings, pa.string()), encoded.indices)
 
 
+def _meaning(code: str, column: ColumnMap, is_decimal: bool) -> str | None:
+    """What a code stands for, if the job says so; the decimal 1.00 may also be written as 1."""
+    if code not in column.values and is_decimal and "." in code:
+        code = code.rstrip("0").rstrip(".")
+    return str(column.values[code]) if code in column.values else None
+
+
 def _as_codes(values: pa.Array) -> pa.Array:
+    """The values as text, floats that are whole numbers without a point."""
     if pa.types.is_string(values.type):
         return pc.utf8_trim_whitespace(values)
     if pa.types.is_floating(values.type):
-        whole = pc.all(pc.equal(values, pc.floor(values))).as_py()
-        values = pc.cast(values, pa.int64()) if whole else values
+        values = pc.cast(values, pa.float32()) if pa.types.is_float16(values.type) else values
+        fits = pc.less(pc.abs(values), MAX_EXACT)
+        whole = pc.and_(fits, pc.equal(values, pc.floor(values)))
+        integers = pc.cast(pc.if_else(whole, values, None), pa.int64())
+        return pc.coalesce(pc.cast(integers, pa.string()), pc.cast(values, pa.string()))
     return pc.cast(values, pa.string())
 
 
@@ -325,7 +375,7 @@ def _refuse_control_characters(column: pa.Array, name: str, problems: RowProblem
         problems.add(
             np.array(pc.fill_null(found, False)),
             name,
-            lambda row: f"it has {control_character(column[row].as_py())}, which is not text",
+            lambda row: f"it has {not_text(column[row].as_py())}, which is not text",
         )
 
 

@@ -62,6 +62,7 @@ def check(spec: RunSpec, info: ModelInfo, batch_size: int = 1, mapper: Mapper = 
         raise ManifestError([Problem(files[0].url, None, None, "the manifest has no rows")])
     reports = list(mapper(check_unit, units))
     _refuse_problems(reports, files, spec.storage)
+    _refuse_one_name(planner, reports)
     for kind in ("ids", "names"):
         problems, total = duplicates(
             kind, units, [getattr(report, kind) for report in reports], mapper
@@ -155,6 +156,15 @@ def _refuse_problems(
     if total:
         problems = first_problems(report.problems for report in reports)
         raise ManifestError(with_lines(problems, files, options), total)
+
+
+def _refuse_one_name(planner: Planner, reports: Sequence[UnitReport]) -> None:
+    """Refuse a file name that is the same for all images, however many rows there are."""
+    num_images = sum(num for report in reports for _, num in report.parts)
+    if num_images > 1 and not planner.template.fields:
+        text = planner.template.text
+        why = f"all {num_images:,} images would have this name; add {{image_id}} to it"
+        raise SpecError(f"images.file_name: {text!r}: {why}")
 
 
 def _uncut(

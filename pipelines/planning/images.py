@@ -123,9 +123,9 @@ class Images:
     @cached_property
     def files(self) -> pa.Array:
         """File names relative to the run directory; (m,) string."""
-        return self.template.join(
-            [part if isinstance(part, str) else self._text(part) for part in self.template.parts]
-        )
+        parts = self.template.parts
+        texts = [part if isinstance(part, str) else self._text(part) for part in parts]
+        return self.template.join(texts, len(self))
 
     def _text(self, field: Field) -> pa.Array:
         if field.name in PER_IMAGE_COLUMNS:

@@ -18,6 +18,7 @@ from nightpress.diffusion_core.models.loading import ModelInfo
 from nightpress.pipelines.errors import PlanDamaged
 from nightpress.pipelines.job.spec import RunSpec
 from nightpress.pipelines.manifest.columns import resolve_columns
+from nightpress.pipelines.manifest.parquet import conformed
 from nightpress.pipelines.manifest.rows import Rows, concat_rows
 from nightpress.pipelines.manifest.types import plain_type
 from nightpress.pipelines.planning.duplicates import Mapper
@@ -139,8 +140,7 @@ def _plain(table: pa.Table) -> pa.Table:
         for field in table.schema
         if field.name not in PLAN_SCHEMA.names
     ]
-    schema = pa.schema([*PLAN_SCHEMA, *carried])
-    return table.select(schema.names).cast(schema)
+    return conformed(table, pa.schema([*PLAN_SCHEMA, *carried]))
 
 
 def _task_for(planner: Planner, layout: PlanLayout, parts: Sequence[PlanPart]) -> PartsTask:

@@ -9,9 +9,9 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from itertools import takewhile
 
-from nightpress.pipelines.errors import Change, ManifestError
+from nightpress.pipelines.errors import Change, ManifestError, Problem, StoreMissing
 from nightpress.pipelines.job.spec import RunSpec
-from nightpress.pipelines.manifest.files import identity_of, sha256_of
+from nightpress.pipelines.manifest.files import ManifestFile, identity_of, sha256_of
 from nightpress.pipelines.manifest.formats import manifest_files
 from nightpress.pipelines.manifest.partitions import partition_of
 from nightpress.pipelines.manifest.same_bytes import changed_error
@@ -20,6 +20,9 @@ from nightpress.pipelines.planning.own_output import refuse_own_files, refuse_ow
 from nightpress.pipelines.storage import Options, Source, find
 
 HASH_THREADS = 8
+
+ORDER = "manifest: order of the files"
+"""What a change is called if the files are the same but in another order."""
 
 
 @dataclass(frozen=True)
@@ -85,13 +88,24 @@ def planned_file_changes(layout: PlanLayout, options: Options) -> list[Change]:
     """How the files that were planned have changed, at the URLs where they were found then.
 
     Raises:
+        StoreMissing: one of them is not there any more.
         StoreError: they cannot be read.
     """
-    partitions = {file.url: file.partition for file in layout.files}
-    found = find(list(partitions), options)
-    sources = [replace(source, partition=partitions[source.url]) for source in found]
+    sources = [_found_again(file, options) for file in layout.files]
     old = {file.url: file.identity for file in layout.files}
     return list(_changes(old, _identities(layout, sources, options)))
+
+
+def _found_again(file: ManifestFile, options: Options) -> Source:
+    """A planned file where it was then; its URL is no pattern now, and no folder."""
+    why = f"{file.url}: the run was planned from this file, but it is not there any more"
+    try:
+        found = {source.url: source for source in find([file.url], options)}
+    except StoreMissing as error:
+        raise StoreMissing(why) from error
+    if file.url not in found:
+        raise StoreMissing(why)
+    return replace(found[file.url], partition=file.partition)
 
 
 def require_unchanged(layout: PlanLayout, spec: RunSpec) -> PlanLayout:
@@ -102,11 +116,16 @@ def require_unchanged(layout: PlanLayout, spec: RunSpec) -> PlanLayout:
     """
     comparison = compare_manifest(layout, spec)
     if comparison.changes:
-        errors = [
-            changed_error(change.field.removeprefix("manifest ")) for change in comparison.changes
-        ]
+        errors = [_changed_since(change) for change in comparison.changes]
         raise ManifestError([problem for error in errors for problem in error.problems])
     return comparison.layout
+
+
+def _changed_since(change: Change) -> ManifestError:
+    if change.field == ORDER:
+        message = "the order of its files has changed since it was checked; start again"
+        return ManifestError([Problem("manifest", None, None, message)])
+    return changed_error(change.field.removeprefix("manifest "))
 
 
 Identity = tuple[str, ...]
@@ -145,7 +164,7 @@ def _changes(old: Mapping[str, Identity], new: Mapping[str, Identity]) -> list[C
         if before is None or after is None or before[1] != after[1]:
             changes.append(_change(before, after))
     if not changes and list(old.values()) != list(new.values()):
-        changes = [Change("manifest: order of the files", list(old), list(new))]
+        changes = [Change(ORDER, list(old), list(new))]
     return changes
 
 

@@ -19,7 +19,12 @@ from pydantic import (
 from nightpress.diffusion_core.models.loading import ModelSpec
 from nightpress.pipelines.errors import Change, SpecError
 from nightpress.pipelines.job.credentials import ADVICE, has_credentials
-from nightpress.pipelines.job.reader import apply_overrides, explain, read_yaml
+from nightpress.pipelines.job.reader import (
+    apply_overrides,
+    explain,
+    read_yaml,
+    refuse_what_is_not_text,
+)
 from nightpress.pipelines.job.sections import NO_OPTIONS, JobName, Section, StorageOptions, Url
 from nightpress.pipelines.job.spec import MAX_SEED, differences, flatten, nested_copy
 from nightpress.pipelines.training.data import DataSpec
@@ -226,6 +231,7 @@ def train_spec(
     """Validate a training job given as a mapping; see `read_train_spec`."""
     values = nested_copy(values)
     apply_overrides(values, overrides)
+    refuse_what_is_not_text(values, where)
     recipe = values.get("recipe")
     if not isinstance(recipe, str) or recipe not in RECIPES:
         problem = "missing" if recipe is None else f"{recipe!r} is not a recipe"

@@ -102,11 +102,12 @@ def _locations(group: Sequence[Member], file: BytesIO, start: int) -> Iterator[M
 
 def _plain_carried(carried: pa.Table) -> pa.Table:
     """The carried columns without dictionary encoding, and without the name of the image column."""
-    fields = []
-    for field in carried.schema:
-        is_encoded = pa.types.is_dictionary(field.type)
+    names, columns = [], []
+    for field, column in zip(carried.schema, carried.columns, strict=True):
         name = f"manifest_{field.name}" if field.name == IMAGE.name else field.name
         while name != field.name and name in carried.column_names:
             name = f"manifest_{name}"
-        fields.append(pa.field(name, field.type.value_type if is_encoded else field.type))
-    return carried.rename_columns([field.name for field in fields]).cast(pa.schema(fields))
+        names.append(name)
+        is_encoded = pa.types.is_dictionary(field.type)
+        columns.append(column.cast(field.type.value_type) if is_encoded else column)
+    return pa.table(columns, names)

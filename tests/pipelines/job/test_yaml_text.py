@@ -13,7 +13,7 @@ from nightpress.pipelines.errors import SpecError
 from nightpress.pipelines.job.reader import apply_overrides
 from nightpress.pipelines.job.spec import RunSpec
 from nightpress.pipelines.job.yaml_text import NotPlain, parsed
-from nightpress.pipelines.training.spec import read_train_spec
+from nightpress.pipelines.training.spec import read_train_spec, train_spec
 
 JOB = "manifest: a.csv\noutput: out\n"
 BOMB = "a: &a [x, x, x, x, x, x, x, x, x, x]\n" + "".join(
@@ -235,3 +235,41 @@ def test_overrides_that_belong_together_are_allowed() -> None:
     spec = RunSpec.from_dict(job, overrides)
     assert (spec.model.source, spec.model.dtype) == ("ours", "bfloat16")
     assert (spec.batch.size, spec.batch.shard_size) == (4, 16)
+
+
+NOT_TEXT = [
+    (r"\ud800", "half a character, the lone surrogate U+D800"),
+    (r"x\0y", "a NUL character"),
+    (r"\x7f", "the control character U+007F"),
+    (r"a\N", "the control character U+0085"),
+]
+
+
+@pytest.mark.parametrize(("escaped", "what"), NOT_TEXT)
+@pytest.mark.parametrize("line", ['a: "%s"', '"%s": 1', 'a: {b: [1, "%s"]}', 'a: !!str "%s"'])
+def test_what_is_no_text_in_a_manifest_is_no_text_in_a_job(
+    line: str, escaped: str, what: str
+) -> None:
+    assert refusal(f"x: 1\n{line % escaped}") == f"line 2: it has {what}, which is not text"
+
+
+@pytest.mark.parametrize("text", [r"a\tb", r"two\nlines", r"\U0001F431", r"caf\xe9"])
+def test_tabs_and_line_ends_are_text(text: str) -> None:
+    assert parsed(f'"{text}"') == text.encode().decode("unicode_escape")
+
+
+@pytest.mark.parametrize("text", ["\ud800", "x\0y", "a \udcff b"])
+def test_python_and_overrides_follow_the_rule_of_job_files(text: str) -> None:
+    job = {"name": "a", "manifest": "a.csv", "output": "out"}
+    column = {"column": "c", "values": {"1": text}}
+    for values, key in (
+        ({"sampling": {"negative_prompt": text}}, "sampling.negative_prompt"),
+        ({"columns": {"negative_prompt": column}}, "columns.negative_prompt.values.1"),
+        ({"manifest": ["a.csv", text]}, "manifest"),
+    ):
+        with pytest.raises(SpecError, match=rf"^job: {key}: it has .*, which is not text$"):
+            RunSpec.from_dict(job | values)
+    with pytest.raises(SpecError, match=r"^job: sampling\.negative_prompt: it has "):
+        RunSpec.from_dict(job, [f"sampling.negative_prompt={text}"])
+    with pytest.raises(SpecError, match=r"^job: output: it has "):
+        train_spec({"recipe": "autoencoder", "name": "a", "output": text})

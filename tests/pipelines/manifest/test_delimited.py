@@ -151,6 +151,30 @@ def test_other_separators_are_named_once(
     assert problem.message.startswith(f"it looks like {separators} separate its columns")
 
 
+@pytest.mark.parametrize(
+    ("name", "data"),
+    [
+        ("m.csv", "sep=,\nprompt,n\na,1\n"),
+        ("m.csv", "\ufeffSEP=,\r\nprompt,n\r\na,1\r\n"),
+        ("m.csv", '"sep=,"\nprompt\na\n'),
+        ("m.tsv", "sep=\t\nprompt\tn\na\t1\n"),
+    ],
+)
+def test_the_separator_line_of_excel_is_named(tmp_path: Path, name: str, data: str) -> None:
+    (tmp_path / name).write_bytes(data.encode())
+    problem = problem_of(tmp_path / name)
+    assert problem.line == 1
+    assert problem.message.startswith("this is Excel's separator line, not the names of columns")
+
+
+def test_the_separator_line_of_another_separator_is_named_too(tmp_path: Path) -> None:
+    (tmp_path / "m.csv").write_text("sep=;\nprompt;n\na;1\n")
+    assert problem_of(tmp_path / "m.csv").message == (
+        "it looks like semicolons separate its columns; save it with commas, without Excel's "
+        "separator line"
+    )
+
+
 def test_names_in_quotes_may_contain_other_separators(tmp_path: Path) -> None:
     (tmp_path / "m.csv").write_text('"prompt; in English"\na; b\n')
     assert rows_of(tmp_path / "m.csv") == [{"prompt; in English": "a; b"}]

@@ -12,6 +12,7 @@ from support.polars_like import PolarsLike
 
 from nightpress.pipelines.errors import ManifestError
 from nightpress.pipelines.manifest.frames import rewritten, table_of, to_parquet
+from nightpress.pipelines.manifest.parquet import scan_parquet
 
 ROWS = {"prompt": ["a cat", "a dog", "a cow"], "seed": [3, None, 5], "mood": ["x", "y", "x"]}
 
@@ -96,6 +97,44 @@ def test_what_is_no_table_is_refused_by_type(frame: Any) -> None:
     ],
 )
 def test_what_cannot_be_converted_is_said_in_one_line(frame: Any, words: str) -> None:
-    with pytest.raises(ManifestError, match=rf"^table: cannot be .*{words}") as caught:
+    with pytest.raises(ManifestError, match=rf"^table.*: cannot be .*{words}") as caught:
         to_parquet(table_of(frame))
     assert len(str(caught.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ([2**70, 1], "cannot be read as an Arrow table: a number is too large for a column"),
+        ([{"k": 2**70}, None], "cannot be read as an Arrow table: a number is too large"),
+        ([[2**70], None], "cannot be read as an Arrow table: a number is too large"),
+        ([1, "x"], "cannot be read as an Arrow table: Could not convert 'x'"),
+        ([object(), 1], "cannot be read as an Arrow table: Could not convert <object"),
+        ([{"k": "b\ud800"}, None], "cannot be read as an Arrow table: its text has half a char"),
+        (pd.arrays.SparseArray([1.0, 2.0]), "cannot be read as an Arrow table: Sparse pandas"),
+        (pd.period_range("2020-01-01", periods=2), "it holds periods of pandas, which Arrow"),
+        (pd.interval_range(0, 2), "it holds intervals of pandas, which Arrow does not store"),
+    ],
+    ids=str,
+)
+def test_a_column_that_arrow_cannot_hold_is_named(values: Any, words: str) -> None:
+    with pytest.raises(ManifestError) as caught:
+        table_of(pd.DataFrame({"prompt": ["a", "b"], "x": values}))
+    (problem,) = caught.value.problems
+    assert (problem.file, problem.column) == ("table", "x")
+    assert problem.message.startswith(words)
+    assert len(str(caught.value).encode().splitlines()) == 1
+
+
+def test_pandas_periods_in_a_parquet_file_are_refused() -> None:
+    frame = pd.DataFrame({"prompt": ["a"], "x": pd.period_range("2020-01-01", periods=1)})
+    sink = io.BytesIO()
+    pq.write_table(pa.table(frame), sink)
+    with pytest.raises(pa.ArrowInvalid, match=r"^column 'x': it holds periods of pandas"):
+        scan_parquet(sink)
+
+
+def test_lists_that_hold_only_null_are_kept() -> None:
+    values = [[None], [None, None]]
+    frame = pd.DataFrame({"prompt": ["a", "b"], "x": values})
+    assert pq.read_table(io.BytesIO(to_parquet(table_of(frame))))["x"].to_pylist() == values

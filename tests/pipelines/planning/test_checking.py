@@ -310,6 +310,19 @@ def test_a_file_name_of_many_rows_is_one_problem(tmp_path: Path) -> None:
     assert "file name 'images/b.png' is already used by" in texts[2]
 
 
+@pytest.mark.parametrize("file_name", ["x.png", "a/x.png", "{{x}}.png"])
+def test_a_file_name_without_columns_is_for_a_single_image(tmp_path: Path, file_name: str) -> None:
+    images = {"file_name": file_name}
+    (tmp_path / "m.txt").write_text("a cat\n")
+    _, plan = planned(job(tmp_path, tmp_path / "m.txt", images=images))
+    assert plan["file"].to_pylist() == [f"images/{file_name.format()}"]
+    (tmp_path / "m.txt").write_text("a cat\n" * 3)
+    with pytest.raises(SpecError) as caught:
+        check(job(tmp_path, tmp_path / "m.txt", images=images), MODEL)
+    why = "all 3 images would have this name; add {image_id} to it"
+    assert str(caught.value) == f"images.file_name: {file_name!r}: {why}"
+
+
 def test_different_ids_that_give_the_same_file_name_are_reported(tmp_path: Path) -> None:
     rows = [{"id": "a/b", "prompt": "p"}, {"id": "a_b", "prompt": "p"}]
     (problem,) = problems_of(job(tmp_path, write(tmp_path / "m.csv", rows)))

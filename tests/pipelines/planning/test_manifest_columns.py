@@ -1,11 +1,16 @@
 """Which columns are settings, which are carried, and what is reported about the others."""
 
+import json
+from decimal import Decimal
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from support.plans import MODEL, images_by_id, job, planned, problems_of, problems_of_rows, write
+
+from nightpress.pipelines.errors import SpecError
 
 DIFFUSIONDB = {"guidance_scale": "cfg", "num_inference_steps": "step"} | {
     "scheduler": {"column": "sampler", "values": {1: "ddim", 3: "euler"}}
@@ -59,6 +64,72 @@ def test_codes_may_stand_for_numbers_and_may_be_missing(tmp_path: Path) -> None:
         "1": MODEL.width,
         "2": 64,
     }
+
+
+@pytest.mark.parametrize(
+    ("codes", "shown"),
+    [
+        (pa.array([1.0, float("inf")]), "inf"),
+        (pa.array([1.0, 1e300]), "1e+300"),
+        (pa.array([1.0, -(2.0**62)]), "-4611686018427387904"),
+        (pa.array([1.0, 0.5]), "0.5"),
+        (pa.array([1.0, float("nan")]), "nan"),
+        (pa.array([1.0, 70_000.0], pa.float32()), "70000"),
+        (pa.array([1.0, 0.5], pa.float16()), "0.5"),
+        (pa.array([Decimal("1.00"), Decimal("1.50")]), "1.50"),
+        (pa.array([1, 2**64 - 1], pa.uint64()), "18446744073709551615"),
+    ],
+)
+def test_a_number_that_is_no_code_is_reported_with_its_row(
+    tmp_path: Path, codes: pa.Array, shown: str
+) -> None:
+    pq.write_table(pa.table({"prompt": ["a", "b"], "c": codes}), tmp_path / "m.parquet")
+    columns = {"width": {"column": "c", "values": {1: 64}}}
+    assert problems_of(job(tmp_path, tmp_path / "m.parquet", columns=columns)) == [
+        f"m.parquet, row 1 (counted from 0), column c: {shown!r} is not one of the codes in the "
+        "job file's `columns`: 1"
+    ]
+
+
+@pytest.mark.parametrize("code", ["1.50", "1.5"])
+def test_codes_for_decimals_may_leave_out_zeros_at_the_end(tmp_path: Path, code: str) -> None:
+    table = pa.table({"prompt": ["a", "b"], "c": [Decimal("1.50"), None]})
+    pq.write_table(table, tmp_path / "m.parquet")
+    columns = {"guidance_scale": {"column": "c", "values": {code: 7.5}}}
+    images = images_by_id(planned(job(tmp_path, tmp_path / "m.parquet", columns=columns))[1])
+    scales = [images[f"0000000{row}_00"]["guidance_scale"] for row in range(2)]
+    assert scales == [7.5, MODEL.guidance_scale]
+
+
+def test_blanks_around_codes_do_not_count_in_cells_or_in_the_job(tmp_path: Path) -> None:
+    columns = {"negative_prompt": {"column": "c", "values": {"x ": "w", " y": "v"}}}
+    rows = [{"prompt": "a", "c": "x "}, {"prompt": "b", "c": " y"}, {"prompt": "c", "c": "x"}]
+    manifest = write(tmp_path / "m.csv", rows)
+    images = images_by_id(planned(job(tmp_path, manifest, columns=columns))[1])
+    prompts = [images[f"0000000{row}_00"]["negative_prompt"] for row in range(3)]
+    assert prompts == ["w", "v", "w"]
+
+
+@pytest.mark.parametrize("values", [{"x": 1, "x ": 2}, {1: 64, "1": 128}])
+def test_a_code_cannot_be_given_twice(tmp_path: Path, values: dict[Any, Any]) -> None:
+    with pytest.raises(SpecError, match="is given twice; blanks around it do not count"):
+        job(tmp_path, tmp_path / "m.csv", columns={"width": {"column": "c", "values": values}})
+
+
+@pytest.mark.parametrize("value", [{"a": 1}, [1], True, False, 1.5, [], {}])
+def test_an_id_beside_text_is_text_or_a_whole_number(tmp_path: Path, value: object) -> None:
+    rows = [{"prompt": "a", "id": "x"}, {"prompt": "b", "id": 2**64}, {"prompt": "c", "id": value}]
+    assert problems_of_rows(tmp_path, *rows) == [
+        f"m.jsonl, line 3, column id: {json.dumps(value)!r} is neither text nor a whole number; "
+        "ids that are text must be in quotes in every row"
+    ]
+
+
+def test_text_and_whole_numbers_may_be_ids_of_one_file(tmp_path: Path) -> None:
+    ids = ["x", 7, 2**64, -3, "[draft]", "{", "1.2.3", "trueish", "1e", "café"]
+    rows = [{"prompt": "a", "id": each} for each in ids]
+    _, plan = planned(job(tmp_path, write(tmp_path / "m.jsonl", rows)))
+    assert sorted(plan["id"].to_pylist()) == sorted(map(str, ids))
 
 
 def test_a_missing_mapped_column_is_reported(tmp_path: Path) -> None:

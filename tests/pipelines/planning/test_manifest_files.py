@@ -30,6 +30,11 @@ from nightpress.pipelines.planning import check, manifest_changes
         ("m.jsonl", b'"a"', "line 1: not a JSON object"),
         ("m.jsonl", b'[{"prompt": "a"}]', "line 1: it is one JSON value, but JSON Lines has one"),
         ("m.jsonl", b'\n{\n "prompt": "a"\n}', "line 2: it is one JSON value, but JSON Lines has"),
+        ("m.jsonl", b'[{"prompt": "a"}]\n\n', "it is one JSON value, but JSON Lines has one"),
+        ("m.jsonl", b'[\n{"prompt": "a"}\n]', "it is one JSON value, but JSON Lines has one"),
+        ("m.csv", b"prompt,,unnamed_1\na,b,c\n", "column number 2 has no name, and 'unnamed_1', w"),
+        ("m.csv", b"unnamed_1,,prompt\na,b,c\n", "column number 2 has no name, and 'unnamed_1', w"),
+        ("m.csv", b"unnamed_1,unnamed_1,prompt\na,b,c\n", "column 'unnamed_1' appears twice"),
         ("m.txt", b"", "the manifest has no rows"),
         ("m.txt", b"caf\xe9\n", "not UTF-8 text: byte 0xe9"),
         ("m.csv", b"prompt,prompt\na,b\n", "column 'prompt' appears twice"),
@@ -53,6 +58,17 @@ def test_records_that_do_not_match_the_header_are_reported(tmp_path: Path) -> No
         "m.csv, line 4: it has 3 fields, but the header names 2; a field that contains a comma "
         "must be in quotes",
     ]
+
+
+@pytest.mark.parametrize("first", ['["a", 1]', "[]", '[{"prompt": "a"}]', "[1"])
+def test_lines_that_are_lists_are_reported_line_by_line(tmp_path: Path, first: str) -> None:
+    (tmp_path / "m.jsonl").write_text(f'{first}\n["b", 2]\n{{"prompt": "c"}}\n')
+    problems = problems_of(job(tmp_path, tmp_path / "m.jsonl"))
+    if first == "[1":
+        assert problems[0].startswith("m.jsonl, line 1: it is one JSON value")
+    else:
+        why = 'not a JSON object, such as {"prompt": "a cat"}'
+        assert problems == [f"m.jsonl, line 1: {why}", f"m.jsonl, line 2: {why}"]
 
 
 def test_a_malformed_line_of_json_is_reported(tmp_path: Path) -> None:
@@ -122,6 +138,14 @@ def test_a_semicolon_file_is_refused_once_and_its_decimals_are_not_read(tmp_path
     ("value", "problem"),
     [
         ("7,5", "'7,5' is not a number; write a decimal point, not a comma"),
+        ("1,024", "'1,024' is not a number; write it without commas between the thousands"),
+        (
+            "-1,234,567",
+            "'-1,234,567' is not a number; write it without commas between the thousands",
+        ),
+        ("1,024.0", "'1,024.0' is not a number; write it without commas between the thousands"),
+        ("7,50", "'7,50' is not a number; write a decimal point, not a comma"),
+        ("1024,512", "'1024,512' is not a number; write a decimal point, not a comma"),
         ("0x1F", "'0x1F' is not a number"),
         ("1_000", "'1_000' is not a number"),
         ("7.0000000000000000000001", "'7.0000000000000000000001' is not a whole number"),

@@ -7,8 +7,16 @@ from pathlib import Path
 import pytest
 from support.plans import MODEL, write
 
+from nightpress.pipelines.errors import ManifestError, StoreMissing
 from nightpress.pipelines.job.spec import RunSpec
-from nightpress.pipelines.planning import check, compare_manifest, manifest_changes, write_plan
+from nightpress.pipelines.planning import (
+    check,
+    compare_manifest,
+    manifest_changes,
+    planned_file_changes,
+    require_unchanged,
+    write_plan,
+)
 from nightpress.pipelines.planning.layout import PlanLayout
 from nightpress.pipelines.run_directory.record import RunRecord, new_record
 from nightpress.pipelines.storage import Store
@@ -99,6 +107,43 @@ def test_another_order_of_the_files_is_another_manifest(tmp_path: Path) -> None:
     one, other = map(str, two_files(tmp_path / "set"))
     layout = check(job(tmp_path, [one, other]), MODEL)
     assert changed(layout, job(tmp_path, [other, one])) == ["manifest: order of the files"]
+    with pytest.raises(ManifestError) as caught:
+        require_unchanged(layout, job(tmp_path, [other, one]))
+    assert str(caught.value) == (
+        "manifest: the order of its files has changed since it was checked; start again"
+    )
+
+
+def test_a_planned_file_is_looked_up_by_its_own_name(tmp_path: Path) -> None:
+    path = write(tmp_path / "data[1].csv", [{"prompt": "a"}])
+    layout = check(job(tmp_path, str(path)), MODEL)
+    write(tmp_path / "data1.csv", [{"prompt": "a"}])
+    assert planned_file_changes(layout, {}) == []
+    write(path, [{"prompt": "b"}])
+    assert [each.field for each in planned_file_changes(layout, {})] == [f"manifest {path}"]
+
+
+def to_folder(path: Path) -> None:
+    path.unlink()
+    write(path / "x.csv", [{"prompt": "a"}])
+
+
+def to_match_of_pattern(path: Path) -> None:
+    path.rename(path.with_name("data1.csv"))
+
+
+@pytest.mark.parametrize("change", [Path.unlink, to_folder, to_match_of_pattern])
+def test_a_planned_file_that_is_gone_is_named(
+    tmp_path: Path, change: Callable[[Path], None]
+) -> None:
+    path = write(tmp_path / "data[1].csv", [{"prompt": "a"}])
+    layout = check(job(tmp_path, str(path)), MODEL)
+    change(path)
+    with pytest.raises(StoreMissing) as caught:
+        planned_file_changes(layout, {})
+    assert str(caught.value) == (
+        f"{path}: the run was planned from this file, but it is not there any more"
+    )
 
 
 def test_the_same_bytes_in_another_format_are_another_manifest(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ import pytest
 from support.plans import MODEL, job, planned, problems_of
 
 from nightpress.pipelines.errors import ManifestError
-from nightpress.pipelines.planning import check
+from nightpress.pipelines.planning import check, select_images
 
 SECOND = "row 1 (counted from 0)"
 
@@ -210,6 +210,8 @@ def test_whole_numbers_of_any_type_are_seeds(tmp_path: Path, column: pa.Array, s
         (pa.array([2**64 - 1], pa.uint64()), "is out of range"),
         (pa.array([2**53]), "is not between 0 and 2^53 - 1"),
         (pa.array([0.5]), "is not a whole number"),
+        (pa.array([float("nan")]), "nan is not a number"),
+        (pa.array([float("inf")]), "inf is out of range"),
         (pa.array([Decimal("7.01")]), "is not a whole number"),
         (pa.array([Decimal(2**64)]), "is out of range"),
         (pa.array([[7]]), "seed must be a number"),
@@ -228,3 +230,65 @@ def test_a_large_decimal_id_keeps_every_digit(tmp_path: Path) -> None:
     pq.write_table(pa.table({"prompt": ["a", "b"], "id": ids}), tmp_path / "m.parquet")
     _, plan = planned(job(tmp_path, tmp_path / "m.parquet"))
     assert plan["id"].to_pylist() == ["9007199254740993", "9223372036854775807"]
+
+
+def test_a_large_unsigned_id_keeps_every_digit(tmp_path: Path) -> None:
+    ids = [2**53 + 1, 2**60 + 1, 2**63 + 1]
+    table = pa.table({"prompt": ["a", "b", "c"], "id": pa.array(ids, pa.uint64())})
+    pq.write_table(table, tmp_path / "m.parquet")
+    _, plan = planned(job(tmp_path, tmp_path / "m.parquet"))
+    assert sorted(plan["id"].to_pylist(), key=int) == [str(each) for each in ids]
+
+
+NULLS = [[None], [None, None]]
+
+
+@pytest.mark.parametrize(
+    ("type_", "values"),
+    [
+        (pa.list_(pa.null()), NULLS),
+        (pa.large_list(pa.null()), NULLS),
+        (pa.list_(pa.null(), 2), [[None, None]] * 2),
+        (pa.list_(pa.list_(pa.null())), [[each] for each in NULLS]),
+        (pa.large_list(pa.large_list(pa.null())), [[each] for each in NULLS]),
+        (pa.struct({"k": pa.list_(pa.null())}), [{"k": each} for each in NULLS]),
+        (pa.struct({"k": pa.large_list(pa.null())}), [{"k": each} for each in NULLS]),
+    ],
+    ids=str,
+)
+def test_lists_that_hold_only_null_are_carried_and_shown(
+    tmp_path: Path, type_: pa.DataType, values: list[Any]
+) -> None:
+    table = pa.table({"prompt": ["a", "b"], "c": pa.array(values, type_)})
+    pq.write_table(table, tmp_path / "m.parquet")
+    spec = job(tmp_path, tmp_path / "m.parquet")
+    layout, plan = planned(spec)
+    assert plan["c"].to_pylist() == values
+    assert select_images(spec, MODEL, layout, 2)["c"].to_pylist() == values
+
+
+PAIRS = [{"k": each, "n": 1} for each in (*NULLS, None)]
+
+
+@pytest.mark.parametrize(
+    ("one", "two"),
+    [
+        (pa.array(PAIRS), pa.array([{"k": [None], "n": 0.5}])),
+        (pa.array([[each] for each in PAIRS]), pa.array([[{"k": [None], "n": 0.5}], None])),
+        (
+            pa.array([{"k": [None, None], "t": "x"}, None]).cast(
+                pa.struct({"k": pa.list_(pa.null()), "t": pa.large_string()})
+            ),
+            pa.array([{"k": [None], "t": "y"}]),
+        ),
+        (pa.array([[[None, None]]], pa.large_list(pa.list_(pa.null()))), pa.array([[[None]]])),
+        (pa.array(NULLS), pa.array([[1], None])),
+    ],
+)
+def test_lists_of_null_stay_what_they_are_where_other_parts_change(
+    tmp_path: Path, one: pa.Array, two: pa.Array
+) -> None:
+    _, plan = planned(job(tmp_path, two_files(tmp_path, one, two)))
+    plan["c"].validate(full=True)
+    values = dict(zip(plan["prompt"].to_pylist(), plan["c"].to_pylist(), strict=True))
+    assert list(map(values.get, sorted(values))) == one.to_pylist() + two.to_pylist()

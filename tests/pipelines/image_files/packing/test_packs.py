@@ -249,3 +249,9 @@ def test_a_missing_member_or_an_invalid_pack_is_an_error(kind: Any) -> None:
         member_of(path, made.data, "b.png")
     with pytest.raises(ValueError, match="truncated or invalid"):
         member_of(path, b"nothing of the kind" * 100, "a.png")
+
+
+def test_carried_lists_that_hold_only_null_are_packed() -> None:
+    columns = carried(c=pa.array([[None], [None, None]], pa.list_(pa.null())))
+    packed = pack("parquet", members(["a.png", "b.png"]), columns)
+    assert pq.read_table(io.BytesIO(packed.data))["c"].to_pylist() == [[None], [None, None]]
