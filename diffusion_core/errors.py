@@ -16,7 +16,9 @@
 """
 
 import contextlib
+import struct
 from collections.abc import Iterator
+from pickle import PickleError
 
 
 class NightpressError(Exception):
@@ -88,8 +90,11 @@ def as_model_error(what: str) -> Iterator[None]:
         ImportError,
         AssertionError,
         RuntimeError,
+        EOFError,
+        PickleError,
+        struct.error,
     )
     try:
         yield
     except (*faults, SafetensorError, StrictDataclassError) as error:
-        raise ModelError(f"{what}: {one_line(error)}") from error
+        raise ModelError(f"{what}: {one_line(error) or type(error).__name__}") from error

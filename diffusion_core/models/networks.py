@@ -57,7 +57,8 @@ def check_networks(model: PipelineFolder, variant: str | None, allow_pickle: boo
     """Check without loading a weight that the files of each network hold exactly its weights.
 
     Without accelerate, which makes networks without weights, only the headers of the files and
-    their indexes are checked; `load_networks` checks the rest. Single pickles are left to it too.
+    their indexes are checked; `load_networks` checks the rest. It also checks
+    what a single pickle lacks.
 
     Raises:
         ModelError: as `load_networks`.
@@ -112,25 +113,37 @@ def require_finite(pipeline: Any, failure: str) -> None:
         ModelError: a weight is NaN or infinite, in its file or because the type of the weights
             cannot hold it.
     """
-    import torch
     from torch import nn
 
     for name, network in pipeline.components.items():
-        if not isinstance(network, nn.Module):
-            continue
-        weights = {key: value for key, value in network.named_parameters() if _can_test(value)}
-        wrong = [
-            key
-            for key, value in weights.items()
-            # One pass without a temporary tensor; NaN is the least and the greatest of all.
-            if not torch.stack(torch.aminmax(value.detach())).isfinite().all()
-        ]
-        if wrong:
-            dtype = str(weights[wrong[0]].dtype).removeprefix("torch.")
-            raise ModelError(
-                f"{failure}: {name}: {len(wrong)} of its {len(weights)} weights hold NaN or "
-                f"infinity in {dtype}: {listed(wrong)}"
-            )
+        if isinstance(network, nn.Module):
+            require_finite_weights(network, f"{failure}: {name}")
+
+
+def require_finite_weights(network: Any, failure: str) -> None:
+    """Refuse a network some of whose weights are not numbers; stored buffers count as weights.
+
+    Raises:
+        ModelError: as `require_finite`.
+    """
+    import torch
+
+    stored = network.state_dict().keys()
+    buffers = {key: value for key, value in network.named_buffers() if key in stored}
+    tensors = {**dict(network.named_parameters()), **buffers}
+    weights = {key: value for key, value in tensors.items() if _can_test(value)}
+    wrong = [
+        key
+        for key, value in weights.items()
+        # One pass without a temporary tensor; NaN is the least and the greatest of all.
+        if not torch.stack(torch.aminmax(value.detach())).isfinite().all()
+    ]
+    if wrong:
+        dtype = str(weights[wrong[0]].dtype).removeprefix("torch.")
+        raise ModelError(
+            f"{failure}: {len(wrong)} of its {len(weights)} weights hold NaN or infinity in "
+            f"{dtype}: {listed(wrong)}"
+        )
 
 
 def _can_test(value: Any) -> bool:

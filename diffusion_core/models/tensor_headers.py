@@ -4,12 +4,12 @@ Owns what is wrong with a file that is cut short and with an index whose shards 
 """
 
 import re
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from pickle import UnpicklingError
 
-from nightpress.diffusion_core.errors import ModelError, one_line
+from nightpress.diffusion_core.errors import ModelError, as_model_error, one_line
 from nightpress.diffusion_core.models.pipeline_folder import read_json
 
 SHARD = re.compile(r"^(?P<stem>.+)-(?P<number>\d{5})-of-(?P<total>\d{5})(?P<rest>.*)$")
@@ -53,16 +53,17 @@ def read_pickle(file: Path) -> dict[str, TensorHeader]:
     """Name -> header of every tensor in a pickled state dict; runs no code of the file.
 
     Raises:
-        ModelError: the file is damaged, or holds more than tensors.
+        ModelError: the file is damaged, or holds something else than tensors by name.
     """
     import torch
 
-    try:
+    with as_model_error(f"{file}: not readable weights"), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of what a damaged file says about its format
         values = torch.load(file, map_location="meta", weights_only=True)
-    except (UnpicklingError, RuntimeError, EOFError, OSError, ValueError) as error:
-        raise ModelError(f"{file}: not readable weights: {one_line(error, 200)}") from error
+    if not isinstance(values, Mapping):
+        raise ModelError(f"{file}: it holds a {type(values).__name__}, not tensors by name")
     return {
-        name: TensorHeader(tuple(value.shape), "F" if value.is_floating_point() else "I")
+        str(name): TensorHeader(tuple(value.shape), "F" if value.is_floating_point() else "I")
         for name, value in values.items()
         if isinstance(value, torch.Tensor)
     }
@@ -71,26 +72,26 @@ def read_pickle(file: Path) -> dict[str, TensorHeader]:
 def read_all_headers(component: Path, files: Sequence[Path]) -> dict[str, TensorHeader]:
     """The headers of all tensors in the files that hold one network together.
 
-    A single pickle is not read: its network names what it lacks when it is loaded.
+    Those of a single pickle are left out: its network names what it lacks when it is loaded.
 
     Args:
         component: the network's folder.
         files: its weight files.
 
     Raises:
-        ModelError: a file is damaged, a shard is missing, or the index names a tensor that its
-            shard does not hold.
+        ModelError: a file is damaged or holds something else, a shard is missing, or the index
+            names a tensor that its shard does not hold.
     """
     _require_all_shards(files)
     is_sharded = any(SHARD.match(file.name) for file in files)
     names = {
         file.name: read_headers(file) if file.suffix == ".safetensors" else read_pickle(file)
         for file in files
-        if is_sharded or file.suffix == ".safetensors"
     }
     if is_sharded:
         _check_indexes(component, names)
-    return {name: header for held in names.values() for name, header in held.items()}
+    counted = (held for file, held in names.items() if is_sharded or file.endswith(".safetensors"))
+    return {name: header for held in counted for name, header in held.items()}
 
 
 def listed(names: Iterable[str], most: int = 5) -> str:

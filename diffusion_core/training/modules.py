@@ -21,7 +21,7 @@ from nightpress.diffusion_core.errors import (
     one_line,
 )
 from nightpress.diffusion_core.models import weight_files
-from nightpress.diffusion_core.models.networks import load_network
+from nightpress.diffusion_core.models.networks import load_network, require_finite_weights
 
 WRONG_ARGUMENTS = (TypeError, ValueError, NotImplementedError, AttributeError, ZeroDivisionError)
 """Errors that diffusers raises for a wrong configuration. It does not validate its arguments, so
@@ -59,8 +59,8 @@ def saved_module(folder: Path, allowed: Sequence[str]) -> nn.Module:
     Raises:
         ModelNotFound: there is no saved network in the folder.
         UnsafeWeights: its weights are not safetensors.
-        ModelError: it has another class, cannot be loaded, or its files do not hold exactly its
-            weights.
+        ModelError: it has another class, cannot be loaded, its files do not hold exactly its
+            weights, or a weight is NaN or infinite.
     """
     name = class_name(folder)
     if name not in allowed:
@@ -72,6 +72,7 @@ def saved_module(folder: Path, allowed: Sequence[str]) -> nn.Module:
         module: nn.Module = load_network(_owner(name), folder, files, dtype=torch.float32)
     except ModelError as error:
         raise ModelError(f"{folder}: {error}") from error
+    require_finite_weights(module, str(folder))
     return module
 
 

@@ -21,10 +21,14 @@ COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 end near 1, not exactly at 1."""
 UPDATE_RMS = 0.2
 """Root mean square of an update. It matches AdamW's, so learning rates keep their meaning."""
-NOT_HIDDEN = re.compile(r"embed|^adaln|^norm|^caption_projection$")
+NOT_HIDDEN = re.compile(
+    r"emb(ed|_|$)|^adaln|^norm|^caption_projection$"
+    r"|^(cond_proj|time_proj|encoder_hid_proj|guidance_in|t_block)$"
+)
 """Matches a part of the names of embeddings, modulation and projections of captions, which AdamW
-updates in any shape."""
-ENDS = re.compile(r"^(conv|proj|img|txt)_(in|out)$")
+updates in any shape. A U-Net's `time_emb_proj` is modulation: it turns the embedding of the time
+into a shift, and in some networks a scale, of the features. PixArt's authors name it `t_block`."""
+ENDS = re.compile(r"^(conv|proj|img|txt|time|vector)_(in|out)(_\d+)?$")
 """Matches the first and the last layer of a network; inside its blocks they are hidden layers."""
 
 

@@ -120,27 +120,40 @@ def run_target(run: str, storage_overrides: tuple[str, ...]) -> str | RunSpec | 
         RunNotFound: it is a file of a run directory.
         SpecError: it is a file that is not a job.
     """
-    path = Path(run)
-    if is_url(run) or path.is_dir() or not (path.is_file() or path.suffix in JOB_SUFFIXES):
+    path = _job_file(run)
+    if path is None:
         return run
-    if path.name in (RUN_FILE, TRAIN_FILE):
-        raise RunNotFound(f"{run}: this is a file of a run; name its folder, {path.parent}")
     overrides = _of_storage(storage_overrides)
-    if "recipe" in read_yaml(path):
-        return read_train_spec(path, overrides)
-    return RunSpec.from_file(run, overrides)
+    return (read_train_spec if _is_training(path) else RunSpec.from_file)(path, overrides)
 
 
 def image_target(run: str, storage_overrides: tuple[str, ...]) -> str | RunSpec:
     """As `run_target`, for commands that only work on runs of images.
 
     Raises:
-        RunNotFound: it is a training job.
+        RunNotFound: it is a file of a run directory, or a training job.
+        SpecError: it is a file that is not a job.
     """
-    target = run_target(run, storage_overrides)
-    if isinstance(target, TrainSpec):
+    path = _job_file(run)
+    if path is None:
+        return run
+    if _is_training(path):
         raise RunNotFound(f"{run}: this is a training job, not a run of images")
-    return target
+    return RunSpec.from_file(path, _of_storage(storage_overrides))
+
+
+def _job_file(run: str) -> Path | None:
+    """The job file that RUN names; None if it names a run directory."""
+    path = Path(run)
+    if is_url(run) or path.is_dir() or not (path.is_file() or path.suffix in JOB_SUFFIXES):
+        return None
+    if path.name in (RUN_FILE, TRAIN_FILE):
+        raise RunNotFound(f"{run}: this is a file of a run; name its folder, {path.parent}")
+    return path
+
+
+def _is_training(path: Path) -> bool:
+    return "recipe" in read_yaml(path)
 
 
 _max_failures_option = click.option(

@@ -151,10 +151,15 @@ class RunSpec(Section):
         """Read a YAML job file; `overrides` are `a.b=value` strings that replace its keys.
 
         Raises:
-            SpecError: the file cannot be read, is not YAML, or is not a valid job.
+            SpecError: the file cannot be read, is not YAML, or is not a valid job; it may be a
+                training job.
         """
         path = Path(path)
         values = read_yaml(path)
+        if "recipe" in values and "manifest" not in values:
+            raise SpecError(
+                f"{path}: this is a training job, as its key recipe says; use nightpress train"
+            )
         values.setdefault("name", path.name.removesuffix(path.suffix))
         spec = cls.from_dict(values, overrides, where=str(path))
         if not spec.manifest:

@@ -17,6 +17,7 @@ from nightpress.diffusion_core.models.prompt_syntax import (
     DOUBLED,
     LORA,
     SIGNS,
+    Syntax,
     found_tag,
 )
 from nightpress.diffusion_core.models.prompts import (
@@ -97,8 +98,8 @@ class PromptChecker:
 
     def problem(self, text: str) -> str | None:
         """What is wrong with one text, with what a job may do about it; None if it is allowed."""
-        if self.spec.weights == "refuse" and found_tag(text) is not None:
-            return tag_problem(text) + TAG_ALLOWED
+        if self.spec.weights == "refuse" and (found := found_tag(text)) is not None:
+            return tag_problem(*found) + TAG_ALLOWED
         cut = self.limits.cut(text)
         if cut is None or self.spec.long == "cut":
             return None
@@ -125,8 +126,13 @@ class PromptChecker:
             for pattern in (ANY_SYNTAX, DOUBLED)
         )
         if self.spec.weights == "refuse":
-            problems.add(found, name, lambda row: tag_problem(texts[row].as_py()) + TAG_ALLOWED)
+            problems.add(found, name, lambda row: self._tag_problem(texts[row].as_py()))
         return found, doubled
+
+    def _tag_problem(self, text: str) -> str:
+        found = found_tag(text)
+        assert found is not None, text  # noqa: S101 - the same patterns found one
+        return tag_problem(*found) + TAG_ALLOWED
 
     def is_cut(self, texts: pa.Array) -> Mask:
         """Where the model would cut a text; (n,) bool."""
@@ -207,9 +213,8 @@ def length_problem(cut: Cut) -> str:
     )
 
 
-def tag_problem(text: str) -> str:
-    """What is wrong with a text that has tags of other programs."""
-    tag, syntax = found_tag(text) or ("", LORA)
+def tag_problem(tag: str, syntax: Syntax) -> str:
+    """What is wrong with a text that has a tag of other programs."""
     instead = (
         "name the LoRA in the column lora (see model.row_loras) or in model.loras"
         if syntax is LORA

@@ -217,10 +217,16 @@ def read_train_spec(path: str | Path, overrides: Sequence[str] = ()) -> TrainSpe
     """Read a training job from a YAML file; `overrides` are `a.b=value` strings.
 
     Raises:
-        SpecError: the file is missing, is not YAML, or is not a valid job.
+        SpecError: the file is missing, is not YAML, or is not a valid job; it may be a job that
+            makes images.
     """
     path = Path(path)
     values = read_yaml(path)
+    if "manifest" in values and not values.keys() & {"recipe", "data"}:
+        raise SpecError(
+            f"{path}: this is a job that makes images, as its key manifest says, not a training "
+            "job, which has a recipe; use nightpress run"
+        )
     values.setdefault("name", path.name.removesuffix(path.suffix))
     return train_spec(values, overrides, where=str(path))
 

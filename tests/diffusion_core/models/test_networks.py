@@ -15,6 +15,8 @@ from torch import Tensor, nn
 from nightpress.diffusion_core.errors import ModelError
 from nightpress.diffusion_core.models import loading
 from nightpress.diffusion_core.models.loading import ModelSpec
+from nightpress.diffusion_core.models.networks import require_finite_weights
+from nightpress.diffusion_core.training.modules import saved_module
 
 Saved = Callable[[str], Path]
 Damage = Callable[[Path], object]
@@ -258,6 +260,20 @@ def test_pickles_are_complete_or_refused(
         assert load(folder, allow_pickle=True)
 
 
+@pytest.mark.parametrize("component", ["unet", "text_encoder"])
+@pytest.mark.parametrize("values", [[1, 2], torch.ones(2), None])
+def test_a_pickle_of_something_else_is_refused(
+    component: str, values: Any, copied: Callable[[str], Path]
+) -> None:
+    folder = copied("sd")
+    damaged_models.weights_of(folder / component).unlink()
+    name = "pytorch_model.bin" if "text" in component else "diffusion_pytorch_model.bin"
+    torch.save(values, folder / component / name)
+    message = f"it holds a {type(values).__name__}, not tensors by name"
+    for act in (load, check):
+        refused(lambda act=act: act(folder, allow_pickle=True), component, message)
+
+
 def test_weights_beyond_the_range_of_their_type_are_refused(
     copied: Callable[[str], Path],
 ) -> None:
@@ -291,3 +307,24 @@ def test_nothing_is_printed_about_incomplete_weights(
     refused(lambda: load(folder), "text_encoder", "missing")
     refused(lambda: check(folder), "text_encoder", "missing")
     assert "".join(capfd.readouterr()) == ""
+
+
+def test_stored_buffers_are_weights_and_others_are_not() -> None:
+    network = nn.BatchNorm1d(2)
+    network.register_buffer("mask", torch.full((2,), -torch.inf), persistent=False)
+    require_finite_weights(network, "here")
+    assert network.running_var is not None
+    network.running_var[0] = torch.nan
+    with pytest.raises(ModelError, match=r"^here: 1 of its 4 weights hold NaN .*: running_var$"):
+        require_finite_weights(network, "here")
+
+
+def test_training_does_not_start_from_weights_that_are_no_numbers(
+    copied: Callable[[str], Path],
+) -> None:
+    folder = copied("sd") / "vae"
+    assert saved_module(folder, ["AutoencoderKL"])
+    name = "encoder.conv_in.bias"
+    damaged_models.change(folder, lambda tensors: tensors[name].view(-1)[:1].fill_(torch.nan))
+    with pytest.raises(ModelError, match=r"vae: 1 of its \d+ weights hold NaN .*encoder.conv_in"):
+        saved_module(folder, ["AutoencoderKL"])

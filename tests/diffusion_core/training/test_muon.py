@@ -1,8 +1,10 @@
 """Muon orthogonalizes matrices, leaves other weights to AdamW, and divides its work exactly."""
 
+import re
 from pathlib import Path
 from typing import Any
 
+import diffusers
 import pytest
 import torch
 from support import tiny_models
@@ -78,12 +80,69 @@ def test_muon_updates_the_matrices_inside_the_blocks_of_a_denoiser(family: str) 
                 and weight.ndim > 1
                 and last == "weight"
                 and not any(layer.startswith("norm") for layer in inner)
+                and "time_emb_proj" not in inner  # modulation
             )
             assert uses_muon(prefix + name, weight) == is_hidden, name
 
 
 def test_every_denoiser_that_can_be_trained_is_among_these() -> None:
     assert set(FAMILIES) <= set(HIDDEN)
+
+
+CONDITIONED = {
+    "time_cond_proj_dim": 8,
+    "class_embed_type": "timestep",
+    "encoder_hid_dim": 8,
+    "encoder_hid_dim_type": "text_proj",
+    "addition_embed_type": "text",
+    "cross_attention_dim": 64,
+}
+"""Settings of a U-Net with every kind of embedding."""
+
+
+@pytest.mark.parametrize(
+    ("name", "settings"),
+    [
+        ("UNet2DConditionModel", {}),
+        ("UNet2DConditionModel", CONDITIONED),
+        ("PixArtTransformer2DModel", {"num_layers": 1}),
+    ],
+)
+def test_muon_updates_attention_feed_forward_and_convolutions_inside_blocks_only(
+    name: str, settings: dict[str, Any]
+) -> None:
+    assert name in FAMILIES
+    with torch.device("meta"):
+        denoiser = getattr(diffusers, name)(**settings)
+    hidden = re.compile(
+        r"blocks?\.(\d+\.)?.*(attn\d\.to_(q|k|v|out\.0)|ff\.net\.(0\.proj|2)|proj_in|proj_out|conv\d?"
+        r"|conv_shortcut)\.weight$"
+    )
+    weights = dict(denoiser.named_parameters())
+    expected = {key for key, value in weights.items() if value.ndim > 1 and hidden.search(key)}
+    assert {key for key, value in weights.items() if uses_muon(key, value)} == expected
+    assert expected
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "proj_out_1",
+        "proj_out_2",
+        "down_blocks.0.resnets.0.time_emb_proj",
+        "label_emb.0.0",
+        "guidance_in.in_layer",
+        "vector_in.in_layer",
+        "time_embedding.cond_proj",
+        "time_proj",
+        "encoder_hid_proj",
+        "t_block.1",
+        "transformer_blocks.0.norm1.emb.class_embedder.embedding_table",
+    ],
+)
+def test_adamw_updates_other_names_of_embeddings_modulation_and_ends(name: str) -> None:
+    for prefix in ("", "denoiser."):
+        assert not uses_muon(f"{prefix}{name}.weight", torch.zeros(8, 8))
 
 
 def test_adamw_updates_the_tables_and_ends_of_pixart() -> None:

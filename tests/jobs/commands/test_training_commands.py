@@ -117,3 +117,22 @@ def test_the_key_that_help_shows_is_one_of_images_and_of_training() -> None:
         assert shown is not None
         assert shown[1] in RunSpec.model_fields
         assert shown[1] in TrainSpec.model_fields
+
+
+def test_a_job_of_the_other_kind_is_named_with_its_command(tmp_path: Path) -> None:
+    training, images = tmp_path / "train.yaml", tmp_path / "job.yaml"
+    training.write_text("recipe: lora\n")  # other keys are missing too, which is not the point
+    images.write_text("manifest: a.csv\noutput: runs\n")
+    for name in ("plan", "run", "preview", "tune"):
+        assert "a training job, as its key recipe says; use nightpress train" in refusal(
+            nightpress(name, str(training))
+        )
+    for name in ("verify", "retry"):
+        assert "this is a training job, not a run of images" in refusal(
+            nightpress(name, str(training))
+        )
+    said = refusal(nightpress("train", str(images)))
+    assert "makes images, as its key manifest says" in said
+    assert "use nightpress run" in said
+    images.write_text("output: runs\n")  # neither kind
+    assert "recipe: missing; allowed are" in refusal(nightpress("train", str(images)))

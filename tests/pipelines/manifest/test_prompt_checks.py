@@ -63,6 +63,21 @@ def test_a_tag_of_another_program_is_refused(tmp_path: Path) -> None:
     assert "2 negative_prompt: '[b:0.5]' is a change at a step" in negative
 
 
+def test_spaces_and_digits_outside_ascii_are_judged_alike_everywhere(tmp_path: Path) -> None:
+    rows = [
+        {"prompt": "red apple (ratio\u00a0:2)"},
+        {"prompt": "éembedding:foo"},
+        {"prompt": "(word٣:2)"},
+        {"prompt": "(word:\u00a01.4)"},
+    ]
+    shown = [line.split(" in other programs")[0] for line in refused(tmp_path, rows)]
+    assert shown == [
+        "1 prompt: 'embedding:foo' loads an embedding",
+        "2 prompt: '(word٣:2)' is a weight",
+        "3 prompt: '(word:\\xa01.4)' is a weight",
+    ]
+
+
 def test_what_the_job_allows_is_counted_by_row_and_said(tmp_path: Path) -> None:
     rows = [
         {"prompt": LONG, "negative_prompt": LONG},
