@@ -107,7 +107,7 @@ def train(
     free = require_free(
         store, take_over, lambda holder: on_event(WaitingForLease(str(holder), SILENCE_S))
     )
-    spec = _with_absolute_paths(spec)
+    spec = with_absolute_paths(spec)
     with (
         cluster(spec.cluster) as is_ours,
         closing(_events(spec, store, free, ends_with_ray=is_ours)) as events,
@@ -314,7 +314,7 @@ def _require_ray_train() -> None:
         )
 
 
-def _with_absolute_paths(spec: TrainSpec) -> TrainSpec:
+def with_absolute_paths(spec: TrainSpec) -> TrainSpec:
     """Make local paths absolute, because workers have another working directory."""
     values = spec.as_dict()
     values["output"] = absolute(values["output"])
@@ -324,6 +324,7 @@ def _with_absolute_paths(spec: TrainSpec) -> TrainSpec:
     values["data"]["source"] = (
         [absolute(url) for url in source] if isinstance(source, list) else absolute(source)
     )
+    values["data"]["roots"] = [absolute(url) for url in values["data"]["roots"]]
     values["model"] = {
         key: absolute_source(value) if isinstance(value, str) else value
         for key, value in values["model"].items()

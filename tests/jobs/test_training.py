@@ -18,6 +18,7 @@ import torch
 import yaml
 from support.training_jobs import autoencoder_job, denoiser_job, draw_images, save_parts
 
+from nightpress.jobs import training
 from nightpress.jobs.errors import ClusterError, RunStopped
 from nightpress.jobs.training import train
 from nightpress.pipelines.errors import DataError, SpecError, StoreDenied
@@ -130,6 +131,25 @@ def test_a_thread_that_ray_never_wakes_does_not_keep_the_process_alive() -> None
         "training._run_in_thread(threading.Event().wait)"
     )
     subprocess.run([sys.executable, "-c", hanging], check=True, timeout=60)
+
+
+def test_every_local_path_of_a_job_is_absolute_for_the_workers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "parts/vae").mkdir(parents=True)
+    spec = denoiser_job(
+        Path(),
+        data={"source": ["tables"], "roots": ["pictures", "./more/", "s3://bucket/a"]},
+        training={"tensorboard": "logs"},
+    )
+    sent = training.with_absolute_paths(spec)
+    assert sent.data.source == [f"{tmp_path}/tables"]
+    assert sent.data.roots == [f"{tmp_path}/pictures", f"{tmp_path}/more", "s3://bucket/a"]
+    assert sent.output == f"{tmp_path}/runs"
+    assert sent.training.tensorboard == f"{tmp_path}/logs"
+    assert f"{tmp_path}/parts/vae" in sent.inputs
+    assert {*sent.data.source, *sent.data.roots} <= set(sent.inputs)
 
 
 @pytest.mark.usefixtures("local_ray")
