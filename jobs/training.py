@@ -20,6 +20,7 @@ from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from nightpress.jobs.cluster.capacity import (
+    FIRST_NOTICE_S,
     Notices,
     can_grow,
     cluster_line,
@@ -51,14 +52,20 @@ from nightpress.pipelines.training.events import (
     WaitingForLease,
     WaitingForRoom,
 )
+from nightpress.pipelines.training.sections import TrainClusterSpec
 from nightpress.pipelines.training.spec import TrainSpec, train_spec
 
 POLL_S = 0.2
 NO_ROOM_S = 3.0
-"""Workers for which there is no room yet are reported after this time."""
+"""Workers for which the cluster is too small are reported after this time."""
+
+LOOK_S = 2.0
+"""Seconds between two looks at whether the workers are there."""
 
 END_S = 20.0
 """How long an interrupted training waits for its workers to end."""
+
+NO_WORKERS = "stopped while waiting for room for the workers; run the same command again to train"
 
 COLLECTIVE_WAIT_S = 24 * 3600
 """Timeout of collective operations, in which workers wait for each other."""
@@ -107,7 +114,7 @@ def train(
     free = require_free(
         store, take_over, lambda holder: on_event(WaitingForLease(str(holder), SILENCE_S))
     )
-    spec = _with_absolute_paths(spec)
+    spec = with_absolute_paths(spec)
     with (
         cluster(spec.cluster) as is_ours,
         closing(_events(spec, store, free, ends_with_ray=is_ours)) as events,
@@ -146,8 +153,8 @@ def _events(
 ) -> Generator[TrainingEvent, None, None]:
     """Run the workers and yield their events.
 
-    The first interruption asks the workers to stop with a checkpoint; the second one stops them at
-    once.
+    The first interruption asks the workers to stop with a checkpoint, or ends the wait for them;
+    the second one stops them at once.
 
     Args:
         ends_with_ray: whether Ray is shut down afterwards, which ends what is left of the workers.
@@ -155,15 +162,18 @@ def _events(
     num = num_workers(spec)
     coordinator = _start_coordinator(free)
     stopping = False
-    room_notices = _RoomNotices(spec, num)
+    workers = Workers(coordinator)
+    room_notices = RoomNotices(spec.cluster, num)
     with first_interruption() as interrupted:
         fit = _run_in_thread(partial(_fit, spec, num, store, coordinator))
         try:
             while not fit.done():
                 yield from ray.get(coordinator.take_events.remote())
-                yield from room_notices.due(coordinator)
+                yield from room_notices.due(time.monotonic(), workers.are_awaited)
                 wait([fit], POLL_S)
                 if interrupted.is_set() and not stopping:
+                    if workers.are_awaited():
+                        raise StoppedOnRequest(NO_WORKERS)
                     stopping = True
                     ray.get(coordinator.request_stop.remote())
                     yield StopRequested()
@@ -184,22 +194,68 @@ def _end_workers(coordinator: Any) -> None:
             ray.kill(worker)
 
 
-class _RoomNotices:
+class Workers:
+    """Whether workers are at work, found out without waiting for any answer."""
+
+    def __init__(self, coordinator: Any) -> None:
+        self._coordinator = coordinator
+        self._num_joined = 0
+        self._pings: list[tuple[Any, Any]] = []
+        """Workers that have joined and are not known to be lost, and the newest ping of each."""
+
+    def are_awaited(self) -> bool:
+        """Whether workers have yet to start: at first, and after all of them were lost."""
+        if ray.get(self._coordinator.is_over.remote()):
+            return False
+        new = ray.get(self._coordinator.joined.remote(self._num_joined))
+        self._num_joined += len(new)
+        pings = [*self._pings, *((worker, _ping(worker)) for worker in new)]
+        self._pings = [found for pair in pings if (found := _renewed(*pair)) is not None]
+        return not self._pings
+
+
+def _ping(worker: Any) -> Any:
+    return worker.__ray_ready__.remote()
+
+
+def _renewed(worker: Any, ping: Any) -> tuple[Any, Any] | None:
+    """The worker with a ping that is under way; None if the worker is lost."""
+    if not ray.wait([ping], timeout=0.0, fetch_local=False)[0]:
+        return worker, ping
+    try:
+        ray.get(ping)
+    except RayError:
+        return None
+    return worker, _ping(worker)
+
+
+class RoomNotices:
     """Reports, less and less often, that the workers wait for room on the cluster."""
 
-    def __init__(self, spec: TrainSpec, num: int) -> None:
+    def __init__(self, spec: TrainClusterSpec, num: int) -> None:
         self._num = num
-        self._cpus = float(spec.cluster.cpus_per_worker)
-        self._gpus = resolved_gpus(spec.cluster.gpus_per_worker)
-        self._started = room(self._cpus, self._gpus) >= num
-        self._notices = Notices(time.monotonic(), NO_ROOM_S)
+        self._cpus = float(spec.cpus_per_worker)
+        self._gpus = resolved_gpus(spec.gpus_per_worker)
+        self._next_look = 0.0
+        self._notices: Notices | None = None
 
-    def due(self, coordinator: Any) -> Iterator[TrainingEvent]:
-        """An event, if it is time for one and no worker has started."""
-        if self._started or not self._notices.due(time.monotonic()):
+    def due(self, now: float, are_awaited: Callable[[], bool]) -> Iterator[TrainingEvent]:
+        """An event, if it is time for one and the workers are awaited.
+
+        Args:
+            now: the time, in seconds of any clock.
+            are_awaited: called every `LOOK_S` at most.
+        """
+        if now < self._next_look:
             return
-        self._started = ray.get(coordinator.has_workers.remote())
-        if not self._started:
+        self._next_look = now + LOOK_S
+        if not are_awaited():
+            self._notices = None
+            return
+        if self._notices is None:
+            fits = room(self._cpus, self._gpus) >= self._num
+            self._notices = Notices(now, FIRST_NOTICE_S if fits else NO_ROOM_S)
+        if self._notices.due(now):
             what = plural(self._num, "worker")
             yield WaitingForRoom(waiting_line(what, self._cpus, self._gpus))
 
@@ -314,7 +370,7 @@ def _require_ray_train() -> None:
         )
 
 
-def _with_absolute_paths(spec: TrainSpec) -> TrainSpec:
+def with_absolute_paths(spec: TrainSpec) -> TrainSpec:
     """Make local paths absolute, because workers have another working directory."""
     values = spec.as_dict()
     values["output"] = absolute(values["output"])
@@ -324,6 +380,7 @@ def _with_absolute_paths(spec: TrainSpec) -> TrainSpec:
     values["data"]["source"] = (
         [absolute(url) for url in source] if isinstance(source, list) else absolute(source)
     )
+    values["data"]["roots"] = [absolute(url) for url in values["data"]["roots"]]
     values["model"] = {
         key: absolute_source(value) if isinstance(value, str) else value
         for key, value in values["model"].items()

@@ -12,7 +12,7 @@ from nightpress.diffusion_core.silence_libraries import silence_process
 from nightpress.pipelines.errors import PipelineError
 from nightpress.pipelines.run_directory.lease import FreeLease, Lease, held
 from nightpress.pipelines.storage import Store
-from nightpress.pipelines.training.events import ImagesRead, TrainingEvent
+from nightpress.pipelines.training.events import Finished, ImagesRead, Stopped, TrainingEvent
 from nightpress.pipelines.training.spec import train_spec
 
 
@@ -23,7 +23,7 @@ class TrainingCoordinator:
         self._free = free
         self._events: list[TrainingEvent] = []
         self._error: Exception | None = None
-        self._stop = self._aborted = False
+        self._stop = self._aborted = self._is_over = False
         self._workers: list[Any] = []
 
     def join(self, worker: Any) -> bool:
@@ -43,12 +43,17 @@ class TrainingCoordinator:
         self._aborted = True
         return self._workers
 
-    def has_workers(self) -> bool:
-        """Whether any worker has started."""
-        return bool(self._workers)
+    def joined(self, start: int) -> list[Any]:
+        """The Ray handles of the workers that have joined so far, without the first `start`."""
+        return self._workers[start:]
+
+    def is_over(self) -> bool:
+        """Whether the training has ended, so that no worker needs to join any more."""
+        return self._is_over or self._error is not None
 
     def report(self, event: TrainingEvent) -> bool:
         """Store an event for the driver; return whether the workers should stop."""
+        self._is_over = self._is_over or isinstance(event, Finished | Stopped)
         self._events.append(event)
         return self._stop
 

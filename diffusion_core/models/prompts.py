@@ -233,7 +233,8 @@ def limits_of(
         limit = None if tokenizer is None else _max_length(name, tokenizer, pipeline_class)
         if limit is None:
             return PromptLimits()
-        found.append(_packed(tokenizer, limit, hasattr(pipeline_class, "_text_preprocessing")))
+        lowercases = hasattr(pipeline_class, "_text_preprocessing")
+        found.append(prompt_tokenizer(tokenizer, limit, lowercases))
     return PromptLimits(tuple(found))
 
 
@@ -249,7 +250,14 @@ def _max_length(name: str, tokenizer: Any, pipeline_class: Any) -> int | None:
     return own if own < UNLIMITED else None
 
 
-def _packed(tokenizer: Any, max_length: int, lowercases: bool) -> PromptTokenizer:
+def prompt_tokenizer(tokenizer: Any, max_length: int, lowercases: bool) -> PromptTokenizer:
+    """A tokenizer of transformers, as one of a model.
+
+    Args:
+        tokenizer: is not changed.
+        max_length: tokens that the pipeline keeps of a prompt, with those at start and end.
+        lowercases: whether the pipeline turns prompts into lower case first.
+    """
     most = max(1, max_length - tokenizer.num_special_tokens_to_add())
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is None or not hasattr(backend, "to_str"):

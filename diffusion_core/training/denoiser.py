@@ -10,6 +10,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
+from nightpress.diffusion_core.models.prompts import PromptTokenizer, prompt_tokenizer
 from nightpress.diffusion_core.sampling.prompt_embeddings import EmbeddingCache
 from nightpress.diffusion_core.theory.noise import FlowPath
 from nightpress.diffusion_core.training.objectives import Objective, denoising_loss
@@ -61,6 +62,10 @@ class TextEncoding(nn.Module):
         self.masked = type(text_encoder).__name__.startswith("T5")
         limit = int(tokenizer.model_max_length)
         self.max_tokens = min(limit, MAX_T5_TOKENS) if self.masked else limit
+
+    def limit(self) -> PromptTokenizer:
+        """How much of a prompt `tokenize` keeps."""
+        return prompt_tokenizer(self.tokenizer, self.max_tokens, lowercases=self.masked)
 
     def tokenize(self, prompts: Sequence[str]) -> tuple[Tensor, Tensor]:
         """Token ids (B, n), and the mask (B, n) of those that are not padding."""

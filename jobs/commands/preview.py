@@ -55,7 +55,10 @@ def command(
         by=column_names(by),
         on_event=lambda event: click.echo(event_line(event), err=True),
     )
-    sheet.save(path)
+    try:
+        sheet.save(path)
+    except OSError as error:  # the disk is full, or has gone
+        raise click.FileError(str(path), error.strerror or str(error)) from error
     click.echo(f"wrote {path}")
 
 

@@ -6,7 +6,7 @@ from nightpress.diffusion_core.errors import ModelError
 from nightpress.diffusion_core.models.loading import ModelInfo, describe, fingerprint_of
 from nightpress.diffusion_core.models.pipeline_folder import PipelineFolder
 from nightpress.pipelines.job.spec import RunSpec
-from nightpress.pipelines.models.location import locate
+from nightpress.pipelines.models.location import is_here, locate
 from nightpress.pipelines.models.loras import locate_loras
 from nightpress.pipelines.run_directory.commit import committed_shards
 from nightpress.pipelines.run_directory.record import RunRecord, refuse_changes
@@ -41,6 +41,8 @@ def nothing_is_left(spec: RunSpec, store: Store, record: RunRecord) -> bool:
 def _model_of(spec: RunSpec, record: RunRecord) -> ModelInfo | None:
     """The job's model, as far as its weights go; None if this machine does not have it."""
     try:
+        if not is_here(spec.model, spec.storage):
+            return None
         folder = locate(spec.model, spec.storage)
         if not spec.model.all_loras:  # much faster than to describe all of it
             found = fingerprint_of(PipelineFolder.read(folder), spec.model, ())

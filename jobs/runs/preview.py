@@ -1,7 +1,6 @@
 """`preview`: a few varied images, sampled as the run would sample them, on one sheet."""
 
-import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -10,11 +9,11 @@ import ray
 from PIL import Image
 
 from nightpress.diffusion_core.models.loading import ModelInfo
-from nightpress.jobs.cluster.capacity import FIRST_NOTICE_S, Notices, waiting_line
-from nightpress.jobs.cluster.connection import cluster, remote_value, room
-from nightpress.jobs.dispatch.actor import ActorFactory, RemoteActor, Sampled
+from nightpress.jobs.cluster.connection import cluster, remote_value
+from nightpress.jobs.dispatch.actor import RemoteActor, Sampled
 from nightpress.jobs.dispatch.batch_size import resolve_batch_size
-from nightpress.jobs.progress.events import Message
+from nightpress.jobs.dispatch.first_actor import FirstActor
+from nightpress.jobs.progress.events import Event
 from nightpress.jobs.runs.column_lines import column_messages
 from nightpress.jobs.runs.shared import OnEvent, actor_factory, ignore, planning_mapper
 from nightpress.jobs.runs.table_manifest import TableManifest, readable_manifest
@@ -24,9 +23,6 @@ from nightpress.pipelines.manifest.frames import Frame
 from nightpress.pipelines.planning import check, select_images
 from nightpress.pipelines.reporting.contact_sheet import contact_sheet
 from nightpress.pipelines.shards.batching import PlannedImage, planned_images
-
-POLL_S = 1.0
-"""Seconds between two looks at whether a wait must be reported."""
 
 
 @dataclass(frozen=True)
@@ -63,13 +59,14 @@ def preview(
             the settings except prompt, id and seed, and the carried columns with few values.
         manifest: a pyarrow Table, or a pandas or polars frame, to preview instead of the job's
             `manifest`; see `run`.
-        on_event: called with what the manifest's columns are read as.
+        on_event: called with what the manifest's columns are read as, and with what takes long.
 
     Returns:
         The sheet, each image with its prompt below it.
 
     Raises:
         SpecError, ManifestError, ModelError, StoreError, ClusterError: as `run` raises them.
+        RunStopped: several actors in a row failed to start.
     """
     table = None if manifest is None else TableManifest.of(manifest)
     with readable_manifest(spec, table) as readable:
@@ -91,32 +88,32 @@ def sample_images(
     with cluster(spec.cluster):
         factory = actor_factory(spec)
         batch_size = resolve_batch_size(spec, factory.device)
-        with _started(factory) as actor:
-            model = _described(actor, factory, on_event)
+        with _ended(FirstActor(factory, spec.cluster.load_timeout_s, lambda: None)) as first:
+            model = _told(first.start(), on_event)
             layout = check(spec, model, batch_size, mapper=planning_mapper(spec))
             for message in column_messages(column_uses(spec, layout.files)):
                 on_event(message)
             images = planned_images(select_images(spec, model, layout, num_images, by))
-            remote_value(actor.load.remote(model.identity, batch_size))
+            loading = first.begin_loading(model.identity, batch_size)
+            for event in first.finish_loading(loading, model.identity, batch_size):
+                on_event(event)
             by_id = {image.image_id: image for image in images}
             sampled = {
                 image_id: PreviewImage(by_id[image_id], pixels, fault)
-                for image_id, pixels, fault in _sample(actor, images)
+                for image_id, pixels, fault in _sample(first.handle, images)
             }
             return [sampled[image.image_id] for image in images]
 
 
-def _described(actor: RemoteActor, factory: ActorFactory, on_event: OnEvent) -> ModelInfo:
-    """The actor's model; while the actor cannot start, says what it needs."""
-    pending = actor.describe.remote()
-    fits = room(factory.cpus, factory.gpus) > 0
-    notices = Notices(time.monotonic(), FIRST_NOTICE_S if fits else 0.0)
-    while not ray.wait([pending], timeout=POLL_S, fetch_local=False)[0]:
-        if notices.due(time.monotonic()):
-            line = waiting_line("the actor of the preview", factory.cpus, factory.gpus)
-            on_event(Message(line, warning=not fits))
-    model: ModelInfo = remote_value(pending)
-    return model
+def _told(start: Generator[Event, None, ModelInfo], on_event: OnEvent) -> ModelInfo:
+    """The model that a start returns, once its events are passed on."""
+    while True:
+        try:
+            event = next(start)
+        except StopIteration as end:
+            model: ModelInfo = end.value
+            return model
+        on_event(event)
 
 
 def _sample(actor: RemoteActor, images: list[PlannedImage]) -> Iterator[Sampled]:
@@ -126,9 +123,10 @@ def _sample(actor: RemoteActor, images: list[PlannedImage]) -> Iterator[Sampled]
 
 
 @contextmanager
-def _started(factory: ActorFactory) -> Iterator[RemoteActor]:
-    actor = factory.start()
+def _ended(first: FirstActor) -> Iterator[FirstActor]:
+    """End the actor afterwards, if there is one by then."""
     try:
-        yield actor
+        yield first
     finally:
-        ray.kill(actor)
+        if hasattr(first, "handle"):
+            ray.kill(first.handle)

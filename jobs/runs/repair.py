@@ -19,13 +19,14 @@ from nightpress.jobs.runs.shared import (
     dispatching,
     failures_as_run_stopped,
     ignore,
+    require_free_run,
 )
 from nightpress.pipelines.job.spec import RunSpec
 from nightpress.pipelines.planning import planned_file_changes, rewrite_plan_part
 from nightpress.pipelines.reporting.report import write_report
 from nightpress.pipelines.run_directory import orphans
 from nightpress.pipelines.run_directory.commit import read_commit
-from nightpress.pipelines.run_directory.lease import Lease, held, require_free
+from nightpress.pipelines.run_directory.lease import Lease, held
 from nightpress.pipelines.run_directory.reader import Run
 from nightpress.pipelines.run_directory.record import refuse_changes
 from nightpress.pipelines.shards.work import Amendment
@@ -71,7 +72,7 @@ def repair_rows(
     """
     run = Run(create_only_store(run.store, on_event), run.record)
     before = {shard: _hashes(run.store, shard, amends) for shard, amends in amendments.items()}
-    free = require_free(run.store, take_over)
+    free = require_free_run(run.store, take_over, on_event)
     with cluster(spec.cluster):
         require_store_on_every_node(spec.cluster, run.store)
         # Acquire the lease before starting any actor: the actors of a process that is taken over
@@ -93,7 +94,7 @@ def rewrite_plan_parts(
         ChangedRunError: the manifest has changed since the run was started.
     """
     store, record = create_only_store(run.store, on_event), run.record
-    with held(store, require_free(store, take_over)) as lease:
+    with held(store, require_free_run(store, take_over, on_event)) as lease:
         refuse_changes(store, planned_file_changes(record.layout, record.spec.storage))
         for first in sorted({record.layout.part_of(shard).first_shard for shard in shards}):
             lease.fence.require(store)
@@ -112,7 +113,7 @@ def delete_orphans(
         LeaseLost: another process has taken the run over.
     """
     store = create_only_store(run.store, on_event)
-    with held(store, require_free(store, take_over)) as lease:
+    with held(store, require_free_run(store, take_over, on_event)) as lease:
         return tuple(orphans.delete_orphans(Run(store, run.record), lease.fence))
 
 

@@ -37,6 +37,7 @@ from nightpress.jobs.runs.shared import (
     failures_as_run_stopped,
     ignore,
     planning_mapper,
+    require_free_run,
 )
 from nightpress.jobs.runs.table_manifest import TableManifest, with_kept_table
 from nightpress.pipelines.formatting import plural
@@ -54,12 +55,9 @@ from nightpress.pipelines.planning import (
 from nightpress.pipelines.reporting.report import write_report
 from nightpress.pipelines.run_directory.commit import committed_shards
 from nightpress.pipelines.run_directory.lease import (
-    SILENCE_S,
     FreeLease,
-    Holder,
     Lease,
     held,
-    require_free,
     require_still_free,
 )
 from nightpress.pipelines.run_directory.reader import Run, RunProgress
@@ -176,7 +174,7 @@ class _Session:
     def events(self) -> Generator[Event, None, None]:
         """Carry out the run; yields its events."""
         store = self._checked_store()
-        free = require_free(store, self._take_over, self._on_waiting)
+        free = require_free_run(store, self._take_over, self._on_event)
         record = read_record(store)
         if record is not None:
             existing = compare_with_run(store, record, self._spec, self._table)
@@ -233,14 +231,6 @@ class _Session:
             self._spec = with_kept_table(self._spec, store)
             manifest_sources(self._spec)
         return create_only_store(store, self._on_event)
-
-    def _on_waiting(self, holder: Holder) -> None:
-        self._on_event(
-            Message(
-                f"{holder} may still be working on this run; watching its heartbeat for "
-                f"{SILENCE_S:.0f} s"
-            )
-        )
 
     def _begin(self, store: Store, free: FreeLease) -> Iterator[Event]:
         """Start a new run; nothing is written before everything has been checked."""

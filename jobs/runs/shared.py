@@ -17,7 +17,13 @@ from nightpress.pipelines.errors import ManifestError, StoreError
 from nightpress.pipelines.job.spec import RunSpec
 from nightpress.pipelines.models.location import absolute_source
 from nightpress.pipelines.planning import Mapper, planned_file_changes, rewrite_plan_part
-from nightpress.pipelines.run_directory.lease import Lease
+from nightpress.pipelines.run_directory.lease import (
+    SILENCE_S,
+    FreeLease,
+    Holder,
+    Lease,
+    require_free,
+)
 from nightpress.pipelines.run_directory.record import RunRecord, refuse_changes, threads_for
 from nightpress.pipelines.storage import Store, is_local
 
@@ -40,6 +46,24 @@ def create_only_store(store: Store, on_event: OnEvent) -> Store:
         return store
     on_event(Message(READS_BACK, warning=True))
     return store.reading_back()
+
+
+def require_free_run(store: Store, take_over: bool, on_event: OnEvent) -> FreeLease:
+    """Like `require_free`; says whose heartbeat it watches, if it has to.
+
+    Raises:
+        RunHeld: another process holds the lease.
+    """
+
+    def say(holder: Holder) -> None:
+        on_event(
+            Message(
+                f"{holder} may still be working on this run; watching its heartbeat for "
+                f"{SILENCE_S:.0f} s"
+            )
+        )
+
+    return require_free(store, take_over, say)
 
 
 def actor_factory(spec: RunSpec, traced: bool = False) -> ActorFactory:

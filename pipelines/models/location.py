@@ -23,6 +23,9 @@ from nightpress.pipelines.storage import Source
 from nightpress.pipelines.storage.faults import error_chain
 from nightpress.pipelines.storage.urls import Options, local_path
 
+MODEL_INDEX = "model_index.json"
+"""The file that makes a folder a saved pipeline of diffusers."""
+
 HUB_ID = re.compile(r"(?P<repo>[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(?:@(?P<revision>[\w./-]+))?")
 
 
@@ -58,6 +61,37 @@ def locate(spec: ModelSpec, options: Options | None = None, cache: Path | None =
     )
 
 
+def is_here(spec: ModelSpec, options: Options | None = None, cache: Path | None = None) -> bool:
+    """Whether this machine has the model already, so that `locate` downloads nothing.
+
+    A hub model counts as here once its revision is in the hub's cache; files that the hub has
+    changed since then are still downloaded.
+
+    Raises:
+        ModelNotFound, StoreError: as `locate` raises them for URLs.
+    """
+    source = spec.source
+    if storage.is_url(source) and not storage.is_local(source):
+        sources = _listing(source, options or {}, MODEL_INDEX)
+        return _mirror_folder(source, sources, cache or cache_folder() / "models").is_dir()
+    if source == "builtin" or local_path(source).is_dir():
+        return True
+    hub_id = HUB_ID.fullmatch(source)
+    return hub_id is not None and _is_in_hub_cache(
+        hub_id["repo"], _revision(spec, hub_id["revision"])
+    )
+
+
+def _is_in_hub_cache(repo: str, revision: str | None) -> bool:
+    from huggingface_hub import try_to_load_from_cache
+    from huggingface_hub.errors import HFValidationError
+
+    try:
+        return isinstance(try_to_load_from_cache(repo, MODEL_INDEX, revision=revision), str)
+    except HFValidationError:
+        return False
+
+
 def _builtin() -> Path:
     from nightpress.diffusion_core import builtin
 
@@ -73,7 +107,7 @@ def _revision(spec: ModelSpec, named: str | None) -> str | None:
     return named or spec.revision
 
 
-def _mirror(url: str, options: Options, cache: Path, index: str = "model_index.json") -> Path:
+def _mirror(url: str, options: Options, cache: Path, index: str = MODEL_INDEX) -> Path:
     """A local copy of a remote folder that must contain the file `index`."""
     sources = _listing(url, options, index)
     return mirror_once(
@@ -98,12 +132,10 @@ def mirror_once(
     Raises:
         ModelError: fewer bytes arrived than were listed, or the cache cannot be written.
     """
-    content = [[source.url, source.num_bytes, source.version] for source in sources]
-    key = hashlib.sha256(canonical_json([url, content]).encode()).hexdigest()[:32]
-    folder = cache / key
+    folder = _mirror_folder(url, sources, cache)
     try:
         cache.mkdir(parents=True, exist_ok=True)
-        with FileLock(cache / f"{key}.lock"):
+        with FileLock(cache / f"{folder.name}.lock"):
             if not folder.is_dir():
                 _download(url, folder, sum(source.num_bytes for source in sources), download)
     except OSError as error:
@@ -112,6 +144,12 @@ def mirror_once(
             "set XDG_CACHE_HOME"
         ) from error
     return folder
+
+
+def _mirror_folder(url: str, sources: Sequence[Source], cache: Path) -> Path:
+    """The folder of the local copies of `sources`, whether it exists or not."""
+    content = [[source.url, source.num_bytes, source.version] for source in sources]
+    return cache / hashlib.sha256(canonical_json([url, content]).encode()).hexdigest()[:32]
 
 
 def _listing(url: str, options: Options, index: str) -> Sequence[Source]:

@@ -38,6 +38,7 @@ from nightpress.pipelines.training.events import TrainingEvent
 from nightpress.pipelines.training.image_latents import ImageLatents
 from nightpress.pipelines.training.recipes import (
     choose_caption,
+    cut_captions,
     enable_gradient_checkpointing,
     sample_prompts,
     to_device,
@@ -90,7 +91,9 @@ class DenoiserRecipe:
         self.caption_embeddings = EmbeddingCache(CACHE_BYTES)
 
     def prepare(self, store: Store, rank: int, world_size: int) -> Iterator[TrainingEvent]:
-        """Encode this worker's share of the images."""
+        """Look for captions that are cut, and encode this worker's share of the images."""
+        if rank == 0:
+            yield from cut_captions(self.data, self.text.limit().cut)
         yield from self.latents.prepare(store, rank, world_size)
 
     def load_prepared(self, store: Store) -> None:

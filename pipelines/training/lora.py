@@ -8,7 +8,6 @@ from torch import Tensor, nn
 
 from nightpress.diffusion_core.errors import SettingsError
 from nightpress.diffusion_core.models.loading import describe, load
-from nightpress.diffusion_core.models.prompts import PromptsSpec
 from nightpress.diffusion_core.sampling.request import ImageRequest
 from nightpress.diffusion_core.sampling.sampler import Sampler, SamplingParams
 from nightpress.diffusion_core.training import TimeSampling
@@ -18,10 +17,11 @@ from nightpress.pipelines.models.location import locate
 from nightpress.pipelines.storage import Store
 from nightpress.pipelines.training.data import PackedImages
 from nightpress.pipelines.training.data.decoding import ImageArray
-from nightpress.pipelines.training.events import CaptionsCut, TrainingEvent
+from nightpress.pipelines.training.events import TrainingEvent
 from nightpress.pipelines.training.image_latents import ImageLatents
 from nightpress.pipelines.training.recipes import (
     choose_caption,
+    cut_captions,
     enable_gradient_checkpointing,
     sample_prompts,
 )
@@ -57,17 +57,10 @@ class LoraRecipe:
         )
 
     def prepare(self, store: Store, rank: int, world_size: int) -> Iterator[TrainingEvent]:
-        """Encode this worker's share of the images."""
+        """Look for captions that are cut, and encode this worker's share of the images."""
         if rank == 0:
-            yield from self._cut_captions()
+            yield from cut_captions(self.data, self.info.prompts.cut)
         yield from self.latents.prepare(store, rank, world_size)
-
-    def _cut_captions(self) -> Iterator[CaptionsCut]:
-        limits = self.info.prompts
-        cuts = ([limits.cut(text) for text in self.data.captions(i)] for i in range(len(self.data)))
-        lost = [found[0].lost for each in cuts if (found := [cut for cut in each if cut])]
-        if lost:
-            yield CaptionsCut(len(lost), lost[0])
 
     def load_prepared(self, store: Store) -> None:
         """Read the latents that all workers have encoded."""
@@ -115,7 +108,7 @@ def _require_trainable(spec: LoraTrainSpec) -> None:
         )
     if spec.model.speed.chosen():
         raise SettingsError("model.speed is not allowed: a LoRA is trained on the unmodified model")
-    if spec.model.prompts != PromptsSpec():
+    if "prompts" in spec.model.model_fields_set:
         raise SettingsError(
             "model.prompts is not allowed: a caption that is longer than the model reads is cut, "
             "and training says how many are"

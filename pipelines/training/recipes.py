@@ -1,6 +1,6 @@
 """What a recipe provides to the training loop, and what the recipes share."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -9,11 +9,12 @@ import torch
 from torch import Tensor, nn
 
 from nightpress.diffusion_core.errors import SettingsError
+from nightpress.diffusion_core.models.prompts import Cut
 from nightpress.diffusion_core.theory.guidance import drop_text
 from nightpress.pipelines.storage import Store
 from nightpress.pipelines.training.data import PackedImages
 from nightpress.pipelines.training.data.decoding import ImageArray
-from nightpress.pipelines.training.events import TrainingEvent
+from nightpress.pipelines.training.events import CaptionsCut, TrainingEvent
 from nightpress.pipelines.training.sample_order import BatchItem
 
 
@@ -99,6 +100,19 @@ def choose_caption(data: PackedImages, item: BatchItem, proportion_empty: float)
     captions = data.captions(item.image)
     index = int(torch.randint(len(captions), (), generator=item.generator))
     return drop_text([captions[index]], proportion_empty, item.generator)[0]
+
+
+def cut_captions(data: PackedImages, cut: Callable[[str], Cut | None]) -> Iterator[CaptionsCut]:
+    """Say how many images have a caption that is not read to its end, if any has.
+
+    Args:
+        data: the images.
+        cut: what is lost of a caption; None if nothing is.
+    """
+    cuts = ([cut(text) for text in data.captions(i)] for i in range(len(data)))
+    lost = [found[0].lost for each in cuts if (found := [cut for cut in each if cut])]
+    if lost:
+        yield CaptionsCut(len(lost), lost[0])
 
 
 def sample_prompts(data: PackedImages, prompts: Sequence[str], num: int) -> list[str]:

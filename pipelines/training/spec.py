@@ -109,7 +109,7 @@ class TrainSpec(Section):
         """The URLs and paths of everything that the job reads."""
         values = flatten(self.as_dict())
         weights = [value for key, value in values if self._is_weight_source(key, value)]
-        return [*self.data.sources, *weights]
+        return [*self.data.sources, *self.data.roots, *weights]
 
     def _is_weight_source(self, key: str, value: Any) -> bool:
         """Whether the value locates weights, which are compared by fingerprint instead."""
@@ -204,6 +204,21 @@ class LoraTrainSpec(TrainSpec):
     @classmethod
     def _model_by_name(cls, value: Any) -> Any:
         return {"source": value} if isinstance(value, str) else value
+
+    def as_dict(self) -> dict[str, Any]:
+        """The whole job as JSON-compatible values, defaults included.
+
+        All but `model.prompts`, which the recipe refuses, unless the job sets it.
+        """
+        values = super().as_dict()
+        if "prompts" not in self.model.model_fields_set:
+            del values["model"]["prompts"]
+        return values
+
+    def identity(self) -> dict[str, Any]:
+        """The values that determine the weights at a given step, as a flat mapping."""
+        values = super().identity()  # records of older versions have model.prompts
+        return {key: value for key, value in values.items() if not key.startswith("model.prompts.")}
 
 
 RECIPES: Mapping[str, type[TrainSpec]] = {

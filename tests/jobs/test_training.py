@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -18,14 +19,26 @@ import torch
 import yaml
 from support.training_jobs import autoencoder_job, denoiser_job, draw_images, save_parts
 
-from nightpress.jobs.errors import ClusterError, RunStopped
+from nightpress.jobs import training
+from nightpress.jobs.errors import ClusterError, RunStopped, StoppedOnRequest
 from nightpress.jobs.training import train
+from nightpress.jobs.training_worker import TrainingCoordinator
 from nightpress.pipelines.errors import DataError, SpecError, StoreDenied
+from nightpress.pipelines.run_directory.lease import FreeLease
 from nightpress.pipelines.storage import Store
-from nightpress.pipelines.training.events import CheckpointSaved, Resumed, StepDone, TrainingEvent
+from nightpress.pipelines.training.events import (
+    CheckpointSaved,
+    ImagesRead,
+    Resumed,
+    StepDone,
+    Stopped,
+    TrainingEvent,
+    WaitingForRoom,
+)
 from nightpress.pipelines.training.layout import checkpoint_path, checkpoint_steps
 from nightpress.pipelines.training.loop import train as train_here
 from nightpress.pipelines.training.metrics import read_metrics
+from nightpress.pipelines.training.sections import TrainClusterSpec
 from nightpress.pipelines.training.spec import TrainSpec
 
 TWO = {"workers": 2}
@@ -132,6 +145,25 @@ def test_a_thread_that_ray_never_wakes_does_not_keep_the_process_alive() -> None
     subprocess.run([sys.executable, "-c", hanging], check=True, timeout=60)
 
 
+def test_every_local_path_of_a_job_is_absolute_for_the_workers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "parts/vae").mkdir(parents=True)
+    spec = denoiser_job(
+        Path(),
+        data={"source": ["tables"], "roots": ["pictures", "./more/", "s3://bucket/a"]},
+        training={"tensorboard": "logs"},
+    )
+    sent = training.with_absolute_paths(spec)
+    assert sent.data.source == [f"{tmp_path}/tables"]
+    assert sent.data.roots == [f"{tmp_path}/pictures", f"{tmp_path}/more", "s3://bucket/a"]
+    assert sent.output == f"{tmp_path}/runs"
+    assert sent.training.tensorboard == f"{tmp_path}/logs"
+    assert f"{tmp_path}/parts/vae" in sent.inputs
+    assert {*sent.data.source, *sent.data.roots} <= set(sent.inputs)
+
+
 @pytest.mark.usefixtures("local_ray")
 @pytest.mark.parametrize(
     ("job", "sections", "error", "message"),
@@ -156,6 +188,99 @@ def test_a_job_that_cannot_run_is_refused_in_one_line_before_anything_is_written
         train(spec)
     assert "\n" not in str(caught.value)
     assert not Path(spec.url).exists()
+
+
+@pytest.mark.parametrize(("room", "first_s"), [(2, 20), (9, 20), (1, 3)])
+def test_workers_that_do_not_start_are_reported_even_if_the_cluster_is_large_enough(
+    monkeypatch: pytest.MonkeyPatch, room: int, first_s: float
+) -> None:
+    monkeypatch.setattr(training, "room", lambda cpus, gpus: room)
+    monkeypatch.setattr(training, "waiting_line", lambda what, cpus, gpus: f"waiting for {what}")
+    monkeypatch.setattr(training, "resolved_gpus", lambda gpus: 0.0)
+    notices = training.RoomNotices(TrainClusterSpec(), 2)
+
+    def reported(start: int, end: int, awaited: bool) -> list[int]:
+        return [now for now in range(start, end) for _ in notices.due(float(now), lambda: awaited)]
+
+    first = reported(1000, 1200, awaited=True)
+    assert first_s <= first[0] - 1000 <= first_s + training.LOOK_S
+    assert 60 <= first[1] - first[0] <= 60 + training.LOOK_S
+    assert reported(1200, 5000, awaited=False) == []
+    after_a_loss = reported(5000, 5050, awaited=True)
+    assert first_s <= after_a_loss[0] - 5000 <= first_s + training.LOOK_S
+
+
+def test_no_worker_is_awaited_once_the_training_is_over() -> None:
+    coordinator = TrainingCoordinator(FreeLease())
+    assert not coordinator.is_over()
+    coordinator.report(ImagesRead(1))
+    assert not coordinator.is_over()
+    coordinator.report(Stopped(3))
+    assert coordinator.is_over()
+    failed = TrainingCoordinator(FreeLease())
+    failed.fail(DataError("no images"))
+    assert failed.is_over()
+
+
+@ray.remote(num_cpus=0)
+class Joiner:
+    """A stand-in for a worker."""
+
+
+@pytest.mark.usefixtures("local_ray")
+def test_workers_are_awaited_until_one_has_joined_and_again_once_all_are_lost() -> None:
+    coordinator = ray.remote(TrainingCoordinator).options(num_cpus=0).remote(FreeLease())
+    workers = training.Workers(coordinator)
+    assert workers.are_awaited()
+    joiners = [Joiner.remote() for _ in range(2)]
+    for joiner in joiners:
+        assert ray.get(coordinator.join.remote(joiner))
+    assert not workers.are_awaited()
+    ray.kill(joiners[0])
+    for _ in range(10):
+        assert not workers.are_awaited()
+        time.sleep(0.05)
+    ray.kill(joiners[1])
+    _wait_until(workers.are_awaited)
+    ray.get(coordinator.report.remote(Stopped(3)))
+    assert not workers.are_awaited()
+    ray.kill(coordinator)
+
+
+@ray.remote(num_cpus=4)
+class Busy:
+    """Takes all CPUs of `local_ray`."""
+
+
+@pytest.mark.chaos
+@pytest.mark.usefixtures("local_ray")
+def test_a_training_that_waits_for_room_says_so_and_ends_at_once_when_asked_to(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(training, "FIRST_NOTICE_S", 0.0)
+    busy = Busy.remote()
+    ray.get(busy.__ray_ready__.remote())
+    events: list[TrainingEvent] = []
+
+    def interrupt(event: TrainingEvent) -> None:
+        events.append(event)
+        # The room that its workers then find is left to others.
+        threading.Timer(1.0, ray.kill, [busy]).start()
+        signal.raise_signal(signal.SIGINT)
+
+    spec = autoencoder_job(root)
+    with pytest.raises(StoppedOnRequest, match="waiting for room for the workers; run the same"):
+        train(spec, interrupt)
+    assert [type(event) for event in events] == [WaitingForRoom]
+    assert not Path(spec.url).exists()
+
+
+def _wait_until(condition: Callable[[], bool]) -> None:
+    for _ in range(200):
+        if condition():
+            return
+        time.sleep(0.1)
+    raise AssertionError("it did not happen within 20 s")
 
 
 @pytest.mark.slow

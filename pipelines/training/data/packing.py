@@ -84,7 +84,7 @@ def pack(
     cache = cache or cache_folder() / "data"
     folder = cache / _key(spec, found)
     where = ", ".join(public(absolute(url)) for url in spec.sources)
-    with _cache_errors(cache):
+    with cache_errors(cache, "the packed images"):
         cache.mkdir(parents=True, exist_ok=True)
         with FileLock(cache / f"{folder.name}.lock"):
             if not folder.is_dir():
@@ -208,13 +208,18 @@ def _map_in_order(action: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
 
 
 @contextmanager
-def _cache_errors(cache: Path) -> Iterator[None]:
-    """Report an OSError of the cache's disk as a DataError; sources raise other errors."""
+def cache_errors(cache: Path, what: str) -> Iterator[None]:
+    """Report an OSError of the cache's disk as a DataError; sources raise other errors.
+
+    Args:
+        cache: the folder.
+        what: what is written there, such as `the packed images`.
+    """
     try:
         yield
     except OSError as error:
         free = size(shutil.disk_usage(next(p for p in (cache, *cache.parents) if p.exists())).free)
         raise DataError(
-            f"{cache}: cannot write the packed images: {error.strerror or error} ({free} free); "
+            f"{cache}: cannot write {what}: {error.strerror or error} ({free} free); "
             "to use another folder, set XDG_CACHE_HOME"
         ) from error

@@ -20,6 +20,7 @@ from support.servers import Folder
 
 from nightpress import jobs
 from nightpress.jobs.cli import COMMANDS, command
+from nightpress.jobs.commands import preview as preview_command
 from nightpress.jobs.commands.run import summary
 from nightpress.jobs.runs.runner import RunResult
 from nightpress.pipelines.job.spec import RunSpec
@@ -240,6 +241,23 @@ def test_preview_refuses_a_sheet_it_cannot_write_before_it_samples(job: Path, pa
     result = nightpress("preview", str(job), "-o", path)
     assert result.exit_code == 2
     assert path in one_line_error(result)
+
+
+def test_preview_says_in_one_line_that_the_sheet_could_not_be_written(
+    job: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "disk"
+    folder.mkdir()
+
+    def preview_while_the_disk_goes(*_args: object, **_options: object) -> Image.Image:
+        folder.rmdir()
+        return Image.new("RGB", (8, 8))
+
+    monkeypatch.setattr(preview_command, "preview", preview_while_the_disk_goes)
+    result = nightpress("preview", str(job), "-o", str(folder / "sheet.png"))
+    assert isinstance(result.exception, SystemExit)
+    assert "disk/sheet.png" in one_line_error(result)
+    assert "No such file or directory" in one_line_error(result)
 
 
 @pytest.mark.usefixtures("local_ray")

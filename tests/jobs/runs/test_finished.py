@@ -101,6 +101,22 @@ def test_a_finished_run_that_another_process_holds_is_left_to_it(
     lease.release()
 
 
+def test_a_finished_run_s_model_is_not_downloaded_to_find_out_that_nothing_is_left(
+    finished: MakeSpec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = finished()
+    store, record = Store(spec.url), require_record(Store(spec.url))
+    remote = spec.model_copy(
+        update={"model": spec.model.model_copy(update={"source": "studio/never-fetched"})}
+    )
+
+    def fail(*args: object) -> None:
+        raise AssertionError("the model was downloaded")
+
+    monkeypatch.setattr(finished_runs, "locate", fail)
+    assert not finished_runs.nothing_is_left(remote, store, record)
+
+
 @pytest.mark.parametrize("folder", ["metadata", "plan"])
 def test_a_run_that_lacks_a_commit_or_a_part_of_its_plan_is_not_finished(
     finished: MakeSpec, folder: str

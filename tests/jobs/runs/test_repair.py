@@ -1,5 +1,6 @@
 """Repairing a run without a cluster: plan parts rewritten, orphans deleted."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,7 @@ from support.fakes.fake_runs import finished_run
 from support.servers import Server
 
 from nightpress.jobs.progress.events import Message
-from nightpress.jobs.runs.repair import delete_orphans, rewrite_plan_parts
+from nightpress.jobs.runs.repair import delete_orphans, repair_rows, rewrite_plan_parts
 from nightpress.jobs.runs.retry import failed_amendments
 from nightpress.jobs.runs.shared import READS_BACK
 from nightpress.pipelines import Run
@@ -64,6 +65,27 @@ def test_no_orphan_is_deleted_while_another_process_works_on_the_run(run: Run) -
     assert orphan_images(run) == ["images/old.png"]
     assert delete_orphans(run) == ("images/old.png",)
     assert orphan_images(run) == []
+
+
+@pytest.mark.parametrize(
+    "repair",
+    [
+        lambda run, on_event: repair_rows(run, run.record.spec, failed_amendments(run), on_event),
+        lambda run, on_event: rewrite_plan_parts(run, [0], on_event),
+        lambda run, on_event: delete_orphans(run, on_event),
+    ],
+    ids=["rows", "plan", "orphans"],
+)
+def test_a_repair_says_whose_heartbeat_it_watches(run: Run, repair: Callable[..., object]) -> None:
+    other = acquire(run.store, heartbeat_s=0.1)
+    said: list[Any] = []
+    with pytest.raises(RunHeld):
+        repair(run, said.append)
+    other.release()
+    assert [type(event) for event in said] == [Message]
+    assert said[0].text.endswith(
+        "may still be working on this run; watching its heartbeat for 30 s"
+    )
 
 
 def test_a_deletion_that_is_taken_over_puts_back_what_the_next_start_may_have_adopted(

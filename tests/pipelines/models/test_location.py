@@ -22,7 +22,7 @@ from nightpress.diffusion_core.models import loading
 from nightpress.diffusion_core.models.loading import ModelSpec
 from nightpress.pipelines import storage
 from nightpress.pipelines.errors import StoreError
-from nightpress.pipelines.models.location import component_folder, locate, mirror_once
+from nightpress.pipelines.models.location import component_folder, is_here, locate, mirror_once
 from nightpress.pipelines.storage import Source
 from nightpress.pipelines.storage.urls import Options
 
@@ -225,6 +225,40 @@ def test_a_remote_model_is_mirrored_completely_and_once(
     before = folder.stat().st_ino
     assert locate(ModelSpec(source=remote), options, tmp_path / "cache") == folder
     assert folder.stat().st_ino == before
+
+
+def test_a_remote_model_is_here_once_it_is_mirrored(
+    s3: s3fs.S3FileSystem, remote: str, options: Options, tmp_path: Path
+) -> None:
+    spec = ModelSpec(source=remote)
+    assert not is_here(spec, options, tmp_path / "cache")
+    assert not (tmp_path / "cache").exists()
+    locate(spec, options, tmp_path / "cache")
+    assert is_here(spec, options, tmp_path / "cache")
+    with s3.open(f"{remote}/model_index.json", "ab") as file:
+        file.write(b" ")
+    assert not is_here(spec, options, tmp_path / "cache")
+    with pytest.raises(ModelNotFound):
+        is_here(ModelSpec(source=f"{remote}-not"), options, tmp_path / "cache")
+
+
+def test_local_models_are_here_and_hub_models_that_were_never_fetched_are_not(
+    tiny: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    assert is_here(ModelSpec(source="builtin"))
+    assert is_here(ModelSpec(source=str(tiny)))
+    cached = tmp_path / "models--studio--tiny"
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    for source in (REPO, "no such folder", "a--b/c", f"{REPO}@v1"):
+        assert not is_here(ModelSpec(source=source)), source
+    snapshot = cached / "snapshots" / COMMIT
+    snapshot.mkdir(parents=True)
+    (snapshot / "model_index.json").write_text("{}")
+    (cached / "refs").mkdir()
+    (cached / "refs" / "main").write_text(COMMIT)
+    assert is_here(ModelSpec(source=REPO))
+    assert is_here(ModelSpec(source=f"{REPO}@{COMMIT}"))
+    assert not is_here(ModelSpec(source=f"{REPO}@v1"))
 
 
 def test_actors_that_race_for_a_remote_model_download_it_once(

@@ -32,6 +32,7 @@ from nightpress.pipelines.run_directory.lease import held, require_free
 from nightpress.pipelines.storage import Store
 from nightpress.pipelines.training.data import pack
 from nightpress.pipelines.training.events import (
+    CaptionsCut,
     CheckpointSaved,
     Finished,
     LatentsCached,
@@ -107,6 +108,19 @@ def test_a_stopped_training_resumes_to_the_same_bits(root: Path, job: Any) -> No
     losses = [read_metrics(Store(spec.url))["loss"].to_pylist() for spec in (whole, parts)]
     assert losses[0] == losses[1]
     assert len(losses[0]) == 6
+
+
+def test_captions_that_a_new_denoiser_does_not_read_to_the_end_are_counted(root: Path) -> None:
+    for number in (3, 7):
+        (root / "pictures" / f"{number:03d}.txt").write_text("a gold disc " * 40 + f"and {number}")
+    events = run(denoiser_job(root), stop_after=1)
+    cut = [event for event in events if isinstance(event, CaptionsCut)]
+    assert [event.num_images for event in cut] == [2]
+    assert cut[0].example.endswith("and 3")
+    (root / "pictures" / "003.txt").write_text("a gold disc")
+    (root / "pictures" / "007.txt").write_text("a gold disc")
+    events = run(denoiser_job(root, name="short"), stop_after=1)
+    assert not any(isinstance(event, CaptionsCut) for event in events)
 
 
 def test_steps_lost_after_the_last_checkpoint_are_repeated_to_the_same_bits(root: Path) -> None:

@@ -111,3 +111,28 @@ def test_captions_that_the_model_does_not_read_to_the_end_are_counted(root: Path
     cut = [event for event in train(lora_job(root)) if isinstance(event, CaptionsCut)]
     assert [event.num_images for event in cut] == [1]
     assert cut[0].example.endswith("and a dog")
+
+
+@pytest.mark.parametrize("prompts", [{"long": "refuse"}, {"long": "cut"}, {"weights": "refuse"}])
+def test_what_training_does_with_long_captions_cannot_be_chosen(
+    root: Path, prompts: dict[str, str]
+) -> None:
+    spec = lora_job(root, model={"source": str(root / "model"), "prompts": prompts})
+    sent = train_spec(spec.as_dict())  # as a worker gets it
+    with pytest.raises(SettingsError, match=r"model\.prompts is not allowed: a caption that is"):
+        list(train(sent, cache=root / "cache"))
+    assert not Path(spec.url).exists()
+
+
+def test_a_lora_job_is_the_same_one_after_it_was_sent_to_a_worker(root: Path) -> None:
+    spec = lora_job(root)
+    sent = train_spec(spec.as_dict())
+    assert sent.as_dict() == spec.as_dict()
+    assert "prompts" not in sent.model.model_fields_set
+
+
+def test_a_lora_training_of_an_older_version_resumes(root: Path) -> None:
+    spec = lora_job(root)
+    values = spec.as_dict()
+    values["model"]["prompts"] = {"long": "refuse", "weights": "refuse"}
+    assert train_spec(values).changes(spec) == spec.changes(train_spec(values)) == []
