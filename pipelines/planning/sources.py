@@ -45,7 +45,10 @@ def manifest_sources(spec: RunSpec) -> list[Source]:
     for url in spec.manifests:
         for source in manifest_files(url, find([url], spec.storage)):
             partition = partition_of(source.url, url)
-            sources.setdefault(source.url, replace(source, partition=partition))
+            known = sources.get(source.url)
+            # The folders that count are the last ones of the path, so more of them hold the others.
+            if known is None or len(known.partition) < len(partition):
+                sources[source.url] = replace(source, partition=partition)
     refuse_own_files(spec, sources.values())
     return list(sources.values())
 
