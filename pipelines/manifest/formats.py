@@ -1,5 +1,6 @@
 """The formats of manifest files by their names, and which files of a folder are one manifest."""
 
+import os
 import re
 from collections import Counter
 from collections.abc import Sequence
@@ -11,6 +12,7 @@ from nightpress.pipelines.storage import Source
 from nightpress.pipelines.storage.urls import (
     absolute,
     has_glob,
+    is_local,
     links_of,
     literal_folder,
     protocol_of,
@@ -72,7 +74,7 @@ def manifest_files(url: str, found: Sequence[Source]) -> list[Source]:
         )
         raise ManifestError([Problem(url, None, None, message)])
     if [source.url for source in files] != [absolute(url)]:
-        for why in (_mixed(url, files), _twice(files), _about_others(url, files)):
+        for why in (_mixed(url, files), _twice(files), _linked(files), _about_others(url, files)):
             if why is not None:
                 raise ManifestError([Problem(public(url), None, None, why)])
     return files
@@ -107,6 +109,22 @@ def _twice(files: Sequence[Source]) -> str | None:
         f"{' and '.join(names)} look like the same list twice; name the files to read, or move one "
         "away"
     )
+
+
+def _linked(files: Sequence[Source]) -> str | None:
+    """Why a file is found twice, through a link to its folder; None if none is."""
+    folders = {os.path.dirname(source.url) for source in files if is_local(source.url)}
+    real = {folder: os.path.realpath(folder) for folder in folders}
+    first: dict[str, str] = {}
+    for source in files:
+        folder, name = os.path.split(source.url)
+        other = first.setdefault(f"{real.get(folder, folder)}/{name}", source.url)
+        if other != source.url:
+            return (
+                f"{other} and {source.url} are the same file, in a folder that is also reached "
+                "through a symbolic link; name the files to read, or move the link away"
+            )
+    return None
 
 
 def _about_others(url: str, files: Sequence[Source]) -> str | None:

@@ -1,11 +1,13 @@
 """Find and download the files that a run reads, such as manifests and models, at any URL."""
 
 import os
+import re
 import shutil
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from glob import escape, iglob
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -69,7 +71,7 @@ def find(
 
     A folder stands for the files with a matching suffix below it, a pattern (`*`, `**`, `?`,
     `[ab]`) for the files that it matches. Names that begin with `_` or `.` are skipped unless they
-    are spelled out.
+    are spelled out. Symbolic links to folders are followed.
 
     Args:
         urls: files, folders and patterns.
@@ -167,18 +169,12 @@ class _LocalFiles:
 
     def matches(self) -> list[Source]:
         """The files that the pattern matches; its folders that exist are no patterns."""
-        names = iglob(
-            _with_literal_start(self.path, os.path.isdir), recursive=True, include_hidden=True
-        )
+        names = set(_matching(_with_literal_start(self.path, os.path.isdir)))
         return _sorted_by_url(_local_source(name) for name in names if os.path.isfile(name))
 
     def below(self) -> list[Source]:
         """Every file below the folder."""
-        names = (
-            os.path.join(parent, name)
-            for parent, _, files in os.walk(self.path, onerror=_raise_unless_missing)
-            for name in files
-        )
+        names = (os.path.join(folder, name) for folder, files in _walk(self.path) for name in files)
         return _sorted_by_url(_local_source(name) for name in names)
 
 
@@ -241,6 +237,35 @@ class _RemoteFiles:
         version = next((str(info[key]) for key in VERSION_KEYS if info.get(key)), "")
         version = version.strip('"')
         return Source(head + path.lstrip("/") + url.removeprefix(first), int(size), version)
+
+
+def _walk(path: str, above: Sequence[os.stat_result] = ()) -> Iterator[tuple[str, Sequence[str]]]:
+    """A folder and all below it, each with the names of its files.
+
+    Links to folders are followed, except back to a folder that the walk has come through.
+    """
+    try:
+        here = os.stat(path)
+    except FileNotFoundError:
+        return
+    if any(os.path.samestat(here, folder) for folder in above):
+        return
+    for _, folders, files in islice(os.walk(path, onerror=_raise_unless_missing), 1):
+        yield path, files
+        for name in folders:
+            yield from _walk(os.path.join(path, name), [*above, here])
+
+
+def _matching(pattern: str) -> Iterator[str]:
+    """The paths that a pattern matches, perhaps repeatedly; Python's `**` has no end in a loop."""
+    parts = re.sub(r"(?<=/\*\*)(/\*\*)+(?=/|$)", "", pattern).split("/")
+    if "**" not in parts:
+        yield from iglob(pattern, include_hidden=True)
+        return
+    number = parts.index("**")
+    for base in filter(os.path.isdir, iglob("/".join(parts[:number]) or "/", include_hidden=True)):
+        for folder, _ in _walk(base):
+            yield from _matching("/".join([escape(folder), *(parts[number + 1 :] or ["*"])]))
 
 
 def _with_literal_start(pattern: str, is_folder: Callable[[str], bool]) -> str:

@@ -253,3 +253,30 @@ def test_a_file_on_the_web_is_found_and_read(web: str, tmp_path: Path) -> None:
 def test_urls_and_local_paths_are_recognised(source: str, url: bool, local: bool) -> None:
     assert is_url(source) is url
     assert is_local(source) is local
+
+
+@pytest.mark.parametrize("named", ["m", "m/", "m/**", "m/**/*.csv", "m/**/**/*.csv"])
+def test_linked_folders_are_read_once_and_loops_end(tmp_path: Path, named: str) -> None:
+    for name in ("m/a.csv", "m/in/c.csv", "big/b.csv", "big/deep/[d].csv"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(b"1")
+    for link, target in (("m/sub", "../big"), ("m/up", "."), ("m/in/up", ".."), ("big/m", "../m")):
+        (tmp_path / link).symlink_to(target)
+    for number in range(8):  # Python's own `**` would follow each of them forty deep
+        (tmp_path / f"m/in/loop{number}").symlink_to("..")
+    assert [
+        source.url.removeprefix(f"{tmp_path}/") for source in find([f"{tmp_path}/{named}"])
+    ] == [
+        *("m/a.csv", "m/in/c.csv", "m/sub/b.csv", "m/sub/deep/[d].csv"),
+    ]
+
+
+def test_every_folder_of_a_pattern_may_be_a_link(tmp_path: Path) -> None:
+    for name in ("big/x/y/b.csv", "m/a.csv", "m/.hidden/e.csv"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(b"1")
+    (tmp_path / "m/sub").symlink_to("../big/x")
+    for pattern in ("*/sub/**/*.csv", "m/s*/**/y/*.csv", "**/y/b.csv", "m/**/y/**"):
+        found = {source.url for source in find([f"{tmp_path}/{pattern}"])}
+        assert f"{tmp_path}/m/sub/y/b.csv" in found
+        assert all(url.endswith("/y/b.csv") for url in found)
