@@ -2,20 +2,20 @@
 
 import os
 import re
-from collections import Counter
 from collections.abc import Sequence
 from pathlib import PurePosixPath
 
 from nightpress.pipelines.errors import ManifestError, Problem
 from nightpress.pipelines.formatting import plural
+from nightpress.pipelines.manifest.types import repeated
 from nightpress.pipelines.storage import Source
 from nightpress.pipelines.storage.urls import (
     absolute,
     has_glob,
+    is_http,
     is_local,
     links_of,
     literal_folder,
-    protocol_of,
     public,
 )
 
@@ -101,10 +101,10 @@ def _mixed(url: str, files: Sequence[Source]) -> str | None:
 def _twice(files: Sequence[Source]) -> str | None:
     """Why the same list may be there twice; None if all names differ without their suffixes."""
     stems = [_stem(source.url) for source in files]
-    repeated = [stem for stem, count in Counter(stems).items() if count > 1]
-    if not repeated:
+    twice = repeated(stems)
+    if twice is None:
         return None
-    names = [_name(s.url) for s, stem in zip(files, stems, strict=True) if stem == repeated[0]]
+    names = [_name(s.url) for s, stem in zip(files, stems, strict=True) if stem == twice]
     return (
         f"{' and '.join(names)} look like the same list twice; name the files to read, or move one "
         "away"
@@ -144,7 +144,7 @@ def _about_others(url: str, files: Sequence[Source]) -> str | None:
 def _path_of(url: str) -> str:
     """The part of a URL that ends in the file's name; only web addresses have a query."""
     link = next((link for link in links_of(url) if "://" in link), url)
-    return link.partition("?")[0] if protocol_of(link) in ("http", "https") else link
+    return link.partition("?")[0] if is_http(link) else link
 
 
 def _format_name(url: str) -> str:

@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 
 from nightpress.pipelines.errors import ManifestError, Problem
 from nightpress.pipelines.storage import Partition
-from nightpress.pipelines.storage.urls import absolute, has_glob, protocol_of
+from nightpress.pipelines.storage.urls import absolute, has_glob, is_http
 
 NULL = "__HIVE_DEFAULT_PARTITION__"
 """The value in the name of a folder whose rows have none."""
@@ -104,16 +104,12 @@ def _path(url: str) -> str:
     """The part of a URL that holds the folders; in a chained URL only the first link has them."""
     first = url.partition("::")[0]
     path = first if "://" in first else url
-    return path.partition("?")[0] if _is_http(url) else path
+    return path.partition("?")[0] if is_http(url) else path
 
 
 def _decoded(text: str, url: str) -> str:
-    plain = unquote(text, errors="strict") if _is_http(url) else text
+    plain = unquote(text, errors="strict") if is_http(url) else text
     return unquote(plain, errors="strict")
-
-
-def _is_http(url: str) -> bool:
-    return protocol_of(url) in ("http", "https")
 
 
 def _first_that_counts(url: str, named: str, folders: list[str]) -> int:

@@ -73,11 +73,6 @@ def compare_manifest(layout: PlanLayout, spec: RunSpec) -> ManifestComparison:
     return ManifestComparison((), replace(layout, files=tuple(files)))
 
 
-def manifest_changes(layout: PlanLayout, spec: RunSpec) -> list[Change]:
-    """How the manifest differs from the one that was planned; empty if it does not."""
-    return list(compare_manifest(layout, spec).changes)
-
-
 def layout_changes(layout: PlanLayout, new: PlanLayout) -> list[Change]:
     """How the manifest of a new plan differs from that of an older one."""
     before, after = ({file.url: file.identity for file in each.files} for each in (layout, new))

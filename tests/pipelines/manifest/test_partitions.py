@@ -8,12 +8,12 @@ import pyarrow as pa
 import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 import pytest
-from support.plans import MODEL, job, planned, problems_of, write
+from support.plans import MODEL, job, manifest_changes, planned, problems_of, write
 
 from nightpress.pipelines.errors import ManifestError
 from nightpress.pipelines.job.spec import RunSpec
 from nightpress.pipelines.manifest.partitions import NULL, partition_of
-from nightpress.pipelines.planning import PlanLayout, check, manifest_changes
+from nightpress.pipelines.planning import PlanLayout, check
 from nightpress.pipelines.run_directory.record import new_record
 
 WIDTH = ("width", "64")

@@ -5,10 +5,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from support.plans import MODEL, write
+from support.plans import MODEL, manifest_changes, write
 
 from nightpress.pipelines.job.spec import RunSpec
-from nightpress.pipelines.planning import check, compare_manifest, manifest_changes, write_plan
+from nightpress.pipelines.planning import check, compare_manifest, write_plan
 from nightpress.pipelines.planning.layout import PlanLayout
 from nightpress.pipelines.run_directory.record import RunRecord, new_record
 from nightpress.pipelines.storage import Store
