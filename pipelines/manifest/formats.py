@@ -9,6 +9,7 @@ from nightpress.pipelines.errors import ManifestError, Problem
 from nightpress.pipelines.formatting import plural
 from nightpress.pipelines.manifest.types import repeated
 from nightpress.pipelines.storage import Source
+from nightpress.pipelines.storage.sources import COMPRESSIONS, SUFFIXES
 from nightpress.pipelines.storage.urls import (
     absolute,
     has_glob,
@@ -18,19 +19,6 @@ from nightpress.pipelines.storage.urls import (
     literal_folder,
     public,
 )
-
-SUFFIXES = {
-    ".parquet": "parquet",
-    ".pq": "parquet",
-    ".csv": "csv",
-    ".tsv": "tsv",
-    ".jsonl": "jsonl",
-    ".ndjson": "jsonl",
-    ".txt": "text",
-}
-
-COMPRESSIONS = {".gz": "gzip", ".zst": "zstd", ".bz2": "bz2"}
-"""Compressions of whole files, for text formats only; Parquet compresses inside."""
 
 _OTHERS = """about authors changelog changes cmakelists constraints contributing contributors
 copying copyright credits disclaimer filelist index info install log manifest notes notice notices

@@ -31,10 +31,19 @@ from nightpress.pipelines.storage.urls import (
     require_inside,
 )
 
-MANIFEST_SUFFIXES = (".parquet", ".pq", ".csv", ".tsv", ".jsonl", ".ndjson", ".txt")
-COMPRESSED_SUFFIXES = (".gz", ".zst", ".bz2")
-"""What `find` looks for below a folder by default; `manifest.formats` maps the same suffixes to
-formats."""
+SUFFIXES = {
+    ".parquet": "parquet",
+    ".pq": "parquet",
+    ".csv": "csv",
+    ".tsv": "tsv",
+    ".jsonl": "jsonl",
+    ".ndjson": "jsonl",
+    ".txt": "text",
+}
+"""The formats of manifests; `find` looks for their suffixes below a folder by default."""
+
+COMPRESSIONS = {".gz": "gzip", ".zst": "zstd", ".bz2": "bz2"}
+"""Compressions of whole files, for text formats only; Parquet compresses inside."""
 
 DOWNLOAD_BYTES = 32 * 2**20
 """The size of one request of a download."""
@@ -300,9 +309,9 @@ def _raise_unless_missing(error: OSError) -> None:
 def _is_manifest(name: str) -> bool:
     """Whether a file below a folder is part of a manifest, by its suffix."""
     name = name.lower()
-    for suffix in COMPRESSED_SUFFIXES:
+    for suffix in COMPRESSIONS:
         name = name.removesuffix(suffix)
-    return name.endswith(MANIFEST_SUFFIXES)
+    return name.endswith(tuple(SUFFIXES))
 
 
 def _is_hidden(parts: Iterable[str], pattern: str = "") -> bool:
@@ -319,6 +328,6 @@ def _not_found_message(url: str, suffixes: Sequence[str]) -> str:
         return f"{where}: no such file, and no folder with {' '.join(suffixes)} files in it"
     return (
         f"{where}: no such file, and no folder with manifest files in it "
-        f"({' '.join(MANIFEST_SUFFIXES)}, text formats also compressed as "
-        f"{' '.join(COMPRESSED_SUFFIXES)}); a pattern such as data/**/*.parquet works too"
+        f"({' '.join(SUFFIXES)}, text formats also compressed as "
+        f"{' '.join(COMPRESSIONS)}); a pattern such as data/**/*.parquet works too"
     )
