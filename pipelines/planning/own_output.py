@@ -12,6 +12,7 @@ from nightpress.pipelines.errors import SpecError
 from nightpress.pipelines.job.spec import RunSpec
 from nightpress.pipelines.storage import Source, is_local
 from nightpress.pipelines.storage.options import SAME_STORE
+from nightpress.pipelines.storage.sources import linked_folders
 from nightpress.pipelines.storage.urls import (
     absolute,
     glob_can_match,
@@ -54,10 +55,17 @@ def refuse_own_output(spec: RunSpec) -> None:
 def refuse_own_files(spec: RunSpec, sources: Iterable[Source]) -> None:
     """Refuse files that turn out to be in the run directory, as through a symbolic link.
 
+    A link below a folder is noticed before the run directory exists, one that a pattern matches
+    once it has files.
+
     Raises:
-        SpecError: names the file and the run directory.
+        SpecError: names the file or the folder, and the run directory.
     """
     runs = _spellings(spec.url)
+    for path in map(local_path, filter(is_local, spec.manifests)):
+        for link in linked_folders(str(path)) if path.is_dir() else ():
+            if any(_is_inside(run, os.path.realpath(link)) for run in runs):
+                raise _refusal(spec, link)
     for source in sources:
         if any(_is_own(place, run) for place in _spellings(source.url) for run in runs):
             raise _refusal(spec, source.url)

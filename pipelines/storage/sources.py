@@ -138,6 +138,12 @@ def contents(url: str, options: Options | None = None) -> list[Source]:
     return sources
 
 
+def linked_folders(path: str) -> list[str]:
+    """The symbolic links to folders that `find` follows below a local folder."""
+    folders = (folder for folder, _ in _walk(path) if os.path.islink(folder))
+    return [folder for folder in folders if not _is_hidden(folder[len(path) :].split("/"))]
+
+
 def download_folder(url: str, into: Path, options: Options | None = None) -> None:
     """Copy every file below a folder to a folder on this machine.
 

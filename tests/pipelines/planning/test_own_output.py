@@ -111,6 +111,17 @@ def test_a_link_below_the_manifests_folder_is_found_once_the_run_exists(tmp_path
         check(spec, MODEL)
 
 
+def test_a_link_below_a_folder_is_found_at_once(tmp_path: Path) -> None:
+    write(tmp_path / "data" / "a.csv", [{"prompt": "a"}])
+    (tmp_path / "runs").mkdir()
+    spec = job(f"{tmp_path}/data", f"{tmp_path}/runs")
+    (tmp_path / "data" / "_runs").symlink_to("../runs")
+    assert check(spec, MODEL).num_rows == 1
+    (tmp_path / "data" / "runs").symlink_to("../runs")
+    with pytest.raises(SpecError, match="data/runs also covers the run directory of this job"):
+        check(spec, MODEL)
+
+
 def test_the_metadata_of_another_run_is_a_manifest(tmp_path: Path) -> None:
     write(tmp_path / "runs" / "evening" / "metadata" / "shard-00000.parquet", [{"prompt": "a"}])
     spec = job(f"{tmp_path}/runs/evening/metadata", f"{tmp_path}/runs")
