@@ -23,8 +23,8 @@ from nightpress.diffusion_core.models.loading import ModelSpec
 from nightpress.diffusion_core.models.samplers import SAMPLER_NAMES
 from nightpress.jobs import cli
 from nightpress.pipelines.job.spec import SETTING_COLUMNS, RunSpec
-from nightpress.pipelines.manifest.formats import SUFFIXES
 from nightpress.pipelines.records import METADATA_SCHEMA, FailureType
+from nightpress.pipelines.storage.sources import SUFFIXES
 from nightpress.pipelines.training.spec import RECIPES, train_spec
 
 ROOT = Path(__file__).resolve().parent.parent

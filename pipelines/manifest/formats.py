@@ -1,34 +1,24 @@
 """The formats of manifest files by their names, and which files of a folder are one manifest."""
 
+import os
 import re
-from collections import Counter
 from collections.abc import Sequence
 from pathlib import PurePosixPath
 
 from nightpress.pipelines.errors import ManifestError, Problem
 from nightpress.pipelines.formatting import plural
+from nightpress.pipelines.manifest.types import repeated
 from nightpress.pipelines.storage import Source
+from nightpress.pipelines.storage.sources import COMPRESSIONS, SUFFIXES
 from nightpress.pipelines.storage.urls import (
     absolute,
     has_glob,
+    is_http,
+    is_local,
     links_of,
     literal_folder,
-    protocol_of,
     public,
 )
-
-SUFFIXES = {
-    ".parquet": "parquet",
-    ".pq": "parquet",
-    ".csv": "csv",
-    ".tsv": "tsv",
-    ".jsonl": "jsonl",
-    ".ndjson": "jsonl",
-    ".txt": "text",
-}
-
-COMPRESSIONS = {".gz": "gzip", ".zst": "zstd", ".bz2": "bz2"}
-"""Compressions of whole files, for text formats only; Parquet compresses inside."""
 
 _OTHERS = """about authors changelog changes cmakelists constraints contributing contributors
 copying copyright credits disclaimer filelist index info install log manifest notes notice notices
@@ -72,7 +62,7 @@ def manifest_files(url: str, found: Sequence[Source]) -> list[Source]:
         )
         raise ManifestError([Problem(url, None, None, message)])
     if [source.url for source in files] != [absolute(url)]:
-        for why in (_mixed(url, files), _twice(files), _about_others(url, files)):
+        for why in (_mixed(url, files), _twice(files), _linked(files), _about_others(url, files)):
             if why is not None:
                 raise ManifestError([Problem(public(url), None, None, why)])
     return files
@@ -99,14 +89,30 @@ def _mixed(url: str, files: Sequence[Source]) -> str | None:
 def _twice(files: Sequence[Source]) -> str | None:
     """Why the same list may be there twice; None if all names differ without their suffixes."""
     stems = [_stem(source.url) for source in files]
-    repeated = [stem for stem, count in Counter(stems).items() if count > 1]
-    if not repeated:
+    twice = repeated(stems)
+    if twice is None:
         return None
-    names = [_name(s.url) for s, stem in zip(files, stems, strict=True) if stem == repeated[0]]
+    names = [_name(s.url) for s, stem in zip(files, stems, strict=True) if stem == twice]
     return (
         f"{' and '.join(names)} look like the same list twice; name the files to read, or move one "
         "away"
     )
+
+
+def _linked(files: Sequence[Source]) -> str | None:
+    """Why a file is found twice, through a link to its folder; None if none is."""
+    folders = {os.path.dirname(source.url) for source in files if is_local(source.url)}
+    real = {folder: os.path.realpath(folder) for folder in folders}
+    first: dict[str, str] = {}
+    for source in files:
+        folder, name = os.path.split(source.url)
+        other = first.setdefault(f"{real.get(folder, folder)}/{name}", source.url)
+        if other != source.url:
+            return (
+                f"{other} and {source.url} are the same file, in a folder that is also reached "
+                "through a symbolic link; name the files to read, or move the link away"
+            )
+    return None
 
 
 def _about_others(url: str, files: Sequence[Source]) -> str | None:
@@ -126,7 +132,7 @@ def _about_others(url: str, files: Sequence[Source]) -> str | None:
 def _path_of(url: str) -> str:
     """The part of a URL that ends in the file's name; only web addresses have a query."""
     link = next((link for link in links_of(url) if "://" in link), url)
-    return link.partition("?")[0] if protocol_of(link) in ("http", "https") else link
+    return link.partition("?")[0] if is_http(link) else link
 
 
 def _format_name(url: str) -> str:

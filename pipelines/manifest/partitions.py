@@ -1,8 +1,9 @@
 """Columns in the names of folders, as Hive, Spark and pyarrow write them: `category=01/width=64/`.
 
-Which folders count is what pyarrow does: those below a folder that a job names, and of a pattern or
-a single file those that it goes through. References: pyarrow.dataset.partitioning, flavor "hive";
-Hive's LanguageManual DDL, "Partitioned tables".
+All folders below a named folder count, and those from the first wildcard of a pattern on. So do
+those directly above: `set/width=64`, `set/width=64/*.csv` and `set/width=64/a.csv` give the same
+columns, while pyarrow gives none for the first. References: pyarrow.dataset.partitioning, flavor
+"hive"; Hive's LanguageManual DDL, "Partitioned tables".
 """
 
 from collections.abc import Iterable
@@ -14,7 +15,7 @@ import pyarrow.compute as pc
 
 from nightpress.pipelines.errors import ManifestError, Problem
 from nightpress.pipelines.storage import Partition
-from nightpress.pipelines.storage.urls import absolute, has_glob, protocol_of
+from nightpress.pipelines.storage.urls import absolute, has_glob, is_http
 
 NULL = "__HIVE_DEFAULT_PARTITION__"
 """The value in the name of a folder whose rows have none."""
@@ -103,25 +104,20 @@ def _path(url: str) -> str:
     """The part of a URL that holds the folders; in a chained URL only the first link has them."""
     first = url.partition("::")[0]
     path = first if "://" in first else url
-    return path.partition("?")[0] if _is_http(url) else path
+    return path.partition("?")[0] if is_http(url) else path
 
 
 def _decoded(text: str, url: str) -> str:
-    plain = unquote(text, errors="strict") if _is_http(url) else text
+    plain = unquote(text, errors="strict") if is_http(url) else text
     return unquote(plain, errors="strict")
-
-
-def _is_http(url: str) -> bool:
-    return protocol_of(url) in ("http", "https")
 
 
 def _first_that_counts(url: str, named: str, folders: list[str]) -> int:
     """The index of the first folder whose `key=value` is a column."""
     parts = _path(named).split("/")
-    if url != named and url.startswith(f"{_path(named)}/"):
-        return len(parts)
-    literal = len(folders)
-    if url != named:
-        literal = len(list(takewhile(lambda part: not has_glob(part), parts)))
+    is_folder = url.startswith(f"{_path(named)}/")
+    if url != named and not is_folder:
+        parts = list(takewhile(lambda part: not has_glob(part), parts))
+    literal = min(len(parts), len(folders))
     before = list(takewhile(lambda folder: "=" in folder, reversed(folders[:literal])))
-    return min(literal, len(folders)) - len(before)
+    return literal - len(before)

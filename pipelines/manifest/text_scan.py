@@ -4,7 +4,6 @@ Positions are bytes after decompression. Lines count from 1, as an editor shows 
 LF, CRLF or CR, even in a quoted field, and empty lines count.
 """
 
-from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -30,6 +29,7 @@ from nightpress.pipelines.manifest.text import (
     read_up_to,
     split_into_blocks,
 )
+from nightpress.pipelines.manifest.types import repeated
 
 HEADER_BYTES = 1 << 20
 """The longest header that is read."""
@@ -158,9 +158,9 @@ def _header(stream: BinaryIO, form: TextFormat) -> tuple[pa.Schema, int]:
     except BadText as error:
         error.offset += mark
         raise
-    repeated = [name for name, count in Counter(schema.names).items() if count > 1]
-    if repeated:
-        raise BadText(mark, f"column {repeated[0]!r} appears twice")
+    twice = repeated(schema.names)
+    if twice is not None:
+        raise BadText(mark, f"column {twice!r} appears twice")
     return schema, mark + num_bytes
 
 

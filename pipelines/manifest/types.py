@@ -1,7 +1,8 @@
 """The Arrow types that columns are read as, and what happens when files disagree.
 
 Text is `string`, and categories become their values. A column whose type differs between files gets
-a type that holds the values of all of them exactly, or text beside text, or is refused.
+a type that holds the values of all of them exactly, or text beside text, or is refused. Structs
+must have the same fields in every file, because Arrow would add the missing ones as null.
 """
 
 import json
@@ -59,7 +60,8 @@ def plain_type(type_: pa.DataType) -> pa.DataType:
 def common_type(types: Iterable[pa.DataType]) -> pa.DataType | None:
     """A type that holds the values of all `types`; None if there is none.
 
-    The widest of numbers, the finest unit of times, and text beside text. Some conversions to it
+    The widest of numbers, the finest unit of times, and text beside text, where a float is written
+    as JSON and Python write it, `1.0`, however its file spells it. Some conversions to it
     depend on the values: `as_type` refuses an integer that a float cannot hold exactly.
     """
     given = [type_ for type_ in dict.fromkeys(types) if not pa.types.is_null(type_)]
@@ -240,12 +242,12 @@ def _merged_nested(one: pa.DataType, other: pa.DataType) -> pa.DataType | None:
 
 
 def _merged_structs(one: pa.DataType, other: pa.DataType) -> pa.DataType | None:
-    """Fields of both by name; a field that one of them lacks is null there, like a column."""
-    names = dict.fromkeys(field.name for type_ in (one, other) for field in type_)
+    """Fields by name, in any order; None if a field is in one only, as it would become null."""
+    if set(one.names) != set(other.names):
+        return None
     fields = []
-    for name in names:
-        own = [type_.field(name).type for type_ in (one, other) if type_.get_field_index(name) >= 0]
-        inner = reduce(_merged, own, pa.null())
+    for name in one.names:
+        inner = _merged(one.field(name).type, other.field(name).type)
         if inner is None:
             return None
         fields.append(pa.field(name, inner))
@@ -254,11 +256,19 @@ def _merged_structs(one: pa.DataType, other: pa.DataType) -> pa.DataType | None:
 
 def _cast(column: pa.ChunkedArray, type_: pa.DataType) -> pa.ChunkedArray:
     converted = pc.cast(column, type_)
+    if pa.types.is_string(type_) and pa.types.is_floating(column.type):
+        return pa.chunked_array(map(_float_texts, converted.chunks), type_)
     if pa.types.is_string(type_) and pa.types.is_temporal(column.type):
         lost = pc.any(pc.starts_with(converted, OUT_OF_RANGE)).as_py()
         if lost:
             raise pa.ArrowInvalid("it lies outside the calendar and has no text")
     return converted
+
+
+def _float_texts(texts: pa.StringArray) -> pa.StringArray:
+    """Arrow's texts of floats as JSON and Python write them: `1.0` and `1e-05`, never `1`."""
+    values = pc.cast(texts, pa.float64()).to_numpy(zero_copy_only=False)
+    return pc.if_else(texts.is_valid(), pa.array(values.astype(str)), None)
 
 
 def _first_row(column: pa.ChunkedArray, is_bad: Callable[[pa.ChunkedArray], bool]) -> int | None:

@@ -6,14 +6,16 @@ start would find only the manifest's own files, and every later one would find t
 
 import os
 from collections.abc import Iterable, Iterator, Sequence
+from string import digits
 
 from nightpress.pipelines.errors import SpecError
 from nightpress.pipelines.job.spec import RunSpec
 from nightpress.pipelines.storage import Source, is_local
 from nightpress.pipelines.storage.options import SAME_STORE
+from nightpress.pipelines.storage.sources import linked_folders
 from nightpress.pipelines.storage.urls import (
     absolute,
-    glob_matches,
+    glob_can_match,
     has_glob,
     literal_folder,
     local_path,
@@ -24,8 +26,8 @@ from nightpress.pipelines.storage.urls import (
 KEPT_TABLES = "manifest"
 """The folder in a run directory that keeps a table that was passed as the manifest."""
 
-NUMBERS = (*range(11), 42, 99, 100, 123, 999, 1000, 4567, 12345)
-"""Enough numbers of parts and shards to find out whether a pattern matches their names."""
+MOST_DIGITS = 10
+"""Of the number of a part or a shard; it has at least five."""
 
 
 def refuse_own_output(spec: RunSpec) -> None:
@@ -40,7 +42,7 @@ def refuse_own_output(spec: RunSpec) -> None:
     for url in spec.manifests:
         for run in runs:
             for place in _spellings(url):
-                if _is_inside(place, run) and not _is_inside(place, f"{run}/{KEPT_TABLES}"):
+                if _is_own(place, run):
                     raise SpecError(
                         f"manifest: {public(url)} is in the run directory of this very job, "
                         f"{public(spec.url)}; to use a run's files as prompts, give this job "
@@ -51,19 +53,21 @@ def refuse_own_output(spec: RunSpec) -> None:
 
 
 def refuse_own_files(spec: RunSpec, sources: Iterable[Source]) -> None:
-    """Refuse files that turn out to be in the run directory, through a symbolic link.
+    """Refuse files that turn out to be in the run directory, as through a symbolic link.
+
+    A link below a folder is noticed before the run directory exists, one that a pattern matches
+    once it has files.
 
     Raises:
-        SpecError: names the file and the run directory.
+        SpecError: names the file or the folder, and the run directory.
     """
-    if not is_local(spec.url):
-        return
-    run = os.path.realpath(local_path(spec.url))
+    runs = _spellings(spec.url)
+    for path in map(local_path, filter(is_local, spec.manifests)):
+        for link in linked_folders(str(path)) if path.is_dir() else ():
+            if any(_is_inside(run, os.path.realpath(link)) for run in runs):
+                raise _refusal(spec, link)
     for source in sources:
-        if not is_local(source.url):
-            continue
-        path = os.path.realpath(source.url)
-        if _is_inside(path, run) and not _is_inside(path, f"{run}/{KEPT_TABLES}"):
+        if any(_is_own(place, run) for place in _spellings(source.url) for run in runs):
             raise _refusal(spec, source.url)
 
 
@@ -93,13 +97,20 @@ def _is_inside(path: str, folder: str) -> bool:
     return f"{path}/".startswith(f"{folder.rstrip('/')}/")
 
 
+def _is_own(path: str, run: str) -> bool:
+    return _is_inside(path, run) and not _is_inside(path, f"{run}/{KEPT_TABLES}")
+
+
 def _matches_files_of(pattern: str, run: str) -> bool:
-    return has_glob(pattern) and any(glob_matches(pattern, file) for file in _files_of(run))
+    return has_glob(pattern) and any(glob_can_match(pattern, file) for file in _files_of(run))
 
 
-def _files_of(run: str) -> Iterator[str]:
-    """Examples of a run's files whose names are those of manifests."""
-    for number in NUMBERS:
-        yield f"{run}/plan/part-{number:05d}.parquet"
-        yield f"{run}/metadata/shard-{number:05d}.parquet"
-        yield f"{run}/images/shard-{number:05d}-0123456789abcdef.parquet"
+def _files_of(run: str) -> Iterator[Sequence[Sequence[str]]]:
+    """All files of a run whose names are those of manifests, in the form of `glob_can_match`."""
+    folders = [list(part) for part in run.split("/")]
+    for count in range(5, MOST_DIGITS + 1):
+        number = [digits[count > 5 :], *[digits] * (count - 1)]
+        yield [*folders, [*"plan"], [*"part-", *number, *".parquet"]]
+        yield [*folders, [*"metadata"], [*"shard-", *number, *".parquet"]]
+        pack = [*"shard-", *number, "-", *[f"{digits}abcdef"] * 16, *".parquet"]
+        yield [*folders, [*"images"], pack]

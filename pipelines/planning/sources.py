@@ -48,7 +48,10 @@ def manifest_sources(spec: RunSpec) -> list[Source]:
     for url in spec.manifests:
         for source in manifest_files(url, find([url], spec.storage)):
             partition = partition_of(source.url, url)
-            sources.setdefault(source.url, replace(source, partition=partition))
+            known = sources.get(source.url)
+            # The folders that count are the last ones of the path, so more of them hold the others.
+            if known is None or len(known.partition) < len(partition):
+                sources[source.url] = replace(source, partition=partition)
     refuse_own_files(spec, sources.values())
     return list(sources.values())
 
@@ -71,11 +74,6 @@ def compare_manifest(layout: PlanLayout, spec: RunSpec) -> ManifestComparison:
         for file, source in zip(layout.files, sources, strict=True)
     ]
     return ManifestComparison((), replace(layout, files=tuple(files)))
-
-
-def manifest_changes(layout: PlanLayout, spec: RunSpec) -> list[Change]:
-    """How the manifest differs from the one that was planned; empty if it does not."""
-    return list(compare_manifest(layout, spec).changes)
 
 
 def layout_changes(layout: PlanLayout, new: PlanLayout) -> list[Change]:

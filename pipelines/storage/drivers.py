@@ -26,9 +26,7 @@ from nightpress.pipelines.storage.faults import (
 )
 from nightpress.pipelines.storage.options import S3, options_by_link, options_of
 from nightpress.pipelines.storage.pacing import driver_options, request_limit
-from nightpress.pipelines.storage.urls import Options, links_of, protocol_of, public
-
-HTTP = ("http", "https")
+from nightpress.pipelines.storage.urls import Options, is_http, links_of, protocol_of, public
 
 CONNECT_TIMEOUT_S = 5
 READ_TIMEOUT_S = 30
@@ -231,7 +229,7 @@ def _driver_options(
     settings = options[location.protocol]
     if location.protocol in S3:
         settings = _s3_settings(location, client_attempts, read_timeout_s)
-    elif location.protocol in HTTP:
+    elif is_http(location.last_link.url):
         settings = _http_settings(settings, read_timeout_s)
     caching = {"use_listings_cache": False, "skip_instance_cache": fresh}
     return options | {location.protocol: {**settings, **caching}}

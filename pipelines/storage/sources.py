@@ -1,11 +1,13 @@
 """Find and download the files that a run reads, such as manifests and models, at any URL."""
 
 import os
+import re
 import shutil
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from glob import escape, iglob
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -29,10 +31,19 @@ from nightpress.pipelines.storage.urls import (
     require_inside,
 )
 
-MANIFEST_SUFFIXES = (".parquet", ".pq", ".csv", ".tsv", ".jsonl", ".ndjson", ".txt")
-COMPRESSED_SUFFIXES = (".gz", ".zst", ".bz2")
-"""What `find` looks for below a folder by default; `manifest.formats` maps the same suffixes to
-formats."""
+SUFFIXES = {
+    ".parquet": "parquet",
+    ".pq": "parquet",
+    ".csv": "csv",
+    ".tsv": "tsv",
+    ".jsonl": "jsonl",
+    ".ndjson": "jsonl",
+    ".txt": "text",
+}
+"""The formats of manifests; `find` looks for their suffixes below a folder by default."""
+
+COMPRESSIONS = {".gz": "gzip", ".zst": "zstd", ".bz2": "bz2"}
+"""Compressions of whole files, for text formats only; Parquet compresses inside."""
 
 DOWNLOAD_BYTES = 32 * 2**20
 """The size of one request of a download."""
@@ -69,7 +80,7 @@ def find(
 
     A folder stands for the files with a matching suffix below it, a pattern (`*`, `**`, `?`,
     `[ab]`) for the files that it matches. Names that begin with `_` or `.` are skipped unless they
-    are spelled out.
+    are spelled out. Symbolic links to folders are followed.
 
     Args:
         urls: files, folders and patterns.
@@ -127,6 +138,12 @@ def contents(url: str, options: Options | None = None) -> list[Source]:
     return sources
 
 
+def linked_folders(path: str) -> list[str]:
+    """The symbolic links to folders that `find` follows below a local folder."""
+    folders = (folder for folder, _ in _walk(path) if os.path.islink(folder))
+    return [folder for folder in folders if not _is_hidden(folder[len(path) :].split("/"))]
+
+
 def download_folder(url: str, into: Path, options: Options | None = None) -> None:
     """Copy every file below a folder to a folder on this machine.
 
@@ -167,18 +184,12 @@ class _LocalFiles:
 
     def matches(self) -> list[Source]:
         """The files that the pattern matches; its folders that exist are no patterns."""
-        names = iglob(
-            _with_literal_start(self.path, os.path.isdir), recursive=True, include_hidden=True
-        )
+        names = set(_matching(_with_literal_start(self.path, os.path.isdir)))
         return _sorted_by_url(_local_source(name) for name in names if os.path.isfile(name))
 
     def below(self) -> list[Source]:
         """Every file below the folder."""
-        names = (
-            os.path.join(parent, name)
-            for parent, _, files in os.walk(self.path, onerror=_raise_unless_missing)
-            for name in files
-        )
+        names = (os.path.join(folder, name) for folder, files in _walk(self.path) for name in files)
         return _sorted_by_url(_local_source(name) for name in names)
 
 
@@ -243,6 +254,35 @@ class _RemoteFiles:
         return Source(head + path.lstrip("/") + url.removeprefix(first), int(size), version)
 
 
+def _walk(path: str, above: Sequence[os.stat_result] = ()) -> Iterator[tuple[str, Sequence[str]]]:
+    """A folder and all below it, each with the names of its files.
+
+    Links to folders are followed, except back to a folder that the walk has come through.
+    """
+    try:
+        here = os.stat(path)
+    except FileNotFoundError:
+        return
+    if any(os.path.samestat(here, folder) for folder in above):
+        return
+    for _, folders, files in islice(os.walk(path, onerror=_raise_unless_missing), 1):
+        yield path, files
+        for name in folders:
+            yield from _walk(os.path.join(path, name), [*above, here])
+
+
+def _matching(pattern: str) -> Iterator[str]:
+    """The paths that a pattern matches, perhaps repeatedly; Python's `**` has no end in a loop."""
+    parts = re.sub(r"(?<=/\*\*)(/\*\*)+(?=/|$)", "", pattern).split("/")
+    if "**" not in parts:
+        yield from iglob(pattern, include_hidden=True)
+        return
+    number = parts.index("**")
+    for base in filter(os.path.isdir, iglob("/".join(parts[:number]) or "/", include_hidden=True)):
+        for folder, _ in _walk(base):
+            yield from _matching("/".join([escape(folder), *(parts[number + 1 :] or ["*"])]))
+
+
 def _with_literal_start(pattern: str, is_folder: Callable[[str], bool]) -> str:
     """The pattern with `[v2]` escaped where a folder of that very name exists."""
     parts = pattern.split("/")
@@ -275,9 +315,9 @@ def _raise_unless_missing(error: OSError) -> None:
 def _is_manifest(name: str) -> bool:
     """Whether a file below a folder is part of a manifest, by its suffix."""
     name = name.lower()
-    for suffix in COMPRESSED_SUFFIXES:
+    for suffix in COMPRESSIONS:
         name = name.removesuffix(suffix)
-    return name.endswith(MANIFEST_SUFFIXES)
+    return name.endswith(tuple(SUFFIXES))
 
 
 def _is_hidden(parts: Iterable[str], pattern: str = "") -> bool:
@@ -294,6 +334,6 @@ def _not_found_message(url: str, suffixes: Sequence[str]) -> str:
         return f"{where}: no such file, and no folder with {' '.join(suffixes)} files in it"
     return (
         f"{where}: no such file, and no folder with manifest files in it "
-        f"({' '.join(MANIFEST_SUFFIXES)}, text formats also compressed as "
-        f"{' '.join(COMPRESSED_SUFFIXES)}); a pattern such as data/**/*.parquet works too"
+        f"({' '.join(SUFFIXES)}, text formats also compressed as "
+        f"{' '.join(COMPRESSIONS)}); a pattern such as data/**/*.parquet works too"
     )

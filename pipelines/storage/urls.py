@@ -2,7 +2,8 @@
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from fnmatch import fnmatchcase
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -60,6 +61,11 @@ def is_local(url: str) -> bool:
     return protocol_of(url) in ("file", "local")
 
 
+def is_http(url: str) -> bool:
+    """Whether a URL is a web address, with a query after `?`; of a chained URL, its first link."""
+    return protocol_of(url) in ("http", "https")
+
+
 def local_path(url: str) -> Path:
     """The absolute path of a local URL, valid in workers with another working folder.
 
@@ -88,7 +94,7 @@ def _in_lower_case(match: re.Match[str]) -> str:
 
 def has_glob(url: str) -> bool:
     """Whether a URL is a glob pattern."""
-    pattern = _WEB_GLOB if protocol_of(url) in ("http", "https") else _GLOB
+    pattern = _WEB_GLOB if is_http(url) else _GLOB
     return pattern.search(url) is not None
 
 
@@ -97,12 +103,38 @@ def literal_folder(url: str) -> str:
     return _GLOB.split(url, maxsplit=1)[0].rpartition("/")[0]
 
 
-def glob_matches(pattern: str, url: str) -> bool:
-    """Whether a glob pattern matches a URL; `**` alone between slashes matches any folders."""
-    from fsspec.utils import glob_translate
+def glob_can_match(pattern: str, path: Sequence[Sequence[str]]) -> bool:
+    """Whether a glob pattern matches some path; `**` alone between slashes matches any folders.
 
-    parts = [part if part == "**" else re.sub(r"\*+", "*", part) for part in pattern.split("/")]
-    return re.match(glob_translate("/".join(parts)), url) is not None
+    Args:
+        pattern: a local path or a URL.
+        path: its parts between slashes; of each, the characters that may stand at every place, such
+            as "a", "0123456789" for a letter and any digit.
+    """
+    return _parts_can_match(pattern.split("/"), path)
+
+
+def _parts_can_match(patterns: Sequence[str], path: Sequence[Sequence[str]]) -> bool:
+    if not patterns:
+        return not path
+    first, rest = patterns[0], patterns[1:]
+    if first == "**":
+        if not rest:
+            return bool(path)
+        return any(_parts_can_match(rest, path[skip:]) for skip in range(len(path) + 1))
+    return bool(path) and _part_can_match(first, path[0]) and _parts_can_match(rest, path[1:])
+
+
+def _part_can_match(pattern: str, part: Sequence[str]) -> bool:
+    """Whether a pattern without slashes matches, or is the very name, as `[v2]` may be."""
+    places = {0}
+    for one in re.findall(r"(?s)\[!?\]?[^\]]*\]|.", pattern):
+        if one == "*":
+            places = set(range(min(places, default=len(part) + 1), len(part) + 1))
+        else:
+            known = (place for place in places if place < len(part))
+            places = {place + 1 for place in known if any(fnmatchcase(c, one) for c in part[place])}
+    return len(part) in places or list(pattern) == list(part)
 
 
 def public(url: str) -> str:
@@ -113,7 +145,7 @@ def public(url: str) -> str:
     if not separator:
         return url
     place, slash, path = rest.partition("/")
-    if protocol_of(url) in ("http", "https") or "=" in path.rpartition("?")[2]:
+    if is_http(url) or "=" in path.rpartition("?")[2]:
         place, path = place.partition("?")[0], path.partition("?")[0]
     return f"{protocol}://{place.rpartition('@')[2]}{slash}{path}"
 

@@ -13,9 +13,15 @@ import pyarrow.parquet as pq
 import pytest
 
 from nightpress.diffusion_core.models.loading import ModelInfo
-from nightpress.pipelines.errors import ManifestError
+from nightpress.pipelines.errors import Change, ManifestError
 from nightpress.pipelines.job.spec import RunSpec
-from nightpress.pipelines.planning import PlanLayout, check, read_shard, write_plan
+from nightpress.pipelines.planning import (
+    PlanLayout,
+    check,
+    compare_manifest,
+    read_shard,
+    write_plan,
+)
 from nightpress.pipelines.storage import Store
 
 MODEL = ModelInfo(
@@ -86,6 +92,11 @@ def planned(
     list(write_plan(spec, info, layout, store))
     shards = [read_shard(store, layout, shard) for shard in range(layout.num_shards)]
     return layout, pa.concat_tables(shards)
+
+
+def manifest_changes(layout: PlanLayout, spec: RunSpec) -> list[Change]:
+    """How the manifest differs from the one that was planned; empty if it does not."""
+    return list(compare_manifest(layout, spec).changes)
 
 
 def images_by_id(table: pa.Table, *without: str) -> dict[str, dict[str, Any]]:

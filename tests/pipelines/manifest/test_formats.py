@@ -72,6 +72,15 @@ def test_a_compressed_copy_is_the_same_list(tmp_path: Path) -> None:
     assert problem.startswith("set: a.csv and a.csv.gz look like the same list twice")
 
 
+@pytest.mark.parametrize("pattern", ["", "/**/*.csv", "/*/*.csv"])
+def test_a_file_that_a_link_shows_again_is_refused(tmp_path: Path, pattern: str) -> None:
+    folder = folder_with(tmp_path, "2026/a.csv 2027/a.csv")
+    assert check(job(tmp_path, Path(f"{folder}{pattern}")), MODEL).num_rows == 2
+    (folder / "latest").symlink_to("2027")
+    (problem,) = problems_of(job(tmp_path, Path(f"{folder}{pattern}")))
+    assert "set/2027/a.csv and set/latest/a.csv are the same file, in a folder that" in problem
+
+
 ABOUT = """SHA256SUMS.txt README.txt LICENSE.txt LICENSE-MIT.txt requirements.txt md5.txt
 x.sha256.txt third-party-licences.txt read_me.txt sha256sums.TXT checksum.txt"""
 

@@ -8,12 +8,12 @@ import pyarrow as pa
 import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 import pytest
-from support.plans import MODEL, images_by_id, job, planned, problems_of, write
+from support.plans import MODEL, job, manifest_changes, planned, problems_of, write
 
 from nightpress.pipelines.errors import ManifestError
 from nightpress.pipelines.job.spec import RunSpec
 from nightpress.pipelines.manifest.partitions import NULL, partition_of
-from nightpress.pipelines.planning import PlanLayout, check, manifest_changes
+from nightpress.pipelines.planning import PlanLayout, check
 from nightpress.pipelines.run_directory.record import new_record
 
 WIDTH = ("width", "64")
@@ -58,8 +58,13 @@ def test_a_data_set_that_pyarrow_wrote_has_the_columns_that_pyarrow_reads(tmp_pa
     ("url", "named", "partition"),
     [
         ("/d/k=1/j=2/x.csv", "/d", (("k", "1"), ("j", "2"))),
-        ("/d/k=1/j=2/x.csv", "/d/k=1", (("j", "2"),)),
-        ("/d/k=1/j=2/x.csv", "/d/k=1/j=2", ()),
+        ("/d/k=1/j=2/x.csv", "/d/k=1", (("k", "1"), ("j", "2"))),
+        ("/d/k=1/j=2/x.csv", "/d/k=1/j=2", (("k", "1"), ("j", "2"))),
+        ("/d/k=1/in/j=2/x.csv", "/d/k=1/in", (("j", "2"),)),
+        ("/d/k=1/in/x.csv", "/d/k=1", (("k", "1"),)),
+        ("/k=1/x.csv", "/", (("k", "1"),)),
+        ("s3://b/d/k=1/x.csv", "s3://b/d/k=1/", (("k", "1"),)),
+        ("zip://k=1/x.csv::s3://b/a.zip", "zip://k=1::s3://b/a.zip", (("k", "1"),)),
         ("/d/k=1/j=2/x.csv", "/d/k=1/j=2/x.csv", (("k", "1"), ("j", "2"))),
         ("/d/k=1/in/x.csv", "/d/k=1/in/x.csv", ()),
         ("/d/k=1/in/j=2/x.csv", "/d/k=1/in/j=2/x.csv", (("j", "2"),)),
@@ -89,6 +94,18 @@ def test_folders_that_contradict_each_other_or_are_no_text_are_refused() -> None
         partition_of("/d/k=1/k=2/x.csv", "/d")
     with pytest.raises(ManifestError, match="is not UTF-8 text when its percent signs"):
         partition_of("/d/k=%ff/x.csv", "/d")
+
+
+@pytest.mark.parametrize(
+    "named", [["x=1", "x=2"], ["x=1", ""], ["", "x=2"], ["x=1/in", ""], ["x=1/in", "x=*/**"]]
+)
+def test_the_columns_of_folders_do_not_depend_on_how_the_files_are_named(
+    tmp_path: Path, named: list[str]
+) -> None:
+    for value in "12":
+        write(tmp_path / f"set/x={value}/in/a.csv", [{"prompt": f"p{value}"}])
+    plan = planned(job(tmp_path, [tmp_path / "set" / name for name in named]))[1].to_pylist()
+    assert {(row["prompt"], row["x"]) for row in plan} == {("p1", "1"), ("p2", "2")}
 
 
 def test_files_with_other_folders_have_null(tmp_path: Path) -> None:
@@ -152,7 +169,7 @@ def test_the_folders_are_part_of_a_runs_identity(tmp_path: Path) -> None:
     assert ("width=64" in str(change.old), "width=128" in str(change.new)) == (True, True)
     assert fingerprint(job(tmp_path, elsewhere)) != first
     inside = job(tmp_path, elsewhere / "width=128")
-    assert images_by_id(planned(inside)[1])["00000000_00"]["width"] == MODEL.width
+    assert fingerprint(inside) == fingerprint(job(tmp_path, elsewhere))
 
 
 def test_a_plan_without_such_folders_is_stored_as_before(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from decimal import Decimal
 from itertools import permutations
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pytest
 
@@ -40,6 +41,13 @@ SAME = [
         [pa.map_(pa.string(), pa.int8()), pa.map_(pa.string(), pa.int64())],
         pa.map_(pa.string(), pa.int64()),
     ),
+    (
+        [
+            pa.struct([("a", pa.int8()), ("b", pa.null())]),
+            pa.struct([("a", pa.int64()), ("b", NS)]),
+        ],
+        pa.struct([("a", pa.int64()), ("b", NS)]),
+    ),
     ([pa.int64(), pa.string(), pa.bool_()], pa.string()),
     ([pa.date32(), pa.string()], pa.string()),
     ([pa.decimal128(5, 2), pa.string()], pa.string()),
@@ -65,6 +73,13 @@ NONE = [
     [pa.json_(), pa.string()],
     [pa.list_(pa.int8()), pa.list_(pa.string())],
     [pa.struct([("a", pa.int8())]), pa.struct([("a", pa.bool_())])],
+    [pa.struct([("a", pa.int8())]), pa.struct([("b", pa.int8())])],
+    [pa.struct([("a", pa.int8())]), pa.struct([("a", pa.int8()), ("b", pa.int8())])],
+    [pa.list_(pa.struct([("a", pa.int8())])), pa.list_(pa.struct([("b", pa.int8())]))],
+    [
+        pa.struct([("x", pa.struct([("a", pa.int8())]))]),
+        pa.struct([("x", pa.struct([("a", pa.int8()), ("b", pa.int8())]))]),
+    ],
     [pa.struct([("a", pa.int8())]), pa.map_(pa.string(), pa.int8())],
     [pa.map_(pa.int8(), pa.int8()), pa.map_(pa.string(), pa.int8())],
 ]
@@ -84,12 +99,12 @@ def test_types_without_an_exact_common_type_have_none(types: list[pa.DataType]) 
     assert common_type(reversed(types)) is None
 
 
-def test_a_field_that_a_struct_lacks_is_null() -> None:
-    one, two = (pa.struct([(name, pa.int8())]) for name in "ab")
+def test_the_fields_of_structs_may_have_any_order() -> None:
+    one, two = (pa.struct([(name, pa.int8()) for name in names]) for names in ("ab", "ba"))
     common = common_type([one, two])
-    assert common == pa.struct([("a", pa.int8()), ("b", pa.int8())])
-    column = pa.chunked_array([pa.array([{"b": 1}, None], two)])
-    assert as_type(column, common).to_pylist() == [{"a": None, "b": 1}, None]
+    assert common == one
+    column = pa.chunked_array([pa.array([{"b": 1, "a": 2}, None], two)])
+    assert as_type(column, common).to_pylist() == [{"a": 2, "b": 1}, None]
 
 
 @pytest.mark.parametrize(
@@ -116,7 +131,12 @@ def test_a_value_that_would_change_is_refused_with_its_row(
     [
         (pa.array([2**63 - 1, -1]), ["9223372036854775807", "-1"]),
         (pa.array([0.1, 1e300, float("nan")]), ["0.1", "1e+300", "nan"]),
-        (pa.array([0.1], pa.float32()), ["0.1"]),
+        (pa.array([1.0, None, -0.0, 1e2, 1e15]), ["1.0", None, "-0.0", "100.0", repr(1e15)]),
+        (pa.array([1e16, 1e-5, 5e-324]), ["1e+16", "1e-05", "5e-324"]),
+        (pa.array([], pa.float64()), []),
+        (pa.array([None], pa.float64()), [None]),
+        (pa.array([0.1, 2**24], pa.float32()), ["0.1", "16777216.0"]),
+        (pa.array([0.5, 1], pa.float16()), ["0.5", "1.0"]),
         (pa.array([True, None]), ["true", None]),
         (pa.array([Decimal("1.10")]), ["1.10"]),
         (pa.array([1], pa.timestamp("us", "UTC")), ["1970-01-01 00:00:00.000001Z"]),
@@ -152,3 +172,17 @@ def test_text_that_is_not_utf8_is_found_at_any_depth() -> None:
             assert first_bad_text(pa.chunked_array([column])) == row
     assert first_bad_text(pa.chunked_array([pa.array(["é", None])])) is None
     assert first_bad_text(pa.chunked_array([pa.array([b"\xff"])])) is None
+
+
+def test_a_float_beside_text_is_written_as_python_writes_it() -> None:
+    random = np.random.default_rng(0)
+    values = np.concatenate(
+        [
+            random.integers(0, 1 << 64, 1000, np.uint64).view(np.float64),
+            random.integers(0, 10**17, 100).astype(float),
+            random.uniform(-1e6, 1e6, 100),
+        ]
+    )
+    assert as_type(pa.chunked_array([values]), pa.string()).to_pylist() == list(
+        map(repr, values.tolist())
+    )

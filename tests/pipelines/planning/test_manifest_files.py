@@ -4,11 +4,11 @@ import gzip
 from pathlib import Path
 
 import pytest
-from support.plans import MODEL, job, planned, problems_of, write
+from support.plans import MODEL, job, manifest_changes, planned, problems_of, write
 
 from nightpress.pipelines.errors import ManifestError, StoreMissing
 from nightpress.pipelines.manifest import text
-from nightpress.pipelines.planning import check, manifest_changes
+from nightpress.pipelines.planning import check
 
 
 @pytest.mark.parametrize(

@@ -5,14 +5,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from support.plans import MODEL, write
+from support.plans import MODEL, manifest_changes, write
 
 from nightpress.pipelines.errors import ManifestError, StoreMissing
 from nightpress.pipelines.job.spec import RunSpec
 from nightpress.pipelines.planning import (
     check,
     compare_manifest,
-    manifest_changes,
     planned_file_changes,
     require_unchanged,
     write_plan,

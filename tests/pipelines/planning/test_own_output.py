@@ -10,7 +10,8 @@ from support.plans import MODEL, planned, write
 from nightpress.pipelines.errors import SpecError
 from nightpress.pipelines.job.spec import RunSpec
 from nightpress.pipelines.planning import check
-from nightpress.pipelines.planning.own_output import refuse_own_output
+from nightpress.pipelines.planning.own_output import refuse_own_files, refuse_own_output
+from nightpress.pipelines.storage import Source
 
 
 def job(manifest: str | Sequence[str], output: str, name: str = "night") -> RunSpec:
@@ -33,6 +34,15 @@ def job(manifest: str | Sequence[str], output: str, name: str = "night") -> RunS
         ("/data/**/part-*", "/data"),
         ("/data/*/*/plan/*.parquet", "/data/runs"),
         ("/data/*/*/metadata/shard-0000[0-4].parquet", "/data/runs"),
+        ("/data/*/*/metadata/shard-0077*.parquet", "/data/runs"),
+        ("/data/**/shard-00050.parquet", "/data/runs"),
+        ("/data/**/part-[!0-3]????.parquet", "/data"),
+        ("/data/**/shard-*-*e*dead*.parquet", "/data"),
+        ("/data/**/shard-123456.parquet", "/data"),
+        ("/data/**/night/**/*/*", "/data"),
+        ("/data/**/**/*0*0*.parquet", "/data"),
+        ("/data/[v2]/**/*.parquet", "/data/[v2]"),
+        ("s3://b/**/shard-00050.parquet", "s3a://b/runs"),
         ("/data/*/night/**", "/data/runs"),
         ("/data/?uns/**/*.p*", "/data/runs"),
         ("s3://b", "s3://b/runs"),
@@ -59,6 +69,14 @@ def test_a_manifest_that_covers_the_jobs_own_run_is_refused(
         ("/data/prompts", "/data"),
         ("/data/*.parquet", "/data/runs"),
         ("/data/**/*.csv", "/data/runs"),
+        ("/data/**/shard-0005.parquet", "/data/runs"),
+        ("/data/**/shard-012345.parquet", "/data/runs"),
+        ("/data/**/shard-x*.parquet", "/data/runs"),
+        ("/data/**/part-[!0-9]*", "/data/runs"),
+        ("/data/**/plan/shard-*", "/data/runs"),
+        ("/data/**/plan/*/**", "/data/runs"),
+        ("/data/**/metadata/*/*.parquet", "/data/runs"),
+        ("s3://b/**/shard-00050.parquet", "/b/runs"),
         ("/data/run", "/data/runs"),
         ("/data/night", "/data/runs"),
         ("/data/runs/evening/metadata", "/data/runs"),
@@ -93,8 +111,41 @@ def test_a_link_below_the_manifests_folder_is_found_once_the_run_exists(tmp_path
         check(spec, MODEL)
 
 
+def test_a_link_below_a_folder_is_found_at_once(tmp_path: Path) -> None:
+    write(tmp_path / "data" / "a.csv", [{"prompt": "a"}])
+    (tmp_path / "runs").mkdir()
+    spec = job(f"{tmp_path}/data", f"{tmp_path}/runs")
+    (tmp_path / "data" / "_runs").symlink_to("../runs")
+    assert check(spec, MODEL).num_rows == 1
+    (tmp_path / "data" / "runs").symlink_to("../runs")
+    with pytest.raises(SpecError, match="data/runs also covers the run directory of this job"):
+        check(spec, MODEL)
+
+
 def test_the_metadata_of_another_run_is_a_manifest(tmp_path: Path) -> None:
     write(tmp_path / "runs" / "evening" / "metadata" / "shard-00000.parquet", [{"prompt": "a"}])
     spec = job(f"{tmp_path}/runs/evening/metadata", f"{tmp_path}/runs")
     planned(spec)
     assert check(spec, MODEL).num_rows == 1
+
+
+@pytest.mark.parametrize(
+    ("url", "output", "own"),
+    [
+        ("s3://b/runs/night/metadata/shard-00000.parquet", "s3a://b/runs/", True),
+        ("memory://runs/night/plan/part-00000.parquet", "memory://runs", True),
+        ("zip://a.csv::s3://b/runs/night/a.zip", "s3://b/runs", True),
+        ("s3://b/runs/night/manifest/table-0123456789abcdef.parquet", "s3://b/runs", False),
+        ("s3://b/runs/nights/metadata/shard-00000.parquet", "s3://b/runs", False),
+        ("s3://runs/night/metadata/shard-00000.parquet", "memory://runs", False),
+    ],
+)
+def test_files_that_are_found_in_the_jobs_own_run_are_refused(
+    url: str, output: str, own: bool
+) -> None:
+    spec = job("s3://b/other.csv", output)
+    if own:
+        with pytest.raises(SpecError, match="also covers the run directory"):
+            refuse_own_files(spec, [Source(url, 1, "")])
+    else:
+        refuse_own_files(spec, [Source(url, 1, "")])

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support.plans import MODEL, encoded, images_by_id, job, planned, write
+from support.plans import MODEL, encoded, images_by_id, job, manifest_changes, planned, write
 from support.servers import Folder
 
 from nightpress.diffusion_core.sampling.request import SamplingParams
@@ -21,7 +21,6 @@ from nightpress.pipelines.job.spec import MAX_SEED, RunSpec
 from nightpress.pipelines.planning import (
     PlanLayout,
     check,
-    manifest_changes,
     plan_part,
     read_shard,
     units,

@@ -3,6 +3,7 @@
 import io
 import os
 import random
+import re
 import threading
 import zipfile
 from collections.abc import Iterator
@@ -13,6 +14,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from fsspec.utils import glob_translate
 from support.servers import Folder, Server
 
 from nightpress.pipelines.errors import StoreMissing
@@ -25,6 +27,7 @@ from nightpress.pipelines.storage import (
     is_url,
     open_source,
 )
+from nightpress.pipelines.storage.urls import glob_can_match
 
 LAYOUT = (
     "a.csv",
@@ -253,3 +256,49 @@ def test_a_file_on_the_web_is_found_and_read(web: str, tmp_path: Path) -> None:
 def test_urls_and_local_paths_are_recognised(source: str, url: bool, local: bool) -> None:
     assert is_url(source) is url
     assert is_local(source) is local
+
+
+@pytest.mark.parametrize("named", ["m", "m/", "m/**", "m/**/*.csv", "m/**/**/*.csv"])
+def test_linked_folders_are_read_once_and_loops_end(tmp_path: Path, named: str) -> None:
+    for name in ("m/a.csv", "m/in/c.csv", "big/b.csv", "big/deep/[d].csv"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(b"1")
+    for link, target in (("m/sub", "../big"), ("m/up", "."), ("m/in/up", ".."), ("big/m", "../m")):
+        (tmp_path / link).symlink_to(target)
+    for number in range(8):  # Python's own `**` would follow each of them forty deep
+        (tmp_path / f"m/in/loop{number}").symlink_to("..")
+    assert [
+        source.url.removeprefix(f"{tmp_path}/") for source in find([f"{tmp_path}/{named}"])
+    ] == [
+        *("m/a.csv", "m/in/c.csv", "m/sub/b.csv", "m/sub/deep/[d].csv"),
+    ]
+
+
+def test_every_folder_of_a_pattern_may_be_a_link(tmp_path: Path) -> None:
+    for name in ("big/x/y/b.csv", "m/a.csv", "m/.hidden/e.csv"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(b"1")
+    (tmp_path / "m/sub").symlink_to("../big/x")
+    for pattern in ("*/sub/**/*.csv", "m/s*/**/y/*.csv", "**/y/b.csv", "m/**/y/**"):
+        found = {source.url for source in find([f"{tmp_path}/{pattern}"])}
+        assert f"{tmp_path}/m/sub/y/b.csv" in found
+        assert all(url.endswith("/y/b.csv") for url in found)
+
+
+def test_a_pattern_can_match_what_fsspec_matches() -> None:
+    pick = random.Random(0).choice
+    for _ in range(3000):
+        kinds = ["**", *("".join(pick("ab1*?") for _ in range(pick((1, 2, 3)))) for _ in range(3))]
+        parts = [pick(kinds) for _ in range(pick((1, 2, 3)))]
+        path = [[pick("ab1") for _ in range(pick((1, 2)))] for _ in range(pick((1, 2, 3)))]
+        plain = "/".join(part if part == "**" else re.sub(r"\*+", "*", part) for part in parts)
+        matches = re.match(glob_translate(plain), "/".join(map("".join, path)))
+        assert glob_can_match("/".join(parts), path) == bool(matches), (parts, path)
+
+
+def test_a_pattern_can_match_a_path_of_which_only_the_kind_is_known() -> None:
+    path = [["a"], [*"x-", "0123456789", "0123456789"]]
+    for pattern in ("a/x-42", "*/x-[5-7]?", "**/*9", "a/x-[!0-8]*", "?/*-**"):
+        assert glob_can_match(pattern, path)
+    for pattern in ("a/x-4", "a/x-4a", "*/x-[!0-9]?", "**/x-???", "a/*/**", "[]]/*", "b/**"):
+        assert not glob_can_match(pattern, path)
