@@ -115,7 +115,10 @@ def test_what_cannot_be_converted_is_said_in_one_line(frame: Any, words: str) ->
         (pd.period_range("2020-01-01", periods=2), "it holds periods of pandas, which Arrow"),
         (pd.interval_range(0, 2), "it holds intervals of pandas, which Arrow does not store"),
     ],
-    ids=str,
+    ids=(
+        *("huge", "huge in a dict", "huge in a list", "text beside numbers", "an object"),
+        *("half a character", "sparse", "periods", "intervals"),
+    ),
 )
 def test_a_column_that_arrow_cannot_hold_is_named(values: Any, words: str) -> None:
     with pytest.raises(ManifestError) as caught:
