@@ -27,7 +27,7 @@ def silence_process() -> None:
     """Let libraries report only errors, for the rest of this process and in its children.
 
     What the person has set stays: these variables, and the options `-W` and `PYTHONWARNINGS`.
-    Libraries that are already imported no longer read the variables, so they are told.
+    Libraries that are already imported read no variables, so their own settings are changed.
     """
     for name, value in QUIET.items():
         os.environ.setdefault(name, value)

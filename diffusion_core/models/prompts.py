@@ -100,7 +100,7 @@ class Cut:
     """A text that is too long for the model."""
 
     num_tokens: int
-    """Of the whole text, without the tokens that mark its start and end."""
+    """Tokens of the whole text, without those that mark its start and end."""
     max_tokens: int
     """The most that the model reads."""
     lost: str

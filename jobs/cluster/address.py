@@ -105,7 +105,7 @@ def _require_listener(address: str) -> None:
 
 
 def _require_token() -> None:
-    """Check that there is a token, if this process is told to send one."""
+    """Check that there is a token if this process is set up to send one."""
     sends_token = get_authentication_mode() == AuthenticationMode.TOKEN
     if sends_token and not AuthenticationTokenLoader.instance().has_token(ignore_auth_mode=True):
         raise ClusterError(f"RAY_AUTH_MODE is token, but there is no token: {HOW_TO_SEND_IT}")

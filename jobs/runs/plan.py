@@ -79,7 +79,7 @@ def plan(spec: RunSpec, *, manifest: Frame | None = None) -> Plan:
 
     Raises:
         SpecError, ManifestError, ModelError: the job, the manifest or the model cannot be used.
-        StoreError: the manifest or the model cannot be read; `run_state` tells it of the output.
+        StoreError: the manifest or the model cannot be read; `run_state` says so of the output.
     """
     found, unread = look_for_run(spec), list[str]()
     if manifest is None and found.record is not None:

@@ -34,7 +34,7 @@ class ColumnUse:
     stored_as: str | None
     """Its name in the metadata if it is carried, else None."""
     did_you_mean: tuple[str, ...] = ()
-    """Of a carried column, the settings that it probably was meant to give; usually none."""
+    """The settings that a carried column was probably meant to give; usually none."""
     note: str | None = None
     """If files disagree about a carried column: `int64 and string, carried as string`."""
 

@@ -57,7 +57,7 @@ class ManifestFile:
     """The columns, those that only the file's folders give last."""
     blocks: tuple[Block, ...]
     checksums: bytes = b""
-    """Of the stored bytes, see `Content`; empty if an older version scanned the file."""
+    """Checksums of the stored bytes, see `Content`; empty if an older version scanned the file."""
     partition: Partition = ()
     """The columns that the file's folders give, see `partition_of`."""
     num_stored_columns: int | None = None

@@ -70,7 +70,7 @@ class Source:
     version: str
     """Changes when the content does; empty if the store reports nothing of the kind."""
     partition: Partition = ()
-    """Of a manifest file; `find` leaves it empty."""
+    """The columns that the folders of a manifest file give; `find` leaves it empty."""
 
 
 def find(

@@ -44,7 +44,7 @@ def remove_local_paths(model: Path) -> None:
 
 
 def compute_in_float32(model: Path) -> None:
-    """Make float32 the type in which transformers loads the weights unless it is told one.
+    """Make float32 the type in which transformers loads the weights by default.
 
     It otherwise takes the type of the files, and diffusers float32 for the other networks: a plain
     `from_pretrained` would mix the two.
