@@ -27,7 +27,7 @@ KEPT_TABLES = "manifest"
 """The folder in a run directory that keeps a table that was passed as the manifest."""
 
 MOST_DIGITS = 10
-"""Digits of the number of a part or a shard; it has at least five."""
+"""The most digits in the number of a part or a shard; it has at least five."""
 
 
 def refuse_own_output(spec: RunSpec) -> None:
