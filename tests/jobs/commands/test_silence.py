@@ -29,7 +29,7 @@ cluster: {actors: 1}
 """
 
 OURS = re.compile(
-    r"manifest .*|(run|state|reads|carries|warning|names|"
+    r"manifest .*|(reads|carries) the columns: .*|(run|state|reads|carries|warning|names|"
     r"model|rows|images|shards|takes|size|stored|started|rate|metadata|report) {2,}\S.*"
     r"| *size +sampler +steps.*| *[\d,]+ x [\d,]+ .*"
     r"|cat_00: builtin .*|differs by at most \d+ of 255, PSNR .*|bit-exact.*"
