@@ -1,6 +1,6 @@
 """Which files the rows of a training table may name: those below its folder and `data.roots`.
 
-A table may come from anywhere, and its images are read with the credentials of whoever trains.
+A table may come from anyone, and its images are read with the credentials of the user who trains.
 """
 
 import os

@@ -1,4 +1,4 @@
-"""Images that are stored but not committed count as done, and are told apart."""
+"""Images that are stored but not committed count as done, and are counted separately too."""
 
 from pathlib import Path
 
