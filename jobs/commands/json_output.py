@@ -4,7 +4,7 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import asdict
-from typing import Any
+from typing import Any, NoReturn
 
 import click
 
@@ -23,6 +23,17 @@ def print_result(values: Mapping[str, Any], code: int = OK) -> None:
     others = {key: value for key, value in values.items() if key != "error"}
     result = {**others, "exit_code": code, "error": values.get("error")}
     click.echo(json.dumps(_finite(result)))
+
+
+def print_and_exit(
+    ctx: click.Context, code: int, values: Mapping[str, Any], text: str, as_json: bool
+) -> NoReturn:
+    """End a command: print its result, as JSON or as text for a person, and exit with `code`."""
+    if as_json:
+        print_result(values, code)
+    else:
+        click.echo(text)
+    ctx.exit(code)
 
 
 def print_error(error: Exception, message: str, code: int) -> None:

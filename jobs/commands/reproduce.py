@@ -12,7 +12,7 @@ from nightpress.jobs.commands.common import (
     storage_options,
 )
 from nightpress.jobs.commands.exit_codes import OK, SOME_FAILED
-from nightpress.jobs.commands.json_output import print_result
+from nightpress.jobs.commands.json_output import print_and_exit
 from nightpress.jobs.runs.reproduce import ReproduceResult, reproduce
 
 
@@ -53,11 +53,7 @@ def command(
     if out is not None:
         write_image(out, result.image)
     code = OK if result.comparison.same_pixels else SOME_FAILED
-    if as_json:
-        print_result(asdict(result.comparison), code)
-    else:
-        click.echo(describe(result))
-    ctx.exit(code)
+    print_and_exit(ctx, code, asdict(result.comparison), describe(result), as_json)
 
 
 def write_image(out: Path, image: bytes) -> None:

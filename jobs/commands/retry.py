@@ -15,7 +15,7 @@ from nightpress.jobs.commands.common import (
     storage_options,
 )
 from nightpress.jobs.commands.exit_codes import OK, SOME_FAILED
-from nightpress.jobs.commands.json_output import print_result
+from nightpress.jobs.commands.json_output import print_and_exit
 from nightpress.jobs.progress.lines import display_for
 from nightpress.jobs.runs.repair import RepairResult
 from nightpress.jobs.runs.retry import retry
@@ -55,11 +55,7 @@ def command(
             storage=storage,
         )
     code = SOME_FAILED if result.num_failed else OK
-    if as_json:
-        print_result(asdict(result), code)
-    else:
-        click.echo(summary(result))
-    ctx.exit(code)
+    print_and_exit(ctx, code, asdict(result), summary(result), as_json)
 
 
 def summary(result: RepairResult) -> str:

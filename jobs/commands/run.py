@@ -18,7 +18,7 @@ from nightpress.jobs.commands.common import (
     take_over_option,
 )
 from nightpress.jobs.commands.exit_codes import OK, SOME_FAILED
-from nightpress.jobs.commands.json_output import print_result
+from nightpress.jobs.commands.json_output import print_and_exit
 from nightpress.jobs.progress.displays import Display
 from nightpress.jobs.progress.events import Event, Message
 from nightpress.jobs.progress.lines import display_for
@@ -101,11 +101,7 @@ def command(
             trace=None if trace is None else trace_writer(trace, display),
         )
     code = SOME_FAILED if result.num_failed else OK
-    if as_json:
-        print_result(asdict(result), code)
-    else:
-        click.echo(summary(result))
-    ctx.exit(code)
+    print_and_exit(ctx, code, asdict(result), summary(result), as_json)
 
 
 def trace_writer(path: Path, display: Display[Event]) -> Callable[[str], None]:

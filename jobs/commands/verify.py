@@ -15,7 +15,7 @@ from nightpress.jobs.commands.common import (
     storage_options,
 )
 from nightpress.jobs.commands.exit_codes import OK, SOME_FAILED
-from nightpress.jobs.commands.json_output import print_result
+from nightpress.jobs.commands.json_output import print_and_exit
 from nightpress.jobs.progress.lines import display_for
 from nightpress.jobs.runs.verify import VerifyResult, verify
 from nightpress.pipelines.formatting import plural
@@ -100,11 +100,7 @@ def command(
             storage=storage,
         )
     code = OK if result.is_sound else SOME_FAILED
-    if as_json:
-        print_result(as_values(result), code)
-    else:
-        click.echo(as_text(result))
-    ctx.exit(code)
+    print_and_exit(ctx, code, as_values(result), as_text(result), as_json)
 
 
 def as_text(result: VerifyResult) -> str:

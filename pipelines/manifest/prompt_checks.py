@@ -230,4 +230,5 @@ def _has_signs(texts: pa.Array) -> bool:
         return False
     first, *_, last = np.frombuffer(offsets, np.int32)[texts.offset :][[0, len(texts)]].tolist()
     content = data[first:last].to_pybytes()
-    return any(sign in content for sign in SIGNS)
+    # Looking for one byte is ten times as fast as looking for several.
+    return any(sign[-1:] in content and sign in content for sign in SIGNS)

@@ -2,10 +2,12 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
+from functools import cache
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from numpy.typing import NDArray
 
 from nightpress.diffusion_core.models.loading import ModelInfo
 from nightpress.pipelines.job.spec import RunSpec
@@ -110,11 +112,16 @@ def concat_rows(parts: Sequence[Rows]) -> Rows:
 def row_number_ids(first_row: int, num_rows: int) -> pa.Array:
     """Ids made from row numbers, with at least eight digits; (n,) string."""
     row_numbers = np.arange(first_row, first_row + num_rows)
-    digits = max(ROW_NUMBER_DIGITS, len(str(first_row + num_rows)))
-    if digits > ROW_NUMBER_DIGITS:
+    if first_row + num_rows > 10**ROW_NUMBER_DIGITS:
         texts = pc.cast(pa.array(row_numbers), pa.string())
         return pc.utf8_lpad(texts, ROW_NUMBER_DIGITS, "0")
-    powers = 10 ** np.arange(digits - 1, -1, -1)
-    characters = (row_numbers[:, None] // powers % 10 + ord("0")).astype(np.uint8)
-    offsets = np.arange(0, (num_rows + 1) * digits, digits, dtype=np.int32)
+    halves = np.stack(np.divmod(row_numbers, 10_000), axis=1)
+    characters = _four_digits()[halves]
+    offsets = np.arange(0, (num_rows + 1) * ROW_NUMBER_DIGITS, ROW_NUMBER_DIGITS, dtype=np.int32)
     return pa.StringArray.from_buffers(num_rows, pa.py_buffer(offsets), pa.py_buffer(characters))
+
+
+@cache
+def _four_digits() -> NDArray[np.bytes_]:
+    """The numbers below 10,000 as text of four digits; (10000,), four bytes each."""
+    return np.array([b"%04d" % number for number in range(10_000)], "S4")

@@ -18,6 +18,7 @@ import numpy as np
 
 from nightpress.pipelines.errors import ManifestError, Problem
 from nightpress.pipelines.storage import Options, is_local, open_source
+from nightpress.pipelines.storage.streams import SeekableFile
 
 CHUNK_BYTES = 1 << 18
 CACHED_CHUNKS = 64
@@ -103,35 +104,15 @@ def open_unchanged(url: str, content: Content, options: Options) -> Iterator[Bin
         yield cast("BinaryIO", file)
 
 
-class UnchangedFile(io.RawIOBase):
+class UnchangedFile(SeekableFile):
     """A file that is read in whole chunks, each compared with its checksum."""
 
     def __init__(self, raw: BinaryIO, url: str, content: Content, read_chunks: int) -> None:
-        super().__init__()
+        super().__init__(content.num_bytes)
         self._raw, self._url = raw, url
-        self._num_bytes = content.num_bytes
         self._checksums = np.frombuffer(content.checksums, "<u4").tolist()
         self._read_chunks = read_chunks
         self._chunks: OrderedDict[int, memoryview] = OrderedDict()
-        self._offset = 0
-
-    def readable(self) -> bool:
-        """Always true."""
-        return True
-
-    def seekable(self) -> bool:
-        """Always true."""
-        return True
-
-    def tell(self) -> int:
-        """The position of the next byte."""
-        return self._offset
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        """Move to a position, as in any file."""
-        start = {io.SEEK_SET: 0, io.SEEK_CUR: self._offset, io.SEEK_END: self._num_bytes}[whence]
-        self._offset = start + offset
-        return self._offset
 
     def read(self, size: int = -1) -> bytes:
         """The next bytes, fewer than `size` at the end of the file.

@@ -1,7 +1,6 @@
 """Open files for reading; remote files are read by ranges, without a local copy."""
 
 import io
-import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, BinaryIO, TypeVar, cast
@@ -68,21 +67,12 @@ def parsing(
         raise StoreError(f"{public(url)}: {error.strerror or error}") from error
 
 
-class RemoteFile(io.RawIOBase):
-    """A remote file, read by ranges; each range is retried by itself."""
+class SeekableFile(io.RawIOBase):
+    """A file of known size whose position is a number; reading is left to subclasses."""
 
-    def __init__(self, location: StoreLocation, policy: RetryPolicy) -> None:
+    def __init__(self, num_bytes: int) -> None:
         super().__init__()
-        self._location = location
-        self._policy = policy
-        self._driver, self._path = open_driver(location, client_attempts=1)
-        info = self._run(lambda: self._driver.info(self._path))
-        if info["type"] != "file":
-            raise StoreMissing(f"{location.public_url}: a folder, not a file")
-        self._whole: bytes | None = None
-        if info["size"] is None:  # the server does not announce the length of its response
-            self._whole = self._run(lambda: bytes(self._driver.cat_file(self._path)))
-        self._size = int(info["size"] if self._whole is None else len(self._whole))
+        self._num_bytes = num_bytes
         self._offset = 0
 
     def readable(self) -> bool:
@@ -97,24 +87,41 @@ class RemoteFile(io.RawIOBase):
         """The position of the next byte."""
         return self._offset
 
-    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
         """Move to a position, as in any file."""
-        start = {os.SEEK_SET: 0, os.SEEK_CUR: self._offset, os.SEEK_END: self._size}[whence]
+        start = {io.SEEK_SET: 0, io.SEEK_CUR: self._offset, io.SEEK_END: self._num_bytes}[whence]
         if start + offset < 0:
             raise ValueError(f"negative seek position {start + offset}")
         self._offset = start + offset
         return self._offset
 
+
+class RemoteFile(SeekableFile):
+    """A remote file, read by ranges; each range is retried by itself."""
+
+    def __init__(self, location: StoreLocation, policy: RetryPolicy) -> None:
+        super().__init__(0)
+        self._location = location
+        self._policy = policy
+        self._driver, self._path = open_driver(location, client_attempts=1)
+        info = self._run(lambda: self._driver.info(self._path))
+        if info["type"] != "file":
+            raise StoreMissing(f"{location.public_url}: a folder, not a file")
+        self._whole: bytes | None = None
+        if info["size"] is None:  # the server does not announce the length of its response
+            self._whole = self._run(lambda: bytes(self._driver.cat_file(self._path)))
+        self._num_bytes = int(info["size"] if self._whole is None else len(self._whole))
+
     def readall(self) -> bytes:
         """The rest of the file in one request; the inherited method would send many small ones."""
-        data = self._range(self._offset, self._size) if self._offset < self._size else b""
+        data = self._range(self._offset, self._num_bytes) if self._offset < self._num_bytes else b""
         self._offset += len(data)
         return data
 
     def readinto(self, buffer: Any) -> int:
         """Fill a buffer, or as much of it as the file has bytes left."""
         view = memoryview(buffer).cast("B")
-        end = min(self._offset + len(view), self._size)
+        end = min(self._offset + len(view), self._num_bytes)
         if end <= self._offset:
             return 0
         data = self._range(self._offset, end)
