@@ -25,13 +25,9 @@ from nightpress.diffusion_core.inspection.sampler_study import (
     run_study,
 )
 from nightpress.diffusion_core.inspection.trajectory import Frame, OnStep, frames, no_progress
-from nightpress.diffusion_core.models.loading import (
-    LoadedModel,
-    ModelInfo,
-    ModelSpec,
-    describe,
-    load,
-)
+from nightpress.diffusion_core.models.info import ModelInfo
+from nightpress.diffusion_core.models.loading import LoadedModel, describe, load
+from nightpress.diffusion_core.models.spec import ModelSpec
 from nightpress.diffusion_core.sampling.request import ImageRequest, SamplingParams
 from nightpress.diffusion_core.silence_libraries import errors_only
 from nightpress.pipelines.formatting import duration, plural

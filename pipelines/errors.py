@@ -12,6 +12,10 @@
         ├── RunHeld                another live process holds the run directory
         ├── LeaseLost              another process has taken over the run directory
         ├── ImageNotFound          the run has no such image, or the image failed
+        ├── InputError             a picture that an image is made from cannot be used
+        │   ├── InputMissing       it is not there
+        │   ├── InputUndecodable   it cannot be decoded, or is too large
+        │   └── InputChanged       its bytes are not those that were first used
         ├── DataError              the training images or their captions cannot be used
         ├── CheckpointError        a checkpoint is damaged, or belongs to another network
         │   └── DamagedCheckpoint  its file is not whole
@@ -168,6 +172,22 @@ class LeaseLost(PipelineError):
 
 class ImageNotFound(PipelineError, LookupError):
     """The run has committed no image with that id, or the image failed."""
+
+
+class InputError(PipelineError):
+    """A picture that an image is made from cannot be used; only the images of its row fail."""
+
+
+class InputMissing(InputError):
+    """The picture is not there."""
+
+
+class InputUndecodable(InputError):
+    """The picture cannot be decoded, or is too large."""
+
+
+class InputChanged(InputError):
+    """The picture's bytes are not those that were first used."""
 
 
 class DataError(PipelineError, ValueError):

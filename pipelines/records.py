@@ -4,13 +4,35 @@ This module defines the Arrow schemas of `plan/` and `metadata/`.
 """
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from enum import StrEnum
 from typing import Any, Literal, Self
 
 import pyarrow as pa
 
+from nightpress.diffusion_core.conditioning.spec import TEXT
 from nightpress.diffusion_core.models.lora_files import LoraInfo
+
+PLANNED_INPUT_TYPE = pa.struct(
+    [
+        pa.field("role", pa.string(), nullable=False),
+        pa.field("url", pa.string()),
+        pa.field("data", pa.binary()),
+    ]
+)
+"""A picture that an image will be made from: where it lies, or its bytes as the manifest has them.
+The role is the name of the manifest's column, such as `init_image` or `control_image.depth`."""
+
+INPUT_TYPE = pa.struct(
+    [
+        pa.field("role", pa.string(), nullable=False),
+        pa.field("url", pa.string()),
+        pa.field("sha256", pa.string()),
+        pa.field("fit", pa.string(), nullable=False),
+    ]
+)
+"""A picture that an image was made from; `sha256` is null if it could not be read, and `url` if the
+manifest held its bytes."""
 
 PLAN_SCHEMA = pa.schema(
     [
@@ -29,6 +51,8 @@ PLAN_SCHEMA = pa.schema(
         pa.field("scheduler", pa.string(), nullable=False),
         pa.field("lora", pa.string()),
         pa.field("lora_scale", pa.float64()),
+        pa.field("conditioning", pa.string()),
+        pa.field("inputs", pa.list_(PLANNED_INPUT_TYPE)),
     ]
 )
 """One row per planned image, in sampling order; carried columns follow."""
@@ -75,6 +99,12 @@ METADATA_SCHEMA = pa.schema(
         pa.field("speed", pa.string()),
         pa.field("prompt_cut", pa.string()),
         pa.field("negative_prompt_cut", pa.string()),
+        pa.field("mode", pa.string()),
+        pa.field("strength", pa.float64()),
+        pa.field("canvas", pa.list_(pa.int32())),
+        pa.field("controlnets", pa.list_(LORA_TYPE)),
+        pa.field("references", pa.list_(LORA_TYPE)),
+        pa.field("inputs", pa.list_(INPUT_TYPE)),
     ]
 )
 """One row per finished image; carried columns follow.
@@ -94,8 +124,19 @@ def carried_name(name: str) -> str:
     return f"manifest_{name}" if name in RESERVED_COLUMNS else name
 
 
-OPTIONAL_FACTS = ("speed", "prompt_cut", "negative_prompt_cut")
-"""Facts that most images do not have; their files say nothing about them."""
+OPTIONAL_FACTS: dict[str, Any] = {
+    "speed": None,
+    "prompt_cut": None,
+    "negative_prompt_cut": None,
+    "mode": TEXT,
+    "strength": None,
+    "canvas": None,
+    "controlnets": (),
+    "references": (),
+    "inputs": (),
+}
+"""Facts that most images do not have, with the value for none; image files then leave them out, and
+so do the metadata of older versions."""
 
 
 def python_rows(table: pa.Table) -> list[dict[str, Any]]:
@@ -111,19 +152,19 @@ def python_rows(table: pa.Table) -> list[dict[str, Any]]:
 
 def nanoseconds_as_text(table: pa.Table) -> pa.Table:
     """The table with text in place of times in nanoseconds, whether pandas is there or not."""
-    for index, field in enumerate(table.schema):
-        type_ = with_types(field.type, lambda inner: pa.string() if _is_in_ns(inner) else inner)
-        if type_ != field.type:
+    for index, column in enumerate(table.schema):
+        type_ = with_types(column.type, lambda inner: pa.string() if _is_in_ns(inner) else inner)
+        if type_ != column.type:
             texts = table.column(index).cast(type_)
-            table = table.set_column(index, field.with_type(type_), texts)
+            table = table.set_column(index, column.with_type(type_), texts)
     return table
 
 
 def with_types(type_: pa.DataType, change: Callable[[pa.DataType], pa.DataType]) -> pa.DataType:
     """A type with other types in the lists, structs and maps inside it, at any depth."""
 
-    def changed(field: pa.Field) -> pa.Field:
-        return field.with_type(with_types(field.type, change))
+    def changed(inner: pa.Field) -> pa.Field:
+        return inner.with_type(with_types(inner.type, change))
 
     if pa.types.is_fixed_size_list(type_):
         return pa.list_(changed(type_.value_field), type_.list_size)
@@ -150,6 +191,31 @@ def python_values(column: pa.ChunkedArray) -> list[Any]:
 
 def _is_in_ns(type_: pa.DataType) -> bool:
     return bool(pa.types.is_temporal(type_) and getattr(type_, "unit", "") == "ns")
+
+
+@dataclass(frozen=True)
+class PlannedInput:
+    """A picture that an image will be made from."""
+
+    role: str
+    """The name of the manifest's column, such as `init_image` or `control_image.depth`."""
+    url: str | None
+    data: bytes | None = field(default=None, repr=False)
+    """Its bytes, if the manifest holds them."""
+
+
+@dataclass(frozen=True)
+class InputInfo:
+    """A picture that an image was made from."""
+
+    role: str
+    """The name of the manifest's column, such as `init_image` or `control_image.depth`."""
+    url: str | None
+    """None if the manifest held its bytes."""
+    sha256: str | None
+    """SHA-256 of its bytes; None if they could not be read."""
+    fit: str
+    """How it was brought to its size: `cover`, `contain` or `stretch`."""
 
 
 @dataclass(frozen=True)
@@ -180,20 +246,42 @@ class ImageFacts:
     prompt_cut: str | None = None
     """The end of the prompt that no text encoder saw; None if nothing was cut."""
     negative_prompt_cut: str | None = None
+    mode: str = TEXT
+    """Which pictures condition the image; see `Conditioning.mode`."""
+    strength: float | None = None
+    canvas: tuple[int, ...] | None = None
+    controlnets: tuple[LoraInfo, ...] = ()
+    """The ControlNets of the image, with their scales."""
+    references: tuple[LoraInfo, ...] = ()
+    """The IP-Adapters of the image, with their scales."""
+    inputs: tuple[InputInfo, ...] = ()
+    """The pictures that it was made from."""
+
+    @property
+    def without_hashes(self) -> Self:
+        """The facts without the hashes of the inputs, which are known only once they are read."""
+        return replace(self, inputs=tuple(replace(each, sha256=None) for each in self.inputs))
 
     def as_dict(self) -> dict[str, Any]:
         """The facts as JSON-ready values in a fixed order; of `OPTIONAL_FACTS` only what is set."""
-        values = {**asdict(self), "loras": [asdict(lora) for lora in self.loras]}
-        left_out = [name for name in OPTIONAL_FACTS if values[name] is None]
-        return {name: value for name, value in values.items() if name not in left_out}
+        return {
+            name: list(value) if isinstance(value, tuple) else value
+            for name, value in asdict(self).items()
+            if name not in OPTIONAL_FACTS or getattr(self, name) != OPTIONAL_FACTS[name]
+        }
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Self:
         """The inverse of `as_dict`; other keys are ignored."""
-        loras = tuple(LoraInfo(**lora) for lora in values["loras"])
-        optional = {name: values.get(name) for name in OPTIONAL_FACTS}
-        known = {n: values[n] for n in cls.__dataclass_fields__ if n not in OPTIONAL_FACTS}
-        return cls(**known | optional | {"loras": loras})
+        known = {
+            name: OPTIONAL_FACTS[name] if values.get(name) is None else values[name]
+            for name in OPTIONAL_FACTS
+        } | {name: values[name] for name in cls.__dataclass_fields__ if name not in OPTIONAL_FACTS}
+        for name in ("loras", "controlnets", "references"):
+            known[name] = tuple(LoraInfo(**each) for each in known[name])
+        known["inputs"] = tuple(InputInfo(**each) for each in known["inputs"])
+        known["canvas"] = None if known["canvas"] is None else tuple(known["canvas"])
+        return cls(**known)
 
 
 class FailureType(StrEnum):
@@ -217,6 +305,12 @@ class FailureType(StrEnum):
     """The pixels could not be encoded as a file."""
     NAME_TAKEN = "NameTaken"
     """Another file has the image's name."""
+    INPUT_MISSING = "InputMissing"
+    """A picture that it is made from is not there."""
+    INPUT_UNDECODABLE = "InputUndecodable"
+    """A picture that it is made from cannot be decoded, or is too large."""
+    INPUT_CHANGED = "InputChanged"
+    """A picture that it is made from has other bytes than when it was first used."""
 
 
 @dataclass(frozen=True)

@@ -19,8 +19,8 @@ from pydantic import BaseModel
 
 import nightpress
 from nightpress.diffusion_core.errors import NightpressError
-from nightpress.diffusion_core.models.loading import ModelSpec
 from nightpress.diffusion_core.models.samplers import SAMPLER_NAMES
+from nightpress.diffusion_core.models.spec import ModelSpec
 from nightpress.jobs import cli
 from nightpress.pipelines.job.spec import SETTING_COLUMNS, RunSpec
 from nightpress.pipelines.records import METADATA_SCHEMA, FailureType

@@ -18,7 +18,8 @@ from nightpress.diffusion_core.inspection.trajectory import (
     WatchedSampler,
     no_progress,
 )
-from nightpress.diffusion_core.models.loading import LoadedModel, ModelInfo
+from nightpress.diffusion_core.models.info import ModelInfo
+from nightpress.diffusion_core.models.loading import LoadedModel
 from nightpress.diffusion_core.sampling import schedulers
 from nightpress.diffusion_core.sampling.request import ImageRequest, SamplingParams
 from nightpress.diffusion_core.sampling.sampler import Pixels

@@ -1,180 +1,33 @@
-"""A model: how a job names it, what is known about it before it is loaded, and how it is loaded."""
+"""Describing a saved model without loading it, and loading it."""
 
 import hashlib
 import inspect
 import json
-from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
-
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from typing import Any
 
 from nightpress.diffusion_core.acceleration.spec import SpeedSpec
 from nightpress.diffusion_core.errors import as_model_error
 from nightpress.diffusion_core.models import networks, pipeline_folder, samplers, weight_files
 from nightpress.diffusion_core.models.folder_defaults import defaults
+from nightpress.diffusion_core.models.info import ModelInfo
 from nightpress.diffusion_core.models.lora_files import (
     LoraInfo,
-    LoraSpec,
-    NamedLora,
     check_lora_files,
     load_loras,
 )
 from nightpress.diffusion_core.models.lora_switching import RowLoras
+from nightpress.diffusion_core.models.modes import modes_of
 from nightpress.diffusion_core.models.pipeline_folder import PipelineFolder
 from nightpress.diffusion_core.models.prompts import (
     PromptLimits,
-    PromptsSpec,
     limits_from_folder,
     limits_of,
 )
+from nightpress.diffusion_core.models.spec import DType, ModelSpec
 from nightpress.diffusion_core.silence_libraries import errors_only, no_progress_bars
-
-DType = Literal["auto", "float32", "bfloat16", "float16"]
-
-
-class ModelSpec(BaseModel):
-    """A job's choice of model, precision, LoRAs and acceleration."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
-
-    source: Annotated[
-        str,
-        Field(min_length=1, description="`builtin`, a folder, a hub id (`@revision`), or a URL."),
-    ] = "builtin"
-    revision: Annotated[str | None, Field(description="Branch, tag or commit of a hub id.")] = None
-    variant: Annotated[
-        str | None, Field(description="Variant of the weight files, such as fp16.")
-    ] = None
-    dtype: Annotated[
-        DType, Field(description="auto: float32 on a CPU, bfloat16 on an accelerator.")
-    ] = "auto"
-    allow_pickle: Annotated[
-        bool, Field(description="Load weights that are not safetensors. Unpickling runs code.")
-    ] = False
-    loras: Annotated[
-        tuple[NamedLora, ...],
-        Field(
-            strict=False,
-            description="LoRAs on every image, each a source or a mapping with scale, name, ...",
-        ),
-    ] = ()
-    row_loras: Annotated[
-        tuple[NamedLora, ...],
-        Field(
-            strict=False,
-            description="LoRAs that rows may name in their column `lora`; off for other rows.",
-        ),
-    ] = ()
-    speed: Annotated[SpeedSpec, Field(description="Ways to sample faster; none unless set.")] = (
-        SpeedSpec()
-    )
-    prompts: Annotated[
-        PromptsSpec, Field(description="What becomes of prompts that the model cannot take.")
-    ] = PromptsSpec()
-
-    @property
-    def all_loras(self) -> tuple[LoraSpec, ...]:
-        """The LoRAs of every image, then the row LoRAs."""
-        return (*self.loras, *self.row_loras)
-
-    @model_validator(mode="after")
-    def _loras_keep_their_effect(self) -> Self:
-        for name in ("fuse_qkv_projections", "quantization"):
-            if self.all_loras and getattr(self.speed, name):
-                raise ValueError(f"speed.{name} would ignore the loras; use one of the two")
-        return self
-
-    @model_validator(mode="after")
-    def _row_loras_have_distinct_names(self) -> Self:
-        numbers = Counter(lora.label for lora in self.row_loras)
-        for label, number in numbers.items():
-            if not label or label != label.strip():
-                raise ValueError(f"row_loras: no row can name {label!r}; give that LoRA a `name`")
-            if number > 1:
-                raise ValueError(
-                    f"row_loras: {number} are called {label!r}; give each a `name` of its own"
-                )
-        return self
-
-
-@dataclass(frozen=True)
-class ModelInfo:
-    """What is known about a model from its folder, without loading it."""
-
-    source: str
-    fingerprint: str
-    """SHA-256 over every weight and configuration file that decides a pixel of every image.
-
-    It covers `loras`, and not `row_loras`: an image's metadata names its own.
-    """
-    pipeline: str
-    """Name of the diffusers pipeline class."""
-    size_multiple: int
-    """Widths and heights must be multiples of this many pixels."""
-    width: int | None
-    """The model's native size in pixels; None if its configuration does not say."""
-    height: int | None
-    num_inference_steps: int
-    """The default number of denoising steps."""
-    guidance_scale: float
-    """The default guidance scale."""
-    samplers: tuple[str, ...]
-    """The sampler names that fit what the model predicts."""
-    takes_negative_prompt: bool
-    own_sampler: str = "default"
-    """The sampler that `default` stands for, or the class name of the model's scheduler if no
-    sampler's name does; `default` in the records of runs that were begun without it."""
-    max_steps: int = 1000
-    """The most denoising steps; some samplers take fewer, see `schedulers.max_steps`."""
-    loras: tuple[LoraInfo, ...] = ()
-    """The LoRAs that are active for every image."""
-    row_loras: tuple[LoraInfo, ...] = ()
-    """The LoRAs that are active for images whose row names them, with the row's scale or this."""
-    prompts: PromptLimits = field(default_factory=PromptLimits, compare=False, repr=False)
-    """How much of a prompt the model reads; it is not recorded with a run."""
-
-    @property
-    def identity(self) -> str:
-        """A hash that all machines of a run must agree on: of `fingerprint` and the row LoRAs."""
-        if not self.row_loras:
-            return self.fingerprint
-        content = json.dumps(
-            [self.fingerprint, [[lora.name, lora.sha256] for lora in self.row_loras]]
-        )
-        return hashlib.sha256(content.encode()).hexdigest()
-
-    def sampler_that_runs(self, scheduler: str) -> str:
-        """What a row's sampler is called once it has run: `default` gets its proper name."""
-        return self.own_sampler if scheduler == "default" else scheduler
-
-    def loras_of(self, lora: str | None, scale: float | None) -> tuple[LoraInfo, ...]:
-        """The LoRAs that are active for an image, in order.
-
-        Args:
-            lora: the name of the LoRA in the image's row; None if there is none.
-            scale: the scale in the row; None for the LoRA's own.
-        """
-        if lora is None:
-            return self.loras
-        (own,) = (info for info in self.row_loras if info.name == lora)
-        return (*self.loras, own if scale is None else replace(own, scale=scale))
-
-    def as_dict(self) -> dict[str, Any]:
-        """JSON-ready values, without `prompts`."""
-        values = asdict(replace(self, prompts=PromptLimits()))
-        return {name: value for name, value in values.items() if name != "prompts"}
-
-    @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> Self:
-        """The inverse of `as_dict`."""
-        loras = {
-            name: tuple(LoraInfo(**lora) for lora in values.get(name, ()))
-            for name in ("loras", "row_loras")
-        }
-        return cls(**{**values, "samplers": tuple(values["samplers"]), **loras})
 
 
 @dataclass(frozen=True)
@@ -232,6 +85,7 @@ def describe(
         num_inference_steps=steps,
         guidance_scale=guidance_scale,
         samplers=names,
+        modes=modes_of(model.class_name),
         own_sampler=samplers.own_sampler(model.scheduler, names),
         takes_negative_prompt=pipeline_folder.takes_negative_prompt(pipeline_class),
         max_steps=int(model.scheduler.get("num_train_timesteps", 1000)),

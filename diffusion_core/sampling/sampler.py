@@ -22,6 +22,9 @@ import torch
 
 from nightpress.diffusion_core.acceleration import apply, attention
 from nightpress.diffusion_core.acceleration.compilation import remove_damaged_code
+from nightpress.diffusion_core.conditioning import arguments
+from nightpress.diffusion_core.conditioning.pipelines import ModePipelines
+from nightpress.diffusion_core.conditioning.spec import TEXT
 from nightpress.diffusion_core.errors import (
     DeviceError,
     OutOfMemory,
@@ -99,6 +102,7 @@ class Sampler:
     def __init__(self, model: LoadedModel, batch_size: int, cache_bytes: int = CACHE_BYTES) -> None:
         self._model = model
         self._pipeline = model.pipeline
+        self._modes = ModePipelines(model)
         self._batch_size = batch_size
         self._call_parameters = pipeline_folder.call_parameters(type(model.pipeline))
         self._conditioner = Conditioner(model, cache_bytes)
@@ -175,7 +179,9 @@ class Sampler:
             )
         for scale in _guidance_scales(requests, params):
             if scale != params.guidance_scale and not (
-                self.supports_per_image_guidance and (scale > 1) == (params.guidance_scale > 1)
+                self.supports_per_image_guidance
+                and params.conditioning.mode == TEXT
+                and (scale > 1) == (params.guidance_scale > 1)
             ):
                 raise SettingsError(
                     f"guidance_scale {scale} and {params.guidance_scale} cannot share a batch"
@@ -237,18 +243,18 @@ class Sampler:
         self, batch: Sequence[ImageRequest], params: SamplingParams
     ) -> tuple[torch.Tensor, torch.Tensor, Sequence[bool]]:
         """Call the pipeline; returns float32 images (B, 3, H, W) in 0..1, finite, flagged (B,)."""
-        pipeline = self._pipeline
+        pipeline = self._modes.pipeline_for(params.conditioning.mode)
         pipeline.scheduler = self._scheduler(params)
         speed = self._model.speed
         with apply.around_call(pipeline, speed), _as_sampling_error(type(pipeline).__name__):
             self._use_lora(params)
-            arguments = self._settings(batch, params) | self._conditioning(batch, params)
+            values = self._settings(pipeline, batch, params) | self._conditioning(batch, params)
             with (
                 decoding.decode_in_chunks(pipeline, speed.vae_batch_size),
                 decoding.watch_decoder(pipeline, len(batch)) as finite_when_decoded,
                 np.errstate(invalid="ignore"),
             ):
-                output = pipeline(**arguments)
+                output = pipeline(**values)
             images = _images(output, (len(batch), 3, params.height, params.width))
             finite = decoding.all_finite(images)
             for decoded in finite_when_decoded:
@@ -281,7 +287,9 @@ class Sampler:
         lora = (params.lora, params.lora_scale)
         return [request.prompt for request in requests], negatives, guided, lora
 
-    def _settings(self, batch: Sequence[ImageRequest], params: SamplingParams) -> dict[str, Any]:
+    def _settings(
+        self, pipeline: Any, batch: Sequence[ImageRequest], params: SamplingParams
+    ) -> dict[str, Any]:
         settings = {
             "width": params.width,
             "height": params.height,
@@ -294,7 +302,9 @@ class Sampler:
             # What cleaning does depends on the packages installed, and pixels must not.
             "clean_caption": False,
         }
-        return {name: value for name, value in settings.items() if name in self._call_parameters}
+        accepted = pipeline_folder.call_parameters(type(pipeline))
+        pictures = arguments.arguments([each.images for each in batch], params.conditioning)
+        return {name: value for name, value in settings.items() if name in accepted} | pictures
 
 
 def _guidance_scales(requests: Sequence[ImageRequest], params: SamplingParams) -> list[float]:

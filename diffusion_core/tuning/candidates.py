@@ -13,7 +13,7 @@ from pydantic import ValidationError
 
 from nightpress.diffusion_core.acceleration.spec import Quantization, SpeedSpec
 from nightpress.diffusion_core.errors import ModelError
-from nightpress.diffusion_core.models.loading import DType, ModelSpec
+from nightpress.diffusion_core.models.spec import DType, ModelSpec
 
 
 @dataclass(frozen=True)

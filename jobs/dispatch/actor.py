@@ -15,13 +15,9 @@ import ray
 import torch
 
 from nightpress.diffusion_core.errors import ModelError
-from nightpress.diffusion_core.models.loading import (
-    ModelInfo,
-    ModelSpec,
-    check_weights,
-    describe,
-    load,
-)
+from nightpress.diffusion_core.models.info import ModelInfo
+from nightpress.diffusion_core.models.loading import check_weights, describe, load
+from nightpress.diffusion_core.models.spec import ModelSpec
 from nightpress.diffusion_core.sampling.request import SamplingParams
 from nightpress.diffusion_core.sampling.sampler import Sampler
 from nightpress.diffusion_core.silence_libraries import silence_process
@@ -230,7 +226,7 @@ class SamplerActor:
         for batch in batches(
             list(images), lambda image: self._batch_size, sampler.supports_per_image_guidance
         ):
-            sampled = sampler.sample([image.request for image in batch], batch[0].params)
+            sampled = sampler.sample([image.request() for image in batch], batch[0].params)
             ids = [image.image_id for image in batch]
             yield list(zip(ids, sampled.pixels, sampled.faults, strict=True))
 

@@ -7,7 +7,7 @@ import time
 from collections import Counter
 from collections.abc import Generator, Iterator, Sequence
 
-from nightpress.diffusion_core.models.loading import ModelInfo
+from nightpress.diffusion_core.models.info import ModelInfo
 from nightpress.diffusion_core.models.pipeline_folder import MULTIPLY_BY_GUIDANCE
 from nightpress.diffusion_core.sampling.request import SamplingParams
 from nightpress.diffusion_core.tuning.batch_size import Ending, padding_efficiency

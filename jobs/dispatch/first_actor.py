@@ -11,7 +11,7 @@ from typing import Any
 import ray
 
 from nightpress.diffusion_core.errors import SamplingError, SettingsError
-from nightpress.diffusion_core.models.loading import ModelInfo
+from nightpress.diffusion_core.models.info import ModelInfo
 from nightpress.diffusion_core.tuning.batch_size import BestBatchSize
 from nightpress.jobs.cluster.capacity import FIRST_NOTICE_S, Notices, waiting_line
 from nightpress.jobs.cluster.connection import remote_value, room

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
-from nightpress.diffusion_core.models.loading import ModelInfo
+from nightpress.diffusion_core.models.info import ModelInfo
 from nightpress.jobs.runs.finished import device_of
 from nightpress.jobs.runs.table_manifest import TableManifest, kept_path
 from nightpress.pipelines.errors import Change, RunNotFound, StoreError, UnsupportedFormat

@@ -3,7 +3,8 @@
 from dataclasses import replace
 
 from nightpress.diffusion_core.errors import ModelError
-from nightpress.diffusion_core.models.loading import ModelInfo, describe, fingerprint_of
+from nightpress.diffusion_core.models.info import ModelInfo
+from nightpress.diffusion_core.models.loading import describe, fingerprint_of
 from nightpress.diffusion_core.models.pipeline_folder import PipelineFolder
 from nightpress.pipelines.job.spec import RunSpec
 from nightpress.pipelines.models.location import is_here, locate

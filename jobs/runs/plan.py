@@ -3,7 +3,8 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from nightpress.diffusion_core.models.loading import ModelInfo, check_weights, describe
+from nightpress.diffusion_core.models.info import ModelInfo
+from nightpress.diffusion_core.models.loading import check_weights, describe
 from nightpress.jobs.dispatch.batch_size import resolve_batch_size
 from nightpress.jobs.runs.existing_run import FoundRun, RunState, look_for_run, state_of
 from nightpress.jobs.runs.table_manifest import (

@@ -8,7 +8,7 @@ import numpy as np
 import ray
 from PIL import Image
 
-from nightpress.diffusion_core.models.loading import ModelInfo
+from nightpress.diffusion_core.models.info import ModelInfo
 from nightpress.jobs.cluster.connection import cluster, remote_value
 from nightpress.jobs.dispatch.actor import RemoteActor, Sampled
 from nightpress.jobs.dispatch.batch_size import resolve_batch_size

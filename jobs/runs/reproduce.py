@@ -7,14 +7,10 @@ import torch
 
 from nightpress.diffusion_core.acceleration.spec import SpeedSpec
 from nightpress.diffusion_core.errors import ModelError
-from nightpress.diffusion_core.models.loading import (
-    LoadedModel,
-    ModelInfo,
-    ModelSpec,
-    describe,
-    load,
-)
+from nightpress.diffusion_core.models.info import ModelInfo
+from nightpress.diffusion_core.models.loading import LoadedModel, describe, load
 from nightpress.diffusion_core.models.lora_files import LoraInfo
+from nightpress.diffusion_core.models.spec import ModelSpec
 from nightpress.diffusion_core.silence_libraries import errors_only
 from nightpress.pipelines.errors import ImageNotFound
 from nightpress.pipelines.image_files.encoding import opened, read_facts

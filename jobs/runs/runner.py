@@ -8,7 +8,7 @@ from collections.abc import Callable, Generator, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 
-from nightpress.diffusion_core.models.loading import ModelInfo
+from nightpress.diffusion_core.models.info import ModelInfo
 from nightpress.jobs.cluster.connection import cluster
 from nightpress.jobs.cluster.preflight import require_store_on_every_node
 from nightpress.jobs.dispatch.actor import ActorFactory
@@ -226,7 +226,7 @@ class _Session:
         """The run directory's store; fails in seconds if it or the manifest cannot be reached."""
         store = Store(self._spec.url, self._spec.storage)
         store.check()
-        require_answers(self._spec.inputs, self._spec.storage)
+        require_answers(self._spec.sources, self._spec.storage)
         if self._table is None:
             self._spec = with_kept_table(self._spec, store)
             manifest_sources(self._spec)

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 
-from nightpress.diffusion_core.models.loading import ModelSpec
+from nightpress.diffusion_core.models.spec import ModelSpec
 from nightpress.jobs.cluster.capacity import require_room
 from nightpress.jobs.cluster.connection import alive_nodes, resolved_gpus, spread_map
 from nightpress.jobs.dispatch.actor import ActorFactory

@@ -112,7 +112,7 @@ def readable_manifest(spec: RunSpec, table: TableManifest | None) -> Iterator[Ru
         SpecError: the job names no manifest, and no table was passed.
         StoreError: the files cannot be found.
     """
-    require_answers(spec.inputs, spec.storage)
+    require_answers(spec.sources, spec.storage)
     if table is None:
         manifest_sources(spec)
         yield spec

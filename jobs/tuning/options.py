@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from nightpress.diffusion_core.models.loading import DType
+from nightpress.diffusion_core.models.spec import DType
 
 
 @dataclass(frozen=True)

@@ -24,14 +24,9 @@ from nightpress.diffusion_core.errors import (
     SettingsError,
     as_model_error,
 )
-from nightpress.diffusion_core.models.loading import (
-    DType,
-    ModelInfo,
-    ModelSpec,
-    describe,
-    load,
-    resolve_dtype,
-)
+from nightpress.diffusion_core.models.info import ModelInfo
+from nightpress.diffusion_core.models.loading import describe, load, resolve_dtype
+from nightpress.diffusion_core.models.spec import DType, ModelSpec
 from nightpress.diffusion_core.sampling.sampler import Pixels
 from nightpress.diffusion_core.silence_libraries import errors_only
 from nightpress.diffusion_core.tuning.benchmark import (
@@ -185,7 +180,7 @@ def tune(
 
 def prepare(spec: RunSpec, options: TuneOptions) -> TuningSetup:
     """Find the model and the images to tune a job on; loads no weights."""
-    require_answers(spec.inputs, spec.storage)
+    require_answers(spec.sources, spec.storage)
     manifest_sources(spec)
     device = options.device or _default_device(spec)
     if device == "cuda" and not torch.cuda.is_available():
@@ -196,7 +191,7 @@ def prepare(spec: RunSpec, options: TuneOptions) -> TuningSetup:
     info = describe(folder, reference, lora_files)
     batch_size = resolve_batch_size(spec, device)
     images = images_to_sample(spec, info, batch_size, options.num_images)
-    requests = [image.request for image in images]
+    requests = [image.request() for image in images]
     workload = Workload.of(requests, images[0].params, batch_size)
     return TuningSetup(spec, info, folder, lora_files, device, reference, workload)
 

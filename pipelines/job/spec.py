@@ -15,9 +15,10 @@ from pydantic import (
     model_validator,
 )
 
-from nightpress.diffusion_core.models.loading import ModelSpec
+from nightpress.diffusion_core.models.spec import ModelSpec
 from nightpress.pipelines.errors import Change, SpecError
 from nightpress.pipelines.job.credentials import ADVICE, has_credentials
+from nightpress.pipelines.job.inputs_section import InputsSpec
 from nightpress.pipelines.job.reader import (
     apply_overrides,
     explain,
@@ -67,6 +68,7 @@ class RunSpec(Section):
         int, Field(ge=0, le=MAX_SEED, description="Seed from which images' seeds are derived.")
     ] = 0
     sampling: SamplingSpec = SamplingSpec()
+    inputs: InputsSpec = InputsSpec()
     images: ImagesSpec = ImagesSpec()
     batch: BatchSpec = BatchSpec()
     cluster: ClusterSpec = ClusterSpec()
@@ -141,8 +143,8 @@ class RunSpec(Section):
         return [self.manifest] if isinstance(self.manifest, str) else list(self.manifest)
 
     @property
-    def inputs(self) -> list[str]:
-        """The URLs and paths of everything that the job reads."""
+    def sources(self) -> list[str]:
+        """The URLs and paths of everything that the job reads, but for the pictures of its rows."""
         loras = (lora.source for lora in self.model.all_loras)
         return [*self._manifests, self.model.source, *loras]
 
@@ -199,6 +201,10 @@ class RunSpec(Section):
         omitted = [key for key in ("speed", "row_loras") if not model[key]]
         omitted.append("prompts")  # decides which prompts are refused, and no pixel of the others
         images = {k: v for k, v in values["images"].items() if (k, v) != ("packing", "none")}
+        if self.inputs.fit == InputsSpec().fit:  # as if it were not there, as in older versions
+            values.pop("inputs")
+        else:
+            values["inputs"] = {"fit": self.inputs.fit}
         return values | {
             "model": {key: model[key] for key in model if key not in omitted},
             "images": images,
@@ -218,10 +224,19 @@ SETTING_COLUMNS = (
     "scheduler",
     "lora",
     "lora_scale",
+    "init_image",
+    "strength",
+    "mask_image",
 )
 """Manifest columns that are settings; every other column is carried through."""
 
-CONDITION_COLUMNS = ("strength", "init_image", "mask_image", "control_image")
+CONDITION_COLUMNS = (
+    "canvas",
+    "control_image",
+    "control_scale",
+    "reference_image",
+    "reference_scale",
+)
 """Column names reserved for conditioning; a manifest that has one is refused."""
 
 

@@ -20,7 +20,9 @@ from nightpress.pipelines.manifest.text_scan import MIXED
 from nightpress.pipelines.manifest.types import ValueLost, as_type, common_type, one_chunk
 from nightpress.pipelines.records import carried_name
 
-TEXT_SETTINGS = frozenset({"prompt", "negative_prompt", "scheduler", "lora"})
+TEXT_SETTINGS = frozenset(
+    {"prompt", "negative_prompt", "scheduler", "lora", "init_image", "mask_image"}
+)
 
 
 @dataclass(frozen=True)

@@ -10,16 +10,17 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from nightpress.diffusion_core.models.loading import ModelInfo
+from nightpress.diffusion_core.models.info import ModelInfo
 from nightpress.diffusion_core.models.samplers import SAMPLER_NAMES, solver_and_suffix
 from nightpress.diffusion_core.sampling.schedulers import is_uneven, max_steps
 from nightpress.pipelines.job.characters import not_text
-from nightpress.pipelines.job.sections import MAX_PIXELS, ColumnMap
+from nightpress.pipelines.job.sections import MAX_PIXELS
 from nightpress.pipelines.job.spec import MAX_SEED, RunSpec
 from nightpress.pipelines.manifest.characters import CONTROL_CHARACTERS, has_control_characters
+from nightpress.pipelines.manifest.codes import decoded, dictionary_indices
 from nightpress.pipelines.manifest.columns import Columns, is_mixed
+from nightpress.pipelines.manifest.conditions import ConditionReader
 from nightpress.pipelines.manifest.numbers import (
-    MAX_EXACT,
     Floats,
     Ints,
     numbers,
@@ -45,6 +46,7 @@ class RowReader:
         self.info = info
         self.defaults = Defaults.of(spec, info)
         self.images = spec.images
+        self.conditions = ConditionReader(info, columns)
         self.samplers = ("default", *(name for name in info.samplers if name != "default"))
         self.loras = tuple(lora.label for lora in spec.model.row_loras)
         self.lora_scales = np.array([0.0, *(lora.scale for lora in spec.model.row_loras)])
@@ -65,6 +67,8 @@ class RowReader:
         width, height = self._sides(table, problems)
         scheduler = self._schedulers(table, problems)
         lora = self._loras(table, problems)
+        steps = self._steps(table, scheduler, problems)
+        conditioning, inputs = self.conditions.read(table, steps, problems)
         return Rows(
             numbers=np.arange(first_row, first_row + table.num_rows),
             ids=ids,
@@ -75,11 +79,13 @@ class RowReader:
             num_images=num_images,
             width=width,
             height=height,
-            num_inference_steps=self._steps(table, scheduler, problems),
+            num_inference_steps=steps,
             guidance_scale=self._guidance(table, problems),
             scheduler=scheduler,
             lora=lora,
             lora_scale=self._lora_scales(table, lora, problems),
+            conditioning=conditioning,
+            inputs=inputs,
         )
 
     def _column(self, setting: str, table: pa.Table, problems: RowProblems) -> pa.Array | None:
@@ -88,7 +94,7 @@ class RowReader:
         if column is None or column.column not in table.schema.names:
             return None
         values = one_chunk(table[column.column])
-        return _decoded(values, column, problems) if column.values else values
+        return decoded(values, column, problems) if column.values else values
 
     def _whole(
         self,
@@ -204,7 +210,7 @@ class RowReader:
             default if name == "" else SAMPLER_NAMES.index(name) if name in self.samplers else -1
             for name in names
         ]
-        codes = np.array([*indices, default])[_indices(encoded)]
+        codes = np.array([*indices, default])[dictionary_indices(encoded)]
         problems.add(
             codes < 0,
             self.columns.manifest_name("scheduler"),
@@ -226,7 +232,7 @@ class RowReader:
         numbers_by_label = {"": 0} | {label: number for number, label in enumerate(self.loras, 1)}
         labels = encoded.dictionary.to_pylist()
         codes = np.array([numbers_by_label.get(label, -1) for label in labels] + [0])
-        lora: Ints = codes[_indices(encoded)]
+        lora: Ints = codes[dictionary_indices(encoded)]
         problems.add(
             lora < 0,
             self.columns.manifest_name("lora"),
@@ -328,46 +334,6 @@ def _other_json(column: pa.StringArray) -> Mask:
     return found
 
 
-def _decoded(values: pa.Array, column: ColumnMap, problems: RowProblems) -> pa.Array:
-    """Replace codes with the text of their meanings; null stays null."""
-    encoded = _as_codes(values).dictionary_encode()
-    is_decimal = pa.types.is_decimal(values.type)
-    codes = encoded.dictionary.to_pylist()
-    meanings = [_meaning(code, column, is_decimal) for code in codes]
-    unknown = [
-        meaning is None and code != "" for meaning, code in zip(meanings, codes, strict=True)
-    ]
-    problems.add(
-        np.array([*unknown, False])[_indices(encoded)],
-        column.column,
-        lambda row: (
-            f"{encoded[row].as_py()!r} is not one of the codes in the job file's `columns`: "
-            f"{', '.join(column.values)}"
-        ),
-    )
-    return pc.take(pa.array(meanings, pa.string()), encoded.indices)
-
-
-def _meaning(code: str, column: ColumnMap, is_decimal: bool) -> str | None:
-    """What a code stands for, if the job says so; the decimal 1.00 may also be written as 1."""
-    if code not in column.values and is_decimal and "." in code:
-        code = code.rstrip("0").rstrip(".")
-    return str(column.values[code]) if code in column.values else None
-
-
-def _as_codes(values: pa.Array) -> pa.Array:
-    """The values as text, floats that are whole numbers without a point."""
-    if pa.types.is_string(values.type):
-        return pc.utf8_trim_whitespace(values)
-    if pa.types.is_floating(values.type):
-        values = pc.cast(values, pa.float32()) if pa.types.is_float16(values.type) else values
-        fits = pc.less(pc.abs(values), MAX_EXACT)
-        whole = pc.and_(fits, pc.equal(values, pc.floor(values)))
-        integers = pc.cast(pc.if_else(whole, values, None), pa.int64())
-        return pc.coalesce(pc.cast(integers, pa.string()), pc.cast(values, pa.string()))
-    return pc.cast(values, pa.string())
-
-
 def _refuse_control_characters(column: pa.Array, name: str, problems: RowProblems) -> None:
     """Add a problem for texts with control characters, which JSON and Parquet can hold."""
     if has_control_characters(column):
@@ -377,11 +343,6 @@ def _refuse_control_characters(column: pa.Array, name: str, problems: RowProblem
             name,
             lambda row: f"it has {not_text(column[row].as_py())}, which is not text",
         )
-
-
-def _indices(encoded: pa.DictionaryArray) -> Ints:
-    """Each value's index in the dictionary; -1 for null, the last item of a list one longer."""
-    return np.array(pc.fill_null(encoded.indices, -1))
 
 
 def _blank(column: pa.Array) -> Mask:

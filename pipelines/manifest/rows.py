@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from nightpress.diffusion_core.models.loading import ModelInfo
+from nightpress.diffusion_core.models.info import ModelInfo
 from nightpress.pipelines.job.spec import RunSpec
 from nightpress.pipelines.manifest.numbers import Floats, Ints
 from nightpress.pipelines.manifest.row_problems import Mask
@@ -70,6 +70,10 @@ class Rows:
     """The number of the LoRA in the job's `model.row_loras`, from 1; 0 for none."""
     lora_scale: Floats
     """The scale in effect: the LoRA's own where the row sets none; 0 without a LoRA."""
+    conditioning: pa.Array
+    """`Conditioning.as_text`; null for text alone."""
+    inputs: pa.Array
+    """The pictures of each row, as in `PLAN_SCHEMA`."""
 
     def __len__(self) -> int:
         return len(self.ids)

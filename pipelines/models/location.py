@@ -15,7 +15,7 @@ from filelock import FileLock
 
 from nightpress.diffusion_core.cache_folder import cache_folder
 from nightpress.diffusion_core.errors import ModelError, ModelNotFound, UnsafeWeights, one_line
-from nightpress.diffusion_core.models.loading import ModelSpec
+from nightpress.diffusion_core.models.spec import ModelSpec
 from nightpress.pipelines import storage
 from nightpress.pipelines.errors import StoreMissing
 from nightpress.pipelines.job.spec import canonical_json

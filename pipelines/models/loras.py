@@ -11,8 +11,8 @@ from typing import TypeVar
 
 from nightpress.diffusion_core.cache_folder import cache_folder
 from nightpress.diffusion_core.errors import ModelNotFound
-from nightpress.diffusion_core.models.loading import ModelSpec
 from nightpress.diffusion_core.models.lora_files import LoraSpec, weight_name
+from nightpress.diffusion_core.models.spec import ModelSpec
 from nightpress.diffusion_core.models.weight_files import WEIGHT_SUFFIXES
 from nightpress.pipelines import storage
 from nightpress.pipelines.errors import StoreMissing

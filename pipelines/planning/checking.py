@@ -7,7 +7,7 @@ built-in `map`, or a function that sends the same calls to other machines.
 from collections import Counter
 from collections.abc import Sequence
 
-from nightpress.diffusion_core.models.loading import ModelInfo
+from nightpress.diffusion_core.models.info import ModelInfo
 from nightpress.diffusion_core.sampling.request import SamplingParams
 from nightpress.diffusion_core.sampling.schedulers import max_steps
 from nightpress.diffusion_core.theory.spacing import evenly_spaced

@@ -11,7 +11,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from nightpress.diffusion_core.models.loading import ModelInfo
+from nightpress.diffusion_core.conditioning.spec import Conditioning
+from nightpress.diffusion_core.models.info import ModelInfo
 from nightpress.diffusion_core.models.pipeline_folder import MULTIPLY_BY_GUIDANCE
 from nightpress.diffusion_core.models.samplers import SAMPLER_NAMES
 from nightpress.diffusion_core.sampling.request import SamplingParams
@@ -156,6 +157,10 @@ class Images:
                 return self.rows.prompts
             case "negative_prompt":
                 return self.rows.negative_prompts
+            case "conditioning":
+                return self.rows.conditioning
+            case "inputs":
+                return self.rows.inputs
             case "scheduler":
                 codes = pa.array(self.rows.scheduler)
                 return pc.take(pa.array(SAMPLER_NAMES), codes)
@@ -253,6 +258,9 @@ def group_by_settings(rows: Rows, merge_guidance_scales: bool = False) -> Ints:
             continue
         codes, num_codes = _ranks(column)
         groups, _ = _ranks(groups * num_codes + codes)
+    if rows.conditioning.null_count < len(rows):
+        codes, num_codes = _ranks(np.array(pc.fill_null(rows.conditioning, "")))
+        groups, _ = _ranks(groups * num_codes + codes)
     return groups
 
 
@@ -279,4 +287,5 @@ def settings_of(planner: Planner, rows: Rows, row: int) -> SamplingParams:
         scheduler=SAMPLER_NAMES[rows.scheduler[row]],
         lora=planner.row_reader.loras[lora - 1] if lora else None,
         lora_scale=float(rows.lora_scale[row]) if lora else None,
+        conditioning=Conditioning.from_text(rows.conditioning[row].as_py()),
     )

@@ -183,8 +183,8 @@ class PlanLayout:
             shard_size=values["shard_size"],
             batches=tuple(
                 SettingsCount(
-                    SamplingParams(
-                        **{key: value for key, value in each.items() if key in _SETTINGS}
+                    SamplingParams.from_dict(
+                        {key: value for key, value in each.items() if key in _SETTINGS}
                     ),
                     each["num_images"],
                 )

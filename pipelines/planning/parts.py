@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from nightpress.diffusion_core.errors import one_line
-from nightpress.diffusion_core.models.loading import ModelInfo
+from nightpress.diffusion_core.models.info import ModelInfo
 from nightpress.pipelines.errors import PlanDamaged
 from nightpress.pipelines.job.spec import RunSpec
 from nightpress.pipelines.manifest.columns import resolve_columns
@@ -134,7 +134,13 @@ def read_shard(store: Store, layout: PlanLayout, shard: int) -> pa.Table:
 
 
 def _plain(table: pa.Table) -> pa.Table:
-    """A part's rows under the plan's schema, without dictionary encoding."""
+    """A part's rows under the plan's schema, without dictionary encoding.
+
+    Columns that older versions did not write are null.
+    """
+    for field in PLAN_SCHEMA:
+        if field.nullable and field.name not in table.column_names:
+            table = table.append_column(field, pa.nulls(len(table), field.type))
     carried = [
         pa.field(field.name, plain_type(field.type))
         for field in table.schema

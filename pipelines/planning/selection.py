@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from nightpress.diffusion_core.models.loading import ModelInfo
+from nightpress.diffusion_core.models.info import ModelInfo
 from nightpress.pipelines.errors import SpecError
 from nightpress.pipelines.job.spec import RunSpec
 from nightpress.pipelines.manifest.columns import Columns, resolve_columns

@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 
 from nightpress.diffusion_core.errors import one_line
 from nightpress.pipelines.errors import Damaged, StoreMissing
-from nightpress.pipelines.records import METADATA_SCHEMA, PLAN_SCHEMA, ImageRecord
+from nightpress.pipelines.records import METADATA_SCHEMA, OPTIONAL_FACTS, PLAN_SCHEMA, ImageRecord
 from nightpress.pipelines.run_directory.lease import FencingToken
 from nightpress.pipelines.run_directory.rewriting import rewrite
 from nightpress.pipelines.run_directory.summary import SUMMARY_COLUMNS, Summary
@@ -215,7 +215,14 @@ def commit_sizes(store: Store) -> dict[int, int]:
 
 
 def metadata_columns(part: pa.Table) -> pa.Table:
-    """The columns of the metadata schema, without the carried ones."""
+    """The columns of the metadata schema, without the carried ones.
+
+    Columns that older versions did not write are null.
+    """
+    for name in OPTIONAL_FACTS:
+        if name not in part.column_names:
+            field = METADATA_SCHEMA.field(name)
+            part = part.append_column(field, pa.nulls(len(part), field.type))
     return part.select(METADATA_SCHEMA.names).cast(METADATA_SCHEMA)
 
 

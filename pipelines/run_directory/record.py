@@ -12,7 +12,8 @@ from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any, Self
 
-from nightpress.diffusion_core.models.loading import ModelInfo, resolve_dtype
+from nightpress.diffusion_core.models.info import ModelInfo
+from nightpress.diffusion_core.models.loading import resolve_dtype
 from nightpress.diffusion_core.models.prompts import PromptLimits
 from nightpress.pipelines.errors import Change, ChangedRunError, RunNotFound, UnsupportedFormat
 from nightpress.pipelines.job.spec import RunSpec, canonical_json

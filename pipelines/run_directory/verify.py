@@ -15,14 +15,20 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from nightpress.diffusion_core.models.loading import ModelInfo
+from nightpress.diffusion_core.models.info import ModelInfo
 from nightpress.pipelines.errors import Damaged, PlanDamaged, StoreMissing
 from nightpress.pipelines.image_files.encoding import decoded, opened, read_facts
 from nightpress.pipelines.image_files.naming import FOLDER
 from nightpress.pipelines.image_files.packing import image_bytes, is_intact_pack
 from nightpress.pipelines.planning import read_shard
 from nightpress.pipelines.planning.seeds import Hashes, hash64
-from nightpress.pipelines.records import METADATA_SCHEMA, PLAN_SCHEMA, ImageFacts, python_values
+from nightpress.pipelines.records import (
+    METADATA_SCHEMA,
+    OPTIONAL_FACTS,
+    PLAN_SCHEMA,
+    ImageFacts,
+    python_values,
+)
 from nightpress.pipelines.run_directory.commit import metadata_columns, read_commit, shard_path
 from nightpress.pipelines.run_directory.map_ahead import map_ahead
 from nightpress.pipelines.run_directory.reader import Run
@@ -32,7 +38,9 @@ SHARDS_AHEAD = 4
 """Shards whose metadata and plan are read ahead while images are checked."""
 
 PLANNED = tuple(
-    name for name in PLAN_SCHEMA.names if name not in {"shard", "file", "lora", "lora_scale"}
+    name
+    for name in PLAN_SCHEMA.names
+    if name not in {"shard", "file", "lora", "lora_scale", "conditioning", "inputs"}
 )
 """Columns that must be equal in metadata and plan; LoRAs are compared by `_wrong_loras`."""
 
@@ -226,7 +234,8 @@ def _as_recorded(planned: pa.Table, model: ModelInfo) -> pa.Table:
 def _wrong_values(part: pa.Table, planned: pa.Table) -> str | None:
     """The first difference between a metadata part and the plan, if any."""
     carried = [name for name in planned.column_names if name not in PLAN_SCHEMA.names]
-    missing = set(METADATA_SCHEMA.names).union(carried) - set(part.column_names)
+    written = set(METADATA_SCHEMA.names).difference(OPTIONAL_FACTS)  # by every version
+    missing = written.union(carried) - set(part.column_names)
     if missing:
         return f"column {min(missing)} is missing"
     if len(part) != len(planned):

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from nightpress.pipelines.image_files.encoding import is_whole, read_facts
-from nightpress.pipelines.records import FailureType, ImageFacts, ImageRecord
+from nightpress.pipelines.records import FailureType, ImageFacts, ImageRecord, InputInfo
 from nightpress.pipelines.run_directory.lease import FencingToken
 from nightpress.pipelines.run_directory.record import RunRecord
 from nightpress.pipelines.shards.batching import PlannedImage
@@ -47,9 +47,18 @@ class Attempt:
     lost: LostText = nothing_lost
     """What the model does not see of a text; asked only about images that were made."""
 
-    def facts(self, image: PlannedImage, batch_size: int) -> ImageFacts:
-        """The facts that go into the image file and its metadata row."""
-        model = self.record.model
+    def facts(
+        self, image: PlannedImage, batch_size: int, inputs: tuple[InputInfo, ...] | None = None
+    ) -> ImageFacts:
+        """The facts that go into the image file and its metadata row.
+
+        Args:
+            inputs: its pictures as they were read; by default as they are planned, without hashes.
+        """
+        model, conditioning = self.record.model, image.params.conditioning
+        if inputs is None:
+            fit = self.record.spec.inputs.fit
+            inputs = tuple(InputInfo(each.role, each.url, None, fit) for each in image.inputs)
         return ImageFacts(
             image_id=image.image_id,
             id=image.id,
@@ -70,6 +79,10 @@ class Attempt:
             speed=self.record.spec.model.speed.as_text(),
             prompt_cut=self.lost(image.prompt),
             negative_prompt_cut=self.lost(image.negative_prompt),
+            mode=conditioning.mode,
+            strength=conditioning.strength,
+            canvas=conditioning.canvas,
+            inputs=inputs,
         )
 
     def ok(self, encoded: EncodedImage) -> ImageRecord:
@@ -99,7 +112,7 @@ class Attempt:
         facts = read_facts(data) if is_whole(data) else None
         if facts is None or not 1 <= facts.batch_size <= self.record.batch_size:
             return None
-        if facts != self.facts(image, facts.batch_size):
+        if facts.without_hashes != self.facts(image, facts.batch_size):
             return None
         return self.ok(EncodedImage(image, facts, data, started_at))
 

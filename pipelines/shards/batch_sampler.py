@@ -3,17 +3,20 @@
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from nightpress.diffusion_core.acceleration.compilation import on_compilation
 from nightpress.diffusion_core.errors import DeviceError, OutOfMemory
 from nightpress.diffusion_core.sampling.sampler import SampledBatch, Sampler
-from nightpress.pipelines.records import FailureType
+from nightpress.pipelines.inputs.preparing import NO_INPUTS, PreparedInputs
+from nightpress.pipelines.records import FailureType, InputInfo
 from nightpress.pipelines.run_directory.record import RunRecord
 from nightpress.pipelines.shards.batch_size_fallback import BatchSizeFallback
 from nightpress.pipelines.shards.batching import PlannedImage
 from nightpress.pipelines.shards.timeline import Activity, Timeline
 from nightpress.pipelines.storage import Store
+
+NONE_GIVEN: Mapping[str, PreparedInputs] = {}
 
 
 @dataclass(frozen=True)
@@ -27,6 +30,8 @@ class SampledImages:
     """Seconds since the epoch."""
     sampling_s: float
     """Each image's share of the time the batch took."""
+    inputs: Mapping[str, tuple[InputInfo, ...]] = field(default_factory=dict)
+    """Image id -> the pictures that it was made from."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +59,7 @@ class BatchSampler:
         self._sizes = BatchSizeFallback(store, record.batch_sizes)
         self._sizes.refresh()
         self._exact_sizes: dict[str, int] = {}
+        self._inputs: Mapping[str, PreparedInputs] = {}
         self._may_compile = record.spec.model.speed.compile is not None
         self._timeline = timeline
         self.is_sampling = False
@@ -76,14 +82,25 @@ class BatchSampler:
         """The size of the batch that an image of this shard is sampled in."""
         return self._exact_sizes.get(image.image_id) or self.planned_size(image)
 
-    def sample(self, images: Sequence[PlannedImage]) -> Iterator[SampledImages | UnsampledImage]:
+    def sample(
+        self, images: Sequence[PlannedImage], inputs: Mapping[str, PreparedInputs] = NONE_GIVEN
+    ) -> Iterator[SampledImages | UnsampledImage]:
         """Sample images of equal settings.
 
         They form one batch, unless it does not fit in memory or fails as a whole.
 
+        Args:
+            images: what to sample.
+            inputs: image id -> its pictures, for the images that have any.
+
         Raises:
             DeviceError: the device failed; no image is to blame.
         """
+        self._inputs = inputs
+        if images:
+            yield from self._sample(images)
+
+    def _sample(self, images: Sequence[PlannedImage]) -> Iterator[SampledImages | UnsampledImage]:
         size = self.size_for(images[0])
         if len(images) > size:  # the batch was cut before a smaller size was learnt
             yield from self._sample_in(images, size)
@@ -101,7 +118,8 @@ class BatchSampler:
             error_text = f"{type(error).__name__}: {error}"
         else:
             share_s = (time.perf_counter() - clock) / len(images)
-            yield SampledImages(images, sampled, size, started_at, share_s)
+            infos = {each.image_id: self._inputs_of(each).infos for each in images}
+            yield SampledImages(images, sampled, size, started_at, share_s, infos)
         if too_large is not None and size > 1:
             self._exact_sizes.clear()
             yield from self._sample_in(images, self._sizes.halve(images[0].params, size))
@@ -117,15 +135,19 @@ class BatchSampler:
     ) -> Iterator[SampledImages | UnsampledImage]:
         """Sample images of equal settings, at most `size` at a time."""
         for start in range(0, len(images), size):
-            yield from self.sample(images[start : start + size])
+            yield from self._sample(images[start : start + size])
 
     def _sample_batch(self, images: Sequence[PlannedImage], size: int) -> SampledBatch:
         self.is_sampling = True
         try:
             with self._compilation_noted():
-                return self._sampler.sample([i.request for i in images], images[0].params, size)
+                requests = [each.request(self._inputs_of(each).images) for each in images]
+                return self._sampler.sample(requests, images[0].params, size)
         finally:
             self.is_sampling = False
+
+    def _inputs_of(self, image: PlannedImage) -> PreparedInputs:
+        return self._inputs.get(image.image_id, NO_INPUTS)
 
     def _compilation_noted(self) -> AbstractContextManager[None]:
         """Switch the timeline while torch compiles, if it may."""

@@ -5,8 +5,14 @@ from dataclasses import dataclass, replace
 
 import pyarrow as pa
 
+from nightpress.diffusion_core.conditioning.spec import (
+    NO_IMAGES,
+    TEXT_ALONE,
+    ConditionImages,
+    Conditioning,
+)
 from nightpress.diffusion_core.sampling.request import ImageRequest, SamplingParams
-from nightpress.pipelines.records import PLAN_SCHEMA
+from nightpress.pipelines.records import PLAN_SCHEMA, PlannedInput
 
 
 @dataclass(frozen=True)
@@ -28,6 +34,10 @@ class PlannedImage:
     scheduler: str
     lora: str | None = None
     lora_scale: float | None = None
+    conditioning: str | None = None
+    """`Conditioning.as_text`."""
+    inputs: tuple[PlannedInput, ...] = ()
+    """The pictures that it is made from."""
 
     @property
     def params(self) -> SamplingParams:
@@ -40,22 +50,32 @@ class PlannedImage:
             scheduler=self.scheduler,
             lora=self.lora,
             lora_scale=self.lora_scale,
+            conditioning=Conditioning.from_text(self.conditioning),
         )
 
-    @property
-    def request(self) -> ImageRequest:
-        """The part of the sampler's input that differs from image to image."""
+    def request(self, images: ConditionImages = NO_IMAGES) -> ImageRequest:
+        """The part of the sampler's input that differs from image to image.
+
+        Args:
+            images: the pictures of `inputs`, decoded.
+        """
         return ImageRequest(
             prompt=self.prompt,
             negative_prompt=self.negative_prompt,
             seed=self.seed,
             guidance_scale=self.guidance_scale,
+            images=images,
         )
 
 
 def planned_images(rows: pa.Table) -> list[PlannedImage]:
     """The rows of a plan table, in order."""
-    return [PlannedImage(**row) for row in rows.select(PLAN_SCHEMA.names).to_pylist()]
+    return [
+        PlannedImage(
+            **{**row, "inputs": tuple(PlannedInput(**each) for each in row["inputs"] or ())}
+        )
+        for row in rows.select(PLAN_SCHEMA.names).to_pylist()
+    ]
 
 
 def shared_settings(settings: SamplingParams, supports_per_image_guidance: bool) -> SamplingParams:
@@ -64,7 +84,7 @@ def shared_settings(settings: SamplingParams, supports_per_image_guidance: bool)
     Where a model supports guidance per image, guidance scales may differ within a batch. Guided and
     unguided images still go into different batches, because a guided image is sampled twice.
     """
-    if not supports_per_image_guidance:
+    if not supports_per_image_guidance or settings.conditioning != TEXT_ALONE:
         return settings
     return replace(settings, guidance_scale=2.0 if settings.guidance_scale > 1 else 1.0)
 

@@ -78,7 +78,7 @@ class PromptPrefetcher:
         row.
         """
         if batch:
-            requests = [image.request for image in batch]
+            requests = [image.request() for image in batch]
             self._thread.submit(self._sampler.prepare, requests, batch[0].params)
 
     def close(self) -> None:

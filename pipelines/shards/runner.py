@@ -7,7 +7,7 @@ and copy the images of earlier batches off the device, encode them and upload th
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import chain
 
@@ -26,6 +26,7 @@ from nightpress.pipelines.run_directory.commit import (
 from nightpress.pipelines.run_directory.lease import FencingToken
 from nightpress.pipelines.run_directory.record import RunRecord
 from nightpress.pipelines.shards.attempt import Attempt, EncodedImage, LostText, nothing_lost
+from nightpress.pipelines.shards.batch_inputs import BatchInputs
 from nightpress.pipelines.shards.batch_sampler import BatchSampler, SampledImages, UnsampledImage
 from nightpress.pipelines.shards.batching import (
     PlannedImage,
@@ -95,11 +96,13 @@ class ShardRunner:
         self.timeline.switch(Activity.INPUT)
         self._batch_sampler = BatchSampler(sampler, store, record, self.timeline)
         self._prompts = PromptPrefetcher(sampler)
+        self._inputs = BatchInputs(record)
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="store")
 
     def close(self) -> None:
         """Finish what the threads are doing, and end them."""
         self._prompts.close()
+        self._inputs.close()
         self._pool.shutdown()
 
     def is_sampling(self, ticket: int) -> bool:
@@ -204,11 +207,15 @@ class ShardRunner:
             for batch, following in with_next(cut):
                 if self._draining.is_set():
                     break
+                pictures = self._inputs.take(batch)
                 self._prompts.prefetch(following)
+                self._inputs.prefetch(following)
+                usable = without(batch, pictures.failed)
                 clock = time.perf_counter()
                 self.timeline.switch(Activity.BUSY)
+                outcomes = chain(pictures.failed, sampler.sample(usable, pictures.prepared))
                 # map, unlike a loop variable, does not keep pixels alive while more are sampled.
-                pending.append(list(chain.from_iterable(map(submit, sampler.sample(batch)))))
+                pending.append(list(chain.from_iterable(map(submit, outcomes))))
                 self.timeline.switch(Activity.OUTPUT)
                 batch_s = time.perf_counter() - clock
                 full = len(pending) > PENDING_BATCHES
@@ -237,7 +244,8 @@ class ShardRunner:
         image, fault = sampled.images[index], sampled.batch.faults[index]
         if fault is not None:
             return attempt.failed(image, FAILURES[fault], fault.value)
-        facts = attempt.facts(image, sampled.batch_size)
+        inputs = sampled.inputs.get(image.image_id)
+        facts = attempt.facts(image, sampled.batch_size, inputs)
         pixels = sampled.batch.pixels[index]  # a device error here ends the shard, not the image
         try:
             data = encode(pixels, facts, self.record.spec.images)
@@ -267,6 +275,12 @@ class ShardRunner:
         else:
             recommit_shard(self.store, shard, part, self._fence)
         return ShardDone.of(shard, part)
+
+
+def without(images: Sequence[PlannedImage], failed: Sequence[UnsampledImage]) -> list[PlannedImage]:
+    """The images that have not failed."""
+    ids = {each.image.image_id for each in failed}
+    return [image for image in images if image.image_id not in ids]
 
 
 def _known_records(

@@ -16,7 +16,7 @@ from pydantic import (
     model_validator,
 )
 
-from nightpress.diffusion_core.models.loading import ModelSpec
+from nightpress.diffusion_core.models.spec import ModelSpec
 from nightpress.pipelines.errors import Change, SpecError
 from nightpress.pipelines.job.credentials import ADVICE, has_credentials
 from nightpress.pipelines.job.reader import (

@@ -21,7 +21,8 @@ from bench_speed import work_of
 from meters import counted_flops
 
 from nightpress.diffusion_core.acceleration.deepcache import reuse_deep_features
-from nightpress.diffusion_core.models.loading import ModelSpec, load
+from nightpress.diffusion_core.models.loading import load
+from nightpress.diffusion_core.models.spec import ModelSpec
 from nightpress.diffusion_core.sampling.request import ImageRequest
 from nightpress.diffusion_core.sampling.sampler import Sampler
 from nightpress.diffusion_core.theory.psnr import image_psnrs_db

@@ -20,7 +20,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from nightpress.diffusion_core.models.loading import ModelInfo
+from nightpress.diffusion_core.models.info import ModelInfo
 from nightpress.pipelines.job.spec import RunSpec
 from nightpress.pipelines.planning import check, read_shard, write_plan
 from nightpress.pipelines.storage import Store

@@ -44,7 +44,9 @@ from rivals.job import Job
 from rivals.prompts import write_manifest
 
 from nightpress.diffusion_core.errors import DiffusionError
-from nightpress.diffusion_core.models.loading import ModelInfo, ModelSpec, describe
+from nightpress.diffusion_core.models.info import ModelInfo
+from nightpress.diffusion_core.models.loading import describe
+from nightpress.diffusion_core.models.spec import ModelSpec
 from nightpress.pipelines.models.location import locate
 
 PROMPTS = ROOT / "jobs" / "examples" / "prompts.txt"

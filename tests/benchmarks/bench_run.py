@@ -18,7 +18,8 @@ import tempfile
 import time
 from pathlib import Path
 
-from nightpress.diffusion_core.models.loading import ModelSpec, describe, load
+from nightpress.diffusion_core.models.loading import describe, load
+from nightpress.diffusion_core.models.spec import ModelSpec
 from nightpress.jobs.progress.events import ActorJoined, Event
 from nightpress.jobs.progress.trace import BetweenBatches
 from nightpress.jobs.runs.runner import run

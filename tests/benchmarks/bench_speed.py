@@ -18,7 +18,8 @@ from pathlib import Path
 import torch
 
 from nightpress.diffusion_core.errors import ModelError, SamplingError
-from nightpress.diffusion_core.models.loading import ModelSpec, describe, load
+from nightpress.diffusion_core.models.loading import describe, load
+from nightpress.diffusion_core.models.spec import ModelSpec
 from nightpress.diffusion_core.sampling.request import ImageRequest, SamplingParams
 from nightpress.diffusion_core.tuning.benchmark import Candidate, Workload, compare, sample_in_turn
 from nightpress.diffusion_core.tuning.candidates import TuningConfig, candidates, unsupported_reason

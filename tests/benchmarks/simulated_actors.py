@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import ray
 
-from nightpress.diffusion_core.models.loading import ModelInfo
+from nightpress.diffusion_core.models.info import ModelInfo
 from nightpress.diffusion_core.sampling.sampler import ImageRequest, SampledBatch, SamplingParams
 from nightpress.jobs.dispatch.actor import (
     CONTROL,

@@ -10,7 +10,8 @@ import torch
 from support import tiny_models
 
 from nightpress.diffusion_core.models import loading
-from nightpress.diffusion_core.models.loading import LoadedModel, ModelSpec
+from nightpress.diffusion_core.models.loading import LoadedModel
+from nightpress.diffusion_core.models.spec import ModelSpec
 from nightpress.diffusion_core.sampling import no_sync, schedulers
 
 

@@ -35,8 +35,9 @@ from nightpress.diffusion_core.acceleration.deepcache import reuse_deep_features
 from nightpress.diffusion_core.acceleration.spec import SpeedSpec
 from nightpress.diffusion_core.errors import IncompatibleLibrary, ModelError
 from nightpress.diffusion_core.models import loading, lora_files, lora_switching
-from nightpress.diffusion_core.models.loading import LoadedModel, ModelSpec
+from nightpress.diffusion_core.models.loading import LoadedModel
 from nightpress.diffusion_core.models.lora_files import LORA_FILE
+from nightpress.diffusion_core.models.spec import ModelSpec
 from nightpress.diffusion_core.sampling import no_sync, schedulers
 from nightpress.diffusion_core.sampling.sampler import (
     Fault,

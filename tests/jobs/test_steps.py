@@ -9,7 +9,8 @@ import pytest
 from click.testing import CliRunner, Result
 from PIL import Image
 
-from nightpress.diffusion_core.models.loading import ModelSpec, load
+from nightpress.diffusion_core.models.loading import load
+from nightpress.diffusion_core.models.spec import ModelSpec
 from nightpress.diffusion_core.sampling.request import ImageRequest
 from nightpress.diffusion_core.sampling.sampler import Sampler
 from nightpress.jobs.cli import command

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from nightpress.diffusion_core.models.loading import ModelInfo
+from nightpress.diffusion_core.models.info import ModelInfo
 from nightpress.pipelines import Run, RunSpec, open_run
 from nightpress.pipelines.image_files.encoding import encode
 from nightpress.pipelines.job.sections import ImagesSpec

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from nightpress.diffusion_core.models.loading import ModelInfo
+from nightpress.diffusion_core.models.info import ModelInfo
 from nightpress.pipelines.errors import Change, ManifestError
 from nightpress.pipelines.job.spec import RunSpec
 from nightpress.pipelines.planning import (

@@ -17,7 +17,8 @@ from nightpress.diffusion_core.acceleration import apply, attention, quantizatio
 from nightpress.diffusion_core.acceleration.deepcache import reuse_deep_features
 from nightpress.diffusion_core.errors import ModelError, SamplingError, SettingsError
 from nightpress.diffusion_core.models import loading
-from nightpress.diffusion_core.models.loading import LoadedModel, ModelSpec
+from nightpress.diffusion_core.models.loading import LoadedModel
+from nightpress.diffusion_core.models.spec import ModelSpec
 from nightpress.diffusion_core.sampling.sampler import ImageRequest, Sampler, SamplingParams
 
 PARAMS = SamplingParams(width=64, height=32, num_inference_steps=6, guidance_scale=4.0)

@@ -16,8 +16,9 @@ from nightpress.diffusion_core.acceleration import compilation
 from nightpress.diffusion_core.acceleration.compilation import on_compilation
 from nightpress.diffusion_core.errors import SamplingError
 from nightpress.diffusion_core.models import loading
-from nightpress.diffusion_core.models.loading import LoadedModel, ModelSpec
+from nightpress.diffusion_core.models.loading import LoadedModel
 from nightpress.diffusion_core.models.lora_files import LORA_FILE
+from nightpress.diffusion_core.models.spec import ModelSpec
 from nightpress.diffusion_core.sampling.sampler import ImageRequest, Sampler, SamplingParams
 
 PARAMS = SamplingParams(width=64, height=32, num_inference_steps=2, guidance_scale=4.0)

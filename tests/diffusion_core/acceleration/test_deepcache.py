@@ -18,7 +18,8 @@ from nightpress.diffusion_core.acceleration.deepcache import reuse_deep_features
 from nightpress.diffusion_core.builtin import folder
 from nightpress.diffusion_core.errors import SettingsError
 from nightpress.diffusion_core.models import loading
-from nightpress.diffusion_core.models.loading import LoadedModel, ModelSpec
+from nightpress.diffusion_core.models.loading import LoadedModel
+from nightpress.diffusion_core.models.spec import ModelSpec
 from nightpress.diffusion_core.sampling.sampler import ImageRequest, Sampler, SamplingParams
 
 FAMILIES = ("sd", "lcm", "sdxl", "builtin")

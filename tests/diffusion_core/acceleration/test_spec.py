@@ -7,7 +7,7 @@ import pytest
 from pydantic import ValidationError
 
 from nightpress.diffusion_core.acceleration.spec import SpeedSpec
-from nightpress.diffusion_core.models.loading import ModelSpec
+from nightpress.diffusion_core.models.spec import ModelSpec
 
 CHOICES: dict[str, Any] = {
     "attention_backend": "_native_math",

@@ -25,7 +25,7 @@ from nightpress.diffusion_core.builtin.recipe.captions import Facts
 from nightpress.diffusion_core.builtin.recipe.colours import COLOURS
 from nightpress.diffusion_core.builtin.recipe.dataset import Entry, to_png
 from nightpress.diffusion_core.models import loading
-from nightpress.diffusion_core.models.loading import ModelSpec
+from nightpress.diffusion_core.models.spec import ModelSpec
 from nightpress.diffusion_core.sampling.sampler import ImageRequest, Sampler, SamplingParams
 from nightpress.pipelines.training.spec import read_train_spec
 

@@ -19,7 +19,9 @@ from nightpress.diffusion_core.inspection.sampler_study import (
     rmse,
     run_study,
 )
-from nightpress.diffusion_core.models.loading import LoadedModel, ModelInfo, ModelSpec, describe
+from nightpress.diffusion_core.models.info import ModelInfo
+from nightpress.diffusion_core.models.loading import LoadedModel, describe
+from nightpress.diffusion_core.models.spec import ModelSpec
 from nightpress.diffusion_core.sampling.request import ImageRequest, SamplingParams
 from nightpress.diffusion_core.sampling.sampler import Sampler
 

@@ -18,7 +18,8 @@ from nightpress.diffusion_core.inspection.trajectory import (
     frames,
 )
 from nightpress.diffusion_core.models import loading, samplers
-from nightpress.diffusion_core.models.loading import LoadedModel, ModelSpec
+from nightpress.diffusion_core.models.loading import LoadedModel
+from nightpress.diffusion_core.models.spec import ModelSpec
 from nightpress.diffusion_core.sampling.request import ImageRequest, SamplingParams
 from nightpress.diffusion_core.sampling.sampler import Pixels, Sampler
 

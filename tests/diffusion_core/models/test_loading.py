@@ -20,7 +20,8 @@ from nightpress.diffusion_core.errors import (
     UnsupportedModel,
 )
 from nightpress.diffusion_core.models import loading, weight_files
-from nightpress.diffusion_core.models.loading import ModelInfo, ModelSpec
+from nightpress.diffusion_core.models.info import ModelInfo
+from nightpress.diffusion_core.models.spec import ModelSpec
 
 Saved = Callable[[str], Path]
 

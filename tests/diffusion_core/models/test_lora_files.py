@@ -22,8 +22,10 @@ from nightpress.diffusion_core.errors import (
     UnsupportedModel,
 )
 from nightpress.diffusion_core.models import loading
-from nightpress.diffusion_core.models.loading import LoadedModel, ModelInfo, ModelSpec
+from nightpress.diffusion_core.models.info import ModelInfo
+from nightpress.diffusion_core.models.loading import LoadedModel
 from nightpress.diffusion_core.models.lora_files import LORA_FILE, LoraSpec, weight_name
+from nightpress.diffusion_core.models.spec import ModelSpec
 from nightpress.diffusion_core.sampling.sampler import ImageRequest, Sampler, SamplingParams
 
 PARAMS = SamplingParams(width=64, height=32, num_inference_steps=2, guidance_scale=4.0)

@@ -14,8 +14,8 @@ from torch import Tensor
 
 from nightpress.diffusion_core.errors import ModelError
 from nightpress.diffusion_core.models import loading, lora_keys
-from nightpress.diffusion_core.models.loading import ModelSpec
 from nightpress.diffusion_core.models.lora_files import LORA_FILE
+from nightpress.diffusion_core.models.spec import ModelSpec
 from nightpress.diffusion_core.sampling.sampler import ImageRequest, Sampler, SamplingParams
 
 Saved = Callable[[str], Path]

@@ -17,9 +17,11 @@ from support import tiny_loras
 
 from nightpress.diffusion_core.errors import ModelError, ModelNotFound, SamplingError, SettingsError
 from nightpress.diffusion_core.models import loading, lora_switching
-from nightpress.diffusion_core.models.loading import LoadedModel, ModelInfo, ModelSpec
+from nightpress.diffusion_core.models.info import ModelInfo
+from nightpress.diffusion_core.models.loading import LoadedModel
 from nightpress.diffusion_core.models.lora_files import LORA_FILE, LoraInfo
 from nightpress.diffusion_core.models.lora_switching import Adapter, RowLoras
+from nightpress.diffusion_core.models.spec import ModelSpec
 from nightpress.diffusion_core.sampling import prompt_embeddings
 from nightpress.diffusion_core.sampling.sampler import ImageRequest, Sampler, SamplingParams
 

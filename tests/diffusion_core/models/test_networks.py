@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 from nightpress.diffusion_core.errors import ModelError
 from nightpress.diffusion_core.models import loading
-from nightpress.diffusion_core.models.loading import ModelSpec
 from nightpress.diffusion_core.models.networks import require_finite_weights
+from nightpress.diffusion_core.models.spec import ModelSpec
 from nightpress.diffusion_core.training.modules import saved_module
 
 Saved = Callable[[str], Path]

@@ -10,13 +10,14 @@ from typing import Any
 import pytest
 from support import tiny_models
 
-from nightpress.diffusion_core.models.loading import LoadedModel, ModelSpec, describe
+from nightpress.diffusion_core.models.loading import LoadedModel, describe
 from nightpress.diffusion_core.models.prompts import (
     OVERHEAD_TOKENS,
     Cut,
     PromptLimits,
     limits_of,
 )
+from nightpress.diffusion_core.models.spec import ModelSpec
 from nightpress.pipelines.models.location import locate
 
 BUILTIN = describe(locate(ModelSpec()), ModelSpec()).prompts

@@ -11,7 +11,8 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from nightpress.diffusion_core.models.loading import LoadedModel, ModelSpec, load
+from nightpress.diffusion_core.models.loading import LoadedModel, load
+from nightpress.diffusion_core.models.spec import ModelSpec
 from nightpress.diffusion_core.sampling import no_sync, schedulers
 from nightpress.diffusion_core.sampling.sampler import ImageRequest, Sampler, SamplingParams
 

@@ -10,7 +10,8 @@ import torch
 
 from nightpress.diffusion_core.errors import SettingsError
 from nightpress.diffusion_core.models import loading
-from nightpress.diffusion_core.models.loading import LoadedModel, ModelSpec
+from nightpress.diffusion_core.models.loading import LoadedModel
+from nightpress.diffusion_core.models.spec import ModelSpec
 from nightpress.diffusion_core.sampling.per_image_guidance import (
     PerImageScale,
     as_argument,

@@ -17,7 +17,8 @@ from support import tiny_models
 from nightpress.diffusion_core.acceleration.spec import SpeedSpec
 from nightpress.diffusion_core.errors import DeviceError, OutOfMemory, SamplingError, SettingsError
 from nightpress.diffusion_core.models import loading
-from nightpress.diffusion_core.models.loading import LoadedModel, ModelSpec
+from nightpress.diffusion_core.models.loading import LoadedModel
+from nightpress.diffusion_core.models.spec import ModelSpec
 from nightpress.diffusion_core.sampling import decoding
 from nightpress.diffusion_core.sampling.copy_to_host import Copy
 from nightpress.diffusion_core.sampling.sampler import (

@@ -15,8 +15,9 @@ from torch import Tensor
 from nightpress.diffusion_core import builtin
 from nightpress.diffusion_core.errors import SettingsError, UnsupportedModel
 from nightpress.diffusion_core.models import loading
-from nightpress.diffusion_core.models.loading import LoadedModel, ModelSpec
+from nightpress.diffusion_core.models.loading import LoadedModel
 from nightpress.diffusion_core.models.lora_files import LORA_FILE
+from nightpress.diffusion_core.models.spec import ModelSpec
 from nightpress.diffusion_core.sampling.sampler import ImageRequest, Sampler, SamplingParams
 from nightpress.diffusion_core.training.lora import (
     ATTENTION,

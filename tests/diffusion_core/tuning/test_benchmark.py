@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from nightpress.diffusion_core.models import loading
-from nightpress.diffusion_core.models.loading import LoadedModel, ModelSpec
+from nightpress.diffusion_core.models.loading import LoadedModel
+from nightpress.diffusion_core.models.spec import ModelSpec
 from nightpress.diffusion_core.sampling.request import ImageRequest, SamplingParams
 from nightpress.diffusion_core.sampling.sampler import Fault, SampledBatch, Sampler
 from nightpress.diffusion_core.tuning import benchmark

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from nightpress.diffusion_core.models.loading import ModelSpec
+from nightpress.diffusion_core.models.spec import ModelSpec
 from nightpress.diffusion_core.tuning import candidates as candidates_module
 from nightpress.diffusion_core.tuning.candidates import TuningConfig, candidates, unsupported_reason
 

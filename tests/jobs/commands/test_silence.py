@@ -12,7 +12,8 @@ import pytest
 from support.cat_facts import CAT
 from support.training_jobs import draw_images
 
-from nightpress.diffusion_core.models.loading import ModelSpec, describe
+from nightpress.diffusion_core.models.loading import describe
+from nightpress.diffusion_core.models.spec import ModelSpec
 from nightpress.diffusion_core.silence_libraries import QUIET
 from nightpress.pipelines.image_files.encoding import encode
 from nightpress.pipelines.job.sections import ImagesSpec

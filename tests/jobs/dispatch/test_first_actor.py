@@ -7,7 +7,7 @@ import pytest
 import ray
 from support.fakes.odd_actors import FactoryOf, FallingActor, StuckActor
 
-from nightpress.diffusion_core.models.loading import ModelInfo
+from nightpress.diffusion_core.models.info import ModelInfo
 from nightpress.jobs.dispatch.actor import SamplerActor
 from nightpress.jobs.dispatch.first_actor import FirstActor
 from nightpress.jobs.errors import RunStopped

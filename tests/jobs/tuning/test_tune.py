@@ -13,7 +13,8 @@ import torch
 from click.testing import CliRunner, Result
 
 from nightpress.diffusion_core.errors import DeviceError, ModelError, OutOfMemory
-from nightpress.diffusion_core.models.loading import LoadedModel, ModelSpec
+from nightpress.diffusion_core.models.loading import LoadedModel
+from nightpress.diffusion_core.models.spec import ModelSpec
 from nightpress.diffusion_core.sampling.request import ImageRequest
 from nightpress.diffusion_core.sampling.sampler import SampledBatch
 from nightpress.diffusion_core.tuning.candidates import TuningConfig

@@ -9,8 +9,9 @@ import pyarrow as pa
 import pytest
 from support.plans import MODEL, job, write
 
-from nightpress.diffusion_core.models.loading import ModelSpec, describe
+from nightpress.diffusion_core.models.loading import describe
 from nightpress.diffusion_core.models.prompts import PromptLimits, PromptsSpec
+from nightpress.diffusion_core.models.spec import ModelSpec
 from nightpress.pipelines.errors import ManifestError, SpecError
 from nightpress.pipelines.manifest.prompt_checks import PromptChecker, PromptCounts
 from nightpress.pipelines.manifest.row_problems import RowProblems

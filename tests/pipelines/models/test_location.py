@@ -19,7 +19,7 @@ from support.fakes.fake_hub import COMMIT, FakeHub, serving
 from nightpress.diffusion_core import builtin
 from nightpress.diffusion_core.errors import ModelError, ModelNotFound
 from nightpress.diffusion_core.models import loading
-from nightpress.diffusion_core.models.loading import ModelSpec
+from nightpress.diffusion_core.models.spec import ModelSpec
 from nightpress.pipelines import storage
 from nightpress.pipelines.errors import StoreError
 from nightpress.pipelines.models.location import component_folder, is_here, locate, mirror_once
@@ -33,7 +33,7 @@ import json, sys, warnings
 warnings.simplefilter("ignore")
 from pathlib import Path
 from nightpress.diffusion_core.errors import ModelError
-from nightpress.diffusion_core.models.loading import ModelSpec
+from nightpress.diffusion_core.models.spec import ModelSpec
 from nightpress.pipelines.models.location import locate
 for values in json.loads(sys.argv[1]):
     try:

@@ -17,8 +17,8 @@ from support.servers import Folder
 
 from nightpress.diffusion_core.errors import ModelNotFound, UnsafeWeights
 from nightpress.diffusion_core.models import loading, lora_files
-from nightpress.diffusion_core.models.loading import ModelSpec
 from nightpress.diffusion_core.models.lora_files import LORA_FILE, LoraInfo
+from nightpress.diffusion_core.models.spec import ModelSpec
 from nightpress.pipelines import RunSpec
 from nightpress.pipelines.errors import SpecError
 from nightpress.pipelines.image_files.embedded_metadata import facts_json
@@ -35,7 +35,7 @@ REPO, MANY = "studio/ink", "studio/many"
 LOCATE = """
 import json, sys
 from nightpress.diffusion_core.errors import ModelError
-from nightpress.diffusion_core.models.loading import ModelSpec
+from nightpress.diffusion_core.models.spec import ModelSpec
 from nightpress.pipelines.models.loras import locate_loras
 for lora in json.loads(sys.argv[1]):
     try:

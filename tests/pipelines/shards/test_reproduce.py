@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 from support import tiny_models
 
-from nightpress.diffusion_core.models.loading import ModelSpec, describe, load
+from nightpress.diffusion_core.models.loading import describe, load
+from nightpress.diffusion_core.models.spec import ModelSpec
 from nightpress.diffusion_core.sampling.sampler import ImageRequest, Sampler, SamplingParams
 from nightpress.pipelines.image_files.encoding import encode
 from nightpress.pipelines.job.sections import ImagesSpec

@@ -10,7 +10,8 @@ from support import tiny_models
 from support.training_jobs import draw_images
 
 from nightpress.diffusion_core.errors import SettingsError
-from nightpress.diffusion_core.models.loading import ModelSpec, load
+from nightpress.diffusion_core.models.loading import load
+from nightpress.diffusion_core.models.spec import ModelSpec
 from nightpress.diffusion_core.sampling.request import ImageRequest
 from nightpress.diffusion_core.sampling.sampler import Sampler, SamplingParams
 from nightpress.pipelines.training.events import CaptionsCut, Finished, LatentsCached, Stopped

@@ -1,0 +1,47 @@
+"""The pipelines that sample the modes of a loaded model, all over the same components."""
+
+import inspect
+from typing import Any
+
+from nightpress.diffusion_core.errors import SettingsError, as_model_error
+from nightpress.diffusion_core.models import modes
+from nightpress.diffusion_core.models.loading import LoadedModel
+
+
+class ModePipelines:
+    """Makes the pipeline of each mode when it is first asked for; they share their networks."""
+
+    def __init__(self, model: LoadedModel) -> None:
+        self._base = model.pipeline
+        self._made: dict[str, Any] = {type(model.pipeline).__name__: model.pipeline}
+
+    def pipeline_for(self, mode: str) -> Any:
+        """The pipeline that samples a mode.
+
+        Raises:
+            SettingsError: the model does not have the mode.
+        """
+        base = type(self._base).__name__
+        try:
+            name = modes.class_for(base, mode)
+        except KeyError:
+            allowed = ", ".join(modes.modes_of(base))
+            raise SettingsError(f"mode {mode!r}: {base} has the modes {allowed}") from None
+        if name not in self._made:
+            self._made[name] = self._make(name)
+        return self._made[name]
+
+    def _make(self, name: str) -> Any:
+        """A pipeline over the base pipeline's own components, which keep their type and device.
+
+        `DiffusionPipeline.from_pipe` would convert shared weights to float32.
+        """
+        import diffusers
+
+        pipeline_class = getattr(diffusers, name)
+        accepted = inspect.signature(pipeline_class.__init__).parameters
+        values = {**self._base.config, **self._base.components}
+        with as_model_error(f"cannot make {name}"):
+            made = pipeline_class(**{k: v for k, v in values.items() if k in accepted})
+        made.set_progress_bar_config(disable=True)
+        return made

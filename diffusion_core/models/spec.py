@@ -1,0 +1,77 @@
+"""How a job names a model: `ModelSpec`."""
+
+from collections import Counter
+from typing import Annotated, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from nightpress.diffusion_core.acceleration.spec import SpeedSpec
+from nightpress.diffusion_core.models.lora_files import LoraSpec, NamedLora
+from nightpress.diffusion_core.models.prompts import PromptsSpec
+
+DType = Literal["auto", "float32", "bfloat16", "float16"]
+
+
+class ModelSpec(BaseModel):
+    """A job's choice of model, precision, LoRAs and acceleration."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    source: Annotated[
+        str,
+        Field(min_length=1, description="`builtin`, a folder, a hub id (`@revision`), or a URL."),
+    ] = "builtin"
+    revision: Annotated[str | None, Field(description="Branch, tag or commit of a hub id.")] = None
+    variant: Annotated[
+        str | None, Field(description="Variant of the weight files, such as fp16.")
+    ] = None
+    dtype: Annotated[
+        DType, Field(description="auto: float32 on a CPU, bfloat16 on an accelerator.")
+    ] = "auto"
+    allow_pickle: Annotated[
+        bool, Field(description="Load weights that are not safetensors. Unpickling runs code.")
+    ] = False
+    loras: Annotated[
+        tuple[NamedLora, ...],
+        Field(
+            strict=False,
+            description="LoRAs on every image, each a source or a mapping with scale, name, ...",
+        ),
+    ] = ()
+    row_loras: Annotated[
+        tuple[NamedLora, ...],
+        Field(
+            strict=False,
+            description="LoRAs that rows may name in their column `lora`; off for other rows.",
+        ),
+    ] = ()
+    speed: Annotated[SpeedSpec, Field(description="Ways to sample faster; none unless set.")] = (
+        SpeedSpec()
+    )
+    prompts: Annotated[
+        PromptsSpec, Field(description="What becomes of prompts that the model cannot take.")
+    ] = PromptsSpec()
+
+    @property
+    def all_loras(self) -> tuple[LoraSpec, ...]:
+        """The LoRAs of every image, then the row LoRAs."""
+        return (*self.loras, *self.row_loras)
+
+    @model_validator(mode="after")
+    def _loras_keep_their_effect(self) -> Self:
+        for name in ("fuse_qkv_projections", "quantization"):
+            if self.all_loras and getattr(self.speed, name):
+                raise ValueError(f"speed.{name} would ignore the loras; use one of the two")
+        return self
+
+    @model_validator(mode="after")
+    def _row_loras_have_distinct_names(self) -> Self:
+        numbers = Counter(lora.label for lora in self.row_loras)
+        for label, number in numbers.items():
+            if not label or label != label.strip():
+                raise ValueError(f"row_loras: no row can name {label!r}; give that LoRA a `name`")
+            if number > 1:
+                raise ValueError(
+                    f"row_loras: {number} are called {label!r}; give each a `name` of its own"
+                )
+        return self

@@ -1,0 +1,33 @@
+"""The section `inputs` of a job file."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from nightpress.pipelines.job.sections import Section, Url
+
+
+class InputsSpec(Section):
+    """The pictures that rows name, and how they are brought to an image's size."""
+
+    root: Annotated[
+        Url | None,
+        Field(
+            description="Folder or URL that relative paths start from, and may not leave. Default: "
+            "where the job starts."
+        ),
+    ] = None
+    fit: Annotated[
+        Literal["cover", "contain", "stretch"],
+        Field(
+            description="How a picture of another shape is brought to the image's size. cover: "
+            "scaled and cut at the centre. contain: scaled, with black bars. stretch: distorted."
+        ),
+    ] = "cover"
+    check: Annotated[
+        Literal["none", "exists", "decode"],
+        Field(
+            description="What is checked about each picture before the run begins: nothing, that "
+            "it is there, or that it can be decoded."
+        ),
+    ] = "exists"
