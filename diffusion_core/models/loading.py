@@ -11,6 +11,7 @@ from typing import Any
 from nightpress.diffusion_core.acceleration.spec import SpeedSpec
 from nightpress.diffusion_core.errors import as_model_error
 from nightpress.diffusion_core.models import networks, pipeline_folder, samplers, weight_files
+from nightpress.diffusion_core.models.adapter_files import NO_ADAPTERS, AdapterFiles
 from nightpress.diffusion_core.models.folder_defaults import defaults
 from nightpress.diffusion_core.models.info import ModelInfo
 from nightpress.diffusion_core.models.lora_files import (
@@ -53,7 +54,11 @@ class LoadedModel:
 
 @errors_only()
 def describe(
-    folder: Path, spec: ModelSpec, lora_files: Sequence[Path] = (), elsewhere: bool = False
+    folder: Path,
+    spec: ModelSpec,
+    lora_files: Sequence[Path] = (),
+    elsewhere: bool = False,
+    adapters: AdapterFiles = NO_ADAPTERS,
 ) -> ModelInfo:
     """Describe a saved pipeline without loading it; every weight file is hashed.
 
@@ -62,6 +67,7 @@ def describe(
         spec: the model as the job names it.
         lora_files: one file for each of `spec.all_loras`.
         elsewhere: another machine will sample, so what this one lacks does not matter.
+        adapters: the ControlNets and IP-Adapters that `spec` names.
 
     Raises:
         ModelNotFound: the folder, its `model_index.json` or a component's files are missing.
@@ -72,8 +78,18 @@ def describe(
     model, pipeline_class = _read(folder)
     loras, row_loras = _lora_infos(spec, lora_files, pipeline_class)
     check_speed(model, pipeline_class, spec, elsewhere)
+    return _info(model, pipeline_class, spec, loras, row_loras)
+
+
+def _info(
+    model: PipelineFolder,
+    pipeline_class: Any,
+    spec: ModelSpec,
+    loras: tuple[LoraInfo, ...],
+    row_loras: tuple[LoraInfo, ...],
+) -> ModelInfo:
     width, height = pipeline_folder.native_size(model, pipeline_class) or (None, None)
-    steps, guidance_scale = defaults(folder, pipeline_class)
+    steps, guidance_scale = defaults(model.path, pipeline_class)
     names = _samplers(model, pipeline_class)
     return ModelInfo(
         source=spec.source,
@@ -107,27 +123,28 @@ def check_weights(folder: Path, spec: ModelSpec) -> None:
 
 @errors_only()
 def load(
-    folder: Path, spec: ModelSpec, device: str, lora_files: Sequence[Path] = ()
+    folder: Path,
+    spec: ModelSpec,
+    device: str,
+    lora_files: Sequence[Path] = (),
+    adapters: AdapterFiles = NO_ADAPTERS,
 ) -> LoadedModel:
     """Load a saved pipeline and its LoRAs onto a device, without using the network.
 
     Args:
-        folder: the pipeline's folder.
-        spec: the model as the job names it.
+        folder, spec: the pipeline's folder, and the model as the job names it.
         device: torch's name of the device, such as `cpu`, `cuda` or `cuda:0`.
         lora_files: one file for each of `spec.all_loras`.
+        adapters: the ControlNets and IP-Adapters that `spec` names.
 
     Raises:
-        ModelNotFound, UnsafeWeights, UnsupportedModel: as `describe`.
-        ModelError: diffusers cannot load it, or a LoRA or `spec.speed` does not fit; the message
-            is one line.
+        ModelError: as `describe`, or a part of it cannot be loaded; the message is one line.
     """
     model, pipeline_class = _read(folder)
     loras = check_lora_files(spec.all_loras, lora_files, pipeline_class, spec.allow_pickle)
     dtype = resolve_dtype(spec.dtype, device)
     pipeline = _load_pipeline(model, pipeline_class, spec, dtype, device)
-    number = len(spec.loras)
-    scheduler = pipeline.scheduler
+    number, scheduler = len(spec.loras), pipeline.scheduler
     switching = load_loras(
         pipeline, loras[:number], str(folder), spec.allow_pickle, row_loras=loras[number:]
     )

@@ -16,7 +16,7 @@ import torch
 
 from nightpress.diffusion_core.errors import ModelError
 from nightpress.diffusion_core.models.info import ModelInfo
-from nightpress.diffusion_core.models.loading import check_weights, describe, load
+from nightpress.diffusion_core.models.loading import check_weights
 from nightpress.diffusion_core.models.spec import ModelSpec
 from nightpress.diffusion_core.sampling.request import SamplingParams
 from nightpress.diffusion_core.sampling.sampler import Sampler
@@ -30,8 +30,7 @@ from nightpress.diffusion_core.tuning.batch_size import (
 from nightpress.diffusion_core.tuning.batch_size_benchmark import batch_benchmark
 from nightpress.diffusion_core.tuning.device_memory import trial_memory
 from nightpress.jobs.dispatch.metrics import ActorMetrics
-from nightpress.pipelines.models.location import locate
-from nightpress.pipelines.models.loras import locate_loras
+from nightpress.pipelines.models.files import ModelFiles
 from nightpress.pipelines.planning import read_shard
 from nightpress.pipelines.run_directory.lease import FencingToken
 from nightpress.pipelines.run_directory.record import RunRecord
@@ -109,9 +108,9 @@ class SamplerActor:
         Raises:
             ModelError: the model cannot be used, or its files do not hold exactly its weights.
         """
-        folder = locate(self._spec, self._options)
-        model = describe(folder, self._spec, locate_loras(self._spec, self._options))
-        check_weights(folder, self._spec)
+        files = ModelFiles.locate(self._spec, self._options)
+        model = files.describe(self._spec)
+        check_weights(files.folder, self._spec)
         return model
 
     def load(self, fingerprint: str, batch_size: int) -> None:
@@ -126,16 +125,15 @@ class SamplerActor:
         """
         if self._sampler is not None:
             return
-        folder = locate(self._spec, self._options)
-        loras = locate_loras(self._spec, self._options)
-        found = describe(folder, self._spec, loras).identity
+        files = ModelFiles.locate(self._spec, self._options)
+        found = files.describe(self._spec).identity
         if found != fingerprint:
             scope = ", including the files of model.row_loras" if self._spec.row_loras else ""
             raise ModelError(
                 f"{self._spec.source}: its fingerprint on {platform.node()} is {found[:12]}, but "
                 f"the run needs {fingerprint[:12]}{scope}"
             )
-        self._sampler = Sampler(load(folder, self._spec, self._device, loras), batch_size)
+        self._sampler = Sampler(files.load(self._spec, self._device), batch_size)
         self._batch_size = batch_size
 
     def find_best_batch_size(

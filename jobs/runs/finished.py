@@ -4,11 +4,11 @@ from dataclasses import replace
 
 from nightpress.diffusion_core.errors import ModelError
 from nightpress.diffusion_core.models.info import ModelInfo
-from nightpress.diffusion_core.models.loading import describe, fingerprint_of
+from nightpress.diffusion_core.models.loading import fingerprint_of
 from nightpress.diffusion_core.models.pipeline_folder import PipelineFolder
 from nightpress.pipelines.job.spec import RunSpec
+from nightpress.pipelines.models.files import ModelFiles
 from nightpress.pipelines.models.location import is_here, locate
-from nightpress.pipelines.models.loras import locate_loras
 from nightpress.pipelines.run_directory.commit import committed_shards
 from nightpress.pipelines.run_directory.record import RunRecord, refuse_changes
 from nightpress.pipelines.storage import Store
@@ -48,8 +48,7 @@ def _model_of(spec: RunSpec, record: RunRecord) -> ModelInfo | None:
         if not spec.model.all_loras:  # much faster than to describe all of it
             found = fingerprint_of(PipelineFolder.read(folder), spec.model, ())
             return replace(record.model, fingerprint=found)
-        lora_files = locate_loras(spec.model, spec.storage)
-        return describe(folder, spec.model, lora_files, elsewhere=True)
+        return ModelFiles.locate(spec.model, spec.storage).describe(spec.model, elsewhere=True)
     except ModelError:
         return None
 

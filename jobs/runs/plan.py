@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from nightpress.diffusion_core.models.info import ModelInfo
-from nightpress.diffusion_core.models.loading import check_weights, describe
+from nightpress.diffusion_core.models.loading import check_weights
 from nightpress.jobs.dispatch.batch_size import resolve_batch_size
 from nightpress.jobs.runs.existing_run import FoundRun, RunState, look_for_run, state_of
 from nightpress.jobs.runs.table_manifest import (
@@ -17,8 +17,7 @@ from nightpress.pipelines.job.spec import RunSpec
 from nightpress.pipelines.manifest.columns import ColumnUse, column_uses
 from nightpress.pipelines.manifest.frames import TABLE, Frame
 from nightpress.pipelines.manifest.prompt_checks import PromptCounts
-from nightpress.pipelines.models.location import locate
-from nightpress.pipelines.models.loras import locate_loras
+from nightpress.pipelines.models.files import ModelFiles
 from nightpress.pipelines.planning import PlanLayout, SettingsCount, check
 from nightpress.pipelines.run_directory.estimate import Estimate, estimate, measured_rates
 
@@ -137,10 +136,9 @@ def _estimate(
 
 def _describe(spec: RunSpec) -> ModelInfo:
     """The job's model, without loading it and without checking what this machine supports."""
-    folder = locate(spec.model, spec.storage)
-    lora_files = locate_loras(spec.model, spec.storage)
-    model = describe(folder, spec.model, lora_files, elsewhere=True)
-    check_weights(folder, spec.model)
+    files = ModelFiles.locate(spec.model, spec.storage)
+    model = files.describe(spec.model, elsewhere=True)
+    check_weights(files.folder, spec.model)
     return model
 
 

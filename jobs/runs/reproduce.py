@@ -8,7 +8,7 @@ import torch
 from nightpress.diffusion_core.acceleration.spec import SpeedSpec
 from nightpress.diffusion_core.errors import ModelError
 from nightpress.diffusion_core.models.info import ModelInfo
-from nightpress.diffusion_core.models.loading import LoadedModel, describe, load
+from nightpress.diffusion_core.models.loading import LoadedModel
 from nightpress.diffusion_core.models.lora_files import LoraInfo
 from nightpress.diffusion_core.models.spec import ModelSpec
 from nightpress.diffusion_core.silence_libraries import errors_only
@@ -16,8 +16,7 @@ from nightpress.pipelines.errors import ImageNotFound
 from nightpress.pipelines.image_files.encoding import opened, read_facts
 from nightpress.pipelines.image_files.packing import member_of, split_member
 from nightpress.pipelines.job.sections import ImagesSpec
-from nightpress.pipelines.models.location import locate
-from nightpress.pipelines.models.loras import locate_loras
+from nightpress.pipelines.models.files import ModelFiles
 from nightpress.pipelines.records import ImageFacts
 from nightpress.pipelines.run_directory.reader import Run
 from nightpress.pipelines.run_directory.record import RunRecord, read_record
@@ -159,8 +158,8 @@ def _load(
     """
     spec, row_lora = _model_spec(facts, record, source)
     require_answers([spec.source], options)
-    folder, lora_files = locate(spec, options), locate_loras(spec, options)
-    info = describe(folder, spec, lora_files)
+    files = ModelFiles.locate(spec, options)
+    info = files.describe(spec)
     if info.fingerprint != facts.model_fingerprint:
         raise ModelError(
             f"{spec.source}: its fingerprint is {info.fingerprint[:12]}, but the image was made "
@@ -169,9 +168,7 @@ def _load(
     if row_lora is not None:
         _require_lora(row_lora, info)
     torch.set_num_threads(record.threads if record is not None and record.threads else 1)
-    return load(
-        folder, spec, device or (record.device if record is not None else "cpu"), lora_files
-    )
+    return files.load(spec, device or (record.device if record is not None else "cpu"))
 
 
 def _model_spec(

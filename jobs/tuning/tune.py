@@ -9,7 +9,6 @@ import gc
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any, cast
 
 import pyarrow.compute as pc
@@ -25,7 +24,7 @@ from nightpress.diffusion_core.errors import (
     as_model_error,
 )
 from nightpress.diffusion_core.models.info import ModelInfo
-from nightpress.diffusion_core.models.loading import describe, load, resolve_dtype
+from nightpress.diffusion_core.models.loading import resolve_dtype
 from nightpress.diffusion_core.models.spec import DType, ModelSpec
 from nightpress.diffusion_core.sampling.sampler import Pixels
 from nightpress.diffusion_core.silence_libraries import errors_only
@@ -51,8 +50,7 @@ from nightpress.jobs.dispatch.batch_size import resolve_batch_size
 from nightpress.jobs.tuning.options import DEFAULTS, TuneOptions
 from nightpress.pipelines.errors import SpecError
 from nightpress.pipelines.job.spec import RunSpec
-from nightpress.pipelines.models.location import locate
-from nightpress.pipelines.models.loras import locate_loras
+from nightpress.pipelines.models.files import ModelFiles
 from nightpress.pipelines.planning import check, manifest_sources, plan_part
 from nightpress.pipelines.run_directory.record import threads_for
 from nightpress.pipelines.shards.batching import PlannedImage, planned_images
@@ -68,8 +66,7 @@ class TuningSetup:
 
     spec: RunSpec
     info: ModelInfo
-    folder: Path
-    lora_files: tuple[Path, ...]
+    files: ModelFiles
     device: str
     reference: ModelSpec
     """The job's model without any speed settings."""
@@ -187,13 +184,13 @@ def prepare(spec: RunSpec, options: TuneOptions) -> TuningSetup:
         raise SettingsError("device 'cuda': torch finds no CUDA device on this machine")
     dtype = resolve_dtype(options.reference_dtype, device)
     reference = spec.model.model_copy(update={"dtype": dtype, "speed": SpeedSpec()})
-    folder, lora_files = locate(reference, spec.storage), locate_loras(reference, spec.storage)
-    info = describe(folder, reference, lora_files)
+    files = ModelFiles.locate(reference, spec.storage)
+    info = files.describe(reference)
     batch_size = resolve_batch_size(spec, device)
     images = images_to_sample(spec, info, batch_size, options.num_images)
     requests = [image.request() for image in images]
     workload = Workload.of(requests, images[0].params, batch_size)
-    return TuningSetup(spec, info, folder, lora_files, device, reference, workload)
+    return TuningSetup(spec, info, files, device, reference, workload)
 
 
 def _default_device(spec: RunSpec) -> str:
@@ -259,7 +256,7 @@ class _Bench:
     def _candidate(self, spec: ModelSpec) -> Candidate:
         setup = self._setup
         with as_model_error("cannot load the model"):
-            model = load(setup.folder, spec, setup.device, setup.lora_files)
+            model = setup.files.load(spec, setup.device)
         return Candidate(model, setup.workload)
 
     def _free_memory(self) -> None:
@@ -340,7 +337,7 @@ class _Tuner:
         setup = self._setup
         model = config.applied_to(setup.reference.model_dump(mode="json"))
         spec = RunSpec.from_dict(setup.spec.as_dict() | {"model": model}).model
-        reason = unsupported_reason(setup.folder, spec, setup.device)
+        reason = unsupported_reason(setup.files.folder, spec, setup.device)
         if reason is not None:
             raise ModelError(reason)
         return spec

@@ -1,0 +1,41 @@
+"""All files of a model on this machine: its folder, its LoRAs, its ControlNets and IP-Adapters."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+from nightpress.diffusion_core.models import loading
+from nightpress.diffusion_core.models.adapter_files import NO_ADAPTERS, AdapterFiles
+from nightpress.diffusion_core.models.info import ModelInfo
+from nightpress.diffusion_core.models.loading import LoadedModel
+from nightpress.diffusion_core.models.spec import ModelSpec
+from nightpress.pipelines.models.location import locate
+from nightpress.pipelines.models.loras import locate_loras
+from nightpress.pipelines.storage import Options
+
+
+@dataclass(frozen=True)
+class ModelFiles:
+    """Where the files of a model are."""
+
+    folder: Path
+    loras: tuple[Path, ...] = ()
+    adapters: AdapterFiles = NO_ADAPTERS
+
+    @classmethod
+    def locate(cls, spec: ModelSpec, options: Options) -> Self:
+        """Find them, downloading them first if needed.
+
+        Raises:
+            ModelError: one of them cannot be found or downloaded.
+            StoreError: the store behind a URL refuses or fails.
+        """
+        return cls(locate(spec, options), locate_loras(spec, options))
+
+    def describe(self, spec: ModelSpec, elsewhere: bool = False) -> ModelInfo:
+        """Describe the model without loading it; see `loading.describe`."""
+        return loading.describe(self.folder, spec, self.loras, elsewhere, self.adapters)
+
+    def load(self, spec: ModelSpec, device: str) -> LoadedModel:
+        """Load the model onto a device; see `loading.load`."""
+        return loading.load(self.folder, spec, device, self.loras, self.adapters)
