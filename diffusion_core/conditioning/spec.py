@@ -32,9 +32,12 @@ class Conditioning:
     """The names of the ControlNets, each with one control image."""
     control_scales: tuple[float, ...] = ()
     """One for each of `controls`."""
-    num_references: int = 0
-    """The number of reference images."""
-    reference_scale: float | None = None
+    adapters: tuple[str, ...] = ()
+    """The names of the IP-Adapters; none for a model that edits images."""
+    num_references: tuple[int, ...] = ()
+    """The number of reference images: one for each of `adapters`, or one for a model that edits."""
+    reference_scales: tuple[float, ...] = ()
+    """One for each of `adapters`."""
 
     def as_text(self) -> str | None:
         """The values that are set, as compact JSON; None for text alone."""
@@ -74,8 +77,8 @@ class ConditionImages:
     """(H, W); 255 where the image is made anew, 0 where it is kept."""
     control_images: tuple[Pixels, ...] = ()
     """(H, W, 3), one for each ControlNet of the batch, in order."""
-    reference_images: tuple[Pixels, ...] = ()
-    """(h, w, 3), of any size."""
+    reference_images: tuple[tuple[Pixels, ...], ...] = ()
+    """(h, w, 3) of any size, in groups: as `Conditioning.num_references` counts them."""
 
 
 NO_IMAGES = ConditionImages()
