@@ -4,6 +4,7 @@ import inspect
 from typing import Any
 
 from nightpress.diffusion_core.acceleration.apply import unsupported_by
+from nightpress.diffusion_core.conditioning.network_configs import add_missing_values
 from nightpress.diffusion_core.errors import SettingsError, as_model_error
 from nightpress.diffusion_core.models import modes
 from nightpress.diffusion_core.models.loading import LoadedModel
@@ -54,5 +55,6 @@ class ModePipelines:
             values["pag_applied_layers"] = self._base.pag_applied_layers
         with as_model_error(f"cannot make {name}"):
             made = pipeline_class(**{k: v for k, v in values.items() if k in accepted})
+        add_missing_values(made)
         made.set_progress_bar_config(disable=True)
         return made

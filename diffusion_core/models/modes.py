@@ -78,7 +78,6 @@ FAMILIES: dict[str, Family] = {
             "inpaint": "StableDiffusionXLPAGInpaintPipeline",
         }
     ),
-    "StableDiffusion3PAGPipeline": Family({"image": "StableDiffusion3PAGImg2ImgPipeline"}),
     # Made for inpainting: the denoiser also sees the mask and the masked picture.
     "StableDiffusionInpaintPipeline": Family(
         {"inpaint": "StableDiffusionInpaintPipeline"}, makes_text=False

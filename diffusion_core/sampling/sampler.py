@@ -23,7 +23,7 @@ import torch
 from nightpress.diffusion_core.acceleration import apply, attention
 from nightpress.diffusion_core.acceleration.compilation import remove_damaged_code
 from nightpress.diffusion_core.conditioning import arguments, checking
-from nightpress.diffusion_core.conditioning.channels import any_number_of_channels
+from nightpress.diffusion_core.conditioning.network_configs import any_number_of_channels
 from nightpress.diffusion_core.conditioning.pipelines import ModePipelines
 from nightpress.diffusion_core.errors import (
     DeviceError,

@@ -1,4 +1,4 @@
-"""Inpainting with denoisers of any number of latent channels, not only those diffusers names."""
+"""What pipelines look for in the configuration of a network, where it says something else."""
 
 import contextlib
 from collections.abc import Iterator
@@ -7,6 +7,7 @@ from typing import Any
 from nightpress.diffusion_core import patching
 
 INPAINT = "inpaint with denoisers of any number of channels"
+CHROMA = "inpaint with Chroma"
 
 COUNT_CHANNELS = {
     "StableDiffusionInpaintPipeline": ("unet", 4),
@@ -47,3 +48,16 @@ def any_number_of_channels(pipeline: Any) -> Iterator[None]:
         yield
     finally:
         register(in_channels=own)
+
+
+def add_missing_values(pipeline: Any) -> None:
+    """Add what a class reads and the configuration of its denoiser lacks.
+
+    Read against diffusers 0.42.1. `ChromaInpaintPipeline` reads `guidance_embeds`, which Chroma's
+    transformer does not have: it takes no guidance.
+    """
+    if type(pipeline).__name__ != "ChromaInpaintPipeline":
+        return
+    patching.require_reference(type(pipeline).__call__, "guidance_embeds", CHROMA)
+    if "guidance_embeds" not in pipeline.transformer.config:
+        pipeline.transformer.register_to_config(guidance_embeds=False)
