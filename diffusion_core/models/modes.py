@@ -10,6 +10,10 @@ from dataclasses import dataclass
 PICTURE_MODES = ("image", "inpaint", "outpaint")
 """The modes that begin with a picture of the image's own size, which `strength` changes."""
 
+MULTIPLY_MODES = ("text", *PICTURE_MODES)
+"""The modes whose classes only multiply by a guidance scale, where that of `text` does; see
+`pipeline_folder.MULTIPLY_BY_GUIDANCE`."""
+
 OUTPAINT_STRENGTH = 1.0
 """The default strength of `outpaint`: what is added has no picture of its own to begin with."""
 
