@@ -288,7 +288,7 @@ def vae_factor(folder: PipelineFolder) -> int:
 
 def size_multiple(folder: PipelineFolder, pipeline_class: Any) -> int:
     """The number of pixels of which widths and heights must be multiples."""
-    patch = folder.denoiser.get("patch_size") or 1
+    patch = folder.denoiser.get("patch_size") or folder.denoiser.get("all_patch_size") or 1
     patch = max(patch) if isinstance(patch, (list, tuple)) else int(patch)
     # Pipelines like FLUX pack 2 x 2 latents into one token; some call that their patch size too.
     patch = max(patch, 2) if _packs_latents(pipeline_class) else patch

@@ -5,16 +5,8 @@
 
 from dataclasses import replace
 
-import numpy as np
 import torch
 
-from nightpress.diffusion_core.conditioning.spec import (
-    NO_IMAGES,
-    TEXT_ALONE,
-    ConditionImages,
-    Conditioning,
-)
-from nightpress.diffusion_core.models.modes import PICTURE_MODES
 from nightpress.diffusion_core.sampling.request import ImageRequest, SamplingParams
 from nightpress.diffusion_core.sampling.sampler import Sampler
 from nightpress.diffusion_core.tuning.batch_size import MeasureBatch, Measurement
@@ -40,19 +32,13 @@ def batch_benchmark(
 ) -> MeasureBatch:
     """A function that samples a batch with these settings and measures it.
 
-    Compiled models run uncompiled here, because each batch size would be compiled again. Images
-    that begin with a picture begin with a grey one; ControlNets and references are left out.
+    Compiled models run uncompiled here, because each batch size would be compiled again.
     """
-    trial_params = replace(
-        params,
-        num_inference_steps=min(steps, params.num_inference_steps),
-        conditioning=_trial_conditioning(params),
-    )
-    grey = _grey_pictures(trial_params)
+    trial_params = replace(params, num_inference_steps=min(steps, params.num_inference_steps))
     clock = clock_for("cpu" if isinstance(memory, HostMemory) else "cuda")
 
     def measure(size: int) -> Measurement:
-        requests = [ImageRequest(PROMPT, "", seed, images=grey) for seed in range(size)]
+        requests = [ImageRequest(PROMPT, "", seed) for seed in range(size)]
         memory.reset_peak()
         seconds = []
         with torch.compiler.set_stance("force_eager"):
@@ -63,19 +49,3 @@ def batch_benchmark(
         return Measurement(min(seconds), memory.peak_bytes())
 
     return measure
-
-
-def _trial_conditioning(params: SamplingParams) -> Conditioning:
-    base = params.conditioning.base
-    return Conditioning(base, strength=1.0) if base in PICTURE_MODES else TEXT_ALONE
-
-
-def _grey_pictures(params: SamplingParams) -> ConditionImages:
-    base = params.conditioning.base
-    if base not in PICTURE_MODES:
-        return NO_IMAGES
-    height, width = params.height, params.width
-    grey = np.full((height, width, 3), 128, np.uint8)
-    return ConditionImages(
-        grey, None if base == "image" else np.full((height, width), 255, np.uint8)
-    )

@@ -11,6 +11,11 @@ from support import pictures, tiny_image_models
 from nightpress.diffusion_core.errors import UnsupportedModel
 from nightpress.diffusion_core.models import loading
 from nightpress.diffusion_core.models.info import ModelInfo
+from nightpress.diffusion_core.models.pipeline_folder import (
+    PipelineFolder,
+    size_multiple,
+    text_to_image_class,
+)
 from nightpress.diffusion_core.models.spec import ModelSpec
 from nightpress.diffusion_core.sampling.sampler import Sampler
 
@@ -91,3 +96,17 @@ def test_default_strengths_are_those_of_the_classes(sd: Path) -> None:
     assert info.default_strength("image") == 0.8
     assert info.default_strength("inpaint+control") == 1.0
     assert info.default_strength("text") is None
+
+
+@pytest.mark.parametrize(("family", "multiple"), [("z_image", 8), ("qwen", 8)])
+def test_models_that_pack_two_by_two_latents_have_the_multiple_of_their_pipelines(
+    family: str, multiple: int, tmp_path: Path
+) -> None:
+    """The VAEs of the tiny models halve a side; real ones make an eighth of it, and 16 of this."""
+    info = described(tiny_image_models.save(family, tmp_path))
+    assert info.size_multiple == multiple
+    vae = tmp_path / "vae" / "config.json"
+    blocks = {"block_out_channels": [4, 8, 8, 8], "temperal_downsample": [False] * 3}
+    vae.write_text(json.dumps(json.loads(vae.read_text()) | blocks))
+    folder = PipelineFolder.read(tmp_path)
+    assert size_multiple(folder, text_to_image_class(folder)) == 16

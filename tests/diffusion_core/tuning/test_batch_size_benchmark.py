@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 import torch
 
-from nightpress.diffusion_core.conditioning.spec import Conditioning
 from nightpress.diffusion_core.models.loading import LoadedModel
 from nightpress.diffusion_core.sampling.request import ImageRequest, SamplingParams
 from nightpress.diffusion_core.sampling.sampler import Sampler
@@ -68,25 +67,6 @@ def test_images_with_fewer_steps_are_measured_with_those(loaded: Loaded) -> None
     with trial_memory("cpu", 1.0) as memory:
         batch_benchmark(Watched(), two, memory)(1)  # type: ignore[arg-type]
     assert seen == [(PROMPT, 2)] * ROUNDS
-
-
-@pytest.mark.parametrize("mode", ["image", "inpaint", "outpaint", "text+control"])
-def test_images_that_begin_with_a_picture_are_measured_with_a_grey_one(
-    loaded: Loaded, mode: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    sampler, seen = Sampler(loaded("sd"), batch_size=1), []
-    plain = sampler.sample
-
-    def watched(requests: list[ImageRequest], params: SamplingParams, size: int) -> object:
-        seen.append((params.conditioning.mode, params.conditioning.strength))
-        return plain(requests, params, size)
-
-    monkeypatch.setattr(sampler, "sample", watched)
-    params = SamplingParams(64, 64, 20, 3.0, conditioning=Conditioning(mode, 0.1))
-    with trial_memory("cpu", 1.0) as memory:
-        batch_benchmark(sampler, params, memory, steps=2)(1)
-    expected = ("text", None) if mode == "text+control" else (mode, 1.0)
-    assert seen == [expected] * ROUNDS
 
 
 def test_a_measurement_does_not_change_later_images(loaded: Loaded) -> None:
