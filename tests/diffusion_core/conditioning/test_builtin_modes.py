@@ -42,6 +42,7 @@ def test_an_inpainted_part_is_new_and_the_rest_stays(sampler: Sampler, apple: Pi
     assert new < 18
 
 
+@pytest.mark.slow
 def test_a_stronger_change_is_further_from_the_picture(sampler: Sampler, apple: Pixels) -> None:
     distances = [
         image_psnrs_db([made(sampler, CAT, ConditionImages(apple), "image", strength=s)], [apple])

@@ -60,7 +60,7 @@ def reference(model: LoadedModel, request: ImageRequest, settings: SamplingParam
 
 @pytest.mark.parametrize("strength", [1.0, 0.5])
 @pytest.mark.parametrize("sampler", ["ddim", "euler", "dpmsolver++"])
-@pytest.mark.parametrize("family", ["sd", "sd8"])
+@pytest.mark.parametrize("family", [pytest.param("sd", marks=pytest.mark.slow), "sd8"])
 def test_inpainting_does_the_same_with_four_channels_and_with_eight(
     family: str, sampler: str, strength: float, loaded: Loaded
 ) -> None:

@@ -212,7 +212,7 @@ def test_an_unpatched_step_of_unipc_does_both(loaded: Loaded) -> None:
     assert checked > 1
 
 
-@pytest.mark.parametrize("mode", ["image", "inpaint"])
+@pytest.mark.parametrize("mode", ["image", pytest.param("inpaint", marks=pytest.mark.slow)])
 @pytest.mark.parametrize(
     ("family", "sampler"),
     [*(("sd", name) for name in (*DIFFUSION, "default")), ("flux", "flow-euler")],
