@@ -238,10 +238,25 @@ def _require_contexts(parts: Parts) -> None:
     Read against diffusers 0.42.1. Relies on such pipelines using `cache_context` in `__call__`.
     """
     _require_cacheable(parts)
-    if not patching.refers_to(parts.pipeline_class.__call__, "cache_context"):
+    if not _names_its_calls(parts.pipeline_class):
         raise SettingsError(
             f"{parts.pipeline_class.__name__} does not call cache_context, which this cache needs"
         )
+
+
+def unsupported_by(pipeline_class: Any, speed: SpeedSpec) -> str | None:
+    """The choice that the class of another mode does not support; None if it supports all.
+
+    The denoiser is the same one, so only what a pipeline does around it matters.
+    """
+    for name in ("first_block_cache", "taylorseer_cache"):
+        if name in speed.caches and not _names_its_calls(pipeline_class):
+            return name
+    return None
+
+
+def _names_its_calls(pipeline_class: Any) -> bool:
+    return patching.refers_to(pipeline_class.__call__, "cache_context")
 
 
 def _enable(parts: Parts, config: Any) -> None:

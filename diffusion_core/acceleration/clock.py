@@ -11,7 +11,7 @@ class Clock:
     """Reads the timestep of the current step as a number, without reading from the accelerator.
 
     Read against diffusers 0.42.1. Relies on the pipeline's `scheduler`, a new one for each
-    sampling, and on its `timesteps` and `step_index`.
+    sampling, and on its `timesteps`, `step_index` and, before the first step, `begin_index`.
     """
 
     def __init__(self, pipeline: Any) -> None:
@@ -25,4 +25,6 @@ class Clock:
         if scheduler is not self._scheduler:
             timesteps = patching.require(scheduler, "timesteps", READ_STEP)
             self._scheduler, self._timesteps = scheduler, timesteps.tolist()
-        return self._timesteps[patching.require(scheduler, "step_index", READ_STEP) or 0]
+        step: int | None = patching.require(scheduler, "step_index", READ_STEP)
+        first: int | None = getattr(scheduler, "begin_index", None)
+        return self._timesteps[first or 0 if step is None else step]

@@ -7,32 +7,45 @@ import numpy as np
 import torch
 
 from nightpress.diffusion_core.conditioning.spec import ConditionImages, Conditioning, Pixels
+from nightpress.diffusion_core.models.modes import OUTPAINT_STRENGTH, PICTURE_MODES
+from nightpress.diffusion_core.models.pipeline_folder import call_default
 
 
 def arguments(images: Sequence[ConditionImages], conditioning: Conditioning) -> dict[str, Any]:
     """The arguments for a batch.
 
     Args:
-        images: the pictures of each image, at their final sizes.
+        images: the pictures of each image, at their final sizes, as `checking.check` wants them.
         conditioning: what all images of the batch share.
     """
     found: dict[str, Any] = {}
-    if conditioning.base in ("image", "inpaint", "outpaint"):
+    if conditioning.base in PICTURE_MODES:
         found["image"] = _stacked([each.init_image for each in images])
-        if conditioning.strength is not None:
-            found["strength"] = conditioning.strength
+        if (strength := strength_of(conditioning)) is not None:
+            found["strength"] = strength
     if conditioning.base in ("inpaint", "outpaint"):
         found["mask_image"] = _stacked([each.mask_image for each in images])
     return found
 
 
-def _stacked(pictures: Sequence[Pixels | None]) -> torch.Tensor:
-    """(B, 3, H, W) float32 in 0..1; (B, 1, H, W) for masks.
+def strength_of(conditioning: Conditioning, pipeline_class: Any = None) -> float | None:
+    """The strength of a picture: the batch's own, or else the default of its mode or class.
 
-    Raises:
-        ValueError: a picture is missing, or has another size than the others.
+    Args:
+        conditioning: of the batch.
+        pipeline_class: samples its mode; None to leave the default to it.
     """
+    if conditioning.base not in PICTURE_MODES:
+        return None
+    if conditioning.strength is not None:
+        return conditioning.strength
+    if conditioning.base == "outpaint":
+        return OUTPAINT_STRENGTH
+    default = None if pipeline_class is None else call_default(pipeline_class, "strength")
+    return None if default is None else float(default)
+
+
+def _stacked(pictures: Sequence[Pixels | None]) -> torch.Tensor:
+    """(B, 3, H, W) float32 in 0..1; (B, 1, H, W) for masks."""
     given = [each if each.ndim == 3 else each[..., None] for each in pictures if each is not None]
-    if len(given) < len(pictures):
-        raise ValueError("a picture is missing that the mode needs")
     return torch.from_numpy(np.stack(given)).permute(0, 3, 1, 2).to(torch.float32) / 255

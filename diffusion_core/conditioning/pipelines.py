@@ -3,9 +3,12 @@
 import inspect
 from typing import Any
 
+from nightpress.diffusion_core.acceleration.apply import unsupported_by
+from nightpress.diffusion_core.conditioning.network_configs import add_missing_values
 from nightpress.diffusion_core.errors import SettingsError, as_model_error
 from nightpress.diffusion_core.models import modes
 from nightpress.diffusion_core.models.loading import LoadedModel
+from nightpress.diffusion_core.models.pipeline_folder import fixed_arguments
 
 
 class ModePipelines:
@@ -13,13 +16,14 @@ class ModePipelines:
 
     def __init__(self, model: LoadedModel) -> None:
         self._base = model.pipeline
+        self._speed = model.speed
         self._made: dict[str, Any] = {type(model.pipeline).__name__: model.pipeline}
 
     def pipeline_for(self, mode: str) -> Any:
         """The pipeline that samples a mode.
 
         Raises:
-            SettingsError: the model does not have the mode.
+            SettingsError: the model does not have the mode, or not with its `model.speed`.
         """
         base = type(self._base).__name__
         try:
@@ -29,7 +33,13 @@ class ModePipelines:
             raise SettingsError(f"mode {mode!r}: {base} has the modes {allowed}") from None
         if name not in self._made:
             self._made[name] = self._make(name)
-        return self._made[name]
+        pipeline = self._made[name]
+        choice = None if name == base else unsupported_by(type(pipeline), self._speed)
+        if choice is not None:
+            raise SettingsError(
+                f"mode {mode!r}: {name} does not support {choice} of model.speed in diffusers"
+            )
+        return pipeline
 
     def _make(self, name: str) -> Any:
         """A pipeline over the base pipeline's own components, which keep their type and device.
@@ -40,8 +50,11 @@ class ModePipelines:
 
         pipeline_class = getattr(diffusers, name)
         accepted = inspect.signature(pipeline_class.__init__).parameters
-        values = {**self._base.config, **self._base.components}
+        values = {**self._base.config, **self._base.components, **fixed_arguments(pipeline_class)}
+        if hasattr(self._base, "pag_applied_layers"):
+            values["pag_applied_layers"] = self._base.pag_applied_layers
         with as_model_error(f"cannot make {name}"):
             made = pipeline_class(**{k: v for k, v in values.items() if k in accepted})
+        add_missing_values(made)
         made.set_progress_bar_config(disable=True)
         return made

@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Self
 
 from nightpress.diffusion_core.models.lora_files import LoraInfo
+from nightpress.diffusion_core.models.modes import samplers_for
 from nightpress.diffusion_core.models.prompts import PromptLimits
 
 
@@ -35,6 +36,8 @@ class ModelInfo:
     takes_negative_prompt: bool
     modes: tuple[str, ...] = ("text",)
     """How pictures may condition its images; see `models.modes`."""
+    default_strengths: tuple[tuple[str, float], ...] = ()
+    """The strength of pictures without one of their own, by mode; see `models.mode_facts`."""
     own_sampler: str = "default"
     """The sampler that `default` stands for, or the class name of the model's scheduler if no
     sampler's name does; `default` in the records of runs that were begun without it."""
@@ -61,6 +64,14 @@ class ModelInfo:
         """What a row's sampler is called once it has run: `default` gets its proper name."""
         return self.own_sampler if scheduler == "default" else scheduler
 
+    def samplers_for(self, mode: str) -> tuple[str, ...]:
+        """Those of `samplers` that sample a mode."""
+        return samplers_for(self.samplers, self.own_sampler, mode)
+
+    def default_strength(self, mode: str) -> float | None:
+        """The strength of a picture that has none of its own; None if the mode has no strength."""
+        return dict(self.default_strengths).get(mode.partition("+")[0])
+
     def loras_of(self, lora: str | None, scale: float | None) -> tuple[LoraInfo, ...]:
         """The LoRAs that are active for an image, in order.
 
@@ -86,4 +97,7 @@ class ModelInfo:
             for name in ("loras", "row_loras")
         }
         tuples = {name: tuple(values.get(name, ())) for name in ("samplers", "modes")}
-        return cls(**{**values, **tuples, "modes": tuples["modes"] or ("text",), **loras})
+        strengths = tuple((mode, value) for mode, value in values.get("default_strengths", ()))
+        modes = tuples["modes"] or ("text",)
+        made = {**values, **tuples, **loras, "modes": modes, "default_strengths": strengths}
+        return cls(**made)

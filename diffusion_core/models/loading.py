@@ -1,7 +1,6 @@
 """Describing a saved model without loading it, and loading it."""
 
 import hashlib
-import inspect
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -20,7 +19,7 @@ from nightpress.diffusion_core.models.lora_files import (
     load_loras,
 )
 from nightpress.diffusion_core.models.lora_switching import RowLoras
-from nightpress.diffusion_core.models.modes import modes_of
+from nightpress.diffusion_core.models.mode_facts import default_strengths, supported_modes
 from nightpress.diffusion_core.models.pipeline_folder import PipelineFolder
 from nightpress.diffusion_core.models.prompts import (
     PromptLimits,
@@ -91,17 +90,19 @@ def _info(
     width, height = pipeline_folder.native_size(model, pipeline_class) or (None, None)
     steps, guidance_scale = defaults(model.path, pipeline_class)
     names = _samplers(model, pipeline_class)
+    modes = supported_modes(pipeline_class, spec.speed)
     return ModelInfo(
         source=spec.source,
         fingerprint=fingerprint_of(model, spec, loras),
-        pipeline=model.class_name,
+        pipeline=pipeline_class.__name__,
         size_multiple=pipeline_folder.size_multiple(model, pipeline_class),
         width=width,
         height=height,
         num_inference_steps=steps,
         guidance_scale=guidance_scale,
         samplers=names,
-        modes=modes_of(model.class_name),
+        modes=modes,
+        default_strengths=default_strengths(pipeline_class, modes),
         own_sampler=samplers.own_sampler(model.scheduler, names),
         takes_negative_prompt=pipeline_folder.takes_negative_prompt(pipeline_class),
         max_steps=int(model.scheduler.get("num_train_timesteps", 1000)),
@@ -185,7 +186,7 @@ def _load_pipeline(
             local_files_only=True,
             use_safetensors=None if spec.allow_pickle else True,
             **parts,
-            **_fixed_arguments(pipeline_class),
+            **pipeline_folder.fixed_arguments(pipeline_class),
         ).to(device)
     networks.require_finite(pipeline, failure)
     return pipeline
@@ -258,9 +259,3 @@ def fingerprint_of(model: PipelineFolder, spec: ModelSpec, loras: Sequence[LoraI
 def _samplers(model: PipelineFolder, pipeline_class: Any) -> tuple[str, ...]:
     lcm_only = "original_inference_steps" in pipeline_folder.call_parameters(pipeline_class)
     return samplers.compatible_samplers(model.scheduler, pipeline_class.__name__, lcm_only)
-
-
-def _fixed_arguments(pipeline_class: Any) -> dict[str, Any]:
-    """Constructor arguments whose default depends on which other packages are installed."""
-    takes = inspect.signature(pipeline_class.__init__).parameters
-    return {"add_watermarker": False} if "add_watermarker" in takes else {}

@@ -4,8 +4,18 @@ A mode says which pictures condition an image. All classes of a family share the
 that one set of weights serves every mode.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+
+PICTURE_MODES = ("image", "inpaint", "outpaint")
+"""The modes that begin with a picture of the image's own size, which `strength` changes."""
+
+MULTIPLY_MODES = ("text", *PICTURE_MODES)
+"""The modes whose classes only multiply by a guidance scale, where that of `text` does; see
+`pipeline_folder.MULTIPLY_BY_GUIDANCE`."""
+
+OUTPAINT_STRENGTH = 1.0
+"""The default strength of `outpaint`: what is added has no picture of its own to begin with."""
 
 
 @dataclass(frozen=True)
@@ -21,6 +31,8 @@ class Family:
     """Whether its classes take an IP-Adapter."""
     image_is_edited: bool = False
     """Whether the model edits an image, so that `init_image` is `edit` and not `image`."""
+    makes_text: bool = True
+    """Whether a prompt alone is enough; not so for models that were made for inpainting."""
 
 
 FAMILIES: dict[str, Family] = {
@@ -34,6 +46,58 @@ FAMILIES: dict[str, Family] = {
         },
         takes_references=True,
     ),
+    "StableDiffusionXLPipeline": Family(
+        {
+            "image": "StableDiffusionXLImg2ImgPipeline",
+            "inpaint": "StableDiffusionXLInpaintPipeline",
+        }
+    ),
+    "StableDiffusion3Pipeline": Family(
+        {
+            "image": "StableDiffusion3Img2ImgPipeline",
+            "inpaint": "StableDiffusion3InpaintPipeline",
+        }
+    ),
+    "FluxPipeline": Family({"image": "FluxImg2ImgPipeline", "inpaint": "FluxInpaintPipeline"}),
+    "QwenImagePipeline": Family(
+        {"image": "QwenImageImg2ImgPipeline", "inpaint": "QwenImageInpaintPipeline"}
+    ),
+    "ZImagePipeline": Family(
+        {"image": "ZImageImg2ImgPipeline", "inpaint": "ZImageInpaintPipeline"}
+    ),
+    "ChromaPipeline": Family(
+        {"image": "ChromaImg2ImgPipeline", "inpaint": "ChromaInpaintPipeline"}
+    ),
+    "LatentConsistencyModelPipeline": Family({"image": "LatentConsistencyModelImg2ImgPipeline"}),
+    "SanaSprintPipeline": Family({"image": "SanaSprintImg2ImgPipeline"}),
+    "StableDiffusionPAGPipeline": Family(
+        {
+            "image": "StableDiffusionPAGImg2ImgPipeline",
+            "inpaint": "StableDiffusionPAGInpaintPipeline",
+        }
+    ),
+    "StableDiffusionXLPAGPipeline": Family(
+        {
+            "image": "StableDiffusionXLPAGImg2ImgPipeline",
+            "inpaint": "StableDiffusionXLPAGInpaintPipeline",
+        }
+    ),
+    # Made for inpainting: the denoiser also sees the mask and the masked picture.
+    "StableDiffusionInpaintPipeline": Family(
+        {"inpaint": "StableDiffusionInpaintPipeline"}, makes_text=False
+    ),
+    "StableDiffusionXLInpaintPipeline": Family(
+        {"inpaint": "StableDiffusionXLInpaintPipeline"}, makes_text=False
+    ),
+    "FluxFillPipeline": Family({"inpaint": "FluxFillPipeline"}, makes_text=False),
+    # The refiner of SDXL, which conditions on an aesthetic score instead of a target size.
+    "StableDiffusionXLImg2ImgPipeline": Family(
+        {
+            "image": "StableDiffusionXLImg2ImgPipeline",
+            "inpaint": "StableDiffusionXLInpaintPipeline",
+        },
+        makes_text=False,
+    ),
 }
 """Name of a text-to-image class -> its family; a class without one has the mode `text` alone."""
 
@@ -41,17 +105,17 @@ FAMILIES: dict[str, Family] = {
 def modes_of(
     pipeline_class: str, has_controls: bool = False, has_references: bool = False
 ) -> tuple[str, ...]:
-    """The modes of a model, `text` first.
+    """The modes of a model, `text` first if it has it.
 
     Args:
-        pipeline_class: name of the diffusers class in its folder.
+        pipeline_class: name of the diffusers class that its folder is loaded as.
         has_controls: whether the job gives it ControlNets.
         has_references: whether the job gives it IP-Adapters.
     """
     family = FAMILIES.get(pipeline_class)
     if family is None:
         return ("text",)
-    modes = ["text"]
+    modes = ["text"] if family.makes_text else []
     for mode in family.classes:
         if has_controls or not mode.endswith("+control"):
             modes.append(mode)
@@ -69,4 +133,38 @@ def class_for(pipeline_class: str, mode: str) -> str:
         KeyError: the model does not have the mode.
     """
     plain = mode.removesuffix("+reference").replace("outpaint", "inpaint")
-    return pipeline_class if plain == "text" else FAMILIES[pipeline_class].classes[plain]
+    family = FAMILIES.get(pipeline_class)
+    if plain == "text" and (family is None or family.makes_text):
+        return pipeline_class
+    return FAMILIES[pipeline_class].classes[plain]
+
+
+def text_to_image_sibling(pipeline_class: str) -> str:
+    """The text-to-image class over the components of an image or inpainting class.
+
+    Args:
+        pipeline_class: the class that a folder names; returned as it is if it is no such class.
+    """
+    for name, family in FAMILIES.items():
+        siblings = [family.classes.get(mode) for mode in ("image", "inpaint")]
+        if family.makes_text and pipeline_class in siblings:
+            return name
+    return pipeline_class
+
+
+def samplers_for(samplers: Sequence[str], own_sampler: str, mode: str) -> tuple[str, ...]:
+    """Those of a model's samplers that sample a mode.
+
+    diffusers noises a picture for a flow-matching model with `scale_noise`, which the solvers for
+    diffusion models do not have.
+
+    Args:
+        samplers: those that sample text, as `samplers.compatible_samplers` gives them.
+        own_sampler: what `default` stands for.
+        mode: such as `inpaint+control`.
+    """
+    if mode.partition("+")[0] not in PICTURE_MODES or "flow-euler" not in samplers:
+        return tuple(samplers)
+    solvers = ("dpmsolver++", "dpmsolver-sde", "unipc")
+    unfit = {*solvers, *(["default"] if own_sampler in solvers else [])}
+    return tuple(name for name in samplers if name not in unfit)

@@ -19,6 +19,7 @@ from nightpress.diffusion_core.errors import (
     UnsupportedModel,
     as_model_error,
 )
+from nightpress.diffusion_core.models.modes import FAMILIES, text_to_image_sibling
 
 NEEDED_ARGUMENTS = ("prompt", "height", "width", "num_inference_steps", "generator", "output_type")
 """Arguments that a pipeline's `__call__` must have."""
@@ -41,8 +42,14 @@ MULTIPLY_BY_GUIDANCE = frozenset(
         "PixArtAlphaPipeline",
         "PixArtSigmaPipeline",
         "SanaPipeline",
+        "StableDiffusion3Img2ImgPipeline",
+        "StableDiffusion3InpaintPipeline",
         "StableDiffusion3Pipeline",
+        "StableDiffusionImg2ImgPipeline",
+        "StableDiffusionInpaintPipeline",
         "StableDiffusionPipeline",
+        "StableDiffusionXLImg2ImgPipeline",
+        "StableDiffusionXLInpaintPipeline",
         "StableDiffusionXLPipeline",
     }
 )
@@ -162,15 +169,40 @@ def read_json(path: Path) -> dict[str, Any]:
     return values
 
 
+def class_to_load(folder: PipelineFolder) -> str:
+    """The name of the class as which a folder is loaded.
+
+    A folder that was saved by an image or inpainting pipeline is loaded as the text-to-image
+    pipeline over the same components, unless its denoiser cannot do without a picture.
+    """
+    name = text_to_image_sibling(folder.class_name)
+    family = FAMILIES.get(name)
+    if family is None or not family.makes_text:
+        return name
+    if is_made_for_inpainting(folder) and "inpaint" in family.classes:
+        return family.classes["inpaint"]
+    if folder.index.get("requires_aesthetics_score") and "image" in family.classes:
+        return family.classes["image"]
+    return name
+
+
+def is_made_for_inpainting(folder: PipelineFolder) -> bool:
+    """Whether the denoiser's input has room for the latents, a mask and a masked picture."""
+    channels = folder.config("vae").get("latent_channels")
+    return channels is not None and folder.denoiser.get("in_channels") == 2 * channels + 1
+
+
 def text_to_image_class(folder: PipelineFolder) -> Any:
-    """The diffusers class of the pipeline in a folder.
+    """The diffusers class as which the pipeline in a folder is loaded.
+
+    It makes images from a prompt alone, or is one of `FAMILIES` that needs a picture.
 
     Raises:
-        UnsupportedModel: the installed diffusers does not have it, or it needs more than a prompt.
+        UnsupportedModel: the installed diffusers does not have it, or it needs more than that.
     """
     import diffusers
 
-    name = folder.class_name
+    name = class_to_load(folder)
     pipeline_class = getattr(diffusers, name, None)
     if not (
         inspect.isclass(pipeline_class) and issubclass(pipeline_class, diffusers.DiffusionPipeline)
@@ -179,7 +211,8 @@ def text_to_image_class(folder: PipelineFolder) -> Any:
             f"{folder.path}: {name} is not a pipeline of the installed diffusers "
             f"{diffusers.__version__}"
         )
-    if reason := _why_not_text_to_image(pipeline_class):
+    needs_picture = name in FAMILIES and not FAMILIES[name].makes_text
+    if not needs_picture and (reason := _why_not_text_to_image(pipeline_class)):
         raise UnsupportedModel(
             f"{folder.path}: {name} is not a text-to-image pipeline: it {reason}"
         )
@@ -221,6 +254,12 @@ def call_default(pipeline_class: Any, name: str) -> Any:
     return None if parameter is None or parameter.default is parameter.empty else parameter.default
 
 
+def fixed_arguments(pipeline_class: Any) -> dict[str, Any]:
+    """Constructor arguments whose default depends on which other packages are installed."""
+    takes = inspect.signature(pipeline_class.__init__).parameters
+    return {"add_watermarker": False} if "add_watermarker" in takes else {}
+
+
 def takes_negative_prompt(pipeline_class: Any) -> bool:
     """Whether guidance uses a negative prompt by default.
 
@@ -249,7 +288,7 @@ def vae_factor(folder: PipelineFolder) -> int:
 
 def size_multiple(folder: PipelineFolder, pipeline_class: Any) -> int:
     """The number of pixels of which widths and heights must be multiples."""
-    patch = folder.denoiser.get("patch_size") or 1
+    patch = folder.denoiser.get("patch_size") or folder.denoiser.get("all_patch_size") or 1
     patch = max(patch) if isinstance(patch, (list, tuple)) else int(patch)
     # Pipelines like FLUX pack 2 x 2 latents into one token; some call that their patch size too.
     patch = max(patch, 2) if _packs_latents(pipeline_class) else patch

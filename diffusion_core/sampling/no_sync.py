@@ -73,10 +73,12 @@ def upload(tensor: torch.Tensor, device: Any) -> torch.Tensor:
 def use_host_timesteps(scheduler: Any) -> None:
     """Have the steps of a fresh scheduler read their timesteps from a copy in host memory.
 
-    The copy is made at the first step: by then the pipeline has a list of timesteps of its own.
+    The copy is made at the first step: by then the pipeline has a list of timesteps of its own. A
+    pipeline that begins with a picture leaves out the first of them, as its strength says.
 
     Read against diffusers 0.42.1. Relies on `step(model_output, timestep, ...)`, on the attribute
-    `timesteps`, and on pipelines that call `step` once for each of them, in their order.
+    `timesteps`, and on pipelines that call `step` once for each of them from the one they begin
+    with, in their order.
     """
     step = scheduler.step
     if list(inspect.signature(step).parameters)[:2] != ["model_output", "timestep"]:
@@ -90,14 +92,38 @@ def use_host_timesteps(scheduler: Any) -> None:
         if not copied:
             if "timesteps" not in vars(scheduler):
                 raise _moved(scheduler, "set_timesteps leaves no attribute timesteps")
+            first = _first_step(scheduler, timestep)
             scheduler.timesteps = scheduler.timesteps.to("cpu", copy=True)
-            timesteps.extend(reversed(scheduler.timesteps.unbind()))
+            timesteps.extend(reversed(scheduler.timesteps[first:].unbind()))
             copied = True
         if not timesteps:
             raise _moved(scheduler, "step is called more often than there are timesteps")
         return step(model_output, timesteps.pop(), *args, **kwargs)
 
     scheduler.step = stepped
+
+
+def _first_step(scheduler: Any, timestep: Any) -> int:
+    """The index of the timestep with which a pipeline begins.
+
+    Usually the timestep is a view of the scheduler's list, and its place in memory tells, without
+    reading a value. A value may stand there twice, as with Heun's method, where `begin_index` says
+    which is meant.
+    """
+    everything = scheduler.timesteps
+    if isinstance(timestep, torch.Tensor) and (
+        timestep.untyped_storage().data_ptr() == everything.untyped_storage().data_ptr()
+    ):
+        offset = timestep.storage_offset() - everything.storage_offset()
+        return int(offset // everything.stride(0))
+    begin: int | None = getattr(scheduler, "begin_index", None)
+    if begin is not None:
+        return begin
+    value = torch.as_tensor(timestep, device=everything.device).flatten()[0]
+    found = (everything == value).nonzero()
+    if not len(found):
+        raise _moved(scheduler, "the first step is at none of its timesteps")
+    return int(found[0])
 
 
 def solve_on_device(scheduler: Any) -> None:

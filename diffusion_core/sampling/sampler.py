@@ -22,9 +22,9 @@ import torch
 
 from nightpress.diffusion_core.acceleration import apply, attention
 from nightpress.diffusion_core.acceleration.compilation import remove_damaged_code
-from nightpress.diffusion_core.conditioning import arguments
+from nightpress.diffusion_core.conditioning import arguments, checking
+from nightpress.diffusion_core.conditioning.network_configs import any_number_of_channels
 from nightpress.diffusion_core.conditioning.pipelines import ModePipelines
-from nightpress.diffusion_core.conditioning.spec import TEXT
 from nightpress.diffusion_core.errors import (
     DeviceError,
     OutOfMemory,
@@ -135,8 +135,9 @@ class Sampler:
             batch_size: a smaller size for this batch, where the usual one does not fit.
 
         Raises:
-            SettingsError: a size, sampler, number of steps or negative prompt that the model does
-                not support, or more requests than a batch holds.
+            SettingsError: a size, sampler, number of steps, negative prompt or mode that the model
+                does not support, pictures that the mode does not want, or more requests than a
+                batch holds.
             OutOfMemory: a smaller batch may fit.
             SamplingError: the pipeline failed.
         """
@@ -177,10 +178,14 @@ class Sampler:
                 f"batch size {batch_size}: must be 1 with first_block_cache, which decides for a "
                 "whole batch"
             )
+        pipeline = self._modes.pipeline_for(params.conditioning.mode)
+        checking.check_strength(params.conditioning, type(pipeline), params.num_inference_steps)
+        checking.check_pictures(
+            [each.images for each in requests], params.conditioning, (params.width, params.height)
+        )
         for scale in _guidance_scales(requests, params):
             if scale != params.guidance_scale and not (
-                self.supports_per_image_guidance
-                and params.conditioning.mode == TEXT
+                per_image_guidance.is_supported(pipeline)
                 and (scale > 1) == (params.guidance_scale > 1)
             ):
                 raise SettingsError(
@@ -244,12 +249,15 @@ class Sampler:
     ) -> tuple[torch.Tensor, torch.Tensor, Sequence[bool]]:
         """Call the pipeline; returns float32 images (B, 3, H, W) in 0..1, finite, flagged (B,)."""
         pipeline = self._modes.pipeline_for(params.conditioning.mode)
-        pipeline.scheduler = self._scheduler(params)
-        speed = self._model.speed
+        scheduler, speed = self._scheduler(params), self._model.speed
+        checking.check_scheduler(scheduler, type(pipeline), params.scheduler)
+        # Caches inside the networks read the scheduler of the pipeline that was loaded.
+        pipeline.scheduler = self._pipeline.scheduler = scheduler
         with apply.around_call(pipeline, speed), _as_sampling_error(type(pipeline).__name__):
             self._use_lora(params)
             values = self._settings(pipeline, batch, params) | self._conditioning(batch, params)
             with (
+                any_number_of_channels(pipeline),
                 decoding.decode_in_chunks(pipeline, speed.vae_batch_size),
                 decoding.watch_decoder(pipeline, len(batch)) as finite_when_decoded,
                 np.errstate(invalid="ignore"),

@@ -5,12 +5,8 @@ from dataclasses import dataclass, replace
 
 import pyarrow as pa
 
-from nightpress.diffusion_core.conditioning.spec import (
-    NO_IMAGES,
-    TEXT_ALONE,
-    ConditionImages,
-    Conditioning,
-)
+from nightpress.diffusion_core.conditioning.spec import NO_IMAGES, ConditionImages, Conditioning
+from nightpress.diffusion_core.models.modes import MULTIPLY_MODES
 from nightpress.diffusion_core.sampling.request import ImageRequest, SamplingParams
 from nightpress.pipelines.records import PLAN_SCHEMA, PlannedInput
 
@@ -84,7 +80,7 @@ def shared_settings(settings: SamplingParams, supports_per_image_guidance: bool)
     Where a model supports guidance per image, guidance scales may differ within a batch. Guided and
     unguided images still go into different batches, because a guided image is sampled twice.
     """
-    if not supports_per_image_guidance or settings.conditioning != TEXT_ALONE:
+    if not supports_per_image_guidance or settings.conditioning.mode not in MULTIPLY_MODES:
         return settings
     return replace(settings, guidance_scale=2.0 if settings.guidance_scale > 1 else 1.0)
 

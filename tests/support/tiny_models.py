@@ -235,31 +235,30 @@ SD_BETAS = {
 def autoencoder(**settings: Any) -> Any:
     from diffusers import AutoencoderKL
 
+    defaults = {"latent_channels": 4}
     return AutoencoderKL(
         block_out_channels=(4, 8),
         down_block_types=("DownEncoderBlock2D",) * 2,
         up_block_types=("UpDecoderBlock2D",) * 2,
-        latent_channels=4,
         norm_num_groups=4,
         sample_size=32,
-        **settings,
+        **(defaults | settings),
     )
 
 
 def unet(**settings: Any) -> Any:
     from diffusers import UNet2DConditionModel
 
+    defaults = {"in_channels": 4, "out_channels": 4}
     return UNet2DConditionModel(
         sample_size=16,
-        in_channels=4,
-        out_channels=4,
         layers_per_block=1,
         block_out_channels=(8, 16),
         down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
         up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
         attention_head_dim=2,
         norm_num_groups=4,
-        **settings,
+        **(defaults | settings),
     )
 
 

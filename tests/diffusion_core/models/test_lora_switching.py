@@ -13,7 +13,7 @@ import pytest
 import torch
 from pydantic import ValidationError
 from safetensors.torch import load_file, save_file
-from support import tiny_loras
+from support import pictures, tiny_loras
 
 from nightpress.diffusion_core.errors import ModelError, ModelNotFound, SamplingError, SettingsError
 from nightpress.diffusion_core.models import loading, lora_switching
@@ -306,3 +306,21 @@ def test_a_choice_that_would_ignore_row_loras_is_refused_with_row_loras(
 ) -> None:
     with pytest.raises(ValidationError, match=r"speed\.\w+ would ignore the loras"):
         ModelSpec.model_validate({"row_loras": ["a.safetensors"], "speed": speed})
+
+
+@pytest.mark.parametrize("mode", ["image", "inpaint"])
+@pytest.mark.parametrize("family", ["sd", pytest.param("flux", marks=pytest.mark.slow)])
+def test_a_rows_lora_acts_on_images_that_begin_with_a_picture(
+    family: str, mode: str, saved: Saved, lora: Made
+) -> None:
+    ink = lora(family)
+    requests = pictures.requests(mode)[:2]
+    settings = pictures.params(mode, 0.7)
+    switching = Sampler(load(saved(family), row_loras=[ink]), 2)
+    without = switching.sample(requests, settings).pixels
+    name = describe(saved(family), row_loras=[ink]).row_loras[0].name
+    made = switching.sample(requests, replace(settings, lora=name)).pixels
+    expected = Sampler(load(saved(family), [ink]), 2).sample(requests, settings).pixels
+    np.testing.assert_array_equal(made, expected)
+    assert (made != without).any()
+    np.testing.assert_array_equal(switching.sample(requests, settings).pixels, without)

@@ -6,11 +6,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from support import pictures
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from nightpress.diffusion_core.errors import IncompatibleLibrary
 from nightpress.diffusion_core.models.loading import LoadedModel, load
 from nightpress.diffusion_core.models.spec import ModelSpec
 from nightpress.diffusion_core.sampling import no_sync, schedulers
@@ -207,3 +210,50 @@ def test_an_unpatched_step_of_unipc_does_both(loaded: Loaded) -> None:
     uploaded, checked = waits(schedulers.make("unipc", loaded("sd").scheduler_config))
     assert uploaded > 6
     assert checked > 1
+
+
+@pytest.mark.parametrize("mode", ["image", pytest.param("inpaint", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    ("family", "sampler"),
+    [*(("sd", name) for name in (*DIFFUSION, "default")), ("flux", "flow-euler")],
+)
+def test_patched_steps_change_no_bit_of_an_image_that_begins_with_a_picture(
+    loaded: Loaded, family: str, sampler: str, mode: str, request: pytest.FixtureRequest
+) -> None:
+    made = Sampler(loaded(family), 2)
+    settings = pictures.params(mode, 0.6, scheduler=sampler, num_inference_steps=7)
+    expected = made.sample(pictures.requests(mode)[:2], settings).pixels
+    request.getfixturevalue("no_sync_on_cpu")
+    np.testing.assert_array_equal(
+        made.sample(pictures.requests(mode)[:2], settings).pixels, expected
+    )
+
+
+@pytest.mark.parametrize("is_view", [True, False])
+@pytest.mark.parametrize("sampler", ["ddim", "euler", "heun"])
+def test_the_first_timestep_of_a_step_is_found_wherever_a_pipeline_begins(
+    loaded: Loaded, sampler: str, is_view: bool
+) -> None:
+    for begin in (0, 2, 4):
+        plain, patched = (schedulers.make(sampler, loaded("sd").scheduler_config) for _ in range(2))
+        no_sync.install(patched)
+        ends = []
+        for scheduler in (plain, patched):
+            scheduler.set_timesteps(6)
+            if hasattr(scheduler, "set_begin_index"):
+                scheduler.set_begin_index(begin)
+            x = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(0))
+            for time in scheduler.timesteps[begin:]:
+                given = time if is_view else time.clone()
+                scaled = scheduler.scale_model_input(x, given)
+                x = scheduler.step(torch.tanh(scaled), given, x).prev_sample
+            ends.append(x)
+        assert torch.equal(*ends)
+
+
+def test_a_pipeline_that_begins_at_no_timestep_is_an_error(loaded: Loaded) -> None:
+    scheduler = no_sync.install(schedulers.make("ddim", loaded("sd").scheduler_config))
+    scheduler.set_timesteps(6)
+    x = torch.zeros(1, 4, 8, 8)
+    with pytest.raises(IncompatibleLibrary, match="first step is at none of its timesteps"):
+        scheduler.step(x, torch.tensor(3), x)

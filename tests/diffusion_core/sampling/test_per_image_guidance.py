@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from support import pictures
 
 from nightpress.diffusion_core.errors import SettingsError
 from nightpress.diffusion_core.models import loading
@@ -51,6 +52,37 @@ def test_images_with_different_scales_have_the_bits_of_batches_with_one_scale(
         made = sampler.sample([REQUESTS[place] for place in places], GUIDED).pixels
         np.testing.assert_array_equal(made, [expected[place] for place in places])
     assert (expected[0] != expected[1]).any()
+
+
+@pytest.mark.parametrize(
+    ("family", "mode"),
+    [
+        ("sd", "image"),
+        ("sd3", "inpaint"),
+        *(
+            pytest.param(*case, marks=pytest.mark.slow)
+            for case in (
+                ("sd", "inpaint"),
+                ("sdxl", "image"),
+                ("sdxl", "inpaint"),
+                ("sd3", "image"),
+            )
+        ),
+    ],
+)
+def test_different_scales_share_a_batch_of_images_that_begin_with_pictures_too(
+    family: str, mode: str, loaded: Loaded
+) -> None:
+    sampler, settings = Sampler(loaded(family), batch_size=3), pictures.params(mode, 0.7)
+    requests = [
+        dataclasses.replace(request, guidance_scale=scale)
+        for request, scale in zip(pictures.requests(mode), SCALES, strict=True)
+    ]
+    made = sampler.sample(requests, settings).pixels
+    for place, scale in enumerate(SCALES):
+        alone = dataclasses.replace(requests[place], guidance_scale=None)
+        own = dataclasses.replace(settings, guidance_scale=scale)
+        np.testing.assert_array_equal(sampler.sample([alone], own).pixels[0], made[place])
 
 
 @pytest.mark.parametrize("family", ["flux", "lcm"])

@@ -1,6 +1,7 @@
 """Batches of a plan: full batches first, one padded batch for each setting, few size changes."""
 
 from collections import Counter
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support.plans import MODEL, job, planned, write
 
+from nightpress.diffusion_core.conditioning.spec import Conditioning
 from nightpress.pipelines.planning import check, cut_into_shards, units
 from nightpress.pipelines.planning.images import full_batches_first
 from nightpress.pipelines.shards.batching import PlannedImage, batches, planned_images
@@ -130,12 +132,28 @@ def test_images_that_differ_only_in_guidance_share_batches_if_the_model_supports
     made = list(batches(images, lambda image: 8, supports_per_image_guidance=True))
     assert len(made) == -(-len(guided) // 8) + -(-(100 - len(guided)) // 8) == 10 + 3
     assert all(len({image.guidance_scale > 1 for image in batch}) == 1 for batch in made)
-    assert [image.request.guidance_scale for image in images] == [
+    assert [image.request().guidance_scale for image in images] == [
         image.guidance_scale for image in images
     ]
     apart = list(batches(images, lambda image: 8))
     assert len(apart) == 10 * 2
     assert all(len({image.params for image in batch}) == 1 for batch in apart)
+
+
+@pytest.mark.parametrize(
+    ("mode", "num_batches"), [("image", 1), ("outpaint", 1), ("image+control", 4), ("edit", 4)]
+)
+def test_images_that_begin_with_pictures_share_batches_whatever_their_guidance(
+    tmp_path: Path, mode: str, num_batches: int
+) -> None:
+    rows = [{"prompt": f"p{n}", "guidance_scale": 2.0 + n} for n in range(4)]
+    conditioning = Conditioning(mode).as_text()
+    images = [
+        replace(each, conditioning=conditioning)
+        for each in plan_of(tmp_path, rows, 4, batch={"shard_size": 100})
+    ]
+    made = list(batches(images, lambda image: 4, supports_per_image_guidance=True))
+    assert len(made) == num_batches
 
 
 def test_a_plan_puts_images_that_can_share_batches_together(tmp_path: Path) -> None:
