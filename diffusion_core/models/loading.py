@@ -4,7 +4,7 @@ import hashlib
 import inspect
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,12 @@ from nightpress.diffusion_core.acceleration.spec import SpeedSpec
 from nightpress.diffusion_core.errors import as_model_error
 from nightpress.diffusion_core.models import networks, pipeline_folder, samplers, weight_files
 from nightpress.diffusion_core.models.adapter_files import NO_ADAPTERS, AdapterFiles
+from nightpress.diffusion_core.models.controlnets import (
+    ControlNet,
+    check_controlnet_weights,
+    describe_controlnets,
+    load_controlnets,
+)
 from nightpress.diffusion_core.models.folder_defaults import defaults
 from nightpress.diffusion_core.models.info import ModelInfo
 from nightpress.diffusion_core.models.lora_files import (
@@ -50,6 +56,8 @@ class LoadedModel:
     """Switches between the LoRAs in the pipeline."""
     prompts: PromptLimits = field(default_factory=PromptLimits)
     """How much of a prompt the model reads."""
+    controlnets: tuple[ControlNet, ...] = ()
+    """In the job's order."""
 
 
 @errors_only()
@@ -77,8 +85,13 @@ def describe(
     """
     model, pipeline_class = _read(folder)
     loras, row_loras = _lora_infos(spec, lora_files, pipeline_class)
+    controlnets = describe_controlnets(
+        spec.controlnets, adapters.controlnets, model, spec.allow_pickle
+    )
     check_speed(model, pipeline_class, spec, elsewhere)
-    return _info(model, pipeline_class, spec, loras, row_loras)
+    info = _info(model, pipeline_class, spec, loras, row_loras)
+    modes = modes_of(model.class_name, has_controls=bool(controlnets))
+    return replace(info, controlnets=controlnets, modes=modes)
 
 
 def _info(
@@ -101,7 +114,6 @@ def _info(
         num_inference_steps=steps,
         guidance_scale=guidance_scale,
         samplers=names,
-        modes=modes_of(model.class_name),
         own_sampler=samplers.own_sampler(model.scheduler, names),
         takes_negative_prompt=pipeline_folder.takes_negative_prompt(pipeline_class),
         max_steps=int(model.scheduler.get("num_train_timesteps", 1000)),
@@ -111,7 +123,7 @@ def _info(
     )
 
 
-def check_weights(folder: Path, spec: ModelSpec) -> None:
+def check_weights(folder: Path, spec: ModelSpec, adapters: AdapterFiles = NO_ADAPTERS) -> None:
     """Check, without loading a weight, that the files hold exactly the weights of the model.
 
     Raises:
@@ -119,6 +131,7 @@ def check_weights(folder: Path, spec: ModelSpec) -> None:
     """
     model = PipelineFolder.read(folder)
     networks.check_networks(model, spec.variant, spec.allow_pickle)
+    check_controlnet_weights(spec.controlnets, adapters.controlnets, model, spec.allow_pickle)
 
 
 @errors_only()
@@ -160,6 +173,7 @@ def load(
         speed=spec.speed,
         row_loras=switching,
         prompts=limits_of(model.components, pipeline.components.get, pipeline_class),
+        controlnets=_load_controlnets(model, spec, adapters, dtype, device),
     )
 
 
@@ -189,6 +203,17 @@ def _load_pipeline(
         ).to(device)
     networks.require_finite(pipeline, failure)
     return pipeline
+
+
+def _load_controlnets(
+    model: PipelineFolder, spec: ModelSpec, adapters: AdapterFiles, dtype: str, device: str
+) -> tuple[ControlNet, ...]:
+    if not spec.controlnets:
+        return ()
+    import torch
+
+    kind, folders = getattr(torch, dtype), adapters.controlnets
+    return load_controlnets(spec.controlnets, folders, model, spec.allow_pickle, kind, device)
 
 
 def resolve_dtype(dtype: DType, device: str) -> str:
