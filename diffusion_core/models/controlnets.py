@@ -5,6 +5,7 @@ agrees with that of the model's denoiser.
 """
 
 import contextlib
+import importlib.util
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -231,6 +232,10 @@ def _read(spec: ControlNetSpec, folder: Path, model: PipelineFolder, allow_pickl
     config = with_defaults(str(config["_class_name"]), config)
     _require_equal_widths(config, fit, model)
     _require_control_mode(spec, config, fit)
+    if spec.preprocess == "canny" and importlib.util.find_spec("cv2") is None:
+        raise ModelError(
+            "preprocess: canny needs OpenCV; install it with: pip install 'nightpress[canny]'"
+        )
     return _Saved(
         spec,
         folder,
