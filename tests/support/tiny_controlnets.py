@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from support import tiny_models
 
+from nightpress.diffusion_core.silence_libraries import errors_only
+
 HINT = (8, 8)
 """`conditioning_embedding_out_channels`: control images become half as large, as the tiny VAE's."""
 
@@ -18,7 +20,8 @@ def make(pipeline: Any, seed: int = 0, union: bool = False, **settings: Any) -> 
     state = torch.get_rng_state()
     torch.manual_seed(seed)
     name = type(pipeline).__name__ + ("Union" if union else "")
-    network = MAKERS[name](pipeline, **settings)
+    with errors_only():  # FLUX' warns of a class of diffusers' own
+        network = MAKERS[name](pipeline, **settings)
     for name, weight in network.named_parameters():
         if not weight.any():
             torch.nn.init.normal_(weight, std=0.1)
