@@ -15,6 +15,7 @@ from nightpress.diffusion_core.errors import (
     ModelError,
     ModelNotFound,
     UnsupportedModel,
+    as_model_error,
 )
 from nightpress.diffusion_core.models import networks, weight_files
 from nightpress.diffusion_core.models.controlnet_spec import ControlNetSpec
@@ -230,7 +231,8 @@ def _read(spec: ControlNetSpec, folder: Path, model: PipelineFolder, allow_pickl
     config = read_json(folder / CONFIG)
     fit = _fit(config, model)
     config = with_defaults(str(config["_class_name"]), config)
-    _require_equal_widths(config, fit, model)
+    with as_model_error(f"{folder / CONFIG}: not the configuration of a ControlNet"):
+        _require_equal_widths(config, fit, model)
     _require_control_mode(spec, config, fit)
     if spec.preprocess == "canny" and importlib.util.find_spec("cv2") is None:
         raise ModelError(
@@ -258,9 +260,15 @@ def _fit(config: Mapping[str, Any], model: PipelineFolder) -> Fit:
         )
     if found not in fits:
         raise UnsupportedModel(
-            f"it is a {found}, but {model.class_name} takes a {' or '.join(fits)}"
+            f"it is {_a(found)}, but {model.class_name} takes a {' or '.join(fits)}"
         )
     return fits[str(found)]
+
+
+def _a(class_name: object) -> str:
+    if not isinstance(class_name, str):
+        return f"a network without a class in its {CONFIG}"
+    return f"an {class_name}" if class_name.startswith("SD") else f"a {class_name}"
 
 
 def _require_equal_widths(config: Mapping[str, Any], fit: Fit, model: PipelineFolder) -> None:

@@ -93,7 +93,7 @@ def _from_hub(net: ControlNetSpec, repo: str, revision: str | None, allow_pickle
         where = f"its folder {net.subfolder!r}" if net.subfolder else "it"
         raise ModelNotFound(f"{net.source!r}: there is no {CONFIG} in {where}; see `subfolder`")
     weights = weight_files.chosen(names, net.variant, allow_pickle, net.source)
-    indexes = [name for name in names if name.name.endswith(".index.json")]
+    indexes = [name for name in names if ".index." in name.name and name.suffix == ".json"]
     paths = [
         Path(
             ask_hub(

@@ -197,7 +197,7 @@ def test_a_controlnet_of_the_built_in_model_fits_it(tmp_path: Path) -> None:
         ("sdxl", "sd", {}, "cross_attention_dim is 16, and the model's is 32"),
         ("sd", "sdxl", {}, "its addition_embed_type is text_time, and the model's is not set"),
         ("sd", "flux", {}, "it is a FluxControlNetModel, but StableDiffusionPipeline takes a Con"),
-        ("flux", "sd3", {}, "it is a SD3ControlNetModel, but FluxPipeline takes a FluxControlNet"),
+        ("flux", "sd3", {}, "it is an SD3ControlNetModel, but FluxPipeline takes a FluxControlNet"),
         ("sd3", "sd3", {"in_channels": 16}, "in_channels is 16, and the model's is 4"),
         ("flux", "flux", {"num_attention_heads": 4}, "it is 64 wide, and the model is 32"),
         ("qwen", "qwen", {"joint_attention_dim": 32}, "joint_attention_dim is 32, and the model"),
@@ -319,7 +319,9 @@ def test_a_folder_that_is_no_controlnet_is_refused(model_of: Folders, tmp_path: 
     with pytest.raises(ModelNotFound, match="a whole pipeline; a ControlNet is a folder with a co"):
         describe(model_of("sd"), {"source": str(model_of("sd")), "name": "all"})
     (tmp_path / "config.json").write_text("{}")
-    with pytest.raises(UnsupportedModel, match="it is a None, but StableDiffusionPipeline takes"):
+    with pytest.raises(
+        UnsupportedModel, match=r"it is a network without a class in its config\.json"
+    ):
         describe(model_of("sd"), tmp_path)
 
 
