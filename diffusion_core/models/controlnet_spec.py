@@ -64,6 +64,16 @@ class ControlNetSpec(BaseModel):
             return self.name
         return PurePosixPath(self.subfolder or self.source.partition("@")[0].rstrip("/")).name
 
+    def acts_in(self, num_steps: int) -> bool:
+        """Whether any of so many steps lies whole between its start and its end.
+
+        Source: diffusers' pipelines with ControlNets, which leave it out on the other steps.
+        """
+        start, end = self.control_guidance_start, self.control_guidance_end
+        return any(
+            step / num_steps >= start and (step + 1) / num_steps <= end for step in range(num_steps)
+        )
+
     @model_validator(mode="after")
     def _it_acts_for_some_time(self) -> Self:
         start, end = self.control_guidance_start, self.control_guidance_end

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from nightpress.diffusion_core.acceleration.spec import SpeedSpec
-from nightpress.diffusion_core.errors import as_model_error
+from nightpress.diffusion_core.errors import ModelError, as_model_error
 from nightpress.diffusion_core.models import networks, pipeline_folder, samplers, weight_files
 from nightpress.diffusion_core.models.adapter_files import NO_ADAPTERS, AdapterFiles
 from nightpress.diffusion_core.models.controlnets import (
@@ -237,6 +237,11 @@ def check_speed(
     Raises:
         ModelError: it does not support one of the choices; the message says what it does.
     """
+    if spec.controlnets and spec.speed.caches:
+        raise ModelError(
+            f"model.speed.{spec.speed.caches[0]}: it would reuse what model.controlnets have "
+            "changed; use one of the two"
+        )
     if spec.speed.chosen():
         from nightpress.diffusion_core.acceleration import apply
 

@@ -84,15 +84,6 @@ class ModelSpec(BaseModel):
         return self
 
     @model_validator(mode="after")
-    def _caches_keep_no_control(self) -> Self:
-        if self.controlnets and self.speed.caches:
-            raise ValueError(
-                f"speed.{self.speed.caches[0]} would reuse what the controlnets have changed; use "
-                "one of the two"
-            )
-        return self
-
-    @model_validator(mode="after")
     def _row_loras_have_distinct_names(self) -> Self:
         numbers = Counter(lora.label for lora in self.row_loras)
         for label, number in numbers.items():

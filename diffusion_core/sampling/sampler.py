@@ -179,6 +179,8 @@ class Sampler:
             )
         nets, images = self._model.controlnets, [request.images for request in requests]
         controls.check(nets, images, params.conditioning, (params.width, params.height))
+        steps, sampler = params.num_inference_steps, params.scheduler
+        controls.check_steps(nets, params.conditioning, steps, sampler)
         for scale in _guidance_scales(requests, params):
             if scale != params.guidance_scale and not (
                 self.supports_per_image_guidance

@@ -210,23 +210,20 @@ def sample(model: LoadedModel, request: ImageRequest, params: SamplingParams) ->
     return Sampler(model, batch_size=1).sample([request], params).pixels[0]
 
 
-def cases() -> list[Any]:
-    """Family, mode, number of ControlNets; some of them in every run of the tests."""
+def cases(*quick: tuple[Family, str]) -> Any:
+    """Every family, mode and number of ControlNets; a few are tried in every run of the tests."""
     found = []
     for family in FAMILIES:
         for base, number in itertools.product(family.bases, range(1, family.most + 1)):
-            quick = (base, number) == ("text", family.most) or (family, base) == (SD, "inpaint")
-            marks = () if quick else (pytest.mark.slow,)
+            is_quick = (family, base) in quick and number == family.most
+            marks = () if is_quick else (pytest.mark.slow,)
             found.append(
                 pytest.param(family, base, number, marks=marks, id=f"{family}-{base}-{number}")
             )
-    return found
+    return pytest.mark.parametrize(("family", "base", "number"), found)
 
 
-CASES = pytest.mark.parametrize(("family", "base", "number"), cases())
-
-
-@CASES
+@cases((SD, "inpaint"), *((family, "text") for family in FAMILIES))
 def test_a_batch_of_one_is_exactly_the_image_of_plain_diffusers(
     family: Family, base: str, number: int, loaded: Load, saved: Save
 ) -> None:
@@ -237,7 +234,7 @@ def test_a_batch_of_one_is_exactly_the_image_of_plain_diffusers(
     np.testing.assert_array_equal(found, expected)
 
 
-@CASES
+@cases((SD, "inpaint"), (SD3, "text"), (FLUX_UNION, "image"), (QWEN, "text"))
 def test_bits_depend_neither_on_place_nor_on_other_images_nor_on_padding(
     family: Family, base: str, number: int, loaded: Load
 ) -> None:
@@ -252,7 +249,7 @@ def test_bits_depend_neither_on_place_nor_on_other_images_nor_on_padding(
         )
 
 
-@CASES
+@cases((SD, "text"), (FLUX, "text"))
 def test_the_control_image_and_its_scale_change_the_image(
     family: Family, base: str, number: int, loaded: Load
 ) -> None:
@@ -353,6 +350,15 @@ def test_a_control_image_of_another_size_is_refused(loaded: Load) -> None:
         SettingsError, match=r"shape \(16, 32, 3\) and type uint8; this image needs"
     ):
         sample(loaded(SD), ImageRequest("a fox", "", 1, images=small), params())
+
+
+def test_a_controlnet_that_would_act_on_no_step_is_refused(saved: Save) -> None:
+    model = saved(SD).load((0,), control_guidance_end=0.3)
+    with pytest.raises(
+        SettingsError, match=r"'n0' acts between 0 and 0\.3 of the steps, and none of 3"
+    ):
+        sample(model, requests()[0], params())
+    sample(model, requests()[0], replace(params(), num_inference_steps=4))
 
 
 def test_reused_deep_features_leave_an_image_with_control_as_it_is(

@@ -23,6 +23,7 @@ from nightpress.diffusion_core.errors import (
 )
 from nightpress.diffusion_core.models import controlnets, loading
 from nightpress.diffusion_core.models.adapter_files import AdapterFiles
+from nightpress.diffusion_core.models.controlnet_spec import ControlNetSpec
 from nightpress.diffusion_core.models.info import ModelInfo
 from nightpress.diffusion_core.models.spec import ModelSpec
 
@@ -118,10 +119,26 @@ def test_entries_that_cannot_be_meant_are_refused(nets: list[Any], message: str)
         ModelSpec.model_validate({"controlnets": nets})
 
 
-def test_transformer_caches_are_refused_with_controlnets() -> None:
-    speed = {"first_block_cache": {}}
-    with pytest.raises(ValidationError, match=r"speed\.first_block_cache would reuse what the con"):
-        ModelSpec.model_validate({"controlnets": ["a"], "speed": speed})
+def test_transformer_caches_are_refused_with_controlnets(
+    model_of: Folders, net_of: Folders
+) -> None:
+    speed = {"pyramid_attention_broadcast": {}}
+    with pytest.raises(
+        ModelError, match=r"speed\.pyramid_attention_broadcast: it would reuse what"
+    ):
+        describe(model_of("flux"), net_of("flux"), speed=speed)
+
+
+@pytest.mark.parametrize(
+    ("start", "end", "steps"), [(0.0, 1.0, 1), (0.0, 0.5, 2), (0.5, 1.0, 2), (0.3, 0.7, 3)]
+)
+def test_a_controlnet_acts_on_the_steps_that_lie_whole_in_its_share(
+    start: float, end: float, steps: int
+) -> None:
+    net = ControlNetSpec(source="a", control_guidance_start=start, control_guidance_end=end)
+    assert net.acts_in(steps)
+    assert net.acts_in(20)
+    assert not ControlNetSpec(source="a", control_guidance_end=0.9 * end / steps).acts_in(steps)
 
 
 @pytest.mark.parametrize("family", ["sd", "sdxl", "sd3", "flux", "qwen"])
