@@ -23,6 +23,7 @@ from nightpress.diffusion_core.models.lora_files import LoraInfo
 from nightpress.diffusion_core.models.pipeline_folder import (
     PipelineFolder,
     read_json,
+    text_to_image_class,
     vae_factor,
     with_defaults,
 )
@@ -253,15 +254,12 @@ def _fit(config: Mapping[str, Any], model: PipelineFolder) -> Fit:
     Raises:
         UnsupportedModel: the model takes no ControlNets, or none of this class.
     """
-    fits, found = FITS.get(model.class_name), config.get("_class_name")
+    name, found = text_to_image_class(model).__name__, config.get("_class_name")
+    fits = FITS.get(name)
     if fits is None:
-        raise UnsupportedModel(
-            f"{model.class_name} takes no ControlNets; these do: {', '.join(FITS)}"
-        )
+        raise UnsupportedModel(f"{name} takes no ControlNets; these do: {', '.join(FITS)}")
     if found not in fits:
-        raise UnsupportedModel(
-            f"it is {_a(found)}, but {model.class_name} takes a {' or '.join(fits)}"
-        )
+        raise UnsupportedModel(f"it is {_a(found)}, but {name} takes a {' or '.join(fits)}")
     return fits[str(found)]
 
 

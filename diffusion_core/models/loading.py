@@ -90,7 +90,7 @@ def describe(
     )
     check_speed(model, pipeline_class, spec, elsewhere)
     info = _info(model, pipeline_class, spec, loras, row_loras)
-    modes = modes_of(model.class_name, has_controls=bool(controlnets))
+    modes = modes_of(info.pipeline, has_controls=bool(controlnets))
     return replace(info, controlnets=controlnets, modes=modes)
 
 
