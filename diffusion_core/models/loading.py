@@ -90,8 +90,7 @@ def describe(
     )
     check_speed(model, pipeline_class, spec, elsewhere)
     info = _info(model, pipeline_class, spec, loras, row_loras)
-    modes = modes_of(info.pipeline, has_controls=bool(controlnets))
-    return replace(info, controlnets=controlnets, modes=modes)
+    return replace(info, controlnets=controlnets)
 
 
 def _info(
@@ -114,6 +113,7 @@ def _info(
         num_inference_steps=steps,
         guidance_scale=guidance_scale,
         samplers=names,
+        modes=modes_of(model.class_name, has_controls=bool(spec.controlnets)),
         own_sampler=samplers.own_sampler(model.scheduler, names),
         takes_negative_prompt=pipeline_folder.takes_negative_prompt(pipeline_class),
         max_steps=int(model.scheduler.get("num_train_timesteps", 1000)),
