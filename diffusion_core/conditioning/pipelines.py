@@ -1,9 +1,11 @@
 """The pipelines that sample the modes of a loaded model, all over the same components."""
 
 import inspect
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from nightpress.diffusion_core.acceleration.apply import unsupported_by
+from nightpress.diffusion_core.conditioning import controls
 from nightpress.diffusion_core.conditioning.network_configs import add_missing_values
 from nightpress.diffusion_core.errors import SettingsError, as_model_error
 from nightpress.diffusion_core.models import modes
@@ -17,10 +19,11 @@ class ModePipelines:
     def __init__(self, model: LoadedModel) -> None:
         self._base = model.pipeline
         self._speed = model.speed
-        self._made: dict[str, Any] = {type(model.pipeline).__name__: model.pipeline}
+        self._controlnets = model.controlnets
+        self._made: dict[tuple[str, ...], Any] = {(type(model.pipeline).__name__,): model.pipeline}
 
-    def pipeline_for(self, mode: str) -> Any:
-        """The pipeline that samples a mode.
+    def pipeline_for(self, mode: str, control_names: Sequence[str] = ()) -> Any:
+        """The pipeline that samples a mode with some of the model's ControlNets.
 
         Raises:
             SettingsError: the model does not have the mode, or not with its `model.speed`.
@@ -31,9 +34,13 @@ class ModePipelines:
         except KeyError:
             allowed = ", ".join(modes.modes_of(base))
             raise SettingsError(f"mode {mode!r}: {base} has the modes {allowed}") from None
-        if name not in self._made:
-            self._made[name] = self._make(name)
-        pipeline = self._made[name]
+        used = controls.used_by(self._controlnets, control_names)
+        name = controls.class_name(name, used)
+        key = (name, *control_names)
+        if key not in self._made:
+            added = {"controlnet": controls.component(base, used)} if used else {}
+            self._made[key] = self._make(name, added)
+        pipeline = self._made[key]
         choice = None if name == base else unsupported_by(type(pipeline), self._speed)
         if choice is not None:
             raise SettingsError(
@@ -41,7 +48,7 @@ class ModePipelines:
             )
         return pipeline
 
-    def _make(self, name: str) -> Any:
+    def _make(self, name: str, added: Mapping[str, Any]) -> Any:
         """A pipeline over the base pipeline's own components, which keep their type and device.
 
         `DiffusionPipeline.from_pipe` would convert shared weights to float32.
@@ -50,7 +57,12 @@ class ModePipelines:
 
         pipeline_class = getattr(diffusers, name)
         accepted = inspect.signature(pipeline_class.__init__).parameters
-        values = {**self._base.config, **self._base.components, **fixed_arguments(pipeline_class)}
+        values = {
+            **self._base.config,
+            **self._base.components,
+            **fixed_arguments(pipeline_class),
+            **added,
+        }
         if hasattr(self._base, "pag_applied_layers"):
             values["pag_applied_layers"] = self._base.pag_applied_layers
         with as_model_error(f"cannot make {name}"):

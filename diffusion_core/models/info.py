@@ -2,11 +2,12 @@
 
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Self
 
 from nightpress.diffusion_core.models.lora_files import LoraInfo
-from nightpress.diffusion_core.models.modes import samplers_for
+from nightpress.diffusion_core.models.modes import ONE_CONTROLNET, samplers_for
 from nightpress.diffusion_core.models.prompts import PromptLimits
 
 
@@ -47,17 +48,20 @@ class ModelInfo:
     """The LoRAs that are active for every image."""
     row_loras: tuple[LoraInfo, ...] = ()
     """The LoRAs that are active for images whose row names them, with the row's scale or this."""
+    controlnets: tuple[LoraInfo, ...] = ()
+    """The ControlNets that rows may use, with their rows' scales or these."""
     prompts: PromptLimits = field(default_factory=PromptLimits, compare=False, repr=False)
     """How much of a prompt the model reads; it is not recorded with a run."""
 
     @property
     def identity(self) -> str:
-        """A hash that all machines of a run must agree on: of `fingerprint` and the row LoRAs."""
-        if not self.row_loras:
+        """A hash that all machines of a run must agree on: `fingerprint`, and what rows may add."""
+        if not (self.row_loras or self.controlnets):
             return self.fingerprint
-        content = json.dumps(
-            [self.fingerprint, [[lora.name, lora.sha256] for lora in self.row_loras]]
-        )
+        parts: list[Any] = [self.fingerprint, _hashes(self.row_loras)]
+        if self.controlnets:
+            parts.append({"controlnets": _hashes(self.controlnets)})
+        content = json.dumps(parts)
         return hashlib.sha256(content.encode()).hexdigest()
 
     def sampler_that_runs(self, scheduler: str) -> str:
@@ -84,6 +88,32 @@ class ModelInfo:
         (own,) = (info for info in self.row_loras if info.name == lora)
         return (*self.loras, own if scale is None else replace(own, scale=scale))
 
+    def controlnets_of(
+        self, controls: Sequence[str], scales: Sequence[float]
+    ) -> tuple[LoraInfo, ...]:
+        """The ControlNets that act on an image, in order, with the scales that they have there.
+
+        Args:
+            controls: the names in the image's `Conditioning`.
+            scales: one for each of them.
+        """
+        known = {info.name: info for info in self.controlnets}
+        return tuple(
+            replace(known[name], scale=scale) for name, scale in zip(controls, scales, strict=True)
+        )
+
+    def why_not_together(self, controls: Sequence[str]) -> str | None:
+        """Why an image cannot use these ControlNets at once; None if it can.
+
+        Args:
+            controls: names of ControlNets of the model, each once.
+        """
+        used = [info for info in self.controlnets if info.name in controls]
+        if self.pipeline not in ONE_CONTROLNET or len({info.sha256 for info in used}) <= 1:
+            return None
+        names = ", ".join(info.name for info in used)
+        return f"{self.pipeline} takes one ControlNet for an image, not {names}"
+
     def as_dict(self) -> dict[str, Any]:
         """JSON-ready values, without `prompts`."""
         values = asdict(replace(self, prompts=PromptLimits()))
@@ -94,10 +124,14 @@ class ModelInfo:
         """The inverse of `as_dict`."""
         loras = {
             name: tuple(LoraInfo(**lora) for lora in values.get(name, ()))
-            for name in ("loras", "row_loras")
+            for name in ("loras", "row_loras", "controlnets")
         }
         tuples = {name: tuple(values.get(name, ())) for name in ("samplers", "modes")}
         strengths = tuple((mode, value) for mode, value in values.get("default_strengths", ()))
         modes = tuples["modes"] or ("text",)
         made = {**values, **tuples, **loras, "modes": modes, "default_strengths": strengths}
         return cls(**made)
+
+
+def _hashes(infos: tuple[LoraInfo, ...]) -> list[list[str]]:
+    return [[info.name, info.sha256] for info in infos]

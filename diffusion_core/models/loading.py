@@ -3,14 +3,20 @@
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from nightpress.diffusion_core.acceleration.spec import SpeedSpec
-from nightpress.diffusion_core.errors import as_model_error
+from nightpress.diffusion_core.errors import ModelError, as_model_error
 from nightpress.diffusion_core.models import networks, pipeline_folder, samplers, weight_files
 from nightpress.diffusion_core.models.adapter_files import NO_ADAPTERS, AdapterFiles
+from nightpress.diffusion_core.models.controlnets import (
+    ControlNet,
+    check_controlnet_weights,
+    describe_controlnets,
+    load_controlnets,
+)
 from nightpress.diffusion_core.models.folder_defaults import defaults
 from nightpress.diffusion_core.models.info import ModelInfo
 from nightpress.diffusion_core.models.lora_files import (
@@ -49,6 +55,8 @@ class LoadedModel:
     """Switches between the LoRAs in the pipeline."""
     prompts: PromptLimits = field(default_factory=PromptLimits)
     """How much of a prompt the model reads."""
+    controlnets: tuple[ControlNet, ...] = ()
+    """In the job's order."""
 
 
 @errors_only()
@@ -76,8 +84,12 @@ def describe(
     """
     model, pipeline_class = _read(folder)
     loras, row_loras = _lora_infos(spec, lora_files, pipeline_class)
+    controlnets = describe_controlnets(
+        spec.controlnets, adapters.controlnets, model, spec.allow_pickle
+    )
     check_speed(model, pipeline_class, spec, elsewhere)
-    return _info(model, pipeline_class, spec, loras, row_loras)
+    info = _info(model, pipeline_class, spec, loras, row_loras)
+    return replace(info, controlnets=controlnets)
 
 
 def _info(
@@ -90,7 +102,7 @@ def _info(
     width, height = pipeline_folder.native_size(model, pipeline_class) or (None, None)
     steps, guidance_scale = defaults(model.path, pipeline_class)
     names = _samplers(model, pipeline_class)
-    modes = supported_modes(pipeline_class, spec.speed)
+    modes = supported_modes(pipeline_class, spec.speed, bool(spec.controlnets))
     return ModelInfo(
         source=spec.source,
         fingerprint=fingerprint_of(model, spec, loras),
@@ -112,7 +124,7 @@ def _info(
     )
 
 
-def check_weights(folder: Path, spec: ModelSpec) -> None:
+def check_weights(folder: Path, spec: ModelSpec, adapters: AdapterFiles = NO_ADAPTERS) -> None:
     """Check, without loading a weight, that the files hold exactly the weights of the model.
 
     Raises:
@@ -120,6 +132,7 @@ def check_weights(folder: Path, spec: ModelSpec) -> None:
     """
     model = PipelineFolder.read(folder)
     networks.check_networks(model, spec.variant, spec.allow_pickle)
+    check_controlnet_weights(spec.controlnets, adapters.controlnets, model, spec.allow_pickle)
 
 
 @errors_only()
@@ -161,6 +174,7 @@ def load(
         speed=spec.speed,
         row_loras=switching,
         prompts=limits_of(model.components, pipeline.components.get, pipeline_class),
+        controlnets=_load_controlnets(model, spec, adapters, dtype, device),
     )
 
 
@@ -192,6 +206,17 @@ def _load_pipeline(
     return pipeline
 
 
+def _load_controlnets(
+    model: PipelineFolder, spec: ModelSpec, adapters: AdapterFiles, dtype: str, device: str
+) -> tuple[ControlNet, ...]:
+    if not spec.controlnets:
+        return ()
+    import torch
+
+    kind, folders = getattr(torch, dtype), adapters.controlnets
+    return load_controlnets(spec.controlnets, folders, model, spec.allow_pickle, kind, device)
+
+
 def resolve_dtype(dtype: DType, device: str) -> str:
     """Resolve `auto`: float32 on a CPU, bfloat16 on an accelerator."""
     if dtype != "auto":
@@ -213,6 +238,11 @@ def check_speed(
     Raises:
         ModelError: it does not support one of the choices; the message says what it does.
     """
+    if spec.controlnets and spec.speed.caches:
+        raise ModelError(
+            f"model.speed.{spec.speed.caches[0]}: it would reuse what model.controlnets have "
+            "changed; use one of the two"
+        )
     if spec.speed.chosen():
         from nightpress.diffusion_core.acceleration import apply
 

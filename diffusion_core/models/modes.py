@@ -101,6 +101,28 @@ FAMILIES: dict[str, Family] = {
 }
 """Name of a text-to-image class -> its family; a class without one has the mode `text` alone."""
 
+CONTROL_CLASSES: dict[str, dict[str, str]] = {
+    "StableDiffusionXLPipeline": {
+        "text+control": "StableDiffusionXLControlNetPipeline",
+        "image+control": "StableDiffusionXLControlNetImg2ImgPipeline",
+        "inpaint+control": "StableDiffusionXLControlNetInpaintPipeline",
+    },
+    "StableDiffusion3Pipeline": {"text+control": "StableDiffusion3ControlNetPipeline"},
+    "FluxPipeline": {
+        "text+control": "FluxControlNetPipeline",
+        "image+control": "FluxControlNetImg2ImgPipeline",
+        "inpaint+control": "FluxControlNetInpaintPipeline",
+    },
+    "QwenImagePipeline": {"text+control": "QwenImageControlNetPipeline"},
+}
+"""Name of a text-to-image class -> mode -> class, for the modes with ControlNets.
+
+The inpainting classes of SD3 and Qwen-Image are left out: they take no initial image, only
+ControlNets that were trained for inpainting."""
+
+ONE_CONTROLNET = frozenset({"QwenImagePipeline"})
+"""Text-to-image classes in whose family an image uses one ControlNet, with one or more pictures."""
+
 
 def modes_of(
     pipeline_class: str, has_controls: bool = False, has_references: bool = False
@@ -113,15 +135,14 @@ def modes_of(
         has_references: whether the job gives it IP-Adapters.
     """
     family = FAMILIES.get(pipeline_class)
-    if family is None:
-        return ("text",)
-    modes = ["text"] if family.makes_text else []
-    for mode in family.classes:
+    modes = ["text"] if family is None or family.makes_text else []
+    for mode in _classes(pipeline_class):
         if has_controls or not mode.endswith("+control"):
             modes.append(mode)
             if mode.startswith("inpaint"):
                 modes.append(mode.replace("inpaint", "outpaint"))
-    if has_references and family.takes_references:
+    family = FAMILIES.get(pipeline_class)
+    if has_references and family is not None and family.takes_references:
         modes += [f"{mode}+reference" for mode in modes if "edit" not in mode]
     return tuple(modes)
 
@@ -136,7 +157,7 @@ def class_for(pipeline_class: str, mode: str) -> str:
     family = FAMILIES.get(pipeline_class)
     if plain == "text" and (family is None or family.makes_text):
         return pipeline_class
-    return FAMILIES[pipeline_class].classes[plain]
+    return _classes(pipeline_class)[plain]
 
 
 def text_to_image_sibling(pipeline_class: str) -> str:
@@ -168,3 +189,9 @@ def samplers_for(samplers: Sequence[str], own_sampler: str, mode: str) -> tuple[
     solvers = ("dpmsolver++", "dpmsolver-sde", "unipc")
     unfit = {*solvers, *(["default"] if own_sampler in solvers else [])}
     return tuple(name for name in samplers if name not in unfit)
+
+
+def _classes(pipeline_class: str) -> dict[str, str]:
+    """Mode without references -> name of the class that samples it; without the mode `text`."""
+    family = FAMILIES.get(pipeline_class, Family({}))
+    return {**family.classes, **CONTROL_CLASSES.get(pipeline_class, {})}

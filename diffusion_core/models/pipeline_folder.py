@@ -6,6 +6,7 @@ Owns the rules that describe any text-to-image pipeline of the library without l
 import inspect
 import json
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -125,12 +126,17 @@ class PipelineFolder:
         path = self.path / component / file
         if component not in self.components or not path.is_file():
             return {}
-        import diffusers
+        return with_defaults(self.components[component], read_json(path))
 
-        kind = getattr(diffusers, self.components[component], None)
-        parameters = inspect.signature(kind.__init__).parameters.values() if kind else ()
-        defaults = {p.name: p.default for p in parameters if p.default is not p.empty}
-        return defaults | read_json(path)
+
+def with_defaults(class_name: str, config: Mapping[str, Any]) -> dict[str, Any]:
+    """A configuration, completed by the defaults of its class in diffusers, if it has the class."""
+    import diffusers
+
+    kind = getattr(diffusers, class_name, None)
+    parameters = inspect.signature(kind.__init__).parameters.values() if kind else ()
+    defaults = {p.name: p.default for p in parameters if p.default is not p.empty}
+    return {**defaults, **config}
 
 
 def skeleton(folder: PipelineFolder) -> SimpleNamespace:

@@ -6,6 +6,7 @@ from typing import Annotated, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from nightpress.diffusion_core.acceleration.spec import SpeedSpec
+from nightpress.diffusion_core.models.controlnet_spec import NamedControlNet, require_names
 from nightpress.diffusion_core.models.lora_files import LoraSpec, NamedLora
 from nightpress.diffusion_core.models.prompts import PromptsSpec
 
@@ -45,6 +46,13 @@ class ModelSpec(BaseModel):
             description="LoRAs that rows may name in their column `lora`; off for other rows.",
         ),
     ] = ()
+    controlnets: Annotated[
+        tuple[NamedControlNet, ...],
+        Field(
+            strict=False,
+            description="ControlNets that rows may use, each a source or a mapping with name, ...",
+        ),
+    ] = ()
     speed: Annotated[SpeedSpec, Field(description="Ways to sample faster; none unless set.")] = (
         SpeedSpec()
     )
@@ -57,11 +65,22 @@ class ModelSpec(BaseModel):
         """The LoRAs of every image, then the row LoRAs."""
         return (*self.loras, *self.row_loras)
 
+    @property
+    def added_sources(self) -> tuple[str, ...]:
+        """The sources of all that is added to the model."""
+        loras = (lora.source for lora in self.all_loras)
+        return (*loras, *(each.source for each in self.controlnets))
+
     @model_validator(mode="after")
     def _loras_keep_their_effect(self) -> Self:
         for name in ("fuse_qkv_projections", "quantization"):
             if self.all_loras and getattr(self.speed, name):
                 raise ValueError(f"speed.{name} would ignore the loras; use one of the two")
+        return self
+
+    @model_validator(mode="after")
+    def _controlnets_have_distinct_names(self) -> Self:
+        require_names(self.controlnets)
         return self
 
     @model_validator(mode="after")

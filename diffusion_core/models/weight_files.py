@@ -10,15 +10,17 @@ import os
 import re
 import tempfile
 import time
-from collections.abc import Iterable, Mapping
-from pathlib import Path
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path, PurePath
+from typing import TYPE_CHECKING, TypeVar
 
 from nightpress.diffusion_core.cache_folder import cache_folder
 from nightpress.diffusion_core.errors import ModelError, ModelNotFound, UnsafeWeights
 
 if TYPE_CHECKING:
     from torch import nn
+
+AnyPath = TypeVar("AnyPath", bound=PurePath)
 
 CONFIG_SUFFIXES = frozenset(
     {".json", ".txt", ".model", ".jinja", ".tiktoken", ".spm", ".vocab", ".merges"}
@@ -72,20 +74,37 @@ def weight_files(component: Path, variant: str | None, allow_pickle: bool) -> li
         UnsafeWeights, ModelNotFound: as `used_files`.
     """
     present = sorted(path for path in component.iterdir() if path.is_file())
+    return chosen(present, variant, allow_pickle, str(component))
+
+
+def chosen(
+    present: Sequence[AnyPath], variant: str | None, allow_pickle: bool, where: str
+) -> list[AnyPath]:
+    """The weight files among all files of a folder; see `weight_files`.
+
+    Args:
+        present: the files.
+        variant: of the weight files; None for the plain ones.
+        allow_pickle: whether pickled weights may be read.
+        where: the name of their folder in error messages.
+
+    Raises:
+        UnsafeWeights, ModelNotFound: as `used_files`.
+    """
     safe = [path for path in present if path.suffix == ".safetensors"]
     pickled = [path for path in present if path.suffix in PICKLE_SUFFIXES]
     for kind in (safe, pickled) if allow_pickle else (safe,):
         for wanted in dict.fromkeys((variant, None)):
-            if chosen := [path for path in kind if _is_variant(path, wanted)]:
-                return chosen
+            if found := [path for path in kind if _is_variant(path, wanted)]:
+                return found
     if pickled and not allow_pickle:
         raise UnsafeWeights(
-            f"{component}: the only weights are pickles ({_names(pickled)}), and loading a pickle "
+            f"{where}: the only weights are pickles ({_names(pickled)}), and loading a pickle "
             "runs code; set `model.allow_pickle: true` if you trust them"
         )
-    found = _names([*safe, *pickled]) or "none"
+    names = _names([*safe, *pickled]) or "none"
     wanted = f"of variant {variant!r} or without a variant" if variant else "without a variant"
-    raise ModelNotFound(f"{component}: no weights {wanted}; found: {found}")
+    raise ModelNotFound(f"{where}: no weights {wanted}; found: {names}")
 
 
 def fingerprint(folder: Path, files: Iterable[Path]) -> str:
@@ -197,16 +216,16 @@ def _config_files(component: Path) -> list[Path]:
     ]
 
 
-def variant_of(path: Path) -> str | None:
+def variant_of(path: PurePath) -> str | None:
     """The variant in the name of a weight file, such as fp16; None for a plain file."""
     stem = _STEM.match(path.stem)
     rest = _SHARD.sub("", stem["rest"] or "") if stem else ""
     return rest.removeprefix(".") or None
 
 
-def _is_variant(path: Path, variant: str | None) -> bool:
+def _is_variant(path: PurePath, variant: str | None) -> bool:
     return _STEM.match(path.stem) is not None and variant_of(path) == variant
 
 
-def _names(paths: list[Path]) -> str:
+def _names(paths: Sequence[PurePath]) -> str:
     return ", ".join(path.name for path in paths[:4]) + (", ..." if len(paths) > 4 else "")

@@ -22,7 +22,7 @@ import torch
 
 from nightpress.diffusion_core.acceleration import apply, attention
 from nightpress.diffusion_core.acceleration.compilation import remove_damaged_code
-from nightpress.diffusion_core.conditioning import arguments, checking
+from nightpress.diffusion_core.conditioning import arguments, checking, control_patches, controls
 from nightpress.diffusion_core.conditioning.network_configs import any_number_of_channels
 from nightpress.diffusion_core.conditioning.pipelines import ModePipelines
 from nightpress.diffusion_core.errors import (
@@ -178,11 +178,13 @@ class Sampler:
                 f"batch size {batch_size}: must be 1 with first_block_cache, which decides for a "
                 "whole batch"
             )
-        pipeline = self._modes.pipeline_for(params.conditioning.mode)
-        checking.check_strength(params.conditioning, type(pipeline), params.num_inference_steps)
-        checking.check_pictures(
-            [each.images for each in requests], params.conditioning, (params.width, params.height)
-        )
+        conditioning, steps = params.conditioning, params.num_inference_steps
+        pipeline = self._modes.pipeline_for(conditioning.mode, conditioning.controls)
+        checking.check_strength(conditioning, type(pipeline), steps)
+        nets, images = self._model.controlnets, [request.images for request in requests]
+        checking.check_pictures(images, conditioning, (params.width, params.height))
+        controls.check(nets, images, conditioning, (params.width, params.height))
+        controls.check_steps(nets, conditioning, steps, params.scheduler)
         for scale in _guidance_scales(requests, params):
             if scale != params.guidance_scale and not (
                 per_image_guidance.is_supported(pipeline)
@@ -248,7 +250,8 @@ class Sampler:
         self, batch: Sequence[ImageRequest], params: SamplingParams
     ) -> tuple[torch.Tensor, torch.Tensor, Sequence[bool]]:
         """Call the pipeline; returns float32 images (B, 3, H, W) in 0..1, finite, flagged (B,)."""
-        pipeline = self._modes.pipeline_for(params.conditioning.mode)
+        conditioning = params.conditioning
+        pipeline = self._modes.pipeline_for(conditioning.mode, conditioning.controls)
         scheduler, speed = self._scheduler(params), self._model.speed
         checking.check_scheduler(scheduler, type(pipeline), params.scheduler)
         # Caches inside the networks read the scheduler of the pipeline that was loaded.
@@ -258,11 +261,12 @@ class Sampler:
             values = self._settings(pipeline, batch, params) | self._conditioning(batch, params)
             with (
                 any_number_of_channels(pipeline),
+                control_patches.around_call(pipeline, [request.seed for request in batch]),
                 decoding.decode_in_chunks(pipeline, speed.vae_batch_size),
                 decoding.watch_decoder(pipeline, len(batch)) as finite_when_decoded,
                 np.errstate(invalid="ignore"),
             ):
-                output = pipeline(**values)
+                output = pipeline(**_without_nones(values, pipeline))
             images = _images(output, (len(batch), 3, params.height, params.width))
             finite = decoding.all_finite(images)
             for decoded in finite_when_decoded:
@@ -311,8 +315,17 @@ class Sampler:
             "clean_caption": False,
         }
         accepted = pipeline_folder.call_parameters(type(pipeline))
-        pictures = arguments.arguments([each.images for each in batch], params.conditioning)
+        images = [each.images for each in batch]
+        pictures = arguments.arguments(images, params.conditioning)
+        used = controls.used_by(self._model.controlnets, params.conditioning.controls)
+        pictures |= controls.arguments(pipeline, used, images, params.conditioning)
         return {name: value for name, value in settings.items() if name in accepted} | pictures
+
+
+def _without_nones(values: dict[str, Any], pipeline: Any) -> dict[str, Any]:
+    """The arguments without those that are None and that the pipeline of another mode lacks."""
+    accepted = pipeline_folder.call_parameters(type(pipeline))
+    return {name: value for name, value in values.items() if value is not None or name in accepted}
 
 
 def _guidance_scales(requests: Sequence[ImageRequest], params: SamplingParams) -> list[float]:

@@ -16,7 +16,6 @@ import torch
 
 from nightpress.diffusion_core.errors import ModelError
 from nightpress.diffusion_core.models.info import ModelInfo
-from nightpress.diffusion_core.models.loading import check_weights
 from nightpress.diffusion_core.models.spec import ModelSpec
 from nightpress.diffusion_core.sampling.request import SamplingParams
 from nightpress.diffusion_core.sampling.sampler import Sampler
@@ -110,7 +109,7 @@ class SamplerActor:
         """
         files = ModelFiles.locate(self._spec, self._options)
         model = files.describe(self._spec)
-        check_weights(files.folder, self._spec)
+        files.check_weights(self._spec)
         return model
 
     def load(self, fingerprint: str, batch_size: int) -> None:
@@ -128,7 +127,9 @@ class SamplerActor:
         files = ModelFiles.locate(self._spec, self._options)
         found = files.describe(self._spec).identity
         if found != fingerprint:
-            scope = ", including the files of model.row_loras" if self._spec.row_loras else ""
+            names = [name for name in ("row_loras", "controlnets") if getattr(self._spec, name)]
+            scope = ", including the files of " if names else ""
+            scope += " and ".join(f"model.{name}" for name in names)
             raise ModelError(
                 f"{self._spec.source}: its fingerprint on {platform.node()} is {found[:12]}, but "
                 f"the run needs {fingerprint[:12]}{scope}"

@@ -90,16 +90,16 @@ def actor_factory(spec: RunSpec, traced: bool = False) -> ActorFactory:
 def _absolute_model(model: ModelSpec) -> ModelSpec:
     """The model with its local sources as full paths: actors have another working directory.
 
-    Resolving symbolic links may change the last part of a path, so LoRAs keep the job's names.
+    Resolving symbolic links may change the last part of a path, so all keep the job's names.
     """
-    loras = {
+    added = {
         name: tuple(
-            lora.model_copy(update={"source": absolute_source(lora.source), "name": lora.label})
-            for lora in getattr(model, name)
+            each.model_copy(update={"source": absolute_source(each.source), "name": each.label})
+            for each in getattr(model, name)
         )
-        for name in ("loras", "row_loras")
+        for name in ("loras", "row_loras", "controlnets")
     }
-    return model.model_copy(update={"source": absolute_source(model.source), **loras})
+    return model.model_copy(update={"source": absolute_source(model.source), **added})
 
 
 def planning_mapper(spec: RunSpec) -> Mapper:

@@ -9,6 +9,7 @@ from nightpress.diffusion_core.models.adapter_files import NO_ADAPTERS, AdapterF
 from nightpress.diffusion_core.models.info import ModelInfo
 from nightpress.diffusion_core.models.loading import LoadedModel
 from nightpress.diffusion_core.models.spec import ModelSpec
+from nightpress.pipelines.models.controlnets import locate_controlnets
 from nightpress.pipelines.models.location import locate
 from nightpress.pipelines.models.loras import locate_loras
 from nightpress.pipelines.storage import Options
@@ -30,11 +31,16 @@ class ModelFiles:
             ModelError: one of them cannot be found or downloaded.
             StoreError: the store behind a URL refuses or fails.
         """
-        return cls(locate(spec, options), locate_loras(spec, options))
+        adapters = AdapterFiles(controlnets=locate_controlnets(spec, options))
+        return cls(locate(spec, options), locate_loras(spec, options), adapters)
 
     def describe(self, spec: ModelSpec, elsewhere: bool = False) -> ModelInfo:
         """Describe the model without loading it; see `loading.describe`."""
         return loading.describe(self.folder, spec, self.loras, elsewhere, self.adapters)
+
+    def check_weights(self, spec: ModelSpec) -> None:
+        """Check that the files hold exactly the model's weights; see `loading.check_weights`."""
+        loading.check_weights(self.folder, spec, self.adapters)
 
     def load(self, spec: ModelSpec, device: str) -> LoadedModel:
         """Load the model onto a device; see `loading.load`."""

@@ -71,8 +71,9 @@ class RunRecord:
             "batch_size": self.batch_size,
             "manifest": [file.identity for file in self.layout.files],
         }
-        if self.model.row_loras:
-            identity["row_loras"] = {each.name: each.sha256 for each in self.model.row_loras}
+        for name in ("row_loras", "controlnets"):
+            if infos := getattr(self.model, name):
+                identity[name] = {each.name: each.sha256 for each in infos}
         if self.measured:
             identity["batch_sizes"] = {
                 each.kind.name: each.best.batch_size for each in self.measured
@@ -139,7 +140,7 @@ class RunRecord:
         changes = self.spec.changes(spec)
         changes += [
             Change(f"model.{kind}: sha256 of {mine.name}", mine.sha256, other.sha256)
-            for kind in ("loras", "row_loras")
+            for kind in ("loras", "row_loras", "controlnets")
             for mine, other in zip(getattr(self.model, kind), getattr(model, kind), strict=False)
             if mine.name == other.name and mine.sha256 != other.sha256
         ]

@@ -82,6 +82,7 @@ class Attempt:
             mode=conditioning.mode,
             strength=conditioning.strength,
             canvas=conditioning.canvas,
+            controlnets=model.controlnets_of(conditioning.controls, conditioning.control_scales),
             inputs=inputs,
         )
 

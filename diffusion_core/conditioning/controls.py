@@ -1,0 +1,174 @@
+"""Control images of a batch: which ControlNets take them, and the arguments of a call with them."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from nightpress.diffusion_core.conditioning import canny
+from nightpress.diffusion_core.conditioning.spec import ConditionImages, Conditioning, Pixels
+from nightpress.diffusion_core.errors import SettingsError
+from nightpress.diffusion_core.models.controlnet_spec import ControlNetSpec
+from nightpress.diffusion_core.models.controlnets import ControlNet
+from nightpress.diffusion_core.models.modes import ONE_CONTROLNET
+from nightpress.diffusion_core.models.pipeline_folder import call_parameters
+
+ENCODED = ("Flux", "QwenImage", "StableDiffusion3")
+"""How the classes begin whose VAE encodes control images: they take tensors in -1..1, and use them
+as they are. The other classes take 0..1."""
+
+
+def used_by(controlnets: Sequence[ControlNet], names: Sequence[str]) -> list[ControlNet]:
+    """The ControlNets of a batch, in the order of its control images.
+
+    Args:
+        controlnets: those of the model.
+        names: `Conditioning.controls`.
+
+    Raises:
+        SettingsError: the model does not have one of them.
+    """
+    known = {each.spec.label: each for each in controlnets}
+    if unknown := [name for name in names if name not in known]:
+        raise SettingsError(
+            f"there is no ControlNet {unknown[0]!r}; the model has: {', '.join(known) or 'none'}"
+        )
+    return [known[name] for name in names]
+
+
+def check(
+    controlnets: Sequence[ControlNet],
+    images: Sequence[ConditionImages],
+    conditioning: Conditioning,
+    size: tuple[int, int],
+) -> None:
+    """Check that each image of a batch has one control image for each ControlNet.
+
+    Args:
+        controlnets: those of the model.
+        images: the pictures of each image.
+        conditioning: what all images share.
+        size: (width, height) of the images in pixels.
+
+    Raises:
+        SettingsError: a ControlNet, its scale or its picture is missing, or there is one too many,
+            or the mode is one without ControlNets.
+    """
+    number = len(used_by(controlnets, conditioning.controls))
+    if len(conditioning.control_scales) != number:
+        raise SettingsError(f"{len(conditioning.control_scales)} scales for {number} ControlNets")
+    if ("+control" in conditioning.mode) != bool(number):
+        raise SettingsError(f"mode {conditioning.mode} with {number} ControlNets")
+    shape = (size[1], size[0], 3)
+    for each in images:
+        if len(each.control_images) != number:
+            raise SettingsError(f"{len(each.control_images)} pictures for {number} ControlNets")
+        for picture in each.control_images:
+            if picture.shape != shape or picture.dtype != np.uint8:
+                raise SettingsError(
+                    f"a control image has shape {picture.shape} and type {picture.dtype}; this "
+                    f"image needs shape {shape} and type uint8"
+                )
+
+
+def check_steps(
+    controlnets: Sequence[ControlNet], conditioning: Conditioning, num_steps: int, sampler: str
+) -> None:
+    """Check that each ControlNet of a batch acts on a step; diffusers would leave it out silently.
+
+    Args:
+        controlnets: those of the model.
+        conditioning: of the batch.
+        num_steps: `num_inference_steps`.
+        sampler: the sampler's name; Heun's method calls the denoiser twice a step.
+
+    Raises:
+        SettingsError: one of them acts on none.
+    """
+    strength = 1.0 if conditioning.strength is None else conditioning.strength
+    taken = max(int(num_steps * strength), 1)
+    calls = 2 * taken - 1 if sampler.startswith("heun") else taken
+    for each in used_by(controlnets, conditioning.controls):
+        if not each.spec.acts_in(calls):
+            start, end = each.spec.control_guidance_start, each.spec.control_guidance_end
+            raise SettingsError(
+                f"ControlNet {each.spec.label!r} acts between {start:g} and {end:g} of the steps, "
+                f"and none of {taken} steps lies there; use more steps"
+            )
+
+
+def component(pipeline_class: str, used: Sequence[ControlNet]) -> Any:
+    """The component `controlnet` of a pipeline: a network, or several as one.
+
+    Several pictures for one union ControlNet go through it together, as it was trained; next to
+    another ControlNet it counts once for each of its pictures.
+
+    Args:
+        pipeline_class: the model's text-to-image class.
+        used: the ControlNets, at least one.
+
+    Raises:
+        SettingsError: the class takes one ControlNet at a time.
+    """
+    from diffusers import QwenImageMultiControlNetModel
+
+    nets = [each.network for each in used]
+    is_one = all(net is nets[0] for net in nets)
+    if len(nets) == 1 or (used[0].is_union and is_one):
+        return nets[0]
+    if pipeline_class in ONE_CONTROLNET:
+        if not is_one:
+            raise SettingsError(f"{pipeline_class} takes one ControlNet for an image")
+        return QwenImageMultiControlNetModel(nets[:1])
+    return nets
+
+
+def class_name(name: str, used: Sequence[ControlNet]) -> str:
+    """The class that samples a mode with these ControlNets; SDXL's union ones have their own."""
+    is_union = any(each.is_union for each in used)
+    return name.replace("ControlNet", "ControlNetUnion") if is_union else name
+
+
+def arguments(
+    pipeline: Any,
+    used: Sequence[ControlNet],
+    images: Sequence[ConditionImages],
+    conditioning: Conditioning,
+) -> dict[str, Any]:
+    """The arguments of a call that carry the control images of a batch.
+
+    Args:
+        pipeline: the one that is called.
+        used: its ControlNets; if there are none, neither are there arguments.
+        images: the pictures of each image.
+        conditioning: what all images share.
+    """
+    if not used:
+        return {}
+    accepted, specs = call_parameters(type(pipeline)), [each.spec for each in used]
+    pictures = [
+        _stacked(pipeline, [_prepared(each.control_images[index], spec) for each in images])
+        for index, spec in enumerate(specs)
+    ]
+    values: dict[str, Sequence[Any]] = {
+        "control_image" if "control_image" in accepted else "image": pictures,
+        "controlnet_conditioning_scale": list(map(float, conditioning.control_scales)),
+        "control_guidance_start": [spec.control_guidance_start for spec in specs],
+        "control_guidance_end": [spec.control_guidance_end for spec in specs],
+    }
+    if "control_mode" in accepted:
+        values["control_mode"] = [spec.control_mode for spec in specs]
+    return {name: value if len(used) > 1 else value[0] for name, value in values.items()}
+
+
+def _prepared(picture: Pixels, spec: ControlNetSpec) -> Pixels:
+    if spec.preprocess == "canny":
+        return canny.edges(picture, spec.low_threshold, spec.high_threshold)
+    return picture
+
+
+def _stacked(pipeline: Any, pictures: Sequence[Pixels]) -> torch.Tensor:
+    """(B, 3, H, W) float32, in the range that the pipeline takes."""
+    values = torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2).to(torch.float32) / 255
+    return 2 * values - 1 if type(pipeline).__name__.startswith(ENCODED) else values

@@ -1,0 +1,186 @@
+"""Tiny seeded ControlNets for the tiny models, whose convolutions from zero are not zero.
+
+A ControlNet that has just been made adds nothing, and would prove nothing.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from support import tiny_models
+
+from nightpress.diffusion_core.silence_libraries import errors_only
+
+HINT = (8, 8)
+"""`conditioning_embedding_out_channels`: control images become half as large, as the tiny VAE's."""
+
+
+def make(pipeline: Any, seed: int = 0, union: bool = False, **settings: Any) -> Any:
+    """A ControlNet for a tiny pipeline, with all its weights drawn from a seed."""
+    state = torch.get_rng_state()
+    torch.manual_seed(seed)
+    name = type(pipeline).__name__ + ("Union" if union else "")
+    with errors_only():  # FLUX' warns of a class of diffusers' own
+        network = MAKERS[name](pipeline, **settings)
+    for name, weight in network.named_parameters():
+        if not weight.any():
+            torch.nn.init.normal_(weight, std=0.1)
+        if "cond_embedding" in name or "controlnet_x_embedder" in name or "pos_embed_input" in name:
+            weight.data *= 4
+    torch.set_rng_state(state)
+    return network
+
+
+def save(pipeline: Any, folder: Path, seed: int = 0, union: bool = False, **settings: Any) -> Path:
+    """`make` one and save it in a folder."""
+    make(pipeline, seed, union, **settings).save_pretrained(folder)
+    return folder
+
+
+def _of_unet(pipeline: Any, **settings: Any) -> Any:
+    from diffusers import ControlNetModel
+
+    settings = {"conditioning_embedding_out_channels": HINT} | settings
+    return ControlNetModel.from_unet(pipeline.unet, **settings)
+
+
+def _union(pipeline: Any, **settings: Any) -> Any:
+    from diffusers import ControlNetUnionModel
+
+    shared = (
+        "in_channels down_block_types block_out_channels layers_per_block norm_num_groups "
+        "cross_attention_dim attention_head_dim addition_embed_type addition_time_embed_dim "
+        "projection_class_embeddings_input_dim"
+    )
+    own = {
+        "conditioning_embedding_out_channels": HINT,
+        "num_control_type": 3,
+        "num_trans_channel": 8,
+        "num_trans_head": 2,
+        "num_proj_channel": 8,
+    }
+    config = {name: pipeline.unet.config[name] for name in shared.split()}
+    return ControlNetUnionModel(**(config | own | settings))
+
+
+def _sd3(pipeline: Any, **settings: Any) -> Any:
+    from diffusers import SD3ControlNetModel
+
+    shared = (
+        "sample_size patch_size in_channels attention_head_dim num_attention_heads "
+        "joint_attention_dim caption_projection_dim pooled_projection_dim out_channels "
+        "pos_embed_max_size"
+    )
+    config = {name: pipeline.transformer.config[name] for name in shared.split()}
+    return SD3ControlNetModel(**(config | {"num_layers": 1} | settings))
+
+
+def _flux(pipeline: Any, **settings: Any) -> Any:
+    from diffusers import FluxControlNetModel
+
+    shared = (
+        "patch_size in_channels attention_head_dim num_attention_heads joint_attention_dim "
+        "pooled_projection_dim guidance_embeds axes_dims_rope"
+    )
+    config = {name: pipeline.transformer.config[name] for name in shared.split()}
+    return FluxControlNetModel(**(config | {"num_layers": 1, "num_single_layers": 1} | settings))
+
+
+def _qwen(pipeline: Any, **settings: Any) -> Any:
+    from diffusers import QwenImageControlNetModel
+
+    shared = (
+        "patch_size in_channels out_channels attention_head_dim num_attention_heads "
+        "joint_attention_dim axes_dims_rope"
+    )
+    config = {name: pipeline.transformer.config[name] for name in shared.split()}
+    return QwenImageControlNetModel(**(config | {"num_layers": 1} | settings))
+
+
+MAKERS = {
+    "StableDiffusionPipeline": _of_unet,
+    "StableDiffusionXLPipeline": _of_unet,
+    "StableDiffusionXLPipelineUnion": _union,
+    "StableDiffusion3Pipeline": _sd3,
+    "FluxPipeline": _flux,
+    "QwenImagePipeline": _qwen,
+}
+
+
+def base(family: str) -> Any:
+    """The tiny text-to-image pipeline of a family of `tiny_models`, or of `qwen`."""
+    state = torch.get_rng_state()
+    torch.manual_seed(0)
+    pipeline = qwen_image() if family == "qwen" else tiny_models.MAKERS[family]()
+    if family == "sd3":  # whose last layer takes no control
+        config = {**pipeline.transformer.config, "num_layers": 2}
+        pipeline.register_modules(transformer=type(pipeline.transformer).from_config(config))
+    torch.set_rng_state(state)
+    return pipeline
+
+
+def qwen_image() -> Any:
+    from diffusers import (
+        AutoencoderKLQwenImage,
+        FlowMatchEulerDiscreteScheduler,
+        QwenImagePipeline,
+        QwenImageTransformer2DModel,
+    )
+
+    transformer = QwenImageTransformer2DModel(
+        in_channels=16,
+        out_channels=4,
+        num_layers=1,
+        attention_head_dim=16,
+        num_attention_heads=2,
+        joint_attention_dim=16,
+        axes_dims_rope=(8, 4, 4),
+    )
+    vae = AutoencoderKLQwenImage(
+        base_dim=8,
+        z_dim=4,
+        dim_mult=[1, 2],
+        num_res_blocks=1,
+        temperal_downsample=[False],
+        latents_mean=[0.0] * 4,
+        latents_std=[1.0] * 4,
+    )
+    return QwenImagePipeline(
+        scheduler=FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True),
+        vae=vae,
+        text_encoder=_qwen_text(),
+        tokenizer=_qwen_tokenizer(),
+        transformer=transformer,
+    )
+
+
+def _qwen_text() -> Any:
+    from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
+
+    sizes = {"hidden_size": 16, "intermediate_size": 16}
+    text = {
+        "vocab_size": 512,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 2,
+        "rope_scaling": {"mrope_section": [1, 1, 2], "rope_type": "default", "type": "default"},
+        "bos_token_id": 0,
+        "eos_token_id": 0,
+    }
+    vision = {"depth": 1, "num_heads": 2, "out_hidden_size": 16}
+    config = Qwen2_5_VLConfig(text_config=text | sizes, vision_config=vision | sizes)
+    return Qwen2_5_VLForConditionalGeneration(config)
+
+
+def _qwen_tokenizer() -> Any:
+    from transformers import Qwen2Tokenizer
+    from transformers.convert_slow_tokenizer import bytes_to_unicode
+
+    vocabulary = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", *bytes_to_unicode().values()]
+    return Qwen2Tokenizer(
+        vocab={piece: index for index, piece in enumerate(vocabulary)},
+        merges=[],
+        eos_token="<|im_end|>",
+        pad_token="<|endoftext|>",
+        additional_special_tokens=["<|im_start|>", "<|im_end|>"],
+    )
