@@ -179,11 +179,11 @@ class Sampler:
                 "whole batch"
             )
         conditioning, steps = params.conditioning, params.num_inference_steps
+        nets, images = self._model.controlnets, [request.images for request in requests]
+        controls.check(nets, images, conditioning, (params.width, params.height))
         pipeline = self._modes.pipeline_for(conditioning.mode, conditioning.controls)
         checking.check_strength(conditioning, type(pipeline), steps)
-        nets, images = self._model.controlnets, [request.images for request in requests]
         checking.check_pictures(images, conditioning, (params.width, params.height))
-        controls.check(nets, images, conditioning, (params.width, params.height))
         controls.check_steps(nets, conditioning, steps, params.scheduler)
         for scale in _guidance_scales(requests, params):
             if scale != params.guidance_scale and not (
