@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Self
 
@@ -44,18 +45,22 @@ class ModelInfo:
     """The LoRAs that are active for every image."""
     row_loras: tuple[LoraInfo, ...] = ()
     """The LoRAs that are active for images whose row names them, with the row's scale or this."""
+    references: tuple[LoraInfo, ...] = ()
+    """The IP-Adapters, with their scales in the job; see `references.reference_info`."""
     prompts: PromptLimits = field(default_factory=PromptLimits, compare=False, repr=False)
     """How much of a prompt the model reads; it is not recorded with a run."""
 
     @property
     def identity(self) -> str:
-        """A hash that all machines of a run must agree on: of `fingerprint` and the row LoRAs."""
-        if not self.row_loras:
+        """A hash that all machines of a run must agree on: of `fingerprint` and what rows use."""
+        parts: list[Any] = [self.fingerprint]
+        if self.row_loras or self.references:
+            parts.append([[lora.name, lora.sha256] for lora in self.row_loras])
+        if self.references:
+            parts.append({"references": [[each.name, each.sha256] for each in self.references]})
+        if len(parts) == 1:
             return self.fingerprint
-        content = json.dumps(
-            [self.fingerprint, [[lora.name, lora.sha256] for lora in self.row_loras]]
-        )
-        return hashlib.sha256(content.encode()).hexdigest()
+        return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
     def sampler_that_runs(self, scheduler: str) -> str:
         """What a row's sampler is called once it has run: `default` gets its proper name."""
@@ -73,6 +78,20 @@ class ModelInfo:
         (own,) = (info for info in self.row_loras if info.name == lora)
         return (*self.loras, own if scale is None else replace(own, scale=scale))
 
+    def references_of(
+        self, names: Sequence[str], scales: Sequence[float]
+    ) -> tuple[LoraInfo, ...]:
+        """The IP-Adapters that an image uses.
+
+        Args:
+            names: as in `Conditioning.adapters`.
+            scales: one for each.
+        """
+        by_name = {each.name: each for each in self.references}
+        return tuple(
+            replace(by_name[name], scale=scale) for name, scale in zip(names, scales, strict=True)
+        )
+
     def as_dict(self) -> dict[str, Any]:
         """JSON-ready values, without `prompts`."""
         values = asdict(replace(self, prompts=PromptLimits()))
@@ -83,7 +102,7 @@ class ModelInfo:
         """The inverse of `as_dict`."""
         loras = {
             name: tuple(LoraInfo(**lora) for lora in values.get(name, ()))
-            for name in ("loras", "row_loras")
+            for name in ("loras", "row_loras", "references")
         }
         tuples = {name: tuple(values.get(name, ())) for name in ("samplers", "modes")}
         return cls(**{**values, **tuples, "modes": tuples["modes"] or ("text",), **loras})

@@ -4,7 +4,7 @@ import hashlib
 import inspect
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,8 @@ from nightpress.diffusion_core.models.prompts import (
     limits_from_folder,
     limits_of,
 )
+from nightpress.diffusion_core.models.reference_switching import References, load_references
+from nightpress.diffusion_core.models.references import check_references, reference_info
 from nightpress.diffusion_core.models.spec import DType, ModelSpec
 from nightpress.diffusion_core.silence_libraries import errors_only, no_progress_bars
 
@@ -48,6 +50,8 @@ class LoadedModel:
     """The acceleration: applied to the pipeline, or to be applied around each of its calls."""
     row_loras: RowLoras = field(default_factory=RowLoras)
     """Switches between the LoRAs in the pipeline."""
+    references: References = field(default_factory=References)
+    """Switches between the IP-Adapters in the pipeline."""
     prompts: PromptLimits = field(default_factory=PromptLimits)
     """How much of a prompt the model reads."""
 
@@ -78,7 +82,13 @@ def describe(
     model, pipeline_class = _read(folder)
     loras, row_loras = _lora_infos(spec, lora_files, pipeline_class)
     check_speed(model, pipeline_class, spec, elsewhere)
-    return _info(model, pipeline_class, spec, loras, row_loras)
+    references = check_references(
+        spec.references, adapters.references, model, pipeline_class, spec.allow_pickle
+    )
+    return replace(
+        _info(model, pipeline_class, spec, loras, row_loras),
+        references=tuple(reference_info(*each) for each in references),
+    )
 
 
 def _info(
@@ -101,7 +111,7 @@ def _info(
         num_inference_steps=steps,
         guidance_scale=guidance_scale,
         samplers=names,
-        modes=modes_of(model.class_name),
+        modes=modes_of(model.class_name, has_references=bool(spec.references)),
         own_sampler=samplers.own_sampler(model.scheduler, names),
         takes_negative_prompt=pipeline_folder.takes_negative_prompt(pipeline_class),
         max_steps=int(model.scheduler.get("num_train_timesteps", 1000)),
@@ -142,12 +152,16 @@ def load(
     """
     model, pipeline_class = _read(folder)
     loras = check_lora_files(spec.all_loras, lora_files, pipeline_class, spec.allow_pickle)
+    references = check_references(
+        spec.references, adapters.references, model, pipeline_class, spec.allow_pickle
+    )
     dtype = resolve_dtype(spec.dtype, device)
     pipeline = _load_pipeline(model, pipeline_class, spec, dtype, device)
     number, scheduler = len(spec.loras), pipeline.scheduler
     switching = load_loras(
         pipeline, loras[:number], str(folder), spec.allow_pickle, row_loras=loras[number:]
     )
+    ip_adapters = load_references(pipeline, references, model, spec.allow_pickle)
     _accelerate(pipeline, pipeline_class, spec.model_copy(update={"dtype": dtype}))
     pipeline.set_progress_bar_config(disable=True)
     return LoadedModel(
@@ -159,6 +173,7 @@ def load(
         takes_negative_prompt=pipeline_folder.takes_negative_prompt(pipeline_class),
         speed=spec.speed,
         row_loras=switching,
+        references=ip_adapters,
         prompts=limits_of(model.components, pipeline.components.get, pipeline_class),
     )
 

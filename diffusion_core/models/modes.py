@@ -18,9 +18,11 @@ class Family:
     classes: Mapping[str, str]
     """Mode without references -> name of the class: `image`, `inpaint`, `text+control` ..."""
     takes_references: bool = False
-    """Whether its classes take an IP-Adapter."""
+    """Whether its classes take an IP-Adapter; if the image is edited, further pictures."""
     image_is_edited: bool = False
     """Whether the model edits an image, so that `init_image` is `edit` and not `image`."""
+    needs_image: bool = False
+    """Whether it makes no image from a prompt alone."""
 
 
 FAMILIES: dict[str, Family] = {
@@ -34,14 +36,46 @@ FAMILIES: dict[str, Family] = {
         },
         takes_references=True,
     ),
+    "StableDiffusionXLPipeline": Family(
+        {
+            "image": "StableDiffusionXLImg2ImgPipeline",
+            "inpaint": "StableDiffusionXLInpaintPipeline",
+            "text+control": "StableDiffusionXLControlNetPipeline",
+            "image+control": "StableDiffusionXLControlNetImg2ImgPipeline",
+            "inpaint+control": "StableDiffusionXLControlNetInpaintPipeline",
+        },
+        takes_references=True,
+    ),
+    "FluxPipeline": Family(
+        {
+            "image": "FluxImg2ImgPipeline",
+            "inpaint": "FluxInpaintPipeline",
+            "text+control": "FluxControlNetPipeline",
+            "image+control": "FluxControlNetImg2ImgPipeline",
+            "inpaint+control": "FluxControlNetInpaintPipeline",
+        },
+        takes_references=True,
+    ),
+    "FluxKontextPipeline": Family({"edit": "FluxKontextPipeline"}, image_is_edited=True),
+    "Flux2Pipeline": Family({"edit": "Flux2Pipeline"}, True, image_is_edited=True),
+    "Flux2KleinPipeline": Family({"edit": "Flux2KleinPipeline"}, True, image_is_edited=True),
+    "QwenImageEditPipeline": Family(
+        {"edit": "QwenImageEditPipeline"}, image_is_edited=True, needs_image=True
+    ),
+    "QwenImageEditPlusPipeline": Family(
+        {"edit": "QwenImageEditPlusPipeline"}, True, image_is_edited=True, needs_image=True
+    ),
 }
 """Name of a text-to-image class -> its family; a class without one has the mode `text` alone."""
+
+WITHOUT_REFERENCES = frozenset({"FluxControlNetImg2ImgPipeline", "FluxControlNetInpaintPipeline"})
+"""Classes that take no IP-Adapter, unlike others of their families."""
 
 
 def modes_of(
     pipeline_class: str, has_controls: bool = False, has_references: bool = False
 ) -> tuple[str, ...]:
-    """The modes of a model, `text` first.
+    """The modes of a model, `text` first if it has it.
 
     Args:
         pipeline_class: name of the diffusers class in its folder.
@@ -51,14 +85,18 @@ def modes_of(
     family = FAMILIES.get(pipeline_class)
     if family is None:
         return ("text",)
-    modes = ["text"]
+    modes = [] if family.needs_image else ["text"]
     for mode in family.classes:
         if has_controls or not mode.endswith("+control"):
             modes.append(mode)
             if mode.startswith("inpaint"):
                 modes.append(mode.replace("inpaint", "outpaint"))
-    if has_references and family.takes_references:
-        modes += [f"{mode}+reference" for mode in modes if "edit" not in mode]
+    if family.takes_references and (has_references or family.image_is_edited):
+        modes += [
+            f"{mode}+reference"
+            for mode in modes
+            if class_for(pipeline_class, mode) not in WITHOUT_REFERENCES
+        ]
     return tuple(modes)
 
 
@@ -70,3 +108,9 @@ def class_for(pipeline_class: str, mode: str) -> str:
     """
     plain = mode.removesuffix("+reference").replace("outpaint", "inpaint")
     return pipeline_class if plain == "text" else FAMILIES[pipeline_class].classes[plain]
+
+
+def takes_adapters(pipeline_class: str) -> bool:
+    """Whether IP-Adapters can be loaded into a model."""
+    family = FAMILIES.get(pipeline_class)
+    return family is not None and family.takes_references and not family.image_is_edited

@@ -24,6 +24,7 @@ from nightpress.diffusion_core.acceleration import apply, attention
 from nightpress.diffusion_core.acceleration.compilation import remove_damaged_code
 from nightpress.diffusion_core.conditioning import arguments
 from nightpress.diffusion_core.conditioning.pipelines import ModePipelines
+from nightpress.diffusion_core.conditioning.references import ReferenceEncoder
 from nightpress.diffusion_core.conditioning.spec import TEXT
 from nightpress.diffusion_core.errors import (
     DeviceError,
@@ -106,6 +107,7 @@ class Sampler:
         self._batch_size = batch_size
         self._call_parameters = pipeline_folder.call_parameters(type(model.pipeline))
         self._conditioner = Conditioner(model, cache_bytes)
+        self._references = ReferenceEncoder(model)
         self._copies = CopyStream(model.device)
         self._has_prepared = False
         self._compiled: set[tuple[object, ...]] = set()
@@ -245,10 +247,17 @@ class Sampler:
         """Call the pipeline; returns float32 images (B, 3, H, W) in 0..1, finite, flagged (B,)."""
         pipeline = self._modes.pipeline_for(params.conditioning.mode)
         pipeline.scheduler = self._scheduler(params)
-        speed = self._model.speed
-        with apply.around_call(pipeline, speed), _as_sampling_error(type(pipeline).__name__):
+        speed, pictures = self._model.speed, [each.images for each in batch]
+        with (
+            _as_sampling_error(type(pipeline).__name__),
+            # Outside of what copies the denoiser's parts for a call.
+            self._references.around_call(pipeline, pictures, params.conditioning) as references,
+            apply.around_call(pipeline, speed),
+        ):
             self._use_lora(params)
             values = self._settings(pipeline, batch, params) | self._conditioning(batch, params)
+            accepted = pipeline_folder.call_parameters(type(pipeline))
+            values |= {name: value for name, value in references.items() if name in accepted}
             with (
                 decoding.decode_in_chunks(pipeline, speed.vae_batch_size),
                 decoding.watch_decoder(pipeline, len(batch)) as finite_when_decoded,
