@@ -78,9 +78,7 @@ class ModelInfo:
         (own,) = (info for info in self.row_loras if info.name == lora)
         return (*self.loras, own if scale is None else replace(own, scale=scale))
 
-    def references_of(
-        self, names: Sequence[str], scales: Sequence[float]
-    ) -> tuple[LoraInfo, ...]:
+    def references_of(self, names: Sequence[str], scales: Sequence[float]) -> tuple[LoraInfo, ...]:
         """The IP-Adapters that an image uses.
 
         Args:

@@ -11,7 +11,7 @@ from typing import Any
 from nightpress.diffusion_core.acceleration.spec import SpeedSpec
 from nightpress.diffusion_core.errors import as_model_error
 from nightpress.diffusion_core.models import networks, pipeline_folder, samplers, weight_files
-from nightpress.diffusion_core.models.adapter_files import NO_ADAPTERS, AdapterFiles
+from nightpress.diffusion_core.models.adapter_files import NO_ADAPTERS, AdapterFiles, ReferenceFiles
 from nightpress.diffusion_core.models.folder_defaults import defaults
 from nightpress.diffusion_core.models.info import ModelInfo
 from nightpress.diffusion_core.models.lora_files import (
@@ -28,7 +28,11 @@ from nightpress.diffusion_core.models.prompts import (
     limits_of,
 )
 from nightpress.diffusion_core.models.reference_switching import References, load_references
-from nightpress.diffusion_core.models.references import check_references, reference_info
+from nightpress.diffusion_core.models.references import (
+    ReferenceSpec,
+    check_references,
+    reference_info,
+)
 from nightpress.diffusion_core.models.spec import DType, ModelSpec
 from nightpress.diffusion_core.silence_libraries import errors_only, no_progress_bars
 
@@ -82,9 +86,7 @@ def describe(
     model, pipeline_class = _read(folder)
     loras, row_loras = _lora_infos(spec, lora_files, pipeline_class)
     check_speed(model, pipeline_class, spec, elsewhere)
-    references = check_references(
-        spec.references, adapters.references, model, pipeline_class, spec.allow_pickle
-    )
+    references = _checked_references(spec, adapters, model, pipeline_class)
     return replace(
         _info(model, pipeline_class, spec, loras, row_loras),
         references=tuple(reference_info(*each) for each in references),
@@ -152,16 +154,14 @@ def load(
     """
     model, pipeline_class = _read(folder)
     loras = check_lora_files(spec.all_loras, lora_files, pipeline_class, spec.allow_pickle)
-    references = check_references(
-        spec.references, adapters.references, model, pipeline_class, spec.allow_pickle
-    )
+    references = _checked_references(spec, adapters, model, pipeline_class)
     dtype = resolve_dtype(spec.dtype, device)
     pipeline = _load_pipeline(model, pipeline_class, spec, dtype, device)
     number, scheduler = len(spec.loras), pipeline.scheduler
     switching = load_loras(
         pipeline, loras[:number], str(folder), spec.allow_pickle, row_loras=loras[number:]
     )
-    ip_adapters = load_references(pipeline, references, model, spec.allow_pickle)
+    ip_adapters = load_references(pipeline, references, model)
     _accelerate(pipeline, pipeline_class, spec.model_copy(update={"dtype": dtype}))
     pipeline.set_progress_bar_config(disable=True)
     return LoadedModel(
@@ -175,6 +175,15 @@ def load(
         row_loras=switching,
         references=ip_adapters,
         prompts=limits_of(model.components, pipeline.components.get, pipeline_class),
+    )
+
+
+def _checked_references(
+    spec: ModelSpec, adapters: AdapterFiles, model: PipelineFolder, pipeline_class: Any
+) -> list[tuple[ReferenceSpec, ReferenceFiles]]:
+    """The IP-Adapters with their files."""
+    return check_references(
+        spec.references, adapters.references, model, pipeline_class, spec.allow_pickle
     )
 
 

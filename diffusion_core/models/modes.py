@@ -107,7 +107,10 @@ def class_for(pipeline_class: str, mode: str) -> str:
         KeyError: the model does not have the mode.
     """
     plain = mode.removesuffix("+reference").replace("outpaint", "inpaint")
-    return pipeline_class if plain == "text" else FAMILIES[pipeline_class].classes[plain]
+    family = FAMILIES.get(pipeline_class, Family({}))
+    if plain == "text" and not family.needs_image:
+        return pipeline_class
+    return family.classes[plain]
 
 
 def takes_adapters(pipeline_class: str) -> bool:

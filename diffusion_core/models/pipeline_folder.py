@@ -36,6 +36,9 @@ IMAGE_IS_OPTIONAL = (
 )
 """Pipelines whose argument `image` is optional; all others with that argument need it."""
 
+EDITS_AN_IMAGE = ("QwenImageEditPipeline", "QwenImageEditPlusPipeline")
+"""Pipelines that need an image and make another from it and a prompt."""
+
 MULTIPLY_BY_GUIDANCE = frozenset(
     {
         "PixArtAlphaPipeline",
@@ -193,7 +196,7 @@ def _why_not_text_to_image(pipeline_class: Any) -> str | None:
     if video := [name for name in parameters if "video" in name or "frames" in name]:
         return f"makes videos ({video[0]})"
     foreign = [name for name in FOREIGN_INPUTS if name in parameters]
-    if "image" in parameters and pipeline_class.__name__ not in IMAGE_IS_OPTIONAL:
+    if "image" in parameters and pipeline_class.__name__ not in IMAGE_IS_OPTIONAL + EDITS_AN_IMAGE:
         foreign.append("image")
     foreign += [
         name for name in inspect.signature(pipeline_class.__init__).parameters if "control" in name

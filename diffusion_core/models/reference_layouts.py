@@ -180,9 +180,7 @@ def _require_encoder(name: str, projection: Shapes, folder: Path) -> None:
         )
 
 
-def _require_places(
-    name: str, parts: Mapping[str, Shapes], network: Any, misfit_with: str
-) -> None:
+def _require_places(name: str, parts: Mapping[str, Shapes], network: Any, misfit_with: str) -> None:
     """Refuse an adapter some of whose tensors have no place in the model, or that lacks some."""
     misfit = f"IP-Adapter {name!r} does not fit {misfit_with}"
     expected = expected_tensors(network)

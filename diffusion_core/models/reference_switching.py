@@ -115,7 +115,6 @@ def load_references(
     pipeline: Any,
     references: Sequence[tuple[ReferenceSpec, ReferenceFiles]],
     model: PipelineFolder,
-    allow_pickle: bool,
 ) -> References:
     """Load IP-Adapters and their image encoder into a pipeline, none of them active.
 
@@ -123,7 +122,6 @@ def load_references(
         pipeline: a diffusers pipeline, on its device.
         references: the adapters, checked by `references.check_references`.
         model: the folder of the pipeline.
-        allow_pickle: whether a file may be a pickle.
 
     Raises:
         ModelError: an adapter or the encoder does not fit or is damaged.

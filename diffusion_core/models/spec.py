@@ -70,6 +70,12 @@ class ModelSpec(BaseModel):
         """The LoRAs of every image, then the row LoRAs."""
         return (*self.loras, *self.row_loras)
 
+    @property
+    def reference_sources(self) -> list[str]:
+        """Where the IP-Adapters and their image encoders come from."""
+        named = ((each.source, each.image_encoder) for each in self.references)
+        return [source for pair in named for source in pair if source]
+
     @model_validator(mode="after")
     def _loras_keep_their_effect(self) -> Self:
         for name in ("fuse_qkv_projections", "quantization"):

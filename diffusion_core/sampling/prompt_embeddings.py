@@ -8,7 +8,7 @@ the prompts of a later batch while another samples.
 import contextlib
 import inspect
 import threading
-from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -117,8 +117,7 @@ class Conditioner:
             lora: the row LoRA that is active while they are encoded.
         """
         if not self.encodes:
-            guided = guided and self._takes_negative
-            return self._strings(prompts, negative_prompts if guided else ())
+            return self.strings(prompts, negative_prompts, guided)
         rows = self._embeddings(prompts, negative_prompts, guided, lora)
         arguments = {
             name: torch.cat([row[name].to(self._device, non_blocking=True) for row in rows])
@@ -153,7 +152,11 @@ class Conditioner:
             for prompt, negative in zip(prompts, negative_prompts, strict=True)
         ]
 
-    def _strings(self, prompts: Sequence[str], negatives: Sequence[str]) -> dict[str, Any]:
+    def strings(
+        self, prompts: Sequence[str], negative_prompts: Sequence[str], guided: bool
+    ) -> dict[str, Any]:
+        """`arguments` for a pipeline that encodes the prompts itself."""
+        negatives = negative_prompts if guided and self._takes_negative else ()
         negative = {"negative_prompt": list(negatives)} if any(negatives) else {}
         return {"prompt": list(prompts)} | negative
 

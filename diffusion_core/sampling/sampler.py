@@ -22,7 +22,7 @@ import torch
 
 from nightpress.diffusion_core.acceleration import apply, attention
 from nightpress.diffusion_core.acceleration.compilation import remove_damaged_code
-from nightpress.diffusion_core.conditioning import arguments
+from nightpress.diffusion_core.conditioning import arguments, edits
 from nightpress.diffusion_core.conditioning.pipelines import ModePipelines
 from nightpress.diffusion_core.conditioning.references import ReferenceEncoder
 from nightpress.diffusion_core.conditioning.spec import TEXT
@@ -145,7 +145,10 @@ class Sampler:
         size = batch_size or self._batch_size
         self._check(requests, params, size)
         self._model.row_loras.require(params.lora)
-        groups = self._conditioner.group_by_call([r.negative_prompt for r in requests])
+        if edits.samples_alone(type(self._pipeline).__name__, params.conditioning):
+            groups, size = [[index] for index in range(len(requests))], 1
+        else:
+            groups = self._conditioner.group_by_call([r.negative_prompt for r in requests])
         batches = [
             self._sample_padded([requests[index] for index in group], params, size)
             for group in groups
@@ -162,6 +165,8 @@ class Sampler:
             OutOfMemory, DeviceError, SamplingError: `sample` will most likely raise it too.
         """
         self._has_prepared = True
+        if edits.prompt_sees_pictures(type(self._pipeline).__name__):
+            return
         with _as_sampling_error(type(self._pipeline).__name__):
             self._conditioner.prepare(*self._prompts(requests, params))
 
@@ -285,7 +290,10 @@ class Sampler:
     def _conditioning(
         self, batch: Sequence[ImageRequest], params: SamplingParams
     ) -> dict[str, Any]:
-        return self._conditioner.arguments(*self._prompts(batch, params))
+        prompts = self._prompts(batch, params)
+        if edits.prompt_sees_pictures(type(self._pipeline).__name__):
+            return self._conditioner.strings(*prompts[:3])
+        return self._conditioner.arguments(*prompts)
 
     def _prompts(
         self, requests: Sequence[ImageRequest], params: SamplingParams
@@ -306,13 +314,18 @@ class Sampler:
             "guidance_scale": per_image_guidance.as_argument(_guidance_scales(batch, params)),
             "generator": [torch.Generator("cpu").manual_seed(r.seed) for r in batch],
             "output_type": "pt",
+            # FLUX.1 Kontext would make an image of another size, from a picture of another size.
+            "max_area": params.width * params.height,
+            "_auto_resize": False,
             # Binning would sample the nearest size of a table, and resize.
             "use_resolution_binning": False,
             # What cleaning does depends on the packages installed, and pixels must not.
             "clean_caption": False,
         }
         accepted = pipeline_folder.call_parameters(type(pipeline))
-        pictures = arguments.arguments([each.images for each in batch], params.conditioning)
+        images = [each.images for each in batch]
+        pictures = arguments.arguments(images, params.conditioning)
+        pictures |= edits.arguments(type(pipeline).__name__, images, params.conditioning)
         return {name: value for name, value in settings.items() if name in accepted} | pictures
 
 

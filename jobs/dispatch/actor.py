@@ -128,7 +128,9 @@ class SamplerActor:
         files = ModelFiles.locate(self._spec, self._options)
         found = files.describe(self._spec).identity
         if found != fingerprint:
-            scope = ", including the files of model.row_loras" if self._spec.row_loras else ""
+            others = [key for key in ("row_loras", "references") if getattr(self._spec, key)]
+            named = " and ".join(f"model.{key}" for key in others)
+            scope = f", including the files of {named}" if others else ""
             raise ModelError(
                 f"{self._spec.source}: its fingerprint on {platform.node()} is {found[:12]}, but "
                 f"the run needs {fingerprint[:12]}{scope}"

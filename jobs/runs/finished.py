@@ -45,7 +45,9 @@ def _model_of(spec: RunSpec, record: RunRecord) -> ModelInfo | None:
         if not is_here(spec.model, spec.storage):
             return None
         folder = locate(spec.model, spec.storage)
-        if not spec.model.all_loras:  # much faster than to describe all of it
+        if not (
+            spec.model.all_loras or spec.model.references
+        ):  # much faster than to describe all of it
             found = fingerprint_of(PipelineFolder.read(folder), spec.model, ())
             return replace(record.model, fingerprint=found)
         return ModelFiles.locate(spec.model, spec.storage).describe(spec.model, elsewhere=True)

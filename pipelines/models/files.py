@@ -11,6 +11,7 @@ from nightpress.diffusion_core.models.loading import LoadedModel
 from nightpress.diffusion_core.models.spec import ModelSpec
 from nightpress.pipelines.models.location import locate
 from nightpress.pipelines.models.loras import locate_loras
+from nightpress.pipelines.models.references import locate_references
 from nightpress.pipelines.storage import Options
 
 
@@ -30,7 +31,8 @@ class ModelFiles:
             ModelError: one of them cannot be found or downloaded.
             StoreError: the store behind a URL refuses or fails.
         """
-        return cls(locate(spec, options), locate_loras(spec, options))
+        adapters = AdapterFiles(references=locate_references(spec, options))
+        return cls(locate(spec, options), locate_loras(spec, options), adapters)
 
     def describe(self, spec: ModelSpec, elsewhere: bool = False) -> ModelInfo:
         """Describe the model without loading it; see `loading.describe`."""

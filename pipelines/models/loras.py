@@ -93,11 +93,11 @@ def _from_hub(lora: LoraSpec, repo: str, revision: str | None, allow_pickle: boo
     """Download a hub repository's weight file; returns its path in the hub's cache."""
     from huggingface_hub import hf_hub_download
 
-    file = weight_name(_hub_files(lora.source, repo, revision), lora, allow_pickle)
-    return Path(_ask_hub(lora.source, lambda: str(hf_hub_download(repo, file, revision=revision))))
+    file = weight_name(hub_files(lora.source, repo, revision), lora, allow_pickle)
+    return Path(ask_hub(lora.source, lambda: str(hf_hub_download(repo, file, revision=revision))))
 
 
-def _hub_files(name: str, repo: str, revision: str | None) -> list[str]:
+def hub_files(name: str, repo: str, revision: str | None, kind: str = "LoRA") -> list[str]:
     """The files that the hub lists for a repository; those in its cache if it is unreachable."""
     from huggingface_hub import HfApi, snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
@@ -114,10 +114,10 @@ def _hub_files(name: str, repo: str, revision: str | None) -> list[str]:
             folder = Path(snapshot_download(repo, revision=revision, local_files_only=True))
             return [p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file()]
 
-    return _ask_hub(name, listed)
+    return ask_hub(name, listed, kind)
 
 
-def _ask_hub(name: str, ask: Callable[[], T]) -> T:
+def ask_hub(name: str, ask: Callable[[], T], kind: str = "LoRA") -> T:
     """Call the hub, turning its failures into one-line errors."""
     from huggingface_hub.errors import HfHubHTTPError
     from huggingface_hub.utils import httpx
@@ -125,4 +125,4 @@ def _ask_hub(name: str, ask: Callable[[], T]) -> T:
     try:
         return ask()
     except (OSError, ValueError, HfHubHTTPError, httpx.HTTPError) as error:
-        raise hub_error(name, error, "LoRA") from error
+        raise hub_error(name, error, kind) from error

@@ -73,6 +73,8 @@ class RunRecord:
         }
         if self.model.row_loras:
             identity["row_loras"] = {each.name: each.sha256 for each in self.model.row_loras}
+        if self.model.references:
+            identity["references"] = {each.name: each.sha256 for each in self.model.references}
         if self.measured:
             identity["batch_sizes"] = {
                 each.kind.name: each.best.batch_size for each in self.measured
@@ -139,7 +141,7 @@ class RunRecord:
         changes = self.spec.changes(spec)
         changes += [
             Change(f"model.{kind}: sha256 of {mine.name}", mine.sha256, other.sha256)
-            for kind in ("loras", "row_loras")
+            for kind in ("loras", "row_loras", "references")
             for mine, other in zip(getattr(self.model, kind), getattr(model, kind), strict=False)
             if mine.name == other.name and mine.sha256 != other.sha256
         ]

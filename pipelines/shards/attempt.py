@@ -82,6 +82,7 @@ class Attempt:
             mode=conditioning.mode,
             strength=conditioning.strength,
             canvas=conditioning.canvas,
+            references=model.references_of(conditioning.adapters, conditioning.reference_scales),
             inputs=inputs,
         )
 
