@@ -157,10 +157,9 @@ def load(
     references = _checked_references(spec, adapters, model, pipeline_class)
     dtype = resolve_dtype(spec.dtype, device)
     pipeline = _load_pipeline(model, pipeline_class, spec, dtype, device)
-    number, scheduler = len(spec.loras), pipeline.scheduler
-    switching = load_loras(
-        pipeline, loras[:number], str(folder), spec.allow_pickle, row_loras=loras[number:]
-    )
+    scheduler, number = pipeline.scheduler, len(spec.loras)
+    on_rows = loras[number:]
+    switching = load_loras(pipeline, loras[:number], str(folder), spec.allow_pickle, on_rows)
     ip_adapters = load_references(pipeline, references, model)
     _accelerate(pipeline, pipeline_class, spec.model_copy(update={"dtype": dtype}))
     pipeline.set_progress_bar_config(disable=True)
