@@ -14,7 +14,6 @@ import torch
 from PIL import Image
 
 from nightpress.diffusion_core.conditioning.spec import ConditionImages, Conditioning
-from nightpress.diffusion_core.errors import SettingsError
 
 
 @dataclass(frozen=True)
@@ -61,19 +60,19 @@ def arguments(
         conditioning: what all images of the batch share.
 
     Raises:
-        SettingsError: a strength, or a picture that the mode does not take, or lacks.
+        ValueError: a strength, or a picture that the mode does not take, or lacks.
     """
     edits = EDIT_CLASSES.get(pipeline_class)
     if edits is None or conditioning.mode == "text":
         return {}
     if conditioning.strength is not None:
-        raise SettingsError(f"{pipeline_class} edits an image whole, so it takes no strength")
+        raise ValueError("a model that edits images takes no strength")
     pictures = [_pictures(each, conditioning) for each in images]
     if edits.takes_batches:
         stacked = torch.from_numpy(np.stack([own[0] for own in pictures]))
         return {"image": stacked.permute(0, 3, 1, 2).to(torch.float32) / 255}
     if len(pictures) != 1:
-        raise SettingsError(f"{pipeline_class} edits one image at a time, not {len(pictures)}")
+        raise ValueError(f"it edits one image at a time, not {len(pictures)}")
     as_images = [Image.fromarray(picture) for picture in pictures[0]]
     return {"image": as_images if edits.takes_list else as_images[0]}
 
@@ -84,7 +83,7 @@ def _pictures(images: ConditionImages, conditioning: Conditioning) -> list[Any]:
     own = [] if images.init_image is None else [images.init_image]
     expected = (conditioning.base == "edit", sum(conditioning.num_references))
     if (len(own) == 1, len(further)) != expected or images.mask_image is not None:
-        raise SettingsError(
+        raise ValueError(
             f"mode {conditioning.mode!r} with {sum(conditioning.num_references)} references: got "
             f"{len(own)} pictures to edit, {len(further)} references and "
             f"{'no mask' if images.mask_image is None else 'a mask'}"

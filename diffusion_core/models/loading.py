@@ -158,8 +158,7 @@ def load(
     dtype = resolve_dtype(spec.dtype, device)
     pipeline = _load_pipeline(model, pipeline_class, spec, dtype, device)
     scheduler, number = pipeline.scheduler, len(spec.loras)
-    on_rows = loras[number:]
-    switching = load_loras(pipeline, loras[:number], str(folder), spec.allow_pickle, on_rows)
+    switching = load_loras(pipeline, loras[:number], str(folder), spec.allow_pickle, loras[number:])
     ip_adapters = load_references(pipeline, references, model)
     _accelerate(pipeline, pipeline_class, spec.model_copy(update={"dtype": dtype}))
     pipeline.set_progress_bar_config(disable=True)
