@@ -18,11 +18,11 @@ class Family:
     classes: Mapping[str, str]
     """Mode without references -> name of the class: `image`, `inpaint`, `text+control` ..."""
     takes_references: bool = False
-    """Whether its classes take an IP-Adapter; if the image is edited, further pictures."""
+    """Whether it takes reference images: by IP-Adapters, or, if the image is edited, as it is."""
     image_is_edited: bool = False
     """Whether the model edits an image, so that `init_image` is `edit` and not `image`."""
-    needs_image: bool = False
-    """Whether it makes no image from a prompt alone."""
+    makes_text: bool = True
+    """Whether a prompt alone is enough; not so for models that only edit."""
 
 
 FAMILIES: dict[str, Family] = {
@@ -40,33 +40,24 @@ FAMILIES: dict[str, Family] = {
         {
             "image": "StableDiffusionXLImg2ImgPipeline",
             "inpaint": "StableDiffusionXLInpaintPipeline",
-            "text+control": "StableDiffusionXLControlNetPipeline",
-            "image+control": "StableDiffusionXLControlNetImg2ImgPipeline",
-            "inpaint+control": "StableDiffusionXLControlNetInpaintPipeline",
-        },
-        takes_references=True,
+        }
     ),
-    "FluxPipeline": Family(
-        {
-            "image": "FluxImg2ImgPipeline",
-            "inpaint": "FluxInpaintPipeline",
-            "text+control": "FluxControlNetPipeline",
-            "image+control": "FluxControlNetImg2ImgPipeline",
-            "inpaint+control": "FluxControlNetInpaintPipeline",
-        },
-        takes_references=True,
-    ),
+    "FluxPipeline": Family({"image": "FluxImg2ImgPipeline", "inpaint": "FluxInpaintPipeline"}),
+    # Models that edit images.
     "FluxKontextPipeline": Family({"edit": "FluxKontextPipeline"}, image_is_edited=True),
     "Flux2Pipeline": Family({"edit": "Flux2Pipeline"}, True, image_is_edited=True),
     "Flux2KleinPipeline": Family({"edit": "Flux2KleinPipeline"}, True, image_is_edited=True),
     "QwenImageEditPipeline": Family(
-        {"edit": "QwenImageEditPipeline"}, image_is_edited=True, needs_image=True
+        {"edit": "QwenImageEditPipeline"}, image_is_edited=True, makes_text=False
     ),
     "QwenImageEditPlusPipeline": Family(
-        {"edit": "QwenImageEditPlusPipeline"}, True, image_is_edited=True, needs_image=True
+        {"edit": "QwenImageEditPlusPipeline"}, True, image_is_edited=True, makes_text=False
     ),
 }
 """Name of a text-to-image class -> its family; a class without one has the mode `text` alone."""
+
+TAKES_ADAPTERS = frozenset({"StableDiffusionPipeline", "StableDiffusionXLPipeline", "FluxPipeline"})
+"""Text-to-image classes whose families take IP-Adapters."""
 
 WITHOUT_REFERENCES = frozenset({"FluxControlNetImg2ImgPipeline", "FluxControlNetInpaintPipeline"})
 """Classes that take no IP-Adapter, unlike others of their families."""
@@ -85,13 +76,14 @@ def modes_of(
     family = FAMILIES.get(pipeline_class)
     if family is None:
         return ("text",)
-    modes = [] if family.needs_image else ["text"]
+    modes = ["text"] if family.makes_text else []
     for mode in family.classes:
         if has_controls or not mode.endswith("+control"):
             modes.append(mode)
             if mode.startswith("inpaint"):
                 modes.append(mode.replace("inpaint", "outpaint"))
-    if family.takes_references and (has_references or family.image_is_edited):
+    edits_several = family.image_is_edited and family.takes_references
+    if edits_several or (has_references and takes_adapters(pipeline_class)):
         modes += [
             f"{mode}+reference"
             for mode in modes
@@ -107,13 +99,12 @@ def class_for(pipeline_class: str, mode: str) -> str:
         KeyError: the model does not have the mode.
     """
     plain = mode.removesuffix("+reference").replace("outpaint", "inpaint")
-    family = FAMILIES.get(pipeline_class, Family({}))
-    if plain == "text" and not family.needs_image:
+    family = FAMILIES.get(pipeline_class)
+    if plain == "text" and (family is None or family.makes_text):
         return pipeline_class
-    return family.classes[plain]
+    return FAMILIES[pipeline_class].classes[plain]
 
 
 def takes_adapters(pipeline_class: str) -> bool:
     """Whether IP-Adapters can be loaded into a model."""
-    family = FAMILIES.get(pipeline_class)
-    return family is not None and family.takes_references and not family.image_is_edited
+    return pipeline_class in TAKES_ADAPTERS

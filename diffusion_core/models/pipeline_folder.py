@@ -19,6 +19,7 @@ from nightpress.diffusion_core.errors import (
     UnsupportedModel,
     as_model_error,
 )
+from nightpress.diffusion_core.models.modes import FAMILIES
 
 NEEDED_ARGUMENTS = ("prompt", "height", "width", "num_inference_steps", "generator", "output_type")
 """Arguments that a pipeline's `__call__` must have."""
@@ -35,9 +36,6 @@ IMAGE_IS_OPTIONAL = (
     "ZImageOmniPipeline",
 )
 """Pipelines whose argument `image` is optional; all others with that argument need it."""
-
-EDITS_AN_IMAGE = ("QwenImageEditPipeline", "QwenImageEditPlusPipeline")
-"""Pipelines that need an image and make another from it and a prompt."""
 
 MULTIPLY_BY_GUIDANCE = frozenset(
     {
@@ -168,8 +166,10 @@ def read_json(path: Path) -> dict[str, Any]:
 def text_to_image_class(folder: PipelineFolder) -> Any:
     """The diffusers class of the pipeline in a folder.
 
+    It makes images from a prompt alone, or is one of `FAMILIES` that needs a picture.
+
     Raises:
-        UnsupportedModel: the installed diffusers does not have it, or it needs more than a prompt.
+        UnsupportedModel: the installed diffusers does not have it, or it needs more than that.
     """
     import diffusers
 
@@ -182,7 +182,8 @@ def text_to_image_class(folder: PipelineFolder) -> Any:
             f"{folder.path}: {name} is not a pipeline of the installed diffusers "
             f"{diffusers.__version__}"
         )
-    if reason := _why_not_text_to_image(pipeline_class):
+    needs_picture = name in FAMILIES and not FAMILIES[name].makes_text
+    if not needs_picture and (reason := _why_not_text_to_image(pipeline_class)):
         raise UnsupportedModel(
             f"{folder.path}: {name} is not a text-to-image pipeline: it {reason}"
         )
@@ -196,7 +197,7 @@ def _why_not_text_to_image(pipeline_class: Any) -> str | None:
     if video := [name for name in parameters if "video" in name or "frames" in name]:
         return f"makes videos ({video[0]})"
     foreign = [name for name in FOREIGN_INPUTS if name in parameters]
-    if "image" in parameters and pipeline_class.__name__ not in IMAGE_IS_OPTIONAL + EDITS_AN_IMAGE:
+    if "image" in parameters and pipeline_class.__name__ not in IMAGE_IS_OPTIONAL:
         foreign.append("image")
     foreign += [
         name for name in inspect.signature(pipeline_class.__init__).parameters if "control" in name

@@ -75,6 +75,7 @@ class References:
         if wanted != self._active:
             self._active = None  # a switch that fails leaves the network in an unknown state
             self._network.encoder_hid_proj = None
+            self._network.config.encoder_hid_dim_type = "ip_image_proj" if wanted else None
             self._network.set_attn_processor(dict(processors))
             if wanted:
                 self._network.encoder_hid_proj = self._multiple(

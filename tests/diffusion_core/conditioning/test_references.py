@@ -377,3 +377,96 @@ def test_a_lora_and_adapters_act_together_as_in_plain_diffusers(
     assert np.array_equal(own, (expected * 255).round().astype(np.uint8))
     without = sampler.sample([request(7)], params()).pixels[0]
     assert np.array_equal(without, by_diffusers(source, "text", 7))
+
+
+CONTROLLED = {
+    ("sd", "text"): "StableDiffusionControlNetPipeline",
+    ("sd", "image"): "StableDiffusionControlNetImg2ImgPipeline",
+    ("sd", "inpaint"): "StableDiffusionControlNetInpaintPipeline",
+    ("sdxl", "text"): "StableDiffusionXLControlNetPipeline",
+    ("sdxl", "image"): "StableDiffusionXLControlNetImg2ImgPipeline",
+    ("sdxl", "inpaint"): "StableDiffusionXLControlNetInpaintPipeline",
+    ("flux", "text"): "FluxControlNetPipeline",
+}
+"""Family, mode -> the class that samples it with ControlNets."""
+
+
+def tiny_controlnet(pipeline: Any) -> Any:
+    """A ControlNet of the shape of a pipeline's denoiser, none of whose weights is zero."""
+    torch.manual_seed(0)
+    if hasattr(pipeline, "unet"):
+        control = diffusers.ControlNetModel.from_unet(
+            pipeline.unet, conditioning_embedding_out_channels=(8, 8)
+        )
+    else:
+        config = dict(pipeline.transformer.config) | {"num_layers": 1, "num_single_layers": 1}
+        control = diffusers.FluxControlNetModel.from_config(config)
+    for weight in control.parameters():
+        if weight.ndim > 1:
+            weight.data = torch.randn(weight.shape) * 0.5 / weight[0].numel() ** 0.5
+    return control.eval()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("family", "mode"), CONTROLLED)
+@pytest.mark.filterwarnings("ignore:.*FluxPosEmbed.*:FutureWarning")
+def test_references_act_with_controlnets_as_in_plain_diffusers(
+    adapted: Callable[[str], Adapted], family: str, mode: str
+) -> None:
+    source = adapted(family)
+    base, name = source.model.pipeline, CONTROLLED[family, mode]
+    control = tiny_controlnet(tiny_models.MAKERS[family]())
+    plain = controlled(name, source.plain(), control)
+    own = controlled(name, base, control)
+    asked = [request(number, mode) for number in (1, 2)]
+    pictures = [each.images for each in asked]
+    conditioning = conditioning_of(mode)
+    groups = [[Image.fromarray(each) for each in group] for group in references(1)]
+    black = {"negative_ip_adapter_image": [Image.new("RGB", SIZE)] * 2} if family == "flux" else {}
+    values = controlled_arguments(asked[0], mode, own)
+    expected = plain(ip_adapter_image=groups, **values, **black).images
+    with ReferenceEncoder(source.model).around_call(own, pictures[:1], conditioning) as found:
+        accepted = inspect.signature(own.__call__).parameters
+        alone = own(**values, **{k: v for k, v in found.items() if k in accepted}).images
+    assert np.array_equal(alone, expected)
+    turned = []
+    for order in ((0, 1), (1, 0)):
+        batch = [pictures[place] for place in order]
+        values = controlled_arguments([asked[place] for place in order], mode, own)
+        with ReferenceEncoder(source.model).around_call(own, batch, conditioning) as found:
+            turned.append(own(**values, **{k: v for k, v in found.items() if k in accepted}).images)
+    assert np.array_equal(turned[0], turned[1][::-1])
+    assert not np.array_equal(turned[0][0], turned[0][1])
+
+
+def controlled(name: str, base: Any, control: Any) -> Any:
+    kind = getattr(diffusers, name)
+    parts = {**base.config, **base.components, "controlnet": control}
+    accepted = inspect.signature(kind.__init__).parameters
+    pipeline = kind(**{key: value for key, value in parts.items() if key in accepted})
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
+def controlled_arguments(
+    asked: ImageRequest | list[ImageRequest], mode: str, pipeline: Any
+) -> dict[str, Any]:
+    batch = asked if isinstance(asked, list) else [asked]
+    control = [Image.fromarray(picture(200 + each.seed, *SIZE)) for each in batch]
+    values: dict[str, Any] = {
+        "prompt": [each.prompt for each in batch],
+        "generator": [torch.Generator("cpu").manual_seed(each.seed) for each in batch],
+        "num_inference_steps": 3,
+        "width": SIZE[0],
+        "height": SIZE[1],
+        "output_type": "np",
+        "control_image": control,
+    }
+    if mode != "text":
+        values["image"] = [Image.fromarray(each.images.init_image) for each in batch]
+        values["strength"] = 0.8
+    if mode == "inpaint":
+        values["mask_image"] = [Image.fromarray(each.images.mask_image) for each in batch]
+    if "control_image" not in inspect.signature(pipeline.__call__).parameters:
+        values["image"] = values.pop("control_image")
+    return values
