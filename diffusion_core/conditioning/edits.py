@@ -32,6 +32,7 @@ EDIT_CLASSES = {
     "FluxKontextPipeline": EditClass(takes_batches=True, takes_list=False),
     "Flux2Pipeline": EditClass(),
     "Flux2KleinPipeline": EditClass(),
+    "Flux2KleinKVPipeline": EditClass(),
     "QwenImageEditPipeline": EditClass(takes_list=False, prompt_sees_pictures=True),
     "QwenImageEditPlusPipeline": EditClass(prompt_sees_pictures=True),
 }

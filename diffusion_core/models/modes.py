@@ -47,6 +47,7 @@ FAMILIES: dict[str, Family] = {
     "FluxKontextPipeline": Family({"edit": "FluxKontextPipeline"}, image_is_edited=True),
     "Flux2Pipeline": Family({"edit": "Flux2Pipeline"}, True, image_is_edited=True),
     "Flux2KleinPipeline": Family({"edit": "Flux2KleinPipeline"}, True, image_is_edited=True),
+    "Flux2KleinKVPipeline": Family({"edit": "Flux2KleinKVPipeline"}, True, image_is_edited=True),
     "QwenImageEditPipeline": Family(
         {"edit": "QwenImageEditPipeline"}, image_is_edited=True, makes_text=False
     ),

@@ -6,7 +6,7 @@ from typing import Any
 
 from nightpress.diffusion_core.errors import ModelError, UnsupportedModel, as_model_error
 from nightpress.diffusion_core.models import pipeline_folder
-from nightpress.diffusion_core.models.modes import takes_adapters
+from nightpress.diffusion_core.models.modes import modes_of, takes_adapters
 from nightpress.diffusion_core.models.pipeline_folder import PipelineFolder
 from nightpress.diffusion_core.models.tensor_headers import TensorHeader, listed, read_headers
 
@@ -51,7 +51,9 @@ def check_layouts(
     """
     if not takes_adapters(pipeline_class.__name__):
         name = pipeline_class.__name__
-        raise UnsupportedModel(f"IP-Adapter {adapters[0][0]!r}: {name} takes no IP-Adapters")
+        several = "+reference" in "".join(modes_of(name))
+        hint = "; it takes reference images as they are" if several else ""
+        raise UnsupportedModel(f"IP-Adapter {adapters[0][0]!r}: {name} takes no IP-Adapters{hint}")
     network = _network(pipeline_folder.skeleton(model))
     for name, file in adapters:
         parts = split_parts(name, read_shapes(file))

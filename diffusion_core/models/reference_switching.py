@@ -67,10 +67,18 @@ class References:
         Args:
             names: some of `self.names`, in their order.
             scales: one for each.
+
+        Raises:
+            ValueError: there is no such adapter, or not one scale for each.
         """
+        wanted = tuple(names)
+        if unknown := [name for name in wanted if name not in self.names]:
+            known = ", ".join(self.names) or "none"
+            raise ValueError(f"reference {unknown[0]!r}: the model's IP-Adapters are: {known}")
+        if len(scales) != len(wanted):
+            raise ValueError(f"{len(scales)} scales for {len(wanted)} IP-Adapters")
         if not self.names:
             return
-        wanted = tuple(names)
         processors = self._processors(wanted)
         if wanted != self._active:
             self._active = None  # a switch that fails leaves the network in an unknown state

@@ -61,9 +61,11 @@ def decide_batch_sizes(
     if spec.batch.size == "auto":
         return (yield from _measure(spec, model, layout, first, usual))
     sizes = BatchSizes(usual)
-    counts = list(_group_sizes(layout, model).values())
     batched = _in_batches(layout, model)
-    if device == "cpu" and usual > LARGE_FACTOR * AUTO_BATCH_SIZE[device] and batched:
+    counts = list(_group_sizes(layout, model).values())
+    if not counts:
+        return sizes
+    if device == "cpu" and usual > LARGE_FACTOR * AUTO_BATCH_SIZE[device]:
         sizes = yield from _fit_in_memory(spec, batched, first, usual, max(counts))
     yield from _padding_warning(counts, sizes.largest)
     return sizes
@@ -159,7 +161,7 @@ def memory_share(spec: RunSpec, factory: ActorFactory) -> float:
 def _group_sizes(layout: PlanLayout, model: ModelInfo) -> dict[SamplingParams, int]:
     """Settings -> how many images have them, so that they can share batches."""
     counts: Counter[SamplingParams] = Counter()
-    for each in layout.batches:
+    for each in _in_batches(layout, model):
         shared = shared_settings(each.settings, model.pipeline in MULTIPLY_BY_GUIDANCE)
         counts[shared] += each.num_images
     return counts

@@ -16,7 +16,6 @@ from nightpress.diffusion_core.models.adapter_files import ReferenceFiles
 from nightpress.diffusion_core.models.references import (
     IMAGE_ENCODER,
     ReferenceSpec,
-    require_safe,
     weight_name,
 )
 from nightpress.diffusion_core.models.spec import ModelSpec
@@ -74,15 +73,17 @@ def locate_references(
 def _locate(
     adapter: ReferenceSpec, allow_pickle: bool, options: Options, cache: Path
 ) -> ReferenceFiles:
-    if storage.is_url(adapter.source) and not storage.is_local(adapter.source):
+    is_remote = storage.is_url(adapter.source) and not storage.is_local(adapter.source)
+    if adapter.revision and (is_remote or local_path(adapter.source).exists()):
+        raise ModelError(
+            f"{KIND} {adapter.source!r}: only hub ids have a `revision`, here {adapter.revision!r}"
+        )
+    if is_remote:
         folder, chosen = _from_url(adapter, allow_pickle, options, cache)
     elif (path := local_path(adapter.source)).is_file():
-        require_safe(adapter, path.name, allow_pickle)
         folder = path.parent
-        encoder = _encoder_in(
-            _files_below(folder / (adapter.image_encoder or IMAGE_ENCODER), folder), adapter, ""
-        )
-        chosen = _Chosen(path.name, encoder)
+        beside = _files_below(folder / (adapter.image_encoder or IMAGE_ENCODER), folder)
+        chosen = _choose([path.name, *beside], adapter, allow_pickle)
     elif path.is_dir():
         folder = path
         chosen = _choose(_files_below(path, path), adapter, allow_pickle)

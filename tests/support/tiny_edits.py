@@ -82,8 +82,8 @@ def _flow() -> Any:
     return FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True)
 
 
-def _klein() -> Any:
-    from diffusers import Flux2KleinPipeline
+def _klein(class_name: str = "Flux2KleinPipeline") -> Any:
+    import diffusers
     from transformers import Qwen3Config, Qwen3ForCausalLM
 
     encoder = Qwen3ForCausalLM(
@@ -97,13 +97,13 @@ def _klein() -> Any:
             head_dim=4,
         )
     )
-    return Flux2KleinPipeline(
+    return getattr(diffusers, class_name)(
         scheduler=_flow(),
         vae=_flux2_vae(),
         text_encoder=encoder,
         tokenizer=tokenizer(),
         transformer=_flux2_transformer(24),
-        is_distilled=False,
+        is_distilled=class_name == "Flux2KleinKVPipeline",
     )
 
 
@@ -204,6 +204,7 @@ def _qwen(class_name: str) -> Any:
 MAKERS = {
     "FluxKontextPipeline": _kontext,
     "Flux2KleinPipeline": _klein,
+    "Flux2KleinKVPipeline": lambda: _klein("Flux2KleinKVPipeline"),
     "Flux2Pipeline": _flux2,
     "QwenImageEditPipeline": lambda: _qwen("QwenImageEditPipeline"),
     "QwenImageEditPlusPipeline": lambda: _qwen("QwenImageEditPlusPipeline"),

@@ -27,6 +27,7 @@ from nightpress.diffusion_core.models.loading import LoadedModel
 from nightpress.diffusion_core.sampling.sampler import ImageRequest, Sampler, SamplingParams
 
 KONTEXT, KLEIN, FLUX2 = "FluxKontextPipeline", "Flux2KleinPipeline", "Flux2Pipeline"
+KLEIN_KV = "Flux2KleinKVPipeline"
 QWEN, QWEN_PLUS = "QwenImageEditPipeline", "QwenImageEditPlusPipeline"
 
 SIZE = (96, 64)
@@ -35,7 +36,7 @@ WITH_TWO = Conditioning("edit+reference", num_references=(2,))
 REFERENCES_ALONE = Conditioning("text+reference", num_references=(2,))
 
 QUICK = [(KONTEXT, EDIT), (QWEN, EDIT), (QWEN_PLUS, WITH_TWO), (KLEIN, WITH_TWO)]
-OTHERS = [(name, EDIT) for name in (KLEIN, FLUX2, QWEN_PLUS)]
+OTHERS = [(name, EDIT) for name in (KLEIN, FLUX2, QWEN_PLUS, KLEIN_KV)]
 OTHERS += [(FLUX2, WITH_TWO), (KLEIN, REFERENCES_ALONE)]
 CASES = [*QUICK, *(pytest.param(*case, marks=pytest.mark.slow) for case in OTHERS)]
 
@@ -98,12 +99,13 @@ def by_diffusers(model: LoadedModel, asked: ImageRequest, size: tuple[int, int] 
         arguments |= {"max_area": size[0] * size[1], "_auto_resize": False}
     if asked.negative_prompt:
         arguments["negative_prompt"] = asked.negative_prompt
+    if name != KLEIN_KV:
+        arguments["guidance_scale"] = 4.0
     output = pipeline(
         prompt=asked.prompt,
         width=size[0],
         height=size[1],
         num_inference_steps=2,
-        guidance_scale=4.0,
         generator=torch.Generator("cpu").manual_seed(asked.seed),
         output_type="np",
         **arguments,

@@ -302,6 +302,20 @@ def test_an_image_with_other_references_than_its_settings_say_is_refused(
         Sampler(adapted("sd").model, 1).sample([ImageRequest("a", "", 1)], params())
 
 
+@pytest.mark.parametrize("has_others", [True, False])
+def test_an_adapter_that_the_model_does_not_have_is_refused(
+    adapted: Callable[[str], Adapted], loaded: Callable[[str], LoadedModel], has_others: bool
+) -> None:
+    model = adapted("sd").model if has_others else loaded("sd")
+    known = "one, two" if has_others else "none"
+    conditioning = Conditioning(
+        "text+reference", adapters=("three",), num_references=(1,), reference_scales=(1.0,)
+    )
+    images = ConditionImages(reference_images=((picture(1),),))
+    with pytest.raises(SamplingError, match=f"'three': the model's IP-Adapters are: {known}"):
+        Sampler(model, 1).sample([ImageRequest("a", "", 1, images=images)], params(conditioning))
+
+
 def test_a_pipeline_that_no_longer_prepares_its_references_is_named(
     adapted: Callable[[str], Adapted], monkeypatch: pytest.MonkeyPatch
 ) -> None:

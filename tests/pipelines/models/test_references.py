@@ -97,6 +97,7 @@ def test_another_image_encoder_is_a_folder_of_the_source_or_of_this_machine(
         ({"source": "./nowhere"}, ModelNotFound, "an IP-Adapter must be a folder, a safetensors"),
         ({"subfolder": "models"}, ModelNotFound, "a.safetensors, b.safetensors; set `weight_name`"),
         ({"subfolder": "model"}, ModelNotFound, "found none; is `subfolder` right?"),
+        ({"revision": "main"}, ModelError, "only hub ids have a `revision`, here 'main'"),
         ({}, UnsafeWeights, "old.bin is not a safetensors file"),
     ],
 )
