@@ -50,19 +50,21 @@ class ModelInfo:
     """The LoRAs that are active for images whose row names them, with the row's scale or this."""
     controlnets: tuple[LoraInfo, ...] = ()
     """The ControlNets that rows may use, with their rows' scales or these."""
+    references: tuple[LoraInfo, ...] = ()
+    """The IP-Adapters, with their scales in the job; see `references.reference_info`."""
     prompts: PromptLimits = field(default_factory=PromptLimits, compare=False, repr=False)
     """How much of a prompt the model reads; it is not recorded with a run."""
 
     @property
     def identity(self) -> str:
         """A hash that all machines of a run must agree on: `fingerprint`, and what rows may add."""
-        if not (self.row_loras or self.controlnets):
+        if not (self.row_loras or self.controlnets or self.references):
             return self.fingerprint
         parts: list[Any] = [self.fingerprint, _hashes(self.row_loras)]
-        if self.controlnets:
-            parts.append({"controlnets": _hashes(self.controlnets)})
-        content = json.dumps(parts)
-        return hashlib.sha256(content.encode()).hexdigest()
+        for name in ("controlnets", "references"):
+            if infos := getattr(self, name):
+                parts.append({name: _hashes(infos)})
+        return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
     def sampler_that_runs(self, scheduler: str) -> str:
         """What a row's sampler is called once it has run: `default` gets its proper name."""
@@ -114,6 +116,18 @@ class ModelInfo:
         names = ", ".join(info.name for info in used)
         return f"{self.pipeline} takes one ControlNet for an image, not {names}"
 
+    def references_of(self, names: Sequence[str], scales: Sequence[float]) -> tuple[LoraInfo, ...]:
+        """The IP-Adapters that an image uses.
+
+        Args:
+            names: as in `Conditioning.adapters`.
+            scales: one for each.
+        """
+        by_name = {each.name: each for each in self.references}
+        return tuple(
+            replace(by_name[name], scale=scale) for name, scale in zip(names, scales, strict=True)
+        )
+
     def as_dict(self) -> dict[str, Any]:
         """JSON-ready values, without `prompts`."""
         values = asdict(replace(self, prompts=PromptLimits()))
@@ -124,7 +138,7 @@ class ModelInfo:
         """The inverse of `as_dict`."""
         loras = {
             name: tuple(LoraInfo(**lora) for lora in values.get(name, ()))
-            for name in ("loras", "row_loras", "controlnets")
+            for name in ("loras", "row_loras", "controlnets", "references")
         }
         tuples = {name: tuple(values.get(name, ())) for name in ("samplers", "modes")}
         strengths = tuple((mode, value) for mode, value in values.get("default_strengths", ()))

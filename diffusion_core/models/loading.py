@@ -10,7 +10,7 @@ from typing import Any
 from nightpress.diffusion_core.acceleration.spec import SpeedSpec
 from nightpress.diffusion_core.errors import ModelError, as_model_error
 from nightpress.diffusion_core.models import networks, pipeline_folder, samplers, weight_files
-from nightpress.diffusion_core.models.adapter_files import NO_ADAPTERS, AdapterFiles
+from nightpress.diffusion_core.models.adapter_files import NO_ADAPTERS, AdapterFiles, ReferenceFiles
 from nightpress.diffusion_core.models.controlnets import (
     ControlNet,
     check_controlnet_weights,
@@ -31,6 +31,12 @@ from nightpress.diffusion_core.models.prompts import (
     PromptLimits,
     limits_from_folder,
     limits_of,
+)
+from nightpress.diffusion_core.models.reference_switching import References, load_references
+from nightpress.diffusion_core.models.references import (
+    ReferenceSpec,
+    check_references,
+    reference_info,
 )
 from nightpress.diffusion_core.models.spec import DType, ModelSpec
 from nightpress.diffusion_core.silence_libraries import errors_only, no_progress_bars
@@ -53,6 +59,8 @@ class LoadedModel:
     """The acceleration: applied to the pipeline, or to be applied around each of its calls."""
     row_loras: RowLoras = field(default_factory=RowLoras)
     """Switches between the LoRAs in the pipeline."""
+    references: References = field(default_factory=References)
+    """Switches between the IP-Adapters in the pipeline."""
     prompts: PromptLimits = field(default_factory=PromptLimits)
     """How much of a prompt the model reads."""
     controlnets: tuple[ControlNet, ...] = ()
@@ -88,8 +96,12 @@ def describe(
         spec.controlnets, adapters.controlnets, model, spec.allow_pickle
     )
     check_speed(model, pipeline_class, spec, elsewhere)
-    info = _info(model, pipeline_class, spec, loras, row_loras)
-    return replace(info, controlnets=controlnets)
+    references = _checked_references(spec, adapters, model, pipeline_class)
+    return replace(
+        _info(model, pipeline_class, spec, loras, row_loras),
+        controlnets=controlnets,
+        references=tuple(reference_info(*each) for each in references),
+    )
 
 
 def _info(
@@ -156,12 +168,12 @@ def load(
     """
     model, pipeline_class = _read(folder)
     loras = check_lora_files(spec.all_loras, lora_files, pipeline_class, spec.allow_pickle)
+    references = _checked_references(spec, adapters, model, pipeline_class)
     dtype = resolve_dtype(spec.dtype, device)
     pipeline = _load_pipeline(model, pipeline_class, spec, dtype, device)
-    number, scheduler = len(spec.loras), pipeline.scheduler
-    switching = load_loras(
-        pipeline, loras[:number], str(folder), spec.allow_pickle, row_loras=loras[number:]
-    )
+    scheduler, number = pipeline.scheduler, len(spec.loras)
+    switching = load_loras(pipeline, loras[:number], str(folder), spec.allow_pickle, loras[number:])
+    ip_adapters = load_references(pipeline, references, model)
     _accelerate(pipeline, pipeline_class, spec.model_copy(update={"dtype": dtype}))
     pipeline.set_progress_bar_config(disable=True)
     return LoadedModel(
@@ -173,8 +185,18 @@ def load(
         takes_negative_prompt=pipeline_folder.takes_negative_prompt(pipeline_class),
         speed=spec.speed,
         row_loras=switching,
+        references=ip_adapters,
         prompts=limits_of(model.components, pipeline.components.get, pipeline_class),
         controlnets=_load_controlnets(model, spec, adapters, dtype, device),
+    )
+
+
+def _checked_references(
+    spec: ModelSpec, adapters: AdapterFiles, model: PipelineFolder, pipeline_class: Any
+) -> list[tuple[ReferenceSpec, ReferenceFiles]]:
+    """The IP-Adapters with their files."""
+    return check_references(
+        spec.references, adapters.references, model, pipeline_class, spec.allow_pickle
     )
 
 

@@ -28,11 +28,11 @@ class Family:
     classes: Mapping[str, str]
     """Mode without references -> name of the class: `image`, `inpaint`, `text+control` ..."""
     takes_references: bool = False
-    """Whether its classes take an IP-Adapter."""
+    """Whether it takes reference images: by IP-Adapters, or, if the image is edited, as it is."""
     image_is_edited: bool = False
     """Whether the model edits an image, so that `init_image` is `edit` and not `image`."""
     makes_text: bool = True
-    """Whether a prompt alone is enough; not so for models that were made for inpainting."""
+    """Whether a prompt alone is enough; not so for models made for inpainting, or only to edit."""
 
 
 FAMILIES: dict[str, Family] = {
@@ -98,6 +98,17 @@ FAMILIES: dict[str, Family] = {
         },
         makes_text=False,
     ),
+    # Models that edit images.
+    "FluxKontextPipeline": Family({"edit": "FluxKontextPipeline"}, image_is_edited=True),
+    "Flux2Pipeline": Family({"edit": "Flux2Pipeline"}, True, image_is_edited=True),
+    "Flux2KleinPipeline": Family({"edit": "Flux2KleinPipeline"}, True, image_is_edited=True),
+    "Flux2KleinKVPipeline": Family({"edit": "Flux2KleinKVPipeline"}, True, image_is_edited=True),
+    "QwenImageEditPipeline": Family(
+        {"edit": "QwenImageEditPipeline"}, image_is_edited=True, makes_text=False
+    ),
+    "QwenImageEditPlusPipeline": Family(
+        {"edit": "QwenImageEditPlusPipeline"}, True, image_is_edited=True, makes_text=False
+    ),
 }
 """Name of a text-to-image class -> its family; a class without one has the mode `text` alone."""
 
@@ -123,6 +134,12 @@ ControlNets that were trained for inpainting."""
 ONE_CONTROLNET = frozenset({"QwenImagePipeline"})
 """Text-to-image classes in whose family an image uses one ControlNet, with one or more pictures."""
 
+TAKES_ADAPTERS = frozenset({"StableDiffusionPipeline", "StableDiffusionXLPipeline", "FluxPipeline"})
+"""Text-to-image classes whose families take IP-Adapters."""
+
+WITHOUT_REFERENCES = frozenset({"FluxControlNetImg2ImgPipeline", "FluxControlNetInpaintPipeline"})
+"""Classes that take no IP-Adapter, unlike others of their families."""
+
 
 def modes_of(
     pipeline_class: str, has_controls: bool = False, has_references: bool = False
@@ -141,9 +158,13 @@ def modes_of(
             modes.append(mode)
             if mode.startswith("inpaint"):
                 modes.append(mode.replace("inpaint", "outpaint"))
-    family = FAMILIES.get(pipeline_class)
-    if has_references and family is not None and family.takes_references:
-        modes += [f"{mode}+reference" for mode in modes if "edit" not in mode]
+    edits_several = family is not None and family.image_is_edited and family.takes_references
+    if edits_several or (has_references and takes_adapters(pipeline_class)):
+        modes += [
+            f"{mode}+reference"
+            for mode in modes
+            if class_for(pipeline_class, mode) not in WITHOUT_REFERENCES
+        ]
     return tuple(modes)
 
 
@@ -189,6 +210,11 @@ def samplers_for(samplers: Sequence[str], own_sampler: str, mode: str) -> tuple[
     solvers = ("dpmsolver++", "dpmsolver-sde", "unipc")
     unfit = {*solvers, *(["default"] if own_sampler in solvers else [])}
     return tuple(name for name in samplers if name not in unfit)
+
+
+def takes_adapters(pipeline_class: str) -> bool:
+    """Whether IP-Adapters can be loaded into a model."""
+    return pipeline_class in TAKES_ADAPTERS
 
 
 def _classes(pipeline_class: str) -> dict[str, str]:

@@ -29,6 +29,9 @@ OTHER_PARTS = re.compile(
 )
 """Matches the tensors of published models that have more parts than the text encoder in them."""
 
+OTHER_PARTS_OF_VISION = re.compile(r"^(?:text_model|text_projection|logit_scale)(?:\.|$)")
+"""Matches the tensors of a whole CLIP that its image encoder does not have."""
+
 
 def load_networks(
     model: PipelineFolder, variant: str | None, allow_pickle: bool, dtype: Any
@@ -195,11 +198,12 @@ def _surplus(network: Any, names: Sequence[str]) -> list[str]:
     """
     buffers = {name.rpartition(".")[2] for name, _ in network.named_buffers()}
     parts = {name for name, _ in network.named_children()}
+    others = OTHER_PARTS_OF_VISION if "vision_model" in parts else OTHER_PARTS
     return [
         name
         for name in names
         if name.rpartition(".")[2] not in buffers
-        and not (OTHER_PARTS.match(name) and parts.isdisjoint(name.split(".")[:2]))
+        and not (others.match(name) and parts.isdisjoint(name.split(".")[:2]))
     ]
 
 

@@ -29,6 +29,7 @@ FOREIGN_INPUTS = ("mask_image", "control_image", "images", "reference_image", "s
 """Arguments of pipelines for which a prompt alone is not enough."""
 
 IMAGE_IS_OPTIONAL = (
+    "Flux2KleinKVPipeline",
     "Flux2KleinPipeline",
     "Flux2Pipeline",
     "FluxKontextPipeline",

@@ -9,8 +9,14 @@ from nightpress.diffusion_core.acceleration.spec import SpeedSpec
 from nightpress.diffusion_core.models.controlnet_spec import NamedControlNet, require_names
 from nightpress.diffusion_core.models.lora_files import LoraSpec, NamedLora
 from nightpress.diffusion_core.models.prompts import PromptsSpec
+from nightpress.diffusion_core.models.references import ReferenceSpec
 
 DType = Literal["auto", "float32", "bfloat16", "float16"]
+
+SPEED_WITH_REFERENCES = frozenset(
+    {"channels_last", "deep_features", "force_upcast", "vae_batch_size"}
+)
+"""The keys of `speed` that leave the attention processors of the denoiser alone."""
 
 
 class ModelSpec(BaseModel):
@@ -53,6 +59,13 @@ class ModelSpec(BaseModel):
             description="ControlNets that rows may use, each a source or a mapping with name, ...",
         ),
     ] = ()
+    references: Annotated[
+        tuple[ReferenceSpec, ...],
+        Field(
+            strict=False,
+            description="IP-Adapters, for rows with a `reference_image`; off for other rows.",
+        ),
+    ] = ()
     speed: Annotated[SpeedSpec, Field(description="Ways to sample faster; none unless set.")] = (
         SpeedSpec()
     )
@@ -69,7 +82,14 @@ class ModelSpec(BaseModel):
     def added_sources(self) -> tuple[str, ...]:
         """The sources of all that is added to the model."""
         loras = (lora.source for lora in self.all_loras)
-        return (*loras, *(each.source for each in self.controlnets))
+        nets = (each.source for each in self.controlnets)
+        return (*loras, *nets, *self.reference_sources)
+
+    @property
+    def reference_sources(self) -> list[str]:
+        """Where the IP-Adapters and their image encoders come from."""
+        named = ((each.source, each.image_encoder) for each in self.references)
+        return [source for pair in named for source in pair if source]
 
     @model_validator(mode="after")
     def _loras_keep_their_effect(self) -> Self:
@@ -93,4 +113,23 @@ class ModelSpec(BaseModel):
                 raise ValueError(
                     f"row_loras: {number} are called {label!r}; give each a `name` of its own"
                 )
+        return self
+
+    @model_validator(mode="after")
+    def _references_have_distinct_names(self) -> Self:
+        for label, number in Counter(each.label for each in self.references).items():
+            if not label or label != label.strip() or "." in label:
+                raise ValueError(f"references: no column can name {label!r}; set a `name`")
+            if number > 1:
+                raise ValueError(f"references: {number} are called {label!r}; set a `name` each")
+        return self
+
+    @model_validator(mode="after")
+    def _references_keep_their_processors(self) -> Self:
+        chosen = self.speed.chosen() if self.references else {}
+        if refused := sorted(set(chosen) - SPEED_WITH_REFERENCES):
+            raise ValueError(
+                f"speed.{refused[0]} does not go with references; these do: "
+                f"{', '.join(sorted(SPEED_WITH_REFERENCES))}"
+            )
         return self

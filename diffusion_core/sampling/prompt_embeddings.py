@@ -8,21 +8,17 @@ the prompts of a later batch while another samples.
 import contextlib
 import inspect
 import threading
-from collections import OrderedDict
-from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
 
+from nightpress.diffusion_core.conditioning.embedding_cache import Embedding, EmbeddingCache
 from nightpress.diffusion_core.errors import SamplingError
 from nightpress.diffusion_core.models import pipeline_folder
 from nightpress.diffusion_core.models.loading import LoadedModel
 from nightpress.diffusion_core.sampling.copy_to_host import CopyStream
 from nightpress.diffusion_core.silence_libraries import errors_only
-
-Embedding = Mapping[str, torch.Tensor]
-"""Argument of a pipeline's `__call__` -> its value for one image, (1, ...), in host memory that is
-page-locked where there is an accelerator."""
 
 LAYOUTS: tuple[tuple[str, ...], ...] = (
     ("prompt_embeds", "negative_prompt_embeds"),
@@ -121,8 +117,7 @@ class Conditioner:
             lora: the row LoRA that is active while they are encoded.
         """
         if not self.encodes:
-            guided = guided and self._takes_negative
-            return self._strings(prompts, negative_prompts if guided else ())
+            return self.strings(prompts, negative_prompts, guided)
         rows = self._embeddings(prompts, negative_prompts, guided, lora)
         arguments = {
             name: torch.cat([row[name].to(self._device, non_blocking=True) for row in rows])
@@ -157,7 +152,11 @@ class Conditioner:
             for prompt, negative in zip(prompts, negative_prompts, strict=True)
         ]
 
-    def _strings(self, prompts: Sequence[str], negatives: Sequence[str]) -> dict[str, Any]:
+    def strings(
+        self, prompts: Sequence[str], negative_prompts: Sequence[str], guided: bool
+    ) -> dict[str, Any]:
+        """`arguments` for a pipeline that encodes the prompts itself."""
+        negatives = negative_prompts if guided and self._takes_negative else ()
         negative = {"negative_prompt": list(negatives)} if any(negatives) else {}
         return {"prompt": list(prompts)} | negative
 
@@ -282,36 +281,3 @@ def _positive(names: Iterable[str]) -> set[str]:
 
 def _negative(names: Iterable[str]) -> set[str]:
     return {name for name in names if name.startswith("negative_")}
-
-
-class EmbeddingCache:
-    """The most recently used embeddings, in at most `max_bytes` of host memory; thread-safe."""
-
-    def __init__(self, max_bytes: int) -> None:
-        self._max_bytes = max_bytes
-        self._embeddings: OrderedDict[Hashable, Embedding] = OrderedDict()
-        self._bytes = 0
-        self._lock = threading.Lock()
-
-    def get(self, key: Hashable) -> Embedding | None:
-        """The embedding of a key; None if it was never put, or was dropped since."""
-        with self._lock:
-            if key in self._embeddings:
-                self._embeddings.move_to_end(key)
-            return self._embeddings.get(key)
-
-    def put(self, key: Hashable, embedding: Embedding) -> Embedding:
-        """Keep an embedding, and drop the least recently used ones that no longer fit."""
-        with self._lock:
-            replaced = self._embeddings.pop(key, None)
-            self._bytes -= 0 if replaced is None else _num_bytes(replaced)
-            self._embeddings[key] = embedding
-            self._bytes += _num_bytes(embedding)
-            while self._bytes > self._max_bytes and len(self._embeddings) > 1:
-                _, dropped = self._embeddings.popitem(last=False)
-                self._bytes -= _num_bytes(dropped)
-        return embedding
-
-
-def _num_bytes(embedding: Embedding) -> int:
-    return sum(value.nbytes for value in embedding.values())

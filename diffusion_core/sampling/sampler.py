@@ -22,9 +22,16 @@ import torch
 
 from nightpress.diffusion_core.acceleration import apply, attention
 from nightpress.diffusion_core.acceleration.compilation import remove_damaged_code
-from nightpress.diffusion_core.conditioning import arguments, checking, control_patches, controls
+from nightpress.diffusion_core.conditioning import (
+    arguments,
+    checking,
+    control_patches,
+    controls,
+    edits,
+)
 from nightpress.diffusion_core.conditioning.network_configs import any_number_of_channels
 from nightpress.diffusion_core.conditioning.pipelines import ModePipelines
+from nightpress.diffusion_core.conditioning.references import ReferenceEncoder
 from nightpress.diffusion_core.errors import (
     DeviceError,
     OutOfMemory,
@@ -106,6 +113,7 @@ class Sampler:
         self._batch_size = batch_size
         self._call_parameters = pipeline_folder.call_parameters(type(model.pipeline))
         self._conditioner = Conditioner(model, cache_bytes)
+        self._references = ReferenceEncoder(model)
         self._copies = CopyStream(model.device)
         self._has_prepared = False
         self._compiled: set[tuple[object, ...]] = set()
@@ -144,7 +152,10 @@ class Sampler:
         size = batch_size or self._batch_size
         self._check(requests, params, size)
         self._model.row_loras.require(params.lora)
-        groups = self._conditioner.group_by_call([r.negative_prompt for r in requests])
+        if edits.samples_alone(type(self._pipeline).__name__, params.conditioning):
+            groups, size = [[index] for index in range(len(requests))], 1
+        else:
+            groups = self._conditioner.group_by_call([r.negative_prompt for r in requests])
         batches = [
             self._sample_padded([requests[index] for index in group], params, size)
             for group in groups
@@ -161,6 +172,8 @@ class Sampler:
             OutOfMemory, DeviceError, SamplingError: `sample` will most likely raise it too.
         """
         self._has_prepared = True
+        if edits.prompt_sees_pictures(type(self._pipeline).__name__):
+            return
         with _as_sampling_error(type(self._pipeline).__name__):
             self._conditioner.prepare(*self._prompts(requests, params))
 
@@ -256,9 +269,17 @@ class Sampler:
         checking.check_scheduler(scheduler, type(pipeline), params.scheduler)
         # Caches inside the networks read the scheduler of the pipeline that was loaded.
         pipeline.scheduler = self._pipeline.scheduler = scheduler
-        with apply.around_call(pipeline, speed), _as_sampling_error(type(pipeline).__name__):
+        pictures = [each.images for each in batch]
+        with (
+            _as_sampling_error(type(pipeline).__name__),
+            # Outside of what copies the denoiser's parts for a call.
+            self._references.around_call(pipeline, pictures, conditioning) as references,
+            apply.around_call(pipeline, speed),
+        ):
             self._use_lora(params)
             values = self._settings(pipeline, batch, params) | self._conditioning(batch, params)
+            accepted = pipeline_folder.call_parameters(type(pipeline))
+            values |= {name: value for name, value in references.items() if name in accepted}
             with (
                 any_number_of_channels(pipeline),
                 control_patches.around_call(pipeline, [request.seed for request in batch]),
@@ -288,7 +309,10 @@ class Sampler:
     def _conditioning(
         self, batch: Sequence[ImageRequest], params: SamplingParams
     ) -> dict[str, Any]:
-        return self._conditioner.arguments(*self._prompts(batch, params))
+        prompts = self._prompts(batch, params)
+        if edits.prompt_sees_pictures(type(self._pipeline).__name__):
+            return self._conditioner.strings(*prompts[:3])
+        return self._conditioner.arguments(*prompts)
 
     def _prompts(
         self, requests: Sequence[ImageRequest], params: SamplingParams
@@ -309,6 +333,9 @@ class Sampler:
             "guidance_scale": per_image_guidance.as_argument(_guidance_scales(batch, params)),
             "generator": [torch.Generator("cpu").manual_seed(r.seed) for r in batch],
             "output_type": "pt",
+            # FLUX.1 Kontext would make an image of another size, from a picture of another size.
+            "max_area": params.width * params.height,
+            "_auto_resize": False,
             # Binning would sample the nearest size of a table, and resize.
             "use_resolution_binning": False,
             # What cleaning does depends on the packages installed, and pixels must not.
@@ -319,6 +346,7 @@ class Sampler:
         pictures = arguments.arguments(images, params.conditioning)
         used = controls.used_by(self._model.controlnets, params.conditioning.controls)
         pictures |= controls.arguments(pipeline, used, images, params.conditioning)
+        pictures |= edits.arguments(type(pipeline).__name__, images, params.conditioning)
         return {name: value for name, value in settings.items() if name in accepted} | pictures
 
 

@@ -10,8 +10,8 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
+from nightpress.diffusion_core.conditioning.embedding_cache import EmbeddingCache
 from nightpress.diffusion_core.models.prompts import PromptTokenizer, prompt_tokenizer
-from nightpress.diffusion_core.sampling.prompt_embeddings import EmbeddingCache
 from nightpress.diffusion_core.theory.noise import FlowPath
 from nightpress.diffusion_core.training.objectives import Objective, denoising_loss
 

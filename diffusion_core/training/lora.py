@@ -19,11 +19,12 @@ from typing import Any
 import torch
 from torch import Generator, Tensor, nn
 
+from nightpress.diffusion_core.conditioning.embedding_cache import EmbeddingCache
 from nightpress.diffusion_core.errors import SettingsError, UnsupportedModel, one_line
 from nightpress.diffusion_core.models.latent_scaling import scale_latents
 from nightpress.diffusion_core.models.loading import LoadedModel
 from nightpress.diffusion_core.models.lora_files import require_peft
-from nightpress.diffusion_core.sampling.prompt_embeddings import CACHE_BYTES, EmbeddingCache
+from nightpress.diffusion_core.sampling.prompt_embeddings import CACHE_BYTES
 from nightpress.diffusion_core.sampling.scheduler_config import prediction_type_of, process_of
 from nightpress.diffusion_core.theory.noise import add_noise
 from nightpress.diffusion_core.theory.prediction import target

@@ -127,7 +127,8 @@ class SamplerActor:
         files = ModelFiles.locate(self._spec, self._options)
         found = files.describe(self._spec).identity
         if found != fingerprint:
-            names = [name for name in ("row_loras", "controlnets") if getattr(self._spec, name)]
+            keys = ("row_loras", "controlnets", "references")
+            names = [name for name in keys if getattr(self._spec, name)]
             scope = ", including the files of " if names else ""
             scope += " and ".join(f"model.{name}" for name in names)
             raise ModelError(

@@ -7,6 +7,7 @@ import time
 from collections import Counter
 from collections.abc import Generator, Iterator, Sequence
 
+from nightpress.diffusion_core.conditioning.edits import samples_alone
 from nightpress.diffusion_core.models.info import ModelInfo
 from nightpress.diffusion_core.models.pipeline_folder import MULTIPLY_BY_GUIDANCE
 from nightpress.diffusion_core.sampling.request import SamplingParams
@@ -26,6 +27,7 @@ from nightpress.pipelines.planning.batch_sizes import (
     num_steps,
     settings_to_measure,
 )
+from nightpress.pipelines.planning.layout import SettingsCount
 from nightpress.pipelines.shards.batching import shared_settings
 
 AUTO_BATCH_SIZE = {"cpu": 4, "cuda": 8}
@@ -59,9 +61,12 @@ def decide_batch_sizes(
     if spec.batch.size == "auto":
         return (yield from _measure(spec, model, layout, first, usual))
     sizes = BatchSizes(usual)
+    batched = _in_batches(layout, model)
     counts = list(_group_sizes(layout, model).values())
+    if not counts:
+        return sizes
     if device == "cpu" and usual > LARGE_FACTOR * AUTO_BATCH_SIZE[device]:
-        sizes = yield from _fit_in_memory(spec, layout, first, usual, max(counts))
+        sizes = yield from _fit_in_memory(spec, batched, first, usual, max(counts))
     yield from _padding_warning(counts, sizes.largest)
     return sizes
 
@@ -70,7 +75,7 @@ def _measure(
     spec: RunSpec, model: ModelInfo, layout: PlanLayout, first: FirstActor, usual: int
 ) -> Generator[Event, None, BatchSizes]:
     """Measure the best batch size of each kind of image that has enough denoising steps."""
-    kinds = settings_to_measure(layout.batches)
+    kinds = settings_to_measure(_in_batches(layout, model))
     if not kinds:
         yield Message(
             f"batch.size auto: {usual}, not measured: that needs at least "
@@ -99,13 +104,17 @@ def _measure(
 
 
 def _fit_in_memory(
-    spec: RunSpec, layout: PlanLayout, first: FirstActor, wanted: int, largest_group: int
+    spec: RunSpec,
+    batched: Sequence[SettingsCount],
+    first: FirstActor,
+    wanted: int,
+    largest_group: int,
 ) -> Generator[Event, None, BatchSizes]:
     """The wanted batch size, halved until it fits in memory.
 
     If it was halved at all, it is halved further while a batch still holds the largest group.
     """
-    heaviest = max((each.settings for each in layout.batches), key=lambda s: ImageKind.of(s).weight)
+    heaviest = max((each.settings for each in batched), key=lambda s: ImageKind.of(s).weight)
     share = memory_share(spec, first.factory)
     pending = first.handle.largest_fitting.remote(heaviest, wanted, share)
     largest = yield from first.measure(pending)
@@ -120,6 +129,15 @@ def _fit_in_memory(
         warning=True,
     )
     return BatchSizes(size)
+
+
+def _in_batches(layout: PlanLayout, model: ModelInfo) -> list[SettingsCount]:
+    """The settings whose images are not sampled one at a time."""
+    return [
+        each
+        for each in layout.batches
+        if not samples_alone(model.pipeline, each.settings.conditioning)
+    ]
 
 
 def _padding_warning(counts: Sequence[int], size: int) -> Iterator[Event]:
@@ -143,7 +161,7 @@ def memory_share(spec: RunSpec, factory: ActorFactory) -> float:
 def _group_sizes(layout: PlanLayout, model: ModelInfo) -> dict[SamplingParams, int]:
     """Settings -> how many images have them, so that they can share batches."""
     counts: Counter[SamplingParams] = Counter()
-    for each in layout.batches:
+    for each in _in_batches(layout, model):
         shared = shared_settings(each.settings, model.pipeline in MULTIPLY_BY_GUIDANCE)
         counts[shared] += each.num_images
     return counts

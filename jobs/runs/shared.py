@@ -2,7 +2,9 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
+from pathlib import Path
 
+from nightpress.diffusion_core.models.references import ReferenceSpec
 from nightpress.diffusion_core.models.spec import ModelSpec
 from nightpress.jobs.cluster.capacity import require_room
 from nightpress.jobs.cluster.connection import alive_nodes, resolved_gpus, spread_map
@@ -99,7 +101,21 @@ def _absolute_model(model: ModelSpec) -> ModelSpec:
         )
         for name in ("loras", "row_loras", "controlnets")
     }
-    return model.model_copy(update={"source": absolute_source(model.source), **added})
+    references = tuple(map(_absolute_reference, model.references))
+    return model.model_copy(
+        update={"source": absolute_source(model.source), "references": references, **added}
+    )
+
+
+def _absolute_reference(adapter: ReferenceSpec) -> ReferenceSpec:
+    """An IP-Adapter with full paths; an image encoder in its source keeps its name."""
+    source, encoder = absolute_source(adapter.source), adapter.image_encoder
+    inside = [Path(source, adapter.subfolder or "", encoder or ""), Path(source, encoder or "")]
+    if encoder and not any(folder.is_dir() for folder in inside):
+        encoder = absolute_source(encoder)
+    return adapter.model_copy(
+        update={"source": source, "image_encoder": encoder, "name": adapter.label}
+    )
 
 
 def planning_mapper(spec: RunSpec) -> Mapper:

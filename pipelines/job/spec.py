@@ -84,6 +84,8 @@ class RunSpec(Section):
     def _sources_fit_a_disk(cls, model: ModelSpec) -> ModelSpec:
         for source in (model.source, *model.added_sources):
             check_path_length(source)
+        for source in model.reference_sources:
+            check_path_length(source)
         return model
 
     @field_validator("columns")
@@ -106,6 +108,7 @@ class RunSpec(Section):
             ("model", self.model.source),
             *(("LoRA", lora.source) for lora in self.model.all_loras),
             *(("ControlNet", each.source) for each in self.model.controlnets),
+            *(("IP-Adapter", source) for source in self.model.reference_sources),
             *(("manifest", url) for url in self._manifests),
         ):
             if has_credentials(url):
@@ -198,7 +201,8 @@ class RunSpec(Section):
         """The part of the job that decides names and pixels, as JSON values."""
         values = {key: value for key, value in self.as_dict().items() if key not in NOT_IN_IDENTITY}
         model = values["model"] | {"speed": self.model.speed.chosen()}
-        omitted = [key for key in ("speed", "row_loras", "controlnets") if not model[key]]
+        optional = ("speed", "row_loras", "controlnets", "references")
+        omitted = [key for key in optional if not model[key]]
         omitted.append("prompts")  # decides which prompts are refused, and no pixel of the others
         images = {k: v for k, v in values["images"].items() if (k, v) != ("packing", "none")}
         if self.inputs.fit == InputsSpec().fit:  # as if it were not there, as in older versions

@@ -71,7 +71,7 @@ class RunRecord:
             "batch_size": self.batch_size,
             "manifest": [file.identity for file in self.layout.files],
         }
-        for name in ("row_loras", "controlnets"):
+        for name in ("row_loras", "controlnets", "references"):
             if infos := getattr(self.model, name):
                 identity[name] = {each.name: each.sha256 for each in infos}
         if self.measured:
@@ -140,7 +140,7 @@ class RunRecord:
         changes = self.spec.changes(spec)
         changes += [
             Change(f"model.{kind}: sha256 of {mine.name}", mine.sha256, other.sha256)
-            for kind in ("loras", "row_loras", "controlnets")
+            for kind in ("loras", "row_loras", "controlnets", "references")
             for mine, other in zip(getattr(self.model, kind), getattr(model, kind), strict=False)
             if mine.name == other.name and mine.sha256 != other.sha256
         ]

@@ -83,6 +83,7 @@ class Attempt:
             strength=conditioning.strength,
             canvas=conditioning.canvas,
             controlnets=model.controlnets_of(conditioning.controls, conditioning.control_scales),
+            references=model.references_of(conditioning.adapters, conditioning.reference_scales),
             inputs=inputs,
         )
 

@@ -6,6 +6,7 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 
 from nightpress.diffusion_core.acceleration.compilation import on_compilation
+from nightpress.diffusion_core.conditioning import edits
 from nightpress.diffusion_core.errors import DeviceError, OutOfMemory
 from nightpress.diffusion_core.sampling.sampler import SampledBatch, Sampler
 from nightpress.pipelines.inputs.preparing import NO_INPUTS, PreparedInputs
@@ -56,6 +57,7 @@ class BatchSampler:
         self, sampler: Sampler, store: Store, record: RunRecord, timeline: Timeline
     ) -> None:
         self._sampler = sampler
+        self._pipeline_class = record.model.pipeline
         self._sizes = BatchSizeFallback(store, record.batch_sizes)
         self._sizes.refresh()
         self._exact_sizes: dict[str, int] = {}
@@ -76,6 +78,8 @@ class BatchSampler:
 
     def planned_size(self, image: PlannedImage) -> int:
         """The size of a batch with the settings of an image, in any shard."""
+        if edits.samples_alone(self._pipeline_class, image.params.conditioning):
+            return 1
         return self._sizes.size_for(image.params)
 
     def size_for(self, image: PlannedImage) -> int:

@@ -9,9 +9,10 @@ from typing import Any
 import torch
 from torch import Generator, Tensor, nn
 
+from nightpress.diffusion_core.conditioning.embedding_cache import EmbeddingCache
 from nightpress.diffusion_core.errors import SettingsError
 from nightpress.diffusion_core.models.weight_files import fingerprint_of_tensors
-from nightpress.diffusion_core.sampling.prompt_embeddings import CACHE_BYTES, EmbeddingCache
+from nightpress.diffusion_core.sampling.prompt_embeddings import CACHE_BYTES
 from nightpress.diffusion_core.theory.noise import FlowPath, NoiseProcess, NoiseSchedule
 from nightpress.diffusion_core.training import Objective, TimeSampling
 from nightpress.diffusion_core.training.autoencoder import (

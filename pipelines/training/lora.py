@@ -41,6 +41,11 @@ class LoraRecipe:
         self.spec, self.data, self.device = spec, data, device
         folder = locate(spec.model, spec.storage)
         self.info = describe(folder, spec.model)
+        if "text" not in self.info.modes:
+            raise SettingsError(
+                f"model {spec.model.source}: {self.info.pipeline} needs more than text, so no LoRA "
+                "can be trained on captions"
+            )
         self.base = self.info.fingerprint
         self.model = load(folder, spec.model, device)
         size = spec.training.resolution
@@ -109,6 +114,10 @@ def _require_trainable(spec: LoraTrainSpec) -> None:
     if spec.model.controlnets:
         raise SettingsError(
             "model.controlnets are not allowed: a LoRA is trained on a model without them"
+        )
+    if spec.model.references:
+        raise SettingsError(
+            "model.references are not allowed: a LoRA is trained on a model without IP-Adapters"
         )
     if spec.model.speed.chosen():
         raise SettingsError("model.speed is not allowed: a LoRA is trained on the unmodified model")

@@ -9,8 +9,9 @@ import pytest
 import torch
 from support import tiny_models
 
+from nightpress.diffusion_core.conditioning.embedding_cache import EmbeddingCache
 from nightpress.diffusion_core.models.loading import LoadedModel
-from nightpress.diffusion_core.sampling.prompt_embeddings import Conditioner, EmbeddingCache
+from nightpress.diffusion_core.sampling.prompt_embeddings import Conditioner
 
 Loaded = Callable[[str], LoadedModel]
 

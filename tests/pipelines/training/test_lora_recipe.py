@@ -107,6 +107,12 @@ def test_a_model_that_has_a_lora_already_is_refused(root: Path) -> None:
     assert not Path(spec.url).exists()
 
 
+def test_a_model_with_adapters_is_refused(root: Path) -> None:
+    model = {"source": str(root / "model"), "references": [{"source": "x.safetensors"}]}
+    with pytest.raises(SettingsError, match=r"model\.references are not allowed: a LoRA is"):
+        list(train(lora_job(root, model=model), cache=root / "cache"))
+
+
 def test_captions_that_the_model_does_not_read_to_the_end_are_counted(root: Path) -> None:
     (root / "pictures" / "000.txt").write_text("a red disc " * 40 + "and a dog")
     cut = [event for event in train(lora_job(root)) if isinstance(event, CaptionsCut)]
