@@ -14,6 +14,7 @@ from nightpress.jobs.progress.events import Event, Message
 from nightpress.jobs.progress.failure_limit import FailureLimit
 from nightpress.jobs.signals import first_interruption
 from nightpress.pipelines.errors import ManifestError, StoreError
+from nightpress.pipelines.inputs.node_cache import remove_start
 from nightpress.pipelines.job.spec import RunSpec
 from nightpress.pipelines.models.location import absolute_source
 from nightpress.pipelines.planning import Mapper, planned_file_changes, rewrite_plan_part
@@ -143,3 +144,5 @@ def dispatching(
         )
         with closing(dispatcher):
             yield dispatcher
+        if config.inputs is not None and config.inputs.start is not None:
+            remove_start(config.inputs.start)

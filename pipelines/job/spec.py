@@ -106,6 +106,7 @@ class RunSpec(Section):
             ("model", self.model.source),
             *(("LoRA", lora.source) for lora in self.model.all_loras),
             *(("manifest", url) for url in self._manifests),
+            ("inputs.root", self.inputs.root or ""),
         ):
             if has_credentials(url):
                 raise ValueError(f"the {key} URL contains credentials; {ADVICE}")
