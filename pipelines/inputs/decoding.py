@@ -16,8 +16,8 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from nightpress.diffusion_core.errors import one_line
 from nightpress.pipelines.inputs.colour_profiles import in_srgb
 
-FORMATS = ("PNG", "JPEG", "MPO", "WEBP", "AVIF", "GIF", "TIFF", "BMP")
-"""Pillow's names. MPO is what cameras make of a JPEG with a preview in it."""
+FORMATS = ("PNG", "JPEG", "WEBP", "AVIF", "GIF", "TIFF", "BMP")
+"""Pillow's names; a JPEG with a preview in it, as cameras make them, opens as `MPO`."""
 
 ALLOWED = "PNG, JPEG, WebP, AVIF, GIF, TIFF or BMP"
 
@@ -29,6 +29,9 @@ LARGE_PIXELS = 24_000_000
 
 MAX_REASON = 200
 """Characters of another library's error in a message."""
+
+SIGNATURES = (b"\x89PNG", b"\xff\xd8", b"RIFF", b"GIF8", b"II*\0", b"MM\0*", b"BM")
+"""How files of these formats begin; AVIF has `ftyp` behind a size."""
 
 MARKUP = re.compile(rb"\s*(<!doctype\s+html|<html)", re.IGNORECASE)
 
@@ -115,6 +118,8 @@ def _verify(image: Image.Image, data: bytes) -> None:
 
 
 def _not_a_picture(data: bytes) -> str:
+    if data[4:8] == b"ftyp" or data.startswith(SIGNATURES):
+        return f"damaged, or of another kind than {ALLOWED}"
     found = "an HTML page" if MARKUP.match(data[:1024]) else f"it begins with {data[:12]!r}"
     return f"not a picture ({found}); it must be {ALLOWED}"
 

@@ -17,6 +17,7 @@ from nightpress.pipelines.records import PlannedInput
 from nightpress.pipelines.storage import Options, is_local
 from nightpress.pipelines.storage.limited import read_limited
 from nightpress.pipelines.storage.retries import RetryPolicy
+from nightpress.pipelines.storage.urls import public
 
 
 class InputReader:
@@ -82,4 +83,4 @@ class InputReader:
 
 def _reason(message: str, url: str) -> str:
     """What is wrong, without the URL in front of it if that is the one that the row names."""
-    return message.removeprefix(f"{url}: ")
+    return message.removeprefix(f"{url}: ").removeprefix(f"{public(url)}: ")

@@ -115,7 +115,7 @@ class BatchInputs:
             preparer = self._preparer = self._preparer or self._new_preparer()
 
         def prepare() -> PreparedInputs:
-            size = image.width, image.height
+            size = image.params.width, image.params.height
             expected = history.expected(image.image_id)
             return preparer.prepare(image.inputs, image.params.conditioning, size, expected)
 

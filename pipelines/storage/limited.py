@@ -6,12 +6,18 @@ import stat
 import tarfile
 import time
 import zipfile
+from http import HTTPStatus
 from typing import Any
 
 from nightpress.diffusion_core.errors import one_line
 from nightpress.pipelines.errors import StoreError, StoreMissing
 from nightpress.pipelines.storage.drivers import StoreLocation, as_store_errors, open_driver
-from nightpress.pipelines.storage.faults import Fault, classify, driver_errors
+from nightpress.pipelines.storage.faults import (
+    Fault,
+    classify,
+    driver_errors,
+    error_code_and_status,
+)
 from nightpress.pipelines.storage.retries import RetryPolicy
 from nightpress.pipelines.storage.urls import (
     Options,
@@ -59,7 +65,8 @@ def read_limited(
             return _read_remote(location, max_bytes, policy or RetryPolicy())
     except StoreError as error:
         if error.__cause__ is not None and _is_final(error.__cause__, location):
-            raise StoreMissing(str(error)) from error
+            answer = _answer(error.__cause__, location)
+            raise StoreMissing(str(error) if answer is None else answer) from error
         raise
     except (*BAD_ARCHIVE, tarfile.TarError) as error:
         reason = f"{type(error).__name__}: {one_line(error, 200)}"
@@ -115,8 +122,20 @@ def _streamed(driver: Any, path: str, num_bytes: int, total_s: float) -> bytes:
 def _require_protocol(protocol: str, location: StoreLocation) -> None:
     import fsspec
 
-    if protocol not in fsspec.available_protocols():
+    if protocol not in {*fsspec.available_protocols(), *fsspec.registry}:
         raise StoreMissing(f"{location.public_url}: there is no protocol {protocol}://")
+
+
+def _answer(cause: BaseException, location: StoreLocation) -> str | None:
+    """What a web server has answered, in words; None for another store, or if it is missing."""
+    _, status = error_code_and_status(cause)
+    if not is_http(location.last_link.url) or classify(cause) is Fault.MISSING:
+        return None
+    if type(cause).__name__ == "TooManyRedirects":
+        return f"{location.public_url}: the server redirects in a circle"
+    known = status in HTTPStatus.__members__.values()
+    words = f"{status} {HTTPStatus(status).phrase}" if known else one_line(cause, 200)
+    return f"{location.public_url}: the server answers {words}"
 
 
 def _is_final(cause: BaseException, location: StoreLocation) -> bool:
