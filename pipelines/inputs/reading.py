@@ -72,7 +72,7 @@ class InputReader:
                 return self._fetch(url)
             return self._cached(url, lambda: self._fetch(url))
         except StoreMissing as error:
-            raise InputMissing(_reason(str(error), url)) from error
+            raise InputMissing(_reason(str(error), planned.url or "")) from error
 
     def _fetch(self, url: str) -> bytes:
         return read_limited(url, self._options, self._spec.max_bytes, self._policy)
