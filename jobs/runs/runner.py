@@ -163,7 +163,6 @@ class _Session:
         trace: Trace | None,
     ) -> None:
         self._job_inputs = spec.inputs
-        spec = with_input_root(spec)
         self._spec = spec if table is None else table.kept_job(spec)
         self._table = table
         self._on_event = on_event
@@ -179,8 +178,8 @@ class _Session:
         store = self._checked_store()
         free = require_free_run(store, self._take_over, self._on_event)
         record = read_record(store)
+        self._spec = with_input_root(self._spec, record)
         if record is not None:
-            self._spec = with_input_root(self._spec, record)
             existing = compare_with_run(store, record, self._spec, self._table)
             refuse_changes(store, existing.changes)
             self._spec, record = existing.spec, existing.record
