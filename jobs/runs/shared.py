@@ -142,7 +142,9 @@ def dispatching(
         dispatcher = Dispatcher(
             store, record, factory, config, reason_to_stop=reason_to_stop, repair_plan=repair_plan
         )
-        with closing(dispatcher):
-            yield dispatcher
-        if config.inputs is not None and config.inputs.start is not None:
-            remove_start(config.inputs.start)
+        try:
+            with closing(dispatcher):
+                yield dispatcher
+        finally:
+            if config.inputs is not None and config.inputs.start is not None:
+                remove_start(config.inputs.start)

@@ -87,8 +87,6 @@ def located(reference: str, root: str | None) -> str:
     """
     if not reference.strip() or "\0" in reference:
         raise InputMissing("names no file")
-    if is_run_image(reference):
-        return reference
     if not is_url(reference) and not reference.startswith("/"):
         reference = _below(root or os.getcwd(), reference)
     if _has_credentials(reference):
@@ -114,7 +112,10 @@ def public_form(reference: str | None) -> str | None:
     """A reference as metadata keep it: without credentials, if it has any."""
     if reference is None:
         return None
-    return public(reference) if _has_credentials(reference) else reference
+    if not _has_credentials(reference):
+        return reference
+    prefix = reference[: len(RUN_PREFIX)] if is_run_image(reference) else ""
+    return prefix + public(reference.removeprefix(prefix))
 
 
 def shown(reference: str | None) -> str:
@@ -126,6 +127,8 @@ def shown(reference: str | None) -> str:
 
 
 def _has_credentials(reference: str) -> bool:
+    if is_run_image(reference):
+        return _has_credentials(reference[len(RUN_PREFIX) :])
     try:
         return has_credentials(reference)
     except ValueError:  # such as a bracket that is not closed; reading it says so

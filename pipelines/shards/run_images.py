@@ -19,6 +19,7 @@ from nightpress.pipelines.planning.index import PlanIndex
 from nightpress.pipelines.run_directory.commit import metadata_columns, read_commit_if_any
 from nightpress.pipelines.run_directory.record import require_record
 from nightpress.pipelines.storage import Options, Store
+from nightpress.pipelines.storage.limited import require_protocols
 from nightpress.pipelines.storage.urls import absolute
 
 SHARDS_KEPT = 64
@@ -114,9 +115,10 @@ class _EarlierRun:
 
 
 def _opened(url: str, options: Options) -> _EarlierRun:
-    store = Store(url, options)
     try:
+        require_protocols(url)
+        store = Store(url, options)
         record = require_record(store)
-    except (RunNotFound, UnsupportedFormat) as error:
+    except (RunNotFound, UnsupportedFormat, StoreMissing) as error:
         raise InputMissing(str(error)) from error
     return _EarlierRun(store, PlanIndex.read(store, record.layout, record.spec.seed))

@@ -27,6 +27,7 @@ from nightpress.pipelines.storage.urls import (
     links_of,
     local_path,
     protocol_of,
+    public,
 )
 
 CHUNK_BYTES = 2**20
@@ -84,8 +85,7 @@ def _read_local(path: str, max_bytes: int) -> bytes:
 
 
 def _read_remote(location: StoreLocation, max_bytes: int, policy: RetryPolicy) -> bytes:
-    for link in links_of(location.url):
-        _require_protocol(protocol_of(link), location)
+    require_protocols(location.url)
     driver, path = open_driver(location, client_attempts=1)
 
     def attempt() -> bytes:
@@ -119,11 +119,18 @@ def _streamed(driver: Any, path: str, num_bytes: int, total_s: float) -> bytes:
     return bytes(data)
 
 
-def _require_protocol(protocol: str, location: StoreLocation) -> None:
+def require_protocols(url: str) -> None:
+    """Check that there is a driver for each protocol that a URL names, installed or not.
+
+    Raises:
+        StoreMissing: there is none.
+    """
     import fsspec
 
-    if protocol not in {*fsspec.available_protocols(), *fsspec.registry}:
-        raise StoreMissing(f"{location.public_url}: there is no protocol {protocol}://")
+    known = {"file", *fsspec.available_protocols(), *fsspec.registry}
+    for link in links_of(url):
+        if protocol_of(link) not in known:
+            raise StoreMissing(f"{public(url)}: there is no protocol {protocol_of(link)}://")
 
 
 def _answer(cause: BaseException, location: StoreLocation) -> str | None:

@@ -24,7 +24,13 @@ def test_a_relative_path_starts_from_the_root(tmp_path: Path) -> None:
 
 
 def test_a_url_or_an_absolute_path_is_taken_as_it_is(tmp_path: Path) -> None:
-    for url in ("/photos/a.png", "s3://b/k.png", "https://a.b/c.png?w=512", "file:///x.png"):
+    for url in (
+        "run://hero/a_00",
+        "/photos/a.png",
+        "s3://b/k.png",
+        "https://a.b/c.png?w=512",
+        "file:///x.png",
+    ):
         assert located(url, str(tmp_path)) == url
 
 
@@ -54,6 +60,7 @@ def test_a_relative_path_cannot_leave_the_root(tmp_path: Path) -> None:
         "https://host/a.png?X-Amz-Signature=secret",
         "https://host/a.png?sig=secret&w=3",
         "https://[me:secret@host/a.png",
+        "run://s3://me:secret@bucket/hero/cat_00",
     ],
 )
 def test_a_url_with_credentials_is_refused_and_never_shown(url: str) -> None:

@@ -57,6 +57,8 @@ def test_what_is_not_there_is_missing_and_what_is_damaged_is_the_stores_failure(
             runs.read(RunImage("night", image_id))
     with pytest.raises(InputMissing, match="no run here"):
         runs.read(RunImage("other", "a_00"))
+    with pytest.raises(InputMissing, match=r"there is no protocol nosuch://"):
+        runs.read(RunImage("nosuch://bucket/runs/night", "a_00"))
     with pytest.raises(InputMissing, match="a run cannot use its own images"):
         EarlierRuns(store.url, {}).read(RunImage("night", "a_00"))
     store.put("metadata/shard-00000.parquet", b"damaged")
