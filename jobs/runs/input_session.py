@@ -9,7 +9,7 @@ from nightpress.pipelines.manifest.columns import column_uses
 from nightpress.pipelines.planning import PlanLayout
 from nightpress.pipelines.run_directory.reader import Run
 from nightpress.pipelines.run_directory.record import RunRecord
-from nightpress.pipelines.run_directory.used_inputs import read_used_inputs
+from nightpress.pipelines.run_directory.used_inputs import NOTHING_USED, read_used_inputs
 from nightpress.pipelines.shards.input_history import InputSession
 
 PICTURES = frozenset({"init_image", "mask_image", "control_image", "reference_image"})
@@ -36,16 +36,20 @@ def uses_pictures(spec: RunSpec, layout: PlanLayout) -> bool:
     )
 
 
-def input_session(run: Run, unreadable: Collection[int] = ()) -> InputSession | None:
+def input_session(
+    run: Run, unreadable: Collection[int] = (), *, resumed: bool = True
+) -> InputSession | None:
     """What the actors of a start share about pictures; None for a run without any.
 
     Args:
         run: as it is when the start begins.
         unreadable: shards whose commits are damaged.
+        resumed: whether there were earlier starts.
 
     Raises:
         StoreError: the store fails, or another commit is damaged.
     """
     if not uses_pictures(run.spec, run.record.layout):
         return None
-    return InputSession(uuid.uuid4().hex, read_used_inputs(run, unreadable))
+    used = read_used_inputs(run, unreadable) if resumed else NOTHING_USED
+    return InputSession(uuid.uuid4().hex, used)

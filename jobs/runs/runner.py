@@ -327,7 +327,7 @@ class _Session:
             run.lease,
             look_first=run.resumed,
             deadline_at=self._deadline_at,
-            inputs=input_session(Run(run.store, run.record)),
+            inputs=input_session(Run(run.store, run.record), resumed=run.resumed),
         )
         limit = FailureLimit(self._spec.cluster.max_failures)
         with dispatching(

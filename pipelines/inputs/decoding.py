@@ -157,11 +157,13 @@ def _eight_bit(image: Image.Image) -> Image.Image:
     """The picture with 8 bits a channel: of 16 bits the upper ones, as Pillow reads colours."""
     if image.mode in ("I", "F"):
         raise Undecodable("grey values of 32 bits, whose range is not known; save it with 8 or 16")
+    clear = image.info.get("transparency")
+    if image.mode == "RGB" and isinstance(clear, tuple) and max(clear) > 255:
+        image.info["transparency"] = tuple(value >> 8 for value in clear)
     if not image.mode.startswith("I;16"):
         return image
     grey = np.asarray(image)
     upper = Image.fromarray((grey >> 8).astype(np.uint8))
-    clear = image.info.get("transparency")
     if clear is None:
         return upper
     return Image.merge("LA", [upper, Image.fromarray(np.where(grey == clear, 0, 255).astype("u1"))])

@@ -51,9 +51,9 @@ class Placement:
 
 
 def same_shape(picture: Size, other: Size) -> bool:
-    """Whether two sizes are the same picture at two scales, up to the rounding of one pixel."""
+    """Whether two sizes are the same picture at two scales, but for the rounding of a side."""
     (width, height), (wide, high) = picture, other
-    return abs(width * high / wide - height) <= 1 or abs(wide * height / width - high) <= 1
+    return abs(width * high / wide - height) < 1 or abs(wide * height / width - high) < 1
 
 
 def fitted(image: Image.Image, placement: Placement, size: Size) -> Pixels:

@@ -308,16 +308,15 @@ def _changed(planned: PlannedInput, sha256: str | None, expected: Expected) -> s
     """In which way a picture is not the one that was used before; None if it is."""
     if sha256 is None:  # too large, which is reported instead
         return None
-    planned_sha256 = getattr(planned, "sha256", None)
-    sets = list(expected(planned.url)) if planned.url is not None else []
-    if planned_sha256 is not None:
-        sets.append(frozenset([planned_sha256]))
-    for allowed in sets:
+    sets = [] if planned.url is None else [(each, "used before") for each in expected(planned.url)]
+    if (at_planning := getattr(planned, "sha256", None)) is not None:
+        sets.append((frozenset([at_planning]), "checked"))
+    for allowed, when in sets:
         if allowed and sha256 not in allowed:
             before = " or ".join(sorted(each[:DIGITS] for each in allowed))
             return (
-                f"its bytes have changed: sha256 {sha256[:DIGITS]} now, {before} when it was used "
-                "before; put the old picture back, or start a new run"
+                f"its bytes have changed: sha256 {sha256[:DIGITS]} now, {before} when it was "
+                f"{when}; put the old picture back, or start a new run"
             )
     return None
 

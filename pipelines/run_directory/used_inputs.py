@@ -16,6 +16,7 @@ from nightpress.pipelines.planning.seeds import hash64
 from nightpress.pipelines.records import METADATA_SCHEMA, FailureType
 from nightpress.pipelines.run_directory.commit import metadata_columns
 from nightpress.pipelines.run_directory.reader import Run
+from nightpress.pipelines.run_directory.stored import stored_facts
 
 INPUT_FAILURES = (
     FailureType.INPUT_MISSING,
@@ -44,10 +45,19 @@ class UsedInputs:
     """(n, 32)."""
 
     @classmethod
-    def of(cls, rows: Iterable[pa.Table]) -> "UsedInputs":
-        """From metadata rows, given their columns `inputs` and `error_type`."""
+    def of(
+        cls, rows: Iterable[pa.Table], others: Iterable[tuple[str | None, str | None]] = ()
+    ) -> "UsedInputs":
+        """From metadata rows.
+
+        Args:
+            rows: with their columns `inputs` and `error_type`.
+            others: (URL, SHA-256) of pictures that other images were made from.
+        """
         pairs = [_pairs(table) for table in rows]
-        found = pa.concat_tables([_NO_PAIRS, *pairs]).group_by(["url", "sha256"]).aggregate([])
+        known = [(url, each) for url, hashes in hashes_of(others).items() for each in hashes]
+        pairs.append(pa.Table.from_pylist([{"url": u, "sha256": h} for u, h in known], _PAIRS))
+        found = pa.concat_tables(pairs).group_by(["url", "sha256"]).aggregate([])
         keys = _keys(found.column("url"))
         order = np.argsort(keys, kind="stable")
         text = "".join(found.column("sha256").to_pylist())
@@ -68,7 +78,9 @@ NOTHING_USED = UsedInputs(np.zeros(0, np.uint64), np.zeros((0, DIGEST_BYTES), np
 
 
 def read_used_inputs(run: Run, unreadable: Collection[int] = ()) -> UsedInputs:
-    """What a run has used, from all its commits.
+    """What a run has used, from all its commits and the images that no commit names yet.
+
+    Of those images only the next ones of the plan are looked at; see `stored.stored_facts`.
 
     Args:
         run: as it is now.
@@ -77,11 +89,15 @@ def read_used_inputs(run: Run, unreadable: Collection[int] = ()) -> UsedInputs:
     Raises:
         StoreError: the store fails, or another commit is damaged.
     """
-    readable = [shard for shard in run.committed if shard not in unreadable]
+    committed = run.committed
+    stored = stored_facts(run.store, run.record, committed)
+    inputs = [each for facts in stored for each in facts.inputs]
+    readable = [shard for shard in committed if shard not in unreadable]
     with run.reading():
         shards = run.shards(readable, _COLUMNS)
         batches = shards.to_batches(columns=["inputs", "error_type"])
-        return UsedInputs.of(pa.Table.from_batches([batch]) for batch in batches)
+        rows = (pa.Table.from_batches([batch]) for batch in batches)
+        return UsedInputs.of(rows, ((each.url, each.sha256) for each in inputs))
 
 
 def used_by_image(part: pa.Table) -> dict[str, Hashes]:
@@ -104,7 +120,7 @@ def hashes_of(pairs: Iterable[tuple[str | None, str | None]]) -> Hashes:
 
 
 _COLUMNS = pa.schema([METADATA_SCHEMA.field(name) for name in ("inputs", "error_type")])
-_NO_PAIRS = pa.table({"url": pa.array([], pa.string()), "sha256": pa.array([], pa.string())})
+_PAIRS = pa.schema([("url", pa.string()), ("sha256", pa.string())])
 
 
 def _pairs(rows: pa.Table) -> pa.Table:

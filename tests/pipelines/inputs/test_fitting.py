@@ -71,6 +71,8 @@ def test_a_mask_may_be_the_same_shape_at_another_scale() -> None:
     assert same_shape((3, 2), (300, 200))
     assert not same_shape((1000, 667), (500, 330))
     assert not same_shape((64, 64), (64, 48))
+    assert not same_shape((64, 48), (64, 49))
+    assert same_shape((1000, 667), (2000, 1333))
     assert not same_shape((200, 300), (300, 200))
 
 

@@ -180,6 +180,20 @@ def test_stored_images_without_a_commit_count_as_used_in_their_shard(tmp_path: P
     assert sorted(outcomes(store).values()) == ["InputChanged"] * 3 + ["ok"]
 
 
+@pytest.mark.parametrize("format_", ["png", "webp", "jpeg"])
+def test_stored_images_without_a_commit_count_as_used_in_other_shards_too(
+    tmp_path: Path, format_: str
+) -> None:
+    rows = [{"prompt": f"p{n}", "init_image": "0.png"} for n in range(8)]
+    put_pictures(tmp_path)
+    store, record = begin(tmp_path, rows, images={"format": format_})
+    make(store, record)
+    store.delete("metadata/shard-00000.parquet")
+    put_pictures(tmp_path, range(1), seed=50)
+    assert done(make(store, record, 1)) == ShardDone(1, num_ok=0, num_failed=4)
+    assert set(outcomes(store, 1).values()) == {"InputChanged"}
+
+
 def test_waiting_for_pictures_counts_as_waiting_for_input_and_they_come_a_batch_ahead(
     tmp_path: Path,
 ) -> None:
