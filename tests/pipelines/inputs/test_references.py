@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from nightpress.pipelines.errors import InputMissing
+from nightpress.pipelines.inputs.reading import read_input, resolved
 from nightpress.pipelines.inputs.references import (
     RunImage,
     located,
@@ -13,6 +14,7 @@ from nightpress.pipelines.inputs.references import (
     with_absolute_root,
 )
 from nightpress.pipelines.job.inputs_section import InputsSpec
+from nightpress.pipelines.records import PlannedInput
 
 
 def test_a_relative_path_starts_from_the_root(tmp_path: Path) -> None:
@@ -21,6 +23,14 @@ def test_a_relative_path_starts_from_the_root(tmp_path: Path) -> None:
     assert located("./a b/../ä.png", root) == f"{tmp_path}/ä.png"
     assert located("a.png", "s3://bucket/photos/") == "s3://bucket/photos/a.png"
     assert located("~/a.png", root) == f"{tmp_path}/~/a.png"
+
+
+def test_one_picture_is_read_where_its_section_says(tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(b"picture")
+    spec = InputsSpec(root=str(tmp_path), max_bytes=3)
+    assert resolved("a.png", spec) == f"{tmp_path}/a.png"
+    assert read_input(PlannedInput("init_image", "a.png"), spec, {}) == b"pict"
+    assert read_input(PlannedInput("init_image", None, b"held"), spec, {}) == b"held"
 
 
 def test_a_url_or_an_absolute_path_is_taken_as_it_is(tmp_path: Path) -> None:
