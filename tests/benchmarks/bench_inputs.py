@@ -27,8 +27,8 @@ sys.path.insert(0, str(TESTS))
 import numpy as np  # noqa: E402
 from support import servers  # noqa: E402
 from support.fakes.fake_runs import FakeSampler, work_on  # noqa: E402
+from support.picture_files import encoded, smooth_picture  # noqa: E402
 from support.pictured_runs import PICTURED  # noqa: E402
-from support.pictures import encoded, smooth_picture  # noqa: E402
 from support.plans import write  # noqa: E402
 
 from nightpress.diffusion_core.conditioning.spec import Conditioning  # noqa: E402

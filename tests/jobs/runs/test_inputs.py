@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
-from support.pictures import png
+from support.picture_files import png
 
 from nightpress import jobs
 from nightpress.jobs.progress.lines import event_line

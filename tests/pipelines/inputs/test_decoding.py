@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 from PIL import Image, ImageCms
-from support.pictures import (
+from support.picture_files import (
     DISPLAY_P3,
     claimed_png,
     encoded,

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 from PIL import Image, ImageOps
-from support.pictures import random_picture
+from support.picture_files import random_picture
 
 from nightpress.pipelines.inputs.fitting import (
     Canvas,

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 from support.fakes.web_server import web_server
-from support.pictures import encoded, png, random_picture
+from support.picture_files import encoded, png, random_picture
 
 from nightpress.diffusion_core.conditioning.spec import Conditioning
 from nightpress.pipelines.errors import (

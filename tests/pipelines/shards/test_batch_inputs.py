@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from support.fakes.fake_runs import work_on
 from support.fakes.web_server import web_server
+from support.picture_files import png
 from support.pictured_runs import (
     PictureSampler,
     begin,
@@ -19,7 +20,6 @@ from support.pictured_runs import (
     rows_of,
     sha256,
 )
-from support.pictures import png
 
 from nightpress.pipelines.errors import StoreError
 from nightpress.pipelines.image_files.encoding import read_facts

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 import torch
 from support import tiny_models
+from support.picture_files import png
 from support.pictured_runs import begin, make
-from support.pictures import png
 
 from nightpress.diffusion_core.models.loading import describe, load
 from nightpress.diffusion_core.models.spec import ModelSpec
