@@ -215,7 +215,7 @@ class InputInfo:
     sha256: str | None
     """SHA-256 of its bytes; None if they could not be read."""
     fit: str
-    """How it was brought to its size: `cover`, `contain` or `stretch`."""
+    """How it was brought to its size: `cover`, `contain` or `stretch`; `none` for a reference."""
 
 
 @dataclass(frozen=True)

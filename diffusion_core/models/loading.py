@@ -114,7 +114,8 @@ def _info(
     width, height = pipeline_folder.native_size(model, pipeline_class) or (None, None)
     steps, guidance_scale = defaults(model.path, pipeline_class)
     names = _samplers(model, pipeline_class)
-    modes = supported_modes(pipeline_class, spec.speed, bool(spec.controlnets))
+    has = bool(spec.controlnets), bool(spec.references)
+    modes = supported_modes(pipeline_class, spec.speed, *has)
     return ModelInfo(
         source=spec.source,
         fingerprint=fingerprint_of(model, spec, loras),

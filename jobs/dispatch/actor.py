@@ -29,14 +29,18 @@ from nightpress.diffusion_core.tuning.batch_size import (
 from nightpress.diffusion_core.tuning.batch_size_benchmark import batch_benchmark
 from nightpress.diffusion_core.tuning.device_memory import trial_memory
 from nightpress.jobs.dispatch.metrics import ActorMetrics
+from nightpress.pipelines.inputs.preparing import NO_INPUTS
+from nightpress.pipelines.job.spec import RunSpec
 from nightpress.pipelines.models.files import ModelFiles
 from nightpress.pipelines.planning import read_shard
 from nightpress.pipelines.run_directory.lease import FencingToken
 from nightpress.pipelines.run_directory.record import RunRecord
-from nightpress.pipelines.shards.batching import PlannedImage, batches
+from nightpress.pipelines.shards.batch_inputs import BatchInputs
+from nightpress.pipelines.shards.batching import PlannedImage, batches, with_next
 from nightpress.pipelines.shards.events import ShardBegun, ShardEvent
+from nightpress.pipelines.shards.input_history import InputSession
 from nightpress.pipelines.shards.overlap import handed_off
-from nightpress.pipelines.shards.runner import ShardRunner
+from nightpress.pipelines.shards.runner import ShardRunner, without
 from nightpress.pipelines.shards.timeline import Timeline, TimeSpent
 from nightpress.pipelines.shards.work import ShardWork
 from nightpress.pipelines.storage import Store
@@ -172,11 +176,21 @@ class SamplerActor:
             raise RuntimeError("the actor must load its model first")
         return self._sampler
 
-    def begin(self, store: Store, record: RunRecord, fence: FencingToken | None) -> ActorLocation:
-        """Prepare for the shards of a run."""
+    def begin(
+        self,
+        store: Store,
+        record: RunRecord,
+        fence: FencingToken | None,
+        inputs: InputSession | None = None,
+    ) -> ActorLocation:
+        """Prepare for the shards of a run.
+
+        Args:
+            inputs: what the actors share about the pictures of rows, if there are any.
+        """
         self.load(record.model.identity, record.batch_size)
         self._runner = ShardRunner(
-            store, record, self._loaded, self._worker, fence, timeline=self._timeline
+            store, record, self._loaded, self._worker, fence, timeline=self._timeline, inputs=inputs
         )
         node_id = ray.get_runtime_context().get_node_id()
         return ActorLocation(
@@ -220,15 +234,42 @@ class SamplerActor:
         if self._runner is not None:
             self._runner.drain()
 
-    def sample(self, images: Sequence[PlannedImage]) -> Iterator[list[Sampled]]:
-        """Sample images for a preview, without storing them; yields them batch by batch."""
-        sampler = self._loaded
-        for batch in batches(
+    def sample(
+        self, images: Sequence[PlannedImage], spec: RunSpec, url: str
+    ) -> Iterator[list[Sampled]]:
+        """Sample images for a preview, without storing them; yields them batch by batch.
+
+        Args:
+            images: what to sample.
+            spec: the job; says where the pictures are that the images are made from.
+            url: URL of the run directory that the job would have.
+        """
+        sampler, inputs = self._loaded, BatchInputs(spec, url)
+        cut = batches(
             list(images), lambda image: self._batch_size, sampler.supports_per_image_guidance
-        ):
-            sampled = sampler.sample([image.request() for image in batch], batch[0].params)
-            ids = [image.image_id for image in batch]
-            yield list(zip(ids, sampled.pixels, sampled.faults, strict=True))
+        )
+        for batch, following in with_next(cut):
+            inputs.prefetch(batch)
+            inputs.prefetch(following)
+            pictures = inputs.take(batch)
+            assert pictures is not None  # noqa: S101 - nobody stops it
+            yield [
+                (each.image.image_id, _black(each.image), each.error) for each in pictures.failed
+            ]
+            usable = without(batch, pictures.failed)
+            if usable:
+                prepared = [pictures.prepared.get(each.image_id, NO_INPUTS) for each in usable]
+                pairs = zip(usable, prepared, strict=True)
+                requests = [image.request(each.images) for image, each in pairs]
+                sampled = sampler.sample(requests, usable[0].params)
+                ids = [image.image_id for image in usable]
+                yield list(zip(ids, sampled.pixels, sampled.faults, strict=True))
+        inputs.close()
+
+
+def _black(image: PlannedImage) -> np.ndarray:
+    """The place of an image that cannot be made; (H, W, 3)."""
+    return np.zeros((image.height, image.width, 3), np.uint8)
 
 
 def _needs_ack(event: ShardEvent) -> bool:

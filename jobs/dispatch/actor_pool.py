@@ -48,7 +48,9 @@ class ActorPool:
         self._factory = factory
         self._config = config
         self._room = room
-        self._begin_args = (ray.put(store), ray.put(record), config.fence)
+        # Only once for all actors of a node: a long run may have used a million pictures.
+        inputs = () if config.inputs is None else (ray.put(config.inputs),)
+        self._begin_args = (ray.put(store), ray.put(record), config.fence, *inputs)
         self._start_failures = 0
         self._next_scaling = self._next_stuck_check = 0.0
         self._notices: Notices | None = None

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from nightpress.pipelines.job.spec import RunSpec
 from nightpress.pipelines.run_directory.lease import FencingToken, Lease
+from nightpress.pipelines.shards.input_history import InputSession
 
 ASKED_TO_STOP = "asked to stop"
 """The reason to stop that is no trouble: a person or a scheduler wants it."""
@@ -33,10 +34,16 @@ class DispatchConfig:
     fence: FencingToken | None = None
     deadline_at: float | None = None
     """Seconds since the epoch."""
+    inputs: InputSession | None = None
+    """What the actors share about the pictures of rows; None if the run uses none."""
 
 
 def dispatch_config_of(
-    spec: RunSpec, lease: Lease, look_first: bool, deadline_at: float | None = None
+    spec: RunSpec,
+    lease: Lease,
+    look_first: bool,
+    deadline_at: float | None = None,
+    inputs: InputSession | None = None,
 ) -> DispatchConfig:
     """The settings that a job asks for, under a lease."""
     cluster = spec.cluster
@@ -52,4 +59,5 @@ def dispatch_config_of(
         drain_s=cluster.drain_s,
         deadline_at=deadline_at,
         fence=lease.fence,
+        inputs=inputs,
     )

@@ -14,6 +14,7 @@ from nightpress.jobs.progress.events import (
 )
 from nightpress.jobs.progress.tally import Tally
 from nightpress.pipelines.formatting import duration, plural
+from nightpress.pipelines.shards.events import ShardDone
 
 
 def display_for(console: Console) -> Display[Event]:
@@ -84,6 +85,12 @@ def event_line(event: Event) -> str | None:
             return (
                 f"warning: row {event.row} of shard {event.shard} ends its process even alone, so "
                 f"it is recorded as failed: {event.reason}"
+            )
+        case ShardDone() if event.unmade:
+            more = f", and {len(event.unmade) - 1} more" if len(event.unmade) > 1 else ""
+            return (
+                f"warning: shard {event.shard}: not made again, so it stays as it was: "
+                f"{event.unmade[0]}{more}"
             )
         case _:
             return None

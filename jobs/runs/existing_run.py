@@ -42,6 +42,9 @@ def compare_with_run(
         SpecError, ManifestError, StoreError: the manifest cannot be found or read.
     """
     job_changes = tuple(record.spec.changes(spec))
+    if not job_changes:  # the pictures may have moved
+        moved_inputs = record.spec.model_copy(update={"inputs": spec.inputs})
+        record = replace(record, spec=moved_inputs)
     kept = kept_path(record)
     if table is None:
         comparison = compare_manifest(record.layout, spec)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from nightpress.diffusion_core.models.info import ModelInfo
 from nightpress.jobs.dispatch.batch_size import resolve_batch_size
 from nightpress.jobs.runs.existing_run import FoundRun, RunState, look_for_run, state_of
+from nightpress.jobs.runs.input_session import with_input_root
 from nightpress.jobs.runs.table_manifest import (
     TableManifest,
     readable_manifest,
@@ -87,7 +88,7 @@ def plan(spec: RunSpec, *, manifest: Frame | None = None) -> Plan:
     with readable_manifest(spec, table) as readable:
         model = _describe(spec)
         batch_size = _batch_size(spec)
-        layout = check(readable, model, batch_size)
+        layout = check(with_input_root(readable, found.record), model, batch_size)
     return Plan(
         url=spec.url,
         run_state=state_of(found, spec, model, layout, table),

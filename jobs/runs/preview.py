@@ -15,6 +15,7 @@ from nightpress.jobs.dispatch.batch_size import resolve_batch_size
 from nightpress.jobs.dispatch.first_actor import FirstActor
 from nightpress.jobs.progress.events import Event
 from nightpress.jobs.runs.column_lines import column_messages
+from nightpress.jobs.runs.input_session import with_input_root
 from nightpress.jobs.runs.shared import OnEvent, actor_factory, ignore, planning_mapper
 from nightpress.jobs.runs.table_manifest import TableManifest, readable_manifest
 from nightpress.pipelines.job.spec import RunSpec
@@ -23,6 +24,7 @@ from nightpress.pipelines.manifest.frames import Frame
 from nightpress.pipelines.planning import check, select_images
 from nightpress.pipelines.reporting.contact_sheet import contact_sheet
 from nightpress.pipelines.shards.batching import PlannedImage, planned_images
+from nightpress.pipelines.storage import Store
 
 
 @dataclass(frozen=True)
@@ -85,6 +87,7 @@ def sample_images(
     on_event: OnEvent = ignore,
 ) -> list[PreviewImage]:
     """Sample images that show the values of the manifest's columns; see `preview`."""
+    spec = with_input_root(spec)
     with cluster(spec.cluster):
         factory = actor_factory(spec)
         batch_size = resolve_batch_size(spec, factory.device)
@@ -100,7 +103,7 @@ def sample_images(
             by_id = {image.image_id: image for image in images}
             sampled = {
                 image_id: PreviewImage(by_id[image_id], pixels, fault)
-                for image_id, pixels, fault in _sample(first.handle, images)
+                for image_id, pixels, fault in _sample(first.handle, images, spec)
             }
             return [sampled[image.image_id] for image in images]
 
@@ -116,8 +119,9 @@ def _told(start: Generator[Event, None, ModelInfo], on_event: OnEvent) -> ModelI
         on_event(event)
 
 
-def _sample(actor: RemoteActor, images: list[PlannedImage]) -> Iterator[Sampled]:
-    stream = actor.sample.options(num_returns="streaming").remote(images)
+def _sample(actor: RemoteActor, images: list[PlannedImage], spec: RunSpec) -> Iterator[Sampled]:
+    url = Store(spec.url, spec.storage).url  # the actor has another working folder
+    stream = actor.sample.options(num_returns="streaming").remote(images, spec, url)
     for reference in stream:
         yield from remote_value(reference)
 

@@ -12,6 +12,7 @@ from nightpress.jobs.dispatch.config import dispatch_config_of
 from nightpress.jobs.dispatch.first_actor import FirstActor
 from nightpress.jobs.progress.events import Event, Planned
 from nightpress.jobs.progress.failure_limit import FailureLimit
+from nightpress.jobs.runs.input_session import input_session
 from nightpress.jobs.runs.shared import (
     OnEvent,
     actor_factory,
@@ -29,6 +30,7 @@ from nightpress.pipelines.run_directory.commit import read_commit
 from nightpress.pipelines.run_directory.lease import Lease, held
 from nightpress.pipelines.run_directory.reader import Run
 from nightpress.pipelines.run_directory.record import refuse_changes
+from nightpress.pipelines.shards.events import ShardDone
 from nightpress.pipelines.shards.work import Amendment
 from nightpress.pipelines.storage import Store
 
@@ -78,9 +80,12 @@ def repair_rows(
         # Acquire the lease before starting any actor: the actors of a process that is taken over
         # still hold the CPUs and GPUs that ours need.
         with held(run.store, free) as lease:
+            ends: dict[int, ShardDone] = {}
             for event in _repair(run, spec, lease, amendments):
+                if isinstance(event, ShardDone):
+                    ends[event.shard] = event
                 on_event(event)
-    return _compared(run, amendments, before)
+    return _compared(run, amendments, before, ends)
 
 
 def rewrite_plan_parts(
@@ -127,9 +132,11 @@ def _repair(
     refuse_changes(store, record.changes(spec, model, factory.device))
     num_images = sum(len(amends.rows) for amends in amendments.values())
     yield Planned(num_images=num_images, num_shards=len(amendments), num_done=0)
-    config = dispatch_config_of(spec, lease, look_first=True)
     limit = FailureLimit(spec.cluster.max_failures)
     with failures_as_run_stopped():
+        damaged = [shard for shard, amends in amendments.items() if amends.recommits]
+        inputs = input_session(run, unreadable=damaged)
+        config = dispatch_config_of(spec, lease, look_first=True, inputs=inputs)
         with dispatching(store, record, factory, config, lease, limit) as dispatcher:
             dispatcher.pool.adopt(first.handle)
             for event in dispatcher.run(sorted(amendments), amendments):
@@ -149,17 +156,27 @@ def _hashes(store: Store, shard: int, amends: Amendment) -> list[str | None]:
 
 
 def _compared(
-    run: Run, amendments: Mapping[int, Amendment], before: Mapping[int, list[str | None]]
+    run: Run,
+    amendments: Mapping[int, Amendment],
+    before: Mapping[int, list[str | None]],
+    ends: Mapping[int, ShardDone],
 ) -> RepairResult:
+    """Compare the commits before and after.
+
+    Args:
+        ends: how each shard ended, where rows count as failed that are still ok in the commit.
+    """
     num_ok = num_failed = num_same = num_different = 0
     for shard, amends in amendments.items():
         part = read_commit(run.store, shard, ["status", "sha256"]).take(list(amends.rows))
         statuses, hashes = (part.column(name).to_pylist() for name in ("status", "sha256"))
-        num_ok += statuses.count("ok")
-        num_failed += statuses.count("failed")
+        num_bad = statuses.count("failed")
+        num_unmade = max(0, ends[shard].num_failed - num_bad) if shard in ends else 0
+        num_ok += statuses.count("ok") - num_unmade
+        num_failed += num_bad + num_unmade
         pairs = zip(before[shard], hashes, strict=True)
         stored = [(old, new) for old, new in pairs if old is not None and new is not None]
-        num_same += sum(old == new for old, new in stored)
+        num_same += sum(old == new for old, new in stored) - num_unmade
         num_different += sum(old != new for old, new in stored)
     return RepairResult(
         url=run.url,

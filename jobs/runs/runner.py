@@ -29,6 +29,7 @@ from nightpress.jobs.progress.trace import (
 from nightpress.jobs.runs.column_lines import column_messages
 from nightpress.jobs.runs.existing_run import compare_with_run
 from nightpress.jobs.runs.finished import nothing_is_left
+from nightpress.jobs.runs.input_session import input_session, uses_pictures, with_input_root
 from nightpress.jobs.runs.shared import (
     OnEvent,
     actor_factory,
@@ -161,6 +162,7 @@ class _Session:
         deadline_at: float | None,
         trace: Trace | None,
     ) -> None:
+        self._job_inputs = spec.inputs
         self._spec = spec if table is None else table.kept_job(spec)
         self._table = table
         self._on_event = on_event
@@ -176,6 +178,7 @@ class _Session:
         store = self._checked_store()
         free = require_free_run(store, self._take_over, self._on_event)
         record = read_record(store)
+        self._spec = with_input_root(self._spec, record)
         if record is not None:
             existing = compare_with_run(store, record, self._spec, self._table)
             refuse_changes(store, existing.changes)
@@ -241,6 +244,8 @@ class _Session:
         usual = resolve_batch_size(spec, factory.device)
         loading = first.begin_loading(model.identity, usual)  # while the manifest is checked
         layout = self._check(model, usual)
+        if not uses_pictures(spec, layout):  # then nothing starts from the working folder
+            spec = spec.model_copy(update={"inputs": self._job_inputs})
         yield from column_messages(column_uses(spec, layout.files))
         # If the model does not load, nothing has been written.
         yield from first.finish_loading(loading, model.identity, usual)
@@ -318,7 +323,11 @@ class _Session:
         )
         left = [shard for shard in range(layout.num_shards) if shard not in committed]
         config = dispatch_config_of(
-            self._spec, run.lease, look_first=run.resumed, deadline_at=self._deadline_at
+            self._spec,
+            run.lease,
+            look_first=run.resumed,
+            deadline_at=self._deadline_at,
+            inputs=input_session(Run(run.store, run.record), resumed=run.resumed),
         )
         limit = FailureLimit(self._spec.cluster.max_failures)
         with dispatching(

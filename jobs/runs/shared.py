@@ -16,6 +16,7 @@ from nightpress.jobs.progress.events import Event, Message
 from nightpress.jobs.progress.failure_limit import FailureLimit
 from nightpress.jobs.signals import first_interruption
 from nightpress.pipelines.errors import ManifestError, StoreError
+from nightpress.pipelines.inputs.node_cache import remove_start
 from nightpress.pipelines.job.spec import RunSpec
 from nightpress.pipelines.models.location import absolute_source
 from nightpress.pipelines.planning import Mapper, planned_file_changes, rewrite_plan_part
@@ -157,5 +158,9 @@ def dispatching(
         dispatcher = Dispatcher(
             store, record, factory, config, reason_to_stop=reason_to_stop, repair_plan=repair_plan
         )
-        with closing(dispatcher):
-            yield dispatcher
+        try:
+            with closing(dispatcher):
+                yield dispatcher
+        finally:
+            if config.inputs is not None and config.inputs.start is not None:
+                remove_start(config.inputs.start)

@@ -1,30 +1,104 @@
-"""Read the bytes of one picture that a row names."""
+"""Read the bytes of a picture that a row names, wherever it lies."""
+
+import hashlib
+from collections.abc import Callable, Hashable
 
 from nightpress.pipelines.errors import InputMissing, StoreMissing
+from nightpress.pipelines.inputs.node_cache import NodeCache
+from nightpress.pipelines.inputs.references import (
+    NoRuns,
+    RunImage,
+    RunImages,
+    is_run_image,
+    located,
+)
 from nightpress.pipelines.job.inputs_section import InputsSpec
 from nightpress.pipelines.records import PlannedInput
-from nightpress.pipelines.storage import Options, is_url, open_source
+from nightpress.pipelines.storage import Options, is_local
+from nightpress.pipelines.storage.limited import read_limited
+from nightpress.pipelines.storage.retries import RetryPolicy
+from nightpress.pipelines.storage.urls import public
+
+
+class InputReader:
+    """Reads pictures; safe to share between threads.
+
+    Args:
+        spec: says where relative paths start from, and how many bytes are allowed.
+        options: fsspec options by protocol.
+        runs: reads images of earlier runs.
+        cache: keeps what comes from a store; by default every read fetches it again.
+        policy: how requests are retried.
+    """
+
+    def __init__(
+        self,
+        spec: InputsSpec,
+        options: Options,
+        runs: RunImages | None = None,
+        cache: NodeCache | None = None,
+        policy: RetryPolicy | None = None,
+    ) -> None:
+        self._spec, self._options = spec, options
+        self._runs: RunImages = runs or NoRuns()
+        self._cache = cache
+        self._policy = policy
+
+    def key(self, planned: PlannedInput) -> Hashable:
+        """Equal for pictures that are the same object.
+
+        Raises:
+            InputMissing: the reference cannot be used.
+        """
+        if planned.data is not None:
+            return hashlib.sha256(planned.data).digest()
+        return located(planned.url or "", self._spec.root)
+
+    def read(self, planned: PlannedInput) -> bytes:
+        """The bytes of a picture; of one that is too large, one byte more than is allowed.
+
+        Raises:
+            InputMissing: it is not there, or access to it is denied.
+            InputChanged: it is an image of an earlier run, and not as that run recorded it.
+            StoreError: the store fails.
+        """
+        if planned.data is not None:
+            return planned.data
+        url = located(planned.url or "", self._spec.root)
+        if is_run_image(url):
+            return self._cached(url, lambda: self._runs.read(RunImage.parse(url)))
+        try:
+            if is_local(url):
+                return self._fetch(url)
+            return self._cached(url, lambda: self._fetch(url))
+        except StoreMissing as error:
+            raise InputMissing(_reason(str(error), planned.url or "")) from error
+
+    def _fetch(self, url: str) -> bytes:
+        return read_limited(url, self._options, self._spec.max_bytes, self._policy)
+
+    def _cached(self, url: str, fetch: Callable[[], bytes]) -> bytes:
+        return fetch() if self._cache is None else self._cache.get(url, fetch)
 
 
 def read_input(planned: PlannedInput, spec: InputsSpec, options: Options) -> bytes:
-    """The bytes of a picture.
+    """The bytes of one picture; see `InputReader.read`.
 
     Raises:
-        InputMissing: it is not there.
-        StoreError: the store fails.
+        InputMissing, StoreError: as the reader raises them.
     """
-    if planned.data is not None:
-        return planned.data
-    url = resolved(planned.url or "", spec)
-    try:
-        with open_source(url, options) as stream:
-            return stream.read()
-    except StoreMissing as error:
-        raise InputMissing(f"{planned.role}: {error}") from error
+    return InputReader(spec, options).read(planned)
 
 
 def resolved(url: str, spec: InputsSpec) -> str:
-    """The URL or absolute path of a picture; relative paths start from the root."""
-    if is_url(url) or url.startswith("/") or spec.root is None:
-        return url
-    return f"{spec.root.rstrip('/')}/{url}"
+    """The URL or absolute path that the value of a picture's column stands for.
+
+    Raises:
+        InputMissing: it cannot be used; see `references.located`.
+    """
+    return located(url, spec.root)
+
+
+def _reason(message: str, url: str) -> str:
+    """What is wrong, without the URL in front of it if that is the one that the row names."""
+    return message.removeprefix(f"{url}: ").removeprefix(f"{public(url)}: ")

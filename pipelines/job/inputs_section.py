@@ -2,9 +2,9 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, PositiveInt
 
-from nightpress.pipelines.job.sections import Section, Url
+from nightpress.pipelines.job.sections import MAX_PIXELS, Section, Url
 
 
 class InputsSpec(Section):
@@ -31,3 +31,10 @@ class InputsSpec(Section):
             "it is there, or that it can be decoded."
         ),
     ] = "exists"
+    max_bytes: Annotated[
+        PositiveInt, Field(description="The most bytes that the file of a picture may have.")
+    ] = 100_000_000
+    max_pixels: Annotated[
+        int,
+        Field(ge=1, le=MAX_PIXELS, description="The most pixels that a picture may have."),
+    ] = MAX_PIXELS

@@ -110,6 +110,7 @@ class RunSpec(Section):
             *(("ControlNet", each.source) for each in self.model.controlnets),
             *(("IP-Adapter", source) for source in self.model.reference_sources),
             *(("manifest", url) for url in self._manifests),
+            ("inputs.root", self.inputs.root or ""),
         ):
             if has_credentials(url):
                 raise ValueError(f"the {key} URL contains credentials; {ADVICE}")

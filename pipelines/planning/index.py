@@ -8,9 +8,11 @@ bytes around it.
 
 import io
 import math
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import PurePosixPath
+from typing import Self
 
 import numpy as np
 import pyarrow as pa
@@ -58,14 +60,66 @@ def candidate_shards(store: Store, layout: PlanLayout, run_seed: int, image_id: 
     Raises:
         StoreError: the store failed.
     """
-    row_id, _, variant = image_id.rpartition("_")
-    if not variant.isdecimal() or len(variant) > MAX_VARIANT_DIGITS:
+    wanted = _image_hash(image_id, run_seed)
+    if wanted is None:
         return []
-    id_hash = hash64(pa.array([row_id], pa.string()), run_seed)
-    wanted = int(_image_hashes(id_hash, np.array([int(variant)]))[0])
     with ThreadPoolExecutor(READ_THREADS) as pool:
         found = pool.map(partial(_shards_in_part, store, wanted), layout.parts)
         return [shard for shards in found for shard in shards]
+
+
+class PlanIndex:
+    """A whole index in memory, 8 bytes an image: for many lookups in one run.
+
+    Args:
+        store, layout, run_seed: of the run.
+        entries: the entries of each part; None where its index is missing or damaged.
+    """
+
+    def __init__(
+        self, store: Store, layout: PlanLayout, run_seed: int, entries: Sequence[Hashes | None]
+    ) -> None:
+        self._store, self._layout, self._run_seed = store, layout, run_seed
+        self._entries = entries
+
+    @classmethod
+    def read(cls, store: Store, layout: PlanLayout, run_seed: int) -> Self:
+        """Read the index of every part.
+
+        Raises:
+            StoreError: the store failed.
+        """
+
+        def whole(part: PlanPart) -> Hashes | None:
+            return _read_entries(store, part, 0, part.num_images)
+
+        with ThreadPoolExecutor(READ_THREADS) as pool:
+            return cls(store, layout, run_seed, list(pool.map(whole, layout.parts)))
+
+    def shards_of(self, image_id: str) -> list[int]:
+        """The shards that may hold an image; see `candidate_shards`."""
+        wanted = _image_hash(image_id, self._run_seed)
+        if wanted is None:
+            return []
+        bounds = np.array([wanted, wanted | int(SHARD_MASK)], np.uint64)
+        shards: list[int] = []
+        for part, entries in zip(self._layout.parts, self._entries, strict=True):
+            if entries is None:
+                shards += range(part.first_shard, part.first_shard + part.num_shards)
+                continue
+            first = np.searchsorted(entries, bounds[0], "left")
+            end = np.searchsorted(entries, bounds[1], "right")
+            shards += (part.first_shard + (entries[first:end] & SHARD_MASK)).astype(int).tolist()
+        return shards
+
+
+def _image_hash(image_id: str, run_seed: int) -> int | None:
+    """The hash of an image in the index; None for what is no image's id."""
+    row_id, _, variant = image_id.rpartition("_")
+    if not variant.isdecimal() or len(variant) > MAX_VARIANT_DIGITS:
+        return None
+    id_hash = hash64(pa.array([row_id], pa.string()), run_seed)
+    return int(_image_hashes(id_hash, np.array([int(variant)]))[0])
 
 
 def _shards_in_part(store: Store, wanted: int, part: PlanPart) -> list[int]:

@@ -5,14 +5,23 @@ order, so these images are among the next ones of the plan, and there is no need
 """
 
 from collections.abc import Collection, Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from nightpress.pipelines.errors import StoreMissing
+from nightpress.pipelines.image_files.encoding import read_facts
 from nightpress.pipelines.planning import PlanLayout
+from nightpress.pipelines.records import ImageFacts
 from nightpress.pipelines.run_directory.record import RunRecord
-from nightpress.pipelines.storage import Store, open_source
+from nightpress.pipelines.storage import READ_THREADS, Store, open_source
+
+MAX_READ = 2_048
+"""How many stored images `stored_facts` reads."""
+
+HEAD_BYTES = 64 * 2**10
+"""More than what a PNG or JPEG file holds before its pixels."""
 
 MAX_LOOKED_FOR = 16_384
 """How many of the next images are looked for; that many names are about 17 pages of a listing."""
@@ -30,15 +39,39 @@ def num_stored(store: Store, record: RunRecord, committed: Collection[int]) -> i
     Raises:
         StoreError: the store fails.
     """
+    return len(_stored(store, record, committed))
+
+
+def stored_facts(
+    store: Store, record: RunRecord, committed: Collection[int]
+) -> Iterator[ImageFacts]:
+    """The embedded facts of the images that `num_stored` counts, of the first `MAX_READ` of them.
+
+    Of a PNG or JPEG file, only the beginning is read.
+
+    Raises:
+        StoreError: the store fails.
+    """
+
+    def facts(path: str) -> ImageFacts | None:
+        found = read_facts(store.read_part(path, 0, HEAD_BYTES))
+        return found or read_facts(store.read_if_any(path) or b"")
+
+    paths = sorted(_stored(store, record, committed))[:MAX_READ]
+    with ThreadPoolExecutor(READ_THREADS) as pool:
+        yield from (found for found in pool.map(facts, paths) if found is not None)
+
+
+def _stored(store: Store, record: RunRecord, committed: Collection[int]) -> set[str]:
     layout = record.layout
     if record.spec.images.is_packed or len(committed) >= layout.num_shards:
-        return 0
+        return set()
     names: list[str] = []
     for files in _planned_files(store, layout, set(committed)):
         names += files
         if len(names) >= MAX_LOOKED_FOR:
             break
-    return len(store.present(names)) if names else 0
+    return store.present(names) if names else set()
 
 
 def _planned_files(store: Store, layout: PlanLayout, committed: set[int]) -> Iterator[list[str]]:

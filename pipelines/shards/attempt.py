@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from nightpress.pipelines.image_files.encoding import is_whole, read_facts
+from nightpress.pipelines.inputs.preparing import input_info
 from nightpress.pipelines.records import FailureType, ImageFacts, ImageRecord, InputInfo
 from nightpress.pipelines.run_directory.lease import FencingToken
 from nightpress.pipelines.run_directory.record import RunRecord
@@ -58,7 +59,7 @@ class Attempt:
         model, conditioning = self.record.model, image.params.conditioning
         if inputs is None:
             fit = self.record.spec.inputs.fit
-            inputs = tuple(InputInfo(each.role, each.url, None, fit) for each in image.inputs)
+            inputs = tuple(input_info(each, fit) for each in image.inputs)
         return ImageFacts(
             image_id=image.image_id,
             id=image.id,
@@ -118,22 +119,34 @@ class Attempt:
             return None
         return self.ok(EncodedImage(image, facts, data, started_at))
 
-    def failed(self, image: PlannedImage, error_type: FailureType, error: str) -> ImageRecord:
+    def failed(
+        self,
+        image: PlannedImage,
+        error_type: FailureType,
+        error: str,
+        inputs: tuple[InputInfo, ...] = (),
+    ) -> ImageRecord:
         """The record of an image that cannot be made.
 
         Args:
             error: recorded as one line of at most 500 characters.
+            inputs: its pictures, as far as they were read.
         """
-        return self._failed(image, self.work.attempt, error_type, error)
+        return self._failed(image, self.work.attempt, error_type, error, inputs)
 
     def set_aside(self, image: PlannedImage, row: SetAsideRow) -> ImageRecord:
         """The record of an image whose row is not tried again."""
         return self._failed(image, row.attempts, row.error_type, row.error)
 
     def _failed(
-        self, image: PlannedImage, attempts: int, error_type: FailureType, error: str
+        self,
+        image: PlannedImage,
+        attempts: int,
+        error_type: FailureType,
+        error: str,
+        inputs: tuple[InputInfo, ...] = (),
     ) -> ImageRecord:
-        facts = self.facts(image, self.record.batch_size)
+        facts = self.facts(image, self.record.batch_size, inputs or None)
         return ImageRecord(
             facts=replace(facts, prompt_cut=None, negative_prompt_cut=None),
             status="failed",

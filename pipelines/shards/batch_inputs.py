@@ -1,15 +1,23 @@
 """The pictures of a batch, prepared ahead; an image whose pictures are unusable fails alone."""
 
-from collections.abc import Sequence
+import threading
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
-from nightpress.pipelines.errors import InputError
+import pyarrow as pa
+
 from nightpress.pipelines.inputs.loader import InputLoader
-from nightpress.pipelines.inputs.preparing import PreparedInputs, prepare
-from nightpress.pipelines.records import FailureType
-from nightpress.pipelines.run_directory.record import RunRecord
+from nightpress.pipelines.inputs.node_cache import NodeCache, open_cache
+from nightpress.pipelines.inputs.preparing import InputPreparer, PreparedInputs
+from nightpress.pipelines.inputs.reading import InputReader
+from nightpress.pipelines.job.spec import RunSpec
+from nightpress.pipelines.records import FailureType, ImageRecord
 from nightpress.pipelines.shards.batch_sampler import UnsampledImage
 from nightpress.pipelines.shards.batching import PlannedImage
+from nightpress.pipelines.shards.input_history import InputHistory, InputSession
+from nightpress.pipelines.shards.run_images import EarlierRuns
+
+NO_HISTORY = InputHistory()
 
 
 @dataclass(frozen=True)
@@ -23,47 +31,105 @@ class BatchPictures:
 
 
 class BatchInputs:
-    """Prepares the pictures of batches for one process."""
+    """Prepares the pictures of batches for one process.
 
-    def __init__(self, record: RunRecord) -> None:
-        self._spec = record.spec
+    Args:
+        spec: the job.
+        url: URL of the run directory; runs that the pictures come from by name lie beside it.
+        session: what the processes of this start share.
+    """
+
+    def __init__(self, spec: RunSpec, url: str, session: InputSession | None = None) -> None:
+        self._spec, self._url = spec, url
+        self._session = session or InputSession()
         self._loader = InputLoader()
+        self._cache: NodeCache | None = None
+        self._preparer: InputPreparer | None = None
+        self._lock = threading.Lock()
 
-    def prefetch(self, images: Sequence[PlannedImage]) -> None:
+    def history(self, adopted: Iterable[ImageRecord], committed: pa.Table | None) -> InputHistory:
+        """What the pictures of a shard must be.
+
+        Args:
+            adopted: the images of the shard that are stored already.
+            committed: its metadata, if it is amended.
+        """
+        return InputHistory.of(self._session.used, adopted, committed)
+
+    def prefetch(self, images: Sequence[PlannedImage], history: InputHistory = NO_HISTORY) -> None:
         """Start to prepare the pictures of a batch, which may be empty, and return at once."""
         for image in images:
             if image.inputs:
-                self._loader.prefetch(image.image_id, lambda image=image: self._prepare(image))  # type: ignore[misc]
+                self._loader.prefetch(image.image_id, self._preparation(image, history))
 
-    def take(self, images: Sequence[PlannedImage]) -> BatchPictures:
-        """The pictures of a batch; waits for them.
+    def are_ready(self, images: Sequence[PlannedImage]) -> bool:
+        """Whether taking the pictures of a batch, which are on their way, waits for nothing."""
+        return self._loader.are_ready(_with_inputs(images))
+
+    def take(
+        self,
+        images: Sequence[PlannedImage],
+        is_stopped: Callable[[], bool] = lambda: False,
+    ) -> BatchPictures | None:
+        """The pictures of a batch, which are on their way; waits for them.
+
+        Args:
+            images: what `prefetch` was called with.
+            is_stopped: asked while it waits; if true, nothing is returned.
 
         Raises:
             StoreError: the store fails.
         """
-        self.prefetch(images)
-        taken = BatchPictures({}, [])
+        wanted = _with_inputs(images)
+        taken = self._loader.take(wanted, is_stopped) if wanted else {}
+        if taken is None:
+            return None
+        pictures = BatchPictures({}, [])
         for image in images:
-            if image.inputs:
-                try:
-                    taken.prepared[image.image_id] = self._loader.take(
-                        image.image_id,
-                        lambda image=image: self._prepare(image),  # type: ignore[misc]
-                    )
-                except InputError as error:
-                    kind = FailureType(type(error).__name__)
-                    taken.failed.append(UnsampledImage(image, kind, str(error)))
-        return taken
+            prepared = taken.get(image.image_id)
+            if prepared is None:
+                continue
+            if prepared.problem is None:
+                pictures.prepared[image.image_id] = prepared
+            else:
+                kind = FailureType(type(prepared.problem).__name__)
+                pictures.failed.append(
+                    UnsampledImage(image, kind, str(prepared.problem), prepared.infos)
+                )
+        return pictures
+
+    def drop(self, images: Sequence[PlannedImage]) -> None:
+        """Forget the pictures of images that will not be sampled."""
+        self._loader.drop(_with_inputs(images))
 
     def close(self) -> None:
-        """Drop what is not needed any more, and end the threads."""
+        """Drop everything, and stop using the node's cache."""
         self._loader.close()
+        if self._cache is not None:
+            self._cache.close()
 
-    def _prepare(self, image: PlannedImage) -> PreparedInputs:
-        return prepare(
-            image.inputs,
-            image.params.conditioning,
-            (image.width, image.height),
-            self._spec.inputs,
-            self._spec.storage,
-        )
+    def _preparation(
+        self, image: PlannedImage, history: InputHistory
+    ) -> Callable[[], PreparedInputs]:
+        with self._lock:
+            preparer = self._preparer = self._preparer or self._new_preparer()
+
+        def prepare() -> PreparedInputs:
+            size = image.params.width, image.params.height
+            expected = history.expected(image.image_id)
+            return preparer.prepare(image.inputs, image.params.conditioning, size, expected)
+
+        return prepare
+
+    def _new_preparer(self) -> InputPreparer:
+        """Made when the first picture is needed: most runs have none."""
+        if self._session.start is not None:
+            self._cache = open_cache(self._session.start)
+        runs = EarlierRuns(self._url, self._spec.storage)
+        reader = InputReader(self._spec.inputs, self._spec.storage, runs, self._cache)
+        return InputPreparer(self._spec.inputs, reader)
+
+
+def _with_inputs(images: Sequence[PlannedImage]) -> list[str]:
+    """The ids of the images that have pictures."""
+    return [image.image_id for image in images if image.inputs]

@@ -42,6 +42,8 @@ class UnsampledImage:
     image: PlannedImage
     error_type: FailureType
     error: str
+    inputs: tuple[InputInfo, ...] = ()
+    """Its pictures, as far as they were read."""
 
 
 class BatchSampler:
@@ -101,8 +103,11 @@ class BatchSampler:
             DeviceError: the device failed; no image is to blame.
         """
         self._inputs = inputs
-        if images:
-            yield from self._sample(images)
+        try:
+            if images:
+                yield from self._sample(images)
+        finally:  # the pictures are large
+            self._inputs = NONE_GIVEN
 
     def _sample(self, images: Sequence[PlannedImage]) -> Iterator[SampledImages | UnsampledImage]:
         size = self.size_for(images[0])
@@ -128,11 +133,14 @@ class BatchSampler:
             self._exact_sizes.clear()
             yield from self._sample_in(images, self._sizes.halve(images[0].params, size))
         elif too_large is not None:
-            yield UnsampledImage(images[0], FailureType.OUT_OF_MEMORY, too_large)
+            yield self._unsampled(images[0], FailureType.OUT_OF_MEMORY, too_large)
         elif error_text is not None and len(images) > 1:
             yield from self._sample_in(images, 1)
         elif error_text is not None:
-            yield UnsampledImage(images[0], FailureType.SAMPLING, error_text)
+            yield self._unsampled(images[0], FailureType.SAMPLING, error_text)
+
+    def _unsampled(self, image: PlannedImage, kind: FailureType, error: str) -> UnsampledImage:
+        return UnsampledImage(image, kind, error, self._inputs_of(image).infos)
 
     def _sample_in(
         self, images: Sequence[PlannedImage], size: int

@@ -65,12 +65,25 @@ class ShardDone:
     shard: int
     num_ok: int
     num_failed: int
+    unmade: tuple[str, ...] = ()
+    """Why rows could not be made again that the commit still holds as they were; they count as
+    failed."""
 
     @classmethod
     def of(cls, shard: int, part: pa.Table) -> Self:
         """Count the rows of a committed metadata part."""
         statuses = part.column("status").to_pylist()
         return cls(shard, statuses.count("ok"), statuses.count("failed"))
+
+    def with_unmade(self, errors: Sequence[str], num_ok: int) -> "ShardDone":
+        """The same event with rows that could not be made again.
+
+        Args:
+            errors: why, for each of them.
+            num_ok: how many of them are ok in the commit.
+        """
+        ok, failed = self.num_ok - num_ok, self.num_failed + num_ok
+        return ShardDone(self.shard, ok, failed, tuple(errors))
 
 
 @dataclass(frozen=True)

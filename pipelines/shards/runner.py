@@ -9,6 +9,7 @@ import time
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from itertools import chain
 
 import pyarrow as pa
@@ -42,6 +43,7 @@ from nightpress.pipelines.shards.events import (
     ShardEvent,
     ShardLeft,
 )
+from nightpress.pipelines.shards.input_history import InputHistory, InputSession, kept_rows
 from nightpress.pipelines.shards.overlap import PromptPrefetcher, TicketLock
 from nightpress.pipelines.shards.sinks import FileSink, ImageSink, PackSink
 from nightpress.pipelines.shards.timeline import Activity, Timeline
@@ -68,6 +70,7 @@ class ShardRunner:
         fence: checked before every commit.
         threads: how many threads encode and upload.
         timeline: records what the process does; a new one by default.
+        inputs: what it shares with other processes about the pictures of rows.
     """
 
     def __init__(
@@ -79,6 +82,7 @@ class ShardRunner:
         fence: FencingToken | None = None,
         threads: int = 4,
         timeline: Timeline | None = None,
+        inputs: InputSession | None = None,
     ) -> None:
         self.store = store
         self.record = record
@@ -96,7 +100,7 @@ class ShardRunner:
         self.timeline.switch(Activity.INPUT)
         self._batch_sampler = BatchSampler(sampler, store, record, self.timeline)
         self._prompts = PromptPrefetcher(sampler)
-        self._inputs = BatchInputs(record)
+        self._inputs = BatchInputs(record.spec, store.url, inputs)
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="store")
 
     def close(self) -> None:
@@ -154,20 +158,28 @@ class ShardRunner:
         made = _known_records(attempt, sink, {n: images[n] for n in wanted})
         if made:
             yield BatchDone.of(work.shard, list(made.values()))
-        missing = [images[n] for n in wanted if n not in made]
-        self._prefetch_first_batch(missing, ticket)
-        self.accelerator_lock.wait(ticket)
-        yield ShardBegun(work.shard)
-        self._batch_sampler.begin_shard(_batch_sizes(committed) if work.replaces else {})
-        positions = {images[n].image_id: n for n in wanted}
-        for records, batch_s in self._make_images(missing, attempt, sink, ticket):
-            made |= {positions[record.facts.image_id]: record for record in records}
-            done = BatchDone.of(work.shard, records, batch_s)
-            yield done if records else BatchSampled(work.shard, batch_s)
+        missing = Missing(
+            [images[n] for n in wanted if n not in made],
+            self._inputs.history(made.values(), committed),
+        )
+        try:
+            self._prefetch_first_batch(missing, ticket)
+            self.accelerator_lock.wait(ticket)
+            yield ShardBegun(work.shard)
+            self._batch_sampler.begin_shard(_batch_sizes(committed) if work.replaces else {})
+            positions = {images[n].image_id: n for n in wanted}
+            for records, batch_s in self._make_images(missing, attempt, sink, ticket):
+                made |= {positions[record.facts.image_id]: record for record in records}
+                done = BatchDone.of(work.shard, records, batch_s)
+                yield done if records else BatchSampled(work.shard, batch_s)
+        finally:  # what was prefetched and not taken
+            self._inputs.drop(missing.images)
         if len(made) < len(wanted):
             yield ShardLeft(work.shard)
         elif work.commits:
-            yield self._commit({row_numbers[n]: made[n] for n in wanted}, attempt, sink, rows)
+            final = {row_numbers[n]: made[n] for n in wanted}
+            kept = kept_rows(final, committed) if work.amends is not None else {}
+            yield self._commit(final, attempt, sink, rows, kept)
 
     def _sink(self, attempt: Attempt, committed: pa.Table | None) -> ImageSink:
         packing = self.record.spec.images.packing
@@ -175,22 +187,24 @@ class ShardRunner:
             return FileSink(attempt, self._pool)
         return PackSink(attempt, packing, committed)
 
-    def _prefetch_first_batch(self, images: list[PlannedImage], ticket: int) -> None:
-        """Encode the prompts of a shard's first batch while another shard is being sampled.
+    def _prefetch_first_batch(self, missing: "Missing", ticket: int) -> None:
+        """Prepare prompts and pictures of a first batch while another shard is being sampled.
 
-        Only if every shard from that one to this is at its first attempt. A prompt that ends the
-        process is blamed on the shard being sampled: an innocent shard can bear that once, but not
-        when it is retried, perhaps row by row.
+        Only if every shard from that one to this is at its first attempt. A prompt or picture that
+        ends the process is blamed on the shard being sampled: an innocent shard can bear that once,
+        but not when it is retried, perhaps row by row.
         """
         attempts = dict(self._attempts)
         earlier = range(self.accelerator_lock.serving, ticket)
         if all(number in attempts for number in earlier) and set(attempts.values()) == {1}:
             size = self._batch_sampler.planned_size
-            cut = batches(images, size, self._supports_per_image_guidance)
-            self._prompts.prefetch(next(cut, []))
+            cut = batches(missing.images, size, self._supports_per_image_guidance)
+            first = next(cut, [])
+            self._prompts.prefetch(first)
+            self._inputs.prefetch(first, missing.history)
 
     def _make_images(
-        self, images: list[PlannedImage], attempt: Attempt, sink: ImageSink, ticket: int
+        self, missing: "Missing", attempt: Attempt, sink: ImageSink, ticket: int
     ) -> Iterator[tuple[list[ImageRecord], float]]:
         """Sample batch after batch, while the threads store the earlier ones.
 
@@ -202,20 +216,22 @@ class ShardRunner:
             return self._submit(outcome, attempt, sink)
 
         sampler, pending = self._batch_sampler, deque[list[Future[ImageRecord]]]()
-        cut = batches(images, sampler.size_for, self._supports_per_image_guidance)
+        cut = batches(missing.images, sampler.size_for, self._supports_per_image_guidance)
         try:
             for batch, following in with_next(cut):
                 if self._draining.is_set():
                     break
-                pictures = self._inputs.take(batch)
+                self._inputs.prefetch(batch, missing.history)
                 self._prompts.prefetch(following)
-                self._inputs.prefetch(following)
-                usable = without(batch, pictures.failed)
+                outcomes = self._outcomes(batch)
+                if outcomes is None:
+                    break
+                self._inputs.prefetch(following, missing.history)
                 clock = time.perf_counter()
                 self.timeline.switch(Activity.BUSY)
-                outcomes = chain(pictures.failed, sampler.sample(usable, pictures.prepared))
                 # map, unlike a loop variable, does not keep pixels alive while more are sampled.
                 pending.append(list(chain.from_iterable(map(submit, outcomes))))
+                outcomes = None  # it holds the pictures
                 self.timeline.switch(Activity.OUTPUT)
                 batch_s = time.perf_counter() - clock
                 full = len(pending) > PENDING_BATCHES
@@ -226,12 +242,24 @@ class ShardRunner:
         while pending:
             yield [future.result() for future in pending.popleft()], 0.0
 
+    def _outcomes(
+        self, batch: list[PlannedImage]
+    ) -> Iterator[SampledImages | UnsampledImage] | None:
+        """Wait for the pictures of a batch; returns what samples it, None if it is drained."""
+        if not self._inputs.are_ready(batch):
+            self.timeline.switch(Activity.INPUT)
+        pictures = self._inputs.take(batch, self._draining.is_set)
+        if pictures is None:
+            return None
+        usable = without(batch, pictures.failed)
+        return chain(pictures.failed, self._batch_sampler.sample(usable, pictures.prepared))
+
     def _submit(
         self, outcome: SampledImages | UnsampledImage, attempt: Attempt, sink: ImageSink
     ) -> list[Future[ImageRecord]]:
         """Have the threads encode and store what was sampled."""
         if isinstance(outcome, UnsampledImage):
-            failure = outcome.image, outcome.error_type, outcome.error
+            failure = outcome.image, outcome.error_type, outcome.error, outcome.inputs
             return [self._pool.submit(attempt.failed, *failure)]
         return [
             self._pool.submit(self._encode_and_store, outcome, index, attempt, sink)
@@ -242,21 +270,27 @@ class ShardRunner:
         self, sampled: SampledImages, index: int, attempt: Attempt, sink: ImageSink
     ) -> ImageRecord:
         image, fault = sampled.images[index], sampled.batch.faults[index]
+        inputs = sampled.inputs.get(image.image_id, ())
         if fault is not None:
-            return attempt.failed(image, FAILURES[fault], fault.value)
-        inputs = sampled.inputs.get(image.image_id)
+            return attempt.failed(image, FAILURES[fault], fault.value, inputs)
         facts = attempt.facts(image, sampled.batch_size, inputs)
         pixels = sampled.batch.pixels[index]  # a device error here ends the shard, not the image
         try:
             data = encode(pixels, facts, self.record.spec.images)
         except Exception as error:  # whatever an image does to its encoder, it must fail alone
             reason = f"{type(error).__name__}: {error}"
-            return attempt.failed(image, FailureType.ENCODING, reason)
+            return attempt.failed(image, FailureType.ENCODING, reason, inputs)
         return sink.store(EncodedImage(image, facts, data, sampled.started_at, sampled.sampling_s))
 
     def _commit(
-        self, made: Mapping[int, ImageRecord], attempt: Attempt, sink: ImageSink, rows: pa.Table
+        self,
+        made: Mapping[int, ImageRecord],
+        attempt: Attempt,
+        sink: ImageSink,
+        rows: pa.Table,
+        kept: Mapping[int, ImageRecord],
     ) -> ShardDone:
+        """Commit or amend a shard; `kept` holds those of its records that are not to be kept."""
         shard, amends = attempt.work.shard, attempt.work.amends
         if self.record.spec.images.is_packed and amends is None:
             committed = read_commit_if_any(self.store, shard)
@@ -267,14 +301,28 @@ class ShardRunner:
         if self._fence is not None:
             self._fence.require(self.store)
         if amends is not None and not amends.recommits:
-            part = amend_commit(self.store, shard, records, self._fence)
-            return ShardDone.of(shard, part.take(list(amends.rows)))
+            changed = {row: record for row, record in records.items() if row not in kept}
+            part = amend_commit(self.store, shard, changed, self._fence)
+            done = ShardDone.of(shard, part.take(list(amends.rows)))
+            if not kept:
+                return done
+            errors = [str(record.error) for record in kept.values()]
+            return done.with_unmade(errors, ShardDone.of(shard, part.take(list(kept))).num_ok)
         part = metadata_part(list(records.values()), rows)
         if amends is None:
             part = commit_shard(self.store, shard, part)
         else:
             recommit_shard(self.store, shard, part, self._fence)
         return ShardDone.of(shard, part)
+
+
+@dataclass(frozen=True)
+class Missing:
+    """The images of a shard that must be made."""
+
+    images: list[PlannedImage]
+    history: InputHistory
+    """What their pictures must be."""
 
 
 def without(images: Sequence[PlannedImage], failed: Sequence[UnsampledImage]) -> list[PlannedImage]:

@@ -91,7 +91,8 @@ class FileSink:
                 return adopted
             if not is_damaged_copy(attempt.store.read(path), data):
                 error = f"{path} already exists and is a different file"
-                return attempt.failed(encoded.image, FailureType.NAME_TAKEN, error)
+                used = encoded.facts.inputs
+                return attempt.failed(encoded.image, FailureType.NAME_TAKEN, error, used)
             replaces = True
         if replaces:
             rewrite(attempt.store, path, lambda seen: data, attempt.fence)

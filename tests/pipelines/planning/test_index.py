@@ -16,7 +16,7 @@ from nightpress.pipelines.planning import (
     units,
     write_plan,
 )
-from nightpress.pipelines.planning.index import index_path
+from nightpress.pipelines.planning.index import PlanIndex, index_path
 from nightpress.pipelines.storage import Store
 
 SEED = 7
@@ -119,3 +119,17 @@ def test_entries_far_from_where_they_are_expected_are_found_too(tmp_path: Path) 
         found(store, layout, f"00000000_{variant:02d}") == [early]
         for variant in range(early * 5, early * 5 + 5)
     )
+
+
+@pytest.mark.parametrize("missing", [False, True])
+def test_an_index_in_memory_finds_what_single_lookups_find(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, missing: bool
+) -> None:
+    monkeypatch.setattr(units, "MAX_PART_IMAGES", 20)
+    rows: list[dict[str, object]] = [{"id": f"r{n}", "prompt": "p"} for n in range(50)]
+    store, layout = planned(tmp_path, rows)
+    if missing:
+        store.delete(index_path(layout.parts[1]))
+    index = PlanIndex.read(store, layout, SEED)
+    for image_id in [*(f"r{n}_00" for n in range(60)), "r1_01", "nobody", "_00", ""]:
+        assert index.shards_of(image_id) == found(store, layout, image_id), image_id

@@ -1,0 +1,124 @@
+"""Images of earlier runs as pictures of this one: `run://NAME/IMAGE_ID`."""
+
+import hashlib
+import threading
+from collections import OrderedDict
+from collections.abc import Mapping
+from typing import Any
+
+from nightpress.pipelines.errors import (
+    InputChanged,
+    InputMissing,
+    RunNotFound,
+    StoreMissing,
+    UnsupportedFormat,
+)
+from nightpress.pipelines.image_files.packing import image_bytes
+from nightpress.pipelines.inputs.references import RunImage
+from nightpress.pipelines.planning.index import PlanIndex
+from nightpress.pipelines.run_directory.commit import metadata_columns, read_commit_if_any
+from nightpress.pipelines.run_directory.record import require_record
+from nightpress.pipelines.storage import Options, Store
+from nightpress.pipelines.storage.limited import require_protocols
+from nightpress.pipelines.storage.urls import absolute
+
+SHARDS_KEPT = 64
+"""Shards of a run whose rows are kept in memory."""
+
+COLUMNS = (
+    *("image_id", "status", "error_type", "error"),
+    *("file", "member_offset", "num_bytes", "sha256"),
+)
+
+Rows = Mapping[str, Mapping[str, Any]]
+"""Image id -> its metadata, for the images of a shard."""
+
+
+class EarlierRuns:
+    """Reads images of other runs; safe to share between threads.
+
+    Args:
+        url: URL of the run that uses the images; runs by name lie beside it.
+        options: fsspec options by protocol.
+    """
+
+    def __init__(self, url: str, options: Options) -> None:
+        self._url, self._options = absolute(url), options
+        self._opened: dict[str, _EarlierRun] = {}
+        self._lock = threading.Lock()
+
+    def read(self, image: RunImage) -> bytes:
+        """The bytes of an image, which are those that its run recorded.
+
+        Raises:
+            InputMissing: there is no such run or image, or the image failed.
+            InputChanged: its bytes are not those that its run recorded.
+            StoreError: the store fails, or the run's metadata are damaged.
+        """
+        output = self._url.rpartition("/")[0]
+        url = f"{output}/{image.run}" if image.is_by_name else absolute(image.run)
+        if url == self._url:
+            raise InputMissing("a run cannot use its own images")
+        with self._lock:
+            if url not in self._opened:
+                self._opened[url] = _opened(url, self._options)
+            run = self._opened[url]
+        return run.read(image.image_id)
+
+
+class _EarlierRun:
+    """One run, with its index and the rows that were read last."""
+
+    def __init__(self, store: Store, index: PlanIndex) -> None:
+        self._store, self._index = store, index
+        self._shards: OrderedDict[int, Rows] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def read(self, image_id: str) -> bytes:
+        row = self._row(image_id)
+        if row is None:
+            raise InputMissing(f"{self._store.url} has committed no image {image_id!r}")
+        if row["status"] != "ok":
+            raise InputMissing(f"the image failed there: {row['error_type']}: {row['error']}")
+        try:
+            data = image_bytes(self._store, row)
+        except StoreMissing as error:
+            raise InputMissing(str(error)) from error
+        found = hashlib.sha256(data).hexdigest()
+        if found != row["sha256"]:
+            raise InputChanged(
+                f"its bytes are not those that its run recorded: sha256 {found[:12]} now, "
+                f"{row['sha256'][:12]} in the metadata; nightpress verify --repair makes it again"
+            )
+        return data
+
+    def _row(self, image_id: str) -> Mapping[str, Any] | None:
+        for shard in self._index.shards_of(image_id):
+            row = self._rows(shard).get(image_id)
+            if row is not None:
+                return row
+        return None
+
+    def _rows(self, shard: int) -> Rows:
+        """The rows of a shard; the lock is held so that no two threads read the same commit."""
+        with self._lock:
+            if shard not in self._shards:
+                part = read_commit_if_any(self._store, shard)
+                found = (
+                    [] if part is None else metadata_columns(part).select(list(COLUMNS)).to_pylist()
+                )
+                self._shards[shard] = {row["image_id"]: row for row in found}
+            self._shards.move_to_end(shard)
+            while len(self._shards) > SHARDS_KEPT:
+                self._shards.popitem(last=False)
+            return self._shards[shard]
+
+
+def _opened(url: str, options: Options) -> _EarlierRun:
+    try:
+        require_protocols(url)
+        store = Store(url, options)
+        record = require_record(store)
+    except (RunNotFound, UnsupportedFormat, StoreMissing) as error:
+        raise InputMissing(str(error)) from error
+    return _EarlierRun(store, PlanIndex.read(store, record.layout, record.spec.seed))

@@ -1,0 +1,157 @@
+"""Read a whole file whose size nobody vouches for, and never more of it than a limit."""
+
+import errno
+import os
+import stat
+import tarfile
+import time
+import zipfile
+from http import HTTPStatus
+from typing import Any
+
+from nightpress.diffusion_core.errors import one_line
+from nightpress.pipelines.errors import StoreError, StoreMissing
+from nightpress.pipelines.storage.drivers import StoreLocation, as_store_errors, open_driver
+from nightpress.pipelines.storage.faults import (
+    Fault,
+    classify,
+    driver_errors,
+    error_code_and_status,
+)
+from nightpress.pipelines.storage.retries import RetryPolicy
+from nightpress.pipelines.storage.urls import (
+    Options,
+    absolute,
+    is_http,
+    is_local,
+    links_of,
+    local_path,
+    protocol_of,
+    public,
+)
+
+CHUNK_BYTES = 2**20
+
+REFUSED = (Fault.MISSING, Fault.DENIED, Fault.NO_BUCKET, Fault.NOT_A_FOLDER)
+"""Faults that lie with one URL and that no retry gets past."""
+
+UNUSABLE_NAME = (errno.ELOOP, errno.ENAMETOOLONG, errno.EINVAL, errno.EISDIR, errno.ENXIO)
+"""What a local file system says about a path that can never be read."""
+
+BAD_ARCHIVE = (ValueError, KeyError, NotImplementedError, EOFError, zipfile.BadZipFile)
+"""What drivers of chained URLs raise, besides OSError, for an archive or a name in it."""
+
+
+def read_limited(
+    url: str, options: Options, max_bytes: int, policy: RetryPolicy | None = None
+) -> bytes:
+    """The bytes of a file, in one request where the driver allows it.
+
+    Args:
+        url: the file's URL or absolute path.
+        options: fsspec options by protocol.
+        max_bytes: the most that the file may have. Of a larger one, `max_bytes + 1` bytes are
+            returned, and no more are read.
+        policy: how requests are retried.
+
+    Raises:
+        StoreMissing: this one file is missing or refused, and will be at the next attempt.
+        StoreError: the store itself refuses or fails.
+    """
+    location = StoreLocation(absolute(url), options)
+    try:
+        with as_store_errors(location):
+            if is_local(url):
+                return _read_local(str(local_path(url)), max_bytes)
+            return _read_remote(location, max_bytes, policy or RetryPolicy())
+    except StoreError as error:
+        if error.__cause__ is not None and _is_final(error.__cause__, location):
+            answer = _answer(error.__cause__, location)
+            raise StoreMissing(str(error) if answer is None else answer) from error
+        raise
+    except (*BAD_ARCHIVE, tarfile.TarError) as error:
+        reason = f"{type(error).__name__}: {one_line(error, 200)}"
+        raise StoreMissing(f"{location.public_url}: {reason}") from error
+
+
+def _read_local(path: str, max_bytes: int) -> bytes:
+    found = os.stat(path)
+    if stat.S_ISDIR(found.st_mode):
+        raise StoreMissing(f"{path}: a folder, not a file")
+    if not stat.S_ISREG(found.st_mode):  # a pipe would be waited for, a device has no end
+        raise StoreMissing(f"{path}: a device, pipe or socket, not a file")
+    with open(path, "rb") as file:
+        return file.read(min(found.st_size, max_bytes) + 1)
+
+
+def _read_remote(location: StoreLocation, max_bytes: int, policy: RetryPolicy) -> bytes:
+    require_protocols(location.url)
+    driver, path = open_driver(location, client_attempts=1)
+
+    def attempt() -> bytes:
+        try:
+            if is_http(location.url):
+                return _streamed(driver, path, max_bytes + 1, policy.total_s)
+            return bytes(driver.cat_file(path, start=0, end=max_bytes + 1))
+        except driver_errors() as error:
+            if (
+                classify(error) is not Fault.PAST_THE_END
+            ):  # of an empty file, there is no first byte
+                raise
+            return b""
+
+    return policy.run(attempt)
+
+
+def _streamed(driver: Any, path: str, num_bytes: int, total_s: float) -> bytes:
+    """The first bytes of a web server's response, whose end it may never send."""
+    end = time.monotonic() + total_s
+    data = bytearray()
+    # A size keeps the driver from asking for it first; it is not used otherwise.
+    with driver.open(path, "rb", block_size=0, size=1) as response:
+        while len(data) < num_bytes:
+            chunk = response.read(min(CHUNK_BYTES, num_bytes - len(data)))
+            if not chunk:
+                break
+            data += chunk
+            if time.monotonic() > end:
+                raise TimeoutError(f"the response did not end within {total_s:.0f} s")
+    return bytes(data)
+
+
+def require_protocols(url: str) -> None:
+    """Check that there is a driver for each protocol that a URL names, installed or not.
+
+    Raises:
+        StoreMissing: there is none.
+    """
+    import fsspec
+
+    known = {"file", *fsspec.available_protocols(), *fsspec.registry}
+    for link in links_of(url):
+        if protocol_of(link) not in known:
+            raise StoreMissing(f"{public(url)}: there is no protocol {protocol_of(link)}://")
+
+
+def _answer(cause: BaseException, location: StoreLocation) -> str | None:
+    """What a web server has answered, in words; None for another store, or if it is missing."""
+    _, status = error_code_and_status(cause)
+    if not is_http(location.last_link.url) or classify(cause) is Fault.MISSING:
+        return None
+    if type(cause).__name__ == "TooManyRedirects":
+        return f"{location.public_url}: the server redirects in a circle"
+    known = status in HTTPStatus.__members__.values()
+    words = f"{status} {HTTPStatus(status).phrase}" if known else one_line(cause, 200)
+    return f"{location.public_url}: the server answers {words}"
+
+
+def _is_final(cause: BaseException, location: StoreLocation) -> bool:
+    """Whether it is this file that is refused, rather than the store that fails."""
+    fault = classify(cause)
+    if fault is Fault.WRONG_CREDENTIALS:
+        return is_http(location.last_link.url)  # there are none for a web server
+    if fault is not Fault.OTHER:
+        return fault in REFUSED
+    if location.protocol == "file":
+        return getattr(cause, "errno", None) in UNUSABLE_NAME
+    return True
