@@ -35,6 +35,8 @@ class ModelInfo:
     takes_negative_prompt: bool
     modes: tuple[str, ...] = ("text",)
     """How pictures may condition its images; see `models.modes`."""
+    default_strengths: tuple[tuple[str, float], ...] = ()
+    """The strength of pictures without one of their own, by mode."""
     own_sampler: str = "default"
     """The sampler that `default` stands for, or the class name of the model's scheduler if no
     sampler's name does; `default` in the records of runs that were begun without it."""
@@ -65,6 +67,10 @@ class ModelInfo:
         """What a row's sampler is called once it has run: `default` gets its proper name."""
         return self.own_sampler if scheduler == "default" else scheduler
 
+    def default_strength(self, mode: str) -> float | None:
+        """The strength of a picture that has none of its own; None if the mode has no strength."""
+        return dict(self.default_strengths).get(mode.partition("+")[0])
+
     def loras_of(self, lora: str | None, scale: float | None) -> tuple[LoraInfo, ...]:
         """The LoRAs that are active for an image, in order.
 
@@ -90,4 +96,7 @@ class ModelInfo:
             for name in ("loras", "row_loras", "controlnets", "references")
         }
         tuples = {name: tuple(values.get(name, ())) for name in ("samplers", "modes")}
-        return cls(**{**values, **tuples, "modes": tuples["modes"] or ("text",), **loras})
+        strengths = tuple((mode, value) for mode, value in values.get("default_strengths", ()))
+        modes = tuples["modes"] or ("text",)
+        made = {**values, **tuples, **loras, "modes": modes, "default_strengths": strengths}
+        return cls(**made)

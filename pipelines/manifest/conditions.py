@@ -14,6 +14,7 @@ import pyarrow.compute as pc
 
 from nightpress.diffusion_core.conditioning.spec import Conditioning
 from nightpress.diffusion_core.models.info import ModelInfo
+from nightpress.pipelines.formatting import plural
 from nightpress.pipelines.job.spec import base_setting
 from nightpress.pipelines.manifest.adapter_columns import AdapterColumns, AdapterUse
 from nightpress.pipelines.manifest.canvas import SIDES, read_canvases
@@ -192,28 +193,43 @@ class _TableConditions:
 
     def _strength(self, has_image: Mask, modes: Ints) -> Floats:
         """The strength of each row, (n,); NaN where none is given."""
-        if "strength" not in self.settings:
-            return np.full(self.table.num_rows, np.nan)
-        name, steps = self._column("strength"), self.sizes.steps
-        values, given = numbers(self._values("strength"), name, self.refusals.problems)
+        name, num_rows = self._column("strength"), self.table.num_rows
+        values, given = np.zeros(num_rows), np.zeros(num_rows, np.bool_)
+        if "strength" in self.settings:
+            values, given = numbers(self._values("strength"), name, self.refusals.problems)
         for bad, message in (
-            (~((values > 0) & (values <= 1)), "{value:g} is not above 0 and at most 1"),
-            (~has_image, "the strength is {value:g}, but the row has no init_image"),
+            (~((values > 0) & (values <= 1)), "{:g} is not above 0 and at most 1"),
+            (~has_image, "the strength is {:g}, but the row has no init_image"),
             (modes % 8 == EDIT, "this model edits the init_image, and takes no strength"),
-            (
-                (steps * np.where(given, values, 1)).astype(np.int64) < 1,
-                "{steps} steps at strength {value:g} leave no step to take; at {steps} steps the "
-                "strength must be at least {least:.3g}",
-            ),
         ):
             self.refusals.add(
                 given & bad,
                 name,
-                lambda row, message=message: message.format(  # type: ignore[misc]
-                    value=values[row], steps=steps[row], least=1 / steps[row]
-                ),
+                lambda row, message=message: message.format(values[row]),  # type: ignore[misc]
             )
+        self._refuse_no_steps(np.where(given, values, self._default_strengths(modes)))
         return np.where(given, values, np.nan)
+
+    def _default_strengths(self, modes: Ints) -> Floats:
+        """The strength of rows that give none, (n,); 1 where there is none."""
+        found = np.ones(len(modes))
+        for code in np.unique(modes).tolist():
+            default = self.reader.info.default_strength(mode_name(code))
+            if default is not None:
+                found[modes == code] = default
+        return found
+
+    def _refuse_no_steps(self, strength: Floats) -> None:
+        """Refuse rows in which no denoising step is left, which diffusers runs without a word."""
+        steps = self.sizes.steps
+        self.refusals.add(
+            (steps * strength).astype(np.int64) < 1,
+            self._column("strength"),
+            lambda row: (
+                f"{plural(int(steps[row]), 'step')} at strength {strength[row]:g} leave none to "
+                f"take; with that many, the strength must be at least {1 / steps[row]:.3g}"
+            ),
+        )
 
     def _texts(
         self,

@@ -53,7 +53,7 @@ def modes_of_rows(
         columns: the manifest's columns.
         refusals: receives the rows that make no sense, or that the model cannot do.
     """
-    _refuse_without_image(given, info, columns, refusals)
+    _refuse_without_image(given, columns, refusals)
     begun = EDIT if edits_images(info) else IMAGE
     base = np.where(given.init_image, begun, TEXT)
     base = np.where(given.init_image & given.mask_image, INPAINT, base)
@@ -69,12 +69,8 @@ def modes_of_rows(
     return codes
 
 
-def _refuse_without_image(
-    given: GivenPictures, info: ModelInfo, columns: Columns, refusals: Refusals
-) -> None:
+def _refuse_without_image(given: GivenPictures, columns: Columns, refusals: Refusals) -> None:
     needed = [("mask_image", given.mask_image, "a mask"), ("canvas", given.canvas, "a canvas")]
-    if edits_images(info) and not info.references:
-        needed.append(("reference_image", given.reference, "with this model, a reference"))
     for setting, where, what in needed:
         refusals.add(
             where & ~given.init_image,

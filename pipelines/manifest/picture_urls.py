@@ -21,7 +21,7 @@ MAX_PROTOCOLS = 16
 """How many spellings of protocols are looked at in whole columns; URLs with others singly."""
 
 _PROTOCOL = re.compile(r"[a-zA-Z][a-zA-Z0-9+.-]*://")
-_RUN_IMAGE = re.compile(r"run://[^/]+/.")
+_RUN_IMAGE = re.compile(r"run://(?:[^/]+|/.+|[a-z0-9]+://.+)/.", re.IGNORECASE)
 _SIGNED = f"://[^/?#]*@|[?&]{SIGNED_QUERY.pattern.removeprefix('(^|&)')}"
 _DOTS = r"(?:^|/)\.\.(?:/|$)"
 
