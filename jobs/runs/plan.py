@@ -87,16 +87,33 @@ def plan(spec: RunSpec, *, manifest: Frame | None = None) -> Plan:
             model cannot be used.
         StoreError: the manifest or the model cannot be read; `run_state` says so of the output.
     """
-    found, unread = look_for_run(spec), list[str]()
+    found = look_for_run(spec)
     if manifest is None and found.record is not None:
         spec = with_kept_table(spec, found.store)
     table = None if manifest is None else TableManifest.of(manifest)
     with readable_manifest(spec, table) as readable:
         model = _describe(spec)
         batch_size = _batch_size(spec)
-        layout = check(readable, model, batch_size)
-        if found.record is None:  # a run that was begun has checked its pictures
-            layout = check_inputs(readable, layout, recorded_images(readable))
+        layout = _checked(readable, model, batch_size, found)
+    return _planned(spec, model, layout, found, table)
+
+
+def _checked(spec: RunSpec, model: ModelInfo, batch_size: int, found: FoundRun) -> PlanLayout:
+    """The layout of the plan, with its pictures checked unless a run that was begun has done so."""
+    layout = check(spec, model, batch_size)
+    if found.record is not None:
+        return layout
+    return check_inputs(spec, layout, recorded_images(spec))
+
+
+def _planned(
+    spec: RunSpec,
+    model: ModelInfo,
+    layout: PlanLayout,
+    found: FoundRun,
+    table: TableManifest | None,
+) -> Plan:
+    unread: list[str] = []
     return Plan(
         url=spec.url,
         run_state=state_of(found, spec, model, layout, table),
@@ -107,7 +124,7 @@ def plan(spec: RunSpec, *, manifest: Frame | None = None) -> Plan:
         num_images=layout.num_images,
         num_shards=layout.num_shards,
         shard_size=layout.shard_size,
-        batch_size=batch_size,
+        batch_size=layout.batch_size,
         model=model,
         batches=layout.batches,
         prompts=layout.prompts,
