@@ -226,8 +226,8 @@ class _TableConditions:
             (steps * strength).astype(np.int64) < 1,
             self._column("strength"),
             lambda row: (
-                f"{plural(int(steps[row]), 'step')} at strength {strength[row]:g} leave none to "
-                f"take; with that many, the strength must be at least {1 / steps[row]:.3g}"
+                f"the strength {strength[row]:g} leaves none of {plural(int(steps[row]), 'step')} "
+                f"to take; with that many it must be at least {1 / steps[row]:.3g}"
             ),
         )
 
