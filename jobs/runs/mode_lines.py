@@ -6,11 +6,8 @@ from nightpress.jobs.progress.events import Message
 from nightpress.pipelines.formatting import plural
 from nightpress.pipelines.planning import PlanLayout
 
-CHECKED = {
-    "exists": "all of them are there",
-    "decode": "all of them can be decoded",
-    "none": "not checked, as inputs.check is none",
-}
+CHECKED = {"exists": "all of them are there", "decode": "all of them can be decoded"}
+"""What is known about all pictures after a check of this level."""
 
 
 def mode_counts(modes: Mapping[str, int]) -> str:
@@ -27,7 +24,9 @@ def makes_text_only(modes: Mapping[str, int]) -> bool:
 def pictures_line(num_pictures: int, level: str) -> str:
     """How many pictures the rows name, and what is known about them."""
     if level == "none":
-        return CHECKED[level]
+        return "not checked, as inputs.check is none"
+    if not num_pictures:
+        return "the manifest holds the bytes of all of them"
     return f"{plural(num_pictures, 'picture')}, {CHECKED[level]}"
 
 
@@ -35,6 +34,6 @@ def mode_messages(layout: PlanLayout, level: str) -> Iterator[Message]:
     """The same as events of a run; none where no picture conditions an image."""
     if not makes_text_only(layout.modes):
         yield Message(
-            f"makes {mode_counts(layout.modes)}; their pictures: "
+            f"images by mode: {mode_counts(layout.modes)}; inputs: "
             f"{pictures_line(layout.num_pictures, level)}"
         )

@@ -70,7 +70,7 @@ def _unlisted(
     """What a listing of a bucket says about objects, and those to ask for one by one."""
     paths = {url: url[len(root) + 1 :] for url in urls}
     usable = [url for url, path in paths.items() if _is_key(path)]
-    single = [url for url in urls if url not in set(usable)]
+    single = [url for url, path in paths.items() if not _is_key(path)]
     try:
         present = Store(root, options).present([paths[url] for url in usable])
     except StoreDenied:  # there may be no right to list, but one to read
