@@ -18,10 +18,12 @@ PLANNED_INPUT_TYPE = pa.struct(
         pa.field("role", pa.string(), nullable=False),
         pa.field("url", pa.string()),
         pa.field("data", pa.binary()),
+        pa.field("sha256", pa.string()),
     ]
 )
 """A picture that an image will be made from: where it lies, or its bytes as the manifest has them.
-The role is the name of the manifest's column, such as `init_image` or `control_image.depth`."""
+The role is the name of the manifest's column, such as `init_image` or `control_image.depth`;
+`sha256` is that of the bytes at `url`, if they were read when the run was planned."""
 
 INPUT_TYPE = pa.struct(
     [
@@ -202,6 +204,8 @@ class PlannedInput:
     url: str | None
     data: bytes | None = field(default=None, repr=False)
     """Its bytes, if the manifest holds them."""
+    sha256: str | None = None
+    """SHA-256 of the bytes at `url` when the run was planned; None if they were not read then."""
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ import click
 from rich.console import Console
 from rich.table import Table
 
+from nightpress.diffusion_core.conditioning.spec import TEXT_ALONE, Conditioning
 from nightpress.diffusion_core.sampling.request import SamplingParams
 from nightpress.jobs.commands.common import job_argument, json_option, read_job, set_option
 from nightpress.jobs.commands.exit_codes import BAD_INPUT, OK, STOPPED
@@ -15,6 +16,7 @@ from nightpress.jobs.commands.json_output import print_result
 from nightpress.jobs.commands.status import holder_line, holder_values
 from nightpress.jobs.runs.column_lines import carried_line, near_misses, settings_line
 from nightpress.jobs.runs.existing_run import RunState, State
+from nightpress.jobs.runs.mode_lines import makes_text_only, mode_counts, pictures_line
 from nightpress.jobs.runs.plan import Plan, PlannedFile, plan
 from nightpress.pipelines.errors import (
     ChangedRunError,
@@ -43,7 +45,8 @@ def command(ctx: click.Context, job: str, overrides: tuple[str, ...], as_json: b
     manifest is read as. If `nightpress run` would refuse the job, because it has changed since the
     run was started or the output cannot be reached, the exit code is that of `nightpress run`.
 
-    The whole manifest is checked, and nothing is written. Bytes and time are estimated from runs
+    The whole manifest is checked, with the pictures that it names (see the key inputs.check), and
+    nothing is written. Bytes and time are estimated from runs
     under the job's output that used the same weights with the same settings. Ray is not needed:
     batch.size auto is resolved as for a CPU unless cluster.gpus_per_actor is set, and only
     `nightpress run` checks whether the cluster supports model.speed.
@@ -77,6 +80,8 @@ def as_values(planned: Plan) -> dict[str, object]:
             {**asdict(each.settings), "num_images": each.num_images} for each in planned.batches
         ],
         "prompts": asdict(planned.prompts),
+        "modes": dict(planned.modes),
+        "num_pictures": planned.num_pictures,
         "estimate": None if estimate is None else asdict(estimate),
         "unread_runs": list(planned.unread_runs),
         "run_state": {
@@ -105,8 +110,10 @@ def show(console: Console, spec: RunSpec, planned: Plan) -> None:
         *[f"carries  {line}" for line in [carried_line(planned.columns)] if line],
         *[f"warning  {line}" for line in near_misses(planned.columns)],
         f"model    {model.source} {model.fingerprint[:12]} ({model.pipeline})",
+        f"modes    {', '.join(model.modes)}",
         f"rows     {planned.num_rows:,}",
-        f"images   {planned.num_images:,}",
+        f"images   {planned.num_images:,}{_by_mode(planned)}",
+        *picture_lines(spec, planned),
         f"names    {', '.join(planned.file_names)}",
         f"shards   {planned.num_shards:,} of up to {plural(planned.shard_size, 'image')}",
         estimate_line(spec, planned),
@@ -115,6 +122,19 @@ def show(console: Console, spec: RunSpec, planned: Plan) -> None:
     ]
     console.print("\n".join(lines), highlight=False, markup=False, soft_wrap=True)
     console.print(settings_table(planned))
+
+
+def _by_mode(planned: Plan) -> str:
+    return "" if makes_text_only(planned.modes) else f": {mode_counts(planned.modes)}"
+
+
+def picture_lines(spec: RunSpec, planned: Plan) -> list[str]:
+    """The pictures that condition images, and what was checked about them."""
+    if makes_text_only(planned.modes):
+        return []
+    if planned.run_state.state in (State.NEW, State.UNREADABLE):
+        return [f"inputs   {pictures_line(planned.num_pictures, spec.inputs.check)}"]
+    return ["inputs   were checked when the run began"]
 
 
 def state_lines(state: RunState) -> list[str]:
@@ -211,6 +231,9 @@ def settings_table(planned: Plan) -> Table:
     with_loras = any(each.settings.lora is not None for each in planned.batches)
     if with_loras:
         table.add_column("LoRA")
+    with_pictures = any(each.settings.conditioning != TEXT_ALONE for each in planned.batches)
+    if with_pictures:
+        table.add_column("mode")
     for each in planned.batches:
         settings = each.settings
         table.add_row(
@@ -221,8 +244,23 @@ def settings_table(planned: Plan) -> Table:
             f"{each.num_images:,}",
             f"{-(-each.num_images // planned.batch_size):,}",
             *([_lora(settings)] if with_loras else []),
+            *([_conditioning(settings.conditioning)] if with_pictures else []),
         )
     return table
+
+
+def _conditioning(how: Conditioning) -> str:
+    """`inpaint, strength 0.6`, `image+control, depth 0.8`."""
+    parts = [how.mode]
+    parts += [] if how.strength is None else [f"strength {how.strength:g}"]
+    parts += [] if how.canvas is None else [f"canvas {','.join(map(str, how.canvas))}"]
+    used = zip(
+        (*how.controls, *how.adapters), (*how.control_scales, *how.reference_scales), strict=True
+    )
+    parts += [f"{name} {scale:g}" for name, scale in used]
+    if sum(how.num_references):
+        parts.append(plural(sum(how.num_references), "reference"))
+    return ", ".join(parts)
 
 
 def _lora(settings: SamplingParams) -> str:

@@ -1,12 +1,13 @@
 """`plan`: what a job would make, how large it would be, and how long it would take."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from nightpress.diffusion_core.models.info import ModelInfo
 from nightpress.jobs.dispatch.batch_size import resolve_batch_size
 from nightpress.jobs.runs.existing_run import FoundRun, RunState, look_for_run, state_of
 from nightpress.jobs.runs.input_session import with_input_root
+from nightpress.jobs.runs.recorded_images import recorded_images
 from nightpress.jobs.runs.table_manifest import (
     TableManifest,
     readable_manifest,
@@ -18,7 +19,7 @@ from nightpress.pipelines.manifest.columns import ColumnUse, column_uses
 from nightpress.pipelines.manifest.frames import TABLE, Frame
 from nightpress.pipelines.manifest.prompt_checks import PromptCounts
 from nightpress.pipelines.models.files import ModelFiles
-from nightpress.pipelines.planning import PlanLayout, SettingsCount, check
+from nightpress.pipelines.planning import PlanLayout, SettingsCount, check, check_inputs
 from nightpress.pipelines.run_directory.estimate import Estimate, estimate, measured_rates
 
 
@@ -64,6 +65,10 @@ class Plan:
     """Why runs under the job's output that cannot be read are left out of the estimate."""
     prompts: PromptCounts
     """Rows whose prompts the model does not take as they are."""
+    modes: Mapping[str, int]
+    """Mode -> how many images it makes."""
+    num_pictures: int
+    """Distinct pictures that were checked; 0 if `inputs.check` is none, or the run was begun."""
 
 
 def plan(spec: RunSpec, *, manifest: Frame | None = None) -> Plan:
@@ -78,17 +83,37 @@ def plan(spec: RunSpec, *, manifest: Frame | None = None) -> Plan:
             `manifest`; see `run`.
 
     Raises:
-        SpecError, ManifestError, ModelError: the job, the manifest or the model cannot be used.
+        SpecError, ManifestError, ModelError: the job, the manifest, one of its pictures or the
+            model cannot be used.
         StoreError: the manifest or the model cannot be read; `run_state` says so of the output.
     """
-    found, unread = look_for_run(spec), list[str]()
+    found = look_for_run(spec)
     if manifest is None and found.record is not None:
         spec = with_kept_table(spec, found.store)
     table = None if manifest is None else TableManifest.of(manifest)
     with readable_manifest(spec, table) as readable:
         model = _describe(spec)
         batch_size = _batch_size(spec)
-        layout = check(with_input_root(readable, found.record), model, batch_size)
+        layout = _checked(with_input_root(readable, found.record), model, batch_size, found)
+    return _planned(spec, model, layout, found, table)
+
+
+def _checked(spec: RunSpec, model: ModelInfo, batch_size: int, found: FoundRun) -> PlanLayout:
+    """The layout of the plan, with its pictures checked unless a run that was begun has done so."""
+    layout = check(spec, model, batch_size)
+    if found.record is not None:
+        return layout
+    return check_inputs(spec, layout, recorded_images(spec))
+
+
+def _planned(
+    spec: RunSpec,
+    model: ModelInfo,
+    layout: PlanLayout,
+    found: FoundRun,
+    table: TableManifest | None,
+) -> Plan:
+    unread: list[str] = []
     return Plan(
         url=spec.url,
         run_state=state_of(found, spec, model, layout, table),
@@ -99,10 +124,12 @@ def plan(spec: RunSpec, *, manifest: Frame | None = None) -> Plan:
         num_images=layout.num_images,
         num_shards=layout.num_shards,
         shard_size=layout.shard_size,
-        batch_size=batch_size,
+        batch_size=layout.batch_size,
         model=model,
         batches=layout.batches,
         prompts=layout.prompts,
+        modes=layout.modes,
+        num_pictures=layout.num_pictures,
         estimate=_estimate(found, spec, model, layout, unread.append),
         unread_runs=tuple(unread),
     )

@@ -5,7 +5,7 @@ Decides the order of the steps; the other modules of this folder carry them out.
 
 import time
 from collections.abc import Callable, Generator, Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, nullcontext
 from dataclasses import dataclass
 
 from nightpress.diffusion_core.models.info import ModelInfo
@@ -30,6 +30,8 @@ from nightpress.jobs.runs.column_lines import column_messages
 from nightpress.jobs.runs.existing_run import compare_with_run
 from nightpress.jobs.runs.finished import nothing_is_left
 from nightpress.jobs.runs.input_session import input_session, uses_pictures, with_input_root
+from nightpress.jobs.runs.mode_lines import mode_messages
+from nightpress.jobs.runs.recorded_images import recorded_images
 from nightpress.jobs.runs.shared import (
     OnEvent,
     actor_factory,
@@ -48,7 +50,9 @@ from nightpress.pipelines.manifest.frames import Frame
 from nightpress.pipelines.planning import (
     PlanLayout,
     check,
+    check_inputs,
     cut_into_shards,
+    keep_hashes,
     manifest_sources,
     require_unchanged,
     write_plan,
@@ -247,6 +251,7 @@ class _Session:
         if not uses_pictures(spec, layout):  # then nothing starts from the working folder
             spec = spec.model_copy(update={"inputs": self._job_inputs})
         yield from column_messages(column_uses(spec, layout.files))
+        yield from mode_messages(layout, spec.inputs.check)
         # If the model does not load, nothing has been written.
         yield from first.finish_loading(loading, model.identity, usual)
         sizes = yield from decide_batch_sizes(spec, model, layout, first)
@@ -258,6 +263,7 @@ class _Session:
         with held(store, free) as lease:
             if self._table is not None:
                 layout = self._table.keep(store, layout)
+            layout = keep_hashes(store, layout)
             record = create_record(store, new_record(spec, model, factory.device, sizes, layout))
             with failures_as_run_stopped():
                 yield from self._make(_HeldRun(store, record, lease, factory, first, False))
@@ -284,10 +290,10 @@ class _Session:
             write_report(Run(store, record), store)
 
     def _check(self, model: ModelInfo, batch_size: int) -> PlanLayout:
-        if self._table is None:
-            return check(self._spec, model, batch_size, mapper=planning_mapper(self._spec))
-        with self._table.temporary_job(self._spec) as spec:
-            return check(spec, model, batch_size, mapper=planning_mapper(spec))
+        table = self._table
+        with nullcontext(self._spec) if table is None else table.temporary_job(self._spec) as spec:
+            layout = check(spec, model, batch_size, mapper=planning_mapper(spec))
+            return check_inputs(spec, layout, recorded_images(spec))
 
     def _first_actor(self, factory: ActorFactory, require_lease: Callable[[], None]) -> FirstActor:
         def keep_waiting() -> None:

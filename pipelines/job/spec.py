@@ -93,7 +93,7 @@ class RunSpec(Section):
     def _known_settings(
         cls, columns: Mapping[str, str | ColumnMap | None]
     ) -> Mapping[str, str | ColumnMap | None]:
-        unknown = sorted(set(columns) - set(SETTING_COLUMNS))
+        unknown = sorted(name for name in columns if not is_setting(name))
         if unknown:
             raise ValueError(
                 f"{unknown[0]!r} is not a setting; the mapping is setting -> manifest column, "
@@ -232,17 +232,27 @@ SETTING_COLUMNS = (
     "init_image",
     "strength",
     "mask_image",
-)
-"""Manifest columns that are settings; every other column is carried through."""
-
-CONDITION_COLUMNS = (
     "canvas",
     "control_image",
     "control_scale",
     "reference_image",
     "reference_scale",
 )
-"""Column names reserved for conditioning; a manifest that has one is refused."""
+"""Manifest columns that are settings; see also `NAMED_SETTINGS`. Others are carried through."""
+
+NAMED_SETTINGS = ("control_image", "control_scale", "reference_image", "reference_scale")
+"""Settings that may also stand for one ControlNet or IP-Adapter: `control_image.depth`."""
+
+
+def base_setting(setting: str) -> str:
+    """The setting without the name of a ControlNet or IP-Adapter: `control_image`."""
+    base, dot, name = setting.partition(".")
+    return base if dot and name and base in NAMED_SETTINGS else setting
+
+
+def is_setting(name: str) -> bool:
+    """Whether a manifest column of this name is a setting."""
+    return base_setting(name) in SETTING_COLUMNS
 
 
 NOT_IN_IDENTITY = ("manifest", "output", "storage", "cluster")

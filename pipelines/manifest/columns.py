@@ -3,7 +3,7 @@
 The job's `columns` mapping is resolved against the files' schemas before any row is read.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,18 +11,34 @@ import pyarrow as pa
 
 from nightpress.pipelines.errors import ManifestError, Problem
 from nightpress.pipelines.job.sections import ColumnMap
-from nightpress.pipelines.job.spec import CONDITION_COLUMNS, SETTING_COLUMNS, RunSpec
+from nightpress.pipelines.job.spec import (
+    NAMED_SETTINGS,
+    SETTING_COLUMNS,
+    RunSpec,
+    base_setting,
+    is_setting,
+)
+from nightpress.pipelines.manifest.canvas import is_canvas_type
 from nightpress.pipelines.manifest.files import ManifestFile
 from nightpress.pipelines.manifest.null_lists import cast_with
+from nightpress.pipelines.manifest.pictures import PICTURE_SETTINGS, is_picture_type
 from nightpress.pipelines.manifest.row_problems import RowProblems
+from nightpress.pipelines.manifest.scales import is_scale_type
 from nightpress.pipelines.manifest.similar_names import likely_settings
 from nightpress.pipelines.manifest.text_scan import MIXED
 from nightpress.pipelines.manifest.types import ValueLost, as_type, common_type, one_chunk
 from nightpress.pipelines.records import carried_name
 
-TEXT_SETTINGS = frozenset(
-    {"prompt", "negative_prompt", "scheduler", "lora", "init_image", "mask_image"}
-)
+TEXT_SETTINGS = frozenset({"prompt", "negative_prompt", "scheduler", "lora"})
+
+WANTED = {
+    "id": "text or whole numbers",
+    "canvas": "text such as 0,64,0,64 or a list of four whole numbers",
+    **dict.fromkeys(PICTURE_SETTINGS, "text (URLs or paths) or the bytes of pictures"),
+    **dict.fromkeys(NAMED_SETTINGS[1::2], "numbers or lists of numbers"),
+    **dict.fromkeys(TEXT_SETTINGS, "text"),
+}
+"""What a setting must be, for those that need not be a number."""
 
 
 @dataclass(frozen=True)
@@ -116,13 +132,12 @@ def resolve_columns(spec: RunSpec, files: Sequence[ManifestFile]) -> Columns:
         raise ManifestError(problems)
     settings = {
         setting: column
-        for setting, column in _mapping(spec).items()
+        for setting, column in _mapping(spec, types).items()
         if column is not None and column.column in types
     }
     used = {column.column for column in settings.values()}
     carried = [name for name in types if name not in used]
-    problems = list(_unsupported(files, carried))
-    problems += _collisions(files, carried)
+    problems = list(_collisions(files, carried))
     for file in files:
         problems += _problems_of(file, settings, files)
     common = {name: common_type(types[name]) for name in carried}
@@ -156,7 +171,8 @@ def column_uses(spec: RunSpec, files: Sequence[ManifestFile]) -> tuple[ColumnUse
     """
     types = _types_by_name(files)
     names = list(types)
-    mapping = {setting: column for setting, column in _mapping(spec).items() if column is not None}
+    every = _mapping(spec, types)
+    mapping = {setting: column for setting, column in every.items() if column is not None}
     missing = [setting for setting, column in mapping.items() if column.column not in names]
     uses = []
     for name in names:
@@ -177,10 +193,15 @@ def _type_note(types: Sequence[pa.DataType]) -> str | None:
     return f"{' and '.join(given)}, carried as {common_type(types)}"
 
 
-def _mapping(spec: RunSpec) -> dict[str, ColumnMap | None]:
-    """Each setting's column: the one the job names, else the column with the setting's own name."""
+def _mapping(spec: RunSpec, names: Iterable[str]) -> dict[str, ColumnMap | None]:
+    """Each setting's column: the one the job names, else the column with the setting's own name.
+
+    Args:
+        names: the manifest's columns, some of which may be such as `control_image.depth`.
+    """
     mapping: dict[str, ColumnMap | None] = {}
-    for setting in SETTING_COLUMNS:
+    named = [name for name in (*spec.columns, *names) if is_setting(name)]
+    for setting in dict.fromkeys((*SETTING_COLUMNS, *named)):
         column = spec.columns.get(setting, setting)
         mapping[setting] = ColumnMap(column=column) if isinstance(column, str) else column
     return mapping
@@ -202,16 +223,6 @@ def _unknown_mappings(
         if name is not None and name not in types:
             message = f"columns.{setting} names it, but the columns are: {', '.join(types)}"
             yield Problem(files[0].url, None, name, message)
-
-
-def _unsupported(files: Sequence[ManifestFile], carried: Sequence[str]) -> Iterator[Problem]:
-    for name in carried:
-        if name in CONDITION_COLUMNS:
-            message = (
-                "this name is reserved for conditioning, which this version does not support; "
-                "rename or drop the column"
-            )
-            yield Problem(_first_with(files, name).url, None, name, message)
 
 
 def _collisions(files: Sequence[ManifestFile], carried: Sequence[str]) -> Iterator[Problem]:
@@ -241,13 +252,12 @@ def _problems_of(
     for setting, column in settings.items():
         if column.column in names:
             type_ = file.schema.field(column.column).type
+            wanted = WANTED.get(base_setting(setting), "a number")
             if not _fits(setting, type_, coded=bool(column.values)):
-                wanted = "text" if setting in TEXT_SETTINGS else "a number"
-                wanted = "text or whole numbers" if setting == "id" else wanted
                 message = f"its type is {type_}, but {setting} must be {wanted}"
                 yield Problem(file.url, None, column.column, message)
-            elif setting in TEXT_SETTINGS and is_mixed(file.schema, column):
-                message = f"some of its values are not text, but {setting} must be text"
+            elif _is_only_text(setting) and is_mixed(file.schema, column):
+                message = f"some of its values are not text, but {setting} must be {wanted}"
                 yield Problem(file.url, None, column.column, message)
 
 
@@ -259,10 +269,22 @@ def is_mixed(schema: pa.Schema, column: ColumnMap) -> bool:
 def _fits(setting: str, type_: pa.DataType, coded: bool) -> bool:
     if pa.types.is_null(type_) or pa.types.is_string(type_):
         return True
+    base = base_setting(setting)
+    if not coded and base in PICTURE_SETTINGS:
+        return is_picture_type(type_, setting)
+    if not coded and base == "canvas":
+        return is_canvas_type(type_)
+    if not coded and base in NAMED_SETTINGS:
+        return is_scale_type(type_)
     is_number = (
         pa.types.is_integer(type_) or pa.types.is_floating(type_) or pa.types.is_decimal(type_)
     )
     return is_number and (coded or setting not in TEXT_SETTINGS)
+
+
+def _is_only_text(setting: str) -> bool:
+    """Whether a value of a setting is text and nothing else, so that JSON in it is a mistake."""
+    return setting in TEXT_SETTINGS or setting in ("init_image", "mask_image")
 
 
 def _first_with(files: Sequence[ManifestFile], name: str) -> ManifestFile:

@@ -1,114 +1,284 @@
 """Check the columns of a manifest that condition images: pictures, their scales, and the mode.
 
 Rows with the same conditioning share batches, so it becomes one text a row; see
-`Conditioning.as_text`.
+`Conditioning.as_text`. Everything runs on whole columns; what is made in Python is made once for
+each distinct combination.
 """
 
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
-from nightpress.diffusion_core.conditioning.spec import TEXT_ALONE, Conditioning
+from nightpress.diffusion_core.conditioning.spec import Conditioning
 from nightpress.diffusion_core.models.info import ModelInfo
-from nightpress.pipelines.manifest.columns import Columns
+from nightpress.pipelines.formatting import plural
+from nightpress.pipelines.job.spec import base_setting
+from nightpress.pipelines.manifest.adapter_columns import AdapterColumns, AdapterUse
+from nightpress.pipelines.manifest.canvas import SIDES, read_canvases
+from nightpress.pipelines.manifest.codes import decoded
+from nightpress.pipelines.manifest.columns import Columns, is_mixed
+from nightpress.pipelines.manifest.input_lists import INPUTS_TYPE, input_lists
+from nightpress.pipelines.manifest.modes import (
+    EDIT,
+    GivenPictures,
+    edits_images,
+    mode_name,
+    modes_of_rows,
+)
 from nightpress.pipelines.manifest.numbers import Floats, Ints, numbers
+from nightpress.pipelines.manifest.pictures import PICTURE_SETTINGS, Pictures, read_pictures
+from nightpress.pipelines.manifest.refusals import Refusals
 from nightpress.pipelines.manifest.row_problems import Mask, RowProblems
+from nightpress.pipelines.manifest.scales import read_scales
 from nightpress.pipelines.manifest.types import one_chunk
-from nightpress.pipelines.records import PLAN_SCHEMA
 
-INPUTS_TYPE = PLAN_SCHEMA.field("inputs").type
-
-PICTURES = ("init_image", "mask_image")
-"""The settings that name pictures, in the order in which the plan lists them."""
-
-CONDITION_SETTINGS = (*PICTURES, "strength")
+CONDITION_SETTINGS = frozenset(
+    {*PICTURE_SETTINGS, "control_scale", "reference_scale", "strength", "canvas"}
+)
 
 
 @dataclass(frozen=True)
+class RowSizes:
+    """What bounds the conditioning of n rows; (n,) each."""
+
+    width: Ints
+    """Pixels of the finished image."""
+    height: Ints
+    steps: Ints
+    """Denoising steps."""
+
+
 class ConditionReader:
     """Reads the conditioning of rows; picklable."""
 
-    info: ModelInfo
-    columns: Columns
+    def __init__(self, info: ModelInfo, columns: Columns) -> None:
+        self.info = info
+        self.columns = columns
+        self.settings = [
+            name for name in columns.settings if base_setting(name) in CONDITION_SETTINGS
+        ]
+        modes = f"this model has the modes {', '.join(info.modes)}"
+        self.controls = AdapterColumns(
+            picture="control_image",
+            kind="ControlNet",
+            key="model.controlnets",
+            adapters=info.controlnets,
+            lists_are_for_one=False,
+            without=f"a control image needs a ControlNet in the job's model.controlnets; {modes}",
+        )
+        alone = edits_images(info) and not info.references
+        self.references = AdapterColumns(
+            picture="reference_image",
+            kind="IP-Adapter",
+            key="model.references",
+            adapters=info.references,
+            lists_are_for_one=True,
+            without=None
+            if alone
+            else f"a reference needs an IP-Adapter in the job's model.references; {modes}",
+        )
 
     def read(
-        self, table: pa.Table, steps: Ints, problems: RowProblems
+        self, table: pa.Table, sizes: RowSizes, problems: RowProblems
     ) -> tuple[pa.Array, pa.Array]:
         """The conditioning of each row as text, (n,) string, and its pictures, (n,) list.
 
         Args:
             table: columns as the file has them.
-            steps: (n,) denoising steps of the rows.
+            sizes: what bounds the conditioning.
             problems: receives what is wrong with the rows.
         """
-        num_rows = table.num_rows
-        if not any(name in self.columns.settings for name in CONDITION_SETTINGS):
+        names = table.schema.names
+        settings = [name for name in self.settings if self.columns.settings[name].column in names]
+        if not settings and "text" in self.info.modes:
+            num_rows = table.num_rows
             return pa.nulls(num_rows, pa.string()), pa.nulls(num_rows, INPUTS_TYPE)
-        pictures = {name: self._pictures(name, table) for name in PICTURES}
-        strength, has_strength = self._strength(table, steps, problems)
-        given = {name: _given(values) for name, values in pictures.items()}
-        self._check_mode(given, problems)
-        texts = [
-            self._conditioning(given, strength, has_strength, row).as_text()
-            for row in range(num_rows)
-        ]
-        inputs = [
-            [
-                {"role": name, "url": pictures[name][row].as_py(), "data": None}
-                for name in PICTURES
-                if given[name][row]
-            ]
-            for row in range(num_rows)
-        ]
-        return pa.array(texts, pa.string()), pa.array(inputs, INPUTS_TYPE)
+        refusals = Refusals(problems, table.num_rows)
+        return _TableConditions(self, table, sizes, refusals, settings).read()
 
-    def _pictures(self, name: str, table: pa.Table) -> pa.Array:
-        column = self.columns.settings.get(name)
-        if column is None or column.column not in table.schema.names:
-            return pa.nulls(table.num_rows, pa.string())
-        return one_chunk(table[column.column])
 
-    def _strength(self, table: pa.Table, steps: Ints, problems: RowProblems) -> tuple[Floats, Mask]:
-        column = self.columns.settings.get("strength")
-        if column is None or column.column not in table.schema.names:
-            return np.zeros(table.num_rows), np.zeros(table.num_rows, np.bool_)
-        values, given = numbers(one_chunk(table[column.column]), column.column, problems)
-        bad = given & ~((values > 0) & (values <= 1))
-        problems.add(bad, column.column, lambda row: f"{values[row]:g} is not above 0 and up to 1")
-        few = given & ~bad & ((steps * values).astype(np.int64) < 1)
-        problems.add(
-            few,
-            column.column,
+@dataclass(frozen=True)
+class _TableConditions:
+    """The conditioning of the n rows of one table."""
+
+    reader: ConditionReader
+    table: pa.Table
+    sizes: RowSizes
+    refusals: Refusals
+    settings: Sequence[str]
+    """The settings for which the table has a column."""
+
+    def read(self) -> tuple[pa.Array, pa.Array]:
+        """The conditioning and the pictures of each row."""
+        init, mask = (self._pictures(kind) for kind in ("init_image", "mask_image"))
+        groups = [(each, np.zeros(len(each), np.int64)) for each in init]
+        groups += [(each, np.ones(len(each), np.int64)) for each in mask]
+        controls = self._use(self.reader.controls, groups, 2)
+        first = 2 + controls.counts.shape[1]
+        references = self._use(self.reader.references, groups, first)
+        canvas, has_canvas = self._canvas()
+        given = GivenPictures(
+            self._rows_of(init),
+            self._rows_of(mask),
+            has_canvas,
+            controls.is_used,
+            references.is_used,
+        )
+        modes = modes_of_rows(given, self.reader.info, self.reader.columns, self.refusals)
+        strength = self._strength(given.init_image, modes)
+        texts = self._texts(modes, strength, canvas, controls, references)
+        return texts, input_lists(groups, self.table.num_rows)
+
+    def _named(self, kind: str) -> list[str]:
+        """The settings of a kind: `control_image`, `control_image.depth`."""
+        return [name for name in self.settings if base_setting(name) == kind]
+
+    def _values(self, setting: str) -> pa.Array:
+        """A setting's column with codes replaced by their meanings."""
+        column = self.reader.columns.settings[setting]
+        values = one_chunk(self.table[column.column])
+        return decoded(values, column, self.refusals.problems) if column.values else values
+
+    def _column(self, setting: str) -> str:
+        return self.reader.columns.manifest_name(setting)
+
+    def _pictures(self, kind: str) -> list[Pictures]:
+        columns = self.reader.columns.settings
+        return [
+            read_pictures(
+                name,
+                self._column(name),
+                self._values(name),
+                is_mixed(self.table.schema, columns[name]),
+                self.refusals,
+            )
+            for name in self._named(kind)
+        ]
+
+    def _rows_of(self, pictures: Sequence[Pictures]) -> Mask:
+        """Where a picture is named; (n,) bool."""
+        given = np.zeros(self.table.num_rows, np.bool_)
+        for each in pictures:
+            given[each.rows] = True
+        return given
+
+    def _use(
+        self, columns: AdapterColumns, groups: list[tuple[Pictures, Ints]], first_rank: int
+    ) -> AdapterUse:
+        """Which adapters the rows use; adds their pictures to `groups`, ranked by adapter."""
+        pictures = self._pictures(columns.picture)
+        indices = [columns.indices(each, self.refusals) for each in pictures]
+        counts = columns.counts(pictures, indices, self.refusals, self.table.num_rows)
+        groups += [(each, first_rank + of) for each, of in zip(pictures, indices, strict=True)]
+        scales = [
+            read_scales(name, self._column(name), self._values(name), self.refusals)
+            for name in self._named(columns.picture.replace("image", "scale"))
+        ]
+        return columns.use(counts, scales, self.refusals)
+
+    def _canvas(self) -> tuple[Ints, Mask]:
+        num_rows = self.table.num_rows
+        if "canvas" not in self.settings:
+            return np.zeros((num_rows, SIDES), np.int64), np.zeros(num_rows, np.bool_)
+        return read_canvases(
+            self._values("canvas"),
+            self._column("canvas"),
+            (self.sizes.width, self.sizes.height),
+            self.reader.info.size_multiple,
+            self.refusals,
+        )
+
+    def _strength(self, has_image: Mask, modes: Ints) -> Floats:
+        """The strength of each row, (n,); NaN where none is given."""
+        name, num_rows = self._column("strength"), self.table.num_rows
+        values, given = np.zeros(num_rows), np.zeros(num_rows, np.bool_)
+        if "strength" in self.settings:
+            values, given = numbers(self._values("strength"), name, self.refusals.problems)
+        for bad, message in (
+            (~((values > 0) & (values <= 1)), "{:g} is not above 0 and at most 1"),
+            (~has_image, "the strength is {:g}, but the row has no init_image"),
+            (modes % 8 == EDIT, "this model edits the init_image, and takes no strength"),
+        ):
+            self.refusals.add(
+                given & bad,
+                name,
+                lambda row, message=message: message.format(values[row]),  # type: ignore[misc]
+            )
+        self._refuse_no_steps(np.where(given, values, self._default_strengths(modes)))
+        return np.where(given, values, np.nan)
+
+    def _default_strengths(self, modes: Ints) -> Floats:
+        """The strength of rows that give none, (n,); 1 where there is none."""
+        found = np.ones(len(modes))
+        for code in np.unique(modes).tolist():
+            default = self.reader.info.default_strength(mode_name(code))
+            if default is not None:
+                found[modes == code] = default
+        return found
+
+    def _refuse_no_steps(self, strength: Floats) -> None:
+        """Refuse rows in which no denoising step is left, which diffusers runs without a word."""
+        steps = self.sizes.steps
+        self.refusals.add(
+            (steps * strength).astype(np.int64) < 1,
+            self._column("strength"),
             lambda row: (
-                f"{steps[row]} steps at strength {values[row]:g} leave no step to take; use at "
-                f"least {1 / steps[row]:.3g}"
+                f"the strength {strength[row]:g} leaves none of {plural(int(steps[row]), 'step')} "
+                f"to take; with that many it must be at least {1 / steps[row]:.3g}"
             ),
         )
-        return values, given
 
-    def _check_mode(self, given: dict[str, Mask], problems: RowProblems) -> None:
-        mask_alone = given["mask_image"] & ~given["init_image"]
-        name = self.columns.manifest_name("mask_image")
-        problems.add(mask_alone, name, lambda row: "a mask needs an init_image")
-        if "image" not in self.info.modes:
-            name = self.columns.manifest_name("init_image")
-            problems.add(
-                given["init_image"],
-                name,
-                lambda row: f"this model has only the modes {', '.join(self.info.modes)}",
-            )
+    def _texts(
+        self,
+        modes: Ints,
+        strength: Floats,
+        canvas: Ints,
+        controls: AdapterUse,
+        references: AdapterUse,
+    ) -> pa.Array:
+        """`Conditioning.as_text` of each row; (n,) string."""
+        columns = [modes, strength, *canvas.T]
+        for use in (controls, references):
+            columns += [*use.counts.T, *use.scales.T]
+        codes, firsts = distinct_rows(columns)
+        texts = [
+            Conditioning(
+                mode=mode_name(int(modes[row])),
+                strength=None if np.isnan(strength[row]) else float(strength[row]),
+                canvas=tuple(canvas[row].tolist()) if canvas[row].any() else None,
+                controls=self.reader.controls.used_names(controls, row),
+                control_scales=self.reader.controls.used_scales(controls, row),
+                adapters=self.reader.references.used_names(references, row),
+                num_references=tuple(count for count in references.counts[row].tolist() if count),
+                reference_scales=self.reader.references.used_scales(references, row),
+            ).as_text()
+            for row in firsts.tolist()
+        ]
+        return pc.take(pa.array(texts, pa.string()), pa.array(codes))
 
-    def _conditioning(
-        self, given: dict[str, Mask], strength: Floats, has_strength: Mask, row: int
-    ) -> Conditioning:
-        if not given["init_image"][row]:
-            return TEXT_ALONE
-        mode = "inpaint" if given["mask_image"][row] else "image"
-        made = Conditioning(mode)
-        return replace(made, strength=float(strength[row])) if has_strength[row] else made
 
+def distinct_rows(columns: Sequence[Ints | Floats]) -> tuple[Ints, Ints]:
+    """Number the distinct rows of some columns.
 
-def _given(values: pa.Array) -> Mask:
-    """Where a picture is named; (n,) bool."""
-    return np.array([bool(value.as_py()) for value in values], np.bool_)
+    Args:
+        columns: (n,) each; NaN equals NaN.
+
+    Returns:
+        (n,) the number of each row's values, and (m,) the first row with each number.
+    """
+    length = len(columns[0])
+    codes: Ints = np.zeros(length, np.int64)
+    for column in columns:
+        same = column == column[:1]
+        if same.all() or np.isnan(column).all():
+            continue
+        encoded = pa.array(column).dictionary_encode()
+        numbered = np.array(encoded.indices).astype(np.int64)
+        merged = pa.array(codes * len(encoded.dictionary) + numbered).dictionary_encode()
+        codes = np.array(merged.indices).astype(np.int64)
+    firsts = np.zeros(int(codes.max(initial=-1)) + 1, np.int64)
+    firsts[codes[::-1]] = np.arange(length)[::-1]
+    return codes, firsts

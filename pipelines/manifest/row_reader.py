@@ -19,7 +19,7 @@ from nightpress.pipelines.job.spec import MAX_SEED, RunSpec
 from nightpress.pipelines.manifest.characters import CONTROL_CHARACTERS, has_control_characters
 from nightpress.pipelines.manifest.codes import decoded, dictionary_indices
 from nightpress.pipelines.manifest.columns import Columns, is_mixed
-from nightpress.pipelines.manifest.conditions import ConditionReader
+from nightpress.pipelines.manifest.conditions import ConditionReader, RowSizes
 from nightpress.pipelines.manifest.numbers import (
     Floats,
     Ints,
@@ -68,7 +68,8 @@ class RowReader:
         scheduler = self._schedulers(table, problems)
         lora = self._loras(table, problems)
         steps = self._steps(table, scheduler, problems)
-        conditioning, inputs = self.conditions.read(table, steps, problems)
+        sizes = RowSizes(width, height, steps)
+        conditioning, inputs = self.conditions.read(table, sizes, problems)
         return Rows(
             numbers=np.arange(first_row, first_row + table.num_rows),
             ids=ids,

@@ -78,6 +78,11 @@ class Rows:
     def __len__(self) -> int:
         return len(self.ids)
 
+    @property
+    def any_conditioned(self) -> bool:
+        """Whether any row is more than text alone."""
+        return bool(self.conditioning.null_count < len(self))
+
     def between(self, start: int, stop: int) -> "Rows":
         """Rows `start` to `stop`, without a copy."""
         return Rows(*(getattr(self, field.name)[start:stop] for field in fields(self)))

@@ -4,7 +4,7 @@ import re
 import unicodedata
 from collections.abc import Collection, Mapping
 
-from nightpress.pipelines.job.spec import CONDITION_COLUMNS, SETTING_COLUMNS
+from nightpress.pipelines.job.spec import NAMED_SETTINGS, SETTING_COLUMNS, is_setting
 
 OTHER_NAMES: Mapping[str, tuple[str, ...]] = {
     "caption captions text texts txt prompts textprompt promptstext positive positiveprompt "
@@ -28,6 +28,25 @@ OTHER_NAMES: Mapping[str, tuple[str, ...]] = {
     "loras loraname lorafile loramodel lorapath loraid lycoris adapter adaptername": ("lora",),
     "loraweight loraweights lorastrength loramultiplier lorastrengthmodel strengthmodel "
     "adapterweight adapterscale adapterstrength": ("lora_scale",),
+    "image inputimage initimg initialimage startimage startingimage sourceimage srcimage baseimage "
+    "imageurl imagepath initimageurl initimagepath initimages imagetoimage img2img image2image "
+    "inputimg inputimageurl inputimagepath imageprompt": ("init_image",),
+    "mask maskimg maskurl maskpath maskimageurl maskimagepath maskimages inpaintmask "
+    "inpaintingmask inputmask maskfile": ("mask_image",),
+    "denoise denoising denoisingstrength denoisestrength denoisingfactor img2imgstrength "
+    "imagestrength initstrength initimagestrength inpaintstrength inpaintingstrength "
+    "promptstrength": ("strength",),
+    "outpaint outpainting padding pad expand extend uncrop outpaintcanvas margins": ("canvas",),
+    "control controlimg controlnet controlnetimage controlnetimg controlimages controlnetimages "
+    "controlimageurl controlimagepath conditioningimage condimage conditionimage hint hintimage "
+    "controlhint": ("control_image",),
+    "controlscale controlnetscale controlnetconditioningscale controlnetweight controlnetstrength "
+    "controlweight controlstrength conditioningscale controlconditioningscale": ("control_scale",),
+    "reference referenceimg refimage refimg referenceimages refimages references refs ref "
+    "referenceimageurl referenceimagepath ipadapter ipadapterimage ipadapterimages ipimage "
+    "styleimage stylereference imagereference": ("reference_image",),
+    "referencestrength referenceweight refscale refstrength refweight ipadapterscale "
+    "ipadapterweight ipadapterstrength ipscale ipweight": ("reference_scale",),
 }
 """What other tools call our settings: A1111, ComfyUI, diffusers, Midjourney and others, without
 case, blanks and separators."""
@@ -45,11 +64,16 @@ def likely_settings(name: str, missing: Collection[str]) -> tuple[str, ...]:
     """The settings among `missing` that a column of this name was probably meant to give.
 
     Compares without case, blanks and separators, then with the names that other tools use, then
-    allows for typing mistakes: one, or two in a name of more than six letters.
+    allows for typing mistakes: one, or two in a name of more than six letters. Of a name with a
+    point, what stands before it is compared: `controlnet.depth` may mean `control_image.depth`.
     """
+    base, _, adapter = name.partition(".")
+    if adapter and not is_setting(name):
+        meant = likely_settings(base, NAMED_SETTINGS)
+        return tuple(f"{setting}.{adapter}" for setting in meant)
     plain = _plain_name(name)
-    known = {_plain_name(setting): (setting,) for setting in (*SETTING_COLUMNS, *CONDITION_COLUMNS)}
-    wanted = {*missing, *CONDITION_COLUMNS}
+    known = {_plain_name(setting): (setting,) for setting in SETTING_COLUMNS}
+    wanted = {*missing}
     for settings in (known.get(plain, ()), _other_names().get(plain, ())):
         if settings and wanted.issuperset(settings):
             return settings

@@ -1,14 +1,18 @@
 """Planning: turn a manifest into a list of images, named, seeded, sorted and cut into shards.
 
-`check` validates everything and writes nothing; `write_plan` writes the plan; `read_shard` reads
-one shard of it back. The work runs in one process, or wherever the caller's `mapper` sends it.
+`check` validates every row and `check_inputs` the pictures; neither writes anything. `write_plan`
+writes the plan; `read_shard` reads one shard of it back. The work runs in one process, or wherever
+the caller's `mapper` sends it.
 """
 
 from nightpress.pipelines.planning.checking import check, cut_into_shards
 from nightpress.pipelines.planning.duplicates import Mapper
 from nightpress.pipelines.planning.index import candidate_shards
+from nightpress.pipelines.planning.input_checks import RunImages, check_inputs
+from nightpress.pipelines.planning.input_hashes import keep_hashes
 from nightpress.pipelines.planning.layout import PlanLayout, PlanPart, SettingsCount
 from nightpress.pipelines.planning.parts import plan_part, read_shard, rewrite_plan_part, write_plan
+from nightpress.pipelines.planning.picture_facts import PictureFacts
 from nightpress.pipelines.planning.selection import select_images
 from nightpress.pipelines.planning.sources import (
     ManifestComparison,
@@ -22,13 +26,17 @@ from nightpress.pipelines.planning.sources import (
 __all__ = [
     "ManifestComparison",
     "Mapper",
+    "PictureFacts",
     "PlanLayout",
     "PlanPart",
+    "RunImages",
     "SettingsCount",
     "candidate_shards",
     "check",
+    "check_inputs",
     "compare_manifest",
     "cut_into_shards",
+    "keep_hashes",
     "layout_changes",
     "manifest_sources",
     "plan_part",

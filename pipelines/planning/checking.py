@@ -21,6 +21,7 @@ from nightpress.pipelines.manifest.rows import Defaults
 from nightpress.pipelines.planning.duplicates import Mapper, duplicates
 from nightpress.pipelines.planning.images import Planner
 from nightpress.pipelines.planning.layout import PlanLayout, PlanPart, SettingsCount
+from nightpress.pipelines.planning.named_inputs import joined
 from nightpress.pipelines.planning.sources import manifest_sources
 from nightpress.pipelines.planning.units import (
     MAX_SETTINGS,
@@ -46,6 +47,9 @@ def check(spec: RunSpec, info: ModelInfo, batch_size: int = 1, mapper: Mapper = 
     Args:
         batch_size: images sampled at once; see `cut_into_shards`.
         mapper: like `map`; its arguments are picklable.
+
+    Returns:
+        The plan; the pictures that it names are checked by `check_inputs`.
 
     Raises:
         SpecError: the job's settings do not suit the model or the columns.
@@ -188,6 +192,8 @@ def _uncut(
         tuple(files),
         sample_files=tuple(evenly_spaced(names, SAMPLE_FILES)),
         prompts=sum((report.prompts for report in reports), PromptCounts()),
+        modes=sum((report.modes for report in reports), Counter()),
+        inputs=joined([report.inputs for report in reports]),
     )
 
 

@@ -146,6 +146,8 @@ class Images:
                 return self.files
             case "lora" | "lora_scale" if not self.rows.lora.any():
                 return pa.nulls(len(self), PLAN_SCHEMA.field(name).type)
+            case "conditioning" | "inputs" if not self.rows.any_conditioned:
+                return pa.nulls(len(self), PLAN_SCHEMA.field(name).type)
             case _:
                 return self.per_image_encoded(self._row_column(name))
 
@@ -258,13 +260,13 @@ def group_by_settings(rows: Rows, merge_guidance_scales: bool = False) -> Ints:
             continue
         codes, num_codes = _ranks(column)
         groups, _ = _ranks(groups * num_codes + codes)
-    if rows.conditioning.null_count < len(rows):
-        codes, num_codes = _ranks(np.array(pc.fill_null(rows.conditioning, "")))
+    if rows.any_conditioned:
+        codes, num_codes = _ranks(pc.fill_null(rows.conditioning, ""))
         groups, _ = _ranks(groups * num_codes + codes)
     return groups
 
 
-def _ranks(column: Ints | Floats | NDArray[np.bool_]) -> tuple[Ints, int]:
+def _ranks(column: Ints | Floats | NDArray[np.bool_] | pa.Array) -> tuple[Ints, int]:
     """Each value's rank among the distinct values, and how many distinct values there are.
 
     Like `np.unique`, but by hashing, which is faster for many rows with few distinct values.

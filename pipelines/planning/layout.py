@@ -17,6 +17,7 @@ from nightpress.diffusion_core.sampling.request import SamplingParams
 from nightpress.pipelines.manifest.files import ManifestFile, RowRange
 from nightpress.pipelines.manifest.prompt_checks import PromptCounts
 from nightpress.pipelines.manifest.text_scan import Block
+from nightpress.pipelines.planning.named_inputs import NamedInputs
 
 ROW_GROUP_IMAGES = 8_192
 """About how many images a row group of a part holds."""
@@ -85,6 +86,16 @@ class PlanLayout:
     """A few file names to show to a person, from a manifest that was just checked."""
     prompts: PromptCounts = field(default_factory=PromptCounts)
     """Rows whose prompts the model does not take as they are."""
+    modes: Mapping[str, int] = field(default_factory=dict, compare=False)
+    """Mode -> how many images it makes, of a manifest that was just checked."""
+    inputs: NamedInputs = field(default_factory=NamedInputs, compare=False)
+    """The pictures of a manifest that was just checked, until they are checked too."""
+    num_pictures: int = field(default=0, compare=False)
+    """The distinct pictures that were checked."""
+    input_hashes: pa.Table | None = field(default=None, compare=False)
+    """The hashes of the pictures that were read for that, until they are kept with the run."""
+    has_input_hashes: bool = False
+    """Whether the run keeps hashes of its pictures, which are also in the plan."""
 
     @property
     def num_rows(self) -> int:
@@ -172,7 +183,7 @@ class PlanLayout:
             "files": [_file_as_dict(file, schemas) for file in self.files],
             "schemas": schemas,
             "prompts": asdict(self.prompts),
-        }
+        } | ({"has_input_hashes": True} if self.has_input_hashes else {})
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
@@ -193,6 +204,7 @@ class PlanLayout:
             files=tuple(_file_from_dict(file, schemas) for file in values["files"]),
             batch_size=values.get("batch_size", 1),
             prompts=PromptCounts(**values.get("prompts", {})),
+            has_input_hashes=values.get("has_input_hashes", False),
         )
 
 

@@ -6,7 +6,7 @@ every machine, so interrupted planning resumes where it stopped.
 
 import io
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 
 import numpy as np
@@ -24,6 +24,7 @@ from nightpress.pipelines.manifest.types import plain_type
 from nightpress.pipelines.planning.duplicates import Mapper
 from nightpress.pipelines.planning.images import Images, Planner, sort_for_sampling
 from nightpress.pipelines.planning.index import encoded_index, index_path
+from nightpress.pipelines.planning.input_hashes import read_hashes, with_hashes
 from nightpress.pipelines.planning.layout import PlanLayout, PlanPart
 from nightpress.pipelines.planning.units import WorkUnit, read_batches
 from nightpress.pipelines.records import PLAN_SCHEMA
@@ -45,10 +46,13 @@ class PartsTask:
     shard_size: int
     row_group_size: int
     batch_size: int
+    has_input_hashes: bool
 
 
 def plan_part(spec: RunSpec, info: ModelInfo, layout: PlanLayout, index: int) -> pa.Table:
     """Compute one part of the plan without writing it: PLAN_SCHEMA, then the carried columns.
+
+    The hashes of pictures are left out.
 
     Raises:
         ManifestError: the manifest has changed since it was checked.
@@ -65,6 +69,9 @@ def write_plan(
     """Write every part that does not exist yet; yields the path of each part written.
 
     The parts of one unit are written by one call, which reads their rows once.
+
+    Raises:
+        ManifestError, StoreError: the manifest has changed, or something cannot be read or written.
     """
     planner = Planner(spec, info, resolve_columns(spec, layout.files))
     present = store.list("plan")
@@ -81,7 +88,7 @@ def write_parts(call: tuple[PartsTask, Store]) -> list[str]:
     """Write the parts of a task; returns the paths that are new. Top-level, to be picklable."""
     task, store = call
     written = []
-    for part, images in _images_of_parts(task):
+    for part, images in _images_of_parts(task, store):
         # The index comes first, so that every part that exists has one.
         store.create(index_path(part), encoded_index(images, task.shard_size))
         table = _table(images, part.first_shard, task.shard_size)
@@ -101,7 +108,7 @@ def rewrite_plan_part(
     """
     planner = Planner(spec, info, resolve_columns(spec, layout.files))
     part = layout.part_of(shard)
-    ((_, images),) = _images_of_parts(_task_for(planner, layout, [part]))
+    ((_, images),) = _images_of_parts(_task_for(planner, layout, [part]), store)
     store.put(index_path(part), encoded_index(images, layout.shard_size))
     table = _table(images, part.first_shard, layout.shard_size)
     store.put(part.path, _encode(table, layout.row_group_size))
@@ -156,12 +163,22 @@ def _task_for(planner: Planner, layout: PlanLayout, parts: Sequence[PlanPart]) -
         planner, first.first_row, layout.row_locator.row_ranges(first.first_row, num_rows)
     )
     sizes = layout.shard_size, layout.row_group_size, layout.batch_size
-    return PartsTask(unit, tuple(parts), *sizes)
+    return PartsTask(unit, tuple(parts), *sizes, layout.has_input_hashes)
 
 
-def _images_of_parts(task: PartsTask) -> Iterator[tuple[PlanPart, Images]]:
-    """Each part of a task with its images in sampling order."""
+def _images_of_parts(
+    task: PartsTask, store: Store | None = None
+) -> Iterator[tuple[PlanPart, Images]]:
+    """Each part of a task with its images in sampling order.
+
+    Args:
+        task: which parts.
+        store: the run directory, for the hashes of pictures if it keeps any.
+    """
+    hashes = read_hashes(store) if store is not None and task.has_input_hashes else None
     for part, rows, carried in _rows_of_parts(task):
+        if hashes is not None:
+            rows = replace(rows, inputs=with_hashes(rows.inputs, hashes))
         yield part, sort_for_sampling(task.unit.planner, rows, carried, task.batch_size)
 
 

@@ -15,6 +15,7 @@ from nightpress.diffusion_core.models.info import ModelInfo
 from nightpress.pipelines.errors import SpecError
 from nightpress.pipelines.job.spec import RunSpec
 from nightpress.pipelines.manifest.columns import Columns, resolve_columns
+from nightpress.pipelines.manifest.condition_values import condition_values, is_condition
 from nightpress.pipelines.manifest.numbers import Ints
 from nightpress.pipelines.manifest.rows import Rows, concat_rows, take_each
 from nightpress.pipelines.manifest.types import to_text
@@ -52,7 +53,8 @@ def select_images(
         layout: the plan, as `check` laid it out.
         num_images: how many images; all of the job's if it has fewer.
         by: the columns to spread over, as settings or under their names in the manifest; by default
-            the settings except prompt, id and seed, and the carried columns with few values.
+            the settings except prompt, id and seed, the ways in which pictures condition images,
+            and the carried columns with few values.
 
     Returns:
         The images as rows of a plan, with the carried columns.
@@ -74,6 +76,8 @@ def select_images(
 
 def _default_columns(columns: Columns) -> list[str]:
     settings = [name for name in columns.settings if name not in MOSTLY_DISTINCT]
+    if any(is_condition(name) for name in settings):
+        settings.append("conditioning")  # the pictures may all differ, but the modes are few
     carried = [each.name for each in columns.carried if not pa.types.is_nested(each.type)]
     return [*settings, *carried][:MAX_COLUMNS]
 
@@ -122,6 +126,8 @@ def _values(batch: RowBatch, planner: Planner, names: Sequence[str]) -> Hashes:
 def _column(batch: RowBatch, name: str) -> pa.Array:
     if name in batch.carried:
         return batch.carried[name]
+    if is_condition(name):
+        return condition_values(batch.rows, name)
     attribute = {"prompt": "prompts", "negative_prompt": "negative_prompts", "id": "ids"}
     values = getattr(batch.rows, attribute.get(name, "seeds" if name == "seed" else name))
     return pa.array(values)

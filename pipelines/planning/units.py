@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from nightpress.diffusion_core.conditioning.spec import TEXT, Conditioning
 from nightpress.diffusion_core.sampling.request import SamplingParams
 from nightpress.diffusion_core.theory.spacing import evenly_spaced
 from nightpress.pipelines.errors import MAX_PROBLEMS, Problem
@@ -37,6 +38,7 @@ from nightpress.pipelines.planning.images import (
     settings_of,
 )
 from nightpress.pipelines.planning.layout import RowLocator
+from nightpress.pipelines.planning.named_inputs import NamedInputs, joined, named_inputs
 from nightpress.pipelines.planning.seeds import Hashes, hash64
 
 MAX_PART_IMAGES = 131_072
@@ -97,6 +99,10 @@ class UnitReport:
     """The first row whose images would all have the same name."""
     names: Hashes = field(default_factory=_no_hashes)
     """One hash for each of `images_to_compare`, if two file names could be equal."""
+    modes: "Counter[str]" = field(default_factory=Counter)
+    """How many images each mode makes."""
+    inputs: NamedInputs = field(default_factory=NamedInputs)
+    """The pictures of the rows, if they are to be checked."""
 
 
 def split_into_units(planner: Planner, files: Sequence[ManifestFile]) -> list[WorkUnit]:
@@ -119,12 +125,15 @@ def check_unit(unit: WorkUnit) -> UnitReport:
     """Check every row of a unit; a top-level function, so that it can be pickled."""
     report = UnitReport()
     images, weights, ids, names = [], [], [_no_hashes()], [_no_hashes()]
+    inputs: list[NamedInputs] = []
     for batch in read_batches(unit, unit.planner.columns, read_checked_rows):
         report.prompts += _check_prompts(unit.planner, batch)
         if not batch.problems.total:
             images.append(batch.rows.num_images)
             weights.append(_weights(batch))
             _count_settings(report.settings, unit.planner, batch.rows)
+            report.modes += images_by_mode(batch.rows)
+            inputs += _inputs(unit.planner, batch)
             ids += _hash_ids(unit.planner, batch)
             names += _hash_names(unit.planner, batch)
             report.sample_files[SAMPLE_FILES:] = _sample_files(unit.planner, batch)
@@ -134,6 +143,7 @@ def check_unit(unit: WorkUnit) -> UnitReport:
     if not report.num_problems:
         report.parts = split_into_parts(np.concatenate(images), np.concatenate(weights))
     report.settings = Counter(dict(report.settings.most_common(MAX_SETTINGS)))
+    report.inputs = joined(inputs)
     report.ids, report.names = np.concatenate(ids), np.concatenate(names)
     return report
 
@@ -195,6 +205,30 @@ def images_to_compare(planner: Planner, batch: RowBatch) -> Iterator[Images]:
         order = np.arange(start, start + num_rows)
         yield expand_rows(planner, batch.rows, batch.carried, order)
         start += num_rows
+
+
+def images_by_mode(rows: Rows) -> "Counter[str]":
+    """How many images each mode makes."""
+    if not rows.any_conditioned:
+        return Counter({TEXT: int(rows.num_images.sum())})
+    encoded = pc.fill_null(rows.conditioning, "").dictionary_encode()
+    totals = np.bincount(np.array(encoded.indices), weights=rows.num_images).tolist()
+    counts: Counter[str] = Counter()
+    for text, total in zip(encoded.dictionary.to_pylist(), totals, strict=True):
+        counts[Conditioning.from_text(text).mode] += int(total)
+    return counts
+
+
+def _inputs(planner: Planner, batch: RowBatch) -> list[NamedInputs]:
+    """The pictures of a batch, if they are to be checked and there are any."""
+    level = planner.spec.inputs.check
+    if level == "none" or not batch.rows.any_conditioned:
+        return []
+    return [
+        named_inputs(
+            batch.rows, batch.file, batch.first_row, planner.columns, with_facts=level == "decode"
+        )
+    ]
 
 
 def _hash_ids(planner: Planner, batch: RowBatch) -> list[Hashes]:
@@ -260,10 +294,24 @@ def _check_prompts(planner: Planner, batch: RowBatch) -> PromptCounts:
 
 
 def _weights(batch: RowBatch) -> Ints:
-    """The rough size of each row in memory: its texts plus the file's average row size."""
+    """The rough size of each row in memory: its texts plus the file's average row size.
+
+    Pictures whose bytes the manifest holds stand once for each image in the plan.
+    """
     texts = [batch.rows.prompts, batch.rows.negative_prompts]
     lengths = [np.array(pc.binary_length(text)).astype(np.int64) for text in texts]
-    return lengths[0] + lengths[1] + int(batch.row_bytes)
+    copies = (batch.rows.num_images - 1) * _picture_bytes(batch.rows)
+    return lengths[0] + lengths[1] + int(batch.row_bytes) + copies
+
+
+def _picture_bytes(rows: Rows) -> Ints:
+    """The bytes of pictures that each row holds; (n,)."""
+    found = np.zeros(len(rows), np.int64)
+    data = pc.struct_field(pc.list_flatten(rows.inputs), "data") if rows.any_conditioned else None
+    if data is not None and data.null_count < len(data):
+        of_rows = np.array(pc.list_parent_indices(rows.inputs)).astype(np.int64)
+        np.add.at(found, of_rows, np.array(pc.fill_null(pc.binary_length(data), 0)))
+    return found
 
 
 def _count_settings(counter: "Counter[SamplingParams]", planner: Planner, rows: Rows) -> None:

@@ -16,7 +16,7 @@ from nightpress.pipelines.storage.sources import (
 )
 from nightpress.pipelines.storage.store import Store
 from nightpress.pipelines.storage.streams import open_source, parsing
-from nightpress.pipelines.storage.urls import Options, is_local, is_url
+from nightpress.pipelines.storage.urls import Options, is_known_protocol, is_local, is_url
 
 __all__ = [
     "QUICK",
@@ -29,6 +29,7 @@ __all__ = [
     "contents",
     "download_folder",
     "find",
+    "is_known_protocol",
     "is_local",
     "is_url",
     "open_source",

@@ -16,7 +16,7 @@ _PROTOCOL = re.compile(r"([a-zA-Z][a-zA-Z0-9+.-]*)(?:://|::)")
 _GLOB = re.compile(r"[*?\[]")
 _WEB_GLOB = re.compile(r"[*\[]")
 
-_WRAPPERS = (
+WRAPPERS = (
     *("zip", "tar", "libarchive", "dir", "reference", "cached"),
     *("simplecache", "filecache", "blockcache"),
 )
@@ -40,7 +40,7 @@ def _named_protocol(url: str) -> str | None:
         return None
     protocol = match.group(1).lower()
     if match.group().endswith("::") and (
-        protocol not in _WRAPPERS or os.path.lexists(url.partition("/")[0])
+        protocol not in WRAPPERS or os.path.lexists(url.partition("/")[0])
     ):
         return None
     return protocol
@@ -48,12 +48,20 @@ def _named_protocol(url: str) -> str | None:
 
 def links_of(url: str) -> list[str]:
     """The links of a chained URL, first to last; any other URL by itself."""
-    return url.split("::") if protocol_of(url) in _WRAPPERS else [url]
+    return url.split("::") if protocol_of(url) in WRAPPERS else [url]
 
 
 def is_url(source: str) -> bool:
     """Whether a string names a protocol; a plain path does not."""
     return _named_protocol(source) is not None
+
+
+def is_known_protocol(protocol: str) -> bool:
+    """Whether fsspec reads files of a protocol by themselves, given the right driver."""
+    import fsspec
+
+    known = {*fsspec.available_protocols(), *fsspec.registry}
+    return protocol in known and protocol not in WRAPPERS
 
 
 def is_local(url: str) -> bool:

@@ -1,6 +1,7 @@
 """How fast a Parquet manifest is planned, and in how much memory.
 
     python tests/benchmarks/bench_planning.py --rows 10000000
+    python tests/benchmarks/bench_planning.py --pictures
 
 Another process makes the manifest first, so that its time and memory do not count.
 """
@@ -21,6 +22,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from nightpress.diffusion_core.models.info import ModelInfo
+from nightpress.pipelines.job.inputs_section import InputsSpec
 from nightpress.pipelines.job.spec import RunSpec
 from nightpress.pipelines.planning import check, read_shard, write_plan
 from nightpress.pipelines.storage import Store
@@ -36,15 +38,21 @@ MODEL = ModelInfo(
     guidance_scale=7.5,
     samplers=("ddim", "euler", "dpmsolver++"),
     takes_negative_prompt=True,
+    modes=("text", "image"),
 )
+
+UNCHECKED = InputsSpec(check="none")
 
 ROWS_AT_ONCE = 1 << 17
 
 Mapper = Callable[..., Iterable[Any]]
 
 
-def make_manifest(path: Path, num_rows: int, row_group: int, ids: bool) -> None:
-    """Write a manifest: 60-byte prompts, three widths, three samplers, two guidance scales."""
+def make_manifest(path: Path, num_rows: int, row_group: int, ids: bool, pictures: bool) -> None:
+    """Write a manifest: 60-byte prompts, three widths, three samplers, two guidance scales.
+
+    With `pictures`, every row has an init_image of its own and one of ten strengths.
+    """
     random = np.random.default_rng(0)
     words = np.array([f"word{index:03d}" for index in range(1000)])
     writer = None
@@ -61,6 +69,9 @@ def make_manifest(path: Path, num_rows: int, row_group: int, ids: bool) -> None:
         }
         if ids:
             columns["id"] = [f"row-{number}" for number in numbers]
+        if pictures:
+            columns["init_image"] = [f"s3://press/night/{number:09d}.png" for number in numbers]
+            columns["strength"] = random.choice(np.arange(1, 11) / 10, count)
         table = pa.table(columns)
         writer = writer or pq.ParquetWriter(path, table.schema, compression="zstd")
         writer.write_table(table, row_group_size=row_group)
@@ -96,16 +107,18 @@ def main() -> None:
     parser.add_argument("--processes", type=int, default=1)
     parser.add_argument("--row-group", type=int, default=131_072)
     parser.add_argument("--ids", action="store_true", help="give the manifest an id column")
+    parser.add_argument("--pictures", action="store_true", help="image to image: a picture a row")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "manifest.parquet"
         maker = get_context("spawn").Process(
-            target=make_manifest, args=(path, options.rows, options.row_group, options.ids)
+            target=make_manifest,
+            args=(path, options.rows, options.row_group, options.ids, options.pictures),
         )
         maker.start()
         maker.join()
         made = peak_bytes(resource.RUSAGE_CHILDREN)
-        spec = RunSpec(name="bench", manifest=str(path), output=folder)
+        spec = RunSpec(name="bench", manifest=str(path), output=folder, inputs=UNCHECKED)
         store = Store(spec.url)
         with mapper(options.processes) as spread:
             began, cpu = time.perf_counter(), time.process_time()

@@ -26,6 +26,15 @@ MEANT = {
     "scheduler": "sampler sampler_name Sampler sampling_method Scheduler sheduler schedular",
     "lora": "Lora LORA lora_name loras",
     "lora_scale": "lora_weight loraScale lora_strength strength_model",
+    "init_image": "image input_image initImage init-img image_url source_image img2img",
+    "mask_image": "mask mask_url inpaint_mask",
+    "strength": "denoise denoising_strength Strenght",
+    "canvas": "canvass outpaint padding",
+    "control_image": "controlnet controlnet_image conditioning_image hint",
+    "control_scale": "controlnet_conditioning_scale controlnet_scale control_weight",
+    "reference_image": "ip_adapter_image reference ref_image style_image",
+    "reference_scale": "ip_adapter_scale ip_adapter_weight reference_strength",
+    "control_image.depth": "controlnet.depth controlimage.depth",
 }
 
 

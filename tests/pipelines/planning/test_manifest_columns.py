@@ -167,12 +167,6 @@ def test_a_carried_name_that_is_taken_is_reported(tmp_path: Path) -> None:
     assert problem.startswith("m.jsonl, column file: it would be stored as manifest_file")
 
 
-@pytest.mark.parametrize("name", ["strength", "init_image", "control_image"])
-def test_conditioning_columns_are_refused(tmp_path: Path, name: str) -> None:
-    (problem,) = problems_of_rows(tmp_path, {"prompt": "a", name: "x"})
-    assert problem.startswith(f"m.jsonl, column {name}: this name is reserved for conditioning")
-
-
 def test_files_with_different_columns_share_one_plan(tmp_path: Path) -> None:
     one = write(tmp_path / "a.jsonl", [{"prompt": "a", "n": 1, "only_a": [1]}])
     two = write(tmp_path / "b.csv", [{"only_b": "x", "n": "07", "prompt": "b"}])

@@ -1,0 +1,184 @@
+"""Check the pictures that rows name before a run begins: that they are there, or can be decoded.
+
+Each distinct picture is looked at once, whatever the number of rows that name it.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from functools import partial
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from nightpress.pipelines.errors import (
+    MAX_PROBLEMS,
+    InputError,
+    ManifestError,
+    Problem,
+    StoreDenied,
+)
+from nightpress.pipelines.inputs.reading import read_input, resolved
+from nightpress.pipelines.job.spec import RunSpec
+from nightpress.pipelines.manifest.row_problems import with_lines
+from nightpress.pipelines.planning.input_hashes import HASHES
+from nightpress.pipelines.planning.layout import PlanLayout
+from nightpress.pipelines.planning.named_inputs import COLOUR, MASK, NamedInputs
+from nightpress.pipelines.planning.picture_facts import PictureFacts, facts_of
+from nightpress.pipelines.planning.presence import missing_files
+from nightpress.pipelines.records import PlannedInput
+from nightpress.pipelines.storage import is_local
+from nightpress.pipelines.storage.urls import protocol_of
+
+DECODE_THREADS = 8
+
+Key = tuple[str, int]
+"""A picture's URL, or a name for its bytes; and what it is used for: see `named_inputs`."""
+
+RunImages = Callable[[Sequence[str]], Mapping[str, PictureFacts | str]]
+"""Takes URLs such as `run://NAME/IMAGE_ID`; returns what the run has recorded about each image, or
+why it cannot be used."""
+
+
+@dataclass(frozen=True)
+class _Findings:
+    """What is known about pictures after a check."""
+
+    facts: Mapping[Key, PictureFacts]
+    problems: Mapping[Key, str]
+
+
+def check_inputs(spec: RunSpec, layout: PlanLayout, runs: RunImages) -> PlanLayout:
+    """Check the pictures that a manifest names, as the job's `inputs.check` asks for.
+
+    Args:
+        spec: the job.
+        layout: the plan, as `check` laid it out.
+        runs: finds images of earlier runs.
+
+    Returns:
+        The plan, with the hashes of the pictures that were read.
+
+    Raises:
+        ManifestError: pictures cannot be used; names a row for each.
+        StoreError: a store does not answer.
+    """
+    named = layout.inputs
+    if spec.inputs.check == "none" or not len(named.pictures):
+        return replace(layout, inputs=NamedInputs())
+    findings = _found(spec, named, runs)
+    problems = sorted(
+        [*_picture_problems(named, findings), *_pair_problems(spec, named, findings)],
+        key=_order_in(layout),
+    )
+    if problems:
+        shown = with_lines(problems[:MAX_PROBLEMS], layout.files, spec.storage)
+        raise ManifestError(shown, len(problems))
+    hashes = {url: each.sha256 for (url, _), each in findings.facts.items()}
+    hashes = {url: sha256 for url, sha256 in hashes.items() if not named.is_bytes(url)}
+    table = pa.table([list(hashes), list(hashes.values())], schema=HASHES) if hashes else None
+    return replace(
+        layout, inputs=NamedInputs(), num_pictures=named.num_pictures, input_hashes=table
+    )
+
+
+def _found(spec: RunSpec, named: NamedInputs, runs: RunImages) -> _Findings:
+    """Look at every picture, except for those whose bytes the manifest holds: their facts exist."""
+    every = zip(*(named.pictures[name].to_pylist() for name in ("picture", "kind")), strict=True)
+    keys = [key for key in every if key not in named.facts]
+    of_runs = [key for key in keys if protocol_of(key[0]) == "run"]
+    found: dict[Key, PictureFacts | str] = dict(named.facts)
+    if of_runs:
+        recorded = runs(list(dict.fromkeys(url for url, _ in of_runs)))
+        found |= {key: recorded[key[0]] for key in of_runs}
+    files = [key for key in keys if protocol_of(key[0]) != "run"]
+    if spec.inputs.check == "exists":
+        found |= _missing(spec, files)
+    else:  # what a store does not have is found out by reading
+        found |= _missing(spec, [key for key in files if is_local(key[0])])
+        found |= _decoded(spec, [key for key in files if key not in found])
+    return _Findings(
+        {key: each for key, each in found.items() if isinstance(each, PictureFacts)},
+        {key: each for key, each in found.items() if isinstance(each, str)},
+    )
+
+
+def _missing(spec: RunSpec, keys: Sequence[Key]) -> dict[Key, str]:
+    """Why pictures cannot be found, for those that cannot."""
+    missing: dict[str, str] = {}
+    located: dict[str, str] = {}
+    for url in dict.fromkeys(url for url, _ in keys):
+        try:
+            located[url] = resolved(url, spec.inputs)
+        except InputError as error:
+            missing[url] = str(error)
+    absent = missing_files(list(dict.fromkeys(located.values())), spec.storage)
+    missing |= {url: absent[place] for url, place in located.items() if place in absent}
+    return {key: missing[key[0]] for key in keys if key[0] in missing}
+
+
+def _decoded(spec: RunSpec, keys: Sequence[Key]) -> dict[Key, PictureFacts | str]:
+    with ThreadPoolExecutor(DECODE_THREADS) as pool:
+        facts = pool.map(partial(_facts_or_problem, spec), keys)
+        return dict(zip(keys, facts, strict=True))
+
+
+def _facts_or_problem(spec: RunSpec, key: Key) -> PictureFacts | str:
+    url, kind = key
+    role = "init_image" if kind == COLOUR else "mask_image"
+    try:
+        content = read_input(PlannedInput(role, url), spec.inputs, spec.storage)
+    except (InputError, StoreDenied) as error:
+        return str(error).removeprefix(f"{role}: ")
+    return facts_of(content, is_mask=kind != COLOUR)
+
+
+def _picture_problems(named: NamedInputs, findings: _Findings) -> Iterator[Problem]:
+    """Pictures that are missing or cannot be decoded, and masks without a white pixel."""
+    problems = dict(findings.problems)
+    for key, facts in findings.facts.items():
+        if facts.is_black and key[1] == MASK:
+            problems[key] = "the mask has no white pixel, so that nothing would be made anew"
+    urls = pa.array(list(dict.fromkeys(url for url, _ in problems)), pa.string())
+    for row in named.pictures.filter(pc.is_in(named.pictures["picture"], urls)).to_pylist():
+        message = problems.get((row["picture"], row["kind"]))
+        if message is not None:
+            yield _problem(row, message)
+
+
+def _pair_problems(spec: RunSpec, named: NamedInputs, findings: _Findings) -> Iterator[Problem]:
+    """Masks of another shape than their initial image, which `fit` would cut at other places."""
+    if spec.inputs.fit == "stretch":
+        return
+    sizes = {url: (facts.width, facts.height) for (url, _), facts in findings.facts.items()}
+    for row in named.pairs.to_pylist():
+        init, mask = sizes.get(row["init"]), sizes.get(row["picture"])
+        if init is not None and mask is not None and not same_shape(init, mask):
+            yield _problem(
+                row,
+                f"the mask has {mask[0]} x {mask[1]} pixels, another shape than its init_image "
+                f"with {init[0]} x {init[1]}",
+            )
+
+
+def same_shape(one: tuple[int, int], other: tuple[int, int]) -> bool:
+    """Whether two sizes have the same shape, but for a rounding of the smaller one to pixels."""
+    (small_width, small_height), (width, height) = sorted([one, other])
+    return (
+        abs(small_width * height / width - small_height) <= 1
+        or abs(small_height * width / height - small_width) <= 1
+    )
+
+
+def _problem(row: Mapping[str, object], message: str) -> Problem:
+    picture, place = str(row["picture"]), row["row"]
+    text = (
+        message if picture in message or NamedInputs.is_bytes(picture) else f"{picture}: {message}"
+    )
+    return Problem(str(row["file"]), int(str(place)), str(row["column"]), text)
+
+
+def _order_in(layout: PlanLayout) -> Callable[[Problem], tuple[int, int]]:
+    """Sorts problems in the order of the manifest."""
+    order = {file.url: number for number, file in enumerate(layout.files)}
+    return lambda problem: (order[problem.file], problem.row or 0)

@@ -1,0 +1,148 @@
+"""The distinct pictures that the rows of a manifest name, each with a row that names it."""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from nightpress.pipelines.manifest.columns import Columns
+from nightpress.pipelines.manifest.numbers import Ints
+from nightpress.pipelines.manifest.rows import Rows
+from nightpress.pipelines.planning.picture_facts import PictureFacts, facts_of
+
+COLOUR, MASK, MASK_BESIDE_CANVAS = range(3)
+"""What a picture is used for; beside a canvas a mask may be all black."""
+
+BYTES = "bytes:"
+"""Before the hash of a picture that has no URL, as the manifest holds its bytes."""
+
+NAMED_TYPE = pa.schema(
+    [
+        pa.field("picture", pa.string()),
+        pa.field("kind", pa.int8()),
+        pa.field("file", pa.string()),
+        pa.field("row", pa.int64()),
+        pa.field("column", pa.string()),
+    ]
+)
+"""One row for each picture and kind; `picture` is its URL, or names its bytes by their hash."""
+
+PAIR_TYPE = pa.schema(
+    [
+        pa.field("init", pa.string()),
+        pa.field("picture", pa.string()),
+        pa.field("file", pa.string()),
+        pa.field("row", pa.int64()),
+        pa.field("column", pa.string()),
+    ]
+)
+"""One row for each mask, `picture`, beside an initial image."""
+
+
+@dataclass(frozen=True)
+class NamedInputs:
+    """What the rows of a unit, or of a whole manifest, name."""
+
+    pictures: pa.Table = field(default_factory=NAMED_TYPE.empty_table)
+    pairs: pa.Table = field(default_factory=PAIR_TYPE.empty_table)
+    facts: Mapping[tuple[str, int], PictureFacts | str] = field(default_factory=dict)
+    """Picture and kind -> the facts, or what is wrong; of those whose bytes the manifest holds."""
+
+    @property
+    def num_pictures(self) -> int:
+        """The number of distinct pictures."""
+        return int(pc.count_distinct(self.pictures["picture"]).as_py())
+
+    @staticmethod
+    def is_bytes(picture: str) -> bool:
+        """Whether this names bytes that the manifest holds."""
+        return picture.startswith(BYTES)
+
+
+def joined(parts: Sequence[NamedInputs]) -> NamedInputs:
+    """What all parts name together, in their order."""
+    if not parts:
+        return NamedInputs()
+    facts: dict[tuple[str, int], PictureFacts | str] = {}
+    for part in parts:
+        facts |= part.facts
+    return NamedInputs(
+        _first_of_each(pa.concat_tables([part.pictures for part in parts]), ("picture", "kind")),
+        _first_of_each(pa.concat_tables([part.pairs for part in parts]), ("init", "picture")),
+        facts,
+    )
+
+
+def named_inputs(
+    rows: Rows, file: str, first_row: int, columns: Columns, with_facts: bool
+) -> NamedInputs:
+    """What some rows name.
+
+    Args:
+        rows: consecutive rows of a file.
+        file: the file's URL.
+        first_row: the number of the first row within the file.
+        columns: the manifest's columns.
+        with_facts: also look at the pictures whose bytes the manifest holds, and pair masks with
+            initial images.
+    """
+    if rows.inputs.null_count == len(rows):
+        return NamedInputs()
+    of_rows = np.array(pc.list_parent_indices(rows.inputs)).astype(np.int64)
+    inputs = pc.list_flatten(rows.inputs)
+    roles, urls, data = (pc.struct_field(inputs, name) for name in ("role", "url", "data"))
+    kinds = _kinds(rows, of_rows, roles)
+    facts: dict[tuple[str, int], PictureFacts | str] = {}
+    if with_facts and data.null_count < len(data):
+        urls = _with_hashes(urls, data, kinds, facts)
+    named = [
+        columns.manifest_name(role) for role in roles.dictionary_encode().dictionary.to_pylist()
+    ]
+    places = [pa.array([file] * len(urls)), pa.array(first_row + of_rows)]
+    of_columns = pc.take(pa.array(named, pa.string()), roles.dictionary_encode().indices)
+    pictures = pa.table([urls, pa.array(kinds), *places, of_columns], schema=NAMED_TYPE)
+    pairs = PAIR_TYPE.empty_table()
+    if with_facts:
+        masks = np.flatnonzero(kinds != COLOUR)  # an initial image comes right before its mask
+        of_masks = pictures.take(pa.array(masks)).drop_columns(["kind"])
+        values = [urls.take(pa.array(masks - 1)), *of_masks.columns]
+        pairs = _first_of_each(pa.table(values, schema=PAIR_TYPE), ("init", "picture"))
+    known = pictures.filter(pc.field("picture").is_valid())
+    return NamedInputs(_first_of_each(known, ("picture", "kind")), pairs, facts)
+
+
+def _kinds(rows: Rows, of_rows: Ints, roles: pa.Array) -> np.ndarray:
+    is_mask = np.array(pc.equal(roles, "mask_image"))
+    outpaints = pc.match_substring(rows.conditioning, '"canvas"')
+    has_canvas = np.array(pc.fill_null(outpaints, False))[of_rows]
+    return np.where(is_mask, np.where(has_canvas, MASK_BESIDE_CANVAS, MASK), COLOUR).astype(np.int8)
+
+
+def _with_hashes(
+    urls: pa.Array,
+    data: pa.Array,
+    kinds: np.ndarray,
+    facts: dict[tuple[str, int], PictureFacts | str],
+) -> pa.Array:
+    """The URLs, and names for the pictures without one, whose facts are added to `facts`."""
+    names = urls.to_pylist()
+    for index in np.flatnonzero(np.array(data.is_valid())).tolist():
+        content = data[index].as_py()
+        names[index] = f"{BYTES}{hashlib.sha256(content).hexdigest()}"
+        key = names[index], int(kinds[index])
+        if key not in facts:
+            facts[key] = facts_of(content, is_mask=key[1] != COLOUR)
+    return pa.array(names, pa.string())
+
+
+def _first_of_each(table: pa.Table, names: tuple[str, str]) -> pa.Table:
+    """The first row of each pair of values in two columns, in order."""
+    if len(table) < 2:
+        return table
+    one, other = (table[name].combine_chunks().dictionary_encode() for name in names)
+    keys = np.array(one.indices).astype(np.int64) * len(other.dictionary) + np.array(other.indices)
+    firsts = np.unique(keys, return_index=True)[1]
+    return table if len(firsts) == len(table) else table.take(pa.array(np.sort(firsts)))
