@@ -83,6 +83,7 @@ class Attempt:
             strength=conditioning.strength,
             canvas=conditioning.canvas,
             inputs=inputs,
+            passes=image.params.passes,
         )
 
     def ok(self, encoded: EncodedImage) -> ImageRecord:

@@ -63,7 +63,7 @@ class BatchInputs:
         return prepare(
             image.inputs,
             image.params.conditioning,
-            (image.width, image.height),
+            (image.params.width, image.params.height),
             self._spec.inputs,
             self._spec.storage,
         )
