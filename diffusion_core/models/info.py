@@ -44,6 +44,10 @@ class ModelInfo:
     """The LoRAs that are active for every image."""
     row_loras: tuple[LoraInfo, ...] = ()
     """The LoRAs that are active for images whose row names them, with the row's scale or this."""
+    controlnets: tuple[LoraInfo, ...] = ()
+    """The ControlNets of the job, in its order."""
+    references: tuple[LoraInfo, ...] = ()
+    """The IP-Adapters of the job, in its order."""
     prompts: PromptLimits = field(default_factory=PromptLimits, compare=False, repr=False)
     """How much of a prompt the model reads; it is not recorded with a run."""
 
@@ -83,7 +87,7 @@ class ModelInfo:
         """The inverse of `as_dict`."""
         loras = {
             name: tuple(LoraInfo(**lora) for lora in values.get(name, ()))
-            for name in ("loras", "row_loras")
+            for name in ("loras", "row_loras", "controlnets", "references")
         }
         tuples = {name: tuple(values.get(name, ())) for name in ("samplers", "modes")}
         return cls(**{**values, **tuples, "modes": tuples["modes"] or ("text",), **loras})

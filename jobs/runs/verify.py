@@ -18,6 +18,7 @@ from nightpress.pipelines.job.spec import RunSpec
 from nightpress.pipelines.run_directory import verify as checks
 from nightpress.pipelines.run_directory.reader import Run
 from nightpress.pipelines.run_directory.verify import Damage, Finding
+from nightpress.pipelines.run_directory.verify_inputs import InputsVerified, verify_inputs
 from nightpress.pipelines.shards.work import Amendment
 from nightpress.pipelines.storage import Options
 
@@ -37,6 +38,8 @@ class VerifyResult:
     """What was wrong, before any repair of images."""
     orphans: tuple[str, ...]
     """Images or packs that no commit names; none are looked for if a commit is damaged."""
+    inputs: InputsVerified | None = None
+    """The pictures that images were made from, if they were to be checked."""
     repaired: RepairResult | None = None
     """How the rows that were made again turned out; None if none were."""
     deleted: tuple[str, ...] = ()
@@ -44,7 +47,12 @@ class VerifyResult:
 
     @property
     def is_sound(self) -> bool:
-        """Nothing is wrong, or everything that was wrong has been repaired."""
+        """Nothing is wrong, or everything that was wrong has been repaired.
+
+        Pictures that have changed are wrong too; no repair brings them back.
+        """
+        if self.inputs is not None and self.inputs.findings:
+            return False
         return not self.findings or (self.repaired is not None and not self.repaired.num_failed)
 
 
@@ -55,6 +63,7 @@ def verify(
     sample: float = 1.0,
     repair: bool = False,
     remove_orphans: bool = False,
+    inputs: bool = False,
     address: str | None = None,
     max_failures: int | str | None = None,
     take_over: bool = False,
@@ -68,6 +77,8 @@ def verify(
         sample: share of the images to read; metadata and plan are always checked completely.
         repair: make what is missing or damaged again.
         remove_orphans: delete the images and packs that no commit names.
+        inputs: also read the pictures that images were made from, and compare their hashes. An
+            image whose pictures have changed is sound, and is never made again for that.
         address, max_failures, take_over, storage: of a repair; see `retry`.
 
     Returns:
@@ -87,6 +98,8 @@ def verify(
         result = _repair(run, spec, result, sample, on_event, take_over)
     if remove_orphans:
         result = replace(result, deleted=delete_orphans(run, on_event, take_over=take_over))
+    if inputs:
+        result = replace(result, inputs=verify_inputs(run))
     return result
 
 

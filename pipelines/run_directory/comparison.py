@@ -1,0 +1,106 @@
+"""Compare what metadata rows say about adapters and pictures with what the plan asks for."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from typing import Any
+
+import pyarrow as pa
+
+from nightpress.diffusion_core.conditioning.passes import passes_from_text
+from nightpress.diffusion_core.conditioning.spec import Conditioning
+from nightpress.diffusion_core.models.info import ModelInfo
+from nightpress.diffusion_core.models.lora_files import LoraInfo
+from nightpress.pipelines.run_directory.commit import metadata_columns
+
+CONDITION_COLUMNS = (
+    "mode",
+    "strength",
+    "canvas",
+    "controlnets",
+    "references",
+    "inputs",
+    "passes",
+)
+"""Metadata columns that follow from the plan's `conditioning`, `inputs` and `passes`."""
+
+
+def wrong_loras(part: pa.Table, planned: pa.Table, model: ModelInfo) -> str | None:
+    """The first row whose LoRAs are not the planned ones, if any."""
+    if not model.row_loras:
+        return None
+    columns = (planned.column("lora"), planned.column("lora_scale"), part.column("loras"))
+    known = {None, *(each.name for each in model.row_loras)}
+    for row, (lora, scale, used) in enumerate(zip(*(c.to_pylist() for c in columns), strict=True)):
+        if lora not in known:
+            return f"row {row}, column lora of the plan: the run has no LoRA {lora!r}"
+        if used != [asdict(each) for each in model.loras_of(lora, scale)]:
+            return f"row {row}, column loras: {used!r}, but the plan has {lora!r} at {scale!r}"
+    return None
+
+
+def wrong_conditioning(part: pa.Table, planned: pa.Table, model: ModelInfo, fit: str) -> str | None:
+    """The first row that was conditioned by other pictures or settings than planned, if any.
+
+    The hashes of pictures are known only from the metadata, so they are not compared.
+
+    Args:
+        part: a commit of any version, with as many rows as `planned`.
+        fit: how the job fits pictures.
+    """
+    rows = metadata_columns(part, CONDITION_COLUMNS).to_pylist()
+    plans = planned.select(["conditioning", "inputs", "passes"]).to_pylist()
+    for row, (values, plan) in enumerate(zip(rows, plans, strict=True)):
+        try:
+            expected = _expected(plan, model, fit)
+        except LookupError as error:
+            return f"row {row}, column conditioning of the plan: the run has no {error.args[0]}"
+        found = values | {"mode": values["mode"] or "text", "inputs": _without_hashes(values)}
+        for name in CONDITION_COLUMNS:
+            if (found[name] or None) != (expected[name] or None):
+                what = f"{found[name]!r}, but the plan has {expected[name]!r}"
+                return f"row {row}, column {name}: {what}"
+    return None
+
+
+def _without_hashes(values: dict[str, Any]) -> list[dict[str, Any]]:
+    return [
+        {name: value for name, value in each.items() if name != "sha256"}
+        for each in values["inputs"] or ()
+    ]
+
+
+def _expected(plan: dict[str, Any], model: ModelInfo, fit: str) -> dict[str, Any]:
+    """`CONDITION_COLUMNS` of a row of the plan.
+
+    Raises:
+        LookupError: the run has no adapter of a name.
+    """
+    conditioning = Conditioning.from_text(plan["conditioning"])
+    controls = scaled(model.controlnets, conditioning.controls, conditioning.control_scales)
+    references = scaled(model.references, conditioning.adapters, conditioning.reference_scales)
+    return {
+        "mode": conditioning.mode,
+        "strength": conditioning.strength,
+        "canvas": None if conditioning.canvas is None else list(conditioning.canvas),
+        "controlnets": [asdict(each) for each in controls],
+        "references": [asdict(each) for each in references],
+        "inputs": [
+            {"role": each["role"], "url": each["url"], "fit": fit} for each in plan["inputs"] or ()
+        ],
+        "passes": [asdict(each) for each in passes_from_text(plan["passes"])],
+    }
+
+
+def scaled(
+    known: Sequence[LoraInfo], names: Sequence[str], scales: Sequence[float]
+) -> list[LoraInfo]:
+    """The adapters of these names with these scales.
+
+    Raises:
+        LookupError: there is none of a name.
+    """
+    by_name = {each.name: each for each in known}
+    for name in names:
+        if name not in by_name:
+            raise LookupError(f"adapter {name!r}")
+    return [replace(by_name[n], scale=scale) for n, scale in zip(names, scales, strict=True)]
