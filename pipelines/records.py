@@ -321,7 +321,13 @@ class ImageFacts:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Self:
-        """The inverse of `as_dict`; other keys are ignored."""
+        """The inverse of `as_dict`; other keys are ignored.
+
+        Raises:
+            KeyError, TypeError, ValueError: these are not the values of facts.
+        """
+        if not isinstance(values, dict):
+            raise TypeError(f"facts are a mapping, not {type(values).__name__}")
         known = {
             name: OPTIONAL_FACTS[name] if values.get(name) is None else values[name]
             for name in OPTIONAL_FACTS

@@ -138,7 +138,8 @@ def as_text(result: VerifyResult) -> str:
 def _input_lines(result: VerifyResult) -> list[str]:
     if result.inputs is None:
         return []
-    findings = result.inputs.findings
+    checked = result.inputs
+    findings = checked.findings
     lines = [str(finding) for finding in findings[:MAX_LISTED]]
     if len(findings) > MAX_LISTED:
         lines.append(f"... and {len(findings) - MAX_LISTED:,} more")
@@ -148,7 +149,7 @@ def _input_lines(result: VerifyResult) -> list[str]:
         if findings
         else "none has changed"
     )
-    read = f"{plural(result.inputs.num_inputs, 'input')} of {plural(result.inputs.num_images, 'image')}"
+    read = f"{plural(checked.num_inputs, 'input')} of {plural(checked.num_images, 'image')}"
     return [*lines, f"{read} read: {changed}"]
 
 

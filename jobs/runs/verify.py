@@ -77,8 +77,7 @@ def verify(
         sample: share of the images to read; metadata and plan are always checked completely.
         repair: make what is missing or damaged again.
         remove_orphans: delete the images and packs that no commit names.
-        inputs: also read the pictures that images were made from, and compare their hashes. An
-            image whose pictures have changed is sound, and is never made again for that.
+        inputs: also compare the hashes of the pictures that images were made from.
         address, max_failures, take_over, storage: of a repair; see `retry`.
 
     Returns:
@@ -86,30 +85,29 @@ def verify(
 
     Raises:
         UnfinishedRun: `remove_orphans` before every shard is committed.
-        RunNotFound, RunHeld, ChangedRunError, ModelError, StoreError, ClusterError, RunStopped: as
-            `retry` raises them.
+        RunNotFound, RunHeld, ChangedRunError, ModelError, StoreError ...: as `retry` raises them.
     """
     run = open_images(target, storage)
     spec = repair_spec(run, target, address, max_failures)
-    result = _check(run, sample)
-    if remove_orphans:
-        _require_finished(result)
+    result = _check(run, sample, remove_orphans)
     if repair:
         result = _repair(run, spec, result, sample, on_event, take_over)
     if remove_orphans:
         result = replace(result, deleted=delete_orphans(run, on_event, take_over=take_over))
-    if inputs:
-        result = replace(result, inputs=verify_inputs(run))
-    return result
+    return replace(result, inputs=verify_inputs(run)) if inputs else result
 
 
-def _check(run: Run, sample: float) -> VerifyResult:
-    """Check every committed shard, and look for orphans if every commit can be read."""
+def _check(run: Run, sample: float, needs_all: bool = False) -> VerifyResult:
+    """Check every committed shard, and look for orphans if every commit can be read.
+
+    Raises:
+        UnfinishedRun: every shard must be committed, and one is not.
+    """
     shards = list(checks.verify(run, sample))
     findings = tuple(finding for shard in shards for finding in shard.findings)
     # An unreadable commit may name any image.
     all_named = all(finding.row is not None for finding in findings)
-    return VerifyResult(
+    result = VerifyResult(
         url=run.url,
         num_checked=sum(shard.num_checked for shard in shards),
         num_failed=sum(shard.num_failed for shard in shards),
@@ -117,6 +115,9 @@ def _check(run: Run, sample: float) -> VerifyResult:
         findings=findings,
         orphans=tuple(checks.orphan_images(run)) if all_named else (),
     )
+    if needs_all:
+        _require_finished(result)
+    return result
 
 
 def _repair(

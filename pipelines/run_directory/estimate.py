@@ -5,7 +5,7 @@ estimate.
 """
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Self
 
 import pyarrow.compute as pc
@@ -151,7 +151,7 @@ def _rates_of(url: str, spec: RunSpec) -> dict[RateKey, Rate]:
     keys = [*settings[:3], "guided", *settings[4:]]
     grouped = table.group_by(keys).aggregate([("sampling_s", "mean"), ("num_bytes", "mean")])
     return {
-        RateKey(*(row[key] for key in keys), passes=passes): Rate(
+        replace(RateKey(*(row[key] for key in keys)), passes=passes): Rate(
             row["sampling_s_mean"], row["num_bytes_mean"]
         )
         for row in grouped.to_pylist()

@@ -20,11 +20,11 @@ from nightpress.pipelines import Run
 from nightpress.pipelines.planning import read_shard
 from nightpress.pipelines.run_directory import verify as verifying
 from nightpress.pipelines.run_directory.commit import read_commit, shard_path
+from nightpress.pipelines.run_directory.comparison import wrong_loras
 from nightpress.pipelines.run_directory.verify import (
     Damage,
     Finding,
     _as_recorded,
-    _wrong_loras,
     _wrong_values,
     orphan_images,
     verify,
@@ -214,10 +214,10 @@ def test_metadata_that_names_other_loras_than_the_plan_is_found() -> None:
     model = replace(MODEL, loras=(brand,), row_loras=(ink,))
     planned = pa.table({"lora": [None, "ink"], "lora_scale": [None, 0.5]})
     own = [[asdict(brand)], [asdict(brand), asdict(replace(ink, scale=0.5))]]
-    assert _wrong_loras(pa.table({"loras": own}), planned, model) is None
+    assert wrong_loras(pa.table({"loras": own}), planned, model) is None
     for wrong in ([own[0], own[0]], [own[0], [asdict(brand), asdict(ink)]]):
-        found = _wrong_loras(pa.table({"loras": wrong}), planned, model)
+        found = wrong_loras(pa.table({"loras": wrong}), planned, model)
         assert found is not None
         assert found.startswith("row 1, column loras: ")
         assert found.endswith("the plan has 'ink' at 0.5")
-    assert _wrong_loras(pa.table({"loras": [[], []]}), planned, MODEL) is None
+    assert wrong_loras(pa.table({"loras": [[], []]}), planned, MODEL) is None

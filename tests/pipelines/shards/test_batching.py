@@ -130,7 +130,7 @@ def test_images_that_differ_only_in_guidance_share_batches_if_the_model_supports
     made = list(batches(images, lambda image: 8, supports_per_image_guidance=True))
     assert len(made) == -(-len(guided) // 8) + -(-(100 - len(guided)) // 8) == 10 + 3
     assert all(len({image.guidance_scale > 1 for image in batch}) == 1 for batch in made)
-    assert [image.request.guidance_scale for image in images] == [
+    assert [image.request().guidance_scale for image in images] == [
         image.guidance_scale for image in images
     ]
     apart = list(batches(images, lambda image: 8))
