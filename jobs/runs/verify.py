@@ -14,11 +14,13 @@ from nightpress.jobs.runs.repair import (
 from nightpress.jobs.runs.shared import OnEvent, ignore
 from nightpress.jobs.runs.targets import ImageTarget, open_images, repair_spec
 from nightpress.pipelines.formatting import plural
+from nightpress.pipelines.inputs.reading import InputReader
 from nightpress.pipelines.job.spec import RunSpec
 from nightpress.pipelines.run_directory import verify as checks
 from nightpress.pipelines.run_directory.reader import Run
 from nightpress.pipelines.run_directory.verify import Damage, Finding
 from nightpress.pipelines.run_directory.verify_inputs import InputsVerified, verify_inputs
+from nightpress.pipelines.shards.run_images import EarlierRuns
 from nightpress.pipelines.shards.work import Amendment
 from nightpress.pipelines.storage import Options
 
@@ -94,7 +96,13 @@ def verify(
         result = _repair(run, spec, result, sample, on_event, take_over)
     if remove_orphans:
         result = replace(result, deleted=delete_orphans(run, on_event, take_over=take_over))
-    return replace(result, inputs=verify_inputs(run)) if inputs else result
+    return replace(result, inputs=verify_inputs(run, _reader(run))) if inputs else result
+
+
+def _reader(run: Run) -> InputReader:
+    """Reads the pictures of a run's images as they are now, without a cache."""
+    options: Options = {**run.spec.storage, **run.store.options}
+    return InputReader(run.spec.inputs, options, EarlierRuns(run.url, options))
 
 
 def _check(run: Run, sample: float, needs_all: bool = False) -> VerifyResult:

@@ -25,6 +25,11 @@ class PreparedInputs:
 NO_INPUTS = PreparedInputs()
 
 
+def input_info(planned: PlannedInput, fit: str, sha256: str | None = None) -> InputInfo:
+    """What is recorded of a picture."""
+    return InputInfo(planned.role, planned.url, sha256, fit)
+
+
 def prepare(
     inputs: Sequence[PlannedInput],
     conditioning: Conditioning,

@@ -6,6 +6,23 @@ from nightpress.pipelines.records import PlannedInput
 from nightpress.pipelines.storage import Options, is_url, open_source
 
 
+class InputReader:
+    """Reads pictures; safe to share between threads.
+
+    Args:
+        spec: says where relative paths start from.
+        options: fsspec options by protocol.
+        runs: reads images of earlier runs.
+    """
+
+    def __init__(self, spec: InputsSpec, options: Options, runs: object = None) -> None:
+        self._spec, self._options = spec, options
+
+    def read(self, planned: PlannedInput) -> bytes:
+        """The bytes of a picture; see `read_input`."""
+        return read_input(planned, self._spec, self._options)
+
+
 def read_input(planned: PlannedInput, spec: InputsSpec, options: Options) -> bytes:
     """The bytes of a picture.
 

@@ -10,6 +10,8 @@ from nightpress.diffusion_core.conditioning.passes import passes_from_text
 from nightpress.diffusion_core.conditioning.spec import Conditioning
 from nightpress.diffusion_core.models.info import ModelInfo
 from nightpress.diffusion_core.models.lora_files import LoraInfo
+from nightpress.pipelines.inputs.preparing import input_info
+from nightpress.pipelines.records import PlannedInput
 from nightpress.pipelines.run_directory.commit import metadata_columns
 
 CONDITION_COLUMNS = (
@@ -54,7 +56,8 @@ def wrong_conditioning(part: pa.Table, planned: pa.Table, model: ModelInfo, fit:
             expected = _expected(plan, model, fit)
         except LookupError as error:
             return f"row {row}, column conditioning of the plan: the run has no {error.args[0]}"
-        found = values | {"mode": values["mode"] or "text", "inputs": _without_hashes(values)}
+        inputs = [_without_hash(each) for each in values["inputs"] or ()]
+        found = values | {"mode": values["mode"] or "text", "inputs": inputs}
         for name in CONDITION_COLUMNS:
             if (found[name] or None) != (expected[name] or None):
                 what = f"{found[name]!r}, but the plan has {expected[name]!r}"
@@ -62,11 +65,8 @@ def wrong_conditioning(part: pa.Table, planned: pa.Table, model: ModelInfo, fit:
     return None
 
 
-def _without_hashes(values: dict[str, Any]) -> list[dict[str, Any]]:
-    return [
-        {name: value for name, value in each.items() if name != "sha256"}
-        for each in values["inputs"] or ()
-    ]
+def _without_hash(values: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in values.items() if name != "sha256"}
 
 
 def _expected(plan: dict[str, Any], model: ModelInfo, fit: str) -> dict[str, Any]:
@@ -85,7 +85,8 @@ def _expected(plan: dict[str, Any], model: ModelInfo, fit: str) -> dict[str, Any
         "controlnets": [asdict(each) for each in controls],
         "references": [asdict(each) for each in references],
         "inputs": [
-            {"role": each["role"], "url": each["url"], "fit": fit} for each in plan["inputs"] or ()
+            _without_hash(asdict(input_info(PlannedInput(**each), fit)))
+            for each in plan["inputs"] or ()
         ],
         "passes": [asdict(each) for each in passes_from_text(plan["passes"])],
     }

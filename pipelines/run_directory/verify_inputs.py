@@ -13,12 +13,12 @@ from typing import Any
 import pyarrow.compute as pc
 
 from nightpress.pipelines.errors import Damaged, InputError, StoreDenied
-from nightpress.pipelines.inputs.reading import read_input
+from nightpress.pipelines.inputs.reading import InputReader
 from nightpress.pipelines.records import PlannedInput
 from nightpress.pipelines.run_directory.commit import metadata_columns, read_commit
 from nightpress.pipelines.run_directory.map_ahead import map_ahead
 from nightpress.pipelines.run_directory.reader import Run
-from nightpress.pipelines.storage import READ_THREADS, Options
+from nightpress.pipelines.storage import READ_THREADS
 
 COLUMNS = ("image_id", "status", "inputs")
 
@@ -65,23 +65,26 @@ class _Now:
     error: str | None = None
 
 
-def verify_inputs(run: Run) -> InputsVerified:
+def verify_inputs(run: Run, reader: InputReader) -> InputsVerified:
     """Read every picture that stored images were made from, each once, and compare its hash.
 
     Pictures whose bytes the manifest held are not read: the plan keeps them. Nor are those of a
     commit that cannot be read, which `verify` finds.
 
+    Args:
+        run: finished or not.
+        reader: reads the pictures as they are now.
+
     Raises:
         StoreError: a store fails.
     """
-    options: Options = {**run.spec.storage, **run.store.options}
     known: dict[str, _Now] = {}
     findings: list[InputFinding] = []
     num_images = 0
     with ThreadPoolExecutor(READ_THREADS) as pool, ThreadPoolExecutor(2) as commits:
         for rows in map_ahead(commits, partial(_rows, run), run.committed, 2):
             num_images += len(rows)
-            _read_new(run, rows, known, options, pool)
+            _read_new(rows, known, reader, pool)
             findings += _differences(rows, known)
     return InputsVerified(len(known), num_images, tuple(findings))
 
@@ -109,18 +112,14 @@ def _inputs(rows: list[dict[str, Any]]) -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def _read_new(
-    run: Run,
-    rows: list[dict[str, Any]],
-    known: dict[str, _Now],
-    options: Options,
-    pool: Executor,
+    rows: list[dict[str, Any]], known: dict[str, _Now], reader: InputReader, pool: Executor
 ) -> None:
     """Read the pictures that no earlier image was made from."""
     new = {each["url"]: each["role"] for _, each in _inputs(rows) if each["url"] not in known}
 
     def read(url: str) -> _Now:
         try:
-            data = read_input(PlannedInput(new[url], url), run.spec.inputs, options)
+            data = reader.read(PlannedInput(new[url], url))
         except (InputError, StoreDenied) as error:
             return _Now(None, str(error))
         return _Now(hashlib.sha256(data).hexdigest())

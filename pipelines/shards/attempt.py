@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from nightpress.pipelines.image_files.encoding import is_whole, read_facts
+from nightpress.pipelines.inputs.preparing import input_info
 from nightpress.pipelines.records import FailureType, ImageFacts, ImageRecord, InputInfo
 from nightpress.pipelines.run_directory.lease import FencingToken
 from nightpress.pipelines.run_directory.record import RunRecord
@@ -58,7 +59,7 @@ class Attempt:
         model, conditioning = self.record.model, image.params.conditioning
         if inputs is None:
             fit = self.record.spec.inputs.fit
-            inputs = tuple(InputInfo(each.role, each.url, None, fit) for each in image.inputs)
+            inputs = tuple(input_info(each, fit) for each in image.inputs)
         return ImageFacts(
             image_id=image.image_id,
             id=image.id,

@@ -12,15 +12,19 @@ import pyarrow.compute as pc
 
 from nightpress.diffusion_core.conditioning.spec import Conditioning
 from nightpress.pipelines.errors import InputChanged, InputError
-from nightpress.pipelines.inputs.preparing import prepare
-from nightpress.pipelines.inputs.reading import read_input
+from nightpress.pipelines.inputs.preparing import input_info, prepare
+from nightpress.pipelines.inputs.reading import InputReader
 from nightpress.pipelines.job.inputs_section import InputsSpec
 from nightpress.pipelines.planning import candidate_shards, read_shard
 from nightpress.pipelines.records import ImageFacts, InputInfo, PlannedInput
 from nightpress.pipelines.run_directory.reader import Run
 from nightpress.pipelines.shards.batching import PlannedImage, planned_images
 from nightpress.pipelines.shards.reproduce import RecordedInputs, conditioning_of, first_size
+from nightpress.pipelines.shards.run_images import EarlierRuns
 from nightpress.pipelines.storage import Options
+
+NOT_FITTED = "none"
+"""The recorded fit of a reference image: its encoder brings it to its own size."""
 
 
 def recorded_inputs(
@@ -52,14 +56,25 @@ def recorded_inputs(
         )
     inputs = _named(facts) if planned is None else planned.inputs
     conditioning = conditioning_of(facts) if planned is None else planned.params.conditioning
-    spec = InputsSpec() if run is None else run.spec.inputs
-    changes = {"fit": facts.inputs[0].fit} | ({} if root is None else {"root": root})
-    spec = spec.model_copy(update=changes)
-    contents = [read_input(each, spec, options) for each in inputs]
+    spec = _spec(facts, run, root)
+    runs = None
+    if run is not None:
+        options = {**run.spec.storage, **options}
+        runs = EarlierRuns(run.url, options)
+    reader = InputReader(spec, options, runs)
+    contents = [reader.read(each) for each in inputs]
     _require_same(facts.inputs, contents)
     held = [replace(each, data=data) for each, data in zip(inputs, contents, strict=True)]
     prepared = prepare(held, conditioning, first_size(facts), spec, options)
     return RecordedInputs(conditioning, prepared.images)
+
+
+def _spec(facts: ImageFacts, run: Run | None, root: str | None) -> InputsSpec:
+    """How the pictures were fitted, and where relative paths start; references are not fitted."""
+    spec = InputsSpec() if run is None else run.spec.inputs
+    fits = [each.fit for each in facts.inputs if each.fit != NOT_FITTED]
+    changes = {"fit": fits[0] if fits else spec.fit, "root": spec.root if root is None else root}
+    return spec.model_copy(update=changes)
 
 
 def _planned(run: Run, facts: ImageFacts) -> PlannedImage | None:
@@ -68,10 +83,9 @@ def _planned(run: Run, facts: ImageFacts) -> PlannedImage | None:
     for shard in candidate_shards(store, layout, run.spec.seed, facts.image_id):
         rows = read_shard(store, layout, shard)
         for image in planned_images(rows.filter(pc.equal(rows["image_id"], facts.image_id))):
-            named = [(each.role, each.url) for each in image.inputs]
-            if named == [(each.role, each.url) for each in facts.inputs] and _is_conditioned(
-                facts, image.params.conditioning
-            ):
+            inputs = tuple(input_info(each, run.spec.inputs.fit) for each in image.inputs)
+            conditioning = image.params.conditioning
+            if inputs == facts.without_hashes.inputs and _is_conditioned(facts, conditioning):
                 return image
     return None
 

@@ -17,7 +17,7 @@ MAX_LISTED = {"loras": 64, "controlnets": 16, "references": 16, "inputs": 256, "
 """The most entries that its lists may have."""
 
 BASES = ("text", "image", "inpaint", "outpaint", "edit")
-FITS = ("cover", "contain", "stretch")
+FITS = ("cover", "contain", "stretch", "none")
 
 
 def require_sound(facts: ImageFacts) -> ImageFacts:
