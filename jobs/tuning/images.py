@@ -1,4 +1,4 @@
-"""The images of a job that are sampled to tune it: the first ones with its most frequent settings."""
+"""The images that a job is tuned on: the first ones with its most frequent settings."""
 
 import math
 from collections.abc import Sequence
