@@ -145,7 +145,7 @@ def _input_lines(result: VerifyResult) -> list[str]:
         lines.append(f"... and {len(findings) - MAX_LISTED:,} more")
     num_images = len({finding.image_id for finding in findings})
     changed = (
-        f"{plural(num_images, 'image')} whose inputs have changed or cannot be read since"
+        f"inputs of {plural(num_images, 'image')} have changed since, or cannot be read"
         if findings
         else "none has changed"
     )

@@ -62,11 +62,18 @@ def recorded_inputs(
         options = {**run.spec.storage, **options}
         runs = EarlierRuns(run.url, options)
     reader = InputReader(spec, options, runs)
-    contents = [reader.read(each) for each in inputs]
+    contents = [_read(reader, each) for each in inputs]
     _require_same(facts.inputs, contents)
     held = [replace(each, data=data) for each, data in zip(inputs, contents, strict=True)]
     prepared = prepare(held, conditioning, first_size(facts), spec, options)
     return RecordedInputs(conditioning, prepared.images)
+
+
+def _read(reader: InputReader, planned: PlannedInput) -> bytes:
+    try:
+        return reader.read(planned)
+    except InputError as error:
+        raise type(error)(f"{planned.role} {planned.url or '(bytes)'}: {error}") from error
 
 
 def _spec(facts: ImageFacts, run: Run | None, root: str | None) -> InputsSpec:
