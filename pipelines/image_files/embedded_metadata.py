@@ -44,7 +44,8 @@ RESIZE_MODES = {
     "contain": "Resize and Fill",
     "stretch": "Just Resize",
 }
-"""How a picture is fitted -> what A1111's ControlNet extension calls it."""
+"""How a picture is fitted -> what A1111's ControlNet extension calls it; an IP-Adapter's is not
+fitted, but resized by its encoder."""
 
 _NAMESPACES = {
     "rdf": "http://www.w3.org/1999/02/22-rdf-syntax-ns#",
@@ -116,7 +117,7 @@ def _control_settings(facts: ImageFacts) -> dict[str, object]:
     return {
         f"ControlNet {number}": (
             f"Model: {info.name} [{info.sha256[:8]}], Weight: {info.scale:.15g}, "
-            f"Resize Mode: {RESIZE_MODES[fits.get(role, 'cover')]}, "
+            f"Resize Mode: {RESIZE_MODES.get(fits.get(role, ''), 'Just Resize')}, "
             "Guidance Start: 0, Guidance End: 1"
         )
         for number, (role, info) in enumerate(units)

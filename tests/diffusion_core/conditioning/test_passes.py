@@ -105,8 +105,9 @@ def test_a_fault_of_the_first_image_is_that_of_the_last() -> None:
 
 
 def test_a_model_without_the_image_mode_refuses_passes(loaded: Loaded) -> None:
+    params = SamplingParams(32, 32, 1, 3.0, passes=passes_of(SPECS[:1], 32, 32, 32))
     with pytest.raises(SettingsError, match="mode 'image'"):
-        Sampler(loaded("sana"), 1).sample([FOX], replace(WITH_PASSES, width=32, height=32))
+        Sampler(loaded("sana"), 1).sample([FOX], params)
 
 
 def test_settings_tell_the_size_and_the_work_of_all_samplings() -> None:
