@@ -38,7 +38,7 @@ def pictures(folder: Path) -> None:
 
 def run_of(
     folder: Path,
-    model: LoadedModel,
+    loaded: LoadedModel,
     info: ModelInfo,
     rows: Sequence[dict[str, Any]] = ROWS,
     **job: Any,
@@ -64,7 +64,7 @@ def run_of(
     store, record = Store(spec.url), new_record(spec, info, "cpu", 2, layout)
     store.create(RUN_FILE, record.to_json())
     list(write_plan(spec, info, layout, store))
-    runner = ShardRunner(store, record, Sampler(model, 2), "here:1")
+    runner = ShardRunner(store, record, Sampler(loaded, 2), "here:1")
     for shard in range(layout.num_shards):
         planned = read_shard(store, layout, shard)
         for _ in runner.run(ShardWork(shard, start=0, stop=len(planned)), planned):
