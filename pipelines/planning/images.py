@@ -150,6 +150,8 @@ class Images:
                 return self.files
             case "lora" | "lora_scale" if not self.rows.lora.any():
                 return pa.nulls(len(self), PLAN_SCHEMA.field(name).type)
+            case "passes" if not self.passes.specs:
+                return pa.nulls(len(self), pa.string())
             case _:
                 return self.per_image_encoded(self._row_column(name))
 

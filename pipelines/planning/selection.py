@@ -11,7 +11,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from nightpress.diffusion_core.conditioning.spec import Conditioning
 from nightpress.diffusion_core.models.info import ModelInfo
 from nightpress.pipelines.errors import SpecError
 from nightpress.pipelines.job.spec import RunSpec
@@ -33,20 +32,6 @@ MAX_VALUES = 256
 """A column with more values is not spread over, unless the caller names it."""
 
 MAX_COLUMNS = 64
-
-PICTURES = frozenset({"init_image", "mask_image", "control_image", "reference_image"})
-"""Settings that name pictures, perhaps with a name of their own: `control_image.depth`."""
-
-MODE = "mode"
-"""Not a setting, but what follows from the pictures of a row: `text`, `image`, `inpaint` ..."""
-
-NAMES = {
-    "prompt": "prompts",
-    "negative_prompt": "negative_prompts",
-    "id": "ids",
-    "seed": "seeds",
-}
-"""Setting -> its name in `Rows`, where that differs."""
 
 MOSTLY_DISTINCT = frozenset({"prompt", "id", "seed"})
 """Settings that are not spread over, unless the caller names them."""
@@ -90,8 +75,7 @@ def select_images(
 def _default_columns(columns: Columns) -> list[str]:
     settings = [name for name in columns.settings if name not in MOSTLY_DISTINCT]
     carried = [each.name for each in columns.carried if not pa.types.is_nested(each.type)]
-    has_pictures = any(name.partition(".")[0] in PICTURES for name in columns.settings)
-    return [*([MODE] if has_pictures else []), *settings, *carried][:MAX_COLUMNS]
+    return [*settings, *carried][:MAX_COLUMNS]
 
 
 def _named_columns(columns: Columns, names: Sequence[str]) -> list[str]:
@@ -138,34 +122,9 @@ def _values(batch: RowBatch, planner: Planner, names: Sequence[str]) -> Hashes:
 def _column(batch: RowBatch, name: str) -> pa.Array:
     if name in batch.carried:
         return batch.carried[name]
-    if name.partition(".")[0] in PICTURES:
-        return _pictures(batch, name)
-    if name == MODE:
-        return _modes(batch)
-    if not hasattr(batch.rows, NAMES.get(name, name)):  # such as strength or control_scale
-        return batch.rows.conditioning
-    values = getattr(batch.rows, NAMES.get(name, name))
-    return values if isinstance(values, pa.Array) else pa.array(values)
-
-
-def _modes(batch: RowBatch) -> pa.Array:
-    """The mode of each row; few rows are conditioned in different ways."""
-    encoded = pc.fill_null(batch.rows.conditioning, "").dictionary_encode()
-    modes = [Conditioning.from_text(text or None).mode for text in encoded.dictionary.to_pylist()]
-    return pc.take(pa.array(modes, pa.string()), encoded.indices)
-
-
-def _pictures(batch: RowBatch, role: str) -> pa.Array:
-    """The URLs of each row's pictures of a role, or how many bytes they have, as one text."""
-    texts = [
-        "\n".join(
-            each["url"] or f"{len(each['data'] or b'')} bytes"
-            for each in inputs or ()
-            if each["role"] == role
-        )
-        for inputs in batch.rows.inputs.to_pylist()
-    ]
-    return pa.array(texts, pa.string())
+    attribute = {"prompt": "prompts", "negative_prompt": "negative_prompts", "id": "ids"}
+    values = getattr(batch.rows, attribute.get(name, "seeds" if name == "seed" else name))
+    return pa.array(values)
 
 
 def _codes(values: pa.Array) -> Hashes:

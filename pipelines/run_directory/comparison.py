@@ -5,9 +5,10 @@ from dataclasses import asdict, replace
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from nightpress.diffusion_core.conditioning.passes import passes_from_text
-from nightpress.diffusion_core.conditioning.spec import Conditioning
+from nightpress.diffusion_core.conditioning.spec import TEXT, Conditioning
 from nightpress.diffusion_core.models.info import ModelInfo
 from nightpress.diffusion_core.models.lora_files import LoraInfo
 from nightpress.pipelines.inputs.preparing import input_info
@@ -49,20 +50,37 @@ def wrong_conditioning(part: pa.Table, planned: pa.Table, model: ModelInfo, fit:
         part: a commit of any version, with as many rows as `planned`.
         fit: how the job fits pictures.
     """
-    rows = metadata_columns(part, CONDITION_COLUMNS).to_pylist()
-    plans = planned.select(["conditioning", "inputs", "passes"]).to_pylist()
-    for row, (values, plan) in enumerate(zip(rows, plans, strict=True)):
+    metadata = metadata_columns(part, CONDITION_COLUMNS)
+    plans = planned.select(["conditioning", "inputs", "passes"])
+    if _all_of_text(metadata) and all(map(_is_empty, plans.columns)):
+        return None
+    pairs = zip(metadata.to_pylist(), plans.to_pylist(), strict=True)
+    for row, (values, plan) in enumerate(pairs):
         try:
             expected = _expected(plan, model, fit)
         except LookupError as error:
             return f"row {row}, column conditioning of the plan: the run has no {error.args[0]}"
         inputs = [_without_hash(each) for each in values["inputs"] or ()]
-        found = values | {"mode": values["mode"] or "text", "inputs": inputs}
+        found = values | {"mode": values["mode"] or TEXT, "inputs": inputs}
         for name in CONDITION_COLUMNS:
             if (found[name] or None) != (expected[name] or None):
                 what = f"{found[name]!r}, but the plan has {expected[name]!r}"
                 return f"row {row}, column {name}: {what}"
     return None
+
+
+def _all_of_text(metadata: pa.Table) -> bool:
+    """Whether nothing but text made any of the images, found without a loop over them."""
+    modes = pc.fill_null(metadata.column("mode"), TEXT)
+    others = (metadata.column(name) for name in CONDITION_COLUMNS if name != "mode")
+    return pc.all(pc.equal(modes, TEXT), min_count=0).as_py() and all(map(_is_empty, others))
+
+
+def _is_empty(column: pa.ChunkedArray) -> bool:
+    """Whether all values are null or empty lists."""
+    if not pa.types.is_list(column.type):
+        return bool(column.null_count == len(column))
+    return not pc.sum(pc.list_value_length(column)).as_py()
 
 
 def _without_hash(values: dict[str, Any]) -> dict[str, Any]:

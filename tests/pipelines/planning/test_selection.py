@@ -3,7 +3,6 @@
 import itertools
 import time
 from collections import Counter
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,6 @@ import pyarrow.parquet as pq
 import pytest
 from support.plans import MODEL, job, write
 
-from nightpress.diffusion_core.conditioning.spec import Conditioning
 from nightpress.pipelines.errors import SpecError
 from nightpress.pipelines.job.spec import RunSpec
 from nightpress.pipelines.planning import check, select_images
@@ -146,20 +144,3 @@ def test_columns_with_few_values_come_first() -> None:
     codes = np.array([[0, n] for n in range(50)] + [[1, 0]])
     rows = list(covering_rows(codes, np.arange(51), np.ones(51, np.int64), 2))
     assert rows == [0, 50]
-
-
-def test_rows_with_pictures_are_shown_in_every_mode(tmp_path: Path) -> None:
-    """Even where so many pictures are named that they cannot be spread over."""
-    info = replace(MODEL, modes=("text", "image", "inpaint"))
-    rows: list[dict[str, Any]] = [{"prompt": f"p{n}"} for n in range(400)]
-    rows += [{"prompt": f"i{n}", "init_image": f"{n}.png", "strength": 0.5} for n in range(400)]
-    rows.append({"prompt": "m", "init_image": "1.png", "mask_image": "m.png"})
-    manifest = write(tmp_path / "m.jsonl", rows)
-    spec = job(tmp_path, manifest, inputs={"check": "none"})
-    layout = check(spec, info)
-    chosen = select_images(spec, info, layout, 3)
-    modes = {Conditioning.from_text(text).mode for text in chosen["conditioning"].to_pylist()}
-    assert modes == {"text", "image", "inpaint"}
-    by_picture = select_images(spec, info, layout, 5, ["init_image"])
-    urls = [row[0]["url"] if row else None for row in by_picture["inputs"].to_pylist()]
-    assert len(set(urls)) == 5
