@@ -29,8 +29,8 @@ from nightpress.pipelines.manifest.numbers import Ints
 from nightpress.pipelines.manifest.row_problems import RowProblems
 from nightpress.pipelines.manifest.rows import Rows
 
-KEEPING_MODES = ("inpaint", "outpaint")
-"""Modes that keep a part of a picture, which a pass would sample again."""
+KEEPING_MODES = {"inpaint": "mask_image", "outpaint": "canvas"}
+"""Modes that keep a part of a picture, which a pass would sample again, and their columns."""
 
 
 @dataclass(frozen=True)
@@ -104,8 +104,9 @@ def check_rows(
     wrong = [_wrong_sampler(name, spec.passes, info) for name in SAMPLER_NAMES]
     _add(problems, columns.manifest_name("scheduler"), wrong, rows.scheduler)
     texts = pc.fill_null(rows.conditioning, "").dictionary_encode()
-    wrong = [_wrong_mode(text) for text in texts.dictionary.to_pylist()]
-    _add(problems, columns.manifest_name("mask_image"), wrong, np.array(texts.indices))
+    for base, name in KEEPING_MODES.items():
+        wrong = [_wrong_mode(text, base) for text in texts.dictionary.to_pylist()]
+        _add(problems, columns.manifest_name(name), wrong, np.array(texts.indices))
 
 
 def _add(problems: RowProblems, name: str, wrong: Sequence[str | None], which: Ints) -> None:
@@ -146,11 +147,10 @@ def _wrong_sampler(name: str, specs: Sequence[PassSpec], info: ModelInfo) -> str
     return None
 
 
-def _wrong_mode(text: str) -> str | None:
-    mode = Conditioning.from_text(text or None).mode
-    if mode.partition("+")[0] not in KEEPING_MODES:
+def _wrong_mode(text: str, base: str) -> str | None:
+    if Conditioning.from_text(text or None).base != base:
         return None
     return (
-        f"passes: a pass samples the whole image again, also the part that {mode} keeps; take "
+        f"passes: a pass samples the whole image again, also the part that {base} keeps; take "
         "passes out of the job, or this row out of the manifest"
     )

@@ -72,6 +72,19 @@ def test_metadata_says_what_made_each_image(run: Run) -> None:
     assert "mode" not in original(run, "text_00")[1].as_dict()
 
 
+def test_carried_columns_with_the_names_of_these_columns_get_others(
+    tmp_path: Path, model: tuple[LoadedModel, ModelInfo]
+) -> None:
+    names = ("mode", "inputs", "canvases", "references", "controlnets", "passes", "conditioning")
+    run = run_of(tmp_path, *model, [ROWS[1] | {name: f"my {name}" for name in names}])
+    (row,) = run.metadata.to_table().to_pylist()
+    assert row["canvases"] == "my canvases"
+    others = [name for name in names if name != "canvases"]
+    assert [row[f"manifest_{name}"] for name in others] == [f"my {name}" for name in others]
+    assert row["mode"] == "image"
+    assert [shard.findings for shard in verify(run)] == [()]
+
+
 def test_every_image_is_made_again_to_the_bit(
     run: Run, model: tuple[LoadedModel, ModelInfo]
 ) -> None:
