@@ -86,8 +86,8 @@ def describe_setup(setup: TuningSetup) -> str:
     lora = "" if params.lora is None else f", LoRA {params.lora} at {params.lora_scale:g}"
     return (
         f"{plural(workload.num_images, 'image')}, {workload.batch_size} at once, "
-        f"{params.width} x {params.height}{larger}, {plural(params.num_inference_steps, 'step')} of "
-        f"{sampler}, guidance {params.guidance_scale:g}{lora}; compared with "
+        f"{params.width} x {params.height}{larger}, "
+        f"{plural(params.num_inference_steps, 'step')} of {sampler}, guidance {params.guidance_scale:g}{lora}; compared with "
         f"{setup.reference.dtype} on {setup.device} without speed settings"
     )
 
