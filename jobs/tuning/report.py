@@ -87,7 +87,8 @@ def describe_setup(setup: TuningSetup) -> str:
     return (
         f"{plural(workload.num_images, 'image')}, {workload.batch_size} at once, "
         f"{params.width} x {params.height}{larger}, "
-        f"{plural(params.num_inference_steps, 'step')} of {sampler}, guidance {params.guidance_scale:g}{lora}; compared with "
+        f"{plural(params.num_inference_steps, 'step')} of {sampler}, "
+        f"guidance {params.guidance_scale:g}{lora}; compared with "
         f"{setup.reference.dtype} on {setup.device} without speed settings"
     )
 
