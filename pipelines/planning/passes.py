@@ -133,7 +133,20 @@ def _wrong_size(passes: Sequence[Pass], max_side: int) -> str | None:
     return None
 
 
+FLOW_SAMPLER = "flow-euler"
+TEXT_ONLY_IN_FLOWS = ("dpmsolver++", "dpmsolver-sde", "unipc")
+"""Samplers that diffusers cannot begin with a picture where a model is a flow-matching one: they
+have no `scale_noise`."""
+
+
+def _begins_with_pictures(name: str, info: ModelInfo) -> bool:
+    sampler = info.own_sampler if name == "default" else name
+    return FLOW_SAMPLER not in info.samplers or sampler not in TEXT_ONLY_IN_FLOWS
+
+
 def _wrong_sampler(name: str, specs: Sequence[PassSpec], info: ModelInfo) -> str | None:
+    if not _begins_with_pictures(name, info):
+        return f"passes: sampler {name} cannot begin with a picture; use {FLOW_SAMPLER}"
     most = max_steps(name, info.max_steps)
     is_trailing = solver_and_suffix(name)[1] == "-trailing"
     for steps in (each.num_inference_steps for each in specs):

@@ -99,6 +99,28 @@ def test_a_row_that_cannot_have_the_passes_is_refused(
     assert words in problem
 
 
+@pytest.mark.parametrize(
+    ("sampler", "steps", "words"),
+    [
+        (
+            "unipc",
+            4,
+            "scheduler: passes: sampler unipc cannot begin with a picture; use flow-euler",
+        ),
+        ("lcm", 60, "scheduler: passes: 60 steps are more than the 50 that lcm allows"),
+        ("euler-trailing", 61, "trailing timesteps instead of 61; use one step more or less"),
+    ],
+)
+def test_a_sampler_that_cannot_make_the_passes_is_refused(
+    tmp_path: Path, sampler: str, steps: int, words: str
+) -> None:
+    info = replace(IMAGES, samplers=("flow-euler", "unipc", "lcm", "euler-trailing"))
+    passes = [{"scale": 2.0, "strength": 0.5, "num_inference_steps": steps}]
+    row = {"prompt": "a", "width": 64, "height": 64, "scheduler": sampler}
+    (problem,) = problems_of(spec_of(tmp_path, row, passes=passes), info)
+    assert words in problem
+
+
 def test_passes_join_the_identity_of_a_run_only_if_there_are_any(tmp_path: Path) -> None:
     plain, larger = (spec_of(tmp_path, {"prompt": "a"}, passes=p) for p in ([], PASSES))
     assert "passes" not in plain.identity()
