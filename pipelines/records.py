@@ -10,6 +10,7 @@ from typing import Any, Literal, Self
 
 import pyarrow as pa
 
+from nightpress.diffusion_core.conditioning.passes import Pass, passes_from
 from nightpress.diffusion_core.conditioning.spec import TEXT
 from nightpress.diffusion_core.models.lora_files import LoraInfo
 
@@ -55,9 +56,13 @@ PLAN_SCHEMA = pa.schema(
         pa.field("lora_scale", pa.float64()),
         pa.field("conditioning", pa.string()),
         pa.field("inputs", pa.list_(PLANNED_INPUT_TYPE)),
+        pa.field("passes", pa.string()),
     ]
 )
-"""One row per planned image, in sampling order; carried columns follow."""
+"""One row per planned image, in sampling order; carried columns follow.
+
+Width and height are those of the finished image.
+"""
 
 LORA_TYPE = pa.struct(
     [
@@ -67,6 +72,18 @@ LORA_TYPE = pa.struct(
     ]
 )
 """A LoRA that an image was made with."""
+
+PASS_TYPE = pa.struct(
+    [
+        pa.field("scale", pa.float64(), nullable=False),
+        pa.field("strength", pa.float64(), nullable=False),
+        *(
+            pa.field(name, pa.int32(), nullable=False)
+            for name in ("num_inference_steps", "from_width", "from_height", "width", "height")
+        ),
+    ]
+)
+"""How an image was sampled again, larger; sizes are in pixels."""
 
 METADATA_SCHEMA = pa.schema(
     [
@@ -107,6 +124,7 @@ METADATA_SCHEMA = pa.schema(
         pa.field("controlnets", pa.list_(LORA_TYPE)),
         pa.field("references", pa.list_(LORA_TYPE)),
         pa.field("inputs", pa.list_(INPUT_TYPE)),
+        pa.field("passes", pa.list_(PASS_TYPE)),
     ]
 )
 """One row per finished image; carried columns follow.
@@ -117,6 +135,27 @@ from `member_offset` on.
 
 RESERVED_COLUMNS = frozenset(PLAN_SCHEMA.names) | frozenset(METADATA_SCHEMA.names)
 """Names that a carried column may not have; see `carried_name`."""
+
+
+ADDED_TO_PLANS = frozenset({"conditioning", "inputs", "passes"})
+ADDED_TO_METADATA = frozenset(
+    {"mode", "strength", "canvas", "controlnets", "references", "inputs", "passes"}
+)
+"""Columns that one version added together, to parts of the plan and to commits."""
+
+
+def with_carried_renamed(table: pa.Table, added: frozenset[str]) -> pa.Table:
+    """A part of a plan or a commit, as if this version had named its carried columns.
+
+    Args:
+        added: `ADDED_TO_PLANS` or `ADDED_TO_METADATA`. A part of an older version lacks some of
+            them, and what it has under such a name is a carried column, say `manifest_mode`.
+    """
+    names = table.column_names
+    if added.issubset(names):
+        return table
+    later = ADDED_TO_PLANS | ADDED_TO_METADATA
+    return table.rename_columns([f"manifest_{n}" if n in later else n for n in names])
 
 
 def carried_name(name: str) -> str:
@@ -136,9 +175,10 @@ OPTIONAL_FACTS: dict[str, Any] = {
     "controlnets": (),
     "references": (),
     "inputs": (),
+    "passes": (),
 }
 """Facts that most images do not have, with the value for none; image files then leave them out, and
-so do the metadata of older versions."""
+so does the metadata of older versions."""
 
 
 def python_rows(table: pa.Table) -> list[dict[str, Any]]:
@@ -260,6 +300,8 @@ class ImageFacts:
     """The IP-Adapters of the image, with their scales."""
     inputs: tuple[InputInfo, ...] = ()
     """The pictures that it was made from."""
+    passes: tuple[Pass, ...] = ()
+    """How it was sampled again, larger; the first of them says at which size it began."""
 
     @property
     def without_hashes(self) -> Self:
@@ -269,14 +311,27 @@ class ImageFacts:
     def as_dict(self) -> dict[str, Any]:
         """The facts as JSON-ready values in a fixed order; of `OPTIONAL_FACTS` only what is set."""
         return {
+            name: value
+            for name, value in self.as_row().items()
+            if name not in OPTIONAL_FACTS or getattr(self, name) != OPTIONAL_FACTS[name]
+        }
+
+    def as_row(self) -> dict[str, Any]:
+        """All facts as the values of their metadata columns."""
+        return {
             name: list(value) if isinstance(value, tuple) else value
             for name, value in asdict(self).items()
-            if name not in OPTIONAL_FACTS or getattr(self, name) != OPTIONAL_FACTS[name]
         }
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Self:
-        """The inverse of `as_dict`; other keys are ignored."""
+        """The inverse of `as_dict`; other keys are ignored.
+
+        Raises:
+            KeyError, TypeError, ValueError: these are not the values of facts.
+        """
+        if not isinstance(values, dict):
+            raise TypeError(f"facts are a mapping, not {type(values).__name__}")
         known = {
             name: OPTIONAL_FACTS[name] if values.get(name) is None else values[name]
             for name in OPTIONAL_FACTS
@@ -284,6 +339,7 @@ class ImageFacts:
         for name in ("loras", "controlnets", "references"):
             known[name] = tuple(LoraInfo(**each) for each in known[name])
         known["inputs"] = tuple(InputInfo(**each) for each in known["inputs"])
+        known["passes"] = passes_from(known["passes"])
         known["canvas"] = None if known["canvas"] is None else tuple(known["canvas"])
         return cls(**known)
 

@@ -14,7 +14,7 @@ import contextlib
 from collections.abc import Iterator, Sequence
 from dataclasses import astuple, dataclass, replace
 from enum import StrEnum
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -44,7 +44,11 @@ from nightpress.diffusion_core.models.loading import LoadedModel
 from nightpress.diffusion_core.sampling import decoding, no_sync, per_image_guidance, schedulers
 from nightpress.diffusion_core.sampling.copy_to_host import Copy, CopyStream
 from nightpress.diffusion_core.sampling.prompt_embeddings import CACHE_BYTES, Conditioner, RowLora
-from nightpress.diffusion_core.sampling.request import ImageRequest, SamplingParams
+from nightpress.diffusion_core.sampling.request import (
+    ImageRequest,
+    SamplingParams,
+    with_init_image,
+)
 
 __all__ = ["Fault", "ImageRequest", "SampledBatch", "Sampler", "SamplingParams"]
 
@@ -92,6 +96,11 @@ class SampledBatch:
             DeviceError: the device failed; no image is to blame.
         """
         return self.data.numpy() if isinstance(self.data, Copy) else self.data
+
+    def after(self, earlier: Self) -> Self:
+        """The batch with the faults of the images that it was made from, which come first."""
+        faults = (old or new for old, new in zip(earlier.faults, self.faults, strict=True))
+        return replace(self, faults=tuple(faults))
 
 
 class Sampler:
@@ -149,6 +158,19 @@ class Sampler:
             OutOfMemory: a smaller batch may fit.
             SamplingError: the pipeline failed.
         """
+        sampled = self._sample_once(requests, replace(params, passes=()), batch_size)
+        for larger in params.pass_params:
+            again = [
+                with_init_image(request, pixels, larger)
+                for request, pixels in zip(requests, sampled.pixels, strict=True)
+            ]
+            sampled = self._sample_once(again, larger, batch_size).after(sampled)
+        return sampled
+
+    def _sample_once(
+        self, requests: Sequence[ImageRequest], params: SamplingParams, batch_size: int | None
+    ) -> SampledBatch:
+        """Sample at most a batch of images, without passes."""
         size = batch_size or self._batch_size
         self._check(requests, params, size)
         self._model.row_loras.require(params.lora)

@@ -3,10 +3,13 @@
 `batch_size.py` decides which sizes to measure and what follows from the result.
 """
 
+import math
 from dataclasses import replace
 
+import numpy as np
 import torch
 
+from nightpress.diffusion_core.conditioning.spec import NO_IMAGES, ConditionImages
 from nightpress.diffusion_core.sampling.request import ImageRequest, SamplingParams
 from nightpress.diffusion_core.sampling.sampler import Sampler
 from nightpress.diffusion_core.tuning.batch_size import MeasureBatch, Measurement
@@ -34,11 +37,12 @@ def batch_benchmark(
 
     Compiled models run uncompiled here, because each batch size would be compiled again.
     """
-    trial_params = replace(params, num_inference_steps=min(steps, params.num_inference_steps))
+    trial_params = trial_settings(params, steps)
+    pictures = trial_pictures(params)
     clock = clock_for("cpu" if isinstance(memory, HostMemory) else "cuda")
 
     def measure(size: int) -> Measurement:
-        requests = [ImageRequest(PROMPT, "", seed) for seed in range(size)]
+        requests = [ImageRequest(PROMPT, "", seed, images=pictures) for seed in range(size)]
         memory.reset_peak()
         seconds = []
         with torch.compiler.set_stance("force_eager"):
@@ -49,3 +53,38 @@ def batch_benchmark(
         return Measurement(min(seconds), memory.peak_bytes())
 
     return measure
+
+
+def trial_settings(params: SamplingParams, steps: int) -> SamplingParams:
+    """The settings of a trial: each time that the image is sampled, a few steps at most are taken.
+
+    Of the steps of an image that is made from another, only the share `strength` is taken.
+    """
+
+    def few(num_inference_steps: int, strength: float | None) -> int:
+        most = steps if strength is None else math.ceil(steps / strength) + 1
+        return min(num_inference_steps, most)
+
+    passes = tuple(
+        replace(each, num_inference_steps=few(each.num_inference_steps, each.strength))
+        for each in params.passes
+    )
+    own = few(params.num_inference_steps, params.conditioning.strength)
+    return replace(params, num_inference_steps=own, passes=passes)
+
+
+def trial_pictures(params: SamplingParams) -> ConditionImages:
+    """Grey pictures and a half mask, as many as the settings ask for."""
+    conditioning, shape = params.conditioning, (params.height, params.width)
+    base = conditioning.base
+    if conditioning.mode == "text":
+        return NO_IMAGES
+    grey = np.full((*shape, 3), 128, np.uint8)
+    mask = np.zeros(shape, np.uint8)
+    mask[:, params.width // 2 :] = 255
+    return ConditionImages(
+        init_image=grey if base != "text" else None,
+        mask_image=mask if base in ("inpaint", "outpaint") else None,
+        control_images=(grey,) * len(conditioning.controls),
+        reference_images=tuple((grey,) * number for number in conditioning.num_references),
+    )

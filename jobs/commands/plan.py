@@ -237,7 +237,7 @@ def settings_table(planned: Plan) -> Table:
     for each in planned.batches:
         settings = each.settings
         table.add_row(
-            f"{settings.width} x {settings.height}",
+            _sizes(settings),
             settings.scheduler,
             f"{settings.num_inference_steps}",
             f"{settings.guidance_scale:g}",
@@ -261,6 +261,12 @@ def _conditioning(how: Conditioning) -> str:
     if sum(how.num_references):
         parts.append(plural(sum(how.num_references), "reference"))
     return ", ".join(parts)
+
+
+def _sizes(settings: SamplingParams) -> str:
+    """`64 x 64`, or `64 x 64 to 96 x 96` with passes."""
+    first = f"{settings.width} x {settings.height}"
+    return f"{first} to {' x '.join(map(str, settings.final_size))}" if settings.passes else first
 
 
 def _lora(settings: SamplingParams) -> str:

@@ -64,6 +64,11 @@ class Percentage(click.ParamType[float]):
     is_flag=True,
     help="Delete images and packs that no commit names.",
 )
+@click.option(
+    "--inputs",
+    is_flag=True,
+    help="Also check the pictures that images were made from; changed ones are never repaired.",
+)
 @repair_options
 @json_option
 @click.pass_context
@@ -74,6 +79,7 @@ def command(
     sample: float,
     repair: bool,
     remove_orphans: bool,
+    inputs: bool,
     address: str | None,
     max_failures: int | str | None,
     take_over: bool,
@@ -94,6 +100,7 @@ def command(
             sample=sample,
             repair=repair,
             remove_orphans=remove_orphans,
+            inputs=inputs,
             address=address,
             max_failures=max_failures,
             take_over=take_over,
@@ -117,6 +124,7 @@ def as_text(result: VerifyResult) -> str:
     if result.num_uncommitted:
         lines.append(f"{plural(result.num_uncommitted, 'shard')} not committed yet")
     lines += _orphan_lines(result)
+    lines += _input_lines(result)
     if result.repaired is not None:
         repaired = result.repaired
         lines.append(
@@ -125,6 +133,24 @@ def as_text(result: VerifyResult) -> str:
             f"{repaired.num_failed:,} failed"
         )
     return "\n".join(lines)
+
+
+def _input_lines(result: VerifyResult) -> list[str]:
+    if result.inputs is None:
+        return []
+    checked = result.inputs
+    findings = checked.findings
+    lines = [str(finding) for finding in findings[:MAX_LISTED]]
+    if len(findings) > MAX_LISTED:
+        lines.append(f"... and {len(findings) - MAX_LISTED:,} more")
+    num_images = len({finding.image_id for finding in findings})
+    changed = (
+        f"inputs of {plural(num_images, 'image')} have changed since, or cannot be read"
+        if findings
+        else "none has changed"
+    )
+    read = f"{plural(checked.num_inputs, 'input')} of {plural(checked.num_images, 'image')}"
+    return [*lines, f"{read} read: {changed}"]
 
 
 def _orphan_lines(result: VerifyResult) -> list[str]:
@@ -146,5 +172,6 @@ def as_values(result: VerifyResult) -> dict[str, object]:
         "num_uncommitted": result.num_uncommitted,
         "findings": [asdict(finding) for finding in result.findings],
         "strays": result.orphans,
+        "inputs": None if result.inputs is None else asdict(result.inputs),
         "repaired": None if result.repaired is None else asdict(result.repaired),
     }

@@ -1,5 +1,7 @@
 """`reproduce`: make one image again from its embedded metadata, and compare."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -12,7 +14,7 @@ from nightpress.diffusion_core.models.loading import LoadedModel
 from nightpress.diffusion_core.models.lora_files import LoraInfo
 from nightpress.diffusion_core.models.spec import ModelSpec
 from nightpress.diffusion_core.silence_libraries import errors_only
-from nightpress.pipelines.errors import ImageNotFound
+from nightpress.pipelines.errors import ImageNotFound, InputError
 from nightpress.pipelines.image_files.encoding import opened, read_facts
 from nightpress.pipelines.image_files.packing import member_of, split_member
 from nightpress.pipelines.job.sections import ImagesSpec
@@ -21,7 +23,9 @@ from nightpress.pipelines.records import ImageFacts
 from nightpress.pipelines.run_directory.reader import Run
 from nightpress.pipelines.run_directory.record import RunRecord, read_record
 from nightpress.pipelines.shards import reproduce as reproduction
+from nightpress.pipelines.shards.recorded_inputs import recorded_inputs
 from nightpress.pipelines.shards.reproduce import Reproduction
+from nightpress.pipelines.shards.sound_facts import require_sound
 from nightpress.pipelines.storage import Options, Store, open_source, require_answers
 from nightpress.pipelines.storage.urls import absolute
 
@@ -48,17 +52,22 @@ def reproduce(
     *,
     model: str | None = None,
     device: str | None = None,
+    inputs_root: str | None = None,
+    read_inputs: bool = False,
     storage: Options | None = None,
 ) -> ReproduceResult:
     """Make one image again from its embedded metadata, and compare the two.
 
-    LoRAs, threads and the quality of a lossy format are those of the run that holds the image.
+    Adapters, threads and the quality of a lossy format are those of the run that holds the image.
+    Its pictures are read from where the run's plan names them, and must have the recorded hashes.
 
     Args:
         image: path or URL of an image file, `<pack>/<member>` of a packed one; or an opened run.
         image_id: which image of the run.
         model: where the model is now, if not where the image says.
         device: `cpu` or `cuda`; the run's own device by default.
+        inputs_root: where relative paths of its pictures start now, if not where the job says.
+        read_inputs: read its pictures from where the image itself says, if no run names them.
         storage: fsspec options by protocol, for a URL.
 
     Returns:
@@ -67,21 +76,44 @@ def reproduce(
     Raises:
         ImageNotFound: there is no such image, or nightpress did not make it.
         ModelError: the model cannot be found, or is not the one that made the image.
+        InputError: a picture that it was made from cannot be used, or has changed.
         StoreError: the image or its run cannot be read.
     """
     options: Options = storage or {}
     if isinstance(image, Run):
         options, image = image.store.options, _url_of(image, image_id)
-    url = str(image)
+    return _reproduce(str(image), model, device, inputs_root, read_inputs, options)
+
+
+def _reproduce(
+    url: str,
+    model: str | None,
+    device: str | None,
+    inputs_root: str | None,
+    read_inputs: bool,
+    options: Options,
+) -> ReproduceResult:
     data = _read(url, options)
     facts = _facts(url, data)
-    record = _run_around(url, options)
-    loaded = _load(facts, record, model, device, options)
+    run = _run_around(url, options)
+    record = None if run is None else run.record
+    with _named(url):
+        inputs = recorded_inputs(facts, run, inputs_root, read_inputs, options)
+        loaded = _load(facts, record, model, device, options)
+        images = _format(data, record)
+        comparison, again = reproduction.reproduce(data, facts, loaded, images, inputs)
+    return ReproduceResult(facts, comparison, again)
+
+
+@contextmanager
+def _named(url: str) -> Iterator[None]:
+    """Put the image's URL before what is wrong with it or with its pictures."""
     try:
-        comparison, again = reproduction.reproduce(data, facts, loaded, _format(data, record))
+        yield
+    except InputError as error:
+        raise type(error)(f"{url}: {error}") from error
     except ValueError as error:
         raise ImageNotFound(f"{url}: {error}") from error
-    return ReproduceResult(facts, comparison, again)
 
 
 def _url_of(run: Run, image_id: str | None) -> str:
@@ -124,13 +156,13 @@ def _facts(url: str, data: bytes) -> ImageFacts:
             facts = read_facts(data)
         if facts is None:
             raise ValueError("not an image made by nightpress, or its metadata was stripped")
-        reproduction.require_size(data, reproduction.require_sound(facts))
+        reproduction.require_size(data, require_sound(facts))
     except ValueError as error:
         raise ImageNotFound(f"{url}: {error}") from error
     return facts
 
 
-def _run_around(url: str, options: Options) -> RunRecord | None:
+def _run_around(url: str, options: Options) -> Run | None:
     """The run that holds an image: the nearest folder above it with a run.json."""
     path, _ = split_member(url) or (url, "")
     folder = absolute(path)
@@ -138,9 +170,10 @@ def _run_around(url: str, options: Options) -> RunRecord | None:
         folder, slash, _ = folder.rpartition("/")
         if not slash or folder.endswith((":", ":/")) or not folder:
             return None
-        record = read_record(Store(folder, options))
+        store = Store(folder, options)
+        record = read_record(store)
         if record is not None:
-            return record
+            return Run(store, record)
     return None
 
 
@@ -167,7 +200,7 @@ def _load(
         )
     if row_lora is not None:
         _require_lora(row_lora, info)
-    _require_controlnets(facts, info)
+    _require_adapters(facts, info)
     torch.set_num_threads(record.threads if record is not None and record.threads else 1)
     return files.load(spec, device or (record.device if record is not None else "cpu"))
 
@@ -185,12 +218,17 @@ def _model_spec(
             f"the image was made with {facts.model}; use --model to say where that model is; "
             "a model is not downloaded only because an image names it"
         )
-    if record is None and facts.loras:
-        names = ", ".join(lora.name for lora in facts.loras)
-        raise ModelError(
-            f"the image was made with LoRAs ({names}), and no folder above it has a run.json that "
-            "says where they are"
-        )
+    for kind, used in (
+        ("LoRAs", facts.loras),
+        ("ControlNets", facts.controlnets),
+        ("IP-Adapters", facts.references),
+    ):
+        if record is None and used:
+            names = ", ".join(each.name for each in used)
+            raise ModelError(
+                f"the image was made with {kind} ({names}), and no folder above it has a run.json "
+                "that says where they are"
+            )
     base = record.spec.model if record is not None else ModelSpec(source=facts.model)
     own = reproduction.own_lora(facts, len(base.loras))
     changes = {
@@ -220,24 +258,27 @@ def _require_lora(lora: LoraInfo, model: ModelInfo) -> None:
         )
 
 
-def _require_controlnets(facts: ImageFacts, model: ModelInfo) -> None:
-    """Check that the ControlNets of an image are still those that it was made with.
+def _require_adapters(facts: ImageFacts, model: ModelInfo) -> None:
+    """Check that the run's ControlNets and IP-Adapters are those that the image was made with.
 
     Raises:
-        ModelError: the run's job does not have one of them, or its files have changed.
+        ModelError: one is missing, or its files have changed.
     """
-    known = {each.name: each.sha256 for each in model.controlnets}
-    for each in facts.controlnets:
-        if each.name not in known:
-            raise ModelError(
-                f"the image was made with ControlNet {each.name!r}, which is not among the "
-                "controlnets of run.json"
-            )
-        if known[each.name] != each.sha256:
-            raise ModelError(
-                f"ControlNet {each.name!r}: its sha256 is {known[each.name][:12]}, but the image "
-                f"was made with {each.sha256[:12]}"
-            )
+    for kind, used, known in (
+        ("ControlNet", facts.controlnets, model.controlnets),
+        ("IP-Adapter", facts.references, model.references),
+    ):
+        hashes = {each.name: each.sha256 for each in known}
+        for each in used:
+            if each.name not in hashes:
+                raise ModelError(
+                    f"the image was made with {kind} {each.name!r}, which run.json does not have"
+                )
+            if hashes[each.name] != each.sha256:
+                raise ModelError(
+                    f"{kind} {each.name!r}: its sha256 is {hashes[each.name][:12]}, but the image "
+                    f"was made with {each.sha256[:12]}"
+                )
 
 
 def _format(data: bytes, record: RunRecord | None) -> ImagesSpec:

@@ -14,10 +14,13 @@ from nightpress.jobs.runs.repair import (
 from nightpress.jobs.runs.shared import OnEvent, ignore
 from nightpress.jobs.runs.targets import ImageTarget, open_images, repair_spec
 from nightpress.pipelines.formatting import plural
+from nightpress.pipelines.inputs.reading import InputReader
 from nightpress.pipelines.job.spec import RunSpec
 from nightpress.pipelines.run_directory import verify as checks
 from nightpress.pipelines.run_directory.reader import Run
 from nightpress.pipelines.run_directory.verify import Damage, Finding
+from nightpress.pipelines.run_directory.verify_inputs import InputsVerified, verify_inputs
+from nightpress.pipelines.shards.run_images import EarlierRuns
 from nightpress.pipelines.shards.work import Amendment
 from nightpress.pipelines.storage import Options
 
@@ -37,6 +40,8 @@ class VerifyResult:
     """What was wrong, before any repair of images."""
     orphans: tuple[str, ...]
     """Images or packs that no commit names; none are looked for if a commit is damaged."""
+    inputs: InputsVerified | None = None
+    """The pictures that images were made from, if they were to be checked."""
     repaired: RepairResult | None = None
     """How the rows that were made again turned out; None if none were."""
     deleted: tuple[str, ...] = ()
@@ -44,7 +49,12 @@ class VerifyResult:
 
     @property
     def is_sound(self) -> bool:
-        """Nothing is wrong, or everything that was wrong has been repaired."""
+        """Nothing is wrong, or everything that was wrong has been repaired.
+
+        Pictures that have changed are wrong too; no repair brings them back.
+        """
+        if self.inputs is not None and self.inputs.findings:
+            return False
         return not self.findings or (self.repaired is not None and not self.repaired.num_failed)
 
 
@@ -55,6 +65,7 @@ def verify(
     sample: float = 1.0,
     repair: bool = False,
     remove_orphans: bool = False,
+    inputs: bool = False,
     address: str | None = None,
     max_failures: int | str | None = None,
     take_over: bool = False,
@@ -68,6 +79,7 @@ def verify(
         sample: share of the images to read; metadata and plan are always checked completely.
         repair: make what is missing or damaged again.
         remove_orphans: delete the images and packs that no commit names.
+        inputs: also compare the hashes of the pictures that images were made from.
         address, max_failures, take_over, storage: of a repair; see `retry`.
 
     Returns:
@@ -75,28 +87,35 @@ def verify(
 
     Raises:
         UnfinishedRun: `remove_orphans` before every shard is committed.
-        RunNotFound, RunHeld, ChangedRunError, ModelError, StoreError, ClusterError, RunStopped: as
-            `retry` raises them.
+        RunNotFound, RunHeld, ChangedRunError, ModelError, StoreError ...: as `retry` raises them.
     """
     run = open_images(target, storage)
     spec = repair_spec(run, target, address, max_failures)
-    result = _check(run, sample)
-    if remove_orphans:
-        _require_finished(result)
+    result = _check(run, sample, remove_orphans)
     if repair:
         result = _repair(run, spec, result, sample, on_event, take_over)
     if remove_orphans:
         result = replace(result, deleted=delete_orphans(run, on_event, take_over=take_over))
-    return result
+    return replace(result, inputs=verify_inputs(run, _reader(run))) if inputs else result
 
 
-def _check(run: Run, sample: float) -> VerifyResult:
-    """Check every committed shard, and look for orphans if every commit can be read."""
+def _reader(run: Run) -> InputReader:
+    """Reads the pictures of a run's images as they are now, without a cache."""
+    options: Options = {**run.spec.storage, **run.store.options}
+    return InputReader(run.spec.inputs, options, EarlierRuns(run.url, options))
+
+
+def _check(run: Run, sample: float, needs_all: bool = False) -> VerifyResult:
+    """Check every committed shard, and look for orphans if every commit can be read.
+
+    Raises:
+        UnfinishedRun: every shard must be committed, and one is not.
+    """
     shards = list(checks.verify(run, sample))
     findings = tuple(finding for shard in shards for finding in shard.findings)
     # An unreadable commit may name any image.
     all_named = all(finding.row is not None for finding in findings)
-    return VerifyResult(
+    result = VerifyResult(
         url=run.url,
         num_checked=sum(shard.num_checked for shard in shards),
         num_failed=sum(shard.num_failed for shard in shards),
@@ -104,6 +123,9 @@ def _check(run: Run, sample: float) -> VerifyResult:
         findings=findings,
         orphans=tuple(checks.orphan_images(run)) if all_named else (),
     )
+    if needs_all:
+        _require_finished(result)
+    return result
 
 
 def _repair(

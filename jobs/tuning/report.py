@@ -82,11 +82,13 @@ def describe_setup(setup: TuningSetup) -> str:
     params = workload.params
     own = "the model's own sampler"
     sampler = own if params.scheduler == "default" else params.scheduler
+    larger = " to {} x {}".format(*params.final_size) if params.passes else ""
     lora = "" if params.lora is None else f", LoRA {params.lora} at {params.lora_scale:g}"
     return (
         f"{plural(workload.num_images, 'image')}, {workload.batch_size} at once, "
-        f"{params.width} x {params.height}, {plural(params.num_inference_steps, 'step')} of "
-        f"{sampler}, guidance {params.guidance_scale:g}{lora}; compared with "
+        f"{params.width} x {params.height}{larger}, "
+        f"{plural(params.num_inference_steps, 'step')} of {sampler}, "
+        f"guidance {params.guidance_scale:g}{lora}; compared with "
         f"{setup.reference.dtype} on {setup.device} without speed settings"
     )
 

@@ -8,10 +8,9 @@ nothing.
 import gc
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any, cast
 
-import pyarrow.compute as pc
 import torch
 
 from nightpress.diffusion_core.acceleration.spec import SpeedSpec
@@ -47,13 +46,13 @@ from nightpress.diffusion_core.tuning.device_memory import (
 )
 from nightpress.diffusion_core.tuning.search import ConfigTrial, configs_to_try, fastest
 from nightpress.jobs.dispatch.batch_size import resolve_batch_size
+from nightpress.jobs.tuning.images import images_to_sample
 from nightpress.jobs.tuning.options import DEFAULTS, TuneOptions
 from nightpress.pipelines.errors import SpecError
 from nightpress.pipelines.job.spec import RunSpec
 from nightpress.pipelines.models.files import ModelFiles
-from nightpress.pipelines.planning import check, manifest_sources, plan_part
+from nightpress.pipelines.planning import manifest_sources
 from nightpress.pipelines.run_directory.record import threads_for
-from nightpress.pipelines.shards.batching import PlannedImage, planned_images
 from nightpress.pipelines.storage import require_answers
 
 MAX_PAIRS = 4
@@ -196,25 +195,6 @@ def prepare(spec: RunSpec, options: TuneOptions) -> TuningSetup:
 def _default_device(spec: RunSpec) -> str:
     wants_gpu = spec.cluster.gpus_per_actor != 0
     return "cuda" if wants_gpu and torch.cuda.is_available() else "cpu"
-
-
-def images_to_sample(
-    spec: RunSpec, info: ModelInfo, batch_size: int, num_images: int
-) -> list[PlannedImage]:
-    """The first images with the job's most frequent settings, in whole batches if it has enough."""
-    layout = check(spec, info, batch_size)
-    settings = asdict(layout.batches[0].settings)
-    wanted = math.ceil(num_images / batch_size) * batch_size
-    images: list[PlannedImage] = []
-    for index in range(len(layout.parts)):
-        part = plan_part(spec, info, layout, index)
-        for name, value in settings.items():
-            column = part.column(name)
-            part = part.filter(column.is_null() if value is None else pc.equal(column, value))
-        images += planned_images(part.slice(0, wanted - len(images)))
-        if len(images) == wanted:
-            break
-    return images
 
 
 class _Bench:

@@ -39,6 +39,14 @@ A1111_SAMPLERS = {
 SCHEDULE_TYPES = {"": None, "-karras": "Karras", "-trailing": "SGM Uniform"}
 """Suffix of a sampler name -> the schedule type that A1111 and its readers use."""
 
+RESIZE_MODES = {
+    "cover": "Crop and Resize",
+    "contain": "Resize and Fill",
+    "stretch": "Just Resize",
+}
+"""How a picture is fitted -> what A1111's ControlNet extension calls it; an IP-Adapter's is not
+fitted, but resized by its encoder."""
+
 _NAMESPACES = {
     "rdf": "http://www.w3.org/1999/02/22-rdf-syntax-ns#",
     "dc": "http://purl.org/dc/elements/1.1/",
@@ -69,9 +77,12 @@ def parameters_text(facts: ImageFacts) -> str:
         "Schedule type": SCHEDULE_TYPES[suffix],
         "CFG scale": f"{facts.guidance_scale:.15g}",
         "Seed": facts.seed,
-        "Size": f"{facts.width}x{facts.height}",
+        "Size": "{}x{}".format(*_first_size(facts)),
         "Model hash": facts.model_fingerprint[:10],
         "Model": facts.model,
+        **_image_settings(facts),
+        **_control_settings(facts),
+        **_pass_settings(facts),
         "Version": CREATOR,
     }
     lines = [facts.prompt]
@@ -79,6 +90,59 @@ def parameters_text(facts: ImageFacts) -> str:
         lines.append(f"Negative prompt: {facts.negative_prompt}")
     pairs = (f"{key}: {_quoted(value)}" for key, value in settings.items() if value is not None)
     return readable("\n".join([*lines, ", ".join(pairs)]))
+
+
+def _first_size(facts: ImageFacts) -> tuple[int, int]:
+    """Width and height when the image was sampled for the first time: A1111's `Size`."""
+    if not facts.passes:
+        return facts.width, facts.height
+    return facts.passes[0].from_width, facts.passes[0].from_height
+
+
+def _image_settings(facts: ImageFacts) -> dict[str, object]:
+    """What A1111 writes about an initial image and a mask; it names no files."""
+    settings: dict[str, object] = {}
+    if facts.strength is not None:
+        settings["Denoising strength"] = f"{facts.strength:.15g}"
+    if any(each.role == "mask_image" for each in facts.inputs):
+        settings |= {"Mask mode": "Inpaint masked", "Mask blur": 0}
+    return settings
+
+
+def _control_settings(facts: ImageFacts) -> dict[str, object]:
+    """ControlNets and IP-Adapters, in the form of A1111's ControlNet extension."""
+    fits = {each.role.partition(".")[0]: each.fit for each in facts.inputs}
+    units = [("control_image", each) for each in facts.controlnets]
+    units += [("reference_image", each) for each in facts.references]
+    return {
+        f"ControlNet {number}": (
+            f"Model: {info.name} [{info.sha256[:8]}], Weight: {info.scale:.15g}, "
+            f"Resize Mode: {RESIZE_MODES.get(fits.get(role, ''), 'Just Resize')}, "
+            "Guidance Start: 0, Guidance End: 1"
+        )
+        for number, (role, info) in enumerate(units)
+    }
+
+
+def _pass_settings(facts: ImageFacts) -> dict[str, object]:
+    """Passes as A1111's "Hires. fix"; it knows one, so later ones are numbered.
+
+    Its steps are those that are taken; ours are those at strength 1.
+    """
+    settings: dict[str, object] = {}
+    for number, each in enumerate(facts.passes, start=1):
+        name = "Hires" if number == 1 else f"Hires {number}"
+        alone = number == 1 and facts.strength is None
+        exact = int(each.from_width * each.scale), int(each.from_height * each.scale)
+        if exact == (each.width, each.height):
+            settings[f"{name} upscale"] = f"{each.scale:.15g}"
+        else:
+            settings[f"{name} resize"] = f"{each.width}x{each.height}"
+        settings[f"{name} steps"] = int(each.num_inference_steps * each.strength)
+        settings[f"{name} upscaler"] = "Lanczos"
+        strength = "Denoising strength" if alone else f"{name} denoising strength"
+        settings[strength] = f"{each.strength:.15g}"
+    return settings
 
 
 def readable(text: str) -> str:

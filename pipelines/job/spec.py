@@ -15,6 +15,7 @@ from pydantic import (
     model_validator,
 )
 
+from nightpress.diffusion_core.conditioning.passes import PassSpec
 from nightpress.diffusion_core.models.spec import ModelSpec
 from nightpress.pipelines.errors import Change, SpecError
 from nightpress.pipelines.job.credentials import ADVICE, has_credentials
@@ -69,6 +70,15 @@ class RunSpec(Section):
     ] = 0
     sampling: SamplingSpec = SamplingSpec()
     inputs: InputsSpec = InputsSpec()
+    passes: Annotated[
+        tuple[PassSpec, ...],
+        Field(
+            strict=False,
+            max_length=8,
+            description="Each image is sampled again, larger, from its own pixels: a list of "
+            "{scale, strength, num_inference_steps}.",
+        ),
+    ] = ()
     images: ImagesSpec = ImagesSpec()
     batch: BatchSpec = BatchSpec()
     cluster: ClusterSpec = ClusterSpec()
@@ -210,6 +220,8 @@ class RunSpec(Section):
             values.pop("inputs")
         else:
             values["inputs"] = {"fit": self.inputs.fit}
+        if not self.passes:  # as if it were not there, as in older versions
+            values.pop("passes")
         return values | {
             "model": {key: model[key] for key in model if key not in omitted},
             "images": images,

@@ -23,7 +23,7 @@ class ImageKind:
     """What decides which batch size fits into memory and is fastest: image size and guidance."""
 
     width: int
-    """Pixels."""
+    """Pixels of the finished image, the largest that is sampled."""
     height: int
     guided: bool
     """Whether each image is sampled both with and without its prompt."""
@@ -31,7 +31,7 @@ class ImageKind:
     @classmethod
     def of(cls, settings: SamplingParams) -> Self:
         """The kind of images with these settings."""
-        return cls(settings.width, settings.height, settings.guidance_scale > 1)
+        return cls(*settings.final_size, settings.guidance_scale > 1)
 
     @property
     def name(self) -> str:
@@ -133,7 +133,7 @@ def num_steps(counts: Sequence[SettingsCount]) -> int:
 
 
 def _steps(count: SettingsCount) -> int:
-    return count.num_images * count.settings.num_inference_steps
+    return count.num_images * sum(steps for _, _, steps in count.settings.work)
 
 
 def _distance(one: ImageKind, other: ImageKind) -> tuple[bool, float]:

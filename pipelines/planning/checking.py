@@ -22,6 +22,7 @@ from nightpress.pipelines.planning.duplicates import Mapper, duplicates
 from nightpress.pipelines.planning.images import Planner
 from nightpress.pipelines.planning.layout import PlanLayout, PlanPart, SettingsCount
 from nightpress.pipelines.planning.named_inputs import joined
+from nightpress.pipelines.planning.passes import check_passes
 from nightpress.pipelines.planning.sources import manifest_sources
 from nightpress.pipelines.planning.units import (
     MAX_SETTINGS,
@@ -113,6 +114,7 @@ def _check_settings(spec: RunSpec, info: ModelInfo) -> None:
         )
     if job.negative_prompt.strip() and not info.takes_negative_prompt:
         raise SpecError("sampling.negative_prompt: this model takes no negative prompt")
+    check_passes(spec, info)
     problem = PromptChecker(spec.model.prompts, info.prompts).problem(job.negative_prompt)
     if problem is not None:
         raise SpecError(f"sampling.negative_prompt: {problem}")

@@ -23,13 +23,15 @@ from nightpress.pipelines.manifest.numbers import Floats, Ints
 from nightpress.pipelines.manifest.prompt_checks import PromptChecker
 from nightpress.pipelines.manifest.row_reader import RowReader
 from nightpress.pipelines.manifest.rows import Rows
+from nightpress.pipelines.planning.passes import PassPlanner
 from nightpress.pipelines.planning.seeds import Hashes, derive_seeds, hash64
 from nightpress.pipelines.records import PLAN_SCHEMA
 
 VARIANT_DIGITS = 2
 
-NOT_IN_FILE_NAMES = frozenset({"file", "shard"})
-"""Columns of the plan that a file name cannot use, because they are decided later."""
+NOT_IN_FILE_NAMES = frozenset({"file", "shard", "conditioning", "inputs", "passes"})
+"""Columns of the plan that a file name cannot use: some are decided later, and others are not for
+people."""
 
 PER_IMAGE_COLUMNS = frozenset({"image_id", "variant", "seed"})
 """Columns that differ between the images of one row."""
@@ -47,7 +49,8 @@ class Planner:
         types |= {column.name: column.type for column in columns.carried}
         allowed = {name: type_ for name, type_ in types.items() if name not in NOT_IN_FILE_NAMES}
         self.template = Template.parse(spec.images.template, allowed)
-        self.supports_per_image_guidance = info.pipeline in MULTIPLY_BY_GUIDANCE
+        self.passes = PassPlanner(spec.passes, info.size_multiple)
+        self.supports_per_image_guidance = info.pipeline in MULTIPLY_BY_GUIDANCE and not spec.passes
         """Whether images with different guidance scales can share a batch."""
 
     @property
@@ -78,6 +81,7 @@ class Images:
     loras: tuple[str, ...]
     """The job's LoRAs that rows can name."""
     run_seed: int
+    passes: PassPlanner
     row_indices: Ints
     """(m,) each image's row."""
     variants: Ints
@@ -148,6 +152,8 @@ class Images:
                 return pa.nulls(len(self), PLAN_SCHEMA.field(name).type)
             case "conditioning" | "inputs" if not self.rows.any_conditioned:
                 return pa.nulls(len(self), PLAN_SCHEMA.field(name).type)
+            case "passes" if not self.passes.specs:
+                return pa.nulls(len(self), pa.string())
             case _:
                 return self.per_image_encoded(self._row_column(name))
 
@@ -172,12 +178,22 @@ class Images:
                 return pc.take(pa.array([None, *self.loras], pa.string()), pa.array(self.rows.lora))
             case "lora_scale":
                 return pa.array(self.rows.lora_scale, mask=self.rows.lora == 0)
-            case "width" | "height" | "num_inference_steps":
-                return pa.array(getattr(self.rows, name).astype(np.int32))
+            case "width" | "height":
+                sizes = dict(zip(("width", "height"), self.final_sizes, strict=True))
+                return pa.array(sizes[name].astype(np.int32))
+            case "num_inference_steps":
+                return pa.array(self.rows.num_inference_steps.astype(np.int32))
+            case "passes":
+                return self.passes.texts(self.rows)
             case "spread" if name not in self.carried:
                 return spread(self.rows.numbers)
             case _:
                 return self.carried[name]
+
+    @cached_property
+    def final_sizes(self) -> tuple[Ints, Ints]:
+        """Width and height of the finished images of each row; (n,) each."""
+        return self.passes.final_sizes(self.rows)
 
     @cached_property
     def _one_image_per_row(self) -> bool:
@@ -234,7 +250,9 @@ def _images(
     planner: Planner, rows: Rows, carried: dict[str, pa.Array], row_indices: Ints, variants: Ints
 ) -> Images:
     loras, seed = planner.row_reader.loras, planner.spec.seed
-    return Images(rows, carried, planner.template, loras, seed, row_indices, variants)
+    return Images(
+        rows, carried, planner.template, loras, seed, planner.passes, row_indices, variants
+    )
 
 
 def group_by_settings(rows: Rows, merge_guidance_scales: bool = False) -> Ints:
@@ -281,13 +299,15 @@ def _ranks(column: Ints | Floats | NDArray[np.bool_] | pa.Array) -> tuple[Ints, 
 def settings_of(planner: Planner, rows: Rows, row: int) -> SamplingParams:
     """The settings of one row."""
     lora = int(rows.lora[row])
+    width, height = int(rows.width[row]), int(rows.height[row])
     return SamplingParams(
-        width=int(rows.width[row]),
-        height=int(rows.height[row]),
+        width=width,
+        height=height,
         num_inference_steps=int(rows.num_inference_steps[row]),
         guidance_scale=float(rows.guidance_scale[row]),
         scheduler=SAMPLER_NAMES[rows.scheduler[row]],
         lora=planner.row_reader.loras[lora - 1] if lora else None,
         lora_scale=float(rows.lora_scale[row]) if lora else None,
         conditioning=Conditioning.from_text(rows.conditioning[row].as_py()),
+        passes=planner.passes.passes(width, height),
     )

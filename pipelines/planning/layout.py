@@ -4,6 +4,7 @@ The layout is small even for a large manifest and is stored as JSON with the run
 """
 
 import base64
+import math
 from bisect import bisect_right
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
@@ -116,7 +117,7 @@ class PlanLayout:
     def cost_ratio(self) -> float:
         """Pixels times steps of the costliest images over those of the cheapest; 1.0 if empty."""
         settings = [count.settings for count in self.batches]
-        costs = [one.width * one.height * one.num_inference_steps for one in settings]
+        costs = [sum(map(math.prod, one.work)) for one in settings]
         return max(costs) / min(costs) if costs else 1.0
 
     def in_shards(self, shard_size: int, batch_size: int) -> Self:

@@ -27,7 +27,7 @@ from nightpress.pipelines.planning.index import encoded_index, index_path
 from nightpress.pipelines.planning.input_hashes import read_hashes, with_hashes
 from nightpress.pipelines.planning.layout import PlanLayout, PlanPart
 from nightpress.pipelines.planning.units import WorkUnit, read_batches
-from nightpress.pipelines.records import PLAN_SCHEMA
+from nightpress.pipelines.records import ADDED_TO_PLANS, PLAN_SCHEMA, with_carried_renamed
 from nightpress.pipelines.storage import Store, open_source
 
 DICTIONARY_BYTES = 64 << 20
@@ -145,6 +145,7 @@ def _plain(table: pa.Table) -> pa.Table:
 
     Columns that older versions did not write are null.
     """
+    table = with_carried_renamed(table, ADDED_TO_PLANS)
     for field in PLAN_SCHEMA:
         if field.nullable and field.name not in table.column_names:
             table = table.append_column(field, pa.nulls(len(table), field.type))

@@ -39,6 +39,7 @@ from nightpress.pipelines.planning.images import (
 )
 from nightpress.pipelines.planning.layout import RowLocator
 from nightpress.pipelines.planning.named_inputs import NamedInputs, joined, named_inputs
+from nightpress.pipelines.planning.passes import check_rows
 from nightpress.pipelines.planning.seeds import Hashes, hash64
 
 MAX_PART_IMAGES = 131_072
@@ -165,7 +166,9 @@ def read_batches(
         row_bytes = sum(block.num_bytes for block in part.file.blocks) / part.file.num_rows
         for table in read(part, sources, unit.planner.spec.storage):
             problems = RowProblems(part.file.url, row)
-            rows = unit.planner.row_reader.read(table, number, problems)
+            planner = unit.planner
+            rows = planner.row_reader.read(table, number, problems)
+            check_rows(planner.spec, planner.row_reader.info, columns, rows, problems)
             carried = columns.carried_values(table, problems)
             yield RowBatch(part.file.url, row, problems, rows, carried, row_bytes)
             row += table.num_rows

@@ -4,6 +4,7 @@ Each commit is read once, a few at a time, so memory does not grow with the numb
 """
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -16,20 +17,30 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from nightpress.diffusion_core.theory.spacing import evenly_spaced
-from nightpress.pipelines.records import python_rows
-from nightpress.pipelines.run_directory.commit import commit_sizes, open_commit, summary_of
+from nightpress.pipelines.records import ADDED_TO_METADATA, python_rows, with_carried_renamed
+from nightpress.pipelines.run_directory.commit import (
+    commit_sizes,
+    open_commit,
+    read_columns,
+    summary_of,
+)
 from nightpress.pipelines.run_directory.map_ahead import map_ahead
 from nightpress.pipelines.run_directory.reader import Run
 from nightpress.pipelines.run_directory.summary import Summary
 from nightpress.pipelines.run_directory.summary_index import CommitTotals
 from nightpress.pipelines.storage import READ_THREADS
 
-SETTINGS = ("width", "height", "num_inference_steps", "guidance_scale", "scheduler")
+SETTINGS = (
+    *("width", "height", "num_inference_steps", "guidance_scale", "scheduler"),
+    *("mode", "strength"),
+)
 
-SETTINGS_KEYS = [*SETTINGS, "with_loras"]
+ADAPTERS = ("loras", "controlnets", "references")
+
+SETTINGS_KEYS = [*SETTINGS, *(f"with_{name}" for name in ADAPTERS)]
 """Columns of the table of settings that tell settings apart; `with_loras` is text."""
 
-SETTINGS_COLUMNS = [*SETTINGS, "loras", "status", "sampling_s"]
+SETTINGS_COLUMNS = [*SETTINGS, *ADAPTERS, "status", "error_type", "sampling_s"]
 """Columns that the table of settings is made from; they are read from every commit."""
 
 FAILURE_COLUMNS = ["image_id", "prompt", "error_type", "error", "attempts"]
@@ -62,6 +73,8 @@ class Collected:
     """Metadata rows of images that are ok, evenly spaced over the run."""
     failures: list[Row]
     """The first failed rows, in sampling order."""
+    failure_counts: dict[str, int]
+    """Error type -> images that failed with it, over the whole run."""
     settings: list[Row]
     """`SETTINGS_KEYS` and `SUMS` of all distinct settings, those with the most images first."""
     num_cut: int
@@ -97,6 +110,7 @@ def collect(run: Run, limits: Limits) -> Collected:
     read = partial(_read_part, run, sizes, num_images, limits.failures)
     totals, images = dict[int, CommitTotals](), list[Row]()
     failures, num_cut, cut = list[Row](), 0, list[Row]()
+    failure_counts: Counter[str] = Counter()
     settings = _SettingsTable()
     with ThreadPoolExecutor(READ_THREADS) as pool:
         parts = map_ahead(pool, read, sorted(sizes), READ_THREADS)
@@ -106,11 +120,13 @@ def collect(run: Run, limits: Limits) -> Collected:
             failures += part.failures[: limits.failures - len(failures)]
             num_cut += part.num_cut
             cut += part.cut[: limits.failures - len(cut)]
+            failure_counts.update(part.rows.column("error_type").drop_null().to_pylist())
             settings.add(part.rows)
     return Collected(
         totals=totals,
         images=evenly_spaced(images, limits.images, endpoint=False),
         failures=failures,
+        failure_counts=dict(failure_counts),
         settings=settings.most_images_first(),
         num_cut=num_cut,
         cut=cut,
@@ -121,7 +137,7 @@ def _read_part(
     run: Run, sizes: dict[int, int], num_images: dict[int, int], max_failures: int, shard: int
 ) -> _Part:
     with open_commit(run.store, shard, sizes[shard]) as file:
-        rows = file.read(SETTINGS_COLUMNS, use_threads=False)
+        rows = read_columns(file, SETTINGS_COLUMNS)
         ok = pc.equal(rows.column("status"), "ok").to_numpy()
         most = num_images.get(shard, 0)
         images = evenly_spaced(np.flatnonzero(ok).tolist(), most, endpoint=False)
@@ -139,7 +155,7 @@ def _read_part(
 
 def _cut_rows(file: pq.ParquetFile) -> list[Row]:
     """`CUT_COLUMNS` of the images of a commit whose prompts were cut."""
-    rows = file.read(CUT_COLUMNS, use_threads=False)
+    rows = read_columns(file, CUT_COLUMNS)
     cut = pc.or_(*(pc.is_valid(rows.column(name)) for name in CUT_COLUMNS[1:]))
     found: list[Row] = rows.filter(cut).to_pylist()
     return found
@@ -151,7 +167,8 @@ def _rows(
     """Some rows of a commit."""
     if not numbers:
         return []
-    return python_rows(file.read(columns, use_threads=False).take(pa.array(numbers)))
+    table = file.read(columns, use_threads=False).take(pa.array(numbers))
+    return python_rows(with_carried_renamed(table, ADDED_TO_METADATA))
 
 
 class _SettingsTable:
@@ -184,7 +201,7 @@ def _countable(rows: pa.Table) -> pa.Table:
     """Metadata rows as `SETTINGS_KEYS` and `SUMS` of one image each."""
     sampling_s = rows.column("sampling_s")
     columns = {name: rows.column(name) for name in SETTINGS} | {
-        "with_loras": _loras_as_text(rows.column("loras").combine_chunks()),
+        **{f"with_{name}": _as_text(rows.column(name).combine_chunks()) for name in ADAPTERS},
         "num_images": pa.array(np.ones(len(rows), np.int64)),
         "num_failed": pc.cast(pc.equal(rows.column("status"), "failed"), "int64"),
         "sampling_s": sampling_s,
@@ -201,10 +218,10 @@ def _added_up(tables: Sequence[pa.Table]) -> pa.Table:
     )
 
 
-def _loras_as_text(loras: pa.ListArray) -> pa.Array:
-    """The LoRAs of each row as `brand at 0.8, ink at 1`; (n,) string."""
-    each = loras.flatten()
+def _as_text(adapters: pa.ListArray) -> pa.Array:
+    """The LoRAs or other adapters of each row as `brand at 0.8, ink at 1`; (n,) string."""
+    each = adapters.flatten()
     scales = pc.cast(each.field("scale"), pa.string())
     texts = pc.binary_join_element_wise(each.field("name"), scales, " at ")
-    starts = pc.subtract(loras.offsets, loras.offsets[0])
+    starts = pc.subtract(adapters.offsets, adapters.offsets[0])
     return pc.binary_join(pa.ListArray.from_arrays(starts, texts), ", ")

@@ -2,6 +2,7 @@
 
 import json
 from base64 import b64encode
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -12,13 +13,17 @@ from urllib.parse import quote
 
 import jinja2
 
+from nightpress.diffusion_core.conditioning.passes import PassSpec
+from nightpress.diffusion_core.conditioning.spec import TEXT
 from nightpress.pipelines.errors import StoreMissing
-from nightpress.pipelines.formatting import duration, size
+from nightpress.pipelines.formatting import duration, plural, size
 from nightpress.pipelines.image_files.embedded_metadata import readable
 from nightpress.pipelines.image_files.encoding import decoded
 from nightpress.pipelines.image_files.packing import image_bytes
 from nightpress.pipelines.records import METADATA_SCHEMA
 from nightpress.pipelines.reporting.collect import CUT_COLUMNS, Collected, Limits, collect
+from nightpress.pipelines.reporting.conditions import condition_facts
+from nightpress.pipelines.reporting.failures import failure_counts
 from nightpress.pipelines.run_directory.reader import Run, RunProgress
 from nightpress.pipelines.run_directory.summary import Summary
 from nightpress.pipelines.run_directory.summary_index import write_summary_index
@@ -122,8 +127,14 @@ class SettingsRow:
     scheduler: str
     num_inference_steps: int
     guidance_scale: str
+    mode: str
+    """`text`, `inpaint+control` ..."""
+    strength: str
+    """Empty if there is none."""
     loras: str
     """`brand at 0.8, ink at 1`, or empty."""
+    controlnets: str
+    references: str
     num_images: str
     num_failed: str
     sampling_s: str
@@ -142,7 +153,7 @@ def render(run: Run, found: Collected) -> str:
     progress = run.progress_of(total, found.totals)
     with ThreadPoolExecutor(READ_THREADS) as pool:
         images = list(pool.map(partial(gallery_image, run), found.images))
-    shown_settings = found.settings[:MAX_SETTINGS]
+    shown_settings = [settings_row(row) for row in found.settings[:MAX_SETTINGS]]
     loader = jinja2.PackageLoader("nightpress.pipelines.reporting")
     template = jinja2.Environment(loader=loader, autoescape=True).get_template("report.html.j2")
     return template.render(
@@ -152,10 +163,12 @@ def render(run: Run, found: Collected) -> str:
         images=images,
         images_note=_count(len(images), progress.num_ok, "an even sample"),
         failures=[failure(row) for row in found.failures],
+        failure_counts=failure_counts(found.failure_counts),
         failures_note=_count(len(found.failures), progress.num_failed, "the first"),
         cut=[cut_prompt(row) for row in found.cut],
         cut_note=_count(len(found.cut), found.num_cut, "the first"),
-        settings=[settings_row(row) for row in shown_settings],
+        settings=shown_settings,
+        show=columns_to_show(shown_settings),
         settings_note=_count(len(shown_settings), len(found.settings), "the most frequent"),
         job=job_facts(run),
         model=model_facts(run),
@@ -191,11 +204,22 @@ def settings_row(row: dict[str, Any]) -> SettingsRow:
         scheduler=row["scheduler"],
         num_inference_steps=row["num_inference_steps"],
         guidance_scale=f"{row['guidance_scale']:g}",
+        mode=row["mode"],
+        strength="" if row["strength"] is None else f"{row['strength']:g}",
         loras=text(row["with_loras"], MAX_CAPTION),
+        controlnets=text(row["with_controlnets"], MAX_CAPTION),
+        references=text(row["with_references"], MAX_CAPTION),
         num_images=f"{row['num_images']:,}",
         num_failed=f"{row['num_failed']:,}",
         sampling_s=f"{row['sampling_s'] / sampled:.3g}" if sampled else UNKNOWN,
     )
+
+
+def columns_to_show(settings: Sequence[SettingsRow]) -> dict[str, bool]:
+    """The columns of the table of settings that some runs leave out, and whether this one does."""
+    optional = ("strength", "loras", "controlnets", "references")
+    shown = {name: any(getattr(row, name) for row in settings) for name in optional}
+    return shown | {"mode": any(row.mode != TEXT for row in settings)}
 
 
 def gallery_image(run: Run, row: dict[str, Any]) -> GalleryImage:
@@ -207,6 +231,7 @@ def gallery_image(run: Run, row: dict[str, Any]) -> GalleryImage:
     ]
     loras = (f"{lora['name']} at {lora['scale']:g}" for lora in row["loras"])
     facts.append(Fact("LoRAs", text(", ".join(loras))))
+    facts += [Fact(label, text(value)) for label, value in condition_facts(row)]
     facts += [Fact(readable(name), text(row[name])) for name in carried]
     return GalleryImage(
         url=image_url(run, row),
@@ -257,11 +282,18 @@ def job_facts(run: Run) -> list[Fact]:
         Fact("rows", f"{record.layout.num_rows:,}"),
         Fact("images planned", f"{record.layout.num_images:,}"),
         Fact("seed", str(spec.seed)),
+        *([Fact("passes", "\n".join(map(pass_text, spec.passes)))] if spec.passes else []),
         Fact("format", spec.images.format),
         Fact("file names", text(spec.images.template), mono=True),
         *([Fact("packing", spec.images.packing)] if spec.images.is_packed else []),
         Fact("fingerprint", record.fingerprint, mono=True),
     ]
+
+
+def pass_text(each: PassSpec) -> str:
+    """`1.5 times larger, 20 steps at strength 0.35`."""
+    steps = plural(each.num_inference_steps, "step")
+    return f"{each.scale:g} times larger, {steps} at strength {each.strength:g}"
 
 
 def model_facts(run: Run) -> list[Fact]:

@@ -16,7 +16,14 @@ import pyarrow.parquet as pq
 
 from nightpress.diffusion_core.errors import one_line
 from nightpress.pipelines.errors import Damaged, StoreMissing
-from nightpress.pipelines.records import METADATA_SCHEMA, OPTIONAL_FACTS, PLAN_SCHEMA, ImageRecord
+from nightpress.pipelines.records import (
+    ADDED_TO_METADATA,
+    METADATA_SCHEMA,
+    OPTIONAL_FACTS,
+    PLAN_SCHEMA,
+    ImageRecord,
+    with_carried_renamed,
+)
 from nightpress.pipelines.run_directory.lease import FencingToken
 from nightpress.pipelines.run_directory.rewriting import rewrite
 from nightpress.pipelines.run_directory.summary import SUMMARY_COLUMNS, Summary
@@ -91,7 +98,8 @@ def decode_commit(
     """
     names = None if columns is None else list(columns)
     with _as_damaged(store, shard):
-        return pq.read_table(pa.BufferReader(data), columns=names, page_checksum_verification=True)
+        part = pq.read_table(pa.BufferReader(data), columns=names, page_checksum_verification=True)
+    return part if names else with_carried_renamed(part, ADDED_TO_METADATA)
 
 
 @contextmanager
@@ -214,16 +222,24 @@ def commit_sizes(store: Store) -> dict[int, int]:
     }
 
 
-def metadata_columns(part: pa.Table) -> pa.Table:
-    """The columns of the metadata schema, without the carried ones.
+def metadata_columns(part: pa.Table, names: Sequence[str] = METADATA_SCHEMA.names) -> pa.Table:
+    """The columns of the metadata schema, or some of them, without the carried ones.
 
-    Columns that older versions did not write are null.
+    Columns that older versions did not write have the value for none; see `OPTIONAL_FACTS`.
     """
     for name in OPTIONAL_FACTS:
-        if name not in part.column_names:
-            field = METADATA_SCHEMA.field(name)
-            part = part.append_column(field, pa.nulls(len(part), field.type))
-    return part.select(METADATA_SCHEMA.names).cast(METADATA_SCHEMA)
+        if name in names and name not in part.column_names:
+            field, none = METADATA_SCHEMA.field(name), OPTIONAL_FACTS[name]
+            part = part.append_column(field, pa.array([none] * len(part), field.type))
+    return part.select(names).cast(pa.schema([METADATA_SCHEMA.field(name) for name in names]))
+
+
+def read_columns(file: pq.ParquetFile, names: Sequence[str]) -> pa.Table:
+    """Some columns of the metadata schema of an open metadata part, of any version."""
+    stored = file.schema_arrow.names
+    is_older = not ADDED_TO_METADATA.issubset(stored)
+    present = [n for n in names if n in stored and not (is_older and n in ADDED_TO_METADATA)]
+    return metadata_columns(file.read(present, use_threads=False), names)
 
 
 def metadata_part(records: Sequence[ImageRecord], rows: pa.Table) -> pa.Table:
@@ -331,7 +347,7 @@ def _parquet(part: pa.Table) -> bytes:
 
 def _metadata_row(record: ImageRecord) -> dict[str, object]:
     return {
-        **record.facts.as_dict(),
+        **record.facts.as_row(),
         "status": record.status,
         "error_type": record.error_type,
         "error": record.error,

@@ -5,11 +5,13 @@ estimate.
 """
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Self
 
 import pyarrow.compute as pc
 import pyarrow.dataset as ds
 
+from nightpress.diffusion_core.conditioning.spec import TEXT
 from nightpress.diffusion_core.errors import one_line
 from nightpress.diffusion_core.sampling.request import SamplingParams
 from nightpress.diffusion_core.theory.spacing import evenly_spaced
@@ -31,8 +33,33 @@ MAX_RUNS = 8
 MAX_SHARDS = 64
 """The number of shards that are read from each run, evenly spaced."""
 
-RateKey = tuple[int, int, int, bool]
-"""Width, height, steps, and whether guidance doubles the work."""
+
+@dataclass(frozen=True)
+class RateKey:
+    """Settings that make one image cost what another does."""
+
+    width: int
+    """Of the finished image, in pixels."""
+    height: int
+    num_inference_steps: int
+    is_guided: bool
+    """Whether guidance doubles the work."""
+    mode: str = TEXT
+    strength: float | None = None
+    passes: tuple[tuple[float, float, int], ...] = ()
+    """Scale, strength and steps of each."""
+
+    @classmethod
+    def of(cls, settings: SamplingParams) -> Self:
+        """The key of images with these settings."""
+        return cls(
+            *settings.final_size,
+            settings.num_inference_steps,
+            settings.guidance_scale > 1.0,
+            settings.conditioning.mode,
+            settings.conditioning.strength,
+            tuple((p.scale, p.strength, p.num_inference_steps) for p in settings.passes),
+        )
 
 
 @dataclass(frozen=True)
@@ -59,7 +86,7 @@ def estimate(counts: Iterable[SettingsCount], rates: Mapping[RateKey, Rate]) -> 
     """
     actor_s = num_bytes = 0.0
     for count in counts:
-        rate = rates.get(_key(count.settings))
+        rate = rates.get(RateKey.of(count.settings))
         if rate is None:
             return None
         actor_s += rate.sampling_s * count.num_images
@@ -109,7 +136,7 @@ def _run_urls(spec: RunSpec) -> list[str]:
 
 
 def _rates_of(url: str, spec: RunSpec) -> dict[RateKey, Rate]:
-    settings = ["width", "height", "num_inference_steps", "guidance_scale"]
+    settings = ["width", "height", "num_inference_steps", "guidance_scale", "mode", "strength"]
     run = open_run(url, spec.storage)
     with run.reading():
         table = run.shards(evenly_spaced(run.committed, MAX_SHARDS, endpoint=False)).to_table(
@@ -118,21 +145,14 @@ def _rates_of(url: str, spec: RunSpec) -> dict[RateKey, Rate]:
         )
     guided = pc.greater(table.column("guidance_scale"), 1.0)
     table = table.set_column(3, "guided", guided)
-    grouped = table.group_by([*settings[:3], "guided"]).aggregate(
-        [("sampling_s", "mean"), ("num_bytes", "mean")]
-    )
+    modes = pc.fill_null(table.column("mode"), TEXT)  # older versions wrote none
+    table = table.set_column(4, "mode", modes)
+    passes = tuple((p.scale, p.strength, p.num_inference_steps) for p in run.spec.passes)
+    keys = [*settings[:3], "guided", *settings[4:]]
+    grouped = table.group_by(keys).aggregate([("sampling_s", "mean"), ("num_bytes", "mean")])
     return {
-        (row["width"], row["height"], row["num_inference_steps"], row["guided"]): Rate(
+        replace(RateKey(*(row[key] for key in keys)), passes=passes): Rate(
             row["sampling_s_mean"], row["num_bytes_mean"]
         )
         for row in grouped.to_pylist()
     }
-
-
-def _key(settings: SamplingParams) -> RateKey:
-    return (
-        settings.width,
-        settings.height,
-        settings.num_inference_steps,
-        settings.guidance_scale > 1.0,
-    )

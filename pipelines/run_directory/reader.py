@@ -23,10 +23,11 @@ from nightpress.pipelines.errors import Damaged, ImageNotFound
 from nightpress.pipelines.image_files.packing import image_bytes, packed_shard
 from nightpress.pipelines.job.spec import RunSpec
 from nightpress.pipelines.planning import candidate_shards
-from nightpress.pipelines.records import METADATA_SCHEMA, python_rows
+from nightpress.pipelines.records import ADDED_TO_METADATA, METADATA_SCHEMA, python_rows
 from nightpress.pipelines.run_directory.commit import (
     committed_shards,
     metadata_columns,
+    read_commit,
     read_commit_if_any,
     shard_path,
 )
@@ -110,7 +111,13 @@ class Run:
     def metadata(self) -> ds.Dataset:
         """The metadata that is committed now: one row per image, carried columns last."""
         shards = self.committed
-        return self.shards(shards, self._schema(shards))
+        if not shards:
+            return ds.dataset(METADATA_SCHEMA.empty_table())
+        stored = self._stored_schema(shards[0])
+        names = set(stored.names)
+        if not ADDED_TO_METADATA.issubset(names) and not ADDED_TO_METADATA.isdisjoint(names):
+            return self._renamed(shards)
+        return self.shards(shards, _full_schema(stored))
 
     def shards(self, shards: list[int], schema: pa.Schema = METADATA_SCHEMA) -> ds.Dataset:
         """The metadata of some committed shards, with the columns of a schema."""
@@ -219,15 +226,23 @@ class Run:
                 "verify tells which, and nightpress verify --repair makes it again"
             ) from error
 
-    def _schema(self, shards: list[int]) -> pa.Schema:
-        """The metadata columns, then the carried ones, which are the same in every shard."""
-        if not shards:
-            return METADATA_SCHEMA
+    def _stored_schema(self, shard: int) -> pa.Schema:
         filesystem, root = self.store.arrow()
         with self.reading():
-            part = pq.read_schema(f"{root}/{shard_path(shards[0])}", filesystem=filesystem)
-        carried = [_plain(field) for field in part if field.name not in METADATA_SCHEMA.names]
-        return pa.schema([*METADATA_SCHEMA, *carried])
+            return pq.read_schema(f"{root}/{shard_path(shard)}", filesystem=filesystem)
+
+    def _renamed(self, shards: list[int]) -> ds.Dataset:
+        """The metadata of a run that an older version began with a carried column called `mode`.
+
+        Its commits are read whole, because such a column has another name now.
+        """
+        parts = [read_commit(self.store, shard) for shard in shards]
+        carried = parts[0].drop_columns(
+            [name for name in METADATA_SCHEMA.names if name in parts[0].column_names]
+        )
+        schema = _full_schema(carried.schema)
+        tables = [_with_carried(part, schema) for part in parts]
+        return ds.dataset(tables)
 
     def _row_in_shard(self, image_id: str, shard: int) -> dict[str, Any] | None:
         part = read_commit_if_any(self.store, shard)
@@ -257,6 +272,21 @@ def open_run(url: str, storage: Mapping[str, Mapping[str, Any]] | None = None) -
     store = Store(url, storage or {})
     store.require_answer()
     return Run(store, require_record(store))
+
+
+def _full_schema(part: pa.Schema) -> pa.Schema:
+    """The metadata columns, then the carried ones of a part, which are the same in every shard."""
+    carried = [_plain(field) for field in part if field.name not in METADATA_SCHEMA.names]
+    return pa.schema([*METADATA_SCHEMA, *carried])
+
+
+def _with_carried(part: pa.Table, schema: pa.Schema) -> pa.Table:
+    """The columns of a part in the order and with the types of a full schema."""
+    known = metadata_columns(part)
+    carried = [
+        part.column(n).cast(schema.field(n).type) for n in schema.names[len(METADATA_SCHEMA) :]
+    ]
+    return pa.table([*known.columns, *carried], schema=schema)
 
 
 def _plain(field: pa.Field) -> pa.Field:

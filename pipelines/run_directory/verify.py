@@ -6,7 +6,7 @@ It only reads. The caller decides what to do about the findings.
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from enum import StrEnum
 from functools import partial
 from typing import Any
@@ -15,7 +15,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from nightpress.diffusion_core.conditioning.spec import Conditioning
 from nightpress.diffusion_core.models.info import ModelInfo
 from nightpress.pipelines.errors import Damaged, PlanDamaged, StoreMissing
 from nightpress.pipelines.image_files.encoding import decoded, opened, read_facts
@@ -31,6 +30,7 @@ from nightpress.pipelines.records import (
     python_values,
 )
 from nightpress.pipelines.run_directory.commit import metadata_columns, read_commit, shard_path
+from nightpress.pipelines.run_directory.comparison import wrong_conditioning, wrong_loras
 from nightpress.pipelines.run_directory.map_ahead import map_ahead
 from nightpress.pipelines.run_directory.reader import Run
 from nightpress.pipelines.storage import READ_THREADS
@@ -41,9 +41,9 @@ SHARDS_AHEAD = 4
 PLANNED = tuple(
     name
     for name in PLAN_SCHEMA.names
-    if name not in {"shard", "file", "lora", "lora_scale", "conditioning", "inputs"}
+    if name not in {"shard", "file", "lora", "lora_scale", "conditioning", "inputs", "passes"}
 )
-"""Columns that must be equal in metadata and plan; LoRAs are compared by `_wrong_loras`."""
+"""Columns that must be equal in metadata and plan; `comparison` compares the others."""
 
 
 class Damage(StrEnum):
@@ -168,9 +168,11 @@ def _verify_shard(
         return ShardVerified(shard, 0, 0, (Finding(Damage.PLAN, shard, path, str(error)),))
     try:
         part = read_commit(run.store, shard)
-        model = run.record.model
-        wrong = _wrong_values(part, planned) or _wrong_loras(part, planned, model)
-        wrong = wrong or _wrong_controlnets(part, planned, model)
+        wrong = (
+            _wrong_values(part, planned)
+            or wrong_loras(part, planned, run.record.model)
+            or wrong_conditioning(part, planned, run.record.model, run.spec.inputs.fit)
+        )
     except Damaged:
         wrong = "the part cannot be read"
     if wrong is not None:
@@ -250,35 +252,6 @@ def _wrong_values(part: pa.Table, planned: pa.Table) -> str | None:
         for row, (value, plan) in enumerate(zip(values, expected, strict=True)):
             if value != plan and repr(value) != repr(plan):  # NaN equals NaN here
                 return f"row {row}, column {name}: {value!r}, but the plan has {plan!r}"
-    return None
-
-
-def _wrong_loras(part: pa.Table, planned: pa.Table, model: ModelInfo) -> str | None:
-    """The first row whose LoRAs are not the planned ones, if any."""
-    if not model.row_loras:
-        return None
-    columns = (planned.column("lora"), planned.column("lora_scale"), part.column("loras"))
-    known = {None, *(each.name for each in model.row_loras)}
-    for row, (lora, scale, used) in enumerate(zip(*(c.to_pylist() for c in columns), strict=True)):
-        if lora not in known:
-            return f"row {row}, column lora of the plan: the run has no LoRA {lora!r}"
-        if used != [asdict(each) for each in model.loras_of(lora, scale)]:
-            return f"row {row}, column loras: {used!r}, but the plan has {lora!r} at {scale!r}"
-    return None
-
-
-def _wrong_controlnets(part: pa.Table, planned: pa.Table, model: ModelInfo) -> str | None:
-    """The first row whose ControlNets are not the planned ones, if any."""
-    if not model.controlnets:
-        return None
-    columns = (planned.column("conditioning"), part.column("controlnets"))
-    for row, (text, used) in enumerate(zip(*(c.to_pylist() for c in columns), strict=True)):
-        plan = Conditioning.from_text(text)
-        if unknown := set(plan.controls) - {each.name for each in model.controlnets}:
-            return f"row {row}, conditioning of the plan: no ControlNet {min(unknown)!r} in the run"
-        infos = model.controlnets_of(plan.controls, plan.control_scales)
-        if (used or []) != [asdict(each) for each in infos]:
-            return f"row {row}, column controlnets: {used!r}, but the plan has {text!r}"
     return None
 
 

@@ -86,6 +86,7 @@ class Attempt:
             controlnets=model.controlnets_of(conditioning.controls, conditioning.control_scales),
             references=model.references_of(conditioning.adapters, conditioning.reference_scales),
             inputs=inputs,
+            passes=image.params.passes,
         )
 
     def ok(self, encoded: EncodedImage) -> ImageRecord:

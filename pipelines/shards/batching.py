@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 
 import pyarrow as pa
 
+from nightpress.diffusion_core.conditioning.passes import passes_from_text
 from nightpress.diffusion_core.conditioning.spec import NO_IMAGES, ConditionImages, Conditioning
 from nightpress.diffusion_core.models.modes import MULTIPLY_MODES
 from nightpress.diffusion_core.sampling.request import ImageRequest, SamplingParams
@@ -24,6 +25,7 @@ class PlannedImage:
     negative_prompt: str
     seed: int
     width: int
+    """Pixels of the finished image."""
     height: int
     num_inference_steps: int
     guidance_scale: float
@@ -34,19 +36,23 @@ class PlannedImage:
     """`Conditioning.as_text`."""
     inputs: tuple[PlannedInput, ...] = ()
     """The pictures that it is made from."""
+    passes: str | None = None
+    """`passes_as_text`."""
 
     @property
     def params(self) -> SamplingParams:
         """The settings that all images of a batch share."""
+        passes = passes_from_text(self.passes)
         return SamplingParams(
-            width=self.width,
-            height=self.height,
+            width=passes[0].from_width if passes else self.width,
+            height=passes[0].from_height if passes else self.height,
             num_inference_steps=self.num_inference_steps,
             guidance_scale=self.guidance_scale,
             scheduler=self.scheduler,
             lora=self.lora,
             lora_scale=self.lora_scale,
             conditioning=Conditioning.from_text(self.conditioning),
+            passes=passes,
         )
 
     def request(self, images: ConditionImages = NO_IMAGES) -> ImageRequest:
@@ -80,7 +86,8 @@ def shared_settings(settings: SamplingParams, supports_per_image_guidance: bool)
     Where a model supports guidance per image, guidance scales may differ within a batch. Guided and
     unguided images still go into different batches, because a guided image is sampled twice.
     """
-    if not supports_per_image_guidance or settings.conditioning.mode not in MULTIPLY_MODES:
+    is_plain = settings.conditioning.mode in MULTIPLY_MODES and not settings.passes
+    if not (supports_per_image_guidance and is_plain):
         return settings
     return replace(settings, guidance_scale=2.0 if settings.guidance_scale > 1 else 1.0)
 

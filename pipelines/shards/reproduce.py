@@ -1,12 +1,10 @@
 """Reproduce one image from its embedded metadata, and measure how close the new image comes."""
 
-import json
 from dataclasses import dataclass
 
 import numpy as np
-from pydantic import TypeAdapter, ValidationError
 
-from nightpress.diffusion_core.acceleration.spec import SpeedSpec
+from nightpress.diffusion_core.conditioning.spec import NO_IMAGES, ConditionImages, Conditioning
 from nightpress.diffusion_core.errors import ModelError
 from nightpress.diffusion_core.models.loading import LoadedModel
 from nightpress.diffusion_core.models.lora_files import LoraInfo
@@ -14,11 +12,8 @@ from nightpress.diffusion_core.sampling.request import ImageRequest, SamplingPar
 from nightpress.diffusion_core.sampling.sampler import Sampler
 from nightpress.diffusion_core.theory.psnr import image_psnrs_db
 from nightpress.pipelines.image_files.encoding import decoded, encode, opened
-from nightpress.pipelines.job.sections import MAX_SIDE, ImagesSpec
+from nightpress.pipelines.job.sections import ImagesSpec
 from nightpress.pipelines.records import ImageFacts
-
-MAXIMUM = {"width": MAX_SIDE, "height": MAX_SIDE, "num_inference_steps": 10_000, "batch_size": 1024}
-"""The largest values that embedded metadata may have."""
 
 
 @dataclass(frozen=True)
@@ -42,8 +37,20 @@ class Reproduction:
         return f"differs by at most {self.max_difference} of 255, PSNR {self.psnr_db:.1f} dB"
 
 
+@dataclass(frozen=True)
+class RecordedInputs:
+    """How pictures condition an image, and the pictures; see `recorded_inputs`."""
+
+    conditioning: Conditioning
+    pictures: ConditionImages = NO_IMAGES
+
+
 def reproduce(
-    data: bytes, facts: ImageFacts, model: LoadedModel, images: ImagesSpec
+    data: bytes,
+    facts: ImageFacts,
+    model: LoadedModel,
+    images: ImagesSpec,
+    inputs: RecordedInputs | None = None,
 ) -> tuple[Reproduction, bytes]:
     """Make an image again and compare it with the original.
 
@@ -52,6 +59,7 @@ def reproduce(
         facts: its embedded metadata.
         model: the model that the metadata names.
         images: format and quality of the new file.
+        inputs: the pictures that it is made from; none by default.
 
     Returns:
         The comparison and the new file.
@@ -61,22 +69,66 @@ def reproduce(
         ModelError: the image was made with other LoRAs than the model has.
     """
     require_size(data, facts)
+    inputs = inputs or RecordedInputs(conditioning_of(facts))
     sampler = Sampler(model, facts.batch_size)
     request = ImageRequest(
-        prompt=facts.prompt, negative_prompt=facts.negative_prompt, seed=facts.seed
+        prompt=facts.prompt,
+        negative_prompt=facts.negative_prompt,
+        seed=facts.seed,
+        images=inputs.pictures,
     )
+    params = _params(facts, model, inputs.conditioning)
+    again = encode(sampler.sample([request], params).pixels[0], facts, images)
+    return compare(data, again), again
+
+
+def _params(facts: ImageFacts, model: LoadedModel, conditioning: Conditioning) -> SamplingParams:
     own = own_lora(facts, model.row_loras.num_always)
-    params = SamplingParams(
-        width=facts.width,
-        height=facts.height,
+    width, height = first_size(facts)
+    return SamplingParams(
+        width=width,
+        height=height,
         num_inference_steps=facts.num_inference_steps,
         guidance_scale=facts.guidance_scale,
         scheduler=_scheduler(facts, model),
         lora=own.name if own else None,
         lora_scale=own.scale if own else None,
+        conditioning=conditioning,
+        passes=facts.passes,
     )
-    again = encode(sampler.sample([request], params).pixels[0], facts, images)
-    return compare(data, again), again
+
+
+def first_size(facts: ImageFacts) -> tuple[int, int]:
+    """Width and height when an image was sampled for the first time, before its passes."""
+    if not facts.passes:
+        return facts.width, facts.height
+    return facts.passes[0].from_width, facts.passes[0].from_height
+
+
+def conditioning_of(facts: ImageFacts) -> Conditioning:
+    """How an image was conditioned, as far as its metadata says.
+
+    Raises:
+        ValueError: it does not say which reference image goes with which IP-Adapter.
+    """
+    roles = [each.role for each in facts.inputs if each.role.startswith("reference_image")]
+    names = [each.name for each in facts.references]
+    if len(names) > 1 and "reference_image" in roles:
+        raise ValueError("its metadata does not say which reference image belongs to which adapter")
+    counts = [sum(role.endswith(f".{name}") for role in roles) for name in names]
+    if len(names) <= 1:
+        counts = [len(roles)] if roles else []
+    canvas = facts.canvas
+    return Conditioning(
+        mode=facts.mode,
+        strength=facts.strength,
+        canvas=None if canvas is None else (canvas[0], canvas[1], canvas[2], canvas[3]),
+        controls=tuple(each.name for each in facts.controlnets),
+        control_scales=tuple(each.scale for each in facts.controlnets),
+        adapters=tuple(names),
+        num_references=tuple(counts),
+        reference_scales=tuple(each.scale for each in facts.references),
+    )
 
 
 def _scheduler(facts: ImageFacts, model: LoadedModel) -> str:
@@ -102,31 +154,6 @@ def own_lora(facts: ImageFacts, num_shared: int) -> LoraInfo | None:
             "to every image and at most one more to the images of a row"
         )
     return own[0] if own else None
-
-
-def require_sound(facts: ImageFacts) -> ImageFacts:
-    """Check embedded metadata, which anybody may have written; returns it.
-
-    Raises:
-        ValueError: a value has the wrong type or is out of range.
-    """
-    try:
-        sound = TypeAdapter(ImageFacts).validate_json(json.dumps(facts.as_dict()), strict=True)
-    except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(map(str, first["loc"]))
-        raise ValueError(f"invalid embedded metadata: {key}: {first['msg']}") from error
-    for name, most in MAXIMUM.items():
-        value = getattr(sound, name)
-        if not 1 <= value <= most:
-            raise ValueError(
-                f"invalid embedded metadata: {name} is {value}, but must be from 1 to {most}"
-            )
-    try:
-        SpeedSpec.from_text(sound.speed)
-    except ValueError as error:
-        raise ValueError(f"invalid embedded metadata: {error}") from error
-    return sound
 
 
 def require_size(data: bytes, facts: ImageFacts) -> None:

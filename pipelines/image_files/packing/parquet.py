@@ -82,7 +82,7 @@ def _row_groups(members: Iterable[Member]) -> Iterator[list[Member]]:
 
 def _rows(group: Sequence[Member], carried: pa.Table, schema: pa.Schema) -> pa.Table:
     images = [{"bytes": member.data, "path": member.name} for member in group]
-    facts = pa.Table.from_pylist([member.facts.as_dict() for member in group], pa.schema(FACTS))
+    facts = pa.Table.from_pylist([member.facts.as_row() for member in group], pa.schema(FACTS))
     columns = [pa.array(images, IMAGE.type), *facts.columns, *carried.columns]
     return pa.Table.from_arrays(columns, schema=schema)
 

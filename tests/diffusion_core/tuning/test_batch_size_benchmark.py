@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 import torch
 
+from nightpress.diffusion_core.conditioning.passes import PassSpec, passes_of
+from nightpress.diffusion_core.conditioning.spec import Conditioning
 from nightpress.diffusion_core.models.loading import LoadedModel
 from nightpress.diffusion_core.sampling.request import ImageRequest, SamplingParams
 from nightpress.diffusion_core.sampling.sampler import Sampler
@@ -17,6 +19,7 @@ from nightpress.diffusion_core.tuning.batch_size_benchmark import (
     ROUNDS,
     TRIAL_STEPS,
     batch_benchmark,
+    trial_settings,
 )
 from nightpress.diffusion_core.tuning.device_memory import (
     CudaMemory,
@@ -132,3 +135,15 @@ def test_without_system_files_half_of_all_memory_counts_as_free(
     assert resident_bytes() == 0
     assert 0 < memory.limit_bytes < available_bytes() * 2
     assert memory.peak_bytes() > 10 << 20
+
+
+def test_images_made_from_pictures_and_passes_are_measured_too(loaded: Loaded) -> None:
+    """With grey pictures, and a few steps each time that an image is sampled."""
+    passes = passes_of([PassSpec(scale=2.0, strength=0.5, num_inference_steps=20)], 16, 16, 8)
+    conditioning = Conditioning("inpaint", strength=0.3)
+    params = SamplingParams(16, 16, 20, 3.0, conditioning=conditioning, passes=passes)
+    trial = trial_settings(params, 1)
+    assert [steps for _, _, steps in trial.work] == [1, 1]
+    with trial_memory("cpu", 1.0) as memory:
+        measure = batch_benchmark(Sampler(loaded("sd"), 2), params, memory, steps=1, rounds=1)
+        assert measure(2).seconds > 0

@@ -19,7 +19,7 @@ from nightpress.diffusion_core.models.lora_files import LORA_FILE
 from nightpress.jobs.cli import command
 from nightpress.jobs.dispatch.actor import SamplerActor
 from nightpress.jobs.runs.shared import actor_factory
-from nightpress.jobs.tuning.tune import images_to_sample
+from nightpress.jobs.tuning.images import images_to_sample
 from nightpress.pipelines.image_files.encoding import read_facts
 from nightpress.pipelines.job.spec import RunSpec
 from nightpress.pipelines.models.loras import locate_loras

@@ -10,6 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support.cat_facts import CAT
 
+from nightpress.diffusion_core.conditioning.passes import Pass
+from nightpress.diffusion_core.models.lora_files import LoraInfo
 from nightpress.pipelines.image_files.embedded_metadata import (
     A1111_SAMPLERS,
     AI_GENERATED,
@@ -20,6 +22,7 @@ from nightpress.pipelines.image_files.embedded_metadata import (
     parameters_text,
     xmp_packet,
 )
+from nightpress.pipelines.records import InputInfo
 
 FACTS = replace(
     CAT,
@@ -158,3 +161,68 @@ def test_speed_settings_survive_json_and_xmp() -> None:
     fast = replace(FACTS, speed='{"channels_last":true}')
     assert facts_from_json(facts_json(fast)) == fast
     assert facts_from_xmp(xmp_packet(fast)) == fast
+
+
+PHOTO = InputInfo("init_image", "photos/a, b.png", "a" * 64, "cover")
+CONDITIONED = replace(
+    FACTS,
+    mode="inpaint+control+reference",
+    strength=0.65,
+    controlnets=(LoraInfo("depth", "c0ffee" + "0" * 58, 0.8),),
+    references=(LoraInfo("style", "d" * 64, 1.0),),
+    inputs=(
+        PHOTO,
+        replace(PHOTO, role="mask_image"),
+        replace(PHOTO, role="control_image.depth", fit="stretch"),
+        InputInfo("reference_image", None, "b" * 64, "none"),
+    ),
+)
+
+
+def test_what_conditioned_an_image_is_written_as_a1111_writes_it() -> None:
+    pairs = a1111_pairs(parameters_text(CONDITIONED))
+    assert pairs["Denoising strength"] == "0.65"
+    assert (pairs["Mask mode"], pairs["Mask blur"]) == ("Inpaint masked", "0")
+    assert pairs["ControlNet 0"] == (
+        "Model: depth [c0ffee00], Weight: 0.8, Resize Mode: Just Resize, "
+        "Guidance Start: 0, Guidance End: 1"
+    )
+    assert pairs["ControlNet 1"].startswith("Model: style [dddddddd], Weight: 1, ")
+    assert pairs["Size"] == "640x512"
+
+
+def test_passes_are_written_as_a1111_writes_its_hires_fix() -> None:
+    """Its `Size` is that of the first sampling, and its steps are those that are taken."""
+    one = Pass(1.25, 0.35, 20, 512, 512, 640, 640)
+    pairs = a1111_pairs(parameters_text(replace(FACTS, width=640, height=640, passes=(one,))))
+    assert pairs["Size"] == "512x512"
+    assert pairs["Hires upscale"] == "1.25"
+    assert pairs["Hires steps"] == "7"
+    assert pairs["Hires upscaler"] == "Lanczos"
+    assert pairs["Denoising strength"] == "0.35"
+
+
+def test_passes_after_the_first_are_numbered_and_rounded_sizes_are_spelled_out() -> None:
+    first = Pass(1.3, 0.5, 4, 16, 16, 24, 24)
+    second = Pass(2.0, 0.25, 8, 24, 24, 48, 48)
+    facts = replace(CONDITIONED, width=48, height=48, passes=(first, second))
+    pairs = a1111_pairs(parameters_text(facts))
+    assert (pairs["Denoising strength"], pairs["Hires denoising strength"]) == ("0.65", "0.5")
+    assert (pairs["Hires resize"], pairs["Hires 2 upscale"]) == ("24x24", "2")
+    assert (pairs["Hires 2 steps"], pairs["Hires 2 denoising strength"]) == ("2", "0.25")
+
+
+def test_facts_with_pictures_and_passes_survive_in_json_and_xmp() -> None:
+    facts = replace(CONDITIONED, passes=(Pass(1.3, 0.5, 4, 16, 16, 640, 512),))
+    assert facts_from_json(facts_json(facts)) == facts
+    assert facts_from_xmp(xmp_packet(facts)) == facts
+    assert b"photos/a, b.png" in xmp_packet(facts)
+
+
+def test_an_image_of_text_alone_has_the_metadata_that_it_always_had() -> None:
+    """Its bytes would change otherwise, and with them the hash that a run has recorded."""
+    assert set(json.loads(facts_json(FACTS))) == {
+        *("image_id", "id", "variant", "prompt", "negative_prompt", "seed", "width", "height"),
+        *("num_inference_steps", "guidance_scale", "scheduler", "model", "model_fingerprint"),
+        *("dtype", "batch_size", "loras"),
+    }

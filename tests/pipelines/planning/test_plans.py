@@ -71,6 +71,7 @@ def test_a_row_becomes_an_image_with_every_setting_filled_in(tmp_path: Path) -> 
         "lora_scale": None,
         "conditioning": None,
         "inputs": None,
+        "passes": None,
     }
     assert (layout.num_rows, layout.num_images, layout.num_shards) == (1, 1, 1)
 
@@ -199,7 +200,11 @@ def test_images_with_equal_settings_are_adjacent_and_in_row_order(tmp_path: Path
     ]
     layout, plan = planned(job(tmp_path, write(tmp_path / "m.jsonl", rows)))
     keys = [
-        tuple(row[name] for name in SamplingParams.__dataclass_fields__ if name != "conditioning")
+        tuple(
+            row[name]
+            for name in SamplingParams.__dataclass_fields__
+            if name not in ("conditioning", "passes")
+        )
         for row in plan.to_pylist()
     ]
     runs = [key for key, before in zip(keys, [None, *keys[:-1]], strict=True) if key != before]

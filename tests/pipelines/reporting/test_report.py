@@ -15,9 +15,12 @@ from PIL import Image
 from support.fakes.fake_runs import finished_run
 from support.made_runs import NUM_IMAGES, begin, commit, failed, finish, made
 
+from nightpress.diffusion_core.conditioning.passes import Pass
 from nightpress.diffusion_core.models.lora_files import LoraInfo
 from nightpress.pipelines.formatting import duration, size
+from nightpress.pipelines.records import FailureType, InputInfo
 from nightpress.pipelines.reporting.collect import Limits, collect
+from nightpress.pipelines.reporting.failures import EXPLANATIONS
 from nightpress.pipelines.reporting.report import LIMITS, render, text, write_report
 from nightpress.pipelines.run_directory.reader import Run
 
@@ -184,7 +187,7 @@ def test_failed_rows_are_listed_with_their_errors(run: Run) -> None:
 def test_only_the_first_hundred_failures_are_listed(run: Run) -> None:
     commit(run, 0, [failed(run, number) for number in range(130)])
     words = Page(html(run)).words
-    assert words.count("NonFinite") == 100
+    assert words.count("NonFinite") == 100 + 1  # their kind is counted above them
     assert "the first: 100 of 130" in words
 
 
@@ -271,3 +274,62 @@ def test_prompts_that_were_cut_are_counted_and_shown(tmp_path: Path) -> None:
     uncut = begin(str(tmp_path / "other"))
     commit(uncut, 0, [made(uncut, number) for number in range(4)])
     assert "was cut" not in " ".join(Page(render(uncut, collect(uncut, LIMITS))).words)
+
+
+def test_pictures_and_passes_of_an_image_are_in_its_details(run: Run) -> None:
+    inputs = (
+        InputInfo("init_image", "photos/<a>.png", "a" * 64, "cover"),
+        InputInfo("mask_image", None, "b" * 64, "contain"),
+    )
+    larger = Pass(2.0, 0.4, 10, 8, 8, 16, 16)
+    record = made(run, 0)
+    facts = replace(
+        record.facts,
+        mode="inpaint+control",
+        strength=0.6,
+        canvas=(0, 4, 0, 0),
+        controlnets=(LoraInfo("depth", "c" * 64, 0.7),),
+        inputs=inputs,
+        passes=(larger,),
+    )
+    commit(run, 0, [replace(record, facts=facts), made(run, 1)])
+    words = Page(html(run)).words
+    assert words[words.index("init_image") + 1] == f"photos/<a>.png, cover\nsha256 {'a' * 64}"
+    assert words[words.index("mask_image") + 1].startswith("bytes in the manifest, contain\n")
+    assert words[words.index("pass") + 1] == "8 x 8 to 16 x 16, 10 steps at strength 0.4"
+    assert "0 left, 4 top, 0 right, 0 bottom" in words
+    assert words.count("inpaint+control") == 2  # in the details and in the table of settings
+    assert "depth at 0.7" in words
+
+
+def test_settings_are_told_apart_by_mode_and_strength_where_there_are_any(run: Run) -> None:
+    records = [made(run, number) for number in range(4)]
+    changes = [{}, {"mode": "image", "strength": 0.5}, {"mode": "image", "strength": 0.9}, {}]
+    commit(
+        run,
+        0,
+        [
+            replace(record, facts=replace(record.facts, **change))
+            for record, change in zip(records, changes, strict=True)
+        ],
+    )
+    found = collect(run, LIMITS).settings
+    told = {(row["mode"], row["strength"], row["num_images"]) for row in found}
+    assert told == {("text", None, 2), ("image", 0.5, 1), ("image", 0.9, 1)}
+    page = html(run)
+    assert "<th>Mode</th>" in page
+    assert "<th>ControlNets</th>" not in page
+
+
+def test_failures_are_counted_by_kind_and_explained(run: Run) -> None:
+    kinds = [FailureType.INPUT_MISSING] * 2 + [FailureType.INPUT_CHANGED]
+    records = [replace(failed(run, n), error_type=kind) for n, kind in enumerate(kinds)]
+    commit(run, 0, [*records, made(run, 3)])
+    words = Page(html(run)).words
+    assert words[words.index("InputMissing") + 1].startswith("2 images: a picture that it is made")
+    assert "nightpress retry" in words[words.index("InputMissing") + 1]
+    assert words[words.index("InputChanged") + 1].startswith("1 image: a picture that it is made")
+
+
+def test_every_kind_of_failure_is_explained() -> None:
+    assert set(EXPLANATIONS) == {kind.value for kind in FailureType}

@@ -1,10 +1,13 @@
 """Estimates from other runs: those that cannot be read are left out, and said."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from support.fakes.fake_runs import finished_run
 
+from nightpress.diffusion_core.conditioning.passes import PassSpec, passes_of
+from nightpress.diffusion_core.conditioning.spec import Conditioning
 from nightpress.pipelines.errors import StoreDenied
 from nightpress.pipelines.run_directory import estimate as estimates
 from nightpress.pipelines.run_directory.commit import shard_path
@@ -66,3 +69,24 @@ def test_a_run_that_may_not_be_read_is_left_out_and_said(
     monkeypatch.setattr(estimates, "require_record", denied)
     store, record = beside
     assert skipped(record) == (False, [f"{store.url}/{RUN_FILE}: permission denied"])
+
+
+def test_images_with_pictures_or_passes_are_not_estimated_from_those_without(
+    beside: tuple[Store, RunRecord],
+) -> None:
+    rates = measured_rates(beside[1].spec, beside[1].model.fingerprint)
+    (count,) = beside[1].layout.batches
+    assert estimates.estimate([count], rates) is not None
+    settings = count.settings
+    passes = passes_of(
+        [PassSpec(scale=2.0, strength=0.5, num_inference_steps=4)],
+        settings.width // 2,
+        settings.height // 2,
+        8,
+    )
+    for other in (
+        replace(settings, conditioning=Conditioning("image", strength=0.5)),
+        replace(settings, width=settings.width // 2, height=settings.height // 2, passes=passes),
+    ):
+        assert other.final_size == settings.final_size
+        assert estimates.estimate([replace(count, settings=other)], rates) is None

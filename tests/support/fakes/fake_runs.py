@@ -50,7 +50,8 @@ class FakeSampler:
             raise SamplingError("it exploded")
         self.seeds += [request.seed for request in requests]
         self.batches.append(len(requests))
-        pixels = np.zeros((len(requests), params.height, params.width, 3), np.uint8)
+        width, height = params.final_size
+        pixels = np.zeros((len(requests), height, width, 3), np.uint8)
         for image, request in zip(pixels, requests, strict=True):
             image[:] = [request.seed % 256, request.seed // 256 % 256, 7]
         faults = [Fault.NON_FINITE if "nan" in r.prompt else None for r in requests]
