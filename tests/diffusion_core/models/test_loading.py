@@ -234,8 +234,8 @@ def test_a_missing_component_is_named(copied: Path) -> None:
     [
         ("NoSuchPipeline", "NoSuchPipeline is not a pipeline of the installed diffusers"),
         ("UNet2DConditionModel", "is not a pipeline"),
-        ("StableDiffusionImg2ImgPipeline", "takes no height"),
-        ("StableDiffusionInpaintPipeline", "needs mask_image, image"),
+        ("StableDiffusionDiffEditPipeline", "takes no height"),
+        ("KandinskyInpaintCombinedPipeline", "needs mask_image, image"),
         ("StableDiffusionControlNetPipeline", "needs image, controlnet"),
         ("FluxControlPipeline", "needs control_image"),
         ("DDPMPipeline", "takes no prompt"),
