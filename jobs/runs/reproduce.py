@@ -167,7 +167,6 @@ def _load(
         )
     if row_lora is not None:
         _require_lora(row_lora, info)
-    _require_controlnets(facts, info)
     torch.set_num_threads(record.threads if record is not None and record.threads else 1)
     return files.load(spec, device or (record.device if record is not None else "cpu"))
 
@@ -218,26 +217,6 @@ def _require_lora(lora: LoraInfo, model: ModelInfo) -> None:
             f"LoRA {lora.name!r}: its sha256 is {model.row_loras[0].sha256[:12]}, but the image "
             f"was made with {lora.sha256[:12]}"
         )
-
-
-def _require_controlnets(facts: ImageFacts, model: ModelInfo) -> None:
-    """Check that the ControlNets of an image are still those that it was made with.
-
-    Raises:
-        ModelError: the run's job does not have one of them, or its files have changed.
-    """
-    known = {each.name: each.sha256 for each in model.controlnets}
-    for each in facts.controlnets:
-        if each.name not in known:
-            raise ModelError(
-                f"the image was made with ControlNet {each.name!r}, which is not among the "
-                "controlnets of run.json"
-            )
-        if known[each.name] != each.sha256:
-            raise ModelError(
-                f"ControlNet {each.name!r}: its sha256 is {known[each.name][:12]}, but the image "
-                f"was made with {each.sha256[:12]}"
-            )
 
 
 def _format(data: bytes, record: RunRecord | None) -> ImagesSpec:

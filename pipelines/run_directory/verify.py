@@ -15,7 +15,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from nightpress.diffusion_core.conditioning.spec import Conditioning
 from nightpress.diffusion_core.models.info import ModelInfo
 from nightpress.pipelines.errors import Damaged, PlanDamaged, StoreMissing
 from nightpress.pipelines.image_files.encoding import decoded, opened, read_facts
@@ -168,9 +167,7 @@ def _verify_shard(
         return ShardVerified(shard, 0, 0, (Finding(Damage.PLAN, shard, path, str(error)),))
     try:
         part = read_commit(run.store, shard)
-        model = run.record.model
-        wrong = _wrong_values(part, planned) or _wrong_loras(part, planned, model)
-        wrong = wrong or _wrong_controlnets(part, planned, model)
+        wrong = _wrong_values(part, planned) or _wrong_loras(part, planned, run.record.model)
     except Damaged:
         wrong = "the part cannot be read"
     if wrong is not None:
@@ -264,21 +261,6 @@ def _wrong_loras(part: pa.Table, planned: pa.Table, model: ModelInfo) -> str | N
             return f"row {row}, column lora of the plan: the run has no LoRA {lora!r}"
         if used != [asdict(each) for each in model.loras_of(lora, scale)]:
             return f"row {row}, column loras: {used!r}, but the plan has {lora!r} at {scale!r}"
-    return None
-
-
-def _wrong_controlnets(part: pa.Table, planned: pa.Table, model: ModelInfo) -> str | None:
-    """The first row whose ControlNets are not the planned ones, if any."""
-    if not model.controlnets:
-        return None
-    columns = (planned.column("conditioning"), part.column("controlnets"))
-    for row, (text, used) in enumerate(zip(*(c.to_pylist() for c in columns), strict=True)):
-        plan = Conditioning.from_text(text)
-        if unknown := set(plan.controls) - {each.name for each in model.controlnets}:
-            return f"row {row}, conditioning of the plan: no ControlNet {min(unknown)!r} in the run"
-        infos = model.controlnets_of(plan.controls, plan.control_scales)
-        if (used or []) != [asdict(each) for each in infos]:
-            return f"row {row}, column controlnets: {used!r}, but the plan has {text!r}"
     return None
 
 

@@ -15,7 +15,6 @@ from PIL import Image
 from support.fakes.fake_runs import finished_run
 from support.plans import MODEL
 
-from nightpress.diffusion_core.conditioning.spec import Conditioning
 from nightpress.diffusion_core.models.lora_files import LoraInfo
 from nightpress.pipelines import Run
 from nightpress.pipelines.planning import read_shard
@@ -25,7 +24,6 @@ from nightpress.pipelines.run_directory.verify import (
     Damage,
     Finding,
     _as_recorded,
-    _wrong_controlnets,
     _wrong_loras,
     _wrong_values,
     orphan_images,
@@ -223,20 +221,3 @@ def test_metadata_that_names_other_loras_than_the_plan_is_found() -> None:
         assert found.startswith("row 1, column loras: ")
         assert found.endswith("the plan has 'ink' at 0.5")
     assert _wrong_loras(pa.table({"loras": [[], []]}), planned, MODEL) is None
-
-
-def test_metadata_that_names_other_controlnets_than_the_plan_is_found() -> None:
-    edges = LoraInfo("edges", "a" * 64, 1.0)
-    model, used = replace(MODEL, controlnets=(edges,)), asdict(replace(edges, scale=0.5))
-    plan = Conditioning("text+control", controls=("edges",), control_scales=(0.5,))
-    planned = pa.table({"conditioning": [None, plan.as_text()]})
-    assert _wrong_controlnets(pa.table({"controlnets": [[], [used]]}), planned, model) is None
-    assert _wrong_controlnets(pa.table({"controlnets": [None, [used]]}), planned, model) is None
-    for wrong in ([[], [asdict(edges)]], [[], []]):
-        found = _wrong_controlnets(pa.table({"controlnets": wrong}), planned, model)
-        assert found is not None
-        assert found.startswith("row 1, column controlnets: ")
-    depth = replace(plan, controls=("depth",)).as_text()
-    other = pa.table({"conditioning": [None, depth]})
-    found = _wrong_controlnets(pa.table({"controlnets": [[], []]}), other, model)
-    assert found == "row 1, conditioning of the plan: no ControlNet 'depth' in the run"
