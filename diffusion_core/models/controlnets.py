@@ -84,7 +84,7 @@ FITS: dict[str, dict[str, Fit]] = {
     },
     "FluxPipeline": {
         "FluxControlNetModel": Fit(
-            (*_OF_TRANSFORMER, "axes_dims_rope"),
+            ("in_channels", "joint_attention_dim", "pooled_projection_dim", "axes_dims_rope"),
             ("guidance_embeds", "conditioning_embedding_channels"),
             "num_mode",
         )
@@ -289,6 +289,10 @@ def _require_equal_widths(config: Mapping[str, Any], fit: Fit, model: PipelineFo
             f"it makes control images {own} times smaller, and the model's VAE images {needed} "
             "times"
         )
+    if (channels := config.get("conditioning_embedding_channels")) is not None:
+        patch = int(config["patch_size"])  # of control images; latents are packed 2 x 2
+        if patch != 2 or channels * patch**2 != config["in_channels"]:
+            wrong.append(f"its patches of control images are not {config['in_channels']} wide")
     if config.get("conditioning_channels", 3) != 3:
         wrong.append(
             f"its control images have {config['conditioning_channels']} channels, and pictures 3"

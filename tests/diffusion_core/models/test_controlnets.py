@@ -224,6 +224,7 @@ def test_a_controlnet_of_the_built_in_model_fits_it(tmp_path: Path) -> None:
             {"conditioning_embedding_out_channels": (8, 8, 8, 8)},
             "it makes control images 8 times smaller, and the model's VAE images 2 times",
         ),
+        ("flux", "flux", {"conditioning_embedding_channels": 4}, "its patches of control images"),
         ("sd", "sd", {"conditioning_channels": 4}, "its control images have 4 channels"),
         ("sd3", "sd3", {"extra_conditioning_channels": 1}, "it is a ControlNet for inpainting"),
         ("qwen", "qwen", {"extra_condition_channels": 4}, "it is a ControlNet for inpainting"),

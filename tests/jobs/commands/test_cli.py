@@ -299,6 +299,7 @@ def test_the_example_is_valid_with_everything_in_it_switched_on(tmp_path: Path) 
     assert spec.model.source == "s3://models/sdxl"
     assert [(lora.label, lora.scale) for lora in spec.model.loras] == [("model", 0.8)]
     assert [(lora.label, lora.scale) for lora in spec.model.row_loras] == [("ink", 1.0)]
+    assert [net.label for net in spec.model.controlnets] == ["edges"]
     assert spec.storage["s3"]["profile"] == "press"
 
 
