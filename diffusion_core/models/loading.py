@@ -30,6 +30,7 @@ from nightpress.diffusion_core.models.prompts import (
 from nightpress.diffusion_core.models.reference_switching import References, load_references
 from nightpress.diffusion_core.models.references import (
     ReferenceSpec,
+    check_encoder_weights,
     check_references,
     reference_info,
 )
@@ -123,7 +124,7 @@ def _info(
     )
 
 
-def check_weights(folder: Path, spec: ModelSpec) -> None:
+def check_weights(folder: Path, spec: ModelSpec, adapters: AdapterFiles = NO_ADAPTERS) -> None:
     """Check, without loading a weight, that the files hold exactly the weights of the model.
 
     Raises:
@@ -131,6 +132,7 @@ def check_weights(folder: Path, spec: ModelSpec) -> None:
     """
     model = PipelineFolder.read(folder)
     networks.check_networks(model, spec.variant, spec.allow_pickle)
+    check_encoder_weights(adapters.references)
 
 
 @errors_only()

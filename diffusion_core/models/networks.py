@@ -66,13 +66,18 @@ def check_networks(model: PipelineFolder, variant: str | None, allow_pickle: boo
     Raises:
         ModelError: as `load_networks`.
     """
-    can_skip_weights = importlib.util.find_spec("accelerate") is not None
     for name, kind in _network_classes(model):
         with _named(model, name):
             files = weight_files.weight_files(model.path / name, variant, allow_pickle)
-            headers = read_all_headers(model.path / name, files)
-            if can_skip_weights and headers:
-                load_network(kind, model.path / name, files, device_map="meta")
+            check_network(kind, model.path / name, files)
+
+
+def check_network(kind: Any, folder: Path, files: Sequence[Path]) -> None:
+    """Check one network as `check_networks` does; the arguments are those of `load_network`."""
+    can_skip_weights = importlib.util.find_spec("accelerate") is not None
+    headers = read_all_headers(folder, files)
+    if can_skip_weights and headers:
+        load_network(kind, folder, files, device_map="meta")
 
 
 def load_network(kind: Any, folder: Path, files: Sequence[Path], **settings: Any) -> Any:

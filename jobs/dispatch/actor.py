@@ -16,7 +16,6 @@ import torch
 
 from nightpress.diffusion_core.errors import ModelError
 from nightpress.diffusion_core.models.info import ModelInfo
-from nightpress.diffusion_core.models.loading import check_weights
 from nightpress.diffusion_core.models.spec import ModelSpec
 from nightpress.diffusion_core.sampling.request import SamplingParams
 from nightpress.diffusion_core.sampling.sampler import Sampler
@@ -110,7 +109,7 @@ class SamplerActor:
         """
         files = ModelFiles.locate(self._spec, self._options)
         model = files.describe(self._spec)
-        check_weights(files.folder, self._spec)
+        files.check_weights(self._spec)
         return model
 
     def load(self, fingerprint: str, batch_size: int) -> None:

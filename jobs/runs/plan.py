@@ -4,7 +4,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from nightpress.diffusion_core.models.info import ModelInfo
-from nightpress.diffusion_core.models.loading import check_weights
 from nightpress.jobs.dispatch.batch_size import resolve_batch_size
 from nightpress.jobs.runs.existing_run import FoundRun, RunState, look_for_run, state_of
 from nightpress.jobs.runs.table_manifest import (
@@ -138,7 +137,7 @@ def _describe(spec: RunSpec) -> ModelInfo:
     """The job's model, without loading it and without checking what this machine supports."""
     files = ModelFiles.locate(spec.model, spec.storage)
     model = files.describe(spec.model, elsewhere=True)
-    check_weights(files.folder, spec.model)
+    files.check_weights(spec.model)
     return model
 
 

@@ -38,6 +38,10 @@ class ModelFiles:
         """Describe the model without loading it; see `loading.describe`."""
         return loading.describe(self.folder, spec, self.loras, elsewhere, self.adapters)
 
+    def check_weights(self, spec: ModelSpec) -> None:
+        """Check that the files hold exactly the model's weights; see `loading.check_weights`."""
+        loading.check_weights(self.folder, spec, self.adapters)
+
     def load(self, spec: ModelSpec, device: str) -> LoadedModel:
         """Load the model onto a device; see `loading.load`."""
         return loading.load(self.folder, spec, device, self.loras, self.adapters)
