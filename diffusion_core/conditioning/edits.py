@@ -24,8 +24,6 @@ class EditClass:
     """Each image of a batch may have a picture of its own."""
     takes_list: bool = True
     """Its argument `image` is a list: the picture to edit, and further ones."""
-    prompt_sees_pictures: bool = False
-    """The text encoder reads the pictures along with the prompt."""
 
 
 EDIT_CLASSES = {
@@ -33,21 +31,19 @@ EDIT_CLASSES = {
     "Flux2Pipeline": EditClass(),
     "Flux2KleinPipeline": EditClass(),
     "Flux2KleinKVPipeline": EditClass(),
-    "QwenImageEditPipeline": EditClass(takes_list=False, prompt_sees_pictures=True),
-    "QwenImageEditPlusPipeline": EditClass(prompt_sees_pictures=True),
+    "QwenImageEditPipeline": EditClass(takes_list=False),
+    "QwenImageEditPlusPipeline": EditClass(),
 }
-"""Read against diffusers 0.42.1."""
+"""Name of a class -> how it takes pictures. Read against diffusers 0.42.1.
+
+Those of Qwen encode the prompt together with the pictures, so their prompts are passed as text.
+"""
 
 
 def samples_alone(pipeline_class: str, conditioning: Conditioning) -> bool:
     """Whether images with this conditioning are sampled one at a time."""
     edits = EDIT_CLASSES.get(pipeline_class)
     return edits is not None and not edits.takes_batches and conditioning.mode != "text"
-
-
-def prompt_sees_pictures(pipeline_class: str) -> bool:
-    """Whether prompts cannot be encoded without the pictures of their images."""
-    return pipeline_class in EDIT_CLASSES and EDIT_CLASSES[pipeline_class].prompt_sees_pictures
 
 
 def arguments(

@@ -35,6 +35,7 @@ from nightpress.diffusion_core.models.prompts import (
 from nightpress.diffusion_core.models.reference_switching import References, load_references
 from nightpress.diffusion_core.models.references import (
     ReferenceSpec,
+    check_encoder_weights,
     check_references,
     reference_info,
 )
@@ -146,6 +147,7 @@ def check_weights(folder: Path, spec: ModelSpec, adapters: AdapterFiles = NO_ADA
     model = PipelineFolder.read(folder)
     networks.check_networks(model, spec.variant, spec.allow_pickle)
     check_controlnet_weights(spec.controlnets, adapters.controlnets, model, spec.allow_pickle)
+    check_encoder_weights(adapters.references)
 
 
 @errors_only()

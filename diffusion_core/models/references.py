@@ -17,7 +17,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field
 
 from nightpress.diffusion_core.errors import ModelError, ModelNotFound, UnsafeWeights
-from nightpress.diffusion_core.models import reference_layouts, weight_files
+from nightpress.diffusion_core.models import networks, reference_layouts, weight_files
 from nightpress.diffusion_core.models.adapter_files import ReferenceFiles
 from nightpress.diffusion_core.models.lora_files import LoraInfo
 from nightpress.diffusion_core.models.pipeline_folder import PipelineFolder
@@ -192,6 +192,23 @@ def _encoder_hash(folder: Path) -> str:
     if not (folder / "config.json").is_file():
         raise ModelNotFound(f"{folder}: not a saved image encoder: there is no config.json")
     return weight_files.fingerprint(folder, [folder / "config.json", *encoder_weights(folder)])
+
+
+def check_encoder_weights(references: Sequence[ReferenceFiles]) -> None:
+    """Check, without loading a weight, that the files of an image encoder hold exactly its weights.
+
+    Raises:
+        ModelError: they do not, or are damaged; the message names the first such tensors.
+    """
+    for folder in dict.fromkeys(files.image_encoder for files in references):
+        if folder is None:
+            continue
+        from transformers import CLIPVisionModelWithProjection
+
+        try:
+            networks.check_network(CLIPVisionModelWithProjection, folder, encoder_weights(folder))
+        except ModelError as error:
+            raise ModelError(f"image encoder {folder}: {error}") from error
 
 
 def encoder_weights(folder: Path) -> list[Path]:

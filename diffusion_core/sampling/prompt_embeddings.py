@@ -117,7 +117,8 @@ class Conditioner:
             lora: the row LoRA that is active while they are encoded.
         """
         if not self.encodes:
-            return self.strings(prompts, negative_prompts, guided)
+            guided = guided and self._takes_negative
+            return self._strings(prompts, negative_prompts if guided else ())
         rows = self._embeddings(prompts, negative_prompts, guided, lora)
         arguments = {
             name: torch.cat([row[name].to(self._device, non_blocking=True) for row in rows])
@@ -152,11 +153,7 @@ class Conditioner:
             for prompt, negative in zip(prompts, negative_prompts, strict=True)
         ]
 
-    def strings(
-        self, prompts: Sequence[str], negative_prompts: Sequence[str], guided: bool
-    ) -> dict[str, Any]:
-        """`arguments` for a pipeline that encodes the prompts itself."""
-        negatives = negative_prompts if guided and self._takes_negative else ()
+    def _strings(self, prompts: Sequence[str], negatives: Sequence[str]) -> dict[str, Any]:
         negative = {"negative_prompt": list(negatives)} if any(negatives) else {}
         return {"prompt": list(prompts)} | negative
 

@@ -194,8 +194,6 @@ class Sampler:
             OutOfMemory, DeviceError, SamplingError: `sample` will most likely raise it too.
         """
         self._has_prepared = True
-        if edits.prompt_sees_pictures(type(self._pipeline).__name__):
-            return
         with _as_sampling_error(type(self._pipeline).__name__):
             self._conditioner.prepare(*self._prompts(requests, params))
 
@@ -331,10 +329,7 @@ class Sampler:
     def _conditioning(
         self, batch: Sequence[ImageRequest], params: SamplingParams
     ) -> dict[str, Any]:
-        prompts = self._prompts(batch, params)
-        if edits.prompt_sees_pictures(type(self._pipeline).__name__):
-            return self._conditioner.strings(*prompts[:3])
-        return self._conditioner.arguments(*prompts)
+        return self._conditioner.arguments(*self._prompts(batch, params))
 
     def _prompts(
         self, requests: Sequence[ImageRequest], params: SamplingParams

@@ -218,6 +218,27 @@ def test_an_adapter_without_an_image_encoder_is_refused(
         loading.describe(saved("sd"), spec_of(saved("sd"), made["sd-base"]), adapters=files)
 
 
+def test_an_image_encoder_that_is_damaged_is_refused_before_anything_is_loaded(
+    saved: Saved, made: Mapping[str, Path], tmp_path: Path
+) -> None:
+    spec = spec_of(saved("sd"), made["sd-base"])
+    loading.check_weights(saved("sd"), spec, files_of(made["sd-base"]))
+    for name, edit, reason in (
+        ("less", without("visual_projection.weight"), "1 of the .* are missing .*visual_proj"),
+        ("more", with_another("other.weight", "visual_projection.weight"), "without a place"),
+    ):
+        folder = tmp_path / name
+        shutil.copytree(made["sd-base"], folder)
+        weights = folder / "image_encoder" / "model.safetensors"
+        save_file(edit(load_file(weights)), weights, {"format": "pt"})
+        with pytest.raises(ModelError, match=f"image encoder {folder}.*{reason}") as refused:
+            loading.check_weights(saved("sd"), spec, files_of(folder))
+        assert "\n" not in str(refused.value)
+    weights.write_bytes(weights.read_bytes()[:-99])
+    with pytest.raises(ModelError, match=f"image encoder {folder}.*not a readable safetensors"):
+        loading.check_weights(saved("sd"), spec, files_of(folder))
+
+
 def test_the_image_encoder_may_be_that_of_the_model_or_a_whole_clip(
     saved: Saved, made: Mapping[str, Path], tmp_path: Path
 ) -> None:
