@@ -6,6 +6,7 @@ Owns the rules that describe any text-to-image pipeline of the library without l
 import inspect
 import json
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -23,18 +24,21 @@ from nightpress.diffusion_core.errors import (
 NEEDED_ARGUMENTS = ("prompt", "height", "width", "num_inference_steps", "generator", "output_type")
 """Arguments that a pipeline's `__call__` must have."""
 
-FOREIGN_INPUTS = ("mask_image", "control_image", "images", "reference_image", "source_embeds")
+FOREIGN_INPUTS = ("mask_image", "control_image", "reference_image", "source_embeds")
 """Arguments of pipelines for which a prompt alone is not enough."""
 
 IMAGE_IS_OPTIONAL = (
+    "BriaFibo2Pipeline",
+    "Flux2KleinKVPipeline",
     "Flux2KleinPipeline",
     "Flux2Pipeline",
     "FluxKontextPipeline",
     "GlmImagePipeline",
     "QwenImage21Pipeline",
+    "StableCascadeCombinedPipeline",
     "ZImageOmniPipeline",
 )
-"""Pipelines whose argument `image` is optional; all others with that argument need it."""
+"""Pipelines whose argument `image` or `images` is optional; all others with one need it."""
 
 MULTIPLY_BY_GUIDANCE = frozenset(
     {
@@ -48,6 +52,8 @@ MULTIPLY_BY_GUIDANCE = frozenset(
 )
 """Pipelines that only multiply by a guidance scale above 1, unless the scale is an input of their
 denoiser. Subclasses do not count: they may do anything with it."""
+
+NOTHING: Mapping[str, str] = {}
 
 PACK = "find the multiple that widths and heights must have"
 
@@ -162,8 +168,12 @@ def read_json(path: Path) -> dict[str, Any]:
     return values
 
 
-def text_to_image_class(folder: PipelineFolder) -> Any:
+def text_to_image_class(folder: PipelineFolder, refused: Mapping[str, str] = NOTHING) -> Any:
     """The diffusers class of the pipeline in a folder.
+
+    Args:
+        folder: the pipeline's folder.
+        refused: names of classes that cannot be sampled -> why; completes "it ...".
 
     Raises:
         UnsupportedModel: the installed diffusers does not have it, or it needs more than a prompt.
@@ -179,7 +189,7 @@ def text_to_image_class(folder: PipelineFolder) -> Any:
             f"{folder.path}: {name} is not a pipeline of the installed diffusers "
             f"{diffusers.__version__}"
         )
-    if reason := _why_not_text_to_image(pipeline_class):
+    if reason := refused.get(name) or _why_not_text_to_image(pipeline_class):
         raise UnsupportedModel(
             f"{folder.path}: {name} is not a text-to-image pipeline: it {reason}"
         )
@@ -193,8 +203,8 @@ def _why_not_text_to_image(pipeline_class: Any) -> str | None:
     if video := [name for name in parameters if "video" in name or "frames" in name]:
         return f"makes videos ({video[0]})"
     foreign = [name for name in FOREIGN_INPUTS if name in parameters]
-    if "image" in parameters and pipeline_class.__name__ not in IMAGE_IS_OPTIONAL:
-        foreign.append("image")
+    if pipeline_class.__name__ not in IMAGE_IS_OPTIONAL:
+        foreign += [name for name in ("image", "images") if name in parameters]
     foreign += [
         name for name in inspect.signature(pipeline_class.__init__).parameters if "control" in name
     ]
@@ -219,18 +229,6 @@ def call_default(pipeline_class: Any, name: str) -> Any:
     """The default of a parameter of `__call__`; None if it has none."""
     parameter = call_parameters(pipeline_class).get(name)
     return None if parameter is None or parameter.default is parameter.empty else parameter.default
-
-
-def takes_negative_prompt(pipeline_class: Any) -> bool:
-    """Whether guidance uses a negative prompt by default.
-
-    FLUX has the argument, but its guidance is distilled: its default `true_cfg_scale` of 1 leaves
-    the negative prompt unused.
-    """
-    if "negative_prompt" not in call_parameters(pipeline_class):
-        return False
-    scale = call_default(pipeline_class, "true_cfg_scale")
-    return scale is None or scale > 1
 
 
 def vae_factor(folder: PipelineFolder) -> int:
