@@ -4,6 +4,7 @@ Owns how guidance reaches each class, whose rows may share a batch, which argume
 always the same, and which classes are refused. The table in this package's README measures it.
 """
 
+import importlib.util
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -28,6 +29,13 @@ REFUSED = {
 }
 """Text-to-image classes that cannot be sampled a row at a time -> why; completes "it ..."."""
 
+NEEDED_PACKAGES = {
+    "OmniGenPipeline": "torchvision",
+    "PRXPipeline": "ftfy",
+    "PRXPixelPipeline": "ftfy",
+}
+"""Class -> a package without which its calls fail, though diffusers does not ask for it."""
+
 PADS_TO_FIXED_LENGTH = frozenset(
     {
         "ChromaPipeline",
@@ -38,7 +46,10 @@ PADS_TO_FIXED_LENGTH = frozenset(
         "HunyuanDiTPAGPipeline",
         "HunyuanDiTPipeline",
         "LDMTextToImagePipeline",
+        "Krea2Pipeline",
         "OvisImagePipeline",
+        "PRXPipeline",
+        "PRXPixelPipeline",
         "SemanticStableDiffusionPipeline",
     }
 )
@@ -61,6 +72,16 @@ FIXED_ARGUMENTS: dict[str, Any] = {
     "guidance_schedule": None,
 }
 """Arguments of `__call__` that are the same for every image, where a class has them."""
+
+
+def refusals() -> dict[str, str]:
+    """Class names that cannot be sampled here -> why; completes "it ..."."""
+    lacking = {
+        name: f"needs the package {package}, which is not installed"
+        for name, package in NEEDED_PACKAGES.items()
+        if importlib.util.find_spec(package) is None
+    }
+    return REFUSED | lacking
 
 
 @dataclass(frozen=True)

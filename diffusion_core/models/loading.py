@@ -12,7 +12,7 @@ from nightpress.diffusion_core.acceleration.spec import SpeedSpec
 from nightpress.diffusion_core.errors import as_model_error
 from nightpress.diffusion_core.models import networks, pipeline_folder, samplers, weight_files
 from nightpress.diffusion_core.models.adapter_files import NO_ADAPTERS, AdapterFiles
-from nightpress.diffusion_core.models.family_rules import REFUSED, Guidance, guidance_of
+from nightpress.diffusion_core.models.family_rules import Guidance, guidance_of, refusals
 from nightpress.diffusion_core.models.folder_defaults import defaults
 from nightpress.diffusion_core.models.info import ModelInfo
 from nightpress.diffusion_core.models.lora_files import (
@@ -174,7 +174,7 @@ def load(
 def _read(folder: Path) -> tuple[PipelineFolder, Any]:
     """A pipeline's folder and class."""
     model = PipelineFolder.read(folder)
-    return model, pipeline_folder.text_to_image_class(model, REFUSED)
+    return model, pipeline_folder.text_to_image_class(model, refusals())
 
 
 def _load_pipeline(

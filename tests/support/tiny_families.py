@@ -72,7 +72,7 @@ def vae(**settings: Any) -> Any:
     )
 
 
-def _flow(**settings: Any) -> Any:
+def flow(**settings: Any) -> Any:
     from diffusers import FlowMatchEulerDiscreteScheduler
 
     return FlowMatchEulerDiscreteScheduler(**settings)
@@ -135,7 +135,7 @@ def _aura_flow() -> Any:
         text_encoder=encoder,
         vae=vae(),
         transformer=transformer,
-        scheduler=_flow(),
+        scheduler=flow(),
     )
 
 
@@ -156,7 +156,7 @@ def _chroma() -> Any:
         approximator_num_channels=16,
     )
     return ChromaPipeline(
-        scheduler=_flow(),
+        scheduler=flow(),
         vae=vae(),
         text_encoder=t5_text(),
         tokenizer=t5_tokenizer(),
@@ -181,7 +181,7 @@ def _bria() -> Any:
     )
     return BriaPipeline(
         transformer=transformer,
-        scheduler=_flow(),
+        scheduler=flow(),
         vae=vae(),
         text_encoder=t5_text(),
         tokenizer=t5_tokenizer(),
@@ -250,7 +250,7 @@ def _cogview4() -> Any:
         text_encoder=encoder,
         vae=vae(),
         transformer=transformer,
-        scheduler=_flow(use_dynamic_shifting=True, base_shift=0.25, max_shift=0.75),
+        scheduler=flow(use_dynamic_shifting=True, base_shift=0.25, max_shift=0.75),
     )
 
 
@@ -263,8 +263,7 @@ def _flux_kontext() -> Any:
 
 def _flux_schnell() -> Any:
     pipeline = tiny_models.flux()
-    config = {**pipeline.transformer.config, "guidance_embeds": False}
-    pipeline.register_modules(transformer=type(pipeline.transformer).from_config(config))
+    pipeline.register_modules(transformer=changed(pipeline.transformer, guidance_embeds=False))
     return pipeline
 
 
@@ -324,7 +323,7 @@ def _qwen_image(guidance_embeds: bool = False) -> Any:
         axes_dims_rope=(8, 4, 4),
     )
     return QwenImagePipeline(
-        scheduler=_flow(),
+        scheduler=flow(),
         vae=_qwen_vae(),
         text_encoder=qwen_vl_text(),
         tokenizer=qwen_tokenizer(),
@@ -370,7 +369,7 @@ def _z_image() -> Any:
         axes_lens=[512, 64, 64],
     )
     return ZImagePipeline(
-        scheduler=_flow(),
+        scheduler=flow(),
         vae=vae(),
         text_encoder=qwen3_text(),
         tokenizer=qwen_tokenizer(),
@@ -378,7 +377,7 @@ def _z_image() -> Any:
     )
 
 
-def _hunyuan_dit() -> Any:
+def _hunyuan_dit(has_style: bool = True) -> Any:
     from diffusers import DDPMScheduler, HunyuanDiT2DModel, HunyuanDiTPipeline
     from support.tiny_tokenizers import bert_tokenizer
     from transformers import BertConfig, BertModel
@@ -395,6 +394,7 @@ def _hunyuan_dit() -> Any:
         pooled_projection_dim=16,
         hidden_size=24,
         activation_fn="gelu-approximate",
+        use_style_cond_and_image_meta_size=has_style,
     )
     bert = BertModel(
         BertConfig(
@@ -469,7 +469,7 @@ def _hunyuan_image(guidance_embeds: bool = False) -> Any:
         for step in (1, 2)
     ]
     return HunyuanImagePipeline(
-        scheduler=_flow(shift=7.0),
+        scheduler=flow(shift=7.0),
         vae=vae,
         text_encoder=qwen_vl_text(num_hidden_layers=3),
         tokenizer=qwen_tokenizer(),
@@ -553,7 +553,7 @@ def _kandinsky5() -> Any:
         tokenizer=qwen_tokenizer(),
         text_encoder_2=clip_text(),
         tokenizer_2=clip_tokenizer(),
-        scheduler=_flow(shift=7.0),
+        scheduler=flow(shift=7.0),
     )
 
 
@@ -588,7 +588,7 @@ def _lumina() -> Any:
     )
     return LuminaPipeline(
         transformer=transformer,
-        scheduler=_flow(),
+        scheduler=flow(),
         vae=vae(),
         text_encoder=encoder,
         tokenizer=gemma_tokenizer(),
@@ -616,11 +616,28 @@ def _lumina2() -> Any:
     )
     return Lumina2Pipeline(
         transformer=transformer,
-        scheduler=_flow(),
+        scheduler=flow(),
         vae=vae(),
         text_encoder=encoder,
         tokenizer=gemma_tokenizer(),
     )
+
+
+def changed(network: Any, **changes: Any) -> Any:
+    """A network with another configuration; diffusers keeps a list of those left at default."""
+    config = {key: value for key, value in network.config.items() if not key.startswith("_")}
+    return type(network)(**{**config, **changes})
+
+
+def _two_layers(base: Callable[[], Any]) -> Callable[[], Any]:
+    """Perturbed attention is in the second layer."""
+
+    def make() -> Any:
+        pipeline = base()
+        pipeline.register_modules(transformer=changed(pipeline.transformer, num_layers=2))
+        return pipeline
+
+    return make
 
 
 def _config(model: Any, **changes: Any) -> Any:
@@ -628,15 +645,11 @@ def _config(model: Any, **changes: Any) -> Any:
 
 
 def _sana_sprint() -> Any:
-    from diffusers import SanaSprintPipeline, SanaTransformer2DModel, SCMScheduler
+    from diffusers import SanaSprintPipeline, SCMScheduler
 
     base = tiny_models.sana()
-    config = dict(base.transformer.config) | {
-        "timestep_scale": 1000.0,
-        "guidance_embeds": True,
-        "qk_norm": "rms_norm_across_heads",
-    }
-    transformer = SanaTransformer2DModel.from_config(config)
+    changes = {"guidance_embeds": True, "qk_norm": "rms_norm_across_heads"}
+    transformer = changed(base.transformer, **changes)
     return SanaSprintPipeline(
         **base.components | {"transformer": transformer, "scheduler": SCMScheduler()}
     )
@@ -657,7 +670,7 @@ def _ovis() -> Any:
         axes_dims_rope=(4, 4, 8),
     )
     return OvisImagePipeline(
-        scheduler=_flow(),
+        scheduler=flow(),
         vae=vae(),
         text_encoder=qwen3_text(),
         tokenizer=qwen_tokenizer(),
@@ -700,7 +713,7 @@ def _prx() -> Any:
     tokenizer.model_max_length = 64
     return PRXPipeline(
         transformer=transformer,
-        scheduler=_flow(),
+        scheduler=flow(),
         text_encoder=T5GemmaEncoder(config.encoder),
         tokenizer=tokenizer,
         vae=vae(),
@@ -724,7 +737,7 @@ def _omnigen() -> Any:
     )
     return OmniGenPipeline(
         transformer=transformer,
-        scheduler=_flow(invert_sigmas=True, num_train_timesteps=1),
+        scheduler=flow(invert_sigmas=True, num_train_timesteps=1),
         vae=vae(),
         tokenizer=qwen_tokenizer(),
     )
@@ -745,7 +758,7 @@ def _longcat() -> Any:
         axes_dims_rope=(4, 4, 8),
     )
     return LongCatImagePipeline(
-        scheduler=_flow(),
+        scheduler=flow(),
         vae=vae(latent_channels=16),
         text_encoder=qwen_vl_text(),
         tokenizer=qwen_tokenizer(),
@@ -775,7 +788,9 @@ MAKERS: dict[str, Callable[[], Any]] = {
     "FluxKontextPipeline": _flux_kontext,
     "FluxPipeline": tiny_models.flux,
     "HunyuanDiTPipeline": _hunyuan_dit,
-    "HunyuanDiTPAGPipeline": _over("HunyuanDiTPAGPipeline", _hunyuan_dit),
+    "HunyuanDiTPAGPipeline": _over(
+        "HunyuanDiTPAGPipeline", lambda: _hunyuan_dit(has_style=False)
+    ),
     "HunyuanImagePipeline": _hunyuan_image,
     "Kandinsky3Pipeline": _kandinsky3,
     "Kandinsky5T2IPipeline": _kandinsky5,
@@ -787,14 +802,14 @@ MAKERS: dict[str, Callable[[], Any]] = {
     "OmniGenPipeline": _omnigen,
     "OvisImagePipeline": _ovis,
     "PRXPipeline": _prx,
-    "PixArtSigmaPAGPipeline": _over("PixArtSigmaPAGPipeline", tiny_models.pixart, pag_applied_layers="blocks.0"),
+    "PixArtSigmaPAGPipeline": _over("PixArtSigmaPAGPipeline", _two_layers(tiny_models.pixart)),
     "PixArtAlphaPipeline": _over("PixArtAlphaPipeline", tiny_models.pixart),
     "PixArtSigmaPipeline": tiny_models.pixart,
     "QwenImagePipeline": _qwen_image,
     "SanaPAGPipeline": _over("SanaPAGPipeline", tiny_models.sana),
     "SanaPipeline": tiny_models.sana,
     "SanaSprintPipeline": _sana_sprint,
-    "StableDiffusion3PAGPipeline": _over("StableDiffusion3PAGPipeline", tiny_models.sd3, pag_applied_layers="blocks.0"),
+    "StableDiffusion3PAGPipeline": _over("StableDiffusion3PAGPipeline", _two_layers(tiny_models.sd3)),
     "StableDiffusion3Pipeline": tiny_models.sd3,
     "StableDiffusionXLPAGPipeline": _over("StableDiffusionXLPAGPipeline", tiny_models.sdxl),
     "StableDiffusionXLPipeline": tiny_models.sdxl,
