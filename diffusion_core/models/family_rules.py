@@ -5,6 +5,7 @@ always the same, and which classes are refused. The table in this package's READ
 """
 
 import importlib.util
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -23,6 +24,7 @@ REFUSED = {
     "StableDiffusionGLIGENPipeline": "needs gligen_phrases and gligen_boxes",
     "StableDiffusionGLIGENTextImagePipeline": "needs gligen_phrases and gligen_boxes",
     "StableDiffusionLDM3DPipeline": "makes depth maps beside its images",
+    "StableDiffusionPanoramaPipeline": "mixes up the prompts of a batch",
     "StableDiffusionParadigmsPipeline": "runs with the parallel schedulers of diffusers only",
     "VersatileDiffusionTextToImagePipeline": "changes its own U-Net when it is made",
     "WuerstchenPriorPipeline": "makes embeddings instead of images",
@@ -194,7 +196,8 @@ def make_ready(pipeline: Any, guidance: Guidance, scale: float, size: tuple[int,
         pipeline: the pipeline, which is changed.
         guidance: how guidance works in it.
         scale: the guidance scale of the call.
-        size: (width, height) in pixels. Kandinsky 5 replaces any that is not in its list.
+        size: (width, height) in pixels. Kandinsky 5 replaces any that is not in its list, and HiDream
+            any that has not its own number of pixels.
     """
     if guidance.argument == "guider":
         for name in ("guider", "ocr_guider"):
@@ -203,3 +206,7 @@ def make_ready(pipeline: Any, guidance: Guidance, scale: float, size: tuple[int,
                 setattr(pipeline, name, guider.new(guidance_scale=scale))
     if isinstance(getattr(pipeline, "resolutions", None), list):
         pipeline.resolutions = [size]
+    if type(pipeline).__name__ == "HiDreamImagePipeline":
+        # The least more, so that rounding down keeps the size.
+        side = math.sqrt(size[0] * size[1]) / pipeline.vae_scale_factor
+        pipeline.default_sample_size = side * (1 + 1e-9)

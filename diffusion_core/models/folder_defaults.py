@@ -29,7 +29,8 @@ def defaults(folder: Path, pipeline_class: Any, guidance: Guidance) -> tuple[int
     steps = advised.num_inference_steps or pipeline_folder.call_default(
         pipeline_class, "num_inference_steps"
     )
-    scale = guidance.default if advised.guidance_scale is None else advised.guidance_scale
+    advised_scale = None if guidance.argument is None else advised.guidance_scale
+    scale = guidance.default if advised_scale is None else advised_scale
     return int(steps or 50), scale
 
 

@@ -189,14 +189,14 @@ def text_to_image_class(folder: PipelineFolder, refused: Mapping[str, str] = NOT
             f"{folder.path}: {name} is not a pipeline of the installed diffusers "
             f"{diffusers.__version__}"
         )
-    if reason := refused.get(name) or _why_not_text_to_image(pipeline_class):
+    if reason := refused.get(name) or why_not_text_to_image(pipeline_class):
         raise UnsupportedModel(
             f"{folder.path}: {name} is not a text-to-image pipeline: it {reason}"
         )
     return pipeline_class
 
 
-def _why_not_text_to_image(pipeline_class: Any) -> str | None:
+def why_not_text_to_image(pipeline_class: Any) -> str | None:
     parameters = call_parameters(pipeline_class)
     if missing := [name for name in NEEDED_ARGUMENTS if name not in parameters]:
         return f"takes no {', '.join(missing)}"
@@ -271,8 +271,8 @@ def _packs_latents(pipeline_class: Any) -> bool:
     """Whether a pipeline class packs squares of latents into the tokens of a transformer.
 
     Read against diffusers 0.42.1. Relies on such classes having the method `_pack_latents`, those
-    of FLUX first of all.
+    of FLUX first of all, or `_unpatchify_latents`, as ERNIE-Image has.
     """
     if pipeline_class.__name__.startswith("Flux"):
         patching.require(pipeline_class, "_pack_latents", PACK)
-    return hasattr(pipeline_class, "_pack_latents")
+    return any(hasattr(pipeline_class, name) for name in ("_pack_latents", "_unpatchify_latents"))

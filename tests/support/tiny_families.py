@@ -13,21 +13,19 @@ from support import tiny_models
 from support.tiny_models import SD_BETAS, clip_text, clip_tokenizer, t5_text, t5_tokenizer, unet
 from support.tiny_tokenizers import gemma_tokenizer, glm_tokenizer, qwen_tokenizer
 
-NOT_TRIED = {
-    "AltDiffusionPipeline": "deprecated by diffusers",
-    "BriaFiboPipeline": "no tiny model yet",
-    "GlmImagePipeline": "its processor has no tiny stand-in",
-    "Flux2Pipeline": "its processor has no tiny stand-in",
-    "HiDreamImagePipeline": "no tiny model yet",
-}
-"""Classes without a tiny model -> why."""
+
+def makers() -> dict[str, Callable[[], Any]]:
+    """Name of a text-to-image class -> makes its tiny pipeline."""
+    from support.tiny_transformers import MORE
+
+    return MAKERS | MORE
 
 
 def save(class_name: str, folder: Path) -> Path:
     """Make the tiny model of a class from seed 0 and save it as a diffusers folder."""
     state = torch.get_rng_state()
     torch.manual_seed(0)
-    pipeline = MAKERS[class_name]()
+    pipeline = makers()[class_name]()
     _fill_empty(pipeline)
     torch.set_rng_state(state)
     pipeline.save_pretrained(folder)
@@ -720,53 +718,6 @@ def _prx() -> Any:
     )
 
 
-def _omnigen() -> Any:
-    from diffusers import OmniGenPipeline, OmniGenTransformer2DModel
-
-    transformer = OmniGenTransformer2DModel(
-        hidden_size=16,
-        num_attention_heads=4,
-        num_key_value_heads=4,
-        intermediate_size=32,
-        num_layers=1,
-        in_channels=4,
-        time_step_dim=4,
-        vocab_size=512,
-        pad_token_id=0,
-        rope_scaling={"long_factor": [1.0, 2.0], "short_factor": [1.0, 2.0]},
-    )
-    return OmniGenPipeline(
-        transformer=transformer,
-        scheduler=flow(invert_sigmas=True, num_train_timesteps=1),
-        vae=vae(),
-        tokenizer=qwen_tokenizer(),
-    )
-
-
-def _longcat() -> Any:
-    from diffusers import LongCatImagePipeline, LongCatImageTransformer2DModel
-
-    transformer = LongCatImageTransformer2DModel(
-        patch_size=1,
-        in_channels=64,
-        num_layers=1,
-        num_single_layers=1,
-        attention_head_dim=16,
-        num_attention_heads=2,
-        joint_attention_dim=16,
-        pooled_projection_dim=16,
-        axes_dims_rope=(4, 4, 8),
-    )
-    return LongCatImagePipeline(
-        scheduler=flow(),
-        vae=vae(latent_channels=16),
-        text_encoder=qwen_vl_text(),
-        tokenizer=qwen_tokenizer(),
-        text_processor=None,
-        transformer=transformer,
-    )
-
-
 def _ldm() -> Any:
     from diffusers import DDIMScheduler, LDMTextToImagePipeline
 
@@ -796,10 +747,8 @@ MAKERS: dict[str, Callable[[], Any]] = {
     "Kandinsky5T2IPipeline": _kandinsky5,
     "LDMTextToImagePipeline": _ldm,
     "LatentConsistencyModelPipeline": tiny_models.lcm,
-    "LongCatImagePipeline": _longcat,
     "Lumina2Pipeline": _lumina2,
     "LuminaPipeline": _lumina,
-    "OmniGenPipeline": _omnigen,
     "OvisImagePipeline": _ovis,
     "PRXPipeline": _prx,
     "PixArtSigmaPAGPipeline": _over("PixArtSigmaPAGPipeline", _two_layers(tiny_models.pixart)),
@@ -817,11 +766,7 @@ MAKERS: dict[str, Callable[[], Any]] = {
     "StableDiffusionPipeline": tiny_models.sd,
     "StableDiffusionPAGPipeline": _sd_variant("StableDiffusionPAGPipeline"),
     "StableDiffusionSAGPipeline": _sd_variant("StableDiffusionSAGPipeline"),
-    "StableDiffusionPanoramaPipeline": _sd_variant("StableDiffusionPanoramaPipeline"),
-    "StableDiffusionParadigmsPipeline": _sd_variant("StableDiffusionParadigmsPipeline"),
-    "StableDiffusionLDM3DPipeline": _sd_variant("StableDiffusionLDM3DPipeline"),
     "StableDiffusionModelEditingPipeline": _sd_variant("StableDiffusionModelEditingPipeline"),
-    "StableDiffusionGLIGENPipeline": _sd_variant("StableDiffusionGLIGENPipeline"),
     "SemanticStableDiffusionPipeline": _sd_variant("SemanticStableDiffusionPipeline"),
     "AltDiffusionPipeline": _sd_variant("AltDiffusionPipeline"),
 }
