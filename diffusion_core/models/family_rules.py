@@ -17,8 +17,7 @@ from nightpress.diffusion_core.models.pipeline_folder import (
 )
 
 REFUSED = {
-    "AmusedPipeline": "is for discrete tokens, deprecated by diffusers, and not tried",
-    "BriaFiboPipeline": "takes structured JSON instead of a prompt, and is not tried",
+    "AmusedPipeline": "passes one generator to its scheduler, and not one for each image",
     "GlmImagePipeline": "draws its image tokens from torch's global random numbers, not from a "
     "row's seed",
     "StableDiffusionGLIGENPipeline": "needs gligen_phrases and gligen_boxes",

@@ -301,6 +301,8 @@ class Sampler:
             "num_inference_steps": params.num_inference_steps,
             "generator": [torch.Generator("cpu").manual_seed(r.seed) for r in batch],
             "output_type": "pt",
+            # FLUX.1 Kontext would make any size its own number of pixels.
+            "max_area": params.width * params.height,
             **family_rules.FIXED_ARGUMENTS,
             **family_rules.guidance_arguments(self._model.guidance, scale),
         }

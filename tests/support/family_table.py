@@ -1,7 +1,7 @@
 """Measures every text-to-image class of diffusers with a tiny model, for the table in the README.
 
-    python tests/support/family_table.py            prints the table
-    python tests/support/family_table.py --write    replaces the one in diffusion_core/README.md
+python tests/support/family_table.py            prints the table
+python tests/support/family_table.py --write    replaces the one in diffusion_core/README.md
 """
 
 import inspect
@@ -12,12 +12,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import diffusers
+import numpy as np
 import torch
 
 if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from support.tiny_families import makers, save
 
 from nightpress.diffusion_core.errors import DiffusionError
 from nightpress.diffusion_core.models import family_rules, pipeline_folder
@@ -25,7 +27,6 @@ from nightpress.diffusion_core.models.loading import describe, load
 from nightpress.diffusion_core.models.modes import modes_of
 from nightpress.diffusion_core.models.spec import ModelSpec
 from nightpress.diffusion_core.sampling.sampler import ImageRequest, Sampler, SamplingParams
-from support.tiny_families import makers, save
 
 README = Path(__file__).parents[2] / "diffusion_core" / "README.md"
 START, END = "<!-- families -->", "<!-- /families -->"
@@ -128,12 +129,12 @@ def table() -> str:
         elif name not in makers():
             rows.append(f"| `{name}` | not tried | | | | | {', '.join(modes_of(name))} |")
         else:
-            rows.append(_measured_row(name))
+            rows.append(measured_row(name))
         print(rows[-1], file=sys.stderr, flush=True)
     return "\n".join(rows)
 
 
-def _measured_row(name: str) -> str:
+def measured_row(name: str) -> str:
     with tempfile.TemporaryDirectory() as folder:
         try:
             return measure(save(name, Path(folder))).row(name)

@@ -259,7 +259,7 @@ def _flux_kontext() -> Any:
     return diffusers.FluxKontextPipeline(**parts)
 
 
-def _flux_schnell() -> Any:
+def flux_schnell() -> Any:
     pipeline = tiny_models.flux()
     pipeline.register_modules(transformer=changed(pipeline.transformer, guidance_embeds=False))
     return pipeline
@@ -739,9 +739,7 @@ MAKERS: dict[str, Callable[[], Any]] = {
     "FluxKontextPipeline": _flux_kontext,
     "FluxPipeline": tiny_models.flux,
     "HunyuanDiTPipeline": _hunyuan_dit,
-    "HunyuanDiTPAGPipeline": _over(
-        "HunyuanDiTPAGPipeline", lambda: _hunyuan_dit(has_style=False)
-    ),
+    "HunyuanDiTPAGPipeline": _over("HunyuanDiTPAGPipeline", lambda: _hunyuan_dit(has_style=False)),
     "HunyuanImagePipeline": _hunyuan_image,
     "Kandinsky3Pipeline": _kandinsky3,
     "Kandinsky5T2IPipeline": _kandinsky5,
@@ -758,7 +756,9 @@ MAKERS: dict[str, Callable[[], Any]] = {
     "SanaPAGPipeline": _over("SanaPAGPipeline", tiny_models.sana),
     "SanaPipeline": tiny_models.sana,
     "SanaSprintPipeline": _sana_sprint,
-    "StableDiffusion3PAGPipeline": _over("StableDiffusion3PAGPipeline", _two_layers(tiny_models.sd3)),
+    "StableDiffusion3PAGPipeline": _over(
+        "StableDiffusion3PAGPipeline", _two_layers(tiny_models.sd3)
+    ),
     "StableDiffusion3Pipeline": tiny_models.sd3,
     "StableDiffusionXLPAGPipeline": _over("StableDiffusionXLPAGPipeline", tiny_models.sdxl),
     "StableDiffusionXLPipeline": tiny_models.sdxl,

@@ -140,7 +140,7 @@ def _long_clip() -> Any:
 
 
 def flux2_klein(is_distilled: bool = False) -> Any:
-    from diffusers import AutoencoderKLFlux2, Flux2KleinPipeline, Flux2Transformer2DModel
+    from diffusers import Flux2KleinPipeline, Flux2Transformer2DModel
 
     transformer = Flux2Transformer2DModel(
         patch_size=1,
@@ -157,7 +157,9 @@ def flux2_klein(is_distilled: bool = False) -> Any:
     return Flux2KleinPipeline(
         scheduler=flow(),
         vae=flux2_vae(),
-        text_encoder=qwen3_text("Qwen3ForCausalLM", num_hidden_layers=28, max_position_embeddings=2048),
+        text_encoder=qwen3_text(
+            "Qwen3ForCausalLM", num_hidden_layers=28, max_position_embeddings=2048
+        ),
         tokenizer=qwen_tokenizer(),
         transformer=transformer,
         is_distilled=is_distilled,
