@@ -97,6 +97,11 @@ class ImageSetup:
             info = describe(folder, spec)
         if request.negative_prompt and not info.takes_negative_prompt:
             raise SettingsError(f"{info.source}: {info.pipeline} takes no negative prompt")
+        if guidance_scale is not None and guidance_scale > 1 and not info.takes_guidance:
+            raise SettingsError(
+                f"{info.source}: {info.pipeline} takes no guidance; {guidance_scale:g} would have "
+                "no effect"
+            )
         for name in ("prompt", "negative_prompt"):
             problem = PromptChecker(spec.prompts, info.prompts).problem(getattr(request, name))
             if problem is not None:  # there is no job file that could allow it

@@ -7,6 +7,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from nightpress.diffusion_core.errors import ModelError
 from nightpress.diffusion_core.models import pipeline_folder
+from nightpress.diffusion_core.models.family_rules import Guidance
 
 
 class FolderDefaults(BaseModel):
@@ -18,7 +19,7 @@ class FolderDefaults(BaseModel):
     guidance_scale: Annotated[float, Field(ge=0)] | None = None
 
 
-def defaults(folder: Path, pipeline_class: Any) -> tuple[int, float]:
+def defaults(folder: Path, pipeline_class: Any, guidance: Guidance) -> tuple[int, float]:
     """The default `num_inference_steps` and `guidance_scale`: the folder's, else the pipeline's.
 
     Raises:
@@ -28,12 +29,9 @@ def defaults(folder: Path, pipeline_class: Any) -> tuple[int, float]:
     steps = advised.num_inference_steps or pipeline_folder.call_default(
         pipeline_class, "num_inference_steps"
     )
-    scales = (
-        advised.guidance_scale,
-        pipeline_folder.call_default(pipeline_class, "guidance_scale"),
-        1.0,
-    )
-    return int(steps or 50), float(next(scale for scale in scales if scale is not None))
+    advised_scale = None if guidance.argument is None else advised.guidance_scale
+    scale = guidance.default if advised_scale is None else advised_scale
+    return int(steps or 50), scale
 
 
 def _folder_defaults(folder: Path) -> FolderDefaults:

@@ -35,6 +35,8 @@ class ModelInfo:
     samplers: tuple[str, ...]
     """The sampler names that fit what the model predicts."""
     takes_negative_prompt: bool
+    takes_guidance: bool = True
+    """Whether a guidance scale has any effect."""
     modes: tuple[str, ...] = ("text",)
     """How pictures may condition its images; see `models.modes`."""
     default_strengths: tuple[tuple[str, float], ...] = ()

@@ -17,6 +17,7 @@ from nightpress.diffusion_core.models.controlnets import (
     describe_controlnets,
     load_controlnets,
 )
+from nightpress.diffusion_core.models.family_rules import Guidance, guidance_of, refusals
 from nightpress.diffusion_core.models.folder_defaults import defaults
 from nightpress.diffusion_core.models.info import ModelInfo
 from nightpress.diffusion_core.models.lora_files import (
@@ -56,6 +57,8 @@ class LoadedModel:
     scheduler_config: Mapping[str, Any]
     """Configuration of the model's own scheduler, `_class_name` included."""
     takes_negative_prompt: bool
+    guidance: Guidance = Guidance()
+    """How a guidance scale and a negative prompt reach the pipeline."""
     speed: SpeedSpec = field(default_factory=SpeedSpec)
     """The acceleration: applied to the pipeline, or to be applied around each of its calls."""
     row_loras: RowLoras = field(default_factory=RowLoras)
@@ -113,7 +116,8 @@ def _info(
     row_loras: tuple[LoraInfo, ...],
 ) -> ModelInfo:
     width, height = pipeline_folder.native_size(model, pipeline_class) or (None, None)
-    steps, guidance_scale = defaults(model.path, pipeline_class)
+    guidance = guidance_of(model, pipeline_class)
+    steps, guidance_scale = defaults(model.path, pipeline_class, guidance)
     names = _samplers(model, pipeline_class)
     has = bool(spec.controlnets), bool(spec.references)
     modes = supported_modes(pipeline_class, spec.speed, *has)
@@ -130,7 +134,8 @@ def _info(
         modes=modes,
         default_strengths=default_strengths(pipeline_class, modes),
         own_sampler=samplers.own_sampler(model.scheduler, names),
-        takes_negative_prompt=pipeline_folder.takes_negative_prompt(pipeline_class),
+        takes_negative_prompt=guidance.takes_negative_prompt,
+        takes_guidance=guidance.argument is not None,
         max_steps=int(model.scheduler.get("num_train_timesteps", 1000)),
         loras=loras,
         row_loras=row_loras,
@@ -177,7 +182,9 @@ def load(
     scheduler, number = pipeline.scheduler, len(spec.loras)
     switching = load_loras(pipeline, loras[:number], str(folder), spec.allow_pickle, loras[number:])
     ip_adapters = load_references(pipeline, references, model)
-    _accelerate(pipeline, pipeline_class, spec.model_copy(update={"dtype": dtype}))
+    guidance = guidance_of(model, pipeline_class)
+    resolved = spec.model_copy(update={"dtype": dtype})
+    _accelerate(pipeline, pipeline_class, resolved, guidance.takes_negative_prompt)
     pipeline.set_progress_bar_config(disable=True)
     return LoadedModel(
         pipeline=pipeline,
@@ -185,7 +192,8 @@ def load(
         dtype=dtype,
         size_multiple=pipeline_folder.size_multiple(model, pipeline_class),
         scheduler_config={**scheduler.config, "_class_name": type(scheduler).__name__},
-        takes_negative_prompt=pipeline_folder.takes_negative_prompt(pipeline_class),
+        takes_negative_prompt=guidance.takes_negative_prompt,
+        guidance=guidance,
         speed=spec.speed,
         row_loras=switching,
         references=ip_adapters,
@@ -206,7 +214,7 @@ def _checked_references(
 def _read(folder: Path) -> tuple[PipelineFolder, Any]:
     """A pipeline's folder and class."""
     model = PipelineFolder.read(folder)
-    return model, pipeline_folder.text_to_image_class(model)
+    return model, pipeline_folder.text_to_image_class(model, refusals())
 
 
 def _load_pipeline(
@@ -273,20 +281,23 @@ def check_speed(
 
         with no_progress_bars():
             unloaded = pipeline_folder.skeleton(model)
-            apply.check_speed(_parts(unloaded, pipeline_class, spec, elsewhere), spec.speed)
+            negative = guidance_of(model, pipeline_class).takes_negative_prompt
+            parts = _parts(unloaded, pipeline_class, spec, negative, elsewhere)
+            apply.check_speed(parts, spec.speed)
 
 
-def _accelerate(pipeline: Any, pipeline_class: Any, spec: ModelSpec) -> None:
+def _accelerate(pipeline: Any, pipeline_class: Any, spec: ModelSpec, negative: bool) -> None:
     if spec.speed.chosen():
         from nightpress.diffusion_core.acceleration import apply
 
-        apply.apply_speed(_parts(pipeline, pipeline_class, spec), spec.speed)
+        apply.apply_speed(_parts(pipeline, pipeline_class, spec, negative), spec.speed)
 
 
-def _parts(pipeline: Any, pipeline_class: Any, spec: ModelSpec, elsewhere: bool = False) -> Any:
+def _parts(
+    pipeline: Any, pipeline_class: Any, spec: ModelSpec, negative: bool, elsewhere: bool = False
+) -> Any:
     from nightpress.diffusion_core.acceleration.apply import Parts
 
-    negative = pipeline_folder.takes_negative_prompt(pipeline_class)
     return Parts(pipeline, pipeline_class, spec.dtype, negative, elsewhere)
 
 

@@ -25,19 +25,21 @@ from nightpress.diffusion_core.models.modes import FAMILIES, text_to_image_sibli
 NEEDED_ARGUMENTS = ("prompt", "height", "width", "num_inference_steps", "generator", "output_type")
 """Arguments that a pipeline's `__call__` must have."""
 
-FOREIGN_INPUTS = ("mask_image", "control_image", "images", "reference_image", "source_embeds")
+FOREIGN_INPUTS = ("mask_image", "control_image", "reference_image", "source_embeds")
 """Arguments of pipelines for which a prompt alone is not enough."""
 
 IMAGE_IS_OPTIONAL = (
+    "BriaFibo2Pipeline",
     "Flux2KleinKVPipeline",
     "Flux2KleinPipeline",
     "Flux2Pipeline",
     "FluxKontextPipeline",
     "GlmImagePipeline",
     "QwenImage21Pipeline",
+    "StableCascadeCombinedPipeline",
     "ZImageOmniPipeline",
 )
-"""Pipelines whose argument `image` is optional; all others with that argument need it."""
+"""Pipelines whose argument `image` or `images` is optional; all others with one need it."""
 
 MULTIPLY_BY_GUIDANCE = frozenset(
     {
@@ -57,6 +59,8 @@ MULTIPLY_BY_GUIDANCE = frozenset(
 )
 """Pipelines that only multiply by a guidance scale above 1, unless the scale is an input of their
 denoiser. Subclasses do not count: they may do anything with it."""
+
+NOTHING: Mapping[str, str] = {}
 
 PACK = "find the multiple that widths and heights must have"
 
@@ -199,10 +203,14 @@ def is_made_for_inpainting(folder: PipelineFolder) -> bool:
     return channels is not None and folder.denoiser.get("in_channels") == 2 * channels + 1
 
 
-def text_to_image_class(folder: PipelineFolder) -> Any:
+def text_to_image_class(folder: PipelineFolder, refused: Mapping[str, str] = NOTHING) -> Any:
     """The diffusers class as which the pipeline in a folder is loaded.
 
     It makes images from a prompt alone, or is one of `FAMILIES` that needs a picture.
+
+    Args:
+        folder: the pipeline's folder.
+        refused: names of classes that cannot be sampled -> why; completes "it ...".
 
     Raises:
         UnsupportedModel: the installed diffusers does not have it, or it needs more than that.
@@ -219,22 +227,25 @@ def text_to_image_class(folder: PipelineFolder) -> Any:
             f"{diffusers.__version__}"
         )
     needs_picture = name in FAMILIES and not FAMILIES[name].makes_text
-    if not needs_picture and (reason := _why_not_text_to_image(pipeline_class)):
+    reason = refused.get(name)
+    if reason is None and not needs_picture:
+        reason = why_not_text_to_image(pipeline_class)
+    if reason is not None:
         raise UnsupportedModel(
             f"{folder.path}: {name} is not a text-to-image pipeline: it {reason}"
         )
     return pipeline_class
 
 
-def _why_not_text_to_image(pipeline_class: Any) -> str | None:
+def why_not_text_to_image(pipeline_class: Any) -> str | None:
     parameters = call_parameters(pipeline_class)
     if missing := [name for name in NEEDED_ARGUMENTS if name not in parameters]:
         return f"takes no {', '.join(missing)}"
     if video := [name for name in parameters if "video" in name or "frames" in name]:
         return f"makes videos ({video[0]})"
     foreign = [name for name in FOREIGN_INPUTS if name in parameters]
-    if "image" in parameters and pipeline_class.__name__ not in IMAGE_IS_OPTIONAL:
-        foreign.append("image")
+    if pipeline_class.__name__ not in IMAGE_IS_OPTIONAL:
+        foreign += [name for name in ("image", "images") if name in parameters]
     foreign += [
         name for name in inspect.signature(pipeline_class.__init__).parameters if "control" in name
     ]
@@ -265,18 +276,6 @@ def fixed_arguments(pipeline_class: Any) -> dict[str, Any]:
     """Constructor arguments whose default depends on which other packages are installed."""
     takes = inspect.signature(pipeline_class.__init__).parameters
     return {"add_watermarker": False} if "add_watermarker" in takes else {}
-
-
-def takes_negative_prompt(pipeline_class: Any) -> bool:
-    """Whether guidance uses a negative prompt by default.
-
-    FLUX has the argument, but its guidance is distilled: its default `true_cfg_scale` of 1 leaves
-    the negative prompt unused.
-    """
-    if "negative_prompt" not in call_parameters(pipeline_class):
-        return False
-    scale = call_default(pipeline_class, "true_cfg_scale")
-    return scale is None or scale > 1
 
 
 def vae_factor(folder: PipelineFolder) -> int:
@@ -319,8 +318,8 @@ def _packs_latents(pipeline_class: Any) -> bool:
     """Whether a pipeline class packs squares of latents into the tokens of a transformer.
 
     Read against diffusers 0.42.1. Relies on such classes having the method `_pack_latents`, those
-    of FLUX first of all.
+    of FLUX first of all, or `_unpatchify_latents`, as ERNIE-Image has.
     """
     if pipeline_class.__name__.startswith("Flux"):
         patching.require(pipeline_class, "_pack_latents", PACK)
-    return hasattr(pipeline_class, "_pack_latents")
+    return any(hasattr(pipeline_class, name) for name in ("_pack_latents", "_unpatchify_latents"))

@@ -28,7 +28,7 @@ CONFIG_SUFFIXES = frozenset(
 PICKLE_SUFFIXES = (".bin", ".ckpt", ".pt", ".pth", ".pkl")
 WEIGHT_SUFFIXES = (".safetensors", *PICKLE_SUFFIXES)
 """The suffixes of files that may hold weights."""
-NOT_WEIGHTS = re.compile(r"Scheduler|Tokenizer|Processor|FeatureExtractor")
+NOT_WEIGHTS = re.compile(r"Scheduler|Tokenizer|Processor|FeatureExtractor|Guidance")
 """Matches the classes of components that have no weights."""
 
 _STEM = re.compile(r"^(?:diffusion_pytorch_model|pytorch_model|model)(?P<rest>[.\-].*)?$")

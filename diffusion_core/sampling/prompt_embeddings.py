@@ -15,7 +15,7 @@ import torch
 
 from nightpress.diffusion_core.conditioning.embedding_cache import Embedding, EmbeddingCache
 from nightpress.diffusion_core.errors import SamplingError
-from nightpress.diffusion_core.models import pipeline_folder
+from nightpress.diffusion_core.models import family_rules, pipeline_folder
 from nightpress.diffusion_core.models.loading import LoadedModel
 from nightpress.diffusion_core.sampling.copy_to_host import CopyStream
 from nightpress.diffusion_core.silence_libraries import errors_only
@@ -64,7 +64,7 @@ class Conditioner:
         self._pipeline = model.pipeline
         self._device = model.device
         self._row_loras = model.row_loras
-        self._takes_negative = model.takes_negative_prompt
+        self._guidance = model.guidance
         self._cache = EmbeddingCache(cache_bytes)
         self._encoding = threading.RLock()
         self._stream = CopyStream(model.device)
@@ -74,6 +74,11 @@ class Conditioner:
     def encodes(self) -> bool:
         """Whether prompts are encoded here, once each, and not by the pipeline."""
         return self._layout is not None
+
+    @property
+    def shares_batches(self) -> bool:
+        """Whether images with different prompts may share one call of the pipeline."""
+        return self.encodes or family_rules.shares_batches(type(self._pipeline))
 
     @contextlib.contextmanager
     def exclusive(self) -> Iterator[None]:
@@ -90,11 +95,15 @@ class Conditioner:
         """Group the indices of images that may share one call of the pipeline.
 
         Pipelines that get strings treat "no negative prompt" as a setting of the whole call, so
-        images with a negative prompt and images without one need separate calls.
+        images with a negative prompt and images without one need separate calls. Most of them pad
+        all prompts of a call to the longest, so that companions decide last bits: there every
+        image has a call of its own.
         """
         indices = range(len(negative_prompts))
         if self.encodes:
             return [list(indices)]
+        if not self.shares_batches:
+            return [[index] for index in indices]
         groups = (
             [i for i in indices if negative_prompts[i]],
             [i for i in indices if not negative_prompts[i]],
@@ -117,8 +126,10 @@ class Conditioner:
             lora: the row LoRA that is active while they are encoded.
         """
         if not self.encodes:
-            guided = guided and self._takes_negative
-            return self._strings(prompts, negative_prompts if guided else ())
+            guided = guided and self._guidance.takes_negative_prompt
+            empty = self._guidance.empty_negative_prompt
+            negatives = [text or empty for text in negative_prompts] if guided else []
+            return self._strings(prompts, negatives)
         rows = self._embeddings(prompts, negative_prompts, guided, lora)
         arguments = {
             name: torch.cat([row[name].to(self._device, non_blocking=True) for row in rows])
@@ -147,7 +158,7 @@ class Conditioner:
         guided: bool,
         lora: RowLora,
     ) -> list[dict[str, torch.Tensor]]:
-        guided = guided and self._takes_negative
+        guided = guided and self._guidance.takes_negative_prompt
         return [
             self._encode_pair(prompt, negative if guided else None, lora)
             for prompt, negative in zip(prompts, negative_prompts, strict=True)
@@ -244,7 +255,8 @@ class Conditioner:
 
     def _find_layout(self) -> tuple[str, ...] | None:
         """The layout that `__call__` accepts and `encode_prompt` returns; None if there is none."""
-        if not hasattr(self._pipeline, "encode_prompt"):
+        name = type(self._pipeline).__name__
+        if not hasattr(self._pipeline, "encode_prompt") or name in family_rules.ENCODE_THEMSELVES:
             return None
         with errors_only():  # the longer probe is cut, which the libraries remark upon
             return next((layout for layout in LAYOUTS if self._fits(layout)), None)

@@ -39,7 +39,7 @@ from nightpress.diffusion_core.errors import (
     SettingsError,
     one_line,
 )
-from nightpress.diffusion_core.models import pipeline_folder
+from nightpress.diffusion_core.models import family_rules, pipeline_folder
 from nightpress.diffusion_core.models.loading import LoadedModel
 from nightpress.diffusion_core.sampling import decoding, no_sync, per_image_guidance, schedulers
 from nightpress.diffusion_core.sampling.copy_to_host import Copy, CopyStream
@@ -120,7 +120,6 @@ class Sampler:
         self._pipeline = model.pipeline
         self._modes = ModePipelines(model)
         self._batch_size = batch_size
-        self._call_parameters = pipeline_folder.call_parameters(type(model.pipeline))
         self._conditioner = Conditioner(model, cache_bytes)
         self._references = ReferenceEncoder(model)
         self._copies = CopyStream(model.device)
@@ -129,6 +128,8 @@ class Sampler:
         """Settings and batch sizes for which everything is compiled already."""
         self.supports_per_image_guidance = per_image_guidance.is_supported(model.pipeline)
         """Whether the images of one batch may differ in their guidance scales."""
+        self.shares_batches = self._conditioner.shares_batches
+        """Whether images may share a call of the pipeline; if not, each is sampled alone."""
         self._on_cpu = torch.device(model.device).type == "cpu"
         if not self._on_cpu:  # an upgrade that has moved a patch must fail before any image does
             no_sync.install(schedulers.make("default", model.scheduler_config))
@@ -174,7 +175,10 @@ class Sampler:
         size = batch_size or self._batch_size
         self._check(requests, params, size)
         self._model.row_loras.require(params.lora)
-        if edits.samples_alone(type(self._pipeline).__name__, params.conditioning):
+        alone = not self.shares_batches or edits.samples_alone(
+            type(self._pipeline).__name__, params.conditioning
+        )
+        if alone:
             groups, size = [[index] for index in range(len(requests))], 1
         else:
             groups = self._conditioner.group_by_call([r.negative_prompt for r in requests])
@@ -297,6 +301,8 @@ class Sampler:
             apply.around_call(pipeline, speed),
         ):
             self._use_lora(params)
+            size = (params.width, params.height)
+            family_rules.make_ready(pipeline, self._model.guidance, params.guidance_scale, size)
             values = self._settings(pipeline, batch, params) | self._conditioning(batch, params)
             accepted = pipeline_folder.call_parameters(type(pipeline))
             values |= {name: value for name, value in references.items() if name in accepted}
@@ -335,7 +341,7 @@ class Sampler:
         self, requests: Sequence[ImageRequest], params: SamplingParams
     ) -> tuple[list[str], list[str], bool, RowLora]:
         """Prompts, negative prompts, whether the latter are used at all, and the LoRA for both."""
-        guided = params.guidance_scale > 1 or "true_cfg_scale" in self._call_parameters
+        guided = params.guidance_scale > self._model.guidance.off_at
         negatives = [request.negative_prompt for request in requests]
         lora = (params.lora, params.lora_scale)
         return [request.prompt for request in requests], negatives, guided, lora
@@ -343,20 +349,18 @@ class Sampler:
     def _settings(
         self, pipeline: Any, batch: Sequence[ImageRequest], params: SamplingParams
     ) -> dict[str, Any]:
+        scale = per_image_guidance.as_argument(_guidance_scales(batch, params))
         settings = {
             "width": params.width,
             "height": params.height,
             "num_inference_steps": params.num_inference_steps,
-            "guidance_scale": per_image_guidance.as_argument(_guidance_scales(batch, params)),
             "generator": [torch.Generator("cpu").manual_seed(r.seed) for r in batch],
             "output_type": "pt",
             # FLUX.1 Kontext would make an image of another size, from a picture of another size.
             "max_area": params.width * params.height,
             "_auto_resize": False,
-            # Binning would sample the nearest size of a table, and resize.
-            "use_resolution_binning": False,
-            # What cleaning does depends on the packages installed, and pixels must not.
-            "clean_caption": False,
+            **family_rules.FIXED_ARGUMENTS,
+            **family_rules.guidance_arguments(self._model.guidance, scale),
         }
         accepted = pipeline_folder.call_parameters(type(pipeline))
         images = [each.images for each in batch]
@@ -398,7 +402,7 @@ def _fault(finite: bool, blank: bool, flagged: bool) -> Fault | None:
 
 def _images(output: Any, shape: tuple[int, ...]) -> torch.Tensor:
     """The images of a pipeline's output, float32 (B, 3, H, W), on whatever device they are."""
-    images = getattr(output, "images", None)
+    images = getattr(output, "images", getattr(output, "image", None))
     if isinstance(images, np.ndarray):  # some pipelines treat every `output_type` but "pil" as "np"
         images = torch.from_numpy(images).permute(0, 3, 1, 2)
     if not isinstance(images, torch.Tensor) or images.shape != shape:

@@ -197,6 +197,12 @@ class RowReader:
         values, given = numbers(column, name, problems)
         bad = given & ~(np.isfinite(values) & (values >= 0))
         problems.add(bad, name, lambda row: f"{values[row]} is not a finite number of 0 or more")
+        if not self.info.takes_guidance:
+            problems.add(
+                given & (values > 1) & ~bad,
+                name,
+                lambda row: f"this model takes no guidance; {values[row]:g} would have no effect",
+            )
         # adding 0.0 makes -0.0 the same setting as 0.0
         return np.where(given & ~bad, values, default) + 0.0
 

@@ -112,6 +112,11 @@ def _check_settings(spec: RunSpec, info: ModelInfo) -> None:
             f"sampling.num_inference_steps: {job.num_inference_steps} steps are more than the "
             f"{most} that {job.scheduler or 'the model'} allows"
         )
+    if job.guidance_scale is not None and job.guidance_scale > 1 and not info.takes_guidance:
+        raise SpecError(
+            f"sampling.guidance_scale: this model takes no guidance; {job.guidance_scale:g} would "
+            "have no effect"
+        )
     if job.negative_prompt.strip() and not info.takes_negative_prompt:
         raise SpecError("sampling.negative_prompt: this model takes no negative prompt")
     check_passes(spec, info)

@@ -20,7 +20,7 @@ sys.path.append(str(Path(__file__).resolve().parents[1]))
 from support import tiny_models
 
 from nightpress.diffusion_core.acceleration.spec import SpeedSpec
-from nightpress.diffusion_core.models import pipeline_folder
+from nightpress.diffusion_core.models.family_rules import Guidance
 from nightpress.diffusion_core.models.loading import LoadedModel
 from nightpress.diffusion_core.silence_libraries import no_progress_bars
 
@@ -137,13 +137,16 @@ def loaded(
 ) -> LoadedModel:
     """The pipeline as `Sampler` takes it; `speed` must be applied to it already."""
     scheduler = pipeline.scheduler
+    is_flux = architecture.pipeline == "FluxPipeline"
+    guidance = Guidance(takes_negative_prompt=not is_flux, switch_off=is_flux)
     return LoadedModel(
         pipeline=pipeline,
         device=device,
         dtype=dtype,
         size_multiple=architecture.size_multiple,
         scheduler_config={**scheduler.config, "_class_name": type(scheduler).__name__},
-        takes_negative_prompt=pipeline_folder.takes_negative_prompt(type(pipeline)),
+        takes_negative_prompt=guidance.takes_negative_prompt,
+        guidance=guidance,
         speed=speed,
     )
 

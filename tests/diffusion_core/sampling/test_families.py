@@ -1,0 +1,187 @@
+"""Each text-to-image class of diffusers does what a row says, or is refused in words.
+
+`support/family_table.py` measures all of them; here are the classes that differ from the others.
+"""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from support import family_table
+from support.tiny_families import makers, save
+
+from nightpress.diffusion_core.errors import UnsupportedModel
+from nightpress.diffusion_core.models.info import ModelInfo
+from nightpress.diffusion_core.models.loading import LoadedModel, describe, load
+from nightpress.diffusion_core.models.spec import ModelSpec
+from nightpress.diffusion_core.sampling.sampler import ImageRequest, Sampler, SamplingParams
+
+ROW = ImageRequest("a red cat", "", seed=1)
+LONGER = ImageRequest('a blue dog with the "sign" of a very long prompt' + ", and more" * 5, "", 2)
+
+Folders = Callable[[str], Path]
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> Folders:
+    made: dict[str, Path] = {}
+
+    def folder(name: str) -> Path:
+        if name not in made:
+            made[name] = save(name, tmp_path_factory.mktemp(name))
+        return made[name]
+
+    return folder
+
+
+def info_of(folder: Path) -> ModelInfo:
+    return describe(folder, ModelSpec(source=str(folder)))
+
+
+def loaded(folder: Path) -> LoadedModel:
+    return load(folder, ModelSpec(source=str(folder)), "cpu")
+
+
+def sampled(
+    model: LoadedModel, *rows: ImageRequest, scale: float, size: tuple[int, int] = (64, 96)
+) -> Any:
+    params = SamplingParams(*size, num_inference_steps=2, guidance_scale=scale)
+    return Sampler(model, batch_size=len(rows)).sample(rows, params).pixels
+
+
+def plain(model: LoadedModel, row: ImageRequest, **arguments: Any) -> Any:
+    """(H, W, 3) pixels of the diffusers pipeline, called directly."""
+    pipeline = model.pipeline
+    pipeline.scheduler = type(pipeline.scheduler).from_config(pipeline.scheduler.config)
+    with torch.inference_mode():
+        image = pipeline(
+            prompt=row.prompt,
+            width=64,
+            height=96,
+            num_inference_steps=2,
+            generator=torch.Generator().manual_seed(row.seed),
+            output_type="pt",
+            **arguments,
+        ).images[0]
+    return (image * 255).round().to(torch.uint8).permute(1, 2, 0).numpy()
+
+
+UGLY = ImageRequest(ROW.prompt, "ugly", ROW.seed)
+CALLS: dict[str, list[tuple[ImageRequest, float, Mapping[str, Any]]]] = {
+    "QwenImagePipeline": [
+        (ROW, 4.0, {"true_cfg_scale": 4.0, "negative_prompt": " "}),
+        (ROW, 7.0, {"true_cfg_scale": 7.0, "negative_prompt": " "}),
+        (UGLY, 4.0, {"true_cfg_scale": 4.0, "negative_prompt": "ugly"}),
+        (ROW, 1.0, {"true_cfg_scale": 1.0}),
+    ],
+    "CogView3PlusPipeline": [
+        (ROW, 5.0, {"guidance_scale": 5.0}),
+        (UGLY, 5.0, {"guidance_scale": 5.0, "negative_prompt": "ugly"}),
+    ],
+    "ZImagePipeline": [
+        (UGLY, 0.5, {"guidance_scale": 0.5, "negative_prompt": "ugly"}),
+        (ROW, 0.0, {"guidance_scale": 0.0}),
+    ],
+    "FluxPipeline": [(ROW, 6.0, {"guidance_scale": 6.0})],
+}
+"""Class -> rows with their scales, and the arguments of diffusers that mean the same."""
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_a_row_has_the_bits_of_the_plain_pipeline_with_the_scale_under_its_own_name(
+    name: str, folders: Folders
+) -> None:
+    model = loaded(folders(name))
+    images = []
+    for row, scale, arguments in CALLS[name]:
+        images.append(sampled(model, row, scale=scale)[0])
+        assert np.array_equal(images[-1], plain(model, row, **arguments)), (row, scale)
+    assert len({image.tobytes() for image in images}) == len(images)
+
+
+def test_hunyuan_image_gets_the_scale_through_its_guider(folders: Folders) -> None:
+    folder = folders("HunyuanImagePipeline")
+    assert info_of(folder).guidance_scale == 3.5
+    model = loaded(folder)
+    ours = sampled(model, ROW, scale=6.0)[0]
+    model.pipeline.guider = model.pipeline.guider.new(guidance_scale=6.0)
+    assert np.array_equal(ours, plain(model, ROW))
+    assert not np.array_equal(ours, sampled(model, ROW, scale=3.5)[0])
+
+
+@pytest.mark.parametrize("name", ["QwenImagePipeline", "HunyuanImagePipeline", "CogView4Pipeline"])
+def test_rows_whose_class_decides_for_a_whole_call_are_sampled_alone(
+    name: str, folders: Folders
+) -> None:
+    model = loaded(folders(name))
+    assert not Sampler(model, 2).shares_batches
+    alone = [sampled(model, row, scale=4.0)[0] for row in (ROW, LONGER)]
+    for rows in ((0, 1), (1, 0)):
+        together = sampled(model, *((ROW, LONGER)[row] for row in rows), scale=4.0)
+        for pixels, row in zip(together, rows, strict=True):
+            assert np.array_equal(pixels, alone[row])
+
+
+@pytest.mark.parametrize("name", ["Kandinsky5T2IPipeline", "HiDreamImagePipeline"])
+def test_a_class_that_picks_its_own_sizes_makes_the_rows_size(name: str, folders: Folders) -> None:
+    assert sampled(loaded(folders(name)), ROW, scale=4.0, size=(80, 112)).shape == (1, 112, 80, 3)
+
+
+def test_what_a_model_claims_is_what_reaches_its_pipeline(folders: Folders) -> None:
+    qwen, flux = (info_of(folders(name)) for name in ("QwenImagePipeline", "FluxPipeline"))
+    assert (qwen.guidance_scale, qwen.takes_guidance, qwen.takes_negative_prompt) == (4, True, True)
+    assert (flux.takes_guidance, flux.takes_negative_prompt) == (True, False)
+    cogview = info_of(folders("CogView3PlusPipeline"))
+    assert cogview.samplers == ("default",)  # no other has its shift of the noise
+
+
+def test_a_flux_without_a_guidance_input_takes_no_guidance(tmp_path: Path) -> None:
+    from support.tiny_families import flux_schnell
+
+    flux_schnell().save_pretrained(tmp_path)
+    info = info_of(tmp_path)
+    assert (info.takes_guidance, info.guidance_scale) == (False, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("GlmImagePipeline", "torch's global random numbers"),
+        ("StableDiffusionGLIGENPipeline", "needs gligen_phrases"),
+        ("WuerstchenPriorPipeline", "embeddings instead of images"),
+    ],
+)
+def test_a_class_that_cannot_be_sampled_by_rows_is_refused_in_one_line(
+    name: str, reason: str, tmp_path: Path
+) -> None:
+    (tmp_path / "model_index.json").write_text(f'{{"_class_name": "{name}"}}')
+    with pytest.raises(UnsupportedModel, match=reason) as caught:
+        info_of(tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+def documented() -> dict[str, list[str]]:
+    """Class -> the other cells of its row in the README."""
+    text = family_table.README.read_text(encoding="utf-8")
+    table = text.partition(family_table.START)[2].partition(family_table.END)[0]
+    rows = [line.strip("| ").split(" | ") for line in table.splitlines() if line.startswith("| `")]
+    return {row[0].strip("`"): row[1:] for row in rows}
+
+
+def test_the_readme_lists_every_text_to_image_class_of_diffusers() -> None:
+    classes, rows = family_table.text_to_image_classes(), documented()
+    assert list(rows) == list(classes)
+    for name, reason in classes.items():
+        assert (rows[name][0].startswith("refused")) == (reason is not None), name
+        assert (rows[name][0] == "not tried") == (reason is None and name not in makers()), name
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", sorted(makers()))
+def test_each_row_of_the_readmes_table_is_what_is_measured(name: str, folders: Folders) -> None:
+    if family_table.text_to_image_classes()[name] is None:
+        row = family_table.measured_row(name)
+        assert row.strip("| ").split(" | ")[1:] == documented()[name]

@@ -1,0 +1,160 @@
+"""Measures every text-to-image class of diffusers with a tiny model, for the table in the README.
+
+python tests/support/family_table.py            prints the table
+python tests/support/family_table.py --write    replaces the one in diffusion_core/README.md
+"""
+
+import inspect
+import sys
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import diffusers
+import numpy as np
+import torch
+
+if __name__ == "__main__":
+    sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from support.tiny_families import makers, save
+
+from nightpress.diffusion_core.errors import DiffusionError
+from nightpress.diffusion_core.models import family_rules, pipeline_folder
+from nightpress.diffusion_core.models.loading import describe, load
+from nightpress.diffusion_core.models.modes import modes_of
+from nightpress.diffusion_core.models.spec import ModelSpec
+from nightpress.diffusion_core.sampling.sampler import ImageRequest, Sampler, SamplingParams
+
+README = Path(__file__).parents[2] / "diffusion_core" / "README.md"
+START, END = "<!-- families -->", "<!-- /families -->"
+HEAD = (
+    "| class | runs | guidance acts | negative prompt acts | bits independent of companions "
+    "| shares calls | modes |\n|---|---|---|---|---|---|---|"
+)
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What a tiny model of a class does."""
+
+    guidance: bool
+    negative_prompt: bool
+    independent: bool
+    shares_calls: bool
+    modes: tuple[str, ...]
+
+    def row(self, name: str) -> str:
+        cells = (self.guidance, self.negative_prompt, self.independent, self.shares_calls)
+        words = " | ".join("yes" if cell else "no" for cell in cells)
+        return f"| `{name}` | yes | {words} | {', '.join(self.modes)} |"
+
+
+def measure(folder: Path) -> Facts:
+    """Sample a saved model with other scales, other negative prompts and other companions.
+
+    Raises:
+        DiffusionError: it does not run, or claims something that it does not do.
+    """
+    spec = ModelSpec(source=str(folder))
+    info = describe(folder, spec)
+    sampler = Sampler(load(folder, spec, "cpu"), batch_size=2)
+    sample = _sampling(sampler, info.size_multiple)
+    row = ImageRequest("a red cat", "", seed=1)
+    alone = sample([row], 5.0)[0]
+    negative = ImageRequest(row.prompt, "ugly, bad", row.seed)
+    facts = Facts(
+        guidance=_differ(alone, sample([row], 9.0)[0]),
+        negative_prompt=info.takes_negative_prompt and _differ(alone, sample([negative], 5.0)[0]),
+        independent=_is_independent(sample, row, info.takes_negative_prompt),
+        shares_calls=sampler.shares_batches,
+        modes=modes_of(info.pipeline),
+    )
+    claims = (info.takes_guidance, info.takes_negative_prompt)
+    if claims != (facts.guidance, facts.negative_prompt):
+        raise DiffusionError(f"{info.pipeline} claims {claims}, and does {facts}")
+    return facts
+
+
+def _sampling(sampler: Sampler, multiple: int) -> Callable[..., Any]:
+    """Samples two steps at sides that are odd multiples, so that a wrong multiple shows."""
+    number = -(-64 // multiple) | 1
+    width, height = multiple * number, multiple * (number + 2)
+
+    def sample(requests: list[ImageRequest], scale: float) -> Any:
+        batch = sampler.sample(requests, SamplingParams(width, height, 2, scale))
+        if any(batch.faults):
+            raise DiffusionError(f"faults {batch.faults}")
+        return batch.pixels
+
+    return sample
+
+
+def _is_independent(sample: Callable[..., Any], row: ImageRequest, negative: bool) -> bool:
+    """Whether a row has one result, with any companion, at any place and any state of torch."""
+    text = 'a very long prompt about a blue dog, with many words and a "sign"' + ", and more" * 8
+    other = ImageRequest(text, "ugly" if negative else "", seed=2)
+    first, second = sample([row], 5.0)[0], sample([other], 5.0)[0]
+    torch.manual_seed(7)
+    np.random.seed(7)
+    after, before = sample([row, other], 5.0), sample([other, row], 5.0)
+    pairs = ((after[0], first), (after[1], second), (before[0], second), (before[1], first))
+    return not any(_differ(*pair) for pair in pairs)
+
+
+def _differ(first: Any, second: Any) -> bool:
+    return not np.array_equal(first, second)
+
+
+def text_to_image_classes() -> dict[str, str | None]:
+    """Every pipeline class of diffusers that makes images from a prompt -> why it is refused."""
+    refused = family_rules.refusals()
+    found: dict[str, str | None] = {}
+    for name in sorted(name for name in dir(diffusers) if name.endswith("Pipeline")):
+        kind = getattr(diffusers, name, None)
+        if inspect.isclass(kind) and issubclass(kind, diffusers.DiffusionPipeline):
+            if name in refused or pipeline_folder.why_not_text_to_image(kind) is None:
+                found[name] = refused.get(name)
+    return found
+
+
+def table() -> str:
+    """The table in Markdown."""
+    rows = [HEAD]
+    for name, why_refused in text_to_image_classes().items():
+        if why_refused is not None:
+            rows.append(f"| `{name}` | refused: it {why_refused} | | | | | |")
+        elif name not in makers():
+            rows.append(f"| `{name}` | not tried | | | | | {', '.join(modes_of(name))} |")
+        else:
+            rows.append(measured_row(name))
+        print(rows[-1], file=sys.stderr, flush=True)
+    return "\n".join(rows)
+
+
+def measured_row(name: str) -> str:
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            return measure(save(name, Path(folder))).row(name)
+        except DiffusionError as error:
+            reason = str(error).replace(folder, "its folder")
+            return f"| `{name}` | no: {reason} | | | | | {', '.join(modes_of(name))} |"
+
+
+def main() -> None:
+    torch.set_num_threads(1)
+    diffusers.utils.logging.set_verbosity_error()
+    made = table()
+    if "--write" in sys.argv:
+        text = README.read_text(encoding="utf-8")
+        head, _, rest = text.partition(START)
+        tail = rest.partition(END)[2]
+        README.write_text(f"{head}{START}\n{made}\n{END}{tail}", encoding="utf-8")
+    else:
+        print(made)
+
+
+if __name__ == "__main__":
+    main()
