@@ -46,6 +46,13 @@ variance of its input (He et al. 2015, eq. 10), and the picture enters the copy 
 on, which takes far fewer steps to learn. Neither changes what an untrained ControlNet does."""
 
 
+TrainedLayers = Literal["all", "new"]
+"""Which layers train. `new`: those that are not copies, which are a few percent of the weights: the
+network that embeds control pictures and the convolutions through which the outputs pass."""
+
+NEW_LAYERS = ("controlnet_cond_embedding", "controlnet_down_blocks", "controlnet_mid_block")
+
+
 @dataclass(frozen=True)
 class ControlNetSettings:
     """Settings of a new ControlNet and its loss, named as in diffusers' training scripts."""
@@ -54,6 +61,7 @@ class ControlNetSettings:
     """Channels of the network that embeds control pictures, from the full resolution down to that
     of the latents; if empty, `EMBEDDING_CHANNELS`, made as long as the autoencoder requires."""
     embedding_init: EmbeddingInit = "zero"
+    trained_layers: TrainedLayers = "all"
     snr_gamma: float | None = None
     time_sampling: TimeSampling = field(default_factory=TimeSampling)
     seed: int = 0
@@ -88,6 +96,9 @@ class ControlNetTraining(FrozenBaseTraining):
         channels = _embedding_channels(settings, height // self.call_template.sample_shape[-2])
         controlnet = new_controlnet(self.denoiser, channels, settings.seed, settings.embedding_init)
         self.controlnet = controlnet.to(next(self.denoiser.parameters()).device)
+        if settings.trained_layers == "new":
+            for name, parameter in self.controlnet.named_parameters():
+                parameter.requires_grad_(name.startswith(NEW_LAYERS))
         self._takes = set(inspect.signature(type(self.controlnet).forward).parameters)
 
     def train(self, mode: bool = True) -> Self:

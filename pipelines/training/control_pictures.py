@@ -1,9 +1,11 @@
 """The control pictures of training images: made from them, or read beside them."""
 
+import importlib.util
 import posixpath
 from functools import cached_property
 
 from nightpress.diffusion_core.conditioning import canny
+from nightpress.diffusion_core.errors import SettingsError
 from nightpress.diffusion_core.training.control_pictures import colour_patches
 from nightpress.pipelines.errors import DataError
 from nightpress.pipelines.storage import Options
@@ -22,11 +24,19 @@ class ControlPictures:
         settings: the job's `controlnet` section.
         images: the training images.
         resolution: pixels per side.
+
+    Raises:
+        SettingsError: OpenCV, which finds edges, is not installed.
     """
 
     def __init__(
         self, settings: ControlNetSettingsSpec, images: PackedImages, resolution: int
     ) -> None:
+        if settings.control == "canny" and importlib.util.find_spec("cv2") is None:
+            raise SettingsError(
+                "controlnet.control: canny needs OpenCV; install it with: "
+                "pip install 'nightpress[canny]'"
+            )
         self._settings, self._images, self._resolution = settings, images, resolution
         self._given: GivenPictures | None = None
 

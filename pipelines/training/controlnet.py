@@ -77,6 +77,7 @@ def controlnet_settings(spec: ControlNetTrainSpec) -> ControlNetSettings:
             spec.controlnet.conditioning_embedding_out_channels
         ),
         embedding_init=spec.controlnet.embedding_init,
+        trained_layers=spec.controlnet.trained_layers,
         snr_gamma=schedule.snr_gamma,
         time_sampling=TimeSampling(
             schedule.weighting_scheme,

@@ -58,6 +58,11 @@ class FrozenBaseRecipe(Generic[Training]):
         self.data, self._empty = data, spec.schedule.proportion_empty_prompts
         folder = locate(spec.model, spec.storage)
         self.info = describe(folder, spec.model)
+        if "text" not in self.info.modes:
+            raise SettingsError(
+                f"model {spec.model.source}: {self.info.pipeline} makes no image from text alone, so "
+                f"{what} cannot be trained on captions"
+            )
         self.base = self.info.fingerprint
         self.model = load(folder, spec.model, device)
         self.training = new_training(self.model)
@@ -106,6 +111,11 @@ def _require_trainable(model: ModelSpec, what: str) -> None:
             f"model.loras and model.row_loras are not allowed: {what} is trained on a model "
             "without LoRAs"
         )
+    for key, others in (("controlnets", "ControlNets"), ("references", "IP-Adapters")):
+        if getattr(model, key, ()):
+            raise SettingsError(
+                f"model.{key} are not allowed: {what} is trained on a model without {others}"
+            )
     if model.speed.chosen():
         raise SettingsError(
             f"model.speed is not allowed: {what} is trained on the unmodified model"

@@ -345,6 +345,14 @@ class ControlNetSettingsSpec(Section):
         ),
     ] = "zero"
 
+    trained_layers: Annotated[
+        Literal["all", "new"],
+        Field(
+            description="new: only the layers that are not copies of the model's, a few percent of "
+            "the weights, which takes fewer steps and less memory."
+        ),
+    ] = "all"
+
     @model_validator(mode="after")
     def _keys_have_an_effect(self) -> Self:
         for key, control in _OF_CONTROL.items():

@@ -5,7 +5,8 @@ r"""Draw the input pictures of the example job `jobs/examples/conditioned.yaml`.
     python -m nightpress.diffusion_core.builtin.recipe.example_pictures \
         --out jobs/examples/conditioned
 
-`apple.png` is made by the built-in model; the mask and the colour patches are drawn here.
+`cat.png` and `house.png` are made by the built-in model; the mask and the colour patches are drawn
+here.
 """
 
 import argparse
@@ -18,7 +19,11 @@ from nightpress.diffusion_core.builtin import folder
 from nightpress.diffusion_core.builtin.recipe.evaluate import generate, load, to_pixels
 
 SIDE = 128
-PROMPT, SEED = "a red apple on a yellow background", 7
+MADE = {
+    "cat": ("a cat on a blue background", 3),
+    "house": ("a house on a green background", 5),
+}
+"""Prompt and seed of the pictures that the built-in model makes."""
 
 PALETTE = {
     ".": (255, 255, 255),
@@ -74,16 +79,19 @@ def patches(layout: str) -> Image.Image:
 
 
 def mask() -> Image.Image:
-    """White where the thing in the middle of `apple.png` is made anew."""
+    """White where the thing in the middle of a picture is made anew."""
     image = Image.new("L", (SIDE, SIDE), 0)
     ImageDraw.Draw(image).ellipse((12, 12, SIDE - 13, SIDE - 13), fill=255)
     return image
 
 
-def apple() -> Image.Image:
-    """The picture that the example edits."""
-    (image,) = generate(load(folder()), [PROMPT], seed=SEED)
-    return Image.fromarray(to_pixels(image))
+def made() -> dict[str, Image.Image]:
+    """The pictures that the example edits."""
+    pipeline, pictures = load(folder()), {}
+    for name, (prompt, seed) in MADE.items():
+        (image,) = generate(pipeline, [prompt], seed=seed)
+        pictures[name] = Image.fromarray(to_pixels(image))
+    return pictures
 
 
 def main() -> None:
@@ -92,8 +100,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="folder for the pictures")
     arguments = parser.parse_args()
     arguments.out.mkdir(parents=True, exist_ok=True)
-    pictures = {name: patches(layout) for name, layout in LAYOUTS.items()}
-    for name, picture in {**pictures, "mask": mask(), "apple": apple()}.items():
+    drawn = {name: patches(layout) for name, layout in LAYOUTS.items()}
+    for name, picture in {**drawn, "mask": mask(), **made()}.items():
         picture.save(arguments.out / f"{name}.png", optimize=True)
 
 
