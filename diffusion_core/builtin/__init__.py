@@ -1,14 +1,20 @@
 """The model that ships with the package, and the recipe that made it.
 
-`model/` is a diffusers pipeline folder; `recipe/` builds its data set, trains it and evaluates it.
+`model/` is a diffusers pipeline folder, `controlnet/` a ControlNet for it; `recipe/` builds their
+data set, trains and evaluates them.
 Importing this package loads no weights.
 """
 
 from pathlib import Path
 
-__all__ = ["folder"]
+__all__ = ["controlnet_folder", "folder"]
 
 
 def folder() -> Path:
     """The shipped pipeline folder, for `DiffusionPipeline.from_pretrained`."""
     return Path(__file__).parent / "model"
+
+
+def controlnet_folder() -> Path:
+    """The folder of the shipped ControlNet, for `ControlNetModel.from_pretrained`."""
+    return Path(__file__).parent / "controlnet"

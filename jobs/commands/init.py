@@ -5,7 +5,7 @@ from pathlib import Path
 
 import click
 
-RECIPES = ("autoencoder", "denoiser", "lora")
+RECIPES = ("autoencoder", "denoiser", "lora", "controlnet")
 
 
 @click.command("init")

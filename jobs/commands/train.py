@@ -29,7 +29,7 @@ def command(
     take_over: bool,
     as_json: bool,
 ) -> None:
-    """Train the autoencoder, denoiser or LoRA that the YAML file JOB describes.
+    """Train the autoencoder, denoiser, LoRA or ControlNet that the YAML file JOB describes.
 
     Checkpoints, metrics, samples and the final model are written to <output>/<name>. You can
     interrupt training at any time: run the same command again to resume from the last checkpoint,

@@ -119,5 +119,10 @@ def sample_prompts(data: PackedImages, prompts: Sequence[str], num: int) -> list
     """The job's prompts; without any, the first captions of `num` evenly spaced images."""
     if prompts:
         return list(prompts)
-    indices = np.linspace(0, len(data) - 1, min(num, len(data))).astype(int).tolist()
-    return [data.captions(index)[0] for index in indices]
+    return [data.captions(image)[0] for image in sample_images(data, num)]
+
+
+def sample_images(data: PackedImages, num: int) -> list[int]:
+    """The numbers of `num` evenly spaced images, or of all images if there are fewer."""
+    indices: list[int] = np.linspace(0, len(data) - 1, min(num, len(data))).astype(int).tolist()
+    return indices

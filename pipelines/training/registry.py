@@ -1,11 +1,13 @@
 """Create the recipe that a job names."""
 
 from nightpress.pipelines.training.autoencoder import AutoencoderRecipe
+from nightpress.pipelines.training.controlnet import ControlNetRecipe
 from nightpress.pipelines.training.data import PackedImages
 from nightpress.pipelines.training.denoiser import DenoiserRecipe
 from nightpress.pipelines.training.recipes import Recipe
 from nightpress.pipelines.training.spec import (
     AutoencoderSpec,
+    ControlNetTrainSpec,
     DenoiserSpec,
     LoraTrainSpec,
     TrainSpec,
@@ -28,4 +30,6 @@ def new_recipe(spec: TrainSpec, data: PackedImages, device: str) -> Recipe:
             from nightpress.pipelines.training.lora import LoraRecipe
 
             return LoraRecipe(spec, data, device)
+        case ControlNetTrainSpec():
+            return ControlNetRecipe(spec, data, device)
     raise TypeError(f"no recipe for a {type(spec).__name__}")

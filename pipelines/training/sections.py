@@ -293,3 +293,100 @@ class LoraScheduleSpec(Section):
     logit_std: PositiveFloat = 1.0
     snr_gamma: PositiveFloat | None = None
     proportion_empty_prompts: Annotated[float, Field(ge=0, le=1)] = 0.0
+
+
+class ControlNetSettingsSpec(Section):
+    """The ControlNet, and the control pictures that it is trained with."""
+
+    control: Annotated[
+        Literal["canny", "patches", "data"],
+        Field(
+            description="Control pictures. canny: white edges of the image on black; patches: the "
+            "image as squares of their mean colour; data: pictures that come with the data."
+        ),
+    ] = "canny"
+    low_threshold: Annotated[
+        int, Field(ge=0, le=1020, description="For canny: weaker edges are dropped.")
+    ] = 100
+    high_threshold: Annotated[
+        int, Field(ge=0, le=1020, description="For canny: stronger edges are kept.")
+    ] = 200
+    patches: Annotated[
+        PositiveInt, Field(description="For patches: the number of squares along a side.")
+    ] = 8
+    image: Annotated[
+        str | None,
+        Field(
+            min_length=1,
+            description="For data: the column of the control picture in Parquet, or its extension "
+            "in a tar, such as edges.png.",
+        ),
+    ] = None
+    source: Annotated[
+        Url | Annotated[list[Url], Field(min_length=1)] | None,
+        Field(
+            description="For data: where the control pictures are, if not at data.source. Each has "
+            "the name of its image, whatever its extension."
+        ),
+    ] = None
+    conditioning_embedding_out_channels: Annotated[
+        Sequence[PositiveInt],
+        Field(
+            description="Channels of the network that embeds control pictures, from the full "
+            "resolution down to that of the latents; default: 16, 32, 96, 256."
+        ),
+    ] = ()
+
+    embedding_init: Annotated[
+        Literal["zero", "kaiming"],
+        Field(
+            description="How that network starts. zero: as in the paper, the picture enters little "
+            "by little; kaiming: from the first step on, which learns in fewer steps."
+        ),
+    ] = "zero"
+
+    trained_layers: Annotated[
+        Literal["all", "new"],
+        Field(
+            description="new: only the layers that are not copies of the model's, a few percent of "
+            "the weights, which takes fewer steps and less memory."
+        ),
+    ] = "all"
+
+    @model_validator(mode="after")
+    def _keys_have_an_effect(self) -> Self:
+        for key, control in _OF_CONTROL.items():
+            if key in self.model_fields_set and self.control != control:
+                given = getattr(self, key)
+                if given != type(self).model_fields[key].default:
+                    raise ValueError(f"{key} has no effect without control: {control}")
+        if self.control == "data" and self.image is None and self.source is None:
+            raise ValueError(
+                "control: data needs image, the column or the extension of the control pictures, "
+                "or source, the folder that they are in"
+            )
+        if self.low_threshold > self.high_threshold:
+            raise ValueError(
+                f"low_threshold {self.low_threshold} must not be above high_threshold "
+                f"{self.high_threshold}"
+            )
+        return self
+
+
+_OF_CONTROL = {
+    "low_threshold": "canny",
+    "high_threshold": "canny",
+    "patches": "patches",
+    "image": "data",
+    "source": "data",
+}
+"""The `control` with which a key has an effect."""
+
+
+class ControlNetScheduleSpec(LoraScheduleSpec):
+    """How timesteps are drawn and weighted; the noise schedule is the model's own."""
+
+    timestep_shift: Annotated[
+        PositiveFloat,
+        Field(description="Shift of the training timesteps; above 1 towards more noise."),
+    ] = 1.0

@@ -31,6 +31,8 @@ from nightpress.pipelines.training.data import DataSpec
 from nightpress.pipelines.training.sections import (
     AutoencoderLosses,
     AutoencoderModel,
+    ControlNetScheduleSpec,
+    ControlNetSettingsSpec,
     DenoiserModel,
     LoraScheduleSpec,
     LoraSettingsSpec,
@@ -192,12 +194,10 @@ class DenoiserSpec(TrainSpec):
         return self
 
 
-class LoraTrainSpec(TrainSpec):
-    """Recipe `lora`: train a LoRA for a model whose own weights stay frozen."""
+class FrozenBaseSpec(TrainSpec):
+    """What the recipes share that train something for a model whose own weights stay frozen."""
 
-    recipe: Literal["lora"]
     model: ModelSpec
-    lora: LoraSettingsSpec = LoraSettingsSpec()
     schedule: LoraScheduleSpec = LoraScheduleSpec()
 
     @field_validator("model", mode="before", json_schema_input_type=str | ModelSpec)
@@ -221,10 +221,48 @@ class LoraTrainSpec(TrainSpec):
         return {key: value for key, value in values.items() if not key.startswith("model.prompts.")}
 
 
+class LoraTrainSpec(FrozenBaseSpec):
+    """Recipe `lora`: train a LoRA for a model whose own weights stay frozen."""
+
+    recipe: Literal["lora"]
+    lora: LoraSettingsSpec = LoraSettingsSpec()
+
+
+class ControlNetTrainSpec(FrozenBaseSpec):
+    """Recipe `controlnet`: train a ControlNet for a model whose own weights stay frozen."""
+
+    recipe: Literal["controlnet"]
+    controlnet: ControlNetSettingsSpec = ControlNetSettingsSpec()
+    schedule: ControlNetScheduleSpec = ControlNetScheduleSpec()
+
+    @model_validator(mode="after")
+    def _control_pictures_fit(self) -> Self:
+        if self.training.random_flip:
+            raise ValueError("training.random_flip: control pictures cannot be mirrored")
+        patches, resolution = self.controlnet.patches, self.training.resolution
+        if patches > resolution:
+            raise ValueError(
+                f"controlnet.patches {patches} is larger than training.resolution {resolution}"
+            )
+        return self
+
+    def identity(self) -> dict[str, Any]:
+        """The values that determine the weights at a given step, as a flat mapping."""
+        places = ("controlnet.source", "controlnet.image")  # compared by fingerprint, like the data
+        return {key: value for key, value in super().identity().items() if key not in places}
+
+    @property
+    def inputs(self) -> list[str]:
+        """The URLs and paths of everything that the job reads."""
+        source = self.controlnet.source or []
+        return [*super().inputs, *([source] if isinstance(source, str) else source)]
+
+
 RECIPES: Mapping[str, type[TrainSpec]] = {
     "autoencoder": AutoencoderSpec,
     "denoiser": DenoiserSpec,
     "lora": LoraTrainSpec,
+    "controlnet": ControlNetTrainSpec,
 }
 
 
@@ -267,7 +305,7 @@ def train_spec(
 
 def json_schema() -> dict[str, Any]:
     """The JSON Schema of a training job file, in which `name` is optional."""
-    recipes = TypeAdapter(AutoencoderSpec | DenoiserSpec | LoraTrainSpec)
+    recipes = TypeAdapter(AutoencoderSpec | DenoiserSpec | LoraTrainSpec | ControlNetTrainSpec)
     schema = recipes.json_schema()
     for definition in schema["$defs"].values():
         if "recipe" in definition.get("properties", {}):

@@ -203,9 +203,9 @@ def draw_all(drawings: list[Drawing]) -> Iterator[tuple[Member, bytes]]:
             print(f"{i} of {len(drawings)} drawings done, {seconds:.0f} s", flush=True)
 
 
-def read_entries(folder: Path) -> Iterator[Entry]:
-    """Every member of a data set, in the order of its tars."""
-    for shard in sorted(folder.glob("emoji-*.tar")):
+def read_entries(folder: Path, tars: str = "emoji-*.tar") -> Iterator[Entry]:
+    """Every member of a data set, or of some of its tars, in the order of the tars."""
+    for shard in sorted(folder.glob(tars)):
         with tarfile.open(shard) as tar:
             png = b""
             for info in tar:

@@ -93,9 +93,19 @@ class PackedImages:
     def __len__(self) -> int:
         return len(self._rows)
 
+    @property
+    def cache(self) -> Path:
+        """The folder of packed data sets that this one is in."""
+        return self._arguments[0].parent
+
     def name(self, i: int) -> str:
         """The image's name within its source: `cats/001.png`, `train.parquet#7`."""
         return str(self._cell("name", self._rows[i]))
+
+    def size(self, i: int) -> tuple[int, int]:
+        """Width and height in pixels."""
+        row = self._rows[i]
+        return self._cell("width", row), self._cell("height", row)
 
     def captions(self, i: int) -> tuple[str, ...]:
         """All captions of an image; at least one if captions are needed."""

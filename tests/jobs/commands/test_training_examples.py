@@ -19,10 +19,11 @@ from nightpress.pipelines.training.spec import RECIPES, TrainSpec, read_train_sp
 
 EXAMPLES = Path("jobs/examples")
 
-REFUSED = {
-    "lora": {"model.loras", "model.row_loras", "model.speed"}
-    | {"model.prompts.long", "model.prompts.weights"}
+FROZEN_BASE = {"model.loras", "model.row_loras", "model.speed"} | {
+    *("model.prompts.long", "model.prompts.weights"),
+    *("model.controlnets", "model.references"),
 }
+REFUSED = {"lora": FROZEN_BASE, "controlnet": FROZEN_BASE}
 """Keys that belong to a shared section, but are not allowed in this recipe."""
 
 
@@ -135,7 +136,7 @@ def test_init_writes_a_training_job_and_refuses_to_replace_it(
 
 
 def test_init_refuses_an_unknown_recipe_and_lists_the_recipes() -> None:
-    result = nightpress("init", "--recipe", "controlnet")
+    result = nightpress("init", "--recipe", "embedding")
     assert result.exit_code == 2
     for recipe in RECIPES:
         assert recipe in result.stderr
