@@ -230,6 +230,8 @@ def _read(spec: ControlNetSpec, folder: Path, model: PipelineFolder, allow_pickl
             "it; set `subfolder` if it is inside another"
         )
     config = read_json(folder / CONFIG)
+    if "num_control_type" in config:  # the first such networks name a class of their own
+        config["_class_name"] = UNION
     fit = _fit(config, model)
     config = with_defaults(str(config["_class_name"]), config)
     with as_model_error(f"{folder / CONFIG}: not the configuration of a ControlNet"):

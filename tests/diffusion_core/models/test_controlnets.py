@@ -243,6 +243,20 @@ def test_a_controlnet_for_another_model_is_refused_in_words(
     assert "\n" not in str(caught.value)
 
 
+def test_a_union_controlnet_is_known_by_its_configuration(
+    model_of: Folders, net_of: Folders, tmp_path: Path
+) -> None:
+    folder = shutil.copytree(net_of("sdxl", union=True), tmp_path / "edges")
+    config = json.loads((folder / "config.json").read_text())
+    other = json.dumps(config | {"_class_name": "ControlNetModel_Union"})
+    (folder / "config.json").write_text(other)
+    entry = {"source": str(folder), "control_mode": 0}
+    assert describe(model_of("sdxl"), entry).controlnets
+    spec = spec_of(model_of("sdxl"), entry)
+    model = loading.load(model_of("sdxl"), spec, "cpu", adapters=AdapterFiles((folder,)))
+    assert model.controlnets[0].is_union
+
+
 def test_a_model_that_takes_no_controlnets_says_which_do(
     model_of: Folders, net_of: Folders
 ) -> None:
