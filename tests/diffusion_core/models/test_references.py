@@ -1,5 +1,6 @@
 """Naming, checking and loading IP-Adapters."""
 
+import inspect
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -12,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from support import tiny_models, tiny_references
 
 from nightpress.diffusion_core.errors import ModelError, UnsafeWeights, UnsupportedModel
-from nightpress.diffusion_core.models import loading, reference_layouts
+from nightpress.diffusion_core.models import loading, modes, reference_layouts
 from nightpress.diffusion_core.models.adapter_files import AdapterFiles, ReferenceFiles
 from nightpress.diffusion_core.models.info import ModelInfo
 from nightpress.diffusion_core.models.references import ReferenceSpec, weight_name
@@ -369,3 +370,14 @@ def test_speed_that_replaces_attention_does_not_go_with_adapters(speed: dict[str
     ModelSpec(speed=speed)
     with pytest.raises(ValidationError, match="does not go with references; these do: channels"):
         ModelSpec(speed=speed, references=[{"source": "a"}])
+
+
+@pytest.mark.parametrize("name", sorted(modes.TAKES_ADAPTERS))
+def test_a_mode_takes_references_exactly_if_its_class_does(name: str) -> None:
+    import diffusers
+
+    found = modes.modes_of(name, has_controls=True, has_references=True)
+    for mode in modes.modes_of(name, has_controls=True):
+        kind = getattr(diffusers, modes.class_for(name, mode))
+        takes = "ip_adapter_image_embeds" in inspect.signature(kind.__call__).parameters
+        assert (f"{mode}+reference" in found) == takes
