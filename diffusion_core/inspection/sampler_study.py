@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
+from nightpress.diffusion_core.conditioning.spec import Pixels
 from nightpress.diffusion_core.errors import SettingsError
 from nightpress.diffusion_core.inspection.trajectory import (
     OnStep,
@@ -22,7 +23,6 @@ from nightpress.diffusion_core.models.info import ModelInfo
 from nightpress.diffusion_core.models.loading import LoadedModel
 from nightpress.diffusion_core.sampling import schedulers
 from nightpress.diffusion_core.sampling.request import ImageRequest, SamplingParams
-from nightpress.diffusion_core.sampling.sampler import Pixels
 from nightpress.diffusion_core.theory.psnr import mean_squared_error, psnr_db
 
 STEP_COUNTS = (5, 10, 20, 50)

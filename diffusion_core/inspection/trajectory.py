@@ -22,12 +22,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from nightpress.diffusion_core.conditioning.spec import Pixels
 from nightpress.diffusion_core.errors import SamplingError, SettingsError, UnsupportedModel
 from nightpress.diffusion_core.models.latent_scaling import unscale_latents
 from nightpress.diffusion_core.models.loading import LoadedModel
 from nightpress.diffusion_core.models.samplers import is_flow
 from nightpress.diffusion_core.sampling.request import ImageRequest, SamplingParams
-from nightpress.diffusion_core.sampling.sampler import Pixels, Sampler
+from nightpress.diffusion_core.sampling.sampler import Sampler
 from nightpress.diffusion_core.sampling.scheduler_config import prediction_type_of
 from nightpress.diffusion_core.theory.noise import alpha_t, sigma_t
 from nightpress.diffusion_core.theory.prediction import to_x0

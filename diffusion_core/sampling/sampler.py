@@ -12,12 +12,10 @@ product by its rows, and then the last bits of an image depend on its place in t
 
 import contextlib
 from collections.abc import Iterator, Sequence
-from dataclasses import astuple, dataclass, replace
-from enum import StrEnum
-from typing import Any, Self
+from dataclasses import astuple, replace
+from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
 from nightpress.diffusion_core.acceleration import apply, attention
@@ -33,16 +31,21 @@ from nightpress.diffusion_core.conditioning.network_configs import any_number_of
 from nightpress.diffusion_core.conditioning.pipelines import ModePipelines
 from nightpress.diffusion_core.conditioning.references import ReferenceEncoder
 from nightpress.diffusion_core.errors import (
-    DeviceError,
-    OutOfMemory,
     SamplingError,
     SettingsError,
-    one_line,
 )
 from nightpress.diffusion_core.models import family_rules, pipeline_folder
 from nightpress.diffusion_core.models.loading import LoadedModel
 from nightpress.diffusion_core.sampling import decoding, no_sync, per_image_guidance, schedulers
-from nightpress.diffusion_core.sampling.copy_to_host import Copy, CopyStream
+from nightpress.diffusion_core.sampling.batch_result import (
+    Fault,
+    SampledBatch,
+    as_sampling_error,
+    fault_of,
+    images_of,
+    merge,
+)
+from nightpress.diffusion_core.sampling.copy_to_host import CopyStream
 from nightpress.diffusion_core.sampling.prompt_embeddings import CACHE_BYTES, Conditioner, RowLora
 from nightpress.diffusion_core.sampling.request import (
     ImageRequest,
@@ -53,54 +56,9 @@ from nightpress.diffusion_core.sampling.request import (
 __all__ = ["Fault", "ImageRequest", "SampledBatch", "Sampler", "SamplingParams"]
 
 
-class Fault(StrEnum):
-    """What can be wrong with a sampled image; the values are written to the metadata."""
-
-    NON_FINITE = "its values are not finite"
-    BLANK = "every pixel has the same colour"
-    FLAGGED = "flagged by the model's safety checker"
-
-
 MAX_DAMAGED_LIBRARIES = 32
 """Damaged compiled libraries that one batch may run into: one for each process that compiles at the
 same time."""
-
-OUT_OF_MEMORY = (
-    "out of memory",
-    "can't allocate memory",
-    "not enough memory",
-    "ALLOC_FAILED",
-    "ALLOCATION_FAILED",
-)
-"""Parts of the messages that mean a lack of memory: from torch's allocators, of which only CUDA's
-has an error class of its own; from the driver, about memory that torch does not manage; and from
-cuBLAS and cuDNN."""
-
-Pixels = npt.NDArray[np.uint8]
-
-
-@dataclass(frozen=True)
-class SampledBatch:
-    """The images of a batch, in the order of their requests."""
-
-    data: Pixels | Copy
-    """The pixels, or a copy of them that is still on its way from the device."""
-    faults: tuple[Fault | None, ...]
-    """What is wrong with each image; None where nothing is."""
-
-    @property
-    def pixels(self) -> Pixels:
-        """(n, H, W, 3); black where values are not finite. Waits for the copy, in any thread.
-
-        Raises:
-            DeviceError: the device failed; no image is to blame.
-        """
-        return self.data.numpy() if isinstance(self.data, Copy) else self.data
-
-    def after(self, earlier: Self) -> Self:
-        """The batch with the faults of the images that it was made from, which come first."""
-        faults = (old or new for old, new in zip(earlier.faults, self.faults, strict=True))
-        return replace(self, faults=tuple(faults))
 
 
 class Sampler:
@@ -186,7 +144,7 @@ class Sampler:
             self._sample_padded([requests[index] for index in group], params, size)
             for group in groups
         ]
-        return batches[0] if len(batches) == 1 else _merge(groups, batches)
+        return batches[0] if len(batches) == 1 else merge(groups, batches)
 
     def prepare(self, requests: Sequence[ImageRequest], params: SamplingParams) -> None:
         """Encode the prompts of later images ahead of time, so that `sample` finds them encoded.
@@ -198,7 +156,7 @@ class Sampler:
             OutOfMemory, DeviceError, SamplingError: `sample` will most likely raise it too.
         """
         self._has_prepared = True
-        with _as_sampling_error(type(self._pipeline).__name__):
+        with as_sampling_error(type(self._pipeline).__name__):
             self._conditioner.prepare(*self._prompts(requests, params))
 
     def _check(
@@ -240,7 +198,7 @@ class Sampler:
         number, name = len(requests), type(self._pipeline).__name__
         with torch.inference_mode(), self._exclude_encoding(params, batch_size):
             images, finite, flagged = self._run_without_damaged_code(batch, params)
-        with torch.inference_mode(), _as_sampling_error(name):
+        with torch.inference_mode(), as_sampling_error(name):
             images = images.masked_fill(~finite.view(-1, 1, 1, 1), 0)
             # Rounded on the device: a quarter of the bytes is left to copy.
             pixels = (images[:number] * 255).round().to(torch.uint8)
@@ -249,7 +207,7 @@ class Sampler:
             blank = (pixels == pixels[:, :1, :1]).flatten(1).all(1)
             # This waits for the whole batch: a failure on the device shows here at the latest.
             verdicts = torch.stack([finite[:number], blank]).tolist()
-        return SampledBatch(copy, tuple(map(_fault, *verdicts, flagged)))
+        return SampledBatch(copy, tuple(map(fault_of, *verdicts, flagged)))
 
     @contextlib.contextmanager
     def _exclude_encoding(self, params: SamplingParams, batch_size: int) -> Iterator[None]:
@@ -295,7 +253,7 @@ class Sampler:
         pipeline.scheduler = self._pipeline.scheduler = scheduler
         pictures = [each.images for each in batch]
         with (
-            _as_sampling_error(type(pipeline).__name__),
+            as_sampling_error(type(pipeline).__name__),
             # Outside of what copies the denoiser's parts for a call.
             self._references.around_call(pipeline, pictures, conditioning) as references,
             apply.around_call(pipeline, speed),
@@ -314,7 +272,7 @@ class Sampler:
                 np.errstate(invalid="ignore"),
             ):
                 output = pipeline(**_without_nones(values, pipeline))
-            images = _images(output, (len(batch), 3, params.height, params.width))
+            images = images_of(output, (len(batch), 3, params.height, params.width))
             finite = decoding.all_finite(images)
             for decoded in finite_when_decoded:
                 finite = finite & decoded.to(finite.device)
@@ -381,47 +339,3 @@ def _guidance_scales(requests: Sequence[ImageRequest], params: SamplingParams) -
     """The guidance scale of each image: its own, or the one that all share."""
     own = (request.guidance_scale for request in requests)
     return [params.guidance_scale if scale is None else scale for scale in own]
-
-
-def _merge(groups: Sequence[Sequence[int]], batches: Sequence[SampledBatch]) -> SampledBatch:
-    """Merge batches into one; `groups` holds the indices of each batch's images in it."""
-    order = np.argsort(np.concatenate(groups))
-    faults = [fault for batch in batches for fault in batch.faults]
-    pixels = np.concatenate([batch.pixels for batch in batches])
-    return SampledBatch(pixels[order], tuple(faults[index] for index in order))
-
-
-def _fault(finite: bool, blank: bool, flagged: bool) -> Fault | None:
-    """What is wrong with an image."""
-    if flagged:
-        return Fault.FLAGGED
-    if not finite:
-        return Fault.NON_FINITE
-    return Fault.BLANK if blank else None
-
-
-def _images(output: Any, shape: tuple[int, ...]) -> torch.Tensor:
-    """The images of a pipeline's output, float32 (B, 3, H, W), on whatever device they are."""
-    images = getattr(output, "images", getattr(output, "image", None))
-    if isinstance(images, np.ndarray):  # some pipelines treat every `output_type` but "pil" as "np"
-        images = torch.from_numpy(images).permute(0, 3, 1, 2)
-    if not isinstance(images, torch.Tensor) or images.shape != shape:
-        found = tuple(images.shape) if isinstance(images, torch.Tensor) else type(images).__name__
-        raise SamplingError(f"the pipeline returned {found}, expected images of shape {shape}")
-    return images.to(torch.float32)
-
-
-@contextlib.contextmanager
-def _as_sampling_error(pipeline: str) -> Iterator[None]:
-    """Turn what a pipeline raises into a SamplingError of one line; the cause stays attached."""
-    try:
-        yield
-    except (torch.OutOfMemoryError, MemoryError) as error:
-        raise OutOfMemory(one_line(error) or "out of memory") from error
-    except (RuntimeError, ValueError, TypeError, LookupError, AssertionError) as error:
-        reason = one_line(error)
-        if isinstance(error, RuntimeError) and any(text in reason for text in OUT_OF_MEMORY):
-            raise OutOfMemory(reason) from error
-        if isinstance(error, torch.AcceleratorError):
-            raise DeviceError(f"{type(error).__name__}: {reason}") from error
-        raise SamplingError(f"{pipeline}: {type(error).__name__}: {reason}") from error

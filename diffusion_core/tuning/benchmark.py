@@ -15,9 +15,10 @@ from typing import Self
 import numpy as np
 import torch
 
+from nightpress.diffusion_core.conditioning.spec import Pixels
 from nightpress.diffusion_core.models.loading import LoadedModel
 from nightpress.diffusion_core.sampling.request import ImageRequest, SamplingParams
-from nightpress.diffusion_core.sampling.sampler import Fault, Pixels, SampledBatch, Sampler
+from nightpress.diffusion_core.sampling.sampler import Fault, SampledBatch, Sampler
 from nightpress.diffusion_core.theory.psnr import image_psnrs_db
 from nightpress.diffusion_core.tuning.candidates import TuningConfig
 from nightpress.diffusion_core.tuning.search import ConfigTrial

@@ -14,6 +14,7 @@ from typing import Any, cast
 import torch
 
 from nightpress.diffusion_core.acceleration.spec import SpeedSpec
+from nightpress.diffusion_core.conditioning.spec import Pixels
 from nightpress.diffusion_core.errors import (
     DeviceError,
     ModelError,
@@ -25,7 +26,6 @@ from nightpress.diffusion_core.errors import (
 from nightpress.diffusion_core.models.info import ModelInfo
 from nightpress.diffusion_core.models.loading import resolve_dtype
 from nightpress.diffusion_core.models.spec import DType, ModelSpec
-from nightpress.diffusion_core.sampling.sampler import Pixels
 from nightpress.diffusion_core.silence_libraries import errors_only
 from nightpress.diffusion_core.tuning.benchmark import (
     Candidate,

@@ -1,0 +1,102 @@
+"""What comes out of a batch: its images, what is wrong with them, and the errors of a pipeline."""
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from enum import StrEnum
+from typing import Any, Self
+
+import numpy as np
+import torch
+
+from nightpress.diffusion_core.conditioning.spec import Pixels
+from nightpress.diffusion_core.errors import DeviceError, OutOfMemory, SamplingError, one_line
+from nightpress.diffusion_core.sampling.copy_to_host import Copy
+
+
+class Fault(StrEnum):
+    """What can be wrong with a sampled image; the values are written to the metadata."""
+
+    NON_FINITE = "its values are not finite"
+    BLANK = "every pixel has the same colour"
+    FLAGGED = "flagged by the model's safety checker"
+
+
+OUT_OF_MEMORY = (
+    "out of memory",
+    "can't allocate memory",
+    "not enough memory",
+    "ALLOC_FAILED",
+    "ALLOCATION_FAILED",
+)
+"""Parts of the messages that mean a lack of memory: from torch's allocators, of which only CUDA's
+has an error class of its own; from the driver, about memory that torch does not manage; and from
+cuBLAS and cuDNN."""
+
+
+@dataclass(frozen=True)
+class SampledBatch:
+    """The images of a batch, in the order of their requests."""
+
+    data: Pixels | Copy
+    """The pixels, or a copy of them that is still on its way from the device."""
+    faults: tuple[Fault | None, ...]
+    """What is wrong with each image; None where nothing is."""
+
+    @property
+    def pixels(self) -> Pixels:
+        """(n, H, W, 3); black where values are not finite. Waits for the copy, in any thread.
+
+        Raises:
+            DeviceError: the device failed; no image is to blame.
+        """
+        return self.data.numpy() if isinstance(self.data, Copy) else self.data
+
+    def after(self, earlier: Self) -> Self:
+        """The batch with the faults of the images that it was made from, which come first."""
+        faults = (old or new for old, new in zip(earlier.faults, self.faults, strict=True))
+        return replace(self, faults=tuple(faults))
+
+
+def merge(groups: Sequence[Sequence[int]], batches: Sequence[SampledBatch]) -> SampledBatch:
+    """Merge batches into one; `groups` holds the indices of each batch's images in it."""
+    order = np.argsort(np.concatenate(groups))
+    faults = [fault for batch in batches for fault in batch.faults]
+    pixels = np.concatenate([batch.pixels for batch in batches])
+    return SampledBatch(pixels[order], tuple(faults[index] for index in order))
+
+
+def fault_of(finite: bool, blank: bool, flagged: bool) -> Fault | None:
+    """What is wrong with an image."""
+    if flagged:
+        return Fault.FLAGGED
+    if not finite:
+        return Fault.NON_FINITE
+    return Fault.BLANK if blank else None
+
+
+def images_of(output: Any, shape: tuple[int, ...]) -> torch.Tensor:
+    """The images of a pipeline's output, float32 (B, 3, H, W), on whatever device they are."""
+    images = getattr(output, "images", getattr(output, "image", None))
+    if isinstance(images, np.ndarray):  # some pipelines treat every `output_type` but "pil" as "np"
+        images = torch.from_numpy(images).permute(0, 3, 1, 2)
+    if not isinstance(images, torch.Tensor) or images.shape != shape:
+        found = tuple(images.shape) if isinstance(images, torch.Tensor) else type(images).__name__
+        raise SamplingError(f"the pipeline returned {found}, expected images of shape {shape}")
+    return images.to(torch.float32)
+
+
+@contextlib.contextmanager
+def as_sampling_error(pipeline: str) -> Iterator[None]:
+    """Turn what a pipeline raises into a SamplingError of one line; the cause stays attached."""
+    try:
+        yield
+    except (torch.OutOfMemoryError, MemoryError) as error:
+        raise OutOfMemory(one_line(error) or "out of memory") from error
+    except (RuntimeError, ValueError, TypeError, LookupError, AssertionError) as error:
+        reason = one_line(error)
+        if isinstance(error, RuntimeError) and any(text in reason for text in OUT_OF_MEMORY):
+            raise OutOfMemory(reason) from error
+        if isinstance(error, torch.AcceleratorError):
+            raise DeviceError(f"{type(error).__name__}: {reason}") from error
+        raise SamplingError(f"{pipeline}: {type(error).__name__}: {reason}") from error
