@@ -7,10 +7,7 @@ from nightpress.diffusion_core import patching
 from nightpress.diffusion_core.conditioning.arguments import strength_of
 from nightpress.diffusion_core.conditioning.spec import ConditionImages, Conditioning, Pixels
 from nightpress.diffusion_core.errors import SettingsError
-from nightpress.diffusion_core.models.modes import PICTURE_MODES
-
-TAKES_ALL_STEPS = ("LatentConsistencyModelImg2ImgPipeline",)
-"""Classes whose scheduler spreads all steps over what the strength leaves."""
+from nightpress.diffusion_core.models.modes import PICTURE_MODES, TAKES_ALL_STEPS
 
 
 def check_pictures(

@@ -7,7 +7,12 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Self
 
 from nightpress.diffusion_core.models.lora_files import LoraInfo
-from nightpress.diffusion_core.models.modes import ONE_CONTROLNET, samplers_for
+from nightpress.diffusion_core.models.modes import (
+    ONE_CONTROLNET,
+    TAKES_ALL_STEPS,
+    class_for,
+    samplers_for,
+)
 from nightpress.diffusion_core.models.prompts import PromptLimits
 
 
@@ -79,6 +84,10 @@ class ModelInfo:
     def default_strength(self, mode: str) -> float | None:
         """The strength of a picture that has none of its own; None if the mode has no strength."""
         return dict(self.default_strengths).get(mode.partition("+")[0])
+
+    def takes_all_steps(self, mode: str) -> bool:
+        """Whether a strength below 1 takes no step away in a mode that the model has."""
+        return class_for(self.pipeline, mode) in TAKES_ALL_STEPS
 
     def loras_of(self, lora: str | None, scale: float | None) -> tuple[LoraInfo, ...]:
         """The LoRAs that are active for an image, in order.

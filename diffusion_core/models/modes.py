@@ -17,6 +17,9 @@ MULTIPLY_MODES = ("text", *PICTURE_MODES)
 OUTPAINT_STRENGTH = 1.0
 """The default strength of `outpaint`: what is added has no picture of its own to begin with."""
 
+TAKES_ALL_STEPS = frozenset({"LatentConsistencyModelImg2ImgPipeline"})
+"""Classes whose scheduler spreads all steps over what the strength of a picture leaves."""
+
 
 @dataclass(frozen=True)
 class Family:

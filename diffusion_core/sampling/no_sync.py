@@ -120,10 +120,7 @@ def _first_step(scheduler: Any, timestep: Any) -> int:
     if begin is not None:
         return begin
     value = torch.as_tensor(timestep, device=everything.device).flatten()[0]
-    found = (everything == value).nonzero()
-    if not len(found):
-        raise _moved(scheduler, "the first step is at none of its timesteps")
-    return int(found[0])
+    return int((everything - value).abs().argmin())  # the nearest: it may have been rounded
 
 
 def solve_on_device(scheduler: Any) -> None:

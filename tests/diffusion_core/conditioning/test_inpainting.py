@@ -156,3 +156,16 @@ def test_an_upgrade_that_counts_channels_elsewhere_is_an_error(
         network_configs.any_number_of_channels(pipeline),
     ):
         pass
+
+
+def test_an_upgrade_after_which_chroma_needs_no_help_is_an_error(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from diffusers import ChromaInpaintPipeline
+
+    def call(self: Any) -> None:
+        """Reads no configuration."""
+
+    monkeypatch.setattr(ChromaInpaintPipeline, "__call__", call)
+    with pytest.raises(IncompatibleLibrary, match="no longer uses guidance_embeds"):
+        network_configs.add_missing_values(object.__new__(ChromaInpaintPipeline))

@@ -110,3 +110,10 @@ def test_models_that_pack_two_by_two_latents_have_the_multiple_of_their_pipeline
     vae.write_text(json.dumps(json.loads(vae.read_text()) | blocks))
     folder = PipelineFolder.read(tmp_path)
     assert size_multiple(folder, text_to_image_class(folder)) == 16
+
+
+def test_only_latent_consistency_models_take_all_steps(sd: Path, tmp_path: Path) -> None:
+    lcm = described(tiny_image_models.save("lcm", tmp_path))
+    assert lcm.takes_all_steps("image")
+    assert not lcm.takes_all_steps("text")
+    assert not described(sd).takes_all_steps("image")

@@ -13,7 +13,6 @@ from support import pictures
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from nightpress.diffusion_core.errors import IncompatibleLibrary
 from nightpress.diffusion_core.models.loading import LoadedModel, load
 from nightpress.diffusion_core.models.spec import ModelSpec
 from nightpress.diffusion_core.sampling import no_sync, schedulers
@@ -229,10 +228,19 @@ def test_patched_steps_change_no_bit_of_an_image_that_begins_with_a_picture(
     )
 
 
-@pytest.mark.parametrize("is_view", [True, False])
+GIVEN: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
+    "view": lambda time: time,
+    "copy": lambda time: time.clone(),
+    "expanded": lambda time: time.expand(2),
+    "rounded": lambda time: time.to(torch.bfloat16),
+}
+"""How pipelines give a timestep to `step`."""
+
+
+@pytest.mark.parametrize("how", GIVEN)
 @pytest.mark.parametrize("sampler", ["ddim", "euler", "heun"])
 def test_the_first_timestep_of_a_step_is_found_wherever_a_pipeline_begins(
-    loaded: Loaded, sampler: str, is_view: bool
+    loaded: Loaded, sampler: str, how: str
 ) -> None:
     for begin in (0, 2, 4):
         plain, patched = (schedulers.make(sampler, loaded("sd").scheduler_config) for _ in range(2))
@@ -244,16 +252,8 @@ def test_the_first_timestep_of_a_step_is_found_wherever_a_pipeline_begins(
                 scheduler.set_begin_index(begin)
             x = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(0))
             for time in scheduler.timesteps[begin:]:
-                given = time if is_view else time.clone()
-                scaled = scheduler.scale_model_input(x, given)
+                given = time if scheduler is plain else GIVEN[how](time)
+                scaled = scheduler.scale_model_input(x, time)
                 x = scheduler.step(torch.tanh(scaled), given, x).prev_sample
             ends.append(x)
         assert torch.equal(*ends)
-
-
-def test_a_pipeline_that_begins_at_no_timestep_is_an_error(loaded: Loaded) -> None:
-    scheduler = no_sync.install(schedulers.make("ddim", loaded("sd").scheduler_config))
-    scheduler.set_timesteps(6)
-    x = torch.zeros(1, 4, 8, 8)
-    with pytest.raises(IncompatibleLibrary, match="first step is at none of its timesteps"):
-        scheduler.step(x, torch.tensor(3), x)
