@@ -104,6 +104,9 @@ class _Fitted:
     """Empty if there are none."""
     problem: str = ""
 
+    def __post_init__(self) -> None:
+        self.pixels.flags.writeable = False  # rows share it
+
     @property
     def num_bytes(self) -> int:
         return int(self.pixels.nbytes)

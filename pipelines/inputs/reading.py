@@ -1,6 +1,7 @@
 """Read the bytes of a picture that a row names, wherever it lies."""
 
 import hashlib
+import threading
 from collections.abc import Callable, Hashable
 
 from nightpress.pipelines.errors import InputMissing, StoreMissing
@@ -43,6 +44,11 @@ class InputReader:
         self._runs: RunImages = runs or NoRuns()
         self._cache = cache
         self._policy = policy
+        self._closed = threading.Event()
+
+    def close(self) -> None:
+        """Give up what is being read, after the request that is under way at the latest."""
+        self._closed.set()
 
     def key(self, planned: PlannedInput) -> Hashable:
         """Equal for pictures that are the same object.
@@ -75,7 +81,8 @@ class InputReader:
             raise InputMissing(_reason(str(error), planned.url or "")) from error
 
     def _fetch(self, url: str) -> bytes:
-        return read_limited(url, self._options, self._spec.max_bytes, self._policy)
+        limit = self._spec.max_bytes
+        return read_limited(url, self._options, limit, self._policy, self._closed.is_set)
 
     def _cached(self, url: str, fetch: Callable[[], bytes]) -> bytes:
         return fetch() if self._cache is None else self._cache.get(url, fetch)

@@ -44,6 +44,7 @@ class BatchInputs:
         self._session = session or InputSession()
         self._loader = InputLoader()
         self._cache: NodeCache | None = None
+        self._reader: InputReader | None = None
         self._preparer: InputPreparer | None = None
         self._lock = threading.Lock()
 
@@ -104,6 +105,8 @@ class BatchInputs:
 
     def close(self) -> None:
         """Drop everything, and stop using the node's cache."""
+        if self._reader is not None:
+            self._reader.close()
         self._loader.close()
         if self._cache is not None:
             self._cache.close()
@@ -126,8 +129,8 @@ class BatchInputs:
         if self._session.start is not None:
             self._cache = open_cache(self._session.start)
         runs = EarlierRuns(self._url, self._spec.storage)
-        reader = InputReader(self._spec.inputs, self._spec.storage, runs, self._cache)
-        return InputPreparer(self._spec.inputs, reader)
+        self._reader = InputReader(self._spec.inputs, self._spec.storage, runs, self._cache)
+        return InputPreparer(self._spec.inputs, self._reader)
 
 
 def _with_inputs(images: Sequence[PlannedImage]) -> list[str]:

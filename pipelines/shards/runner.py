@@ -231,7 +231,6 @@ class ShardRunner:
                 self.timeline.switch(Activity.BUSY)
                 # map, unlike a loop variable, does not keep pixels alive while more are sampled.
                 pending.append(list(chain.from_iterable(map(submit, outcomes))))
-                outcomes = None  # it holds the pictures
                 self.timeline.switch(Activity.OUTPUT)
                 batch_s = time.perf_counter() - clock
                 full = len(pending) > PENDING_BATCHES

@@ -20,7 +20,8 @@ class Activity(StrEnum):
     BUSY = "busy"
     """Denoising, decoding, and encoding the prompts that were not prefetched."""
     INPUT = "waiting for input"
-    """Nothing to sample: there is no shard, or its plan and stored images are still being read."""
+    """Nothing to sample: there is no shard, or its plan, its stored images or the pictures of its
+    next batch are still being read."""
     OUTPUT = "waiting for output"
     """Sampled images must be stored first: encoding or the store is slower than sampling."""
 

@@ -6,6 +6,7 @@ import stat
 import tarfile
 import time
 import zipfile
+from collections.abc import Callable
 from http import HTTPStatus
 from typing import Any
 
@@ -43,7 +44,11 @@ BAD_ARCHIVE = (ValueError, KeyError, NotImplementedError, EOFError, zipfile.BadZ
 
 
 def read_limited(
-    url: str, options: Options, max_bytes: int, policy: RetryPolicy | None = None
+    url: str,
+    options: Options,
+    max_bytes: int,
+    policy: RetryPolicy | None = None,
+    is_given_up: Callable[[], bool] = lambda: False,
 ) -> bytes:
     """The bytes of a file, in one request where the driver allows it.
 
@@ -53,6 +58,7 @@ def read_limited(
         max_bytes: the most that the file may have. Of a larger one, `max_bytes + 1` bytes are
             returned, and no more are read.
         policy: how requests are retried.
+        is_given_up: asked before each attempt and while reading; nobody wants the bytes any more.
 
     Raises:
         StoreMissing: this one file is missing or refused, and will be at the next attempt.
@@ -63,7 +69,7 @@ def read_limited(
         with as_store_errors(location):
             if is_local(url):
                 return _read_local(str(local_path(url)), max_bytes)
-            return _read_remote(location, max_bytes, policy or RetryPolicy())
+            return _read_remote(location, max_bytes, policy or RetryPolicy(), is_given_up)
     except StoreError as error:
         if error.__cause__ is not None and _is_final(error.__cause__, location):
             answer = _answer(error.__cause__, location)
@@ -84,14 +90,24 @@ def _read_local(path: str, max_bytes: int) -> bytes:
         return file.read(min(found.st_size, max_bytes) + 1)
 
 
-def _read_remote(location: StoreLocation, max_bytes: int, policy: RetryPolicy) -> bytes:
+def _read_remote(
+    location: StoreLocation, max_bytes: int, policy: RetryPolicy, is_given_up: Callable[[], bool]
+) -> bytes:
     require_protocols(location.url)
     driver, path = open_driver(location, client_attempts=1)
+    end = time.monotonic() + policy.total_s
+
+    def check_time() -> None:
+        if is_given_up():
+            raise StoreError(f"{location.public_url}: given up")
+        if time.monotonic() > end:
+            raise TimeoutError(f"the response did not end within {policy.total_s:.0f} s")
 
     def attempt() -> bytes:
+        check_time()
         try:
             if is_http(location.url):
-                return _streamed(driver, path, max_bytes + 1, policy.total_s)
+                return _streamed(driver, path, max_bytes + 1, check_time)
             return bytes(driver.cat_file(path, start=0, end=max_bytes + 1))
         except driver_errors() as error:
             if (
@@ -103,9 +119,8 @@ def _read_remote(location: StoreLocation, max_bytes: int, policy: RetryPolicy) -
     return policy.run(attempt)
 
 
-def _streamed(driver: Any, path: str, num_bytes: int, total_s: float) -> bytes:
+def _streamed(driver: Any, path: str, num_bytes: int, check_time: Callable[[], None]) -> bytes:
     """The first bytes of a web server's response, whose end it may never send."""
-    end = time.monotonic() + total_s
     data = bytearray()
     # A size keeps the driver from asking for it first; it is not used otherwise.
     with driver.open(path, "rb", block_size=0, size=1) as response:
@@ -114,8 +129,7 @@ def _streamed(driver: Any, path: str, num_bytes: int, total_s: float) -> bytes:
             if not chunk:
                 break
             data += chunk
-            if time.monotonic() > end:
-                raise TimeoutError(f"the response did not end within {total_s:.0f} s")
+            check_time()
     return bytes(data)
 
 

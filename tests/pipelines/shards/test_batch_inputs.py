@@ -234,6 +234,23 @@ def test_a_drained_process_stops_waiting_for_pictures_and_keeps_none(tmp_path: P
         assert time.monotonic() - clock < 10
 
 
+def test_what_was_prepared_ahead_is_dropped_when_a_process_is_drained(tmp_path: Path) -> None:
+    put_pictures(tmp_path)
+    store, record = begin(tmp_path, ROWS)
+
+    class Drained(PictureSampler):
+        def sample(self, requests, params, batch_size=None):  # type: ignore[no-untyped-def]
+            assert len(runner._inputs._loader) == 2
+            runner.drain()
+            return super().sample(requests, params, batch_size)
+
+    runner = ShardRunner(store, record, Drained(), "here:1")  # type: ignore[arg-type]
+    rows = rows_of(store, record)
+    assert list(runner.run(work_on(rows), rows))[-1] == ShardLeft(0)
+    assert len(runner._inputs._loader) == 0
+    runner.close()
+
+
 def test_pictures_leave_memory_with_their_batch(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -251,10 +268,13 @@ def test_pictures_leave_memory_with_their_batch(
             self.requests.clear()
             return made
 
-    assert done(make(store, record, sampler=Watched())).num_ok == 4
+    runner = ShardRunner(store, record, Watched(), "here:1")  # type: ignore[arg-type]
+    rows = rows_of(store, record)
+    assert done(list(runner.run(work_on(rows), rows))).num_ok == 4
     gc.collect()
     assert len(alive) == 4
     assert not any(each() is not None for each in alive)
+    runner.close()
 
 
 def test_a_store_that_keeps_failing_fails_the_shard_and_no_row(

@@ -71,6 +71,15 @@ def test_a_server_in_trouble_is_asked_again_and_its_trouble_is_the_stores(web: W
     assert not isinstance(caught.value, StoreMissing)
 
 
+def test_a_read_that_nobody_waits_for_is_given_up_and_not_retried(web: WebServer) -> None:
+    given_up = iter([False, True])
+    with pytest.raises(StoreError, match="given up"):
+        read_limited(f"{web.url}/503/c.png", {}, 100, BRIEF, lambda: next(given_up))
+    assert web.hits["503/c.png"] == 1
+    with pytest.raises(StoreError, match="given up"):
+        read_limited(f"{web.url}/endless", {}, 10**12, BRIEF, lambda: web.hits["endless"] > 1)
+
+
 def test_a_path_that_is_no_file_is_refused_and_never_waited_for(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     os.symlink(tmp_path / "loop", tmp_path / "loop")
