@@ -28,8 +28,8 @@ from nightpress.pipelines.records import PLAN_SCHEMA
 
 VARIANT_DIGITS = 2
 
-NOT_IN_FILE_NAMES = frozenset({"file", "shard"})
-"""Columns of the plan that a file name cannot use, because they are decided later."""
+NOT_IN_FILE_NAMES = frozenset({"file", "shard", "conditioning", "inputs"})
+"""Columns of the plan that a file name cannot use: they are decided later, or are no one value."""
 
 PER_IMAGE_COLUMNS = frozenset({"image_id", "variant", "seed"})
 """Columns that differ between the images of one row."""
