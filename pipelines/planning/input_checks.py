@@ -25,7 +25,7 @@ from nightpress.pipelines.planning.input_hashes import HASHES
 from nightpress.pipelines.planning.layout import PlanLayout
 from nightpress.pipelines.planning.named_inputs import COLOUR, MASK, NamedInputs
 from nightpress.pipelines.planning.picture_facts import PictureFacts, facts_of
-from nightpress.pipelines.planning.presence import missing_files
+from nightpress.pipelines.planning.presence import missing_files, require_stores
 from nightpress.pipelines.records import PlannedInput
 from nightpress.pipelines.storage import is_local
 from nightpress.pipelines.storage.urls import protocol_of
@@ -92,10 +92,8 @@ def _found(spec: RunSpec, named: NamedInputs, runs: RunImages) -> _Findings:
         recorded = runs(list(dict.fromkeys(url for url, _ in of_runs)))
         found |= {key: recorded[key[0]] for key in of_runs}
     files = [key for key in keys if protocol_of(key[0]) != "run"]
-    if spec.inputs.check == "exists":
-        found |= _missing(spec, files)
-    else:  # what a store does not have is found out by reading
-        found |= _missing(spec, [key for key in files if is_local(key[0])])
+    found |= _missing(spec, files)
+    if spec.inputs.check == "decode":
         found |= _decoded(spec, [key for key in files if key not in found])
     return _Findings(
         {key: each for key, each in found.items() if isinstance(each, PictureFacts)},
@@ -112,7 +110,11 @@ def _missing(spec: RunSpec, keys: Sequence[Key]) -> dict[Key, str]:
             located[url] = resolved(url, spec.inputs)
         except InputError as error:
             missing[url] = str(error)
-    absent = missing_files(list(dict.fromkeys(located.values())), spec.storage)
+    places = list(dict.fromkeys(located.values()))
+    require_stores(places, spec.storage)
+    if spec.inputs.check == "decode":  # what a store does not have is found out by reading
+        places = [place for place in places if is_local(place)]
+    absent = missing_files(places, spec.storage)
     missing |= {url: absent[place] for url, place in located.items() if place in absent}
     return {key: missing[key[0]] for key in keys if key[0] in missing}
 

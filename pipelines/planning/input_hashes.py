@@ -17,7 +17,7 @@ from nightpress.pipelines.storage import Store
 
 HASHES = pa.schema([pa.field("url", pa.string()), pa.field("sha256", pa.string())])
 
-PATH = ".index/inputs.parquet"
+PATH = "manifest/inputs.parquet"
 """Where they are kept in the run directory, so that a part of the plan can be written again."""
 
 

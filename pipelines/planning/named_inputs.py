@@ -116,7 +116,7 @@ def named_inputs(
 
 def _kinds(rows: Rows, of_rows: Ints, roles: pa.Array) -> np.ndarray:
     is_mask = np.array(pc.equal(roles, "mask_image"))
-    outpaints = pc.match_substring(rows.conditioning, '"canvas"')
+    outpaints = pc.match_substring(rows.conditioning, '"canvas":')
     has_canvas = np.array(pc.fill_null(outpaints, False))[of_rows]
     return np.where(is_mask, np.where(has_canvas, MASK_BESIDE_CANVAS, MASK), COLOUR).astype(np.int8)
 

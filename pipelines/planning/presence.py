@@ -25,14 +25,13 @@ def missing_files(urls: Sequence[str], options: Options) -> Mapping[str, str]:
         options: fsspec options by protocol.
 
     Raises:
-        StoreError: a store does not answer.
+        StoreError: a store fails.
     """
     local = [url for url in urls if is_local(url)]
     remote: dict[str, list[str]] = defaultdict(list)
     for url in urls:
         if not is_local(url):
             remote[_store_of(url)].append(url)
-    require_answers([found[0] for found in remote.values()], options)
     with ThreadPoolExecutor(LOOK_THREADS) as pool:
         missing = dict(zip(local, pool.map(_why_not_here, local, chunksize=64), strict=True))
         for root, found in remote.items():
@@ -43,6 +42,16 @@ def missing_files(urls: Sequence[str], options: Options) -> Mapping[str, str]:
             why = pool.map(partial(_why_not_there, options=options), single)
             missing |= dict(zip(single, why, strict=True))
     return {url: why for url, why in missing.items() if why is not None}
+
+
+def require_stores(urls: Sequence[str], options: Options) -> None:
+    """Fail within seconds if one of the stores behind some files does not answer.
+
+    Raises:
+        StoreError: as `require_answers` raises it.
+    """
+    first = {_store_of(url): url for url in reversed(urls) if not is_local(url)}
+    require_answers(first.values(), options)
 
 
 def _store_of(url: str) -> str:

@@ -238,7 +238,7 @@ def test_what_was_read_is_hashed_in_the_plan_also_in_a_part_that_is_written_agai
     store.put("plan/part-00000.parquet", b"damaged")
     rewrite_plan_part(spec, SD, layout, store, 0)
     assert store.read("plan/part-00000.parquet") == before
-    store.delete(".index/inputs.parquet")
+    store.delete("manifest/inputs.parquet")
     with pytest.raises(StoreMissing):
         rewrite_plan_part(spec, SD, layout, store, 0)
 

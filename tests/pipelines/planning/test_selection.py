@@ -3,6 +3,7 @@
 import itertools
 import time
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,8 @@ import pyarrow.parquet as pq
 import pytest
 from support.plans import MODEL, job, write
 
+from nightpress.diffusion_core.models.info import ModelInfo
+from nightpress.diffusion_core.models.modes import modes_of
 from nightpress.pipelines.errors import SpecError
 from nightpress.pipelines.job.spec import RunSpec
 from nightpress.pipelines.planning import check, select_images
@@ -29,8 +32,13 @@ def grid(*, by_product: bool) -> list[dict[str, Any]]:
     return sorted(rows, key=lambda row: row["product"]) if by_product else rows
 
 
-def selected(spec: RunSpec, count: int, by: list[str] | None = None) -> pa.Table:
-    return select_images(spec, MODEL, check(spec, MODEL), count, by)
+WITH_PICTURES = replace(MODEL, modes=modes_of("StableDiffusionPipeline"))
+
+
+def selected(
+    spec: RunSpec, count: int, by: list[str] | None = None, info: ModelInfo = MODEL
+) -> pa.Table:
+    return select_images(spec, info, check(spec, info), count, by)
 
 
 @pytest.mark.parametrize("by_product", [True, False])
@@ -54,6 +62,29 @@ def test_named_columns_are_covered_before_all_others(tmp_path: Path) -> None:
     assert len(set(chosen["product"].to_pylist())) == PRODUCTS
     by_prompt = selected(spec, 5, ["prompt", "scene"])
     assert set(by_prompt["scene"].to_pylist()) == set(SCENES)
+
+
+def test_every_mode_is_shown_although_each_row_has_a_picture_of_its_own(tmp_path: Path) -> None:
+    rows: list[dict[str, Any]] = [{"prompt": "p", "init_image": f"{n}.png"} for n in range(400)]
+    rows[100] = {"prompt": "text"}
+    rows[200] |= {"mask_image": "m.png"}
+    rows[300] |= {"canvas": [8, 0, 0, 0]}
+    rows[350] |= {"strength": 0.25}
+    spec = job(tmp_path, write(tmp_path / "m.jsonl", rows))
+    shown = selected(spec, 5, info=WITH_PICTURES)
+    assert len(set(shown["conditioning"].to_pylist())) == 5
+    for names in (["strength"], ["canvas"], ["init_image", "mask_image"]):
+        assert selected(spec, 4, names, WITH_PICTURES).num_rows == 4
+    by_canvas = selected(spec, 2, ["canvas"], WITH_PICTURES)["conditioning"].to_pylist()
+    assert any("canvas" in (text or "") for text in by_canvas)
+
+
+def test_pictures_whose_bytes_the_manifest_holds_can_be_spread_over(tmp_path: Path) -> None:
+    table = pa.table({"prompt": ["p"] * 3, "init_image": [b"a", b"a", b"bc"]})
+    pq.write_table(table, tmp_path / "m.parquet")
+    spec = job(tmp_path, tmp_path / "m.parquet")
+    shown = selected(spec, 2, ["init_image"], WITH_PICTURES)
+    assert {each[0]["data"] for each in shown["inputs"].to_pylist()} == {b"a", b"bc"}
 
 
 def test_a_column_may_be_named_as_a_setting_or_as_in_the_manifest(tmp_path: Path) -> None:
