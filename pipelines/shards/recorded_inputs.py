@@ -11,7 +11,7 @@ from dataclasses import replace
 import pyarrow.compute as pc
 
 from nightpress.diffusion_core.conditioning.spec import Conditioning
-from nightpress.pipelines.errors import InputChanged, InputError
+from nightpress.pipelines.errors import Damaged, InputChanged, InputError, StoreMissing
 from nightpress.pipelines.inputs.preparing import input_info, prepare
 from nightpress.pipelines.inputs.reading import InputReader
 from nightpress.pipelines.job.inputs_section import InputsSpec
@@ -46,7 +46,12 @@ def recorded_inputs(
     """
     if not facts.inputs:
         return RecordedInputs(conditioning_of(facts))
-    planned = None if run is None else _planned(run, facts)
+    try:
+        planned = None if run is None else _planned(run, facts)
+    except (StoreMissing, Damaged):  # the plan is gone
+        if not may_read:
+            raise
+        planned = None
     if planned is None and not may_read:
         names = ", ".join(f"{each.role} {each.url or '(bytes)'}" for each in facts.inputs)
         raise InputError(
