@@ -11,7 +11,7 @@ from dataclasses import replace
 import pyarrow.compute as pc
 
 from nightpress.diffusion_core.conditioning.spec import Conditioning
-from nightpress.pipelines.errors import InputChanged, InputError
+from nightpress.pipelines.errors import Damaged, InputChanged, InputError, StoreMissing
 from nightpress.pipelines.inputs.preparing import input_info, prepare
 from nightpress.pipelines.inputs.reading import InputReader
 from nightpress.pipelines.job.inputs_section import InputsSpec
@@ -46,14 +46,7 @@ def recorded_inputs(
     """
     if not facts.inputs:
         return RecordedInputs(conditioning_of(facts))
-    planned = None if run is None else _planned(run, facts)
-    if planned is None and not may_read:
-        names = ", ".join(f"{each.role} {each.url or '(bytes)'}" for each in facts.inputs)
-        raise InputError(
-            f"the image was made from pictures ({names}), and no folder above it has a run whose "
-            "plan names them; nothing is read only because an image names it, unless with "
-            "--read-inputs"
-        )
+    planned = _planned_or_none(run, facts, may_read)
     inputs = _named(facts) if planned is None else planned.inputs
     conditioning = conditioning_of(facts) if planned is None else planned.params.conditioning
     spec = _spec(facts, run, root)
@@ -67,6 +60,29 @@ def recorded_inputs(
     held = [replace(each, data=data) for each, data in zip(inputs, contents, strict=True)]
     prepared = prepare(held, conditioning, first_size(facts), spec, options)
     return RecordedInputs(conditioning, prepared.images)
+
+
+def _planned_or_none(run: Run | None, facts: ImageFacts, may_read: bool) -> PlannedImage | None:
+    """The image in the plan of its run; None if there is none, and its own places may be read.
+
+    Raises:
+        InputError: no run names its pictures, and its own places may not be read.
+        StoreError: the plan cannot be read.
+    """
+    try:
+        planned = None if run is None else _planned(run, facts)
+    except (StoreMissing, Damaged):  # the plan is gone
+        if not may_read:
+            raise
+        planned = None
+    if planned is None and not may_read:
+        names = ", ".join(f"{each.role} {each.url or '(bytes)'}" for each in facts.inputs)
+        raise InputError(
+            f"the image was made from pictures ({names}), and no folder above it has a run whose "
+            "plan names them; nothing is read only because an image names it, unless with "
+            "--read-inputs"
+        )
+    return planned
 
 
 def _read(reader: InputReader, planned: PlannedInput) -> bytes:

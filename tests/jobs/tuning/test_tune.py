@@ -25,6 +25,7 @@ from nightpress.jobs.tuning.options import TuneOptions
 from nightpress.jobs.tuning.report import TuneProgress, outcome, refusals
 from nightpress.jobs.tuning.tune import Tuning, prepare, tune
 from nightpress.pipelines.job.spec import RunSpec
+from nightpress.pipelines.models.files import ModelFiles
 
 LAST = TuningConfig.of(channels_last=True)
 DEEP = TuningConfig.of(deep_features={"interval": 2})
@@ -245,12 +246,12 @@ def tuned(spec: RunSpec) -> Tuning:
 
 def failing(config: TuningConfig, error: Exception) -> Callable[..., LoadedModel]:
     """Load models, but fail for one configuration."""
-    load = tune_module.load
+    load = ModelFiles.load
 
-    def loading(folder: Path, spec: ModelSpec, *others: Any) -> LoadedModel:
+    def loading(files: ModelFiles, spec: ModelSpec, *others: Any) -> LoadedModel:
         if spec.speed == config.speed:
             raise error
-        return load(folder, spec, *others)
+        return load(files, spec, *others)
 
     return loading
 
@@ -266,7 +267,7 @@ def failing(config: TuningConfig, error: Exception) -> Callable[..., LoadedModel
 def test_a_config_that_fails_is_reported_and_the_others_are_tried(
     make_spec: MakeSpec, monkeypatch: pytest.MonkeyPatch, error: Exception, message: str
 ) -> None:
-    monkeypatch.setattr(tune_module, "load", failing(LAST, error))
+    monkeypatch.setattr(ModelFiles, "load", failing(LAST, error))
     found = tuned(make_spec())
     assert [trial.config for trial in found.trials][:1] == [DEEP]
     assert any(line == f"not available: channels_last ({message})" for line in refusals(found))
@@ -275,7 +276,7 @@ def test_a_config_that_fails_is_reported_and_the_others_are_tried(
 def test_a_failing_device_ends_the_tuning(
     make_spec: MakeSpec, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tune_module, "load", failing(DEEP, DeviceError("it fell off the bus")))
+    monkeypatch.setattr(ModelFiles, "load", failing(DEEP, DeviceError("it fell off the bus")))
     with pytest.raises(DeviceError, match="fell off"):
         tuned(make_spec())
 
@@ -362,7 +363,7 @@ def test_two_models_are_held_only_on_a_cpu_with_memory_for_both(
     setup = replace(prepare(make_spec(), OPTIONS), device=device)
     monkeypatch.setattr(Counted, "made", [], raising=False)
     monkeypatch.setattr(tune_module, "Candidate", Counted)
-    monkeypatch.setattr(tune_module, "load", lambda *of: None)
+    monkeypatch.setattr(ModelFiles, "load", lambda *of: None)
     monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
     bench = tune_module._Bench(setup)
     for config in (LAST, DEEP):

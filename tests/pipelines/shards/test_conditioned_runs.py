@@ -16,7 +16,7 @@ from nightpress.diffusion_core.models.info import ModelInfo
 from nightpress.diffusion_core.models.loading import LoadedModel, describe, load
 from nightpress.diffusion_core.models.spec import ModelSpec
 from nightpress.pipelines import Run
-from nightpress.pipelines.errors import InputChanged, InputError, InputMissing
+from nightpress.pipelines.errors import InputChanged, InputError, InputMissing, StoreMissing
 from nightpress.pipelines.image_files.encoding import read_facts
 from nightpress.pipelines.image_files.packing import image_bytes
 from nightpress.pipelines.inputs.reading import InputReader
@@ -187,6 +187,17 @@ def test_an_image_without_its_run_names_places_that_are_read_only_on_request(
     with pytest.raises(InputError, match="nothing is read only because an image names it"):
         recorded_inputs(facts, None, str(tmp_path), may_read=False, options={})
     inputs = recorded_inputs(facts, None, str(tmp_path), may_read=True, options={})
+    assert reproduce(data, facts, model[0], run.spec.images, inputs)[0].same_file
+
+
+def test_a_run_that_has_lost_its_plan_is_no_help(
+    run: Run, model: tuple[LoadedModel, ModelInfo]
+) -> None:
+    data, facts = original(run, "image_00")
+    Path(run.url, "plan/part-00000.parquet").unlink()
+    with pytest.raises(StoreMissing, match="plan/part-00000"):
+        recorded_inputs(facts, run, None, may_read=False, options={})
+    inputs = recorded_inputs(facts, run, None, may_read=True, options={})
     assert reproduce(data, facts, model[0], run.spec.images, inputs)[0].same_file
 
 
