@@ -106,10 +106,6 @@ def _require_trainable(spec: LoraTrainSpec) -> None:
             "model.loras and model.row_loras are not allowed: "
             "a LoRA is trained on a model without LoRAs"
         )
-    if spec.model.controlnets:
-        raise SettingsError(
-            "model.controlnets are not allowed: a LoRA is trained on a model without them"
-        )
     if spec.model.speed.chosen():
         raise SettingsError("model.speed is not allowed: a LoRA is trained on the unmodified model")
     if "prompts" in spec.model.model_fields_set:
