@@ -148,7 +148,7 @@ def arguments(
         return {}
     accepted, specs = call_parameters(type(pipeline)), [each.spec for each in used]
     pictures = [
-        _stacked(pipeline, [_prepared(each.control_images[index], spec) for each in images])
+        _stacked(pipeline, _prepared([each.control_images[index] for each in images], spec))
         for index, spec in enumerate(specs)
     ]
     values: dict[str, Sequence[Any]] = {
@@ -162,10 +162,16 @@ def arguments(
     return {name: value if len(used) > 1 else value[0] for name, value in values.items()}
 
 
-def _prepared(picture: Pixels, spec: ControlNetSpec) -> Pixels:
-    if spec.preprocess == "canny":
-        return canny.edges(picture, spec.low_threshold, spec.high_threshold)
-    return picture
+def _prepared(pictures: Sequence[Pixels], spec: ControlNetSpec) -> list[Pixels]:
+    """Pictures as control images; one that stands in a batch several times is prepared once."""
+    if spec.preprocess != "canny":
+        return list(pictures)
+    distinct = {id(picture): picture for picture in pictures}
+    made = {
+        key: canny.edges(picture, spec.low_threshold, spec.high_threshold)
+        for key, picture in distinct.items()
+    }
+    return [made[id(picture)] for picture in pictures]
 
 
 def _stacked(pipeline: Any, pictures: Sequence[Pixels]) -> torch.Tensor:
