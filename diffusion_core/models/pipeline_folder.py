@@ -197,6 +197,7 @@ def text_to_image_class(folder: PipelineFolder, refused: Mapping[str, str] = NOT
 
 
 def why_not_text_to_image(pipeline_class: Any) -> str | None:
+    """Why a class does not make images from a prompt alone; completes "it ..."; None if it does."""
     parameters = call_parameters(pipeline_class)
     if missing := [name for name in NEEDED_ARGUMENTS if name not in parameters]:
         return f"takes no {', '.join(missing)}"
