@@ -195,8 +195,8 @@ def make_ready(pipeline: Any, guidance: Guidance, scale: float, size: tuple[int,
         pipeline: the pipeline, which is changed.
         guidance: how guidance works in it.
         scale: the guidance scale of the call.
-        size: (width, height) in pixels. Kandinsky 5 replaces any that is not in its list, and HiDream
-            any that has not its own number of pixels.
+        size: (width, height) in pixels. Kandinsky 5 replaces those not in its list, HiDream those
+            without its own number of pixels.
     """
     if guidance.argument == "guider":
         for name in ("guider", "ocr_guider"):

@@ -56,8 +56,7 @@ class LoadedModel:
     size_multiple: int
     scheduler_config: Mapping[str, Any]
     """Configuration of the model's own scheduler, `_class_name` included."""
-    takes_negative_prompt: bool
-    guidance: Guidance = Guidance()
+    guidance: Guidance = field(default_factory=Guidance)
     """How a guidance scale and a negative prompt reach the pipeline."""
     speed: SpeedSpec = field(default_factory=SpeedSpec)
     """The acceleration: applied to the pipeline, or to be applied around each of its calls."""
@@ -69,6 +68,11 @@ class LoadedModel:
     """How much of a prompt the model reads."""
     controlnets: tuple[ControlNet, ...] = ()
     """In the job's order."""
+
+    @property
+    def takes_negative_prompt(self) -> bool:
+        """Whether a negative prompt has any effect."""
+        return self.guidance.takes_negative_prompt
 
 
 @errors_only()
@@ -183,8 +187,7 @@ def load(
     switching = load_loras(pipeline, loras[:number], str(folder), spec.allow_pickle, loras[number:])
     ip_adapters = load_references(pipeline, references, model)
     guidance = guidance_of(model, pipeline_class)
-    resolved = spec.model_copy(update={"dtype": dtype})
-    _accelerate(pipeline, pipeline_class, resolved, guidance.takes_negative_prompt)
+    _accelerate(pipeline, pipeline_class, spec.model_copy(update={"dtype": dtype}), guidance)
     pipeline.set_progress_bar_config(disable=True)
     return LoadedModel(
         pipeline=pipeline,
@@ -192,7 +195,6 @@ def load(
         dtype=dtype,
         size_multiple=pipeline_folder.size_multiple(model, pipeline_class),
         scheduler_config={**scheduler.config, "_class_name": type(scheduler).__name__},
-        takes_negative_prompt=guidance.takes_negative_prompt,
         guidance=guidance,
         speed=spec.speed,
         row_loras=switching,
@@ -281,23 +283,24 @@ def check_speed(
 
         with no_progress_bars():
             unloaded = pipeline_folder.skeleton(model)
-            negative = guidance_of(model, pipeline_class).takes_negative_prompt
-            parts = _parts(unloaded, pipeline_class, spec, negative, elsewhere)
+            guidance = guidance_of(model, pipeline_class)
+            parts = _parts(unloaded, pipeline_class, spec, guidance, elsewhere)
             apply.check_speed(parts, spec.speed)
 
 
-def _accelerate(pipeline: Any, pipeline_class: Any, spec: ModelSpec, negative: bool) -> None:
+def _accelerate(pipeline: Any, pipeline_class: Any, spec: ModelSpec, guidance: Guidance) -> None:
     if spec.speed.chosen():
         from nightpress.diffusion_core.acceleration import apply
 
-        apply.apply_speed(_parts(pipeline, pipeline_class, spec, negative), spec.speed)
+        apply.apply_speed(_parts(pipeline, pipeline_class, spec, guidance), spec.speed)
 
 
 def _parts(
-    pipeline: Any, pipeline_class: Any, spec: ModelSpec, negative: bool, elsewhere: bool = False
+    pipeline: Any, pipeline_class: Any, spec: ModelSpec, guidance: Guidance, elsewhere: bool = False
 ) -> Any:
     from nightpress.diffusion_core.acceleration.apply import Parts
 
+    negative = guidance.takes_negative_prompt
     return Parts(pipeline, pipeline_class, spec.dtype, negative, elsewhere)
 
 

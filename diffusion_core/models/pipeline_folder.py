@@ -41,6 +41,15 @@ IMAGE_IS_OPTIONAL = (
 )
 """Pipelines whose argument `image` or `images` is optional; all others with one need it."""
 
+LEAST_MULTIPLES = (
+    ("QwenImage21", 32),
+    ("Sana", 32),
+    ("Kandinsky5", 16),
+    ("Kandinsky", 64),
+)
+"""Start of a class name -> pixels of which widths and heights must be multiples, whatever the VAE
+is; the first that fits counts."""
+
 MULTIPLY_BY_GUIDANCE = frozenset(
     {
         "PixArtAlphaPipeline",
@@ -238,6 +247,7 @@ def text_to_image_class(folder: PipelineFolder, refused: Mapping[str, str] = NOT
 
 
 def why_not_text_to_image(pipeline_class: Any) -> str | None:
+    """Why a class does not make images from a prompt alone; completes "it ..."; None if it does."""
     parameters = call_parameters(pipeline_class)
     if missing := [name for name in NEEDED_ARGUMENTS if name not in parameters]:
         return f"takes no {', '.join(missing)}"
@@ -298,7 +308,9 @@ def size_multiple(folder: PipelineFolder, pipeline_class: Any) -> int:
     patch = max(patch) if isinstance(patch, (list, tuple)) else int(patch)
     # Pipelines like FLUX pack 2 x 2 latents into one token; some call that their patch size too.
     patch = max(patch, 2) if _packs_latents(pipeline_class) else patch
-    least = 32 if pipeline_class.__name__.startswith("Sana") else 8
+    least = next(
+        (n for start, n in LEAST_MULTIPLES if pipeline_class.__name__.startswith(start)), 8
+    )
     return math.lcm(least, vae_factor(folder) * patch)
 
 

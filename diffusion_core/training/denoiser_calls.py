@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from nightpress.diffusion_core.errors import UnsupportedModel
-from nightpress.diffusion_core.models import pipeline_folder
+from nightpress.diffusion_core.models import family_rules, pipeline_folder
 from nightpress.diffusion_core.models.loading import LoadedModel
 from nightpress.diffusion_core.patching import shadowed
 from nightpress.diffusion_core.sampling import schedulers
@@ -189,11 +189,11 @@ class CallRecorder:
             **self._size,
             "prompt": prompts,
             "num_inference_steps": 1,
-            "guidance_scale": self._guidance_scale,
+            # Some classes guide above 0: there 1 would call the denoiser with twice the images.
+            "guidance_scale": self._guidance_scale if self._model.guidance.off_at else 0.0,
             "generator": [torch.Generator("cpu").manual_seed(0) for _ in prompts],
             "output_type": "latent",
-            "use_resolution_binning": False,
-            "clean_caption": False,
+            **family_rules.FIXED_ARGUMENTS,
         }
         takes = pipeline_folder.call_parameters(type(self._pipeline))
         return {name: value for name, value in settings.items() if name in takes}

@@ -145,7 +145,6 @@ def loaded(
         dtype=dtype,
         size_multiple=architecture.size_multiple,
         scheduler_config={**scheduler.config, "_class_name": type(scheduler).__name__},
-        takes_negative_prompt=guidance.takes_negative_prompt,
         guidance=guidance,
         speed=speed,
     )

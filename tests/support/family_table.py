@@ -114,9 +114,10 @@ def text_to_image_classes() -> dict[str, str | None]:
     found: dict[str, str | None] = {}
     for name in sorted(name for name in dir(diffusers) if name.endswith("Pipeline")):
         kind = getattr(diffusers, name, None)
-        if inspect.isclass(kind) and issubclass(kind, diffusers.DiffusionPipeline):
-            if name in refused or pipeline_folder.why_not_text_to_image(kind) is None:
-                found[name] = refused.get(name)
+        if not (inspect.isclass(kind) and issubclass(kind, diffusers.DiffusionPipeline)):
+            continue
+        if name in refused or pipeline_folder.why_not_text_to_image(kind) is None:
+            found[name] = refused.get(name)
     return found
 
 

@@ -171,6 +171,20 @@ def test_a_negative_prompt_is_refused_if_the_model_takes_none(tmp_path: Path) ->
         check(job(tmp_path, silent, sampling={"negative_prompt": "x"}), model)
 
 
+def test_a_guidance_scale_without_any_effect_is_refused(tmp_path: Path) -> None:
+    model = replace(MODEL, takes_guidance=False, guidance_scale=1.0)
+    rows = [{"prompt": "a", "guidance_scale": scale} for scale in (3.5, 1.0, 0.0, None)]
+    manifest = write(tmp_path / "m.jsonl", rows)
+    assert problems_of(job(tmp_path, manifest), model) == [
+        "m.jsonl, line 1, column guidance_scale: this model takes no guidance; 3.5 would have no "
+        "effect"
+    ]
+    silent = write(tmp_path / "n.jsonl", rows[1:])
+    assert check(job(tmp_path, silent), model).num_images == 3
+    with pytest.raises(SpecError, match=r"sampling\.guidance_scale: this model takes no guidance"):
+        check(job(tmp_path, silent, sampling={"guidance_scale": 2.0}), model)
+
+
 @pytest.mark.parametrize(
     ("sampling", "message"),
     [
