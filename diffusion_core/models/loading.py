@@ -167,13 +167,11 @@ def load(
     lora_files: Sequence[Path] = (),
     adapters: AdapterFiles = NO_ADAPTERS,
 ) -> LoadedModel:
-    """Load a saved pipeline and its LoRAs onto a device, without using the network.
+    """Load a saved pipeline and what is added to it onto a device, without using the network.
 
     Args:
-        folder, spec: the pipeline's folder, and the model as the job names it.
+        folder, spec, lora_files, adapters: as for `describe`.
         device: torch's name of the device, such as `cpu`, `cuda` or `cuda:0`.
-        lora_files: one file for each of `spec.all_loras`.
-        adapters: the ControlNets and IP-Adapters that `spec` names.
 
     Raises:
         ModelError: as `describe`, or a part of it cannot be loaded; the message is one line.
