@@ -130,6 +130,13 @@ def test_a_class_that_picks_its_own_sizes_makes_the_rows_size(name: str, folders
     assert sampled(loaded(folders(name)), ROW, scale=4.0, size=(80, 112)).shape == (1, 112, 80, 3)
 
 
+@pytest.mark.parametrize(("name", "multiple"), [("ErnieImagePipeline", 16), ("ZImagePipeline", 16)])
+def test_sizes_that_a_class_would_refuse_are_refused_before_a_run(
+    name: str, multiple: int, folders: Folders
+) -> None:
+    assert info_of(folders(name)).size_multiple == multiple
+
+
 def test_what_a_model_claims_is_what_reaches_its_pipeline(folders: Folders) -> None:
     qwen, flux = (info_of(folders(name)) for name in ("QwenImagePipeline", "FluxPipeline"))
     assert (qwen.guidance_scale, qwen.takes_guidance, qwen.takes_negative_prompt) == (4, True, True)
