@@ -60,8 +60,8 @@ class FrozenBaseRecipe(Generic[Training]):
         self.info = describe(folder, spec.model)
         if "text" not in self.info.modes:
             raise SettingsError(
-                f"model {spec.model.source}: {self.info.pipeline} makes no image from text alone, so "
-                f"{what} cannot be trained on captions"
+                f"model {spec.model.source}: {self.info.pipeline} makes no image from text alone, "
+                f"so {what} cannot be trained on captions"
             )
         self.base = self.info.fingerprint
         self.model = load(folder, spec.model, device)
