@@ -26,9 +26,9 @@ from torch import Generator
 from nightpress.diffusion_core.builtin import controlnet_folder, folder
 from nightpress.diffusion_core.builtin.recipe.dataset import Entry, read_entries
 from nightpress.diffusion_core.builtin.recipe.evaluate import load
+from nightpress.diffusion_core.theory.colour_patches import colour_patches
 from nightpress.diffusion_core.theory.psnr import psnr_db
 from nightpress.diffusion_core.theory.spacing import evenly_spaced
-from nightpress.diffusion_core.training.control_pictures import colour_patches
 
 NUM_PATCHES = 8
 NUM_STEPS = 20

@@ -14,7 +14,7 @@ from nightpress.diffusion_core.builtin.recipe import example_pictures
 from nightpress.diffusion_core.builtin.recipe.duotone import duotone
 from nightpress.diffusion_core.builtin.recipe.evaluate_controlnet import Case, adherence_db
 from nightpress.diffusion_core.builtin.recipe.ship_adapter import ship
-from nightpress.diffusion_core.training.control_pictures import colour_patches
+from nightpress.diffusion_core.theory.colour_patches import colour_patches
 
 EXAMPLE = Path("jobs/examples/conditioned")
 LORA = builtin.lora_folder() / "pytorch_lora_weights.safetensors"
