@@ -1,13 +1,13 @@
 """The model that ships with the package, and the recipe that made it.
 
-`model/` is a diffusers pipeline folder, `controlnet/` a ControlNet for it; `recipe/` builds their
-data set, trains and evaluates them.
+`model/` is a diffusers pipeline folder, `controlnet/` a ControlNet for it and `loras/duotone/` a
+LoRA; `recipe/` builds their data set, trains and evaluates them.
 Importing this package loads no weights.
 """
 
 from pathlib import Path
 
-__all__ = ["controlnet_folder", "folder"]
+__all__ = ["controlnet_folder", "folder", "lora_folder"]
 
 
 def folder() -> Path:
@@ -18,3 +18,8 @@ def folder() -> Path:
 def controlnet_folder() -> Path:
     """The folder of the shipped ControlNet, for `ControlNetModel.from_pretrained`."""
     return Path(__file__).parent / "controlnet"
+
+
+def lora_folder() -> Path:
+    """The folder of the shipped LoRA `duotone`, for `load_lora_weights` of a pipeline."""
+    return Path(__file__).parent / "loras" / "duotone"

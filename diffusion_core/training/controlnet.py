@@ -43,7 +43,7 @@ EmbeddingInit = Literal["zero", "kaiming"]
 """How the network that embeds control pictures starts. `zero`: its last layer is zero, as in the
 paper, and the picture enters the copy only little by little. `kaiming`: every layer keeps the
 variance of its input (He et al. 2015, eq. 10), and the picture enters the copy from the first step
-on, which takes far fewer steps to learn. Neither changes what an untrained ControlNet does."""
+on. Neither changes what an untrained ControlNet does."""
 
 
 TrainedLayers = Literal["all", "new"]

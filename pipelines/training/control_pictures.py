@@ -6,7 +6,7 @@ from functools import cached_property
 
 from nightpress.diffusion_core.conditioning import canny
 from nightpress.diffusion_core.errors import SettingsError
-from nightpress.diffusion_core.training.control_pictures import colour_patches
+from nightpress.diffusion_core.theory.colour_patches import colour_patches
 from nightpress.pipelines.errors import DataError
 from nightpress.pipelines.storage import Options
 from nightpress.pipelines.training.data import DataSpec, PackedImages, pack

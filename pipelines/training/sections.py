@@ -341,7 +341,7 @@ class ControlNetSettingsSpec(Section):
         Literal["zero", "kaiming"],
         Field(
             description="How that network starts. zero: as in the paper, the picture enters little "
-            "by little; kaiming: from the first step on, which learns in fewer steps."
+            "by little; kaiming: from the first step on."
         ),
     ] = "zero"
 
@@ -349,7 +349,7 @@ class ControlNetSettingsSpec(Section):
         Literal["all", "new"],
         Field(
             description="new: only the layers that are not copies of the model's, a few percent of "
-            "the weights, which takes fewer steps and less memory."
+            "the weights, which takes less memory."
         ),
     ] = "all"
 

@@ -26,9 +26,9 @@ from torch import Generator
 from nightpress.diffusion_core.builtin import controlnet_folder, folder
 from nightpress.diffusion_core.builtin.recipe.dataset import Entry, read_entries
 from nightpress.diffusion_core.builtin.recipe.evaluate import load
+from nightpress.diffusion_core.theory.colour_patches import colour_patches
 from nightpress.diffusion_core.theory.psnr import psnr_db
 from nightpress.diffusion_core.theory.spacing import evenly_spaced
-from nightpress.diffusion_core.training.control_pictures import colour_patches
 
 NUM_PATCHES = 8
 NUM_STEPS = 20
@@ -116,14 +116,15 @@ def patch_error(control: Pixels, image: Pixels) -> float:
 def measure(pipeline: Any, controlnet: Any, data: Path, num: int) -> Iterator[str]:
     """Yield every figure as a line of text."""
     entries = evenly_spaced(held_out_entries(data), num)
-    shifted = entries[num // 2 :] + entries[: num // 2]
-    for what, controls in (("their own picture", entries), ("another picture", shifted)):
+    half = len(entries) // 2
+    others = entries[half:] + entries[:half]
+    without = draw(pipeline, cases_of(entries, entries))
+    for what, controls in (("their own picture", entries), ("another picture", others)):
         cases = cases_of(entries, controls)
-        without = adherence_db(cases, draw(pipeline, cases))
         with_it = adherence_db(cases, draw(pipeline, cases, controlnet))
         yield (
             f"{len(cases)} held-out prompts, patches of {what}: PSNR of the patches "
-            f"{with_it:.2f} dB with the ControlNet, {without:.2f} dB without"
+            f"{with_it:.2f} dB with the ControlNet, {adherence_db(cases, without):.2f} dB without"
         )
 
 
@@ -150,7 +151,7 @@ def main() -> None:
     parser.add_argument(
         "--controlnet", type=Path, default=controlnet_folder(), help="ControlNet folder"
     )
-    parser.add_argument("--captions", type=int, default=64, help="captions to measure with")
+    parser.add_argument("--captions", type=int, default=32, help="captions to measure with")
     parser.add_argument("--grid", type=Path, help="PNG to write instead, with 8 pictures a row")
     arguments = parser.parse_args()
     pipeline = load(arguments.model)

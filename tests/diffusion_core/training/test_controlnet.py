@@ -223,3 +223,30 @@ def test_a_wrong_number_of_embedding_channels_is_refused(fresh: Loaded) -> None:
 def test_the_embedding_has_a_default_for_every_autoencoder(fresh: Loaded) -> None:
     module = training(fresh("sd"), conditioning_embedding_out_channels=())
     assert tuple(module.controlnet.config.conditioning_embedding_out_channels) == (16, 32)
+
+
+def test_only_new_layers_train_if_asked_for(fresh: Loaded) -> None:
+    module = training(fresh("sd"), trained_layers="new")
+    names = {name.split(".")[1] for name in trained(module)}
+    expected = {"controlnet_cond_embedding", "controlnet_down_blocks", "controlnet_mid_block"}
+    assert names == expected
+    losses = teach(module)
+    assert losses[-1] < losses[0]
+
+
+def test_an_embedding_that_does_not_start_at_zero_keeps_the_first_prediction(
+    fresh: Loaded,
+) -> None:
+    """The picture reaches the copy at once, but the outputs of the copy are still zero."""
+    loaded = fresh("sd")
+    module = training(loaded, embedding_init="kaiming")
+    embedding = module.controlnet.controlnet_cond_embedding
+    with torch.no_grad():
+        assert embedding(pictures(3)).std() > 0.1
+        down, mid = module._residuals(
+            torch.zeros(1, 4, HEIGHT // 2, WIDTH // 2),
+            torch.tensor([500]),
+            module.encode_prompts(PROMPTS[:1]),
+            pictures(3)[:1],
+        )
+    assert all((each == 0).all() for each in (*down, mid))

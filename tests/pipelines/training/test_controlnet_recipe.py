@@ -31,14 +31,14 @@ def root(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def job(root: Path, model: Path, **values: object) -> TrainSpec:
+def job(root: Path, base: Path, **values: object) -> TrainSpec:
     return train_spec(
         {
             "name": "discs",
             "recipe": "controlnet",
             "data": {"source": str(root / "pictures")},
             "output": str(root / "runs"),
-            "model": {"source": str(model)},
+            "model": {"source": str(base)},
             "controlnet": {"control": "patches", "patches": 4},
             "training": {
                 "resolution": 32,

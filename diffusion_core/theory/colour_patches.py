@@ -1,4 +1,4 @@
-"""Control pictures made from images, for training ControlNets."""
+"""Reduce an image to patches of its mean colours."""
 
 import numpy as np
 from numpy.typing import NDArray
