@@ -80,10 +80,19 @@ def plain_image(pipeline: Any, request: ImageRequest, settings: SamplingParams) 
         arguments["strength"] = settings.conditioning.strength
     if request.negative_prompt:
         arguments["negative_prompt"] = request.negative_prompt
+    arguments = with_guidance(pipeline, arguments)
     given = {name: value for name, value in arguments.items() if name in takes}
     if "use_resolution_binning" in takes:
         given |= {"use_resolution_binning": False, "clean_caption": False}
     return np.stack([np.asarray(image) for image in pipeline(**given).images])
+
+
+def with_guidance(pipeline: Any, arguments: dict[str, Any]) -> dict[str, Any]:
+    """The arguments of a plain call in which `guidance_scale` acts, whatever the class calls it."""
+    if not type(pipeline).__name__.startswith("Qwen"):
+        return arguments
+    others = {name: value for name, value in arguments.items() if name != "guidance_scale"}
+    return {"negative_prompt": " ", **others, "true_cfg_scale": arguments["guidance_scale"]}
 
 
 def _pil(pixels: Pixels | None) -> Any:

@@ -15,6 +15,7 @@ import pytest
 import torch
 from PIL import Image
 from support import tiny_controlnets
+from support.pictures import with_guidance
 
 from nightpress.diffusion_core.conditioning import canny
 from nightpress.diffusion_core.conditioning.spec import ConditionImages, Conditioning
@@ -182,7 +183,7 @@ def plain_image(
     if base == "inpaint":
         arguments["mask_image"] = Image.fromarray(request.images.mask_image)
     torch.manual_seed(request.seed)  # SD3 draws from torch's own generator
-    return np.asarray(pipeline(**(arguments | changes)).images[0])
+    return np.asarray(pipeline(**with_guidance(pipeline, arguments | changes)).images[0])
 
 
 def first_or_all(values: Sequence[Any]) -> Any:

@@ -3,6 +3,7 @@
 import functools
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from diffusers.pipelines.qwenimage import pipeline_qwenimage_edit as edit
 from diffusers.pipelines.qwenimage import pipeline_qwenimage_edit_plus as edit_plus
 from PIL import Image
 from support import tiny_edits
+from support.pictures import with_guidance
 from support.tiny_references import picture
 
 from nightpress.diffusion_core.conditioning.edits import EDIT_CLASSES, samples_alone
@@ -23,6 +25,7 @@ from nightpress.diffusion_core.conditioning.spec import (
 )
 from nightpress.diffusion_core.errors import SamplingError, SettingsError
 from nightpress.diffusion_core.models import modes, pipeline_folder
+from nightpress.diffusion_core.models.family_rules import guidance_of
 from nightpress.diffusion_core.models.loading import LoadedModel
 from nightpress.diffusion_core.sampling.sampler import ImageRequest, Sampler, SamplingParams
 
@@ -64,10 +67,19 @@ def editing() -> Callable[[str], LoadedModel]:
             dtype="float32",
             size_multiple=8,
             scheduler_config={**scheduler.config, "_class_name": type(scheduler).__name__},
-            takes_negative_prompt=pipeline_folder.takes_negative_prompt(type(pipeline)),
+            guidance=guidance_of(as_folder(pipeline), type(pipeline)),
         )
 
     return load
+
+
+def as_folder(pipeline: Any) -> Any:
+    """What is read about guidance from the folder of a saved pipeline."""
+    return SimpleNamespace(
+        denoiser=dict(pipeline.transformer.config),
+        index=dict(pipeline.config),
+        config=lambda *_: {},
+    )
 
 
 def params(conditioning: Conditioning, size: tuple[int, int] = SIZE) -> SamplingParams:
@@ -100,7 +112,7 @@ def by_diffusers(model: LoadedModel, asked: ImageRequest, size: tuple[int, int] 
     if asked.negative_prompt:
         arguments["negative_prompt"] = asked.negative_prompt
     if name != KLEIN_KV:
-        arguments["guidance_scale"] = 4.0
+        arguments = with_guidance(pipeline, arguments | {"guidance_scale": 4.0})
     output = pipeline(
         prompt=asked.prompt,
         width=size[0],
