@@ -3,6 +3,7 @@
 import functools
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -23,6 +24,7 @@ from nightpress.diffusion_core.conditioning.spec import (
 )
 from nightpress.diffusion_core.errors import SamplingError, SettingsError
 from nightpress.diffusion_core.models import modes, pipeline_folder
+from nightpress.diffusion_core.models.family_rules import guidance_of
 from nightpress.diffusion_core.models.loading import LoadedModel
 from nightpress.diffusion_core.sampling.sampler import ImageRequest, Sampler, SamplingParams
 
@@ -58,13 +60,14 @@ def editing() -> Callable[[str], LoadedModel]:
     def load(name: str) -> LoadedModel:
         pipeline = tiny_edits.make(name)
         scheduler = pipeline.scheduler
+        folder: Any = SimpleNamespace(denoiser=dict(pipeline.transformer.config), index={})
         return LoadedModel(
             pipeline=pipeline,
             device="cpu",
             dtype="float32",
             size_multiple=8,
             scheduler_config={**scheduler.config, "_class_name": type(scheduler).__name__},
-            takes_negative_prompt=pipeline_folder.takes_negative_prompt(type(pipeline)),
+            guidance=guidance_of(folder, type(pipeline)),
         )
 
     return load
@@ -97,9 +100,9 @@ def by_diffusers(model: LoadedModel, asked: ImageRequest, size: tuple[int, int] 
         arguments["image"] = pictures if name not in (KONTEXT, QWEN) else pictures[0]
     if name == KONTEXT:
         arguments |= {"max_area": size[0] * size[1], "_auto_resize": False}
-    if asked.negative_prompt:
-        arguments["negative_prompt"] = asked.negative_prompt
-    if name != KLEIN_KV:
+    if name in (QWEN, QWEN_PLUS):
+        arguments |= {"true_cfg_scale": 4.0, "negative_prompt": asked.negative_prompt or " "}
+    elif name != KLEIN_KV:
         arguments["guidance_scale"] = 4.0
     output = pipeline(
         prompt=asked.prompt,
