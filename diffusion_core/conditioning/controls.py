@@ -73,24 +73,20 @@ def check(
 
 
 def check_steps(
-    controlnets: Sequence[ControlNet],
-    names: Sequence[str],
-    num_steps: int,
-    strength: float | None,
-    sampler: str,
+    controlnets: Sequence[ControlNet], names: Sequence[str], taken: int, sampler: str
 ) -> None:
     """Check that each ControlNet of a batch acts on a step; diffusers would leave it out silently.
 
     Args:
         controlnets: those of the model.
         names: `Conditioning.controls`.
-        num_steps, strength, sampler: as for `ControlNetSpec.why_idle`.
+        taken, sampler: as for `ControlNetSpec.why_idle`.
 
     Raises:
         SettingsError: one of them acts on none.
     """
     for each in used_by(controlnets, names):
-        if reason := each.spec.why_idle(num_steps, strength, sampler):
+        if reason := each.spec.why_idle(taken, sampler):
             raise SettingsError(reason)
 
 

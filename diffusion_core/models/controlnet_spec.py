@@ -77,15 +77,13 @@ class ControlNetSpec(BaseModel):
             step / num_steps >= start and (step + 1) / num_steps <= end for step in range(num_steps)
         )
 
-    def why_idle(self, num_steps: int, strength: float | None, sampler: str) -> str | None:
+    def why_idle(self, taken: int, sampler: str) -> str | None:
         """Why it would act on no step of an image; None if it acts.
 
         Args:
-            num_steps: `num_inference_steps`.
-            strength: of the image's picture; None if there is none.
+            taken: the number of steps, as `modes.steps_taken` has it.
             sampler: the sampler's name, or the class of its scheduler.
         """
-        taken = max(int(num_steps * (1.0 if strength is None else strength)), 1)
         calls = 2 * taken - 1 if sampler.startswith(SECOND_ORDER) else taken
         if self.acts_in(calls):
             return None

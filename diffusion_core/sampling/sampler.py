@@ -34,7 +34,7 @@ from nightpress.diffusion_core.errors import (
     SamplingError,
     SettingsError,
 )
-from nightpress.diffusion_core.models import family_rules, pipeline_folder
+from nightpress.diffusion_core.models import family_rules, modes, pipeline_folder
 from nightpress.diffusion_core.models.loading import LoadedModel
 from nightpress.diffusion_core.sampling import decoding, no_sync, per_image_guidance, schedulers
 from nightpress.diffusion_core.sampling.batch_result import (
@@ -180,7 +180,8 @@ class Sampler:
         checking.check_strength(conditioning, type(pipeline), steps)
         checking.check_pictures(images, conditioning, (params.width, params.height))
         strength = arguments.strength_of(conditioning, type(pipeline))
-        controls.check_steps(nets, conditioning.controls, steps, strength, self._solver(params))
+        taken = modes.steps_taken(type(pipeline).__name__, steps, strength)
+        controls.check_steps(nets, conditioning.controls, taken, self._solver(params))
         for scale in _guidance_scales(requests, params):
             if scale != params.guidance_scale and not (
                 per_image_guidance.is_supported(pipeline)

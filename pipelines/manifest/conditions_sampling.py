@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from nightpress.diffusion_core.models.controlnet_spec import ControlNetSpec
 from nightpress.diffusion_core.models.info import ModelInfo
+from nightpress.diffusion_core.models.modes import steps_taken
 from nightpress.diffusion_core.models.samplers import SAMPLER_NAMES
 from nightpress.pipelines.formatting import plural
 from nightpress.pipelines.job.spec import base_setting
@@ -116,9 +117,10 @@ class SamplingChecks:
         if self._mode(rows, row) is None or index < 0:
             return None
         sampler = self.info.sampler_that_runs(SAMPLER_NAMES[index])
-        taken = None if np.isnan(strength) else strength
+        share = None if np.isnan(strength) else strength
+        taken = steps_taken(self.info.pipeline, int(rows.steps[row]), share)
         for number in self._used(rows, row):
-            reason = self.controlnets[number].why_idle(int(rows.steps[row]), taken, sampler)
+            reason = self.controlnets[number].why_idle(taken, sampler)
             if reason is not None:
                 return reason
         return None

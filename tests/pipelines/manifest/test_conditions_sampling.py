@@ -127,3 +127,21 @@ def test_controlnets_that_cannot_act_together_are_refused(tmp_path: Path) -> Non
     ]
     same = tuple(replace(each, sha256="d" * 64) for each in qwen.controlnets)
     assert problems(tmp_path, replace(qwen, controlnets=same), both, **models) == []
+
+
+def test_flux_takes_the_step_that_a_strength_cuts_off(tmp_path: Path) -> None:
+    info = replace(
+        CONTROLS,
+        pipeline="FluxPipeline",
+        modes=modes_of("FluxPipeline", has_controls=True),
+    )
+    models = {"model": {"source": "builtin", "controlnets": NETS}}
+    row = {
+        "init_image": "i",
+        "strength": 0.45,  # 3.15 steps
+        "control_image.early": "c",
+        "num_inference_steps": 7,
+    }
+    assert problems(tmp_path, info, row, **models) == []
+    (found,) = problems(tmp_path, CONTROLS, row, **models)
+    assert "none of 3 steps lies there" in found
