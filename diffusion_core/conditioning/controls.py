@@ -73,29 +73,21 @@ def check(
 
 
 def check_steps(
-    controlnets: Sequence[ControlNet], conditioning: Conditioning, num_steps: int, sampler: str
+    controlnets: Sequence[ControlNet], names: Sequence[str], taken: int, sampler: str
 ) -> None:
     """Check that each ControlNet of a batch acts on a step; diffusers would leave it out silently.
 
     Args:
         controlnets: those of the model.
-        conditioning: of the batch.
-        num_steps: `num_inference_steps`.
-        sampler: the sampler's name; Heun's method calls the denoiser twice a step.
+        names: `Conditioning.controls`.
+        taken, sampler: as for `ControlNetSpec.why_idle`.
 
     Raises:
         SettingsError: one of them acts on none.
     """
-    strength = 1.0 if conditioning.strength is None else conditioning.strength
-    taken = max(int(num_steps * strength), 1)
-    calls = 2 * taken - 1 if sampler.startswith("heun") else taken
-    for each in used_by(controlnets, conditioning.controls):
-        if not each.spec.acts_in(calls):
-            start, end = each.spec.control_guidance_start, each.spec.control_guidance_end
-            raise SettingsError(
-                f"ControlNet {each.spec.label!r} acts between {start:g} and {end:g} of the steps, "
-                f"and none of {taken} steps lies there; use more steps"
-            )
+    for each in used_by(controlnets, names):
+        if reason := each.spec.why_idle(taken, sampler):
+            raise SettingsError(reason)
 
 
 def component(pipeline_class: str, used: Sequence[ControlNet]) -> Any:

@@ -9,6 +9,9 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_valida
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 
+SECOND_ORDER = ("heun", "Heun", "KDPM2")
+"""How the samplers and the scheduler classes begin that call the denoiser twice a step."""
+
 
 class ControlNetSpec(BaseModel):
     """One ControlNet, and how the images that use it do so."""
@@ -72,6 +75,23 @@ class ControlNetSpec(BaseModel):
         start, end = self.control_guidance_start, self.control_guidance_end
         return any(
             step / num_steps >= start and (step + 1) / num_steps <= end for step in range(num_steps)
+        )
+
+    def why_idle(self, taken: int, sampler: str) -> str | None:
+        """Why it would act on no step of an image; None if it acts.
+
+        Args:
+            taken: the number of steps, as `modes.steps_taken` has it.
+            sampler: the sampler's name, or the class of its scheduler.
+        """
+        calls = 2 * taken - 1 if sampler.startswith(SECOND_ORDER) else taken
+        if self.acts_in(calls):
+            return None
+        start, end = self.control_guidance_start, self.control_guidance_end
+        steps = "of 1 step" if taken == 1 else f"of {taken} steps"
+        return (
+            f"ControlNet {self.label!r} acts between {start:g} and {end:g} of the steps, and none "
+            f"{steps} lies there; use more steps"
         )
 
     @model_validator(mode="after")

@@ -45,18 +45,22 @@ NOTICE_OVERWRITTEN = "notice a row LoRA that overwrites weights of the model"
 COUNT_LAYERS = "check that every layer of a LoRA was loaded"
 
 
+AdapterSource = Annotated[
+    str,
+    Field(
+        min_length=1,
+        description="A folder, a safetensors file, a hub id (`@revision`), or a URL.",
+    ),
+]
+"""Where the weights of an adapter are."""
+
+
 class LoraSpec(BaseModel):
     """One LoRA and its scale."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
-    source: Annotated[
-        str,
-        Field(
-            min_length=1,
-            description="A folder, a safetensors file, a hub id (`@revision`), or a URL.",
-        ),
-    ]
+    source: AdapterSource
     weight_name: Annotated[
         str | None, Field(min_length=1, description="File name, if the source holds several files.")
     ] = None

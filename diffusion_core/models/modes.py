@@ -215,6 +215,24 @@ def samplers_for(samplers: Sequence[str], own_sampler: str, mode: str) -> tuple[
     return tuple(name for name in samplers if name not in unfit)
 
 
+def steps_taken(pipeline_class: str, num_steps: int, strength: float | None) -> int:
+    """How many of an image's steps are taken, at least one.
+
+    Source: `get_timesteps` of diffusers' classes that take ControlNets; those of FLUX round up.
+
+    Args:
+        pipeline_class: the class that samples it, or its text-to-image class.
+        num_steps: `num_inference_steps`.
+        strength: of its picture; None if it begins from noise alone.
+    """
+    if strength is None:
+        return num_steps
+    share = min(num_steps * strength, num_steps)
+    if pipeline_class.startswith("Flux"):
+        return num_steps - int(num_steps - share)
+    return max(int(share), 1)
+
+
 def takes_adapters(pipeline_class: str) -> bool:
     """Whether IP-Adapters can be loaded into a model."""
     return pipeline_class in TAKES_ADAPTERS

@@ -19,7 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from nightpress.diffusion_core.errors import ModelError, ModelNotFound, UnsafeWeights
 from nightpress.diffusion_core.models import networks, reference_layouts, weight_files
 from nightpress.diffusion_core.models.adapter_files import ReferenceFiles
-from nightpress.diffusion_core.models.lora_files import LoraInfo
+from nightpress.diffusion_core.models.lora_files import AdapterSource, LoraInfo
 from nightpress.diffusion_core.models.pipeline_folder import PipelineFolder
 from nightpress.diffusion_core.models.tensor_headers import listed
 
@@ -34,13 +34,7 @@ class ReferenceSpec(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
-    source: Annotated[
-        str,
-        Field(
-            min_length=1,
-            description="A folder, a safetensors file, a hub id (`@revision`), or a URL.",
-        ),
-    ]
+    source: AdapterSource
     revision: Annotated[str | None, Field(description="Branch, tag or commit of a hub id.")] = None
     subfolder: Annotated[
         str | None, Field(min_length=1, description="Folder of the weights in the source.")

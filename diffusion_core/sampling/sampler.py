@@ -34,7 +34,7 @@ from nightpress.diffusion_core.errors import (
     SamplingError,
     SettingsError,
 )
-from nightpress.diffusion_core.models import family_rules, pipeline_folder
+from nightpress.diffusion_core.models import family_rules, modes, pipeline_folder
 from nightpress.diffusion_core.models.loading import LoadedModel
 from nightpress.diffusion_core.sampling import decoding, no_sync, per_image_guidance, schedulers
 from nightpress.diffusion_core.sampling.batch_result import (
@@ -179,7 +179,9 @@ class Sampler:
         pipeline = self._modes.pipeline_for(conditioning.mode, conditioning.controls)
         checking.check_strength(conditioning, type(pipeline), steps)
         checking.check_pictures(images, conditioning, (params.width, params.height))
-        controls.check_steps(nets, conditioning, steps, params.scheduler)
+        strength = arguments.strength_of(conditioning, type(pipeline))
+        taken = modes.steps_taken(type(pipeline).__name__, steps, strength)
+        controls.check_steps(nets, conditioning.controls, taken, self._solver(params))
         for scale in _guidance_scales(requests, params):
             if scale != params.guidance_scale and not (
                 per_image_guidance.is_supported(pipeline)
@@ -284,6 +286,11 @@ class Sampler:
         self._model.row_loras.use_for_denoising(params.lora, params.lora_scale)
         if not self._conditioner.encodes:
             self._model.row_loras.use_for_encoding(params.lora, params.lora_scale)
+
+    def _solver(self, params: SamplingParams) -> str:
+        """The sampler's name, or the class of the model's own scheduler."""
+        own = str(self._model.scheduler_config.get("_class_name"))
+        return own if params.scheduler == "default" else params.scheduler
 
     def _scheduler(self, params: SamplingParams) -> Any:
         scheduler = schedulers.make(params.scheduler, self._model.scheduler_config)

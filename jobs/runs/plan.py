@@ -7,7 +7,6 @@ from nightpress.diffusion_core.models.info import ModelInfo
 from nightpress.jobs.dispatch.batch_size import resolve_batch_size
 from nightpress.jobs.runs.existing_run import FoundRun, RunState, look_for_run, state_of
 from nightpress.jobs.runs.input_session import with_input_root
-from nightpress.jobs.runs.recorded_images import recorded_images
 from nightpress.jobs.runs.table_manifest import (
     TableManifest,
     readable_manifest,
@@ -21,6 +20,7 @@ from nightpress.pipelines.manifest.prompt_checks import PromptCounts
 from nightpress.pipelines.models.files import ModelFiles
 from nightpress.pipelines.planning import PlanLayout, SettingsCount, check, check_inputs
 from nightpress.pipelines.run_directory.estimate import Estimate, estimate, measured_rates
+from nightpress.pipelines.shards.run_images import EarlierRuns
 
 
 @dataclass(frozen=True)
@@ -103,7 +103,7 @@ def _checked(spec: RunSpec, model: ModelInfo, batch_size: int, found: FoundRun) 
     layout = check(spec, model, batch_size)
     if found.record is not None:
         return layout
-    return check_inputs(spec, layout, recorded_images(spec))
+    return check_inputs(spec, layout, EarlierRuns(spec.url, spec.storage))
 
 
 def _planned(

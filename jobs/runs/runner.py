@@ -31,7 +31,6 @@ from nightpress.jobs.runs.existing_run import compare_with_run
 from nightpress.jobs.runs.finished import nothing_is_left
 from nightpress.jobs.runs.input_session import input_session, uses_pictures, with_input_root
 from nightpress.jobs.runs.mode_lines import mode_messages
-from nightpress.jobs.runs.recorded_images import recorded_images
 from nightpress.jobs.runs.shared import (
     OnEvent,
     actor_factory,
@@ -74,6 +73,7 @@ from nightpress.pipelines.run_directory.record import (
     refuse_changes,
 )
 from nightpress.pipelines.run_directory.summary_index import summary_index_kept
+from nightpress.pipelines.shards.run_images import EarlierRuns
 from nightpress.pipelines.shards.timeline import TimeSpent
 from nightpress.pipelines.storage import Store, require_answers
 
@@ -293,7 +293,7 @@ class _Session:
         table = self._table
         with nullcontext(self._spec) if table is None else table.temporary_job(self._spec) as spec:
             layout = check(spec, model, batch_size, mapper=planning_mapper(spec))
-            return check_inputs(spec, layout, recorded_images(spec))
+            return check_inputs(spec, layout, EarlierRuns(spec.url, spec.storage))
 
     def _first_actor(self, factory: ActorFactory, require_lease: Callable[[], None]) -> FirstActor:
         def keep_waiting() -> None:

@@ -14,9 +14,8 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from nightpress.diffusion_core.errors import one_line
-from nightpress.pipelines.errors import InputUndecodable
 from nightpress.pipelines.inputs.colour_profiles import in_srgb
-from nightpress.pipelines.job.sections import MAX_PIXELS
+from nightpress.pipelines.job.inputs_section import InputsSpec
 
 FORMATS = ("PNG", "JPEG", "WEBP", "AVIF", "GIF", "TIFF", "BMP")
 """Pillow's names; a JPEG with a preview in it, as cameras make them, opens as `MPO`."""
@@ -56,19 +55,9 @@ class DecodeLimits:
         return self.one_at_a_time if is_large else nullcontext()
 
 
-DEFAULT_LIMITS = DecodeLimits(100_000_000, MAX_PIXELS)
-
-
-def decode(data: bytes, role: str, limits: DecodeLimits = DEFAULT_LIMITS) -> Image.Image:
-    """The picture as its role needs it: a mask in grey, any other in RGB.
-
-    Raises:
-        InputUndecodable: it cannot be used.
-    """
-    try:
-        return (decode_mask if role == "mask_image" else decode_colour)(data, limits)
-    except Undecodable as error:
-        raise InputUndecodable(str(error)) from error
+def limits_of(spec: InputsSpec) -> DecodeLimits:
+    """The limits that a job sets."""
+    return DecodeLimits(spec.max_bytes, spec.max_pixels)
 
 
 def decode_colour(data: bytes, limits: DecodeLimits) -> Image.Image:

@@ -20,10 +20,10 @@ from nightpress.diffusion_core.conditioning.spec import (
 )
 from nightpress.pipelines.errors import InputChanged, InputError, InputUndecodable
 from nightpress.pipelines.inputs.decoding import (
-    DecodeLimits,
     Undecodable,
     decode_colour,
     decode_mask,
+    limits_of,
 )
 from nightpress.pipelines.inputs.fitting import (
     Canvas,
@@ -146,7 +146,7 @@ class InputPreparer:
     ) -> None:
         self._fit: Fit = spec.fit
         self._reader = reader
-        self._limits = DecodeLimits(spec.max_bytes, spec.max_pixels)
+        self._limits = limits_of(spec)
         # Decoded pictures are large: most are needed once, at one size.
         self._decoded_cache = MemoryCache(cache_bytes // 2)
         self._fitted_cache = MemoryCache(cache_bytes // 2)

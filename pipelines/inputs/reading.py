@@ -88,24 +88,6 @@ class InputReader:
         return fetch() if self._cache is None else self._cache.get(url, fetch)
 
 
-def read_input(planned: PlannedInput, spec: InputsSpec, options: Options) -> bytes:
-    """The bytes of one picture; see `InputReader.read`.
-
-    Raises:
-        InputMissing, StoreError: as the reader raises them.
-    """
-    return InputReader(spec, options).read(planned)
-
-
-def resolved(url: str, spec: InputsSpec) -> str:
-    """The URL or absolute path that the value of a picture's column stands for.
-
-    Raises:
-        InputMissing: it cannot be used; see `references.located`.
-    """
-    return located(url, spec.root)
-
-
 def _reason(message: str, url: str) -> str:
     """What is wrong, without the URL in front of it if that is the one that the row names."""
     return message.removeprefix(f"{url}: ").removeprefix(f"{public(url)}: ")

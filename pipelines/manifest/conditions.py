@@ -13,13 +13,15 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from nightpress.diffusion_core.conditioning.spec import Conditioning
+from nightpress.diffusion_core.models.controlnet_spec import ControlNetSpec
 from nightpress.diffusion_core.models.info import ModelInfo
-from nightpress.pipelines.formatting import plural
 from nightpress.pipelines.job.spec import base_setting
 from nightpress.pipelines.manifest.adapter_columns import AdapterColumns, AdapterUse
 from nightpress.pipelines.manifest.canvas import SIDES, read_canvases
 from nightpress.pipelines.manifest.codes import decoded
 from nightpress.pipelines.manifest.columns import Columns, is_mixed
+from nightpress.pipelines.manifest.conditions_sampling import SampledRows, SamplingChecks
+from nightpress.pipelines.manifest.distinct import distinct_rows
 from nightpress.pipelines.manifest.input_lists import INPUTS_TYPE, input_lists
 from nightpress.pipelines.manifest.modes import (
     EDIT,
@@ -49,13 +51,18 @@ class RowSizes:
     height: Ints
     steps: Ints
     """Denoising steps."""
+    scheduler: Ints
+    """Index of the sampler in `SAMPLER_NAMES`, or -1 if the row names none that the model has."""
 
 
 class ConditionReader:
     """Reads the conditioning of rows; picklable."""
 
-    def __init__(self, info: ModelInfo, columns: Columns) -> None:
+    def __init__(
+        self, info: ModelInfo, columns: Columns, controlnets: Sequence[ControlNetSpec] = ()
+    ) -> None:
         self.info = info
+        self.sampling = SamplingChecks(info, columns, controlnets)
         self.columns = columns
         self.settings = [
             name for name in columns.settings if base_setting(name) in CONDITION_SETTINGS
@@ -129,6 +136,7 @@ class _TableConditions:
         )
         modes = modes_of_rows(given, self.reader.info, self.reader.columns, self.refusals)
         strength = self._strength(given.init_image, modes)
+        self._check_sampling(modes, strength, controls)
         texts = self._texts(modes, strength, canvas, controls, references)
         return texts, input_lists(groups, self.table.num_rows)
 
@@ -207,29 +215,14 @@ class _TableConditions:
                 name,
                 lambda row, message=message: message.format(values[row]),  # type: ignore[misc]
             )
-        self._refuse_no_steps(np.where(given, values, self._default_strengths(modes)))
         return np.where(given, values, np.nan)
 
-    def _default_strengths(self, modes: Ints) -> Floats:
-        """The strength of rows that give none, (n,); 1 where there is none."""
-        found = np.ones(len(modes))
-        for code in np.unique(modes).tolist():
-            default = self.reader.info.default_strength(mode_name(code))
-            if default is not None:
-                found[modes == code] = default
-        return found
-
-    def _refuse_no_steps(self, strength: Floats) -> None:
-        """Refuse rows in which no denoising step is left, which diffusers runs without a word."""
-        steps = self.sizes.steps
-        self.refusals.add(
-            (steps * strength).astype(np.int64) < 1,
-            self._column("strength"),
-            lambda row: (
-                f"the strength {strength[row]:g} leaves none of {plural(int(steps[row]), 'step')} "
-                f"to take; with that many it must be at least {1 / steps[row]:.3g}"
-            ),
-        )
+    def _check_sampling(self, modes: Ints, strength: Floats, controls: AdapterUse) -> None:
+        """Refuse rows that diffusers would not sample, or without what they ask for."""
+        checks, sizes = self.reader.sampling, self.sizes
+        taken = np.where(np.isnan(strength), checks.default_strengths(modes), strength)
+        rows = SampledRows(modes, taken, sizes.steps, sizes.scheduler, controls.counts > 0)
+        checks.check(rows, self.refusals)
 
     def _texts(
         self,
@@ -258,27 +251,3 @@ class _TableConditions:
             for row in firsts.tolist()
         ]
         return pc.take(pa.array(texts, pa.string()), pa.array(codes))
-
-
-def distinct_rows(columns: Sequence[Ints | Floats]) -> tuple[Ints, Ints]:
-    """Number the distinct rows of some columns.
-
-    Args:
-        columns: (n,) each; NaN equals NaN.
-
-    Returns:
-        (n,) the number of each row's values, and (m,) the first row with each number.
-    """
-    length = len(columns[0])
-    codes: Ints = np.zeros(length, np.int64)
-    for column in columns:
-        same = column == column[:1]
-        if same.all() or np.isnan(column).all():
-            continue
-        encoded = pa.array(column).dictionary_encode()
-        numbered = np.array(encoded.indices).astype(np.int64)
-        merged = pa.array(codes * len(encoded.dictionary) + numbered).dictionary_encode()
-        codes = np.array(merged.indices).astype(np.int64)
-    firsts = np.zeros(int(codes.max(initial=-1)) + 1, np.int64)
-    firsts[codes[::-1]] = np.arange(length)[::-1]
-    return codes, firsts

@@ -46,7 +46,7 @@ class RowReader:
         self.info = info
         self.defaults = Defaults.of(spec, info)
         self.images = spec.images
-        self.conditions = ConditionReader(info, columns)
+        self.conditions = ConditionReader(info, columns, spec.model.controlnets)
         self.samplers = ("default", *(name for name in info.samplers if name != "default"))
         self.loras = tuple(lora.label for lora in spec.model.row_loras)
         self.lora_scales = np.array([0.0, *(lora.scale for lora in spec.model.row_loras)])
@@ -68,7 +68,7 @@ class RowReader:
         scheduler = self._schedulers(table, problems)
         lora = self._loras(table, problems)
         steps = self._steps(table, scheduler, problems)
-        sizes = RowSizes(width, height, steps)
+        sizes = RowSizes(width, height, steps, scheduler)
         conditioning, inputs = self.conditions.read(table, sizes, problems)
         return Rows(
             numbers=np.arange(first_row, first_row + table.num_rows),

@@ -8,7 +8,7 @@ the caller's `mapper` sends it.
 from nightpress.pipelines.planning.checking import check, cut_into_shards
 from nightpress.pipelines.planning.duplicates import Mapper
 from nightpress.pipelines.planning.index import candidate_shards
-from nightpress.pipelines.planning.input_checks import RunImages, check_inputs
+from nightpress.pipelines.planning.input_checks import RecordedImages, check_inputs
 from nightpress.pipelines.planning.input_hashes import keep_hashes
 from nightpress.pipelines.planning.layout import PlanLayout, PlanPart, SettingsCount
 from nightpress.pipelines.planning.parts import plan_part, read_shard, rewrite_plan_part, write_plan
@@ -29,7 +29,7 @@ __all__ = [
     "PictureFacts",
     "PlanLayout",
     "PlanPart",
-    "RunImages",
+    "RecordedImages",
     "SettingsCount",
     "candidate_shards",
     "check",

@@ -6,7 +6,7 @@ Each distinct picture is looked at once, whatever the number of rows that name i
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from functools import partial
+from typing import Protocol
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -18,7 +18,10 @@ from nightpress.pipelines.errors import (
     Problem,
     StoreDenied,
 )
-from nightpress.pipelines.inputs.reading import read_input, resolved
+from nightpress.pipelines.inputs.decoding import limits_of
+from nightpress.pipelines.inputs.fitting import same_shape
+from nightpress.pipelines.inputs.reading import InputReader
+from nightpress.pipelines.inputs.references import RunImage, RunImages, is_run_image, located
 from nightpress.pipelines.job.spec import RunSpec
 from nightpress.pipelines.manifest.row_problems import with_lines
 from nightpress.pipelines.planning.input_hashes import HASHES
@@ -28,16 +31,23 @@ from nightpress.pipelines.planning.picture_facts import PictureFacts, facts_of
 from nightpress.pipelines.planning.presence import missing_files, require_stores
 from nightpress.pipelines.records import PlannedInput
 from nightpress.pipelines.storage import is_local
-from nightpress.pipelines.storage.urls import protocol_of
 
 DECODE_THREADS = 8
 
 Key = tuple[str, int]
 """A picture's URL, or a name for its bytes; and what it is used for: see `named_inputs`."""
 
-RunImages = Callable[[Sequence[str]], Mapping[str, PictureFacts | str]]
-"""Takes URLs such as `run://NAME/IMAGE_ID`; returns what the run has recorded about each image, or
-why it cannot be used."""
+
+class RecordedImages(RunImages, Protocol):
+    """Knows and reads images of earlier runs."""
+
+    def recorded(self, images: Sequence[RunImage]) -> Mapping[RunImage, PictureFacts | str]:
+        """What their runs have recorded about images, or why these cannot be used.
+
+        Raises:
+            StoreError: a store fails.
+        """
+        ...
 
 
 @dataclass(frozen=True)
@@ -48,13 +58,13 @@ class _Findings:
     problems: Mapping[Key, str]
 
 
-def check_inputs(spec: RunSpec, layout: PlanLayout, runs: RunImages) -> PlanLayout:
+def check_inputs(spec: RunSpec, layout: PlanLayout, runs: RecordedImages) -> PlanLayout:
     """Check the pictures that a manifest names, as the job's `inputs.check` asks for.
 
     Args:
         spec: the job.
         layout: the plan, as `check` laid it out.
-        runs: finds images of earlier runs.
+        runs: knows images of earlier runs.
 
     Returns:
         The plan, with the hashes of the pictures that were read.
@@ -68,7 +78,7 @@ def check_inputs(spec: RunSpec, layout: PlanLayout, runs: RunImages) -> PlanLayo
         return replace(layout, inputs=NamedInputs())
     findings = _found(spec, named, runs)
     problems = sorted(
-        [*_picture_problems(named, findings), *_pair_problems(spec, named, findings)],
+        [*_picture_problems(named, findings), *_pair_problems(named, findings)],
         key=_order_in(layout),
     )
     if problems:
@@ -82,19 +92,17 @@ def check_inputs(spec: RunSpec, layout: PlanLayout, runs: RunImages) -> PlanLayo
     )
 
 
-def _found(spec: RunSpec, named: NamedInputs, runs: RunImages) -> _Findings:
+def _found(spec: RunSpec, named: NamedInputs, runs: RecordedImages) -> _Findings:
     """Look at every picture, except for those whose bytes the manifest holds: their facts exist."""
     every = zip(*(named.pictures[name].to_pylist() for name in ("picture", "kind")), strict=True)
     keys = [key for key in every if key not in named.facts]
-    of_runs = [key for key in keys if protocol_of(key[0]) == "run"]
     found: dict[Key, PictureFacts | str] = dict(named.facts)
-    if of_runs:
-        recorded = runs(list(dict.fromkeys(url for url, _ in of_runs)))
-        found |= {key: recorded[key[0]] for key in of_runs}
-    files = [key for key in keys if protocol_of(key[0]) != "run"]
-    found |= _missing(spec, files)
+    found |= _missing(spec, keys)
     if spec.inputs.check == "decode":
-        found |= _decoded(spec, [key for key in files if key not in found])
+        found |= _decoded(spec, [key for key in keys if key not in found], runs)
+    else:
+        of_runs = [key for key in keys if is_run_image(key[0]) and key not in found]
+        found |= _recorded(of_runs, runs)
     return _Findings(
         {key: each for key, each in found.items() if isinstance(each, PictureFacts)},
         {key: each for key, each in found.items() if isinstance(each, str)},
@@ -104,35 +112,49 @@ def _found(spec: RunSpec, named: NamedInputs, runs: RunImages) -> _Findings:
 def _missing(spec: RunSpec, keys: Sequence[Key]) -> dict[Key, str]:
     """Why pictures cannot be found, for those that cannot."""
     missing: dict[str, str] = {}
-    located: dict[str, str] = {}
+    places: dict[str, str] = {}
     for url in dict.fromkeys(url for url, _ in keys):
         try:
-            located[url] = resolved(url, spec.inputs)
+            place = located(url, spec.inputs.root)
+            if is_run_image(place):
+                RunImage.parse(place)
+            else:
+                places[url] = place
         except InputError as error:
             missing[url] = str(error)
-    places = list(dict.fromkeys(located.values()))
-    require_stores(places, spec.storage)
+    looked_for = list(dict.fromkeys(places.values()))
+    require_stores(looked_for, spec.storage)
     if spec.inputs.check == "decode":  # what a store does not have is found out by reading
-        places = [place for place in places if is_local(place)]
-    absent = missing_files(places, spec.storage)
-    missing |= {url: absent[place] for url, place in located.items() if place in absent}
+        looked_for = [place for place in looked_for if is_local(place)]
+    absent = missing_files(looked_for, spec.storage)
+    missing |= {url: absent[place] for url, place in places.items() if place in absent}
     return {key: missing[key[0]] for key in keys if key[0] in missing}
 
 
-def _decoded(spec: RunSpec, keys: Sequence[Key]) -> dict[Key, PictureFacts | str]:
+def _recorded(keys: Sequence[Key], runs: RecordedImages) -> dict[Key, PictureFacts | str]:
+    """What is known about images of earlier runs without reading them."""
+    images = {url: RunImage.parse(url) for url, _ in keys}
+    recorded = runs.recorded(list(images.values())) if images else {}
+    return {key: recorded[images[key[0]]] for key in keys}
+
+
+def _decoded(
+    spec: RunSpec, keys: Sequence[Key], runs: RecordedImages
+) -> dict[Key, PictureFacts | str]:
+    """Read and decode pictures, as the processes that sample will."""
+    reader, limits = InputReader(spec.inputs, spec.storage, runs), limits_of(spec.inputs)
+
+    def facts_or_problem(key: Key) -> PictureFacts | str:
+        url, kind = key
+        role = "init_image" if kind == COLOUR else "mask_image"
+        try:
+            content = reader.read(PlannedInput(role, url))
+        except (InputError, StoreDenied) as error:
+            return str(error)
+        return facts_of(content, limits, is_mask=kind != COLOUR)
+
     with ThreadPoolExecutor(DECODE_THREADS) as pool:
-        facts = pool.map(partial(_facts_or_problem, spec), keys)
-        return dict(zip(keys, facts, strict=True))
-
-
-def _facts_or_problem(spec: RunSpec, key: Key) -> PictureFacts | str:
-    url, kind = key
-    role = "init_image" if kind == COLOUR else "mask_image"
-    try:
-        content = read_input(PlannedInput(role, url), spec.inputs, spec.storage)
-    except (InputError, StoreDenied) as error:
-        return str(error).removeprefix(f"{role}: ")
-    return facts_of(content, is_mask=kind != COLOUR)
+        return dict(zip(keys, pool.map(facts_or_problem, keys), strict=True))
 
 
 def _picture_problems(named: NamedInputs, findings: _Findings) -> Iterator[Problem]:
@@ -148,10 +170,8 @@ def _picture_problems(named: NamedInputs, findings: _Findings) -> Iterator[Probl
             yield _problem(row, message)
 
 
-def _pair_problems(spec: RunSpec, named: NamedInputs, findings: _Findings) -> Iterator[Problem]:
-    """Masks of another shape than their initial image, which `fit` would cut at other places."""
-    if spec.inputs.fit == "stretch":
-        return
+def _pair_problems(named: NamedInputs, findings: _Findings) -> Iterator[Problem]:
+    """Masks of another shape than their initial image."""
     sizes = {url: (facts.width, facts.height) for (url, _), facts in findings.facts.items()}
     for row in named.pairs.to_pylist():
         init, mask = sizes.get(row["init"]), sizes.get(row["picture"])
@@ -161,15 +181,6 @@ def _pair_problems(spec: RunSpec, named: NamedInputs, findings: _Findings) -> It
                 f"the mask has {mask[0]} x {mask[1]} pixels, another shape than its init_image "
                 f"with {init[0]} x {init[1]}",
             )
-
-
-def same_shape(one: tuple[int, int], other: tuple[int, int]) -> bool:
-    """Whether two sizes have the same shape, but for a rounding of the smaller one to pixels."""
-    (small_width, small_height), (width, height) = sorted([one, other])
-    return (
-        abs(small_width * height / width - small_height) <= 1
-        or abs(small_height * width / height - small_width) <= 1
-    )
 
 
 def _problem(row: Mapping[str, object], message: str) -> Problem:

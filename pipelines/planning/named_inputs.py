@@ -8,6 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from nightpress.pipelines.inputs.decoding import DecodeLimits
 from nightpress.pipelines.manifest.columns import Columns
 from nightpress.pipelines.manifest.numbers import Ints
 from nightpress.pipelines.manifest.rows import Rows
@@ -77,7 +78,7 @@ def joined(parts: Sequence[NamedInputs]) -> NamedInputs:
 
 
 def named_inputs(
-    rows: Rows, file: str, first_row: int, columns: Columns, with_facts: bool
+    rows: Rows, file: str, first_row: int, columns: Columns, limits: DecodeLimits | None
 ) -> NamedInputs:
     """What some rows name.
 
@@ -86,8 +87,8 @@ def named_inputs(
         file: the file's URL.
         first_row: the number of the first row within the file.
         columns: the manifest's columns.
-        with_facts: also look at the pictures whose bytes the manifest holds, and pair masks with
-            initial images.
+        limits: to also decode the pictures whose bytes the manifest holds, and pair masks with
+            initial images; None for neither.
     """
     if rows.inputs.null_count == len(rows):
         return NamedInputs()
@@ -96,8 +97,8 @@ def named_inputs(
     roles, urls, data = (pc.struct_field(inputs, name) for name in ("role", "url", "data"))
     kinds = _kinds(rows, of_rows, roles)
     facts: dict[tuple[str, int], PictureFacts | str] = {}
-    if with_facts and data.null_count < len(data):
-        urls = _with_hashes(urls, data, kinds, facts)
+    if limits is not None and data.null_count < len(data):
+        urls = _with_hashes(urls, data, kinds, facts, limits)
     named = [
         columns.manifest_name(role) for role in roles.dictionary_encode().dictionary.to_pylist()
     ]
@@ -105,7 +106,7 @@ def named_inputs(
     of_columns = pc.take(pa.array(named, pa.string()), roles.dictionary_encode().indices)
     pictures = pa.table([urls, pa.array(kinds), *places, of_columns], schema=NAMED_TYPE)
     pairs = PAIR_TYPE.empty_table()
-    if with_facts:
+    if limits is not None:
         masks = np.flatnonzero(kinds != COLOUR)  # an initial image comes right before its mask
         of_masks = pictures.take(pa.array(masks)).drop_columns(["kind"])
         values = [urls.take(pa.array(masks - 1)), *of_masks.columns]
@@ -126,6 +127,7 @@ def _with_hashes(
     data: pa.Array,
     kinds: np.ndarray,
     facts: dict[tuple[str, int], PictureFacts | str],
+    limits: DecodeLimits,
 ) -> pa.Array:
     """The URLs, and names for the pictures without one, whose facts are added to `facts`."""
     names = urls.to_pylist()
@@ -134,7 +136,7 @@ def _with_hashes(
         names[index] = f"{BYTES}{hashlib.sha256(content).hexdigest()}"
         key = names[index], int(kinds[index])
         if key not in facts:
-            facts[key] = facts_of(content, is_mask=key[1] != COLOUR)
+            facts[key] = facts_of(content, limits, is_mask=key[1] != COLOUR)
     return pa.array(names, pa.string())
 
 

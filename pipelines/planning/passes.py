@@ -25,6 +25,7 @@ from nightpress.pipelines.errors import SpecError
 from nightpress.pipelines.job.sections import MAX_PIXELS
 from nightpress.pipelines.job.spec import RunSpec
 from nightpress.pipelines.manifest.columns import Columns
+from nightpress.pipelines.manifest.conditions_sampling import wrong_sampler
 from nightpress.pipelines.manifest.numbers import Ints
 from nightpress.pipelines.manifest.row_problems import RowProblems
 from nightpress.pipelines.manifest.rows import Rows
@@ -133,20 +134,9 @@ def _wrong_size(passes: Sequence[Pass], max_side: int) -> str | None:
     return None
 
 
-FLOW_SAMPLER = "flow-euler"
-TEXT_ONLY_IN_FLOWS = ("dpmsolver++", "dpmsolver-sde", "unipc")
-"""Samplers that diffusers cannot begin with a picture where a model is a flow-matching one: they
-have no `scale_noise`."""
-
-
-def _begins_with_pictures(name: str, info: ModelInfo) -> bool:
-    sampler = info.own_sampler if name == "default" else name
-    return FLOW_SAMPLER not in info.samplers or sampler not in TEXT_ONLY_IN_FLOWS
-
-
 def _wrong_sampler(name: str, specs: Sequence[PassSpec], info: ModelInfo) -> str | None:
-    if not _begins_with_pictures(name, info):
-        return f"passes: sampler {name} cannot begin with a picture; use {FLOW_SAMPLER}"
+    if reason := wrong_sampler(info, name, MODE):
+        return f"passes: {reason}"
     most = max_steps(name, info.max_steps)
     is_trailing = solver_and_suffix(name)[1] == "-trailing"
     for steps in (each.num_inference_steps for each in specs):

@@ -3,13 +3,12 @@
 import hashlib
 from dataclasses import dataclass
 
-import numpy as np
-
-from nightpress.pipelines.errors import InputError
-from nightpress.pipelines.inputs.decoding import decode
-
-WHITE_FROM = 128
-"""From this grey value on, a pixel of a mask is white."""
+from nightpress.pipelines.inputs.decoding import (
+    DecodeLimits,
+    Undecodable,
+    decode_colour,
+    decode_mask,
+)
 
 
 @dataclass(frozen=True)
@@ -25,11 +24,11 @@ class PictureFacts:
     """Whether it is a mask without a white pixel."""
 
 
-def facts_of(content: bytes, *, is_mask: bool) -> PictureFacts | str:
+def facts_of(content: bytes, limits: DecodeLimits, *, is_mask: bool) -> PictureFacts | str:
     """The facts of a picture, or why it cannot be decoded."""
     try:
-        image = decode(content, "mask_image" if is_mask else "init_image")
-    except InputError as error:
+        image = (decode_mask if is_mask else decode_colour)(content, limits)
+    except Undecodable as error:
         return str(error)
-    black = is_mask and not bool((np.asarray(image.convert("L")) >= WHITE_FROM).any())
+    black = is_mask and image.getbbox() is None
     return PictureFacts(hashlib.sha256(content).hexdigest(), image.width, image.height, black)

@@ -18,6 +18,7 @@ from nightpress.diffusion_core.theory.spacing import evenly_spaced
 from nightpress.pipelines.errors import MAX_PROBLEMS, Problem
 from nightpress.pipelines.image_files.naming import overlong
 from nightpress.pipelines.image_files.portability import folded, reserved
+from nightpress.pipelines.inputs.decoding import limits_of
 from nightpress.pipelines.manifest.columns import Columns
 from nightpress.pipelines.manifest.files import (
     ManifestFile,
@@ -224,14 +225,11 @@ def images_by_mode(rows: Rows) -> "Counter[str]":
 
 def _inputs(planner: Planner, batch: RowBatch) -> list[NamedInputs]:
     """The pictures of a batch, if they are to be checked and there are any."""
-    level = planner.spec.inputs.check
-    if level == "none" or not batch.rows.any_conditioned:
+    inputs = planner.spec.inputs
+    if inputs.check == "none" or not batch.rows.any_conditioned:
         return []
-    return [
-        named_inputs(
-            batch.rows, batch.file, batch.first_row, planner.columns, with_facts=level == "decode"
-        )
-    ]
+    limits = limits_of(inputs) if inputs.check == "decode" else None
+    return [named_inputs(batch.rows, batch.file, batch.first_row, planner.columns, limits)]
 
 
 def _hash_ids(planner: Planner, batch: RowBatch) -> list[Hashes]:

@@ -2,8 +2,9 @@
 
 import hashlib
 import threading
-from collections import OrderedDict
-from collections.abc import Mapping
+from collections import OrderedDict, defaultdict
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from nightpress.pipelines.errors import (
@@ -15,10 +16,11 @@ from nightpress.pipelines.errors import (
 )
 from nightpress.pipelines.image_files.packing import image_bytes
 from nightpress.pipelines.inputs.references import RunImage
+from nightpress.pipelines.planning import PictureFacts
 from nightpress.pipelines.planning.index import PlanIndex
 from nightpress.pipelines.run_directory.commit import metadata_columns, read_commit_if_any
 from nightpress.pipelines.run_directory.record import require_record
-from nightpress.pipelines.storage import Options, Store
+from nightpress.pipelines.storage import READ_THREADS, Options, Store
 from nightpress.pipelines.storage.limited import require_protocols
 from nightpress.pipelines.storage.urls import absolute
 
@@ -27,11 +29,14 @@ SHARDS_KEPT = 64
 
 COLUMNS = (
     *("image_id", "status", "error_type", "error"),
-    *("file", "member_offset", "num_bytes", "sha256"),
+    *("file", "member_offset", "num_bytes", "sha256", "width", "height"),
 )
 
-Rows = Mapping[str, Mapping[str, Any]]
-"""Image id -> its metadata, for the images of a shard."""
+Row = Mapping[str, Any]
+"""The metadata of an image."""
+
+Rows = Mapping[str, Row]
+"""Image id -> its metadata."""
 
 
 class EarlierRuns:
@@ -55,15 +60,40 @@ class EarlierRuns:
             InputChanged: its bytes are not those that its run recorded.
             StoreError: the store fails, or the run's metadata are damaged.
         """
+        return self._run(self._place(image)).read(image.image_id)
+
+    def recorded(self, images: Sequence[RunImage]) -> Mapping[RunImage, PictureFacts | str]:
+        """What their runs have recorded about images, or why these cannot be used.
+
+        Raises:
+            StoreError: as for `read`.
+        """
+        by_run: dict[str, list[RunImage]] = defaultdict(list)
+        for image in images:
+            by_run[self._place(image)].append(image)
+        found: dict[RunImage, PictureFacts | str] = {}
+        for url, wanted in by_run.items():
+            try:
+                run = self._run(url)
+            except InputMissing as error:
+                found |= dict.fromkeys(wanted, str(error))
+                continue
+            rows = run.rows([image.image_id for image in wanted])
+            found |= {image: run.facts(image.image_id, rows) for image in wanted}
+        return found
+
+    def _place(self, image: RunImage) -> str:
+        """The URL of an image's run."""
         output = self._url.rpartition("/")[0]
-        url = f"{output}/{image.run}" if image.is_by_name else absolute(image.run)
+        return f"{output}/{image.run}" if image.is_by_name else absolute(image.run)
+
+    def _run(self, url: str) -> "_EarlierRun":
         if url == self._url:
             raise InputMissing("a run cannot use its own images")
         with self._lock:
             if url not in self._opened:
                 self._opened[url] = _opened(url, self._options)
-            run = self._opened[url]
-        return run.read(image.image_id)
+            return self._opened[url]
 
 
 class _EarlierRun:
@@ -75,11 +105,7 @@ class _EarlierRun:
         self._lock = threading.Lock()
 
     def read(self, image_id: str) -> bytes:
-        row = self._row(image_id)
-        if row is None:
-            raise InputMissing(f"{self._store.url} has committed no image {image_id!r}")
-        if row["status"] != "ok":
-            raise InputMissing(f"the image failed there: {row['error_type']}: {row['error']}")
+        row = self._usable(image_id, self._row(image_id))
         try:
             data = image_bytes(self._store, row)
         except StoreMissing as error:
@@ -92,7 +118,39 @@ class _EarlierRun:
             )
         return data
 
-    def _row(self, image_id: str) -> Mapping[str, Any] | None:
+    def rows(self, ids: Sequence[str]) -> Rows:
+        """The metadata of those of some images that are committed; each commit is read once."""
+        by_shard: dict[int, list[str]] = defaultdict(list)
+        for image_id in ids:
+            for shard in self._index.shards_of(image_id):
+                by_shard[shard].append(image_id)
+
+        def wanted(shard: int) -> Rows:
+            rows = self._read(shard)
+            return {each: rows[each] for each in by_shard[shard] if each in rows}
+
+        found: dict[str, Row] = {}
+        with ThreadPoolExecutor(READ_THREADS) as pool:
+            for rows in pool.map(wanted, by_shard):
+                found |= rows
+        return found
+
+    def facts(self, image_id: str, rows: Rows) -> PictureFacts | str:
+        """What is recorded about an image, or why it cannot be used."""
+        try:
+            row = self._usable(image_id, rows.get(image_id))
+        except InputMissing as error:
+            return str(error)
+        return PictureFacts(row["sha256"], row["width"], row["height"])
+
+    def _usable(self, image_id: str, row: Row | None) -> Row:
+        if row is None:
+            raise InputMissing(f"{self._store.url} has committed no image {image_id!r}")
+        if row["status"] != "ok":
+            raise InputMissing(f"the image failed there: {row['error_type']}: {row['error']}")
+        return row
+
+    def _row(self, image_id: str) -> Row | None:
         for shard in self._index.shards_of(image_id):
             row = self._rows(shard).get(image_id)
             if row is not None:
@@ -103,15 +161,16 @@ class _EarlierRun:
         """The rows of a shard; the lock is held so that no two threads read the same commit."""
         with self._lock:
             if shard not in self._shards:
-                part = read_commit_if_any(self._store, shard)
-                found = (
-                    [] if part is None else metadata_columns(part).select(list(COLUMNS)).to_pylist()
-                )
-                self._shards[shard] = {row["image_id"]: row for row in found}
+                self._shards[shard] = self._read(shard)
             self._shards.move_to_end(shard)
             while len(self._shards) > SHARDS_KEPT:
                 self._shards.popitem(last=False)
             return self._shards[shard]
+
+    def _read(self, shard: int) -> Rows:
+        part = read_commit_if_any(self._store, shard)
+        found = [] if part is None else metadata_columns(part).select(list(COLUMNS)).to_pylist()
+        return {row["image_id"]: row for row in found}
 
 
 def _opened(url: str, options: Options) -> _EarlierRun:

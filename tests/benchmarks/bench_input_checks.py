@@ -29,6 +29,7 @@ from support import servers  # noqa: E402
 
 from nightpress.pipelines.job.spec import RunSpec  # noqa: E402
 from nightpress.pipelines.planning import check, check_inputs  # noqa: E402
+from nightpress.pipelines.shards.run_images import EarlierRuns  # noqa: E402
 from nightpress.pipelines.storage import Store  # noqa: E402
 
 WRITE_THREADS = 16
@@ -56,7 +57,7 @@ def objects(names: list[str], is_spread: bool) -> Iterator[tuple[str, bytes]]:
 def measured(spec: RunSpec) -> float:
     """Seconds that planning takes."""
     began = time.perf_counter()
-    check_inputs(spec, check(spec, MODEL, 8), lambda urls: {})
+    check_inputs(spec, check(spec, MODEL, 8), EarlierRuns(spec.url, {}))
     return time.perf_counter() - began
 
 

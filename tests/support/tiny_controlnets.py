@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from support import tiny_models
+from support import tiny_image_models, tiny_models
 
 from nightpress.diffusion_core.silence_libraries import errors_only
 
@@ -120,7 +120,7 @@ def base(family: str) -> Any:
     state = torch.get_rng_state()
     torch.manual_seed(0)
     if family == "qwen":
-        pipeline = qwen_image()
+        pipeline = tiny_image_models.qwen()
     else:
         pipeline = tiny_models.MAKERS[family.removesuffix("-deep")]()
     if family.endswith("-deep"):
@@ -144,71 +144,4 @@ def _deep_vae() -> Any:
         shift_factor=0.06,
         use_quant_conv=False,
         use_post_quant_conv=False,
-    )
-
-
-def qwen_image() -> Any:
-    from diffusers import (
-        AutoencoderKLQwenImage,
-        FlowMatchEulerDiscreteScheduler,
-        QwenImagePipeline,
-        QwenImageTransformer2DModel,
-    )
-
-    transformer = QwenImageTransformer2DModel(
-        in_channels=16,
-        out_channels=4,
-        num_layers=1,
-        attention_head_dim=16,
-        num_attention_heads=2,
-        joint_attention_dim=16,
-        axes_dims_rope=(8, 4, 4),
-    )
-    vae = AutoencoderKLQwenImage(
-        base_dim=8,
-        z_dim=4,
-        dim_mult=[1, 2],
-        num_res_blocks=1,
-        temperal_downsample=[False],
-        latents_mean=[0.0] * 4,
-        latents_std=[1.0] * 4,
-    )
-    return QwenImagePipeline(
-        scheduler=FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True),
-        vae=vae,
-        text_encoder=_qwen_text(),
-        tokenizer=_qwen_tokenizer(),
-        transformer=transformer,
-    )
-
-
-def _qwen_text() -> Any:
-    from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
-
-    sizes = {"hidden_size": 16, "intermediate_size": 16}
-    text = {
-        "vocab_size": 512,
-        "num_hidden_layers": 1,
-        "num_attention_heads": 2,
-        "num_key_value_heads": 2,
-        "rope_scaling": {"mrope_section": [1, 1, 2], "rope_type": "default", "type": "default"},
-        "bos_token_id": 0,
-        "eos_token_id": 0,
-    }
-    vision = {"depth": 1, "num_heads": 2, "out_hidden_size": 16}
-    config = Qwen2_5_VLConfig(text_config=text | sizes, vision_config=vision | sizes)
-    return Qwen2_5_VLForConditionalGeneration(config)
-
-
-def _qwen_tokenizer() -> Any:
-    from transformers import Qwen2Tokenizer
-    from transformers.convert_slow_tokenizer import bytes_to_unicode
-
-    vocabulary = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", *bytes_to_unicode().values()]
-    return Qwen2Tokenizer(
-        vocab={piece: index for index, piece in enumerate(vocabulary)},
-        merges=[],
-        eos_token="<|im_end|>",
-        pad_token="<|endoftext|>",
-        additional_special_tokens=["<|im_start|>", "<|im_end|>"],
     )

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from PIL import Image
 from support import tiny_models
+from support.tiny_families import qwen_vae
 
 IMAGE_TOKEN, VISION = 3, {"patch_size": 14, "merge_size": 2}
 SPECIALS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|image_pad|>")
@@ -146,7 +147,7 @@ def _flux2() -> Any:
 
 def _qwen(class_name: str) -> Any:
     import diffusers
-    from diffusers import AutoencoderKLQwenImage, QwenImageTransformer2DModel
+    from diffusers import QwenImageTransformer2DModel
     from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 
     text = {
@@ -172,15 +173,6 @@ def _qwen(class_name: str) -> Any:
     encoder = Qwen2_5_VLForConditionalGeneration(
         Qwen2_5_VLConfig(text_config=text, vision_config=vision, image_token_id=IMAGE_TOKEN)
     )
-    vae = AutoencoderKLQwenImage(
-        base_dim=8,
-        z_dim=4,
-        dim_mult=[1, 2, 4],
-        num_res_blocks=1,
-        temperal_downsample=[False, True],
-        latents_mean=[0.0] * 4,
-        latents_std=[1.0] * 4,
-    )
     transformer = QwenImageTransformer2DModel(
         patch_size=2,
         in_channels=16,
@@ -193,7 +185,7 @@ def _qwen(class_name: str) -> Any:
     )
     return getattr(diffusers, class_name)(
         scheduler=_flow(),
-        vae=vae,
+        vae=qwen_vae(),
         text_encoder=encoder,
         tokenizer=tokenizer(),
         processor=VisionProcessor(),

@@ -265,7 +265,7 @@ def flux_schnell() -> Any:
     return pipeline
 
 
-def _qwen_vae() -> Any:
+def qwen_vae() -> Any:
     from diffusers import AutoencoderKLQwenImage
 
     return AutoencoderKLQwenImage(
@@ -322,7 +322,7 @@ def _qwen_image(guidance_embeds: bool = False) -> Any:
     )
     return QwenImagePipeline(
         scheduler=flow(),
-        vae=_qwen_vae(),
+        vae=qwen_vae(),
         text_encoder=qwen_vl_text(),
         tokenizer=qwen_tokenizer(),
         transformer=transformer,

@@ -13,7 +13,6 @@ from diffusers.pipelines.qwenimage import pipeline_qwenimage_edit as edit
 from diffusers.pipelines.qwenimage import pipeline_qwenimage_edit_plus as edit_plus
 from PIL import Image
 from support import tiny_edits
-from support.pictures import with_guidance
 from support.tiny_references import picture
 
 from nightpress.diffusion_core.conditioning.edits import EDIT_CLASSES, samples_alone
@@ -61,25 +60,17 @@ def editing() -> Callable[[str], LoadedModel]:
     def load(name: str) -> LoadedModel:
         pipeline = tiny_edits.make(name)
         scheduler = pipeline.scheduler
+        folder: Any = SimpleNamespace(denoiser=dict(pipeline.transformer.config), index={})
         return LoadedModel(
             pipeline=pipeline,
             device="cpu",
             dtype="float32",
             size_multiple=8,
             scheduler_config={**scheduler.config, "_class_name": type(scheduler).__name__},
-            guidance=guidance_of(as_folder(pipeline), type(pipeline)),
+            guidance=guidance_of(folder, type(pipeline)),
         )
 
     return load
-
-
-def as_folder(pipeline: Any) -> Any:
-    """What is read about guidance from the folder of a saved pipeline."""
-    return SimpleNamespace(
-        denoiser=dict(pipeline.transformer.config),
-        index=dict(pipeline.config),
-        config=lambda *_: {},
-    )
 
 
 def params(conditioning: Conditioning, size: tuple[int, int] = SIZE) -> SamplingParams:
@@ -109,10 +100,10 @@ def by_diffusers(model: LoadedModel, asked: ImageRequest, size: tuple[int, int] 
         arguments["image"] = pictures if name not in (KONTEXT, QWEN) else pictures[0]
     if name == KONTEXT:
         arguments |= {"max_area": size[0] * size[1], "_auto_resize": False}
-    if asked.negative_prompt:
-        arguments["negative_prompt"] = asked.negative_prompt
-    if name != KLEIN_KV:
-        arguments = with_guidance(pipeline, arguments | {"guidance_scale": 4.0})
+    if name in (QWEN, QWEN_PLUS):
+        arguments |= {"true_cfg_scale": 4.0, "negative_prompt": asked.negative_prompt or " "}
+    elif name != KLEIN_KV:
+        arguments["guidance_scale"] = 4.0
     output = pipeline(
         prompt=asked.prompt,
         width=size[0],

@@ -46,7 +46,7 @@ def test_a_pass_equals_the_plain_pipeline_called_on_the_first_image_resized(
     loaded: Loaded, plain: Callable[..., Any]
 ) -> None:
     """Bit for bit, for two passes one after the other, each with a new generator of the seed."""
-    pipeline = plain("sd")
+    pipeline = plain("sd", "StableDiffusionPipeline")
     call = {"guidance_scale": 3.0, "output_type": "pil"}
     image = pipeline(
         "a fox", width=16, height=24, num_inference_steps=2, generator=_generator(), **call

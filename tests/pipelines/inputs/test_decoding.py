@@ -13,11 +13,9 @@ from support.picture_files import (
     smooth_picture,
 )
 
-from nightpress.pipelines.errors import InputUndecodable
 from nightpress.pipelines.inputs.decoding import (
     DecodeLimits,
     Undecodable,
-    decode,
     decode_colour,
     decode_mask,
 )
@@ -210,13 +208,6 @@ def test_a_mask_is_black_and_white_by_its_brightness() -> None:
     one_bit = random_picture(30, 20).convert("1")
     found = np.asarray(decode_mask(encoded(one_bit), LIMITS))
     assert np.array_equal(found > 0, np.asarray(one_bit))
-
-
-def test_a_picture_is_decoded_as_its_role_needs_it() -> None:
-    assert decode(png(8, 8), "control_image.depth").mode == "RGB"
-    assert decode(png(8, 8), "mask_image").mode == "L"
-    with pytest.raises(InputUndecodable, match=r"^10,000 x 10,000 pixels|^100,000,000 pixels"):
-        decode(claimed_png(10_000, 10_000), "init_image")
 
 
 def test_a_mask_with_transparent_pixels_can_be_read_in_two_ways_and_is_refused() -> None:

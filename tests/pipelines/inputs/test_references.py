@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from nightpress.pipelines.errors import InputMissing
-from nightpress.pipelines.inputs.reading import read_input, resolved
+from nightpress.pipelines.inputs.reading import InputReader
 from nightpress.pipelines.inputs.references import (
     RunImage,
     located,
@@ -27,10 +27,9 @@ def test_a_relative_path_starts_from_the_root(tmp_path: Path) -> None:
 
 def test_one_picture_is_read_where_its_section_says(tmp_path: Path) -> None:
     (tmp_path / "a.png").write_bytes(b"picture")
-    spec = InputsSpec(root=str(tmp_path), max_bytes=3)
-    assert resolved("a.png", spec) == f"{tmp_path}/a.png"
-    assert read_input(PlannedInput("init_image", "a.png"), spec, {}) == b"pict"
-    assert read_input(PlannedInput("init_image", None, b"held"), spec, {}) == b"held"
+    reader = InputReader(InputsSpec(root=str(tmp_path), max_bytes=3), {})
+    assert reader.read(PlannedInput("init_image", "a.png")) == b"pict"
+    assert reader.read(PlannedInput("init_image", None, b"held")) == b"held"
 
 
 def test_a_url_or_an_absolute_path_is_taken_as_it_is(tmp_path: Path) -> None:

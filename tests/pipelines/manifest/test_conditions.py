@@ -507,7 +507,7 @@ def test_whole_columns_give_what_each_row_alone_gives(rows: list[Row]) -> None:
     def read(some: pa.Table) -> list[tuple[str | None, Any]]:
         sides = np.full(len(some), 64)
         problems = RowProblems("m", 0)
-        texts, inputs = reader.read(some, RowSizes(sides, sides, sides), problems)
+        texts, inputs = reader.read(some, RowSizes(sides, sides, sides, sides * 0), problems)
         assert not problems.total
         return list(zip(texts.to_pylist(), inputs.to_pylist(), strict=True))
 

@@ -15,7 +15,8 @@ from support.plans import MODEL, images_by_id, job, write
 from support.servers import Server
 
 from nightpress.diffusion_core.models.modes import modes_of
-from nightpress.pipelines.errors import ManifestError, StoreMissing
+from nightpress.pipelines.errors import InputMissing, ManifestError, StoreMissing
+from nightpress.pipelines.inputs.references import RunImage
 from nightpress.pipelines.job.spec import RunSpec
 from nightpress.pipelines.planning import (
     PictureFacts,
@@ -28,7 +29,6 @@ from nightpress.pipelines.planning import (
     rewrite_plan_part,
     write_plan,
 )
-from nightpress.pipelines.planning.input_checks import same_shape
 from nightpress.pipelines.storage import Store
 
 SD = replace(MODEL, modes=modes_of("StableDiffusionPipeline"))
@@ -36,9 +36,28 @@ SD = replace(MODEL, modes=modes_of("StableDiffusionPipeline"))
 LEVELS = ("exists", "decode")
 
 
-def no_runs(urls: Sequence[str]) -> Mapping[str, PictureFacts | str]:
-    """No earlier run is asked for anything."""
-    raise AssertionError(urls)
+class FakeRuns:
+    """Earlier runs with some images; every other image is unknown."""
+
+    def __init__(self, **images: bytes) -> None:
+        self.images = images
+        self.asked: list[list[str]] = []
+
+    def read(self, image: RunImage) -> bytes:
+        """The bytes of an image."""
+        if image.image_id not in self.images:
+            raise InputMissing("no such image")
+        return self.images[image.image_id]
+
+    def recorded(self, images: Sequence[RunImage]) -> Mapping[RunImage, PictureFacts | str]:
+        """Facts that go with the bytes; they are not decoded."""
+        self.asked.append([image.image_id for image in images])
+        return {
+            each: PictureFacts(hashlib.sha256(self.images[each.image_id]).hexdigest(), 64, 48)
+            if each.image_id in self.images
+            else "no such image"
+            for each in images
+        }
 
 
 def picture(size: tuple[int, int] = (64, 48), colour: Any = "red", mode: str = "RGB") -> bytes:
@@ -78,7 +97,7 @@ def spec_of(
 
 def checked(spec: RunSpec) -> PlanLayout:
     """The layout of a job whose pictures can be used."""
-    return check_inputs(spec, check(spec, SD), no_runs)
+    return check_inputs(spec, check(spec, SD), FakeRuns())
 
 
 def problems(spec: RunSpec) -> list[str]:
@@ -146,26 +165,43 @@ def test_a_mask_that_masks_nothing_or_is_of_another_shape_is_found_by_decoding(
         "m.csv, line 4, column mask_image: tall.png: the mask has 48 x 64 pixels, another shape "
         "than its init_image with 64 x 48",
     ]
-    (found,) = problems(spec_of(tmp_path, rows, "decode", fit="stretch"))
-    assert found.startswith("m.csv, line 3")
+    assert len(problems(spec_of(tmp_path, rows, "decode", fit="stretch"))) == 2
 
 
-@pytest.mark.parametrize(
-    ("one", "other", "same"),
-    [
-        ((1000, 667), (500, 333), True),
-        ((1000, 667), (500, 334), True),
-        ((64, 48), (48, 64), False),
-        ((512, 512), (512, 512), True),
-        ((512, 512), (512, 500), False),
-        ((1024, 1024), (8, 8), True),
-        ((1024, 512), (512, 512), False),
-    ],
-)
-def test_sizes_have_the_same_shape_if_only_rounding_tells_them_apart(
-    one: tuple[int, int], other: tuple[int, int], same: bool
+@pytest.mark.parametrize("limit", ["max_bytes", "max_pixels"])
+@pytest.mark.parametrize("held", [False, True])
+def test_decoding_has_the_limits_of_the_job(
+    tmp_path: Path, pictures: Path, limit: str, held: bool
 ) -> None:
-    assert same_shape(one, other) == same_shape(other, one) == same
+    values: list[Any] = [(pictures / "a.png").read_bytes() if held else "a.png"]
+    pq.write_table(pa.table({"prompt": ["p"], "init_image": values}), tmp_path / "m.parquet")
+    inputs = {"root": str(pictures), "check": "decode", limit: 64}
+    (found,) = problems(job(tmp_path, tmp_path / "m.parquet", inputs=inputs))
+    assert f"inputs.{limit} allows" in found
+
+
+def test_an_image_of_an_earlier_run_is_decoded_as_what_it_is_used_for(tmp_path: Path) -> None:
+    runs = FakeRuns(
+        a_00=picture(), black_00=picture(colour="black"), cut_00=picture((400, 300))[:300]
+    )
+    rows = [
+        {"init_image": "run://hero/a_00", "mask_image": "run://hero/a_00"},
+        {"init_image": "run://hero/a_00", "mask_image": "run://hero/black_00"},
+        {"init_image": "run://hero/cut_00", "mask_image": None},
+        {"init_image": "run://hero/none_00", "mask_image": None},
+    ]
+    spec = spec_of(tmp_path, rows, "decode")
+    with pytest.raises(ManifestError) as caught:
+        check_inputs(spec, check(spec, SD), runs)
+    found = [str(each).partition("column ")[2] for each in caught.value.problems]
+    nothing_white = "the mask has no white pixel, so that nothing would be made anew"
+    assert found[:2] == [  # red is dark, as a mask
+        f"mask_image: run://hero/a_00: {nothing_white}",
+        f"mask_image: run://hero/black_00: {nothing_white}",
+    ]
+    assert found[2].startswith("init_image: run://hero/cut_00: damaged")
+    assert found[3] == "init_image: run://hero/none_00: no such image"
+    assert runs.asked == []
 
 
 def test_twenty_problems_are_shown_and_all_are_counted(tmp_path: Path, pictures: Path) -> None:
@@ -197,22 +233,17 @@ def test_bytes_in_the_manifest_are_decoded_too(tmp_path: Path, pictures: Path) -
 
 
 def test_images_of_earlier_runs_are_looked_up_together(tmp_path: Path) -> None:
-    asked: list[list[str]] = []
-
-    def runs(urls: Sequence[str]) -> Mapping[str, PictureFacts | str]:
-        asked.append(list(urls))
-        facts = PictureFacts("f" * 64, 8, 8)
-        return {url: facts if url.endswith("_00") else "no such image" for url in urls}
-
+    runs = FakeRuns(a_00=b"a", c_00=b"c")
     rows = [{"init_image": f"run://hero/{name}"} for name in ("a_00", "b_01", "a_00", "c_00")]
     spec = spec_of(tmp_path, rows, "exists")
     with pytest.raises(ManifestError, match=r"line 3.*run://hero/b_01: no such image"):
         check_inputs(spec, check(spec, SD), runs)
-    assert asked == [["run://hero/a_00", "run://hero/b_01", "run://hero/c_00"]]
+    assert runs.asked == [["a_00", "b_01", "c_00"]]
     spec = spec_of(tmp_path, [rows[0]], "exists")
     hashes = check_inputs(spec, check(spec, SD), runs).input_hashes
     assert hashes is not None
-    assert hashes.to_pylist() == [{"url": "run://hero/a_00", "sha256": "f" * 64}]
+    sha256 = hashlib.sha256(b"a").hexdigest()
+    assert hashes.to_pylist() == [{"url": "run://hero/a_00", "sha256": sha256}]
 
 
 def test_what_was_read_is_hashed_in_the_plan_also_in_a_part_that_is_written_again(

@@ -105,7 +105,8 @@ def test_a_row_that_cannot_have_the_passes_is_refused(
         (
             "unipc",
             4,
-            "scheduler: passes: sampler unipc cannot begin with a picture; use flow-euler",
+            "scheduler: passes: sampler unipc does not work with this model in mode image; choose "
+            "one of: flow-euler, lcm, euler-trailing",
         ),
         ("lcm", 60, "scheduler: passes: 60 steps are more than the 50 that lcm allows"),
         ("euler-trailing", 61, "trailing timesteps instead of 61; use one step more or less"),

@@ -8,8 +8,10 @@ from support.fakes.fake_runs import finished_run
 
 from nightpress.pipelines.errors import Damaged, InputChanged, InputMissing
 from nightpress.pipelines.inputs.references import RunImage
+from nightpress.pipelines.planning import PictureFacts
 from nightpress.pipelines.planning.index import INDEX_FOLDER
 from nightpress.pipelines.run_directory.commit import read_commit
+from nightpress.pipelines.run_directory.reader import open_run
 from nightpress.pipelines.shards.run_images import EarlierRuns
 from nightpress.pipelines.storage import Store
 
@@ -93,3 +95,28 @@ def test_without_an_index_every_commit_is_looked_into(tmp_path: Path) -> None:
             store.delete(path)
     runs = EarlierRuns(f"{tmp_path}/runs/edit", {})
     assert runs.read(RunImage("night", "00000002_00"))
+
+
+def test_what_a_run_has_recorded_is_known_without_reading_its_images(tmp_path: Path) -> None:
+    store, _ = finished_run(tmp_path, ["a", "nan", "b"], shard_size=1)
+    row = open_run(store.url).row("00000002_00")
+    assert row is not None
+    store.delete(row["file"])
+    found = EarlierRuns(f"{tmp_path}/runs/next", {}).recorded(
+        images := [
+            RunImage("night", "00000002_00"),
+            RunImage(store.url, "00000002_00"),
+            RunImage("night", "00000001_00"),
+            RunImage("night", "x_00"),
+            RunImage("none", "00000000_00"),
+            RunImage("next", "00000000_00"),
+        ]
+    )
+    facts = PictureFacts(row["sha256"], row["width"], row["height"])
+    assert [found[image] for image in images[:2]] == [facts, facts]
+    assert str(found[images[2]]).startswith("the image failed there: NonFinite: ")
+    assert [found[image] for image in images[3:]] == [
+        f"{store.url} has committed no image 'x_00'",
+        f"{tmp_path}/runs/none: no run here (run.json is missing)",
+        "a run cannot use its own images",
+    ]
