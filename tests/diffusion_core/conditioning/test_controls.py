@@ -178,8 +178,6 @@ def plain_image(
     }
     if "control_mode" in takes:
         arguments["control_mode"] = first_or_all([saved.family.control_mode] * number)
-    if type(pipeline).__name__.startswith("Qwen"):
-        arguments |= {"true_cfg_scale": PARAMS.guidance_scale, "negative_prompt": " "}
     if base != "text":
         arguments |= {"image": Image.fromarray(request.images.init_image), "strength": STRENGTH}
     if base == "inpaint":
