@@ -42,9 +42,15 @@ CONTROL = "control"
 EmbeddingInit = Literal["zero", "kaiming"]
 """How the network that embeds control pictures starts. `zero`: its last layer is zero, as in the
 paper, and the picture enters the copy only little by little. `kaiming`: every layer keeps the
-variance of its input (He et al. 2015, eq. 10), and the picture enters the copy from the first step
-on. Neither changes what an untrained ControlNet does."""
+variance of its input (He et al. 2015, eq. 10), and the last one raises it by `EMBEDDING_GAIN`: the
+picture outweighs the noisy latents from the first step on. Neither changes what an untrained
+ControlNet does."""
 
+
+EMBEDDING_GAIN = 8.0
+"""Scale of the last layer of a strong start. The embedding is added to features of noisy latents,
+and the convolutions that start at zero pass on both with the same weights: they learn to pass on
+the picture soonest if it is the stronger of the two."""
 
 TrainedLayers = Literal["all", "new"]
 """Which layers train. `new`: those that are not copies, which are a few percent of the weights: the
@@ -191,7 +197,7 @@ def new_controlnet(
             config["addition_embed_type_num_heads"] = unet.config.addition_embed_type_num_heads
             controlnet = ControlNetModel(**config)
             if embedding_init == "kaiming":
-                _keep_variance(controlnet.controlnet_cond_embedding)
+                _start_strong(controlnet.controlnet_cond_embedding)
                 made.controlnet_cond_embedding = controlnet.controlnet_cond_embedding
         controlnet.load_state_dict(made.state_dict())
     except (*WRONG_ARGUMENTS, RuntimeError) as error:
@@ -201,13 +207,15 @@ def new_controlnet(
     return controlnet.float()
 
 
-def _keep_variance(embedding: nn.Module) -> None:
-    """Draw the weights anew so that each layer's output varies as much as its input."""
+def _start_strong(embedding: Any) -> None:
+    """Draw the weights anew: each layer's output varies as its input does, the last one's more."""
     for layer in embedding.modules():
         if isinstance(layer, nn.Conv2d):
             nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
             if layer.bias is not None:
                 nn.init.zeros_(layer.bias)
+    with torch.no_grad():
+        embedding.conv_out.weight.mul_(EMBEDDING_GAIN)
 
 
 def _denoiser_of(model: LoadedModel) -> str:

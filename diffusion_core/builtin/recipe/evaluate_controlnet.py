@@ -13,7 +13,7 @@ that were asked for and those of the image that was made.
 
 import argparse
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -61,7 +61,7 @@ def cases_of(entries: Sequence[Entry], controls: Sequence[Entry]) -> list[Case]:
 
 
 def draw(
-    pipeline: Any, cases: Sequence[Case], controlnet: Any = None, scale: float = 1.0
+    pipeline: Any, cases: Sequence[Case], controlnet: Any, guidance_scale: float
 ) -> list[Pixels]:
     """An image (H, W, 3) for each case, alone; case i has seed i.
 
@@ -69,7 +69,7 @@ def draw(
         pipeline: the built-in model.
         cases: the prompts and control pictures.
         controlnet: follows the control pictures; None ignores them.
-        scale: weight of its effect.
+        guidance_scale: above 1, how much more the prompts count.
     """
     from diffusers import StableDiffusionControlNetPipeline
 
@@ -78,7 +78,6 @@ def draw(
         parts = {**pipeline.components, "controlnet": controlnet}
         pipeline = StableDiffusionControlNetPipeline(**parts, requires_safety_checker=False)
         pipeline.set_progress_bar_config(disable=True)
-        extra = {"controlnet_conditioning_scale": scale}
     images = []
     for i, case in enumerate(cases):
         if controlnet is not None:
@@ -86,7 +85,7 @@ def draw(
         made = pipeline(
             case.prompt,
             num_inference_steps=NUM_STEPS,
-            guidance_scale=GUIDANCE_SCALE,
+            guidance_scale=guidance_scale,
             generator=Generator().manual_seed(i),
             output_type="np",
             **extra,
@@ -116,27 +115,31 @@ def patch_error(control: Pixels, image: Pixels) -> float:
 def measure(pipeline: Any, controlnet: Any, data: Path, num: int) -> Iterator[str]:
     """Yield every figure as a line of text."""
     entries = evenly_spaced(held_out_entries(data), num)
-    half = len(entries) // 2
-    others = entries[half:] + entries[:half]
-    without = draw(pipeline, cases_of(entries, entries))
-    for what, controls in (("their own picture", entries), ("another picture", others)):
-        cases = cases_of(entries, controls)
-        with_it = adherence_db(cases, draw(pipeline, cases, controlnet))
+    own = cases_of(entries, entries)
+    without_prompts = [replace(case, prompt="") for case in own]
+    for what, cases, guidance_scale in (
+        ("no prompt, guidance 1", without_prompts, 1.0),
+        ("own caption, guidance 1", own, 1.0),
+        ("own caption, guidance 3", own, GUIDANCE_SCALE),
+    ):
+        with_it = draw(pipeline, cases, controlnet, guidance_scale)
+        without = draw(pipeline, cases, None, guidance_scale)
         yield (
-            f"{len(cases)} held-out prompts, patches of {what}: PSNR of the patches "
-            f"{with_it:.2f} dB with the ControlNet, {adherence_db(cases, without):.2f} dB without"
+            f"{len(cases)} held-out pictures, {what}: PSNR of the patches "
+            f"{adherence_db(cases, with_it):.2f} dB with the ControlNet, "
+            f"{adherence_db(cases, without):.2f} dB without"
         )
 
 
 def grid(pipeline: Any, controlnet: Any, data: Path, num: int) -> Image.Image:
-    """Rows of a picture, its patches, the image with the ControlNet, and the one without."""
+    """Pictures, their patches, and images without a prompt, with the ControlNet and without."""
     entries = evenly_spaced(held_out_entries(data), num)
-    cases = cases_of(entries, entries)
+    cases = [replace(case, prompt="") for case in cases_of(entries, entries)]
     columns = [
         [entry.pixels() for entry in entries],
         [case.control for case in cases],
-        draw(pipeline, cases, controlnet),
-        draw(pipeline, cases),
+        draw(pipeline, cases, controlnet, 1.0),
+        draw(pipeline, cases, None, 1.0),
     ]
     return Image.fromarray(np.concatenate([np.concatenate(c, axis=1) for c in columns], axis=0))
 
@@ -159,7 +162,7 @@ def main() -> None:
     if arguments.grid:
         grid(pipeline, controlnet, arguments.data, 8).save(arguments.grid)
         return
-    print(f"{NUM_STEPS} steps, guidance {GUIDANCE_SCALE}")
+    print(f"{NUM_STEPS} steps")
     for line in measure(pipeline, controlnet, arguments.data, arguments.captions):
         print(line, flush=True)
 
