@@ -111,6 +111,7 @@ def test_two_workers_train_the_same_weights_as_one_even_if_a_worker_dies(root: P
     assert largest_difference(weights(undisturbed), weights(disturbed)) == 0
 
 
+@pytest.mark.slow
 def test_sigterm_stops_with_a_checkpoint_and_exit_code_4(root: Path) -> None:
     spec = autoencoder_job(root, training={"max_train_steps": 400, "checkpointing_steps": 1000})
     with _started(root, spec) as process:

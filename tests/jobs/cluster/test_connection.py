@@ -220,6 +220,7 @@ def test_a_job_runs_on_a_cluster_from_a_folder_full_of_hostile_modules(
     assert "the hostile" not in done.stderr
 
 
+@pytest.mark.chaos
 @pytest.mark.usefixtures("local_ray")
 def test_two_nodes_make_one_image_set_though_one_of_them_dies(
     two_nodes: Cluster, make_spec: MakeSpec, tiny_model: Path, bucket: Folder, tmp_path: Path

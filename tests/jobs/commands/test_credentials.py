@@ -95,6 +95,7 @@ def job_at(tmp_path: Path, tiny_model: Path, output: Folder, **values: Any) -> P
     return path
 
 
+@pytest.mark.slow
 def test_no_credential_is_in_what_a_run_leaves_behind(
     node: Cluster, bucket: Folder, tmp_path: Path, tiny_model: Path
 ) -> None:

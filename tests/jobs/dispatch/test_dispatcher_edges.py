@@ -111,7 +111,7 @@ def dispatcher_of(
     return Dispatcher(store, record, factory, DispatchConfig(**values))
 
 
-@pytest.mark.parametrize("kind", [OriginalWins, CopyWins])
+@pytest.mark.parametrize("kind", [pytest.param(OriginalWins, marks=pytest.mark.slow), CopyWins])
 def test_a_straggler_is_copied_and_the_first_commit_wins(
     spec: RunSpec,
     undisturbed: dict[str, str],
@@ -285,6 +285,7 @@ def test_a_run_stopped_by_a_deadline_reports_how_actors_spent_their_time_and_lea
     assert {name for name in told if name in line} >= {"loading the model", "busy"}
 
 
+@pytest.mark.slow
 def test_a_second_signal_stops_at_once_and_commits_stay(
     make_spec: MakeSpec, tmp_path: Path
 ) -> None:

@@ -59,6 +59,7 @@ def test_the_run_stops_after_three_actors_failed_to_start(make_spec: MakeSpec) -
         start(first)
 
 
+@pytest.mark.slow
 def test_an_actor_that_is_stuck_is_replaced_after_the_load_timeout(make_spec: MakeSpec) -> None:
     first = first_of(make_spec(), StuckActor, SamplerActor, load_timeout_s=15.0)
     model, events = start(first)

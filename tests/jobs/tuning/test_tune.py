@@ -101,6 +101,7 @@ def test_the_fastest_config_is_written_to_the_job_and_nothing_else_changes(
     assert "not available: taylorseer_cache (model.speed.taylorseer_cache: " in result.stdout
 
 
+@pytest.mark.slow
 def test_a_job_that_already_uses_the_fastest_config_is_unchanged(job: Path, gains: Gains) -> None:
     gains |= {DEEP: 2.0, LAST: 1.5, BOTH: 2.9}
     assert nightpress_tune(job, "--tolerance", "1").exit_code == 0
