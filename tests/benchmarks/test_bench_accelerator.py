@@ -165,7 +165,7 @@ def test_a_narrow_model_is_measured_on_a_cpu(
         scale=None,
         steps=2,
         rounds=1,
-        minutes=1.0,
+        minutes=60.0,  # enough on a machine that is busy with something else
         batch_sizes=[1],
         compile=None,
         only=["deep_features interval 2"],
