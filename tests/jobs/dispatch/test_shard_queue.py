@@ -5,7 +5,7 @@ from collections import Counter
 from dataclasses import replace
 
 import hypothesis.strategies as st
-from hypothesis import given, settings
+from hypothesis import given
 
 from nightpress.jobs.dispatch.shard_queue import LOSSES_PER_ATTEMPT, ShardQueue
 from nightpress.pipelines.records import FailureType
@@ -91,7 +91,6 @@ def test_a_single_row_is_not_set_aside_after_one_death() -> None:
     max_attempts=st.integers(1, 4),
     data=st.data(),
 )
-@settings(deadline=None)
 def test_exactly_the_poisonous_rows_are_set_aside(
     sizes: list[int], max_attempts: int, data: st.DataObject
 ) -> None:
@@ -112,7 +111,6 @@ def test_exactly_the_poisonous_rows_are_set_aside(
     max_attempts=st.integers(1, 4),
     data=st.data(),
 )
-@settings(deadline=None)
 def test_exactly_the_poisonous_rows_are_set_aside_though_a_dying_process_reports_nothing(
     sizes: list[int], max_attempts: int, data: st.DataObject
 ) -> None:
@@ -140,7 +138,6 @@ def test_exactly_the_poisonous_rows_are_set_aside_though_a_dying_process_reports
 
 
 @given(data=st.data())
-@settings(deadline=None)
 def test_under_any_mixture_of_failures_every_shard_ends_once(data: st.DataObject) -> None:
     sizes = data.draw(st.lists(st.integers(1, 12), min_size=1, max_size=4))
     queue = queue_of(*sizes)
