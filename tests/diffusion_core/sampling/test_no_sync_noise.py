@@ -79,12 +79,21 @@ class NoStream:
         pass
 
 
+class NoConditioner:
+    """Stands for the encoder of prompts of a model that is said to be on an accelerator."""
+
+    shares_batches = True
+
+    def __init__(self, *_: object) -> None:
+        pass
+
+
 @pytest.mark.parametrize("device", ["cpu", "cuda"])
 def test_the_patches_are_installed_on_accelerators_only(
     loaded: Loaded, device: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sampler_module, "CopyStream", NoStream)
-    monkeypatch.setattr(sampler_module, "Conditioner", lambda *_: None)
+    monkeypatch.setattr(sampler_module, "Conditioner", NoConditioner)
     sampler = Sampler(replace(loaded("sd"), device=device), 1)
     for name in (*ADD_NOISE, *DETERMINISTIC):
         scheduler = sampler._scheduler(SamplingParams(64, 32, STEPS, 4.0, name))
@@ -97,7 +106,7 @@ def test_a_sampler_on_an_accelerator_fails_at_once_if_a_patch_has_moved(
     loaded: Loaded, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sampler_module, "CopyStream", NoStream)
-    monkeypatch.setattr(sampler_module, "Conditioner", lambda *_: None)
+    monkeypatch.setattr(sampler_module, "Conditioner", NoConditioner)
     model = loaded("sdxl")  # its own scheduler may add noise
     monkeypatch.delattr("diffusers.utils.torch_utils.randn_tensor")
     Sampler(model, 1)
