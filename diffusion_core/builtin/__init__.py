@@ -1,7 +1,8 @@
 """The model that ships with the package, and the recipe that made it.
 
 `model/` is a diffusers pipeline folder, `controlnet/` a ControlNet for it and `loras/duotone/` a
-LoRA; `recipe/` builds their data set, trains and evaluates them.
+LoRA; `recipe/` builds their data set, trains and evaluates them. Jobs call them `builtin`,
+`builtin/controlnet` and `builtin/loras/duotone`.
 Importing this package loads no weights.
 """
 

@@ -8,6 +8,7 @@ import numpy as np
 import ray
 from PIL import Image
 
+from nightpress.diffusion_core.conditioning.spec import TEXT
 from nightpress.diffusion_core.models.info import ModelInfo
 from nightpress.jobs.cluster.connection import cluster, remote_value
 from nightpress.jobs.dispatch.actor import RemoteActor, Sampled
@@ -64,7 +65,7 @@ def preview(
         on_event: called with what the manifest's columns are read as, and with what takes long.
 
     Returns:
-        The sheet, each image with its prompt below it.
+        The sheet; below each image are its prompt and, before it, what else conditions it.
 
     Raises:
         SpecError, ManifestError, ModelError, StoreError, ClusterError: as `run` raises them.
@@ -73,11 +74,22 @@ def preview(
     table = None if manifest is None else TableManifest.of(manifest)
     with readable_manifest(spec, table) as readable:
         samples = sample_images(readable, num_images, by, on_event)
-    captions = [
-        sample.image.prompt if sample.fault is None else f"[{sample.fault}] {sample.image.prompt}"
-        for sample in samples
-    ]
+    captions = [caption(sample) for sample in samples]
     return contact_sheet([Image.fromarray(sample.pixels) for sample in samples], captions)
+
+
+def caption(sample: PreviewImage) -> str:
+    """The prompt, after what conditions the image besides it and what is wrong with its pixels."""
+    image, conditioning = sample.image, sample.image.params.conditioning
+    notes = [] if conditioning.mode == TEXT else [conditioning.mode]
+    if conditioning.strength is not None:
+        notes.append(f"strength {conditioning.strength:g}")
+    scales = conditioning.control_scales + conditioning.reference_scales
+    names = conditioning.controls + conditioning.adapters
+    notes += [f"{name} at {scale:g}" for name, scale in zip(names, scales, strict=True)]
+    notes += [f"LoRA {image.lora}"] if image.lora else []
+    text = f"{', '.join(notes)}: {image.prompt}" if notes else image.prompt
+    return text if sample.fault is None else f"[{sample.fault}] {text}"
 
 
 def sample_images(

@@ -14,7 +14,7 @@ from nightpress.diffusion_core.models import weight_files
 from nightpress.diffusion_core.models.controlnet_spec import ControlNetSpec
 from nightpress.diffusion_core.models.spec import ModelSpec
 from nightpress.pipelines import storage
-from nightpress.pipelines.models.location import HUB_ID, component_folder
+from nightpress.pipelines.models.location import HUB_ID, builtin_adapter, component_folder
 from nightpress.pipelines.models.loras import ask_hub, hub_files
 from nightpress.pipelines.storage.urls import Options, local_path
 
@@ -27,8 +27,8 @@ def locate_controlnets(
     """The folder of each of the model's ControlNets on this machine, in the job's order.
 
     Args:
-        spec: each ControlNet's `source` is a folder, a hub id with an optional `@revision`, or the
-            URL of a folder; its `subfolder` is inside that.
+        spec: each ControlNet's `source` is `builtin/controlnet`, a folder, a hub id with an
+            optional `@revision`, or the URL of a folder; its `subfolder` is inside that.
         options: fsspec options by protocol, for URLs.
         cache: where remote folders are mirrored, once for all processes of the machine; by default
             the user's cache folder. Files from the hub are kept in the hub's own cache.
@@ -48,10 +48,13 @@ def locate_controlnets(
 
 
 def _locate(net: ControlNetSpec, allow_pickle: bool, options: Options, cache: Path) -> Path:
-    if storage.is_url(net.source) and not storage.is_local(net.source):
+    path = builtin_adapter(net.source, "controlnet") or local_path(net.source)
+    is_remote = storage.is_url(net.source) and not storage.is_local(net.source)
+    if net.revision and (is_remote or path.exists()):
+        raise ModelError(f"only hub ids have a `revision`, here {net.revision!r}")
+    if is_remote:
         url = "/".join(filter(None, (net.source.rstrip("/"), net.subfolder)))
         return component_folder(url, options, cache)
-    path = local_path(net.source)
     if path.is_dir():
         folder = path / (net.subfolder or "")
         if not folder.is_dir():

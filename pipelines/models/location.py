@@ -225,8 +225,37 @@ def hub_error(name: str, error: Exception, kind: str = "model") -> ModelError:
     )
 
 
+def builtin_adapter(source: str, kind: str) -> Path | None:
+    """The folder of an adapter that comes with the built-in model; None for any other source.
+
+    Args:
+        source: `builtin/controlnet` or `builtin/loras/duotone`.
+        kind: `controlnet` or `loras`, the first part of the name that is allowed.
+
+    Raises:
+        ModelNotFound: the package has no such adapter of this kind.
+    """
+    from nightpress.diffusion_core import builtin
+
+    if source.partition("/")[0] != "builtin":
+        return None
+    folders = {
+        "builtin/controlnet": builtin.controlnet_folder(),
+        "builtin/loras/duotone": builtin.lora_folder(),
+    }
+    names = [name for name in folders if name.split("/")[1] == kind]
+    if source not in names:
+        raise ModelNotFound(f"{source!r}: no such part of the built-in model; it has {names[0]!r}")
+    return folders[source]
+
+
 def absolute_source(source: str) -> str:
-    """A local source as an absolute path, for workers with another working folder."""
+    """A local source as an absolute path, for workers with another working folder.
+
+    `builtin` and what follows it after a `/` always mean the package, never a folder of that name.
+    """
+    if source.partition("/")[0] == "builtin":
+        return source
     path = Path(source) if os.path.lexists(source) else Path(os.path.expanduser(source))
     return str(path.resolve()) if path.exists() else source
 

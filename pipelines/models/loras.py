@@ -16,7 +16,7 @@ from nightpress.diffusion_core.models.spec import ModelSpec
 from nightpress.diffusion_core.models.weight_files import WEIGHT_SUFFIXES
 from nightpress.pipelines import storage
 from nightpress.pipelines.errors import StoreMissing
-from nightpress.pipelines.models.location import HUB_ID, hub_error, mirror_once
+from nightpress.pipelines.models.location import HUB_ID, builtin_adapter, hub_error, mirror_once
 from nightpress.pipelines.storage import Source
 from nightpress.pipelines.storage.urls import Options, local_path, public
 
@@ -29,8 +29,8 @@ def locate_loras(
     """The weight file of each of the model's LoRAs on this machine, in the order of `all_loras`.
 
     Args:
-        spec: each LoRA's `source` is a folder, a file, a hub id with an optional `@revision`, or
-            the URL of a folder or file.
+        spec: each LoRA's `source` is `builtin/loras/duotone`, a folder, a file, a hub id with an
+            optional `@revision`, or the URL of a folder or file.
         options: fsspec options by protocol, for URLs.
         cache: where remote files are mirrored, once for all processes of the machine; by default
             the user's cache folder. Files from the hub are kept in the hub's own cache.
@@ -48,7 +48,7 @@ def locate_loras(
 def _locate(lora: LoraSpec, allow_pickle: bool, options: Options, cache: Path) -> Path:
     if storage.is_url(lora.source) and not storage.is_local(lora.source):
         return _from_url(lora, allow_pickle, options, cache)
-    path = local_path(lora.source)
+    path = builtin_adapter(lora.source, "loras") or local_path(lora.source)
     if path.is_file():
         return path
     if path.is_dir():

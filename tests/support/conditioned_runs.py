@@ -60,6 +60,11 @@ def run_of(
         }
         | job
     )
+    return made(spec, loaded, info)
+
+
+def made(spec: RunSpec, loaded: LoadedModel, info: ModelInfo) -> Run:
+    """Plan a job and make all of its shards."""
     layout = check(spec, info, 2)
     store, record = Store(spec.url), new_record(spec, info, "cpu", 2, layout)
     store.create(RUN_FILE, record.to_json())

@@ -96,7 +96,7 @@ def test_the_commands_in_its_card_exist(monkeypatch: pytest.MonkeyPatch) -> None
                 assert extra.strip(".[]") in extras["project"]["optional-dependencies"]
             case _:
                 raise AssertionError(line)
-    assert len(lines) == 6
+    assert len(lines) == 7
 
 
 def program_help(program: Any, monkeypatch: pytest.MonkeyPatch) -> str:

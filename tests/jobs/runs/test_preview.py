@@ -8,12 +8,14 @@ from support.fakes.odd_actors import FactoryOf, FallingActor
 from support.run_files import PROMPTS
 
 from nightpress import jobs
+from nightpress.diffusion_core.conditioning.spec import TEXT_ALONE, Conditioning
 from nightpress.jobs.dispatch.actor import SamplerActor
 from nightpress.jobs.progress.events import Event, Message
 from nightpress.jobs.runs import preview as preview_runs
-from nightpress.jobs.runs.preview import sample_images
+from nightpress.jobs.runs.preview import PreviewImage, caption, sample_images
 from nightpress.pipelines import open_run
 from nightpress.pipelines.job.spec import RunSpec
+from nightpress.pipelines.shards.batching import PlannedImage
 
 
 @pytest.mark.usefixtures("local_ray")
@@ -25,6 +27,26 @@ def test_a_preview_has_the_pixels_of_the_run(make_spec: Callable[..., RunSpec]) 
     run = open_run(spec.url)
     for sample in samples:
         assert np.array_equal(np.asarray(run.image(sample.image.image_id)), sample.pixels)
+
+
+@pytest.mark.parametrize(
+    ("conditioning", "lora", "fault", "text"),
+    [
+        (TEXT_ALONE, None, None, "a cat"),
+        (TEXT_ALONE, "ink", "NotFinite", "[NotFinite] LoRA ink: a cat"),
+        (Conditioning("image", 0.5), None, None, "image, strength 0.5: a cat"),
+        (
+            Conditioning("text+control", controls=("edges",), control_scales=(0.7,)),
+            *("ink", None, "text+control, edges at 0.7, LoRA ink: a cat"),
+        ),
+    ],
+)
+def test_a_caption_says_what_conditions_an_image_besides_its_prompt(
+    conditioning: Conditioning, lora: str | None, fault: str | None, text: str
+) -> None:
+    settings = (8, 8, 2, 1.0, "default", lora, None, conditioning.as_text())
+    image = PlannedImage("0", "0", 0, 0, "0.png", "a cat", "", 1, *settings)
+    assert caption(PreviewImage(image, np.zeros((8, 8, 3), np.uint8), fault)) == text
 
 
 @pytest.mark.usefixtures("local_ray")

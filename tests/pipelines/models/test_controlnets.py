@@ -16,6 +16,7 @@ from support.fakes.fake_hub import COMMIT, FakeHub, serving
 from support.fakes.fake_runs import prepare, work_on
 from support.servers import Folder
 
+from nightpress.diffusion_core import builtin
 from nightpress.diffusion_core.conditioning.spec import Conditioning
 from nightpress.diffusion_core.errors import ModelError, ModelNotFound
 from nightpress.diffusion_core.models.lora_files import LoraInfo
@@ -26,6 +27,7 @@ from nightpress.pipelines.image_files.embedded_metadata import facts_json
 from nightpress.pipelines.job.spec import json_schema
 from nightpress.pipelines.models.controlnets import locate_controlnets
 from nightpress.pipelines.models.files import ModelFiles
+from nightpress.pipelines.models.location import absolute_source
 from nightpress.pipelines.run_directory.record import RunRecord
 from nightpress.pipelines.shards.attempt import Attempt
 from nightpress.pipelines.shards.batching import planned_images
@@ -56,6 +58,32 @@ def nets(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for seed, name in enumerate(("edges", "depth")):
         tiny_controlnets.save(base, folder / name, seed)
     return folder
+
+
+def test_the_built_in_controlnet_is_named_from_any_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "builtin/controlnet").mkdir(parents=True)
+    spec = ModelSpec.model_validate({"controlnets": ["builtin/controlnet"]})
+    assert locate_controlnets(spec) == (builtin.controlnet_folder(),)
+    assert absolute_source("builtin/controlnet") == "builtin/controlnet"
+
+
+@pytest.mark.parametrize(
+    ("net", "message"),
+    [
+        ({"source": "builtin/depth"}, "no such part of the built-in model; it has 'builtin/contr"),
+        ({"source": "builtin/loras/duotone"}, "no such part of the built-in model"),
+        ({"source": "builtin/controlnet", "subfolder": "x"}, "has no folder 'x'"),
+        ({"source": "builtin/controlnet", "revision": "v1"}, "only hub ids have a `revision`"),
+    ],
+)
+def test_settings_that_name_no_part_of_the_built_in_model_are_refused(
+    net: dict[str, str], message: str
+) -> None:
+    with pytest.raises(ModelError, match=message):
+        locate_controlnets(ModelSpec.model_validate({"controlnets": [net]}))
 
 
 def located(*entries: Any) -> tuple[Path, ...]:
