@@ -14,6 +14,7 @@ from nightpress.jobs.runs import runner
 from nightpress.pipelines import open_run
 from nightpress.pipelines.errors import ChangedRunError, RunHeld
 from nightpress.pipelines.job.spec import RunSpec
+from nightpress.pipelines.models.files import ModelFiles
 from nightpress.pipelines.run_directory import lease as lease_file
 from nightpress.pipelines.run_directory.lease import acquire, require_free
 from nightpress.pipelines.run_directory.record import require_record
@@ -30,7 +31,7 @@ def no_ray(monkeypatch: pytest.MonkeyPatch) -> None:
         raise AssertionError("this start needs neither Ray nor a model")
 
     monkeypatch.setattr(runner, "cluster", fail)
-    monkeypatch.setattr(finished_runs, "describe", fail)
+    monkeypatch.setattr(ModelFiles, "describe", fail)
 
 
 @pytest.mark.usefixtures("no_ray")
