@@ -60,7 +60,7 @@ def test_plan_and_status_say_what_the_commands_print(finished: MakeSpec, tmp_pat
     values = printed("plan", str(job))
     assert list(values) == [
         *("run", "num_rows", "num_images", "num_shards", "shard_size", "batch_size", "model"),
-        *("batches", "prompts", "estimate", "unread_runs", "run_state"),
+        *("batches", "prompts", "modes", "num_pictures", "estimate", "unread_runs", "run_state"),
         *("files", "columns", "file_names"),
         *("exit_code", "error"),
     ]
@@ -84,7 +84,8 @@ def test_verify_finds_repairs_and_deletes(finished: MakeSpec) -> None:
     assert (found.repaired, found.deleted) == (None, ())
     values = printed("verify", spec.url)
     assert list(values) == [
-        *("url", "num_checked", "num_failed", "num_uncommitted", "findings", "strays", "repaired"),
+        *("url", "num_checked", "num_failed", "num_uncommitted", "findings", "strays"),
+        *("inputs", "repaired"),
         *("exit_code", "error"),
     ]
     assert values["strays"] == ["images/old.png"]
