@@ -48,7 +48,12 @@ def locate_controlnets(
 
 
 def _locate(net: ControlNetSpec, allow_pickle: bool, options: Options, cache: Path) -> Path:
-    if storage.is_url(net.source) and not storage.is_local(net.source):
+    is_remote = storage.is_url(net.source) and not storage.is_local(net.source)
+    if net.revision and (is_remote or local_path(net.source).exists()):
+        raise ModelError(
+            f"{net.source!r}: only hub ids have a `revision`, here {net.revision!r}; remove it"
+        )
+    if is_remote:
         url = "/".join(filter(None, (net.source.rstrip("/"), net.subfolder)))
         return component_folder(url, options, cache)
     path = local_path(net.source)

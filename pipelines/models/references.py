@@ -76,7 +76,8 @@ def _locate(
     is_remote = storage.is_url(adapter.source) and not storage.is_local(adapter.source)
     if adapter.revision and (is_remote or local_path(adapter.source).exists()):
         raise ModelError(
-            f"{KIND} {adapter.source!r}: only hub ids have a `revision`, here {adapter.revision!r}"
+            f"{KIND} {adapter.source!r}: only hub ids have a `revision`, here "
+            f"{adapter.revision!r}; remove it"
         )
     if is_remote:
         folder, chosen = _from_url(adapter, allow_pickle, options, cache)

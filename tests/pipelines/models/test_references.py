@@ -197,7 +197,8 @@ def test_adapters_in_a_job_file_survive_json_and_join_its_identity() -> None:
     [
         ([{"source": "a", "strength": 1}], r"references\.0\.strength"),
         ([{"scale": 1.0}], r"references\.0\.source: this key is required"),
-        (["https://user:secret@host/ip.safetensors"], r"references\.0"),
+        ([1.0], r"references\.0"),
+        (["https://user:secret@host/ip.safetensors"], "the IP-Adapter URL contains credentials"),
         (
             [{"source": "https://user:secret@host/ip.safetensors"}],
             "the IP-Adapter URL contains credentials",
