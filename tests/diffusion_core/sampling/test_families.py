@@ -189,6 +189,8 @@ def test_the_readme_lists_every_text_to_image_class_of_diffusers() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.*FluxPosEmbed. is deprecated:FutureWarning")
+@pytest.mark.filterwarnings("ignore:.*configuration file of this scheduler:FutureWarning")
 @pytest.mark.parametrize("name", sorted(makers()))
 def test_each_row_of_the_readmes_table_is_what_is_measured(name: str, folders: Folders) -> None:
     if family_table.text_to_image_classes()[name] is None:
