@@ -242,7 +242,7 @@ class InputPreparer:
             return _unusable(
                 decoded,
                 f"{mask.width} x {mask.height} pixels, but its init_image has "
-                f"{init[0]} x {init[1]}; a mask must have the shape of its picture",
+                f"{init[0]} x {init[1]}; a mask must have the aspect ratio of its picture",
             )
         placement = Placement.of(init, room, self._fit).for_picture(init, mask.size)
         pixels = fitted_mask(mask, placement, room)

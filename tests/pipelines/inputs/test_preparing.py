@@ -121,7 +121,7 @@ def test_a_mask_of_another_shape_is_refused_with_both_sizes() -> None:
     assert isinstance(error, InputUndecodable)
     assert str(error) == (
         "mask_image (bytes in the manifest): 64 x 64 pixels, but its init_image has 64 x 48; "
-        "a mask must have the shape of its picture"
+        "a mask must have the aspect ratio of its picture"
     )
 
 

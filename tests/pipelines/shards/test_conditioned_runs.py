@@ -209,7 +209,7 @@ def test_a_run_that_has_lost_its_plan_is_no_help(
         lambda facts: replace(facts, inputs=(replace(facts.inputs[0], url="/etc/passwd"),)),
     ],
 )
-def test_an_image_that_its_run_did_not_make_so_is_a_strangers(
+def test_an_image_that_its_run_did_not_make_so_counts_as_one_without_a_run(
     run: Run, forged: Callable[[ImageFacts], ImageFacts]
 ) -> None:
     facts = forged(original(run, "image_00")[1])
