@@ -16,7 +16,7 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
-from nightpress.diffusion_core.errors import ModelError, ModelNotFound, UnsafeWeights
+from nightpress.diffusion_core.errors import ModelError, ModelNotFound, UnsafeWeights, naming
 from nightpress.diffusion_core.models import networks, reference_layouts, weight_files
 from nightpress.diffusion_core.models.adapter_files import ReferenceFiles
 from nightpress.diffusion_core.models.lora_files import AdapterSource, LoraInfo, by_source
@@ -202,10 +202,8 @@ def check_encoder_weights(references: Sequence[ReferenceFiles]) -> None:
             continue
         from transformers import CLIPVisionModelWithProjection
 
-        try:
+        with naming(f"image encoder {folder}"):
             networks.check_network(CLIPVisionModelWithProjection, folder, encoder_weights(folder))
-        except ModelError as error:
-            raise ModelError(f"image encoder {folder}: {error}") from error
 
 
 def encoder_weights(folder: Path) -> list[Path]:

@@ -78,8 +78,8 @@ def _planned_or_none(run: Run | None, facts: ImageFacts, may_read: bool) -> Plan
         names = ", ".join(f"{each.role} {each.url or '(bytes)'}" for each in facts.inputs)
         raise InputError(
             f"the image was made from pictures ({names}), and no folder above it has a run whose "
-            "plan names them; nothing is read only because an image names it, unless with "
-            "--read-inputs"
+            "plan names them; as an image may name any file, only --read-inputs reads those that "
+            "it names itself"
         )
     return planned
 

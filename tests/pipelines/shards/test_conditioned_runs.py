@@ -184,7 +184,7 @@ def test_an_image_without_its_run_names_places_that_are_read_only_on_request(
     run: Run, tmp_path: Path, model: tuple[LoadedModel, ModelInfo]
 ) -> None:
     data, facts = original(run, "image_00")
-    with pytest.raises(InputError, match="nothing is read only because an image names it"):
+    with pytest.raises(InputError, match="only --read-inputs reads those that it names itself"):
         recorded_inputs(facts, None, str(tmp_path), may_read=False, options={})
     inputs = recorded_inputs(facts, None, str(tmp_path), may_read=True, options={})
     assert reproduce(data, facts, model[0], run.spec.images, inputs)[0].same_file
