@@ -163,7 +163,8 @@ def _with_scales(
 ) -> tuple[LoraInfo, ...]:
     by_name = {info.name: info for info in known}
     if unknown := [name for name in names if name not in by_name]:
-        raise LookupError(f"adapter {unknown[0]!r}")
+        has = ", ".join(by_name) or "none"
+        raise LookupError(f"there is no adapter {unknown[0]!r}; the model has: {has}")
     return tuple(
         replace(by_name[name], scale=scale) for name, scale in zip(names, scales, strict=True)
     )

@@ -57,7 +57,7 @@ def wrong_conditioning(part: pa.Table, planned: pa.Table, model: ModelInfo, fit:
         try:
             expected = _expected(plan, model, fit)
         except LookupError as error:
-            return f"row {row}, column conditioning of the plan: the run has no {error.args[0]}"
+            return f"row {row}, column conditioning of the plan: {error.args[0]}"
         inputs = [_without_hash(each) for each in values["inputs"] or ()]
         found = values | {"mode": values["mode"] or TEXT, "inputs": inputs}
         for name in CONDITION_COLUMNS:
