@@ -71,6 +71,15 @@ def one_line(error: BaseException, max_length: int | None = 500) -> str:
 
 
 @contextlib.contextmanager
+def naming(what: str) -> Iterator[None]:
+    """Begin the message of a ModelError with what it is about, such as `ControlNet 'edges'`."""
+    try:
+        yield
+    except ModelError as error:
+        raise type(error)(f"{what}: {error}") from error
+
+
+@contextlib.contextmanager
 def as_model_error(what: str) -> Iterator[None]:
     """Turn what diffusers, transformers and safetensors raise while loading into a ModelError.
 

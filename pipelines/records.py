@@ -71,7 +71,7 @@ LORA_TYPE = pa.struct(
         pa.field("scale", pa.float64(), nullable=False),
     ]
 )
-"""A LoRA that an image was made with."""
+"""A LoRA, ControlNet or IP-Adapter that an image was made with."""
 
 PASS_TYPE = pa.struct(
     [

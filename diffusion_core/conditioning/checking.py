@@ -7,7 +7,7 @@ from nightpress.diffusion_core import patching
 from nightpress.diffusion_core.conditioning.arguments import strength_of
 from nightpress.diffusion_core.conditioning.spec import ConditionImages, Conditioning, Pixels
 from nightpress.diffusion_core.errors import SettingsError
-from nightpress.diffusion_core.models.modes import PICTURE_MODES, TAKES_ALL_STEPS
+from nightpress.diffusion_core.models.modes import PICTURE_MODES, TAKES_ALL_STEPS, least_strength
 
 
 def check_pictures(
@@ -68,7 +68,7 @@ def check_strength(conditioning: Conditioning, pipeline_class: Any, steps: int) 
     if pipeline_class.__name__ not in TAKES_ALL_STEPS and int(steps * strength) < 1:
         raise SettingsError(
             f"{steps} steps at strength {strength:g} leave no step to take; use at least "
-            f"{1 / steps:.3g}, or more steps"
+            f"{least_strength(steps):g}, or more steps"
         )
 
 

@@ -29,7 +29,7 @@ def any_number_of_channels(pipeline: Any) -> Iterator[None]:
     The classes in `COUNT_CHANNELS` tell from the number of channels how they inpaint: with 4 (16
     for SD3) they put the picture's own latents back into the kept part after each step; with 9 (33)
     the denoiser also sees the mask and the masked picture. They refuse other numbers, or, with a
-    ControlNet, forget the mask without a word. All else they compute from the VAE's channels, so a
+    ControlNet, drop the mask silently. All else they compute from the VAE's channels, so a
     denoiser with as many channels as the VAE is shown to them with the number of the first kind.
 
     Read against diffusers 0.42.1. Relies on `__call__` reading `config.in_channels` of the denoiser

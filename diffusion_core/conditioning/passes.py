@@ -16,6 +16,7 @@ from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from nightpress.diffusion_core.conditioning.spec import Pixels
+from nightpress.diffusion_core.models.modes import least_strength
 
 MODE = "image"
 """The mode of a model that passes need."""
@@ -48,7 +49,7 @@ class PassSpec(BaseModel):
         if int(self.num_inference_steps * self.strength) < 1:
             raise ValueError(
                 f"{self.num_inference_steps} steps at strength {self.strength:g} leave no step to "
-                f"take; use a strength of at least {1 / self.num_inference_steps:.3g}"
+                f"take; use a strength of at least {least_strength(self.num_inference_steps):g}"
             )
         return self
 
@@ -89,6 +90,11 @@ def passes_of(
         found.append(Pass(spec.scale, spec.strength, steps, width, height, *size))
         width, height = size
     return tuple(found)
+
+
+def first_size(passes: Sequence[Pass], width: int, height: int) -> tuple[int, int]:
+    """Width and height when an image is first sampled, given those of the finished image."""
+    return (passes[0].from_width, passes[0].from_height) if passes else (width, height)
 
 
 def passes_as_text(passes: Sequence[Pass]) -> str | None:

@@ -72,7 +72,7 @@ class ConditionImages:
     """The pictures that condition one image, each already at the size at which it is used."""
 
     init_image: Pixels | None = None
-    """(H, W, 3), the size of the image to make; with a canvas, its outer part is undefined."""
+    """(H, W, 3), the size of the image to make; with a canvas, its outer part repeats its edges."""
     mask_image: Pixels | None = None
     """(H, W); 255 where the image is made anew, 0 where it is kept."""
     control_images: tuple[Pixels, ...] = ()

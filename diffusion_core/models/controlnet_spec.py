@@ -7,6 +7,8 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
+from nightpress.diffusion_core.models.lora_files import by_source
+
 Fraction = Annotated[float, Field(ge=0, le=1)]
 
 SECOND_ORDER = ("heun", "Heun", "KDPM2")
@@ -38,7 +40,7 @@ class ControlNetSpec(BaseModel):
         ),
     ] = None
     scale: Annotated[
-        float, Field(description="Weight of its effect for rows without a control_scale.")
+        float, Field(ge=0, description="Weight of its effect for rows without a control_scale.")
     ] = 1.0
     control_guidance_start: Annotated[
         Fraction, Field(description="Share of the steps after which it begins.")
@@ -128,12 +130,8 @@ def _default(name: str) -> Any:
     return ControlNetSpec.model_fields[name].default
 
 
-def _by_source(value: Any) -> Any:
-    return {"source": value} if isinstance(value, str) else value
-
-
 NamedControlNet = Annotated[
-    ControlNetSpec, BeforeValidator(_by_source, json_schema_input_type=str | ControlNetSpec)
+    ControlNetSpec, BeforeValidator(by_source, json_schema_input_type=str | ControlNetSpec)
 ]
 """A ControlNet as a job file writes it: its source alone, or a mapping."""
 

@@ -4,9 +4,8 @@ A ControlNet fits if diffusers has pipelines for it and for the model, and if it
 agrees with that of the model's denoiser.
 """
 
-import contextlib
 import importlib.util
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from nightpress.diffusion_core.errors import (
     ModelNotFound,
     UnsupportedModel,
     as_model_error,
+    naming,
 )
 from nightpress.diffusion_core.models import networks, weight_files
 from nightpress.diffusion_core.models.controlnet_spec import ControlNetSpec
@@ -167,7 +167,7 @@ def check_controlnet_weights(
         ModelError: they do not; the message names the ControlNet and its first such tensors.
     """
     for each in _distinct(_read_all(specs, folders, model, allow_pickle)).values():
-        with _named(each.spec):
+        with naming(f"ControlNet {each.spec.label!r}"):
             networks.check_network(each.network_class, each.folder, each.files)
 
 
@@ -192,7 +192,7 @@ def load_controlnets(
     saved = _read_all(specs, folders, model, allow_pickle)
     loaded = {}
     for key, each in _distinct(saved).items():
-        with _named(each.spec):
+        with naming(f"ControlNet {each.spec.label!r}"):
             network = networks.load_network(
                 each.network_class, each.folder, each.files, dtype=dtype
             )
@@ -215,7 +215,7 @@ def _read_all(
         raise ModelError(f"{len(folders)} folders for {len(specs)} ControlNets; expected one each")
     saved = []
     for spec, folder in zip(specs, folders, strict=True):
-        with _named(spec):
+        with naming(f"ControlNet {spec.label!r}"):
             saved.append(_read(spec, folder, model, allow_pickle))
     _require_agreement(saved)
     return saved
@@ -355,12 +355,3 @@ def _require_agreement(saved: Sequence[_Saved]) -> None:
                     f"{first.spec.label!r} is {_shown(first.config.get(key))}; diffusers needs "
                     "the same in all of them"
                 )
-
-
-@contextlib.contextmanager
-def _named(spec: ControlNetSpec) -> Iterator[None]:
-    """Begin the message of a ModelError with the name of the ControlNet."""
-    try:
-        yield
-    except ModelError as error:
-        raise type(error)(f"ControlNet {spec.label!r}: {error}") from error

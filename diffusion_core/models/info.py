@@ -109,11 +109,11 @@ class ModelInfo:
         Args:
             controls: the names in the image's `Conditioning`.
             scales: one for each of them.
+
+        Raises:
+            LookupError: the model has none of a name.
         """
-        known = {info.name: info for info in self.controlnets}
-        return tuple(
-            replace(known[name], scale=scale) for name, scale in zip(controls, scales, strict=True)
-        )
+        return _with_scales(self.controlnets, controls, scales)
 
     def why_not_together(self, controls: Sequence[str]) -> str | None:
         """Why an image cannot use these ControlNets at once; None if it can.
@@ -133,11 +133,11 @@ class ModelInfo:
         Args:
             names: as in `Conditioning.adapters`.
             scales: one for each.
+
+        Raises:
+            LookupError: the model has none of a name.
         """
-        by_name = {each.name: each for each in self.references}
-        return tuple(
-            replace(by_name[name], scale=scale) for name, scale in zip(names, scales, strict=True)
-        )
+        return _with_scales(self.references, names, scales)
 
     def as_dict(self) -> dict[str, Any]:
         """JSON-ready values, without `prompts`."""
@@ -156,6 +156,18 @@ class ModelInfo:
         modes = tuples["modes"] or ("text",)
         made = {**values, **tuples, **loras, "modes": modes, "default_strengths": strengths}
         return cls(**made)
+
+
+def _with_scales(
+    known: Sequence[LoraInfo], names: Sequence[str], scales: Sequence[float]
+) -> tuple[LoraInfo, ...]:
+    by_name = {info.name: info for info in known}
+    if unknown := [name for name in names if name not in by_name]:
+        has = ", ".join(by_name) or "none"
+        raise LookupError(f"there is no adapter {unknown[0]!r}; the model has: {has}")
+    return tuple(
+        replace(by_name[name], scale=scale) for name, scale in zip(names, scales, strict=True)
+    )
 
 
 def _hashes(infos: tuple[LoraInfo, ...]) -> list[list[str]]:

@@ -82,21 +82,22 @@ class LoraSpec(BaseModel):
         return folder or path.name.removesuffix(".safetensors")
 
 
-def _by_source(value: Any) -> Any:
+def by_source(value: Any) -> Any:
+    """A model or an adapter as a mapping, where a job file gives its source alone."""
     return {"source": value} if isinstance(value, str) else value
 
 
-NamedLora = Annotated[LoraSpec, BeforeValidator(_by_source, json_schema_input_type=str | LoraSpec)]
+NamedLora = Annotated[LoraSpec, BeforeValidator(by_source, json_schema_input_type=str | LoraSpec)]
 """A LoRA as a job file writes it: its source alone, or a mapping."""
 
 
 @dataclass(frozen=True)
 class LoraInfo:
-    """What decides a LoRA's effect on the pixels, and its name."""
+    """What decides the effect of a LoRA on the pixels, and its name; the same of other adapters."""
 
     name: str
     sha256: str
-    """SHA-256 of the LoRA file."""
+    """SHA-256 of the LoRA file, or over all files of a ControlNet or an IP-Adapter."""
     scale: float
 
 

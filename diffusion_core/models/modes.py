@@ -4,6 +4,7 @@ A mode says which pictures condition an image. All classes of a family share the
 that one set of weights serves every mode.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -29,7 +30,9 @@ class Family:
     """
 
     classes: Mapping[str, str]
-    """Mode without references -> name of the class: `image`, `inpaint`, `text+control` ..."""
+    """Mode without references -> name of the class: `image`, `inpaint`, `text+control` ...
+
+    The mode `text` is sampled by the text-to-image class itself."""
     takes_references: bool = False
     """Whether it takes reference images: by IP-Adapters, or, if the image is edited, as it is."""
     image_is_edited: bool = False
@@ -53,17 +56,37 @@ FAMILIES: dict[str, Family] = {
         {
             "image": "StableDiffusionXLImg2ImgPipeline",
             "inpaint": "StableDiffusionXLInpaintPipeline",
-        }
+            "text+control": "StableDiffusionXLControlNetPipeline",
+            "image+control": "StableDiffusionXLControlNetImg2ImgPipeline",
+            "inpaint+control": "StableDiffusionXLControlNetInpaintPipeline",
+        },
+        takes_references=True,
     ),
+    # Left out: the inpainting classes of SD3 and Qwen-Image with ControlNets, which take no initial
+    # image and only ControlNets that were trained for inpainting.
     "StableDiffusion3Pipeline": Family(
         {
             "image": "StableDiffusion3Img2ImgPipeline",
             "inpaint": "StableDiffusion3InpaintPipeline",
+            "text+control": "StableDiffusion3ControlNetPipeline",
         }
     ),
-    "FluxPipeline": Family({"image": "FluxImg2ImgPipeline", "inpaint": "FluxInpaintPipeline"}),
+    "FluxPipeline": Family(
+        {
+            "image": "FluxImg2ImgPipeline",
+            "inpaint": "FluxInpaintPipeline",
+            "text+control": "FluxControlNetPipeline",
+            "image+control": "FluxControlNetImg2ImgPipeline",
+            "inpaint+control": "FluxControlNetInpaintPipeline",
+        },
+        takes_references=True,
+    ),
     "QwenImagePipeline": Family(
-        {"image": "QwenImageImg2ImgPipeline", "inpaint": "QwenImageInpaintPipeline"}
+        {
+            "image": "QwenImageImg2ImgPipeline",
+            "inpaint": "QwenImageInpaintPipeline",
+            "text+control": "QwenImageControlNetPipeline",
+        }
     ),
     "ZImagePipeline": Family(
         {"image": "ZImageImg2ImgPipeline", "inpaint": "ZImageInpaintPipeline"}
@@ -113,32 +136,13 @@ FAMILIES: dict[str, Family] = {
         {"edit": "QwenImageEditPlusPipeline"}, True, image_is_edited=True, makes_text=False
     ),
 }
-"""Name of a text-to-image class -> its family; a class without one has the mode `text` alone."""
+"""Name of a text-to-image class -> its family."""
 
-CONTROL_CLASSES: dict[str, dict[str, str]] = {
-    "StableDiffusionXLPipeline": {
-        "text+control": "StableDiffusionXLControlNetPipeline",
-        "image+control": "StableDiffusionXLControlNetImg2ImgPipeline",
-        "inpaint+control": "StableDiffusionXLControlNetInpaintPipeline",
-    },
-    "StableDiffusion3Pipeline": {"text+control": "StableDiffusion3ControlNetPipeline"},
-    "FluxPipeline": {
-        "text+control": "FluxControlNetPipeline",
-        "image+control": "FluxControlNetImg2ImgPipeline",
-        "inpaint+control": "FluxControlNetInpaintPipeline",
-    },
-    "QwenImagePipeline": {"text+control": "QwenImageControlNetPipeline"},
-}
-"""Name of a text-to-image class -> mode -> class, for the modes with ControlNets.
-
-The inpainting classes of SD3 and Qwen-Image are left out: they take no initial image, only
-ControlNets that were trained for inpainting."""
+NO_FAMILY = Family({})
+"""That of every other class: it has the mode `text` alone."""
 
 ONE_CONTROLNET = frozenset({"QwenImagePipeline"})
 """Text-to-image classes in whose family an image uses one ControlNet, with one or more pictures."""
-
-TAKES_ADAPTERS = frozenset({"StableDiffusionPipeline", "StableDiffusionXLPipeline", "FluxPipeline"})
-"""Text-to-image classes whose families take IP-Adapters."""
 
 WITHOUT_REFERENCES = frozenset({"FluxControlNetImg2ImgPipeline", "FluxControlNetInpaintPipeline"})
 """Classes that take no IP-Adapter, unlike others of their families."""
@@ -154,14 +158,14 @@ def modes_of(
         has_controls: whether the job gives it ControlNets.
         has_references: whether the job gives it IP-Adapters.
     """
-    family = FAMILIES.get(pipeline_class)
-    modes = ["text"] if family is None or family.makes_text else []
-    for mode in _classes(pipeline_class):
+    family = FAMILIES.get(pipeline_class, NO_FAMILY)
+    modes = ["text"] if family.makes_text else []
+    for mode in family.classes:
         if has_controls or not mode.endswith("+control"):
             modes.append(mode)
             if mode.startswith("inpaint"):
                 modes.append(mode.replace("inpaint", "outpaint"))
-    edits_several = family is not None and family.image_is_edited and family.takes_references
+    edits_several = family.image_is_edited and family.takes_references
     if edits_several or (has_references and takes_adapters(pipeline_class)):
         modes += [
             f"{mode}+reference"
@@ -178,10 +182,10 @@ def class_for(pipeline_class: str, mode: str) -> str:
         KeyError: the model does not have the mode.
     """
     plain = mode.removesuffix("+reference").replace("outpaint", "inpaint")
-    family = FAMILIES.get(pipeline_class)
-    if plain == "text" and (family is None or family.makes_text):
+    family = FAMILIES.get(pipeline_class, NO_FAMILY)
+    if plain == "text" and family.makes_text:
         return pipeline_class
-    return _classes(pipeline_class)[plain]
+    return family.classes[plain]
 
 
 def text_to_image_sibling(pipeline_class: str) -> str:
@@ -233,12 +237,17 @@ def steps_taken(pipeline_class: str, num_steps: int, strength: float | None) -> 
     return max(int(share), 1)
 
 
+def least_strength(num_steps: int) -> float:
+    """The smallest strength, to three digits, that leaves one of so many steps to take.
+
+    Source: `get_timesteps` of diffusers' classes, which takes `int(num_steps * strength)` steps.
+    """
+    scale = 10.0 ** (2 + len(str(num_steps)))
+    strength = math.ceil(scale / num_steps) / scale
+    return strength if int(num_steps * strength) else strength + 1 / scale
+
+
 def takes_adapters(pipeline_class: str) -> bool:
     """Whether IP-Adapters can be loaded into a model."""
-    return pipeline_class in TAKES_ADAPTERS
-
-
-def _classes(pipeline_class: str) -> dict[str, str]:
-    """Mode without references -> name of the class that samples it; without the mode `text`."""
-    family = FAMILIES.get(pipeline_class, Family({}))
-    return {**family.classes, **CONTROL_CLASSES.get(pipeline_class, {})}
+    family = FAMILIES.get(pipeline_class, NO_FAMILY)
+    return family.takes_references and not family.image_is_edited

@@ -47,7 +47,7 @@ def check_layouts(
 
     Raises:
         UnsupportedModel: the pipeline takes no adapters, or an adapter is for another family.
-        ModelError: a file is damaged, or a tensor has no place in the model or lacks.
+        ModelError: a file is damaged, or a tensor has no place in the model, or is missing.
     """
     if not takes_adapters(pipeline_class.__name__):
         name = pipeline_class.__name__

@@ -14,12 +14,12 @@ from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
-from nightpress.diffusion_core.errors import ModelError, ModelNotFound, UnsafeWeights
+from nightpress.diffusion_core.errors import ModelError, ModelNotFound, UnsafeWeights, naming
 from nightpress.diffusion_core.models import networks, reference_layouts, weight_files
 from nightpress.diffusion_core.models.adapter_files import ReferenceFiles
-from nightpress.diffusion_core.models.lora_files import AdapterSource, LoraInfo
+from nightpress.diffusion_core.models.lora_files import AdapterSource, LoraInfo, by_source
 from nightpress.diffusion_core.models.pipeline_folder import PipelineFolder
 from nightpress.diffusion_core.models.tensor_headers import listed
 
@@ -57,7 +57,9 @@ class ReferenceSpec(BaseModel):
             description="Name in columns and metadata; the weight file's name unless set.",
         ),
     ] = None
-    scale: Annotated[float, Field(description="Its weight, where a row names no other.")] = 1.0
+    scale: Annotated[
+        float, Field(ge=0, description="Weight of its effect for rows without a reference_scale.")
+    ] = 1.0
 
     @property
     def label(self) -> str:
@@ -66,6 +68,12 @@ class ReferenceSpec(BaseModel):
             return self.name
         path = PurePosixPath(self.weight_name or self.source.rstrip("/").partition("@")[0])
         return path.name.removesuffix(".safetensors")
+
+
+NamedReference = Annotated[
+    ReferenceSpec, BeforeValidator(by_source, json_schema_input_type=str | ReferenceSpec)
+]
+"""An IP-Adapter as a job file writes it: its source alone, or a mapping."""
 
 
 def weight_name(names: Sequence[str], spec: ReferenceSpec, allow_pickle: bool) -> str:
@@ -124,7 +132,7 @@ def check_references(
         UnsafeWeights: a file is a pickle, and that is not allowed.
         UnsupportedModel: the pipeline takes no adapters, or an adapter is for another family.
         ModelError: there are not files for each, one of them is missing or damaged, a tensor has
-            no place in the model or lacks, or an image encoder does not fit.
+            no place in the model or is missing, or an image encoder does not fit.
     """
     if len(files) != len(specs):
         raise ModelError(f"files of {len(files)} IP-Adapters for {len(specs)}; expected one each")
@@ -141,11 +149,6 @@ def check_references(
     return pairs
 
 
-def encoder_folder(files: Sequence[ReferenceFiles], model: PipelineFolder) -> Path:
-    """The folder of the image encoder that all adapters share."""
-    return files[0].image_encoder or model.path / IMAGE_ENCODER
-
-
 def _shared_encoder(
     pairs: Sequence[tuple[ReferenceSpec, ReferenceFiles]], model: PipelineFolder
 ) -> Path:
@@ -154,14 +157,14 @@ def _shared_encoder(
     Raises:
         ModelError: there is none, or adapters bring different ones.
     """
-    hashes = {}
+    hashes, own = {}, model.path / IMAGE_ENCODER
     for spec, files in pairs:
         if files.image_encoder is None and IMAGE_ENCODER not in model.components:
             raise ModelError(
                 f"IP-Adapter {spec.label!r}: no image encoder: there is no folder {IMAGE_ENCODER} "
                 f"beside {files.weights.name}; name one with `image_encoder`"
             )
-        hashes[spec.label] = _encoder_hash(encoder_folder([files], model))
+        hashes[spec.label] = _encoder_hash(files.image_encoder or own)
     (first, expected), *others = hashes.items()
     for label, found in others:
         if found != expected:
@@ -169,7 +172,7 @@ def _shared_encoder(
                 f"IP-Adapters {first!r} and {label!r} bring different image encoders, and a "
                 "pipeline has one; use adapters that share it, or name the same `image_encoder`"
             )
-    return encoder_folder([pairs[0][1]], model)
+    return pairs[0][1].image_encoder or own
 
 
 def reference_info(spec: ReferenceSpec, files: ReferenceFiles) -> LoraInfo:
@@ -199,10 +202,8 @@ def check_encoder_weights(references: Sequence[ReferenceFiles]) -> None:
             continue
         from transformers import CLIPVisionModelWithProjection
 
-        try:
+        with naming(f"image encoder {folder}"):
             networks.check_network(CLIPVisionModelWithProjection, folder, encoder_weights(folder))
-        except ModelError as error:
-            raise ModelError(f"image encoder {folder}: {error}") from error
 
 
 def encoder_weights(folder: Path) -> list[Path]:

@@ -9,7 +9,7 @@ from nightpress.diffusion_core.acceleration.spec import SpeedSpec
 from nightpress.diffusion_core.models.controlnet_spec import NamedControlNet, require_names
 from nightpress.diffusion_core.models.lora_files import LoraSpec, NamedLora
 from nightpress.diffusion_core.models.prompts import PromptsSpec
-from nightpress.diffusion_core.models.references import ReferenceSpec
+from nightpress.diffusion_core.models.references import NamedReference
 
 DType = Literal["auto", "float32", "bfloat16", "float16"]
 
@@ -60,10 +60,11 @@ class ModelSpec(BaseModel):
         ),
     ] = ()
     references: Annotated[
-        tuple[ReferenceSpec, ...],
+        tuple[NamedReference, ...],
         Field(
             strict=False,
-            description="IP-Adapters, for rows with a `reference_image`; off for other rows.",
+            description="IP-Adapters for rows with a `reference_image`, each a source or a mapping "
+            "with name, ...; off for other rows.",
         ),
     ] = ()
     speed: Annotated[SpeedSpec, Field(description="Ways to sample faster; none unless set.")] = (

@@ -263,7 +263,7 @@ class Sampler:
             self._use_lora(params)
             size = (params.width, params.height)
             family_rules.make_ready(pipeline, self._model.guidance, params.guidance_scale, size)
-            values = self._settings(pipeline, batch, params) | self._conditioning(batch, params)
+            values = self._settings(pipeline, batch, params) | self._prompt_arguments(batch, params)
             accepted = pipeline_folder.call_parameters(type(pipeline))
             values |= {name: value for name, value in references.items() if name in accepted}
             with (
@@ -297,7 +297,7 @@ class Sampler:
         schedulers.check_steps(scheduler, params.num_inference_steps)
         return scheduler if self._on_cpu else no_sync.install(scheduler)
 
-    def _conditioning(
+    def _prompt_arguments(
         self, batch: Sequence[ImageRequest], params: SamplingParams
     ) -> dict[str, Any]:
         return self._conditioner.arguments(*self._prompts(batch, params))

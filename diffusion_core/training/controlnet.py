@@ -48,7 +48,7 @@ ControlNet does."""
 
 
 EMBEDDING_GAIN = 8.0
-"""Scale of the last layer of a strong start. The embedding is added to features of noisy latents,
+"""Scale of the last layer with `kaiming`. The embedding is added to features of noisy latents,
 and the convolutions that start at zero pass on both with the same weights: they learn to pass on
 the picture soonest if it is the stronger of the two."""
 
@@ -197,7 +197,7 @@ def new_controlnet(
             config["addition_embed_type_num_heads"] = unet.config.addition_embed_type_num_heads
             controlnet = ControlNetModel(**config)
             if embedding_init == "kaiming":
-                _start_strong(controlnet.controlnet_cond_embedding)
+                _init_kaiming(controlnet.controlnet_cond_embedding)
                 made.controlnet_cond_embedding = controlnet.controlnet_cond_embedding
         controlnet.load_state_dict(made.state_dict())
     except (*WRONG_ARGUMENTS, RuntimeError) as error:
@@ -207,7 +207,7 @@ def new_controlnet(
     return controlnet.float()
 
 
-def _start_strong(embedding: Any) -> None:
+def _init_kaiming(embedding: Any) -> None:
     """Draw the weights anew: each layer's output varies as its input does, the last one's more."""
     for layer in embedding.modules():
         if isinstance(layer, nn.Conv2d):

@@ -8,6 +8,7 @@ import click
 from rich.console import Console
 from rich.table import Table
 
+from nightpress.diffusion_core.conditioning.edits import samples_alone
 from nightpress.diffusion_core.conditioning.spec import TEXT_ALONE, Conditioning
 from nightpress.diffusion_core.sampling.request import SamplingParams
 from nightpress.jobs.commands.common import job_argument, json_option, read_job, set_option
@@ -27,6 +28,7 @@ from nightpress.pipelines.errors import (
 )
 from nightpress.pipelines.formatting import duration, plural, size
 from nightpress.pipelines.job.spec import RunSpec
+from nightpress.pipelines.planning import SettingsCount
 from nightpress.pipelines.storage.urls import public
 
 MAX_FILES = 10
@@ -134,7 +136,7 @@ def picture_lines(spec: RunSpec, planned: Plan) -> list[str]:
         return []
     if planned.run_state.state in (State.NEW, State.UNREADABLE):
         return [f"inputs   {pictures_line(planned.num_pictures, spec.inputs.check)}"]
-    return ["inputs   were checked when the run began"]
+    return ["inputs   not checked again, as the run has begun"]
 
 
 def state_lines(state: RunState) -> list[str]:
@@ -242,11 +244,16 @@ def settings_table(planned: Plan) -> Table:
             f"{settings.num_inference_steps}",
             f"{settings.guidance_scale:g}",
             f"{each.num_images:,}",
-            f"{-(-each.num_images // planned.batch_size):,}",
+            f"{_num_batches(planned, each):,}",
             *([_lora(settings)] if with_loras else []),
             *([_conditioning(settings.conditioning)] if with_pictures else []),
         )
     return table
+
+
+def _num_batches(planned: Plan, each: SettingsCount) -> int:
+    alone = samples_alone(planned.model.pipeline, each.settings.conditioning)
+    return -(-each.num_images // (1 if alone else planned.batch_size))
 
 
 def _conditioning(how: Conditioning) -> str:

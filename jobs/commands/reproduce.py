@@ -55,10 +55,10 @@ def command(
     """Make IMAGE, a path or URL, again from its embedded metadata, and compare the two.
 
     Prints whether the new image is bit-exact or by how much it differs; if the pixels differ, the
-    exit code is 3. LoRAs, ControlNets, threads and the quality of a lossy format are taken from the
-    run that holds the image. Pictures that it was made from are read from where the run's plan
-    names them; if the bytes of one have changed, nothing is made. For an image in a pack, append
-    its name to the pack's, as in RUN/images/shard-00000-0123456789abcdef.tar/0_00.png.
+    exit code is 3. LoRAs, ControlNets, IP-Adapters, threads and the quality of a lossy format are
+    taken from the run that holds the image. Pictures that it was made from are read from where the
+    run's plan names them; if the bytes of one have changed, nothing is made. For an image in a
+    pack, append its name to the pack's, as in RUN/images/shard-00000-0123456789abcdef.tar/0_00.png.
     """
     if out is not None:
         require_writable("--out", out)

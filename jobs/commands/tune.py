@@ -104,11 +104,12 @@ def command(
 ) -> None:
     """Find the fastest speed settings for JOB on this machine, and write them to JOB.
 
-    Samples the job's first images that have its most frequent settings: once without speed settings
-    as the reference, once with each configuration that the model and the device support, and with
-    combinations of the faster ones. Prints images/s and how much each configuration's images differ
-    from the reference's. Writes model.dtype and model.speed of the fastest configuration whose
-    images are all within the tolerance; the rest of the file stays as it is.
+    Samples the job's first images that have its most frequent settings, of those that are made from
+    text alone: once without speed settings as the reference, once with each configuration that the
+    model and the device support, and with combinations of the faster ones. Prints images/s and how
+    much each configuration's images differ from the reference's. Writes model.dtype and model.speed
+    of the fastest configuration whose images are all within the tolerance; the rest of the file
+    stays as it is.
 
     Both settings change pixels, so a run that was started without them cannot resume with them.
     """

@@ -4,16 +4,14 @@ import uuid
 from collections.abc import Collection
 
 from nightpress.pipelines.inputs.references import with_absolute_root
-from nightpress.pipelines.job.spec import RunSpec
+from nightpress.pipelines.job.spec import RunSpec, base_setting
 from nightpress.pipelines.manifest.columns import column_uses
+from nightpress.pipelines.manifest.pictures import PICTURE_SETTINGS
 from nightpress.pipelines.planning import PlanLayout
 from nightpress.pipelines.run_directory.reader import Run
 from nightpress.pipelines.run_directory.record import RunRecord
 from nightpress.pipelines.run_directory.used_inputs import NOTHING_USED, read_used_inputs
 from nightpress.pipelines.shards.input_history import InputSession
-
-PICTURES = frozenset({"init_image", "mask_image", "control_image", "reference_image"})
-"""The settings that name pictures; those of several may have a name: `control_image.depth`."""
 
 
 def with_input_root(spec: RunSpec, record: RunRecord | None = None) -> RunSpec:
@@ -30,7 +28,7 @@ def with_input_root(spec: RunSpec, record: RunRecord | None = None) -> RunSpec:
 def uses_pictures(spec: RunSpec, layout: PlanLayout) -> bool:
     """Whether the manifest has a column that names pictures."""
     return any(
-        setting.partition(".")[0] in PICTURES
+        base_setting(setting) in PICTURE_SETTINGS
         for use in column_uses(spec, layout.files)
         for setting in use.settings
     )

@@ -59,7 +59,7 @@ def preview(
         spec: the job.
         num_images: how many images to sample; all of them if the job has fewer.
         by: the columns to spread over, as settings or under their names in the manifest; by default
-            the settings except prompt, id and seed, and the carried columns with few values.
+            those that `planning.select_images` names.
         manifest: a pyarrow Table, or a pandas or polars frame, to preview instead of the job's
             `manifest`; see `run`.
         on_event: called with what the manifest's columns are read as, and with what takes long.

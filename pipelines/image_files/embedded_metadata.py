@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from xml.etree import ElementTree
 from xml.sax.saxutils import escape
 
+from nightpress.diffusion_core.conditioning.passes import first_size
 from nightpress.diffusion_core.models.samplers import solver_and_suffix
 from nightpress.pipelines.records import ImageFacts
 
@@ -77,7 +78,7 @@ def parameters_text(facts: ImageFacts) -> str:
         "Schedule type": SCHEDULE_TYPES[suffix],
         "CFG scale": f"{facts.guidance_scale:.15g}",
         "Seed": facts.seed,
-        "Size": "{}x{}".format(*_first_size(facts)),
+        "Size": "{}x{}".format(*first_size(facts.passes, facts.width, facts.height)),
         "Model hash": facts.model_fingerprint[:10],
         "Model": facts.model,
         **_image_settings(facts),
@@ -90,13 +91,6 @@ def parameters_text(facts: ImageFacts) -> str:
         lines.append(f"Negative prompt: {facts.negative_prompt}")
     pairs = (f"{key}: {_quoted(value)}" for key, value in settings.items() if value is not None)
     return readable("\n".join([*lines, ", ".join(pairs)]))
-
-
-def _first_size(facts: ImageFacts) -> tuple[int, int]:
-    """Width and height when the image was sampled for the first time: A1111's `Size`."""
-    if not facts.passes:
-        return facts.width, facts.height
-    return facts.passes[0].from_width, facts.passes[0].from_height
 
 
 def _image_settings(facts: ImageFacts) -> dict[str, object]:
@@ -117,8 +111,7 @@ def _control_settings(facts: ImageFacts) -> dict[str, object]:
     return {
         f"ControlNet {number}": (
             f"Model: {info.name} [{info.sha256[:8]}], Weight: {info.scale:.15g}, "
-            f"Resize Mode: {RESIZE_MODES.get(fits.get(role, ''), 'Just Resize')}, "
-            "Guidance Start: 0, Guidance End: 1"
+            f"Resize Mode: {RESIZE_MODES.get(fits.get(role, ''), 'Just Resize')}"
         )
         for number, (role, info) in enumerate(units)
     }

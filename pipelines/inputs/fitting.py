@@ -43,7 +43,7 @@ class Placement:
         return cls((left, top, left + used_width, top + used_height), (0, 0), image)
 
     def for_picture(self, picture: Size, other: Size) -> "Placement":
-        """The same placement for another picture of the same shape, such as a smaller mask."""
+        """The same placement for another picture of the same aspect ratio, such as a mask."""
         across, down = other[0] / picture[0], other[1] / picture[1]
         left, top, right, bottom = self.box
         box = left * across, top * down, min(right * across, other[0]), min(bottom * down, other[1])
@@ -67,7 +67,7 @@ def fitted_mask(mask: Image.Image, placement: Placement, size: Size) -> Pixels:
 
 
 def bounded(image: Image.Image, longest_side: int) -> Pixels:
-    """A picture in its own shape, made smaller if a side is longer than allowed; (h, w, 3)."""
+    """A picture in its own aspect ratio, smaller if a side is longer than allowed; (h, w, 3)."""
     longest = max(image.size)
     if longest > longest_side:
         width, height = (max(1, round(side * longest_side / longest)) for side in image.size)

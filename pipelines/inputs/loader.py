@@ -8,7 +8,7 @@ from nightpress.pipelines.inputs.preparing import PreparedInputs
 INPUT_THREADS = 8
 
 POLL_S = 0.2
-"""Seconds between two looks at whether anybody still waits for the pictures."""
+"""Seconds between two checks whether the wait was stopped."""
 
 
 class InputLoader:

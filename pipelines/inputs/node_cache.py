@@ -24,11 +24,11 @@ MAX_CACHE_BYTES = 8 * 2**30
 """The most that one start keeps on a node; then those files go that were fetched first."""
 
 CHECKS = 64
-"""The folder is measured each time that a process has added this part of what is allowed."""
+"""The folder is measured each time that a process has added 1/64 of what is allowed."""
 
 NUM_LOCKS = 256
 ENDING_LOOKS, ENDING_POLL_S = 20, 0.1
-"""How often, and after how many seconds each, it is looked whether processes have ended."""
+"""How often, and how many seconds apart, it is checked whether processes have ended."""
 
 USERS = ".users"
 """A file on which every process that uses a folder holds a shared lock, until it ends."""

@@ -242,7 +242,7 @@ class InputPreparer:
             return _unusable(
                 decoded,
                 f"{mask.width} x {mask.height} pixels, but its init_image has "
-                f"{init[0]} x {init[1]}; a mask must have the shape of its picture",
+                f"{init[0]} x {init[1]}; a mask must have the aspect ratio of its picture",
             )
         placement = Placement.of(init, room, self._fit).for_picture(init, mask.size)
         pixels = fitted_mask(mask, placement, room)
@@ -312,8 +312,8 @@ def _changed(planned: PlannedInput, sha256: str | None, expected: Expected) -> s
     if sha256 is None:  # too large, which is reported instead
         return None
     sets = [] if planned.url is None else [(each, "used before") for each in expected(planned.url)]
-    if (at_planning := getattr(planned, "sha256", None)) is not None:
-        sets.append((frozenset([at_planning]), "checked"))
+    if planned.sha256 is not None:
+        sets.append((frozenset([planned.sha256]), "checked"))
     for allowed, when in sets:
         if allowed and sha256 not in allowed:
             before = " or ".join(sorted(each[:DIGITS] for each in allowed))

@@ -20,8 +20,9 @@ class InputsSpec(Section):
     fit: Annotated[
         Literal["cover", "contain", "stretch"],
         Field(
-            description="How a picture of another shape is brought to the image's size. cover: "
-            "scaled and cut at the centre. contain: scaled, with black bars. stretch: distorted."
+            description="How a picture of another aspect ratio is brought to the image's size. "
+            "cover: scaled and cut at the centre. contain: scaled, with black bars. stretch: "
+            "distorted."
         ),
     ] = "cover"
     check: Annotated[

@@ -94,8 +94,6 @@ class RunSpec(Section):
     def _sources_fit_a_disk(cls, model: ModelSpec) -> ModelSpec:
         for source in (model.source, *model.added_sources):
             check_path_length(source)
-        for source in model.reference_sources:
-            check_path_length(source)
         return model
 
     @field_validator("columns")

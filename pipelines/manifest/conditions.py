@@ -24,6 +24,7 @@ from nightpress.pipelines.manifest.conditions_sampling import SampledRows, Sampl
 from nightpress.pipelines.manifest.distinct import distinct_rows
 from nightpress.pipelines.manifest.input_lists import INPUTS_TYPE, input_lists
 from nightpress.pipelines.manifest.modes import (
+    CONTROL,
     EDIT,
     GivenPictures,
     edits_images,
@@ -208,7 +209,7 @@ class _TableConditions:
         for bad, message in (
             (~((values > 0) & (values <= 1)), "{:g} is not above 0 and at most 1"),
             (~has_image, "the strength is {:g}, but the row has no init_image"),
-            (modes % 8 == EDIT, "this model edits the init_image, and takes no strength"),
+            (modes % CONTROL == EDIT, "this model edits the init_image, and takes no strength"),
         ):
             self.refusals.add(
                 given & bad,

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from nightpress.diffusion_core.models.controlnet_spec import ControlNetSpec
 from nightpress.diffusion_core.models.info import ModelInfo
-from nightpress.diffusion_core.models.modes import steps_taken
+from nightpress.diffusion_core.models.modes import least_strength, steps_taken
 from nightpress.diffusion_core.models.samplers import SAMPLER_NAMES
 from nightpress.pipelines.formatting import plural
 from nightpress.pipelines.job.spec import base_setting
@@ -96,7 +96,7 @@ class SamplingChecks:
             return None
         return (
             f"the strength {strength:g} leaves none of {plural(steps, 'step')} to take; with that "
-            f"many it must be at least {1 / steps:.3g}"
+            f"many it must be at least {least_strength(steps):g}"
         )
 
     def _wrong_sampler(self, rows: SampledRows, row: int) -> str | None:

@@ -72,7 +72,10 @@ def url_problem(text: str) -> str | None:
     if protocol in ("file", "local"):
         return None if rest.startswith("/") else f"{text!r} is not an absolute path"
     if "://" not in text.partition("::")[0] or not is_known_protocol(protocol):
-        return f"{public(text)!r} has no protocol that pictures can be read by"
+        return (
+            f"{public(text)!r} has no protocol that pictures can be read by, such as s3://, "
+            "https:// or file://"
+        )
     return None
 
 

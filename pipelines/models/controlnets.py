@@ -4,17 +4,20 @@ Only the configuration and the weight files of the chosen variant are downloaded
 `diffusion_core.models.controlnets` reads the folders.
 """
 
-import contextlib
-from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
 from nightpress.diffusion_core.cache_folder import cache_folder
-from nightpress.diffusion_core.errors import ModelError, ModelNotFound
+from nightpress.diffusion_core.errors import ModelError, ModelNotFound, naming
 from nightpress.diffusion_core.models import weight_files
 from nightpress.diffusion_core.models.controlnet_spec import ControlNetSpec
 from nightpress.diffusion_core.models.spec import ModelSpec
 from nightpress.pipelines import storage
-from nightpress.pipelines.models.location import HUB_ID, builtin_adapter, component_folder
+from nightpress.pipelines.models.location import (
+    HUB_ID,
+    builtin_adapter,
+    component_folder,
+    one_revision,
+)
 from nightpress.pipelines.models.loras import ask_hub, hub_files
 from nightpress.pipelines.storage.urls import Options, local_path
 
@@ -42,7 +45,7 @@ def locate_controlnets(
     folder = cache or cache_folder() / "models"
     found = []
     for each in spec.controlnets:
-        with _named(each):
+        with naming(f"ControlNet {each.label!r}"):
             found.append(_locate(each, spec.allow_pickle, options or {}, folder))
     return tuple(found)
 
@@ -51,7 +54,9 @@ def _locate(net: ControlNetSpec, allow_pickle: bool, options: Options, cache: Pa
     path = builtin_adapter(net.source, "controlnet") or local_path(net.source)
     is_remote = storage.is_url(net.source) and not storage.is_local(net.source)
     if net.revision and (is_remote or path.exists()):
-        raise ModelError(f"only hub ids have a `revision`, here {net.revision!r}")
+        raise ModelError(
+            f"{net.source!r}: only hub ids have a `revision`, here {net.revision!r}; remove it"
+        )
     if is_remote:
         url = "/".join(filter(None, (net.source.rstrip("/"), net.subfolder)))
         return component_folder(url, options, cache)
@@ -66,20 +71,13 @@ def _locate(net: ControlNetSpec, allow_pickle: bool, options: Options, cache: Pa
             "writes it"
         )
     if hub_id := HUB_ID.fullmatch(net.source):
-        return _from_hub(net, hub_id["repo"], _revision(net, hub_id["revision"]), allow_pickle)
+        named = hub_id["revision"]
+        revision = one_revision(repr(net.source), named, "its `revision`", net.revision)
+        return _from_hub(net, hub_id["repo"], revision, allow_pickle)
     raise ModelNotFound(
         f"{net.source!r}: no such folder; a ControlNet must be a folder, a hub id such as "
         "owner/name@revision, or a URL"
     )
-
-
-def _revision(net: ControlNetSpec, named: str | None) -> str | None:
-    if named and net.revision and named != net.revision:
-        raise ModelError(
-            f"{net.source!r} names a revision other than its `revision`, {net.revision!r}; remove "
-            "one of the two"
-        )
-    return named or net.revision
 
 
 def _from_hub(net: ControlNetSpec, repo: str, revision: str | None, allow_pickle: bool) -> Path:
@@ -108,12 +106,3 @@ def _from_hub(net: ControlNetSpec, repo: str, revision: str | None, allow_pickle
         for name in (inside / CONFIG, *indexes, *weights)
     ]
     return paths[0].parent
-
-
-@contextlib.contextmanager
-def _named(net: ControlNetSpec) -> Iterator[None]:
-    """Begin the message of a ModelError with the name of the ControlNet."""
-    try:
-        yield
-    except ModelError as error:
-        raise type(error)(f"ControlNet {net.label!r}: {error}") from error

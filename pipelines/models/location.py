@@ -99,12 +99,26 @@ def _builtin() -> Path:
 
 
 def _revision(spec: ModelSpec, named: str | None) -> str | None:
-    if named and spec.revision and named != spec.revision:
+    return one_revision(f"model {spec.source!r}", named, "model.revision", spec.revision)
+
+
+def one_revision(what: str, named: str | None, key: str, given: str | None) -> str | None:
+    """The revision of a hub id; None for its main branch.
+
+    Args:
+        what: the hub id, as errors call it.
+        named: the revision in the hub id itself, after its `@`.
+        key: the job file's key for it, as errors call it.
+        given: the value of that key.
+
+    Raises:
+        ModelError: the two are different.
+    """
+    if named and given and named != given:
         raise ModelError(
-            f"model {spec.source!r} names a revision other than model.revision, {spec.revision!r}; "
-            "remove one of the two"
+            f"{what} names a revision other than {key}, {given!r}; remove one of the two"
         )
-    return named or spec.revision
+    return named or given
 
 
 def _mirror(url: str, options: Options, cache: Path, index: str = MODEL_INDEX) -> Path:

@@ -21,7 +21,7 @@ from nightpress.diffusion_core.models.references import (
 from nightpress.diffusion_core.models.spec import ModelSpec
 from nightpress.pipelines import storage
 from nightpress.pipelines.errors import StoreMissing
-from nightpress.pipelines.models.location import HUB_ID, component_folder, mirror_once
+from nightpress.pipelines.models.location import HUB_ID, component_folder, mirror_once, one_revision
 from nightpress.pipelines.models.loras import ask_hub, hub_files
 from nightpress.pipelines.storage import Source
 from nightpress.pipelines.storage.urls import Options, absolute, local_path
@@ -76,7 +76,8 @@ def _locate(
     is_remote = storage.is_url(adapter.source) and not storage.is_local(adapter.source)
     if adapter.revision and (is_remote or local_path(adapter.source).exists()):
         raise ModelError(
-            f"{KIND} {adapter.source!r}: only hub ids have a `revision`, here {adapter.revision!r}"
+            f"{KIND} {adapter.source!r}: only hub ids have a `revision`, here "
+            f"{adapter.revision!r}; remove it"
         )
     if is_remote:
         folder, chosen = _from_url(adapter, allow_pickle, options, cache)
@@ -149,12 +150,8 @@ def _from_hub(
     adapter: ReferenceSpec, repo: str, named: str | None, allow_pickle: bool
 ) -> tuple[Path, _Chosen]:
     """Download an adapter of a hub repository; returns the repository's folder in the cache."""
-    if named and adapter.revision and named != adapter.revision:
-        raise ModelError(
-            f"{KIND} {adapter.source!r} names a revision other than its key `revision`, "
-            f"{adapter.revision!r}; remove one of the two"
-        )
-    revision = named or adapter.revision
+    what = f"{KIND} {adapter.source!r}"
+    revision = one_revision(what, named, "its `revision`", adapter.revision)
     names = hub_files(adapter.source, repo, revision, KIND)
     chosen = _choose(names, adapter, allow_pickle)
     return _download_from_hub(adapter.source, repo, revision, chosen.among(names)), chosen

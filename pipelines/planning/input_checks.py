@@ -171,15 +171,15 @@ def _picture_problems(named: NamedInputs, findings: _Findings) -> Iterator[Probl
 
 
 def _pair_problems(named: NamedInputs, findings: _Findings) -> Iterator[Problem]:
-    """Masks of another shape than their initial image."""
+    """Masks of another aspect ratio than their initial image."""
     sizes = {url: (facts.width, facts.height) for (url, _), facts in findings.facts.items()}
     for row in named.pairs.to_pylist():
         init, mask = sizes.get(row["init"]), sizes.get(row["picture"])
         if init is not None and mask is not None and not same_shape(init, mask):
             yield _problem(
                 row,
-                f"the mask has {mask[0]} x {mask[1]} pixels, another shape than its init_image "
-                f"with {init[0]} x {init[1]}",
+                f"the mask has {mask[0]} x {mask[1]} pixels, another aspect ratio than its "
+                f"init_image with {init[0]} x {init[1]}",
             )
 
 

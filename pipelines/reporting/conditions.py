@@ -2,6 +2,8 @@
 
 from typing import Any
 
+from nightpress.pipelines.inputs.preparing import NOT_FITTED
+
 BYTES = "bytes in the manifest"
 """Shown for a picture whose bytes the manifest holds."""
 
@@ -29,10 +31,11 @@ def condition_facts(row: dict[str, Any]) -> list[tuple[str, str]]:
 
 
 def _input_text(each: dict[str, Any]) -> str:
-    """`photos/a.png, cover` and its SHA-256 on a line of its own."""
+    """`photos/a.png, cover` and its SHA-256 on a line of its own; a reference is not fitted."""
     where = BYTES if each["url"] is None else each["url"]
+    fit = "" if each["fit"] == NOT_FITTED else f", {each['fit']}"
     sha256 = each["sha256"] or "unknown: it could not be read"
-    return f"{where}, {each['fit']}\nsha256 {sha256}"
+    return f"{where}{fit}\nsha256 {sha256}"
 
 
 def _pass_text(each: dict[str, Any]) -> str:

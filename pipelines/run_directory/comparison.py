@@ -1,7 +1,6 @@
 """Compare what metadata rows say about adapters and pictures with what the plan asks for."""
 
-from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from typing import Any
 
 import pyarrow as pa
@@ -10,7 +9,6 @@ import pyarrow.compute as pc
 from nightpress.diffusion_core.conditioning.passes import passes_from_text
 from nightpress.diffusion_core.conditioning.spec import TEXT, Conditioning
 from nightpress.diffusion_core.models.info import ModelInfo
-from nightpress.diffusion_core.models.lora_files import LoraInfo
 from nightpress.pipelines.inputs.preparing import input_info
 from nightpress.pipelines.records import PlannedInput
 from nightpress.pipelines.run_directory.commit import metadata_columns
@@ -59,7 +57,7 @@ def wrong_conditioning(part: pa.Table, planned: pa.Table, model: ModelInfo, fit:
         try:
             expected = _expected(plan, model, fit)
         except LookupError as error:
-            return f"row {row}, column conditioning of the plan: the run has no {error.args[0]}"
+            return f"row {row}, column conditioning of the plan: {error.args[0]}"
         inputs = [_without_hash(each) for each in values["inputs"] or ()]
         found = values | {"mode": values["mode"] or TEXT, "inputs": inputs}
         for name in CONDITION_COLUMNS:
@@ -94,8 +92,8 @@ def _expected(plan: dict[str, Any], model: ModelInfo, fit: str) -> dict[str, Any
         LookupError: the run has no adapter of a name.
     """
     conditioning = Conditioning.from_text(plan["conditioning"])
-    controls = scaled(model.controlnets, conditioning.controls, conditioning.control_scales)
-    references = scaled(model.references, conditioning.adapters, conditioning.reference_scales)
+    controls = model.controlnets_of(conditioning.controls, conditioning.control_scales)
+    references = model.references_of(conditioning.adapters, conditioning.reference_scales)
     return {
         "mode": conditioning.mode,
         "strength": conditioning.strength,
@@ -108,18 +106,3 @@ def _expected(plan: dict[str, Any], model: ModelInfo, fit: str) -> dict[str, Any
         ],
         "passes": [asdict(each) for each in passes_from_text(plan["passes"])],
     }
-
-
-def scaled(
-    known: Sequence[LoraInfo], names: Sequence[str], scales: Sequence[float]
-) -> list[LoraInfo]:
-    """The adapters of these names with these scales.
-
-    Raises:
-        LookupError: there is none of a name.
-    """
-    by_name = {each.name: each for each in known}
-    for name in names:
-        if name not in by_name:
-            raise LookupError(f"adapter {name!r}")
-    return [replace(by_name[n], scale=scale) for n, scale in zip(names, scales, strict=True)]

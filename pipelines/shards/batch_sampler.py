@@ -80,7 +80,9 @@ class BatchSampler:
 
     def planned_size(self, image: PlannedImage) -> int:
         """The size of a batch with the settings of an image, in any shard."""
-        if edits.samples_alone(self._pipeline_class, image.params.conditioning):
+        if not self._sampler.shares_batches or edits.samples_alone(
+            self._pipeline_class, image.params.conditioning
+        ):
             return 1
         return self._sizes.size_for(image.params)
 

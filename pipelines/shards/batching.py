@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 
 import pyarrow as pa
 
-from nightpress.diffusion_core.conditioning.passes import passes_from_text
+from nightpress.diffusion_core.conditioning.passes import first_size, passes_from_text
 from nightpress.diffusion_core.conditioning.spec import NO_IMAGES, ConditionImages, Conditioning
 from nightpress.diffusion_core.models.modes import MULTIPLY_MODES
 from nightpress.diffusion_core.sampling.request import ImageRequest, SamplingParams
@@ -43,9 +43,10 @@ class PlannedImage:
     def params(self) -> SamplingParams:
         """The settings that all images of a batch share."""
         passes = passes_from_text(self.passes)
+        width, height = first_size(passes, self.width, self.height)
         return SamplingParams(
-            width=passes[0].from_width if passes else self.width,
-            height=passes[0].from_height if passes else self.height,
+            width=width,
+            height=height,
             num_inference_steps=self.num_inference_steps,
             guidance_scale=self.guidance_scale,
             scheduler=self.scheduler,

@@ -10,21 +10,19 @@ from dataclasses import replace
 
 import pyarrow.compute as pc
 
+from nightpress.diffusion_core.conditioning.passes import first_size
 from nightpress.diffusion_core.conditioning.spec import Conditioning
 from nightpress.pipelines.errors import Damaged, InputChanged, InputError, StoreMissing
-from nightpress.pipelines.inputs.preparing import input_info, prepare
+from nightpress.pipelines.inputs.preparing import NOT_FITTED, input_info, prepare
 from nightpress.pipelines.inputs.reading import InputReader
 from nightpress.pipelines.job.inputs_section import InputsSpec
 from nightpress.pipelines.planning import candidate_shards, read_shard
 from nightpress.pipelines.records import ImageFacts, InputInfo, PlannedInput
 from nightpress.pipelines.run_directory.reader import Run
 from nightpress.pipelines.shards.batching import PlannedImage, planned_images
-from nightpress.pipelines.shards.reproduce import RecordedInputs, conditioning_of, first_size
+from nightpress.pipelines.shards.reproduce import RecordedInputs, conditioning_of
 from nightpress.pipelines.shards.run_images import EarlierRuns
 from nightpress.pipelines.storage import Options
-
-NOT_FITTED = "none"
-"""The recorded fit of a reference image: its encoder brings it to its own size."""
 
 
 def recorded_inputs(
@@ -58,7 +56,8 @@ def recorded_inputs(
     contents = [_read(reader, each) for each in inputs]
     _require_same(facts.inputs, contents)
     held = [replace(each, data=data) for each, data in zip(inputs, contents, strict=True)]
-    prepared = prepare(held, conditioning, first_size(facts), spec, options)
+    size = first_size(facts.passes, facts.width, facts.height)
+    prepared = prepare(held, conditioning, size, spec, options)
     return RecordedInputs(conditioning, prepared.images)
 
 
@@ -79,8 +78,8 @@ def _planned_or_none(run: Run | None, facts: ImageFacts, may_read: bool) -> Plan
         names = ", ".join(f"{each.role} {each.url or '(bytes)'}" for each in facts.inputs)
         raise InputError(
             f"the image was made from pictures ({names}), and no folder above it has a run whose "
-            "plan names them; nothing is read only because an image names it, unless with "
-            "--read-inputs"
+            "plan names them; as an image may name any file, only --read-inputs reads those that "
+            "it names itself"
         )
     return planned
 

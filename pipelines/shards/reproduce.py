@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from nightpress.diffusion_core.conditioning.passes import first_size
 from nightpress.diffusion_core.conditioning.spec import NO_IMAGES, ConditionImages, Conditioning
 from nightpress.diffusion_core.errors import ModelError
 from nightpress.diffusion_core.models.loading import LoadedModel
@@ -84,7 +85,7 @@ def reproduce(
 
 def _params(facts: ImageFacts, model: LoadedModel, conditioning: Conditioning) -> SamplingParams:
     own = own_lora(facts, model.row_loras.num_always)
-    width, height = first_size(facts)
+    width, height = first_size(facts.passes, facts.width, facts.height)
     return SamplingParams(
         width=width,
         height=height,
@@ -96,13 +97,6 @@ def _params(facts: ImageFacts, model: LoadedModel, conditioning: Conditioning) -
         conditioning=conditioning,
         passes=facts.passes,
     )
-
-
-def first_size(facts: ImageFacts) -> tuple[int, int]:
-    """Width and height when an image was sampled for the first time, before its passes."""
-    if not facts.passes:
-        return facts.width, facts.height
-    return facts.passes[0].from_width, facts.passes[0].from_height
 
 
 def conditioning_of(facts: ImageFacts) -> Conditioning:

@@ -2,12 +2,16 @@
 
 import json
 from collections.abc import Sequence
+from typing import get_args
 
 from pydantic import TypeAdapter, ValidationError
 
 from nightpress.diffusion_core.acceleration.spec import SpeedSpec
 from nightpress.diffusion_core.conditioning.passes import Pass
+from nightpress.pipelines.inputs.fitting import Fit
+from nightpress.pipelines.inputs.preparing import NOT_FITTED
 from nightpress.pipelines.job.sections import MAX_SIDE
+from nightpress.pipelines.manifest.modes import BASES
 from nightpress.pipelines.records import ImageFacts
 
 MAXIMUM = {"width": MAX_SIDE, "height": MAX_SIDE, "num_inference_steps": 10_000, "batch_size": 1024}
@@ -16,8 +20,7 @@ MAXIMUM = {"width": MAX_SIDE, "height": MAX_SIDE, "num_inference_steps": 10_000,
 MAX_LISTED = {"loras": 64, "controlnets": 16, "references": 16, "inputs": 256, "passes": 8}
 """The most entries that its lists may have."""
 
-BASES = ("text", "image", "inpaint", "outpaint", "edit")
-FITS = ("cover", "contain", "stretch", "none")
+FITS = (*get_args(Fit), NOT_FITTED)
 
 
 def require_sound(facts: ImageFacts) -> ImageFacts:
@@ -81,9 +84,13 @@ def _require_sound_passes(passes: Sequence[Pass], size: tuple[int, int]) -> None
     """Check that each pass makes the image larger, and that they end at its size."""
     for each in reversed(passes):
         if (each.width, each.height) != size:
-            raise ValueError(f"passes: one ends at {each.width} x {each.height}, not {size}")
+            raise ValueError(
+                f"passes: one ends at {each.width} x {each.height}, not {size[0]} x {size[1]}"
+            )
         if not (1 <= each.from_width <= each.width and 1 <= each.from_height <= each.height):
             raise ValueError("passes: one begins with a larger image than it ends with")
         if not (0 < each.strength <= 1 and 1 <= each.num_inference_steps <= 10_000):
-            raise ValueError("passes: strength must be above 0 to 1, and steps from 1 to 10000")
+            raise ValueError(
+                "passes: strength must be above 0 and up to 1, and steps from 1 to 10000"
+            )
         size = each.from_width, each.from_height

@@ -1,4 +1,4 @@
-"""Read a whole file whose size nobody vouches for, and never more of it than a limit."""
+"""Read a whole file of unknown size, and never more of it than a limit."""
 
 import errno
 import os
@@ -58,7 +58,8 @@ def read_limited(
         max_bytes: the most that the file may have. Of a larger one, `max_bytes + 1` bytes are
             returned, and no more are read.
         policy: how requests are retried.
-        is_given_up: asked before each attempt and while reading; nobody wants the bytes any more.
+        is_given_up: asked before each attempt and while reading; if true, the bytes are not needed
+            any more.
 
     Raises:
         StoreMissing: this one file is missing or refused, and will be at the next attempt.

@@ -115,7 +115,7 @@ class GivenPictures:
         if abs(width * own_height - height * own_width) > max(width, height, own_width, own_height):
             raise DataError(
                 f"{self._pictures.name(place)}: the control picture has {own_width} x {own_height} "
-                f"pixels, which is another shape than the {width} x {height} of its image "
+                f"pixels, which is another aspect ratio than the {width} x {height} of its image "
                 f"{images.name(i)}"
             )
 

@@ -112,7 +112,7 @@ def _require_trainable(model: ModelSpec, what: str) -> None:
             "without LoRAs"
         )
     for key, others in (("controlnets", "ControlNets"), ("references", "IP-Adapters")):
-        if getattr(model, key, ()):
+        if getattr(model, key):
             raise SettingsError(
                 f"model.{key} are not allowed: {what} is trained on a model without {others}"
             )

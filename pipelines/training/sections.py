@@ -336,15 +336,13 @@ class ControlNetSettingsSpec(Section):
             "resolution down to that of the latents; default: 16, 32, 96, 256."
         ),
     ] = ()
-
     embedding_init: Annotated[
         Literal["zero", "kaiming"],
         Field(
-            description="How that network starts. zero: as in the paper, the picture enters little "
-            "by little; kaiming: from the first step on."
+            description="How the network that embeds control pictures starts. zero: its last layer "
+            "is zero, as in the paper; kaiming: the picture has an effect from the first step on."
         ),
     ] = "zero"
-
     trained_layers: Annotated[
         Literal["all", "new"],
         Field(

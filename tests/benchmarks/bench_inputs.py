@@ -32,6 +32,7 @@ from support.pictured_runs import PICTURED  # noqa: E402
 from support.plans import write  # noqa: E402
 
 from nightpress.diffusion_core.conditioning.spec import Conditioning  # noqa: E402
+from nightpress.diffusion_core.models.lora_files import LoraInfo  # noqa: E402
 from nightpress.diffusion_core.sampling.sampler import (  # noqa: E402
     ImageRequest,
     SampledBatch,
@@ -53,7 +54,8 @@ from nightpress.pipelines.storage.limited import read_limited  # noqa: E402
 
 ROLES = ("init_image", "mask_image", "control_image", "control_image")
 CONDITIONING = Conditioning("inpaint+control", controls=("a", "b"), control_scales=(1.0, 1.0))
-INFO = replace(PICTURED, width=512, height=512)
+CONTROLNETS = tuple(LoraInfo(name, "0" * 64, 1.0) for name in ("a", "b"))
+INFO = replace(PICTURED, width=512, height=512, controlnets=CONTROLNETS)
 
 
 class SleepingSampler(FakeSampler):

@@ -52,6 +52,7 @@ class SimulatedSampler:
     """Sleeps for as long as a batch takes and returns noise that depends only on the seeds."""
 
     supports_per_image_guidance = False
+    shares_batches = True
 
     def __init__(self, batch_s: float) -> None:
         self._batch_s = batch_s

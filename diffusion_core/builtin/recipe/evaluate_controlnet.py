@@ -47,7 +47,7 @@ class Case:
 
 
 def held_out_entries(data: Path) -> list[Entry]:
-    """The entries of the held-out tar whose picture is in none of the tars that were learned."""
+    """The entries of the held-out tar whose picture is in none of the tars of the training."""
     seen = {entry.facts for tar in TRAINED_ON for entry in read_entries(data, tar)}
     return [entry for entry in read_entries(data, HELD_OUT) if entry.facts not in seen]
 

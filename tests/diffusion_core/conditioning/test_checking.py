@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 from support import pictures
 
+from nightpress.diffusion_core.conditioning.passes import PassSpec
 from nightpress.diffusion_core.conditioning.spec import ConditionImages
 from nightpress.diffusion_core.errors import SettingsError
 from nightpress.diffusion_core.models import loading
 from nightpress.diffusion_core.models.loading import LoadedModel
-from nightpress.diffusion_core.models.modes import samplers_for
+from nightpress.diffusion_core.models.modes import least_strength, samplers_for
 from nightpress.diffusion_core.models.spec import ModelSpec
 from nightpress.diffusion_core.sampling.sampler import Sampler
 
@@ -66,6 +67,14 @@ def test_a_strength_that_leaves_no_step_is_refused(
     settings = pictures.params("image", strength, num_inference_steps=steps)
     with pytest.raises(SettingsError, match=f"{steps} steps at strength 0.[23] leave no step"):
         Sampler(loaded(family), 1).sample(pictures.requests("image")[:1], settings)
+
+
+def test_the_strength_that_is_advised_leaves_a_step() -> None:
+    for steps in range(1, 1001):
+        advised = float(f"{least_strength(steps):g}")
+        assert int(steps * advised) == 1
+        assert PassSpec(scale=2.0, strength=advised, num_inference_steps=steps)
+        assert advised < 1.02 / steps
 
 
 def test_a_latent_consistency_model_takes_all_its_steps_at_any_strength(loaded: Loaded) -> None:

@@ -194,7 +194,7 @@ def test_a_model_that_only_edits_makes_nothing_from_text_alone(
     [
         (Conditioning("edit", strength=0.5), request(1, EDIT).images, "takes no strength"),
         (WITH_TWO, request(1, EDIT).images, "got 1 pictures to edit, 0 references"),
-        (EDIT, ConditionImages(), "picture"),
+        (EDIT, ConditionImages(), "needs a picture init_image"),
     ],
 )
 def test_what_an_edit_cannot_take_is_refused_in_words(

@@ -110,6 +110,7 @@ def test_a_controlnet_is_called_like_its_folder_unless_the_job_names_it(
         ([{"source": "a", "preprocess": "depth"}], "'none' or 'canny'"),
         ([{"source": "a", "subfolder": "../b"}], "must be a folder inside the source"),
         ([{"source": "a", "scale": float("nan")}], "finite"),
+        ([{"source": "a", "scale": -0.5}], "greater than or equal to 0"),
         ([{"source": "a", "control_mode": -1}], "greater than or equal to 0"),
         ([{"source": ""}], "at least 1 character"),
     ],

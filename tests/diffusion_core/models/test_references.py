@@ -347,6 +347,7 @@ def test_the_weight_file_is_the_named_one_or_the_only_one() -> None:
         ([{"source": "a/.."}], "no column can name '..'"),
         ([{"source": "a/x.y.safetensors"}], "no column can name 'x.y'"),
         ([{"source": "a", "scale": float("nan")}], "finite number"),
+        ([{"source": "a", "scale": -0.5}], "greater than or equal to 0"),
         ([{"source": "a", "weight": "b"}], "Extra inputs"),
         ([{"source": "a", "name": "a.b"}], "should match pattern"),
     ],
@@ -354,6 +355,11 @@ def test_the_weight_file_is_the_named_one_or_the_only_one() -> None:
 def test_a_job_names_its_adapters_one_by_one(references: list[Any], reason: str) -> None:
     with pytest.raises(ValidationError, match=reason):
         ModelSpec(references=references)
+
+
+def test_an_adapter_may_be_named_by_its_source_alone() -> None:
+    spec = ModelSpec.model_validate({"references": ["s3://adapters/style.safetensors"]})
+    assert [each.label for each in spec.references] == ["style"]
 
 
 @pytest.mark.parametrize(
@@ -372,7 +378,7 @@ def test_speed_that_replaces_attention_does_not_go_with_adapters(speed: dict[str
         ModelSpec(speed=speed, references=[{"source": "a"}])
 
 
-@pytest.mark.parametrize("name", sorted(modes.TAKES_ADAPTERS))
+@pytest.mark.parametrize("name", sorted(filter(modes.takes_adapters, modes.FAMILIES)))
 def test_a_mode_takes_references_exactly_if_its_class_does(name: str) -> None:
     import diffusers
 

@@ -85,9 +85,24 @@ def test_an_inpainting_model_is_known_by_its_channels_under_the_name_of_another_
     assert described(folder).modes == ("inpaint", "outpaint")
 
 
-def test_a_pipeline_that_needs_something_else_is_still_refused(sd: Path, tmp_path: Path) -> None:
-    folder = renamed(sd, "StableDiffusionDepth2ImgPipeline", tmp_path / "sd")
-    with pytest.raises(UnsupportedModel, match="not a text-to-image pipeline"):
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("StableDiffusionDepth2ImgPipeline", "takes no height, width"),
+        ("StableDiffusionControlNetPipeline", "needs image, controlnet"),
+        ("StableDiffusion3ControlNetPipeline", "needs control_image, controlnet"),
+        ("StableDiffusion3ControlNetInpaintingPipeline", "needs control_image, controlnet"),
+        ("CogView4ControlPipeline", "needs control_image"),
+        ("HunyuanDiTControlNetPipeline", "needs control_image, controlnet"),
+        ("QwenImageControlNetInpaintPipeline", "needs control_image, controlnet"),
+    ],
+)
+def test_a_pipeline_that_needs_something_else_is_still_refused(
+    name: str, reason: str, sd: Path, tmp_path: Path
+) -> None:
+    folder = renamed(sd, name, tmp_path / "sd")
+    expected = f"{name} is not a text-to-image pipeline: it {reason}"
+    with pytest.raises(UnsupportedModel, match=f"{expected}$"):
         described(folder)
 
 

@@ -16,6 +16,7 @@ from support.tiny_families import makers, save
 from nightpress.diffusion_core.errors import UnsupportedModel
 from nightpress.diffusion_core.models.info import ModelInfo
 from nightpress.diffusion_core.models.loading import LoadedModel, describe, load
+from nightpress.diffusion_core.models.modes import modes_of
 from nightpress.diffusion_core.models.spec import ModelSpec
 from nightpress.diffusion_core.sampling.sampler import ImageRequest, Sampler, SamplingParams
 
@@ -184,9 +185,12 @@ def test_the_readme_lists_every_text_to_image_class_of_diffusers() -> None:
     for name, reason in classes.items():
         assert (rows[name][0].startswith("refused")) == (reason is not None), name
         assert (rows[name][0] == "not tried") == (reason is None and name not in makers()), name
+        assert reason is not None or rows[name][-1] == ", ".join(modes_of(name)), name
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.*FluxPosEmbed. is deprecated:FutureWarning")
+@pytest.mark.filterwarnings("ignore:.*configuration file of this scheduler:FutureWarning")
 @pytest.mark.parametrize("name", sorted(makers()))
 def test_each_row_of_the_readmes_table_is_what_is_measured(name: str, folders: Folders) -> None:
     if family_table.text_to_image_classes()[name] is None:

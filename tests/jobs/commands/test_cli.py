@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -23,7 +24,8 @@ from nightpress.jobs.cli import COMMANDS, command
 from nightpress.jobs.commands import preview as preview_command
 from nightpress.jobs.commands.run import summary
 from nightpress.jobs.runs.runner import RunResult
-from nightpress.pipelines.job.spec import RunSpec
+from nightpress.pipelines.job.inputs_section import InputsSpec
+from nightpress.pipelines.job.spec import SETTING_COLUMNS, RunSpec
 
 MakeSpec = Callable[..., RunSpec]
 
@@ -300,7 +302,18 @@ def test_the_example_is_valid_with_everything_in_it_switched_on(tmp_path: Path) 
     assert [(lora.label, lora.scale) for lora in spec.model.loras] == [("model", 0.8)]
     assert [(lora.label, lora.scale) for lora in spec.model.row_loras] == [("ink", 1.0)]
     assert [net.label for net in spec.model.controlnets] == ["edges"]
+    assert spec.inputs.root == "pictures"
     assert spec.storage["s3"]["profile"] == "press"
+
+
+def test_the_example_names_every_section_and_every_column() -> None:
+    text = Path("jobs/examples/commented.yaml").read_text()
+    for key in RunSpec.model_fields:
+        assert re.search(f"^(# )?{key}:", text, re.MULTILINE), key
+    for key in InputsSpec.model_fields:
+        assert f"#   {key}: " in text, key
+    for name in SETTING_COLUMNS:
+        assert re.search(rf"\b{name}\b", text), name
 
 
 def _is_yaml(line: str) -> bool:

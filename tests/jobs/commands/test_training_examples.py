@@ -47,7 +47,7 @@ def keys_of(section: type[BaseModel], before: str = "") -> Iterator[str]:
     """Every key of a section, including those of nested sections."""
     for name, field in section.model_fields.items():
         inner = [kind for kind in _kinds(field.annotation) if issubclass(kind, BaseModel)]
-        if inner and name not in ("loras", "row_loras", "speed"):
+        if inner and name not in ("loras", "row_loras", "controlnets", "references", "speed"):
             yield from keys_of(inner[0], f"{before}{name}.")
         else:
             yield before + name

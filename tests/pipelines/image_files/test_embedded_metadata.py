@@ -184,8 +184,7 @@ def test_what_conditioned_an_image_is_written_as_a1111_writes_it() -> None:
     assert pairs["Denoising strength"] == "0.65"
     assert (pairs["Mask mode"], pairs["Mask blur"]) == ("Inpaint masked", "0")
     assert pairs["ControlNet 0"] == (
-        "Model: depth [c0ffee00], Weight: 0.8, Resize Mode: Just Resize, "
-        "Guidance Start: 0, Guidance End: 1"
+        "Model: depth [c0ffee00], Weight: 0.8, Resize Mode: Just Resize"
     )
     assert pairs["ControlNet 1"].startswith("Model: style [dddddddd], Weight: 1, ")
     assert pairs["Size"] == "640x512"

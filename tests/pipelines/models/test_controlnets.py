@@ -106,6 +106,7 @@ def test_a_controlnet_is_a_folder_a_local_url_or_a_subfolder_of_either(
         ("./nowhere", "^ControlNet 'nowhere': './nowhere': no such folder; a ControlNet must be a"),
         ({"source": "a b", "name": "x"}, "^ControlNet 'x': 'a b': no such folder"),
         ({"source": "org/net@v1", "revision": "v2"}, "names a revision other than its `revision`"),
+        ({"source": "s3://nets/edges", "revision": "v2"}, "only hub ids have a `revision`"),
     ],
 )
 def test_an_unknown_source_is_refused_with_what_is_allowed(entry: Any, message: str) -> None:

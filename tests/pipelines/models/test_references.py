@@ -135,7 +135,7 @@ def test_only_the_weights_and_the_image_encoder_are_downloaded_from_the_hub(
     wanted = {name for name in FILES if name.endswith(("a.safetensors", "r/config.json"))}
     wanted |= {"models/image_encoder/model.safetensors", "sdxl/c.safetensors"}
     assert set(hub.fetched["h94/IP-Adapter"]) == wanted
-    assert "names a revision other than its key `revision`, 'main'" in unclear["message"]
+    assert "names a revision other than its `revision`, 'main'" in unclear["message"]
     assert missing["message"].startswith("IP-Adapter 'h94/other': no such local folder, and the")
 
 
@@ -197,7 +197,8 @@ def test_adapters_in_a_job_file_survive_json_and_join_its_identity() -> None:
     [
         ([{"source": "a", "strength": 1}], r"references\.0\.strength"),
         ([{"scale": 1.0}], r"references\.0\.source: this key is required"),
-        (["https://user:secret@host/ip.safetensors"], r"references\.0"),
+        ([1.0], r"references\.0"),
+        (["https://user:secret@host/ip.safetensors"], "the IP-Adapter URL contains credentials"),
         (
             [{"source": "https://user:secret@host/ip.safetensors"}],
             "the IP-Adapter URL contains credentials",

@@ -146,7 +146,8 @@ def test_a_picture_that_is_there_is_not_read_unless_it_is_to_be_decoded(
     assert checked(spec_of(tmp_path, rows, "exists")).input_hashes is None
     found = problems(spec_of(tmp_path, rows, "decode"))
     assert [each.partition(" column")[0] for each in found] == ["m.csv, line 2,", "m.csv, line 3,"]
-    assert all("page.png" in found[0] and "cut.png" in found[1] for _ in found)
+    assert "page.png: not a picture (an HTML page)" in found[0]
+    assert "cut.png: damaged" in found[1]
 
 
 def test_a_mask_that_masks_nothing_or_is_of_another_shape_is_found_by_decoding(
@@ -162,8 +163,8 @@ def test_a_mask_that_masks_nothing_or_is_of_another_shape_is_found_by_decoding(
     assert problems(spec_of(tmp_path, rows, "decode")) == [
         "m.csv, line 3, column mask_image: black.png: the mask has no white pixel, so that nothing "
         "would be made anew",
-        "m.csv, line 4, column mask_image: tall.png: the mask has 48 x 64 pixels, another shape "
-        "than its init_image with 64 x 48",
+        "m.csv, line 4, column mask_image: tall.png: the mask has 48 x 64 pixels, another aspect "
+        "ratio than its init_image with 64 x 48",
     ]
     assert len(problems(spec_of(tmp_path, rows, "decode", fit="stretch"))) == 2
 

@@ -76,7 +76,7 @@ def test_rows_with_unusable_pictures_fail_alone_and_record_what_was_read(tmp_pat
     assert facts.inputs == (InputInfo("init_image", "0.png", hashes["p0"][0], "cover"),)
 
 
-def test_an_image_that_the_model_spoils_still_records_its_pictures(tmp_path: Path) -> None:
+def test_an_image_that_fails_in_the_model_still_records_its_pictures(tmp_path: Path) -> None:
     put_pictures(tmp_path)
     rows = [{**ROWS[0], "prompt": "nan"}, {**ROWS[1], "prompt": "explode"}]
     store, record = begin(tmp_path, rows)

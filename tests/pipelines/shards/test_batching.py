@@ -156,6 +156,32 @@ def test_images_that_begin_with_pictures_share_batches_whatever_their_guidance(
     assert len(made) == num_batches
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"control_scales": (0.8,)},
+        {"controls": ("depth",)},
+        {"num_references": (2,)},
+        {"reference_scales": (0.8,)},
+        {"mode": "image+control+reference"},
+        {"strength": 0.5},
+    ],
+)
+def test_images_with_other_adapters_scales_or_modes_share_no_batch(
+    tmp_path: Path, change: dict[str, Any]
+) -> None:
+    """diffusers takes one scale, and one number of references, for a whole call."""
+    one = Conditioning("text+control+reference", None, None, ("edges",), (0.5,), ("style",), (1,))
+    one = replace(one, reference_scales=(0.5,))
+    rows = [{"prompt": f"p{n}"} for n in range(4)]
+    images = [
+        replace(each, conditioning=(replace(one, **change) if n % 2 else one).as_text())
+        for n, each in enumerate(plan_of(tmp_path, rows, 4, batch={"shard_size": 100}))
+    ]
+    made = list(batches(images, lambda image: 4, supports_per_image_guidance=True))
+    assert [len({each.conditioning for each in batch}) for batch in made] == [1, 1]
+
+
 def test_a_plan_puts_images_that_can_share_batches_together(tmp_path: Path) -> None:
     rows = [
         {"prompt": f"p{n}", "guidance_scale": 2 + n % 7, "width": 64 + n % 2 * 64}

@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
@@ -12,6 +13,7 @@ from PIL import Image
 from support import tiny_models
 from support.conditioned_runs import ROWS, run_of
 
+from nightpress.diffusion_core.conditioning.spec import Conditioning
 from nightpress.diffusion_core.models.info import ModelInfo
 from nightpress.diffusion_core.models.loading import LoadedModel, describe, load
 from nightpress.diffusion_core.models.spec import ModelSpec
@@ -20,8 +22,10 @@ from nightpress.pipelines.errors import InputChanged, InputError, InputMissing, 
 from nightpress.pipelines.image_files.encoding import read_facts
 from nightpress.pipelines.image_files.packing import image_bytes
 from nightpress.pipelines.inputs.reading import InputReader
+from nightpress.pipelines.planning import read_shard
 from nightpress.pipelines.records import ImageFacts
 from nightpress.pipelines.run_directory.commit import read_commit, shard_path
+from nightpress.pipelines.run_directory.comparison import wrong_conditioning
 from nightpress.pipelines.run_directory.verify import Damage, verify
 from nightpress.pipelines.run_directory.verify_inputs import InputsVerified, verify_inputs
 from nightpress.pipelines.shards.recorded_inputs import recorded_inputs
@@ -138,6 +142,17 @@ def test_verify_finds_metadata_that_the_plan_does_not_ask_for(
     assert "but the plan has" in finding.text
 
 
+def test_verify_names_a_controlnet_of_the_plan_that_the_run_does_not_have(run: Run) -> None:
+    unknown = Conditioning("text+control", controls=("depth",), control_scales=(1.0,))
+    part, planned = read_commit(run.store, 0), read_shard(run.store, run.record.layout, 0)
+    texts = pa.array([unknown.as_text()] * len(planned))
+    position = planned.schema.get_field_index("conditioning")
+    changed = planned.set_column(position, "conditioning", texts)
+    assert wrong_conditioning(part, changed, run.record.model, "cover") == (
+        "row 0, column conditioning of the plan: there is no adapter 'depth'; the model has: none"
+    )
+
+
 def test_inputs_are_read_once_and_none_has_changed(run: Run) -> None:
     assert checked(run) == InputsVerified(num_inputs=2, num_images=2)
 
@@ -184,7 +199,7 @@ def test_an_image_without_its_run_names_places_that_are_read_only_on_request(
     run: Run, tmp_path: Path, model: tuple[LoadedModel, ModelInfo]
 ) -> None:
     data, facts = original(run, "image_00")
-    with pytest.raises(InputError, match="nothing is read only because an image names it"):
+    with pytest.raises(InputError, match="only --read-inputs reads those that it names itself"):
         recorded_inputs(facts, None, str(tmp_path), may_read=False, options={})
     inputs = recorded_inputs(facts, None, str(tmp_path), may_read=True, options={})
     assert reproduce(data, facts, model[0], run.spec.images, inputs)[0].same_file
@@ -209,7 +224,7 @@ def test_a_run_that_has_lost_its_plan_is_no_help(
         lambda facts: replace(facts, inputs=(replace(facts.inputs[0], url="/etc/passwd"),)),
     ],
 )
-def test_an_image_that_its_run_did_not_make_so_is_a_strangers(
+def test_an_image_that_its_run_did_not_make_so_counts_as_one_without_a_run(
     run: Run, forged: Callable[[ImageFacts], ImageFacts]
 ) -> None:
     facts = forged(original(run, "image_00")[1])

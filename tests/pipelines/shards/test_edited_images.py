@@ -1,4 +1,4 @@
-"""Images whose pictures cannot share a batch are made and recorded one at a time."""
+"""Images that cannot share a batch are made and recorded one at a time."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -27,3 +27,12 @@ def test_the_batch_size_of_an_edited_image_is_that_in_which_it_is_made(
     make_shard(store, record, rows, sampler)
     assert sampler.batches == batches
     assert set(read_commit(store, 0).column("batch_size").to_pylist()) == {max(batches)}
+
+
+def test_the_batch_size_of_a_class_that_shares_no_calls_is_1(tmp_path: Path) -> None:
+    store, record, rows = prepare(tmp_path, ["a", "b", "c", "d"])
+    sampler = FakeSampler()
+    sampler.shares_batches = False
+    make_shard(store, record, rows, sampler)
+    assert sampler.batches == [1, 1, 1, 1]
+    assert set(read_commit(store, 0).column("batch_size").to_pylist()) == {1}

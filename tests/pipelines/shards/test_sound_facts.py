@@ -47,11 +47,11 @@ def test_facts_with_pictures_are_sound_and_survive_as_json() -> None:
         ({"inputs": (replace(PHOTO, fit="tile"),)}, "there is no fit 'tile'"),
         ({"inputs": (PHOTO,) * 300}, "inputs: 300 entries, but at most 256"),
         ({"passes": (LARGER,) * 9}, "passes: 9 entries, but at most 8"),
-        ({"passes": (replace(LARGER, width=64),)}, "one ends at 64 x 32, not (48, 32)"),
+        ({"passes": (replace(LARGER, width=64),)}, "one ends at 64 x 32, not 48 x 32"),
         ({"passes": (replace(LARGER, from_width=64),)}, "begins with a larger image"),
         ({"passes": (replace(LARGER, from_width=0),)}, "begins with a larger image"),
         ({"passes": (replace(LARGER, num_inference_steps=10**9),)}, "steps from 1 to 10000"),
-        ({"passes": (replace(LARGER, strength=7.0),)}, "strength must be above 0 to 1"),
+        ({"passes": (replace(LARGER, strength=7.0),)}, "strength must be above 0 and up to 1"),
         ({"width": 48.5}, "width"),
     ],
 )

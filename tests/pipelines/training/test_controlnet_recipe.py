@@ -123,7 +123,7 @@ def test_a_control_picture_of_another_shape_is_refused(root: Path, model: Path) 
     for i in range(4):
         Image.new("RGB", (64, 48 if i == 2 else 64)).save(root / "patches" / f"{i:03d}.png")
     spec = job(root, model, controlnet={"control": "data", "source": str(root / "patches")})
-    message = r"002\.png: the control picture has 64 x 48 pixels, which is another shape than"
+    message = r"002\.png: the control picture has 64 x 48 pixels, which is another aspect ratio"
     with pytest.raises(DataError, match=message):
         list(train(spec, cache=root / "cache"))
 

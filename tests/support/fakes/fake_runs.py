@@ -28,6 +28,7 @@ class FakeSampler:
     """Fills each image with a colour that its seed decides; fails where the prompt says so."""
 
     supports_per_image_guidance = False
+    shares_batches = True
 
     def __init__(self, fits: int = 100) -> None:
         self.fits = fits
