@@ -10,6 +10,7 @@ import pytest
 from support import tiny_models
 
 from nightpress.diffusion_core import builtin
+from nightpress.diffusion_core.conditioning.spec import Pixels
 from nightpress.diffusion_core.errors import SamplingError, SettingsError, UnsupportedModel
 from nightpress.diffusion_core.inspection.trajectory import (
     Frame,
@@ -21,7 +22,7 @@ from nightpress.diffusion_core.models import loading, samplers
 from nightpress.diffusion_core.models.loading import LoadedModel
 from nightpress.diffusion_core.models.spec import ModelSpec
 from nightpress.diffusion_core.sampling.request import ImageRequest, SamplingParams
-from nightpress.diffusion_core.sampling.sampler import Pixels, Sampler
+from nightpress.diffusion_core.sampling.sampler import Sampler
 
 PARAMS = SamplingParams(width=64, height=32, num_inference_steps=4, guidance_scale=3.0)
 REQUEST = ImageRequest("a red fox, asleep", "", 11)
