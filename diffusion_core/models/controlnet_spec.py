@@ -9,8 +9,11 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_valida
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 
-SECOND_ORDER = ("heun", "Heun", "KDPM2")
+SECOND_ORDER = ("heun", "Heun", "KDPM2", "FlowMatchHeun")
 """How the samplers and the scheduler classes begin that call the denoiser twice a step."""
+
+ONE_MORE = "PNDM"
+"""How the scheduler class begins that calls the denoiser once more: twice in its second step."""
 
 
 class ControlNetSpec(BaseModel):
@@ -85,6 +88,7 @@ class ControlNetSpec(BaseModel):
             sampler: the sampler's name, or the class of its scheduler.
         """
         calls = 2 * taken - 1 if sampler.startswith(SECOND_ORDER) else taken
+        calls += sampler.startswith(ONE_MORE)
         if self.acts_in(calls):
             return None
         start, end = self.control_guidance_start, self.control_guidance_end

@@ -188,6 +188,14 @@ def guidance_arguments(guidance: Guidance, scale: float) -> Mapping[str, Any]:
     return {str(guidance.argument): scale, **switched}
 
 
+def step_arguments(num_steps: int) -> Mapping[str, Any]:
+    """The arguments of `__call__` that depend on the number of steps.
+
+    SANA-Sprint's default of `intermediate_timesteps` is for two steps, and it fails with others.
+    """
+    return {} if num_steps == 2 else {"intermediate_timesteps": None}
+
+
 def make_ready(pipeline: Any, guidance: Guidance, scale: float, size: tuple[int, int]) -> None:
     """Set what is a property of the pipeline and not an argument of its call.
 

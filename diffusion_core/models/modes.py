@@ -21,6 +21,10 @@ TAKES_ALL_STEPS = frozenset({"LatentConsistencyModelImg2ImgPipeline"})
 """Classes whose scheduler spreads all steps over what the strength of a picture leaves."""
 
 
+LCM_STEPS = 50
+"""`original_inference_steps` of LCMScheduler: the most steps that it can take, at strength 1."""
+
+
 @dataclass(frozen=True)
 class Family:
     """The diffusers classes over the components of one text-to-image pipeline, by mode.
@@ -231,6 +235,29 @@ def steps_taken(pipeline_class: str, num_steps: int, strength: float | None) -> 
     if pipeline_class.startswith("Flux"):
         return num_steps - int(num_steps - share)
     return max(int(share), 1)
+
+
+def too_many_steps(pipeline_class: str, num_steps: int, strength: float) -> str | None:
+    """Why the strength of a picture leaves a class in `TAKES_ALL_STEPS` too few timesteps.
+
+    Source: `LCMScheduler.set_timesteps` of diffusers 0.42.1, which fails then.
+
+    Args:
+        pipeline_class: the class that samples it.
+        num_steps: `num_inference_steps`.
+        strength: of its picture.
+
+    Returns:
+        The reason; None if there are enough, or for another class.
+    """
+    left = int(LCM_STEPS * strength)
+    if pipeline_class not in TAKES_ALL_STEPS or num_steps <= left:
+        return None
+    return (
+        f"the strength {strength:g} leaves {left} of {LCM_STEPS} timesteps, fewer than the "
+        f"{num_steps} to take; use a strength of at least {num_steps / LCM_STEPS:.3g}, or fewer "
+        "steps"
+    )
 
 
 def takes_adapters(pipeline_class: str) -> bool:

@@ -74,6 +74,17 @@ def test_a_latent_consistency_model_takes_all_its_steps_at_any_strength(loaded: 
     assert made.faults == (None,)
 
 
+def test_a_latent_consistency_model_needs_as_many_timesteps_as_it_takes_steps(
+    loaded: Loaded,
+) -> None:
+    """At strength 0.1 it has 5 of 50; diffusers refuses to take more steps than that."""
+    sampler, request = Sampler(loaded("lcm"), 1), pictures.requests("image")[:1]
+    settings = pictures.params("image", 0.1, num_inference_steps=5)
+    assert sampler.sample(request, settings).faults == (None,)
+    with pytest.raises(SettingsError, match="leaves 5 of 50 timesteps, fewer than the 6 to take"):
+        sampler.sample(request, dataclasses.replace(settings, num_inference_steps=6))
+
+
 @pytest.mark.parametrize("mode", ["image", "inpaint"])
 @pytest.mark.parametrize("sampler", ["unipc", "dpmsolver++"])
 @pytest.mark.parametrize("family", ["flux", "sd3"])

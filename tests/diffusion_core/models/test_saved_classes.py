@@ -11,6 +11,8 @@ from support import pictures, tiny_image_models
 from nightpress.diffusion_core.errors import UnsupportedModel
 from nightpress.diffusion_core.models import loading
 from nightpress.diffusion_core.models.info import ModelInfo
+from nightpress.diffusion_core.models.mode_facts import default_strengths
+from nightpress.diffusion_core.models.modes import modes_of
 from nightpress.diffusion_core.models.pipeline_folder import (
     PipelineFolder,
     size_multiple,
@@ -96,6 +98,16 @@ def test_default_strengths_are_those_of_the_classes(sd: Path) -> None:
     assert info.default_strength("image") == 0.8
     assert info.default_strength("inpaint+control") == 1.0
     assert info.default_strength("text") is None
+
+
+def test_a_class_with_controlnets_has_a_default_strength_of_its_own() -> None:
+    from diffusers import StableDiffusionXLPipeline
+
+    modes = modes_of("StableDiffusionXLPipeline", has_controls=True, has_references=True)
+    strengths = dict(default_strengths(StableDiffusionXLPipeline, modes))
+    assert (strengths["image"], strengths["image+control"]) == (0.3, 0.8)
+    assert (strengths["inpaint+control"], strengths["outpaint+control"]) == (0.9999, 1.0)
+    assert not any(mode.endswith("+reference") for mode in strengths)
 
 
 @pytest.mark.parametrize(("family", "multiple"), [("z_image", 8), ("qwen", 8)])
