@@ -260,6 +260,24 @@ def too_many_steps(pipeline_class: str, num_steps: int, strength: float) -> str 
     )
 
 
+def why_not_editable(pipeline_class: str, width: int, height: int) -> str | None:
+    """Why a model that edits images takes no picture of this size; None if it does.
+
+    Source: `Flux2ImageProcessor.check_image_input` of diffusers 0.42.1, which fails then.
+
+    Args:
+        pipeline_class: the model's class.
+        width, height: of the picture, in pixels.
+    """
+    short, long = sorted((width, height))
+    if not pipeline_class.startswith("Flux2") or (short >= 64 and long <= 8 * short):
+        return None
+    return (
+        f"{width} x {height} pixels, but FLUX.2 takes pictures of at least 64 pixels a side, at "
+        "most 8 times as long as wide"
+    )
+
+
 def takes_adapters(pipeline_class: str) -> bool:
     """Whether IP-Adapters can be loaded into a model."""
     return pipeline_class in TAKES_ADAPTERS

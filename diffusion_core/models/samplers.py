@@ -93,6 +93,13 @@ def is_flow(config: Mapping[str, Any]) -> bool:
     )
 
 
+def adds_noise(config: Mapping[str, Any]) -> bool:
+    """Whether a scheduler for flow matching draws random numbers in its steps."""
+    return config.get("_class_name") == "FlowMatchLCMScheduler" or bool(
+        config.get("stochastic_sampling")
+    )
+
+
 def compatible_samplers(
     config: Mapping[str, Any], pipeline: str, is_lcm_only: bool
 ) -> tuple[str, ...]:

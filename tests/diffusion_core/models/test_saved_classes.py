@@ -93,6 +93,31 @@ def test_a_pipeline_that_needs_something_else_is_still_refused(sd: Path, tmp_pat
         described(folder)
 
 
+@pytest.mark.parametrize(
+    ("family", "name", "settings", "runs"),
+    [
+        ("flux", "FlowMatchLCMScheduler", {}, False),
+        ("flux", "FlowMatchEulerDiscreteScheduler", {"stochastic_sampling": True}, False),
+        ("flux", "FlowMatchEulerDiscreteScheduler", {}, True),
+        ("sana", "FlowMatchEulerDiscreteScheduler", {"stochastic_sampling": True}, True),
+    ],
+)
+def test_a_scheduler_that_adds_noise_of_no_rows_seed_is_refused(
+    family: str, name: str, settings: dict[str, bool], runs: bool, tmp_path: Path
+) -> None:
+    folder = tiny_image_models.save(family, tmp_path)
+    index = json.loads((folder / "model_index.json").read_text())
+    index["scheduler"] = ["diffusers", name]
+    (folder / "model_index.json").write_text(json.dumps(index))
+    config = folder / "scheduler" / "scheduler_config.json"
+    config.write_text(json.dumps({"_class_name": name, **settings}))
+    if runs:
+        assert "text" in described(folder).modes
+    else:
+        with pytest.raises(UnsupportedModel, match=f"{name}, adds noise in its steps, and Flux"):
+            described(folder)
+
+
 def test_default_strengths_are_those_of_the_classes(sd: Path) -> None:
     info = described(sd)
     assert info.default_strength("image") == 0.8
