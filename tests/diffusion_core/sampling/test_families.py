@@ -16,6 +16,7 @@ from support.tiny_families import makers, save
 from nightpress.diffusion_core.errors import UnsupportedModel
 from nightpress.diffusion_core.models.info import ModelInfo
 from nightpress.diffusion_core.models.loading import LoadedModel, describe, load
+from nightpress.diffusion_core.models.modes import modes_of
 from nightpress.diffusion_core.models.spec import ModelSpec
 from nightpress.diffusion_core.sampling.sampler import ImageRequest, Sampler, SamplingParams
 
@@ -184,6 +185,8 @@ def test_the_readme_lists_every_text_to_image_class_of_diffusers() -> None:
     for name, reason in classes.items():
         assert (rows[name][0].startswith("refused")) == (reason is not None), name
         assert (rows[name][0] == "not tried") == (reason is None and name not in makers()), name
+        if reason is None:
+            assert rows[name][-1].strip("| ") == ", ".join(modes_of(name)), name
 
 
 @pytest.mark.slow
