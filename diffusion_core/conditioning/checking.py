@@ -7,7 +7,12 @@ from nightpress.diffusion_core import patching
 from nightpress.diffusion_core.conditioning.arguments import strength_of
 from nightpress.diffusion_core.conditioning.spec import ConditionImages, Conditioning, Pixels
 from nightpress.diffusion_core.errors import SettingsError
-from nightpress.diffusion_core.models.modes import PICTURE_MODES, TAKES_ALL_STEPS, least_strength
+from nightpress.diffusion_core.models.modes import (
+    PICTURE_MODES,
+    TAKES_ALL_STEPS,
+    least_strength,
+    too_many_steps,
+)
 
 
 def check_pictures(
@@ -50,7 +55,7 @@ def _check_shape(name: str, picture: Pixels, size: tuple[int, int]) -> None:
 
 
 def check_strength(conditioning: Conditioning, pipeline_class: Any, steps: int) -> None:
-    """Check that the strength leaves a step to take.
+    """Check that the strength leaves a step to take, or as many as the class always takes.
 
     Args:
         conditioning: of the batch.
@@ -58,13 +63,15 @@ def check_strength(conditioning: Conditioning, pipeline_class: Any, steps: int) 
         steps: `num_inference_steps`.
 
     Raises:
-        SettingsError: it leaves none, or is not above 0 and up to 1.
+        SettingsError: it does not, or is not above 0 and up to 1.
     """
     strength = strength_of(conditioning, pipeline_class)
     if strength is None:
         return
     if not 0 < strength <= 1:
         raise SettingsError(f"strength {strength:g} is not above 0 and up to 1")
+    if reason := too_many_steps(pipeline_class.__name__, steps, strength):
+        raise SettingsError(reason)
     if pipeline_class.__name__ not in TAKES_ALL_STEPS and int(steps * strength) < 1:
         raise SettingsError(
             f"{steps} steps at strength {strength:g} leave no step to take; use at least "

@@ -14,6 +14,7 @@ import torch
 from PIL import Image
 
 from nightpress.diffusion_core.conditioning.spec import ConditionImages, Conditioning
+from nightpress.diffusion_core.models.modes import why_not_editable
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,7 @@ def arguments(
         conditioning: what all images of the batch share.
 
     Raises:
-        ValueError: a strength, or a picture that the mode does not take, or lacks.
+        ValueError: a strength, or a picture that the mode or the class does not take, or lacks.
     """
     edits = EDIT_CLASSES.get(pipeline_class)
     if edits is None or conditioning.mode == "text":
@@ -65,6 +66,8 @@ def arguments(
     if conditioning.strength is not None:
         raise ValueError("a model that edits images takes no strength")
     pictures = [_pictures(each, conditioning) for each in images]
+    for own in pictures:
+        _check_sizes(pipeline_class, own, first=int(conditioning.base != "edit"))
     if edits.takes_batches:
         stacked = torch.from_numpy(np.stack([own[0] for own in pictures]))
         return {"image": stacked.permute(0, 3, 1, 2).to(torch.float32) / 255}
@@ -72,6 +75,21 @@ def arguments(
         raise ValueError(f"it edits one image at a time, not {len(pictures)}")
     as_images = [Image.fromarray(picture) for picture in pictures[0]]
     return {"image": as_images if edits.takes_list else as_images[0]}
+
+
+def _check_sizes(pipeline_class: str, pictures: Sequence[Any], first: int) -> None:
+    """Refuse pictures that the class takes in no such size.
+
+    Args:
+        pipeline_class: name of the diffusers class.
+        pictures: of one image.
+        first: the number of the first one, 0 for the picture to edit.
+    """
+    for number, picture in enumerate(pictures, first):
+        height, width = picture.shape[:2]
+        if reason := why_not_editable(pipeline_class, width, height):
+            name = f"reference_image {number}" if number else "init_image"
+            raise ValueError(f"{name} has {reason}")
 
 
 def _pictures(images: ConditionImages, conditioning: Conditioning) -> list[Any]:

@@ -11,8 +11,11 @@ from nightpress.diffusion_core.models.lora_files import by_source
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 
-SECOND_ORDER = ("heun", "Heun", "KDPM2")
+SECOND_ORDER = ("heun", "Heun", "KDPM2", "FlowMatchHeun")
 """How the samplers and the scheduler classes begin that call the denoiser twice a step."""
+
+ONE_MORE = "PNDM"
+"""How the scheduler class begins that calls the denoiser once more: twice in its second step."""
 
 
 class ControlNetSpec(BaseModel):
@@ -87,6 +90,7 @@ class ControlNetSpec(BaseModel):
             sampler: the sampler's name, or the class of its scheduler.
         """
         calls = 2 * taken - 1 if sampler.startswith(SECOND_ORDER) else taken
+        calls += sampler.startswith(ONE_MORE)
         if self.acts_in(calls):
             return None
         start, end = self.control_guidance_start, self.control_guidance_end

@@ -125,8 +125,13 @@ def guidance_of(model: PipelineFolder, pipeline_class: Any) -> Guidance:
         return Guidance("prior_guidance_scale", float(scale), negative)
     if _is_distilled(model, pipeline_class):
         return Guidance(argument=None, takes_negative_prompt=False)
-    off_at = 0.0 if pipeline_class.__name__ in GUIDED_ABOVE_0 else 1.0
+    off_at = guidance_off_at(pipeline_class.__name__)
     return Guidance("guidance_scale", _default(pipeline_class), negative, off_at)
+
+
+def guidance_off_at(pipeline_class: str) -> float:
+    """The largest scale that is no guidance at all, by the name of a class."""
+    return 0.0 if pipeline_class in GUIDED_ABOVE_0 else 1.0
 
 
 GUIDED_ABOVE_0 = ("Krea2Pipeline", "ZImageOmniPipeline", "ZImagePipeline")
@@ -186,6 +191,14 @@ def guidance_arguments(guidance: Guidance, scale: float) -> Mapping[str, Any]:
         return {}
     switched = {"true_cfg_scale": 1.0} if guidance.switch_off else {}
     return {str(guidance.argument): scale, **switched}
+
+
+def step_arguments(num_steps: int) -> Mapping[str, Any]:
+    """The arguments of `__call__` that depend on the number of steps.
+
+    SANA-Sprint's default of `intermediate_timesteps` is for two steps, and it fails with others.
+    """
+    return {} if num_steps == 2 else {"intermediate_timesteps": None}
 
 
 def make_ready(pipeline: Any, guidance: Guidance, scale: float, size: tuple[int, int]) -> None:

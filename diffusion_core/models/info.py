@@ -12,6 +12,7 @@ from nightpress.diffusion_core.models.modes import (
     TAKES_ALL_STEPS,
     class_for,
     samplers_for,
+    too_many_steps,
 )
 from nightpress.diffusion_core.models.prompts import PromptLimits
 
@@ -83,11 +84,16 @@ class ModelInfo:
 
     def default_strength(self, mode: str) -> float | None:
         """The strength of a picture that has none of its own; None if the mode has no strength."""
-        return dict(self.default_strengths).get(mode.partition("+")[0])
+        known = dict(self.default_strengths)
+        return known.get(mode.removesuffix("+reference"), known.get(mode.partition("+")[0]))
 
     def takes_all_steps(self, mode: str) -> bool:
         """Whether a strength below 1 takes no step away in a mode that the model has."""
         return class_for(self.pipeline, mode) in TAKES_ALL_STEPS
+
+    def too_many_steps(self, mode: str, steps: int, strength: float) -> str | None:
+        """Why a strength leaves too few timesteps for so many steps; None if it does not."""
+        return too_many_steps(class_for(self.pipeline, mode), steps, strength)
 
     def loras_of(self, lora: str | None, scale: float | None) -> tuple[LoraInfo, ...]:
         """The LoRAs that are active for an image, in order.

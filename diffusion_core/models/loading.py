@@ -7,8 +7,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from nightpress.diffusion_core import patching
 from nightpress.diffusion_core.acceleration.spec import SpeedSpec
-from nightpress.diffusion_core.errors import ModelError, as_model_error
+from nightpress.diffusion_core.errors import ModelError, UnsupportedModel, as_model_error
 from nightpress.diffusion_core.models import networks, pipeline_folder, samplers, weight_files
 from nightpress.diffusion_core.models.adapter_files import NO_ADAPTERS, AdapterFiles, ReferenceFiles
 from nightpress.diffusion_core.models.controlnets import (
@@ -214,7 +215,25 @@ def _checked_references(
 def _read(folder: Path) -> tuple[PipelineFolder, Any]:
     """A pipeline's folder and class."""
     model = PipelineFolder.read(folder)
-    return model, pipeline_folder.text_to_image_class(model, refusals())
+    pipeline_class = pipeline_folder.text_to_image_class(model, refusals())
+    _require_generator(model, pipeline_class)
+    return model, pipeline_class
+
+
+def _require_generator(model: PipelineFolder, pipeline_class: Any) -> None:
+    """Refuse a scheduler whose noise would come from torch's global random numbers.
+
+    Read against diffusers 0.42.1. Relies on pipelines that pass a generator to `step` making its
+    arguments in `prepare_extra_step_kwargs`; most of those for flow matching pass none.
+    """
+    passes = patching.refers_to(pipeline_class.__call__, "prepare_extra_step_kwargs")
+    if samplers.adds_noise(model.scheduler) and not passes:
+        raise UnsupportedModel(
+            f"{model.path}: its scheduler, {model.scheduler['_class_name']}, adds noise in its "
+            f"steps, and {pipeline_class.__name__} gives it no generator, so that no image could "
+            "be made again; save it with a FlowMatchEulerDiscreteScheduler without "
+            "stochastic_sampling"
+        )
 
 
 def _load_pipeline(

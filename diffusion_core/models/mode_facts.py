@@ -13,7 +13,7 @@ from nightpress.diffusion_core.models.modes import (
 from nightpress.diffusion_core.models.pipeline_folder import call_default
 
 Strengths = tuple[tuple[str, float], ...]
-"""Pairs of a mode without ControlNets and references, and its default strength."""
+"""Pairs of a mode without references, and its default strength."""
 
 
 def supported_modes(
@@ -55,11 +55,12 @@ def default_strengths(pipeline_class: Any, modes: Iterable[str]) -> Strengths:
     import diffusers
 
     found = []
-    for mode in PICTURE_MODES:
-        if mode not in modes:
+    for mode in modes:
+        base = mode.partition("+")[0]
+        if base not in PICTURE_MODES or mode.endswith("+reference"):
             continue
         owner = getattr(diffusers, class_for(pipeline_class.__name__, mode))
-        strength = OUTPAINT_STRENGTH if mode == "outpaint" else call_default(owner, "strength")
+        strength = OUTPAINT_STRENGTH if base == "outpaint" else call_default(owner, "strength")
         if strength is not None:
             found.append((mode, float(strength)))
     return tuple(found)

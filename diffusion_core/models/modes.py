@@ -22,6 +22,10 @@ TAKES_ALL_STEPS = frozenset({"LatentConsistencyModelImg2ImgPipeline"})
 """Classes whose scheduler spreads all steps over what the strength of a picture leaves."""
 
 
+LCM_STEPS = 50
+"""`original_inference_steps` of LCMScheduler: the most steps that it can take, at strength 1."""
+
+
 @dataclass(frozen=True)
 class Family:
     """The diffusers classes over the components of one text-to-image pipeline, by mode.
@@ -237,14 +241,60 @@ def steps_taken(pipeline_class: str, num_steps: int, strength: float | None) -> 
     return max(int(share), 1)
 
 
-def least_strength(num_steps: int) -> float:
-    """The smallest strength, to three digits, that leaves one of so many steps to take.
+def least_strength(num_steps: int, left: int = 1) -> float:
+    """The smallest strength, to three digits, that leaves some of so many steps.
 
     Source: `get_timesteps` of diffusers' classes, which takes `int(num_steps * strength)` steps.
+
+    Args:
+        num_steps: the steps of an image from noise alone.
+        left: how many must be left, at most `num_steps`.
     """
     scale = 10.0 ** (2 + len(str(num_steps)))
-    strength = math.ceil(scale / num_steps) / scale
-    return strength if int(num_steps * strength) else strength + 1 / scale
+    strength = math.ceil(scale * left / num_steps) / scale
+    return strength if int(num_steps * strength) >= left else strength + 1 / scale
+
+
+def too_many_steps(pipeline_class: str, num_steps: int, strength: float) -> str | None:
+    """Why the strength of a picture leaves a class in `TAKES_ALL_STEPS` too few timesteps.
+
+    Source: `LCMScheduler.set_timesteps` of diffusers 0.42.1, which fails then.
+
+    Args:
+        pipeline_class: the class that samples it.
+        num_steps: `num_inference_steps`.
+        strength: of its picture.
+
+    Returns:
+        The reason; None if there are enough, or for another class.
+    """
+    left = int(LCM_STEPS * strength)
+    if pipeline_class not in TAKES_ALL_STEPS or num_steps <= left:
+        return None
+    enough = least_strength(LCM_STEPS, min(num_steps, LCM_STEPS))
+    advice = f"a strength of at least {enough:g}, or " if num_steps <= LCM_STEPS else ""
+    return (
+        f"the strength {strength:g} leaves {left} of {LCM_STEPS} timesteps, fewer than the "
+        f"{num_steps} to take; use {advice}fewer steps"
+    )
+
+
+def why_not_editable(pipeline_class: str, width: int, height: int) -> str | None:
+    """Why a model that edits images takes no picture of this size; None if it does.
+
+    Source: `Flux2ImageProcessor.check_image_input` of diffusers 0.42.1, which fails then.
+
+    Args:
+        pipeline_class: the model's class.
+        width, height: of the picture, in pixels.
+    """
+    short, long = sorted((width, height))
+    if not pipeline_class.startswith("Flux2") or (short >= 64 and long <= 8 * short):
+        return None
+    return (
+        f"{width} x {height} pixels, but FLUX.2 takes pictures of at least 64 pixels a side, at "
+        "most 8 times as long as wide"
+    )
 
 
 def takes_adapters(pipeline_class: str) -> bool:

@@ -83,7 +83,7 @@ class References:
         if wanted != self._active:
             self._active = None  # a switch that fails leaves the network in an unknown state
             self._network.encoder_hid_proj = None
-            self._network.config.encoder_hid_dim_type = "ip_image_proj" if wanted else None
+            self._set_config(encoder_hid_dim_type="ip_image_proj" if wanted else None)
             self._network.set_attn_processor(dict(processors))
             if wanted:
                 self._network.encoder_hid_proj = self._multiple(
@@ -93,6 +93,14 @@ class References:
         for processor in processors.values():
             if hasattr(processor, "to_k_ip"):
                 processor.scale = list(scales)
+
+    def _set_config(self, **values: Any) -> None:
+        """Change the denoiser's configuration for good.
+
+        diffusers sets an attribute of it, which the next `register_to_config` of anything forgets:
+        then the processors take the last words of a prompt for a picture.
+        """
+        patching.require(self._network, "register_to_config", SWITCH)(**values)
 
     def _processors(self, names: tuple[str, ...]) -> dict[str, Any]:
         """The processors with only these adapters; their weights are shared."""

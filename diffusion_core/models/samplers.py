@@ -93,6 +93,21 @@ def is_flow(config: Mapping[str, Any]) -> bool:
     )
 
 
+ADD_NOISE = ("ddpm", "dpmsolver-sde", "euler-ancestral", "lcm")
+"""Solvers of diffusion models that draw random numbers in their steps."""
+
+PASSES_NO_GENERATOR = ("LDMTextToImagePipeline",)
+"""Classes for diffusion models that give the scheduler's steps no generator, so that these would
+draw from torch's global random numbers."""
+
+
+def adds_noise(config: Mapping[str, Any]) -> bool:
+    """Whether a scheduler for flow matching draws random numbers in its steps."""
+    return config.get("_class_name") == "FlowMatchLCMScheduler" or bool(
+        config.get("stochastic_sampling")
+    )
+
+
 def compatible_samplers(
     config: Mapping[str, Any], pipeline: str, is_lcm_only: bool
 ) -> tuple[str, ...]:
@@ -110,8 +125,9 @@ def compatible_samplers(
         return ("default", "lcm")
     if "beta_schedule" not in config:
         return ("default",)
+    unfit = ADD_NOISE if pipeline in PASSES_NO_GENERATOR else ()
     names = (name for name in DIFFUSION_SAMPLERS[1:] if why_not(name, config) is None)
-    return ("default", *names)
+    return ("default", *(name for name in names if solver_and_suffix(name)[0] not in unfit))
 
 
 def why_not(name: str, config: Mapping[str, Any]) -> str | None:

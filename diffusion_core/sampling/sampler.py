@@ -325,6 +325,7 @@ class Sampler:
             "max_area": params.width * params.height,
             "_auto_resize": False,
             **family_rules.FIXED_ARGUMENTS,
+            **family_rules.step_arguments(params.num_inference_steps),
             **family_rules.guidance_arguments(self._model.guidance, scale),
         }
         accepted = pipeline_folder.call_parameters(type(pipeline))

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from nightpress.diffusion_core.errors import SettingsError
+from nightpress.diffusion_core.models.modes import LCM_STEPS
 from nightpress.diffusion_core.models.samplers import (
     SAMPLER_NAMES,
     SCHEDULERS,
@@ -13,9 +14,6 @@ from nightpress.diffusion_core.models.samplers import (
     settings_of,
     solver_and_suffix,
 )
-
-LCM_STEPS = 50
-"""`original_inference_steps` of LCMScheduler, the most steps that it can take."""
 
 
 def make(name: str, config: Mapping[str, Any]) -> Any:

@@ -81,7 +81,7 @@ def as_values(planned: Plan) -> dict[str, object]:
         "batches": [
             {**asdict(each.settings), "num_images": each.num_images} for each in planned.batches
         ],
-        "prompts": asdict(planned.prompts),
+        "prompts": planned.prompts.as_dict(),
         "modes": dict(planned.modes),
         "num_pictures": planned.num_pictures,
         "estimate": None if estimate is None else asdict(estimate),

@@ -15,6 +15,7 @@ import pyarrow.compute as pc
 from nightpress.diffusion_core.conditioning.spec import Conditioning
 from nightpress.diffusion_core.models.controlnet_spec import ControlNetSpec
 from nightpress.diffusion_core.models.info import ModelInfo
+from nightpress.diffusion_core.models.modes import why_not_editable
 from nightpress.pipelines.job.spec import base_setting
 from nightpress.pipelines.manifest.adapter_columns import AdapterColumns, AdapterUse
 from nightpress.pipelines.manifest.canvas import SIDES, read_canvases
@@ -138,6 +139,7 @@ class _TableConditions:
         modes = modes_of_rows(given, self.reader.info, self.reader.columns, self.refusals)
         strength = self._strength(given.init_image, modes)
         self._check_sampling(modes, strength, controls)
+        self._check_edited_sizes(modes)
         texts = self._texts(modes, strength, canvas, controls, references)
         return texts, input_lists(groups, self.table.num_rows)
 
@@ -224,6 +226,24 @@ class _TableConditions:
         taken = np.where(np.isnan(strength), checks.default_strengths(modes), strength)
         rows = SampledRows(modes, taken, sizes.steps, sizes.scheduler, controls.counts > 0)
         checks.check(rows, self.refusals)
+
+    def _check_edited_sizes(self, modes: Ints) -> None:
+        """Refuse rows whose init_image, at the size of the row, the model does not edit."""
+        edited = modes % CONTROL == EDIT
+        if not edited.any():
+            return
+        width, height = self.sizes.width, self.sizes.height
+        codes, firsts = distinct_rows([width, height])
+        pipeline = self.reader.info.pipeline
+        reasons = [
+            why_not_editable(pipeline, int(width[row]), int(height[row])) for row in firsts.tolist()
+        ]
+        bad = np.array([reason is not None for reason in reasons], np.bool_)[codes]
+        self.refusals.add(
+            edited & bad,
+            self._column("width"),
+            lambda row: f"the init_image would have {reasons[codes[row]]}",
+        )
 
     def _texts(
         self,

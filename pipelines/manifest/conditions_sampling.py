@@ -90,9 +90,11 @@ class SamplingChecks:
     def _no_steps(self, rows: SampledRows, row: int) -> str | None:
         """Why no denoising step is left, which diffusers runs without a word."""
         mode, steps, strength = self._mode(rows, row), int(rows.steps[row]), rows.strength[row]
-        if mode is None or np.isnan(strength) or int(steps * strength) >= 1:
+        if mode is None or np.isnan(strength):
             return None
         if self.info.takes_all_steps(mode):
+            return self.info.too_many_steps(mode, steps, float(strength))
+        if int(steps * strength) >= 1:
             return None
         return (
             f"the strength {strength:g} leaves none of {plural(steps, 'step')} to take; with that "

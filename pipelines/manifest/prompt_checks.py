@@ -6,7 +6,7 @@ which that does not decide is tokenised as a whole.
 """
 
 from collections.abc import Sequence
-from dataclasses import astuple, dataclass, field
+from dataclasses import asdict, astuple, dataclass, field
 
 import numpy as np
 import pyarrow as pa
@@ -55,6 +55,8 @@ class PromptCounts:
     """With weights or tags of other programs, which are taken as text."""
     num_doubled: int = 0
     """With doubled parentheses, which are taken as text."""
+    num_unguided: int = 0
+    """With a negative prompt, but a guidance scale that leaves it out."""
 
     def __add__(self, other: "PromptCounts") -> "PromptCounts":
         return PromptCounts(*np.add(astuple(self), astuple(other)).tolist())
@@ -66,11 +68,22 @@ class PromptCounts:
             (self.num_literal, "weights or tags of other programs, which are taken as text"),
             (self.num_doubled, "doubled parentheses, as in ((word)), which are taken as text"),
         )
-        return [
+        found = [
             f"{plural(number, 'row')} with a prompt that has {text}"
             for number, text in texts
             if number
         ]
+        if self.num_unguided:
+            found.append(
+                f"{plural(self.num_unguided, 'row')} with a negative prompt that has no effect, as "
+                "the guidance_scale leaves guidance off"
+            )
+        return found
+
+    def as_dict(self) -> dict[str, int]:
+        """JSON-ready values; counts that older versions lack only where there are any."""
+        values = asdict(self)
+        return {k: v for k, v in values.items() if v or k != "num_unguided"}
 
 
 @dataclass

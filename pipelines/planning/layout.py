@@ -183,7 +183,7 @@ class PlanLayout:
             ],
             "files": [_file_as_dict(file, schemas) for file in self.files],
             "schemas": schemas,
-            "prompts": asdict(self.prompts),
+            "prompts": self.prompts.as_dict(),
         } | ({"has_input_hashes": True} if self.has_input_hashes else {})
 
     @classmethod

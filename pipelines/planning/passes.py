@@ -90,6 +90,8 @@ def check_passes(spec: RunSpec, info: ModelInfo) -> None:
                 f"passes.{number}.num_inference_steps: {each.num_inference_steps} steps are more "
                 f"than the {info.max_steps} that the model allows"
             )
+        if reason := info.too_many_steps(MODE, each.num_inference_steps, each.strength):
+            raise SpecError(f"passes.{number}: {reason}")
 
 
 def check_rows(

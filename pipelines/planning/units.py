@@ -6,13 +6,14 @@ is small.
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from nightpress.diffusion_core.conditioning.spec import TEXT, Conditioning
+from nightpress.diffusion_core.models.family_rules import guidance_off_at
 from nightpress.diffusion_core.sampling.request import SamplingParams
 from nightpress.diffusion_core.theory.spacing import evenly_spaced
 from nightpress.pipelines.errors import MAX_PROBLEMS, Problem
@@ -291,7 +292,17 @@ def _check_prompts(planner: Planner, batch: RowBatch) -> PromptCounts:
     if "negative_prompt" in planner.columns.settings or planner.spec.sampling.negative_prompt:
         name = planner.columns.manifest_name("negative_prompt")
         columns.append((name, batch.rows.negative_prompts))
-    return planner.prompt_checker.check(columns, batch.problems)
+    counts = planner.prompt_checker.check(columns, batch.problems)
+    return replace(counts, num_unguided=_num_unguided(planner, batch.rows))
+
+
+def _num_unguided(planner: Planner, rows: Rows) -> int:
+    """The rows whose negative prompt has no effect, since they have no guidance."""
+    off_at = guidance_off_at(planner.row_reader.info.pipeline)
+    unguided = rows.guidance_scale <= off_at
+    if not unguided.any():
+        return 0
+    return int((unguided & (np.array(pc.binary_length(rows.negative_prompts)) > 0)).sum())
 
 
 def _weights(batch: RowBatch) -> Ints:

@@ -60,8 +60,14 @@ def params(mode: str, strength: float | None = None, **settings: Any) -> Samplin
     )
 
 
-def plain_image(pipeline: Any, request: ImageRequest, settings: SamplingParams) -> Pixels:
-    """What plain diffusers makes of one image's PIL pictures, (1, H, W, 3) uint8."""
+def plain_image(
+    pipeline: Any, request: ImageRequest, settings: SamplingParams, **more: Any
+) -> Pixels:
+    """What plain diffusers makes of one image's PIL pictures, (1, H, W, 3) uint8.
+
+    Args:
+        more: further arguments of the call.
+    """
     import inspect
 
     takes = inspect.signature(pipeline.__call__).parameters
@@ -84,7 +90,7 @@ def plain_image(pipeline: Any, request: ImageRequest, settings: SamplingParams) 
     given = {name: value for name, value in arguments.items() if name in takes}
     if "use_resolution_binning" in takes:
         given |= {"use_resolution_binning": False, "clean_caption": False}
-    return np.stack([np.asarray(image) for image in pipeline(**given).images])
+    return np.stack([np.asarray(image) for image in pipeline(**given, **more).images])
 
 
 def with_guidance(pipeline: Any, arguments: dict[str, Any]) -> dict[str, Any]:

@@ -14,7 +14,12 @@ from nightpress.diffusion_core.conditioning.spec import ConditionImages
 from nightpress.diffusion_core.errors import SettingsError
 from nightpress.diffusion_core.models import loading
 from nightpress.diffusion_core.models.loading import LoadedModel
-from nightpress.diffusion_core.models.modes import least_strength, samplers_for
+from nightpress.diffusion_core.models.modes import (
+    LCM_STEPS,
+    least_strength,
+    samplers_for,
+    too_many_steps,
+)
 from nightpress.diffusion_core.models.spec import ModelSpec
 from nightpress.diffusion_core.sampling.sampler import Sampler
 
@@ -77,10 +82,28 @@ def test_the_strength_that_is_advised_leaves_a_step() -> None:
         assert advised < 1.02 / steps
 
 
+def test_the_strength_that_is_advised_leaves_a_latent_consistency_model_its_timesteps() -> None:
+    for steps in range(1, LCM_STEPS + 1):
+        advised = float(f"{least_strength(LCM_STEPS, steps):g}")
+        assert too_many_steps("LatentConsistencyModelPipeline", steps, advised) is None
+        assert steps <= advised * LCM_STEPS < steps + 0.1
+
+
 def test_a_latent_consistency_model_takes_all_its_steps_at_any_strength(loaded: Loaded) -> None:
     settings = pictures.params("image", 0.2, num_inference_steps=4)
     made = Sampler(loaded("lcm"), 1).sample(pictures.requests("image")[:1], settings)
     assert made.faults == (None,)
+
+
+def test_a_latent_consistency_model_needs_as_many_timesteps_as_it_takes_steps(
+    loaded: Loaded,
+) -> None:
+    """At strength 0.1 it has 5 of 50; diffusers refuses to take more steps than that."""
+    sampler, request = Sampler(loaded("lcm"), 1), pictures.requests("image")[:1]
+    settings = pictures.params("image", 0.1, num_inference_steps=5)
+    assert sampler.sample(request, settings).faults == (None,)
+    with pytest.raises(SettingsError, match="leaves 5 of 50 timesteps, fewer than the 6 to take"):
+        sampler.sample(request, dataclasses.replace(settings, num_inference_steps=6))
 
 
 @pytest.mark.parametrize("mode", ["image", "inpaint"])

@@ -208,6 +208,22 @@ def test_what_an_edit_cannot_take_is_refused_in_words(
         Sampler(editing(KLEIN), 1).sample(asked, params(conditioning))
 
 
+def test_a_picture_of_a_size_that_flux2_does_not_take_is_named(
+    editing: Callable[[str], LoadedModel],
+) -> None:
+    for conditioning, wrong, reason in (
+        (WITH_TWO, picture(1, 600, 70), "reference_image 2 has 600 x 70 pixels, but FLUX.2 takes"),
+        (REFERENCES_ALONE, picture(1, 63, 80), "reference_image 2 has 63 x 80 pixels"),
+    ):
+        asked = request(1, conditioning)
+        group = (asked.images.reference_images[0][0], wrong)
+        images = ConditionImages(asked.images.init_image, reference_images=(group,))
+        with pytest.raises(SamplingError, match=reason):
+            Sampler(editing(KLEIN), 1).sample(
+                [ImageRequest("a", "", 1, images=images)], params(conditioning)
+            )
+
+
 def test_every_class_that_edits_is_tried() -> None:
     assert {name for name, _ in QUICK + OTHERS} == set(EDIT_CLASSES)
 

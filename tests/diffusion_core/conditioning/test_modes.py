@@ -89,6 +89,20 @@ def test_a_batch_of_one_is_exactly_the_image_of_plain_diffusers(
         np.testing.assert_array_equal(made.pixels, expected)
 
 
+@pytest.mark.parametrize("mode", ["text", "image"])
+def test_sana_sprint_takes_any_number_of_steps_as_plain_diffusers_does(
+    mode: str, loaded: Loaded, plain: Plain
+) -> None:
+    """With more or fewer than two, a plain call needs `intermediate_timesteps=None`."""
+    name = "SanaSprintPipeline" if mode == "text" else "SanaSprintImg2ImgPipeline"
+    request = pictures.requests(mode)[0]
+    settings = pictures.params(mode, None, num_inference_steps=3)
+    made = Sampler(loaded("sana_sprint"), 1).sample([request], settings)
+    pipeline = plain("sana_sprint", name)
+    expected = pictures.plain_image(pipeline, request, settings, intermediate_timesteps=None)
+    np.testing.assert_array_equal(made.pixels, expected)
+
+
 @pytest.mark.parametrize(("family", "mode"), marked(2))
 def test_bits_depend_neither_on_place_nor_on_companions_nor_on_padding(
     family: str, mode: str, loaded: Loaded

@@ -3,7 +3,7 @@
 import functools
 import inspect
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +31,12 @@ from nightpress.diffusion_core.models.modes import class_for
 from nightpress.diffusion_core.models.spec import ModelSpec
 from nightpress.diffusion_core.sampling.sampler import ImageRequest, Sampler, SamplingParams
 
-KINDS = {"sd": ("base", "plus"), "sdxl": ("plus", "base"), "flux": ("base", "base")}
+KINDS = {
+    "sd": ("base", "plus"),
+    "sd8": ("base", "plus"),
+    "sdxl": ("plus", "base"),
+    "flux": ("base", "base"),
+}
 """Family -> the kinds of its two adapters, which are called `one` and `two`."""
 
 NAMES, SCALES, COUNTS = ("one", "two"), (0.7, 0.4), (2, 1)
@@ -98,7 +103,7 @@ def adapted(
     @functools.cache
     def load(family: str) -> Adapted:
         adapters = tmp_path_factory.mktemp("adapters")
-        pipeline = tiny_models.MAKERS[family]()
+        pipeline = diffusers.DiffusionPipeline.from_pretrained(saved(family), local_files_only=True)
         for seed, (name, kind) in enumerate(zip(NAMES, KINDS[family], strict=True)):
             tiny_references.save(pipeline, adapters, kind, seed, f"{name}.safetensors")
         spec, files = spec_of(saved(family), adapters)
@@ -260,6 +265,21 @@ def test_guidance_of_one_uses_no_negative_references(adapted: Callable[[str], Ad
     settings = params(guidance_scale=1.0)
     own = Sampler(adapted("sd").model, 1).sample([request(7)], settings).pixels[0]
     assert np.array_equal(own, by_diffusers(adapted("sd"), "text", 7, guidance_scale=1.0))
+
+
+def test_references_act_in_inpainting_with_eight_channels_and_in_what_follows(
+    adapted: Callable[[str], Adapted],
+) -> None:
+    """Such inpainting changes the denoiser's configuration for a call."""
+    sampler = Sampler(adapted("sd8").model, 1)
+    inpainting, text = request(1, "inpaint"), request(1)
+    other = replace(inpainting.images, reference_images=references(2))
+    settings = params(conditioning_of("inpaint"))
+    before = sampler.sample([text], params()).pixels
+    first = sampler.sample([inpainting], settings).pixels
+    second = sampler.sample([replace(inpainting, images=other)], settings).pixels
+    assert not np.array_equal(first, second)
+    assert np.array_equal(sampler.sample([text], params()).pixels, before)
 
 
 def test_a_scale_acts(adapted: Callable[[str], Adapted]) -> None:

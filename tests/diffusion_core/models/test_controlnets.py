@@ -142,6 +142,17 @@ def test_a_controlnet_acts_on_the_steps_that_lie_whole_in_its_share(
     assert not ControlNetSpec(source="a", control_guidance_end=0.9 * end / steps).acts_in(steps)
 
 
+@pytest.mark.parametrize(
+    ("sampler", "acts"), [("ddim", True), ("PNDMScheduler", False), ("FlowMatchHeun", True)]
+)
+def test_whether_a_controlnet_acts_depends_on_how_often_the_sampler_calls(
+    sampler: str, acts: bool
+) -> None:
+    """PNDM calls five times in four steps, none of them whole between 0.25 and 0.5; Heun seven."""
+    net = ControlNetSpec(source="a", control_guidance_start=0.25, control_guidance_end=0.5)
+    assert (net.why_idle(4, sampler) is None) == acts
+
+
 @pytest.mark.parametrize("family", ["sd", "sdxl", "sd3", "flux", "qwen"])
 def test_a_model_is_described_with_its_controlnets(
     family: str, model_of: Folders, net_of: Folders

@@ -11,6 +11,8 @@ from support import pictures, tiny_image_models
 from nightpress.diffusion_core.errors import UnsupportedModel
 from nightpress.diffusion_core.models import loading
 from nightpress.diffusion_core.models.info import ModelInfo
+from nightpress.diffusion_core.models.mode_facts import default_strengths
+from nightpress.diffusion_core.models.modes import modes_of
 from nightpress.diffusion_core.models.pipeline_folder import (
     PipelineFolder,
     size_multiple,
@@ -106,11 +108,46 @@ def test_a_pipeline_that_needs_something_else_is_still_refused(
         described(folder)
 
 
+@pytest.mark.parametrize(
+    ("family", "name", "settings", "runs"),
+    [
+        ("flux", "FlowMatchLCMScheduler", {}, False),
+        ("flux", "FlowMatchEulerDiscreteScheduler", {"stochastic_sampling": True}, False),
+        ("flux", "FlowMatchEulerDiscreteScheduler", {}, True),
+        ("sana", "FlowMatchEulerDiscreteScheduler", {"stochastic_sampling": True}, True),
+    ],
+)
+def test_a_scheduler_that_adds_noise_of_no_rows_seed_is_refused(
+    family: str, name: str, settings: dict[str, bool], runs: bool, tmp_path: Path
+) -> None:
+    folder = tiny_image_models.save(family, tmp_path)
+    index = json.loads((folder / "model_index.json").read_text())
+    index["scheduler"] = ["diffusers", name]
+    (folder / "model_index.json").write_text(json.dumps(index))
+    config = folder / "scheduler" / "scheduler_config.json"
+    config.write_text(json.dumps({"_class_name": name, **settings}))
+    if runs:
+        assert "text" in described(folder).modes
+    else:
+        with pytest.raises(UnsupportedModel, match=f"{name}, adds noise in its steps, and Flux"):
+            described(folder)
+
+
 def test_default_strengths_are_those_of_the_classes(sd: Path) -> None:
     info = described(sd)
     assert info.default_strength("image") == 0.8
     assert info.default_strength("inpaint+control") == 1.0
     assert info.default_strength("text") is None
+
+
+def test_a_class_with_controlnets_has_a_default_strength_of_its_own() -> None:
+    from diffusers import StableDiffusionXLPipeline
+
+    modes = modes_of("StableDiffusionXLPipeline", has_controls=True, has_references=True)
+    strengths = dict(default_strengths(StableDiffusionXLPipeline, modes))
+    assert (strengths["image"], strengths["image+control"]) == (0.3, 0.8)
+    assert (strengths["inpaint+control"], strengths["outpaint+control"]) == (0.9999, 1.0)
+    assert not any(mode.endswith("+reference") for mode in strengths)
 
 
 @pytest.mark.parametrize(("family", "multiple"), [("z_image", 8), ("qwen", 8)])

@@ -17,6 +17,7 @@ from nightpress.diffusion_core.errors import UnsupportedModel
 from nightpress.diffusion_core.models.info import ModelInfo
 from nightpress.diffusion_core.models.loading import LoadedModel, describe, load
 from nightpress.diffusion_core.models.modes import modes_of
+from nightpress.diffusion_core.models.samplers import ADD_NOISE, compatible_samplers
 from nightpress.diffusion_core.models.spec import ModelSpec
 from nightpress.diffusion_core.sampling.sampler import ImageRequest, Sampler, SamplingParams
 
@@ -144,6 +145,14 @@ def test_what_a_model_claims_is_what_reaches_its_pipeline(folders: Folders) -> N
     assert (flux.takes_guidance, flux.takes_negative_prompt) == (True, False)
     cogview = info_of(folders("CogView3PlusPipeline"))
     assert cogview.samplers == ("default",)  # no other has its shift of the noise
+
+
+def test_samplers_that_would_draw_from_the_global_random_numbers_are_left_out() -> None:
+    """LDMTextToImagePipeline gives the steps no generator, so their noise has no row's seed."""
+    config = {"_class_name": "DDIMScheduler", "beta_schedule": "scaled_linear"}
+    samplers = compatible_samplers(config, "LDMTextToImagePipeline", is_lcm_only=False)
+    assert {"ddim", "heun", "euler", "unipc", "dpmsolver++"} < set(samplers)
+    assert not [name for name in samplers if name.startswith(ADD_NOISE)]
 
 
 def test_a_flux_without_a_guidance_input_takes_no_guidance(tmp_path: Path) -> None:

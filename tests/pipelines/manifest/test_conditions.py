@@ -399,6 +399,26 @@ def test_what_an_editing_model_does_not_do_is_refused(
     assert problem(tmp_path, EDITS, row).startswith(expected)
 
 
+@pytest.mark.parametrize(("width", "height"), [(64, 56), (56, 64), (576, 64), (64, 576)])
+def test_a_picture_that_flux2_cannot_edit_at_the_rows_size_is_refused(
+    tmp_path: Path, width: int, height: int
+) -> None:
+    flux2 = replace(MODEL, modes=("text", "edit"), pipeline="Flux2KleinPipeline")
+    row = {"init_image": "a", "width": width, "height": height}
+    assert problem(tmp_path, flux2, row) == (
+        f"width: the init_image would have {width} x {height} pixels, but FLUX.2 takes pictures of "
+        "at least 64 pixels a side, at most 8 times as long as wide"
+    )
+    kontext = replace(flux2, pipeline="FluxKontextPipeline")
+    for info, other in (
+        (flux2, {"width": width, "height": height}),
+        (flux2, row | {"width": 512, "height": 64}),
+        (kontext, row),
+    ):
+        manifest = write(tmp_path / "m.jsonl", [{"prompt": "p", **other}])
+        assert check(job(tmp_path, manifest, inputs={"check": "none"}), info).num_images == 1
+
+
 def test_a_mode_that_the_model_lacks_is_refused_for_the_column_that_asks_for_it(
     tmp_path: Path,
 ) -> None:

@@ -86,6 +86,25 @@ def test_a_small_strength_is_refused_only_where_it_takes_all_steps_away(tmp_path
     assert "strength: the strength 0.2 leaves none of 4 steps to take" in found
 
 
+def test_a_strength_that_leaves_a_latent_consistency_model_too_few_timesteps_is_refused(
+    tmp_path: Path,
+) -> None:
+    row = {"init_image": "a", "strength": 0.5, "num_inference_steps": 26}
+    fine = [{**row, "num_inference_steps": 25}, {"num_inference_steps": 26}]
+    assert problems(tmp_path, LCM, *fine, row) == [
+        "m.jsonl, line 3, column strength: the strength 0.5 leaves 25 of 50 timesteps, fewer than "
+        "the 26 to take; use a strength of at least 0.52, or fewer steps"
+    ]
+
+
+def test_the_default_strength_is_that_of_the_class_with_a_controlnet(tmp_path: Path) -> None:
+    info = replace(CONTROLS, default_strengths=(("image", 0.3), ("image+control", 0.8)))
+    models = {"model": {"source": "builtin", "controlnets": NETS}}
+    row = {"init_image": "a", "num_inference_steps": 3}
+    (found,) = problems(tmp_path, info, {**row, "control_image.all": "c"}, row, **models)
+    assert found.startswith("m.jsonl, line 2, column strength: the strength 0.3 leaves none")
+
+
 @pytest.mark.parametrize(
     ("row", "calls"),
     [

@@ -95,6 +95,23 @@ def test_what_the_job_allows_is_counted_by_row_and_said(tmp_path: Path) -> None:
     assert doubled.startswith("1 row with")
 
 
+def test_negative_prompts_that_guidance_leaves_out_are_counted_and_said(tmp_path: Path) -> None:
+    rows = [
+        {"prompt": "a", "negative_prompt": "b", "guidance_scale": 1.0},
+        {"prompt": "a", "negative_prompt": "b", "guidance_scale": 0},
+        {"prompt": "a", "negative_prompt": "b", "guidance_scale": 1.1},
+        {"prompt": "a", "negative_prompt": None, "guidance_scale": 1.0},
+    ]
+    layout = checked(tmp_path, rows)
+    assert layout.prompts == PromptCounts(num_unguided=2)
+    assert PlanLayout.from_dict(layout.as_dict()).prompts == layout.prompts
+    (warning,) = layout.prompts.warnings()
+    assert warning.startswith("2 rows with a negative prompt that has no effect, as the guidance")
+    assert "num_unguided" not in checked(tmp_path, rows[2:]).as_dict()["prompts"]
+    everywhere = checked(tmp_path, rows, sampling={"negative_prompt": "c"})
+    assert everywhere.prompts.num_unguided == 3
+
+
 @pytest.mark.parametrize("text", [LONG, "(bad:1.2)"])
 def test_the_jobs_own_negative_prompt_is_refused_once(tmp_path: Path, text: str) -> None:
     rows = [{"prompt": "a fox"}] * 3

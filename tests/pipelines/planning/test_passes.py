@@ -71,6 +71,15 @@ def test_a_model_without_the_image_mode_is_refused(tmp_path: Path) -> None:
         check(spec_of(tmp_path, {"prompt": "a"}), MODEL)
 
 
+def test_a_pass_that_a_latent_consistency_model_has_too_few_timesteps_for_is_refused(
+    tmp_path: Path,
+) -> None:
+    lcm = replace(IMAGES, pipeline="LatentConsistencyModelPipeline")
+    passes = [{"scale": 2.0, "strength": 0.1, "num_inference_steps": 10}]
+    with pytest.raises(SpecError, match=r"passes\.0: the strength 0\.1 leaves 5 of 50 timesteps"):
+        check(spec_of(tmp_path, {"prompt": "a"}, passes=passes), lcm)
+
+
 def test_more_steps_than_the_model_has_are_refused(tmp_path: Path) -> None:
     passes = [{"scale": 2.0, "strength": 0.5, "num_inference_steps": 1001}]
     with pytest.raises(SpecError, match=r"passes\.0\.num_inference_steps: 1001 steps are more"):
