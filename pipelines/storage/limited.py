@@ -2,6 +2,7 @@
 
 import errno
 import os
+import re
 import stat
 import tarfile
 import time
@@ -17,6 +18,7 @@ from nightpress.pipelines.storage.faults import (
     Fault,
     classify,
     driver_errors,
+    error_chain,
     error_code_and_status,
 )
 from nightpress.pipelines.storage.retries import RetryPolicy
@@ -38,6 +40,11 @@ REFUSED = (Fault.MISSING, Fault.DENIED, Fault.NO_BUCKET, Fault.NOT_A_FOLDER)
 
 UNUSABLE_NAME = (errno.ELOOP, errno.ENAMETOOLONG, errno.EINVAL, errno.EISDIR, errno.ENXIO)
 """What a local file system says about a path that can never be read."""
+
+CUT = re.compile(r"received (\d+) of (\d+) bytes")
+"""How aiohttp says that a response is shorter than its header `Content-Length`."""
+
+SAME_CUTS = 4
 
 BAD_ARCHIVE = (ValueError, KeyError, NotImplementedError, EOFError, zipfile.BadZipFile)
 """What drivers of chained URLs raise, besides OSError, for an archive or a name in it."""
@@ -103,6 +110,8 @@ def _read_remote(
         if time.monotonic() > end:
             raise TimeoutError(f"the response did not end within {policy.total_s:.0f} s")
 
+    cuts: list[str] = []
+
     def attempt() -> bytes:
         check_time()
         try:
@@ -110,6 +119,7 @@ def _read_remote(
                 return _streamed(driver, path, max_bytes + 1, check_time)
             return bytes(driver.cat_file(path, start=0, end=max_bytes + 1))
         except driver_errors() as error:
+            _refuse_repeated_cut(error, cuts, location)
             if (
                 classify(error) is not Fault.PAST_THE_END
             ):  # of an empty file, there is no first byte
@@ -117,6 +127,27 @@ def _read_remote(
             return b""
 
     return policy.run(attempt)
+
+
+def _refuse_repeated_cut(error: BaseException, cuts: list[str], location: StoreLocation) -> None:
+    """Give up on a response that breaks off at the same byte each time; a network cuts anywhere.
+
+    Args:
+        error: why this attempt failed.
+        cuts: where earlier responses broke off; this one is added.
+        location: for the message.
+
+    Raises:
+        StoreMissing: it has been so `SAME_CUTS` times.
+    """
+    cut = CUT.search(" ".join(str(link) for link in error_chain(error)))
+    cuts.append(cut.group() if cut else "")
+    if cut and cuts.count(cut.group()) >= SAME_CUTS:
+        received, announced = (f"{int(number):,}" for number in cut.groups())
+        raise StoreMissing(
+            f"{location.public_url}: the response ends after {received} of the {announced} bytes "
+            "that the server announces"
+        ) from error
 
 
 def _streamed(driver: Any, path: str, num_bytes: int, check_time: Callable[[], None]) -> bytes:
@@ -154,6 +185,14 @@ def _answer(cause: BaseException, location: StoreLocation) -> str | None:
         return None
     if type(cause).__name__ == "TooManyRedirects":
         return f"{location.public_url}: the server redirects in a circle"
+    kinds = {kind.__name__ for link in error_chain(cause) for kind in type(link).__mro__}
+    if "RedirectClientError" in kinds:
+        words = one_line(cause, 200)
+        return f"{location.public_url}: the server redirects to {words}, which is no web address"
+    if "BadHttpMessage" in kinds:
+        return (
+            f"{location.public_url}: the server's answer is not HTTP, or its headers do not fit it"
+        )
     known = status in HTTPStatus.__members__.values()
     words = f"{status} {HTTPStatus(status).phrase}" if known else one_line(cause, 200)
     return f"{location.public_url}: the server answers {words}"
