@@ -12,7 +12,7 @@ from http import HTTPStatus
 from typing import Any
 
 from nightpress.diffusion_core.errors import one_line
-from nightpress.pipelines.errors import StoreError, StoreMissing
+from nightpress.pipelines.errors import Damaged, StoreError, StoreMissing
 from nightpress.pipelines.storage.drivers import StoreLocation, as_store_errors, open_driver
 from nightpress.pipelines.storage.faults import (
     Fault,
@@ -77,14 +77,30 @@ def read_limited(
             if is_local(url):
                 return _read_local(str(local_path(url)), max_bytes)
             return _read_remote(location, max_bytes, policy or RetryPolicy(), is_given_up)
+    except StoreMissing:
+        raise
     except StoreError as error:
-        if error.__cause__ is not None and _is_final(error.__cause__, location):
+        if error.__cause__ is not None and is_refusal(error, url, options):
             answer = _answer(error.__cause__, location)
             raise StoreMissing(str(error) if answer is None else answer) from error
         raise
     except (*BAD_ARCHIVE, tarfile.TarError) as error:
         reason = f"{type(error).__name__}: {one_line(error, 200)}"
         raise StoreMissing(f"{location.public_url}: {reason}") from error
+
+
+def is_refusal(error: StoreError, url: str, options: Options) -> bool:
+    """Whether an error is the fault of this one URL, and will be the same at the next attempt.
+
+    Args:
+        error: raised while something at or below the URL was read.
+        url: the URL or absolute path.
+        options: fsspec options by protocol.
+    """
+    if isinstance(error, StoreMissing | Damaged):
+        return True
+    cause = error.__cause__
+    return cause is not None and _is_final(cause, StoreLocation(absolute(url), options))
 
 
 def _read_local(path: str, max_bytes: int) -> bytes:
