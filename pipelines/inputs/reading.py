@@ -1,10 +1,12 @@
 """Read the bytes of a picture that a row names, wherever it lies."""
 
 import hashlib
+import math
 import threading
+import time
 from collections.abc import Callable, Hashable
 
-from nightpress.pipelines.errors import InputMissing, StoreMissing
+from nightpress.pipelines.errors import InputMissing, StoreDenied, StoreError, StoreMissing
 from nightpress.pipelines.inputs.node_cache import NodeCache
 from nightpress.pipelines.inputs.references import (
     NoRuns,
@@ -18,7 +20,7 @@ from nightpress.pipelines.records import PlannedInput
 from nightpress.pipelines.storage import Options, is_local
 from nightpress.pipelines.storage.limited import read_limited
 from nightpress.pipelines.storage.retries import RetryPolicy
-from nightpress.pipelines.storage.urls import public
+from nightpress.pipelines.storage.urls import public, store_of
 
 
 class InputReader:
@@ -45,6 +47,7 @@ class InputReader:
         self._cache = cache
         self._policy = policy
         self._closed = threading.Event()
+        self._last_answers: dict[str, float] = {}
 
     def close(self) -> None:
         """Give up what is being read, after the request that is under way at the latest."""
@@ -81,8 +84,25 @@ class InputReader:
             raise InputMissing(_reason(str(error), planned.url or "")) from error
 
     def _fetch(self, url: str) -> bytes:
-        limit = self._spec.max_bytes
-        return read_limited(url, self._options, limit, self._policy, self._closed.is_set)
+        """The bytes behind a URL.
+
+        Raises:
+            StoreMissing: it is this file's fault; also where the store keeps failing for it, and
+                has sent others meanwhile.
+            StoreError: the store fails.
+        """
+        limit, store, begun_s = self._spec.max_bytes, store_of(url), time.monotonic()
+        try:
+            data = read_limited(url, self._options, limit, self._policy, self._closed.is_set)
+        except StoreMissing:
+            raise
+        except StoreError as error:
+            is_alone = self._last_answers.get(store, -math.inf) > begun_s
+            if isinstance(error, StoreDenied) or self._closed.is_set() or not is_alone:
+                raise
+            raise StoreMissing(f"{error}, though it sends other files") from error
+        self._last_answers[store] = time.monotonic()
+        return data
 
     def _cached(self, url: str, fetch: Callable[[], bytes]) -> bytes:
         return fetch() if self._cache is None else self._cache.get(url, fetch)

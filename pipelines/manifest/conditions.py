@@ -208,8 +208,9 @@ class _TableConditions:
         values, given = np.zeros(num_rows), np.zeros(num_rows, np.bool_)
         if "strength" in self.settings:
             values, given = numbers(self._values("strength"), name, self.refusals.problems)
+        in_range = (values > 0) & (values <= 1)
         for bad, message in (
-            (~((values > 0) & (values <= 1)), "{:g} is not above 0 and at most 1"),
+            (~in_range, "{:g} is not above 0 and at most 1"),
             (~has_image, "the strength is {:g}, but the row has no init_image"),
             (modes % CONTROL == EDIT, "this model edits the init_image, and takes no strength"),
         ):
@@ -218,7 +219,7 @@ class _TableConditions:
                 name,
                 lambda row, message=message: message.format(values[row]),  # type: ignore[misc]
             )
-        return np.where(given, values, np.nan)
+        return np.where(given & in_range, values, np.nan)
 
     def _check_sampling(self, modes: Ints, strength: Floats, controls: AdapterUse) -> None:
         """Refuse rows that diffusers would not sample, or without what they ask for."""

@@ -28,7 +28,7 @@ from nightpress.pipelines.planning.input_hashes import HASHES
 from nightpress.pipelines.planning.layout import PlanLayout
 from nightpress.pipelines.planning.named_inputs import COLOUR, MASK, NamedInputs
 from nightpress.pipelines.planning.picture_facts import PictureFacts, facts_of
-from nightpress.pipelines.planning.presence import missing_files, require_stores
+from nightpress.pipelines.planning.presence import missing_files, unusable_stores
 from nightpress.pipelines.records import PlannedInput
 from nightpress.pipelines.storage import is_local
 
@@ -97,7 +97,14 @@ def _found(spec: RunSpec, named: NamedInputs, runs: RecordedImages) -> _Findings
     every = zip(*(named.pictures[name].to_pylist() for name in ("picture", "kind")), strict=True)
     keys = [key for key in every if key not in named.facts]
     found: dict[Key, PictureFacts | str] = dict(named.facts)
-    found |= _missing(spec, keys)
+    places, unplaced = _places(spec, keys)
+    unusable = unusable_stores(list(dict.fromkeys(places.values())), spec.storage)
+    if unusable:  # one picture of each such store stands for all
+        first = {
+            unusable[place]: key for key, place in reversed(places.items()) if place in unusable
+        }
+        return _Findings({}, unplaced | {key: why for why, key in first.items()})
+    found |= unplaced | _missing(spec, places)
     if spec.inputs.check == "decode":
         found |= _decoded(spec, [key for key in keys if key not in found], runs)
     else:
@@ -109,26 +116,29 @@ def _found(spec: RunSpec, named: NamedInputs, runs: RecordedImages) -> _Findings
     )
 
 
-def _missing(spec: RunSpec, keys: Sequence[Key]) -> dict[Key, str]:
-    """Why pictures cannot be found, for those that cannot."""
-    missing: dict[str, str] = {}
-    places: dict[str, str] = {}
-    for url in dict.fromkeys(url for url, _ in keys):
+def _places(spec: RunSpec, keys: Sequence[Key]) -> tuple[dict[Key, str], dict[Key, str]]:
+    """Where pictures lie that are no images of runs, and why others lie nowhere."""
+    places: dict[Key, str] = {}
+    unplaced: dict[Key, str] = {}
+    for key in keys:
         try:
-            place = located(url, spec.inputs.root)
+            place = located(key[0], spec.inputs.root)
             if is_run_image(place):
                 RunImage.parse(place)
             else:
-                places[url] = place
+                places[key] = place
         except InputError as error:
-            missing[url] = str(error)
+            unplaced[key] = str(error)
+    return places, unplaced
+
+
+def _missing(spec: RunSpec, places: Mapping[Key, str]) -> dict[Key, str]:
+    """Why pictures cannot be found, for those that cannot."""
     looked_for = list(dict.fromkeys(places.values()))
-    require_stores(looked_for, spec.storage)
     if spec.inputs.check == "decode":  # what a store does not have is found out by reading
         looked_for = [place for place in looked_for if is_local(place)]
     absent = missing_files(looked_for, spec.storage)
-    missing |= {url: absent[place] for url, place in places.items() if place in absent}
-    return {key: missing[key[0]] for key in keys if key[0] in missing}
+    return {key: absent[place] for key, place in places.items() if place in absent}
 
 
 def _recorded(keys: Sequence[Key], runs: RecordedImages) -> dict[Key, PictureFacts | str]:

@@ -7,9 +7,11 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
-from nightpress.pipelines.errors import StoreDenied, StoreMissing
-from nightpress.pipelines.storage import Options, Store, is_local, open_source, require_answers
-from nightpress.pipelines.storage.urls import local_path, protocol_of
+from nightpress.pipelines.errors import StoreDenied, StoreError, StoreMissing
+from nightpress.pipelines.storage import Options, Store, is_local, require_answers
+from nightpress.pipelines.storage.faults import is_transient
+from nightpress.pipelines.storage.limited import read_limited
+from nightpress.pipelines.storage.urls import local_path, protocol_of, store_of
 
 LOOK_THREADS = 32
 
@@ -31,7 +33,7 @@ def missing_files(urls: Sequence[str], options: Options) -> Mapping[str, str]:
     remote: dict[str, list[str]] = defaultdict(list)
     for url in urls:
         if not is_local(url):
-            remote[_store_of(url)].append(url)
+            remote[store_of(url)].append(url)
     with ThreadPoolExecutor(LOOK_THREADS) as pool:
         missing = dict(zip(local, pool.map(_why_not_here, local, chunksize=64), strict=True))
         for root, found in remote.items():
@@ -44,20 +46,23 @@ def missing_files(urls: Sequence[str], options: Options) -> Mapping[str, str]:
     return {url: why for url, why in missing.items() if why is not None}
 
 
-def require_stores(urls: Sequence[str], options: Options) -> None:
-    """Fail within seconds if one of the stores behind some files does not answer.
+def unusable_stores(urls: Sequence[str], options: Options) -> Mapping[str, str]:
+    """Why stores behind some files cannot be asked at all, found out within seconds.
+
+    Returns:
+        The first URL of each such store -> what is wrong with its address or its options.
 
     Raises:
-        StoreError: as `require_answers` raises it.
+        StoreError: a store keeps failing.
     """
-    first = {_store_of(url): url for url in reversed(urls) if not is_local(url)}
-    require_answers(first.values(), options)
-
-
-def _store_of(url: str) -> str:
-    """`s3://bucket` of `s3://bucket/key`."""
-    protocol, _, rest = url.partition("://")
-    return f"{protocol}://{rest.partition('/')[0]}"
+    found: dict[str, str] = {}
+    first = {store_of(url): url for url in reversed(urls) if not is_local(url)}
+    for url in reversed(first.values()):
+        try:
+            require_answers([url], options)
+        except StoreDenied as error:
+            found[url] = str(error)
+    return found
 
 
 def _why_not_here(url: str) -> str | None:
@@ -70,6 +75,8 @@ def _why_not_here(url: str) -> str | None:
         return f"{path}: {error.strerror}"
     if stat.S_ISDIR(mode):
         return f"{path}: a folder, not a picture"
+    if not stat.S_ISREG(mode):
+        return f"{path}: a device, pipe or socket, not a picture"
     return None if os.access(path, os.R_OK) else f"{path}: permission denied"
 
 
@@ -82,8 +89,10 @@ def _unlisted(
     single = [url for url, path in paths.items() if not _is_key(path)]
     try:
         present = Store(root, options).present([paths[url] for url in usable])
-    except StoreDenied:  # there may be no right to list, but one to read
-        return {}, list(urls)
+    except StoreError as error:
+        if error.__cause__ is not None and is_transient(error.__cause__):
+            raise
+        return {}, list(urls)  # there may be no right to list, but one to read
     missing = {url: None if paths[url] in present else f"{url}: not found" for url in usable}
     return missing, single
 
@@ -97,7 +106,7 @@ def _is_key(path: str) -> bool:
 
 def _why_not_there(url: str, options: Options) -> str | None:
     try:
-        open_source(url, options, block_bytes=0).close()
+        read_limited(url, options, max_bytes=0)
     except (StoreMissing, StoreDenied) as error:
         return str(error)
     return None

@@ -11,6 +11,7 @@ from nightpress.pipelines.errors import (
     InputChanged,
     InputMissing,
     RunNotFound,
+    StoreError,
     StoreMissing,
     UnsupportedFormat,
 )
@@ -21,7 +22,7 @@ from nightpress.pipelines.planning.index import PlanIndex
 from nightpress.pipelines.run_directory.commit import metadata_columns, read_commit_if_any
 from nightpress.pipelines.run_directory.record import require_record
 from nightpress.pipelines.storage import READ_THREADS, Options, Store
-from nightpress.pipelines.storage.limited import require_protocols
+from nightpress.pipelines.storage.limited import is_refusal, require_protocols
 from nightpress.pipelines.storage.urls import absolute
 
 SHARDS_KEPT = 64
@@ -56,17 +57,24 @@ class EarlierRuns:
         """The bytes of an image, which are those that its run recorded.
 
         Raises:
-            InputMissing: there is no such run or image, or the image failed.
+            InputMissing: there is no such run or image, the image failed, or what its run has
+                recorded is damaged or may not be read.
             InputChanged: its bytes are not those that its run recorded.
-            StoreError: the store fails, or the run's metadata are damaged.
+            StoreError: the store fails.
         """
-        return self._run(self._place(image)).read(image.image_id)
+        url = self._place(image)
+        try:
+            return self._run(url).read(image.image_id)
+        except StoreError as error:
+            if is_refusal(error, url, self._options):
+                raise InputMissing(str(error)) from error
+            raise
 
     def recorded(self, images: Sequence[RunImage]) -> Mapping[RunImage, PictureFacts | str]:
         """What their runs have recorded about images, or why these cannot be used.
 
         Raises:
-            StoreError: as for `read`.
+            StoreError: the store fails.
         """
         by_run: dict[str, list[RunImage]] = defaultdict(list)
         for image in images:
@@ -75,10 +83,15 @@ class EarlierRuns:
         for url, wanted in by_run.items():
             try:
                 run = self._run(url)
+                rows = run.rows([image.image_id for image in wanted])
             except InputMissing as error:
                 found |= dict.fromkeys(wanted, str(error))
                 continue
-            rows = run.rows([image.image_id for image in wanted])
+            except StoreError as error:
+                if not is_refusal(error, url, self._options):
+                    raise
+                found |= dict.fromkeys(wanted, str(error))
+                continue
             found |= {image: run.facts(image.image_id, rows) for image in wanted}
         return found
 
@@ -106,10 +119,7 @@ class _EarlierRun:
 
     def read(self, image_id: str) -> bytes:
         row = self._usable(image_id, self._row(image_id))
-        try:
-            data = image_bytes(self._store, row)
-        except StoreMissing as error:
-            raise InputMissing(str(error)) from error
+        data = image_bytes(self._store, row)
         found = hashlib.sha256(data).hexdigest()
         if found != row["sha256"]:
             raise InputChanged(

@@ -100,6 +100,8 @@ BY_CLASS = {
     "ClientPayloadError": Fault.BUSY,
     "ClientConnectionError": Fault.BUSY,
     "ResponseParserError": Fault.BUSY,
+    "ConnectError": Fault.UNREACHABLE,
+    "TransportError": Fault.BUSY,
 }
 """For errors without a server response; an error's nearest base class that is listed counts."""
 
@@ -110,6 +112,8 @@ DRIVER_ERROR_CLASSES = (
     ("aiohttp", "ClientError"),
     ("gcsfs.retry", "HttpError"),
     ("azure.core.exceptions", "AzureError"),
+    ("httpx", "HTTPError"),
+    ("httpx2", "HTTPError"),
 )
 """The base classes of what drivers raise besides OSError."""
 

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import re
 import stat
 import tarfile
 import time
@@ -11,12 +12,13 @@ from http import HTTPStatus
 from typing import Any
 
 from nightpress.diffusion_core.errors import one_line
-from nightpress.pipelines.errors import StoreError, StoreMissing
+from nightpress.pipelines.errors import Damaged, StoreError, StoreMissing
 from nightpress.pipelines.storage.drivers import StoreLocation, as_store_errors, open_driver
 from nightpress.pipelines.storage.faults import (
     Fault,
     classify,
     driver_errors,
+    error_chain,
     error_code_and_status,
 )
 from nightpress.pipelines.storage.retries import RetryPolicy
@@ -38,6 +40,11 @@ REFUSED = (Fault.MISSING, Fault.DENIED, Fault.NO_BUCKET, Fault.NOT_A_FOLDER)
 
 UNUSABLE_NAME = (errno.ELOOP, errno.ENAMETOOLONG, errno.EINVAL, errno.EISDIR, errno.ENXIO)
 """What a local file system says about a path that can never be read."""
+
+CUT = re.compile(r"received (\d+) of (\d+) bytes")
+"""How aiohttp says that a response is shorter than its header `Content-Length`."""
+
+SAME_CUTS = 4
 
 BAD_ARCHIVE = (ValueError, KeyError, NotImplementedError, EOFError, zipfile.BadZipFile)
 """What drivers of chained URLs raise, besides OSError, for an archive or a name in it."""
@@ -71,14 +78,30 @@ def read_limited(
             if is_local(url):
                 return _read_local(str(local_path(url)), max_bytes)
             return _read_remote(location, max_bytes, policy or RetryPolicy(), is_given_up)
+    except StoreMissing:
+        raise
     except StoreError as error:
-        if error.__cause__ is not None and _is_final(error.__cause__, location):
+        if error.__cause__ is not None and is_refusal(error, url, options):
             answer = _answer(error.__cause__, location)
             raise StoreMissing(str(error) if answer is None else answer) from error
         raise
     except (*BAD_ARCHIVE, tarfile.TarError) as error:
         reason = f"{type(error).__name__}: {one_line(error, 200)}"
         raise StoreMissing(f"{location.public_url}: {reason}") from error
+
+
+def is_refusal(error: StoreError, url: str, options: Options) -> bool:
+    """Whether an error is the fault of this one URL, and will be the same at the next attempt.
+
+    Args:
+        error: raised while something at or below the URL was read.
+        url: the URL or absolute path.
+        options: fsspec options by protocol.
+    """
+    if isinstance(error, StoreMissing | Damaged):
+        return True
+    cause = error.__cause__
+    return cause is not None and _is_final(cause, StoreLocation(absolute(url), options))
 
 
 def _read_local(path: str, max_bytes: int) -> bytes:
@@ -104,6 +127,8 @@ def _read_remote(
         if time.monotonic() > end:
             raise TimeoutError(f"the response did not end within {policy.total_s:.0f} s")
 
+    cuts: list[str] = []
+
     def attempt() -> bytes:
         check_time()
         try:
@@ -111,6 +136,7 @@ def _read_remote(
                 return _streamed(driver, path, max_bytes + 1, check_time)
             return bytes(driver.cat_file(path, start=0, end=max_bytes + 1))
         except driver_errors() as error:
+            _refuse_repeated_cut(error, cuts, location)
             if (
                 classify(error) is not Fault.PAST_THE_END
             ):  # of an empty file, there is no first byte
@@ -118,6 +144,27 @@ def _read_remote(
             return b""
 
     return policy.run(attempt)
+
+
+def _refuse_repeated_cut(error: BaseException, cuts: list[str], location: StoreLocation) -> None:
+    """Give up on a response that breaks off at the same byte each time; a network cuts anywhere.
+
+    Args:
+        error: why this attempt failed.
+        cuts: where earlier responses broke off; this one is added.
+        location: for the message.
+
+    Raises:
+        StoreMissing: it has been so `SAME_CUTS` times.
+    """
+    cut = CUT.search(" ".join(str(link) for link in error_chain(error)))
+    cuts.append(cut.group() if cut else "")
+    if cut and cuts.count(cut.group()) >= SAME_CUTS:
+        received, announced = (f"{int(number):,}" for number in cut.groups())
+        raise StoreMissing(
+            f"{location.public_url}: the response ends after {received} of the {announced} bytes "
+            "that the server announces"
+        ) from error
 
 
 def _streamed(driver: Any, path: str, num_bytes: int, check_time: Callable[[], None]) -> bytes:
@@ -155,6 +202,14 @@ def _answer(cause: BaseException, location: StoreLocation) -> str | None:
         return None
     if type(cause).__name__ == "TooManyRedirects":
         return f"{location.public_url}: the server redirects in a circle"
+    kinds = {kind.__name__ for link in error_chain(cause) for kind in type(link).__mro__}
+    if "RedirectClientError" in kinds:
+        words = one_line(cause, 200)
+        return f"{location.public_url}: the server redirects to {words}, which is no web address"
+    if "BadHttpMessage" in kinds:
+        return (
+            f"{location.public_url}: the server's answer is not HTTP, or its headers do not fit it"
+        )
     known = status in HTTPStatus.__members__.values()
     words = f"{status} {HTTPStatus(status).phrase}" if known else one_line(cause, 200)
     return f"{location.public_url}: the server answers {words}"

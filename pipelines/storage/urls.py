@@ -46,6 +46,12 @@ def _named_protocol(url: str) -> str | None:
     return protocol
 
 
+def store_of(url: str) -> str:
+    """`s3://bucket` of `s3://bucket/key`, `http://host:80` of `http://host:80/a`."""
+    protocol, _, rest = url.partition("://")
+    return f"{protocol}://{rest.partition('/')[0]}"
+
+
 def links_of(url: str) -> list[str]:
     """The links of a chained URL, first to last; any other URL by itself."""
     return url.split("::") if protocol_of(url) in WRAPPERS else [url]

@@ -1,7 +1,9 @@
 """From the pictures that a row names to arrays: sizes, places, hashes, and what goes wrong."""
 
 import hashlib
+import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -276,6 +278,18 @@ def test_a_404_fails_its_row_and_a_server_in_trouble_is_the_stores_failure() -> 
         endless = replace_spec(spec, max_bytes=100_000)
         preparer = InputPreparer(endless, InputReader(endless, {}))
         assert "larger than 100,000 bytes" in str(of("endless/a.png").problem)
+
+
+def test_a_server_that_fails_for_one_file_and_sends_others_fails_only_that_row() -> None:
+    spec, policy = InputsSpec(), RetryPolicy(attempts=5, total_s=5, first_wait_s=0.1)
+    with web_server({"a.png": png(8, 8)}) as web, ThreadPoolExecutor(1) as pool:
+        reader = InputReader(spec, {}, policy=policy)
+        failing = pool.submit(reader.read, PlannedInput("init_image", f"{web.url}/500/a.png"))
+        while not web.hits["500/a.png"]:
+            time.sleep(0.01)
+        reader.read(PlannedInput("init_image", f"{web.url}/a.png"))
+        with pytest.raises(InputMissing, match=r"keeps failing .*, though it sends other files"):
+            failing.result()
 
 
 def replace_spec(spec: InputsSpec, **changes: object) -> InputsSpec:

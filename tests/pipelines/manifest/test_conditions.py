@@ -1,6 +1,7 @@
 """The columns that condition images: what is allowed, and what the plan makes of them."""
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -281,6 +282,8 @@ def test_a_column_of_another_type_is_refused(
         ({"strength": 0.5}, "strength: the strength is 0.5, but the row has no init_image"),
         ({"init_image": "a", "strength": 0}, "strength: 0 is not above 0 and at most 1"),
         ({"init_image": "a", "strength": 1.2}, "strength: 1.2 is not above 0 and at most 1"),
+        ({"init_image": "a", "strength": math.inf}, "strength: inf is not above 0 and at most 1"),
+        ({"init_image": "a", "strength": math.nan}, "strength: nan is not above 0 and at most 1"),
         (
             {"init_image": "a", "strength": 0.049},
             "strength: the strength 0.049 leaves none of 20 steps to take; with that many it must "

@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -11,6 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
+from support.fakes.web_server import web_server
 from support.plans import MODEL, images_by_id, job, write
 from support.servers import Server
 
@@ -132,6 +134,45 @@ def test_a_missing_picture_is_named_once_with_the_first_row_that_uses_it(
         "m.csv, line 6, column init_image: .: pictures: a folder, not a picture",
         "m.csv, line 7, column init_image: pictures/a.png/b.png: not found",
     ]
+
+
+@pytest.mark.parametrize("level", LEVELS)
+def test_a_pipe_is_refused_and_not_waited_for(tmp_path: Path, pictures: Path, level: str) -> None:
+    os.mkfifo(pictures / "pipe")
+    (problem,) = problems(spec_of(tmp_path, [{"init_image": "pipe"}], level))
+    assert problem.startswith("m.csv, line 2, column init_image: ")
+    assert "pipe: a device, pipe or socket, not a" in problem
+
+
+def test_whether_a_web_page_is_there_is_found_out_by_its_first_byte(tmp_path: Path) -> None:
+    with web_server({"a.png": b"picture"}) as web:
+        good = [{"init_image": f"{web.url}/{name}"} for name in ("a.png", "endless")]
+        assert checked(spec_of(tmp_path, good, "exists")).num_pictures == 2
+        found = problems(spec_of(tmp_path, [{"init_image": f"{web.url}/405/a.png"}], "exists"))
+    assert found == [
+        f"m.csv, line 2, column init_image: {web.url}/405/a.png: the server answers 405 Method Not "
+        "Allowed"
+    ]
+
+
+@pytest.mark.parametrize("level", LEVELS)
+def test_a_store_that_cannot_be_reached_is_named_once_with_a_row(
+    tmp_path: Path, pictures: Path, level: str
+) -> None:
+    urls = ["a.png", "http://127.0.0.1:1/a.png", "http://127.0.0.1:1/b.png", "http://[::1]:1/c.png"]
+    first, second = problems(spec_of(tmp_path, [{"init_image": url} for url in urls], level))
+    head = "column init_image: http://127.0.0.1:1/a.png: cannot reach"
+    assert first.startswith(f"m.csv, line 3, {head}")
+    assert second.startswith("m.csv, line 5, column init_image: http://[::1]:1/c.png: cannot reach")
+
+
+@pytest.mark.parametrize("url", ["s3:///a.png", "s3://no such bucket/a.png"])
+def test_a_name_that_no_bucket_can_have_is_its_rows_fault(
+    tmp_path: Path, seaweed: Server, url: str
+) -> None:
+    manifest = write(tmp_path / "m.csv", [{"prompt": "p", "init_image": url}])
+    (problem,) = problems(job(tmp_path, manifest, storage=seaweed.options))
+    assert problem.startswith(f"m.csv, line 2, column init_image: {url}: ")
 
 
 def test_nothing_is_looked_at_where_the_job_says_so(tmp_path: Path) -> None:

@@ -6,12 +6,13 @@ from pathlib import Path
 import pytest
 from support.fakes.fake_runs import finished_run
 
-from nightpress.pipelines.errors import Damaged, InputChanged, InputMissing
+from nightpress.pipelines.errors import InputChanged, InputMissing, StoreError
 from nightpress.pipelines.inputs.references import RunImage
 from nightpress.pipelines.planning import PictureFacts
 from nightpress.pipelines.planning.index import INDEX_FOLDER
 from nightpress.pipelines.run_directory.commit import read_commit
 from nightpress.pipelines.run_directory.reader import open_run
+from nightpress.pipelines.shards import run_images
 from nightpress.pipelines.shards.run_images import EarlierRuns
 from nightpress.pipelines.storage import Store
 
@@ -49,9 +50,7 @@ def test_bytes_that_are_not_those_of_the_run_are_refused(tmp_path: Path) -> None
         runs.read(RunImage("night", row["image_id"]))
 
 
-def test_what_is_not_there_is_missing_and_what_is_damaged_is_the_stores_failure(
-    tmp_path: Path,
-) -> None:
+def test_what_is_not_there_is_missing(tmp_path: Path) -> None:
     store, _ = finished_run(tmp_path, ["a", "b"])
     runs = EarlierRuns(f"{tmp_path}/runs/edit", {})
     for image_id in ("none_00", "no id", "00000000_77"):
@@ -63,8 +62,33 @@ def test_what_is_not_there_is_missing_and_what_is_damaged_is_the_stores_failure(
         runs.read(RunImage("nosuch://bucket/runs/night", "a_00"))
     with pytest.raises(InputMissing, match="a run cannot use its own images"):
         EarlierRuns(store.url, {}).read(RunImage("night", "a_00"))
+
+
+def test_an_earlier_run_that_is_damaged_costs_only_the_rows_that_use_it(tmp_path: Path) -> None:
+    store, _ = finished_run(tmp_path, ["a", "b"])
+    image = RunImage("night", "00000000_00")
+    path = tmp_path / "runs" / "night" / read_commit(store, 0).to_pylist()[0]["file"]
+    path.unlink()
+    path.mkdir()
+    with pytest.raises(InputMissing, match="Is a directory"):
+        EarlierRuns(f"{tmp_path}/runs/edit", {}).read(image)
     store.put("metadata/shard-00000.parquet", b"damaged")
-    with pytest.raises(Damaged):
+    runs = EarlierRuns(f"{tmp_path}/runs/edit", {})
+    with pytest.raises(InputMissing, match=r"shard-00000.parquet is damaged"):
+        runs.read(image)
+    assert "shard-00000.parquet is damaged" in str(runs.recorded([image])[image])
+
+
+def test_a_store_that_fails_while_an_earlier_run_is_read_is_the_stores_failure(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    finished_run(tmp_path, ["a"])
+
+    def fail(*arguments: object) -> bytes:
+        raise StoreError("keeps failing") from TimeoutError()
+
+    monkeypatch.setattr(run_images, "image_bytes", fail)
+    with pytest.raises(StoreError, match="keeps failing"):
         EarlierRuns(f"{tmp_path}/runs/edit", {}).read(RunImage("night", "00000000_00"))
 
 

@@ -8,9 +8,9 @@ import pytest
 from support.fakes.web_server import WebServer, web_server
 from support.servers import Folder
 
-from nightpress.pipelines.errors import StoreError, StoreMissing
+from nightpress.pipelines.errors import StoreDenied, StoreError, StoreMissing
 from nightpress.pipelines.storage import RetryPolicy, Store
-from nightpress.pipelines.storage.limited import read_limited
+from nightpress.pipelines.storage.limited import SAME_CUTS, read_limited
 
 BRIEF = RetryPolicy(attempts=4, total_s=3, first_wait_s=0.01)
 
@@ -69,6 +69,32 @@ def test_a_server_in_trouble_is_asked_again_and_its_trouble_is_the_stores(web: W
     with pytest.raises(StoreError) as caught:
         read_limited("http://127.0.0.1:1/a.png", {}, 100, RetryPolicy(attempts=1))
     assert not isinstance(caught.value, StoreMissing)
+
+
+def test_a_response_that_ends_at_the_same_byte_each_time_is_the_files_fault(web: WebServer) -> None:
+    with pytest.raises(StoreMissing) as caught:
+        read_limited(f"{web.url}/cut/a.png", {}, 5_000, RetryPolicy(attempts=9, first_wait_s=0.01))
+    assert str(caught.value) == (
+        f"{web.url}/cut/a.png: the response ends after 1,000 of the 1,200 bytes that the server "
+        "announces"
+    )
+    assert web.hits["cut/a.png"] == SAME_CUTS
+
+
+def test_an_answer_that_leads_nowhere_is_said_in_words(web: WebServer) -> None:
+    for name, words in [
+        ("away", "the server redirects to file:///etc/hostname, which is no web address"),
+        ("garbage", "the server's answer is not HTTP, or its headers do not fit it"),
+    ]:
+        with pytest.raises(StoreMissing) as caught:
+            read_limited(f"{web.url}/{name}", {}, 100, BRIEF)
+        assert str(caught.value) == f"{web.url}/{name}: {words}"
+
+
+def test_a_hub_that_cannot_be_reached_is_a_store_that_cannot_be_reached() -> None:
+    options = {"hf": {"endpoint": "http://127.0.0.1:1"}}
+    with pytest.raises(StoreDenied, match="cannot reach the hf:// store"):
+        read_limited("hf://datasets/a/b/c.png", options, 100, RetryPolicy(attempts=1))
 
 
 def test_a_read_that_nobody_waits_for_is_given_up_and_not_retried(web: WebServer) -> None:

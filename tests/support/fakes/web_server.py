@@ -1,4 +1,4 @@
-"""A web server on loopback that answers as its paths say: `/404`, `/endless`, `/flaky`."""
+"""A web server on loopback that answers as its paths say: `/404`, `/endless`, `/flaky`, `/cut`."""
 
 import threading
 from collections import Counter
@@ -46,6 +46,16 @@ def web_server(files: Mapping[str, bytes]) -> Iterator[WebServer]:
                 self.send_endlessly()
             elif kind.isdecimal():
                 self.send_error(int(kind))
+            elif kind == "cut":
+                self.send_less_than_announced()
+            elif kind == "away":
+                self.send_response(302)
+                self.send_header("Location", "file:///etc/hostname")
+                self.send_header("Content-Length", "0")
+                self.end_headers()
+            elif kind == "garbage":
+                self.wfile.write(b"no HTTP\r\n\r\n")
+                self.close_connection = True
             elif kind == "flaky" and server.hits[path] <= FLAKY_ANSWERS:
                 self.send_error(503)
             elif path in server.files:
@@ -55,6 +65,14 @@ def web_server(files: Mapping[str, bytes]) -> Iterator[WebServer]:
                 self.wfile.write(server.files[path])
             else:
                 self.send_error(404)
+
+        def send_less_than_announced(self) -> None:
+            self.send_response(200)
+            self.send_header("Content-Length", "1200")
+            self.send_header("Connection", "close")
+            self.end_headers()
+            self.wfile.write(bytes(1_000))
+            self.close_connection = True
 
         def send_endlessly(self) -> None:
             self.send_response(200)
