@@ -158,6 +158,7 @@ def test_first_block_cache_is_not_measured_because_its_speed_depends_on_weights(
         bench.configs(Namespace(**{**vars(options), "only": ["fast"]}))
 
 
+@pytest.mark.slow
 def test_a_narrow_model_is_measured_on_a_cpu(
     bench: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -332,6 +332,7 @@ class Notebook:
         return 42
 
 
+@pytest.mark.chaos
 @pytest.mark.usefixtures("local_ray")
 def test_an_interrupted_training_ends_its_workers_and_nothing_else_of_the_callers_ray(
     root: Path,

@@ -92,7 +92,7 @@ def switches(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
     return counts
 
 
-@pytest.mark.parametrize("family", tiny_loras.FAMILIES)
+@pytest.mark.parametrize("family", tiny_loras.ONE_OF_A_KIND)
 def test_each_image_has_the_bits_of_a_model_with_its_own_lora_alone(
     family: str, saved: Saved, lora: Made
 ) -> None:

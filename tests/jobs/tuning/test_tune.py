@@ -115,7 +115,13 @@ def test_a_job_that_already_uses_the_fastest_config_is_unchanged(job: Path, gain
     assert job.read_text() == text
 
 
-@pytest.mark.parametrize("arguments", [["--tolerance", "lossless"], ["--tolerance", "400"]])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--tolerance", "lossless"],
+        pytest.param(["--tolerance", "400"], marks=pytest.mark.slow),
+    ],
+)
 def test_a_tolerance_that_nothing_meets_leaves_the_job_as_it_is(
     job: Path, gains: Gains, arguments: list[str]
 ) -> None:
@@ -259,7 +265,7 @@ def failing(config: TuningConfig, error: Exception) -> Callable[..., LoadedModel
 @pytest.mark.parametrize(
     ("error", "message"),
     [
-        (ModelError("no kernel"), "no kernel"),
+        pytest.param(ModelError("no kernel"), "no kernel", marks=pytest.mark.slow),
         (OutOfMemory("17 GB"), "it does not fit into memory: 17 GB"),
         (RuntimeError("two\nlines"), "cannot load the model: two lines"),
     ],

@@ -234,7 +234,7 @@ def with_damaged_packs(folder: MemoryFolder, damaged_commit: bool) -> MemoryFold
     return folder
 
 
-@pytest.mark.parametrize("packing", ["none", "webdataset"])
+@pytest.mark.parametrize("packing", ["none", pytest.param("webdataset", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("damaged_commit", [False, True])
 @pytest.mark.parametrize("newer", JOBS)
 @pytest.mark.parametrize("older", JOBS)

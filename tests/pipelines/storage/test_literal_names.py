@@ -59,7 +59,10 @@ def test_a_local_path_that_exists_is_that_path(name: str, here: Path) -> None:
         assert [each.url for each in find([f"{name}/*.csv"])] == [str(folder / "x.csv")]
 
 
-@pytest.mark.parametrize(("server", "names"), [("seaweed", ON_SEAWEED), ("moto_s3", ON_MOTO)])
+@pytest.mark.parametrize(
+    ("server", "names"),
+    [("seaweed", ON_SEAWEED), pytest.param("moto_s3", ON_MOTO, marks=pytest.mark.slow)],
+)
 def test_a_name_on_s3_that_exists_is_that_name(
     server: str, names: tuple[str, ...], request: pytest.FixtureRequest
 ) -> None:

@@ -92,6 +92,9 @@ def equal(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
     return one.keys() == other.keys() and all(torch.equal(one[k], other[k]) for k in one)
 
 
+SLOW_AUTOENCODER_JOB = pytest.param(autoencoder_job, marks=pytest.mark.slow)
+
+
 @pytest.mark.parametrize("job", [autoencoder_job, denoiser_job])
 def test_a_stopped_training_resumes_to_the_same_bits(root: Path, job: Any) -> None:
     whole = job(root, name="whole")
@@ -173,7 +176,7 @@ def test_gradient_accumulation_trains_the_same_weights(root: Path) -> None:
     assert max(float((one[key] - other[key]).abs().max()) for key in one) < 1e-3
 
 
-@pytest.mark.parametrize("job", [autoencoder_job, denoiser_job])
+@pytest.mark.parametrize("job", [SLOW_AUTOENCODER_JOB, denoiser_job])
 def test_gradient_checkpointing_trains_the_same_weights(root: Path, job: Any) -> None:
     kept = job(root, name="kept")
     twice = job(root, name="twice", training={"gradient_checkpointing": True})
@@ -236,7 +239,7 @@ def test_a_training_on_s3_resumes_from_its_checkpoint(root: Path, moto_s3: Serve
     assert "model/model_index.json" in store.list("model")
 
 
-@pytest.mark.parametrize("job", [autoencoder_job, denoiser_job])
+@pytest.mark.parametrize("job", [SLOW_AUTOENCODER_JOB, denoiser_job])
 def test_mixed_precision_keeps_float32_weights_and_resumes_to_the_same_bits(
     root: Path, job: Any
 ) -> None:
