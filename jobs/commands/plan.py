@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from nightpress.diffusion_core.conditioning.edits import samples_alone
-from nightpress.diffusion_core.conditioning.spec import TEXT_ALONE, Conditioning
+from nightpress.diffusion_core.conditioning.spec import TEXT_ALONE
 from nightpress.diffusion_core.sampling.request import SamplingParams
 from nightpress.jobs.commands.common import job_argument, json_option, read_job, set_option
 from nightpress.jobs.commands.exit_codes import BAD_INPUT, OK, STOPPED
@@ -17,7 +17,7 @@ from nightpress.jobs.commands.json_output import print_result
 from nightpress.jobs.commands.status import holder_line, holder_values
 from nightpress.jobs.runs.column_lines import carried_line, near_misses, settings_line
 from nightpress.jobs.runs.existing_run import RunState, State
-from nightpress.jobs.runs.mode_lines import makes_text_only, mode_counts, pictures_line
+from nightpress.jobs.runs.mode_lines import conditions, makes_text_only, mode_counts, pictures_line
 from nightpress.jobs.runs.plan import Plan, PlannedFile, plan
 from nightpress.pipelines.errors import (
     ChangedRunError,
@@ -231,11 +231,11 @@ def settings_table(planned: Plan) -> Table:
     for column in table.columns[2:]:
         column.justify = "right"
     with_loras = any(each.settings.lora is not None for each in planned.batches)
-    if with_loras:
-        table.add_column("LoRA")
     with_pictures = any(each.settings.conditioning != TEXT_ALONE for each in planned.batches)
+    if with_loras and not with_pictures:
+        table.add_column("LoRA")
     if with_pictures:
-        table.add_column("mode")
+        table.add_column("mode", overflow="fold")
     for each in planned.batches:
         settings = each.settings
         table.add_row(
@@ -245,8 +245,8 @@ def settings_table(planned: Plan) -> Table:
             f"{settings.guidance_scale:g}",
             f"{each.num_images:,}",
             f"{_num_batches(planned, each):,}",
-            *([_lora(settings)] if with_loras else []),
-            *([_conditioning(settings.conditioning)] if with_pictures else []),
+            *([_lora(settings)] if with_loras and not with_pictures else []),
+            *([conditions(settings)] if with_pictures else []),
         )
     return table
 
@@ -254,20 +254,6 @@ def settings_table(planned: Plan) -> Table:
 def _num_batches(planned: Plan, each: SettingsCount) -> int:
     alone = samples_alone(planned.model.pipeline, each.settings.conditioning)
     return -(-each.num_images // (1 if alone else planned.batch_size))
-
-
-def _conditioning(how: Conditioning) -> str:
-    """`inpaint, strength 0.6`, `image+control, depth 0.8`."""
-    parts = [how.mode]
-    parts += [] if how.strength is None else [f"strength {how.strength:g}"]
-    parts += [] if how.canvas is None else [f"canvas {','.join(map(str, how.canvas))}"]
-    used = zip(
-        (*how.controls, *how.adapters), (*how.control_scales, *how.reference_scales), strict=True
-    )
-    parts += [f"{name} {scale:g}" for name, scale in used]
-    if sum(how.num_references):
-        parts.append(plural(sum(how.num_references), "reference"))
-    return ", ".join(parts)
 
 
 def _sizes(settings: SamplingParams) -> str:

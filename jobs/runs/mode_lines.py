@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 
+from nightpress.diffusion_core.sampling.request import SamplingParams
 from nightpress.jobs.progress.events import Message
 from nightpress.pipelines.formatting import plural
 from nightpress.pipelines.planning import PlanLayout
@@ -37,3 +38,20 @@ def mode_messages(layout: PlanLayout, level: str) -> Iterator[Message]:
             f"images by mode: {mode_counts(layout.modes)}; inputs: "
             f"{pictures_line(layout.num_pictures, level)}"
         )
+
+
+def conditions(params: SamplingParams) -> str:
+    """What conditions an image: `text`, `inpaint, strength 0.6, depth at 0.8, LoRA ink at 1`."""
+    how = params.conditioning
+    parts = [how.mode]
+    parts += [] if how.strength is None else [f"strength {how.strength:g}"]
+    parts += [] if how.canvas is None else [f"canvas {','.join(map(str, how.canvas))}"]
+    used = zip(
+        (*how.controls, *how.adapters), (*how.control_scales, *how.reference_scales), strict=True
+    )
+    parts += [f"{name} at {scale:g}" for name, scale in used]
+    if sum(how.num_references):
+        parts.append(plural(sum(how.num_references), "reference"))
+    if params.lora is not None:
+        parts.append(f"LoRA {params.lora} at {params.lora_scale:g}")
+    return ", ".join(parts)

@@ -17,6 +17,7 @@ from nightpress.jobs.dispatch.first_actor import FirstActor
 from nightpress.jobs.progress.events import Event
 from nightpress.jobs.runs.column_lines import column_messages
 from nightpress.jobs.runs.input_session import with_input_root
+from nightpress.jobs.runs.mode_lines import conditions
 from nightpress.jobs.runs.shared import OnEvent, actor_factory, ignore, planning_mapper
 from nightpress.jobs.runs.table_manifest import TableManifest, readable_manifest
 from nightpress.pipelines.job.spec import RunSpec
@@ -80,15 +81,8 @@ def preview(
 
 def caption(sample: PreviewImage) -> str:
     """The prompt, after what conditions the image besides it and what is wrong with its pixels."""
-    image, conditioning = sample.image, sample.image.params.conditioning
-    notes = [] if conditioning.mode == TEXT else [conditioning.mode]
-    if conditioning.strength is not None:
-        notes.append(f"strength {conditioning.strength:g}")
-    scales = conditioning.control_scales + conditioning.reference_scales
-    names = conditioning.controls + conditioning.adapters
-    notes += [f"{name} at {scale:g}" for name, scale in zip(names, scales, strict=True)]
-    notes += [f"LoRA {image.lora}"] if image.lora else []
-    text = f"{', '.join(notes)}: {image.prompt}" if notes else image.prompt
+    how = conditions(sample.image.params)
+    text = sample.image.prompt if how == TEXT else f"{how}: {sample.image.prompt}"
     return text if sample.fault is None else f"[{sample.fault}] {text}"
 
 

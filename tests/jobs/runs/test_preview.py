@@ -33,18 +33,18 @@ def test_a_preview_has_the_pixels_of_the_run(make_spec: Callable[..., RunSpec]) 
     ("conditioning", "lora", "fault", "text"),
     [
         (TEXT_ALONE, None, None, "a cat"),
-        (TEXT_ALONE, "ink", "NotFinite", "[NotFinite] LoRA ink: a cat"),
+        (TEXT_ALONE, "ink", "NotFinite", "[NotFinite] text, LoRA ink at 0.8: a cat"),
         (Conditioning("image", 0.5), None, None, "image, strength 0.5: a cat"),
         (
             Conditioning("text+control", controls=("edges",), control_scales=(0.7,)),
-            *("ink", None, "text+control, edges at 0.7, LoRA ink: a cat"),
+            *("ink", None, "text+control, edges at 0.7, LoRA ink at 0.8: a cat"),
         ),
     ],
 )
 def test_a_caption_says_what_conditions_an_image_besides_its_prompt(
     conditioning: Conditioning, lora: str | None, fault: str | None, text: str
 ) -> None:
-    settings = (8, 8, 2, 1.0, "default", lora, None, conditioning.as_text())
+    settings = (8, 8, 2, 1.0, "default", lora, 0.8, conditioning.as_text())
     image = PlannedImage("0", "0", 0, 0, "0.png", "a cat", "", 1, *settings)
     assert caption(PreviewImage(image, np.zeros((8, 8, 3), np.uint8), fault)) == text
 
