@@ -80,8 +80,26 @@ PROCESS_EXTRAS: dict[str, Any] = {
 """What else may change the noise of a process, with the value that leaves it alone. A class that
 has no such argument would leave it out without a word."""
 
+UNFIT_SOLVERS: dict[str, tuple[str, ...]] = {
+    # Its U-Net also predicts a variance, which they would take for a part of the noise.
+    "IFPipeline": ("ddim", "euler", "euler-ancestral", "heun", "unipc", "lcm"),
+    # They pass a generator to every scheduler.
+    "KandinskyCombinedPipeline": ("heun", "unipc"),
+    "KandinskyV22CombinedPipeline": ("heun", "unipc"),
+}
+"""Class -> solvers that fail with what it passes to them. Read against diffusers 0.42.1."""
+
 LARGE_NOISE = "squaredcos_cap_v2"
 """The beta schedule that ends at some 20,000 times more noise than picture."""
+
+
+def most_steps(config: Mapping[str, Any]) -> int:
+    """The most denoising steps of a noise process: one for each of its timesteps.
+
+    OmniGen has a single one, as its time is a fraction; it is taken for a process of 1000.
+    """
+    number = int(config.get("num_train_timesteps") or 1000)
+    return 1000 if number == 1 and is_flow(config) else number
 
 
 def is_flow(config: Mapping[str, Any]) -> bool:
@@ -110,7 +128,12 @@ def compatible_samplers(
         return ("default", "lcm")
     if "beta_schedule" not in config:
         return ("default",)
-    names = (name for name in DIFFUSION_SAMPLERS[1:] if why_not(name, config) is None)
+    unfit = UNFIT_SOLVERS.get(pipeline, ())
+    names = (
+        name
+        for name in DIFFUSION_SAMPLERS[1:]
+        if solver_and_suffix(name)[0] not in unfit and why_not(name, config) is None
+    )
     return ("default", *names)
 
 
