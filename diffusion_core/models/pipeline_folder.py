@@ -239,9 +239,9 @@ def text_to_image_class(folder: PipelineFolder, refused: Mapping[str, str] = NOT
             f"{diffusers.__version__}"
         )
     needs_picture = name in FAMILIES and not FAMILIES[name].makes_text
-    reason = refused.get(name)
-    if reason is None and not needs_picture:
-        reason = why_not_text_to_image(pipeline_class)
+    if name in refused:
+        raise UnsupportedModel(f"{folder.path}: {name} is not supported: it {refused[name]}")
+    reason = None if needs_picture else why_not_text_to_image(pipeline_class)
     if reason is not None:
         raise UnsupportedModel(
             f"{folder.path}: {name} is not a text-to-image pipeline: it {reason}"

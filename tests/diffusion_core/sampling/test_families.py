@@ -273,6 +273,7 @@ def test_the_readmes_table_has_the_modes_of_each_class() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:`callback_steps` is deprecated:FutureWarning")
 @pytest.mark.parametrize("name", sorted(makers()))
 def test_each_row_of_the_readmes_table_is_what_is_measured(name: str) -> None:
     if family_table.lacks_package(name):
