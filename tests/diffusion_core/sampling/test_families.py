@@ -20,9 +20,10 @@ from nightpress.diffusion_core.models.family_rules import NEEDED_PACKAGES
 from nightpress.diffusion_core.models.info import ModelInfo
 from nightpress.diffusion_core.models.loading import LoadedModel, describe, load
 from nightpress.diffusion_core.models.modes import modes_of
+from nightpress.diffusion_core.models.samplers import most_steps
 from nightpress.diffusion_core.models.spec import ModelSpec
 from nightpress.diffusion_core.sampling import schedulers
-from nightpress.diffusion_core.sampling.batch_result import flags_of, images_of
+from nightpress.diffusion_core.sampling.batch_result import Fault, flags_of, images_of
 from nightpress.diffusion_core.sampling.sampler import ImageRequest, Sampler, SamplingParams
 
 ROW = ImageRequest("a red cat", "", seed=1)
@@ -146,6 +147,26 @@ def test_samplers_that_fail_with_a_class_are_not_offered(folders: Folders) -> No
     assert (deepfloyd.width, deepfloyd.height) == (64, 64)  # its latents are pixels
     kandinsky = info_of(folders("KandinskyV22CombinedPipeline"))
     assert not {"heun", "unipc"} & {name.partition("-")[0] for name in kandinsky.samplers}
+
+
+def test_a_process_with_one_timestep_has_its_time_as_a_fraction() -> None:
+    flow = {"_class_name": "FlowMatchEulerDiscreteScheduler", "num_train_timesteps": 1}
+    assert most_steps(flow) == 1000
+    assert most_steps({"_class_name": "DDPMScheduler", "num_train_timesteps": 1}) == 1
+
+
+def test_the_size_that_a_class_makes_by_default_is_its_models(folders: Folders) -> None:
+    ideogram = info_of(folders("Ideogram4Pipeline"))
+    assert (ideogram.width, ideogram.height, ideogram.size_multiple) == (2048, 2048, 16)
+
+
+@pytest.mark.filterwarnings("ignore:`callback_steps` is deprecated:FutureWarning")
+def test_infinities_are_found_before_kandinsky_clamps_them(folders: Folders) -> None:
+    model = loaded(folders("KandinskyV22CombinedPipeline"))
+    torch.nn.init.constant_(model.pipeline.movq.decoder.conv_out.bias, float("inf"))
+    sampler = Sampler(model, batch_size=1)
+    batch = sampler.sample([ROW], SamplingParams(64, 64, 1, guidance_scale=4.0))
+    assert batch.faults == (Fault.NON_FINITE,)
 
 
 def test_transparent_images_are_laid_on_white() -> None:
