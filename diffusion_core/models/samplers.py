@@ -84,10 +84,17 @@ UNFIT_SOLVERS: dict[str, tuple[str, ...]] = {
     # Its U-Net also predicts a variance, which they would take for a part of the noise.
     "IFPipeline": ("ddim", "euler", "euler-ancestral", "heun", "unipc", "lcm"),
     # They pass a generator to every scheduler.
+    "Kandinsky3Pipeline": ("heun", "unipc"),
     "KandinskyCombinedPipeline": ("heun", "unipc"),
     "KandinskyV22CombinedPipeline": ("heun", "unipc"),
+    # It passes none, so that their noise would not be that of the row's seed.
+    "LDMTextToImagePipeline": ("ddpm", "dpmsolver-sde", "euler-ancestral", "lcm"),
+    # It counts one call of the network for each step.
+    "SemanticStableDiffusionPipeline": ("heun",),
+    # It lists those that it takes.
+    "StableDiffusionSAGPipeline": ("euler", "euler-ancestral", "heun"),
 }
-"""Class -> solvers that fail with what it passes to them. Read against diffusers 0.42.1."""
+"""Class -> solvers that do not sample with it. Read against diffusers 0.42.1."""
 
 LARGE_NOISE = "squaredcos_cap_v2"
 """The beta schedule that ends at some 20,000 times more noise than picture."""

@@ -20,7 +20,12 @@ from nightpress.diffusion_core.models.family_rules import NEEDED_PACKAGES
 from nightpress.diffusion_core.models.info import ModelInfo
 from nightpress.diffusion_core.models.loading import LoadedModel, describe, load
 from nightpress.diffusion_core.models.modes import modes_of
-from nightpress.diffusion_core.models.samplers import most_steps
+from nightpress.diffusion_core.models.samplers import (
+    DIFFUSION_SAMPLERS,
+    compatible_samplers,
+    most_steps,
+    solver_and_suffix,
+)
 from nightpress.diffusion_core.models.spec import ModelSpec
 from nightpress.diffusion_core.sampling import schedulers
 from nightpress.diffusion_core.sampling.batch_result import Fault, flags_of, images_of
@@ -140,13 +145,30 @@ def test_sana_sprint_takes_other_numbers_of_steps_than_two(folders: Folders) -> 
     assert sampler.sample([ROW], params).faults == (None,)
 
 
-def test_samplers_that_fail_with_a_class_are_not_offered(folders: Folders) -> None:
+def test_deepfloyd_has_pixels_for_latents_and_few_samplers(folders: Folders) -> None:
     deepfloyd = info_of(folders("IFPipeline"))
     solvers = {name.partition("-")[0] for name in deepfloyd.samplers}
     assert solvers == {"default", "ddpm", "dpmsolver++", "dpmsolver"}
     assert (deepfloyd.width, deepfloyd.height) == (64, 64)  # its latents are pixels
-    kandinsky = info_of(folders("KandinskyV22CombinedPipeline"))
-    assert not {"heun", "unipc"} & {name.partition("-")[0] for name in kandinsky.samplers}
+
+
+@pytest.mark.parametrize(
+    ("name", "unfit"),
+    [
+        ("KandinskyV22CombinedPipeline", {"heun", "unipc"}),
+        ("Kandinsky3Pipeline", {"heun", "unipc"}),
+        ("LDMTextToImagePipeline", {"ddpm", "lcm", "euler-ancestral", "dpmsolver-sde"}),
+        ("StableDiffusionSAGPipeline", {"euler", "euler-ancestral", "heun"}),
+        ("SemanticStableDiffusionPipeline", {"heun"}),
+    ],
+)
+def test_solvers_that_do_not_sample_with_a_class_are_not_offered(
+    name: str, unfit: set[str]
+) -> None:
+    process = {"_class_name": "DDIMScheduler", "beta_schedule": "scaled_linear"}
+    offered = {solver_and_suffix(each)[0] for each in compatible_samplers(process, name, False)}
+    every = {solver_and_suffix(each)[0] for each in DIFFUSION_SAMPLERS}
+    assert offered == every - unfit
 
 
 def test_a_process_with_one_timestep_has_its_time_as_a_fraction() -> None:
