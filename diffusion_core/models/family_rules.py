@@ -18,24 +18,36 @@ from nightpress.diffusion_core.models.pipeline_folder import (
 
 REFUSED = {
     "AmusedPipeline": "passes one generator to its scheduler, and not one for each image",
+    "Cosmos2TextToImagePipeline": "cannot do without a safety checker (cosmos_guardrail) that "
+    "fetches models of its own and stops a whole call for one prompt",
     "GlmImagePipeline": "draws its image tokens from torch's global random numbers, not from a "
     "row's seed",
+    "PRXPipeline": "has a text encoder (T5GemmaEncoder) that this transformers does not export",
+    "StableCascadeCombinedPipeline": "has a decoder (PaellaVQModel) that this diffusers cannot "
+    "load from a folder",
     "StableDiffusionGLIGENPipeline": "needs gligen_phrases and gligen_boxes",
     "StableDiffusionGLIGENTextImagePipeline": "needs gligen_phrases and gligen_boxes",
     "StableDiffusionLDM3DPipeline": "makes depth maps beside its images",
     "StableDiffusionPanoramaPipeline": "mixes up the prompts of a batch",
     "StableDiffusionParadigmsPipeline": "runs with the parallel schedulers of diffusers only",
     "VersatileDiffusionTextToImagePipeline": "changes its own U-Net when it is made",
+    "WuerstchenCombinedPipeline": "has networks (PaellaVQModel, WuerstchenDiffNeXt, "
+    "WuerstchenPrior) that this diffusers cannot load from a folder",
     "WuerstchenPriorPipeline": "makes embeddings instead of images",
 }
 """Text-to-image classes that cannot be sampled a row at a time -> why; completes "it ..."."""
 
 NEEDED_PACKAGES = {
+    "BriaFibo2Pipeline": "torchvision",
+    "Flux2Pipeline": "torchvision",
+    "LongCatImagePipeline": "torchvision",
+    "NucleusMoEImagePipeline": "torchvision",
     "OmniGenPipeline": "torchvision",
-    "PRXPipeline": "ftfy",
     "PRXPixelPipeline": "ftfy",
+    "QwenImage21Pipeline": "torchvision",
 }
-"""Class -> a package without which its calls fail, though diffusers does not ask for it."""
+"""Class -> a package without which its calls or its processor's class fail, though diffusers does
+not ask for it."""
 
 PADS_TO_FIXED_LENGTH = frozenset(
     {
@@ -49,16 +61,27 @@ PADS_TO_FIXED_LENGTH = frozenset(
         "LDMTextToImagePipeline",
         "Krea2Pipeline",
         "OvisImagePipeline",
-        "PRXPipeline",
-        "PRXPixelPipeline",
         "SemanticStableDiffusionPipeline",
+        "StableUnCLIPPipeline",
     }
 )
 """Classes that encode prompts themselves, all to one length: their rows may share a batch. Others
 pad to the longest prompt of a call, or decide something for a whole call, so theirs may not."""
 
-ENCODE_THEMSELVES = frozenset({"CogView3PlusPipeline"})
-"""Classes that replace the embedding of a negative prompt that they are given by zeros."""
+ENCODE_THEMSELVES = frozenset({"CogView3PlusPipeline", "PRXPixelPipeline", "StableUnCLIPPipeline"})
+"""Classes that embeddings do not suffice: CogView replaces that of a negative prompt by zeros, PRX
+makes none for a given prompt, and unCLIP also reads the prompt's text."""
+
+RETURNS_RAW_TENSORS = frozenset(
+    {
+        "IFPipeline",
+        "Kandinsky3Pipeline",
+        "KandinskyCombinedPipeline",
+        "KandinskyV22CombinedPipeline",
+        "PRXPixelPipeline",
+    }
+)
+"""Classes that return tensors in -1..1, which a safety checker has not seen, and arrays in 0..1."""
 
 FIXED_ARGUMENTS: dict[str, Any] = {
     # Binning would sample the nearest size of a table, and resize.
@@ -193,12 +216,17 @@ def guidance_arguments(guidance: Guidance, scale: float) -> Mapping[str, Any]:
     return {str(guidance.argument): scale, **switched}
 
 
-def step_arguments(num_steps: int) -> Mapping[str, Any]:
+def output_type(pipeline_class: Any) -> str:
+    """The `output_type` with which a class returns images in 0..1."""
+    return "np" if pipeline_class.__name__ in RETURNS_RAW_TENSORS else "pt"
+
+
+def step_arguments(num_inference_steps: int) -> Mapping[str, Any]:
     """The arguments of `__call__` that depend on the number of steps.
 
-    SANA-Sprint's default of `intermediate_timesteps` is for two steps, and it fails with others.
+    SANA-Sprint has a default for a timestep between two steps, and refuses it with other numbers.
     """
-    return {} if num_steps == 2 else {"intermediate_timesteps": None}
+    return {} if num_inference_steps == 2 else {"intermediate_timesteps": None}
 
 
 def make_ready(pipeline: Any, guidance: Guidance, scale: float, size: tuple[int, int]) -> None:
@@ -216,6 +244,8 @@ def make_ready(pipeline: Any, guidance: Guidance, scale: float, size: tuple[int,
             guider = getattr(pipeline, name, None)
             if guider is not None:
                 setattr(pipeline, name, guider.new(guidance_scale=scale))
+    if hasattr(pipeline, "decoder_pipe"):  # a cascade, whose last stage has kept the loaded one
+        pipeline.decoder_pipe.scheduler = pipeline.scheduler
     if isinstance(getattr(pipeline, "resolutions", None), list):
         pipeline.resolutions = [size]
     if type(pipeline).__name__ == "HiDreamImagePipeline":

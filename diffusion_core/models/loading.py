@@ -141,7 +141,7 @@ def _info(
         own_sampler=samplers.own_sampler(model.scheduler, names),
         takes_negative_prompt=guidance.takes_negative_prompt,
         takes_guidance=guidance.argument is not None,
-        max_steps=int(model.scheduler.get("num_train_timesteps", 1000)),
+        max_steps=samplers.most_steps(model.scheduler),
         loras=loras,
         row_loras=row_loras,
         prompts=limits_from_folder(model, pipeline_class),

@@ -69,6 +69,9 @@ MULTIPLY_BY_GUIDANCE = frozenset(
 """Pipelines that only multiply by a guidance scale above 1, unless the scale is an input of their
 denoiser. Subclasses do not count: they may do anything with it."""
 
+AUTOENCODERS = frozenset({"vae", "movq", "vqvae", "vqgan"})
+"""What pipelines call the component that decodes latents."""
+
 NOTHING: Mapping[str, str] = {}
 
 PACK = "find the multiple that widths and heights must have"
@@ -236,9 +239,9 @@ def text_to_image_class(folder: PipelineFolder, refused: Mapping[str, str] = NOT
             f"{diffusers.__version__}"
         )
     needs_picture = name in FAMILIES and not FAMILIES[name].makes_text
-    reason = refused.get(name)
-    if reason is None and not needs_picture:
-        reason = why_not_text_to_image(pipeline_class)
+    if name in refused:
+        raise UnsupportedModel(f"{folder.path}: {name} is not supported: it {refused[name]}")
+    reason = None if needs_picture else why_not_text_to_image(pipeline_class)
     if reason is not None:
         raise UnsupportedModel(
             f"{folder.path}: {name} is not a text-to-image pipeline: it {reason}"
@@ -289,10 +292,13 @@ def fixed_arguments(pipeline_class: Any) -> dict[str, Any]:
 
 
 def vae_factor(folder: PipelineFolder) -> int:
-    """The downsampling factor: pixels per latent position, along each side."""
+    """The downsampling factor: pixels per latent position, along each side.
+
+    1 for models without an autoencoder, which denoise pixels.
+    """
     config = folder.config("vae")
     if not config:
-        return 8
+        return 8 if AUTOENCODERS & folder.components.keys() else 1
     for stages in ("temperal_downsample", "temporal_downsample"):
         if isinstance(config.get(stages), (list, tuple)):
             return int(2 ** len(config[stages]))
@@ -315,8 +321,10 @@ def size_multiple(folder: PipelineFolder, pipeline_class: Any) -> int:
 
 
 def native_size(folder: PipelineFolder, pipeline_class: Any) -> tuple[int, int] | None:
-    """(width, height) in pixels that the model was trained for; None if its files do not say."""
+    """(width, height) in pixels that the model was trained for; None if nothing says so."""
     sample_size = folder.denoiser.get("sample_size")
+    if sample_size is None and (size := _default_size(pipeline_class)):
+        return size
     if sample_size is None and _packs_latents(pipeline_class):
         sample_size = 128  # the default size in the constructors of pipelines like FLUX
     if sample_size is None:
@@ -326,12 +334,21 @@ def native_size(folder: PipelineFolder, pipeline_class: Any) -> tuple[int, int] 
     return int(sides[1]) * factor, int(sides[0]) * factor
 
 
+def _default_size(pipeline_class: Any) -> tuple[int, int] | None:
+    """(width, height) in pixels that a class makes by default; None if `__call__` has no number."""
+    square = call_default(pipeline_class, "output_resolution")
+    width, height = (call_default(pipeline_class, side) or square for side in ("width", "height"))
+    return None if width is None or height is None else (int(width), int(height))
+
+
 def _packs_latents(pipeline_class: Any) -> bool:
     """Whether a pipeline class packs squares of latents into the tokens of a transformer.
 
     Read against diffusers 0.42.1. Relies on such classes having the method `_pack_latents`, those
-    of FLUX first of all, or `_unpatchify_latents`, as ERNIE-Image has.
+    of FLUX first of all, or `_unpatchify_latents`, as ERNIE-Image has. Ideogram 4 has neither.
     """
     if pipeline_class.__name__.startswith("Flux"):
         patching.require(pipeline_class, "_pack_latents", PACK)
-    return any(hasattr(pipeline_class, name) for name in ("_pack_latents", "_unpatchify_latents"))
+    methods = ("_pack_latents", "_unpatchify_latents")
+    packs = any(hasattr(pipeline_class, name) for name in methods)
+    return packs or pipeline_class.__name__ == "Ideogram4Pipeline"

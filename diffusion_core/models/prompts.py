@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from nightpress.diffusion_core.errors import as_model_error
 from nightpress.diffusion_core.models import pipeline_folder
 from nightpress.diffusion_core.models.pipeline_folder import PipelineFolder
+from nightpress.diffusion_core.models.prompt_templates import template_tokens
 
 OVERHEAD_TOKENS = 2
 """Tokens that a text may have beyond one for each byte: for prefixes, such as that of T5."""
@@ -27,17 +28,28 @@ UNLIMITED = 100_000
 """A `model_max_length` from here on stands for no limit."""
 
 FIXED_LIMITS: dict[str, dict[str, int]] = {
+    "BriaFibo2Pipeline": {"processor": 4096},
     "HunyuanDiTPipeline": {"tokenizer": 77, "tokenizer_2": 256},
     "HunyuanDiTPAGPipeline": {"tokenizer": 77, "tokenizer_2": 256},
     "IFPipeline": {"tokenizer": 77},
     "Kandinsky3Pipeline": {"tokenizer": 128},
+    "KandinskyCombinedPipeline": {"tokenizer": 77},
     "LDMTextToImagePipeline": {"tokenizer": 77},
+    "LongCatImagePipeline": {"tokenizer": 512},
+    "NucleusMoEImagePipeline": {"processor": 1024},
+    "PRXPixelPipeline": {"tokenizer": 256},
     "SanaPipeline": {"tokenizer": 299},
     "SanaPAGPipeline": {"tokenizer": 299},
     "SanaSprintPipeline": {"tokenizer": 299},
 }
 """Pipelines that name their limits neither in the tokenizer nor in `__call__`, and those of Sana,
 whose instruction shares two tokens with the prompt. Read against diffusers 0.42.1."""
+
+ENCODERS = {"tokenizer": "text_encoder", "processor": "text_encoder"} | {
+    f"{start}tokenizer{end}": f"{start}text_encoder{end}"
+    for start, end in (("", "_2"), ("", "_3"), ("", "_4"), ("prior_", ""))
+}
+"""What tokenizes prompts in a pipeline -> the network that reads the tokens."""
 
 KEEPS_LENGTH = frozenset(
     {
@@ -225,16 +237,21 @@ def limits_of(
         One entry for each tokenizer whose text encoder is there; none if one of them has no limit.
     """
     names = set(components)
+    if "processor" not in FIXED_LIMITS.get(pipeline_class.__name__, {}):
+        names -= {"processor"}  # reads pictures, beside a tokenizer
     found = []
-    for name in sorted(name for name in names if name.startswith("tokenizer")):
-        if name.replace("tokenizer", "text_encoder") not in names:
+    for name in sorted(names & ENCODERS.keys()):
+        if ENCODERS[name] not in names:
             continue
         tokenizer = get(name)
         limit = None if tokenizer is None else _max_length(name, tokenizer, pipeline_class)
         if limit is None:
             return PromptLimits()
         lowercases = hasattr(pipeline_class, "_text_preprocessing")
-        found.append(prompt_tokenizer(tokenizer, limit, lowercases))
+        with as_model_error(f"{pipeline_class.__name__}: {name}"):
+            limit -= template_tokens(pipeline_class, tokenizer)
+        plain = getattr(tokenizer, "tokenizer", tokenizer)  # of a processor
+        found.append(prompt_tokenizer(plain, limit, lowercases))
     return PromptLimits(tuple(found))
 
 
@@ -246,7 +263,7 @@ def _max_length(name: str, tokenizer: Any, pipeline_class: Any) -> int | None:
         return fixed
     if sequence is not None and not type(tokenizer).__name__.startswith("CLIP"):
         return int(sequence)
-    own = int(tokenizer.model_max_length)
+    own = int(getattr(tokenizer, "tokenizer", tokenizer).model_max_length)
     return own if own < UNLIMITED else None
 
 

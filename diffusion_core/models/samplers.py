@@ -80,8 +80,33 @@ PROCESS_EXTRAS: dict[str, Any] = {
 """What else may change the noise of a process, with the value that leaves it alone. A class that
 has no such argument would leave it out without a word."""
 
+UNFIT_SOLVERS: dict[str, tuple[str, ...]] = {
+    # Its U-Net also predicts a variance, which they would take for a part of the noise.
+    "IFPipeline": ("ddim", "euler", "euler-ancestral", "heun", "unipc", "lcm"),
+    # They pass a generator to every scheduler.
+    "Kandinsky3Pipeline": ("heun", "unipc"),
+    "KandinskyCombinedPipeline": ("heun", "unipc"),
+    "KandinskyV22CombinedPipeline": ("heun", "unipc"),
+    # It passes none, so that their noise would not be that of the row's seed.
+    "LDMTextToImagePipeline": ("ddpm", "dpmsolver-sde", "euler-ancestral", "lcm"),
+    # It counts one call of the network for each step.
+    "SemanticStableDiffusionPipeline": ("heun",),
+    # It lists those that it takes.
+    "StableDiffusionSAGPipeline": ("euler", "euler-ancestral", "heun"),
+}
+"""Class -> solvers that do not sample with it. Read against diffusers 0.42.1."""
+
 LARGE_NOISE = "squaredcos_cap_v2"
 """The beta schedule that ends at some 20,000 times more noise than picture."""
+
+
+def most_steps(config: Mapping[str, Any]) -> int:
+    """The most denoising steps of a noise process: one for each of its timesteps.
+
+    OmniGen has a single one, as its time is a fraction; it is taken for a process of 1000.
+    """
+    number = int(config.get("num_train_timesteps") or 1000)
+    return 1000 if number == 1 and is_flow(config) else number
 
 
 def is_flow(config: Mapping[str, Any]) -> bool:
@@ -91,14 +116,6 @@ def is_flow(config: Mapping[str, Any]) -> bool:
         or bool(config.get("use_flow_sigmas"))
         or config.get("prediction_type") == "flow_prediction"
     )
-
-
-ADD_NOISE = ("ddpm", "dpmsolver-sde", "euler-ancestral", "lcm")
-"""Solvers of diffusion models that draw random numbers in their steps."""
-
-PASSES_NO_GENERATOR = ("LDMTextToImagePipeline",)
-"""Classes for diffusion models that give the scheduler's steps no generator, so that these would
-draw from torch's global random numbers."""
 
 
 def adds_noise(config: Mapping[str, Any]) -> bool:
@@ -125,9 +142,13 @@ def compatible_samplers(
         return ("default", "lcm")
     if "beta_schedule" not in config:
         return ("default",)
-    unfit = ADD_NOISE if pipeline in PASSES_NO_GENERATOR else ()
-    names = (name for name in DIFFUSION_SAMPLERS[1:] if why_not(name, config) is None)
-    return ("default", *(name for name in names if solver_and_suffix(name)[0] not in unfit))
+    unfit = UNFIT_SOLVERS.get(pipeline, ())
+    names = (
+        name
+        for name in DIFFUSION_SAMPLERS[1:]
+        if solver_and_suffix(name)[0] not in unfit and why_not(name, config) is None
+    )
+    return ("default", *names)
 
 
 def why_not(name: str, config: Mapping[str, Any]) -> str | None:

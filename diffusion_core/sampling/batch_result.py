@@ -76,14 +76,27 @@ def fault_of(finite: bool, blank: bool, flagged: bool) -> Fault | None:
 
 
 def images_of(output: Any, shape: tuple[int, ...]) -> torch.Tensor:
-    """The images of a pipeline's output, float32 (B, 3, H, W), on whatever device they are."""
+    """The images of a pipeline's output, float32 (B, 3, H, W), on whatever device they are.
+
+    Qwen-Image 2.1 makes transparent ones, which are laid on white.
+    """
     images = getattr(output, "images", getattr(output, "image", None))
     if isinstance(images, np.ndarray):  # some pipelines treat every `output_type` but "pil" as "np"
         images = torch.from_numpy(images).permute(0, 3, 1, 2)
+    if isinstance(images, torch.Tensor) and images.shape[1:2] == (4,):
+        opacity = images[:, 3:].to(torch.float32)
+        images = images[:, :3] * opacity + (1 - opacity)
     if not isinstance(images, torch.Tensor) or images.shape != shape:
         found = tuple(images.shape) if isinstance(images, torch.Tensor) else type(images).__name__
         raise SamplingError(f"the pipeline returned {found}, expected images of shape {shape}")
     return images.to(torch.float32)
+
+
+def flags_of(output: Any, number: int) -> Sequence[bool]:
+    """Which images of a pipeline's output its safety checker has flagged; DeepFloyd IF has two."""
+    names = ("nsfw_content_detected", "nsfw_detected", "watermark_detected")
+    found = [flags for name in names if (flags := getattr(output, name, None))]
+    return [any(bool(flags[index]) for flags in found) for index in range(number)]
 
 
 @contextlib.contextmanager

@@ -58,12 +58,13 @@ def watch_decoder(pipeline: Any, batch_size: int) -> Iterator[list[torch.Tensor]
     may mean decoding again.
 
     Read against diffusers 0.42.1. Relies on what `decode_in_chunks` relies on, and on `vae.dtype`.
+    Kandinsky calls its VAE `movq`.
 
     Raises:
         IncompatibleLibrary: the pipeline made its images without calling `vae.decode`.
     """
     finite_images: list[torch.Tensor] = []
-    vae = getattr(pipeline, "vae", None)
+    vae = getattr(pipeline, "vae", None) or getattr(pipeline, "movq", None)
     if vae is None:
         yield finite_images
         return

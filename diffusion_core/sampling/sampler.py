@@ -42,6 +42,7 @@ from nightpress.diffusion_core.sampling.batch_result import (
     SampledBatch,
     as_sampling_error,
     fault_of,
+    flags_of,
     images_of,
     merge,
 )
@@ -278,8 +279,7 @@ class Sampler:
             finite = decoding.all_finite(images)
             for decoded in finite_when_decoded:
                 finite = finite & decoded.to(finite.device)
-        flags = getattr(output, "nsfw_content_detected", None) or [False] * len(batch)
-        return images, finite, flags
+        return images, finite, flags_of(output, len(batch))
 
     def _use_lora(self, params: SamplingParams) -> None:
         """Activate the batch's LoRA; in the text encoders too if the pipeline itself encodes."""
@@ -320,7 +320,7 @@ class Sampler:
             "height": params.height,
             "num_inference_steps": params.num_inference_steps,
             "generator": [torch.Generator("cpu").manual_seed(r.seed) for r in batch],
-            "output_type": "pt",
+            "output_type": family_rules.output_type(type(pipeline)),
             # FLUX.1 Kontext would make an image of another size, from a picture of another size.
             "max_area": params.width * params.height,
             "_auto_resize": False,

@@ -11,6 +11,7 @@ from nightpress.diffusion_core.models.samplers import (
     SAMPLER_NAMES,
     SCHEDULERS,
     is_flow,
+    most_steps,
     settings_of,
     solver_and_suffix,
 )
@@ -61,7 +62,7 @@ def check_steps(scheduler: Any, num_inference_steps: int) -> None:
         SettingsError: more steps than the process has, fewer than one, or a number for which
             diffusers makes one trailing timestep too many.
     """
-    most = int(scheduler.config.get("num_train_timesteps", 1000))
+    most = most_steps({**scheduler.config, "_class_name": type(scheduler).__name__})
     if type(scheduler).__name__ == "LCMScheduler":
         most = min(most, int(scheduler.config.original_inference_steps))
     if not 1 <= num_inference_steps <= most:

@@ -15,6 +15,7 @@ from typing import Any
 import diffusers
 import numpy as np
 import torch
+from PIL import Image
 
 if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).parents[1]))
@@ -23,9 +24,10 @@ from support.tiny_families import makers, save
 
 from nightpress.diffusion_core.errors import DiffusionError
 from nightpress.diffusion_core.models import family_rules, pipeline_folder
-from nightpress.diffusion_core.models.loading import describe, load
+from nightpress.diffusion_core.models.loading import LoadedModel, describe, load
 from nightpress.diffusion_core.models.modes import modes_of
 from nightpress.diffusion_core.models.spec import ModelSpec
+from nightpress.diffusion_core.sampling import schedulers
 from nightpress.diffusion_core.sampling.sampler import ImageRequest, Sampler, SamplingParams
 
 README = Path(__file__).parents[2] / "diffusion_core" / "README.md"
@@ -49,7 +51,9 @@ class Facts:
     def row(self, name: str) -> str:
         cells = (self.guidance, self.negative_prompt, self.independent, self.shares_calls)
         words = " | ".join("yes" if cell else "no" for cell in cells)
-        return f"| `{name}` | yes | {words} | {', '.join(self.modes)} |"
+        package = family_rules.NEEDED_PACKAGES.get(name)
+        runs = f"yes, with {package}" if package else "yes"
+        return f"| `{name}` | {runs} | {words} | {', '.join(self.modes)} |"
 
 
 def measure(folder: Path) -> Facts:
@@ -60,10 +64,12 @@ def measure(folder: Path) -> Facts:
     """
     spec = ModelSpec(source=str(folder))
     info = describe(folder, spec)
-    sampler = Sampler(load(folder, spec, "cpu"), batch_size=2)
+    model = load(folder, spec, "cpu")
+    sampler = Sampler(model, batch_size=2)
     sample = _sampling(sampler, info.size_multiple)
     row = ImageRequest("a red cat", "", seed=1)
     alone = sample([row], 5.0)[0]
+    _require_same(alone, _called_directly(model, row, 5.0, alone.shape))
     negative = ImageRequest(row.prompt, "ugly, bad", row.seed)
     facts = Facts(
         guidance=_differ(alone, sample([row], 9.0)[0]),
@@ -76,6 +82,42 @@ def measure(folder: Path) -> Facts:
     if claims != (facts.guidance, facts.negative_prompt):
         raise DiffusionError(f"{info.pipeline} claims {claims}, and does {facts}")
     return facts
+
+
+def _called_directly(
+    model: LoadedModel, row: ImageRequest, scale: float, shape: tuple[int, ...]
+) -> Any:
+    """The picture that the pipeline itself makes of a row; transparent ones on white.
+
+    Its arguments have the names and the defaults that `family_rules` gives them.
+    """
+    pipeline, height, width = model.pipeline, *shape[:2]
+    pipeline.scheduler = schedulers.make("default", model.scheduler_config)
+    family_rules.make_ready(pipeline, model.guidance, scale, (width, height))
+    values = {"max_area": width * height, **family_rules.FIXED_ARGUMENTS}
+    accepted = pipeline_folder.call_parameters(type(pipeline))
+    values = {name: value for name, value in values.items() if name in accepted}
+    if model.guidance.empty_negative_prompt:
+        values["negative_prompt"] = model.guidance.empty_negative_prompt
+    with torch.inference_mode():
+        output = pipeline(
+            prompt=row.prompt,
+            width=width,
+            height=height,
+            num_inference_steps=2,
+            generator=torch.Generator().manual_seed(row.seed),
+            **family_rules.guidance_arguments(model.guidance, scale),
+            **values,
+        )
+    picture = (output.images if hasattr(output, "images") else output.image)[0].convert("RGBA")
+    white = Image.new("RGBA", picture.size, "white")
+    return np.asarray(Image.alpha_composite(white, picture).convert("RGB"))
+
+
+def _require_same(ours: Any, theirs: Any) -> None:
+    """Refuse more than rounding: batches of two and of one may differ in a last bit."""
+    if np.abs(ours.astype(int) - theirs.astype(int)).max() > 2:
+        raise DiffusionError("its pipeline makes another picture when it is called directly")
 
 
 def _sampling(sampler: Sampler, multiple: int) -> Callable[..., Any]:
@@ -121,11 +163,25 @@ def text_to_image_classes() -> dict[str, str | None]:
     return found
 
 
+def lacks_package(name: str) -> bool:
+    """Whether a class is refused only because a package is not installed."""
+    return name not in family_rules.REFUSED and name in family_rules.refusals()
+
+
+def written_rows() -> dict[str, str]:
+    """Class -> its row in the README."""
+    text = README.read_text(encoding="utf-8")
+    lines = text.partition(START)[2].partition(END)[0].splitlines()
+    return {line.split("`")[1]: line for line in lines if line.startswith("| `")}
+
+
 def table() -> str:
-    """The table in Markdown."""
-    rows = [HEAD]
+    """The table in Markdown; classes whose package is not installed keep their rows."""
+    rows, written = [HEAD], written_rows()
     for name, why_refused in text_to_image_classes().items():
-        if why_refused is not None:
+        if lacks_package(name) and name in written:
+            rows.append(written[name])
+        elif why_refused is not None:
             rows.append(f"| `{name}` | refused: it {why_refused} | | | | | |")
         elif name not in makers():
             rows.append(f"| `{name}` | not tried | | | | | {', '.join(modes_of(name))} |")

@@ -16,9 +16,11 @@ from support.tiny_tokenizers import gemma_tokenizer, glm_tokenizer, qwen_tokeniz
 
 def makers() -> dict[str, Callable[[], Any]]:
     """Name of a text-to-image class -> makes its tiny pipeline."""
+    from support.tiny_cascades import CASCADES
+    from support.tiny_language_models import LANGUAGE_MODELS
     from support.tiny_transformers import MORE
 
-    return MAKERS | MORE
+    return MAKERS | MORE | CASCADES | LANGUAGE_MODELS
 
 
 def save(class_name: str, folder: Path) -> Path:
@@ -676,48 +678,6 @@ def _ovis() -> Any:
     )
 
 
-def _prx() -> Any:
-    from diffusers import PRXPipeline, PRXTransformer2DModel
-    from transformers import T5GemmaConfig
-    from transformers.models.t5gemma.configuration_t5gemma import T5GemmaModuleConfig
-    from transformers.models.t5gemma.modeling_t5gemma import T5GemmaEncoder
-
-    transformer = PRXTransformer2DModel(
-        patch_size=1,
-        in_channels=4,
-        context_in_dim=8,
-        hidden_size=8,
-        mlp_ratio=2.0,
-        num_heads=2,
-        depth=1,
-        axes_dim=[2, 2],
-    )
-    settings = {
-        "vocab_size": 64,
-        "hidden_size": 8,
-        "intermediate_size": 16,
-        "num_hidden_layers": 1,
-        "num_attention_heads": 2,
-        "num_key_value_heads": 1,
-        "head_dim": 4,
-        "max_position_embeddings": 64,
-        "layer_types": ["full_attention"],
-        "query_pre_attn_scalar": 4,
-    }
-    config = T5GemmaConfig(
-        encoder=T5GemmaModuleConfig(**settings), is_encoder_decoder=False, **settings
-    )
-    tokenizer = gemma_tokenizer()
-    tokenizer.model_max_length = 64
-    return PRXPipeline(
-        transformer=transformer,
-        scheduler=flow(),
-        text_encoder=T5GemmaEncoder(config.encoder),
-        tokenizer=tokenizer,
-        vae=vae(),
-    )
-
-
 def _ldm() -> Any:
     from diffusers import DDIMScheduler, LDMTextToImagePipeline
 
@@ -748,7 +708,6 @@ MAKERS: dict[str, Callable[[], Any]] = {
     "Lumina2Pipeline": _lumina2,
     "LuminaPipeline": _lumina,
     "OvisImagePipeline": _ovis,
-    "PRXPipeline": _prx,
     "PixArtSigmaPAGPipeline": _over("PixArtSigmaPAGPipeline", _two_layers(tiny_models.pixart)),
     "PixArtAlphaPipeline": _over("PixArtAlphaPipeline", tiny_models.pixart),
     "PixArtSigmaPipeline": tiny_models.pixart,

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from support import tiny_models
+from support.tiny_tokenizers import qwen_tokenizer
 
 from nightpress.diffusion_core.models.loading import LoadedModel, describe
 from nightpress.diffusion_core.models.prompts import (
@@ -163,3 +164,44 @@ def test_every_byte_has_a_token_in_the_vocabulary_of_the_built_in_model() -> Non
     unknown = tokenizer._tokenizer.token_to_id("<|endoftext|>")
     for text in texts(300):
         assert unknown not in tokenizer._tokenizer.encode(text, add_special_tokens=False).ids
+
+
+def named(name: str) -> Any:
+    return type(name, (pipeline_class(512),), {})
+
+
+@pytest.mark.parametrize(
+    ("name", "around"),
+    [
+        ("ZImagePipeline", "<|im_start|>user\n<|im_end|>\n<|im_start|>assistant\n"),
+        ("Flux2KleinPipeline", "<|im_start|>user\n<|im_end|>\n<|im_start|>assistant\n"),
+        ("FluxPipeline", ""),
+    ],
+)
+def test_what_a_class_writes_around_a_prompt_counts_towards_its_limit(
+    name: str, around: str
+) -> None:
+    tokenizer = qwen_tokenizer()
+    found = limits_of(["tokenizer", "text_encoder"], lambda part: tokenizer, named(name))
+    tokens = len(tokenizer(around).input_ids) if around else 0
+    assert [each.max_tokens for each in found.tokenizers] == [512 - tokens]
+    assert found.cut("a" * (512 - tokens)) is None
+    assert found.cut("a" * (513 - tokens)) == Cut(513 - tokens, 512 - tokens, "a")
+
+
+def test_a_processor_that_stands_for_a_tokenizer_is_read_through_its_tokenizer() -> None:
+    from diffusers import Flux2Pipeline
+    from diffusers.pipelines.flux2.system_messages import SYSTEM_MESSAGE
+
+    tokenizer = qwen_tokenizer()
+    processor = SimpleNamespace(
+        tokenizer=tokenizer, apply_chat_template=tokenizer.apply_chat_template
+    )
+    found = limits_of(["tokenizer", "text_encoder"], lambda name: processor, Flux2Pipeline)
+    assert found.tokenizers[0].max_tokens < 512 - len(SYSTEM_MESSAGE.encode())
+
+
+def test_the_tokenizer_of_a_first_stage_has_a_limit_too() -> None:
+    names = ["prior_tokenizer", "prior_text_encoder"]
+    found = limits_of(names, lambda name: tiny_models.clip_tokenizer(), pipeline_class())
+    assert [each.max_tokens for each in found.tokenizers] == [75]

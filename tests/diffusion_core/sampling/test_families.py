@@ -3,8 +3,10 @@
 `support/family_table.py` measures all of them; here are the classes that differ from the others.
 """
 
+import importlib.util
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -14,14 +16,25 @@ from support import family_table
 from support.tiny_families import makers, save
 
 from nightpress.diffusion_core.errors import UnsupportedModel
+from nightpress.diffusion_core.models.family_rules import NEEDED_PACKAGES
 from nightpress.diffusion_core.models.info import ModelInfo
 from nightpress.diffusion_core.models.loading import LoadedModel, describe, load
 from nightpress.diffusion_core.models.modes import modes_of
-from nightpress.diffusion_core.models.samplers import ADD_NOISE, compatible_samplers
+from nightpress.diffusion_core.models.samplers import (
+    DIFFUSION_SAMPLERS,
+    compatible_samplers,
+    most_steps,
+    solver_and_suffix,
+)
 from nightpress.diffusion_core.models.spec import ModelSpec
+from nightpress.diffusion_core.sampling import schedulers
+from nightpress.diffusion_core.sampling.batch_result import Fault, flags_of, images_of
 from nightpress.diffusion_core.sampling.sampler import ImageRequest, Sampler, SamplingParams
 
 ROW = ImageRequest("a red cat", "", seed=1)
+
+ADDS_NOISE = ("ddpm", "dpmsolver-sde", "euler-ancestral", "lcm")
+"""Solvers that draw random numbers in their steps."""
 LONGER = ImageRequest('a blue dog with the "sign" of a very long prompt' + ", and more" * 5, "", 2)
 
 Folders = Callable[[str], Path]
@@ -104,6 +117,96 @@ def test_a_row_has_the_bits_of_the_plain_pipeline_with_the_scale_under_its_own_n
     assert len({image.tobytes() for image in images}) == len(images)
 
 
+@pytest.mark.filterwarnings("ignore:`callback_steps` is deprecated:FutureWarning")
+@pytest.mark.parametrize(
+    "name", ["IFPipeline", "Kandinsky3Pipeline", "KandinskyV22CombinedPipeline"]
+)
+def test_a_class_with_tensors_of_its_own_range_makes_the_colours_of_its_pictures(
+    name: str, folders: Folders
+) -> None:
+    model = loaded(folders(name))
+    params = SamplingParams(64, 64, 2, guidance_scale=4.0, scheduler="ddpm-trailing")
+    ours = Sampler(model, batch_size=1).sample([ROW], params).pixels[0]
+    pipeline = model.pipeline
+    last = getattr(pipeline, "decoder_pipe", pipeline)
+    last.scheduler = schedulers.make("ddpm-trailing", model.scheduler_config)
+    with torch.inference_mode():
+        picture = pipeline(
+            ROW.prompt,
+            width=64,
+            height=64,
+            num_inference_steps=2,
+            guidance_scale=4.0,
+            generator=torch.Generator().manual_seed(ROW.seed),
+        ).images[0]
+    assert np.array_equal(ours, np.asarray(picture))
+
+
+def test_sana_sprint_takes_other_numbers_of_steps_than_two(folders: Folders) -> None:
+    params = SamplingParams(64, 96, num_inference_steps=3, guidance_scale=4.5)
+    sampler = Sampler(loaded(folders("SanaSprintPipeline")), batch_size=1)
+    assert sampler.sample([ROW], params).faults == (None,)
+
+
+def test_deepfloyd_has_pixels_for_latents_and_few_samplers(folders: Folders) -> None:
+    deepfloyd = info_of(folders("IFPipeline"))
+    solvers = {name.partition("-")[0] for name in deepfloyd.samplers}
+    assert solvers == {"default", "ddpm", "dpmsolver++", "dpmsolver"}
+    assert (deepfloyd.width, deepfloyd.height) == (64, 64)  # its latents are pixels
+
+
+@pytest.mark.parametrize(
+    ("name", "unfit"),
+    [
+        ("KandinskyV22CombinedPipeline", {"heun", "unipc"}),
+        ("Kandinsky3Pipeline", {"heun", "unipc"}),
+        ("LDMTextToImagePipeline", {"ddpm", "lcm", "euler-ancestral", "dpmsolver-sde"}),
+        ("StableDiffusionSAGPipeline", {"euler", "euler-ancestral", "heun"}),
+        ("SemanticStableDiffusionPipeline", {"heun"}),
+    ],
+)
+def test_solvers_that_do_not_sample_with_a_class_are_not_offered(
+    name: str, unfit: set[str]
+) -> None:
+    process = {"_class_name": "DDIMScheduler", "beta_schedule": "scaled_linear"}
+    offered = {solver_and_suffix(each)[0] for each in compatible_samplers(process, name, False)}
+    every = {solver_and_suffix(each)[0] for each in DIFFUSION_SAMPLERS}
+    assert offered == every - unfit
+
+
+def test_a_process_with_one_timestep_has_its_time_as_a_fraction() -> None:
+    flow = {"_class_name": "FlowMatchEulerDiscreteScheduler", "num_train_timesteps": 1}
+    assert most_steps(flow) == 1000
+    assert most_steps({"_class_name": "DDPMScheduler", "num_train_timesteps": 1}) == 1
+
+
+def test_the_size_that_a_class_makes_by_default_is_its_models(folders: Folders) -> None:
+    ideogram = info_of(folders("Ideogram4Pipeline"))
+    assert (ideogram.width, ideogram.height, ideogram.size_multiple) == (2048, 2048, 16)
+
+
+@pytest.mark.filterwarnings("ignore:`callback_steps` is deprecated:FutureWarning")
+def test_infinities_are_found_before_kandinsky_clamps_them(folders: Folders) -> None:
+    model = loaded(folders("KandinskyV22CombinedPipeline"))
+    torch.nn.init.constant_(model.pipeline.movq.decoder.conv_out.bias, float("inf"))
+    sampler = Sampler(model, batch_size=1)
+    batch = sampler.sample([ROW], SamplingParams(64, 64, 1, guidance_scale=4.0))
+    assert batch.faults == (Fault.NON_FINITE,)
+
+
+def test_transparent_images_are_laid_on_white() -> None:
+    images = torch.tensor([0.2, 0.4, 0.6, 0.5]).view(1, 4, 1, 1).expand(1, 4, 2, 3)
+    flat = images_of(SimpleNamespace(images=images), (1, 3, 2, 3))
+    assert torch.allclose(flat[0, :, 0, 0], torch.tensor([0.6, 0.7, 0.8]))
+
+
+def test_each_kind_of_a_safety_checkers_flags_counts() -> None:
+    assert flags_of(SimpleNamespace(nsfw_content_detected=None), 2) == [False, False]
+    assert flags_of(SimpleNamespace(nsfw_content_detected=[True, False]), 2) == [True, False]
+    both = SimpleNamespace(nsfw_detected=[False, False], watermark_detected=[False, True])
+    assert flags_of(both, 2) == [False, True]
+
+
 def test_hunyuan_image_gets_the_scale_through_its_guider(folders: Folders) -> None:
     folder = folders("HunyuanImagePipeline")
     assert info_of(folder).guidance_scale == 3.5
@@ -152,7 +255,7 @@ def test_samplers_that_would_draw_from_the_global_random_numbers_are_left_out() 
     config = {"_class_name": "DDIMScheduler", "beta_schedule": "scaled_linear"}
     samplers = compatible_samplers(config, "LDMTextToImagePipeline", is_lcm_only=False)
     assert {"ddim", "heun", "euler", "unipc", "dpmsolver++"} < set(samplers)
-    assert not [name for name in samplers if name.startswith(ADD_NOISE)]
+    assert not [name for name in samplers if name.startswith(ADDS_NOISE)]
 
 
 def test_a_flux_without_a_guidance_input_takes_no_guidance(tmp_path: Path) -> None:
@@ -169,6 +272,10 @@ def test_a_flux_without_a_guidance_input_takes_no_guidance(tmp_path: Path) -> No
         ("GlmImagePipeline", "torch's global random numbers"),
         ("StableDiffusionGLIGENPipeline", "needs gligen_phrases"),
         ("WuerstchenPriorPipeline", "embeddings instead of images"),
+        ("WuerstchenCombinedPipeline", "cannot load from a folder"),
+        ("StableCascadeCombinedPipeline", "cannot load from a folder"),
+        ("Cosmos2TextToImagePipeline", "safety checker"),
+        ("PRXPipeline", "does not export"),
     ],
 )
 def test_a_class_that_cannot_be_sampled_by_rows_is_refused_in_one_line(
@@ -180,28 +287,52 @@ def test_a_class_that_cannot_be_sampled_by_rows_is_refused_in_one_line(
     assert "\n" not in str(caught.value)
 
 
+def test_a_class_whose_package_is_missing_is_refused_in_words(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    (tmp_path / "model_index.json").write_text('{"_class_name": "Flux2Pipeline"}')
+    with pytest.raises(UnsupportedModel, match="needs the package torchvision, which is not"):
+        info_of(tmp_path)
+
+
+def test_diffusers_still_lacks_the_networks_of_the_refused_cascades() -> None:
+    import diffusers
+
+    assert not {"PaellaVQModel", "WuerstchenDiffNeXt", "WuerstchenPrior"} & set(dir(diffusers))
+
+
 def documented() -> dict[str, list[str]]:
     """Class -> the other cells of its row in the README."""
-    text = family_table.README.read_text(encoding="utf-8")
-    table = text.partition(family_table.START)[2].partition(family_table.END)[0]
-    rows = [line.strip("| ").split(" | ") for line in table.splitlines() if line.startswith("| `")]
-    return {row[0].strip("`"): row[1:] for row in rows}
+    rows = family_table.written_rows().items()
+    return {name: row.strip("| ").split(" | ")[1:] for name, row in rows}
 
 
 def test_the_readme_lists_every_text_to_image_class_of_diffusers() -> None:
     classes, rows = family_table.text_to_image_classes(), documented()
     assert list(rows) == list(classes)
     for name, reason in classes.items():
-        assert (rows[name][0].startswith("refused")) == (reason is not None), name
-        assert (rows[name][0] == "not tried") == (reason is None and name not in makers()), name
-        assert reason is not None or rows[name][-1] == ", ".join(modes_of(name)), name
+        if package := NEEDED_PACKAGES.get(name):
+            assert rows[name][0] == f"yes, with {package}", name
+        elif reason is not None:
+            assert rows[name][0] == f"refused: it {reason}", name
+        else:
+            assert rows[name][0] == "yes", name
+
+
+def test_the_readmes_table_has_the_modes_of_each_class() -> None:
+    for name, cells in documented().items():
+        if cells[0].startswith("yes"):
+            assert cells[-1] == ", ".join(modes_of(name)), name
 
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*FluxPosEmbed. is deprecated:FutureWarning")
 @pytest.mark.filterwarnings("ignore:.*configuration file of this scheduler:FutureWarning")
+@pytest.mark.filterwarnings("ignore:`callback_steps` is deprecated:FutureWarning")
 @pytest.mark.parametrize("name", sorted(makers()))
-def test_each_row_of_the_readmes_table_is_what_is_measured(name: str, folders: Folders) -> None:
-    if family_table.text_to_image_classes()[name] is None:
-        row = family_table.measured_row(name)
-        assert row.strip("| ").split(" | ")[1:] == documented()[name]
+def test_each_row_of_the_readmes_table_is_what_is_measured(name: str) -> None:
+    if family_table.lacks_package(name):
+        pytest.skip(f"needs {NEEDED_PACKAGES[name]}")
+    row = family_table.measured_row(name)
+    assert row.strip("| ").split(" | ")[1:] == documented()[name]
