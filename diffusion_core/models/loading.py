@@ -216,21 +216,27 @@ def _read(folder: Path) -> tuple[PipelineFolder, Any]:
     """A pipeline's folder and class."""
     model = PipelineFolder.read(folder)
     pipeline_class = pipeline_folder.text_to_image_class(model, refusals())
-    _require_generator(model, pipeline_class)
+    _require_fit_scheduler(model, pipeline_class)
     return model, pipeline_class
 
 
-def _require_generator(model: PipelineFolder, pipeline_class: Any) -> None:
-    """Refuse a scheduler whose noise would come from torch's global random numbers.
+def _require_fit_scheduler(model: PipelineFolder, pipeline_class: Any) -> None:
+    """Refuse a scheduler that fails with its pipeline, or whose noise is not that of a row's seed.
 
     Read against diffusers 0.42.1. Relies on pipelines that pass a generator to `step` making its
     arguments in `prepare_extra_step_kwargs`; most of those for flow matching pass none.
     """
+    name = pipeline_class.__name__
+    if samplers.is_unfit(model.scheduler, name):
+        raise UnsupportedModel(
+            f"{model.path}: its scheduler, {model.scheduler['_class_name']}, does not sample with "
+            f"{name}; save it with one that does: {', '.join(samplers.fit_schedulers(name))}"
+        )
     passes = patching.refers_to(pipeline_class.__call__, "prepare_extra_step_kwargs")
     if samplers.adds_noise(model.scheduler) and not passes:
         raise UnsupportedModel(
             f"{model.path}: its scheduler, {model.scheduler['_class_name']}, adds noise in its "
-            f"steps, and {pipeline_class.__name__} gives it no generator, so that no image could "
+            f"steps, and {name} gives it no generator, so that no image could "
             "be made again; save it with a FlowMatchEulerDiscreteScheduler without "
             "stochastic_sampling"
         )

@@ -125,6 +125,27 @@ def adds_noise(config: Mapping[str, Any]) -> bool:
     )
 
 
+def is_unfit(config: Mapping[str, Any], pipeline: str) -> bool:
+    """Whether a scheduler is one of those that do not sample with a class.
+
+    Args:
+        config: of the scheduler, with its `_class_name`.
+        pipeline: the class.
+    """
+    unfit = (SCHEDULERS[solver] for solver in UNFIT_SOLVERS.get(pipeline, ()))
+    return any(
+        config.get("_class_name") == name and settings.items() <= config.items()
+        for name, settings in unfit
+    )
+
+
+def fit_schedulers(pipeline: str) -> list[str]:
+    """The classes of schedulers for diffusion models that sample with a class."""
+    unfit = UNFIT_SOLVERS.get(pipeline, ())
+    fit = {SCHEDULERS[solver][0] for solver in SCHEDULERS if solver not in unfit}
+    return sorted(fit - {SCHEDULERS["flow-euler"][0]})
+
+
 def compatible_samplers(
     config: Mapping[str, Any], pipeline: str, is_lcm_only: bool
 ) -> tuple[str, ...]:

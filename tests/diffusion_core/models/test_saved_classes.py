@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from support import pictures, tiny_image_models
+from support import pictures, tiny_families, tiny_image_models
 
 from nightpress.diffusion_core.errors import UnsupportedModel
 from nightpress.diffusion_core.models import loading
@@ -18,6 +18,7 @@ from nightpress.diffusion_core.models.pipeline_folder import (
     size_multiple,
     text_to_image_class,
 )
+from nightpress.diffusion_core.models.samplers import is_unfit
 from nightpress.diffusion_core.models.spec import ModelSpec
 from nightpress.diffusion_core.sampling.sampler import Sampler
 
@@ -105,6 +106,40 @@ def test_a_pipeline_that_needs_something_else_is_still_refused(
     folder = renamed(sd, name, tmp_path / "sd")
     expected = f"{name} is not a text-to-image pipeline: it {reason}"
     with pytest.raises(UnsupportedModel, match=f"{expected}$"):
+        described(folder)
+
+
+@pytest.mark.parametrize(
+    ("pipeline", "config", "unfit"),
+    [
+        ("LDMTextToImagePipeline", {"_class_name": "DDPMScheduler"}, True),
+        ("LDMTextToImagePipeline", {"_class_name": "DDIMScheduler"}, False),
+        (
+            "LDMTextToImagePipeline",
+            {"_class_name": "DPMSolverMultistepScheduler", "algorithm_type": "sde-dpmsolver++"},
+            True,
+        ),
+        (
+            "LDMTextToImagePipeline",
+            {"_class_name": "DPMSolverMultistepScheduler", "algorithm_type": "dpmsolver++"},
+            False,
+        ),
+        ("StableDiffusionPipeline", {"_class_name": "DDPMScheduler"}, False),
+    ],
+)
+def test_a_models_own_scheduler_may_be_one_that_does_not_sample_with_its_class(
+    pipeline: str, config: dict[str, str], unfit: bool
+) -> None:
+    assert is_unfit(config, pipeline) == unfit
+
+
+def test_a_model_whose_own_scheduler_would_draw_other_noise_is_refused(tmp_path: Path) -> None:
+    folder = tiny_families.save("LDMTextToImagePipeline", tmp_path)
+    assert "text" in described(folder).modes
+    index = json.loads((folder / "model_index.json").read_text())
+    index["scheduler"] = ["diffusers", "DDPMScheduler"]
+    (folder / "model_index.json").write_text(json.dumps(index))
+    with pytest.raises(UnsupportedModel, match="DDPMScheduler, does not sample with LDMText"):
         described(folder)
 
 
