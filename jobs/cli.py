@@ -5,6 +5,7 @@ called, so `--help` responds at once.
 """
 
 import atexit
+import logging
 import os
 import signal
 import sys
@@ -208,6 +209,10 @@ def _leave(code: int) -> NoReturn:
     """
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # Requests to a store that are still under way end with the process. Their coroutines complain
+    # about that on stderr, after all that matters has been said.
+    sys.unraisablehook = lambda _: None
+    logging.getLogger("asyncio").setLevel(logging.CRITICAL)
     atexit._run_exitfuncs()
     with suppress(BrokenPipeError):
         sys.stdout.flush()

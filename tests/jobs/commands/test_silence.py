@@ -114,3 +114,27 @@ def test_training_prints_only_its_own_lines(folder: Path) -> None:
         "training: {max_train_steps: 2, train_batch_size: 2, resolution: 32}\n"
     )
     assert foreign(lines_of(folder, "train", "lora.yaml")) == []
+
+
+UNFINISHED = """
+import asyncio, atexit, sys
+from nightpress.jobs import cli
+
+async def request():
+    try:
+        await asyncio.Future()
+    finally:
+        raise ValueError("a request that was under way")
+
+under_way = [request()]
+under_way[0].send(None)
+atexit.register(under_way.clear)
+cli.command = lambda: sys.exit(4)
+cli.main()
+"""
+"""Ends the program while a request to a store waits for its answer."""
+
+
+def test_requests_that_end_with_the_process_print_nothing() -> None:
+    done = subprocess.run([sys.executable, "-c", UNFINISHED], capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (4, "", "")
