@@ -9,6 +9,7 @@ width)` of pipelines that pack latents. A pipeline without it is refused.
 """
 
 import inspect
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -29,7 +30,7 @@ from nightpress.diffusion_core.training.objectives import Objective
 from nightpress.diffusion_core.training.weighting import TimeSampling
 
 
-class FrozenBaseTraining(nn.Module):
+class FrozenBaseTraining(nn.Module, ABC):
     """The loss of a step that trains something around a frozen denoiser; see `predict`.
 
     Args:
@@ -134,9 +135,9 @@ class FrozenBaseTraining(nn.Module):
         arguments = self.call_template.arguments(x_t.to(dtype), times, conditioning)
         return self._output(arguments, num_channels=x_t.shape[1])
 
+    @abstractmethod
     def save(self, folder: Path) -> None:
         """Write what was trained alone, in diffusers' layout."""
-        raise NotImplementedError
 
     def _output(self, arguments: dict[str, Any], num_channels: int) -> Tensor:
         """The denoiser's output for its arguments, in float32, as the scheduler takes it."""

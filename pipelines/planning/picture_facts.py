@@ -16,7 +16,7 @@ class PictureFacts:
     """A picture that can be decoded."""
 
     sha256: str
-    """Of its bytes."""
+    """The hash of its bytes."""
     width: int
     """Pixels, once it is turned as its EXIF data say."""
     height: int

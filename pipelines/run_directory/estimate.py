@@ -39,7 +39,7 @@ class RateKey:
     """Settings that make one image cost what another does."""
 
     width: int
-    """Of the finished image, in pixels."""
+    """The width of the finished image, in pixels."""
     height: int
     num_inference_steps: int
     is_guided: bool
