@@ -315,7 +315,7 @@ def _started(root: Path, spec: TrainSpec) -> Iterator["subprocess.Popen[str]"]:
 
 
 def _wait_for(condition: Callable[[], bool], process: "subprocess.Popen[str]") -> None:
-    for _ in range(900):
+    for _ in range(3000):
         if condition():
             return
         if process.poll() is not None:

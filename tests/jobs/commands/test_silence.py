@@ -39,7 +39,8 @@ OURS = re.compile(
     r"|actors: loading the model .*|batch.size auto: .*"
     r"|an actor on \S+ has loaded its model.*|[\d,]+ / [\d,]+ images · .*"
     r"|read [\d,]+ .*|step .*|.*[\d,]+ / [\d,]+ steps.*|.*checkpoint.*|samples .*|loss .*"
-    r"|warning: waiting for .* to start: .*"  # on a machine that is busy with something else
+    # On a machine that is busy with something else:
+    r"|warning: waiting for .* to start: .*|waiting for the first actor to load its model"
     r"|[\d,]+ / [\d,]+ images encoded|.*/runs/.*|training .*|.* loss [\d.]+.*|[\d,]+ steps?.*"
 )
 """The lines of our own that the commands below print."""
