@@ -29,8 +29,8 @@ def is_condition(name: str) -> bool:
 def condition_values(rows: Rows, name: str) -> pa.Array:
     """A text that tells the values of a setting apart, (n,); null where a row has none.
 
-    If there are several pictures, the first one counts. Pictures that the manifest holds are told
-    apart by their sizes in bytes.
+    If there are several pictures, the first one counts. The size in bytes distinguishes pictures
+    that the manifest holds.
     """
     if base_setting(name) in PICTURE_SETTINGS:
         return _first_pictures(rows, name)
