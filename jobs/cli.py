@@ -21,7 +21,13 @@ import click
 from nightpress.diffusion_core.errors import NightpressError
 from nightpress.diffusion_core.silence_libraries import silence_process
 from nightpress.jobs.cluster.shadowing import require_libraries
-from nightpress.jobs.commands.exit_codes import BAD_INPUT, HELD, STOPPED, UNEXPECTED
+from nightpress.jobs.commands.exit_codes import (
+    BAD_INPUT,
+    HELD,
+    STOPPED,
+    UNEXPECTED,
+    code_of_process,
+)
 from nightpress.jobs.commands.json_output import print_error
 from nightpress.jobs.errors import (
     ClusterError,
@@ -93,7 +99,7 @@ class CommandGroup(click.Group):
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command; an expected error becomes one line and an exit code."""
-        with _errors_as_json(ctx.meta[AS_JSON]):
+        with _ok_codes(ctx), _errors_as_json(ctx):
             try:
                 require_libraries()
                 return super().invoke(ctx)
@@ -116,13 +122,27 @@ class _Reported(click.exceptions.Exit):
 
 
 @contextmanager
-def _errors_as_json(as_json: bool) -> Iterator[None]:
+def _ok_codes(ctx: click.Context) -> Iterator[None]:
+    """End with 0 instead of the exit codes of --ok-codes, and say so."""
+    try:
+        yield
+    except click.exceptions.Exit as end:
+        code = code_of_process(ctx, end.exit_code)
+        if code != end.exit_code:
+            click.echo(f"exit code {end.exit_code}, reported as {code}: --ok-codes", err=True)
+            raise click.exceptions.Exit(code) from end
+        raise
+
+
+@contextmanager
+def _errors_as_json(ctx: click.Context) -> Iterator[None]:
     """Print an error on stdout as JSON, too, if that is asked for, and let it pass on."""
+    as_json = ctx.meta[AS_JSON]
     try:
         yield
     except _Reported as reported:
         if as_json:
-            print_error(reported.error, str(reported.error), reported.exit_code)
+            print_error(reported.error, str(reported.error), reported.exit_code, ctx)
         raise
     except click.ClickException as error:
         if as_json:

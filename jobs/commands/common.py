@@ -3,14 +3,16 @@
 import os
 import signal
 from collections.abc import Callable
+from datetime import date, tzinfo
 from pathlib import Path
 from typing import Any, TypeVar
 
 import click
 
 from nightpress.jobs.runs.targets import failure_limit
-from nightpress.pipelines.errors import RunNotFound, StoreDenied, StoreMissing
-from nightpress.pipelines.job.reader import read_yaml
+from nightpress.pipelines.errors import RunNotFound, SpecError, StoreDenied, StoreMissing
+from nightpress.pipelines.job.night import NIGHT_KEYS, PLACEHOLDER, uses_night
+from nightpress.pipelines.job.reader import apply_overrides, read_yaml
 from nightpress.pipelines.job.spec import RunSpec
 from nightpress.pipelines.run_directory.record import RUN_FILE
 from nightpress.pipelines.storage import Options, is_url
@@ -75,9 +77,33 @@ def require_writable(option: str, path: Path) -> None:
         raise StoreDenied(f"{option} {path}: permission denied")
 
 
-def read_job(job: str, overrides: tuple[str, ...], address: str | None = None) -> RunSpec:
-    """Read a job file with its overrides; `--address` wins over both."""
-    return with_address(RunSpec.from_file(job, overrides), address)
+def read_job(
+    job: str,
+    overrides: tuple[str, ...],
+    address: str | None = None,
+    night: date | None = None,
+    zone: tzinfo | None = None,
+) -> RunSpec:
+    """Read a job file with its overrides; `--address` wins over both.
+
+    Raises:
+        SpecError: it is not a valid job, or it has no `{night}` for the `night` that is given.
+    """
+    spec = with_address(RunSpec.from_file(job, overrides, night=night, zone=zone), address)
+    if night is not None:
+        _require_use_of_night(Path(job), overrides)
+    return spec
+
+
+def _require_use_of_night(job: Path, overrides: tuple[str, ...]) -> None:
+    values = read_yaml(job)
+    values.setdefault("name", job.name)
+    apply_overrides(values, overrides)
+    if not uses_night(values):
+        raise SpecError(
+            f"--night: {job} has no {PLACEHOLDER} in {', '.join(NIGHT_KEYS)}, so it is the same "
+            "job on every night"
+        )
 
 
 def with_address(spec: S, address: str | None) -> S:
@@ -113,21 +139,32 @@ def _of_storage(overrides: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(f"storage.{override}" for override in overrides)
 
 
-def run_target(run: str, storage_overrides: tuple[str, ...]) -> str | RunSpec | TrainSpec:
+def run_target(
+    run: str,
+    storage_overrides: tuple[str, ...],
+    night: date | None = None,
+    zone: tzinfo | None = None,
+) -> str | RunSpec | TrainSpec:
     """What RUN means: the job in a file, or the URL of a run directory.
 
     Raises:
         RunNotFound: it is a file of a run directory.
-        SpecError: it is a file that is not a job.
+        SpecError: it is a file that is not a job, or no job that has a `{night}` for `night`.
     """
     path = _job_file(run)
-    if path is None:
-        return run
-    overrides = _of_storage(storage_overrides)
-    return (read_train_spec if _is_training(path) else RunSpec.from_file)(path, overrides)
+    if path is None or not _is_training(path):
+        return image_target(run, storage_overrides, night, zone)
+    if night is not None:
+        raise SpecError(f"--night: {run} is a training job, which has no {PLACEHOLDER}")
+    return read_train_spec(path, _of_storage(storage_overrides))
 
 
-def image_target(run: str, storage_overrides: tuple[str, ...]) -> str | RunSpec:
+def image_target(
+    run: str,
+    storage_overrides: tuple[str, ...],
+    night: date | None = None,
+    zone: tzinfo | None = None,
+) -> str | RunSpec:
     """As `run_target`, for commands that only work on runs of images.
 
     Raises:
@@ -136,10 +173,12 @@ def image_target(run: str, storage_overrides: tuple[str, ...]) -> str | RunSpec:
     """
     path = _job_file(run)
     if path is None:
+        if night is not None:
+            raise SpecError(f"--night: {run} is one run; only a job file has a {PLACEHOLDER}")
         return run
     if _is_training(path):
         raise RunNotFound(f"{run}: this is a training job, not a run of images")
-    return RunSpec.from_file(path, _of_storage(storage_overrides))
+    return read_job(str(path), _of_storage(storage_overrides), night=night, zone=zone)
 
 
 def _job_file(run: str) -> Path | None:

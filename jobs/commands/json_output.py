@@ -8,7 +8,7 @@ from typing import Any, NoReturn
 
 import click
 
-from nightpress.jobs.commands.exit_codes import OK
+from nightpress.jobs.commands.exit_codes import OK, code_of_process
 from nightpress.pipelines.errors import ChangedRunError, ManifestError
 
 
@@ -26,20 +26,29 @@ def print_result(values: Mapping[str, Any], code: int = OK) -> None:
 
 
 def print_and_exit(
-    ctx: click.Context, code: int, values: Mapping[str, Any], text: str, as_json: bool
+    ctx: click.Context, code: int, values: dict[str, Any], text: str, as_json: bool
 ) -> NoReturn:
     """End a command: print its result, as JSON or as text for a person, and exit with `code`."""
     if as_json:
-        print_result(values, code)
+        print_result(values | process_values(ctx, code), code)
     else:
         click.echo(text)
     ctx.exit(code)
 
 
-def print_error(error: Exception, message: str, code: int) -> None:
+def print_error(
+    error: Exception, message: str, code: int, ctx: click.Context | None = None
+) -> None:
     """Print what went wrong on stdout as one JSON object, with the exit code."""
-    values = {"exit_code": code, "error": error_values(error, message)}
+    other = {} if ctx is None else process_values(ctx, code)
+    values = {**other, "exit_code": code, "error": error_values(error, message)}
     click.echo(json.dumps(_finite(values), default=str))
+
+
+def process_values(ctx: click.Context, code: int) -> dict[str, int]:
+    """The code that the process ends with, where --ok-codes makes it another one."""
+    ends_with = code_of_process(ctx, code)
+    return {} if ends_with == code else {"process_exit_code": ends_with}
 
 
 def error_values(error: Exception, message: str) -> dict[str, Any]:

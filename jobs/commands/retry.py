@@ -1,6 +1,7 @@
 """`nightpress retry`."""
 
 from dataclasses import asdict
+from datetime import date, tzinfo
 
 import click
 from rich.console import Console
@@ -16,6 +17,7 @@ from nightpress.jobs.commands.common import (
 )
 from nightpress.jobs.commands.exit_codes import OK, SOME_FAILED
 from nightpress.jobs.commands.json_output import print_and_exit
+from nightpress.jobs.commands.times import night_options
 from nightpress.jobs.progress.lines import display_for
 from nightpress.jobs.runs.repair import RepairResult
 from nightpress.jobs.runs.retry import retry
@@ -25,6 +27,7 @@ from nightpress.pipelines.formatting import plural
 @click.command("retry")
 @run_argument
 @storage_option
+@night_options
 @repair_options
 @json_option
 @click.pass_context
@@ -32,6 +35,8 @@ def command(
     ctx: click.Context,
     run: str,
     storage_overrides: tuple[str, ...],
+    night: date | None,
+    zone: tzinfo | None,
     address: str | None,
     max_failures: int | str | None,
     take_over: bool,
@@ -43,7 +48,8 @@ def command(
     the metadata. Rows of shards that are not committed yet are left to `nightpress run`. A job file
     also names the cluster to use; with a URL, it is the one that the run was started on.
     """
-    target, storage = image_target(run, storage_overrides), storage_options(storage_overrides)
+    target = image_target(run, storage_overrides, night, zone)
+    storage = storage_options(storage_overrides)
     sigterm_as_ctrl_c()
     with display_for(Console(stderr=True)) as display:
         result = retry(

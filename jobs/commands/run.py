@@ -1,9 +1,8 @@
 """`nightpress run`."""
 
-import re
 from collections.abc import Callable
 from dataclasses import asdict
-from datetime import datetime, timedelta
+from datetime import date, tzinfo
 from pathlib import Path
 
 import click
@@ -17,8 +16,9 @@ from nightpress.jobs.commands.common import (
     sigterm_as_ctrl_c,
     take_over_option,
 )
-from nightpress.jobs.commands.exit_codes import OK, SOME_FAILED
+from nightpress.jobs.commands.exit_codes import OK, SOME_FAILED, ok_codes_option
 from nightpress.jobs.commands.json_output import print_and_exit
+from nightpress.jobs.commands.times import Deadline, local_text, night_options, zone_of
 from nightpress.jobs.progress.displays import Display
 from nightpress.jobs.progress.events import Event, Message
 from nightpress.jobs.progress.lines import display_for
@@ -28,29 +28,16 @@ from nightpress.jobs.runs.targets import failure_limit
 from nightpress.pipelines.formatting import duration
 
 
-class Deadline(click.ParamType[float]):
-    """A time of day or a date and time, as seconds since the epoch."""
-
-    name = "time"
-
-    def convert(
-        self, value: str, param: click.Parameter | None, ctx: click.Context | None
-    ) -> float:
-        """Parse with `next_time`."""
-        try:
-            return next_time(value, datetime.now().astimezone()).timestamp()
-        except ValueError as error:
-            self.fail(str(error), param, ctx)
-
-
 @click.command("run")
 @job_options
 @click.option(
     "--deadline",
     type=Deadline(),
     metavar="TIME",
-    help="Stop cleanly by this time, such as 06:30 or 2027-01-15T06:30, with exit code 4.",
+    help="Stop cleanly by this time, such as 06:30 or 2027-01-15T06:30, with exit code 4. "
+    "22:00-06:30 also refuses to start outside these hours.",
 )
+@night_options
 @click.option(
     "--max-failures",
     metavar="N|N%",
@@ -59,6 +46,7 @@ class Deadline(click.ParamType[float]):
     "images such as 5%.",
 )
 @take_over_option
+@ok_codes_option
 @click.option(
     "--trace",
     type=click.Path(path_type=Path),
@@ -73,6 +61,8 @@ def command(
     overrides: tuple[str, ...],
     address: str | None,
     deadline: float | None,
+    night: date | None,
+    zone: tzinfo | None,
     max_failures: int | str | None,
     take_over: bool,
     trace: Path | None,
@@ -89,10 +79,12 @@ def command(
         require_writable("--trace", trace)
     if max_failures is not None:
         overrides = (*overrides, f"cluster.max_failures={max_failures}")
-    spec = read_job(job, overrides, address)
+    spec = read_job(job, overrides, address, night, zone)
     sigterm_as_ctrl_c()
     display = display_for(Console(stderr=True))
     with display:
+        if deadline is not None:
+            display.show(Message(f"to be done by {local_text(deadline, zone_of(ctx))}"))
         result = run(
             spec,
             display.show,
@@ -134,34 +126,3 @@ def summary(result: RunResult) -> str:
     if result.num_failed:
         lines.append("failed rows have status = 'failed' and a reason in the metadata")
     return "\n".join(lines)
-
-
-_TIME_OF_DAY = re.compile(r"([01]?\d|2[0-3]):([0-5]\d)")
-
-
-def next_time(text: str, now: datetime) -> datetime:
-    """The next time that a text means.
-
-    Args:
-        text: `06:30`, or ISO 8601 such as `2027-01-15T06:30+01:00`.
-        now: the current time; its time zone applies to a text that names none.
-
-    Raises:
-        ValueError: the text is neither, or its time has passed.
-    """
-    clock = _TIME_OF_DAY.fullmatch(text)
-    if clock:
-        hour, minute = map(int, clock.groups())
-        today = now.replace(hour=hour, minute=minute, second=0, microsecond=0)
-        return today if today > now else today + timedelta(days=1)
-    try:
-        moment = datetime.fromisoformat(text)
-    except ValueError:
-        raise ValueError(
-            f"{text!r} is neither a time of day such as 06:30 nor a date and time such as "
-            "2027-01-15T06:30+01:00"
-        ) from None
-    moment = moment if moment.tzinfo else moment.replace(tzinfo=now.tzinfo)
-    if moment <= now:
-        raise ValueError(f"{text} has passed; it is {now.isoformat(timespec='seconds')}")
-    return moment

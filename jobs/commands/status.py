@@ -1,6 +1,7 @@
 """`nightpress status`."""
 
 from dataclasses import asdict
+from datetime import date, tzinfo
 
 import click
 
@@ -12,6 +13,7 @@ from nightpress.jobs.commands.common import (
     storage_options,
 )
 from nightpress.jobs.commands.json_output import print_result
+from nightpress.jobs.commands.times import night_options
 from nightpress.jobs.runs.status import RunStatus, TrainingStatus, status
 from nightpress.pipelines.formatting import duration, plural, size
 from nightpress.pipelines.run_directory.lease import Holder
@@ -21,14 +23,22 @@ from nightpress.pipelines.training.runs import Checkpoint, age_s
 @click.command("status")
 @run_argument
 @storage_option
+@night_options
 @json_option
-def command(run: str, storage_overrides: tuple[str, ...], as_json: bool) -> None:
+def command(
+    run: str,
+    storage_overrides: tuple[str, ...],
+    night: date | None,
+    zone: tzinfo | None,
+    as_json: bool,
+) -> None:
     """Show the progress of RUN, a run of images or a training run.
 
     RUN is the URL of a run directory, or its job file. Everything is read from the store; the
     machine that works on the run is not contacted.
     """
-    found = status(run_target(run, storage_overrides), storage=storage_options(storage_overrides))
+    target = run_target(run, storage_overrides, night, zone)
+    found = status(target, storage=storage_options(storage_overrides))
     if as_json:
         print_result(as_values(found))
     elif isinstance(found, TrainingStatus):

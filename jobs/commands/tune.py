@@ -2,6 +2,7 @@
 
 import math
 import os
+from datetime import date, tzinfo
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,8 +18,10 @@ from nightpress.jobs.commands.common import (
     sigterm_as_ctrl_c,
 )
 from nightpress.jobs.commands.json_output import print_result
+from nightpress.jobs.commands.times import night_options
 from nightpress.jobs.errors import StoppedOnRequest
 from nightpress.jobs.tuning.options import DEFAULTS, TuneOptions
+from nightpress.pipelines.job.night import ANY_NIGHT
 from nightpress.pipelines.job.spec import RunSpec
 
 if TYPE_CHECKING:
@@ -48,6 +51,7 @@ class Decibels(click.ParamType[float]):
 @click.command("tune")
 @job_argument
 @set_option
+@night_options
 @click.option(
     "--tolerance",
     type=Decibels(),
@@ -93,6 +97,8 @@ class Decibels(click.ParamType[float]):
 def command(
     job: str,
     overrides: tuple[str, ...],
+    night: date | None,
+    zone: tzinfo | None,
     tolerance: float,
     num_images: int,
     reference_dtype: Any,
@@ -113,7 +119,8 @@ def command(
 
     Both settings change pixels, so a run that was started without them cannot resume with them.
     """
-    spec, before = read_job(job, overrides), RunSpec.from_file(job)
+    spec = read_job(job, overrides, night=night, zone=zone)
+    before = RunSpec.from_file(job, night=ANY_NIGHT)
     page = output or Path(f"{spec.name}-tune.html")
     _require_writable(page, Path(job), overrides, dry_run)
     sigterm_as_ctrl_c()

@@ -1,6 +1,7 @@
 """`nightpress verify`."""
 
 from dataclasses import asdict
+from datetime import date, tzinfo
 
 import click
 from rich.console import Console
@@ -16,6 +17,7 @@ from nightpress.jobs.commands.common import (
 )
 from nightpress.jobs.commands.exit_codes import OK, SOME_FAILED
 from nightpress.jobs.commands.json_output import print_and_exit
+from nightpress.jobs.commands.times import night_options
 from nightpress.jobs.progress.lines import display_for
 from nightpress.jobs.runs.verify import VerifyResult, verify
 from nightpress.pipelines.formatting import plural
@@ -48,6 +50,7 @@ class Percentage(click.ParamType[float]):
 @click.command("verify")
 @run_argument
 @storage_option
+@night_options
 @click.option(
     "--sample",
     type=Percentage(),
@@ -76,6 +79,8 @@ def command(
     ctx: click.Context,
     run: str,
     storage_overrides: tuple[str, ...],
+    night: date | None,
+    zone: tzinfo | None,
     sample: float,
     repair: bool,
     remove_orphans: bool,
@@ -91,7 +96,8 @@ def command(
     sha256, its size and format, and its embedded metadata. The exit code is 3 if something is wrong
     and was not repaired.
     """
-    target, storage = image_target(run, storage_overrides), storage_options(storage_overrides)
+    target = image_target(run, storage_overrides, night, zone)
+    storage = storage_options(storage_overrides)
     sigterm_as_ctrl_c()
     with display_for(Console(stderr=True)) as display:
         result = verify(

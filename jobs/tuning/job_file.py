@@ -25,7 +25,8 @@ def update_job(tuning: Tuning, job: Path, before: RunSpec, dry_run: bool = False
     Args:
         tuning: of that job.
         job: the file.
-        before: the job as the file described it before the tuning, without overrides.
+        before: the job as the file described it before the tuning, without overrides and on
+            `ANY_NIGHT`.
         dry_run: change nothing, and return what would change.
 
     Raises:

@@ -1,6 +1,8 @@
 """Which characters are text, in a job as in the rows of a manifest."""
 
 import unicodedata
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 
 def not_text(text: str) -> str | None:
@@ -16,3 +18,17 @@ def not_text(text: str) -> str | None:
     if "\ud800" <= found <= "\udfff":
         return f"half a character, the lone surrogate U+{ord(found):04X}"
     return "a NUL character" if found == "\0" else f"the control character U+{ord(found):04X}"
+
+
+def texts_of(value: Any, keys: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], str]]:
+    """Every text in a value, keys too, each with the keys that lead to it."""
+    match value:
+        case str():
+            yield keys, value
+        case Mapping():
+            for key, inner in value.items():
+                yield (*keys, str(key)), str(key)
+                yield from texts_of(inner, (*keys, str(key)))
+        case list() | tuple():
+            for inner in value:
+                yield from texts_of(inner, keys)

@@ -13,6 +13,7 @@ import yaml
 from yaml.nodes import CollectionNode, MappingNode, Node, ScalarNode
 
 from nightpress.pipelines.errors import SpecError
+from nightpress.pipelines.job.night import ANY_NIGHT
 from nightpress.pipelines.job.reader import read_yaml
 from nightpress.pipelines.job.spec import RunSpec
 from nightpress.pipelines.job.yaml_text import JobLoader
@@ -40,7 +41,7 @@ def rewrite_model(path: Path, before: RunSpec, after: RunSpec, values: Mapping[s
 
     Args:
         path: the job file.
-        before: the job that the file holds now.
+        before: the job that the file holds now, on `ANY_NIGHT`.
         after: the job that it should hold.
         values: the new values by their keys under `model`.
 
@@ -73,9 +74,10 @@ def rewrite_model(path: Path, before: RunSpec, after: RunSpec, values: Mapping[s
 
 
 def _job(path: Path, name: str) -> RunSpec | None:
-    """The job in a file; None if the file is not a valid job."""
+    """The job in a file, on `ANY_NIGHT`; None if the file is not a valid job."""
     try:
-        return RunSpec.from_dict({"name": name} | read_yaml(path), where=str(path))
+        values = {"name": name} | read_yaml(path)
+        return RunSpec.from_dict(values, where=str(path), night=ANY_NIGHT)
     except SpecError:
         return None
 

@@ -12,7 +12,8 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from nightpress.pipelines.errors import SpecError
-from nightpress.pipelines.job.characters import not_text
+from nightpress.pipelines.job.characters import not_text, texts_of
+from nightpress.pipelines.job.night import NIGHT_KEYS, PLACEHOLDER
 from nightpress.pipelines.job.yaml_text import NotPlain, parsed
 
 
@@ -76,25 +77,11 @@ def refuse_what_is_not_text(values: Mapping[str, Any], where: str) -> None:
     Raises:
         SpecError: names the first key with such a text.
     """
-    for keys, text in _texts(values, ()):
+    for keys, text in texts_of(values):
         wrong = not_text(text)
         if wrong is not None:
             key = repr(".".join(keys))[1:-1]  # the key itself may not be text
             raise SpecError(f"{where}: {key}: it has {wrong}, which is not text")
-
-
-def _texts(value: Any, keys: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], str]]:
-    """Every text in a value, keys too, each with the keys that lead to it."""
-    match value:
-        case str():
-            yield keys, value
-        case Mapping():
-            for key, inner in value.items():
-                yield (*keys, str(key)), str(key)
-                yield from _texts(inner, (*keys, str(key)))
-        case list() | tuple():
-            for inner in value:
-                yield from _texts(inner, keys)
 
 
 TEXT_KEYS = ("images.file_name", "sampling.negative_prompt", "output", "model.source")
@@ -111,7 +98,9 @@ def _override(override: str) -> tuple[tuple[str, ...], Any]:
     if not equals or not all(path):
         raise SpecError(f"--set {override}: must be key=value, such as batch.size=8")
     plain = text.strip()
-    if key.strip() in TEXT_KEYS and plain not in NO_TEXT and plain[0] not in "'\"":
+    is_text = key.strip() in TEXT_KEYS and plain not in NO_TEXT
+    is_text |= key.strip() in NIGHT_KEYS and PLACEHOLDER in plain and plain[0] != "["
+    if is_text and plain[0] not in "'\"":
         return path, plain
     try:
         return path, parsed(text)

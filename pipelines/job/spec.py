@@ -4,7 +4,9 @@ Also how a job is read, overridden and compared with another.
 """
 
 import json
+import re
 from collections.abc import Iterable, Mapping, Sequence
+from datetime import date, tzinfo
 from pathlib import Path
 from typing import Annotated, Any, Self
 
@@ -20,6 +22,7 @@ from nightpress.diffusion_core.models.spec import ModelSpec
 from nightpress.pipelines.errors import Change, SpecError
 from nightpress.pipelines.job.credentials import ADVICE, has_credentials
 from nightpress.pipelines.job.inputs_section import InputsSpec
+from nightpress.pipelines.job.night import PLACEHOLDER, with_night
 from nightpress.pipelines.job.reader import (
     apply_overrides,
     explain,
@@ -47,16 +50,27 @@ MAX_SEED = 2**53 - 1
 class RunSpec(Section):
     """One job: a manifest, a model, and where the images go."""
 
-    name: JobName
+    name: Annotated[
+        JobName,
+        Field(
+            description="Name of the run's folder under output; default: the job file's name. "
+            "{night} becomes the date of the night."
+        ),
+    ]
     manifest: Annotated[
         Url | list[Url],
         Field(
             default_factory=list,
             description="Parquet, CSV, TSV, JSONL or text files: a URL, a folder, a glob, or a "
-            "list of these.",
+            "list of these. {night} becomes the date of the night.",
         ),
     ]
-    output: Annotated[Url, Field(description="URL of the folder that holds runs.")]
+    output: Annotated[
+        Url,
+        Field(
+            description="URL of the folder that holds runs. {night} becomes the date of the night."
+        ),
+    ]
     columns: Annotated[
         Mapping[str, str | ColumnMap | None],
         Field(
@@ -161,8 +175,22 @@ class RunSpec(Section):
         return [*self._manifests, self.model.source, *self.model.added_sources]
 
     @classmethod
-    def from_file(cls, path: str | Path, overrides: Sequence[str] = ()) -> Self:
-        """Read a YAML job file; `overrides` are `a.b=value` strings that replace its keys.
+    def from_file(
+        cls,
+        path: str | Path,
+        overrides: Sequence[str] = (),
+        *,
+        night: date | None = None,
+        zone: tzinfo | None = None,
+    ) -> Self:
+        """Read a YAML job file.
+
+        Args:
+            path: the file.
+            overrides: `a.b=value` strings that replace its keys.
+            night: the date that `{night}` stands for in `name`, `manifest` and `output`; by default
+                the date that the clock showed twelve hours ago.
+            zone: the time zone of that clock; by default that of TZ, or else the machine's.
 
         Raises:
             SpecError: the file cannot be read, is not YAML, or is not a valid job; it may be a
@@ -175,19 +203,30 @@ class RunSpec(Section):
                 f"{path}: this is a training job, as its key recipe says; use nightpress train"
             )
         values.setdefault("name", path.name.removesuffix(path.suffix))
-        spec = cls.from_dict(values, overrides, where=str(path))
+        spec = cls.from_dict(values, overrides, str(path), night=night, zone=zone)
         if not spec.manifest:
             raise SpecError(f"{path}: manifest: missing")
         return spec
 
     @classmethod
     def from_dict(
-        cls, values: Mapping[str, Any], overrides: Sequence[str] = (), where: str = "job"
+        cls,
+        values: Mapping[str, Any],
+        overrides: Sequence[str] = (),
+        where: str = "job",
+        *,
+        night: date | None = None,
+        zone: tzinfo | None = None,
     ) -> Self:
         """Validate a job given as a mapping; see `from_file`."""
         values = nested_copy(values)
         apply_overrides(values, overrides)
         refuse_what_is_not_text(values, where)
+        return cls.from_record(with_night(values, night, zone, where), where)
+
+    @classmethod
+    def from_record(cls, values: Mapping[str, Any], where: str) -> Self:
+        """Validate a job as a run has recorded it, in which every name is final."""
         try:
             return cls.model_validate(values)
         except ValidationError as error:
@@ -273,12 +312,17 @@ def json_schema() -> dict[str, Any]:
     """The JSON Schema of a job file, for editors.
 
     A file may leave out `name` but not `manifest`; only Python callers can pass a table instead.
+    In a file `{night}` may be part of the name.
     """
     schema = RunSpec.model_json_schema()
     schema["required"] = ["manifest", *(key for key in schema["required"] if key != "name")]
     schema["properties"]["model"] = {
         "anyOf": [{"type": "string"}, schema["properties"]["model"]],
     }
+    night = re.escape(PLACEHOLDER)
+    schema["properties"]["name"]["pattern"] = (
+        f"^([A-Za-z0-9]|{night})([A-Za-z0-9._-]|{night}){{0,127}}$"
+    )
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
 
 

@@ -123,7 +123,7 @@ class RunRecord:
     @classmethod
     def _from_values(cls, values: dict[str, Any]) -> Self:
         return cls(
-            spec=RunSpec.from_dict(values["spec"], where=RUN_FILE),
+            spec=RunSpec.from_record(values["spec"], where=RUN_FILE),
             model=ModelInfo.from_dict(values["model"]),
             device=values["device"],
             dtype=values["dtype"],

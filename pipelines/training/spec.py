@@ -18,7 +18,9 @@ from pydantic import (
 
 from nightpress.diffusion_core.models.spec import ModelSpec
 from nightpress.pipelines.errors import Change, SpecError
+from nightpress.pipelines.job.characters import texts_of
 from nightpress.pipelines.job.credentials import ADVICE, has_credentials
+from nightpress.pipelines.job.night import PLACEHOLDER
 from nightpress.pipelines.job.reader import (
     apply_overrides,
     explain,
@@ -281,7 +283,19 @@ def read_train_spec(path: str | Path, overrides: Sequence[str] = ()) -> TrainSpe
             "job, which has a recipe; use nightpress run"
         )
     values.setdefault("name", path.name.removesuffix(path.suffix))
+    _refuse_night(values, overrides, str(path))
     return train_spec(values, overrides, where=str(path))
+
+
+def _refuse_night(values: Mapping[str, Any], overrides: Sequence[str], where: str) -> None:
+    """Refuse `{night}`: a training goes on for as long as it takes."""
+    texts = [*texts_of(values), *(((override,), override) for override in overrides)]
+    for keys, text in texts:
+        if PLACEHOLDER in text:
+            raise SpecError(
+                f"{where}: {'.'.join(keys)}: {text!r}: {PLACEHOLDER} is allowed only in jobs that "
+                "make images"
+            )
 
 
 def train_spec(

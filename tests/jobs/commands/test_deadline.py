@@ -4,7 +4,7 @@ from datetime import UTC, datetime, timedelta, timezone
 
 import pytest
 
-from nightpress.jobs.commands.run import next_time
+from nightpress.jobs.commands.times import next_time
 
 EVENING = datetime(2027, 1, 14, 22, 0, tzinfo=timezone(timedelta(hours=1)))
 

@@ -1,0 +1,190 @@
+"""Times on the command line: nights, time zones, and deadlines."""
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, time, tzinfo
+from typing import Any
+from zoneinfo import ZoneInfo
+
+import click
+
+from nightpress.jobs.errors import StoppedOnRequest
+from nightpress.pipelines.job.local_time import (
+    last_moment,
+    machine_zone,
+    moments_of,
+    next_moment,
+    zone_named,
+)
+
+EARLY_S = 60.0
+"""How much before its window a start may come: the clocks of two machines differ."""
+
+
+class TimeZone(click.ParamType[ZoneInfo]):
+    """A time zone by its IANA name."""
+
+    name = "zone"
+
+    def convert(
+        self, value: str, param: click.Parameter | None, ctx: click.Context | None
+    ) -> ZoneInfo:
+        """Look the name up."""
+        try:
+            return zone_named(value)
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
+
+
+class NightDate(click.ParamType[date]):
+    """The date of a night."""
+
+    name = "date"
+
+    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> date:
+        """Parse an ISO date."""
+        try:
+            if not re.fullmatch(r"\d{4}-\d\d-\d\d", value):
+                raise ValueError(value)
+            return date.fromisoformat(value)
+        except ValueError:
+            self.fail(f"{value!r} is not a date such as 2027-01-15", param, ctx)
+
+
+class Deadline(click.ParamType[float]):
+    """A time of day, a window of the day, or a date and time, as seconds since the epoch.
+
+    The clock is that of the option --tz, if the command has it, or else that of this process.
+    """
+
+    name = "time"
+
+    def convert(
+        self, value: str, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float:
+        """Parse with `next_time`, or with `end_of_window`.
+
+        Raises:
+            StoppedOnRequest: it is a window, and it is not open now.
+        """
+        now = datetime.now(zone_of(ctx))
+        window = TimeWindow.parse(value)
+        try:
+            return (next_time(value, now) if window is None else window.end_after(now)).timestamp()
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
+
+
+def zone_of(ctx: click.Context | None) -> tzinfo:
+    """The time zone that --tz names, or else that of this process."""
+    zone = None if ctx is None else ctx.params.get("zone")
+    return machine_zone() if zone is None else zone
+
+
+@dataclass(frozen=True)
+class TimeWindow:
+    """The part of each day from one time to another, such as 22:00-06:30."""
+
+    opens: time
+    closes: time
+
+    @classmethod
+    def parse(cls, text: str) -> "TimeWindow | None":
+        """Read `22:00-06:30`; None if the text is no two times of day."""
+        first, _, second = text.partition("-")
+        opens, closes = parse_clock(first), parse_clock(second)
+        return None if opens is None or closes is None else cls(opens, closes)
+
+    def __str__(self) -> str:
+        """`22:00-06:30`."""
+        return f"{self.opens:%H:%M}-{self.closes:%H:%M}"
+
+    def end_after(self, now: datetime) -> datetime:
+        """When the window that is open now closes.
+
+        Raises:
+            ValueError: it never is, because it begins and ends at the same time.
+            StoppedOnRequest: it is not open.
+        """
+        if self.opens == self.closes:
+            raise ValueError(f"{self} is empty: it ends when it begins")
+        soon = datetime.fromtimestamp(now.timestamp() + EARLY_S, now.tzinfo)
+        if last_moment(self.opens, soon).timestamp() <= last_moment(self.closes, soon).timestamp():
+            raise StoppedOnRequest(
+                f"stopped: it is {now:%H:%M} {zone_label(now)}, and the job runs only from "
+                f"{self.opens:%H:%M} to {self.closes:%H:%M}; run the same command again then"
+            )
+        return next_moment(self.closes, soon)
+
+
+def zone_label(moment: datetime) -> str:
+    """`in Europe/Berlin`, or an abbreviation such as CET."""
+    zone = moment.tzinfo
+    return f"in {zone.key}" if isinstance(zone, ZoneInfo) else moment.strftime("%Z")
+
+
+_TIME_OF_DAY = re.compile(r"([01]?\d|2[0-3]):([0-5]\d)")
+
+
+def parse_clock(text: str) -> time | None:
+    """The time of day in a text such as 06:30; None if it is none."""
+    clock = _TIME_OF_DAY.fullmatch(text)
+    return None if clock is None else time(int(clock[1]), int(clock[2]))
+
+
+def next_time(text: str, now: datetime) -> datetime:
+    """The next time that a text means.
+
+    Args:
+        text: `06:30`, or ISO 8601 such as `2027-01-15T06:30+01:00`.
+        now: the current time; its time zone applies to a text that names none. A time that the
+            clock skips is the moment of the change, and of two the first that is to come.
+
+    Raises:
+        ValueError: the text is neither, or its time has passed.
+    """
+    assert now.tzinfo is not None  # noqa: S101 - callers pass aware times
+    clock = parse_clock(text)
+    if clock is not None:
+        return next_moment(clock, now)
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        raise ValueError(
+            f"{text!r} is neither a time of day such as 06:30, nor a window such as 22:00-06:30, "
+            "nor a date and time such as 2027-01-15T06:30+01:00"
+        ) from None
+    moments = [moment] if moment.tzinfo else moments_of(moment.date(), moment.time(), now.tzinfo)
+    for each in moments:
+        if each.timestamp() > now.timestamp():
+            return each
+    raise ValueError(f"{text} has passed; it is {now.isoformat(timespec='seconds')}")
+
+
+def local_text(epoch: float, zone: tzinfo) -> str:
+    """`2027-01-15 06:30 in Europe/Berlin`."""
+    moment = datetime.fromtimestamp(epoch, UTC).astimezone(zone)
+    return f"{moment:%Y-%m-%d %H:%M} {zone_label(moment)}"
+
+
+def night_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """--night and --tz, as `night` and `zone`."""
+    night = click.option(
+        "--night",
+        type=NightDate(),
+        metavar="DATE",
+        help="Date that {night} in the job stands for. [default: the local date twelve hours ago]",
+    )
+    return night(zone_option(function))
+
+
+zone_option = click.option(
+    "--tz",
+    "zone",
+    type=TimeZone(),
+    is_eager=True,
+    metavar="ZONE",
+    help="Time zone of nights and times of day, such as Europe/Berlin. [default: that of TZ, else "
+    "the machine's]",
+)
