@@ -55,6 +55,7 @@ COMMANDS = {
     "verify": "Check a run's images against its metadata and plan, and repair them.",
     "reproduce": "Make one image again from its embedded metadata and compare.",
     "status": "Show the progress of a run or a training run, from its store alone.",
+    "schedule": "Write the files with which a scheduler runs a job every night.",
     "train": "Train an autoencoder, a denoiser or a LoRA, or resume an interrupted training run.",
     "init": "Write a commented example job file.",
     "schema": "Print the JSON Schema of a job file, for editors.",

@@ -51,6 +51,7 @@ LAYERS = {
     "jobs": [
         "cli",
         "commands",
+        "schedules",
         "runs",
         "training",
         "training_worker",

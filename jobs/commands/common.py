@@ -3,12 +3,12 @@
 import os
 import signal
 from collections.abc import Callable
-from datetime import date, tzinfo
 from pathlib import Path
 from typing import Any, TypeVar
 
 import click
 
+from nightpress.jobs.commands.times import Night
 from nightpress.jobs.runs.targets import failure_limit
 from nightpress.pipelines.errors import RunNotFound, SpecError, StoreDenied, StoreMissing
 from nightpress.pipelines.job.night import NIGHT_KEYS, PLACEHOLDER, uses_night
@@ -20,6 +20,8 @@ from nightpress.pipelines.training.record import TRAIN_FILE
 from nightpress.pipelines.training.spec import TrainSpec, read_train_spec
 
 S = TypeVar("S", RunSpec, TrainSpec)
+
+TONIGHT = Night()
 
 job_argument = click.argument("job", type=click.Path(dir_okay=False))
 
@@ -81,16 +83,17 @@ def read_job(
     job: str,
     overrides: tuple[str, ...],
     address: str | None = None,
-    night: date | None = None,
-    zone: tzinfo | None = None,
+    night: Night = TONIGHT,
 ) -> RunSpec:
     """Read a job file with its overrides; `--address` wins over both.
 
     Raises:
-        SpecError: it is not a valid job, or it has no `{night}` for the `night` that is given.
+        SpecError: it is not a valid job, or it has no `{night}` for the date of `night`.
     """
-    spec = with_address(RunSpec.from_file(job, overrides, night=night, zone=zone), address)
-    if night is not None:
+    spec = with_address(
+        RunSpec.from_file(job, overrides, night=night.given, zone=night.zone), address
+    )
+    if night.given is not None:
         _require_use_of_night(Path(job), overrides)
     return spec
 
@@ -142,19 +145,18 @@ def _of_storage(overrides: tuple[str, ...]) -> tuple[str, ...]:
 def run_target(
     run: str,
     storage_overrides: tuple[str, ...],
-    night: date | None = None,
-    zone: tzinfo | None = None,
+    night: Night = TONIGHT,
 ) -> str | RunSpec | TrainSpec:
     """What RUN means: the job in a file, or the URL of a run directory.
 
     Raises:
         RunNotFound: it is a file of a run directory.
-        SpecError: it is a file that is not a job, or no job that has a `{night}` for `night`.
+        SpecError: it is a file that is not a job, or no job that has a `{night}` for its date.
     """
     path = _job_file(run)
     if path is None or not _is_training(path):
-        return image_target(run, storage_overrides, night, zone)
-    if night is not None:
+        return image_target(run, storage_overrides, night)
+    if night.given is not None:
         raise SpecError(f"--night: {run} is a training job, which has no {PLACEHOLDER}")
     return read_train_spec(path, _of_storage(storage_overrides))
 
@@ -162,8 +164,7 @@ def run_target(
 def image_target(
     run: str,
     storage_overrides: tuple[str, ...],
-    night: date | None = None,
-    zone: tzinfo | None = None,
+    night: Night = TONIGHT,
 ) -> str | RunSpec:
     """As `run_target`, for commands that only work on runs of images.
 
@@ -173,12 +174,12 @@ def image_target(
     """
     path = _job_file(run)
     if path is None:
-        if night is not None:
+        if night.given is not None:
             raise SpecError(f"--night: {run} is one run; only a job file has a {PLACEHOLDER}")
         return run
     if _is_training(path):
         raise RunNotFound(f"{run}: this is a training job, not a run of images")
-    return read_job(str(path), _of_storage(storage_overrides), night=night, zone=zone)
+    return read_job(str(path), _of_storage(storage_overrides), night=night)
 
 
 def _job_file(run: str) -> Path | None:

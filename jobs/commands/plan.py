@@ -3,7 +3,6 @@
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict
-from datetime import date, tzinfo
 
 import click
 from rich.console import Console
@@ -16,7 +15,7 @@ from nightpress.jobs.commands.common import job_argument, json_option, read_job,
 from nightpress.jobs.commands.exit_codes import BAD_INPUT, OK, STOPPED
 from nightpress.jobs.commands.json_output import print_result
 from nightpress.jobs.commands.status import holder_line, holder_values
-from nightpress.jobs.commands.times import night_options
+from nightpress.jobs.commands.times import Night, night_options
 from nightpress.jobs.runs.column_lines import carried_line, near_misses, settings_line
 from nightpress.jobs.runs.existing_run import RunState, State
 from nightpress.jobs.runs.mode_lines import conditions, makes_text_only, mode_counts, pictures_line
@@ -47,8 +46,7 @@ def command(
     ctx: click.Context,
     job: str,
     overrides: tuple[str, ...],
-    night: date | None,
-    zone: tzinfo | None,
+    night: Night,
     as_json: bool,
 ) -> None:
     """Show what JOB would make: images, shards, batches by setting, bytes and time.
@@ -63,7 +61,7 @@ def command(
     batch.size auto is resolved as for a CPU unless cluster.gpus_per_actor is set, and only
     `nightpress run` checks whether the cluster supports model.speed.
     """
-    spec = read_job(job, overrides, night=night, zone=zone)
+    spec = read_job(job, overrides, night=night)
     planned = plan(spec)
     if as_json:
         print_result(

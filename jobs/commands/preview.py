@@ -1,12 +1,11 @@
 """`nightpress preview`."""
 
-from datetime import date, tzinfo
 from pathlib import Path
 
 import click
 
 from nightpress.jobs.commands.common import job_options, read_job, require_writable
-from nightpress.jobs.commands.times import night_options
+from nightpress.jobs.commands.times import Night, night_options
 from nightpress.jobs.progress.lines import event_line
 from nightpress.jobs.runs.preview import preview
 
@@ -38,8 +37,7 @@ def command(
     job: str,
     overrides: tuple[str, ...],
     address: str | None,
-    night: date | None,
-    zone: tzinfo | None,
+    night: Night,
     num_images: int,
     by: str | None,
     output: Path | None,
@@ -49,7 +47,7 @@ def command(
     The images show as many values of the manifest's columns as possible, and are the same each
     time. They have the same pixels as in the run. No run is started, and only the sheet is written.
     """
-    spec = read_job(job, overrides, address, night, zone)
+    spec = read_job(job, overrides, address, night)
     path = output or Path(f"{spec.name}-preview.png")
     if path.suffix.lower() != ".png":
         raise click.UsageError(f"-o {path}: the sheet is a PNG file, so the name must end in .png")

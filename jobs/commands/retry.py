@@ -1,7 +1,6 @@
 """`nightpress retry`."""
 
 from dataclasses import asdict
-from datetime import date, tzinfo
 
 import click
 from rich.console import Console
@@ -17,7 +16,7 @@ from nightpress.jobs.commands.common import (
 )
 from nightpress.jobs.commands.exit_codes import OK, SOME_FAILED
 from nightpress.jobs.commands.json_output import print_and_exit
-from nightpress.jobs.commands.times import night_options
+from nightpress.jobs.commands.times import Night, night_options
 from nightpress.jobs.progress.lines import display_for
 from nightpress.jobs.runs.repair import RepairResult
 from nightpress.jobs.runs.retry import retry
@@ -35,8 +34,7 @@ def command(
     ctx: click.Context,
     run: str,
     storage_overrides: tuple[str, ...],
-    night: date | None,
-    zone: tzinfo | None,
+    night: Night,
     address: str | None,
     max_failures: int | str | None,
     take_over: bool,
@@ -48,7 +46,7 @@ def command(
     the metadata. Rows of shards that are not committed yet are left to `nightpress run`. A job file
     also names the cluster to use; with a URL, it is the one that the run was started on.
     """
-    target = image_target(run, storage_overrides, night, zone)
+    target = image_target(run, storage_overrides, night)
     storage = storage_options(storage_overrides)
     sigterm_as_ctrl_c()
     with display_for(Console(stderr=True)) as display:

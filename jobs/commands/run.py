@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from dataclasses import asdict
-from datetime import date, tzinfo
 from pathlib import Path
 
 import click
@@ -18,7 +17,7 @@ from nightpress.jobs.commands.common import (
 )
 from nightpress.jobs.commands.exit_codes import OK, SOME_FAILED, ok_codes_option
 from nightpress.jobs.commands.json_output import print_and_exit
-from nightpress.jobs.commands.times import Deadline, local_text, night_options, zone_of
+from nightpress.jobs.commands.times import Deadline, Night, local_text, night_options, zone_of
 from nightpress.jobs.progress.displays import Display
 from nightpress.jobs.progress.events import Event, Message
 from nightpress.jobs.progress.lines import display_for
@@ -61,8 +60,7 @@ def command(
     overrides: tuple[str, ...],
     address: str | None,
     deadline: float | None,
-    night: date | None,
-    zone: tzinfo | None,
+    night: Night,
     max_failures: int | str | None,
     take_over: bool,
     trace: Path | None,
@@ -79,7 +77,7 @@ def command(
         require_writable("--trace", trace)
     if max_failures is not None:
         overrides = (*overrides, f"cluster.max_failures={max_failures}")
-    spec = read_job(job, overrides, address, night, zone)
+    spec = read_job(job, overrides, address, night)
     sigterm_as_ctrl_c()
     display = display_for(Console(stderr=True))
     with display:

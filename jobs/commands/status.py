@@ -1,7 +1,6 @@
 """`nightpress status`."""
 
 from dataclasses import asdict
-from datetime import date, tzinfo
 
 import click
 
@@ -13,7 +12,7 @@ from nightpress.jobs.commands.common import (
     storage_options,
 )
 from nightpress.jobs.commands.json_output import print_result
-from nightpress.jobs.commands.times import night_options
+from nightpress.jobs.commands.times import Night, night_options
 from nightpress.jobs.runs.status import RunStatus, TrainingStatus, status
 from nightpress.pipelines.formatting import duration, plural, size
 from nightpress.pipelines.run_directory.lease import Holder
@@ -28,8 +27,7 @@ from nightpress.pipelines.training.runs import Checkpoint, age_s
 def command(
     run: str,
     storage_overrides: tuple[str, ...],
-    night: date | None,
-    zone: tzinfo | None,
+    night: Night,
     as_json: bool,
 ) -> None:
     """Show the progress of RUN, a run of images or a training run.
@@ -37,7 +35,7 @@ def command(
     RUN is the URL of a run directory, or its job file. Everything is read from the store; the
     machine that works on the run is not contacted.
     """
-    target = run_target(run, storage_overrides, night, zone)
+    target = run_target(run, storage_overrides, night)
     found = status(target, storage=storage_options(storage_overrides))
     if as_json:
         print_result(as_values(found))

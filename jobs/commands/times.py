@@ -52,6 +52,19 @@ class NightDate(click.ParamType[date]):
             self.fail(f"{value!r} is not a date such as 2027-01-15", param, ctx)
 
 
+class ClockTime(click.ParamType[time]):
+    """A time of day."""
+
+    name = "time of day"
+
+    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> time:
+        """Parse it."""
+        clock = parse_clock(value)
+        if clock is None:
+            self.fail(f"{value!r} is not a time of day such as 22:00", param, ctx)
+        return clock
+
+
 class Deadline(click.ParamType[float]):
     """A time of day, a window of the day, or a date and time, as seconds since the epoch.
 
@@ -78,8 +91,8 @@ class Deadline(click.ParamType[float]):
 
 def zone_of(ctx: click.Context | None) -> tzinfo:
     """The time zone that --tz names, or else that of this process."""
-    zone = None if ctx is None else ctx.params.get("zone")
-    return machine_zone() if zone is None else zone
+    zone = None if ctx is None else ctx.meta.get(ZONE)
+    return zone or machine_zone()
 
 
 @dataclass(frozen=True)
@@ -110,12 +123,15 @@ class TimeWindow:
         if self.opens == self.closes:
             raise ValueError(f"{self} is empty: it ends when it begins")
         soon = datetime.fromtimestamp(now.timestamp() + EARLY_S, now.tzinfo)
-        if last_moment(self.opens, soon).timestamp() <= last_moment(self.closes, soon).timestamp():
+        if not (self._is_open(now) or self._is_open(soon)):
             raise StoppedOnRequest(
                 f"stopped: it is {now:%H:%M} {zone_label(now)}, and the job runs only from "
                 f"{self.opens:%H:%M} to {self.closes:%H:%M}; run the same command again then"
             )
-        return next_moment(self.closes, soon)
+        return next_moment(self.closes, now)
+
+    def _is_open(self, now: datetime) -> bool:
+        return last_moment(self.opens, now).timestamp() > last_moment(self.closes, now).timestamp()
 
 
 def zone_label(moment: datetime) -> str:
@@ -168,11 +184,34 @@ def local_text(epoch: float, zone: tzinfo) -> str:
     return f"{moment:%Y-%m-%d %H:%M} {zone_label(moment)}"
 
 
+@dataclass(frozen=True)
+class Night:
+    """The night that a command line is about."""
+
+    given: date | None = None
+    """None: the night that it is now."""
+    zone: tzinfo | None = None
+    """The time zone in which it is now; None: that of this process."""
+
+
+ZONE = "nightpress.zone"
+"""Key in the metadata of click's context: the time zone that --tz names."""
+
+
+def _keep_zone(ctx: click.Context, param: click.Parameter, zone: ZoneInfo | None) -> None:
+    ctx.meta[ZONE] = zone
+
+
+def _as_night(ctx: click.Context, param: click.Parameter, given: date | None) -> Night:
+    return Night(given, ctx.meta.get(ZONE))
+
+
 def night_options(function: Callable[..., Any]) -> Callable[..., Any]:
-    """--night and --tz, as `night` and `zone`."""
+    """--night and --tz, as the argument `night`, which is a `Night`."""
     night = click.option(
         "--night",
         type=NightDate(),
+        callback=_as_night,
         metavar="DATE",
         help="Date that {night} in the job stands for. [default: the local date twelve hours ago]",
     )
@@ -181,9 +220,10 @@ def night_options(function: Callable[..., Any]) -> Callable[..., Any]:
 
 zone_option = click.option(
     "--tz",
-    "zone",
     type=TimeZone(),
     is_eager=True,
+    expose_value=False,
+    callback=_keep_zone,
     metavar="ZONE",
     help="Time zone of nights and times of day, such as Europe/Berlin. [default: that of TZ, else "
     "the machine's]",

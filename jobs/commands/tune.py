@@ -2,7 +2,6 @@
 
 import math
 import os
-from datetime import date, tzinfo
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +17,7 @@ from nightpress.jobs.commands.common import (
     sigterm_as_ctrl_c,
 )
 from nightpress.jobs.commands.json_output import print_result
-from nightpress.jobs.commands.times import night_options
+from nightpress.jobs.commands.times import Night, night_options
 from nightpress.jobs.errors import StoppedOnRequest
 from nightpress.jobs.tuning.options import DEFAULTS, TuneOptions
 from nightpress.pipelines.job.night import ANY_NIGHT
@@ -97,8 +96,7 @@ class Decibels(click.ParamType[float]):
 def command(
     job: str,
     overrides: tuple[str, ...],
-    night: date | None,
-    zone: tzinfo | None,
+    night: Night,
     tolerance: float,
     num_images: int,
     reference_dtype: Any,
@@ -119,7 +117,7 @@ def command(
 
     Both settings change pixels, so a run that was started without them cannot resume with them.
     """
-    spec = read_job(job, overrides, night=night, zone=zone)
+    spec = read_job(job, overrides, night=night)
     before = RunSpec.from_file(job, night=ANY_NIGHT)
     page = output or Path(f"{spec.name}-tune.html")
     _require_writable(page, Path(job), overrides, dry_run)

@@ -1,7 +1,6 @@
 """`nightpress verify`."""
 
 from dataclasses import asdict
-from datetime import date, tzinfo
 
 import click
 from rich.console import Console
@@ -17,7 +16,7 @@ from nightpress.jobs.commands.common import (
 )
 from nightpress.jobs.commands.exit_codes import OK, SOME_FAILED
 from nightpress.jobs.commands.json_output import print_and_exit
-from nightpress.jobs.commands.times import night_options
+from nightpress.jobs.commands.times import Night, night_options
 from nightpress.jobs.progress.lines import display_for
 from nightpress.jobs.runs.verify import VerifyResult, verify
 from nightpress.pipelines.formatting import plural
@@ -79,8 +78,7 @@ def command(
     ctx: click.Context,
     run: str,
     storage_overrides: tuple[str, ...],
-    night: date | None,
-    zone: tzinfo | None,
+    night: Night,
     sample: float,
     repair: bool,
     remove_orphans: bool,
@@ -96,7 +94,7 @@ def command(
     sha256, its size and format, and its embedded metadata. The exit code is 3 if something is wrong
     and was not repaired.
     """
-    target = image_target(run, storage_overrides, night, zone)
+    target = image_target(run, storage_overrides, night)
     storage = storage_options(storage_overrides)
     sigterm_as_ctrl_c()
     with display_for(Console(stderr=True)) as display:

@@ -33,7 +33,7 @@ class DispatchConfig:
     """Seconds that the current batches may take to finish when a run is asked to stop."""
     fence: FencingToken | None = None
     deadline_at: float | None = None
-    """Seconds since the epoch."""
+    """Seconds since the epoch, by when the last batch must be stored."""
     inputs: InputSession | None = None
     """What the actors share about the pictures of rows; None if the run uses none."""
 

@@ -35,6 +35,7 @@ from nightpress.jobs.runs.shared import (
     OnEvent,
     actor_factory,
     create_only_store,
+    dispatch_until,
     dispatching,
     failures_as_run_stopped,
     ignore,
@@ -118,7 +119,7 @@ def run(
             job's `manifest`. The run keeps a copy, so resuming needs neither; an unnamed pandas
             index is dropped.
         take_over: take over from another process that is working on this run.
-        deadline_at: stop cleanly by this time, in seconds since the epoch.
+        deadline_at: be done by this time, report included, in seconds since the epoch.
         trace: called once at the end, even an early one, with a timeline of the actors as a Chrome
             trace; not called if the run ends before the actors have work.
 
@@ -332,7 +333,7 @@ class _Session:
             self._spec,
             run.lease,
             look_first=run.resumed,
-            deadline_at=self._deadline_at,
+            deadline_at=dispatch_until(self._deadline_at, layout.num_shards),
             inputs=input_session(Run(run.store, run.record), resumed=run.resumed),
         )
         limit = FailureLimit(self._spec.cluster.max_failures)

@@ -20,6 +20,7 @@ from nightpress.pipelines.inputs.node_cache import remove_start
 from nightpress.pipelines.job.spec import RunSpec
 from nightpress.pipelines.models.location import absolute_source
 from nightpress.pipelines.planning import Mapper, planned_file_changes, rewrite_plan_part
+from nightpress.pipelines.reporting.report import expected_report_s
 from nightpress.pipelines.run_directory.lease import (
     SILENCE_S,
     FreeLease,
@@ -123,6 +124,11 @@ def planning_mapper(spec: RunSpec) -> Mapper:
     """`map` over Ray tasks, unless the manifest is on a disk that only this machine may have."""
     local = any(is_local(url) for url in spec.manifests)
     return map if local and len(alive_nodes()) > 1 else spread_map
+
+
+def dispatch_until(deadline_at: float | None, num_shards: int) -> float | None:
+    """By when the last batch must be stored, so that the report is written before a deadline."""
+    return None if deadline_at is None else deadline_at - expected_report_s(num_shards)
 
 
 @contextmanager

@@ -1,0 +1,1 @@
+"""Files for schedulers: what `nightpress schedule` prints."""

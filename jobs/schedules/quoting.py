@@ -1,0 +1,71 @@
+"""Words and texts as each kind of file needs them: YAML, units, crontabs, Python."""
+
+import json
+import shlex
+from collections.abc import Sequence
+
+import yaml
+
+
+def yaml_string(text: str) -> str:
+    """A text as a double-quoted scalar."""
+    return json.dumps(text, ensure_ascii=False)
+
+
+def yaml_list(words: Sequence[str]) -> str:
+    """Texts as a flow sequence."""
+    return f"[{', '.join(map(yaml_string, words))}]"
+
+
+def yaml_literal(text: str, indent: int) -> str:
+    """A text of several lines as a block scalar; double-quoted where a block would change it."""
+    lines = text.splitlines()
+    body = "".join(f"{' ' * indent}{line}\n" if line else "\n" for line in lines).rstrip("\n")
+    block = f"|{'' if text.endswith(chr(10)) else '-'}\n{body}"
+    try:
+        same = yaml.safe_load(f"root:\n{' ' * (indent - 2)}key: {block}\n")["root"]["key"] == text
+    except (yaml.YAMLError, TypeError, KeyError):
+        same = False
+    return block if same else yaml_string(text)
+
+
+def unit_text(text: str) -> str:
+    """A text of a systemd unit, in which % begins a specifier."""
+    return text.replace("%", "%%")
+
+
+def unit_command(words: Sequence[str]) -> str:
+    """A command line of a systemd unit."""
+    return " ".join(map(_unit_word, words))
+
+
+def _unit_word(word: str) -> str:
+    escaped = word.replace("\\", "\\\\").replace('"', '\\"').replace("%", "%%").replace("$", "$$")
+    is_plain = word and escaped == word and not any(c in " \t';" for c in word)
+    return escaped if is_plain else f'"{escaped}"'
+
+
+def crontab_command(command: str) -> str:
+    """A shell command in a crontab, in which % is a line break."""
+    return command.replace("%", "\\%")
+
+
+def shell(words: Sequence[str]) -> str:
+    """Words as a shell command."""
+    return shlex.join(words)
+
+
+def python_list(words: Sequence[str]) -> str:
+    """Texts as a Python list, one a line."""
+    lines = "".join(f"    {python_string(word)},\n" for word in words)
+    return f"[\n{lines}]"
+
+
+def python_string(text: str) -> str:
+    """A text as a Python string."""
+    return json.dumps(text)
+
+
+def in_docstring(text: str) -> str:
+    """A text inside a Python docstring."""
+    return text.replace("\\", "\\\\").replace('"', '\\"')
