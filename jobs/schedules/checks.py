@@ -64,6 +64,11 @@ def require_possible(kind: Kind, schedule: Schedule) -> None:
             )
     if kind.runs_in_pods:
         _require_config_map(schedule.job)
+    if kind is Kind.SYSTEMD and any(c in schedule.machine.executable for c in "\"'\\"):
+        raise SpecError(
+            f"--command {schedule.machine.executable}: systemd allows no quotes and no backslash "
+            "in the path of a program"
+        )
     if kind is Kind.CRON and len(cron_command(schedule)) > MAX_CRON_COMMAND:
         raise SpecError(
             f"the command has {len(cron_command(schedule)):,} characters, and a line of a crontab "

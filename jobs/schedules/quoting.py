@@ -35,13 +35,16 @@ def unit_text(text: str) -> str:
 
 
 def unit_command(words: Sequence[str]) -> str:
-    """A command line of a systemd unit."""
-    return " ".join(map(_unit_word, words))
+    """A command line of a systemd unit; variables are not looked for in its first word."""
+    program, *others = words
+    return " ".join(
+        [_in_quotes(program), *(_in_quotes(each).replace("$", "$$") for each in others)]
+    )
 
 
-def _unit_word(word: str) -> str:
-    escaped = word.replace("\\", "\\\\").replace('"', '\\"').replace("%", "%%").replace("$", "$$")
-    is_plain = word and escaped == word and not any(c in " \t';" for c in word)
+def _in_quotes(word: str) -> str:
+    escaped = word.replace("\\", "\\\\").replace('"', '\\"').replace("%", "%%")
+    is_plain = word and escaped == word and not any(c in " ';" for c in word)
     return escaped if is_plain else f'"{escaped}"'
 
 

@@ -5,12 +5,12 @@ import os
 import re
 from datetime import UTC, date, datetime, time, timedelta, tzinfo
 from pathlib import Path
-from zoneinfo import ZoneInfo, available_timezones
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError, available_timezones
 
 from nightpress.pipelines.errors import SpecError
 
-NO_PLACE = frozenset({"localtime", "Factory"})
-"""Names in the database that say nothing about a place."""
+NO_PLACE = re.compile(r"localtime|posixrules|Factory|(posix|right)/.*")
+"""Names in some copies of the database that are of no place, or count leap seconds."""
 
 _POSIX = re.compile(r"(?:[A-Za-z]{3,}|<[A-Za-z0-9+-]{3,}>)[+-]?\d{1,2}(?::\d\d){0,2}.*")
 """A TZ that spells the rule out: CET-1CEST,M3.5.0,M10.5.0/3."""
@@ -46,13 +46,22 @@ def zone_named(name: str) -> ZoneInfo:
     Raises:
         ValueError: there is none of this name.
     """
-    names = available_timezones() - NO_PLACE
-    if name in names:
-        return ZoneInfo(name)
-    by_lower_case = {each.lower(): each for each in names}
+    zone = _find(name)
+    if zone is not None:
+        return zone
+    by_lower_case = {
+        each.lower(): each for each in available_timezones() if not NO_PLACE.fullmatch(each)
+    }
     close = difflib.get_close_matches(name.lower(), by_lower_case, n=1)
     meant = f"; did you mean {by_lower_case[close[0]]}?" if close else ""
     raise ValueError(f"{name!r} is not the name of a time zone, such as Europe/Berlin{meant}")
+
+
+def _find(name: str) -> ZoneInfo | None:
+    try:
+        return None if NO_PLACE.fullmatch(name) else ZoneInfo(name)
+    except (ZoneInfoNotFoundError, ValueError, OSError):
+        return None
 
 
 def machine_zone() -> tzinfo:
@@ -85,7 +94,7 @@ def zone_name(zone: tzinfo) -> str | None:
         return "UTC"
     _, found, name = str(Path("/etc/localtime").resolve()).partition("/zoneinfo/")
     is_machines = isinstance(zone, MachineZone) and "TZ" not in os.environ
-    return name if found and is_machines and name in available_timezones() else None
+    return name if found and is_machines and _find(name) else None
 
 
 def moments_of(day: date, clock: time, zone: tzinfo) -> list[datetime]:
