@@ -1,6 +1,7 @@
 """`nightpress schedule`."""
 
 import getpass
+import os
 import re
 import sys
 from collections.abc import Callable
@@ -196,7 +197,7 @@ def _schedule(ctx: click.Context, kind: Kind, path: Path) -> Schedule:
         machine=Machine(
             directory=(given["directory"] or Path()).absolute(),
             executable=given["executable"] or _this_executable(),
-            user=given["user"] or getpass.getuser(),
+            user=given["user"] or _this_user(),
         ),
         pods=Pods(
             **{
@@ -221,6 +222,14 @@ def _job(path: Path, overrides: tuple[str, ...], zone: ZoneInfo) -> Job:
 def _this_executable() -> str:
     beside = Path(sys.executable).with_name("nightpress")
     return str(beside) if beside.exists() else "nightpress"
+
+
+def _this_user() -> str:
+    """The user's name, or number in a container that does not know it."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return str(os.getuid())
 
 
 def _name(given: str | None, job: Path) -> str:

@@ -11,6 +11,7 @@ from nightpress.jobs.schedules.files import Kind, cron_command
 from nightpress.jobs.schedules.schedule import Job, Schedule, Times, seconds_between
 from nightpress.pipelines.errors import SpecError
 from nightpress.pipelines.job.characters import not_text
+from nightpress.pipelines.job.credentials import has_credentials
 from nightpress.pipelines.job.local_time import moments_of
 from nightpress.pipelines.job.spec import RunSpec
 from nightpress.pipelines.storage import is_local
@@ -53,6 +54,7 @@ def require_possible(kind: Kind, schedule: Schedule) -> None:
         raise SpecError(f"--at: {times.text} has a time twice")
     _require_times_in_window(times)
     _require_text(schedule)
+    _require_names(schedule)
     for each in local_paths(schedule.job.spec):
         travels = each.key == "manifest" and schedule.to is not None and not kind.runs_in_pods
         elsewhere = kind.runs_in_pods or schedule.to is not None
@@ -102,11 +104,31 @@ def _require_times_in_window(times: Times) -> None:
 def _require_text(schedule: Schedule) -> None:
     """Refuse line breaks and control characters, which a line of these files cannot hold."""
     machine = schedule.machine
-    words = [*schedule.command_of_machine, str(machine.directory), schedule.job.path.name]
-    for word in words:
+    others = [str(machine.directory), machine.user, schedule.job.path.name]
+    for word in [*schedule.command_of_machine, *others, *schedule.pods.names.values()]:
         wrong = not_text(word) or next((repr(c) for c in "\t\r\n" if c in word), None)
         if wrong is not None:
             raise SpecError(f"{word!r}: it has {wrong}, which a schedule cannot hold")
+
+
+def _require_names(schedule: Schedule) -> None:
+    """Refuse what cannot be a name in Kubernetes, the address of a dashboard, or a user.
+
+    Raises:
+        SpecError: names the option.
+    """
+    for option, name in schedule.pods.names.items():
+        allowed = r"\S+" if option == "image" else r"[a-z0-9]([a-z0-9.-]*[a-z0-9])?"
+        if not re.fullmatch(allowed, name):
+            raise SpecError(f"--{option} {name!r}: Kubernetes has no such names")
+    if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]*\$?", schedule.machine.user):
+        raise SpecError(f"--user {schedule.machine.user!r}: not the name of a user")
+    if schedule.to is None:
+        return
+    if has_credentials(schedule.to):
+        raise SpecError("--to: the URL contains credentials; the token comes from RAY_AUTH_TOKEN")
+    if not re.fullmatch(r"https?://[^\s/@]+(/\S*)?", schedule.to):
+        raise SpecError(f"--to {schedule.to}: not the URL of a dashboard, such as http://head:8265")
 
 
 def local_paths(spec: RunSpec) -> Iterator[LocalPath]:

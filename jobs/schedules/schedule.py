@@ -100,6 +100,17 @@ class Pods:
     gpus: int
     """GPUs of a worker."""
 
+    @property
+    def names(self) -> dict[str, str]:
+        """Option -> name, of all that Kubernetes knows by a name."""
+        return {
+            "namespace": self.namespace,
+            "image": self.image,
+            "service-account": self.service_account,
+            "secret": self.secret,
+            "token-secret": self.token_secret,
+        }
+
 
 @dataclass(frozen=True)
 class Schedule:

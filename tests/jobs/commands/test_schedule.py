@@ -466,6 +466,12 @@ def test_a_mistake_in_a_dag_is_caught(job: Path, right: str, wrong: str) -> None
         (("--at", "22:00", "--set", "nonsense=1"), "nonsense: no such key"),
         (("--at", "22:00", "--as", "systemd", "--command", "/o'k"), "systemd allows no quotes"),
         (("--at", "22:00", "--set", "seed=1\n# x"), "which a schedule cannot hold"),
+        (("--at", "22:00", "--as", "systemd", "--user", "a\nUser=b"), "cannot hold"),
+        (("--at", "22:00", "--as", "systemd", "--user", "a b"), "not the name of a user"),
+        (("--at", "22:00", "--as", "cronjob", "--namespace", "My NS"), "Kubernetes has no such"),
+        (("--at", "22:00", "--as", "cronjob", "--image", "my image"), "Kubernetes has no such"),
+        (("--at", "22:00", "--to", "head"), "--to head: not the URL of a dashboard"),
+        (("--at", "22:00", "--to", "http://me:pw@head:8265"), "--to: the URL contains cred"),
     ],
 )
 def test_what_cannot_work_is_refused_in_one_line(

@@ -15,8 +15,9 @@ from support.made_runs import record_of
 
 from nightpress.pipelines.errors import SpecError
 from nightpress.pipelines.job import night as night_module
+from nightpress.pipelines.job.edit import rewrite_model
 from nightpress.pipelines.job.local_time import machine_zone, zone_name, zone_named
-from nightpress.pipelines.job.night import night_of, tonight
+from nightpress.pipelines.job.night import ANY_NIGHT, night_of, tonight
 from nightpress.pipelines.job.spec import RunSpec, json_schema
 from nightpress.pipelines.run_directory.record import RunRecord
 from nightpress.pipelines.training.spec import read_train_spec
@@ -163,6 +164,17 @@ def test_a_run_records_the_date_and_an_older_record_is_read_as_it_is(tmp_path: P
     values = json.loads(data)
     values["spec"]["output"] = "press/{night}"  # a folder of this name, before it meant anything
     assert RunRecord.from_json(json.dumps(values).encode(), "run").spec.output == "press/{night}"
+
+
+def test_tuning_leaves_it_in_the_job_file(tmp_path: Path) -> None:
+    path = tmp_path / "job.yaml"
+    path.write_text('name: "cats-{night}"  # every night\nmanifest: "{night}.csv"\noutput: press\n')
+    before = RunSpec.from_file(path, night=ANY_NIGHT)
+    model = {"dtype": "bfloat16"}
+    after = RunSpec.from_dict(before.as_dict() | {"model": before.as_dict()["model"] | model})
+    assert rewrite_model(path, before, after, model)
+    assert path.read_text().startswith('name: "cats-{night}"  # every night\n')
+    assert RunSpec.from_file(path, night=NIGHT).name == "cats-2027-01-15"
 
 
 def test_a_training_job_may_not_have_it(tmp_path: Path) -> None:
