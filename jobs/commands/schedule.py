@@ -153,11 +153,12 @@ def command(
     said = [*_defaults_said(ctx, of_kind, schedule), *notes(of_kind, schedule, date.today())]
     for line in said:
         click.echo(f"note: {line}", err=True)
-    if out is not None:
-        _write(out, files, force)
+    written = [] if out is None else _write(out, files, force)
     if as_json:
         print_result({"files": {file.name: file.text for file in files}, "notes": said})
-    elif out is None:
+    elif written:
+        click.echo(f"wrote {' and '.join(map(str, written))}")
+    else:
         for file in files:
             click.echo(f"# {file.name}\n{file.text}" if len(files) > 1 else file.text, nl=False)
 
@@ -256,8 +257,8 @@ def _defaults_said(ctx: click.Context, kind: Kind, schedule: Schedule) -> list[s
     ]
 
 
-def _write(folder: Path, files: list[ScheduleFile], force: bool) -> None:
-    """Write all of the files, or none if one of them exists."""
+def _write(folder: Path, files: list[ScheduleFile], force: bool) -> list[Path]:
+    """Write all of the files, or none if one of them exists; returns their paths."""
     paths = [folder / file.name for file in files]
     existing = [str(path) for path in paths if path.exists()]
     if existing and not force:
@@ -268,4 +269,4 @@ def _write(folder: Path, files: list[ScheduleFile], force: bool) -> None:
             path.write_text(file.text, encoding="utf-8")
     except OSError as error:
         raise click.UsageError(f"{error.filename}: {error.strerror}") from error
-    click.echo(f"wrote {' and '.join(map(str, paths))}", err=True)
+    return paths

@@ -11,9 +11,9 @@ from functools import cache
 from pathlib import Path
 from types import ModuleType
 from typing import Any
-from unittest.mock import patch
 
 import jsonschema
+import pytest
 import yaml
 
 CRDS = Path(
@@ -125,8 +125,8 @@ class Failed(Exception):
 
 
 @contextmanager
-def fake_airflow() -> Iterator[dict[str, type[Exception]]]:
-    """The few names of Airflow that a DAG file imports; yields its exceptions."""
+def fake_airflow() -> Iterator[None]:
+    """The few names of Airflow that a DAG file imports; its exceptions are `Failed`."""
     errors = {
         name: type(name, (Failed,), {})
         for name in ("AirflowException", "AirflowFailException", "AirflowSkipException")
@@ -146,18 +146,19 @@ def fake_airflow() -> Iterator[dict[str, type[Exception]]]:
         def __exit__(self, *error: object) -> None:
             pass
 
-    modules = {
+    modules: dict[str, dict[str, Any]] = {
         "airflow": {},
         "airflow.exceptions": errors,
         "airflow.sdk": {"DAG": Dag, "BaseOperator": Operator},
         "airflow.timetables": {},
         "airflow.timetables.trigger": {"CronTriggerTimetable": lambda *args, **options: args},
     }
-    made = {name: ModuleType(name) for name in modules}
-    for name, values in modules.items():
-        vars(made[name]).update(values)
-    with patch.dict(sys.modules, made):
-        yield errors
+    with pytest.MonkeyPatch.context() as patch:
+        for name, values in modules.items():
+            module = ModuleType(name)
+            vars(module).update(values)
+            patch.setitem(sys.modules, name, module)
+        yield
 
 
 def words_in(log: Path) -> list[str]:

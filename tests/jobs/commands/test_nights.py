@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 import pytest
+import yaml
 from click.testing import CliRunner, Result
 from support.made_runs import begin
 
@@ -38,6 +39,12 @@ def one_error(result: Result) -> str:
     assert result.exit_code == 2, result.output
     assert result.stdout == ""
     return result.stderr.splitlines()[-1]
+
+
+@pytest.fixture(autouse=True)
+def libraries_are_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Looking through all packages for what shadows them takes longer than these commands."""
+    monkeypatch.setattr(cli, "require_libraries", lambda: None)
 
 
 @pytest.fixture
@@ -92,6 +99,28 @@ def test_an_overlapping_tick_of_the_same_night_ends_with_5(job: str, tmp_path: P
         lease.release()
     assert result.exit_code == 5, result.output
     assert "process" in result.stderr.splitlines()[-1]
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("local_ray")
+def test_each_night_is_a_run_of_its_own_and_the_same_night_is_the_same_run(
+    tmp_path: Path, make_spec: Callable[..., RunSpec]
+) -> None:
+    manifest = tmp_path / "2026-11-28.txt"
+    manifest.write_text("a cat\na dog\n")
+    (tmp_path / "2026-11-29.txt").write_text("a bird\n")
+    values = make_spec(output=f"{tmp_path}/press").as_dict()
+    values |= {"name": "cats-{night}", "manifest": f"{tmp_path}/{{night}}.txt"}
+    job = tmp_path / "job.yaml"
+    job.write_text(yaml.safe_dump(values))
+    made = [
+        json.loads(nightpress("run", str(job), "--night", night, "--json").stdout)
+        for night in ("2026-11-28", "2026-11-29", "2026-11-28")
+    ]
+    assert [each["num_made"] for each in made] == [2, 1, 0]
+    assert made[0]["url"] == made[2]["url"] == f"{tmp_path}/press/cats-2026-11-28"
+    spec = json.loads(Path(made[1]["url"], "run.json").read_text())["spec"]
+    assert (spec["name"], spec["manifest"]) == ("cats-2026-11-29", f"{tmp_path}/2026-11-29.txt")
 
 
 def test_status_and_retry_of_a_job_find_the_run_of_a_night(job: str, tmp_path: Path) -> None:

@@ -1,6 +1,5 @@
 """`nightpress schedule`: files that schedulers accept, and that run what was asked for."""
 
-import importlib.util
 import json
 import re
 import shlex
@@ -54,6 +53,12 @@ needs_systemd = pytest.mark.skipif(
 )
 
 Schedule = Callable[..., str]
+
+
+@pytest.fixture(autouse=True)
+def libraries_are_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Looking through all packages for what shadows them takes longer than these commands."""
+    monkeypatch.setattr(cli, "require_libraries", lambda: None)
 
 
 @pytest.fixture
@@ -380,25 +385,14 @@ def test_a_line_that_cron_would_cut_off_is_refused(job: Path) -> None:
 
 def run_task(text: str, folder: Path, stop_after_s: float | None = None) -> None:
     """Execute the task of a DAG file, at 02:00 of the night of 28 November in Berlin."""
-    path = folder / "dag.py"
-    path.write_text(text)
-    found = importlib.util.spec_from_file_location("dag", path)
-    assert found is not None
-    assert found.loader is not None
-    module = importlib.util.module_from_spec(found)
-    found.loader.exec_module(module)
-    task = module.Nightpress(task_id="press")
-    if stop_after_s is not None:
-        threading.Timer(stop_after_s, task.on_kill).start()
-    run = SimpleNamespace(logical_date=datetime(2026, 11, 29, 1, tzinfo=UTC), run_after=None)
+    module: dict[str, Any] = {}
     with fake_airflow():
-        task.execute({"dag_run": run})
-
-
-@pytest.fixture(autouse=True)
-def airflow_names() -> Any:
-    with fake_airflow() as errors:
-        yield errors
+        exec(compile(text, "dag.py", "exec"), module)
+        task = module["Nightpress"](task_id="press")
+        if stop_after_s is not None:
+            threading.Timer(stop_after_s, task.on_kill).start()
+        tick = datetime(2026, 11, 29, 1, tzinfo=UTC)
+        task.execute({"dag_run": SimpleNamespace(logical_date=tick, run_after=None)})
 
 
 @pytest.mark.parametrize(
