@@ -15,7 +15,7 @@ import click
 from nightpress.jobs.commands.common import job_argument, json_option, set_option
 from nightpress.jobs.commands.exit_codes import ExitCodes
 from nightpress.jobs.commands.json_output import print_result
-from nightpress.jobs.commands.times import ClockTime, zone_of, zone_option
+from nightpress.jobs.commands.times import ZONE, ClockTime, zone_of, zone_option
 from nightpress.jobs.schedules.checks import notes, require_possible
 from nightpress.jobs.schedules.files import Kind, ScheduleFile, schedule_files
 from nightpress.jobs.schedules.schedule import Job, Machine, Pods, Schedule, Times
@@ -142,8 +142,9 @@ def command(
     """Write the files with which a scheduler runs JOB every night.
 
     They are printed, or written to the folder of --out; nothing is installed and nothing is
-    started. What you did not choose is an option here, or marked `edit` in the files. Everything
-    that is checked when the job starts is checked now, as far as it can be without the store.
+    started. What you did not choose is an option here, or marked `edit` in the files; what had to
+    be assumed is said on stderr. JOB is checked as a job file; its manifest and its model are not
+    looked at.
     """
     of_kind = Kind(kind)
     _refuse_other_options(ctx, of_kind)
@@ -246,14 +247,13 @@ def _name(given: str | None, job: Path) -> str:
 
 
 def _defaults_said(ctx: click.Context, kind: Kind, schedule: Schedule) -> list[str]:
-    """What was taken for granted about a Kubernetes cluster."""
-    if not kind.runs_in_pods:
-        return []
+    """What had to be assumed."""
+    said = [] if ctx.meta.get(ZONE) else [f"--tz {schedule.times.zone} is assumed"]
     taken = {"to": schedule.to or "", "image": schedule.pods.image}
-    return [
+    return said + [
         f"--{name} {value} is assumed"
         for name, value in taken.items()
-        if value and not _is_given(ctx, name)
+        if kind.runs_in_pods and value and not _is_given(ctx, name)
     ]
 
 

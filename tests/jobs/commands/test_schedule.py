@@ -484,12 +484,16 @@ def test_a_job_that_is_not_valid_is_refused(tmp_path: Path) -> None:
     assert "rename the job file" in refusal(odd, "--as", "cronjob", *NIGHTLY)
 
 
-def test_what_was_assumed_and_what_a_night_does_is_said(job: Path) -> None:
+def test_what_was_assumed_and_what_a_night_does_is_said(
+    job: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     said = call(job, "--as", "cronjob", *NIGHTLY).stderr
     assert "note: --to http://nightpress-head-svc:8265 is assumed" in said
     assert "note: --image registry.example.com/nightpress:cpu is assumed" in said
     chosen = ("--to", "http://head:8265", "--image", "mine")
     assert call(job, "--as", "cronjob", *NIGHTLY, *chosen).stderr == ""
+    monkeypatch.setenv("TZ", "Europe/Paris")
+    assert "note: --tz Europe/Paris is assumed" in call(job, "--as", "cron", "--at", "1:00").stderr
     job.write_text(JOB.replace("{night}", "x").replace("s3://studio/in/", "/mnt/"))
     said = call(job, "--as", "cronjob", *NIGHTLY, *chosen).stderr
     assert "has no {night}: all nights continue one run" in said
