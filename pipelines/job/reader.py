@@ -23,14 +23,18 @@ def read_yaml(path: Path) -> dict[str, Any]:
     Raises:
         SpecError: the file cannot be read, or it is not a YAML mapping in UTF-8.
     """
+    text = ""
     try:
-        values = parsed(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
+        values = parsed(text)
     except OSError as error:
         raise SpecError(f"{path}: {error.strerror or error}") from error
     except UnicodeDecodeError as error:
         raise SpecError(f"{path}: not a UTF-8 text file: {error.reason}") from error
     except NotPlain as error:
-        raise SpecError(f"{path}: {error}") from error
+        starts_with_night = re.search(rf"[:-] +{re.escape(PLACEHOLDER)}[^\s,}}\]]", text)
+        hint = f"; a value that begins with {PLACEHOLDER} needs quotes" if starts_with_night else ""
+        raise SpecError(f"{path}: {error}{hint}") from error
     if not isinstance(values, dict):
         raise SpecError(f"{path}: a job file must be a mapping of keys, such as `manifest: ...`")
     return values

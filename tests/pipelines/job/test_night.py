@@ -154,6 +154,13 @@ def test_without_quotes_in_yaml_it_says_that_they_are_needed(tmp_path: Path, key
         RunSpec.from_file(path)
 
 
+def test_a_value_that_begins_with_it_needs_quotes_too_and_that_is_said(tmp_path: Path) -> None:
+    path = tmp_path / "job.yaml"
+    path.write_text("manifest: {night}.csv\noutput: press\n")
+    with pytest.raises(SpecError, match="a value that begins with {night} needs quotes"):
+        RunSpec.from_file(path)
+
+
 def test_a_run_records_the_date_and_an_older_record_is_read_as_it_is(tmp_path: Path) -> None:
     record = record_of(str(tmp_path), name="cats-{night}", manifest="{night}.csv")
     data = record.to_json()
