@@ -157,7 +157,7 @@ def test_without_quotes_in_yaml_it_says_that_they_are_needed(tmp_path: Path, key
 def test_a_value_that_begins_with_it_needs_quotes_too_and_that_is_said(tmp_path: Path) -> None:
     path = tmp_path / "job.yaml"
     path.write_text("manifest: {night}.csv\noutput: press\n")
-    with pytest.raises(SpecError, match="begins with .night. needs quotes"):
+    with pytest.raises(SpecError, match=r"begins with \{night\} needs quotes"):
         RunSpec.from_file(path)
 
 
