@@ -1,0 +1,90 @@
+"""Every nightpress command in the files of `infra/` is one that nightpress understands."""
+
+import ast
+import re
+import shlex
+from collections.abc import Iterator
+from typing import Any
+
+import click
+import pytest
+import yaml
+from support.infra_checks import INFRA, of_kind, overlay
+
+from nightpress.jobs import cli
+from nightpress.jobs.errors import StoppedOnRequest
+
+IS_WHOLE = {"submit", "schedule"} <= set(cli.COMMANDS)
+"""Whether this nightpress has the commands for schedules, and the options that came with them."""
+
+
+def of_kubernetes() -> Iterator[list[str]]:
+    (cron,) = of_kind(overlay("cpu"), "CronJob")
+    yield cron["spec"]["jobTemplate"]["spec"]["template"]["spec"]["containers"][0]["args"]
+    (schedule,) = of_kind(overlay("raycronjob"), "RayCronJob")
+    yield shlex.split(schedule["spec"]["jobTemplate"]["entrypoint"])
+
+
+def of_yaml() -> Iterator[list[str]]:
+    compose = yaml.safe_load((INFRA / "compose" / "compose.yaml").read_text(encoding="utf-8"))
+    yield compose["services"]["submit"]["command"]
+    argo = yaml.safe_load((INFRA / "schedulers" / "argo.yaml").read_text(encoding="utf-8"))
+    container: dict[str, Any] = argo["spec"]["workflowSpec"]["templates"][0]["container"]
+    yield [*container["command"], *container["args"]]
+    sky = yaml.safe_load((INFRA / "schedulers" / "skypilot.yaml").read_text(encoding="utf-8"))
+    yield shlex.split(sky["run"].replace("$NIGHT", "2027-01-15"))
+
+
+def of_units() -> Iterator[list[str]]:
+    text = (INFRA / "systemd" / "nightpress@.service").read_text(encoding="utf-8")
+    (command,) = re.findall(r"^ExecStart=/opt/nightpress/bin/(.*)$", text, re.MULTILINE)
+    yield shlex.split(command)
+
+
+def of_python() -> Iterator[list[str]]:
+    """Commands as lists of strings, to which `--night` and a date are added."""
+    for file in (INFRA / "schedulers").glob("*.py"):
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            match node:
+                case ast.List(elts=[ast.Constant(value="nightpress"), *_]):
+                    yield [*ast.literal_eval(node), "--night", "2027-01-15"]
+                case ast.Constant(value=str(text)) if text.startswith("exec nightpress "):
+                    yield [*shlex.split(text.split("{{")[0])[1:], "2027-01-15"]
+
+
+def of_comments() -> Iterator[list[str]]:
+    """Commands on a line of their own in the comments at the head of a file."""
+    for file in sorted(INFRA.rglob("*")):
+        if file.is_file() and file.suffix in (".yaml", ".yml", ".service", ".timer"):
+            text = file.read_text(encoding="utf-8")
+            for line in re.findall(r"^#   (nightpress .*)$", text, re.MULTILINE):
+                yield shlex.split(line, comments=True)
+
+
+COMMANDS = [
+    *of_kubernetes(),
+    *of_yaml(),
+    *of_units(),
+    *of_python(),
+    *of_comments(),
+]
+
+
+@pytest.mark.parametrize("words", COMMANDS, ids=" ".join)
+def test_a_command_is_understood(words: list[str]) -> None:
+    program, name, *arguments = words
+    assert program == "nightpress"
+    command = cli.command.get_command(click.Context(cli.command), name)
+    try:
+        assert command is not None, f"there is no command {name!r}"
+        command.make_context(name, arguments)
+    except (AssertionError, click.UsageError) as error:
+        if IS_WHOLE:
+            raise
+        pytest.skip(f"this nightpress has no schedules yet: {error}")
+    except StoppedOnRequest:
+        """The hours of its deadline are not now."""
+
+
+def test_all_of_them_are_found() -> None:
+    assert len(COMMANDS) >= 10

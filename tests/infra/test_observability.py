@@ -1,0 +1,129 @@
+"""The rules do what they say, by Prometheus' own tool, and name metrics that there are."""
+
+import ast
+import json
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from structure import ROOT
+from support.infra_checks import INFRA, findings, run_tool
+
+from nightpress.pipelines.shards.timeline import Activity
+
+OBSERVABILITY = INFRA / "observability"
+
+OF_THE_DRIVER = {
+    "ray_nightpress_run_planned",
+    "ray_nightpress_run_done",
+    "ray_nightpress_run_failed",
+    "ray_nightpress_run_seconds_left",
+    "ray_nightpress_run_deadline_margin_seconds",
+}
+"""Gauges with a `run` label."""
+
+
+def read(name: str) -> str:
+    return (OBSERVABILITY / name).read_text(encoding="utf-8")
+
+
+def declared() -> Iterator[str]:
+    """The metrics that the code makes, as Ray exports them."""
+    for file in (ROOT / "jobs").rglob("*.py"):
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            match node:
+                case ast.Call(
+                    func=ast.Name(id="Counter" | "Gauge" as kind),
+                    args=[ast.Constant(value=str(name)), *_],
+                ):
+                    yield f"ray_{name}" + ("_total" if kind == "Counter" else "")
+
+
+def recorded() -> set[str]:
+    """The series that the rules make."""
+    groups = yaml.safe_load(read("rules.yml"))["groups"]
+    return {rule["record"] for group in groups for rule in group["rules"] if "record" in rule}
+
+
+def dashboard() -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(read("dashboard.json"))
+    return found
+
+
+def test_prometheus_accepts_the_rules_and_the_scrape_config() -> None:
+    assert findings(run_tool("promtool", "check", "rules", OBSERVABILITY / "rules.yml")) == []
+    assert findings(run_tool("promtool", "check", "config", OBSERVABILITY / "prometheus.yml")) == []
+
+
+def test_the_rules_pass_their_own_tests() -> None:
+    assert findings(run_tool("promtool", "test", "rules", OBSERVABILITY / "rules_test.yml")) == []
+
+
+@pytest.mark.parametrize(
+    ("right", "wrong"),
+    [
+        ("nightpress:deadline_margin_seconds < 0", "nightpress:deadline_margin_seconds < -300"),
+        ("for: 15m", "for: 30m"),
+        ("offset 30m == 0", "offset 30m <= 1000"),
+        ("nightpress:planned - nightpress:done > 0", "nightpress:planned > 0"),
+        ("(nightpress:done > 100) > 0.05", "nightpress:done > 0.05"),
+        ("sum by (run, status)", "sum by (run, status, WorkerId)"),
+        ('{activity=~"waiting.*"}', '{activity="waiting"}'),
+        ('up{job=~"ray|nightpress/.*"}', "up"),
+        ("sum by (run, activity) (rate(", "sum by (run, activity) (rates("),
+    ],
+)
+def test_a_mistake_in_the_rules_is_found(tmp_path: Path, right: str, wrong: str) -> None:
+    copied = Path(shutil.copytree(OBSERVABILITY, tmp_path / "rules"))
+    rules = copied / "rules.yml"
+    text = rules.read_text(encoding="utf-8")
+    assert right in text
+    rules.write_text(text.replace(right, wrong, 1), encoding="utf-8")
+    assert findings(run_tool("promtool", "test", "rules", copied / "rules_test.yml")) != []
+
+
+def test_the_rules_read_metrics_that_nightpress_makes() -> None:
+    read_names = set(re.findall(r"\bray_nightpress_\w+", read("rules.yml")))
+    assert read_names > OF_THE_DRIVER
+    assert read_names <= set(declared()) | OF_THE_DRIVER
+
+
+def test_the_rules_name_activities_of_actors_as_they_are() -> None:
+    waiting = {activity for activity in Activity if activity.startswith("waiting")}
+    assert waiting == {Activity.INPUT, Activity.OUTPUT}
+
+
+def test_the_dashboard_and_the_alerts_use_the_recorded_series_and_no_others() -> None:
+    used = set(re.findall(r"\bnightpress:\w+", read("dashboard.json") + read("rules.yml")))
+    assert used == recorded()
+    assert "ray_nightpress" not in read("dashboard.json")
+
+
+def test_every_panel_of_the_dashboard_has_its_place_and_the_chosen_prometheus() -> None:
+    panels = dashboard()["panels"]
+    places = set()
+    for panel in panels:
+        grid = panel["gridPos"]
+        cells = {
+            (x, y)
+            for x in range(grid["x"], grid["x"] + grid["w"])
+            for y in range(grid["y"], grid["y"] + grid["h"])
+        }
+        assert not places & cells, panel["title"]
+        assert grid["x"] + grid["w"] <= 24
+        places |= cells
+        assert panel["datasource"]["uid"] == "${datasource}"
+        assert panel["targets"]
+    assert len({panel["id"] for panel in panels}) == len(panels)
+
+
+def test_ray_s_own_metrics_on_the_dashboard_are_those_that_ray_exports() -> None:
+    from ray.dashboard.modules.reporter import reporter_agent
+
+    named = set(re.findall(r"\bray_(\w+)", read("dashboard.json")))
+    assert named <= set(reporter_agent.METRICS_GAUGES)
+    assert len(named) >= 4
