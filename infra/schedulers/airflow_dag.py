@@ -8,9 +8,9 @@ need to stop the job cleanly after Airflow's SIGTERM.
 from datetime import datetime, timedelta
 from typing import Any
 
-from airflow.exceptions import AirflowException, AirflowFailException, AirflowSkipException
 from airflow.providers.standard.operators.bash import BashOperator
 from airflow.sdk import DAG
+from airflow.sdk.exceptions import AirflowException, AirflowFailException, AirflowSkipException
 from airflow.timetables.trigger import CronTriggerTimetable
 
 STOPPED, HELD = 4, 5
@@ -44,13 +44,15 @@ with DAG(
 ):
     Nightpress(
         task_id="press",
-        # The night is that of the tick, so a retry after midnight and a backfill name the same run.
+        # The night is that of the tick, so a task that is cleared later makes the same run. It may
+        # start in the hours of --deadline alone: no retry goes on into the day.
         bash_command=(
             "exec nightpress submit /etc/nightpress/job.yaml --to http://head:8265"
+            " --deadline 22:00-06:30 --tz Europe/Berlin"
             " --night {{ logical_date.in_timezone('Europe/Berlin').to_date_string() }}"
         ),
         append_env=True,
         retries=3,
         retry_delay=timedelta(minutes=5),
-        execution_timeout=timedelta(hours=8, minutes=30),
+        execution_timeout=timedelta(hours=10, minutes=30),  # of one that hangs
     )

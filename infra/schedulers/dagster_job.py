@@ -9,6 +9,10 @@ import dagster as dg
 BERLIN = ZoneInfo("Europe/Berlin")
 STOPPED, HELD = 4, 5
 
+SUBMIT = ["nightpress", "submit", "/etc/nightpress/job.yaml", "--to", "http://head:8265"]
+# It may start in these hours alone: no retry goes on into the day.
+SUBMIT += ["--deadline", "22:00-06:30", "--tz", "Europe/Berlin"]
+
 
 class Night(dg.Config):
     """The night to make."""
@@ -20,8 +24,7 @@ class Night(dg.Config):
 @dg.op
 def press(context: dg.OpExecutionContext, config: Night) -> None:
     """Submit the job; 4 is tried again, 5 is no failure, and 1, 2 and 3 fail for good."""
-    command = ["nightpress", "submit", "/etc/nightpress/job.yaml", "--to", "http://head:8265"]
-    process = subprocess.Popen([*command, "--night", config.date])
+    process = subprocess.Popen([*SUBMIT, "--night", config.date])
     try:
         code = process.wait()
     except BaseException:  # Dagster interrupts a run that is terminated: stop the job cleanly

@@ -4,7 +4,6 @@
 """
 
 import subprocess
-from datetime import timedelta
 from typing import Any
 from zoneinfo import ZoneInfo
 
@@ -13,6 +12,10 @@ from prefect.schedules import Cron
 from prefect.states import Completed, State
 
 STOPPED, HELD = 4, 5
+
+SUBMIT = ["nightpress", "submit", "/etc/nightpress/job.yaml", "--to", "http://head:8265"]
+# It may start in these hours alone: no retry goes on into the day.
+SUBMIT += ["--deadline", "22:00-06:30", "--tz", "Europe/Berlin"]
 
 
 class StoppedEarly(Exception):
@@ -27,8 +30,7 @@ def may_continue(_task: Any, _run: Any, state: State[Any]) -> bool:
 @task(retries=3, retry_delay_seconds=300, retry_condition_fn=may_continue)
 def press(night: str) -> State[Any] | None:
     """Submit the job; 4 is tried again, 5 is no failure, and 1, 2 and 3 fail for good."""
-    command = ["nightpress", "submit", "/etc/nightpress/job.yaml", "--to", "http://head:8265"]
-    process = subprocess.Popen([*command, "--night", night])
+    process = subprocess.Popen([*SUBMIT, "--night", night])
     try:
         code = process.wait()
     except BaseException:  # a flow run that is cancelled: stop the job cleanly
@@ -44,7 +46,7 @@ def press(night: str) -> State[Any] | None:
     return None
 
 
-@flow(name="nightpress", timeout_seconds=timedelta(hours=8, minutes=30).total_seconds())
+@flow(name="nightpress", timeout_seconds=37800)  # of one that hangs
 def nightpress() -> None:
     """The night of the tick, which a retry after midnight keeps."""
     tick = runtime.flow_run.scheduled_start_time

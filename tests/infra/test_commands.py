@@ -1,6 +1,7 @@
 """Every nightpress command in the files of `infra/` is one that nightpress understands."""
 
 import ast
+import itertools
 import re
 import shlex
 from collections.abc import Iterator
@@ -42,14 +43,22 @@ def of_units() -> Iterator[list[str]]:
 
 
 def of_python() -> Iterator[list[str]]:
-    """Commands as lists of strings, to which `--night` and a date are added."""
-    for file in (INFRA / "schedulers").glob("*.py"):
-        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
-            match node:
-                case ast.List(elts=[ast.Constant(value="nightpress"), *_]):
-                    yield [*ast.literal_eval(node), "--night", "2027-01-15"]
-                case ast.Constant(value=str(text)) if text.startswith("exec nightpress "):
-                    yield [*shlex.split(text.split("{{")[0])[1:], "2027-01-15"]
+    """The commands of Python files, with a date for the night that each adds."""
+    for name in ("dagster_job.py", "prefect_flow.py"):
+        tree = ast.parse((INFRA / "schedulers" / name).read_text(encoding="utf-8"))
+        lists = [ast.literal_eval(node) for node in ast.walk(tree) if is_command_list(node)]
+        yield [*itertools.chain.from_iterable(lists), "--night", "2027-01-15"]
+    text = (INFRA / "schedulers" / "airflow_dag.py").read_text(encoding="utf-8")
+    (shell,) = re.findall(r'"exec (nightpress .*?) \{\{', text, re.DOTALL)
+    yield [*shlex.split(re.sub(r'"\s*"', "", shell)), "2027-01-15"]
+
+
+def is_command_list(node: ast.AST) -> bool:
+    """Whether this is a list of words that begin a command or an option."""
+    match node:
+        case ast.List(elts=[ast.Constant(value=str(first)), *_]):
+            return first == "nightpress" or first.startswith("--")
+    return False
 
 
 def of_comments() -> Iterator[list[str]]:

@@ -47,6 +47,12 @@ def outcomes(log: Path, once: Callable[[], object]) -> dict[int, tuple[str, int]
     return found
 
 
+SUBMITTED = (
+    "submit /etc/nightpress/job.yaml --to http://head:8265"
+    f" --deadline 22:00-06:30 --tz Europe/Berlin --night {NIGHT}"
+)
+
+
 def submitted(log: Path) -> set[str]:
     """The different command lines that were run."""
     return set(log.read_text().splitlines())
@@ -59,9 +65,7 @@ def test_airflow(log: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert "logical_date.in_timezone('Europe/Berlin')" in night
     task.bash_command = command + NIGHT
     assert outcomes(log, lambda: task.execute({})) == EXPECTED | {5: ("skipped", 1)}  # type: ignore[attr-defined]
-    assert submitted(log) == {
-        f"submit /etc/nightpress/job.yaml --to http://head:8265 --night {NIGHT}"
-    }
+    assert submitted(log) == {SUBMITTED}
 
 
 def test_dagster(log: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -72,17 +76,13 @@ def test_dagster(log: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     context = SimpleNamespace(log=SimpleNamespace(warning=lambda _text: None))
     once = lambda: loaded.press(context, SimpleNamespace(**config))  # noqa: E731
     assert outcomes(log, once) == EXPECTED
-    assert submitted(log) == {
-        f"submit /etc/nightpress/job.yaml --to http://head:8265 --night {NIGHT}"
-    }
+    assert submitted(log) == {SUBMITTED}
 
 
 def test_prefect(log: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     loaded = fakes.load(SCHEDULERS / "prefect_flow.py", monkeypatch, *fakes.prefect(TICK))
     assert outcomes(log, loaded.nightpress) == EXPECTED
-    assert submitted(log) == {
-        f"submit /etc/nightpress/job.yaml --to http://head:8265 --night {NIGHT}"
-    }
+    assert submitted(log) == {SUBMITTED}
 
 
 def read(name: str) -> dict[str, Any]:

@@ -105,8 +105,8 @@ def airflow() -> list[ModuleType]:
     }
     return [
         module("airflow"),
-        module("airflow.exceptions", **errors),
         module("airflow.sdk", DAG=Dag),
+        module("airflow.sdk.exceptions", **errors),
         module("airflow.timetables"),
         module(
             "airflow.timetables.trigger",
