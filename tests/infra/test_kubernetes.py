@@ -2,7 +2,9 @@
 
 import copy
 import itertools
+import re
 import shutil
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -296,3 +298,22 @@ def test_the_overlay_with_kuberay_s_schedule_has_no_second_schedule_or_cluster()
 
 def test_the_base_renders_by_itself() -> None:
     assert len(rendered(KUBERNETES / "base")) == len(overlay("cpu"))
+
+
+def test_the_overlay_that_the_manual_shows_renders_with_its_image_and_job(tmp_path: Path) -> None:
+    manual = (ROOT / "infra" / "README.md").read_text(encoding="utf-8")
+    (commands,) = re.findall(r"^mkdir night .*?^EOF$", manual, re.MULTILINE | re.DOTALL)
+    shutil.copytree(ROOT / "infra", tmp_path / "infra")
+    subprocess.run(["bash", "-ec", commands], cwd=tmp_path, check=True)
+    job = tmp_path / "night" / "job.yaml"
+    job.write_text(job.read_text(encoding="utf-8").replace("studio/press", "other"))
+    resources = rendered(tmp_path / "night")
+    images = {
+        container["image"]
+        for resource in resources
+        for pod in pod_specs(resource)
+        for container in pod["containers"]
+    }
+    assert images == {"ghcr.io/your/nightpress:gpu"}
+    (config,) = of_kind(resources, "ConfigMap")
+    assert "output: s3://other" in config["data"]["job.yaml"]

@@ -25,16 +25,25 @@ INFRA = ROOT / "infra"
 KUBERNETES = INFRA / "kubernetes"
 OVERLAYS = ("cpu", "spot-gpu", "kueue", "raycronjob")
 
-CRD_VARIABLE = "NIGHTPRESS_CRDS"
+CRD_VARIABLE = "KUBERAY_CRDS"
 """Names folders with custom resource definitions, separated as in PATH."""
 
 Resource = dict[str, Any]
 Schemas = Mapping[tuple[str, str], Resource]
 
 
+FROM_PYPI = ("check-jsonschema", "hadolint", "kubectl")
+"""Programs of the extra `infra`."""
+
+
 def tool(name: str) -> str:
-    """The path of a program, of this environment or of the machine; skips the test without it."""
+    """The path of a program, of this environment or of the machine.
+
+    The test is skipped without it, or fails if it is one of `FROM_PYPI`.
+    """
     found = shutil.which(name, path=str(Path(sys.executable).parent)) or shutil.which(name)
+    if found is None and name in FROM_PYPI:
+        pytest.fail(f"{name} is not installed; it is part of the extra `infra`")
     if found is None:
         pytest.skip(f"{name} is not installed here, so what it checks is not checked")
     return found
