@@ -227,15 +227,16 @@ def test_the_cron_job_fails_on_what_a_retry_cannot_change_and_ignores_evictions(
     assert pod["containers"][0]["name"] == "submit"
 
 
-def test_no_retry_of_the_cron_job_goes_on_into_the_day() -> None:
-    (cron,) = of_kind(overlay("cpu"), "CronJob")
+@pytest.mark.parametrize("name", ["cpu", "spot-gpu", "kueue"])
+def test_no_start_of_the_cron_job_goes_on_into_the_day(name: str) -> None:
+    (cron,) = of_kind(overlay(name), "CronJob")
     job = cron["spec"]["jobTemplate"]["spec"]
     (submit,) = job["template"]["spec"]["containers"]
     options = dict(itertools.pairwise(submit["args"]))
     assert options["--tz"] == cron["spec"]["timeZone"]
     opens, closes = options["--deadline"].split("-")  # outside of them it ends at once
-    minute, hour = cron["spec"]["schedule"].split()[:2]
-    assert opens == f"{hour}:{minute:0>2}"
+    minute, hours = cron["spec"]["schedule"].split()[:2]
+    assert opens == f"{hours.split(',')[0]}:{minute:0>2}"
     opened_h, closed_h = (int(clock[:2]) + int(clock[3:]) / 60 for clock in (opens, closes))
     longest_night_s = (closed_h + 24 - opened_h + 1) * 3600
     assert job["activeDeadlineSeconds"] > longest_night_s
