@@ -47,6 +47,7 @@ from nightpress.pipelines.errors import (
 
 COMMANDS = {
     "run": "Make every image of a job, or resume an interrupted run.",
+    "submit": "Run a job on a Ray cluster through its Jobs API, and follow it.",
     "plan": "Show what a job would make, without writing anything.",
     "preview": "Make a contact sheet of a few rows before the long run.",
     "tune": "Find the fastest way to sample a job on this machine and save it in the job file.",
@@ -68,6 +69,7 @@ AS_JSON = "nightpress.as_json"
 WHAT_IS_LEFT = {
     "run": "committed work is kept: run the same command to resume",
     "retry": "committed work is kept: run the same command to resume",
+    "submit": "the job goes on at the cluster: the same command attaches to it",
     "verify": "what was repaired is kept: run the same command to go on",
     "train": "the last checkpoint is kept: run the same command to resume",
 }

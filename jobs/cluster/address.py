@@ -47,7 +47,7 @@ def require_head(address: str) -> None:
         return
     if target != address:
         _require_form(target)
-    _require_listener(target)
+    require_listener(target)
     _require_token()
     _require_answer(target)
 
@@ -90,7 +90,7 @@ def _require_form(address: str) -> None:
         )
 
 
-def _require_listener(address: str) -> None:
+def require_listener(address: str) -> None:
     """Check that something listens at `host:port`."""
     host, _, port = address.rpartition(":")
     try:

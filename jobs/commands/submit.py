@@ -1,0 +1,110 @@
+"""`nightpress submit`."""
+
+from collections.abc import Iterator
+from dataclasses import asdict
+from datetime import UTC, datetime
+
+import click
+
+from nightpress.jobs.commands.common import job_argument, json_option, read_job, set_option
+from nightpress.jobs.commands.exit_codes import OK, STOPPED, UNEXPECTED
+from nightpress.jobs.commands.json_output import print_and_exit
+from nightpress.jobs.commands.run import Deadline
+from nightpress.jobs.runs.targets import failure_limit
+from nightpress.jobs.signals import first_interruption
+from nightpress.jobs.submission.client import JobsClient
+from nightpress.jobs.submission.submit import Ended, Submission, follow, stop_wait_s, submit
+
+
+@click.command("submit")
+@job_argument
+@set_option
+@click.option(
+    "--to",
+    "address",
+    required=True,
+    metavar="URL",
+    envvar="RAY_API_SERVER_ADDRESS",
+    help="Dashboard of the Ray cluster, such as http://head:8265. [default: "
+    "RAY_API_SERVER_ADDRESS]",
+)
+@click.option(
+    "--deadline",
+    type=Deadline(),
+    metavar="TIME",
+    help="As for `run`; a time of day is this machine's.",
+)
+@click.option(
+    "--max-failures",
+    metavar="N|N%",
+    callback=lambda context, option, value: failure_limit(value, "--max-failures"),
+    help="As for `run`.",
+)
+@click.option("--no-wait", is_flag=True, help="Print the job's id and leave it to the cluster.")
+@json_option
+@click.pass_context
+def command(
+    ctx: click.Context,
+    job: str,
+    overrides: tuple[str, ...],
+    address: str,
+    deadline: float | None,
+    max_failures: int | str | None,
+    no_wait: bool,
+    as_json: bool,
+) -> None:
+    """Run JOB on a Ray cluster through its Jobs API, and follow it to its end.
+
+    The job file travels there, with the manifests that it names by relative paths; everything else
+    must be a URL or an absolute path that the cluster's nodes share. If this very job is running
+    there already, its output is shown instead of starting it again.
+
+    The exit code is that of the run. SIGTERM and Ctrl-C stop the job as they stop `nightpress run`:
+    its batches are finished and stored, and the exit code is 4. A second one leaves at once, while
+    the job goes on stopping.
+    """
+    if max_failures is not None:
+        overrides = (*overrides, f"cluster.max_failures={max_failures}")
+    spec = read_job(job, overrides)
+    client = JobsClient(address)
+    submission = submit(client, spec, list(_run_options(deadline)), _tell)
+    verb = "attached to" if submission.attached else "started"
+    _tell(f"{verb} job {submission.job_id} at {submission.address}")
+    if no_wait:
+        print_and_exit(ctx, OK, asdict(submission), submission.job_id, as_json)
+    with first_interruption() as stop:
+        ended = follow(client, submission, stop_wait_s(spec), _show, stop)
+    code, text = outcome(submission, ended)
+    print_and_exit(ctx, code, asdict(submission) | asdict(ended), text, as_json)
+
+
+def _run_options(deadline: float | None) -> Iterator[str]:
+    if deadline is not None:
+        yield "--deadline"
+        yield datetime.fromtimestamp(deadline, UTC).isoformat(timespec="seconds")
+
+
+def _tell(text: str) -> None:
+    click.echo(text, err=True)
+
+
+def _show(text: str) -> None:
+    click.echo(text, err=True, nl=False)
+
+
+def outcome(submission: Submission, ended: Ended) -> tuple[int, str]:
+    """The exit code of a job that has ended, and one line that says how it did."""
+    job = f"job {submission.job_id}"
+    match ended.status, ended.exit_code:
+        case "SUCCEEDED", _:
+            return OK, f"{job} has finished"
+        case "STOPPED", _:
+            return STOPPED, f"{job} was stopped; run the same command again to resume"
+        case _, int(code) if code > 0:
+            return code, f"{job} ended with exit code {code}"
+        case _, int(code):
+            return STOPPED, f"{job} was killed by signal {-code}; the same command resumes it"
+    lines = ended.message.strip().splitlines() or ["it gives no reason"]
+    if "runtime_env" in ended.message or "runtime env" in ended.message:
+        return UNEXPECTED, f"{job} did not start: {lines[-1]}"
+    return STOPPED, f"{job} was lost: {lines[0]}; the same command resumes it"

@@ -1,0 +1,101 @@
+"""What travels with a submitted job: its job file and the manifests that lie beside it."""
+
+import hashlib
+import os
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+import yaml
+
+from nightpress.pipelines import storage
+from nightpress.pipelines.errors import SpecError
+from nightpress.pipelines.formatting import size
+from nightpress.pipelines.job.spec import RunSpec, canonical_json
+
+JOB_FILE = "job.yaml"
+
+MAX_BYTES = 400 * 2**20
+"""Ray refuses packages of 500 MiB or more."""
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A folder that a cluster can run a job from."""
+
+    folder: Path
+    fingerprint: str
+    """SHA-256 of the job and of the manifests in the folder, 12 hexadecimal digits."""
+
+
+def write_bundle(spec: RunSpec, folder: Path, ship_package: bool) -> Bundle:
+    """Write a job, and the manifests that it names by relative paths, into an empty folder.
+
+    Paths in the written job mean the same files there. Its cluster address is left out, because the
+    cluster that receives it is the one that it runs on.
+
+    Args:
+        spec: the job, as it was read on this machine.
+        folder: an empty folder.
+        ship_package: whether the package is sent in another way, so that the job must not.
+
+    Raises:
+        SpecError: the job names a file or folder of this machine that cannot travel with it, or
+            its manifests are too large to do so.
+    """
+    _require_urls(spec)
+    files = [file for url in spec.manifests for file in _copied(url, folder)]
+    total = sum(file.stat().st_size for file in files)
+    if total > MAX_BYTES:
+        raise SpecError(
+            f"manifest: {size(total)} of files would travel with the job, at most "
+            f"{size(MAX_BYTES)} can; put them on object storage and give their URL"
+        )
+    values = spec.as_dict()
+    values["cluster"] |= {"address": None} | ({"ship_package": False} if ship_package else {})
+    (folder / JOB_FILE).write_text(yaml.safe_dump(values, sort_keys=False), encoding="utf-8")
+    return Bundle(folder, _fingerprint(folder))
+
+
+def _require_urls(spec: RunSpec) -> None:
+    """Refuse relative paths of what does not travel: the cluster has other folders."""
+    model = spec.model
+    sources = (model.source, *model.added_sources, *model.reference_sources)
+    local = [("model", each) for each in sources if Path(each).exists()]
+    named = [("output", spec.output), ("inputs.root", spec.inputs.root or "/"), *local]
+    for key, url in named:
+        path = PurePosixPath(url)
+        if storage.is_local(url) and not path.is_absolute() and url.split("/")[0] != "builtin":
+            raise SpecError(
+                f"{key}: {url!r} is a path of this machine; to submit the job, give a URL such as "
+                "s3://bucket/folder, or an absolute path that all nodes of the cluster share"
+            )
+
+
+def _copied(url: str, folder: Path) -> Iterator[Path]:
+    """Copy the files of one entry of `manifest` below a folder, if it is a relative path."""
+    if not storage.is_local(url) or PurePosixPath(url).is_absolute() or url.startswith("~"):
+        return
+    if ".." in PurePosixPath(url).parts or "://" in url:
+        raise SpecError(
+            f"manifest: {url!r} does not lie below the folder where submit starts, so it cannot "
+            "travel with the job; start submit in a folder above it, or give a URL"
+        )
+    for source in storage.find([url], {}):
+        path = Path(source.url)
+        target = folder / os.path.relpath(path)
+        if target.exists():
+            continue
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(path, target)
+        yield target
+
+
+def _fingerprint(folder: Path) -> str:
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    contents = {
+        path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in files
+    }
+    return hashlib.sha256(canonical_json(contents).encode()).hexdigest()[:12]

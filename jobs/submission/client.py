@@ -1,0 +1,166 @@
+"""Ray's Jobs API of one cluster, with errors of one line."""
+
+import logging
+import re
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
+from typing import Any, TypeVar
+from urllib.parse import urlsplit
+
+import aiohttp
+import requests
+from ray.exceptions import AuthenticationError
+from ray.job_submission import JobDetails, JobSubmissionClient
+
+from nightpress.diffusion_core.errors import one_line
+from nightpress.jobs.cluster.address import HOW_TO_SEND_IT, require_listener
+from nightpress.jobs.errors import ClusterError, ClusterUnavailable
+
+T = TypeVar("T")
+
+DEFAULT_PORT = 8265
+
+CHATTY = (
+    "ray.dashboard.modules.dashboard_sdk",
+    "ray.dashboard.modules.job.sdk",
+    "ray._private.runtime_env.packaging",
+)
+"""Loggers of Ray that tell each step of an upload."""
+
+SERVER_ERROR = re.compile(r"status code 5\d\d")
+"""In Ray's errors: the cluster has failed, and not what was asked of it."""
+
+NO_AGENT = "No available agent"
+"""In Ray's errors: the head has waited for a process of its own, and it did not come."""
+
+
+class JobExists(ClusterError):
+    """The cluster has a job of this id already."""
+
+
+@dataclass(frozen=True)
+class RemoteJob:
+    """What a cluster says about a job."""
+
+    status: str
+    """PENDING, RUNNING, STOPPED, SUCCEEDED or FAILED."""
+    exit_code: int | None
+    """Of the job's process; None while it runs, and if the cluster ended it."""
+    message: str
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether the job's process has ended."""
+        return self.status in ("STOPPED", "SUCCEEDED", "FAILED")
+
+
+class JobsClient:
+    """Submits, follows and stops the jobs of one cluster.
+
+    Args:
+        address: the dashboard's URL, such as `http://head:8265`.
+
+    Raises:
+        ClusterError: this is no such URL, nothing listens there, or the cluster wants a token.
+        ClusterUnavailable: it does not answer in time.
+    """
+
+    def __init__(self, address: str) -> None:
+        self.address = dashboard_url(address)
+        parts = urlsplit(self.address)
+        require_listener(
+            f"{parts.hostname}:{parts.port or (443 if parts.scheme == 'https' else 80)}"
+        )
+        for name in CHATTY:
+            logging.getLogger(name).setLevel(logging.ERROR)
+        self._client = self._call(lambda: JobSubmissionClient(self.address))
+
+    def jobs(self) -> dict[str, RemoteJob]:
+        """The submitted jobs that the cluster remembers, by their ids."""
+        found = self._call(self._client.list_jobs)
+        return {each.submission_id: _remote_job(each) for each in found if each.submission_id}
+
+    def get(self, job_id: str) -> RemoteJob:
+        """What the cluster says about a job that it has."""
+        return _remote_job(self._call(lambda: self._client.get_job_info(job_id)))
+
+    def submit(self, job_id: str, entrypoint: str, runtime_env: dict[str, Any]) -> None:
+        """Start a job.
+
+        Raises:
+            JobExists: another process has just started a job of this id.
+        """
+        try:
+            self._call(
+                lambda: self._client.submit_job(
+                    entrypoint=entrypoint, submission_id=job_id, runtime_env=runtime_env
+                )
+            )
+        except ClusterError as error:
+            if job_id in self.jobs():
+                text = f"{self.address}: a job {job_id} was started just now"
+                raise JobExists(text) from error
+            if NO_AGENT not in str(error):
+                raise
+            raise ClusterUnavailable(
+                f"{self.address}: the head has no process that starts jobs; it may just have "
+                "started, or another Ray of its machine has --dashboard-agent-listen-port"
+            ) from error
+
+    def stop(self, job_id: str) -> None:
+        """Ask the cluster to send a job SIGTERM."""
+        self._call(lambda: self._client.stop_job(job_id))
+
+    async def log(self, job_id: str) -> AsyncIterator[str]:
+        """The output of a job from its beginning, in pieces, until it ends or the link breaks."""
+        try:
+            async for text in self._client.tail_job_logs(job_id):
+                yield text
+        except (RuntimeError, OSError, aiohttp.ClientError):
+            return  # whoever follows asks for the job's state, and for the log again
+
+    def _call(self, call: Callable[[], T]) -> T:
+        """Call Ray's client, turning its failures into one line."""
+        try:
+            return call()
+        except AuthenticationError as error:
+            raise ClusterError(
+                f"the Ray cluster at {self.address} asks for a token or refuses this one: set "
+                f"RAY_AUTH_MODE=token, and {HOW_TO_SEND_IT}"
+            ) from error
+        except (ConnectionError, requests.RequestException) as error:
+            raise ClusterUnavailable(
+                f"the Ray cluster at {self.address} does not answer ({one_line(error, 200)}); try "
+                "again when its head has started or is less busy"
+            ) from error
+        except (RuntimeError, ValueError) as error:
+            reason = one_line(error, 500)
+            failed = ClusterUnavailable if SERVER_ERROR.search(reason) else ClusterError
+            raise failed(f"{self.address}: {reason}") from error
+
+
+def dashboard_url(address: str) -> str:
+    """The URL of a dashboard, with a scheme and a port.
+
+    Raises:
+        ClusterError: it cannot be one.
+    """
+    url = address if "://" in address else f"http://{address}"
+    parts = urlsplit(url.rstrip("/"))
+    try:
+        port = parts.port or (None if parts.scheme == "https" else DEFAULT_PORT)
+    except ValueError:
+        port = 0
+    if parts.scheme not in ("http", "https") or not parts.hostname or port == 0:
+        raise ClusterError(
+            f"--to {address}: not the address of a Ray dashboard; allowed: http://host:8265 or "
+            "https://host"
+        )
+    if parts.username or parts.password:
+        raise ClusterError("--to: the URL holds credentials; Ray's token comes from RAY_AUTH_TOKEN")
+    host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
+    return f"{parts.scheme}://{host}{'' if port is None else f':{port}'}{parts.path}"
+
+
+def _remote_job(details: JobDetails) -> RemoteJob:
+    return RemoteJob(str(details.status.value), details.driver_exit_code, details.message or "")

@@ -1,0 +1,191 @@
+"""`submit`: a job on a cluster through Ray's Jobs API, followed to its end."""
+
+import asyncio
+import itertools
+import re
+import shlex
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from threading import Event
+
+from nightpress.jobs.cluster.connection import installed_package
+from nightpress.jobs.errors import ClusterUnavailable, StoppedOnRequest
+from nightpress.jobs.submission.bundle import Bundle, write_bundle
+from nightpress.jobs.submission.client import JobExists, JobsClient, RemoteJob
+from nightpress.pipelines.formatting import duration
+from nightpress.pipelines.job.spec import RunSpec
+
+POLL_S = 1.0
+"""Between two questions for a job's state."""
+
+LOST_S = 300.0
+"""How long a cluster may be out of reach before following ends."""
+
+GRACE_S = 60.0
+"""What a stopped job gets beyond its drain, for the report and the last uploads."""
+
+STOP_WAIT = "RAY_JOB_STOP_WAIT_TIME_S"
+"""The variable that says how long Ray waits between SIGTERM and SIGKILL; 3 s unless set."""
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Submission:
+    """A job on a cluster."""
+
+    job_id: str
+    address: str
+    attached: bool
+    """Whether it was running already."""
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a job ended."""
+
+    status: str
+    exit_code: int | None
+    """Of its process; None if the cluster ended it."""
+    message: str
+
+
+def submit(
+    client: JobsClient, spec: RunSpec, arguments: Sequence[str] = (), say: Say = lambda _: None
+) -> Submission:
+    """Start a job on a cluster, or attach to it if it is running there.
+
+    The job's id is `<run name>-<fingerprint>-<attempt>`. The fingerprint is that of the job and of
+    its manifests; attempts are counted from 1 over the jobs that the cluster remembers. So two
+    schedulers that submit the same night get the same job.
+
+    Args:
+        client: of the cluster.
+        spec: the job.
+        arguments: options of `nightpress run` to add.
+        say: called with what happens, in words.
+
+    Raises:
+        SpecError: the job names files of this machine that cannot travel with it.
+        ClusterError: the cluster refuses the job.
+    """
+    ships = spec.cluster.ship_package
+    if spec.cluster.address:
+        say(f"cluster.address {spec.cluster.address} is not used; the job runs at {client.address}")
+    with tempfile.TemporaryDirectory(prefix="nightpress-submit-") as folder:
+        bundle = write_bundle(spec, Path(folder), ships)
+        stem = f"{re.sub(r'[^A-Za-z0-9._-]', '-', spec.name)}-{bundle.fingerprint}"
+        job_id, runs = _attempt(client.jobs(), stem)
+        if not runs:
+            try:
+                client.submit(job_id, _entrypoint(arguments), _runtime_env(spec, bundle))
+            except JobExists:
+                runs = True
+        return Submission(job_id, client.address, attached=runs)
+
+
+def _attempt(jobs: Mapping[str, RemoteJob], stem: str) -> tuple[str, bool]:
+    """The id of the attempt that runs, or else of the next one; and whether it runs."""
+    ids = (f"{stem}-{attempt}" for attempt in itertools.count(1))
+    job_id = next(each for each in ids if each not in jobs or not jobs[each].has_ended)
+    return job_id, job_id in jobs
+
+
+def _entrypoint(arguments: Sequence[str]) -> str:
+    return shlex.join(["python", "-m", "nightpress", "run", "job.yaml", *arguments])
+
+
+def stop_wait_s(spec: RunSpec) -> int:
+    """Seconds that Ray waits after SIGTERM before it kills the job's process."""
+    return int(spec.cluster.drain_s + GRACE_S)
+
+
+def _runtime_env(spec: RunSpec, bundle: Bundle) -> dict[str, object]:
+    env: dict[str, object] = {
+        "working_dir": str(bundle.folder),
+        "env_vars": {STOP_WAIT: str(stop_wait_s(spec))},
+    }
+    if spec.cluster.ship_package:
+        env |= {"py_modules": [str(installed_package())], "excludes": ["__pycache__"]}
+    return env
+
+
+def follow(
+    client: JobsClient, submission: Submission, wait_s: float, show: Say, stop: Event
+) -> Ended:
+    """Show a job's output until it ends; once `stop` is set, stop the job and wait for its end.
+
+    Args:
+        client: of the cluster.
+        submission: the job.
+        wait_s: seconds that a stopped job may take to end.
+        show: called with pieces of the output.
+        stop: set to stop the job.
+
+    Raises:
+        ClusterUnavailable: the cluster is out of reach for minutes.
+        StoppedOnRequest: a stopped job has not ended in time.
+    """
+    return asyncio.run(_Follower(client, submission.job_id, wait_s, show).to_the_end(stop))
+
+
+class _Follower:
+    """Follows one job: its log in one task, its state in another."""
+
+    def __init__(self, client: JobsClient, job_id: str, wait_s: float, show: Say) -> None:
+        self._client = client
+        self._job_id = job_id
+        self._wait_s = wait_s
+        self._show = show
+        self._shown = 0
+        """Characters of the log that were shown."""
+
+    async def to_the_end(self, stop: Event) -> Ended:
+        log = asyncio.create_task(self._show_log())
+        try:
+            job = await self._ended(stop)
+            log.cancel()
+            await asyncio.gather(log, return_exceptions=True)
+            await self._read_log()  # what came after the link broke or the task was cancelled
+        finally:
+            log.cancel()
+        return Ended(job.status, job.exit_code, job.message)
+
+    async def _ended(self, stop: Event) -> RemoteJob:
+        answered, stopped_at = time.monotonic(), None
+        while True:
+            try:
+                if stop.is_set() and stopped_at is None:
+                    await asyncio.to_thread(self._client.stop, self._job_id)
+                    stopped_at = time.monotonic()
+                job = await asyncio.to_thread(self._client.get, self._job_id)
+                answered = time.monotonic()
+                if job.has_ended:
+                    return job
+            except ClusterUnavailable:
+                if time.monotonic() - answered > LOST_S:
+                    raise
+            if stopped_at is not None and time.monotonic() - stopped_at > self._wait_s + GRACE_S:
+                raise StoppedOnRequest(
+                    f"job {self._job_id} has not ended {duration(self._wait_s + GRACE_S)} after it "
+                    "was asked to stop; the same command attaches to it"
+                )
+            await asyncio.sleep(POLL_S)
+
+    async def _show_log(self) -> None:
+        while True:
+            await self._read_log()
+            await asyncio.sleep(POLL_S)
+
+    async def _read_log(self) -> None:
+        """Show what of the log was not shown yet; the cluster sends it from its beginning."""
+        seen = 0
+        async for text in self._client.log(self._job_id):
+            new = text[max(0, self._shown - seen) :]
+            seen += len(text)
+            if new:
+                self._shown = max(self._shown, seen)
+                self._show(new)

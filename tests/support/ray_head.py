@@ -1,0 +1,91 @@
+"""A head of a real Ray cluster with a dashboard, as `ray start --head` starts it."""
+
+import os
+import secrets
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+START_S = 120
+
+
+@dataclass(frozen=True)
+class RayHead:
+    """A running head; its token is in `environment`, and nowhere else."""
+
+    dashboard: str
+    address: str
+    environment: dict[str, str]
+
+
+@contextmanager
+def ray_head(num_cpus: int = 2) -> Iterator[RayHead]:
+    """Start a head that asks for a token, on free ports and in a folder of its own."""
+    folder = tempfile.mkdtemp(prefix="np-ray-", dir="/tmp")  # sockets need short paths
+    ports = free_ports(4)
+    environment = os.environ | {
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+        "RAY_AUTH_MODE": "token",
+        "RAY_AUTH_TOKEN": secrets.token_hex(16),
+        "RAY_USAGE_STATS_ENABLED": "0",
+    }
+    environment.pop("RAY_ADDRESS", None)
+    start = [
+        *(sys.executable, "-c", "from ray.scripts.scripts import main; main()"),
+        *("start", "--head", "--block", "--disable-usage-stats", f"--num-cpus={num_cpus}"),
+        *(f"--temp-dir={folder}", f"--port={ports[0]}", "--dashboard-host=127.0.0.1"),
+        *(f"--dashboard-port={ports[1]}", f"--dashboard-agent-listen-port={ports[2]}"),
+        *(f"--ray-client-server-port={ports[3]}", "--node-ip-address=127.0.0.1"),
+        f"--object-store-memory={256 * 2**20}",
+    ]
+    log = Path(folder) / "start.log"
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            start, env=environment, stdout=output, stderr=output, start_new_session=True
+        )
+    dashboard = f"http://127.0.0.1:{ports[1]}"
+    try:
+        _wait_for(dashboard, process, log)
+        yield RayHead(dashboard, f"127.0.0.1:{ports[0]}", environment)
+    finally:
+        process.send_signal(signal.SIGTERM)
+        try:
+            process.wait(30)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def free_ports(count: int) -> list[int]:
+    """Ports that nothing listens at now."""
+    sockets = [socket.socket() for _ in range(count)]
+    try:
+        for each in sockets:
+            each.bind(("127.0.0.1", 0))
+        return [each.getsockname()[1] for each in sockets]
+    finally:
+        for each in sockets:
+            each.close()
+
+
+def _wait_for(dashboard: str, process: "subprocess.Popen[bytes]", log: Path) -> None:
+    end = time.monotonic() + START_S
+    while time.monotonic() < end and process.poll() is None:
+        try:
+            urllib.request.urlopen(f"{dashboard}/api/version", timeout=5).close()
+            return
+        except urllib.error.HTTPError:
+            return  # it answers, and asks for its token
+        except OSError:
+            time.sleep(0.5)
+    raise RuntimeError(f"no head has started: {log.read_text()}")
