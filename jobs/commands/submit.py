@@ -7,9 +7,9 @@ from datetime import UTC, datetime
 import click
 
 from nightpress.jobs.commands.common import job_argument, json_option, read_job, set_option
-from nightpress.jobs.commands.exit_codes import OK, STOPPED, UNEXPECTED
+from nightpress.jobs.commands.exit_codes import OK, STOPPED, UNEXPECTED, ok_codes_option
 from nightpress.jobs.commands.json_output import print_and_exit
-from nightpress.jobs.commands.run import Deadline
+from nightpress.jobs.commands.times import Deadline, Night, night_options
 from nightpress.jobs.runs.targets import failure_limit
 from nightpress.jobs.signals import first_interruption
 from nightpress.jobs.submission.client import JobsClient
@@ -32,14 +32,16 @@ from nightpress.jobs.submission.submit import Ended, Submission, follow, stop_wa
     "--deadline",
     type=Deadline(),
     metavar="TIME",
-    help="As for `run`; a time of day is this machine's.",
+    help="As for `run`; the clock is that of --tz, or else this machine's.",
 )
+@night_options
 @click.option(
     "--max-failures",
     metavar="N|N%",
     callback=lambda context, option, value: failure_limit(value, "--max-failures"),
     help="As for `run`.",
 )
+@ok_codes_option
 @click.option("--no-wait", is_flag=True, help="Print the job's id and leave it to the cluster.")
 @json_option
 @click.pass_context
@@ -49,6 +51,7 @@ def command(
     overrides: tuple[str, ...],
     address: str,
     deadline: float | None,
+    night: Night,
     max_failures: int | str | None,
     no_wait: bool,
     as_json: bool,
@@ -65,7 +68,7 @@ def command(
     """
     if max_failures is not None:
         overrides = (*overrides, f"cluster.max_failures={max_failures}")
-    spec = read_job(job, overrides)
+    spec = read_job(job, overrides, night=night)
     client = JobsClient(address)
     submission = submit(client, spec, list(_run_options(deadline)), _tell)
     verb = "attached to" if submission.attached else "started"

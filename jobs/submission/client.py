@@ -68,7 +68,7 @@ class JobsClient:
     def __init__(self, address: str) -> None:
         self.address = dashboard_url(address)
         parts = urlsplit(self.address)
-        require_listener(
+        _require_dashboard(
             f"{parts.hostname}:{parts.port or (443 if parts.scheme == 'https' else 80)}"
         )
         for name in CHATTY:
@@ -137,6 +137,18 @@ class JobsClient:
             reason = one_line(error, 500)
             failed = ClusterUnavailable if SERVER_ERROR.search(reason) else ClusterError
             raise failed(f"{self.address}: {reason}") from error
+
+
+def _require_dashboard(address: str) -> None:
+    """Check that something listens there; a head that restarts refuses connections meanwhile."""
+    try:
+        require_listener(address)
+    except ClusterUnavailable:
+        raise
+    except ClusterError as error:
+        if not isinstance(error.__cause__, ConnectionRefusedError):
+            raise
+        raise ClusterUnavailable(f"{error}; try again when its head has started") from error
 
 
 def dashboard_url(address: str) -> str:
