@@ -69,7 +69,7 @@ AS_JSON = "nightpress.as_json"
 WHAT_IS_LEFT = {
     "run": "committed work is kept: run the same command to resume",
     "retry": "committed work is kept: run the same command to resume",
-    "submit": "the job goes on at the cluster: the same command attaches to it",
+    "submit": "a job that has started goes on at the cluster: the same command attaches to it",
     "verify": "what was repaired is kept: run the same command to go on",
     "train": "the last checkpoint is kept: run the same command to resume",
 }

@@ -13,7 +13,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 
-EXTRAS = "s3,t5,train,quantization"
+EXTRAS = "t5,train,quantization"
 
 TRIED = ["manifest", "job", "planning", "run_directory", "shards", "image_files"]
 """The folders of tests/pipelines that are run, beside sampling and models of diffusion_core."""

@@ -52,6 +52,16 @@ def require_head(address: str) -> None:
     _require_answer(target)
 
 
+def token_advice(address: str) -> str:
+    """What to set where a cluster asks for a token, or refuses the one that this process sends."""
+    cluster = f"the Ray cluster at {address}"
+    if get_authentication_mode() != AuthenticationMode.TOKEN:
+        return f"{cluster} asks for a token: set RAY_AUTH_MODE=token, and {HOW_TO_SEND_IT}"
+    if not AuthenticationTokenLoader.instance().has_token(ignore_auth_mode=True):
+        return f"RAY_AUTH_MODE is token, but there is no token for {cluster}: {HOW_TO_SEND_IT}"
+    return f"{cluster} refuses this token: {HOW_TO_SEND_IT}"
+
+
 def provide_token() -> None:
     """Give a Ray that is about to start here a token, though the home folder may not be writable.
 
@@ -123,17 +133,8 @@ def _require_answer(address: str) -> None:
 def _refusal(address: str, error: grpc.RpcError) -> ClusterError:
     details = one_line(Exception(error.details() or ""), 200)
     match error.code():
-        case grpc.StatusCode.UNAUTHENTICATED if get_authentication_mode() == (
-            AuthenticationMode.TOKEN
-        ):
-            return ClusterError(
-                f"the Ray cluster at {address} refuses this token: {HOW_TO_SEND_IT}"
-            )
         case grpc.StatusCode.UNAUTHENTICATED:
-            return ClusterError(
-                f"the Ray cluster at {address} asks for a token: set RAY_AUTH_MODE=token, and "
-                f"{HOW_TO_SEND_IT}"
-            )
+            return ClusterError(token_advice(address))
         case grpc.StatusCode.UNIMPLEMENTED:
             return ClusterError(
                 f"{address}: another service answers, perhaps Ray Client; give the port of "

@@ -3,17 +3,28 @@
 from collections.abc import Iterator
 from dataclasses import asdict
 from datetime import UTC, datetime
+from threading import Event
 
 import click
 
 from nightpress.jobs.commands.common import job_argument, json_option, read_job, set_option
-from nightpress.jobs.commands.exit_codes import OK, STOPPED, UNEXPECTED, ok_codes_option
+from nightpress.jobs.commands.exit_codes import (
+    BAD_INPUT,
+    OK,
+    STOPPED,
+    UNEXPECTED,
+    ok_codes_option,
+)
 from nightpress.jobs.commands.json_output import print_and_exit
 from nightpress.jobs.commands.times import Deadline, Night, night_options
+from nightpress.jobs.errors import StoppedOnRequest
 from nightpress.jobs.runs.targets import failure_limit
 from nightpress.jobs.signals import first_interruption
 from nightpress.jobs.submission.client import JobsClient
 from nightpress.jobs.submission.submit import Ended, Submission, follow, stop_wait_s, submit
+
+SIGNALLED = 128
+"""Above it, a shell's exit code tells the signal that its command was killed by."""
 
 
 @click.command("submit")
@@ -69,16 +80,31 @@ def command(
     if max_failures is not None:
         overrides = (*overrides, f"cluster.max_failures={max_failures}")
     spec = read_job(job, overrides, night=night)
-    client = JobsClient(address)
-    submission = submit(client, spec, list(_run_options(deadline)), _tell)
-    verb = "attached to" if submission.attached else "started"
-    _tell(f"{verb} job {submission.job_id} at {submission.address}")
-    if no_wait:
-        print_and_exit(ctx, OK, asdict(submission), submission.job_id, as_json)
     with first_interruption() as stop:
-        ended = follow(client, submission, stop_wait_s(spec), _show, stop)
+        client = JobsClient(address)
+        _require_not_stopped(stop)
+        submission = submit(client, spec, list(_run_options(deadline)), _tell)
+        verb = "attached to" if submission.attached else "started"
+        _tell(f"{verb} job {submission.job_id} at {submission.address}")
+        if no_wait:
+            print_and_exit(ctx, OK, asdict(submission), submission.job_id, as_json)
+        ended = _follow(client, submission, stop_wait_s(spec), stop)
     code, text = outcome(submission, ended)
     print_and_exit(ctx, code, asdict(submission) | asdict(ended), text, as_json)
+
+
+def _require_not_stopped(stop: Event) -> None:
+    if stop.is_set():
+        raise StoppedOnRequest("stopped before the job was submitted; nothing was changed")
+
+
+def _follow(client: JobsClient, submission: Submission, wait_s: float, stop: Event) -> Ended:
+    try:
+        return follow(client, submission, wait_s, _show, stop, _tell)
+    except KeyboardInterrupt as error:
+        raise StoppedOnRequest(
+            f"left job {submission.job_id}, which goes on stopping; the same command attaches to it"
+        ) from error
 
 
 def _run_options(deadline: float | None) -> Iterator[str]:
@@ -103,10 +129,13 @@ def outcome(submission: Submission, ended: Ended) -> tuple[int, str]:
             return OK, f"{job} has finished"
         case "STOPPED", _:
             return STOPPED, f"{job} was stopped; run the same command again to resume"
-        case _, int(code) if code > 0:
-            return code, f"{job} ended with exit code {code}"
+        case _, 126 | 127:  # of the shell
+            return BAD_INPUT, f"{job} did not start: the cluster's head has no `python` in its PATH"
+        case _, int(code) if code < 0 or code > SIGNALLED:
+            number = -code if code < 0 else code - SIGNALLED
+            return STOPPED, f"{job} was killed by signal {number}; the same command resumes it"
         case _, int(code):
-            return STOPPED, f"{job} was killed by signal {-code}; the same command resumes it"
+            return code, f"{job} ended with exit code {code}"
     lines = ended.message.strip().splitlines() or ["it gives no reason"]
     if "runtime_env" in ended.message or "runtime env" in ended.message:
         return UNEXPECTED, f"{job} did not start: {lines[-1]}"

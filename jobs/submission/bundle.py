@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from urllib.parse import urlsplit
 
 import yaml
 
@@ -65,22 +66,28 @@ def _require_urls(spec: RunSpec) -> None:
     local = [("model", each) for each in sources if Path(each).exists()]
     named = [("output", spec.output), ("inputs.root", spec.inputs.root or "/"), *local]
     for key, url in named:
-        path = PurePosixPath(url)
-        if storage.is_local(url) and not path.is_absolute() and url.split("/")[0] != "builtin":
+        if _is_relative(url) and url.split("/")[0] != "builtin":
             raise SpecError(
                 f"{key}: {url!r} is a path of this machine; to submit the job, give a URL such as "
                 "s3://bucket/folder, or an absolute path that all nodes of the cluster share"
             )
 
 
+def _is_relative(url: str) -> bool:
+    """Whether a URL is a path that means other files on other machines."""
+    path = urlsplit(url).path if storage.is_url(url) else url
+    return storage.is_local(url) and not PurePosixPath(path).is_absolute()
+
+
 def _copied(url: str, folder: Path) -> Iterator[Path]:
     """Copy the files of one entry of `manifest` below a folder, if it is a relative path."""
-    if not storage.is_local(url) or PurePosixPath(url).is_absolute() or url.startswith("~"):
+    in_archive = url.rpartition("::")[2] if storage.is_url(url) else url
+    if not _is_relative(in_archive):
         return
-    if ".." in PurePosixPath(url).parts or "://" in url:
+    if ".." in PurePosixPath(url).parts or url.startswith("~") or in_archive != url:
         raise SpecError(
-            f"manifest: {url!r} does not lie below the folder where submit starts, so it cannot "
-            "travel with the job; start submit in a folder above it, or give a URL"
+            f"manifest: {url!r} is no file or folder below the one where submit starts, so it "
+            "cannot travel with the job; start submit in a folder above it, or give a URL"
         )
     for source in storage.find([url], {}):
         path = Path(source.url)

@@ -13,7 +13,7 @@ from ray.exceptions import AuthenticationError
 from ray.job_submission import JobDetails, JobSubmissionClient
 
 from nightpress.diffusion_core.errors import one_line
-from nightpress.jobs.cluster.address import HOW_TO_SEND_IT, require_listener
+from nightpress.jobs.cluster.address import require_listener, token_advice
 from nightpress.jobs.errors import ClusterError, ClusterUnavailable
 
 T = TypeVar("T")
@@ -27,6 +27,13 @@ CHATTY = (
 )
 """Loggers of Ray that tell each step of an upload."""
 
+CONNECT_TIMEOUT_S = 5.0
+READ_TIMEOUT_S = 30.0
+"""How long the answer to a question may take."""
+
+WRITE_TIMEOUT_S = 300.0
+"""How long the answer to an upload or a start may take: the head waits for processes of its own."""
+
 SERVER_ERROR = re.compile(r"status code 5\d\d")
 """In Ray's errors: the cluster has failed, and not what was asked of it."""
 
@@ -34,8 +41,28 @@ NO_AGENT = "No available agent"
 """In Ray's errors: the head has waited for a process of its own, and it did not come."""
 
 
+UNKNOWN_JOB = re.compile(r"status code 404: Job .* does not exist")
+
+
 class JobExists(ClusterError):
     """The cluster has a job of this id already."""
+
+
+class JobUnknown(ClusterError):
+    """The cluster has no job of this id."""
+
+
+class _Client(JobSubmissionClient):  # type: ignore[misc]
+    """Ray's client, which by itself waits for an answer for ever."""
+
+    def __init__(self, address: str) -> None:
+        super().__init__(address)
+        self._ssl_context = True  # None, which Ray passes on, is deprecated in aiohttp
+
+    def _do_request(self, method: str, endpoint: str, **options: Any) -> Any:
+        read_s = READ_TIMEOUT_S if method == "GET" else WRITE_TIMEOUT_S
+        timeout = (CONNECT_TIMEOUT_S, read_s)
+        return super()._do_request(method, endpoint, **{"timeout": timeout, **options})
 
 
 @dataclass(frozen=True)
@@ -73,7 +100,7 @@ class JobsClient:
         )
         for name in CHATTY:
             logging.getLogger(name).setLevel(logging.ERROR)
-        self._client = self._call(lambda: JobSubmissionClient(self.address))
+        self._client = self._call(lambda: _Client(self.address))
 
     def jobs(self) -> dict[str, RemoteJob]:
         """The submitted jobs that the cluster remembers, by their ids."""
@@ -81,7 +108,11 @@ class JobsClient:
         return {each.submission_id: _remote_job(each) for each in found if each.submission_id}
 
     def get(self, job_id: str) -> RemoteJob:
-        """What the cluster says about a job that it has."""
+        """What the cluster says about a job.
+
+        Raises:
+            JobUnknown: it has no such job.
+        """
         return _remote_job(self._call(lambda: self._client.get_job_info(job_id)))
 
     def submit(self, job_id: str, entrypoint: str, runtime_env: dict[str, Any]) -> None:
@@ -124,19 +155,37 @@ class JobsClient:
         try:
             return call()
         except AuthenticationError as error:
-            raise ClusterError(
-                f"the Ray cluster at {self.address} asks for a token or refuses this one: set "
-                f"RAY_AUTH_MODE=token, and {HOW_TO_SEND_IT}"
-            ) from error
+            raise ClusterError(token_advice(self.address)) from error
+        except requests.HTTPError as error:
+            if error.response is not None and error.response.status_code >= 500:
+                raise ClusterUnavailable(f"{self.address}: {one_line(error, 200)}") from error
+            raise self._not_a_dashboard(one_line(error, 200)) from error
         except (ConnectionError, requests.RequestException) as error:
+            if isinstance(error, requests.exceptions.JSONDecodeError):
+                raise self._not_a_dashboard("its answer is not JSON") from error
             raise ClusterUnavailable(
                 f"the Ray cluster at {self.address} does not answer ({one_line(error, 200)}); try "
-                "again when its head has started or is less busy"
+                f"again when its head has started or is less busy, or give the dashboard's port, "
+                f"usually {DEFAULT_PORT}"
             ) from error
+        except (KeyError, TypeError) as error:
+            raise self._not_a_dashboard("its answer is not one of Ray's") from error
         except (RuntimeError, ValueError) as error:
             reason = one_line(error, 500)
-            failed = ClusterUnavailable if SERVER_ERROR.search(reason) else ClusterError
-            raise failed(f"{self.address}: {reason}") from error
+            raise _kind(reason)(f"{self.address}: {reason}") from error
+
+    def _not_a_dashboard(self, why: str) -> ClusterError:
+        return ClusterError(
+            f"{self.address}: another service than Ray's dashboard answers ({why}); its "
+            f"port is usually {DEFAULT_PORT}"
+        )
+
+
+def _kind(reason: str) -> type[ClusterError]:
+    """The error that a reason of Ray's client stands for."""
+    if UNKNOWN_JOB.search(reason):
+        return JobUnknown
+    return ClusterUnavailable if SERVER_ERROR.search(reason) else ClusterError
 
 
 def _require_dashboard(address: str) -> None:
@@ -160,7 +209,9 @@ def dashboard_url(address: str) -> str:
     url = address if "://" in address else f"http://{address}"
     parts = urlsplit(url.rstrip("/"))
     try:
-        port = parts.port or (None if parts.scheme == "https" else DEFAULT_PORT)
+        port = parts.port
+        if port is None and parts.scheme != "https":
+            port = DEFAULT_PORT
     except ValueError:
         port = 0
     if parts.scheme not in ("http", "https") or not parts.hostname or port == 0:

@@ -6,17 +6,22 @@ import re
 import shlex
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Event
+from typing import TypeVar
 
 from nightpress.jobs.cluster.connection import installed_package
-from nightpress.jobs.errors import ClusterUnavailable, StoppedOnRequest
+from nightpress.jobs.errors import ClusterUnavailable, RunStopped, StoppedOnRequest
 from nightpress.jobs.submission.bundle import Bundle, write_bundle
-from nightpress.jobs.submission.client import JobExists, JobsClient, RemoteJob
+from nightpress.jobs.submission.client import JobExists, JobsClient, JobUnknown, RemoteJob
 from nightpress.pipelines.formatting import duration
 from nightpress.pipelines.job.spec import RunSpec
+
+T = TypeVar("T")
 
 POLL_S = 1.0
 """Between two questions for a job's state."""
@@ -26,6 +31,12 @@ LOST_S = 300.0
 
 GRACE_S = 60.0
 """What a stopped job gets beyond its drain, for the report and the last uploads."""
+
+LAST_LOG_S = 20.0
+"""How long the end of the log may take once the job has ended."""
+
+LONGEST_NAME = 100
+"""Characters of a run's name in a job's id, which is part of the names of Ray's log files."""
 
 STOP_WAIT = "RAY_JOB_STOP_WAIT_TIME_S"
 """The variable that says how long Ray waits between SIGTERM and SIGKILL; 3 s unless set."""
@@ -53,8 +64,12 @@ class Ended:
     message: str
 
 
+def ignore(text: str) -> None:
+    """Say nothing."""
+
+
 def submit(
-    client: JobsClient, spec: RunSpec, arguments: Sequence[str] = (), say: Say = lambda _: None
+    client: JobsClient, spec: RunSpec, arguments: Sequence[str] = (), say: Say = ignore
 ) -> Submission:
     """Start a job on a cluster, or attach to it if it is running there.
 
@@ -77,7 +92,8 @@ def submit(
         say(f"cluster.address {spec.cluster.address} is not used; the job runs at {client.address}")
     with tempfile.TemporaryDirectory(prefix="nightpress-submit-") as folder:
         bundle = write_bundle(spec, Path(folder), ships)
-        stem = f"{re.sub(r'[^A-Za-z0-9._-]', '-', spec.name)}-{bundle.fingerprint}"
+        name = re.sub(r"[^A-Za-z0-9._-]", "-", spec.name)[:LONGEST_NAME]
+        stem = f"{name}-{bundle.fingerprint}"
         job_id, runs = _attempt(client.jobs(), stem)
         if not runs:
             try:
@@ -114,9 +130,16 @@ def _runtime_env(spec: RunSpec, bundle: Bundle) -> dict[str, object]:
 
 
 def follow(
-    client: JobsClient, submission: Submission, wait_s: float, show: Say, stop: Event
+    client: JobsClient,
+    submission: Submission,
+    wait_s: float,
+    show: Say,
+    stop: Event,
+    say: Say = ignore,
 ) -> Ended:
     """Show a job's output until it ends; once `stop` is set, stop the job and wait for its end.
+
+    Each piece of the output is shown once, also after the link to the cluster was lost.
 
     Args:
         client: of the cluster.
@@ -124,22 +147,45 @@ def follow(
         wait_s: seconds that a stopped job may take to end.
         show: called with pieces of the output.
         stop: set to stop the job.
+        say: called with what happens, in words.
 
     Raises:
         ClusterUnavailable: the cluster is out of reach for minutes.
+        RunStopped: the cluster does not know the job any more.
         StoppedOnRequest: a stopped job has not ended in time.
     """
-    return asyncio.run(_Follower(client, submission.job_id, wait_s, show).to_the_end(stop))
+    # Threads of our own, for which nobody waits who is interrupted while the cluster is silent.
+    with _abandoned(ThreadPoolExecutor(1)) as pool:
+        follower = _Follower(client, submission.job_id, wait_s, show, say, pool)
+        return asyncio.run(follower.to_the_end(stop))
+
+
+@contextmanager
+def _abandoned(pool: ThreadPoolExecutor) -> Iterator[ThreadPoolExecutor]:
+    try:
+        yield pool
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
 
 
 class _Follower:
     """Follows one job: its log in one task, its state in another."""
 
-    def __init__(self, client: JobsClient, job_id: str, wait_s: float, show: Say) -> None:
+    def __init__(
+        self,
+        client: JobsClient,
+        job_id: str,
+        wait_s: float,
+        show: Say,
+        say: Say,
+        pool: ThreadPoolExecutor,
+    ) -> None:
         self._client = client
         self._job_id = job_id
         self._wait_s = wait_s
         self._show = show
+        self._say = say
+        self._pool = pool
         self._shown = 0
         """Characters of the log that were shown."""
 
@@ -147,33 +193,56 @@ class _Follower:
         log = asyncio.create_task(self._show_log())
         try:
             job = await self._ended(stop)
-            log.cancel()
-            await asyncio.gather(log, return_exceptions=True)
-            await self._read_log()  # what came after the link broke or the task was cancelled
         finally:
             log.cancel()
+            await asyncio.gather(log, return_exceptions=True)
+        with suppress(TimeoutError):  # the job's node may be gone
+            async with asyncio.timeout(LAST_LOG_S):
+                await self._read_log()  # what came after the link broke or the task was cancelled
         return Ended(job.status, job.exit_code, job.message)
 
     async def _ended(self, stop: Event) -> RemoteJob:
-        answered, stopped_at = time.monotonic(), None
+        answered, stopped_at, is_lost = time.monotonic(), None, False
         while True:
             try:
                 if stop.is_set() and stopped_at is None:
-                    await asyncio.to_thread(self._client.stop, self._job_id)
+                    await self._ask(self._client.stop)
                     stopped_at = time.monotonic()
-                job = await asyncio.to_thread(self._client.get, self._job_id)
-                answered = time.monotonic()
+                job = await self._ask(self._client.get)
+                answered, is_lost = time.monotonic(), False
                 if job.has_ended:
                     return job
-            except ClusterUnavailable:
-                if time.monotonic() - answered > LOST_S:
-                    raise
-            if stopped_at is not None and time.monotonic() - stopped_at > self._wait_s + GRACE_S:
-                raise StoppedOnRequest(
-                    f"job {self._job_id} has not ended {duration(self._wait_s + GRACE_S)} after it "
-                    "was asked to stop; the same command attaches to it"
-                )
+            except JobUnknown as error:
+                raise RunStopped(
+                    f"the cluster at {self._client.address} no longer knows job {self._job_id}, so "
+                    "its head was started anew; the same command submits the job again"
+                ) from error
+            except ClusterUnavailable as error:
+                self._require_patience(error, answered)
+                if not is_lost:
+                    self._say(f"{error}; waiting for it for at most {duration(LOST_S)}")
+                is_lost = True
+            self._require_end(stopped_at)
             await asyncio.sleep(POLL_S)
+
+    def _require_patience(self, error: ClusterUnavailable, answered: float) -> None:
+        """Give up on a cluster that has not answered for minutes."""
+        if time.monotonic() - answered > LOST_S:
+            raise ClusterUnavailable(
+                f"{error}; job {self._job_id} may go on there: the same command attaches to it"
+            ) from error
+
+    def _require_end(self, stopped_at: float | None) -> None:
+        """Give up on a job that does not end after it was asked to."""
+        if stopped_at is not None and time.monotonic() - stopped_at > self._wait_s + GRACE_S:
+            raise StoppedOnRequest(
+                f"job {self._job_id} has not ended {duration(self._wait_s + GRACE_S)} after it "
+                "was asked to stop; the same command attaches to it"
+            )
+
+    async def _ask(self, question: Callable[[str], T]) -> T:
+        """Ask the cluster about the job, in another thread."""
+        return await asyncio.get_running_loop().run_in_executor(self._pool, question, self._job_id)
 
     async def _show_log(self) -> None:
         while True:

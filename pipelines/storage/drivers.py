@@ -34,8 +34,8 @@ POOL_CONNECTIONS = 32
 CLIENT_ATTEMPTS = 6
 """How often botocore itself tries a request that nightpress cannot retry."""
 
-EXTRAS = {"s3": "nightpress[s3]", "s3a": "nightpress[s3]", "gs": "gcsfs", "gcs": "gcsfs"}
-EXTRAS |= dict.fromkeys(("az", "abfs", "abfss", "adl"), "adlfs")
+PACKAGES = {"s3": "s3fs", "s3a": "s3fs", "gs": "gcsfs", "gcs": "gcsfs"}
+PACKAGES |= dict.fromkeys(("az", "abfs", "abfss", "adl"), "adlfs")
 
 ACCESS_FAULTS = (Fault.NO_CREDENTIALS, Fault.WRONG_CREDENTIALS, Fault.DENIED)
 
@@ -153,7 +153,7 @@ class StoreLocation:
     def credentials(self) -> str:
         """Where the driver looks for credentials, as messages say it."""
         if self.protocol not in S3:
-            return f"the default locations of {EXTRAS.get(self.protocol, self.protocol)}"
+            return f"the default locations of {PACKAGES.get(self.protocol, self.protocol)}"
         profile = self.settings.get("profile") or os.environ.get("AWS_PROFILE") or "default"
         return (
             "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY in the environment, "
@@ -236,7 +236,7 @@ def _driver_options(
 
 
 def _no_driver(location: StoreLocation, error: ImportError) -> StoreDenied:
-    wanted = EXTRAS.get(location.protocol, str(error))
+    wanted = PACKAGES.get(location.protocol, str(error))
     return StoreDenied(
         f"{location.public_url}: no driver for {location.protocol}:// is installed; "
         f"install {wanted}"

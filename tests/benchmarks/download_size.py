@@ -25,7 +25,7 @@ SHOWN = 12
 def main() -> None:
     """Print the largest packages and the total."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--extras", default="", help="extras to include, for example s3,train")
+    parser.add_argument("--extras", default="", help="extras to include, for example lora,train")
     arguments = parser.parse_args()
     sizes = {name: size_of(url) for name, url in packages_to_install(arguments.extras).items()}
     own = wheel_size()

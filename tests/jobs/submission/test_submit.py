@@ -1,4 +1,4 @@
-"""A job through Ray's Jobs API: where it runs, how it is followed, and how it ends."""
+"""A job on a real cluster, through Ray's Jobs API: where it runs, how it is followed, and how it ends."""
 
 import json
 import signal
@@ -13,6 +13,8 @@ import yaml
 from support.ray_head import RayHead, ray_head
 
 from nightpress.pipelines import open_run
+
+pytestmark = pytest.mark.slow
 
 PROGRAM = Path(sys.executable).parent / "nightpress"
 

@@ -130,7 +130,7 @@ def test_a_driver_that_is_not_installed() -> None:
     )
 
 
-def test_s3_without_its_extra_says_what_to_install() -> None:
+def test_s3_without_its_driver_says_what_to_install() -> None:
     script = (
         "import sys; sys.modules['s3fs'] = None\n"
         "from nightpress.pipelines.storage import Store\n"
@@ -139,7 +139,7 @@ def test_s3_without_its_extra_says_what_to_install() -> None:
         "except StoreDenied as error: print(error)\n"
     )
     printed = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
-    expected = "s3://press/run: no driver for s3:// is installed; install nightpress[s3]\n"
+    expected = "s3://press/run: no driver for s3:// is installed; install s3fs\n"
     assert printed.stdout == expected, printed.stderr
 
 

@@ -1,0 +1,303 @@
+"""`nightpress submit` against a server of Ray's Jobs API whose jobs end as each test says."""
+
+import json
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from click.testing import CliRunner, Result
+from support.fakes.jobs_api import JobsApi, jobs_api
+
+from nightpress.jobs import cli
+from nightpress.jobs.submission import client, submit
+
+ROWS = "id,prompt\na,a cat\n"
+
+
+@pytest.fixture
+def api(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[JobsApi]:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(submit, "POLL_S", 0.02)
+    (tmp_path / "cats.csv").write_text(ROWS)
+    with jobs_api() as server:
+        yield server
+
+
+def write(**values: Any) -> str:
+    """Write a job file that can be submitted, with other values for some keys."""
+    job = {"name": "cats", "manifest": "cats.csv", "output": "s3://press/runs"}
+    job |= {"cluster": {"ship_package": False}}
+    Path("job.yaml").write_text(yaml.safe_dump(job | values, allow_unicode=True))
+    return "job.yaml"
+
+
+def run(api: JobsApi, *options: str, job: str | None = None) -> Result:
+    job = job or write()
+    return CliRunner().invoke(cli.command, ["submit", job, "--to", api.url, *options])
+
+
+def ending(api: JobsApi, status: str, exit_code: int | None, message: str = "") -> Result:
+    """What the command does when the job ends in a way."""
+    api.on_state = lambda: api.end(status, exit_code, message)
+    return run(api)
+
+
+@pytest.mark.parametrize(
+    ("status", "exit_code", "message", "code", "words"),
+    [
+        ("SUCCEEDED", 0, "", 0, "has finished"),
+        ("FAILED", 1, "", 1, "ended with exit code 1"),
+        ("FAILED", 2, "", 2, "ended with exit code 2"),
+        ("FAILED", 3, "", 3, "ended with exit code 3"),
+        ("FAILED", 4, "", 4, "ended with exit code 4"),
+        ("FAILED", 5, "", 5, "ended with exit code 5"),
+        ("FAILED", -9, "", 4, "killed by signal 9; the same command resumes it"),
+        ("FAILED", 137, "", 4, "killed by signal 9; the same command resumes it"),
+        ("FAILED", 127, "", 2, "no `python` in its PATH"),
+        ("STOPPED", None, "", 4, "was stopped; run the same command again to resume"),
+        ("FAILED", None, "Job supervisor actor died\nmore", 4, "was lost: Job supervisor actor"),
+        ("FAILED", None, "runtime_env setup failed:\nNo space left", 1, "did not start: No space"),
+        ("FAILED", None, "", 4, "was lost: it gives no reason"),
+    ],
+)
+def test_the_exit_code_says_how_the_job_ended(
+    api: JobsApi, status: str, exit_code: int | None, message: str, code: int, words: str
+) -> None:
+    result = ending(api, status, exit_code, message)
+    assert result.exit_code == code
+    assert words in result.stdout
+
+
+def test_each_line_of_the_log_is_shown_once_though_the_link_breaks(api: JobsApi) -> None:
+    whole = ("one\ntwo\n", "three é\n", "four\n")
+    api.logs = [whole[:1], (), ("one\n", "two\nthree é\n"), ("one\ntwo\nth",), whole, whole]
+    api.on_log = lambda: None if api.logs[1:] else api.end("SUCCEEDED", 0)
+    result = run(api)
+    assert result.exit_code == 0
+    lines = result.stderr.splitlines()
+    assert lines[0].startswith("started job cats-")
+    assert lines[1:] == ["one", "two", "three é", "four"]
+
+
+def test_a_second_submission_attaches_while_the_job_runs_and_then_starts_the_next_attempt(
+    api: JobsApi,
+) -> None:
+    first = run(api, "--no-wait").stdout.strip()
+    assert first.startswith("cats-")
+    assert first.endswith("-1")
+    again = run(api, "--no-wait", "--json")
+    assert json.loads(again.stdout) == {
+        **{"job_id": first, "address": api.url, "attached": True},
+        **{"exit_code": 0, "error": None},
+    }
+    assert f"attached to job {first}" in again.stderr
+    assert len(api.started) == 1
+    api.end("FAILED", 4)
+    assert run(api, "--no-wait").stdout.strip() == first.removesuffix("-1") + "-2"
+    assert len(api.started) == 2
+    Path("cats.csv").write_text(ROWS + "b,a dog\n")
+    other = run(api, "--no-wait").stdout.strip()
+    assert other.endswith("-1")
+    assert other != first
+
+
+def test_two_that_start_a_job_at_once_get_the_same_one(
+    api: JobsApi, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = run(api, "--no-wait").stdout.strip()
+    jobs = client.JobsClient.jobs
+    answers = iter([dict[str, client.RemoteJob]()])  # the list, from before the other had started
+    monkeypatch.setattr(client.JobsClient, "jobs", lambda self: next(answers, None) or jobs(self))
+    second = run(api, "--no-wait", "--json")
+    assert json.loads(second.stdout)["job_id"] == first
+    assert json.loads(second.stdout)["attached"]
+
+
+def test_sigterm_stops_the_job_and_waits_for_its_end(api: JobsApi) -> None:
+    asked = iter([lambda: os.kill(os.getpid(), signal.SIGTERM)])
+
+    def on_state() -> None:
+        next(asked, lambda: None)()
+        if api.stopped:
+            api.end("STOPPED")
+
+    api.on_state = on_state
+    result = run(api, "--json")
+    assert result.exit_code == 4
+    values = json.loads(result.stdout)
+    assert api.stopped == [values["job_id"]]
+    assert (values["status"], values["exit_code"], values["error"]) == ("STOPPED", 4, None)
+
+
+def test_a_second_sigterm_leaves_at_once_while_the_cluster_does_not_answer(api: JobsApi) -> None:
+    signals = iter([signal.SIGTERM, signal.SIGTERM])
+
+    def on_state() -> None:
+        if (number := next(signals, None)) is not None:
+            os.kill(os.getpid(), number)
+        else:
+            api.silent = True
+
+    api.on_state = on_state
+    result = run(api)
+    assert result.exit_code == 4
+    assert "goes on stopping; the same command attaches to it" in result.stderr
+
+
+def test_a_head_that_was_started_anew_is_said_at_once(api: JobsApi) -> None:
+    api.on_state = api.jobs.clear
+    result = run(api)
+    assert result.exit_code == 4
+    assert "no longer knows job cats-" in result.stderr
+    assert "the same command submits the job again" in result.stderr
+
+
+def test_a_frozen_head_is_waited_for_and_then_given_up(
+    api: JobsApi, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(client, "READ_TIMEOUT_S", 0.1)
+    monkeypatch.setattr(submit, "LOST_S", 0.5)
+    api.on_state = lambda: setattr(api, "silent", True)
+    result = run(api)
+    assert result.exit_code == 4
+    assert result.stderr.count("waiting for it for at most") == 1
+    assert "may go on there: the same command attaches to it" in result.stderr
+
+
+def test_a_head_that_comes_back_is_followed_again(
+    api: JobsApi, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(client, "READ_TIMEOUT_S", 0.1)
+    asked: list[int] = []
+
+    def on_state() -> None:
+        asked.append(1)
+        api.silent = len(asked) == 2
+        if len(asked) == 4:
+            api.end("FAILED", 3)
+
+    api.on_state = on_state
+    assert run(api).exit_code == 3
+
+
+@pytest.mark.parametrize("ships", [True, False])
+def test_the_package_travels_unless_the_cluster_has_it(api: JobsApi, ships: bool) -> None:
+    job = write(cluster={"ship_package": ships, "drain_s": 90, "address": "head:6379"})
+    result = run(api, "--no-wait", job=job)
+    assert "cluster.address head:6379 is not used" in result.stderr
+    env = api.started[0]["runtime_env"]
+    assert env["env_vars"] == {"RAY_JOB_STOP_WAIT_TIME_S": "150"}
+    assert ("py_modules" in env) is ships
+    sent = yaml.safe_load(api.files()["job.yaml"])
+    assert sent["cluster"]["ship_package"] is False
+    assert sent["cluster"]["address"] is None
+    assert api.started[0]["entrypoint"] == "python -m nightpress run job.yaml"
+
+
+def test_options_of_the_run_travel_in_the_command(api: JobsApi) -> None:
+    options = ["--deadline", "2099-01-01T06:30", "--tz", "Europe/Berlin", "--max-failures", "5%"]
+    assert run(api, "--no-wait", "--set", "batch.size=2", *options).exit_code == 0
+    assert api.started[0]["entrypoint"].endswith("--deadline 2099-01-01T05:30:00+00:00")
+    sent = yaml.safe_load(api.files()["job.yaml"])
+    assert sent["cluster"]["max_failures"] == "5%"
+    assert sent["batch"]["size"] == 2
+
+
+def test_manifests_travel_as_folders_patterns_and_partitions(api: JobsApi) -> None:
+    names = ["rows/a.csv", "parts/mood=calm sea/x.csv", "parts/mood=ü/y.csv", "odd [1] é.csv"]
+    for name in [*names, "rows/_hidden.csv", "rows/notes.md", "unused.csv"]:
+        Path(name).parent.mkdir(parents=True, exist_ok=True)
+        Path(name).write_text(ROWS)
+    manifest = ["rows", "parts/**/*.csv", "odd [1] é.csv", "rows/*.csv", "s3://press/more.csv"]
+    assert run(api, "--no-wait", job=write(manifest=manifest)).exit_code == 0
+    files = api.files()
+    assert files.keys() - {"job.yaml"} == set(names)
+    assert yaml.safe_load(files["job.yaml"])["manifest"] == manifest
+
+
+@pytest.mark.parametrize("name", ["nächte", "a b", "катя", "n" * 200, "..", "-x", "50%", "a'b;c"])
+def test_any_name_makes_an_id_that_can_be_a_file_name_and_part_of_a_url(
+    api: JobsApi, name: str
+) -> None:
+    result = run(api, "--no-wait", job=write(name=name))
+    if result.exit_code:  # no run may have this name
+        assert "name" in result.stderr
+        return
+    job_id = result.stdout.strip()
+    assert len(job_id) < 130
+    assert set(job_id) <= set("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-")
+    assert yaml.safe_load(api.files()["job.yaml"])["name"] == name
+    api.end("SUCCEEDED", 0)
+    assert run(api, job=write(name=name), *["--no-wait"]).stdout.strip() == job_id[:-1] + "2"
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({"output": "press"}, "output: 'press' is a path of this machine"),
+        ({"output": "~/press"}, "output: '~/press' is a path of this machine"),
+        ({"inputs": {"root": "photos"}}, "inputs.root: 'photos' is a path of this machine"),
+        ({"model": "models"}, "model: 'models' is a path of this machine"),
+        ({"manifest": "../cats.csv"}, "manifest: '../cats.csv' is no file or folder below"),
+        ({"manifest": "~/cats.csv"}, "manifest: '~/cats.csv' is no file or folder below"),
+        ({"manifest": "zip://a.csv::a.zip"}, "is no file or folder below"),
+        ({"manifest": "none.csv"}, "none.csv"),
+        ({"storage": {"s3": {"key": "AKIA"}}}, "storage: s3.key looks like a credential"),
+    ],
+)
+def test_what_cannot_travel_is_refused_in_one_line_before_anything_is_sent(
+    api: JobsApi, values: dict[str, Any], words: str
+) -> None:
+    Path("models").mkdir()
+    result = run(api, job=write(**values))
+    assert result.exit_code == 2, result.stderr
+    assert words in result.stderr
+    assert (api.started, api.packages) == ([], {})
+
+
+@pytest.mark.parametrize("output", ["/mnt/press", "file:///mnt/press"])
+def test_a_path_that_all_nodes_share_is_allowed(api: JobsApi, output: str) -> None:
+    assert run(api, "--no-wait", job=write(output=output)).exit_code == 0
+
+
+def test_credentials_of_this_machine_are_not_sent(
+    api: JobsApi, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    secret = "only-on-this-machine-7"
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", secret)
+    monkeypatch.setenv("HF_TOKEN", secret)
+    assert run(api, "--no-wait", job=write()).exit_code == 0
+    assert secret not in json.dumps(api.started)
+    assert not any(secret.encode() in data for data in api.files().values())
+
+
+def test_a_cluster_that_asks_for_a_token_says_what_to_set(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("cats.csv").write_text(ROWS)
+    monkeypatch.delenv("RAY_AUTH_MODE", raising=False)
+    with jobs_api(token="secret") as server:
+        result = run(server)
+    assert result.exit_code == 2
+    words = f"the Ray cluster at {server.url} asks for a token: set RAY_AUTH_MODE=token, and set"
+    assert words in result.stderr
+    assert len(result.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize("address", ["ftp://head", "http://", "head:0", "http://me:pw@head"])
+def test_an_address_that_is_no_dashboard_is_refused(api: JobsApi, address: str) -> None:
+    result = CliRunner().invoke(cli.command, ["submit", write(), "--to", address])
+    assert result.exit_code == 2
+    assert "--to" in result.stderr
+    assert "pw@" not in result.stderr
+
+
+def test_another_web_server_is_told_from_a_dashboard(tmp_path: Path, api: JobsApi) -> None:
+    result = CliRunner().invoke(cli.command, ["submit", write(), "--to", f"{api.url}/elsewhere"])
+    assert result.exit_code == 2
+    assert len(result.stderr.splitlines()) == 1
