@@ -8,6 +8,7 @@ from .errors import (
     StoppedOnRequest,
     UnfinishedRun,
 )
+from .runs.doctor import Diagnosis, doctor
 from .runs.plan import Plan, plan
 from .runs.preview import preview
 from .runs.repair import RepairResult
@@ -24,6 +25,7 @@ from .tuning.tune import Tuning, tune
 __all__ = [
     "ClusterError",
     "ClusterUnavailable",
+    "Diagnosis",
     "ImageSetup",
     "IncompleteRun",
     "JobError",
@@ -44,6 +46,7 @@ __all__ = [
     "UnfinishedRun",
     "VerifyResult",
     "compare_samplers",
+    "doctor",
     "plan",
     "preview",
     "reproduce",

@@ -57,6 +57,7 @@ COMMANDS = {
     "reproduce": "Make one image again from its embedded metadata and compare.",
     "status": "Show the progress of a run or a training run, from its store alone.",
     "schedule": "Write the files with which a scheduler runs a job every night.",
+    "doctor": "Look for what would stop a night, on this machine and on a cluster.",
     "train": "Train an autoencoder, a denoiser or a LoRA, or resume an interrupted training run.",
     "init": "Write a commented example job file.",
     "schema": "Print the JSON Schema of a job file, for editors.",

@@ -3,6 +3,7 @@ from . import jobs as jobs
 from . import pipelines as pipelines
 from .diffusion_core.errors import NightpressError
 from .jobs import (
+    Diagnosis,
     ImageSetup,
     Plan,
     RepairResult,
@@ -17,6 +18,7 @@ from .jobs import (
     Tuning,
     VerifyResult,
     compare_samplers,
+    doctor,
     plan,
     preview,
     reproduce,
@@ -31,6 +33,7 @@ from .jobs import (
 from .pipelines import Run, RunSpec, TrainSpec, open_run, read_train_spec
 
 __all__ = [
+    "Diagnosis",
     "ImageSetup",
     "NightpressError",
     "Plan",
@@ -49,6 +52,7 @@ __all__ = [
     "Tuning",
     "VerifyResult",
     "compare_samplers",
+    "doctor",
     "open_run",
     "plan",
     "preview",

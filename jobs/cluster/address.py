@@ -52,6 +52,17 @@ def require_head(address: str) -> None:
     _require_answer(target)
 
 
+def asks_for_a_token(address: str) -> bool | None:
+    """Whether a head refuses a call without a token; None if it does not answer."""
+    target = get_ray_address_from_environment("auto", None) if address == "auto" else address
+    try:
+        with grpc.insecure_channel(target, [("grpc.enable_http_proxy", 0)]) as channel:
+            channel.unary_unary(HEAD_METHOD)(b"", timeout=CONNECT_TIMEOUT_S)
+    except grpc.RpcError as error:
+        return True if error.code() == grpc.StatusCode.UNAUTHENTICATED else None
+    return False
+
+
 def token_advice(address: str) -> str:
     """What to set where a cluster asks for a token, or refuses the one that this process sends."""
     cluster = f"the Ray cluster at {address}"

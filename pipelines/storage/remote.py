@@ -82,6 +82,18 @@ class RemoteFolder:
                 return True
             raise
 
+    def honours_if_match(self, path: str) -> bool:
+        """Whether the store refuses to replace an object that has changed, tested with this one."""
+        driver, key = self._driver_and_key(path)
+        self.put(path, b"first")
+        condition = self._if_unchanged(driver, key)
+        self.put(path, b"second")
+        try:
+            self._run(path, lambda: driver.pipe_file(key, b"third", **condition))
+        except StoreError:
+            return self._read(path, self.policy) == b"second"
+        return False
+
     def read(self, path: str) -> bytes:
         """The object's bytes."""
         return self._read(path, self.policy)

@@ -175,6 +175,20 @@ class Store:
         finally:
             self.delete(scratch)
 
+    def honours_if_match(self) -> bool:
+        """Whether `replace` refuses an object that has changed, tested with a scratch object.
+
+        Where a store ignores `If-Match`, or the driver cannot send it, `replace` reads the object
+        before and after instead, which is enough for one writer at a time.
+        """
+        if isinstance(self._folder, LocalFolder):
+            return True
+        scratch = f".nightpress-check-{uuid.uuid4().hex}"
+        try:
+            return self._folder.honours_if_match(scratch)
+        finally:
+            self.delete(scratch)
+
     def as_store_errors(self, path: str = "") -> AbstractContextManager[None]:
         """Turn a driver's errors into StoreErrors; wraps reads through `arrow()`."""
         return as_store_errors(self._folder.location, path)

@@ -21,7 +21,18 @@ from nightpress.pipelines.run_directory.verify import Damage
 
 MakeSpec = Callable[..., RunSpec]
 
-COMMANDS = ["plan", "preview", "reproduce", "retry", "run", "status", "train", "tune", "verify"]
+COMMANDS = [
+    "doctor",
+    "plan",
+    "preview",
+    "reproduce",
+    "retry",
+    "run",
+    "status",
+    "train",
+    "tune",
+    "verify",
+]
 
 
 def printed(*arguments: str) -> Any:

@@ -1,4 +1,4 @@
-"""A job on a real cluster, through Ray's Jobs API: where it runs, how it is followed, and how it ends."""
+"""A job on a real cluster through Ray's Jobs API: how it is followed, and how it ends."""
 
 import json
 import signal
@@ -25,7 +25,9 @@ def head() -> Iterator[RayHead]:
         yield started
 
 
-def write_job(folder: Path, tiny_model: Path, num_rows: int = 3, steps: int = 2) -> Path:
+def write_job(
+    folder: Path, tiny_model: Path, num_rows: int = 3, steps: int = 2, ships: bool = False
+) -> Path:
     """A job whose manifest lies beside it, and whose output is a shared folder."""
     rows = [{"id": f"r{i}", "prompt": f"a cat {i}"} for i in range(num_rows)]
     (folder / "rows").mkdir()
@@ -36,7 +38,7 @@ def write_job(folder: Path, tiny_model: Path, num_rows: int = 3, steps: int = 2)
         "model": str(tiny_model),
         "sampling": {"num_inference_steps": steps, "height": 32, "width": 32},
         "batch": {"size": 1, "shard_size": 2},
-        "cluster": {"actors": 1, "ship_package": False, "drain_s": 20},
+        "cluster": {"actors": 1, "ship_package": ships, "drain_s": 20},
     }
     path = folder / "cats.yaml"
     path.write_text(yaml.safe_dump(values))
@@ -58,7 +60,7 @@ def submit(job: Path, head: RayHead, *options: str) -> "subprocess.Popen[str]":
 def test_a_job_runs_with_its_manifest_and_its_own_exit_code(
     head: RayHead, tmp_path: Path, tiny_model: Path
 ) -> None:
-    job = write_job(tmp_path, tiny_model)
+    job = write_job(tmp_path, tiny_model, ships=True)
     first = submit(job, head, "--json")
     out, log = first.communicate(timeout=240)
     assert first.returncode == 0, log
@@ -68,12 +70,12 @@ def test_a_job_runs_with_its_manifest_and_its_own_exit_code(
     assert result["job_id"].endswith("-1")
     assert "3 of 3 images" in log
     assert open_run(str(tmp_path / "press/cats")).progress().num_ok == 3
-    # A job that refuses its input ends as `run` would; the next attempt has the next number.
+    # A job that is refused ends as `run` would.
     (tmp_path / "rows/cats.jsonl").write_text('{"id": "r0"}\n')
     second = submit(job, head)
     out, log = second.communicate(timeout=240)
     assert second.returncode == 2, log
-    assert "prompt" in log
+    assert "give this job another name" in log
     assert "ended with exit code 2" in out
 
 

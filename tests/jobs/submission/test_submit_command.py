@@ -232,7 +232,7 @@ def test_any_name_makes_an_id_that_can_be_a_file_name_and_part_of_a_url(
     assert set(job_id) <= set("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-")
     assert yaml.safe_load(api.files()["job.yaml"])["name"] == name
     api.end("SUCCEEDED", 0)
-    assert run(api, job=write(name=name), *["--no-wait"]).stdout.strip() == job_id[:-1] + "2"
+    assert run(api, "--no-wait", job=write(name=name)).stdout.strip() == job_id[:-1] + "2"
 
 
 @pytest.mark.parametrize(

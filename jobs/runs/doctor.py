@@ -1,0 +1,335 @@
+"""`doctor`: whether this machine, the cluster and a job's places are fit for the night."""
+
+import uuid
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from ray._private.authentication.authentication_token_setup import (
+    AuthenticationMode,
+    AuthenticationTokenLoader,
+    get_authentication_mode,
+)
+
+from nightpress.diffusion_core.errors import ModelError
+from nightpress.jobs.cluster.address import asks_for_a_token
+from nightpress.jobs.cluster.connection import address_of, cluster
+from nightpress.jobs.cluster.node_facts import (
+    Node,
+    NodeFacts,
+    Questions,
+    facts_here,
+    facts_of_nodes,
+)
+from nightpress.jobs.errors import ClusterError
+from nightpress.pipelines.errors import StoreError
+from nightpress.pipelines.formatting import duration, plural, size
+from nightpress.pipelines.job.sections import ClusterSpec
+from nightpress.pipelines.job.spec import RunSpec
+from nightpress.pipelines.models.weight_size import weight_bytes
+from nightpress.pipelines.storage import Store, is_local
+
+State = Literal["ok", "warning", "fault", "not checked"]
+
+HERE = "this machine"
+
+SKEW_WARNING_S, SKEW_FAULT_S = 2.0, 300.0
+"""How far a clock may be off; stores refuse requests that are 15 minutes off."""
+
+LITTLE_DISK_BYTES, TOO_LITTLE_DISK_BYTES = 10 * 10**9, 10**9
+
+
+@dataclass(frozen=True)
+class Check:
+    """One thing that was looked at."""
+
+    name: str
+    where: str
+    """A node, a URL, or this machine."""
+    state: State
+    text: str
+    """What was found, and what to do about it."""
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """All that was looked at."""
+
+    checks: tuple[Check, ...]
+
+    @property
+    def num_faults(self) -> int:
+        """Checks that a run would fail on."""
+        return sum(check.state == "fault" for check in self.checks)
+
+    @property
+    def is_healthy(self) -> bool:
+        """Whether there is no fault."""
+        return not self.num_faults
+
+
+def doctor(job: RunSpec | None = None, *, address: str | None = None) -> Diagnosis:
+    """Look for what would stop a night: on this machine, on a cluster's nodes, in a job's places.
+
+    A job's output is written to with scratch objects, which are deleted again. Nothing else is
+    changed, and no model is downloaded.
+
+    Args:
+        job: whose places are looked at; without it only machines are.
+        address: Ray cluster to join; by default the job's, or that of RAY_ADDRESS. Without any,
+            only this machine is looked at.
+
+    Returns:
+        What was looked at, with what to do about each fault.
+
+    Raises:
+        SpecError: the job is not valid.
+    """
+    spec = ClusterSpec() if job is None else job.cluster
+    if address is not None:
+        spec = spec.model_copy(update={"address": address})
+    return Diagnosis(tuple(_Doctor(job, spec).checks()))
+
+
+class _Doctor:
+    """Goes through the checks; each turns what it finds into lines."""
+
+    def __init__(self, job: RunSpec | None, spec: ClusterSpec) -> None:
+        self._job = job
+        self._spec = spec
+        self._address = address_of(spec)
+        self._here = facts_here(Questions())
+        self._weights: int | None = None
+
+    def checks(self) -> Iterator[Check]:
+        """All checks."""
+        yield self._token()
+        yield from self._output()
+        yield from self._model()
+        if self._address is None:
+            text = "no --address, cluster.address or RAY_ADDRESS"
+            yield Check("cluster", HERE, "not checked", text)
+            yield from self._of_node(Node(HERE, self._here, "", 0.0))
+            return
+        try:
+            with cluster(replace_address(self._spec, self._address)):
+                nodes = self._asked_nodes()
+        except ClusterError as error:
+            yield Check("cluster", self._address, "fault", str(error))
+            yield Check("nodes", self._address, "not checked", "the cluster was not joined")
+            yield from _home(HERE, self._here)
+            return
+        yield Check("cluster", self._address, "ok", f"{plural(len(nodes), 'node')} alive")
+        yield from _home(HERE, self._here)
+        for node in nodes:
+            yield from self._of_node(node)
+
+    def _token(self) -> Check:
+        sends = get_authentication_mode() == AuthenticationMode.TOKEN
+        has = AuthenticationTokenLoader.instance().has_token(ignore_auth_mode=True)
+        if sends and not has:
+            text = "RAY_AUTH_MODE is token, but there is none: set RAY_AUTH_TOKEN"
+            return Check("token", HERE, "warning" if self._address is None else "fault", text)
+        if self._address is None:
+            text = "is sent to a cluster" if sends else "none is sent: RAY_AUTH_MODE is not token"
+            return Check("token", HERE, "not checked", text)
+        match asks_for_a_token(self._address):
+            case None:
+                return Check("token", self._address, "not checked", "the head does not answer")
+            case True:
+                text = "the cluster asks for a token"
+                return Check("token", self._address, "ok", text)
+        text = (
+            "the cluster asks for none, so whoever reaches its ports can run code there; start its "
+            "nodes with RAY_AUTH_MODE=token and RAY_AUTH_TOKEN"
+        )
+        return Check("token", self._address, "warning", text)
+
+    def _output(self) -> Iterator[Check]:
+        """Whether this machine can write the output, under the conditions that a run needs."""
+        if self._job is None:
+            yield Check("output", HERE, "not checked", "no JOB is given")
+            return
+        store = Store(self._job.url, self._job.storage)
+        try:
+            store.check()
+            yield Check("output", store.url, "ok", "objects can be listed, created and deleted")
+            yield _condition(store.url, "create-only", store.honours_create_only())
+            yield _condition(store.url, "replace-if-same", store.honours_if_match())
+        except StoreError as error:
+            yield Check("output", store.url, "fault", str(error))
+
+    def _model(self) -> Iterator[Check]:
+        if self._job is None:
+            yield Check("model", HERE, "not checked", "no JOB is given")
+            return
+        source = self._job.model.source
+        try:
+            self._weights = weight_bytes(self._job.model, self._job.storage)
+        except (ModelError, StoreError) as error:
+            yield Check("model", source, "fault", str(error))
+            return
+        if self._weights is None:
+            text = "this machine does not have it yet, so the size of its weights is not known"
+            yield Check("model", source, "not checked", text)
+            return
+        text = f"{size(self._weights)} of weights, without LoRAs and adapters"
+        yield Check("model", source, "ok", text)
+
+    def _asked_nodes(self) -> list[Node]:
+        if self._job is None:
+            return facts_of_nodes(Questions())
+        job, urls = self._job, tuple(self._job.sources)
+        store = Store(job.url, job.storage)
+        with ExitStack() as stack:
+            if not is_local(job.url):
+                return facts_of_nodes(Questions(store, urls=urls))
+            marker = stack.enter_context(_marker(Path(store.url)))
+            return facts_of_nodes(Questions(marker=marker, urls=urls))
+
+    def _of_node(self, node: Node) -> Iterator[Check]:
+        facts, where = node.facts, node.address
+        if facts is None:
+            text = f"{node.silence}; look at this node, or remove it from the cluster"
+            yield Check("node", where, "fault", text)
+            return
+        if where != HERE:
+            yield from self._versions(where, facts)
+            yield _clock(where, node.ahead_s)
+            yield self._grace(where, facts)
+            yield from self._places(where, facts)
+        yield from _home(where, facts)
+        yield from self._disk(where, facts)
+        yield from self._memory(where, facts)
+
+    def _versions(self, where: str, facts: NodeFacts) -> Iterator[Check]:
+        ours = self._here.versions
+        ships = self._spec.ship_package
+        for name in ours:
+            theirs = facts.versions[name]
+            if name == "nightpress" and ships:
+                continue
+            if theirs is None:
+                text = f"{name} is not installed; install {name}=={ours[name]} there"
+                yield Check("versions", where, "fault", text)
+            elif theirs != ours[name]:
+                what = f"{name} {theirs}, but {ours[name]} on {HERE}; install the same"
+                state: State = "fault" if name in ("ray", "nightpress") else "warning"
+                yield Check("versions", where, state, what)
+        same = f"Python {facts.python}, Ray {facts.versions['ray']}, " + (
+            "nightpress is sent along" if ships else f"nightpress {facts.versions['nightpress']}"
+        )
+        yield Check("versions", where, "ok", same)
+
+    def _grace(self, where: str, facts: NodeFacts) -> Check:
+        drain_s, ray_s = self._spec.drain_s, facts.ray_drains_s
+        text = f"Ray waits {ray_s:g} s for a node to drain, cluster.drain_s is {drain_s:g} s"
+        if ray_s > drain_s:
+            return Check("grace", where, "ok", f"{text}; what ends the node must wait longer still")
+        advice = (
+            "batches are lost when the node goes away: start it with "
+            f"RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S={drain_s + 30:.0f}, or set a smaller drain_s"
+        )
+        return Check("grace", where, "warning", f"{text}; {advice}")
+
+    def _places(self, where: str, facts: NodeFacts) -> Iterator[Check]:
+        if self._job is None:
+            yield Check("places", where, "not checked", "no JOB is given")
+            return
+        for name, fault in (("output", facts.output_fault), ("inputs", facts.input_fault)):
+            text = "can be reached from here" if fault is None else fault
+            yield Check(name, where, "ok" if fault is None else "fault", text)
+
+    def _disk(self, where: str, facts: NodeFacts) -> Iterator[Check]:
+        for path, free in facts.free_bytes.items():
+            if facts.home_fault is not None and Path(path).is_relative_to(facts.home):
+                continue
+            needed = 0 if path != facts.cache or not self._is_mirrored else self._weights or 0
+            text = f"{size(free)} free at {path}"
+            if free < needed:
+                text = f"{text}, and the model's {size(needed)} are kept there; make room"
+            state: State = "ok" if free > LITTLE_DISK_BYTES + needed else "warning"
+            if free < max(needed, TOO_LITTLE_DISK_BYTES):
+                state = "fault"
+            yield Check("disk", where, state, text)
+
+    @property
+    def _is_mirrored(self) -> bool:
+        """Whether nodes keep a copy of the model in their cache."""
+        source = "builtin" if self._job is None else self._job.model.source
+        return source != "builtin" and not (is_local(source) and Path(source).is_dir())
+
+    def _memory(self, where: str, facts: NodeFacts) -> Iterator[Check]:
+        """One copy of the weights against each GPU; without any, against the machine's memory."""
+        gpus = [("memory", facts.memory_bytes)] if not facts.gpus else list(facts.gpus)
+        share = self._spec.gpus_per_actor
+        part = share if facts.gpus and isinstance(share, float) and 0 < share < 1 else 1.0
+        for name, num_bytes in gpus:
+            yield _fit(where, name, num_bytes, part, self._weights)
+
+
+def replace_address(spec: ClusterSpec, address: str) -> ClusterSpec:
+    """The section with an address."""
+    return spec.model_copy(update={"address": address})
+
+
+def _fit(where: str, name: str, num_bytes: int, part: float, weights: int | None) -> Check:
+    text = f"{name}: {size(num_bytes)}"
+    if weights is None:
+        return Check("memory", where, "not checked", f"{text}; the model's size is not known")
+    has = num_bytes * part
+    text += f", {part:g} of it for an actor" if part < 1 else ""
+    text += f"; weights {size(weights)}"
+    if weights / 2 > has:  # float32 files are read as bfloat16 on a GPU, which halves them
+        return Check("memory", where, "fault", f"{text}: they do not fit; use larger nodes")
+    if weights > 0.8 * has:
+        return Check("memory", where, "warning", f"{text}: little is left for batches")
+    return Check("memory", where, "ok", text)
+
+
+def _condition(url: str, name: str, honoured: bool) -> Check:
+    if honoured:
+        return Check(name, url, "ok", "the store refuses what it should")
+    text = (
+        "the store ignores the condition, so runs look before and after they write, which is safe "
+        "for one driver at a time; prefer a store that honours If-None-Match and If-Match"
+    )
+    return Check(name, url, "warning", text)
+
+
+def _home(where: str, facts: NodeFacts) -> Iterator[Check]:
+    if facts.home_fault is None:
+        yield Check("home", where, "ok", f"{facts.home} can be written")
+        return
+    text = (
+        f"{facts.home} cannot be written: {facts.home_fault}; set HOME to a folder that can: Ray's "
+        "token and copies of models are kept there"
+    )
+    yield Check("home", where, "fault", text)
+
+
+def _clock(where: str, ahead_s: float) -> Check:
+    off = abs(ahead_s)
+    if off < SKEW_WARNING_S:
+        return Check("clock", where, "ok", f"within {SKEW_WARNING_S:.0f} s of {HERE}")
+    side = "ahead" if ahead_s > 0 else "behind"
+    text = f"{duration(off)} {side} of {HERE}; set both by the same time server (NTP)"
+    return Check("clock", where, "fault" if off > SKEW_FAULT_S else "warning", text)
+
+
+@contextmanager
+def _marker(folder: Path) -> Iterator[str]:
+    """A file in the nearest folder of an output that exists."""
+    while not folder.is_dir():
+        folder = folder.parent
+    marker = folder / f".nightpress-{uuid.uuid4().hex}"
+    try:
+        marker.touch()
+    except OSError as error:
+        raise ClusterError(f"output: {folder}: {error.strerror or error}") from error
+    try:
+        yield str(marker)
+    finally:
+        marker.unlink(missing_ok=True)
