@@ -7,7 +7,8 @@ import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -86,9 +87,18 @@ def facts_of_nodes(questions: Questions) -> list[Node]:
     asked = {node_id: _on(node_id, ray.remote(facts_here)).remote(questions) for node_id in nodes}
     end_at = time.monotonic() + ANSWER_S
     return [
-        _node(node_id, address, asked[node_id], max(0.1, end_at - time.monotonic()))
-        for node_id, address in nodes.items()
+        _node(node_id, name, asked[node_id], max(0.1, end_at - time.monotonic()))
+        for node_id, name in _names(nodes).items()
     ]
+
+
+def _names(nodes: Mapping[str, str]) -> dict[str, str]:
+    """The address of each node, with the beginning of its id where several share an address."""
+    counts = Counter(nodes.values())
+    return {
+        node_id: address if counts[address] == 1 else f"{address} {node_id[:8]}"
+        for node_id, address in nodes.items()
+    }
 
 
 def _on(node_id: str, function: Any) -> Any:

@@ -61,7 +61,7 @@ class Diagnosis:
 
     @property
     def num_faults(self) -> int:
-        """Checks that a run would fail on."""
+        """Checks that found something to be mended before the night."""
         return sum(check.state == "fault" for check in self.checks)
 
     @property
@@ -102,6 +102,8 @@ class _Doctor:
         self._address = address_of(spec)
         self._here = facts_here(Questions())
         self._weights: int | None = None
+        self._writes_here = True
+        """Whether this machine can write the output."""
 
     def checks(self) -> Iterator[Check]:
         """All checks."""
@@ -159,6 +161,7 @@ class _Doctor:
             yield _condition(store.url, "create-only", store.honours_create_only())
             yield _condition(store.url, "replace-if-same", store.honours_if_match())
         except StoreError as error:
+            self._writes_here = False
             yield Check("output", store.url, "fault", str(error))
 
     def _model(self) -> Iterator[Check]:
@@ -186,6 +189,8 @@ class _Doctor:
         with ExitStack() as stack:
             if not is_local(job.url):
                 return facts_of_nodes(Questions(store, urls=urls))
+            if not self._writes_here:
+                return facts_of_nodes(Questions(urls=urls))
             marker = stack.enter_context(_marker(Path(store.url)))
             return facts_of_nodes(Questions(marker=marker, urls=urls))
 
@@ -239,6 +244,9 @@ class _Doctor:
             yield Check("places", where, "not checked", "no JOB is given")
             return
         for name, fault in (("output", facts.output_fault), ("inputs", facts.input_fault)):
+            if name == "output" and is_local(self._job.url) and not self._writes_here:
+                yield Check(name, where, "not checked", f"{HERE} cannot write it")
+                continue
             text = "can be reached from here" if fault is None else fault
             yield Check(name, where, "ok" if fault is None else "fault", text)
 

@@ -16,7 +16,7 @@ from typing import TypeVar
 
 from nightpress.jobs.cluster.connection import installed_package
 from nightpress.jobs.errors import ClusterUnavailable, RunStopped, StoppedOnRequest
-from nightpress.jobs.submission.bundle import Bundle, write_bundle
+from nightpress.jobs.submission.bundle import JOB_FILE, Bundle, write_bundle
 from nightpress.jobs.submission.client import JobExists, JobsClient, JobUnknown, RemoteJob
 from nightpress.pipelines.formatting import duration
 from nightpress.pipelines.job.spec import RunSpec
@@ -111,7 +111,7 @@ def _attempt(jobs: Mapping[str, RemoteJob], stem: str) -> tuple[str, bool]:
 
 
 def _entrypoint(arguments: Sequence[str]) -> str:
-    return shlex.join(["python", "-m", "nightpress", "run", "job.yaml", *arguments])
+    return shlex.join(["python", "-m", "nightpress.jobs.submission.start", JOB_FILE, *arguments])
 
 
 def stop_wait_s(spec: RunSpec) -> int:

@@ -195,7 +195,7 @@ def test_the_package_travels_unless_the_cluster_has_it(api: JobsApi, ships: bool
     sent = yaml.safe_load(api.files()["job.yaml"])
     assert sent["cluster"]["ship_package"] is False
     assert sent["cluster"]["address"] is None
-    assert api.started[0]["entrypoint"] == "python -m nightpress run job.yaml"
+    assert api.started[0]["entrypoint"] == "python -m nightpress.jobs.submission.start job.yaml"
 
 
 def test_options_of_the_run_travel_in_the_command(api: JobsApi) -> None:

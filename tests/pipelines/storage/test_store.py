@@ -203,8 +203,9 @@ def test_a_check_leaves_nothing_behind(store: Store) -> None:
         assert not Path(store.url).exists()
 
 
-def test_a_real_store_honours_create_only(store: Store) -> None:
+def test_a_real_store_honours_create_only_and_replace_if_same(store: Store) -> None:
     assert store.honours_create_only()
+    assert store.honours_if_match()
     assert store.list() == {}
 
 
@@ -217,6 +218,7 @@ def test_a_store_that_ignores_the_condition_is_recognised(rclone_s3: Server) -> 
     folder = rclone_s3.folder()
     store = Store(f"{folder.url}/run", folder.options)
     assert not store.honours_create_only()
+    assert not store.honours_if_match()
     assert store.list() == {}
 
 
