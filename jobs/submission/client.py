@@ -163,6 +163,8 @@ class JobsClient:
         except (ConnectionError, requests.RequestException) as error:
             if isinstance(error, requests.exceptions.JSONDecodeError):
                 raise self._not_a_dashboard("its answer is not JSON") from error
+            if "BadStatusLine" in repr(error.__context__):  # perhaps the port of `ray start`
+                raise self._not_a_dashboard("its answer is not HTTP") from error
             raise ClusterUnavailable(
                 f"the Ray cluster at {self.address} does not answer ({one_line(error, 200)}); try "
                 f"again when its head has started or is less busy, or give the dashboard's port, "

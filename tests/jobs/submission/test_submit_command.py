@@ -4,9 +4,11 @@ import json
 import os
 import signal
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import grpc
 import pytest
 import yaml
 from click.testing import CliRunner, Result
@@ -295,6 +297,17 @@ def test_an_address_that_is_no_dashboard_is_refused(api: JobsApi, address: str) 
     assert result.exit_code == 2
     assert "--to" in result.stderr
     assert "pw@" not in result.stderr
+
+
+def test_the_port_of_the_head_itself_is_told_from_the_dashboards(api: JobsApi) -> None:
+    server = grpc.server(ThreadPoolExecutor(1))
+    port = server.add_insecure_port("127.0.0.1:0")
+    server.start()
+    command = ["submit", write(), "--to", f"127.0.0.1:{port}"]
+    result = CliRunner().invoke(cli.command, command)
+    server.stop(None)
+    assert result.exit_code == 2
+    assert "its answer is not HTTP); its port is usually 8265" in result.stderr
 
 
 def test_another_web_server_is_told_from_a_dashboard(tmp_path: Path, api: JobsApi) -> None:
