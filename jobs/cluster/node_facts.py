@@ -92,6 +92,11 @@ def facts_of_nodes(questions: Questions) -> list[Node]:
     ]
 
 
+def num_gone() -> int:
+    """Nodes that have left, were removed or have died since the cluster started."""
+    return sum(not node["Alive"] for node in ray.nodes())
+
+
 def _names(nodes: Mapping[str, str]) -> dict[str, str]:
     """The address of each node, with the beginning of its id where several share an address."""
     counts = Counter(nodes.values())

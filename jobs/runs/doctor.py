@@ -22,6 +22,7 @@ from nightpress.jobs.cluster.node_facts import (
     Questions,
     facts_here,
     facts_of_nodes,
+    num_gone,
 )
 from nightpress.jobs.errors import ClusterError
 from nightpress.pipelines.errors import StoreError
@@ -117,13 +118,15 @@ class _Doctor:
             return
         try:
             with cluster(replace_address(self._spec, self._address)):
-                nodes = self._asked_nodes()
+                gone, nodes = num_gone(), self._asked_nodes()
         except ClusterError as error:
             yield Check("cluster", self._address, "fault", str(error))
             yield Check("nodes", self._address, "not checked", "the cluster was not joined")
             yield from _home(HERE, self._here)
             return
-        yield Check("cluster", self._address, "ok", f"{plural(len(nodes), 'node')} alive")
+        text = f"{plural(len(nodes), 'node')} alive"
+        text += f", {gone:,} gone since the cluster started" if gone else ""
+        yield Check("cluster", self._address, "ok", text)
         yield from _home(HERE, self._here)
         for node in nodes:
             yield from self._of_node(node)

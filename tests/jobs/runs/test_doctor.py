@@ -33,6 +33,7 @@ def nodes(monkeypatch: pytest.MonkeyPatch) -> list[Node]:
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     monkeypatch.setattr(module, "cluster", lambda spec: nullcontext(True))
     monkeypatch.setattr(module, "facts_of_nodes", lambda questions: found)
+    monkeypatch.setattr(module, "num_gone", lambda: 2)
     monkeypatch.setattr(module, "asks_for_a_token", lambda address: True)
     return found
 
@@ -60,6 +61,8 @@ def test_a_healthy_cluster_has_no_fault_and_no_warning(nodes: list[Node], tmp_pa
     found = doctor(job(tmp_path), address="head:6379")
     assert found.is_healthy
     assert {check.state for check in found.checks} == {"ok"}, found
+    (cluster,) = [check for check in found.checks if check.name == "cluster"]
+    assert cluster.text == "1 node alive, 2 gone since the cluster started"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["cats.csv"]
 
 
