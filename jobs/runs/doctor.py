@@ -203,8 +203,8 @@ class _Doctor:
             text = f"{node.silence}; look at this node, or remove it from the cluster"
             yield Check("node", where, "fault", text)
             return
+        yield from self._versions(where, facts)
         if where != HERE:
-            yield from self._versions(where, facts)
             yield _clock(where, node.ahead_s)
             yield self._grace(where, facts)
             yield from self._places(where, facts)
@@ -217,17 +217,20 @@ class _Doctor:
         ships = self._spec.ship_package
         for name in ours:
             theirs = facts.versions[name]
-            if name == "nightpress" and ships:
+            if where == HERE or (name == "nightpress" and ships):
                 continue
             if theirs is None:
                 text = f"{name} is not installed; install {name}=={ours[name]} there"
                 yield Check("versions", where, "fault", text)
             elif theirs != ours[name]:
-                what = f"{name} {theirs}, but {ours[name]} on {HERE}; install the same"
+                mine = ours[name] or "from source"
+                what = f"{name} {theirs}, but {mine} on {HERE}; install the same"
                 state: State = "fault" if name in ("ray", "nightpress") else "warning"
                 yield Check("versions", where, state, what)
+        own = f"nightpress {facts.versions['nightpress'] or 'from source'}"
+        sent = ships and where != HERE
         same = f"Python {facts.python}, Ray {facts.versions['ray']}, " + (
-            "nightpress is sent along" if ships else f"nightpress {facts.versions['nightpress']}"
+            "nightpress is sent along" if sent else own
         )
         yield Check("versions", where, "ok", same)
 

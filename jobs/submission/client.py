@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 import aiohttp
+import ray
 import requests
 from ray.exceptions import AuthenticationError
 from ray.job_submission import JobDetails, JobSubmissionClient
@@ -53,10 +54,15 @@ class JobUnknown(ClusterError):
 
 
 class _Client(JobSubmissionClient):  # type: ignore[misc]
-    """Ray's client, which by itself waits for an answer for ever."""
+    """Ray's client, which by itself waits for an answer for ever.
+
+    It would also prefer RAY_API_SERVER_ADDRESS and RAY_ADDRESS to the address that it is given.
+    """
 
     def __init__(self, address: str) -> None:
-        super().__init__(address)
+        super(JobSubmissionClient, self).__init__(address)
+        self._client_ray_version = ray.__version__
+        self._check_connection_and_version(min_version="2.0")
         self._ssl_context = True  # None, which Ray passes on, is deprecated in aiohttp
 
     def _do_request(self, method: str, endpoint: str, **options: Any) -> Any:

@@ -186,6 +186,24 @@ def test_a_head_that_comes_back_is_followed_again(
     assert run(api).exit_code == 3
 
 
+@pytest.mark.parametrize("address", ["http://127.0.0.1:9", "127.0.0.1:9", "auto"])
+@pytest.mark.parametrize("name", ["RAY_ADDRESS", "RAY_API_SERVER_ADDRESS"])
+def test_the_address_on_the_command_line_wins_over_the_environment(
+    api: JobsApi, monkeypatch: pytest.MonkeyPatch, name: str, address: str
+) -> None:
+    monkeypatch.setenv(name, address)
+    assert run(api, "--no-wait").exit_code == 0
+    assert len(api.started) == 1
+
+
+def test_the_environment_names_the_cluster_where_the_command_line_does_not(
+    api: JobsApi, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RAY_API_SERVER_ADDRESS", api.url)
+    result = CliRunner().invoke(cli.command, ["submit", write(), "--no-wait"])
+    assert (result.exit_code, len(api.started)) == (0, 1)
+
+
 @pytest.mark.parametrize("ships", [True, False])
 def test_the_package_travels_unless_the_cluster_has_it(api: JobsApi, ships: bool) -> None:
     job = write(cluster={"ship_package": ships, "drain_s": 90, "address": "head:6379"})
