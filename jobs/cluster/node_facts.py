@@ -121,6 +121,8 @@ def _node(node_id: str, address: str, reference: Any, timeout_s: float) -> Node:
         reason = one_line(error.cause, 300)
         return Node(address, None, f"{type(error.cause).__name__}: {reason}", 0.0)
     except RayError as error:
+        if node_id not in alive_nodes():
+            return Node(address, None, "it has died or left while it was asked", 0.0)
         return Node(address, None, f"{type(error).__name__}: {one_line(error, 300)}", 0.0)
 
 

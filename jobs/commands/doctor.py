@@ -1,6 +1,8 @@
 """`nightpress doctor`."""
 
+import sys
 from collections.abc import Iterator
+from contextlib import redirect_stdout
 from dataclasses import asdict
 
 import click
@@ -44,7 +46,8 @@ def command(
     if job is None and overrides:
         raise click.UsageError("--set changes a job, but there is no JOB")
     spec = None if job is None else read_job(job, overrides, address, night)
-    found = doctor(spec, address=address)
+    with redirect_stdout(sys.stderr):  # where Ray would print what its nodes do
+        found = doctor(spec, address=address)
     code = OK if found.is_healthy else BAD_INPUT
     if not as_json:
         click.echo("\n".join(lines(found)))
