@@ -7,6 +7,7 @@ from .errors import (
     RunStopped,
     StoppedOnRequest,
     UnfinishedRun,
+    UntrustedRun,
 )
 from .runs.doctor import Diagnosis, doctor
 from .runs.plan import Plan, plan
@@ -44,6 +45,7 @@ __all__ = [
     "TuneOptions",
     "Tuning",
     "UnfinishedRun",
+    "UntrustedRun",
     "VerifyResult",
     "compare_samplers",
     "doctor",

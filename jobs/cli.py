@@ -36,6 +36,7 @@ from nightpress.jobs.errors import (
     RunStopped,
     StoppedOnRequest,
     UnfinishedRun,
+    UntrustedRun,
 )
 from nightpress.pipelines.errors import (
     LeaseLost,
@@ -170,7 +171,7 @@ def exit_code(error: Exception) -> int:
             return STOPPED
         case RunHeld() | LeaseLost():
             return HELD
-        case StoreDenied() | StoreMissing() | ClusterError() | UnfinishedRun():
+        case StoreDenied() | StoreMissing() | ClusterError() | UnfinishedRun() | UntrustedRun():
             return BAD_INPUT
         case StoreError():  # a store that has failed for minutes may recover later
             return STOPPED

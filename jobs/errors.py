@@ -8,6 +8,7 @@
         │   └── ClusterUnavailable  it does not start or answer in time; a later try may work
         ├── RunStopped              stopped early; the same command resumes it
         │   └── StoppedOnRequest    stopped by a signal or a deadline, so nothing went wrong
+        ├── UntrustedRun            a run's own record asks for what only its user may allow
         ├── UnfinishedRun           some shards are not committed yet, and all are needed
         └── IncompleteRun           the images made and those planned do not add up; a bug
 """
@@ -23,6 +24,7 @@ __all__ = [
     "RunStopped",
     "StoppedOnRequest",
     "UnfinishedRun",
+    "UntrustedRun",
 ]
 
 
@@ -44,6 +46,14 @@ class RunStopped(JobError):
 
 class StoppedOnRequest(RunStopped):
     """The work stopped early because someone asked: with a signal, or with a deadline."""
+
+
+class UntrustedRun(JobError):
+    """A run's own record names a cluster to join, or asks to load pickles; both can run code.
+
+    A run may have been downloaded, so only its user may allow that: with an argument, or with the
+    job.
+    """
 
 
 class UnfinishedRun(JobError):

@@ -132,6 +132,12 @@ def address_of(spec: ClusterAddress) -> str | None:
     return None if address in (None, "", "local") else address
 
 
+def is_chosen() -> bool:
+    """Whether it is settled which cluster a job without an address uses: RAY_ADDRESS names one, or
+    this process has joined one."""
+    return ray.is_initialized() or bool(os.environ.get("RAY_ADDRESS"))
+
+
 def runtime_env(spec: ClusterAddress) -> dict[str, Any]:
     """What the job sends to the nodes: this package, unless they have it installed."""
     if not spec.ship_package:

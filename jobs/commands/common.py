@@ -205,6 +205,14 @@ _max_failures_option = click.option(
 )
 
 
+allow_pickle_option = click.option(
+    "--allow-pickle",
+    is_flag=True,
+    help="Load pickled weights, which runs code, if the run was made with them. A run's own record "
+    "is not enough to allow that.",
+)
+
+
 def repair_options(function: Callable[..., Any]) -> Callable[..., Any]:
-    """--address, --max-failures and --take-over."""
-    return address_option(_max_failures_option(take_over_option(function)))
+    """--address, --max-failures, --allow-pickle and --take-over."""
+    return address_option(_max_failures_option(allow_pickle_option(take_over_option(function))))

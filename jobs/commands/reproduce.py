@@ -6,6 +6,7 @@ from pathlib import Path
 import click
 
 from nightpress.jobs.commands.common import (
+    allow_pickle_option,
     json_option,
     require_writable,
     storage_option,
@@ -38,6 +39,7 @@ from nightpress.pipelines.records import ImageFacts
 @click.option(
     "--out", type=click.Path(dir_okay=False, path_type=Path), help="File to write the new image to."
 )
+@allow_pickle_option
 @storage_option
 @json_option
 @click.pass_context
@@ -49,6 +51,7 @@ def command(
     inputs_root: str | None,
     read_inputs: bool,
     out: Path | None,
+    allow_pickle: bool,
     storage_overrides: tuple[str, ...],
     as_json: bool,
 ) -> None:
@@ -69,6 +72,7 @@ def command(
         device=device,
         inputs_root=inputs_root,
         read_inputs=read_inputs,
+        allow_pickle=allow_pickle,
         storage=options,
     )
     if out is not None:

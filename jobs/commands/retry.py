@@ -37,6 +37,7 @@ def command(
     night: Night,
     address: str | None,
     max_failures: int | str | None,
+    allow_pickle: bool,
     take_over: bool,
     as_json: bool,
 ) -> None:
@@ -44,7 +45,7 @@ def command(
 
     RUN is the URL of a run directory, or its job file. A row that succeeds replaces its failure in
     the metadata. Rows of shards that are not committed yet are left to `nightpress run`. A job file
-    also names the cluster to use; with a URL, it is the one that the run was started on.
+    also names the cluster to use; with a URL, it is --address, RAY_ADDRESS or a local Ray.
     """
     target = image_target(run, storage_overrides, night)
     storage = storage_options(storage_overrides)
@@ -55,6 +56,7 @@ def command(
             display.show,
             address=address,
             max_failures=max_failures,
+            allow_pickle=allow_pickle,
             take_over=take_over,
             storage=storage,
         )

@@ -85,6 +85,7 @@ def command(
     inputs: bool,
     address: str | None,
     max_failures: int | str | None,
+    allow_pickle: bool,
     take_over: bool,
     as_json: bool,
 ) -> None:
@@ -107,6 +108,7 @@ def command(
             inputs=inputs,
             address=address,
             max_failures=max_failures,
+            allow_pickle=allow_pickle,
             take_over=take_over,
             storage=storage,
         )

@@ -14,6 +14,7 @@ from nightpress.diffusion_core.models.loading import LoadedModel
 from nightpress.diffusion_core.models.lora_files import LoraInfo
 from nightpress.diffusion_core.models.spec import ModelSpec
 from nightpress.diffusion_core.silence_libraries import errors_only
+from nightpress.jobs.runs.repair_spec import require_pickles_allowed
 from nightpress.pipelines.errors import ImageNotFound, InputError
 from nightpress.pipelines.image_files.encoding import opened, read_facts
 from nightpress.pipelines.image_files.packing import member_of, split_member
@@ -54,6 +55,7 @@ def reproduce(
     device: str | None = None,
     inputs_root: str | None = None,
     read_inputs: bool = False,
+    allow_pickle: bool = False,
     storage: Options | None = None,
 ) -> ReproduceResult:
     """Make one image again from its embedded metadata, and compare the two.
@@ -68,6 +70,7 @@ def reproduce(
         device: `cpu` or `cuda`; the run's own device by default.
         inputs_root: where relative paths of its pictures start now, if not where the job says.
         read_inputs: read its pictures from where the image itself says, if no run names them.
+        allow_pickle: load pickled weights if the run that holds the image was made with them.
         storage: fsspec options by protocol, for a URL.
 
     Returns:
@@ -77,12 +80,13 @@ def reproduce(
         ImageNotFound: there is no such image, or nightpress did not make it.
         ModelError: the model cannot be found, or is not the one that made the image.
         InputError: a picture that it was made from cannot be used, or has changed.
+        UntrustedRun: the run's own record allows pickles, and `allow_pickle` does not.
         StoreError: the image or its run cannot be read.
     """
     options: Options = storage or {}
     if isinstance(image, Run):
         options, image = image.store.options, _url_of(image, image_id)
-    return _reproduce(str(image), model, device, inputs_root, read_inputs, options)
+    return _reproduce(str(image), model, device, inputs_root, read_inputs, allow_pickle, options)
 
 
 def _reproduce(
@@ -91,11 +95,14 @@ def _reproduce(
     device: str | None,
     inputs_root: str | None,
     read_inputs: bool,
+    allow_pickle: bool,
     options: Options,
 ) -> ReproduceResult:
     data = _read(url, options)
     facts = _facts(url, data)
     run = _run_around(url, options)
+    if run is not None:
+        require_pickles_allowed(run, allow_pickle)
     record = None if run is None else run.record
     with _named(url):
         inputs = recorded_inputs(facts, run, inputs_root, read_inputs, options)

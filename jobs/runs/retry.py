@@ -1,8 +1,9 @@
 """`retry`: make the failed rows of a run again."""
 
 from nightpress.jobs.runs.repair import RepairResult, repair_rows
+from nightpress.jobs.runs.repair_spec import repair_spec
 from nightpress.jobs.runs.shared import OnEvent, ignore
-from nightpress.jobs.runs.targets import ImageTarget, open_images, repair_spec
+from nightpress.jobs.runs.targets import ImageTarget, open_images
 from nightpress.pipelines.run_directory.commit import failed_rows
 from nightpress.pipelines.run_directory.reader import Run
 from nightpress.pipelines.shards.work import Amendment
@@ -15,6 +16,7 @@ def retry(
     *,
     address: str | None = None,
     max_failures: int | str | None = None,
+    allow_pickle: bool = False,
     take_over: bool = False,
     storage: Options | None = None,
 ) -> RepairResult:
@@ -26,24 +28,22 @@ def retry(
     Args:
         target: the URL of a run directory, a job, or an opened run.
         on_event: called with every event, to show progress.
-        address: Ray cluster to join, instead of the job's or the one that the run was started on.
+        address: Ray cluster to join; by default the job's, or for a URL RAY_ADDRESS's or a new one.
         max_failures: stop early when more rows than this have failed again: a number, or a share
             such as `5%`; the job's own limit does not apply.
+        allow_pickle: load pickled weights if the run was made with them, though no job allows it.
         take_over: take over from another process that is working on this run.
         storage: fsspec options by protocol, for a URL; a job has its own.
 
-    Returns:
-        How many rows were tried, and how they turned out.
-
     Raises:
-        RunNotFound: there is no run.
-        RunHeld: another process is working on this run.
+        RunNotFound, RunHeld: there is no run, or another process is working on it.
         ChangedRunError: the model is no longer the one that the run was made with.
+        UntrustedRun: only the run itself names a cluster, or allows pickles.
         ModelError, StoreError, ClusterError: the model, the store or the cluster cannot be used.
         RunStopped: stopped early; what was made is kept.
     """
     run = open_images(target, storage)
-    spec = repair_spec(run, target, address, max_failures)
+    spec = repair_spec(run, target, address, max_failures, allow_pickle)
     failed = failed_amendments(run)
     if not failed:
         return RepairResult(run.url, 0, 0, 0, 0, 0)

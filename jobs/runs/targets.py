@@ -1,4 +1,4 @@
-"""Opening the run that a caller names by URL or job, and the job with which it is repaired."""
+"""Opening the run that a caller names by URL or job."""
 
 import json
 
@@ -54,31 +54,6 @@ def open_any(target: Target, storage: Options | None = None) -> Run | TrainingRu
             "of a run directory, which is <output>/<name>, or the job file"
         )
     return found
-
-
-def repair_spec(
-    run: Run,
-    target: ImageTarget,
-    address: str | None = None,
-    max_failures: int | str | None = None,
-) -> RunSpec:
-    """The run's job, with the cluster and the failure limit of this repair.
-
-    Args:
-        run: the opened run.
-        target: how the caller named the run. If it is a job, its cluster is used; otherwise the
-            cluster that the run was started on.
-        address: Ray cluster to join instead.
-        max_failures: failure limit of this repair; the job's own limit does not apply.
-
-    Raises:
-        SpecError: the failure limit is neither a number nor a percentage.
-    """
-    cluster = target.cluster if isinstance(target, RunSpec) else run.spec.cluster
-    changes: dict[str, object] = {"max_failures": failure_limit(max_failures, "max_failures")}
-    if address is not None:
-        changes["address"] = address
-    return run.spec.model_copy(update={"cluster": cluster.model_copy(update=changes)})
 
 
 def failure_limit(limit: int | str | None, where: str) -> int | str | None:

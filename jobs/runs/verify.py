@@ -11,8 +11,9 @@ from nightpress.jobs.runs.repair import (
     repair_rows,
     rewrite_plan_parts,
 )
+from nightpress.jobs.runs.repair_spec import repair_spec
 from nightpress.jobs.runs.shared import OnEvent, ignore
-from nightpress.jobs.runs.targets import ImageTarget, open_images, repair_spec
+from nightpress.jobs.runs.targets import ImageTarget, open_images
 from nightpress.pipelines.formatting import plural
 from nightpress.pipelines.inputs.reading import InputReader
 from nightpress.pipelines.job.spec import RunSpec
@@ -68,6 +69,7 @@ def verify(
     inputs: bool = False,
     address: str | None = None,
     max_failures: int | str | None = None,
+    allow_pickle: bool = False,
     take_over: bool = False,
     storage: Options | None = None,
 ) -> VerifyResult:
@@ -80,19 +82,18 @@ def verify(
         repair: make what is missing or damaged again.
         remove_orphans: delete the images and packs that no commit names.
         inputs: also compare the hashes of the pictures that images were made from.
-        address, max_failures, take_over, storage: of a repair; see `retry`.
-
-    Returns:
-        What was found, and what was repaired and deleted.
+        address, max_failures, allow_pickle, take_over, storage: of a repair; see `retry`.
 
     Raises:
         UnfinishedRun: `remove_orphans` before every shard is committed.
-        RunNotFound, RunHeld, ChangedRunError, ModelError, StoreError ...: as `retry` raises them.
+        RunNotFound, RunHeld, UntrustedRun, ChangedRunError, StoreError ...: as `retry` raises them.
     """
     run = open_images(target, storage)
-    spec = repair_spec(run, target, address, max_failures)
-    result = _check(run, sample, remove_orphans)
+    spec = None
     if repair:
+        spec = repair_spec(run, target, address, max_failures, allow_pickle)
+    result = _check(run, sample, remove_orphans)
+    if spec is not None:
         result = _repair(run, spec, result, sample, on_event, take_over)
     if remove_orphans:
         result = replace(result, deleted=delete_orphans(run, on_event, take_over=take_over))

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from support.fakes.fake_runs import finished_run
 
-from nightpress.jobs.runs.targets import failure_limit, open_any, open_images, repair_spec
+from nightpress.jobs.runs.targets import failure_limit, open_any, open_images
 from nightpress.pipelines import Run, RunSpec
 from nightpress.pipelines.errors import RunNotFound, SpecError
 from nightpress.pipelines.job.sections import ClusterSpec
@@ -32,26 +32,6 @@ def test_a_run_is_opened_by_url_by_job_and_as_it_is(run: Run) -> None:
 def test_a_place_without_a_run_is_named(tmp_path: Path) -> None:
     with pytest.raises(RunNotFound, match=rf"{tmp_path}: no run here \(found neither run\.json"):
         open_any(str(tmp_path))
-
-
-def test_a_job_says_what_its_cluster_is_now(run: Run) -> None:
-    cluster = {"address": "new:6379", "watchdog_s": 900, "max_failures": 3}
-    job = RunSpec.from_dict(run.spec.as_dict() | {"cluster": cluster})
-    found = repair_spec(run, job).cluster
-    assert (found.address, found.watchdog_s, found.drain_s) == ("new:6379", 900, 60)
-    assert repair_spec(run, job, "other:6379").cluster.address == "other:6379"
-
-
-def test_a_url_means_the_cluster_that_the_run_was_started_on(run: Run) -> None:
-    spec = repair_spec(run, run.url)
-    assert (spec.cluster.address, spec.cluster.drain_s) == ("gone:6379", 5)
-    assert spec.changes(run.spec) == []
-
-
-def test_a_repair_has_its_own_failure_limit_and_not_the_job_s(run: Run) -> None:
-    assert repair_spec(run, run.url).cluster.max_failures is None
-    assert repair_spec(run, run.url, None, 12).cluster.max_failures == 12
-    assert repair_spec(run, run.url, None, "5%").cluster.max_failures == "5%"
 
 
 @pytest.mark.parametrize(("limit", "read"), [(5, 5), ("5", 5), ("5%", "5%"), (None, None)], ids=str)
