@@ -39,11 +39,13 @@ from nightpress.jobs.errors import (
     UntrustedRun,
 )
 from nightpress.pipelines.errors import (
+    Damaged,
     LeaseLost,
     RunHeld,
     StoreDenied,
     StoreError,
     StoreMissing,
+    TrainingDiverged,
 )
 
 COMMANDS = {
@@ -173,6 +175,8 @@ def exit_code(error: Exception) -> int:
             return HELD
         case StoreDenied() | StoreMissing() | ClusterError() | UnfinishedRun() | UntrustedRun():
             return BAD_INPUT
+        case Damaged() | TrainingDiverged():  # no later start finds it otherwise
+            return UNEXPECTED
         case StoreError():  # a store that has failed for minutes may recover later
             return STOPPED
         case JobError():
@@ -199,7 +203,7 @@ def command() -> None:
     \b
     Exit codes:
       0  finished, every image is ok
-      1  unexpected error
+      1  unexpected error, or stopped for something that must be changed first
       2  bad usage, job file, manifest or training data; nothing was written
       3  finished, but some rows failed, or a check found a difference
       4  stopped early; run the same command again to resume

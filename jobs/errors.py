@@ -8,12 +8,14 @@
         │   └── ClusterUnavailable  it does not start or answer in time; a later try may work
         ├── RunStopped              stopped early; the same command resumes it
         │   └── StoppedOnRequest    stopped by a signal or a deadline, so nothing went wrong
+        ├── RunBlocked              stopped in mid-run; the same command would end in the same way
         ├── UntrustedRun            a run's own record asks for what only its user may allow
         ├── UnfinishedRun           some shards are not committed yet, and all are needed
         └── IncompleteRun           the images made and those planned do not add up; a bug
 """
 
 from nightpress.diffusion_core.errors import NightpressError
+from nightpress.pipelines.errors import Damaged, LeaseLost, RunHeld, StoreError
 
 __all__ = [
     "ClusterError",
@@ -21,6 +23,7 @@ __all__ = [
     "IncompleteRun",
     "JobError",
     "NightpressError",
+    "RunBlocked",
     "RunStopped",
     "StoppedOnRequest",
     "UnfinishedRun",
@@ -48,6 +51,13 @@ class StoppedOnRequest(RunStopped):
     """The work stopped early because someone asked: with a signal, or with a deadline."""
 
 
+class RunBlocked(JobError):
+    """The run stopped after something was written, and the same command would stop again.
+
+    Something must be mended or changed first; what is committed stays.
+    """
+
+
 class UntrustedRun(JobError):
     """A run's own record names a cluster to join, or asks to load pickles; both can run code.
 
@@ -62,3 +72,25 @@ class UnfinishedRun(JobError):
 
 class IncompleteRun(JobError):
     """Every shard was finished, but some have no commit or the counts differ from the plan."""
+
+
+KEPT = "what is committed is kept"
+
+
+def in_mid_run(error: NightpressError) -> NightpressError:
+    """What an error means once something has been written.
+
+    The same command goes on after trouble with the cluster or the store, which its next start
+    checks before anything else. After any other error it would end in the same way.
+    """
+    match error:
+        case Damaged():
+            return RunBlocked(f"{error} ({KEPT})")
+        case ClusterUnavailable() | StoreError():
+            return RunStopped(str(error))
+        case ClusterError():
+            return RunBlocked(f"{error} ({KEPT})")
+        case JobError() | RunHeld() | LeaseLost():
+            return error
+        case _:
+            return RunBlocked(f"{error} ({KEPT})")

@@ -30,14 +30,13 @@ from nightpress.jobs.cluster.capacity import (
 from nightpress.jobs.cluster.connection import cluster, resolved_gpus, room
 from nightpress.jobs.errors import ClusterError, RunStopped, StoppedOnRequest
 from nightpress.jobs.signals import first_interruption
-from nightpress.jobs.training_worker import TrainingCoordinator, worker_loop
-from nightpress.pipelines.errors import (
-    SpecError,
-    StoreDenied,
-    StoreError,
-    StoreMissing,
-    TrainingDiverged,
+from nightpress.jobs.training_worker import (
+    TrainingCoordinator,
+    as_in_mid_run,
+    driver_error,
+    worker_loop,
 )
+from nightpress.pipelines.errors import SpecError
 from nightpress.pipelines.formatting import plural
 from nightpress.pipelines.models.location import absolute_source
 from nightpress.pipelines.run_directory.lease import SILENCE_S, FreeLease, require_free
@@ -104,6 +103,7 @@ def train(
         RunHeld: another process is working on this training run.
         LeaseLost: another process has taken this training run over.
         RunStopped: training stopped early; calling this again resumes from the last checkpoint.
+        RunBlocked: it stopped early, by something that must be changed first.
     """
     _require_ray_train()
     store = Store(spec.url, spec.storage)
@@ -129,11 +129,12 @@ def _result(
 
     Raises:
         RunStopped: training ended before the last step.
+        RunBlocked: likewise, and the same command would end in the same way.
     """
     loss: float | None = None
     stopped_at = ""
     result: TrainResult | None = None
-    for event in events:
+    for event in as_in_mid_run(events):
         on_event(event)
         match event:
             case StepDone():
@@ -184,7 +185,7 @@ def _events(
     yield from ray.get(coordinator.take_events.remote())
     error = ray.get(coordinator.error.remote()) or fit.exception()
     if error is not None:
-        raise _driver_error(error) from error
+        raise driver_error(error) from error
 
 
 def _end_workers(coordinator: Any) -> None:
@@ -344,22 +345,6 @@ def num_workers(spec: TrainSpec) -> int:
         )
     spec.require_even_shares(num)
     return num
-
-
-def _driver_error(error: BaseException) -> BaseException:
-    """The error to raise in the driver: our own unchanged, lost workers as one line."""
-    from ray.train.v2.api.exceptions import TrainingFailedError
-
-    match error:
-        case StoreDenied() | StoreMissing():
-            return error
-        case TrainingDiverged() | StoreError():
-            return RunStopped(str(error))
-        case TrainingFailedError() | RayError():
-            reason = " ".join(str(error).split())[-500:]
-            return RunStopped(f"the workers failed: {reason}; run the same command again to resume")
-        case _:
-            return error
 
 
 def _require_ray_train() -> None:

@@ -1,19 +1,40 @@
-"""What runs in the workers of a training job, and the actor between them and the driver."""
+"""What runs in the workers of a training job, the actor between them and the driver, and what their
+errors mean to the driver."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
 import ray
+from ray.exceptions import RayError
 
 from nightpress.diffusion_core.errors import DiffusionError, SettingsError
 from nightpress.diffusion_core.silence_libraries import silence_process
-from nightpress.pipelines.errors import PipelineError
+from nightpress.jobs.errors import NightpressError, RunBlocked, RunStopped, in_mid_run
+from nightpress.pipelines.errors import (
+    PipelineError,
+    StoreDenied,
+    StoreError,
+    StoreMissing,
+    TrainingDiverged,
+)
 from nightpress.pipelines.run_directory.lease import FreeLease, Lease, held
 from nightpress.pipelines.storage import Store
-from nightpress.pipelines.training.events import Finished, ImagesRead, Stopped, TrainingEvent
+from nightpress.pipelines.training.events import (
+    CheckpointSaved,
+    Finished,
+    ImagesRead,
+    LatentsCached,
+    SamplesWritten,
+    StepDone,
+    Stopped,
+    TrainingEvent,
+)
 from nightpress.pipelines.training.spec import train_spec
+
+WRITTEN = (LatentsCached, StepDone, CheckpointSaved, SamplesWritten)
+"""Events of a training that has written something to its run directory."""
 
 
 class TrainingCoordinator:
@@ -156,3 +177,43 @@ class StopPoller:
             self.update(ray.get(self._answer))
             self._answer = self._coordinator.stop_requested.remote()
         return self._stop
+
+
+def driver_error(error: BaseException) -> BaseException:
+    """The error to raise in the driver: our own unchanged, lost workers as one line."""
+    from ray.train.v2.api.exceptions import TrainingFailedError
+
+    match error:
+        case StoreDenied() | StoreMissing():
+            return error
+        case TrainingDiverged():
+            return RunBlocked(str(error))
+        case StoreError():
+            return in_mid_run(error)
+        case TrainingFailedError() | RayError():
+            reason = f"the workers failed: {' '.join(str(error).split())[-500:]}"
+            if _is_no_loss(error):
+                return RunBlocked(f"{reason} (checkpoints are kept)")
+            return RunStopped(f"{reason}; run the same command again to resume")
+        case _:
+            return error
+
+
+def _is_no_loss(error: BaseException) -> bool:
+    """Whether the workers failed by themselves: each raised an error, and none was lost."""
+    failures = getattr(error, "worker_failures", {}).values()
+    return bool(failures) and not any(isinstance(each, RayError) for each in failures)
+
+
+def as_in_mid_run(events: Iterable[TrainingEvent]) -> Iterator[TrainingEvent]:
+    """The events; an error after something was written says whether the same command goes on."""
+    written = False
+    try:
+        for event in events:
+            written = written or isinstance(event, WRITTEN)
+            yield event
+    except NightpressError as error:
+        meaning = in_mid_run(error) if written else error
+        if meaning is error:
+            raise
+        raise meaning from error

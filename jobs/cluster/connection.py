@@ -18,6 +18,7 @@ import nightpress
 from nightpress.diffusion_core.errors import one_line
 from nightpress.jobs.cluster.address import provide_token, require_head
 from nightpress.jobs.cluster.import_path import worker_imports
+from nightpress.jobs.cluster.ray_errors import is_node_loss
 from nightpress.jobs.cluster.shadowing import require_libraries
 from nightpress.jobs.errors import ClusterError, ClusterUnavailable
 
@@ -194,8 +195,22 @@ def most_cpus() -> float:
 
 def draining_nodes() -> set[str]:
     """Ids of the nodes that will go away: drained by hand, by the autoscaler, or preempted."""
+    ask = _draining_nodes_function()
+    return set(ask() or {}) if ask is not None else set()
+
+
+def tells_draining_nodes() -> bool:
+    """Whether this version of Ray tells which nodes will go away.
+
+    If not, an actor works until its node is gone; its shards then go to others.
+    """
+    return _draining_nodes_function() is not None
+
+
+def _draining_nodes_function() -> Callable[[], Any] | None:
     # Ray's own libraries use this; there is no public function.
-    return set(ray._private.state.state.get_draining_nodes() or {})
+    state = getattr(getattr(ray._private, "state", None), "state", None)
+    return getattr(state, "get_draining_nodes", None)
 
 
 def spread_map(function: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
@@ -246,12 +261,14 @@ def remote_value(reference: Any) -> Any:
     """The value of a reference; the remote code's own error is raised as if it came from here.
 
     Raises:
-        ClusterError: Ray failed.
+        ClusterUnavailable: a node was lost.
+        ClusterError: Ray failed otherwise.
     """
     try:
         return ray.get(reference)
     except RayTaskError as error:
         raise error.cause from None
     except RayError as error:
-        reason = one_line(error)
-        raise ClusterError(f"the cluster failed: {type(error).__name__}: {reason}") from error
+        kind = ClusterUnavailable if is_node_loss(error) else ClusterError
+        reason = f"{type(error).__name__}: {one_line(error)}"
+        raise kind(f"the cluster failed: {reason}") from error

@@ -1,11 +1,20 @@
 """Interpreting Ray's errors: whether a node was lost, and the reason in one line."""
 
+import re
+
 from ray.exceptions import ActorUnavailableError, NodeDiedError, RayError, RayTaskError
+
+_NODE_DIED = re.compile(r"node (has )?died|node was terminated", re.IGNORECASE)
 
 
 def may_be_node_loss(error: RayError) -> bool:
     """Whether a lost node may be the cause: Ray declares a silent node dead only after a while."""
     return isinstance(error, (ActorUnavailableError, NodeDiedError))
+
+
+def is_node_loss(error: RayError) -> bool:
+    """Whether a lost node is the cause, as far as Ray knows by now."""
+    return may_be_node_loss(error) or _NODE_DIED.search(str(error)) is not None
 
 
 def reason_of(error: Exception) -> str:

@@ -41,8 +41,8 @@ from nightpress.pipelines.formatting import duration
     "--max-failures",
     metavar="N|N%",
     callback=lambda context, option, value: failure_limit(value, "--max-failures"),
-    help="Stop early when more images than this have failed: a number, or a share of the finished "
-    "images such as 5%.",
+    help="Stop early, with exit code 1, when more images than this have failed: a number, or a "
+    "share of the finished images such as 5%.",
 )
 @take_over_option
 @ok_codes_option

@@ -37,7 +37,7 @@ from nightpress.pipelines.run_directory.lease import FencingToken
 from nightpress.pipelines.run_directory.record import RunRecord
 from nightpress.pipelines.shards.batch_inputs import BatchInputs
 from nightpress.pipelines.shards.batching import PlannedImage, batches, with_next
-from nightpress.pipelines.shards.events import ShardBegun, ShardEvent
+from nightpress.pipelines.shards.events import BatchBegun, ShardBegun, ShardEvent
 from nightpress.pipelines.shards.input_history import InputSession
 from nightpress.pipelines.shards.overlap import handed_off
 from nightpress.pipelines.shards.runner import ShardRunner, without
@@ -275,9 +275,10 @@ def _black(image: PlannedImage) -> np.ndarray:
 def _needs_ack(event: ShardEvent) -> bool:
     """Whether the driver must receive the event before the actor does what may crash its process.
 
-    The driver blames the loss of a process on the last shard that it had started to sample.
+    The driver blames the loss of a process on the last shard that it had started to sample and, if
+    batches are named, on the batch that it had in hand.
     """
-    return isinstance(event, ShardBegun)
+    return isinstance(event, ShardBegun | BatchBegun)
 
 
 RemoteActor = Any

@@ -7,13 +7,13 @@ import ray
 from ray.exceptions import RayError
 
 from nightpress.jobs.cluster.capacity import Notices, waiting_line
-from nightpress.jobs.cluster.connection import draining_nodes, room
-from nightpress.jobs.cluster.ray_errors import reason_of
+from nightpress.jobs.cluster.connection import draining_nodes, room, tells_draining_nodes
+from nightpress.jobs.cluster.ray_errors import is_node_loss, reason_of
 from nightpress.jobs.dispatch.actor import ActorFactory, RemoteActor
 from nightpress.jobs.dispatch.config import GO_ON, DispatchConfig
 from nightpress.jobs.dispatch.first_actor import MAX_START_FAILURES
 from nightpress.jobs.dispatch.workers import Startup, Worker, times_spent
-from nightpress.jobs.errors import RunStopped
+from nightpress.jobs.errors import KEPT, RunBlocked, RunStopped
 from nightpress.jobs.progress.events import ActorJoined, Event, Message
 from nightpress.pipelines.run_directory.record import RunRecord
 from nightpress.pipelines.shards.timeline import TimeSpent
@@ -24,6 +24,10 @@ CHECK_S = 1.0
 
 MAX_WAIT_S = 60.0
 """The longest wait before another actor is started after some failed to start."""
+
+NO_NOTICE = (
+    "which nodes will go away: the shards of such a node are made again elsewhere once it is gone"
+)
 
 
 class ActorPool:
@@ -55,6 +59,7 @@ class ActorPool:
         self._next_scaling = self._next_stuck_check = 0.0
         self._notices: Notices | None = None
         """Since when fewer actors are placed than the run asks for; None while that is not so."""
+        self._is_warned = False
         self._spent: list[TimeSpent] = []
 
     def __len__(self) -> int:
@@ -81,6 +86,9 @@ class ActorPool:
         if now < self._next_scaling:
             return
         self._next_scaling = now + CHECK_S
+        if not self._is_warned and not tells_draining_nodes():
+            yield Message(f"Ray {ray.__version__} does not tell {NO_NOTICE}", warning=True)
+        self._is_warned = True
         self._drain_nodes(draining_nodes())
         for _ in range(self._target_size(num_waiting) - len(self.workers)):
             self.adopt(self._factory.start())
@@ -93,7 +101,7 @@ class ActorPool:
             worker.location = ray.get(reference)
         except RayError as error:
             self.drop(worker)
-            yield from self._start_failed(reason_of(error))
+            yield from self._start_failed(reason_of(error), is_node_loss(error))
             return
         self._start_failures = 0
         assert worker.location is not None  # noqa: S101 - begin always returns a location
@@ -129,8 +137,10 @@ class ActorPool:
             if location is not None and location.node_id in node_ids and not worker.is_leaving:
                 worker.drain()
             if worker.is_leaving and not worker.held:
-                self._spent += times_spent([worker])
-                self.drop(worker)
+                spent = worker.last_words()
+                if spent is not None:
+                    self._spent += spent
+                    self.drop(worker)
 
     def _target_size(self, num_waiting: int) -> int:
         """How many actors the run can use now."""
@@ -161,16 +171,18 @@ class ActorPool:
                 self.drop(worker)
                 yield from self._start_failed(f"it did not load its model within {limit_s:.0f} s")
 
-    def _start_failed(self, reason: str) -> Iterator[Event]:
+    def _start_failed(self, reason: str, node_lost: bool = False) -> Iterator[Event]:
         """Wait longer after each failure; stop the run if no other actor is left.
 
         Raises:
-            RunStopped: several actors in a row failed to start.
+            RunStopped: several actors in a row failed to start, the last because its node was lost.
+            RunBlocked: likewise, for another reason.
         """
         self._start_failures += 1
         if self._start_failures >= MAX_START_FAILURES and not self.workers:
-            raise RunStopped(
-                f"{self._start_failures} actors in a row failed to start: {reason}; {GO_ON}"
-            )
+            message = f"{self._start_failures} actors in a row failed to start: {reason}"
+            if node_lost:
+                raise RunStopped(f"{message}; {GO_ON}")
+            raise RunBlocked(f"{message} ({KEPT})")
         self._next_scaling = time.monotonic() + min(MAX_WAIT_S, 2.0**self._start_failures)
         yield Message(f"an actor failed to start: {reason}", warning=True)

@@ -19,14 +19,15 @@ from nightpress.jobs.dispatch.actor_pool import ActorPool
 from nightpress.jobs.dispatch.config import ASKED_TO_STOP, GO_ON, DispatchConfig
 from nightpress.jobs.dispatch.shard_queue import ShardQueue
 from nightpress.jobs.dispatch.timing import ShardTiming
-from nightpress.jobs.dispatch.workers import InFlightShard, Worker, WorkerPoller
-from nightpress.jobs.errors import RunStopped, StoppedOnRequest
+from nightpress.jobs.dispatch.workers import InFlightShard, Worker, WorkerPoller, stragglers
+from nightpress.jobs.errors import KEPT, RunBlocked, RunStopped, StoppedOnRequest
 from nightpress.jobs.progress.events import ActorLost, Event, Message, RowSetAside, ShardRetried
-from nightpress.pipelines.errors import LeaseLost, PlanDamaged, StoreError
+from nightpress.pipelines.errors import Damaged, LeaseLost, PlanDamaged, StoreError
 from nightpress.pipelines.planning import read_shard
 from nightpress.pipelines.records import FailureType
 from nightpress.pipelines.run_directory.record import RunRecord
 from nightpress.pipelines.shards.events import (
+    BatchBegun,
     BatchDone,
     BatchSampled,
     ShardBegun,
@@ -97,9 +98,9 @@ class Dispatcher:
             amendments: shard -> the rows to make again, for shards that are already committed.
 
         Raises:
-            RunStopped: too many rows failed, or the store or every actor keeps failing; what is
-                committed stays.
+            RunStopped: the store keeps failing, or nodes keep being lost; what is committed stays.
             StoppedOnRequest: it was asked to stop, or the deadline is near; likewise.
+            RunBlocked: too many rows failed, an object is damaged, or no actor starts; likewise.
             LeaseLost: another process has taken the run over.
         """
         self._amendments = dict(amendments or {})
@@ -156,24 +157,13 @@ class Dispatcher:
         if self._store.reads_back:  # on such a store two commits of a shard could overwrite another
             return
         idle = [worker for worker in self.pool.workers if worker.accepts_work and not worker.held]
-        for worker, straggler in zip(idle, self._stragglers(), strict=False):
+        late = filter(self._may_copy, stragglers(self.pool.workers, self._timing))
+        for worker, straggler in zip(idle, late, strict=False):
             self._copied.add(straggler.work.shard)
             self._assign(worker, straggler.work.next_attempt(), is_copy=True)
 
-    def _stragglers(self) -> Iterator[InFlightShard]:
-        """Work that takes too long, and the work that waits behind it.
-
-        Amendments are not copied: two of the same shard would overwrite each other's images.
-        """
-        for worker in self.pool.workers:
-            current = worker.current
-            if current is None or current.begun_at is None:
-                continue
-            seconds = time.monotonic() - current.begun_at
-            if self._timing.is_straggling(current.work.num_rows, seconds):
-                yield from filter(self._may_copy, worker.held)
-
     def _may_copy(self, in_flight: InFlightShard) -> bool:
+        """Not an amendment: two of the same shard would overwrite each other's images."""
         work = in_flight.work
         is_new = work.shard not in self._copied and not self._queue.is_done(work.shard)
         return is_new and work.commits and work.amends is None
@@ -202,8 +192,8 @@ class Dispatcher:
         """Let the current batches finish, then stop.
 
         Raises:
-            RunStopped: always, unless that finished the run; `StoppedOnRequest` if the reason is no
-                trouble.
+            StoppedOnRequest, RunBlocked: always, unless that finished the run; the latter if the
+                reason is trouble, which the same command would meet again.
         """
         self._is_draining = True
         drain_s = self._config.drain_s
@@ -215,8 +205,9 @@ class Dispatcher:
         while any(worker.held for worker in self.pool.workers) and time.monotonic() < end:
             yield from self._handle_news()
         if not self._queue.is_finished:
-            message = f"stopped: {reason}; {GO_ON}"
-            raise StoppedOnRequest(message) if on_request else RunStopped(message)
+            if on_request:
+                raise StoppedOnRequest(f"stopped: {reason}; {GO_ON}")
+            raise RunBlocked(f"stopped: {reason} ({KEPT})")
 
     def _handle_news(self) -> Iterator[Event]:
         """Wait for news from the workers, and handle it."""
@@ -262,12 +253,16 @@ class Dispatcher:
         match event:
             case ShardBegun():
                 in_flight.begun_at = now
+            case BatchBegun():
+                in_flight.in_hand = event.rows
             case BatchSampled():
+                in_flight.in_hand = ()
                 self._timing.add_batch(event.batch_s)
                 in_flight.unreported_s += event.batch_s
             case BatchDone():
                 if event.batch_s:
                     self._timing.add_batch(event.batch_s)
+                    in_flight.in_hand = ()
                 in_flight.num_sampled += event.num_sampled
                 event, in_flight.unreported_s = event.after(in_flight.unreported_s), 0.0
                 if not self._queue.is_done(event.shard):
@@ -308,14 +303,17 @@ class Dispatcher:
             self._repair_plan(work.shard)
             self._queue.requeue(work)
         elif isinstance(cause, StoreError):
-            yield from self._on_store_error(work, reason_of(error))
+            yield from self._on_store_error(work, cause)
         else:
-            yield from self._on_crash(work, FailureType.SAMPLING, reason_of(error))
+            yield from self._on_crash(work, FailureType.SAMPLING, reason_of(error), ())
 
-    def _on_store_error(self, work: ShardWork, reason: str) -> Iterator[Event]:
+    def _on_store_error(self, work: ShardWork, error: StoreError) -> Iterator[Event]:
+        reason = reason_of(error)
         failures = self._store_failures.get(work.shard, 0) + 1
         self._store_failures[work.shard] = failures
         if failures >= self._config.max_attempts:
+            if isinstance(error, Damaged):
+                raise error
             raise RunStopped(f"the store keeps failing: {reason}; {GO_ON}")
         self._queue.requeue(work.next_attempt())
         yield ShardRetried(work.shard, work.attempt, reason)
@@ -353,13 +351,15 @@ class Dispatcher:
             goes_on = self._queue.record_loss(work)
             yield from self._retry_or_fail(work, goes_on, error_type, reason)
         else:
-            yield from self._on_crash(work, error_type, reason)
+            yield from self._on_crash(work, error_type, reason, culprit.in_hand)
 
-    def _on_crash(self, work: ShardWork, error_type: FailureType, reason: str) -> Iterator[Event]:
+    def _on_crash(
+        self, work: ShardWork, error_type: FailureType, reason: str, in_hand: tuple[int, ...]
+    ) -> Iterator[Event]:
         num_before = self._queue.num_set_aside(work.shard)
-        goes_on = self._queue.record_crash(work, error_type, reason)
+        goes_on = self._queue.record_crash(work, error_type, reason, in_hand)
         if self._queue.num_set_aside(work.shard) > num_before:
-            row = work.start if work.amends is None else work.amends.rows[work.start]
+            row = work.rows[0] if work.amends is None else work.amends.rows[work.rows[0]]
             yield RowSetAside(work.shard, row, reason)
         else:
             yield from self._retry_or_fail(work, goes_on, error_type, reason)
@@ -392,8 +392,9 @@ class Dispatcher:
             current = worker.current
             if current is None or time.monotonic() - current.heard_at < limit_s:
                 continue
-            if not worker.is_hung():
+            hung = worker.is_hung()  # None while it may yet answer
+            if hung:
+                reason = f"it was in one batch for more than {limit_s:.0f} s"
+                yield from self._on_lost(worker, reason, False, FailureType.TIMEOUT, current)
+            elif hung is False:
                 current.heard_at = time.monotonic()
-                continue
-            reason = f"it was in one batch for more than {limit_s:.0f} s"
-            yield from self._on_lost(worker, reason, False, FailureType.TIMEOUT, current)

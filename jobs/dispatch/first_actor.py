@@ -17,7 +17,7 @@ from nightpress.jobs.cluster.capacity import FIRST_NOTICE_S, Notices, waiting_li
 from nightpress.jobs.cluster.connection import remote_value, room
 from nightpress.jobs.dispatch.actor import ActorFactory, RemoteActor
 from nightpress.jobs.dispatch.workers import Startup
-from nightpress.jobs.errors import ClusterError, RunStopped
+from nightpress.jobs.errors import ClusterError, ClusterUnavailable
 from nightpress.jobs.progress.events import Event, Message
 
 POLL_S = 1.0
@@ -52,7 +52,7 @@ class FirstActor:
 
         Raises:
             ModelError: the actor has no usable model.
-            RunStopped: several actors in a row were lost.
+            ClusterError: several actors in a row were lost.
         """
         while True:
             self.handle = self.factory.start()
@@ -74,7 +74,7 @@ class FirstActor:
 
         Raises:
             ModelError: the model cannot be loaded.
-            RunStopped: several actors in a row were lost.
+            ClusterError: several actors in a row were lost.
         """
         while True:
             try:
@@ -105,10 +105,8 @@ class FirstActor:
         ray.kill(self.handle)
         self._failures += 1
         if self._failures >= MAX_START_FAILURES:
-            raise RunStopped(
-                f"{self._failures} actors in a row failed to start: {error}; run the same command "
-                "again when the cause is mended"
-            ) from error
+            kind = ClusterUnavailable if isinstance(error, ClusterUnavailable) else ClusterError
+            raise kind(f"{self._failures} actors in a row failed to start: {error}") from error
         return Message(f"an actor failed to start: {error}", warning=True)
 
     def _wait(self, reference: Any) -> Generator[Event, None, Any]:

@@ -1,13 +1,17 @@
 """The queue of shards: what is still to be made, and how failures change it.
 
-A shard is handed out whole. One that keeps crashing its process is halved until the rows that do it
-are isolated; those rows are set aside, and the rest is committed. Whatever a process held when it
-crashed is retried in isolation: the last events of a dying process may never have arrived, so only
-the crash of a process that held a single piece of work shows for certain which work caused it.
+A shard is handed out whole. Whatever a process held when it crashed is retried in isolation: the
+last events of a dying process may never have arrived, so only the crash of a process that held a
+single piece of work shows for certain which work caused it.
+
+Isolated work names each batch before it samples it. When it crashes its process once more, the rows
+of that batch are tried first, one at a time, which names the row. If the named rows turn out to be
+innocent, or none were named, the work is halved instead. Rows that crash their process even alone
+are set aside, and the rest is committed.
 """
 
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from enum import Enum, auto
 
@@ -47,6 +51,8 @@ class ShardState:
     open_parts: int = 1
     """How many parts are handed out or waiting."""
     set_aside: list[SetAsideRow] = field(default_factory=list)
+    trusts_names: bool = True
+    """Whether rows that were in hand during a crash have been guilty so far."""
 
 
 class ShardQueue:
@@ -107,6 +113,8 @@ class ShardQueue:
         if work.commits:
             self.close(work.shard)
             return True
+        if work.suspected and work.shard in self._states:
+            self._states[work.shard].trusts_names = False
         self._complete_part(work.shard)
         return False
 
@@ -136,8 +144,13 @@ class ShardQueue:
         self._retry_isolated(work)
         return True
 
-    def record_crash(self, work: ShardWork, error_type: FailureType, error: str) -> bool:
+    def record_crash(
+        self, work: ShardWork, error_type: FailureType, error: str, in_hand: Sequence[int] = ()
+    ) -> bool:
         """Note that a process ended or hung because of some work.
+
+        Args:
+            in_hand: the rows of the batch that it was sampling, if they are known.
 
         Returns:
             Whether to go on with the shard; False when it is time to give it up.
@@ -148,22 +161,22 @@ class ShardQueue:
         state.attempts = max(state.attempts, work.attempt)
         if work.commits:
             state.crashes += 1
-            return self._retry_whole(state, work)
+            return self._retry_whole(state, work, in_hand)
         if work.num_rows > 1:
-            self._divide(state, work)
+            self._divide(state, work, in_hand)
         elif work.deaths + 1 < MIN_DEATHS_ALONE:
             self._retry_isolated(replace(work, deaths=work.deaths + 1))
         else:
-            state.set_aside.append(SetAsideRow(work.start, work.attempt, error_type, error))
+            state.set_aside.append(SetAsideRow(work.rows[0], work.attempt, error_type, error))
             self._complete_part(work.shard)
         return True
 
-    def _retry_whole(self, state: ShardState, work: ShardWork) -> bool:
+    def _retry_whole(self, state: ShardState, work: ShardWork, in_hand: Sequence[int]) -> bool:
         match state.stage:
             case Stage.WHOLE if state.crashes < self._max_attempts - 1:
                 self._retry_isolated(work)
             case Stage.WHOLE:
-                self._divide(state, work)
+                self._divide(state, work, in_hand)
             case Stage.DIVIDED:  # a copy of the whole shard, handed out before it was divided
                 pass
             case Stage.FINAL if state.crashes < 2 * self._max_attempts:
@@ -172,10 +185,22 @@ class ShardQueue:
                 return False
         return True
 
-    def _divide(self, state: ShardState, work: ShardWork) -> None:
-        """Queue the halves of some work, or a single row by itself."""
-        single = replace(work.next_attempt(), commits=False, isolated=True, deaths=state.crashes)
-        parts = work.halves() if work.num_rows > 1 else (single,)
+    def _divide(self, state: ShardState, work: ShardWork, in_hand: Sequence[int]) -> None:
+        """Queue the rows that were in hand before the others; without them, the halves.
+
+        A single row is queued by itself.
+        """
+        known = set(work.rows).issuperset(in_hand)
+        if work.num_rows == 1:
+            parts = [work.part(work.rows, deaths=state.crashes)]
+        elif in_hand and known and state.trusts_names:
+            # Alone in its batch, in an isolated process, a row has crashed one by itself.
+            alone = int(len(in_hand) == 1)
+            parts = [work.part(in_hand, singly=True, suspected=True, deaths=alone)]
+            others = [row for row in work.rows if row not in in_hand]
+            parts += [work.part(others, singly=work.singly)] if others else []
+        else:
+            parts = list(work.halves())
         state.open_parts += len(parts) - 1
         state.stage = Stage.DIVIDED
         self._retries.extendleft(reversed(parts))

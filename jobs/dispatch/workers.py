@@ -8,9 +8,10 @@ from itertools import count
 from typing import Any
 
 import ray
-from ray.exceptions import GetTimeoutError, RayError
+from ray.exceptions import RayError
 
 from nightpress.jobs.dispatch.actor import CONTROL, ActorLocation, RemoteActor
+from nightpress.jobs.dispatch.timing import ShardTiming
 from nightpress.pipelines.shards.events import ShardBegun
 from nightpress.pipelines.shards.timeline import TimeSpent
 from nightpress.pipelines.shards.work import ShardWork
@@ -47,6 +48,8 @@ class InFlightShard:
     """Whether the actor stopped before the end of it, on request."""
     ticket: int = 0
     """Its number among everything its actor was handed."""
+    in_hand: tuple[int, ...] = ()
+    """The rows of the batch that is being sampled, if its actor names its batches."""
 
     @property
     def has_news(self) -> bool:
@@ -66,6 +69,37 @@ class InFlightShard:
             if isinstance(event, ShardBegun):
                 return True
         return False
+
+
+class Question:
+    """Something that an actor was asked; nothing ever waits for the answer.
+
+    Args:
+        answer: the reference of the answer.
+        about: what it was asked about; another question replaces it if that changes.
+    """
+
+    def __init__(self, answer: Any, about: object = None) -> None:
+        self.about = about
+        self._answer = answer
+        self._late_at = time.monotonic() + ANSWER_S
+
+    @property
+    def has_answer(self) -> bool:
+        """Whether the answer, or an error in its place, has arrived."""
+        return bool(ray.wait([self._answer], timeout=0.0, fetch_local=False)[0])
+
+    @property
+    def is_late(self) -> bool:
+        """Whether the answer has taken longer than `ANSWER_S`."""
+        return time.monotonic() >= self._late_at
+
+    def answer(self) -> Any:
+        """The answer, which must have arrived; None if the actor is gone."""
+        try:
+            return ray.get(self._answer)
+        except RayError:
+            return None
 
 
 class Startup:
@@ -103,6 +137,8 @@ class Worker:
     """Whether it is not given any more work."""
     tickets: Iterator[int] = field(default_factory=count)
     """The numbers of the work it will be handed."""
+    _hang_question: Question | None = field(default=None, init=False)
+    _time_question: Question | None = field(default=None, init=False)
 
     @property
     def accepts_work(self) -> bool:
@@ -149,16 +185,30 @@ class Worker:
         if self.location is not None:
             self.handle.drain.remote()
 
-    def is_hung(self) -> bool:
-        """Whether it is stuck in a batch of its current work, rather than waiting for a store."""
-        ticket = self.held[0].ticket
-        try:
-            sampling: bool = ray.get(self.handle.is_sampling.remote(ticket), timeout=ANSWER_S)
-        except GetTimeoutError:
-            return True  # so stuck that it cannot even answer
-        except RayError:
-            return False  # it is gone, as its stream will say
-        return sampling
+    def is_hung(self) -> bool | None:
+        """Whether it is stuck in a batch of its current work, rather than waiting for a store.
+
+        It is asked, and its answer may come later: until then this is None.
+        """
+        current = self.held[0]
+        about = current.ticket, current.heard_at
+        if self._hang_question is None or self._hang_question.about != about:
+            answer = self.handle.is_sampling.remote(current.ticket)
+            self._hang_question = Question(answer, about)
+        question = self._hang_question
+        if not question.has_answer:
+            return True if question.is_late else None  # so stuck that it cannot even answer
+        self._hang_question = None
+        return bool(question.answer())  # if it is gone, its stream will say so
+
+    def last_words(self) -> list[TimeSpent] | None:
+        """How it spent its time, or nothing if it does not say; None while it may yet answer."""
+        if self._time_question is None:
+            self._time_question = Question(self.handle.time_spent.remote())
+        if self._time_question.has_answer:
+            spent = self._time_question.answer()
+            return [] if spent is None else [spent]
+        return [] if self._time_question.is_late else None
 
 
 class WorkerPoller:
@@ -186,6 +236,17 @@ class WorkerPoller:
         if not ready:
             ready, _ = ray.wait(references, num_returns=1, timeout=timeout_s, fetch_local=False)
         return [by_reference[reference] for reference in ready]
+
+
+def stragglers(workers: Sequence[Worker], timing: ShardTiming) -> Iterator[InFlightShard]:
+    """Work that takes too long, and the work that waits behind it."""
+    for worker in workers:
+        current = worker.current
+        if current is None or current.begun_at is None:
+            continue
+        seconds = time.monotonic() - current.begun_at
+        if timing.is_straggling(current.work.num_rows, seconds):
+            yield from worker.held
 
 
 def times_spent(workers: Sequence[Worker]) -> Iterator[TimeSpent]:

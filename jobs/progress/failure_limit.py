@@ -58,7 +58,10 @@ class FailureLimit:
                 over = num_done >= MIN_DONE and num_failed > share * num_done
         if not over:
             return None
-        return f"{num_failed:,} of {num_done:,} images failed, and max_failures is {self._limit}"
+        return (
+            f"{num_failed:,} of {num_done:,} images failed, and max_failures is {self._limit}; "
+            "a higher limit lets the run go on"
+        )
 
     def _forget_attempt(self, shard: int) -> None:
         """Drop an attempt's counts: the next attempt counts its stored images again, as found."""

@@ -70,7 +70,7 @@ def preview(
 
     Raises:
         SpecError, ManifestError, ModelError, StoreError, ClusterError: as `run` raises them.
-        RunStopped: several actors in a row failed to start.
+        ClusterError: several actors in a row failed to start.
     """
     table = None if manifest is None else TableManifest.of(manifest)
     with readable_manifest(spec, table) as readable:

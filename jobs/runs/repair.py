@@ -70,7 +70,7 @@ def repair_rows(
     Raises:
         RunHeld: another process is working on this run.
         ChangedRunError: the model is no longer the one that the run was made with.
-        RunStopped: stopped early; what was made is kept.
+        RunStopped, RunBlocked: stopped early; what was made is kept.
     """
     run = Run(create_only_store(run.store, on_event), run.record)
     before = {shard: _hashes(run.store, shard, amends) for shard, amends in amendments.items()}
@@ -85,7 +85,8 @@ def repair_rows(
                 if isinstance(event, ShardDone):
                     ends[event.shard] = event
                 on_event(event)
-    return _compared(run, amendments, before, ends)
+    with failures_as_run_stopped():
+        return _compared(run, amendments, before, ends)
 
 
 def rewrite_plan_parts(

@@ -40,7 +40,7 @@ def retry(
         ChangedRunError: the model is no longer the one that the run was made with.
         UntrustedRun: only the run itself names a cluster, or allows pickles.
         ModelError, StoreError, ClusterError: the model, the store or the cluster cannot be used.
-        RunStopped: stopped early; what was made is kept.
+        RunStopped, RunBlocked: stopped early; what was made is kept.
     """
     run = open_images(target, storage)
     spec = repair_spec(run, target, address, max_failures, allow_pickle)

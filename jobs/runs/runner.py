@@ -15,7 +15,7 @@ from nightpress.jobs.dispatch.actor import ActorFactory
 from nightpress.jobs.dispatch.batch_size import decide_batch_sizes, resolve_batch_size
 from nightpress.jobs.dispatch.config import dispatch_config_of
 from nightpress.jobs.dispatch.first_actor import FirstActor
-from nightpress.jobs.errors import IncompleteRun, RunStopped, StoppedOnRequest
+from nightpress.jobs.errors import IncompleteRun, RunBlocked, RunStopped, StoppedOnRequest
 from nightpress.jobs.progress.events import Event, Message, Planned
 from nightpress.jobs.progress.failure_limit import FailureLimit
 from nightpress.jobs.progress.tally import Tally
@@ -129,9 +129,9 @@ def run(
     Raises:
         SpecError, ManifestError, ModelError, StoreDenied, ClusterError: nothing was written.
         ChangedRunError: the run directory was started by another job or manifest.
-        RunHeld: another process is working on this run.
-        LeaseLost: another process has taken the run over.
+        RunHeld, LeaseLost: another process is working on this run, or has taken it over.
         RunStopped: stopped early; call this again to resume.
+        RunBlocked: stopped early, by something that must be changed first.
     """
     table = None if manifest is None else TableManifest.of(manifest)
     session = _Session(spec, table, on_event, take_over, deadline_at, trace)
@@ -312,7 +312,7 @@ class _Session:
         try:
             with summary_index_kept(store):
                 yield from self._dispatch(run)
-        except RunStopped:
+        except (RunStopped, RunBlocked):
             if self._deadline_at is not None:  # a clean stop leaves a report of what is done
                 write_report(Run(store, record), store)
             raise

@@ -11,11 +11,10 @@ from nightpress.jobs.cluster.connection import alive_nodes, resolved_gpus, sprea
 from nightpress.jobs.dispatch.actor import ActorFactory
 from nightpress.jobs.dispatch.config import ASKED_TO_STOP, DispatchConfig
 from nightpress.jobs.dispatch.dispatcher import Dispatcher
-from nightpress.jobs.errors import ClusterError, RunStopped
+from nightpress.jobs.errors import NightpressError, in_mid_run
 from nightpress.jobs.progress.events import Event, Message
 from nightpress.jobs.progress.failure_limit import FailureLimit
 from nightpress.jobs.signals import first_interruption
-from nightpress.pipelines.errors import ManifestError, StoreError
 from nightpress.pipelines.inputs.node_cache import remove_start
 from nightpress.pipelines.job.spec import RunSpec
 from nightpress.pipelines.models.location import absolute_source
@@ -133,11 +132,17 @@ def dispatch_until(deadline_at: float | None, num_shards: int) -> float | None:
 
 @contextmanager
 def failures_as_run_stopped() -> Iterator[None]:
-    """Turn failures into RunStopped: once something is written, the run can be resumed."""
+    """Turn failures into RunStopped, or into RunBlocked if the same command would fail again.
+
+    For what happens once something is written; see `in_mid_run`.
+    """
     try:
         yield
-    except (StoreError, ManifestError, ClusterError) as error:
-        raise RunStopped(str(error)) from error
+    except NightpressError as error:
+        meaning = in_mid_run(error)
+        if meaning is error:
+            raise
+        raise meaning from error
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 
 from nightpress.jobs.errors import UnfinishedRun
@@ -12,7 +13,7 @@ from nightpress.jobs.runs.repair import (
     rewrite_plan_parts,
 )
 from nightpress.jobs.runs.repair_spec import repair_spec
-from nightpress.jobs.runs.shared import OnEvent, ignore
+from nightpress.jobs.runs.shared import OnEvent, failures_as_run_stopped, ignore
 from nightpress.jobs.runs.targets import ImageTarget, open_images
 from nightpress.pipelines.formatting import plural
 from nightpress.pipelines.inputs.reading import InputReader
@@ -141,12 +142,14 @@ def _repair(
     damaged_plan = [finding.shard for finding in result.findings if finding.damage is Damage.PLAN]
     if damaged_plan:
         rewrite_plan_parts(run, damaged_plan, on_event, take_over=take_over)
-        result = _check(run, sample)
-    if not result.findings:
-        return result
-    amendments = _amendments(run, result.findings)
-    repaired = repair_rows(run, spec, amendments, on_event, take_over=take_over)
-    return replace(result, repaired=repaired)
+    with failures_as_run_stopped() if damaged_plan else nullcontext():
+        if damaged_plan:
+            result = _check(run, sample)
+        if not result.findings:
+            return result
+        amendments = _amendments(run, result.findings)
+        repaired = repair_rows(run, spec, amendments, on_event, take_over=take_over)
+        return replace(result, repaired=repaired)
 
 
 def _amendments(run: Run, findings: Sequence[Finding]) -> dict[int, Amendment]:

@@ -17,6 +17,15 @@ class ShardBegun:
 
 
 @dataclass(frozen=True)
+class BatchBegun:
+    """A batch is about to be sampled; only work that may end its process names its batches."""
+
+    shard: int
+    rows: tuple[int, ...]
+    """Its rows, counted as in the work."""
+
+
+@dataclass(frozen=True)
 class BatchSampled:
     """A batch was sampled, and no image has been stored since the last event: a sign of life."""
 
@@ -93,5 +102,5 @@ class ShardLeft:
     shard: int
 
 
-ShardEvent = ShardBegun | BatchSampled | BatchDone | ShardDone | ShardLeft
+ShardEvent = ShardBegun | BatchBegun | BatchSampled | BatchDone | ShardDone | ShardLeft
 """Any of the events."""

@@ -36,6 +36,7 @@ from nightpress.pipelines.shards.batching import (
     with_next,
 )
 from nightpress.pipelines.shards.events import (
+    BatchBegun,
     BatchDone,
     BatchSampled,
     ShardBegun,
@@ -51,7 +52,7 @@ from nightpress.pipelines.shards.work import ShardWork
 from nightpress.pipelines.storage import Store
 
 PENDING_BATCHES = 2
-"""How many batches may wait for their upload before sampling waits for them."""
+"""Batches that may wait for their upload before sampling waits for them."""
 
 FAILURES = {
     Fault.NON_FINITE: FailureType.NON_FINITE,
@@ -152,7 +153,7 @@ class ShardRunner:
             return
         row_numbers = range(len(rows)) if work.amends is None else work.amends.rows
         images = planned_images(rows.take(list(row_numbers)))
-        wanted = range(len(images))[work.start : work.stop]
+        wanted = work.rows
         attempt = Attempt(self.store, self.record, work, self._worker, self._fence, self._lost)
         sink = self._sink(attempt, committed)
         made = _known_records(attempt, sink, {n: images[n] for n in wanted})
@@ -163,12 +164,17 @@ class ShardRunner:
             self._inputs.history(made.values(), committed),
         )
         try:
-            self._prefetch_first_batch(missing, ticket)
+            if not work.names_batches:
+                self._prefetch_first_batch(missing, ticket)
             self.accelerator_lock.wait(ticket)
             yield ShardBegun(work.shard)
             self._batch_sampler.begin_shard(_batch_sizes(committed) if work.replaces else {})
             positions = {images[n].image_id: n for n in wanted}
-            for records, batch_s in self._make_images(missing, attempt, sink, ticket):
+            for step in self._make_images(missing, attempt, sink, ticket):
+                if isinstance(step, InHand):
+                    yield BatchBegun(work.shard, tuple(positions[each] for each in step.ids))
+                    continue
+                records, batch_s = step
                 made |= {positions[record.facts.image_id]: record for record in records}
                 done = BatchDone.of(work.shard, records, batch_s)
                 yield done if records else BatchSampled(work.shard, batch_s)
@@ -182,8 +188,7 @@ class ShardRunner:
             yield self._commit(final, attempt, sink, rows, kept)
 
     def _sink(self, attempt: Attempt, committed: pa.Table | None) -> ImageSink:
-        packing = self.record.spec.images.packing
-        if packing == "none":
+        if (packing := self.record.spec.images.packing) == "none":
             return FileSink(attempt, self._pool)
         return PackSink(attempt, packing, committed)
 
@@ -205,28 +210,30 @@ class ShardRunner:
 
     def _make_images(
         self, missing: "Missing", attempt: Attempt, sink: ImageSink, ticket: int
-    ) -> Iterator[tuple[list[ImageRecord], float]]:
+    ) -> Iterator["tuple[list[ImageRecord], float] | InHand"]:
         """Sample batch after batch, while the threads store the earlier ones.
 
         Yields after each batch the records that are complete by then, if any, and the seconds that
-        the batch took to sample.
+        the batch took to sample; before each batch its images, if the work names its batches.
         """
 
         def submit(outcome: SampledImages | UnsampledImage) -> list[Future[ImageRecord]]:
             return self._submit(outcome, attempt, sink)
 
-        sampler, pending = self._batch_sampler, deque[list[Future[ImageRecord]]]()
-        cut = batches(missing.images, sampler.size_for, self._supports_per_image_guidance)
+        pending, names = deque[list[Future[ImageRecord]]](), attempt.work.names_batches
         try:
-            for batch, following in with_next(cut):
+            for batch, following in with_next(self._cut(missing, attempt.work)):
                 if self._draining.is_set():
                     break
+                if names:  # what ends the process from now on is this batch
+                    yield InHand([image.image_id for image in batch])
+                ahead = [] if names else following
                 self._inputs.prefetch(batch, missing.history)
-                self._prompts.prefetch(following)
+                self._prompts.prefetch(ahead)
                 outcomes = self._outcomes(batch)
                 if outcomes is None:
                     break
-                self._inputs.prefetch(following, missing.history)
+                self._inputs.prefetch(ahead, missing.history)
                 clock = time.perf_counter()
                 self.timeline.switch(Activity.BUSY)
                 # map, unlike a loop variable, does not keep pixels alive while more are sampled.
@@ -240,6 +247,11 @@ class ShardRunner:
             self.accelerator_lock.release(ticket)
         while pending:
             yield [future.result() for future in pending.popleft()], 0.0
+
+    def _cut(self, missing: "Missing", work: ShardWork) -> Iterator[list[PlannedImage]]:
+        size = self._batch_sampler.size_for
+        for batch in batches(missing.images, size, self._supports_per_image_guidance):
+            yield from [[image] for image in batch] if work.singly else [batch]
 
     def _outcomes(
         self, batch: list[PlannedImage]
@@ -291,11 +303,10 @@ class ShardRunner:
     ) -> ShardDone:
         """Commit or amend a shard; `kept` holds those of its records that are not to be kept."""
         shard, amends = attempt.work.shard, attempt.work.amends
-        if self.record.spec.images.is_packed and amends is None:
-            committed = read_commit_if_any(self.store, shard)
-            # If another attempt was faster, a second pack would be an orphan.
-            if committed is not None:
-                return ShardDone.of(shard, committed)
+        is_new_pack = self.record.spec.images.is_packed and amends is None
+        # If another attempt was faster, a second pack would be an orphan.
+        if is_new_pack and (committed := read_commit_if_any(self.store, shard)) is not None:
+            return ShardDone.of(shard, committed)
         records = sink.flush(made, rows)
         if self._fence is not None:
             self._fence.require(self.store)
@@ -313,6 +324,13 @@ class ShardRunner:
         else:
             recommit_shard(self.store, shard, part, self._fence)
         return ShardDone.of(shard, part)
+
+
+@dataclass(frozen=True)
+class InHand:
+    """The batch that is sampled next."""
+
+    ids: Sequence[str]
 
 
 @dataclass(frozen=True)

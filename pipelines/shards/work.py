@@ -1,5 +1,6 @@
 """The work on one attempt at a shard: what the driver hands out and an actor does."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Self
 
@@ -53,11 +54,27 @@ class ShardWork:
     """Whether its actor may hold no other work, because a process that held this work has ended."""
     deaths: int = 0
     """How many processes ended while they worked on exactly these rows of a divided shard."""
+    only: tuple[int, ...] | None = None
+    """The rows to make, in order, if not all from `start` to `stop`."""
+    singly: bool = False
+    """Whether each image is sampled in a batch of its own, padded as ever."""
+    suspected: bool = False
+    """Whether a process ended with these rows in hand."""
+
+    @property
+    def rows(self) -> Sequence[int]:
+        """The rows to make."""
+        return range(self.start, self.stop) if self.only is None else self.only
 
     @property
     def num_rows(self) -> int:
         """How many rows to make."""
-        return self.stop - self.start
+        return len(self.rows)
+
+    @property
+    def names_batches(self) -> bool:
+        """Whether each batch is reported before it is sampled, and nothing is prepared ahead."""
+        return self.isolated
 
     @property
     def replaces(self) -> bool:
@@ -73,8 +90,24 @@ class ShardWork:
         """The same rows, one attempt later."""
         return replace(self, attempt=self.attempt + 1, look_first=True)
 
+    def part(
+        self, rows: Sequence[int], *, singly: bool = False, suspected: bool = False, deaths: int = 0
+    ) -> Self:
+        """Some of the rows, to be tried in isolation and without a commit."""
+        return replace(
+            self.next_attempt(),
+            only=tuple(rows),
+            singly=singly,
+            suspected=suspected,
+            deaths=deaths,
+            commits=False,
+            isolated=True,
+        )
+
     def halves(self) -> tuple[Self, Self]:
         """Both halves, each to be tried in isolation and without a commit."""
-        middle = self.start + self.num_rows // 2
-        half = replace(self.next_attempt(), commits=False, isolated=True)
-        return replace(half, stop=middle), replace(half, start=middle)
+        rows, middle = self.rows, self.num_rows // 2
+        return (
+            self.part(rows[:middle], singly=self.singly),
+            self.part(rows[middle:], singly=self.singly),
+        )

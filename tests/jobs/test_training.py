@@ -20,7 +20,8 @@ import yaml
 from support.training_jobs import autoencoder_job, denoiser_job, draw_images, save_parts
 
 from nightpress.jobs import training
-from nightpress.jobs.errors import ClusterError, RunStopped, StoppedOnRequest
+from nightpress.jobs.cli import exit_code
+from nightpress.jobs.errors import ClusterError, RunBlocked, StoppedOnRequest
 from nightpress.jobs.training import train
 from nightpress.jobs.training_worker import TrainingCoordinator
 from nightpress.pipelines.errors import DataError, SpecError, StoreDenied
@@ -289,10 +290,11 @@ def _wait_until(condition: Callable[[], bool]) -> None:
 def test_a_diverged_training_is_not_retried(root: Path) -> None:
     spec = denoiser_job(root, cluster=TWO, training={"max_train_steps": 30, "learning_rate": 1e30})
     events: list[TrainingEvent] = []
-    with pytest.raises(RunStopped, match=r"the loss is (nan|inf)"):
+    with pytest.raises(RunBlocked, match=r"the loss is (nan|inf)") as caught:
         train(spec, events.append)
     seen = [event.metrics.step for event in events if isinstance(event, StepDone)]
     assert seen == sorted(set(seen))  # no step was retried
+    assert exit_code(caught.value) == 1
 
 
 @contextmanager

@@ -5,6 +5,7 @@ import signal
 import time
 from collections.abc import Callable
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ from support.fakes.odd_actors import (
     DeadlyActor,
     FactoryOf,
     HangingActor,
+    PoisonedActor,
     StuckActor,
     ThreadsActor,
     WaitingActor,
@@ -26,7 +28,7 @@ from nightpress.jobs.dispatch.actor import SamplerActor
 from nightpress.jobs.dispatch.batch_size import resolve_batch_size
 from nightpress.jobs.dispatch.config import DispatchConfig
 from nightpress.jobs.dispatch.dispatcher import Dispatcher
-from nightpress.jobs.errors import RunStopped
+from nightpress.jobs.errors import RunBlocked, RunStopped
 from nightpress.jobs.progress.events import (
     ActorJoined,
     ActorLost,
@@ -100,7 +102,7 @@ def test_actors_that_never_start_stop_the_run_with_their_error(make_spec: MakeSp
     spec = make_spec()
     store, record = begun(spec)
     dispatcher = dispatcher_of(spec, store, record, BrokenActor)
-    with pytest.raises(RunStopped, match="the weights on this node are not those of the run"):
+    with pytest.raises(RunBlocked, match="the weights on this node are not those of the run"):
         list(dispatcher.run(range(record.layout.num_shards)))
     dispatcher.close()
     assert committed_shards(store) == set()
@@ -195,6 +197,47 @@ def test_a_row_that_hangs_is_set_aside_and_the_others_are_made(make_spec: MakeSp
     assert len(rows) == PROMPTS
 
 
+def deaths_of_a_poisoned_run(spec: RunSpec) -> int:
+    """Make a run in which row 3 kills its process; returns how many processes died of it."""
+    store, record = begun(spec)
+    dispatcher = dispatcher_of(spec, store, record, PoisonedActor)
+    seen = list(dispatcher.run(range(record.layout.num_shards)))
+    dispatcher.close()
+    rows = read_metadata(spec).to_pylist()
+    (failed,) = [row for row in rows if row["status"] == "failed"]
+    assert (failed["id"], failed["error_type"]) == ("00000003", "WorkerKilled")
+    assert "SIGKILL" in failed["error"] or "died" in failed["error"]
+    deaths = [event for event in seen if isinstance(event, ActorLost)]
+    assert failed["attempts"] == len(deaths)
+    (aside,) = [event for event in seen if isinstance(event, RowSetAside)]
+    assert aside.reason.startswith(failed["error"])  # which has at most 500 characters
+    return len(deaths)
+
+
+@pytest.mark.slow
+def test_a_row_that_kills_its_process_is_named_by_the_batch_in_hand(
+    make_spec: MakeSpec, finished: MakeSpec
+) -> None:
+    spec = make_spec(batch={"size": 4, "shard_size": PROMPTS})
+    assert deaths_of_a_poisoned_run(spec) == 4
+    sound = {name: sha for name, sha in hashes(finished()).items() if "00000003" not in name}
+    assert hashes(spec) == sound
+
+
+@pytest.mark.chaos
+def test_in_a_shard_of_1024_a_row_that_kills_its_process_costs_four_processes(
+    make_spec: MakeSpec, tmp_path: Path
+) -> None:
+    manifest = tmp_path / "many.csv"
+    manifest.write_text("prompt\n" + "".join(f"picture number {n}\n" for n in range(1024)))
+    settings = {"width": 32, "height": 32, "num_inference_steps": 2}
+    spec = make_spec(
+        manifest=str(manifest), sampling=settings, batch={"size": 4, "shard_size": 1024}
+    )
+    assert deaths_of_a_poisoned_run(spec) == 4
+    assert len(read_metadata(spec)) == 1024
+
+
 def test_a_run_that_is_asked_to_stop_stores_its_current_batch_and_can_be_resumed(
     make_spec: MakeSpec, finished: MakeSpec
 ) -> None:
@@ -206,7 +249,7 @@ def test_a_run_that_is_asked_to_stop_stores_its_current_batch_and_can_be_resumed
     )
     events = dispatcher.run(range(record.layout.num_shards))
     asked += ["tired" for event in islice(events, 3) if isinstance(event, BatchDone)]
-    with pytest.raises(RunStopped, match="tired; run the same command again to resume"):
+    with pytest.raises(RunBlocked, match=r"stopped: tired \(what is committed is kept\)"):
         list(events)
     dispatcher.close()
     there = store.list("images")

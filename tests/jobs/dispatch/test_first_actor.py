@@ -10,7 +10,7 @@ from support.fakes.odd_actors import FactoryOf, FallingActor, StuckActor
 from nightpress.diffusion_core.models.info import ModelInfo
 from nightpress.jobs.dispatch.actor import SamplerActor
 from nightpress.jobs.dispatch.first_actor import FirstActor
-from nightpress.jobs.errors import RunStopped
+from nightpress.jobs.errors import ClusterError, RunStopped
 from nightpress.jobs.progress.events import Event, Message
 from nightpress.pipelines.job.spec import RunSpec
 
@@ -55,7 +55,7 @@ def test_an_actor_that_is_killed_while_it_loads_is_replaced(make_spec: MakeSpec)
 @pytest.mark.chaos
 def test_the_run_stops_after_three_actors_failed_to_start(make_spec: MakeSpec) -> None:
     first = first_of(make_spec(), FallingActor)
-    with pytest.raises(RunStopped, match="3 actors in a row failed to start"):
+    with pytest.raises(ClusterError, match="3 actors in a row failed to start"):
         start(first)
 
 

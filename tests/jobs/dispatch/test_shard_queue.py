@@ -5,6 +5,7 @@ from collections import Counter
 from dataclasses import replace
 
 import hypothesis.strategies as st
+import pytest
 from hypothesis import given
 
 from nightpress.jobs.dispatch.shard_queue import LOSSES_PER_ATTEMPT, ShardQueue
@@ -23,7 +24,7 @@ def queue_of(*sizes: int, max_attempts: int = 3) -> ShardQueue:
 
 def rows(work: ShardWork) -> set[int]:
     """The rows that are tried."""
-    return set(range(work.start, work.stop)) - {row.row for row in work.set_aside}
+    return set(work.rows) - {row.row for row in work.set_aside}
 
 
 def do_all(
@@ -74,13 +75,61 @@ def test_a_row_that_always_kills_is_isolated_after_logarithmically_many_crashes(
             assert crashes[0] <= 4 + math.ceil(math.log2(size))
 
 
+def do_all_by_name(
+    queue: ShardQueue, poison: set[int], batch_size: int, misnamed_by: int = 0
+) -> tuple[ShardWork, int]:
+    """Do the work on shard 0 in batches; isolated work names the one in hand, or a later one.
+
+    Returns the commit, and how many processes crashed.
+    """
+    crashes = 0
+    while True:
+        work = queue.take()
+        left = [row for row in work.rows if row not in {each.row for each in work.set_aside}]
+        size = 1 if work.singly else batch_size
+        cut = [tuple(left[n : n + size]) for n in range(0, len(left), size)]
+        bad = [n for n, batch in enumerate(cut) if poison & set(batch)]
+        if not bad:
+            if queue.complete(work):
+                return work, crashes
+            continue
+        crashes += 1
+        named = cut[min(bad[0] + misnamed_by, len(cut) - 1)] if work.isolated else ()
+        assert queue.record_crash(work, KILLED, "it died", named)
+
+
+@pytest.mark.parametrize("batch_size", [1, 4, 8, 64])
+@pytest.mark.parametrize("bad", [0, 3, 700, 1023])
+def test_a_row_whose_batch_is_named_is_found_after_four_crashes(batch_size: int, bad: int) -> None:
+    commit, crashes = do_all_by_name(queue_of(1024), {bad}, batch_size)
+    assert [row.row for row in commit.set_aside] == [bad]
+    assert crashes == (3 if batch_size == 1 else 4)
+
+
+@given(
+    size=st.integers(1, 60),
+    batch_size=st.integers(1, 9),
+    max_attempts=st.integers(1, 4),
+    misnamed_by=st.integers(0, 3),
+    data=st.data(),
+)
+def test_exactly_the_poisonous_rows_are_set_aside_even_if_innocent_batches_are_named(
+    size: int, batch_size: int, max_attempts: int, misnamed_by: int, data: st.DataObject
+) -> None:
+    poison = data.draw(st.sets(st.integers(0, size - 1), max_size=3))
+    queue = queue_of(size, max_attempts=max_attempts)
+    commit, crashes = do_all_by_name(queue, poison, batch_size, misnamed_by)
+    assert {row.row for row in commit.set_aside} == poison
+    assert crashes <= max_attempts + (len(poison) + 1) * (4 + math.ceil(math.log2(size)))
+
+
 def test_a_single_row_is_not_set_aside_after_one_death() -> None:
     queue = queue_of(4)
     while (work := queue.take()).num_rows > 1:
         assert queue.record_crash(work, KILLED, "a neighbour, or nobody")
     assert queue.record_crash(work, KILLED, "by chance")
     again = queue.take()
-    assert (again.start, again.num_rows, again.attempt) == (work.start, 1, work.attempt + 1)
+    assert (again.rows, again.attempt) == (work.rows, work.attempt + 1)
     queue.complete(again)
     commits, _ = do_all(queue, {})
     assert not commits[0].set_aside

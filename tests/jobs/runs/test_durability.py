@@ -106,7 +106,7 @@ def test_the_run_s_own_failure_limit_does_not_stop_a_retry(job: str, spec: RunSp
     taken[0].parent.mkdir(parents=True)
     for path in taken:
         path.write_bytes(b"somebody else's")
-    assert nightpress("run", job, "--max-failures", "0").exit_code == 4
+    assert nightpress("run", job, "--max-failures", "0").exit_code == 1
     assert nightpress("run", job).exit_code == 3
     again = nightpress("retry", spec.url)
     assert again.exit_code == 3, again.output
@@ -259,7 +259,7 @@ def test_a_run_in_which_every_row_fails_is_stopped_early(
     make_spec: MakeSpec, tmp_path: Path
 ) -> None:
     wholesale, result = failed_wholesale(make_spec, tmp_path, num_rows=12, shard_size=2)
-    assert result.exit_code == 4
+    assert result.exit_code == 1
     assert "max_failures is 3" in result.stderr
     failed = [row for row in read_metadata(wholesale).to_pylist() if row["status"] == "failed"]
     assert 3 < len(failed) < 12
@@ -269,7 +269,7 @@ def test_a_large_shard_in_which_every_row_fails_is_stopped_before_its_end(
     make_spec: MakeSpec, tmp_path: Path
 ) -> None:
     wholesale, result = failed_wholesale(make_spec, tmp_path, num_rows=300, shard_size=300)
-    assert result.exit_code == 4
+    assert result.exit_code == 1
     stopped = re.search(r"(\d+) of \d+ images failed, and max_failures is 3", result.stderr)
     assert stopped is not None
     assert int(stopped[1]) < 30

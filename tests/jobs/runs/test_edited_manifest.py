@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from nightpress import jobs
-from nightpress.jobs.errors import RunStopped
+from nightpress.jobs.errors import RunBlocked
 from nightpress.jobs.progress.events import Event, Message
 from nightpress.jobs.runs import runner
 from nightpress.pipelines.errors import ChangedRunError, ManifestError
@@ -52,7 +52,7 @@ def test_an_edit_before_the_plan_is_written_can_be_undone(
 
     with monkeypatch.context() as patch:
         patch.setattr(runner, "create_record", create_and_edit)
-        with pytest.raises(RunStopped, match=r"mine\.jsonl: the file has changed") as caught:
+        with pytest.raises(RunBlocked, match=r"mine\.jsonl: the file has changed") as caught:
             jobs.run(spec)
     assert "\n" not in str(caught.value)
     with pytest.raises(ChangedRunError, match=r"manifest .*mine\.jsonl"):

@@ -204,3 +204,18 @@ class RefusingActor(SamplerActor):
 
     def find_best_batch_size(self, *args: Any) -> BestBatchSize:
         raise SettingsError("4 steps are too few for this sampler")
+
+
+class PoisonedActor(SamplerActor):
+    """Its process is killed by the batch that contains the image of row 3."""
+
+    def load(self, fingerprint: str, batch_size: int) -> None:
+        super().load(fingerprint, batch_size)
+        plain = self._sampler.sample
+
+        def sample(requests: Any, params: Any, batch_size: int | None = None) -> Any:
+            if any(request.prompt.endswith(" number 3") for request in requests):
+                os.kill(os.getpid(), signal.SIGKILL)
+            return plain(requests, params, batch_size)
+
+        self._sampler.sample = sample
