@@ -36,6 +36,13 @@ def node_resources() -> list[tuple[float, float]]:
     ]
 
 
+def most_memory_bytes() -> int:
+    """Bytes of memory that the node with the most gives to actors, as Ray counts it."""
+    draining = draining_nodes()
+    nodes = (node for node in ray.nodes() if node["Alive"] and node["NodeID"] not in draining)
+    return max((int(node["Resources"].get("memory", 0)) for node in nodes), default=0)
+
+
 def cluster_line() -> str:
     """`the cluster has 2 nodes, each up to 8 CPUs and 1 GPU; free now: 3 CPUs and no GPU`."""
     nodes = node_resources()

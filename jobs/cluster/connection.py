@@ -167,14 +167,14 @@ def resolved_gpus(wanted: float | str) -> float:
     return float(wanted)
 
 
-def room(cpus: float, gpus: float) -> int:
+def room(cpus: float, gpus: float, memory_bytes: int = 0) -> int:
     """How many actors of this size all nodes together can hold when nothing else runs."""
     draining = draining_nodes()
     return sum(
         int(
             min(
                 node["Resources"].get(resource, 0.0) / share + ROUNDING
-                for resource, share in (("CPU", cpus), ("GPU", gpus))
+                for resource, share in (("CPU", cpus), ("GPU", gpus), ("memory", memory_bytes))
                 if share > 0
             )
         )

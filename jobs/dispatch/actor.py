@@ -68,6 +68,15 @@ class ActorLocation:
     """Which packages that affect the last bits of pixels have changed since the run began."""
 
 
+@dataclass(frozen=True)
+class Footprint:
+    """What a model takes in memory, and what its device has."""
+
+    weight_bytes: int
+    device_bytes: int
+    """Memory of the whole accelerator; 0 on a CPU."""
+
+
 Sampled = tuple[str, np.ndarray, str | None]
 """An image's id, its pixels (H, W, 3) uint8, and what is wrong with them, if anything."""
 
@@ -115,6 +124,13 @@ class SamplerActor:
         model = files.describe(self._spec)
         files.check_weights(self._spec)
         return model
+
+    def footprint(self) -> Footprint:
+        """What the model on this node takes in memory, from the headers of its files."""
+        files = ModelFiles.locate(self._spec, self._options)
+        on_gpu = self._device == "cuda"
+        memory = torch.cuda.get_device_properties(0).total_memory if on_gpu else 0
+        return Footprint(files.weight_bytes(self._spec, self._device), memory)
 
     def load(self, fingerprint: str, batch_size: int) -> None:
         """Load the model, unless it is loaded already.
@@ -295,6 +311,8 @@ class ActorFactory:
     gpus: float
     threads: int
     traced: bool = False
+    memory_bytes: int = 0
+    """Memory that each actor reserves on its node; 0 for none."""
 
     @property
     def device(self) -> str:
@@ -308,11 +326,15 @@ class ActorFactory:
     @cached_property
     def _actor(self) -> Any:
         """Cached, because Ray inspects and uploads each new remote class."""
-        return remote_actor(SamplerActor, self.cpus, self.gpus)
+        return remote_actor(SamplerActor, self.cpus, self.gpus, self.memory_bytes)
 
 
-def remote_actor(actor_class: type[SamplerActor], cpus: float, gpus: float) -> Any:
+def remote_actor(
+    actor_class: type[SamplerActor], cpus: float, gpus: float, memory_bytes: int = 0
+) -> Any:
     """The class as a Ray actor, with concurrency groups for shards and for control calls."""
     groups = {CONTROL: 1, SHARDS: SHARDS_AT_ONCE}
     options = {"max_restarts": 0, "max_task_retries": 0, "concurrency_groups": groups}
+    if memory_bytes:
+        options["memory"] = memory_bytes
     return ray.remote(num_cpus=cpus, num_gpus=gpus, **options)(actor_class)

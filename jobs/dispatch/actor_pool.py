@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator
 import ray
 from ray.exceptions import RayError
 
-from nightpress.jobs.cluster.capacity import Notices, waiting_line
+from nightpress.jobs.cluster.capacity import Notices, can_grow, waiting_line
 from nightpress.jobs.cluster.connection import draining_nodes, room, tells_draining_nodes
 from nightpress.jobs.cluster.ray_errors import is_node_loss, reason_of
 from nightpress.jobs.dispatch.actor import ActorFactory, RemoteActor
@@ -37,7 +37,8 @@ class ActorPool:
         store, record: of the run.
         factory: starts actors.
         config: number of actors and timeouts.
-        room: returns how many actors that need these CPUs and GPUs the cluster can hold.
+        room: returns how many actors that need these CPUs, GPUs and bytes the cluster can hold.
+        can_grow: returns whether nodes may join the cluster.
     """
 
     def __init__(
@@ -46,12 +47,13 @@ class ActorPool:
         record: RunRecord,
         factory: ActorFactory,
         config: DispatchConfig,
-        room: Callable[[float, float], int] = room,
+        room: Callable[[float, float, int], int] = room,
+        can_grow: Callable[[], bool] = can_grow,
     ) -> None:
         self.workers: list[Worker] = []
         self._factory = factory
         self._config = config
-        self._room = room
+        self._room, self._can_grow = room, can_grow
         # Only once for all actors of a node: a long run may have used a million pictures.
         inputs = () if config.inputs is None else (ray.put(config.inputs),)
         self._begin_args = (ray.put(store), ray.put(record), config.fence, *inputs)
@@ -59,7 +61,7 @@ class ActorPool:
         self._next_scaling = self._next_stuck_check = 0.0
         self._notices: Notices | None = None
         """Since when fewer actors are placed than the run asks for; None while that is not so."""
-        self._is_warned = False
+        self._is_warned, self._num_fitting = False, config.min_actors
         self._spent: list[TimeSpent] = []
 
     def __len__(self) -> int:
@@ -90,8 +92,10 @@ class ActorPool:
             yield Message(f"Ray {ray.__version__} does not tell {NO_NOTICE}", warning=True)
         self._is_warned = True
         self._drain_nodes(draining_nodes())
-        for _ in range(self._target_size(num_waiting) - len(self.workers)):
+        target = self._target_size(num_waiting)
+        for _ in range(target - len(self.workers)):
             self.adopt(self._factory.start())
+        self._drop_unneeded(target)
         yield from self._report_lack_of_room(now)
 
     def on_started(self, worker: Worker) -> Iterator[Event]:
@@ -143,22 +147,36 @@ class ActorPool:
                     self.drop(worker)
 
     def _target_size(self, num_waiting: int) -> int:
-        """How many actors the run can use now."""
-        config = self._config
-        fitting = max(config.min_actors, self._room(self._factory.cpus, self._factory.gpus))
-        most = fitting if config.max_actors is None else min(fitting, config.max_actors)
+        """How many actors the run can use now.
+
+        On a cluster that may grow, these are up to twice as many as fit: those that are not placed
+        are what Ray's autoscaler starts nodes for, and the request ends with this process.
+        """
+        config, factory = self._config, self._factory
+        fitting = max(
+            config.min_actors, self._room(factory.cpus, factory.gpus, factory.memory_bytes)
+        )
+        self._num_fitting = fitting
+        most = 2 * fitting if self._can_grow() else fitting
+        most = most if config.max_actors is None else min(most, config.max_actors)
         busy = sum(bool(worker.held) for worker in self.workers)
         return min(most, busy + num_waiting)
+
+    def _drop_unneeded(self, target: int) -> None:
+        """Take back the request for actors that are not placed and have no work to wait for."""
+        unplaced = [worker for worker in self.workers if not worker.startup.is_placed]
+        for worker in unplaced[: max(0, len(self.workers) - target)]:
+            self.drop(worker)
 
     def _report_lack_of_room(self, now: float) -> Iterator[Event]:
         """Report, less and less often, that actors wait to be placed."""
         waiting = [worker for worker in self.workers if not worker.startup.is_placed]
-        if not waiting:
+        placed = len(self.workers) - len(waiting)
+        if not waiting or placed >= self._num_fitting:  # the others wait for nodes to join
             self._notices = None
             return
         self._notices = self._notices or Notices(now)
         if self._notices.due(now):
-            placed = len(self.workers) - len(waiting)
             what = f"another actor ({placed} at work)" if placed else "an actor"
             line = waiting_line(what, self._factory.cpus, self._factory.gpus)
             yield Message(line, warning=not placed)

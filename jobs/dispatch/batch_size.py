@@ -12,6 +12,7 @@ from nightpress.diffusion_core.models.info import ModelInfo
 from nightpress.diffusion_core.models.pipeline_folder import MULTIPLY_BY_GUIDANCE
 from nightpress.diffusion_core.sampling.request import SamplingParams
 from nightpress.diffusion_core.tuning.batch_size import Ending, padding_efficiency
+from nightpress.jobs.cluster.capacity import most_memory_bytes
 from nightpress.jobs.cluster.connection import most_cpus
 from nightpress.jobs.dispatch.actor import ActorFactory
 from nightpress.jobs.dispatch.first_actor import FirstActor
@@ -155,6 +156,8 @@ def memory_share(spec: RunSpec, factory: ActorFactory) -> float:
     if factory.gpus:
         return min(1.0, factory.gpus)
     per_node = max(1, int(most_cpus() // factory.cpus))
+    if factory.memory_bytes:
+        per_node = max(1, min(per_node, most_memory_bytes() // factory.memory_bytes))
     return 1.0 / min(per_node, spec.cluster.max_actors or per_node)
 
 

@@ -58,7 +58,7 @@ class Dispatcher:
         config: number of actors, attempts, timeouts and deadline.
         reason_to_stop: called repeatedly; if it returns a reason, the dispatch stops cleanly.
         repair_plan: called with a shard whose plan is damaged, to write that plan again.
-        room: returns how many actors that need these CPUs and GPUs the cluster can hold.
+        room: returns how many actors that need these CPUs, GPUs and bytes the cluster can hold.
     """
 
     def __init__(
@@ -70,7 +70,7 @@ class Dispatcher:
         *,
         reason_to_stop: Callable[[], str | None] = lambda: None,
         repair_plan: Callable[[int], None] = lambda shard: None,
-        room: Callable[[float, float], int] = room,
+        room: Callable[[float, float, int], int] = room,
     ) -> None:
         self._store = store
         self._record = record

@@ -15,7 +15,7 @@ from nightpress.diffusion_core.models.info import ModelInfo
 from nightpress.diffusion_core.tuning.batch_size import BestBatchSize
 from nightpress.jobs.cluster.capacity import FIRST_NOTICE_S, Notices, waiting_line
 from nightpress.jobs.cluster.connection import remote_value, room
-from nightpress.jobs.dispatch.actor import ActorFactory, RemoteActor
+from nightpress.jobs.dispatch.actor import ActorFactory, Footprint, RemoteActor
 from nightpress.jobs.dispatch.workers import Startup
 from nightpress.jobs.errors import ClusterError, ClusterUnavailable
 from nightpress.jobs.progress.events import Event, Message
@@ -63,6 +63,11 @@ class FirstActor:
                 yield self._lost(error)
             else:
                 return model
+
+    def footprint(self) -> Generator[Event, None, Footprint]:
+        """What the model takes in memory, and what the device of the actor has."""
+        found: Footprint = yield from self._wait(self.handle.footprint.remote())
+        return found
 
     def begin_loading(self, fingerprint: str, batch_size: int) -> Any:
         """Make the actor load its model; returns a reference for `finish_loading`."""

@@ -10,6 +10,7 @@ from nightpress.jobs.cluster.connection import cluster
 from nightpress.jobs.cluster.preflight import require_store_on_every_node
 from nightpress.jobs.dispatch.config import dispatch_config_of
 from nightpress.jobs.dispatch.first_actor import FirstActor
+from nightpress.jobs.dispatch.footprint import sized_factory
 from nightpress.jobs.progress.events import Event, Planned
 from nightpress.jobs.progress.failure_limit import FailureLimit
 from nightpress.jobs.runs.input_session import input_session
@@ -130,6 +131,7 @@ def _repair(
     factory = actor_factory(spec)
     first = FirstActor(factory, spec.cluster.load_timeout_s, lease.require)
     model = yield from first.start()
+    factory = yield from sized_factory(spec, first)
     refuse_changes(store, record.changes(spec, model, factory.device))
     num_images = sum(len(amends.rows) for amends in amendments.values())
     yield Planned(num_images=num_images, num_shards=len(amendments), num_done=0)

@@ -15,6 +15,7 @@ from nightpress.jobs.dispatch.actor import ActorFactory
 from nightpress.jobs.dispatch.batch_size import decide_batch_sizes, resolve_batch_size
 from nightpress.jobs.dispatch.config import dispatch_config_of
 from nightpress.jobs.dispatch.first_actor import FirstActor
+from nightpress.jobs.dispatch.footprint import sized_factory
 from nightpress.jobs.errors import IncompleteRun, RunBlocked, RunStopped, StoppedOnRequest
 from nightpress.jobs.progress.events import Event, Message, Planned
 from nightpress.jobs.progress.failure_limit import FailureLimit
@@ -245,6 +246,7 @@ class _Session:
         spec, factory = self._spec, actor_factory(self._spec, self._trace is not None)
         first = self._first_actor(factory, lambda: require_still_free(store, free))
         model = yield from first.start()
+        factory = yield from sized_factory(spec, first)
         yield from _thread_warning(factory)
         usual = resolve_batch_size(spec, factory.device)
         loading = first.begin_loading(model.identity, usual)  # while the manifest is checked
@@ -273,6 +275,7 @@ class _Session:
         factory = actor_factory(self._spec, self._trace is not None)
         first = self._first_actor(factory, lease.require)
         model = yield from first.start()
+        factory = yield from sized_factory(self._spec, first)
         yield from _thread_warning(factory)
         refuse_changes(store, record.changes(self._spec, model, factory.device))
         yield from column_messages(column_uses(self._spec, record.layout.files))

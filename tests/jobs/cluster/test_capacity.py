@@ -17,6 +17,7 @@ from nightpress.jobs.cluster.capacity import (
     resources,
     waiting_line,
 )
+from nightpress.jobs.cluster.connection import draining_nodes, tells_draining_nodes
 from nightpress.jobs.dispatch.actor import ActorFactory
 from nightpress.jobs.dispatch.first_actor import FirstActor
 from nightpress.jobs.errors import ClusterError
@@ -120,3 +121,14 @@ def test_an_actor_that_waits_for_a_node_to_join_says_so_within_seconds(
     assert said.warning
     assert said.text.startswith("waiting for the first actor to start: it needs 1 CPU and 1 GPU")
     assert "no GPU" in said.text
+
+
+def test_a_ray_without_the_private_function_is_used_as_if_no_node_ever_left(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    assert tells_draining_nodes()
+    monkeypatch.delattr(type(ray._private.state.state), "get_draining_nodes")
+    assert not tells_draining_nodes()
+    assert draining_nodes() == set()
+    monkeypatch.delattr(ray._private.state, "state")
+    assert draining_nodes() == set()

@@ -143,7 +143,7 @@ def test_actors_join_when_the_cluster_grows_and_the_bits_stay_the_same(
     store, record = begun(spec)
     places = {"room": 1}
     dispatcher = dispatcher_of(
-        spec, store, record, WaitingActor, max_actors=None, room=lambda cpus, gpus: places["room"]
+        spec, store, record, WaitingActor, max_actors=None, room=lambda *_: places["room"]
     )
     joined = 0
     for event in dispatcher.run(range(record.layout.num_shards)):

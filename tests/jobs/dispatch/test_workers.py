@@ -1,5 +1,6 @@
 """What the driver blames for the loss of an actor, by the events in real Ray streams."""
 
+import time
 from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
@@ -7,6 +8,7 @@ from typing import Any
 import pytest
 import ray
 
+from nightpress.jobs.dispatch import workers
 from nightpress.jobs.dispatch.workers import InFlightShard, Worker
 from nightpress.pipelines.shards.events import BatchDone, ShardBegun, ShardEvent
 from nightpress.pipelines.shards.work import ShardWork
@@ -72,3 +74,30 @@ def test_a_worker_is_asked_about_the_silent_call_and_not_about_its_shard() -> No
     assert asked == [7]
     worker.held.pop(0)
     assert worker.is_hung()
+
+
+def test_actors_that_do_not_answer_are_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a frozen node: the lease and SIGTERM wait for the same loop."""
+    handle = SimpleNamespace(
+        is_sampling=SimpleNamespace(remote=lambda ticket: never.remote()),
+        time_spent=SimpleNamespace(remote=lambda: never.remote()),
+    )
+    frozen = [
+        Worker(handle, None, None, held=[InFlightShard(ShardWork(n, 0, 4), stream=None, ticket=n)])  # type: ignore[arg-type]
+        for n in range(20)
+    ]
+    began = time.monotonic()
+    assert {worker.is_hung() for worker in frozen} == {None}
+    assert [worker.last_words() for worker in frozen] == [None] * 20
+    assert time.monotonic() - began < 2.0
+    monkeypatch.setattr(workers, "ANSWER_S", 0.0)
+    frozen[0].held[0].heard_at += 1.0  # it was heard in between, so it is asked anew
+    assert frozen[0].is_hung() is True
+    assert frozen[1].is_hung() is None
+    late = Worker(handle, None, None, held=[])  # type: ignore[arg-type]
+    assert late.last_words() == []
+
+
+@ray.remote(num_cpus=100)
+def never() -> None:
+    """A task for which there is never room."""

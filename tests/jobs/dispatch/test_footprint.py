@@ -1,0 +1,112 @@
+"""How many copies of a model fit, by its weights' bytes and not by CPUs alone."""
+
+from collections.abc import Generator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from nightpress.diffusion_core.models.spec import ModelSpec
+from nightpress.diffusion_core.models.weight_size import weight_bytes
+from nightpress.jobs.cluster import connection
+from nightpress.jobs.cluster.connection import room
+from nightpress.jobs.dispatch.actor import ActorFactory, Footprint
+from nightpress.jobs.dispatch.actor_pool import ActorPool
+from nightpress.jobs.dispatch.config import DispatchConfig
+from nightpress.jobs.dispatch.footprint import OVERHEAD_BYTES, sized_factory
+from nightpress.jobs.errors import ClusterError
+from nightpress.pipelines.job.spec import RunSpec
+
+GIB = 1 << 30
+SDXL_BYTES = 7 * GIB
+
+
+def factory(gpus: float = 0.0) -> ActorFactory:
+    return ActorFactory(ModelSpec(), {}, cpus=1, gpus=gpus, threads=1)
+
+
+def sized(
+    found: Footprint, gpus: float = 0.0, actors: Any = "auto"
+) -> tuple[list[Any], ActorFactory]:
+    """The factory after the first actor, and what is said."""
+
+    def footprint() -> Generator[Any, None, Footprint]:
+        yield from ()
+        return found
+
+    first: Any = SimpleNamespace(factory=factory(gpus), footprint=footprint)
+    spec = RunSpec.from_dict({"name": "a", "output": "b", "cluster": {"actors": actors}})
+    said, steps = [], sized_factory(spec, first)
+    while True:
+        try:
+            said.append(next(steps))
+        except StopIteration as end:
+            return said, end.value
+
+
+def have(monkeypatch: pytest.MonkeyPatch, *nodes: dict[str, float]) -> None:
+    listed = [{"Alive": True, "NodeID": str(n), "Resources": node} for n, node in enumerate(nodes)]
+    monkeypatch.setattr(connection.ray, "nodes", lambda: listed)
+    monkeypatch.setattr(connection, "draining_nodes", set)
+    monkeypatch.setattr("nightpress.jobs.cluster.capacity.draining_nodes", set)
+
+
+def test_64_cores_do_not_load_64_copies(monkeypatch: pytest.MonkeyPatch) -> None:
+    have(monkeypatch, {"CPU": 64.0, "memory": 90.0 * GIB}, {"CPU": 4.0, "memory": 500.0 * GIB})
+    said, actors = sized(Footprint(SDXL_BYTES, 0))
+    assert not said
+    assert actors.memory_bytes == SDXL_BYTES + OVERHEAD_BYTES
+    assert room(1, 0) == 68
+    assert room(1, 0, actors.memory_bytes) == 90 // 8 + 4
+
+
+def test_a_node_too_small_for_one_copy_gets_one_and_it_is_said(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    have(monkeypatch, {"CPU": 64.0, "memory": 4.0 * GIB})
+    said, actors = sized(Footprint(SDXL_BYTES, 0))
+    assert "an actor needs about 8.6 GB of memory" in said[0].text
+    assert room(1, 0, actors.memory_bytes) == 1
+
+
+def test_a_fixed_number_of_actors_reserves_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    have(monkeypatch, {"CPU": 64.0, "memory": 4.0 * GIB})
+    assert sized(Footprint(SDXL_BYTES, 0), actors=3) == ([], factory())
+
+
+def test_a_share_of_a_gpu_that_the_weights_cannot_have_is_refused(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    have(monkeypatch, {"CPU": 64.0, "GPU": 8.0, "memory": 900.0 * GIB})
+    with pytest.raises(ClusterError, match=r"puts 10 actors on a GPU of .* 0\.333 or more"):
+        sized(Footprint(SDXL_BYTES, 24 * GIB), gpus=0.1)
+    assert sized(Footprint(SDXL_BYTES, 24 * GIB), gpus=0.5)[1].gpus == 0.5
+
+
+def test_the_weights_are_counted_in_the_type_they_are_loaded_in(tiny_model: Path) -> None:
+    stored = sum(file.stat().st_size for file in tiny_model.rglob("*.safetensors"))
+    in_full = weight_bytes(tiny_model, ModelSpec(), "float32")
+    assert 0.8 * stored < in_full <= stored
+    assert weight_bytes(tiny_model, ModelSpec(), "bfloat16") == pytest.approx(in_full / 2, rel=0.02)
+
+
+@pytest.mark.parametrize(
+    ("fits", "most", "grows", "waiting", "target"),
+    [
+        (2, None, False, 50, 2),
+        (2, None, True, 50, 4),
+        (2, 3, True, 50, 3),
+        (2, 1, True, 50, 1),
+        (8, None, True, 3, 3),
+        (0, None, True, 50, 2),
+    ],
+)
+def test_a_cluster_that_may_grow_is_asked_for_as_many_again_within_min_and_max(
+    fits: int, most: int | None, grows: bool, waiting: int, target: int
+) -> None:
+    config = DispatchConfig(min_actors=1, max_actors=most, max_attempts=3, look_first=False)
+    pool = ActorPool.__new__(ActorPool)
+    pool.workers, pool._config, pool._factory = [], config, factory()
+    pool._room, pool._can_grow = lambda *_: fits, lambda: grows
+    assert pool._target_size(waiting) == target
