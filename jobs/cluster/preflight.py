@@ -26,6 +26,28 @@ def require_store_on_every_node(cluster: ClusterSpec, store: Store) -> None:
             raise ClusterError(f"node {node}: {reason}")
 
 
+def require_readable_on_every_node(store: Store, path: str) -> None:
+    """Check that every node reads an object of a run as this machine does; writes nothing.
+
+    Raises:
+        ClusterError: a node finds no such object, another one, or may not read it.
+    """
+    here = store.read(path)
+    for node, seen in on_every_node(_read, (store, path)):
+        if seen != here:
+            reason = seen if isinstance(seen, str) else "it finds no such file, or another one"
+            raise ClusterError(f"node {node} cannot read {store.url}/{path}: {reason}")
+
+
+def _read(place: tuple[Store, str]) -> bytes | str | None:
+    """What this node finds; a text says why it cannot look."""
+    store, path = place
+    try:
+        return store.read_if_any(path)
+    except StoreError as error:
+        return str(error)
+
+
 def _require_shared_disk(store: Store) -> None:
     folder = Path(store.url)
     while not folder.is_dir():

@@ -71,6 +71,11 @@ class Percentage(click.ParamType[float]):
     is_flag=True,
     help="Also check the pictures that images were made from; changed ones are never repaired.",
 )
+@click.option(
+    "--spread",
+    is_flag=True,
+    help="Read the images on all nodes of the Ray cluster, and not only on this machine.",
+)
 @repair_options
 @json_option
 @click.pass_context
@@ -83,6 +88,7 @@ def command(
     repair: bool,
     remove_orphans: bool,
     inputs: bool,
+    spread: bool,
     address: str | None,
     max_failures: int | str | None,
     allow_pickle: bool,
@@ -96,7 +102,6 @@ def command(
     and was not repaired.
     """
     target = image_target(run, storage_overrides, night)
-    storage = storage_options(storage_overrides)
     sigterm_as_ctrl_c()
     with display_for(Console(stderr=True)) as display:
         result = verify(
@@ -106,12 +111,17 @@ def command(
             repair=repair,
             remove_orphans=remove_orphans,
             inputs=inputs,
+            spread=spread,
             address=address,
             max_failures=max_failures,
             allow_pickle=allow_pickle,
             take_over=take_over,
-            storage=storage,
+            storage=storage_options(storage_overrides),
         )
+    _print(ctx, result, as_json)
+
+
+def _print(ctx: click.Context, result: VerifyResult, as_json: bool) -> None:
     code = OK if result.is_sound else SOME_FAILED
     print_and_exit(ctx, code, as_values(result), as_text(result), as_json)
 

@@ -4,7 +4,11 @@ Each repair holds the run's lease while it works. The caller finds out what is w
 """
 
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
+
+import pyarrow as pa
 
 from nightpress.jobs.cluster.connection import cluster
 from nightpress.jobs.cluster.preflight import require_store_on_every_node
@@ -29,11 +33,12 @@ from nightpress.pipelines.reporting.report import write_report
 from nightpress.pipelines.run_directory import orphans
 from nightpress.pipelines.run_directory.commit import read_commit
 from nightpress.pipelines.run_directory.lease import Lease, held
+from nightpress.pipelines.run_directory.map_ahead import map_ahead
 from nightpress.pipelines.run_directory.reader import Run
 from nightpress.pipelines.run_directory.record import refuse_changes
 from nightpress.pipelines.shards.events import ShardDone
 from nightpress.pipelines.shards.work import Amendment
-from nightpress.pipelines.storage import Store
+from nightpress.pipelines.storage import READ_THREADS, Store
 
 
 @dataclass(frozen=True)
@@ -74,7 +79,9 @@ def repair_rows(
         RunStopped, RunBlocked: stopped early; what was made is kept.
     """
     run = Run(create_only_store(run.store, on_event), run.record)
-    before = {shard: _hashes(run.store, shard, amends) for shard, amends in amendments.items()}
+    with ThreadPoolExecutor(READ_THREADS) as pool:
+        hashes = pool.map(partial(_hashes, run.store), amendments, amendments.values())
+        before = dict(zip(amendments, hashes, strict=True))
     free = require_free_run(run.store, take_over, on_event)
     with cluster(spec.cluster):
         require_store_on_every_node(spec.cluster, run.store)
@@ -158,6 +165,17 @@ def _hashes(store: Store, shard: int, amends: Amendment) -> list[str | None]:
     return hashes
 
 
+def _parts(run: Run, amendments: Mapping[int, Amendment]) -> Iterator[tuple[int, pa.Table]]:
+    """Each shard with the amended rows of its commit, read side by side."""
+
+    def read(shard: int) -> pa.Table:
+        part = read_commit(run.store, shard, ["status", "sha256"])
+        return part.take(list(amendments[shard].rows))
+
+    with ThreadPoolExecutor(READ_THREADS) as pool:
+        yield from zip(amendments, map_ahead(pool, read, amendments, READ_THREADS), strict=True)
+
+
 def _compared(
     run: Run,
     amendments: Mapping[int, Amendment],
@@ -170,8 +188,7 @@ def _compared(
         ends: how each shard ended, where rows count as failed that are still ok in the commit.
     """
     num_ok = num_failed = num_same = num_different = 0
-    for shard, amends in amendments.items():
-        part = read_commit(run.store, shard, ["status", "sha256"]).take(list(amends.rows))
+    for shard, part in _parts(run, amendments):
         statuses, hashes = (part.column(name).to_pylist() for name in ("status", "sha256"))
         num_bad = statuses.count("failed")
         num_unmade = max(0, ends[shard].num_failed - num_bad) if shard in ends else 0

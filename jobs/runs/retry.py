@@ -1,13 +1,18 @@
 """`retry`: make the failed rows of a run again."""
 
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+
 from nightpress.jobs.runs.repair import RepairResult, repair_rows
 from nightpress.jobs.runs.repair_spec import repair_spec
 from nightpress.jobs.runs.shared import OnEvent, ignore
 from nightpress.jobs.runs.targets import ImageTarget, open_images
 from nightpress.pipelines.run_directory.commit import failed_rows
+from nightpress.pipelines.run_directory.map_ahead import map_ahead
 from nightpress.pipelines.run_directory.reader import Run
+from nightpress.pipelines.run_directory.summary_index import read_totals
 from nightpress.pipelines.shards.work import Amendment
-from nightpress.pipelines.storage import Options
+from nightpress.pipelines.storage import READ_THREADS, Options
 
 
 def retry(
@@ -51,6 +56,9 @@ def retry(
 
 
 def failed_amendments(run: Run) -> dict[int, Amendment]:
-    """Shard -> its failed rows, of the shards that have any."""
-    found = ((shard, failed_rows(run.store, shard)) for shard in run.committed)
-    return {shard: Amendment(rows) for shard, rows in found if rows}
+    """Shard -> its failed rows, of the shards that have any by the totals of their commits."""
+    totals = read_totals(run.store)
+    shards = sorted(shard for shard, each in totals.items() if each.summary.num_failed)
+    with ThreadPoolExecutor(READ_THREADS) as pool:
+        rows = map_ahead(pool, partial(failed_rows, run.store), shards, READ_THREADS)
+        return {shard: Amendment(each) for shard, each in zip(shards, rows, strict=True) if each}

@@ -1,10 +1,13 @@
 """`verify`: check a run's images against its metadata and plan, and repair what is wrong."""
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
+from functools import partial
 
+from nightpress.jobs.cluster.connection import cluster, spread_map
+from nightpress.jobs.cluster.preflight import require_readable_on_every_node
 from nightpress.jobs.errors import UnfinishedRun
 from nightpress.jobs.runs.repair import (
     RepairResult,
@@ -17,14 +20,19 @@ from nightpress.jobs.runs.shared import OnEvent, failures_as_run_stopped, ignore
 from nightpress.jobs.runs.targets import ImageTarget, open_images
 from nightpress.pipelines.formatting import plural
 from nightpress.pipelines.inputs.reading import InputReader
+from nightpress.pipelines.job.sections import ClusterSpec
 from nightpress.pipelines.job.spec import RunSpec
 from nightpress.pipelines.run_directory import verify as checks
 from nightpress.pipelines.run_directory.reader import Run
-from nightpress.pipelines.run_directory.verify import Damage, Finding
+from nightpress.pipelines.run_directory.record import RUN_FILE
+from nightpress.pipelines.run_directory.verify import Damage, Finding, ShardVerified
 from nightpress.pipelines.run_directory.verify_inputs import InputsVerified, verify_inputs
 from nightpress.pipelines.shards.run_images import EarlierRuns
 from nightpress.pipelines.shards.work import Amendment
 from nightpress.pipelines.storage import Options
+
+SHARDS_A_TASK = 8
+"""How many shards one task of a spread check reads."""
 
 
 @dataclass(frozen=True)
@@ -68,6 +76,7 @@ def verify(
     repair: bool = False,
     remove_orphans: bool = False,
     inputs: bool = False,
+    spread: bool = False,
     address: str | None = None,
     max_failures: int | str | None = None,
     allow_pickle: bool = False,
@@ -83,6 +92,7 @@ def verify(
         repair: make what is missing or damaged again.
         remove_orphans: delete the images and packs that no commit names.
         inputs: also compare the hashes of the pictures that images were made from.
+        spread: read the images in tasks on all nodes of the cluster.
         address, max_failures, allow_pickle, take_over, storage: of a repair; see `retry`.
 
     Raises:
@@ -90,11 +100,10 @@ def verify(
         RunNotFound, RunHeld, UntrustedRun, ChangedRunError, StoreError ...: as `retry` raises them.
     """
     run = open_images(target, storage)
-    spec = None
-    if repair:
-        spec = repair_spec(run, target, address, max_failures, allow_pickle)
-    result = _check(run, sample, remove_orphans)
-    if spec is not None:
+    pickles = allow_pickle or not repair  # without a repair no model is loaded
+    spec = repair_spec(run, target, address, max_failures, pickles) if repair or spread else None
+    result = _check(run, sample, remove_orphans, spec.cluster if spec and spread else None)
+    if spec and repair:
         result = _repair(run, spec, result, sample, on_event, take_over)
     if remove_orphans:
         result = replace(result, deleted=delete_orphans(run, on_event, take_over=take_over))
@@ -107,13 +116,33 @@ def _reader(run: Run) -> InputReader:
     return InputReader(run.spec.inputs, options, EarlierRuns(run.url, options))
 
 
-def _check(run: Run, sample: float, needs_all: bool = False) -> VerifyResult:
+def _spread(run: Run, sample: float, nodes: ClusterSpec) -> Iterator[ShardVerified]:
+    """Check every committed shard in tasks on all nodes, a few shards a task."""
+    with cluster(nodes):
+        require_readable_on_every_node(run.store, RUN_FILE)
+        shards = run.committed
+        starts = range(0, len(shards), SHARDS_A_TASK)
+        check = partial(checks.verify_shards, run, sample=sample)
+        for found in spread_map(check, (shards[n : n + SHARDS_A_TASK] for n in starts)):
+            yield from found
+
+
+def _check(
+    run: Run, sample: float, needs_all: bool = False, nodes: ClusterSpec | None = None
+) -> VerifyResult:
     """Check every committed shard, and look for orphans if every commit can be read.
+
+    Args:
+        run: the run.
+        sample: the share of images to read.
+        needs_all: whether every shard must be committed.
+        nodes: the cluster on whose nodes to do it; None for this process.
 
     Raises:
         UnfinishedRun: every shard must be committed, and one is not.
     """
-    shards = list(checks.verify(run, sample))
+    found = checks.verify(run, sample) if nodes is None else _spread(run, sample, nodes)
+    shards = list(found)
     findings = tuple(finding for shard in shards for finding in shard.findings)
     # An unreadable commit may name any image.
     all_named = all(finding.row is not None for finding in findings)

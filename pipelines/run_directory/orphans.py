@@ -4,12 +4,16 @@ This is the only code that deletes images. A process that has lost the lease may
 so what it may yet commit is not deleted, and what a new holder may have adopted is put back.
 """
 
+from concurrent.futures import ThreadPoolExecutor
+
 from nightpress.pipelines.errors import LeaseLost, StoreError
 from nightpress.pipelines.image_files.packing import packed_shard
 from nightpress.pipelines.run_directory.commit import failed_rows, seal_commit
 from nightpress.pipelines.run_directory.lease import FencingToken
+from nightpress.pipelines.run_directory.map_ahead import map_ahead
 from nightpress.pipelines.run_directory.reader import Run
 from nightpress.pipelines.run_directory.verify import orphan_images
+from nightpress.pipelines.storage import READ_THREADS
 
 DELETE_BATCH = 32
 """Images that are kept in memory until it is certain that they may be deleted."""
@@ -32,9 +36,14 @@ def delete_orphans(run: Run, fence: FencingToken) -> list[str]:
         return []
     committed = run.committed
     packed = {packed_shard(path) for path in before} & set(committed)
-    for shard in committed:
+
+    def seal(shard: int) -> None:
         if shard in packed or failed_rows(run.store, shard):
             seal_commit(run.store, shard, fence)
+
+    with ThreadPoolExecutor(READ_THREADS) as pool:
+        for _ in map_ahead(pool, seal, committed, READ_THREADS):
+            pass
     # A pack that was stored only now may be about to be named by a commit that is not sealed.
     orphans = [path for path in orphan_images(run) if packed_shard(path) in {None, *packed}]
     batch = 1 if run.spec.images.is_packed else DELETE_BATCH
@@ -45,11 +54,12 @@ def delete_orphans(run: Run, fence: FencingToken) -> list[str]:
 
 def _delete(run: Run, paths: list[str], fence: FencingToken) -> None:
     store = run.store
-    images = {path: store.read_if_any(path) for path in paths}
+    with ThreadPoolExecutor(READ_THREADS) as pool:
+        images = dict(zip(paths, pool.map(store.read_if_any, paths), strict=True))
     fence.require(store)
     try:
-        for path in paths:
-            store.delete(path)
+        with ThreadPoolExecutor(READ_THREADS) as pool:  # at its end no deletion is under way
+            list(pool.map(store.delete, paths))
         fence.require(store)
     except (LeaseLost, StoreError):
         # The new holder may have found them and named them in a commit.

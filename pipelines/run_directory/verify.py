@@ -103,9 +103,20 @@ def verify(run: Run, sample: float = 1.0, seed: int = 0) -> Iterator[ShardVerifi
     Raises:
         StoreError: the store fails.
     """
-    with ThreadPoolExecutor(READ_THREADS) as images, ThreadPoolExecutor(SHARDS_AHEAD) as shards:
+    yield from _verify(run, run.committed, sample, seed)
+
+
+def verify_shards(
+    run: Run, shards: Sequence[int], sample: float = 1.0, seed: int = 0
+) -> list[ShardVerified]:
+    """As `verify`, for some of the committed shards; any machine may check any of them."""
+    return list(_verify(run, shards, sample, seed))
+
+
+def _verify(run: Run, shards: Sequence[int], sample: float, seed: int) -> Iterator[ShardVerified]:
+    with ThreadPoolExecutor(READ_THREADS) as images, ThreadPoolExecutor(SHARDS_AHEAD) as readers:
         check = partial(_verify_shard, run, sample=sample, seed=seed, pool=images)
-        yield from map_ahead(shards, check, run.committed, SHARDS_AHEAD)
+        yield from map_ahead(readers, check, shards, SHARDS_AHEAD)
 
 
 def rows_in_same_packs(run: Run, shard: int, rows: Iterable[int]) -> tuple[int, ...]:
