@@ -4,7 +4,7 @@ import os
 import signal
 import time
 from collections.abc import Callable
-from itertools import islice
+from itertools import islice, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from support.fakes.odd_actors import (
     BrokenActor,
     DeadlyActor,
     FactoryOf,
+    FrozenActor,
     HangingActor,
     PoisonedActor,
     StuckActor,
@@ -195,6 +196,26 @@ def test_a_row_that_hangs_is_set_aside_and_the_others_are_made(make_spec: MakeSp
     failed = [(row["id"], row["error_type"]) for row in rows if row["status"] == "failed"]
     assert failed == [("00000003", "Timeout")]
     assert len(rows) == PROMPTS
+
+
+@pytest.mark.slow
+def test_a_frozen_actor_is_replaced_and_the_loop_never_waits_for_it(make_spec: MakeSpec) -> None:
+    spec = make_spec(batch={"size": 2, "shard_size": 4})
+    store, record = begun(spec)
+    looks: list[float] = []
+
+    def note_the_time() -> None:
+        looks.append(time.monotonic())
+
+    dispatcher = dispatcher_of(
+        spec, store, record, FrozenActor, watchdog_s=3.0, reason_to_stop=note_the_time
+    )
+    events = dispatcher.run(range(record.layout.num_shards))
+    lost = next(event for event in events if isinstance(event, ActorLost))
+    dispatcher.close()
+    assert lost.reason == "it was in one batch for more than 3 s"
+    assert looks[-1] - looks[0] > 8.0  # the watchdog's seconds, and those of its question
+    assert max(after - before for before, after in pairwise(looks)) < 3.0
 
 
 def deaths_of_a_poisoned_run(spec: RunSpec) -> int:

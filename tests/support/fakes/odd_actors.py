@@ -219,3 +219,18 @@ class PoisonedActor(SamplerActor):
             return plain(requests, params, batch_size)
 
         self._sampler.sample = sample
+
+
+class FrozenActor(SamplerActor):
+    """Its process is stopped by the batch that contains the image of row 3, and answers nothing."""
+
+    def load(self, fingerprint: str, batch_size: int) -> None:
+        super().load(fingerprint, batch_size)
+        plain = self._sampler.sample
+
+        def sample(requests: Any, params: Any, batch_size: int | None = None) -> Any:
+            if any(request.prompt.endswith(" number 3") for request in requests):
+                os.kill(os.getpid(), signal.SIGSTOP)
+            return plain(requests, params, batch_size)
+
+        self._sampler.sample = sample
