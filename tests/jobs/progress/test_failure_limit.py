@@ -21,7 +21,9 @@ def test_a_run_without_failures_is_never_stopped(limit: int | str | None) -> Non
 
 def test_a_number_stops_the_run_once_it_is_exceeded() -> None:
     assert counted(2, (1, 2)).exceeded is None
-    assert counted(2, (1, 2), (9, 1)).exceeded == ("3 of 13 images failed, and max_failures is 2")
+    assert counted(2, (1, 2), (9, 1)).exceeded == (
+        "3 of 13 images failed, and max_failures is 2; a higher limit lets the run go on"
+    )
     assert counted(0, (0, 1)).exceeded is not None
 
 
@@ -49,7 +51,10 @@ def test_failures_in_a_large_shard_stop_the_run_long_before_its_end() -> None:
     limit.add(BatchDone(0, num_ok=1, num_failed=3, num_sampled=1))
     assert limit.exceeded is None
     limit.add(BatchDone(0, num_ok=0, num_failed=1, num_sampled=0))
-    assert limit.exceeded == "4 of 5 images failed, and max_failures is 3"
+    assert (
+        limit.exceeded
+        == "4 of 5 images failed, and max_failures is 3; a higher limit lets the run go on"
+    )
 
 
 def test_a_percentage_counts_images_under_way() -> None:
