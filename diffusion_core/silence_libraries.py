@@ -42,6 +42,26 @@ def silence_process() -> None:
         warnings.simplefilter("ignore")
 
 
+LOG_LINE = "%(asctime)s %(levelname)s %(name)s: %(message)s"
+
+OWN_LOGGER = "nightpress"
+"""The parent of the loggers of every module of nightpress."""
+
+
+def log_to_stderr() -> None:
+    """Write what nightpress's modules log to stderr, with their names; for a process that is ours.
+
+    A logger that has handlers already stays as it is.
+    """
+    logger = logging.getLogger(OWN_LOGGER)
+    if not logger.handlers:
+        handler = logging.StreamHandler()
+        handler.setFormatter(logging.Formatter(LOG_LINE))
+        logger.addHandler(handler)
+        logger.setLevel(logging.INFO)
+        logger.propagate = False
+
+
 @contextlib.contextmanager
 def no_progress_bars() -> Iterator[None]:
     """Turn off the progress bars of loading and saving; restore the previous setting afterwards."""

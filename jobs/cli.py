@@ -21,32 +21,9 @@ import click
 from nightpress.diffusion_core.errors import NightpressError
 from nightpress.diffusion_core.silence_libraries import silence_process
 from nightpress.jobs.cluster.shadowing import require_libraries
-from nightpress.jobs.commands.exit_codes import (
-    BAD_INPUT,
-    HELD,
-    STOPPED,
-    UNEXPECTED,
-    code_of_process,
-)
+from nightpress.jobs.commands.exit_codes import STOPPED, UNEXPECTED, code_of_process
 from nightpress.jobs.commands.json_output import print_error
-from nightpress.jobs.errors import (
-    ClusterError,
-    ClusterUnavailable,
-    JobError,
-    RunStopped,
-    StoppedOnRequest,
-    UnfinishedRun,
-    UntrustedRun,
-)
-from nightpress.pipelines.errors import (
-    Damaged,
-    LeaseLost,
-    RunHeld,
-    StoreDenied,
-    StoreError,
-    StoreMissing,
-    TrainingDiverged,
-)
+from nightpress.jobs.errors import StoppedOnRequest, exit_code
 
 COMMANDS = {
     "run": "Make every image of a job, or resume an interrupted run.",
@@ -164,25 +141,6 @@ def _errors_as_json(ctx: click.Context) -> Iterator[None]:
 def asks_for_json(arguments: Sequence[str]) -> bool:
     """Whether a command line has the option --json."""
     return "--json" in takewhile(lambda argument: argument != "--", arguments)
-
-
-def exit_code(error: Exception) -> int:
-    """The exit code of an expected error."""
-    match error:
-        case RunStopped() | ClusterUnavailable():
-            return STOPPED
-        case RunHeld() | LeaseLost():
-            return HELD
-        case StoreDenied() | StoreMissing() | ClusterError() | UnfinishedRun() | UntrustedRun():
-            return BAD_INPUT
-        case Damaged() | TrainingDiverged():  # no later start finds it otherwise
-            return UNEXPECTED
-        case StoreError():  # a store that has failed for minutes may recover later
-            return STOPPED
-        case JobError():
-            return UNEXPECTED
-        case _:
-            return BAD_INPUT
 
 
 def package_version() -> str:

@@ -1,4 +1,4 @@
-"""The errors of `jobs`.
+"""The errors of `jobs`, and the exit code of each expected error.
 
 ::
 
@@ -15,7 +15,15 @@
 """
 
 from nightpress.diffusion_core.errors import NightpressError
-from nightpress.pipelines.errors import Damaged, LeaseLost, RunHeld, StoreError
+from nightpress.pipelines.errors import (
+    Damaged,
+    LeaseLost,
+    RunHeld,
+    StoreDenied,
+    StoreError,
+    StoreMissing,
+    TrainingDiverged,
+)
 
 __all__ = [
     "ClusterError",
@@ -28,7 +36,11 @@ __all__ = [
     "StoppedOnRequest",
     "UnfinishedRun",
     "UntrustedRun",
+    "exit_code",
 ]
+
+OK, UNEXPECTED, BAD_INPUT, SOME_FAILED, STOPPED, HELD = range(6)
+"""The exit codes of the command line."""
 
 
 class JobError(NightpressError):
@@ -94,3 +106,24 @@ def in_mid_run(error: NightpressError) -> NightpressError:
             return error
         case _:
             return RunBlocked(f"{error} ({KEPT})")
+
+
+def exit_code(error: BaseException) -> int:
+    """The exit code of an error; 1 if it is none of nightpress's own."""
+    match error:
+        case RunStopped() | ClusterUnavailable() | KeyboardInterrupt():
+            return STOPPED
+        case RunHeld() | LeaseLost():
+            return HELD
+        case StoreDenied() | StoreMissing() | ClusterError() | UnfinishedRun() | UntrustedRun():
+            return BAD_INPUT
+        case Damaged() | TrainingDiverged():  # no later start finds it otherwise
+            return UNEXPECTED
+        case StoreError():  # a store that has failed for minutes may recover later
+            return STOPPED
+        case JobError():
+            return UNEXPECTED
+        case NightpressError():
+            return BAD_INPUT
+        case _:
+            return UNEXPECTED

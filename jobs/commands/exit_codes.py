@@ -2,7 +2,9 @@
 
 import click
 
-OK, UNEXPECTED, BAD_INPUT, SOME_FAILED, STOPPED, HELD = range(6)
+from nightpress.jobs.errors import BAD_INPUT, HELD, OK, SOME_FAILED, STOPPED, UNEXPECTED
+
+__all__ = ["BAD_INPUT", "HELD", "OK", "SOME_FAILED", "STOPPED", "UNEXPECTED"]
 
 MAY_COUNT_AS_OK = (SOME_FAILED, STOPPED, HELD)
 """Codes that say what became of a run; the others say that something is wrong."""

@@ -93,6 +93,7 @@ def as_values(planned: Plan) -> dict[str, object]:
         "modes": dict(planned.modes),
         "num_pictures": planned.num_pictures,
         "estimate": None if estimate is None else asdict(estimate),
+        "cost": None if planned.cost is None else asdict(planned.cost),
         "unread_runs": list(planned.unread_runs),
         "run_state": {
             "state": state.state.value,
@@ -127,6 +128,7 @@ def show(console: Console, spec: RunSpec, planned: Plan) -> None:
         f"names    {', '.join(planned.file_names)}",
         f"shards   {planned.num_shards:,} of up to {plural(planned.shard_size, 'image')}",
         estimate_line(spec, planned),
+        *cost_lines(planned),
         *(f"warning  left out of the estimate: {reason}" for reason in planned.unread_runs),
         *(f"warning  {text}" for text in planned.prompts.warnings()),
     ]
@@ -231,6 +233,11 @@ def estimate_line(spec: RunSpec, planned: Plan) -> str:
         f"takes    about {duration(planned.estimate.actor_s / actors)} on "
         f"{plural(actors, 'actor')}, {size(planned.estimate.num_bytes)}"
     )
+
+
+def cost_lines(planned: Plan) -> list[str]:
+    """What the images would cost; loading models and waiting come on top."""
+    return [] if planned.cost is None else [f"costs    about {planned.cost}, for sampling alone"]
 
 
 def settings_table(planned: Plan) -> Table:

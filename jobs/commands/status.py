@@ -58,7 +58,12 @@ def as_values(found: RunStatus | TrainingStatus) -> dict[str, object]:
             **asdict(found.progress),
             "job_steps": found.job_steps,
         }
-    return values | asdict(found.progress) | {"num_done": found.progress.num_done}
+    spent = {
+        "num_starts": found.num_starts,
+        "gpu_s": found.gpu_s,
+        "cost": None if found.cost is None else asdict(found.cost),
+    }
+    return values | asdict(found.progress) | {"num_done": found.progress.num_done} | spent
 
 
 def holder_values(holder: Holder) -> dict[str, object]:
@@ -87,6 +92,7 @@ def describe(found: RunStatus) -> str:
         f"size     {size(progress.num_bytes)}",
         f"model    {found.model} {found.model_fingerprint[:12]}",
         f"started  {found.created_at}",
+        *([f"spent    {spent_line(found)}"] if found.num_starts else []),
     ]
     if progress.images_per_s:
         lines.append(f"rate     {progress.images_per_s:.2f} images/s of sampling time")
@@ -98,6 +104,13 @@ def describe(found: RunStatus) -> str:
         lines.append(f"held by  {holder_line(found.holder)}")
         lines.append(f"to do    {plural(left, 'shard')}; run `nightpress run` on its job to resume")
     return "\n".join(lines)
+
+
+def spent_line(found: RunStatus) -> str:
+    """`12.40 EUR, 0.0021 EUR an image; 4 h 58 min of GPU time in 2 starts`."""
+    gpus = f"{duration(found.gpu_s)} of GPU time" if found.gpu_s else "no GPU"
+    time = f"{gpus} in {plural(found.num_starts, 'start')}"
+    return time if found.cost is None else f"{found.cost}; {time}"
 
 
 def describe_training(found: TrainingStatus) -> str:

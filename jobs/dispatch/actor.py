@@ -3,8 +3,10 @@
 Images go straight to the store; only small events travel back to the driver.
 """
 
+import logging
 import os
 import platform
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -19,7 +21,7 @@ from nightpress.diffusion_core.models.info import ModelInfo
 from nightpress.diffusion_core.models.spec import ModelSpec
 from nightpress.diffusion_core.sampling.request import SamplingParams
 from nightpress.diffusion_core.sampling.sampler import Sampler
-from nightpress.diffusion_core.silence_libraries import silence_process
+from nightpress.diffusion_core.silence_libraries import log_to_stderr, silence_process
 from nightpress.diffusion_core.tuning.batch_size import (
     BestBatchSize,
     find_best_batch_size,
@@ -45,6 +47,9 @@ from nightpress.pipelines.shards.timeline import Timeline, TimeSpent
 from nightpress.pipelines.shards.work import ShardWork
 from nightpress.pipelines.storage import Store
 
+LOG = logging.getLogger(__name__)
+"""What an actor does, in the log that Ray keeps of its process."""
+
 CONTROL = "control"
 """Concurrency group of the calls that are answered while a shard is being made."""
 
@@ -66,6 +71,8 @@ class ActorLocation:
     pid: int
     differences: tuple[str, ...] = ()
     """Which packages that affect the last bits of pixels have changed since the run began."""
+    age_s: float = 0.0
+    """Seconds since the process of the actor was ready to load the model."""
 
 
 @dataclass(frozen=True)
@@ -102,6 +109,8 @@ class SamplerActor:
         traced: bool = False,
     ) -> None:
         silence_process()
+        log_to_stderr()
+        self._began = time.monotonic()
         self._spec = spec
         self._options = options
         self._device = device
@@ -155,8 +164,10 @@ class SamplerActor:
                 f"{self._spec.source}: its fingerprint on {platform.node()} is {found[:12]}, but "
                 f"the run needs {fingerprint[:12]}{scope}"
             )
+        LOG.info("loading %s on %s", self._spec.source, self._device)
         self._sampler = Sampler(files.load(self._spec, self._device), batch_size)
         self._batch_size = batch_size
+        LOG.info("loaded after %.1f s", time.monotonic() - self._began)
 
     def find_best_batch_size(
         self,
@@ -205,6 +216,8 @@ class SamplerActor:
             inputs: what the actors share about the pictures of rows, if there are any.
         """
         self.load(record.model.identity, record.batch_size)
+        self._metrics.set_run(record.spec.name)
+        LOG.info("ready for the run %s, as %s", record.spec.name, self._worker)
         self._runner = ShardRunner(
             store, record, self._loaded, self._worker, fence, timeline=self._timeline, inputs=inputs
         )
@@ -214,6 +227,7 @@ class SamplerActor:
             host=platform.node(),
             pid=os.getpid(),
             differences=tuple(record.package_differences()),
+            age_s=time.monotonic() - self._began,
         )
 
     @ray.method(concurrency_group=SHARDS)  # type: ignore[untyped-decorator]
@@ -229,10 +243,12 @@ class SamplerActor:
         if runner is None:
             raise RuntimeError("the actor must begin a run before it runs a shard")
         with runner.accelerator_lock.ticket(ticket) as number:
+            LOG.info("shard %d, attempt %d: %d rows", work.shard, work.attempt, work.num_rows)
             rows = read_shard(runner.store, runner.record.layout, work.shard)
             for event in handed_off(runner.run(work, rows, number), _needs_ack):
                 self._metrics.add_event(event)
                 yield event
+            LOG.info("shard %d, attempt %d has ended", work.shard, work.attempt)
 
     @ray.method(concurrency_group=CONTROL)  # type: ignore[untyped-decorator]
     def is_sampling(self, ticket: int) -> bool:
@@ -247,6 +263,7 @@ class SamplerActor:
     @ray.method(concurrency_group=CONTROL)  # type: ignore[untyped-decorator]
     def drain(self) -> None:
         """Make the running shards stop after the current batch."""
+        LOG.info("asked to stop after the current batch")
         if self._runner is not None:
             self._runner.drain()
 

@@ -63,6 +63,8 @@ class ActorPool:
         """Since when fewer actors are placed than the run asks for; None while that is not so."""
         self._is_warned, self._num_fitting = False, config.min_actors
         self._spent: list[TimeSpent] = []
+        self._ended_s = 0.0
+        """Seconds of the actors that have ended."""
 
     def __len__(self) -> int:
         """How many actors have loaded their model."""
@@ -102,16 +104,17 @@ class ActorPool:
         """Handle the answer of an actor that was starting: it is ready, or it failed."""
         reference, worker.pending_begin = worker.pending_begin, None
         try:
-            worker.location = ray.get(reference)
+            location = ray.get(reference)
         except RayError as error:
             self.drop(worker)
             yield from self._start_failed(reason_of(error), is_node_loss(error))
             return
         self._start_failures = 0
-        assert worker.location is not None  # noqa: S101 - begin always returns a location
-        yield ActorJoined(worker.location.host, len(self))
-        for difference in worker.location.differences:
-            yield Message(f"on {worker.location.host} {difference}", warning=True)
+        worker.began = time.monotonic() - location.age_s
+        worker.location = location
+        yield ActorJoined(location.host, len(self))
+        for difference in location.differences:
+            yield Message(f"on {location.host} {difference}", warning=True)
 
     def drain(self) -> None:
         """Have all actors finish their current batch; they are not given any more work."""
@@ -121,12 +124,18 @@ class ActorPool:
     def drop(self, worker: Worker) -> None:
         """Remove an actor and kill its process, if it is still running."""
         self.workers.remove(worker)
+        self._ended_s += _lifetime_s(worker, time.monotonic())
         ray.kill(worker.handle)
 
     def close(self) -> None:
         """Kill every actor."""
         for worker in list(self.workers):
             self.drop(worker)
+
+    def actor_s(self) -> float:
+        """Seconds of all actors together, of those that have loaded their model."""
+        now = time.monotonic()
+        return self._ended_s + sum(_lifetime_s(worker, now) for worker in list(self.workers))
 
     def time_spent(self) -> list[TimeSpent]:
         """How the actors spent their time, except those that were lost."""
@@ -204,3 +213,7 @@ class ActorPool:
             raise RunBlocked(f"{message} ({KEPT})")
         self._next_scaling = time.monotonic() + min(MAX_WAIT_S, 2.0**self._start_failures)
         yield Message(f"an actor failed to start: {reason}", warning=True)
+
+
+def _lifetime_s(worker: Worker, now: float) -> float:
+    return 0.0 if worker.location is None else now - worker.began

@@ -15,6 +15,21 @@ GO_ON = "run the same command again to resume"
 
 
 @dataclass(frozen=True)
+class Budget:
+    """What the actors of this start may cost."""
+
+    actor_s: float
+    """Seconds of all actors together."""
+    text: str
+    """The budget of the whole run, such as `40.00 EUR`."""
+
+    @property
+    def go_on(self) -> str:
+        """How a run that has spent it goes on."""
+        return "run the same command again with a larger --budget to resume"
+
+
+@dataclass(frozen=True)
 class DispatchConfig:
     """Settings of a dispatch."""
 
@@ -36,6 +51,7 @@ class DispatchConfig:
     """Seconds since the epoch, by when the last batch must be stored."""
     inputs: InputSession | None = None
     """What the actors share about the pictures of rows; None if the run uses none."""
+    budget: Budget | None = None
 
 
 def dispatch_config_of(
@@ -44,6 +60,7 @@ def dispatch_config_of(
     look_first: bool,
     deadline_at: float | None = None,
     inputs: InputSession | None = None,
+    budget: Budget | None = None,
 ) -> DispatchConfig:
     """The settings that a job asks for, under a lease."""
     cluster = spec.cluster
@@ -60,4 +77,5 @@ def dispatch_config_of(
         deadline_at=deadline_at,
         fence=lease.fence,
         inputs=inputs,
+        budget=budget,
     )

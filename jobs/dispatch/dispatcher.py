@@ -17,6 +17,7 @@ from nightpress.jobs.cluster.ray_errors import may_be_node_loss, reason_of
 from nightpress.jobs.dispatch.actor import ActorFactory
 from nightpress.jobs.dispatch.actor_pool import ActorPool
 from nightpress.jobs.dispatch.config import ASKED_TO_STOP, GO_ON, DispatchConfig
+from nightpress.jobs.dispatch.limits import Limits, StopReason
 from nightpress.jobs.dispatch.shard_queue import ShardQueue
 from nightpress.jobs.dispatch.timing import ShardTiming
 from nightpress.jobs.dispatch.workers import InFlightShard, Worker, WorkerPoller, stragglers
@@ -81,6 +82,7 @@ class Dispatcher:
         self._amendments: dict[int, Amendment] = {}
         self._queue = ShardQueue([], self._first_attempt, config.max_attempts)
         self._timing = ShardTiming(record.layout.cost_ratio)
+        self._limits = Limits(config, self.pool, self._timing, record.layout.shard_size)
         self._copied: set[int] = set()
         self._repaired: set[int] = set()
         self._store_failures: dict[int, int] = {}
@@ -107,9 +109,9 @@ class Dispatcher:
         self._queue = ShardQueue(shards, self._first_attempt, self._config.max_attempts)
         while not self._queue.is_finished:
             if (reason := self._reason_to_stop()) is not None:
-                yield from self._drain(reason, reason == ASKED_TO_STOP)
-            elif (reason := self._deadline_reason()) is not None:
-                yield from self._drain(reason, on_request=True)
+                yield from self._drain(StopReason(reason), reason == ASKED_TO_STOP)
+            elif (limit := self._limits.reason(len(self._queue))) is not None:
+                yield from self._drain(limit, on_request=True)
             yield from self.pool.scale_to_cluster(len(self._queue))
             self._assign_work()
             yield from self._handle_news()
@@ -138,7 +140,7 @@ class Dispatcher:
                     len(worker.held) <= depth  # the cheapest check first: most hold enough
                     and worker.accepts_work
                     and self._queue
-                    and self._fits_before_deadline(len(worker.held))
+                    and self._limits.fits(len(worker.held))
                 ):
                     work = self._queue.take_shared() if worker.held else self._queue.take()
                     if work is not None:
@@ -168,27 +170,7 @@ class Dispatcher:
         is_new = work.shard not in self._copied and not self._queue.is_done(work.shard)
         return is_new and work.commits and work.amends is None
 
-    def _fits_before_deadline(self, num_before: int) -> bool:
-        """Whether a shard can be done before the deadline, after `num_before` others."""
-        deadline_at = self._config.deadline_at
-        expected_s = self._timing.expected_s(self._record.layout.shard_size)
-        if deadline_at is None or expected_s is None:
-            return True
-        return time.time() + expected_s * (1 + num_before) < deadline_at
-
-    def _deadline_reason(self) -> str | None:
-        """Why nothing more can be done before the deadline; None if something can."""
-        deadline_at = self._config.deadline_at
-        if deadline_at is None:
-            return None
-        if time.time() + self._config.drain_s >= deadline_at:
-            return "the deadline is near"
-        busy = any(worker.awaited is not None for worker in self.pool.workers)
-        if self._queue and self.pool.workers and not busy and not self._fits_before_deadline(0):
-            return "the next shard would not be done before the deadline"
-        return None
-
-    def _drain(self, reason: str, on_request: bool) -> Iterator[Event]:
+    def _drain(self, reason: StopReason, on_request: bool) -> Iterator[Event]:
         """Let the current batches finish, then stop.
 
         Raises:
@@ -199,15 +181,15 @@ class Dispatcher:
         drain_s = self._config.drain_s
         # Packed images are only stored with their whole shard.
         ending = "finishing" if self._record.spec.images.is_packed else "storing"
-        yield Message(f"{reason}: {ending} the current batches, for at most {drain_s:.0f} s")
+        yield Message(f"{reason.text}: {ending} the current batches, for at most {drain_s:.0f} s")
         self.pool.drain()
         end = time.monotonic() + drain_s
         while any(worker.held for worker in self.pool.workers) and time.monotonic() < end:
             yield from self._handle_news()
         if not self._queue.is_finished:
             if on_request:
-                raise StoppedOnRequest(f"stopped: {reason}; {GO_ON}")
-            raise RunBlocked(f"stopped: {reason} ({KEPT})")
+                raise StoppedOnRequest(f"stopped: {reason.text}; {reason.go_on}")
+            raise RunBlocked(f"stopped: {reason.text} ({KEPT})")
 
     def _handle_news(self) -> Iterator[Event]:
         """Wait for news from the workers, and handle it."""

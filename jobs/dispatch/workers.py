@@ -131,6 +131,8 @@ class Worker:
     """The reference of the actor's `begin`; None once it has answered."""
     startup: Startup
     location: ActorLocation | None = None
+    began: float = 0.0
+    """When the actor began, by the monotonic clock, once it has a location."""
     held: list[InFlightShard] = field(default_factory=list)
     """The work it was handed, current work first."""
     is_leaving: bool = False

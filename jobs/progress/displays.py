@@ -14,6 +14,8 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn
 PLAIN_EVERY_S = 10.0
 """Seconds between two plain lines."""
 
+Clock = Callable[[], float]
+
 E = TypeVar("E")
 E_contra = TypeVar("E_contra", contravariant=True)
 
@@ -63,7 +65,7 @@ class Plain(Generic[E]):
         console: Console,
         text: ProgressText[E],
         every_s: float = PLAIN_EVERY_S,
-        clock: Callable[[], float] = time.monotonic,
+        clock: Clock = time.monotonic,
     ) -> None:
         self._console, self._text = console, text
         self._every_s, self._clock = every_s, clock

@@ -1,4 +1,4 @@
-"""Whether a run has nothing left to make, decided without Ray and without loading a model."""
+"""Whether a run has nothing left to make, without Ray and without a model; and its totals."""
 
 from dataclasses import replace
 
@@ -6,10 +6,13 @@ from nightpress.diffusion_core.errors import ModelError
 from nightpress.diffusion_core.models.info import ModelInfo
 from nightpress.diffusion_core.models.loading import fingerprint_of
 from nightpress.diffusion_core.models.pipeline_folder import PipelineFolder
+from nightpress.jobs.errors import IncompleteRun
+from nightpress.pipelines.formatting import plural
 from nightpress.pipelines.job.spec import RunSpec
 from nightpress.pipelines.models.files import ModelFiles
 from nightpress.pipelines.models.location import is_here, locate
 from nightpress.pipelines.run_directory.commit import committed_shards
+from nightpress.pipelines.run_directory.reader import Run, RunProgress
 from nightpress.pipelines.run_directory.record import RunRecord, refuse_changes
 from nightpress.pipelines.storage import Store
 
@@ -60,3 +63,26 @@ def device_of(spec: RunSpec, record: RunRecord) -> str:
             return record.device
         case gpus:
             return "cuda" if gpus else "cpu"
+
+
+def require_complete(store: Store, record: RunRecord) -> RunProgress:
+    """The totals of a run whose shards should all be committed.
+
+    Raises:
+        IncompleteRun: one is not, or the images do not add up to those of the plan.
+    """
+    run = Run(store, record)
+    committed = run.committed
+    missing = set(range(record.layout.num_shards)) - set(committed)
+    if missing:
+        raise IncompleteRun(
+            f"{store.url}: {plural(len(missing), 'shard')} without a commit; the first is shard "
+            f"{min(missing)}"
+        )
+    progress = run.progress(committed)
+    if progress.num_ok + progress.num_failed != record.layout.num_images:
+        raise IncompleteRun(
+            f"{store.url}: {progress.num_ok:,} ok and {progress.num_failed:,} failed images do not "
+            f"add up to the {record.layout.num_images:,} images of the plan"
+        )
+    return progress

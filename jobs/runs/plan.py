@@ -13,6 +13,7 @@ from nightpress.jobs.runs.table_manifest import (
     with_kept_table,
 )
 from nightpress.pipelines.errors import StoreError
+from nightpress.pipelines.job.cost_section import Cost
 from nightpress.pipelines.job.spec import RunSpec
 from nightpress.pipelines.manifest.columns import ColumnUse, column_uses
 from nightpress.pipelines.manifest.frames import TABLE, Frame
@@ -61,6 +62,8 @@ class Plan:
     """The most frequent settings, most images first."""
     estimate: Estimate | None
     """Time and bytes; None if no run under the job's output has measured these settings."""
+    cost: Cost | None
+    """Of the estimate, at the job's price; None without one of the two."""
     unread_runs: tuple[str, ...]
     """Why runs under the job's output that cannot be read are left out of the estimate."""
     prompts: PromptCounts
@@ -114,6 +117,7 @@ def _planned(
     table: TableManifest | None,
 ) -> Plan:
     unread: list[str] = []
+    estimated = _estimate(found, spec, model, layout, unread.append)
     return Plan(
         url=spec.url,
         run_state=state_of(found, spec, model, layout, table),
@@ -130,7 +134,8 @@ def _planned(
         prompts=layout.prompts,
         modes=layout.modes,
         num_pictures=layout.num_pictures,
-        estimate=_estimate(found, spec, model, layout, unread.append),
+        estimate=estimated,
+        cost=_cost(spec, estimated, layout.num_images),
         unread_runs=tuple(unread),
     )
 
@@ -159,6 +164,13 @@ def _estimate(
     if isinstance(found.error, StoreError):
         return None
     return estimate(layout.batches, measured_rates(spec, model.fingerprint, on_skipped))
+
+
+def _cost(spec: RunSpec, estimated: Estimate | None, num_images: int) -> Cost | None:
+    if estimated is None or spec.cost is None:
+        return None
+    gpus = spec.cluster.gpus_per_actor
+    return spec.cost.of(estimated.actor_s, 1.0 if gpus == "auto" else float(gpus), num_images)
 
 
 def _describe(spec: RunSpec) -> ModelInfo:

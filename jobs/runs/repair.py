@@ -27,6 +27,7 @@ from nightpress.jobs.runs.shared import (
     ignore,
     require_free_run,
 )
+from nightpress.jobs.runs.start_log import StartLog, StartOptions
 from nightpress.pipelines.job.spec import RunSpec
 from nightpress.pipelines.planning import planned_file_changes, rewrite_plan_part
 from nightpress.pipelines.reporting.report import write_report
@@ -63,6 +64,7 @@ def repair_rows(
     on_event: OnEvent = ignore,
     *,
     take_over: bool = False,
+    command: str = "retry",
 ) -> RepairResult:
     """Make rows of committed shards again and replace them in the metadata.
 
@@ -72,29 +74,37 @@ def repair_rows(
         amendments: shard -> rows.
         on_event: called with every event.
         take_over: take over from another process that is working on this run.
+        command: `retry` or `verify`, for the log of the run.
 
     Raises:
+        SpecError: earlier starts were paid for in another currency.
         RunHeld: another process is working on this run.
         ChangedRunError: the model is no longer the one that the run was made with.
         RunStopped, RunBlocked: stopped early; what was made is kept.
     """
-    run = Run(create_only_store(run.store, on_event), run.record)
+    log = StartLog(StartOptions(command), spec, on_event)
+    log.read_earlier(run.store)
+    run = Run(create_only_store(run.store, log.show), run.record)
     with ThreadPoolExecutor(READ_THREADS) as pool:
         hashes = pool.map(partial(_hashes, run.store), amendments, amendments.values())
         before = dict(zip(amendments, hashes, strict=True))
-    free = require_free_run(run.store, take_over, on_event)
+    free = require_free_run(run.store, take_over, log.show)
     with cluster(spec.cluster):
         require_store_on_every_node(spec.cluster, run.store)
         # Acquire the lease before starting any actor: the actors of a process that is taken over
         # still hold the CPUs and GPUs that ours need.
-        with held(run.store, free) as lease:
+        with held(run.store, free) as lease, log.recorded(run.store, lease):
             ends: dict[int, ShardDone] = {}
-            for event in _repair(run, spec, lease, amendments):
+            for event in _repair(run, spec, lease, amendments, log):
                 if isinstance(event, ShardDone):
                     ends[event.shard] = event
-                on_event(event)
-    with failures_as_run_stopped():
-        return _compared(run, amendments, before, ends)
+                log.show(event)
+            with failures_as_run_stopped():
+                result = _compared(run, amendments, before, ends)
+                log.finish(run.progress(), result.num_failed)
+                log.store_now()
+                write_report(run, run.store)
+    return result
 
 
 def rewrite_plan_parts(
@@ -132,7 +142,7 @@ def delete_orphans(
 
 
 def _repair(
-    run: Run, spec: RunSpec, lease: Lease, amendments: Mapping[int, Amendment]
+    run: Run, spec: RunSpec, lease: Lease, amendments: Mapping[int, Amendment], log: StartLog
 ) -> Iterator[Event]:
     store, record = run.store, run.record
     factory = actor_factory(spec)
@@ -148,12 +158,12 @@ def _repair(
         inputs = input_session(run, unreadable=damaged)
         config = dispatch_config_of(spec, lease, look_first=True, inputs=inputs)
         with dispatching(store, record, factory, config, lease, limit) as dispatcher:
+            log.watch(dispatcher.pool, factory.gpus)
             dispatcher.pool.adopt(first.handle)
             for event in dispatcher.run(sorted(amendments), amendments):
                 limit.add(event)
                 yield event
         lease.require()
-        write_report(run, store)
 
 
 def _hashes(store: Store, shard: int, amends: Amendment) -> list[str | None]:

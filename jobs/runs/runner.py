@@ -16,10 +16,9 @@ from nightpress.jobs.dispatch.batch_size import decide_batch_sizes, resolve_batc
 from nightpress.jobs.dispatch.config import dispatch_config_of
 from nightpress.jobs.dispatch.first_actor import FirstActor
 from nightpress.jobs.dispatch.footprint import sized_factory
-from nightpress.jobs.errors import IncompleteRun, RunBlocked, RunStopped, StoppedOnRequest
+from nightpress.jobs.errors import RunBlocked, RunStopped, StoppedOnRequest
 from nightpress.jobs.progress.events import Event, Message, Planned
 from nightpress.jobs.progress.failure_limit import FailureLimit
-from nightpress.jobs.progress.tally import Tally
 from nightpress.jobs.progress.trace import (
     BetweenBatches,
     between_batches,
@@ -29,7 +28,7 @@ from nightpress.jobs.progress.trace import (
 )
 from nightpress.jobs.runs.column_lines import column_messages
 from nightpress.jobs.runs.existing_run import compare_with_run
-from nightpress.jobs.runs.finished import nothing_is_left
+from nightpress.jobs.runs.finished import nothing_is_left, require_complete
 from nightpress.jobs.runs.input_session import input_session, uses_pictures, with_input_root
 from nightpress.jobs.runs.mode_lines import mode_messages
 from nightpress.jobs.runs.shared import (
@@ -43,8 +42,9 @@ from nightpress.jobs.runs.shared import (
     planning_mapper,
     require_free_run,
 )
+from nightpress.jobs.runs.start_log import StartLog, StartOptions
 from nightpress.jobs.runs.table_manifest import TableManifest, with_kept_table
-from nightpress.pipelines.formatting import plural
+from nightpress.pipelines.job.cost_section import Cost
 from nightpress.pipelines.job.spec import RunSpec
 from nightpress.pipelines.manifest.columns import column_uses
 from nightpress.pipelines.manifest.frames import Frame
@@ -100,6 +100,8 @@ class RunResult:
     """Activity -> share of the actors' time: busy, waiting for input, waiting for output, ..."""
     between_batches: BetweenBatches | None
     """Pauses between one batch and the next; None without two batches."""
+    cost: Cost | None
+    """What all starts of the run have cost; None if the job has no `cost`."""
 
 
 def run(
@@ -109,6 +111,8 @@ def run(
     manifest: Frame | None = None,
     take_over: bool = False,
     deadline_at: float | None = None,
+    budget: float | None = None,
+    ok_codes: tuple[int, ...] = (),
     trace: Trace | None = None,
 ) -> RunResult:
     """Make every image of a job, or resume an interrupted run.
@@ -121,6 +125,9 @@ def run(
             index is dropped.
         take_over: take over from another process that is working on this run.
         deadline_at: be done by this time, report included, in seconds since the epoch.
+        budget: stop before all starts of this run together cost more, in the currency of the
+            job's `cost`.
+        ok_codes: exit codes that the caller's process turns into 0; they are only recorded.
         trace: called once at the end, even an early one, with a timeline of the actors as a Chrome
             trace; not called if the run ends before the actors have work.
 
@@ -135,13 +142,12 @@ def run(
         RunBlocked: stopped early, by something that must be changed first.
     """
     table = None if manifest is None else TableManifest.of(manifest)
-    session = _Session(spec, table, on_event, take_over, deadline_at, trace)
-    tally = Tally()
+    options = StartOptions("run", deadline_at, budget, ok_codes)
+    session = _Session(spec, table, StartLog(options, spec, on_event), take_over, trace)
     with session.reporting_time(), closing(session.events()) as events:
         for event in events:
-            tally.add(event)
-            on_event(event)
-    return session.result(tally)
+            session.log.show(event)
+    return session.result()
 
 
 @dataclass(frozen=True)
@@ -163,16 +169,15 @@ class _Session:
         self,
         spec: RunSpec,
         table: TableManifest | None,
-        on_event: OnEvent,
+        log: StartLog,
         take_over: bool,
-        deadline_at: float | None,
         trace: Trace | None,
     ) -> None:
         self._job_inputs = spec.inputs
         self._spec = spec if table is None else table.kept_job(spec)
         self._table = table
-        self._on_event = on_event
-        self._take_over, self._deadline_at = take_over, deadline_at
+        self.log, self._on_event = log, log.show
+        self._take_over, self._deadline_at = take_over, log.options.deadline_at
         self._trace = trace
         self._time_spent: list[TimeSpent] | None = None
         """What the actors did, once they have had work and are finished."""
@@ -185,6 +190,7 @@ class _Session:
         free = require_free_run(store, self._take_over, self._on_event)
         record = read_record(store)
         self._spec = with_input_root(self._spec, record)
+        self.log.read_earlier(store)
         if record is not None:
             existing = compare_with_run(store, record, self._spec, self._table)
             refuse_changes(store, existing.changes)
@@ -192,6 +198,7 @@ class _Session:
             if nothing_is_left(self._spec, store, record):
                 yield from self._finish_again(store, record, free)
                 return
+        self.log.require_budget()
         with cluster(self._spec.cluster):
             require_store_on_every_node(self._spec.cluster, store)
             if record is None:
@@ -199,10 +206,10 @@ class _Session:
             else:
                 # Acquire the lease before starting any actor: the actors of a process that is
                 # taken over still hold the CPUs and GPUs that ours need.
-                with held(store, free) as lease:
+                with held(store, free) as lease, self.log.recorded(store, lease):
                     yield from self._resume(store, record, lease)
 
-    def result(self, tally: Tally) -> RunResult:
+    def result(self) -> RunResult:
         """How the run ended, after all events."""
         progress, spent = self._progress, self._time_spent or []
         assert progress is not None  # noqa: S101 - events end in an error or in the totals
@@ -211,11 +218,12 @@ class _Session:
             num_images=progress.num_images,
             num_ok=progress.num_ok,
             num_failed=progress.num_failed,
-            num_made=tally.num_made,
-            elapsed_s=tally.elapsed_s,
+            num_made=self.log.tally.num_made,
+            elapsed_s=self.log.tally.elapsed_s,
             images_per_s=progress.images_per_s,
             time_shares=shares(spent),
             between_batches=between_batches(spent),
+            cost=self.log.cost(progress.num_ok),
         )
 
     @contextmanager
@@ -263,7 +271,7 @@ class _Session:
             layout = require_unchanged(layout, spec)
         for warning in layout.prompts.warnings():
             yield Message(warning, warning=True)
-        with held(store, free) as lease:
+        with held(store, free) as lease, self.log.recorded(store, lease):
             if self._table is not None:
                 layout = self._table.keep(store, layout)
             layout = keep_hashes(store, layout)
@@ -287,11 +295,22 @@ class _Session:
     def _finish_again(self, store: Store, record: RunRecord, free: FreeLease) -> Iterator[Event]:
         """Count the images of a finished run, and write its report, which may be missing or old."""
         layout = record.layout
-        with held(store, free) as lease, failures_as_run_stopped():
+        self.log.has_made_nothing = True
+        with (
+            held(store, free) as lease,
+            self.log.recorded(store, lease),
+            failures_as_run_stopped(),
+        ):
             yield Planned(layout.num_images, layout.num_shards, num_done=layout.num_images)
-            self._progress = _require_complete(store, record)
-            lease.require()
-            write_report(Run(store, record), store)
+            self._complete(store, record, lease)
+
+    def _complete(self, store: Store, record: RunRecord, lease: Lease) -> None:
+        """Check the totals of a run whose shards are all committed, and write its report."""
+        lease.require()
+        progress = self._progress = require_complete(store, record)
+        self.log.finish(progress)
+        self.log.store_now()
+        write_report(Run(store, record), store)
 
     def _check(self, model: ModelInfo, batch_size: int) -> PlanLayout:
         table = self._table
@@ -316,12 +335,11 @@ class _Session:
             with summary_index_kept(store):
                 yield from self._dispatch(run)
         except (RunStopped, RunBlocked):
-            if self._deadline_at is not None:  # a clean stop leaves a report of what is done
+            if self.log.options.has_limit:  # a clean stop leaves a report of what is done
+                self.log.store_now()
                 write_report(Run(store, record), store)
             raise
-        run.lease.require()
-        self._progress = _require_complete(store, record)
-        write_report(Run(store, record), store)
+        self._complete(store, record, run.lease)
 
     def _dispatch(self, run: _HeldRun) -> Iterator[Event]:
         committed = committed_shards(run.store)
@@ -338,11 +356,13 @@ class _Session:
             look_first=run.resumed,
             deadline_at=dispatch_until(self._deadline_at, layout.num_shards),
             inputs=input_session(Run(run.store, run.record), resumed=run.resumed),
+            budget=self.log.budget(run.factory.gpus),
         )
         limit = FailureLimit(self._spec.cluster.max_failures)
         with dispatching(
             run.store, run.record, run.factory, config, run.lease, limit
         ) as dispatcher:
+            self.log.watch(dispatcher.pool, run.factory.gpus)
             if left:
                 dispatcher.pool.adopt(run.first.handle)
             try:
@@ -360,24 +380,6 @@ def _write_plan(spec: RunSpec, store: Store, record: RunRecord) -> Iterator[Even
     for count, _ in enumerate(written, start=1):
         if count % 10 == 0:
             yield Message(f"{count} of {len(record.layout.parts)} plan parts written")
-
-
-def _require_complete(store: Store, record: RunRecord) -> RunProgress:
-    run = Run(store, record)
-    committed = run.committed
-    missing = set(range(record.layout.num_shards)) - set(committed)
-    if missing:
-        raise IncompleteRun(
-            f"{store.url}: {plural(len(missing), 'shard')} without a commit; the first is shard "
-            f"{min(missing)}"
-        )
-    progress = run.progress(committed)
-    if progress.num_ok + progress.num_failed != record.layout.num_images:
-        raise IncompleteRun(
-            f"{store.url}: {progress.num_ok:,} ok and {progress.num_failed:,} failed images do not "
-            f"add up to the {record.layout.num_images:,} images of the plan"
-        )
-    return progress
 
 
 def _thread_warning(factory: ActorFactory) -> Iterator[Event]:

@@ -3,7 +3,9 @@
 from dataclasses import dataclass
 
 from nightpress.jobs.runs.targets import Target, open_any
+from nightpress.pipelines.job.cost_section import Cost
 from nightpress.pipelines.run_directory.lease import Holder, last_holder
+from nightpress.pipelines.run_directory.log import cost_of, read_starts
 from nightpress.pipelines.run_directory.reader import Run, RunProgress
 from nightpress.pipelines.storage import Options, Store
 from nightpress.pipelines.training.runs import TrainingProgress, TrainingRun
@@ -22,6 +24,12 @@ class RunStatus:
     model: str
     model_fingerprint: str
     progress: RunProgress
+    num_starts: int
+    """Starts whose log can be read."""
+    gpu_s: float
+    """Seconds of all GPUs in all starts, by their logs."""
+    cost: Cost | None
+    """What the starts have cost, by their logs; None if the job has no `cost`."""
 
 
 @dataclass(frozen=True)
@@ -67,13 +75,17 @@ def status(target: Target, *, storage: Options | None = None) -> RunStatus | Tra
 
 
 def _run_status(run: Run, held_by: Holder | None) -> RunStatus:
+    progress, starts = run.progress(), read_starts(run.store)
     return RunStatus(
         url=run.url,
         created_at=run.record.created_at,
         holder=held_by,
         model=run.record.model.source,
         model_fingerprint=run.record.model.fingerprint,
-        progress=run.progress(),
+        progress=progress,
+        num_starts=len(starts),
+        gpu_s=sum(each.gpu_s for each in starts),
+        cost=cost_of(starts, progress.num_done),
     )
 
 

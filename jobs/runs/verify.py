@@ -177,7 +177,9 @@ def _repair(
         if not result.findings:
             return result
         amendments = _amendments(run, result.findings)
-        repaired = repair_rows(run, spec, amendments, on_event, take_over=take_over)
+        repaired = repair_rows(
+            run, spec, amendments, on_event, take_over=take_over, command="verify"
+        )
         return replace(result, repaired=repaired)
 
 

@@ -20,9 +20,11 @@ from pydantic import (
 from nightpress.diffusion_core.conditioning.passes import PassSpec
 from nightpress.diffusion_core.models.spec import ModelSpec
 from nightpress.pipelines.errors import Change, SpecError
+from nightpress.pipelines.job.cost_section import CostSpec
 from nightpress.pipelines.job.credentials import ADVICE, has_credentials
 from nightpress.pipelines.job.inputs_section import InputsSpec
 from nightpress.pipelines.job.night import PLACEHOLDER, with_night
+from nightpress.pipelines.job.notify_section import NotifySpec
 from nightpress.pipelines.job.reader import (
     apply_overrides,
     explain,
@@ -97,6 +99,19 @@ class RunSpec(Section):
     batch: BatchSpec = BatchSpec()
     cluster: ClusterSpec = ClusterSpec()
     storage: StorageOptions = NO_OPTIONS
+    cost: Annotated[
+        CostSpec | None,
+        Field(description="Price of the GPUs: {currency: EUR, per_gpu_hour: 2.50}."),
+    ] = None
+    notify: Annotated[
+        tuple[NotifySpec, ...],
+        Field(
+            strict=False,
+            max_length=16,
+            description="Webhooks that are told how a start ended: a list of {url_env, on, "
+            "format}.",
+        ),
+    ] = ()
 
     @field_validator("model", mode="before")
     @classmethod
@@ -304,8 +319,9 @@ def is_setting(name: str) -> bool:
     return base_setting(name) in SETTING_COLUMNS
 
 
-NOT_IN_IDENTITY = ("manifest", "output", "storage", "cluster")
-"""Keys of a job that say where it runs and where its manifest is stored, not what it makes."""
+NOT_IN_IDENTITY = ("manifest", "output", "storage", "cluster", "cost", "notify")
+"""Keys of a job that say where it runs and where its manifest is stored, what that costs and who is
+told, not what it makes."""
 
 
 def json_schema() -> dict[str, Any]:

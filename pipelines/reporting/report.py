@@ -20,10 +20,12 @@ from nightpress.pipelines.formatting import duration, plural, size
 from nightpress.pipelines.image_files.embedded_metadata import readable
 from nightpress.pipelines.image_files.encoding import decoded
 from nightpress.pipelines.image_files.packing import image_bytes
+from nightpress.pipelines.job.cost_section import Cost, money
 from nightpress.pipelines.records import METADATA_SCHEMA
 from nightpress.pipelines.reporting.collect import CUT_COLUMNS, Collected, Limits, collect
 from nightpress.pipelines.reporting.conditions import condition_facts
 from nightpress.pipelines.reporting.failures import failure_counts
+from nightpress.pipelines.run_directory.log import Start, cost_of, read_starts
 from nightpress.pipelines.run_directory.reader import Run, RunProgress
 from nightpress.pipelines.run_directory.summary import Summary
 from nightpress.pipelines.run_directory.summary_index import write_summary_index
@@ -159,6 +161,7 @@ def expected_report_s(num_commits: int) -> float:
 def render(run: Run, found: Collected) -> str:
     """The report as HTML, given what was collected from the metadata."""
     total = Summary.total(each.summary for each in found.totals.values())
+    starts = read_starts(run.store)
     progress = run.progress_of(total, found.totals)
     with ThreadPoolExecutor(READ_THREADS) as pool:
         images = list(pool.map(partial(gallery_image, run), found.images))
@@ -168,7 +171,7 @@ def render(run: Run, found: Collected) -> str:
     return template.render(
         title=run.spec.name,
         where=f"{run.url} · started {moment(run.record.created_at)}",
-        totals=totals(progress, found.num_cut),
+        totals=[*totals(progress, found.num_cut), *cost_totals(cost_of(starts, progress.num_done))],
         images=images,
         images_note=_count(len(images), progress.num_ok, "an even sample"),
         failures=[failure(row) for row in found.failures],
@@ -179,7 +182,7 @@ def render(run: Run, found: Collected) -> str:
         settings=shown_settings,
         show=columns_to_show(shown_settings),
         settings_note=_count(len(shown_settings), len(found.settings), "the most frequent"),
-        job=job_facts(run),
+        job=[*job_facts(run), *start_facts(starts)],
         model=model_facts(run),
         spec=json.dumps(run.spec.as_dict(), indent=2, ensure_ascii=False),
     )
@@ -202,6 +205,25 @@ def totals(progress: RunProgress, num_cut: int = 0) -> list[Total]:
         Total("stored", size(progress.num_bytes)),
         Total("shards", f"{progress.num_committed_shards:,} / {progress.num_shards:,}"),
     ]
+
+
+def cost_totals(cost: Cost | None) -> list[Total]:
+    """The numbers at the top of the page about money."""
+    if cost is None:
+        return []
+    each = UNKNOWN if cost.per_image is None else money(cost.per_image, cost.currency)
+    return [Total("cost", money(cost.amount, cost.currency)), Total("an image", each)]
+
+
+def start_facts(starts: Sequence[Start]) -> list[Fact]:
+    """What the page lists about the starts of the run."""
+    if not starts:
+        return []
+    facts = [Fact("starts", f"{len(starts):,}")]
+    if gpu_s := sum(each.gpu_s for each in starts):
+        facts.append(Fact("GPU time", duration(gpu_s)))
+    retries = sum(each.num_retries for each in starts)
+    return [*facts, Fact("shards tried again", f"{retries:,}")] if retries else facts
 
 
 def settings_row(row: dict[str, Any]) -> SettingsRow:

@@ -1,0 +1,209 @@
+"""Telling webhooks how a start of a run ended: at most once each, and never at the run's expense.
+
+Before a webhook is called, a create-only object in `notified/` claims the call. So it is not called
+twice, and not at all if the process dies in between.
+"""
+
+import json
+import os
+import platform
+import threading
+import urllib.error
+import urllib.request
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+from urllib.parse import urlsplit
+
+from nightpress.pipelines.formatting import duration
+from nightpress.pipelines.job.cost_section import Cost
+from nightpress.pipelines.job.notify_section import Ending, NotifySpec
+from nightpress.pipelines.storage import Store
+
+NOTIFIED_FOLDER = "notified"
+
+TIMEOUT_S = 5.0
+"""What a receiver may take, everything included. A process that was asked to stop is waiting."""
+
+SLACK_HOSTS = ("hooks.slack.com", "hooks.slack-gov.com")
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a start of a run ended, as receivers are told."""
+
+    event: Ending
+    run: str
+    url: str
+    lease: int
+    """Number of the start."""
+    exit_code: int
+    reason: str | None
+    """Why, unless it finished."""
+    time: str
+    """UTC, ISO 8601."""
+    num_images: int
+    num_done: int
+    """Images that are done, those of earlier starts included."""
+    num_failed: int
+    num_made: int
+    elapsed_s: float
+    gpu_s: float
+    """Seconds of all GPUs of this start together."""
+    cost: Cost | None
+    """What the whole run has cost."""
+
+    @property
+    def text(self) -> str:
+        """`cats finished: 64 of 64 images, 2 failed, in 7 h 03 min, 12.40 EUR, ...`."""
+        failed = f", {self.num_failed:,} of them failed" if self.num_failed else ""
+        cost = f"; {self.cost}" if self.cost is not None else ""
+        reason = f"\n{self.reason}" if self.reason else ""
+        return (
+            f"{self.run} {self.event} (exit code {self.exit_code}): {self.num_done:,} of "
+            f"{self.num_images:,} images done{failed}; {self.num_made:,} made in "
+            f"{duration(self.elapsed_s)} on {platform.node()}{cost}\n{self.url}{reason}"
+        )
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What became of a call."""
+
+    url_env: str
+    event: Ending
+    ok: bool
+    detail: str
+    """`status 200`, or what went wrong; never the URL."""
+
+    @property
+    def warning(self) -> str:
+        """What is said about a call that failed."""
+        return f"notify: {self.url_env} was not told that the run {self.event}: {self.detail}"
+
+
+def missing_urls(receivers: tuple[NotifySpec, ...]) -> list[str]:
+    """What is said at the start about receivers that cannot be called, a line each."""
+    found = ((each.url_env, what_is_wrong(os.environ.get(each.url_env))) for each in receivers)
+    return [f"notify: {name} {wrong}; nothing will be sent there" for name, wrong in found if wrong]
+
+
+def what_is_wrong(url: str | None) -> str | None:
+    """Why a receiver cannot be called; None if it can. The URL itself is a secret."""
+    if not url:
+        return "is not set in the environment of this process"
+    try:
+        parts = urlsplit(url.strip())
+        usable = parts.scheme in ("http", "https") and parts.hostname and (parts.port or 1)
+    except ValueError:
+        usable = False
+    return None if usable else "holds no http or https URL"
+
+
+def notify(
+    store: Store,
+    receivers: tuple[NotifySpec, ...],
+    ended: Ended,
+    timeout_s: float = TIMEOUT_S,
+) -> list[Answer]:
+    """Call each receiver that wants to know, side by side; returns after `timeout_s` at the latest.
+
+    Raises:
+        StoreError: the calls could not be claimed, so they are not made.
+    """
+    calls = [
+        _Call(each, ended)
+        for number, each in enumerate(receivers)
+        if ended.event in each.on and _claim(store, number, each, ended)
+    ]
+    for call in calls:
+        call.thread.start()
+    limit = threading.Event()
+    timer = threading.Timer(timeout_s, limit.set)
+    timer.daemon = True
+    timer.start()
+    for call in calls:
+        while call.thread.is_alive() and not limit.is_set():
+            call.thread.join(0.05)
+    timer.cancel()
+    return [call.answer(timeout_s) for call in calls]
+
+
+def was_told(store: Store, receivers: tuple[NotifySpec, ...], event: Ending) -> bool:
+    """Whether every receiver that wants to know of an event was called for it, in any start."""
+    claimed = {path.partition("-")[2] for path in store.list(NOTIFIED_FOLDER)}
+    wanted = {_claim_name(number, event) for number, e in enumerate(receivers) if event in e.on}
+    return wanted <= claimed
+
+
+def _claim_name(number: int, event: Ending) -> str:
+    return f"{event}-{number}.json"
+
+
+def _claim(store: Store, number: int, receiver: NotifySpec, ended: Ended) -> bool:
+    path = f"{NOTIFIED_FOLDER}/{ended.lease:05d}-{_claim_name(number, ended.event)}"
+    values = {"url_env": receiver.url_env, "event": ended.event, "time": ended.time}
+    return store.create(path, (json.dumps(values) + "\n").encode())
+
+
+def body_of(receiver: NotifySpec, url: str, ended: Ended) -> bytes:
+    """What a receiver is sent."""
+    is_slack = urlsplit(url).hostname in SLACK_HOSTS
+    values: Mapping[str, Any] = {"text": ended.text}
+    if (receiver.format or ("slack" if is_slack else "json")) == "json":
+        values = {**values, **asdict(ended)}
+    return json.dumps(values).encode()
+
+
+class _NoRedirects(urllib.request.HTTPRedirectHandler):
+    """A redirected POST would become a GET elsewhere."""
+
+    def redirect_request(self, *args: Any, **kwargs: Any) -> None:
+        return None
+
+
+class _Call:
+    """One call, in a thread: a receiver may send a byte now and then, for ever."""
+
+    def __init__(self, receiver: NotifySpec, ended: Ended) -> None:
+        self._receiver, self._ended = receiver, ended
+        self._detail: str | None = None
+        self._ok = False
+        self.thread = threading.Thread(target=self._run, name="webhook", daemon=True)
+
+    def answer(self, timeout_s: float) -> Answer:
+        detail = self._detail or f"no answer within {timeout_s:g} s"
+        return Answer(self._receiver.url_env, self._ended.event, self._ok, detail)
+
+    def _run(self) -> None:
+        url = os.environ.get(self._receiver.url_env, "").strip()
+        wrong = what_is_wrong(url)
+        if wrong is not None:
+            self._detail = wrong
+            return
+        try:
+            self._detail, self._ok = _post(url, body_of(self._receiver, url, self._ended))
+        except Exception as error:  # the boundary of the thread; its message may hold the URL
+            self._detail = f"it failed with {type(error).__name__}"
+
+
+def _post(url: str, body: bytes) -> tuple[str, bool]:
+    """Send a body; returns what came of it, and whether that is good."""
+    headers = {"Content-Type": "application/json", "User-Agent": "nightpress"}
+    request = urllib.request.Request(url, body, headers, method="POST")  # noqa: S310 - checked
+    opener = urllib.request.build_opener(_NoRedirects)
+    try:
+        with opener.open(request, timeout=TIMEOUT_S) as answer:
+            return f"status {answer.status}", True
+    except urllib.error.HTTPError as error:
+        return f"it answered with status {error.code}", False
+    except urllib.error.URLError as error:
+        return f"it cannot be reached: {_why(error.reason)}", False
+    except TimeoutError:
+        return f"no answer within {TIMEOUT_S:g} s", False
+
+
+def _why(reason: str | BaseException) -> str:
+    """Why a connection failed, in words that cannot hold the URL."""
+    known = isinstance(reason, OSError) and reason.strerror
+    return str(known) if known else type(reason).__name__
