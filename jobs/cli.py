@@ -23,6 +23,12 @@ from nightpress.diffusion_core.silence_libraries import silence_process
 from nightpress.jobs.cluster.shadowing import require_libraries
 from nightpress.jobs.commands.exit_codes import STOPPED, UNEXPECTED, code_of_process
 from nightpress.jobs.commands.json_output import print_error
+from nightpress.jobs.commands.log_format import (
+    LOG_FORMAT,
+    asks_for_json_lines,
+    everything_as_json,
+    tell,
+)
 from nightpress.jobs.errors import StoppedOnRequest, exit_code
 
 COMMANDS = {
@@ -35,6 +41,7 @@ COMMANDS = {
     "retry": "Make the failed rows of a run again.",
     "verify": "Check a run's images against its metadata and plan, and repair them.",
     "reproduce": "Make one image again from its embedded metadata and compare.",
+    "runs": "List the runs of an output folder: state, exit code, images, duration and cost.",
     "status": "Show the progress of a run or a training run, from its store alone.",
     "schedule": "Write the files with which a scheduler runs a job every night.",
     "doctor": "Look for what would stop a night, on this machine and on a cluster.",
@@ -79,6 +86,9 @@ class CommandGroup(click.Group):
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Note whether errors are to be printed as JSON, even those of a wrong option."""
         ctx.meta[AS_JSON] = asks_for_json(args)
+        ctx.meta[LOG_FORMAT] = asks_for_json_lines(args)
+        if ctx.meta[LOG_FORMAT]:
+            everything_as_json()
         return super().parse_args(ctx, args)
 
     def invoke(self, ctx: click.Context) -> Any:
@@ -88,12 +98,16 @@ class CommandGroup(click.Group):
                 require_libraries()
                 return super().invoke(ctx)
             except NightpressError as error:
-                prefix = "" if isinstance(error, StoppedOnRequest) else "error: "
-                click.echo(f"{prefix}{error}", err=True)
+                _tell_error(ctx, error)
                 raise _Reported(error) from error
+            except click.ClickException as error:
+                if not ctx.meta[LOG_FORMAT]:
+                    raise
+                tell(ctx, error.format_message(), "error", exit_code=error.exit_code)
+                raise _Usage(error) from error
             except KeyboardInterrupt as error:
                 left = WHAT_IS_LEFT.get(ctx.invoked_subcommand or "", "nothing was changed")
-                click.echo(f"stopped; {left}", err=True)
+                tell(ctx, f"stopped; {left}", exit_code=STOPPED)
                 raise _Reported(StoppedOnRequest(f"stopped; {left}")) from error
 
 
@@ -105,6 +119,23 @@ class _Reported(click.exceptions.Exit):
         self.error = error
 
 
+class _Usage(click.exceptions.Exit):
+    """A wrong command line that was printed on stderr as JSON."""
+
+    def __init__(self, error: click.ClickException) -> None:
+        super().__init__(error.exit_code)
+        self.error = error
+
+
+def _tell_error(ctx: click.Context, error: NightpressError) -> None:
+    is_stop = isinstance(error, StoppedOnRequest)
+    if ctx.meta[LOG_FORMAT]:
+        kind = {"type": type(error).__name__, "exit_code": exit_code(error)}
+        tell(ctx, str(error), "info" if is_stop else "error", **kind)
+    else:
+        tell(ctx, f"{'' if is_stop else 'error: '}{error}")
+
+
 @contextmanager
 def _ok_codes(ctx: click.Context) -> Iterator[None]:
     """End with 0 instead of the exit codes of --ok-codes, and say so."""
@@ -113,7 +144,7 @@ def _ok_codes(ctx: click.Context) -> Iterator[None]:
     except click.exceptions.Exit as end:
         code = code_of_process(ctx, end.exit_code)
         if code != end.exit_code:
-            click.echo(f"exit code {end.exit_code}, reported as {code}: --ok-codes", err=True)
+            tell(ctx, f"exit code {end.exit_code}, reported as {code}: --ok-codes")
             raise click.exceptions.Exit(code) from end
         raise
 
@@ -128,7 +159,8 @@ def _errors_as_json(ctx: click.Context) -> Iterator[None]:
         if as_json:
             print_error(reported.error, str(reported.error), reported.exit_code, ctx)
         raise
-    except click.ClickException as error:
+    except (click.ClickException, _Usage) as raised:
+        error = raised.error if isinstance(raised, _Usage) else raised
         if as_json:
             print_error(error, error.format_message(), error.exit_code)
         raise

@@ -1,14 +1,22 @@
 """Arguments and options that several commands share, and how they are read."""
 
+import math
 import os
 import signal
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
 import click
+from rich.console import Console
 
+from nightpress.jobs.commands.log_format import LogFormat
 from nightpress.jobs.commands.times import Night
+from nightpress.jobs.progress.displays import Display
+from nightpress.jobs.progress.events import Event
+from nightpress.jobs.progress.lines import display_for
+from nightpress.jobs.progress.log_lines import JsonLines
 from nightpress.jobs.runs.targets import failure_limit
 from nightpress.pipelines.errors import RunNotFound, SpecError, StoreDenied, StoreMissing
 from nightpress.pipelines.job.night import NIGHT_KEYS, PLACEHOLDER, uses_night
@@ -43,12 +51,44 @@ take_over_option = click.option(
     "--take-over", is_flag=True, help="Take over from a running process."
 )
 
+
+class Money(click.ParamType[float]):
+    """An amount of money above zero, without its currency."""
+
+    name = "amount"
+
+    def convert(
+        self, value: str, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float:
+        """Parse a number."""
+        try:
+            amount = float(value)
+        except ValueError:
+            amount = math.nan
+        if not (math.isfinite(amount) and amount > 0):
+            self.fail(f"{value!r} is not an amount above zero, such as 40 or 12.50", param, ctx)
+        return amount
+
+
+budget_option = click.option(
+    "--budget",
+    type=Money(),
+    metavar="AMOUNT",
+    help="Stop at a shard boundary before all starts of the run together cost more, with exit code "
+    "4; in the currency of the job's key cost.",
+)
+
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON on stdout.")
 
 
 def job_options(function: Callable[..., Any]) -> Callable[..., Any]:
     """JOB, --set and --address."""
     return job_argument(set_option(address_option(function)))
+
+
+def run_display(log_format: LogFormat) -> Display[Event]:
+    """What shows the events of a run on stderr."""
+    return JsonLines(sys.stderr) if log_format == "json" else display_for(Console(stderr=True))
 
 
 def sigterm_as_ctrl_c() -> None:

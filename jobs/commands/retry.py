@@ -3,21 +3,21 @@
 from dataclasses import asdict
 
 import click
-from rich.console import Console
 
 from nightpress.jobs.commands.common import (
     image_target,
     json_option,
     repair_options,
     run_argument,
+    run_display,
     sigterm_as_ctrl_c,
     storage_option,
     storage_options,
 )
 from nightpress.jobs.commands.exit_codes import OK, SOME_FAILED
 from nightpress.jobs.commands.json_output import print_and_exit
+from nightpress.jobs.commands.log_format import LogFormat, log_format_option
 from nightpress.jobs.commands.times import Night, night_options
-from nightpress.jobs.progress.lines import display_for
 from nightpress.jobs.runs.repair import RepairResult
 from nightpress.jobs.runs.retry import retry
 from nightpress.pipelines.formatting import plural
@@ -28,6 +28,7 @@ from nightpress.pipelines.formatting import plural
 @storage_option
 @night_options
 @repair_options
+@log_format_option
 @json_option
 @click.pass_context
 def command(
@@ -39,6 +40,7 @@ def command(
     max_failures: int | str | None,
     allow_pickle: bool,
     take_over: bool,
+    log_format: LogFormat,
     as_json: bool,
 ) -> None:
     """Make the failed rows of RUN again, and no others.
@@ -50,7 +52,7 @@ def command(
     target = image_target(run, storage_overrides, night)
     storage = storage_options(storage_overrides)
     sigterm_as_ctrl_c()
-    with display_for(Console(stderr=True)) as display:
+    with run_display(log_format) as display:
         result = retry(
             target,
             display.show,

@@ -5,22 +5,23 @@ from dataclasses import asdict
 from pathlib import Path
 
 import click
-from rich.console import Console
 
 from nightpress.jobs.commands.common import (
+    budget_option,
     job_options,
     json_option,
     read_job,
     require_writable,
+    run_display,
     sigterm_as_ctrl_c,
     take_over_option,
 )
-from nightpress.jobs.commands.exit_codes import OK, SOME_FAILED, ok_codes_option
+from nightpress.jobs.commands.exit_codes import OK, OK_CODES, SOME_FAILED, ok_codes_option
 from nightpress.jobs.commands.json_output import print_and_exit
+from nightpress.jobs.commands.log_format import LogFormat, log_format_option
 from nightpress.jobs.commands.times import Deadline, Night, local_text, night_options, zone_of
 from nightpress.jobs.progress.displays import Display
 from nightpress.jobs.progress.events import Event, Message
-from nightpress.jobs.progress.lines import display_for
 from nightpress.jobs.progress.trace import time_lines
 from nightpress.jobs.runs.runner import RunResult, run
 from nightpress.jobs.runs.targets import failure_limit
@@ -44,8 +45,10 @@ from nightpress.pipelines.formatting import duration
     help="Stop early, with exit code 1, when more images than this have failed: a number, or a "
     "share of the finished images such as 5%.",
 )
+@budget_option
 @take_over_option
 @ok_codes_option
+@log_format_option
 @click.option(
     "--trace",
     type=click.Path(path_type=Path),
@@ -62,7 +65,9 @@ def command(
     deadline: float | None,
     night: Night,
     max_failures: int | str | None,
+    budget: float | None,
     take_over: bool,
+    log_format: LogFormat,
     trace: Path | None,
     as_json: bool,
 ) -> None:
@@ -79,7 +84,7 @@ def command(
         overrides = (*overrides, f"cluster.max_failures={max_failures}")
     spec = read_job(job, overrides, address, night)
     sigterm_as_ctrl_c()
-    display = display_for(Console(stderr=True))
+    display = run_display(log_format)
     with display:
         if deadline is not None:
             display.show(Message(f"to be done by {local_text(deadline, zone_of(ctx))}"))
@@ -88,6 +93,8 @@ def command(
             display.show,
             take_over=take_over,
             deadline_at=deadline,
+            budget=budget,
+            ok_codes=ctx.meta.get(OK_CODES, ()),
             trace=None if trace is None else trace_writer(trace, display),
         )
     code = SOME_FAILED if result.num_failed else OK
@@ -116,6 +123,7 @@ def summary(result: RunResult) -> str:
         f"{result.num_made:,} made now in {duration(result.elapsed_s)}",
         *rate,
         *time_lines(result.time_shares, result.between_batches),
+        *([] if result.cost is None else [f"cost: {result.cost}"]),
         "",
         f"images    {result.url}/images/",
         f"metadata  {result.url}/metadata/",

@@ -1,13 +1,21 @@
 """`nightpress submit`."""
 
+import sys
 from collections.abc import Iterator
 from dataclasses import asdict
 from datetime import UTC, datetime
+from functools import partial
 from threading import Event
 
 import click
 
-from nightpress.jobs.commands.common import job_argument, json_option, read_job, set_option
+from nightpress.jobs.commands.common import (
+    budget_option,
+    job_argument,
+    json_option,
+    read_job,
+    set_option,
+)
 from nightpress.jobs.commands.exit_codes import (
     BAD_INPUT,
     OK,
@@ -16,12 +24,14 @@ from nightpress.jobs.commands.exit_codes import (
     ok_codes_option,
 )
 from nightpress.jobs.commands.json_output import print_and_exit
+from nightpress.jobs.commands.log_format import LogFormat, log_format_option, tell
 from nightpress.jobs.commands.times import Deadline, Night, night_options
 from nightpress.jobs.errors import StoppedOnRequest
+from nightpress.jobs.progress.log_lines import LineWrapper
 from nightpress.jobs.runs.targets import failure_limit
 from nightpress.jobs.signals import first_interruption
 from nightpress.jobs.submission.client import JobsClient
-from nightpress.jobs.submission.submit import Ended, Submission, follow, stop_wait_s, submit
+from nightpress.jobs.submission.submit import Ended, Say, Submission, follow, stop_wait_s, submit
 
 SIGNALLED = 128
 """Above it, a shell's exit code tells the signal that its command was killed by."""
@@ -52,7 +62,9 @@ SIGNALLED = 128
     callback=lambda context, option, value: failure_limit(value, "--max-failures"),
     help="As for `run`.",
 )
+@budget_option
 @ok_codes_option
+@log_format_option
 @click.option("--no-wait", is_flag=True, help="Print the job's id and leave it to the cluster.")
 @json_option
 @click.pass_context
@@ -64,6 +76,8 @@ def command(
     deadline: float | None,
     night: Night,
     max_failures: int | str | None,
+    budget: float | None,
+    log_format: LogFormat,
     no_wait: bool,
     as_json: bool,
 ) -> None:
@@ -80,15 +94,20 @@ def command(
     if max_failures is not None:
         overrides = (*overrides, f"cluster.max_failures={max_failures}")
     spec = read_job(job, overrides, night=night)
+    say = partial(tell, ctx)
+    options = list(_run_options(deadline, budget, log_format))
     with first_interruption() as stop:
         client = JobsClient(address)
         _require_not_stopped(stop)
-        submission = submit(client, spec, list(_run_options(deadline)), _tell)
+        submission = submit(client, spec, options, say)
         verb = "attached to" if submission.attached else "started"
-        _tell(f"{verb} job {submission.job_id} at {submission.address}")
+        say(f"{verb} job {submission.job_id} at {submission.address}")
         if no_wait:
             print_and_exit(ctx, OK, asdict(submission), submission.job_id, as_json)
-        ended = _follow(client, submission, stop_wait_s(spec), stop)
+        lines = LineWrapper(sys.stderr)
+        show = lines if log_format == "json" else _show
+        ended = _follow(client, submission, stop_wait_s(spec), stop, show, say)
+        lines.close()
     code, text = outcome(submission, ended)
     print_and_exit(ctx, code, asdict(submission) | asdict(ended), text, as_json)
 
@@ -98,23 +117,27 @@ def _require_not_stopped(stop: Event) -> None:
         raise StoppedOnRequest("stopped before the job was submitted; nothing was changed")
 
 
-def _follow(client: JobsClient, submission: Submission, wait_s: float, stop: Event) -> Ended:
+def _follow(
+    client: JobsClient, submission: Submission, wait_s: float, stop: Event, show: Say, say: Say
+) -> Ended:
     try:
-        return follow(client, submission, wait_s, _show, stop, _tell)
+        return follow(client, submission, wait_s, show, stop, say)
     except KeyboardInterrupt as error:
         raise StoppedOnRequest(
             f"left job {submission.job_id}, which goes on stopping; the same command attaches to it"
         ) from error
 
 
-def _run_options(deadline: float | None) -> Iterator[str]:
+def _run_options(
+    deadline: float | None, budget: float | None, log_format: LogFormat
+) -> Iterator[str]:
     if deadline is not None:
         yield "--deadline"
         yield datetime.fromtimestamp(deadline, UTC).isoformat(timespec="seconds")
-
-
-def _tell(text: str) -> None:
-    click.echo(text, err=True)
+    if budget is not None:
+        yield from ("--budget", str(budget))
+    if log_format != "text":
+        yield from ("--log-format", log_format)
 
 
 def _show(text: str) -> None:

@@ -116,3 +116,31 @@ class JsonLines:
         others = {key: value for key, value in values.items() if key not in ("level", "message")}
         self._stream.write(stderr_line(level, text, event=name, **others) + "\n")
         self._stream.flush()
+
+
+class LineWrapper:
+    """Writes pieces of another process's output as lines of JSON; lines that are JSON stay."""
+
+    def __init__(self, stream: Writable) -> None:
+        self._stream, self._rest = stream, ""
+
+    def __call__(self, text: str) -> None:
+        """Write the lines that are whole with this piece."""
+        *lines, self._rest = (self._rest + text).split("\n")
+        for line in lines:
+            if line.strip():
+                self._stream.write(_as_json(line) + "\n")
+        self._stream.flush()
+
+    def close(self) -> None:
+        """Write a last line that did not end."""
+        if self._rest:
+            self("\n")
+
+
+def _as_json(line: str) -> str:
+    try:
+        is_object = isinstance(json.loads(line), dict)
+    except ValueError:
+        is_object = False
+    return line if is_object else stderr_line("info", line, source="job")

@@ -25,7 +25,7 @@ from nightpress.jobs.progress.events import Event, Message
 from nightpress.jobs.progress.log_lines import log_line
 from nightpress.jobs.progress.tally import Tally
 from nightpress.jobs.runs.shared import OnEvent
-from nightpress.jobs.runs.webhooks import Ended, missing_urls, notify, was_told
+from nightpress.jobs.runs.webhooks import Ended, missing_urls, not_told, notify
 from nightpress.pipelines.errors import LeaseLost, SpecError, StoreError
 from nightpress.pipelines.formatting import plural
 from nightpress.pipelines.job.cost_section import Cost, money
@@ -212,7 +212,7 @@ class StartLog:
 
     def _add(self, event: str, values: dict[str, Any]) -> None:
         if self._log is None:
-            self._early.append((event, values))
+            self._early.append((event, {"time": now_text()} | values))
         else:
             self._log.add(event, values)
 
@@ -306,7 +306,7 @@ class StartLog:
             lease=lease.number,
             exit_code=code,
             reason=_reason(error),
-            time=now_text(),
+            ended_at=now_text(),
             num_images=progress.num_images,
             num_done=progress.num_done,
             num_failed=progress.num_failed,
@@ -320,8 +320,8 @@ class StartLog:
         receivers = self._spec.notify
         if not receivers or self.options.command != "run":
             return
-        if self.has_made_nothing and was_told(store, receivers, ended.event):
-            return
+        if self.has_made_nothing:  # a scheduler looks after a finished night several times
+            receivers = not_told(store, receivers, ended.event)
         for answer in notify(store, receivers, ended):
             self._add(
                 "notified",

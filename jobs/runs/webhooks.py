@@ -8,6 +8,7 @@ import json
 import os
 import platform
 import threading
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Mapping
@@ -40,7 +41,7 @@ class Ended:
     exit_code: int
     reason: str | None
     """Why, unless it finished."""
-    time: str
+    ended_at: str
     """UTC, ISO 8601."""
     num_images: int
     num_done: int
@@ -108,32 +109,42 @@ def notify(
 ) -> list[Answer]:
     """Call each receiver that wants to know, side by side; returns after `timeout_s` at the latest.
 
+    Receivers without a usable URL are left out; `missing_urls` tells of them at the start.
+
     Raises:
         StoreError: the calls could not be claimed, so they are not made.
     """
     calls = [
-        _Call(each, ended)
+        _Call(each, url, ended)
         for number, each in enumerate(receivers)
-        if ended.event in each.on and _claim(store, number, each, ended)
+        if ended.event in each.on
+        and (url := _url_of(each)) is not None
+        and _claim(store, number, each, ended)
     ]
     for call in calls:
         call.thread.start()
-    limit = threading.Event()
-    timer = threading.Timer(timeout_s, limit.set)
-    timer.daemon = True
-    timer.start()
+    end = time.monotonic() + timeout_s
     for call in calls:
-        while call.thread.is_alive() and not limit.is_set():
-            call.thread.join(0.05)
-    timer.cancel()
+        call.thread.join(max(0.0, end - time.monotonic()))
     return [call.answer(timeout_s) for call in calls]
 
 
-def was_told(store: Store, receivers: tuple[NotifySpec, ...], event: Ending) -> bool:
-    """Whether every receiver that wants to know of an event was called for it, in any start."""
-    claimed = {path.partition("-")[2] for path in store.list(NOTIFIED_FOLDER)}
-    wanted = {_claim_name(number, event) for number, e in enumerate(receivers) if event in e.on}
-    return wanted <= claimed
+def not_told(
+    store: Store, receivers: tuple[NotifySpec, ...], event: Ending
+) -> tuple[NotifySpec, ...]:
+    """The receivers, those without their wish to know of an event that any start called for it."""
+    called = {path.partition("-")[2] for path in store.list(NOTIFIED_FOLDER)}
+    return tuple(
+        each.model_copy(update={"on": tuple(e for e in each.on if e != event)})
+        if _claim_name(number, event) in called
+        else each
+        for number, each in enumerate(receivers)
+    )
+
+
+def _url_of(receiver: NotifySpec) -> str | None:
+    url = os.environ.get(receiver.url_env, "").strip()
+    return None if what_is_wrong(url) else url
 
 
 def _claim_name(number: int, event: Ending) -> str:
@@ -142,7 +153,7 @@ def _claim_name(number: int, event: Ending) -> str:
 
 def _claim(store: Store, number: int, receiver: NotifySpec, ended: Ended) -> bool:
     path = f"{NOTIFIED_FOLDER}/{ended.lease:05d}-{_claim_name(number, ended.event)}"
-    values = {"url_env": receiver.url_env, "event": ended.event, "time": ended.time}
+    values = {"url_env": receiver.url_env, "event": ended.event, "time": ended.ended_at}
     return store.create(path, (json.dumps(values) + "\n").encode())
 
 
@@ -165,26 +176,24 @@ class _NoRedirects(urllib.request.HTTPRedirectHandler):
 class _Call:
     """One call, in a thread: a receiver may send a byte now and then, for ever."""
 
-    def __init__(self, receiver: NotifySpec, ended: Ended) -> None:
-        self._receiver, self._ended = receiver, ended
-        self._detail: str | None = None
-        self._ok = False
+    def __init__(self, receiver: NotifySpec, url: str, ended: Ended) -> None:
+        self._receiver, self._url, self._ended = receiver, url, ended
+        self._answer: Answer | None = None
         self.thread = threading.Thread(target=self._run, name="webhook", daemon=True)
 
     def answer(self, timeout_s: float) -> Answer:
-        detail = self._detail or f"no answer within {timeout_s:g} s"
-        return Answer(self._receiver.url_env, self._ended.event, self._ok, detail)
+        """What became of the call by now."""
+        return self._answer or self._as_answer(f"no answer within {timeout_s:g} s", False)
 
     def _run(self) -> None:
-        url = os.environ.get(self._receiver.url_env, "").strip()
-        wrong = what_is_wrong(url)
-        if wrong is not None:
-            self._detail = wrong
-            return
         try:
-            self._detail, self._ok = _post(url, body_of(self._receiver, url, self._ended))
+            detail, ok = _post(self._url, body_of(self._receiver, self._url, self._ended))
         except Exception as error:  # the boundary of the thread; its message may hold the URL
-            self._detail = f"it failed with {type(error).__name__}"
+            detail, ok = f"the call failed with {type(error).__name__}", False
+        self._answer = self._as_answer(detail, ok)
+
+    def _as_answer(self, detail: str, ok: bool) -> Answer:
+        return Answer(self._receiver.url_env, self._ended.event, ok, detail)
 
 
 def _post(url: str, body: bytes) -> tuple[str, bool]:

@@ -1,0 +1,63 @@
+"""`--log-format`: whether the lines on stderr are text or JSON."""
+
+import logging
+import sys
+import traceback
+from collections.abc import Sequence
+from itertools import pairwise, takewhile
+from types import TracebackType
+from typing import Any, Literal
+
+import click
+
+LogFormat = Literal["text", "json"]
+
+LOG_FORMAT = "nightpress.log_format"
+"""Key in the metadata of click's context: whether stderr is to be JSON."""
+
+log_format_option = click.option(
+    "--log-format",
+    type=click.Choice(["text", "json"]),
+    default="text",
+    help="How the lines on stderr are written; json: one object a line, for log collectors. "
+    "[default: text]",
+)
+
+
+def asks_for_json_lines(arguments: Sequence[str]) -> bool:
+    """Whether a command line has `--log-format json`, even if the rest of it is wrong."""
+    options = list(takewhile(lambda argument: argument != "--", arguments))
+    return "--log-format=json" in options or ("--log-format", "json") in pairwise(options)
+
+
+def tell(ctx: click.Context, text: str, level: str = "info", **values: Any) -> None:
+    """Write one line to stderr, in the format that the command line asks for."""
+    if not ctx.meta.get(LOG_FORMAT):
+        click.echo(text, err=True)
+        return
+    from nightpress.jobs.progress.log_lines import stderr_line
+
+    click.echo(stderr_line(level, text, **values), err=True)
+
+
+class _JsonHandler(logging.Handler):
+    """Writes what libraries log as lines of JSON."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        from nightpress.jobs.progress.log_lines import stderr_line
+
+        level, text = record.levelname.lower(), record.getMessage()
+        print(stderr_line(level, text, logger=record.name), file=sys.stderr)
+
+
+def everything_as_json() -> None:
+    """Write unexpected errors, and what libraries log, as lines of JSON, too."""
+
+    def hook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+        from nightpress.jobs.progress.log_lines import stderr_line
+
+        text = "".join(traceback.format_exception(kind, error, trace))
+        print(stderr_line("error", f"{kind.__name__}: {error}", traceback=text), file=sys.stderr)
+
+    sys.excepthook = hook
+    logging.basicConfig(handlers=[_JsonHandler(logging.ERROR)])
