@@ -11,6 +11,7 @@ from .errors import (
     UntrustedRun,
 )
 from .runs.doctor import Diagnosis, doctor
+from .runs.list_runs import RunSummary, list_runs
 from .runs.plan import Plan, plan
 from .runs.preview import preview
 from .runs.repair import RepairResult
@@ -39,6 +40,7 @@ __all__ = [
     "RunResult",
     "RunStatus",
     "RunStopped",
+    "RunSummary",
     "SamplerComparison",
     "StepsResult",
     "StoppedOnRequest",
@@ -51,6 +53,7 @@ __all__ = [
     "VerifyResult",
     "compare_samplers",
     "doctor",
+    "list_runs",
     "plan",
     "preview",
     "reproduce",
