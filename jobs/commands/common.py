@@ -149,6 +149,13 @@ def _require_use_of_night(job: Path, overrides: tuple[str, ...]) -> None:
         )
 
 
+def with_limit(overrides: tuple[str, ...], max_failures: int | str | None) -> tuple[str, ...]:
+    """The overrides, with the value of --max-failures if there is one."""
+    return (
+        overrides if max_failures is None else (*overrides, f"cluster.max_failures={max_failures}")
+    )
+
+
 def with_address(spec: S, address: str | None) -> S:
     """The job with the cluster address from the command line, if there is one."""
     if address is None:

@@ -15,6 +15,7 @@ from nightpress.jobs.commands.common import (
     run_display,
     sigterm_as_ctrl_c,
     take_over_option,
+    with_limit,
 )
 from nightpress.jobs.commands.exit_codes import OK, OK_CODES, SOME_FAILED, ok_codes_option
 from nightpress.jobs.commands.json_output import print_and_exit
@@ -80,12 +81,9 @@ def command(
     """
     if trace is not None:
         require_writable("--trace", trace)
-    if max_failures is not None:
-        overrides = (*overrides, f"cluster.max_failures={max_failures}")
-    spec = read_job(job, overrides, address, night)
+    spec = read_job(job, with_limit(overrides, max_failures), address, night)
     sigterm_as_ctrl_c()
-    display = run_display(log_format)
-    with display:
+    with run_display(log_format) as display:
         if deadline is not None:
             display.show(Message(f"to be done by {local_text(deadline, zone_of(ctx))}"))
         result = run(

@@ -15,6 +15,7 @@ from nightpress.jobs.commands.common import (
     json_option,
     read_job,
     set_option,
+    with_limit,
 )
 from nightpress.jobs.commands.exit_codes import (
     BAD_INPUT,
@@ -91,9 +92,7 @@ def command(
     its batches are finished and stored, and the exit code is 4. A second one leaves at once, while
     the job goes on stopping.
     """
-    if max_failures is not None:
-        overrides = (*overrides, f"cluster.max_failures={max_failures}")
-    spec = read_job(job, overrides, night=night)
+    spec = read_job(job, with_limit(overrides, max_failures), night=night)
     say = partial(tell, ctx)
     options = list(_run_options(deadline, budget, log_format))
     with first_interruption() as stop:

@@ -94,16 +94,28 @@ def repair_rows(
         # Acquire the lease before starting any actor: the actors of a process that is taken over
         # still hold the CPUs and GPUs that ours need.
         with held(run.store, free) as lease, log.recorded(run.store, lease):
-            ends: dict[int, ShardDone] = {}
-            for event in _repair(run, spec, lease, amendments, log):
-                if isinstance(event, ShardDone):
-                    ends[event.shard] = event
-                log.show(event)
-            with failures_as_run_stopped():
-                result = _compared(run, amendments, before, ends)
-                log.finish(run.progress(), result.num_failed)
-                log.store_now()
-                write_report(run, run.store)
+            return _repaired(run, spec, lease, amendments, before, log)
+
+
+def _repaired(
+    run: Run,
+    spec: RunSpec,
+    lease: Lease,
+    amendments: Mapping[int, Amendment],
+    before: Mapping[int, list[str | None]],
+    log: StartLog,
+) -> RepairResult:
+    """Make the rows again under the lease, and compare."""
+    ends: dict[int, ShardDone] = {}
+    for event in _repair(run, spec, lease, amendments, log):
+        if isinstance(event, ShardDone):
+            ends[event.shard] = event
+        log.show(event)
+    with failures_as_run_stopped():
+        result = _compared(run, amendments, before, ends)
+        log.finish(run.progress(), result.num_failed)
+        log.store_now()
+        write_report(run, run.store)
     return result
 
 

@@ -125,8 +125,7 @@ def run(
             index is dropped.
         take_over: take over from another process that is working on this run.
         deadline_at: be done by this time, report included, in seconds since the epoch.
-        budget: stop before all starts of this run together cost more, in the currency of the
-            job's `cost`.
+        budget: stop before all starts together cost more, in the currency of the job's `cost`.
         ok_codes: exit codes that the caller's process turns into 0; they are only recorded.
         trace: called once at the end, even an early one, with a timeline of the actors as a Chrome
             trace; not called if the run ends before the actors have work.
@@ -144,10 +143,7 @@ def run(
     table = None if manifest is None else TableManifest.of(manifest)
     options = StartOptions("run", deadline_at, budget, ok_codes)
     session = _Session(spec, table, StartLog(options, spec, on_event), take_over, trace)
-    with session.reporting_time(), closing(session.events()) as events:
-        for event in events:
-            session.log.show(event)
-    return session.result()
+    return session.carry_out()
 
 
 @dataclass(frozen=True)
@@ -183,6 +179,13 @@ class _Session:
         """What the actors did, once they have had work and are finished."""
         self._progress: RunProgress | None = None
         """The totals, once every shard is committed."""
+
+    def carry_out(self) -> RunResult:
+        """Carry out the run, and show its events."""
+        with self.reporting_time(), closing(self.events()) as events:
+            for event in events:
+                self.log.show(event)
+        return self.result()
 
     def events(self) -> Generator[Event, None, None]:
         """Carry out the run; yields its events."""

@@ -1,8 +1,9 @@
 """The job's key `notify`: who is told how a start of the run ended."""
 
+from collections.abc import Mapping
 from typing import Annotated, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from nightpress.pipelines.job.sections import Section
 
@@ -37,6 +38,14 @@ class NotifySpec(Section):
             "incoming webhooks take it. Default: slack for URLs of hooks.slack.com, else json."
         ),
     ] = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _on_is_a_word(cls, values: object) -> object:
+        """Undo what YAML 1.1 makes of the key `on`: true. Job files are read without that."""
+        if isinstance(values, Mapping) and True in values and "on" not in values:
+            return {"on" if key is True else key: value for key, value in values.items()}
+        return values
 
     @field_validator("url_env", mode="before")
     @classmethod

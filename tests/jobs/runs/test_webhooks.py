@@ -1,0 +1,139 @@
+"""Webhooks: called at most once, in time, and never told anything by mistake."""
+
+import json
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.fakes.webhooks import Receiver, receiver
+
+from nightpress.jobs.runs.webhooks import Ended, body_of, missing_urls, not_told, notify
+from nightpress.pipelines.job.cost_section import Cost
+from nightpress.pipelines.job.notify_section import NotifySpec
+from nightpress.pipelines.storage import Store
+
+
+@pytest.fixture
+def hooks() -> Iterator[Receiver]:
+    with receiver() as server:
+        yield server
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store(str(tmp_path / "run"))
+
+
+def ended(**changes: Any) -> Ended:
+    values: dict[str, Any] = {
+        "event": "finished",
+        "run": "cats",
+        "url": "s3://press/cats",
+        "lease": 3,
+        "exit_code": 3,
+        "reason": None,
+        "ended_at": "2027-01-15T05:00:00+00:00",
+        "num_images": 64,
+        "num_done": 64,
+        "num_failed": 2,
+        "num_made": 40,
+        "elapsed_s": 100.0,
+        "gpu_s": 400.0,
+        "cost": Cost(12.4, "EUR", 0.19),
+    }
+    return Ended(**values | changes)
+
+
+def to(env: str, **values: Any) -> NotifySpec:
+    return NotifySpec.model_validate({"url_env": env} | values)
+
+
+def test_a_receiver_gets_one_json_object_once_for_each_end_of_a_start(
+    store: Store, hooks: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOOK", f"{hooks.url}/200/secret")
+    receivers = (to("HOOK", on=["finished", "stopped"]),)
+    assert [each.detail for each in notify(store, receivers, ended())] == ["status 200"]
+    assert notify(store, receivers, ended()) == []  # the same start again
+    assert notify(store, receivers, ended(event="failed")) == []  # nobody wants to know
+    assert len(notify(store, receivers, ended(lease=4))) == 1
+    (_, body), _ = hooks.bodies
+    assert (body["event"], body["exit_code"], body["num_failed"]) == ("finished", 3, 2)
+    assert body["cost"] == {"amount": 12.4, "currency": "EUR", "per_image": 0.19}
+    assert body["text"].startswith("cats finished (exit code 3): 64 of 64 images done, 2 of them")
+    claims = store.list("notified")
+    assert sorted(claims) == ["notified/00003-finished-0.json", "notified/00004-finished-0.json"]
+    assert not any(b"secret" in store.read(path) for path in claims)
+
+
+def test_failing_and_stalling_receivers_cost_neither_the_others_nor_much_time(
+    store: Store, hooks: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    paths = {"OK": "/200/s3cret", "BAD": "/500/s3cret", "SLOW": "/stall/s3cret", "AWAY": "/away"}
+    for name, path in paths.items():
+        monkeypatch.setenv(name, hooks.url + path)
+    monkeypatch.setenv("GONE", "http://127.0.0.1:9/s3cret")
+    monkeypatch.setenv("ODD", "http://[s3cret")
+    receivers = tuple(map(to, [*paths, "GONE", "ODD", "UNSET"]))
+    began = time.monotonic()
+    answers = {each.url_env: each for each in notify(store, receivers, ended(), timeout_s=1.0)}
+    assert time.monotonic() - began < 4
+    assert {name: each.ok for name, each in answers.items()} == {
+        "OK": True,
+        "BAD": False,
+        "SLOW": False,
+        "AWAY": False,
+        "GONE": False,
+    }
+    assert answers["BAD"].detail == "it answered with status 500"
+    assert answers["SLOW"].detail == "no answer within 1 s"
+    assert answers["AWAY"].detail == "it answered with status 302"
+    assert "refused" in answers["GONE"].detail
+    assert "s3cret" not in " ".join(each.warning for each in answers.values())
+    assert len(hooks.bodies) == 4  # the redirect was not followed
+    assert len(store.list("notified")) == 5
+
+
+def test_what_cannot_be_called_is_said_at_the_start_without_the_url(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("FTP", "ftp://s3cret")
+    monkeypatch.setenv("EMPTY", "")
+    monkeypatch.setenv("GOOD", "https://example.com/s3cret")
+    assert missing_urls((to("FTP"), to("EMPTY"), to("GOOD"))) == [
+        "notify: FTP holds no http or https URL; nothing will be sent there",
+        "notify: EMPTY is not set in the environment of this process; nothing will be sent there",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("url", "form", "is_slack"),
+    [
+        ("https://hooks.slack.com/services/T0", None, True),
+        ("https://hooks.slack.com/services/T0", "json", False),
+        ("https://chat.example.com/hooks/1", None, False),
+        ("https://chat.example.com/hooks/1", "slack", True),
+        ("https://example.com/?to=hooks.slack.com", None, False),
+    ],
+)
+def test_slack_gets_a_text_alone(url: str, form: str | None, is_slack: bool) -> None:
+    values = json.loads(body_of(to("HOOK", format=form), url, ended(reason="it is late")))
+    assert (set(values) == {"text"}) is is_slack
+    assert values["text"].endswith("s3://press/cats\nit is late")
+
+
+def test_a_start_that_made_nothing_tells_only_who_does_not_know(
+    store: Store, hooks: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("A", f"{hooks.url}/200")
+    notify(store, (to("A"),), ended())
+    monkeypatch.setenv("B", f"{hooks.url}/200")
+    receivers = (to("A"), to("B"))
+    assert [each.on for each in not_told(store, receivers, "finished")] == [
+        ("failed", "stopped"),
+        ("finished", "failed", "stopped"),
+    ]
+    answers = notify(store, not_told(store, receivers, "finished"), ended(lease=4))
+    assert [each.url_env for each in answers] == ["B"]
