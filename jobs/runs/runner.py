@@ -100,7 +100,7 @@ class RunResult:
     """Activity -> share of the actors' time: busy, waiting for input, waiting for output, ..."""
     between_batches: BetweenBatches | None
     """Pauses between one batch and the next; None without two batches."""
-    cost: Cost | None
+    cost: Cost | None = None
     """What all starts of the run have cost; None if the job has no `cost`."""
 
 

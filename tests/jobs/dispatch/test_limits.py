@@ -38,7 +38,7 @@ def limits(pool: FakePool, shard_s: float | None = 10.0, **config: Any) -> Limit
     settings = DispatchConfig(
         min_actors=1, max_actors=None, max_attempts=3, look_first=False, drain_s=5.0, **config
     )
-    return Limits(settings, cast(ActorPool, pool), timing, 16)
+    return Limits(settings, cast("ActorPool", pool), timing, 16)
 
 
 BUDGET = Budget(actor_s=100.0, text="40.00 EUR")

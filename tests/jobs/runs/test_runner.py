@@ -42,6 +42,7 @@ def test_a_run_leaves_the_image_set_of_the_contract(make_spec: MakeSpec) -> None
         "images",
         "metadata",
         "lease",
+        "log",
         "report.html",
     }
     metadata = read_metadata(spec)

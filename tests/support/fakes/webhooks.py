@@ -1,4 +1,4 @@
-"""A webhook receiver on loopback that answers as its paths say: `/200`, `/500`, `/stall`, `/away`."""
+"""A webhook receiver on loopback that answers as its paths say: `/200`, `/500`, `/stall`."""
 
 import json
 import threading
