@@ -94,8 +94,8 @@ class JsonLines:
             name, values = line
             text = event_line(event) or name.replace("_", " ")
             self._print(level_of(event), text.removeprefix("warning: "), name, values)
-        elif self._clock() >= self._next_at:
-            self._next_at = self._clock() + self._every_s
+        elif (now := self._clock()) >= self._next_at:
+            self._next_at = now + self._every_s
             self._print_progress()
 
     def _print_progress(self) -> None:

@@ -71,13 +71,14 @@ def test_plan_and_status_say_what_the_commands_print(finished: MakeSpec, tmp_pat
     values = printed("plan", str(job))
     assert list(values) == [
         *("run", "num_rows", "num_images", "num_shards", "shard_size", "batch_size", "model"),
-        *("batches", "prompts", "modes", "num_pictures", "estimate", "unread_runs", "run_state"),
-        *("files", "columns", "file_names"),
+        *("batches", "prompts", "modes", "num_pictures", "estimate", "cost", "unread_runs"),
+        *("run_state", "files", "columns", "file_names"),
         *("exit_code", "error"),
     ]
     assert values["estimate"]["actor_s"] == pytest.approx(planned.estimate.actor_s)
     told = printed("status", str(job))
     assert list(told)[:4] == ["url", "created_at", "holder", "num_images"]
+    assert (told["num_starts"], told["gpu_s"], told["cost"]) == (1, 0.0, None)
     assert told["num_bytes"] == found.progress.num_bytes
 
 
