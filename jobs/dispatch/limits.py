@@ -29,7 +29,7 @@ class Limits:
     def __init__(
         self, config: DispatchConfig, pool: ActorPool, timing: ShardTiming, shard_size: int
     ) -> None:
-        self._config, self._pool = config, pool
+        self.config, self._pool = config, pool
         self._timing, self._shard_size = timing, shard_size
 
     def fits(self, num_before: int) -> bool:
@@ -42,7 +42,7 @@ class Limits:
         Args:
             num_waiting: how many pieces of work wait to be handed out.
         """
-        config, pool = self._config, self._pool
+        config, pool = self.config, self._pool
         if config.deadline_at is None and config.budget is None:
             return None
         if config.deadline_at is not None and time.time() + config.drain_s >= config.deadline_at:
@@ -62,14 +62,14 @@ class Limits:
         return None
 
     def _fits_before_deadline(self, num_before: int) -> bool:
-        deadline_at, expected_s = self._config.deadline_at, self._expected_s
+        deadline_at, expected_s = self.config.deadline_at, self._expected_s
         if deadline_at is None or expected_s is None:
             return True
         return time.time() + expected_s * (1 + num_before) < deadline_at
 
     def _fits_in_budget(self, num_before: int) -> bool:
         """Whether the budget lasts so long for all actors, which are paid for until the end."""
-        budget, expected_s = self._config.budget, self._expected_s
+        budget, expected_s = self.config.budget, self._expected_s
         if budget is None or expected_s is None:
             return True
         lasts_s = (budget.actor_s - self._pool.actor_s()) / max(1, len(self._pool))

@@ -223,8 +223,8 @@ def test_a_near_deadline_stores_the_current_batch_and_begins_no_other(
 
     def bring_near(event: Event) -> None:
         if isinstance(event, BatchDone):
-            deadline_at = time.time() + dispatcher._config.drain_s
-            dispatcher._config = replace(dispatcher._config, deadline_at=deadline_at)
+            deadline_at = time.time() + dispatcher._limits.config.drain_s
+            dispatcher._limits.config = replace(dispatcher._limits.config, deadline_at=deadline_at)
 
     with pytest.raises(RunStopped, match="the deadline is near; run the same command again"):
         list(map(bring_near, dispatcher.run(range(record.layout.num_shards))))
@@ -259,8 +259,8 @@ class NearItsDeadline(Dispatcher):
     def _on_event(self, in_flight: InFlightShard, event: ShardEvent) -> Iterator[Event]:
         yield from super()._on_event(in_flight, event)
         if isinstance(event, BatchDone):
-            deadline_at = time.time() + self._config.drain_s
-            self._config = replace(self._config, deadline_at=deadline_at)
+            deadline_at = time.time() + self._limits.config.drain_s
+            self._limits.config = replace(self._limits.config, deadline_at=deadline_at)
 
 
 def obedient_factory(spec: RunSpec, traced: bool = False) -> FactoryOf:
