@@ -7,8 +7,7 @@ import sys
 from contextlib import suppress
 
 from nightpress.jobs.cluster.shadowing import require_libraries
-from nightpress.jobs.commands.exit_codes import BAD_INPUT
-from nightpress.jobs.errors import ClusterError
+from nightpress.jobs.errors import BAD_INPUT, ClusterError
 
 
 def main() -> None:

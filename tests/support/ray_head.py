@@ -1,4 +1,4 @@
-"""A head of a real Ray cluster with a dashboard, as `ray start --head` starts it."""
+"""Nodes of a real Ray cluster on this machine, as `ray start` starts them."""
 
 import os
 import secrets
@@ -17,6 +17,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 START_S = 120
+
+RAY = (sys.executable, "-c", "from ray.scripts.scripts import main; main()")
+"""The command `ray` of this environment."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +44,7 @@ def ray_head(num_cpus: int = 2) -> Iterator[RayHead]:
     }
     environment.pop("RAY_ADDRESS", None)
     start = [
-        *(sys.executable, "-c", "from ray.scripts.scripts import main; main()"),
+        *RAY,
         *("start", "--head", "--block", "--disable-usage-stats", f"--num-cpus={num_cpus}"),
         *(f"--temp-dir={folder}", f"--port={ports[0]}", "--dashboard-host=127.0.0.1"),
         *(f"--dashboard-port={ports[1]}", f"--dashboard-agent-listen-port={ports[2]}"),
@@ -64,6 +67,32 @@ def ray_head(num_cpus: int = 2) -> Iterator[RayHead]:
         except subprocess.TimeoutExpired:
             os.killpg(process.pid, signal.SIGKILL)
         shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def ray_worker(head: RayHead, num_cpus: int = 1) -> Iterator["subprocess.Popen[bytes]"]:
+    """Start another node, which joins a head; its process drains it on SIGTERM."""
+    start = [
+        *RAY,
+        *("start", "--block", "--disable-usage-stats", f"--address={head.address}"),
+        *(f"--num-cpus={num_cpus}", f"--object-store-memory={256 * 2**20}"),
+        *("--node-ip-address=127.0.0.1", f"--dashboard-agent-listen-port={free_ports(1)[0]}"),
+    ]
+    process = subprocess.Popen(
+        start,
+        env=head.environment,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    try:
+        yield process
+    finally:
+        process.send_signal(signal.SIGTERM)
+        try:
+            process.wait(30)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
 
 
 def free_ports(count: int) -> list[int]:
