@@ -11,6 +11,8 @@ from support.servers import Folder, Server
 
 from nightpress.pipelines.storage import RetryPolicy, Store
 
+pytestmark = pytest.mark.slow
+
 MANY = 7
 """More failures in a row than a client survives by itself."""
 

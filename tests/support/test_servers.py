@@ -54,6 +54,7 @@ def test_a_server_ends_with_its_block(kind: str, tmp_path: Path) -> None:
     assert ends(pid)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("deadly", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM])
 def test_a_server_ends_when_its_tests_are_killed(deadly: signal.Signals, tmp_path: Path) -> None:
     process, pid = server_of("time.sleep(60)", "rclone", tmp_path)

@@ -46,7 +46,7 @@ SUPPORTED: dict[str, tuple[Any, frozenset[str]]] = {
 """Choice -> a value of it, and the families that support it."""
 
 INVARIANT = [
-    (family, name)
+    pytest.param(family, name, marks=[pytest.mark.slow] * (family == "sana"))
     for name, (_, families) in SUPPORTED.items()
     for family in sorted(families)
     if name != "first_block_cache"

@@ -116,7 +116,9 @@ def test_no_credential_is_in_what_a_run_leaves_behind(
     "storage",
     [
         {"s3": {"secret": WRONG}},
-        {"s3": {"client_kwargs": {"aws_secret_access_key": WRONG}}},
+        pytest.param(
+            {"s3": {"client_kwargs": {"aws_secret_access_key": WRONG}}}, marks=pytest.mark.slow
+        ),
         {"s3": {"endpoint_url": f"http://user:{WRONG}@127.0.0.1:1"}},
     ],
 )

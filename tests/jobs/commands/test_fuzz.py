@@ -84,7 +84,7 @@ def test_mutated_job_files_are_refused_with_a_message(tmp_path: Path) -> None:
 
 
 def test_mutated_manifests_are_refused_with_a_message(tmp_path: Path) -> None:
-    fuzz_manifests(tmp_path, range(60))
+    fuzz_manifests(tmp_path, range(30))
 
 
 @pytest.mark.chaos

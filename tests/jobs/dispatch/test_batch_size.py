@@ -113,6 +113,7 @@ def decide(spec: RunSpec, first: FirstActor) -> tuple[BatchSizes, list[Event]]:
         ray.kill(first.handle)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("measuring")
 @pytest.mark.parametrize(
     ("kind", "reason"),

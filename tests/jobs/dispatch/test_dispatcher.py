@@ -303,6 +303,7 @@ def test_a_truncated_plan_is_written_again_and_used(make_spec: MakeSpec) -> None
     assert store.read(part) == whole
 
 
+@pytest.mark.slow
 def test_shards_are_made_with_the_number_of_threads_of_the_run(make_spec: MakeSpec) -> None:
     spec = make_spec()
     store, record = begun(spec)

@@ -56,6 +56,7 @@ def test_a_preview_shows_at_most_the_images_of_the_job(
     assert len(sample_images(make_spec(), 400)) == PROMPTS
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("local_ray")
 def test_a_preview_replaces_an_actor_that_is_lost_while_it_loads_and_says_so(
     make_spec: Callable[..., RunSpec], monkeypatch: pytest.MonkeyPatch

@@ -15,6 +15,7 @@ from click.testing import CliRunner, Result
 from support.fakes.jobs_api import JobsApi, jobs_api
 
 from nightpress.jobs import cli
+from nightpress.jobs.cluster import address
 from nightpress.jobs.submission import client, submit
 
 ROWS = "id,prompt\na,a cat\n"
@@ -300,7 +301,8 @@ def test_a_cluster_that_asks_for_a_token_says_what_to_set(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     Path("cats.csv").write_text(ROWS)
-    monkeypatch.delenv("RAY_AUTH_MODE", raising=False)
+    disabled = address.AuthenticationMode.DISABLED
+    monkeypatch.setattr(address, "get_authentication_mode", lambda: disabled)
     with jobs_api(token="secret") as server:
         result = run(server)
     assert result.exit_code == 2

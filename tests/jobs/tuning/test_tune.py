@@ -78,13 +78,13 @@ def nightpress_tune(job: Path, *arguments: str) -> Result:
     return CliRunner().invoke(command, ["tune", str(job), *options, *arguments])
 
 
-def test_the_fastest_config_is_written_to_the_job_and_nothing_else_changes(
+def test_the_fastest_config_is_written_to_the_job_and_shown_and_nothing_else_changes(
     job: Path, gains: Gains, tiny_model: Path
 ) -> None:
     before = RunSpec.from_file(job)
     lines = job.read_text().splitlines()
     gains |= {DEEP: 2.0, LAST: 1.5, BOTH: 2.9}
-    result = nightpress_tune(job, "--tolerance", "1")
+    result = nightpress_tune(job, "--tolerance", "1", "-o", "pairs.html")
     assert result.exit_code == 0, result.output
     after = job.read_text().splitlines()
     place = lines.index(f"model: {tiny_model}  # ours")
@@ -101,6 +101,11 @@ def test_the_fastest_config_is_written_to_the_job_and_nothing_else_changes(
     assert f"wrote to {job}" in result.stdout
     assert "cannot resume with these settings" in result.stdout
     assert "not available: taylorseer_cache (model.speed.taylorseer_cache: " in result.stdout
+    assert "wrote pairs.html" in result.stdout
+    page = Path("pairs.html").read_text()
+    assert page.count("<figure>") >= 4
+    assert 'href="#reference-0"' in page
+    assert "a picture of the number" in page
 
 
 @pytest.mark.slow
@@ -115,13 +120,8 @@ def test_a_job_that_already_uses_the_fastest_config_is_unchanged(job: Path, gain
     assert job.read_text() == text
 
 
-@pytest.mark.parametrize(
-    "arguments",
-    [
-        ["--tolerance", "lossless"],
-        pytest.param(["--tolerance", "400"], marks=pytest.mark.slow),
-    ],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("arguments", [["--tolerance", "lossless"], ["--tolerance", "400"]])
 def test_a_tolerance_that_nothing_meets_leaves_the_job_as_it_is(
     job: Path, gains: Gains, arguments: list[str]
 ) -> None:
@@ -134,16 +134,7 @@ def test_a_tolerance_that_nothing_meets_leaves_the_job_as_it_is(
     assert job.read_text() == text
 
 
-def test_the_page_shows_pairs_of_images(job: Path, gains: Gains, tmp_path: Path) -> None:
-    gains[DEEP] = 2.0
-    result = nightpress_tune(job, "--tolerance", "1", "-o", "pairs.html")
-    assert "wrote pairs.html" in result.stdout
-    page = (tmp_path / "pairs.html").read_text()
-    assert page.count("<figure>") >= 4
-    assert 'href="#reference-0"' in page
-    assert "a picture of the number" in page
-
-
+@pytest.mark.slow
 def test_a_dry_run_prints_what_it_would_write(job: Path, gains: Gains) -> None:
     text = job.read_text()
     gains[DEEP] = 2.0
@@ -155,6 +146,7 @@ def test_a_dry_run_prints_what_it_would_write(job: Path, gains: Gains) -> None:
     assert job.read_text() == text
 
 
+@pytest.mark.slow
 def test_a_file_that_cannot_be_edited_safely_gets_advice(
     job: Path, gains: Gains, tiny_model: Path
 ) -> None:
@@ -267,7 +259,9 @@ def failing(config: TuningConfig, error: Exception) -> Callable[..., LoadedModel
     [
         pytest.param(ModelError("no kernel"), "no kernel", marks=pytest.mark.slow),
         (OutOfMemory("17 GB"), "it does not fit into memory: 17 GB"),
-        (RuntimeError("two\nlines"), "cannot load the model: two lines"),
+        pytest.param(
+            RuntimeError("two\nlines"), "cannot load the model: two lines", marks=pytest.mark.slow
+        ),
     ],
 )
 def test_a_config_that_fails_is_reported_and_the_others_are_tried(
@@ -279,6 +273,7 @@ def test_a_config_that_fails_is_reported_and_the_others_are_tried(
     assert any(line == f"not available: channels_last ({message})" for line in refusals(found))
 
 
+@pytest.mark.slow
 def test_a_failing_device_ends_the_tuning(
     make_spec: MakeSpec, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -355,7 +350,12 @@ class Counted:
 
 
 @pytest.mark.parametrize(
-    ("device", "free_bytes", "times"), [("cpu", 10**15, 3), ("cpu", 10**6, 1), ("cuda", 10**15, 1)]
+    ("device", "free_bytes", "times"),
+    [
+        ("cpu", 10**15, 3),
+        ("cpu", 10**6, 1),
+        pytest.param("cuda", 10**15, 1, marks=pytest.mark.slow),
+    ],
 )
 def test_two_models_are_held_only_on_a_cpu_with_memory_for_both(
     make_spec: MakeSpec,

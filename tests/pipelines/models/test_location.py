@@ -261,6 +261,7 @@ def test_local_models_are_here_and_hub_models_that_were_never_fetched_are_not(
     assert not is_here(ModelSpec(source=f"{REPO}@v1"))
 
 
+@pytest.mark.slow
 def test_actors_that_race_for_a_remote_model_download_it_once(
     remote: str, options: Options, tiny: Path, tmp_path: Path
 ) -> None:

@@ -110,7 +110,7 @@ def start(spec: RunSpec) -> tuple[PlanLayout, list[str]]:
     return layout, prompts_of(spec, layout)
 
 
-@pytest.mark.parametrize("write", [overwrite, rename_over])
+@pytest.mark.parametrize("write", [overwrite, pytest.param(rename_over, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("suffix", SUFFIXES)
 def test_a_file_edited_at_any_moment_of_a_start_is_planned_as_it_was_hashed_or_refused(
     tmp_path: Path,

@@ -235,7 +235,7 @@ def with_damaged_packs(folder: MemoryFolder, damaged_commit: bool) -> MemoryFold
 
 
 @pytest.mark.parametrize("packing", ["none", pytest.param("webdataset", marks=pytest.mark.slow)])
-@pytest.mark.parametrize("damaged_commit", [False, True])
+@pytest.mark.parametrize("damaged_commit", [False, pytest.param(True, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("newer", JOBS)
 @pytest.mark.parametrize("older", JOBS)
 def test_a_start_that_slept_at_any_moment_undoes_nothing_of_the_next(

@@ -73,6 +73,7 @@ def test_plain_diffusers_loads_what_a_job_trains(root: Path, model: Path) -> Non
     assert loaded.controlnet_mid_block.weight.abs().sum() > 0
 
 
+@pytest.mark.slow
 def test_a_stopped_training_resumes_to_the_same_bits(root: Path, model: Path) -> None:
     whole, parts = job(root, model, name="whole"), job(root, model, name="parts")
     list(train(whole, cache=root / "cache"))

@@ -156,6 +156,7 @@ def test_training_lowers_the_loss(root: Path) -> None:
     assert np.mean(losses[-5:]) < 0.7 * np.mean(losses[:5])
 
 
+@pytest.mark.slow
 def test_a_training_with_muon_resumes_to_the_same_bits(root: Path) -> None:
     optimizer = {"optimizer": "muon"}
     whole = denoiser_job(root, name="whole", training=optimizer)
@@ -166,6 +167,7 @@ def test_a_training_with_muon_resumes_to_the_same_bits(root: Path) -> None:
     assert equal(weights(whole), weights(parts))
 
 
+@pytest.mark.slow
 def test_gradient_accumulation_trains_the_same_weights(root: Path) -> None:
     whole = denoiser_job(root, name="whole")
     parts = denoiser_job(root, name="parts", training={"gradient_accumulation_steps": 2})
@@ -176,6 +178,7 @@ def test_gradient_accumulation_trains_the_same_weights(root: Path) -> None:
     assert max(float((one[key] - other[key]).abs().max()) for key in one) < 1e-3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("job", [SLOW_AUTOENCODER_JOB, denoiser_job])
 def test_gradient_checkpointing_trains_the_same_weights(root: Path, job: Any) -> None:
     kept = job(root, name="kept")
@@ -424,6 +427,7 @@ def test_cached_latents_are_not_computed_again_after_a_stop(root: Path) -> None:
     assert not any(isinstance(event, LatentsCached) for event in run(spec))
 
 
+@pytest.mark.slow
 def test_cached_and_fresh_latents_give_the_same_losses(root: Path) -> None:
     cached, fresh = (
         denoiser_job(root, name=name, cache_latents=kept)

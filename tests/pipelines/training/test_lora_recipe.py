@@ -79,6 +79,7 @@ def test_plain_diffusers_loads_the_lora(root: Path) -> None:
     assert pipeline.get_active_adapters() == ["default_0"]
 
 
+@pytest.mark.slow
 def test_a_stopped_lora_training_resumes_to_the_same_bits(root: Path) -> None:
     whole, parts = lora_job(root, name="whole"), lora_job(root, name="parts")
     list(train(whole, cache=root / "cache"))
