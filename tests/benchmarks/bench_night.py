@@ -16,6 +16,7 @@ a run named by `{night}`:
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -26,6 +27,8 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
+import yaml
+
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "tests"))
 
@@ -33,7 +36,7 @@ from support import servers  # noqa: E402
 from support.ray_head import RayHead, ray_head, ray_worker  # noqa: E402
 
 PROGRAM = Path(sys.executable).parent / "nightpress"
-NAME = "first-{night}"
+JOB = "job.yaml"
 
 
 @dataclass(frozen=True)
@@ -42,25 +45,30 @@ class Press:
 
     head: RayHead
     store: servers.Server
+    folder: Path
+    """Holds the job file."""
+
+    def write_job(self) -> None:
+        """Write the README's job, for this store and in small shards."""
+        shutil.copy(ROOT / "jobs/examples/prompts.txt", self.folder)
+        job = {
+            "name": "first-{night}",
+            "manifest": "prompts.txt",
+            "output": f"s3://{servers.BUCKET}/runs",
+            "batch": {"size": 2, "shard_size": 4},
+            "storage": self.store.options,
+        }
+        (self.folder / JOB).write_text(yaml.safe_dump(job))
 
     def command(self, name: str, *options: str) -> list[str]:
         """A command about the job, as arguments."""
-        job = {
-            "name": NAME,
-            "output": f"s3://{servers.BUCKET}/runs",
-            "batch.size": "2",
-            "shard.size": "4",
-            "cluster.gpus_per_actor": "0",
-            "storage.s3.endpoint_url": self.store.endpoint,
-        }
-        settings = [part for key, value in job.items() for part in ("--set", f"{key}={value}")]
-        return [str(PROGRAM), name, "jobs/examples/first.yaml", *settings, *options]
+        return [str(PROGRAM), name, JOB, *options]
 
     def start(self, arguments: Sequence[str]) -> "subprocess.Popen[bytes]":
         """Start a command."""
         quiet = subprocess.DEVNULL
         return subprocess.Popen(
-            arguments, cwd=ROOT, env=self.head.environment, stdout=quiet, stderr=quiet
+            arguments, cwd=self.folder, env=self.head.environment, stdout=quiet, stderr=quiet
         )
 
     def call(self, arguments: Sequence[str], code: int = 0) -> float:
@@ -74,7 +82,7 @@ class Press:
         """
         start = time.perf_counter()
         done = subprocess.run(
-            arguments, cwd=ROOT, env=self.head.environment, capture_output=True, text=True
+            arguments, cwd=self.folder, env=self.head.environment, capture_output=True, text=True
         )
         if done.returncode != code:
             raise SystemExit(f"{arguments[1]} ended with {done.returncode}, and not {code}: {done}")
@@ -109,7 +117,9 @@ def main() -> None:
         os.environ |= servers.CREDENTIALS
         head = stack.enter_context(ray_head(num_cpus=1))
         node = stack.enter_context(ray_worker(head))
-        play(Press(head, store), node)
+        press = Press(head, store, Path(scratch))
+        press.write_job()
+        play(press, node)
 
 
 def play(press: Press, node: "subprocess.Popen[bytes]") -> None:
