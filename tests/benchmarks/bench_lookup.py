@@ -1,25 +1,29 @@
-"""How long it takes to find one image of a large run, and to read the run's progress.
+"""How long it takes to find one image of a large run, to read its progress, and to look it over.
 
 ::
 
     python tests/benchmarks/bench_lookup.py
     python tests/benchmarks/bench_lookup.py --store seaweed
     python tests/benchmarks/bench_lookup.py --shards 2000 --shard-size 500
+    python tests/benchmarks/bench_lookup.py --shard-size 1000 --sample 0.00001
 
 The plan is written from a manifest with ids in random order. The commits are real metadata parts,
 made from the plan; only the images that are looked up are stored. Requests are counted where they
 leave the process: as S3 operations, or as read calls on local files. A run without an index is one
-that was killed before its first update; its totals come from the footer of each commit.
+that was killed before its first update; its totals come from the footer of each commit. With
+`--sample` the run is verified too, and the few images that are read are found missing.
 """
 
 import argparse
 import hashlib
+import resource
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 from io import BytesIO
 from operator import methodcaller
 from pathlib import Path
@@ -37,6 +41,8 @@ from support import servers  # noqa: E402
 from support.made_runs import FACTS  # noqa: E402
 from support.plans import MODEL  # noqa: E402
 
+import nightpress  # noqa: E402
+from nightpress.jobs.runs.retry import failed_amendments  # noqa: E402
 from nightpress.pipelines import Run, RunSpec, open_run  # noqa: E402
 from nightpress.pipelines.planning import PlanLayout, check, write_plan  # noqa: E402
 from nightpress.pipelines.records import METADATA_SCHEMA, PLAN_SCHEMA  # noqa: E402
@@ -62,6 +68,7 @@ def main() -> None:
     parser.add_argument("--store", choices=("folder", "seaweed"), default="folder")
     parser.add_argument("--lookups", type=int, default=3, help="images to find")
     parser.add_argument("--report", action="store_true", help="time the report as well")
+    parser.add_argument("--sample", type=float, help="verify the run, with this share of images")
     arguments = parser.parse_args()
     with (
         tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder,
@@ -81,6 +88,17 @@ def main() -> None:
             store = Store(spec.url, spec.storage)
             write_summary_index(store, read_totals(store))
         show("status", spec, Run.progress)
+        show("retry, failed rows", spec, failed_amendments)
+        if arguments.sample is not None:
+            show(f"verify --sample {arguments.sample:g}", spec, partial(verify, arguments.sample))
+        print(f"{resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024:,.0f} MB at most")
+
+
+def verify(share: float, run: Run) -> None:
+    """Check every commit against the plan, and a share of the images."""
+    result = nightpress.verify(run, sample=share)
+    if result.num_uncommitted:
+        raise SystemExit(f"{result.num_uncommitted} shards were not checked")
 
 
 @contextmanager
@@ -151,10 +169,7 @@ def metadata_of(planned: pa.Table) -> pa.Table:
     data = image_bytes()
     constants = FACTS.as_dict() | {
         "attempts": 1,
-        "member": None,
-        "member_offset": None,
         "worker": "node-1",
-        "speed": None,
     }
     varying = {
         "status": np.where(failed, "failed", "ok"),
@@ -170,10 +185,10 @@ def metadata_of(planned: pa.Table) -> pa.Table:
     for field in METADATA_SCHEMA:
         if field.name in varying:
             column = pa.array(varying[field.name])
-        elif field.name in PLAN_SCHEMA.names:
+        elif field.name in PLAN_SCHEMA.names and not pa.types.is_nested(field.type):
             column = planned.column(field.name)
-        else:
-            column = pa.array([constants[field.name]] * len(planned), field.type)
+        else:  # what a plain image has no value for is null
+            column = pa.array([constants.get(field.name)] * len(planned), field.type)
         columns.append(column.cast(field.type))
     return pa.table(columns, schema=METADATA_SCHEMA)
 
