@@ -1,7 +1,7 @@
 """nightpress in Dagster: one run a night, which submits the job and follows it to its end."""
 
 import subprocess
-from datetime import datetime
+from datetime import datetime, timedelta
 from zoneinfo import ZoneInfo
 
 import dagster as dg
@@ -48,8 +48,9 @@ def nightpress() -> None:
 @dg.schedule(job=nightpress, cron_schedule="0 22 * * *", execution_timezone="Europe/Berlin")
 def every_night(context: dg.ScheduleEvaluationContext) -> dg.RunRequest:
     """The tick decides the night, so a run that is launched again names the same one."""
-    tick: datetime = context.scheduled_execution_time
-    night = tick.astimezone(BERLIN).date().isoformat()
+    tick: datetime = context.scheduled_execution_time.astimezone(BERLIN)
+    # A night begins at noon, so a tick at 02:00 would be of the evening before.
+    night = (tick.replace(tzinfo=None) - timedelta(hours=12)).date().isoformat()
     return dg.RunRequest(run_key=night, run_config={"ops": {"press": {"config": {"date": night}}}})
 
 

@@ -4,6 +4,7 @@
 """
 
 import subprocess
+from datetime import timedelta
 from typing import Any
 from zoneinfo import ZoneInfo
 
@@ -48,9 +49,9 @@ def press(night: str) -> State[Any] | None:
 
 @flow(name="nightpress", timeout_seconds=37800)  # of one that hangs
 def nightpress() -> None:
-    """The night of the tick, which a retry after midnight keeps."""
-    tick = runtime.flow_run.scheduled_start_time
-    press(tick.astimezone(ZoneInfo("Europe/Berlin")).date().isoformat())
+    """The night of the tick, which a retry after midnight keeps. A night begins at noon."""
+    tick = runtime.flow_run.scheduled_start_time.astimezone(ZoneInfo("Europe/Berlin"))
+    press((tick.replace(tzinfo=None) - timedelta(hours=12)).date().isoformat())
 
 
 if __name__ == "__main__":

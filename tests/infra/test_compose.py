@@ -55,6 +55,19 @@ def test_the_job_uses_the_store_and_the_bucket_that_compose_starts() -> None:
         assert environment["RAY_AUTH_MODE"] == "token"
 
 
+def test_every_service_goes_where_the_others_listen() -> None:
+    services = yaml.safe_load(text())["services"]
+    words = {name: " ".join(service["command"]) for name, service in services.items()}
+    assert "--head --block --port=6379 --dashboard-host=0.0.0.0 " in words["head"]
+    assert "--num-cpus=0 " in words["head"]  # the driver's, which runs no actors
+    assert "--block --address=head:6379 " in words["worker"]
+    assert words["submit"].endswith("/jobs/job.yaml --to http://head:8265")
+    assert services["submit"]["volumes"] == ["./jobs:/jobs:ro"]
+    assert "127.0.0.1:6379" in services["head"]["healthcheck"]["test"]
+    (address,) = [each for each in services["store"]["healthcheck"]["test"] if "://" in each]
+    assert address == "http://127.0.0.1:8333/healthz"
+
+
 def test_nothing_is_opened_to_other_machines() -> None:
     services = yaml.safe_load(text())["services"]
     ports = [port for service in services.values() for port in service.get("ports", [])]

@@ -1,6 +1,7 @@
 """The Dockerfile is sound, and stands on the pinned Ray."""
 
 import re
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -47,6 +48,13 @@ def test_the_base_image_has_the_pinned_ray_and_the_python_of_the_project() -> No
     pins = (INFRA / "constraints.txt").read_text(encoding="utf-8").splitlines()
     assert f"ray=={version}" in pins
     assert argument("BASE") == "rayproject/ray:${RAY_VERSION}-py311-${DEVICE}"
+
+
+def test_the_extras_of_the_image_are_extras_of_nightpress() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    assert set(argument("EXTRAS").split(",")) <= set(project["optional-dependencies"])
+    manual = (INFRA / "README.md").read_text(encoding="utf-8")
+    assert f"| `EXTRAS` | `{argument('EXTRAS')}` |" in manual
 
 
 def test_the_image_ends_as_a_numbered_ordinary_user() -> None:

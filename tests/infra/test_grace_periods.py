@@ -18,6 +18,8 @@ from support.infra_checks import INFRA, OVERLAYS, Resource, of_kind, overlay, po
 from nightpress.pipelines.job.sections import ClusterSpec
 from nightpress.pipelines.job.spec import RunSpec
 
+LAUNCHERS = ("aws", "gcp", "on-prem")
+
 DRAIN = "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S"
 STOP_WAIT = "RAY_JOB_STOP_WAIT_TIME_S"
 
@@ -115,10 +117,26 @@ def services() -> dict[str, Any]:
     return found
 
 
+def stop_waits() -> dict[str, list[str]]:
+    """What each file gives a job that is stopped from the dashboard, where the head runs."""
+    (cluster,) = of_kind(overlay("cpu"), "RayCluster")
+    head = cluster["spec"]["headGroupSpec"]["template"]["spec"]["containers"][0]
+    (schedule,) = of_kind(overlay("raycronjob"), "RayCronJob")
+    runtime = yaml.safe_load(schedule["spec"]["jobTemplate"]["runtimeEnvYAML"])
+    found = {
+        "cluster": [variables(head)[STOP_WAIT]],
+        "raycronjob": [runtime["env_vars"][STOP_WAIT]],
+    }
+    for name in ("systemd/ray-head.service", *(f"launcher/{each}.yaml" for each in LAUNCHERS)):
+        text = (INFRA / name).read_text(encoding="utf-8")
+        found[name] = re.findall(rf"\b{STOP_WAIT}=(\d+)", text)
+    return found
+
+
 def argo() -> Grace:
     """The periods of the Argo workflow, whose job is that of the base."""
     text = (INFRA / "schedulers" / "argo.yaml").read_text(encoding="utf-8")
-    patch = yaml.safe_load(yaml.safe_load(text)["spec"]["workflowSpec"]["podSpecPatch"])
+    patch = yaml.safe_load(next(yaml.safe_load_all(text))["spec"]["workflowSpec"]["podSpecPatch"])
     drain_s = drain_of((INFRA / "kubernetes/base/job.yaml").read_text(encoding="utf-8"))
     return Grace("argo", patch["terminationGracePeriodSeconds"], None, drain_s, is_submit=True)
 
@@ -129,6 +147,20 @@ def test_every_process_is_given_longer_than_what_it_waits_for() -> None:
     assert len(pods) >= 11
     assert len(others) >= 9
     assert [found for grace in [*pods, *others] for found in out_of_order(grace)] == []
+
+
+def test_every_head_gives_a_stopped_job_longer_than_its_drain() -> None:
+    """Three seconds, which are Ray's own, would kill it in the middle of its batches."""
+    drain_s = ClusterSpec().drain_s
+    assert {name: len(found) for name, found in stop_waits().items()} == dict.fromkeys(
+        stop_waits(), 1
+    )
+    assert [name for name, (found,) in stop_waits().items() if not float(found) > drain_s] == []
+
+
+def test_every_ray_of_systemd_drains_its_node() -> None:
+    drained = {name for name, text in units().items() if of_unit(name, text).ray_drains_s}
+    assert drained == {"ray-head.service", "ray-worker.service"}
 
 
 @pytest.mark.parametrize(

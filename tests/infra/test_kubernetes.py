@@ -21,6 +21,7 @@ from support.infra_checks import (
     overlay,
     plain_findings,
     pod_specs,
+    ray_cluster,
     rendered,
     run_tool,
 )
@@ -28,18 +29,6 @@ from support.infra_checks import (
 from nightpress.pipelines.job.spec import RunSpec
 
 every_overlay = pytest.mark.parametrize("name", OVERLAYS)
-
-
-def cluster_of(name: str) -> Resource:
-    """The specification of the Ray cluster of an overlay."""
-    resources = overlay(name)
-    if name == "raycronjob":
-        (schedule,) = of_kind(resources, "RayCronJob")
-        inner: Resource = schedule["spec"]["jobTemplate"]["rayClusterSpec"]
-        return inner
-    (cluster,) = of_kind(resources, "RayCluster")
-    spec: Resource = cluster["spec"]
-    return spec
 
 
 def job_of(name: str) -> RunSpec:
@@ -168,31 +157,10 @@ def test_every_image_is_the_project_s_and_none_is_left_unnamed(name: str) -> Non
 
 @every_overlay
 def test_the_cluster_has_the_pinned_ray_and_asks_for_its_token(name: str) -> None:
-    cluster = cluster_of(name)
+    cluster = ray_cluster(name)
     pins = (ROOT / "infra" / "constraints.txt").read_text(encoding="utf-8").splitlines()
     assert f"ray=={cluster['rayVersion']}" in pins
     assert cluster["authOptions"] == {"mode": "token"}
-
-
-@every_overlay
-def test_the_network_policy_covers_every_port_of_metrics(name: str) -> None:
-    head = cluster_of(name)["headGroupSpec"]["template"]["spec"]["containers"][0]
-    metrics = {each["containerPort"] for each in head["ports"] if "metrics" in each["name"]}
-    policy = next(
-        each
-        for each in of_kind(overlay(name), "NetworkPolicy")
-        if each["metadata"]["name"] == "nightpress-ray"
-    )["spec"]
-    assert policy["podSelector"]["matchLabels"] == {"ray.io/is-ray-node": "yes"}
-    assert metrics == {8080, 44217, 44227}
-    for rule in policy["ingress"]:
-        opened = {each["port"] for each in rule.get("ports", [])}
-        sources = str(rule["from"])
-        if not opened:
-            assert rule["from"] == [{"podSelector": policy["podSelector"]}]  # Ray's own nodes
-        elif opened & metrics:
-            assert "monitoring" in sources
-            assert opened == metrics
 
 
 @every_overlay
@@ -204,7 +172,7 @@ def test_the_job_is_valid_and_ships_no_package_over_the_image_s(name: str) -> No
 
 @pytest.mark.parametrize("name", ["spot-gpu", "kueue"])
 def test_a_cluster_that_may_be_scaled_down_says_how_many_gpus_an_actor_takes(name: str) -> None:
-    worker = cluster_of(name)["workerGroupSpecs"][0]["template"]["spec"]["containers"][0]
+    worker = ray_cluster(name)["workerGroupSpecs"][0]["template"]["spec"]["containers"][0]
     assert worker["resources"]["limits"]["nvidia.com/gpu"] == "1"
     job = job_of(name).cluster
     assert job.gpus_per_actor == 1
@@ -259,7 +227,7 @@ def test_only_the_head_may_talk_to_kubernetes() -> None:
         for each in of_kind(overlay("cpu"), "ServiceAccount")
     }
     assert accounts == {"nightpress": False, "nightpress-head": True}
-    cluster = cluster_of("cpu")
+    cluster = ray_cluster("cpu")
     assert cluster["headGroupSpec"]["template"]["spec"]["serviceAccountName"] == "nightpress-head"
     worker = cluster["workerGroupSpecs"][0]["template"]["spec"]
     assert (worker["serviceAccountName"], worker["automountServiceAccountToken"]) == (
@@ -269,7 +237,7 @@ def test_only_the_head_may_talk_to_kubernetes() -> None:
 
 
 def test_kueue_s_quota_holds_the_whole_cluster_which_has_a_fixed_size() -> None:
-    cluster = cluster_of("kueue")
+    cluster = ray_cluster("kueue")
     (group,) = cluster["workerGroupSpecs"]
     assert not cluster["enableInTreeAutoscaling"]
     assert group["minReplicas"] == group["maxReplicas"] == group["replicas"]
@@ -294,7 +262,7 @@ def test_the_overlay_with_kuberay_s_schedule_has_no_second_schedule_or_cluster()
     kinds = [each["kind"] for each in overlay("raycronjob")]
     assert "CronJob" not in kinds
     assert "RayCluster" not in kinds
-    assert cluster_of("raycronjob")["workerGroupSpecs"] == cluster_of("cpu")["workerGroupSpecs"]
+    assert ray_cluster("raycronjob")["workerGroupSpecs"] == ray_cluster("cpu")["workerGroupSpecs"]
 
 
 def test_the_base_renders_by_itself() -> None:

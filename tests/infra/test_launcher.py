@@ -51,6 +51,13 @@ def test_a_mistake_in_the_file_is_found(
         check(read("aws.yaml") | {key: value})
 
 
+def test_machines_without_the_image_have_a_path_to_the_python_of_submitted_jobs() -> None:
+    (start,) = [
+        each for each in read("on-prem.yaml")["head_start_ray_commands"] if "--head" in each
+    ]
+    assert " PATH=/opt/nightpress/bin:$PATH " in start
+
+
 @pytest.mark.parametrize("name", FILES)
 def test_every_node_gets_the_token_and_uses_it(name: str) -> None:
     config = read(name)

@@ -81,6 +81,17 @@ def test_a_run_that_stopped_early_or_is_held_is_no_failed_unit() -> None:
     assert lines_of(SERVICE, "SuccessExitStatus") == ["4 5"]
 
 
+def test_a_run_finds_the_sockets_of_a_ray_that_runs_on_its_machine() -> None:
+    """They are in /tmp/ray, which PrivateTmp would hide and ProtectSystem make read-only."""
+    assert lines_of(SERVICE, "PrivateTmp") == []
+    assert lines_of(SERVICE, "ReadWritePaths") == ["/srv/nightpress /tmp"]
+
+
+def test_the_head_finds_the_python_of_submitted_jobs() -> None:
+    (path,) = [each for each in lines_of("ray-head.service", "Environment") if "PATH=" in each]
+    assert path.startswith("PATH=/opt/nightpress/bin:")
+
+
 def test_no_unit_runs_as_root() -> None:
     services = [file.name for file in UNITS.glob("*.service")]
     assert {name: lines_of(name, "User") for name in services} == {

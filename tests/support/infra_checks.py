@@ -78,6 +78,18 @@ def of_kind(resources: Sequence[Resource], kind: str) -> list[Resource]:
     return [each for each in resources if each["kind"] == kind]
 
 
+def ray_cluster(name: str) -> Resource:
+    """The specification of the Ray cluster of one of `OVERLAYS`."""
+    resources = overlay(name)
+    if name == "raycronjob":
+        (schedule,) = of_kind(resources, "RayCronJob")
+        inner: Resource = schedule["spec"]["jobTemplate"]["rayClusterSpec"]
+        return inner
+    (cluster,) = of_kind(resources, "RayCluster")
+    spec: Resource = cluster["spec"]
+    return spec
+
+
 def is_custom(resource: Resource) -> bool:
     """Whether a resource is of a kind that some operator adds to Kubernetes."""
     group = resource["apiVersion"].rpartition("/")[0]

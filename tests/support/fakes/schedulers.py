@@ -4,6 +4,7 @@ They know no schedule: each runs a task once, tries it again while its file says
 became of it.
 """
 
+import itertools
 import subprocess
 import sys
 from collections.abc import Callable
@@ -14,11 +15,11 @@ from typing import Any
 
 import pytest
 
-TRIES = 4
-
 
 class Retry(Exception):
-    """A failure after which the task is tried again."""
+    """A failure after which the task is tried again, as often as its file says."""
+
+    retries = 0
 
 
 class Failed(Exception):
@@ -50,17 +51,26 @@ def load(path: Path, patch: pytest.MonkeyPatch, *fakes: ModuleType) -> ModuleTyp
 
 def outcome(once: Callable[[], object]) -> tuple[str, int]:
     """(what becomes of a task, how often it was started)."""
-    for started in range(1, TRIES + 1):
+    for started in itertools.count(1):
         try:
             once()
-        except Retry:
+        except Retry as retry:
+            if started > retry.retries:
+                return "failed", started
             continue
         except Skipped:
             return "skipped", started
         except Failed:
             return "failed", started
         return "done", started
-    return "failed", TRIES
+    raise AssertionError("not reached")
+
+
+def retry(retries: int, text: str = "") -> Retry:
+    """A failure after which a task is tried again so often."""
+    made = Retry(text)
+    made.retries = retries
+    return made
 
 
 class BashOperator:
@@ -74,6 +84,13 @@ class BashOperator:
         self.subprocess_hook = SimpleNamespace(run_command=_run)
         BashOperator.made.append(self)
 
+    def once(self, context: Any) -> None:
+        """Run it as Airflow does."""
+        try:
+            self.execute(context)  # type: ignore[attr-defined]
+        except Retry as error:
+            raise retry(self.options["retries"], str(error)) from error
+
     def get_env(self, _context: Any) -> None:
         """The environment of the command: that of this process."""
 
@@ -85,8 +102,11 @@ def _run(command: list[str], env: None) -> SimpleNamespace:
 class Dag:
     """Airflow's."""
 
+    made: "list[Dag]"
+
     def __init__(self, name: str, **options: Any) -> None:
         self.name, self.options = name, options
+        Dag.made.append(self)
 
     def __enter__(self) -> "Dag":
         return self
@@ -97,7 +117,7 @@ class Dag:
 
 def airflow() -> list[ModuleType]:
     """The modules of Airflow."""
-    BashOperator.made = []
+    BashOperator.made, Dag.made = [], []
     errors = {
         "AirflowException": Retry,
         "AirflowFailException": Failed,
@@ -124,16 +144,26 @@ def _plain(function: Any = None, **_options: Any) -> Any:
     return function if function is not None else lambda decorated: decorated
 
 
+def _schedule(**options: Any) -> Any:
+    """Dagster's decorator, which leaves its options at the function."""
+
+    def decorate(function: Any) -> Any:
+        vars(function).update(options)
+        return function
+
+    return decorate
+
+
 def dagster() -> list[ModuleType]:
     """The modules of Dagster."""
-    names: dict[str, Any] = dict.fromkeys(("op", "schedule"), _plain)
+    names: dict[str, Any] = {"op": _plain, "schedule": _schedule}
     names |= dict.fromkeys(("OpExecutionContext", "ScheduleEvaluationContext"), object)
     names |= {
         "job": lambda _function: "job",
         "Config": SimpleNamespace,
         "RunRequest": SimpleNamespace,
         "Definitions": SimpleNamespace,
-        "RetryRequested": lambda max_retries, seconds_to_wait: Retry(max_retries, seconds_to_wait),
+        "RetryRequested": lambda max_retries, seconds_to_wait: retry(max_retries),
         "Failure": lambda text, allow_retries: (Retry if allow_retries else Failed)(text),
     }
     return [module("dagster", **names)]
@@ -158,15 +188,15 @@ def prefect(scheduled: Any) -> list[ModuleType]:
     ]
 
 
-def _prefect_task(retry_condition_fn: Any, **_options: Any) -> Any:
+def _prefect_task(retry_condition_fn: Any, retries: int, **_options: Any) -> Any:
     def decorate(function: Any) -> Any:
         def once(night: str) -> Any:
             try:
                 return function(night)
             except Exception as error:  # Prefect gives any to the condition
                 state = SimpleNamespace(result=lambda raise_on_failure, found=error: found)
-                kind = Retry if retry_condition_fn(None, None, state) else Failed
-                raise kind(str(error)) from error
+                is_tried_again = retry_condition_fn(None, None, state)
+                raise (retry(retries) if is_tried_again else Failed(str(error))) from error
 
         return once
 
