@@ -204,11 +204,19 @@ def test_no_start_of_the_cron_job_goes_on_into_the_day(name: str) -> None:
     assert options["--tz"] == cron["spec"]["timeZone"]
     opens, closes = options["--deadline"].split("-")  # outside of them it ends at once
     minute, hours = cron["spec"]["schedule"].split()[:2]
+    ticks = [tick for each in hours.split(",") for tick in range_of(each)]
+    assert all(tick >= int(opens[:2]) or tick < int(closes[:2]) for tick in ticks)
     assert opens == f"{hours.split(',')[0]}:{minute:0>2}"
     opened_h, closed_h = (int(clock[:2]) + int(clock[3:]) / 60 for clock in (opens, closes))
     longest_night_s = (closed_h + 24 - opened_h + 1) * 3600
     assert job["activeDeadlineSeconds"] > longest_night_s
     assert job["backoffLimit"] > 0
+
+
+def range_of(hours: str) -> range:
+    """The hours of `4` or of `0-5`."""
+    first, _, last = hours.partition("-")
+    return range(int(first), int(last or first) + 1)
 
 
 def test_submit_reaches_the_head_by_the_name_that_kuberay_gives_its_service() -> None:

@@ -126,6 +126,31 @@ def test_the_head_runs_no_actors_and_stays_while_its_kubernetes_node_is_drained(
     }
 
 
+@every_overlay
+def test_workers_come_and_go_with_the_work_unless_a_queue_admits_them(name: str) -> None:
+    cluster = ray_cluster(name)
+    (group,) = cluster["workerGroupSpecs"]
+    numbers = [group[key] for key in ("minReplicas", "replicas", "maxReplicas")]
+    if name == "kueue":
+        assert not cluster["enableInTreeAutoscaling"]
+        assert len(set(numbers)) == 1
+    else:
+        assert cluster["enableInTreeAutoscaling"]
+        assert numbers == [0, 0, 4]
+        assert cluster["autoscalerOptions"]["version"] == "v2"
+        assert cluster["autoscalerOptions"]["idleTimeoutSeconds"] == 300
+
+
+@pytest.mark.parametrize("name", ["cpu", "spot-gpu"])
+def test_the_job_asks_for_no_more_actors_than_the_largest_cluster_has_room_for(name: str) -> None:
+    (group,) = ray_cluster(name)["workerGroupSpecs"]
+    (config,) = of_kind(overlay(name), "ConfigMap")
+    job = yaml.safe_load(config["data"]["job.yaml"])["cluster"]
+    cpus = int(group["template"]["spec"]["containers"][0]["resources"]["limits"]["cpu"])
+    room = group["maxReplicas"] * (cpus // job.get("cpus_per_actor", 1))
+    assert job["actors"] == {"min": 1, "max": room}
+
+
 # Exit codes
 
 
@@ -135,6 +160,23 @@ def test_the_cron_job_gives_up_at_the_exit_codes_that_stay_and_tries_the_others_
     values = fail["onExitCodes"]["values"]
     assert values == sorted([UNEXPECTED, BAD_INPUT, SOME_FAILED, HELD])
     assert STOPPED not in values
+    assert cron["spec"]["jobTemplate"]["spec"]["podReplacementPolicy"] == "Failed"
+
+
+def test_the_pods_that_submit_have_the_label_that_the_network_policy_lets_in() -> None:
+    (cron,) = of_kind(overlay("cpu"), "CronJob")
+    cron_labels = cron["spec"]["jobTemplate"]["spec"]["template"]["metadata"]["labels"]
+    _, template = argo_template()
+    (policy,) = [
+        each["spec"]
+        for each in of_kind(overlay("cpu"), "NetworkPolicy")
+        if each["metadata"]["name"] == "nightpress-submit"
+    ]
+    assert policy == {
+        "podSelector": {"matchLabels": {"app.kubernetes.io/component": "submit"}},
+        "policyTypes": ["Ingress"],
+    }
+    assert cron_labels == template["metadata"]["labels"] == policy["podSelector"]["matchLabels"]
 
 
 def test_the_ray_cron_job_counts_failed_rows_and_a_run_in_other_hands_as_success() -> None:
