@@ -57,6 +57,14 @@ def test_the_extras_of_the_image_are_extras_of_nightpress() -> None:
     assert f"| `EXTRAS` | `{argument('EXTRAS')}` |" in manual
 
 
+def test_torch_comes_from_its_cpu_index_unless_the_image_is_for_gpus() -> None:
+    (cases,) = re.findall(r"case (.*?) esac", re.sub(r"\s*\\\n\s*", " ", text()))
+    assert cases == (
+        '"${DEVICE}" in cpu) index=https://download.pytorch.org/whl/cpu ;;'
+        " *) index=https://pypi.org/simple ;;"
+    )
+
+
 def test_the_image_ends_as_a_numbered_ordinary_user() -> None:
     """Kubernetes' runAsNonRoot cannot tell that a name is not root."""
     last = re.findall(r"^USER (.*)$", text(), re.MULTILINE)[-1]

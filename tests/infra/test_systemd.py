@@ -92,6 +92,16 @@ def test_the_head_finds_the_python_of_submitted_jobs() -> None:
     assert path.startswith("PATH=/opt/nightpress/bin:")
 
 
+@pytest.mark.parametrize("name", ["ray-head.service", "ray-worker.service"])
+def test_ray_asks_for_a_token_and_its_end_by_a_signal_is_no_failure(name: str) -> None:
+    assert "RAY_AUTH_MODE=token" in lines_of(name, "Environment")
+    assert lines_of(name, "EnvironmentFile") == ["/etc/nightpress/ray.env"]
+    assert lines_of(name, "SuccessExitStatus") == ["1"]
+    (command,) = lines_of(name, "ExecStart")
+    assert "--block" in command.split()  # without it Ray does not drain its node
+    assert "--metrics-export-port=8080" in command.split()
+
+
 def test_no_unit_runs_as_root() -> None:
     services = [file.name for file in UNITS.glob("*.service")]
     assert {name: lines_of(name, "User") for name in services} == {

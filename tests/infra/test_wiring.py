@@ -100,6 +100,19 @@ def namespace(name: str) -> Resource:
     return {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": name}}}
 
 
+def test_the_alert_for_nodes_looks_at_what_prometheus_scrapes() -> None:
+    config = yaml.safe_load((INFRA / "observability" / "prometheus.yml").read_text("utf-8"))
+    (scrape,) = config["scrape_configs"]
+    (files,) = [each["files"] for each in scrape["file_sd_configs"]]
+    assert files == [f"/tmp/ray/{ray_constants.PROMETHEUS_SERVICE_DISCOVERY_FILE}"]
+    monitor = yaml.safe_load((INFRA / "observability" / "podmonitor.yaml").read_text("utf-8"))
+    metadata = monitor["metadata"]
+    operator_s = f"{metadata['namespace']}/{metadata['name']}"  # its label `job`
+    rules = (INFRA / "observability" / "rules.yml").read_text("utf-8")
+    (jobs,) = re.findall(r'up\{job=~"(.*?)"\}', rules)
+    assert all(re.fullmatch(jobs, each) for each in (scrape["job_name"], operator_s))
+
+
 def test_prometheus_scrapes_ports_that_the_pods_have() -> None:
     text = (INFRA / "observability" / "podmonitor.yaml").read_text(encoding="utf-8")
     spec = yaml.safe_load(text)["spec"]
@@ -205,6 +218,9 @@ def test_every_schedule_begins_with_the_hours_of_the_deadline_in_its_own_time_zo
         assert schedule.startswith("0 22"), schedule
         deadline = command[command.index("--deadline") : command.index("--tz") + 2]
         assert deadline == ["--deadline", "22:00-06:30", "--tz", "Europe/Berlin"]
+    hanging = cron["spec"]["jobTemplate"]["spec"]["activeDeadlineSeconds"]
+    assert ray_cron["spec"]["jobTemplate"]["activeDeadlineSeconds"] == hanging
+    assert workflow["spec"]["workflowSpec"]["activeDeadlineSeconds"] == hanging
     zones = (cron["spec"]["timeZone"], ray_cron["spec"]["timeZone"], workflow["spec"]["timezone"])
     assert set(zones) == {"Europe/Berlin"}
 
