@@ -13,6 +13,7 @@ from support.infra_checks import (
     INFRA,
     OVERLAYS,
     Resource,
+    custom_findings,
     of_kind,
     overlay,
     plain_findings,
@@ -267,6 +268,12 @@ def test_every_pod_has_the_credentials_that_the_manual_makes(name: str) -> None:
         assert container["envFrom"] == [{"secretRef": {"name": secret, "optional": True}}]
     made, applied = manual.index("create secret generic"), manual.index("kubectl apply -k")
     assert made < applied  # the head reads it once, when it starts
+
+
+@pytest.mark.parametrize("file", ["schedulers/argo.yaml", "observability/podmonitor.yaml"])
+def test_resources_of_other_operators_match_their_definitions(file: str) -> None:
+    resource = next(yaml.safe_load_all((INFRA / file).read_text(encoding="utf-8")))
+    assert custom_findings(resource) == []
 
 
 def test_argo_runs_the_pod_of_the_cron_job() -> None:
