@@ -112,6 +112,9 @@ def test_a_mistake_in_a_ray_cluster_is_found(path: str, value: Any) -> None:
             "spec.jobTemplate.deletionStrategy.deletionRules.0.condition.jobDeploymentStatus",
             "Failed",
         ),
+        ("spec.jobTemplate.deletionStrategy.deletionRules.0.condition", {"ttlSeconds": 60}),
+        ("spec.jobTemplate.deletionStrategy", {}),
+        ("spec.jobTemplate.managedBy", "someone/else"),
         ("spec.jobTemplate.rayClusterSpec.headGroupSpec.template.spec.container", []),
     ],
 )

@@ -200,6 +200,20 @@ def test_the_ray_cron_job_counts_failed_rows_and_a_run_in_other_hands_as_success
     assert schedule["spec"]["jobTemplate"]["backoffLimit"] == 0
 
 
+def test_the_ray_cron_job_is_none_that_kuberay_refuses_beyond_its_definition() -> None:
+    """Its operator wants rules or the older switch, and the cluster deleted before its record."""
+    (schedule,) = of_kind(overlay("raycronjob"), "RayCronJob")
+    template = schedule["spec"]["jobTemplate"]
+    assert not {"shutdownAfterJobFinishes", "ttlSecondsAfterFinished"} & set(template)
+    times: dict[str, dict[str, int]] = {}
+    for rule in template["deletionStrategy"]["deletionRules"]:
+        condition = dict(rule["condition"])
+        after_s = condition.pop("ttlSeconds")
+        times.setdefault(str(condition), {})[rule["policy"]] = after_s
+    assert [list(each) for each in times.values()] == [["DeleteCluster", "DeleteSelf"]] * 3
+    assert all(each["DeleteCluster"] < each["DeleteSelf"] for each in times.values())
+
+
 # Hours
 
 
