@@ -164,7 +164,7 @@ def dagster() -> list[ModuleType]:
         "RunRequest": SimpleNamespace,
         "Definitions": SimpleNamespace,
         "RetryRequested": lambda max_retries, seconds_to_wait: retry(max_retries),
-        "Failure": lambda text, allow_retries: (Retry if allow_retries else Failed)(text),
+        "Failure": lambda text, allow_retries: retry(1, text) if allow_retries else Failed(text),
     }
     return [module("dagster", **names)]
 
