@@ -28,20 +28,21 @@ RIGHT = ("code", "images", "failed", "starts", "cost", "an image")
 def command(output: str, storage_overrides: tuple[str, ...], as_json: bool) -> None:
     """List the runs in OUTPUT, the folder that a job's key `output` names.
 
-    For each run: how it stands, the exit code of its last start, how many images are done, how long
-    all its starts took together, and what they cost. Everything is read from the store.
+    For each run: how it stands, the exit code of the last `nightpress run`, how many images are
+    done, how long all its starts took together, and what they cost. Everything is read from the
+    store.
     """
     runs = list_runs(output, storage=storage_options(storage_overrides))
     if as_json:
         print_result({"output": output, "runs": [asdict(run) for run in runs]})
-    elif not runs:
-        click.echo(f"{output}: no runs here")
-    else:
-        console = Console(width=None if sys.stdout.isatty() else MAX_WIDTH, highlight=False)
-        console.print(table_of(runs))
-        for run in runs:
-            if run.reason:
-                click.echo(f"{run.name}: {run.reason}")
+        return
+    width = None if sys.stdout.isatty() else MAX_WIDTH
+    # The name of a folder may hold what rich would read as markup.
+    console = Console(width=width, highlight=False, markup=False, emoji=False)
+    console.print(table_of(runs))
+    for run in runs:
+        if run.reason:
+            click.echo(f"{_shown(run.name)}: {_shown(run.reason)}")
 
 
 def table_of(runs: Sequence[RunSummary]) -> Table:
@@ -63,7 +64,7 @@ def _cells(run: RunSummary) -> list[str]:
     done = "" if run.num_done is None else f"{run.num_done:,}"
     is_all = run.num_done == run.num_images
     return [
-        run.name,
+        _shown(run.name),
         run.state,
         "" if run.exit_code is None else str(run.exit_code),
         done if is_all else f"{done} of {run.num_images:,}",
@@ -80,6 +81,11 @@ def _cost_cells(run: RunSummary) -> list[str]:
         return ["", ""]
     each = "" if cost.per_image is None else money(cost.per_image, cost.currency)
     return [money(cost.amount, cost.currency), each]
+
+
+def _shown(text: str) -> str:
+    """A text of a run, which may be anybody's, without what would steer a terminal."""
+    return "".join(each if each.isprintable() else "\ufffd" for each in text)
 
 
 def _moment(iso: str) -> str:

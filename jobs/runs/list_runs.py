@@ -1,22 +1,20 @@
 """`runs`: the runs of an output folder, and how each of them stands, from the store alone."""
 
-import json
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from functools import partial
 from typing import Any
 
 from nightpress.diffusion_core.errors import NightpressError, one_line
 from nightpress.jobs.errors import OK, SOME_FAILED
-from nightpress.pipelines.errors import RunNotFound, StoreMissing
+from nightpress.pipelines.errors import RunNotFound
 from nightpress.pipelines.job.cost_section import Cost
 from nightpress.pipelines.run_directory.lease import last_holder
 from nightpress.pipelines.run_directory.log import Start, cost_of, read_starts
 from nightpress.pipelines.run_directory.record import RUN_FILE, RunRecord
 from nightpress.pipelines.run_directory.summary import Summary
 from nightpress.pipelines.run_directory.summary_index import read_totals
-from nightpress.pipelines.storage import READ_THREADS, Options, Store, find
+from nightpress.pipelines.storage import READ_THREADS, Options, Store
 
 SILENT_S = 60.0
 """A start whose log is older than this, and does not say how it ended, was killed."""
@@ -63,29 +61,28 @@ def list_runs(output: str, *, storage: Options | None = None) -> list[RunSummary
         storage: fsspec options by protocol.
 
     Raises:
-        RunNotFound: there is no such folder, or it is a run itself.
+        RunNotFound: there is no run in it, or it is a run itself.
         StoreError: the store does not answer.
     """
-    options = storage or {}
-    store = Store(output, options)
+    store = Store(output, storage)
     store.require_answer()
     if store.size(RUN_FILE) is not None:
         raise RunNotFound(f"{output}: this is a run; name the folder that it lies in")
-    try:
-        found = find([f"{output.rstrip('/')}/*/{RUN_FILE}"], options)
-    except StoreMissing as error:
-        raise RunNotFound(f"{output}: no runs here") from error
-    urls = [source.url.removesuffix(f"/{RUN_FILE}") for source in found]
+    folders = map(store.folder, store.folders())
     with ThreadPoolExecutor(READ_THREADS) as pool:
-        runs = list(pool.map(partial(_summary, options), urls))
-    return sorted(runs, key=lambda run: (run.created_at or "", run.name))
+        found = [run for run in pool.map(_summary, folders) if run is not None]
+    if not found:
+        raise RunNotFound(f"{output}: no runs here")
+    return sorted(found, key=lambda run: (run.created_at or "", run.name))
 
 
-def _summary(options: Options, url: str) -> RunSummary:
+def _summary(store: Store) -> RunSummary | None:
+    """The run in this folder; None if there is none."""
     try:
-        return _read(Store(url, options), datetime.now(UTC))
+        data = store.read_if_any(RUN_FILE)
+        return None if data is None else _read(store, data, datetime.now(UTC))
     except NightpressError as error:
-        return _unreadable(url, one_line(error))
+        return _unreadable(store.url, one_line(error))
 
 
 def _unreadable(url: str, reason: str) -> RunSummary:
@@ -98,8 +95,10 @@ def _unreadable(url: str, reason: str) -> RunSummary:
     )
 
 
-def _read(store: Store, now: datetime) -> RunSummary:
-    num_images, created_at = _plan_of(store)
+def _read(store: Store, data: bytes, now: datetime) -> RunSummary:
+    """What `run.json`, the log and, where they are needed, the commits say."""
+    record = RunRecord.from_json(data, store.url)
+    num_images = record.layout.num_images
     starts = read_starts(store)
     last = starts[-1] if starts else None
     num_done, num_failed = _counts(store, last)
@@ -112,7 +111,7 @@ def _read(store: Store, now: datetime) -> RunSummary:
         num_images=num_images,
         num_done=num_done,
         num_failed=num_failed,
-        created_at=created_at,
+        created_at=record.created_at,
         last_at=None if last is None else last.time,
         duration_s=sum(each.elapsed_s for each in starts) if starts else None,
         num_starts=len(starts),
@@ -120,21 +119,6 @@ def _read(store: Store, now: datetime) -> RunSummary:
         cost=cost_of(starts, num_done),
         reason=None if last is None or state == RUNNING else last.reason,
     )
-
-
-def _plan_of(store: Store) -> tuple[int, str]:
-    """How many images the run plans, and when it began.
-
-    Raises:
-        RunNotFound: `run.json` is not the record of a run.
-    """
-    data = store.read(RUN_FILE)
-    try:
-        values = json.loads(data)
-        return sum(part["num_images"] for part in values["plan"]["parts"]), values["created_at"]
-    except (ValueError, KeyError, TypeError):
-        record = RunRecord.from_json(data, store.url)  # says what is wrong
-        return record.layout.num_images, record.created_at
 
 
 def _counts(store: Store, last: Start | None) -> tuple[int, int]:

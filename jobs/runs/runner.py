@@ -226,7 +226,7 @@ class _Session:
             images_per_s=progress.images_per_s,
             time_shares=shares(spent),
             between_batches=between_batches(spent),
-            cost=self.log.cost(progress.num_ok),
+            cost=self.log.cost(progress.num_ok + progress.num_failed),
         )
 
     @contextmanager

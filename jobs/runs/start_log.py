@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
-from nightpress.diffusion_core.errors import one_line
+from nightpress.diffusion_core.errors import NightpressError, one_line
 from nightpress.jobs.dispatch.actor_pool import ActorPool
 from nightpress.jobs.dispatch.config import Budget
 from nightpress.jobs.dispatch.metrics import RunGauges
@@ -18,7 +18,6 @@ from nightpress.jobs.errors import (
     OK,
     SOME_FAILED,
     STOPPED,
-    StoppedOnRequest,
     exit_code,
 )
 from nightpress.jobs.progress.events import Event, Message
@@ -34,7 +33,7 @@ from nightpress.pipelines.job.spec import RunSpec
 from nightpress.pipelines.run_directory.lease import Lease
 from nightpress.pipelines.run_directory.log import RunLog, Start, cost_of, now_text, read_starts
 from nightpress.pipelines.run_directory.reader import RunProgress
-from nightpress.pipelines.storage import Store
+from nightpress.pipelines.storage import QUICK, Store
 
 
 @dataclass(frozen=True)
@@ -93,6 +92,8 @@ class StartLog:
         self._log: RunLog | None = None
         self._early: list[tuple[str, dict[str, Any]]] = []
         """Lines from before the lease."""
+        self._is_log_failing = False
+        """Whether it has been said that the log cannot be written."""
         self._num_retries = self._num_lost = 0
         self._cause: BaseException | None = None
         """What `on_event` raised: the run is then closed without hearing of it."""
@@ -137,16 +138,16 @@ class StartLog:
         """Check that earlier starts have not spent the budget.
 
         Raises:
-            StoppedOnRequest: they have.
+            SpecError: they have, so this command will never go on.
         """
         budget, cost = self.options.budget, self._spec.cost
         if budget is None or cost is None or self._spent_before() < budget:
             return
         spent = money(self._spent_before(), cost.currency)
-        raise StoppedOnRequest(
-            f"stopped: the budget of {money(budget, cost.currency)} is spent: "
-            f"{plural(len(self._earlier), 'start')} of this run cost {spent}; run the same command "
-            "again with a larger --budget to resume"
+        raise SpecError(
+            f"--budget: {money(budget, cost.currency)} is spent: "
+            f"{plural(len(self._earlier), 'start')} of this run cost {spent}; it takes a larger "
+            "--budget to resume"
         )
 
     def budget(self, gpus_per_actor: float) -> Budget | None:
@@ -188,7 +189,7 @@ class StartLog:
             try:
                 self._log.flush()
             except StoreError as error:
-                self._warn(f"the log cannot be written: {error}")
+                self._warn_of_log(error)
 
     @contextmanager
     def recorded(self, store: Store, lease: Lease) -> Iterator[None]:
@@ -198,8 +199,9 @@ class StartLog:
         log.add("started", self._start_values(lease))
         for event, values in self._early:
             log.add(event, values)
-        self._warn_of_receivers()
         try:
+            self.store_now()  # the first sign of this start, and of a store that refuses the log
+            self._warn_of_receivers()
             yield
         except LeaseLost:
             log.discard()
@@ -220,6 +222,12 @@ class StartLog:
         """Say and record a warning, unless whoever listens has failed."""
         if self._cause is None:
             self.show(Message(text, warning=True))
+
+    def _warn_of_log(self, error: StoreError) -> None:
+        """Say once in a start that the store does not take its log."""
+        if not self._is_log_failing:
+            self._is_log_failing = True
+            self._warn(f"the log cannot be written; the run goes on: {error}")
 
     def _warn_of_receivers(self) -> None:
         if self.options.command == "run":
@@ -289,10 +297,13 @@ class StartLog:
         log.end(self._progress() | {"state": ended.event, **codes, "reason": ended.reason})
         self.store_now()
         try:
-            self._notify(store, ended)
+            self._notify(store.with_policy(QUICK), ended)
+        except StoreError as failure:
+            self._warn(f"notify: nobody was told that the run {ended.event}: {failure}")
+        try:
             log.close()
         except StoreError as failure:
-            self._warn(f"the log cannot be written: {failure}")
+            self._warn_of_log(failure)
 
     def _ended(self, store: Store, lease: Lease, error: BaseException | None) -> Ended:
         if isinstance(error, GeneratorExit):
@@ -347,6 +358,8 @@ def _reason(error: BaseException | None) -> str | None:
         case None:
             return None
         case KeyboardInterrupt():
-            return "stopped at once by a second signal"
-        case _:
-            return one_line(error) if str(error) else type(error).__name__
+            return "stopped at once by a signal"
+        case NightpressError():
+            return one_line(error) or type(error).__name__
+        case _:  # the message of a KeyError, say, is only the key
+            return ": ".join(filter(None, (type(error).__name__, one_line(error))))

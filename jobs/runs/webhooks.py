@@ -7,15 +7,18 @@ twice, and not at all if the process dies in between.
 import json
 import os
 import platform
+import ssl
 import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Mapping
+from collections import Counter
 from dataclasses import asdict, dataclass
 from typing import Any
 from urllib.parse import urlsplit
 
+from nightpress.diffusion_core.errors import one_line
+from nightpress.pipelines.errors import StoreError
 from nightpress.pipelines.formatting import duration
 from nightpress.pipelines.job.cost_section import Cost
 from nightpress.pipelines.job.notify_section import Ending, NotifySpec
@@ -91,14 +94,19 @@ def missing_urls(receivers: tuple[NotifySpec, ...]) -> list[str]:
 
 def what_is_wrong(url: str | None) -> str | None:
     """Why a receiver cannot be called; None if it can. The URL itself is a secret."""
-    if not url:
+    if url is None or not url.strip():
         return "is not set in the environment of this process"
     try:
         parts = urlsplit(url.strip())
         usable = parts.scheme in ("http", "https") and parts.hostname and (parts.port or 1)
     except ValueError:
         usable = False
-    return None if usable else "holds no http or https URL"
+    if not usable:
+        return "holds no http or https URL"
+    if parts.username is not None:
+        return "holds a URL with a user name, which is not supported"
+    plain = url.strip().isascii() and url.strip().isprintable() and " " not in url.strip()
+    return None if plain else "holds a URL with characters that must be percent-encoded"
 
 
 def notify(
@@ -109,36 +117,42 @@ def notify(
 ) -> list[Answer]:
     """Call each receiver that wants to know, side by side; returns after `timeout_s` at the latest.
 
-    Receivers without a usable URL are left out; `missing_urls` tells of them at the start.
-
-    Raises:
-        StoreError: the calls could not be claimed, so they are not made.
+    Receivers without a usable URL are left out; `missing_urls` tells of them at the start. A call
+    that the store does not let claim is not made; its answer says so.
     """
-    calls = [
-        _Call(each, url, ended)
-        for number, each in enumerate(receivers)
-        if ended.event in each.on
-        and (url := _url_of(each)) is not None
-        and _claim(store, number, each, ended)
-    ]
+    calls, unclaimed = [], []
+    for each, name in zip(receivers, _claim_names(receivers, ended.event), strict=True):
+        url = _url_of(each)
+        if ended.event not in each.on or url is None:
+            continue
+        try:
+            if _claim(store, name, each, ended):
+                calls.append(_Call(each, url, ended))
+        except StoreError as error:
+            detail = f"it must not be called without a claim: {one_line(error)}"
+            unclaimed.append(Answer(each.url_env, ended.event, False, detail))
     for call in calls:
         call.thread.start()
     end = time.monotonic() + timeout_s
     for call in calls:
         call.thread.join(max(0.0, end - time.monotonic()))
-    return [call.answer(timeout_s) for call in calls]
+    return [*unclaimed, *(call.answer(timeout_s) for call in calls)]
 
 
 def not_told(
     store: Store, receivers: tuple[NotifySpec, ...], event: Ending
 ) -> tuple[NotifySpec, ...]:
-    """The receivers, those without their wish to know of an event that any start called for it."""
+    """The receivers, those without their wish to know of an event that any start called for it.
+
+    Raises:
+        StoreError: the claims cannot be listed.
+    """
     called = {path.partition("-")[2] for path in store.list(NOTIFIED_FOLDER)}
     return tuple(
         each.model_copy(update={"on": tuple(e for e in each.on if e != event)})
-        if _claim_name(number, event) in called
+        if name in called
         else each
-        for number, each in enumerate(receivers)
+        for each, name in zip(receivers, _claim_names(receivers, event), strict=True)
     )
 
 
@@ -147,12 +161,22 @@ def _url_of(receiver: NotifySpec) -> str | None:
     return None if what_is_wrong(url) else url
 
 
-def _claim_name(number: int, event: Ending) -> str:
-    return f"{event}-{number}.json"
+def _claim_names(receivers: tuple[NotifySpec, ...], event: Ending) -> list[str]:
+    """The end of each claim's name, which stays when others join the list or leave it.
+
+    Receivers with the same variable, such as in two formats, are numbered.
+    """
+    earlier: Counter[str] = Counter()
+    names = []
+    for each in receivers:
+        again = f"-{earlier[each.url_env]}" if earlier[each.url_env] else ""
+        names.append(f"{event}-{each.url_env}{again}.json")
+        earlier[each.url_env] += 1
+    return names
 
 
-def _claim(store: Store, number: int, receiver: NotifySpec, ended: Ended) -> bool:
-    path = f"{NOTIFIED_FOLDER}/{ended.lease:05d}-{_claim_name(number, ended.event)}"
+def _claim(store: Store, name: str, receiver: NotifySpec, ended: Ended) -> bool:
+    path = f"{NOTIFIED_FOLDER}/{ended.lease:05d}-{name}"
     values = {"url_env": receiver.url_env, "event": ended.event, "time": ended.ended_at}
     return store.create(path, (json.dumps(values) + "\n").encode())
 
@@ -160,10 +184,17 @@ def _claim(store: Store, number: int, receiver: NotifySpec, ended: Ended) -> boo
 def body_of(receiver: NotifySpec, url: str, ended: Ended) -> bytes:
     """What a receiver is sent."""
     is_slack = urlsplit(url).hostname in SLACK_HOSTS
-    values: Mapping[str, Any] = {"text": ended.text}
-    if (receiver.format or ("slack" if is_slack else "json")) == "json":
-        values = {**values, **asdict(ended)}
-    return json.dumps(values).encode()
+    if (receiver.format or ("slack" if is_slack else "json")) == "slack":
+        return json.dumps({"text": _as_slack_text(ended.text)}).encode()
+    return json.dumps({"text": ended.text, **asdict(ended)}).encode()
+
+
+def _as_slack_text(text: str) -> str:
+    """The text with Slack's control characters escaped: a reason may hold `<!channel>`.
+
+    docs.slack.dev/messaging/formatting-message-text: these three, and no others.
+    """
+    return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
 
 
 class _NoRedirects(urllib.request.HTTPRedirectHandler):
@@ -207,12 +238,20 @@ def _post(url: str, body: bytes) -> tuple[str, bool]:
     except urllib.error.HTTPError as error:
         return f"it answered with status {error.code}", False
     except urllib.error.URLError as error:
-        return f"it cannot be reached: {_why(error.reason)}", False
+        if not isinstance(error.reason, TimeoutError):
+            return f"it cannot be reached: {_why(error.reason)}", False
     except TimeoutError:
-        return f"no answer within {TIMEOUT_S:g} s", False
+        pass
+    return f"no answer within {TIMEOUT_S:g} s", False
 
 
 def _why(reason: str | BaseException) -> str:
-    """Why a connection failed, in words that cannot hold the URL."""
+    """Why a connection failed, in words that cannot hold the URL.
+
+    OpenSSL's own sentence may name the host, and so do certificates; its code does not.
+    """
+    if isinstance(reason, ssl.SSLError):
+        code = getattr(reason, "reason", None) or type(reason).__name__
+        return f"no TLS connection: {code.lower().replace('_', ' ')}"
     known = isinstance(reason, OSError) and reason.strerror
     return str(known) if known else type(reason).__name__

@@ -42,8 +42,9 @@ class CostSpec(Section):
     per_gpu_hour: Annotated[
         PositiveFloat,
         Field(
+            allow_inf_nan=False,
             description="Price of one GPU for an hour. An actor without a GPU is counted as one, "
-            "at the same price."
+            "at the same price.",
         ),
     ]
 

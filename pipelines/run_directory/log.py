@@ -11,12 +11,16 @@ import re
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any, Self
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, Field, TypeAdapter
 
 from nightpress.pipelines.errors import StoreError, StoreMissing
 from nightpress.pipelines.job.cost_section import Cost
+from nightpress.pipelines.job.notify_section import Ending
+from nightpress.pipelines.run_directory.json_files import checked_time
 from nightpress.pipelines.storage import QUICK, Store
 
 LOG_FOLDER = "log"
@@ -35,6 +39,11 @@ PROGRESS, ENDED = "progress", "ended"
 _PART = re.compile(r"log/(\d{5,})-(\d{5,})\.jsonl")
 
 Values = Mapping[str, Any]
+
+Count = Annotated[int, Field(ge=0)]
+Amount = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Time = Annotated[str, AfterValidator(checked_time)]
+Currency = Annotated[str, Field(pattern=r"^[A-Z]{3}$")]
 
 
 def part_path(lease: int, part: int) -> str:
@@ -138,32 +147,32 @@ class RunLog:
 class Start:
     """What one start of a run did, by the newest lines of its log."""
 
-    lease: int
+    lease: Count
     command: str
     """`run`, `retry` or `verify`."""
-    started_at: str
+    started_at: Time
     """UTC, ISO 8601."""
-    time: str
+    time: Time
     """When these lines were written: UTC, ISO 8601."""
-    elapsed_s: float
-    num_images: int
+    elapsed_s: Amount
+    num_images: Count
     """Images of the plan; 0 if the start did not get that far."""
-    num_done: int
+    num_done: Count
     """Images that are done, those of earlier starts included."""
-    num_failed: int
+    num_failed: Count
     """Images of the run that have failed; while it is made, those of this start."""
-    num_made: int
+    num_made: Count
     """Images that this start sampled."""
-    num_retries: int
+    num_retries: Count
     """How often a shard was tried again."""
-    num_actors_lost: int
-    actor_s: float
+    num_actors_lost: Count
+    actor_s: Amount
     """Seconds of all actors together, from the beginning of their processes."""
-    gpus_per_actor: float
-    cost: float | None
+    gpus_per_actor: Amount
+    cost: Amount | None
     """None if the job has no `cost`."""
-    currency: str | None
-    state: str | None = None
+    currency: Currency | None
+    state: Ending | None = None
     """`finished`, `failed` or `stopped`; None if its end is not in the log."""
     exit_code: int | None = None
     process_exit_code: int | None = None
@@ -176,15 +185,17 @@ class Start:
         """Seconds of all GPUs together."""
         return self.actor_s * self.gpus_per_actor
 
-    @classmethod
-    def from_values(cls, values: Values) -> Self:
+    @staticmethod
+    def from_values(values: Values) -> "Start":
         """Read a line of progress, or the last one.
 
         Raises:
-            TypeError: a value is missing.
+            ValueError: a value is missing, or is not of its kind.
         """
-        known = {each.name for each in fields(cls)}
-        return cls(**{name: value for name, value in values.items() if name in known})
+        return _START.validate_python(values)
+
+
+_START = TypeAdapter(Start)
 
 
 def log_parts(store: Store) -> dict[int, list[str]]:
@@ -227,7 +238,7 @@ def _last_of(store: Store, parts: list[str]) -> Start | None:
     for path in reversed(parts):
         for values in reversed(list(_lines(store, path))):
             if values.get("event") in (PROGRESS, ENDED):
-                with suppress(TypeError):  # a line of another version
+                with suppress(ValueError):  # a line of another version, or not ours
                     return Start.from_values(values)
     return None
 
@@ -238,7 +249,7 @@ def _lines(store: Store, path: str) -> Iterator[dict[str, Any]]:
     except StoreMissing:  # deleted since it was listed
         return
     for line in text.splitlines():
-        with suppress(ValueError):
+        with suppress(ValueError, RecursionError):
             values = json.loads(line)
             if isinstance(values, dict):
                 yield values

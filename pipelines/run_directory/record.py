@@ -20,7 +20,7 @@ from nightpress.pipelines.job.spec import RunSpec, canonical_json
 from nightpress.pipelines.manifest.columns import column_uses
 from nightpress.pipelines.planning import PlanLayout
 from nightpress.pipelines.planning.batch_sizes import BatchSizes, MeasuredKind
-from nightpress.pipelines.run_directory.json_files import json_file, what_is_wrong
+from nightpress.pipelines.run_directory.json_files import checked_time, json_file, what_is_wrong
 from nightpress.pipelines.storage import Store
 
 RUN_FILE = "run.json"
@@ -116,7 +116,7 @@ class RunRecord:
             values = json.loads(data)
             _require_supported(values["format_version"], url)
             return cls._from_values(values)
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
             wrong = what_is_wrong(error)
             raise RunNotFound(f"{url}/{RUN_FILE}: not the record of a run: {wrong}") from error
 
@@ -130,7 +130,7 @@ class RunRecord:
             threads=values["threads"],
             batch_size=values["batch_size"],
             layout=PlanLayout.from_dict(values["plan"]),
-            created_at=values["created_at"],
+            created_at=checked_time(values["created_at"]),
             versions=values["versions"],
             measured=tuple(map(MeasuredKind.from_dict, values["measured"])),
         )

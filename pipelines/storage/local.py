@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from filelock import FileLock
 
@@ -37,6 +37,16 @@ class LocalFolder:
     def __init__(self, location: StoreLocation) -> None:
         self.location = location
         self.root = local_path(location.url)
+
+    def folder(self, name: str) -> Self:
+        """A folder in this one."""
+        return type(self)(StoreLocation(f"{self.location.url}/{name}", self.location.options))
+
+    def folders(self) -> Iterator[str]:
+        """The names of the folders right in this one."""
+        with as_store_errors(self.location), os.scandir(self.root) as entries:
+            names = (entry.name for entry in entries if entry.is_dir())
+            yield from (name for name in names if name != PARTIAL_FOLDER)
 
     def create(self, path: str, data: bytes) -> bool:
         """Write a new file; False if the name is taken."""

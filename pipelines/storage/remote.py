@@ -46,6 +46,26 @@ class RemoteFolder:
         self.pacer = Pacer(location.requests_per_s)
         self._drivers: dict[tuple[int, int], tuple[Any, str]] = {}
         self._lock = threading.Lock()
+        self._parent: RemoteFolder | None = None
+        """The folder whose connections this one uses."""
+
+    def folder(self, name: str) -> "RemoteFolder":
+        """A folder right in this one, which uses the same connections."""
+        location = StoreLocation(f"{self.location.url}/{name}", self.location.options)
+        inner = RemoteFolder(location, self.policy)
+        inner.pacer, inner._parent = self.pacer, self
+        return inner
+
+    def folders(self) -> Sequence[str]:
+        """The names of the folders right in this one."""
+        driver, root = self._driver(1)
+        found = self._run("", lambda: driver.ls(root, detail=True))
+        names = {
+            each["name"].rstrip("/").rpartition("/")[2]
+            for each in found
+            if each["type"] == "directory" and each["name"].rstrip("/") != root
+        }
+        return [name for name in names if name]
 
     def create(self, path: str, data: bytes) -> bool:
         """Write a new object; False if the name is taken."""
@@ -262,6 +282,9 @@ class RemoteFolder:
 
     def _driver(self, client_attempts: int) -> tuple[Any, str]:
         """This process's driver: one inherited by a fork lacks the threads that it needs."""
+        if self._parent is not None:
+            driver, root = self._parent._driver(client_attempts)
+            return driver, f"{root}/{self.location.url.rpartition('/')[2]}"
         key = (os.getpid(), client_attempts)
         with self._lock:
             if key not in self._drivers:

@@ -57,6 +57,16 @@ class Store:
         """
         return type(self)(self.url, self.options, policy, self.reads_back)
 
+    def folder(self, name: str) -> Self:
+        """A folder right in this one, through the same connections and at the same request rate.
+
+        The copy that another process unpickles has connections of its own.
+        """
+        path = require_inside(name, self.url)
+        inner = type(self)(f"{self.url}/{path}", self.options, self.policy, self.reads_back)
+        inner._folder = self._folder.folder(path)
+        return inner
+
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (self.url, self.options, self.policy, self.reads_back)
 
@@ -128,6 +138,13 @@ class Store:
     def list(self, folder: str = "") -> dict[str, int]:
         """Every object below a folder: path relative to the store -> bytes, sorted by path."""
         return self._folder.list(require_inside(folder, self.url) if folder else "")
+
+    def folders(self) -> Sequence[str]:
+        """The names of the folders right in this one, sorted; none if there is no such folder."""
+        try:
+            return sorted(self._folder.folders())
+        except StoreMissing:
+            return []
 
     def pages(self, folder: str = "") -> Iterator[dict[str, int]]:
         """Like `list`, about a thousand objects at a time in any order: for millions of objects."""

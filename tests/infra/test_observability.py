@@ -1,10 +1,9 @@
 """The rules do what they say, by Prometheus' own tool, and name metrics that there are."""
 
-import ast
 import json
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ import yaml
 from structure import ROOT
 from support.infra_checks import INFRA, findings, run_tool
 
+from nightpress.jobs.dispatch import metrics
 from nightpress.pipelines.shards.timeline import Activity
 
 OBSERVABILITY = INFRA / "observability"
@@ -22,24 +22,33 @@ def read(name: str) -> str:
     return (OBSERVABILITY / name).read_text(encoding="utf-8")
 
 
-def declared() -> Iterator[str]:
-    """The metrics that the code makes, as Ray exports them."""
-    for file in (ROOT / "jobs").rglob("*.py"):
-        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
-            match node:
-                case ast.Call(
-                    func=ast.Name(id="Counter" | "Gauge" as kind),
-                    args=[ast.Constant(value=str(name)), *_],
-                ):
-                    yield f"ray_{name}" + ("_total" if kind == "Counter" else "")
-                case ast.Call(func=ast.Name(id="_gauge"), args=[ast.Constant(value=str(name)), *_]):
-                    yield f"ray_nightpress_run_{name}"
+@pytest.fixture
+def exported(monkeypatch: pytest.MonkeyPatch) -> dict[str, set[str]]:
+    """Metric, as Ray exports it -> its labels, of all that an actor and a driver make."""
+    found: dict[str, set[str]] = {}
+
+    def maker(ending: str) -> Callable[..., None]:
+        def make(name: str, description: str, tag_keys: tuple[str, ...]) -> None:
+            found[f"ray_{name}{ending}"] = set(tag_keys)
+
+        return make
+
+    monkeypatch.setattr(metrics, "Counter", maker("_total"))
+    monkeypatch.setattr(metrics, "Gauge", maker(""))
+    metrics.ActorMetrics()
+    metrics.RunGauges("a", deadline_at=None)
+    return found
+
+
+def rules() -> list[dict[str, Any]]:
+    """Every rule of every group."""
+    groups = yaml.safe_load(read("rules.yml"))["groups"]
+    return [rule for group in groups for rule in group["rules"]]
 
 
 def recorded() -> set[str]:
     """The series that the rules make."""
-    groups = yaml.safe_load(read("rules.yml"))["groups"]
-    return {rule["record"] for group in groups for rule in group["rules"] if "record" in rule}
+    return {rule["record"] for rule in rules() if "record" in rule}
 
 
 def dashboard() -> dict[str, Any]:
@@ -79,10 +88,33 @@ def test_a_mistake_in_the_rules_is_found(tmp_path: Path, right: str, wrong: str)
     assert findings(run_tool("promtool", "test", "rules", copied / "rules_test.yml")) != []
 
 
-def test_the_rules_read_metrics_that_nightpress_makes() -> None:
-    read_names = set(re.findall(r"\bray_nightpress_\w+", read("rules.yml")))
-    assert read_names == set(declared())
-    assert len(read_names) >= 7
+def test_the_rules_read_the_metrics_that_nightpress_makes_by_the_labels_that_these_have(
+    exported: dict[str, set[str]],
+) -> None:
+    assert len(exported) == 7
+    assert set(re.findall(r"\bray_nightpress_\w+", read("rules.yml"))) == set(exported)
+    for rule in rules():
+        for metric in re.findall(r"\bray_nightpress_\w+", rule["expr"]):
+            named = re.findall(r"(?:by|ignoring) \(([\w, ]+)\)", rule["expr"])
+            assert {label for each in named for label in each.split(", ")} <= exported[metric]
+
+
+def test_the_series_of_the_rules_tests_have_the_labels_of_the_metrics(
+    exported: dict[str, set[str]],
+) -> None:
+    series = re.findall(r"\b(ray_nightpress_\w+)\{(.*?)\}", read("rules_test.yml"))
+    assert {name for name, _ in series} == set(exported) - {"ray_nightpress_run_seconds_left"}
+    for name, labels in series:
+        of_ray = {"WorkerId"}
+        assert set(re.findall(r"(\w+)=", labels)) - of_ray == exported[name], name
+
+
+def test_both_manuals_list_every_metric_and_its_labels(exported: dict[str, set[str]]) -> None:
+    row = r"^\| `(ray_nightpress_\w+)` \| (.*?) \|"
+    infra = re.findall(row, (INFRA / "README.md").read_text(encoding="utf-8"), re.MULTILINE)
+    assert {name: set(re.findall(r"`(\w+)`", labels)) for name, labels in infra} == exported
+    jobs = re.findall(row, (ROOT / "jobs/README.md").read_text(encoding="utf-8"), re.MULTILINE)
+    assert {name for name, _ in jobs} == set(exported)
 
 
 def test_the_rules_name_activities_of_actors_as_they_are() -> None:

@@ -20,6 +20,7 @@ from nightpress.jobs.progress.events import Message
 from nightpress.jobs.runs.runner import RunResult
 from nightpress.pipelines.job.cost_section import Cost
 from nightpress.pipelines.job.spec import RunSpec
+from nightpress.pipelines.storage import Store
 
 Options = dict[str, Any]
 
@@ -119,3 +120,12 @@ def test_runs_lists_a_folder_for_people_and_for_programs(tmp_path: Path) -> None
     values = json.loads(nightpress("runs", str(tmp_path), "--json").stdout)
     assert [run["name"] for run in values["runs"]] == ["night-1", "night-2"]
     assert nightpress("runs", str(tmp_path / "night-1")).exit_code == 2
+
+
+def test_a_folder_s_name_and_a_reason_do_not_steer_the_terminal(tmp_path: Path) -> None:
+    finish(begin(str(tmp_path), name="cats"))
+    (tmp_path / "cats").rename(tmp_path / "[red]cats:smile:")
+    Store(str(tmp_path / "b\x1b[2J")).put("run.json", b"{")
+    ended = nightpress("runs", str(tmp_path))
+    assert "[red]cats:smile: " in ended.stdout
+    assert "\x1b" not in ended.stdout

@@ -1,5 +1,6 @@
 """The runs of an output folder: states, codes, counts and costs, read from the store alone."""
 
+import json
 import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -107,6 +108,31 @@ def test_a_run_that_cannot_be_read_is_listed_with_the_reason(tmp_path: Path) -> 
     assert set(runs) == {"good", "bad"}
     assert runs["bad"].state == "unreadable"
     assert "not the record of a run" in (runs["bad"].reason or "")
+    assert table_of(list(runs.values())).row_count == 2
+
+
+@pytest.mark.parametrize(
+    ("key", "wrong"),
+    [
+        ("created_at", "yesterday"),
+        ("created_at", "2027-01-15T08:00:00"),
+        ("created_at", 5),
+        ("plan", {"parts": [{"num_images": "many"}]}),
+        ("plan", []),
+        ("spec", []),
+        ("model", {}),
+        ("measured", [1]),
+        ("format_version", 99),
+        ("format_version", "1"),
+    ],
+)
+def test_a_foreign_record_costs_the_list_one_line(tmp_path: Path, key: str, wrong: Any) -> None:
+    finish(named(tmp_path, "good"))
+    bad = named(tmp_path, "bad")
+    values = json.loads(bad.store.read("run.json"))
+    bad.store.put("run.json", json.dumps(values | {key: wrong}).encode())
+    runs = {run.name: run for run in list_runs(str(tmp_path))}
+    assert (runs["good"].state, runs["bad"].state) == ("finished", "unreadable")
     assert table_of(list(runs.values())).row_count == 2
 
 

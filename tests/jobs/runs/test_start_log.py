@@ -54,9 +54,9 @@ def ends(spec: RunSpec) -> list[dict[str, Any]]:
     [
         (None, "finished", 0, None),
         (StoppedOnRequest("stopped: it is late"), "stopped", 4, "stopped: it is late"),
-        (KeyboardInterrupt(), "stopped", 4, "stopped at once by a second signal"),
+        (KeyboardInterrupt(), "stopped", 4, "stopped at once by a signal"),
         (SpecError("job: no"), "failed", 2, "job: no"),
-        (ZeroDivisionError("a\nbug"), "failed", 1, "a bug"),
+        (ZeroDivisionError("a\nbug"), "failed", 1, "ZeroDivisionError: a bug"),
         (ValueError(), "failed", 1, "ValueError"),
     ],
 )
@@ -100,7 +100,11 @@ def test_an_error_of_the_listener_is_the_reason_of_the_end(tmp_path: Path) -> No
         except GeneratorExit:
             pass
     (end,) = ends(spec)
-    assert (end["state"], end["exit_code"], end["reason"]) == ("failed", 1, "the display broke")
+    assert (end["state"], end["exit_code"], end["reason"]) == (
+        "failed",
+        1,
+        "ZeroDivisionError: the display broke",
+    )
 
 
 def test_a_failing_receiver_is_a_warning_and_a_line_of_the_log(
@@ -116,6 +120,25 @@ def test_a_failing_receiver_is_a_warning_and_a_line_of_the_log(
     ]
     notified = [line for line in read_log(Store(spec.url)) if line["event"] == "notified"]
     assert [(each["receiver"], each["ok"]) for each in notified] == [("BAD", False)]
+
+
+def test_a_start_is_seen_at_once_and_a_store_that_refuses_its_log_is_said_once(
+    tmp_path: Path,
+) -> None:
+    spec, shown = spec_of(tmp_path), list[Event]()
+    store = Store(spec.url)
+    log = StartLog(StartOptions("run"), spec, shown.append)
+    with held(store) as lease, log.recorded(store, lease):
+        assert [line["event"] for line in read_log(store)] == ["started", "progress"]
+    (tmp_path / "run" / "log").rename(tmp_path / "elsewhere")
+    (tmp_path / "run" / "log").write_text("a file where the folder should be")
+    again = StartLog(StartOptions("run"), spec, shown.append)
+    with held(store) as lease, again.recorded(store, lease):
+        (warning,) = shown
+        again.store_now()
+    assert shown == [warning]
+    assert isinstance(warning, Message)
+    assert warning.text.startswith("the log cannot be written; the run goes on: ")
 
 
 def spend(spec: RunSpec, seconds: float) -> None:
@@ -139,7 +162,8 @@ def test_a_budget_is_that_of_all_starts(tmp_path: Path) -> None:
     assert (left.actor_s, left.text) == (pytest.approx(5), "20.00 EUR")
     spend(spec, 5)
     log.read_earlier(Store(spec.url))
-    with pytest.raises(StoppedOnRequest, match=r"20.00 EUR is spent: 3 starts .* larger --budget"):
+    # Not exit code 4, with which a scheduler tries the same command again, for ever.
+    with pytest.raises(SpecError, match=r"20.00 EUR is spent: 3 starts .* larger --budget"):
         log.require_budget()
 
 

@@ -34,6 +34,7 @@ def test_the_key_on_survives_readers_that_take_it_for_true() -> None:
         ({"cost": {"currency": "EUR"}}, "cost.per_gpu_hour"),
         ({"cost": {"currency": "euro", "per_gpu_hour": 1}}, "cost.currency"),
         ({"cost": {"currency": "EUR", "per_gpu_hour": 0}}, "cost.per_gpu_hour"),
+        ({"cost": {"currency": "EUR", "per_gpu_hour": float("inf")}}, "cost.per_gpu_hour"),
         ({"cost": {"currency": "EUR", "per_gpu_hour": 1, "per_hour": 1}}, "per_hour"),
         ({"notify": [{"url_env": "https://hooks.slack.com/services/T0"}]}, "must not hold"),
         ({"notify": [{"url_env": "A", "on": ["done"]}]}, "done"),
@@ -46,6 +47,22 @@ def test_the_key_on_survives_readers_that_take_it_for_true() -> None:
 def test_a_wrong_value_is_named(values: dict[str, Any], said: str) -> None:
     with pytest.raises(SpecError, match=said):
         job(**values)
+
+
+@pytest.mark.parametrize(
+    "notify",
+    [
+        [{"url_env": "https://hooks.slack.com/services/s3cret"}],
+        [{"url_env": "hooks.slack.com/services/s3cret"}],
+        [{"url": "https://hooks.slack.com/services/s3cret"}],
+        ["https://hooks.slack.com/services/s3cret"],
+        "https://hooks.slack.com/services/s3cret",
+    ],
+)
+def test_a_url_in_the_job_is_refused_without_being_printed(notify: Any) -> None:
+    with pytest.raises(SpecError, match="notify") as raised:
+        job(notify=notify)
+    assert "s3cret" not in str(raised.value)
 
 
 def test_an_actor_without_a_gpu_is_paid_for_as_one_gpu() -> None:

@@ -110,9 +110,34 @@ def test_lines_and_parts_that_are_not_whole_are_passed_over(store: Store) -> Non
     log.end(PROGRESS | {"state": "finished"})
     log.close()
     store.put("log/00003-00001.jsonl", b'{"event": "ended", "sta')
-    store.put("log/00004-00000.jsonl", b"\xff\xfe\n[1]\n{}\n")
+    store.put("log/00004-00000.jsonl", b"\xff\xfe\n[1]\n{}\n" + b"[" * 100_000)
     store.put("log/notes.txt", b"mine")
     assert [start.state for start in read_starts(store)] == ["finished"]
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"time": "last night"},
+        {"time": "2027-01-15T22:00:00"},
+        {"time": 5},
+        {"elapsed_s": "long"},
+        {"elapsed_s": -1.0},
+        {"actor_s": float("nan")},
+        {"cost": [1]},
+        {"currency": "\x1b[31m"},
+        {"num_done": None},
+        {"state": "asleep"},
+        {"exit_code": {}},
+        {"reason": 3},
+    ],
+)
+def test_a_line_with_values_of_other_kinds_is_passed_over(
+    store: Store, wrong: dict[str, Any]
+) -> None:
+    line = {"time": PROGRESS["started_at"], "event": "ended"} | PROGRESS | wrong
+    store.put("log/00003-00000.jsonl", json.dumps(line).encode())
+    assert read_starts(store) == []
 
 
 def test_every_start_counts_towards_the_cost_of_a_run(store: Store) -> None:
@@ -127,7 +152,7 @@ def test_every_start_counts_towards_the_cost_of_a_run(store: Store) -> None:
 
 
 def test_without_a_price_there_is_no_cost() -> None:
-    values = PROGRESS | {"time": "", "cost": None, "currency": None}
+    values = PROGRESS | {"time": PROGRESS["started_at"], "cost": None, "currency": None}
     assert cost_of([Start.from_values(values)], 4) is None
     assert cost_of([], 4) is None
 

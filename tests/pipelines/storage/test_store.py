@@ -81,6 +81,20 @@ def test_paths_that_no_page_covers_are_checked_singly(
     assert store.present(["images/a.png", "images/b.png"]) == {"images/b.png"}
 
 
+def test_folders_right_below_are_named_and_opened(store: Store) -> None:
+    assert store.folders() == []
+    for path in ("top.json", "a [1]/run.json", "a [1]/deep/x", "b/run.json", "ä b/c/d"):
+        store.put(path, path.encode())
+    assert store.folders() == ["a [1]", "b", "ä b"]
+    inner = store.folder("a [1]")
+    assert (inner.url, inner.folders()) == (f"{store.url}/a [1]", ["deep"])
+    assert list(inner.list()) == ["deep/x", "run.json"]
+    copied = pickle.loads(pickle.dumps(inner.folder("deep")))
+    assert copied.read("x") == b"a [1]/deep/x"
+    assert inner.create("new", b"1")
+    assert store.read("a [1]/new") == b"1"
+
+
 def test_a_name_is_created_once(store: Store) -> None:
     assert store.create("metadata/part", b"first")
     assert not store.create("metadata/part", b"second")

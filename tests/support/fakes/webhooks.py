@@ -1,6 +1,7 @@
 """A webhook receiver on loopback that answers as its paths say: `/200`, `/500`, `/stall`."""
 
 import json
+import ssl
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,8 +22,8 @@ class Receiver:
 
 
 @contextmanager
-def receiver() -> Iterator[Receiver]:
-    """Receive calls until the block ends."""
+def receiver(tls: ssl.SSLContext | None = None) -> Iterator[Receiver]:
+    """Receive calls until the block ends; with `tls` over https."""
     server = Receiver("")
 
     class Handler(BaseHTTPRequestHandler):
@@ -45,7 +46,14 @@ def receiver() -> Iterator[Receiver]:
 
     with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as http:
         http.daemon_threads = True
-        server.url = f"http://127.0.0.1:{http.server_address[1]}"
+        scheme = "http"
+        if tls is not None:
+            scheme = "https"
+            # The handshake is for the thread of a call, not for the one that accepts.
+            http.socket = tls.wrap_socket(
+                http.socket, server_side=True, do_handshake_on_connect=False
+            )
+        server.url = f"{scheme}://127.0.0.1:{http.server_address[1]}"
         thread = threading.Thread(target=http.serve_forever, kwargs={"poll_interval": 0.05})
         thread.start()
         try:
