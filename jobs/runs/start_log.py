@@ -117,6 +117,7 @@ class StartLog:
 
         Raises:
             SpecError: they were paid for in another currency, or there is a budget and no price.
+            StoreError: there is a budget, and the log cannot be read.
         """
         cost = self._spec.cost
         if cost is None:
@@ -126,7 +127,12 @@ class StartLog:
                     "with yours"
                 )
             return
-        self._earlier = read_starts(store)
+        try:
+            self._earlier = read_starts(store)
+        except StoreError as error:
+            if self.options.budget is not None:
+                raise
+            self._warn(f"the log cannot be read, so costs are those of this start alone: {error}")
         for start in self._earlier:
             if start.currency not in (None, cost.currency):
                 raise SpecError(

@@ -15,7 +15,7 @@ import jinja2
 
 from nightpress.diffusion_core.conditioning.passes import PassSpec
 from nightpress.diffusion_core.conditioning.spec import TEXT
-from nightpress.pipelines.errors import StoreMissing
+from nightpress.pipelines.errors import StoreError, StoreMissing
 from nightpress.pipelines.formatting import duration, plural, size
 from nightpress.pipelines.image_files.embedded_metadata import readable
 from nightpress.pipelines.image_files.encoding import decoded
@@ -161,7 +161,7 @@ def expected_report_s(num_commits: int) -> float:
 def render(run: Run, found: Collected) -> str:
     """The report as HTML, given what was collected from the metadata."""
     total = Summary.total(each.summary for each in found.totals.values())
-    starts = read_starts(run.store)
+    starts, starts_facts = _starts(run.store)
     progress = run.progress_of(total, found.totals)
     with ThreadPoolExecutor(READ_THREADS) as pool:
         images = list(pool.map(partial(gallery_image, run), found.images))
@@ -182,7 +182,7 @@ def render(run: Run, found: Collected) -> str:
         settings=shown_settings,
         show=columns_to_show(shown_settings),
         settings_note=_count(len(shown_settings), len(found.settings), "the most frequent"),
-        job=[*job_facts(run), *start_facts(starts)],
+        job=[*job_facts(run), *starts_facts],
         model=model_facts(run),
         spec=json.dumps(run.spec.as_dict(), indent=2, ensure_ascii=False),
     )
@@ -213,6 +213,15 @@ def cost_totals(cost: Cost | None) -> list[Total]:
         return []
     each = UNKNOWN if cost.per_image is None else money(cost.per_image, cost.currency)
     return [Total("cost", money(cost.amount, cost.currency)), Total("an image", each)]
+
+
+def _starts(store: Store) -> tuple[list[Start], list[Fact]]:
+    """The starts of the run, and what the page lists about them; no log is worth a report."""
+    try:
+        starts = read_starts(store)
+    except StoreError as error:
+        return [], [Fact("starts", text(f"unknown: the log cannot be read: {error}"))]
+    return starts, start_facts(starts)
 
 
 def start_facts(starts: Sequence[Start]) -> list[Fact]:

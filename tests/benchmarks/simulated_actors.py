@@ -21,6 +21,7 @@ from nightpress.jobs.dispatch.actor import (
     SHARDS_AT_ONCE,
     ActorFactory,
     ActorLocation,
+    Footprint,
     SamplerActor,
     remote_actor,
 )
@@ -89,6 +90,9 @@ class SimulatedActor(SamplerActor):
     def describe(self) -> ModelInfo:
         return MODEL
 
+    def footprint(self) -> Footprint:
+        return Footprint(weight_bytes=0, device_bytes=0)
+
     def load(self, fingerprint: str, batch_size: int) -> None:
         self._sampler = SimulatedSampler(self._batch_s)  # type: ignore[assignment]
         self._batch_size = batch_size
@@ -102,6 +106,9 @@ class ActorGroup:
 
     def describe(self, index: int) -> ModelInfo:
         return self._actors[index].describe()
+
+    def footprint(self, index: int) -> Footprint:
+        return self._actors[index].footprint()
 
     def load(self, index: int, fingerprint: str, batch_size: int) -> None:
         self._actors[index].load(fingerprint, batch_size)

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from support.made_runs import begin, commit, finish, made
+from support.servers import Folder
 
 from nightpress import list_runs
 from nightpress.jobs.commands.runs import table_of
@@ -15,7 +16,8 @@ from nightpress.pipelines import Run
 from nightpress.pipelines.errors import RunNotFound
 from nightpress.pipelines.run_directory.lease import acquire, held
 from nightpress.pipelines.run_directory.log import line_of
-from nightpress.pipelines.storage import Store
+from nightpress.pipelines.storage import Store, remote
+from nightpress.pipelines.storage.drivers import open_driver
 
 
 def write_start(run: Run, lease: int, event: str = "ended", **values: Any) -> None:
@@ -142,6 +144,26 @@ def test_what_is_no_output_folder_is_refused(tmp_path: Path) -> None:
         list_runs(run.url)
     with pytest.raises(RunNotFound, match="no runs here"):
         list_runs(str(tmp_path / "elsewhere"))
+
+
+def test_all_runs_of_a_bucket_are_read_through_one_connection(
+    bucket: Folder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """To open a driver takes longer than to read a run."""
+    data = named(tmp_path, "night").store.read("run.json")
+    store = Store(bucket.url, bucket.options)
+    for path in (*(f"night-{number}/run.json" for number in range(3)), "notes/a.txt"):
+        store.put(path, data)
+    opened = []
+
+    def counted(*arguments: Any, **options: Any) -> tuple[Any, str]:
+        opened.append(arguments)
+        return open_driver(*arguments, **options)
+
+    monkeypatch.setattr(remote, "open_driver", counted)
+    runs = list_runs(bucket.url, storage=bucket.options)
+    assert [run.name for run in runs] == ["night-0", "night-1", "night-2"]
+    assert len(opened) == 1
 
 
 def test_two_hundred_runs_take_seconds(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from nightpress.jobs.errors import StoppedOnRequest
 from nightpress.jobs.progress.events import Event, Message
 from nightpress.jobs.runs.shared import ignore
 from nightpress.jobs.runs.start_log import StartLog, StartOptions
-from nightpress.pipelines.errors import LeaseLost, SpecError
+from nightpress.pipelines.errors import LeaseLost, SpecError, StoreError
 from nightpress.pipelines.job.spec import RunSpec
 from nightpress.pipelines.run_directory.lease import held
 from nightpress.pipelines.run_directory.log import read_log, read_starts
@@ -165,6 +165,20 @@ def test_a_budget_is_that_of_all_starts(tmp_path: Path) -> None:
     # Not exit code 4, with which a scheduler tries the same command again, for ever.
     with pytest.raises(SpecError, match=r"20.00 EUR is spent: 3 starts .* larger --budget"):
         log.require_budget()
+
+
+def test_a_log_that_cannot_be_read_costs_a_warning_but_no_budget_is_kept_without_it(
+    tmp_path: Path,
+) -> None:
+    spec, shown = spec_of(tmp_path, cost=COST), list[Event]()
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "log").write_text("a file where the folder should be")
+    StartLog(StartOptions("run"), spec, shown.append).read_earlier(Store(spec.url))
+    (warning,) = shown
+    assert isinstance(warning, Message)
+    assert warning.text.startswith("the log cannot be read, so costs are those of this start alone")
+    with pytest.raises(StoreError):
+        StartLog(StartOptions("run", budget=1.0), spec, ignore).read_earlier(Store(spec.url))
 
 
 def test_a_budget_needs_a_price_in_the_currency_of_the_run(tmp_path: Path) -> None:

@@ -333,3 +333,12 @@ def test_failures_are_counted_by_kind_and_explained(run: Run) -> None:
 
 def test_every_kind_of_failure_is_explained() -> None:
     assert set(EXPLANATIONS) == {kind.value for kind in FailureType}
+
+
+def test_a_log_that_cannot_be_read_costs_the_report_its_costs_alone(tmp_path: Path) -> None:
+    run = begin(str(tmp_path))
+    finish(run)
+    run.store.put("log", b"a file where the folder should be")
+    write_report(run, run.store)
+    page = run.store.read("report.html").decode()
+    assert "unknown: the log cannot be read" in page
