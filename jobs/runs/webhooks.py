@@ -47,6 +47,7 @@ class Ended:
     ended_at: str
     """UTC, ISO 8601."""
     num_images: int
+    """Images of the plan; 0 if the start did not get that far."""
     num_done: int
     """Images that are done, those of earlier starts included."""
     num_failed: int
@@ -61,11 +62,13 @@ class Ended:
     def text(self) -> str:
         """`cats finished: 64 of 64 images, 2 failed, in 7 h 03 min, 12.40 EUR, ...`."""
         failed = f", {self.num_failed:,} of them failed" if self.num_failed else ""
+        done = f"{self.num_done:,} of {self.num_images:,} images done{failed}"
+        counted = done if self.num_images else "it did not get as far as counting images"
         cost = f"; {self.cost}" if self.cost is not None else ""
         reason = f"\n{self.reason}" if self.reason else ""
         return (
-            f"{self.run} {self.event} (exit code {self.exit_code}): {self.num_done:,} of "
-            f"{self.num_images:,} images done{failed}; {self.num_made:,} made in "
+            f"{self.run} {self.event} (exit code {self.exit_code}): {counted}; "
+            f"{self.num_made:,} made in "
             f"{duration(self.elapsed_s)} on {platform.node()}{cost}\n{self.url}{reason}"
         )
 

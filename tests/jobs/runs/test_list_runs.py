@@ -166,6 +166,7 @@ def test_all_runs_of_a_bucket_are_read_through_one_connection(
     assert len(opened) == 1
 
 
+@pytest.mark.slow
 def test_two_hundred_runs_take_seconds(tmp_path: Path) -> None:
     run = named(tmp_path, "night-000")
     with held(run.store):

@@ -205,6 +205,13 @@ def test_a_claim_that_fails_costs_its_own_call_alone(
     )
 
 
+def test_a_start_that_ended_before_its_plan_does_not_say_that_there_are_no_images() -> None:
+    early = ended(event="stopped", exit_code=4, num_images=0, num_done=0, num_failed=0, num_made=0)
+    assert early.text.startswith(
+        "cats stopped (exit code 4): it did not get as far as counting images; 0 made in "
+    )
+
+
 def test_a_reason_does_not_steer_slack() -> None:
     reason = "<!channel> cats & dogs"
     slack = json.loads(body_of(to("HOOK", format="slack"), "https://x", ended(reason=reason)))
