@@ -28,6 +28,7 @@ from nightpress.jobs.commands.log_format import (
     asks_for_json_lines,
     everything_as_json,
     tell,
+    threads_as_json,
 )
 from nightpress.jobs.errors import StoppedOnRequest, exit_code
 
@@ -89,6 +90,7 @@ class CommandGroup(click.Group):
         ctx.meta[LOG_FORMAT] = asks_for_json_lines(args)
         if ctx.meta[LOG_FORMAT]:
             everything_as_json()
+            ctx.with_resource(threads_as_json())
         return super().parse_args(ctx, args)
 
     def invoke(self, ctx: click.Context) -> Any:

@@ -2,8 +2,10 @@
 
 import logging
 import sys
+import threading
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from itertools import pairwise, takewhile
 from types import TracebackType
 from typing import Any, Literal
@@ -54,10 +56,33 @@ def everything_as_json() -> None:
     """Write unexpected errors, and what libraries log, as lines of JSON, too."""
 
     def hook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-        from nightpress.jobs.progress.log_lines import stderr_line
-
-        text = "".join(traceback.format_exception(kind, error, trace))
-        print(stderr_line("error", f"{kind.__name__}: {error}", traceback=text), file=sys.stderr)
+        print(_error_line(kind, error, trace), file=sys.stderr)
 
     sys.excepthook = hook
     logging.basicConfig(handlers=[_JsonHandler(logging.ERROR)])
+
+
+@contextmanager
+def threads_as_json() -> Iterator[None]:
+    """Write the error that ends a thread as a line of JSON, too."""
+    before = threading.excepthook
+
+    def hook(raised: threading.ExceptHookArgs) -> None:
+        if raised.exc_value is not None and raised.exc_type is not SystemExit:
+            line = _error_line(raised.exc_type, raised.exc_value, raised.exc_traceback)
+            print(line, file=sys.stderr)
+
+    threading.excepthook = hook
+    try:
+        yield
+    finally:
+        threading.excepthook = before
+
+
+def _error_line(
+    kind: type[BaseException], error: BaseException, trace: TracebackType | None
+) -> str:
+    from nightpress.jobs.progress.log_lines import stderr_line
+
+    text = "".join(traceback.format_exception(kind, error, trace))
+    return stderr_line("error", f"{kind.__name__}: {error}", traceback=text)

@@ -62,6 +62,7 @@ def as_values(found: RunStatus | TrainingStatus) -> dict[str, object]:
         "num_starts": found.num_starts,
         "gpu_s": found.gpu_s,
         "cost": None if found.cost is None else asdict(found.cost),
+        "log_error": found.log_error,
     }
     return values | asdict(found.progress) | {"num_done": found.progress.num_done} | spent
 
@@ -92,7 +93,7 @@ def describe(found: RunStatus) -> str:
         f"size     {size(progress.num_bytes)}",
         f"model    {found.model} {found.model_fingerprint[:12]}",
         f"started  {found.created_at}",
-        *([f"spent    {spent_line(found)}"] if found.num_starts else []),
+        *([f"spent    {spent_line(found)}"] if found.num_starts or found.log_error else []),
     ]
     if progress.images_per_s:
         lines.append(f"rate     {progress.images_per_s:.2f} images/s of sampling time")
@@ -108,6 +109,8 @@ def describe(found: RunStatus) -> str:
 
 def spent_line(found: RunStatus) -> str:
     """`12.40 EUR, 0.0021 EUR an image; 4 h 58 min of GPU time in 2 starts`."""
+    if found.log_error is not None:
+        return f"unknown: the log cannot be read: {found.log_error}"
     gpus = f"{duration(found.gpu_s)} of GPU time" if found.gpu_s else "no GPU"
     time = f"{gpus} in {plural(found.num_starts, 'start')}"
     return time if found.cost is None else f"{found.cost}; {time}"

@@ -2,7 +2,9 @@
 
 from dataclasses import dataclass
 
+from nightpress.diffusion_core.errors import one_line
 from nightpress.jobs.runs.targets import Target, open_any
+from nightpress.pipelines.errors import StoreError
 from nightpress.pipelines.job.cost_section import Cost
 from nightpress.pipelines.run_directory.lease import Holder, last_holder
 from nightpress.pipelines.run_directory.log import cost_of, read_starts
@@ -30,6 +32,8 @@ class RunStatus:
     """Seconds of all GPUs in all starts, by their logs."""
     cost: Cost | None
     """What the starts have cost, by their logs; None if the job has no `cost`."""
+    log_error: str | None = None
+    """Why the log cannot be read, so that starts and costs are unknown."""
 
 
 @dataclass(frozen=True)
@@ -75,7 +79,11 @@ def status(target: Target, *, storage: Options | None = None) -> RunStatus | Tra
 
 
 def _run_status(run: Run, held_by: Holder | None) -> RunStatus:
-    progress, starts = run.progress(), read_starts(run.store)
+    progress, log_error = run.progress(), None
+    try:
+        starts = read_starts(run.store)
+    except StoreError as error:
+        starts, log_error = [], one_line(error)
     return RunStatus(
         url=run.url,
         created_at=run.record.created_at,
@@ -86,6 +94,7 @@ def _run_status(run: Run, held_by: Holder | None) -> RunStatus:
         num_starts=len(starts),
         gpu_s=sum(each.gpu_s for each in starts),
         cost=cost_of(starts, progress.num_done),
+        log_error=log_error,
     )
 
 

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from support.made_runs import begin, finish
 
 from nightpress.jobs.cli import command
 from nightpress.jobs.commands import run as run_command
+from nightpress.jobs.commands.log_format import threads_as_json
 from nightpress.jobs.commands.submit import _run_options
 from nightpress.jobs.errors import StoppedOnRequest
 from nightpress.jobs.progress.events import Message
@@ -102,6 +104,20 @@ def test_an_unexpected_error_is_one_line_of_json() -> None:
     assert "Traceback" in error["traceback"]
 
 
+def test_an_error_that_ends_a_thread_is_one_line_of_json(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    before = threading.excepthook
+    with threads_as_json():
+        thread = threading.Thread(target=lambda: [][0])
+        thread.start()
+        thread.join()
+    assert threading.excepthook is before
+    (error,) = json_lines(capsys.readouterr().err)
+    assert (error["level"], error["message"]) == ("error", "IndexError: list index out of range")
+    assert "Traceback" in error["traceback"]
+
+
 def test_submit_passes_the_options_on() -> None:
     assert list(_run_options(None, 12.5, "json")) == [
         *("--budget", "12.5"),
@@ -129,3 +145,12 @@ def test_a_folder_s_name_and_a_reason_do_not_steer_the_terminal(tmp_path: Path) 
     ended = nightpress("runs", str(tmp_path))
     assert "[red]cats:smile: " in ended.stdout
     assert "\x1b" not in ended.stdout
+
+
+def test_status_says_that_the_log_cannot_be_read(tmp_path: Path) -> None:
+    run = begin(str(tmp_path), name="cats")
+    run.store.put("log", b"a file where the folder should be")
+    ended = nightpress("status", run.url)
+    assert ended.exit_code == 0
+    assert "spent    unknown: the log cannot be read: " in ended.stdout
+    assert "log" in json.loads(nightpress("status", run.url, "--json").stdout)["log_error"]
