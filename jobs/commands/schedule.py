@@ -237,8 +237,7 @@ def _this_user() -> str:
 def _name(given: str | None, job: Path) -> str:
     """The name that is given, or one made from the job file's."""
     if given is None:
-        slug = re.sub(r"[^a-z0-9]+", "-", job.name.removesuffix(job.suffix).lower())
-        return f"nightpress-{slug.strip('-') or 'job'}"[:MAX_NAME].strip("-")
+        return _whole_name(job)[:MAX_NAME].strip("-")
     if not re.fullmatch(r"[a-z]([a-z0-9-]*[a-z0-9])?", given) or len(given) > MAX_NAME:
         raise click.UsageError(
             f"--name {given}: at most {MAX_NAME} small letters, digits and -, a letter first"
@@ -246,9 +245,16 @@ def _name(given: str | None, job: Path) -> str:
     return given
 
 
+def _whole_name(job: Path) -> str:
+    slug = re.sub(r"[^a-z0-9]+", "-", job.name.removesuffix(job.suffix).lower())
+    return f"nightpress-{slug.strip('-') or 'job'}"
+
+
 def _defaults_said(ctx: click.Context, kind: Kind, schedule: Schedule) -> list[str]:
     """What had to be assumed."""
     said = [] if ctx.meta.get(ZONE) else [f"--tz {schedule.times.zone} is assumed"]
+    if not _is_given(ctx, "name") and schedule.name != _whole_name(schedule.job.path):
+        said.append(f"--name {schedule.name} is assumed; another job's may be cut to the same")
     taken = {"to": schedule.to or "", "image": schedule.pods.image}
     return said + [
         f"--{name} {value} is assumed"

@@ -4,7 +4,8 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import date, time, timedelta
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
+from urllib.parse import urlsplit
 from zoneinfo import ZoneInfo
 
 from nightpress.jobs.schedules.files import Kind, cron_command
@@ -14,15 +15,26 @@ from nightpress.pipelines.job.characters import not_text
 from nightpress.pipelines.job.credentials import has_credentials
 from nightpress.pipelines.job.local_time import moments_of
 from nightpress.pipelines.job.spec import RunSpec
+from nightpress.pipelines.models.location import is_path
 from nightpress.pipelines.storage import is_local
 
 MAX_JOB_BYTES = 900_000
 """A ConfigMap may have 1 MiB."""
 
 MAX_CRON_COMMAND = 950
-"""The cron of Debian and its relatives read 999 characters of a line."""
+"""The cron of Debian and its relatives read 999 bytes of a line."""
 
 DAYS_AHEAD = 400
+
+NOON = time(12)
+"""When a night ends; see `pipelines.job.night`."""
+
+LABEL = r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?"
+SUBDOMAIN = rf"{LABEL}(\.{LABEL})*"
+MAX_SUBDOMAIN = 253
+
+NAMES = {"namespace": LABEL, "image": r"\S+"}
+"""What Kubernetes allows for an option; others are subdomains."""
 
 
 @dataclass(frozen=True)
@@ -36,6 +48,23 @@ class LocalPath:
     def is_absolute(self) -> bool:
         """Whether it means the same wherever the command starts."""
         return PurePosixPath(self.path).is_absolute()
+
+
+@dataclass(frozen=True)
+class ClockChange:
+    """What it means that the clock shows a time twice, or skips it."""
+
+    of_twice: str
+    of_skipped: str
+
+
+OF_A_START = ClockChange(
+    "a second start then finds the run in other hands or complete",
+    "whether a scheduler starts then depends on its kind, so take another time",
+)
+OF_A_DEADLINE = ClockChange(
+    "the first of the two is the deadline", "the deadline is the moment of the change"
+)
 
 
 def require_possible(kind: Kind, schedule: Schedule) -> None:
@@ -53,8 +82,9 @@ def require_possible(kind: Kind, schedule: Schedule) -> None:
     if len(set(times.at)) < len(times.at):
         raise SpecError(f"--at: {times.text} has a time twice")
     _require_times_in_window(times)
+    _require_one_night(schedule)
     _require_text(schedule)
-    _require_names(schedule)
+    _require_names(kind, schedule)
     for each in local_paths(schedule.job.spec):
         travels = each.key == "manifest" and schedule.to is not None and not kind.runs_in_pods
         elsewhere = kind.runs_in_pods or schedule.to is not None
@@ -66,15 +96,12 @@ def require_possible(kind: Kind, schedule: Schedule) -> None:
             )
     if kind.runs_in_pods:
         _require_config_map(schedule.job)
-    if kind is Kind.SYSTEMD and any(c in schedule.machine.executable for c in "\"'\\"):
+    if kind is Kind.SYSTEMD:
+        _require_unit(schedule)
+    if kind is Kind.CRON and (length := len(cron_command(schedule).encode())) > MAX_CRON_COMMAND:
         raise SpecError(
-            f"--command {schedule.machine.executable}: systemd allows no quotes and no backslash "
-            "in the path of a program"
-        )
-    if kind is Kind.CRON and len(cron_command(schedule)) > MAX_CRON_COMMAND:
-        raise SpecError(
-            f"the command has {len(cron_command(schedule)):,} characters, and a line of a crontab "
-            f"may have about {MAX_CRON_COMMAND}; move what --set changes into the job file"
+            f"the command has {length:,} bytes, and a line of a crontab may have about "
+            f"{MAX_CRON_COMMAND}; move what --set changes into the job file"
         )
 
 
@@ -86,6 +113,36 @@ def _require_config_map(job: Job) -> None:
             f"{job.path.name!r}: a ConfigMap allows letters, digits, -, _ and . in the name of a "
             "file; rename the job file"
         )
+
+
+def _require_unit(schedule: Schedule) -> None:
+    program = schedule.machine.executable
+    if any(c in program for c in "\"'\\"):
+        raise SpecError(
+            f"--command {program}: systemd allows no quotes and no backslash in the path of a "
+            "program"
+        )
+    if "/" in program and not program.startswith("/"):
+        raise SpecError(
+            f"--command {program}: systemd looks for a program by its absolute path, or by its "
+            "name alone"
+        )
+    for text in (str(schedule.machine.directory), schedule.job.path.name):
+        if text.endswith(("\\", " ")):
+            raise SpecError(f"{text!r}: a line of a unit cannot end in a space or a backslash")
+
+
+def _require_one_night(schedule: Schedule) -> None:
+    """Refuse ticks of one night before and after noon, where the date of `{night}` changes."""
+    times = schedule.times
+    until_noon_s = seconds_between(times.at[0], NOON) or 24 * 3600
+    for each in times.at if schedule.job.uses_night else ():
+        if seconds_between(times.at[0], each) >= until_noon_s:
+            raise SpecError(
+                f"--at {times.text}: a night ends at noon, so {{night}} would be another date at "
+                f"{each:%H:%M} than at {times.at[0]:%H:%M}; the time that begins a night comes "
+                "first"
+            )
 
 
 def _require_times_in_window(times: Times) -> None:
@@ -111,24 +168,32 @@ def _require_text(schedule: Schedule) -> None:
             raise SpecError(f"{word!r}: it has {wrong}, which a schedule cannot hold")
 
 
-def _require_names(schedule: Schedule) -> None:
-    """Refuse what cannot be a name in Kubernetes, the address of a dashboard, or a user.
+def _require_names(kind: Kind, schedule: Schedule) -> None:
+    """Refuse what cannot be a name in Kubernetes, the address of a dashboard, or a unit's user.
 
     Raises:
         SpecError: names the option.
     """
     for option, name in schedule.pods.names.items():
-        allowed = r"\S+" if option == "image" else r"[a-z0-9]([a-z0-9.-]*[a-z0-9])?"
-        if not re.fullmatch(allowed, name):
+        if not re.fullmatch(NAMES.get(option, SUBDOMAIN), name) or len(name) > MAX_SUBDOMAIN:
             raise SpecError(f"--{option} {name!r}: Kubernetes has no such names")
-    if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]*\$?", schedule.machine.user):
-        raise SpecError(f"--user {schedule.machine.user!r}: not the name of a user")
+    user = schedule.machine.user
+    if kind is Kind.SYSTEMD and not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]*\$?", user):
+        raise SpecError(f"--user {user!r}: not the name of a user")
     if schedule.to is None:
         return
     if has_credentials(schedule.to):
         raise SpecError("--to: the URL contains credentials; the token comes from RAY_AUTH_TOKEN")
-    if not re.fullmatch(r"https?://[^\s/@]+(/\S*)?", schedule.to):
+    if not re.fullmatch(r"https?://[^\s/@]+(/\S*)?", schedule.to) or not _has_port(schedule.to):
         raise SpecError(f"--to {schedule.to}: not the URL of a dashboard, such as http://head:8265")
+
+
+def _has_port(url: str) -> bool:
+    """Whether the port of a URL is one, or left out."""
+    try:
+        return urlsplit(url).port != 0
+    except ValueError:
+        return False
 
 
 def local_paths(spec: RunSpec) -> Iterator[LocalPath]:
@@ -139,10 +204,10 @@ def local_paths(spec: RunSpec) -> Iterator[LocalPath]:
         *(("manifest", url) for url in spec.manifests),
         ("output", spec.output),
         *([("inputs.root", spec.inputs.root)] if spec.inputs.root else []),
-        *(("model", each) for each in sources if Path(each).exists()),
+        *(("model", each) for each in sources if is_path(each)),
     ]
     for key, url in named:
-        if is_local(url) and url.split("/")[0] != "builtin":
+        if is_local(url):
             yield LocalPath(key, url.removeprefix("file://"))
 
 
@@ -157,29 +222,41 @@ def notes(kind: Kind, schedule: Schedule, today: date) -> Iterator[str]:
         for each in local_paths(schedule.job.spec):
             if each.is_absolute:
                 yield f"{each.key}: {each.path} must be mounted at this path on every node"
+    times = schedule.times
+    if kind is not Kind.AIRFLOW and schedule.job.uses_night and times.deadline is not None:
+        length_s = seconds_between(times.at[0], times.deadline)
+        if length_s > (seconds_between(times.at[0], NOON) or 24 * 3600):
+            yield (
+                f"a night ends at noon, and the deadline is {times.deadline:%H:%M}: a start "
+                "between the two, such as one that is tried again, makes the run of the next "
+                "{night}"
+            )
     if kind is Kind.SYSTEMD and schedule.machine.user == "root":
         yield "User=root: give the unit a user of its own with --user"
     if kind is Kind.CRON:
         yield "the cron of Debian and Ubuntu ignores CRON_TZ: there the times are the machine's"
-    deadline = () if schedule.times.deadline is None else (schedule.times.deadline,)
-    for clock in (*schedule.times.at, *deadline):
-        yield from clock_changes(clock, schedule.times.zone, today)
+    for clock in times.at:
+        yield from clock_changes(clock, times.zone, today)
+    if times.deadline is not None:
+        yield from clock_changes(times.deadline, times.zone, today, OF_A_DEADLINE)
 
 
-def clock_changes(clock: time, zone: str, today: date) -> Iterator[str]:
+def clock_changes(
+    clock: time, zone: str, today: date, meaning: ClockChange = OF_A_START
+) -> Iterator[str]:
     """Says if a time is one that a night skips or has twice, within the next year."""
     for days in range(DAYS_AHEAD):
         day = today + timedelta(days=days)
         moments = moments_of(day, clock, ZoneInfo(zone))
         if len(moments) == 2:
             yield (
-                f"{clock:%H:%M} comes twice on {day} in {zone}, where the clock is put back; a "
-                "second start then finds the run in other hands or complete"
+                f"{clock:%H:%M} comes twice on {day} in {zone}, where the clock is put back; "
+                f"{meaning.of_twice}"
             )
             return
         if moments[0].time() != clock:
             yield (
                 f"{clock:%H:%M} does not exist on {day} in {zone}, where the clock is put forward; "
-                "whether a scheduler starts then depends on its kind, so take another time"
+                f"{meaning.of_skipped}"
             )
             return

@@ -1,15 +1,20 @@
 """Words and texts as each kind of file needs them: YAML, units, crontabs, Python."""
 
 import json
+import re
 import shlex
 from collections.abc import Sequence
 
 import yaml
 
+_NOT_PRINTED = re.compile("[\x7f-\x9f\u2028\u2029\ufeff\ufffe\uffff]")
+"""What JSON leaves as it is, and YAML takes for a line break or refuses."""
+
 
 def yaml_string(text: str) -> str:
     """A text as a double-quoted scalar."""
-    return json.dumps(text, ensure_ascii=False)
+    as_json = json.dumps(text, ensure_ascii=False)
+    return _NOT_PRINTED.sub(lambda found: f"\\u{ord(found[0]):04x}", as_json)
 
 
 def yaml_list(words: Sequence[str]) -> str:
@@ -49,8 +54,14 @@ def _in_quotes(word: str) -> str:
 
 
 def crontab_command(command: str) -> str:
-    """A shell command in a crontab, in which % is a line break."""
-    return command.replace("%", "\\%")
+    """A shell command in a crontab, in which % is a line break.
+
+    Some crons take two backslashes for one, and all of them read a backslash before `\\%` in
+    another way. `shell` leaves backslashes in single quotes alone, which can end between two
+    characters and begin again.
+    """
+    apart = re.sub(r"\\(?=[\\%])", r"\\''", command)
+    return apart.replace("%", "\\%")
 
 
 def shell(words: Sequence[str]) -> str:
@@ -66,7 +77,7 @@ def python_list(words: Sequence[str]) -> str:
 
 def python_string(text: str) -> str:
     """A text as a Python string."""
-    return json.dumps(text)
+    return json.dumps(text, ensure_ascii=False)
 
 
 def in_docstring(text: str) -> str:

@@ -274,6 +274,15 @@ def absolute_source(source: str) -> str:
     return str(path.resolve()) if path.exists() else source
 
 
+def is_path(source: str) -> bool:
+    """Whether a source is a path of this machine: one that is there, or that begins as one."""
+    if source.partition("/")[0] == "builtin":
+        return False
+    if storage.is_url(source):
+        return storage.is_local(source)
+    return source.startswith(("/", ".", "~")) or Path(source).exists()
+
+
 def component_folder(
     source: str, options: Options | None = None, cache: Path | None = None
 ) -> Path:

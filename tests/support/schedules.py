@@ -104,13 +104,28 @@ def unit_problems(*units: Path) -> str:
     return "\n".join(ours) or ("" if done.returncode == 0 else done.stderr)
 
 
-def called_by_cron(line: str) -> str:
+def command_in_cron(line: str, escapes: str = "%") -> str:
+    """The shell command of a crontab's line, as cron reads it.
+
+    Args:
+        line: the line.
+        escapes: before which characters a backslash is dropped: `%` in cronie and ISC cron, `%` and
+            the backslash itself in the cron of Debian and of BSD.
+    """
+    fields = re.fullmatch(r"(?:\S+ ){5}(.*)", line)
+    assert fields is not None
+    read, characters = "", iter(fields[1])
+    for each in characters:
+        assert each != "%"  # cron ends the command there
+        following = next(characters, "") if each == "\\" else ""
+        read += following if following and following in escapes else each + following
+    return read
+
+
+def called_by_cron(line: str, escapes: str = "%") -> str:
     """Run the command of a crontab's line as cron does; returns what cron would mail."""
-    command = re.fullmatch(r"(?:\S+ ){5}(.*)", line)
-    assert command is not None
-    assert not re.search(r"(?<!\\)%", command[1])  # cron ends the command there
     done = subprocess.run(
-        ["/bin/sh", "-c", command[1].replace("\\%", "%")],
+        ["/bin/sh", "-c", command_in_cron(line, escapes)],
         cwd="/",
         env={"PATH": "/usr/bin:/bin"},
         capture_output=True,

@@ -298,6 +298,19 @@ def test_a_path_of_this_machine_is_refused_for_pods(
     assert call(job, "--as", "cron", *NIGHTLY).exit_code == 0
 
 
+@pytest.mark.parametrize("kind", ["cronjob", "raycronjob"])
+@pytest.mark.parametrize("name", ["on", "null", "true", "y"])
+def test_any_name_is_text_in_yaml(kind: str, name: str, job: Path) -> None:
+    (text,) = written(kind, job, "--name", name).values()
+    assert [each["metadata"]["name"] for each in yaml.safe_load_all(text)] == [f"{name}-job", name]
+
+
+def test_what_yaml_takes_for_a_line_break_is_escaped(job: Path) -> None:
+    odd = "sampling.negative_prompt=a\u2028b"
+    (text,) = written("cronjob", job, "--set", odd).values()
+    assert odd in command_lines("cronjob", text)
+
+
 # systemd
 
 
@@ -347,12 +360,8 @@ def test_a_unit_stops_one_process_and_gives_it_the_time_that_the_job_needs(job: 
     service, timer = written("systemd", job, "--at", "02:00").values()
     assert "KillMode=mixed\n" in service
     assert "TimeoutStopSec=150\n" in service
-    assert "TimeoutStopSec=270\n" in written("systemd", job, "--to", "http://h:8265").popitem()[
-        1
-    ] or (
-        "TimeoutStopSec=270\n"
-        in next(iter(written("systemd", job, "--to", "http://h:8265").values()))
-    )
+    submits, _ = written("systemd", job, "--to", "http://h:8265").values()
+    assert "TimeoutStopSec=270\n" in submits
     assert "OnCalendar=*-*-* 22:00:00 Europe/Berlin\nOnCalendar=*-*-* 02:00:00" in timer
     assert "Persistent=true\n" in timer
 
@@ -374,10 +383,27 @@ def test_cron_runs_the_command_in_its_folder_and_mails_its_exit_code(
     assert words_in(folder / "nightpress-cats-v2.log")[:3] == [str(folder), "run", str(job)]
 
 
+@pytest.mark.parametrize("escapes", ["%", "%\\"])
+def test_no_cron_reads_another_command_in_backslashes_and_percent_signs(
+    tmp_path: Path, escapes: str
+) -> None:
+    folder = tmp_path / "a\\%b \\\\ 100%\\"
+    folder.mkdir()
+    job = folder / "c\\\\d%.yaml"
+    job.write_text(JOB)
+    program = echoing_program(folder / "nightpress")
+    machine = ("--command", program, "--directory", folder, "--name", "cats")
+    (text,) = written("cron", job, *machine).values()
+    assert called_by_cron(text.splitlines()[-1], escapes) == ""
+    assert words_in(folder / "cats.log")[:3] == [str(folder), "run", str(job)]
+
+
 def test_a_line_that_cron_would_cut_off_is_refused(job: Path) -> None:
     long = ("--set", f"sampling.negative_prompt={'x' * 900}")
     assert "a line of a crontab may have about" in refusal(job, "--as", "cron", *NIGHTLY, *long)
     assert call(job, "--as", "airflow", *NIGHTLY, *long).exit_code == 0
+    wide = ("--set", f"sampling.negative_prompt={'ü' * 450}")
+    assert "a line of a crontab may have about" in refusal(job, "--as", "cron", *NIGHTLY, *wide)
 
 
 # Airflow
@@ -418,6 +444,15 @@ def test_airflow_tries_again_only_what_stopped_early(
         raised = type(failed).__name__
     assert raised == error
     assert words_in(folder / "nightpress-cats-v2.log")[-2:] == ["--night", "2026-11-28"]
+
+
+def test_airflow_gets_every_character_of_a_command(job: Path, folder: Path) -> None:
+    program = echoing_program(folder / "nightpress")
+    odd = "sampling.negative_prompt=\U0001f600 ü \u2028 \"\\x41'"
+    machine = ("--command", program, "--directory", folder, "--set", odd)
+    (text,) = written("airflow", job, *machine).values()
+    run_task(text, folder)
+    assert odd in words_in(folder / "nightpress-cats-v2.log")
 
 
 def test_airflow_stops_the_run_cleanly_and_waits_for_it(job: Path, folder: Path) -> None:
@@ -464,6 +499,13 @@ def test_a_mistake_in_a_dag_is_caught(job: Path, right: str, wrong: str) -> None
         (("--at", "22:00", "--as", "systemd", "--user", "a b"), "not the name of a user"),
         (("--at", "22:00", "--as", "cronjob", "--namespace", "My NS"), "Kubernetes has no such"),
         (("--at", "22:00", "--as", "cronjob", "--image", "my image"), "Kubernetes has no such"),
+        (("--at", "22:00", "--as", "cronjob", "--namespace", "a.b"), "Kubernetes has no such"),
+        (("--at", "22:00", "--as", "cronjob", "--secret", "a..b"), "Kubernetes has no such"),
+        (("--at", "22:00", "--as", "systemd", "--command", "bin/x"), "by its absolute path"),
+        (("--at", "22:00", "--as", "systemd", "--directory", "/a "), "cannot end in a space"),
+        (("--at", "22:00", "--as", "systemd", "--directory", "/a\\"), "or a backslash"),
+        (("--at", "10:00", "--at", "13:00"), "{night} would be another date at 13:00 than at 10"),
+        (("--at", "22:00", "--to", "http://head:826S"), "not the URL of a dashboard"),
         (("--at", "22:00", "--to", "head"), "--to head: not the URL of a dashboard"),
         (("--at", "22:00", "--to", "http://me:pw@head:8265"), "--to: the URL contains cred"),
     ],
@@ -500,6 +542,34 @@ def test_what_was_assumed_and_what_a_night_does_is_said(
     assert "manifest: /mnt/x.csv must be mounted at this path on every node" in said
 
 
+def test_a_name_that_is_cut_is_said(job: Path) -> None:
+    long = job.with_name(f"{'spring' * 9}.yaml")
+    long.write_text(JOB)
+    cut = f"nightpress-{'spring' * 4}s"
+    assert f"--name {cut} is assumed" in call(long, "--as", "cron", *NIGHTLY).stderr
+    assert "--name" not in call(long, "--as", "cron", *NIGHTLY, "--name", "spring").stderr
+    assert "--name" not in call(job, "--as", "cron", *NIGHTLY).stderr
+
+
+def test_a_window_beyond_noon_is_pointed_out_where_nights_have_names(job: Path) -> None:
+    times = ("--tz", "Europe/Berlin", "--at", "22:00", "--deadline")
+    beyond = "a night ends at noon, and the deadline is 12:30"
+    assert beyond in call(job, "--as", "systemd", *times, "12:30").stderr
+    assert beyond not in call(job, "--as", "systemd", *times, "12:00").stderr
+    assert beyond not in call(job, "--as", "airflow", *times, "12:30").stderr
+    job.write_text(JOB.replace("{night}", "x"))
+    assert beyond not in call(job, "--as", "systemd", *times, "12:30").stderr
+    assert call(job, "--as", "cron", "--at", "10:00", "--at", "13:00").exit_code == 0
+
+
+def test_a_user_that_no_unit_could_have_matters_to_units_alone(
+    job: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LOGNAME", "CORP\\first.last")
+    assert call(job, "--as", "cron", *NIGHTLY).exit_code == 0
+    assert "not the name of a user" in refusal(job, "--as", "systemd", *NIGHTLY)
+
+
 @pytest.mark.parametrize(
     ("clock", "zone", "words"),
     [
@@ -515,6 +585,14 @@ def test_a_time_that_a_night_skips_or_has_twice_is_pointed_out(
     said = list(clock_changes(clock, zone, date(2026, 11, 28)))
     assert len(said) == len(words)
     assert all(word in line for word, line in zip(words, said, strict=True))
+
+
+def test_what_a_change_of_the_clock_does_to_a_deadline_is_said(job: Path) -> None:
+    times = ("--at", "22:00", "--tz", "Europe/Berlin", "--deadline", "02:30")
+    (said,) = (
+        line for line in call(job, "--as", "airflow", *times).stderr.splitlines() if "02:30" in line
+    )
+    assert "the deadline" in said.partition("; ")[2]
 
 
 def test_a_schedule_does_not_touch_the_store(job: Path, monkeypatch: pytest.MonkeyPatch) -> None:
