@@ -3,7 +3,7 @@
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import UTC, date, datetime, time, tzinfo
+from datetime import MAXYEAR, UTC, date, datetime, time, tzinfo
 from typing import Any
 from zoneinfo import ZoneInfo
 
@@ -171,6 +171,8 @@ def next_time(text: str, now: datetime) -> datetime:
             f"{text!r} is neither a time of day such as 06:30, nor a window such as 22:00-06:30, "
             "nor a date and time such as 2027-01-15T06:30+01:00"
         ) from None
+    if moment.year == MAXYEAR:  # in another time zone it may be the year after
+        raise ValueError(f"{text} is too far away")
     moments = [moment] if moment.tzinfo else moments_of(moment.date(), moment.time(), now.tzinfo)
     for each in moments:
         if each.timestamp() > now.timestamp():

@@ -70,13 +70,14 @@ def test_a_deadline_is_a_local_time_on_the_nights_when_the_clock_changes(
     now=st.datetimes(datetime(2026, 1, 1), datetime(2028, 1, 1), timezones=st.just(UTC)),
     hour=st.integers(0, 23),
     minute=st.integers(0, 59),
+    zone=st.sampled_from([BERLIN, ZoneInfo("America/New_York"), ZoneInfo("Australia/Lord_Howe")]),
 )
 def test_the_next_time_is_the_first_moment_at_which_the_clock_shows_it_or_more(
-    now: datetime, hour: int, minute: int
+    now: datetime, hour: int, minute: int, zone: ZoneInfo
 ) -> None:
-    found = next_time(f"{hour:02}:{minute:02}", now.astimezone(BERLIN))
-    shown = found.astimezone(BERLIN)
-    before = (found.astimezone(UTC) - timedelta(seconds=1)).astimezone(BERLIN)
+    found = next_time(f"{hour:02}:{minute:02}", now.astimezone(zone))
+    shown = found.astimezone(zone)
+    before = (found.astimezone(UTC) - timedelta(seconds=1)).astimezone(zone)
     assert timedelta(0) < found.astimezone(UTC) - now <= timedelta(hours=25)
     assert (shown.hour, shown.minute) == (hour, minute) or (
         before.utcoffset() != shown.utcoffset()  # the clock skips this time
@@ -87,6 +88,12 @@ def test_the_next_time_is_the_first_moment_at_which_the_clock_shows_it_or_more(
 @pytest.mark.parametrize("text", ["25:00", "soon", "6.30", "", "06:30-", "-06:30", "6-7"])
 def test_anything_else_is_refused_with_an_example(text: str) -> None:
     with pytest.raises(ValueError, match="neither a time of day such as 06:30"):
+        next_time(text, EVENING)
+
+
+@pytest.mark.parametrize("text", ["9999-12-31T23:59Z", "9999-12-31T23:59-05:00", "9999-12-31"])
+def test_a_time_beyond_all_calendars_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match=f"{text} is too far away"):
         next_time(text, EVENING)
 
 

@@ -76,7 +76,7 @@ def given(monkeypatch: pytest.MonkeyPatch) -> Given:
     return started
 
 
-@pytest.mark.parametrize("name", TAKE_A_JOB)
+@pytest.mark.parametrize("name", [*TAKE_A_JOB, "submit", "doctor"])
 def test_every_command_that_takes_a_job_takes_a_night(name: str) -> None:
     found = cli.command.get_command(click.Context(cli.command), name)
     assert found is not None
