@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import asdict
 from datetime import UTC, datetime
 from functools import partial
@@ -103,10 +104,9 @@ def command(
         say(f"{verb} job {submission.job_id} at {submission.address}")
         if no_wait:
             print_and_exit(ctx, OK, asdict(submission), submission.job_id, as_json)
-        lines = LineWrapper(sys.stderr)
-        show = lines if log_format == "json" else _show
-        ended = _follow(client, submission, stop_wait_s(spec), stop, show, say)
-        lines.close()
+        with closing(LineWrapper(sys.stderr)) as lines:
+            show = lines if log_format == "json" else _show
+            ended = _follow(client, submission, stop_wait_s(spec), stop, show, say)
     code, text = outcome(submission, ended)
     print_and_exit(ctx, code, asdict(submission) | asdict(ended), text, as_json)
 

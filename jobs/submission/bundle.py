@@ -3,9 +3,10 @@
 import hashlib
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from typing import Any
 from urllib.parse import urlsplit
 
 import yaml
@@ -14,6 +15,7 @@ from nightpress.pipelines import storage
 from nightpress.pipelines.errors import SpecError
 from nightpress.pipelines.formatting import size
 from nightpress.pipelines.job.spec import RunSpec, canonical_json
+from nightpress.pipelines.models.location import is_path
 
 JOB_FILE = "job.yaml"
 
@@ -46,27 +48,34 @@ def write_bundle(spec: RunSpec, folder: Path, ship_package: bool) -> Bundle:
             its manifests are too large to do so.
     """
     _require_urls(spec)
-    files = [file for url in spec.manifests for file in _copied(url, folder)]
-    total = sum(file.stat().st_size for file in files)
-    if total > MAX_BYTES:
-        raise SpecError(
-            f"manifest: {size(total)} of files would travel with the job, at most "
-            f"{size(MAX_BYTES)} can; put them on object storage and give their URL"
-        )
+    _copy({path for url in spec.manifests for path in _travelling(url)}, folder)
     values = spec.as_dict()
     values["cluster"] |= {"address": None} | ({"ship_package": False} if ship_package else {})
-    (folder / JOB_FILE).write_text(yaml.safe_dump(values, sort_keys=False), encoding="utf-8")
+    (folder / JOB_FILE).write_text(as_yaml(values), encoding="utf-8")
     return Bundle(folder, _fingerprint(folder))
+
+
+def as_yaml(values: Mapping[str, Any]) -> str:
+    """A job as YAML with every text in quotes: a name such as 1e3 is a number without them."""
+    return yaml.dump(values, Dumper=_QuotedTexts, sort_keys=False)
+
+
+class _QuotedTexts(yaml.SafeDumper):
+    """Writes texts in quotes."""
+
+
+_QuotedTexts.add_representer(
+    str, lambda dumper, text: dumper.represent_scalar("tag:yaml.org,2002:str", text, style='"')
+)
 
 
 def _require_urls(spec: RunSpec) -> None:
     """Refuse relative paths of what does not travel: the cluster has other folders."""
     model = spec.model
-    sources = (model.source, *model.added_sources, *model.reference_sources)
-    local = [("model", each) for each in sources if Path(each).exists()]
+    local = [("model", each) for each in (model.source, *model.added_sources) if is_path(each)]
     named = [("output", spec.output), ("inputs.root", spec.inputs.root or "/"), *local]
     for key, url in named:
-        if _is_relative(url) and url.split("/")[0] != "builtin":
+        if _is_relative(url):
             raise SpecError(
                 f"{key}: {url!r} is a path of this machine; to submit the job, give a URL such as "
                 "s3://bucket/folder, or an absolute path that all nodes of the cluster share"
@@ -79,8 +88,8 @@ def _is_relative(url: str) -> bool:
     return storage.is_local(url) and not PurePosixPath(path).is_absolute()
 
 
-def _copied(url: str, folder: Path) -> Iterator[Path]:
-    """Copy the files of one entry of `manifest` below a folder, if it is a relative path."""
+def _travelling(url: str) -> Iterator[Path]:
+    """The files of one entry of `manifest`, if it is a relative path."""
     in_archive = url.rpartition("::")[2] if storage.is_url(url) else url
     if not _is_relative(in_archive):
         return
@@ -90,13 +99,25 @@ def _copied(url: str, folder: Path) -> Iterator[Path]:
             "cannot travel with the job; start submit in a folder above it, or give a URL"
         )
     for source in storage.find([url], {}):
-        path = Path(source.url)
-        target = folder / os.path.relpath(path)
-        if target.exists():
-            continue
-        target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(path, target)
-        yield target
+        yield Path(source.url)
+
+
+def _copy(files: Collection[Path], folder: Path) -> None:
+    """Copy files to the same relative paths in a folder."""
+    try:
+        total = sum(path.stat().st_size for path in files)
+        if total > MAX_BYTES:
+            raise SpecError(
+                f"manifest: {size(total)} of files would travel with the job, at most "
+                f"{size(MAX_BYTES)} can; put them on object storage and give their URL"
+            )
+        for path in files:
+            target = folder / os.path.relpath(path)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(path, target)
+    except OSError as error:
+        where = error.filename or folder
+        raise SpecError(f"manifest: {where}: {error.strerror or error}") from error
 
 
 def _fingerprint(folder: Path) -> str:

@@ -1,10 +1,12 @@
 """Ray's Jobs API of one cluster, with errors of one line."""
 
 import logging
+import os
 import re
-from collections.abc import AsyncIterator, Callable
+import ssl
+from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 from urllib.parse import urlsplit
 
 import aiohttp
@@ -63,12 +65,22 @@ class _Client(JobSubmissionClient):  # type: ignore[misc]
         super(JobSubmissionClient, self).__init__(address)
         self._client_ray_version = ray.__version__
         self._check_connection_and_version(min_version="2.0")
-        self._ssl_context = True  # None, which Ray passes on, is deprecated in aiohttp
+        self._ssl_context = _certificates()
 
     def _do_request(self, method: str, endpoint: str, **options: Any) -> Any:
         read_s = READ_TIMEOUT_S if method == "GET" else WRITE_TIMEOUT_S
         timeout = (CONNECT_TIMEOUT_S, read_s)
         return super()._do_request(method, endpoint, **{"timeout": timeout, **options})
+
+
+def _certificates() -> ssl.SSLContext | Literal[True]:
+    """The certificates that aiohttp is to trust: those that requests trusts."""
+    bundle = os.environ.get("REQUESTS_CA_BUNDLE")
+    if not bundle:
+        return True  # None, which Ray passes on, is deprecated in aiohttp
+    if os.path.isdir(bundle):
+        return ssl.create_default_context(capath=bundle)
+    return ssl.create_default_context(cafile=bundle)
 
 
 @dataclass(frozen=True)
@@ -94,8 +106,8 @@ class JobsClient:
         address: the dashboard's URL, such as `http://head:8265`.
 
     Raises:
-        ClusterError: this is no such URL, nothing listens there, or the cluster wants a token.
-        ClusterUnavailable: it does not answer in time.
+        ClusterError: this is no such URL, there is no such host, or the cluster wants a token.
+        ClusterUnavailable: nothing listens there, or it does not answer in time.
     """
 
     def __init__(self, address: str) -> None:
@@ -144,17 +156,21 @@ class JobsClient:
                 "started, or another Ray of its machine has --dashboard-agent-listen-port"
             ) from error
 
-    def stop(self, job_id: str) -> None:
-        """Ask the cluster to send a job SIGTERM."""
-        self._call(lambda: self._client.stop_job(job_id))
+    def stop(self, job_id: str) -> bool:
+        """Ask the cluster to send a job SIGTERM; False if the job has no process now."""
+        return bool(self._call(lambda: self._client.stop_job(job_id)))
 
-    async def log(self, job_id: str) -> AsyncIterator[str]:
-        """The output of a job from its beginning, in pieces, until it ends or the link breaks."""
+    async def log(self, job_id: str) -> AsyncGenerator[str]:
+        """The output of a job from its beginning, in pieces, until it ends.
+
+        Raises:
+            ClusterUnavailable: the link breaks, or there is none; a later try may have one.
+        """
         try:
             async for text in self._client.tail_job_logs(job_id):
                 yield text
-        except (RuntimeError, OSError, aiohttp.ClientError):
-            return  # whoever follows asks for the job's state, and for the log again
+        except (RuntimeError, OSError, aiohttp.ClientError) as error:
+            raise ClusterUnavailable(one_line(error, 200)) from error
 
     def _call(self, call: Callable[[], T]) -> T:
         """Call Ray's client, turning its failures into one line."""
@@ -167,9 +183,16 @@ class JobsClient:
                 raise ClusterUnavailable(f"{self.address}: {one_line(error, 200)}") from error
             raise self._not_a_dashboard(one_line(error, 200)) from error
         except (ConnectionError, requests.RequestException) as error:
+            cause = error.__context__ or error  # Ray's own says only that there was an error
+            if isinstance(cause, requests.exceptions.SSLError):
+                raise ClusterError(
+                    f"{self.address}: no TLS connection ({one_line(cause, 200)}); give http:// "
+                    "where the dashboard has none, or set REQUESTS_CA_BUNDLE to a file with its "
+                    "certificate's authority"
+                ) from error
             if isinstance(error, requests.exceptions.JSONDecodeError):
                 raise self._not_a_dashboard("its answer is not JSON") from error
-            if "BadStatusLine" in repr(error.__context__):  # perhaps the port of `ray start`
+            if "BadStatusLine" in repr(cause):  # perhaps the port of `ray start`
                 raise self._not_a_dashboard("its answer is not HTTP") from error
             raise ClusterUnavailable(
                 f"the Ray cluster at {self.address} does not answer ({one_line(error, 200)}); try "

@@ -6,16 +6,16 @@ import re
 import shlex
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import aclosing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Event
 from typing import TypeVar
 
 from nightpress.jobs.cluster.connection import installed_package
-from nightpress.jobs.errors import ClusterUnavailable, RunStopped, StoppedOnRequest
+from nightpress.jobs.errors import ClusterError, ClusterUnavailable, RunStopped, StoppedOnRequest
 from nightpress.jobs.submission.bundle import JOB_FILE, Bundle, write_bundle
 from nightpress.jobs.submission.client import JobExists, JobsClient, JobUnknown, RemoteJob
 from nightpress.pipelines.formatting import duration
@@ -31,6 +31,12 @@ LOST_S = 300.0
 
 GRACE_S = 60.0
 """What a stopped job gets beyond its drain, for the report and the last uploads."""
+
+QUIET_S = 60.0
+"""How long a log may be silent before it is asked for again."""
+
+LOST_LOGS = 3
+"""How often in a row a log cannot be read before that is said."""
 
 LAST_LOG_S = 20.0
 """How long the end of the log may take once the job has ended."""
@@ -202,12 +208,12 @@ class _Follower:
         return Ended(job.status, job.exit_code, job.message)
 
     async def _ended(self, stop: Event) -> RemoteJob:
-        answered, stopped_at, is_lost = time.monotonic(), None, False
+        answered, stopped_at, is_told, is_lost = time.monotonic(), None, False, False
         while True:
             try:
-                if stop.is_set() and stopped_at is None:
-                    await self._ask(self._client.stop)
-                    stopped_at = time.monotonic()
+                if stop.is_set() and not is_told:  # a job that is being set up is told later
+                    is_told = await self._ask(self._client.stop)
+                    stopped_at = time.monotonic() if is_told else None
                 job = await self._ask(self._client.get)
                 answered, is_lost = time.monotonic(), False
                 if job.has_ended:
@@ -217,7 +223,7 @@ class _Follower:
                     f"the cluster at {self._client.address} no longer knows job {self._job_id}, so "
                     "its head was started anew; the same command submits the job again"
                 ) from error
-            except ClusterUnavailable as error:
+            except ClusterError as error:  # a head that restarts may answer in many ways
                 self._require_patience(error, answered)
                 if not is_lost:
                     self._say(f"{error}; waiting for it for at most {duration(LOST_S)}")
@@ -225,7 +231,7 @@ class _Follower:
             self._require_end(stopped_at)
             await asyncio.sleep(POLL_S)
 
-    def _require_patience(self, error: ClusterUnavailable, answered: float) -> None:
+    def _require_patience(self, error: ClusterError, answered: float) -> None:
         """Give up on a cluster that has not answered for minutes."""
         if time.monotonic() - answered > LOST_S:
             raise ClusterUnavailable(
@@ -245,16 +251,38 @@ class _Follower:
         return await asyncio.get_running_loop().run_in_executor(self._pool, question, self._job_id)
 
     async def _show_log(self) -> None:
+        num_failed = 0
         while True:
-            await self._read_log()
+            error = await self._read_log()
+            num_failed = 0 if error is None else num_failed + 1
+            if num_failed == LOST_LOGS:
+                self._say(f"the output of the job cannot be read now ({error}); trying again")
             await asyncio.sleep(POLL_S)
 
-    async def _read_log(self) -> None:
-        """Show what of the log was not shown yet; the cluster sends it from its beginning."""
+    async def _read_log(self) -> ClusterUnavailable | None:
+        """Show what of the log was not shown yet; the cluster sends it from its beginning.
+
+        Ends when the log does, and when nothing has come for a while: of a link that was cut
+        without a word, as some gateways do it, this is the only sign. Returns why there is no link.
+        """
         seen = 0
-        async for text in self._client.log(self._job_id):
-            new = text[max(0, self._shown - seen) :]
-            seen += len(text)
-            if new:
-                self._shown = max(self._shown, seen)
-                self._show(new)
+        try:
+            async with aclosing(self._client.log(self._job_id)) as pieces:
+                while (text := await _within(QUIET_S, pieces)) is not None:
+                    new = text[max(0, self._shown - seen) :]
+                    seen += len(text)
+                    if new:
+                        self._shown = max(self._shown, seen)
+                        self._show(new)
+        except ClusterUnavailable as error:
+            return error
+        return None
+
+
+async def _within(limit_s: float, pieces: AsyncIterator[str]) -> str | None:
+    """The next of the pieces; None if there is none, or none in time."""
+    try:
+        async with asyncio.timeout(limit_s):
+            return await anext(pieces, None)
+    except TimeoutError:
+        return None

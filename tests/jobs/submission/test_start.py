@@ -4,10 +4,14 @@ import json
 import os
 import subprocess
 import sys
+from datetime import UTC, datetime
 from pathlib import Path
 
+import pytest
 from ray._private.runtime_env.constants import RAY_JOB_CONFIG_JSON_ENV_VAR
 
+from nightpress.jobs.commands import exit_codes
+from nightpress.jobs.submission import start
 from nightpress.jobs.submission.start import JOB_CONFIG, without_files
 
 
@@ -28,3 +32,19 @@ def test_it_becomes_nightpress_run_with_its_exit_code(tmp_path: Path) -> None:
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert done.returncode == 2
     assert "none.yaml" in done.stderr
+
+
+def test_a_deadline_that_came_while_the_job_waited_is_4_and_no_wrong_usage(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    deadline = "2026-11-28T05:30:00+00:00"
+    monkeypatch.setattr(sys, "argv", ["start", "job.yaml", "--deadline", deadline])
+    with pytest.raises(SystemExit) as ended:
+        start.main()
+    assert ended.value.code == exit_codes.STOPPED
+    assert f"the deadline {deadline} came before the cluster could start" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("options", [[], ["--budget", "40"], ["--deadline", "2099-01-01T00:00Z"]])
+def test_other_jobs_are_started(options: list[str]) -> None:
+    assert start.missed_deadline(["job.yaml", *options], datetime.now(UTC)) is None

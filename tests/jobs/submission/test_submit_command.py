@@ -1,8 +1,11 @@
 """`nightpress submit` against a server of Ray's Jobs API whose jobs end as each test says."""
 
+import errno
 import json
 import os
+import re
 import signal
+import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -16,7 +19,8 @@ from support.fakes.jobs_api import JobsApi, jobs_api
 
 from nightpress.jobs import cli
 from nightpress.jobs.cluster import address
-from nightpress.jobs.submission import client, submit
+from nightpress.jobs.submission import bundle, client, submit
+from nightpress.pipelines.job.spec import RunSpec
 
 ROWS = "id,prompt\na,a cat\n"
 
@@ -86,6 +90,24 @@ def test_each_line_of_the_log_is_shown_once_though_the_link_breaks(api: JobsApi)
     assert lines[1:] == ["one", "two", "three é", "four"]
 
 
+def test_a_link_that_goes_silent_is_made_anew(
+    api: JobsApi, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(submit, "QUIET_S", 0.1)
+    api.logs, api.num_cut = [("one\n",), ("one\n", "two\n")], 1
+    asked: list[int] = []
+
+    def on_state() -> None:
+        asked.append(1)
+        if len(asked) == 150:  # nobody has asked for the log again
+            api.end("FAILED", 1)
+
+    api.on_state, api.on_log = on_state, lambda: api.end("SUCCEEDED", 0)
+    result = run(api)
+    assert result.exit_code == 0
+    assert result.stderr.splitlines()[1:] == ["one", "two"]
+
+
 def test_a_second_submission_attaches_while_the_job_runs_and_then_starts_the_next_attempt(
     api: JobsApi,
 ) -> None:
@@ -134,6 +156,19 @@ def test_sigterm_stops_the_job_and_waits_for_its_end(api: JobsApi) -> None:
     values = json.loads(result.stdout)
     assert api.stopped == [values["job_id"]]
     assert (values["status"], values["exit_code"], values["error"]) == ("STOPPED", 4, None)
+
+
+def test_a_job_that_has_no_process_yet_is_stopped_when_it_has_one(api: JobsApi) -> None:
+    asked = iter([lambda: os.kill(os.getpid(), signal.SIGTERM)])
+
+    def on_state() -> None:
+        next(asked, lambda: None)()
+        if api.stopped:
+            api.end("STOPPED")
+
+    api.on_state, api.num_deaf = on_state, 2
+    assert run(api).exit_code == 4
+    assert len(api.stopped) == 1
 
 
 def test_a_second_sigterm_leaves_at_once_while_the_cluster_does_not_answer(api: JobsApi) -> None:
@@ -185,6 +220,39 @@ def test_a_head_that_comes_back_is_followed_again(
 
     api.on_state = on_state
     assert run(api).exit_code == 3
+
+
+def test_a_head_that_refuses_the_token_for_a_while_is_waited_for(api: JobsApi) -> None:
+    once = iter([None])
+
+    def on_state() -> None:
+        if any(True for _ in once):
+            api.token = "another"
+            threading.Timer(0.3, setattr, (api, "token", None)).start()
+        else:
+            api.end("FAILED", 3)
+
+    api.on_state = on_state
+    result = run(api)
+    assert result.exit_code == 3
+    assert result.stderr.count("asks for a token") == 1
+    assert "waiting for it for at most" in result.stderr
+
+
+def test_a_last_line_without_an_end_is_shown_though_the_head_is_lost(api: JobsApi) -> None:
+    api.logs = [("half a line",)]
+    asked: list[int] = []
+
+    def on_state() -> None:
+        asked.append(1)
+        if len(asked) == 20:  # the line has come by now
+            api.jobs.clear()
+
+    api.on_state = on_state
+    result = run(api, "--log-format", "json")
+    assert result.exit_code == 4
+    shown = [json.loads(line) for line in result.stderr.splitlines()]
+    assert ("half a line", "job") in [(each["message"], each.get("source")) for each in shown]
 
 
 @pytest.mark.parametrize("address", ["http://127.0.0.1:9", "127.0.0.1:9", "auto"])
@@ -256,9 +324,50 @@ def test_any_name_makes_an_id_that_can_be_a_file_name_and_part_of_a_url(
     assert run(api, "--no-wait", job=write(name=name)).stdout.strip() == job_id[:-1] + "2"
 
 
+@pytest.mark.parametrize("text", ["1e3", "0o17", "yes", "2027-01-15", "null", "ü 😀", "a\u2028b"])
+def test_a_text_is_the_same_text_on_the_cluster(api: JobsApi, tmp_path: Path, text: str) -> None:
+    values = {"name": "1e3", "manifest": "cats.csv", "output": f"s3://press/{text}"}
+    values |= {"sampling": {"negative_prompt": text, "guidance_scale": 1e-05}}
+    Path("job.yaml").write_text(bundle.as_yaml(values))
+    job = RunSpec.from_file("job.yaml")
+    assert (job.name, job.sampling.negative_prompt) == ("1e3", text)
+    assert (
+        run(api, "--no-wait", "--set", "cluster.ship_package=false", job="job.yaml").exit_code == 0
+    )
+    sent = tmp_path / "sent.yaml"
+    sent.write_bytes(api.files()["job.yaml"])
+    assert RunSpec.from_file(sent).sampling == job.sampling
+    assert RunSpec.from_file(sent).url == job.url
+
+
+def test_manifests_that_are_too_large_are_refused_before_they_are_copied(
+    api: JobsApi, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bundle, "MAX_BYTES", 5)
+    monkeypatch.setattr(bundle.shutil, "copyfile", None)
+    result = run(api)
+    assert result.exit_code == 2
+    assert "of files would travel with the job, at most" in result.stderr
+
+
+def test_a_manifest_that_cannot_be_copied_is_one_line(
+    api: JobsApi, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(source: Path, target: Path) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(target))
+
+    monkeypatch.setattr(bundle.shutil, "copyfile", full)
+    result = run(api)
+    assert result.exit_code == 2
+    assert re.fullmatch(r"error: manifest: \S+cats.csv: No space left on device\n", result.stderr)
+
+
 @pytest.mark.parametrize(
     ("values", "words"),
     [
+        ({"output": "builtin/press"}, "output: 'builtin/press' is a path of this machine"),
+        ({"model": "~/sdxl"}, "model: '~/sdxl' is a path of this machine"),
+        ({"model": "./sdxl"}, "model: './sdxl' is a path of this machine"),
         ({"output": "press"}, "output: 'press' is a path of this machine"),
         ({"output": "~/press"}, "output: '~/press' is a path of this machine"),
         ({"inputs": {"root": "photos"}}, "inputs.root: 'photos' is a path of this machine"),
@@ -309,6 +418,14 @@ def test_a_cluster_that_asks_for_a_token_says_what_to_set(
     words = f"the Ray cluster at {server.url} asks for a token: set RAY_AUTH_MODE=token, and set"
     assert words in result.stderr
     assert len(result.stderr.splitlines()) == 1
+
+
+def test_a_dashboard_without_tls_is_told_from_one_that_is_away(api: JobsApi) -> None:
+    address = api.url.replace("http:", "https:")
+    result = CliRunner().invoke(cli.command, ["submit", write(), "--to", address])
+    assert result.exit_code == 2
+    assert len(result.stderr.splitlines()) == 1
+    assert "no TLS connection" in result.stderr
 
 
 @pytest.mark.parametrize("address", ["ftp://head", "http://", "head:0", "http://me:pw@head"])
