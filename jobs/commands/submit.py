@@ -33,7 +33,7 @@ from nightpress.jobs.progress.log_lines import LineWrapper
 from nightpress.jobs.runs.targets import failure_limit
 from nightpress.jobs.signals import first_interruption
 from nightpress.jobs.submission.client import JobsClient
-from nightpress.jobs.submission.submit import Ended, Say, Submission, follow, stop_wait_s, submit
+from nightpress.jobs.submission.submit import Ended, Submission, follow, stop_wait_s, submit
 
 SIGNALLED = 128
 """Above it, a shell's exit code tells the signal that its command was killed by."""
@@ -106,7 +106,7 @@ def command(
             print_and_exit(ctx, OK, asdict(submission), submission.job_id, as_json)
         with closing(LineWrapper(sys.stderr)) as lines:
             show = lines if log_format == "json" else _show
-            ended = _follow(client, submission, stop_wait_s(spec), stop, show, say)
+            ended = follow(client, submission, stop_wait_s(spec), show, stop, say)
     code, text = outcome(submission, ended)
     print_and_exit(ctx, code, asdict(submission) | asdict(ended), text, as_json)
 
@@ -114,17 +114,6 @@ def command(
 def _require_not_stopped(stop: Event) -> None:
     if stop.is_set():
         raise StoppedOnRequest("stopped before the job was submitted; nothing was changed")
-
-
-def _follow(
-    client: JobsClient, submission: Submission, wait_s: float, stop: Event, show: Say, say: Say
-) -> Ended:
-    try:
-        return follow(client, submission, wait_s, show, stop, say)
-    except KeyboardInterrupt as error:
-        raise StoppedOnRequest(
-            f"left job {submission.job_id}, which goes on stopping; the same command attaches to it"
-        ) from error
 
 
 def _run_options(

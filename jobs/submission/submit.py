@@ -26,6 +26,9 @@ T = TypeVar("T")
 POLL_S = 1.0
 """Between two questions for a job's state."""
 
+STOP_S = 0.1
+"""Until a request to stop is passed on."""
+
 LOST_S = 300.0
 """How long a cluster may be out of reach before following ends."""
 
@@ -158,12 +161,19 @@ def follow(
     Raises:
         ClusterUnavailable: the cluster is out of reach for minutes.
         RunStopped: the cluster does not know the job any more.
-        StoppedOnRequest: a stopped job has not ended in time.
+        StoppedOnRequest: a stopped job has not ended in time, or nobody waits for its end.
     """
     # Threads of our own, for which nobody waits who is interrupted while the cluster is silent.
     with _abandoned(ThreadPoolExecutor(1)) as pool:
         follower = _Follower(client, submission.job_id, wait_s, show, say, pool)
-        return asyncio.run(follower.to_the_end(stop))
+        try:
+            return asyncio.run(follower.to_the_end(stop))
+        except KeyboardInterrupt as error:
+            goes_on = "stopping" if follower.is_told else "making images, as it was not stopped yet"
+            raise StoppedOnRequest(
+                f"left job {submission.job_id}, which goes on {goes_on}; the same command attaches "
+                "to it"
+            ) from error
 
 
 @contextmanager
@@ -194,6 +204,10 @@ class _Follower:
         self._pool = pool
         self._shown = 0
         """Characters of the log that were shown."""
+        self.is_told = False
+        """Whether the job was told to stop."""
+        self._is_lost = False
+        """Whether the cluster is out of reach."""
 
     async def to_the_end(self, stop: Event) -> Ended:
         log = asyncio.create_task(self._show_log())
@@ -208,14 +222,14 @@ class _Follower:
         return Ended(job.status, job.exit_code, job.message)
 
     async def _ended(self, stop: Event) -> RemoteJob:
-        answered, stopped_at, is_told, is_lost = time.monotonic(), None, False, False
+        answered, stopped_at = time.monotonic(), None
         while True:
             try:
-                if stop.is_set() and not is_told:  # a job that is being set up is told later
-                    is_told = await self._ask(self._client.stop)
-                    stopped_at = time.monotonic() if is_told else None
+                if stop.is_set() and not self.is_told:  # a job that is set up is told later
+                    self.is_told = await self._ask(self._client.stop)
+                    stopped_at = time.monotonic() if self.is_told else None
                 job = await self._ask(self._client.get)
-                answered, is_lost = time.monotonic(), False
+                answered, self._is_lost = time.monotonic(), False
                 if job.has_ended:
                     return job
             except JobUnknown as error:
@@ -225,11 +239,19 @@ class _Follower:
                 ) from error
             except ClusterError as error:  # a head that restarts may answer in many ways
                 self._require_patience(error, answered)
-                if not is_lost:
+                if not self._is_lost:
                     self._say(f"{error}; waiting for it for at most {duration(LOST_S)}")
-                is_lost = True
+                self._is_lost = True
             self._require_end(stopped_at)
-            await asyncio.sleep(POLL_S)
+            await self._pause(stop)
+
+    async def _pause(self, stop: Event) -> None:
+        """Wait for the next question; not long once the job is to be stopped."""
+        end = time.monotonic() + POLL_S
+        while time.monotonic() < end:
+            await asyncio.sleep(min(STOP_S, POLL_S))
+            if stop.is_set() and not self.is_told:
+                return
 
     def _require_patience(self, error: ClusterError, answered: float) -> None:
         """Give up on a cluster that has not answered for minutes."""
@@ -254,7 +276,7 @@ class _Follower:
         num_failed = 0
         while True:
             error = await self._read_log()
-            num_failed = 0 if error is None else num_failed + 1
+            num_failed = 0 if error is None or self._is_lost else num_failed + 1
             if num_failed == LOST_LOGS:
                 self._say(f"the output of the job cannot be read now ({error}); trying again")
             await asyncio.sleep(POLL_S)

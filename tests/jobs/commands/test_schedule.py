@@ -305,8 +305,8 @@ def test_any_name_is_text_in_yaml(kind: str, name: str, job: Path) -> None:
     assert [each["metadata"]["name"] for each in yaml.safe_load_all(text)] == [f"{name}-job", name]
 
 
-def test_what_yaml_takes_for_a_line_break_is_escaped(job: Path) -> None:
-    odd = "sampling.negative_prompt=a\u2028b"
+def test_what_yaml_refuses_or_reads_otherwise_is_escaped(job: Path) -> None:
+    odd = "sampling.negative_prompt=a\u2028b\ufffe"
     (text,) = written("cronjob", job, "--set", odd).values()
     assert odd in command_lines("cronjob", text)
 

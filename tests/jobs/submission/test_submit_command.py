@@ -6,6 +6,7 @@ import os
 import re
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -108,6 +109,20 @@ def test_a_link_that_goes_silent_is_made_anew(
     assert result.stderr.splitlines()[1:] == ["one", "two"]
 
 
+def test_an_output_that_cannot_be_read_is_said_once(api: JobsApi) -> None:
+    asked: list[int] = []
+
+    def on_state() -> None:
+        asked.append(1)
+        if len(asked) == 40:
+            api.end("SUCCEEDED", 0)
+
+    api.on_state, api.has_logs = on_state, False
+    result = run(api)
+    assert result.exit_code == 0
+    assert result.stderr.count("the output of the job cannot be read now (403") == 1
+
+
 def test_a_second_submission_attaches_while_the_job_runs_and_then_starts_the_next_attempt(
     api: JobsApi,
 ) -> None:
@@ -184,6 +199,19 @@ def test_a_second_sigterm_leaves_at_once_while_the_cluster_does_not_answer(api: 
     result = run(api)
     assert result.exit_code == 4
     assert "goes on stopping; the same command attaches to it" in result.stderr
+
+
+def test_a_job_that_was_not_told_to_stop_is_not_said_to_be_stopping(api: JobsApi) -> None:
+    def on_state() -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(0.1)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    api.on_state = on_state
+    result = run(api)
+    assert result.exit_code == 4
+    assert "goes on making images, as it was not stopped yet" in result.stderr
+    assert api.stopped == []
 
 
 def test_a_head_that_was_started_anew_is_said_at_once(api: JobsApi) -> None:

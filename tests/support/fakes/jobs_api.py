@@ -30,6 +30,8 @@ class JobsApi:
     """How many requests to stop a job come before it has a process."""
     logs: list[tuple[str, ...]] = field(default_factory=list)
     """For each connection to a log, the pieces that it sends before it breaks."""
+    has_logs: bool = True
+    """Whether there are connections to logs, which some gateways do not let through."""
     num_cut: int = 0
     """How many of these connections stay open and silent instead of breaking."""
     on_log: Callable[[], None] = nothing
@@ -112,6 +114,8 @@ class JobsApi:
         return web.json_response({"stopped": True})
 
     async def _log(self, request: web.Request) -> web.WebSocketResponse:
+        if not self.has_logs:
+            raise web.HTTPForbidden
         link = web.WebSocketResponse()
         await link.prepare(request)
         for piece in self.logs.pop(0) if self.logs else ():
