@@ -199,6 +199,8 @@ class JobsClient:
                 f"again when its head has started or is less busy, or give the dashboard's port, "
                 f"usually {DEFAULT_PORT}"
             ) from error
+        except OSError as error:  # of the file that REQUESTS_CA_BUNDLE names
+            raise ClusterError(f"{self.address}: {one_line(error, 200)}") from error
         except (KeyError, TypeError) as error:
             raise self._not_a_dashboard("its answer is not one of Ray's") from error
         except (RuntimeError, ValueError) as error:

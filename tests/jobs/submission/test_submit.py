@@ -82,7 +82,7 @@ def test_a_job_runs_with_its_manifest_and_its_own_exit_code(
 def test_a_second_submission_attaches_and_sigterm_stops_the_job_with_its_drain(
     head: RayHead, tmp_path: Path, tiny_model: Path
 ) -> None:
-    job = write_job(tmp_path, tiny_model, num_rows=400, steps=60)
+    job = write_job(tmp_path, tiny_model, num_rows=400, steps=900)  # longer than Ray's own 3 s
     first = submit(job, head)
     assert first.stderr is not None
     for line in first.stderr:

@@ -16,6 +16,7 @@ import grpc
 import pytest
 import yaml
 from click.testing import CliRunner, Result
+from support.certificates import own_certificate
 from support.fakes.jobs_api import JobsApi, jobs_api
 
 from nightpress.jobs import cli
@@ -324,6 +325,17 @@ def test_options_of_the_run_travel_in_the_command(api: JobsApi) -> None:
     assert sent["batch"]["size"] == 2
 
 
+def test_budget_and_log_format_travel_and_ok_codes_do_not(api: JobsApi) -> None:
+    api.on_state = lambda: api.end("FAILED", 3)
+    options = ["--budget", "40", "--log-format", "json", "--ok-codes", "3,5", "--json"]
+    result = run(api, *options)
+    assert result.exit_code == 0
+    assert api.started[0]["entrypoint"].endswith("job.yaml --budget 40.0 --log-format json")
+    assert "exit code 3, reported as 0: --ok-codes" in result.stderr
+    values = json.loads(result.stdout)
+    assert (values["exit_code"], values["process_exit_code"]) == (3, 0)
+
+
 def test_manifests_travel_as_folders_patterns_and_partitions(api: JobsApi) -> None:
     names = ["rows/a.csv", "parts/mood=calm sea/x.csv", "parts/mood=ü/y.csv", "odd [1] é.csv"]
     for name in [*names, "rows/_hidden.csv", "rows/notes.md", "unused.csv"]:
@@ -454,6 +466,34 @@ def test_a_dashboard_without_tls_is_told_from_one_that_is_away(api: JobsApi) -> 
     assert result.exit_code == 2
     assert len(result.stderr.splitlines()) == 1
     assert "no TLS connection" in result.stderr
+    missing = CliRunner(env={"REQUESTS_CA_BUNDLE": "none.pem"})
+    result = missing.invoke(cli.command, ["submit", write(), "--to", address])
+    assert result.exit_code == 2
+    assert "invalid path: none.pem" in result.stderr
+
+
+def test_a_certificate_of_an_own_authority_is_trusted_for_the_output_too(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(submit, "POLL_S", 0.02)
+    Path("cats.csv").write_text(ROWS)
+    file, certificate = own_certificate(tmp_path)
+    with jobs_api(certificate=certificate) as server:
+        unknown = run(server)
+        monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(file))
+        asked: list[int] = []
+
+        def on_state() -> None:
+            asked.append(1)
+            if len(asked) == 40:
+                server.end("SUCCEEDED", 0)
+
+        server.logs, server.on_state = [("one\n",)] * 50, on_state
+        known = run(server)
+    assert (unknown.exit_code, known.exit_code) == (2, 0)
+    assert "no TLS connection" in unknown.stderr
+    assert known.stderr.splitlines()[1:] == ["one"]
 
 
 @pytest.mark.parametrize("address", ["ftp://head", "http://", "head:0", "http://me:pw@head"])

@@ -2,6 +2,7 @@
 
 import asyncio
 import io
+import ssl
 import threading
 import zipfile
 from collections.abc import Callable, Iterator
@@ -136,17 +137,19 @@ class JobsApi:
 
 
 @contextmanager
-def jobs_api(token: str | None = None) -> Iterator[JobsApi]:
-    """Serve the API on a free port of this machine."""
+def jobs_api(
+    token: str | None = None, certificate: ssl.SSLContext | None = None
+) -> Iterator[JobsApi]:
+    """Serve the API on a free port of this machine, by TLS if there is a certificate."""
     api = JobsApi(token)
     loop = asyncio.new_event_loop()
     runner = web.AppRunner(api.app(), shutdown_timeout=0.1)
 
     async def start() -> None:
         await runner.setup()
-        site = web.TCPSite(runner, "127.0.0.1", 0)
+        site = web.TCPSite(runner, "127.0.0.1", 0, ssl_context=certificate)
         await site.start()
-        api.url = f"http://127.0.0.1:{runner.addresses[0][1]}"
+        api.url = f"http{'s' if certificate else ''}://127.0.0.1:{runner.addresses[0][1]}"
 
     loop.run_until_complete(start())
     thread = threading.Thread(target=loop.run_forever)
