@@ -286,6 +286,8 @@ def test_a_job_file_is_the_same_text_in_a_config_map(text: str) -> None:
         ("manifest: cats.csv\noutput: s3://b/press\n", "manifest: 'cats.csv'"),
         ("manifest: s3://b/in.csv\noutput: press\n", "output: 'press'"),
         ("manifest: s3://b/a.csv\noutput: s3://b/p\ninputs: {root: in}\n", "inputs.root: 'in'"),
+        ("manifest: s3://b/a.csv\noutput: builtin/p\n", "output: 'builtin/p'"),
+        ("manifest: s3://b/a.csv\noutput: s3://b/p\nmodel: ~/sdxl\n", "model: '~/sdxl'"),
     ],
 )
 @pytest.mark.parametrize("kind", ["cronjob", "raycronjob"])
