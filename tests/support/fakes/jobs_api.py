@@ -159,6 +159,7 @@ def jobs_api(
     finally:
         api.silent = False
         asyncio.run_coroutine_threadsafe(runner.cleanup(), loop).result(10)
+        asyncio.run_coroutine_threadsafe(asyncio.sleep(0.01), loop).result(10)  # links close
         loop.call_soon_threadsafe(loop.stop)
         thread.join()
         loop.close()
