@@ -16,6 +16,7 @@ from nightpress.jobs.commands.common import (
     json_option,
     read_job,
     set_option,
+    take_over_option,
     with_limit,
 )
 from nightpress.jobs.commands.exit_codes import (
@@ -65,6 +66,7 @@ SIGNALLED = 128
     help="As for `run`.",
 )
 @budget_option
+@take_over_option
 @ok_codes_option
 @log_format_option
 @click.option("--no-wait", is_flag=True, help="Print the job's id and leave it to the cluster.")
@@ -79,6 +81,7 @@ def command(
     night: Night,
     max_failures: int | str | None,
     budget: float | None,
+    take_over: bool,
     log_format: LogFormat,
     no_wait: bool,
     as_json: bool,
@@ -95,7 +98,7 @@ def command(
     """
     spec = read_job(job, with_limit(overrides, max_failures), night=night)
     say = partial(tell, ctx)
-    options = list(_run_options(deadline, budget, log_format))
+    options = list(_run_options(deadline, budget, take_over, log_format))
     with first_interruption() as stop:
         client = JobsClient(address)
         _require_not_stopped(stop)
@@ -117,13 +120,15 @@ def _require_not_stopped(stop: Event) -> None:
 
 
 def _run_options(
-    deadline: float | None, budget: float | None, log_format: LogFormat
+    deadline: float | None, budget: float | None, take_over: bool, log_format: LogFormat
 ) -> Iterator[str]:
     if deadline is not None:
         yield "--deadline"
         yield datetime.fromtimestamp(deadline, UTC).isoformat(timespec="seconds")
     if budget is not None:
         yield from ("--budget", str(budget))
+    if take_over:
+        yield "--take-over"
     if log_format != "text":
         yield from ("--log-format", log_format)
 

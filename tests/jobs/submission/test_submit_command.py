@@ -339,12 +339,23 @@ def test_options_of_the_run_travel_in_the_command(api: JobsApi) -> None:
     assert sent["batch"]["size"] == 2
 
 
-def test_budget_and_log_format_travel_and_ok_codes_do_not(api: JobsApi) -> None:
+def test_options_of_the_run_travel_and_ok_codes_do_not(api: JobsApi) -> None:
     api.on_state = lambda: api.end("FAILED", 3)
-    options = ["--budget", "40", "--log-format", "json", "--ok-codes", "3,5", "--json"]
+    options = [
+        "--budget",
+        "40",
+        "--take-over",
+        "--log-format",
+        "json",
+        "--ok-codes",
+        "3,5",
+        "--json",
+    ]
     result = run(api, *options)
     assert result.exit_code == 0
-    assert api.started[0]["entrypoint"].endswith("job.yaml --budget 40.0 --log-format json")
+    assert api.started[0]["entrypoint"].endswith(
+        "job.yaml --budget 40.0 --take-over --log-format json"
+    )
     assert "exit code 3, reported as 0: --ok-codes" in result.stderr
     values = json.loads(result.stdout)
     assert (values["exit_code"], values["process_exit_code"]) == (3, 0)
