@@ -32,7 +32,6 @@ from nightpress.jobs.errors import ClusterError, RunStopped, StoppedOnRequest
 from nightpress.jobs.signals import first_interruption
 from nightpress.jobs.training_worker import (
     TrainingCoordinator,
-    as_in_mid_run,
     driver_error,
     worker_loop,
 )
@@ -134,7 +133,7 @@ def _result(
     loss: float | None = None
     stopped_at = ""
     result: TrainResult | None = None
-    for event in as_in_mid_run(events):
+    for event in events:
         on_event(event)
         match event:
             case StepDone():
@@ -185,7 +184,7 @@ def _events(
     yield from ray.get(coordinator.take_events.remote())
     error = ray.get(coordinator.error.remote()) or fit.exception()
     if error is not None:
-        raise driver_error(error) from error
+        raise driver_error(error, ray.get(coordinator.has_begun.remote())) from error
 
 
 def _end_workers(coordinator: Any) -> None:

@@ -1,7 +1,7 @@
 """What runs in the workers of a training job, the actor between them and the driver, and what their
 errors mean to the driver."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -21,20 +21,8 @@ from nightpress.pipelines.errors import (
 )
 from nightpress.pipelines.run_directory.lease import FreeLease, Lease, held
 from nightpress.pipelines.storage import Store
-from nightpress.pipelines.training.events import (
-    CheckpointSaved,
-    Finished,
-    ImagesRead,
-    LatentsCached,
-    SamplesWritten,
-    StepDone,
-    Stopped,
-    TrainingEvent,
-)
+from nightpress.pipelines.training.events import Finished, ImagesRead, Stopped, TrainingEvent
 from nightpress.pipelines.training.spec import train_spec
-
-WRITTEN = (LatentsCached, StepDone, CheckpointSaved, SamplesWritten)
-"""Events of a training that has written something to its run directory."""
 
 
 class TrainingCoordinator:
@@ -44,7 +32,7 @@ class TrainingCoordinator:
         self._free = free
         self._events: list[TrainingEvent] = []
         self._error: Exception | None = None
-        self._stop = self._aborted = self._is_over = False
+        self._stop = self._aborted = self._is_over = self._has_begun = False
         self._workers: list[Any] = []
 
     def join(self, worker: Any) -> bool:
@@ -84,7 +72,11 @@ class TrainingCoordinator:
 
     def record_lease(self, own: FreeLease) -> None:
         """Store the workers' own lease, so that their replacements may acquire it again."""
-        self._free = own
+        self._free, self._has_begun = own, True
+
+    def has_begun(self) -> bool:
+        """Whether a worker has held the lease, so that something is written."""
+        return self._has_begun
 
     def take_events(self) -> list[TrainingEvent]:
         """Return the events since the last call."""
@@ -179,15 +171,21 @@ class StopPoller:
         return self._stop
 
 
-def driver_error(error: BaseException) -> BaseException:
-    """The error to raise in the driver: our own unchanged, lost workers as one line."""
+def driver_error(error: BaseException, has_begun: bool) -> BaseException:
+    """The error to raise in the driver: lost workers as one line, our own for what they mean.
+
+    Args:
+        has_begun: whether something is written.
+    """
     from ray.train.v2.api.exceptions import TrainingFailedError
 
     match error:
+        case TrainingDiverged():  # it says itself which checkpoint is kept
+            return RunBlocked(str(error))
+        case NightpressError() if has_begun:
+            return in_mid_run(error)
         case StoreDenied() | StoreMissing():
             return error
-        case TrainingDiverged():
-            return RunBlocked(str(error))
         case StoreError():
             return in_mid_run(error)
         case TrainingFailedError() | RayError():
@@ -203,17 +201,3 @@ def _is_no_loss(error: BaseException) -> bool:
     """Whether the workers failed by themselves: each raised an error, and none was lost."""
     failures = getattr(error, "worker_failures", {}).values()
     return bool(failures) and not any(isinstance(each, RayError) for each in failures)
-
-
-def as_in_mid_run(events: Iterable[TrainingEvent]) -> Iterator[TrainingEvent]:
-    """The events; an error after something was written says whether the same command goes on."""
-    written = False
-    try:
-        for event in events:
-            written = written or isinstance(event, WRITTEN)
-            yield event
-    except NightpressError as error:
-        meaning = in_mid_run(error) if written else error
-        if meaning is error:
-            raise
-        raise meaning from error

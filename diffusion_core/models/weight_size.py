@@ -9,7 +9,7 @@ from nightpress.diffusion_core.models.adapter_files import NO_ADAPTERS, AdapterF
 from nightpress.diffusion_core.models.pipeline_folder import PipelineFolder
 from nightpress.diffusion_core.models.spec import ModelSpec
 from nightpress.diffusion_core.models.tensor_headers import TensorHeader, read_headers
-from nightpress.diffusion_core.models.weight_files import WEIGHT_SUFFIXES, used_files
+from nightpress.diffusion_core.models.weight_files import WEIGHT_SUFFIXES, used_files, weight_files
 
 FLOAT_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 """Bytes of a weight by the type that a model is loaded in."""
@@ -35,9 +35,11 @@ def weight_bytes(
     model = PipelineFolder.read(folder)
     files = used_files(model.path, model.components, spec.variant, spec.allow_pickle)
     files += loras
-    for net in adapters.controlnets:
-        files += sorted(net.glob("*.safetensors"))[:1]
+    for net, net_folder in zip(spec.controlnets, adapters.controlnets, strict=True):
+        files += weight_files(net_folder, net.variant, spec.allow_pickle)
     files += [each.weights for each in adapters.references]
+    for each in adapters.references[:1]:  # all of them share its image encoder
+        files += weight_files(each.image_encoder, None, False) if each.image_encoder else []
     return sum(_bytes(file, dtype) for file in files if file.suffix in WEIGHT_SUFFIXES)
 
 

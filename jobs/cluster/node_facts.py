@@ -9,7 +9,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from nightpress.diffusion_core.cache_folder import cache_folder
 from nightpress.diffusion_core.errors import NightpressError, one_line
 from nightpress.jobs.cluster.connection import alive_nodes
-from nightpress.pipelines.storage import Store, require_answers
+from nightpress.pipelines.storage import Options, Store, require_answers, require_readable
 
 PACKAGES = ("nightpress", "ray", "torch", "diffusers", "transformers", "numpy", "pillow", "pyarrow")
 """Packages whose versions should be the same on all nodes."""
@@ -42,7 +42,13 @@ class Questions:
     marker: str | None = None
     """A file in a folder that all nodes should share."""
     urls: tuple[str, ...] = ()
-    """What the job reads."""
+    """What the job reads at URLs."""
+    manifests: tuple[str, ...] = ()
+    """Those of them that are its manifest."""
+    paths: tuple[str, ...] = ()
+    """Files and folders on disks that every node reads."""
+    options: Options = field(default_factory=dict)
+    """fsspec options by protocol, for all URLs."""
 
 
 @dataclass(frozen=True)
@@ -158,7 +164,7 @@ def facts_here(questions: Questions) -> NodeFacts:
         gpus=_gpus(),
         ray_drains_s=RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S,
         output_fault=_output_fault(questions),
-        input_fault=_input_fault(questions.urls, questions.store),
+        input_fault=_input_fault(questions),
     )
 
 
@@ -218,9 +224,13 @@ def _output_fault(questions: Questions) -> str | None:
     return None
 
 
-def _input_fault(urls: Sequence[str], store: Store | None) -> str | None:
+def _input_fault(questions: Questions) -> str | None:
+    for path in questions.paths:
+        if not Path(path).exists():
+            return f"{path} is not there; every node reads it, so share it or use a URL"
     try:
-        require_answers(urls, store.options if store else None)
+        require_answers(questions.urls, questions.options)
+        require_readable(questions.manifests, questions.options)
     except NightpressError as error:
         return str(error)
     return None

@@ -3,7 +3,7 @@
 import uuid
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -13,9 +13,10 @@ from ray._private.authentication.authentication_token_setup import (
     get_authentication_mode,
 )
 
-from nightpress.diffusion_core.errors import ModelError
+from nightpress.diffusion_core.errors import ModelError, NightpressError, one_line
 from nightpress.jobs.cluster.address import asks_for_a_token
-from nightpress.jobs.cluster.connection import address_of, cluster
+from nightpress.jobs.cluster.capacity import resources
+from nightpress.jobs.cluster.connection import address_of, cluster, resolved_gpus, room
 from nightpress.jobs.cluster.node_facts import (
     Node,
     NodeFacts,
@@ -29,8 +30,11 @@ from nightpress.pipelines.errors import StoreError
 from nightpress.pipelines.formatting import duration, plural, size
 from nightpress.pipelines.job.sections import ClusterSpec
 from nightpress.pipelines.job.spec import RunSpec
+from nightpress.pipelines.models.location import absolute_source
 from nightpress.pipelines.models.weight_size import weight_bytes
-from nightpress.pipelines.storage import Store, is_local
+from nightpress.pipelines.planning import manifest_sources
+from nightpress.pipelines.storage import Store, is_local, require_answers, require_readable
+from nightpress.pipelines.storage.urls import local_path
 
 State = Literal["ok", "warning", "fault", "not checked"]
 
@@ -110,6 +114,7 @@ class _Doctor:
         """All checks."""
         yield self._token()
         yield from self._output()
+        yield self._inputs()
         yield from self._model()
         if self._address is None:
             text = "no --address, cluster.address or RAY_ADDRESS"
@@ -117,8 +122,8 @@ class _Doctor:
             yield from self._of_node(Node(HERE, self._here, "", 0.0))
             return
         try:
-            with cluster(replace_address(self._spec, self._address)):
-                gone, nodes = num_gone(), self._asked_nodes()
+            with cluster(self._spec.model_copy(update={"address": self._address})):
+                gone, nodes, rooms = num_gone(), self._asked_nodes(), tuple(self._room())
         except ClusterError as error:
             yield Check("cluster", self._address, "fault", str(error))
             yield Check("nodes", self._address, "not checked", "the cluster was not joined")
@@ -127,6 +132,7 @@ class _Doctor:
         text = f"{plural(len(nodes), 'node')} alive"
         text += f", {gone:,} gone since the cluster started" if gone else ""
         yield Check("cluster", self._address, "ok", text)
+        yield from rooms
         yield from _home(HERE, self._here)
         for node in nodes:
             yield from self._of_node(node)
@@ -167,6 +173,24 @@ class _Doctor:
             self._writes_here = False
             yield Check("output", store.url, "fault", str(error))
 
+    def _inputs(self) -> Check:
+        """Whether this machine can read the manifest, as each start does first."""
+        if self._job is None:
+            return Check("inputs", HERE, "not checked", "no JOB is given")
+        if not self._job.manifest:
+            return Check("inputs", HERE, "not checked", "the job names no manifest")
+        root = self._job.inputs.root
+        try:
+            require_answers(self._job.manifests, self._job.storage)
+            files = manifest_sources(self._job)
+            require_readable([files[0].url], self._job.storage)
+        except NightpressError as error:
+            return Check("inputs", HERE, "fault", one_line(error))
+        if root is not None and is_local(root) and not local_path(root).is_dir():
+            return Check("inputs", HERE, "fault", f"inputs.root: {root} is not a folder")
+        text = f"{plural(len(files), 'file')} of the manifest can be read"
+        return Check("inputs", HERE, "ok", text)
+
     def _model(self) -> Iterator[Check]:
         if self._job is None:
             yield Check("model", HERE, "not checked", "no JOB is given")
@@ -184,18 +208,30 @@ class _Doctor:
         text = f"{size(self._weights)} of weights, without LoRAs and adapters"
         yield Check("model", source, "ok", text)
 
+    def _room(self) -> Iterator[Check]:
+        """Whether a node is large enough for an actor of the job."""
+        if self._job is None or self._address is None:
+            return
+        cpus, gpus = self._spec.cpus_per_actor, resolved_gpus(self._spec.gpus_per_actor)
+        needs = f"an actor needs {resources(cpus, gpus)} on one node"
+        if number := room(cpus, gpus):
+            text = f"{needs}; without other work there is room for {number:,}, memory aside"
+            yield Check("room", self._address, "ok", text)
+        else:
+            text = f"{needs}, and none is large enough, so a run waits for one to join"
+            yield Check("room", self._address, "warning", text)
+
     def _asked_nodes(self) -> list[Node]:
         if self._job is None:
             return facts_of_nodes(Questions())
-        job, urls = self._job, tuple(self._job.sources)
-        store = Store(job.url, job.storage)
+        questions, store = what_nodes_read(self._job), Store(self._job.url, self._job.storage)
         with ExitStack() as stack:
-            if not is_local(job.url):
-                return facts_of_nodes(Questions(store, urls=urls))
+            if not is_local(store.url):
+                return facts_of_nodes(replace(questions, store=store))
             if not self._writes_here:
-                return facts_of_nodes(Questions(urls=urls))
+                return facts_of_nodes(questions)
             marker = stack.enter_context(_marker(Path(store.url)))
-            return facts_of_nodes(Questions(marker=marker, urls=urls))
+            return facts_of_nodes(replace(questions, marker=marker))
 
     def _of_node(self, node: Node) -> Iterator[Check]:
         facts, where = node.facts, node.address
@@ -213,26 +249,20 @@ class _Doctor:
         yield from self._memory(where, facts)
 
     def _versions(self, where: str, facts: NodeFacts) -> Iterator[Check]:
-        ours = self._here.versions
-        ships = self._spec.ship_package
-        for name in ours:
-            theirs = facts.versions[name]
-            if where == HERE or (name == "nightpress" and ships):
-                continue
-            if theirs is None:
-                text = f"{name} is not installed; install {name}=={ours[name]} there"
-                yield Check("versions", where, "fault", text)
-            elif theirs != ours[name]:
-                mine = ours[name] or "from source"
-                what = f"{name} {theirs}, but {mine} on {HERE}; install the same"
-                state: State = "fault" if name in ("ray", "nightpress") else "warning"
-                yield Check("versions", where, state, what)
-        own = f"nightpress {facts.versions['nightpress'] or 'from source'}"
-        sent = ships and where != HERE
-        same = f"Python {facts.python}, Ray {facts.versions['ray']}, " + (
-            "nightpress is sent along" if sent else own
-        )
-        yield Check("versions", where, "ok", same)
+        ships = self._spec.ship_package and where != HERE
+        ours = {"Python": self._here.python} | self._here.versions
+        theirs = {"Python": facts.python} | facts.versions
+        differences = [
+            _difference(where, name, ours[name], theirs[name])
+            for name in ours
+            if theirs[name] != ours[name] and not (name == "nightpress" and ships)
+        ]
+        yield from differences
+        if not differences:
+            own = f"nightpress {facts.versions['nightpress'] or 'from source'}"
+            text = f"Python {facts.python}, Ray {facts.versions['ray']}, "
+            text += "nightpress is sent along" if ships else own
+            yield Check("versions", where, "ok", text)
 
     def _grace(self, where: str, facts: NodeFacts) -> Check:
         drain_s, ray_s = self._spec.drain_s, facts.ray_drains_s
@@ -284,9 +314,29 @@ class _Doctor:
             yield _fit(where, name, num_bytes, part, self._weights)
 
 
-def replace_address(spec: ClusterSpec, address: str) -> ClusterSpec:
-    """The section with an address."""
-    return spec.model_copy(update={"address": address})
+def what_nodes_read(job: RunSpec) -> Questions:
+    """What every node must be able to read; the driver alone reads a manifest on a disk."""
+    model, root = job.model, job.inputs.root
+    paths = [absolute_source(source) for source in (model.source, *model.added_sources)]
+    if root is not None and is_local(root):
+        paths.append(str(local_path(root)))
+    manifests = [job.manifest] if isinstance(job.manifest, str) else job.manifest
+    return Questions(
+        urls=(*job.sources, *([] if root is None else [root])),
+        manifests=tuple(url for url in manifests if not is_local(url)),
+        paths=tuple(path for path in paths if Path(path).is_absolute()),
+        options=job.storage,
+    )
+
+
+def _difference(where: str, name: str, ours: str | None, theirs: str | None) -> Check:
+    """A package, or Python, that is not the same on a node as on this machine."""
+    if theirs is None:
+        text = f"{name} is not installed; install {name}=={ours} there"
+        return Check("versions", where, "fault", text)
+    text = f"{name} {theirs}, but {ours or 'from source'} on {HERE}; install the same"
+    is_fault = name in ("Python", "ray", "nightpress")
+    return Check("versions", where, "fault" if is_fault else "warning", text)
 
 
 def _fit(where: str, name: str, num_bytes: int, part: float, weights: int | None) -> Check:

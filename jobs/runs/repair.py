@@ -27,7 +27,7 @@ from nightpress.jobs.runs.shared import (
     ignore,
     require_free_run,
 )
-from nightpress.jobs.runs.start_log import StartLog, StartOptions
+from nightpress.jobs.runs.start_log import StartLog, StartOptions, held_run
 from nightpress.pipelines.job.spec import RunSpec
 from nightpress.pipelines.planning import planned_file_changes, rewrite_plan_part
 from nightpress.pipelines.reporting.report import write_report
@@ -79,8 +79,8 @@ def repair_rows(
     Raises:
         SpecError: earlier starts were paid for in another currency.
         RunHeld: another process is working on this run.
-        ChangedRunError: the model is no longer the one that the run was made with.
-        RunStopped, RunBlocked: stopped early; what was made is kept.
+        RunStopped: stopped early; what was made is kept.
+        RunBlocked: likewise, or the model is no longer the one that the run was made with.
     """
     log = StartLog(StartOptions(command), spec, on_event)
     log.read_earlier(run.store)
@@ -93,7 +93,7 @@ def repair_rows(
         require_store_on_every_node(spec.cluster, run.store)
         # Acquire the lease before starting any actor: the actors of a process that is taken over
         # still hold the CPUs and GPUs that ours need.
-        with held(run.store, free) as lease, log.recorded(run.store, lease):
+        with held_run(run.store, free, log) as lease:
             return _repaired(run, spec, lease, amendments, before, log)
 
 
@@ -111,11 +111,10 @@ def _repaired(
         if isinstance(event, ShardDone):
             ends[event.shard] = event
         log.show(event)
-    with failures_as_run_stopped():
-        result = _compared(run, amendments, before, ends)
-        log.finish(run.progress(), result.num_failed)
-        log.store_now()
-        write_report(run, run.store)
+    result = _compared(run, amendments, before, ends)
+    log.finish(run.progress(), result.num_failed)
+    log.store_now()
+    write_report(run, run.store)
     return result
 
 
@@ -130,8 +129,9 @@ def rewrite_plan_parts(
         ChangedRunError: the manifest has changed since the run was started.
     """
     store, record = create_only_store(run.store, on_event), run.record
-    with held(store, require_free_run(store, take_over, on_event)) as lease:
-        refuse_changes(store, planned_file_changes(record.layout, record.spec.storage))
+    free = require_free_run(store, take_over, on_event)
+    refuse_changes(store, planned_file_changes(record.layout, record.spec.storage))
+    with held(store, free) as lease, failures_as_run_stopped():
         for first in sorted({record.layout.part_of(shard).first_shard for shard in shards}):
             lease.fence.require(store)
             rewrite_plan_part(record.spec, record.model, record.layout, store, first)
@@ -149,7 +149,8 @@ def delete_orphans(
         LeaseLost: another process has taken the run over.
     """
     store = create_only_store(run.store, on_event)
-    with held(store, require_free_run(store, take_over, on_event)) as lease:
+    free = require_free_run(store, take_over, on_event)
+    with held(store, free) as lease, failures_as_run_stopped():
         return tuple(orphans.delete_orphans(Run(store, run.record), lease.fence))
 
 
@@ -165,17 +166,16 @@ def _repair(
     num_images = sum(len(amends.rows) for amends in amendments.values())
     yield Planned(num_images=num_images, num_shards=len(amendments), num_done=0)
     limit = FailureLimit(spec.cluster.max_failures)
-    with failures_as_run_stopped():
-        damaged = [shard for shard, amends in amendments.items() if amends.recommits]
-        inputs = input_session(run, unreadable=damaged)
-        config = dispatch_config_of(spec, lease, look_first=True, inputs=inputs)
-        with dispatching(store, record, factory, config, lease, limit) as dispatcher:
-            log.watch(dispatcher.pool, factory.gpus)
-            dispatcher.pool.adopt(first.handle)
-            for event in dispatcher.run(sorted(amendments), amendments):
-                limit.add(event)
-                yield event
-        lease.require()
+    damaged = [shard for shard, amends in amendments.items() if amends.recommits]
+    inputs = input_session(run, unreadable=damaged)
+    config = dispatch_config_of(spec, lease, look_first=True, inputs=inputs)
+    with dispatching(store, record, factory, config, lease, limit) as dispatcher:
+        log.watch(dispatcher.pool, factory.gpus)
+        dispatcher.pool.adopt(first.handle)
+        for event in dispatcher.run(sorted(amendments), amendments):
+            limit.add(event)
+            yield event
+    lease.require()
 
 
 def _hashes(store: Store, shard: int, amends: Amendment) -> list[str | None]:

@@ -42,10 +42,10 @@ def retry(
 
     Raises:
         RunNotFound, RunHeld: there is no run, or another process is working on it.
-        ChangedRunError: the model is no longer the one that the run was made with.
         UntrustedRun: only the run itself names a cluster, or allows pickles.
-        ModelError, StoreError, ClusterError: the model, the store or the cluster cannot be used.
-        RunStopped, RunBlocked: stopped early; what was made is kept.
+        StoreError, ClusterError: the store or the cluster cannot be used.
+        RunStopped: stopped early; what was made is kept.
+        RunBlocked: likewise, or the model cannot be used, or is no longer the run's.
     """
     run = open_images(target, storage)
     spec = repair_spec(run, target, address, max_failures, allow_pickle)

@@ -37,12 +37,11 @@ from nightpress.jobs.runs.shared import (
     create_only_store,
     dispatch_until,
     dispatching,
-    failures_as_run_stopped,
     ignore,
     planning_mapper,
     require_free_run,
 )
-from nightpress.jobs.runs.start_log import StartLog, StartOptions
+from nightpress.jobs.runs.start_log import StartLog, StartOptions, held_run
 from nightpress.jobs.runs.table_manifest import TableManifest, with_kept_table
 from nightpress.pipelines.job.cost_section import Cost
 from nightpress.pipelines.job.spec import RunSpec
@@ -63,7 +62,6 @@ from nightpress.pipelines.run_directory.commit import committed_shards
 from nightpress.pipelines.run_directory.lease import (
     FreeLease,
     Lease,
-    held,
     require_still_free,
 )
 from nightpress.pipelines.run_directory.reader import Run, RunProgress
@@ -209,7 +207,7 @@ class _Session:
             else:
                 # Acquire the lease before starting any actor: the actors of a process that is
                 # taken over still hold the CPUs and GPUs that ours need.
-                with held(store, free) as lease, self.log.recorded(store, lease):
+                with held_run(store, free, self.log) as lease:
                     yield from self._resume(store, record, lease)
 
     def result(self) -> RunResult:
@@ -274,13 +272,12 @@ class _Session:
             layout = require_unchanged(layout, spec)
         for warning in layout.prompts.warnings():
             yield Message(warning, warning=True)
-        with held(store, free) as lease, self.log.recorded(store, lease):
+        with held_run(store, free, self.log) as lease:
             if self._table is not None:
                 layout = self._table.keep(store, layout)
             layout = keep_hashes(store, layout)
             record = create_record(store, new_record(spec, model, factory.device, sizes, layout))
-            with failures_as_run_stopped():
-                yield from self._make(_HeldRun(store, record, lease, factory, first, False))
+            yield from self._make(_HeldRun(store, record, lease, factory, first, False))
 
     def _resume(self, store: Store, record: RunRecord, lease: Lease) -> Iterator[Event]:
         factory = actor_factory(self._spec, self._trace is not None)
@@ -292,18 +289,13 @@ class _Session:
         yield from column_messages(column_uses(self._spec, record.layout.files))
         for difference in record.package_differences():
             yield Message(difference, warning=True)
-        with failures_as_run_stopped():
-            yield from self._make(_HeldRun(store, record, lease, factory, first, True))
+        yield from self._make(_HeldRun(store, record, lease, factory, first, True))
 
     def _finish_again(self, store: Store, record: RunRecord, free: FreeLease) -> Iterator[Event]:
         """Count the images of a finished run, and write its report, which may be missing or old."""
         layout = record.layout
         self.log.has_made_nothing = True
-        with (
-            held(store, free) as lease,
-            self.log.recorded(store, lease),
-            failures_as_run_stopped(),
-        ):
+        with held_run(store, free, self.log) as lease:
             yield Planned(layout.num_images, layout.num_shards, num_done=layout.num_images)
             self._complete(store, record, lease)
 

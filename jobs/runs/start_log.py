@@ -23,14 +23,14 @@ from nightpress.jobs.errors import (
 from nightpress.jobs.progress.events import Event, Message
 from nightpress.jobs.progress.log_lines import log_line
 from nightpress.jobs.progress.tally import Tally
-from nightpress.jobs.runs.shared import OnEvent
+from nightpress.jobs.runs.shared import OnEvent, failures_as_run_stopped
 from nightpress.jobs.runs.webhooks import Ended, missing_urls, not_told, notify
 from nightpress.pipelines.errors import LeaseLost, SpecError, StoreError
 from nightpress.pipelines.formatting import plural
 from nightpress.pipelines.job.cost_section import Cost, money
 from nightpress.pipelines.job.notify_section import Ending
 from nightpress.pipelines.job.spec import RunSpec
-from nightpress.pipelines.run_directory.lease import Lease
+from nightpress.pipelines.run_directory.lease import FreeLease, Lease, held
 from nightpress.pipelines.run_directory.log import RunLog, Start, cost_of, now_text, read_starts
 from nightpress.pipelines.run_directory.reader import RunProgress
 from nightpress.pipelines.storage import QUICK, Store
@@ -351,6 +351,17 @@ class StartLog:
             )
             if not answer.ok:
                 self._warn(answer.warning)
+
+
+@contextmanager
+def held_run(store: Store, free: FreeLease, log: StartLog) -> Iterator[Lease]:
+    """Hold a run, and record what happens; as something is written then, no failure says exit 2.
+
+    Raises:
+        RunHeld: another process holds the lease.
+    """
+    with held(store, free) as lease, log.recorded(store, lease), failures_as_run_stopped():
+        yield lease
 
 
 def _ending(code: int) -> Ending:

@@ -13,6 +13,7 @@ from nightpress.pipelines.storage.sources import (
     contents,
     download_folder,
     find,
+    require_readable,
 )
 from nightpress.pipelines.storage.store import Store
 from nightpress.pipelines.storage.streams import open_source, parsing
@@ -35,4 +36,5 @@ __all__ = [
     "open_source",
     "parsing",
     "require_answers",
+    "require_readable",
 ]

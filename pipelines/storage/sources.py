@@ -123,6 +123,19 @@ def _named(files: "_LocalFiles | _RemoteFiles", suffixes: Sequence[str]) -> list
     ]
 
 
+def require_readable(urls: Sequence[str], options: Options | None = None) -> None:
+    """Check that manifests are there and may be read, by the first byte of the first file of each.
+
+    Raises:
+        StoreMissing: a URL names nothing.
+        StoreError: the store refuses or fails.
+    """
+    for url in urls:
+        first = find([url], options)[0]
+        with open_source(first.url, options) as stream:
+            stream.read(1)
+
+
 def contents(url: str, options: Options | None = None) -> list[Source]:
     """Every file below a folder, whatever its name, sorted.
 

@@ -52,7 +52,12 @@ from nightpress.pipelines.training.metrics import (
 )
 from nightpress.pipelines.training.packing_progress import pack_with_progress
 from nightpress.pipelines.training.recipes import Recipe
-from nightpress.pipelines.training.record import TrainRecord, begin_or_resume, new_record
+from nightpress.pipelines.training.record import (
+    TrainRecord,
+    begin_or_resume,
+    new_record,
+    refuse_another,
+)
 from nightpress.pipelines.training.registry import new_recipe
 from nightpress.pipelines.training.sample_order import SampleOrder
 from nightpress.pipelines.training.spec import TrainSpec
@@ -79,7 +84,7 @@ def train(
 
     Raises:
         DataError, SpecError, DiffusionError: the job cannot run; nothing was written to the store.
-        ChangedRunError: the run directory belongs to another training run.
+        ChangedRunError: likewise; the run directory belongs to another training run.
         RunHeld: another process is training in it.
         LeaseLost: another process has taken it over.
         CheckpointError: all checkpoints are damaged, or one belongs to another network.
@@ -87,18 +92,29 @@ def train(
         StoreError: the store refuses or fails.
     """
     worker = worker or WorkerRank()
-    spec.require_even_shares(worker.world_size)
-    if spec.training.tensorboard is not None and worker.is_main:
-        require_tensorboard(spec.training.tensorboard)
+    _require_what_is_asked(spec, worker)
     data = yield from _pack(spec, cache)
     yield DataReady(len(data), data.num_bad, tuple(map(str, data.bad)), data.warnings)
     recipe = new_recipe(spec, data, worker.device)
     store = store or Store(spec.url, spec.storage)
+    record = _checked_record(store, new_record(spec, data.fingerprint, len(data), recipe.base))
     with hold_lease(store) if worker.is_main else nullcontext() as lease:
         if lease is not None:
-            _begin(store, new_record(spec, data.fingerprint, len(data), recipe.base))
+            _begin(store, record)
         worker.barrier()  # no worker looks for checkpoints before the lease is held
         yield from Training(spec, worker, store, data, recipe, lease).run(should_stop)
+
+
+def _require_what_is_asked(spec: TrainSpec, worker: WorkerRank) -> None:
+    spec.require_even_shares(worker.world_size)
+    if spec.training.tensorboard is not None and worker.is_main:
+        require_tensorboard(spec.training.tensorboard)
+
+
+def _checked_record(store: Store, record: TrainRecord) -> TrainRecord:
+    """The record, if no other training has begun here: looked at before the lease is written."""
+    refuse_another(store, record)
+    return record
 
 
 def _begin(store: Store, record: TrainRecord) -> None:

@@ -113,10 +113,19 @@ def begin_or_resume(store: Store, record: TrainRecord) -> TrainRecord:
     """
     if store.create(TRAIN_FILE, record.to_json()):
         return record
-    existing = read_record(store)
+    existing = refuse_another(store, record)
     if existing is None:
         raise RunNotFound(f"{store.url}: {TRAIN_FILE} was deleted while it was being read")
-    changes = existing.changes(record)
-    if changes:
+    return existing
+
+
+def refuse_another(store: Store, record: TrainRecord) -> TrainRecord | None:
+    """The record of the same training run; None if none has begun here. Writes nothing.
+
+    Raises:
+        ChangedRunError: the store holds another training run.
+    """
+    existing = read_record(store)
+    if existing is not None and (changes := existing.changes(record)):
         raise ChangedRunError(store.url, changes)
     return existing

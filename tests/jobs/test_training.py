@@ -19,11 +19,12 @@ import torch
 import yaml
 from support.training_jobs import autoencoder_job, denoiser_job, draw_images, save_parts
 
+from nightpress.diffusion_core.errors import SettingsError
 from nightpress.jobs import training
 from nightpress.jobs.cli import exit_code
 from nightpress.jobs.errors import ClusterError, RunBlocked, StoppedOnRequest
 from nightpress.jobs.training import train
-from nightpress.jobs.training_worker import TrainingCoordinator
+from nightpress.jobs.training_worker import TrainingCoordinator, driver_error
 from nightpress.pipelines.errors import DataError, SpecError, StoreDenied
 from nightpress.pipelines.run_directory.lease import FreeLease
 from nightpress.pipelines.storage import Store
@@ -222,6 +223,19 @@ def test_no_worker_is_awaited_once_the_training_is_over() -> None:
     failed = TrainingCoordinator(FreeLease())
     failed.fail(DataError("no images"))
     assert failed.is_over()
+
+
+@pytest.mark.parametrize(
+    ("error", "before", "after"),
+    [(SettingsError("out of memory"), 2, 1), (StoreDenied("access denied"), 2, 4)],
+)
+def test_what_an_error_of_the_workers_means_depends_on_whether_something_is_written(
+    error: Exception, before: int, after: int
+) -> None:
+    coordinator = TrainingCoordinator(FreeLease())
+    assert exit_code(driver_error(error, coordinator.has_begun())) == before
+    coordinator.record_lease(FreeLease(1))
+    assert exit_code(driver_error(error, coordinator.has_begun())) == after
 
 
 @ray.remote(num_cpus=0)

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+from support.servers import Folder
 
 from nightpress.jobs.cluster import node_facts
 from nightpress.jobs.cluster.node_facts import Questions, facts_here
@@ -27,12 +28,28 @@ def test_a_home_that_can_be_written_is_left_as_it_was(
 
 def test_an_output_and_inputs_out_of_reach_are_said_in_the_stores_words(tmp_path: Path) -> None:
     closed = {"s3": {"endpoint_url": "http://127.0.0.1:9"}}
-    facts = facts_here(Questions(Store("s3://press/run", closed), urls=("s3://press/rows.csv",)))
+    urls = ("s3://press/rows.csv",)
+    facts = facts_here(Questions(Store("s3://press/run", closed), urls=urls, options=closed))
     assert facts.output_fault
     assert "127.0.0.1:9" in facts.output_fault
     assert facts.input_fault
     assert facts_here(Questions(Store(str(tmp_path / "run")))).output_fault is None
     assert not (tmp_path / "run").exists()
+
+
+def test_inputs_that_a_node_may_not_read_are_said(bucket: Folder, tmp_path: Path) -> None:
+    rows = f"{bucket.url}/rows.csv"
+    Store(bucket.url, bucket.options).put("rows.csv", b"prompt\na cat\n")
+    options = bucket.options["s3"]
+
+    def fault(url: str, **changed: str) -> str | None:
+        urls, own = (url,), {"s3": options | changed}
+        return facts_here(Questions(urls=urls, manifests=urls, options=own)).input_fault
+
+    assert fault(rows) is None
+    assert "nothing.csv" in (fault(f"{bucket.url}/nothing.csv") or "")
+    assert fault(rows, secret="wrong") is not None
+    assert "not there" in (facts_here(Questions(paths=(str(tmp_path / "sdxl"),))).input_fault or "")
 
 
 def test_a_folder_that_is_not_shared_is_recognised_by_its_marker(tmp_path: Path) -> None:

@@ -6,7 +6,10 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
+from nightpress.diffusion_core.models.adapter_files import AdapterFiles, ReferenceFiles
 from nightpress.diffusion_core.models.spec import ModelSpec
 from nightpress.diffusion_core.models.weight_size import weight_bytes
 from nightpress.jobs.cluster import connection
@@ -89,6 +92,25 @@ def test_the_weights_are_counted_in_the_type_they_are_loaded_in(tiny_model: Path
     in_full = weight_bytes(tiny_model, ModelSpec(), "float32")
     assert 0.8 * stored < in_full <= stored
     assert weight_bytes(tiny_model, ModelSpec(), "bfloat16") == pytest.approx(in_full / 2, rel=0.02)
+
+
+def test_every_part_of_what_is_added_to_a_model_is_counted(
+    tiny_model: Path, tmp_path: Path
+) -> None:
+    def save(name: str) -> Path:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        save_file({"weight": torch.zeros(100)}, tmp_path / name)
+        return tmp_path / name
+
+    for part in ("00001-of-00002", "00002-of-00002"):
+        save(f"depth/diffusion_pytorch_model-{part}.safetensors")
+    save("encoder/model.safetensors")
+    adapter = ReferenceFiles(save("ip.safetensors"), tmp_path / "encoder")
+    files = AdapterFiles((tmp_path / "depth",), (adapter, adapter))
+    spec = ModelSpec.model_validate({"controlnets": [str(tmp_path / "depth")]})
+    plain = weight_bytes(tiny_model, ModelSpec(), "float32")
+    added = weight_bytes(tiny_model, spec, "float32", adapters=files) - plain
+    assert added == 400 * (2 + 2 + 1)  # the shards of the ControlNet, two adapters, one encoder
 
 
 @pytest.mark.parametrize(

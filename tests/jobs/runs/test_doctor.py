@@ -34,6 +34,8 @@ def nodes(monkeypatch: pytest.MonkeyPatch) -> list[Node]:
     monkeypatch.setattr(module, "cluster", lambda spec: nullcontext(True))
     monkeypatch.setattr(module, "facts_of_nodes", lambda questions: found)
     monkeypatch.setattr(module, "num_gone", lambda: 2)
+    monkeypatch.setattr(module, "resolved_gpus", lambda wanted: 0.0)
+    monkeypatch.setattr(module, "room", lambda cpus, gpus: 3)
     monkeypatch.setattr(module, "asks_for_a_token", lambda address: True)
     return found
 
@@ -134,7 +136,7 @@ def test_without_a_cluster_or_a_job_it_says_what_it_did_not_check(
     result = CliRunner().invoke(cli.command, ["doctor", "--json"])
     states = {each["name"]: each["state"] for each in json.loads(result.stdout)["checks"]}
     assert [name for name, state in states.items() if state == "not checked"] == [
-        *("token", "output", "model", "cluster", "memory")
+        *("token", "output", "inputs", "model", "cluster", "memory")
     ]
     assert states["home"] == "ok"
 
@@ -172,6 +174,46 @@ def test_an_output_that_cannot_be_written_is_a_fault_once(
     found = doctor(job(tmp_path, output=str(tmp_path / "taken")), address="head:6379")
     assert [check.name for check in found.checks if check.state == "fault"] == ["output"]
     assert of_node(found.checks, "output").state == "not checked"
+
+
+def test_a_manifest_that_this_machine_does_not_find_is_a_fault(
+    nodes: list[Node], tmp_path: Path
+) -> None:
+    found = doctor(job(tmp_path, manifest=str(tmp_path / "dogs.csv")))
+    (check,) = [each for each in found.checks if each.state == "fault"]
+    assert (check.name, check.where) == ("inputs", "this machine")
+    assert "dogs.csv" in check.text
+    (tmp_path / "rows").mkdir()
+    assert not doctor(job(tmp_path, inputs={"root": str(tmp_path / "photos")})).is_healthy
+    assert doctor(job(tmp_path, inputs={"root": str(tmp_path / "rows")})).is_healthy
+
+
+def test_an_actor_that_no_node_can_hold_is_pointed_out(
+    nodes: list[Node], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    nodes.append(node())
+    monkeypatch.setattr(module, "room", lambda cpus, gpus: 0)
+    found = doctor(job(tmp_path, cluster={"cpus_per_actor": 9}), address="head:6379")
+    (check,) = [each for each in found.checks if each.state == "warning"]
+    assert (check.name, check.where) == ("room", "head:6379")
+    assert "an actor needs 9 CPUs and no GPU on one node, and none is large enough" in check.text
+
+
+def test_nodes_are_asked_about_what_they_read_with_the_job_s_own_options(tmp_path: Path) -> None:
+    (tmp_path / "weights").mkdir()
+    options = {"s3": {"endpoint_url": "http://127.0.0.1:9"}}
+    asked = module.what_nodes_read(
+        job(
+            tmp_path,
+            manifest=["s3://press/rows.csv", str(tmp_path / "cats.csv")],
+            model=str(tmp_path / "weights"),
+            inputs={"root": str(tmp_path / "photos")},
+            storage=options,
+        )
+    )
+    assert asked.manifests == ("s3://press/rows.csv",)
+    assert asked.paths == (str(tmp_path / "weights"), str(tmp_path / "photos"))
+    assert asked.options == options
 
 
 @pytest.mark.parametrize("source", ["nobody/nothing-of-this-name", "s3-models/none"])

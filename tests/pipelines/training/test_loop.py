@@ -458,11 +458,14 @@ def test_every_prediction_target_trains_and_its_pipeline_samples(root: Path, sch
 
 def test_a_changed_job_is_refused_with_what_changed(root: Path) -> None:
     run(denoiser_job(root), stop_after=2)
+    store = Store(denoiser_job(root).url)
+    before = {path: store.read(path) for path in store.list()}
     with pytest.raises(ChangedRunError, match=r"training\.train_batch_size: 4 -> 6"):
         run(denoiser_job(root, training={"train_batch_size": 6}))
     (root / "pictures/000.txt").write_text("a crimson disc")
     with pytest.raises(ChangedRunError, match="data_fingerprint"):
         run(denoiser_job(root))
+    assert {path: store.read(path) for path in store.list()} == before
 
 
 def test_the_learning_rate_may_change_on_resume(root: Path) -> None:
