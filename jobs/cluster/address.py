@@ -16,6 +16,7 @@ from ray._private.authentication.authentication_token_setup import (
 )
 from ray._private.grpc_utils import init_grpc_channel
 from ray._private.services import get_ray_address_from_environment
+from ray.exceptions import AuthenticationError
 
 from nightpress.diffusion_core.errors import one_line
 from nightpress.jobs.errors import ClusterError, ClusterUnavailable
@@ -68,9 +69,24 @@ def token_advice(address: str) -> str:
     cluster = f"the Ray cluster at {address}"
     if get_authentication_mode() != AuthenticationMode.TOKEN:
         return f"{cluster} asks for a token: set RAY_AUTH_MODE=token, and {HOW_TO_SEND_IT}"
-    if not AuthenticationTokenLoader.instance().has_token(ignore_auth_mode=True):
+    if not has_token():
         return f"RAY_AUTH_MODE is token, but there is no token for {cluster}: {HOW_TO_SEND_IT}"
     return f"{cluster} refuses this token: {HOW_TO_SEND_IT}"
+
+
+def has_token() -> bool:
+    """Whether Ray finds a token to send.
+
+    Raises:
+        ClusterError: RAY_AUTH_TOKEN_PATH does not name a file that holds one.
+    """
+    try:
+        return bool(AuthenticationTokenLoader.instance().has_token(ignore_auth_mode=True))
+    except AuthenticationError as error:
+        raise ClusterError(
+            f"RAY_AUTH_TOKEN_PATH: {os.environ.get('RAY_AUTH_TOKEN_PATH')} cannot be read or is "
+            "empty; allowed is a file that holds the cluster's token, or set RAY_AUTH_TOKEN to it"
+        ) from error
 
 
 def provide_token() -> None:
@@ -78,15 +94,14 @@ def provide_token() -> None:
 
     Ray itself writes a new token to ~/.ray/auth_token, and does not start if it cannot.
     """
-    loader = AuthenticationTokenLoader.instance()
     unused = os.environ.get("RAY_AUTH_MODE", "token").lower() != "token"
-    if unused or loader.has_token(ignore_auth_mode=True):
+    if unused or has_token():
         return
     try:
         generate_and_save_token()
     except (OSError, RuntimeError):  # RuntimeError: there is no home folder
         os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
-    loader.reset_cache()
+    AuthenticationTokenLoader.instance().reset_cache()
 
 
 def _require_form(address: str) -> None:
@@ -127,8 +142,7 @@ def require_listener(address: str) -> None:
 
 def _require_token() -> None:
     """Check that there is a token if this process is set up to send one."""
-    sends_token = get_authentication_mode() == AuthenticationMode.TOKEN
-    if sends_token and not AuthenticationTokenLoader.instance().has_token(ignore_auth_mode=True):
+    if get_authentication_mode() == AuthenticationMode.TOKEN and not has_token():
         raise ClusterError(f"RAY_AUTH_MODE is token, but there is no token: {HOW_TO_SEND_IT}")
 
 

@@ -9,12 +9,11 @@ from typing import Literal
 
 from ray._private.authentication.authentication_token_setup import (
     AuthenticationMode,
-    AuthenticationTokenLoader,
     get_authentication_mode,
 )
 
 from nightpress.diffusion_core.errors import ModelError, NightpressError, one_line
-from nightpress.jobs.cluster.address import asks_for_a_token
+from nightpress.jobs.cluster.address import asks_for_a_token, has_token
 from nightpress.jobs.cluster.capacity import resources
 from nightpress.jobs.cluster.connection import address_of, cluster, resolved_gpus, room
 from nightpress.jobs.cluster.node_facts import (
@@ -139,9 +138,12 @@ class _Doctor:
 
     def _token(self) -> Check:
         sends = get_authentication_mode() == AuthenticationMode.TOKEN
-        has = AuthenticationTokenLoader.instance().has_token(ignore_auth_mode=True)
-        if sends and not has:
+        try:
+            missing = sends and not has_token()
             text = "RAY_AUTH_MODE is token, but there is none: set RAY_AUTH_TOKEN"
+        except ClusterError as error:
+            missing, text = True, str(error)
+        if missing:
             return Check("token", HERE, "warning" if self._address is None else "fault", text)
         if self._address is None:
             text = "is sent to a cluster" if sends else "none is sent: RAY_AUTH_MODE is not token"
@@ -213,13 +215,12 @@ class _Doctor:
         if self._job is None or self._address is None:
             return
         cpus, gpus = self._spec.cpus_per_actor, resolved_gpus(self._spec.gpus_per_actor)
-        needs = f"an actor needs {resources(cpus, gpus)} on one node"
-        if number := room(cpus, gpus):
-            text = f"{needs}; without other work there is room for {number:,}, memory aside"
-            yield Check("room", self._address, "ok", text)
+        number, text = room(cpus, gpus), f"an actor needs {resources(cpus, gpus)} on one node"
+        if number:
+            text += f"; without other work there is room for {number:,}, memory aside"
         else:
-            text = f"{needs}, and none is large enough, so a run waits for one to join"
-            yield Check("room", self._address, "warning", text)
+            text += ", and none is large enough, so a run waits for one to join"
+        yield Check("room", self._address, "ok" if number else "warning", text)
 
     def _asked_nodes(self) -> list[Node]:
         if self._job is None:

@@ -9,6 +9,7 @@ from typing import Any
 
 import grpc
 import pytest
+from ray._private.authentication.authentication_token_setup import AuthenticationTokenLoader
 
 from nightpress.jobs.cluster import address
 from nightpress.jobs.cluster.address import HEAD_METHOD, require_head
@@ -159,6 +160,20 @@ def test_token_mode_without_a_token_says_what_to_set(
         pytest.raises(ClusterError, match="RAY_AUTH_MODE is token, but there is no token: set"),
     ):
         require_head(where)
+
+
+def test_a_path_without_a_token_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("RAY_AUTH_TOKEN", raising=False)
+    monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", "/nowhere/token")
+    monkeypatch.delenv("RAY_AUTH_MODE", raising=False)
+    AuthenticationTokenLoader.instance().reset_cache()
+    try:
+        for asked in (address.has_token, address.provide_token):
+            with pytest.raises(ClusterError, match=r"^RAY_AUTH_TOKEN_PATH: /nowhere/token cannot"):
+                asked()
+    finally:
+        monkeypatch.undo()
+        AuthenticationTokenLoader.instance().reset_cache()
 
 
 def test_another_service_at_the_port_is_told_from_a_head(monkeypatch: pytest.MonkeyPatch) -> None:
