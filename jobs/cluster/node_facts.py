@@ -159,7 +159,7 @@ def facts_here(questions: Questions) -> NodeFacts:
         home=os.path.expanduser("~"),
         home_fault=_write_fault(Path(os.path.expanduser("~"))),
         cache=_cache(),
-        free_bytes=dict(_free_bytes((_cache(), tempfile.gettempdir()))),
+        free_bytes=dict(free_bytes((_cache(), tempfile.gettempdir()))),
         memory_bytes=os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
         gpus=_gpus(),
         ray_drains_s=RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S,
@@ -191,7 +191,7 @@ def _write_fault(folder: Path) -> str | None:
         return error.strerror or str(error)
 
 
-def _free_bytes(paths: Sequence[str]) -> Iterator[tuple[str, int]]:
+def free_bytes(paths: Sequence[str]) -> Iterator[tuple[str, int]]:
     """Free bytes at paths, or at the nearest folder above them that exists."""
     for path in paths:
         folder = Path(path).absolute()

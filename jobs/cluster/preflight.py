@@ -1,6 +1,8 @@
 """The check before a run on a cluster: every node must reach its output."""
 
 import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from nightpress.jobs.cluster.connection import address_of, alive_nodes, on_every_node
@@ -48,7 +50,13 @@ def _read(place: tuple[Store, str]) -> bytes | str | None:
         return str(error)
 
 
-def _require_shared_disk(store: Store) -> None:
+@contextmanager
+def marker_near(store: Store) -> Iterator[str]:
+    """A file in the nearest folder of a local output that exists; nodes look for it.
+
+    Raises:
+        ClusterError: it cannot be written.
+    """
     folder = Path(store.url)
     while not folder.is_dir():
         folder = folder.parent
@@ -58,9 +66,14 @@ def _require_shared_disk(store: Store) -> None:
     except OSError as error:
         raise ClusterError(f"output {store.url}: {folder}: {error.strerror or error}") from error
     try:
-        seen = on_every_node(_exists, str(marker))
+        yield str(marker)
     finally:
         marker.unlink(missing_ok=True)
+
+
+def _require_shared_disk(store: Store) -> None:
+    with marker_near(store) as marker:
+        seen = on_every_node(_exists, marker)
     without = sorted(node for node, sees in seen if not sees)
     if without:
         raise ClusterError(

@@ -1,8 +1,6 @@
 """`doctor`: whether this machine, the cluster and a job's places are fit for the night."""
 
-import uuid
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -22,8 +20,10 @@ from nightpress.jobs.cluster.node_facts import (
     Questions,
     facts_here,
     facts_of_nodes,
+    free_bytes,
     num_gone,
 )
+from nightpress.jobs.cluster.preflight import marker_near
 from nightpress.jobs.errors import ClusterError
 from nightpress.pipelines.errors import StoreError
 from nightpress.pipelines.formatting import duration, plural, size
@@ -171,6 +171,8 @@ class _Doctor:
             yield Check("output", store.url, "ok", "objects can be listed, created and deleted")
             yield _condition(store.url, "create-only", store.honours_create_only())
             yield _condition(store.url, "replace-if-same", store.honours_if_match())
+            for path, free in free_bytes([store.url] if is_local(store.url) else []):
+                yield _space(HERE, path, free)
         except StoreError as error:
             self._writes_here = False
             yield Check("output", store.url, "fault", str(error))
@@ -226,12 +228,11 @@ class _Doctor:
         if self._job is None:
             return facts_of_nodes(Questions())
         questions, store = what_nodes_read(self._job), Store(self._job.url, self._job.storage)
-        with ExitStack() as stack:
-            if not is_local(store.url):
-                return facts_of_nodes(replace(questions, store=store))
-            if not self._writes_here:
-                return facts_of_nodes(questions)
-            marker = stack.enter_context(_marker(Path(store.url)))
+        if not is_local(store.url):
+            return facts_of_nodes(replace(questions, store=store))
+        if not self._writes_here:
+            return facts_of_nodes(questions)
+        with marker_near(store) as marker:
             return facts_of_nodes(replace(questions, marker=marker))
 
     def _of_node(self, node: Node) -> Iterator[Check]:
@@ -292,13 +293,7 @@ class _Doctor:
             if facts.home_fault is not None and Path(path).is_relative_to(facts.home):
                 continue
             needed = 0 if path != facts.cache or not self._is_mirrored else self._weights or 0
-            text = f"{size(free)} free at {path}"
-            if free < needed:
-                text = f"{text}, and the model's {size(needed)} are kept there; make room"
-            state: State = "ok" if free > LITTLE_DISK_BYTES + needed else "warning"
-            if free < max(needed, TOO_LITTLE_DISK_BYTES):
-                state = "fault"
-            yield Check("disk", where, state, text)
+            yield _space(where, path, free, needed)
 
     @property
     def _is_mirrored(self) -> bool:
@@ -338,6 +333,17 @@ def _difference(where: str, name: str, ours: str | None, theirs: str | None) -> 
     text = f"{name} {theirs}, but {ours or 'from source'} on {HERE}; install the same"
     is_fault = name in ("Python", "ray", "nightpress")
     return Check("versions", where, "fault" if is_fault else "warning", text)
+
+
+def _space(where: str, path: str, free: int, needed: int = 0) -> Check:
+    """Free bytes on a disk, of which a copy of the model needs some."""
+    text = f"{size(free)} free at {path}"
+    if free < needed:
+        text = f"{text}, and the model's {size(needed)} are kept there; make room"
+    state: State = "ok" if free > LITTLE_DISK_BYTES + needed else "warning"
+    if free < max(needed, TOO_LITTLE_DISK_BYTES):
+        state = "fault"
+    return Check("disk", where, state, text)
 
 
 def _fit(where: str, name: str, num_bytes: int, part: float, weights: int | None) -> Check:
@@ -382,19 +388,3 @@ def _clock(where: str, ahead_s: float) -> Check:
     side = "ahead" if ahead_s > 0 else "behind"
     text = f"{duration(off)} {side} of {HERE}; set both by the same time server (NTP)"
     return Check("clock", where, "fault" if off > SKEW_FAULT_S else "warning", text)
-
-
-@contextmanager
-def _marker(folder: Path) -> Iterator[str]:
-    """A file in the nearest folder of an output that exists."""
-    while not folder.is_dir():
-        folder = folder.parent
-    marker = folder / f".nightpress-{uuid.uuid4().hex}"
-    try:
-        marker.touch()
-    except OSError as error:
-        raise ClusterError(f"output: {folder}: {error.strerror or error}") from error
-    try:
-        yield str(marker)
-    finally:
-        marker.unlink(missing_ok=True)

@@ -36,6 +36,7 @@ def nodes(monkeypatch: pytest.MonkeyPatch) -> list[Node]:
     monkeypatch.setattr(module, "num_gone", lambda: 2)
     monkeypatch.setattr(module, "resolved_gpus", lambda wanted: 0.0)
     monkeypatch.setattr(module, "room", lambda cpus, gpus: 3)
+    monkeypatch.setattr(module, "free_bytes", lambda paths: [(path, 10**12) for path in paths])
     monkeypatch.setattr(module, "asks_for_a_token", lambda address: True)
     return found
 
@@ -186,6 +187,16 @@ def test_a_manifest_that_this_machine_does_not_find_is_a_fault(
     (tmp_path / "rows").mkdir()
     assert not doctor(job(tmp_path, inputs={"root": str(tmp_path / "photos")})).is_healthy
     assert doctor(job(tmp_path, inputs={"root": str(tmp_path / "rows")})).is_healthy
+
+
+def test_an_output_on_a_full_disk_is_a_fault(
+    nodes: list[Node], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "free_bytes", lambda paths: [(path, 10**6) for path in paths])
+    (check,) = [each for each in doctor(job(tmp_path)).checks if each.state == "fault"]
+    assert (check.name, check.where) == ("disk", "this machine")
+    assert check.text == f"1.0 MB free at {tmp_path}/cats"
+    assert doctor(job(tmp_path, output="memory://press")).is_healthy
 
 
 def test_an_actor_that_no_node_can_hold_is_pointed_out(
