@@ -21,7 +21,7 @@ import click
 from nightpress.diffusion_core.errors import NightpressError
 from nightpress.diffusion_core.silence_libraries import silence_process
 from nightpress.jobs.cluster.shadowing import require_libraries
-from nightpress.jobs.commands.exit_codes import STOPPED, UNEXPECTED, code_of_process
+from nightpress.jobs.commands.exit_codes import code_of_process
 from nightpress.jobs.commands.json_output import print_error
 from nightpress.jobs.commands.log_format import (
     LOG_FORMAT,
@@ -30,7 +30,7 @@ from nightpress.jobs.commands.log_format import (
     tell,
     threads_as_json,
 )
-from nightpress.jobs.errors import StoppedOnRequest, exit_code
+from nightpress.jobs.errors import STOPPED, UNEXPECTED, StoppedOnRequest, exit_code
 
 COMMANDS = {
     "run": "Make every image of a job, or resume an interrupted run.",

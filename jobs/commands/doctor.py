@@ -8,9 +8,9 @@ from dataclasses import asdict
 import click
 
 from nightpress.jobs.commands.common import address_option, json_option, read_job, set_option
-from nightpress.jobs.commands.exit_codes import BAD_INPUT, OK
 from nightpress.jobs.commands.json_output import print_and_exit
 from nightpress.jobs.commands.times import Night, night_options
+from nightpress.jobs.errors import BAD_INPUT, OK
 from nightpress.jobs.runs.doctor import Diagnosis, State, doctor
 from nightpress.pipelines.formatting import plural
 

@@ -1,10 +1,8 @@
-"""The exit codes of the command line, and which of them a scheduler is to take for success."""
+"""Which exit codes a scheduler is to take for success."""
 
 import click
 
-from nightpress.jobs.errors import BAD_INPUT, HELD, OK, SOME_FAILED, STOPPED, UNEXPECTED
-
-__all__ = ["BAD_INPUT", "HELD", "OK", "SOME_FAILED", "STOPPED", "UNEXPECTED"]
+from nightpress.jobs.errors import HELD, OK, SOME_FAILED, STOPPED
 
 MAY_COUNT_AS_OK = (SOME_FAILED, STOPPED, HELD)
 """Codes that say what became of a run; the others say that something is wrong."""

@@ -8,7 +8,8 @@ from typing import Any, NoReturn
 
 import click
 
-from nightpress.jobs.commands.exit_codes import OK, code_of_process
+from nightpress.jobs.commands.exit_codes import code_of_process
+from nightpress.jobs.errors import OK
 from nightpress.pipelines.errors import ChangedRunError, ManifestError
 
 

@@ -12,10 +12,10 @@ from nightpress.diffusion_core.conditioning.edits import samples_alone
 from nightpress.diffusion_core.conditioning.spec import TEXT_ALONE
 from nightpress.diffusion_core.sampling.request import SamplingParams
 from nightpress.jobs.commands.common import job_argument, json_option, read_job, set_option
-from nightpress.jobs.commands.exit_codes import BAD_INPUT, OK, STOPPED
 from nightpress.jobs.commands.json_output import print_result
 from nightpress.jobs.commands.status import holder_line, holder_values
 from nightpress.jobs.commands.times import Night, night_options
+from nightpress.jobs.errors import BAD_INPUT, OK, STOPPED
 from nightpress.jobs.runs.column_lines import carried_line, near_misses, settings_line
 from nightpress.jobs.runs.existing_run import RunState, State
 from nightpress.jobs.runs.mode_lines import conditions, makes_text_only, mode_counts, pictures_line

@@ -12,8 +12,8 @@ from nightpress.jobs.commands.common import (
     storage_option,
     storage_options,
 )
-from nightpress.jobs.commands.exit_codes import OK, SOME_FAILED
 from nightpress.jobs.commands.json_output import print_and_exit
+from nightpress.jobs.errors import OK, SOME_FAILED
 from nightpress.jobs.runs.reproduce import ReproduceResult, reproduce
 from nightpress.pipelines.records import ImageFacts
 

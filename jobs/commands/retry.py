@@ -14,10 +14,10 @@ from nightpress.jobs.commands.common import (
     storage_option,
     storage_options,
 )
-from nightpress.jobs.commands.exit_codes import OK, SOME_FAILED
 from nightpress.jobs.commands.json_output import print_and_exit
 from nightpress.jobs.commands.log_format import LogFormat, log_format_option
 from nightpress.jobs.commands.times import Night, night_options
+from nightpress.jobs.errors import OK, SOME_FAILED
 from nightpress.jobs.runs.repair import RepairResult
 from nightpress.jobs.runs.retry import retry
 from nightpress.pipelines.formatting import plural

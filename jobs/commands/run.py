@@ -17,10 +17,11 @@ from nightpress.jobs.commands.common import (
     take_over_option,
     with_limit,
 )
-from nightpress.jobs.commands.exit_codes import OK, OK_CODES, SOME_FAILED, ok_codes_option
+from nightpress.jobs.commands.exit_codes import OK_CODES, ok_codes_option
 from nightpress.jobs.commands.json_output import print_and_exit
 from nightpress.jobs.commands.log_format import LogFormat, log_format_option
 from nightpress.jobs.commands.times import Deadline, Night, local_text, night_options, zone_of
+from nightpress.jobs.errors import OK, SOME_FAILED
 from nightpress.jobs.progress.displays import Display
 from nightpress.jobs.progress.events import Event, Message
 from nightpress.jobs.progress.trace import time_lines

@@ -19,17 +19,11 @@ from nightpress.jobs.commands.common import (
     take_over_option,
     with_limit,
 )
-from nightpress.jobs.commands.exit_codes import (
-    BAD_INPUT,
-    OK,
-    STOPPED,
-    UNEXPECTED,
-    ok_codes_option,
-)
+from nightpress.jobs.commands.exit_codes import ok_codes_option
 from nightpress.jobs.commands.json_output import print_and_exit
 from nightpress.jobs.commands.log_format import LogFormat, log_format_option, tell
 from nightpress.jobs.commands.times import Deadline, Night, night_options
-from nightpress.jobs.errors import StoppedOnRequest
+from nightpress.jobs.errors import BAD_INPUT, OK, STOPPED, UNEXPECTED, StoppedOnRequest
 from nightpress.jobs.progress.log_lines import LineWrapper
 from nightpress.jobs.runs.targets import failure_limit
 from nightpress.jobs.signals import first_interruption
