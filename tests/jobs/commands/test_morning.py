@@ -16,7 +16,6 @@ from support.made_runs import begin, finish
 from nightpress.jobs.cli import command
 from nightpress.jobs.commands import run as run_command
 from nightpress.jobs.commands.log_format import threads_as_json
-from nightpress.jobs.commands.submit import _run_options
 from nightpress.jobs.errors import StoppedOnRequest
 from nightpress.jobs.progress.events import Message
 from nightpress.jobs.runs.runner import RunResult
@@ -116,14 +115,6 @@ def test_an_error_that_ends_a_thread_is_one_line_of_json(
     (error,) = json_lines(capsys.readouterr().err)
     assert (error["level"], error["message"]) == ("error", "IndexError: list index out of range")
     assert "Traceback" in error["traceback"]
-
-
-def test_submit_passes_the_options_on() -> None:
-    assert list(_run_options(None, 12.5, "json")) == [
-        *("--budget", "12.5"),
-        *("--log-format", "json"),
-    ]
-    assert list(_run_options(None, None, "text")) == []
 
 
 def test_runs_lists_a_folder_for_people_and_for_programs(tmp_path: Path) -> None:
