@@ -30,6 +30,13 @@ from nightpress.pipelines.job.spec import RunSpec
 ROWS = "id,prompt\na,a cat\n"
 
 
+@pytest.fixture(autouse=True)
+def no_token(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A Ray that another test of this process has started sends its token from then on."""
+    disabled = address.AuthenticationMode.DISABLED
+    monkeypatch.setattr(address, "get_authentication_mode", lambda: disabled)
+
+
 @pytest.fixture
 def api(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[JobsApi]:
     monkeypatch.chdir(tmp_path)
@@ -475,8 +482,6 @@ def test_a_cluster_that_asks_for_a_token_says_what_to_set(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     Path("cats.csv").write_text(ROWS)
-    disabled = address.AuthenticationMode.DISABLED
-    monkeypatch.setattr(address, "get_authentication_mode", lambda: disabled)
     with jobs_api(token="secret") as server:
         result = run(server)
     assert result.exit_code == 2
