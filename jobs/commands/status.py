@@ -111,8 +111,8 @@ def spent_line(found: RunStatus) -> str:
     """`12.40 EUR, 0.0021 EUR an image; 4 h 58 min of GPU time in 2 starts`."""
     if found.log_error is not None:
         return f"unknown: the log cannot be read: {found.log_error}"
-    gpus = f"{duration(found.gpu_s)} of GPU time" if found.gpu_s else "no GPU"
-    time = f"{gpus} in {plural(found.num_starts, 'start')}"
+    kind, spent_s = ("GPU", found.gpu_s) if found.gpu_s else ("actor", found.actor_s)
+    time = f"{duration(spent_s)} of {kind} time in {plural(found.num_starts, 'start')}"
     return time if found.cost is None else f"{found.cost}; {time}"
 
 

@@ -28,6 +28,8 @@ class RunStatus:
     progress: RunProgress
     num_starts: int
     """Starts whose log can be read."""
+    actor_s: float
+    """Seconds of all actors in all starts, by their logs."""
     gpu_s: float
     """Seconds of all GPUs in all starts, by their logs."""
     cost: Cost | None
@@ -92,6 +94,7 @@ def _run_status(run: Run, held_by: Holder | None) -> RunStatus:
         model_fingerprint=run.record.model.fingerprint,
         progress=progress,
         num_starts=len(starts),
+        actor_s=sum(each.actor_s for each in starts),
         gpu_s=sum(each.gpu_s for each in starts),
         cost=cost_of(starts, progress.num_done),
         log_error=log_error,

@@ -79,6 +79,7 @@ def test_plan_and_status_say_what_the_commands_print(finished: MakeSpec, tmp_pat
     told = printed("status", str(job))
     assert list(told)[:4] == ["url", "created_at", "holder", "num_images"]
     assert (told["num_starts"], told["gpu_s"], told["cost"]) == (1, 0.0, None)
+    assert told["actor_s"] > 0.0
     assert told["num_bytes"] == found.progress.num_bytes
 
 
