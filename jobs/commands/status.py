@@ -60,6 +60,7 @@ def as_values(found: RunStatus | TrainingStatus) -> dict[str, object]:
         }
     spent = {
         "num_starts": found.num_starts,
+        "actor_s": found.actor_s,
         "gpu_s": found.gpu_s,
         "cost": None if found.cost is None else asdict(found.cost),
         "log_error": found.log_error,
