@@ -58,6 +58,13 @@ def oldest(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return python
 
 
+OF_THE_PINNED_DIFFUSERS = (
+    "tests/diffusion_core/sampling/test_families.py::"
+    "test_the_readme_lists_every_text_to_image_class_of_diffusers"
+)
+"""An older diffusers has fewer classes than the README's table."""
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
 def test_a_run_is_made_and_verified(oldest: Path, tmp_path: Path) -> None:
@@ -74,7 +81,7 @@ def test_the_tests_of_sampling_and_of_the_data_flow_pass(oldest: Path) -> None:
     folders = [f"tests/pipelines/{name}" for name in TRIED]
     folders += ["tests/diffusion_core/sampling", "tests/diffusion_core/models"]
     options = ("-n", "0", "-o", "filterwarnings=default", "--tb", "native")
-    call(oldest, "-m", "pytest", *options, *folders)
+    call(oldest, "-m", "pytest", *options, f"--deselect={OF_THE_PINNED_DIFFUSERS}", *folders)
 
 
 def test_every_dependency_has_a_lower_bound() -> None:
