@@ -31,7 +31,8 @@ cluster: {actors: 1}
 
 OURS = re.compile(
     r"manifest .*|(reads|carries) the columns: .*|(run|state|reads|carries|warning|names|modes|"
-    r"model|inputs|rows|images|shards|takes|size|stored|started|spent|rate|metadata|report) {2,}\S.*"
+    r"model|inputs|rows|images|shards|takes|size|stored|started|spent|rate|metadata|"
+    r"report) {2,}\S.*"
     r"| *size +sampler +steps.*| *[\d,]+ x [\d,]+ .*"
     r"|cat_00: builtin .*|differs by at most \d+ of 255, PSNR .*|bit-exact.*"
     r"|wrote .*|[\d,]+ images? (read: .*|in [\d,]+ shards?)|[\d,]+ of [\d,]+ images|"
