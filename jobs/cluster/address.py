@@ -43,7 +43,7 @@ def require_head(address: str) -> None:
         ClusterUnavailable: it does not answer in time.
     """
     _require_form(address)
-    target = get_ray_address_from_environment("auto", None) if address == "auto" else address
+    target = _resolved(address)
     if target == "auto":  # no file of Ray names a cluster; Ray looks for its processes
         return
     if target != address:
@@ -55,9 +55,8 @@ def require_head(address: str) -> None:
 
 def asks_for_a_token(address: str) -> bool | None:
     """Whether a head refuses a call without a token; None if it does not answer."""
-    target = get_ray_address_from_environment("auto", None) if address == "auto" else address
     try:
-        with grpc.insecure_channel(target, [("grpc.enable_http_proxy", 0)]) as channel:
+        with grpc.insecure_channel(_resolved(address), [("grpc.enable_http_proxy", 0)]) as channel:
             channel.unary_unary(HEAD_METHOD)(b"", timeout=CONNECT_TIMEOUT_S)
     except grpc.RpcError as error:
         return True if error.code() == grpc.StatusCode.UNAUTHENTICATED else None
@@ -102,6 +101,13 @@ def provide_token() -> None:
     except (OSError, RuntimeError):  # RuntimeError: there is no home folder
         os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
     AuthenticationTokenLoader.instance().reset_cache()
+
+
+def _resolved(address: str) -> str:
+    """The address that `auto` stands for here; `auto` itself if no variable or file of Ray says."""
+    if address != "auto":
+        return address
+    return str(get_ray_address_from_environment("auto", None))
 
 
 def _require_form(address: str) -> None:

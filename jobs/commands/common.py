@@ -243,12 +243,19 @@ def _is_training(path: Path) -> bool:
     return "recipe" in read_yaml(path)
 
 
-_max_failures_option = click.option(
-    "--max-failures",
-    metavar="N|N%",
-    callback=lambda context, option, value: failure_limit(value, "--max-failures"),
-    help="Stop early when more rows than this have failed again: a number, or a share of the "
-    "finished rows such as 5%. The job's own limit does not apply.",
+def max_failures_option(help_text: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """--max-failures, with the help text of its command."""
+    return click.option(
+        "--max-failures",
+        metavar="N|N%",
+        callback=lambda context, option, value: failure_limit(value, "--max-failures"),
+        help=help_text,
+    )
+
+
+_repair_failures_option = max_failures_option(
+    "Stop early when more rows than this have failed again: a number, or a share of the finished "
+    "rows such as 5%. The job's own limit does not apply."
 )
 
 
@@ -262,4 +269,4 @@ allow_pickle_option = click.option(
 
 def repair_options(function: Callable[..., Any]) -> Callable[..., Any]:
     """--address, --max-failures, --allow-pickle and --take-over."""
-    return address_option(_max_failures_option(allow_pickle_option(take_over_option(function))))
+    return address_option(_repair_failures_option(allow_pickle_option(take_over_option(function))))

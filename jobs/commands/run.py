@@ -10,6 +10,7 @@ from nightpress.jobs.commands.common import (
     budget_option,
     job_options,
     json_option,
+    max_failures_option,
     read_job,
     require_writable,
     run_display,
@@ -26,7 +27,6 @@ from nightpress.jobs.progress.displays import Display
 from nightpress.jobs.progress.events import Event, Message
 from nightpress.jobs.progress.trace import time_lines
 from nightpress.jobs.runs.runner import RunResult, run
-from nightpress.jobs.runs.targets import failure_limit
 from nightpress.pipelines.formatting import duration
 
 
@@ -40,12 +40,9 @@ from nightpress.pipelines.formatting import duration
     "22:00-06:30 also refuses to start outside these hours.",
 )
 @night_options
-@click.option(
-    "--max-failures",
-    metavar="N|N%",
-    callback=lambda context, option, value: failure_limit(value, "--max-failures"),
-    help="Stop early, with exit code 1, when more images than this have failed: a number, or a "
-    "share of the finished images such as 5%.",
+@max_failures_option(
+    "Stop early, with exit code 1, when more images than this have failed: a number, or a share of "
+    "the finished images such as 5%."
 )
 @budget_option
 @take_over_option

@@ -14,6 +14,7 @@ from nightpress.jobs.commands.common import (
     budget_option,
     job_argument,
     json_option,
+    max_failures_option,
     read_job,
     set_option,
     take_over_option,
@@ -25,7 +26,6 @@ from nightpress.jobs.commands.log_format import LogFormat, log_format_option, te
 from nightpress.jobs.commands.times import Deadline, Night, night_options
 from nightpress.jobs.errors import BAD_INPUT, OK, STOPPED, UNEXPECTED, StoppedOnRequest
 from nightpress.jobs.progress.log_lines import LineWrapper
-from nightpress.jobs.runs.targets import failure_limit
 from nightpress.jobs.signals import first_interruption
 from nightpress.jobs.submission.client import JobsClient
 from nightpress.jobs.submission.submit import Ended, Submission, follow, stop_wait_s, submit
@@ -53,12 +53,7 @@ SIGNALLED = 128
     help="As for `run`; the clock is that of --tz, or else this machine's.",
 )
 @night_options
-@click.option(
-    "--max-failures",
-    metavar="N|N%",
-    callback=lambda context, option, value: failure_limit(value, "--max-failures"),
-    help="As for `run`.",
-)
+@max_failures_option("As for `run`.")
 @budget_option
 @take_over_option
 @ok_codes_option

@@ -4,7 +4,6 @@ import os
 import secrets
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -15,6 +14,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+
+from support.servers import free_ports
 
 START_S = 120
 
@@ -61,11 +62,7 @@ def ray_head(num_cpus: int = 2) -> Iterator[RayHead]:
         _wait_for(dashboard, process, log)
         yield RayHead(dashboard, f"127.0.0.1:{ports[0]}", environment)
     finally:
-        process.send_signal(signal.SIGTERM)
-        try:
-            process.wait(30)
-        except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)
+        _end(process)
         shutil.rmtree(folder, ignore_errors=True)
 
 
@@ -88,23 +85,16 @@ def ray_worker(head: RayHead, num_cpus: int = 1) -> Iterator["subprocess.Popen[b
     try:
         yield process
     finally:
-        process.send_signal(signal.SIGTERM)
-        try:
-            process.wait(30)
-        except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)
+        _end(process)
 
 
-def free_ports(count: int) -> list[int]:
-    """Ports that nothing listens at now."""
-    sockets = [socket.socket() for _ in range(count)]
+def _end(process: "subprocess.Popen[bytes]") -> None:
+    """Ask a node to end, and kill it with its processes if it does not within 30 s."""
+    process.send_signal(signal.SIGTERM)
     try:
-        for each in sockets:
-            each.bind(("127.0.0.1", 0))
-        return [each.getsockname()[1] for each in sockets]
-    finally:
-        for each in sockets:
-            each.close()
+        process.wait(30)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
 
 
 def _wait_for(dashboard: str, process: "subprocess.Popen[bytes]", log: Path) -> None:
