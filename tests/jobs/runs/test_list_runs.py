@@ -1,7 +1,6 @@
 """The runs of an output folder: states, codes, counts and costs, read from the store alone."""
 
 import json
-import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ from nightpress import list_runs
 from nightpress.jobs.commands.runs import table_of
 from nightpress.pipelines import Run
 from nightpress.pipelines.errors import RunNotFound
-from nightpress.pipelines.run_directory.lease import acquire, held
+from nightpress.pipelines.run_directory.lease import acquire
 from nightpress.pipelines.run_directory.log import line_of
 from nightpress.pipelines.storage import Store, remote
 from nightpress.pipelines.storage.drivers import open_driver
@@ -164,18 +163,3 @@ def test_all_runs_of_a_bucket_are_read_through_one_connection(
     runs = list_runs(bucket.url, storage=bucket.options)
     assert [run.name for run in runs] == ["night-0", "night-1", "night-2"]
     assert len(opened) == 1
-
-
-@pytest.mark.slow
-def test_two_hundred_runs_take_seconds(tmp_path: Path) -> None:
-    run = named(tmp_path, "night-000")
-    with held(run.store):
-        pass
-    write_start(run, 1, state="finished", exit_code=0)
-    for number in range(1, 200):
-        copy = Store(str(tmp_path / f"night-{number:03d}"))
-        for path in run.store.list():
-            copy.put(path, run.store.read(path))
-    began = time.monotonic()
-    assert len(list_runs(str(tmp_path))) == 200
-    assert time.monotonic() - began < 10
