@@ -119,7 +119,7 @@ def as_values(planned: Plan) -> dict[str, object]:
         "num_pictures": planned.num_pictures,
         "estimate": None if estimate is None else asdict(estimate),
         "cost": None if planned.cost is None else asdict(planned.cost),
-        "deadline": None if planned.forecast is None else forecast_values(planned.forecast),
+        "forecast": None if planned.forecast is None else forecast_values(planned.forecast),
         "unread_runs": list(planned.unread_runs),
         "run_state": {
             "state": state.state.value,

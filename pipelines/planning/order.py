@@ -94,11 +94,21 @@ def _plan_name(name: str, columns: Columns) -> str:
             f"batch.order: the manifest has no column {name!r}; {hint}its columns are: "
             f"{', '.join(columns.source_names())}"
         )
-    if pa.types.is_nested(carried[name].type):
+    if not _is_sortable(carried[name].type):
         raise SpecError(
             f"batch.order: cannot order by {name!r}, whose values are {carried[name].type}"
         )
     return carried[name].name
+
+
+def _is_sortable(type_: pa.DataType) -> bool:
+    if pa.types.is_null(type_) or pa.types.is_float16(type_):
+        return True
+    try:
+        pc.array_sort_indices(pa.nulls(0, type_))
+    except pa.ArrowNotImplementedError:
+        return False
+    return True
 
 
 def importance_ranks(values: Sequence[pa.Array], order: Sequence[OrderKey]) -> Ints:
@@ -126,7 +136,10 @@ def _codes(column: pa.Array, key: OrderKey) -> tuple[Ints, int]:
     if not pa.types.is_dictionary(column.type):
         column = column.dictionary_encode()
     direction = "descending" if key.descending else "ascending"
-    order = np.array(pc.array_sort_indices(column.dictionary, order=direction))
+    values = column.dictionary
+    if pa.types.is_float16(values.type):  # Arrow 26 does not sort them
+        values = pc.cast(values, pa.float32())
+    order = np.array(pc.array_sort_indices(values, order=direction))
     ranks = np.empty(len(order) + 1, np.int64)
     ranks[order] = np.arange(len(order))
     ranks[-1] = len(order)  # of null
