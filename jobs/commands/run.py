@@ -26,6 +26,7 @@ from nightpress.jobs.errors import OK, SOME_FAILED
 from nightpress.jobs.progress.displays import Display
 from nightpress.jobs.progress.events import Event, Message
 from nightpress.jobs.progress.trace import time_lines
+from nightpress.jobs.runs.extension import CHANGED
 from nightpress.jobs.runs.runner import RunResult, run
 from nightpress.pipelines.formatting import duration
 
@@ -46,6 +47,19 @@ from nightpress.pipelines.formatting import duration
 )
 @budget_option
 @take_over_option
+@click.option(
+    "--extend",
+    is_flag=True,
+    help="Add the images that the manifest has gained since the run was planned.",
+)
+@click.option(
+    "--changed",
+    type=click.Choice(CHANGED),
+    default="refuse",
+    show_default=True,
+    help="With --extend, what to do if rows have changed under the same id: refuse, or make their "
+    "images again as new variants beside the old ones.",
+)
 @ok_codes_option
 @log_format_option
 @click.option(
@@ -66,6 +80,8 @@ def command(
     max_failures: int | str | None,
     budget: float | None,
     take_over: bool,
+    extend: bool,
+    changed: str,
     log_format: LogFormat,
     trace: Path | None,
     as_json: bool,
@@ -76,6 +92,9 @@ def command(
     time: it finishes and stores the batches that are being sampled, for at most cluster.drain_s
     seconds, and the same command later makes only what is missing. A second interruption stops it
     at once.
+
+    If the manifest has other rows than when the run was planned, this says what came, went and
+    changed, and stops; with --extend it adds the new images to the run.
     """
     if trace is not None:
         require_writable("--trace", trace)
@@ -88,6 +107,8 @@ def command(
             spec,
             display.show,
             take_over=take_over,
+            extend=extend,
+            changed=changed,
             deadline_at=deadline,
             budget=budget,
             ok_codes=ctx.meta.get(OK_CODES, ()),

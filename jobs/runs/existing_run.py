@@ -5,10 +5,10 @@ from enum import StrEnum
 
 from nightpress.diffusion_core.models.info import ModelInfo
 from nightpress.jobs.runs.finished import device_of
-from nightpress.jobs.runs.table_manifest import TableManifest, kept_path
+from nightpress.jobs.runs.table_manifest import TableManifest, kept_job, kept_path
 from nightpress.pipelines.errors import Change, RunNotFound, StoreError, UnsupportedFormat
 from nightpress.pipelines.job.spec import RunSpec
-from nightpress.pipelines.planning import PlanLayout, compare_manifest, layout_changes
+from nightpress.pipelines.planning import PlanLayout, compare_manifest, file_changes
 from nightpress.pipelines.run_directory.lease import Holder, last_holder
 from nightpress.pipelines.run_directory.reader import Run
 from nightpress.pipelines.run_directory.record import RunRecord, read_record
@@ -19,8 +19,10 @@ from nightpress.pipelines.storage import QUICK, Store, require_answers
 class ExistingRun:
     """The record of a run beside the job that is to resume it."""
 
-    changes: tuple[Change, ...]
-    """How the job and its manifest differ from those that the run was started with."""
+    job_changes: tuple[Change, ...]
+    """How the job differs from the one that the run was started with."""
+    manifest_changes: tuple[Change, ...]
+    """How its manifest differs from the one that the run was planned from last."""
     spec: RunSpec
     """The job; for a table, with the copy that the run keeps as its manifest."""
     record: RunRecord
@@ -47,15 +49,18 @@ def compare_with_run(
         record = replace(record, spec=moved_inputs)
     kept = kept_path(record)
     if table is None:
-        comparison = compare_manifest(record.layout, spec)
+        comparison = compare_manifest(record.manifest, spec)
         where = {"manifest": spec.manifest, "storage": spec.storage}
-        moved = replace(record, layout=comparison.layout, spec=record.spec.model_copy(update=where))
-        return ExistingRun(job_changes + comparison.changes, spec, moved)
+        moved = replace(record, spec=record.spec.model_copy(update=where))
+        if not record.editions:
+            moved = replace(moved, layout=replace(record.layout, files=comparison.files))
+        return ExistingRun(job_changes, comparison.changes, spec, moved)
     if kept is None:
-        return ExistingRun((*job_changes, _now_a_table(record)), spec, record)
-    # Equal tables may be different bytes, and so have different names.
-    spec = spec.model_copy(update={"manifest": record.spec.manifest})
-    return ExistingRun(job_changes + tuple(table.changes(store, record)), spec, record)
+        return ExistingRun(job_changes, (_now_a_table(record),), spec, record)
+    changes = tuple(table.changes(store, record))
+    if not changes:  # equal tables may be different bytes, and so have different names
+        spec = kept_job(spec, record)
+    return ExistingRun(job_changes, changes, spec, record)
 
 
 class State(StrEnum):
@@ -150,11 +155,11 @@ def _manifest_changes(
     store: Store, record: RunRecord, layout: PlanLayout, table: TableManifest | None
 ) -> list[Change]:
     if table is None:
-        return layout_changes(record.layout, layout)
+        return file_changes(record.manifest, layout.files)
     if kept_path(record) is None:
         return [_now_a_table(record)]
     return table.changes(store, record)
 
 
 def _now_a_table(record: RunRecord) -> Change:
-    return Change("manifest", ", ".join(file.url for file in record.layout.files), "a table")
+    return Change("manifest", ", ".join(file.url for file in record.manifest), "a table")

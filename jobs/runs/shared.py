@@ -163,7 +163,8 @@ def dispatching(
 
         def repair_plan(shard: int) -> None:
             lease.fence.require(store)
-            refuse_changes(store, planned_file_changes(record.layout, record.spec.storage))
+            section = record.layout.section_of(shard)
+            refuse_changes(store, planned_file_changes(section, record.spec.storage))
             rewrite_plan_part(record.spec, record.model, record.layout, store, shard)
 
         dispatcher = Dispatcher(
