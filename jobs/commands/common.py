@@ -17,6 +17,7 @@ from nightpress.jobs.progress.displays import Display
 from nightpress.jobs.progress.events import Event
 from nightpress.jobs.progress.lines import display_for
 from nightpress.jobs.progress.log_lines import JsonLines
+from nightpress.jobs.runs.extension import CHANGED
 from nightpress.jobs.runs.targets import failure_limit
 from nightpress.pipelines.errors import RunNotFound, SpecError, StoreDenied, StoreMissing
 from nightpress.pipelines.job.night import NIGHT_KEYS, PLACEHOLDER, uses_night
@@ -270,3 +271,21 @@ allow_pickle_option = click.option(
 def repair_options(function: Callable[..., Any]) -> Callable[..., Any]:
     """--address, --max-failures, --allow-pickle and --take-over."""
     return address_option(_repair_failures_option(allow_pickle_option(take_over_option(function))))
+
+
+def extend_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """--extend and --changed."""
+    extend = click.option(
+        "--extend",
+        is_flag=True,
+        help="Add the images that the manifest has gained since the run was planned.",
+    )
+    changed = click.option(
+        "--changed",
+        type=click.Choice(CHANGED),
+        default="refuse",
+        show_default=True,
+        help="With --extend, what to do if rows have changed under the same id: refuse, or make "
+        "their images again as new variants beside the old ones.",
+    )
+    return extend(changed(command))

@@ -8,6 +8,7 @@ import click
 
 from nightpress.jobs.commands.common import (
     budget_option,
+    extend_options,
     job_options,
     json_option,
     max_failures_option,
@@ -26,7 +27,6 @@ from nightpress.jobs.errors import OK, SOME_FAILED
 from nightpress.jobs.progress.displays import Display
 from nightpress.jobs.progress.events import Event, Message
 from nightpress.jobs.progress.trace import time_lines
-from nightpress.jobs.runs.extension import CHANGED
 from nightpress.jobs.runs.runner import RunResult, run
 from nightpress.pipelines.formatting import duration
 
@@ -47,19 +47,7 @@ from nightpress.pipelines.formatting import duration
 )
 @budget_option
 @take_over_option
-@click.option(
-    "--extend",
-    is_flag=True,
-    help="Add the images that the manifest has gained since the run was planned.",
-)
-@click.option(
-    "--changed",
-    type=click.Choice(CHANGED),
-    default="refuse",
-    show_default=True,
-    help="With --extend, what to do if rows have changed under the same id: refuse, or make their "
-    "images again as new variants beside the old ones.",
-)
+@extend_options
 @ok_codes_option
 @log_format_option
 @click.option(

@@ -12,6 +12,7 @@ import click
 
 from nightpress.jobs.commands.common import (
     budget_option,
+    extend_options,
     job_argument,
     json_option,
     max_failures_option,
@@ -26,6 +27,7 @@ from nightpress.jobs.commands.log_format import LogFormat, log_format_option, te
 from nightpress.jobs.commands.times import Deadline, Night, night_options
 from nightpress.jobs.errors import BAD_INPUT, OK, STOPPED, UNEXPECTED, StoppedOnRequest
 from nightpress.jobs.progress.log_lines import LineWrapper
+from nightpress.jobs.runs.extension import ExtendOptions
 from nightpress.jobs.signals import first_interruption
 from nightpress.jobs.submission.client import JobsClient
 from nightpress.jobs.submission.submit import Ended, Submission, follow, stop_wait_s, submit
@@ -56,6 +58,7 @@ SIGNALLED = 128
 @max_failures_option("As for `run`.")
 @budget_option
 @take_over_option
+@extend_options
 @ok_codes_option
 @log_format_option
 @click.option("--no-wait", is_flag=True, help="Print the job's id and leave it to the cluster.")
@@ -71,6 +74,8 @@ def command(
     max_failures: int | str | None,
     budget: float | None,
     take_over: bool,
+    extend: bool,
+    changed: str,
     log_format: LogFormat,
     no_wait: bool,
     as_json: bool,
@@ -88,6 +93,7 @@ def command(
     spec = read_job(job, with_limit(overrides, max_failures), night=night)
     say = partial(tell, ctx)
     options = list(_run_options(deadline, budget, take_over, log_format))
+    options += _extend_options(extend, changed)
     with first_interruption() as stop:
         client = JobsClient(address)
         _require_not_stopped(stop)
@@ -120,6 +126,11 @@ def _run_options(
         yield "--take-over"
     if log_format != "text":
         yield from ("--log-format", log_format)
+
+
+def _extend_options(extend: bool, changed: str) -> list[str]:
+    options = ExtendOptions.of(extend, changed)
+    return ["--extend", "--changed", options.changed] if options.extend else []
 
 
 def _show(text: str) -> None:

@@ -4,6 +4,7 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from nightpress.diffusion_core.models.info import ModelInfo
+from nightpress.jobs.runs.extension import Extension, found_growth
 from nightpress.jobs.runs.finished import device_of
 from nightpress.jobs.runs.table_manifest import TableManifest, kept_job, kept_path
 from nightpress.pipelines.errors import Change, RunNotFound, StoreError, UnsupportedFormat
@@ -73,7 +74,7 @@ class State(StrEnum):
     HELD = "held"
     """A process may be working on it, by the last heartbeat."""
     CHANGED = "changed"
-    """It was started with another job, so `run` would refuse this one."""
+    """It was started with another job or planned from other rows, so `run` would refuse this."""
     UNREADABLE = "unreadable"
     """The store does not answer, or what is there cannot be read."""
 
@@ -90,6 +91,8 @@ class RunState:
     """Images of the run; 0 if there is none."""
     holder: Holder | None = None
     changes: tuple[Change, ...] = ()
+    growth: Extension | None = None
+    """What `--extend` would add; None if more than the manifest's rows has changed."""
     error: StoreError | RunNotFound | UnsupportedFormat | None = None
     """Why the run directory cannot be read."""
 
@@ -124,17 +127,23 @@ def state_of(
 
     Args:
         found: the run directory.
-        spec: the job; the device of `auto` is that of the run.
+        spec: the job, with a manifest that can be read; the device of `auto` is that of the run.
         model: the job's model.
         layout: the plan of the job's manifest.
         table: the table that was passed as its manifest, if any.
+
+    Raises:
+        ManifestError: the manifest has changed in a way that no run can be extended by.
     """
     if found.record is None:
         return RunState(State.UNREADABLE if found.error else State.NEW, error=found.error)
     store, record = found.store, found.record
     try:
         changes = record.changes(spec, model, device_of(spec, record))
-        changes += _manifest_changes(store, record, layout, table)
+        of_manifest = _manifest_changes(store, record, layout, table)
+        grows = of_manifest and not changes
+        growth = found_growth(store, record, spec).checked(store, model) if grows else None
+        changes += of_manifest
         progress = Run(store, record).progress()
         holder = last_holder(store)
     except StoreError as error:
@@ -148,7 +157,7 @@ def state_of(
     else:
         state = State.RESUMABLE if holder is None else State.HELD
     done = progress.num_done, progress.num_failed, progress.num_images
-    return RunState(state, *done, holder, tuple(changes))
+    return RunState(state, *done, holder, tuple(changes), growth)
 
 
 def _manifest_changes(

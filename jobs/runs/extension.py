@@ -21,6 +21,7 @@ from nightpress.pipelines.models.location import is_here
 from nightpress.pipelines.planning import (
     CheckedRows,
     Growth,
+    PlanLayout,
     check_added_rows,
     check_inputs,
     compare_growth,
@@ -90,6 +91,11 @@ class Extension:
         return int(self.growth.added(self.new_variants).num_images.sum())
 
     @property
+    def layout(self) -> PlanLayout | None:
+        """The plan of the images to add, once they are checked; None if there are none."""
+        return None if self.rows is None else self.rows.layout
+
+    @property
     def is_checked(self) -> bool:
         """Whether the rows to add are known to be usable."""
         return self.rows is not None or not self.num_images
@@ -115,6 +121,11 @@ class Extension:
     def warnings(self) -> list[str]:
         """What is said about the prompts of the rows to add."""
         return self.rows.layout.prompts.warnings() if self.rows is not None else []
+
+    @property
+    def advice(self) -> str:
+        """What can be done about a manifest that has grown."""
+        return advice(self.growth)
 
     def lines(self) -> list[str]:
         """What came, went and changed, and what is made of it."""
@@ -143,21 +154,35 @@ def compare(
         SpecError, ManifestError: the manifest cannot be used.
         StoreError: the manifest or the plan cannot be read.
     """
-    made_as = stand_ins(store, record.editions)
-    growth = compare_growth(spec, record.model, record.layout, store, made_as)
-    extension = Extension(spec, record, growth, options.changed)
+    extension = found_growth(store, record, spec, options.changed)
+    growth = extension.growth
     if not options.extend or (len(growth.changed) and options.changed == "refuse"):
-        raise ManifestGrown(store.url, changes, growth.summary.lines(), advice(growth, options))
+        raise ManifestGrown(store.url, changes, growth.summary.lines(), advice(growth))
     return extension
 
 
-def advice(growth: Growth, options: ExtendOptions = ExtendOptions()) -> str:
+def found_growth(
+    store: Store, record: RunRecord, spec: RunSpec, changed: Changed = "refuse"
+) -> Extension:
+    """Compare a manifest that has changed with the run, whatever has changed; see `compare`."""
+    made_as = stand_ins(store, record.editions)
+    growth = compare_growth(spec, record.model, record.layout, store, made_as)
+    return Extension(spec, record, growth, changed)
+
+
+def advice(growth: Growth) -> str:
     """What can be done about a manifest that has grown."""
     summary, same = growth.summary, "or give this job another name"
     if summary.changed.number:
         again = plural(summary.changed.number, "changed image")
         come = f", and {plural(summary.came.number, 'new one')}" if summary.came.number else ""
-        return (
+        by_number = (
+            ""
+            if growth.planner.columns.has_ids
+            else "Without an id column a row is known by its number, so one that is put in or "
+            "taken out renames all behind it. "
+        )
+        return by_number + (
             f"Bring the old rows back; {same}; or extend the run with --extend --changed "
             f"new-variant, which makes the {again} under new variants beside the old{come}."
         )

@@ -61,7 +61,9 @@ class Plan:
     batches: tuple[SettingsCount, ...]
     """The most frequent settings, most images first."""
     estimate: Estimate | None
-    """Time and bytes; None if no run under the job's output has measured these settings."""
+    """Time and bytes; None if no run under the job's output has measured these settings.
+
+    For a run whose manifest has grown, they are those of the images that it has gained."""
     cost: Cost | None
     """Of the estimate, at the job's price; None without one of the two."""
     unread_runs: tuple[str, ...]
@@ -97,8 +99,10 @@ def plan(spec: RunSpec, *, manifest: Frame | None = None) -> Plan:
     with readable_manifest(spec, table) as readable:
         model = _describe(spec)
         batch_size = _batch_size(spec)
-        layout = _checked(with_input_root(readable, found.record), model, batch_size, found)
-    return _planned(spec, model, layout, found, table)
+        rooted = with_input_root(readable, found.record)
+        layout = _checked(rooted, model, batch_size, found)
+        state = state_of(found, rooted, model, layout, table)
+    return _planned(spec, model, layout, found, state, table is not None)
 
 
 def _checked(spec: RunSpec, model: ModelInfo, batch_size: int, found: FoundRun) -> PlanLayout:
@@ -114,14 +118,16 @@ def _planned(
     model: ModelInfo,
     layout: PlanLayout,
     found: FoundRun,
-    table: TableManifest | None,
+    state: RunState,
+    is_table: bool,
 ) -> Plan:
     unread: list[str] = []
-    estimated = _estimate(found, spec, model, layout, unread.append)
+    to_make = layout if state.growth is None else state.growth.layout
+    estimated = _estimate(found, spec, model, to_make, unread.append)
     return Plan(
         url=spec.url,
-        run_state=state_of(found, spec, model, layout, table),
-        files=_planned_files(layout, table is not None),
+        run_state=state,
+        files=_planned_files(layout, is_table),
         columns=column_uses(spec, layout.files),
         file_names=layout.sample_files,
         num_rows=layout.num_rows,
@@ -135,7 +141,7 @@ def _planned(
         modes=layout.modes,
         num_pictures=layout.num_pictures,
         estimate=estimated,
-        cost=_cost(spec, estimated, layout.num_images),
+        cost=_cost(spec, estimated, to_make.num_images if to_make else 0),
         unread_runs=tuple(unread),
     )
 
@@ -157,11 +163,11 @@ def _estimate(
     found: FoundRun,
     spec: RunSpec,
     model: ModelInfo,
-    layout: PlanLayout,
+    layout: PlanLayout | None,
     on_skipped: Callable[[str], None],
 ) -> Estimate | None:
     """Time and bytes from earlier runs; None if the store does not answer."""
-    if isinstance(found.error, StoreError):
+    if layout is None or isinstance(found.error, StoreError):
         return None
     return estimate(layout.batches, measured_rates(spec, model.fingerprint, on_skipped))
 

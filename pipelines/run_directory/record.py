@@ -63,6 +63,11 @@ class RunRecord:
         """The files of the manifest that the run was started with, or extended with last."""
         return self.editions[-1].manifest if self.editions else self.layout.sections[0].files
 
+    @property
+    def num_gone(self) -> int:
+        """Images of the run that its manifest does not plan any more."""
+        return self.editions[-1].summary.went.number if self.editions else 0
+
     def extended(self, edition: Edition) -> Self:
         """The record of the run with one more edition."""
         layout = self.layout if edition.layout is None else self.layout.extended(edition.layout)

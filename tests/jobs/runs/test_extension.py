@@ -23,7 +23,9 @@ def test_a_run_that_grew_makes_only_what_came(finished: MakeSpec) -> None:
     spec = finished()
     before = hashes(spec)
     (path,) = map(Path, spec.manifests)
-    path.write_text("".join(path.read_text().splitlines(keepends=True) + [row(n) for n in range(3)]))
+    path.write_text(
+        "".join(path.read_text().splitlines(keepends=True) + [row(n) for n in range(3)])
+    )
     with pytest.raises(ManifestGrown, match="3 images came"):
         jobs.run(spec)
     result = jobs.run(spec, extend=True)
