@@ -134,10 +134,7 @@ from `member_offset` on.
 """
 
 DRAW_KEY = "draw_key"
-"""A carried column: a hash of what a row's prompt was drawn from, before anything was drawn.
-
-An image whose id and draw key stay the same keeps what was drawn for it when its run grows.
-"""
+"""A carried column: a hash of what a row's prompt was drawn from; see `Growth.kept`."""
 
 RESERVED_COLUMNS = frozenset(PLAN_SCHEMA.names) | frozenset(METADATA_SCHEMA.names)
 """Names that a carried column may not have; see `carried_name`."""

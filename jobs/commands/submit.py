@@ -74,8 +74,7 @@ def command(
     max_failures: int | str | None,
     budget: float | None,
     take_over: bool,
-    extend: bool,
-    changed: str,
+    growing: ExtendOptions,
     log_format: LogFormat,
     no_wait: bool,
     as_json: bool,
@@ -90,16 +89,14 @@ def command(
     its batches are finished and stored, and the exit code is 4. A second one leaves at once, while
     the job goes on stopping.
     """
-    spec = read_job(job, with_limit(overrides, max_failures), night=night)
-    say = partial(tell, ctx)
-    options = list(_run_options(deadline, budget, take_over, log_format))
-    options += _extend_options(extend, changed)
+    spec, say = read_job(job, with_limit(overrides, max_failures), night=night), partial(tell, ctx)
+    options = list(_run_options(deadline, budget, take_over, growing, log_format))
     with first_interruption() as stop:
         client = JobsClient(address)
         _require_not_stopped(stop)
         submission = submit(client, spec, options, say)
-        verb = "attached to" if submission.attached else "started"
-        say(f"{verb} job {submission.job_id} at {submission.address}")
+        how = "attached to" if submission.attached else "started"
+        say(f"{how} job {submission.job_id} at {submission.address}")
         if no_wait:
             print_and_exit(ctx, OK, asdict(submission), submission.job_id, as_json)
         with closing(LineWrapper(sys.stderr)) as lines:
@@ -115,7 +112,11 @@ def _require_not_stopped(stop: Event) -> None:
 
 
 def _run_options(
-    deadline: float | None, budget: float | None, take_over: bool, log_format: LogFormat
+    deadline: float | None,
+    budget: float | None,
+    take_over: bool,
+    growing: ExtendOptions,
+    log_format: LogFormat,
 ) -> Iterator[str]:
     if deadline is not None:
         yield "--deadline"
@@ -124,13 +125,10 @@ def _run_options(
         yield from ("--budget", str(budget))
     if take_over:
         yield "--take-over"
+    if growing.extend:
+        yield from ("--extend", "--changed", growing.changed)
     if log_format != "text":
         yield from ("--log-format", log_format)
-
-
-def _extend_options(extend: bool, changed: str) -> list[str]:
-    options = ExtendOptions.of(extend, changed)
-    return ["--extend", "--changed", options.changed] if options.extend else []
 
 
 def _show(text: str) -> None:

@@ -9,7 +9,7 @@ from nightpress.jobs.runs.finished import device_of
 from nightpress.jobs.runs.table_manifest import TableManifest, kept_job, kept_path
 from nightpress.pipelines.errors import Change, RunNotFound, StoreError, UnsupportedFormat
 from nightpress.pipelines.job.spec import RunSpec
-from nightpress.pipelines.planning import PlanLayout, compare_manifest, file_changes
+from nightpress.pipelines.planning import PlanIncomplete, PlanLayout, compare_manifest, file_changes
 from nightpress.pipelines.run_directory.lease import Holder, last_holder
 from nightpress.pipelines.run_directory.reader import Run
 from nightpress.pipelines.run_directory.record import RunRecord, read_record
@@ -142,7 +142,7 @@ def state_of(
         changes = record.changes(spec, model, device_of(spec, record))
         of_manifest = _manifest_changes(store, record, layout, table)
         grows = of_manifest and not changes
-        growth = found_growth(store, record, spec).checked(store, model) if grows else None
+        growth = _growth(store, record, spec, model) if grows else None
         changes += of_manifest
         progress = Run(store, record).progress()
         holder = last_holder(store)
@@ -150,14 +150,25 @@ def state_of(
         return RunState(State.UNREADABLE, error=error)
     if holder is not None and holder.is_dead:
         holder = None
-    if changes:
-        state = State.CHANGED
-    elif progress.complete:
-        state = State.FINISHED
-    else:
-        state = State.RESUMABLE if holder is None else State.HELD
+    state = _state(bool(changes), progress.complete, is_held=holder is not None)
     done = progress.num_done, progress.num_failed, progress.num_images
     return RunState(state, *done, holder, tuple(changes), growth)
+
+
+def _state(is_changed: bool, is_complete: bool, is_held: bool) -> State:
+    if is_changed:
+        return State.CHANGED
+    if is_complete:
+        return State.FINISHED
+    return State.HELD if is_held else State.RESUMABLE
+
+
+def _growth(store: Store, record: RunRecord, spec: RunSpec, model: ModelInfo) -> Extension | None:
+    """What `run` would add; None if the plan is not complete, so that nobody can say."""
+    try:
+        return found_growth(store, record, spec).checked(store, model)
+    except PlanIncomplete:
+        return None
 
 
 def _manifest_changes(

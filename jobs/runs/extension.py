@@ -21,6 +21,7 @@ from nightpress.pipelines.models.location import is_here
 from nightpress.pipelines.planning import (
     CheckedRows,
     Growth,
+    PlanIncomplete,
     PlanLayout,
     check_added_rows,
     check_inputs,
@@ -154,7 +155,11 @@ def compare(
         SpecError, ManifestError: the manifest cannot be used.
         StoreError: the manifest or the plan cannot be read.
     """
-    extension = found_growth(store, record, spec, options.changed)
+    try:
+        extension = found_growth(store, record, spec, options.changed)
+    except PlanIncomplete as error:
+        back = "Bring the old manifest back once to finish the plan, or give this job another name."
+        raise ManifestGrown(store.url, changes, [*map(str, changes), str(error)], back) from error
     growth = extension.growth
     if not options.extend or (len(growth.changed) and options.changed == "refuse"):
         raise ManifestGrown(store.url, changes, growth.summary.lines(), advice(growth))
@@ -234,8 +239,17 @@ def add_edition(
         LeaseLost: another process has taken over the run.
         StoreError: the store failed.
     """
-    record, rows = extension.record, extension.rows
-    number = len(record.editions) + 1
+    edition = _kept(store, extension, lease, table)
+    lease.fence.require(store)
+    winner = create_edition(store, edition)
+    if [each.identity for each in winner.manifest] != [each.identity for each in edition.manifest]:
+        raise ChangedRunError(store.url, file_changes(winner.manifest, edition.manifest))
+    return extension.record.extended(winner)
+
+
+def _kept(store: Store, extension: Extension, lease: Lease, table: TableManifest | None) -> Edition:
+    """Write everything that an edition names; returns the edition."""
+    rows, number = extension.rows, len(extension.record.editions) + 1
     name = f"{EDITIONS_FOLDER}/{number:04d}"
     manifest = extension.growth.files
     if table is not None:
@@ -244,7 +258,7 @@ def add_edition(
     if rows is not None:
         layout = keep_added_hashes(store, rows.kept(store, f"{name}-rows-"), f"{name}-inputs-")
     details = extension.growth.details(extension.new_variants)
-    edition = Edition(
+    return Edition(
         number=number,
         created_at=datetime.now(UTC).isoformat(timespec="seconds"),
         by=str(lease.holder),
@@ -254,9 +268,3 @@ def add_edition(
         layout=layout,
         details=keep_details(store, number, details),
     )
-    lease.fence.require(store)
-    winner = create_edition(store, edition)
-    if [each.identity for each in winner.manifest] != [each.identity for each in edition.manifest]:
-        changes = file_changes(winner.manifest, edition.manifest)
-        raise ChangedRunError(store.url, changes)
-    return record.extended(winner)

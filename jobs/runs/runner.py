@@ -115,39 +115,32 @@ def run(
     ok_codes: tuple[int, ...] = (),
     trace: Trace | None = None,
 ) -> RunResult:
-    """Make every image of a job, or resume an interrupted run.
+    """Make every image of a job, or resume an interrupted run; says how the run ended.
 
     Args:
         spec: the job.
         on_event: called with every event, to show progress.
-        manifest: a pyarrow Table, or a pandas or polars frame, whose rows are made instead of the
-            job's `manifest`. The run keeps a copy, so resuming needs neither; an unnamed pandas
-            index is dropped.
-        take_over: take over from another process that is working on this run.
+        manifest: a pyarrow Table, or a pandas or polars frame, to make instead of the job's
+            `manifest`. The run keeps a copy to resume; an unnamed pandas index is dropped.
+        take_over: take over from another process that works on this run.
         extend: add the images that the manifest has gained since the run was planned.
-        changed: what `extend` does with rows that changed under the same id: `refuse`, or
-            `new-variant` to make their images again beside the old ones.
+        changed: with `extend`, what to do with rows that changed under the same id: `refuse`, or
+            make their images again beside the old ones: `new-variant`.
         deadline_at: be done by this time, report included, in seconds since the epoch.
         budget: stop before all starts together cost more, in the currency of the job's `cost`.
         ok_codes: exit codes that the caller's process turns into 0; they are only recorded.
         trace: called once at the end, even an early one, with a timeline of the actors as a Chrome
-            trace; not called if the run ends before the actors have work.
-
-    Returns:
-        The counts, the rate, and where the images are.
+            trace, unless the run ends before the actors have work.
 
     Raises:
         SpecError, ManifestError, ModelError, StoreDenied, ClusterError: nothing was written.
-        ChangedRunError: the run directory was started by another job; `ManifestGrown` if only
-            the rows of its manifest have changed, which `extend` allows.
+        ChangedRunError: another job began the run; ManifestGrown: only its rows have changed.
         RunHeld, LeaseLost: another process is working on this run, or has taken it over.
-        RunStopped: stopped early; call this again to resume.
-        RunBlocked: stopped early, by something that must be changed first.
+        RunStopped, RunBlocked: stopped early; resume now, or when something has been changed.
     """
     table = None if manifest is None else TableManifest.of(manifest)
     options = StartOptions("run", deadline_at, budget, ok_codes)
-    growing = ExtendOptions.of(extend, changed)
-    log = StartLog(options, spec, on_event)
+    log, growing = StartLog(options, spec, on_event), ExtendOptions.of(extend, changed)
     return _Session(spec, table, log, take_over, growing, trace).carry_out()
 
 

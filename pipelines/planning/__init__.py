@@ -8,7 +8,8 @@ the caller's `mapper` sends it.
 from nightpress.pipelines.planning.added_rows import CheckedRows, check_added_rows
 from nightpress.pipelines.planning.checking import check, cut_into_shards
 from nightpress.pipelines.planning.duplicates import Mapper
-from nightpress.pipelines.planning.growth import Growth, GrowthSummary, compare_growth
+from nightpress.pipelines.planning.growth import Growth, GrowthSummary
+from nightpress.pipelines.planning.growth_comparison import PlanIncomplete, compare_growth
 from nightpress.pipelines.planning.index import candidate_shards
 from nightpress.pipelines.planning.input_checks import RecordedImages, check_inputs
 from nightpress.pipelines.planning.input_hashes import keep_hashes
@@ -32,6 +33,7 @@ __all__ = [
     "ManifestComparison",
     "Mapper",
     "PictureFacts",
+    "PlanIncomplete",
     "PlanLayout",
     "PlanPart",
     "RecordedImages",

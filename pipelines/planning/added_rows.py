@@ -32,7 +32,8 @@ from nightpress.pipelines.manifest.numbers import Ints
 from nightpress.pipelines.manifest.types import ValueLost, as_type
 from nightpress.pipelines.planning.checking import check, check_files, cut_into_shards
 from nightpress.pipelines.planning.duplicates import find_repeats
-from nightpress.pipelines.planning.growth import AddedRows, Growth, carried_types
+from nightpress.pipelines.planning.growth import AddedRows, Growth
+from nightpress.pipelines.planning.growth_comparison import carried_types
 from nightpress.pipelines.planning.images import Images, Planner, expand_rows
 from nightpress.pipelines.planning.layout import PlanLayout
 from nightpress.pipelines.planning.seeds import hash64
