@@ -5,7 +5,7 @@ harmless: the rows, what became of single images, and the edition last; its part
 written like any that are missing.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Literal, get_args
 
@@ -28,6 +28,7 @@ from nightpress.pipelines.planning import (
     compare_growth,
     file_changes,
 )
+from nightpress.pipelines.planning.growth import AddedRows
 from nightpress.pipelines.planning.input_hashes import keep_added_hashes
 from nightpress.pipelines.run_directory.editions import (
     EDITIONS_FOLDER,
@@ -77,19 +78,16 @@ class Extension:
     """The job, with the manifest as it is now."""
     record: RunRecord
     growth: Growth
+    added: AddedRows = field(repr=False)
+    """The rows of the manifest to make images of."""
     changed: Changed
     rows: CheckedRows | None = None
     """The rows to add, once they are checked; None if there are none."""
 
     @property
-    def new_variants(self) -> bool:
-        """Whether changed images are made again."""
-        return self.changed == "new-variant"
-
-    @property
     def num_images(self) -> int:
         """The images to add."""
-        return int(self.growth.added(self.new_variants).num_images.sum())
+        return len(self.added.planned)
 
     @property
     def layout(self) -> PlanLayout | None:
@@ -114,8 +112,8 @@ class Extension:
         """
         if self.is_checked:
             return self
-        record, added = self.record, self.growth.added(self.new_variants)
-        rows = check_added_rows(self.spec, model, record.layout, self.growth, added)
+        layout = self.record.layout
+        rows = check_added_rows(self.spec, model, layout, self.growth, self.added)
         layout = check_inputs(self.spec, rows.layout, EarlierRuns(store.url, store.options))
         return replace(self, rows=replace(rows, layout=layout))
 
@@ -172,7 +170,7 @@ def found_growth(
     """Compare a manifest that has changed with the run, whatever has changed; see `compare`."""
     made_as = stand_ins(store, record.editions)
     growth = compare_growth(spec, record.model, record.layout, store, made_as)
-    return Extension(spec, record, growth, changed)
+    return Extension(spec, record, growth, growth.added(changed == "new-variant"), changed)
 
 
 def advice(growth: Growth) -> str:
@@ -257,7 +255,7 @@ def _kept(store: Store, extension: Extension, lease: Lease, table: TableManifest
     layout = None
     if rows is not None:
         layout = keep_added_hashes(store, rows.kept(store, f"{name}-rows-"), f"{name}-inputs-")
-    details = extension.growth.details(extension.new_variants)
+    details = extension.growth.details(extension.added)
     return Edition(
         number=number,
         created_at=datetime.now(UTC).isoformat(timespec="seconds"),

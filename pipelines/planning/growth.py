@@ -1,6 +1,6 @@
 """How a manifest has grown since a run was planned from it, and which images that adds."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Self
 
@@ -101,6 +101,10 @@ class AddedRows:
     """Counted over the whole manifest, ascending."""
     first_variants: Ints
     num_images: Ints
+    planned: Ints
+    """(m,) their images, as indices into `Growth.new`."""
+    variants: Ints
+    """(m,) the variants that these are made as."""
 
 
 def _none() -> Ints:
@@ -153,53 +157,25 @@ class Growth:
         return GrowthSummary(came, went, changed, kept, self.num_same, self.examples)
 
     def added(self, new_variants: bool) -> AddedRows:
-        """The rows to make images of: those that came, and those that changed if they are made
-        again under new variants."""
-        return self._assigned(new_variants)[0]
-
-    def details(self, new_variants: bool) -> pa.Table:
-        """What an edition keeps of single images: DETAILS."""
-        _, slots, variants = self._assigned(new_variants)
-        other = self.new.variants[slots] != variants
-        made_as = named(self.new.ids.take(pa.array(slots[other])), variants[other])
-        moved = dict(zip(slots[other].tolist(), made_as.to_pylist(), strict=True))
-        taken = np.array([slot for slot in self.came.tolist() if slot in moved], np.int64)
-        groups = [
-            ("went", self.old.image_ids(self.went), [None] * len(self.went)),
-            *(
-                (what, self.new.image_ids(indices), [moved.get(i) for i in indices.tolist()])
-                for what, indices in (
-                    ("changed", self.changed),
-                    ("came", taken),
-                    ("kept", self.kept),
-                )
-            ),
-        ]
-        tables = [
-            pa.table([ids, [what] * len(ids), pa.array(as_, pa.string())], schema=DETAILS)
-            for what, ids, as_ in groups
-        ]
-        return pa.concat_tables(tables).combine_chunks()
-
-    def _assigned(self, new_variants: bool) -> tuple[AddedRows, Ints, Ints]:
-        """The rows to add; the images to make, as indices into `new`, and their variants.
+        """The rows to make images of: those that came, and if they get new variants the changed.
 
         A row's images keep their own variants if these are free and follow each other. Else they
         get the next ones that no image of the row has had.
         """
         slots = np.union1d(self.came, self.changed) if new_variants else self.came
         if not len(slots):
-            return AddedRows(_none(), _none(), _none()), slots, _none()
+            return AddedRows(*[_none()] * 5)
         rows, starts, counts = np.unique(
             self.new.rows[slots], return_index=True, return_counts=True
         )
         variants = self.new.variants[slots]
         first, last = variants[starts], variants[starts + counts - 1]
         taken = np.isin(self.new.images[slots], self.old.images)
-        is_own = (last - first + 1 == counts) & ~np.bitwise_or.reduceat(taken, starts)
-        first = np.where(is_own, first, self._next_variants(self.new.id_hashes[slots[starts]]))
+        moves = (last - first + 1 != counts) | np.bitwise_or.reduceat(taken, starts)
+        if moves.any():
+            first[moves] = self._next_variants(self.new.id_hashes[slots[starts[moves]]])
         numbers = np.arange(len(slots)) - np.repeat(starts, counts)
-        return AddedRows(rows, first, counts), slots, np.repeat(first, counts) + numbers
+        return AddedRows(rows, first, counts, slots, np.repeat(first, counts) + numbers)
 
     def _next_variants(self, id_hashes: Hashes) -> Ints:
         """The first variant above all that rows have had and have now; (n,)."""
@@ -208,4 +184,25 @@ class Growth:
         order = np.argsort(every, kind="stable")
         ids, starts = np.unique(every[order], return_index=True)
         highest = np.maximum.reduceat(variants[order], starts)
-        return highest[np.searchsorted(ids, id_hashes)] + 1
+        following: Ints = highest[np.searchsorted(ids, id_hashes)] + 1
+        return following
+
+    def details(self, added: AddedRows) -> pa.Table:
+        """What an edition that adds these rows keeps of single images: DETAILS."""
+        other = self.new.variants[added.planned] != added.variants
+        moved = added.planned[other]
+        made_as = named(self.new.ids.take(pa.array(moved)), added.variants[other]).to_pylist()
+        by_image = dict(zip(moved.tolist(), made_as, strict=True))
+        came = np.intersect1d(self.came, moved)
+        kinds = [("changed", self.changed), ("came", came), ("kept", self.kept)]
+        tables = [_details("went", self.old.image_ids(self.went), [None] * len(self.went))]
+        tables += [
+            _details(what, self.new.image_ids(indices), list(map(by_image.get, indices.tolist())))
+            for what, indices in kinds
+        ]
+        return pa.concat_tables(tables).combine_chunks()
+
+
+def _details(what: str, image_ids: pa.Array, made_as: Sequence[str | None]) -> pa.Table:
+    columns = [image_ids, [what] * len(image_ids), pa.array(made_as, pa.string())]
+    return pa.table(columns, schema=DETAILS)

@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from nightpress.pipelines.manifest.numbers import Ints
+from nightpress.pipelines.manifest.row_problems import Mask
 from nightpress.pipelines.manifest.types import one_chunk, to_text
 from nightpress.pipelines.planning.images import Images
 from nightpress.pipelines.planning.seeds import GOLDEN, Hashes, derive_seeds, hash64, mix64
@@ -69,6 +70,16 @@ def named(ids: pa.Array, variants: Ints) -> pa.Array:
     """The ids of images from those of their rows: `<id>_<variant>`."""
     texts = pc.utf8_lpad(pc.cast(pa.array(variants), pa.string()), 2, "0")
     return pc.binary_join_element_wise(ids, texts, "_")
+
+
+def among(values: Hashes, others: Hashes) -> Mask:
+    """Where a value is one of the others; (n,). Faster than `np.isin` for millions of hashes."""
+    if not len(others):
+        return np.zeros(len(values), np.bool_)
+    ordered = np.sort(others)
+    places = np.minimum(np.searchsorted(ordered, values), len(ordered) - 1)
+    found: Mask = ordered[places] == values
+    return found
 
 
 def hashes_of_images(images: Images, types: Types) -> ImageHashes:

@@ -1,15 +1,24 @@
 """Runs whose manifests grow, without Ray and without a model: planned, extended, and made."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from support.fakes.fake_runs import FakeSampler, make_shard, work_on
 from support.plans import MODEL, job, write
 
 from nightpress.jobs.runs.existing_run import compare_with_run
 from nightpress.jobs.runs.extension import Changed, ExtendOptions, add_edition, compare
 from nightpress.pipelines.job.spec import RunSpec
-from nightpress.pipelines.planning import Growth, check, compare_growth, keep_hashes, write_plan
+from nightpress.pipelines.planning import (
+    Growth,
+    check,
+    compare_growth,
+    keep_hashes,
+    read_shard,
+    write_plan,
+)
+from nightpress.pipelines.run_directory.commit import committed_shards
 from nightpress.pipelines.run_directory.editions import stand_ins
 from nightpress.pipelines.run_directory.lease import held, require_free
 from nightpress.pipelines.run_directory.record import (
@@ -65,7 +74,42 @@ def extend(
     if changes:
         options = ExtendOptions(True, changed)
         extension = compare(store, record, spec, changes, options).checked(store, MODEL)
-        with held(store, free) as lease:
+        with held(Store(spec.url, spec.storage), free) as lease:
             record = add_edition(store, extension, lease)
     list(write_plan(spec, MODEL, record.layout, store))
     return record
+
+
+class Killed(BaseException):
+    """The process has died."""
+
+
+class DyingStore(Store):
+    """A store whose process dies before one of its writes."""
+
+    writes_left: float = float("inf")
+    num_writes = 0
+
+    def create(self, path: str, data: bytes) -> bool:
+        return bool(self._write(lambda: super(DyingStore, self).create(path, data)))
+
+    def put(self, path: str, data: bytes) -> None:
+        self._write(lambda: super(DyingStore, self).put(path, data))
+
+    def _write(self, write: Callable[[], object]) -> object:
+        if self.num_writes >= self.writes_left:
+            raise Killed
+        self.num_writes += 1
+        return write()
+
+
+def make(spec: RunSpec, store: Store | None = None) -> list[int]:
+    """Make every shard that is not committed; returns the seeds that were sampled."""
+    store = store or Store(spec.url, spec.storage)
+    record = require_record(store)
+    sampler = FakeSampler()
+    for shard in range(record.layout.num_shards):
+        if shard not in committed_shards(store):
+            rows = read_shard(store, record.layout, shard)
+            make_shard(store, record, rows, sampler, work_on(rows, shard, look_first=True))
+    return sampler.seeds
