@@ -57,6 +57,7 @@ PLAN_SCHEMA = pa.schema(
         pa.field("conditioning", pa.string()),
         pa.field("inputs", pa.list_(PLANNED_INPUT_TYPE)),
         pa.field("passes", pa.string()),
+        pa.field("parent", pa.string()),
     ]
 )
 """One row per planned image, in sampling order; carried columns follow.
@@ -125,6 +126,7 @@ METADATA_SCHEMA = pa.schema(
         pa.field("references", pa.list_(LORA_TYPE)),
         pa.field("inputs", pa.list_(INPUT_TYPE)),
         pa.field("passes", pa.list_(PASS_TYPE)),
+        pa.field("parent", pa.string()),
     ]
 )
 """One row per finished image; carried columns follow.
@@ -179,6 +181,7 @@ OPTIONAL_FACTS: dict[str, Any] = {
     "references": (),
     "inputs": (),
     "passes": (),
+    "parent": None,
 }
 """Facts that most images do not have, with the value for none; image files then leave them out, and
 so does the metadata of older versions."""
@@ -305,6 +308,8 @@ class ImageFacts:
     """The pictures that it was made from."""
     passes: tuple[Pass, ...] = ()
     """How it was sampled again, larger; the first of them says at which size it began."""
+    parent: str | None = None
+    """The id of the image that it is another variant of; see `nightpress again`."""
 
     @property
     def without_hashes(self) -> Self:

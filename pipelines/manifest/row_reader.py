@@ -18,7 +18,7 @@ from nightpress.pipelines.job.sections import MAX_PIXELS
 from nightpress.pipelines.job.spec import MAX_SEED, PRIORITY, RunSpec
 from nightpress.pipelines.manifest.characters import CONTROL_CHARACTERS, has_control_characters
 from nightpress.pipelines.manifest.codes import decoded, dictionary_indices
-from nightpress.pipelines.manifest.columns import FIRST_VARIANT, Columns, is_mixed
+from nightpress.pipelines.manifest.columns import FIRST_VARIANT, PARENT, Columns, is_mixed
 from nightpress.pipelines.manifest.conditions import ConditionReader, RowSizes
 from nightpress.pipelines.manifest.numbers import (
     Floats,
@@ -90,6 +90,7 @@ class RowReader:
             conditioning=conditioning,
             inputs=inputs,
             priority=self._priorities(table, problems),
+            parents=self._parents(table, problems),
         )
 
     def _column(self, setting: str, table: pa.Table, problems: RowProblems) -> pa.Array | None:
@@ -285,6 +286,10 @@ class RowReader:
             return pa.nulls(table.num_rows, pa.int64())
         values, given = whole_numbers(column, self.columns.manifest_name(PRIORITY), problems)
         return pa.array(values, mask=~given)
+
+    def _parents(self, table: pa.Table, problems: RowProblems) -> pa.Array:
+        column = self._column(PARENT, table, problems)
+        return pa.nulls(table.num_rows, pa.string()) if column is None else column
 
     def _prompts(self, table: pa.Table, problems: RowProblems) -> pa.Array:
         column = self._column("prompt", table, problems)

@@ -87,6 +87,7 @@ class Attempt:
             references=model.references_of(conditioning.adapters, conditioning.reference_scales),
             inputs=inputs,
             passes=image.params.passes,
+            parent=image.parent,
         )
 
     def ok(self, encoded: EncodedImage) -> ImageRecord:
