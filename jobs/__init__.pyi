@@ -10,6 +10,7 @@ from .errors import (
     UnfinishedRun,
     UntrustedRun,
 )
+from .runs.again import AgainResult, again
 from .runs.doctor import Diagnosis, doctor
 from .runs.list_runs import RunSummary, list_runs
 from .runs.plan import Plan, plan
@@ -26,6 +27,7 @@ from .tuning.options import TuneOptions
 from .tuning.tune import Tuning, tune
 
 __all__ = [
+    "AgainResult",
     "ClusterError",
     "ClusterUnavailable",
     "Diagnosis",
@@ -51,6 +53,7 @@ __all__ = [
     "UnfinishedRun",
     "UntrustedRun",
     "VerifyResult",
+    "again",
     "compare_samplers",
     "doctor",
     "list_runs",

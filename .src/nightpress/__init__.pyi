@@ -3,6 +3,7 @@ from . import jobs as jobs
 from . import pipelines as pipelines
 from .diffusion_core.errors import NightpressError
 from .jobs import (
+    AgainResult,
     Diagnosis,
     ImageSetup,
     Plan,
@@ -18,6 +19,7 @@ from .jobs import (
     TuneOptions,
     Tuning,
     VerifyResult,
+    again,
     compare_samplers,
     doctor,
     list_runs,
@@ -35,6 +37,7 @@ from .jobs import (
 from .pipelines import Run, RunSpec, TrainSpec, open_run, read_train_spec
 
 __all__ = [
+    "AgainResult",
     "Diagnosis",
     "ImageSetup",
     "NightpressError",
@@ -54,6 +57,7 @@ __all__ = [
     "TuneOptions",
     "Tuning",
     "VerifyResult",
+    "again",
     "compare_samplers",
     "doctor",
     "list_runs",

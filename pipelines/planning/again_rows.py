@@ -6,7 +6,7 @@ a job's `columns` cannot change, and with the image that it comes from as its `p
 
 import io
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -117,8 +117,10 @@ def _told(
     for each in error.problems:
         column = each.column.removeprefix(OF_EDITIONS) if each.column else None
         where = each.file
-        if each.file in parents and each.row is not None:
-            where = f"image {parents[each.file].column(0)[each.row].as_py()}"
+        if each.file in parents:
+            where = "the chosen images"
+            if each.row is not None:
+                where = f"image {parents[each.file].column(0)[each.row].as_py()}"
         problems.append(replace(each, file=where, row=None, column=column))
     return ManifestError(problems, error.total)
 
@@ -230,25 +232,47 @@ def _condition_values(row: Mapping[str, Any], info: ModelInfo) -> dict[str, Any]
     values |= {f"control_scale.{name}": scale for name, scale in pairs}
     pairs = zip(condition.adapters, condition.reference_scales, strict=True)
     values |= {f"reference_scale.{name}": scale for name, scale in pairs}
-    controls = iter(condition.controls)
+    return values | _pictures(row["inputs"] or (), condition.controls, info)
+
+
+def _pictures(
+    inputs: Iterable[Mapping[str, Any]], controls: Sequence[str], info: ModelInfo
+) -> dict[str, Any]:
+    """The pictures of a row by the setting that gives them: one, or a list.
+
+    Args:
+        inputs: as the plan has them.
+        controls: the ControlNets of those of them that are control images, in the same order.
+        info: the model.
+    """
     pictures: dict[str, list[str | bytes]] = {}
-    for each in row["inputs"] or ():
-        role, data = each["role"], each["data"]
-        if role.partition(".")[0] == "control_image":
-            name = next(controls)  # in this order are the pictures, too
-            role = f"control_image.{name}" if len(info.controlnets) > 1 else role
-        pictures.setdefault(role, []).append(each["url"] if data is None else data)
-    values |= {role: some[0] if len(some) == 1 else some for role, some in pictures.items()}
-    return values
+    nets = iter(controls)
+    by_net: dict[str, str | bytes] = {}
+    for each in inputs:
+        role, picture = each["role"], each["url"] if each["data"] is None else each["data"]
+        net = next(nets) if role.partition(".")[0] == "control_image" else None
+        if net is not None and role == "control_image" and len(info.controlnets) > 1:
+            by_net[net] = picture
+        else:
+            pictures.setdefault(role, []).append(picture)
+    values = {role: some[0] if len(some) == 1 else some for role, some in pictures.items()}
+    # Without a name, a list has a picture for each ControlNet of the job, null for none.
+    every = {"control_image": [by_net.get(each.name) for each in info.controlnets]}
+    return values | (every if by_net else {})
 
 
 def _kind(values: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
     """What tells apart rows that cannot be in one table: the columns' types."""
     return tuple(
-        (name, f"{type(value).__name__} {type(value[0]).__name__}")
+        (name, f"{type(value).__name__} {_element(value)}")
         for name, value in sorted(values.items())
         if isinstance(value, str | bytes | list)
     )
+
+
+def _element(value: str | bytes | Sequence[Any]) -> str:
+    """The type of the first element that is not null."""
+    return next((type(each).__name__ for each in value if each is not None), "")
 
 
 def _require_alike(

@@ -113,7 +113,7 @@ class _Parser:
         token = self._token
         if token.text in COMPARISONS:
             self._next += 1
-            return COMPARISONS[token.text](ds.field(name), self._literal(name))
+            return COMPARISONS[token.text](self._field(name), self._literal(name))
         if self._takes("is"):
             is_valid = self._takes("not")
             self._expect("null")
@@ -124,7 +124,7 @@ class _Parser:
 
     def _membership(self, name: str) -> ds.Expression:
         """`in`, `between` and `like`, which are null for null."""
-        field = ds.field(name)
+        field = self._field(name)
         if self._takes("in"):
             self._expect("(")
             conditions = [pc.equal(field, self._literal(name))]
@@ -186,6 +186,11 @@ class _Parser:
         self._next += 1
         return name
 
+    def _field(self, name: str) -> ds.Expression:
+        """A column as it is compared: Arrow compares no decimals with other numbers."""
+        is_decimal = pa.types.is_decimal(self._schema.field(name).type)
+        return ds.field(name).cast(pa.float64()) if is_decimal else ds.field(name)
+
     def _literal(self, name: str) -> pa.Scalar:
         """The next value, as one that can be compared with a column."""
         token = self._token
@@ -209,7 +214,7 @@ def _comparable(name: str, type_: pa.DataType, value: Literal) -> pa.Scalar:
         pa.types.is_integer(type_) or pa.types.is_floating(type_) or pa.types.is_decimal(type_)
     )
     if numeric and is_number:
-        return pa.scalar(value)
+        return pa.scalar(float(value) if pa.types.is_decimal(type_) else value)
     fits = pa.types.is_boolean(type_) if isinstance(value, bool) else isinstance(value, str)
     if fits and not numeric and not pa.types.is_nested(type_):
         try:
