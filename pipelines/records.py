@@ -141,7 +141,6 @@ DRAW_KEY = "draw_key"
 RESERVED_COLUMNS = frozenset(PLAN_SCHEMA.names) | frozenset(METADATA_SCHEMA.names)
 """Names that a carried column may not have; see `carried_name`."""
 
-
 ADDED_TO_PLANS = frozenset({"conditioning", "inputs", "passes"})
 ADDED_TO_METADATA = frozenset(
     {"mode", "strength", "canvas", "controlnets", "references", "inputs", "passes"}
@@ -183,8 +182,7 @@ OPTIONAL_FACTS: dict[str, Any] = {
     "passes": (),
     "parent": None,
 }
-"""Facts that most images do not have, with the value for none; image files then leave them out, and
-so does the metadata of older versions."""
+"""Facts that most images lack, with the value for none; files and older metadata omit them."""
 
 
 def python_rows(table: pa.Table) -> list[dict[str, Any]]:
@@ -193,9 +191,8 @@ def python_rows(table: pa.Table) -> list[dict[str, Any]]:
     Python has no time beyond the year 9999, and without pandas none with nanoseconds.
     """
     columns = [python_values(column) for column in table.columns]
-    names = table.column_names
     rows = zip(*columns, strict=True) if columns else [()] * table.num_rows
-    return [dict(zip(names, row, strict=True)) for row in rows]
+    return [dict(zip(table.column_names, row, strict=True)) for row in rows]
 
 
 def nanoseconds_as_text(table: pa.Table) -> pa.Table:
@@ -230,9 +227,7 @@ def python_values(column: pa.ChunkedArray) -> list[Any]:
     try:
         values: list[Any] = column.to_pylist()
     except (ValueError, OverflowError):
-        texts = with_types(
-            column.type, lambda type_: pa.string() if pa.types.is_temporal(type_) else type_
-        )
+        texts = with_types(column.type, lambda t: pa.string() if pa.types.is_temporal(t) else t)
         values = column.cast(texts).to_pylist()
     return values
 

@@ -80,21 +80,18 @@ def command(
 
     RUN is the URL of a run directory, or its job file. The images are chosen by --ids or by
     --where, and each new one records in its metadata and in its file which of them is its parent.
-    The run's manifest is not needed. If this is interrupted, the same command goes on with it, and
-    so does `nightpress run`.
+    The run's manifest is not needed. After an interruption the same command goes on with it.
     """
     target = image_target(run, storage_overrides, night)
-    settings = settings_of(overrides)
-    names = None if ids is None else ids_in(ids)
     sigterm_as_ctrl_c()
     with run_display(log_format) as display:
         result = again(
             target,
             display.show,
-            ids=names,
+            ids=None if ids is None else ids_in(ids),
             where=where,
             num_images=num_images,
-            settings=settings,
+            settings=settings_of(overrides),
             address=address,
             max_failures=max_failures,
             allow_pickle=allow_pickle,

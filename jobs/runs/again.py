@@ -89,44 +89,25 @@ def again(
 ) -> AgainResult:
     """Make other variants of chosen images of a run, with new seeds; nothing is replaced.
 
-    They are planned from the run's own plan, so its manifest need not exist any more, and are an
-    edition of the run. If the run's last edition came of the same request and is not finished, it
-    is finished, and nothing is added.
+    If the run's last edition came of the same request and is not finished, that is finished.
 
     Args:
-        target: the URL of a run directory, a job, or an opened run.
-        on_event: called with every event, to show progress.
+        target, on_event, address, max_failures, allow_pickle, take_over, storage: as for `retry`.
         ids: ids of images, or of rows, which mean their first images.
-        where: a condition on the metadata, such as `status = 'ok' and priority > 1`, instead.
+        where: a condition on the metadata instead, such as `status = 'ok' and priority > 1`.
         num_images: how many others to make of each image.
-        settings: settings that are to differ, such as `{"guidance_scale": 6}`.
-        address: Ray cluster to join; by default the job's, or for a URL RAY_ADDRESS's or a new one.
-        max_failures: stop early when more images than this have failed; the job's own limit does
-            not apply.
-        allow_pickle: load pickled weights if the run was made with them, though no job allows it.
-        take_over: take over from another process that is working on this run.
-        storage: fsspec options by protocol, for a URL; a job has its own.
+        settings: what is to differ, such as `{"guidance_scale": 6}`.
 
     Raises:
         SpecError, ManifestError: the images or the settings cannot be used; nothing was written.
-        RunNotFound, RunHeld: there is no run, or another process is working on it.
         UnfinishedRun: the run's plan is not written yet.
-        UntrustedRun: only the run itself names a cluster, or allows pickles.
-        StoreError, ClusterError: the store or the cluster cannot be used.
-        RunStopped: stopped early; call this again to resume.
-        RunBlocked: stopped early, by something that must be changed first.
+        JobError, StoreError, RunHeld: as for `retry`.
     """
     request = AgainRequest.of(ids, where, num_images, settings or {})
     run = open_images(target, storage)
     spec = repair_spec(run, target, address, max_failures, allow_pickle)
     chosen = None if _is_unfinished(run, request) else _chosen(run, spec, request)
-    log = StartLog(StartOptions(AGAIN), spec, on_event)
-    log.read_earlier(run.store)
-    session = _Session(run, spec, request, chosen, log)
-    with closing(session.events(take_over)) as events:
-        for event in events:
-            log.show(event)
-    return session.result()
+    return _Session(run, spec, request, chosen, on_event).carry_out(take_over)
 
 
 @dataclass(frozen=True)
@@ -213,16 +194,29 @@ class _Session:
         spec: its job, with the cluster and the failure limit of this start.
         request: what was asked for.
         chosen: what is to be added; None to finish what an earlier start added.
-        log: of this start.
+        on_event: called with every event.
     """
 
     def __init__(
-        self, run: Run, spec: RunSpec, request: AgainRequest, chosen: _Chosen | None, log: StartLog
+        self,
+        run: Run,
+        spec: RunSpec,
+        request: AgainRequest,
+        chosen: _Chosen | None,
+        on_event: OnEvent,
     ) -> None:
         self._run, self._spec, self._request = run, spec, request
-        self._chosen, self._log = chosen, log
-        self._maker = Maker(log)
-        self._record = run.record
+        self._chosen, self._record = chosen, run.record
+        self._log = StartLog(StartOptions(AGAIN), spec, on_event)
+        self._maker = Maker(self._log)
+
+    def carry_out(self, take_over: bool) -> AgainResult:
+        """Make the images, and show the events."""
+        self._log.read_earlier(self._run.store)
+        with closing(self.events(take_over)) as events:
+            for event in events:
+                self._log.show(event)
+        return self.result()
 
     def events(self, take_over: bool) -> Generator[Event, None, None]:
         """Add the images to the run and make them; yields events."""

@@ -81,8 +81,7 @@ def compare_growth(
 
     Raises:
         SpecError, ManifestError: the manifest cannot be used beside the run.
-        PlanIncomplete: the plan lacks a part, so it cannot be compared.
-        StoreError: the manifest or the plan cannot be read.
+        PlanIncomplete, StoreError: the plan lacks a part, or something cannot be read.
     """
     files = scan_all(spec, mapper)
     planner = Planner(spec, info, columns := resolve_columns(spec, files))
@@ -96,8 +95,7 @@ def compare_growth(
         check(spec, info, mapper=mapper)  # says what is wrong, and where
         raise AssertionError("a manifest with problems passed its check")
     read = _PlanReader(spec, info, layout, store)
-    with_names = columns.has_ids or not planner.template.tells_images_apart
-    old, names = read.hashes(types, with_names)
+    old, names = read.hashes(types, columns.has_ids or not planner.template.tells_images_apart)
     growth = Growth(tuple(files), planner, tuple(units), old, new, names)
     return _compared(growth, made_as, others, read)
 

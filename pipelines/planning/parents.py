@@ -62,6 +62,8 @@ def find_parents(
     rows = [_named_rows(store, part, names) for part in layout.parts]
     every = pa.concat_tables(rows)
     chosen, unknown = _chosen(every, names)
+    if not chosen:
+        return FoundParents((), unknown)
     highest = _highest_variants(store, layout, every.take(pa.array(chosen)).column("id"))
     ids = np.array(every.column("id").to_pylist(), object)[chosen]
     first = np.zeros(len(chosen), np.int64)
