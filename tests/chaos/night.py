@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
 from random import Random
@@ -86,6 +86,8 @@ class Night:
         self.may_resample = 0
         """How many images may be sampled again because of faults, besides those in the log."""
         self.said: list[str] = []
+        self.grows = False
+        """Whether the manifest has grown, so that every start extends the run."""
         self.damaged = False
         """Whether a stored image or the plan was damaged.
 
@@ -162,7 +164,21 @@ class Night:
     def start(self, *arguments: str) -> None:
         if not self.tally.starts:
             self.environment.log.write_text("")
-        self.driver, self.is_stopping = self.command("run", *arguments), False
+        extend = ["--extend"] if self.grows else []
+        self.driver, self.is_stopping = self.command("run", *arguments, *extend), False
+
+    def grow(self, num_more: int) -> None:
+        """Append healthy rows to the manifest; for nights without poison."""
+        assert not self.poison
+        self.num_healthy += num_more
+        self.grows = True
+        self._manifest()
+
+    def num_sampled(self, numbers: Iterable[int]) -> int:
+        """How often the pictures with these numbers were sampled, by the log."""
+        log = [line.split() for line in self.environment.log.read_text().splitlines()]
+        seeds = {str(seed_of(f"picture {number}")) for number in numbers}
+        return sum(words[0] == "sampled" and words[1] in seeds for words in log)
 
     def __enter__(self) -> Self:
         return self
