@@ -179,6 +179,6 @@ def test_a_night_with_faults_whose_manifest_grows_in_between_damages_nothing(
         if not store.list("plan"):  # it was killed before it had planned
             night.start()
             assert night.await_end(300) == 0, night.report()
-        night.grow(16)
+        night.grow(16, edition="-2")
         tally = night.run_to_end()
         assert tally.is_whole, str(tally)
