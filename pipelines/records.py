@@ -3,7 +3,7 @@
 This module defines the Arrow schemas of `plan/` and `metadata/`.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from enum import StrEnum
 from typing import Any, Literal, Self
@@ -47,8 +47,7 @@ PLAN_SCHEMA = pa.schema(
         pa.field("prompt", pa.string(), nullable=False),
         pa.field("negative_prompt", pa.string(), nullable=False),
         pa.field("seed", pa.int64(), nullable=False),
-        pa.field("width", pa.int32(), nullable=False),
-        pa.field("height", pa.int32(), nullable=False),
+        *(pa.field(name, pa.int32(), nullable=False) for name in ("width", "height")),
         pa.field("num_inference_steps", pa.int32(), nullable=False),
         pa.field("guidance_scale", pa.float64(), nullable=False),
         pa.field("scheduler", pa.string(), nullable=False),
@@ -56,8 +55,8 @@ PLAN_SCHEMA = pa.schema(
         pa.field("lora_scale", pa.float64()),
         pa.field("conditioning", pa.string()),
         pa.field("inputs", pa.list_(PLANNED_INPUT_TYPE)),
-        pa.field("passes", pa.string()),
         pa.field("parent", pa.string()),
+        pa.field("passes", pa.string()),
     ]
 )
 """One row per planned image, in sampling order; carried columns follow.
@@ -67,8 +66,7 @@ Width and height are those of the finished image.
 
 LORA_TYPE = pa.struct(
     [
-        pa.field("name", pa.string(), nullable=False),
-        pa.field("sha256", pa.string(), nullable=False),
+        *(pa.field(name, pa.string(), nullable=False) for name in ("name", "sha256")),
         pa.field("scale", pa.float64(), nullable=False),
     ]
 )
@@ -76,8 +74,7 @@ LORA_TYPE = pa.struct(
 
 PASS_TYPE = pa.struct(
     [
-        pa.field("scale", pa.float64(), nullable=False),
-        pa.field("strength", pa.float64(), nullable=False),
+        *(pa.field(name, pa.float64(), nullable=False) for name in ("scale", "strength")),
         *(
             pa.field(name, pa.int32(), nullable=False)
             for name in ("num_inference_steps", "from_width", "from_height", "width", "height")
@@ -100,8 +97,7 @@ METADATA_SCHEMA = pa.schema(
         pa.field("member_offset", pa.int64()),
         pa.field("sha256", pa.string()),
         pa.field("num_bytes", pa.int64()),
-        pa.field("width", pa.int32(), nullable=False),
-        pa.field("height", pa.int32(), nullable=False),
+        *(pa.field(name, pa.int32(), nullable=False) for name in ("width", "height")),
         pa.field("prompt", pa.string(), nullable=False),
         pa.field("negative_prompt", pa.string(), nullable=False),
         pa.field("seed", pa.int64(), nullable=False),
@@ -116,17 +112,15 @@ METADATA_SCHEMA = pa.schema(
         pa.field("worker", pa.string(), nullable=False),
         pa.field("started_at", pa.timestamp("us", tz="UTC"), nullable=False),
         pa.field("sampling_s", pa.float64()),
-        pa.field("speed", pa.string()),
-        pa.field("prompt_cut", pa.string()),
-        pa.field("negative_prompt_cut", pa.string()),
+        *(pa.field(name, pa.string()) for name in ("speed", "prompt_cut", "negative_prompt_cut")),
         pa.field("mode", pa.string()),
         pa.field("strength", pa.float64()),
         pa.field("canvas", pa.list_(pa.int32())),
         pa.field("controlnets", pa.list_(LORA_TYPE)),
         pa.field("references", pa.list_(LORA_TYPE)),
         pa.field("inputs", pa.list_(INPUT_TYPE)),
-        pa.field("passes", pa.list_(PASS_TYPE)),
         pa.field("parent", pa.string()),
+        pa.field("passes", pa.list_(PASS_TYPE)),
     ]
 )
 """One row per finished image; carried columns follow.
@@ -156,10 +150,16 @@ def with_carried_renamed(table: pa.Table, added: frozenset[str]) -> pa.Table:
             them, and what it has under such a name is a carried column, say `manifest_mode`.
     """
     names = table.column_names
-    if added.issubset(names):
-        return table
-    later = ADDED_TO_PLANS | ADDED_TO_METADATA
+    later = {"parent"} if carries_parent(names) else set()
+    if not added.issubset(names):
+        later |= {"parent", *ADDED_TO_PLANS, *ADDED_TO_METADATA}
     return table.rename_columns([f"manifest_{n}" if n in later else n for n in names])
+
+
+def carries_parent(names: Sequence[str]) -> bool:
+    """Whether a part of an older version carries a column `parent`, which stands before `passes`
+    since it is a column of its own."""
+    return "parent" in names and list(names).index("parent") > [*names, "passes"].index("passes")
 
 
 def carried_name(name: str) -> str:
