@@ -60,7 +60,7 @@ class RowReader:
             problems: receives what is wrong with the rows.
         """
         ids = self._ids(table, first_row, problems)
-        negative_prompts = self._negative_prompts(table, problems)
+        prompts, negative_prompts = self._texts(table, problems)
         num_images = self._whole("num_images", table, (1, MAX_IMAGES), problems)
         first_variants = self._first_variants(table, problems)
         seeds, has_seed = self._seeds(table, first_variants + num_images, problems)
@@ -73,7 +73,7 @@ class RowReader:
         return Rows(
             numbers=np.arange(first_row, first_row + table.num_rows),
             ids=ids,
-            prompts=self._prompts(table, problems),
+            prompts=prompts,
             negative_prompts=negative_prompts,
             seeds=seeds,
             has_seed=has_seed,
@@ -289,6 +289,10 @@ class RowReader:
     def _parents(self, table: pa.Table, problems: RowProblems) -> pa.Array:
         column = self._column(PARENT, table, problems)
         return pa.nulls(table.num_rows, pa.string()) if column is None else column
+
+    def _texts(self, table: pa.Table, problems: RowProblems) -> tuple[pa.Array, pa.Array]:
+        """The prompts and the negative prompts."""
+        return self._prompts(table, problems), self._negative_prompts(table, problems)
 
     def _prompts(self, table: pa.Table, problems: RowProblems) -> pa.Array:
         column = self._column("prompt", table, problems)
