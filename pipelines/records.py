@@ -149,16 +149,16 @@ def with_carried_renamed(table: pa.Table, added: frozenset[str]) -> pa.Table:
         added: `ADDED_TO_PLANS` or `ADDED_TO_METADATA`. A part of an older version lacks some of
             them, and what it has under such a name is a carried column, say `manifest_mode`.
     """
-    names = table.column_names
-    later = {"parent"} if carries_parent(names) else set()
+    names, later = table.column_names, {"parent"}
     if not added.issubset(names):
-        later |= {"parent", *ADDED_TO_PLANS, *ADDED_TO_METADATA}
+        later |= ADDED_TO_PLANS | ADDED_TO_METADATA
+    elif not carries_parent(names):
+        return table
     return table.rename_columns([f"manifest_{n}" if n in later else n for n in names])
 
 
 def carries_parent(names: Sequence[str]) -> bool:
-    """Whether a part of an older version carries a column `parent`, which stands before `passes`
-    since it is a column of its own."""
+    """Whether an older version carried a column `parent`: now it stands before `passes`."""
     return "parent" in names and list(names).index("parent") > [*names, "passes"].index("passes")
 
 
