@@ -21,8 +21,8 @@ def shards_in_order(store: Store, layout: PlanLayout) -> list[int]:
     """All shards of a plan, in the order in which they are to be handed out.
 
     A shard's place is that of its most important image, and among equals that of its least
-    important one. So rows of a low priority come early only where they complete the shard of
-    more important ones: at most one shard for each settings of a part.
+    important one. So less important images come early only where they fill up a shard of more
+    important ones: at most one shard for each settings of a part.
 
     Raises:
         PlanDamaged: a part is not what was written.

@@ -58,8 +58,20 @@ priorities = st.lists(st.sampled_from([None, 0, 1, 5, -3]), min_size=1, max_size
 
 
 @settings(max_examples=20)
-@given(priorities, st.integers(1, 4))
-def test_within_equal_settings_no_image_is_handed_out_before_a_more_important_one(
+@given(priorities)
+def test_of_equal_settings_no_image_is_handed_out_before_a_more_important_one(
+    tmp_path_factory: pytest.TempPathFactory, values: list[int | None]
+) -> None:
+    folder = tmp_path_factory.mktemp("order")
+    spec = job(folder, write(folder / "m.jsonl", rows_of(values)), batch=SMALL)
+    _, images = handed_out(spec)
+    found = [value or 0 for value in images["priority"].to_pylist()]
+    assert found == sorted(found, reverse=True)
+
+
+@settings(max_examples=20)
+@given(st.lists(st.sampled_from([0, 1]), min_size=1, max_size=40), st.integers(1, 4))
+def test_of_each_settings_every_important_image_comes_before_the_others(
     tmp_path_factory: pytest.TempPathFactory, values: list[int | None], widths: int
 ) -> None:
     folder = tmp_path_factory.mktemp("order")
@@ -67,7 +79,7 @@ def test_within_equal_settings_no_image_is_handed_out_before_a_more_important_on
     _, images = handed_out(spec)
     for width in set(images["width"].to_pylist()):
         same = images.filter(pa.array([w == width for w in images["width"].to_pylist()]))
-        found = [value or 0 for value in same["priority"].to_pylist()]
+        found = same["priority"].to_pylist()
         assert found == sorted(found, reverse=True)
 
 
