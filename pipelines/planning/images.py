@@ -24,7 +24,7 @@ from nightpress.pipelines.manifest.prompt_checks import PromptChecker
 from nightpress.pipelines.manifest.row_reader import RowReader
 from nightpress.pipelines.manifest.rows import Rows
 from nightpress.pipelines.planning.passes import PassPlanner
-from nightpress.pipelines.planning.seeds import Hashes, derive_seeds, hash64
+from nightpress.pipelines.hashing import Hashes, derive_seeds, hash64
 from nightpress.pipelines.records import PLAN_SCHEMA
 
 VARIANT_DIGITS = 2

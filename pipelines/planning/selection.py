@@ -23,7 +23,7 @@ from nightpress.pipelines.planning.coverage import covering_rows
 from nightpress.pipelines.planning.images import Planner, expand_rows
 from nightpress.pipelines.planning.layout import PlanLayout
 from nightpress.pipelines.planning.parts import images_table
-from nightpress.pipelines.planning.seeds import GOLDEN, Hashes, hash64, mix64
+from nightpress.pipelines.hashing import GOLDEN, Hashes, hash64, mix64
 from nightpress.pipelines.planning.units import RowBatch, WorkUnit, read_batches
 
 CANDIDATES = 4_096

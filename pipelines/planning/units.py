@@ -42,7 +42,7 @@ from nightpress.pipelines.planning.images import (
 from nightpress.pipelines.planning.layout import RowLocator
 from nightpress.pipelines.planning.named_inputs import NamedInputs, joined, named_inputs
 from nightpress.pipelines.planning.passes import check_rows
-from nightpress.pipelines.planning.seeds import Hashes, hash64
+from nightpress.pipelines.hashing import Hashes, hash64
 
 MAX_PART_IMAGES = 131_072
 MAX_PART_BYTES = 64 << 20

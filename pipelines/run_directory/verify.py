@@ -21,7 +21,7 @@ from nightpress.pipelines.image_files.encoding import decoded, opened, read_fact
 from nightpress.pipelines.image_files.naming import FOLDER
 from nightpress.pipelines.image_files.packing import image_bytes, is_intact_pack
 from nightpress.pipelines.planning import read_shard
-from nightpress.pipelines.planning.seeds import Hashes, hash64
+from nightpress.pipelines.hashing import Hashes, hash64
 from nightpress.pipelines.records import (
     METADATA_SCHEMA,
     OPTIONAL_FACTS,
