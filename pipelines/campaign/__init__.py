@@ -1,0 +1,1 @@
+"""Campaigns: manifests that are drawn from templates and from lists of words."""
