@@ -50,7 +50,8 @@ class Problem:
 
     `row` counts from 0 within its file, like the ids of rows without an id; it is None if the
     problem concerns no single row. `line` is where that row begins in a text file, counted from 1
-    as an editor shows it; it is None in Parquet and tables, which have no lines.
+    as an editor shows it; it is None in Parquet and tables, which have no lines. `character` is the
+    place in that line, counted from 1; None if the problem concerns the whole line.
     """
 
     file: str
@@ -58,12 +59,14 @@ class Problem:
     column: str | None
     message: str
     line: int | None = None
+    character: int | None = None
 
     @property
     def place(self) -> str | None:
-        """`line 5`, or `row 3 (counted from 0)`; None if the problem concerns no single row."""
+        """`line 5`, `line 5, character 9`, or `row 3 (counted from 0)`; None for a whole file."""
         if self.line is not None:
-            return f"line {self.line}"
+            character = "" if self.character is None else f", character {self.character}"
+            return f"line {self.line}{character}"
         return None if self.row is None else f"row {self.row} (counted from 0)"
 
     def __str__(self) -> str:
