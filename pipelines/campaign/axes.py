@@ -59,6 +59,8 @@ class Axis:
     """Columns of the manifest that are settings; (k,) each."""
     table: AxisTable | None = None
     """The table that the values are from."""
+    lists: tuple[str, ...] = ()
+    """The names of the lists that the values are from."""
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -220,7 +222,8 @@ class _AxisReader:
         for each in found:
             each.require_entries()
         labels: pa.StringArray = pa.concat_arrays([each.entries for each in found])
-        axis = Axis(name, labels, {name: labels}, {name: labels}, {})
+        names = tuple(each.name for each in found)
+        axis = Axis(name, labels, {name: labels}, {name: labels}, {}, lists=names)
         self._refuse_repeats(axis, lambda number: key)
         for each in found:
             for number, text in enumerate(each.entries.to_pylist()):

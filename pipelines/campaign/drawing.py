@@ -64,7 +64,7 @@ class Drawer:
             return texts
         pieces, order = [texts], np.arange(len(rows))
         for option, chosen in _groups(options, part):
-            own = rows.take(chosen, rows.positions[chosen])
+            own = rows.take(chosen)
             order[chosen] = sum(map(len, pieces)) + np.arange(len(chosen))
             pieces.append(Drawer(self.values, self.quotas).texts(part.options[option], own))
         return pc.take(pa.concat_arrays(pieces), pa.array(order))
@@ -95,7 +95,7 @@ def fit(compiled: Compiled, rows: DrawnRows, quotas: Quotas) -> None:
         if isinstance(part, Alternatives):
             picks = quotas.pick(part.path, part.key, part.weights, rows)
             for option, chosen in _groups(picks.options, part):
-                fit(part.options[option], rows.take(chosen, picks.positions[chosen]), quotas)
+                fit(part.options[option], rows.at(picks.positions).take(chosen), quotas)
 
 
 def _groups(options: Ints, part: Alternatives) -> Iterator[tuple[int, Ints]]:

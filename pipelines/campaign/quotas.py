@@ -89,9 +89,9 @@ class DrawnRows:
     def __len__(self) -> int:
         return len(self.indices)
 
-    def take(self, chosen: NDArray[np.int64], positions: Ints) -> "DrawnRows":
-        """Some of the rows, with places of their own."""
-        return DrawnRows(self.indices[chosen], self.hashes[chosen], positions[chosen])
+    def take(self, chosen: Ints) -> "DrawnRows":
+        """Some of the rows."""
+        return DrawnRows(self.indices[chosen], self.hashes[chosen], self.positions[chosen])
 
     def at(self, positions: Ints) -> "DrawnRows":
         """The same rows at other places."""

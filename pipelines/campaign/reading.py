@@ -131,7 +131,9 @@ class _Builder:
                 message = "an id cannot be drawn, as drawing depends on it; use ${axis} only"
                 raise self._places.error(("id",), message)
         self._refuse_empty_values()
-        return Templates(identity, texts, constants, self._digest())
+        of_axes = {name for axis in self._axes for name in axis.lists}
+        used = frozenset(self._compiler.used_lists | of_axes)
+        return Templates(identity, texts, constants, used, self._digest())
 
     def _compiled(self, column: str, text: str, key: Key) -> Compiled:
         try:
