@@ -46,7 +46,6 @@ LAYERS = {
         "job",
         "storage",
         "records",
-        "characters",
         "errors",
         "formatting",
     ],

@@ -19,7 +19,9 @@ from nightpress.pipelines.campaign.value_tree import (
     parse_json,
     parse_yaml,
 )
-from nightpress.pipelines.characters import (
+from nightpress.pipelines.errors import ManifestError, Problem
+from nightpress.pipelines.job.characters import not_text
+from nightpress.pipelines.job.text_bytes import (
     BYTE_ORDER_MARK,
     BadText,
     NotText,
@@ -28,8 +30,6 @@ from nightpress.pipelines.characters import (
     has_control_characters,
     kind_of,
 )
-from nightpress.pipelines.errors import ManifestError, Problem
-from nightpress.pipelines.job.characters import not_text
 
 SUFFIXES = (".txt", ".yaml", ".yml", ".json")
 """The formats of lists."""

@@ -28,8 +28,8 @@ from nightpress.pipelines.storage import (
 )
 from nightpress.pipelines.storage.urls import absolute, public
 
-NOT_IN_NAMES = re.compile(r"__|[*{}$|\\\n]|_$|^_|^/|/$|//")
-"""What a name cannot have, as `__name__` could not refer to it."""
+NAME = re.compile(r"(?!.*__)(?!_)[\w-][\w./ +&'()-]*(?<![/ ])")
+"""A name that `__name__` can refer to."""
 
 MOST_NEAR_NAMES = 3
 
@@ -104,9 +104,10 @@ class WordLists:
     def find(self, pattern: str) -> tuple[WordList, ...]:
         """The lists of a name or a pattern, sorted by name; none if there is none.
 
-        `*` stands for any characters but `/`, and `**` for any at all. Upper and lower case differ.
+        `*` stands for any characters but `/`, `**` for any at all, and `?` for one that is not `/`.
+        Upper and lower case differ.
         """
-        if "*" not in pattern:
+        if not is_pattern(pattern):
             return (self.by_name[pattern],) if pattern in self.by_name else ()
         matches = pattern_regex(pattern).fullmatch
         return tuple(self.by_name[name] for name in self.names if matches(name))
@@ -179,13 +180,16 @@ def list_sources(url: str, options: Options | None = None) -> list[tuple[Source,
 
 
 def pattern_regex(pattern: str) -> re.Pattern[str]:
-    """What matches the names that a pattern with `*` and `**` means."""
-    parts = re.split(r"(\*+)", pattern)
-    meaning = {"*": "[^/]*"}
-    regex = "".join(
-        meaning.get(part, ".*") if part.startswith("*") else re.escape(part) for part in parts
-    )
-    return re.compile(regex, re.DOTALL)
+    """What matches the names that a pattern with `*`, `**` and `?` means."""
+    meaning = {"*": "[^/]*", "?": "[^/]"}
+    parts = re.split(r"(\*+|\?)", pattern)
+    regex = (meaning.get(each, ".*" if each[:1] == "*" else re.escape(each)) for each in parts)
+    return re.compile("".join(regex), re.DOTALL)
+
+
+def is_pattern(name: str) -> bool:
+    """Whether a name is a pattern."""
+    return "*" in name or "?" in name
 
 
 def _folder_of(url: str) -> str:
@@ -231,7 +235,7 @@ def _named(files: Iterable[_ReadFile]) -> tuple[dict[str, WordList], list[Skippe
     for read in files:
         for each in read.lists:
             url, name = read.file.url, name_of(read.path, each.keys)
-            if NOT_IN_NAMES.search(name):
+            if not NAME.fullmatch(name):
                 unusable.append(Skipped(url, _about_name(name)))
             elif name in by_name:
                 other = by_name[name].file
@@ -254,6 +258,6 @@ def name_of(path: str, keys: Sequence[str]) -> str:
 
 def _about_name(name: str) -> str:
     return (
-        f"the list {name!r} cannot be used: a name has no __ * {{ }} $ | or \\, and neither begins "
-        "nor ends with _ or /"
+        f"the list {name!r} cannot be used: a name has letters, digits, blanks and . / - + & ' ( ) _, "
+        "not __, and begins with a letter or digit"
     )

@@ -16,8 +16,8 @@ from collections.abc import Callable
 import pyarrow as pa
 import pyarrow.csv
 
-from nightpress.pipelines.characters import BadText, check_characters, lone_cr
 from nightpress.pipelines.formatting import plural
+from nightpress.pipelines.job.text_bytes import BadText, check_characters, lone_cr
 from nightpress.pipelines.manifest.text import OnBadRecord, ScannedBlock, whole_lines
 
 QUOTED = rb'"[^"]*+(?:""[^"]*+)*+"'

@@ -13,10 +13,10 @@ import pyarrow.compute as pc
 from nightpress.diffusion_core.models.info import ModelInfo
 from nightpress.diffusion_core.models.samplers import SAMPLER_NAMES, solver_and_suffix
 from nightpress.diffusion_core.sampling.schedulers import is_uneven, max_steps
-from nightpress.pipelines.characters import CONTROL_CHARACTERS, has_control_characters
 from nightpress.pipelines.job.characters import not_text
 from nightpress.pipelines.job.sections import MAX_PIXELS
 from nightpress.pipelines.job.spec import MAX_SEED, RunSpec
+from nightpress.pipelines.job.text_bytes import CONTROL_CHARACTERS, has_control_characters
 from nightpress.pipelines.manifest.codes import decoded, dictionary_indices
 from nightpress.pipelines.manifest.columns import Columns, is_mixed
 from nightpress.pipelines.manifest.conditions import ConditionReader, RowSizes

@@ -12,7 +12,7 @@ from typing import BinaryIO, Protocol
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from nightpress.pipelines.characters import BadText, check_characters, check_line_ends
+from nightpress.pipelines.job.text_bytes import BadText, check_characters, check_line_ends
 
 BLOCK_BYTES = 4 << 20
 

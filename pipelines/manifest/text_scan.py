@@ -12,14 +12,14 @@ from typing import BinaryIO
 
 import pyarrow as pa
 
-from nightpress.pipelines.characters import (
+from nightpress.pipelines.errors import MAX_PROBLEMS, ManifestError, Problem
+from nightpress.pipelines.job.text_bytes import (
     BYTE_ORDER_MARK,
     BadText,
     NotText,
     check_characters,
     kind_of,
 )
-from nightpress.pipelines.errors import MAX_PROBLEMS, ManifestError, Problem
 from nightpress.pipelines.manifest.delimited import Delimited, QuotesAreText, TextAfterQuote
 from nightpress.pipelines.manifest.jsonl import JsonLines
 from nightpress.pipelines.manifest.text import (

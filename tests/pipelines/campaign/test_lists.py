@@ -190,8 +190,8 @@ def test_what_is_no_list_is_passed_over_and_said(tmp_path: Path) -> None:
     assert entries(lists, "d") == ["a"]
     assert [str(each).replace(f"{tmp_path}/", "") for each in lists.skipped] == [
         "a.csv: not one of .txt .yaml .yml .json",
-        "b__c.txt: the list 'b__c' cannot be used: a name has no __ * { } $ | or \\, and neither "
-        "begins nor ends with _ or /",
+        "b__c.txt: the list 'b__c' cannot be used: a name has letters, digits, blanks and . / - + "
+        "& ' ( ) _, not __, and begins with a letter or digit",
     ]
 
 
@@ -222,6 +222,7 @@ def test_a_star_stays_in_its_folder_and_two_go_below(tmp_path: Path) -> None:
     assert found("fold*") == ["fold"]
     assert found("fold**") == ["fold", "folder/a", "folder/b/c"]
     assert found("folder/*") == ["folder/a"]
+    assert found("fol?") == ["fold"]
     assert found("**/a") == ["folder/a", "x/folder/a"]
     assert found("**") == sorted(names)
     assert found("a") == ["a"]
