@@ -96,7 +96,9 @@ class _AxisReader:
     def axis(self, name: str, given: Any) -> Axis:
         key: Key = ("axes", name)
         if not name or set(name) & set("${}.=:\n") or name != name.strip() or is_setting(name):
-            why = "is a setting" if is_setting(name) else "has a character with a meaning of its own"
+            why = (
+                "is a setting" if is_setting(name) else "has a character with a meaning of its own"
+            )
             message = f"an axis cannot be named {name!r}: the name {why}; choose another"
             raise self._places.error(key, message)
         match given:
@@ -141,10 +143,10 @@ class _AxisReader:
 
     def _records(self, name: str, values: Sequence[Mapping[str, Any]]) -> Axis:
         """A list of mappings: the first key of the first one names the values."""
-        first = next(iter(values[0]), None)
+        first = next(iter(values[0]), "")
         for number, value in enumerate(values):
-            if first is None or value.get(first) is None:
-                what = "is empty" if first is None else f"has no {first}, which names it"
+            if value.get(first) is None:
+                what = f"has no {first}, which names it" if first else "is empty"
                 message = f"value {number + 1} of the axis {name} {what}"
                 raise self._places.error(("axes", name, number), message)
         labels = [text_of(value[first]) for value in values]
@@ -232,7 +234,9 @@ class _AxisReader:
                         f"{text!r} is a template, but the axis {name} takes this list's entries as "
                         "they are; name the list in the prompt instead"
                     )
-                    raise ManifestError([Problem(each.file, None, None, message, int(each.lines[number]))])
+                    raise ManifestError(
+                        [Problem(each.file, None, None, message, int(each.lines[number]))]
+                    )
         return axis
 
     def _table(self, name: str, url: str) -> Axis:
@@ -341,4 +345,3 @@ def zipped(spec: CampaignSpec, axes: Sequence[Axis], places: Places) -> list[lis
         if group not in factors:
             factors.append(group)
     return factors
-

@@ -28,7 +28,7 @@ from nightpress.pipelines.records import DRAW_KEY
 CHUNK_ROWS = 65_536
 """How many rows are made at once where all are looked at."""
 
-ID_DIGITS = 8
+ID_DIGITS, KEY_DIGITS = 8, 16
 
 SEED_BITS = 53
 
@@ -119,7 +119,7 @@ class Campaign:
             columns[name] = pa.repeat(constant, len(positions))
         for number, axis in enumerate(self.axes):
             chosen = pa.array(combination.axes[number])
-            for name, column in (axis.settings | axis.carried).items():
+            for name, column in {**axis.settings, **axis.carried}.items():
                 columns[name] = pc.take(column, chosen)
         if self.spec.seed_by is not None:
             columns["seed"] = pa.array(self._seeds(combination))
@@ -203,7 +203,9 @@ class Campaign:
         total = np.full(num_rows, np.uint64(self.templates.digest))
         for number in sorted(combination.axes, key=lambda n: self.axes[n].name):
             total = mix64(total * GOLDEN + self._value_hashes[number][combination.axes[number]])
-        return pa.array([f"{each:016x}" for each in total.tolist()], pa.string())
+        digits = total.astype(">u8").tobytes().hex().encode()
+        offsets = np.arange(0, (num_rows + 1) * KEY_DIGITS, KEY_DIGITS, dtype=np.int32)
+        return pa.StringArray.from_buffers(num_rows, pa.py_buffer(offsets), pa.py_buffer(digits))
 
     @cached_property
     def _value_hashes(self) -> list[Hashes]:

@@ -155,9 +155,7 @@ class Compiler:
             },
         )
 
-    def _option(
-        self, entry: _Entry, salt: str, path: str, open_lists: tuple[str, ...]
-    ) -> Compiled:
+    def _option(self, entry: _Entry, salt: str, path: str, open_lists: tuple[str, ...]) -> Compiled:
         try:
             return self._compiled(entry.template, salt, path, open_lists)
         except TemplateError as error:
@@ -288,7 +286,12 @@ def _mask(length: int, numbers: Mapping[int, object]) -> NDArray[np.bool_]:
     return found
 
 
-def num_texts(compiled: Compiled, sizes: Mapping[str, int] | None = None) -> int:
+def varies(compiled: Compiled) -> bool:
+    """Whether a template has anything to draw or look up."""
+    return not all(isinstance(part, str) for part in compiled)
+
+
+def num_texts(compiled: Compiled) -> int:
     """How many texts a template can draw for one combination of the axes.
 
     Equal texts that are drawn in different ways count as often.

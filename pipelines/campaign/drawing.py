@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from numpy.typing import NDArray
 
 from nightpress.pipelines.campaign.compiled import Alternatives, Compiled, Looked
 from nightpress.pipelines.campaign.permutation import Ints
@@ -127,8 +128,8 @@ def _another(part: Alternatives, rows: DrawnRows, drawn: Sequence[Ints]) -> Ints
 
 def _is_taken(
     part: Alternatives, found: Ints, drawn: Sequence[Ints], rows: Ints
-) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
-    taken = part.weights.values[found[rows]] == 0
+) -> NDArray[np.bool_]:
+    taken: NDArray[np.bool_] = part.weights.values[found[rows]] == 0
     for earlier in drawn:
         taken |= earlier[rows] == found[rows]
     return taken

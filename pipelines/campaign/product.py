@@ -160,13 +160,17 @@ class Product:
         for axis in range(len(self.sizes)):
             steps = {state: self._step(axis, state) for state in states}
             self._steps.append(steps)
-            states = {after for step in steps.values() for after in step.states if after is not None}
+            states = {
+                after for step in steps.values() for after in step.states if after is not None
+            }
             num_states += len(states)
             if num_states > MAX_STATES:
                 raise TooManyRules("the rules overlap in too many ways to be counted")
         ways: list[dict[State, int]] = [dict.fromkeys(states, 1)]
         for axis in reversed(range(len(self.sizes))):
-            ways.append({s: self._ways_from(step, ways[-1]) for s, step in self._steps[axis].items()})
+            ways.append(
+                {s: self._ways_from(step, ways[-1]) for s, step in self._steps[axis].items()}
+            )
         self._ways = ways[::-1]
 
     def _ways_from(self, step: _Step, after: Mapping[State, int]) -> int:
@@ -182,7 +186,9 @@ class Product:
         meant = np.stack([self._forbidden[rule].values[axis] for rule in concerned], axis=1)
         kinds, kind_of = np.unique(meant, axis=0, return_inverse=True)
         states = tuple(
-            self._after(axis, state, {r for r, is_meant in zip(concerned, k, strict=True) if not is_meant})
+            self._after(
+                axis, state, {r for r, is_meant in zip(concerned, k, strict=True) if not is_meant}
+            )
             for k in kinds.tolist()
         )
         return _Step(states, kind_of.reshape(-1).astype(np.int64))
@@ -190,7 +196,9 @@ class Product:
     def _after(self, axis: int, state: State, kept: set[int]) -> State | None:
         """The state after a value that these rules do not mean; None if a rule is broken."""
         left = state - kept
-        if any(self._last_axes[rule] <= axis for rule in left if axis in self._forbidden[rule].values):
+        if any(
+            self._last_axes[rule] <= axis for rule in left if axis in self._forbidden[rule].values
+        ):
             return None
         return left
 

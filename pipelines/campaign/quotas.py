@@ -13,7 +13,6 @@ from math import gcd, lcm
 from typing import Protocol
 
 import numpy as np
-from numpy.typing import NDArray
 
 from nightpress.pipelines.campaign.permutation import Ints
 from nightpress.pipelines.hashing import GOLDEN, Hashes, mix64

@@ -4,7 +4,7 @@ The caller gives the word lists and a way to read tables; nothing here touches a
 """
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -27,12 +27,8 @@ from nightpress.pipelines.campaign.places import Key, Places
 from nightpress.pipelines.campaign.quotas import shares
 from nightpress.pipelines.campaign.spec import NAMES, CampaignSpec, Constant
 from nightpress.pipelines.campaign.syntax import (
-    Choice,
-    ListReference,
-    Template,
     TemplateError,
     parse,
-    parts_of,
 )
 from nightpress.pipelines.errors import ManifestError, Problem
 from nightpress.pipelines.job.reader import explain
@@ -117,7 +113,7 @@ class _Builder:
         }
         for prefix, columns in prefixes.items():
             for name, value in columns.items():
-                if name in texts or name in constants or name in SETTING_COLUMNS and prefix:
+                if name in texts or name in constants or (name in SETTING_COLUMNS and prefix):
                     message = f"{name} is a setting; write it as a key of the campaign"
                     raise self._places.error((*prefix, name), message)
                 if isinstance(value, str):
@@ -220,7 +216,12 @@ class _Builder:
                     "values set no column; use it, or remove it"
                 )
                 problem = Problem(
-                    self._places.url, None, f"axes.{axis.name}", message, place.line, place.character
+                    self._places.url,
+                    None,
+                    f"axes.{axis.name}",
+                    message,
+                    place.line,
+                    place.character,
                 )
                 raise ManifestError([problem])
 
@@ -252,9 +253,7 @@ class _Builder:
             own = {name for axis in factor.axes for name in self._axes[axis].texts}
             if len(factor) > 1 and factor.axes and not own & named:
                 axis = self._axes[factor.axes[0]].name
-                message = (
-                    f"rows that differ in {axis} only would have the same id; add ${{{axis}}}"
-                )
+                message = f"rows that differ in {axis} only would have the same id; add ${{{axis}}}"
                 raise self._places.error(("id",), message)
 
 

@@ -255,9 +255,7 @@ class _Parser:
         written = self._text[start : self._at]
         if not any(weights):
             raise TemplateError(start, f"every alternative of {written} has the weight 0")
-        return Choice(
-            tuple(options), tuple(weights), least, most, separator, written, start
-        )
+        return Choice(tuple(options), tuple(weights), least, most, separator, written, start)
 
     def _quantity(self) -> tuple[int, int, str]:
         """How many alternatives are drawn, and what joins them; -1 for all that there are."""

@@ -127,9 +127,7 @@ def scan_campaign(
     return loaded, FileScan(sample.schema, blocks), tuple(_notes(loaded, rows))
 
 
-def campaign_rows(
-    url: str, sha256: str, options: Options, load_table: LoadTable
-) -> CampaignRows:
+def campaign_rows(url: str, sha256: str, options: Options, load_table: LoadTable) -> CampaignRows:
     """The rows of a campaign that was scanned before; a process loads the same one only once.
 
     Raises:

@@ -4,10 +4,12 @@ Turns a URL into Arrow tables of the file's own columns. A file is read block by
 stays bounded.
 """
 
+from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from itertools import accumulate
 from typing import BinaryIO
 
 import pyarrow as pa
@@ -108,6 +110,28 @@ class RowRange:
     file: ManifestFile
     first_row: int
     num_rows: int
+
+
+class RowLocator:
+    """Finds rows of a whole manifest in its files."""
+
+    def __init__(self, files: Sequence[ManifestFile]) -> None:
+        self._files = files
+        self._ends = list(accumulate(file.num_rows for file in files))
+
+    def row_ranges(self, first_row: int, num_rows: int) -> tuple[RowRange, ...]:
+        """Split consecutive rows of the manifest into one range per file."""
+        ranges = []
+        index = bisect_right(self._ends, first_row)
+        while num_rows:
+            file, end = self._files[index], self._ends[index]
+            count = min(num_rows, end - first_row)
+            if count:
+                ranges.append(RowRange(file, first_row - (end - file.num_rows), count))
+            first_row += count
+            num_rows -= count
+            index += 1
+        return tuple(ranges)
 
 
 def identity_of(url: str, sha256: str, partition: Partition) -> tuple[str, ...]:

@@ -69,8 +69,9 @@ def manifest_files(url: str, found: Sequence[Source]) -> list[Source]:
     """
     files = [source for source in found if format_of(source.url) is not None]
     if not files:
+        suffixes = ", ".join((*SUFFIXES, CAMPAIGN_SUFFIXES[0]))
         message = (
-            f"not a manifest file; its name must end in one of: {', '.join((*SUFFIXES, CAMPAIGN_SUFFIXES[0]))} "
+            f"not a manifest file; its name must end in one of: {suffixes} "
             f"(text formats may also be compressed: {', '.join(COMPRESSIONS)})"
         )
         raise ManifestError([Problem(url, None, None, message)])
