@@ -10,6 +10,7 @@ import click
 from nightpress.jobs.commands.common import json_option, storage_option, storage_options
 from nightpress.jobs.commands.json_output import print_result
 from nightpress.jobs.runs.expand import Counts, DrawnText, Expansion, expand
+from nightpress.pipelines.campaign.combining import MAX_ROWS
 from nightpress.pipelines.formatting import plural
 from nightpress.pipelines.manifest.expansion import (
     OUTPUT_SUFFIXES,
@@ -109,7 +110,8 @@ def count_lines(counts: Counts) -> list[str]:
     ):
         if number:
             lines.append(("left out", f"{plural(number, 'row')}: {why}"))
-    lines.append(("rows", f"{counts.num_rows:,}"))
+    limit = f", more than the {MAX_ROWS:,} of one manifest; set draw.rows"
+    lines.append(("rows", f"{counts.num_rows:,}{limit if counts.is_too_large else ''}"))
     width = max(len(name) for name, _ in lines)
     return [f"{name:<{width}}  {value}" for name, value in lines]
 

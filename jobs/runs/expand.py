@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from nightpress.pipelines.campaign.combining import MAX_ROWS
 from nightpress.pipelines.campaign.compiled import num_texts, varies
 from nightpress.pipelines.campaign.drawing import MARK_END, MARK_START
 from nightpress.pipelines.campaign.rows import CampaignRows
@@ -32,6 +33,8 @@ class Counts:
     """Combinations that the rules of the kind `forbid` leave."""
     num_rows: int
     """Rows that are drawn, and left by rules about their text and by `duplicates`."""
+    is_too_large: bool
+    """Whether those are more than a manifest may have, so that fewer must be drawn."""
     num_without_text: int
     num_repeated: int
     """Rows that were left out by a rule about their text, and as duplicates."""
@@ -66,12 +69,14 @@ class Expansion:
     def counts(self) -> Counts:
         """Count the rows; nothing is expanded unless a rule looks at texts."""
         campaign, rows = self._loaded.campaign, self._rows
-        left = rows.left
+        is_expandable = campaign.combinations.size <= MAX_ROWS or campaign.spec.draw.rows != "all"
+        left = rows.left if is_expandable else None
         return Counts(
             axes={axis.name: len(axis) for axis in campaign.axes},
             num_combinations=campaign.combinations.num_combinations,
             num_allowed=campaign.combinations.size,
-            num_rows=rows.num_rows,
+            num_rows=rows.num_rows if is_expandable else campaign.combinations.size,
+            is_too_large=not is_expandable,
             num_without_text=0 if left is None else left.num_without_text,
             num_repeated=0 if left is None else left.num_repeated,
             texts={
@@ -82,7 +87,7 @@ class Expansion:
         )
 
     def show(self, num_rows: int) -> Iterator[tuple[str, Mapping[str, DrawnText]]]:
-        """The first rows: the id of each, its prompt, and its other texts that are not all the same."""
+        """The first rows: each one's id, prompt and other texts that vary."""
         campaign = self._loaded.campaign
         columns = [n for n, parts in campaign.templates.texts.items() if varies(parts)]
         columns = ["prompt", *(name for name in columns if name != "prompt")]

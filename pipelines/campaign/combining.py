@@ -76,7 +76,7 @@ class Combinations:
             places: where the keys of the campaign stand.
 
         Raises:
-            ManifestError: rules or `draw` cannot be met.
+            ManifestError: rules or `cover` cannot be met.
         """
         self._spec, self._axes, self._places = spec, axes, places
         groups = zipped(spec, axes, places)
@@ -89,7 +89,6 @@ class Combinations:
         )
         self._product = self._allowed()
         self._order = self._ordered()
-        self.num_rows = self._num_rows()
 
     @property
     def size(self) -> int:
@@ -218,7 +217,13 @@ class Combinations:
             found += of_axis
         return list(dict.fromkeys(found))
 
-    def _num_rows(self) -> int:
+    @cached_property
+    def num_rows(self) -> int:
+        """How many rows are drawn.
+
+        Raises:
+            ManifestError: more than there can be.
+        """
         rows = self._spec.draw.rows
         if rows == "all":
             if self._product.size > MAX_ROWS:

@@ -199,6 +199,8 @@ def unknown_list(part: ListReference, lists: WordLists) -> str:
     near = lists.near(part.pattern) if "*" not in part.pattern else ()
     if near:
         return f"{part.text}: no such list; did you mean {' or '.join(f'__{n}__' for n in near)}?"
+    if not lists.names:
+        return f"{part.text}: there are no lists; name their folder, such as `lists: lists/`"
     return f"{part.text}: no such list; {did_you_mean(part.pattern, lists.names, 'lists')}"
 
 
@@ -206,7 +208,7 @@ def unknown_axis(name: str, axes: frozenset[str]) -> str:
     """What is wrong with a `${name}` that no axis gives."""
     if ":" in name:
         return f"${{{name}}}: a default after `:` is not supported; name an axis, or axis.column"
-    return f"${{{name}}}: no such axis; {did_you_mean(name, axes, 'names')}"
+    return f"${{{name}}}: no such axis; {did_you_mean(name, axes, 'axes')}"
 
 
 def list_error(file: str, line: int, error: TemplateError) -> ManifestError:

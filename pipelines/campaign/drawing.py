@@ -103,10 +103,10 @@ def _groups(options: Ints, part: Alternatives) -> Iterator[tuple[int, Ints]]:
     """The rows of each templated alternative that any row got."""
     rows = np.flatnonzero(part.is_templated[options])
     rows = rows[np.argsort(options[rows], kind="stable")]
-    distinct, firsts = np.unique(options[rows], return_index=True)
-    ends = [*firsts[1:].tolist(), len(rows)]
-    for option, first, end in zip(distinct.tolist(), firsts.tolist(), ends, strict=True):
-        yield option, rows[first:end]
+    distinct, counts = np.unique(options[rows], return_counts=True)
+    ends = np.cumsum(counts).tolist()
+    for option, count, end in zip(distinct.tolist(), counts.tolist(), ends, strict=True):
+        yield option, rows[end - count : end]
 
 
 def _another(part: Alternatives, rows: DrawnRows, drawn: Sequence[Ints]) -> Ints:

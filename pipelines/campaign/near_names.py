@@ -20,7 +20,7 @@ def did_you_mean(name: str, known: Iterable[str], what: str) -> str:
     if near:
         return f"did you mean {' or '.join(near)}?"
     if not names:
-        return f"the campaign has no {what}"
+        return f"there are no {what}"
     shown = ", ".join(names[:MOST_SHOWN])
     more = f" and {len(names) - MOST_SHOWN:,} more" if len(names) > MOST_SHOWN else ""
     return f"the {what} are: {shown}{more}"

@@ -152,7 +152,7 @@ class CampaignRows:
         rules = [n for n, rule in enumerate(self.campaign.spec.rules) if rule.forbid is None]
         key = ("rules", rules[0]) if rules else ("duplicates",)
         if not number:
-            message = f"it leaves none of {plural(num_seen, 'row')}"
+            message = f"no row is left of {plural(num_seen, 'row')}"
         else:
             message = (
                 f"only {number:,} of the {wanted:,} rows that draw.rows asks for are left, of "

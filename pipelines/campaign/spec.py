@@ -125,6 +125,6 @@ class CampaignSpec(_Section):
         own = {name for name in cls.model_fields if name != "settings"}
         settings = {k: v for k, v in values.items() if k not in own and is_setting(k)}
         rest = {key: value for key, value in values.items() if key not in settings}
-        if rest.get("draw") == "all":
-            rest["draw"] = {"rows": "all"}
+        if isinstance(rest.get("draw"), str | int):
+            rest["draw"] = {"rows": rest["draw"]}
         return rest | ({"settings": settings} if settings else {})

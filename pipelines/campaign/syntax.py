@@ -7,7 +7,7 @@ r"""The template language of a campaign: text with choices, word lists and varia
     __colours__      an entry of a word list; __hats/*__ of all lists that match
     ${product.name}  a value of an axis
     ${x=!{a|b}}      names a value that ${x} repeats; without ! each ${x} is drawn anew
-    \{ \} \| \$ \_ \# \: \\   the character itself
+    \{ \} \| \$ \_ \# \: \\   the character itself; \${x} the text ${x}
 
 A line that begins with `#` is a comment, and line breaks become spaces. `#` elsewhere, and a `$`
 that opens no `${`, are text.
@@ -28,7 +28,7 @@ MAX_PARTS = 10_000
 SPECIAL = r"[{}\\$\n#]|__"
 """Matches in every text that is not just itself."""
 
-_ESCAPE = re.compile(r"\\([{}|$_#:\\])")
+_ESCAPE = re.compile(r"\\(\$\{[^{}]*\}|[{}|$_#:\\])")
 _QUANTITY = re.compile(r"\s*(\d+)?(-)?(\d+)?\$\$(?:([^{}|$\n]*|[\s,;/&+|-]*)\$\$)?")
 _WEIGHT = re.compile(r"\s*(\d+\.?\d*|\.\d+)::")
 _LIST = re.compile(r"__((?!_)\S(?:(?!__)[^{}|$\n])*?)__(?!_(?!_))")

@@ -7,7 +7,7 @@ stays bounded.
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import accumulate
 from typing import BinaryIO
@@ -283,12 +283,8 @@ def load_table(url: str, options: Options) -> LoadedTable:
         message = f"{file.num_rows:,} rows are more than the {MAX_TABLE_ROWS:,} of one axis"
         raise _file_error(source.url, message)
     values = _whole(file, options)
-    texts = values
-    if file.format in ("csv", "tsv"):  # numbers as they are written, such as 007 and 1.50
-        fields = [pa.field(name, pa.string()) for name in file.schema.names]
-        texts = _whole(replace(file, schema=pa.schema(fields)), options)
     lines = lines_of_rows(file, range(file.num_rows), options)
-    return LoadedTable(AxisTable(source.url, values, _as_texts(texts), lines), file.sha256)
+    return LoadedTable(AxisTable(source.url, values, _as_texts(values), lines), file.sha256)
 
 
 def _whole(file: ManifestFile, options: Options) -> pa.Table:
