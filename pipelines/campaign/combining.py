@@ -172,18 +172,18 @@ class Combinations:
         raise self._places.error(key, f"{name}: no such axis; {hint}")
 
     def _ordered(self) -> Order:
+        cover = self._spec.draw.covered
+        wanted = [] if cover is None else self._covered_factors(cover)
         if not self._is_drawn or not self.factors:
             return AsWritten(self._product.size)
         key = key_of("order", self._spec.draw.seed)
-        cover = self._spec.draw.covered
-        first = np.zeros(0, np.int64) if cover is None else self._covering(cover)
+        first = np.zeros(0, np.int64)
+        if cover is not None and wanted:
+            first = self._covering(cover, wanted)
         return Shuffled(self._product.size, key, first)
 
-    def _covering(self, cover: Cover) -> Ints:
+    def _covering(self, cover: Cover, wanted: Sequence[int]) -> Ints:
         """The combinations that come first, so that what is to be covered occurs."""
-        wanted = self._covered_factors(cover)
-        if not wanted:
-            return np.zeros(0, np.int64)
         places = [self._order_of_factors.index(number) for number in wanted]
         key = key_of("cover", self._spec.draw.seed)
         try:

@@ -4,7 +4,6 @@ from collections import Counter
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
 import pytest
 from support.campaigns import prompts_of, rows_of, scanned, table_of, write_campaign
 
@@ -215,9 +214,7 @@ def test_numbers_of_a_table_are_text_as_they_are_written(tmp_path: Path) -> None
         'prompt: "${p.price} for ${p.code}, ${p.size}"\naxes: {p: {from: p.csv}}\n',
         p_DOT_csv="code,price,size\n007,1.50,3\n008,1e5,4\n",
     )
-    table = table_of(path)
-    assert table["prompt"].to_pylist() == ["1.50 for 007, 3", "1e5 for 008, 4"]
-    assert table.schema.field("p.size").type == pa.int64()
+    assert [row["prompt"] for row in rows_of(path)] == ["1.50 for 007, 3", "1e5 for 008, 4"]
 
 
 def test_settings_may_be_templates_numbers_or_lists(tmp_path: Path) -> None:
