@@ -75,6 +75,8 @@ class PlanLayout:
     """The hashes of the pictures that were read for that, until they are kept with the run."""
     has_input_hashes: bool = False
     """Whether the run keeps hashes of its pictures, which are also in the plan."""
+    order: tuple[str, ...] = ()
+    """What makes images come sooner: columns of the plan such as `-priority`, `+surface`."""
 
     @property
     def num_rows(self) -> int:
@@ -162,7 +164,7 @@ class PlanLayout:
             "files": [_file_as_dict(file, schemas) for file in self.files],
             "schemas": schemas,
             "prompts": self.prompts.as_dict(),
-        } | ({"has_input_hashes": True} if self.has_input_hashes else {})
+        } | _set_values(has_input_hashes=self.has_input_hashes, order=list(self.order))
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
@@ -184,7 +186,13 @@ class PlanLayout:
             batch_size=values.get("batch_size", 1),
             prompts=PromptCounts(**values.get("prompts", {})),
             has_input_hashes=values.get("has_input_hashes", False),
+            order=tuple(values.get("order", ())),
         )
+
+
+def _set_values(**values: Any) -> dict[str, Any]:
+    """Those that are set: older versions wrote none of these."""
+    return {key: value for key, value in values.items() if value}
 
 
 def _file_as_dict(file: ManifestFile, schemas: Sequence[str]) -> dict[str, Any]:

@@ -79,7 +79,7 @@ def _default_columns(columns: Columns) -> list[str]:
     if any(is_condition(name) for name in settings):
         settings.append("conditioning")  # the pictures may all differ, but the modes are few
     carried = [each.name for each in columns.carried if not pa.types.is_nested(each.type)]
-    return [*settings, *carried][:MAX_COLUMNS]
+    return list(dict.fromkeys([*settings, *carried]))[:MAX_COLUMNS]
 
 
 def _named_columns(columns: Columns, names: Sequence[str]) -> list[str]:

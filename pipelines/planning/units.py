@@ -21,6 +21,7 @@ from nightpress.pipelines.hashing import Hashes, hash64
 from nightpress.pipelines.image_files.naming import overlong
 from nightpress.pipelines.image_files.portability import folded, reserved
 from nightpress.pipelines.inputs.decoding import limits_of
+from nightpress.pipelines.job.spec import PRIORITY
 from nightpress.pipelines.manifest.columns import Columns
 from nightpress.pipelines.manifest.files import (
     ManifestFile,
@@ -172,6 +173,8 @@ def read_batches(
             rows = planner.row_reader.read(table, number, problems)
             check_rows(planner.spec, planner.row_reader.info, columns, rows, problems)
             carried = columns.carried_values(table, problems)
+            if any(column.name == PRIORITY for column in columns.carried):
+                carried.setdefault(PRIORITY, rows.priority)
             yield RowBatch(part.file.url, row, problems, rows, carried, row_bytes)
             row += table.num_rows
             number += table.num_rows
