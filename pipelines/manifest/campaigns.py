@@ -56,8 +56,8 @@ class LoadedCampaign:
     sha256: str
     num_bytes: int
     """Of the campaign file itself."""
-    reads: tuple[str, ...]
-    """The URLs of the lists and tables that were read."""
+    beside: tuple[str, ...]
+    """The URLs of the lists and tables that it names by relative paths."""
 
 
 def load_campaign(url: str, options: Options, load_table: LoadTable) -> LoadedCampaign:
@@ -72,16 +72,18 @@ def load_campaign(url: str, options: Options, load_table: LoadTable) -> LoadedCa
     spec, places = read_spec(url, data)
     tables: dict[str, LoadedTable] = {}
 
-    def read_table(named: str) -> AxisTable:
-        place = beside(url, named)
+    named = [spec.lists] if isinstance(spec.lists, str) else list(spec.lists or ())
+
+    def read_table(name: str) -> AxisTable:
+        named.append(name)
+        place = url_beside(url, name)
         if place not in tables:
             tables[place] = load_table(place, options)
         return tables[place].table
 
     lists = WordLists({}, ())
-    if spec.lists is not None:
-        given = [spec.lists] if isinstance(spec.lists, str) else spec.lists
-        lists = load_lists([beside(url, each) for each in given], options)
+    if named:
+        lists = load_lists([url_beside(url, each) for each in named], options)
     campaign = build(spec, places, lists, read_table)
     used = _used_files(campaign, lists)
     digests = [
@@ -90,15 +92,21 @@ def load_campaign(url: str, options: Options, load_table: LoadTable) -> LoadedCa
         *(f"table {number} {each.sha256}" for number, each in enumerate(tables.values())),
     ]
     sha256 = hashlib.sha256("\n".join(digests).encode()).hexdigest()
-    reads = (*(file.url for file in lists.files), *(each.table.url for each in tables.values()))
-    return LoadedCampaign(campaign, places, lists, sha256, len(data), reads)
+    read = (*(file.url for file in lists.files), *(each.table.url for each in tables.values()))
+    roots = [absolute(url_beside(url, name)) for name in named if _is_relative(name)]
+    near = tuple(r for r in read if any(r == root or r.startswith(f"{root}/") for root in roots))
+    return LoadedCampaign(campaign, places, lists, sha256, len(data), near)
 
 
-def beside(url: str, named: str) -> str:
+def url_beside(url: str, named: str) -> str:
     """The URL of what a campaign names: relative paths start from the campaign's folder."""
-    if is_url(named) or named.startswith(("/", "~")):
+    if not _is_relative(named):
         return named
     return f"{absolute(url).rpartition('/')[0]}/{named}"
+
+
+def _is_relative(named: str) -> bool:
+    return not is_url(named) and not named.startswith(("/", "~"))
 
 
 def sha256_of_campaign(url: str, options: Options, load_table: LoadTable) -> str:

@@ -30,6 +30,7 @@ def write_campaign(folder: Path, text: str, **files: str | bytes) -> str:
         path = folder / name.replace("__", "/").replace("_DOT_", ".")
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(content.encode() if isinstance(content, str) else content)
+    folder.mkdir(parents=True, exist_ok=True)
     path = folder / NAME
     path.write_text(dedent(text))
     return str(path)
