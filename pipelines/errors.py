@@ -100,8 +100,9 @@ def _places(problems: Sequence[Problem]) -> str | None:
     One more than `MOST_PLACES` is named too, because "1 more" is no shorter.
     """
     first = problems[0]
-    numbers = [problem.row if first.line is None else problem.line for problem in problems]
-    if len(problems) == 1 or None in numbers:
+    every = (problem.row if first.line is None else problem.line for problem in problems)
+    numbers = list(dict.fromkeys(every))
+    if len(numbers) == 1 or None in numbers:
         return first.place
     num_shown = len(numbers) if len(numbers) <= MOST_PLACES + 1 else MOST_PLACES
     shown = [str(number) for number in numbers[:num_shown]]

@@ -258,6 +258,6 @@ def name_of(path: str, keys: Sequence[str]) -> str:
 
 def _about_name(name: str) -> str:
     return (
-        f"the list {name!r} cannot be used: a name has letters, digits, blanks and . / - + & ' ( ) _, "
-        "not __, and begins with a letter or digit"
+        f"the list {name!r} cannot be used: a name has letters, digits, blanks and . / - + & ' ( ) "
+        "_, not __, and begins with a letter or digit"
     )
