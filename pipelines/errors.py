@@ -6,6 +6,7 @@
     └── PipelineError
         ├── SpecError              the job file is wrong; the message names the key and the value
         ├── ManifestError          the manifest is wrong; carries its `problems`
+        │   └── NotConverted       a wildcard folder has what no campaign can say
         ├── ChangedRunError        the job differs from the one that began the run
         ├── RunNotFound            there is no run at that URL
         ├── UnsupportedFormat      the run was written by a newer nightpress
@@ -126,6 +127,14 @@ class ManifestError(PipelineError, ValueError):
     def __reduce__(self) -> tuple[Any, ...]:
         """Allow pickling, so that the error can cross processes."""
         return type(self), (self.problems, self.total)
+
+
+class NotConverted(ManifestError):
+    """Entries of a wildcard folder have no counterpart in a campaign; nothing was written."""
+
+    def __init__(self, problems: Sequence[Problem], total: int | None = None) -> None:
+        super().__init__(problems, total)
+        self.args = (f"{self}\nnothing was written; --leave-out leaves these entries out",)
 
 
 @dataclass(frozen=True)

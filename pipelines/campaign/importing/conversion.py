@@ -7,6 +7,7 @@ from nightpress.pipelines.campaign.importing import dynamic_prompts, swarmui
 from nightpress.pipelines.campaign.importing.output_text import (
     PLAIN,
     Converted,
+    Note,
     Resolve,
     Unconvertible,
 )
@@ -170,6 +171,7 @@ def _convert_entry(
     except Unconvertible as error:
         made.leave_out(entry, error.message, error.offset)
         return
+    converted.notes.extend(_other_syntax(entry.text, tool))
     _note(made, entry, converted)
     made.items.extend(map(Comment, converted.comments))
     if converted.text:
@@ -177,6 +179,16 @@ def _convert_entry(
         made.axes |= converted.axes
         for used in sorted(converted.uses):
             made.uses.setdefault(used, []).append(entry)
+
+
+def _other_syntax(text: str, tool: Tool) -> Iterator[Note]:
+    """What is syntax of the other tool, and text to this one."""
+    if tool == "swarmui" and (found := dynamic_prompts.SIGN.search(text)):
+        message = "this has a meaning in sd-dynamic-prompts, but is text in SwarmUI"
+        yield Note("kept as text", found.start(), message)
+    if tool == "dynamic-prompts" and (found := swarmui.SIGN.search(text)):
+        message = "this has a meaning in SwarmUI, but is text in sd-dynamic-prompts"
+        yield Note("kept as text", found.start(), message)
 
 
 def _note(made: ConvertedList, entry: Entry, converted: Converted) -> None:

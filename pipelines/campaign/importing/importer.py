@@ -1,7 +1,7 @@
 """Imports a wildcard folder: reads it, converts its entries, writes lists and a first campaign."""
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -18,7 +18,7 @@ from nightpress.pipelines.campaign.importing.reading import (
 from nightpress.pipelines.campaign.importing.starter import campaign_text
 from nightpress.pipelines.campaign.list_files import MAX_FILE_BYTES, SUFFIXES
 from nightpress.pipelines.campaign.lists import Skipped, list_sources
-from nightpress.pipelines.errors import ManifestError, Problem, StoreDenied
+from nightpress.pipelines.errors import ManifestError, NotConverted, Problem, StoreDenied
 from nightpress.pipelines.storage import READ_THREADS, Options, Source, Store, open_source
 from nightpress.pipelines.storage.urls import absolute, public
 
@@ -68,20 +68,20 @@ def import_lists(
         options: fsspec options by protocol.
 
     Raises:
-        ManifestError: something cannot be converted, the entries have the syntax of both tools, or
-            there is no list; nothing was written.
+        NotConverted: something cannot be converted; nothing was written.
+        ManifestError: there is no list.
         StoreDenied: the output is not empty.
         StoreError: a store refuses or fails.
     """
     store, where = Store(output, options), public(absolute(folder))
     _require_empty(store)
     files, skipped = _read(folder, options)
-    tool = tool or _tool_of(where, files, wrap)
+    tool = tool or _tool_of(files, wrap)
     converted = convert_lists(files, tool, wrap)
     findings = _in_order(converted.findings)
     bad = [each.problem for each in findings if each.kind == "not converted"]
     if bad and not leave_out:
-        raise ManifestError(bad)
+        raise NotConverted(bad)
     if not converted.lists:
         message = f"there is no list here; lists are {' '.join(SUFFIXES)} files with entries"
         raise ManifestError([Problem(where, None, None, message)])
@@ -121,35 +121,17 @@ def _read(folder: str, options: Options | None) -> tuple[list[SourceFile], list[
         return list(pool.map(read, sources)), skipped
 
 
-def _tool_of(folder: str, files: Sequence[SourceFile], wrap: str) -> Tool:
-    """Whose syntax the entries have.
-
-    Raises:
-        ManifestError: some have that of one, and some that of the other.
-    """
-    signs: Mapping[Tool, re.Pattern[str]] = {
-        "swarmui": swarmui.SIGN,
-        "dynamic-prompts": dynamic_prompts.SIGN,
-    }
-    seen = {tool: next(_with_sign(files, sign), None) for tool, sign in signs.items()}
-    found = {tool: place for tool, place in seen.items() if place is not None}
-    if len(found) == 2:
-        examples = " and ".join(f"{TOOL_NAMES[tool]} in {place}" for tool, place in found.items())
-        message = f"the entries have the syntax of {examples}; say which one with --from"
-        raise ManifestError([Problem(folder, None, None, message)])
-    if found:
-        return next(iter(found))
+def _tool_of(files: Sequence[SourceFile], wrap: str) -> Tool:
+    """Whose syntax the entries have; a tag such as `<random:...>` can only be SwarmUI's."""
+    if wrap != dynamic_prompts.DEFAULT_WRAP:
+        return "dynamic-prompts"
+    entries = [entry for file in files for each in file.lists for entry in each.entries]
+    if any(swarmui.SIGN.search(entry.text) for entry in entries):
+        return "swarmui"
     is_structured = any(not file.url.lower().endswith(".txt") for file in files)
-    custom = is_structured or wrap != dynamic_prompts.DEFAULT_WRAP
-    return "dynamic-prompts" if custom else "swarmui"
-
-
-def _with_sign(files: Sequence[SourceFile], sign: re.Pattern[str]) -> Iterator[str]:
-    for file in files:
-        for found in file.lists:
-            for entry in found.entries:
-                if sign.search(entry.text):
-                    yield f"{public(file.url)}, line {entry.place.line}"
+    if is_structured or any(dynamic_prompts.SIGN.search(entry.text) for entry in entries):
+        return "dynamic-prompts"
+    return "swarmui"
 
 
 def _in_order(findings: Sequence[Finding]) -> list[Finding]:
