@@ -14,6 +14,7 @@ from contextlib import contextmanager, suppress
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from itertools import takewhile
+from keyword import iskeyword
 from typing import Any, NoReturn
 
 import click
@@ -49,6 +50,7 @@ COMMANDS = {
     "doctor": "Look for what would stop a night, on this machine and on a cluster.",
     "train": "Train an autoencoder, a denoiser or a LoRA, or resume an interrupted training run.",
     "init": "Write a commented example job file.",
+    "import": "Turn a wildcard folder of SwarmUI or sd-dynamic-prompts into lists of a campaign.",
     "schema": "Print the JSON Schema of a job file, for editors.",
 }
 
@@ -77,7 +79,8 @@ class CommandGroup(click.Group):
         """Import the command's module."""
         if name not in COMMANDS:
             return None
-        command: click.Command = import_module(f"nightpress.jobs.commands.{name}").command
+        module = f"{name}_" if iskeyword(name) else name
+        command: click.Command = import_module(f"nightpress.jobs.commands.{module}").command
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:

@@ -6,6 +6,7 @@
     └── PipelineError
         ├── SpecError              the job file is wrong; the message names the key and the value
         ├── ManifestError          the manifest is wrong; carries its `problems`
+        │   └── NotConverted       a wildcard folder has what no campaign can say
         ├── ChangedRunError        the job differs from the one that began the run
         ├── RunNotFound            there is no run at that URL
         ├── UnsupportedFormat      the run was written by a newer nightpress
@@ -100,8 +101,9 @@ def _places(problems: Sequence[Problem]) -> str | None:
     One more than `MOST_PLACES` is named too, because "1 more" is no shorter.
     """
     first = problems[0]
-    numbers = [problem.row if first.line is None else problem.line for problem in problems]
-    if len(problems) == 1 or None in numbers:
+    every = (problem.row if first.line is None else problem.line for problem in problems)
+    numbers = list(dict.fromkeys(every))
+    if len(numbers) == 1 or None in numbers:
         return first.place
     num_shown = len(numbers) if len(numbers) <= MOST_PLACES + 1 else MOST_PLACES
     shown = [str(number) for number in numbers[:num_shown]]
@@ -125,6 +127,14 @@ class ManifestError(PipelineError, ValueError):
     def __reduce__(self) -> tuple[Any, ...]:
         """Allow pickling, so that the error can cross processes."""
         return type(self), (self.problems, self.total)
+
+
+class NotConverted(ManifestError):
+    """Entries of a wildcard folder have no counterpart in a campaign; nothing was written."""
+
+    def __init__(self, problems: Sequence[Problem], total: int | None = None) -> None:
+        super().__init__(problems, total)
+        self.args = (f"{self}\nnothing was written; --leave-out leaves these entries out",)
 
 
 @dataclass(frozen=True)

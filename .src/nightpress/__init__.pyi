@@ -32,11 +32,20 @@ from .jobs import (
     tune,
     verify,
 )
-from .pipelines import Run, RunSpec, TrainSpec, open_run, read_train_spec
+from .pipelines import (
+    Imported,
+    Run,
+    RunSpec,
+    TrainSpec,
+    import_lists,
+    open_run,
+    read_train_spec,
+)
 
 __all__ = [
     "Diagnosis",
     "ImageSetup",
+    "Imported",
     "NightpressError",
     "Plan",
     "RepairResult",
@@ -56,6 +65,7 @@ __all__ = [
     "VerifyResult",
     "compare_samplers",
     "doctor",
+    "import_lists",
     "list_runs",
     "open_run",
     "plan",
