@@ -56,11 +56,15 @@ class DrawnText:
 class Expansion:
     """The rows of a campaign."""
 
+    url: str
+    """Of the campaign."""
+    sha256: str
+    """Of the campaign and all that its rows depend on, hexadecimal."""
+
     def __init__(self, url: str, storage: Options) -> None:
         self.url, self._storage = url, storage
         self._loaded = load_campaign(url, storage, load_table)
         self.sha256 = self._loaded.sha256
-        """Of the campaign and all that its rows depend on, hexadecimal."""
 
     @property
     def _rows(self) -> CampaignRows:
