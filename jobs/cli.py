@@ -37,6 +37,7 @@ COMMANDS = {
     "run": "Make every image of a job, or resume an interrupted run.",
     "submit": "Run a job on a Ray cluster through its Jobs API, and follow it.",
     "plan": "Show what a job would make, without writing anything.",
+    "expand": "Show what a campaign stands for: its rows counted, shown, written or compared.",
     "preview": "Make a contact sheet of a few rows before the long run.",
     "tune": "Find the fastest way to sample a job on this machine and save it in the job file.",
     "steps": "Show how a prompt becomes an image step by step, or compare samplers.",

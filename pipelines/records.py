@@ -133,6 +133,9 @@ The image is the object `file`. In a pack, it is the member `member`: `num_bytes
 from `member_offset` on.
 """
 
+DRAW_KEY = "draw_key"
+"""A carried column of campaigns: a hash of what a row was drawn from; see `campaign`."""
+
 RESERVED_COLUMNS = frozenset(PLAN_SCHEMA.names) | frozenset(METADATA_SCHEMA.names)
 """Names that a carried column may not have; see `carried_name`."""
 

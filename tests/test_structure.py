@@ -46,6 +46,7 @@ LAYERS = {
         "job",
         "storage",
         "records",
+        "hashing",
         "errors",
         "formatting",
     ],

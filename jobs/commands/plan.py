@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict
+from datetime import tzinfo
 
 import click
 from rich.console import Console
@@ -14,10 +15,22 @@ from nightpress.diffusion_core.sampling.request import SamplingParams
 from nightpress.jobs.commands.common import job_argument, json_option, read_job, set_option
 from nightpress.jobs.commands.json_output import print_result
 from nightpress.jobs.commands.status import holder_line, holder_values
-from nightpress.jobs.commands.times import Night, night_options
+from nightpress.jobs.commands.times import (
+    Night,
+    PlannedDeadline,
+    PlannedTimes,
+    local_text,
+    night_options,
+    zone_of,
+)
 from nightpress.jobs.errors import BAD_INPUT, OK, STOPPED
 from nightpress.jobs.runs.column_lines import carried_line, near_misses, settings_line
 from nightpress.jobs.runs.existing_run import RunState, State
+from nightpress.jobs.runs.forecast import (
+    forecast_lines,
+    forecast_values,
+    planned_actors,
+)
 from nightpress.jobs.runs.mode_lines import conditions, makes_text_only, mode_counts, pictures_line
 from nightpress.jobs.runs.plan import Plan, PlannedFile, plan
 from nightpress.pipelines.errors import (
@@ -39,6 +52,13 @@ MAX_FILES = 10
 @click.command("plan")
 @job_argument
 @set_option
+@click.option(
+    "--deadline",
+    type=PlannedDeadline(),
+    metavar="TIME",
+    help="Say what will be made by this time, such as 06:30 or 2027-01-15T06:30, if the run starts "
+    "now; of a window such as 22:00-06:30 that is not open, if it starts when it opens.",
+)
 @night_options
 @json_option
 @click.pass_context
@@ -46,6 +66,7 @@ def command(
     ctx: click.Context,
     job: str,
     overrides: tuple[str, ...],
+    deadline: PlannedTimes | None,
     night: Night,
     as_json: bool,
 ) -> None:
@@ -62,13 +83,17 @@ def command(
     `nightpress run` checks whether the cluster supports model.speed.
     """
     spec = read_job(job, overrides, night=night)
-    planned = plan(spec)
+    planned = plan(
+        spec,
+        deadline_at=None if deadline is None else deadline.ends_at,
+        starts_at=None if deadline is None else deadline.starts_at,
+    )
     if as_json:
         print_result(
             as_values(planned) | {"error": _refusal_values(planned)}, exit_code(planned.run_state)
         )
     else:
-        show(Console(), spec, planned)
+        show(Console(), spec, planned, zone_of(ctx))
         if refusal := refusal_line(planned):
             click.echo(f"error: {refusal}", err=True)
     ctx.exit(exit_code(planned.run_state))
@@ -94,6 +119,7 @@ def as_values(planned: Plan) -> dict[str, object]:
         "num_pictures": planned.num_pictures,
         "estimate": None if estimate is None else asdict(estimate),
         "cost": None if planned.cost is None else asdict(planned.cost),
+        "forecast": None if planned.forecast is None else forecast_values(planned.forecast),
         "unread_runs": list(planned.unread_runs),
         "run_state": {
             "state": state.state.value,
@@ -110,8 +136,8 @@ def as_values(planned: Plan) -> dict[str, object]:
     }
 
 
-def show(console: Console, spec: RunSpec, planned: Plan) -> None:
-    """Print the plan for a person."""
+def show(console: Console, spec: RunSpec, planned: Plan, zone: tzinfo) -> None:
+    """Print the plan for a person, whose clock is that of `zone`."""
     model = planned.model
     lines = [
         f"run      {planned.url}",
@@ -129,6 +155,7 @@ def show(console: Console, spec: RunSpec, planned: Plan) -> None:
         f"shards   {planned.num_shards:,} of up to {plural(planned.shard_size, 'image')}",
         estimate_line(spec, planned),
         *cost_lines(planned),
+        *deadline_lines(planned, zone),
         *(f"warning  left out of the estimate: {reason}" for reason in planned.unread_runs),
         *(f"warning  {text}" for text in planned.prompts.warnings()),
     ]
@@ -228,7 +255,7 @@ def estimate_line(spec: RunSpec, planned: Plan) -> str:
         if planned.run_state.state is State.UNREADABLE:
             return "takes    unknown: earlier runs cannot be read"
         return "takes    unknown: no run here has used this model with these settings yet"
-    actors = spec.cluster.actors if isinstance(spec.cluster.actors, int) else 1
+    actors = planned_actors(spec)
     return (
         f"takes    about {duration(planned.estimate.actor_s / actors)} on "
         f"{plural(actors, 'actor')}, {size(planned.estimate.num_bytes)}"
@@ -238,6 +265,15 @@ def estimate_line(spec: RunSpec, planned: Plan) -> str:
 def cost_lines(planned: Plan) -> list[str]:
     """What the images would cost; loading models and waiting come on top."""
     return [] if planned.cost is None else [f"costs    about {planned.cost}, for sampling alone"]
+
+
+def deadline_lines(planned: Plan, zone: tzinfo) -> list[str]:
+    """How far the run gets by the deadline; nothing without one."""
+    if planned.forecast is None:
+        return []
+    first, *rest = forecast_lines(planned.forecast)
+    clock = local_text(planned.forecast.deadline_at, zone)
+    return [f"deadline by {clock}: {first}", *(f"         {line}" for line in rest)]
 
 
 def settings_table(planned: Plan) -> Table:

@@ -89,6 +89,37 @@ class Deadline(click.ParamType[float]):
             self.fail(str(error), param, ctx)
 
 
+@dataclass(frozen=True)
+class PlannedTimes:
+    """A deadline, and when the run is to start, in seconds since the epoch."""
+
+    ends_at: float
+    starts_at: float | None = None
+    """None for now."""
+
+
+class PlannedDeadline(click.ParamType[PlannedTimes]):
+    """The same times for a start that is only planned; a window may open later."""
+
+    name = "time"
+
+    def convert(
+        self, value: str, param: click.Parameter | None, ctx: click.Context | None
+    ) -> PlannedTimes:
+        """Parse it."""
+        now = datetime.now(zone_of(ctx))
+        window = TimeWindow.parse(value)
+        try:
+            if window is None:
+                return PlannedTimes(next_time(value, now).timestamp())
+            if window.is_open(now):
+                return PlannedTimes(window.end_after(now).timestamp())
+            opens = next_moment(window.opens, now)
+            return PlannedTimes(window.end_after(opens).timestamp(), opens.timestamp())
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
+
+
 def zone_of(ctx: click.Context | None) -> tzinfo:
     """The time zone that --tz names, or else that of this process."""
     zone = None if ctx is None else ctx.meta.get(ZONE)
@@ -122,15 +153,19 @@ class TimeWindow:
         """
         if self.opens == self.closes:
             raise ValueError(f"{self} is empty: it ends when it begins")
-        soon = datetime.fromtimestamp(now.timestamp() + EARLY_S, now.tzinfo)
-        if not (self._is_open(now) or self._is_open(soon)):
+        if not self.is_open(now):
             raise StoppedOnRequest(
                 f"stopped: it is {now:%H:%M} {zone_label(now)}, and the job runs only from "
                 f"{self.opens:%H:%M} to {self.closes:%H:%M}; run the same command again then"
             )
         return next_moment(self.closes, now)
 
-    def _is_open(self, now: datetime) -> bool:
+    def is_open(self, now: datetime) -> bool:
+        """Whether a run may start: the window is open, or it is within a minute."""
+        soon = datetime.fromtimestamp(now.timestamp() + EARLY_S, now.tzinfo)
+        return self._has_opened(now) or self._has_opened(soon)
+
+    def _has_opened(self, now: datetime) -> bool:
         return last_moment(self.opens, now).timestamp() > last_moment(self.closes, now).timestamp()
 
 

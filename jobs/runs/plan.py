@@ -1,11 +1,12 @@
 """`plan`: what a job would make, how large it would be, and how long it would take."""
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 
 from nightpress.diffusion_core.models.info import ModelInfo
 from nightpress.jobs.dispatch.batch_size import resolve_batch_size
 from nightpress.jobs.runs.existing_run import FoundRun, RunState, look_for_run, state_of
+from nightpress.jobs.runs.forecast import Deadline, Forecast, forecast
 from nightpress.jobs.runs.input_session import with_input_root
 from nightpress.jobs.runs.table_manifest import (
     TableManifest,
@@ -20,7 +21,13 @@ from nightpress.pipelines.manifest.frames import TABLE, Frame
 from nightpress.pipelines.manifest.prompt_checks import PromptCounts
 from nightpress.pipelines.models.files import ModelFiles
 from nightpress.pipelines.planning import PlanLayout, SettingsCount, check, check_inputs
-from nightpress.pipelines.run_directory.estimate import Estimate, estimate, measured_rates
+from nightpress.pipelines.run_directory.estimate import (
+    Estimate,
+    Rate,
+    RateKey,
+    estimate,
+    measured_rates,
+)
 from nightpress.pipelines.shards.run_images import EarlierRuns
 
 
@@ -72,9 +79,17 @@ class Plan:
     """Mode -> how many images it makes."""
     num_pictures: int
     """Distinct pictures that were checked; 0 if `inputs.check` is none, or the run was begun."""
+    forecast: Forecast | None = None
+    """How far the run gets by the deadline; None without one."""
 
 
-def plan(spec: RunSpec, *, manifest: Frame | None = None) -> Plan:
+def plan(
+    spec: RunSpec,
+    *,
+    manifest: Frame | None = None,
+    deadline_at: float | None = None,
+    starts_at: float | None = None,
+) -> Plan:
     """Check a job and its whole manifest, and say what it would make, without writing anything.
 
     Ray is not used: `batch.size: auto` is resolved as for a CPU unless `cluster.gpus_per_actor` is
@@ -84,6 +99,8 @@ def plan(spec: RunSpec, *, manifest: Frame | None = None) -> Plan:
         spec: the job.
         manifest: a pyarrow Table, or a pandas or polars frame, to plan instead of the job's
             `manifest`; see `run`.
+        deadline_at: say how far the run gets by this time, in seconds since the epoch.
+        starts_at: when it is to start, if not now.
 
     Raises:
         SpecError, ManifestError, ModelError: the job, the manifest, one of its pictures or the
@@ -98,7 +115,14 @@ def plan(spec: RunSpec, *, manifest: Frame | None = None) -> Plan:
         model = _describe(spec)
         batch_size = _batch_size(spec)
         layout = _checked(with_input_root(readable, found.record), model, batch_size, found)
-    return _planned(spec, model, layout, found, table)
+        state = state_of(found, spec, model, layout, table)
+        measured = _measured(found, spec, model)
+        planned = _planned(spec, model, layout, state, measured, table is not None)
+        if deadline_at is None:
+            return planned
+        deadline = Deadline(deadline_at, starts_at)
+        told = forecast(found, state, (readable, model, layout), measured.rates, deadline)
+        return replace(planned, forecast=told)
 
 
 def _checked(spec: RunSpec, model: ModelInfo, batch_size: int, found: FoundRun) -> PlanLayout:
@@ -109,19 +133,38 @@ def _checked(spec: RunSpec, model: ModelInfo, batch_size: int, found: FoundRun) 
     return check_inputs(spec, layout, EarlierRuns(spec.url, spec.storage))
 
 
+@dataclass(frozen=True)
+class _Measured:
+    """What earlier runs under the job's output have measured."""
+
+    rates: Mapping[RateKey, Rate] | None
+    """None if the store does not answer."""
+    unread: tuple[str, ...]
+    """Why some of them cannot be read."""
+
+
+def _measured(found: FoundRun, spec: RunSpec, model: ModelInfo) -> _Measured:
+    if isinstance(found.error, StoreError):
+        return _Measured(None, ())
+    unread: list[str] = []
+    rates = measured_rates(spec, model.fingerprint, unread.append)
+    return _Measured(rates, tuple(unread))
+
+
 def _planned(
     spec: RunSpec,
     model: ModelInfo,
     layout: PlanLayout,
-    found: FoundRun,
-    table: TableManifest | None,
+    state: RunState,
+    measured: _Measured,
+    is_table: bool,
 ) -> Plan:
-    unread: list[str] = []
-    estimated = _estimate(found, spec, model, layout, unread.append)
+    rates = measured.rates
+    estimated = None if rates is None else estimate(layout.batches, rates)
     return Plan(
         url=spec.url,
-        run_state=state_of(found, spec, model, layout, table),
-        files=_planned_files(layout, table is not None),
+        run_state=state,
+        files=_planned_files(layout, is_table),
         columns=column_uses(spec, layout.files),
         file_names=layout.sample_files,
         num_rows=layout.num_rows,
@@ -136,7 +179,7 @@ def _planned(
         num_pictures=layout.num_pictures,
         estimate=estimated,
         cost=_cost(spec, estimated, layout.num_images),
-        unread_runs=tuple(unread),
+        unread_runs=measured.unread,
     )
 
 
@@ -151,19 +194,6 @@ def _planned_files(layout: PlanLayout, is_table: bool) -> tuple[PlannedFile, ...
         )
         for file in layout.files
     )
-
-
-def _estimate(
-    found: FoundRun,
-    spec: RunSpec,
-    model: ModelInfo,
-    layout: PlanLayout,
-    on_skipped: Callable[[str], None],
-) -> Estimate | None:
-    """Time and bytes from earlier runs; None if the store does not answer."""
-    if isinstance(found.error, StoreError):
-        return None
-    return estimate(layout.batches, measured_rates(spec, model.fingerprint, on_skipped))
 
 
 def _cost(spec: RunSpec, estimated: Estimate | None, num_images: int) -> Cost | None:

@@ -29,6 +29,7 @@ from nightpress.jobs.progress.trace import (
 from nightpress.jobs.runs.column_lines import column_messages
 from nightpress.jobs.runs.existing_run import compare_with_run
 from nightpress.jobs.runs.finished import nothing_is_left, require_complete
+from nightpress.jobs.runs.forecast import forecast_messages
 from nightpress.jobs.runs.input_session import input_session, uses_pictures, with_input_root
 from nightpress.jobs.runs.mode_lines import mode_messages
 from nightpress.jobs.runs.shared import (
@@ -38,6 +39,7 @@ from nightpress.jobs.runs.shared import (
     dispatch_until,
     dispatching,
     ignore,
+    ordered_shards,
     planning_mapper,
     require_free_run,
 )
@@ -344,7 +346,11 @@ class _Session:
             num_shards=layout.num_shards,
             num_done=sum(map(layout.shard_images, committed)),
         )
-        left = [shard for shard in range(layout.num_shards) if shard not in committed]
+        in_order = ordered_shards(run.store, run.record, run.lease)
+        left = [shard for shard in in_order if shard not in committed]
+        yield from forecast_messages(
+            run.store, run.record, run.factory, committed, self._deadline_at
+        )
         config = dispatch_config_of(
             self._spec,
             run.lease,

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
+from functools import partial
 from pathlib import Path
 
 from nightpress.diffusion_core.models.references import ReferenceSpec
@@ -15,10 +16,16 @@ from nightpress.jobs.errors import NightpressError, in_mid_run
 from nightpress.jobs.progress.events import Event, Message
 from nightpress.jobs.progress.failure_limit import FailureLimit
 from nightpress.jobs.signals import first_interruption
+from nightpress.pipelines.errors import PlanDamaged
 from nightpress.pipelines.inputs.node_cache import remove_start
 from nightpress.pipelines.job.spec import RunSpec
 from nightpress.pipelines.models.location import absolute_source
-from nightpress.pipelines.planning import Mapper, planned_file_changes, rewrite_plan_part
+from nightpress.pipelines.planning import (
+    Mapper,
+    planned_file_changes,
+    rewrite_plan_part,
+    shards_in_order,
+)
 from nightpress.pipelines.reporting.report import expected_report_s
 from nightpress.pipelines.run_directory.lease import (
     SILENCE_S,
@@ -145,6 +152,37 @@ def failures_as_run_stopped() -> Iterator[None]:
         raise meaning from error
 
 
+def repair_plan(store: Store, record: RunRecord, lease: Lease, shard: int) -> None:
+    """Write the part of the plan that holds a shard again.
+
+    Raises:
+        ChangedRunError: the manifest's files are not those that were planned.
+        LeaseLost: another process has taken the run over.
+        StoreError: a file cannot be read or written.
+    """
+    lease.fence.require(store)
+    refuse_changes(store, planned_file_changes(record.layout, record.spec.storage))
+    rewrite_plan_part(record.spec, record.model, record.layout, store, shard)
+
+
+def ordered_shards(store: Store, record: RunRecord, lease: Lease) -> list[int]:
+    """All shards in the order in which they are handed out; repairs parts of the plan for that.
+
+    Raises:
+        PlanDamaged: a part that was just written again is damaged.
+        ChangedRunError, LeaseLost, StoreError: see `repair_plan`.
+    """
+    repaired: set[int] = set()
+    while True:
+        try:
+            return shards_in_order(store, record.layout)
+        except PlanDamaged as damaged:
+            if damaged.shard is None or damaged.shard in repaired:
+                raise
+            repaired.add(damaged.shard)
+            repair_plan(store, record, lease, damaged.shard)
+
+
 @contextmanager
 def dispatching(
     store: Store,
@@ -161,13 +199,13 @@ def dispatching(
             lease.require()
             return ASKED_TO_STOP if interrupted.is_set() else limit.exceeded
 
-        def repair_plan(shard: int) -> None:
-            lease.fence.require(store)
-            refuse_changes(store, planned_file_changes(record.layout, record.spec.storage))
-            rewrite_plan_part(record.spec, record.model, record.layout, store, shard)
-
         dispatcher = Dispatcher(
-            store, record, factory, config, reason_to_stop=reason_to_stop, repair_plan=repair_plan
+            store,
+            record,
+            factory,
+            config,
+            reason_to_stop=reason_to_stop,
+            repair_plan=partial(repair_plan, store, record, lease),
         )
         try:
             with closing(dispatcher):

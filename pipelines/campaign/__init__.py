@@ -1,1 +1,1 @@
-"""Campaigns: manifests that are drawn from templates and from lists of words."""
+"""Campaigns: axes, word lists and templates that stand for the rows of a manifest."""

@@ -261,26 +261,6 @@ class ImagesSpec(Section):
         return self
 
 
-class BatchSpec(Section):
-    """How many images are sampled at once, and how many are committed at once."""
-
-    size: Annotated[
-        PositiveInt | Auto,
-        Field(
-            description="Images per batch; another size may change the last bits of a pixel. auto: "
-            "measured at the start of runs of 20,000 or more denoising steps, otherwise 4 on a CPU "
-            "and 8 on a GPU."
-        ),
-    ] = "auto"
-    shard_size: Annotated[
-        PositiveInt | Auto,
-        Field(
-            description="Images per shard, the unit that is assigned to an actor and committed. "
-            "auto: a 256th of the run's images, but from 16 to 1,024 (packed: 256)."
-        ),
-    ] = "auto"
-
-
 class ActorRange(Section):
     """The fewest and the most actors of a run."""
 

@@ -20,6 +20,7 @@ from pydantic import (
 from nightpress.diffusion_core.conditioning.passes import PassSpec
 from nightpress.diffusion_core.models.spec import ModelSpec
 from nightpress.pipelines.errors import Change, SpecError
+from nightpress.pipelines.job.batch_section import BatchSpec
 from nightpress.pipelines.job.cost_section import CostSpec
 from nightpress.pipelines.job.credentials import ADVICE, has_credentials
 from nightpress.pipelines.job.inputs_section import InputsSpec
@@ -33,7 +34,6 @@ from nightpress.pipelines.job.reader import (
 )
 from nightpress.pipelines.job.sections import (
     NO_OPTIONS,
-    BatchSpec,
     ClusterSpec,
     ColumnMap,
     ImagesSpec,
@@ -274,6 +274,8 @@ class RunSpec(Section):
             values["inputs"] = {"fit": self.inputs.fit}
         if not self.passes:  # as if it were not there, as in older versions
             values.pop("passes")
+        if not self.batch.order:  # likewise
+            values["batch"].pop("order")
         return values | {
             "model": {key: model[key] for key in model if key not in omitted},
             "images": images,
@@ -301,8 +303,12 @@ SETTING_COLUMNS = (
     "control_scale",
     "reference_image",
     "reference_scale",
+    "priority",
 )
 """Manifest columns that are settings; see also `NAMED_SETTINGS`. Others are carried through."""
+
+PRIORITY = "priority"
+"""The setting that decides nothing about an image but when it is made; it is also carried."""
 
 NAMED_SETTINGS = ("control_image", "control_scale", "reference_image", "reference_scale")
 """Settings that may also stand for one ControlNet or IP-Adapter: `control_image.depth`."""

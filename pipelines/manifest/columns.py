@@ -13,6 +13,7 @@ from nightpress.pipelines.errors import ManifestError, Problem
 from nightpress.pipelines.job.sections import ColumnMap
 from nightpress.pipelines.job.spec import (
     NAMED_SETTINGS,
+    PRIORITY,
     SETTING_COLUMNS,
     RunSpec,
     base_setting,
@@ -48,9 +49,10 @@ class ColumnUse:
     name: str
     """The column's name in the manifest."""
     settings: tuple[str, ...]
-    """The settings that it gives: one, or several if the job maps it so; none if it is carried."""
+    """The settings that it gives: one, or several if the job maps it so; none if it is only
+    carried."""
     stored_as: str | None
-    """Its name in the metadata if it is carried, else None."""
+    """Its name in the metadata if it is carried, else None; `priority` is both read and carried."""
     did_you_mean: tuple[str, ...] = ()
     """The settings that a carried column was probably meant to give; usually none."""
     note: str | None = None
@@ -93,6 +95,8 @@ class Columns:
     def carried_values(self, table: pa.Table, problems: RowProblems) -> dict[str, pa.Array]:
         """The carried columns under their names in the plan; all null where a file lacks one.
 
+        Without `priority`, which `RowReader` reads.
+
         Args:
             table: columns as the file has them.
             problems: receives a value that the column's type in all files cannot hold.
@@ -102,6 +106,7 @@ class Columns:
             if column.source in table.schema.names
             else pa.nulls(table.num_rows, column.type)
             for column in self.carried
+            if not (column.name == PRIORITY and PRIORITY in self.settings)
         }
 
 
@@ -137,17 +142,17 @@ def resolve_columns(spec: RunSpec, files: Sequence[ManifestFile]) -> Columns:
     }
     used = {column.column for column in settings.values()}
     carried = [name for name in types if name not in used]
-    problems = list(_collisions(files, carried))
+    problems = list(_collisions(files, carried, settings))
     for file in files:
         problems += _problems_of(file, settings, files)
     common = {name: common_type(types[name]) for name in carried}
     problems += [_no_common_type(files, name) for name, type_ in common.items() if type_ is None]
     if problems:
         raise ManifestError(problems)
-    return Columns(
-        settings,
-        tuple(CarriedColumn(name, carried_name(name), type_) for name, type_ in common.items()),
-    )
+    columns = [CarriedColumn(name, carried_name(name), type_) for name, type_ in common.items()]
+    if PRIORITY in settings:
+        columns.append(CarriedColumn(settings[PRIORITY].column, PRIORITY, pa.int64()))
+    return Columns(settings, tuple(columns))
 
 
 def _no_common_type(files: Sequence[ManifestFile], name: str) -> Problem:
@@ -178,7 +183,7 @@ def column_uses(spec: RunSpec, files: Sequence[ManifestFile]) -> tuple[ColumnUse
     for name in names:
         settings = tuple(key for key, column in mapping.items() if column.column == name)
         if settings:
-            uses.append(ColumnUse(name, settings, None))
+            uses.append(ColumnUse(name, settings, PRIORITY if PRIORITY in settings else None))
         else:
             meant = likely_settings(name, missing)
             uses.append(ColumnUse(name, (), carried_name(name), meant, _type_note(types[name])))
@@ -225,7 +230,15 @@ def _unknown_mappings(
             yield Problem(files[0].url, None, name, message)
 
 
-def _collisions(files: Sequence[ManifestFile], carried: Sequence[str]) -> Iterator[Problem]:
+def _collisions(
+    files: Sequence[ManifestFile], carried: Sequence[str], settings: Mapping[str, ColumnMap]
+) -> Iterator[Problem]:
+    if PRIORITY in settings and PRIORITY in carried:
+        message = (
+            f"columns.priority names {settings[PRIORITY].column}, whose values are stored under "
+            "this name; rename one of the two"
+        )
+        yield Problem(_first_with(files, PRIORITY).url, None, PRIORITY, message)
     for name in carried:
         if carried_name(name) != name and carried_name(name) in carried:
             message = f"it would be stored as {carried_name(name)}, which also exists; rename one"

@@ -15,7 +15,7 @@ from nightpress.diffusion_core.models.samplers import SAMPLER_NAMES, solver_and_
 from nightpress.diffusion_core.sampling.schedulers import is_uneven, max_steps
 from nightpress.pipelines.job.characters import not_text
 from nightpress.pipelines.job.sections import MAX_PIXELS
-from nightpress.pipelines.job.spec import MAX_SEED, RunSpec
+from nightpress.pipelines.job.spec import MAX_SEED, PRIORITY, RunSpec
 from nightpress.pipelines.job.text_bytes import CONTROL_CHARACTERS, has_control_characters
 from nightpress.pipelines.manifest.codes import decoded, dictionary_indices
 from nightpress.pipelines.manifest.columns import Columns, is_mixed
@@ -87,6 +87,7 @@ class RowReader:
             lora_scale=self._lora_scales(table, lora, problems),
             conditioning=conditioning,
             inputs=inputs,
+            priority=self._priorities(table, problems),
         )
 
     def _column(self, setting: str, table: pa.Table, problems: RowProblems) -> pa.Array | None:
@@ -268,6 +269,13 @@ class RowReader:
         )
         # adding 0.0 makes -0.0 the same setting as 0.0
         return np.where(given & ~bad & ~without_lora, values, self.lora_scales[lora]) + 0.0
+
+    def _priorities(self, table: pa.Table, problems: RowProblems) -> pa.Array:
+        column = self._column(PRIORITY, table, problems)
+        if column is None:
+            return pa.nulls(table.num_rows, pa.int64())
+        values, given = whole_numbers(column, self.columns.manifest_name(PRIORITY), problems)
+        return pa.array(values, mask=~given)
 
     def _prompts(self, table: pa.Table, problems: RowProblems) -> pa.Array:
         column = self._column("prompt", table, problems)

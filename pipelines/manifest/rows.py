@@ -74,6 +74,8 @@ class Rows:
     """`Conditioning.as_text`; null for text alone."""
     inputs: pa.Array
     """The pictures of each row, as in `PLAN_SCHEMA`."""
+    priority: pa.Array
+    """int64, higher is sooner; null where the row leaves it out."""
 
     def __len__(self) -> int:
         return len(self.ids)

@@ -47,6 +47,7 @@ OTHER_NAMES: Mapping[str, tuple[str, ...]] = {
     "styleimage stylereference imagereference": ("reference_image",),
     "referencestrength referenceweight refscale refstrength refweight ipadapterscale "
     "ipadapterweight ipadapterstrength ipscale ipweight": ("reference_scale",),
+    "prio priorities prioritylevel jobpriority": ("priority",),
 }
 """What other tools call our settings: A1111, ComfyUI, diffusers, Midjourney and others, without
 case, blanks and separators."""

@@ -14,6 +14,7 @@ from nightpress.pipelines.planning.layout import PlanLayout, PlanPart, SettingsC
 from nightpress.pipelines.planning.parts import plan_part, read_shard, rewrite_plan_part, write_plan
 from nightpress.pipelines.planning.picture_facts import PictureFacts
 from nightpress.pipelines.planning.selection import select_images
+from nightpress.pipelines.planning.shard_order import shards_in_order
 from nightpress.pipelines.planning.sources import (
     ManifestComparison,
     compare_manifest,
@@ -45,5 +46,6 @@ __all__ = [
     "require_unchanged",
     "rewrite_plan_part",
     "select_images",
+    "shards_in_order",
     "write_plan",
 ]

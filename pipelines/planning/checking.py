@@ -6,6 +6,7 @@ built-in `map`, or a function that sends the same calls to other machines.
 
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 
 from nightpress.diffusion_core.models.info import ModelInfo
 from nightpress.diffusion_core.sampling.request import SamplingParams
@@ -22,6 +23,7 @@ from nightpress.pipelines.planning.duplicates import Mapper, duplicates
 from nightpress.pipelines.planning.images import Planner
 from nightpress.pipelines.planning.layout import PlanLayout, PlanPart, SettingsCount
 from nightpress.pipelines.planning.named_inputs import joined
+from nightpress.pipelines.planning.order import order_of
 from nightpress.pipelines.planning.passes import check_passes
 from nightpress.pipelines.planning.sources import manifest_sources
 from nightpress.pipelines.planning.units import (
@@ -62,6 +64,7 @@ def check(spec: RunSpec, info: ModelInfo, batch_size: int = 1, mapper: Mapper = 
     columns = resolve_columns(spec, files)
     _check_sizes(spec, info, columns)
     planner = Planner(spec, info, columns)
+    order = tuple(map(str, order_of(spec, columns)))
     units = split_into_units(planner, files)
     if not units:
         raise ManifestError([Problem(files[0].url, None, None, "the manifest has no rows")])
@@ -78,7 +81,8 @@ def check(spec: RunSpec, info: ModelInfo, batch_size: int = 1, mapper: Mapper = 
             problems, total = [*first, *problems], total + len(first)
         if problems:
             raise ManifestError(problems, total)
-    return cut_into_shards(spec, _uncut(files, units, reports), batch_size)
+    uncut = replace(_uncut(files, units, reports), order=order)
+    return cut_into_shards(spec, uncut, batch_size)
 
 
 def cut_into_shards(spec: RunSpec, layout: PlanLayout, batch_size: int) -> PlanLayout:

@@ -3,6 +3,7 @@
 Everything runs on Arrow and numpy columns.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -16,6 +17,7 @@ from nightpress.diffusion_core.models.info import ModelInfo
 from nightpress.diffusion_core.models.pipeline_folder import MULTIPLY_BY_GUIDANCE
 from nightpress.diffusion_core.models.samplers import SAMPLER_NAMES
 from nightpress.diffusion_core.sampling.request import SamplingParams
+from nightpress.pipelines.hashing import Hashes, derive_seeds, hash64
 from nightpress.pipelines.image_files.naming import SPREAD, Field, Template, safe_text, spread
 from nightpress.pipelines.job.spec import RunSpec
 from nightpress.pipelines.manifest.columns import Columns
@@ -23,8 +25,8 @@ from nightpress.pipelines.manifest.numbers import Floats, Ints
 from nightpress.pipelines.manifest.prompt_checks import PromptChecker
 from nightpress.pipelines.manifest.row_reader import RowReader
 from nightpress.pipelines.manifest.rows import Rows
+from nightpress.pipelines.planning.order import OrderKey, by_importance, importance_ranks
 from nightpress.pipelines.planning.passes import PassPlanner
-from nightpress.pipelines.planning.seeds import Hashes, derive_seeds, hash64
 from nightpress.pipelines.records import PLAN_SCHEMA
 
 VARIANT_DIGITS = 2
@@ -200,8 +202,11 @@ class Images:
         return len(self) == len(self.rows) and bool((np.diff(self.row_indices) == 1).all())
 
 
-def expand_rows(planner: Planner, rows: Rows, carried: dict[str, pa.Array], order: Ints) -> Images:
-    """Every image of the rows: rows in the given order, variants counting up."""
+def expand_rows(
+    planner: Planner, rows: Rows, carried: dict[str, pa.Array], order: Ints | None = None
+) -> Images:
+    """Every image of the rows: rows in the given order or their own, variants counting up."""
+    order = np.arange(len(rows)) if order is None else order
     counts = rows.num_images[order]
     starts = np.cumsum(counts) - counts
     variants = np.arange(counts.sum()) - np.repeat(starts, counts)
@@ -209,22 +214,41 @@ def expand_rows(planner: Planner, rows: Rows, carried: dict[str, pa.Array], orde
 
 
 def sort_for_sampling(
-    planner: Planner, rows: Rows, carried: dict[str, pa.Array], batch_size: int
+    planner: Planner,
+    rows: Rows,
+    carried: dict[str, pa.Array],
+    batch_size: int,
+    order: Sequence[OrderKey] = (),
 ) -> Images:
     """Every image of the rows: the full batches of each setting, then the leftovers of each.
 
     Shards consist of whole batches too, so each setting is padded only once, wherever shards are
     cut. Leftovers come in reverse order of settings: they start with those just sampled and end
     with those that the next part starts with.
+
+    Args:
+        order: what makes some images come sooner; settings then come in the order of their most
+            important images, instead of one that switches LoRAs as seldom as possible.
     """
+    if order:
+        return _sort_by_importance(expand_rows(planner, rows, carried), batch_size, order, planner)
     groups = group_by_settings(rows)
     images = expand_rows(planner, rows, carried, np.argsort(groups, kind="stable"))
     if not groups.any():
         return images
     if planner.supports_per_image_guidance:
         groups = group_by_settings(rows, merge_guidance_scales=True)
-    order = full_batches_first(groups[images.row_indices], batch_size)
-    return replace(images, row_indices=images.row_indices[order], variants=images.variants[order])
+    sooner = full_batches_first(groups[images.row_indices], batch_size)
+    return replace(images, row_indices=images.row_indices[sooner], variants=images.variants[sooner])
+
+
+def _sort_by_importance(
+    images: Images, batch_size: int, order: Sequence[OrderKey], planner: Planner
+) -> Images:
+    groups = group_by_settings(images.rows, planner.supports_per_image_guidance)
+    ranks = importance_ranks([images.column(key.column) for key in order], order)
+    sooner = by_importance(groups[images.row_indices], ranks, batch_size)
+    return replace(images, row_indices=images.row_indices[sooner], variants=images.variants[sooner])
 
 
 def full_batches_first(groups: Ints, batch_size: int) -> Ints:

@@ -15,7 +15,7 @@ from typing import Any, Self
 import pyarrow as pa
 
 from nightpress.diffusion_core.sampling.request import SamplingParams
-from nightpress.pipelines.manifest.files import ManifestFile, RowRange
+from nightpress.pipelines.manifest.files import ManifestFile, RowLocator, RowRange
 from nightpress.pipelines.manifest.prompt_checks import PromptCounts
 from nightpress.pipelines.manifest.text_scan import Block
 from nightpress.pipelines.planning.named_inputs import NamedInputs
@@ -50,28 +50,6 @@ class PlanPart:
     num_shards: int
 
 
-class RowLocator:
-    """Finds rows of a whole manifest in its files."""
-
-    def __init__(self, files: Sequence[ManifestFile]) -> None:
-        self._files = files
-        self._ends = list(accumulate(file.num_rows for file in files))
-
-    def row_ranges(self, first_row: int, num_rows: int) -> tuple[RowRange, ...]:
-        """Split consecutive rows of the manifest into one range per file."""
-        ranges = []
-        index = bisect_right(self._ends, first_row)
-        while num_rows:
-            file, end = self._files[index], self._ends[index]
-            count = min(num_rows, end - first_row)
-            if count:
-                ranges.append(RowRange(file, first_row - (end - file.num_rows), count))
-            first_row += count
-            num_rows -= count
-            index += 1
-        return tuple(ranges)
-
-
 @dataclass(frozen=True)
 class PlanLayout:
     """A checked manifest and how it is cut into parts and shards."""
@@ -97,6 +75,8 @@ class PlanLayout:
     """The hashes of the pictures that were read for that, until they are kept with the run."""
     has_input_hashes: bool = False
     """Whether the run keeps hashes of its pictures, which are also in the plan."""
+    order: tuple[str, ...] = ()
+    """What makes images come sooner: columns of the plan such as `-priority`, `+surface`."""
 
     @property
     def num_rows(self) -> int:
@@ -184,7 +164,7 @@ class PlanLayout:
             "files": [_file_as_dict(file, schemas) for file in self.files],
             "schemas": schemas,
             "prompts": self.prompts.as_dict(),
-        } | ({"has_input_hashes": True} if self.has_input_hashes else {})
+        } | _set_values(has_input_hashes=self.has_input_hashes, order=list(self.order))
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
@@ -206,7 +186,13 @@ class PlanLayout:
             batch_size=values.get("batch_size", 1),
             prompts=PromptCounts(**values.get("prompts", {})),
             has_input_hashes=values.get("has_input_hashes", False),
+            order=tuple(values.get("order", ())),
         )
+
+
+def _set_values(**values: Any) -> dict[str, Any]:
+    """Those that are set: older versions wrote none of these."""
+    return {key: value for key, value in values.items() if value}
 
 
 def _file_as_dict(file: ManifestFile, schemas: Sequence[str]) -> dict[str, Any]:

@@ -26,6 +26,7 @@ from nightpress.pipelines.planning.images import Images, Planner, sort_for_sampl
 from nightpress.pipelines.planning.index import encoded_index, index_path
 from nightpress.pipelines.planning.input_hashes import read_hashes, with_hashes
 from nightpress.pipelines.planning.layout import PlanLayout, PlanPart
+from nightpress.pipelines.planning.order import OrderKey
 from nightpress.pipelines.planning.units import WorkUnit, read_batches
 from nightpress.pipelines.records import ADDED_TO_PLANS, PLAN_SCHEMA, with_carried_renamed
 from nightpress.pipelines.storage import Store, open_source
@@ -47,6 +48,7 @@ class PartsTask:
     row_group_size: int
     batch_size: int
     has_input_hashes: bool
+    order: tuple[OrderKey, ...]
 
 
 def plan_part(spec: RunSpec, info: ModelInfo, layout: PlanLayout, index: int) -> pa.Table:
@@ -164,7 +166,8 @@ def _task_for(planner: Planner, layout: PlanLayout, parts: Sequence[PlanPart]) -
         planner, first.first_row, layout.row_locator.row_ranges(first.first_row, num_rows)
     )
     sizes = layout.shard_size, layout.row_group_size, layout.batch_size
-    return PartsTask(unit, tuple(parts), *sizes, layout.has_input_hashes)
+    order = tuple(map(OrderKey.parse, layout.order))
+    return PartsTask(unit, tuple(parts), *sizes, layout.has_input_hashes, order)
 
 
 def _images_of_parts(
@@ -180,7 +183,8 @@ def _images_of_parts(
     for part, rows, carried in _rows_of_parts(task):
         if hashes is not None:
             rows = replace(rows, inputs=with_hashes(rows.inputs, hashes))
-        yield part, sort_for_sampling(task.unit.planner, rows, carried, task.batch_size)
+        planner = task.unit.planner
+        yield part, sort_for_sampling(planner, rows, carried, task.batch_size, task.order)
 
 
 def _rows_of_parts(task: PartsTask) -> Iterator[tuple[PlanPart, Rows, dict[str, pa.Array]]]:

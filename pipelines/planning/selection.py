@@ -13,6 +13,7 @@ import pyarrow.compute as pc
 
 from nightpress.diffusion_core.models.info import ModelInfo
 from nightpress.pipelines.errors import SpecError
+from nightpress.pipelines.hashing import GOLDEN, Hashes, hash64, mix64
 from nightpress.pipelines.job.spec import RunSpec
 from nightpress.pipelines.manifest.columns import Columns, resolve_columns
 from nightpress.pipelines.manifest.condition_values import condition_values, is_condition
@@ -23,7 +24,6 @@ from nightpress.pipelines.planning.coverage import covering_rows
 from nightpress.pipelines.planning.images import Planner, expand_rows
 from nightpress.pipelines.planning.layout import PlanLayout
 from nightpress.pipelines.planning.parts import images_table
-from nightpress.pipelines.planning.seeds import GOLDEN, Hashes, hash64, mix64
 from nightpress.pipelines.planning.units import RowBatch, WorkUnit, read_batches
 
 CANDIDATES = 4_096
@@ -79,7 +79,7 @@ def _default_columns(columns: Columns) -> list[str]:
     if any(is_condition(name) for name in settings):
         settings.append("conditioning")  # the pictures may all differ, but the modes are few
     carried = [each.name for each in columns.carried if not pa.types.is_nested(each.type)]
-    return [*settings, *carried][:MAX_COLUMNS]
+    return list(dict.fromkeys([*settings, *carried]))[:MAX_COLUMNS]
 
 
 def _named_columns(columns: Columns, names: Sequence[str]) -> list[str]:

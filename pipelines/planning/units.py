@@ -17,12 +17,15 @@ from nightpress.diffusion_core.models.family_rules import guidance_off_at
 from nightpress.diffusion_core.sampling.request import SamplingParams
 from nightpress.diffusion_core.theory.spacing import evenly_spaced
 from nightpress.pipelines.errors import MAX_PROBLEMS, Problem
+from nightpress.pipelines.hashing import Hashes, hash64
 from nightpress.pipelines.image_files.naming import overlong
 from nightpress.pipelines.image_files.portability import folded, reserved
 from nightpress.pipelines.inputs.decoding import limits_of
+from nightpress.pipelines.job.spec import PRIORITY
 from nightpress.pipelines.manifest.columns import Columns
 from nightpress.pipelines.manifest.files import (
     ManifestFile,
+    RowLocator,
     RowRange,
     read_checked_rows,
     read_rows,
@@ -39,10 +42,8 @@ from nightpress.pipelines.planning.images import (
     group_by_settings,
     settings_of,
 )
-from nightpress.pipelines.planning.layout import RowLocator
 from nightpress.pipelines.planning.named_inputs import NamedInputs, joined, named_inputs
 from nightpress.pipelines.planning.passes import check_rows
-from nightpress.pipelines.planning.seeds import Hashes, hash64
 
 MAX_PART_IMAGES = 131_072
 MAX_PART_BYTES = 64 << 20
@@ -172,6 +173,8 @@ def read_batches(
             rows = planner.row_reader.read(table, number, problems)
             check_rows(planner.spec, planner.row_reader.info, columns, rows, problems)
             carried = columns.carried_values(table, problems)
+            if any(column.name == PRIORITY for column in columns.carried):
+                carried.setdefault(PRIORITY, rows.priority)
             yield RowBatch(part.file.url, row, problems, rows, carried, row_bytes)
             row += table.num_rows
             number += table.num_rows

@@ -6,10 +6,12 @@ from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta, timezone, tzinfo
 from zoneinfo import ZoneInfo
 
+import click
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from nightpress.jobs.commands import times
 from nightpress.jobs.commands.times import TimeWindow, next_time
 from nightpress.jobs.errors import StoppedOnRequest
 from nightpress.jobs.runs.shared import dispatch_until
@@ -142,3 +144,24 @@ def test_work_ends_before_a_deadline_by_what_the_report_takes() -> None:
     assert few is not None
     assert many is not None
     assert many < few < 1_000_000.0
+
+
+def test_a_plan_may_ask_about_a_window_that_opens_later(monkeypatch: pytest.MonkeyPatch) -> None:
+    noon = datetime(2027, 1, 14, 12, 0, tzinfo=BERLIN)
+
+    class Clock(datetime):
+        @classmethod
+        def now(cls, tz: tzinfo | None = None) -> datetime:  # type: ignore[override]
+            return noon
+
+    monkeypatch.setattr(times, "datetime", Clock)
+    planned = times.PlannedDeadline().convert("22:00-06:30", None, None)
+    assert planned.starts_at == noon.replace(hour=22).timestamp()
+    assert planned.ends_at == noon.replace(day=15, hour=6, minute=30).timestamp()
+    assert times.PlannedDeadline().convert("11:00-13:00", None, None) == times.PlannedTimes(
+        noon.replace(hour=13).timestamp()
+    )
+    assert times.PlannedDeadline().convert("06:30", None, None).starts_at is None
+    for bad in ("22:00-22:00", "soon"):
+        with pytest.raises(click.BadParameter):
+            times.PlannedDeadline().convert(bad, None, None)

@@ -3,9 +3,12 @@
 import json
 import time
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import yaml
 from click.testing import CliRunner, Result
@@ -177,3 +180,93 @@ def test_many_files_are_counted_and_the_first_ten_listed(tmp_path: Path) -> None
     assert lines[1] == "manifest 12 files: 12 csv"
     assert lines[12] == "         ... and 2 more"
     assert len(values_of(run_plan(tmp_path, spec, "--json"))["files"]) == 12
+
+
+def slow_rows(spec: RunSpec, seconds: float) -> None:
+    """Have a finished run's metadata say that each of its images took so long."""
+    for path in sorted(Path(spec.url, "metadata").iterdir()):
+        table = pq.read_table(path)
+        column = table.schema.get_field_index("sampling_s")
+        times = pa.array([seconds] * len(table), pa.float64())
+        pq.write_table(table.set_column(column, table.schema.field(column), times), path)
+
+
+@pytest.fixture
+def measured(tmp_path: Path, finished: RunSpec) -> RunSpec:
+    """A job of ten rows, four of them urgent, whose images take an hour each."""
+    slow_rows(finished, 3600.0)
+    rows = [{"prompt": "p", "priority": int(n % 3 == 0), "surface": "oak"} for n in range(10)]
+    write(tmp_path / "m.csv", rows)
+    update = {"name": "next", "manifest": [str(tmp_path / "m.csv")]}
+    return finished.model_copy(update=update)
+
+
+def in_hours(hours: float) -> str:
+    return datetime.fromtimestamp(time.time() + 3600 * hours + 60, UTC).isoformat()
+
+
+def test_with_a_deadline_the_plan_says_what_will_not_be_reached(
+    tmp_path: Path, measured: RunSpec
+) -> None:
+    text = run_plan(tmp_path, measured, "--deadline", in_hours(6.5), "--tz", "UTC").stdout
+    told = [line for line in text.splitlines() if line.startswith(("deadline", "         not"))]
+    assert told[0].endswith(" UTC: about 6 of 10 images on 1 actor, for sampling alone")
+    assert told[1] == "         not reached: about 4 images: priority 0 (4 of 6)"
+    two = run_plan(tmp_path, measured, "--deadline", in_hours(1), "--set", "cluster.actors=2")
+    assert "about 2 of 10 images on 2 actors" in two.stdout
+    assert "priority 1 (2 of 4); priority 0 (6 of 6)" in two.stdout
+    all_of_them = run_plan(tmp_path, measured, "--deadline", in_hours(11)).stdout
+    assert "all 10 images on 1 actor, for sampling alone" in all_of_them
+    assert "\ndeadline" not in run_plan(tmp_path, measured).stdout
+
+
+def test_the_order_of_the_job_is_told_with_its_values(tmp_path: Path, measured: RunSpec) -> None:
+    override = ["--set", "batch.order=[surface]", "--deadline", in_hours(6.5)]
+    assert "priority 0, surface = oak (4 of 6)" in run_plan(tmp_path, measured, *override).stdout
+    values = values_of(run_plan(tmp_path, measured, *override, "--json"))["forecast"]
+    assert {key: values[key] for key in ("num_actors", "unknown", "num_images")} == {
+        "num_actors": 1,
+        "unknown": None,
+        "num_images": 10,
+    }
+    assert (values["num_reached"], values["num_missed"], values["num_levels_missed"]) == (6, 4, 1)
+    assert values["missed"] == [
+        {"values": {"priority": 0, "surface": "oak"}, "num_missed": 4, "num_images": 6}
+    ]
+
+
+def test_without_an_order_the_plan_says_what_would_decide(
+    tmp_path: Path, measured: RunSpec
+) -> None:
+    ignored = ["--set", "columns.priority=null", "--deadline", in_hours(6.5)]
+    text = run_plan(tmp_path, measured, *ignored).stdout
+    assert "not reached: about 4 images; a column priority, or batch.order, decides which" in text
+
+
+def test_a_deadline_without_an_estimate_is_said_to_be_unknown(
+    tmp_path: Path, measured: RunSpec
+) -> None:
+    other = ["--set", "sampling.num_inference_steps=7", "--deadline", in_hours(6.5)]
+    text = run_plan(tmp_path, measured, *other).stdout
+    assert "unknown: no run here has used this model with these settings yet" in text
+    values = values_of(run_plan(tmp_path, measured, *other, "--json"))["forecast"]
+    assert values["num_reached"] is None
+    assert values["unknown"].startswith("no run here has used this model")
+
+
+def test_a_finished_run_has_nothing_left_to_make_by_a_deadline(
+    tmp_path: Path, finished: RunSpec
+) -> None:
+    text = run_plan(tmp_path, finished, "--deadline", in_hours(1)).stdout
+    assert ": nothing is left to make" in text
+
+
+def test_a_run_that_can_go_on_is_counted_from_where_it_is(
+    tmp_path: Path, finished: RunSpec
+) -> None:
+    slow_rows(finished, 3600.0)
+    interrupt(finished)
+    text = run_plan(tmp_path, finished, "--deadline", in_hours(1.5)).stdout
+    assert ": about 1 of 2 images on 1 actor" in text
+    changed = run_plan(tmp_path, reseed(finished), "--deadline", in_hours(1.5))
+    assert ": unknown: the run was started with a different job" in changed.stdout
