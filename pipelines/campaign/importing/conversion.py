@@ -1,6 +1,6 @@
 """Converts all lists of a wildcard folder together, as they refer to each other."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from nightpress.pipelines.campaign.importing import dynamic_prompts, swarmui
@@ -75,7 +75,7 @@ def convert_lists(files: Sequence[SourceFile], tool: Tool, wrap: str) -> Convers
     names = _new_names(sources, findings)
     refused: dict[tuple[str, Entry], str] = {}
     while True:
-        resolve = _resolver(tool, names)
+        resolve = _resolver(tool, names, sources.keys() - names.keys())
         lists = [
             _convert_list(sources[old], new, resolve, tool, wrap, refused)
             for old, new in names.items()
@@ -124,9 +124,9 @@ def _new_names(sources: Mapping[str, SourceList], findings: list[Finding]) -> di
     return names
 
 
-def _resolver(tool: Tool, names: Mapping[str, str]) -> Resolve:
-    known = dict(names)
-    return swarmui_resolver(known) if tool == "swarmui" else dynamic_prompts_resolver(known)
+def _resolver(tool: Tool, names: Mapping[str, str], empty: Collection[str]) -> Resolve:
+    make = swarmui_resolver if tool == "swarmui" else dynamic_prompts_resolver
+    return make(dict(names), empty)
 
 
 def _convert_list(

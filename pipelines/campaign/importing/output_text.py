@@ -61,7 +61,7 @@ PLAIN = re.compile(r"[^{}|$%#\n<>_\\:/]*")
 _BACKSLASH = re.compile(r"\\(?=[{}|$_#:\\]|\Z)")
 _DOLLAR = re.compile(r"\$(?=[{$]|\Z)")
 _UNDERSCORES = re.compile(r"_(?=_)|(?<=_)_|\A_|_\Z")
-_BREAK = re.compile(r"[ \t]*\n[ \t]*")
+_BREAK = re.compile(r"[ \t]*\n[ \t\n]*")
 _ESCAPE = re.compile(r"\\(?:(\$\{)|.)")
 _COLONS = re.compile(r":(?=:)")
 
