@@ -200,13 +200,13 @@ def _note(made: ConvertedList, entry: Entry, converted: Converted) -> None:
 def _refuse_circles(lists: Sequence[ConvertedList], refused: dict[tuple[str, Entry], str]) -> None:
     """Take out one reference of each circle."""
     by_name = {each.name: each for each in lists}
-    uses = {each.name: set(each.uses) for each in lists}
+    uses = {each.name: [*each.uses] for each in lists}
     for circle in circles(lambda: uses):
         last, first = circle[-2], circle[-1]
-        message = f"the list refers back to itself: {' -> '.join(circle)}"
+        message = f"the list refers back to itself: {' -> '.join((last, *circle[:-1]))}"
         for entry in by_name[last].uses[first]:
             refused[by_name[last].source.name, entry] = message
-        uses[last].discard(first)
+        uses[last].remove(first)
 
 
 def reached(lists: Sequence[ConvertedList], name: str) -> Iterator[ConvertedList]:
