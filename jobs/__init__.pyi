@@ -11,6 +11,7 @@ from .errors import (
     UntrustedRun,
 )
 from .runs.doctor import Diagnosis, doctor
+from .runs.expand import Expansion, expand
 from .runs.list_runs import RunSummary, list_runs
 from .runs.plan import Plan, plan
 from .runs.preview import preview
@@ -29,6 +30,7 @@ __all__ = [
     "ClusterError",
     "ClusterUnavailable",
     "Diagnosis",
+    "Expansion",
     "ImageSetup",
     "IncompleteRun",
     "JobError",
@@ -53,6 +55,7 @@ __all__ = [
     "VerifyResult",
     "compare_samplers",
     "doctor",
+    "expand",
     "list_runs",
     "plan",
     "preview",

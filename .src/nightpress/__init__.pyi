@@ -4,6 +4,7 @@ from . import pipelines as pipelines
 from .diffusion_core.errors import NightpressError
 from .jobs import (
     Diagnosis,
+    Expansion,
     ImageSetup,
     Plan,
     RepairResult,
@@ -20,6 +21,7 @@ from .jobs import (
     VerifyResult,
     compare_samplers,
     doctor,
+    expand,
     list_runs,
     plan,
     preview,
@@ -44,6 +46,7 @@ from .pipelines import (
 
 __all__ = [
     "Diagnosis",
+    "Expansion",
     "ImageSetup",
     "Imported",
     "NightpressError",
@@ -65,6 +68,7 @@ __all__ = [
     "VerifyResult",
     "compare_samplers",
     "doctor",
+    "expand",
     "import_lists",
     "list_runs",
     "open_run",

@@ -118,7 +118,7 @@ def count_lines(counts: Counts) -> list[str]:
 
 def _print_rows(expansion: Expansion, number: int, as_json: bool) -> None:
     rows = list(expansion.show(number))
-    num_rows = expansion.counts().num_rows
+    num_rows = expansion.num_rows
     if as_json:
         values = [
             {"id": row_id} | {name: _as_values(text) for name, text in texts.items()}

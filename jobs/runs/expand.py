@@ -57,18 +57,34 @@ class Expansion:
     """The rows of a campaign."""
 
     def __init__(self, url: str, storage: Options) -> None:
-        self.url, self._storage = url, storage
+        self._url, self._storage = url, storage
         self._loaded = load_campaign(url, storage, load_table)
-        self.sha256 = self._loaded.sha256
-        """Of the campaign and all that its rows depend on, hexadecimal."""
 
     @property
-    def _rows(self) -> CampaignRows:
+    def url(self) -> str:
+        """URL of the campaign."""
+        return self._url
+
+    @property
+    def sha256(self) -> str:
+        """SHA-256 of the campaign and all that its rows depend on, hexadecimal."""
+        return self._loaded.sha256
+
+    @property
+    def num_rows(self) -> int:
+        """How many rows there are.
+
+        Raises:
+            ManifestError: more than a manifest may have.
+        """
+        return self._made().num_rows
+
+    def _made(self) -> CampaignRows:
         return campaign_rows(self.url, self.sha256, self._storage, load_table)
 
     def counts(self) -> Counts:
         """Count the rows; nothing is expanded unless a rule looks at texts."""
-        campaign, rows = self._loaded.campaign, self._rows
+        campaign, rows = self._loaded.campaign, self._made()
         is_expandable = campaign.combinations.size <= MAX_ROWS or campaign.spec.draw.rows != "all"
         left = rows.left if is_expandable else None
         return Counts(
@@ -91,7 +107,7 @@ class Expansion:
         campaign = self._loaded.campaign
         columns = [n for n, parts in campaign.templates.texts.items() if varies(parts)]
         columns = ["prompt", *(name for name in columns if name != "prompt")]
-        table = self._rows.marked(0, num_rows)
+        table = self._made().marked(0, num_rows)
         for row in table.select(["id", *columns]).to_pylist():
             yield row["id"], {name: _pieces(row[name]) for name in columns}
 

@@ -118,6 +118,22 @@ class Combinations:
                 options[factor.path] = factor.options[chosen]
         return Combination(axes, options)
 
+    def allows(self, chosen: Mapping[int, int]) -> bool:
+        """Whether any row may have these values.
+
+        Args:
+            chosen: axis -> value, both by number.
+        """
+        values: dict[int, int] = {}
+        for place, number in enumerate(self._order_of_factors):
+            factor = self.factors[number]
+            wanted = {chosen[axis] for axis in factor.axes if axis in chosen}
+            if len(wanted) > 1:  # axes in step have the same value
+                return False
+            listed = self._listed(factor)
+            values |= {place: int(np.flatnonzero(listed == value)[0]) for value in wanted}
+        return self._product.completions(values) > 0
+
     def _listed(self, factor: Factor) -> Ints:
         """The values of a factor in the order of the product."""
         return factor.in_order if self._is_drawn else np.arange(len(factor))

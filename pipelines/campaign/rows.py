@@ -37,7 +37,7 @@ class CampaignRows:
 
     def __init__(self, campaign: Campaign, places: Places) -> None:
         self.campaign = campaign
-        self._places = places
+        self.places = places
 
     @property
     def num_rows(self) -> int:
@@ -113,7 +113,7 @@ class CampaignRows:
             f"{ids[1]!r} those of {ids[0]!r}; write `duplicates: drop` or `duplicates: keep`"
         )
         is_given = "duplicates" in self.campaign.spec.model_fields_set
-        raise self._places.error(("duplicates",) if is_given else ("prompt",), message)
+        raise self.places.error(("duplicates",) if is_given else ("prompt",), message)
 
     def _most_tries(self) -> int:
         combinations = self.campaign.combinations
@@ -158,7 +158,7 @@ class CampaignRows:
                 f"only {number:,} of the {wanted:,} rows that draw.rows asks for are left, of "
                 f"{num_seen:,} that were drawn; draw at most {number:,}"
             )
-        raise self._places.error(key, message)
+        raise self.places.error(key, message)
 
 
 class _Kept:

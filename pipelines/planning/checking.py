@@ -22,6 +22,7 @@ from nightpress.pipelines.manifest.rows import Defaults
 from nightpress.pipelines.planning.duplicates import Mapper, duplicates
 from nightpress.pipelines.planning.images import Planner
 from nightpress.pipelines.planning.layout import PlanLayout, PlanPart, SettingsCount
+from nightpress.pipelines.planning.longest_prompts import check_longest_prompts
 from nightpress.pipelines.planning.named_inputs import joined
 from nightpress.pipelines.planning.order import order_of
 from nightpress.pipelines.planning.passes import check_passes
@@ -63,6 +64,7 @@ def check(spec: RunSpec, info: ModelInfo, batch_size: int = 1, mapper: Mapper = 
     files = _scan_all(spec, mapper)
     columns = resolve_columns(spec, files)
     _check_sizes(spec, info, columns)
+    check_longest_prompts(spec, info.prompts, files)
     planner = Planner(spec, info, columns)
     order = tuple(map(str, order_of(spec, columns)))
     units = split_into_units(planner, files)

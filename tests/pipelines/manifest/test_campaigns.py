@@ -78,7 +78,7 @@ def test_rows_of_a_campaign_that_has_changed_since_its_scan_are_refused(tmp_path
 
 def test_a_plan_has_the_axes_as_columns(tmp_path: Path) -> None:
     path = write_campaign(tmp_path, TEXT, **FILES)
-    spec = job(tmp_path, path, images={"file_name": "{place}/{p.sku}/{image_id}.png"})
+    spec = job(tmp_path, Path(path), images={"file_name": "{place}/{p.sku}/{image_id}.png"})
     layout, plan = planned(spec)
     assert sorted(plan["file"].to_pylist())[0] == "images/hill/a/a-hill_00.png"
     assert set(plan["p.name"].to_pylist()) == {"boot", "shoe"}
