@@ -29,7 +29,7 @@ HEADINGS: dict[Kind, str] = {
 @click.command("import")
 @click.argument("folder")
 @click.option(
-    "-o", "--out", "output", required=True, metavar="URL", help="The folder to write, a new one."
+    "-o", "--output", required=True, metavar="URL", help="The folder to write, a new one."
 )
 @click.option(
     "--from",
@@ -101,7 +101,8 @@ def lines(imported: Imported) -> Iterator[str]:
         f"{_entries(imported.num_entries)}{left_out}"
     )
     url = public(imported.url)
-    yield f"wrote {url}/{LISTS_FOLDER}/ and {url}/{imported.campaign}"
+    campaign = f"{url}/{imported.campaign}"
+    yield f"wrote {url}/{LISTS_FOLDER}/ and {campaign}; next: nightpress expand {campaign}"
 
 
 def _entries(number: int) -> str:

@@ -1,6 +1,6 @@
 """Converts all lists of a wildcard folder together, as they refer to each other."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from nightpress.pipelines.campaign.importing import dynamic_prompts, swarmui
@@ -75,7 +75,7 @@ def convert_lists(files: Sequence[SourceFile], tool: Tool, wrap: str) -> Convers
     names = _new_names(sources, findings)
     refused: dict[tuple[str, Entry], str] = {}
     while True:
-        resolve = _resolver(tool, names)
+        resolve = _resolver(tool, names, sources.keys() - names.keys())
         lists = [
             _convert_list(sources[old], new, resolve, tool, wrap, refused)
             for old, new in names.items()
@@ -124,9 +124,9 @@ def _new_names(sources: Mapping[str, SourceList], findings: list[Finding]) -> di
     return names
 
 
-def _resolver(tool: Tool, names: Mapping[str, str]) -> Resolve:
-    known = dict(names)
-    return swarmui_resolver(known) if tool == "swarmui" else dynamic_prompts_resolver(known)
+def _resolver(tool: Tool, names: Mapping[str, str], empty: Collection[str]) -> Resolve:
+    make = swarmui_resolver if tool == "swarmui" else dynamic_prompts_resolver
+    return make(dict(names), empty)
 
 
 def _convert_list(
@@ -200,13 +200,13 @@ def _note(made: ConvertedList, entry: Entry, converted: Converted) -> None:
 def _refuse_circles(lists: Sequence[ConvertedList], refused: dict[tuple[str, Entry], str]) -> None:
     """Take out one reference of each circle."""
     by_name = {each.name: each for each in lists}
-    uses = {each.name: set(each.uses) for each in lists}
+    uses = {each.name: [*each.uses] for each in lists}
     for circle in circles(lambda: uses):
         last, first = circle[-2], circle[-1]
-        message = f"the list refers back to itself: {' -> '.join(circle)}"
+        message = f"the list refers back to itself: {' -> '.join((last, *circle[:-1]))}"
         for entry in by_name[last].uses[first]:
             refused[by_name[last].source.name, entry] = message
-        uses[last].discard(first)
+        uses[last].remove(first)
 
 
 def reached(lists: Sequence[ConvertedList], name: str) -> Iterator[ConvertedList]:

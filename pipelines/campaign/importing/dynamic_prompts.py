@@ -31,6 +31,7 @@ _OPENING = re.compile(
 _WEIGHT = re.compile(rf"({NUMBER})\s*::\s*")
 _VARIABLE = re.compile(r"\$\{\s*([A-Za-z_-][\w-]*)\s*(?:(\?=!?|=!?|:)\s*|\})", re.ASCII)
 _TAG = re.compile(r"<(lora|lyco|hypernet):[^<>]*>", re.IGNORECASE)
+_LAST_BREAK = re.compile(r"[ \t]*\n[ \t\n]*\Z")
 _SEPARATOR = re.compile(r"[^{}|$\n]*|[\s,;/&+|-]*")
 """The separators that a campaign takes."""
 
@@ -157,7 +158,8 @@ class _Converter:
         self._at = blanks.end() if blanks else self._at
         weight = _WEIGHT.match(self._text, self._at)
         self._at = weight.end() if weight else self._at
-        return f"{f'{weight[1]}::' if weight else ''}{self.parts('|}', depth)}"
+        text = _LAST_BREAK.sub("", self.parts("|}", depth))
+        return f"{weight[1]}::{text}" if weight else text
 
     def _bounds(self, opening: re.Match[str], options: list[str], start: int) -> str:
         """How many are drawn; never more than there are."""

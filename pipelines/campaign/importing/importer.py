@@ -1,12 +1,16 @@
 """Imports a wildcard folder: reads it, converts its entries, writes lists and a first campaign."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from nightpress.pipelines.campaign.importing import dynamic_prompts, swarmui
-from nightpress.pipelines.campaign.importing.conversion import ConvertedList, convert_lists
+from nightpress.pipelines.campaign.importing.conversion import (
+    Conversion,
+    ConvertedList,
+    convert_lists,
+)
 from nightpress.pipelines.campaign.importing.reading import (
     TOOL_NAMES,
     Entry,
@@ -78,22 +82,39 @@ def import_lists(
     files, skipped = _read(folder, options)
     tool = tool or _tool_of(files, wrap)
     converted = convert_lists(files, tool, wrap)
-    findings = _in_order(converted.findings)
+    findings = sorted(converted.findings, key=_place)
+    _require_convertible(converted, findings, leave_out, where)
+    name = _campaign_name(folder)
+    text = campaign_text(converted.lists, LISTS_FOLDER, where, TOOL_NAMES[tool])
+    _write(store, {_path_of(each): _file_of(each) for each in converted.lists})
+    _write(store, {name: text.encode()})
+    num_entries = sum(each.num_entries for each in converted.lists)
+    return Imported(
+        store.url, name, tool, len(converted.lists), num_entries, tuple(findings), tuple(skipped)
+    )
+
+
+def _require_convertible(
+    converted: Conversion, findings: Sequence[Finding], leave_out: bool, where: str
+) -> None:
     bad = [each.problem for each in findings if each.kind == "not converted"]
     if bad and not leave_out:
         raise NotConverted(bad)
     if not converted.lists:
         message = f"there is no list here; lists are {' '.join(SUFFIXES)} files with entries"
         raise ManifestError([Problem(where, None, None, message)])
-    name = _campaign_name(folder)
+
+
+def _write(store: Store, files: Mapping[str, bytes]) -> None:
+    """Write new files, side by side.
+
+    Raises:
+        StoreDenied: another process has written one of them meanwhile.
+    """
     with ThreadPoolExecutor(READ_THREADS) as pool:
-        list(pool.map(lambda each: store.create(_path_of(each), _file_of(each)), converted.lists))
-    text = campaign_text(converted.lists, LISTS_FOLDER, where, TOOL_NAMES[tool])
-    store.create(name, text.encode())
-    num_entries = sum(each.num_entries for each in converted.lists)
-    return Imported(
-        store.url, name, tool, len(converted.lists), num_entries, tuple(findings), tuple(skipped)
-    )
+        made = list(pool.map(store.create, files, files.values()))
+    if not all(made):
+        raise StoreDenied(f"{public(store.url)}: another process writes to this folder")
 
 
 def _require_empty(store: Store) -> None:
@@ -132,10 +153,6 @@ def _tool_of(files: Sequence[SourceFile], wrap: str) -> Tool:
     if is_structured or any(dynamic_prompts.SIGN.search(entry.text) for entry in entries):
         return "dynamic-prompts"
     return "swarmui"
-
-
-def _in_order(findings: Sequence[Finding]) -> list[Finding]:
-    return sorted(findings, key=_place)
 
 
 def _place(finding: Finding) -> tuple[str, int, int]:

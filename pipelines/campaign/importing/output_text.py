@@ -61,6 +61,8 @@ PLAIN = re.compile(r"[^{}|$%#\n<>_\\:/]*")
 _BACKSLASH = re.compile(r"\\(?=[{}|$_#:\\]|\Z)")
 _DOLLAR = re.compile(r"\$(?=[{$]|\Z)")
 _UNDERSCORES = re.compile(r"_(?=_)|(?<=_)_|\A_|_\Z")
+_BREAK = re.compile(r"[ \t]*\n[ \t\n]*")
+_ESCAPE = re.compile(r"\\(?:(\$\{)|.)")
 _COLONS = re.compile(r":(?=:)")
 
 
@@ -79,8 +81,13 @@ def escaped(text: str, in_choice: bool = False) -> str:
 
 
 def whole_entry(text: str) -> str:
-    """The text of a whole entry, on one line, whose `#` at its beginning is no comment."""
-    text = re.sub(r"[ \t]*\n[ \t]*", " ", text).strip()
+    r"""The text of a whole entry, on one line.
+
+    A `#` at its beginning is no comment. A dollar before a choice would make it a variable, or with
+    a backslash text; `{$}` is a choice of one.
+    """
+    text = _BREAK.sub(" ", text).strip()
+    text = _ESCAPE.sub(lambda found: "{$}{" if found[1] else found[0], text)
     return f"\\{text}" if text.startswith("#") else text
 
 

@@ -1,7 +1,7 @@
 """Finds the lists that a reference of SwarmUI or sd-dynamic-prompts means, and circles of them."""
 
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
 from functools import cache
@@ -14,8 +14,13 @@ Names = Mapping[str, str]
 """The name of each list in the folder, and its name in the campaign."""
 
 
-def swarmui_resolver(names: Names) -> Resolve:
-    """Finds a list as SwarmUI does: without case, else the shortest name that contains the text."""
+def swarmui_resolver(names: Names, empty: Collection[str] = ()) -> Resolve:
+    """Finds a list as SwarmUI does: without case, else the shortest name that contains the text.
+
+    Args:
+        names: the lists that there are.
+        empty: the names of lists that have no entries, for messages.
+    """
     folded = {name.lower(): name for name in sorted(names, reverse=True)}
 
     @cache
@@ -26,14 +31,19 @@ def swarmui_resolver(names: Names) -> Resolve:
         containing = [each for each in folded if wanted in each]
         best = wanted if wanted in folded else min(containing, key=len, default=None)
         if best is None:
-            raise LookupError(_missing(name, names))
+            raise LookupError(_missing(name, names, empty))
         return _single(name, folded[best], names)
 
     return resolve
 
 
-def dynamic_prompts_resolver(names: Names) -> Resolve:
-    """Finds lists as sd-dynamic-prompts does: by a name or pattern, else in any folder."""
+def dynamic_prompts_resolver(names: Names, empty: Collection[str] = ()) -> Resolve:
+    """Finds lists as sd-dynamic-prompts does: by a name or pattern, else in any folder.
+
+    Args:
+        names: the lists that there are.
+        empty: the names of lists that have no entries, for messages.
+    """
 
     @cache
     def resolve(name: str) -> Resolved:
@@ -54,7 +64,7 @@ def dynamic_prompts_resolver(names: Names) -> Resolve:
         same = [key for key in names if key.casefold() == pattern.casefold()]
         if len(same) == 1:
             return _single(name, same[0], names)
-        raise LookupError(_missing(name, names))
+        raise LookupError(_missing(name, names, empty))
 
     return resolve
 
@@ -105,9 +115,11 @@ def _several(written: str, pattern: str, found: Sequence[str], names: Names) -> 
     raise LookupError(f"no pattern of * and ** means the same lists as {written}")
 
 
-def _missing(name: str, names: Names) -> str:
+def _missing(name: str, names: Names, empty: Collection[str]) -> str:
     """What is wrong, with a name that was perhaps meant; those that begin alike are compared."""
     folded = name.casefold()
+    if any(f"/{each.casefold()}".endswith(f"/{folded}") for each in empty):
+        return f"the list {name} has no entries that can be used"
     start = folded.rpartition("/")[2][:1]
     alike = {key.casefold(): key for key in names if key.casefold().rpartition("/")[2][:1] == start}
     near = get_close_matches(folded, alike, 1)

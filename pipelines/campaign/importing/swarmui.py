@@ -108,7 +108,7 @@ class _Converter:
             case "repeat":
                 return self._repeat(tag)
             case "setvar" | "setmacro":
-                return self._set(tag)
+                return self._set(tag, in_choice)
             case "var" | "macro":
                 return self._get(tag)
             case "comment":
@@ -156,11 +156,16 @@ class _Converter:
         least, most, _ = _quantity(tag._replace(before=before))
         if most > MAX_REPEATS:
             raise Unconvertible(tag.offset, f"more than {MAX_REPEATS} repetitions")
+        variables = set(self._variables)
         once = self.text(data.part(0), in_choice=least != most)
+        if self._variables != variables:
+            raise Unconvertible(tag.offset, "what is repeated gives a variable a value")
         times = [" ".join([once] * number) for number in range(least, most + 1)]
         return times[0] if least == most else f"{{{'|'.join(times)}}}"
 
-    def _set(self, tag: _Tag) -> str:
+    def _set(self, tag: _Tag, in_choice: bool) -> str:
+        if in_choice:
+            raise Unconvertible(tag.offset, "an option gives a variable a value")
         name, _, shown = (tag.before or "").partition(",")
         name = _variable(name, tag)
         if name in self._variables:
