@@ -8,6 +8,7 @@
         ├── ManifestError          the manifest is wrong; carries its `problems`
         │   └── NotConverted       a wildcard folder has what no campaign can say
         ├── ChangedRunError        the job differs from the one that began the run
+        │   └── ManifestGrown      only the rows of its manifest do
         ├── RunNotFound            there is no run at that URL
         ├── UnsupportedFormat      the run was written by a newer nightpress
         ├── RunHeld                another live process holds the run directory
@@ -165,6 +166,29 @@ class ChangedRunError(PipelineError):
     def __reduce__(self) -> tuple[Any, ...]:
         """Allow pickling, so that the error can cross processes."""
         return type(self), (self.run, self.changes)
+
+
+class ManifestGrown(ChangedRunError):
+    """The manifest has other rows than those that the run was planned from.
+
+    Args:
+        run: URL of the run.
+        changes: the files that changed.
+        lines: what came, went and changed.
+        advice: what can be done about it.
+    """
+
+    def __init__(
+        self, run: str, changes: Sequence[Change], lines: Sequence[str], advice: str
+    ) -> None:
+        super().__init__(run, changes)
+        self.lines, self.advice = tuple(lines), advice
+        text = "\n".join(f"  {line}" for line in lines)
+        self.args = (f"{run}: the manifest has changed since it was planned:\n{text}\n{advice}",)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Allow pickling, so that the error can cross processes."""
+        return type(self), (self.run, self.changes, self.lines, self.advice)
 
 
 class RunNotFound(PipelineError):

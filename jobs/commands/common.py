@@ -5,6 +5,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable
+from functools import wraps
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -17,6 +18,7 @@ from nightpress.jobs.progress.displays import Display
 from nightpress.jobs.progress.events import Event
 from nightpress.jobs.progress.lines import display_for
 from nightpress.jobs.progress.log_lines import JsonLines
+from nightpress.jobs.runs.extension import CHANGED, ExtendOptions
 from nightpress.jobs.runs.targets import failure_limit
 from nightpress.pipelines.errors import RunNotFound, SpecError, StoreDenied, StoreMissing
 from nightpress.pipelines.job.night import NIGHT_KEYS, PLACEHOLDER, uses_night
@@ -96,17 +98,19 @@ def sigterm_as_ctrl_c() -> None:
     signal.signal(signal.SIGTERM, signal.default_int_handler)
 
 
-def require_writable(option: str, path: Path) -> None:
+def require_writable(option: str, path: Path | None) -> None:
     """Check before any work that an output file can be written.
 
     Args:
         option: the option that names the file, such as `--out`.
-        path: the file, on this machine.
+        path: the file, on this machine; None for none.
 
     Raises:
         StoreMissing: its folder does not exist.
         StoreDenied: it is a folder, or may not be written.
     """
+    if path is None:
+        return
     try:
         if not path.parent.is_dir():
             raise StoreMissing(f"{option} {path}: {path.parent} is not a folder")
@@ -270,3 +274,26 @@ allow_pickle_option = click.option(
 def repair_options(function: Callable[..., Any]) -> Callable[..., Any]:
     """--address, --max-failures, --allow-pickle and --take-over."""
     return address_option(_repair_failures_option(allow_pickle_option(take_over_option(function))))
+
+
+def extend_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """--extend and --changed, which the command gets as `growing`."""
+
+    @wraps(command)
+    def with_options(*args: Any, extend: bool, changed: str, **others: Any) -> Any:
+        return command(*args, growing=ExtendOptions.of(extend, changed), **others)
+
+    extend = click.option(
+        "--extend",
+        is_flag=True,
+        help="Add the images that the manifest has gained since the run was planned.",
+    )
+    changed = click.option(
+        "--changed",
+        type=click.Choice(CHANGED),
+        default="refuse",
+        show_default=True,
+        help="With --extend, what to do if rows have changed under the same id: refuse, or make "
+        "their images again as new variants beside the old ones.",
+    )
+    return extend(changed(with_options))

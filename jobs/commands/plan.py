@@ -26,6 +26,7 @@ from nightpress.jobs.commands.times import (
 from nightpress.jobs.errors import BAD_INPUT, OK, STOPPED
 from nightpress.jobs.runs.column_lines import carried_line, near_misses, settings_line
 from nightpress.jobs.runs.existing_run import RunState, State
+from nightpress.jobs.runs.extension import Extension
 from nightpress.jobs.runs.forecast import (
     forecast_lines,
     forecast_values,
@@ -35,6 +36,7 @@ from nightpress.jobs.runs.mode_lines import conditions, makes_text_only, mode_co
 from nightpress.jobs.runs.plan import Plan, PlannedFile, plan
 from nightpress.pipelines.errors import (
     ChangedRunError,
+    ManifestGrown,
     RunNotFound,
     StoreDenied,
     StoreMissing,
@@ -128,12 +130,21 @@ def as_values(planned: Plan) -> dict[str, object]:
             "num_images": state.num_images,
             "holder": None if state.holder is None else holder_values(state.holder),
             "changes": [asdict(change) for change in state.changes],
+            "growth": _growth_values(state),
             "error": None if state.error is None else str(state.error),
         },
         "files": [asdict(file) for file in planned.files],
         "columns": [asdict(use) for use in planned.columns],
         "file_names": list(planned.file_names),
     }
+
+
+def _growth_values(state: RunState) -> dict[str, object] | None:
+    """What `--extend` would add, if only the rows of the manifest have changed."""
+    if state.growth is None:
+        return None
+    images = state.growth.growth.summary.as_dict()
+    return {"num_images": state.growth.num_images, "images": images}
 
 
 def show(console: Console, spec: RunSpec, planned: Plan, zone: tzinfo) -> None:
@@ -185,6 +196,12 @@ def state_lines(state: RunState) -> list[str]:
             return []
         case State.UNREADABLE:
             return [f"state    unknown: {state.error}"]
+        case State.CHANGED if state.growth is not None:
+            return [
+                f"state    its manifest has changed since it was planned; {done}",
+                *(f"         {line}" for line in state.growth.growth.summary.lines()),
+                f"         {would_add(state.growth)}",
+            ]
         case State.CHANGED:
             return [
                 f"state    changed since it was started, so `nightpress run` refuses it; {done}",
@@ -196,6 +213,13 @@ def state_lines(state: RunState) -> list[str]:
             return [f"state    finished: {done}"]
         case State.RESUMABLE:
             return [f"state    resumable: {done}"]
+
+
+def would_add(growth: Extension) -> str:
+    """`would add 10 images; run with --extend`."""
+    if growth.growth.summary.changed.number:
+        return "would refuse the changed images, or make them again with --changed new-variant"
+    return f"would add {plural(growth.num_images, 'image')}; run with --extend"
 
 
 def file_lines(files: Sequence[PlannedFile]) -> list[str]:
@@ -221,6 +245,8 @@ def format_name(file: PlannedFile) -> str:
 def refusal_line(planned: Plan) -> str | None:
     """Why `nightpress run` would refuse the job; None if it would not."""
     match planned.run_state.state:
+        case State.CHANGED if planned.run_state.growth is not None:
+            return f"{planned.url}: {planned.run_state.growth.advice}"
         case State.CHANGED:
             return (
                 f"{planned.url} was started with a different job; restore the old values, or give "
@@ -237,7 +263,8 @@ def _refusal_values(planned: Plan) -> dict[str, str] | None:
     message, error = refusal_line(planned), planned.run_state.error
     if message is None:
         return None
-    kind = ChangedRunError if error is None else type(error)
+    grew = ManifestGrown if planned.run_state.growth is not None else ChangedRunError
+    kind = grew if error is None else type(error)
     return {"type": kind.__name__, "message": message}
 
 
@@ -251,14 +278,18 @@ def exit_code(state: RunState) -> int:
 
 def estimate_line(spec: RunSpec, planned: Plan) -> str:
     """Time and bytes, or why there is no estimate."""
+    growth = planned.run_state.growth
+    if growth is not None and not growth.num_images:
+        return "takes    nothing: there are no new images to make"
     if planned.estimate is None:
         if planned.run_state.state is State.UNREADABLE:
             return "takes    unknown: earlier runs cannot be read"
         return "takes    unknown: no run here has used this model with these settings yet"
     actors = planned_actors(spec)
+    what = "" if growth is None else f" for {plural(growth.num_images, 'new image')}"
     return (
         f"takes    about {duration(planned.estimate.actor_s / actors)} on "
-        f"{plural(actors, 'actor')}, {size(planned.estimate.num_bytes)}"
+        f"{plural(actors, 'actor')}, {size(planned.estimate.num_bytes)}{what}"
     )
 
 

@@ -8,6 +8,7 @@ import click
 
 from nightpress.jobs.commands.common import (
     budget_option,
+    extend_options,
     job_options,
     json_option,
     max_failures_option,
@@ -26,6 +27,7 @@ from nightpress.jobs.errors import OK, SOME_FAILED
 from nightpress.jobs.progress.displays import Display
 from nightpress.jobs.progress.events import Event, Message
 from nightpress.jobs.progress.trace import time_lines
+from nightpress.jobs.runs.extension import ExtendOptions
 from nightpress.jobs.runs.runner import RunResult, run
 from nightpress.pipelines.formatting import duration
 
@@ -46,6 +48,7 @@ from nightpress.pipelines.formatting import duration
 )
 @budget_option
 @take_over_option
+@extend_options
 @ok_codes_option
 @log_format_option
 @click.option(
@@ -66,19 +69,20 @@ def command(
     max_failures: int | str | None,
     budget: float | None,
     take_over: bool,
+    growing: ExtendOptions,
     log_format: LogFormat,
     trace: Path | None,
     as_json: bool,
 ) -> None:
     """Make every image of JOB, a YAML job file.
 
-    Images, their metadata and a report are written to <output>/<name>. Interrupt the run at any
-    time: it finishes and stores the batches that are being sampled, for at most cluster.drain_s
-    seconds, and the same command later makes only what is missing. A second interruption stops it
-    at once.
+    Images, their metadata and a report are written to <output>/<name>. Interrupt it at any time: it
+    finishes and stores the batches that are being sampled, for at most cluster.drain_s seconds, and
+    the same command later makes only what is missing. A second interruption stops it at once.
+
+    If the manifest has other rows by then, it says what came, went and changed; see --extend.
     """
-    if trace is not None:
-        require_writable("--trace", trace)
+    require_writable("--trace", trace)
     spec = read_job(job, with_limit(overrides, max_failures), address, night)
     sigterm_as_ctrl_c()
     with run_display(log_format) as display:
@@ -88,13 +92,18 @@ def command(
             spec,
             display.show,
             take_over=take_over,
+            **asdict(growing),
             deadline_at=deadline,
             budget=budget,
             ok_codes=ctx.meta.get(OK_CODES, ()),
             trace=None if trace is None else trace_writer(trace, display),
         )
-    code = SOME_FAILED if result.num_failed else OK
-    print_and_exit(ctx, code, asdict(result), summary(result), as_json)
+    print_and_exit(ctx, exit_code(result), asdict(result), summary(result), as_json)
+
+
+def exit_code(result: RunResult) -> int:
+    """The exit code of a run that has ended."""
+    return SOME_FAILED if result.num_failed else OK
 
 
 def trace_writer(path: Path, display: Display[Event]) -> Callable[[str], None]:

@@ -64,6 +64,8 @@ def as_values(found: RunStatus | TrainingStatus) -> dict[str, object]:
         "gpu_s": found.gpu_s,
         "cost": None if found.cost is None else asdict(found.cost),
         "log_error": found.log_error,
+        "num_editions": found.num_editions,
+        "num_gone": found.num_gone,
     }
     return values | asdict(found.progress) | {"num_done": found.progress.num_done} | spent
 
@@ -94,6 +96,7 @@ def describe(found: RunStatus) -> str:
         f"size     {size(progress.num_bytes)}",
         f"model    {found.model} {found.model_fingerprint[:12]}",
         f"started  {found.created_at}",
+        *([f"extended {extended_line(found)}"] if found.num_editions else []),
         *([f"spent    {spent_line(found)}"] if found.num_starts or found.log_error else []),
     ]
     if progress.images_per_s:
@@ -106,6 +109,13 @@ def describe(found: RunStatus) -> str:
         lines.append(f"held by  {holder_line(found.holder)}")
         lines.append(f"to do    {plural(left, 'shard')}; run `nightpress run` on its job to resume")
     return "\n".join(lines)
+
+
+def extended_line(found: RunStatus) -> str:
+    """`2 times; 3 images not in the manifest any more`."""
+    times = plural(found.num_editions, "time")
+    gone = f"; {plural(found.num_gone, 'image')} not in the manifest any more"
+    return f"{times}{gone if found.num_gone else ''}"
 
 
 def spent_line(found: RunStatus) -> str:

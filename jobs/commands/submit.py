@@ -12,6 +12,7 @@ import click
 
 from nightpress.jobs.commands.common import (
     budget_option,
+    extend_options,
     job_argument,
     json_option,
     max_failures_option,
@@ -26,6 +27,7 @@ from nightpress.jobs.commands.log_format import LogFormat, log_format_option, te
 from nightpress.jobs.commands.times import Deadline, Night, night_options
 from nightpress.jobs.errors import BAD_INPUT, OK, STOPPED, UNEXPECTED, StoppedOnRequest
 from nightpress.jobs.progress.log_lines import LineWrapper
+from nightpress.jobs.runs.extension import ExtendOptions
 from nightpress.jobs.signals import first_interruption
 from nightpress.jobs.submission.client import JobsClient
 from nightpress.jobs.submission.submit import Ended, Submission, follow, stop_wait_s, submit
@@ -56,6 +58,7 @@ SIGNALLED = 128
 @max_failures_option("As for `run`.")
 @budget_option
 @take_over_option
+@extend_options
 @ok_codes_option
 @log_format_option
 @click.option("--no-wait", is_flag=True, help="Print the job's id and leave it to the cluster.")
@@ -71,6 +74,7 @@ def command(
     max_failures: int | str | None,
     budget: float | None,
     take_over: bool,
+    growing: ExtendOptions,
     log_format: LogFormat,
     no_wait: bool,
     as_json: bool,
@@ -85,15 +89,14 @@ def command(
     its batches are finished and stored, and the exit code is 4. A second one leaves at once, while
     the job goes on stopping.
     """
-    spec = read_job(job, with_limit(overrides, max_failures), night=night)
-    say = partial(tell, ctx)
-    options = list(_run_options(deadline, budget, take_over, log_format))
+    spec, say = read_job(job, with_limit(overrides, max_failures), night=night), partial(tell, ctx)
+    options = list(_run_options(deadline, budget, take_over, growing, log_format))
     with first_interruption() as stop:
         client = JobsClient(address)
         _require_not_stopped(stop)
         submission = submit(client, spec, options, say)
-        verb = "attached to" if submission.attached else "started"
-        say(f"{verb} job {submission.job_id} at {submission.address}")
+        how = "attached to" if submission.attached else "started"
+        say(f"{how} job {submission.job_id} at {submission.address}")
         if no_wait:
             print_and_exit(ctx, OK, asdict(submission), submission.job_id, as_json)
         with closing(LineWrapper(sys.stderr)) as lines:
@@ -109,7 +112,11 @@ def _require_not_stopped(stop: Event) -> None:
 
 
 def _run_options(
-    deadline: float | None, budget: float | None, take_over: bool, log_format: LogFormat
+    deadline: float | None,
+    budget: float | None,
+    take_over: bool,
+    growing: ExtendOptions,
+    log_format: LogFormat,
 ) -> Iterator[str]:
     if deadline is not None:
         yield "--deadline"
@@ -118,6 +125,8 @@ def _run_options(
         yield from ("--budget", str(budget))
     if take_over:
         yield "--take-over"
+    if growing.extend:
+        yield from ("--extend", "--changed", growing.changed)
     if log_format != "text":
         yield from ("--log-format", log_format)
 

@@ -4,11 +4,12 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from nightpress.diffusion_core.models.info import ModelInfo
+from nightpress.jobs.runs.extension import Extension, found_growth
 from nightpress.jobs.runs.finished import device_of
-from nightpress.jobs.runs.table_manifest import TableManifest, kept_path
+from nightpress.jobs.runs.table_manifest import TableManifest, kept_job, kept_path
 from nightpress.pipelines.errors import Change, RunNotFound, StoreError, UnsupportedFormat
 from nightpress.pipelines.job.spec import RunSpec
-from nightpress.pipelines.planning import PlanLayout, compare_manifest, layout_changes
+from nightpress.pipelines.planning import PlanIncomplete, PlanLayout, compare_manifest, file_changes
 from nightpress.pipelines.run_directory.lease import Holder, last_holder
 from nightpress.pipelines.run_directory.reader import Run
 from nightpress.pipelines.run_directory.record import RunRecord, read_record
@@ -19,8 +20,10 @@ from nightpress.pipelines.storage import QUICK, Store, require_answers
 class ExistingRun:
     """The record of a run beside the job that is to resume it."""
 
-    changes: tuple[Change, ...]
-    """How the job and its manifest differ from those that the run was started with."""
+    job_changes: tuple[Change, ...]
+    """How the job differs from the one that the run was started with."""
+    manifest_changes: tuple[Change, ...]
+    """How its manifest differs from the one that the run was planned from last."""
     spec: RunSpec
     """The job; for a table, with the copy that the run keeps as its manifest."""
     record: RunRecord
@@ -47,15 +50,18 @@ def compare_with_run(
         record = replace(record, spec=moved_inputs)
     kept = kept_path(record)
     if table is None:
-        comparison = compare_manifest(record.layout, spec)
+        comparison = compare_manifest(record.manifest, spec)
         where = {"manifest": spec.manifest, "storage": spec.storage}
-        moved = replace(record, layout=comparison.layout, spec=record.spec.model_copy(update=where))
-        return ExistingRun(job_changes + comparison.changes, spec, moved)
+        moved = replace(record, spec=record.spec.model_copy(update=where))
+        if not record.editions:
+            moved = replace(moved, layout=replace(record.layout, files=comparison.files))
+        return ExistingRun(job_changes, comparison.changes, spec, moved)
     if kept is None:
-        return ExistingRun((*job_changes, _now_a_table(record)), spec, record)
-    # Equal tables may be different bytes, and so have different names.
-    spec = spec.model_copy(update={"manifest": record.spec.manifest})
-    return ExistingRun(job_changes + tuple(table.changes(store, record)), spec, record)
+        return ExistingRun(job_changes, (_now_a_table(record),), spec, record)
+    changes = tuple(table.changes(store, record))
+    if not changes:  # equal tables may be different bytes, and so have different names
+        spec = kept_job(spec, record)
+    return ExistingRun(job_changes, changes, spec, record)
 
 
 class State(StrEnum):
@@ -68,7 +74,7 @@ class State(StrEnum):
     HELD = "held"
     """A process may be working on it, by the last heartbeat."""
     CHANGED = "changed"
-    """It was started with another job, so `run` would refuse this one."""
+    """It was started with another job or planned from other rows, so `run` would refuse this."""
     UNREADABLE = "unreadable"
     """The store does not answer, or what is there cannot be read."""
 
@@ -85,6 +91,8 @@ class RunState:
     """Images of the run; 0 if there is none."""
     holder: Holder | None = None
     changes: tuple[Change, ...] = ()
+    growth: Extension | None = None
+    """What `--extend` would add; None if more than the manifest's rows has changed."""
     error: StoreError | RunNotFound | UnsupportedFormat | None = None
     """Why the run directory cannot be read."""
 
@@ -119,42 +127,59 @@ def state_of(
 
     Args:
         found: the run directory.
-        spec: the job; the device of `auto` is that of the run.
+        spec: the job, with a manifest that can be read; the device of `auto` is that of the run.
         model: the job's model.
         layout: the plan of the job's manifest.
         table: the table that was passed as its manifest, if any.
+
+    Raises:
+        ManifestError: the manifest has changed in a way that no run can be extended by.
     """
     if found.record is None:
         return RunState(State.UNREADABLE if found.error else State.NEW, error=found.error)
     store, record = found.store, found.record
     try:
         changes = record.changes(spec, model, device_of(spec, record))
-        changes += _manifest_changes(store, record, layout, table)
+        of_manifest = _manifest_changes(store, record, layout, table)
+        grows = of_manifest and not changes
+        growth = _growth(store, record, spec, model) if grows else None
+        changes += of_manifest
         progress = Run(store, record).progress()
         holder = last_holder(store)
     except StoreError as error:
         return RunState(State.UNREADABLE, error=error)
     if holder is not None and holder.is_dead:
         holder = None
-    if changes:
-        state = State.CHANGED
-    elif progress.complete:
-        state = State.FINISHED
-    else:
-        state = State.RESUMABLE if holder is None else State.HELD
+    state = _state(bool(changes), progress.complete, is_held=holder is not None)
     done = progress.num_done, progress.num_failed, progress.num_images
-    return RunState(state, *done, holder, tuple(changes))
+    return RunState(state, *done, holder, tuple(changes), growth)
+
+
+def _state(is_changed: bool, is_complete: bool, is_held: bool) -> State:
+    if is_changed:
+        return State.CHANGED
+    if is_complete:
+        return State.FINISHED
+    return State.HELD if is_held else State.RESUMABLE
+
+
+def _growth(store: Store, record: RunRecord, spec: RunSpec, model: ModelInfo) -> Extension | None:
+    """What `run` would add; None if the plan is not complete, so that nobody can say."""
+    try:
+        return found_growth(store, record, spec).checked(store, model)
+    except PlanIncomplete:
+        return None
 
 
 def _manifest_changes(
     store: Store, record: RunRecord, layout: PlanLayout, table: TableManifest | None
 ) -> list[Change]:
     if table is None:
-        return layout_changes(record.layout, layout)
+        return file_changes(record.manifest, layout.files)
     if kept_path(record) is None:
         return [_now_a_table(record)]
     return table.changes(store, record)
 
 
 def _now_a_table(record: RunRecord) -> Change:
-    return Change("manifest", ", ".join(file.url for file in record.layout.files), "a table")
+    return Change("manifest", ", ".join(file.url for file in record.manifest), "a table")

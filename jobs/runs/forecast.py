@@ -85,7 +85,7 @@ def forecast(
     if rates is None or state.state is State.UNREADABLE:
         return said(None, "earlier runs cannot be read")
     if state.state is State.CHANGED:
-        return said(None, "the run was started with a different job")
+        return said(None, "the job or its manifest is not that of the run")
     layout = layout if found.record is None else found.record.layout
     work = None
     if found.record is not None:

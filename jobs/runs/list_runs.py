@@ -11,7 +11,7 @@ from nightpress.pipelines.errors import RunNotFound
 from nightpress.pipelines.job.cost_section import Cost
 from nightpress.pipelines.run_directory.lease import last_holder
 from nightpress.pipelines.run_directory.log import Start, cost_of, read_starts
-from nightpress.pipelines.run_directory.record import RUN_FILE, RunRecord
+from nightpress.pipelines.run_directory.record import RUN_FILE, decode_record
 from nightpress.pipelines.run_directory.summary import Summary
 from nightpress.pipelines.run_directory.summary_index import read_totals
 from nightpress.pipelines.storage import READ_THREADS, Options, Store
@@ -97,7 +97,7 @@ def _unreadable(url: str, reason: str) -> RunSummary:
 
 def _read(store: Store, data: bytes, now: datetime) -> RunSummary:
     """What `run.json`, the log and, where they are needed, the commits say."""
-    record = RunRecord.from_json(data, store.url)
+    record = decode_record(store, data)
     num_images = record.layout.num_images
     starts = read_starts(store)
     last = starts[-1] if starts else None

@@ -68,7 +68,9 @@ class Plan:
     batches: tuple[SettingsCount, ...]
     """The most frequent settings, most images first."""
     estimate: Estimate | None
-    """Time and bytes; None if no run under the job's output has measured these settings."""
+    """Time and bytes; None if no run under the job's output has measured these settings.
+
+    For a run whose manifest has grown, they are those of the images that it has gained."""
     cost: Cost | None
     """Of the estimate, at the job's price; None without one of the two."""
     unread_runs: tuple[str, ...]
@@ -114,14 +116,15 @@ def plan(
     with readable_manifest(spec, table) as readable:
         model = _describe(spec)
         batch_size = _batch_size(spec)
-        layout = _checked(with_input_root(readable, found.record), model, batch_size, found)
-        state = state_of(found, spec, model, layout, table)
+        rooted = with_input_root(readable, found.record)
+        layout = _checked(rooted, model, batch_size, found)
+        state = state_of(found, rooted, model, layout, table)
         measured = _measured(found, spec, model)
         planned = _planned(spec, model, layout, state, measured, table is not None)
         if deadline_at is None:
             return planned
         deadline = Deadline(deadline_at, starts_at)
-        told = forecast(found, state, (readable, model, layout), measured.rates, deadline)
+        told = forecast(found, state, (rooted, model, layout), measured.rates, deadline)
         return replace(planned, forecast=told)
 
 
@@ -159,8 +162,10 @@ def _planned(
     measured: _Measured,
     is_table: bool,
 ) -> Plan:
-    rates = measured.rates
-    estimated = None if rates is None else estimate(layout.batches, rates)
+    to_make = layout if state.growth is None else state.growth.layout
+    rates, estimated = measured.rates, None
+    if to_make is not None and rates is not None:
+        estimated = estimate(to_make.batches, rates)
     return Plan(
         url=spec.url,
         run_state=state,
@@ -178,7 +183,7 @@ def _planned(
         modes=layout.modes,
         num_pictures=layout.num_pictures,
         estimate=estimated,
-        cost=_cost(spec, estimated, layout.num_images),
+        cost=_cost(spec, estimated, to_make.num_images if to_make else 0),
         unread_runs=measured.unread,
     )
 

@@ -130,7 +130,8 @@ def rewrite_plan_parts(
     """
     store, record = create_only_store(run.store, on_event), run.record
     free = require_free_run(store, take_over, on_event)
-    refuse_changes(store, planned_file_changes(record.layout, record.spec.storage))
+    for section in record.layout.sections_of(shards):
+        refuse_changes(store, planned_file_changes(section, record.spec.storage))
     with held(store, free) as lease, failures_as_run_stopped():
         for first in sorted({record.layout.part_of(shard).first_shard for shard in shards}):
             lease.fence.require(store)

@@ -5,20 +5,18 @@ Decides the order of the steps; the other modules of this folder carry them out.
 
 import time
 from collections.abc import Callable, Generator, Iterator
-from contextlib import closing, contextmanager, nullcontext
-from dataclasses import dataclass
+from contextlib import ExitStack, closing, contextmanager, nullcontext
+from dataclasses import dataclass, replace
 
 from nightpress.diffusion_core.models.info import ModelInfo
 from nightpress.jobs.cluster.connection import cluster
 from nightpress.jobs.cluster.preflight import require_store_on_every_node
 from nightpress.jobs.dispatch.actor import ActorFactory
 from nightpress.jobs.dispatch.batch_size import decide_batch_sizes, resolve_batch_size
-from nightpress.jobs.dispatch.config import dispatch_config_of
 from nightpress.jobs.dispatch.first_actor import FirstActor
 from nightpress.jobs.dispatch.footprint import sized_factory
-from nightpress.jobs.errors import RunBlocked, RunStopped, StoppedOnRequest
+from nightpress.jobs.errors import StoppedOnRequest
 from nightpress.jobs.progress.events import Event, Message, Planned
-from nightpress.jobs.progress.failure_limit import FailureLimit
 from nightpress.jobs.progress.trace import (
     BetweenBatches,
     between_batches,
@@ -28,23 +26,29 @@ from nightpress.jobs.progress.trace import (
 )
 from nightpress.jobs.runs.column_lines import column_messages
 from nightpress.jobs.runs.existing_run import compare_with_run
-from nightpress.jobs.runs.finished import nothing_is_left, require_complete
-from nightpress.jobs.runs.forecast import forecast_messages
-from nightpress.jobs.runs.input_session import input_session, uses_pictures, with_input_root
+from nightpress.jobs.runs.extension import (
+    ExtendOptions,
+    Extension,
+    add_edition,
+    compare,
+    local_model,
+    require_no_new_edition,
+)
+from nightpress.jobs.runs.finished import nothing_is_left
+from nightpress.jobs.runs.input_session import uses_pictures, with_input_root
+from nightpress.jobs.runs.making import HeldRun, Maker
 from nightpress.jobs.runs.mode_lines import mode_messages
 from nightpress.jobs.runs.shared import (
     OnEvent,
     actor_factory,
     create_only_store,
-    dispatch_until,
-    dispatching,
     ignore,
-    ordered_shards,
     planning_mapper,
     require_free_run,
 )
 from nightpress.jobs.runs.start_log import StartLog, StartOptions, held_run
 from nightpress.jobs.runs.table_manifest import TableManifest, with_kept_table
+from nightpress.pipelines.errors import Change
 from nightpress.pipelines.job.cost_section import Cost
 from nightpress.pipelines.job.spec import RunSpec
 from nightpress.pipelines.manifest.columns import column_uses
@@ -57,16 +61,12 @@ from nightpress.pipelines.planning import (
     keep_hashes,
     manifest_sources,
     require_unchanged,
-    write_plan,
 )
-from nightpress.pipelines.reporting.report import write_report
-from nightpress.pipelines.run_directory.commit import committed_shards
 from nightpress.pipelines.run_directory.lease import (
     FreeLease,
     Lease,
     require_still_free,
 )
-from nightpress.pipelines.run_directory.reader import Run, RunProgress
 from nightpress.pipelines.run_directory.record import (
     RunRecord,
     create_record,
@@ -74,9 +74,7 @@ from nightpress.pipelines.run_directory.record import (
     read_record,
     refuse_changes,
 )
-from nightpress.pipelines.run_directory.summary_index import summary_index_kept
 from nightpress.pipelines.shards.run_images import EarlierRuns
-from nightpress.pipelines.shards.timeline import TimeSpent
 from nightpress.pipelines.storage import Store, require_answers
 
 Trace = Callable[[str], None]
@@ -110,52 +108,40 @@ def run(
     *,
     manifest: Frame | None = None,
     take_over: bool = False,
+    extend: bool = False,
+    changed: str = "refuse",
     deadline_at: float | None = None,
     budget: float | None = None,
     ok_codes: tuple[int, ...] = (),
     trace: Trace | None = None,
 ) -> RunResult:
-    """Make every image of a job, or resume an interrupted run.
+    """Make every image of a job, or resume an interrupted run; says how the run ended.
 
     Args:
         spec: the job.
         on_event: called with every event, to show progress.
-        manifest: a pyarrow Table, or a pandas or polars frame, whose rows are made instead of the
-            job's `manifest`. The run keeps a copy, so resuming needs neither; an unnamed pandas
-            index is dropped.
-        take_over: take over from another process that is working on this run.
+        manifest: a pyarrow Table, or a pandas or polars frame, to make instead of the job's
+            `manifest`. The run keeps a copy to resume; an unnamed pandas index is dropped.
+        take_over: take over from another process that works on this run.
+        extend: add the images that the manifest has gained since the run was planned.
+        changed: with `extend`, what to do with rows that changed under the same id: `refuse`, or
+            make their images again beside the old ones: `new-variant`.
         deadline_at: be done by this time, report included, in seconds since the epoch.
         budget: stop before all starts together cost more, in the currency of the job's `cost`.
         ok_codes: exit codes that the caller's process turns into 0; they are only recorded.
         trace: called once at the end, even an early one, with a timeline of the actors as a Chrome
-            trace; not called if the run ends before the actors have work.
-
-    Returns:
-        The counts, the rate, and where the images are.
+            trace, unless the run ends before the actors have work.
 
     Raises:
         SpecError, ManifestError, ModelError, StoreDenied, ClusterError: nothing was written.
-        ChangedRunError: the run directory was started by another job or manifest.
+        ChangedRunError: another job began the run; ManifestGrown: only its rows have changed.
         RunHeld, LeaseLost: another process is working on this run, or has taken it over.
-        RunStopped: stopped early; call this again to resume.
-        RunBlocked: stopped early, by something that must be changed first.
+        RunStopped, RunBlocked: stopped early; resume now, or when something has been changed.
     """
     table = None if manifest is None else TableManifest.of(manifest)
     options = StartOptions("run", deadline_at, budget, ok_codes)
-    session = _Session(spec, table, StartLog(options, spec, on_event), take_over, trace)
-    return session.carry_out()
-
-
-@dataclass(frozen=True)
-class _HeldRun:
-    """A run directory that this start holds, and the first actor, which is ready for it."""
-
-    store: Store
-    record: RunRecord
-    lease: Lease
-    factory: ActorFactory
-    first: FirstActor
-    resumed: bool
+    log, growing = StartLog(options, spec, on_event), ExtendOptions.of(extend, changed)
+    return _Session(spec, table, log, take_over, growing, trace).carry_out()
 
 
 class _Session:
@@ -167,6 +153,7 @@ class _Session:
         table: TableManifest | None,
         log: StartLog,
         take_over: bool,
+        growing: ExtendOptions,
         trace: Trace | None,
     ) -> None:
         self._job_inputs = spec.inputs
@@ -174,15 +161,14 @@ class _Session:
         self._table = table
         self.log, self._on_event = log, log.show
         self._take_over, self._deadline_at = take_over, log.options.deadline_at
-        self._trace = trace
-        self._time_spent: list[TimeSpent] | None = None
-        """What the actors did, once they have had work and are finished."""
-        self._progress: RunProgress | None = None
-        """The totals, once every shard is committed."""
+        self._growing, self._trace = growing, trace
+        self._maker = Maker(log)
+        self._stack = ExitStack()
+        """Closed with the start: holds a temporary copy of a table."""
 
     def carry_out(self) -> RunResult:
         """Carry out the run, and show its events."""
-        with self.reporting_time(), closing(self.events()) as events:
+        with self._stack, self.reporting_time(), closing(self.events()) as events:
             for event in events:
                 self.log.show(event)
         return self.result()
@@ -194,27 +180,49 @@ class _Session:
         record = read_record(store)
         self._spec = with_input_root(self._spec, record)
         self.log.read_earlier(store)
-        if record is not None:
-            existing = compare_with_run(store, record, self._spec, self._table)
-            refuse_changes(store, existing.changes)
-            self._spec, record = existing.spec, existing.record
-            if nothing_is_left(self._spec, store, record):
-                yield from self._finish_again(store, record, free)
-                return
+        if record is None:
+            self.log.require_budget()
+            with cluster(self._spec.cluster):
+                require_store_on_every_node(self._spec.cluster, store)
+                yield from self._begin(store, free)
+            return
+        existing = compare_with_run(store, record, self._spec, self._table)
+        refuse_changes(store, existing.job_changes)
+        if existing.manifest_changes:
+            extension = self._extension(store, record, existing.manifest_changes)
+            yield from self._continue(store, record, free, extension)
+        else:
+            self._spec = existing.spec
+            yield from self._continue(store, existing.record, free, None)
+
+    def _extension(self, store: Store, record: RunRecord, changes: tuple[Change, ...]) -> Extension:
+        """What the run will be extended by, checked as far as this machine can."""
+        spec = self._spec
+        if self._table is not None:
+            spec = self._stack.enter_context(self._table.temporary_job(spec))
+        extension = compare(store, record, spec, changes, self._growing)
+        model = None if extension.is_checked else local_model(spec)
+        return extension if model is None else extension.checked(store, model)
+
+    def _continue(
+        self, store: Store, record: RunRecord, free: FreeLease, extension: Extension | None
+    ) -> Iterator[Event]:
+        """Resume a run, and extend it first if its manifest has grown."""
+        adds = extension is not None and extension.num_images
+        if not adds and nothing_is_left(self._spec, store, record):
+            yield from self._finish_again(store, record, free, extension)
+            return
         self.log.require_budget()
         with cluster(self._spec.cluster):
             require_store_on_every_node(self._spec.cluster, store)
-            if record is None:
-                yield from self._begin(store, free)
-            else:
-                # Acquire the lease before starting any actor: the actors of a process that is
-                # taken over still hold the CPUs and GPUs that ours need.
-                with held_run(store, free, self.log) as lease:
-                    yield from self._resume(store, record, lease)
+            # Acquire the lease before starting any actor: the actors of a process that is
+            # taken over still hold the CPUs and GPUs that ours need.
+            with held_run(store, free, self.log) as lease:
+                yield from self._resume(store, record, lease, extension)
 
     def result(self) -> RunResult:
         """How the run ended, after all events."""
-        progress, spent = self._progress, self._time_spent or []
+        progress, spent = self._maker.progress, self._maker.time_spent or []
         assert progress is not None  # noqa: S101 - events end in an error or in the totals
         return RunResult(
             url=self._spec.url,
@@ -235,8 +243,8 @@ class _Session:
         try:
             yield
         finally:
-            spent = self._time_spent
-            if spent is not None and self._progress is None:  # no result will report it
+            spent = self._maker.time_spent
+            if spent is not None and self._maker.progress is None:  # no result will report it
                 for line in time_lines(shares(spent), between_batches(spent)):
                     self._on_event(Message(line))
             if spent is not None and self._trace is not None:
@@ -276,38 +284,58 @@ class _Session:
             yield Message(warning, warning=True)
         with held_run(store, free, self.log) as lease:
             if self._table is not None:
-                layout = self._table.keep(store, layout)
+                layout = replace(layout, files=(self._table.keep(store, layout.files[0]),))
             layout = keep_hashes(store, layout)
             record = create_record(store, new_record(spec, model, factory.device, sizes, layout))
-            yield from self._make(_HeldRun(store, record, lease, factory, first, False))
+            held = HeldRun(store, record, lease, factory, first, resumed=False)
+            yield from self._maker.make(self._spec, held)
 
-    def _resume(self, store: Store, record: RunRecord, lease: Lease) -> Iterator[Event]:
+    def _resume(
+        self, store: Store, record: RunRecord, lease: Lease, extension: Extension | None
+    ) -> Iterator[Event]:
         factory = actor_factory(self._spec, self._trace is not None)
         first = self._first_actor(factory, lease.require)
         model = yield from first.start()
         factory = yield from sized_factory(self._spec, first)
         yield from _thread_warning(factory)
         refuse_changes(store, record.changes(self._spec, model, factory.device))
-        yield from column_messages(column_uses(self._spec, record.layout.files))
+        record = yield from self._extended(store, record, lease, extension, model)
+        yield from column_messages(column_uses(self._spec, record.manifest))
         for difference in record.package_differences():
             yield Message(difference, warning=True)
-        yield from self._make(_HeldRun(store, record, lease, factory, first, True))
+        held = HeldRun(store, record, lease, factory, first, resumed=True)
+        yield from self._maker.make(self._spec, held)
 
-    def _finish_again(self, store: Store, record: RunRecord, free: FreeLease) -> Iterator[Event]:
+    def _extended(
+        self,
+        store: Store,
+        record: RunRecord,
+        lease: Lease,
+        extension: Extension | None,
+        model: ModelInfo,
+    ) -> Generator[Event, None, RunRecord]:
+        """The record of the run with the edition that it is extended by, if any."""
+        if extension is None:
+            require_no_new_edition(store, record)
+            return record
+        extension = extension.checked(store, model)
+        for warning in extension.warnings():
+            yield Message(warning, warning=True)
+        record = add_edition(store, extension, lease, self._table)
+        for line in extension.lines():
+            yield Message(f"edition {len(record.editions)}: {line}")
+        return record
+
+    def _finish_again(
+        self, store: Store, record: RunRecord, free: FreeLease, extension: Extension | None
+    ) -> Iterator[Event]:
         """Count the images of a finished run, and write its report, which may be missing or old."""
         layout = record.layout
         self.log.has_made_nothing = True
         with held_run(store, free, self.log) as lease:
+            record = yield from self._extended(store, record, lease, extension, record.model)
             yield Planned(layout.num_images, layout.num_shards, num_done=layout.num_images)
-            self._complete(store, record, lease)
-
-    def _complete(self, store: Store, record: RunRecord, lease: Lease) -> None:
-        """Check the totals of a run whose shards are all committed, and write its report."""
-        lease.require()
-        progress = self._progress = require_complete(store, record)
-        self.log.finish(progress)
-        self.log.store_now()
-        write_report(Run(store, record), store)
+            self._maker.complete(store, record, lease)
 
     def _check(self, model: ModelInfo, batch_size: int) -> PlanLayout:
         table = self._table
@@ -324,63 +352,6 @@ class _Session:
                 )
 
         return FirstActor(factory, self._spec.cluster.load_timeout_s, keep_waiting)
-
-    def _make(self, run: _HeldRun) -> Iterator[Event]:
-        store, record = run.store, run.record
-        yield from _write_plan(self._spec, store, record)
-        try:
-            with summary_index_kept(store):
-                yield from self._dispatch(run)
-        except (RunStopped, RunBlocked):
-            if self.log.options.has_limit:  # a clean stop leaves a report of what is done
-                self.log.store_now()
-                write_report(Run(store, record), store)
-            raise
-        self._complete(store, record, run.lease)
-
-    def _dispatch(self, run: _HeldRun) -> Iterator[Event]:
-        committed = committed_shards(run.store)
-        layout = run.record.layout
-        yield Planned(
-            num_images=layout.num_images,
-            num_shards=layout.num_shards,
-            num_done=sum(map(layout.shard_images, committed)),
-        )
-        in_order = ordered_shards(run.store, run.record, run.lease)
-        left = [shard for shard in in_order if shard not in committed]
-        yield from forecast_messages(
-            run.store, run.record, run.factory, committed, self._deadline_at
-        )
-        config = dispatch_config_of(
-            self._spec,
-            run.lease,
-            look_first=run.resumed,
-            deadline_at=dispatch_until(self._deadline_at, layout.num_shards),
-            inputs=input_session(Run(run.store, run.record), resumed=run.resumed),
-            budget=self.log.budget(run.factory.gpus),
-        )
-        limit = FailureLimit(self._spec.cluster.max_failures)
-        with dispatching(
-            run.store, run.record, run.factory, config, run.lease, limit
-        ) as dispatcher:
-            self.log.watch(dispatcher.pool, run.factory.gpus)
-            if left:
-                dispatcher.pool.adopt(run.first.handle)
-            try:
-                for event in dispatcher.run(left):
-                    limit.add(event)
-                    yield event
-            finally:  # the actors end with their dispatcher, so ask them before that
-                self._time_spent = dispatcher.pool.time_spent()
-
-
-def _write_plan(spec: RunSpec, store: Store, record: RunRecord) -> Iterator[Event]:
-    """Write the plan parts that do not exist yet."""
-    mapper = planning_mapper(spec)
-    written = write_plan(spec, record.model, record.layout, store, mapper=mapper)
-    for count, _ in enumerate(written, start=1):
-        if count % 10 == 0:
-            yield Message(f"{count} of {len(record.layout.parts)} plan parts written")
 
 
 def _thread_warning(factory: ActorFactory) -> Iterator[Event]:

@@ -161,7 +161,8 @@ def repair_plan(store: Store, record: RunRecord, lease: Lease, shard: int) -> No
         StoreError: a file cannot be read or written.
     """
     lease.fence.require(store)
-    refuse_changes(store, planned_file_changes(record.layout, record.spec.storage))
+    section = record.layout.section_of(shard)
+    refuse_changes(store, planned_file_changes(section, record.spec.storage))
     rewrite_plan_part(record.spec, record.model, record.layout, store, shard)
 
 

@@ -36,6 +36,10 @@ class RunStatus:
     """What the starts have cost, by their logs; None if the job has no `cost`."""
     log_error: str | None = None
     """Why the log cannot be read, so that starts and costs are unknown."""
+    num_editions: int = 0
+    """How often the run was extended."""
+    num_gone: int = 0
+    """Images of the run that its manifest did not plan any more when it was extended last."""
 
 
 @dataclass(frozen=True)
@@ -98,6 +102,8 @@ def _run_status(run: Run, held_by: Holder | None) -> RunStatus:
         gpu_s=sum(each.gpu_s for each in starts),
         cost=cost_of(starts, progress.num_done),
         log_error=log_error,
+        num_editions=len(run.record.editions),
+        num_gone=run.record.num_gone,
     )
 
 

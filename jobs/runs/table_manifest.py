@@ -18,8 +18,9 @@ import pyarrow as pa
 
 from nightpress.pipelines.errors import Change, Damaged, ManifestError
 from nightpress.pipelines.job.spec import RunSpec
+from nightpress.pipelines.manifest.files import ManifestFile
 from nightpress.pipelines.manifest.frames import TABLE, Frame, rewritten, table_of, to_parquet
-from nightpress.pipelines.planning import PlanLayout, manifest_sources
+from nightpress.pipelines.planning import manifest_sources
 from nightpress.pipelines.run_directory.record import RunRecord, read_record
 from nightpress.pipelines.storage import Store, find, require_answers
 
@@ -73,8 +74,8 @@ class TableManifest:
                 problems = [replace(problem, file=TABLE) for problem in error.problems]
                 raise ManifestError(problems, error.total) from error
 
-    def keep(self, store: Store, layout: PlanLayout) -> PlanLayout:
-        """Write the table into the run directory; return the layout with that file as its source.
+    def keep(self, store: Store, file: ManifestFile) -> ManifestFile:
+        """Write the table into the run directory; returns that file in place of a temporary one.
 
         Raises:
             Damaged: another file has the table's name.
@@ -84,16 +85,14 @@ class TableManifest:
                 f"{store.url}/{self.path}: its content does not match the sha256 in its name"
             )
         (source,) = find([f"{store.url}/{self.path}"], store.options)
-        (file,) = layout.files
-        kept = replace(file, url=source.url, version=source.version)
-        return replace(layout, files=(kept,))
+        return replace(file, url=source.url, version=source.version)
 
     def changes(self, store: Store, record: RunRecord) -> list[Change]:
         """How this table differs from the one that a run keeps; empty if they are equal."""
         path = kept_path(record)
         if path is not None and self._equals(store.read(path)):
             return []
-        old = ", ".join(file.sha256 for file in record.layout.files)
+        old = ", ".join(file.sha256 for file in record.manifest)
         return [Change("sha256 of the manifest table", old, self.sha256)]
 
     def _equals(self, data: bytes) -> bool:
@@ -122,8 +121,8 @@ def readable_manifest(spec: RunSpec, table: TableManifest | None) -> Iterator[Ru
 
 
 def kept_path(record: RunRecord) -> str | None:
-    """Path, in the run directory, of the table that a run was started with; None for files."""
-    manifest = record.spec.manifest
+    """Path, in the run directory, of the table that a run makes the rows of; None for files."""
+    manifest = record.manifest[0].url if record.editions else record.spec.manifest
     found = _KEPT.search(manifest) if isinstance(manifest, str) else None
     return None if found is None else found.group(1)
 
@@ -133,6 +132,10 @@ def with_kept_table(spec: RunSpec, store: Store) -> RunSpec:
     if spec.manifest:
         return spec
     record = read_record(store)
-    if record is None or kept_path(record) is None:
-        return spec
-    return spec.model_copy(update={"manifest": record.spec.manifest})
+    return spec if record is None or kept_path(record) is None else kept_job(spec, record)
+
+
+def kept_job(spec: RunSpec, record: RunRecord) -> RunSpec:
+    """The job with the table that a run keeps as its manifest."""
+    manifest = record.manifest[0].url if record.editions else record.spec.manifest
+    return spec.model_copy(update={"manifest": manifest})

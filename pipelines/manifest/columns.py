@@ -32,6 +32,13 @@ from nightpress.pipelines.records import carried_name
 
 TEXT_SETTINGS = frozenset({"prompt", "negative_prompt", "scheduler", "lora"})
 
+FIRST_VARIANT = "first_variant"
+"""The setting that says at which variant the images of a row begin. Only an edition's rows have it,
+to go on behind images that their run has already."""
+
+OF_EDITIONS = {setting: f"nightpress.{setting}" for setting in ("id", "num_images", FIRST_VARIANT)}
+"""Settings whose columns have names of their own in the rows that an edition adds."""
+
 WANTED = {
     "id": "text or whole numbers",
     "canvas": "text such as 0,64,0,64 or a list of four whole numbers",
@@ -209,7 +216,20 @@ def _mapping(spec: RunSpec, names: Iterable[str]) -> dict[str, ColumnMap | None]
     for setting in dict.fromkeys((*SETTING_COLUMNS, *named)):
         column = spec.columns.get(setting, setting)
         mapping[setting] = ColumnMap(column=column) if isinstance(column, str) else column
-    return mapping
+    known = set(names)
+    of_edition = {key: name for key, name in OF_EDITIONS.items() if name in known}
+    return mapping | {key: ColumnMap(column=name) for key, name in of_edition.items()}
+
+
+def reserved_columns(files: Iterable[ManifestFile]) -> list[Problem]:
+    """A problem for each column of a manifest whose name only editions may use."""
+    reserved = set(OF_EDITIONS.values())
+    return [
+        Problem(file.url, None, name, "nightpress keeps this name for itself; rename the column")
+        for file in files
+        for name in file.schema.names
+        if name in reserved
+    ]
 
 
 def _types_by_name(files: Sequence[ManifestFile]) -> dict[str, list[pa.DataType]]:
@@ -225,6 +245,8 @@ def _unknown_mappings(
 ) -> Iterator[Problem]:
     for setting, column in spec.columns.items():
         name = column.column if isinstance(column, ColumnMap) else column
+        if OF_EDITIONS.get(setting) in types:
+            continue
         if name is not None and name not in types:
             message = f"columns.{setting} names it, but the columns are: {', '.join(types)}"
             yield Problem(files[0].url, None, name, message)

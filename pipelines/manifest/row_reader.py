@@ -18,7 +18,7 @@ from nightpress.pipelines.job.sections import MAX_PIXELS
 from nightpress.pipelines.job.spec import MAX_SEED, PRIORITY, RunSpec
 from nightpress.pipelines.job.text_bytes import CONTROL_CHARACTERS, has_control_characters
 from nightpress.pipelines.manifest.codes import decoded, dictionary_indices
-from nightpress.pipelines.manifest.columns import Columns, is_mixed
+from nightpress.pipelines.manifest.columns import FIRST_VARIANT, Columns, is_mixed
 from nightpress.pipelines.manifest.conditions import ConditionReader, RowSizes
 from nightpress.pipelines.manifest.numbers import (
     Floats,
@@ -63,7 +63,8 @@ class RowReader:
         prompts = self._prompts(table, problems)
         negative_prompts = self._negative_prompts(table, problems)
         num_images = self._whole("num_images", table, (1, MAX_IMAGES), problems)
-        seeds, has_seed = self._seeds(table, num_images, problems)
+        first_variants = self._first_variants(table, problems)
+        seeds, has_seed = self._seeds(table, first_variants + num_images, problems)
         width, height = self._sides(table, problems)
         scheduler = self._schedulers(table, problems)
         lora = self._loras(table, problems)
@@ -78,6 +79,7 @@ class RowReader:
             seeds=seeds,
             has_seed=has_seed,
             num_images=num_images,
+            first_variants=first_variants,
             width=width,
             height=height,
             num_inference_steps=steps,
@@ -138,6 +140,13 @@ class RowReader:
             ),
         )
         return width, height
+
+    def _first_variants(self, table: pa.Table, problems: RowProblems) -> Ints:
+        column = self._column(FIRST_VARIANT, table, problems)
+        if column is None:
+            return np.zeros(table.num_rows, np.int64)
+        values, _ = whole_numbers(column, self.columns.manifest_name(FIRST_VARIANT), problems)
+        return values
 
     def _seeds(self, table: pa.Table, num_images: Ints, problems: RowProblems) -> tuple[Ints, Mask]:
         column = self._column("seed", table, problems)

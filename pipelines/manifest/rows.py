@@ -60,6 +60,8 @@ class Rows:
     has_seed: Mask
     """False where the seed is derived from the id."""
     num_images: Ints
+    first_variants: Ints
+    """The number of each row's first image; 0 except in the rows that an edition adds."""
     width: Ints
     height: Ints
     num_inference_steps: Ints

@@ -5,8 +5,11 @@ writes the plan; `read_shard` reads one shard of it back. The work runs in one p
 the caller's `mapper` sends it.
 """
 
+from nightpress.pipelines.planning.added_rows import CheckedRows, check_added_rows
 from nightpress.pipelines.planning.checking import check, cut_into_shards
 from nightpress.pipelines.planning.duplicates import Mapper
+from nightpress.pipelines.planning.growth import Growth, GrowthSummary
+from nightpress.pipelines.planning.growth_comparison import PlanIncomplete, compare_growth
 from nightpress.pipelines.planning.index import candidate_shards
 from nightpress.pipelines.planning.input_checks import RecordedImages, check_inputs
 from nightpress.pipelines.planning.input_hashes import keep_hashes
@@ -18,27 +21,33 @@ from nightpress.pipelines.planning.shard_order import shards_in_order
 from nightpress.pipelines.planning.sources import (
     ManifestComparison,
     compare_manifest,
-    layout_changes,
+    file_changes,
     manifest_sources,
     planned_file_changes,
     require_unchanged,
 )
 
 __all__ = [
+    "CheckedRows",
+    "Growth",
+    "GrowthSummary",
     "ManifestComparison",
     "Mapper",
     "PictureFacts",
+    "PlanIncomplete",
     "PlanLayout",
     "PlanPart",
     "RecordedImages",
     "SettingsCount",
     "candidate_shards",
     "check",
+    "check_added_rows",
     "check_inputs",
+    "compare_growth",
     "compare_manifest",
     "cut_into_shards",
+    "file_changes",
     "keep_hashes",
-    "layout_changes",
     "manifest_sources",
     "plan_part",
     "planned_file_changes",

@@ -14,14 +14,14 @@ from nightpress.diffusion_core.sampling.schedulers import max_steps
 from nightpress.diffusion_core.theory.spacing import evenly_spaced
 from nightpress.pipelines.errors import ManifestError, Problem, SpecError
 from nightpress.pipelines.job.spec import RunSpec
-from nightpress.pipelines.manifest.columns import Columns, resolve_columns
+from nightpress.pipelines.manifest.columns import Columns, reserved_columns, resolve_columns
 from nightpress.pipelines.manifest.files import ManifestFile, scan
 from nightpress.pipelines.manifest.prompt_checks import PromptChecker, PromptCounts
 from nightpress.pipelines.manifest.row_problems import first_problems, with_lines
 from nightpress.pipelines.manifest.rows import Defaults
 from nightpress.pipelines.planning.duplicates import Mapper, duplicates
 from nightpress.pipelines.planning.images import Planner
-from nightpress.pipelines.planning.layout import PlanLayout, PlanPart, SettingsCount
+from nightpress.pipelines.planning.layout import PlanLayout, PlanPart, SettingsCount, part_path
 from nightpress.pipelines.planning.longest_prompts import check_longest_prompts
 from nightpress.pipelines.planning.named_inputs import joined
 from nightpress.pipelines.planning.order import order_of
@@ -61,7 +61,17 @@ def check(spec: RunSpec, info: ModelInfo, batch_size: int = 1, mapper: Mapper = 
         StoreError: the manifest cannot be read.
     """
     _check_settings(spec, info)
-    files = _scan_all(spec, mapper)
+    return check_files(spec, info, scan_all(spec, mapper), batch_size, mapper)
+
+
+def check_files(
+    spec: RunSpec,
+    info: ModelInfo,
+    files: Sequence[ManifestFile],
+    batch_size: int = 1,
+    mapper: Mapper = map,
+) -> PlanLayout:
+    """Check manifest files that have been scanned, and lay out their plan; see `check`."""
     columns = resolve_columns(spec, files)
     _check_sizes(spec, info, columns)
     check_longest_prompts(spec, info.prompts, files)
@@ -140,7 +150,13 @@ def _check_sizes(spec: RunSpec, info: ModelInfo, columns: Columns) -> None:
             )
 
 
-def _scan_all(spec: RunSpec, mapper: Mapper) -> list[ManifestFile]:
+def scan_all(spec: RunSpec, mapper: Mapper = map) -> list[ManifestFile]:
+    """Scan all files of a job's manifest.
+
+    Raises:
+        ManifestError: files or some of their records cannot be read.
+        StoreError: the manifest cannot be found or read.
+    """
     calls = [(source, spec.storage) for source in manifest_sources(spec)]
     files: list[ManifestFile] = []
     errors: list[ManifestError] = []
@@ -152,6 +168,8 @@ def _scan_all(spec: RunSpec, mapper: Mapper) -> list[ManifestFile]:
     if errors:
         problems = first_problems(error.problems for error in errors)
         raise ManifestError(problems, sum(error.total for error in errors))
+    if reserved := reserved_columns(files):
+        raise ManifestError(reserved)
     return files
 
 
@@ -193,7 +211,7 @@ def _uncut(
     for index, (unit, report) in enumerate(zip(units, reports, strict=True)):
         row = unit.first_row
         for num_rows, num_images in report.parts:
-            path = f"plan/part-{len(parts):05d}.parquet"
+            path = part_path(len(parts))
             parts.append(PlanPart(path, index, row, num_rows, num_images, first, num_images))
             row += num_rows
             first += num_images

@@ -209,7 +209,8 @@ def expand_rows(
     order = np.arange(len(rows)) if order is None else order
     counts = rows.num_images[order]
     starts = np.cumsum(counts) - counts
-    variants = np.arange(counts.sum()) - np.repeat(starts, counts)
+    numbers = np.arange(counts.sum()) - np.repeat(starts, counts)
+    variants = numbers + np.repeat(rows.first_variants[order], counts)
     return _images(planner, rows, carried, np.repeat(order, counts), variants)
 
 
@@ -265,9 +266,8 @@ def full_batches_first(groups: Ints, batch_size: int) -> Ints:
 
 
 def first_image_of_each_row(planner: Planner, rows: Rows, carried: dict[str, pa.Array]) -> Images:
-    """The first image of each row: variant 0."""
-    zeros = np.zeros(len(rows), np.int64)
-    return _images(planner, rows, carried, np.arange(len(rows)), zeros)
+    """The first image of each row."""
+    return _images(planner, rows, carried, np.arange(len(rows)), rows.first_variants)
 
 
 def _images(

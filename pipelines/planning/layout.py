@@ -1,12 +1,14 @@
 """The layout of a plan: its parts and shards, and which manifest rows each part comes from.
 
-The layout is small even for a large manifest and is stored as JSON with the run.
+The layout is small even for a large manifest and is stored as JSON with the run. What an edition
+adds to a run has a layout of its own, whose numbers go on where those of the run end.
 """
 
 import base64
 import math
 from bisect import bisect_right
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from functools import cached_property
 from itertools import accumulate, groupby
@@ -22,6 +24,9 @@ from nightpress.pipelines.planning.named_inputs import NamedInputs
 
 ROW_GROUP_IMAGES = 8_192
 """About how many images a row group of a part holds."""
+
+INPUT_HASHES = "manifest/inputs.parquet"
+"""Where a run keeps the hashes of its pictures, so that a part of the plan can be written again."""
 
 _SETTINGS = frozenset(field.name for field in fields(SamplingParams))
 
@@ -77,6 +82,63 @@ class PlanLayout:
     """Whether the run keeps hashes of its pictures, which are also in the plan."""
     order: tuple[str, ...] = ()
     """What makes images come sooner: columns of the plan such as `-priority`, `+surface`."""
+    input_hashes_path: str = INPUT_HASHES
+    """Where they are kept, if they are."""
+    joined: tuple["PlanLayout", ...] = field(default=(), compare=False)
+    """The layouts that this one was joined from; see `sections`."""
+
+    @property
+    def sections(self) -> tuple["PlanLayout", ...]:
+        """The layouts that were planned each from its own files: the run's, then each edition's."""
+        return self.joined or (self,)
+
+    def extended(self, other: "PlanLayout") -> "PlanLayout":
+        """This plan, with the parts and shards of another after its own.
+
+        Args:
+            other: the layout of an edition as `check` laid it out, with numbers from 0.
+        """
+        added = other.behind(self)
+        both = (*self.sections, added)
+        return replace(
+            self,
+            parts=self.parts + added.parts,
+            files=self.files + added.files,
+            shard_size=max(each.shard_size for each in both),
+            batches=_merged(both),
+            prompts=self.prompts + added.prompts,
+            order=max((each.order for each in both), key=len),
+            joined=both,
+        )
+
+    def behind(self, earlier: "PlanLayout") -> "PlanLayout":
+        """This plan with numbers and paths that go on where those of another plan end."""
+        last = earlier.parts[-1]
+        parts = tuple(
+            replace(
+                part,
+                path=part_path(len(earlier.parts) + number),
+                unit=part.unit + last.unit + 1,
+                first_row=part.first_row + earlier.num_rows,
+                first_shard=part.first_shard + earlier.num_shards,
+            )
+            for number, part in enumerate(self.parts)
+        )
+        return replace(self, parts=parts)
+
+    def section_of(self, shard: int) -> "PlanLayout":
+        """The layout that a shard was planned in.
+
+        Raises:
+            IndexError: there is no such shard.
+        """
+        self.part_of(shard)
+        return self.sections[bisect_right(self._section_starts, shard) - 1]
+
+    def sections_of(self, shards: Iterable[int]) -> list["PlanLayout"]:
+        """The layouts that some shards were planned in, each once."""
+        found = {each.parts[0].path: each for each in map(self.section_of, shards)}
+        return list(found.values())
 
     @property
     def num_rows(self) -> int:
@@ -127,13 +189,16 @@ class PlanLayout:
 
     def shard_images(self, shard: int) -> int:
         """The number of images in a shard; the last shard of a part may be smaller."""
-        part = self.part_of(shard)
-        before = (shard - part.first_shard) * self.shard_size
-        return min(self.shard_size, part.num_images - before)
+        part, size = self.part_of(shard), self.section_of(shard).shard_size
+        before = (shard - part.first_shard) * size
+        return min(size, part.num_images - before)
+
+    def row_ranges(self, first_row: int, num_rows: int) -> tuple[RowRange, ...]:
+        """Consecutive rows of one section, as ranges of its files."""
+        return self._row_locator.row_ranges(first_row - self.parts[0].first_row, num_rows)
 
     @cached_property
-    def row_locator(self) -> RowLocator:
-        """Finds the manifest's rows in its files."""
+    def _row_locator(self) -> RowLocator:
         return RowLocator(self.files)
 
     @property
@@ -142,7 +207,11 @@ class PlanLayout:
         for _, group in groupby(self.parts, key=lambda part: part.unit):
             parts = list(group)
             first = parts[0].first_row
-            yield first, self.row_locator.row_ranges(first, sum(p.num_rows for p in parts))
+            yield first, self.row_ranges(first, sum(p.num_rows for p in parts))
+
+    @cached_property
+    def _section_starts(self) -> list[int]:
+        return [each.parts[0].first_shard for each in self.sections]
 
     @cached_property
     def _first_shards(self) -> list[int]:
@@ -150,26 +219,36 @@ class PlanLayout:
 
     def as_dict(self) -> dict[str, Any]:
         """The values as JSON; a schema that several files share is written once."""
-        schemas = list(dict.fromkeys(_encode(file.schema) for file in self.files))
-        return {
-            "shard_size": self.shard_size,
-            "batch_size": self.batch_size,
-            "num_rows": self.num_rows,
-            "num_images": self.num_images,
-            "num_shards": self.num_shards,
-            "parts": [asdict(part) for part in self.parts],
-            "batches": [
-                {**asdict(count.settings), "num_images": count.num_images} for count in self.batches
-            ],
-            "files": [_file_as_dict(file, schemas) for file in self.files],
-            "schemas": schemas,
-            "prompts": self.prompts.as_dict(),
-        } | _set_values(has_input_hashes=self.has_input_hashes, order=list(self.order))
+        return (
+            {
+                "shard_size": self.shard_size,
+                "batch_size": self.batch_size,
+                "num_rows": self.num_rows,
+                "num_images": self.num_images,
+                "num_shards": self.num_shards,
+                "parts": [asdict(part) for part in self.parts],
+                "batches": [
+                    {**asdict(count.settings), "num_images": count.num_images}
+                    for count in self.batches
+                ],
+                **files_as_dict(self.files),
+                "prompts": self.prompts.as_dict(),
+            }
+            | self._input_hashes_as_dict()
+            | ({"order": list(self.order)} if self.order else {})
+        )
+
+    def _input_hashes_as_dict(self) -> dict[str, Any]:
+        if not self.has_input_hashes:
+            return {}
+        elsewhere = self.input_hashes_path != INPUT_HASHES
+        return {"has_input_hashes": True} | (
+            {"input_hashes_path": self.input_hashes_path} if elsewhere else {}
+        )
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
         """The inverse of `as_dict`."""
-        schemas = [_decode(text) for text in values["schemas"]]
         return cls(
             parts=tuple(PlanPart(**part) for part in values["parts"]),
             shard_size=values["shard_size"],
@@ -182,17 +261,39 @@ class PlanLayout:
                 )
                 for each in values["batches"]
             ),
-            files=tuple(_file_from_dict(file, schemas) for file in values["files"]),
+            files=files_from_dict(values),
             batch_size=values.get("batch_size", 1),
             prompts=PromptCounts(**values.get("prompts", {})),
             has_input_hashes=values.get("has_input_hashes", False),
             order=tuple(values.get("order", ())),
+            input_hashes_path=values.get("input_hashes_path", INPUT_HASHES),
         )
 
 
-def _set_values(**values: Any) -> dict[str, Any]:
-    """Those that are set: older versions wrote none of these."""
-    return {key: value for key, value in values.items() if value}
+def part_path(number: int) -> str:
+    """`plan/part-00012.parquet`."""
+    return f"plan/part-{number:05d}.parquet"
+
+
+def files_as_dict(files: Sequence[ManifestFile]) -> dict[str, Any]:
+    """`files` and `schemas` as JSON; a schema that several files share is written once."""
+    schemas = list(dict.fromkeys(_encode(file.schema) for file in files))
+    return {"files": [_file_as_dict(file, schemas) for file in files], "schemas": schemas}
+
+
+def files_from_dict(values: Mapping[str, Any]) -> tuple[ManifestFile, ...]:
+    """The inverse of `files_as_dict`; other keys are ignored."""
+    schemas = [_decode(text) for text in values["schemas"]]
+    return tuple(_file_from_dict(file, schemas) for file in values["files"])
+
+
+def _merged(layouts: Sequence[PlanLayout]) -> tuple[SettingsCount, ...]:
+    """The settings of several layouts, most images first."""
+    counts: Counter[SamplingParams] = Counter()
+    for layout in layouts:
+        for each in layout.batches:
+            counts[each.settings] += each.num_images
+    return tuple(SettingsCount(*each) for each in counts.most_common())
 
 
 def _file_as_dict(file: ManifestFile, schemas: Sequence[str]) -> dict[str, Any]:

@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 from nightpress.pipelines.errors import SpecError
 from nightpress.pipelines.job.batch_section import column_and_direction
 from nightpress.pipelines.job.spec import PRIORITY, RunSpec
-from nightpress.pipelines.manifest.columns import Columns
+from nightpress.pipelines.manifest.columns import FIRST_VARIANT, Columns
 from nightpress.pipelines.manifest.numbers import Ints
 
 ORDERED_SETTINGS = (
@@ -61,9 +61,11 @@ def order_of(spec: RunSpec, columns: Columns) -> tuple[OrderKey, ...]:
     Raises:
         SpecError: `batch.order` names what is no column, or one without an order.
     """
+    is_edition = FIRST_VARIANT in columns.settings  # its rows may lack columns of the manifest
     keys = [
         OrderKey(_plan_name(name, columns), descending)
         for name, descending in map(column_and_direction, spec.batch.order)
+        if not is_edition or _is_column(name, columns)
     ]
     names = [key.column for key in keys]
     for name in names:
@@ -72,6 +74,10 @@ def order_of(spec: RunSpec, columns: Columns) -> tuple[OrderKey, ...]:
     if PRIORITY in columns.settings and PRIORITY not in names:
         keys.insert(0, OrderKey(PRIORITY, descending=True))
     return tuple(keys)
+
+
+def _is_column(name: str, columns: Columns) -> bool:
+    return name in columns.source_names() or name in columns.settings
 
 
 def _plan_name(name: str, columns: Columns) -> str:

@@ -47,7 +47,8 @@ class PartsTask:
     shard_size: int
     row_group_size: int
     batch_size: int
-    has_input_hashes: bool
+    input_hashes: str | None
+    """Where the hashes of pictures are kept, if there are any."""
     order: tuple[OrderKey, ...]
 
 
@@ -60,9 +61,10 @@ def plan_part(spec: RunSpec, info: ModelInfo, layout: PlanLayout, index: int) ->
         ManifestError: the manifest has changed since it was checked.
         StoreError: the manifest cannot be read.
     """
-    planner = Planner(spec, info, resolve_columns(spec, layout.files))
-    ((part, images),) = _images_of_parts(_task_for(planner, layout, [layout.parts[index]]))
-    return _plain(_table(images, part.first_shard, layout.shard_size))
+    section = layout.section_of(layout.parts[index].first_shard)
+    planner = Planner(spec, info, resolve_columns(spec, section.files))
+    ((part, images),) = _images_of_parts(_task_for(planner, section, [layout.parts[index]]))
+    return plain(_table(images, part.first_shard, section.shard_size))
 
 
 def write_plan(
@@ -75,13 +77,16 @@ def write_plan(
     Raises:
         ManifestError, StoreError: the manifest has changed, or something cannot be read or written.
     """
-    planner = Planner(spec, info, resolve_columns(spec, layout.files))
     present = store.list("plan")
-    missing = [part for part in layout.parts if part.path not in present]
-    tasks = [
-        (_task_for(planner, layout, list(parts)), store)
-        for _, parts in groupby(missing, key=lambda part: part.unit)
-    ]
+    tasks = []
+    for section in layout.sections:
+        missing = [part for part in section.parts if part.path not in present]
+        if missing:
+            planner = Planner(spec, info, resolve_columns(spec, section.files))
+            tasks += [
+                (_task_for(planner, section, list(parts)), store)
+                for _, parts in groupby(missing, key=lambda part: part.unit)
+            ]
     for paths in mapper(write_parts, tasks):
         yield from paths
 
@@ -108,12 +113,12 @@ def rewrite_plan_part(
         ManifestError: the manifest has changed since it was checked.
         StoreError: the manifest cannot be read, or the part cannot be written.
     """
-    planner = Planner(spec, info, resolve_columns(spec, layout.files))
-    part = layout.part_of(shard)
-    ((_, images),) = _images_of_parts(_task_for(planner, layout, [part]), store)
-    store.put(index_path(part), encoded_index(images, layout.shard_size))
-    table = _table(images, part.first_shard, layout.shard_size)
-    store.put(part.path, _encode(table, layout.row_group_size))
+    section, part = layout.section_of(shard), layout.part_of(shard)
+    planner = Planner(spec, info, resolve_columns(spec, section.files))
+    ((_, images),) = _images_of_parts(_task_for(planner, section, [part]), store)
+    store.put(index_path(part), encoded_index(images, section.shard_size))
+    table = _table(images, part.first_shard, section.shard_size)
+    store.put(part.path, _encode(table, section.row_group_size))
 
 
 def read_shard(store: Store, layout: PlanLayout, shard: int) -> pa.Table:
@@ -126,9 +131,9 @@ def read_shard(store: Store, layout: PlanLayout, shard: int) -> pa.Table:
         PlanDamaged: the part is not what was written; `rewrite_plan_part` writes it again.
         StoreError: the part cannot be read.
     """
-    part = layout.part_of(shard)
-    first_image = (shard - part.first_shard) * layout.shard_size
-    group, offset = divmod(first_image, layout.row_group_size)
+    part, section = layout.part_of(shard), layout.section_of(shard)
+    first_image = (shard - part.first_shard) * section.shard_size
+    group, offset = divmod(first_image, section.row_group_size)
     url = f"{store.url}/{part.path}"
     try:
         with (
@@ -139,10 +144,10 @@ def read_shard(store: Store, layout: PlanLayout, shard: int) -> pa.Table:
     except (pa.ArrowException, OSError) as error:
         reason = one_line(error, 200)
         raise PlanDamaged(f"{url}: this part of the plan is damaged: {reason}", shard) from error
-    return _plain(table.slice(offset, layout.shard_size))
+    return plain(table.slice(offset, section.shard_size))
 
 
-def _plain(table: pa.Table) -> pa.Table:
+def plain(table: pa.Table) -> pa.Table:
     """A part's rows under the plan's schema, without dictionary encoding.
 
     Columns that older versions did not write are null.
@@ -162,12 +167,11 @@ def _plain(table: pa.Table) -> pa.Table:
 def _task_for(planner: Planner, layout: PlanLayout, parts: Sequence[PlanPart]) -> PartsTask:
     first, last = parts[0], parts[-1]
     num_rows = last.first_row + last.num_rows - first.first_row
-    unit = WorkUnit(
-        planner, first.first_row, layout.row_locator.row_ranges(first.first_row, num_rows)
-    )
+    unit = WorkUnit(planner, first.first_row, layout.row_ranges(first.first_row, num_rows))
     sizes = layout.shard_size, layout.row_group_size, layout.batch_size
+    hashes = layout.input_hashes_path if layout.has_input_hashes else None
     order = tuple(map(OrderKey.parse, layout.order))
-    return PartsTask(unit, tuple(parts), *sizes, layout.has_input_hashes, order)
+    return PartsTask(unit, tuple(parts), *sizes, hashes, order)
 
 
 def _images_of_parts(
@@ -179,7 +183,8 @@ def _images_of_parts(
         task: which parts.
         store: the run directory, for the hashes of pictures if it keeps any.
     """
-    hashes = read_hashes(store) if store is not None and task.has_input_hashes else None
+    path = task.input_hashes if store is not None else None
+    hashes = read_hashes(store, path) if store is not None and path is not None else None
     for part, rows, carried in _rows_of_parts(task):
         if hashes is not None:
             rows = replace(rows, inputs=with_hashes(rows.inputs, hashes))
@@ -220,7 +225,7 @@ def _join(
 
 def images_table(images: Images) -> pa.Table:
     """Images as rows of a plan that is not cut into shards: all are in shard 0."""
-    return _plain(_table(images, 0, max(1, len(images))))
+    return plain(_table(images, 0, max(1, len(images))))
 
 
 def _table(images: Images, first_shard: int, shard_size: int) -> pa.Table:

@@ -33,7 +33,7 @@ def shards_in_order(store: Store, layout: PlanLayout) -> list[int]:
     order = [OrderKey.parse(text) for text in layout.order]
     with ThreadPoolExecutor(READ_THREADS) as pool:
         parts = list(pool.map(partial(_ends_of_shards, store, order), layout.parts))
-    table = pa.concat_tables(parts)
+    table = pa.concat_tables(parts, promote_options="default")
     ranks = importance_ranks(_columns(table, order), order)
     first, last = ranks[0::2], ranks[1::2]
     shards = np.array(table.column("shard"))[0::2]
@@ -53,7 +53,7 @@ def _ends_of_shards(store: Store, order: Sequence[OrderKey], part: PlanPart) -> 
 
 
 def read_columns(store: Store, part: PlanPart, names: Sequence[str]) -> pa.Table:
-    """Some columns of a part of the plan, in a plain encoding.
+    """Some columns of a part of the plan, in a plain encoding; nulls for those that it lacks.
 
     Raises:
         PlanDamaged: the part is not what was written.
@@ -66,13 +66,13 @@ def read_columns(store: Store, part: PlanPart, names: Sequence[str]) -> pa.Table
             pq.ParquetFile(stream, page_checksum_verification=True) as parquet,
         ):
             table = parquet.read(columns=list(names), use_threads=False)
-        missing = [name for name in names if name not in table.column_names]
-        if missing:
-            raise pa.ArrowInvalid(f"it has no column {missing[0]}")
     except (pa.ArrowException, OSError) as error:
         reason = one_line(error, 200)
         message = f"{url}: this part of the plan is damaged: {reason}"
         raise PlanDamaged(message, part.first_shard) from error
+    for name in names:
+        if name not in table.column_names:
+            table = table.append_column(name, pa.nulls(len(table)))
     fields = [pa.field(name, plain_type(table.schema.field(name).type)) for name in names]
     return conformed(table.select(list(names)), pa.schema(fields))
 

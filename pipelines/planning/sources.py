@@ -31,8 +31,8 @@ class ManifestComparison:
 
     changes: tuple[Change, ...]
     """How they differ; empty if they are the same."""
-    layout: PlanLayout
-    """The run's plan; if nothing has changed, with the files where the job finds them now."""
+    files: tuple[ManifestFile, ...]
+    """The planned files; if nothing has changed, where the job finds them now."""
 
 
 def manifest_sources(spec: RunSpec) -> list[Source]:
@@ -56,7 +56,7 @@ def manifest_sources(spec: RunSpec) -> list[Source]:
     return list(sources.values())
 
 
-def compare_manifest(layout: PlanLayout, spec: RunSpec) -> ManifestComparison:
+def compare_manifest(files: Sequence[ManifestFile], spec: RunSpec) -> ManifestComparison:
     """Compare a job's manifest with the one that was planned.
 
     Versions are compared first, and only files whose version differs are read.
@@ -65,20 +65,20 @@ def compare_manifest(layout: PlanLayout, spec: RunSpec) -> ManifestComparison:
         SpecError, ManifestError, StoreError: as `manifest_sources` raises them.
     """
     sources = manifest_sources(spec)
-    new = _identities(layout, sources, spec.storage)
-    old = {file.url: file.identity for file in layout.files}
+    new = _identities(files, sources, spec.storage)
+    old = {file.url: file.identity for file in files}
     if list(new.values()) != list(old.values()):
-        return ManifestComparison(tuple(_changes(old, new)), layout)
-    files = [
+        return ManifestComparison(tuple(_changes(old, new)), tuple(files))
+    found = [
         replace(file, url=source.url, version=source.version)
-        for file, source in zip(layout.files, sources, strict=True)
+        for file, source in zip(files, sources, strict=True)
     ]
-    return ManifestComparison((), replace(layout, files=tuple(files)))
+    return ManifestComparison((), tuple(found))
 
 
-def layout_changes(layout: PlanLayout, new: PlanLayout) -> list[Change]:
-    """How the manifest of a new plan differs from that of an older one."""
-    before, after = ({file.url: file.identity for file in each.files} for each in (layout, new))
+def file_changes(files: Sequence[ManifestFile], new: Sequence[ManifestFile]) -> list[Change]:
+    """How the files of a manifest differ from those of an older one."""
+    before, after = ({file.url: file.identity for file in each} for each in (files, new))
     return list(_changes(before, after))
 
 
@@ -91,7 +91,7 @@ def planned_file_changes(layout: PlanLayout, options: Options) -> list[Change]:
     """
     sources = [_found_again(file, options) for file in layout.files]
     old = {file.url: file.identity for file in layout.files}
-    return list(_changes(old, _identities(layout, sources, options)))
+    return list(_changes(old, _identities(layout.files, sources, options)))
 
 
 def _found_again(file: ManifestFile, options: Options) -> Source:
@@ -112,11 +112,11 @@ def require_unchanged(layout: PlanLayout, spec: RunSpec) -> PlanLayout:
     Raises:
         ManifestError: it has changed since.
     """
-    comparison = compare_manifest(layout, spec)
+    comparison = compare_manifest(layout.files, spec)
     if comparison.changes:
         errors = [_changed_since(change) for change in comparison.changes]
         raise ManifestError([problem for error in errors for problem in error.problems])
-    return comparison.layout
+    return replace(layout, files=comparison.files)
 
 
 def _changed_since(change: Change) -> ManifestError:
@@ -131,10 +131,10 @@ Identity = tuple[str, ...]
 
 
 def _identities(
-    layout: PlanLayout, sources: Sequence[Source], options: Options
+    files: Sequence[ManifestFile], sources: Sequence[Source], options: Options
 ) -> dict[str, Identity]:
     """The identity of each file by its URL."""
-    planned = {file.url: file for file in layout.files}
+    planned = {file.url: file for file in files}
 
     def sha256(source: Source) -> str:
         file = planned.get(source.url)

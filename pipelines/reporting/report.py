@@ -24,6 +24,7 @@ from nightpress.pipelines.job.cost_section import Cost, money
 from nightpress.pipelines.records import METADATA_SCHEMA
 from nightpress.pipelines.reporting.collect import CUT_COLUMNS, Collected, Limits, collect
 from nightpress.pipelines.reporting.conditions import condition_facts
+from nightpress.pipelines.reporting.editions import edition_line
 from nightpress.pipelines.reporting.failures import failure_counts
 from nightpress.pipelines.run_directory.log import Start, cost_of, read_starts
 from nightpress.pipelines.run_directory.reader import Run, RunProgress
@@ -319,6 +320,11 @@ def job_facts(run: Run) -> list[Fact]:
     spec, record = run.spec, run.record
     return [
         Fact("manifest", text("\n".join(spec.manifests)), mono=True),
+        *(
+            [Fact("editions", "\n".join(map(edition_line, record.editions)))]
+            if record.editions
+            else []
+        ),
         Fact("rows", f"{record.layout.num_rows:,}"),
         Fact("images planned", f"{record.layout.num_images:,}"),
         Fact("seed", str(spec.seed)),

@@ -141,6 +141,11 @@ class Lease:
         return self.fence.number
 
     @property
+    def holder(self) -> Holder:
+        """This process."""
+        return self._holder
+
+    @property
     def handover(self) -> "FreeLease":
         """Lets the process that replaces this one take the lease at once."""
         return FreeLease(self.number, self._holder, take_over=True)

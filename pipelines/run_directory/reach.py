@@ -145,9 +145,14 @@ def _counted(tables: Iterable[pa.Table], names: Sequence[str]) -> pa.Table:
 def _merged(tables: Sequence[pa.Table], names: Sequence[str]) -> pa.Table:
     if not tables:
         return pa.table({name: pa.nulls(0) for name in [*names, "num_images"]})
-    grouped = pa.concat_tables(tables).group_by(list(names), use_threads=False)
-    summed = grouped.aggregate([("num_images", "sum")])
-    return summed.rename_columns([*names, "num_images"])
+    table = pa.concat_tables(tables, promote_options="default")
+    nulls = [name for name in names if pa.types.is_null(table.schema.field(name).type)]
+    keys = [name for name in names if name not in nulls]  # Arrow groups by no others
+    summed = table.group_by(keys, use_threads=False).aggregate([("num_images", "sum")])
+    summed = summed.rename_columns([*keys, "num_images"])
+    for name in nulls:
+        summed = summed.append_column(name, pa.nulls(len(summed)))
+    return summed.select([*names, "num_images"])
 
 
 def _seconds_per_image(work: pa.Table, rates: Mapping[RateKey, Rate]) -> Floats | None:

@@ -3,7 +3,8 @@
 Everything is read from the store, so any machine can do it. Nothing is written.
 """
 
-from collections.abc import Collection, Iterator, Mapping
+from bisect import bisect_right
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -113,11 +114,17 @@ class Run:
         shards = self.committed
         if not shards:
             return ds.dataset(METADATA_SCHEMA.empty_table())
-        stored = self._stored_schema(shards[0])
-        names = set(stored.names)
-        if not ADDED_TO_METADATA.issubset(names) and not ADDED_TO_METADATA.isdisjoint(names):
-            return self._renamed(shards)
+        stored = [self._stored_schema(shard) for shard in self._first_of_sections(shards)]
+        for names in (set(schema.names) for schema in stored):
+            if not ADDED_TO_METADATA.issubset(names) and not ADDED_TO_METADATA.isdisjoint(names):
+                return self._renamed(shards)
         return self.shards(shards, _full_schema(stored))
+
+    def _first_of_sections(self, shards: list[int]) -> list[int]:
+        """The first of some shards in each edition, whose carried columns may differ."""
+        starts = [each.parts[0].first_shard for each in self.record.layout.sections if each.parts]
+        firsts = {bisect_right(starts, shard): shard for shard in reversed(shards)}
+        return sorted(firsts.values())
 
     def shards(self, shards: list[int], schema: pa.Schema = METADATA_SCHEMA) -> ds.Dataset:
         """The metadata of some committed shards, with the columns of a schema."""
@@ -237,10 +244,7 @@ class Run:
         Its commits are read whole, because such a column has another name now.
         """
         parts = [read_commit(self.store, shard) for shard in shards]
-        carried = parts[0].drop_columns(
-            [name for name in METADATA_SCHEMA.names if name in parts[0].column_names]
-        )
-        schema = _full_schema(carried.schema)
+        schema = _full_schema([part.schema for part in parts])
         tables = [_with_carried(part, schema) for part in parts]
         return ds.dataset(tables)
 
@@ -274,17 +278,30 @@ def open_run(url: str, storage: Mapping[str, Mapping[str, Any]] | None = None) -
     return Run(store, require_record(store))
 
 
-def _full_schema(part: pa.Schema) -> pa.Schema:
-    """The metadata columns, then the carried ones of a part, which are the same in every shard."""
-    carried = [_plain(field) for field in part if field.name not in METADATA_SCHEMA.names]
-    return pa.schema([*METADATA_SCHEMA, *carried])
+def _full_schema(parts: Iterable[pa.Schema]) -> pa.Schema:
+    """The metadata columns, then the carried ones of some parts.
+
+    These are the same in every shard of an edition. Another edition may have more of them, or
+    values in one that was all null.
+    """
+    carried: dict[str, pa.Field] = {}
+    for field in (_plain(field) for part in parts for field in part):
+        known = carried.get(field.name)
+        if field.name not in METADATA_SCHEMA.names and (
+            known is None or pa.types.is_null(known.type)
+        ):
+            carried[field.name] = field
+    return pa.schema([*METADATA_SCHEMA, *carried.values()])
 
 
 def _with_carried(part: pa.Table, schema: pa.Schema) -> pa.Table:
     """The columns of a part in the order and with the types of a full schema."""
     known = metadata_columns(part)
     carried = [
-        part.column(n).cast(schema.field(n).type) for n in schema.names[len(METADATA_SCHEMA) :]
+        part.column(name).cast(schema.field(name).type)
+        if name in part.column_names
+        else pa.nulls(len(part), schema.field(name).type)
+        for name in schema.names[len(METADATA_SCHEMA) :]
     ]
     return pa.table([*known.columns, *carried], schema=schema)
 

@@ -1,4 +1,4 @@
-"""`run.json`: the record of a run, written once when the run begins.
+"""`run.json`: the record of a run, written once when the run begins; editions add to it.
 
 It holds all that a machine needs to resume the run, and what a job must match to do so.
 """
@@ -18,8 +18,10 @@ from nightpress.diffusion_core.models.prompts import PromptLimits
 from nightpress.pipelines.errors import Change, ChangedRunError, RunNotFound, UnsupportedFormat
 from nightpress.pipelines.job.spec import RunSpec, canonical_json
 from nightpress.pipelines.manifest.columns import column_uses
+from nightpress.pipelines.manifest.files import ManifestFile
 from nightpress.pipelines.planning import PlanLayout
 from nightpress.pipelines.planning.batch_sizes import BatchSizes, MeasuredKind
+from nightpress.pipelines.run_directory.editions import Edition, read_editions
 from nightpress.pipelines.run_directory.json_files import checked_time, json_file, what_is_wrong
 from nightpress.pipelines.storage import Store
 
@@ -53,6 +55,23 @@ class RunRecord:
     versions: dict[str, str]
     measured: tuple[MeasuredKind, ...] = ()
     """The kinds of images whose batch size was measured."""
+    editions: tuple[Edition, ...] = ()
+    """What was added each time that the manifest grew; the layout has their parts too."""
+
+    @property
+    def manifest(self) -> tuple[ManifestFile, ...]:
+        """The files of the manifest that the run was started with, or extended with last."""
+        return self.editions[-1].manifest if self.editions else self.layout.sections[0].files
+
+    @property
+    def num_gone(self) -> int:
+        """Images of the run that its manifest does not plan any more."""
+        return self.editions[-1].summary.went.number if self.editions else 0
+
+    def extended(self, edition: Edition) -> Self:
+        """The record of the run with one more edition."""
+        layout = self.layout if edition.layout is None else self.layout.extended(edition.layout)
+        return replace(self, layout=layout, editions=(*self.editions, edition))
 
     @property
     def batch_sizes(self) -> BatchSizes:
@@ -62,6 +81,15 @@ class RunRecord:
     @property
     def fingerprint(self) -> str:
         """SHA-256 of all that decides names and pixels: equal fingerprints, equal image sets."""
+        fingerprint = self.fingerprint_at_first
+        for edition in self.editions:
+            chained = f"{fingerprint} {edition.fingerprint}"
+            fingerprint = hashlib.sha256(chained.encode()).hexdigest()
+        return fingerprint
+
+    @property
+    def fingerprint_at_first(self) -> str:
+        """The fingerprint of the run without its editions, as it is in `run.json`."""
         identity = {
             "job": self.spec.identity(),
             "model": self.model.fingerprint,
@@ -69,7 +97,7 @@ class RunRecord:
             "dtype": self.dtype,
             "threads": self.threads,
             "batch_size": self.batch_size,
-            "manifest": [file.identity for file in self.layout.files],
+            "manifest": [file.identity for file in self.layout.sections[0].files],
         }
         for name in ("row_loras", "controlnets", "references"):
             if infos := getattr(self.model, name):
@@ -82,11 +110,12 @@ class RunRecord:
 
     def to_json(self) -> bytes:
         """As written to `run.json`; `columns` says what each column is read as, for people."""
+        layout = self.layout.sections[0]
         values = {
             "format_version": FORMAT_VERSION,
             "nightpress": self.versions["nightpress"],
             "created_at": self.created_at,
-            "fingerprint": self.fingerprint,
+            "fingerprint": self.fingerprint_at_first,
             "spec": self.spec.as_dict(),
             "model": self.model.as_dict(),
             "device": self.device,
@@ -94,8 +123,8 @@ class RunRecord:
             "threads": self.threads,
             "batch_size": self.batch_size,
             "measured": [each.as_dict() for each in self.measured],
-            "columns": [asdict(use) for use in column_uses(self.spec, self.layout.files)],
-            "plan": self.layout.as_dict(),
+            "columns": [asdict(use) for use in column_uses(self.spec, layout.files)],
+            "plan": layout.as_dict(),
             "versions": self.versions,
         }
         return json_file(values)
@@ -199,9 +228,18 @@ def read_record(store: Store) -> RunRecord | None:
     Raises:
         UnsupportedFormat: the run was written in a newer format.
         RunNotFound: `run.json` is not the record of a run.
+        Damaged: an edition cannot be read.
     """
     data = store.read_if_any(RUN_FILE)
-    return None if data is None else RunRecord.from_json(data, store.url)
+    return None if data is None else decode_record(store, data)
+
+
+def decode_record(store: Store, data: bytes) -> RunRecord:
+    """The record of a run whose `run.json` has been read, with its editions; see `read_record`."""
+    record = RunRecord.from_json(data, store.url)
+    for edition in read_editions(store):
+        record = record.extended(edition)
+    return record
 
 
 def require_record(store: Store) -> RunRecord:

@@ -83,15 +83,15 @@ def _planned_files(store: Store, layout: PlanLayout, committed: set[int]) -> Ite
     for shard in range(layout.num_shards):
         if shard in committed:
             continue
-        part = layout.part_of(shard)
-        first_image = (shard - part.first_shard) * layout.shard_size
-        number, offset = divmod(first_image, layout.row_group_size)
+        part, section = layout.part_of(shard), layout.section_of(shard)
+        first_image = (shard - part.first_shard) * section.shard_size
+        number, offset = divmod(first_image, section.row_group_size)
         if place != (part.path, number):
             try:
                 place, group = (part.path, number), _files_of_group(store, part.path, number)
             except (StoreMissing, pa.ArrowException, OSError):
                 return
-        yield group.slice(offset, layout.shard_size).to_pylist()
+        yield group.slice(offset, section.shard_size).to_pylist()
 
 
 def _files_of_group(store: Store, path: str, group: int) -> pa.ChunkedArray:

@@ -96,7 +96,7 @@ def planned(
 
 def manifest_changes(layout: PlanLayout, spec: RunSpec) -> list[Change]:
     """How the manifest differs from the one that was planned; empty if it does not."""
-    return list(compare_manifest(layout, spec).changes)
+    return list(compare_manifest(layout.files, spec).changes)
 
 
 def images_by_id(table: pa.Table, *without: str) -> dict[str, dict[str, Any]]:

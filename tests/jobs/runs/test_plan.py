@@ -269,4 +269,4 @@ def test_a_run_that_can_go_on_is_counted_from_where_it_is(
     text = run_plan(tmp_path, finished, "--deadline", in_hours(1.5)).stdout
     assert ": about 1 of 2 images on 1 actor" in text
     changed = run_plan(tmp_path, reseed(finished), "--deadline", in_hours(1.5))
-    assert ": unknown: the run was started with a different job" in changed.stdout
+    assert ": unknown: the job or its manifest is not that of the run" in changed.stdout

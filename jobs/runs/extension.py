@@ -1,0 +1,268 @@
+"""Extending a run whose manifest has grown: compare, refuse or plan the new rows, add an edition.
+
+Nothing is written before everything has been checked. Then the order makes a kill at any point
+harmless: the rows, what became of single images, and the edition last; its parts of the plan are
+written like any that are missing.
+"""
+
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from typing import Literal, get_args
+
+from nightpress.diffusion_core.errors import ModelError
+from nightpress.diffusion_core.models.info import ModelInfo
+from nightpress.jobs.errors import RunStopped
+from nightpress.jobs.runs.table_manifest import TableManifest
+from nightpress.pipelines.errors import Change, ChangedRunError, ManifestGrown, SpecError
+from nightpress.pipelines.formatting import plural
+from nightpress.pipelines.job.spec import RunSpec
+from nightpress.pipelines.models.files import ModelFiles
+from nightpress.pipelines.models.location import is_here
+from nightpress.pipelines.planning import (
+    CheckedRows,
+    Growth,
+    PlanIncomplete,
+    PlanLayout,
+    check_added_rows,
+    check_inputs,
+    compare_growth,
+    file_changes,
+)
+from nightpress.pipelines.planning.growth import AddedRows
+from nightpress.pipelines.planning.input_hashes import keep_added_hashes
+from nightpress.pipelines.run_directory.editions import (
+    EDITIONS_FOLDER,
+    Edition,
+    create_edition,
+    keep_details,
+    num_editions,
+    stand_ins,
+)
+from nightpress.pipelines.run_directory.lease import Lease
+from nightpress.pipelines.run_directory.record import RunRecord
+from nightpress.pipelines.shards.run_images import EarlierRuns
+from nightpress.pipelines.storage import Store
+
+Changed = Literal["refuse", "new-variant"]
+"""What to do with images that changed under the same id."""
+
+CHANGED: tuple[Changed, ...] = get_args(Changed)
+
+
+@dataclass(frozen=True)
+class ExtendOptions:
+    """How a run may be extended."""
+
+    extend: bool = False
+    changed: Changed = "refuse"
+
+    @classmethod
+    def of(cls, extend: bool, changed: str) -> "ExtendOptions":
+        """The options as a caller gave them.
+
+        Raises:
+            SpecError: they do not go together.
+        """
+        if changed not in CHANGED:
+            raise SpecError(f"changed: {changed!r} is not one of: {', '.join(CHANGED)}")
+        if changed != "refuse" and not extend:
+            raise SpecError(f"changed: {changed!r} has no effect without extend")
+        return cls(extend, "refuse" if changed == "refuse" else "new-variant")
+
+
+@dataclass(frozen=True)
+class Extension:
+    """A run, and what its manifest has become; nothing is written yet."""
+
+    spec: RunSpec
+    """The job, with the manifest as it is now."""
+    record: RunRecord
+    growth: Growth
+    added: AddedRows = field(repr=False)
+    """The rows of the manifest to make images of."""
+    changed: Changed
+    rows: CheckedRows | None = None
+    """The rows to add, once they are checked; None if there are none."""
+
+    @property
+    def num_images(self) -> int:
+        """The images to add."""
+        return len(self.added.planned)
+
+    @property
+    def layout(self) -> PlanLayout | None:
+        """The plan of the images to add, once they are checked; None if there are none."""
+        return None if self.rows is None else self.rows.layout
+
+    @property
+    def is_checked(self) -> bool:
+        """Whether the rows to add are known to be usable."""
+        return self.rows is not None or not self.num_images
+
+    def checked(self, store: Store, model: ModelInfo) -> "Extension":
+        """Check the rows to add, and their pictures.
+
+        Args:
+            store: the run directory.
+            model: the job's model, with the limits of its prompts.
+
+        Raises:
+            ManifestError: a row cannot be used.
+            StoreError: the manifest or a picture cannot be read.
+        """
+        if self.is_checked:
+            return self
+        layout = self.record.layout
+        rows = check_added_rows(self.spec, model, layout, self.growth, self.added)
+        layout = check_inputs(self.spec, rows.layout, EarlierRuns(store.url, store.options))
+        return replace(self, rows=replace(rows, layout=layout))
+
+    def warnings(self) -> list[str]:
+        """What is said about the prompts of the rows to add."""
+        return self.rows.layout.prompts.warnings() if self.rows is not None else []
+
+    @property
+    def advice(self) -> str:
+        """What can be done about a manifest that has grown."""
+        return advice(self.growth)
+
+    def lines(self) -> list[str]:
+        """What came, went and changed, and what is made of it."""
+        making = f"adds {plural(self.num_images, 'image')} to the run"
+        return [*self.growth.summary.lines(), making]
+
+
+def compare(
+    store: Store,
+    record: RunRecord,
+    spec: RunSpec,
+    changes: tuple[Change, ...],
+    options: ExtendOptions,
+) -> Extension:
+    """Compare a manifest that has changed with the run, and refuse what was not asked for.
+
+    Args:
+        store: the run directory.
+        record: of the run.
+        spec: the job; only its manifest differs from that of the run.
+        changes: how the manifest's files differ.
+        options: what is allowed.
+
+    Raises:
+        ManifestGrown: the run is not to be extended, or images have changed.
+        SpecError, ManifestError: the manifest cannot be used.
+        StoreError: the manifest or the plan cannot be read.
+    """
+    try:
+        extension = found_growth(store, record, spec, options.changed)
+    except PlanIncomplete as error:
+        back = "Bring the old manifest back once to finish the plan, or give this job another name."
+        raise ManifestGrown(store.url, changes, [*map(str, changes), str(error)], back) from error
+    growth = extension.growth
+    if not options.extend or (len(growth.changed) and options.changed == "refuse"):
+        raise ManifestGrown(store.url, changes, growth.summary.lines(), advice(growth))
+    return extension
+
+
+def found_growth(
+    store: Store, record: RunRecord, spec: RunSpec, changed: Changed = "refuse"
+) -> Extension:
+    """Compare a manifest that has changed with the run, whatever has changed; see `compare`."""
+    made_as = stand_ins(store, record.editions)
+    growth = compare_growth(spec, record.model, record.layout, store, made_as)
+    return Extension(spec, record, growth, growth.added(changed == "new-variant"), changed)
+
+
+def advice(growth: Growth) -> str:
+    """What can be done about a manifest that has grown."""
+    summary, same = growth.summary, "or give this job another name"
+    if summary.changed.number:
+        again = plural(summary.changed.number, "changed image")
+        come = f", and {plural(summary.came.number, 'new one')}" if summary.came.number else ""
+        by_number = (
+            ""
+            if growth.planner.columns.has_ids
+            else "Without an id column a row is known by its number, so one that is put in or "
+            "taken out renames all behind it. "
+        )
+        return by_number + (
+            f"Bring the old rows back; {same}; or extend the run with --extend --changed "
+            f"new-variant, which makes the {again} under new variants beside the old{come}."
+        )
+    if summary.came.number:
+        makes = f"makes the {plural(summary.came.number, 'new image')} and no other"
+    else:
+        makes = "records the manifest and makes nothing"
+    return f"Extend the run with --extend, which {makes}; {same}."
+
+
+def require_no_new_edition(store: Store, record: RunRecord) -> None:
+    """Make sure, under the lease, that nobody has extended the run since it was read.
+
+    Raises:
+        RunStopped: another process has.
+    """
+    if num_editions(store) > len(record.editions):
+        raise RunStopped(
+            f"{store.url}: another process has extended this run meanwhile; start again"
+        )
+
+
+def local_model(spec: RunSpec) -> ModelInfo | None:
+    """The job's model, if this machine has it; else the rows are checked once an actor has it."""
+    try:
+        if not is_here(spec.model, spec.storage):
+            return None
+        return ModelFiles.locate(spec.model, spec.storage).describe(spec.model, elsewhere=True)
+    except ModelError:
+        return None
+
+
+def add_edition(
+    store: Store, extension: Extension, lease: Lease, table: TableManifest | None = None
+) -> RunRecord:
+    """Write an edition; returns the record of the extended run.
+
+    If another process has added one meanwhile, the run goes on with that, provided that its
+    manifest is the same.
+
+    Args:
+        store: the run directory.
+        extension: what to add, checked.
+        lease: of the run.
+        table: the table that was passed as the manifest, if any; the run keeps it too.
+
+    Raises:
+        ChangedRunError: another process has extended the run with another manifest.
+        LeaseLost: another process has taken over the run.
+        StoreError: the store failed.
+    """
+    edition = _kept(store, extension, lease, table)
+    lease.fence.require(store)
+    winner = create_edition(store, edition)
+    if [each.identity for each in winner.manifest] != [each.identity for each in edition.manifest]:
+        raise ChangedRunError(store.url, file_changes(winner.manifest, edition.manifest))
+    return extension.record.extended(winner)
+
+
+def _kept(store: Store, extension: Extension, lease: Lease, table: TableManifest | None) -> Edition:
+    """Write everything that an edition names; returns the edition."""
+    rows, number = extension.rows, len(extension.record.editions) + 1
+    name = f"{EDITIONS_FOLDER}/{number:04d}"
+    manifest = extension.growth.files
+    if table is not None:
+        manifest = (table.keep(store, manifest[0]),)
+    layout = None
+    if rows is not None:
+        layout = keep_added_hashes(store, rows.kept(store, f"{name}-rows-"), f"{name}-inputs-")
+    details = extension.growth.details(extension.added)
+    return Edition(
+        number=number,
+        created_at=datetime.now(UTC).isoformat(timespec="seconds"),
+        by=str(lease.holder),
+        changed=extension.changed,
+        summary=extension.growth.summary,
+        manifest=manifest,
+        layout=layout,
+        details=keep_details(store, number, details),
+    )

@@ -1,0 +1,13 @@
+"""What the report says about a run whose manifest has grown."""
+
+from nightpress.pipelines.formatting import plural
+from nightpress.pipelines.run_directory.editions import Edition
+
+
+def edition_line(edition: Edition) -> str:
+    """`1: 2027-01-15T08:00:00+00:00, 10 images came, 2 went, 1 changed`."""
+    summary = edition.summary
+    counts = [f"{plural(summary.came.number, 'image')} came"]
+    others = (("went", summary.went), ("changed", summary.changed), ("kept", summary.kept))
+    counts += [f"{images.number:,} {what}" for what, images in others if images.number]
+    return f"{edition.number}: {edition.created_at}, {', '.join(counts)}"

@@ -1,0 +1,115 @@
+"""Runs whose manifests grow, without Ray and without a model: planned, extended, and made."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from support.fakes.fake_runs import FakeSampler, make_shard, work_on
+from support.plans import MODEL, job, write
+
+from nightpress.jobs.runs.existing_run import compare_with_run
+from nightpress.jobs.runs.extension import Changed, ExtendOptions, add_edition, compare
+from nightpress.pipelines.job.spec import RunSpec
+from nightpress.pipelines.planning import (
+    Growth,
+    check,
+    compare_growth,
+    keep_hashes,
+    read_shard,
+    write_plan,
+)
+from nightpress.pipelines.run_directory.commit import committed_shards
+from nightpress.pipelines.run_directory.editions import stand_ins
+from nightpress.pipelines.run_directory.lease import held, require_free
+from nightpress.pipelines.run_directory.record import (
+    RunRecord,
+    create_record,
+    new_record,
+    require_record,
+)
+from nightpress.pipelines.storage import Store
+
+Row = dict[str, Any]
+
+
+def cats(*numbers: int, **columns: Any) -> list[Row]:
+    """A row for each number, with its id and prompt."""
+    return [{"id": f"r{n}", "prompt": f"cat {n}", **columns} for n in numbers]
+
+
+def begin(folder: Path, rows: Sequence[Row], name: str = "m.jsonl", **values: Any) -> RunSpec:
+    """Plan a run of these rows; nothing is made."""
+    spec = job(folder, write(folder / name, rows), **values)
+    store = Store(spec.url, spec.storage)
+    layout = keep_hashes(store, check(spec, MODEL, 2))
+    record = create_record(store, new_record(spec, MODEL, "cpu", 2, layout))
+    list(write_plan(spec, MODEL, record.layout, store))
+    return spec
+
+
+def grow(spec: RunSpec, rows: Sequence[Row]) -> Growth:
+    """Write the manifest anew, and compare it with the run."""
+    (path,) = spec.manifests
+    write(Path(path), rows)
+    store = Store(spec.url, spec.storage)
+    record = require_record(store)
+    made_as = stand_ins(store, record.editions)
+    return compare_growth(spec, MODEL, record.layout, store, made_as)
+
+
+def extend(
+    spec: RunSpec,
+    rows: Sequence[Row] | None = None,
+    changed: Changed = "refuse",
+    store: Store | None = None,
+) -> RunRecord:
+    """Write the manifest anew, if there are rows, and extend the run by it as `run` does."""
+    if rows is not None:
+        (path,) = spec.manifests
+        write(Path(path), rows)
+    store = store or Store(spec.url, spec.storage)
+    free = require_free(store)
+    record = require_record(store)
+    changes = compare_with_run(store, record, spec).manifest_changes
+    if changes:
+        options = ExtendOptions(True, changed)
+        extension = compare(store, record, spec, changes, options).checked(store, MODEL)
+        with held(Store(spec.url, spec.storage), free) as lease:
+            record = add_edition(store, extension, lease)
+    list(write_plan(spec, MODEL, record.layout, store))
+    return record
+
+
+class Killed(BaseException):
+    """The process has died."""
+
+
+class DyingStore(Store):
+    """A store whose process dies before one of its writes."""
+
+    writes_left: float = float("inf")
+    num_writes = 0
+
+    def create(self, path: str, data: bytes) -> bool:
+        return bool(self._write(lambda: super(DyingStore, self).create(path, data)))
+
+    def put(self, path: str, data: bytes) -> None:
+        self._write(lambda: super(DyingStore, self).put(path, data))
+
+    def _write(self, write: Callable[[], object]) -> object:
+        if self.num_writes >= self.writes_left:
+            raise Killed
+        self.num_writes += 1
+        return write()
+
+
+def make(spec: RunSpec, store: Store | None = None) -> list[int]:
+    """Make every shard that is not committed; returns the seeds that were sampled."""
+    store = store or Store(spec.url, spec.storage)
+    record = require_record(store)
+    sampler = FakeSampler()
+    for shard in range(record.layout.num_shards):
+        if shard not in committed_shards(store):
+            rows = read_shard(store, record.layout, shard)
+            make_shard(store, record, rows, sampler, work_on(rows, shard, look_first=True))
+    return sampler.seeds
