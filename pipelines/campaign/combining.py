@@ -131,7 +131,8 @@ class Combinations:
             if len(wanted) > 1:  # axes in step have the same value
                 return False
             listed = self._listed(factor)
-            values |= {place: int(np.flatnonzero(listed == value)[0]) for value in wanted}
+            if wanted:
+                values[place] = int(np.flatnonzero(listed == wanted.pop())[0])
         return self._product.completions(values) > 0
 
     def _listed(self, factor: Factor) -> Ints:
