@@ -82,9 +82,9 @@ def test_a_plan_has_the_axes_as_columns(tmp_path: Path) -> None:
     layout, plan = planned(spec)
     assert sorted(plan["file"].to_pylist())[0] == "images/hill/a/a-hill_00.png"
     assert set(plan["p.name"].to_pylist()) == {"boot", "shoe"}
-    assert compare_manifest(layout, spec).changes == ()
+    assert compare_manifest(layout.files, spec).changes == ()
     (tmp_path / "lists" / "style.txt").write_text("film\nother\n")
-    changes = compare_manifest(layout, spec).changes
+    changes = compare_manifest(layout.files, spec).changes
     assert [change.field for change in changes] == [f"manifest {path}"]
 
 
