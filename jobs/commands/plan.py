@@ -154,6 +154,7 @@ def show(console: Console, spec: RunSpec, planned: Plan, zone: tzinfo) -> None:
         f"run      {planned.url}",
         *state_lines(planned.run_state),
         *file_lines(planned.files),
+        *(f"note     {note}" for file in planned.files for note in file.notes),
         f"reads    {settings_line(planned.columns)}",
         *[f"carries  {line}" for line in [carried_line(planned.columns)] if line],
         *[f"warning  {line}" for line in near_misses(planned.columns)],

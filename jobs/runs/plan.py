@@ -41,6 +41,8 @@ class PlannedFile:
     compression: str | None
     num_rows: int
     num_bytes: int
+    notes: tuple[str, ...] = ()
+    """What a person should know of a campaign: what it left out."""
 
 
 @dataclass(frozen=True)
@@ -196,6 +198,7 @@ def _planned_files(layout: PlanLayout, is_table: bool) -> tuple[PlannedFile, ...
             file.compression,
             file.num_rows,
             file.num_bytes,
+            file.notes,
         )
         for file in layout.files
     )

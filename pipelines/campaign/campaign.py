@@ -43,6 +43,8 @@ class Templates:
     """Column -> template; `prompt` is one of them."""
     constants: Mapping[str, pa.Scalar]
     """Column -> the same value in every row."""
+    notes: tuple[str, ...]
+    """What may not be what was meant."""
     used_lists: frozenset[str]
     """The lists that any template, or an axis, can reach."""
     digest: int

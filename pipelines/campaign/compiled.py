@@ -95,6 +95,8 @@ class Compiler:
         """The names of the lists that any template can reach."""
         self.used_axes: set[str] = set()
         """The names that any template looks up."""
+        self.notes: list[str] = []
+        """What may not be what was meant."""
 
     def compile(self, template: Template, column: str) -> Compiled:
         """Find everything that a column's template refers to.
@@ -138,6 +140,9 @@ class Compiler:
             inner_salt = f"{salt}\0{part.text}\0{part.occurrence}"
         else:
             texts, weights, entries = _options_of(source)
+            if len(source.options) == 1 and not entries and not open_lists:
+                why = "has one alternative, so its braces have no effect; as text they are \\{ \\}"
+                self.notes.append(f"{source.text} {why}")
         least, most = _quantity(part, int((weights.values > 0).sum()))
         return Alternatives(
             source=part,

@@ -129,7 +129,8 @@ class _Builder:
         self._refuse_empty_values()
         of_axes = {name for axis in self._axes for name in axis.lists}
         used = frozenset(self._compiler.used_lists | of_axes)
-        return Templates(identity, texts, constants, used, self._digest())
+        notes = tuple(dict.fromkeys(self._compiler.notes))
+        return Templates(identity, texts, constants, notes, used, self._digest())
 
     def _compiled(self, column: str, text: str, key: Key) -> Compiled:
         try:

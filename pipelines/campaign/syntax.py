@@ -7,7 +7,7 @@ r"""The template language of a campaign: text with choices, word lists and varia
     __colours__      an entry of a word list; __hats/*__ of all lists that match
     ${product.name}  a value of an axis
     ${x=!{a|b}}      names a value that ${x} repeats; without ! each ${x} is drawn anew
-    \{ \} \| \$ \_ \# \: \\   the character itself; \${x} the text ${x}
+    \{ \} \| \$ \_ \# \: \< \@ \~ \! \% \\   the character itself; \${x} the text ${x}
 
 A line that begins with `#` is a comment, and line breaks become spaces. `#` elsewhere, and a `$`
 that opens no `${`, are text.
@@ -28,12 +28,22 @@ MAX_PARTS = 10_000
 SPECIAL = r"[{}\\$\n#]|__"
 """Matches in every text that is not just itself."""
 
-_ESCAPE = re.compile(r"\\(\$\{[^{}]*\}|[{}|$_#:\\])")
+_ESCAPE = re.compile(r"\\(\$\{[^{}]*\}|[{}|$_#:<@~!%\\])")
 _QUANTITY = re.compile(r"\s*(\d+)?(-)?(\d+)?\$\$(?:([^{}|$\n]*|[\s,;/&+|-]*)\$\$)?")
 _WEIGHT = re.compile(r"\s*(\d+\.?\d*|\.\d+)::")
 _LIST = re.compile(r"__((?!_)\S(?:(?!__)[^{}|$\n])*?)__(?!_(?!_))")
 _LIST_NAME = re.compile(r"[\w*?-][\w./ *?+&'()-]*")
 _VARIABLE = re.compile(r"\$\{([^{}=]*)(=!?|\})")
+_FOREIGN = (
+    (re.compile(r"\{[@~!]"), "{mark} names a sampler in dynamic prompts, and has no meaning here"),
+    (re.compile(r"\{[%#]"), "{mark} opens a statement of Jinja, which campaigns do not have"),
+    (
+        re.compile(r"<(random|wildcard|wc)(\[[^\]\n]*\])?:"),
+        "{mark} is SwarmUI's; write {{a|b}} or __list__, or convert lists with nightpress import",
+    ),
+)
+"""What other programs read as more than text, and what is said about it."""
+
 _BREAK = re.compile(r"[ \t]*\n[ \t]*")
 _COMMENT = re.compile(r"[ \t]*#[^\n]*(?:\n[ \t]*|$)")
 
@@ -180,6 +190,7 @@ class _Parser:
         if (escape := _ESCAPE.match(text, start)) is not None:
             self._at = escape.end()
             return escape.group(1)
+        self._refuse_foreign()
         if text[start] == "{":
             return self._choice()
         if text.startswith("${", start):
@@ -191,6 +202,15 @@ class _Parser:
             return " "
         self._at += 1
         return text[start]
+
+    def _refuse_foreign(self) -> None:
+        """Refuse what other programs would not take as text."""
+        for pattern, message in _FOREIGN:
+            if (found := pattern.match(self._text, self._at)) is not None:
+                mark = found.group()
+                escaped = f"{mark[:-1]}\\{mark[-1]}" if mark[0] == "{" else f"\\{mark}"
+                why = f"{message.format(mark=mark)}; as text it is {escaped}"
+                raise TemplateError(self._at, why)
 
     def _list(self, found: re.Match[str]) -> ListReference:
         name = found.group(1)

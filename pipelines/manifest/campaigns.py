@@ -168,6 +168,7 @@ def _used_files(campaign: Campaign, lists: WordLists) -> dict[str, str]:
 
 def _notes(loaded: LoadedCampaign, rows: CampaignRows) -> Iterator[str]:
     """What a person should know of a campaign before its images are made."""
+    yield from loaded.campaign.templates.notes
     if rows.left is not None and rows.left.num_without_text:
         yield f"{plural(rows.left.num_without_text, 'row')} left out by rules about the text"
     if rows.left is not None and rows.left.num_repeated:

@@ -58,11 +58,13 @@ class Converted:
 PLAIN = re.compile(r"[^{}|$%#\n<>_\\:/]*")
 """Matches a whole text that is the same in SwarmUI, sd-dynamic-prompts and campaigns."""
 
-_BACKSLASH = re.compile(r"\\(?=[{}|$_#:\\]|\Z)")
+_BACKSLASH = re.compile(r"\\(?=[{}|$_#:<@~!%\\]|\Z)")
 _DOLLAR = re.compile(r"\$(?=[{$]|\Z)")
 _UNDERSCORES = re.compile(r"_(?=_)|(?<=_)_|\A_|_\Z")
 _BREAK = re.compile(r"[ \t]*\n[ \t\n]*")
 _ESCAPE = re.compile(r"\\(?:(\$\{)|.)")
+_MARK = re.compile(r"\A[@~!%#]")
+_ANGLE = re.compile(r"<(?=(?:random|wildcard|wc)(?:\[|:))")
 _COLONS = re.compile(r":(?=:)")
 
 
@@ -75,7 +77,7 @@ def escaped(text: str, in_choice: bool = False) -> str:
     """
     text = _BACKSLASH.sub(r"\\\\", text)
     text = re.sub(r"[{}|]" if in_choice else r"[{}]", r"\\\g<0>", text)
-    for special in (_DOLLAR, _UNDERSCORES, _COLONS):
+    for special in (_DOLLAR, _UNDERSCORES, _COLONS, _ANGLE, *([_MARK] if in_choice else [])):
         text = special.sub(r"\\\g<0>", text)
     return text
 

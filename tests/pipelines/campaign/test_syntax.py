@@ -28,6 +28,7 @@ def choices(text: str) -> list[Choice]:
         ("# a comment\na cat", "a cat"),
         ("a cat\n  # a comment\n on a mat", "a cat on a mat"),
         (r"\# a tag", "# a tag"),
+        (r"\<random:a>", "<random:a>"),
         ("\\{a\\|b\\} \\${x} \\__y__ \\\\", "{a|b} ${x} __y__ \\"),
         (r"(word:1.2) [a|b] \(c\) <lora:x:1>", r"(word:1.2) [a|b] \(c\) <lora:x:1>"),
         ("snake_case ____ a__b", "snake_case ____ a__b"),
@@ -119,6 +120,10 @@ def test_a_named_value_that_is_drawn_once_is_the_same_choice_everywhere() -> Non
         ("{3-2$$a|b}", 1, "at least 3 and at most 2"),
         ("a __@b__", 2, "not the name of a list"),
         ("${x=a}${x=b}", 6, "twice"),
+        ("a {@red|blue}", 2, "names a sampler"),
+        ("{% for x in y %}", 0, "Jinja"),
+        ("a <random:b|c>", 2, "SwarmUI"),
+        ("a <wildcard[2]:b>", 2, "SwarmUI"),
         ("{" * 51 + "a" + "}" * 51, 50, "deep"),
     ],
 )
@@ -143,7 +148,7 @@ def test_any_text_is_a_template_or_is_refused_at_a_place_inside_it(text: str) ->
     assert 0 <= offset <= len(text)
 
 
-@given(st.text(alphabet="ab{}|$_#:\\2 ", max_size=20))
+@given(st.text(alphabet="ab{}|$_#:\\2 <@~!%", max_size=20))
 def test_every_text_can_be_escaped(text: str) -> None:
-    escaped = "".join(f"\\{each}" if each in "{}|$_#:\\" else each for each in text)
+    escaped = "".join(f"\\{each}" if each in "{}|$_#:\\<@~!%" else each for each in text)
     assert parse(escaped).plain == text.strip(" ")
