@@ -179,6 +179,8 @@ def _read_tree(
     match value:
         case None:
             file.say("converted", "it has no lists")
+        case Mapping() if not value.values:
+            file.say("converted", f"{'/'.join(keys) or 'it'} holds no list", value.place)
         case Mapping():
             for key, inner in value.values.values():
                 _read_tree(file, path, inner, (*keys, key.text.strip()), lines)
