@@ -79,7 +79,7 @@ def test_the_other_syntax_can_be_chosen(tmp_path: Path) -> None:
     arguments = ("--from", "dynamic-prompts", "--wrap", "~~")
     result = invoke(str(tmp_path / "wild"), "-o", str(tmp_path / "out"), *arguments)
     assert result.exit_code == 0, result.output
-    assert (tmp_path / "out/lists/a.txt").read_text() == "{a|b} __a2__ <random:x>\n"
+    assert (tmp_path / "out/lists/a.txt").read_text() == "{a|b} __a2__ \\<random:x>\n"
     assert "this has a meaning in SwarmUI, but is text in sd-dynamic-prompts" in result.stdout
 
 
