@@ -17,6 +17,7 @@ from nightpress.jobs.dispatch.first_actor import FirstActor
 from nightpress.jobs.dispatch.footprint import sized_factory
 from nightpress.jobs.progress.events import Event, Planned
 from nightpress.jobs.progress.failure_limit import FailureLimit
+from nightpress.jobs.runs.extension import require_no_new_edition
 from nightpress.jobs.runs.input_session import input_session
 from nightpress.jobs.runs.shared import (
     OnEvent,
@@ -148,10 +149,12 @@ def delete_orphans(
     Raises:
         RunHeld: another process is working on this run.
         LeaseLost: another process has taken the run over.
+        RunStopped: another process has extended the run since it was opened.
     """
     store = create_only_store(run.store, on_event)
     free = require_free_run(store, take_over, on_event)
     with held(store, free) as lease, failures_as_run_stopped():
+        require_no_new_edition(store, run.record)
         return tuple(orphans.delete_orphans(Run(store, run.record), lease.fence))
 
 

@@ -35,6 +35,7 @@ from nightpress.pipelines.planning.checking import check, check_files, cut_into_
 from nightpress.pipelines.planning.duplicates import find_repeats
 from nightpress.pipelines.planning.growth import AddedRows, Growth
 from nightpress.pipelines.planning.growth_comparison import carried_types
+from nightpress.pipelines.planning.image_hashes import among
 from nightpress.pipelines.planning.images import Images, Planner, expand_rows
 from nightpress.pipelines.planning.layout import PlanLayout
 from nightpress.pipelines.planning.units import WorkUnit, read_batches
@@ -239,7 +240,7 @@ def _refuse_taken_names(
             order = np.arange(len(batch.rows))
             images = expand_rows(planner, batch.rows, batch.carried, order)
             hashes = hash64(folded(images.files), 0)
-            found = np.isin(hashes, taken)
+            found = among(hashes, taken)
             found[find_repeats(hashes)[0]] = True
             if found.any():
                 raise _taken(images, int(np.argmax(found)), growth)

@@ -13,6 +13,7 @@ from nightpress.pipelines.manifest.files import ManifestFile
 from nightpress.pipelines.manifest.numbers import Ints
 from nightpress.pipelines.planning.image_hashes import (
     ImageHashes,
+    among,
     named,
 )
 from nightpress.pipelines.planning.images import Planner
@@ -170,7 +171,7 @@ class Growth:
         )
         variants = self.new.variants[slots]
         first, last = variants[starts], variants[starts + counts - 1]
-        taken = np.isin(self.new.images[slots], self.old.images)
+        taken = among(self.new.images[slots], self.old.images)
         moves = (last - first + 1 != counts) | np.bitwise_or.reduceat(taken, starts)
         if moves.any():
             first[moves] = self._next_variants(self.new.id_hashes[slots[starts[moves]]])

@@ -29,12 +29,13 @@ from nightpress.pipelines.manifest.files import ManifestFile
 from nightpress.pipelines.manifest.row_problems import Mask
 from nightpress.pipelines.manifest.types import common_type, one_chunk
 from nightpress.pipelines.planning.checking import check, scan_all
-from nightpress.pipelines.planning.duplicates import Mapper
+from nightpress.pipelines.planning.duplicates import Mapper, find_repeats
 from nightpress.pipelines.planning.growth import Growth
 from nightpress.pipelines.planning.image_hashes import (
     COMPARED,
     ImageHashes,
     Types,
+    among,
     hashes_of_images,
     hashes_of_names,
     hashes_of_part,
@@ -89,7 +90,7 @@ def compare_growth(
         raise ManifestError([Problem(files[0].url, None, None, "the manifest has no rows")])
     found = list(mapper(hash_unit, [(unit, types) for unit in units]))
     new = ImageHashes.joined(found) if all(found) else None
-    if new is None or len(np.unique(new.images)) < len(new):
+    if new is None or len(find_repeats(new.images)[0]):
         check(spec, info, mapper=mapper)  # says what is wrong, and where
         raise AssertionError("a manifest with problems passed its check")
     read = _PlanReader(spec, info, layout, store)
@@ -195,14 +196,14 @@ def _compared(growth: Growth, made_as: Sequence[tuple[str, str]], read: _PlanRea
     places = np.minimum(np.searchsorted(old.images[order], wanted), len(old) - 1)
     positions = order[places]
     found = old.images[positions] == wanted
-    found &= ~np.isin(wanted, stand_ins) | (wanted != new.images)
+    found &= ~among(wanted, stand_ins) | (wanted != new.images)
     same = found & (old.values[positions] == new.values)
     drawn = (old.drawn[positions] == new.drawn) & (new.drawn != 0)
     kept = found & ~same & drawn
     changed = np.flatnonzero(found & ~same & ~kept)
     still: Mask = np.zeros(len(old), np.bool_)
     still[positions[found]] = True
-    still |= np.isin(old.images, retired)
+    still |= among(old.images, retired)
     examples = [
         _difference(read.image(int(positions[i])), _planned(growth, i))
         for i in changed[:MAX_EXAMPLES].tolist()

@@ -112,5 +112,8 @@ def _files_of(run: str) -> Iterator[Sequence[Sequence[str]]]:
         number = [digits[count > 5 :], *[digits] * (count - 1)]
         yield [*folders, [*"plan"], [*"part-", *number, *".parquet"]]
         yield [*folders, [*"metadata"], [*"shard-", *number, *".parquet"]]
+        for kind in ("rows", "images", "inputs"):
+            edition = [*number[1:], "-", *kind, "-", *[f"{digits}abcdef"] * 16, *".parquet"]
+            yield [*folders, [*"editions"], edition]
         pack = [*"shard-", *number, "-", *[f"{digits}abcdef"] * 16, *".parquet"]
         yield [*folders, [*"images"], pack]

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
 from random import Random
@@ -86,6 +86,8 @@ class Night:
         self.may_resample = 0
         """How many images may be sampled again because of faults, besides those in the log."""
         self.said: list[str] = []
+        self.grows = False
+        """Whether the manifest has grown, so that every start extends the run."""
         self.damaged = False
         """Whether a stored image or the plan was damaged.
 
@@ -133,12 +135,12 @@ class Night:
             }
         )
 
-    def _manifest(self) -> Path:
+    def _manifest(self, edition: str = "") -> Path:
         """Write a manifest of healthy rows, with the poisonous ones among them."""
         rows = [(f"picture-{number}", f"picture {number}") for number in range(self.num_healthy)]
         for kind in self.poison:
             rows.insert(self.random.randrange(len(rows)), (kind, f"this row says {kind}"))
-        path = self.environment.folder / f"prompts-{self.seed}.csv"
+        path = self.environment.folder / f"prompts-{self.seed}{edition}.csv"
         sides = {name: 32 if name in SMALL else 64 for name, _ in rows}
         lines = [f"{n},{seed_of(prompt)},{prompt},{sides[n]},{sides[n]}" for n, prompt in rows]
         path.write_text("\n".join(["id,seed,prompt,width,height", *lines]) + "\n")
@@ -162,7 +164,27 @@ class Night:
     def start(self, *arguments: str) -> None:
         if not self.tally.starts:
             self.environment.log.write_text("")
-        self.driver, self.is_stopping = self.command("run", *arguments), False
+        extend = ["--extend"] if self.grows else []
+        self.driver, self.is_stopping = self.command("run", *arguments, *extend), False
+
+    def grow(self, num_more: int, edition: str = "") -> None:
+        """Append healthy rows to the manifest; for nights without poison.
+
+        Args:
+            edition: the end of the name of a new file; empty to write the old one again, after
+                which a damaged part of the first plan cannot be written again.
+        """
+        assert not self.poison
+        self.num_healthy += num_more
+        self.grows = True
+        path = self._manifest(edition)
+        self.spec = self.spec.model_copy(update={"manifest": str(path)})
+
+    def num_sampled(self, numbers: Iterable[int]) -> int:
+        """How often the pictures with these numbers were sampled, by the log."""
+        log = [line.split() for line in self.environment.log.read_text().splitlines()]
+        seeds = {str(seed_of(f"picture {number}")) for number in numbers}
+        return sum(words[0] == "sampled" and words[1] in seeds for words in log)
 
     def __enter__(self) -> Self:
         return self

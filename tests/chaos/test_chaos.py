@@ -139,3 +139,46 @@ def test_a_spot_machine_that_gives_notice_costs_no_image(environment: Environmen
         night.check()
         assert night.tally.is_whole, str(night.tally)
         assert night.tally.resampled == 0
+
+
+@pytest.mark.chaos
+def test_extends_killed_at_random_make_what_came_and_nothing_again(
+    environment: Environment,
+) -> None:
+    with Night(environment, seed=800, num_faults=0, poison=(), num_healthy=16) as night:
+        night.start()
+        assert night.await_end(300) == 0, night.report()
+        store = Store(night.spec.url, environment.bucket.options)
+        before = {path: store.read(path) for path in store.list("images")}
+        for _ in range(3):
+            night.grow(8)
+            for _ in range(4):
+                night.start()
+                time.sleep(night.random.uniform(1.0, 12.0))
+                night.inject("driver_killed")
+                night.await_end(10)
+            night.start()
+            assert night.await_end(300) == 0, night.report()
+        night.check()
+        assert night.tally.is_whole, str(night.tally)
+        assert night.num_sampled(range(16)) == 16
+        assert {path: store.read(path) for path in before} == before
+        assert len([path for path in store.list("editions") if path.endswith(".json")]) == 3
+
+
+@pytest.mark.chaos
+def test_a_night_with_faults_whose_manifest_grows_in_between_damages_nothing(
+    environment: Environment,
+) -> None:
+    with Night(environment, seed=810, num_faults=8, poison=(), num_healthy=24) as night:
+        night.start()
+        time.sleep(night.random.uniform(5.0, 15.0))
+        night.inject("driver_killed")
+        night.await_end(10)
+        store = Store(night.spec.url, environment.bucket.options)
+        if not store.list("plan"):  # it was killed before it had planned
+            night.start()
+            assert night.await_end(300) == 0, night.report()
+        night.grow(16, edition="-2")
+        tally = night.run_to_end()
+        assert tally.is_whole, str(tally)

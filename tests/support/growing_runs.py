@@ -7,12 +7,14 @@ from typing import Any
 from support.fakes.fake_runs import FakeSampler, make_shard, work_on
 from support.plans import MODEL, job, write
 
+from nightpress.diffusion_core.models.info import ModelInfo
 from nightpress.jobs.runs.existing_run import compare_with_run
 from nightpress.jobs.runs.extension import Changed, ExtendOptions, add_edition, compare
 from nightpress.pipelines.job.spec import RunSpec
 from nightpress.pipelines.planning import (
     Growth,
     check,
+    check_inputs,
     compare_growth,
     keep_hashes,
     read_shard,
@@ -27,6 +29,7 @@ from nightpress.pipelines.run_directory.record import (
     new_record,
     require_record,
 )
+from nightpress.pipelines.shards.run_images import EarlierRuns
 from nightpress.pipelines.storage import Store
 
 Row = dict[str, Any]
@@ -37,13 +40,20 @@ def cats(*numbers: int, **columns: Any) -> list[Row]:
     return [{"id": f"r{n}", "prompt": f"cat {n}", **columns} for n in numbers]
 
 
-def begin(folder: Path, rows: Sequence[Row], name: str = "m.jsonl", **values: Any) -> RunSpec:
+def begin(
+    folder: Path,
+    rows: Sequence[Row],
+    name: str = "m.jsonl",
+    info: ModelInfo = MODEL,
+    **values: Any,
+) -> RunSpec:
     """Plan a run of these rows; nothing is made."""
     spec = job(folder, write(folder / name, rows), **values)
     store = Store(spec.url, spec.storage)
-    layout = keep_hashes(store, check(spec, MODEL, 2))
-    record = create_record(store, new_record(spec, MODEL, "cpu", 2, layout))
-    list(write_plan(spec, MODEL, record.layout, store))
+    checked = check_inputs(spec, check(spec, info, 2), EarlierRuns(spec.url, spec.storage))
+    layout = keep_hashes(store, checked)
+    record = create_record(store, new_record(spec, info, "cpu", 2, layout))
+    list(write_plan(spec, info, record.layout, store))
     return spec
 
 
@@ -62,6 +72,7 @@ def extend(
     rows: Sequence[Row] | None = None,
     changed: Changed = "refuse",
     store: Store | None = None,
+    info: ModelInfo = MODEL,
 ) -> RunRecord:
     """Write the manifest anew, if there are rows, and extend the run by it as `run` does."""
     if rows is not None:
@@ -73,10 +84,10 @@ def extend(
     changes = compare_with_run(store, record, spec).manifest_changes
     if changes:
         options = ExtendOptions(True, changed)
-        extension = compare(store, record, spec, changes, options).checked(store, MODEL)
+        extension = compare(store, record, spec, changes, options).checked(store, info)
         with held(Store(spec.url, spec.storage), free) as lease:
             record = add_edition(store, extension, lease)
-    list(write_plan(spec, MODEL, record.layout, store))
+    list(write_plan(spec, info, record.layout, store))
     return record
 
 

@@ -1,11 +1,14 @@
 """Runs of many editions: killed at any write, raced for, and read by everything that reads runs."""
 
+import hashlib
 import shutil
 from pathlib import Path
 
 import pyarrow as pa
 import pytest
 from support.growing_runs import DyingStore, Killed, Row, begin, cats, extend, grow, make
+from support.picture_files import png
+from support.pictured_runs import PICTURED
 from support.plans import MODEL, write
 from support.run_files import hashes
 
@@ -25,7 +28,8 @@ from nightpress.jobs.runs.verify import verify
 from nightpress.pipelines import open_run
 from nightpress.pipelines.errors import ChangedRunError, Damaged, ManifestError, ManifestGrown
 from nightpress.pipelines.job.spec import RunSpec
-from nightpress.pipelines.planning import read_shard
+from nightpress.pipelines.planning import read_shard, write_plan
+from nightpress.pipelines.planning.input_hashes import read_hashes
 from nightpress.pipelines.reporting.report import write_report
 from nightpress.pipelines.run_directory.editions import read_editions
 from nightpress.pipelines.run_directory.lease import held, require_free
@@ -220,3 +224,29 @@ def test_a_carried_column_whose_type_changes_for_good_is_refused(tmp_path: Path)
     spec = finished(tmp_path, cats(1, when=[1]))
     with pytest.raises(ManifestError, match="no type holds the values of both"):
         grow(spec, [{"id": "r1", "prompt": "cat 1", "when": {"a": 1}}])
+
+
+def test_pictures_of_new_rows_alone_are_checked_and_their_hashes_kept(tmp_path: Path) -> None:
+    names = ["one.png", "two.png", "three.png"]
+    for number, name in enumerate(names):
+        (tmp_path / name).write_bytes(png(32, 32, number))
+    rows = [{"id": name, "prompt": "a cat", "init_image": name} for name in names]
+    inputs = {"root": str(tmp_path), "check": "decode"}
+    spec = begin(tmp_path, rows[:1], info=PICTURED, inputs=inputs)
+    (tmp_path / names[0]).unlink()
+    record = extend(spec, rows, info=PICTURED)
+    store = Store(spec.url)
+    section = record.layout.sections[1]
+    kept = read_hashes(store, section.input_hashes_path)
+    assert sorted(kept.column("url").to_pylist()) == sorted(names[1:])
+    planned = read_shard(store, record.layout, record.layout.num_shards - 1)
+    hashed = [image["inputs"][0]["sha256"] for image in planned.to_pylist()]
+    assert hashed == [hashlib.sha256((tmp_path / n).read_bytes()).hexdigest() for n in names[1:]]
+    part = Path(spec.url, "plan/part-00001.parquet")
+    before = part.read_bytes()
+    part.unlink()
+    list(write_plan(spec, PICTURED, record.layout, store))
+    assert part.read_bytes() == before
+    gone = [*rows, {"id": "4", "prompt": "a cat", "init_image": "four.png"}]
+    with pytest.raises(ManifestError, match=r"four\.png"):
+        extend(spec, gone, info=PICTURED)

@@ -2,7 +2,6 @@
 
 import json
 import time
-from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -94,30 +93,47 @@ def reseed(spec: RunSpec) -> RunSpec:
     return spec.model_copy(update={"seed": 9})
 
 
-def edit_manifest(spec: RunSpec) -> RunSpec:
-    write(Path(str(spec.manifest)), [{"prompt": "other"}])
-    return spec
-
-
-@pytest.mark.parametrize(
-    ("change", "field"), [(reseed, "seed"), (edit_manifest, "manifest ")], ids=["job", "manifest"]
-)
-def test_a_run_that_has_changed_is_said_to_be_refused(
-    tmp_path: Path, finished: RunSpec, change: Callable[[RunSpec], RunSpec], field: str
-) -> None:
-    spec = change(finished)
+def test_a_run_that_has_changed_is_said_to_be_refused(tmp_path: Path, finished: RunSpec) -> None:
+    spec = reseed(finished)
     result = run_plan(tmp_path, spec)
     assert result.exit_code == 2
     lines = result.stdout.splitlines()
     assert lines[1].startswith("state    changed since it was started, so `nightpress run` refuses")
-    assert lines[2].startswith(f"         {field}")
+    assert lines[2].startswith("         seed")
     assert "was started with a different job" in result.stderr
     as_json = run_plan(tmp_path, spec, "--json")
     assert as_json.exit_code == 2
     values = values_of(as_json)
     assert (values["error"]["type"], values["exit_code"]) == ("ChangedRunError", 2)
     (found,) = values["run_state"]["changes"]
-    assert found["field"].startswith(field)
+    assert found["field"].startswith("seed")
+    assert values["run_state"]["growth"] is None
+
+
+def test_a_manifest_that_has_grown_is_planned_for_its_new_images_alone(
+    tmp_path: Path, finished: RunSpec
+) -> None:
+    path = Path(str(finished.manifest))
+    path.write_text("\n".join([*PROMPTS, "new", "newer"]) + "\n")
+    result = run_plan(tmp_path, finished)
+    assert result.exit_code == 2
+    lines = result.stdout.splitlines()
+    assert lines[1].startswith("state    its manifest has changed since it was planned; 6 of 6")
+    assert lines[2] == "         2 images came: 00000006_00, 00000007_00"
+    assert lines[3] == "         would add 2 images; run with --extend"
+    assert any(line.endswith(" for 2 new images") for line in lines)
+    assert "Extend the run with --extend, which makes the 2 new images" in result.stderr
+    values = values_of(run_plan(tmp_path, finished, "--json"))
+    assert values["error"]["type"] == "ManifestGrown"
+    assert values["run_state"]["growth"]["num_images"] == 2
+    assert values["run_state"]["growth"]["images"]["came"]["first"] == [
+        "00000006_00",
+        "00000007_00",
+    ]
+    path.write_text("\n".join(["z", *PROMPTS[1:]]) + "\n")
+    refused = run_plan(tmp_path, finished)
+    assert "would refuse the changed images, or make them again" in refused.stdout
+    assert "--changed new-variant" in refused.stderr
 
 
 def test_an_output_that_cannot_be_reached_is_told_within_seconds(

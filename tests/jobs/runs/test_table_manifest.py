@@ -18,7 +18,7 @@ from support.run_files import files_of, hashes, read_metadata
 
 from nightpress import RunSpec, open_run, plan, preview, run, verify
 from nightpress.jobs.runs.table_manifest import TableManifest
-from nightpress.pipelines.errors import ChangedRunError, Damaged, ManifestError, SpecError
+from nightpress.pipelines.errors import Damaged, ManifestError, ManifestGrown, SpecError
 from nightpress.pipelines.planning import PlanLayout, check
 from nightpress.pipelines.run_directory.commit import shard_path
 from nightpress.pipelines.storage import Store
@@ -100,12 +100,12 @@ def test_a_run_of_a_table_makes_its_rows_and_can_be_resumed_and_repaired_without
 
     # Another table, or a file with the same rows, is another manifest.
     before = files_of(spec)
-    for other in (TABLE.slice(1), TABLE.append_column("extra", [list("abcdef")])):
-        with pytest.raises(ChangedRunError, match="5 images changed: 00000000_00, "):
+    for number, other in ((5, TABLE.slice(1)), (6, TABLE.append_column("x", [list("abcdef")]))):
+        with pytest.raises(ManifestGrown, match=f"{number} images changed: 00000000_00, "):
             run(spec, manifest=other)
     rows = tmp_path / "rows.jsonl"
     rows.write_text("".join(json.dumps(row) + "\n" for row in ROWS))
-    with pytest.raises(ChangedRunError, match=r"manifest .*rows\.jsonl: "):
+    with pytest.raises(ManifestGrown, match="the images are the same as before"):
         run(spec.model_copy(update={"manifest": str(rows)}))
     assert files_of(spec) == before
 
@@ -117,6 +117,13 @@ def test_a_run_of_a_table_makes_its_rows_and_can_be_resumed_and_repaired_without
     monkeypatch.chdir(tmp_path)
     assert verify(spec.url, repair=True).is_sound
     assert harmed.read_bytes() == whole
+
+    # A longer table extends the run, which then keeps both.
+    longer = pa.concat_tables([TABLE, TABLE.slice(2, 2)])
+    assert run(spec, manifest=longer, extend=True).num_made == 2
+    assert run(spec).num_made == run(spec, manifest=PolarsLike(longer)).num_made == 0
+    assert {name: hashes(spec)[name] for name in images} == images
+    assert len(list(Path(spec.url, "manifest").iterdir())) == 2
 
 
 @pytest.mark.usefixtures("local_ray")

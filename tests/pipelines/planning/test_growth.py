@@ -6,7 +6,7 @@ from typing import Any
 import pyarrow as pa
 import pytest
 from support.growing_runs import begin, cats, extend, grow
-from support.plans import images_by_id
+from support.plans import images_by_id, write
 
 from nightpress.pipelines.errors import ManifestError, ManifestGrown
 from nightpress.pipelines.job.spec import RunSpec
@@ -183,3 +183,23 @@ def test_a_fingerprint_changes_with_each_edition_and_comes_from_the_store(tmp_pa
     read: RunRecord = require_record(Store(spec.url))
     assert read.fingerprint == records[-1].fingerprint
     assert read.layout == records[-1].layout
+
+
+def test_new_files_of_other_columns_and_formats_are_added(tmp_path: Path) -> None:
+    (tmp_path / "set").mkdir()
+    spec = begin(tmp_path, cats(1, 2, width=64), "set/a.csv", manifest=str(tmp_path / "set"))
+    write(tmp_path / "set" / "a.csv", cats(1, 2, 3, width=64))
+    write(tmp_path / "set" / "b.jsonl", cats(4, 5, mood="glad", seed=5))
+    record = extend(spec)
+    images = images_of(spec)
+    assert sorted(images) == [f"r{n}_00" for n in range(1, 6)]
+    assert [images[f"r{n}_00"]["width"] for n in (2, 3, 4)] == [64, 64, 128]
+    assert [images[f"r{n}_00"]["mood"] for n in (2, 3, 4)] == [None, None, "glad"]
+    assert images["r4_00"]["seed"] == 5
+    assert len(record.layout.sections[1].files) == 2
+    assert len(record.manifest) == 2
+
+
+def test_a_manifest_may_not_use_the_names_of_an_edition_s_columns(tmp_path: Path) -> None:
+    with pytest.raises(ManifestError, match=r"column nightpress\.id: nightpress keeps this name"):
+        begin(tmp_path, [{"nightpress.id": "a", "prompt": "a cat"}])
