@@ -117,9 +117,8 @@ def plan(
     table = None if manifest is None else TableManifest.of(manifest)
     with readable_manifest(spec, table) as readable:
         model = _describe(spec)
-        batch_size = _batch_size(spec)
         rooted = with_input_root(readable, found.record)
-        layout = _checked(rooted, model, batch_size, found)
+        layout = _checked(rooted, model, _batch_size(spec), found)
         state = state_of(found, rooted, model, layout, table)
         measured = _measured(found, spec, model)
         planned = _planned(spec, model, layout, state, measured, table is not None)
