@@ -116,7 +116,7 @@ class Campaign:
         drawer = Drawer(values, self._quotas_for(combination), is_marked)
         columns: dict[str, pa.Array] = {"id": ids}
         for name, compiled in self.templates.texts.items():
-            columns[name] = drawer.texts(compiled, rows)
+            columns[name] = pc.utf8_trim_whitespace(drawer.texts(compiled, rows))
         for name, constant in self.templates.constants.items():
             columns[name] = pa.repeat(constant, len(positions))
         for number, axis in enumerate(self.axes):

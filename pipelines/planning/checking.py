@@ -19,10 +19,10 @@ from nightpress.pipelines.manifest.files import ManifestFile, scan
 from nightpress.pipelines.manifest.prompt_checks import PromptChecker, PromptCounts
 from nightpress.pipelines.manifest.row_problems import first_problems, with_lines
 from nightpress.pipelines.manifest.rows import Defaults
+from nightpress.pipelines.planning.campaign_checks import check_campaigns
 from nightpress.pipelines.planning.duplicates import Mapper, duplicates
 from nightpress.pipelines.planning.images import Planner
 from nightpress.pipelines.planning.layout import PlanLayout, PlanPart, SettingsCount, part_path
-from nightpress.pipelines.planning.longest_prompts import check_longest_prompts
 from nightpress.pipelines.planning.named_inputs import joined
 from nightpress.pipelines.planning.order import order_of
 from nightpress.pipelines.planning.passes import check_passes
@@ -74,8 +74,8 @@ def check_files(
     """Check manifest files that have been scanned, and lay out their plan; see `check`."""
     columns = resolve_columns(spec, files)
     _check_sizes(spec, info, columns)
-    check_longest_prompts(spec, info.prompts, files)
     planner = Planner(spec, info, columns)
+    files = check_campaigns(spec, info.prompts, planner.template, files)
     order = tuple(map(str, order_of(spec, columns)))
     units = split_into_units(planner, files)
     if not units:
