@@ -66,7 +66,7 @@ class ExtendOptions:
         if changed not in CHANGED:
             raise SpecError(f"changed: {changed!r} is not one of: {', '.join(CHANGED)}")
         if changed != "refuse" and not extend:
-            raise SpecError(f"changed: {changed!r} has no effect without extend")
+            raise SpecError(f"changed: {changed!r} has no effect without --extend")
         return cls(extend, "refuse" if changed == "refuse" else "new-variant")
 
 
@@ -175,25 +175,24 @@ def found_growth(
 
 def advice(growth: Growth) -> str:
     """What can be done about a manifest that has grown."""
-    summary, same = growth.summary, "or give this job another name"
-    if summary.changed.number:
-        again = plural(summary.changed.number, "changed image")
-        come = f", and {plural(summary.came.number, 'new one')}" if summary.came.number else ""
-        by_number = (
-            ""
-            if growth.planner.columns.has_ids
-            else "Without an id column a row is known by its number, so one that is put in or "
-            "taken out renames all behind it. "
-        )
-        return by_number + (
-            f"Bring the old rows back; {same}; or extend the run with --extend --changed "
-            f"new-variant, which makes the {again} under new variants beside the old{come}."
-        )
-    if summary.came.number:
-        makes = f"makes the {plural(summary.came.number, 'new image')} and no other"
-    else:
+    summary = growth.summary
+    if not summary.changed.number:
         makes = "records the manifest and makes nothing"
-    return f"Extend the run with --extend, which {makes}; {same}."
+        if summary.came.number:
+            makes = f"makes the {plural(summary.came.number, 'new image')} and no other"
+        return f"Extend the run with --extend, which {makes}, or give this job another name."
+    again = plural(summary.changed.number, "changed image")
+    new = f", and {plural(summary.came.number, 'new one')}" if summary.came.number else ""
+    text = (
+        "Bring the old rows back, give this job another name, or extend the run with --extend "
+        f"--changed new-variant, which makes {again} as new variants beside the old{new}."
+    )
+    if not growth.planner.columns.has_ids:
+        text = (
+            "Without an id column a row is known by its number, so one that is put in or taken out "
+            f"renames all behind it. {text}"
+        )
+    return text
 
 
 def require_no_new_edition(store: Store, record: RunRecord) -> None:

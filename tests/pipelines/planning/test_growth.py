@@ -186,11 +186,12 @@ def test_a_fingerprint_changes_with_each_edition_and_comes_from_the_store(tmp_pa
 
 
 def test_new_files_of_other_columns_and_formats_are_added(tmp_path: Path) -> None:
-    (tmp_path / "set").mkdir()
-    spec = begin(tmp_path, cats(1, 2, width=64), "set/a.csv", manifest=str(tmp_path / "set"))
-    write(tmp_path / "set" / "a.csv", cats(1, 2, 3, width=64))
-    write(tmp_path / "set" / "b.jsonl", cats(4, 5, mood="glad", seed=5))
-    record = extend(spec)
+    spec = begin(tmp_path, cats(1, 2, width=64), "a.csv")
+    files = [
+        write(tmp_path / "a.csv", cats(1, 2, 3, width=64)),
+        write(tmp_path / "b.jsonl", cats(4, 5, mood="glad", seed=5)),
+    ]
+    record = extend(spec.model_copy(update={"manifest": list(map(str, files))}))
     images = images_of(spec)
     assert sorted(images) == [f"r{n}_00" for n in range(1, 6)]
     assert [images[f"r{n}_00"]["width"] for n in (2, 3, 4)] == [64, 64, 128]
