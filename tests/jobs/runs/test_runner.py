@@ -15,7 +15,7 @@ from support.servers import Folder, Server
 
 from nightpress import jobs
 from nightpress.jobs.progress.events import Event, Message, Planned
-from nightpress.jobs.runs import runner
+from nightpress.jobs.runs import making
 from nightpress.pipelines import open_run
 from nightpress.pipelines.errors import ChangedRunError, ManifestError, StoreDenied
 from nightpress.pipelines.image_files.encoding import read_facts
@@ -282,7 +282,7 @@ def test_a_run_in_progress_keeps_the_totals_of_its_commits_in_the_store(
     make_spec: MakeSpec, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     often = partial(summary_index_kept, update_s=0.05)
-    monkeypatch.setattr(runner, "summary_index_kept", often)
+    monkeypatch.setattr(making, "summary_index_kept", often)
     spec = make_spec()
     store, waited = Store(spec.url), []
 
