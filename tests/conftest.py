@@ -28,7 +28,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 def pytest_collection_finish() -> None:
     """Keep the garbage collector from going through torch and Ray again and again.
 
-    What was imported until now is never garbage. This saves a tenth of the suite's time.
+    What was imported until now is never garbage.
     """
     gc.collect()
     gc.freeze()
