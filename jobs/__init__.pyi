@@ -10,6 +10,7 @@ from .errors import (
     UnfinishedRun,
     UntrustedRun,
 )
+from .runs.again import AgainResult, again
 from .runs.doctor import Diagnosis, doctor
 from .runs.expand import Expansion, expand
 from .runs.list_runs import RunSummary, list_runs
@@ -27,6 +28,7 @@ from .tuning.options import TuneOptions
 from .tuning.tune import Tuning, tune
 
 __all__ = [
+    "AgainResult",
     "ClusterError",
     "ClusterUnavailable",
     "Diagnosis",
@@ -53,6 +55,7 @@ __all__ = [
     "UnfinishedRun",
     "UntrustedRun",
     "VerifyResult",
+    "again",
     "compare_samplers",
     "doctor",
     "expand",

@@ -42,6 +42,7 @@ COMMANDS = {
     "tune": "Find the fastest way to sample a job on this machine and save it in the job file.",
     "steps": "Show how a prompt becomes an image step by step, or compare samplers.",
     "retry": "Make the failed rows of a run again.",
+    "again": "Make other variants of chosen images of a run, with new seeds.",
     "verify": "Check a run's images against its metadata and plan, and repair them.",
     "reproduce": "Make one image again from its embedded metadata and compare.",
     "runs": "List the runs of an output folder: state, exit code, images, duration and cost.",
@@ -61,6 +62,7 @@ AS_JSON = "nightpress.as_json"
 WHAT_IS_LEFT = {
     "run": "committed work is kept: run the same command to resume",
     "retry": "committed work is kept: run the same command to resume",
+    "again": "committed work is kept: run the same command to resume",
     "submit": "a job that has started goes on at the cluster: the same command attaches to it",
     "verify": "what was repaired is kept: run the same command to go on",
     "train": "the last checkpoint is kept: run the same command to resume",

@@ -3,7 +3,7 @@
 This module defines the Arrow schemas of `plan/` and `metadata/`.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from enum import StrEnum
 from typing import Any, Literal, Self
@@ -47,8 +47,7 @@ PLAN_SCHEMA = pa.schema(
         pa.field("prompt", pa.string(), nullable=False),
         pa.field("negative_prompt", pa.string(), nullable=False),
         pa.field("seed", pa.int64(), nullable=False),
-        pa.field("width", pa.int32(), nullable=False),
-        pa.field("height", pa.int32(), nullable=False),
+        *(pa.field(name, pa.int32(), nullable=False) for name in ("width", "height")),
         pa.field("num_inference_steps", pa.int32(), nullable=False),
         pa.field("guidance_scale", pa.float64(), nullable=False),
         pa.field("scheduler", pa.string(), nullable=False),
@@ -56,6 +55,7 @@ PLAN_SCHEMA = pa.schema(
         pa.field("lora_scale", pa.float64()),
         pa.field("conditioning", pa.string()),
         pa.field("inputs", pa.list_(PLANNED_INPUT_TYPE)),
+        pa.field("parent", pa.string()),
         pa.field("passes", pa.string()),
     ]
 )
@@ -66,8 +66,7 @@ Width and height are those of the finished image.
 
 LORA_TYPE = pa.struct(
     [
-        pa.field("name", pa.string(), nullable=False),
-        pa.field("sha256", pa.string(), nullable=False),
+        *(pa.field(name, pa.string(), nullable=False) for name in ("name", "sha256")),
         pa.field("scale", pa.float64(), nullable=False),
     ]
 )
@@ -75,8 +74,7 @@ LORA_TYPE = pa.struct(
 
 PASS_TYPE = pa.struct(
     [
-        pa.field("scale", pa.float64(), nullable=False),
-        pa.field("strength", pa.float64(), nullable=False),
+        *(pa.field(name, pa.float64(), nullable=False) for name in ("scale", "strength")),
         *(
             pa.field(name, pa.int32(), nullable=False)
             for name in ("num_inference_steps", "from_width", "from_height", "width", "height")
@@ -99,8 +97,7 @@ METADATA_SCHEMA = pa.schema(
         pa.field("member_offset", pa.int64()),
         pa.field("sha256", pa.string()),
         pa.field("num_bytes", pa.int64()),
-        pa.field("width", pa.int32(), nullable=False),
-        pa.field("height", pa.int32(), nullable=False),
+        *(pa.field(name, pa.int32(), nullable=False) for name in ("width", "height")),
         pa.field("prompt", pa.string(), nullable=False),
         pa.field("negative_prompt", pa.string(), nullable=False),
         pa.field("seed", pa.int64(), nullable=False),
@@ -115,15 +112,14 @@ METADATA_SCHEMA = pa.schema(
         pa.field("worker", pa.string(), nullable=False),
         pa.field("started_at", pa.timestamp("us", tz="UTC"), nullable=False),
         pa.field("sampling_s", pa.float64()),
-        pa.field("speed", pa.string()),
-        pa.field("prompt_cut", pa.string()),
-        pa.field("negative_prompt_cut", pa.string()),
+        *(pa.field(name, pa.string()) for name in ("speed", "prompt_cut", "negative_prompt_cut")),
         pa.field("mode", pa.string()),
         pa.field("strength", pa.float64()),
         pa.field("canvas", pa.list_(pa.int32())),
         pa.field("controlnets", pa.list_(LORA_TYPE)),
         pa.field("references", pa.list_(LORA_TYPE)),
         pa.field("inputs", pa.list_(INPUT_TYPE)),
+        pa.field("parent", pa.string()),
         pa.field("passes", pa.list_(PASS_TYPE)),
     ]
 )
@@ -138,7 +134,6 @@ DRAW_KEY = "draw_key"
 
 RESERVED_COLUMNS = frozenset(PLAN_SCHEMA.names) | frozenset(METADATA_SCHEMA.names)
 """Names that a carried column may not have; see `carried_name`."""
-
 
 ADDED_TO_PLANS = frozenset({"conditioning", "inputs", "passes"})
 ADDED_TO_METADATA = frozenset(
@@ -155,10 +150,16 @@ def with_carried_renamed(table: pa.Table, added: frozenset[str]) -> pa.Table:
             them, and what it has under such a name is a carried column, say `manifest_mode`.
     """
     names = table.column_names
-    if added.issubset(names):
-        return table
-    later = ADDED_TO_PLANS | ADDED_TO_METADATA
+    later = {"parent"} if carries_parent(names) else set()
+    if not added.issubset(names):
+        later |= {"parent", *ADDED_TO_PLANS, *ADDED_TO_METADATA}
     return table.rename_columns([f"manifest_{n}" if n in later else n for n in names])
+
+
+def carries_parent(names: Sequence[str]) -> bool:
+    """Whether a part of an older version carries a column `parent`, which stands before `passes`
+    since it is a column of its own."""
+    return "parent" in names and list(names).index("parent") > [*names, "passes"].index("passes")
 
 
 def carried_name(name: str) -> str:
@@ -179,9 +180,9 @@ OPTIONAL_FACTS: dict[str, Any] = {
     "references": (),
     "inputs": (),
     "passes": (),
+    "parent": None,
 }
-"""Facts that most images do not have, with the value for none; image files then leave them out, and
-so does the metadata of older versions."""
+"""Facts that most images lack, with the value for none; files and older metadata omit them."""
 
 
 def python_rows(table: pa.Table) -> list[dict[str, Any]]:
@@ -190,9 +191,8 @@ def python_rows(table: pa.Table) -> list[dict[str, Any]]:
     Python has no time beyond the year 9999, and without pandas none with nanoseconds.
     """
     columns = [python_values(column) for column in table.columns]
-    names = table.column_names
     rows = zip(*columns, strict=True) if columns else [()] * table.num_rows
-    return [dict(zip(names, row, strict=True)) for row in rows]
+    return [dict(zip(table.column_names, row, strict=True)) for row in rows]
 
 
 def nanoseconds_as_text(table: pa.Table) -> pa.Table:
@@ -227,9 +227,7 @@ def python_values(column: pa.ChunkedArray) -> list[Any]:
     try:
         values: list[Any] = column.to_pylist()
     except (ValueError, OverflowError):
-        texts = with_types(
-            column.type, lambda type_: pa.string() if pa.types.is_temporal(type_) else type_
-        )
+        texts = with_types(column.type, lambda t: pa.string() if pa.types.is_temporal(t) else t)
         values = column.cast(texts).to_pylist()
     return values
 
@@ -305,6 +303,8 @@ class ImageFacts:
     """The pictures that it was made from."""
     passes: tuple[Pass, ...] = ()
     """How it was sampled again, larger; the first of them says at which size it began."""
+    parent: str | None = None
+    """The id of the image that it is another variant of; see `nightpress again`."""
 
     @property
     def without_hashes(self) -> Self:

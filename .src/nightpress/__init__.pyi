@@ -3,6 +3,7 @@ from . import jobs as jobs
 from . import pipelines as pipelines
 from .diffusion_core.errors import NightpressError
 from .jobs import (
+    AgainResult,
     Diagnosis,
     Expansion,
     ImageSetup,
@@ -19,6 +20,7 @@ from .jobs import (
     TuneOptions,
     Tuning,
     VerifyResult,
+    again,
     compare_samplers,
     doctor,
     expand,
@@ -45,6 +47,7 @@ from .pipelines import (
 )
 
 __all__ = [
+    "AgainResult",
     "Diagnosis",
     "Expansion",
     "ImageSetup",
@@ -66,6 +69,7 @@ __all__ = [
     "TuneOptions",
     "Tuning",
     "VerifyResult",
+    "again",
     "compare_samplers",
     "doctor",
     "expand",

@@ -35,6 +35,7 @@ from nightpress.pipelines.run_directory.editions import (
     Edition,
     create_edition,
     keep_details,
+    made_again,
     num_editions,
     stand_ins,
 )
@@ -169,7 +170,8 @@ def found_growth(
 ) -> Extension:
     """Compare a manifest that has changed with the run, whatever has changed; see `compare`."""
     made_as = stand_ins(store, record.editions)
-    growth = compare_growth(spec, record.model, record.layout, store, made_as)
+    others = made_again(store, record.editions)
+    growth = compare_growth(spec, record.model, record.layout, store, made_as, others)
     return Extension(spec, record, growth, growth.added(changed == "new-variant"), changed)
 
 

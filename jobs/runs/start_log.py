@@ -41,7 +41,7 @@ class StartOptions:
     """How a start was asked for."""
 
     command: str
-    """`run`, `retry` or `verify`."""
+    """`run`, `retry`, `verify` or `again`."""
     deadline_at: float | None = None
     """Seconds since the epoch."""
     budget: float | None = None

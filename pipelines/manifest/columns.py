@@ -30,14 +30,19 @@ from nightpress.pipelines.manifest.text_scan import MIXED
 from nightpress.pipelines.manifest.types import ValueLost, as_type, common_type, one_chunk
 from nightpress.pipelines.records import carried_name
 
-TEXT_SETTINGS = frozenset({"prompt", "negative_prompt", "scheduler", "lora"})
+TEXT_SETTINGS = frozenset({"prompt", "negative_prompt", "scheduler", "lora", "parent"})
 
 FIRST_VARIANT = "first_variant"
 """The setting that says at which variant the images of a row begin. Only an edition's rows have it,
 to go on behind images that their run has already."""
 
-OF_EDITIONS = {setting: f"nightpress.{setting}" for setting in ("id", "num_images", FIRST_VARIANT)}
-"""Settings whose columns have names of their own in the rows that an edition adds."""
+PARENT = "parent"
+"""The setting that says which image the images of a row are other variants of. Only the rows of
+images that are made again have it."""
+
+OF_EDITIONS = "nightpress."
+"""The beginning of a column's name in the rows that an edition adds: it gives the setting that
+follows, whatever the job's `columns` say."""
 
 WANTED = {
     "id": "text or whole numbers",
@@ -216,19 +221,23 @@ def _mapping(spec: RunSpec, names: Iterable[str]) -> dict[str, ColumnMap | None]
     for setting in dict.fromkeys((*SETTING_COLUMNS, *named)):
         column = spec.columns.get(setting, setting)
         mapping[setting] = ColumnMap(column=column) if isinstance(column, str) else column
-    known = set(names)
-    of_edition = {key: name for key, name in OF_EDITIONS.items() if name in known}
+    of_edition = {name.removeprefix(OF_EDITIONS): name for name in names if _is_reserved(name)}
     return mapping | {key: ColumnMap(column=name) for key, name in of_edition.items()}
+
+
+def _is_reserved(name: str) -> bool:
+    """Whether only an edition may have a column of this name."""
+    setting = name.removeprefix(OF_EDITIONS)
+    return name != setting and (setting in (FIRST_VARIANT, PARENT) or is_setting(setting))
 
 
 def reserved_columns(files: Iterable[ManifestFile]) -> list[Problem]:
     """A problem for each column of a manifest whose name only editions may use."""
-    reserved = set(OF_EDITIONS.values())
     return [
         Problem(file.url, None, name, "nightpress keeps this name for itself; rename the column")
         for file in files
         for name in file.schema.names
-        if name in reserved
+        if _is_reserved(name)
     ]
 
 
@@ -245,7 +254,7 @@ def _unknown_mappings(
 ) -> Iterator[Problem]:
     for setting, column in spec.columns.items():
         name = column.column if isinstance(column, ColumnMap) else column
-        if OF_EDITIONS.get(setting) in types:
+        if f"{OF_EDITIONS}{setting}" in types:
             continue
         if name is not None and name not in types:
             message = f"columns.{setting} names it, but the columns are: {', '.join(types)}"

@@ -18,7 +18,7 @@ from nightpress.pipelines.job.sections import MAX_PIXELS
 from nightpress.pipelines.job.spec import MAX_SEED, PRIORITY, RunSpec
 from nightpress.pipelines.job.text_bytes import CONTROL_CHARACTERS, has_control_characters
 from nightpress.pipelines.manifest.codes import decoded, dictionary_indices
-from nightpress.pipelines.manifest.columns import FIRST_VARIANT, Columns, is_mixed
+from nightpress.pipelines.manifest.columns import FIRST_VARIANT, PARENT, Columns, is_mixed
 from nightpress.pipelines.manifest.conditions import ConditionReader, RowSizes
 from nightpress.pipelines.manifest.numbers import (
     Floats,
@@ -60,7 +60,6 @@ class RowReader:
             problems: receives what is wrong with the rows.
         """
         ids = self._ids(table, first_row, problems)
-        prompts = self._prompts(table, problems)
         negative_prompts = self._negative_prompts(table, problems)
         num_images = self._whole("num_images", table, (1, MAX_IMAGES), problems)
         first_variants = self._first_variants(table, problems)
@@ -74,7 +73,7 @@ class RowReader:
         return Rows(
             numbers=np.arange(first_row, first_row + table.num_rows),
             ids=ids,
-            prompts=prompts,
+            prompts=self._prompts(table, problems),
             negative_prompts=negative_prompts,
             seeds=seeds,
             has_seed=has_seed,
@@ -90,6 +89,7 @@ class RowReader:
             conditioning=conditioning,
             inputs=inputs,
             priority=self._priorities(table, problems),
+            parents=self._parents(table, problems),
         )
 
     def _column(self, setting: str, table: pa.Table, problems: RowProblems) -> pa.Array | None:
@@ -285,6 +285,10 @@ class RowReader:
             return pa.nulls(table.num_rows, pa.int64())
         values, given = whole_numbers(column, self.columns.manifest_name(PRIORITY), problems)
         return pa.array(values, mask=~given)
+
+    def _parents(self, table: pa.Table, problems: RowProblems) -> pa.Array:
+        column = self._column(PARENT, table, problems)
+        return pa.nulls(table.num_rows, pa.string()) if column is None else column
 
     def _prompts(self, table: pa.Table, problems: RowProblems) -> pa.Array:
         column = self._column("prompt", table, problems)

@@ -78,6 +78,8 @@ class Rows:
     """The pictures of each row, as in `PLAN_SCHEMA`."""
     priority: pa.Array
     """int64, higher is sooner; null where the row leaves it out."""
+    parents: pa.Array
+    """The image that each row's images are other variants of; null except in rows made again."""
 
     def __len__(self) -> int:
         return len(self.ids)

@@ -7,7 +7,7 @@ part of its plan can be written again whatever becomes of the manifest.
 import hashlib
 import io
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 
 from nightpress.diffusion_core.models.info import ModelInfo
 from nightpress.pipelines.errors import ManifestError, Problem
-from nightpress.pipelines.hashing import hash64
+from nightpress.pipelines.hashing import Hashes, hash64
 from nightpress.pipelines.image_files.portability import folded
 from nightpress.pipelines.job.spec import RunSpec
 from nightpress.pipelines.manifest.columns import (
@@ -101,21 +101,24 @@ def check_added_rows(
         ManifestError: a row cannot be used, or would get the name of another image.
         StoreError: the manifest cannot be read.
     """
-    files = tuple(_rows_files(spec, layout, growth, added))
+    files = tuple(rows_files(_rows_of_units(spec, layout, growth, added)))
     with tempfile.TemporaryDirectory(prefix="nightpress-") as folder:
         scanned = [
-            _scanned(file, Path(folder, f"rows-{n}.parquet")) for n, file in enumerate(files)
+            scanned_rows(file, Path(folder, f"rows-{n}.parquet")) for n, file in enumerate(files)
         ]
         try:
             checked = check_files(spec, info, scanned, layout.batch_size)
         except ManifestError as error:
             check(spec, info)  # names the manifest's own file and row, if it is wrong by itself
             raise _named(error) from error
-        _refuse_taken_names(spec, info, layout, growth, checked)
+        if growth.may_share_names:
+            where = growth.files[0].url
+            refuse_taken_names(spec, info, layout, growth.names, where, checked)
     return CheckedRows(files, cut_into_shards(spec, checked, layout.batch_size))
 
 
-def _scanned(rows: RowsFile, path: Path) -> ManifestFile:
+def scanned_rows(rows: RowsFile, path: Path) -> ManifestFile:
+    """Rows as a file of a manifest, which is written to a local path."""
     path.write_bytes(rows.data)
     (source,) = find([str(path)], {})
     return scan(source, {})
@@ -127,15 +130,19 @@ def _named(error: ManifestError) -> ManifestError:
     return ManifestError(problems, error.total)
 
 
-def _rows_files(
+def _rows_of_units(
     spec: RunSpec, layout: PlanLayout, growth: Growth, added: AddedRows
-) -> Iterator[RowsFile]:
-    """The added rows, those with the same columns in one file."""
+) -> Iterator[pa.Table]:
     types = carried_types(spec, layout)
-    by_schema: dict[pa.Schema, list[pa.Table]] = {}
     for unit in growth.units:
-        for table in _rows_of_unit(unit, added, types):
-            by_schema.setdefault(table.schema, []).append(table)
+        yield from _rows_of_unit(unit, added, types)
+
+
+def rows_files(tables: Iterable[pa.Table]) -> Iterator[RowsFile]:
+    """The rows that an edition adds, those with the same columns in one file."""
+    by_schema: dict[pa.Schema, list[pa.Table]] = {}
+    for table in tables:
+        by_schema.setdefault(table.schema, []).append(table)
     for tables in by_schema.values():
         table = pa.concat_tables(tables)
         sink = io.BytesIO()
@@ -189,7 +196,7 @@ def _rows_of_range(
                 FIRST_VARIANT: pa.array(added.first_variants[low:high]),
             }
             for setting, values in settings.items():
-                rows = rows.append_column(OF_EDITIONS[setting], values)
+                rows = rows.append_column(f"{OF_EDITIONS}{setting}", values)
             yield rows
         row += table.num_rows
 
@@ -226,15 +233,27 @@ def _conformed(
     return table.drop_columns([n for n in table.column_names if n in replaced - kept])
 
 
-def _refuse_taken_names(
-    spec: RunSpec, info: ModelInfo, layout: PlanLayout, growth: Growth, checked: PlanLayout
+def refuse_taken_names(
+    spec: RunSpec,
+    info: ModelInfo,
+    layout: PlanLayout,
+    taken: Hashes,
+    where: str,
+    checked: PlanLayout,
 ) -> None:
-    """Refuse rows whose files would have the name of another image of the run."""
-    if not growth.may_share_names:
-        return
+    """Refuse rows whose files would have the name of another image of the run.
+
+    Args:
+        layout: the run's plan, that of all editions.
+        taken: hashes of the names of the run's images.
+        where: what a problem calls the place that the names come from.
+        checked: the plan of the rows.
+
+    Raises:
+        ManifestError: names the first such image.
+    """
     section = layout.extended(checked).sections[-1]  # names may depend on the number of the row
     planner = Planner(spec, info, resolve_columns(spec, section.files))
-    taken = growth.names
     for first_row, ranges in section.units:
         for batch in read_batches(WorkUnit(planner, first_row, ranges), planner.named_columns):
             order = np.arange(len(batch.rows))
@@ -243,14 +262,14 @@ def _refuse_taken_names(
             found = among(hashes, taken)
             found[find_repeats(hashes)[0]] = True
             if found.any():
-                raise _taken(images, int(np.argmax(found)), growth)
+                raise _taken(images, int(np.argmax(found)), where)
             taken = np.concatenate([taken, hashes])
 
 
-def _taken(images: Images, index: int, growth: Growth) -> ManifestError:
+def _taken(images: Images, index: int, where: str) -> ManifestError:
     file, image_id = (column[index].as_py() for column in (images.files, images.image_ids))
     message = (
         f"image {image_id} would be the file {file!r}, but another image of the run has this name; "
         "add {image_id} to images.file_name in a run of another name, or rename the row"
     )
-    return ManifestError([Problem(growth.files[0].url, None, "images.file_name", message)])
+    return ManifestError([Problem(where, None, "images.file_name", message)])

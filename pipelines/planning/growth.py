@@ -32,8 +32,8 @@ DETAILS = pa.schema(
         pa.field("made_as", pa.string()),
     ]
 )
-"""What an edition keeps of single images: `went`, `changed`, `came` or `kept`; and `made_as`, the
-id of the image that stands for `image_id` from now on, if that is another."""
+"""What an edition keeps of single images: `went`, `changed`, `came`, `kept` or `again`; and
+`made_as`, the id of the image that stands for `image_id` from now on, if that is another."""
 
 
 @dataclass(frozen=True)

@@ -64,6 +64,7 @@ def compare_growth(
     layout: PlanLayout,
     store: Store,
     made_as: Sequence[tuple[str, str]] = (),
+    others: Sequence[str] = (),
     mapper: Mapper = map,
 ) -> Growth:
     """Compare a job's manifest with the plan of its run.
@@ -75,12 +76,12 @@ def compare_growth(
         store: the run directory.
         made_as: an image that a manifest plans, and the image of the run that stands for it, where
             that is another one; the last such pair of an image counts.
+        others: images of the run that no manifest has planned, because they were made again.
         mapper: like `map`; its arguments are picklable.
 
     Raises:
         SpecError, ManifestError: the manifest cannot be used beside the run.
-        PlanIncomplete: the plan lacks a part, so it cannot be compared.
-        StoreError: the manifest or the plan cannot be read.
+        PlanIncomplete, StoreError: the plan lacks a part, or something cannot be read.
     """
     files = scan_all(spec, mapper)
     planner = Planner(spec, info, columns := resolve_columns(spec, files))
@@ -94,10 +95,9 @@ def compare_growth(
         check(spec, info, mapper=mapper)  # says what is wrong, and where
         raise AssertionError("a manifest with problems passed its check")
     read = _PlanReader(spec, info, layout, store)
-    with_names = columns.has_ids or not planner.template.tells_images_apart
-    old, names = read.hashes(types, with_names)
+    old, names = read.hashes(types, columns.has_ids or not planner.template.tells_images_apart)
     growth = Growth(tuple(files), planner, tuple(units), old, new, names)
-    return _compared(growth, made_as, read)
+    return _compared(growth, made_as, others, read)
 
 
 def hash_unit(call: tuple[WorkUnit, Types]) -> ImageHashes | None:
@@ -189,10 +189,15 @@ class _PlanReader:
             raise PlanDamaged(f"{self._store.url}/{part.path}: damaged", None) from error
 
 
-def _compared(growth: Growth, made_as: Sequence[tuple[str, str]], read: _PlanReader) -> Growth:
+def _compared(
+    growth: Growth,
+    made_as: Sequence[tuple[str, str]],
+    others: Sequence[str],
+    read: _PlanReader,
+) -> Growth:
     old, new, planner = growth.old, growth.new, growth.planner
     order = np.argsort(old.images)
-    wanted, stand_ins, retired = _stand_ins(new, made_as, planner.spec.seed)
+    wanted, stand_ins, retired = _stand_ins(new, made_as, others, planner.spec.seed)
     places = np.minimum(np.searchsorted(old.images[order], wanted), len(old) - 1)
     positions = order[places]
     found = old.images[positions] == wanted
@@ -220,12 +225,16 @@ def _compared(growth: Growth, made_as: Sequence[tuple[str, str]], read: _PlanRea
 
 
 def _stand_ins(
-    new: ImageHashes, made_as: Sequence[tuple[str, str]], run_seed: int
+    new: ImageHashes,
+    made_as: Sequence[tuple[str, str]],
+    others: Sequence[str],
+    run_seed: int,
 ) -> tuple[Hashes, Hashes, Hashes]:
-    """The image of the run that stands for each planned one; all that ever stood for another; and
-    the images for which another stands now."""
+    """The image of the run that stands for each planned one; all that ever stood for another or
+    were made again; and the images for which another stands now, or none ever did."""
     current = dict(made_as)
-    every = hashes_of_names(pa.array([to for _, to in made_as], pa.string()), run_seed)
+    names = [*(to for _, to in made_as), *others]
+    every = hashes_of_names(pa.array(names, pa.string()), run_seed)
     planned = hashes_of_names(pa.array(list(current), pa.string()), run_seed)
     stand_ins = hashes_of_names(pa.array(list(current.values()), pa.string()), run_seed)
     retired = np.setdiff1d(np.concatenate([planned, every]), stand_ins)

@@ -31,7 +31,7 @@ from nightpress.pipelines.records import PLAN_SCHEMA
 
 VARIANT_DIGITS = 2
 
-NOT_IN_FILE_NAMES = frozenset({"file", "shard", "conditioning", "inputs", "passes"})
+NOT_IN_FILE_NAMES = frozenset({"file", "shard", "conditioning", "inputs", "passes", "parent"})
 """Columns of the plan that a file name cannot use: some are decided later, and others are not for
 people."""
 
@@ -154,6 +154,8 @@ class Images:
                 return pa.nulls(len(self), PLAN_SCHEMA.field(name).type)
             case "conditioning" | "inputs" if not self.rows.any_conditioned:
                 return pa.nulls(len(self), PLAN_SCHEMA.field(name).type)
+            case "parent" if self.rows.parents.null_count == len(self.rows):
+                return pa.nulls(len(self), pa.string())
             case "passes" if not self.passes.specs:
                 return pa.nulls(len(self), pa.string())
             case _:
@@ -171,6 +173,8 @@ class Images:
                 return self.rows.conditioning
             case "inputs":
                 return self.rows.inputs
+            case "parent":
+                return self.rows.parents
             case "scheduler":
                 codes = pa.array(self.rows.scheduler)
                 return pc.take(pa.array(SAMPLER_NAMES), codes)

@@ -52,6 +52,27 @@ def _ends_of_shards(store: Store, order: Sequence[OrderKey], part: PlanPart) -> 
     return table.take(pa.array(ranked[np.stack([firsts, lasts], axis=1).ravel()]))
 
 
+def read_part(store: Store, part: PlanPart, names: Sequence[str] | None = None) -> pa.Table:
+    """A part of the plan as it is stored, or those of some columns that it has.
+
+    Raises:
+        PlanDamaged: the part is not what was written.
+        StoreError: the part cannot be read.
+    """
+    url = f"{store.url}/{part.path}"
+    columns = None if names is None else list(names)
+    try:
+        with (
+            open_source(url, store.options) as stream,
+            pq.ParquetFile(stream, page_checksum_verification=True) as parquet,
+        ):
+            return parquet.read(columns=columns, use_threads=False)
+    except (pa.ArrowException, OSError) as error:
+        reason = one_line(error, 200)
+        message = f"{url}: this part of the plan is damaged: {reason}"
+        raise PlanDamaged(message, part.first_shard) from error
+
+
 def read_columns(store: Store, part: PlanPart, names: Sequence[str]) -> pa.Table:
     """Some columns of a part of the plan, in a plain encoding; nulls for those that it lacks.
 
@@ -59,17 +80,7 @@ def read_columns(store: Store, part: PlanPart, names: Sequence[str]) -> pa.Table
         PlanDamaged: the part is not what was written.
         StoreError: the part cannot be read.
     """
-    url = f"{store.url}/{part.path}"
-    try:
-        with (
-            open_source(url, store.options) as stream,
-            pq.ParquetFile(stream, page_checksum_verification=True) as parquet,
-        ):
-            table = parquet.read(columns=list(names), use_threads=False)
-    except (pa.ArrowException, OSError) as error:
-        reason = one_line(error, 200)
-        message = f"{url}: this part of the plan is damaged: {reason}"
-        raise PlanDamaged(message, part.first_shard) from error
+    table = read_part(store, part, names)
     for name in names:
         if name not in table.column_names:
             table = table.append_column(name, pa.nulls(len(table)))

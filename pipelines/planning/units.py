@@ -22,7 +22,7 @@ from nightpress.pipelines.image_files.naming import overlong
 from nightpress.pipelines.image_files.portability import folded, reserved
 from nightpress.pipelines.inputs.decoding import limits_of
 from nightpress.pipelines.job.spec import PRIORITY
-from nightpress.pipelines.manifest.columns import Columns
+from nightpress.pipelines.manifest.columns import PARENT, Columns
 from nightpress.pipelines.manifest.files import (
     ManifestFile,
     RowLocator,
@@ -237,7 +237,9 @@ def _inputs(planner: Planner, batch: RowBatch) -> list[NamedInputs]:
 
 
 def _hash_ids(planner: Planner, batch: RowBatch) -> list[Hashes]:
-    return [hash64(batch.rows.ids, 0)] if planner.columns.has_ids else []
+    columns = planner.columns
+    is_unique = columns.has_ids and PARENT not in columns.settings
+    return [hash64(batch.rows.ids, 0)] if is_unique else []
 
 
 def _hash_names(planner: Planner, batch: RowBatch) -> list[Hashes]:

@@ -7,6 +7,9 @@ from nightpress.pipelines.run_directory.editions import Edition
 def edition_line(edition: Edition) -> str:
     """`1: 2027-01-15T08:00:00+00:00, 10 images came, 2 went, 1 changed`."""
     summary = edition.summary
+    if edition.again is not None:
+        again = plural(summary.came.number, "other variant")
+        return f"{edition.number}: {edition.created_at}, {again} of images of the run"
     counts = [f"{plural(summary.came.number, 'image')} came"]
     others = (("went", summary.went), ("changed", summary.changed), ("kept", summary.kept))
     counts += [f"{images.number:,} {what}" for what, images in others if images.number]

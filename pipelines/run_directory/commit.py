@@ -22,6 +22,7 @@ from nightpress.pipelines.records import (
     OPTIONAL_FACTS,
     PLAN_SCHEMA,
     ImageRecord,
+    carries_parent,
     with_carried_renamed,
 )
 from nightpress.pipelines.run_directory.lease import FencingToken
@@ -237,8 +238,9 @@ def metadata_columns(part: pa.Table, names: Sequence[str] = METADATA_SCHEMA.name
 def read_columns(file: pq.ParquetFile, names: Sequence[str]) -> pa.Table:
     """Some columns of the metadata schema of an open metadata part, of any version."""
     stored = file.schema_arrow.names
-    is_older = not ADDED_TO_METADATA.issubset(stored)
-    present = [n for n in names if n in stored and not (is_older and n in ADDED_TO_METADATA)]
+    carried = set() if ADDED_TO_METADATA.issubset(stored) else {"parent", *ADDED_TO_METADATA}
+    carried |= {"parent"} if carries_parent(stored) else set()
+    present = [name for name in names if name in stored and name not in carried]
     return metadata_columns(file.read(present, use_threads=False), names)
 
 

@@ -7,7 +7,7 @@ two processes that extend a run at once, one creates it and the other reads it.
 import io
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from hashlib import sha256
@@ -45,14 +45,18 @@ class Edition:
     by: str
     """Who extended the run: `user@host, process 123, since ...`."""
     changed: str
-    """What was done with changed images: `refuse` (there were none) or `new-variant`."""
+    """What was done with changed images: `refuse` (there were none) or `new-variant`; `again` if
+    images were made again and the manifest did not grow."""
     summary: GrowthSummary
+    """How the manifest has grown; what came are the new images, if images were made again."""
     manifest: tuple[ManifestFile, ...]
     """The files of the whole manifest as it was then."""
     layout: PlanLayout | None
     """The plan of the images that were added, with numbers from 0; None if there are none."""
     details: str | None = None
     """Path of the Parquet file with what became of single images, DETAILS; None if nothing did."""
+    again: Mapping[str, Any] | None = None
+    """What was asked for, if images were made again; the manifest is as it was then."""
 
     @property
     def fingerprint(self) -> str:
@@ -78,7 +82,7 @@ class Edition:
             "manifest": files_as_dict(self.manifest),
             "plan": None if self.layout is None else self.layout.as_dict(),
         }
-        return json_file(values)
+        return json_file(values if self.again is None else values | {"again": self.again})
 
     @classmethod
     def from_json(cls, data: bytes, store: Store, path: str) -> Self:
@@ -112,6 +116,7 @@ class Edition:
             manifest=files_from_dict(values["manifest"]),
             layout=None if plan is None else _here(PlanLayout.from_dict(plan), store),
             details=values["details"],
+            again=values.get("again"),
         )
 
 
@@ -202,3 +207,12 @@ def stand_ins(store: Store, editions: Sequence[Edition]) -> list[tuple[str, str]
         columns = (made.column(name).to_pylist() for name in ("image_id", "made_as"))
         pairs += zip(*columns, strict=True)
     return pairs
+
+
+def made_again(store: Store, editions: Sequence[Edition]) -> list[str]:
+    """The ids of images that were made again, which no manifest plans."""
+    ids: list[str] = []
+    for edition in editions:
+        if edition.again is not None:
+            ids += read_details(store, edition).column("image_id").to_pylist()
+    return ids

@@ -4,7 +4,7 @@ Everything is read from the store, so any machine can do it. Nothing is written.
 """
 
 from bisect import bisect_right
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -24,7 +24,12 @@ from nightpress.pipelines.errors import Damaged, ImageNotFound
 from nightpress.pipelines.image_files.packing import image_bytes, packed_shard
 from nightpress.pipelines.job.spec import RunSpec
 from nightpress.pipelines.planning import candidate_shards
-from nightpress.pipelines.records import ADDED_TO_METADATA, METADATA_SCHEMA, python_rows
+from nightpress.pipelines.records import (
+    ADDED_TO_METADATA,
+    METADATA_SCHEMA,
+    carries_parent,
+    python_rows,
+)
 from nightpress.pipelines.run_directory.commit import (
     committed_shards,
     metadata_columns,
@@ -115,9 +120,8 @@ class Run:
         if not shards:
             return ds.dataset(METADATA_SCHEMA.empty_table())
         stored = [self._stored_schema(shard) for shard in self._first_of_sections(shards)]
-        for names in (set(schema.names) for schema in stored):
-            if not ADDED_TO_METADATA.issubset(names) and not ADDED_TO_METADATA.isdisjoint(names):
-                return self._renamed(shards)
+        if any(_has_other_names(schema.names) for schema in stored):
+            return self._renamed(shards)
         return self.shards(shards, _full_schema(stored))
 
     def _first_of_sections(self, shards: list[int]) -> list[int]:
@@ -276,6 +280,14 @@ def open_run(url: str, storage: Mapping[str, Mapping[str, Any]] | None = None) -
     store = Store(url, storage or {})
     store.require_answer()
     return Run(store, require_record(store))
+
+
+def _has_other_names(names: Sequence[str]) -> bool:
+    """Whether a part of an older version has carried columns under names that are now others."""
+    later = {"parent", *ADDED_TO_METADATA}
+    return carries_parent(names) or (
+        not ADDED_TO_METADATA.issubset(names) and not later.isdisjoint(names)
+    )
 
 
 def _full_schema(parts: Iterable[pa.Schema]) -> pa.Schema:

@@ -41,7 +41,8 @@ SHARDS_AHEAD = 4
 PLANNED = tuple(
     name
     for name in PLAN_SCHEMA.names
-    if name not in {"shard", "file", "lora", "lora_scale", "conditioning", "inputs", "passes"}
+    if name
+    not in {"shard", "file", "lora", "lora_scale", "conditioning", "inputs", "passes", "parent"}
 )
 """Columns that must be equal in metadata and plan; `comparison` compares the others."""
 
@@ -256,7 +257,8 @@ def _wrong_values(part: pa.Table, planned: pa.Table) -> str | None:
         return f"column {min(missing)} is missing"
     if len(part) != len(planned):
         return f"the part has {len(part)} rows, but the plan has {len(planned)}"
-    for name in (*PLANNED, *carried):
+    parent = [name for name in ("parent",) if name in part.column_names]  # older ones lack it
+    for name in (*PLANNED, *parent, *carried):
         if part.column(name).equals(planned.column(name)):
             continue
         values, expected = (python_values(table.column(name)) for table in (part, planned))

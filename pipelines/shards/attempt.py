@@ -58,8 +58,7 @@ class Attempt:
         """
         model, conditioning = self.record.model, image.params.conditioning
         if inputs is None:
-            fit = self.record.spec.inputs.fit
-            inputs = tuple(input_info(each, fit) for each in image.inputs)
+            inputs = tuple(input_info(each, self.record.spec.inputs.fit) for each in image.inputs)
         return ImageFacts(
             image_id=image.image_id,
             id=image.id,
@@ -87,6 +86,7 @@ class Attempt:
             references=model.references_of(conditioning.adapters, conditioning.reference_scales),
             inputs=inputs,
             passes=image.params.passes,
+            parent=image.parent,
         )
 
     def ok(self, encoded: EncodedImage) -> ImageRecord:

@@ -38,6 +38,8 @@ class PlannedImage:
     """The pictures that it is made from."""
     passes: str | None = None
     """`passes_as_text`."""
+    parent: str | None = None
+    """The image that it is another variant of, if it was made again."""
 
     @property
     def params(self) -> SamplingParams:

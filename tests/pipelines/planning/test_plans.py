@@ -72,6 +72,7 @@ def test_a_row_becomes_an_image_with_every_setting_filled_in(tmp_path: Path) -> 
         "conditioning": None,
         "inputs": None,
         "passes": None,
+        "parent": None,
     }
     assert (layout.num_rows, layout.num_images, layout.num_shards) == (1, 1, 1)
 

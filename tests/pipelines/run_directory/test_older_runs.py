@@ -37,7 +37,7 @@ CARRIED = ("topic", "mode", "inputs")
 PROMPT_CUTS = {"prompt_cut", "negative_prompt_cut"}
 
 
-def older_run(folder: Path, packing: str, carried: tuple[str, ...]) -> Run:
+def older_run(folder: Path, packing: str, carried: tuple[str, ...], aged: bool = True) -> Run:
     """A run of eight images in two shards; the second is not committed."""
     rows = [{"prompt": f"picture {n}"} | {c: f"{c} {n}" for c in carried} for n in range(8)]
     manifest = folder / "rows.jsonl"
@@ -55,15 +55,17 @@ def older_run(folder: Path, packing: str, carried: tuple[str, ...]) -> Run:
     store, record = Store(spec.url), new_record(spec, MODEL, "cpu", 4, layout)
     list(write_plan(spec, MODEL, layout, store))
     make_shard(store, record, read_shard(store, layout, 0), FakeSampler())
-    age(Path(store.url), json.loads(record.to_json()))
+    store.create(RUN_FILE, record.to_json())
+    if aged:
+        age(Path(store.url), json.loads(record.to_json()))
     return open_run(store.url)
 
 
 def age(root: Path, record: dict[str, Any]) -> None:
     """Take out of a run directory what older versions did not write, and rename what they did."""
     for part, added in (
-        (root / "plan/part-00000.parquet", ADDED_TO_PLANS),
-        (root / shard_path(0), ADDED_TO_METADATA | PROMPT_CUTS),
+        (root / "plan/part-00000.parquet", ADDED_TO_PLANS | {"parent"}),
+        (root / shard_path(0), ADDED_TO_METADATA | PROMPT_CUTS | {"parent"}),
     ):
         table = pq.read_table(part)
         kept = table.drop_columns([name for name in added if name in table.column_names])
@@ -140,3 +142,35 @@ def test_an_older_run_without_such_columns_is_read_without_its_rows(tmp_path: Pa
     assert table["topic"].to_pylist() == [f"topic {n}" for n in range(4)]
     assert table["mode"].null_count == 4
     assert pa.types.is_list(table["inputs"].type)
+
+
+def test_a_column_parent_that_was_carried_before_it_had_a_meaning_is_still_carried(
+    tmp_path: Path,
+) -> None:
+    run = parents_run(tmp_path)
+    rows = read_shard(run.store, run.record.layout, 0)
+    assert (rows["parent"].null_count, rows["manifest_parent"][1].as_py()) == (4, "parent 1")
+    assert [shard.findings for shard in verify(run)] == [()]
+    make_shard(
+        run.store,
+        run.record,
+        read_shard(run.store, run.record.layout, 1),
+        FakeSampler(),
+        work_on(rows, 1),
+    )
+    assert [shard.findings for shard in verify(run)] == [(), ()]
+    table = run.metadata.to_table().sort_by("id")
+    assert table["parent"].null_count == 8
+    assert table["manifest_parent"].to_pylist() == [f"parent {n}" for n in range(8)]
+    assert run.row("00000002_00")["parent"] is None  # type: ignore[index]
+
+
+def parents_run(folder: Path) -> Run:
+    """A run of a version that knew pictures, but no images that are made again."""
+    run = older_run(folder, "none", ("parent",), aged=False)
+    for path in ("plan/part-00000.parquet", shard_path(0)):
+        part = Path(run.url, path)
+        table = pq.read_table(part).drop_columns(["parent"])
+        names = [name.removeprefix("manifest_") for name in table.column_names]
+        pq.write_table(table.rename_columns(names), part)
+    return run

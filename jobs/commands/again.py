@@ -1,0 +1,133 @@
+"""`nightpress again`."""
+
+import sys
+from dataclasses import asdict
+from pathlib import Path
+
+import click
+
+from nightpress.jobs.commands.common import (
+    image_target,
+    json_option,
+    repair_options,
+    run_argument,
+    run_display,
+    sigterm_as_ctrl_c,
+    storage_option,
+    storage_options,
+)
+from nightpress.jobs.commands.json_output import print_and_exit
+from nightpress.jobs.commands.log_format import LogFormat, log_format_option
+from nightpress.jobs.commands.times import Night, night_options
+from nightpress.jobs.errors import OK, SOME_FAILED
+from nightpress.jobs.runs.again import AgainResult, again
+from nightpress.jobs.runs.again_request import settings_of
+from nightpress.pipelines.errors import SpecError
+from nightpress.pipelines.formatting import duration, plural
+
+
+@click.command("again")
+@run_argument
+@click.option(
+    "--ids",
+    type=click.Path(path_type=Path, allow_dash=True),
+    metavar="FILE",
+    help="File with the id of an image or of a row in each line; - is stdin.",
+)
+@click.option(
+    "--where",
+    metavar="CONDITION",
+    help="Condition on the metadata, as in SQL: \"status = 'ok' and surface in ('oak')\".",
+)
+@click.option(
+    "-n",
+    "--num-images",
+    type=click.IntRange(min=1),
+    default=1,
+    show_default=True,
+    help="Other variants to make of each image.",
+)
+@click.option(
+    "--set",
+    "overrides",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="A setting that is to differ, such as --set sampling.guidance_scale=6. May be repeated.",
+)
+@storage_option
+@night_options
+@repair_options
+@log_format_option
+@json_option
+@click.pass_context
+def command(
+    ctx: click.Context,
+    run: str,
+    ids: Path | None,
+    where: str | None,
+    num_images: int,
+    overrides: tuple[str, ...],
+    storage_overrides: tuple[str, ...],
+    night: Night,
+    address: str | None,
+    max_failures: int | str | None,
+    allow_pickle: bool,
+    take_over: bool,
+    log_format: LogFormat,
+    as_json: bool,
+) -> None:
+    """Make other variants of chosen images of RUN, with new seeds; nothing is replaced.
+
+    RUN is the URL of a run directory, or its job file. The images are chosen by --ids or by
+    --where, and each new one records in its metadata and in its file which of them is its parent.
+    The run's manifest is not needed. After an interruption the same command goes on with it.
+    """
+    target = image_target(run, storage_overrides, night)
+    sigterm_as_ctrl_c()
+    with run_display(log_format) as display:
+        result = again(
+            target,
+            display.show,
+            ids=None if ids is None else ids_in(ids),
+            where=where,
+            num_images=num_images,
+            settings=settings_of(overrides),
+            address=address,
+            max_failures=max_failures,
+            allow_pickle=allow_pickle,
+            take_over=take_over,
+            storage=storage_options(storage_overrides),
+        )
+    code = SOME_FAILED if result.num_failed else OK
+    print_and_exit(ctx, code, asdict(result), summary(result), as_json)
+
+
+def ids_in(path: Path) -> list[str]:
+    """The lines of a file, without empty ones and blanks around them; `-` is stdin.
+
+    Raises:
+        SpecError: the file cannot be read, or is not UTF-8.
+    """
+    try:
+        data = sys.stdin.buffer.read() if str(path) == "-" else path.read_bytes()
+        lines = data.decode("utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
+        raise SpecError(f"--ids {path}: {reason}") from error
+    return [line.strip() for line in lines if line.strip()]
+
+
+def summary(result: AgainResult) -> str:
+    """What was made, and where it is."""
+    failed = f", {result.num_failed:,} failed" if result.num_failed else ""
+    return "\n".join(
+        [
+            f"{plural(result.num_images, 'other variant')} of "
+            f"{plural(result.num_parents, 'image')}: {result.num_ok:,} ok{failed}",
+            f"{result.num_made:,} made now in {duration(result.elapsed_s)}",
+            "",
+            f"edition   {result.edition} of {result.url}",
+            f"images    {result.url}/images/",
+            f"report    {result.url}/report.html",
+        ]
+    )
