@@ -55,7 +55,7 @@ class LoadedCampaign:
     lists: WordLists
     sha256: str
     num_bytes: int
-    """Of the campaign file itself."""
+    """Size of the campaign file alone."""
     beside: tuple[str, ...]
     """The URLs of the lists and tables that it names by relative paths."""
 
