@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 from pydantic import ValidationError
 
 from nightpress.pipelines.campaign.axes import Axis, ReadTable, read_axes
-from nightpress.pipelines.campaign.campaign import Campaign, Templates
+from nightpress.pipelines.campaign.campaign import Campaign, Templates, names_in
 from nightpress.pipelines.campaign.combining import Combinations
 from nightpress.pipelines.campaign.compiled import (
     Alternatives,
@@ -32,7 +32,7 @@ from nightpress.pipelines.campaign.syntax import (
 )
 from nightpress.pipelines.errors import ManifestError, Problem
 from nightpress.pipelines.job.reader import explain
-from nightpress.pipelines.job.spec import SETTING_COLUMNS
+from nightpress.pipelines.job.spec import SETTING_COLUMNS, is_setting
 from nightpress.pipelines.job.yaml_text import NotPlain, parsed
 
 _LINE = re.compile(r"line (\d+): ")
@@ -59,7 +59,7 @@ def read_spec(url: str, data: bytes) -> tuple[CampaignSpec, Places]:
         message = str(error)
         found = _LINE.match(message)
         line_number = int(found.group(1)) if found else None
-        hint = _quotes_hint(text, line_number)
+        hint = _syntax_hint(text, line_number) if "not valid YAML" in message else ""
         message = _LINE.sub("", message, count=1) + hint
         raise ManifestError([Problem(url, None, None, message, line_number)]) from error
     if not isinstance(values, Mapping):
@@ -164,7 +164,8 @@ class _Builder:
                 message += f", but a template uses ${{{name}}}"
                 if axis.table is not None:
                     raise ManifestError([axis.table.problem(row, column, message)])
-                raise self._places.error(("axes", axis.name), message)
+                is_list = isinstance(self._spec.axes[axis.name], list)
+                raise self._places.error(("axes", axis.name, row if is_list else label), message)
 
     def covered(self, templates: Templates) -> list[Alternatives]:
         """The choices of the prompt that `cover` names, if they must be combined with others."""
@@ -237,7 +238,13 @@ class _Builder:
             part = self._choice(templates, name, place)
             wanted = part.weights.values > 0
             given = shares(part.weights, combinations.num_rows, part.key)
-            if self._spec.draw.weights == "independent" or (given[wanted] == 0).any():
+            if self._spec.draw.weights == "independent":
+                message = (
+                    f"with `weights: independent` an alternative of {name} may never be drawn; "
+                    "leave that out, or cover it with a strength of 2"
+                )
+                raise self._places.error(("draw", "cover", place), message)
+            if (given[wanted] == 0).any():
                 least = -(-part.weights.total // int(part.weights.values[wanted].min()))
                 message = (
                     f"{combinations.num_rows:,} rows cannot have each of the {int(wanted.sum()):,} "
@@ -249,7 +256,7 @@ class _Builder:
         """Refuse an id that leaves out an axis of which every value occurs with all others."""
         if templates.id is None or self._spec.draw.rows != "all" or self._spec.rules:
             return
-        named = {name for name in self._texts if name in _looked(templates.id)}
+        named = {name for name in self._texts if name in names_in(templates.id)}
         for factor in combinations.factors:
             own = {name for axis in factor.axes for name in self._axes[axis].texts}
             if len(factor) > 1 and factor.axes and not own & named:
@@ -258,20 +265,12 @@ class _Builder:
                 raise self._places.error(("id",), message)
 
 
-def _looked(compiled: Compiled) -> set[str]:
-    from nightpress.pipelines.campaign.campaign import _names_in
-
-    return set(_names_in(compiled))
-
-
 def _is_count(given: object) -> bool:
     return isinstance(given, Mapping) and list(given) == ["count"]
 
 
 def _refuse_unknown_keys(values: Mapping[str, Any], places: Places) -> None:
     known = ["prompt", "id", *NAMES, *SETTING_COLUMNS]
-    from nightpress.pipelines.job.spec import is_setting
-
     for key in values:
         if key not in known and not is_setting(key):
             place = places.of_name((key,))
@@ -288,10 +287,12 @@ def _problem(message: str, places: Places) -> Problem:
     return places.problem(tuple(key), rest)
 
 
-def _quotes_hint(text: str, line: int | None) -> str:
-    """A hint where a template without quotes is not YAML."""
+def _syntax_hint(text: str, line: int | None) -> str:
+    """A hint where a tab, or a template without quotes, is not YAML."""
     lines = text.splitlines()
     if line is None or not 0 < line <= len(lines):
         return ""
+    if "\t" in lines[line - 1][: -len(lines[line - 1].lstrip()) or None]:
+        return "; YAML is indented with blanks, not tabs"
     has_template = any(sign in lines[line - 1] for sign in ("{", "${", "__"))
     return '; put a text with { or ": " in quotes' if has_template else ""

@@ -85,7 +85,9 @@ class CampaignRows:
             if is_drawn and found.num_rows >= wanted:
                 break
         self._refuse_few(found.num_rows, wanted if is_drawn else 1, num_seen)
-        return Left(found.positions()[:wanted], num_without, num_repeated)
+        left = Left(found.positions()[:wanted], num_without, num_repeated)
+        self._refuse_uncovered(left)
+        return left
 
     def refuse_duplicates(self) -> None:
         """Refuse rows that would make the same image, unless the campaign allows them.
@@ -114,6 +116,15 @@ class CampaignRows:
         )
         is_given = "duplicates" in self.campaign.spec.model_fields_set
         raise self.places.error(("duplicates",) if is_given else ("prompt",), message)
+
+    def _refuse_uncovered(self, left: Left) -> None:
+        """Refuse rows among which something that `cover` names no longer occurs."""
+        lost = self.campaign.uncovered(left.positions)
+        if lost is not None:
+            rules = "rules about texts" if left.num_without_text else "`duplicates: drop`"
+            message = f"no row with {lost} is left, because of {rules}; draw more rows, or leave "
+            message += "out what cannot occur"
+            raise self.places.error(("draw", "cover"), message)
 
     def _most_tries(self) -> int:
         combinations = self.campaign.combinations

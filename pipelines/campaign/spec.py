@@ -96,16 +96,13 @@ class Rule(_Section):
         return self
 
 
-Axis = list[Scalar | Mapping[StrictStr, Scalar]] | Mapping[StrictStr, Any]
-
-
 class CampaignSpec(_Section):
     """A campaign file; every other key is a column of the manifest."""
 
     prompt: StrictStr
     id: StrictStr | None = None
     lists: StrictStr | list[StrictStr] | None = None
-    axes: Mapping[StrictStr, list[Any] | Mapping[StrictStr, Any]] = Field(default_factory=dict)
+    axes: Mapping[StrictStr, Any] = Field(default_factory=dict)
     zip: list[list[StrictStr]] = Field(default_factory=list)
     draw: Draw = Field(default_factory=Draw)
     rules: list[Rule] = Field(default_factory=list)
@@ -125,6 +122,6 @@ class CampaignSpec(_Section):
         own = {name for name in cls.model_fields if name != "settings"}
         settings = {k: v for k, v in values.items() if k not in own and is_setting(k)}
         rest = {key: value for key, value in values.items() if key not in settings}
-        if isinstance(rest.get("draw"), str | int):
+        if isinstance(rest.get("draw"), str | int) and not isinstance(rest["draw"], bool):
             rest["draw"] = {"rows": rest["draw"]}
         return rest | ({"settings": settings} if settings else {})

@@ -18,6 +18,7 @@ from nightpress.pipelines.campaign.lists import WordLists, load_lists
 from nightpress.pipelines.campaign.places import Places
 from nightpress.pipelines.campaign.reading import build, read_spec
 from nightpress.pipelines.campaign.rows import CampaignRows
+from nightpress.pipelines.errors import ManifestError, Problem
 from nightpress.pipelines.formatting import plural
 from nightpress.pipelines.manifest.same_bytes import changed_error
 from nightpress.pipelines.manifest.text_scan import Block, FileScan
@@ -68,7 +69,10 @@ def load_campaign(url: str, options: Options, load_table: LoadTable) -> LoadedCa
         StoreError: something cannot be read.
     """
     with open_source(url, options) as stream:
-        data = stream.read(MAX_FILE_BYTES)
+        data = stream.read(MAX_FILE_BYTES + 1)
+    if len(data) > MAX_FILE_BYTES:
+        message = f"it is larger than {MAX_FILE_BYTES >> 20} MiB, the most that is read"
+        raise ManifestError([Problem(url, None, None, message)])
     spec, places = read_spec(url, data)
     tables: dict[str, LoadedTable] = {}
 
