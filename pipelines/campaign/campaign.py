@@ -109,6 +109,15 @@ class Campaign:
         """The columns of `table`."""
         return self.table(np.zeros(1, np.int64)).schema
 
+    def covered_with_weights(self) -> Iterator[str]:
+        """The choices that are combined like axes, so that their weights do not count."""
+        combined = {factor.path for factor in self.combinations.factors}
+        for part in self.templates.texts["prompt"]:
+            if isinstance(part, Alternatives) and part.path in combined:
+                weights = part.weights.values[part.weights.values > 0]
+                if (weights != weights[0]).any():
+                    yield part.source.text
+
     def uncovered(self, positions: Ints) -> str | None:
         """What `cover` names and none of some rows has; None if all of it occurs."""
         lost = self.combinations.uncovered(positions)

@@ -165,6 +165,15 @@ class Combinations:
                 return " and ".join(self._in_words(place, int(value)) for place, value in pairs)
         return None
 
+    def described(self, position: int) -> str:
+        """`product = boots, surface = oak`: the values at a position of the drawing order."""
+        values = self._values(np.array([position]))[0].tolist()
+        words = {
+            number: self._in_words(place, values[place])
+            for place, number in enumerate(self._order_of_factors)
+        }
+        return ", ".join(words[number] for number in sorted(words))
+
     def _in_words(self, place: int, value: int) -> str:
         """`product = boots`, for a value of a factor."""
         factor = self.factors[self._order_of_factors[place]]

@@ -133,6 +133,7 @@ class _Builder:
         return Templates(identity, texts, constants, notes, used, self._digest())
 
     def _compiled(self, column: str, text: str, key: Key) -> Compiled:
+        self._refuse_joined_comments(column, key)
         try:
             template = parse(text)
             if not template.parts and column in ("prompt", "id"):
@@ -142,6 +143,17 @@ class _Builder:
             return self._compiler.compile(template, column)
         except TemplateError as error:
             raise self._places.error(key, str(error), error.offset) from error
+
+    def _refuse_joined_comments(self, column: str, key: Key) -> None:
+        """Refuse a comment on a line that YAML joins with others."""
+        place = self._places.comment_in_joined_lines(key)
+        if place is not None:
+            message = (
+                "YAML joins these lines, so this would be no comment of one line; write | before "
+                "the text to keep its lines, or \\# for the sign itself"
+            )
+            problem = Problem(self._places.url, None, column, message, place.line, place.character)
+            raise ManifestError([problem])
 
     def _digest(self) -> int:
         """Hash of everything that decides what is drawn, but the values of the axes."""

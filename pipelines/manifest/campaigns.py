@@ -128,6 +128,7 @@ def scan_campaign(
     """
     loaded = load_campaign(url, options, load_table)
     rows = campaign_rows(url, loaded.sha256, options, load_table)
+    rows.refuse_repeated_ids()
     rows.refuse_duplicates()
     sample = rows.table(0, SAMPLE_ROWS)
     row_bytes = max(1, sample.nbytes // max(1, sample.num_rows))
@@ -173,6 +174,8 @@ def _used_files(campaign: Campaign, lists: WordLists) -> dict[str, str]:
 def _notes(loaded: LoadedCampaign, rows: CampaignRows) -> Iterator[str]:
     """What a person should know of a campaign before its images are made."""
     yield from loaded.campaign.templates.notes
+    for text in loaded.campaign.covered_with_weights():
+        yield f"{text}: its weights do not count, as draw.cover combines it with other values"
     if rows.left is not None and rows.left.num_without_text:
         yield f"{plural(rows.left.num_without_text, 'row')} left out by rules about the text"
     if rows.left is not None and rows.left.num_repeated:
