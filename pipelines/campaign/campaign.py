@@ -48,7 +48,7 @@ class Templates:
     used_lists: frozenset[str]
     """The lists that any template, or an axis, can reach."""
     digest: int
-    """Hash of all templates, and of every list that they can reach."""
+    """Hash of all templates, all constants, and every list that a template can reach."""
 
     @cached_property
     def draws(self) -> bool:
@@ -239,12 +239,12 @@ class Campaign:
 
     @cached_property
     def _value_hashes(self) -> list[Hashes]:
-        """Axis -> (k,) a hash of all texts of each value that any template looks up."""
+        """Axis -> (k,) a hash of each value with all its columns."""
         found = []
         for axis in self.axes:
             total = hash64(axis.labels, 0)
-            for name in sorted(self.templates.names & set(axis.texts)):
-                texts = pc.fill_null(axis.texts[name], "")
-                total = mix64(total * GOLDEN + hash64(texts, 0))
+            for name in sorted(axis.texts):
+                named = pc.binary_join_element_wise(name, axis.texts[name], "\0")
+                total = mix64(total * GOLDEN + hash64(pc.fill_null(named, ""), 0))
             found.append(total)
         return found

@@ -130,7 +130,7 @@ class _Builder:
         of_axes = {name for axis in self._axes for name in axis.lists}
         used = frozenset(self._compiler.used_lists | of_axes)
         notes = tuple(dict.fromkeys(self._compiler.notes))
-        return Templates(identity, texts, constants, notes, used, self._digest())
+        return Templates(identity, texts, constants, notes, used, self._digest(constants))
 
     def _compiled(self, column: str, text: str, key: Key) -> Compiled:
         self._refuse_joined_comments(column, key)
@@ -155,12 +155,14 @@ class _Builder:
             problem = Problem(self._places.url, None, column, message, place.line, place.character)
             raise ManifestError([problem])
 
-    def _digest(self) -> int:
+    def _digest(self, constants: Mapping[str, pa.Scalar]) -> int:
         """Hash of everything that decides what is drawn, but the values of the axes."""
         used = self._compiler.used_lists
         files = {self._lists.by_name[name].file for name in used}
         digests = sorted(f"{f.sha256}" for f in self._lists.files if f.url in files)
         texts = [f"{name}\0{text}" for name, text in sorted(self._sources.items())]
+        texts += [f"{name}\0={value.as_py()!r}" for name, value in sorted(constants.items())]
+        texts += sorted(self._spec.seed_by or ())
         return key_of("\0\0".join([*texts, *sorted(used), *digests]), self._spec.draw.seed)
 
     def _refuse_empty_values(self) -> None:

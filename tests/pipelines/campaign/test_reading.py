@@ -202,6 +202,12 @@ def test_a_table_that_is_not_there_is_named(tmp_path: Path) -> None:
         scanned(path)
 
 
+def test_a_pattern_of_several_tables_is_no_axis(tmp_path: Path) -> None:
+    tables = {"t__a_DOT_csv": "sku\nx\n", "t__b_DOT_csv": "sku\ny\n"}
+    path = write_campaign(tmp_path, 'prompt: "${p}"\naxes: {p: {from: "t/*.csv"}}\n', **tables)
+    assert "an axis is one table, but these are 2 files" in refusal_of(path)
+
+
 def test_a_huge_product_is_refused_with_its_size(tmp_path: Path) -> None:
     axes = "\n".join(f"  a{n}: {{count: 1000}}" for n in range(5))
     names = " ".join(f"${{a{n}}}" for n in range(5))
