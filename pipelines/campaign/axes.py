@@ -18,6 +18,7 @@ from nightpress.pipelines.campaign.syntax import TemplateError, parse
 from nightpress.pipelines.errors import ManifestError, Problem
 from nightpress.pipelines.formatting import plural
 from nightpress.pipelines.job.spec import is_setting
+from nightpress.pipelines.records import DRAW_KEY
 
 NOT_BY_AXES = ("prompt", "id", "seed")
 """Settings that a value of an axis cannot have; templates give them."""
@@ -95,10 +96,9 @@ class _AxisReader:
 
     def axis(self, name: str, given: Any) -> Axis:
         key: Key = ("axes", name)
-        if not name or set(name) & set("${}.=:\n") or name != name.strip() or is_setting(name):
-            why = (
-                "is a setting" if is_setting(name) else "has a character with a meaning of its own"
-            )
+        is_taken = is_setting(name) or name == DRAW_KEY
+        if not name or set(name) & set("${}.=:\n") or name != name.strip() or is_taken:
+            why = "is a column already" if is_taken else "has a character with a meaning of its own"
             message = f"an axis cannot be named {name!r}: the name {why}; choose another"
             raise self._places.error(key, message)
         match given:

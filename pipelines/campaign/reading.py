@@ -34,6 +34,7 @@ from nightpress.pipelines.errors import ManifestError, Problem
 from nightpress.pipelines.job.reader import explain
 from nightpress.pipelines.job.spec import SETTING_COLUMNS, is_setting
 from nightpress.pipelines.job.yaml_text import NotPlain, parsed
+from nightpress.pipelines.records import DRAW_KEY
 
 _LINE = re.compile(r"line (\d+): ")
 
@@ -115,6 +116,10 @@ class _Builder:
             for name, value in columns.items():
                 if name in texts or name in constants or (name in SETTING_COLUMNS and prefix):
                     message = f"{name} is a setting; write it as a key of the campaign"
+                    raise self._places.error((*prefix, name), message)
+                if name == DRAW_KEY or any(name in axis.carried for axis in self._axes):
+                    owner = "what a row is drawn from" if name == DRAW_KEY else "an axis"
+                    message = f"the column {name} is that of {owner}; choose another name"
                     raise self._places.error((*prefix, name), message)
                 if isinstance(value, str):
                     texts[name] = self._compiled(name, value, (*prefix, name))

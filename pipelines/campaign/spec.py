@@ -93,6 +93,8 @@ class Rule(_Section):
             raise ValueError(f"a rule has exactly one of {names}")
         if self.forbid is not None and not self.forbid:
             raise ValueError("forbid names no axis, so it would forbid every row")
+        if "" in (self.require_text, self.forbid_text):
+            raise ValueError("the text is empty, so every row has it")
         return self
 
 

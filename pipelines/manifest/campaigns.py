@@ -20,7 +20,9 @@ from nightpress.pipelines.campaign.reading import build, read_spec
 from nightpress.pipelines.campaign.rows import CampaignRows
 from nightpress.pipelines.errors import ManifestError, Problem
 from nightpress.pipelines.formatting import plural
+from nightpress.pipelines.job.spec import SETTING_COLUMNS
 from nightpress.pipelines.manifest.same_bytes import changed_error
+from nightpress.pipelines.manifest.similar_names import likely_settings
 from nightpress.pipelines.manifest.text_scan import Block, FileScan
 from nightpress.pipelines.storage import Options, is_url, open_source
 from nightpress.pipelines.storage.urls import absolute
@@ -174,6 +176,7 @@ def _used_files(campaign: Campaign, lists: WordLists) -> dict[str, str]:
 def _notes(loaded: LoadedCampaign, rows: CampaignRows) -> Iterator[str]:
     """What a person should know of a campaign before its images are made."""
     yield from loaded.campaign.templates.notes
+    yield from _likely_settings(loaded.campaign)
     for text in loaded.campaign.covered_with_weights():
         yield f"{text}: its weights do not count, as draw.cover combines it with other values"
     if rows.left is not None and rows.left.num_without_text:
@@ -182,3 +185,13 @@ def _notes(loaded: LoadedCampaign, rows: CampaignRows) -> Iterator[str]:
         yield f"{plural(rows.left.num_repeated, 'row')} left out, as they repeat another one"
     for skipped in loaded.lists.skipped:
         yield f"not read as a list: {skipped}"
+
+
+def _likely_settings(campaign: Campaign) -> Iterator[str]:
+    """Columns of values in the campaign itself that nothing uses, and that look like settings."""
+    for axis in campaign.axes:
+        unused = set(axis.carried) - campaign.templates.names - {axis.name}
+        for name in sorted(unused) if axis.table is None else ():
+            meant = likely_settings(name.removeprefix(f"{axis.name}."), SETTING_COLUMNS)
+            if meant:
+                yield f"{name} is carried and sets nothing; did you mean {' and '.join(meant)}?"

@@ -66,6 +66,9 @@ XY = "axes: {a: [x, y]}\n"
         ('prompt: "${a}"\naxes: {a: [x, x]}\n', {}, "2, 15", "the value 'x' twice"),
         ('prompt: "${a}"\naxes: {a: []}\n', {}, "2, 11", "at least one value"),
         ('prompt: "${a}"\naxes: {a: x}\n', {}, "2, 11", "an axis is a list of values"),
+        (f'prompt: "${{a}}"\n{XY}columns: {{a: b}}\n', {}, "3, 14", "that of an axis"),
+        (f'prompt: "${{a}}"\n{XY}columns: {{draw_key: b}}\n', {}, "3, 21", "choose another"),
+        (f'prompt: "${{a}}"\n{XY}rules: [{{forbid_text: ""}}]\n', {}, "3, 9", "text is empty"),
         (f'prompt: "${{a.b}}"\n{XY}', {}, "1, 10", "the axis a has no such column"),
         (
             'prompt: "${a.x}"\naxes: {a: [{n: f, x: 3}, {n: g}]}\n',
@@ -110,7 +113,7 @@ XY = "axes: {a: [x, y]}\n"
         ),
         ('prompt: "${a}"\naxes: {a: {x: 3}}\n', {}, "2, 15", "must be a mapping of columns"),
         ('prompt: "${a}"\naxes: {a: {x: {seed: 3}}}\n', {}, "2, 22", "cannot set seed"),
-        ('prompt: "${width}"\naxes: {width: [1]}\n', {}, "2, 15", "is a setting"),
+        ('prompt: "${width}"\naxes: {width: [1]}\n', {}, "2, 15", "is a column already"),
         (
             'prompt: "${a}"\nwidth: 64\naxes: {a: {x: {width: 64}}}\n',
             {},
