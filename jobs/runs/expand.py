@@ -165,4 +165,16 @@ def _pieces(text: str) -> DrawnText:
             pieces += [(drawn, True), (rest, False)]
         else:
             pieces.append((part, False))
-    return DrawnText(tuple(piece for piece in pieces if piece[0]))
+    return DrawnText(tuple(_trimmed(pieces)))
+
+
+def _trimmed(pieces: Sequence[tuple[str, bool]]) -> Iterator[tuple[str, bool]]:
+    """The pieces without the blanks at the ends of the text; what is drawn stays, even if empty."""
+    text = "".join(piece for piece, _ in pieces)
+    first, last = len(text) - len(text.lstrip()), len(text.rstrip())
+    start = 0
+    for piece, is_drawn in pieces:
+        kept = piece[max(0, first - start) : max(0, last - start)]
+        start += len(piece)
+        if kept or is_drawn:
+            yield kept, is_drawn

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -18,6 +18,7 @@ from nightpress.pipelines.campaign.syntax import TemplateError, parse
 from nightpress.pipelines.errors import ManifestError, Problem
 from nightpress.pipelines.formatting import plural
 from nightpress.pipelines.job.spec import is_setting
+from nightpress.pipelines.records import DRAW_KEY
 
 NOT_BY_AXES = ("prompt", "id", "seed")
 """Settings that a value of an axis cannot have; templates give them."""
@@ -95,10 +96,9 @@ class _AxisReader:
 
     def axis(self, name: str, given: Any) -> Axis:
         key: Key = ("axes", name)
-        if not name or set(name) & set("${}.=:\n") or name != name.strip() or is_setting(name):
-            why = (
-                "is a setting" if is_setting(name) else "has a character with a meaning of its own"
-            )
+        is_taken = is_setting(name) or name == DRAW_KEY
+        if not name or set(name) & set("${}.=:\n") or name != name.strip() or is_taken:
+            why = "is a column already" if is_taken else "has a character with a meaning of its own"
             message = f"an axis cannot be named {name!r}: the name {why}; choose another"
             raise self._places.error(key, message)
         match given:
@@ -106,15 +106,21 @@ class _AxisReader:
                 return self._table(name, self._source(TableAxis, key, given).from_)
             case {"list": str()}:
                 return self._list(name, self._source(ListAxis, key, given).list_)
-            case {"count": int()}:
+            case {"count": count} if not isinstance(count, Mapping):
                 count = self._source(CountAxis, key, given).count
                 return _scalars(name, list(range(1, count + 1)))
             case list() if all(isinstance(value, Mapping) for value in given) and given:
                 return self._records(name, given)
             case list():
                 return self._plain(name, given)
+            case Mapping():
+                return self._named(name, given)
             case _:
-                return self._named(name, cast("Mapping[str, Any]", given))
+                message = (
+                    "an axis is a list of values, a mapping of names to columns, {from: a table}, "
+                    "{list: name} or {count: 5}"
+                )
+                raise self._places.error(key, message)
 
     def _source(self, model: Any, key: Key, given: Any) -> Any:
         try:
@@ -228,7 +234,8 @@ class _AxisReader:
         axis = Axis(name, labels, {name: labels}, {name: labels}, {}, lists=names)
         self._refuse_repeats(axis, lambda number: key)
         for each in found:
-            for number, text in enumerate(each.entries.to_pylist()):
+            for number in each.maybe_templates:
+                text = each.entries[number].as_py()
                 if parse_or_none(text) != text:
                     message = (
                         f"{text!r} is a template, but the axis {name} takes this list's entries as "

@@ -48,7 +48,7 @@ class Templates:
     used_lists: frozenset[str]
     """The lists that any template, or an axis, can reach."""
     digest: int
-    """Hash of all templates, and of every list that they can reach."""
+    """Hash of all templates, all constants, and every list that a template can reach."""
 
     @cached_property
     def draws(self) -> bool:
@@ -59,16 +59,17 @@ class Templates:
     def names(self) -> frozenset[str]:
         """The `${names}` that any template looks up, at any depth."""
         wanted = [*self.texts.values(), *([self.id] if self.id is not None else [])]
-        return frozenset(name for each in wanted for name in _names_in(each))
+        return frozenset(name for each in wanted for name in names_in(each))
 
 
-def _names_in(compiled: Compiled) -> Iterator[str]:
+def names_in(compiled: Compiled) -> Iterator[str]:
+    """The `${names}` that a template looks up, at any depth."""
     for part in compiled:
         if isinstance(part, Looked):
             yield part.name
         elif isinstance(part, Alternatives):
             for option in part.options.values():
-                yield from _names_in(option)
+                yield from names_in(option)
 
 
 class Campaign:
@@ -108,6 +109,33 @@ class Campaign:
         """The columns of `table`."""
         return self.table(np.zeros(1, np.int64)).schema
 
+    def covered_with_weights(self) -> Iterator[str]:
+        """The choices that are combined like axes, so that their weights do not count."""
+        combined = {factor.path for factor in self.combinations.factors}
+        for part in self.templates.texts["prompt"]:
+            if isinstance(part, Alternatives) and part.path in combined:
+                weights = part.weights.values[part.weights.values > 0]
+                if (weights != weights[0]).any():
+                    yield part.source.text
+
+    def uncovered(self, positions: Ints) -> str | None:
+        """What `cover` names and none of some rows has; None if all of it occurs."""
+        lost = self.combinations.uncovered(positions)
+        cover = self.spec.draw.covered
+        if lost is not None or cover is None:
+            return lost
+        combination = self.combinations.at(positions)
+        hashes = self._hashes(self._ids(positions, combination))
+        rows = DrawnRows(np.arange(len(positions)), hashes, positions)
+        for part in self.templates.texts["prompt"]:
+            if isinstance(part, Alternatives) and part.source.text in (cover.axes or ()):
+                quotas = self._quotas_for(combination)
+                picks = quotas.pick(part.path, part.key, part.weights, rows)
+                never = np.setdiff1d(np.flatnonzero(part.weights.values), picks.options)
+                if len(never):
+                    return f"alternative {never[0] + 1} of {part.source.text}"
+        return None
+
     def _made(self, positions: Ints, is_marked: bool) -> pa.Table:
         combination = self.combinations.at(positions)
         ids = self._ids(positions, combination)
@@ -142,7 +170,7 @@ class Campaign:
 
     def _ids(self, positions: Ints, combination: Combination) -> pa.StringArray:
         if self.templates.id is not None:
-            values = self._looked_up(combination, frozenset(_names_in(self.templates.id)))
+            values = self._looked_up(combination, frozenset(names_in(self.templates.id)))
             rows = DrawnRows(np.arange(len(positions)), np.zeros(0, np.uint64), positions)
             return Drawer(values, Independent()).texts(self.templates.id, rows)
         parts = [self._label(factor, combination) for factor in self.combinations.factors]
@@ -211,12 +239,12 @@ class Campaign:
 
     @cached_property
     def _value_hashes(self) -> list[Hashes]:
-        """Axis -> (k,) a hash of all texts of each value that any template looks up."""
+        """Axis -> (k,) a hash of each value with all its columns."""
         found = []
         for axis in self.axes:
             total = hash64(axis.labels, 0)
-            for name in sorted(self.templates.names & set(axis.texts)):
-                texts = pc.fill_null(axis.texts[name], "")
-                total = mix64(total * GOLDEN + hash64(texts, 0))
+            for name in sorted(axis.texts):
+                named = pc.binary_join_element_wise(name, axis.texts[name], "\0")
+                total = mix64(total * GOLDEN + hash64(pc.fill_null(named, ""), 0))
             found.append(total)
         return found

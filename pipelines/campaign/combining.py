@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import combinations
 
 import numpy as np
 import pyarrow as pa
@@ -22,6 +23,9 @@ from nightpress.pipelines.formatting import plural
 
 MAX_ROWS = 100_000_000
 """The most rows of one campaign."""
+
+ZIPPED = "\x1f"
+"""Between the labels of axes in step."""
 
 
 @dataclass(frozen=True)
@@ -88,6 +92,8 @@ class Combinations:
             else list(range(len(self.factors)))
         )
         self._product = self._allowed()
+        self._covered_places: list[int] = []
+        self._num_covering = 0
         self._order = self._ordered()
 
     @property
@@ -107,7 +113,7 @@ class Combinations:
         """The combinations at some positions of the drawing order."""
         if not self.factors:
             return Combination({}, {})
-        values = self._product.combinations(self._order.numbers(positions))
+        values = self._values(positions)
         axes: dict[int, Ints] = {}
         options: dict[str, Ints] = {}
         for place, number in enumerate(self._order_of_factors):
@@ -134,6 +140,51 @@ class Combinations:
             if wanted:
                 values[place] = int(np.flatnonzero(listed == wanted.pop())[0])
         return self._product.completions(values) > 0
+
+    def uncovered(self, positions: Ints) -> str | None:
+        """Values that `cover` wants together and that none of some rows has; None if all occur.
+
+        Args:
+            positions: (n,) the rows, by their positions in the drawing order.
+        """
+        cover = self._spec.draw.covered
+        if cover is None or not self._num_covering:
+            return None
+        first = self._values(np.arange(self._num_covering))
+        given = self._values(positions)
+        places = self._covered_places
+        for group in combinations(places, min(cover.strength, len(places))):
+            sizes = [self._product.sizes[place] for place in group]
+            wanted, found = (
+                np.ravel_multi_index(tuple(values[:, place] for place in group), sizes)
+                for values in (first, given)
+            )
+            lost = np.setdiff1d(wanted, found)
+            if len(lost):
+                pairs = zip(group, np.unravel_index(lost[0], sizes), strict=True)
+                return " and ".join(self._in_words(place, int(value)) for place, value in pairs)
+        return None
+
+    def described(self, position: int) -> str:
+        """`product = boots, surface = oak`: the values at a position of the drawing order."""
+        values = self._values(np.array([position]))[0].tolist()
+        words = {
+            number: self._in_words(place, values[place])
+            for place, number in enumerate(self._order_of_factors)
+        }
+        return ", ".join(words[number] for number in sorted(words))
+
+    def _in_words(self, place: int, value: int) -> str:
+        """`product = boots`, for a value of a factor."""
+        factor = self.factors[self._order_of_factors[place]]
+        number = int(self._listed(factor)[value])
+        if factor.options is not None:
+            return f"alternative {factor.options[number] + 1} of {factor.name}"
+        return f"{factor.name} = {factor.labels[number].as_py().replace(ZIPPED, '/')}"
+
+    def _values(self, positions: Ints) -> Ints:
+        """The value of each factor at some positions, in the order of the product."""
+        return self._product.combinations(self._order.numbers(positions))
 
     def _listed(self, factor: Factor) -> Ints:
         """The values of a factor in the order of the product."""
@@ -201,7 +252,7 @@ class Combinations:
 
     def _covering(self, cover: Cover, wanted: Sequence[int]) -> Ints:
         """The combinations that come first, so that what is to be covered occurs."""
-        places = [self._order_of_factors.index(number) for number in wanted]
+        places = sorted(self._order_of_factors.index(number) for number in wanted)
         key = key_of("cover", self._spec.draw.seed)
         try:
             rows = covering_rows(self._product, places, cover.strength, key)
@@ -214,6 +265,7 @@ class Combinations:
                 f"{plural(rows_wanted, 'row')} cannot cover {what}; draw at least {len(rows):,}"
             )
             raise self._places.error(("draw", "rows"), message)
+        self._covered_places, self._num_covering = places, len(rows)
         return self._product.numbers(rows)
 
     def _covered_factors(self, cover: Cover) -> list[int]:
@@ -265,7 +317,7 @@ class Combinations:
 
 def _of_axes(axes: Sequence[Axis], group: Sequence[int]) -> Factor:
     labels = [axes[number].labels for number in group]
-    joined = labels[0] if len(labels) == 1 else pc.binary_join_element_wise(*labels, "\x1f")
+    joined = labels[0] if len(labels) == 1 else pc.binary_join_element_wise(*labels, ZIPPED)
     return Factor("/".join(axes[number].name for number in group), joined, axes=tuple(group))
 
 

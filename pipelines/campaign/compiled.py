@@ -15,7 +15,6 @@ from nightpress.pipelines.campaign.lists import WordList, WordLists
 from nightpress.pipelines.campaign.near_names import did_you_mean
 from nightpress.pipelines.campaign.quotas import Weights, WeightsTooFine
 from nightpress.pipelines.campaign.syntax import (
-    SPECIAL,
     Choice,
     ListReference,
     Template,
@@ -213,6 +212,11 @@ def unknown_axis(name: str, axes: frozenset[str]) -> str:
     """What is wrong with a `${name}` that no axis gives."""
     if ":" in name:
         return f"${{{name}}}: a default after `:` is not supported; name an axis, or axis.column"
+    axis = name.partition(".")[0]
+    if axis != name and axis in axes:
+        columns = [each for each in axes if each.startswith(f"{axis}.")]
+        hint = did_you_mean(name, columns, "columns")
+        return f"${{{name}}}: the axis {axis} has no such column; {hint}"
     return f"${{{name}}}: no such axis; {did_you_mean(name, axes, 'axes')}"
 
 
@@ -245,8 +249,7 @@ def _options_of(part: Choice) -> tuple[pa.StringArray, Weights, dict[int, _Entry
 
 def _templated(words: WordList) -> Iterator[tuple[int, _Entry]]:
     """The entries that may be more than text, and their numbers in the list."""
-    rows = np.flatnonzero(np.array(pc.match_substring_regex(words.entries, SPECIAL)))
-    for row in rows.tolist():
+    for row in words.maybe_templates:
         line = int(words.lines[row])
         try:
             template = parse(words.entries[row].as_py())
@@ -259,7 +262,8 @@ def _weights_of(lists: tuple[WordList, ...], part: ListReference) -> Weights:
     if all(each.weights is None for each in lists):
         return Weights.equal(sum(len(each.entries) for each in lists))
     texts = [w for each in lists for w in each.weights or ["1"] * len(each.entries)]
-    weights = [Fraction(text) for text in texts]
+    distinct = {text: Fraction(text) for text in set(texts)}
+    weights = [distinct[text] for text in texts]
     if not any(weights):
         raise TemplateError(part.offset, f"every entry of {part.text} has the weight 0")
     try:

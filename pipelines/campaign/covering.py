@@ -7,7 +7,7 @@ Reference: Cohen, Dalal, Fredman and Patton, The AETG system, 1997.
 """
 
 from collections.abc import Mapping, Sequence
-from itertools import combinations, product
+from itertools import combinations
 
 import numpy as np
 
@@ -18,8 +18,8 @@ from nightpress.pipelines.hashing import GOLDEN, mix64
 MAX_TUPLES = 200_000
 """The most values, pairs or triples that are covered."""
 
-Tuple = tuple[tuple[int, int], ...]
-"""Axis and value, for each axis of the tuple."""
+Group = tuple[int, ...]
+"""Axes whose values are covered together."""
 
 
 class TooManyTuples(ValueError):
@@ -47,69 +47,60 @@ def covering_rows(allowed: Product, axes: Sequence[int], strength: int, key: int
             f"cover has {total:,} combinations of values to cover, more than {MAX_TUPLES:,}; name "
             "fewer axes, or a smaller strength"
         )
-    missing: dict[Tuple, None] = {}
-    for group in groups:
-        for values in product(*(range(sizes[axis]) for axis in group)):
-            one = tuple(zip(group, values, strict=True))
-            missing[one] = None
-    builder = _Builder(allowed, sorted(axes), strength, missing, key)
-    return builder.rows()
+    return _Builder(allowed, sorted(axes), groups, key).rows()
 
 
 class _Builder:
     """Builds the combinations, and crosses off what they cover."""
 
     def __init__(
-        self,
-        allowed: Product,
-        axes: Sequence[int],
-        strength: int,
-        missing: dict[Tuple, None],
-        key: int,
+        self, allowed: Product, axes: Sequence[int], groups: Sequence[Group], key: int
     ) -> None:
-        self._allowed, self._axes, self._strength = allowed, axes, strength
-        self._missing, self._key = missing, key
+        self._allowed, self._axes, self._key = allowed, axes, key
+        sizes = allowed.sizes
+        self._missing = {group: np.ones([sizes[a] for a in group], np.bool_) for group in groups}
         self._num_drawn = 0
 
     def rows(self) -> Ints:
+        """All combinations; (n, all axes)."""
         found: list[list[int]] = []
-        while self._missing:
-            first = next(iter(self._missing))
-            chosen = dict(first)
-            if not self._allowed.completions(chosen):
-                del self._missing[first]
-                continue
-            others = [axis for axis in range(len(self._allowed.sizes)) if axis not in chosen]
-            for axis in sorted(others, key=lambda a: (a not in self._axes, self._draw())):
-                chosen[axis] = self._best(axis, chosen)
-            found.append([chosen[axis] for axis in range(len(self._allowed.sizes))])
-            for one in self._tuples(chosen):
-                self._missing.pop(one, None)
+        for group, missing in self._missing.items():
+            flat = missing.reshape(-1)
+            for number in range(flat.size):
+                if not flat[number]:
+                    continue
+                values = map(int, np.unravel_index(number, missing.shape))
+                chosen = dict(zip(group, values, strict=True))
+                if self._allowed.completions(chosen):
+                    found.append(self._completed(chosen))
         return np.array(found, np.int64).reshape(len(found), len(self._allowed.sizes))
+
+    def _completed(self, chosen: dict[int, int]) -> list[int]:
+        """The values of all axes, so that as much as possible is covered; crosses that off."""
+        others = [axis for axis in range(len(self._allowed.sizes)) if axis not in chosen]
+        for axis in sorted(others, key=lambda a: (a not in self._axes, self._draw())):
+            chosen[axis] = self._best(axis, chosen)
+        for group, missing in self._missing.items():
+            missing[tuple(chosen[axis] for axis in group)] = False
+        return [chosen[axis] for axis in range(len(self._allowed.sizes))]
 
     def _best(self, axis: int, chosen: Mapping[int, int]) -> int:
         """The allowed value of an axis that covers most of what is missing."""
         size = self._allowed.sizes[axis]
-        start = self._draw() % size
-        values = [(start + n) % size for n in range(size)]
-        if axis in self._axes:
-            gains = {value: self._gain(axis, value, chosen) for value in values}
-            values.sort(key=lambda value: -gains[value])
-        for value in values:
+        values = (self._draw() % size + np.arange(size)) % size
+        values = values[np.argsort(-self._gains(axis, chosen)[values], kind="stable")]
+        for value in values.tolist():
             if self._allowed.completions({**chosen, axis: value}):
-                return value
+                return int(value)
         raise AssertionError("a combination that can be completed has no value for an axis")
 
-    def _gain(self, axis: int, value: int, chosen: Mapping[int, int]) -> int:
-        others = [(a, v) for a, v in chosen.items() if a in self._axes]
-        return sum(
-            tuple(sorted((*rest, (axis, value)))) in self._missing
-            for rest in combinations(others, self._strength - 1)
-        )
-
-    def _tuples(self, chosen: Mapping[int, int]) -> list[Tuple]:
-        pairs = [(axis, chosen[axis]) for axis in self._axes]
-        return list(combinations(pairs, self._strength))
+    def _gains(self, axis: int, chosen: Mapping[int, int]) -> Ints:
+        """How many missing tuples each value of an axis completes; (values of the axis,)."""
+        gains = np.zeros(self._allowed.sizes[axis], np.int64)
+        for group, missing in self._missing.items():
+            if axis in group and all(a == axis or a in chosen for a in group):
+                gains += missing[tuple(slice(None) if a == axis else chosen[a] for a in group)]
+        return gains
 
     def _draw(self) -> int:
         """The next of a sequence of whole numbers that the key decides."""

@@ -15,8 +15,10 @@ from functools import cached_property
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from nightpress.pipelines.campaign.list_files import SUFFIXES, FileList, read_lists
+from nightpress.pipelines.campaign.syntax import SPECIAL
 from nightpress.pipelines.errors import ManifestError, Problem, StoreMissing
 from nightpress.pipelines.storage import (
     READ_THREADS,
@@ -49,6 +51,13 @@ class WordList:
     None if no entry has one."""
     lines: npt.NDArray[np.int64]
     """(n,) The line on which each entry begins in the file, counted from 1."""
+
+    @cached_property
+    def maybe_templates(self) -> list[int]:
+        """The entries that may be more than text, by number."""
+        is_special = pc.match_substring_regex(self.entries, SPECIAL)
+        numbers: list[int] = np.flatnonzero(np.array(is_special)).tolist()
+        return numbers
 
     def require_entries(self) -> None:
         """Refuse a list without entries; it may lie there as long as nothing uses it.

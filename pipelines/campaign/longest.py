@@ -1,12 +1,12 @@
 """The longest text that a template can draw, by any measure of length."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from nightpress.pipelines.campaign.campaign import Campaign
+from nightpress.pipelines.campaign.campaign import Campaign, names_in
 from nightpress.pipelines.campaign.compiled import Alternatives, Compiled, Looked
 from nightpress.pipelines.campaign.permutation import Ints
 
@@ -29,7 +29,7 @@ def longest_text(campaign: Campaign, column: str, measure: Measure) -> str | Non
     values: dict[str, str] = {}
     chosen: dict[int, int] = {}
     for number, axis in enumerate(campaign.axes):
-        names = [name for name in _names(compiled) if name in axis.texts]
+        names = [name for name in names_in(compiled) if name in axis.texts]
         if names:
             totals = sum(_lengths(axis.texts[name], measure) for name in names)
             chosen[number] = int(np.argmax(totals))
@@ -37,11 +37,6 @@ def longest_text(campaign: Campaign, column: str, measure: Measure) -> str | Non
     if not campaign.combinations.allows(chosen):
         return None
     return _longest(compiled, values, measure)
-
-
-def _names(compiled: Compiled) -> Iterator[str]:
-    """What a template looks up at its top level."""
-    yield from (part.name for part in compiled if isinstance(part, Looked))
 
 
 def _longest(compiled: Compiled, values: Mapping[str, str], measure: Measure) -> str:

@@ -1,5 +1,6 @@
 """Where a value stands in a YAML text: its line, and the character in that line."""
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -11,6 +12,9 @@ from nightpress.pipelines.job.yaml_text import JobLoader
 
 Key = tuple[str | int, ...]
 """The keys and positions that lead to a value: `("rules", 0, "forbid")`."""
+
+
+_COMMENT_LINE = re.compile(r"^[ \t]*#", re.MULTILINE)
 
 
 @dataclass(frozen=True)
@@ -63,6 +67,19 @@ class Places:
         if offset is None or not isinstance(node, ScalarNode):
             return start
         return self._inside(node, offset) or start
+
+    def comment_in_joined_lines(self, key: Key) -> Place | None:
+        """Where a line begins with `#` in a text whose lines YAML joins, as behind `>`."""
+        node = self._nodes.get(key)
+        if not isinstance(node, ScalarNode) or node.style not in (">", "'", '"'):
+            return None
+        first, last = node.start_mark.index + 1, node.end_mark.index
+        if node.style == ">":
+            first = self._text.find("\n", first) + 1
+        elif node.start_mark.line == node.end_mark.line:
+            return None
+        found = _COMMENT_LINE.search(self._text[first:last])
+        return None if found is None else self._at(first + found.end() - 1)
 
     def of_name(self, key: Key) -> Place:
         """The place of a mapping's key itself."""

@@ -44,8 +44,8 @@ class Weights:
         Raises:
             WeightsTooFine: they are too precise.
         """
-        denominator = lcm(*(weight.denominator for weight in weights))
-        whole = [int(weight * denominator) for weight in weights]
+        denominator = lcm(*{weight.denominator for weight in weights})
+        whole = [w.numerator * (denominator // w.denominator) for w in weights]
         divisor = gcd(*whole)
         whole = [weight // divisor for weight in whole]
         if sum(whole) > MAX_TOTAL:

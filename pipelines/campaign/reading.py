@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 from pydantic import ValidationError
 
 from nightpress.pipelines.campaign.axes import Axis, ReadTable, read_axes
-from nightpress.pipelines.campaign.campaign import Campaign, Templates
+from nightpress.pipelines.campaign.campaign import Campaign, Templates, names_in
 from nightpress.pipelines.campaign.combining import Combinations
 from nightpress.pipelines.campaign.compiled import (
     Alternatives,
@@ -32,8 +32,9 @@ from nightpress.pipelines.campaign.syntax import (
 )
 from nightpress.pipelines.errors import ManifestError, Problem
 from nightpress.pipelines.job.reader import explain
-from nightpress.pipelines.job.spec import SETTING_COLUMNS
+from nightpress.pipelines.job.spec import SETTING_COLUMNS, is_setting
 from nightpress.pipelines.job.yaml_text import NotPlain, parsed
+from nightpress.pipelines.records import DRAW_KEY
 
 _LINE = re.compile(r"line (\d+): ")
 
@@ -59,7 +60,7 @@ def read_spec(url: str, data: bytes) -> tuple[CampaignSpec, Places]:
         message = str(error)
         found = _LINE.match(message)
         line_number = int(found.group(1)) if found else None
-        hint = _quotes_hint(text, line_number)
+        hint = _syntax_hint(text, line_number) if "not valid YAML" in message else ""
         message = _LINE.sub("", message, count=1) + hint
         raise ManifestError([Problem(url, None, None, message, line_number)]) from error
     if not isinstance(values, Mapping):
@@ -116,6 +117,10 @@ class _Builder:
                 if name in texts or name in constants or (name in SETTING_COLUMNS and prefix):
                     message = f"{name} is a setting; write it as a key of the campaign"
                     raise self._places.error((*prefix, name), message)
+                if name == DRAW_KEY or any(name in axis.carried for axis in self._axes):
+                    owner = "what a row is drawn from" if name == DRAW_KEY else "an axis"
+                    message = f"the column {name} is that of {owner}; choose another name"
+                    raise self._places.error((*prefix, name), message)
                 if isinstance(value, str):
                     texts[name] = self._compiled(name, value, (*prefix, name))
                 else:
@@ -130,9 +135,10 @@ class _Builder:
         of_axes = {name for axis in self._axes for name in axis.lists}
         used = frozenset(self._compiler.used_lists | of_axes)
         notes = tuple(dict.fromkeys(self._compiler.notes))
-        return Templates(identity, texts, constants, notes, used, self._digest())
+        return Templates(identity, texts, constants, notes, used, self._digest(constants))
 
     def _compiled(self, column: str, text: str, key: Key) -> Compiled:
+        self._refuse_joined_comments(column, key)
         try:
             template = parse(text)
             if not template.parts and column in ("prompt", "id"):
@@ -143,12 +149,25 @@ class _Builder:
         except TemplateError as error:
             raise self._places.error(key, str(error), error.offset) from error
 
-    def _digest(self) -> int:
+    def _refuse_joined_comments(self, column: str, key: Key) -> None:
+        """Refuse a comment on a line that YAML joins with others."""
+        place = self._places.comment_in_joined_lines(key)
+        if place is not None:
+            message = (
+                "YAML joins these lines, so this would be no comment of one line; write | before "
+                "the text to keep its lines, or \\# for the sign itself"
+            )
+            problem = Problem(self._places.url, None, column, message, place.line, place.character)
+            raise ManifestError([problem])
+
+    def _digest(self, constants: Mapping[str, pa.Scalar]) -> int:
         """Hash of everything that decides what is drawn, but the values of the axes."""
         used = self._compiler.used_lists
         files = {self._lists.by_name[name].file for name in used}
         digests = sorted(f"{f.sha256}" for f in self._lists.files if f.url in files)
         texts = [f"{name}\0{text}" for name, text in sorted(self._sources.items())]
+        texts += [f"{name}\0={value.as_py()!r}" for name, value in sorted(constants.items())]
+        texts += sorted(self._spec.seed_by or ())
         return key_of("\0\0".join([*texts, *sorted(used), *digests]), self._spec.draw.seed)
 
     def _refuse_empty_values(self) -> None:
@@ -164,7 +183,8 @@ class _Builder:
                 message += f", but a template uses ${{{name}}}"
                 if axis.table is not None:
                     raise ManifestError([axis.table.problem(row, column, message)])
-                raise self._places.error(("axes", axis.name), message)
+                is_list = isinstance(self._spec.axes[axis.name], list)
+                raise self._places.error(("axes", axis.name, row if is_list else label), message)
 
     def covered(self, templates: Templates) -> list[Alternatives]:
         """The choices of the prompt that `cover` names, if they must be combined with others."""
@@ -237,7 +257,13 @@ class _Builder:
             part = self._choice(templates, name, place)
             wanted = part.weights.values > 0
             given = shares(part.weights, combinations.num_rows, part.key)
-            if self._spec.draw.weights == "independent" or (given[wanted] == 0).any():
+            if self._spec.draw.weights == "independent":
+                message = (
+                    f"with `weights: independent` an alternative of {name} may never be drawn; "
+                    "leave that out, or cover it with a strength of 2"
+                )
+                raise self._places.error(("draw", "cover", place), message)
+            if (given[wanted] == 0).any():
                 least = -(-part.weights.total // int(part.weights.values[wanted].min()))
                 message = (
                     f"{combinations.num_rows:,} rows cannot have each of the {int(wanted.sum()):,} "
@@ -249,7 +275,7 @@ class _Builder:
         """Refuse an id that leaves out an axis of which every value occurs with all others."""
         if templates.id is None or self._spec.draw.rows != "all" or self._spec.rules:
             return
-        named = {name for name in self._texts if name in _looked(templates.id)}
+        named = {name for name in self._texts if name in names_in(templates.id)}
         for factor in combinations.factors:
             own = {name for axis in factor.axes for name in self._axes[axis].texts}
             if len(factor) > 1 and factor.axes and not own & named:
@@ -258,20 +284,12 @@ class _Builder:
                 raise self._places.error(("id",), message)
 
 
-def _looked(compiled: Compiled) -> set[str]:
-    from nightpress.pipelines.campaign.campaign import _names_in
-
-    return set(_names_in(compiled))
-
-
 def _is_count(given: object) -> bool:
     return isinstance(given, Mapping) and list(given) == ["count"]
 
 
 def _refuse_unknown_keys(values: Mapping[str, Any], places: Places) -> None:
     known = ["prompt", "id", *NAMES, *SETTING_COLUMNS]
-    from nightpress.pipelines.job.spec import is_setting
-
     for key in values:
         if key not in known and not is_setting(key):
             place = places.of_name((key,))
@@ -288,10 +306,12 @@ def _problem(message: str, places: Places) -> Problem:
     return places.problem(tuple(key), rest)
 
 
-def _quotes_hint(text: str, line: int | None) -> str:
-    """A hint where a template without quotes is not YAML."""
+def _syntax_hint(text: str, line: int | None) -> str:
+    """A hint where a tab, or a template without quotes, is not YAML."""
     lines = text.splitlines()
     if line is None or not 0 < line <= len(lines):
         return ""
+    if "\t" in lines[line - 1][: -len(lines[line - 1].lstrip()) or None]:
+        return "; YAML is indented with blanks, not tabs"
     has_template = any(sign in lines[line - 1] for sign in ("{", "${", "__"))
     return '; put a text with { or ": " in quotes' if has_template else ""

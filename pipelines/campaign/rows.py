@@ -85,7 +85,33 @@ class CampaignRows:
             if is_drawn and found.num_rows >= wanted:
                 break
         self._refuse_few(found.num_rows, wanted if is_drawn else 1, num_seen)
-        return Left(found.positions()[:wanted], num_without, num_repeated)
+        left = Left(found.positions()[:wanted], num_without, num_repeated)
+        self._refuse_uncovered(left)
+        return left
+
+    def refuse_repeated_ids(self) -> None:
+        """Refuse rows of which two have the same id.
+
+        Raises:
+            ManifestError: names both rows' values.
+        """
+        hashes = np.empty(self.num_rows, np.uint64)
+        for first in range(0, self.num_rows, CHUNK_ROWS):
+            ids = self.campaign.ids(self.positions(first, CHUNK_ROWS))
+            hashes[first : first + len(ids)] = hash64(ids, 0)
+        repeat = _first_repeat(hashes)
+        if repeat is None:
+            return
+        earlier, later = (int(self.positions(row, 1)[0]) for row in repeat)
+        name = self.campaign.ids(np.array([later]))[0].as_py()
+        values = " and ".join(self.campaign.combinations.described(p) for p in (earlier, later))
+        if self.campaign.spec.id is None:
+            message = f"the values of the axes, joined, are the id {name!r} twice: {values}; write "
+            message += "an `id` that tells them apart, such as "
+            message += "_".join(f"${{{axis.name}}}" for axis in self.campaign.axes)
+            raise self.places.error(("axes",), message)
+        message = f"the id {name!r} is there twice: {values}; add an axis that tells them apart"
+        raise self.places.error(("id",), message)
 
     def refuse_duplicates(self) -> None:
         """Refuse rows that would make the same image, unless the campaign allows them.
@@ -99,21 +125,26 @@ class CampaignRows:
         for first in range(0, self.num_rows, CHUNK_ROWS):
             table = self.table(first, CHUNK_ROWS)
             hashes[first : first + table.num_rows] = self._contents(table)
-        _, firsts = np.unique(hashes, return_index=True)
-        number = self.num_rows - len(firsts)
-        if not number:
+        repeat = _first_repeat(hashes)
+        if repeat is None:
             return
-        is_first = np.zeros(self.num_rows, np.bool_)
-        is_first[firsts] = True
-        later = int(np.flatnonzero(~is_first)[0])
-        earlier = int(np.flatnonzero(hashes == hashes[later])[0])
-        ids = [self.campaign.ids(self.positions(row, 1))[0].as_py() for row in (earlier, later)]
+        number = self.num_rows - len(np.unique(hashes))
+        ids = [self.campaign.ids(self.positions(row, 1))[0].as_py() for row in repeat]
         message = (
             f"{plural(number, 'row')} repeat the prompt and the settings of another row, such as "
             f"{ids[1]!r} those of {ids[0]!r}; write `duplicates: drop` or `duplicates: keep`"
         )
         is_given = "duplicates" in self.campaign.spec.model_fields_set
         raise self.places.error(("duplicates",) if is_given else ("prompt",), message)
+
+    def _refuse_uncovered(self, left: Left) -> None:
+        """Refuse rows among which something that `cover` names no longer occurs."""
+        lost = self.campaign.uncovered(left.positions)
+        if lost is not None:
+            rules = "rules about texts" if left.num_without_text else "`duplicates: drop`"
+            message = f"no row with {lost} is left, because of {rules}; draw more rows, or leave "
+            message += "out what cannot occur"
+            raise self.places.error(("draw", "cover"), message)
 
     def _most_tries(self) -> int:
         combinations = self.campaign.combinations
@@ -184,6 +215,17 @@ class _Kept:
             new[row] = content not in self._seen
             self._seen.add(content)
         return new
+
+
+def _first_repeat(hashes: Hashes) -> tuple[int, int] | None:
+    """The first row whose hash an earlier row has, behind that row; None if all differ."""
+    _, firsts = np.unique(hashes, return_index=True)
+    if len(firsts) == len(hashes):
+        return None
+    is_first = np.zeros(len(hashes), np.bool_)
+    is_first[firsts] = True
+    later = int(np.flatnonzero(~is_first)[0])
+    return int(np.flatnonzero(hashes == hashes[later])[0]), later
 
 
 def _as_texts(column: pa.Array) -> pa.StringArray:

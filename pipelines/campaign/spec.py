@@ -93,10 +93,9 @@ class Rule(_Section):
             raise ValueError(f"a rule has exactly one of {names}")
         if self.forbid is not None and not self.forbid:
             raise ValueError("forbid names no axis, so it would forbid every row")
+        if "" in (self.require_text, self.forbid_text):
+            raise ValueError("the text is empty, so every row has it")
         return self
-
-
-Axis = list[Scalar | Mapping[StrictStr, Scalar]] | Mapping[StrictStr, Any]
 
 
 class CampaignSpec(_Section):
@@ -105,7 +104,7 @@ class CampaignSpec(_Section):
     prompt: StrictStr
     id: StrictStr | None = None
     lists: StrictStr | list[StrictStr] | None = None
-    axes: Mapping[StrictStr, list[Any] | Mapping[StrictStr, Any]] = Field(default_factory=dict)
+    axes: Mapping[StrictStr, Any] = Field(default_factory=dict)
     zip: list[list[StrictStr]] = Field(default_factory=list)
     draw: Draw = Field(default_factory=Draw)
     rules: list[Rule] = Field(default_factory=list)
@@ -125,6 +124,6 @@ class CampaignSpec(_Section):
         own = {name for name in cls.model_fields if name != "settings"}
         settings = {k: v for k, v in values.items() if k not in own and is_setting(k)}
         rest = {key: value for key, value in values.items() if key not in settings}
-        if isinstance(rest.get("draw"), str | int):
+        if isinstance(rest.get("draw"), str | int) and not isinstance(rest["draw"], bool):
             rest["draw"] = {"rows": rest["draw"]}
         return rest | ({"settings": settings} if settings else {})

@@ -30,7 +30,9 @@ SPECIAL = r"[{}\\$\n#]|__"
 
 _ESCAPE = re.compile(r"\\(\$\{[^{}]*\}|[{}|$_#:<@~!%\\])")
 _QUANTITY = re.compile(r"\s*(\d+)?(-)?(\d+)?\$\$(?:([^{}|$\n]*|[\s,;/&+|-]*)\$\$)?")
-_WEIGHT = re.compile(r"\s*(\d+\.?\d*|\.\d+)::")
+_LIKE_A_QUANTITY = re.compile(r"[\s\d.,~-]*[\d.,~-]\s*\$\$")
+_WEIGHT = re.compile(r"\s*(\d+\.?\d*|\.\d+)[ \t]*::")
+_LIKE_A_WEIGHT = re.compile(r"\s*([-+]?[\d.,]*\d[\d.,]*(?:[eE][-+]?\d+)?%?)[ \t]*::")
 _LIST = re.compile(r"__((?!_)\S(?:(?!__)[^{}|$\n])*?)__(?!_(?!_))")
 _LIST_NAME = re.compile(r"[\w*?-][\w./ *?+&'()-]*")
 _VARIABLE = re.compile(r"\$\{([^{}=]*)(=!?|\})")
@@ -263,9 +265,7 @@ class _Parser:
         options: list[Template] = []
         weights: list[Fraction] = []
         while True:
-            weight = _WEIGHT.match(self._text, self._at)
-            weights.append(Fraction(weight.group(1)) if weight else Fraction(1))
-            self._at = weight.end() if weight else self._at
+            weights.append(self._weight())
             options.append(Template(tuple(self._parts("|"))))
             if self._at >= len(self._text) or self._text[self._at] == "}":
                 break
@@ -277,16 +277,37 @@ class _Parser:
             raise TemplateError(start, f"every alternative of {written} has the weight 0")
         return Choice(tuple(options), tuple(weights), least, most, separator, written, start)
 
+    def _weight(self) -> Fraction:
+        """The weight that an alternative begins with, 1 if there is none."""
+        weight = _WEIGHT.match(self._text, self._at)
+        if weight is not None:
+            self._at = weight.end()
+            return Fraction(weight.group(1))
+        malformed = _LIKE_A_WEIGHT.match(self._text, self._at)
+        if malformed is not None:
+            written = malformed.group(1)
+            message = (
+                f"the weight {written!r} is not a decimal number such as 2 or 0.5; as text it is "
+                f"{written}\\::"
+            )
+            raise TemplateError(malformed.start(1), message)
+        return Fraction(1)
+
     def _quantity(self) -> tuple[int, int, str]:
         """How many alternatives are drawn, and what joins them; -1 for all that there are."""
         found = _QUANTITY.match(self._text, self._at)
         if found is None or not (found.group(1) or found.group(3)):
+            malformed = _LIKE_A_QUANTITY.match(self._text, self._at)
+            if malformed is not None:
+                message = (
+                    f"{malformed.group().strip()} does not say how many are drawn; write 2$$, "
+                    "1-3$$, 1-$$ or -3$$, or \\$\\$ for the text"
+                )
+                raise TemplateError(self._at, message)
             return 1, 1, ", "
         low, dash, high, separator = found.groups()
         least = int(low or 0)
         most = int(high) if high else (-1 if dash else least)
-        if dash is None and high is not None:
-            return 1, 1, ", "
         if most != -1 and most < least:
             message = f"{found.group().strip()} asks for at least {least} and at most {most}"
             raise TemplateError(self._at, message)

@@ -18,8 +18,11 @@ from nightpress.pipelines.campaign.lists import WordLists, load_lists
 from nightpress.pipelines.campaign.places import Places
 from nightpress.pipelines.campaign.reading import build, read_spec
 from nightpress.pipelines.campaign.rows import CampaignRows
+from nightpress.pipelines.errors import ManifestError, Problem
 from nightpress.pipelines.formatting import plural
+from nightpress.pipelines.job.spec import SETTING_COLUMNS
 from nightpress.pipelines.manifest.same_bytes import changed_error
+from nightpress.pipelines.manifest.similar_names import likely_settings
 from nightpress.pipelines.manifest.text_scan import Block, FileScan
 from nightpress.pipelines.storage import Options, is_url, open_source
 from nightpress.pipelines.storage.urls import absolute
@@ -68,7 +71,10 @@ def load_campaign(url: str, options: Options, load_table: LoadTable) -> LoadedCa
         StoreError: something cannot be read.
     """
     with open_source(url, options) as stream:
-        data = stream.read(MAX_FILE_BYTES)
+        data = stream.read(MAX_FILE_BYTES + 1)
+    if len(data) > MAX_FILE_BYTES:
+        message = f"it is larger than {MAX_FILE_BYTES >> 20} MiB, the most that is read"
+        raise ManifestError([Problem(url, None, None, message)])
     spec, places = read_spec(url, data)
     tables: dict[str, LoadedTable] = {}
 
@@ -124,6 +130,7 @@ def scan_campaign(
     """
     loaded = load_campaign(url, options, load_table)
     rows = campaign_rows(url, loaded.sha256, options, load_table)
+    rows.refuse_repeated_ids()
     rows.refuse_duplicates()
     sample = rows.table(0, SAMPLE_ROWS)
     row_bytes = max(1, sample.nbytes // max(1, sample.num_rows))
@@ -169,9 +176,22 @@ def _used_files(campaign: Campaign, lists: WordLists) -> dict[str, str]:
 def _notes(loaded: LoadedCampaign, rows: CampaignRows) -> Iterator[str]:
     """What a person should know of a campaign before its images are made."""
     yield from loaded.campaign.templates.notes
+    yield from _likely_settings(loaded.campaign)
+    for text in loaded.campaign.covered_with_weights():
+        yield f"{text}: its weights do not count, as draw.cover combines it with other values"
     if rows.left is not None and rows.left.num_without_text:
         yield f"{plural(rows.left.num_without_text, 'row')} left out by rules about the text"
     if rows.left is not None and rows.left.num_repeated:
         yield f"{plural(rows.left.num_repeated, 'row')} left out, as they repeat another one"
     for skipped in loaded.lists.skipped:
         yield f"not read as a list: {skipped}"
+
+
+def _likely_settings(campaign: Campaign) -> Iterator[str]:
+    """Columns of values in the campaign itself that nothing uses, and that look like settings."""
+    for axis in campaign.axes:
+        unused = set(axis.carried) - campaign.templates.names - {axis.name}
+        for name in sorted(unused) if axis.table is None else ():
+            meant = likely_settings(name.removeprefix(f"{axis.name}."), SETTING_COLUMNS)
+            if meant:
+                yield f"{name} is carried and sets nothing; did you mean {' and '.join(meant)}?"

@@ -164,9 +164,10 @@ def compare_rows(
     before, after = _Contents.of(old, options), _Contents.of(new, options)
     places = before.find(after.ids)
     is_new = places < 0
-    same = ~is_new & (after.contents == before.contents[places])
-    redrawn = ~is_new & ~same & (after.draw_keys == before.draw_keys[places])
-    redrawn &= after.draw_keys != 0
+    same, redrawn = np.zeros((2, len(after.ids)), np.bool_)
+    same[~is_new] = after.contents[~is_new] == before.contents[places[~is_new]]
+    redrawn[~is_new] = after.draw_keys[~is_new] == before.draw_keys[places[~is_new]]
+    redrawn &= ~same & (after.draw_keys != 0)
     changed = ~is_new & ~same & ~redrawn
     is_left = np.zeros(len(before.ids), np.bool_)
     is_left[places[~is_new]] = True
@@ -279,10 +280,9 @@ def _as_text(column: pa.ChunkedArray) -> pa.StringArray:
     """A column as text: whole numbers without a point, whatever the format of the file."""
     if pa.types.is_string(column.type):
         return one_chunk(column)
-    if pa.types.is_integer(column.type):
+    if pa.types.is_integer(column.type) or pa.types.is_floating(column.type):
         return one_chunk(pc.cast(column, pa.string()))
-    values = column.to_pylist()
-    return to_text(int(v) if isinstance(v, float) and v.is_integer() else v for v in values)
+    return to_text(column.to_pylist())
 
 
 def _change(before: _Contents, after: _Contents, old: int, new: int) -> ChangedRow:

@@ -273,7 +273,11 @@ def load_table(url: str, options: Options) -> LoadedTable:
         ManifestError: the file cannot be read, or is no table.
         StoreError: the store fails.
     """
-    (source,) = find([url], options)
+    found = find([url], options)
+    if len(found) != 1:
+        message = f"an axis is one table, but these are {len(found)} files; name one of them"
+        raise _file_error(url, message)
+    source = found[0]
     kind = format_of(source.url)
     if kind is None or kind[0] in ("text", CAMPAIGN):
         message = "an axis needs a table: a CSV, TSV, JSON Lines or Parquet file"

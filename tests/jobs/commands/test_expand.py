@@ -94,3 +94,10 @@ def test_other_manifests_are_no_campaigns(tmp_path: Path) -> None:
     refused = expand(str(tmp_path / "x.csv"))
     assert refused.exit_code == 2
     assert "must end in .campaign.yaml" in refused.output
+
+
+def test_an_empty_draw_is_marked_and_the_text_is_that_of_the_row(tmp_path: Path) -> None:
+    path = write_campaign(tmp_path, 'prompt: "{0::a|} cat {0::b|}"\n')
+    assert expand(path).output.splitlines()[1] == "  []cat[]"
+    (row,) = json.loads(expand(path, "--json").output)["rows"]
+    assert row["prompt"] == {"text": "cat", "drawn": ["", ""]}

@@ -103,6 +103,16 @@ def test_the_draw_key_changes_with_the_wording_and_not_with_the_other_rows(tmp_p
     assert not set(other.values()) & set(before.values())
 
 
+@pytest.mark.parametrize("other", ["width: 128", "height: 64"])
+def test_the_draw_key_changes_with_every_setting(tmp_path: Path, other: str) -> None:
+    def keys(setting: str, text: str) -> set[str]:
+        path = write_campaign(tmp_path, f'prompt: "{{a|b}} ${{n}}"\n{text % setting}\n')
+        return {row["draw_key"] for row in rows_of(path)}
+
+    for text in ("axes: {n: {x: {%s}}}", "axes: {n: [x]}\n%s"):
+        assert not keys("width: 64", text) & keys(other, text)
+
+
 def test_the_formats_of_one_scene_share_their_seed(tmp_path: Path) -> None:
     rows = rows_of(write_campaign(tmp_path, SHOES, **FILES))
     seeds: dict[tuple[str, str], set[int]] = {}

@@ -65,9 +65,55 @@ XY = "axes: {a: [x, y]}\n"
         ('prompt: "${a}"\naxes: {a: ["{x|y}"]}\n', {}, "2, 12", "looks like a template"),
         ('prompt: "${a}"\naxes: {a: [x, x]}\n', {}, "2, 15", "the value 'x' twice"),
         ('prompt: "${a}"\naxes: {a: []}\n', {}, "2, 11", "at least one value"),
+        ('prompt: "${a}"\naxes: {a: x}\n', {}, "2, 11", "an axis is a list of values"),
+        (f'prompt: "${{a}}"\n{XY}columns: {{a: b}}\n', {}, "3, 14", "that of an axis"),
+        (f'prompt: "${{a}}"\n{XY}columns: {{draw_key: b}}\n', {}, "3, 21", "choose another"),
+        (f'prompt: "${{a}}"\n{XY}rules: [{{forbid_text: ""}}]\n', {}, "3, 9", "text is empty"),
+        (f'prompt: "${{a.b}}"\n{XY}', {}, "1, 10", "the axis a has no such column"),
+        (
+            'prompt: "${a.x}"\naxes: {a: [{n: f, x: 3}, {n: g}]}\n',
+            {},
+            "2, 26",
+            "the value 'g' of the axis a has no x",
+        ),
+        (
+            'prompt: "${a} ${b}"\naxes: {a: [x, x-y], b: [y-z, z]}\n',
+            {},
+            "2, 7",
+            "the id 'x-y-z' twice: a = x, b = y-z and a = x-y, b = z",
+        ),
+        (
+            'prompt: "${a} ${b}"\naxes: {a: [x, y], b: [1, 2]}\nid: "${a}"\ndraw: 3\n',
+            {},
+            "3, 5",
+            "the id 'y' is there twice",
+        ),
+        (f"prompt: >\n  a\n  # b\n  ${{a}}\n{XY}", {}, "3, 3", "YAML joins these lines"),
+        (f'prompt: "a\n  # b\n  ${{a}}"\n{XY}', {}, "2, 3", "YAML joins these lines"),
+        (
+            'prompt: "{x|y} ${a}"\naxes: {a: [q, r, s, t, u]}\n'
+            "draw: {rows: 3, cover: [a]}\nrules: [{forbid_text: x}]\n",
+            {},
+            "3, 14",
+            "draw at least 5",
+        ),
+        (
+            'prompt: "{x|y} ${a} ${b}"\naxes: {a: [q, r, s, t, u], b: {count: 2}}\n'
+            "draw: {rows: 5, cover: [a]}\nrules: [{forbid_text: x}]\n",
+            {},
+            "3, 24",
+            "no row with a = ",
+        ),
+        (
+            f'prompt: "${{a}} {{q|r}}"\n{XY}'
+            'draw: {rows: 2, cover: ["{q|r}"], weights: independent}\n',
+            {},
+            "3, 25",
+            "may never be drawn",
+        ),
         ('prompt: "${a}"\naxes: {a: {x: 3}}\n', {}, "2, 15", "must be a mapping of columns"),
         ('prompt: "${a}"\naxes: {a: {x: {seed: 3}}}\n', {}, "2, 22", "cannot set seed"),
-        ('prompt: "${width}"\naxes: {width: [1]}\n', {}, "2, 15", "is a setting"),
+        ('prompt: "${width}"\naxes: {width: [1]}\n', {}, "2, 15", "is a column already"),
         (
             'prompt: "${a}"\nwidth: 64\naxes: {a: {x: {width: 64}}}\n',
             {},
@@ -157,6 +203,12 @@ def test_a_table_that_is_not_there_is_named(tmp_path: Path) -> None:
     path = write_campaign(tmp_path, 'prompt: "${p}"\naxes: {p: {from: p.csv}}\n')
     with pytest.raises(StoreMissing, match=r"p\.csv"):
         scanned(path)
+
+
+def test_a_pattern_of_several_tables_is_no_axis(tmp_path: Path) -> None:
+    tables = {"t__a_DOT_csv": "sku\nx\n", "t__b_DOT_csv": "sku\ny\n"}
+    path = write_campaign(tmp_path, 'prompt: "${p}"\naxes: {p: {from: "t/*.csv"}}\n', **tables)
+    assert "an axis is one table, but these are 2 files" in refusal_of(path)
 
 
 def test_a_huge_product_is_refused_with_its_size(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from support.campaigns import table_of, write_campaign
 from support.plans import job, planned
 
 from nightpress.pipelines.errors import ManifestError
-from nightpress.pipelines.manifest.campaigns import campaign_rows, load_campaign
+from nightpress.pipelines.manifest.campaigns import campaign_rows, load_campaign, scan_campaign
 from nightpress.pipelines.manifest.files import load_table, sha256_of
 from nightpress.pipelines.manifest.formats import format_of, manifest_files
 from nightpress.pipelines.planning import compare_manifest
@@ -74,6 +74,19 @@ def test_rows_of_a_campaign_that_has_changed_since_its_scan_are_refused(tmp_path
     (tmp_path / "lists" / "style.txt").write_text("other\n")
     with pytest.raises(ManifestError, match="has changed since it was checked"):
         campaign_rows(source.url, loaded.sha256, {}, load_table)
+
+
+def test_what_may_not_be_meant_is_said(tmp_path: Path) -> None:
+    text = """
+        prompt: "{a|9::b} ${p}"
+        axes: {p: {x: {widht: 64}, y: {widht: 32}}}
+        draw: {rows: 4, cover: {axes: [p, "{a|9::b}"], strength: 2}}
+    """
+    _, _, notes = scan_campaign(write_campaign(tmp_path, text), {}, load_table)
+    assert notes == (
+        "p.widht is carried and sets nothing; did you mean width?",
+        "{a|9::b}: its weights do not count, as draw.cover combines it with other values",
+    )
 
 
 def test_a_plan_has_the_axes_as_columns(tmp_path: Path) -> None:

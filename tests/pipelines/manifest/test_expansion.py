@@ -34,6 +34,21 @@ def test_a_written_file_has_the_rows_of_the_campaign(tmp_path: Path, suffix: str
     ]
 
 
+def test_large_numbers_are_the_same_in_every_format(tmp_path: Path) -> None:
+    path = write_campaign(tmp_path, 'prompt: "${n}"\naxes: {n: [1]}\ncolumns: {c: 1.0e+20}\n')
+    write_rows(scanned(path), str(tmp_path / "x.csv"), {})
+    (source,) = find([str(tmp_path / "x.csv")])
+    assert compare_rows([scan(source, {})], [scanned(path)], {}).num_stayed == 1
+
+
+def test_everything_comes_where_nothing_was(tmp_path: Path) -> None:
+    (tmp_path / "x.csv").write_text("id,prompt\n")
+    (source,) = find([str(tmp_path / "x.csv")])
+    new = scanned(write_campaign(tmp_path, TEXT % 3))
+    difference = compare_rows([scan(source, {})], [new], {})
+    assert (difference.num_came, difference.num_new) == (3, 3)
+
+
 def test_a_parquet_file_keeps_the_types(tmp_path: Path) -> None:
     path = write_campaign(tmp_path, TEXT % 3)
     write_rows(scanned(path), str(tmp_path / "x.parquet"), {})

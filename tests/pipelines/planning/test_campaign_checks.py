@@ -40,6 +40,13 @@ def test_a_template_that_can_draw_too_long_a_prompt_is_refused(
     assert checked(tmp_path, limits, text, **cut) == ()
 
 
+def test_the_values_of_axes_inside_choices_count(tmp_path: Path, limits: PromptLimits) -> None:
+    long = " ".join(["far"] * 40)
+    text = f'prompt: "a {{cat|cat on ${{n.where}}}}"\naxes: {{n: [{{k: x, where: "{long}"}}]}}\n'
+    with pytest.raises(ManifestError, match="the longest text that it can draw has"):
+        checked(tmp_path, limits, text)
+
+
 def test_templates_that_always_fit_are_taken(tmp_path: Path, limits: PromptLimits) -> None:
     text = 'prompt: "a {cat|dog} ${n} {2$$here|there|now}"\naxes: {n: [1, 2]}\n'
     assert checked(tmp_path, limits, text) == ()
