@@ -8,6 +8,11 @@ def edition_line(edition: Edition) -> str:
     """`1: 2027-01-15T08:00:00+00:00, 10 images came, 2 went, 1 changed`."""
     summary = edition.summary
     counts = [f"{plural(summary.came.number, 'image')} came"]
-    others = (("went", summary.went), ("changed", summary.changed), ("kept", summary.kept))
+    others = (
+        ("came back", summary.back),
+        ("went", summary.went),
+        ("changed", summary.changed),
+        ("kept what was drawn", summary.kept),
+    )
     counts += [f"{images.number:,} {what}" for what, images in others if images.number]
     return f"{edition.number}: {edition.created_at}, {', '.join(counts)}"

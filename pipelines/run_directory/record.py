@@ -65,8 +65,10 @@ class RunRecord:
 
     @property
     def num_gone(self) -> int:
-        """Images of the run that its manifest does not plan any more."""
-        return self.editions[-1].summary.went.number if self.editions else 0
+        """Images of the run that its manifest does not plan any more, or plans differently."""
+        if not self.editions:
+            return 0
+        return self.layout.num_images - self.editions[-1].summary.num_planned
 
     def extended(self, edition: Edition) -> Self:
         """The record of the run with one more edition."""
