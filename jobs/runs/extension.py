@@ -69,6 +69,12 @@ class ExtendOptions:
             raise SpecError(f"--changed {changed} has no effect without --extend")
         return cls(extend, "refuse" if changed == "refuse" else "new-variant")
 
+    @property
+    def words(self) -> list[str]:
+        """The options of a command line that ask for this."""
+        changed = ["--changed", self.changed] if self.changed != "refuse" else []
+        return ["--extend", *changed] if self.extend else []
+
 
 @dataclass(frozen=True)
 class Extension:

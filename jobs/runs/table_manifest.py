@@ -122,7 +122,7 @@ def readable_manifest(spec: RunSpec, table: TableManifest | None) -> Iterator[Ru
 
 def kept_path(record: RunRecord) -> str | None:
     """Path, in the run directory, of the table that a run makes the rows of; None for files."""
-    manifest = _manifest_of(record)
+    manifest = record.manifest[0].url if record.editions else record.spec.manifest
     found = _KEPT.search(manifest) if isinstance(manifest, str) else None
     return None if found is None else found.group(1)
 
@@ -136,10 +136,5 @@ def with_kept_table(spec: RunSpec, store: Store) -> RunSpec:
 
 
 def kept_job(spec: RunSpec, record: RunRecord) -> RunSpec:
-    """The job with the table that a run keeps as its manifest."""
-    return spec.model_copy(update={"manifest": _manifest_of(record)})
-
-
-def _manifest_of(record: RunRecord) -> object:
-    """The job's manifest, or the first file of the manifest that the run was extended with last."""
-    return record.manifest[0].url if record.editions else record.spec.manifest
+    """The job with the table that its run keeps as its manifest, wherever the run has moved to."""
+    return spec.model_copy(update={"manifest": f"{spec.url}/{kept_path(record)}"})
