@@ -178,13 +178,20 @@ class ManifestGrown(ChangedRunError):
         advice: what can be done about it.
     """
 
+    REASON = "the manifest has changed since it was planned"
+
     def __init__(
         self, run: str, changes: Sequence[Change], lines: Sequence[str], advice: str
     ) -> None:
         super().__init__(run, changes)
         self.lines, self.advice = tuple(lines), advice
         text = "\n".join(f"  {line}" for line in lines)
-        self.args = (f"{run}: the manifest has changed since it was planned:\n{text}\n{advice}",)
+        self.args = (f"{run}: {self.REASON}:\n{text}\n{advice}",)
+
+    @property
+    def brief(self) -> str:
+        """The message in one line, without what came, went and changed."""
+        return f"{self.run}: {self.REASON}. {self.advice}"
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Allow pickling, so that the error can cross processes."""

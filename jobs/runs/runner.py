@@ -322,7 +322,7 @@ class _Session:
             yield Message(warning, warning=True)
         record = add_edition(store, extension, lease, self._table)
         for line in extension.lines():
-            yield Message(f"edition {len(record.editions)}: {line}")
+            yield Message(f"edition {len(record.editions)}: {line.strip()}")
         return record
 
     def _finish_again(
