@@ -59,7 +59,7 @@ class RowReader:
             first_row: the number of the table's first row, counted over the whole manifest.
             problems: receives what is wrong with the rows.
         """
-        ids = self._ids(table, first_row, problems)
+        ids, prompts = self._ids(table, first_row, problems), self._prompts(table, problems)
         negative_prompts = self._negative_prompts(table, problems)
         num_images = self._whole("num_images", table, (1, MAX_IMAGES), problems)
         first_variants = self._first_variants(table, problems)
@@ -73,7 +73,7 @@ class RowReader:
         return Rows(
             numbers=np.arange(first_row, first_row + table.num_rows),
             ids=ids,
-            prompts=self._prompts(table, problems),
+            prompts=prompts,
             negative_prompts=negative_prompts,
             seeds=seeds,
             has_seed=has_seed,
