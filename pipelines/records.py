@@ -153,9 +153,8 @@ def with_carried_renamed(table: pa.Table, added: frozenset[str]) -> pa.Table:
     later = {"parent"} if carries_parent(names) else set()
     if not added.issubset(names):
         later |= {"parent", *ADDED_TO_PLANS, *ADDED_TO_METADATA}
-    if not later.intersection(names):
-        return table
-    return table.rename_columns([f"manifest_{n}" if n in later else n for n in names])
+    renamed = [f"manifest_{n}" if n in later else n for n in names]
+    return table if renamed == names else table.rename_columns(renamed)
 
 
 def carries_parent(names: Sequence[str]) -> bool:
