@@ -12,6 +12,7 @@ from .errors import (
 )
 from .runs.again import AgainResult, again
 from .runs.doctor import Diagnosis, doctor
+from .runs.expand import Expansion, expand
 from .runs.list_runs import RunSummary, list_runs
 from .runs.plan import Plan, plan
 from .runs.preview import preview
@@ -31,6 +32,7 @@ __all__ = [
     "ClusterError",
     "ClusterUnavailable",
     "Diagnosis",
+    "Expansion",
     "ImageSetup",
     "IncompleteRun",
     "JobError",
@@ -56,6 +58,7 @@ __all__ = [
     "again",
     "compare_samplers",
     "doctor",
+    "expand",
     "list_runs",
     "plan",
     "preview",

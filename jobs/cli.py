@@ -14,6 +14,7 @@ from contextlib import contextmanager, suppress
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from itertools import takewhile
+from keyword import iskeyword
 from typing import Any, NoReturn
 
 import click
@@ -36,6 +37,7 @@ COMMANDS = {
     "run": "Make every image of a job, or resume an interrupted run.",
     "submit": "Run a job on a Ray cluster through its Jobs API, and follow it.",
     "plan": "Show what a job would make, without writing anything.",
+    "expand": "Show what a campaign stands for: its rows counted, shown, written or compared.",
     "preview": "Make a contact sheet of a few rows before the long run.",
     "tune": "Find the fastest way to sample a job on this machine and save it in the job file.",
     "steps": "Show how a prompt becomes an image step by step, or compare samplers.",
@@ -49,6 +51,7 @@ COMMANDS = {
     "doctor": "Look for what would stop a night, on this machine and on a cluster.",
     "train": "Train an autoencoder, a denoiser or a LoRA, or resume an interrupted training run.",
     "init": "Write a commented example job file.",
+    "import": "Turn a wildcard folder of SwarmUI or sd-dynamic-prompts into lists of a campaign.",
     "schema": "Print the JSON Schema of a job file, for editors.",
 }
 
@@ -78,7 +81,8 @@ class CommandGroup(click.Group):
         """Import the command's module."""
         if name not in COMMANDS:
             return None
-        command: click.Command = import_module(f"nightpress.jobs.commands.{name}").command
+        module = f"{name}_" if iskeyword(name) else name
+        command: click.Command = import_module(f"nightpress.jobs.commands.{module}").command
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:

@@ -6,6 +6,7 @@
     └── PipelineError
         ├── SpecError              the job file is wrong; the message names the key and the value
         ├── ManifestError          the manifest is wrong; carries its `problems`
+        │   └── NotConverted       a wildcard folder has what no campaign can say
         ├── ChangedRunError        the job differs from the one that began the run
         │   └── ManifestGrown      only the rows of its manifest do
         ├── RunNotFound            there is no run at that URL
@@ -51,7 +52,8 @@ class Problem:
 
     `row` counts from 0 within its file, like the ids of rows without an id; it is None if the
     problem concerns no single row. `line` is where that row begins in a text file, counted from 1
-    as an editor shows it; it is None in Parquet and tables, which have no lines.
+    as an editor shows it; it is None in Parquet and tables, which have no lines. `character` is the
+    place in that line, counted from 1; None if the problem concerns the whole line.
     """
 
     file: str
@@ -59,12 +61,14 @@ class Problem:
     column: str | None
     message: str
     line: int | None = None
+    character: int | None = None
 
     @property
     def place(self) -> str | None:
-        """`line 5`, or `row 3 (counted from 0)`; None if the problem concerns no single row."""
+        """`line 5`, `line 5, character 9`, or `row 3 (counted from 0)`; None for a whole file."""
         if self.line is not None:
-            return f"line {self.line}"
+            character = "" if self.character is None else f", character {self.character}"
+            return f"line {self.line}{character}"
         return None if self.row is None else f"row {self.row} (counted from 0)"
 
     def __str__(self) -> str:
@@ -98,8 +102,9 @@ def _places(problems: Sequence[Problem]) -> str | None:
     One more than `MOST_PLACES` is named too, because "1 more" is no shorter.
     """
     first = problems[0]
-    numbers = [problem.row if first.line is None else problem.line for problem in problems]
-    if len(problems) == 1 or None in numbers:
+    every = (problem.row if first.line is None else problem.line for problem in problems)
+    numbers = list(dict.fromkeys(every))
+    if len(numbers) == 1 or None in numbers:
         return first.place
     num_shown = len(numbers) if len(numbers) <= MOST_PLACES + 1 else MOST_PLACES
     shown = [str(number) for number in numbers[:num_shown]]
@@ -123,6 +128,14 @@ class ManifestError(PipelineError, ValueError):
     def __reduce__(self) -> tuple[Any, ...]:
         """Allow pickling, so that the error can cross processes."""
         return type(self), (self.problems, self.total)
+
+
+class NotConverted(ManifestError):
+    """Entries of a wildcard folder have no counterpart in a campaign; nothing was written."""
+
+    def __init__(self, problems: Sequence[Problem], total: int | None = None) -> None:
+        super().__init__(problems, total)
+        self.args = (f"{self}\nnothing was written; --leave-out leaves these entries out",)
 
 
 @dataclass(frozen=True)
@@ -165,13 +178,20 @@ class ManifestGrown(ChangedRunError):
         advice: what can be done about it.
     """
 
+    REASON = "the manifest has changed since it was planned"
+
     def __init__(
         self, run: str, changes: Sequence[Change], lines: Sequence[str], advice: str
     ) -> None:
         super().__init__(run, changes)
         self.lines, self.advice = tuple(lines), advice
         text = "\n".join(f"  {line}" for line in lines)
-        self.args = (f"{run}: the manifest has changed since it was planned:\n{text}\n{advice}",)
+        self.args = (f"{run}: {self.REASON}:\n{text}\n{advice}",)
+
+    @property
+    def brief(self) -> str:
+        """The message in one line, without what came, went and changed."""
+        return f"{self.run}: {self.REASON}. {self.advice}"
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Allow pickling, so that the error can cross processes."""

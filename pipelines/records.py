@@ -3,7 +3,7 @@
 This module defines the Arrow schemas of `plan/` and `metadata/`.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from enum import StrEnum
 from typing import Any, Literal, Self
@@ -47,7 +47,8 @@ PLAN_SCHEMA = pa.schema(
         pa.field("prompt", pa.string(), nullable=False),
         pa.field("negative_prompt", pa.string(), nullable=False),
         pa.field("seed", pa.int64(), nullable=False),
-        *(pa.field(name, pa.int32(), nullable=False) for name in ("width", "height")),
+        pa.field("width", pa.int32(), nullable=False),
+        pa.field("height", pa.int32(), nullable=False),
         pa.field("num_inference_steps", pa.int32(), nullable=False),
         pa.field("guidance_scale", pa.float64(), nullable=False),
         pa.field("scheduler", pa.string(), nullable=False),
@@ -66,7 +67,8 @@ Width and height are those of the finished image.
 
 LORA_TYPE = pa.struct(
     [
-        *(pa.field(name, pa.string(), nullable=False) for name in ("name", "sha256")),
+        pa.field("name", pa.string(), nullable=False),
+        pa.field("sha256", pa.string(), nullable=False),
         pa.field("scale", pa.float64(), nullable=False),
     ]
 )
@@ -74,7 +76,8 @@ LORA_TYPE = pa.struct(
 
 PASS_TYPE = pa.struct(
     [
-        *(pa.field(name, pa.float64(), nullable=False) for name in ("scale", "strength")),
+        pa.field("scale", pa.float64(), nullable=False),
+        pa.field("strength", pa.float64(), nullable=False),
         *(
             pa.field(name, pa.int32(), nullable=False)
             for name in ("num_inference_steps", "from_width", "from_height", "width", "height")
@@ -97,7 +100,8 @@ METADATA_SCHEMA = pa.schema(
         pa.field("member_offset", pa.int64()),
         pa.field("sha256", pa.string()),
         pa.field("num_bytes", pa.int64()),
-        *(pa.field(name, pa.int32(), nullable=False) for name in ("width", "height")),
+        pa.field("width", pa.int32(), nullable=False),
+        pa.field("height", pa.int32(), nullable=False),
         pa.field("prompt", pa.string(), nullable=False),
         pa.field("negative_prompt", pa.string(), nullable=False),
         pa.field("seed", pa.int64(), nullable=False),
@@ -112,7 +116,9 @@ METADATA_SCHEMA = pa.schema(
         pa.field("worker", pa.string(), nullable=False),
         pa.field("started_at", pa.timestamp("us", tz="UTC"), nullable=False),
         pa.field("sampling_s", pa.float64()),
-        *(pa.field(name, pa.string()) for name in ("speed", "prompt_cut", "negative_prompt_cut")),
+        pa.field("speed", pa.string()),
+        pa.field("prompt_cut", pa.string()),
+        pa.field("negative_prompt_cut", pa.string()),
         pa.field("mode", pa.string()),
         pa.field("strength", pa.float64()),
         pa.field("canvas", pa.list_(pa.int32())),
@@ -130,7 +136,7 @@ from `member_offset` on.
 """
 
 DRAW_KEY = "draw_key"
-"""A carried column: a hash of what a row's prompt was drawn from; see `Growth.kept`."""
+"""A carried column of campaigns: a hash of what a row was drawn from; see `campaign`."""
 
 RESERVED_COLUMNS = frozenset(PLAN_SCHEMA.names) | frozenset(METADATA_SCHEMA.names)
 """Names that a carried column may not have; see `carried_name`."""
@@ -149,16 +155,17 @@ def with_carried_renamed(table: pa.Table, added: frozenset[str]) -> pa.Table:
         added: `ADDED_TO_PLANS` or `ADDED_TO_METADATA`. A part of an older version lacks some of
             them, and what it has under such a name is a carried column, say `manifest_mode`.
     """
-    names, later = table.column_names, {"parent"}
+    names = table.column_names
+    later = {"parent"} if carries_parent(names) else set()
     if not added.issubset(names):
-        later |= ADDED_TO_PLANS | ADDED_TO_METADATA
-    elif not carries_parent(names):
-        return table
-    return table.rename_columns([f"manifest_{n}" if n in later else n for n in names])
+        later |= {"parent", *ADDED_TO_PLANS, *ADDED_TO_METADATA}
+    renamed = [f"manifest_{n}" if n in later else n for n in names]
+    return table if renamed == names else table.rename_columns(renamed)
 
 
 def carries_parent(names: Sequence[str]) -> bool:
-    """Whether an older version carried a column `parent`: now it stands before `passes`."""
+    """Whether a part of an older version carries a column `parent`, which stands before `passes`
+    since it is a column of its own."""
     return "parent" in names and list(names).index("parent") > [*names, "passes"].index("passes")
 
 
@@ -182,58 +189,8 @@ OPTIONAL_FACTS: dict[str, Any] = {
     "passes": (),
     "parent": None,
 }
-"""Facts that most images lack, with the value for none; files and older metadata omit them."""
-
-
-def python_rows(table: pa.Table) -> list[dict[str, Any]]:
-    """The rows as Python values; a column that has no such values has its times as text.
-
-    Python has no time beyond the year 9999, and without pandas none with nanoseconds.
-    """
-    columns = [python_values(column) for column in table.columns]
-    rows = zip(*columns, strict=True) if columns else [()] * table.num_rows
-    return [dict(zip(table.column_names, row, strict=True)) for row in rows]
-
-
-def nanoseconds_as_text(table: pa.Table) -> pa.Table:
-    """The table with text in place of times in nanoseconds, whether pandas is there or not."""
-    for index, column in enumerate(table.schema):
-        type_ = with_types(column.type, lambda inner: pa.string() if _is_in_ns(inner) else inner)
-        if type_ != column.type:
-            texts = table.column(index).cast(type_)
-            table = table.set_column(index, column.with_type(type_), texts)
-    return table
-
-
-def with_types(type_: pa.DataType, change: Callable[[pa.DataType], pa.DataType]) -> pa.DataType:
-    """A type with other types in the lists, structs and maps inside it, at any depth."""
-
-    def changed(inner: pa.Field) -> pa.Field:
-        return inner.with_type(with_types(inner.type, change))
-
-    if pa.types.is_fixed_size_list(type_):
-        return pa.list_(changed(type_.value_field), type_.list_size)
-    if pa.types.is_list(type_):
-        return pa.list_(changed(type_.value_field))
-    if pa.types.is_struct(type_):
-        return pa.struct([changed(field) for field in type_])
-    if pa.types.is_map(type_):
-        return pa.map_(changed(type_.key_field), changed(type_.item_field))
-    return change(type_)
-
-
-def python_values(column: pa.ChunkedArray) -> list[Any]:
-    """The values of one column; see `python_rows`."""
-    try:
-        values: list[Any] = column.to_pylist()
-    except (ValueError, OverflowError):
-        texts = with_types(column.type, lambda t: pa.string() if pa.types.is_temporal(t) else t)
-        values = column.cast(texts).to_pylist()
-    return values
-
-
-def _is_in_ns(type_: pa.DataType) -> bool:
-    return bool(pa.types.is_temporal(type_) and getattr(type_, "unit", "") == "ns")
+"""Facts that most images do not have, with the value for none; image files then leave them out, and
+so does the metadata of older versions."""
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,6 @@
 """Fixtures for all tests: S3 servers that start on first use, folders to write to, devices."""
 
+import gc
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -22,6 +23,16 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if not torch.cuda.is_available():
         items[:] = [item for item in items if not item.get_closest_marker("gpu")]
         config.hook.pytest_deselected(items=for_gpus)
+
+
+def pytest_collection_finish() -> None:
+    """Keep the garbage collector from going through torch and Ray again and again.
+
+    What was imported until now is never garbage.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(20_000, 10, 10)
 
 
 @pytest.fixture(params=["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])

@@ -22,7 +22,9 @@ from nightpress.diffusion_core.errors import NightpressError
 from nightpress.diffusion_core.models.samplers import SAMPLER_NAMES
 from nightpress.diffusion_core.models.spec import ModelSpec
 from nightpress.jobs import cli
+from nightpress.pipelines.campaign.reading import read_spec
 from nightpress.pipelines.job.spec import SETTING_COLUMNS, RunSpec
+from nightpress.pipelines.manifest.formats import CAMPAIGN_SUFFIXES
 from nightpress.pipelines.records import METADATA_SCHEMA, FailureType
 from nightpress.pipelines.storage.sources import SUFFIXES
 from nightpress.pipelines.training.spec import RECIPES, train_spec
@@ -246,6 +248,8 @@ def test_every_piece_of_a_job_file_is_valid(block: Block) -> None:
     values = yaml.safe_load(block.text)
     if "recipe" in values:
         train_spec({"name": "job"} | values)
+    elif "prompt" in values:
+        read_spec("example.campaign.yaml", block.text.encode())
     else:
         RunSpec.from_dict({"name": "job", "manifest": "prompts.csv", "output": "press"} | values)
 
@@ -366,7 +370,10 @@ def test_the_manual_lists_every_manifest_column_and_format() -> None:
         iter(SETTING_COLUMNS), columns
     )
     formats = table_under("pipelines/README.md", "## Manifests")
-    assert {name for row in formats for name in code_spans(row[1])} == set(SUFFIXES)
+    assert {name for row in formats for name in code_spans(row[1])} == {
+        *SUFFIXES,
+        CAMPAIGN_SUFFIXES[0],
+    }
 
 
 def test_the_manual_lists_every_sampler() -> None:

@@ -5,6 +5,7 @@ from .diffusion_core.errors import NightpressError
 from .jobs import (
     AgainResult,
     Diagnosis,
+    Expansion,
     ImageSetup,
     Plan,
     RepairResult,
@@ -22,6 +23,7 @@ from .jobs import (
     again,
     compare_samplers,
     doctor,
+    expand,
     list_runs,
     plan,
     preview,
@@ -34,12 +36,22 @@ from .jobs import (
     tune,
     verify,
 )
-from .pipelines import Run, RunSpec, TrainSpec, open_run, read_train_spec
+from .pipelines import (
+    Imported,
+    Run,
+    RunSpec,
+    TrainSpec,
+    import_lists,
+    open_run,
+    read_train_spec,
+)
 
 __all__ = [
     "AgainResult",
     "Diagnosis",
+    "Expansion",
     "ImageSetup",
+    "Imported",
     "NightpressError",
     "Plan",
     "RepairResult",
@@ -60,6 +72,8 @@ __all__ = [
     "again",
     "compare_samplers",
     "doctor",
+    "expand",
+    "import_lists",
     "list_runs",
     "open_run",
     "plan",

@@ -12,9 +12,15 @@ from rich.table import Table
 from nightpress.diffusion_core.conditioning.edits import samples_alone
 from nightpress.diffusion_core.conditioning.spec import TEXT_ALONE
 from nightpress.diffusion_core.sampling.request import SamplingParams
-from nightpress.jobs.commands.common import job_argument, json_option, read_job, set_option
+from nightpress.jobs.commands.common import (
+    extend_options,
+    job_argument,
+    json_option,
+    read_job,
+    set_option,
+)
 from nightpress.jobs.commands.json_output import print_result
-from nightpress.jobs.commands.status import holder_line, holder_values
+from nightpress.jobs.commands.status import holder_line, holder_values, not_in_manifest
 from nightpress.jobs.commands.times import (
     Night,
     PlannedDeadline,
@@ -26,7 +32,7 @@ from nightpress.jobs.commands.times import (
 from nightpress.jobs.errors import BAD_INPUT, OK, STOPPED
 from nightpress.jobs.runs.column_lines import carried_line, near_misses, settings_line
 from nightpress.jobs.runs.existing_run import RunState, State
-from nightpress.jobs.runs.extension import Extension
+from nightpress.jobs.runs.extension import ExtendOptions, Extension
 from nightpress.jobs.runs.forecast import (
     forecast_lines,
     forecast_values,
@@ -62,6 +68,7 @@ MAX_FILES = 10
     "now; of a window such as 22:00-06:30 that is not open, if it starts when it opens.",
 )
 @night_options
+@extend_options
 @json_option
 @click.pass_context
 def command(
@@ -70,13 +77,15 @@ def command(
     overrides: tuple[str, ...],
     deadline: PlannedTimes | None,
     night: Night,
+    growing: ExtendOptions,
     as_json: bool,
 ) -> None:
     """Show what JOB would make: images, shards, batches by setting, bytes and time.
 
     Says first how far the run is, if it was started before, and what each file and column of the
     manifest is read as. If `nightpress run` would refuse the job, because it has changed since the
-    run was started or the output cannot be reached, the exit code is that of `nightpress run`.
+    run was started or the output cannot be reached, the exit code is that of `nightpress run` with
+    the same --extend and --changed.
 
     The whole manifest is checked, with the pictures that it names (see the key inputs.check), and
     nothing is written. Bytes and time are estimated from runs
@@ -87,6 +96,8 @@ def command(
     spec = read_job(job, overrides, night=night)
     planned = plan(
         spec,
+        extend=growing.extend,
+        changed=growing.changed,
         deadline_at=None if deadline is None else deadline.ends_at,
         starts_at=None if deadline is None else deadline.starts_at,
     )
@@ -131,6 +142,7 @@ def as_values(planned: Plan) -> dict[str, object]:
             "holder": None if state.holder is None else holder_values(state.holder),
             "changes": [asdict(change) for change in state.changes],
             "growth": _growth_values(state),
+            "num_gone": state.num_gone,
             "error": None if state.error is None else str(state.error),
         },
         "files": [asdict(file) for file in planned.files],
@@ -140,7 +152,7 @@ def as_values(planned: Plan) -> dict[str, object]:
 
 
 def _growth_values(state: RunState) -> dict[str, object] | None:
-    """What `--extend` would add, if only the rows of the manifest have changed."""
+    """What extending the run would add, if only the rows of the manifest have changed."""
     if state.growth is None:
         return None
     images = state.growth.growth.summary.as_dict()
@@ -154,6 +166,7 @@ def show(console: Console, spec: RunSpec, planned: Plan, zone: tzinfo) -> None:
         f"run      {planned.url}",
         *state_lines(planned.run_state),
         *file_lines(planned.files),
+        *(f"note     {note}" for file in planned.files for note in file.notes),
         f"reads    {settings_line(planned.columns)}",
         *[f"carries  {line}" for line in [carried_line(planned.columns)] if line],
         *[f"warning  {line}" for line in near_misses(planned.columns)],
@@ -191,16 +204,22 @@ def state_lines(state: RunState) -> list[str]:
     """How far the run is, and whether `nightpress run` would refuse the job."""
     done = f"{state.num_done:,} of {state.num_images:,} images are done"
     done += f", {state.num_failed:,} of them failed" if state.num_failed else ""
+    done += f"; {not_in_manifest(state.num_gone)}" if state.num_gone else ""
     match state.state:
         case State.NEW:
             return []
         case State.UNREADABLE:
             return [f"state    unknown: {state.error}"]
-        case State.CHANGED if state.growth is not None:
+        case State.GROWS if state.growth is not None:
             return [
                 f"state    its manifest has changed since it was planned; {done}",
-                *(f"         {line}" for line in state.growth.growth.summary.lines()),
-                f"         {would_add(state.growth)}",
+                *(f"         {line}" for line in state.growth.lines()),
+            ]
+        case State.CHANGED if state.refusal is not None:
+            return [
+                f"state    its manifest has changed since it was planned; {done}",
+                *(f"         {line}" for line in state.refusal.lines),
+                *([f"         {would_add(state.growth)}"] if state.growth is not None else []),
             ]
         case State.CHANGED:
             return [
@@ -209,16 +228,16 @@ def state_lines(state: RunState) -> list[str]:
             ]
         case State.HELD:
             return [f"state    held by {holder_line(state.holder)}; {done}"]
-        case State.FINISHED:
-            return [f"state    finished: {done}"]
-        case State.RESUMABLE:
-            return [f"state    resumable: {done}"]
+        case _:
+            return [f"state    {state.state}: {done}"]
 
 
 def would_add(growth: Extension) -> str:
-    """`would add 10 images; run with --extend`."""
+    """`would add 10 images; run with --extend`, or what else `run` would do."""
     if growth.growth.summary.changed.number:
         return "would refuse the changed images, or make them again with --changed new-variant"
+    if not growth.num_images:
+        return "would make nothing, and record the manifest; run with --extend"
     return f"would add {plural(growth.num_images, 'image')}; run with --extend"
 
 
@@ -245,8 +264,8 @@ def format_name(file: PlannedFile) -> str:
 def refusal_line(planned: Plan) -> str | None:
     """Why `nightpress run` would refuse the job; None if it would not."""
     match planned.run_state.state:
-        case State.CHANGED if planned.run_state.growth is not None:
-            return f"{planned.url}: {planned.run_state.growth.advice}"
+        case State.CHANGED if planned.run_state.refusal is not None:
+            return planned.run_state.refusal.brief
         case State.CHANGED:
             return (
                 f"{planned.url} was started with a different job; restore the old values, or give "
@@ -263,7 +282,7 @@ def _refusal_values(planned: Plan) -> dict[str, str] | None:
     message, error = refusal_line(planned), planned.run_state.error
     if message is None:
         return None
-    grew = ManifestGrown if planned.run_state.growth is not None else ChangedRunError
+    grew = ManifestGrown if planned.run_state.refusal is not None else ChangedRunError
     kind = grew if error is None else type(error)
     return {"type": kind.__name__, "message": message}
 
@@ -286,7 +305,7 @@ def estimate_line(spec: RunSpec, planned: Plan) -> str:
             return "takes    unknown: earlier runs cannot be read"
         return "takes    unknown: no run here has used this model with these settings yet"
     actors = planned_actors(spec)
-    what = "" if growth is None else f" for {plural(growth.num_images, 'new image')}"
+    what = "" if growth is None else f" for the {plural(growth.num_images, 'image')} to add"
     return (
         f"takes    about {duration(planned.estimate.actor_s / actors)} on "
         f"{plural(actors, 'actor')}, {size(planned.estimate.num_bytes)}{what}"

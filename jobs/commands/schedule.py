@@ -12,10 +12,11 @@ from zoneinfo import ZoneInfo
 
 import click
 
-from nightpress.jobs.commands.common import job_argument, json_option, set_option
+from nightpress.jobs.commands.common import extend_options, job_argument, json_option, set_option
 from nightpress.jobs.commands.exit_codes import ExitCodes
 from nightpress.jobs.commands.json_output import print_result
 from nightpress.jobs.commands.times import ZONE, ClockTime, zone_of, zone_option
+from nightpress.jobs.runs.extension import ExtendOptions
 from nightpress.jobs.schedules.checks import notes, require_possible
 from nightpress.jobs.schedules.files import Kind, ScheduleFile, schedule_files
 from nightpress.jobs.schedules.schedule import Job, Machine, Pods, Schedule, Times
@@ -93,6 +94,7 @@ def option(*names: str, **settings: Any) -> Callable[[Function], Function]:
 )
 @set_option
 @click.option("--ok-codes", type=ExitCodes(), metavar="CODES", help="As for `nightpress run`.")
+@extend_options
 @option("--retries", type=click.IntRange(0, 100), default=3, help="Tries after one that stopped.")
 @click.option("--name", help="Name of what is scheduled. [default: nightpress-<job file>]")
 @option("--namespace", default="nightpress", help="Kubernetes namespace.")
@@ -195,6 +197,7 @@ def _schedule(ctx: click.Context, kind: Kind, path: Path) -> Schedule:
         times=Times(given["at"], zone, given["deadline"]),
         to=given["to"] or (HEAD if kind is Kind.CRONJOB else None),
         ok_codes=given["ok_codes"] or (),
+        growing=ExtendOptions.of(given["extend"], given["changed"]),
         retries=given["retries"],
         machine=Machine(
             directory=(given["directory"] or Path()).absolute(),

@@ -112,10 +112,15 @@ def describe(found: RunStatus) -> str:
 
 
 def extended_line(found: RunStatus) -> str:
-    """`2 times; 3 images not in the manifest any more`."""
+    """`2 times; 3 images are not in the manifest any more`."""
     times = plural(found.num_editions, "time")
-    gone = f"; {plural(found.num_gone, 'image')} not in the manifest any more"
-    return f"{times}{gone if found.num_gone else ''}"
+    return times + (f"; {not_in_manifest(found.num_gone)}" if found.num_gone else "")
+
+
+def not_in_manifest(num_gone: int) -> str:
+    """`3 images are not in the manifest any more`."""
+    are = "is" if num_gone == 1 else "are"
+    return f"{plural(num_gone, 'image')} {are} not in the manifest any more"
 
 
 def spent_line(found: RunStatus) -> str:

@@ -125,8 +125,7 @@ def _run_options(
         yield from ("--budget", str(budget))
     if take_over:
         yield "--take-over"
-    if growing.extend:
-        yield from ("--extend", "--changed", growing.changed)
+    yield from growing.words
     if log_format != "text":
         yield from ("--log-format", log_format)
 

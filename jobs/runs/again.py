@@ -293,13 +293,9 @@ def add_again(
     name = f"{EDITIONS_FOLDER}/{number:04d}"
     layout = keep_added_hashes(store, chosen.rows.kept(store, f"{name}-rows-"), f"{name}-inputs-")
     ids = chosen.image_ids
-    nothing, before = SomeImages(0), record.editions[-1:]
+    nothing, new = SomeImages(0), SomeImages(len(ids), tuple(ids[:MAX_FIRST].to_pylist()))
     summary = GrowthSummary(
-        came=SomeImages(len(ids), tuple(ids[:MAX_FIRST].to_pylist())),
-        went=before[0].summary.went if before else nothing,
-        changed=nothing,
-        kept=nothing,
-        num_same=0,
+        came=new, went=nothing, back=nothing, changed=nothing, kept=nothing, num_same=0
     )
     details = pa.table([ids, [AGAIN] * len(ids), pa.nulls(len(ids), pa.string())], schema=DETAILS)
     edition = Edition(

@@ -3,7 +3,17 @@
 from collections.abc import Iterator, Sequence
 
 from nightpress.jobs.progress.events import Message
-from nightpress.pipelines.manifest.columns import ColumnUse
+from nightpress.pipelines.job.spec import RunSpec
+from nightpress.pipelines.manifest.columns import ColumnUse, column_uses
+from nightpress.pipelines.manifest.files import ManifestFile
+from nightpress.pipelines.storage.urls import public
+
+
+def notes_of(files: Sequence[ManifestFile]) -> Iterator[str]:
+    """What a person should know of campaigns that were just scanned: what they left out."""
+    for file in files:
+        for note in file.notes:
+            yield f"{public(file.url)}: {note}"
 
 
 def settings_line(uses: Sequence[ColumnUse]) -> str:
@@ -42,8 +52,11 @@ def near_misses(uses: Sequence[ColumnUse]) -> Iterator[str]:
             )
 
 
-def column_messages(uses: Sequence[ColumnUse]) -> Iterator[Message]:
-    """The same as events of a run; near misses are warnings."""
+def column_messages(spec: RunSpec, files: Sequence[ManifestFile]) -> Iterator[Message]:
+    """The same as events of a run, after what scanning noted; near misses are warnings."""
+    for note in notes_of(files):
+        yield Message(note)
+    uses = column_uses(spec, files)
     yield Message(f"reads the columns: {settings_line(uses)}")
     carried = carried_line(uses)
     if carried:

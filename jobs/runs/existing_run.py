@@ -1,15 +1,22 @@
 """A run that a job finds already begun: how far it is, and whether the job may resume it."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from nightpress.diffusion_core.models.info import ModelInfo
-from nightpress.jobs.runs.extension import Extension, found_growth
+from nightpress.jobs.runs.extension import ExtendOptions, Extension, found_growth
 from nightpress.jobs.runs.finished import device_of
 from nightpress.jobs.runs.table_manifest import TableManifest, kept_job, kept_path
-from nightpress.pipelines.errors import Change, RunNotFound, StoreError, UnsupportedFormat
+from nightpress.pipelines.errors import (
+    Change,
+    ManifestGrown,
+    RunNotFound,
+    StoreError,
+    UnsupportedFormat,
+)
 from nightpress.pipelines.job.spec import RunSpec
-from nightpress.pipelines.planning import PlanIncomplete, PlanLayout, compare_manifest, file_changes
+from nightpress.pipelines.planning import PlanLayout, compare_manifest, file_changes
 from nightpress.pipelines.run_directory.lease import Holder, last_holder
 from nightpress.pipelines.run_directory.reader import Run
 from nightpress.pipelines.run_directory.record import RunRecord, read_record
@@ -75,6 +82,8 @@ class State(StrEnum):
     """A process may be working on it, by the last heartbeat."""
     CHANGED = "changed"
     """It was started with another job or planned from other rows, so `run` would refuse this."""
+    GROWS = "grows"
+    """Its manifest has changed, and `run` would extend it, as it is asked to."""
     UNREADABLE = "unreadable"
     """The store does not answer, or what is there cannot be read."""
 
@@ -92,7 +101,11 @@ class RunState:
     holder: Holder | None = None
     changes: tuple[Change, ...] = ()
     growth: Extension | None = None
-    """What `--extend` would add; None if more than the manifest's rows has changed."""
+    """What extending the run would add; None if more than the manifest's rows has changed."""
+    refusal: ManifestGrown | None = None
+    """Why `run` would not extend it, if only the manifest's rows have changed."""
+    num_gone: int = 0
+    """Images of the run that its manifest does not plan any more, or plans differently."""
     error: StoreError | RunNotFound | UnsupportedFormat | None = None
     """Why the run directory cannot be read."""
 
@@ -122,6 +135,7 @@ def state_of(
     model: ModelInfo,
     layout: PlanLayout,
     table: TableManifest | None = None,
+    options: ExtendOptions | None = None,
 ) -> RunState:
     """How far a run is, and whether `run` would resume it with this job.
 
@@ -131,6 +145,7 @@ def state_of(
         model: the job's model.
         layout: the plan of the job's manifest.
         table: the table that was passed as its manifest, if any.
+        options: how `run` may extend the run; by default it may not.
 
     Raises:
         ManifestError: the manifest has changed in a way that no run can be extended by.
@@ -139,36 +154,60 @@ def state_of(
         return RunState(State.UNREADABLE if found.error else State.NEW, error=found.error)
     store, record = found.store, found.record
     try:
-        changes = record.changes(spec, model, device_of(spec, record))
         of_manifest = _manifest_changes(store, record, layout, table)
-        grows = of_manifest and not changes
-        growth = _growth(store, record, spec, model) if grows else None
-        changes += of_manifest
+        differs = _difference(store, record, spec, model, of_manifest, options or ExtendOptions())
         progress = Run(store, record).progress()
-        holder = last_holder(store)
+        holder = _live_holder(store)
     except StoreError as error:
         return RunState(State.UNREADABLE, error=error)
-    if holder is not None and holder.is_dead:
-        holder = None
-    state = _state(bool(changes), progress.complete, is_held=holder is not None)
+    state = _state(differs, progress.complete, is_held=holder is not None)
     done = progress.num_done, progress.num_failed, progress.num_images
-    return RunState(state, *done, holder, tuple(changes), growth)
+    found_out = differs.changes, differs.growth, differs.refusal
+    return RunState(state, *done, holder, *found_out, num_gone=record.num_gone)
 
 
-def _state(is_changed: bool, is_complete: bool, is_held: bool) -> State:
-    if is_changed:
+def _live_holder(store: Store) -> Holder | None:
+    holder = last_holder(store)
+    return None if holder is None or holder.is_dead else holder
+
+
+@dataclass(frozen=True)
+class _Difference:
+    """How a job differs from the run that it finds; see `RunState`."""
+
+    changes: tuple[Change, ...]
+    growth: Extension | None = None
+    refusal: ManifestGrown | None = None
+
+
+def _difference(
+    store: Store,
+    record: RunRecord,
+    spec: RunSpec,
+    model: ModelInfo,
+    of_manifest: Sequence[Change],
+    options: ExtendOptions,
+) -> _Difference:
+    of_job = record.changes(spec, model, device_of(spec, record))
+    changes = (*of_job, *of_manifest)
+    if of_job or not of_manifest:
+        return _Difference(changes)
+    try:
+        growth = found_growth(store, record, spec, changes, options.changed)
+    except ManifestGrown as refusal:
+        return _Difference(changes, None, refusal)
+    refused = growth.refusal(store.url, changes, options)
+    return _Difference(changes, growth.checked(store, model), refused)
+
+
+def _state(differs: _Difference, is_complete: bool, is_held: bool) -> State:
+    if differs.growth is not None and differs.refusal is None:
+        return State.GROWS
+    if differs.changes:
         return State.CHANGED
     if is_complete:
         return State.FINISHED
     return State.HELD if is_held else State.RESUMABLE
-
-
-def _growth(store: Store, record: RunRecord, spec: RunSpec, model: ModelInfo) -> Extension | None:
-    """What `run` would add; None if the plan is not complete, so that nobody can say."""
-    try:
-        return found_growth(store, record, spec).checked(store, model)
-    except PlanIncomplete:
-        return None
 
 
 def _manifest_changes(

@@ -34,10 +34,9 @@ from nightpress.pipelines.run_directory.editions import (
     EDITIONS_FOLDER,
     Edition,
     create_edition,
+    earlier_editions,
     keep_details,
-    made_again,
     num_editions,
-    stand_ins,
 )
 from nightpress.pipelines.run_directory.lease import Lease
 from nightpress.pipelines.run_directory.record import RunRecord
@@ -67,8 +66,14 @@ class ExtendOptions:
         if changed not in CHANGED:
             raise SpecError(f"changed: {changed!r} is not one of: {', '.join(CHANGED)}")
         if changed != "refuse" and not extend:
-            raise SpecError(f"changed: {changed!r} has no effect without --extend")
+            raise SpecError(f"--changed {changed} has no effect without --extend")
         return cls(extend, "refuse" if changed == "refuse" else "new-variant")
+
+    @property
+    def words(self) -> list[str]:
+        """The options of a command line that ask for this."""
+        changed = ["--changed", self.changed] if self.changed != "refuse" else []
+        return ["--extend", *changed] if self.extend else []
 
 
 @dataclass(frozen=True)
@@ -122,14 +127,20 @@ class Extension:
         """What is said about the prompts of the rows to add."""
         return self.rows.layout.prompts.warnings() if self.rows is not None else []
 
-    @property
-    def advice(self) -> str:
-        """What can be done about a manifest that has grown."""
-        return advice(self.growth)
+    def refusal(
+        self, url: str, changes: tuple[Change, ...], options: ExtendOptions
+    ) -> ManifestGrown | None:
+        """Why the run, at this URL, is not extended with these options; None if it is."""
+        growth = self.growth
+        if options.extend and (options.changed != "refuse" or not len(growth.changed)):
+            return None
+        return ManifestGrown(url, changes, growth.summary.lines(), advice(growth))
 
     def lines(self) -> list[str]:
         """What came, went and changed, and what is made of it."""
-        making = f"adds {plural(self.num_images, 'image')} to the run"
+        making = "makes nothing, and records the manifest"
+        if self.num_images:
+            making = f"adds {plural(self.num_images, 'image')} to the run"
         return [*self.growth.summary.lines(), making]
 
 
@@ -154,24 +165,30 @@ def compare(
         SpecError, ManifestError: the manifest cannot be used.
         StoreError: the manifest or the plan cannot be read.
     """
-    try:
-        extension = found_growth(store, record, spec, options.changed)
-    except PlanIncomplete as error:
-        back = "Bring the old manifest back once to finish the plan, or give this job another name."
-        raise ManifestGrown(store.url, changes, [*map(str, changes), str(error)], back) from error
-    growth = extension.growth
-    if not options.extend or (len(growth.changed) and options.changed == "refuse"):
-        raise ManifestGrown(store.url, changes, growth.summary.lines(), advice(growth))
+    extension = found_growth(store, record, spec, changes, options.changed)
+    if refusal := extension.refusal(store.url, changes, options):
+        raise refusal
     return extension
 
 
 def found_growth(
-    store: Store, record: RunRecord, spec: RunSpec, changed: Changed = "refuse"
+    store: Store,
+    record: RunRecord,
+    spec: RunSpec,
+    changes: tuple[Change, ...],
+    changed: Changed = "refuse",
 ) -> Extension:
-    """Compare a manifest that has changed with the run, whatever has changed; see `compare`."""
-    made_as = stand_ins(store, record.editions)
-    others = made_again(store, record.editions)
-    growth = compare_growth(spec, record.model, record.layout, store, made_as, others)
+    """Compare a manifest that has changed with the run, whatever has changed; see `compare`.
+
+    Raises:
+        ManifestGrown: the plan is not complete, so nobody can say what came, went and changed.
+    """
+    earlier = earlier_editions(store, record.editions)
+    try:
+        growth = compare_growth(spec, record.model, record.layout, store, earlier)
+    except PlanIncomplete as error:
+        back = "Bring the old manifest back once to finish the plan, or give this job another name."
+        raise ManifestGrown(store.url, changes, [*map(str, changes), str(error)], back) from error
     return Extension(spec, record, growth, growth.added(changed == "new-variant"), changed)
 
 
@@ -181,13 +198,14 @@ def advice(growth: Growth) -> str:
     if not summary.changed.number:
         makes = "records the manifest and makes nothing"
         if summary.came.number:
-            makes = f"makes the {plural(summary.came.number, 'new image')} and no other"
+            makes = f"makes {_all_of(summary.came.number, 'new image')} and no other"
         return f"Extend the run with --extend, which {makes}, or give this job another name."
-    again = plural(summary.changed.number, "changed image")
-    new = f", and {plural(summary.came.number, 'new one')}" if summary.came.number else ""
+    again = _all_of(summary.changed.number, "changed image")
+    what = "a new variant" if summary.changed.number == 1 else "new variants"
+    new = f", and {_all_of(summary.came.number, 'new image')}" if summary.came.number else ""
     text = (
         "Bring the old rows back, give this job another name, or extend the run with --extend "
-        f"--changed new-variant, which makes {again} as new variants beside the old{new}."
+        f"--changed new-variant, which makes {again} again as {what}{new}; old ones stay."
     )
     if not growth.planner.columns.has_ids:
         text = (
@@ -195,6 +213,11 @@ def advice(growth: Growth) -> str:
             f"renames all behind it. {text}"
         )
     return text
+
+
+def _all_of(number: int, what: str) -> str:
+    """`the new image` or `the 2 new images`."""
+    return f"the {what}" if number == 1 else f"the {plural(number, what)}"
 
 
 def require_no_new_edition(store: Store, record: RunRecord) -> None:
@@ -236,6 +259,7 @@ def add_edition(
     Raises:
         ChangedRunError: another process has extended the run with another manifest.
         LeaseLost: another process has taken over the run.
+        RunStopped: another process has extended it more than once.
         StoreError: the store failed.
     """
     edition = _kept(store, extension, lease, table)
@@ -243,7 +267,10 @@ def add_edition(
     winner = create_edition(store, edition)
     if [each.identity for each in winner.manifest] != [each.identity for each in edition.manifest]:
         raise ChangedRunError(store.url, file_changes(winner.manifest, edition.manifest))
-    return extension.record.extended(winner)
+    record = extension.record.extended(winner)
+    if winner is not edition:
+        require_no_new_edition(store, record)
+    return record
 
 
 def _kept(store: Store, extension: Extension, lease: Lease, table: TableManifest | None) -> Edition:

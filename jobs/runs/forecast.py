@@ -86,6 +86,8 @@ def forecast(
         return said(None, "earlier runs cannot be read")
     if state.state is State.CHANGED:
         return said(None, "the job or its manifest is not that of the run")
+    if state.state is State.GROWS:
+        return said(None, "the run has not been extended yet")
     layout = layout if found.record is None else found.record.layout
     work = None
     if found.record is not None:

@@ -1,11 +1,12 @@
 """`plan`: what a job would make, how large it would be, and how long it would take."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from nightpress.diffusion_core.models.info import ModelInfo
 from nightpress.jobs.dispatch.batch_size import resolve_batch_size
 from nightpress.jobs.runs.existing_run import FoundRun, RunState, look_for_run, state_of
+from nightpress.jobs.runs.extension import ExtendOptions
 from nightpress.jobs.runs.forecast import Deadline, Forecast, forecast
 from nightpress.jobs.runs.input_session import with_input_root
 from nightpress.jobs.runs.table_manifest import (
@@ -41,6 +42,8 @@ class PlannedFile:
     compression: str | None
     num_rows: int
     num_bytes: int
+    notes: tuple[str, ...] = ()
+    """What a person should know of a campaign: what it left out."""
 
 
 @dataclass(frozen=True)
@@ -89,26 +92,28 @@ def plan(
     spec: RunSpec,
     *,
     manifest: Frame | None = None,
+    extend: bool = False,
+    changed: str = "refuse",
     deadline_at: float | None = None,
     starts_at: float | None = None,
 ) -> Plan:
     """Check a job and its whole manifest, and say what it would make, without writing anything.
 
-    Ray is not used: `batch.size: auto` is resolved as for a CPU unless `cluster.gpus_per_actor` is
-    set, and only `run` checks whether the cluster supports `model.speed`.
+    Ray is not used: `batch.size: auto` is that of a CPU unless `cluster.gpus_per_actor` is set.
+    Only `run` checks whether the cluster supports `model.speed`.
 
     Args:
         spec: the job.
-        manifest: a pyarrow Table, or a pandas or polars frame, to plan instead of the job's
-            `manifest`; see `run`.
-        deadline_at: say how far the run gets by this time, in seconds since the epoch.
-        starts_at: when it is to start, if not now.
+        manifest: a table to plan instead of the job's `manifest`; see `run`.
+        extend, changed: as they would be passed to `run`.
+        deadline_at: say how far the run gets by this time (s since the epoch), started now or at
+            `starts_at`.
 
     Raises:
-        SpecError, ManifestError, ModelError: the job, the manifest, one of its pictures or the
-            model cannot be used.
+        SpecError, ManifestError, ModelError: the job, a row, a picture or the model is unusable.
         StoreError: the manifest or the model cannot be read; `run_state` says so of the output.
     """
+    options = ExtendOptions.of(extend, changed)
     found = look_for_run(spec)
     if manifest is None and found.record is not None:
         spec = with_kept_table(spec, found.store)
@@ -117,14 +122,12 @@ def plan(
         model = _describe(spec)
         rooted = with_input_root(readable, found.record)
         layout = _checked(rooted, model, _batch_size(spec), found)
-        state = state_of(found, rooted, model, layout, table)
+        state = state_of(found, rooted, model, layout, table, options)
         measured = _measured(found, spec, model)
-        planned = _planned(spec, model, layout, state, measured, table is not None)
-        if deadline_at is None:
-            return planned
-        deadline = Deadline(deadline_at, starts_at)
-        told = forecast(found, state, (rooted, model, layout), measured.rates, deadline)
-        return replace(planned, forecast=told)
+        deadline = None if deadline_at is None else Deadline(deadline_at, starts_at)
+        job = rooted, model, layout
+        told = None if deadline is None else forecast(found, state, job, measured.rates, deadline)
+        return _planned(spec, model, layout, state, measured, told, table is not None)
 
 
 def _checked(spec: RunSpec, model: ModelInfo, batch_size: int, found: FoundRun) -> PlanLayout:
@@ -159,6 +162,7 @@ def _planned(
     layout: PlanLayout,
     state: RunState,
     measured: _Measured,
+    told: Forecast | None,
     is_table: bool,
 ) -> Plan:
     to_make = layout if state.growth is None else state.growth.layout
@@ -184,6 +188,7 @@ def _planned(
         estimate=estimated,
         cost=_cost(spec, estimated, to_make.num_images if to_make else 0),
         unread_runs=measured.unread,
+        forecast=told,
     )
 
 
@@ -195,6 +200,7 @@ def _planned_files(layout: PlanLayout, is_table: bool) -> tuple[PlannedFile, ...
             file.compression,
             file.num_rows,
             file.num_bytes,
+            file.notes,
         )
         for file in layout.files
     )

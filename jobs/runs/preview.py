@@ -21,7 +21,6 @@ from nightpress.jobs.runs.mode_lines import conditions
 from nightpress.jobs.runs.shared import OnEvent, actor_factory, ignore, planning_mapper
 from nightpress.jobs.runs.table_manifest import TableManifest, readable_manifest
 from nightpress.pipelines.job.spec import RunSpec
-from nightpress.pipelines.manifest.columns import column_uses
 from nightpress.pipelines.manifest.frames import Frame
 from nightpress.pipelines.planning import check, select_images
 from nightpress.pipelines.reporting.contact_sheet import contact_sheet
@@ -100,7 +99,7 @@ def sample_images(
         with _ended(FirstActor(factory, spec.cluster.load_timeout_s, lambda: None)) as first:
             model = _told(first.start(), on_event)
             layout = check(spec, model, batch_size, mapper=planning_mapper(spec))
-            for message in column_messages(column_uses(spec, layout.files)):
+            for message in column_messages(spec, layout.files):
                 on_event(message)
             images = planned_images(select_images(spec, model, layout, num_images, by))
             loading = first.begin_loading(model.identity, batch_size)

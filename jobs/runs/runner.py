@@ -51,7 +51,6 @@ from nightpress.jobs.runs.table_manifest import TableManifest, with_kept_table
 from nightpress.pipelines.errors import Change
 from nightpress.pipelines.job.cost_section import Cost
 from nightpress.pipelines.job.spec import RunSpec
-from nightpress.pipelines.manifest.columns import column_uses
 from nightpress.pipelines.manifest.frames import Frame
 from nightpress.pipelines.planning import (
     PlanLayout,
@@ -272,7 +271,7 @@ class _Session:
         layout = self._check(model, usual)
         if not uses_pictures(spec, layout):  # then nothing starts from the working folder
             spec = spec.model_copy(update={"inputs": self._job_inputs})
-        yield from column_messages(column_uses(spec, layout.files))
+        yield from column_messages(spec, layout.files)
         yield from mode_messages(layout, spec.inputs.check)
         # If the model does not load, nothing has been written.
         yield from first.finish_loading(loading, model.identity, usual)
@@ -300,7 +299,7 @@ class _Session:
         yield from _thread_warning(factory)
         refuse_changes(store, record.changes(self._spec, model, factory.device))
         record = yield from self._extended(store, record, lease, extension, model)
-        yield from column_messages(column_uses(self._spec, record.manifest))
+        yield from column_messages(self._spec, record.manifest)
         for difference in record.package_differences():
             yield Message(difference, warning=True)
         held = HeldRun(store, record, lease, factory, first, resumed=True)
@@ -323,7 +322,7 @@ class _Session:
             yield Message(warning, warning=True)
         record = add_edition(store, extension, lease, self._table)
         for line in extension.lines():
-            yield Message(f"edition {len(record.editions)}: {line}")
+            yield Message(f"edition {len(record.editions)}: {line.strip()}")
         return record
 
     def _finish_again(

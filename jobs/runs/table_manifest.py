@@ -136,6 +136,5 @@ def with_kept_table(spec: RunSpec, store: Store) -> RunSpec:
 
 
 def kept_job(spec: RunSpec, record: RunRecord) -> RunSpec:
-    """The job with the table that a run keeps as its manifest."""
-    manifest = record.manifest[0].url if record.editions else record.spec.manifest
-    return spec.model_copy(update={"manifest": manifest})
+    """The job with the table that its run keeps as its manifest, wherever the run has moved to."""
+    return spec.model_copy(update={"manifest": f"{spec.url}/{kept_path(record)}"})

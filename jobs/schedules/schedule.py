@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from datetime import time, timedelta
 from pathlib import Path
 
+from nightpress.jobs.runs.extension import ExtendOptions
 from nightpress.pipelines.job.spec import RunSpec
 
 GRACE_S = 60
@@ -123,6 +124,8 @@ class Schedule:
     to: str | None
     """The dashboard that the job is submitted to; None: the command itself makes the run."""
     ok_codes: tuple[int, ...]
+    growing: ExtendOptions
+    """How a run whose manifest has grown is extended."""
     retries: int
     machine: Machine
     pods: Pods
@@ -146,7 +149,7 @@ class Schedule:
             words += ["--set", override]
         if self.ok_codes:
             words += ["--ok-codes", ",".join(map(str, self.ok_codes))]
-        return words
+        return words + self.growing.words
 
     @property
     def command_of_machine(self) -> list[str]:

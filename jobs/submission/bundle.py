@@ -15,6 +15,9 @@ from nightpress.pipelines import storage
 from nightpress.pipelines.errors import SpecError
 from nightpress.pipelines.formatting import size
 from nightpress.pipelines.job.spec import RunSpec, canonical_json
+from nightpress.pipelines.manifest.campaigns import load_campaign
+from nightpress.pipelines.manifest.files import load_table
+from nightpress.pipelines.manifest.formats import is_campaign
 from nightpress.pipelines.models.location import is_path
 
 JOB_FILE = "job.yaml"
@@ -100,6 +103,21 @@ def _travelling(url: str) -> Iterator[Path]:
         )
     for source in storage.find([url], {}):
         yield Path(source.url)
+        if is_campaign(source.url):
+            yield from _read_by(source.url)
+
+
+def _read_by(campaign: str) -> Iterator[Path]:
+    """The lists and tables that a campaign names by relative paths."""
+    for url in load_campaign(campaign, {}, load_table).beside:
+        path = Path(url)
+        if os.path.relpath(path).startswith(".."):
+            raise SpecError(
+                f"manifest: {campaign} reads {url}, which is not below the folder where submit "
+                "starts, so it cannot travel with the job; start submit in a folder above both, or "
+                "give a URL"
+            )
+        yield path
 
 
 def _copy(files: Collection[Path], folder: Path) -> None:

@@ -17,8 +17,8 @@ import pyarrow as pa
 import pyarrow.csv
 
 from nightpress.pipelines.formatting import plural
-from nightpress.pipelines.manifest.characters import BadText, check_characters
-from nightpress.pipelines.manifest.text import OnBadRecord, ScannedBlock, lone_cr, whole_lines
+from nightpress.pipelines.job.text_bytes import BadText, check_characters, lone_cr
+from nightpress.pipelines.manifest.text import OnBadRecord, ScannedBlock, whole_lines
 
 QUOTED = rb'"[^"]*+(?:""[^"]*+)*+"'
 """Matches a quoted field, whatever follows it."""

@@ -4,17 +4,28 @@ Turns a URL into Arrow tables of the file's own columns. A file is read block by
 stays bounded.
 """
 
+from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import accumulate
 from typing import BinaryIO
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from nightpress.diffusion_core.errors import one_line
+from nightpress.pipelines.campaign.axes import AxisTable
 from nightpress.pipelines.errors import ManifestError, Problem
-from nightpress.pipelines.manifest.formats import format_of
+from nightpress.pipelines.manifest.campaigns import (
+    LoadedTable,
+    campaign_rows,
+    read_campaign,
+    scan_campaign,
+    sha256_of_campaign,
+)
+from nightpress.pipelines.manifest.formats import CAMPAIGN, format_of, is_campaign
 from nightpress.pipelines.manifest.parquet import conformed, read_parquet, scan_parquet
 from nightpress.pipelines.manifest.partitions import (
     partition_texts,
@@ -36,11 +47,15 @@ from nightpress.pipelines.manifest.text_scan import (
     skip,
     text_format,
 )
-from nightpress.pipelines.manifest.types import first_bad_text, what_is_not_utf8
-from nightpress.pipelines.storage import Options, Partition, Source, parsing
+from nightpress.pipelines.manifest.types import first_bad_text, to_text, what_is_not_utf8
+from nightpress.pipelines.storage import Options, Partition, Source, find, parsing
 
 MALFORMED = (pa.ArrowException, UnicodeDecodeError, EOFError)
 """What parsers raise about a file's bytes: malformed, an unsupported kind, not UTF-8, truncated."""
+
+
+MAX_TABLE_ROWS = 5_000_000
+"""The most rows of a table that is the axis of a campaign."""
 
 
 @dataclass(frozen=True)
@@ -64,6 +79,8 @@ class ManifestFile:
     """How many of the columns are in the file itself; all if None."""
     quotes_are_text: bool = False
     """Whether this is TSV without quoting; see `delimited`."""
+    notes: tuple[str, ...] = field(default=(), compare=False)
+    """What a person should know of a campaign that was just scanned."""
 
     @property
     def stored_schema(self) -> pa.Schema:
@@ -95,6 +112,28 @@ class RowRange:
     num_rows: int
 
 
+class RowLocator:
+    """Finds rows of a whole manifest in its files."""
+
+    def __init__(self, files: Sequence[ManifestFile]) -> None:
+        self._files = files
+        self._ends = list(accumulate(file.num_rows for file in files))
+
+    def row_ranges(self, first_row: int, num_rows: int) -> tuple[RowRange, ...]:
+        """Split consecutive rows of the manifest into one range per file."""
+        ranges = []
+        index = bisect_right(self._ends, first_row)
+        while num_rows:
+            file, end = self._files[index], self._ends[index]
+            count = min(num_rows, end - first_row)
+            if count:
+                ranges.append(RowRange(file, first_row - (end - file.num_rows), count))
+            first_row += count
+            num_rows -= count
+            index += 1
+        return tuple(ranges)
+
+
 def identity_of(url: str, sha256: str, partition: Partition) -> tuple[str, ...]:
     """What makes a file the same part of a manifest as another.
 
@@ -115,6 +154,8 @@ def scan(source: Source, options: Options) -> ManifestFile:
     kind = format_of(source.url)
     if kind is None:
         raise ValueError(f"{source.url} is not a manifest")
+    if kind[0] == CAMPAIGN:
+        return _scan_campaign(source, options)
     with _parsing(source.url, kind[0]):
         content = Content.of(source.url, options)
         if kind[0] == "parquet":
@@ -140,7 +181,9 @@ def scan(source: Source, options: Options) -> ManifestFile:
 
 
 def sha256_of(url: str, options: Options) -> str:
-    """The SHA-256 of the stored file, in hexadecimal."""
+    """The SHA-256 of the stored file, in hexadecimal; a campaign's covers all that it reads."""
+    if is_campaign(url):
+        return sha256_of_campaign(url, options, load_table)
     return Content.of(url, options).sha256
 
 
@@ -152,6 +195,11 @@ def read_rows(rows: RowRange, columns: Sequence[str], options: Options) -> Itera
     """
     file = rows.file
     schema = pa.schema([field for field in file.stored_schema if field.name in set(columns)])
+    if file.format == CAMPAIGN:
+        made = campaign_rows(file.url, file.sha256, options, load_table)
+        for table in read_campaign(made, rows.first_row, rows.num_rows):
+            yield with_partition(conformed(table, schema), file.partition, columns)
+        return
     blocks, skip = _covering_blocks(rows)
     read = _read_parquet if file.format == "parquet" else _read_text
     row, end = rows.first_row, rows.first_row + rows.num_rows
@@ -190,17 +238,75 @@ def read_checked_rows(
 
 
 def lines_of_rows(file: ManifestFile, rows: Iterable[int], options: Options) -> dict[int, int]:
-    """The line that each of these rows of a text file begins on; empty for Parquet.
+    """The line that each of these rows of a text file begins on; empty for Parquet and campaigns.
 
     Raises:
         ManifestError: the file cannot be read, or it has changed since it was scanned.
     """
-    if file.format == "parquet":
+    if file.format in ("parquet", CAMPAIGN):
         return {}
     form = text_format(file.format, file.quotes_are_text)
     open_text = _opener(file.url, file.content, file.compression, options)
     with _parsing(file.url, file.format):
         return line_numbers_of_rows(open_text, form, file.blocks, rows)
+
+
+def _scan_campaign(source: Source, options: Options) -> ManifestFile:
+    loaded, found, notes = scan_campaign(source.url, options, load_table)
+    return ManifestFile(
+        source.url,
+        source.version,
+        loaded.num_bytes,
+        loaded.sha256,
+        CAMPAIGN,
+        None,
+        found.schema,
+        found.blocks,
+        notes=notes,
+    )
+
+
+def load_table(url: str, options: Options) -> LoadedTable:
+    """Read a table that a campaign makes an axis from: its values, and the same values as text.
+
+    Raises:
+        ManifestError: the file cannot be read, or is no table.
+        StoreError: the store fails.
+    """
+    found = find([url], options)
+    if len(found) != 1:
+        message = f"an axis is one table, but these are {len(found)} files; name one of them"
+        raise _file_error(url, message)
+    source = found[0]
+    kind = format_of(source.url)
+    if kind is None or kind[0] in ("text", CAMPAIGN):
+        message = "an axis needs a table: a CSV, TSV, JSON Lines or Parquet file"
+        raise _file_error(source.url, message)
+    file = scan(source, options)
+    if file.num_rows > MAX_TABLE_ROWS:
+        message = f"{file.num_rows:,} rows are more than the {MAX_TABLE_ROWS:,} of one axis"
+        raise _file_error(source.url, message)
+    values = _whole(file, options)
+    lines = lines_of_rows(file, range(file.num_rows), options)
+    return LoadedTable(AxisTable(source.url, values, _as_texts(values), lines), file.sha256)
+
+
+def _whole(file: ManifestFile, options: Options) -> pa.Table:
+    if not file.num_rows:
+        return file.schema.empty_table()
+    return pa.concat_tables(
+        read_checked_rows(RowRange(file, 0, file.num_rows), file.schema.names, options)
+    )
+
+
+def _as_texts(table: pa.Table) -> pa.Table:
+    """Every column as text; an empty text is missing, as it is in a table without types."""
+    columns = {}
+    for name in table.column_names:
+        column = table[name]
+        texts = column if pa.types.is_string(column.type) else to_text(column.to_pylist())
+        columns[name] = pc.if_else(pc.equal(pc.binary_length(texts), 0), None, texts)
+    return pa.table(columns)
 
 
 def _covering_blocks(rows: RowRange) -> tuple[list[Block], int]:

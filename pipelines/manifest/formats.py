@@ -30,8 +30,21 @@ NO_PROMPTS_WORDS = re.compile(r"read_?me|licen[cs]es?|checksums?|(sha|md5|crc|b2
 """Words that say the same, anywhere in a name between separators."""
 
 
+CAMPAIGN = "campaign"
+
+CAMPAIGN_SUFFIXES = (".campaign.yaml", ".campaign.yml")
+"""The names of campaigns; a folder of manifests holds none, so they are named one by one."""
+
+
+def is_campaign(url: str) -> bool:
+    """Whether a name is that of a campaign."""
+    return _path_of(url).lower().endswith(CAMPAIGN_SUFFIXES)
+
+
 def format_of(url: str) -> tuple[str, str | None] | None:
     """Format and compression by the suffixes of a name; None if it is not a manifest's name."""
+    if is_campaign(url):
+        return CAMPAIGN, None
     path = PurePosixPath(_path_of(url).lower())
     compression = COMPRESSIONS.get(path.suffix)
     if compression is not None:
@@ -56,8 +69,9 @@ def manifest_files(url: str, found: Sequence[Source]) -> list[Source]:
     """
     files = [source for source in found if format_of(source.url) is not None]
     if not files:
+        suffixes = ", ".join((*SUFFIXES, CAMPAIGN_SUFFIXES[0]))
         message = (
-            f"not a manifest file; its name must end in one of: {', '.join(SUFFIXES)} "
+            f"not a manifest file; its name must end in one of: {suffixes} "
             f"(text formats may also be compressed: {', '.join(COMPRESSIONS)})"
         )
         raise ManifestError([Problem(url, None, None, message)])

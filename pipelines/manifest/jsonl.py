@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.json
 from numpy.typing import NDArray
 
-from nightpress.pipelines.manifest.characters import (
+from nightpress.pipelines.job.text_bytes import (
     BadText,
     check_characters,
     check_later_characters,

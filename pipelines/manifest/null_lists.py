@@ -9,8 +9,8 @@ from collections.abc import Callable
 import numpy as np
 import pyarrow as pa
 
+from nightpress.pipelines.manifest.python_values import with_types
 from nightpress.pipelines.manifest.types import holds
-from nightpress.pipelines.records import with_types
 
 Cast = Callable[[pa.ChunkedArray, pa.DataType], pa.ChunkedArray]
 

@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 
 from nightpress.pipelines.job.characters import not_text
 from nightpress.pipelines.job.credentials import SIGNED_QUERY, has_credentials
-from nightpress.pipelines.manifest.characters import CONTROL_CHARACTERS, has_control_characters
+from nightpress.pipelines.job.text_bytes import CONTROL_CHARACTERS, has_control_characters
 from nightpress.pipelines.manifest.row_problems import Mask
 from nightpress.pipelines.storage import is_known_protocol, is_url
 from nightpress.pipelines.storage.urls import protocol_of, public

@@ -16,7 +16,7 @@ from nightpress.diffusion_core.sampling.schedulers import is_uneven, max_steps
 from nightpress.pipelines.job.characters import not_text
 from nightpress.pipelines.job.sections import MAX_PIXELS
 from nightpress.pipelines.job.spec import MAX_SEED, PRIORITY, RunSpec
-from nightpress.pipelines.manifest.characters import CONTROL_CHARACTERS, has_control_characters
+from nightpress.pipelines.job.text_bytes import CONTROL_CHARACTERS, has_control_characters
 from nightpress.pipelines.manifest.codes import decoded, dictionary_indices
 from nightpress.pipelines.manifest.columns import FIRST_VARIANT, PARENT, Columns, is_mixed
 from nightpress.pipelines.manifest.conditions import ConditionReader, RowSizes
@@ -59,8 +59,8 @@ class RowReader:
             first_row: the number of the table's first row, counted over the whole manifest.
             problems: receives what is wrong with the rows.
         """
-        ids = self._ids(table, first_row, problems)
-        prompts, negative_prompts = self._texts(table, problems)
+        ids, prompts = self._ids(table, first_row, problems), self._prompts(table, problems)
+        negative_prompts = self._negative_prompts(table, problems)
         num_images = self._whole("num_images", table, (1, MAX_IMAGES), problems)
         first_variants = self._first_variants(table, problems)
         seeds, has_seed = self._seeds(table, first_variants + num_images, problems)
@@ -289,10 +289,6 @@ class RowReader:
     def _parents(self, table: pa.Table, problems: RowProblems) -> pa.Array:
         column = self._column(PARENT, table, problems)
         return pa.nulls(table.num_rows, pa.string()) if column is None else column
-
-    def _texts(self, table: pa.Table, problems: RowProblems) -> tuple[pa.Array, pa.Array]:
-        """The prompts and the negative prompts."""
-        return self._prompts(table, problems), self._negative_prompts(table, problems)
 
     def _prompts(self, table: pa.Table, problems: RowProblems) -> pa.Array:
         column = self._column("prompt", table, problems)

@@ -12,7 +12,7 @@ from typing import BinaryIO, Protocol
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from nightpress.pipelines.manifest.characters import BadText, check_characters
+from nightpress.pipelines.job.text_bytes import BadText, check_characters, check_line_ends
 
 BLOCK_BYTES = 4 << 20
 
@@ -21,8 +21,6 @@ MAX_RECORD_BYTES = 16 << 20
 
 OnBadRecord = Callable[[int, str], None]
 """Called with the number of a record in its block and what is wrong with it."""
-
-_LONE_CR = re.compile(rb"\r(?!\n|\Z)")
 
 
 @dataclass(frozen=True)
@@ -130,16 +128,8 @@ def whole_lines(data: bytes, last: bool) -> int:
     Raises:
         BadText: a CR stands alone. Some programs end a line there and others do not.
     """
-    if b"\r" in data and data.count(b"\r") != data.count(b"\r\n"):
-        match = _LONE_CR.search(data)
-        if match:
-            raise lone_cr(match.start())
+    check_line_ends(data)
     return len(data) if last else data.rfind(b"\n") + 1
-
-
-def lone_cr(offset: int) -> BadText:
-    """The error for a CR without LF."""
-    return BadText(offset, "a line ends in CR alone; save the file with LF or CRLF line ends")
 
 
 def line_starts(data: bytes) -> list[int]:

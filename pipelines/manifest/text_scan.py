@@ -13,7 +13,7 @@ from typing import BinaryIO
 import pyarrow as pa
 
 from nightpress.pipelines.errors import MAX_PROBLEMS, ManifestError, Problem
-from nightpress.pipelines.manifest.characters import (
+from nightpress.pipelines.job.text_bytes import (
     BYTE_ORDER_MARK,
     BadText,
     NotText,

@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from nightpress.diffusion_core.errors import one_line
-from nightpress.pipelines.records import with_types
+from nightpress.pipelines.manifest.python_values import with_types
 
 INT_DIGITS = {8: 3, 16: 5, 32: 10, 64: 20}
 """The most decimal digits of an integer with so many bits."""

@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 
 from nightpress.diffusion_core.models.info import ModelInfo
 from nightpress.pipelines.errors import ManifestError, Problem
+from nightpress.pipelines.hashing import Hashes, hash64
 from nightpress.pipelines.image_files.portability import folded
 from nightpress.pipelines.job.spec import RunSpec
 from nightpress.pipelines.manifest.columns import (
@@ -37,7 +38,6 @@ from nightpress.pipelines.planning.growth_comparison import carried_types
 from nightpress.pipelines.planning.image_hashes import among
 from nightpress.pipelines.planning.images import Images, Planner, expand_rows
 from nightpress.pipelines.planning.layout import PlanLayout
-from nightpress.pipelines.planning.seeds import Hashes, hash64
 from nightpress.pipelines.planning.units import WorkUnit, read_batches
 from nightpress.pipelines.storage import Store, find
 

@@ -19,6 +19,7 @@ from nightpress.diffusion_core.conditioning.passes import first_size, passes_fro
 from nightpress.diffusion_core.conditioning.spec import Conditioning
 from nightpress.diffusion_core.models.info import ModelInfo
 from nightpress.pipelines.errors import ManifestError, Problem
+from nightpress.pipelines.hashing import Hashes, derive_seeds, hash64
 from nightpress.pipelines.image_files.portability import folded
 from nightpress.pipelines.job.spec import PRIORITY, RunSpec
 from nightpress.pipelines.manifest.columns import (
@@ -40,7 +41,6 @@ from nightpress.pipelines.planning.checking import check_files, cut_into_shards
 from nightpress.pipelines.planning.layout import PlanLayout
 from nightpress.pipelines.planning.parents import Parents
 from nightpress.pipelines.planning.parts import plan_part
-from nightpress.pipelines.planning.seeds import Hashes, derive_seeds, hash64
 from nightpress.pipelines.planning.shard_order import read_columns
 from nightpress.pipelines.records import PLAN_SCHEMA
 from nightpress.pipelines.storage import Store

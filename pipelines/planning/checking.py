@@ -19,6 +19,7 @@ from nightpress.pipelines.manifest.files import ManifestFile, scan
 from nightpress.pipelines.manifest.prompt_checks import PromptChecker, PromptCounts
 from nightpress.pipelines.manifest.row_problems import first_problems, with_lines
 from nightpress.pipelines.manifest.rows import Defaults
+from nightpress.pipelines.planning.campaign_checks import check_campaigns
 from nightpress.pipelines.planning.duplicates import Mapper, duplicates
 from nightpress.pipelines.planning.images import Planner
 from nightpress.pipelines.planning.layout import PlanLayout, PlanPart, SettingsCount, part_path
@@ -74,6 +75,7 @@ def check_files(
     columns = resolve_columns(spec, files)
     _check_sizes(spec, info, columns)
     planner = Planner(spec, info, columns)
+    files = check_campaigns(spec, info.prompts, planner.template, files)
     order = tuple(map(str, order_of(spec, columns)))
     units = split_into_units(planner, files)
     if not units:

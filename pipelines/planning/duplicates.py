@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 
 from nightpress.pipelines.errors import MAX_PROBLEMS, Problem
+from nightpress.pipelines.hashing import Hashes
 from nightpress.pipelines.image_files.portability import folded
 from nightpress.pipelines.manifest.numbers import Ints
 from nightpress.pipelines.manifest.row_problems import with_lines
-from nightpress.pipelines.planning.seeds import Hashes
 from nightpress.pipelines.planning.units import WorkUnit, images_to_compare, read_batches
 
 Mapper = Callable[..., Iterable[Any]]

@@ -8,6 +8,7 @@ import numpy as np
 import pyarrow as pa
 
 from nightpress.pipelines.formatting import plural
+from nightpress.pipelines.hashing import Hashes
 from nightpress.pipelines.manifest.files import ManifestFile
 from nightpress.pipelines.manifest.numbers import Ints
 from nightpress.pipelines.planning.image_hashes import (
@@ -16,7 +17,6 @@ from nightpress.pipelines.planning.image_hashes import (
     named,
 )
 from nightpress.pipelines.planning.images import Planner
-from nightpress.pipelines.planning.seeds import Hashes
 from nightpress.pipelines.planning.units import WorkUnit
 
 MAX_SHOWN = 5
@@ -32,8 +32,21 @@ DETAILS = pa.schema(
         pa.field("made_as", pa.string()),
     ]
 )
-"""What an edition keeps of single images: `went`, `changed`, `came`, `kept` or `again`; and
-`made_as`, the id of the image that stands for `image_id` from now on, if that is another."""
+"""What an edition keeps of single images: `went`, `back`, `changed`, `came`, `kept` or `again`;
+and `made_as`, the id of the image that stands for `image_id` from now on, if that is another."""
+
+
+@dataclass(frozen=True)
+class Earlier:
+    """What the editions of a run say of single images."""
+
+    made_as: tuple[tuple[str, str], ...] = ()
+    """An image that a manifest plans, and the image of the run that stands for it, where that is
+    another one; the last such pair of an image counts."""
+    gone: frozenset[str] = frozenset()
+    """The ids of images that went and have not come back."""
+    again: frozenset[str] = frozenset()
+    """The ids of images that were made again, which no manifest plans."""
 
 
 @dataclass(frozen=True)
@@ -55,6 +68,9 @@ class GrowthSummary:
 
     came: SomeImages
     went: SomeImages
+    """Images that the manifest does not plan any more."""
+    back: SomeImages
+    """Images that went earlier; they are stored, so they are not made again."""
     changed: SomeImages
     kept: SomeImages
     """Images whose prompt would be drawn differently now, and that keep what was drawn."""
@@ -65,12 +81,24 @@ class GrowthSummary:
     @property
     def is_empty(self) -> bool:
         """Whether the images are the same as before."""
-        return not (self.came.number or self.went.number or self.changed.number)
+        some = (self.came, self.went, self.back, self.changed)
+        return not any(images.number for images in some)
+
+    @property
+    def num_planned(self) -> int:
+        """The images that the manifest plans now."""
+        some = (self.came, self.changed, self.kept)
+        return self.num_same + sum(images.number for images in some)
 
     def lines(self) -> list[str]:
         """What came, went and changed, a line each."""
         lines = []
-        for what, images in (("came", self.came), ("went", self.went), ("changed", self.changed)):
+        for what, images in (
+            ("came", self.came),
+            ("came back", self.back),
+            ("went", self.went),
+            ("changed", self.changed),
+        ):
             if images.number:
                 lines.append(f"{plural(images.number, 'image')} {what}: {images}")
         lines += [f"  {example}" for example in self.examples]
@@ -89,7 +117,7 @@ class GrowthSummary:
         """The inverse of `as_dict`."""
         some = {
             name: SomeImages(values[name]["number"], tuple(values[name]["first"]))
-            for name in ("came", "went", "changed", "kept")
+            for name in ("came", "went", "back", "changed", "kept")
         }
         return cls(**some, num_same=values["num_same"], examples=tuple(values["examples"]))
 
@@ -133,7 +161,9 @@ class Growth:
     kept: Ints = field(default_factory=_none, repr=False)
     """Indices into `new`: images that keep what was drawn for them; see `DRAW_KEY`."""
     went: Ints = field(default_factory=_none, repr=False)
-    """Indices into `old`: images that the manifest does not plan any more."""
+    """Indices into `old`: images that the manifest does not plan any more, and did so far."""
+    back: Ints = field(default_factory=_none, repr=False)
+    """Indices into `old`: images that it plans again."""
     num_same: int = 0
     examples: tuple[str, ...] = ()
     """What has changed in the first of the changed images."""
@@ -154,8 +184,8 @@ class Growth:
         came, changed, kept = (
             some(self.new, each) for each in (self.came, self.changed, self.kept)
         )
-        went = some(self.old, self.went)
-        return GrowthSummary(came, went, changed, kept, self.num_same, self.examples)
+        went, back = some(self.old, self.went), some(self.old, self.back)
+        return GrowthSummary(came, went, back, changed, kept, self.num_same, self.examples)
 
     def added(self, new_variants: bool) -> AddedRows:
         """The rows to make images of: those that came, and if they get new variants the changed.
@@ -196,7 +226,10 @@ class Growth:
         by_image = dict(zip(moved.tolist(), made_as, strict=True))
         came = np.intersect1d(self.came, moved)
         kinds = [("changed", self.changed), ("came", came), ("kept", self.kept)]
-        tables = [_details("went", self.old.image_ids(self.went), [None] * len(self.went))]
+        tables = [
+            _details(what, self.old.image_ids(indices), [None] * len(indices))
+            for what, indices in (("went", self.went), ("back", self.back))
+        ]
         tables += [
             _details(what, self.new.image_ids(indices), list(map(by_image.get, indices.tolist())))
             for what, indices in kinds

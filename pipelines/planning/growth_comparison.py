@@ -4,7 +4,7 @@ Every image that the manifest plans now is compared with what the run's plan hol
 million images take seconds and one request for each part of the plan.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from itertools import accumulate
@@ -21,6 +21,7 @@ from nightpress.pipelines.errors import (
     Problem,
     StoreMissing,
 )
+from nightpress.pipelines.hashing import Hashes, hash64
 from nightpress.pipelines.image_files.portability import folded
 from nightpress.pipelines.job.spec import RunSpec
 from nightpress.pipelines.manifest.columns import Columns, resolve_columns
@@ -29,7 +30,7 @@ from nightpress.pipelines.manifest.row_problems import Mask
 from nightpress.pipelines.manifest.types import common_type, one_chunk
 from nightpress.pipelines.planning.checking import check, scan_all
 from nightpress.pipelines.planning.duplicates import Mapper, find_repeats
-from nightpress.pipelines.planning.growth import Growth
+from nightpress.pipelines.planning.growth import Earlier, Growth
 from nightpress.pipelines.planning.image_hashes import (
     COMPARED,
     ImageHashes,
@@ -42,7 +43,6 @@ from nightpress.pipelines.planning.image_hashes import (
 from nightpress.pipelines.planning.images import Planner, expand_rows
 from nightpress.pipelines.planning.layout import PlanLayout, PlanPart
 from nightpress.pipelines.planning.parts import images_table, plain, plan_part
-from nightpress.pipelines.planning.seeds import Hashes, hash64
 from nightpress.pipelines.planning.units import WorkUnit, read_batches, split_into_units
 from nightpress.pipelines.records import PLAN_SCHEMA
 from nightpress.pipelines.storage import Store
@@ -63,8 +63,7 @@ def compare_growth(
     info: ModelInfo,
     layout: PlanLayout,
     store: Store,
-    made_as: Sequence[tuple[str, str]] = (),
-    others: Sequence[str] = (),
+    earlier: Earlier | None = None,
     mapper: Mapper = map,
 ) -> Growth:
     """Compare a job's manifest with the plan of its run.
@@ -74,9 +73,7 @@ def compare_growth(
         info: the model.
         layout: the run's plan, that of all editions.
         store: the run directory.
-        made_as: an image that a manifest plans, and the image of the run that stands for it, where
-            that is another one; the last such pair of an image counts.
-        others: images of the run that no manifest has planned, because they were made again.
+        earlier: what the editions of the run say of single images.
         mapper: like `map`; its arguments are picklable.
 
     Raises:
@@ -97,7 +94,7 @@ def compare_growth(
     read = _PlanReader(spec, info, layout, store)
     old, names = read.hashes(types, columns.has_ids or not planner.template.tells_images_apart)
     growth = Growth(tuple(files), planner, tuple(units), old, new, names)
-    return _compared(growth, made_as, others, read)
+    return _compared(growth, earlier or Earlier(), read)
 
 
 def hash_unit(call: tuple[WorkUnit, Types]) -> ImageHashes | None:
@@ -189,15 +186,10 @@ class _PlanReader:
             raise PlanDamaged(f"{self._store.url}/{part.path}: damaged", None) from error
 
 
-def _compared(
-    growth: Growth,
-    made_as: Sequence[tuple[str, str]],
-    others: Sequence[str],
-    read: _PlanReader,
-) -> Growth:
+def _compared(growth: Growth, earlier: Earlier, read: _PlanReader) -> Growth:
     old, new, planner = growth.old, growth.new, growth.planner
     order = np.argsort(old.images)
-    wanted, stand_ins, retired = _stand_ins(new, made_as, others, planner.spec.seed)
+    wanted, stand_ins, retired = _stand_ins(new, earlier, planner.spec.seed)
     places = np.minimum(np.searchsorted(old.images[order], wanted), len(old) - 1)
     positions = order[places]
     found = old.images[positions] == wanted
@@ -208,7 +200,9 @@ def _compared(
     changed = np.flatnonzero(found & ~same & ~kept)
     still: Mask = np.zeros(len(old), np.bool_)
     still[positions[found]] = True
-    still |= among(old.images, retired)
+    gone = among(old.images, hashes_of_names(_texts(earlier.gone), planner.spec.seed))
+    back = np.flatnonzero(still & gone)
+    still |= gone | among(old.images, retired)
     examples = [
         _difference(read.image(int(positions[i])), _planned(growth, i))
         for i in changed[:MAX_EXAMPLES].tolist()
@@ -219,24 +213,20 @@ def _compared(
         changed=changed,
         kept=np.flatnonzero(kept),
         went=np.flatnonzero(~still),
+        back=back,
         num_same=int(same.sum()),
         examples=tuple(examples),
     )
 
 
-def _stand_ins(
-    new: ImageHashes,
-    made_as: Sequence[tuple[str, str]],
-    others: Sequence[str],
-    run_seed: int,
-) -> tuple[Hashes, Hashes, Hashes]:
+def _stand_ins(new: ImageHashes, earlier: Earlier, run_seed: int) -> tuple[Hashes, Hashes, Hashes]:
     """The image of the run that stands for each planned one; all that ever stood for another or
     were made again; and the images for which another stands now, or none ever did."""
-    current = dict(made_as)
-    names = [*(to for _, to in made_as), *others]
-    every = hashes_of_names(pa.array(names, pa.string()), run_seed)
-    planned = hashes_of_names(pa.array(list(current), pa.string()), run_seed)
-    stand_ins = hashes_of_names(pa.array(list(current.values()), pa.string()), run_seed)
+    current, made = dict(earlier.made_as), [to for _, to in earlier.made_as]
+    every, planned, stand_ins = (
+        hashes_of_names(_texts(ids), run_seed)
+        for ids in ([*made, *earlier.again], current, current.values())
+    )
     retired = np.setdiff1d(np.concatenate([planned, every]), stand_ins)
     wanted = new.images.copy()
     if len(planned):
@@ -245,6 +235,10 @@ def _stand_ins(
         moved = planned[order][places] == wanted
         wanted[moved] = stand_ins[order][places[moved]]
     return wanted, every, retired
+
+
+def _texts(values: Iterable[str]) -> pa.Array:
+    return pa.array(list(values), pa.string())
 
 
 def _planned(growth: Growth, index: int) -> dict[str, object]:

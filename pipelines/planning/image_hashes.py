@@ -12,12 +12,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from nightpress.pipelines.hashing import GOLDEN, Hashes, derive_seeds, hash64, mix64
 from nightpress.pipelines.manifest.numbers import Ints
+from nightpress.pipelines.manifest.python_values import python_values
 from nightpress.pipelines.manifest.row_problems import Mask
 from nightpress.pipelines.manifest.types import one_chunk, to_text
 from nightpress.pipelines.planning.images import Images
-from nightpress.pipelines.planning.seeds import GOLDEN, Hashes, derive_seeds, hash64, mix64
-from nightpress.pipelines.records import DRAW_KEY, PLAN_SCHEMA, python_values
+from nightpress.pipelines.records import DRAW_KEY, PLAN_SCHEMA
 
 NOT_COMPARED = frozenset({"image_id", "id", "variant", "shard", "file", "seed"})
 """Columns of the plan that say which image it is and where it goes; of the seed only what its row

@@ -17,6 +17,7 @@ from nightpress.diffusion_core.models.info import ModelInfo
 from nightpress.diffusion_core.models.pipeline_folder import MULTIPLY_BY_GUIDANCE
 from nightpress.diffusion_core.models.samplers import SAMPLER_NAMES
 from nightpress.diffusion_core.sampling.request import SamplingParams
+from nightpress.pipelines.hashing import Hashes, derive_seeds, hash64
 from nightpress.pipelines.image_files.naming import SPREAD, Field, Template, safe_text, spread
 from nightpress.pipelines.job.spec import RunSpec
 from nightpress.pipelines.manifest.columns import Columns
@@ -26,7 +27,6 @@ from nightpress.pipelines.manifest.row_reader import RowReader
 from nightpress.pipelines.manifest.rows import Rows
 from nightpress.pipelines.planning.order import OrderKey, by_importance, importance_ranks
 from nightpress.pipelines.planning.passes import PassPlanner
-from nightpress.pipelines.planning.seeds import Hashes, derive_seeds, hash64
 from nightpress.pipelines.records import PLAN_SCHEMA
 
 VARIANT_DIGITS = 2

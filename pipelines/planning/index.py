@@ -19,9 +19,9 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from nightpress.pipelines.errors import StoreMissing
+from nightpress.pipelines.hashing import GOLDEN, Hashes, hash64, mix64
 from nightpress.pipelines.planning.images import Images
 from nightpress.pipelines.planning.layout import PlanLayout, PlanPart
-from nightpress.pipelines.planning.seeds import GOLDEN, Hashes, hash64, mix64
 from nightpress.pipelines.storage import READ_THREADS, Store
 
 INDEX_FOLDER = ".index"

@@ -17,7 +17,7 @@ from typing import Any, Self
 import pyarrow as pa
 
 from nightpress.diffusion_core.sampling.request import SamplingParams
-from nightpress.pipelines.manifest.files import ManifestFile, RowRange
+from nightpress.pipelines.manifest.files import ManifestFile, RowLocator, RowRange
 from nightpress.pipelines.manifest.prompt_checks import PromptCounts
 from nightpress.pipelines.manifest.text_scan import Block
 from nightpress.pipelines.planning.named_inputs import NamedInputs
@@ -53,28 +53,6 @@ class PlanPart:
     num_images: int
     first_shard: int
     num_shards: int
-
-
-class RowLocator:
-    """Finds rows of a whole manifest in its files."""
-
-    def __init__(self, files: Sequence[ManifestFile]) -> None:
-        self._files = files
-        self._ends = list(accumulate(file.num_rows for file in files))
-
-    def row_ranges(self, first_row: int, num_rows: int) -> tuple[RowRange, ...]:
-        """Split consecutive rows of the manifest into one range per file."""
-        ranges = []
-        index = bisect_right(self._ends, first_row)
-        while num_rows:
-            file, end = self._files[index], self._ends[index]
-            count = min(num_rows, end - first_row)
-            if count:
-                ranges.append(RowRange(file, first_row - (end - file.num_rows), count))
-            first_row += count
-            num_rows -= count
-            index += 1
-        return tuple(ranges)
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ import pyarrow.compute as pc
 
 from nightpress.diffusion_core.models.info import ModelInfo
 from nightpress.pipelines.errors import SpecError
+from nightpress.pipelines.hashing import GOLDEN, Hashes, hash64, mix64
 from nightpress.pipelines.job.spec import RunSpec
 from nightpress.pipelines.manifest.columns import Columns, resolve_columns
 from nightpress.pipelines.manifest.condition_values import condition_values, is_condition
@@ -23,7 +24,6 @@ from nightpress.pipelines.planning.coverage import covering_rows
 from nightpress.pipelines.planning.images import Planner, expand_rows
 from nightpress.pipelines.planning.layout import PlanLayout
 from nightpress.pipelines.planning.parts import images_table
-from nightpress.pipelines.planning.seeds import GOLDEN, Hashes, hash64, mix64
 from nightpress.pipelines.planning.units import RowBatch, WorkUnit, read_batches
 
 CANDIDATES = 4_096

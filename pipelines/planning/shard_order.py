@@ -22,7 +22,7 @@ def shards_in_order(store: Store, layout: PlanLayout) -> list[int]:
 
     A shard's place is that of its most important image, and among equals that of its least
     important one. So less important images come early only where they fill up a shard of more
-    important ones: at most one shard for each settings of a part.
+    important ones: at most about two shards for each settings of a part.
 
     Raises:
         PlanDamaged: a part is not what was written.

@@ -12,7 +12,7 @@ from itertools import takewhile
 from nightpress.pipelines.errors import Change, ManifestError, Problem, StoreMissing
 from nightpress.pipelines.job.spec import RunSpec
 from nightpress.pipelines.manifest.files import ManifestFile, identity_of, sha256_of
-from nightpress.pipelines.manifest.formats import manifest_files
+from nightpress.pipelines.manifest.formats import is_campaign, manifest_files
 from nightpress.pipelines.manifest.partitions import partition_of
 from nightpress.pipelines.manifest.same_bytes import changed_error
 from nightpress.pipelines.planning.layout import PlanLayout
@@ -138,7 +138,9 @@ def _identities(
 
     def sha256(source: Source) -> str:
         file = planned.get(source.url)
-        if file is not None and source.version and file.version == source.version:
+        # A campaign's own version says nothing of the lists and tables that it reads.
+        same = file is not None and source.version and file.version == source.version
+        if file is not None and same and not is_campaign(source.url):
             return file.sha256
         return sha256_of(source.url, options)
 

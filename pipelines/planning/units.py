@@ -17,6 +17,7 @@ from nightpress.diffusion_core.models.family_rules import guidance_off_at
 from nightpress.diffusion_core.sampling.request import SamplingParams
 from nightpress.diffusion_core.theory.spacing import evenly_spaced
 from nightpress.pipelines.errors import MAX_PROBLEMS, Problem
+from nightpress.pipelines.hashing import Hashes, hash64
 from nightpress.pipelines.image_files.naming import overlong
 from nightpress.pipelines.image_files.portability import folded, reserved
 from nightpress.pipelines.inputs.decoding import limits_of
@@ -24,6 +25,7 @@ from nightpress.pipelines.job.spec import PRIORITY
 from nightpress.pipelines.manifest.columns import PARENT, Columns
 from nightpress.pipelines.manifest.files import (
     ManifestFile,
+    RowLocator,
     RowRange,
     read_checked_rows,
     read_rows,
@@ -40,10 +42,8 @@ from nightpress.pipelines.planning.images import (
     group_by_settings,
     settings_of,
 )
-from nightpress.pipelines.planning.layout import RowLocator
 from nightpress.pipelines.planning.named_inputs import NamedInputs, joined, named_inputs
 from nightpress.pipelines.planning.passes import check_rows
-from nightpress.pipelines.planning.seeds import Hashes, hash64
 
 MAX_PART_IMAGES = 131_072
 MAX_PART_BYTES = 64 << 20

@@ -17,7 +17,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from nightpress.diffusion_core.theory.spacing import evenly_spaced
-from nightpress.pipelines.records import ADDED_TO_METADATA, python_rows, with_carried_renamed
+from nightpress.pipelines.manifest.python_values import python_rows
+from nightpress.pipelines.records import ADDED_TO_METADATA, with_carried_renamed
 from nightpress.pipelines.run_directory.commit import (
     commit_sizes,
     open_commit,

@@ -11,6 +11,11 @@ def edition_line(edition: Edition) -> str:
         again = plural(summary.came.number, "other variant")
         return f"{edition.number}: {edition.created_at}, {again} of images of the run"
     counts = [f"{plural(summary.came.number, 'image')} came"]
-    others = (("went", summary.went), ("changed", summary.changed), ("kept", summary.kept))
+    others = (
+        ("came back", summary.back),
+        ("went", summary.went),
+        ("changed", summary.changed),
+        ("kept what was drawn", summary.kept),
+    )
     counts += [f"{images.number:,} {what}" for what, images in others if images.number]
     return f"{edition.number}: {edition.created_at}, {', '.join(counts)}"

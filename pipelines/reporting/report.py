@@ -327,6 +327,11 @@ def job_facts(run: Run) -> list[Fact]:
         ),
         Fact("rows", f"{record.layout.num_rows:,}"),
         Fact("images planned", f"{record.layout.num_images:,}"),
+        *(
+            [Fact("not in the manifest any more", f"{record.num_gone:,}")]
+            if record.num_gone
+            else []
+        ),
         Fact("seed", str(spec.seed)),
         *([Fact("passes", "\n".join(map(pass_text, spec.passes)))] if spec.passes else []),
         Fact("format", spec.images.format),

@@ -14,6 +14,7 @@ from hashlib import sha256
 from typing import Any, Self
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from nightpress.diffusion_core.errors import one_line
@@ -21,7 +22,7 @@ from nightpress.pipelines.errors import Damaged, UnsupportedFormat
 from nightpress.pipelines.job.spec import canonical_json
 from nightpress.pipelines.manifest.files import ManifestFile
 from nightpress.pipelines.planning import PlanLayout
-from nightpress.pipelines.planning.growth import DETAILS, GrowthSummary
+from nightpress.pipelines.planning.growth import DETAILS, Earlier, GrowthSummary
 from nightpress.pipelines.planning.layout import files_as_dict, files_from_dict
 from nightpress.pipelines.run_directory.json_files import checked_time, json_file, what_is_wrong
 from nightpress.pipelines.storage import READ_THREADS, Store
@@ -198,21 +199,22 @@ def read_details(store: Store, edition: Edition) -> pa.Table:
         raise Damaged(f"{where}: damaged: {one_line(error, 200)}") from error
 
 
-def stand_ins(store: Store, editions: Sequence[Edition]) -> list[tuple[str, str]]:
-    """Images that a manifest plans, and the images that were made in their place, oldest first."""
-    pairs: list[tuple[str, str]] = []
+def earlier_editions(store: Store, editions: Sequence[Edition]) -> Earlier:
+    """What all editions of a run, oldest first, say of single images."""
+    made_as: list[tuple[str, str]] = []
+    gone: set[str] = set()
+    again: set[str] = set()
     for edition in editions:
         details = read_details(store, edition)
         made = details.filter(details.column("made_as").is_valid())
         columns = (made.column(name).to_pylist() for name in ("image_id", "made_as"))
-        pairs += zip(*columns, strict=True)
-    return pairs
+        made_as += zip(*columns, strict=True)
+        gone |= _ids_of(details, "went")
+        gone -= _ids_of(details, "back")
+        again |= _ids_of(details, "again")
+    return Earlier(tuple(made_as), frozenset(gone), frozenset(again))
 
 
-def made_again(store: Store, editions: Sequence[Edition]) -> list[str]:
-    """The ids of images that were made again, which no manifest plans."""
-    ids: list[str] = []
-    for edition in editions:
-        if edition.again is not None:
-            ids += read_details(store, edition).column("image_id").to_pylist()
-    return ids
+def _ids_of(details: pa.Table, what: str) -> set[str]:
+    chosen = details.filter(pc.equal(details.column("what"), what))
+    return set(chosen.column("image_id").to_pylist())

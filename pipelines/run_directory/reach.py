@@ -16,10 +16,10 @@ from nightpress.diffusion_core.conditioning.spec import Conditioning
 from nightpress.diffusion_core.models.info import ModelInfo
 from nightpress.pipelines.job.spec import PRIORITY, RunSpec
 from nightpress.pipelines.manifest.numbers import Floats, Ints
+from nightpress.pipelines.manifest.python_values import python_rows
 from nightpress.pipelines.planning import PlanLayout, plan_part
 from nightpress.pipelines.planning.order import OrderKey, importance_ranks
 from nightpress.pipelines.planning.shard_order import read_columns
-from nightpress.pipelines.records import python_rows
 from nightpress.pipelines.run_directory.estimate import Rate, RateKey
 from nightpress.pipelines.storage import Store
 

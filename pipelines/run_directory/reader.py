@@ -23,13 +23,9 @@ from nightpress.diffusion_core.errors import one_line
 from nightpress.pipelines.errors import Damaged, ImageNotFound
 from nightpress.pipelines.image_files.packing import image_bytes, packed_shard
 from nightpress.pipelines.job.spec import RunSpec
+from nightpress.pipelines.manifest.python_values import python_rows
 from nightpress.pipelines.planning import candidate_shards
-from nightpress.pipelines.records import (
-    ADDED_TO_METADATA,
-    METADATA_SCHEMA,
-    carries_parent,
-    python_rows,
-)
+from nightpress.pipelines.records import ADDED_TO_METADATA, METADATA_SCHEMA, carries_parent
 from nightpress.pipelines.run_directory.commit import (
     committed_shards,
     metadata_columns,

@@ -65,8 +65,13 @@ class RunRecord:
 
     @property
     def num_gone(self) -> int:
-        """Images of the run that its manifest does not plan any more."""
-        return self.editions[-1].summary.went.number if self.editions else 0
+        """Images of the run that its manifest does not plan any more, or plans differently."""
+        growths = [edition for edition in self.editions if edition.again is None]
+        if not growths:
+            return 0
+        again = [edition.layout for edition in self.editions if edition.again is not None]
+        num_again = sum(layout.num_images for layout in again if layout is not None)
+        return self.layout.num_images - num_again - growths[-1].summary.num_planned
 
     def extended(self, edition: Edition) -> Self:
         """The record of the run with one more edition."""

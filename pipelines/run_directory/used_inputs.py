@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from nightpress.pipelines.planning.seeds import hash64
+from nightpress.pipelines.hashing import hash64
 from nightpress.pipelines.records import METADATA_SCHEMA, FailureType
 from nightpress.pipelines.run_directory.commit import metadata_columns
 from nightpress.pipelines.run_directory.reader import Run

@@ -17,18 +17,13 @@ import pyarrow.compute as pc
 
 from nightpress.diffusion_core.models.info import ModelInfo
 from nightpress.pipelines.errors import Damaged, PlanDamaged, StoreMissing
+from nightpress.pipelines.hashing import Hashes, hash64
 from nightpress.pipelines.image_files.encoding import decoded, opened, read_facts
 from nightpress.pipelines.image_files.naming import FOLDER
 from nightpress.pipelines.image_files.packing import image_bytes, is_intact_pack
+from nightpress.pipelines.manifest.python_values import python_values
 from nightpress.pipelines.planning import read_shard
-from nightpress.pipelines.planning.seeds import Hashes, hash64
-from nightpress.pipelines.records import (
-    METADATA_SCHEMA,
-    OPTIONAL_FACTS,
-    PLAN_SCHEMA,
-    ImageFacts,
-    python_values,
-)
+from nightpress.pipelines.records import METADATA_SCHEMA, OPTIONAL_FACTS, PLAN_SCHEMA, ImageFacts
 from nightpress.pipelines.run_directory.commit import metadata_columns, read_commit, shard_path
 from nightpress.pipelines.run_directory.comparison import wrong_conditioning, wrong_loras
 from nightpress.pipelines.run_directory.map_ahead import map_ahead

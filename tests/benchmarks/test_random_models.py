@@ -1,5 +1,6 @@
 """The random models of the accelerator benchmark are as large as the released ones."""
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,15 @@ PUBLISHED = {
     ("flux", "vae"): 83_819_683,
 }
 """Parameters of the released weights."""
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread() -> Iterator[None]:
+    """One thread: several wait for each other where the machine is shared."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@
 import json
 import shutil
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -24,10 +25,15 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tiny_models.save("sd", tmp_path_factory.mktemp("tiny-sd"))
 
 
+RAY = ExitStack()
+"""What ends the Ray of this session."""
+
+
 @pytest.fixture(scope="session")
 def local_ray() -> Iterator[None]:
     """A Ray of this session's own, with room for three actors."""
-    with forked_workers() as workers:
+    with RAY:
+        workers = RAY.enter_context(forked_workers())
         workers["env_vars"]["PYTHONPATH"] = str(Path(__file__).parents[1])
         ray.init(
             address="local",
@@ -40,8 +46,17 @@ def local_ray() -> Iterator[None]:
             # Processes that no test asks for would take time from those that do.
             _system_config={"prestart_worker_first_driver": False},
         )
+        RAY.callback(ray.shutdown)
         yield
-        ray.shutdown()
+
+
+def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> None:
+    """End Ray with the last of these tests: its processes would take time from those that follow.
+
+    pytest runs the tests of a folder without a break, unless it is told files in another order.
+    """
+    if nextitem is not None and Path(__file__).parent not in nextitem.path.parents:
+        RAY.close()
 
 
 def write_manifest(folder: Path) -> Path:

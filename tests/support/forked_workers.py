@@ -9,6 +9,7 @@ killed, drained and lost like any other worker. Tests that start `nightpress` as
 own, and the nights of `tests/chaos`, use workers that Ray starts in the usual way.
 """
 
+import gc
 import json
 import os
 import runpy
@@ -91,6 +92,8 @@ def _preload() -> None:
     for name in ("CLIPTextModel", "CLIPTokenizer"):
         getattr(transformers, name)
     transformers.utils.logging.set_verbosity_warning()
+    gc.collect()
+    gc.freeze()  # no fork goes through these objects, or copies the memory that they are in
 
 
 def _run_worker(request: dict[str, Any], descriptors: list[int]) -> NoReturn:

@@ -21,7 +21,7 @@ from nightpress.pipelines.planning import (
     write_plan,
 )
 from nightpress.pipelines.run_directory.commit import committed_shards
-from nightpress.pipelines.run_directory.editions import made_again, stand_ins
+from nightpress.pipelines.run_directory.editions import earlier_editions
 from nightpress.pipelines.run_directory.lease import held, require_free
 from nightpress.pipelines.run_directory.record import (
     RunRecord,
@@ -63,9 +63,8 @@ def grow(spec: RunSpec, rows: Sequence[Row]) -> Growth:
     write(Path(path), rows)
     store = Store(spec.url, spec.storage)
     record = require_record(store)
-    made_as = stand_ins(store, record.editions)
-    others = made_again(store, record.editions)
-    return compare_growth(spec, MODEL, record.layout, store, made_as, others)
+    earlier = earlier_editions(store, record.editions)
+    return compare_growth(spec, MODEL, record.layout, store, earlier)
 
 
 def extend(

@@ -15,7 +15,7 @@ from typing import Any
 import pyarrow as pa
 
 from nightpress.pipelines.image_files.packing.members import Member, MemberLocation, Pack
-from nightpress.pipelines.records import nanoseconds_as_text, python_rows
+from nightpress.pipelines.manifest.python_values import nanoseconds_as_text, python_rows
 
 
 def pack(members: Iterable[Member], carried: pa.Table) -> Pack:

@@ -31,7 +31,7 @@ def reference(model: LoadedModel, request: ImageRequest, settings: SamplingParam
     processor = VaeImageProcessor(vae_scale_factor=2)
     assert request.images.init_image is not None
     assert request.images.mask_image is not None
-    picture = torch.tensor(request.images.init_image).permute(2, 0, 1)[None] / 255 * 2 - 1
+    picture = torch.tensor(request.images.init_image)[None].permute(0, 3, 1, 2) / 255 * 2 - 1
     mask = torch.tensor(request.images.mask_image)[None, None, ::2, ::2] / 255
     factor = pipeline.vae.config.scaling_factor
     own = pipeline.vae.encode(picture).latent_dist.sample(noise_of) * factor
@@ -110,7 +110,7 @@ def test_an_all_black_mask_gives_the_picture_back_as_the_autoencoder_has_it(
     request = ImageRequest("a red fox", "", 3, images=images)
     made = Sampler(loaded("sd8"), 1).sample([request], pictures.params("inpaint")).pixels[0]
     vae, processor = loaded("sd8").pipeline.vae, VaeImageProcessor(vae_scale_factor=2)
-    picture = torch.tensor(pictures.picture(0)).permute(2, 0, 1)[None] / 255 * 2 - 1
+    picture = torch.tensor(pictures.picture(0))[None].permute(0, 3, 1, 2) / 255 * 2 - 1
     with torch.inference_mode():
         latents = vae.encode(picture).latent_dist.sample(torch.Generator().manual_seed(3))
         factor = vae.config.scaling_factor

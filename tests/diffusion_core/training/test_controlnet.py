@@ -171,6 +171,9 @@ def test_plain_diffusers_samples_the_same_bits_with_the_saved_controlnet(
     owner = getattr(diffusers, PIPELINES[type(module._model.pipeline).__name__])
     plain = owner.from_pretrained(saved(family), controlnet=controlnet)
     plain.set_progress_bar_config(disable=True)
+    # Where weights lie in memory decides bits on some CPUs, and those of a file lie anywhere.
+    for parameter in controlnet.parameters():
+        parameter.data = parameter.data.clone()
     np.testing.assert_array_equal(sample(plain, image=pictures(3)[:1]), drawn)
 
 

@@ -1,7 +1,8 @@
 """Mutated job files and manifests: exit code 0 or 2, a message, and nothing half-written."""
 
+import functools
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -12,6 +13,7 @@ from support.mutations import mutated_bytes, mutated_job
 from support.plans import encoded
 
 from nightpress.jobs.cli import command
+from nightpress.pipelines.models.files import ModelFiles
 
 SUFFIXES = (".csv", ".tsv", ".jsonl", ".txt", ".parquet")
 
@@ -19,6 +21,29 @@ ROWS = [
     {"prompt": f"picture {n}", "id": f"row-{n}", "seed": n, "width": 64, "guidance_scale": 3.0}
     for n in range(12)
 ]
+
+
+@pytest.fixture(autouse=True, scope="module")
+def known_models() -> Iterator[None]:
+    """Describe and check each model that jobs name once; their files do not change."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("describe", "check_weights"):
+            patch.setattr(ModelFiles, name, once_for_each(getattr(ModelFiles, name)))
+        yield
+
+
+def once_for_each(method: Callable[..., Any]) -> Callable[..., Any]:
+    """A method whose results are kept, by all of its arguments; its errors are not."""
+    kept: dict[str, Any] = {}
+
+    @functools.wraps(method)
+    def call(*arguments: Any, **named: Any) -> Any:
+        key = repr((arguments, named))
+        if key not in kept:
+            kept[key] = method(*arguments, **named)
+        return kept[key]
+
+    return call
 
 
 def job_over(manifest: Path) -> dict[str, Any]:

@@ -74,6 +74,7 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
+@pytest.mark.slow  # the next test loads all libraries that this one does, and more
 def test_plan_prints_only_its_own_lines(folder: Path) -> None:
     lines = lines_of(folder, "plan", "job.yaml")
     assert lines[0].startswith("run ")

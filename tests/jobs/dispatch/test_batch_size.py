@@ -36,9 +36,9 @@ def texts(events: list[Event]) -> list[str]:
 
 @pytest.fixture
 def measuring(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Measure even small runs, for a few seconds."""
+    """Measure even small runs, for a second."""
     monkeypatch.setattr(batch_sizes, "STEPS_WORTH_MEASURING", 10)
-    monkeypatch.setattr(batch_size, "KIND_S", 2.0)
+    monkeypatch.setattr(batch_size, "KIND_S", 1.0)
 
 
 def test_a_small_run_is_not_measured_and_says_so(make_spec: MakeSpec) -> None:

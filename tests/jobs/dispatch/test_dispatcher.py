@@ -99,7 +99,10 @@ def test_a_shard_whose_every_row_kills_its_process_fails_and_the_others_are_made
     assert sum(isinstance(event, ActorLost) for event in seen) - len(wrongly_blamed) == 6
 
 
-def test_actors_that_never_start_stop_the_run_with_their_error(make_spec: MakeSpec) -> None:
+def test_actors_that_never_start_stop_the_run_with_their_error(
+    make_spec: MakeSpec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(actor_pool, "MAX_WAIT_S", 0.0)
     spec = make_spec()
     store, record = begun(spec)
     dispatcher = dispatcher_of(spec, store, record, BrokenActor)

@@ -2,6 +2,7 @@
 
 import hashlib
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pyarrow as pa
@@ -24,6 +25,7 @@ from nightpress.jobs.runs.list_runs import list_runs
 from nightpress.jobs.runs.repair import rewrite_plan_parts
 from nightpress.jobs.runs.retry import failed_amendments
 from nightpress.jobs.runs.status import RunStatus, status
+from nightpress.jobs.runs.table_manifest import kept_job
 from nightpress.jobs.runs.verify import verify
 from nightpress.pipelines import open_run
 from nightpress.pipelines.errors import ChangedRunError, Damaged, ManifestError, ManifestGrown
@@ -79,6 +81,9 @@ def test_all_that_reads_runs_reads_a_run_of_editions(tmp_path: Path, packing: st
     assert (listed.num_images, listed.num_done) == (5, 5)
     write_report(run, run.store)
     assert "2 images came" in run.store.read("report.html").decode()
+    extend(spec, cats(1, mood="glad"))
+    write_report(open_run(spec.url), run.store)
+    assert "not in the manifest any more" in run.store.read("report.html").decode()
 
 
 def test_a_killed_extend_ends_with_the_images_wanted_and_makes_none_again(tmp_path: Path) -> None:
@@ -210,6 +215,16 @@ def test_a_moved_run_reads_its_editions_where_it_lies(tmp_path: Path) -> None:
     run = open_run(str(tmp_path / "elsewhere"))
     (file,) = run.record.layout.sections[1].files
     assert Path(file.url).parent == tmp_path / "elsewhere/editions"
+
+
+def test_a_moved_run_of_a_table_finds_the_table_that_it_was_extended_with(tmp_path: Path) -> None:
+    record = require_record(Store(finished(tmp_path, cats(1)).url))
+    (file,) = record.manifest
+    table = replace(file, url=f"{tmp_path}/out/run/manifest/table-0123456789abcdef.parquet")
+    edition = replace(extend(record.spec, cats(1, 2)).editions[0], manifest=(table,))
+    job = record.spec.model_copy(update={"output": "elsewhere"})
+    kept = kept_job(job, replace(record, editions=(edition,)))
+    assert kept.manifest == f"{job.url}/manifest/table-0123456789abcdef.parquet"
 
 
 def test_a_large_edition_of_a_small_run_has_shards_of_its_own_size(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ import pytest
 import yaml
 from click.testing import CliRunner, Result
 from support.fakes.fake_runs import finished_run
+from support.growing_runs import extend
 from support.plans import MODEL, write
 
 from nightpress import jobs
@@ -121,8 +122,8 @@ def test_a_manifest_that_has_grown_is_planned_for_its_new_images_alone(
     assert lines[1].startswith("state    its manifest has changed since it was planned; 6 of 6")
     assert lines[2] == "         2 images came: 00000006_00, 00000007_00"
     assert lines[3] == "         would add 2 images; run with --extend"
-    assert any(line.endswith(" for 2 new images") for line in lines)
-    assert "Extend the run with --extend, which makes the 2 new images" in result.stderr
+    assert any(line.endswith(" for the 2 images to add") for line in lines)
+    assert "the manifest has changed since it was planned. Extend the run with" in result.stderr
     values = values_of(run_plan(tmp_path, finished, "--json"))
     assert values["error"]["type"] == "ManifestGrown"
     assert values["run_state"]["growth"]["num_images"] == 2
@@ -134,6 +135,43 @@ def test_a_manifest_that_has_grown_is_planned_for_its_new_images_alone(
     refused = run_plan(tmp_path, finished)
     assert "would refuse the changed images, or make them again" in refused.stdout
     assert "--changed new-variant" in refused.stderr
+
+
+def test_a_plan_that_may_extend_the_run_ends_as_the_run_would(
+    tmp_path: Path, finished: RunSpec
+) -> None:
+    path = Path(str(finished.manifest))
+    path.write_text("\n".join(["z", *PROMPTS[1:], "new"]) + "\n")
+    assert run_plan(tmp_path, finished, "--extend").exit_code == 2
+    result = run_plan(tmp_path, finished, "--extend", "--changed", "new-variant")
+    assert (result.exit_code, result.stderr) == (0, "")
+    assert result.stdout.splitlines()[5] == "         adds 2 images to the run"
+    options = ("--extend", "--changed", "new-variant", "--json")
+    values = values_of(run_plan(tmp_path, finished, *options))
+    assert (values["run_state"]["state"], values["error"]) == ("grows", None)
+    assert run_plan(tmp_path, finished, "--changed", "new-variant").exit_code == 2
+
+
+def test_a_plan_says_what_the_run_says_of_a_plan_that_cannot_be_compared(
+    tmp_path: Path, finished: RunSpec
+) -> None:
+    Path(str(finished.manifest)).write_text("other\n")
+    Path(finished.url, "plan/part-00000.parquet").unlink()
+    result = run_plan(tmp_path, finished, "--extend")
+    assert result.exit_code == 2
+    assert "Bring the old manifest back once to finish the plan" in result.stderr
+
+
+def test_images_that_the_manifest_does_not_plan_any_more_are_counted(
+    tmp_path: Path, finished: RunSpec
+) -> None:
+    path = Path(str(finished.manifest))
+    path.write_text("\n".join(PROMPTS[:4]) + "\n")
+    result = run_plan(tmp_path, finished)
+    assert "would make nothing, and record the manifest; run with --extend" in result.stdout
+    extend(finished)
+    line = run_plan(tmp_path, finished).stdout.splitlines()[1]
+    assert line.endswith("6 of 6 images are done; 2 images are not in the manifest any more")
 
 
 def test_an_output_that_cannot_be_reached_is_told_within_seconds(

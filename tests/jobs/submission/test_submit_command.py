@@ -352,6 +352,9 @@ def test_options_of_the_run_travel_and_ok_codes_do_not(api: JobsApi) -> None:
         "--budget",
         "40",
         "--take-over",
+        "--extend",
+        "--changed",
+        "new-variant",
         "--log-format",
         "json",
         "--ok-codes",
@@ -361,7 +364,7 @@ def test_options_of_the_run_travel_and_ok_codes_do_not(api: JobsApi) -> None:
     result = run(api, *options)
     assert result.exit_code == 0
     assert api.started[0]["entrypoint"].endswith(
-        "job.yaml --budget 40.0 --take-over --log-format json"
+        "job.yaml --budget 40.0 --take-over --extend --changed new-variant --log-format json"
     )
     assert "exit code 3, reported as 0: --ok-codes" in result.stderr
     values = json.loads(result.stdout)

@@ -40,6 +40,20 @@ Gains = dict[TuningConfig, float]
 MakeSpec = Callable[..., RunSpec]
 
 
+def offer(patch: pytest.MonkeyPatch, gains: Gains) -> None:
+    """Three configurations, of which this model does not support the last, and their speed-ups.
+
+    The speed-ups replace the measured ones; other configurations are no faster.
+    """
+    measured = tune_module.compare
+
+    def compare(workload: Any, config: TuningConfig, *result: Any) -> ConfigTrial:
+        return replace(measured(workload, config, *result), ratio=gains.get(config, 1.0))
+
+    patch.setattr(tune_module, "candidates", lambda *of: [LAST, DEEP, CACHE])
+    patch.setattr(tune_module, "compare", compare)
+
+
 @pytest.fixture(autouse=True)
 def few_configs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Three configurations, of which this model does not support the last."""
@@ -52,12 +66,7 @@ def few_configs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 def gains(monkeypatch: pytest.MonkeyPatch) -> Gains:
     """Speed-ups that replace the measured ones; other configurations are no faster."""
     gains: Gains = {}
-    measured = tune_module.compare
-
-    def compare(workload: Any, config: TuningConfig, *result: Any) -> ConfigTrial:
-        return replace(measured(workload, config, *result), ratio=gains.get(config, 1.0))
-
-    monkeypatch.setattr(tune_module, "compare", compare)
+    offer(monkeypatch, gains)
     return gains
 
 
@@ -242,6 +251,23 @@ def tuned(spec: RunSpec) -> Tuning:
     return tune(spec, OPTIONS)
 
 
+@pytest.fixture(scope="module")
+def told(
+    tmp_path_factory: pytest.TempPathFactory, make_in: Callable[[Path], MakeSpec]
+) -> tuple[Tuning, list[Any]]:
+    """One tuning in which DEEP is twice as fast as the reference, and its events."""
+    events: list[Any] = []
+    with pytest.MonkeyPatch.context() as patch:
+        offer(patch, {DEEP: 2.0})
+        spec = make_in(tmp_path_factory.mktemp("told"))()
+        return tune(spec, OPTIONS, events.append), events
+
+
+@pytest.fixture
+def found(told: tuple[Tuning, list[Any]]) -> Tuning:
+    return told[0]
+
+
 def failing(config: TuningConfig, error: Exception) -> Callable[..., LoadedModel]:
     """Load models, but fail for one configuration."""
     load = ModelFiles.load
@@ -310,9 +336,7 @@ def test_the_images_are_whole_batches_of_the_most_frequent_settings(
     assert all(number % 3 for number in numbers)
 
 
-def test_only_values_that_change_are_written(make_spec: MakeSpec, gains: Gains) -> None:
-    gains[DEEP] = 2.0
-    found = tuned(make_spec())
+def test_only_values_that_change_are_written(found: Tuning) -> None:
     assert found.changes(ModelSpec()) == {"speed": {"deep_features": {"interval": 2}}}
     assert found.changes(ModelSpec(speed=DEEP.speed)) == {}
     half = ModelSpec(dtype="bfloat16", speed=DEEP.speed)
@@ -324,8 +348,7 @@ def test_only_values_that_change_are_written(make_spec: MakeSpec, gains: Gains) 
     assert replace(found, best=None).changes(half) == {}
 
 
-def test_the_pairs_are_the_images_that_differ_most_from_the_reference(make_spec: MakeSpec) -> None:
-    found = tuned(make_spec())
+def test_the_pairs_are_the_images_that_differ_most_from_the_reference(found: Tuning) -> None:
     pairs = found.pairs[DEEP]
     (trial,) = (trial for trial in found.trials if trial.config == DEEP)
     assert [pair.psnr_db for pair in pairs] == sorted(trial.psnr_db)[: len(pairs)]
@@ -380,15 +403,12 @@ def test_two_models_are_held_only_on_a_cpu_with_memory_for_both(
     assert [each.num_sampled for each in Counted.made] == [times * a_round, a_round, a_round]
 
 
-def test_progress_is_printed_for_every_config(make_spec: MakeSpec, gains: Gains) -> None:
-    gains[DEEP] = 2.0
+def test_progress_is_printed_for_every_config(told: tuple[Tuning, list[Any]]) -> None:
+    found, events = told
     progress, printed = TuneProgress(), list[str]()
-
-    def hear(event: Any) -> None:
+    for event in events:
         text = progress.add(event)
         printed.extend([text] if text is not None else [progress.line()])
-
-    found = tune(make_spec(), OPTIONS, hear)
     assert printed[0].startswith("7 images, 4 at once, 64 x 64, 2 steps of ")
     assert printed[1].startswith("reference: ")
     assert printed[2] == "trying channels_last, 2 of 4"

@@ -10,8 +10,8 @@ from support.fuzzed_text import FORMATS, fuzz
 from support.manifest_files import problem_of, rows_of, scanned
 
 from nightpress.pipelines.errors import ManifestError
+from nightpress.pipelines.job.text_bytes import BadText
 from nightpress.pipelines.manifest import text
-from nightpress.pipelines.manifest.characters import BadText
 from nightpress.pipelines.manifest.delimited import Delimited
 from nightpress.pipelines.manifest.files import lines_of_rows
 from nightpress.pipelines.manifest.jsonl import JsonLines

@@ -15,11 +15,11 @@ from nightpress.diffusion_core.models.info import ModelInfo
 from nightpress.diffusion_core.models.lora_files import LoraInfo
 from nightpress.diffusion_core.models.modes import modes_of
 from nightpress.pipelines.errors import ManifestError
+from nightpress.pipelines.hashing import derive_seeds, hash64
 from nightpress.pipelines.job.spec import RunSpec
 from nightpress.pipelines.planning import PlanLayout, check, plan_part, write_plan
 from nightpress.pipelines.planning.again_rows import check_rows_again
 from nightpress.pipelines.planning.parents import FoundParents, find_parents
-from nightpress.pipelines.planning.seeds import derive_seeds, hash64
 from nightpress.pipelines.run_directory.record import require_record
 from nightpress.pipelines.storage import Store
 

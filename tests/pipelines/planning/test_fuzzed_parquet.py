@@ -16,9 +16,10 @@ from support.fuzzed_parquet import fuzzed_array, fuzzed_parquet, fuzzed_type
 from support.plans import MODEL, job
 
 from nightpress.pipelines.errors import ManifestError
+from nightpress.pipelines.manifest.python_values import python_values
 from nightpress.pipelines.manifest.types import plain_type
 from nightpress.pipelines.planning import check, plan_part
-from nightpress.pipelines.records import carried_name, python_values
+from nightpress.pipelines.records import carried_name
 
 
 def differences(folder: Path, seeds: Iterable[int]) -> list[str]:

@@ -118,7 +118,25 @@ def test_rows_that_went_and_came_back_are_the_same(tmp_path: Path) -> None:
     record = extend(spec, cats(1))
     assert record.editions[-1].summary.went.first == ("r2_00",)
     assert record.editions[-1].layout is None
-    assert counts(grow(spec, cats(1, 2))) == (0, 0, 0, 2)
+    growth = grow(spec, cats(1, 2))
+    assert counts(growth) == (0, 0, 0, 2)
+    assert growth.summary.lines() == ["1 image came back: r2_00"]
+
+
+def test_an_image_that_went_is_told_once_and_is_counted_until_it_comes_back(tmp_path: Path) -> None:
+    spec = begin(tmp_path, cats(1, 2))
+    extend(spec, cats(1))
+    record = extend(spec, cats(1, 3))
+    assert record.editions[-1].summary.lines() == ["1 image came: r3_00"]
+    assert record.num_gone == 1
+    record = extend(spec, [{"id": "r1", "prompt": "dog"}, *cats(2)], "new-variant")
+    lines = record.editions[-1].summary.lines()
+    assert lines[:2] == ["1 image came back: r2_00", "1 image went: r3_00"]
+    assert record.num_gone == 2  # r3_00, and r1_00 as it was
+    record = extend(spec, cats(2, 3))
+    assert record.editions[-1].summary.went.first == ("r1_01",)
+    assert record.editions[-1].summary.back.first == ("r3_00",)
+    assert record.num_gone == 2
 
 
 def test_an_image_with_the_same_draw_key_keeps_what_was_drawn(tmp_path: Path) -> None:

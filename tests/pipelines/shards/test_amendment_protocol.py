@@ -335,6 +335,20 @@ class PackedAmendments(Amendments):
 
 
 TestAmendments = Amendments.TestCase
-TestAmendments.settings = settings(max_examples=80, stateful_step_count=10, deadline=None)
+TestAmendments.settings = settings(max_examples=25, stateful_step_count=10, deadline=None)
 TestPackedAmendments = PackedAmendments.TestCase
-TestPackedAmendments.settings = settings(max_examples=60, stateful_step_count=10, deadline=None)
+TestPackedAmendments.settings = settings(max_examples=20, stateful_step_count=10, deadline=None)
+
+
+@pytest.mark.slow
+class TestMoreAmendments(Amendments.TestCase):
+    """More and longer stories."""
+
+    settings = settings(max_examples=150, stateful_step_count=12, deadline=None)
+
+
+@pytest.mark.slow
+class TestMorePackedAmendments(PackedAmendments.TestCase):
+    """The same with packed images."""
+
+    settings = settings(max_examples=150, stateful_step_count=12, deadline=None)

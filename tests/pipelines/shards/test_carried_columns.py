@@ -12,8 +12,12 @@ from support.plans import MODEL, job
 
 from nightpress.pipelines import open_run
 from nightpress.pipelines.image_files.packing import members_of
+from nightpress.pipelines.manifest.python_values import (
+    nanoseconds_as_text,
+    python_rows,
+    python_values,
+)
 from nightpress.pipelines.planning import check, read_shard, write_plan
-from nightpress.pipelines.records import nanoseconds_as_text, python_rows, python_values
 from nightpress.pipelines.reporting.report import write_report
 from nightpress.pipelines.run_directory.reader import Run
 from nightpress.pipelines.run_directory.record import RUN_FILE, new_record

@@ -50,7 +50,7 @@ from nightpress.pipelines.training.spec import TrainSpec
 from nightpress.pipelines.training.stepping import WorkerRank
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture(autouse=True, scope="module")
 def one_thread() -> Iterator[None]:
     """Fix the order in which sums are rounded."""
     before = torch.get_num_threads()
@@ -92,14 +92,43 @@ def equal(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
     return one.keys() == other.keys() and all(torch.equal(one[k], other[k]) for k in one)
 
 
+def losses_of(spec: TrainSpec) -> list[float]:
+    """The loss of every step."""
+    losses: list[float] = read_metrics(Store(spec.url))["loss"].to_pylist()
+    return losses
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory, one_thread: None) -> TrainSpec:
+    """A denoiser's training that was never interrupted; tests must not change it."""
+    folder = tmp_path_factory.mktemp("whole")
+    draw_images(folder / "pictures")
+    save_parts(folder / "parts")
+    spec = denoiser_job(folder)
+    run(spec)
+    return spec
+
+
+@pytest.fixture(scope="module")
+def whole_autoencoder(tmp_path_factory: pytest.TempPathFactory, one_thread: None) -> TrainSpec:
+    """An autoencoder's training that was never interrupted; tests must not change it."""
+    folder = tmp_path_factory.mktemp("whole_autoencoder")
+    draw_images(folder / "pictures")
+    spec = autoencoder_job(folder)
+    run(spec)
+    return spec
+
+
 SLOW_AUTOENCODER_JOB = pytest.param(autoencoder_job, marks=pytest.mark.slow)
 
 
-@pytest.mark.parametrize("job", [autoencoder_job, denoiser_job])
-def test_a_stopped_training_resumes_to_the_same_bits(root: Path, job: Any) -> None:
-    whole = job(root, name="whole")
-    run(whole)
-
+@pytest.mark.parametrize(
+    ("job", "uninterrupted"), [(autoencoder_job, "whole_autoencoder"), (denoiser_job, "whole")]
+)
+def test_a_stopped_training_resumes_to_the_same_bits(
+    root: Path, job: Any, uninterrupted: str, request: pytest.FixtureRequest
+) -> None:
+    whole: TrainSpec = request.getfixturevalue(uninterrupted)
     parts = job(root, name="parts")
     events = run(parts, stop_after=3)
     assert isinstance(events[-1], Stopped)
@@ -108,9 +137,8 @@ def test_a_stopped_training_resumes_to_the_same_bits(root: Path, job: Any) -> No
     assert Resumed(3) in events
     assert isinstance(events[-1], Finished)
     assert equal(weights(whole), weights(parts))
-    losses = [read_metrics(Store(spec.url))["loss"].to_pylist() for spec in (whole, parts)]
-    assert losses[0] == losses[1]
-    assert len(losses[0]) == 6
+    assert losses_of(whole) == losses_of(parts)
+    assert len(losses_of(whole)) == 6
 
 
 def test_captions_that_a_new_denoiser_does_not_read_to_the_end_are_counted(root: Path) -> None:
@@ -126,9 +154,10 @@ def test_captions_that_a_new_denoiser_does_not_read_to_the_end_are_counted(root:
     assert not any(isinstance(event, CaptionsCut) for event in events)
 
 
-def test_steps_lost_after_the_last_checkpoint_are_repeated_to_the_same_bits(root: Path) -> None:
-    whole, killed = denoiser_job(root, name="whole"), denoiser_job(root, name="killed")
-    run(whole)
+def test_steps_lost_after_the_last_checkpoint_are_repeated_to_the_same_bits(
+    root: Path, whole: TrainSpec
+) -> None:
+    killed = denoiser_job(root)
     events = train(killed, cache=root / "cache")
     for event in events:
         if isinstance(event, StepDone) and event.metrics.step == 5:
@@ -139,9 +168,10 @@ def test_steps_lost_after_the_last_checkpoint_are_repeated_to_the_same_bits(root
     assert equal(weights(whole), weights(killed))
 
 
-def test_a_damaged_checkpoint_costs_the_steps_since_the_one_before(root: Path) -> None:
-    whole, hurt = denoiser_job(root, name="whole"), denoiser_job(root, name="hurt")
-    run(whole)
+def test_a_damaged_checkpoint_costs_the_steps_since_the_one_before(
+    root: Path, whole: TrainSpec
+) -> None:
+    hurt = denoiser_job(root)
     run(hurt, stop_after=4)
     store = Store(hurt.url)
     store.put(checkpoint_path(4), store.read(checkpoint_path(4))[:-1])
@@ -225,11 +255,11 @@ def test_a_checkpoint_written_by_another_process_is_not_replaced(root: Path) -> 
         list(events)
 
 
-def test_a_training_on_s3_resumes_from_its_checkpoint(root: Path, moto_s3: Server) -> None:
+def test_a_training_on_s3_resumes_from_its_checkpoint(
+    root: Path, moto_s3: Server, whole: TrainSpec
+) -> None:
     folder = moto_s3.folder()
     spec = denoiser_job(root, output=folder.url, storage=folder.options)
-    local = denoiser_job(root, name="local")
-    run(local)
     cache = {"cache": root / "cache"}
     for event in (events := train(spec, **cache)):
         if isinstance(event, CheckpointSaved):
@@ -238,7 +268,7 @@ def test_a_training_on_s3_resumes_from_its_checkpoint(root: Path, moto_s3: Serve
     assert Resumed(2) in list(train(spec, **cache))
     store = Store(spec.url, spec.storage)
     remote = safetensors.torch.load(store.read(checkpoint_path(6)))
-    assert equal(weights(local), remote)
+    assert equal(weights(whole), remote)
     assert "model/model_index.json" in store.list("model")
 
 
@@ -296,13 +326,11 @@ def files_of(spec: TrainSpec) -> dict[str, bytes]:
     return {path: store.read(path) for path in store.list() if not path.startswith("lease/")}
 
 
-def test_running_a_finished_training_again_changes_nothing(root: Path) -> None:
-    spec = denoiser_job(root)
-    run(spec)
-    files = files_of(spec)
-    events = run(spec)
+def test_running_a_finished_training_again_changes_nothing(whole: TrainSpec) -> None:
+    files = files_of(whole)
+    events = run(whole)
     assert not any(isinstance(event, StepDone) for event in events)
-    assert files == files_of(spec)
+    assert files == files_of(whole)
 
 
 def test_checkpoints_metrics_and_images_can_be_read(root: Path) -> None:
@@ -325,17 +353,15 @@ def test_checkpoints_metrics_and_images_can_be_read(root: Path) -> None:
         assert gif.n_frames == 2
 
 
-def test_plain_diffusers_loads_the_trained_pipeline(root: Path) -> None:
+def test_plain_diffusers_loads_the_trained_pipeline(whole: TrainSpec) -> None:
     from diffusers import DiffusionPipeline
 
-    spec = denoiser_job(root)
-    run(spec)
-    pipeline = DiffusionPipeline.from_pretrained(f"{spec.url}/model")
+    pipeline = DiffusionPipeline.from_pretrained(f"{whole.url}/model")
     pipeline.set_progress_bar_config(disable=True)
     image = pipeline("a red disc", height=32, width=32, num_inference_steps=2, output_type="np")
     assert image.images.shape == (1, 32, 32, 3)
     assert np.isfinite(image.images).all()
-    averaged = {k.removeprefix("ema.denoiser."): v for k, v in weights(spec).items()}
+    averaged = {k.removeprefix("ema.denoiser."): v for k, v in weights(whole).items()}
     saved = pipeline.unet.state_dict()
     assert all(torch.equal(saved[key], averaged[key]) for key in saved)
 
@@ -411,11 +437,10 @@ def test_cached_caption_embeddings_give_the_same_loss_as_fresh_ones(root: Path) 
     assert torch.allclose(recipe.module(**batch)["loss"], with_cached, atol=1e-6)
 
 
-def test_frozen_parameters_of_a_trained_text_encoder_do_not_change(root: Path) -> None:
-    spec = denoiser_job(root)
-    run(spec)
-    before = safetensors.torch.load_file(root / "parts/text_encoder/model.safetensors")
-    after = safetensors.torch.load_file(f"{spec.url}/model/text_encoder/model.safetensors")
+def test_frozen_parameters_of_a_trained_text_encoder_do_not_change(whole: TrainSpec) -> None:
+    encoder = Path(whole.output).parent / "parts/text_encoder"
+    before = safetensors.torch.load_file(encoder / "model.safetensors")
+    after = safetensors.torch.load_file(f"{whole.url}/model/text_encoder/model.safetensors")
     same = {key for key in before if torch.equal(before[key], after[key])}
     assert {key for key in before if "token_embedding" in key} <= same
     assert len(same) < len(before) / 2

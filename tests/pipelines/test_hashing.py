@@ -5,8 +5,8 @@ import pyarrow as pa
 from hypothesis import given
 from hypothesis import strategies as st
 
+from nightpress.pipelines.hashing import derive_seeds, hash64, mix64
 from nightpress.pipelines.job.spec import MAX_SEED
-from nightpress.pipelines.planning.seeds import derive_seeds, hash64, mix64
 
 MASK = 2**64 - 1
 

@@ -43,6 +43,8 @@ _LATER_CONTROL = re.compile(rb"\xc2([\x80-\x9f])")
 """U+0080 to U+009F in UTF-8."""
 _MARK_IN_LINE = re.compile(rb"(?:^|[\r\n])\xef\xbb\xbf")
 
+_LONE_CR = re.compile(rb"\r(?!\n|\Z)")
+
 _SAMPLE_BYTES = 4_096
 
 
@@ -92,6 +94,23 @@ def _raise_first(found: Sequence[NotText | None]) -> None:
     problems = [problem for problem in found if problem is not None]
     if problems:
         raise min(problems, key=lambda problem: problem.offset)
+
+
+def check_line_ends(data: bytes) -> None:
+    """Refuse a CR that stands alone: some programs end a line there and others do not.
+
+    Raises:
+        BadText: with its offset. A CR at the very end is left alone, as more may follow.
+    """
+    if b"\r" in data and data.count(b"\r") != data.count(b"\r\n"):
+        match = _LONE_CR.search(data)
+        if match:
+            raise lone_cr(match.start())
+
+
+def lone_cr(offset: int) -> BadText:
+    """The error for a CR without LF."""
+    return BadText(offset, "a line ends in CR alone; save the file with LF or CRLF line ends")
 
 
 def has_control_characters(column: pa.StringArray) -> bool:

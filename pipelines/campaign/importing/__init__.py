@@ -1,0 +1,1 @@
+"""Wildcard folders of SwarmUI and of sd-dynamic-prompts as lists of a campaign."""

@@ -1,0 +1,93 @@
+"""What the templates and axes of a campaign mean for the model and for the names of its images.
+
+Every row is checked by itself, too; this finds what only another draw would show, and says what is
+true of all rows once.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from nightpress.diffusion_core.models.prompts import PromptLimits
+from nightpress.pipelines.campaign.axes import Axis
+from nightpress.pipelines.campaign.longest import longest_text
+from nightpress.pipelines.campaign.rows import CampaignRows
+from nightpress.pipelines.errors import ManifestError
+from nightpress.pipelines.formatting import plural
+from nightpress.pipelines.image_files.naming import Field, Template, safe_text
+from nightpress.pipelines.job.spec import RunSpec
+from nightpress.pipelines.manifest.campaigns import campaign_rows
+from nightpress.pipelines.manifest.files import ManifestFile, load_table
+from nightpress.pipelines.manifest.formats import CAMPAIGN
+from nightpress.pipelines.manifest.prompt_checks import LENGTH_ALLOWED, length_problem
+
+COLUMNS = ("prompt", "negative_prompt")
+
+
+def check_campaigns(
+    spec: RunSpec, limits: PromptLimits, template: Template, files: Sequence[ManifestFile]
+) -> tuple[ManifestFile, ...]:
+    """Refuse templates whose longest text the model would cut; note what file names rewrite.
+
+    Args:
+        spec: the job.
+        limits: of the model.
+        template: of the file names.
+        files: the manifest's files; those that are no campaigns stay as they are.
+
+    Raises:
+        ManifestError: names the template's place in the campaign.
+    """
+    return tuple(
+        _checked(spec, limits, template, file) if file.format == CAMPAIGN else file
+        for file in files
+    )
+
+
+def _checked(
+    spec: RunSpec, limits: PromptLimits, template: Template, file: ManifestFile
+) -> ManifestFile:
+    rows = campaign_rows(file.url, file.sha256, spec.storage, load_table)
+    if spec.model.prompts.long == "refuse" and limits.tokenizers:
+        _refuse_long_texts(rows, limits)
+    return replace(file, notes=(*file.notes, *_rewritten(rows, template)))
+
+
+def _refuse_long_texts(rows: CampaignRows, limits: PromptLimits) -> None:
+    """Refuse a template whose longest text the model would cut."""
+    widest = max(limits.tokenizers, key=lambda tokenizer: tokenizer.max_tokens)
+    problems = []
+    for column in COLUMNS:
+        text = longest_text(rows.campaign, column, widest.count)
+        cut = None if text is None else limits.cut(text)
+        if cut is not None:
+            message = f"the longest text that it can draw has {length_problem(cut)}"
+            problems.append(rows.places.problem((column,), message + LENGTH_ALLOWED))
+    if problems:
+        raise ManifestError(problems)
+
+
+def _rewritten(rows: CampaignRows, template: Template) -> Iterator[str]:
+    """The values of axes that file names cannot hold as they are."""
+    for axis in rows.campaign.axes:
+        for name in sorted(template.fields & set(axis.carried)):
+            values = pc.cast(axis.carried[name], pa.string())
+            written = safe_text(Field(name, ""), values)
+            differs = np.flatnonzero(np.array(pc.not_equal(values, written)))
+            if len(differs):
+                first = int(differs[0])
+                what = f"{values[first].as_py()!r} is written {written[first].as_py()!r}"
+                others = len(differs) - 1
+                more = f", and {plural(others, 'value')} more" if others else ""
+                yield f"{_place(rows, axis, first)}: in file names {{{name}}} {what}{more}"
+
+
+def _place(rows: CampaignRows, axis: Axis, value: int) -> str:
+    """Where a value of an axis stands."""
+    if axis.table is not None:
+        return f"{axis.table.url}, {axis.table.problem(value, None, '').place}"
+    place = rows.places.of(("axes", axis.name, value))
+    return f"line {place.line}, character {place.character}"
