@@ -117,7 +117,7 @@ class _Chosen:
     parents: FoundParents
     rows: CheckedRows
     image_ids: pa.Array
-    """Of the new images."""
+    """Ids of the new images; (n,) string."""
 
 
 def _is_unfinished(run: Run, request: AgainRequest) -> bool:

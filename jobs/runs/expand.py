@@ -86,15 +86,15 @@ class Expansion:
         """Count the rows; nothing is expanded unless a rule looks at texts."""
         campaign, rows = self._loaded.campaign, self._made()
         is_expandable = campaign.combinations.size <= MAX_ROWS or campaign.spec.draw.rows != "all"
-        left = rows.left if is_expandable else None
+        remaining = rows.remaining if is_expandable else None
         return Counts(
             axes={axis.name: len(axis) for axis in campaign.axes},
             num_combinations=campaign.combinations.num_combinations,
             num_allowed=campaign.combinations.size,
             num_rows=rows.num_rows if is_expandable else campaign.combinations.size,
             is_too_large=not is_expandable,
-            num_without_text=0 if left is None else left.num_without_text,
-            num_repeated=0 if left is None else left.num_repeated,
+            num_without_text=0 if remaining is None else remaining.num_without_text,
+            num_repeated=0 if remaining is None else remaining.num_repeated,
             texts={
                 name: number
                 for name, compiled in campaign.templates.texts.items()

@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 
 from nightpress.pipelines.campaign.axes import Axis
 from nightpress.pipelines.campaign.combining import Combination, Combinations, Factor
-from nightpress.pipelines.campaign.compiled import Alternatives, Compiled, Looked
+from nightpress.pipelines.campaign.compiled import Alternatives, AxisValue, Compiled
 from nightpress.pipelines.campaign.drawing import Drawer, fit
 from nightpress.pipelines.campaign.permutation import Ints
 from nightpress.pipelines.campaign.quotas import (
@@ -65,7 +65,7 @@ class Templates:
 def names_in(compiled: Compiled) -> Iterator[str]:
     """The `${names}` that a template looks up, at any depth."""
     for part in compiled:
-        if isinstance(part, Looked):
+        if isinstance(part, AxisValue):
             yield part.name
         elif isinstance(part, Alternatives):
             for option in part.options.values():

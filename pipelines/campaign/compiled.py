@@ -31,7 +31,7 @@ EXACT_COUNTS = 2_000
 
 
 @dataclass(frozen=True)
-class Looked:
+class AxisValue:
     """A value of an axis, by the name that the template gives it."""
 
     name: str
@@ -63,7 +63,7 @@ class Alternatives:
         return bool(self.is_templated.any())
 
 
-Compiled = tuple[str | Looked | Alternatives, ...]
+Compiled = tuple[str | AxisValue | Alternatives, ...]
 """The parts of a template."""
 
 
@@ -110,7 +110,7 @@ class Compiler:
     def _compiled(
         self, template: Template, salt: str, path: str, open_lists: tuple[str, ...]
     ) -> Compiled:
-        parts: list[str | Looked | Alternatives] = []
+        parts: list[str | AxisValue | Alternatives] = []
         for number, part in enumerate(template.parts):
             match part:
                 case str():
@@ -121,11 +121,11 @@ class Compiler:
                     parts.append(self._alternatives(part, salt, f"{path}/{number}", open_lists))
         return tuple(parts)
 
-    def _looked(self, variable: Variable) -> Looked:
+    def _looked(self, variable: Variable) -> AxisValue:
         if variable.name not in self._axes:
             raise TemplateError(variable.offset, unknown_axis(variable.name, self._axes))
         self.used_axes.add(variable.name)
-        return Looked(variable.name)
+        return AxisValue(variable.name)
 
     def _alternatives(
         self, part: Choice | ListReference, salt: str, path: str, open_lists: tuple[str, ...]

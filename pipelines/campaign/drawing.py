@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from nightpress.pipelines.campaign.compiled import Alternatives, Compiled, Looked
+from nightpress.pipelines.campaign.compiled import Alternatives, AxisValue, Compiled
 from nightpress.pipelines.campaign.permutation import Ints
 from nightpress.pipelines.campaign.quotas import DrawnRows, Quotas, row_hashes, scaled
 from nightpress.pipelines.hashing import GOLDEN
@@ -43,11 +43,11 @@ class Drawer:
             return pa.repeat("".join(parts), len(rows))
         return pc.binary_join_element_wise(*parts, "")
 
-    def _part(self, part: str | Looked | Alternatives, rows: DrawnRows) -> str | pa.StringArray:
+    def _part(self, part: str | AxisValue | Alternatives, rows: DrawnRows) -> str | pa.StringArray:
         match part:
             case str():
                 return part
-            case Looked(name):
+            case AxisValue(name):
                 return pc.take(self.values[name], pa.array(rows.indices))
             case Alternatives():
                 drawn = self._one(part, rows) if part.most == 1 == part.least else None

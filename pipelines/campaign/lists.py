@@ -214,7 +214,7 @@ class _ReadFile:
 
 
 def _read_all(sources: Sequence[tuple[Source, str]], options: Options | None) -> list[_ReadFile]:
-    """Read every file; problems of several files are told together."""
+    """Read every file, and report the problems of all of them together."""
 
     def read(each: tuple[Source, str]) -> _ReadFile | ManifestError:
         source, path = each

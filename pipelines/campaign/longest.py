@@ -7,7 +7,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from nightpress.pipelines.campaign.campaign import Campaign, names_in
-from nightpress.pipelines.campaign.compiled import Alternatives, Compiled, Looked
+from nightpress.pipelines.campaign.compiled import Alternatives, AxisValue, Compiled
 from nightpress.pipelines.campaign.permutation import Ints
 
 Measure = Callable[[str], int]
@@ -45,7 +45,7 @@ def _longest(compiled: Compiled, values: Mapping[str, str], measure: Measure) ->
         match part:
             case str():
                 texts.append(part)
-            case Looked(name):
+            case AxisValue(name):
                 texts.append(values.get(name, ""))
             case Alternatives():
                 texts.append(_of_alternatives(part, values, measure))

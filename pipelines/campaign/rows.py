@@ -21,7 +21,7 @@ TRIES_A_ROW, MIN_TRIES = 50, 10_000
 
 
 @dataclass(frozen=True)
-class Left:
+class RemainingRows:
     """What rules about texts and duplicates leave."""
 
     positions: Ints
@@ -42,14 +42,14 @@ class CampaignRows:
     @property
     def num_rows(self) -> int:
         """How many rows there are."""
-        return self.campaign.num_rows if self.left is None else len(self.left.positions)
+        return self.campaign.num_rows if self.remaining is None else len(self.remaining.positions)
 
     def positions(self, first_row: int, num_rows: int) -> Ints:
         """The places of consecutive rows in the drawing order; (n,)."""
         stop = min(first_row + num_rows, self.num_rows)
-        if self.left is None:
+        if self.remaining is None:
             return np.arange(first_row, stop)
-        return self.left.positions[first_row:stop]
+        return self.remaining.positions[first_row:stop]
 
     def table(self, first_row: int, num_rows: int) -> pa.Table:
         """Consecutive rows, with the columns of a manifest."""
@@ -60,7 +60,7 @@ class CampaignRows:
         return self.campaign.marked(self.positions(first_row, num_rows))
 
     @cached_property
-    def left(self) -> Left | None:
+    def remaining(self) -> RemainingRows | None:
         """The rows that are left; None if every row of the campaign is.
 
         Raises:
@@ -85,9 +85,9 @@ class CampaignRows:
             if is_drawn and found.num_rows >= wanted:
                 break
         self._refuse_few(found.num_rows, wanted if is_drawn else 1, num_seen)
-        left = Left(found.positions()[:wanted], num_without, num_repeated)
-        self._refuse_uncovered(left)
-        return left
+        remaining = RemainingRows(found.positions()[:wanted], num_without, num_repeated)
+        self._refuse_uncovered(remaining)
+        return remaining
 
     def refuse_repeated_ids(self) -> None:
         """Refuse rows of which two have the same id.
@@ -137,11 +137,11 @@ class CampaignRows:
         is_given = "duplicates" in self.campaign.spec.model_fields_set
         raise self.places.error(("duplicates",) if is_given else ("prompt",), message)
 
-    def _refuse_uncovered(self, left: Left) -> None:
+    def _refuse_uncovered(self, remaining: RemainingRows) -> None:
         """Refuse rows among which something that `cover` names no longer occurs."""
-        lost = self.campaign.uncovered(left.positions)
+        lost = self.campaign.uncovered(remaining.positions)
         if lost is not None:
-            rules = "rules about texts" if left.num_without_text else "`duplicates: drop`"
+            rules = "rules about texts" if remaining.num_without_text else "`duplicates: drop`"
             message = f"no row with {lost} is left, because of {rules}; draw more rows, or leave "
             message += "out what cannot occur"
             raise self.places.error(("draw", "cover"), message)

@@ -179,10 +179,10 @@ def _notes(loaded: LoadedCampaign, rows: CampaignRows) -> Iterator[str]:
     yield from _likely_settings(loaded.campaign)
     for text in loaded.campaign.covered_with_weights():
         yield f"{text}: its weights do not count, as draw.cover combines it with other values"
-    if rows.left is not None and rows.left.num_without_text:
-        yield f"{plural(rows.left.num_without_text, 'row')} left out by rules about the text"
-    if rows.left is not None and rows.left.num_repeated:
-        yield f"{plural(rows.left.num_repeated, 'row')} left out, as they repeat another one"
+    if rows.remaining is not None and rows.remaining.num_without_text:
+        yield f"{plural(rows.remaining.num_without_text, 'row')} left out by rules about the text"
+    if rows.remaining is not None and rows.remaining.num_repeated:
+        yield f"{plural(rows.remaining.num_repeated, 'row')} left out, as they repeat another one"
     for skipped in loaded.lists.skipped:
         yield f"not read as a list: {skipped}"
 

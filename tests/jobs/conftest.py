@@ -53,7 +53,7 @@ def local_ray() -> Iterator[None]:
 def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> None:
     """End Ray with the last of these tests: its processes would take time from those that follow.
 
-    pytest runs the tests of a folder without a break, unless it is told files in another order.
+    pytest runs the tests of a folder without a break, unless it gets files in another order.
     """
     if nextitem is not None and Path(__file__).parent not in nextitem.path.parents:
         RAY.close()
