@@ -111,7 +111,7 @@ class Maker:
                 for event in dispatcher.run(left):
                     limit.add(event)
                     yield event
-                    yield from notes.add(event)
+                    yield from notes.of_event(event)
                 yield from notes.lines()
             finally:  # the actors end with their dispatcher, so ask them before that
                 self.time_spent = dispatcher.pool.time_spent()

@@ -182,7 +182,7 @@ def _repair(
         for event in dispatcher.run(sorted(amendments), amendments):
             limit.add(event)
             yield event
-            yield from notes.add(event)
+            yield from notes.of_event(event)
         yield from notes.lines()
     lease.require()
 

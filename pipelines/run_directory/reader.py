@@ -30,11 +30,18 @@ from nightpress.pipelines.records import (
     carried_under_later_names,
 )
 from nightpress.pipelines.run_directory.commit import (
+    commit_sizes,
     committed_shards,
+    decode_commit,
     metadata_columns,
     read_commit,
-    read_commit_if_any,
     shard_path,
+)
+from nightpress.pipelines.run_directory.late_scores import (
+    LatePart,
+    current_parts,
+    late_parts,
+    read_late,
 )
 from nightpress.pipelines.run_directory.metadata_rows import metadata_rows
 from nightpress.pipelines.run_directory.record import RunRecord, require_record
@@ -115,14 +122,19 @@ class Run:
 
     @property
     def metadata(self) -> ds.Dataset:
-        """The metadata that is committed now: one row per image, carried columns last."""
-        shards = self.committed
-        if not shards:
+        """The metadata that is committed now: one row per image, carried columns last.
+
+        Scores that were made later are among the others.
+        """
+        sizes = commit_sizes(self.store)
+        if not sizes:
             return ds.dataset(METADATA_SCHEMA.empty_table())
-        stored = [self._stored_schema(shard) for shard in self._first_of_sections(shards)]
+        parts, shards = current_parts(self.store, sizes), sorted(sizes)
+        firsts = self._first_of_sections(shards)
+        stored = [self._stored_schema(_path(shard, parts)) for shard in firsts]
         if any(carried_under_later_names(schema, ADDED_TO_METADATA) for schema in stored):
-            return self._renamed(shards)
-        return self.shards(shards, _full_schema(stored))
+            return self._renamed(shards, parts)
+        return self._dataset([_path(shard, parts) for shard in shards], _full_schema(stored))
 
     def _first_of_sections(self, shards: list[int]) -> list[int]:
         """The first of some shards in each edition, whose carried columns may differ."""
@@ -131,12 +143,15 @@ class Run:
         return sorted(firsts.values())
 
     def shards(self, shards: list[int], schema: pa.Schema = METADATA_SCHEMA) -> ds.Dataset:
-        """The metadata of some committed shards, with the columns of a schema."""
+        """The metadata of some committed shards, with the columns of a schema, as committed."""
         if not shards:
             return ds.dataset(schema.empty_table())
+        return self._dataset([shard_path(shard) for shard in shards], schema)
+
+    def _dataset(self, paths: list[str], schema: pa.Schema) -> ds.Dataset:
         filesystem, root = self.store.arrow()
-        paths = [f"{root}/{shard_path(shard)}" for shard in shards]
-        return ds.dataset(paths, schema=schema, format="parquet", filesystem=filesystem)
+        full = [f"{root}/{path}" for path in paths]
+        return ds.dataset(full, schema=schema, format="parquet", filesystem=filesystem)
 
     def row(self, image_id: str) -> dict[str, Any] | None:
         """The metadata row of an image, read from one commit; None if it is not committed.
@@ -237,25 +252,34 @@ class Run:
                 "verify tells which, and nightpress verify --repair makes it again"
             ) from error
 
-    def _stored_schema(self, shard: int) -> pa.Schema:
+    def _stored_schema(self, path: str) -> pa.Schema:
         filesystem, root = self.store.arrow()
         with self.reading():
-            return pq.read_schema(f"{root}/{shard_path(shard)}", filesystem=filesystem)
+            return pq.read_schema(f"{root}/{path}", filesystem=filesystem)
 
-    def _renamed(self, shards: list[int]) -> ds.Dataset:
+    def _renamed(self, shards: list[int], late: Mapping[int, LatePart]) -> ds.Dataset:
         """The metadata of a run that an older version began with a carried column called `mode`.
 
         Its commits are read whole, because such a column has another name now.
         """
-        parts = [read_commit(self.store, shard) for shard in shards]
+        parts = [
+            read_late(self.store, late[shard]).rows
+            if shard in late
+            else read_commit(self.store, shard)
+            for shard in shards
+        ]
         schema = _full_schema([part.schema for part in parts])
         tables = [_with_carried(part, schema) for part in parts]
         return ds.dataset(tables)
 
     def _row_in_shard(self, image_id: str, shard: int) -> dict[str, Any] | None:
-        part = read_commit_if_any(self.store, shard)
-        if part is None:
+        data = self.store.read_if_any(shard_path(shard))
+        if data is None:
             return None
+        late = [each for each in late_parts(self.store, shard) if each.num_bytes == len(data)]
+        part = (
+            read_late(self.store, late[-1]).rows if late else decode_commit(self.store, shard, data)
+        )
         rows = metadata_rows(metadata_columns(part).filter(pc.field("image_id") == image_id))
         return rows[0] if rows else None
 
@@ -315,6 +339,11 @@ def _plain(field: pa.Field) -> pa.Field:
     if pa.types.is_dictionary(field.type):
         return field.with_type(field.type.value_type).remove_metadata()
     return field.remove_metadata()
+
+
+def _path(shard: int, late: Mapping[int, LatePart]) -> str:
+    """Where readers find the metadata of a shard."""
+    return late[shard].path if shard in late else shard_path(shard)
 
 
 def _iso(seconds: float) -> str:
