@@ -114,9 +114,12 @@ class FacesScorer:
     def _find(self, pixels: NDArray[np.uint8]) -> NDArray[np.float64]:
         """The faces at one size; those that are seen twice at this size are one."""
         height, width = pixels.shape[:2]
+        side = max(height, width)
+        square = np.zeros((side, side, 3), np.uint8)  # OpenCV 4 sees faces in images that are thin
+        square[:height, :width] = pixels[..., ::-1]
         with self._one_at_a_time:  # the size is a property of the detector
-            self._detector.setInputSize((width, height))
-            _, found = self._detector.detect(np.ascontiguousarray(pixels[..., ::-1]))
+            self._detector.setInputSize((side, side))
+            _, found = self._detector.detect(square)
         if found is None:
             return np.zeros((0, 5))
         boxes = found[:, 0:4].astype(np.float64) / (width, height, width, height)
