@@ -5,7 +5,6 @@ Sources: Radford et al., "Learning Transferable Visual Models From Natural Langu
 factor of 2.5: Hessel et al., "CLIPScore", 2021.
 """
 
-import logging
 import threading
 from collections import OrderedDict
 from collections.abc import Mapping
@@ -22,8 +21,6 @@ from nightpress.pipelines.scoring.fetch import Fetch
 from nightpress.pipelines.scoring.scorer import ScoredImage, ScorerInfo
 from nightpress.pipelines.scoring.scorers.saved_network import SavedNetwork, image_inputs
 from nightpress.pipelines.scoring.text_template import TextTemplate
-
-LOG = logging.getLogger(__name__)
 
 CODE = 1
 PADDED_TO_THE_END = ("siglip", "siglip2")
@@ -131,15 +128,7 @@ class ImageTextNetwork:
 
     def _embed(self, text: str) -> tuple[Any, bool]:
         """The embedding of a text, and whether the text was cut."""
-        whole = len(self._tokenizer(text)["input_ids"])
-        is_cut = whole > self.text_length
-        if is_cut:
-            LOG.warning(
-                "a text has %d tokens, and only the first %d are compared: %.80r",
-                whole,
-                self.text_length,
-                text,
-            )
+        is_cut = len(self._tokenizer(text)["input_ids"]) > self.text_length
         inputs = self._tokenizer(
             text,
             padding="max_length" if self._pads else False,
