@@ -26,6 +26,8 @@ from nightpress.pipelines.scoring.scorer import ScoredImage, ScorerInfo
 from nightpress.pipelines.storage.urls import public
 
 CODE = 1
+MOST_SHOWN = 100
+"""Characters of a wrong score that an error shows."""
 
 
 class OwnScorer:
@@ -86,8 +88,9 @@ class OwnScorer:
         Raises:
             ScorerError: it fails, or returns something else than its labels and numbers.
         """
+        own = ScoredImage(image.pixels.copy(), dict(image.columns))  # whatever it does to them
         with self._one_at_a_time, _naming_the_line(self._spec):
-            returned = self._scorer.score(image)
+            returned = self._scorer.score(own)
         scores = returned if isinstance(returned, Mapping) else {"": returned}
         if set(scores) != set(self._info.labels):
             raise ScorerError(
@@ -169,4 +172,5 @@ def _expected(labels: tuple[str, ...]) -> str:
 
 
 def _shown(value: object) -> str:
-    return f"{value!r:.100}" if len(repr(value)) <= 100 else f"{repr(value)[:100]}..."
+    text = " ".join(repr(value).split())
+    return text if len(text) <= MOST_SHOWN else f"{text[:MOST_SHOWN]}..."
