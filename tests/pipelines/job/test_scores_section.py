@@ -4,6 +4,7 @@ import json
 from typing import Any
 
 import pytest
+from jsonschema import Draft202012Validator
 from pydantic import ValidationError
 
 from nightpress.pipelines.job.reader import apply_overrides, explain
@@ -51,6 +52,13 @@ def test_the_section_survives_its_own_json() -> None:
     job = Job.model_validate({"scores": SCORES})
     assert Job.model_validate(json.loads(job.model_dump_json())) == job
     assert Job.model_json_schema()
+
+
+def test_editors_accept_each_scorer_and_refuse_others() -> None:
+    validator = Draft202012Validator(Job.model_json_schema())
+    assert list(validator.iter_errors({"scores": SCORES})) == []
+    for wrong in ({"scorer": "nfsw"}, {"scorer": "clip"}, {"scorer": "brand.py"}, {}):
+        assert not validator.is_valid({"scores": {"a": wrong}})
 
 
 def test_overrides_need_no_quotes_around_templates() -> None:
