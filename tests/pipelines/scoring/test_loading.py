@@ -12,6 +12,7 @@ from support import tiny_scorer_models
 from support.scored_images import noise, portrait, scored
 from support.servers import Folder
 
+from nightpress.diffusion_core.errors import ModelNotFound
 from nightpress.pipelines import storage
 from nightpress.pipelines.errors import ScorerError
 from nightpress.pipelines.job.scores_section import (
@@ -233,4 +234,6 @@ def test_what_finds_files_can_be_sent_to_another_process(tmp_path: Path) -> None
     fetch = pickle.loads(pickle.dumps(Fetch({"s3": {"anon": True}}).carrying([spec])))
     (tmp_path / "brand.py").unlink()
     assert fetch.options == {"s3": {"anon": True}}
+    with pytest.raises(ModelNotFound, match=r"scorer .*brand\.py:Logo: .*brand\.py: no such file"):
+        Fetch().carrying([spec])
     assert load_scorers({"brand": spec}, fetch, "cpu")["brand"].score(scored(noise(1)))
