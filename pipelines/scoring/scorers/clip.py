@@ -92,7 +92,8 @@ class ImageTextNetwork:
     def __init__(self, saved: SavedNetwork, device: str) -> None:
         self._network = saved.load(device)
         self._processor, self._tokenizer = saved.image_processor(), saved.tokenizer()
-        self.text_length: int = saved.config.text_config.max_position_embeddings
+        positions: int = saved.config.text_config.max_position_embeddings
+        self.text_length = min(positions, int(self._tokenizer.model_max_length))
         self._num_tokens: int = saved.config.text_config.vocab_size
         self.num_cut = 0
         self._pads = saved.config.model_type in PADDED_TO_THE_END
