@@ -90,6 +90,19 @@ def test_a_text_that_is_too_long_is_cut_and_that_is_said(
     assert scores[0] == scorer.score(scored(noise(0), prompt="ab" * 100 + "z"))
 
 
+def test_a_tokenizer_that_reads_fewer_tokens_than_the_network_decides(
+    folders: dict[str, Path], tmp_path: Path
+) -> None:
+    folder = Path(shutil.copytree(folders["clip"], tmp_path / "short"))
+    tokenizer = tiny_models.clip_tokenizer()
+    tokenizer.model_max_length = 12
+    tokenizer.save_pretrained(folder)
+    scorer = loaded(folder)
+    ten, eleven = (scorer.score(scored(noise(1), prompt="a " * number)) for number in (10, 11))
+    assert ten == eleven
+    assert [*remarks_of(scorer).values()] == [1]
+
+
 def test_the_fingerprint_tells_weights_and_texts_apart_but_not_places(
     folders: dict[str, Path], tmp_path: Path
 ) -> None:
