@@ -20,6 +20,7 @@ from .runs.repair import RepairResult
 from .runs.reproduce import ReproduceResult, reproduce
 from .runs.retry import retry
 from .runs.runner import RunResult, run
+from .runs.score import ScoreResult, score
 from .runs.status import RunStatus, TrainingStatus, status
 from .runs.verify import VerifyResult, verify
 from .steps import ImageSetup, SamplerComparison, StepsResult, compare_samplers, show_steps
@@ -46,6 +47,7 @@ __all__ = [
     "RunStopped",
     "RunSummary",
     "SamplerComparison",
+    "ScoreResult",
     "StepsResult",
     "StoppedOnRequest",
     "TrainResult",
@@ -65,6 +67,7 @@ __all__ = [
     "reproduce",
     "retry",
     "run",
+    "score",
     "show_steps",
     "status",
     "train",

@@ -4,13 +4,14 @@ Everything is read from the store, so any machine can do it. Nothing is written.
 """
 
 from bisect import bisect_right
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
 from io import BytesIO
+from itertools import groupby
 from typing import Any
 
 import pyarrow as pa
@@ -23,16 +24,29 @@ from nightpress.diffusion_core.errors import one_line
 from nightpress.pipelines.errors import Damaged, ImageNotFound
 from nightpress.pipelines.image_files.packing import image_bytes, packed_shard
 from nightpress.pipelines.job.spec import RunSpec
-from nightpress.pipelines.manifest.python_values import python_rows
 from nightpress.pipelines.planning import candidate_shards
-from nightpress.pipelines.records import ADDED_TO_METADATA, METADATA_SCHEMA, carries_parent
+from nightpress.pipelines.records import (
+    ADDED_AFTER_PASSES,
+    ADDED_TO_METADATA,
+    METADATA_SCHEMA,
+    carried_under_later_names,
+)
 from nightpress.pipelines.run_directory.commit import (
+    commit_sizes,
     committed_shards,
     metadata_columns,
     read_commit,
     read_commit_if_any,
     shard_path,
 )
+from nightpress.pipelines.run_directory.late_scores import (
+    LatePart,
+    late_parts,
+    newest_parts,
+    read_late,
+    with_late_scores,
+)
+from nightpress.pipelines.run_directory.metadata_rows import metadata_rows
 from nightpress.pipelines.run_directory.record import RunRecord, require_record
 from nightpress.pipelines.run_directory.stored import num_stored
 from nightpress.pipelines.run_directory.summary import Summary
@@ -111,14 +125,30 @@ class Run:
 
     @property
     def metadata(self) -> ds.Dataset:
-        """The metadata that is committed now: one row per image, carried columns last."""
-        shards = self.committed
-        if not shards:
+        """The metadata that is committed now: one row per image, carried columns last.
+
+        Scores that were made later are among the others.
+        """
+        sizes = commit_sizes(self.store)
+        if not sizes:
             return ds.dataset(METADATA_SCHEMA.empty_table())
+        shards, late = sorted(sizes), newest_parts(self.store)
         stored = [self._stored_schema(shard) for shard in self._first_of_sections(shards)]
-        if any(_has_other_names(schema.names) for schema in stored):
-            return self._renamed(shards)
-        return self.shards(shards, _full_schema(stored))
+        if any(carried_under_later_names(schema, ADDED_TO_METADATA) for schema in stored):
+            return self._renamed(shards, late)
+        schema = _full_schema(stored)
+        paths = {
+            shard: late[shard].path if shard in late else shard_path(shard)
+            for shard in shards
+            if shard not in late or late[shard].num_bytes == sizes[shard]
+        }
+        parts = [
+            self._dataset([paths[shard] for shard in group], schema)
+            if are_read
+            else ds.dataset([_with_carried(self._part(n, late), schema) for n in group])
+            for are_read, group in groupby(shards, paths.__contains__)
+        ]
+        return parts[0] if len(parts) == 1 else ds.dataset(parts)
 
     def _first_of_sections(self, shards: list[int]) -> list[int]:
         """The first of some shards in each edition, whose carried columns may differ."""
@@ -127,24 +157,41 @@ class Run:
         return sorted(firsts.values())
 
     def shards(self, shards: list[int], schema: pa.Schema = METADATA_SCHEMA) -> ds.Dataset:
-        """The metadata of some committed shards, with the columns of a schema."""
+        """The metadata of some committed shards, with the columns of a schema, as committed."""
         if not shards:
             return ds.dataset(schema.empty_table())
+        return self._dataset([shard_path(shard) for shard in shards], schema)
+
+    def _dataset(self, paths: list[str], schema: pa.Schema) -> ds.Dataset:
         filesystem, root = self.store.arrow()
-        paths = [f"{root}/{shard_path(shard)}" for shard in shards]
-        return ds.dataset(paths, schema=schema, format="parquet", filesystem=filesystem)
+        full = [f"{root}/{path}" for path in paths]
+        return ds.dataset(full, schema=schema, format="parquet", filesystem=filesystem)
 
     def row(self, image_id: str) -> dict[str, Any] | None:
-        """The metadata row of an image, read from one commit; None if it is not committed.
+        """The metadata row of an image, with late scores; None if it is not committed.
 
         Raises:
             StoreError: the metadata cannot be read.
         """
+        found = self._find(image_id)
+        if found is None:
+            return None
+        shard, row = found
+        if late := late_parts(self.store, shard):
+            rows = read_late(self.store, late[-1]).rows
+            same = (pc.field("image_id") == image_id) & (pc.field("sha256") == row["sha256"])
+            for scored in metadata_rows(rows.filter(same).select(list(ADDED_AFTER_PASSES))):
+                row |= scored
+        return row
+
+    def _find(self, image_id: str) -> tuple[int, dict[str, Any]] | None:
+        """The shard of an image and its row in the commit; None if it is not committed."""
         layout, seed = self.record.layout, self.spec.seed
-        shards = candidate_shards(self.store, layout, seed, image_id)
+        shards = list(candidate_shards(self.store, layout, seed, image_id))
         with ThreadPoolExecutor(READ_THREADS) as pool:
             rows = pool.map(partial(self._row_in_shard, image_id), shards)
-            return next((row for row in rows if row is not None), None)
+            found = zip(shards, rows, strict=True)
+            return next(((shard, row) for shard, row in found if row is not None), None)
 
     def image(self, image_id: str) -> Image.Image:
         """Read one image by its id.
@@ -154,9 +201,10 @@ class Run:
         Raises:
             ImageNotFound: no such image is committed, or it failed.
         """
-        row = self.row(image_id)
-        if row is None:
+        found = self._find(image_id)
+        if found is None:
             raise ImageNotFound(f"{self.url}: no image {image_id!r} is committed")
+        row = found[1]
         if row["status"] != "ok":
             raise ImageNotFound(
                 f"{self.url}: image {image_id!r} failed: {row['error_type']}: {row['error']}"
@@ -177,7 +225,7 @@ class Run:
         batches = self.metadata.to_batches(filter=wanted, batch_size=IMAGES_AHEAD)
         with ThreadPoolExecutor(READ_THREADS) as pool:
             for batch in batches:
-                rows = python_rows(pa.Table.from_batches([batch]))
+                rows = metadata_rows(pa.Table.from_batches([batch]))
                 yield from zip(rows, pool.map(self._open, rows), strict=True)
 
     @property
@@ -238,21 +286,28 @@ class Run:
         with self.reading():
             return pq.read_schema(f"{root}/{shard_path(shard)}", filesystem=filesystem)
 
-    def _renamed(self, shards: list[int]) -> ds.Dataset:
+    def _renamed(self, shards: list[int], late: Mapping[int, LatePart]) -> ds.Dataset:
         """The metadata of a run that an older version began with a carried column called `mode`.
 
         Its commits are read whole, because such a column has another name now.
         """
-        parts = [read_commit(self.store, shard) for shard in shards]
+        parts = [self._part(shard, late) for shard in shards]
         schema = _full_schema([part.schema for part in parts])
         tables = [_with_carried(part, schema) for part in parts]
         return ds.dataset(tables)
+
+    def _part(self, shard: int, late: Mapping[int, LatePart]) -> pa.Table:
+        """A commit, with late scores."""
+        part = read_commit(self.store, shard)
+        if shard not in late:
+            return part
+        return with_late_scores(part, read_late(self.store, late[shard]))
 
     def _row_in_shard(self, image_id: str, shard: int) -> dict[str, Any] | None:
         part = read_commit_if_any(self.store, shard)
         if part is None:
             return None
-        rows = metadata_columns(part).filter(pc.field("image_id") == image_id).to_pylist()
+        rows = metadata_rows(metadata_columns(part).filter(pc.field("image_id") == image_id))
         return rows[0] if rows else None
 
     def _open(self, row: Mapping[str, Any]) -> Image.Image:
@@ -276,14 +331,6 @@ def open_run(url: str, storage: Mapping[str, Mapping[str, Any]] | None = None) -
     store = Store(url, storage or {})
     store.require_answer()
     return Run(store, require_record(store))
-
-
-def _has_other_names(names: Sequence[str]) -> bool:
-    """Whether a part of an older version has carried columns under names that are now others."""
-    later = {"parent", *ADDED_TO_METADATA}
-    return carries_parent(names) or (
-        not ADDED_TO_METADATA.issubset(names) and not later.isdisjoint(names)
-    )
 
 
 def _full_schema(parts: Iterable[pa.Schema]) -> pa.Schema:

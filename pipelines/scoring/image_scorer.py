@@ -1,0 +1,165 @@
+"""Scores of one image as its file holds it: what is always measured, and what scorers say.
+
+Several threads may share an `ImageScorer`. The scorers themselves run in one thread of their own,
+one image at a time, so that no score depends on another image.
+"""
+
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nightpress.diffusion_core.errors import one_line
+from nightpress.pipelines.image_files.encoding import decoded
+from nightpress.pipelines.scoring.measurements import measure
+from nightpress.pipelines.scoring.perceptual_hash import perceptual_hash
+from nightpress.pipelines.scoring.scorer import ScoredImage, Scorer, full_name, remarks_of
+
+
+@dataclass(frozen=True)
+class LoadedScorer:
+    """A scorer that is ready, and the labels of its scores."""
+
+    scorer: Scorer
+    labels: tuple[str, ...] = ("",)
+
+
+NO_SCORERS: Mapping[str, LoadedScorer] = {}
+
+MAX_REASON = 300
+"""Characters of a scorer's error that are kept."""
+
+Pixels = NDArray[np.uint8]
+"""(H, W, 3), RGB."""
+
+Columns = Callable[[], Mapping[str, object]]
+"""What a scorer sees of an image's row; called only if there is a scorer."""
+
+
+@dataclass(frozen=True)
+class ImageScores:
+    """What one image was found to be like."""
+
+    scores: Mapping[str, float | None]
+    """Name -> score; None where its scorer failed."""
+    perceptual_hash: str
+
+
+@dataclass(frozen=True)
+class ScorerNote:
+    """What a person should know about a scorer."""
+
+    scorer: str
+    """Its name in the job."""
+    text: str
+    num_images: int
+    has_failed: bool
+    """Whether it gave these images no score; `text` then is why it failed on the first of them."""
+
+
+class ImageScorer:
+    """Scores images, one at a time.
+
+    Args:
+        scorers: name in the job -> scorer.
+        on_scoring: called with True when the scorers begin an image, and with False when they end.
+    """
+
+    def __init__(
+        self,
+        scorers: Mapping[str, LoadedScorer] = NO_SCORERS,
+        on_scoring: Callable[[bool], None] = lambda is_scoring: None,
+    ) -> None:
+        self._scorers = dict(scorers)
+        self._on_scoring = on_scoring
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="scores") if scorers else None
+        self._since: float | None = None
+        self._lock = threading.Lock()
+        self._failures: dict[str, tuple[str, int]] = {}
+        """Scorer -> why it failed first, and on how many images."""
+        self._told: Counter[tuple[str, str]] = Counter()
+        """Scorer and remark -> of how many images it has been told."""
+
+    def close(self) -> None:
+        """Finish the image that is being scored, and end the thread."""
+        if self._thread is not None:
+            self._thread.shutdown()
+
+    @property
+    def busy_s(self) -> float:
+        """For how many seconds the scorers have been at one image; called from any thread."""
+        since = self._since
+        return 0.0 if since is None else time.monotonic() - since
+
+    def take_notes(self) -> tuple[ScorerNote, ...]:
+        """What is new about the scorers since this was last called."""
+        with self._lock:
+            failures, self._failures = self._failures, {}
+            remarks = [
+                (name, text, total - self._told[name, text])
+                for name, scorer in self._scorers.items()
+                for text, total in remarks_of(scorer.scorer).items()
+            ]
+            for name, text, number in remarks:
+                self._told[name, text] += number
+        failed = [ScorerNote(name, *failure, True) for name, failure in failures.items()]
+        return (*failed, *(ScorerNote(*remark, False) for remark in remarks if remark[2]))
+
+    def score_file(self, data: bytes, columns: Columns) -> ImageScores:
+        """Score an image file.
+
+        Raises:
+            ValueError: the file is not an intact image.
+        """
+        return self.score(np.asarray(decoded(data).convert("RGB")), columns)
+
+    def score(self, pixels: Pixels, columns: Columns) -> ImageScores:
+        """Score an image whose file holds exactly these pixels."""
+        waiting = None
+        if self._thread is not None:
+            waiting = self._thread.submit(self._ask_scorers, pixels, columns)
+        measured: dict[str, float | None] = {**measure(pixels)}
+        digits = perceptual_hash(pixels)
+        if waiting is None:
+            return ImageScores(measured, digits)
+        return ImageScores(measured | waiting.result(), digits)
+
+    def _ask_scorers(self, pixels: Pixels, columns: Columns) -> dict[str, float | None]:
+        scores = dict[str, float | None]()
+        image = ScoredImage(pixels, columns())
+        self._on_scoring(True)
+        try:
+            for name, each in self._scorers.items():
+                self._since = time.monotonic()
+                try:
+                    scores |= _checked(name, each.scorer.score(image))
+                except Exception as error:  # whatever an image does to a scorer, it stays an image
+                    scores |= dict.fromkeys(full_name(name, label) for label in each.labels)
+                    self._note_failure(name, one_line(error, MAX_REASON))
+        finally:
+            self._since = None
+            self._on_scoring(False)
+        return scores
+
+    def _note_failure(self, name: str, reason: str) -> None:
+        with self._lock:
+            first, number = self._failures.get(name, (reason, 0))
+            self._failures[name] = first, number + 1
+
+
+def _checked(name: str, scores: Mapping[str, float]) -> dict[str, float]:
+    """Scores by their full names.
+
+    Raises:
+        ValueError: one of them is not a finite number.
+    """
+    full = {full_name(name, label): float(score) for label, score in scores.items()}
+    for each, score in full.items():
+        if not np.isfinite(score):
+            raise ValueError(f"{each} is {score}, and a score must be a finite number")
+    return full
