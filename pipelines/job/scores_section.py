@@ -43,13 +43,13 @@ class ScorerSection(Section):
         return self
 
 
-class NsfwScorer(ScorerSection):
+class NsfwSpec(ScorerSection):
     """How unsafe for work an image is, by Yahoo's open_nsfw."""
 
     scorer: Annotated[Literal["nsfw"], Field(description="open_nsfw: 0 is safe, 1 is not.")]
 
 
-class ClipScorer(ScorerSection):
+class ClipSpec(ScorerSection):
     """How well an image fits a text, by a CLIP or SigLIP model."""
 
     scorer: Annotated[
@@ -64,7 +64,7 @@ class ClipScorer(ScorerSection):
     ] = "{prompt}"
 
 
-class ClassifierScorer(ScorerSection):
+class ClassifierSpec(ScorerSection):
     """The probability of each label of an image classifier."""
 
     scorer: Annotated[
@@ -91,7 +91,7 @@ class ClassifierScorer(ScorerSection):
         return labels
 
 
-class OcrScorer(ScorerSection):
+class OcrSpec(ScorerSection):
     """How well the text that is read in an image is the expected one."""
 
     scorer: Annotated[
@@ -107,7 +107,7 @@ class OcrScorer(ScorerSection):
     ignore_case: Annotated[bool, Field(description="Whether A counts as a.")] = False
 
 
-class FacesScorer(ScorerSection):
+class FacesSpec(ScorerSection):
     """How many faces an image has, and how large they are, by YuNet."""
 
     scorer: Annotated[
@@ -143,7 +143,7 @@ def _json_values(args: Mapping[str, Any]) -> Mapping[str, Any]:
     return args
 
 
-class OwnScorer(ScorerSection):
+class OwnSpec(ScorerSection):
     """A class in a Python file of the job's author, which runs with all rights of the job."""
 
     scorer: Annotated[
@@ -177,11 +177,11 @@ class OwnScorer(ScorerSection):
 
 
 SCORERS: Mapping[str, type[ScorerSection]] = {
-    "nsfw": NsfwScorer,
-    "clip": ClipScorer,
-    "classifier": ClassifierScorer,
-    "ocr": OcrScorer,
-    "faces": FacesScorer,
+    "nsfw": NsfwSpec,
+    "clip": ClipSpec,
+    "classifier": ClassifierSpec,
+    "ocr": OcrSpec,
+    "faces": FacesSpec,
 }
 """The sections of the scorers that nightpress has, by the value of their key `scorer`."""
 
@@ -195,16 +195,16 @@ def _kind(value: Any) -> str | None:
         return None
     if scorer in SCORERS:
         return SCORERS[scorer].__name__
-    return OwnScorer.__name__ if ".py" in scorer else None
+    return OwnSpec.__name__ if ".py" in scorer else None
 
 
 ScorerSpec = Annotated[
-    Annotated[NsfwScorer, Tag("NsfwScorer")]
-    | Annotated[ClipScorer, Tag("ClipScorer")]
-    | Annotated[ClassifierScorer, Tag("ClassifierScorer")]
-    | Annotated[OcrScorer, Tag("OcrScorer")]
-    | Annotated[FacesScorer, Tag("FacesScorer")]
-    | Annotated[OwnScorer, Tag("OwnScorer")],
+    Annotated[NsfwSpec, Tag("NsfwSpec")]
+    | Annotated[ClipSpec, Tag("ClipSpec")]
+    | Annotated[ClassifierSpec, Tag("ClassifierSpec")]
+    | Annotated[OcrSpec, Tag("OcrSpec")]
+    | Annotated[FacesSpec, Tag("FacesSpec")]
+    | Annotated[OwnSpec, Tag("OwnSpec")],
     Discriminator(
         _kind,
         custom_error_type="no_such_scorer",
