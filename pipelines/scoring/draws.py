@@ -83,9 +83,9 @@ def needed_draws(verdicts: Mapping[int, Verdict], rule: DrawRule) -> Sequence[in
     """
     num_passed, missing = 0, list[int]()
     for draw in range(rule.max_draws):
-        if num_passed + len(missing) == rule.best_of:
-            break
         verdict = verdicts.get(draw)
+        if num_passed + len(missing) == rule.best_of or (verdict and verdict.ends):
+            break
         if verdict is None:
             missing.append(draw)
         elif verdict.passes:
@@ -98,15 +98,17 @@ def decide(verdicts: Mapping[int, Verdict], rule: DrawRule) -> Decision | None:
 
     It is decided at the first draw at which `best_of` draws have passed, or else at the last one
     that is allowed. The passing draw of the highest rank wins, the earliest of equals. Verdicts on
-    draws beyond that are ignored.
+    draws beyond that are ignored. A draw that `ends` the place before makes the image fail.
     """
     if needed_draws(verdicts, rule):
         return None
     passed, num_draws = list[int](), 0
     while num_draws < rule.max_draws and len(passed) < rule.best_of:
-        if verdicts[num_draws].passes:
-            passed.append(num_draws)
-        num_draws += 1
+        verdict, num_draws = verdicts[num_draws], num_draws + 1
+        if verdict.ends:
+            return Decision(None, num_draws)
+        if verdict.passes:
+            passed.append(num_draws - 1)
     if passed:
         return Decision(best(passed, verdicts), num_draws)
     if rule.exhausted == "keep":

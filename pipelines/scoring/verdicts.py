@@ -29,11 +29,13 @@ class Verdict:
     """The higher, the better."""
     is_image: bool = True
     """Whether there is an image; not if the model made nothing that can be used."""
+    ends: bool = False
+    """Whether the image fails here, for a reason that no other draw would change."""
 
     @property
     def passes(self) -> bool:
         """Whether the draw may be taken."""
-        return not self.failed
+        return not self.failed and not self.ends
 
     @property
     def order(self) -> tuple[int, float]:
@@ -44,3 +46,7 @@ class Verdict:
     def text(self) -> str | None:
         """`sharpness 31 < 40, nsfw 0.31 > 0.2`; None if the draw passes."""
         return ", ".join(each.text for each in self.failed) or None
+
+
+ENDS = Verdict(is_image=False, ends=True)
+"""The verdict on a draw that could not be made, for a reason that has nothing to do with it."""

@@ -6,10 +6,10 @@ sampled only where a batch would otherwise be padded, since padding takes the sa
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from nightpress.diffusion_core.sampling.request import SamplingParams
-from nightpress.pipelines.scoring.draws import Decision, DrawRule, best, decide, draw_seed
+from nightpress.pipelines.scoring.draws import Decision, DrawRule, best, decide
 from nightpress.pipelines.scoring.draws import needed_draws as needed
 from nightpress.pipelines.scoring.verdicts import Verdict
 from nightpress.pipelines.shards.batching import PlannedImage, shared_settings
@@ -29,12 +29,6 @@ class Draw:
         return self.image.image_id
 
 
-def drawn(image: PlannedImage, number: int) -> Draw:
-    """A draw of a planned image."""
-    seed = draw_seed(image.seed, image.id, image.variant, number)
-    return Draw(replace(image, seed=seed), number)
-
-
 @dataclass
 class Place:
     """What is known of one place; `held` are the draws whose bytes are in memory."""
@@ -44,27 +38,21 @@ class Place:
     held: set[int] = field(default_factory=set)
     asked: set[int] = field(default_factory=set)
     """Draws that wait or are being sampled."""
-    is_given_up: bool = False
-    """Whether it failed for a reason that no other draw would change."""
 
     def decision(self, rule: DrawRule) -> Decision | None:
         """How the place is decided; None if that is open."""
-        return None if self.is_given_up else decide(self.verdicts, rule)
+        return decide(self.verdicts, rule)
 
     def is_done(self, rule: DrawRule) -> bool:
         """Whether no draw of it is needed any more."""
         decision = self.decision(rule)
-        if decision is None:
-            return self.is_given_up
-        return decision.winner is None or decision.winner in self.held
+        return decision is not None and (decision.winner is None or decision.winner in self.held)
 
     def wanted(self, rule: DrawRule) -> list[int]:
         """The draws that are needed for certain and that nobody has been asked for.
 
         The winner is made again if only its verdict is known.
         """
-        if self.is_given_up:
-            return []
         draws = needed(self.verdicts, rule)
         decision = self.decision(rule)
         if decision is not None and decision.winner is not None:
@@ -73,7 +61,7 @@ class Place:
 
     def perhaps(self, rule: DrawRule) -> Iterator[int]:
         """Further draws that it may need, in order."""
-        if not self.is_given_up and needed(self.verdicts, rule):
+        if needed(self.verdicts, rule):
             known = self.asked | self.verdicts.keys()
             yield from (draw for draw in range(rule.max_draws) if draw not in known)
 
@@ -186,19 +174,12 @@ class DrawQueue:
             place = places[draw.image_id] = self._end(draw)
             place.verdicts[draw.number] = verdict
         for draw in held:
-            if not places[draw.image_id].is_given_up:
-                places[draw.image_id].held.add(draw.number)
+            places[draw.image_id].held.add(draw.number)
         for image_id, place in places.items():
-            waiting = self._group_of[image_id].waiting
-            waiting.extendleft(reversed(self._ask(place, place.wanted(self._rule))))
-
-    def give_up(self, draw: Draw) -> None:
-        """Note that a place fails for a reason that no other draw would change."""
-        place = self._end(draw)
-        place.is_given_up = True
-        place.held.clear()
-        group = self._group_of[draw.image_id]
-        group.waiting = deque(each for each in group.waiting if each.image_id != draw.image_id)
+            group = self._group_of[image_id]
+            if place.is_done(self._rule):  # it may have ended before all it had asked for
+                group.waiting = deque(each for each in group.waiting if each.image_id != image_id)
+            group.waiting.extendleft(reversed(self._ask(place, place.wanted(self._rule))))
 
     def _end(self, draw: Draw) -> Place:
         self._group_of[draw.image_id].num_sampling -= 1
@@ -209,7 +190,7 @@ class DrawQueue:
     def _ask(self, place: Place, draws: Iterable[int]) -> list[Draw]:
         numbers = list(draws)
         place.asked.update(numbers)
-        return [drawn(place.image, number) for number in numbers]
+        return [Draw(place.image.drawn(number), number) for number in numbers]
 
     def _next_group(self) -> _Group | None:
         groups = [each for each in self._in_turn() if each.waiting]

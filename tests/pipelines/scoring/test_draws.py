@@ -14,7 +14,7 @@ from nightpress.pipelines.scoring.draws import (
     needed_draws,
     why_none_passed,
 )
-from nightpress.pipelines.scoring.verdicts import NO_RANK, Miss, Verdict
+from nightpress.pipelines.scoring.verdicts import ENDS, NO_RANK, Miss, Verdict
 
 PASSES = Verdict()
 
@@ -38,6 +38,9 @@ def by_the_definition(verdicts: Mapping[int, Verdict], rule: DrawRule) -> Decisi
         ),
         list(range(rule.max_draws)),
     )
+    end = next((n for n in considered if verdicts[n].ends), None)
+    if end is not None:
+        return Decision(None, end + 1)
     passing = [n for n in considered if verdicts[n].passes]
     if passing:
         highest = max(verdicts[n].rank for n in passing)
@@ -53,12 +56,12 @@ def by_the_definition(verdicts: Mapping[int, Verdict], rule: DrawRule) -> Decisi
     return Decision(winner, len(considered), verdicts[winner].text)
 
 
-def any_verdict(chance: random.Random) -> Verdict:
+def any_verdict(chance: random.Random, may_end: bool = True) -> Verdict:
     rank = float(chance.randrange(4))
     if chance.random() < 0.5:
         return Verdict(rank=rank)
     if chance.random() < 0.2:
-        return BLANK
+        return ENDS if may_end and chance.random() < 0.2 else BLANK
     failed = [Miss(f"score > {n}", f"score {n} < 9", 1.0) for n in range(chance.randint(1, 3))]
     return Verdict(tuple(failed), rank)
 
@@ -104,11 +107,13 @@ def test_every_needed_draw_is_considered_whatever_its_verdict_is(seed: int) -> N
     chance = random.Random(seed)
     for _ in range(20):
         rule = any_rule(chance)
-        all_verdicts = {n: any_verdict(chance) for n in range(rule.max_draws)}
+        all_verdicts = {n: any_verdict(chance, may_end=False) for n in range(rule.max_draws)}
         known = {n: v for n, v in all_verdicts.items() if chance.random() < 0.5}
         needed = needed_draws(known, rule)
         for _ in range(5):
-            ends = known | {n: any_verdict(chance) for n in all_verdicts if n not in known}
+            ends = known | {
+                n: any_verdict(chance, may_end=False) for n in all_verdicts if n not in known
+            }
             decision = decide(ends, rule)
             assert decision is not None
             assert all(draw < decision.num_draws for draw in needed)

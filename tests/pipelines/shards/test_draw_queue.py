@@ -6,9 +6,9 @@ from collections import deque
 import pytest
 
 from nightpress.pipelines.scoring.draws import Decision, DrawRule, decide
-from nightpress.pipelines.scoring.verdicts import Miss, Verdict
+from nightpress.pipelines.scoring.verdicts import ENDS, Miss, Verdict
 from nightpress.pipelines.shards.batching import PlannedImage
-from nightpress.pipelines.shards.draw_queue import Draw, DrawQueue, Place, drawn
+from nightpress.pipelines.shards.draw_queue import Draw, DrawQueue, Place
 
 SIZE = 4
 
@@ -62,7 +62,7 @@ def run(queue: DrawQueue, rule: DrawRule, chance: random.Random, share: float = 
 
 
 def by_definition(place: Place, rule: DrawRule, share: float = 0.5) -> Decision | None:
-    draws = [drawn(place.image, number) for number in range(rule.max_draws)]
+    draws = [Draw(place.image.drawn(number), number) for number in range(rule.max_draws)]
     return decide({draw.number: verdict_of(draw, share) for draw in draws}, rule)
 
 
@@ -146,16 +146,16 @@ def test_a_winner_of_which_only_the_verdict_is_known_is_made_again() -> None:
     assert place.is_done(rule)
 
 
-def test_a_place_that_is_given_up_asks_for_nothing_more() -> None:
+def test_a_place_that_fails_for_another_reason_than_its_draws_asks_for_nothing_more() -> None:
     rule = DrawRule(3, 4)
     place = Place(image(0))
     queue = DrawQueue([place], rule, lambda image: 2)
     first, second = queue.next_batch()
-    queue.give_up(first)
+    queue.add_verdicts({first: ENDS})
     queue.add_verdicts({second: Verdict()}, [second])
+    assert place.drop_beaten(rule) == [1]
     assert queue.is_finished
-    assert place.held == set()
-    assert place.decision(rule) is None
+    assert place.decision(rule) == Decision(None, 1)
 
 
 def test_a_draw_ahead_of_its_turn_is_held_until_those_before_it_are_known() -> None:
