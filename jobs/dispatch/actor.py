@@ -41,8 +41,9 @@ from nightpress.pipelines.shards.batch_inputs import BatchInputs
 from nightpress.pipelines.shards.batching import PlannedImage, batches, with_next
 from nightpress.pipelines.shards.events import BatchBegun, ShardBegun, ShardEvent
 from nightpress.pipelines.shards.input_history import InputSession
+from nightpress.pipelines.shards.missing import without
 from nightpress.pipelines.shards.overlap import handed_off
-from nightpress.pipelines.shards.runner import ShardRunner, without
+from nightpress.pipelines.shards.runner import ShardRunner
 from nightpress.pipelines.shards.timeline import Timeline, TimeSpent
 from nightpress.pipelines.shards.work import ShardWork
 from nightpress.pipelines.storage import Store

@@ -36,7 +36,7 @@ from nightpress.pipelines.shards.events import (
     ShardEvent,
     ShardLeft,
 )
-from nightpress.pipelines.shards.runner import fail_shard
+from nightpress.pipelines.shards.failed_shard import fail_shard
 from nightpress.pipelines.shards.work import Amendment, ShardWork
 from nightpress.pipelines.storage import Store
 

@@ -239,6 +239,11 @@ class ImagesSpec(Section):
         return WEBP_MAX_SIDE if self.format == "webp" else MAX_SIDE
 
     @property
+    def is_lossless(self) -> bool:
+        """Whether a file gives exactly the pixels back that it was made from."""
+        return self.format == "png" or (self.format == "webp" and self.quality is None)
+
+    @property
     def is_packed(self) -> bool:
         """Whether the images of a shard share an object."""
         return self.packing != "none"

@@ -10,7 +10,9 @@ from nightpress.pipelines.inputs.preparing import input_info
 from nightpress.pipelines.records import FailureType, ImageFacts, ImageRecord, InputInfo
 from nightpress.pipelines.run_directory.lease import FencingToken
 from nightpress.pipelines.run_directory.record import RunRecord
+from nightpress.pipelines.scoring.image_scorer import ImageScores
 from nightpress.pipelines.shards.batching import PlannedImage
+from nightpress.pipelines.shards.shard_scores import ShardScores
 from nightpress.pipelines.shards.work import SetAsideRow, ShardWork
 from nightpress.pipelines.storage import Store
 
@@ -29,6 +31,7 @@ class EncodedImage:
     image: PlannedImage
     facts: ImageFacts
     data: bytes
+    scores: ImageScores
     started_at: float
     """Seconds since the epoch."""
     sampling_s: float | None = None
@@ -44,6 +47,7 @@ class Attempt:
     work: ShardWork
     worker: str
     """`host:pid`, or `driver`."""
+    scores: ShardScores
     fence: FencingToken | None = None
     lost: LostText = nothing_lost
     """What the model does not see of a text; asked only about images that were made."""
@@ -101,6 +105,9 @@ class Attempt:
             sha256=hashlib.sha256(encoded.data).hexdigest(),
             num_bytes=len(encoded.data),
             sampling_s=encoded.sampling_s,
+            scores=encoded.scores.scores,
+            perceptual_hash=encoded.scores.perceptual_hash,
+            score_errors=encoded.scores.errors,
         )
 
     def adopt_file(self, image: PlannedImage, started_at: float) -> ImageRecord | None:
@@ -118,7 +125,11 @@ class Attempt:
             return None
         if facts.without_hashes != self.facts(image, facts.batch_size):
             return None
-        return self.ok(EncodedImage(image, facts, data, started_at))
+        try:
+            scores = self.scores.of_file(image, data)
+        except ValueError:  # its checksums are right, and its pixels cannot be decoded
+            return None
+        return self.ok(EncodedImage(image, facts, data, scores, started_at))
 
     def failed(
         self,

@@ -7,9 +7,8 @@ and copy the images of earlier batches off the device, encode them and upload th
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
 from itertools import chain
 
 import pyarrow as pa
@@ -26,6 +25,8 @@ from nightpress.pipelines.run_directory.commit import (
 )
 from nightpress.pipelines.run_directory.lease import FencingToken
 from nightpress.pipelines.run_directory.record import RunRecord
+from nightpress.pipelines.scoring.image_scorer import NO_SCORERS, ImageScorer
+from nightpress.pipelines.scoring.scorer import Scorer
 from nightpress.pipelines.shards.attempt import Attempt, EncodedImage, LostText, nothing_lost
 from nightpress.pipelines.shards.batch_inputs import BatchInputs
 from nightpress.pipelines.shards.batch_sampler import BatchSampler, SampledImages, UnsampledImage
@@ -44,8 +45,16 @@ from nightpress.pipelines.shards.events import (
     ShardEvent,
     ShardLeft,
 )
-from nightpress.pipelines.shards.input_history import InputHistory, InputSession, kept_rows
+from nightpress.pipelines.shards.input_history import InputSession, kept_rows
+from nightpress.pipelines.shards.missing import (
+    InHand,
+    Missing,
+    batch_sizes,
+    known_records,
+    without,
+)
 from nightpress.pipelines.shards.overlap import PromptPrefetcher, TicketLock
+from nightpress.pipelines.shards.shard_scores import ShardScores
 from nightpress.pipelines.shards.sinks import FileSink, ImageSink, PackSink
 from nightpress.pipelines.shards.timeline import Activity, Timeline
 from nightpress.pipelines.shards.work import ShardWork
@@ -72,6 +81,7 @@ class ShardRunner:
         threads: how many threads encode and upload.
         timeline: records what the process does; a new one by default.
         inputs: what it shares with other processes about the pictures of rows.
+        scorers: name in the job -> scorer.
     """
 
     def __init__(
@@ -84,6 +94,7 @@ class ShardRunner:
         threads: int = 4,
         timeline: Timeline | None = None,
         inputs: InputSession | None = None,
+        scorers: Mapping[str, Scorer] = NO_SCORERS,
     ) -> None:
         self.store = store
         self.record = record
@@ -102,6 +113,7 @@ class ShardRunner:
         self._batch_sampler = BatchSampler(sampler, store, record, self.timeline)
         self._prompts = PromptPrefetcher(sampler)
         self._inputs = BatchInputs(record.spec, store.url, inputs)
+        self._scorer = ImageScorer(scorers, self.timeline.note_scoring)
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="store")
 
     def close(self) -> None:
@@ -109,6 +121,7 @@ class ShardRunner:
         self._prompts.close()
         self._inputs.close()
         self._pool.shutdown()
+        self._scorer.close()
 
     def is_sampling(self, ticket: int) -> bool:
         """Whether the shard with this ticket is sampling a batch; called from any thread."""
@@ -154,9 +167,9 @@ class ShardRunner:
         row_numbers = range(len(rows)) if work.amends is None else work.amends.rows
         images = planned_images(rows.take(list(row_numbers)))
         wanted = work.rows
-        attempt = Attempt(self.store, self.record, work, self._worker, self._fence, self._lost)
+        attempt = self._attempt(work, rows)
         sink = self._sink(attempt, committed)
-        made = _known_records(attempt, sink, {n: images[n] for n in wanted})
+        made = known_records(attempt, sink, {n: images[n] for n in wanted})
         if made:
             yield BatchDone.of(work.shard, list(made.values()))
         missing = Missing(
@@ -168,7 +181,7 @@ class ShardRunner:
                 self._prefetch_first_batch(missing, ticket)
             self.accelerator_lock.wait(ticket)
             yield ShardBegun(work.shard)
-            self._batch_sampler.begin_shard(_batch_sizes(committed) if work.replaces else {})
+            self._batch_sampler.begin_shard(batch_sizes(committed) if work.replaces else {})
             positions = {images[n].image_id: n for n in wanted}
             for step in self._make_images(missing, attempt, sink, ticket):
                 if isinstance(step, InHand):
@@ -187,12 +200,17 @@ class ShardRunner:
             kept = kept_rows(final, committed) if work.amends is not None else {}
             yield self._commit(final, attempt, sink, rows, kept)
 
+    def _attempt(self, work: ShardWork, rows: pa.Table) -> Attempt:
+        scores = ShardScores(self._scorer, self.record.spec.images, rows)
+        worker, fence, lost = self._worker, self._fence, self._lost
+        return Attempt(self.store, self.record, work, worker, scores, fence, lost)
+
     def _sink(self, attempt: Attempt, committed: pa.Table | None) -> ImageSink:
         if (packing := self.record.spec.images.packing) == "none":
             return FileSink(attempt, self._pool)
         return PackSink(attempt, packing, committed)
 
-    def _prefetch_first_batch(self, missing: "Missing", ticket: int) -> None:
+    def _prefetch_first_batch(self, missing: Missing, ticket: int) -> None:
         """Prepare prompts and pictures of a first batch while another shard is being sampled.
 
         Only if every shard from that one to this is at its first attempt. A prompt or picture that
@@ -209,8 +227,8 @@ class ShardRunner:
             self._inputs.prefetch(first, missing.history)
 
     def _make_images(
-        self, missing: "Missing", attempt: Attempt, sink: ImageSink, ticket: int
-    ) -> Iterator["tuple[list[ImageRecord], float] | InHand"]:
+        self, missing: Missing, attempt: Attempt, sink: ImageSink, ticket: int
+    ) -> Iterator[tuple[list[ImageRecord], float] | InHand]:
         """Sample batch after batch, while the threads store the earlier ones.
 
         Yields after each batch the records that are complete by then, if any, and the seconds that
@@ -248,7 +266,7 @@ class ShardRunner:
         while pending:
             yield [future.result() for future in pending.popleft()], 0.0
 
-    def _cut(self, missing: "Missing", work: ShardWork) -> Iterator[list[PlannedImage]]:
+    def _cut(self, missing: Missing, work: ShardWork) -> Iterator[list[PlannedImage]]:
         size = self._batch_sampler.size_for
         for batch in batches(missing.images, size, self._supports_per_image_guidance):
             yield from [[image] for image in batch] if work.singly else [batch]
@@ -291,7 +309,9 @@ class ShardRunner:
         except Exception as error:  # whatever an image does to its encoder, it must fail alone
             reason = f"{type(error).__name__}: {error}"
             return attempt.failed(image, FailureType.ENCODING, reason, inputs)
-        return sink.store(EncodedImage(image, facts, data, sampled.started_at, sampled.sampling_s))
+        scores = attempt.scores.of_encoded(image, data, pixels)
+        times = sampled.started_at, sampled.sampling_s
+        return sink.store(EncodedImage(image, facts, data, scores, *times))
 
     def _commit(
         self,
@@ -324,75 +344,3 @@ class ShardRunner:
         else:
             recommit_shard(self.store, shard, part, self._fence)
         return ShardDone.of(shard, part)
-
-
-@dataclass(frozen=True)
-class InHand:
-    """The batch that is sampled next."""
-
-    ids: Sequence[str]
-
-
-@dataclass(frozen=True)
-class Missing:
-    """The images of a shard that must be made."""
-
-    images: list[PlannedImage]
-    history: InputHistory
-    """What their pictures must be."""
-
-
-def without(images: Sequence[PlannedImage], failed: Sequence[UnsampledImage]) -> list[PlannedImage]:
-    """The images that have not failed."""
-    ids = {each.image.image_id for each in failed}
-    return [image for image in images if image.image_id not in ids]
-
-
-def _known_records(
-    attempt: Attempt, sink: ImageSink, images: Mapping[int, PlannedImage]
-) -> dict[int, ImageRecord]:
-    """The records of images that need not be sampled: found by the sink, or set aside.
-
-    A row that was set aside may have been stored by the attempt that it was blamed for.
-
-    Args:
-        images: row -> image.
-    """
-    found = sink.find(list(images.values()))
-    known = {n: found[image.image_id] for n, image in images.items() if image.image_id in found}
-    for row in attempt.work.set_aside:
-        if row.row in images and row.row not in known:
-            known[row.row] = attempt.set_aside(images[row.row], row)
-    return known
-
-
-def _batch_sizes(part: pa.Table | None) -> dict[str, int]:
-    """Image id -> the size of its batch, in a metadata part."""
-    if part is None:
-        return {}
-    ids, sizes = (part.column(name).to_pylist() for name in ("image_id", "batch_size"))
-    return dict(zip(ids, sizes, strict=True))
-
-
-def fail_shard(
-    store: Store,
-    record: RunRecord,
-    work: ShardWork,
-    rows: pa.Table,
-    error_type: FailureType,
-    error: str,
-) -> ShardDone:
-    """Commit a shard that no worker survives: images not in the store are recorded as failed.
-
-    Args:
-        rows: the plan's rows, all of the shard.
-    """
-    attempt = Attempt(store, record, work, worker="driver")
-    packed = record.spec.images.is_packed
-    records = [
-        (None if packed else attempt.adopt_file(image, time.time()))
-        or attempt.failed(image, error_type, error)
-        for image in planned_images(rows)
-    ]
-    part = metadata_part(records, rows)
-    return ShardDone.of(work.shard, commit_shard(store, work.shard, part))

@@ -24,6 +24,8 @@ class Activity(StrEnum):
     next batch are still being read."""
     OUTPUT = "waiting for output"
     """Sampled images must be stored first: encoding or the store is slower than sampling."""
+    SCORING = "waiting for scores"
+    """Sampled images must be stored first, and the job's scorers are at work on one of them."""
 
 
 IN_A_BATCH = (Activity.COMPILING, Activity.BUSY)
@@ -83,13 +85,26 @@ class Timeline:
         self._pauses: deque[float] = deque(maxlen=MAX_PAUSES)
         self._batch_ended: float | None = None
         self._activity, self._since = Activity.LOADING, clock()
+        self._is_scoring = False
         self._lock = threading.Lock()
 
     def switch(self, activity: Activity) -> None:
         """End the current activity and start another."""
         with self._lock:
-            if activity is not self._activity:
-                self._end_span(activity)
+            self._switch(activity)
+
+    def note_scoring(self, is_scoring: bool) -> None:
+        """Note that the scorers begin or end an image, for `SCORING` in place of `OUTPUT`."""
+        with self._lock:
+            self._is_scoring = is_scoring
+            if self._activity in (Activity.OUTPUT, Activity.SCORING):
+                self._switch(Activity.OUTPUT)
+
+    def _switch(self, activity: Activity) -> None:
+        if activity is Activity.OUTPUT and self._is_scoring:
+            activity = Activity.SCORING
+        if activity is not self._activity:
+            self._end_span(activity)
 
     def spent(self) -> TimeSpent:
         """How the time was spent until now."""

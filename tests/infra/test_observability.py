@@ -119,7 +119,7 @@ def test_both_manuals_list_every_metric_and_its_labels(exported: dict[str, set[s
 
 def test_the_rules_name_activities_of_actors_as_they_are() -> None:
     waiting = {activity for activity in Activity if activity.startswith("waiting")}
-    assert waiting == {Activity.INPUT, Activity.OUTPUT}
+    assert waiting == {Activity.INPUT, Activity.OUTPUT, Activity.SCORING}
 
 
 def test_the_dashboard_and_the_alerts_use_the_recorded_series_and_no_others() -> None:

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from support import made_runs, tiny_controlnets
 from support.fakes.fake_hub import COMMIT, FakeHub, serving
-from support.fakes.fake_runs import prepare, work_on
+from support.fakes.fake_runs import attempt_on, prepare
 from support.servers import Folder
 
 from nightpress.diffusion_core import builtin
@@ -29,7 +29,6 @@ from nightpress.pipelines.models.controlnets import locate_controlnets
 from nightpress.pipelines.models.files import ModelFiles
 from nightpress.pipelines.models.location import absolute_source
 from nightpress.pipelines.run_directory.record import RunRecord
-from nightpress.pipelines.shards.attempt import Attempt
 from nightpress.pipelines.shards.batching import planned_images
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
@@ -262,7 +261,7 @@ def test_the_facts_of_an_image_name_its_controlnets_with_their_rows_scales(
     store, record, rows = prepare(tmp_path, ["a", "b"])
     nets = (INFO, replace(INFO, name="depth"))
     record = replace(record, model=replace(record.model, controlnets=nets))
-    attempt = Attempt(store, record, work_on(rows), "here:1")
+    attempt = attempt_on(store, record, rows)
     plain, other = planned_images(rows)
     used = Conditioning("text+control", controls=("depth",), control_scales=(0.25,))
     controlled = replace(other, conditioning=used.as_text())

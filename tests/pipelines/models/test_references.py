@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from support import made_runs
 from support.fakes.fake_hub import COMMIT, FakeHub, serving
-from support.fakes.fake_runs import prepare, work_on
+from support.fakes.fake_runs import attempt_on, prepare
 
 from nightpress.diffusion_core.conditioning.spec import Conditioning
 from nightpress.diffusion_core.errors import ModelError, ModelNotFound, UnsafeWeights
@@ -23,7 +23,6 @@ from nightpress.pipelines.errors import SpecError
 from nightpress.pipelines.models.files import ModelFiles
 from nightpress.pipelines.models.references import locate_references
 from nightpress.pipelines.run_directory.record import RunRecord
-from nightpress.pipelines.shards.attempt import Attempt
 from nightpress.pipelines.shards.batching import planned_images
 from nightpress.pipelines.storage import Store
 
@@ -231,9 +230,8 @@ def test_a_run_is_another_one_with_another_adapter() -> None:
 
 def test_an_image_lists_the_adapters_that_it_used(tmp_path: Path) -> None:
     store, record, rows = prepare(tmp_path, ["a"])
-    attempt = Attempt(
-        store, with_references(record, INFO, replace(INFO, name="face")), work_on(rows), "here:1"
-    )
+    record = with_references(record, INFO, replace(INFO, name="face"))
+    attempt = attempt_on(store, record, rows)
     (image,) = planned_images(rows)
     used = Conditioning(
         "text+reference", adapters=("face",), num_references=(1,), reference_scales=(0.3,)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from support.fakes.fake_runs import FakeSampler, make_shard, prepare, work_on
+from support.fakes.fake_runs import FakeSampler, attempt_on, make_shard, prepare, work_on
 
 from nightpress.diffusion_core.models.prompts import PromptsSpec
 from nightpress.pipelines.image_files import encoding
@@ -14,7 +14,7 @@ from nightpress.pipelines.image_files.encoding import encode, is_whole, read_fac
 from nightpress.pipelines.job.sections import ImagesSpec
 from nightpress.pipelines.records import ImageFacts
 from nightpress.pipelines.run_directory.commit import read_commit, shard_path
-from nightpress.pipelines.shards.attempt import Attempt, nothing_lost
+from nightpress.pipelines.shards.attempt import nothing_lost
 from nightpress.pipelines.shards.batching import PlannedImage, planned_images
 from nightpress.pipelines.shards.sinks import is_damaged_copy
 
@@ -42,7 +42,8 @@ class Made:
         return sampler
 
     def adopted(self) -> bool:
-        attempt = Attempt(self.store, self.record, work_on(self.rows, attempt=2), "here:1")
+        work = work_on(self.rows, attempt=2)
+        attempt = attempt_on(self.store, self.record, self.rows, work)
         return attempt.adopt_file(self.image, 0.0) is not None
 
 
@@ -173,5 +174,5 @@ def test_what_was_cut_from_a_prompt_is_recorded_with_its_image_alone(
     assert (b"prompt_cut" in store.read(images[0].file)) == (long == "cut")
     assert b"prompt_cut" not in store.read(images[1].file)
     lost = ShortSightedSampler().lost_text if long == "cut" else nothing_lost
-    attempt = Attempt(store, record, work_on(rows), "here:1", lost=lost)
+    attempt = attempt_on(store, record, rows, lost=lost)
     assert attempt.adopt_file(images[0], 0.0) is not None

@@ -35,7 +35,8 @@ from nightpress.pipelines.run_directory.verify import (
 )
 from nightpress.pipelines.shards.batching import planned_images
 from nightpress.pipelines.shards.events import ShardDone, ShardLeft
-from nightpress.pipelines.shards.runner import ShardRunner, fail_shard
+from nightpress.pipelines.shards.failed_shard import fail_shard
+from nightpress.pipelines.shards.runner import ShardRunner
 from nightpress.pipelines.shards.work import Amendment, SetAsideRow
 from nightpress.pipelines.storage import Store
 

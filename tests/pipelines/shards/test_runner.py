@@ -33,7 +33,8 @@ from nightpress.pipelines.shards.events import (
     ShardDone,
     ShardLeft,
 )
-from nightpress.pipelines.shards.runner import ShardRunner, fail_shard
+from nightpress.pipelines.shards.failed_shard import fail_shard
+from nightpress.pipelines.shards.runner import ShardRunner
 from nightpress.pipelines.shards.work import SetAsideRow
 from nightpress.pipelines.storage import Store
 

@@ -18,8 +18,11 @@ from nightpress.diffusion_core.sampling.sampler import (
 from nightpress.pipelines.job.spec import RunSpec
 from nightpress.pipelines.planning import check, plan_part, read_shard, write_plan
 from nightpress.pipelines.run_directory.record import RUN_FILE, RunRecord, new_record
+from nightpress.pipelines.scoring.image_scorer import ImageScorer
+from nightpress.pipelines.shards.attempt import Attempt
 from nightpress.pipelines.shards.events import BatchSampled, ShardBegun, ShardEvent
 from nightpress.pipelines.shards.runner import ShardRunner
+from nightpress.pipelines.shards.shard_scores import ShardScores
 from nightpress.pipelines.shards.work import ShardWork
 from nightpress.pipelines.storage import Store
 
@@ -85,6 +88,14 @@ def work_on(rows: pa.Table, shard: int = 0, **values: Any) -> ShardWork:
     amends = values.get("amends")
     num_rows = len(rows) if amends is None else len(amends.rows)
     return ShardWork(shard, **{"start": 0, "stop": num_rows} | values)
+
+
+def attempt_on(
+    store: Store, record: RunRecord, rows: pa.Table, work: ShardWork | None = None, **values: Any
+) -> Attempt:
+    """An attempt at a shard, whose images are only measured."""
+    scores = ShardScores(ImageScorer(), record.spec.images, rows)
+    return Attempt(store, record, work or work_on(rows), "here:1", scores, **values)
 
 
 def make_shard(

@@ -1,0 +1,143 @@
+"""Scores in the commits of a run: of the bytes as stored, in every format, also when adopted."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from support.fakes.fake_runs import FakeSampler, prepare, work_on
+from support.fakes.fake_scorers import FakeScorer
+
+from nightpress.diffusion_core.sampling.sampler import ImageRequest, SampledBatch, SamplingParams
+from nightpress.pipelines.image_files.encoding import decoded
+from nightpress.pipelines.image_files.packing import image_bytes
+from nightpress.pipelines.job.sections import ImagesSpec
+from nightpress.pipelines.run_directory.commit import read_commit, shard_path
+from nightpress.pipelines.run_directory.metadata_rows import metadata_rows
+from nightpress.pipelines.run_directory.record import RunRecord
+from nightpress.pipelines.scoring.measurements import measure
+from nightpress.pipelines.scoring.perceptual_hash import perceptual_hash
+from nightpress.pipelines.scoring.scorer import ScoredImage, Scorer
+from nightpress.pipelines.shards.runner import ShardRunner
+from nightpress.pipelines.shards.timeline import Activity, Timeline
+from nightpress.pipelines.storage import Store
+
+FORMATS = [("png", None), ("webp", None), ("webp", 60), ("jpeg", None)]
+
+
+class NoisySampler(FakeSampler):
+    """Fills each image with noise that its seed decides, which lossy formats change."""
+
+    def sample(
+        self,
+        requests: Sequence[ImageRequest],
+        params: SamplingParams,
+        batch_size: int | None = None,
+    ) -> SampledBatch:
+        made = super().sample(requests, params, batch_size)
+        pixels = np.stack(
+            [
+                np.random.default_rng(request.seed).integers(0, 256, each.shape, np.uint8)
+                for each, request in zip(made.pixels, requests, strict=True)
+            ]
+        )
+        return SampledBatch(pixels, made.faults)
+
+
+class ScoredRun:
+    """A run of four images in one shard; the last of them fails."""
+
+    def __init__(self, folder: Path, packing: str = "none", **images: Any) -> None:
+        prompts = ["a", "b", "c", "nan"]
+        self.store, record, self.rows = prepare(folder, prompts, packing=packing)
+        spec = ImagesSpec.model_validate({"packing": packing, **images})
+        spec = record.spec.model_copy(update={"images": spec})
+        self.record: RunRecord = replace(record, spec=spec)
+
+    def make(
+        self, scorers: Mapping[str, Scorer] | None = None, timeline: Timeline | None = None
+    ) -> list[dict[str, Any]]:
+        """Make what is missing; returns the metadata rows."""
+        runner = ShardRunner(
+            self.store,
+            self.record,
+            NoisySampler(),  # type: ignore[arg-type]
+            "here:1",
+            timeline=timeline,
+            scorers=scorers or {},
+        )
+        self.events = list(runner.run(work_on(self.rows, look_first=True), self.rows))
+        runner.close()
+        return metadata_rows(read_commit(self.store, 0))
+
+
+def as_stored(store: Store, row: Mapping[str, Any]) -> np.ndarray:
+    return np.asarray(decoded(image_bytes(store, row)).convert("RGB"))
+
+
+@pytest.mark.parametrize("packing", ["none", "parquet"])
+@pytest.mark.parametrize(("kind", "quality"), FORMATS)
+def test_scores_are_those_of_the_bytes_as_stored(
+    tmp_path: Path, kind: str, quality: int | None, packing: str
+) -> None:
+    run = ScoredRun(tmp_path, packing, format=kind, quality=quality)
+    rows = run.make()
+    for row in rows[:3]:
+        pixels = as_stored(run.store, row)
+        assert row["scores"] == measure(pixels)
+        assert row["perceptual_hash"] == perceptual_hash(pixels)
+    assert rows[3]["status"] == "failed"
+    assert (rows[3]["scores"], rows[3]["perceptual_hash"]) == (None, None)
+
+
+@pytest.mark.parametrize(("kind", "quality"), FORMATS)
+def test_an_adopted_image_has_the_scores_that_it_had(
+    tmp_path: Path, kind: str, quality: int | None
+) -> None:
+    scorers = {"mean": FakeScorer(lambda image: {"": float(image.pixels.mean())})}
+    run = ScoredRun(tmp_path, format=kind, quality=quality)
+    before = run.make(scorers)
+    run.store.delete(shard_path(0))
+    after = run.make(scorers)
+    assert [row["sampling_s"] for row in after[:3]] == [None] * 3  # they were found
+    assert [row["scores"] for row in after] == [row["scores"] for row in before]
+    assert [row["perceptual_hash"] for row in after] == [row["perceptual_hash"] for row in before]
+
+
+def test_scorers_get_the_row_of_each_image(tmp_path: Path) -> None:
+    seen: list[tuple[object, float]] = []
+
+    def note(image: ScoredImage) -> dict[str, float]:
+        seen.append((image.columns["prompt"], float(image.pixels.mean())))
+        return {"": seen[-1][1]}
+
+    run = ScoredRun(tmp_path)
+    rows = run.make({"mean": FakeScorer(note)})
+    assert sorted(seen) == sorted((row["prompt"], row["scores"]["mean"]) for row in rows[:3])
+    assert set(seen[0][0:1]) <= {"a", "b", "c"}
+
+
+def test_an_image_that_a_scorer_fails_on_is_ok_and_its_score_is_null(tmp_path: Path) -> None:
+    def pick(image: ScoredImage) -> dict[str, float]:
+        if image.columns["prompt"] == "b":
+            raise RuntimeError("no text found")
+        return {"": 1.0}
+
+    rows = ScoredRun(tmp_path).make({"text": FakeScorer(pick)})
+    assert [row["status"] for row in rows] == ["ok", "ok", "ok", "failed"]
+    assert [row["scores"]["text"] for row in rows[:3]] == [1.0, None, 1.0]
+
+
+def test_waiting_for_scorers_has_an_activity_of_its_own(tmp_path: Path) -> None:
+    import time
+
+    def slow(image: ScoredImage) -> dict[str, float]:
+        time.sleep(0.05)
+        return {"": 1.0}
+
+    timeline = Timeline("here:1")
+    ScoredRun(tmp_path).make({"slow": FakeScorer(slow)}, timeline)
+    spent = timeline.spent().seconds
+    assert spent[Activity.OUTPUT] < 0.05
