@@ -23,6 +23,7 @@ from nightpress.pipelines.errors import Change, SpecError
 from nightpress.pipelines.job.batch_section import BatchSpec
 from nightpress.pipelines.job.cost_section import CostSpec
 from nightpress.pipelines.job.credentials import ADVICE, has_credentials
+from nightpress.pipelines.job.gates_section import GatesSpec
 from nightpress.pipelines.job.inputs_section import InputsSpec
 from nightpress.pipelines.job.night import PLACEHOLDER, with_night
 from nightpress.pipelines.job.notify_section import NotifySpec
@@ -96,6 +97,13 @@ class RunSpec(Section):
         ),
     ] = ()
     images: ImagesSpec = ImagesSpec()
+    gates: Annotated[
+        GatesSpec | None,
+        Field(
+            description="What an image must be to be taken; others are drawn again with other "
+            "seeds: {require: [sharpness > 40], max_draws: 16}."
+        ),
+    ] = None
     batch: BatchSpec = BatchSpec()
     cluster: ClusterSpec = ClusterSpec()
     storage: StorageOptions = NO_OPTIONS
@@ -276,6 +284,10 @@ class RunSpec(Section):
             values.pop("passes")
         if not self.batch.order:  # likewise
             values["batch"].pop("order")
+        if self.gates is None:  # likewise
+            values.pop("gates")
+        else:
+            values["gates"] = self.gates.identity()
         return values | {
             "model": {key: model[key] for key in model if key not in omitted},
             "images": images,

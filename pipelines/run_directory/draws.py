@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 
+from nightpress.pipelines.records import SCORES_TYPE
 from nightpress.pipelines.storage import Store
 
 DRAWS_FOLDER = "draws"
@@ -26,7 +27,7 @@ DRAWS_SCHEMA = pa.schema(
         pa.field("passed", pa.bool_(), nullable=False),
         pa.field("reason", pa.string()),
         pa.field("fault", pa.string()),
-        pa.field("scores", pa.map_(pa.string(), pa.float64())),
+        pa.field("scores", SCORES_TYPE),
         pa.field("perceptual_hash", pa.string()),
         pa.field("thumbnail", pa.binary()),
     ]
@@ -52,7 +53,7 @@ class LostDraw:
     """The conditions that it did not meet; None if it passed."""
     fault: str | None = None
     """The `FailureType` of a draw that has no image."""
-    scores: Mapping[str, float] = field(default_factory=dict)
+    scores: Mapping[str, float | None] = field(default_factory=dict)
     perceptual_hash: str | None = None
     thumbnail: bytes | None = field(default=None, repr=False)
 

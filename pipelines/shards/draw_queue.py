@@ -14,6 +14,9 @@ from nightpress.pipelines.scoring.draws import needed_draws as needed
 from nightpress.pipelines.scoring.verdicts import Verdict
 from nightpress.pipelines.shards.batching import PlannedImage, shared_settings
 
+DrawKey = tuple[str, int]
+"""A place, which is an image id, and the number of a draw."""
+
 
 @dataclass(frozen=True)
 class Draw:
@@ -24,9 +27,9 @@ class Draw:
     number: int
 
     @property
-    def image_id(self) -> str:
-        """The place."""
-        return self.image.image_id
+    def key(self) -> DrawKey:
+        """Its place and its number."""
+        return self.image.image_id, self.number
 
 
 @dataclass
@@ -162,7 +165,9 @@ class DrawQueue:
             return []
         return list(group.waiting)[: self._batch_size(group)]
 
-    def add_verdicts(self, verdicts: Mapping[Draw, Verdict], held: Iterable[Draw] = ()) -> None:
+    def add_verdicts(
+        self, verdicts: Mapping[DrawKey, Verdict], held: Iterable[DrawKey] = ()
+    ) -> None:
         """Note the verdicts on draws that were sampled.
 
         Args:
@@ -170,22 +175,19 @@ class DrawQueue:
             held: those of them whose bytes are in memory.
         """
         places = {}
-        for draw, verdict in verdicts.items():
-            place = places[draw.image_id] = self._end(draw)
-            place.verdicts[draw.number] = verdict
-        for draw in held:
-            places[draw.image_id].held.add(draw.number)
+        for (image_id, number), verdict in verdicts.items():
+            self._group_of[image_id].num_sampling -= 1
+            place = places[image_id] = self[image_id]
+            place.asked.discard(number)
+            place.verdicts[number] = verdict
+        for image_id, number in held:
+            places[image_id].held.add(number)
         for image_id, place in places.items():
             group = self._group_of[image_id]
             if place.is_done(self._rule):  # it may have ended before all it had asked for
-                group.waiting = deque(each for each in group.waiting if each.image_id != image_id)
+                kept = (each for each in group.waiting if each.image.image_id != image_id)
+                group.waiting = deque(kept)
             group.waiting.extendleft(reversed(self._ask(place, place.wanted(self._rule))))
-
-    def _end(self, draw: Draw) -> Place:
-        self._group_of[draw.image_id].num_sampling -= 1
-        place = self[draw.image_id]
-        place.asked.discard(draw.number)
-        return place
 
     def _ask(self, place: Place, draws: Iterable[int]) -> list[Draw]:
         numbers = list(draws)

@@ -35,6 +35,28 @@ class BatchSampled:
 
 
 @dataclass(frozen=True)
+class DrawsJudged:
+    """Gates have judged draws."""
+
+    shard: int
+    num_draws: int
+    """Draws that count: those up to which their images are decided, or that are still open."""
+    num_unused: int = 0
+    """Draws that were made ahead in the room of a batch, and were not needed."""
+    failed: tuple[tuple[str, int], ...] = ()
+    """Condition -> draws that do not meet it."""
+    rows: tuple[tuple[str, int, int], ...] = ()
+    """Row id, its draws that count, and how many of them passed."""
+    damaged: tuple[str, ...] = ()
+    """Objects in `draws/` that are not what was written. Their draws are made again."""
+
+    @property
+    def num_passed(self) -> int:
+        """Draws that count and passed."""
+        return sum(passed for _, _, passed in self.rows)
+
+
+@dataclass(frozen=True)
 class BatchDone:
     """Some images of a shard are stored, or have failed for good."""
 
@@ -102,5 +124,7 @@ class ShardLeft:
     shard: int
 
 
-ShardEvent = ShardBegun | BatchBegun | BatchSampled | BatchDone | ShardDone | ShardLeft
+ShardEvent = (
+    ShardBegun | BatchBegun | BatchSampled | DrawsJudged | BatchDone | ShardDone | ShardLeft
+)
 """Any of the events."""

@@ -54,10 +54,10 @@ def run(queue: DrawQueue, rule: DrawRule, chance: random.Random, share: float = 
             sizes.append(len(batch))
             late.append(batch)
         if late and (not batch or len(late) > chance.randint(0, 3)):
-            judged = {draw: verdict_of(draw, share) for draw in late.popleft()}
+            judged = {draw.key: verdict_of(draw, share) for draw in late.popleft()}
             queue.add_verdicts(judged, judged)
-            for place in {draw.image_id: queue[draw.image_id] for draw in judged}.values():
-                place.drop_beaten(rule)
+            for image_id in {image_id for image_id, _ in judged}:
+                queue[image_id].drop_beaten(rule)
     return sizes
 
 
@@ -92,7 +92,7 @@ def test_while_many_places_are_open_every_batch_is_full_and_no_draw_is_in_vain()
 
 def test_the_room_of_a_last_batch_is_shared_evenly_by_the_places_that_are_open() -> None:
     queue = DrawQueue(places(2), DrawRule(1, 16), lambda image: 6)
-    assert [(draw.image_id, draw.number) for draw in queue.next_batch()] == [
+    assert [draw.key for draw in queue.next_batch()] == [
         ("0_00", 0),
         ("1_00", 0),
         ("0_00", 1),
@@ -111,11 +111,11 @@ def test_best_of_asks_for_all_draws_that_are_needed_for_certain() -> None:
 def test_a_batch_that_is_not_full_waits_for_verdicts_and_other_settings_come_first() -> None:
     queue = DrawQueue(places(7, kinds=2), DrawRule(1, 16), lambda image: 3)
     first = queue.next_batch()
-    assert [draw.image_id for draw in first] == ["0_00", "2_00", "4_00"]
-    assert [draw.image_id for draw in queue.next_batch()] == ["1_00", "3_00", "5_00"]
+    assert [draw.image.image_id for draw in first] == ["0_00", "2_00", "4_00"]
+    assert [draw.image.image_id for draw in queue.next_batch()] == ["1_00", "3_00", "5_00"]
     assert queue.next_batch() == []
-    queue.add_verdicts({draw: Verdict() for draw in first}, first)
-    assert [(draw.image_id, draw.number) for draw in queue.next_batch()] == [
+    queue.add_verdicts({draw.key: Verdict() for draw in first}, [draw.key for draw in first])
+    assert [draw.key for draw in queue.next_batch()] == [
         ("6_00", 0),
         ("6_00", 1),
         ("6_00", 2),
@@ -141,7 +141,7 @@ def test_a_winner_of_which_only_the_verdict_is_known_is_made_again() -> None:
     queue = DrawQueue([place], rule, lambda image: SIZE)
     batch = queue.next_batch()
     assert [draw.number for draw in batch] == [0]
-    queue.add_verdicts({batch[0]: Verdict(rank=2.0)}, batch)
+    queue.add_verdicts({batch[0].key: Verdict(rank=2.0)}, [batch[0].key])
     assert queue.is_finished
     assert place.is_done(rule)
 
@@ -151,8 +151,8 @@ def test_a_place_that_fails_for_another_reason_than_its_draws_asks_for_nothing_m
     place = Place(image(0))
     queue = DrawQueue([place], rule, lambda image: 2)
     first, second = queue.next_batch()
-    queue.add_verdicts({first: ENDS})
-    queue.add_verdicts({second: Verdict()}, [second])
+    queue.add_verdicts({first.key: ENDS})
+    queue.add_verdicts({second.key: Verdict()}, [second.key])
     assert place.drop_beaten(rule) == [1]
     assert queue.is_finished
     assert place.decision(rule) == Decision(None, 1)
