@@ -384,7 +384,5 @@ class ImageRecord:
     scores: Mapping[str, float | None] | None = None
     """Name -> score of the stored bytes; None if the image failed, or was not scored."""
     perceptual_hash: str | None = None
-    score_errors: Mapping[str, str] = field(default_factory=dict)
-    """Name of a scorer that failed -> why; the metadata has null for its score."""
     error_type: FailureType | None = None
     error: str | None = None

@@ -32,6 +32,12 @@ from nightpress.pipelines.job.reader import (
     read_yaml,
     refuse_what_is_not_text,
 )
+from nightpress.pipelines.job.scores_section import (
+    NO_SCORERS,
+    ScorerSpec,
+    ScorerSpecs,
+    beside,
+)
 from nightpress.pipelines.job.sections import (
     NO_OPTIONS,
     ClusterSpec,
@@ -95,6 +101,7 @@ class RunSpec(Section):
             "{scale, strength, num_inference_steps}.",
         ),
     ] = ()
+    scores: ScorerSpecs = NO_SCORERS
     images: ImagesSpec = ImagesSpec()
     batch: BatchSpec = BatchSpec()
     cluster: ClusterSpec = ClusterSpec()
@@ -187,7 +194,8 @@ class RunSpec(Section):
     @property
     def sources(self) -> list[str]:
         """The URLs and paths of everything that the job reads, but for the pictures of its rows."""
-        return [*self._manifests, self.model.source, *self.model.added_sources]
+        scorers = (source for each in self.scores.values() for source in each.sources)
+        return [*self._manifests, self.model.source, *self.model.added_sources, *scorers]
 
     @classmethod
     def from_file(
@@ -219,6 +227,7 @@ class RunSpec(Section):
             )
         values.setdefault("name", path.name.removesuffix(path.suffix))
         spec = cls.from_dict(values, overrides, str(path), night=night, zone=zone)
+        spec = spec.model_copy(update={"scores": beside(spec.scores, path.parent)})
         if not spec.manifest:
             raise SpecError(f"{path}: manifest: missing")
         return spec
@@ -274,6 +283,10 @@ class RunSpec(Section):
             values["inputs"] = {"fit": self.inputs.fit}
         if not self.passes:  # as if it were not there, as in older versions
             values.pop("passes")
+        if self.scores:
+            values["scores"] = {name: _scorer_identity(each) for name, each in self.scores.items()}
+        else:  # likewise
+            values.pop("scores")
         if not self.batch.order:  # likewise
             values["batch"].pop("order")
         return values | {
@@ -346,6 +359,15 @@ def json_schema() -> dict[str, Any]:
         f"^([A-Za-z0-9]|{night})([A-Za-z0-9._-]|{night}){{0,127}}$"
     )
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
+
+
+def _scorer_identity(spec: ScorerSpec) -> dict[str, Any]:
+    """The settings of a scorer; the run also records the fingerprint of what it is made of.
+
+    Where its weights or its file lie may change.
+    """
+    settings = spec.model_dump(mode="json", exclude={"model"})
+    return settings | {"scorer": spec.scorer.rpartition("/")[2]}
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[Change]:

@@ -25,8 +25,7 @@ from nightpress.pipelines.run_directory.commit import (
 )
 from nightpress.pipelines.run_directory.lease import FencingToken
 from nightpress.pipelines.run_directory.record import RunRecord
-from nightpress.pipelines.scoring.image_scorer import NO_SCORERS, ImageScorer
-from nightpress.pipelines.scoring.scorer import Scorer
+from nightpress.pipelines.scoring.image_scorer import NO_SCORERS, ImageScorer, LoadedScorer
 from nightpress.pipelines.shards.attempt import Attempt, EncodedImage, LostText, nothing_lost
 from nightpress.pipelines.shards.batch_inputs import BatchInputs
 from nightpress.pipelines.shards.batch_sampler import BatchSampler, SampledImages, UnsampledImage
@@ -63,6 +62,9 @@ from nightpress.pipelines.storage import Store
 PENDING_BATCHES = 2
 """Batches that may wait for their upload before sampling waits for them."""
 
+SCORING_HANG_S = 300.0
+"""How long one scorer may take for one image before its process counts as hung."""
+
 FAILURES = {
     Fault.NON_FINITE: FailureType.NON_FINITE,
     Fault.BLANK: FailureType.BLANK,
@@ -94,7 +96,7 @@ class ShardRunner:
         threads: int = 4,
         timeline: Timeline | None = None,
         inputs: InputSession | None = None,
-        scorers: Mapping[str, Scorer] = NO_SCORERS,
+        scorers: Mapping[str, LoadedScorer] = NO_SCORERS,
     ) -> None:
         self.store = store
         self.record = record
@@ -124,7 +126,10 @@ class ShardRunner:
         self._scorer.close()
 
     def is_sampling(self, ticket: int) -> bool:
-        """Whether the shard with this ticket is sampling a batch; called from any thread."""
+        """Whether the shard with this ticket is sampling a batch, or any image has been with the
+        scorers for longer than `SCORING_HANG_S`; called from any thread."""
+        if self._scorer.busy_s > SCORING_HANG_S:
+            return True
         return self._batch_sampler.is_sampling and self.accelerator_lock.serving == ticket
 
     def drain(self) -> None:
@@ -171,7 +176,7 @@ class ShardRunner:
         sink = self._sink(attempt, committed)
         made = known_records(attempt, sink, {n: images[n] for n in wanted})
         if made:
-            yield BatchDone.of(work.shard, list(made.values()))
+            yield BatchDone.of(work.shard, list(made.values()), notes=self._scorer.take_notes())
         missing = Missing(
             [images[n] for n in wanted if n not in made],
             self._inputs.history(made.values(), committed),
@@ -189,7 +194,7 @@ class ShardRunner:
                     continue
                 records, batch_s = step
                 made |= {positions[record.facts.image_id]: record for record in records}
-                done = BatchDone.of(work.shard, records, batch_s)
+                done = BatchDone.of(work.shard, records, batch_s, self._scorer.take_notes())
                 yield done if records else BatchSampled(work.shard, batch_s)
         finally:  # what was prefetched and not taken
             self._inputs.drop(missing.images)
