@@ -389,8 +389,6 @@ class ImageRecord:
     scores: Mapping[str, float | None] | None = None
     """Name -> score of the stored bytes; None if the image failed, or was not scored."""
     perceptual_hash: str | None = None
-    score_errors: Mapping[str, str] = field(default_factory=dict)
-    """Name of a scorer that failed -> why; the metadata has null for its score."""
     draw: int | None = None
     """Which of its draws it is, from 0; its seed is that of the draw. None without gates, and for
     an image of which no draw was taken."""

@@ -108,7 +108,6 @@ class Attempt:
             sampling_s=encoded.sampling_s,
             scores=encoded.scores.scores,
             perceptual_hash=encoded.scores.perceptual_hash,
-            score_errors=encoded.scores.errors,
         )
 
     def adopt_file(self, image: PlannedImage, started_at: float) -> ImageRecord | None:

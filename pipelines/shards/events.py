@@ -7,6 +7,7 @@ from typing import Self
 import pyarrow as pa
 
 from nightpress.pipelines.records import ImageRecord
+from nightpress.pipelines.scoring.image_scorer import ScorerNote
 
 
 @dataclass(frozen=True)
@@ -68,9 +69,17 @@ class BatchDone:
     batch_s: float = field(default=0.0, compare=False)
     """Seconds that the latest batch took to sample; 0 if none was sampled. The driver adds those of
     the batches since the last such event."""
+    notes: tuple[ScorerNote, ...] = ()
+    """What is new about the scorers of its process."""
 
     @classmethod
-    def of(cls, shard: int, records: Sequence[ImageRecord], batch_s: float = 0.0) -> Self:
+    def of(
+        cls,
+        shard: int,
+        records: Sequence[ImageRecord],
+        batch_s: float = 0.0,
+        notes: tuple[ScorerNote, ...] = (),
+    ) -> Self:
         """Count the records of some images."""
         return cls(
             shard=shard,
@@ -78,6 +87,7 @@ class BatchDone:
             num_failed=sum(record.status == "failed" for record in records),
             num_sampled=sum(record.sampling_s is not None for record in records),
             batch_s=batch_s,
+            notes=notes,
         )
 
     def after(self, seconds: float) -> "BatchDone":
@@ -86,7 +96,7 @@ class BatchDone:
 
     def only_sampled(self) -> "BatchDone":
         """The same event for images that a later event will count again as found in the store."""
-        return BatchDone(self.shard, 0, 0, self.num_sampled, self.batch_s)
+        return replace(self, num_ok=0, num_failed=0)
 
 
 @dataclass(frozen=True)

@@ -25,8 +25,7 @@ from nightpress.pipelines.run_directory.commit import (
 )
 from nightpress.pipelines.run_directory.lease import FencingToken
 from nightpress.pipelines.run_directory.record import RunRecord
-from nightpress.pipelines.scoring.image_scorer import NO_SCORERS, ImageScorer
-from nightpress.pipelines.scoring.scorer import Scorer
+from nightpress.pipelines.scoring.image_scorer import NO_SCORERS, ImageScorer, LoadedScorer
 from nightpress.pipelines.shards.attempt import Attempt, EncodedImage, LostText, nothing_lost
 from nightpress.pipelines.shards.batch_inputs import BatchInputs
 from nightpress.pipelines.shards.batch_sampler import BatchSampler, SampledImages, UnsampledImage
@@ -64,6 +63,9 @@ from nightpress.pipelines.storage import Store
 PENDING_BATCHES = 2
 """Batches that may wait for their upload before sampling waits for them."""
 
+SCORING_HANG_S = 300.0
+"""How long one scorer may take for one image before its process counts as hung."""
+
 FAILURES = {
     Fault.NON_FINITE: FailureType.NON_FINITE,
     Fault.BLANK: FailureType.BLANK,
@@ -95,7 +97,7 @@ class ShardRunner:
         threads: int = 4,
         timeline: Timeline | None = None,
         inputs: InputSession | None = None,
-        scorers: Mapping[str, Scorer] = NO_SCORERS,
+        scorers: Mapping[str, LoadedScorer] = NO_SCORERS,
     ) -> None:
         self.store = store
         self.record = record
@@ -125,7 +127,10 @@ class ShardRunner:
         self._scorer.close()
 
     def is_sampling(self, ticket: int) -> bool:
-        """Whether the shard with this ticket is sampling a batch; called from any thread."""
+        """Whether the shard with this ticket is sampling a batch, or any image has been with the
+        scorers for longer than `SCORING_HANG_S`; called from any thread."""
+        if self._scorer.busy_s > SCORING_HANG_S:
+            return True
         return self._batch_sampler.is_sampling and self.accelerator_lock.serving == ticket
 
     def drain(self) -> None:
@@ -174,7 +179,7 @@ class ShardRunner:
         made = source.known({n: images[n] for n in wanted})
         yield from source.judged()
         if made:
-            yield BatchDone.of(work.shard, list(made.values()))
+            yield BatchDone.of(work.shard, list(made.values()), notes=self._scorer.take_notes())
         missing = Missing(
             [images[n] for n in wanted if n not in made],
             self._inputs.history(made.values(), committed),
@@ -193,7 +198,7 @@ class ShardRunner:
                     continue
                 records, batch_s = step
                 made |= {positions[record.facts.image_id]: record for record in records}
-                done = BatchDone.of(work.shard, records, batch_s)
+                done = BatchDone.of(work.shard, records, batch_s, self._scorer.take_notes())
                 yield done if records else BatchSampled(work.shard, batch_s)
         finally:  # what was prefetched and not taken
             self._inputs.drop(missing.images)
