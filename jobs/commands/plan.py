@@ -40,6 +40,7 @@ from nightpress.jobs.runs.forecast import (
 )
 from nightpress.jobs.runs.mode_lines import conditions, makes_text_only, mode_counts, pictures_line
 from nightpress.jobs.runs.plan import Plan, PlannedFile, plan
+from nightpress.jobs.runs.scorers import scorer_lines
 from nightpress.pipelines.errors import (
     ChangedRunError,
     ManifestGrown,
@@ -130,6 +131,7 @@ def as_values(planned: Plan) -> dict[str, object]:
         "prompts": planned.prompts.as_dict(),
         "modes": dict(planned.modes),
         "num_pictures": planned.num_pictures,
+        "scorers": {name: asdict(info) for name, info in planned.scorers.items()},
         "estimate": None if estimate is None else asdict(estimate),
         "cost": None if planned.cost is None else asdict(planned.cost),
         "forecast": None if planned.forecast is None else forecast_values(planned.forecast),
@@ -175,6 +177,7 @@ def show(console: Console, spec: RunSpec, planned: Plan, zone: tzinfo) -> None:
         f"rows     {planned.num_rows:,}",
         f"images   {planned.num_images:,}{_by_mode(planned)}",
         *picture_lines(spec, planned),
+        *(f"scores   {line}" for line in scorer_lines(spec.scores, planned.scorers)),
         f"names    {', '.join(planned.file_names)}",
         f"shards   {planned.num_shards:,} of up to {plural(planned.shard_size, 'image')}",
         estimate_line(spec, planned),

@@ -37,6 +37,9 @@ from nightpress.pipelines.models.files import ModelFiles
 from nightpress.pipelines.planning import read_shard
 from nightpress.pipelines.run_directory.lease import FencingToken
 from nightpress.pipelines.run_directory.record import RunRecord
+from nightpress.pipelines.scoring.image_scorer import LoadedScorer
+from nightpress.pipelines.scoring.job_scorers import JobScorers, require_same
+from nightpress.pipelines.scoring.scorer import ScorerInfo
 from nightpress.pipelines.shards.batch_inputs import BatchInputs
 from nightpress.pipelines.shards.batching import PlannedImage, batches, with_next
 from nightpress.pipelines.shards.events import BatchBegun, ShardBegun, ShardEvent
@@ -50,6 +53,8 @@ from nightpress.pipelines.storage import Store
 
 LOG = logging.getLogger(__name__)
 """What an actor does, in the log that Ray keeps of its process."""
+
+NO_SCORERS = JobScorers()
 
 CONTROL = "control"
 """Concurrency group of the calls that are answered while a shard is being made."""
@@ -99,6 +104,7 @@ class SamplerActor:
         threads: number of torch threads on a CPU, which affects the last bits of pixels; 0 leaves
             it as it is.
         traced: whether to keep the spans of the timeline.
+        scorers: score the images that are made.
     """
 
     def __init__(
@@ -108,6 +114,7 @@ class SamplerActor:
         device: str,
         threads: int,
         traced: bool = False,
+        scorers: JobScorers = NO_SCORERS,
     ) -> None:
         silence_process()
         log_to_stderr()
@@ -115,6 +122,8 @@ class SamplerActor:
         self._spec = spec
         self._options = options
         self._device = device
+        self._scorers = scorers
+        self._loaded_scorers: Mapping[str, LoadedScorer] = {}
         self._sampler: Sampler | None = None
         self._runner: ShardRunner | None = None
         self._batch_size = 1
@@ -135,15 +144,24 @@ class SamplerActor:
         files.check_weights(self._spec)
         return model
 
+    def describe_scorers(self) -> Mapping[str, ScorerInfo]:
+        """Find the scorers on this node and describe them, without loading them.
+
+        Raises:
+            ScorerError: one of them cannot be used.
+        """
+        return self._scorers.describe()
+
     def footprint(self) -> Footprint:
-        """What the model on this node takes in memory, from the headers of its files."""
+        """What model and scorers on this node take in memory, from the headers of their files."""
         files = ModelFiles.locate(self._spec, self._options)
         on_gpu = self._device == "cuda"
         memory = torch.cuda.get_device_properties(0).total_memory if on_gpu else 0
-        return Footprint(files.weight_bytes(self._spec, self._device), memory)
+        of_scorers = sum(info.weight_bytes for info in self._scorers.describe().values())
+        return Footprint(files.weight_bytes(self._spec, self._device) + of_scorers, memory)
 
     def load(self, fingerprint: str, batch_size: int) -> None:
-        """Load the model, unless it is loaded already.
+        """Load the model and the scorers, unless they are loaded already.
 
         Args:
             fingerprint: the `identity` of the run's model.
@@ -151,6 +169,7 @@ class SamplerActor:
 
         Raises:
             ModelError: the weights on this node are not those of the run.
+            ScorerError: a scorer cannot be loaded.
         """
         if self._sampler is not None:
             return
@@ -168,6 +187,7 @@ class SamplerActor:
         LOG.info("loading %s on %s", self._spec.source, self._device)
         self._sampler = Sampler(files.load(self._spec, self._device), batch_size)
         self._batch_size = batch_size
+        self._loaded_scorers = self._scorers.load(self._device)
         LOG.info("loaded after %.1f s", time.monotonic() - self._began)
 
     def find_best_batch_size(
@@ -218,9 +238,17 @@ class SamplerActor:
         """
         self.load(record.model.identity, record.batch_size)
         self._metrics.set_run(record.spec.name)
+        require_same(self._loaded_scorers, record.scorers)
         LOG.info("ready for the run %s, as %s", record.spec.name, self._worker)
         self._runner = ShardRunner(
-            store, record, self._loaded, self._worker, fence, timeline=self._timeline, inputs=inputs
+            store,
+            record,
+            self._loaded,
+            self._worker,
+            fence,
+            timeline=self._timeline,
+            inputs=inputs,
+            scorers=self._loaded_scorers,
         )
         node_id = ray.get_runtime_context().get_node_id()
         return ActorLocation(
@@ -253,7 +281,8 @@ class SamplerActor:
 
     @ray.method(concurrency_group=CONTROL)  # type: ignore[untyped-decorator]
     def is_sampling(self, ticket: int) -> bool:
-        """Whether the call with this ticket is in the middle of a batch; not while it stores."""
+        """Whether the call with this ticket is in the middle of a batch, or a scorer hangs; not
+        while it stores."""
         return self._runner is not None and self._runner.is_sampling(ticket)
 
     @ray.method(concurrency_group=CONTROL)  # type: ignore[untyped-decorator]
@@ -329,6 +358,7 @@ class ActorFactory:
     gpus: float
     threads: int
     traced: bool = False
+    scorers: JobScorers = NO_SCORERS
     memory_bytes: int = 0
     """Memory that each actor reserves on its node; 0 for none."""
 
@@ -339,7 +369,8 @@ class ActorFactory:
 
     def start(self) -> RemoteActor:
         """Start a new actor; it is placed when the cluster has room for it."""
-        return self._actor.remote(self.spec, self.options, self.device, self.threads, self.traced)
+        how = self.device, self.threads, self.traced
+        return self._actor.remote(self.spec, self.options, *how, self.scorers)
 
     @cached_property
     def _actor(self) -> Any:

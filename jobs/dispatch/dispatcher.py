@@ -31,6 +31,7 @@ from nightpress.pipelines.shards.events import (
     BatchBegun,
     BatchDone,
     BatchSampled,
+    DrawsJudged,
     ShardBegun,
     ShardDone,
     ShardEvent,
@@ -239,8 +240,12 @@ class Dispatcher:
                 in_flight.in_hand = event.rows
             case BatchSampled():
                 in_flight.in_hand = ()
-                self._timing.add_batch(event.batch_s)
+                if event.batch_s:
+                    self._timing.add_batch(event.batch_s)
                 in_flight.unreported_s += event.batch_s
+            case DrawsJudged():
+                if not in_flight.is_copy:
+                    yield event
             case BatchDone():
                 if event.batch_s:
                     self._timing.add_batch(event.batch_s)

@@ -4,7 +4,7 @@ A run needs its answers before it writes anything.
 """
 
 import time
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,6 +19,7 @@ from nightpress.jobs.dispatch.actor import ActorFactory, Footprint, RemoteActor
 from nightpress.jobs.dispatch.workers import Startup
 from nightpress.jobs.errors import ClusterError, ClusterUnavailable
 from nightpress.jobs.progress.events import Event, Message
+from nightpress.pipelines.scoring.scorer import ScorerInfo
 
 POLL_S = 1.0
 
@@ -67,6 +68,20 @@ class FirstActor:
     def footprint(self) -> Generator[Event, None, Footprint]:
         """What the model takes in memory, and what the device of the actor has."""
         found: Footprint = yield from self._wait(self.handle.footprint.remote())
+        return found
+
+    def scorers(self) -> Generator[Event, None, Mapping[str, ScorerInfo]]:
+        """What the scorers of the job are.
+
+        Raises:
+            ScorerError: one of them cannot be used.
+            ClusterError: the actor was lost.
+        """
+        if not self.factory.scorers.specs:
+            return {}
+        found: Mapping[str, ScorerInfo] = yield from self._wait(
+            self.handle.describe_scorers.remote()
+        )
         return found
 
     def begin_loading(self, fingerprint: str, batch_size: int) -> Any:

@@ -49,6 +49,7 @@ from nightpress.pipelines.run_directory.reader import Run
 from nightpress.pipelines.run_directory.record import RunRecord, refuse_changes
 from nightpress.pipelines.run_directory.stored_scores import require_scores
 from nightpress.pipelines.run_directory.where import parse_condition, scores_in_condition
+from nightpress.pipelines.scoring.job_scorers import fingerprints_of
 from nightpress.pipelines.shards.run_images import EarlierRuns
 from nightpress.pipelines.storage import Options, Store
 
@@ -236,8 +237,9 @@ class _Session:
         factory = actor_factory(self._spec)
         first = FirstActor(factory, self._spec.cluster.load_timeout_s, lease.require)
         model = yield from first.start()
+        scorers = fingerprints_of((yield from first.scorers()))
         factory = yield from sized_factory(self._spec, first)
-        refuse_changes(store, self._record.changes(self._spec, model, factory.device))
+        refuse_changes(store, self._record.changes(self._spec, model, factory.device, scorers))
         require_no_new_edition(store, self._record)
         if self._chosen is not None:
             self._record = add_again(store, self._record, self._request, self._chosen, lease)

@@ -1,6 +1,6 @@
 """A run that a job finds already begun: how far it is, and whether the job may resume it."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
@@ -136,6 +136,7 @@ def state_of(
     layout: PlanLayout,
     table: TableManifest | None = None,
     options: ExtendOptions | None = None,
+    scorers: Mapping[str, str] | None = None,
 ) -> RunState:
     """How far a run is, and whether `run` would resume it with this job.
 
@@ -146,6 +147,7 @@ def state_of(
         layout: the plan of the job's manifest.
         table: the table that was passed as its manifest, if any.
         options: how `run` may extend the run; by default it may not.
+        scorers: name -> fingerprint of the job's scorers.
 
     Raises:
         ManifestError: the manifest has changed in a way that no run can be extended by.
@@ -155,7 +157,9 @@ def state_of(
     store, record = found.store, found.record
     try:
         of_manifest = _manifest_changes(store, record, layout, table)
-        differs = _difference(store, record, spec, model, of_manifest, options or ExtendOptions())
+        of_job = record.changes(spec, model, device_of(spec, record), scorers)
+        job = spec, model, of_job
+        differs = _difference(store, record, job, of_manifest, options or ExtendOptions())
         progress = Run(store, record).progress()
         holder = _live_holder(store)
     except StoreError as error:
@@ -183,12 +187,11 @@ class _Difference:
 def _difference(
     store: Store,
     record: RunRecord,
-    spec: RunSpec,
-    model: ModelInfo,
+    job: tuple[RunSpec, ModelInfo, Sequence[Change]],
     of_manifest: Sequence[Change],
     options: ExtendOptions,
 ) -> _Difference:
-    of_job = record.changes(spec, model, device_of(spec, record))
+    spec, model, of_job = job
     changes = (*of_job, *of_manifest)
     if of_job or not of_manifest:
         return _Difference(changes)

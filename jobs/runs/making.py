@@ -12,6 +12,7 @@ from nightpress.jobs.progress.failure_limit import FailureLimit
 from nightpress.jobs.runs.finished import require_complete
 from nightpress.jobs.runs.forecast import forecast_messages
 from nightpress.jobs.runs.input_session import input_session
+from nightpress.jobs.runs.scorers import ScorerNotes
 from nightpress.jobs.runs.shared import (
     dispatch_until,
     dispatching,
@@ -99,7 +100,7 @@ class Maker:
             inputs=input_session(Run(run.store, run.record), resumed=run.resumed),
             budget=self._log.budget(run.factory.gpus),
         )
-        limit = FailureLimit(spec.cluster.max_failures)
+        limit, notes = FailureLimit(spec.cluster.max_failures), ScorerNotes()
         with dispatching(
             run.store, run.record, run.factory, config, run.lease, limit
         ) as dispatcher:
@@ -110,6 +111,8 @@ class Maker:
                 for event in dispatcher.run(left):
                     limit.add(event)
                     yield event
+                    yield from notes.add(event)
+                yield from notes.lines()
             finally:  # the actors end with their dispatcher, so ask them before that
                 self.time_spent = dispatcher.pool.time_spent()
 

@@ -1,7 +1,7 @@
 """`plan`: what a job would make, how large it would be, and how long it would take."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from nightpress.diffusion_core.models.info import ModelInfo
 from nightpress.jobs.dispatch.batch_size import resolve_batch_size
@@ -9,6 +9,7 @@ from nightpress.jobs.runs.existing_run import FoundRun, RunState, look_for_run, 
 from nightpress.jobs.runs.extension import ExtendOptions
 from nightpress.jobs.runs.forecast import Deadline, Forecast, forecast
 from nightpress.jobs.runs.input_session import with_input_root
+from nightpress.jobs.runs.scorers import check_scored_columns
 from nightpress.jobs.runs.table_manifest import (
     TableManifest,
     readable_manifest,
@@ -29,6 +30,8 @@ from nightpress.pipelines.run_directory.estimate import (
     estimate,
     measured_rates,
 )
+from nightpress.pipelines.scoring.job_scorers import JobScorers, fingerprints_of
+from nightpress.pipelines.scoring.scorer import ScorerInfo
 from nightpress.pipelines.shards.run_images import EarlierRuns
 
 
@@ -84,6 +87,8 @@ class Plan:
     """Mode -> how many images it makes."""
     num_pictures: int
     """Distinct pictures that were checked; 0 if `inputs.check` is none, or the run was begun."""
+    scorers: Mapping[str, ScorerInfo]
+    """What scores the images, by its name in the job."""
     forecast: Forecast | None = None
     """How far the run gets by the deadline; None without one."""
 
@@ -113,8 +118,7 @@ def plan(
         SpecError, ManifestError, ModelError: the job, a row, a picture or the model is unusable.
         StoreError: the manifest or the model cannot be read; `run_state` says so of the output.
     """
-    options = ExtendOptions.of(extend, changed)
-    found = look_for_run(spec)
+    options, found = ExtendOptions.of(extend, changed), look_for_run(spec)
     if manifest is None and found.record is not None:
         spec = with_kept_table(spec, found.store)
     table = None if manifest is None else TableManifest.of(manifest)
@@ -122,12 +126,21 @@ def plan(
         model = _describe(spec)
         rooted = with_input_root(readable, found.record)
         layout = _checked(rooted, model, _batch_size(spec), found)
-        state = state_of(found, rooted, model, layout, table, options)
+        scorers = _scorers(spec, layout)
+        state = state_of(found, rooted, model, layout, table, options, fingerprints_of(scorers))
         measured = _measured(found, spec, model)
         deadline = None if deadline_at is None else Deadline(deadline_at, starts_at)
-        job = rooted, model, layout
-        told = None if deadline is None else forecast(found, state, job, measured.rates, deadline)
-        return _planned(spec, model, layout, state, measured, told, table is not None)
+        told = deadline and forecast(
+            found, state, (rooted, model, layout), measured.rates, deadline
+        )
+        planned = _planned(spec, model, layout, state, measured, is_table=table is not None)
+        return replace(planned, scorers=scorers, forecast=told)
+
+
+def _scorers(spec: RunSpec, layout: PlanLayout) -> Mapping[str, ScorerInfo]:
+    """The job's scorers, without loading them, and with their texts checked."""
+    check_scored_columns(spec, layout.files)
+    return JobScorers.of(spec.scores, spec.storage).describe()
 
 
 def _checked(spec: RunSpec, model: ModelInfo, batch_size: int, found: FoundRun) -> PlanLayout:
@@ -162,7 +175,6 @@ def _planned(
     layout: PlanLayout,
     state: RunState,
     measured: _Measured,
-    told: Forecast | None,
     is_table: bool,
 ) -> Plan:
     to_make = layout if state.growth is None else state.growth.layout
@@ -188,7 +200,7 @@ def _planned(
         estimate=estimated,
         cost=_cost(spec, estimated, to_make.num_images if to_make else 0),
         unread_runs=measured.unread,
-        forecast=told,
+        scorers={},
     )
 
 

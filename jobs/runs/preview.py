@@ -2,7 +2,7 @@
 
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import ray
@@ -11,7 +11,7 @@ from PIL import Image
 from nightpress.diffusion_core.conditioning.spec import TEXT
 from nightpress.diffusion_core.models.info import ModelInfo
 from nightpress.jobs.cluster.connection import cluster, remote_value
-from nightpress.jobs.dispatch.actor import RemoteActor, Sampled
+from nightpress.jobs.dispatch.actor import NO_SCORERS, RemoteActor, Sampled
 from nightpress.jobs.dispatch.batch_size import resolve_batch_size
 from nightpress.jobs.dispatch.first_actor import FirstActor
 from nightpress.jobs.progress.events import Event
@@ -94,7 +94,7 @@ def sample_images(
     """Sample images that show the values of the manifest's columns; see `preview`."""
     spec = with_input_root(spec)
     with cluster(spec.cluster):
-        factory = actor_factory(spec)
+        factory = replace(actor_factory(spec), scorers=NO_SCORERS)
         batch_size = resolve_batch_size(spec, factory.device)
         with _ended(FirstActor(factory, spec.cluster.load_timeout_s, lambda: None)) as first:
             model = _told(first.start(), on_event)

@@ -19,6 +19,7 @@ from nightpress.jobs.progress.events import Event, Planned
 from nightpress.jobs.progress.failure_limit import FailureLimit
 from nightpress.jobs.runs.extension import require_no_new_edition
 from nightpress.jobs.runs.input_session import input_session
+from nightpress.jobs.runs.scorers import ScorerNotes
 from nightpress.jobs.runs.shared import (
     OnEvent,
     actor_factory,
@@ -38,6 +39,7 @@ from nightpress.pipelines.run_directory.lease import Lease, held
 from nightpress.pipelines.run_directory.map_ahead import map_ahead
 from nightpress.pipelines.run_directory.reader import Run
 from nightpress.pipelines.run_directory.record import refuse_changes
+from nightpress.pipelines.scoring.job_scorers import fingerprints_of
 from nightpress.pipelines.shards.events import ShardDone
 from nightpress.pipelines.shards.work import Amendment
 from nightpress.pipelines.storage import READ_THREADS, Store
@@ -165,11 +167,12 @@ def _repair(
     factory = actor_factory(spec)
     first = FirstActor(factory, spec.cluster.load_timeout_s, lease.require)
     model = yield from first.start()
+    scorers = fingerprints_of((yield from first.scorers()))
     factory = yield from sized_factory(spec, first)
-    refuse_changes(store, record.changes(spec, model, factory.device))
+    refuse_changes(store, record.changes(spec, model, factory.device, scorers))
     num_images = sum(len(amends.rows) for amends in amendments.values())
     yield Planned(num_images=num_images, num_shards=len(amendments), num_done=0)
-    limit = FailureLimit(spec.cluster.max_failures)
+    limit, notes = FailureLimit(spec.cluster.max_failures), ScorerNotes()
     damaged = [shard for shard, amends in amendments.items() if amends.recommits]
     inputs = input_session(run, unreadable=damaged)
     config = dispatch_config_of(spec, lease, look_first=True, inputs=inputs)
@@ -179,6 +182,8 @@ def _repair(
         for event in dispatcher.run(sorted(amendments), amendments):
             limit.add(event)
             yield event
+            yield from notes.add(event)
+        yield from notes.lines()
     lease.require()
 
 

@@ -38,6 +38,7 @@ from nightpress.jobs.runs.finished import nothing_is_left
 from nightpress.jobs.runs.input_session import uses_pictures, with_input_root
 from nightpress.jobs.runs.making import HeldRun, Maker
 from nightpress.jobs.runs.mode_lines import mode_messages
+from nightpress.jobs.runs.scorers import check_scored_columns
 from nightpress.jobs.runs.shared import (
     OnEvent,
     actor_factory,
@@ -73,6 +74,7 @@ from nightpress.pipelines.run_directory.record import (
     read_record,
     refuse_changes,
 )
+from nightpress.pipelines.scoring.job_scorers import fingerprints_of
 from nightpress.pipelines.shards.run_images import EarlierRuns
 from nightpress.pipelines.storage import Store, require_answers
 
@@ -264,11 +266,13 @@ class _Session:
         spec, factory = self._spec, actor_factory(self._spec, self._trace is not None)
         first = self._first_actor(factory, lambda: require_still_free(store, free))
         model = yield from first.start()
+        scorers = yield from first.scorers()
         factory = yield from sized_factory(spec, first)
         yield from _thread_warning(factory)
         usual = resolve_batch_size(spec, factory.device)
         loading = first.begin_loading(model.identity, usual)  # while the manifest is checked
         layout = self._check(model, usual)
+        check_scored_columns(spec, layout.files)
         if not uses_pictures(spec, layout):  # then nothing starts from the working folder
             spec = spec.model_copy(update={"inputs": self._job_inputs})
         yield from column_messages(spec, layout.files)
@@ -285,7 +289,8 @@ class _Session:
             if self._table is not None:
                 layout = replace(layout, files=(self._table.keep(store, layout.files[0]),))
             layout = keep_hashes(store, layout)
-            record = create_record(store, new_record(spec, model, factory.device, sizes, layout))
+            facts = spec, model, factory.device, sizes, layout, fingerprints_of(scorers)
+            record = create_record(store, new_record(*facts))
             held = HeldRun(store, record, lease, factory, first, resumed=False)
             yield from self._maker.make(self._spec, held)
 
@@ -295,9 +300,10 @@ class _Session:
         factory = actor_factory(self._spec, self._trace is not None)
         first = self._first_actor(factory, lease.require)
         model = yield from first.start()
+        scorers = fingerprints_of((yield from first.scorers()))
         factory = yield from sized_factory(self._spec, first)
         yield from _thread_warning(factory)
-        refuse_changes(store, record.changes(self._spec, model, factory.device))
+        refuse_changes(store, record.changes(self._spec, model, factory.device, scorers))
         record = yield from self._extended(store, record, lease, extension, model)
         yield from column_messages(self._spec, record.manifest)
         for difference in record.package_differences():

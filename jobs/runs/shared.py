@@ -35,6 +35,7 @@ from nightpress.pipelines.run_directory.lease import (
     require_free,
 )
 from nightpress.pipelines.run_directory.record import RunRecord, refuse_changes, threads_for
+from nightpress.pipelines.scoring.job_scorers import JobScorers
 from nightpress.pipelines.storage import Store, is_local
 
 OnEvent = Callable[[Event], None]
@@ -94,6 +95,7 @@ def actor_factory(spec: RunSpec, traced: bool = False) -> ActorFactory:
         gpus=gpus,
         threads=threads_for(spec, "cuda" if gpus else "cpu"),
         traced=traced,
+        scorers=JobScorers.of(spec.scores, spec.storage),
     )
 
 

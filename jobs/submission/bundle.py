@@ -14,6 +14,7 @@ import yaml
 from nightpress.pipelines import storage
 from nightpress.pipelines.errors import SpecError
 from nightpress.pipelines.formatting import size
+from nightpress.pipelines.job.scores_section import OwnSpec
 from nightpress.pipelines.job.spec import RunSpec, canonical_json
 from nightpress.pipelines.manifest.campaigns import load_campaign
 from nightpress.pipelines.manifest.files import load_table
@@ -51,7 +52,8 @@ def write_bundle(spec: RunSpec, folder: Path, ship_package: bool) -> Bundle:
             its manifests are too large to do so.
     """
     _require_urls(spec)
-    _copy({path for url in spec.manifests for path in _travelling(url)}, folder)
+    manifests = {path for url in spec.manifests for path in _travelling(url)}
+    _copy(manifests | set(_python_files(spec)), folder)
     values = spec.as_dict()
     values["cluster"] |= {"address": None} | ({"ship_package": False} if ship_package else {})
     (folder / JOB_FILE).write_text(as_yaml(values), encoding="utf-8")
@@ -76,6 +78,13 @@ def _require_urls(spec: RunSpec) -> None:
     """Refuse relative paths of what does not travel: the cluster has other folders."""
     model = spec.model
     local = [("model", each) for each in (model.source, *model.added_sources) if is_path(each)]
+    local += [
+        (f"scores.{name}.model", source)
+        for name, each in spec.scores.items()
+        if not isinstance(each, OwnSpec)
+        for source in each.sources
+        if is_path(source)
+    ]
     named = [("output", spec.output), ("inputs.root", spec.inputs.root or "/"), *local]
     for key, url in named:
         if _is_relative(url):
@@ -105,6 +114,21 @@ def _travelling(url: str) -> Iterator[Path]:
         yield Path(source.url)
         if is_campaign(source.url):
             yield from _read_by(source.url)
+
+
+def _python_files(spec: RunSpec) -> Iterator[Path]:
+    """The Python files of scorers that are relative paths."""
+    for name, each in spec.scores.items():
+        if not isinstance(each, OwnSpec) or not _is_relative(each.file):
+            continue
+        if os.path.relpath(each.file).startswith(".."):
+            raise SpecError(
+                f"scores.{name}.scorer: {each.file} is not below the folder where submit starts, "
+                "so it cannot travel with the job; start submit in a folder above it, or give a URL"
+            )
+        if not Path(each.file).is_file():
+            raise SpecError(f"scores.{name}.scorer: {each.file}: no such file")
+        yield Path(each.file)
 
 
 def _read_by(campaign: str) -> Iterator[Path]:

@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
@@ -236,4 +237,17 @@ ScorerSpecs = Annotated[
         f"{', '.join(MEASURED)} and a perceptual hash are always recorded.",
     ),
 ]
+
+
+def beside(specs: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+    """The same scorers, with the paths of Python files that lie in the folder of the job file."""
+
+    def found(spec: Any) -> Any:
+        if not isinstance(spec, OwnSpec) or not (folder / spec.file).is_file():
+            return spec
+        return spec.model_copy(update={"scorer": f"{folder / spec.file}:{spec.class_name}"})
+
+    return {name: found(spec) for name, spec in specs.items()}
+
+
 NO_SCORERS: Mapping[str, Any] = {}

@@ -23,6 +23,8 @@ from nightpress.pipelines.errors import Change, SpecError
 from nightpress.pipelines.job.batch_section import BatchSpec
 from nightpress.pipelines.job.cost_section import CostSpec
 from nightpress.pipelines.job.credentials import ADVICE, has_credentials
+from nightpress.pipelines.job.gates_section import GatesSpec
+from nightpress.pipelines.job.identity import job_identity
 from nightpress.pipelines.job.inputs_section import InputsSpec
 from nightpress.pipelines.job.night import PLACEHOLDER, with_night
 from nightpress.pipelines.job.notify_section import NotifySpec
@@ -31,6 +33,12 @@ from nightpress.pipelines.job.reader import (
     explain,
     read_yaml,
     refuse_what_is_not_text,
+)
+from nightpress.pipelines.job.scores_section import (
+    MEASURED,
+    NO_SCORERS,
+    ScorerSpecs,
+    beside,
 )
 from nightpress.pipelines.job.sections import (
     NO_OPTIONS,
@@ -95,7 +103,15 @@ class RunSpec(Section):
             "{scale, strength, num_inference_steps}.",
         ),
     ] = ()
+    scores: ScorerSpecs = NO_SCORERS
     images: ImagesSpec = ImagesSpec()
+    gates: Annotated[
+        GatesSpec | None,
+        Field(
+            description="What an image must be to be taken; others are drawn again with other "
+            "seeds: {require: [sharpness > 40], max_draws: 16}."
+        ),
+    ] = None
     batch: BatchSpec = BatchSpec()
     cluster: ClusterSpec = ClusterSpec()
     storage: StorageOptions = NO_OPTIONS
@@ -162,6 +178,17 @@ class RunSpec(Section):
             )
         return self
 
+    @model_validator(mode="after")
+    def _gates_judge_by_scores_that_there_are(self) -> Self:
+        names = (*MEASURED, *self.scores)
+        for name in () if self.gates is None else self.gates.scores:
+            if name.partition(".")[0] not in names:
+                raise ValueError(
+                    f"gates: there is no score {name!r}; it is the name of a scorer under scores, "
+                    f"with .label where it gives several, or one of {', '.join(MEASURED)}"
+                )
+        return self
+
     @property
     def url(self) -> str:
         """The run directory: `<output>/<name>`."""
@@ -187,7 +214,8 @@ class RunSpec(Section):
     @property
     def sources(self) -> list[str]:
         """The URLs and paths of everything that the job reads, but for the pictures of its rows."""
-        return [*self._manifests, self.model.source, *self.model.added_sources]
+        scorers = (source for each in self.scores.values() for source in each.sources)
+        return [*self._manifests, self.model.source, *self.model.added_sources, *scorers]
 
     @classmethod
     def from_file(
@@ -219,6 +247,7 @@ class RunSpec(Section):
             )
         values.setdefault("name", path.name.removesuffix(path.suffix))
         spec = cls.from_dict(values, overrides, str(path), night=night, zone=zone)
+        spec = spec.model_copy(update={"scores": beside(spec.scores, path.parent)})
         if not spec.manifest:
             raise SpecError(f"{path}: manifest: missing")
         return spec
@@ -262,24 +291,8 @@ class RunSpec(Section):
 
     def identity(self) -> dict[str, Any]:
         """The part of the job that decides names and pixels, as JSON values."""
-        values = {key: value for key, value in self.as_dict().items() if key not in NOT_IN_IDENTITY}
-        model = values["model"] | {"speed": self.model.speed.chosen()}
-        optional = ("speed", "row_loras", "controlnets", "references")
-        omitted = [key for key in optional if not model[key]]
-        omitted.append("prompts")  # decides which prompts are refused, and no pixel of the others
-        images = {k: v for k, v in values["images"].items() if (k, v) != ("packing", "none")}
-        if self.inputs.fit == InputsSpec().fit:  # as if it were not there, as in older versions
-            values.pop("inputs")
-        else:
-            values["inputs"] = {"fit": self.inputs.fit}
-        if not self.passes:  # as if it were not there, as in older versions
-            values.pop("passes")
-        if not self.batch.order:  # likewise
-            values["batch"].pop("order")
-        return values | {
-            "model": {key: model[key] for key in model if key not in omitted},
-            "images": images,
-        }
+        speed = self.model.speed.chosen()
+        return job_identity(self.as_dict(), speed, self.scores, self.gates)
 
 
 SETTING_COLUMNS = (
@@ -323,11 +336,6 @@ def base_setting(setting: str) -> str:
 def is_setting(name: str) -> bool:
     """Whether a manifest column of this name is a setting."""
     return base_setting(name) in SETTING_COLUMNS
-
-
-NOT_IN_IDENTITY = ("manifest", "output", "storage", "cluster", "cost", "notify")
-"""Keys of a job that say where it runs and where its manifest is stored, what that costs and who is
-told, not what it makes."""
 
 
 def json_schema() -> dict[str, Any]:

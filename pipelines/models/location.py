@@ -172,7 +172,8 @@ def _listing(url: str, options: Options, index: str) -> Sequence[Source]:
     except StoreMissing as error:
         raise ModelNotFound(f"model {error}") from error
     if not any(source.url.endswith(f"/{index}") for source in sources):
-        raise ModelNotFound(f"model {url}: not a saved diffusers model: {index} is missing")
+        kind = "diffusers model" if index == MODEL_INDEX else "network"
+        raise ModelNotFound(f"model {url}: not a saved {kind}: {index} is missing")
     return sources
 
 

@@ -143,7 +143,7 @@ def _named_encoder(adapter: ReferenceSpec, options: Options, cache: Path) -> Pat
             raise
     repo, revision = hub_id["repo"], hub_id["revision"]
     names = _encoder_files(hub_files(named, repo, revision, "image encoder"), "")
-    return _download_from_hub(named, repo, revision, names)
+    return download_from_hub(named, repo, revision, names)
 
 
 def _from_hub(
@@ -154,10 +154,10 @@ def _from_hub(
     revision = one_revision(what, named, "its `revision`", adapter.revision)
     names = hub_files(adapter.source, repo, revision, KIND)
     chosen = _choose(names, adapter, allow_pickle)
-    return _download_from_hub(adapter.source, repo, revision, chosen.among(names)), chosen
+    return download_from_hub(adapter.source, repo, revision, chosen.among(names)), chosen
 
 
-def _download_from_hub(name: str, repo: str, revision: str | None, files: Sequence[str]) -> Path:
+def download_from_hub(name: str, repo: str, revision: str | None, files: Sequence[str]) -> Path:
     """Download files of a repository; returns the folder of its revision in the hub's cache."""
     from huggingface_hub import hf_hub_download
 

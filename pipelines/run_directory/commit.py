@@ -363,4 +363,7 @@ def _metadata_row(record: ImageRecord) -> dict[str, object]:
         "sampling_s": record.sampling_s,
         "scores": record.scores,
         "perceptual_hash": record.perceptual_hash,
+        "draw": record.draw,
+        "draws": record.draws,
+        "gate": record.gate,
     }

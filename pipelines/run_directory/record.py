@@ -6,8 +6,8 @@ It holds all that a machine needs to resume the run, and what a job must match t
 import hashlib
 import json
 import platform
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any, Self
@@ -55,6 +55,8 @@ class RunRecord:
     versions: dict[str, str]
     measured: tuple[MeasuredKind, ...] = ()
     """The kinds of images whose batch size was measured."""
+    scorers: Mapping[str, str] = field(default_factory=dict)
+    """Name in the job's `scores` -> fingerprint of the scorer."""
     editions: tuple[Edition, ...] = ()
     """What was added each time that the manifest grew; the layout has their parts too."""
 
@@ -107,6 +109,8 @@ class RunRecord:
         for name in ("row_loras", "controlnets", "references"):
             if infos := getattr(self.model, name):
                 identity[name] = {each.name: each.sha256 for each in infos}
+        if self.scorers:
+            identity["scorers"] = dict(self.scorers)
         if self.measured:
             identity["batch_sizes"] = {
                 each.kind.name: each.best.batch_size for each in self.measured
@@ -127,6 +131,7 @@ class RunRecord:
             "dtype": self.dtype,
             "threads": self.threads,
             "batch_size": self.batch_size,
+            "scorers": dict(self.scorers),
             "measured": [each.as_dict() for each in self.measured],
             "columns": [asdict(use) for use in column_uses(self.spec, layout.files)],
             "plan": layout.as_dict(),
@@ -166,12 +171,28 @@ class RunRecord:
             layout=PlanLayout.from_dict(values["plan"]),
             created_at=checked_time(values["created_at"]),
             versions=values["versions"],
+            scorers=dict(values.get("scorers", {})),  # older versions had none
             measured=tuple(map(MeasuredKind.from_dict, values["measured"])),
         )
 
-    def changes(self, spec: RunSpec, model: ModelInfo, device: str) -> list[Change]:
-        """What differs from the record in a job that is to resume the run."""
+    def changes(
+        self,
+        spec: RunSpec,
+        model: ModelInfo,
+        device: str,
+        scorers: Mapping[str, str] | None = None,
+    ) -> list[Change]:
+        """What differs from the record in a job that is to resume the run.
+
+        Args:
+            scorers: name -> fingerprint of the job's scorers, if they are known.
+        """
         changes = self.spec.changes(spec)
+        changes += [
+            Change(f"scores.{name}: fingerprint", self.scorers[name], fingerprint)
+            for name, fingerprint in (scorers or {}).items()
+            if self.scorers.get(name, fingerprint) != fingerprint
+        ]
         changes += [
             Change(f"model.{kind}: sha256 of {mine.name}", mine.sha256, other.sha256)
             for kind in ("loras", "row_loras", "controlnets", "references")
@@ -205,8 +226,13 @@ def new_record(
     device: str,
     batch_sizes: BatchSizes | int,
     layout: PlanLayout,
+    scorers: Mapping[str, str] | None = None,
 ) -> RunRecord:
-    """Make the record of a run that begins now."""
+    """Make the record of a run that begins now.
+
+    Args:
+        scorers: name -> fingerprint of the job's scorers.
+    """
     sizes = BatchSizes(batch_sizes) if isinstance(batch_sizes, int) else batch_sizes
     return RunRecord(
         spec=spec,
@@ -219,6 +245,7 @@ def new_record(
         created_at=datetime.now(UTC).isoformat(timespec="seconds"),
         versions=package_versions(),
         measured=sizes.measured,
+        scorers=dict(scorers or {}),
     )
 
 
@@ -269,7 +296,7 @@ def create_record(store: Store, record: RunRecord) -> RunRecord:
     if store.create(RUN_FILE, record.to_json()):
         return record
     winner = require_record(store)
-    refuse_changes(store, winner.changes(record.spec, record.model, record.device))
+    refuse_changes(store, winner.changes(record.spec, record.model, record.device, record.scorers))
     return winner
 
 

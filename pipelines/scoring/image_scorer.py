@@ -4,10 +4,12 @@ Several threads may share an `ImageScorer`. The scorers themselves run in one th
 one image at a time, so that no score depends on another image.
 """
 
+import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,9 +18,18 @@ from nightpress.diffusion_core.errors import one_line
 from nightpress.pipelines.image_files.encoding import decoded
 from nightpress.pipelines.scoring.measurements import measure
 from nightpress.pipelines.scoring.perceptual_hash import perceptual_hash
-from nightpress.pipelines.scoring.scorer import ScoredImage, Scorer, full_name
+from nightpress.pipelines.scoring.scorer import ScoredImage, Scorer, full_name, remarks_of
 
-NO_SCORERS: Mapping[str, Scorer] = {}
+
+@dataclass(frozen=True)
+class LoadedScorer:
+    """A scorer that is ready, and the labels of its scores."""
+
+    scorer: Scorer
+    labels: tuple[str, ...] = ("",)
+
+
+NO_SCORERS: Mapping[str, LoadedScorer] = {}
 
 MAX_REASON = 300
 """Characters of a scorer's error that are kept."""
@@ -37,8 +48,18 @@ class ImageScores:
     scores: Mapping[str, float | None]
     """Name -> score; None where its scorer failed."""
     perceptual_hash: str
-    errors: Mapping[str, str] = field(default_factory=dict)
-    """Name of a scorer that failed -> why."""
+
+
+@dataclass(frozen=True)
+class ScorerNote:
+    """What a person should know about a scorer."""
+
+    scorer: str
+    """Its name in the job."""
+    text: str
+    num_images: int
+    has_failed: bool
+    """Whether it gave these images no score; `text` then is why it failed on the first of them."""
 
 
 class ImageScorer:
@@ -51,13 +72,18 @@ class ImageScorer:
 
     def __init__(
         self,
-        scorers: Mapping[str, Scorer] = NO_SCORERS,
+        scorers: Mapping[str, LoadedScorer] = NO_SCORERS,
         on_scoring: Callable[[bool], None] = lambda is_scoring: None,
     ) -> None:
         self._scorers = dict(scorers)
         self._on_scoring = on_scoring
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="scores") if scorers else None
         self._since: float | None = None
+        self._lock = threading.Lock()
+        self._failures: dict[str, tuple[str, int]] = {}
+        """Scorer -> why it failed first, and on how many images."""
+        self._told: Counter[tuple[str, str]] = Counter()
+        """Scorer and remark -> of how many images it has been told."""
 
     def close(self) -> None:
         """Finish the image that is being scored, and end the thread."""
@@ -69,6 +95,20 @@ class ImageScorer:
         """For how many seconds the scorers have been at one image; called from any thread."""
         since = self._since
         return 0.0 if since is None else time.monotonic() - since
+
+    def take_notes(self) -> tuple[ScorerNote, ...]:
+        """What is new about the scorers since this was last called."""
+        with self._lock:
+            failures, self._failures = self._failures, {}
+            remarks = [
+                (name, text, total - self._told[name, text])
+                for name, scorer in self._scorers.items()
+                for text, total in remarks_of(scorer.scorer).items()
+            ]
+            for name, text, number in remarks:
+                self._told[name, text] += number
+        failed = [ScorerNote(name, *failure, True) for name, failure in failures.items()]
+        return (*failed, *(ScorerNote(*remark, False) for remark in remarks if remark[2]))
 
     def score_file(self, data: bytes, columns: Columns) -> ImageScores:
         """Score an image file.
@@ -87,27 +127,29 @@ class ImageScorer:
         digits = perceptual_hash(pixels)
         if waiting is None:
             return ImageScores(measured, digits)
-        scores, errors = waiting.result()
-        return ImageScores(measured | scores, digits, errors)
+        return ImageScores(measured | waiting.result(), digits)
 
-    def _ask_scorers(
-        self, pixels: Pixels, columns: Columns
-    ) -> tuple[dict[str, float | None], dict[str, str]]:
-        scores, errors = dict[str, float | None](), dict[str, str]()
+    def _ask_scorers(self, pixels: Pixels, columns: Columns) -> dict[str, float | None]:
+        scores = dict[str, float | None]()
         image = ScoredImage(pixels, columns())
         self._on_scoring(True)
         try:
-            for name, scorer in self._scorers.items():
+            for name, each in self._scorers.items():
                 self._since = time.monotonic()
                 try:
-                    scores |= _checked(name, scorer.score(image))
+                    scores |= _checked(name, each.scorer.score(image))
                 except Exception as error:  # whatever an image does to a scorer, it stays an image
-                    scores[name] = None
-                    errors[name] = one_line(error, MAX_REASON)
+                    scores |= dict.fromkeys(full_name(name, label) for label in each.labels)
+                    self._note_failure(name, one_line(error, MAX_REASON))
         finally:
             self._since = None
             self._on_scoring(False)
-        return scores, errors
+        return scores
+
+    def _note_failure(self, name: str, reason: str) -> None:
+        with self._lock:
+            first, number = self._failures.get(name, (reason, 0))
+            self._failures[name] = first, number + 1
 
 
 def _checked(name: str, scores: Mapping[str, float]) -> dict[str, float]:

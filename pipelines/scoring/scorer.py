@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,7 +20,10 @@ class ScoredImage:
 
 
 class Scorer(Protocol):
-    """Gives an image its scores, which depend on nothing but the image and its row."""
+    """Gives an image its scores, which depend on nothing but the image and its row.
+
+    Several threads may call it at once.
+    """
 
     @property
     def fingerprint(self) -> str:
@@ -36,6 +39,34 @@ class Scorer(Protocol):
         ...
 
 
+@runtime_checkable
+class HasRemarks(Protocol):
+    """A scorer that has something to say about the images that it has scored."""
+
+    def remarks(self) -> Mapping[str, int]:
+        """What a person should know, and of how many images."""
+        ...
+
+
+def remarks_of(scorer: Scorer) -> Mapping[str, int]:
+    """The remarks of a scorer about the images that it has scored; {} for most."""
+    return scorer.remarks() if isinstance(scorer, HasRemarks) else {}
+
+
 def full_name(name: str, label: str) -> str:
     """The name of a score in the metadata: `kind.cat`, or `clip` for the label ""."""
     return f"{name}.{label}" if label else name
+
+
+@dataclass(frozen=True)
+class ScorerInfo:
+    """What is known about a scorer before it is loaded."""
+
+    fingerprint: str
+    """As `Scorer.fingerprint`."""
+
+    labels: tuple[str, ...] = ("",)
+    """The labels of all its scores; see `Scorer.score`."""
+
+    weight_bytes: int = 0
+    """Bytes of its weights once loaded; 0 for a class of one's own, whose size is not known."""

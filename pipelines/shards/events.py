@@ -7,6 +7,7 @@ from typing import Self
 import pyarrow as pa
 
 from nightpress.pipelines.records import ImageRecord
+from nightpress.pipelines.scoring.image_scorer import ScorerNote
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,28 @@ class BatchSampled:
 
 
 @dataclass(frozen=True)
+class DrawsJudged:
+    """Gates have judged draws."""
+
+    shard: int
+    num_draws: int
+    """Draws that count: those up to which their images are decided, or that are still open."""
+    num_unused: int = 0
+    """Draws that were made ahead in the room of a batch, and were not needed."""
+    failed: tuple[tuple[str, int], ...] = ()
+    """Condition -> draws that do not meet it."""
+    rows: tuple[tuple[str, int, int], ...] = ()
+    """Row id, its draws that count, and how many of them passed."""
+    damaged: tuple[str, ...] = ()
+    """Objects in `draws/` that are not what was written. Their draws are made again."""
+
+    @property
+    def num_passed(self) -> int:
+        """Draws that count and passed."""
+        return sum(passed for _, _, passed in self.rows)
+
+
+@dataclass(frozen=True)
 class BatchDone:
     """Some images of a shard are stored, or have failed for good."""
 
@@ -46,9 +69,17 @@ class BatchDone:
     batch_s: float = field(default=0.0, compare=False)
     """Seconds that the latest batch took to sample; 0 if none was sampled. The driver adds those of
     the batches since the last such event."""
+    notes: tuple[ScorerNote, ...] = ()
+    """What is new about the scorers of its process."""
 
     @classmethod
-    def of(cls, shard: int, records: Sequence[ImageRecord], batch_s: float = 0.0) -> Self:
+    def of(
+        cls,
+        shard: int,
+        records: Sequence[ImageRecord],
+        batch_s: float = 0.0,
+        notes: tuple[ScorerNote, ...] = (),
+    ) -> Self:
         """Count the records of some images."""
         return cls(
             shard=shard,
@@ -56,6 +87,7 @@ class BatchDone:
             num_failed=sum(record.status == "failed" for record in records),
             num_sampled=sum(record.sampling_s is not None for record in records),
             batch_s=batch_s,
+            notes=notes,
         )
 
     def after(self, seconds: float) -> "BatchDone":
@@ -64,7 +96,7 @@ class BatchDone:
 
     def only_sampled(self) -> "BatchDone":
         """The same event for images that a later event will count again as found in the store."""
-        return BatchDone(self.shard, 0, 0, self.num_sampled, self.batch_s)
+        return replace(self, num_ok=0, num_failed=0)
 
 
 @dataclass(frozen=True)
@@ -102,5 +134,7 @@ class ShardLeft:
     shard: int
 
 
-ShardEvent = ShardBegun | BatchBegun | BatchSampled | BatchDone | ShardDone | ShardLeft
+ShardEvent = (
+    ShardBegun | BatchBegun | BatchSampled | DrawsJudged | BatchDone | ShardDone | ShardLeft
+)
 """Any of the events."""

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 from support.fakes.fake_runs import FakeSampler, prepare, work_on
-from support.fakes.fake_scorers import FakeScorer
+from support.fakes.fake_scorers import loaded
 
 from nightpress.diffusion_core.sampling.sampler import ImageRequest, SampledBatch, SamplingParams
 from nightpress.pipelines.image_files.encoding import decoded
@@ -17,9 +17,10 @@ from nightpress.pipelines.job.sections import ImagesSpec
 from nightpress.pipelines.run_directory.commit import read_commit, shard_path
 from nightpress.pipelines.run_directory.metadata_rows import metadata_rows
 from nightpress.pipelines.run_directory.record import RunRecord
+from nightpress.pipelines.scoring.image_scorer import LoadedScorer
 from nightpress.pipelines.scoring.measurements import measure
 from nightpress.pipelines.scoring.perceptual_hash import perceptual_hash
-from nightpress.pipelines.scoring.scorer import ScoredImage, Scorer
+from nightpress.pipelines.scoring.scorer import ScoredImage
 from nightpress.pipelines.shards.runner import ShardRunner
 from nightpress.pipelines.shards.timeline import Activity, Timeline
 from nightpress.pipelines.storage import Store
@@ -57,7 +58,7 @@ class ScoredRun:
         self.record: RunRecord = replace(record, spec=spec)
 
     def make(
-        self, scorers: Mapping[str, Scorer] | None = None, timeline: Timeline | None = None
+        self, scorers: Mapping[str, LoadedScorer] | None = None, timeline: Timeline | None = None
     ) -> list[dict[str, Any]]:
         """Make what is missing; returns the metadata rows."""
         runner = ShardRunner(
@@ -96,7 +97,7 @@ def test_scores_are_those_of_the_bytes_as_stored(
 def test_an_adopted_image_has_the_scores_that_it_had(
     tmp_path: Path, kind: str, quality: int | None
 ) -> None:
-    scorers = {"mean": FakeScorer(lambda image: {"": float(image.pixels.mean())})}
+    scorers = {"mean": loaded(lambda image: {"": float(image.pixels.mean())})}
     run = ScoredRun(tmp_path, format=kind, quality=quality)
     before = run.make(scorers)
     run.store.delete(shard_path(0))
@@ -114,7 +115,7 @@ def test_scorers_get_the_row_of_each_image(tmp_path: Path) -> None:
         return {"": seen[-1][1]}
 
     run = ScoredRun(tmp_path)
-    rows = run.make({"mean": FakeScorer(note)})
+    rows = run.make({"mean": loaded(note)})
     assert sorted(seen) == sorted((row["prompt"], row["scores"]["mean"]) for row in rows[:3])
     assert set(seen[0][0:1]) <= {"a", "b", "c"}
 
@@ -125,7 +126,7 @@ def test_an_image_that_a_scorer_fails_on_is_ok_and_its_score_is_null(tmp_path: P
             raise RuntimeError("no text found")
         return {"": 1.0}
 
-    rows = ScoredRun(tmp_path).make({"text": FakeScorer(pick)})
+    rows = ScoredRun(tmp_path).make({"text": loaded(pick)})
     assert [row["status"] for row in rows] == ["ok", "ok", "ok", "failed"]
     assert [row["scores"]["text"] for row in rows[:3]] == [1.0, None, 1.0]
 
@@ -138,6 +139,6 @@ def test_waiting_for_scorers_has_an_activity_of_its_own(tmp_path: Path) -> None:
         return {"": 1.0}
 
     timeline = Timeline("here:1")
-    ScoredRun(tmp_path).make({"slow": FakeScorer(slow)}, timeline)
+    ScoredRun(tmp_path).make({"slow": loaded(slow)}, timeline)
     spent = timeline.spent().seconds
     assert spent[Activity.OUTPUT] < 0.05

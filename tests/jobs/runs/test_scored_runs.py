@@ -1,0 +1,114 @@
+"""Runs whose images are scored: what is recorded, checked, refused, and said about scorers."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from support.run_files import PROMPTS, hashes, read_metadata
+
+from nightpress import jobs
+from nightpress.jobs.errors import RunBlocked, UntrustedRun
+from nightpress.jobs.progress.events import Event, Message
+from nightpress.pipelines import open_run
+from nightpress.pipelines.errors import ScorerError
+from nightpress.pipelines.job.spec import RunSpec
+
+MakeSpec = Callable[..., RunSpec]
+
+BRAND = """
+class Brand:
+    labels = ("red", "mood")
+
+    def __init__(self, number=3):
+        self.unlucky = number
+
+    def score(self, image):
+        mood = int(image.columns["mood"].removeprefix("mood "))
+        if mood == self.unlucky:
+            raise RuntimeError("no logo")
+        return {"red": image.pixels[..., 0].mean(), "mood": mood}
+"""
+
+
+@pytest.fixture
+def scored(make_spec: MakeSpec, tmp_path: Path) -> RunSpec:
+    """A job with a scorer of its author, which fails on one image."""
+    file = tmp_path / "brand.py"
+    file.write_text(BRAND)
+    return make_spec(scores={"brand": {"scorer": f"{file}:Brand", "args": {"number": 5}}})
+
+
+@pytest.mark.usefixtures("local_ray")
+def test_scores_are_in_the_metadata_and_their_scorers_in_the_identity_of_the_run(
+    scored: RunSpec, make_spec: MakeSpec
+) -> None:
+    events: list[Event] = []
+    result = jobs.run(scored, events.append)
+    assert (result.num_ok, result.num_failed) == (PROMPTS, 0)
+    rows = read_metadata(scored).to_pylist(maps_as_pydicts="strict")
+    for row in rows:
+        number = int(row["id"])
+        failed = number == 5
+        assert row["scores"]["brand.mood"] == (None if failed else number)
+        assert (row["scores"]["brand.red"] is None) == failed
+        assert row["scores"]["sharpness"] > 0
+    said = [each.text for each in events if isinstance(each, Message) and "scores" in each.text]
+    assert [text.split(":")[0] for text in said] == ["scores.brand"] * 2
+    assert "no score of an image, which stays" in said[0]
+    assert "1 image without a score, the first because" in said[1]
+    assert "RuntimeError: no logo" in said[1]
+    record = json.loads(Path(scored.url, "run.json").read_text())
+    assert list(record["scorers"]) == ["brand"]
+    plain = make_spec(name="plain")
+    jobs.run(plain)
+    assert hashes(plain) == hashes(scored)  # no score is in an image
+    assert open_run(plain.url).record.fingerprint != open_run(scored.url).record.fingerprint
+    refuse_another_scorer(scored)
+
+
+def refuse_another_scorer(spec: RunSpec) -> None:
+    """With another file a run is not resumed, and what is missing is not made."""
+    Path(spec.url, "metadata/shard-00001.parquet").unlink()
+    file = Path(spec.scores["brand"].scorer.partition(":")[0])
+    file.write_text(BRAND.replace("mean()", "max()"))
+    with pytest.raises(RunBlocked, match=r"scores\.brand: fingerprint: '[0-9a-f]+' -> "):
+        jobs.run(spec)
+    changes = jobs.plan(spec).run_state.changes
+    assert [change.field for change in changes] == ["scores.brand: fingerprint"]
+    with pytest.raises(UntrustedRun, match=r"run\.json names .*brand\.py, a Python file"):
+        jobs.retry(spec.url)
+    file.write_text(BRAND)
+    assert jobs.run(spec).num_made == 0  # the images are found, and scored again
+    metadata = read_metadata(spec).to_pylist(maps_as_pydicts="strict")
+    assert all("brand.red" in row["scores"] for row in metadata)
+
+
+def test_a_plan_names_the_scorers_and_needs_no_cluster(scored: RunSpec) -> None:
+    planned = jobs.plan(scored)
+    assert planned.scorers["brand"].labels == ("red", "mood")
+
+
+def test_a_plan_refuses_a_text_over_a_column_that_is_not_there(make_spec: MakeSpec) -> None:
+    spec = make_spec(scores={"text": {"scorer": "ocr", "expect": "{moood}"}})
+    with pytest.raises(
+        ScorerError, match=r"scores\.text\.expect: there is no column 'moood'.*mood"
+    ):
+        jobs.plan(spec)
+
+
+def test_a_python_file_lies_beside_the_job_file(tmp_path: Path) -> None:
+    (tmp_path / "brand.py").write_text(BRAND)
+    (tmp_path / "rows.txt").write_text("a\n")
+    job = tmp_path / "job.yaml"
+    job.write_text("manifest: rows.txt\noutput: out\nscores: {b: {scorer: brand.py:Brand}}\n")
+    spec = RunSpec.from_file(job)
+    assert spec.scores["b"].scorer == f"{tmp_path}/brand.py:Brand"
+    moved = RunSpec.from_dict(spec.as_dict() | {"scores": {"b": {"scorer": "x/brand.py:Brand"}}})
+    assert spec.changes(moved) == []
+
+
+def test_a_job_without_scores_has_the_identity_that_it_had(make_spec: MakeSpec) -> None:
+    spec = make_spec()
+    assert "scores" not in spec.identity()
+    assert "scores" in make_spec(scores={"nsfw": {"scorer": "nsfw"}}).identity()
