@@ -13,6 +13,7 @@ from .errors import (
 from .runs.again import AgainResult, again
 from .runs.doctor import Diagnosis, doctor
 from .runs.expand import Expansion, expand
+from .runs.gates import GatesResult, gates
 from .runs.list_runs import RunSummary, list_runs
 from .runs.plan import Plan, plan
 from .runs.preview import preview
@@ -34,6 +35,7 @@ __all__ = [
     "ClusterUnavailable",
     "Diagnosis",
     "Expansion",
+    "GatesResult",
     "ImageSetup",
     "IncompleteRun",
     "JobError",
@@ -60,6 +62,7 @@ __all__ = [
     "compare_samplers",
     "doctor",
     "expand",
+    "gates",
     "list_runs",
     "plan",
     "preview",

@@ -4,6 +4,7 @@ from collections.abc import Iterable
 from difflib import get_close_matches
 
 from nightpress.pipelines.errors import SpecError
+from nightpress.pipelines.run_directory.draws import draws_dataset
 from nightpress.pipelines.run_directory.reader import Run
 from nightpress.pipelines.run_directory.where import score_field
 
@@ -14,12 +15,13 @@ MAX_NAMED = 40
 
 
 def score_names(run: Run) -> tuple[str, ...]:
-    """The names of all scores that images of a run have, in alphabetical order."""
+    """The names of all scores of a run's images and of its draws that lost, in order."""
     names: set[str] = set()
     with run.reading():
-        for batch in run.metadata.to_batches(columns=["scores"]):
-            keys = batch.column("scores").drop_null().keys
-            names.update(keys.unique().to_pylist())
+        for dataset in (run.metadata, draws_dataset(run.store)):
+            for batch in dataset.to_batches(columns=["scores"]):
+                keys = batch.column("scores").drop_null().keys
+                names.update(keys.unique().to_pylist())
     return tuple(sorted(names))
 
 

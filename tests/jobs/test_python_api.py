@@ -23,6 +23,7 @@ MakeSpec = Callable[..., RunSpec]
 
 COMMANDS = [
     "doctor",
+    "gates",
     "plan",
     "preview",
     "reproduce",
