@@ -1,0 +1,82 @@
+"""The gates of a job: what is checked about them before a run, and what is said while it runs."""
+
+from collections.abc import Iterator, Mapping
+
+from nightpress.jobs.progress.events import Event, Message
+from nightpress.jobs.progress.rejection_limit import RejectionLimit
+from nightpress.pipelines.errors import SpecError
+from nightpress.pipelines.formatting import plural
+from nightpress.pipelines.job.gates_section import GatesSpec
+from nightpress.pipelines.job.scores_section import MEASURED
+from nightpress.pipelines.scoring.loading import score_names
+from nightpress.pipelines.scoring.scorer import ScorerInfo
+from nightpress.pipelines.shards.events import DrawsJudged
+
+MIN_HOPELESS = 16
+"""Draws of a row in a row that must fail before the row is named."""
+
+MAX_NAMED = 20
+"""Rows that are named one by one."""
+
+
+def check_gate_scores(gates: GatesSpec | None, infos: Mapping[str, ScorerInfo]) -> None:
+    """Check that gates judge by scores that the job's scorers give.
+
+    Raises:
+        SpecError: there is no such score.
+    """
+    names = (*MEASURED, *score_names(infos))
+    for name in () if gates is None else gates.scores:
+        if name not in names:
+            raise SpecError(
+                f"job: gates: there is no score {name!r}; the scores of this job are: "
+                f"{', '.join(names)}"
+            )
+
+
+class GateNotes:
+    """Passes on what gates say: rows that seem hopeless, damaged records, and totals at the end.
+
+    Args:
+        totals: the draws of this start.
+    """
+
+    def __init__(self, totals: RejectionLimit) -> None:
+        self._totals = totals
+        self._failing: dict[str, int] = {}
+        """Row -> its draws since the last that passed; the row is left out once one passes."""
+        self._named: set[str] = set()
+
+    def add(self, event: Event) -> Iterator[Message]:
+        """Count what an event says; yields what a person should know now."""
+        if not isinstance(event, DrawsJudged):
+            return
+        for path in event.damaged:
+            yield Message(
+                f"{path} is damaged; the draws that it names are made again", warning=True
+            )
+        for row, num_draws, num_passed in event.rows:
+            if num_passed:
+                self._failing.pop(row, None)
+                continue
+            number = self._failing[row] = self._failing.get(row, 0) + num_draws
+            if number >= MIN_HOPELESS and row not in self._named:
+                yield from self._name(row, number)
+
+    def lines(self) -> Iterator[Message]:
+        """The totals; nothing if no draw was judged."""
+        totals = self._totals
+        if not totals.num_draws:
+            return
+        passed = 1 - totals.num_rejected / totals.num_draws
+        rejected = f"; rejected: {totals.reasons()}" if totals.num_rejected else ""
+        unused = f"; {totals.num_unused:,} more in the room of batches" if totals.num_unused else ""
+        yield Message(f"{plural(totals.num_draws, 'draw')}, {passed:.0%} passed{rejected}{unused}")
+
+    def _name(self, row: str, num_draws: int) -> Iterator[Message]:
+        if len(self._named) == MAX_NAMED:
+            return
+        self._named.add(row)
+        yield Message(f"row {row}: 0 of its last {num_draws:,} draws passed", warning=True)
+        if len(self._named) == MAX_NAMED:
+            yield Message("further rows whose draws do not pass are not named", warning=True)
