@@ -20,6 +20,7 @@ from .runs.repair import RepairResult
 from .runs.reproduce import ReproduceResult, reproduce
 from .runs.retry import retry
 from .runs.runner import RunResult, run
+from .runs.select import select
 from .runs.status import RunStatus, TrainingStatus, status
 from .runs.verify import VerifyResult, verify
 from .steps import ImageSetup, SamplerComparison, StepsResult, compare_samplers, show_steps
@@ -65,6 +66,7 @@ __all__ = [
     "reproduce",
     "retry",
     "run",
+    "select",
     "show_steps",
     "status",
     "train",

@@ -43,6 +43,7 @@ COMMANDS = {
     "steps": "Show how a prompt becomes an image step by step, or compare samplers.",
     "retry": "Make the failed rows of a run again.",
     "again": "Make other variants of chosen images of a run, with new seeds.",
+    "select": "Choose images of a run by their scores and metadata, without deleting any.",
     "verify": "Check a run's images against its metadata and plan, and repair them.",
     "reproduce": "Make one image again from its embedded metadata and compare.",
     "runs": "List the runs of an output folder: state, exit code, images, duration and cost.",

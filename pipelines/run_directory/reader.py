@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
+from hashlib import sha256
 from io import BytesIO
 from typing import Any
 
@@ -31,14 +32,21 @@ from nightpress.pipelines.records import (
 )
 from nightpress.pipelines.run_directory.commit import (
     committed_shards,
+    decode_commit,
     metadata_columns,
     read_commit,
     read_commit_if_any,
     shard_path,
 )
 from nightpress.pipelines.run_directory.draws import draws_dataset
+from nightpress.pipelines.run_directory.map_ahead import map_ahead
 from nightpress.pipelines.run_directory.metadata_rows import metadata_rows
 from nightpress.pipelines.run_directory.record import RunRecord, require_record
+from nightpress.pipelines.run_directory.selections.files import (
+    Selection,
+    read_selection,
+    selection_names,
+)
 from nightpress.pipelines.run_directory.stored import num_stored
 from nightpress.pipelines.run_directory.summary import Summary
 from nightpress.pipelines.run_directory.summary_index import read_totals
@@ -78,6 +86,16 @@ class RunProgress:
     def num_done(self) -> int:
         """Images that are done: stored or failed, committed or not."""
         return self.num_ok + self.num_failed + self.num_stored
+
+
+@dataclass(frozen=True)
+class CommittedPart:
+    """The metadata of one committed shard, as it was at one moment."""
+
+    shard: int
+    sha256: str
+    """SHA-256 of the commit that was read."""
+    rows: pa.Table
 
 
 class Run:
@@ -143,6 +161,34 @@ class Run:
         filesystem, root = self.store.arrow()
         paths = [f"{root}/{shard_path(shard)}" for shard in shards]
         return ds.dataset(paths, schema=schema, format="parquet", filesystem=filesystem)
+
+    def parts(self, schema: pa.Schema) -> Iterator[CommittedPart]:
+        """The metadata of each shard that is committed now, in order, read a few ahead.
+
+        Args:
+            schema: that of `metadata`; every part has these columns.
+
+        Raises:
+            Damaged: a commit is not what was written.
+            StoreError: the metadata cannot be read.
+        """
+        with ThreadPoolExecutor(READ_THREADS) as pool:
+            yield from map_ahead(pool, partial(self._part, schema), self.committed, READ_THREADS)
+
+    def selection(self, name: str) -> Selection:
+        """A selection of the run's images, made by `nightpress select`.
+
+        Raises:
+            SelectionNotFound: the run has none of that name.
+            Damaged: the stored one is not what was written.
+            StoreError: it cannot be read.
+        """
+        return read_selection(self.store, name)
+
+    @property
+    def selections(self) -> tuple[str, ...]:
+        """The names of the run's selections, in alphabetical order."""
+        return selection_names(self.store)
 
     def row(self, image_id: str) -> dict[str, Any] | None:
         """The metadata row of an image, read from one commit; None if it is not committed.
@@ -257,6 +303,11 @@ class Run:
         schema = _full_schema([part.schema for part in parts])
         tables = [_with_carried(part, schema) for part in parts]
         return ds.dataset(tables)
+
+    def _part(self, schema: pa.Schema, shard: int) -> CommittedPart:
+        data = self.store.read(shard_path(shard))
+        rows = _with_carried(decode_commit(self.store, shard, data), schema)
+        return CommittedPart(shard, sha256(data).hexdigest(), rows)
 
     def _row_in_shard(self, image_id: str, shard: int) -> dict[str, Any] | None:
         part = read_commit_if_any(self.store, shard)
