@@ -13,7 +13,6 @@ from .errors import (
 from .runs.again import AgainResult, again
 from .runs.doctor import Diagnosis, doctor
 from .runs.expand import Expansion, expand
-from .runs.gates import GatesResult, gates
 from .runs.list_runs import RunSummary, list_runs
 from .runs.plan import Plan, plan
 from .runs.preview import preview
@@ -23,6 +22,7 @@ from .runs.retry import retry
 from .runs.runner import RunResult, run
 from .runs.select import select
 from .runs.status import RunStatus, TrainingStatus, status
+from .runs.try_gates import GatesResult, gates
 from .runs.verify import VerifyResult, verify
 from .steps import ImageSetup, SamplerComparison, StepsResult, compare_samplers, show_steps
 from .training import TrainResult, train

@@ -15,7 +15,7 @@ from nightpress.jobs.commands.common import (
 from nightpress.jobs.commands.json_output import print_and_exit
 from nightpress.jobs.commands.times import Night, night_options
 from nightpress.jobs.errors import OK
-from nightpress.jobs.runs.gates import GateEffort, GatesResult, gates
+from nightpress.jobs.runs.try_gates import GateEffort, GatesResult, gates
 from nightpress.pipelines.formatting import duration, plural
 from nightpress.pipelines.run_directory.gate_trial import GateTrial, ScoreRange
 from nightpress.pipelines.run_directory.stored_scores import HOW_TO_SCORE

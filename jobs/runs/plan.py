@@ -8,6 +8,7 @@ from nightpress.jobs.dispatch.batch_size import resolve_batch_size
 from nightpress.jobs.runs.existing_run import FoundRun, RunState, look_for_run, state_of
 from nightpress.jobs.runs.extension import ExtendOptions
 from nightpress.jobs.runs.forecast import Deadline, Forecast, forecast
+from nightpress.jobs.runs.gates import check_gate_scores
 from nightpress.jobs.runs.input_session import with_input_root
 from nightpress.jobs.runs.scorers import check_scored_columns
 from nightpress.jobs.runs.table_manifest import (
@@ -140,7 +141,9 @@ def plan(
 def _scorers(spec: RunSpec, layout: PlanLayout) -> Mapping[str, ScorerInfo]:
     """The job's scorers, without loading them, and with their texts checked."""
     check_scored_columns(spec, layout.files)
-    return JobScorers.of(spec.scores, spec.storage).describe()
+    infos = JobScorers.of(spec.scores, spec.storage).describe()
+    check_gate_scores(spec.gates, infos)
+    return infos
 
 
 def _checked(spec: RunSpec, model: ModelInfo, batch_size: int, found: FoundRun) -> PlanLayout:

@@ -38,6 +38,7 @@ from nightpress.pipelines.run_directory.commit import (
     read_commit_if_any,
     shard_path,
 )
+from nightpress.pipelines.run_directory.draws import draws_dataset
 from nightpress.pipelines.run_directory.map_ahead import map_ahead
 from nightpress.pipelines.run_directory.metadata_rows import metadata_rows
 from nightpress.pipelines.run_directory.record import RunRecord, require_record
@@ -141,6 +142,11 @@ class Run:
         if any(carried_under_later_names(schema, ADDED_TO_METADATA) for schema in stored):
             return self._renamed(shards)
         return self.shards(shards, _full_schema(stored))
+
+    @property
+    def draws(self) -> ds.Dataset:
+        """The draws that the job's gates have not taken, as `DRAWS_SCHEMA`."""
+        return draws_dataset(self.store)
 
     def _first_of_sections(self, shards: list[int]) -> list[int]:
         """The first of some shards in each edition, whose carried columns may differ."""

@@ -180,10 +180,8 @@ class ShardRunner:
         yield from source.judged()
         if made:
             yield BatchDone.of(work.shard, list(made.values()), notes=self._scorer.take_notes())
-        missing = Missing(
-            [images[n] for n in wanted if n not in made],
-            self._inputs.history(made.values(), committed),
-        )
+        history = self._inputs.history(made.values(), committed)
+        missing = Missing([images[n] for n in wanted if n not in made], history)
         try:
             if not work.names_batches:
                 self._prefetch_first_batch(missing, ticket)
