@@ -112,8 +112,7 @@ def plan(
         spec: the job.
         manifest: a table to plan instead of the job's `manifest`; see `run`.
         extend, changed: as they would be passed to `run`.
-        deadline_at: say how far the run gets by this time (s since the epoch), started now or at
-            `starts_at`.
+        deadline_at: say how far the run gets by then, started at `starts_at` (s since the epoch).
 
     Raises:
         SpecError, ManifestError, ModelError: the job, a row, a picture or the model is unusable.
@@ -131,9 +130,8 @@ def plan(
         state = state_of(found, rooted, model, layout, table, options, fingerprints_of(scorers))
         measured = _measured(found, spec, model)
         deadline = None if deadline_at is None else Deadline(deadline_at, starts_at)
-        told = deadline and forecast(
-            found, state, (rooted, model, layout), measured.rates, deadline
-        )
+        job = rooted, model, layout
+        told = None if deadline is None else forecast(found, state, job, measured.rates, deadline)
         planned = _planned(spec, model, layout, state, measured, is_table=table is not None)
         return replace(planned, scorers=scorers, forecast=told)
 
