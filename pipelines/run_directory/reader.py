@@ -306,7 +306,9 @@ class Run:
 
     def _part(self, schema: pa.Schema, shard: int) -> CommittedPart:
         data = self.store.read(shard_path(shard))
-        rows = _with_carried(decode_commit(self.store, shard, data), schema)
+        part = decode_commit(self.store, shard, data)
+        with self.reading():
+            rows = _with_carried(part, schema)
         return CommittedPart(shard, sha256(data).hexdigest(), rows)
 
     def _row_in_shard(self, image_id: str, shard: int) -> dict[str, Any] | None:
