@@ -70,7 +70,8 @@ class GateNotes:
             return
         passed = 1 - totals.num_rejected / totals.num_draws
         rejected = f"; rejected: {totals.reasons()}" if totals.num_rejected else ""
-        unused = f"; {totals.num_unused:,} more in the room of batches" if totals.num_unused else ""
+        ahead = f"; {totals.num_unused:,} more, made ahead in short batches, were not needed"
+        unused = ahead if totals.num_unused else ""
         yield Message(f"{plural(totals.num_draws, 'draw')}, {passed:.0%} passed{rejected}{unused}")
 
     def _name(self, row: str, num_draws: int) -> Iterator[Message]:

@@ -67,7 +67,8 @@ def test_the_totals_say_how_many_draws_were_made_and_what_rejected_them() -> Non
     told.add(("b", 40, 40))
     assert list(told.notes.lines()) == [
         Message(
-            "100 draws, 70% passed; rejected: 30 by sharpness > 40; 5 more in the room of batches"
+            "100 draws, 70% passed; rejected: 30 by sharpness > 40; 5 more, made ahead in short "
+            "batches, were not needed"
         )
     ]
 
