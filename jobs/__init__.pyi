@@ -20,6 +20,7 @@ from .runs.repair import RepairResult
 from .runs.reproduce import ReproduceResult, reproduce
 from .runs.retry import retry
 from .runs.runner import RunResult, run
+from .runs.score import ScoreResult, score
 from .runs.select import select
 from .runs.status import RunStatus, TrainingStatus, status
 from .runs.try_gates import GatesResult, gates
@@ -49,6 +50,7 @@ __all__ = [
     "RunStopped",
     "RunSummary",
     "SamplerComparison",
+    "ScoreResult",
     "StepsResult",
     "StoppedOnRequest",
     "TrainResult",
@@ -69,6 +71,7 @@ __all__ = [
     "reproduce",
     "retry",
     "run",
+    "score",
     "select",
     "show_steps",
     "status",

@@ -46,6 +46,7 @@ COMMANDS = {
     "gates": "Try gates on the stored scores of a run, without making anything.",
     "select": "Choose images of a run by their scores and metadata, without deleting any.",
     "verify": "Check a run's images against its metadata and plan, and repair them.",
+    "score": "Score the images of a run that lack a score, without touching them.",
     "reproduce": "Make one image again from its embedded metadata and compare.",
     "runs": "List the runs of an output folder: state, exit code, images, duration and cost.",
     "status": "Show the progress of a run or a training run, from its store alone.",
@@ -67,6 +68,7 @@ WHAT_IS_LEFT = {
     "again": "committed work is kept: run the same command to resume",
     "submit": "a job that has started goes on at the cluster: the same command attaches to it",
     "verify": "what was repaired is kept: run the same command to go on",
+    "score": "what was scored is kept: run the same command to go on",
     "train": "the last checkpoint is kept: run the same command to resume",
 }
 """What is said when a command is interrupted; the others change nothing before their end."""

@@ -1,6 +1,7 @@
 """The scorers of a job: what is checked about them before a run, and how they are told of."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from nightpress.jobs.progress.events import Event, Message
 from nightpress.pipelines.formatting import plural
@@ -8,6 +9,7 @@ from nightpress.pipelines.job.scores_section import ScorerSpec
 from nightpress.pipelines.job.spec import RunSpec
 from nightpress.pipelines.manifest.columns import column_uses
 from nightpress.pipelines.manifest.files import ManifestFile
+from nightpress.pipelines.scoring.image_scorer import ScorerNote
 from nightpress.pipelines.scoring.loading import check_templates
 from nightpress.pipelines.scoring.scorer import ScorerInfo
 from nightpress.pipelines.shards.events import BatchDone
@@ -37,26 +39,31 @@ def scorer_lines(specs: Mapping[str, ScorerSpec], infos: Mapping[str, ScorerInfo
 
 
 class ScorerNotes:
-    """Passes on what actors say about their scorers: at first at once, at the end with numbers."""
+    """Passes on what is told of scorers: failures at once the first time, all with their numbers
+    at the end."""
 
     def __init__(self) -> None:
         self._failed: dict[str, tuple[str, int]] = {}
         """Scorer -> why it failed first, and on how many images."""
-        self._remarks: dict[tuple[str, str], int] = {}
+        self._remarks: Counter[tuple[str, str]] = Counter()
         """Scorer and remark -> of how many images."""
 
-    def add(self, event: Event) -> Iterator[Message]:
-        """Count what an event says; yields a warning for a scorer that fails for the first time."""
-        for note in event.notes if isinstance(event, BatchDone) else ():
+    def add(self, notes: Iterable[ScorerNote]) -> Iterator[Message]:
+        """Count notes; yields a warning for a scorer that fails for the first time."""
+        for note in notes:
             if not note.has_failed:
-                key = note.scorer, note.text
-                self._remarks[key] = self._remarks.get(key, 0) + note.num_images
+                self._remarks[note.scorer, note.text] += note.num_images
                 continue
             if note.scorer not in self._failed:
                 text = f"scores.{note.scorer}: no score of an image, which stays: {note.text}"
                 yield Message(text, warning=True)
             first, number = self._failed.get(note.scorer, (note.text, 0))
             self._failed[note.scorer] = first, number + note.num_images
+
+    def of_event(self, event: Event) -> Iterator[Message]:
+        """Count what an event of a run tells of scorers; see `add`."""
+        if isinstance(event, BatchDone):
+            yield from self.add(event.notes)
 
     def lines(self) -> Iterator[Message]:
         """What there was to say, with the numbers of images; nothing if all went well."""

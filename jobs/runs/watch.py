@@ -22,7 +22,7 @@ class Watch:
 
     def __init__(self, max_failures: int | str | None, max_rejected: str | None = None) -> None:
         self._failures, self._rejections = FailureLimit(max_failures), RejectionLimit(max_rejected)
-        self._notes = ScorerNotes(), GateNotes(self._rejections)
+        self._scorers, self._gates = ScorerNotes(), GateNotes(self._rejections)
 
     @property
     def reason_to_stop(self) -> StopReason | str | None:
@@ -38,7 +38,7 @@ class Watch:
             self._failures.add(event)
             self._rejections.add(event)
             yield event
-            for notes in self._notes:
-                yield from notes.add(event)
-        for notes in self._notes:
-            yield from notes.lines()
+            yield from self._scorers.of_event(event)
+            yield from self._gates.add(event)
+        yield from self._scorers.lines()
+        yield from self._gates.lines()

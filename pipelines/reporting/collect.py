@@ -18,12 +18,14 @@ import pyarrow.parquet as pq
 
 from nightpress.diffusion_core.theory.spacing import evenly_spaced
 from nightpress.pipelines.records import ADDED_TO_METADATA, with_carried_renamed
+from nightpress.pipelines.reporting.scores import ScoreRow, ScoreTable
 from nightpress.pipelines.run_directory.commit import (
     commit_sizes,
     open_commit,
     read_columns,
     summary_of,
 )
+from nightpress.pipelines.run_directory.late_scores import LatePart, current_parts, read_late
 from nightpress.pipelines.run_directory.map_ahead import map_ahead
 from nightpress.pipelines.run_directory.metadata_rows import metadata_rows
 from nightpress.pipelines.run_directory.reader import Run
@@ -82,6 +84,7 @@ class Collected:
     """Images of which the end of a prompt was cut."""
     cut: list[Row]
     """`CUT_COLUMNS` of the first of them."""
+    scores: list[ScoreRow]
 
 
 @dataclass(frozen=True)
@@ -95,6 +98,8 @@ class _Part:
     failures: list[Row]
     num_cut: int
     cut: list[Row]
+    scores: pa.ChunkedArray
+    """Of every row."""
 
 
 def collect(run: Run, limits: Limits) -> Collected:
@@ -108,11 +113,12 @@ def collect(run: Run, limits: Limits) -> Collected:
     shown = evenly_spaced(sorted(sizes), limits.images, endpoint=False)
     images_per_shard = math.ceil(limits.images / len(shown)) if shown else 0
     num_images = dict.fromkeys(shown, images_per_shard)
-    read = partial(_read_part, run, sizes, num_images, limits.failures)
+    late = current_parts(run.store, sizes)
+    read = partial(_read_part, run, sizes, late, num_images, limits.failures)
     totals, images = dict[int, CommitTotals](), list[Row]()
     failures, num_cut, cut = list[Row](), 0, list[Row]()
     failure_counts: Counter[str] = Counter()
-    settings = _SettingsTable()
+    settings, scores = _SettingsTable(), ScoreTable(run.record.layout.num_images)
     with ThreadPoolExecutor(READ_THREADS) as pool:
         parts = map_ahead(pool, read, sorted(sizes), READ_THREADS)
         for shard, part in zip(sorted(sizes), parts, strict=True):
@@ -123,6 +129,7 @@ def collect(run: Run, limits: Limits) -> Collected:
             cut += part.cut[: limits.failures - len(cut)]
             failure_counts.update(part.rows.column("error_type").drop_null().to_pylist())
             settings.add(part.rows)
+            scores.add(part.scores, part.summary.num_ok)
     return Collected(
         totals=totals,
         images=evenly_spaced(images, limits.images, endpoint=False),
@@ -131,11 +138,17 @@ def collect(run: Run, limits: Limits) -> Collected:
         settings=settings.most_images_first(),
         num_cut=num_cut,
         cut=cut,
+        scores=scores.rows(),
     )
 
 
 def _read_part(
-    run: Run, sizes: dict[int, int], num_images: dict[int, int], max_failures: int, shard: int
+    run: Run,
+    sizes: dict[int, int],
+    late: dict[int, LatePart],
+    num_images: dict[int, int],
+    max_failures: int,
+    shard: int,
 ) -> _Part:
     with open_commit(run.store, shard, sizes[shard]) as file:
         rows = read_columns(file, SETTINGS_COLUMNS)
@@ -144,14 +157,24 @@ def _read_part(
         images = evenly_spaced(np.flatnonzero(ok).tolist(), most, endpoint=False)
         failures = np.flatnonzero(~ok)[:max_failures].tolist()
         cut = _cut_rows(file) if run.spec.model.prompts.long == "cut" else []
+        scores = read_columns(file, ["scores"])["scores"]
+        if shard in late:
+            scores = read_late(run.store, late[shard]).rows["scores"]
         return _Part(
             summary_of(file),
             rows,
-            _rows(file, images),
+            _with_scores(_rows(file, images), scores.take(pa.array(images, pa.int64()))),
             _rows(file, failures, FAILURE_COLUMNS),
             len(cut),
             cut[:max_failures],
+            scores,
         )
+
+
+def _with_scores(rows: list[Row], scores: pa.ChunkedArray) -> list[Row]:
+    """Rows with these scores, which may have come later than the commit."""
+    found = scores.to_pylist(maps_as_pydicts="lossy")
+    return [row | {"scores": each} for row, each in zip(rows, found, strict=True)]
 
 
 def _cut_rows(file: pq.ParquetFile) -> list[Row]:

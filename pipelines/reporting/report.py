@@ -26,6 +26,7 @@ from nightpress.pipelines.reporting.collect import CUT_COLUMNS, Collected, Limit
 from nightpress.pipelines.reporting.conditions import condition_facts
 from nightpress.pipelines.reporting.editions import edition_line
 from nightpress.pipelines.reporting.failures import failure_counts
+from nightpress.pipelines.reporting.scores import scores_text
 from nightpress.pipelines.run_directory.log import Start, cost_of, read_starts
 from nightpress.pipelines.run_directory.reader import Run, RunProgress
 from nightpress.pipelines.run_directory.summary import Summary
@@ -36,6 +37,7 @@ REPORT_FILE = "report.html"
 
 LIMITS = Limits(images=200, failures=100)
 MAX_SETTINGS = 100
+MAX_SCORES = 40
 MAX_TEXT = 2_000
 """Characters of one value on the page; the metadata has the full text."""
 
@@ -180,6 +182,8 @@ def render(run: Run, found: Collected) -> str:
         failures_note=_count(len(found.failures), progress.num_failed, "the first"),
         cut=[cut_prompt(row) for row in found.cut],
         cut_note=_count(len(found.cut), found.num_cut, "the first"),
+        scores=found.scores[:MAX_SCORES],
+        scores_note=_count(min(len(found.scores), MAX_SCORES), len(found.scores), "the first"),
         settings=shown_settings,
         show=columns_to_show(shown_settings),
         settings_note=_count(len(shown_settings), len(found.settings), "the most frequent"),
@@ -272,6 +276,7 @@ def gallery_image(run: Run, row: dict[str, Any]) -> GalleryImage:
     ]
     loras = (f"{lora['name']} at {lora['scale']:g}" for lora in row["loras"])
     facts.append(Fact("LoRAs", text(", ".join(loras))))
+    facts.append(Fact("scores", text(scores_text(row))))
     facts += [Fact(label, text(value)) for label, value in condition_facts(row)]
     facts += [Fact(readable(name), text(row[name])) for name in carried]
     return GalleryImage(

@@ -4,13 +4,12 @@ Everything is read from the store, so any machine can do it. Nothing is written.
 """
 
 from bisect import bisect_right
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
-from hashlib import sha256
 from io import BytesIO
 from typing import Any
 
@@ -31,16 +30,22 @@ from nightpress.pipelines.records import (
     carried_under_later_names,
 )
 from nightpress.pipelines.run_directory.commit import (
+    commit_sizes,
     committed_shards,
     decode_commit,
     metadata_columns,
     read_commit,
-    read_commit_if_any,
     shard_path,
 )
 from nightpress.pipelines.run_directory.draws import draws_dataset
-from nightpress.pipelines.run_directory.map_ahead import map_ahead
+from nightpress.pipelines.run_directory.late_scores import (
+    LatePart,
+    current_parts,
+    late_parts,
+    read_late,
+)
 from nightpress.pipelines.run_directory.metadata_rows import metadata_rows
+from nightpress.pipelines.run_directory.metadata_schema import full_schema, with_carried
 from nightpress.pipelines.run_directory.record import RunRecord, require_record
 from nightpress.pipelines.run_directory.selections.files import (
     Selection,
@@ -88,16 +93,6 @@ class RunProgress:
         return self.num_ok + self.num_failed + self.num_stored
 
 
-@dataclass(frozen=True)
-class CommittedPart:
-    """The metadata of one committed shard, as it was at one moment."""
-
-    shard: int
-    sha256: str
-    """SHA-256 of the commit that was read."""
-    rows: pa.Table
-
-
 class Run:
     """One run directory, opened by `open_run`.
 
@@ -134,14 +129,19 @@ class Run:
 
     @property
     def metadata(self) -> ds.Dataset:
-        """The metadata that is committed now: one row per image, carried columns last."""
-        shards = self.committed
-        if not shards:
+        """The metadata that is committed now: one row per image, carried columns last.
+
+        Scores that were made later are among the others.
+        """
+        sizes = commit_sizes(self.store)
+        if not sizes:
             return ds.dataset(METADATA_SCHEMA.empty_table())
-        stored = [self._stored_schema(shard) for shard in self._first_of_sections(shards)]
+        parts, shards = current_parts(self.store, sizes), sorted(sizes)
+        firsts = self._first_of_sections(shards)
+        stored = [self._stored_schema(_path(shard, parts)) for shard in firsts]
         if any(carried_under_later_names(schema, ADDED_TO_METADATA) for schema in stored):
-            return self._renamed(shards)
-        return self.shards(shards, _full_schema(stored))
+            return self._renamed(shards, parts)
+        return self._dataset([_path(shard, parts) for shard in shards], full_schema(stored))
 
     @property
     def draws(self) -> ds.Dataset:
@@ -155,25 +155,15 @@ class Run:
         return sorted(firsts.values())
 
     def shards(self, shards: list[int], schema: pa.Schema = METADATA_SCHEMA) -> ds.Dataset:
-        """The metadata of some committed shards, with the columns of a schema."""
+        """The metadata of some committed shards, with the columns of a schema, as committed."""
         if not shards:
             return ds.dataset(schema.empty_table())
+        return self._dataset([shard_path(shard) for shard in shards], schema)
+
+    def _dataset(self, paths: list[str], schema: pa.Schema) -> ds.Dataset:
         filesystem, root = self.store.arrow()
-        paths = [f"{root}/{shard_path(shard)}" for shard in shards]
-        return ds.dataset(paths, schema=schema, format="parquet", filesystem=filesystem)
-
-    def parts(self, schema: pa.Schema) -> Iterator[CommittedPart]:
-        """The metadata of each shard that is committed now, in order, read a few ahead.
-
-        Args:
-            schema: that of `metadata`; every part has these columns.
-
-        Raises:
-            Damaged: a commit is not what was written.
-            StoreError: the metadata cannot be read.
-        """
-        with ThreadPoolExecutor(READ_THREADS) as pool:
-            yield from map_ahead(pool, partial(self._part, schema), self.committed, READ_THREADS)
+        full = [f"{root}/{path}" for path in paths]
+        return ds.dataset(full, schema=schema, format="parquet", filesystem=filesystem)
 
     def selection(self, name: str) -> Selection:
         """A selection of the run's images, made by `nightpress select`.
@@ -289,32 +279,34 @@ class Run:
                 "verify tells which, and nightpress verify --repair makes it again"
             ) from error
 
-    def _stored_schema(self, shard: int) -> pa.Schema:
+    def _stored_schema(self, path: str) -> pa.Schema:
         filesystem, root = self.store.arrow()
         with self.reading():
-            return pq.read_schema(f"{root}/{shard_path(shard)}", filesystem=filesystem)
+            return pq.read_schema(f"{root}/{path}", filesystem=filesystem)
 
-    def _renamed(self, shards: list[int]) -> ds.Dataset:
+    def _renamed(self, shards: list[int], late: Mapping[int, LatePart]) -> ds.Dataset:
         """The metadata of a run that an older version began with a carried column called `mode`.
 
         Its commits are read whole, because such a column has another name now.
         """
-        parts = [read_commit(self.store, shard) for shard in shards]
-        schema = _full_schema([part.schema for part in parts])
-        tables = [_with_carried(part, schema) for part in parts]
+        parts = [
+            read_late(self.store, late[shard]).rows
+            if shard in late
+            else read_commit(self.store, shard)
+            for shard in shards
+        ]
+        schema = full_schema([part.schema for part in parts])
+        tables = [with_carried(part, schema) for part in parts]
         return ds.dataset(tables)
 
-    def _part(self, schema: pa.Schema, shard: int) -> CommittedPart:
-        data = self.store.read(shard_path(shard))
-        part = decode_commit(self.store, shard, data)
-        with self.reading():
-            rows = _with_carried(part, schema)
-        return CommittedPart(shard, sha256(data).hexdigest(), rows)
-
     def _row_in_shard(self, image_id: str, shard: int) -> dict[str, Any] | None:
-        part = read_commit_if_any(self.store, shard)
-        if part is None:
+        data = self.store.read_if_any(shard_path(shard))
+        if data is None:
             return None
+        late = [each for each in late_parts(self.store, shard) if each.num_bytes == len(data)]
+        part = (
+            read_late(self.store, late[-1]).rows if late else decode_commit(self.store, shard, data)
+        )
         rows = metadata_rows(metadata_columns(part).filter(pc.field("image_id") == image_id))
         return rows[0] if rows else None
 
@@ -341,39 +333,9 @@ def open_run(url: str, storage: Mapping[str, Mapping[str, Any]] | None = None) -
     return Run(store, require_record(store))
 
 
-def _full_schema(parts: Iterable[pa.Schema]) -> pa.Schema:
-    """The metadata columns, then the carried ones of some parts.
-
-    These are the same in every shard of an edition. Another edition may have more of them, or
-    values in one that was all null.
-    """
-    carried: dict[str, pa.Field] = {}
-    for field in (_plain(field) for part in parts for field in part):
-        known = carried.get(field.name)
-        if field.name not in METADATA_SCHEMA.names and (
-            known is None or pa.types.is_null(known.type)
-        ):
-            carried[field.name] = field
-    return pa.schema([*METADATA_SCHEMA, *carried.values()])
-
-
-def _with_carried(part: pa.Table, schema: pa.Schema) -> pa.Table:
-    """The columns of a part in the order and with the types of a full schema."""
-    known = metadata_columns(part)
-    carried = [
-        part.column(name).cast(schema.field(name).type)
-        if name in part.column_names
-        else pa.nulls(len(part), schema.field(name).type)
-        for name in schema.names[len(METADATA_SCHEMA) :]
-    ]
-    return pa.table([*known.columns, *carried], schema=schema)
-
-
-def _plain(field: pa.Field) -> pa.Field:
-    """The field without dictionary encoding, which some parts may have been written with."""
-    if pa.types.is_dictionary(field.type):
-        return field.with_type(field.type.value_type).remove_metadata()
-    return field.remove_metadata()
+def _path(shard: int, late: Mapping[int, LatePart]) -> str:
+    """Where readers find the metadata of a shard."""
+    return late[shard].path if shard in late else shard_path(shard)
 
 
 def _iso(seconds: float) -> str:

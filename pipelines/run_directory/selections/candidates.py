@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from nightpress.pipelines.errors import SpecError
 from nightpress.pipelines.hashing import hash64
+from nightpress.pipelines.run_directory.committed_parts import committed_parts
 from nightpress.pipelines.run_directory.reader import Run
 from nightpress.pipelines.run_directory.selections.files import Drop
 from nightpress.pipelines.run_directory.selections.request import SelectionRequest
@@ -64,6 +65,8 @@ class Candidates:
     num_committed: int
     commits: dict[int, str]
     """Shard -> SHA-256 of its commit."""
+    late: dict[int, str]
+    """Shard -> path of the part with its late scores, if it has some."""
 
 
 def read_candidates(run: Run, request: SelectionRequest, drops: Drops) -> Candidates:
@@ -80,12 +83,15 @@ def read_candidates(run: Run, request: SelectionRequest, drops: Drops) -> Candid
     with run.reading():
         schema = run.metadata.schema
     reader = _PartReader(request, schema, drops)
-    tables, commits, num_committed = [reader.none()], dict[int, str](), 0
-    for part in run.parts(schema):
+    tables, num_committed = [reader.none()], 0
+    commits, late = dict[int, str](), dict[int, str]()
+    for part in committed_parts(run, schema):
         commits[part.shard] = part.sha256
+        if part.late is not None:
+            late[part.shard] = part.late
         num_committed += len(part.rows)
         tables.append(reader.candidates(part.rows))
-    return Candidates(pa.concat_tables(tables).combine_chunks(), num_committed, commits)
+    return Candidates(pa.concat_tables(tables).combine_chunks(), num_committed, commits, late)
 
 
 class _PartReader:

@@ -63,6 +63,8 @@ class Selection:
     """Images that were not chosen, by reason; together with the chosen ones all committed ones."""
     commits: Mapping[int, str]
     """Shard -> SHA-256 of the commit that was read."""
+    late_scores: Mapping[int, str]
+    """Shard -> path of the part with late scores that was read, for shards that have one."""
 
     @property
     def num_chosen(self) -> int:
@@ -86,6 +88,7 @@ class Selection:
             "num_chosen": self.num_chosen,
             "drops": [asdict(drop) for drop in self.drops],
             "commits": {str(shard): sha256 for shard, sha256 in self.commits.items()},
+            "late_scores": {str(shard): path for shard, path in self.late_scores.items()},
         }
         reasons = json.dumps(values, ensure_ascii=False).encode()
         sink = pa.BufferOutputStream()
@@ -134,6 +137,7 @@ class Selection:
                 for each in values["drops"]
             ),
             commits={int(shard): sha256 for shard, sha256 in values["commits"].items()},
+            late_scores={int(shard): path for shard, path in values["late_scores"].items()},
         )
 
 

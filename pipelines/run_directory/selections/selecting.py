@@ -54,6 +54,7 @@ def select_images(run: Run, name: str, request: SelectionRequest) -> Selection:
         num_committed=candidates.num_committed,
         drops=drops.as_tuple(),
         commits=candidates.commits,
+        late_scores=candidates.late,
     )
     if not selection.num_chosen:
         raise SpecError(_nothing_left(run, selection))

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 from support.fakes.fake_runs import FakeSampler
-from support.growing_runs import begin, cats, extend, grow, make
+from support.growing_runs import begin, cats, extend, grow
 from support.run_files import PROMPTS, hashes, read_metadata
 
 from nightpress import jobs

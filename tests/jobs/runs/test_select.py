@@ -11,6 +11,7 @@ from nightpress import select, verify
 from nightpress.jobs.commands.verify import as_text, as_values
 from nightpress.pipelines import Run
 from nightpress.pipelines.run_directory.commit import commit_shard, shard_path
+from nightpress.pipelines.run_directory.committed_parts import committed_parts
 
 PROMPTS = [f"picture {n}" for n in range(7)] + ["nan"]
 
@@ -85,7 +86,7 @@ def test_verify_finds_a_damaged_selection(run: Run) -> None:
 
 def _record_other_hashes(run: Run) -> None:
     """Commit the first shard with other hashes, as if its images had been made again."""
-    (first,) = [each.rows for each in run.parts(run.metadata.schema) if each.shard == 0]
+    (first,) = [each.rows for each in committed_parts(run, run.metadata.schema) if each.shard == 0]
     place, field = first.column_names.index("sha256"), first.schema.field("sha256")
     Path(run.url, shard_path(0)).unlink()
     hashes = pa.array(["0" * 64] * len(first))

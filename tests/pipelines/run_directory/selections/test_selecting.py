@@ -16,6 +16,7 @@ from nightpress.pipelines import Run, open_run
 from nightpress.pipelines.errors import Damaged, SelectionNotFound, SpecError, UnsupportedFormat
 from nightpress.pipelines.records import METADATA_SCHEMA
 from nightpress.pipelines.run_directory.commit import commit_shard, shard_path
+from nightpress.pipelines.run_directory.committed_parts import committed_parts
 from nightpress.pipelines.run_directory.selections.changes import all_changes, changes_of
 from nightpress.pipelines.run_directory.selections.files import (
     REASONS,
@@ -303,9 +304,9 @@ def test_carried_columns_of_one_edition_are_null_in_the_others(tmp_path: Path) -
     commit_shard(run.store, 0, part(EIGHT[:4]))
     commit_shard(run.store, 1, part(EIGHT[4:], surface=pa.array(["oak", "ash", "oak", "ash"])))
     # The plan of such a run has a section for each edition; here the schema is given at once.
-    found = [p.rows.column_names for p in run.parts(_with_surface())]
+    found = [p.rows.column_names for p in committed_parts(run, _with_surface())]
     assert found[0] == found[1]
-    assert [len(p.rows) for p in run.parts(_with_surface())] == [4, 4]
+    assert [len(p.rows) for p in committed_parts(run, _with_surface())] == [4, 4]
 
 
 def _with_surface() -> pa.Schema:
