@@ -1,6 +1,7 @@
 """The gates of a job: what is checked about them before a run, and what is said while it runs."""
 
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 
 from nightpress.jobs.progress.events import Event, Message
 from nightpress.jobs.progress.rejection_limit import RejectionLimit
@@ -11,6 +12,17 @@ from nightpress.pipelines.job.scores_section import MEASURED
 from nightpress.pipelines.scoring.loading import score_names
 from nightpress.pipelines.scoring.scorer import ScorerInfo
 from nightpress.pipelines.shards.events import DrawsJudged
+
+
+@dataclass(frozen=True)
+class PlannedDraws:
+    """How many draws a job takes."""
+
+    least: int
+    expected: float | None
+    """By earlier runs with this model and these gates; None if there are none."""
+    most: int
+
 
 MIN_HOPELESS = 16
 """Draws of a row in a row that must fail before the row is named."""
@@ -32,6 +44,34 @@ def check_gate_scores(gates: GatesSpec | None, infos: Mapping[str, ScorerInfo]) 
                 f"job: gates: there is no score {name!r}; the scores of this job are: "
                 f"{', '.join(names)}"
             )
+
+
+def planned_draws(
+    gates: GatesSpec | None, num_images: int, measured: float | None
+) -> PlannedDraws | None:
+    """How many draws some images take; None without gates.
+
+    Args:
+        gates: the job's gates.
+        num_images: how many images are made.
+        measured: draws of an image, in earlier runs.
+    """
+    if gates is None:
+        return None
+    expected = None if measured is None else measured * num_images
+    return PlannedDraws(gates.best_of * num_images, expected, gates.max_draws * num_images)
+
+
+def gate_lines(gates: GatesSpec | None, draws: PlannedDraws | None) -> Iterator[str]:
+    """What images must be, and how many draws that takes; nothing without gates."""
+    if gates is None or draws is None:
+        return
+    best = f"best of {gates.best_of} by {gates.rank_by}" if gates.best_of > 1 else ""
+    yield "; ".join(filter(None, (", ".join(map(str, gates.conditions)), best)))
+    about = "how many is not known before a run with these gates"
+    if draws.expected is not None:
+        about = f"about {draws.expected:,.0f} by earlier runs with these gates"
+    yield f"from {draws.least:,} to {draws.most:,} draws, {about}"
 
 
 class GateNotes:

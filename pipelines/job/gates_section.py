@@ -1,14 +1,17 @@
 """The section `gates` of a job file: what images must be, and how often each is drawn for that."""
 
+import re
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, StringConstraints, field_validator, model_validator
 
 from nightpress.pipelines.job.gate_conditions import GateCondition, parse_conditions
-from nightpress.pipelines.job.sections import Percent, Section
+from nightpress.pipelines.job.sections import Section
 
 MAX_DRAWS = 1000
 """The most draws that a job may allow for one image."""
+
+SHARE = r"\d{1,2}(\.\d+)?%"
 
 DECIDES = ("require", "best_of", "rank_by", "max_draws", "exhausted")
 """The keys that decide which draw is taken, and so belong to the identity of a run."""
@@ -59,12 +62,27 @@ class GatesSpec(Section):
         ),
     ] = "none"
     max_rejected: Annotated[
-        Percent | None,
+        str | None,
         Field(
+            pattern=f"^{SHARE}$",
             description="Stop early when more than this share of the draws does not pass, such as "
-            "70%. Default: no limit."
+            "70%. Default: no limit.",
         ),
     ] = None
+
+    @field_validator("max_rejected", mode="before")
+    @classmethod
+    def _share(cls, limit: object) -> object:
+        if limit is not None and not (isinstance(limit, str) and re.fullmatch(SHARE, limit)):
+            raise ValueError("must be a share of the draws below 100%, such as 70%")
+        return limit
+
+    @field_validator("require", mode="before")
+    @classmethod
+    def _list(cls, require: object) -> object:
+        if isinstance(require, str):
+            raise ValueError(f"must be a list of conditions, such as [{require!r}]")
+        return require
 
     @field_validator("require")
     @classmethod
