@@ -83,6 +83,7 @@ def as_values(result: GatesResult) -> dict[str, Any]:
         "conditions": [] if trial is None else _conditions(trial),
         "expected_draws": None if trial is None else trial.expected.draws,
         "exhausted": None if trial is None else trial.expected.exhausted,
+        "correlation": None if trial is None else trial.correlation,
         "rank": None if trial is None or trial.rank is None else asdict(trial.rank),
         "so_far": None if result.so_far is None else asdict(result.so_far),
         "with_gates": None if result.with_gates is None else asdict(result.with_gates),
@@ -161,8 +162,12 @@ def _draw_lines(result: GatesResult, trial: GateTrial) -> list[str]:
     lines = [
         f"draws of an image{best}: {trial.expected.draws:.2f} on average, of at most "
         f"{result.gates.max_draws}",
-        f"none passes: {trial.expected.exhausted:.2%} of the images, if each has the same chance",
+        f"none passes: {trial.expected.exhausted:.2%} of the images",
     ]
+    if trial.correlation is None:
+        lines.append("both only if all rows have the same chance: no row has two draws to tell")
+    else:
+        lines.append(f"draws of one row are alike by {trial.correlation:.2f}, which is counted in")
     if trial.passed.of < 1000:
         lines.append(f"so few draws say that {low:.1%} to {high:.1%} pass")
     if trial.num_lost:

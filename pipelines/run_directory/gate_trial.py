@@ -21,8 +21,10 @@ from nightpress.pipelines.run_directory.reader import Run
 from nightpress.pipelines.run_directory.stored_scores import no_such_score, score_names
 from nightpress.pipelines.run_directory.where import score_field
 from nightpress.pipelines.scoring.acceptance import (
+    Counts,
     ExpectedDraws,
     Share,
+    correlation_within,
     expected_best,
     expected_draws,
     quantiles,
@@ -94,6 +96,8 @@ class GateTrial:
     """Draws that pass, of all."""
     conditions: tuple[ConditionTrial, ...]
     expected: ExpectedDraws
+    correlation: float | None
+    """How alike the draws of one row are, 0 to 1; None if each has one, so that it is not known."""
     rank: RankTrial | None
     """None without `rank_by`, and if nothing passes."""
     low: tuple[LowValue, ...]
@@ -101,7 +105,10 @@ class GateTrial:
 
 
 def try_gates(run: Run, gates: GatesSpec) -> GateTrial:
-    """Judge the draws of a run by gates, as if each image had the same chance to pass.
+    """Judge the draws of a run by gates.
+
+    How many draws are to be expected follows from how many pass, and from how alike those of one
+    row are: the rows of which few pass take most of them.
 
     Raises:
         SpecError: no draw has a score that they need, or none is there.
@@ -112,14 +119,17 @@ def try_gates(run: Run, gates: GatesSpec) -> GateTrial:
     holds = [each.holds_each(draws.score(each.score)) for each in gates.conditions]
     passes = np.logical_and.reduce([np.ones(len(draws), bool), *holds, ~draws.is_faulty])
     share = Share(int(passes.sum()), len(draws))
+    groups = _groups(run, draws.image_ids)
+    correlation = _correlation(groups["id"], passes)
     return GateTrial(
         num_images=draws.num_images,
         num_lost=len(draws) - draws.num_images,
         passed=share,
         conditions=tuple(_conditions(gates, draws, holds)),
-        expected=expected_draws(share.value, gates.best_of, gates.max_draws),
+        expected=expected_draws(share.value, gates.best_of, gates.max_draws, correlation or 0.0),
+        correlation=correlation,
         rank=_rank(gates, draws, passes),
-        low=tuple(_low_values(run, draws, passes, share)),
+        low=tuple(_low_values(groups, passes, share)),
     )
 
 
@@ -216,22 +226,39 @@ def _rank(gates: GatesSpec, draws: _Draws, passes: Mask) -> RankTrial | None:
     return RankTrial(gates.rank_by, float(values.mean()), best)
 
 
-def _low_values(run: Run, draws: _Draws, passes: Mask, share: Share) -> list[LowValue]:
+def _correlation(rows: pa.ChunkedArray, passes: Mask) -> float | None:
+    """How alike the draws of one row are.
+
+    Args:
+        rows: (n,) ids of the rows of the draws.
+    """
+    _, totals, passed = _counts(rows, passes)
+    return correlation_within(passed[totals > 0], totals[totals > 0])
+
+
+def _low_values(
+    groups: Mapping[str, pa.ChunkedArray], passes: Mask, share: Share
+) -> list[LowValue]:
     """Values of columns whose plausible acceptance lies wholly below that of all draws."""
     found = []
-    for column, values in _groups(run, draws.image_ids).items():
-        encoded = values.dictionary_encode().unify_dictionaries()
-        codes = np.concatenate([np.zeros(0, np.int64), *(_codes(c) for c in encoded.chunks)])
-        known = codes >= 0
-        names = encoded.chunks[0].dictionary if encoded.num_chunks else pa.array([])
-        totals = np.bincount(codes[known], minlength=len(names))
-        passed = np.bincount(codes[known & passes], minlength=len(names))
+    for column, values in groups.items():
+        names, totals, passed = _counts(values, passes)
         for code in np.flatnonzero(totals >= FEWEST).tolist():
             some = Share(int(passed[code]), int(totals[code]))
             if some.interval[1] < share.value:
                 found.append(LowValue(column, str(names[code].as_py()), some))
     found.sort(key=lambda each: (each.passed.value, -each.passed.of, each.column, each.value))
     return found[:MOST_LOW_VALUES]
+
+
+def _counts(values: pa.ChunkedArray, passes: Mask) -> tuple[pa.Array, Counts, Counts]:
+    """The different values, how many draws each has, and how many of them pass; without null."""
+    encoded = values.dictionary_encode().unify_dictionaries()
+    codes = np.concatenate([np.zeros(0, np.int64), *map(_codes, encoded.chunks)])
+    known = codes >= 0
+    names = encoded.chunks[0].dictionary if encoded.num_chunks else pa.array([])
+    totals = np.bincount(codes[known], minlength=len(names))
+    return names, totals, np.bincount(codes[known & passes], minlength=len(names))
 
 
 def _codes(values: pa.DictionaryArray) -> NDArray[np.int64]:

@@ -10,6 +10,11 @@ from numpy.typing import NDArray
 CONFIDENCE_Z = 1.96
 """Standard deviations of a normal distribution that hold 95% of it."""
 
+MOST_CORRELATED = 1 - 1e-9
+"""Less than 1, so that nothing is divided by 0."""
+
+Counts = NDArray[np.int64]
+
 
 @dataclass(frozen=True)
 class Share:
@@ -49,23 +54,52 @@ class ExpectedDraws:
     """Share of images of which no draw passes."""
 
 
-def expected_draws(acceptance: float, best_of: int, max_draws: int) -> ExpectedDraws:
+def correlation_within(passed: Counts, draws: Counts) -> float | None:
+    """How alike the draws of one row are: 0 if all rows have the same chance, 1 if all draws of a
+    row pass or none does; None if no row has two draws.
+
+    Args:
+        passed, draws: (n,) of each row, how many of its draws pass, and how many it has.
+
+    Reference: Ridout, Demetrio and Firth, Estimating Intraclass Correlation for Binary Data, 1999;
+    the analysis of variance estimator.
+    """
+    num_rows, total = len(draws), int(draws.sum())
+    if num_rows < 2 or total == num_rows:
+        return None
+    mean, means = passed.sum() / total, passed / draws
+    between = float((draws * (means - mean) ** 2).sum()) / (num_rows - 1)
+    within = float((draws * means * (1 - means)).sum()) / (total - num_rows)
+    size = (total - float((draws**2).sum()) / total) / (num_rows - 1)
+    spread = between + (size - 1) * within
+    return min(max((between - within) / spread, 0.0), 1.0) if spread > 0 else 0.0
+
+
+def expected_draws(
+    acceptance: float, best_of: int, max_draws: int, correlation: float = 0.0
+) -> ExpectedDraws:
     """Draws until `best_of` have passed, or `max_draws` are made; 1 / acceptance for best of 1.
 
     The mean of a number is the sum over d of the probability that it is above d: that fewer than
-    `best_of` of the first d draws have passed.
+    `best_of` of the first d draws have passed. The chance of a row is taken to be one of a beta
+    distribution. Then a draw passes the more probably, the more of those before it have passed:
+    Polya's urn.
 
     Args:
-        acceptance: the probability that a draw passes; each one is independent of the others.
+        acceptance: the probability that a draw passes, over all rows.
+        correlation: between the draws of a row; see `correlation_within`.
     """
-    passed = np.zeros(best_of)  # the probability that 0, 1, ... of the draws so far have passed
+    same = min(correlation, MOST_CORRELATED)
+    so_far = np.arange(best_of)
+    passed = np.zeros(best_of)  # the probability that so many of the draws so far have passed
     passed[0] = 1.0
-    draws = 0.0
-    for _ in range(max_draws):
-        draws += float(passed.sum())
-        more = np.concatenate([[0.0], passed[:-1]])
-        passed = passed * (1 - acceptance) + more * acceptance
-    return ExpectedDraws(draws, (1 - acceptance) ** max_draws)
+    mean = 0.0
+    for draw in range(max_draws):
+        mean += float(passed.sum())
+        chance = (acceptance * (1 - same) + so_far * same) / (1 - same + draw * same)
+        more = np.concatenate([[0.0], (passed * chance)[:-1]])
+        passed = passed * (1 - chance) + more
+    return ExpectedDraws(mean, float(passed[0]))
 
 
 def expected_best(values: NDArray[np.float64], num: int, lowest: bool = False) -> float:

@@ -60,6 +60,18 @@ def test_the_draws_to_expect_follow_from_the_share_that_passes(run: Run) -> None
     assert 0.20 < trial.rank.best < 0.39
 
 
+def test_rows_that_differ_take_more_draws_than_one_chance_for_all(tmp_path: Path) -> None:
+    alike = [replace(image(row), variant=n) for row in range(40) for n in range(3)]
+    trial = try_gates(made(str(tmp_path), alike, 200), SHARP_AND_SAFE)
+    assert (trial.passed, trial.correlation) == (Share(60, 120), pytest.approx(1.0))
+    assert trial.expected.draws == pytest.approx(0.5 * 1 + 0.5 * 16)
+    assert trial.expected.exhausted == pytest.approx(0.5)
+    mixed = [replace(image(n), row=f"{n // 4}", variant=n % 4) for n in range(120)]
+    trial = try_gates(made(str(tmp_path / "mixed"), mixed, 200), SHARP_AND_SAFE)
+    assert trial.correlation == 0.0
+    assert trial.expected == expected_draws(0.5, 1, 16)
+
+
 def test_the_lowest_may_be_the_best(run: Run) -> None:
     gates = GatesSpec(best_of=4, rank_by="-clip")
     trial = try_gates(run, gates)

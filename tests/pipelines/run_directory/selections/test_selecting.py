@@ -15,8 +15,9 @@ from support.scored_runs import HASH, Scored, begin, made, part
 from nightpress.pipelines import Run, open_run
 from nightpress.pipelines.errors import Damaged, SelectionNotFound, SpecError, UnsupportedFormat
 from nightpress.pipelines.records import METADATA_SCHEMA
-from nightpress.pipelines.run_directory.commit import commit_shard, shard_path
+from nightpress.pipelines.run_directory.commit import commit_shard, commit_sizes, shard_path
 from nightpress.pipelines.run_directory.committed_parts import committed_parts
+from nightpress.pipelines.run_directory.late_scores import LatePart, LateScores, create_late
 from nightpress.pipelines.run_directory.selections.changes import all_changes, changes_of
 from nightpress.pipelines.run_directory.selections.files import (
     REASONS,
@@ -312,6 +313,29 @@ def test_carried_columns_of_one_edition_are_null_in_the_others(tmp_path: Path) -
 def _with_surface() -> pa.Schema:
     carried = [pa.field("category", pa.string()), pa.field("surface", pa.string())]
     return pa.schema([*METADATA_SCHEMA, *carried])
+
+
+def test_scores_that_were_made_later_count_and_are_named(tmp_path: Path) -> None:
+    run = made(str(tmp_path), [replace(each, scores={}) for each in EIGHT], shard_size=4)
+    sizes = commit_sizes(run.store)
+    late = LatePart(0, sizes[0], 0)
+    assert create_late(run.store, late, LateScores(part(EIGHT[:4]), {"clip": "f"}), "0" * 64)
+    selection = select(run, by="clip")
+    assert chosen(selection) == ["cat_01", "dog_00", "cat_02", "cat_00"]
+    assert dropped(selection) == {"failed": 1, "no score clip": 3}
+    assert selection.late_scores == {0: late.path}
+    assert run.selection("best") == selection
+    create_late(run.store, replace(late, layer=1), LateScores(part(EIGHT[:4]), {}), "0" * 64)
+    with pytest.raises(SpecError, match="chose from other commits or scores"):
+        select(run, by="clip")
+
+
+def test_late_scores_of_another_commit_do_not_count(tmp_path: Path) -> None:
+    run = made(str(tmp_path), [replace(each, scores={}) for each in EIGHT], shard_size=4)
+    other = LatePart(0, commit_sizes(run.store)[0] + 1, 0)
+    create_late(run.store, other, LateScores(part(EIGHT[:4]), {"clip": "f"}), "0" * 64)
+    with pytest.raises(SpecError, match="has a score 'clip'"):
+        select(run, by="clip")
 
 
 def test_commits_of_older_versions_have_no_scores(tmp_path: Path) -> None:
